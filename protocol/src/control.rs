@@ -1,0 +1,562 @@
+//! The messages of the control connection, and how they are framed.
+//!
+//! A frame is a length (four bytes, big-endian, at most [`FRAME_BYTES_MAX`]) and a [`Message`] in postcard's encoding.
+//! Variants are only ever appended; a changed meaning is a new [`PROTOCOL_VERSION`]. `docs/wire.md` W-30 … W-45 tell the
+//! order of the conversation:
+//!
+//! ```text
+//! requester                          answerer
+//!   Hello  ───────────────────────────> <─────────────────────────── Hello
+//!   Request ──────────────────────────>
+//!                                       <──────────────── Accepted │ Refused
+//! data's sender                      data's receiver
+//!   ManifestPart … ManifestEnd ───────>
+//!                                       <──────── PlanPart …, Proofs …, PlanEnd
+//!   ChunkHashes, PackHashes, Holes ───>  <──── Feedback, Stored, SendAgain
+//!   Proven, FileFailed ───────────────>  <──── FileRefused
+//!   AllSent ──────────────────────────>
+//!                                       <──── Finished (the statement, signed)
+//!   Countersigned ────────────────────>
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::Entry;
+use crate::rate_control::Mode;
+use crate::seal::Cipher;
+use crate::tree_hash::ChunkHash;
+use crate::verdict::SenderTimes;
+
+/// The newest version of the control protocol that this program speaks.
+pub const PROTOCOL_VERSION: u16 = 1;
+/// The oldest.
+pub const PROTOCOL_VERSION_MIN: u16 = 1;
+/// The longest frame. A list that does not fit is sent in parts.
+pub const FRAME_BYTES_MAX: usize = 256 << 10;
+/// Senders of lists close a message at this size, well below the frame's limit.
+pub const LIST_BYTES: usize = 48 << 10;
+/// The most flows of a transfer.
+pub const FLOWS_MAX: u16 = 256;
+
+/// A transfer's id: 128 bits, made by the requester, written as a ULID.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TransferId(pub u128);
+
+const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+impl std::fmt::Display for TransferId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        (0..26).rev().try_for_each(|at| {
+            use std::fmt::Write as _;
+            f.write_char(char::from(CROCKFORD[(self.0 >> (5 * at)) as usize & 31]))
+        })
+    }
+}
+
+impl std::fmt::Debug for TransferId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TransferId({self})")
+    }
+}
+
+impl std::str::FromStr for TransferId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let not_an_id = || format!("'{text}' is not a transfer id: ids have 26 characters, like 01JD3V5K6A0000000000000000");
+        if text.len() != 26 || text.as_bytes()[0] > b'7' {
+            return Err(not_an_id());
+        }
+        text.bytes().try_fold(0u128, |bits, byte| {
+            let digit = CROCKFORD.iter().position(|&symbol| symbol == byte.to_ascii_uppercase());
+            digit.map(|digit| bits << 5 | digit as u128).ok_or_else(not_an_id)
+        })
+        .map(Self)
+    }
+}
+
+impl TransferId {
+    /// An id from the time and 80 random bits, as ULIDs are made: ids sort by time.
+    #[must_use]
+    pub const fn new(unix_ms: u64, random: u128) -> Self {
+        Self((unix_ms as u128) << 80 | random & ((1 << 80) - 1))
+    }
+}
+
+/// What becomes of a destination file that exists already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overwrite {
+    /// A file of the same size and time is skipped; any other refuses the transfer before its first byte.
+    #[default]
+    Never,
+    /// A file of the same size and time is skipped; any other is replaced.
+    Changed,
+    /// Every file is replaced.
+    Always,
+}
+
+impl std::str::FromStr for Overwrite {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "never" => Ok(Self::Never),
+            "changed" => Ok(Self::Changed),
+            "always" => Ok(Self::Always),
+            _ => Err(format!("unknown policy '{name}': write never, changed or always")),
+        }
+    }
+}
+
+/// How a transfer is to be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// Chunk size, a power of two.
+    pub chunk_bytes: u32,
+    /// Whether chunks and files are hashed.
+    pub checksum: bool,
+    /// The cipher.
+    pub cipher: Cipher,
+    /// What becomes of files that exist.
+    pub overwrite: Overwrite,
+    /// Whether modes and times are set as they were.
+    pub preserve: bool,
+    /// How many flows; 0 leaves it to the nodes.
+    pub flows: u16,
+    /// How others on the path are treated.
+    pub mode: Mode,
+    /// The rate of all flows together, if one was asked for.
+    pub rate_bits_per_second: Option<u64>,
+    /// Only plan: tell what would be sent.
+    pub dry_run: bool,
+}
+
+/// What the requester wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wish {
+    /// The requester sends; the answerer stores below `destination`.
+    Push {
+        /// A path on the answerer's host, as the user typed it.
+        destination: Vec<u8>,
+        /// Whether `destination` is the name of the one file that is sent, rather than a directory, unless a directory
+        /// of that name exists.
+        names_the_file: bool,
+    },
+    /// The answerer sends these of its files.
+    Pull {
+        /// Paths on the answerer's host.
+        sources: Vec<Vec<u8>>,
+    },
+    /// The requester sends bytes from memory, which the answerer verifies and forgets: a measurement of everything but the disks.
+    Measure {
+        /// How many bytes.
+        bytes: u64,
+    },
+}
+
+/// Asks for a transfer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The transfer; a request that is repeated with the same id goes on where it was interrupted.
+    pub transfer: TransferId,
+    /// What for.
+    pub wish: Wish,
+    /// How.
+    pub options: Options,
+    /// UDP ports of the requester's lanes.
+    pub lane_ports: Vec<u16>,
+    /// The requester's largest datagram, from its interfaces' MTU.
+    pub datagram_bytes_max: u16,
+}
+
+/// Says yes to a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// UDP ports of the answerer's lanes.
+    pub lane_ports: Vec<u16>,
+    /// The answerer's largest datagram.
+    pub datagram_bytes_max: u16,
+}
+
+/// Why something is refused or given up; decides the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalCode {
+    /// The partner does not know this key, or has not approved it yet.
+    UnknownKey,
+    /// The partner's profile does not permit this.
+    NotPermitted,
+    /// A source or destination does not exist.
+    NotFound,
+    /// A destination file exists already.
+    Collision,
+    /// The destination has not enough room.
+    NoSpace,
+    /// The two programs have no protocol version in common.
+    Version,
+    /// A message or request that the protocol does not allow.
+    Protocol,
+    /// Something that may work later.
+    Temporary,
+    /// Somebody canceled the transfer.
+    Canceled,
+    /// Hashes do not agree.
+    Verification,
+    /// Anything else: disk errors and the like.
+    Failed,
+    /// There is nothing to send.
+    NothingToDo,
+}
+
+/// A refusal, or the end of a transfer that cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{text}")]
+pub struct Refusal {
+    /// The kind.
+    pub code: RefusalCode,
+    /// What failed, on what, why, and what to do next.
+    pub text: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    #[must_use]
+    pub fn new(code: RefusalCode, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+}
+
+/// One flow, as its receiver offers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowOffer {
+    /// Its id.
+    pub flow_id: u32,
+    /// The receiver's lane that takes it: an index into its lane ports.
+    pub receiver_lane: u16,
+    /// The sender's lane that shall send it.
+    pub sender_lane: u16,
+}
+
+/// A run of entries or chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// The first.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// What went wrong with one file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileError {
+    /// The manifest's entry.
+    pub file: u32,
+    /// A word for programs: `changed`, `vanished`, `unreadable`, `unwritable`, …
+    pub code: String,
+    /// A sentence for people.
+    pub text: String,
+}
+
+/// What the sender knows when everything is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SenderSummary {
+    /// Segments sent.
+    pub segments_sent: u64,
+    /// Those among them sent again.
+    pub segments_resent: u64,
+    /// Where the sending lanes spent their time.
+    pub times: SenderTimes,
+    /// Whether the user's cap set the rate.
+    pub rate_was_asked_for: bool,
+}
+
+/// Everything that two nodes say to each other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Message {
+    /// The first message in both directions.
+    Hello {
+        /// The oldest protocol version that the speaker can use.
+        version_min: u16,
+        /// The newest.
+        version_max: u16,
+        /// `culvert 0.1.0`, for logs.
+        software: String,
+        /// What the node calls itself, for the list of pending keys.
+        name: String,
+    },
+    /// Asks for a transfer.
+    Request(Request),
+    /// Says yes.
+    Accepted(Accepted),
+    /// Says no, or that the transfer ends here; nothing follows.
+    Refused(Refusal),
+    /// Entries of the manifest, see [`encode_entries`].
+    ManifestPart(Vec<u8>),
+    /// The manifest is complete.
+    ManifestEnd {
+        /// How many entries it has.
+        entries: u32,
+        /// [`crate::manifest::Manifest::digest`].
+        digest: [u8; 32],
+        /// Sources that could not be listed.
+        errors: Vec<String>,
+    },
+    /// Entries that need not be sent, because the destination has them.
+    PlanPart {
+        /// The entries.
+        skipped: Vec<Run>,
+    },
+    /// Chunks that an earlier attempt stored, with the hashes of what is stored now.
+    Proofs(Vec<(u32, ChunkHash)>),
+    /// The plan is complete: the sender may begin.
+    PlanEnd {
+        /// The flows.
+        flows: Vec<FlowOffer>,
+        /// Bytes of chunks that an earlier attempt stored.
+        stored_bytes: u64,
+    },
+    /// The sender's source has these chunks with the hashes that [`Message::Proofs`] named; they are not sent.
+    Proven(Vec<u32>),
+    /// A report of a flow ([`crate::feedback`]).
+    Feedback(Vec<u8>),
+    /// Hashes of chunks that are a range of a file.
+    ChunkHashes(Vec<(u32, ChunkHash)>),
+    /// Hashes of the files of a pack, in its order.
+    PackHashes {
+        /// The chunk.
+        chunk: u32,
+        /// One for each of its files.
+        hashes: Vec<ChunkHash>,
+    },
+    /// Chunks that are holes of their sparse files, and their hashes if the transfer has hashes.
+    Holes(Vec<(u32, ChunkHash)>),
+    /// The sender gives a file up.
+    FileFailed(FileError),
+    /// The receiver gives a file up.
+    FileRefused(FileError),
+    /// These chunks are on stable storage.
+    Stored(Vec<Run>),
+    /// The bytes of these chunks did not have the sender's hash: send them again.
+    SendAgain(Vec<u32>),
+    /// Every chunk was delivered or given up, and every hash sent.
+    AllSent(SenderSummary),
+    /// Everything is stored: the receipt's statement and the receiver's signature.
+    Finished {
+        /// [`crate::receipt::Statement::to_line`].
+        line: String,
+        /// The receiver's signature over it.
+        signature: Vec<u8>,
+    },
+    /// The sender's signature over the same line. The transfer is over.
+    Countersigned {
+        /// The signature.
+        signature: Vec<u8>,
+    },
+    /// Asks for a [`Message::Pong`] with the same number.
+    Ping(u64),
+    /// The answer.
+    Pong(u64),
+}
+
+/// Bytes that are not a message of this protocol. The connection is of no use any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// A length beyond the limit; most often something else than Culvert speaks.
+    #[error("the partner announces a message of {0} bytes, the limit is {FRAME_BYTES_MAX}: it does not speak Culvert's protocol")]
+    TooLong(u32),
+    /// A body that is not a message, or has bytes left over.
+    #[error("the partner sent a malformed control message")]
+    Malformed,
+}
+
+impl Message {
+    /// Appends the message as a frame to `out`.
+    ///
+    /// # Panics
+    /// If the message exceeds a frame: senders of lists keep to [`LIST_BYTES`].
+    pub fn write_frame(&self, out: &mut Vec<u8>) {
+        let begin = out.len();
+        out.extend_from_slice(&[0; 4]);
+        let framed = postcard::to_extend(self, std::mem::take(out)).expect("messages have a postcard form");
+        *out = framed;
+        let body_bytes = out.len() - begin - 4;
+        assert!(body_bytes <= FRAME_BYTES_MAX, "a message of {body_bytes} bytes exceeds a frame");
+        out[begin..begin + 4].copy_from_slice(&(body_bytes as u32).to_be_bytes());
+    }
+
+    /// Reads the body of a frame.
+    ///
+    /// # Errors
+    /// [`FrameError::Malformed`].
+    pub fn parse(body: &[u8]) -> Result<Self, FrameError> {
+        match postcard::take_from_bytes(body) {
+            Ok((message, [])) => Ok(message),
+            _ => Err(FrameError::Malformed),
+        }
+    }
+}
+
+/// Cuts a stream of bytes into messages.
+#[derive(Debug, Default)]
+pub struct FrameReader {
+    buffer: Vec<u8>,
+    taken: usize,
+}
+
+impl FrameReader {
+    /// Adds bytes from the connection.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.taken > 0 {
+            self.buffer.drain(..self.taken);
+            self.taken = 0;
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole message; `None` until more bytes are there.
+    ///
+    /// # Errors
+    /// [`FrameError`]; the reader is of no use afterwards.
+    pub fn next_message(&mut self) -> Result<Option<Message>, FrameError> {
+        let rest = &self.buffer[self.taken..];
+        let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*length);
+        if length as usize > FRAME_BYTES_MAX {
+            return Err(FrameError::TooLong(length));
+        }
+        let Some(body) = rest.get(..length as usize) else { return Ok(None) };
+        let message = Message::parse(body)?;
+        self.taken += 4 + length as usize;
+        Ok(Some(message))
+    }
+}
+
+/// Appends an entry to the body of a [`Message::ManifestPart`].
+///
+/// # Panics
+/// Never: entries have a postcard form.
+pub fn encode_entry(entry: &Entry<'_>, part: &mut Vec<u8>) {
+    *part = postcard::to_extend(entry, std::mem::take(part)).expect("entries have a postcard form");
+}
+
+/// Reads the entries of a [`Message::ManifestPart`].
+pub fn decode_entries(mut part: &[u8]) -> impl Iterator<Item = Result<Entry<'_>, FrameError>> {
+    std::iter::from_fn(move || {
+        if part.is_empty() {
+            return None;
+        }
+        let taken = postcard::take_from_bytes(part);
+        Some(match taken {
+            Ok((entry, rest)) => {
+                part = rest;
+                Ok(entry)
+            }
+            Err(_) => {
+                part = &[];
+                Err(FrameError::Malformed)
+            }
+        })
+    })
+}
+
+/// Joins ascending numbers to runs.
+pub fn runs(numbers: impl IntoIterator<Item = u32>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some(run) if run.first + run.count == number => run.count += 1,
+            _ => runs.push(Run { first: number, count: 1 }),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{EntryKind, FileTime};
+    use proptest::prelude::*;
+
+    fn messages() -> Vec<Message> {
+        vec![
+            Message::Hello { version_min: 1, version_max: 1, software: "culvert".into(), name: "a".into() },
+            Message::Refused(Refusal::new(RefusalCode::NotPermitted, "no")),
+            Message::Proofs(vec![(3, [9; 32])]),
+            Message::Stored(runs([1, 2, 3, 7])),
+            Message::AllSent(SenderSummary::default()),
+            Message::Ping(u64::MAX),
+        ]
+    }
+
+    #[test]
+    fn messages_survive_any_cut_of_the_stream() {
+        let mut stream = Vec::new();
+        for message in messages() {
+            message.write_frame(&mut stream);
+        }
+        for step in [1, 2, 3, 7, 1000] {
+            let mut reader = FrameReader::default();
+            let mut got = Vec::new();
+            for piece in stream.chunks(step) {
+                reader.push(piece);
+                while let Some(message) = reader.next_message().unwrap() {
+                    got.push(message);
+                }
+            }
+            assert_eq!(got, messages());
+        }
+    }
+
+    #[test]
+    fn a_message_of_four_gigabytes_is_refused_at_its_length() {
+        let mut reader = FrameReader::default();
+        reader.push(&u32::MAX.to_be_bytes());
+        assert_eq!(reader.next_message(), Err(FrameError::TooLong(u32::MAX)));
+    }
+
+    #[test]
+    fn ids_are_written_as_ulids() {
+        let id = TransferId::new(1_700_000_000_000, 12345);
+        let text = id.to_string();
+        assert_eq!(text.len(), 26);
+        assert_eq!(text.parse(), Ok(id));
+        assert_eq!(text.to_lowercase().parse(), Ok(id));
+        assert!("ZZZZZZZZZZZZZZZZZZZZZZZZZZ".parse::<TransferId>().is_err());
+        assert!("".parse::<TransferId>().is_err());
+        assert!("01J".parse::<TransferId>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_parsed_without_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Message::parse(&body);
+            let _ = decode_entries(&body).count();
+        }
+
+        #[test]
+        fn a_damaged_message_is_refused_or_another_message(which: prop::sample::Index, at: prop::sample::Index, byte: u8) {
+            let all = messages();
+            let mut frame = Vec::new();
+            all[which.index(all.len())].write_frame(&mut frame);
+            let at = at.index(frame.len());
+            frame[at] = byte;
+            let mut reader = FrameReader::default();
+            reader.push(&frame);
+            let _ = reader.next_message();
+        }
+
+        #[test]
+        fn entries_come_back(names in proptest::collection::vec(proptest::collection::vec(1..255u8, 1..40), 0..20)) {
+            let mut part = Vec::new();
+            let entry = |name| Entry { name, kind: EntryKind::File { bytes: 5 }, target: b"", mode: 0o644,
+                                       modified: FileTime { seconds: -1, nanoseconds: 5 } };
+            for name in &names {
+                encode_entry(&entry(name), &mut part);
+            }
+            let decoded: Result<Vec<_>, _> = decode_entries(&part).collect();
+            let expected: Vec<_> = names.iter().map(|name| entry(name)).collect();
+            prop_assert_eq!(decoded, Ok(expected));
+        }
+    }
+}

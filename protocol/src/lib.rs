@@ -1,0 +1,57 @@
+//! What two Culvert nodes say to each other, and what each keeps in mind while they talk.
+//!
+//! This crate is the sans-IO core: it opens no socket or file, reads no clock, starts no thread and
+//! contains no unsafe code. Packets, reports and the time come in as values; segments, reports and
+//! rates go out as values. The lanes of the data plane, the control process, the simulator and the
+//! tests all run this same code.
+//!
+//! The way of the data through it:
+//!
+//! ```text
+//! manifest ── chunk_map ──> sender_flow ── seal ──> wire ═══ datagrams ═══> wire ── seal ──> receiver_flow
+//!                              ^                                                                  |
+//!                   rate_control, pacer  <═══════════════ feedback (over TCP) ═══════════════ arrivals
+//! ```
+//!
+//! `docs/wire.md` numbers the rules of the format; code cites the rule it implements as `wire.md W-n`.
+#![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "std"), no_std)]
+
+pub mod wire;
+
+#[cfg(feature = "std")]
+pub mod arrivals;
+#[cfg(feature = "std")]
+pub mod chunk_map;
+#[cfg(feature = "std")]
+pub mod control;
+#[cfg(feature = "std")]
+pub mod feedback;
+#[cfg(feature = "std")]
+pub mod identity;
+#[cfg(feature = "std")]
+pub mod keys;
+#[cfg(feature = "std")]
+pub mod manifest;
+#[cfg(feature = "std")]
+pub mod names;
+#[cfg(feature = "std")]
+pub mod pacer;
+#[cfg(feature = "std")]
+pub mod rate_control;
+#[cfg(feature = "std")]
+pub mod receipt;
+#[cfg(feature = "std")]
+pub mod receiver_flow;
+#[cfg(feature = "std")]
+pub mod seal;
+#[cfg(feature = "std")]
+pub mod segments;
+#[cfg(feature = "std")]
+pub mod sender_flow;
+#[cfg(feature = "std")]
+pub mod tree_hash;
+#[cfg(feature = "std")]
+pub mod varint;
+#[cfg(feature = "std")]
+pub mod verdict;

@@ -1,0 +1,549 @@
+//! The receiving end of a flow: opens segments, puts them where they belong, and knows what to report.
+//!
+//! A segment is decrypted straight from the packet into its place in a chunk buffer. Three cases may
+//! not do that, because a forged packet would then destroy what authentic ones brought: a segment that has
+//! arrived before, one whose stride differs from its chunk's, and any segment of a chunk that is whole. These are opened
+//! into a scratch buffer first (W-10). A chunk that is new gets a buffer before its first segment is authenticated, and
+//! loses it again if it was forged.
+
+use std::collections::VecDeque;
+
+use crate::arrivals::{Arrivals, Stale};
+use crate::feedback::{Summary, write_report};
+use crate::keys::{KeySchedule, KeyWindow};
+use crate::segments::SegmentSet;
+use crate::wire::{HEADER_BYTES, Header, OVERHEAD_BYTES, SegmentKind, TAG_BYTES, segment_count};
+
+/// A chunk buffer's number within its lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BufferId(pub u32);
+
+/// The chunk buffers of a lane, as its flows see them.
+pub trait ChunkMemory {
+    /// Takes a free buffer; `None` when all are in use.
+    fn take(&mut self) -> Option<BufferId>;
+    /// Gives a buffer back that [`ChunkMemory::take`] handed out.
+    fn give_back(&mut self, buffer: BufferId);
+    /// The bytes of a buffer in use.
+    fn bytes(&self, buffer: BufferId) -> &[u8];
+    /// The bytes of a buffer in use, for writing.
+    fn bytes_mut(&mut self, buffer: BufferId) -> &mut [u8];
+}
+
+/// Why a datagram of the flow was dropped. Counted by reason, never answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// Its packet number was decided before: a replay, a duplicate of the network, or very late.
+    Stale,
+    /// Sealed under an epoch whose key is not held.
+    Epoch,
+    /// Does not authenticate.
+    NotAuthentic,
+    /// Names a chunk that the transfer does not have, or one of another size.
+    ForeignChunk,
+    /// Begins a chunk for which no credit was given, or no buffer is free.
+    OverCredit,
+    /// A kind that does not travel in this direction.
+    Direction,
+}
+
+/// What became of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Placed, or known already; its chunk is not whole yet.
+    Placed {
+        /// The chunk that it belongs to; `None` for a repeated segment of a whole chunk.
+        chunk: Option<u32>,
+    },
+    /// The last missing segment of a chunk: the buffer is the caller's now, who returns it to the memory and tells
+    /// the flow with [`ReceiverFlow::release`].
+    Completed(CompletedChunk),
+    /// An authentic probe; answer it with [`ReceiverFlow::seal_probe_reply`].
+    Probe(Header),
+    /// Dropped.
+    Rejected(Rejected),
+}
+
+/// A chunk of which every segment has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompletedChunk {
+    /// The chunk.
+    pub chunk: u32,
+    /// Where its bytes are.
+    pub buffer: BufferId,
+    /// How many they are.
+    pub chunk_bytes: u32,
+}
+
+/// What a lane knows at the time of a report and the flow does not.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LaneCondition {
+    /// Parts per thousand of the time since the last report that the lane was busy.
+    pub busy_permille: u32,
+    /// Parts per thousand of that time in which buffers waited for the destination.
+    pub disk_stall_permille: u32,
+    /// Bytes waiting in the lane's socket.
+    pub backlog_bytes: u32,
+    /// Datagrams dropped by the lane's socket since the lane began.
+    pub socket_drops: u64,
+}
+
+/// What a receiving flow is opened with.
+#[derive(Debug)]
+pub struct ReceiverConfig {
+    /// The flow's id, unique among the lane's flows.
+    pub flow_id: u32,
+    /// Chunks of the whole transfer: ids are below it.
+    pub chunk_count: u32,
+    /// The largest chunk of the transfer.
+    pub chunk_bytes_max: u32,
+    /// Buffers that this flow may hold at first.
+    pub allowance: u32,
+    /// Chunks of this flow that may be incomplete at once; memory is allocated for them now.
+    pub assemblies_max: u32,
+}
+
+/// A chunk that is being received.
+#[derive(Debug)]
+struct Assembly {
+    chunk: u32,
+    chunk_bytes: u32,
+    stride: u16,
+    buffer: BufferId,
+    /// The highest packet number that brought a segment of this stride; an older one of another stride is stale.
+    newest_packet: u64,
+    segments: SegmentSet,
+}
+
+/// A segment waits this many packets before a gap behind it counts as loss, unless a whole report interval
+/// has passed. One flow keeps to one path, so reordering is by a GSO super-buffer (up to 44 segments at MTU 1500) or two.
+const REORDERING_PACKETS: u64 = 128;
+
+/// The receiving end of one flow.
+#[derive(Debug)]
+pub struct ReceiverFlow {
+    flow_id: u32,
+    keys: KeyWindow,
+    reply_keys: KeyWindow,
+    next_reply: u64,
+    arrivals: Arrivals,
+
+    chunk_count: u32,
+    chunk_bytes_max: u32,
+    whole: Box<[u64]>,
+    active: Vec<Assembly>,
+    idle: Vec<SegmentSet>,
+    recent: usize,
+    scratch: Box<[u8]>,
+
+    /// Chunks begun, and how many may be.
+    begun: u64,
+    credit: u64,
+    allowance: u32,
+    /// Buffers that this flow holds, in assemblies or on their way to the destination.
+    held: u32,
+
+    completed: VecDeque<u32>,
+    totals: Summary,
+    last_arrival_us: u32,
+    reported_us: u32,
+    reported_next: u64,
+    reported_credit: u64,
+    has_news: bool,
+}
+
+impl ReceiverFlow {
+    /// Opens the flow. The schedules are those of its two directions, at epoch 0.
+    pub fn new(config: &ReceiverConfig, forward: &mut KeySchedule, reverse: &mut KeySchedule, now_us: u32) -> Self {
+        let assemblies = config.assemblies_max as usize;
+        Self {
+            flow_id: config.flow_id,
+            keys: KeyWindow::new(forward),
+            reply_keys: KeyWindow::new(reverse),
+            next_reply: 0,
+            arrivals: Arrivals::default(),
+            chunk_count: config.chunk_count,
+            chunk_bytes_max: config.chunk_bytes_max,
+            whole: vec![0; (config.chunk_count as usize).div_ceil(64)].into_boxed_slice(),
+            active: Vec::with_capacity(assemblies),
+            idle: (0..assemblies).map(|_| SegmentSet::with_room_for(config.chunk_bytes_max)).collect(),
+            recent: 0,
+            scratch: vec![0; usize::from(u16::MAX)].into_boxed_slice(),
+            begun: 0,
+            credit: config.allowance.into(),
+            allowance: config.allowance,
+            held: 0,
+            completed: VecDeque::with_capacity(2 * assemblies.max(1)),
+            totals: Summary { flow_id: config.flow_id, ..Summary::default() },
+            last_arrival_us: now_us,
+            reported_us: now_us,
+            reported_next: 0,
+            reported_credit: u64::MAX,
+            has_news: true,
+        }
+    }
+
+    /// The flow's id.
+    #[must_use]
+    pub const fn flow_id(&self) -> u32 {
+        self.flow_id
+    }
+
+    /// Opens `datagram`, whose parsed header is `header`, and places its payload.
+    #[inline]
+    pub fn receive<M: ChunkMemory>(
+        &mut self,
+        datagram: &[u8],
+        header: &Header,
+        memory: &mut M,
+        now_us: u32,
+    ) -> Received {
+        debug_assert_eq!(header.flow_id, self.flow_id, "the lane routes by flow id");
+        match self.arrivals.check(header.packet_number) {
+            Ok(()) => {}
+            Err(Stale::TooOld | Stale::Decided) => return Received::Rejected(Rejected::Stale),
+        }
+        if self.keys.key(header.epoch()).is_none() {
+            return Received::Rejected(Rejected::Epoch);
+        }
+        let outcome = match header.kind {
+            SegmentKind::Data => self.receive_segment(datagram, header, memory),
+            SegmentKind::Probe => self.open_to_scratch(datagram, header).map(|()| Received::Probe(*header)),
+            SegmentKind::ProbeReply | SegmentKind::Opening => Err(Rejected::Direction),
+        };
+        match outcome {
+            Ok(received) => {
+                self.note_arrival(header, now_us);
+                received
+            }
+            Err(reason) => Received::Rejected(reason),
+        }
+    }
+
+    #[inline]
+    fn receive_segment<M: ChunkMemory>(
+        &mut self,
+        datagram: &[u8],
+        header: &Header,
+        memory: &mut M,
+    ) -> Result<Received, Rejected> {
+        if header.chunk >= self.chunk_count || header.chunk_bytes > self.chunk_bytes_max {
+            return Err(Rejected::ForeignChunk);
+        }
+        let Some(at) = self.find(header.chunk) else {
+            if self.is_whole(header.chunk) {
+                self.open_to_scratch(datagram, header)?;
+                self.totals.duplicate_bytes += header.payload_bytes() as u64;
+                return Ok(Received::Placed { chunk: None });
+            }
+            return self.begin_chunk(datagram, header, memory);
+        };
+        let assembly = &self.active[at];
+        if assembly.chunk_bytes != header.chunk_bytes {
+            return Err(Rejected::ForeignChunk);
+        }
+        if assembly.stride != header.stride || assembly.segments.contains(header.index) {
+            return self.receive_unusual(at, datagram, header, memory);
+        }
+        let key = self.keys.key(header.epoch()).ok_or(Rejected::Epoch)?;
+        open_into(key, datagram, header, memory.bytes_mut(assembly.buffer))?;
+        Ok(self.mark(at, header))
+    }
+
+    /// The first segment of a chunk: takes a buffer for it, and gives the buffer back if the segment was forged.
+    #[cold]
+    fn begin_chunk<M: ChunkMemory>(
+        &mut self,
+        datagram: &[u8],
+        header: &Header,
+        memory: &mut M,
+    ) -> Result<Received, Rejected> {
+        if self.begun >= self.credit || self.idle.is_empty() {
+            return Err(Rejected::OverCredit);
+        }
+        let key = self.keys.key(header.epoch()).ok_or(Rejected::Epoch)?;
+        let buffer = memory.take().ok_or(Rejected::OverCredit)?;
+        if memory.bytes(buffer).len() < header.chunk_bytes as usize {
+            memory.give_back(buffer);
+            return Err(Rejected::ForeignChunk);
+        }
+        if let Err(reason) = open_into(key, datagram, header, memory.bytes_mut(buffer)) {
+            memory.give_back(buffer);
+            return Err(reason);
+        }
+        let mut segments = self.idle.pop().expect("checked above");
+        segments.reset(segment_count(header.chunk_bytes, header.stride));
+        self.begun += 1;
+        self.held += 1;
+        self.active.push(Assembly {
+            chunk: header.chunk,
+            chunk_bytes: header.chunk_bytes,
+            stride: header.stride,
+            buffer,
+            newest_packet: header.packet_number,
+            segments,
+        });
+        self.recent = self.active.len() - 1;
+        Ok(self.mark(self.recent, header))
+    }
+
+    /// A segment that may not be opened in place: it is there already, or the chunk is being sent anew at
+    /// another stride because the path's MTU changed (W-11).
+    #[cold]
+    fn receive_unusual<M: ChunkMemory>(
+        &mut self,
+        at: usize,
+        datagram: &[u8],
+        header: &Header,
+        memory: &mut M,
+    ) -> Result<Received, Rejected> {
+        self.open_to_scratch(datagram, header)?;
+        let assembly = &mut self.active[at];
+        if assembly.stride == header.stride || header.packet_number < assembly.newest_packet {
+            self.totals.duplicate_bytes += header.payload_bytes() as u64;
+            return Ok(Received::Placed { chunk: Some(header.chunk) });
+        }
+        assembly.stride = header.stride;
+        assembly.segments.reset(segment_count(header.chunk_bytes, header.stride));
+        let payload = header.payload_bytes();
+        memory.bytes_mut(assembly.buffer)[header.offset()..][..payload].copy_from_slice(&self.scratch[..payload]);
+        Ok(self.mark(at, header))
+    }
+
+    /// Notes an authentic segment in its assembly, and takes the assembly out when it is whole.
+    #[inline]
+    fn mark(&mut self, at: usize, header: &Header) -> Received {
+        let assembly = &mut self.active[at];
+        let new = assembly.segments.insert(header.index);
+        debug_assert!(new, "a segment that is there already takes the unusual way");
+        assembly.newest_packet = assembly.newest_packet.max(header.packet_number);
+        if !assembly.segments.is_whole() {
+            return Received::Placed { chunk: Some(header.chunk) };
+        }
+        let Assembly { chunk, chunk_bytes, buffer, segments, .. } = self.active.swap_remove(at);
+        self.idle.push(segments);
+        self.recent = 0;
+        self.whole[chunk as usize / 64] |= 1 << (chunk % 64);
+        self.completed.push_back(chunk);
+        self.has_news = true;
+        Received::Completed(CompletedChunk { chunk, buffer, chunk_bytes })
+    }
+
+    fn open_to_scratch(&mut self, datagram: &[u8], header: &Header) -> Result<(), Rejected> {
+        let key = self.keys.key(header.epoch()).ok_or(Rejected::Epoch)?;
+        let (clear, sealed) = split(datagram)?;
+        let payload = self.scratch.get_mut(..sealed.len() - TAG_BYTES).ok_or(Rejected::NotAuthentic)?;
+        key.open(header.packet_number, clear, sealed, payload).map_err(|_| Rejected::NotAuthentic)
+    }
+
+    /// Counts an authentic packet, and measures its delay if it is the newest.
+    #[inline]
+    fn note_arrival(&mut self, header: &Header, now_us: u32) {
+        let newest = header.packet_number >= self.arrivals.next();
+        self.arrivals.record(header.packet_number);
+        self.keys.advance_to(header.epoch());
+        self.totals.packets += 1;
+        self.totals.bytes += if header.kind == SegmentKind::Data { header.payload_bytes() as u64 } else { 0 };
+        self.has_news = true;
+        let delay_us = now_us.wrapping_sub(header.sent_us);
+        if newest {
+            self.totals.echo_us = header.sent_us;
+            self.totals.delay_us = delay_us;
+            self.last_arrival_us = now_us;
+        }
+        // The clocks' offset is unknown, so "least" means least relative to the newest delay.
+        if (delay_us.wrapping_sub(self.totals.delay_min_us) as i32) < 0 || self.totals.packets == 1 {
+            self.totals.delay_min_us = delay_us;
+        }
+    }
+
+    #[inline]
+    fn find(&mut self, chunk: u32) -> Option<usize> {
+        if self.active.get(self.recent).is_some_and(|assembly| assembly.chunk == chunk) {
+            return Some(self.recent);
+        }
+        let at = self.active.iter().position(|assembly| assembly.chunk == chunk)?;
+        self.recent = at;
+        Some(at)
+    }
+
+    #[inline]
+    fn is_whole(&self, chunk: u32) -> bool {
+        self.whole[chunk as usize / 64] & (1 << (chunk % 64)) != 0
+    }
+
+    /// How many bytes of an incomplete chunk are there without a gap from its beginning, and in which buffer.
+    pub fn contiguous(&mut self, chunk: u32) -> Option<(BufferId, usize)> {
+        let at = self.find(chunk)?;
+        let assembly = &mut self.active[at];
+        let bytes = assembly.segments.contiguous() as usize * usize::from(assembly.stride);
+        Some((assembly.buffer, bytes.min(assembly.chunk_bytes as usize)))
+    }
+
+    /// Tells the flow that the buffer of a completed chunk is free again.
+    pub fn release(&mut self) {
+        debug_assert!(self.held > 0, "more buffers released than were held");
+        self.held -= 1;
+    }
+
+    /// Changes how many buffers the flow may hold. Credit already given stays given.
+    pub fn set_allowance(&mut self, buffers: u32) {
+        self.allowance = buffers;
+    }
+
+    /// Forgets that `chunk` is whole, so that it can be received once more: its bytes did not have the sender's hash.
+    pub fn reopen(&mut self, chunk: u32) {
+        if chunk < self.chunk_count {
+            self.whole[chunk as usize / 64] &= !(1 << (chunk % 64));
+        }
+    }
+
+    /// Buffers that the flow holds in all, in assemblies or beyond.
+    #[must_use]
+    pub const fn held(&self) -> u32 {
+        self.held
+    }
+
+    /// Whether the flow could take another chunk but has all the buffers that it may have.
+    #[must_use]
+    pub fn is_starved(&self) -> bool {
+        self.held >= self.allowance
+    }
+
+    /// Whether a report would say something new.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.has_news || self.current_credit() != self.reported_credit
+    }
+
+    fn current_credit(&self) -> u64 {
+        let free = self.allowance.saturating_sub(self.held);
+        self.credit.max(self.begun + u64::from(free))
+    }
+
+    /// Writes the next report into `out` and returns its length.
+    pub fn write_report(&mut self, condition: &LaneCondition, now_us: u32, out: &mut [u8]) -> usize {
+        let horizon = self.arrivals.next().saturating_sub(REORDERING_PACKETS).max(self.reported_next);
+        self.arrivals.declare_lost(horizon);
+        self.credit = self.current_credit();
+        let summary = Summary {
+            next_packet: self.arrivals.next(),
+            decided_below: self.arrivals.decided_below(),
+            hold_us: now_us.wrapping_sub(self.last_arrival_us),
+            interval_us: now_us.wrapping_sub(self.reported_us),
+            credit: self.credit,
+            busy_permille: condition.busy_permille,
+            disk_stall_permille: condition.disk_stall_permille,
+            backlog_bytes: condition.backlog_bytes,
+            socket_drops: condition.socket_drops,
+            ..self.totals
+        };
+        let (len, lost, chunks) = write_report(out, &summary, self.arrivals.lost(), self.completed.iter().copied());
+        self.arrivals.clear_lost(lost);
+        self.completed.drain(..chunks);
+        // Undecided gaps, and what did not fit, are news for the next report.
+        self.has_news = summary.decided_below < summary.next_packet
+            || !self.completed.is_empty()
+            || !self.arrivals.lost().is_empty();
+        self.totals.sequence += 1;
+        self.totals.delay_min_us = self.totals.delay_us;
+        self.reported_us = now_us;
+        self.reported_next = self.arrivals.next();
+        self.reported_credit = self.credit;
+        len
+    }
+
+    /// Seals the answer to a probe of `datagram_bytes` into `out`; returns its length.
+    pub fn seal_probe_reply(&mut self, probe: &Header, datagram_bytes: usize, out: &mut [u8]) -> usize {
+        let reply = Header {
+            kind: SegmentKind::ProbeReply,
+            stride: 0,
+            flow_id: self.flow_id,
+            packet_number: 0,
+            chunk: probe.chunk,
+            chunk_bytes: 0,
+            index: datagram_bytes as u32,
+            sent_us: probe.sent_us,
+        };
+        self.seal_reverse(reply, out)
+    }
+
+    /// Seals a datagram that opens the way from the sender to here through what stands before this host.
+    pub fn seal_opening(&mut self, now_us: u32, out: &mut [u8]) -> usize {
+        let opening = Header {
+            kind: SegmentKind::Opening,
+            stride: 0,
+            flow_id: self.flow_id,
+            packet_number: 0,
+            chunk: 0,
+            chunk_bytes: 0,
+            index: 0,
+            sent_us: now_us,
+        };
+        self.seal_reverse(opening, out)
+    }
+
+    fn seal_reverse(&mut self, mut header: Header, out: &mut [u8]) -> usize {
+        header.packet_number = self.next_reply;
+        self.next_reply += 1;
+        let out = &mut out[..OVERHEAD_BYTES];
+        let (clear, sealed) = out.split_first_chunk_mut::<HEADER_BYTES>().expect("a header fits");
+        header.write(clear);
+        // 2^22 replies to probes never come about; if they do, the flow stops answering rather than reuse a key.
+        if let Some(key) = self.reply_keys.key(header.epoch()) {
+            key.seal(header.packet_number, clear, &[], sealed);
+        }
+        OVERHEAD_BYTES
+    }
+
+    /// The epoch whose forward key is missing, see [`KeyWindow::wants`].
+    #[must_use]
+    pub fn wants_key(&self) -> Option<u64> {
+        self.keys.wants()
+    }
+
+    /// Takes the key that [`ReceiverFlow::wants_key`] asked for.
+    pub fn push_key(&mut self, epoch: u64, key: crate::seal::PacketKey) {
+        self.keys.push(epoch, key);
+    }
+
+    /// Gives every buffer back that an incomplete chunk holds. The flow receives nothing afterwards.
+    pub fn abandon<M: ChunkMemory>(&mut self, memory: &mut M) {
+        for Assembly { buffer, segments, .. } in self.active.drain(..) {
+            memory.give_back(buffer);
+            self.idle.push(segments);
+            self.held -= 1;
+        }
+        self.chunk_count = 0;
+    }
+
+    /// The totals of the flow so far.
+    #[must_use]
+    pub const fn totals(&self) -> &Summary {
+        &self.totals
+    }
+}
+
+#[inline]
+fn split(datagram: &[u8]) -> Result<(&[u8; HEADER_BYTES], &[u8]), Rejected> {
+    match datagram.split_first_chunk::<HEADER_BYTES>() {
+        Some((clear, sealed)) if sealed.len() >= TAG_BYTES => Ok((clear, sealed)),
+        _ => Err(Rejected::NotAuthentic),
+    }
+}
+
+/// Opens a data segment into its place in the chunk.
+#[inline]
+fn open_into(
+    key: &crate::seal::PacketKey,
+    datagram: &[u8],
+    header: &Header,
+    chunk: &mut [u8],
+) -> Result<(), Rejected> {
+    let (clear, sealed) = split(datagram)?;
+    let place = chunk
+        .get_mut(header.offset()..)
+        .and_then(|rest| rest.get_mut(..header.payload_bytes()))
+        .ok_or(Rejected::ForeignChunk)?;
+    key.open(header.packet_number, clear, sealed, place).map_err(|_| Rejected::NotAuthentic)
+}

@@ -1,0 +1,523 @@
+//! The sending end of a flow: which segment goes next, what is under way, and what must go again.
+//!
+//! The flow does not hold data. It knows which bytes of which buffers are to be sent, seals segment after segment from
+//! there into the packet that the lane offers, and remembers for each packet number which segment it carried
+//! until the receiver has decided that packet's fate. A lost segment is sent again under a new packet number, before new data.
+
+use std::collections::VecDeque;
+
+use crate::feedback::Report;
+use crate::keys::{KeySchedule, KeyWindow};
+use crate::receiver_flow::{BufferId, ChunkMemory};
+use crate::segments::SegmentSet;
+use crate::wire::{HEADER_BYTES, Header, OVERHEAD_BYTES, STRIDE_MIN, SegmentKind, TAG_BYTES, segment_count};
+
+/// What a sending flow is opened with.
+#[derive(Debug)]
+pub struct SenderConfig {
+    /// The flow's id, as the receiver chose it.
+    pub flow_id: u32,
+    /// Payload bytes of a full segment, from the path's MTU.
+    pub stride: u16,
+    /// The largest chunk of the transfer.
+    pub chunk_bytes_max: u32,
+    /// Chunks that may be in this flow's hands at once; memory is allocated for them now.
+    pub chunks_max: u32,
+}
+
+/// Why a flow sends nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// Every chunk that it was given is sent; some may wait for the receiver's word.
+    NoChunk,
+    /// The next bytes are still being read.
+    Reading,
+    /// The receiver has no buffer for another chunk.
+    Credit,
+    /// Too many packets are under way whose fate the receiver has not reported.
+    Window,
+    /// The next epoch's key has not been made yet.
+    Key,
+}
+
+/// A chunk in the flow's hands.
+#[derive(Debug)]
+struct Outgoing {
+    chunk: u32,
+    chunk_bytes: u32,
+    buffer: BufferId,
+    /// Bytes from the beginning that have been read.
+    available: u32,
+    /// The next segment to be sent for the first time.
+    next_index: u32,
+    lost: SegmentSet,
+    in_resend_queue: bool,
+    /// Whether its first segment was sent, and so a credit used.
+    begun: bool,
+    /// Whether every segment was sent at least once, at this stride or an earlier one.
+    sent_whole: bool,
+}
+
+/// One slot of the flow. The generation tells records of an earlier chunk in the same slot from the present one's.
+#[derive(Debug)]
+struct Slot {
+    generation: u16,
+    outgoing: Option<Outgoing>,
+}
+
+/// The segment that a packet number carried.
+#[derive(Clone, Copy, Debug)]
+struct PacketRecord {
+    index: u32,
+    slot: u16,
+    generation: u16,
+}
+
+impl PacketRecord {
+    /// Carried no segment, or its loss was dealt with.
+    const NONE: Self = Self { index: u32::MAX, slot: u16::MAX, generation: 0 };
+}
+
+/// The most packets that one flow lets be under way; 8 MiB of records. At 1428-byte segments it is 1.5 GB,
+/// 120 Gb/s over 100 ms.
+const WINDOW_PACKETS_MAX: usize = 1 << 20;
+
+/// The sending end of one flow.
+#[derive(Debug)]
+pub struct SenderFlow {
+    flow_id: u32,
+    stride: u16,
+    keys: KeyWindow,
+    reply_keys: KeyWindow,
+
+    next_packet: u64,
+    decided_below: u64,
+    /// The fate of `packet_number` is recorded at `packet_number % len`; len is a power of two.
+    records: Box<[PacketRecord]>,
+
+    slots: Box<[Slot]>,
+    free_slots: Vec<u16>,
+    idle_sets: Vec<SegmentSet>,
+    /// Slots with segments never sent, in the order of their chunks.
+    fresh: VecDeque<u16>,
+    /// Slots with lost segments.
+    resend: VecDeque<u16>,
+
+    credit: u64,
+    begun: u64,
+    segments_sent: u64,
+    segments_resent: u64,
+    bytes_sent: u64,
+    last_sent_ns: u64,
+    last_report_ns: u64,
+    timeouts: u32,
+}
+
+/// A segment that [`SenderFlow::seal_next`] sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedSegment {
+    /// Bytes of the whole datagram.
+    pub datagram_bytes: usize,
+}
+
+impl SenderFlow {
+    /// Opens the flow. The schedules are those of its two directions, at epoch 0.
+    ///
+    /// # Panics
+    /// If the stride is below [`STRIDE_MIN`] or the flow has no room for a chunk.
+    pub fn new(config: &SenderConfig, forward: &mut KeySchedule, reverse: &mut KeySchedule, now_ns: u64) -> Self {
+        assert!(config.stride >= STRIDE_MIN, "a stride of {} is below the minimum", config.stride);
+        assert!(config.chunks_max > 0 && config.chunks_max < u32::from(u16::MAX), "{} chunks", config.chunks_max);
+        let chunks = config.chunks_max as usize;
+        let segments = chunks * segment_count(config.chunk_bytes_max, config.stride) as usize;
+        // Twice the segments under way leaves room for each to be sent again before its first fate is known.
+        let window = (2 * segments).next_power_of_two().clamp(1 << 12, WINDOW_PACKETS_MAX);
+        Self {
+            flow_id: config.flow_id,
+            stride: config.stride,
+            keys: KeyWindow::new(forward),
+            reply_keys: KeyWindow::new(reverse),
+            next_packet: 0,
+            decided_below: 0,
+            records: vec![PacketRecord::NONE; window].into_boxed_slice(),
+            slots: (0..chunks).map(|_| Slot { generation: 0, outgoing: None }).collect(),
+            free_slots: (0..config.chunks_max as u16).rev().collect(),
+            idle_sets: (0..chunks).map(|_| SegmentSet::with_room_for(config.chunk_bytes_max)).collect(),
+            fresh: VecDeque::with_capacity(chunks),
+            resend: VecDeque::with_capacity(chunks),
+            credit: 0,
+            begun: 0,
+            segments_sent: 0,
+            segments_resent: 0,
+            bytes_sent: 0,
+            last_sent_ns: now_ns,
+            last_report_ns: now_ns,
+            timeouts: 0,
+        }
+    }
+
+    /// The flow's id.
+    #[must_use]
+    pub const fn flow_id(&self) -> u32 {
+        self.flow_id
+    }
+
+    /// Payload bytes of a full segment.
+    #[must_use]
+    pub const fn stride(&self) -> u16 {
+        self.stride
+    }
+
+    /// How many more chunks the flow can take in.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.free_slots.len()
+    }
+
+    /// Takes over a chunk whose bytes are, or will be, in `buffer`. Nothing is sent before [`SenderFlow::set_available`].
+    ///
+    /// # Panics
+    /// If there is no [`SenderFlow::room`].
+    pub fn add_chunk(&mut self, chunk: u32, chunk_bytes: u32, buffer: BufferId) {
+        let slot = self.free_slots.pop().expect("the lane asks for room before it adds a chunk");
+        let mut lost = self.idle_sets.pop().expect("there are as many sets as slots");
+        lost.reset(segment_count(chunk_bytes, self.stride));
+        self.slots[usize::from(slot)].outgoing = Some(Outgoing {
+            chunk,
+            chunk_bytes,
+            buffer,
+            available: 0,
+            next_index: 0,
+            lost,
+            in_resend_queue: false,
+            begun: false,
+            sent_whole: false,
+        });
+        self.fresh.push_back(slot);
+    }
+
+    /// Says that the first `bytes` bytes of the chunk have been read. False if the flow no longer has the chunk.
+    pub fn set_available(&mut self, chunk: u32, bytes: u32) -> bool {
+        match self.outgoing_mut(chunk) {
+            Some(outgoing) => {
+                outgoing.available = outgoing.available.max(bytes.min(outgoing.chunk_bytes));
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes a chunk back whose bytes could not be read; its buffer is the caller's.
+    pub fn withdraw(&mut self, chunk: u32) -> Option<BufferId> {
+        let slot = self.slot_of(chunk)?;
+        Some(self.free(slot).buffer)
+    }
+
+    /// Seals the next segment into `out` and returns its length; lost segments go first. `None` if nothing may be
+    /// sent ([`SenderFlow::blocked_by`] says why), or if the next datagram is longer than `bytes_max`.
+    #[inline]
+    pub fn seal_next<M: ChunkMemory>(
+        &mut self,
+        memory: &M,
+        bytes_max: usize,
+        now_us: u32,
+        out: &mut [u8],
+    ) -> Option<SealedSegment> {
+        if self.next_packet - self.decided_below >= self.records.len() as u64 {
+            return None;
+        }
+        let epoch = self.next_packet >> crate::wire::EPOCH_BITS;
+        self.keys.key(epoch)?;
+        let (slot, index, again) = self.choose()?;
+        let generation = self.slots[usize::from(slot)].generation;
+        let stride = self.stride;
+        let outgoing = self.slots[usize::from(slot)].outgoing.as_mut().expect("queued slots hold a chunk");
+        let header = Header {
+            kind: SegmentKind::Data,
+            stride,
+            flow_id: self.flow_id,
+            packet_number: self.next_packet,
+            chunk: outgoing.chunk,
+            chunk_bytes: outgoing.chunk_bytes,
+            index,
+            sent_us: now_us,
+        };
+        let payload_bytes = header.payload_bytes();
+        let datagram_bytes = OVERHEAD_BYTES + payload_bytes;
+        if datagram_bytes > bytes_max.min(out.len()) {
+            return None;
+        }
+
+        let (clear, sealed) = out[..datagram_bytes].split_first_chunk_mut::<HEADER_BYTES>().expect("checked above");
+        header.write(clear);
+        let payload = &memory.bytes(outgoing.buffer)[header.offset()..][..payload_bytes];
+        let key = self.keys.key(epoch).expect("checked above");
+        key.seal(header.packet_number, clear, payload, sealed);
+
+        if again {
+            let popped = outgoing.lost.pop_first();
+            debug_assert_eq!(popped, Some(index), "the segment chosen is the one taken off");
+            if outgoing.lost.is_empty() {
+                outgoing.in_resend_queue = false;
+                self.resend.pop_front();
+            }
+            self.segments_resent += 1;
+        } else {
+            outgoing.next_index += 1;
+            if !outgoing.begun {
+                outgoing.begun = true;
+                self.begun += 1;
+            }
+            if header.offset() + payload_bytes == outgoing.chunk_bytes as usize {
+                outgoing.sent_whole = true;
+                self.fresh.pop_front();
+            }
+        }
+        let at = self.record_slot(self.next_packet);
+        self.records[at] = PacketRecord { index, slot, generation };
+        self.next_packet += 1;
+        self.keys.advance_to(epoch);
+        self.segments_sent += 1;
+        self.bytes_sent += payload_bytes as u64;
+        Some(SealedSegment { datagram_bytes })
+    }
+
+    /// The next segment: slot, index, and whether it was sent before.
+    #[inline]
+    fn choose(&mut self) -> Option<(u16, u32, bool)> {
+        if let Some(&slot) = self.resend.front() {
+            let outgoing = self.slots[usize::from(slot)].outgoing.as_ref().expect("queued slots hold a chunk");
+            let index = outgoing.lost.first().expect("queued slots have lost segments");
+            return Some((slot, index, true));
+        }
+        let &slot = self.fresh.front()?;
+        let outgoing = self.slots[usize::from(slot)].outgoing.as_ref().expect("queued slots hold a chunk");
+        if !outgoing.begun && self.begun >= self.credit {
+            return None;
+        }
+        let end = (outgoing.next_index + 1) as usize * usize::from(self.stride);
+        let readable = end.min(outgoing.chunk_bytes as usize) <= outgoing.available as usize;
+        readable.then_some((slot, outgoing.next_index, false))
+    }
+
+    /// Why [`SenderFlow::seal_next`] has nothing to send; `None` if it has.
+    #[must_use]
+    pub fn blocked_by(&mut self) -> Option<Blocked> {
+        if self.next_packet - self.decided_below >= self.records.len() as u64 {
+            return Some(Blocked::Window);
+        }
+        if self.keys.key(self.next_packet >> crate::wire::EPOCH_BITS).is_none() {
+            return Some(Blocked::Key);
+        }
+        if self.choose().is_some() {
+            return None;
+        }
+        let &slot = self.fresh.front().or(self.resend.front()).unwrap_or(&u16::MAX);
+        match self.slots.get(usize::from(slot)).and_then(|slot| slot.outgoing.as_ref()) {
+            None => Some(Blocked::NoChunk),
+            Some(outgoing) if !outgoing.begun && self.begun >= self.credit => Some(Blocked::Credit),
+            Some(_) => Some(Blocked::Reading),
+        }
+    }
+
+    /// Acts on a report: notes what is lost, hands each delivered chunk and its buffer to `delivered`.
+    ///
+    /// A report can only make the flow send again what is under way, each packet once, however it lies.
+    pub fn on_report(&mut self, report: &Report<'_>, now_ns: u64, mut delivered: impl FnMut(u32, BufferId)) {
+        for range in report.lost() {
+            let first = range.first.max(self.decided_below);
+            for packet_number in first..range.end().min(self.next_packet) {
+                self.mark_lost(packet_number);
+            }
+        }
+        for chunk in report.completed() {
+            // A receiver that lies must not free a buffer which a disk read still fills.
+            if let Some(slot) = self.slot_of(chunk)
+                && self.slots[usize::from(slot)].outgoing.as_ref().is_some_and(|outgoing| outgoing.sent_whole)
+            {
+                delivered(chunk, self.free(slot).buffer);
+            }
+        }
+        self.credit = self.credit.max(report.summary.credit);
+        let decided = report.summary.decided_below.min(self.next_packet);
+        if decided > self.decided_below {
+            self.decided_below = decided;
+            self.timeouts = 0;
+        }
+        self.last_report_ns = now_ns;
+    }
+
+    /// Queues the segment that `packet_number` carried, unless that was dealt with before.
+    fn mark_lost(&mut self, packet_number: u64) {
+        let at = self.record_slot(packet_number);
+        let record = std::mem::replace(&mut self.records[at], PacketRecord::NONE);
+        let Some(slot) = self.slots.get_mut(usize::from(record.slot)) else { return };
+        if slot.generation != record.generation {
+            return;
+        }
+        let Some(outgoing) = slot.outgoing.as_mut() else { return };
+        outgoing.lost.insert(record.index);
+        if !outgoing.in_resend_queue {
+            outgoing.in_resend_queue = true;
+            self.resend.push_back(record.slot);
+        }
+    }
+
+    /// Called when time passes without a report that decides anything. After `timeout_ns` (doubled with
+    /// each repetition) the last segment under way goes again: its arrival shows the receiver every gap before it.
+    /// Returns whether something was queued.
+    pub fn on_silence(&mut self, now_ns: u64, timeout_ns: u64) -> bool {
+        let since = now_ns.saturating_sub(self.last_sent_ns.max(self.last_report_ns));
+        let patience = timeout_ns.saturating_mul(1 << self.timeouts.min(6));
+        if self.decided_below >= self.next_packet || since < patience || self.choose().is_some() {
+            return false;
+        }
+        for packet_number in (self.decided_below..self.next_packet).rev().take(64) {
+            self.mark_lost(packet_number);
+            if !self.resend.is_empty() {
+                self.timeouts += 1;
+                self.last_sent_ns = now_ns;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Says that what was sealed has been handed to the network.
+    #[inline]
+    pub fn note_sent(&mut self, now_ns: u64) {
+        self.last_sent_ns = now_ns;
+    }
+
+    /// Changes the segment size because the path's MTU changed. Chunks under way begin anew (W-11).
+    ///
+    /// # Panics
+    /// If the stride is below [`STRIDE_MIN`].
+    pub fn set_stride(&mut self, stride: u16) {
+        assert!(stride >= STRIDE_MIN, "a stride of {stride} is below the minimum");
+        if stride == self.stride {
+            return;
+        }
+        self.stride = stride;
+        self.resend.clear();
+        for (at, slot) in self.slots.iter_mut().enumerate() {
+            let Some(outgoing) = slot.outgoing.as_mut() else { continue };
+            slot.generation = slot.generation.wrapping_add(1);
+            outgoing.lost.reset(segment_count(outgoing.chunk_bytes, stride));
+            outgoing.next_index = 0;
+            outgoing.in_resend_queue = false;
+            if !self.fresh.contains(&(at as u16)) {
+                self.fresh.push_back(at as u16);
+            }
+        }
+    }
+
+    /// Seals a probe that makes a datagram of `datagram_bytes` (at least [`OVERHEAD_BYTES`]) into `out`.
+    pub fn seal_probe(&mut self, token: u32, datagram_bytes: usize, now_us: u32, out: &mut [u8]) -> Option<usize> {
+        static PADDING: [u8; u16::MAX as usize] = [0; u16::MAX as usize];
+        let epoch = self.next_packet >> crate::wire::EPOCH_BITS;
+        let key = self.keys.key(epoch)?;
+        let header = Header {
+            kind: SegmentKind::Probe,
+            stride: 0,
+            flow_id: self.flow_id,
+            packet_number: self.next_packet,
+            chunk: token,
+            chunk_bytes: 0,
+            index: 0,
+            sent_us: now_us,
+        };
+        let datagram = out.get_mut(..datagram_bytes)?;
+        let (clear, sealed) = datagram.split_first_chunk_mut::<HEADER_BYTES>()?;
+        let payload = PADDING.get(..sealed.len().checked_sub(TAG_BYTES)?)?;
+        header.write(clear);
+        key.seal(header.packet_number, clear, payload, sealed);
+        let at = self.record_slot(self.next_packet);
+        self.records[at] = PacketRecord::NONE;
+        self.next_packet += 1;
+        self.keys.advance_to(epoch);
+        Some(datagram_bytes)
+    }
+
+    /// Opens a datagram from the receiver ([`SegmentKind::ProbeReply`] or [`SegmentKind::Opening`]); true if it is authentic.
+    #[must_use]
+    pub fn open_reply(&mut self, datagram: &[u8], header: &Header) -> bool {
+        let Some((clear, sealed)) = datagram.split_first_chunk::<HEADER_BYTES>() else { return false };
+        let Some(key) = self.reply_keys.key(header.epoch()) else { return false };
+        matches!(header.kind, SegmentKind::ProbeReply | SegmentKind::Opening)
+            && sealed.len() == TAG_BYTES
+            && key.open(header.packet_number, clear, sealed, &mut []).is_ok()
+    }
+
+    /// Whether chunks are in the flow's hands, sent or not.
+    #[must_use]
+    pub fn has_chunks(&self) -> bool {
+        self.free_slots.len() < self.slots.len()
+    }
+
+    /// Whether packets are under way whose fate is not known.
+    #[must_use]
+    pub const fn is_waiting(&self) -> bool {
+        self.decided_below < self.next_packet
+    }
+
+    /// Whether the flow is idle in the sense of [`SenderFlow::on_silence`]: under way but nothing to send.
+    #[must_use]
+    pub const fn last_activity_ns(&self) -> u64 {
+        if self.last_sent_ns > self.last_report_ns { self.last_sent_ns } else { self.last_report_ns }
+    }
+
+    /// Takes all chunks back; their buffers go to `each`.
+    pub fn abandon(&mut self, mut each: impl FnMut(u32, BufferId)) {
+        for slot in 0..self.slots.len() as u16 {
+            if self.slots[usize::from(slot)].outgoing.is_some() {
+                let Outgoing { chunk, buffer, .. } = self.free(slot);
+                each(chunk, buffer);
+            }
+        }
+    }
+
+    /// Segments sealed so far, those among them sent again, and payload bytes sealed.
+    #[must_use]
+    pub const fn counts(&self) -> (u64, u64, u64) {
+        (self.segments_sent, self.segments_resent, self.bytes_sent)
+    }
+
+    /// The epoch whose forward key is missing, see [`KeyWindow::wants`].
+    #[must_use]
+    pub fn wants_key(&self) -> Option<u64> {
+        self.keys.wants()
+    }
+
+    /// Takes the key that [`SenderFlow::wants_key`] asked for.
+    pub fn push_key(&mut self, epoch: u64, key: crate::seal::PacketKey) {
+        self.keys.push(epoch, key);
+    }
+
+    fn slot_of(&self, chunk: u32) -> Option<u16> {
+        let holds = |slot: &Slot| slot.outgoing.as_ref().is_some_and(|outgoing| outgoing.chunk == chunk);
+        self.slots.iter().position(holds).map(|at| at as u16)
+    }
+
+    fn outgoing_mut(&mut self, chunk: u32) -> Option<&mut Outgoing> {
+        self.slots.iter_mut().filter_map(|slot| slot.outgoing.as_mut()).find(|outgoing| outgoing.chunk == chunk)
+    }
+
+    /// Empties a slot; records that still name it become void.
+    fn free(&mut self, slot: u16) -> Outgoing {
+        let place = &mut self.slots[usize::from(slot)];
+        let mut outgoing = place.outgoing.take().expect("the slot holds a chunk");
+        place.generation = place.generation.wrapping_add(1);
+        self.free_slots.push(slot);
+        let empty = SegmentSet::with_room_for(0);
+        self.idle_sets.push(std::mem::replace(&mut outgoing.lost, empty));
+        self.fresh.retain(|&other| other != slot);
+        self.resend.retain(|&other| other != slot);
+        outgoing
+    }
+
+    #[inline]
+    fn record_slot(&self, packet_number: u64) -> usize {
+        packet_number as usize & (self.records.len() - 1)
+    }
+}
