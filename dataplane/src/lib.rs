@@ -1,1 +1,32 @@
-//! dataplane
+//! The data plane: a process of its own whose lanes move sealed segments between network and disk.
+//!
+//! A lane is one pinned thread with its own datapath, disk ring, chunk buffers and flows; lanes share nothing. The control
+//! process starts the data plane, hands it sockets, files and secrets over a unix socket, and talks to each lane through
+//! two rings in shared memory:
+//!
+//! ```text
+//!  control process                                data plane process
+//!  Engine ── unix socket (files, flows, keys) ──> Attendant (main thread) ── boxed flows ──> lane
+//!     │                                                                                        │
+//!     ├── command ring: send this chunk, place that one ──────────────────────────────────────>│
+//!     │<── event ring: delivered, written, hashed, reports ─────────────────────────────────── │
+//!     └── flow blocks: pacing rate, times, counters ─────────────────────────────────────────  │
+//! ```
+//!
+//! While data moves a lane does not allocate, lock, log or block; what allocates (opening flows, deriving keys) happens on the
+//! main thread, which hands the results over. `unsafe` is confined to the modules that name why they need it:
+//! [`shared_memory`], [`buffers`], [`disk`]'s ring, the UDP socket and the residency probe.
+#![deny(unsafe_code)]
+
+pub mod buffers;
+pub mod clock;
+pub mod counters;
+pub mod datapath;
+pub mod disk;
+pub mod lane;
+pub mod limit;
+pub mod link;
+pub mod process;
+pub mod ring;
+pub mod sandbox;
+pub mod shared_memory;

@@ -114,6 +114,11 @@ impl KeySchedule {
         self.epoch += 1;
         (epoch, packet_key)
     }
+
+    /// The key of `epoch`, if it is the next one; keys come in order, each once.
+    pub fn key_of(&mut self, epoch: u64) -> Option<PacketKey> {
+        (epoch == self.epoch).then(|| self.next_key().1)
+    }
 }
 
 /// The keys that a flow holds at any time: of the epoch before, this one and the next.

@@ -12,7 +12,7 @@ pub const BURST_NS: u64 = 1_000_000;
 #[derive(Debug)]
 pub struct Pacer {
     rate_bits_per_second: u64,
-    /// Femtoseconds that one byte takes at the rate: fine enough for 400 Gb/s, and 64 KiB at 1 kb/s still fit 64 bits.
+    /// Femtoseconds that one byte takes at the rate: fine enough for 400 Gb/s, and a mebibyte at 1 kb/s still fits 64 bits.
     byte_fs: u64,
     due_ns: u64,
     /// Fractions of a nanosecond not yet counted in `due_ns`.
@@ -41,6 +41,12 @@ impl Pacer {
         self.rate_bits_per_second
     }
 
+    /// When the next bytes may leave.
+    #[must_use]
+    pub const fn due_ns(&self) -> u64 {
+        self.due_ns
+    }
+
     /// How long until the next bytes may leave; 0 if they may leave now.
     #[inline]
     #[must_use]
@@ -51,7 +57,7 @@ impl Pacer {
     /// Notes that `bytes` leave now.
     #[inline]
     pub fn note_sent(&mut self, bytes: usize, now_ns: u64) {
-        debug_assert!(bytes <= 65_536, "one super-buffer at a time");
+        debug_assert!(bytes <= 1 << 20, "one run at a time");
         let femtoseconds = bytes as u64 * self.byte_fs + self.rest_fs;
         self.due_ns = self.due_ns.max(now_ns.saturating_sub(BURST_NS)) + femtoseconds / 1_000_000;
         self.rest_fs = femtoseconds % 1_000_000;

@@ -7,6 +7,7 @@
 //! loses it again if it was forged.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crate::arrivals::{Arrivals, Stale};
 use crate::feedback::{Summary, write_report};
@@ -24,10 +25,12 @@ pub trait ChunkMemory {
     fn take(&mut self) -> Option<BufferId>;
     /// Gives a buffer back that [`ChunkMemory::take`] handed out.
     fn give_back(&mut self, buffer: BufferId);
-    /// The bytes of a buffer in use.
-    fn bytes(&self, buffer: BufferId) -> &[u8];
-    /// The bytes of a buffer in use, for writing.
-    fn bytes_mut(&mut self, buffer: BufferId) -> &mut [u8];
+    /// Bytes of every buffer.
+    fn buffer_bytes(&self) -> usize;
+    /// A part of a buffer in use. Only that part is borrowed: a disk may be filling another.
+    fn bytes(&self, buffer: BufferId, part: Range<usize>) -> &[u8];
+    /// A part of a buffer in use, for writing.
+    fn bytes_mut(&mut self, buffer: BufferId, part: Range<usize>) -> &mut [u8];
 }
 
 /// Why a datagram of the flow was dropped. Counted by reason, never answered.
@@ -50,6 +53,15 @@ pub enum Rejected {
 /// What became of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
+    /// The first segment of a chunk, which is not whole yet.
+    Began {
+        /// The chunk.
+        chunk: u32,
+        /// The buffer that it got.
+        buffer: BufferId,
+        /// Bytes of the whole chunk.
+        chunk_bytes: u32,
+    },
     /// Placed, or known already; its chunk is not whole yet.
     Placed {
         /// The chunk that it belongs to; `None` for a repeated segment of a whole chunk.
@@ -73,6 +85,8 @@ pub struct CompletedChunk {
     pub buffer: BufferId,
     /// How many they are.
     pub chunk_bytes: u32,
+    /// Whether this segment was the chunk's first, too: then no [`Received::Began`] came before.
+    pub began: bool,
 }
 
 /// What a lane knows at the time of a report and the flow does not.
@@ -227,7 +241,8 @@ impl ReceiverFlow {
         header: &Header,
         memory: &mut M,
     ) -> Result<Received, Rejected> {
-        if header.chunk >= self.chunk_count || header.chunk_bytes > self.chunk_bytes_max {
+        let capacity = memory.buffer_bytes().min(self.chunk_bytes_max as usize);
+        if header.chunk >= self.chunk_count || header.chunk_bytes as usize > capacity {
             return Err(Rejected::ForeignChunk);
         }
         let Some(at) = self.find(header.chunk) else {
@@ -246,7 +261,7 @@ impl ReceiverFlow {
             return self.receive_unusual(at, datagram, header, memory);
         }
         let key = self.keys.key(header.epoch()).ok_or(Rejected::Epoch)?;
-        open_into(key, datagram, header, memory.bytes_mut(assembly.buffer))?;
+        open_into(key, datagram, header, assembly.buffer, memory)?;
         Ok(self.mark(at, header))
     }
 
@@ -263,11 +278,7 @@ impl ReceiverFlow {
         }
         let key = self.keys.key(header.epoch()).ok_or(Rejected::Epoch)?;
         let buffer = memory.take().ok_or(Rejected::OverCredit)?;
-        if memory.bytes(buffer).len() < header.chunk_bytes as usize {
-            memory.give_back(buffer);
-            return Err(Rejected::ForeignChunk);
-        }
-        if let Err(reason) = open_into(key, datagram, header, memory.bytes_mut(buffer)) {
+        if let Err(reason) = open_into(key, datagram, header, buffer, memory) {
             memory.give_back(buffer);
             return Err(reason);
         }
@@ -284,7 +295,11 @@ impl ReceiverFlow {
             segments,
         });
         self.recent = self.active.len() - 1;
-        Ok(self.mark(self.recent, header))
+        let chunk_bytes = header.chunk_bytes;
+        Ok(match self.mark(self.recent, header) {
+            Received::Completed(done) => Received::Completed(CompletedChunk { began: true, ..done }),
+            _ => Received::Began { chunk: header.chunk, buffer, chunk_bytes },
+        })
     }
 
     /// A segment that may not be opened in place: it is there already, or the chunk is being sent anew at
@@ -306,7 +321,8 @@ impl ReceiverFlow {
         assembly.stride = header.stride;
         assembly.segments.reset(segment_count(header.chunk_bytes, header.stride));
         let payload = header.payload_bytes();
-        memory.bytes_mut(assembly.buffer)[header.offset()..][..payload].copy_from_slice(&self.scratch[..payload]);
+        let place = header.offset()..header.offset() + payload;
+        memory.bytes_mut(assembly.buffer, place).copy_from_slice(&self.scratch[..payload]);
         Ok(self.mark(at, header))
     }
 
@@ -326,7 +342,7 @@ impl ReceiverFlow {
         self.whole[chunk as usize / 64] |= 1 << (chunk % 64);
         self.completed.push_back(chunk);
         self.has_news = true;
-        Received::Completed(CompletedChunk { chunk, buffer, chunk_bytes })
+        Received::Completed(CompletedChunk { chunk, buffer, chunk_bytes, began: false })
     }
 
     fn open_to_scratch(&mut self, datagram: &[u8], header: &Header) -> Result<(), Rejected> {
@@ -414,6 +430,12 @@ impl ReceiverFlow {
     #[must_use]
     pub fn has_news(&self) -> bool {
         self.has_news || self.current_credit() != self.reported_credit
+    }
+
+    /// Whether the sender has used up all the credit that it knows of, and there is more.
+    #[must_use]
+    pub fn is_credit_urgent(&self) -> bool {
+        self.begun >= self.reported_credit && self.current_credit() > self.reported_credit
     }
 
     fn current_credit(&self) -> u64 {
@@ -507,10 +529,10 @@ impl ReceiverFlow {
         self.keys.push(epoch, key);
     }
 
-    /// Gives every buffer back that an incomplete chunk holds. The flow receives nothing afterwards.
-    pub fn abandon<M: ChunkMemory>(&mut self, memory: &mut M) {
+    /// Hands every buffer that an incomplete chunk holds to `each`. The flow receives nothing afterwards.
+    pub fn abandon(&mut self, mut each: impl FnMut(BufferId)) {
         for Assembly { buffer, segments, .. } in self.active.drain(..) {
-            memory.give_back(buffer);
+            each(buffer);
             self.idle.push(segments);
             self.held -= 1;
         }
@@ -532,18 +554,16 @@ fn split(datagram: &[u8]) -> Result<(&[u8; HEADER_BYTES], &[u8]), Rejected> {
     }
 }
 
-/// Opens a data segment into its place in the chunk.
+/// Opens a data segment into its place in the chunk's buffer.
 #[inline]
-fn open_into(
+fn open_into<M: ChunkMemory>(
     key: &crate::seal::PacketKey,
     datagram: &[u8],
     header: &Header,
-    chunk: &mut [u8],
+    buffer: BufferId,
+    memory: &mut M,
 ) -> Result<(), Rejected> {
     let (clear, sealed) = split(datagram)?;
-    let place = chunk
-        .get_mut(header.offset()..)
-        .and_then(|rest| rest.get_mut(..header.payload_bytes()))
-        .ok_or(Rejected::ForeignChunk)?;
+    let place = memory.bytes_mut(buffer, header.offset()..header.offset() + header.payload_bytes());
     key.open(header.packet_number, clear, sealed, place).map_err(|_| Rejected::NotAuthentic)
 }

@@ -65,17 +65,22 @@ struct Slot {
     outgoing: Option<Outgoing>,
 }
 
-/// The segment that a packet number carried.
-#[derive(Clone, Copy, Debug)]
-struct PacketRecord {
-    index: u32,
-    slot: u16,
-    generation: u16,
-}
+/// The segment that a packet number carried, in 64 bits: slot + 1, generation, index. Zero if it carried none, or
+/// its loss was dealt with; so a fresh window is zeroed memory, which costs nothing before it is used.
+#[derive(Clone, Copy, Debug, Default)]
+struct PacketRecord(u64);
 
 impl PacketRecord {
-    /// Carried no segment, or its loss was dealt with.
-    const NONE: Self = Self { index: u32::MAX, slot: u16::MAX, generation: 0 };
+    const NONE: Self = Self(0);
+
+    const fn new(slot: u16, generation: u16, index: u32) -> Self {
+        Self((slot as u64 + 1) << 48 | (generation as u64) << 32 | index as u64)
+    }
+
+    /// Slot, generation and index; the slot of no segment is beyond every flow's.
+    const fn parts(self) -> (u16, u16, u32) {
+        ((self.0 >> 48).wrapping_sub(1) as u16, (self.0 >> 32) as u16, self.0 as u32)
+    }
 }
 
 /// The most packets that one flow lets be under way; 8 MiB of records. At 1428-byte segments it is 1.5 GB,
@@ -89,6 +94,8 @@ pub struct SenderFlow {
     stride: u16,
     keys: KeyWindow,
     reply_keys: KeyWindow,
+    /// The lowest packet number of the reverse direction that is still accepted.
+    next_reply: u64,
 
     next_packet: u64,
     decided_below: u64,
@@ -137,6 +144,7 @@ impl SenderFlow {
             stride: config.stride,
             keys: KeyWindow::new(forward),
             reply_keys: KeyWindow::new(reverse),
+            next_reply: 0,
             next_packet: 0,
             decided_below: 0,
             records: vec![PacketRecord::NONE; window].into_boxed_slice(),
@@ -250,7 +258,7 @@ impl SenderFlow {
 
         let (clear, sealed) = out[..datagram_bytes].split_first_chunk_mut::<HEADER_BYTES>().expect("checked above");
         header.write(clear);
-        let payload = &memory.bytes(outgoing.buffer)[header.offset()..][..payload_bytes];
+        let payload = memory.bytes(outgoing.buffer, header.offset()..header.offset() + payload_bytes);
         let key = self.keys.key(epoch).expect("checked above");
         key.seal(header.packet_number, clear, payload, sealed);
 
@@ -274,7 +282,7 @@ impl SenderFlow {
             }
         }
         let at = self.record_slot(self.next_packet);
-        self.records[at] = PacketRecord { index, slot, generation };
+        self.records[at] = PacketRecord::new(slot, generation, index);
         self.next_packet += 1;
         self.keys.advance_to(epoch);
         self.segments_sent += 1;
@@ -298,6 +306,21 @@ impl SenderFlow {
         let end = (outgoing.next_index + 1) as usize * usize::from(self.stride);
         let readable = end.min(outgoing.chunk_bytes as usize) <= outgoing.available as usize;
         readable.then_some((slot, outgoing.next_index, false))
+    }
+
+    /// The chunk whose bytes go next for the first time: chunk, buffer, and how many of its bytes have gone.
+    #[inline]
+    #[must_use]
+    pub fn fresh_front(&self) -> Option<(u32, BufferId, u32)> {
+        let &slot = self.fresh.front()?;
+        let outgoing = self.slots[usize::from(slot)].outgoing.as_ref()?;
+        Some((outgoing.chunk, outgoing.buffer, outgoing.next_index * u32::from(self.stride)))
+    }
+
+    /// How many chunks have segments that never went.
+    #[must_use]
+    pub fn fresh_count(&self) -> usize {
+        self.fresh.len()
     }
 
     /// Why [`SenderFlow::seal_next`] has nothing to send; `None` if it has.
@@ -350,16 +373,16 @@ impl SenderFlow {
     /// Queues the segment that `packet_number` carried, unless that was dealt with before.
     fn mark_lost(&mut self, packet_number: u64) {
         let at = self.record_slot(packet_number);
-        let record = std::mem::replace(&mut self.records[at], PacketRecord::NONE);
-        let Some(slot) = self.slots.get_mut(usize::from(record.slot)) else { return };
-        if slot.generation != record.generation {
+        let (slot, generation, index) = std::mem::take(&mut self.records[at]).parts();
+        let Some(place) = self.slots.get_mut(usize::from(slot)) else { return };
+        if place.generation != generation {
             return;
         }
-        let Some(outgoing) = slot.outgoing.as_mut() else { return };
-        outgoing.lost.insert(record.index);
+        let Some(outgoing) = place.outgoing.as_mut() else { return };
+        outgoing.lost.insert(index);
         if !outgoing.in_resend_queue {
             outgoing.in_resend_queue = true;
-            self.resend.push_back(record.slot);
+            self.resend.push_back(slot);
         }
     }
 
@@ -439,14 +462,20 @@ impl SenderFlow {
         Some(datagram_bytes)
     }
 
-    /// Opens a datagram from the receiver ([`SegmentKind::ProbeReply`] or [`SegmentKind::Opening`]); true if it is authentic.
+    /// Opens a datagram from the receiver ([`SegmentKind::ProbeReply`] or [`SegmentKind::Opening`]); true if it is
+    /// authentic and newer than those before, so that a replayed one cannot lead the flow elsewhere.
     #[must_use]
     pub fn open_reply(&mut self, datagram: &[u8], header: &Header) -> bool {
         let Some((clear, sealed)) = datagram.split_first_chunk::<HEADER_BYTES>() else { return false };
         let Some(key) = self.reply_keys.key(header.epoch()) else { return false };
-        matches!(header.kind, SegmentKind::ProbeReply | SegmentKind::Opening)
+        let is_new = matches!(header.kind, SegmentKind::ProbeReply | SegmentKind::Opening)
+            && header.packet_number >= self.next_reply
             && sealed.len() == TAG_BYTES
-            && key.open(header.packet_number, clear, sealed, &mut []).is_ok()
+            && key.open(header.packet_number, clear, sealed, &mut []).is_ok();
+        if is_new {
+            self.next_reply = header.packet_number + 1;
+        }
+        is_new
     }
 
     /// Whether chunks are in the flow's hands, sent or not.

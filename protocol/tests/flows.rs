@@ -4,6 +4,7 @@
 //! repeats it alone.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use culvert_protocol::feedback::{REPORT_BYTES_MAX, Report};
 use culvert_protocol::keys::{Direction, KeySchedule, Secret};
@@ -60,12 +61,16 @@ impl ChunkMemory for Memory {
         self.free.push(buffer.0);
     }
 
-    fn bytes(&self, buffer: BufferId) -> &[u8] {
-        &self.buffers[buffer.0 as usize]
+    fn buffer_bytes(&self) -> usize {
+        CHUNK_BYTES as usize
     }
 
-    fn bytes_mut(&mut self, buffer: BufferId) -> &mut [u8] {
-        &mut self.buffers[buffer.0 as usize]
+    fn bytes(&self, buffer: BufferId, part: Range<usize>) -> &[u8] {
+        &self.buffers[buffer.0 as usize][part]
+    }
+
+    fn bytes_mut(&mut self, buffer: BufferId, part: Range<usize>) -> &mut [u8] {
+        &mut self.buffers[buffer.0 as usize][part]
     }
 }
 
@@ -181,13 +186,13 @@ impl World {
             }
             match self.receiver.receive(&datagram, &header, &mut self.receiver_memory, self.now_us as u32) {
                 Received::Completed(done) => {
-                    let bytes = self.receiver_memory.bytes(done.buffer)[..done.chunk_bytes as usize].to_vec();
+                    let bytes = self.receiver_memory.bytes(done.buffer, 0..done.chunk_bytes as usize).to_vec();
                     assert!(self.arrived.insert(done.chunk, bytes).is_none(), "chunk {} completed twice", done.chunk);
                     self.receiver_memory.give_back(done.buffer);
                     self.receiver.release();
                 }
                 Received::Rejected(reason) => *self.rejected.entry(format!("{reason:?}")).or_default() += 1,
-                Received::Placed { .. } | Received::Probe(_) => {}
+                Received::Began { .. } | Received::Placed { .. } | Received::Probe(_) => {}
             }
         }
     }
@@ -218,7 +223,7 @@ impl World {
         let bytes = 1 + self.random.below(u64::from(CHUNK_BYTES)) as u32;
         let fill = self.random.next();
         let content: Vec<u8> = (0..bytes).map(|at| (u64::from(at) ^ fill).wrapping_mul(31) as u8).collect();
-        self.sender_memory.bytes_mut(buffer)[..bytes as usize].copy_from_slice(&content);
+        self.sender_memory.bytes_mut(buffer, 0..bytes as usize).copy_from_slice(&content);
         self.sender.add_chunk(chunk, bytes, buffer);
         assert!(self.sender.set_available(chunk, bytes));
         self.plain.insert(chunk, content);
@@ -365,7 +370,7 @@ fn a_replayed_datagram_is_stale_and_a_forged_one_destroys_nothing() {
     assert_eq!(receive(&aimed, &aimed_header).0, Received::Rejected(Rejected::NotAuthentic));
     let payload = header.payload_bytes();
     let buffer = world.receiver.contiguous(0).unwrap().0;
-    assert_eq!(world.receiver_memory.bytes(buffer)[..payload], world.plain[&0][..payload]);
+    assert_eq!(world.receiver_memory.bytes(buffer, 0..payload), &world.plain[&0][..payload]);
 }
 
 #[test]
@@ -394,10 +399,10 @@ fn chunks_beyond_credit_are_refused() {
         // The chunk's second segment is lost: it stays incomplete and keeps its buffer.
         sender.seal_next(&sender_memory, usize::MAX, 0, &mut packet).unwrap();
     }
-    assert_eq!(outcomes[..2], [Received::Placed { chunk: Some(0) }, Received::Placed { chunk: Some(1) }]);
+    assert!(matches!(outcomes[..2], [Received::Began { chunk: 0, .. }, Received::Began { chunk: 1, .. }]));
     assert_eq!(outcomes[2], Received::Rejected(Rejected::OverCredit));
     assert_eq!(receiver_memory.free.len(), 8);
-    receiver.abandon(&mut receiver_memory);
+    receiver.abandon(|buffer| receiver_memory.give_back(buffer));
     assert_eq!(receiver_memory.free.len(), 10);
 }
 

@@ -1,0 +1,64 @@
+//! How a lane moves packets. One trait, a folder for each way: [`udp`] sockets, and [`sim`], a network in memory on a
+//! virtual clock. The lane is compiled once for each, so the hot path does not ask which it has.
+
+pub mod sim;
+pub mod udp;
+
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+/// What came of an attempt to send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SendOutcome {
+    /// Datagrams sealed. They count as sent even if the network then refused them.
+    pub datagrams: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Whether the datapath has no room for more now.
+    pub is_blocked: bool,
+    /// The operating system's error number, if the network refused.
+    pub error: Option<i32>,
+}
+
+/// What a datapath knows of its own receive queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueCondition {
+    /// Bytes that wait, as the kernel accounts them.
+    pub backlog_bytes: u32,
+    /// Datagrams dropped for want of room since the datapath was opened.
+    pub drops: u64,
+}
+
+/// A lane's way to the network.
+pub trait Datapath {
+    /// The time by which the lane lives, in nanoseconds.
+    fn now_ns(&self) -> u64;
+
+    /// Takes what has arrived, up to a batch, and hands each datagram and its origin to `each`. Returns how many there were.
+    fn receive(&mut self, each: impl FnMut(&[u8], SocketAddr)) -> usize;
+
+    /// Sends up to `datagrams_max` datagrams to `to`. `seal` writes the next one into the slice that it is given and returns its length;
+    /// the second argument is the most that it may have. `None` ends the run. Within a run every datagram but the
+    /// last has the same length.
+    fn send_run(
+        &mut self,
+        to: SocketAddr,
+        datagrams_max: usize,
+        seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
+    ) -> SendOutcome;
+
+    /// How many datagrams of `datagram_bytes` one run can have.
+    fn run_datagrams_max(&self, datagram_bytes: usize) -> usize;
+
+    /// Whether an earlier run still waits for room, so that a new one would be blocked.
+    fn is_blocked(&mut self) -> bool;
+
+    /// The condition of the receive queue.
+    fn queue_condition(&mut self) -> QueueCondition;
+
+    /// The descriptor that becomes readable when datagrams arrive.
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Whether runs are segmented by the kernel or the NIC.
+    fn segments_runs(&self) -> bool;
+}

@@ -1,0 +1,122 @@
+//! A lane's disk: one io_uring, made on the lane's thread, polled once a turn, never waited for.
+//!
+//! The ring is born restricted: the kernel accepts reads and writes on it and nothing else, so the seccomp filter, which does
+//! not see what a ring is asked to do, has no hole here. Chunk buffers are registered with the ring as they are first used,
+//! as far as the host's memory-lock limit lets an unprivileged process; a buffer that could not be registered is used all the same,
+//! a little slower.
+//!
+//! Which descriptor an operation uses, the one for direct or the one for buffered access, is decided per chunk
+//! ([`files`]); what a chunk's pieces are, in [`crate::lane`].
+
+pub mod files;
+pub mod residency;
+mod uring;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+
+use culvert_protocol::receiver_flow::BufferId;
+
+use crate::buffers::Buffers;
+use uring::Uring;
+
+/// Operations in the kernel's hands at once, a lane. Pieces are up to a megabyte, so this is more than any disk queue is deep.
+const IN_FLIGHT_MAX: u32 = 128;
+
+/// Operations whose end is looked after in one turn; the ring keeps the rest for the next.
+pub const COMPLETIONS_PER_TURN: usize = 32;
+
+/// Which way the bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// From the file to the buffer.
+    Read,
+    /// From the buffer to the file.
+    Write,
+}
+
+/// One operation: a piece of a chunk.
+#[derive(Clone, Copy, Debug)]
+pub struct Operation {
+    /// Which way.
+    pub transfer: Transfer,
+    /// The file.
+    pub fd: RawFd,
+    /// The chunk's buffer.
+    pub buffer: BufferId,
+    /// Where the piece begins in the buffer.
+    pub buffer_offset: u32,
+    /// Its bytes.
+    pub bytes: u32,
+    /// Where it begins in the file.
+    pub file_offset: u64,
+}
+
+/// The end of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// The chunk's buffer.
+    pub buffer: BufferId,
+    /// Where the piece began in the buffer.
+    pub buffer_offset: u32,
+    /// Bytes moved, or the negated error number.
+    pub result: i32,
+}
+
+/// A lane's disk.
+#[derive(Debug)]
+pub struct Disk {
+    ring: Uring,
+    in_flight: u32,
+    backlog: VecDeque<Operation>,
+}
+
+impl Disk {
+    /// Makes the ring; call it on the lane's thread. `backlog_max` operations may wait for the kernel.
+    ///
+    /// # Errors
+    /// The operating system's: io_uring is switched off (`kernel.io_uring_disabled`), or forbidden by a container's filter.
+    pub fn new(buffers: &Buffers, backlog_max: usize) -> io::Result<Self> {
+        let ring = Uring::new(IN_FLIGHT_MAX, buffers.count() as u32)?;
+        Ok(Self { ring, in_flight: 0, backlog: VecDeque::with_capacity(backlog_max) })
+    }
+
+    /// Takes an operation on. It is the kernel's after the next [`Disk::turn`].
+    pub fn start(&mut self, operation: Operation) {
+        debug_assert!(self.backlog.len() < self.backlog.capacity(), "more operations than pieces of all buffers");
+        self.backlog.push_back(operation);
+    }
+
+    /// Hands waiting operations to the kernel and collects what has ended. Returns whether anything happened.
+    pub fn turn(&mut self, buffers: &Buffers, ended: &mut [Option<Completion>; COMPLETIONS_PER_TURN]) -> bool {
+        let mut started = 0;
+        while self.in_flight + started < IN_FLIGHT_MAX
+            && let Some(operation) = self.backlog.front()
+            && self.ring.push(operation, buffers)
+        {
+            self.backlog.pop_front();
+            started += 1;
+        }
+        self.in_flight += started;
+        if self.in_flight == 0 {
+            return false;
+        }
+        self.ring.enter(started > 0);
+        let completed = self.ring.completions(ended);
+        self.in_flight -= completed;
+        started > 0 || completed > 0
+    }
+
+    /// Whether operations are waiting or in the kernel's hands.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.in_flight > 0 || !self.backlog.is_empty()
+    }
+
+    /// The descriptor that becomes readable when operations end.
+    #[must_use]
+    pub fn poll_fd(&self) -> BorrowedFd<'_> {
+        self.ring.fd()
+    }
+}

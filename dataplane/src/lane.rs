@@ -1,0 +1,492 @@
+//! A lane: one thread's loop over everything that it owns.
+//!
+//! A turn of the loop takes commands, receives, lets the disk go on, sends, and reports, each in bounded amount, and never waits.
+//! Between turns that moved nothing the runner ([`runner`]) lets the thread sleep until something happens. What a turn found
+//! nothing to do for is charged to its cause, flow by flow; the verdict on a transfer is made of these times.
+//!
+//! ```text
+//!            assigned ── buffer, reads ──> hash ──> seal ──> datapath
+//! sending    (commands)     [`jobs`]     [`sending`]
+//! receiving  datapath ──> open ──> hash ──> writes ──> events
+//!                        [`receiving`]      [`jobs`]
+//! ```
+
+pub mod flows;
+pub mod jobs;
+pub mod lane_link;
+pub mod receiving;
+pub mod runner;
+pub mod sending;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use culvert_protocol::feedback::Report;
+use culvert_protocol::receiver_flow::{BufferId, ChunkMemory as _};
+use culvert_protocol::wire::{Header, SegmentKind};
+
+use crate::buffers::Buffers;
+use crate::clock::wire_us;
+use crate::counters::LaneCounter;
+use crate::datapath::Datapath;
+use crate::disk::Disk;
+use crate::disk::files::FileTable;
+use crate::link::FLOWS_PER_LANE;
+use crate::link::commands::{Command, Event, ReceiveSlot, SendSlot, Sink};
+use flows::{Attendance, Delivery, Departure};
+use jobs::{Job, Role};
+use lane_link::LaneLink;
+use receiving::ReceiveFlow;
+use sending::SendFlow;
+
+/// Commands taken in one turn.
+const COMMANDS_PER_TURN: usize = 64;
+/// What needs no better than a millisecond (timeouts, keys, counters) is looked at this often.
+const HOUSEKEEPING_NS: u64 = 1_000_000;
+/// Event records for which there must be room before a turn begins; no turn emits as many.
+const EVENTS_PER_TURN: usize = 24;
+/// Probes answered in one turn; the rest are dropped, and probed again.
+const PROBE_REPLIES_PER_TURN: usize = 16;
+
+/// A lane over the datapath `D`.
+#[derive(Debug)]
+pub struct Lane<D: Datapath> {
+    datapath: D,
+    body: Body,
+    replies: Vec<Reply>,
+    next_housekeeping_ns: u64,
+    turn_end_ns: u64,
+}
+
+/// All of a lane but its datapath, so that the datapath can call back into it.
+#[derive(Debug)]
+struct Body {
+    disk: Disk,
+    buffers: Buffers,
+    jobs: Box<[Job]>,
+    files: Arc<FileTable>,
+    link: LaneLink,
+    attendance: Arc<Attendance>,
+    sends: Box<[Option<Box<SendFlow>>]>,
+    receives: Box<[Option<Box<ReceiveFlow>>]>,
+    /// Slots in use, so that a turn looks at no empty one.
+    active_sends: Vec<SendSlot>,
+    active_receives: Vec<ReceiveSlot>,
+    /// Nanoseconds in turns that moved something, since the lane began.
+    busy_ns: u64,
+}
+
+/// A probe to be answered once the datapath is free.
+#[derive(Clone, Copy, Debug)]
+struct Reply {
+    to: SocketAddr,
+    slot: ReceiveSlot,
+    probe: Header,
+    datagram_bytes: usize,
+}
+
+/// What a turn came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Whether anything moved.
+    pub progress: bool,
+    /// When the lane next has something to do by itself, if nothing arrives before.
+    pub deadline_ns: u64,
+}
+
+impl<D: Datapath> Lane<D> {
+    /// Puts a lane together; call it on the lane's thread.
+    #[must_use]
+    pub fn new(
+        datapath: D,
+        disk: Disk,
+        buffers: Buffers,
+        files: Arc<FileTable>,
+        link: LaneLink,
+        attendance: Arc<Attendance>,
+    ) -> Self {
+        let jobs = (0..buffers.count()).map(|_| Job::default()).collect();
+        let now_ns = datapath.now_ns();
+        Self {
+            datapath,
+            body: Body {
+                disk,
+                buffers,
+                jobs,
+                files,
+                link,
+                attendance,
+                sends: (0..FLOWS_PER_LANE).map(|_| None).collect(),
+                receives: (0..FLOWS_PER_LANE).map(|_| None).collect(),
+                active_sends: Vec::with_capacity(FLOWS_PER_LANE.into()),
+                active_receives: Vec::with_capacity(FLOWS_PER_LANE.into()),
+                busy_ns: 0,
+            },
+            replies: Vec::with_capacity(PROBE_REPLIES_PER_TURN),
+            next_housekeeping_ns: 0,
+            turn_end_ns: now_ns,
+        }
+    }
+
+    /// One turn: a bounded amount of everything that can be done now.
+    pub fn turn(&mut self) -> Turn {
+        let now_ns = self.datapath.now_ns();
+        let mut progress = false;
+        if self.body.link.has_room_for_events(EVENTS_PER_TURN) {
+            progress |= self.body.take_deliveries(now_ns);
+            progress |= self.body.take_commands(now_ns);
+            progress |= self.receive(now_ns);
+            progress |= self.body.disk_turn();
+            progress |= self.send(now_ns);
+            self.report();
+            if now_ns >= self.next_housekeeping_ns {
+                self.next_housekeeping_ns = now_ns + HOUSEKEEPING_NS;
+                self.housekeeping(now_ns);
+            }
+        }
+        self.account(progress);
+        Turn { progress, deadline_ns: self.deadline_ns() }
+    }
+
+    fn receive(&mut self, now_ns: u64) -> bool {
+        let now_us = wire_us(now_ns);
+        let (body, replies) = (&mut self.body, &mut self.replies);
+        let datagrams = self.datapath.receive(|datagram, from| body.datagram(datagram, from, now_us, replies));
+        body.link.counters.add(LaneCounter::DatagramsReceived, datagrams as u64);
+        for Reply { to, slot, probe, datagram_bytes } in self.replies.drain(..) {
+            let Some(flow) = self.body.receives[usize::from(slot.0)].as_mut() else { continue };
+            let mut seal = |room: &mut [u8], _| Some(flow.protocol.seal_probe_reply(&probe, datagram_bytes, room));
+            self.datapath.send_run(to, 1, &mut seal);
+        }
+        for at in 0..self.body.active_receives.len() {
+            self.body.hash_arrived(self.body.active_receives[at]);
+        }
+        datagrams > 0
+    }
+
+    fn send(&mut self, now_ns: u64) -> bool {
+        let mut progress = false;
+        for at in 0..self.body.active_sends.len() {
+            let slot = self.body.active_sends[at];
+            // The flow is taken out of its place so that it and the rest of the lane can be borrowed at once.
+            let Some(mut flow) = self.body.sends[usize::from(slot.0)].take() else { continue };
+            progress |= flow.turn(&mut self.datapath, &mut self.body, now_ns);
+            self.body.sends[usize::from(slot.0)] = Some(flow);
+        }
+        for at in 0..self.body.active_receives.len() {
+            let slot = self.body.active_receives[at];
+            if let Some(flow) = self.body.receives[usize::from(slot.0)].as_mut() {
+                flow.open_the_way(&mut self.datapath, now_ns);
+            }
+        }
+        progress
+    }
+
+    fn report(&mut self) {
+        let now_ns = self.datapath.now_ns();
+        for at in 0..self.body.active_receives.len() {
+            let slot = self.body.active_receives[at];
+            let Some(flow) = self.body.receives[usize::from(slot.0)].as_mut() else { continue };
+            if flow.is_report_due(now_ns) {
+                let queue = self.datapath.queue_condition();
+                self.body.link.counters.set(LaneCounter::SocketDrops, queue.drops);
+                let busy_ns = self.body.busy_ns;
+                let bytes = flow.write_report(queue, busy_ns, now_ns, self.body.link.report_scratch());
+                self.body.link.emit_report(slot, bytes);
+            }
+        }
+    }
+
+    /// What needs looking at only now and then.
+    fn housekeeping(&mut self, now_ns: u64) {
+        let body = &mut self.body;
+        for &slot in &body.active_sends {
+            let Some(flow) = body.sends[usize::from(slot.0)].as_mut() else { continue };
+            flow.housekeeping(now_ns);
+            if let Some(epoch) = flow.missing_key() {
+                body.attendance.depart(Departure::WantsSendKey { slot, epoch });
+            }
+        }
+        for &slot in &body.active_receives {
+            let Some(flow) = body.receives[usize::from(slot.0)].as_mut() else { continue };
+            if let Some(epoch) = flow.missing_key() {
+                body.attendance.depart(Departure::WantsReceiveKey { slot, epoch });
+            }
+        }
+        let in_use = body.buffers.count() - body.buffers.free_count();
+        body.link.counters.set(LaneCounter::BuffersInUse, in_use as u64);
+        body.link.counters.set(LaneCounter::GsoEnabled, u64::from(self.datapath.segments_runs()));
+        body.close_what_is_done();
+    }
+
+    /// Charges the time since the last turn's end to what it was spent on.
+    fn account(&mut self, progress: bool) {
+        let now_ns = self.datapath.now_ns();
+        let spent_ns = now_ns.saturating_sub(self.turn_end_ns);
+        self.turn_end_ns = now_ns;
+        let body = &mut self.body;
+        if progress {
+            body.busy_ns += spent_ns;
+        }
+        body.link.counters.add(if progress { LaneCounter::BusyNs } else { LaneCounter::IdleNs }, spent_ns);
+        for &slot in &body.active_sends {
+            if let Some(flow) = body.sends[usize::from(slot.0)].as_mut() {
+                flow.account(progress, spent_ns, &body.link.counters);
+            }
+        }
+        for &slot in &body.active_receives {
+            if let Some(flow) = body.receives[usize::from(slot.0)].as_mut() {
+                flow.account(spent_ns, &body.link.counters);
+            }
+        }
+    }
+
+    fn deadline_ns(&self) -> u64 {
+        let body = &self.body;
+        let sends = body.active_sends.iter().filter_map(|slot| body.sends[usize::from(slot.0)].as_ref());
+        let receives = body.active_receives.iter().filter_map(|slot| body.receives[usize::from(slot.0)].as_ref());
+        let flows = sends.map(|flow| flow.deadline_ns()).chain(receives.map(|flow| flow.deadline_ns()));
+        let housekeeping =
+            if body.active_sends.is_empty() && body.active_receives.is_empty() { u64::MAX } else { self.next_housekeeping_ns };
+        flows.fold(housekeeping, u64::min)
+    }
+
+    /// The lane's disk, for waiting on its descriptor.
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.body.disk
+    }
+
+    /// The lane's datapath, for waiting on its descriptor.
+    pub(crate) fn datapath(&self) -> &D {
+        &self.datapath
+    }
+
+    /// The lane's link, for sleeping on its doorbell.
+    pub(crate) fn link(&self) -> &LaneLink {
+        &self.body.link
+    }
+
+    /// Whether the attendant has left something.
+    pub(crate) fn has_deliveries(&self) -> bool {
+        self.body.attendance.has_deliveries()
+    }
+
+    /// How many buffers are free and how many there are: equal when no flow is open, or one has leaked.
+    #[must_use]
+    pub fn buffer_counts(&self) -> (usize, usize) {
+        (self.body.buffers.free_count(), self.body.buffers.count())
+    }
+}
+
+impl Body {
+    /// Routes a datagram to its flow.
+    #[inline]
+    fn datagram(&mut self, datagram: &[u8], from: SocketAddr, now_us: u32, replies: &mut Vec<Reply>) {
+        let Ok(header) = Header::parse_datagram(datagram) else {
+            self.link.counters.add(LaneCounter::RejectedMalformed, 1);
+            return;
+        };
+        match header.kind {
+            SegmentKind::Data | SegmentKind::Probe => {
+                let slot = ReceiveSlot((header.flow_id & 0xff) as u16);
+                let known = self.receives[usize::from(slot.0)]
+                    .as_ref()
+                    .is_some_and(|flow| flow.protocol.flow_id() == header.flow_id);
+                if !known {
+                    self.link.counters.add(LaneCounter::RejectedUnknownFlow, 1);
+                    return;
+                }
+                let reply = self.segment(slot, datagram, &header, now_us);
+                if reply && replies.len() < PROBE_REPLIES_PER_TURN {
+                    replies.push(Reply { to: from, slot, probe: header, datagram_bytes: datagram.len() });
+                }
+            }
+            SegmentKind::ProbeReply | SegmentKind::Opening => self.reply_from_receiver(datagram, &header, from, now_us),
+        }
+    }
+
+    /// A datagram of the reverse direction. The id was chosen by the partner, so several flows may bear it; the
+    /// key tells which is meant.
+    fn reply_from_receiver(&mut self, datagram: &[u8], header: &Header, from: SocketAddr, now_us: u32) {
+        let mut is_known = false;
+        for &slot in &self.active_sends {
+            let Some(flow) = self.sends[usize::from(slot.0)].as_mut() else { continue };
+            if flow.protocol.flow_id() == header.flow_id {
+                is_known = true;
+                if flow.reply(datagram, header, from, now_us) {
+                    return;
+                }
+            }
+        }
+        let reason =
+            if is_known { LaneCounter::RejectedNotAuthentic } else { LaneCounter::RejectedUnknownFlow };
+        self.link.counters.add(reason, 1);
+    }
+
+    fn take_commands(&mut self, now_ns: u64) -> bool {
+        let mut taken = 0;
+        while taken < COMMANDS_PER_TURN {
+            let mut scratch = self.link.lend_command_scratch();
+            let record = self.link.next_command(&mut scratch);
+            if let Some(record) = record {
+                match postcard::from_bytes::<Command<'_>>(record) {
+                    Ok(command) => self.command(&command, now_ns),
+                    Err(_) => debug_assert!(false, "the control process sent a malformed command"),
+                }
+                taken += 1;
+                self.link.return_command_scratch(scratch);
+            } else {
+                self.link.return_command_scratch(scratch);
+                break;
+            }
+        }
+        taken > 0
+    }
+
+    /// Commands for flows that are gone are ignored: they crossed with the event that said so.
+    fn command(&mut self, command: &Command<'_>, now_ns: u64) {
+        match *command {
+            Command::Send { flow, chunk, chunk_bytes, source } => {
+                if let Some(flow) = self.sends.get_mut(usize::from(flow.0)).and_then(Option::as_mut) {
+                    flow.assign(chunk, chunk_bytes, source);
+                }
+            }
+            Command::Filled { flow, chunk } => self.with_send(flow, |flow, body| flow.filled(chunk, body)),
+            Command::Withdraw { flow, chunk } => self.with_send(flow, |flow, body| flow.withdraw(chunk, body)),
+            Command::Report { flow, bytes } => {
+                let Ok(report) = Report::parse(bytes) else {
+                    debug_assert!(false, "the control process passes proved reports only");
+                    return;
+                };
+                self.with_send(flow, |flow, body| flow.on_report(&report, body, now_ns));
+            }
+            Command::Place { flow, chunk, sink } => self.place(flow, chunk, sink),
+            Command::Return { flow, buffer } => self.returned(flow, BufferId(buffer)),
+            Command::Reopen { flow, chunk } => self.with_receive(flow, |flow| flow.protocol.reopen(chunk)),
+            Command::Interval { flow, interval_us } => {
+                self.with_receive(flow, |flow| flow.set_interval_us(interval_us));
+            }
+            Command::Check { token, range, bytes, chunk_bytes } => self.begin_check(token, range, bytes, chunk_bytes),
+            Command::CloseSend { flow } => self.with_send(flow, SendFlow::close),
+            Command::CloseReceive { flow } => self.close_receive(flow),
+        }
+    }
+
+    fn with_send(&mut self, slot: SendSlot, act: impl FnOnce(&mut SendFlow, &mut Self)) {
+        let Some(mut flow) = self.sends.get_mut(usize::from(slot.0)).and_then(Option::take) else { return };
+        act(&mut flow, self);
+        self.sends[usize::from(slot.0)] = Some(flow);
+    }
+
+    fn with_receive(&mut self, slot: ReceiveSlot, act: impl FnOnce(&mut ReceiveFlow)) {
+        if let Some(flow) = self.receives.get_mut(usize::from(slot.0)).and_then(Option::as_mut) {
+            act(flow);
+        }
+    }
+
+    /// Takes over flows and keys from the attendant.
+    fn take_deliveries(&mut self, now_ns: u64) -> bool {
+        let mut taken = false;
+        while let Some(delivery) = self.attendance.next_delivery() {
+            taken = true;
+            match delivery {
+                Delivery::Send(mut flow) => {
+                    let slot = flow.slot;
+                    flow.begin(now_ns);
+                    self.sends[usize::from(slot.0)] = Some(flow);
+                    self.active_sends.push(slot);
+                    self.share_buffers();
+                }
+                Delivery::Receive(mut flow) => {
+                    let slot = flow.slot;
+                    flow.begin(now_ns, self.busy_ns);
+                    self.receives[usize::from(slot.0)] = Some(flow);
+                    self.active_receives.push(slot);
+                    self.share_buffers();
+                }
+                Delivery::SendKey { slot, epoch, key } => {
+                    self.with_send(slot, |flow, _| flow.protocol.push_key(epoch, key));
+                }
+                Delivery::ReceiveKey { slot, epoch, key } => {
+                    self.with_receive(slot, |flow| flow.protocol.push_key(epoch, key));
+                }
+            }
+        }
+        taken
+    }
+
+    /// Gives every flow an equal part of the buffers.
+    fn share_buffers(&mut self) {
+        let flows = self.active_sends.len() + self.active_receives.len();
+        let share = (self.buffers.count() / flows.max(1)).max(1) as u32;
+        for slot in &self.active_sends {
+            if let Some(flow) = self.sends[usize::from(slot.0)].as_mut() {
+                flow.allowance = share;
+            }
+        }
+        for slot in &self.active_receives {
+            if let Some(flow) = self.receives[usize::from(slot.0)].as_mut() {
+                flow.protocol.set_allowance(share);
+            }
+        }
+    }
+
+    /// Lets go of flows that were closed and of which nothing is left.
+    fn close_what_is_done(&mut self) {
+        let before = self.active_sends.len() + self.active_receives.len();
+        let (sends, receives) = (&mut self.sends, &mut self.receives);
+        let (link, attendance, jobs) = (&mut self.link, &self.attendance, &self.jobs);
+        self.active_sends.retain(|&slot| {
+            let place = &mut sends[usize::from(slot.0)];
+            if !place.as_ref().is_some_and(|flow| flow.is_done()) {
+                return true;
+            }
+            debug_assert!(!jobs.iter().any(|job| job.role == Role::Send(slot)), "a closed flow has buffers");
+            if let Some(flow) = place.take() {
+                attendance.depart(Departure::Send(flow));
+            }
+            link.emit(&Event::SendClosed { flow: slot });
+            false
+        });
+        self.active_receives.retain(|&slot| {
+            let place = &mut receives[usize::from(slot.0)];
+            let is_closing = place.as_ref().is_some_and(|flow| flow.is_closing());
+            if !is_closing || jobs.iter().any(|job| job.role == Role::Receive(slot)) {
+                return true;
+            }
+            if let Some(flow) = place.take() {
+                debug_assert_eq!(flow.protocol.held(), 0, "a closed flow holds buffers");
+                attendance.depart(Departure::Receive(flow));
+            }
+            link.emit(&Event::ReceiveClosed { flow: slot });
+            false
+        });
+        if self.active_sends.len() + self.active_receives.len() != before {
+            self.share_buffers();
+        }
+    }
+
+    /// Takes a buffer for a job that is not a receiving flow's.
+    fn take_buffer(&mut self, role: Role) -> Option<BufferId> {
+        let buffer = self.buffers.take()?;
+        self.jobs[buffer.0 as usize].begin(role);
+        Some(buffer)
+    }
+
+    fn free_buffer(&mut self, buffer: BufferId) {
+        self.jobs[buffer.0 as usize].end();
+        self.buffers.give_back(buffer);
+    }
+
+    /// The buffer in which `role` has `chunk`.
+    fn buffer_of(&self, role: Role, chunk: u32) -> Option<BufferId> {
+        let at = self.jobs.iter().position(|job| job.role == role && job.chunk == chunk)?;
+        Some(BufferId(at as u32))
+    }
+
+    /// A chunk's sink is told.
+    fn place(&mut self, slot: ReceiveSlot, chunk: u32, sink: Sink) {
+        let Some(buffer) = self.buffer_of(Role::Receive(slot), chunk) else { return };
+        self.set_sink(slot, buffer, sink);
+    }
+}

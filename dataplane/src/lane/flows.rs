@@ -1,0 +1,140 @@
+//! What a lane and the attendant (the data plane's main thread) pass to each other: flows and keys, which are allocated and freed where
+//! it does not matter.
+
+use crossbeam::queue::ArrayQueue;
+use culvert_protocol::seal::PacketKey;
+use rustix::event::EventfdFlags;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::receiving::ReceiveFlow;
+use super::sending::SendFlow;
+use crate::link::commands::{ReceiveSlot, SendSlot};
+
+/// Enough for every flow of a lane to come, go and want a key at the same time.
+const QUEUE_LENGTH: usize = 2_048;
+
+/// From the attendant to the lane.
+#[derive(Debug)]
+pub enum Delivery {
+    /// A sending flow, ready to go.
+    Send(Box<SendFlow>),
+    /// A receiving flow, ready to go.
+    Receive(Box<ReceiveFlow>),
+    /// A key that the lane wanted.
+    SendKey {
+        /// The flow.
+        slot: SendSlot,
+        /// Its epoch.
+        epoch: u64,
+        /// The key.
+        key: PacketKey,
+    },
+    /// A key that the lane wanted.
+    ReceiveKey {
+        /// The flow.
+        slot: ReceiveSlot,
+        /// Its epoch.
+        epoch: u64,
+        /// The key.
+        key: PacketKey,
+    },
+}
+
+/// From the lane to the attendant.
+#[derive(Debug)]
+pub enum Departure {
+    /// A flow to be freed.
+    Send(Box<SendFlow>),
+    /// A flow to be freed.
+    Receive(Box<ReceiveFlow>),
+    /// The key of the epoch after next.
+    WantsSendKey {
+        /// The flow.
+        slot: SendSlot,
+        /// The epoch.
+        epoch: u64,
+    },
+    /// The key of the epoch after next.
+    WantsReceiveKey {
+        /// The flow.
+        slot: ReceiveSlot,
+        /// The epoch.
+        epoch: u64,
+    },
+}
+
+/// The two queues between a lane and the attendant.
+#[derive(Debug)]
+pub struct Attendance {
+    deliveries: ArrayQueue<Delivery>,
+    departures: ArrayQueue<Departure>,
+    lane_bell: OwnedFd,
+    attendant_bell: OwnedFd,
+}
+
+impl Attendance {
+    /// The queues of a lane. `lane_bell` wakes the lane; `attendant_bell`, an eventfd, the attendant.
+    #[must_use]
+    pub fn new(lane_bell: OwnedFd, attendant_bell: OwnedFd) -> Self {
+        Self {
+            deliveries: ArrayQueue::new(QUEUE_LENGTH),
+            departures: ArrayQueue::new(QUEUE_LENGTH),
+            lane_bell,
+            attendant_bell,
+        }
+    }
+
+    /// Hands something to the lane; false if its queue is full, which a lane that takes turns never lets happen.
+    #[must_use]
+    pub fn deliver(&self, delivery: Delivery) -> bool {
+        let delivered = self.deliveries.push(delivery).is_ok();
+        ring(self.lane_bell.as_fd());
+        delivered
+    }
+
+    /// Takes what the attendant delivered.
+    #[inline]
+    #[must_use]
+    pub fn next_delivery(&self) -> Option<Delivery> {
+        self.deliveries.pop()
+    }
+
+    /// Whether something was delivered.
+    #[must_use]
+    pub fn has_deliveries(&self) -> bool {
+        !self.deliveries.is_empty()
+    }
+
+    /// Hands something to the attendant.
+    pub fn depart(&self, departure: Departure) {
+        // A full queue means that the attendant hangs; what is lost then is freed here or wanted again.
+        let _ = self.departures.push(departure);
+        ring(self.attendant_bell.as_fd());
+    }
+
+    /// Takes what the lane handed over.
+    #[must_use]
+    pub fn next_departure(&self) -> Option<Departure> {
+        self.departures.pop()
+    }
+}
+
+/// A doorbell: an eventfd.
+///
+/// # Errors
+/// The operating system's.
+pub fn doorbell() -> io::Result<OwnedFd> {
+    Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}
+
+/// Rings a doorbell.
+pub fn ring(bell: BorrowedFd<'_>) {
+    // It can fail only when the counter overflows, and then the other side has been rung often enough.
+    let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
+}
+
+/// Silences a doorbell that may have rung.
+pub fn silence(bell: BorrowedFd<'_>) {
+    let _ = rustix::io::read(bell, &mut [0u8; 8]);
+}

@@ -1,0 +1,249 @@
+//! A receiving flow within its lane: segments to buffers, whole chunks to their sinks, and reports.
+
+use std::net::SocketAddr;
+
+use culvert_protocol::receiver_flow::{BufferId, ChunkMemory as _, LaneCondition, Received, ReceiverFlow, Rejected};
+use culvert_protocol::wire::{Header, SegmentKind};
+
+use super::Body;
+use super::jobs::{HASH_STEP_BYTES, Role};
+use crate::clock::wire_us;
+use crate::counters::{LaneCounter, LaneCounters};
+use crate::datapath::{Datapath, QueueCondition};
+use crate::link::commands::{Event, ReceiveSlot};
+
+/// A sender that has used its credit up is told of new credit at once, but not more often than this.
+const URGENT_REPORT_NS: u64 = 200_000;
+/// A flow on which nothing happens reports this often, so that its sender knows that it is heard.
+const KEEPALIVE_NS: u64 = 100_000_000;
+/// Until the first datagram has come, the way for it is opened this often …
+const OPENING_NS: u64 = 50_000_000;
+/// … but not for longer than the sender probes.
+const OPENINGS_MAX: u32 = 120;
+
+/// A receiving flow.
+#[derive(Debug)]
+pub struct ReceiveFlow {
+    /// Its slot.
+    pub slot: ReceiveSlot,
+    /// The protocol's part.
+    pub protocol: ReceiverFlow,
+    /// Whether chunks are hashed.
+    pub checksum: bool,
+    /// The transfer's chunk size.
+    pub chunk_bytes: u32,
+    partner: SocketAddr,
+    interval_ns: u64,
+    reported_ns: u64,
+    /// The lane's busy time at the last report.
+    reported_busy_ns: u64,
+    writing_ns: u64,
+    /// Buffers with whole chunks, waiting for their destination.
+    whole: u32,
+    /// The chunk that a segment has come for since the hash was last brought up to date.
+    touched: Option<u32>,
+    has_heard: bool,
+    openings: u32,
+    next_opening_ns: u64,
+    is_closing: bool,
+    requested_key: Option<u64>,
+}
+
+impl ReceiveFlow {
+    /// A flow whose sender is expected at `partner`.
+    #[must_use]
+    pub fn new(
+        slot: ReceiveSlot,
+        protocol: ReceiverFlow,
+        partner: SocketAddr,
+        interval_us: u32,
+        checksum: bool,
+        chunk_bytes: u32,
+    ) -> Self {
+        Self {
+            slot,
+            protocol,
+            checksum,
+            chunk_bytes,
+            partner,
+            interval_ns: u64::from(interval_us) * 1_000,
+            reported_ns: 0,
+            reported_busy_ns: 0,
+            writing_ns: 0,
+            whole: 0,
+            touched: None,
+            has_heard: false,
+            openings: 0,
+            next_opening_ns: 0,
+            is_closing: false,
+            requested_key: None,
+        }
+    }
+
+    /// The lane has taken the flow over.
+    pub fn begin(&mut self, now_ns: u64, busy_ns: u64) {
+        self.reported_ns = now_ns;
+        self.reported_busy_ns = busy_ns;
+        self.next_opening_ns = now_ns;
+    }
+
+    /// Changes how often the flow reports.
+    pub fn set_interval_us(&mut self, interval_us: u32) {
+        self.interval_ns = u64::from(interval_us.max(500)) * 1_000;
+    }
+
+    /// Whether a report should go now.
+    pub(super) fn is_report_due(&self, now_ns: u64) -> bool {
+        if self.is_closing {
+            return false;
+        }
+        let since_ns = now_ns.saturating_sub(self.reported_ns);
+        (since_ns >= self.interval_ns && self.protocol.has_news())
+            || (since_ns >= URGENT_REPORT_NS && self.protocol.is_credit_urgent())
+            || since_ns >= KEEPALIVE_NS
+    }
+
+    /// Writes a report into `out`; its length.
+    pub(super) fn write_report(&mut self, queue: QueueCondition, busy_ns: u64, now_ns: u64, out: &mut [u8]) -> usize {
+        let elapsed_ns = now_ns.saturating_sub(self.reported_ns).max(1);
+        let permille = |ns: u64| (ns.saturating_mul(1_000) / elapsed_ns).min(1_000) as u32;
+        let condition = LaneCondition {
+            busy_permille: permille(busy_ns.saturating_sub(self.reported_busy_ns)),
+            disk_stall_permille: permille(self.writing_ns),
+            backlog_bytes: queue.backlog_bytes,
+            socket_drops: queue.drops,
+        };
+        self.reported_ns = now_ns;
+        self.reported_busy_ns = busy_ns;
+        self.writing_ns = 0;
+        self.protocol.write_report(&condition, wire_us(now_ns), out)
+    }
+
+    /// Sends a datagram to the sender until one of its own has come.
+    pub(super) fn open_the_way<D: Datapath>(&mut self, datapath: &mut D, now_ns: u64) {
+        if self.has_heard || self.is_closing || self.openings >= OPENINGS_MAX || now_ns < self.next_opening_ns {
+            return;
+        }
+        self.openings += 1;
+        self.next_opening_ns = now_ns + OPENING_NS;
+        let protocol = &mut self.protocol;
+        datapath.send_run(self.partner, 1, |room, _| Some(protocol.seal_opening(wire_us(now_ns), room)));
+    }
+
+    /// Charges time to a destination that keeps the flow's buffers.
+    pub(super) fn account(&mut self, spent_ns: u64, counters: &LaneCounters) {
+        if self.protocol.is_starved() && self.whole * 2 >= self.protocol.held() && self.whole > 0 {
+            self.writing_ns += spent_ns;
+            counters.add(LaneCounter::StallWritingNs, spent_ns);
+        }
+    }
+
+    /// The epoch whose key must be asked for, once.
+    pub(super) fn missing_key(&mut self) -> Option<u64> {
+        let wanted = self.protocol.wants_key();
+        (wanted != self.requested_key).then(|| self.requested_key = wanted)?;
+        wanted
+    }
+
+    /// When the flow next has something to do by itself.
+    pub(super) fn deadline_ns(&self) -> u64 {
+        let report_ns = self.reported_ns + if self.protocol.has_news() { self.interval_ns } else { KEEPALIVE_NS };
+        if self.has_heard || self.openings >= OPENINGS_MAX { report_ns } else { report_ns.min(self.next_opening_ns) }
+    }
+
+    /// A whole chunk's buffer is free again.
+    pub(super) fn release(&mut self) {
+        self.whole = self.whole.saturating_sub(1);
+        self.protocol.release();
+    }
+
+    /// Whether it was closed.
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing
+    }
+}
+
+impl Body {
+    /// A datagram of a receiving flow. Returns whether it is a probe to be answered.
+    #[inline]
+    pub(super) fn segment(&mut self, slot: ReceiveSlot, datagram: &[u8], header: &Header, now_us: u32) -> bool {
+        let Some(flow) = self.receives[usize::from(slot.0)].as_mut() else { return false };
+        if flow.is_closing {
+            return false;
+        }
+        let received = flow.protocol.receive(datagram, header, &mut self.buffers, now_us);
+        if let Received::Rejected(reason) = received {
+            self.link.counters.add(rejection(reason), 1);
+            return false;
+        }
+        flow.has_heard = true;
+        if header.kind == SegmentKind::Data {
+            self.link.counters.add(LaneCounter::SegmentsReceived, 1);
+            self.link.counters.add(LaneCounter::PayloadReceived, header.payload_bytes() as u64);
+        }
+        match received {
+            Received::Placed { chunk } => flow.touched = chunk.or(flow.touched),
+            Received::Began { chunk, buffer, chunk_bytes } => self.began(slot, chunk, buffer, chunk_bytes),
+            Received::Completed(done) => {
+                flow.whole += 1;
+                if done.began {
+                    self.began(slot, done.chunk, done.buffer, done.chunk_bytes);
+                }
+                self.jobs[done.buffer.0 as usize].is_whole = true;
+                self.dispose(slot, done.buffer);
+            }
+            Received::Probe(_) => return true,
+            Received::Rejected(_) => {}
+        }
+        false
+    }
+
+    fn began(&mut self, slot: ReceiveSlot, chunk: u32, buffer: BufferId, chunk_bytes: u32) {
+        let job = &mut self.jobs[buffer.0 as usize];
+        job.begin(Role::Receive(slot));
+        (job.chunk, job.bytes) = (chunk, chunk_bytes);
+        self.link.emit(&Event::Asks { flow: slot, chunk, chunk_bytes });
+    }
+
+    /// Hashes what has arrived without a gap, while it is in the cache.
+    pub(super) fn hash_arrived(&mut self, slot: ReceiveSlot) {
+        let Some(flow) = self.receives[usize::from(slot.0)].as_mut() else { return };
+        let Some(chunk) = flow.touched.take() else { return };
+        if !flow.checksum {
+            return;
+        }
+        let Some((buffer, bytes)) = flow.protocol.contiguous(chunk) else { return };
+        self.hash_until(buffer, bytes as u32 / HASH_STEP_BYTES * HASH_STEP_BYTES);
+    }
+
+    /// Closes a receiving flow: incomplete chunks are dropped, whole ones whose destination is not known too; writes go on to
+    /// their end.
+    pub(super) fn close_receive(&mut self, slot: ReceiveSlot) {
+        let Some(flow) = self.receives.get_mut(usize::from(slot.0)).and_then(Option::as_mut) else { return };
+        flow.is_closing = true;
+        let (jobs, buffers) = (&mut self.jobs, &mut self.buffers);
+        flow.protocol.abandon(|buffer| {
+            jobs[buffer.0 as usize].end();
+            buffers.give_back(buffer);
+        });
+        for at in 0..jobs.len() {
+            let job = &mut jobs[at];
+            if job.role == Role::Receive(slot) && job.sink.is_none() && !job.is_lent {
+                job.end();
+                buffers.give_back(BufferId(at as u32));
+                flow.release();
+            }
+        }
+    }
+}
+
+const fn rejection(reason: Rejected) -> LaneCounter {
+    match reason {
+        Rejected::Stale => LaneCounter::RejectedStale,
+        Rejected::Epoch => LaneCounter::RejectedEpoch,
+        Rejected::NotAuthentic => LaneCounter::RejectedNotAuthentic,
+        Rejected::ForeignChunk => LaneCounter::RejectedForeignChunk,
+        Rejected::OverCredit => LaneCounter::RejectedOverCredit,
+        Rejected::Direction => LaneCounter::RejectedDirection,
+    }
+}

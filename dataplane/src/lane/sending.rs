@@ -1,0 +1,475 @@
+//! A sending flow within its lane: chunks in hand, probing, pacing, and the account of where the time went.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use culvert_protocol::feedback::Report;
+use culvert_protocol::pacer::Pacer;
+use culvert_protocol::receiver_flow::{BufferId, ChunkMemory as _};
+use culvert_protocol::sender_flow::{Blocked, SenderFlow};
+use culvert_protocol::tree_hash::ChunkHasher;
+use culvert_protocol::wire::{Header, OVERHEAD_BYTES, SegmentKind};
+
+use super::Body;
+use super::jobs::{CACHED_PIECE_BYTES, HASH_STEP_BYTES, Role};
+use crate::clock::wire_us;
+use crate::counters::{FlowBlock, FlowWord, LaneCounter, LaneCounters};
+use crate::datapath::Datapath;
+use crate::datapath::udp::SUPER_BUFFER_BYTES;
+use crate::link::commands::{DiskError, Event, SendSlot, Source};
+
+/// Chunks that may be assigned to a flow and not in hand yet; the control process keeps to it.
+pub const ASSIGNED_MAX: usize = 64;
+/// Super-buffers that one flow sends before the lane looks at its other work. Eight are half a megabyte, 100 µs at 40 Gb/s.
+const RUNS_PER_TURN: usize = 8;
+/// Chunks that wait, read or being read, behind the one that is being sent. From memory and the page cache two are
+/// enough, and stay in the cache; a disk wants a queue.
+const READY_CHUNKS_CACHED: usize = 2;
+/// See [`READY_CHUNKS_CACHED`].
+const READY_CHUNKS_DIRECT: usize = 8;
+/// See [`READY_CHUNKS_CACHED`]: as many as the control process has workers to fill them.
+const READY_CHUNKS_FILLED: usize = 4;
+/// Bytes that a read through the page cache runs ahead of sending.
+const CACHED_READ_AHEAD_BYTES: u32 = 2 * CACHED_PIECE_BYTES;
+/// Bytes of IP and UDP headers that the pacer counts with each datagram (IPv4; twenty more on IPv6 are neglected).
+pub const IP_UDP_BYTES: usize = 28;
+/// Time between two rounds of probes.
+const PROBE_ROUND_NS: u64 = 20_000_000;
+/// How long the best size waits for an answer once a smaller one has been answered: more than a probe's own queueing.
+const PROBE_GRACE_NS: u64 = 60_000_000;
+/// After so long without an answer the path counts as closed.
+const PROBE_PATIENCE_NS: u64 = 6_000_000_000;
+/// Patience with silence until the control process has measured the round trip.
+const SILENCE_NS_DEFAULT: u64 = 200_000_000;
+
+/// A chunk that the control process wants sent.
+#[derive(Clone, Copy, Debug)]
+struct Assigned {
+    chunk: u32,
+    chunk_bytes: u32,
+    source: Source,
+}
+
+/// What a flow waits for when it sends nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    /// It has nothing to send.
+    Nothing,
+    /// Bytes of its source.
+    Source,
+    /// The pacer.
+    Pacer,
+    /// Credit, or the fate of what is under way.
+    Credit,
+}
+
+/// The search for the largest datagram that the path delivers.
+#[derive(Debug)]
+struct Probing {
+    /// Sizes to try, descending.
+    candidates: Vec<u16>,
+    begun_ns: u64,
+    next_round_ns: u64,
+    /// The best answer so far, and when the first answer came.
+    best: Option<(u16, u64)>,
+    rtt_us: u32,
+    errno: i32,
+}
+
+/// A sending flow.
+#[derive(Debug)]
+pub struct SendFlow {
+    /// Its slot.
+    pub slot: SendSlot,
+    /// The protocol's part.
+    pub protocol: SenderFlow,
+    /// Buffers that it may hold.
+    pub allowance: u32,
+    /// Buffers that it holds.
+    pub held: u32,
+    pacer: Pacer,
+    partner: SocketAddr,
+    block: FlowBlock,
+    checksum: bool,
+    chunk_bytes: u32,
+    probing: Option<Probing>,
+    assigned: VecDeque<Assigned>,
+    reads_directly: bool,
+    waiting: Waiting,
+    is_closing: bool,
+    requested_key: Option<u64>,
+    counted: (u64, u64, u64),
+}
+
+impl SendFlow {
+    /// A flow that will probe the path with `probe_datagram_bytes` and then send to `partner`.
+    #[must_use]
+    pub fn new(
+        slot: SendSlot,
+        protocol: SenderFlow,
+        partner: SocketAddr,
+        block: FlowBlock,
+        probe_datagram_bytes: Vec<u16>,
+        checksum: bool,
+        chunk_bytes: u32,
+    ) -> Self {
+        block.clear();
+        Self {
+            slot,
+            protocol,
+            allowance: 1,
+            held: 0,
+            pacer: Pacer::new(0),
+            partner,
+            block,
+            checksum,
+            chunk_bytes,
+            probing: Some(Probing {
+                candidates: probe_datagram_bytes,
+                begun_ns: 0,
+                next_round_ns: 0,
+                best: None,
+                rtt_us: 0,
+                errno: 0,
+            }),
+            assigned: VecDeque::with_capacity(ASSIGNED_MAX),
+            reads_directly: false,
+            waiting: Waiting::Nothing,
+            is_closing: false,
+            requested_key: None,
+            counted: (0, 0, 0),
+        }
+    }
+
+    /// The lane has taken the flow over.
+    pub fn begin(&mut self, now_ns: u64) {
+        if let Some(probing) = self.probing.as_mut() {
+            probing.begun_ns = now_ns;
+            probing.next_round_ns = now_ns;
+        }
+    }
+
+    /// A chunk is to be sent.
+    pub fn assign(&mut self, chunk: u32, chunk_bytes: u32, source: Source) {
+        debug_assert!(self.assigned.len() < ASSIGNED_MAX, "the control process assigns too much");
+        if !self.is_closing {
+            self.assigned.push_back(Assigned { chunk, chunk_bytes, source });
+        }
+    }
+
+    /// One turn of the flow; whether it moved anything.
+    pub(super) fn turn<D: Datapath>(&mut self, datapath: &mut D, body: &mut Body, now_ns: u64) -> bool {
+        if self.probing.is_some() {
+            return self.probe(datapath, body, now_ns);
+        }
+        let mut progress = self.take_in_hand(body);
+        self.pacer.set_rate(self.block.get(FlowWord::RateBitsPerSecond));
+        self.waiting = Waiting::Pacer;
+        let datagram_bytes = usize::from(self.protocol.stride()) + OVERHEAD_BYTES;
+        // No burst is longer than a millisecond of the rate, whatever a super-buffer holds.
+        let burst_datagrams = self.pacer.rate_bits_per_second() as usize / 8_000 / datagram_bytes;
+        let run_datagrams = burst_datagrams.clamp(1, datapath.run_datagrams_max(datagram_bytes));
+        for _ in 0..RUNS_PER_TURN {
+            let now_ns = datapath.now_ns();
+            if self.pacer.wait_ns(now_ns) > 0 || datapath.is_blocked() {
+                break;
+            }
+            self.prepare_front(body);
+            let (protocol, buffers) = (&mut self.protocol, &body.buffers);
+            let now_us = wire_us(now_ns);
+            let outcome = datapath.send_run(self.partner, run_datagrams, |room, bytes_max| {
+                protocol.seal_next(buffers, bytes_max, now_us, room).map(|sealed| sealed.datagram_bytes)
+            });
+            if outcome.datagrams == 0 {
+                self.waiting = self.what_it_waits_for();
+                break;
+            }
+            self.pacer.note_sent(outcome.bytes + outcome.datagrams * IP_UDP_BYTES, now_ns);
+            self.protocol.note_sent(now_ns);
+            if outcome.error.is_some() {
+                body.link.counters.add(LaneCounter::SendErrors, 1);
+            }
+            progress = true;
+        }
+        if progress {
+            self.publish(&body.link.counters);
+        }
+        progress
+    }
+
+    /// Gives buffers to assigned chunks and begins to read them.
+    fn take_in_hand(&mut self, body: &mut Body) -> bool {
+        let mut progress = false;
+        while let Some(&Assigned { chunk, chunk_bytes, source }) = self.assigned.front() {
+            let ready_max = match source {
+                Source::File(_) if self.reads_directly => READY_CHUNKS_DIRECT,
+                Source::File(_) | Source::Memory => READY_CHUNKS_CACHED,
+                Source::Fill => READY_CHUNKS_FILLED,
+            };
+            if self.held >= self.allowance || self.protocol.room() == 0 || self.protocol.fresh_count() >= ready_max {
+                break;
+            }
+            let Some(buffer) = body.take_buffer(Role::Send(self.slot)) else { break };
+            self.assigned.pop_front();
+            self.held += 1;
+            self.protocol.add_chunk(chunk, chunk_bytes, buffer);
+            let job = &mut body.jobs[buffer.0 as usize];
+            (job.chunk, job.bytes) = (chunk, chunk_bytes);
+            progress = true;
+            match source {
+                Source::File(range) => {
+                    job.hasher = self.checksum.then(|| ChunkHasher::new(range.file_bytes, range.offset, self.chunk_bytes));
+                    if body.begin_read(buffer, &range) {
+                        self.reads_directly = !body.jobs[buffer.0 as usize].is_cached();
+                    } else {
+                        self.read_failed(buffer, DiskError::Os(libc::EBADF), body);
+                    }
+                }
+                Source::Fill => {
+                    job.is_lent = true;
+                    body.link.emit(&Event::Fill { flow: self.slot, chunk, buffer: buffer.0 });
+                }
+                Source::Memory => {
+                    job.hasher = self.checksum.then(|| ChunkHasher::new(chunk_bytes.into(), 0, self.chunk_bytes));
+                    let stamp = (chunk_bytes as usize).min(4);
+                    body.buffers.bytes_mut(buffer, 0..stamp).copy_from_slice(&chunk.to_be_bytes()[..stamp]);
+                    self.protocol.set_available(chunk, chunk_bytes);
+                }
+            }
+        }
+        progress
+    }
+
+    /// Before bytes are sealed: reads the next pieces through the page cache, and hashes what the next run will take.
+    fn prepare_front(&mut self, body: &mut Body) {
+        let Some((chunk, buffer, sent)) = self.protocol.fresh_front() else { return };
+        let job = &body.jobs[buffer.0 as usize];
+        if job.is_cached() && job.has_pieces_left() && !job.is_in_kernel() && job.read_prefix() < sent + CACHED_READ_AHEAD_BYTES {
+            body.start_piece(buffer);
+        }
+        let job = &body.jobs[buffer.0 as usize];
+        let (bytes, begun) = (job.bytes, job.hashed);
+        let until = job.available().min(sent + SUPER_BUFFER_BYTES as u32);
+        // Whole steps keep BLAKE3 at its widest; the chunk's end is hashed as it is.
+        let until = if until == bytes { until } else { until / HASH_STEP_BYTES * HASH_STEP_BYTES };
+        if job.hasher.is_some() && until > begun {
+            body.hash_until(buffer, until);
+            if until == bytes {
+                self.emit_hash(chunk, buffer, body);
+            }
+        }
+    }
+
+    fn emit_hash(&self, chunk: u32, buffer: BufferId, body: &mut Body) {
+        if let Some(hash) = body.finish_hash(buffer) {
+            body.link.emit(&Event::Hashed { flow: self.slot, chunk, hash });
+        }
+    }
+
+    fn what_it_waits_for(&mut self) -> Waiting {
+        match self.protocol.blocked_by() {
+            Some(Blocked::Reading) => Waiting::Source,
+            Some(Blocked::Credit | Blocked::Window) => Waiting::Credit,
+            Some(Blocked::NoChunk) if self.held > 0 && !self.assigned.is_empty() => Waiting::Credit,
+            Some(Blocked::NoChunk | Blocked::Key) | None => Waiting::Nothing,
+        }
+    }
+
+    /// More of a chunk has been read, or its reading has failed.
+    pub(super) fn read_on(&mut self, buffer: BufferId, error: Option<DiskError>, body: &mut Body) {
+        if let Some(error) = error {
+            self.read_failed(buffer, error, body);
+            return;
+        }
+        let job = &body.jobs[buffer.0 as usize];
+        self.protocol.set_available(job.chunk, job.read_prefix());
+    }
+
+    fn read_failed(&mut self, buffer: BufferId, error: DiskError, body: &mut Body) {
+        let chunk = body.jobs[buffer.0 as usize].chunk;
+        self.protocol.withdraw(chunk);
+        dispose(&mut self.held, buffer, body);
+        body.link.emit(&Event::ReadFailed { flow: self.slot, chunk, error });
+    }
+
+    /// The control process has filled a buffer, or come back with it after the chunk was given up.
+    pub(super) fn filled(&mut self, chunk: u32, body: &mut Body) {
+        let Some(buffer) = body.buffer_of(Role::Send(self.slot), chunk) else { return };
+        let job = &mut body.jobs[buffer.0 as usize];
+        if !std::mem::replace(&mut job.is_lent, false) {
+            return;
+        }
+        let bytes = job.bytes;
+        if job.is_abandoned {
+            body.free_buffer(buffer);
+            self.held -= 1;
+        } else {
+            self.protocol.set_available(chunk, bytes);
+        }
+    }
+
+    /// The control process gives a chunk up.
+    pub(super) fn withdraw(&mut self, chunk: u32, body: &mut Body) {
+        let waiting = self.assigned.len();
+        self.assigned.retain(|assigned| assigned.chunk != chunk);
+        let mut had_it = self.assigned.len() < waiting;
+        if let Some(buffer) = self.protocol.withdraw(chunk) {
+            dispose(&mut self.held, buffer, body);
+            had_it = true;
+        }
+        if had_it {
+            body.link.emit(&Event::Withdrawn { flow: self.slot, chunk });
+        }
+    }
+
+    /// A report has come.
+    pub(super) fn on_report(&mut self, report: &Report<'_>, body: &mut Body, now_ns: u64) {
+        let (slot, held) = (self.slot, &mut self.held);
+        self.protocol.on_report(report, now_ns, |chunk, buffer| {
+            // Only a chunk that went out within another's run can come here unhashed.
+            if let Some(hash) = body.finish_hash(buffer) {
+                body.link.emit(&Event::Hashed { flow: slot, chunk, hash });
+            }
+            body.free_buffer(buffer);
+            *held -= 1;
+            body.link.emit(&Event::Delivered { flow: slot, chunk });
+        });
+    }
+
+    /// A datagram from the receiver; false if it is not this flow's.
+    pub(super) fn reply(&mut self, datagram: &[u8], header: &Header, from: SocketAddr, now_us: u32) -> bool {
+        if !self.protocol.open_reply(datagram, header) {
+            return false;
+        }
+        // An authentic, new datagram shows where the receiver is now: behind an address translator that may be
+        // another address than the control connection knows.
+        self.partner = from;
+        if let (SegmentKind::ProbeReply, Some(probing)) = (header.kind, self.probing.as_mut()) {
+            let delivered = u16::try_from(header.index).unwrap_or(0);
+            if probing.best.is_none() {
+                probing.rtt_us = now_us.wrapping_sub(header.sent_us);
+            }
+            let first_ns = probing.best.map_or(0, |(_, first_ns)| first_ns);
+            if probing.best.is_none_or(|(best, _)| delivered > best) && probing.candidates.contains(&delivered) {
+                probing.best = Some((delivered, first_ns));
+            }
+        }
+        true
+    }
+
+    /// Sends probes, and ends the search when it has its answer.
+    fn probe<D: Datapath>(&mut self, datapath: &mut D, body: &mut Body, now_ns: u64) -> bool {
+        let Some(probing) = self.probing.as_mut() else { return false };
+        if let Some((best, first_ns)) = probing.best {
+            let first_ns = if first_ns == 0 { now_ns } else { first_ns };
+            probing.best = Some((best, first_ns));
+            let is_best = probing.candidates.first() == Some(&best);
+            if is_best || now_ns.saturating_sub(first_ns) > PROBE_GRACE_NS {
+                let stride = best - OVERHEAD_BYTES as u16;
+                self.protocol.set_stride(stride);
+                let event = Event::PathOpen { flow: self.slot, stride, rtt_us: probing.rtt_us.max(1) };
+                self.probing = None;
+                body.link.emit(&event);
+                return true;
+            }
+        } else if now_ns.saturating_sub(probing.begun_ns) > PROBE_PATIENCE_NS {
+            body.link.emit(&Event::PathClosed { flow: self.slot, errno: probing.errno });
+            // Told once; the control process closes the flow, and until then it goes on trying.
+            probing.begun_ns = now_ns;
+        }
+        if now_ns < probing.next_round_ns {
+            return false;
+        }
+        probing.next_round_ns = now_ns + PROBE_ROUND_NS;
+        let now_us = wire_us(now_ns);
+        for (token, &bytes) in probing.candidates.iter().enumerate() {
+            let protocol = &mut self.protocol;
+            let outcome = datapath.send_run(self.partner, 1, |room, _| {
+                protocol.seal_probe(token as u32, usize::from(bytes), now_us, room)
+            });
+            // Too large for the first link: not the path's refusal of everything.
+            if let Some(errno) = outcome.error.filter(|&errno| errno != libc::EMSGSIZE) {
+                probing.errno = errno;
+            }
+        }
+        true
+    }
+
+    /// Charges time to what the flow spent it on.
+    pub(super) fn account(&mut self, progress: bool, spent_ns: u64, counters: &LaneCounters) {
+        let (word, counter) = match (progress, self.waiting) {
+            _ if self.probing.is_some() => return,
+            (true, Waiting::Nothing) if self.held == 0 => return,
+            (true, _) => return self.block.add(FlowWord::BusyNs, spent_ns),
+            (false, Waiting::Nothing) => return,
+            (false, Waiting::Source) => (FlowWord::ReadingNs, LaneCounter::StallReadingNs),
+            (false, Waiting::Pacer) => (FlowWord::PacingNs, LaneCounter::StallPacingNs),
+            (false, Waiting::Credit) => (FlowWord::CreditNs, LaneCounter::StallCreditNs),
+        };
+        self.block.add(word, spent_ns);
+        counters.add(counter, spent_ns);
+    }
+
+    /// Writes the flow's counts where the control process reads them.
+    fn publish(&mut self, counters: &LaneCounters) {
+        let (sent, resent, bytes) = self.protocol.counts();
+        self.block.set(FlowWord::SegmentsSent, sent);
+        self.block.set(FlowWord::SegmentsResent, resent);
+        self.block.set(FlowWord::PayloadSent, bytes);
+        counters.add(LaneCounter::SegmentsSent, sent - self.counted.0);
+        counters.add(LaneCounter::SegmentsResent, resent - self.counted.1);
+        counters.add(LaneCounter::PayloadSent, bytes - self.counted.2);
+        self.counted = (sent, resent, bytes);
+    }
+
+    /// Looks after silence.
+    pub(super) fn housekeeping(&mut self, now_ns: u64) {
+        let patience_ns = match self.block.get(FlowWord::SilenceNs) {
+            0 => SILENCE_NS_DEFAULT,
+            patience_ns => patience_ns,
+        };
+        self.protocol.on_silence(now_ns, patience_ns);
+    }
+
+    /// The epoch whose key must be asked for, once.
+    pub(super) fn missing_key(&mut self) -> Option<u64> {
+        let wanted = self.protocol.wants_key();
+        (wanted != self.requested_key).then(|| self.requested_key = wanted)?;
+        wanted
+    }
+
+    /// When the flow next has something to do by itself.
+    pub(super) fn deadline_ns(&self) -> u64 {
+        match &self.probing {
+            Some(probing) => probing.next_round_ns,
+            None if self.waiting == Waiting::Pacer => self.pacer.due_ns(),
+            None => u64::MAX,
+        }
+    }
+
+    /// Gives everything up.
+    pub(super) fn close(&mut self, body: &mut Body) {
+        self.is_closing = true;
+        self.probing = None;
+        self.assigned.clear();
+        self.waiting = Waiting::Nothing;
+        let held = &mut self.held;
+        self.protocol.abandon(|_, buffer| dispose(held, buffer, body));
+    }
+
+    /// Whether it was closed and nothing of it is left.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_closing && self.held == 0
+    }
+}
+
+/// Frees a buffer now, or when the kernel or the control process is done with it.
+fn dispose(held: &mut u32, buffer: BufferId, body: &mut Body) {
+    let job = &mut body.jobs[buffer.0 as usize];
+    if job.is_lent || job.is_in_kernel() {
+        job.is_abandoned = true;
+    } else {
+        body.free_buffer(buffer);
+        *held -= 1;
+    }
+}

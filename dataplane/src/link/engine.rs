@@ -1,0 +1,274 @@
+//! The control process's end of the link: makes the shared memory, sends commands, reads events.
+//!
+//! Nothing here waits or needs a runtime. [`prepare`] makes everything that the data plane needs and writes its first message;
+//! the caller starts the process with the other end of the socket as its standard input.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::LaneLayout;
+use super::commands::{Command, Event, encode};
+use super::handles::LentBuffer;
+use super::messages::{Start, ToDataPlane};
+use super::socket::LinkSocket;
+use crate::counters::{FlowBlock, LaneCounters};
+use crate::lane::flows::{doorbell, ring, silence};
+use crate::link::commands::SendSlot;
+use crate::ring::{Broken, Consumer, Producer, RECORD_BYTES_MAX};
+use crate::shared_memory::SharedMemory;
+
+/// Commands that wait because a lane's ring is full. A lane that is so far behind hangs, and its process is given up.
+const OVERFLOW_MAX: usize = 100_000;
+
+/// How the data plane shall be.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// For each lane its core; `None` leaves it to the scheduler.
+    pub cores: Vec<Option<usize>>,
+    /// Bytes of chunk buffers of all lanes together.
+    pub memory_bytes: usize,
+    /// Bytes of each buffer: the largest chunk that a transfer may use.
+    pub buffer_bytes: usize,
+    /// The address that lanes bind.
+    pub bind: IpAddr,
+    /// The lanes' UDP ports; empty leaves them to the operating system.
+    pub ports: Vec<u16>,
+    /// Bytes of each lane's socket buffers.
+    pub socket_buffer_bytes: usize,
+}
+
+/// Fewer buffers than this in a lane and it cannot read, send and wait for reports at the same time.
+pub const BUFFERS_PER_LANE_MIN: usize = 4;
+
+/// A configuration that cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// Too little memory for so many lanes.
+    #[error(
+        "{memory_bytes} bytes of buffers are too few for {lanes} lanes of {} chunks of {buffer_bytes} bytes: raise --memory, or use fewer cores or smaller chunks",
+        BUFFERS_PER_LANE_MIN
+    )]
+    TooLittleMemory {
+        /// What there is.
+        memory_bytes: usize,
+        /// For how many lanes.
+        lanes: usize,
+        /// Of which chunks.
+        buffer_bytes: usize,
+    },
+    /// The operating system refuses.
+    #[error("cannot make the memory that the processes share: {0}")]
+    Os(#[from] io::Error),
+}
+
+/// The control process's end of the link.
+#[derive(Debug)]
+pub struct Engine {
+    /// Messages to the data plane, and from it.
+    pub socket: LinkSocket,
+    /// Commands to the lanes.
+    pub commands: Arc<Commands>,
+    /// Events from the lanes.
+    pub events: Events,
+    /// Whether the chunk buffers lie on hugepages.
+    pub on_hugepages: bool,
+    /// Buffers of each lane.
+    pub buffers_per_lane: usize,
+}
+
+/// Makes the link. The second value is the data plane's end of the socket.
+///
+/// # Errors
+/// [`PrepareError`].
+pub fn prepare(config: &EngineConfig) -> Result<(Engine, LinkSocket), PrepareError> {
+    let lanes = config.cores.len();
+    let buffers_per_lane = config.memory_bytes / lanes.max(1) / config.buffer_bytes;
+    if lanes == 0 || buffers_per_lane < BUFFERS_PER_LANE_MIN {
+        return Err(PrepareError::TooLittleMemory {
+            memory_bytes: config.memory_bytes,
+            lanes,
+            buffer_bytes: config.buffer_bytes,
+        });
+    }
+    let link = Arc::new(SharedMemory::create("culvert-link", LaneLayout::memory_bytes(lanes), false)?);
+    let buffer_memory = (0..lanes)
+        .map(|_| SharedMemory::create("culvert-buffers", buffers_per_lane * config.buffer_bytes, true).map(Arc::new))
+        .collect::<io::Result<Vec<_>>>()?;
+    let bell = doorbell()?;
+    let lane_bells = (0..lanes).map(|_| doorbell()).collect::<io::Result<Vec<_>>>()?;
+
+    let (socket, theirs) = LinkSocket::pair()?;
+    let start = Start {
+        cores: config.cores.clone(),
+        link_bytes: link.bytes(),
+        buffer_memory_bytes: buffer_memory[0].bytes(),
+        buffer_bytes: config.buffer_bytes,
+        bind: config.bind,
+        ports: config.ports.clone(),
+        socket_buffer_bytes: config.socket_buffer_bytes,
+    };
+    let mut descriptors = vec![link.fd(), bell.as_fd()];
+    for (memory, lane_bell) in buffer_memory.iter().zip(&lane_bells) {
+        descriptors.extend([memory.fd(), lane_bell.as_fd()]);
+    }
+    socket.send(&ToDataPlane::Start(start), &descriptors)?;
+
+    let on_hugepages = buffer_memory.iter().all(|memory| memory.on_hugepages());
+    let events = Events {
+        consumers: (0..lanes).map(|lane| Consumer::new(link.clone(), LaneLayout::of(lane).events)).collect(),
+        buffer_memory,
+        buffer_bytes: config.buffer_bytes,
+        bell,
+        scratch: Box::new([0; RECORD_BYTES_MAX]),
+    };
+    let commands = Arc::new(Commands::new(link, lane_bells));
+    Ok((Engine { socket, commands, events, on_hugepages, buffers_per_lane }, theirs))
+}
+
+#[derive(Debug)]
+struct LaneCommands {
+    producer: Producer,
+    overflow: VecDeque<Vec<u8>>,
+    scratch: Box<[u8; RECORD_BYTES_MAX]>,
+}
+
+/// Sends commands to lanes, from any thread.
+#[derive(Debug)]
+pub struct Commands {
+    link: Arc<SharedMemory>,
+    lanes: Vec<(Mutex<LaneCommands>, OwnedFd)>,
+}
+
+impl Commands {
+    fn new(link: Arc<SharedMemory>, bells: Vec<OwnedFd>) -> Self {
+        let lanes = bells
+            .into_iter()
+            .enumerate()
+            .map(|(lane, bell)| {
+                let producer = Producer::new(link.clone(), LaneLayout::of(lane).commands);
+                let scratch = Box::new([0; RECORD_BYTES_MAX]);
+                (Mutex::new(LaneCommands { producer, overflow: VecDeque::new(), scratch }), bell)
+            })
+            .collect();
+        Self { link, lanes }
+    }
+
+    /// How many lanes there are.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Sends a command. It waits here if the ring is full, behind those that wait already.
+    ///
+    /// # Panics
+    /// If there is no such lane.
+    pub fn send(&self, lane: usize, command: &Command<'_>) {
+        let (commands, bell) = &self.lanes[lane];
+        let mut commands = commands.lock().unwrap_or_else(PoisonError::into_inner);
+        let LaneCommands { producer, overflow, scratch } = &mut *commands;
+        let record = encode(command, scratch);
+        if overflow.is_empty() {
+            match producer.push(record) {
+                Ok(true) => return ring(bell.as_fd()),
+                Ok(false) => return,
+                Err(_) => {}
+            }
+        }
+        if overflow.len() < OVERFLOW_MAX {
+            overflow.push_back(record.to_vec());
+        }
+    }
+
+    /// Moves waiting commands into the rings, as far as there is room.
+    pub fn flush(&self) {
+        for (commands, bell) in &self.lanes {
+            let mut commands = commands.lock().unwrap_or_else(PoisonError::into_inner);
+            let LaneCommands { producer, overflow, .. } = &mut *commands;
+            while let Some(record) = overflow.front() {
+                let Ok(sleeping) = producer.push(record) else { break };
+                overflow.pop_front();
+                if sleeping {
+                    ring(bell.as_fd());
+                }
+            }
+        }
+    }
+
+    /// A lane's counters.
+    #[must_use]
+    pub fn counters(&self, lane: usize) -> LaneCounters {
+        LaneCounters::new(self.link.clone(), &LaneLayout::of(lane))
+    }
+
+    /// The shared words of a sending flow.
+    #[must_use]
+    pub fn flow_block(&self, lane: usize, slot: SendSlot) -> FlowBlock {
+        FlowBlock::new(self.link.clone(), &LaneLayout::of(lane), slot.0)
+    }
+}
+
+/// Reads the lanes' events.
+#[derive(Debug)]
+pub struct Events {
+    consumers: Vec<Consumer>,
+    buffer_memory: Vec<Arc<SharedMemory>>,
+    buffer_bytes: usize,
+    bell: OwnedFd,
+    scratch: Box<[u8; RECORD_BYTES_MAX]>,
+}
+
+impl Events {
+    /// Hands up to `events_max` events to `each`: the lane, the event, and the buffer that it lends, if it lends one
+    /// (an [`Event::Fill`] lends a whole buffer). Returns how many there were.
+    ///
+    /// # Errors
+    /// [`Broken`] if a lane wrote nonsense: its process must be given up.
+    pub fn drain(
+        &mut self,
+        events_max: usize,
+        mut each: impl FnMut(usize, Event<'_>, Option<LentBuffer>),
+    ) -> Result<usize, Broken> {
+        let mut count = 0;
+        for (lane, consumer) in self.consumers.iter_mut().enumerate() {
+            while count < events_max {
+                let Some(record) = consumer.pop(&mut self.scratch)? else { break };
+                let event = postcard::from_bytes::<Event<'_>>(record).map_err(|_| Broken)?;
+                let lend = |buffer, bytes| {
+                    LentBuffer::new(&self.buffer_memory[lane], self.buffer_bytes, buffer, bytes).ok_or(Broken)
+                };
+                let lent = match event {
+                    Event::Fill { buffer, .. } => Some(lend(buffer, self.buffer_bytes as u32)?),
+                    Event::Hand { buffer, chunk_bytes, .. } => Some(lend(buffer, chunk_bytes)?),
+                    _ => None,
+                };
+                each(lane, event, lent);
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Announces that the reader goes to sleep on [`Events::bell`]; false if an event has come meanwhile.
+    #[must_use]
+    pub fn prepare_to_sleep(&self) -> bool {
+        self.consumers.iter().all(Consumer::prepare_to_sleep)
+    }
+
+    /// The reader is awake.
+    pub fn awake(&self) {
+        for consumer in &self.consumers {
+            consumer.awake();
+        }
+        silence(self.bell.as_fd());
+    }
+
+    /// The bell to sleep on.
+    #[must_use]
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}

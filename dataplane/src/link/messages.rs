@@ -1,0 +1,150 @@
+//! What travels on the unix socket: rare things, with descriptors or secrets.
+
+use std::net::SocketAddr;
+
+use culvert_protocol::seal::Cipher;
+use serde::{Deserialize, Serialize};
+
+use super::commands::{FileSlot, ReceiveSlot, SendSlot};
+
+/// How the data plane is to be set up. Comes with the link's memory and each lane's buffer memory as descriptors, then the control
+/// process's doorbell and each lane's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// For each lane its core; `None` leaves it to the scheduler.
+    pub cores: Vec<Option<usize>>,
+    /// Bytes of the link's memory.
+    pub link_bytes: usize,
+    /// Bytes of each lane's buffer memory.
+    pub buffer_memory_bytes: usize,
+    /// Bytes of each buffer.
+    pub buffer_bytes: usize,
+    /// The address that lanes bind; the unspecified IPv6 address serves both families.
+    pub bind: std::net::IpAddr,
+    /// The lanes' UDP ports; empty leaves them to the operating system.
+    pub ports: Vec<u16>,
+    /// Bytes of each lane's socket buffers, if the host grants them.
+    pub socket_buffer_bytes: usize,
+}
+
+/// A sending flow to be opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenSend {
+    /// Its lane.
+    pub lane: u16,
+    /// Its slot.
+    pub slot: SendSlot,
+    /// Its id on the wire.
+    pub flow_id: u32,
+    /// The transfer's secret.
+    pub secret: [u8; 32],
+    /// The cipher.
+    pub cipher: Cipher,
+    /// The receiving lane's address.
+    pub partner: SocketAddr,
+    /// Sizes of datagrams to probe the path with, descending.
+    pub probe_datagram_bytes: Vec<u16>,
+    /// The transfer's chunk size.
+    pub chunk_bytes: u32,
+    /// Whether chunks are hashed.
+    pub checksum: bool,
+}
+
+/// A receiving flow to be opened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenReceive {
+    /// Its lane.
+    pub lane: u16,
+    /// Its slot: the lowest eight bits of the flow's id.
+    pub slot: ReceiveSlot,
+    /// Its id on the wire.
+    pub flow_id: u32,
+    /// The transfer's secret.
+    pub secret: [u8; 32],
+    /// The cipher.
+    pub cipher: Cipher,
+    /// The sending lane's address, as far as it is known.
+    pub partner: SocketAddr,
+    /// Chunks of the transfer.
+    pub chunk_count: u32,
+    /// The transfer's chunk size.
+    pub chunk_bytes: u32,
+    /// Whether chunks are hashed.
+    pub checksum: bool,
+    /// Microseconds between reports.
+    pub interval_us: u32,
+}
+
+/// From the control process to the data plane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToDataPlane {
+    /// The first message.
+    Start(Start),
+    /// Opens a file in a slot. Comes with a descriptor for buffered access and, if `direct`, one for `O_DIRECT`.
+    InstallFile {
+        /// The slot.
+        slot: FileSlot,
+        /// Whether the second descriptor is there.
+        direct: bool,
+    },
+    /// Closes a slot's file. The control process has seen the last operation on it finish.
+    RemoveFile {
+        /// The slot.
+        slot: FileSlot,
+    },
+    /// Opens a sending flow.
+    OpenSend(OpenSend),
+    /// Opens a receiving flow.
+    OpenReceive(OpenReceive),
+}
+
+/// What a lane turned out to have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneReady {
+    /// Its UDP port.
+    pub port: u16,
+    /// Whether its socket segments super-buffers.
+    pub gso: bool,
+    /// Whether its socket joins them.
+    pub gro: bool,
+    /// Bytes of receive buffer that the host granted.
+    pub receive_buffer_bytes: usize,
+    /// Whether the thread is pinned to its core.
+    pub pinned: bool,
+}
+
+/// From the data plane to the control process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromDataPlane {
+    /// Every lane runs, and the process is in its sandbox.
+    Ready {
+        /// The lanes.
+        lanes: Vec<LaneReady>,
+        /// What of the sandbox could not be had, in words; empty if all is in place.
+        sandbox_gaps: Vec<String>,
+    },
+    /// It cannot start; it ends now.
+    CannotStart {
+        /// Why, and what to do.
+        text: String,
+    },
+    /// The file is there for the lanes.
+    FileInstalled {
+        /// The slot.
+        slot: FileSlot,
+    },
+    /// The flow is there for the lane's commands.
+    SendOpened {
+        /// The lane.
+        lane: u16,
+        /// The slot.
+        slot: SendSlot,
+    },
+    /// The flow is there for the lane's commands.
+    ReceiveOpened {
+        /// The lane.
+        lane: u16,
+        /// The slot.
+        slot: ReceiveSlot,
+    },
+}

@@ -1,0 +1,120 @@
+//! Messages with descriptors over a `SOCK_SEQPACKET` unix socket.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The longest message: `Start` with hundreds of lanes.
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
+/// The most descriptors in a message; the kernel's own limit is 253.
+pub const DESCRIPTORS_MAX: usize = 250;
+
+/// One end of the socket between the processes.
+#[derive(Debug)]
+pub struct LinkSocket {
+    fd: OwnedFd,
+}
+
+impl LinkSocket {
+    /// Both ends. Neither is inherited by a started program unless somebody says so.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Self { fd: ours }, Self { fd: theirs }))
+    }
+
+    /// Takes an end over, for instance one that was inherited.
+    #[must_use]
+    pub const fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// A second handle on the same end.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()? })
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// The operating system's; `BrokenPipe` when the other process is gone.
+    ///
+    /// # Panics
+    /// If the message or the number of descriptors exceeds its limit: both are bounded by construction.
+    pub fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        assert!(descriptors.len() <= DESCRIPTORS_MAX, "{} descriptors in a message", descriptors.len());
+        let bytes = postcard::to_stdvec(message).map_err(io::Error::other)?;
+        assert!(bytes.len() <= MESSAGE_BYTES_MAX, "a message of {} bytes", bytes.len());
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)), "the space was sized for it");
+        }
+        rustix::io::retry_on_intr(|| sendmsg(&self.fd, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL))?;
+        Ok(())
+    }
+
+    /// Waits for a message; `None` when the other process is gone.
+    ///
+    /// # Errors
+    /// The operating system's; `InvalidData` for bytes that are no message.
+    pub fn receive<M: DeserializeOwned>(&self) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+        let mut bytes = vec![0; MESSAGE_BYTES_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = rustix::io::retry_on_intr(|| {
+            recvmsg(&self.fd, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+        })?;
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        let mut descriptors = Vec::new();
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                descriptors.extend(received);
+            }
+        }
+        let message = postcard::from_bytes(&bytes[..received.bytes])
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a malformed message between the processes"))?;
+        Ok(Some((message, descriptors)))
+    }
+}
+
+impl AsFd for LinkSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::commands::FileSlot;
+    use crate::link::messages::ToDataPlane;
+
+    #[test]
+    fn messages_and_descriptors_arrive_together() {
+        let (ours, theirs) = LinkSocket::pair().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        let message = ToDataPlane::InstallFile { slot: FileSlot(7), direct: false };
+        ours.send(&message, &[file.as_fd()]).unwrap();
+        let (received, descriptors) = theirs.receive::<ToDataPlane>().unwrap().unwrap();
+        assert_eq!(received, message);
+        let (before, after) = (rustix::fs::fstat(&file).unwrap(), rustix::fs::fstat(&descriptors[0]).unwrap());
+        assert_eq!(before.st_ino, after.st_ino);
+        drop(ours);
+        assert!(theirs.receive::<ToDataPlane>().unwrap().is_none());
+    }
+}

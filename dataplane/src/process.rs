@@ -1,0 +1,371 @@
+//! The data plane process: sets lanes up, locks itself in, and attends to them.
+//!
+//! The main thread is the *attendant*. It receives what needs a descriptor, a secret or an allocation, prepares it, and
+//! hands it to the lane; it makes keys ahead of time; it frees what lanes are done with. When the control process is gone, so is
+//! this one.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, mpsc};
+
+use culvert_protocol::keys::{Direction, KeySchedule, Secret};
+use culvert_protocol::receiver_flow::{ReceiverConfig, ReceiverFlow};
+use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
+use culvert_protocol::wire::{OVERHEAD_BYTES, STRIDE_MIN};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::buffers::Buffers;
+use crate::clock::{monotonic_ns, wire_us};
+use crate::counters::FlowBlock;
+use crate::datapath::udp::UdpDatapath;
+use crate::disk::Disk;
+use crate::disk::files::FileTable;
+use crate::lane::flows::{Attendance, Delivery, Departure, doorbell, silence};
+use crate::lane::lane_link::LaneLink;
+use crate::lane::receiving::ReceiveFlow;
+use crate::lane::sending::SendFlow;
+use crate::lane::{Lane, runner};
+use crate::link::LaneLayout;
+use crate::link::commands::{ReceiveSlot, SendSlot};
+use crate::link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, Start, ToDataPlane};
+use crate::link::socket::LinkSocket;
+use crate::sandbox;
+use crate::shared_memory::SharedMemory;
+
+/// Pieces of all operations that a lane's buffers can have at once: 16 MiB chunks in 256 KiB pieces.
+const PIECES_PER_BUFFER: usize = 64;
+/// Chunks that one flow has memory for; with chunks of 4 MiB a gigabyte, more than the buffers of any lane so far.
+const CHUNKS_PER_FLOW_MAX: usize = 256;
+
+/// Why the data plane could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The control process did not say how.
+    #[error("this process is started by 'culvert node' or 'culvert send' and of no use by itself: {0}")]
+    NoStart(String),
+    /// A lane has no socket.
+    #[error(transparent)]
+    Socket(#[from] crate::datapath::udp::OpenError),
+    /// A lane has no disk ring.
+    #[error(
+        "io_uring is not available ({0}): allow it in the container's system call filter, or set the sysctl kernel.io_uring_disabled to 0"
+    )]
+    NoRing(io::Error),
+    /// Something else that the operating system refuses.
+    #[error("cannot {what}: {error}")]
+    Os {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        error: io::Error,
+    },
+}
+
+/// Runs the data plane over the link that the control process left as standard input; returns when that process is gone.
+///
+/// # Errors
+/// [`StartError`], after the control process was told too.
+pub fn run() -> Result<(), StartError> {
+    // A panic anywhere leaves transfers waiting for ever: end, and be started anew.
+    let report_panic = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report_panic(panic);
+        std::process::abort();
+    }));
+    let input = io::stdin().as_fd().try_clone_to_owned().map_err(|error| StartError::NoStart(error.to_string()))?;
+    let link = LinkSocket::from_fd(input);
+    let started = start(&link);
+    if let Err(error) = &started {
+        let _ = link.send(&FromDataPlane::CannotStart { text: error.to_string() }, &[]);
+    }
+    started?.attend(&link);
+    Ok(())
+}
+
+fn start(link: &LinkSocket) -> Result<Attendant, StartError> {
+    let no_start = |what: &str| StartError::NoStart(what.to_owned());
+    let (message, descriptors) = match link.receive::<ToDataPlane>() {
+        Ok(Some(received)) => received,
+        Ok(None) => return Err(no_start("the link is closed")),
+        Err(error) => return Err(no_start(&error.to_string())),
+    };
+    let ToDataPlane::Start(start) = message else { return Err(no_start("the first message is not a start")) };
+    if descriptors.len() != 2 + 2 * start.cores.len() {
+        return Err(no_start("descriptors are missing"));
+    }
+    let mut attendant = Attendant::new(&start, descriptors)?;
+    let lanes = attendant.start_lanes(&start)?;
+
+    let mut sandbox_gaps = Vec::new();
+    sandbox_gaps.extend(sandbox::drop_capabilities().err());
+    sandbox_gaps.extend(sandbox::confine_system_calls().err());
+    link.send(&FromDataPlane::Ready { lanes, sandbox_gaps }, &[])
+        .map_err(|error| StartError::Os { what: "answer the control process", error })?;
+    Ok(attendant)
+}
+
+/// What a lane's thread is made of.
+struct LaneParts {
+    number: usize,
+    core: Option<usize>,
+    datapath: UdpDatapath,
+    buffers: Buffers,
+    files: Arc<FileTable>,
+    link: LaneLink,
+    attendance: Arc<Attendance>,
+}
+
+/// The main thread's state.
+struct Attendant {
+    link_memory: Arc<SharedMemory>,
+    files: Arc<FileTable>,
+    bell: OwnedFd,
+    attendances: Vec<Arc<Attendance>>,
+    parts: Vec<LaneParts>,
+    buffers_per_lane: usize,
+    buffer_bytes: usize,
+    send_schedules: HashMap<(u16, SendSlot), KeySchedule>,
+    receive_schedules: HashMap<(u16, ReceiveSlot), KeySchedule>,
+}
+
+impl Attendant {
+    /// Maps the memory and opens the sockets, while the process still may.
+    fn new(start: &Start, descriptors: Vec<OwnedFd>) -> Result<Self, StartError> {
+        let os = |what| move |error| StartError::Os { what, error };
+        let mut descriptors = descriptors.into_iter();
+        let mut next = || descriptors.next().ok_or_else(|| StartError::NoStart("descriptors are missing".into()));
+        let link_memory = SharedMemory::from_fd(next()?, start.link_bytes).map_err(os("map the link's memory"))?;
+        let link_memory = Arc::new(link_memory);
+        let control_bell = next()?;
+        let bell = doorbell().map_err(os("make an eventfd"))?;
+        let clone = |fd: &OwnedFd| fd.try_clone().map_err(os("duplicate a descriptor"));
+        let files = Arc::new(FileTable::default());
+        let (mut attendances, mut parts) = (Vec::new(), Vec::new());
+        for (number, &core) in start.cores.iter().enumerate() {
+            let (buffer_memory, lane_bell) = (next()?, next()?);
+            let buffer_memory = SharedMemory::from_fd(buffer_memory, start.buffer_memory_bytes)
+                .map_err(os("map the chunk buffers"))?;
+            let attendance = Arc::new(Attendance::new(clone(&lane_bell)?, clone(&bell)?));
+            let layout = LaneLayout::of(number);
+            let port = start.ports.get(number).copied().unwrap_or(0);
+            parts.push(LaneParts {
+                number,
+                core,
+                datapath: UdpDatapath::open(start.bind, port, start.socket_buffer_bytes)?,
+                buffers: Buffers::new(Arc::new(buffer_memory), start.buffer_bytes),
+                files: files.clone(),
+                link: LaneLink::new(link_memory.clone(), &layout, lane_bell, clone(&control_bell)?),
+                attendance: attendance.clone(),
+            });
+            attendances.push(attendance);
+        }
+        Ok(Self {
+            link_memory,
+            files,
+            bell,
+            attendances,
+            parts,
+            buffers_per_lane: start.buffer_memory_bytes / start.buffer_bytes,
+            buffer_bytes: start.buffer_bytes,
+            send_schedules: HashMap::new(),
+            receive_schedules: HashMap::new(),
+        })
+    }
+
+    /// Starts a thread for each lane and waits until all of them run.
+    fn start_lanes(&mut self, start: &Start) -> Result<Vec<LaneReady>, StartError> {
+        let (ready, is_ready) = mpsc::channel();
+        for parts in self.parts.drain(..) {
+            let ready = ready.clone();
+            std::thread::Builder::new()
+                .name(format!("lane {}", parts.number))
+                .spawn(move || lane_thread(parts, &ready))
+                .map_err(|error| StartError::Os { what: "start a lane's thread", error })?;
+        }
+        drop(ready);
+        let mut lanes: Vec<(usize, LaneReady)> = Vec::new();
+        for result in is_ready.iter().take(start.cores.len()) {
+            lanes.push(result?);
+        }
+        lanes.sort_by_key(|(number, _)| *number);
+        Ok(lanes.into_iter().map(|(_, lane)| lane).collect())
+    }
+
+    /// Serves the control process and the lanes until the control process is gone.
+    fn attend(&mut self, link: &LinkSocket) {
+        loop {
+            let (bell, socket) = (self.bell.as_fd(), link.as_fd());
+            let mut fds = [bell, socket].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            if poll(&mut fds, None).is_err() {
+                continue;
+            }
+            let (has_departures, has_message) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+            if has_departures {
+                silence(self.bell.as_fd());
+                self.see_to_departures();
+            }
+            if has_message {
+                match link.receive::<ToDataPlane>() {
+                    Ok(Some((message, descriptors))) => self.obey(message, descriptors, link),
+                    Ok(None) | Err(_) => return,
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, message: ToDataPlane, descriptors: Vec<OwnedFd>, link: &LinkSocket) {
+        let answer = match message {
+            // A second start is a control process gone mad; its link breaks below when nothing fits.
+            ToDataPlane::Start(_) => None,
+            ToDataPlane::InstallFile { slot, direct } => {
+                let mut descriptors = descriptors.into_iter();
+                let installed = descriptors.next().is_some_and(|buffered| {
+                    let direct = if direct { descriptors.next() } else { None };
+                    self.files.install(slot, buffered, direct)
+                });
+                installed.then_some(FromDataPlane::FileInstalled { slot })
+            }
+            ToDataPlane::RemoveFile { slot } => {
+                self.files.remove(slot);
+                None
+            }
+            ToDataPlane::OpenSend(open) => self.open_send(open),
+            ToDataPlane::OpenReceive(open) => self.open_receive(open),
+        };
+        if let Some(answer) = answer {
+            // If the control process is gone, the next look at the link shows it.
+            let _ = link.send(&answer, &[]);
+        }
+    }
+
+    fn open_send(&mut self, open: OpenSend) -> Option<FromDataPlane> {
+        let attendance = self.attendances.get(usize::from(open.lane))?;
+        let secret = Secret::new(open.secret);
+        let schedule = |direction| KeySchedule::new(open.cipher, &secret, open.flow_id, direction);
+        let (mut forward, mut reverse) = (schedule(Direction::Forward), schedule(Direction::Reverse));
+        let smallest = open.probe_datagram_bytes.last().copied().unwrap_or(0);
+        let config = SenderConfig {
+            flow_id: open.flow_id,
+            stride: smallest.saturating_sub(OVERHEAD_BYTES as u16).max(STRIDE_MIN),
+            chunk_bytes_max: open.chunk_bytes.min(self.buffer_bytes as u32),
+            chunks_max: self.buffers_per_lane.min(CHUNKS_PER_FLOW_MAX) as u32,
+        };
+        let protocol = SenderFlow::new(&config, &mut forward, &mut reverse, monotonic_ns());
+        let layout = LaneLayout::of(open.lane.into());
+        let block = FlowBlock::new(self.link_memory.clone(), &layout, open.slot.0);
+        let probes = open.probe_datagram_bytes;
+        let flow =
+            SendFlow::new(open.slot, protocol, open.partner, block, probes, open.checksum, open.chunk_bytes);
+        self.send_schedules.insert((open.lane, open.slot), forward);
+        attendance
+            .deliver(Delivery::Send(Box::new(flow)))
+            .then_some(FromDataPlane::SendOpened { lane: open.lane, slot: open.slot })
+    }
+
+    fn open_receive(&mut self, open: OpenReceive) -> Option<FromDataPlane> {
+        let attendance = self.attendances.get(usize::from(open.lane))?;
+        let secret = Secret::new(open.secret);
+        let schedule = |direction| KeySchedule::new(open.cipher, &secret, open.flow_id, direction);
+        let (mut forward, mut reverse) = (schedule(Direction::Forward), schedule(Direction::Reverse));
+        let buffers = self.buffers_per_lane.min(CHUNKS_PER_FLOW_MAX) as u32;
+        let config = ReceiverConfig {
+            flow_id: open.flow_id,
+            chunk_count: open.chunk_count,
+            chunk_bytes_max: open.chunk_bytes.min(self.buffer_bytes as u32),
+            // The lane shares its buffers out when it takes the flow over; until then the flow grants nothing.
+            allowance: 0,
+            assemblies_max: buffers,
+        };
+        let protocol = ReceiverFlow::new(&config, &mut forward, &mut reverse, wire_us(monotonic_ns()));
+        let flow = ReceiveFlow::new(
+            open.slot,
+            protocol,
+            open.partner,
+            open.interval_us,
+            open.checksum,
+            open.chunk_bytes,
+        );
+        self.receive_schedules.insert((open.lane, open.slot), forward);
+        attendance
+            .deliver(Delivery::Receive(Box::new(flow)))
+            .then_some(FromDataPlane::ReceiveOpened { lane: open.lane, slot: open.slot })
+    }
+
+    /// Makes the keys that lanes want and frees the flows that they are done with.
+    fn see_to_departures(&mut self) {
+        for (lane, attendance) in (0u16..).zip(&self.attendances) {
+            while let Some(departure) = attendance.next_departure() {
+                match departure {
+                    Departure::Send(flow) => {
+                        self.send_schedules.remove(&(lane, flow.slot));
+                    }
+                    Departure::Receive(flow) => {
+                        self.receive_schedules.remove(&(lane, flow.slot));
+                    }
+                    Departure::WantsSendKey { slot, epoch } => {
+                        if let Some(key) = self.send_schedules.get_mut(&(lane, slot)).and_then(|keys| keys.key_of(epoch)) {
+                            let _ = attendance.deliver(Delivery::SendKey { slot, epoch, key });
+                        }
+                    }
+                    Departure::WantsReceiveKey { slot, epoch } => {
+                        if let Some(key) =
+                            self.receive_schedules.get_mut(&(lane, slot)).and_then(|keys| keys.key_of(epoch))
+                        {
+                            let _ = attendance.deliver(Delivery::ReceiveKey { slot, epoch, key });
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+type Ready = mpsc::Sender<Result<(usize, LaneReady), StartError>>;
+
+/// A lane's thread: pins itself, makes what must be made here, and runs.
+fn lane_thread(parts: LaneParts, ready: &Ready) {
+    let LaneParts { number, core, datapath, buffers, files, link, attendance } = parts;
+    let pinned = core.is_some_and(|id| core_affinity::set_for_current(core_affinity::CoreId { id }));
+    // Sleeps end when they should: the default slack of 50 µs is a super-buffer at 10 Gb/s.
+    let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+    let lane_ready = LaneReady {
+        port: datapath.port().unwrap_or(0),
+        gso: crate::datapath::Datapath::segments_runs(&datapath),
+        gro: datapath.has_gro(),
+        receive_buffer_bytes: datapath.receive_buffer_bytes(),
+        pinned,
+    };
+    // The ring is made before capabilities go, so that CAP_IPC_LOCK, where it was there, spares the memory-lock limit.
+    let disk = match Disk::new(&buffers, buffers.count() * PIECES_PER_BUFFER) {
+        Ok(disk) => disk,
+        Err(error) => {
+            let _ = ready.send(Err(StartError::NoRing(error)));
+            return;
+        }
+    };
+    // A gap is reported by the main thread, which meets the same one.
+    let _ = sandbox::drop_capabilities();
+    let mut lane = Lane::new(datapath, disk, buffers, files, link, attendance);
+    let _ = ready.send(Ok((number, lane_ready)));
+    runner::run(&mut lane, &AtomicBool::new(false));
+}
+
+/// The largest UDP payload that leaves `local` for `partner` in one packet, from the outgoing interface's MTU.
+///
+/// # Errors
+/// The operating system's, for instance that there is no route.
+pub fn datagram_bytes_towards(partner: SocketAddr) -> io::Result<u16> {
+    let family = if partner.is_ipv6() { "::" } else { "0.0.0.0" };
+    let socket = std::net::UdpSocket::bind((family, 0))?;
+    socket.connect(partner)?;
+    let (mtu, headers) = if partner.is_ipv6() {
+        (rustix::net::sockopt::ipv6_mtu(&socket)?, 48)
+    } else {
+        (rustix::net::sockopt::ip_mtu(&socket)?, 28)
+    };
+    let bytes = mtu.saturating_sub(headers).min(crate::datapath::udp::SUPER_BUFFER_BYTES as u32);
+    u16::try_from(bytes).map_err(io::Error::other)
+}
