@@ -190,7 +190,7 @@ mod tests {
         let mut manifest = Manifest::default();
         for (at, &bytes) in sizes.iter().enumerate() {
             let name = format!("f{at}");
-            let kind = EntryKind::File { bytes };
+            let kind = EntryKind::File { bytes, is_sparse: false };
             let entry =
                 Entry { name: name.as_bytes(), kind, target: b"", mode: 0o644, modified: FileTime::default() };
             manifest.push(&entry).unwrap();

@@ -11,9 +11,9 @@
 //!                                       <──────────────── Accepted │ Refused
 //! data's sender                      data's receiver
 //!   ManifestPart … ManifestEnd ───────>
-//!                                       <──────── PlanPart …, Proofs …, PlanEnd
+//!                                       <── PlanPart …, Resumed …, Proofs …, PlanEnd
 //!   ChunkHashes, PackHashes, Holes ───>  <──── Feedback, Stored, SendAgain
-//!   Proven, FileFailed ───────────────>  <──── FileRefused
+//!   Proven, FilesComplete, FileFailed >  <──── FileRefused
 //!   AllSent ──────────────────────────>
 //!                                       <──── Finished (the statement, signed)
 //!   Countersigned ────────────────────>
@@ -139,11 +139,8 @@ pub enum Wish {
     Push {
         /// A path on the answerer's host, as the user typed it.
         destination: Vec<u8>,
-        /// Whether `destination` is the name of the one file that is sent, rather than a directory, unless a directory
-        /// of that name exists.
-        names_the_file: bool,
     },
-    /// The answerer sends these of its files.
+    /// The answerer sends these of its files, listed as the requester would list its own.
     Pull {
         /// Paths on the answerer's host.
         sources: Vec<Vec<u8>>,
@@ -299,14 +296,18 @@ pub enum Message {
         entries: u32,
         /// [`crate::manifest::Manifest::digest`].
         digest: [u8; 32],
-        /// Sources that could not be listed.
-        errors: Vec<String>,
+        /// Bytes that the files take on the sender's disk: what the destination needs room for.
+        allocated_bytes: u64,
+        /// Whether the user named exactly one source, and it is a regular file: it may take the destination's name.
+        is_single_file: bool,
     },
     /// Entries that need not be sent, because the destination has them.
     PlanPart {
         /// The entries.
         skipped: Vec<Run>,
     },
+    /// Files that an earlier attempt stored whole, with the hashes that it verified; they are not sent.
+    Resumed(Vec<(u32, ChunkHash)>),
     /// Chunks that an earlier attempt stored, with the hashes of what is stored now.
     Proofs(Vec<(u32, ChunkHash)>),
     /// The plan is complete: the sender may begin.
@@ -331,6 +332,9 @@ pub enum Message {
     },
     /// Chunks that are holes of their sparse files, and their hashes if the transfer has hashes.
     Holes(Vec<(u32, ChunkHash)>),
+    /// Files with chunks of their own of which every chunk was delivered and which did not change while they were read, and their
+    /// hashes (zero if the transfer has none). Only then they may get their names.
+    FilesComplete(Vec<(u32, ChunkHash)>),
     /// The sender gives a file up.
     FileFailed(FileError),
     /// The receiver gives a file up.
@@ -549,7 +553,7 @@ mod tests {
         #[test]
         fn entries_come_back(names in proptest::collection::vec(proptest::collection::vec(1..255u8, 1..40), 0..20)) {
             let mut part = Vec::new();
-            let entry = |name| Entry { name, kind: EntryKind::File { bytes: 5 }, target: b"", mode: 0o644,
+            let entry = |name| Entry { name, kind: EntryKind::File { bytes: 5, is_sparse: true }, target: b"", mode: 0o644,
                                        modified: FileTime { seconds: -1, nanoseconds: 5 } };
             for name in &names {
                 encode_entry(&entry(name), &mut part);

@@ -25,10 +25,12 @@ pub struct FileTime {
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EntryKind {
-    /// A regular file of so many bytes.
+    /// A regular file.
     File {
         /// Its size.
         bytes: u64,
+        /// Whether it has holes: then no room is reserved for it.
+        is_sparse: bool,
     },
     /// A directory.
     Directory,
@@ -101,7 +103,7 @@ impl Entry<'_> {
             return out_of_range("a time");
         }
         match self.kind {
-            EntryKind::File { bytes } if bytes > FILE_BYTES_MAX => out_of_range("a size"),
+            EntryKind::File { bytes, .. } if bytes > FILE_BYTES_MAX => out_of_range("a size"),
             EntryKind::Symlink if !symlink_stays_inside(self.name, self.target) => {
                 Err(EntryError::SymlinkLeaves { name: name(), target: printable(self.target) })
             }
@@ -124,9 +126,10 @@ struct Record {
     kind: RecordKind,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RecordKind {
     File,
+    SparseFile,
     Directory,
     Symlink,
 }
@@ -164,14 +167,15 @@ impl Manifest {
             return Err(EntryError::TooMany);
         }
         let (bytes, kind) = match entry.kind {
-            EntryKind::File { bytes } => (bytes, RecordKind::File),
+            EntryKind::File { bytes, is_sparse: false } => (bytes, RecordKind::File),
+            EntryKind::File { bytes, is_sparse: true } => (bytes, RecordKind::SparseFile),
             EntryKind::Directory => (0, RecordKind::Directory),
             EntryKind::Symlink => (0, RecordKind::Symlink),
         };
         let total = self.total_bytes.checked_add(bytes).filter(|&total| total <= FILE_BYTES_MAX);
         let out_of_range = || EntryError::OutOfRange { name: printable(entry.name), what: "a size" };
         self.total_bytes = total.ok_or_else(out_of_range)?;
-        self.file_count += u64::from(matches!(kind, RecordKind::File));
+        self.file_count += u64::from(matches!(entry.kind, EntryKind::File { .. }));
         let name_at = self.names.len() as u64;
         self.names.extend_from_slice(entry.name);
         self.names.extend_from_slice(entry.target);
@@ -192,7 +196,7 @@ impl Manifest {
     fn digest_entry(&mut self, entry: &Entry<'_>) {
         let mut fixed = [0u8; 33];
         let (kind, bytes) = match entry.kind {
-            EntryKind::File { bytes } => (0, bytes),
+            EntryKind::File { bytes, is_sparse } => (if is_sparse { 3 } else { 0 }, bytes),
             EntryKind::Directory => (1, 0),
             EntryKind::Symlink => (2, 0),
         };
@@ -241,7 +245,8 @@ impl Manifest {
         Entry {
             name: &self.names[record.name_at as usize..name_end],
             kind: match record.kind {
-                RecordKind::File => EntryKind::File { bytes: record.bytes },
+                RecordKind::File => EntryKind::File { bytes: record.bytes, is_sparse: false },
+                RecordKind::SparseFile => EntryKind::File { bytes: record.bytes, is_sparse: true },
                 RecordKind::Directory => EntryKind::Directory,
                 RecordKind::Symlink => EntryKind::Symlink,
             },
@@ -258,7 +263,7 @@ impl Manifest {
     #[must_use]
     pub fn file_bytes(&self, at: u32) -> Option<u64> {
         let record = &self.records[at as usize];
-        matches!(record.kind, RecordKind::File).then_some(record.bytes)
+        matches!(record.kind, RecordKind::File | RecordKind::SparseFile).then_some(record.bytes)
     }
 
     /// All entries with their numbers.
@@ -278,7 +283,7 @@ mod tests {
     use super::*;
 
     fn file<'a>(name: &'a [u8], bytes: u64) -> Entry<'a> {
-        Entry { name, kind: EntryKind::File { bytes }, target: b"", mode: 0o644, modified: FileTime::default() }
+        Entry { name, kind: EntryKind::File { bytes, is_sparse: false }, target: b"", mode: 0o644, modified: FileTime::default() }
     }
 
     #[test]

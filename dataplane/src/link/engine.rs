@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::LaneLayout;
@@ -15,7 +16,7 @@ use super::handles::LentBuffer;
 use super::messages::{Start, ToDataPlane};
 use super::socket::LinkSocket;
 use crate::counters::{FlowBlock, LaneCounters};
-use crate::lane::flows::{doorbell, ring, silence};
+use crate::lane::flows::{doorbell, ring};
 use crate::link::commands::SendSlot;
 use crate::ring::{Broken, Consumer, Producer, RECORD_BYTES_MAX};
 use crate::shared_memory::SharedMemory;
@@ -73,6 +74,9 @@ pub struct Engine {
     pub commands: Arc<Commands>,
     /// Events from the lanes.
     pub events: Events,
+    /// Becomes readable when an event comes while the reader sleeps; a socket rather than an eventfd, because that is what
+    /// asynchronous runtimes wait for without unsafe code. Non-blocking.
+    pub bell: UnixStream,
     /// Whether the chunk buffers lie on hugepages.
     pub on_hugepages: bool,
     /// Buffers of each lane.
@@ -97,7 +101,9 @@ pub fn prepare(config: &EngineConfig) -> Result<(Engine, LinkSocket), PrepareErr
     let buffer_memory = (0..lanes)
         .map(|_| SharedMemory::create("culvert-buffers", buffers_per_lane * config.buffer_bytes, true).map(Arc::new))
         .collect::<io::Result<Vec<_>>>()?;
-    let bell = doorbell()?;
+    let (bell, lanes_bell) = UnixStream::pair()?;
+    bell.set_nonblocking(true)?;
+    lanes_bell.set_nonblocking(true)?;
     let lane_bells = (0..lanes).map(|_| doorbell()).collect::<io::Result<Vec<_>>>()?;
 
     let (socket, theirs) = LinkSocket::pair()?;
@@ -110,7 +116,7 @@ pub fn prepare(config: &EngineConfig) -> Result<(Engine, LinkSocket), PrepareErr
         ports: config.ports.clone(),
         socket_buffer_bytes: config.socket_buffer_bytes,
     };
-    let mut descriptors = vec![link.fd(), bell.as_fd()];
+    let mut descriptors = vec![link.fd(), lanes_bell.as_fd()];
     for (memory, lane_bell) in buffer_memory.iter().zip(&lane_bells) {
         descriptors.extend([memory.fd(), lane_bell.as_fd()]);
     }
@@ -121,11 +127,10 @@ pub fn prepare(config: &EngineConfig) -> Result<(Engine, LinkSocket), PrepareErr
         consumers: (0..lanes).map(|lane| Consumer::new(link.clone(), LaneLayout::of(lane).events)).collect(),
         buffer_memory,
         buffer_bytes: config.buffer_bytes,
-        bell,
         scratch: Box::new([0; RECORD_BYTES_MAX]),
     };
     let commands = Arc::new(Commands::new(link, lane_bells));
-    Ok((Engine { socket, commands, events, on_hugepages, buffers_per_lane }, theirs))
+    Ok((Engine { socket, commands, events, bell, on_hugepages, buffers_per_lane }, theirs))
 }
 
 #[derive(Debug)]
@@ -217,7 +222,6 @@ pub struct Events {
     consumers: Vec<Consumer>,
     buffer_memory: Vec<Arc<SharedMemory>>,
     buffer_bytes: usize,
-    bell: OwnedFd,
     scratch: Box<[u8; RECORD_BYTES_MAX]>,
 }
 
@@ -252,7 +256,7 @@ impl Events {
         Ok(count)
     }
 
-    /// Announces that the reader goes to sleep on [`Events::bell`]; false if an event has come meanwhile.
+    /// Announces that the reader goes to sleep on [`Engine::bell`]; false if an event has come meanwhile.
     #[must_use]
     pub fn prepare_to_sleep(&self) -> bool {
         self.consumers.iter().all(Consumer::prepare_to_sleep)
@@ -260,15 +264,6 @@ impl Events {
 
     /// The reader is awake.
     pub fn awake(&self) {
-        for consumer in &self.consumers {
-            consumer.awake();
-        }
-        silence(self.bell.as_fd());
-    }
-
-    /// The bell to sleep on.
-    #[must_use]
-    pub fn bell(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.consumers.iter().for_each(Consumer::awake);
     }
 }

@@ -1,0 +1,297 @@
+//! A control connection: framed messages over TLS over TCP, with a fast lane for feedback.
+//!
+//! Reports must not wait behind a manifest of a million entries. So a task of its own writes the connection, and takes urgent
+//! messages before the others whenever it comes to a message's end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_protocol::control::{FrameError, FrameReader, Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Refusal, RefusalCode};
+use culvert_protocol::identity::PublicKey;
+use culvert_protocol::keys::Secret;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use crate::tls::{TlsConfigs, keys_of};
+
+/// How long connecting, the handshake and each step of the introduction may take.
+pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Ordinary messages that may wait to be written; then their senders wait.
+const QUEUE_LENGTH: usize = 32;
+/// A connection over which nothing has come for so long is dead: partners ping each other far more often.
+pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a connection is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// It could not be made.
+    #[error("cannot connect to {address}: {error}")]
+    Connect {
+        /// Where to.
+        address: String,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// Nobody answered in time.
+    #[error("{address} does not answer: is a Culvert node running there, and is TCP port {port} open in its firewall?")]
+    NoAnswer {
+        /// Where to.
+        address: String,
+        /// The port.
+        port: u16,
+    },
+    /// The handshake failed.
+    #[error("no secure connection with {address}: {reason}")]
+    Handshake {
+        /// With whom.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// The partner does not speak the protocol.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// It was cut.
+    #[error("the control connection to {address} was cut ({reason})")]
+    Cut {
+        /// To whom.
+        address: SocketAddr,
+        /// How.
+        reason: String,
+    },
+}
+
+/// The reading end.
+#[derive(Debug)]
+pub struct MessageReader {
+    stream: ReadHalf<TlsStream<TcpStream>>,
+    frames: FrameReader,
+    address: SocketAddr,
+}
+
+impl MessageReader {
+    /// The next message. Cancelling the future loses nothing.
+    ///
+    /// # Errors
+    /// [`ConnectionError`]; the connection is then of no use.
+    pub async fn next(&mut self) -> Result<Message, ConnectionError> {
+        let cut = |reason: String| ConnectionError::Cut { address: self.address, reason };
+        let mut bytes = [0; 16 << 10];
+        loop {
+            if let Some(message) = self.frames.next_message()? {
+                return Ok(message);
+            }
+            match self.stream.read(&mut bytes).await {
+                Ok(0) => return Err(cut("the partner closed it".to_owned())),
+                Ok(count) => self.frames.push(&bytes[..count]),
+                Err(error) => return Err(cut(error.to_string())),
+            }
+        }
+    }
+}
+
+/// The writing end; clones write to the same connection.
+#[derive(Clone, Debug)]
+pub struct MessageWriter {
+    urgent: mpsc::UnboundedSender<Message>,
+    ordinary: mpsc::Sender<Message>,
+}
+
+/// The connection cannot be written any more; the reader says why.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the control connection is closed")]
+pub struct Closed;
+
+impl MessageWriter {
+    /// Sends a message in its order; waits while too many wait already.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub async fn send(&self, message: Message) -> Result<(), Closed> {
+        self.ordinary.send(message).await.map_err(|_| Closed)
+    }
+
+    /// Sends a message before all ordinary ones. For feedback and other small things whose order does not matter.
+    ///
+    /// # Errors
+    /// [`Closed`].
+    pub fn send_urgent(&self, message: Message) -> Result<(), Closed> {
+        self.urgent.send(message).map_err(|_| Closed)
+    }
+}
+
+/// A connection whose ends have introduced themselves to each other.
+#[derive(Debug)]
+pub struct Connection {
+    /// The partner's key, proved.
+    pub partner: PublicKey,
+    /// The partner's address.
+    pub address: SocketAddr,
+    /// This end's address.
+    pub local_address: SocketAddr,
+    /// What flow keys are made of.
+    pub secret: Secret,
+    /// What the partner calls itself.
+    pub partner_name: String,
+    /// What software it runs.
+    pub partner_software: String,
+    /// The reading end.
+    pub reader: MessageReader,
+    /// The writing end.
+    pub writer: MessageWriter,
+    writing: tokio::task::JoinHandle<()>,
+}
+
+impl Connection {
+    /// Connects to `address` and introduces this node as `name`.
+    ///
+    /// # Errors
+    /// [`ConnectionError`].
+    pub async fn connect(configs: &TlsConfigs, address: SocketAddr, name: &str) -> Result<Self, ConnectionError> {
+        let no_answer = |_| ConnectionError::NoAnswer { address: address.to_string(), port: address.port() };
+        let tcp = tokio::time::timeout(INTRODUCTION_TIMEOUT, TcpStream::connect(address))
+            .await
+            .map_err(no_answer)?
+            .map_err(|error| ConnectionError::Connect { address: address.to_string(), error })?;
+        let connector = TlsConnector::from(configs.client.clone());
+        // No name is verified: the key is who the partner is.
+        let server_name = rustls::pki_types::ServerName::IpAddress(address.ip().into());
+        let handshake = connector.connect(server_name, tcp);
+        let stream = tokio::time::timeout(INTRODUCTION_TIMEOUT, handshake)
+            .await
+            .map_err(no_answer)?
+            .map_err(|error| handshake_error(address, &error))?;
+        let keys = keys_of(stream.get_ref().1, stream.get_ref().1);
+        Self::introduce(TlsStream::Client(stream), keys, address, name).await
+    }
+
+    /// Takes an incoming connection over and introduces this node as `name`.
+    ///
+    /// # Errors
+    /// [`ConnectionError`].
+    pub async fn accept(configs: &TlsConfigs, tcp: TcpStream, name: &str) -> Result<Self, ConnectionError> {
+        let address = tcp.peer_addr().map_err(|error| ConnectionError::Connect { address: "?".into(), error })?;
+        let acceptor = TlsAcceptor::from(configs.server.clone());
+        let stream = tokio::time::timeout(INTRODUCTION_TIMEOUT, acceptor.accept(tcp))
+            .await
+            .map_err(|_| handshake_error(address, &"it takes too long"))?
+            .map_err(|error| handshake_error(address, &error))?;
+        let keys = keys_of(stream.get_ref().1, stream.get_ref().1);
+        Self::introduce(TlsStream::Server(stream), keys, address, name).await
+    }
+
+    async fn introduce(
+        stream: TlsStream<TcpStream>,
+        keys: Result<(PublicKey, Secret), String>,
+        address: SocketAddr,
+        name: &str,
+    ) -> Result<Self, ConnectionError> {
+        let (partner, secret) = keys.map_err(|reason| handshake_error(address, &reason))?;
+        let tcp = stream.get_ref().0;
+        let local_address = tcp.local_addr().unwrap_or(address);
+        // Reports are small and must go at once.
+        let _ = tcp.set_nodelay(true);
+        let (reading, writing) = tokio::io::split(stream);
+        let (urgent, urgent_queue) = mpsc::unbounded_channel();
+        let (ordinary, ordinary_queue) = mpsc::channel(QUEUE_LENGTH);
+        let writing = tokio::spawn(write_messages(writing, urgent_queue, ordinary_queue));
+        let mut reader = MessageReader { stream: reading, frames: FrameReader::default(), address };
+        let writer = MessageWriter { urgent, ordinary };
+        let hello = Message::Hello {
+            version_min: PROTOCOL_VERSION_MIN,
+            version_max: PROTOCOL_VERSION,
+            software: concat!("culvert ", env!("CARGO_PKG_VERSION")).to_owned(),
+            name: name.chars().take(64).collect(),
+        };
+        let _ = writer.send(hello).await;
+        let answer = tokio::time::timeout(INTRODUCTION_TIMEOUT, reader.next())
+            .await
+            .map_err(|_| handshake_error(address, &"the partner does not introduce itself"))??;
+        let Message::Hello { version_min, version_max, software, name } = answer else {
+            return Err(handshake_error(address, &"the partner does not introduce itself"));
+        };
+        if version_max < PROTOCOL_VERSION_MIN || version_min > PROTOCOL_VERSION {
+            let text = format!(
+                "{software} speaks versions {version_min} to {version_max} of the protocol, this program {PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}: update the older of the two"
+            );
+            let _ = writer.send(Message::Refused(Refusal::new(RefusalCode::Version, text.clone()))).await;
+            return Err(handshake_error(address, &text));
+        }
+        Ok(Self {
+            partner,
+            address,
+            local_address,
+            secret,
+            partner_name: name.chars().filter(|character| !character.is_control()).take(64).collect(),
+            partner_software: software.chars().filter(|character| !character.is_control()).take(64).collect(),
+            reader,
+            writer,
+            writing,
+        })
+    }
+
+    /// Writes what waits, and closes.
+    pub async fn close(self) {
+        drop(self.writer);
+        // A partner that reads nothing any more does not keep this node.
+        let _ = tokio::time::timeout(INTRODUCTION_TIMEOUT, self.writing).await;
+    }
+}
+
+fn handshake_error(address: SocketAddr, reason: &dyn std::fmt::Display) -> ConnectionError {
+    ConnectionError::Handshake { address: address.to_string(), reason: reason.to_string() }
+}
+
+/// Writes messages until both queues are closed, the urgent ones first.
+async fn write_messages<S: AsyncRead + AsyncWrite>(
+    mut stream: WriteHalf<S>,
+    mut urgent: mpsc::UnboundedReceiver<Message>,
+    mut ordinary: mpsc::Receiver<Message>,
+) {
+    /// Bytes gathered for one write, unless nothing more waits.
+    const GATHERED_BYTES: usize = 64 << 10;
+    let mut bytes = Vec::with_capacity(2 * GATHERED_BYTES);
+    loop {
+        let message = tokio::select! {
+            biased;
+            Some(message) = urgent.recv() => message,
+            Some(message) = ordinary.recv() => message,
+            else => break,
+        };
+        message.write_frame(&mut bytes);
+        while bytes.len() < GATHERED_BYTES {
+            let Some(message) = urgent.try_recv().ok().or_else(|| ordinary.try_recv().ok()) else { break };
+            message.write_frame(&mut bytes);
+        }
+        if stream.write_all(&bytes).await.is_err() || stream.flush().await.is_err() {
+            return;
+        }
+        bytes.clear();
+    }
+    let _ = stream.shutdown().await;
+}
+
+/// Resolves the first address of `host` that can be connected to, trying one after the other.
+///
+/// # Errors
+/// The last address's error, or that the name has none.
+pub async fn connect_to_host(
+    configs: &Arc<TlsConfigs>,
+    host: &str,
+    port: u16,
+    name: &str,
+) -> Result<Connection, ConnectionError> {
+    let lookup_error = |error| ConnectionError::Connect { address: format!("{host}:{port}"), error };
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await.map_err(lookup_error)?.collect();
+    let mut last = None;
+    for address in addresses {
+        match Connection::connect(configs, address, name).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| lookup_error(std::io::Error::other("the name has no address"))))
+}

@@ -1,0 +1,611 @@
+//! The data plane as the control process sees it: started, listened to, and noticed when it dies.
+//!
+//! A [`DataPlane`] stands for one life of the data plane process. When that ends, by order or not, [`DataPlane::died`] resolves, every
+//! transfer that used it ends with a temporary error, and [`Supervisor::get`] starts the next.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use culvert_dataplane::counters::{FlowBlock, LaneCounters};
+use culvert_dataplane::link::commands::{Command, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot};
+use culvert_dataplane::link::engine::{Commands, Engine, EngineConfig, Events, PrepareError, prepare};
+use culvert_dataplane::link::handles::LentBuffer;
+use culvert_dataplane::link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, ToDataPlane};
+use culvert_dataplane::link::socket::LinkSocket;
+use culvert_dataplane::link::{FILES_MAX, FLOWS_PER_LANE};
+use culvert_protocol::tree_hash::ChunkHash;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Why there is no data plane.
+#[derive(Debug, thiserror::Error)]
+pub enum DataPlaneError {
+    /// Its memory could not be made.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    /// Its process could not be started.
+    #[error("cannot start the data plane process ({program}): {error}")]
+    Spawn {
+        /// What was started.
+        program: String,
+        /// Why it failed.
+        error: std::io::Error,
+    },
+    /// It says why.
+    #[error("the data plane cannot start: {0}")]
+    CannotStart(String),
+    /// It ended.
+    #[error("the data plane process ended unexpectedly ({0}); transfers go on when it has been started again")]
+    Died(String),
+    /// All slots of a kind are taken.
+    #[error("the data plane has no room for another {0}; try again when a transfer has ended")]
+    NoRoom(&'static str),
+}
+
+/// What a sending flow reports; the events of [`Event`], owned.
+#[derive(Debug)]
+pub enum SendEvent {
+    /// The path is open for segments of this size.
+    PathOpen {
+        /// Payload bytes of a segment.
+        stride: u16,
+        /// The first probe's round trip.
+        rtt_us: u32,
+    },
+    /// No probe was answered.
+    PathClosed {
+        /// The last refusal to send, 0 if none.
+        errno: i32,
+    },
+    /// A buffer to be filled.
+    Fill {
+        /// The chunk.
+        chunk: u32,
+        /// The buffer.
+        buffer: LentBuffer,
+    },
+    /// A chunk's hash.
+    Hashed {
+        /// The chunk.
+        chunk: u32,
+        /// Its hash.
+        hash: ChunkHash,
+    },
+    /// The receiver has a chunk.
+    Delivered {
+        /// The chunk.
+        chunk: u32,
+    },
+    /// A chunk could not be read.
+    ReadFailed {
+        /// The chunk.
+        chunk: u32,
+        /// Why.
+        error: DiskError,
+    },
+    /// A chunk was given up, as ordered.
+    Withdrawn {
+        /// The chunk.
+        chunk: u32,
+    },
+    /// The flow is gone.
+    Closed,
+}
+
+/// What a receiving flow reports.
+#[derive(Debug)]
+pub enum ReceiveEvent {
+    /// Where shall this chunk go?
+    Asks {
+        /// The chunk.
+        chunk: u32,
+        /// Its bytes.
+        chunk_bytes: u32,
+    },
+    /// A pack, whole.
+    Hand {
+        /// The chunk.
+        chunk: u32,
+        /// Its bytes.
+        buffer: LentBuffer,
+    },
+    /// A chunk is written.
+    Written {
+        /// The chunk.
+        chunk: u32,
+        /// Its hash.
+        hash: Option<ChunkHash>,
+    },
+    /// A chunk could not be written.
+    WriteFailed {
+        /// The chunk.
+        chunk: u32,
+        /// Why.
+        error: DiskError,
+    },
+    /// A report for the partner.
+    Report(Vec<u8>),
+    /// The flow is gone.
+    Closed,
+}
+
+/// An event with the number that its transfer gave the flow.
+pub type Tagged<E> = (usize, E);
+
+#[derive(Debug)]
+enum Route<E> {
+    Free,
+    Taken { tag: usize, events: mpsc::UnboundedSender<Tagged<E>> },
+}
+
+#[derive(Debug)]
+struct LaneRoutes {
+    sends: Vec<Route<SendEvent>>,
+    receives: Vec<Route<ReceiveEvent>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiters {
+    installed: HashMap<FileSlot, oneshot::Sender<()>>,
+    send_opened: HashMap<(u16, SendSlot), oneshot::Sender<()>>,
+    receive_opened: HashMap<(u16, ReceiveSlot), oneshot::Sender<()>>,
+    checks: HashMap<u32, oneshot::Sender<Result<ChunkHash, DiskError>>>,
+    next_check: u32,
+}
+
+/// One life of the data plane process.
+#[derive(Debug)]
+pub struct DataPlane {
+    socket: LinkSocket,
+    commands: Arc<Commands>,
+    lanes: Vec<LaneReady>,
+    sandbox_gaps: Vec<String>,
+    on_hugepages: bool,
+    buffers_per_lane: usize,
+    buffer_bytes: usize,
+    process_id: u32,
+    routes: Mutex<Vec<LaneRoutes>>,
+    waiters: Mutex<Waiters>,
+    free_files: Mutex<Vec<FileSlot>>,
+    end: watch::Receiver<Option<String>>,
+    /// Ends the process when this life is dropped.
+    _keep: watch::Sender<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl DataPlane {
+    /// Starts the process and waits until its lanes run.
+    ///
+    /// # Errors
+    /// [`DataPlaneError`].
+    pub async fn start(program: &PathBuf, config: &EngineConfig) -> Result<Arc<Self>, DataPlaneError> {
+        let (engine, theirs) = prepare(config)?;
+        let spawn_error = |error| DataPlaneError::Spawn { program: program.display().to_string(), error };
+        let stdin: OwnedFd = theirs.as_fd().try_clone_to_owned().map_err(spawn_error)?;
+        drop(theirs);
+        let mut child = tokio::process::Command::new(program)
+            .arg("dataplane")
+            .stdin(Stdio::from(stdin))
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(spawn_error)?;
+        let Engine { socket, commands, events, bell, on_hugepages, buffers_per_lane } = engine;
+        let bell = UnixStream::from_std(bell).map_err(spawn_error)?;
+        let (messages, mut incoming) = mpsc::unbounded_channel();
+        let reader = socket.try_clone().map_err(spawn_error)?;
+        // A thread, not a task: the socket is blocking, and the thread ends with the process.
+        std::thread::spawn(move || {
+            while let Ok(Some((message, _))) = reader.receive::<FromDataPlane>() {
+                if messages.send(message).is_err() {
+                    break;
+                }
+            }
+        });
+        let (lanes, sandbox_gaps) = match incoming.recv().await {
+            Some(FromDataPlane::Ready { lanes, sandbox_gaps }) => (lanes, sandbox_gaps),
+            Some(FromDataPlane::CannotStart { text }) => return Err(DataPlaneError::CannotStart(text)),
+            _ => {
+                let status = child.wait().await.map(|status| status.to_string());
+                return Err(DataPlaneError::Died(status.unwrap_or_else(|error| error.to_string())));
+            }
+        };
+        let (end_sender, end) = watch::channel(None);
+        let (keep, dropped) = watch::channel(());
+        let lane_routes = || LaneRoutes {
+            sends: (0..FLOWS_PER_LANE).map(|_| Route::Free).collect(),
+            receives: (0..FLOWS_PER_LANE).map(|_| Route::Free).collect(),
+        };
+        let plane = Arc::new(Self {
+            socket,
+            commands,
+            routes: Mutex::new(lanes.iter().map(|_| lane_routes()).collect()),
+            lanes,
+            sandbox_gaps,
+            on_hugepages,
+            buffers_per_lane,
+            buffer_bytes: config.buffer_bytes,
+            process_id: child.id().unwrap_or(0),
+            waiters: Mutex::default(),
+            free_files: Mutex::new((0..FILES_MAX).rev().map(FileSlot).collect()),
+            end,
+            _keep: keep,
+        });
+        let weak = Arc::downgrade(&plane);
+        tokio::spawn(watch_process(child, incoming, dropped, weak.clone(), end_sender));
+        tokio::spawn(route_events(events, bell, weak));
+        Ok(plane)
+    }
+
+    /// What the lanes turned out to have.
+    #[must_use]
+    pub fn lanes(&self) -> &[LaneReady] {
+        &self.lanes
+    }
+
+    /// What of the sandbox could not be had.
+    #[must_use]
+    pub fn sandbox_gaps(&self) -> &[String] {
+        &self.sandbox_gaps
+    }
+
+    /// Whether chunk buffers lie on hugepages.
+    #[must_use]
+    pub const fn on_hugepages(&self) -> bool {
+        self.on_hugepages
+    }
+
+    /// Chunk buffers of each lane.
+    #[must_use]
+    pub const fn buffers_per_lane(&self) -> usize {
+        self.buffers_per_lane
+    }
+
+    /// Bytes of each buffer.
+    #[must_use]
+    pub const fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes
+    }
+
+    /// The process's id.
+    #[must_use]
+    pub const fn process_id(&self) -> u32 {
+        self.process_id
+    }
+
+    /// A lane's counters.
+    #[must_use]
+    pub fn counters(&self, lane: usize) -> LaneCounters {
+        self.commands.counters(lane)
+    }
+
+    /// The shared words of a sending flow.
+    #[must_use]
+    pub fn flow_block(&self, lane: u16, slot: SendSlot) -> FlowBlock {
+        self.commands.flow_block(lane.into(), slot)
+    }
+
+    /// Sends a command to a lane.
+    pub fn command(&self, lane: u16, command: &Command<'_>) {
+        self.commands.send(lane.into(), command);
+    }
+
+    /// Resolves when the process has ended; the value says how.
+    pub async fn died(&self) -> String {
+        let mut end = self.end.clone();
+        match end.wait_for(Option::is_some).await {
+            Ok(how) => how.clone().unwrap_or_default(),
+            Err(_) => "it was stopped".to_owned(),
+        }
+    }
+
+    /// Whether the process is alive.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.end.borrow().is_none()
+    }
+
+    async fn confirmed<T>(&self, confirmation: oneshot::Receiver<T>) -> Result<T, DataPlaneError> {
+        tokio::select! {
+            confirmed = confirmation => confirmed.map_err(|_| DataPlaneError::Died("no answer".into())),
+            how = self.died() => Err(DataPlaneError::Died(how)),
+        }
+    }
+
+    fn tell(&self, message: &ToDataPlane, descriptors: &[&OwnedFd]) -> Result<(), DataPlaneError> {
+        let descriptors: Vec<_> = descriptors.iter().map(|fd| fd.as_fd()).collect();
+        self.socket.send(message, &descriptors).map_err(|error| DataPlaneError::Died(error.to_string()))
+    }
+
+    /// Opens a file in the data plane.
+    ///
+    /// # Errors
+    /// [`DataPlaneError::NoRoom`] or [`DataPlaneError::Died`].
+    pub async fn install_file(&self, buffered: &OwnedFd, direct: Option<&OwnedFd>) -> Result<FileSlot, DataPlaneError> {
+        let slot = lock(&self.free_files).pop().ok_or(DataPlaneError::NoRoom("file"))?;
+        let (done, confirmation) = oneshot::channel();
+        lock(&self.waiters).installed.insert(slot, done);
+        let message = ToDataPlane::InstallFile { slot, direct: direct.is_some() };
+        let descriptors: Vec<&OwnedFd> = std::iter::once(buffered).chain(direct).collect();
+        self.tell(&message, &descriptors)?;
+        self.confirmed(confirmation).await?;
+        Ok(slot)
+    }
+
+    /// Closes a file in the data plane, after the last operation on it has ended.
+    pub fn remove_file(&self, slot: FileSlot) {
+        // If the process is gone, so is the file.
+        if self.tell(&ToDataPlane::RemoveFile { slot }, &[]).is_ok() {
+            lock(&self.free_files).push(slot);
+        }
+    }
+
+    /// Takes a free sending slot of `lane`; its events go to `events` with `tag`.
+    ///
+    /// # Errors
+    /// [`DataPlaneError::NoRoom`].
+    pub fn take_send_slot(
+        &self,
+        lane: u16,
+        tag: usize,
+        events: &mpsc::UnboundedSender<Tagged<SendEvent>>,
+    ) -> Result<SendSlot, DataPlaneError> {
+        let mut routes = lock(&self.routes);
+        let slots = &mut routes[usize::from(lane)].sends;
+        let at = slots.iter().position(|route| matches!(route, Route::Free)).ok_or(DataPlaneError::NoRoom("flow"))?;
+        slots[at] = Route::Taken { tag, events: events.clone() };
+        Ok(SendSlot(at as u16))
+    }
+
+    /// Takes a free receiving slot of `lane`; its events go to `events` with `tag`.
+    ///
+    /// # Errors
+    /// [`DataPlaneError::NoRoom`].
+    pub fn take_receive_slot(
+        &self,
+        lane: u16,
+        tag: usize,
+        events: &mpsc::UnboundedSender<Tagged<ReceiveEvent>>,
+    ) -> Result<ReceiveSlot, DataPlaneError> {
+        let mut routes = lock(&self.routes);
+        let slots = &mut routes[usize::from(lane)].receives;
+        let at = slots.iter().position(|route| matches!(route, Route::Free)).ok_or(DataPlaneError::NoRoom("flow"))?;
+        slots[at] = Route::Taken { tag, events: events.clone() };
+        Ok(ReceiveSlot(at as u16))
+    }
+
+    /// Gives a sending slot back that was never opened.
+    pub fn give_send_slot_back(&self, lane: u16, slot: SendSlot) {
+        lock(&self.routes)[usize::from(lane)].sends[usize::from(slot.0)] = Route::Free;
+    }
+
+    /// Gives a receiving slot back that was never opened.
+    pub fn give_receive_slot_back(&self, lane: u16, slot: ReceiveSlot) {
+        lock(&self.routes)[usize::from(lane)].receives[usize::from(slot.0)] = Route::Free;
+    }
+
+    /// Opens a sending flow.
+    ///
+    /// # Errors
+    /// [`DataPlaneError::Died`].
+    pub async fn open_send(&self, open: OpenSend) -> Result<(), DataPlaneError> {
+        let (done, confirmation) = oneshot::channel();
+        lock(&self.waiters).send_opened.insert((open.lane, open.slot), done);
+        self.tell(&ToDataPlane::OpenSend(open), &[])?;
+        self.confirmed(confirmation).await
+    }
+
+    /// Opens a receiving flow.
+    ///
+    /// # Errors
+    /// [`DataPlaneError::Died`].
+    pub async fn open_receive(&self, open: OpenReceive) -> Result<(), DataPlaneError> {
+        let (done, confirmation) = oneshot::channel();
+        lock(&self.waiters).receive_opened.insert((open.lane, open.slot), done);
+        self.tell(&ToDataPlane::OpenReceive(open), &[])?;
+        self.confirmed(confirmation).await
+    }
+
+    /// Reads and hashes a range of a file.
+    ///
+    /// # Errors
+    /// [`DataPlaneError::Died`]; what the disk says is in the value.
+    pub async fn check(
+        &self,
+        lane: u16,
+        range: FileRange,
+        bytes: u32,
+        chunk_bytes: u32,
+    ) -> Result<Result<ChunkHash, DiskError>, DataPlaneError> {
+        loop {
+            let (done, answer) = oneshot::channel();
+            let token = {
+                let mut waiters = lock(&self.waiters);
+                waiters.next_check = waiters.next_check.wrapping_add(1);
+                let token = waiters.next_check;
+                waiters.checks.insert(token, done);
+                token
+            };
+            self.command(lane, &Command::Check { token, range, bytes, chunk_bytes });
+            match self.confirmed(answer).await? {
+                // All buffers are in use: the lane has better things to do just now.
+                Err(DiskError::Os(errno)) if errno == rustix::io::Errno::AGAIN.raw_os_error() => {
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+                result => return Ok(result),
+            }
+        }
+    }
+
+    fn confirm(&self, message: FromDataPlane) {
+        let mut waiters = lock(&self.waiters);
+        let waiter = match message {
+            FromDataPlane::FileInstalled { slot } => waiters.installed.remove(&slot),
+            FromDataPlane::SendOpened { lane, slot } => waiters.send_opened.remove(&(lane, slot)),
+            FromDataPlane::ReceiveOpened { lane, slot } => waiters.receive_opened.remove(&(lane, slot)),
+            FromDataPlane::Ready { .. } | FromDataPlane::CannotStart { .. } => None,
+        };
+        if let Some(waiter) = waiter {
+            // Nobody waits any more if the transfer was canceled meanwhile.
+            let _ = waiter.send(());
+        }
+    }
+
+    fn route(&self, lane: usize, event: &Event<'_>, lent: Option<LentBuffer>) {
+        let to_send = |slot: SendSlot, event: SendEvent| {
+            let routes = lock(&self.routes);
+            if let Some(Route::Taken { tag, events }) = routes[lane].sends.get(usize::from(slot.0)) {
+                let _ = events.send((*tag, event));
+            }
+        };
+        let to_receive = |slot: ReceiveSlot, event: ReceiveEvent| {
+            let routes = lock(&self.routes);
+            if let Some(Route::Taken { tag, events }) = routes[lane].receives.get(usize::from(slot.0)) {
+                let _ = events.send((*tag, event));
+            }
+        };
+        match (*event, lent) {
+            (Event::PathOpen { flow, stride, rtt_us }, _) => to_send(flow, SendEvent::PathOpen { stride, rtt_us }),
+            (Event::PathClosed { flow, errno }, _) => to_send(flow, SendEvent::PathClosed { errno }),
+            (Event::Fill { flow, chunk, .. }, Some(buffer)) => to_send(flow, SendEvent::Fill { chunk, buffer }),
+            (Event::Hashed { flow, chunk, hash }, _) => to_send(flow, SendEvent::Hashed { chunk, hash }),
+            (Event::Delivered { flow, chunk }, _) => to_send(flow, SendEvent::Delivered { chunk }),
+            (Event::ReadFailed { flow, chunk, error }, _) => to_send(flow, SendEvent::ReadFailed { chunk, error }),
+            (Event::Withdrawn { flow, chunk }, _) => to_send(flow, SendEvent::Withdrawn { chunk }),
+            (Event::Asks { flow, chunk, chunk_bytes }, _) => {
+                to_receive(flow, ReceiveEvent::Asks { chunk, chunk_bytes });
+            }
+            (Event::Hand { flow, chunk, .. }, Some(buffer)) => to_receive(flow, ReceiveEvent::Hand { chunk, buffer }),
+            (Event::Written { flow, chunk, hash }, _) => to_receive(flow, ReceiveEvent::Written { chunk, hash }),
+            (Event::WriteFailed { flow, chunk, error }, _) => {
+                to_receive(flow, ReceiveEvent::WriteFailed { chunk, error });
+            }
+            (Event::Report { flow, bytes }, _) => to_receive(flow, ReceiveEvent::Report(bytes.to_vec())),
+            (Event::Checked { token, result }, _) => {
+                if let Some(waiter) = lock(&self.waiters).checks.remove(&token) {
+                    let _ = waiter.send(result);
+                }
+            }
+            (Event::SendClosed { flow }, _) => {
+                to_send(flow, SendEvent::Closed);
+                self.give_send_slot_back(lane as u16, flow);
+            }
+            (Event::ReceiveClosed { flow }, _) => {
+                to_receive(flow, ReceiveEvent::Closed);
+                self.give_receive_slot_back(lane as u16, flow);
+            }
+            (Event::Fill { .. } | Event::Hand { .. }, None) => {}
+        }
+    }
+}
+
+/// Waits for the end of the process, and confirms what it confirms meanwhile.
+async fn watch_process(
+    mut child: tokio::process::Child,
+    mut incoming: mpsc::UnboundedReceiver<FromDataPlane>,
+    mut dropped: watch::Receiver<()>,
+    plane: Weak<DataPlane>,
+    end: watch::Sender<Option<String>>,
+) {
+    let how = loop {
+        tokio::select! {
+            status = child.wait() => break status.map_or_else(|error| error.to_string(), |status| status.to_string()),
+            _ = dropped.changed() => break "it was stopped".to_owned(),
+            message = incoming.recv() => match (message, plane.upgrade()) {
+                (Some(message), Some(plane)) => plane.confirm(message),
+                // The socket closes a moment before the process is gone.
+                _ => {
+                    let status = child.wait().await;
+                    break status.map_or_else(|error| error.to_string(), |status| status.to_string());
+                }
+            },
+        }
+    };
+    end.send_replace(Some(how));
+}
+
+/// Hands the lanes' events to the transfers, for as long as anybody uses this life of the process.
+async fn route_events(mut events: Events, bell: UnixStream, plane: Weak<DataPlane>) {
+    /// Events handed out before other tasks get their turn.
+    const BATCH: usize = 256;
+    loop {
+        let Some(alive) = plane.upgrade() else { return };
+        let drained = events.drain(BATCH, |lane, event, lent| alive.route(lane, &event, lent));
+        alive.commands.flush();
+        match drained {
+            Ok(0) if events.prepare_to_sleep() => {
+                // Asleep, the task must not keep the process's life going.
+                drop(alive);
+                // The bell's other end is gone with the process.
+                if bell.readable().await.is_err() || matches!(bell.try_read(&mut [0; 64]), Ok(0)) {
+                    return;
+                }
+                events.awake();
+            }
+            Ok(_) => tokio::task::yield_now().await,
+            // A lane wrote nonsense: nothing that it says can be believed any more.
+            Err(_) => {
+                if let Some(process) = rustix::process::Pid::from_raw(alive.process_id as i32) {
+                    let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// Keeps a data plane running.
+#[derive(Debug)]
+pub struct Supervisor {
+    program: PathBuf,
+    config: EngineConfig,
+    current: tokio::sync::Mutex<Option<Arc<DataPlane>>>,
+    starts: AtomicU64,
+}
+
+impl Supervisor {
+    /// A supervisor that starts `program` when a data plane is first wanted.
+    #[must_use]
+    pub fn new(program: PathBuf, config: EngineConfig) -> Self {
+        Self { program, config, current: tokio::sync::Mutex::new(None), starts: AtomicU64::new(0) }
+    }
+
+    /// The running data plane; starts one if there is none.
+    ///
+    /// # Errors
+    /// [`DataPlaneError`], if it does not start.
+    pub async fn get(&self) -> Result<Arc<DataPlane>, DataPlaneError> {
+        let mut current = self.current.lock().await;
+        if let Some(plane) = current.as_ref().filter(|plane| plane.is_alive()) {
+            return Ok(plane.clone());
+        }
+        let plane = DataPlane::start(&self.program, &self.config).await?;
+        self.starts.fetch_add(1, Ordering::Relaxed);
+        *current = Some(plane.clone());
+        Ok(plane)
+    }
+
+    /// The running data plane, if one runs.
+    pub async fn running(&self) -> Option<Arc<DataPlane>> {
+        self.current.lock().await.clone().filter(|plane| plane.is_alive())
+    }
+
+    /// How often it had to be started again.
+    #[must_use]
+    pub fn restarts(&self) -> u64 {
+        self.starts.load(Ordering::Relaxed).saturating_sub(1)
+    }
+
+    /// How it is set up.
+    #[must_use]
+    pub const fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+}

@@ -1,0 +1,376 @@
+//! Where an incoming transfer is stored: a directory that is open, and nothing that is not beneath it.
+//!
+//! Names come from a partner. Each was checked when it was parsed ([`culvert_protocol::names`]); here it is opened with
+//! `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)`, so that even a name that changes its meaning between two calls cannot lead
+//! outside. [`plan`] decides what will happen to each entry before the first byte moves; [`files`] carries it out.
+
+pub mod files;
+pub mod plan;
+pub mod small_files;
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Component, Path, PathBuf};
+
+use culvert_protocol::control::{Refusal, RefusalCode};
+use culvert_protocol::manifest::Manifest;
+use culvert_protocol::names::TEMPORARY_PREFIX;
+use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::io::Errno;
+
+use crate::profiles::PermittedRoot;
+use crate::sources::{Source, SourceError, local_source, open_beneath};
+
+/// Which part of this host's files a request may reach.
+#[derive(Clone, Debug)]
+pub enum Reach {
+    /// All that the user may reach who runs this process: for that user's own requests. Relative paths begin in the directory.
+    Owner {
+        /// Where relative paths begin.
+        directory: PathBuf,
+    },
+    /// What a profile permits a partner.
+    Permitted(Vec<PermittedRoot>),
+}
+
+/// An open destination.
+#[derive(Debug)]
+pub struct Destination {
+    /// The directory that the manifest's names are relative to.
+    base: OwnedFd,
+    /// How it is shown.
+    pub path: PathBuf,
+    /// The name that a single file gets instead of its own.
+    pub single_name: Option<Vec<u8>>,
+    /// Whether the directory was made just now, so that nothing can be in it.
+    pub is_fresh: bool,
+    umask: Mode,
+}
+
+fn not_permitted(text: String) -> Refusal {
+    Refusal::new(RefusalCode::NotPermitted, text)
+}
+
+impl Reach {
+    /// Opens the directory that a transfer is stored in, and makes it if it is not there. `typed` is the path as the user wrote
+    /// it; a single file takes its last component as its name, unless a directory of that name exists or a slash ends it.
+    ///
+    /// # Errors
+    /// [`Refusal`]: not permitted, a symlink on the way, not a directory.
+    pub fn open_destination(&self, typed: &[u8], is_single_file: bool) -> Result<Destination, Refusal> {
+        let typed_path = Path::new(OsStr::from_bytes(typed));
+        let (root, below) = match self {
+            Self::Owner { directory } => (PathBuf::from("/"), owner_path(directory, typed_path)?),
+            Self::Permitted(roots) => permitted_path(roots, typed_path, true)?,
+        };
+        let shown = root.join(&below);
+        let is_owner = matches!(self, Self::Owner { .. });
+        let opener = Opener { root: open_root(&root)?, shown: shown.clone(), follows_symlinks: is_owner };
+        let wants_directory = typed.ends_with(b"/") || typed.ends_with(b"/.") || below.as_os_str().is_empty();
+        match opener.open_directory(&below) {
+            Ok(base) => return Ok(Destination::new(base, shown, None, false)),
+            Err(Errno::NOENT) => {}
+            Err(Errno::NOTDIR) if is_single_file && !wants_directory => {}
+            Err(error) => return Err(opener.refusal(error)),
+        }
+        if is_single_file && !wants_directory {
+            let name = below.file_name().unwrap_or_default().as_bytes().to_vec();
+            let parent = below.parent().unwrap_or(Path::new("")).to_owned();
+            let (base, is_fresh) = opener.make_directories(&parent)?;
+            let shown = shown.parent().unwrap_or(&shown).to_owned();
+            return Ok(Destination::new(base, shown, Some(name), is_fresh));
+        }
+        let (base, is_fresh) = opener.make_directories(&below)?;
+        Ok(Destination::new(base, shown, None, is_fresh))
+    }
+
+    /// Opens a path that a partner asked for as a source.
+    ///
+    /// # Errors
+    /// [`Refusal`]: not permitted, not there.
+    pub fn open_source(&self, typed: &[u8]) -> Result<Source, Refusal> {
+        let typed_path = Path::new(OsStr::from_bytes(typed));
+        let roots = match self {
+            Self::Owner { directory } => {
+                let path = directory.join(typed_path);
+                // Joining drops nothing but must keep the slash that asks for the contents.
+                let mut bytes = path.into_os_string().into_vec();
+                if typed.ends_with(b"/") && !bytes.ends_with(b"/") {
+                    bytes.push(b'/');
+                }
+                return local_source(Path::new(OsStr::from_bytes(&bytes))).map_err(|error| {
+                    let code = match error {
+                        SourceError::NotFound(_) => RefusalCode::NotFound,
+                        _ => RefusalCode::Failed,
+                    };
+                    Refusal::new(code, error.to_string())
+                });
+            }
+            Self::Permitted(roots) => roots,
+        };
+        let (root, below) = permitted_path(roots, typed_path, false)?;
+        let shown = root.join(&below);
+        let opener = Opener { root: open_root(&root)?, shown: shown.clone(), follows_symlinks: false };
+        let wants_contents = typed.ends_with(b"/") || typed.ends_with(b"/.") || below.as_os_str().is_empty();
+        if wants_contents {
+            let base = opener.open_directory(&below).map_err(|error| opener.refusal(error))?;
+            return Ok(Source { base, name: None, written: shown });
+        }
+        // Looked at here, so that a missing source is refused in words before anything is listed.
+        open_beneath(opener.root.as_fd(), &below, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)
+            .map_err(|error| opener.refusal(error))?;
+        let parent = below.parent().unwrap_or(Path::new(""));
+        let base = opener.open_directory(parent).map_err(|error| opener.refusal(error))?;
+        let name = below.file_name().unwrap_or_default().as_bytes().to_vec();
+        Ok(Source { base, name: Some(name), written: shown })
+    }
+}
+
+/// A path of the owner's, relative to `/`.
+fn owner_path(directory: &Path, typed: &Path) -> Result<PathBuf, Refusal> {
+    if typed.as_os_str().as_bytes().contains(&0) {
+        return Err(Refusal::new(RefusalCode::Protocol, "the destination's path contains a NUL byte"));
+    }
+    let joined = directory.join(typed);
+    Ok(joined.strip_prefix("/").unwrap_or(&joined).to_owned())
+}
+
+/// Splits a partner's path into the permitted root that holds it and the rest.
+fn permitted_path(roots: &[PermittedRoot], typed: &Path, writes: bool) -> Result<(PathBuf, PathBuf), Refusal> {
+    let action = if writes { "store" } else { "fetch" };
+    let shown = typed.display();
+    let plain = typed.components().all(|part| !matches!(part, Component::ParentDir | Component::Prefix(_)));
+    if !plain || typed.as_os_str().as_bytes().contains(&0) {
+        return Err(not_permitted(format!("'{shown}' contains '..' or a NUL byte, which no path to a partner may")));
+    }
+    let may = |root: &&PermittedRoot| if writes { root.permission.writes() } else { root.permission.reads() };
+    let mut permitted = roots.iter().filter(may);
+    let found = if typed.is_absolute() {
+        permitted.find_map(|root| Some((root.path.clone(), typed.strip_prefix(&root.path).ok()?.to_owned())))
+    } else {
+        let below = typed.components().filter(|part| matches!(part, Component::Normal(_))).collect();
+        permitted.next().map(|root| (root.path.clone(), below))
+    };
+    found.ok_or_else(|| {
+        not_permitted(format!(
+            "the partner does not permit this node to {action} '{shown}': its admin can permit a directory with 'culvert profile edit NAME --permit PATH:{}'",
+            if writes { "write" } else { "read" }
+        ))
+    })
+}
+
+fn open_root(root: &Path) -> Result<OwnedFd, Refusal> {
+    rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|error| {
+        let text = format!("the permitted directory {} cannot be opened: {error}", root.display());
+        Refusal::new(RefusalCode::NotFound, text)
+    })
+}
+
+/// Opens and makes directories below a root.
+struct Opener {
+    root: OwnedFd,
+    shown: PathBuf,
+    /// The owner's own symlinks are followed on the way to the destination, a partner's never.
+    follows_symlinks: bool,
+}
+
+impl Opener {
+    fn open_directory(&self, below: &Path) -> Result<OwnedFd, Errno> {
+        let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        if self.follows_symlinks {
+            return openat2(&self.root, below, flags, Mode::empty(), ResolveFlags::IN_ROOT);
+        }
+        open_beneath(self.root.as_fd(), below, flags)
+    }
+
+    /// Makes what is missing of `below`; the second value says whether the last directory was made.
+    fn make_directories(&self, below: &Path) -> Result<(OwnedFd, bool), Refusal> {
+        let mut made = PathBuf::new();
+        let mut is_fresh = false;
+        for component in below.components() {
+            made.push(component);
+            if !matches!(component, Component::Normal(_)) {
+                continue;
+            }
+            let parent = self.open_directory(made.parent().unwrap_or(Path::new(""))).map_err(|error| self.refusal(error))?;
+            let name = Path::new(made.file_name().unwrap_or_default());
+            is_fresh = match mkdirat(&parent, name, Mode::from_raw_mode(0o777)) {
+                Ok(()) => true,
+                Err(Errno::EXIST) => false,
+                Err(error) => return Err(self.refusal(error)),
+            };
+        }
+        let directory = self.open_directory(below).map_err(|error| self.refusal(error))?;
+        Ok((directory, is_fresh))
+    }
+
+    fn refusal(&self, error: Errno) -> Refusal {
+        let shown = self.shown.display();
+        let (code, reason) = match error {
+            Errno::NOENT => (RefusalCode::NotFound, "it does not exist".to_owned()),
+            Errno::LOOP => (RefusalCode::NotPermitted, "a symlink is on the way, and a partner's paths follow none".to_owned()),
+            Errno::XDEV => (RefusalCode::NotPermitted, "it leads outside of the permitted directory".to_owned()),
+            Errno::NOTDIR => (RefusalCode::NotFound, "a part of it is not a directory".to_owned()),
+            Errno::ACCESS | Errno::PERM => {
+                (RefusalCode::NotPermitted, format!("the user who runs the node may not use it ({error})"))
+            }
+            Errno::NOSPC | Errno::DQUOT => (RefusalCode::NoSpace, error.to_string()),
+            error => (RefusalCode::Failed, error.to_string()),
+        };
+        Refusal::new(code, format!("cannot use {shown}: {reason}"))
+    }
+}
+
+/// The mode that new files are masked with. Asking changes it for an instant, so it is asked once, before threads make files.
+#[must_use]
+pub fn process_umask() -> Mode {
+    static UMASK: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    let raw = *UMASK.get_or_init(|| {
+        let mask = rustix::process::umask(Mode::from_raw_mode(0o077));
+        rustix::process::umask(mask);
+        mask.as_raw_mode()
+    });
+    Mode::from_raw_mode(raw)
+}
+
+impl Destination {
+    fn new(base: OwnedFd, path: PathBuf, single_name: Option<Vec<u8>>, is_fresh: bool) -> Self {
+        Self { base, path, single_name, is_fresh, umask: process_umask() }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn base(&self) -> BorrowedFd<'_> {
+        self.base.as_fd()
+    }
+
+    /// The name that entry `file` gets here.
+    #[must_use]
+    pub fn name<'a>(&'a self, manifest: &'a Manifest, file: u32) -> Cow<'a, [u8]> {
+        match &self.single_name {
+            Some(name) => Cow::Borrowed(name),
+            None => Cow::Borrowed(manifest.entry(file).name),
+        }
+    }
+
+    /// Opens the directory that holds `name`, and tells the last component.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn parent_of<'a>(&self, name: &'a [u8]) -> Result<(OwnedFd, &'a Path), Errno> {
+        let (parent, last) = split_name(name);
+        Ok((self.open_directory(parent)?, Path::new(OsStr::from_bytes(last))))
+    }
+
+    /// Opens a directory by its name below the base; the base itself for an empty name.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn open_directory(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
+        if name.is_empty() {
+            return self.base.try_clone().map_err(|_| Errno::MFILE);
+        }
+        let path = Path::new(OsStr::from_bytes(name));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        open_beneath(self.base.as_fd(), path, flags)
+    }
+
+    /// The mode of a new file: the sender's if it is to be preserved, else what this user's umask makes.
+    fn file_mode(&self, preserved: Option<u16>) -> Mode {
+        match preserved {
+            Some(mode) => Mode::from_raw_mode(mode.into()),
+            None => Mode::from_raw_mode(0o666) & !self.umask,
+        }
+    }
+}
+
+/// Parent and last component of a name.
+#[must_use]
+pub fn split_name(name: &[u8]) -> (&[u8], &[u8]) {
+    match name.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (&name[..slash], &name[slash + 1..]),
+        None => (b"", name),
+    }
+}
+
+/// The name that a file has until it is whole: the same for the same file in every attempt, so that an attempt finds what the
+/// one before it left.
+#[must_use]
+pub fn partial_name(name: &[u8]) -> PathBuf {
+    let hash = blake3::hash(name);
+    let mut partial = TEMPORARY_PREFIX.to_vec();
+    partial.extend(culvert_protocol::identity::to_hex(&hash.as_bytes()[..12]).into_bytes());
+    PathBuf::from(OsStr::from_bytes(&partial))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profiles::Permission;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn permitted(path: &Path, permission: Permission) -> Reach {
+        Reach::Permitted(vec![PermittedRoot { path: path.to_owned(), permission }])
+    }
+
+    fn refused(reach: &Reach, typed: &[u8]) -> Refusal {
+        reach.open_destination(typed, false).unwrap_err()
+    }
+
+    #[test]
+    fn a_partner_stays_beneath_its_root() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("root");
+        fs::create_dir_all(root.join("in")).unwrap();
+        fs::create_dir(directory.path().join("outside")).unwrap();
+        symlink("../outside", root.join("link")).unwrap();
+        let reach = permitted(&root, Permission::Both);
+        let inside = reach.open_destination(b"in/new/deep", false).unwrap();
+        assert!(inside.is_fresh && root.join("in/new/deep").is_dir());
+        let absolute = root.join("in/new");
+        assert!(!reach.open_destination(absolute.as_os_str().as_bytes(), false).unwrap().is_fresh);
+        for typed in [b"../outside".as_slice(), b"in/../../outside", b"/etc", b"/", b"link", b"link/x", b"a\0b"] {
+            assert_eq!(refused(&reach, typed).code, RefusalCode::NotPermitted, "{typed:?}");
+        }
+        assert_eq!(fs::read_dir(directory.path().join("outside")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn directions_are_permitted_one_by_one() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("file"), "x").unwrap();
+        let (reads, writes) =
+            (permitted(directory.path(), Permission::Read), permitted(directory.path(), Permission::Write));
+        assert!(reads.open_source(b"file").is_ok());
+        assert_eq!(writes.open_source(b"file").unwrap_err().code, RefusalCode::NotPermitted);
+        assert!(writes.open_destination(b"", false).is_ok());
+        assert_eq!(refused(&reads, b"").code, RefusalCode::NotPermitted);
+        assert_eq!(reads.open_source(b"missing").unwrap_err().code, RefusalCode::NotFound);
+    }
+
+    #[test]
+    fn a_single_file_may_take_the_destinations_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let reach = Reach::Owner { directory: directory.path().to_owned() };
+        let named = reach.open_destination(b"made/copy", true).unwrap();
+        assert_eq!(named.single_name.as_deref(), Some(b"copy".as_slice()));
+        assert!(directory.path().join("made").is_dir() && !directory.path().join("made/copy").exists());
+        assert_eq!(reach.open_destination(b"made", true).unwrap().single_name, None);
+        assert_eq!(reach.open_destination(b"made/copy/", true).unwrap().single_name, None);
+        assert!(directory.path().join("made/copy").is_dir());
+    }
+
+    #[test]
+    fn the_owner_may_go_through_symlinks() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("real")).unwrap();
+        symlink(directory.path().join("real"), directory.path().join("link")).unwrap();
+        let reach = Reach::Owner { directory: directory.path().to_owned() };
+        reach.open_destination(b"link/new", false).unwrap();
+        assert!(directory.path().join("real/new").is_dir());
+    }
+}

@@ -1,0 +1,271 @@
+//! Small files: unpacked from a chunk, written without a name, made durable together, and linked into place.
+//!
+//! A file without a name (`O_TMPFILE`) leaves nothing behind when its process dies. Where a file system has no such files they get a temporary
+//! name. One `syncfs` makes all files of a pack durable before the first gets its name, because an `fsync` for each would
+//! cost a journal commit for each.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use culvert_protocol::control::FileError;
+use culvert_protocol::manifest::Manifest;
+use culvert_protocol::names::printable;
+use culvert_protocol::tree_hash::ChunkHash;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, unlinkat};
+use rustix::io::Errno;
+
+use super::files::{Attributes, rename_into_place, set_attributes};
+use super::plan::Action;
+use super::{Destination, partial_name, split_name};
+
+/// A small file that is written and has no name yet.
+#[derive(Debug)]
+pub struct StagedFile {
+    /// Its entry.
+    pub file: u32,
+    parent: Arc<OwnedFd>,
+    /// The open file, if it has no name at all.
+    nameless: Option<OwnedFd>,
+    action: Action,
+}
+
+/// The files of a pack, written.
+#[derive(Debug, Default)]
+pub struct StagedPack {
+    /// Those that can be linked.
+    pub staged: Vec<StagedFile>,
+    /// Those that could not be written.
+    pub failed: Vec<FileError>,
+    /// Those whose bytes do not have the sender's hash.
+    pub mismatched: Vec<u32>,
+}
+
+/// What unpacking needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Unpacking<'a> {
+    /// Where to.
+    pub destination: &'a Destination,
+    /// The transfer's files.
+    pub manifest: &'a Manifest,
+    /// What becomes of each.
+    pub actions: &'a [Action],
+    /// Whether modes and times are kept.
+    pub preserve: bool,
+}
+
+impl Unpacking<'_> {
+    /// Writes the files of a pack. `hashes` are the sender's, if the transfer has hashes; `skip` says which files the sender gave up.
+    #[must_use]
+    pub fn stage(&self, files: &[u32], pack: &[u8], hashes: Option<&[ChunkHash]>, skip: impl Fn(u32) -> bool) -> StagedPack {
+        let mut result = StagedPack::default();
+        let mut parent: Option<(&[u8], Arc<OwnedFd>)> = None;
+        let mut rest = pack;
+        for (at, &file) in files.iter().enumerate() {
+            let bytes = self.manifest.file_bytes(file).unwrap_or(0) as usize;
+            let Some((content, after)) = rest.split_at_checked(bytes) else { break };
+            rest = after;
+            if skip(file) {
+                continue;
+            }
+            if hashes.is_some_and(|hashes| hashes.get(at) != Some(blake3::hash(content).as_bytes())) {
+                result.mismatched.push(file);
+                continue;
+            }
+            match self.stage_one(file, content, &mut parent) {
+                Ok(staged) => result.staged.push(staged),
+                Err(error) => result.failed.push(unwritable(self.manifest, file, error)),
+            }
+        }
+        result
+    }
+
+    fn stage_one<'m>(
+        &'m self,
+        file: u32,
+        content: &[u8],
+        parent: &mut Option<(&'m [u8], Arc<OwnedFd>)>,
+    ) -> Result<StagedFile, Errno> {
+        let entry = self.manifest.entry(file);
+        let name: &'m [u8] = match &self.destination.single_name {
+            Some(name) => name,
+            None => self.manifest.entry(file).name,
+        };
+        let (directory, _) = split_name(name);
+        // Files of a directory follow each other: most find it open.
+        let parent = match parent {
+            Some((open, parent)) if *open == directory => parent.clone(),
+            _ => {
+                let opened = Arc::new(self.destination.open_directory(directory)?);
+                *parent = Some((directory, opened.clone()));
+                opened
+            }
+        };
+        let opened = openat(&*parent, ".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o600));
+        let (written, is_nameless) = match opened {
+            Ok(nameless) => (nameless, true),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                (openat(&*parent, partial_name(name), flags, Mode::from_raw_mode(0o600))?, false)
+            }
+            Err(error) => return Err(error),
+        };
+        write_all(&written, content)?;
+        set_attributes(&written, self.destination, &Attributes::of(&entry, self.preserve))?;
+        let action = self.actions[file as usize];
+        Ok(StagedFile { file, parent, nameless: is_nameless.then_some(written), action })
+    }
+
+    /// Gives a staged and durable file its name.
+    ///
+    /// # Errors
+    /// What became of it instead.
+    pub fn link(&self, staged: StagedFile) -> Result<u32, FileError> {
+        let name = self.destination.name(self.manifest, staged.file);
+        let (_, last) = split_name(&name);
+        let last = Path::new(OsStr::from_bytes(last));
+        let file = staged.file;
+        link_into_place(&staged, &name, last).map(|()| file).map_err(|error| unwritable(self.manifest, file, error))
+    }
+}
+
+fn link_into_place(staged: &StagedFile, name: &[u8], last: &Path) -> Result<(), Errno> {
+    let parent = &*staged.parent;
+    let Some(nameless) = &staged.nameless else {
+        return rename_into_place(parent, &partial_name(name), last, staged.action);
+    };
+    if staged.action != Action::Replace {
+        return link_nameless(nameless, parent, last);
+    }
+    // A link cannot replace; a rename can.
+    let partial = partial_name(name);
+    match link_nameless(nameless, parent, &partial) {
+        Err(Errno::EXIST) => {
+            unlinkat(parent, &partial, AtFlags::empty())?;
+            link_nameless(nameless, parent, &partial)?;
+        }
+        linked => linked?,
+    }
+    rename_into_place(parent, &partial, last, Action::Replace)
+}
+
+fn link_nameless(file: &OwnedFd, parent: &OwnedFd, name: &Path) -> Result<(), Errno> {
+    // From Linux 6.10 on the owner of a file may link it by its descriptor; before, it takes a capability or the way through /proc.
+    match linkat(file, "", parent, name, AtFlags::EMPTY_PATH) {
+        Err(Errno::NOENT) => {
+            let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            linkat(CWD, &path, parent, name, AtFlags::SYMLINK_FOLLOW)
+        }
+        linked => linked,
+    }
+}
+
+fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::write(file, bytes) {
+            Ok(0) => return Err(Errno::NOSPC),
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// What is said of a file that could not be stored.
+#[must_use]
+pub fn unwritable(manifest: &Manifest, file: u32, error: Errno) -> FileError {
+    let name = printable(manifest.entry(file).name);
+    let (code, text) = match error {
+        Errno::EXIST => ("collision", format!("'{name}' was made by somebody else meanwhile and was not overwritten")),
+        Errno::NOSPC | Errno::DQUOT => ("no_space", format!("'{name}' could not be stored: {error}")),
+        Errno::LOOP => ("symlink", format!("'{name}' could not be stored: a symlink has appeared on the way")),
+        error => ("unwritable", format!("'{name}' could not be stored: {error}")),
+    };
+    FileError { file, code: code.to_owned(), text }
+}
+
+/// Makes an empty file with its name at once; there is nothing that could be half there.
+///
+/// # Errors
+/// What became of it instead.
+pub fn store_empty(unpacking: &Unpacking<'_>, file: u32) -> Result<u32, FileError> {
+    let staged = unpacking.stage(&[file], &[], None, |_| false);
+    match (staged.staged.into_iter().next(), staged.failed.into_iter().next()) {
+        (Some(staged), _) => unpacking.link(staged),
+        (None, Some(failed)) => Err(failed),
+        (None, None) => Err(unwritable(unpacking.manifest, file, Errno::IO)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::destination::Reach;
+    use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+
+    fn manifest() -> Manifest {
+        let mut manifest = Manifest::default();
+        let file = |name: &'static [u8], bytes| Entry {
+            name,
+            kind: EntryKind::File { bytes, is_sparse: false },
+            target: b"",
+            mode: 0o600,
+            modified: FileTime { seconds: 77, nanoseconds: 0 },
+        };
+        manifest.push(&Entry { kind: EntryKind::Directory, ..file(b"d", 0) }).unwrap();
+        for entry in [file(b"a", 3), file(b"d/b", 2), file(b"d/\xff", 4), file(b"empty", 0)] {
+            manifest.push(&entry).unwrap();
+        }
+        manifest
+    }
+
+    fn destination() -> (tempfile::TempDir, Destination) {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("d")).unwrap();
+        let reach = Reach::Owner { directory: directory.path().to_owned() };
+        let destination = reach.open_destination(b"", false).unwrap();
+        (directory, destination)
+    }
+
+    #[test]
+    fn a_pack_becomes_files_that_appear_whole() {
+        let (directory, destination) = destination();
+        let manifest = manifest();
+        let actions = [Action::Create; 5];
+        let unpacking = Unpacking { destination: &destination, manifest: &manifest, actions: &actions, preserve: true };
+        let hashes = [b"aaa".as_slice(), b"bb", b"xxxx"].map(|content| *blake3::hash(content).as_bytes());
+        let pack = unpacking.stage(&[1, 2, 3], b"aaabbcccc", Some(&hashes), |_| false);
+        assert_eq!(pack.mismatched, [3]);
+        assert!(!directory.path().join("a").exists(), "nothing has its name before it is durable");
+        let stored: Vec<u32> = pack.staged.into_iter().map(|staged| unpacking.link(staged).unwrap()).collect();
+        assert_eq!(stored, [1, 2]);
+        assert_eq!(fs::read(directory.path().join("d/b")).unwrap(), b"bb");
+        let metadata = fs::metadata(directory.path().join("a")).unwrap();
+        assert_eq!((metadata.mode() & 0o777, metadata.mtime()), (0o600, 77));
+        assert_eq!(store_empty(&unpacking, 4), Ok(4));
+        assert_eq!(fs::metadata(directory.path().join("empty")).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn existing_files_are_replaced_only_if_they_may() {
+        let (directory, destination) = destination();
+        let manifest = manifest();
+        fs::write(directory.path().join("a"), "mine").unwrap();
+        for (action, expected) in [(Action::Create, "mine"), (Action::Replace, "aaa")] {
+            let actions = [action; 5];
+            let unpacking =
+                Unpacking { destination: &destination, manifest: &manifest, actions: &actions, preserve: false };
+            let mut pack = unpacking.stage(&[1], b"aaa", None, |_| false);
+            let linked = unpacking.link(pack.staged.pop().unwrap());
+            assert_eq!(linked.is_ok(), action == Action::Replace);
+            assert_eq!(fs::read_to_string(directory.path().join("a")).unwrap(), expected);
+        }
+        let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "no temporary file remains: {names:?}");
+    }
+}

@@ -1,0 +1,396 @@
+//! What a node knows of its partners, and the keys that would like to become partners.
+//!
+//! A profile is a TOML file that an admin can read and edit. Without a profile that permits it, nothing of this node can be read
+//! or written over the network.
+
+use std::path::{Path, PathBuf};
+
+use culvert_protocol::identity::PublicKey;
+use serde::{Deserialize, Serialize};
+
+use crate::state::{StateDirectory, StateError};
+
+/// Strangers' keys that are kept for approval. More would let anybody fill the disk.
+const PENDING_MAX: usize = 256;
+
+/// What a partner may do in a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Permission {
+    /// Fetch from it.
+    Read,
+    /// Store into it.
+    Write,
+    /// Both.
+    Both,
+}
+
+impl Permission {
+    /// Whether it lets a partner fetch.
+    #[must_use]
+    pub const fn reads(self) -> bool {
+        matches!(self, Self::Read | Self::Both)
+    }
+
+    /// Whether it lets a partner store.
+    #[must_use]
+    pub const fn writes(self) -> bool {
+        matches!(self, Self::Write | Self::Both)
+    }
+}
+
+impl std::str::FromStr for Permission {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "read" => Ok(Self::Read),
+            "write" => Ok(Self::Write),
+            "both" => Ok(Self::Both),
+            _ => Err(format!("unknown permission '{text}': write read, write or both")),
+        }
+    }
+}
+
+/// A directory of this node that a partner may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PermittedRoot {
+    /// The directory, absolute.
+    pub path: PathBuf,
+    /// How.
+    pub permission: Permission,
+}
+
+/// A partner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// The partner's key.
+    pub key: PublicKey,
+    /// Where its node listens, `host:port`, in the order in which they are tried; empty if it only comes to us.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// What it may use here.
+    #[serde(default)]
+    pub permit: Vec<PermittedRoot>,
+}
+
+/// A key that asked and has no profile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingKey {
+    /// The key.
+    pub key: PublicKey,
+    /// What its node calls itself. Anybody can call themselves anything.
+    pub name: String,
+    /// Where it came from, or where it was found.
+    pub address: String,
+    /// When it first asked, in seconds since 1970.
+    pub first_seen_unix: u64,
+    /// When it last asked.
+    pub last_seen_unix: u64,
+}
+
+/// A profile that cannot be used or made.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// The files.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The name.
+    #[error("'{0}' cannot be a profile's name: use letters, digits, '-', '_' and '.', at most 64, beginning with a letter or digit")]
+    BadName(String),
+    /// No such profile.
+    #[error("there is no profile '{0}'; 'culvert profile list' shows those there are")]
+    NotFound(String),
+    /// It exists already.
+    #[error("there is a profile '{0}' already; 'culvert profile edit {0}' changes it")]
+    Exists(String),
+    /// Another profile has the key.
+    #[error("the profile '{0}' has this key already")]
+    KeyTaken(String),
+    /// A permitted directory that is not absolute.
+    #[error("'{0}' cannot be permitted: write an absolute path")]
+    RelativeRoot(PathBuf),
+    /// No pending key with that fingerprint.
+    #[error("no key with the fingerprint {0} has asked; 'culvert profile pending' lists those that have")]
+    NotPending(String),
+}
+
+/// The profiles of a node.
+#[derive(Clone, Debug)]
+pub struct Profiles {
+    state: StateDirectory,
+}
+
+fn check_name(name: &str) -> Result<(), ProfileError> {
+    let begins_well = name.starts_with(|character: char| character.is_ascii_alphanumeric());
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
+    if begins_well && name.len() <= 64 && name.chars().all(is_plain) {
+        Ok(())
+    } else {
+        Err(ProfileError::BadName(name.to_owned()))
+    }
+}
+
+fn file_of(name: &str) -> String {
+    format!("profiles/{name}.toml")
+}
+
+impl Profiles {
+    /// The profiles in a state directory.
+    #[must_use]
+    pub const fn new(state: StateDirectory) -> Self {
+        Self { state }
+    }
+
+    /// A profile by name; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`ProfileError`], for instance that its file does not parse.
+    pub fn find(&self, name: &str) -> Result<Option<Profile>, ProfileError> {
+        if check_name(name).is_err() {
+            return Ok(None);
+        }
+        let Some(bytes) = self.state.read(file_of(name))? else { return Ok(None) };
+        let damaged = |reason: String| StateError::Damaged { path: self.state.path(file_of(name)), reason };
+        let text = String::from_utf8(bytes).map_err(|error| damaged(error.to_string()))?;
+        let profile: Profile = toml::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+        if let Some(root) = profile.permit.iter().find(|root| !root.path.is_absolute()) {
+            return Err(ProfileError::RelativeRoot(root.path.clone()));
+        }
+        Ok(Some(profile))
+    }
+
+    /// A profile by name.
+    ///
+    /// # Errors
+    /// [`ProfileError::NotFound`] among others.
+    pub fn get(&self, name: &str) -> Result<Profile, ProfileError> {
+        self.find(name)?.ok_or_else(|| ProfileError::NotFound(name.to_owned()))
+    }
+
+    /// All profiles, by name.
+    ///
+    /// # Errors
+    /// [`ProfileError`] of the first that cannot be read.
+    pub fn list(&self) -> Result<Vec<(String, Profile)>, ProfileError> {
+        let names = self.state.list("profiles", ".toml")?;
+        names
+            .into_iter()
+            .filter(|name| check_name(name).is_ok())
+            .map(|name| self.get(&name).map(|profile| (name, profile)))
+            .collect()
+    }
+
+    /// The profile with a key. A profile that cannot be read stands in nobody else's way.
+    ///
+    /// # Errors
+    /// [`ProfileError`] if the profiles cannot be listed.
+    pub fn with_key(&self, key: PublicKey) -> Result<Option<(String, Profile)>, ProfileError> {
+        for name in self.state.list("profiles", ".toml")? {
+            if let Ok(Some(profile)) = self.find(&name)
+                && profile.key == key
+            {
+                return Ok(Some((name, profile)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The profile that names an address.
+    ///
+    /// # Errors
+    /// [`ProfileError`] if the profiles cannot be listed.
+    pub fn with_address(&self, address: &str) -> Result<Option<(String, Profile)>, ProfileError> {
+        for name in self.state.list("profiles", ".toml")? {
+            if let Ok(Some(profile)) = self.find(&name)
+                && profile.addresses.iter().any(|known| known == address)
+            {
+                return Ok(Some((name, profile)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes a profile.
+    ///
+    /// # Errors
+    /// [`ProfileError`]: the name, a profile that exists, a key that another has.
+    pub fn add(&self, name: &str, profile: &Profile) -> Result<(), ProfileError> {
+        check_name(name)?;
+        if self.state.read(file_of(name))?.is_some() {
+            return Err(ProfileError::Exists(name.to_owned()));
+        }
+        if let Some((other, _)) = self.with_key(profile.key)? {
+            return Err(ProfileError::KeyTaken(other));
+        }
+        self.write(name, profile)?;
+        self.forget_pending(profile.key)
+    }
+
+    /// Replaces a profile.
+    ///
+    /// # Errors
+    /// [`ProfileError`].
+    pub fn replace(&self, name: &str, profile: &Profile) -> Result<(), ProfileError> {
+        self.get(name)?;
+        self.write(name, profile)
+    }
+
+    fn write(&self, name: &str, profile: &Profile) -> Result<(), ProfileError> {
+        if let Some(root) = profile.permit.iter().find(|root| !root.path.is_absolute()) {
+            return Err(ProfileError::RelativeRoot(root.path.clone()));
+        }
+        let text = toml::to_string_pretty(profile).map_err(|error| StateError::Damaged {
+            path: self.state.path(file_of(name)),
+            reason: error.to_string(),
+        })?;
+        Ok(self.state.write(file_of(name), text.as_bytes())?)
+    }
+
+    /// Removes a profile.
+    ///
+    /// # Errors
+    /// [`ProfileError::NotFound`] among others.
+    pub fn remove(&self, name: &str) -> Result<(), ProfileError> {
+        check_name(name)?;
+        if self.state.remove(file_of(name))? { Ok(()) } else { Err(ProfileError::NotFound(name.to_owned())) }
+    }
+
+    /// The file of a profile.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.state.path(Path::new(&file_of(name)))
+    }
+
+    /// Keys that asked.
+    ///
+    /// # Errors
+    /// [`ProfileError`].
+    pub fn pending(&self) -> Result<Vec<PendingKey>, ProfileError> {
+        let Some(bytes) = self.state.read("pending.json")? else { return Ok(Vec::new()) };
+        serde_json::from_slice(&bytes).map_err(|error| {
+            StateError::Damaged { path: self.state.path("pending.json"), reason: error.to_string() }.into()
+        })
+    }
+
+    /// Notes that a key without profile asked. The table is bounded: the key that has been silent longest makes room.
+    ///
+    /// # Errors
+    /// [`ProfileError`].
+    pub fn note_pending(&self, key: PublicKey, name: &str, address: &str, now_unix: u64) -> Result<(), ProfileError> {
+        let mut pending = self.pending().unwrap_or_default();
+        if let Some(known) = pending.iter_mut().find(|known| known.key == key) {
+            // Once a minute is enough to know that it still asks.
+            if now_unix.saturating_sub(known.last_seen_unix) < 60 {
+                return Ok(());
+            }
+            known.last_seen_unix = now_unix;
+            known.address = address.to_owned();
+        } else {
+            if pending.len() >= PENDING_MAX {
+                pending.sort_by_key(|known| known.last_seen_unix);
+                pending.remove(0);
+            }
+            let (name, address) = (name.to_owned(), address.to_owned());
+            pending.push(PendingKey { key, name, address, first_seen_unix: now_unix, last_seen_unix: now_unix });
+        }
+        self.write_pending(&pending)
+    }
+
+    /// The pending key whose fingerprint begins with `fingerprint` (with or without `SHA256:`).
+    ///
+    /// # Errors
+    /// [`ProfileError::NotPending`] if it is none, or not the only one.
+    pub fn find_pending(&self, fingerprint: &str) -> Result<PendingKey, ProfileError> {
+        let wanted = fingerprint.strip_prefix("SHA256:").unwrap_or(fingerprint);
+        let matches = |pending: &PendingKey| pending.key.fingerprint()["SHA256:".len()..].starts_with(wanted);
+        let mut found = self.pending()?.into_iter().filter(matches);
+        match (found.next(), found.next()) {
+            (Some(pending), None) if wanted.len() >= 6 => Ok(pending),
+            _ => Err(ProfileError::NotPending(fingerprint.to_owned())),
+        }
+    }
+
+    fn forget_pending(&self, key: PublicKey) -> Result<(), ProfileError> {
+        let mut pending = self.pending().unwrap_or_default();
+        let before = pending.len();
+        pending.retain(|known| known.key != key);
+        if pending.len() == before { Ok(()) } else { self.write_pending(&pending) }
+    }
+
+    fn write_pending(&self, pending: &[PendingKey]) -> Result<(), ProfileError> {
+        let text = serde_json::to_vec_pretty(pending).map_err(|error| StateError::Damaged {
+            path: self.state.path("pending.json"),
+            reason: error.to_string(),
+        })?;
+        Ok(self.state.write("pending.json", &text)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profiles() -> (tempfile::TempDir, Profiles) {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(directory.path()).unwrap();
+        (directory, Profiles::new(state))
+    }
+
+    fn profile(byte: u8) -> Profile {
+        Profile {
+            key: PublicKey([byte; 32]),
+            addresses: vec!["host:7272".into()],
+            permit: vec![PermittedRoot { path: "/data".into(), permission: Permission::Write }],
+        }
+    }
+
+    #[test]
+    fn profiles_are_added_found_and_removed() {
+        let (_directory, profiles) = profiles();
+        profiles.add("lab", &profile(1)).unwrap();
+        assert_eq!(profiles.get("lab").unwrap(), profile(1));
+        assert_eq!(profiles.with_key(PublicKey([1; 32])).unwrap().unwrap().0, "lab");
+        assert_eq!(profiles.with_address("host:7272").unwrap().unwrap().0, "lab");
+        assert!(matches!(profiles.add("lab", &profile(2)), Err(ProfileError::Exists(_))));
+        assert!(matches!(profiles.add("other", &profile(1)), Err(ProfileError::KeyTaken(_))));
+        profiles.remove("lab").unwrap();
+        assert!(matches!(profiles.get("lab"), Err(ProfileError::NotFound(_))));
+    }
+
+    #[test]
+    fn names_stay_in_their_directory() {
+        let (_directory, profiles) = profiles();
+        for name in ["", "../x", "a/b", ".hidden", "a b", "ä"] {
+            assert!(matches!(profiles.add(name, &profile(1)), Err(ProfileError::BadName(_))), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_typo_in_a_profile_is_named() {
+        let (_directory, profiles) = profiles();
+        profiles.add("lab", &profile(1)).unwrap();
+        std::fs::write(profiles.path("lab"), "key = 'xyz'\n").unwrap();
+        let error = profiles.get("lab").unwrap_err().to_string();
+        assert!(error.contains("lab.toml") && error.contains("64 hexadecimal"), "{error}");
+        assert!(profiles.with_key(PublicKey([1; 32])).unwrap().is_none());
+    }
+
+    #[test]
+    fn strangers_cannot_fill_the_disk() {
+        let (_directory, profiles) = profiles();
+        for number in 0..PENDING_MAX as u32 + 10 {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&number.to_be_bytes());
+            profiles.note_pending(PublicKey(key), "n", "a", u64::from(number)).unwrap();
+        }
+        assert_eq!(profiles.pending().unwrap().len(), PENDING_MAX);
+        let last = profiles.pending().unwrap().pop().unwrap();
+        assert_eq!(profiles.find_pending(&last.key.fingerprint()).unwrap(), last);
+        assert!(profiles.find_pending("SHA256:").is_err());
+        profiles.add("lab", &Profile { key: last.key, ..profile(1) }).unwrap();
+        assert_eq!(profiles.pending().unwrap().len(), PENDING_MAX - 1);
+    }
+}

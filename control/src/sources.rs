@@ -1,0 +1,435 @@
+//! Listing what is to be sent.
+//!
+//! A source without a trailing slash is sent under its own name, one with a trailing slash as its contents, as people
+//! know it from rsync. A symlink that is named as a source is followed; symlinks within are sent as symlinks if they stay inside. Every file
+//! is later opened relative to the directory that was open when it was listed, never through a symlink.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use culvert_protocol::control::{LIST_BYTES, encode_entry};
+use culvert_protocol::manifest::{Entry, EntryKind, FileTime, Manifest};
+use culvert_protocol::names::{check_relative, printable, symlink_stays_inside};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, openat2, readlinkat, statat};
+use rustix::io::Errno;
+
+/// Problems that are told by name; the rest are counted.
+const PROBLEMS_MAX: usize = 10_000;
+
+/// A source that cannot be sent at all.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// It is not there.
+    #[error("the source {0} does not exist")]
+    NotFound(PathBuf),
+    /// It cannot be opened.
+    #[error("the source {path} cannot be opened: {error}")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        error: Errno,
+    },
+    /// It is a device, a pipe or a socket.
+    #[error("the source {0} is neither a file nor a directory")]
+    Special(PathBuf),
+    /// Two sources would be stored under one name.
+    #[error("two sources would both be stored as '{0}': rename one of them, or send them to different destinations")]
+    Collision(String),
+    /// The manifest refuses an entry.
+    #[error("{path}: {error}")]
+    Entry {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: culvert_protocol::manifest::EntryError,
+    },
+}
+
+/// A file below a source that is not sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Its name.
+    pub name: String,
+    /// A word for programs.
+    pub code: &'static str,
+    /// A sentence for people.
+    pub text: String,
+}
+
+/// Where a source lies: the directory that its names are relative to, and what of it is wanted.
+#[derive(Debug)]
+pub struct Source {
+    /// The directory.
+    pub base: OwnedFd,
+    /// The name within it; `None` for the directory's contents.
+    pub name: Option<Vec<u8>>,
+    /// How the user wrote it.
+    pub written: PathBuf,
+}
+
+/// Everything that is to be sent.
+#[derive(Debug)]
+pub struct SourceTree {
+    /// The entries.
+    pub manifest: Manifest,
+    /// What could not be listed or may not be sent.
+    pub problems: Vec<Problem>,
+    /// How many such there were, if they are more than the list holds.
+    pub problem_count: u64,
+    /// Bytes that the files take on disk.
+    pub allocated_bytes: u64,
+    /// Whether exactly one source was named and it is a regular file.
+    pub is_single_file: bool,
+    bases: Vec<OwnedFd>,
+    /// For each base the number of its first entry.
+    first_entries: Vec<u32>,
+}
+
+impl SourceTree {
+    /// Opens entry `file` for reading, as it was listed: beneath its base, through no symlink.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn open(&self, file: u32, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let base = self.first_entries.partition_point(|&first| first <= file) - 1;
+        let name = Path::new(OsStr::from_bytes(self.manifest.entry(file).name));
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK | flags;
+        open_beneath(self.bases[base].as_fd(), name, flags)
+    }
+}
+
+/// Opens `name` beneath `base`, through no symlink.
+///
+/// # Errors
+/// The operating system's; `LOOP` for a symlink on the way.
+pub fn open_beneath(base: BorrowedFd<'_>, name: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    // EAGAIN: a rename raced with the resolution (openat2(2)); it is worth a few more tries.
+    for _ in 0..8 {
+        match openat2(base, name, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) => {}
+            opened => return opened,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+/// The source that a user of this host named: any path, symlinks on the way followed.
+///
+/// # Errors
+/// [`SourceError`].
+pub fn local_source(written: &Path) -> Result<Source, SourceError> {
+    let unreadable = |error: Errno| match error {
+        Errno::NOENT | Errno::NOTDIR => SourceError::NotFound(written.to_owned()),
+        error => SourceError::Unreadable { path: written.to_owned(), error },
+    };
+    let bytes = written.as_os_str().as_bytes();
+    let directory_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open_directory = |path: &Path| rustix::fs::open(path, directory_flags, Mode::empty()).map_err(unreadable);
+    let wants_contents = bytes.ends_with(b"/") || matches!(written.file_name(), None) || bytes.ends_with(b"/.");
+    if wants_contents {
+        return Ok(Source { base: open_directory(written)?, name: None, written: written.to_owned() });
+    }
+    let stat = rustix::fs::stat(written).map_err(unreadable)?;
+    let named = written.file_name().unwrap_or_default().as_bytes().to_vec();
+    let is_symlink = rustix::fs::lstat(written).is_ok_and(|stat| kind_of(&stat) == FileType::Symlink);
+    let resolved = if is_symlink {
+        std::fs::canonicalize(written).map_err(|_| SourceError::NotFound(written.to_owned()))?
+    } else {
+        written.to_owned()
+    };
+    match kind_of(&stat) {
+        FileType::Directory | FileType::RegularFile => {
+            let parent = match resolved.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                _ => Path::new("."),
+            };
+            let name = resolved.file_name().map_or(named, |name| name.as_bytes().to_vec());
+            Ok(Source { base: open_directory(parent)?, name: Some(name), written: written.to_owned() })
+        }
+        _ => Err(SourceError::Special(written.to_owned())),
+    }
+}
+
+fn kind_of(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+/// Lists everything below `sources`. `on_part` gets encoded entries as they are found.
+///
+/// # Errors
+/// [`SourceError`] if a source as such cannot be sent; files below it that cannot are [`SourceTree::problems`].
+pub fn list(sources: Vec<Source>, mut on_part: impl FnMut(Vec<u8>)) -> Result<SourceTree, SourceError> {
+    let single = sources.len() == 1;
+    let mut listing = Listing {
+        tree: SourceTree {
+            manifest: Manifest::default(),
+            problems: Vec::new(),
+            problem_count: 0,
+            allocated_bytes: 0,
+            is_single_file: false,
+            bases: Vec::new(),
+            first_entries: Vec::new(),
+        },
+        names: HashSet::new(),
+        part: Vec::new(),
+        on_part: &mut on_part,
+        written: PathBuf::new(),
+        is_several: !single,
+    };
+    for source in sources {
+        listing.source(source)?;
+    }
+    let Listing { mut tree, part, .. } = listing;
+    if !part.is_empty() {
+        on_part(part);
+    }
+    tree.is_single_file = single
+        && tree.manifest.len() == 1
+        && matches!(tree.manifest.entry(0).kind, EntryKind::File { .. })
+        && !tree.manifest.entry(0).name.contains(&b'/');
+    Ok(tree)
+}
+
+struct Listing<'a> {
+    tree: SourceTree,
+    /// Hashes of the names so far, if there are several sources that could collide.
+    names: HashSet<u128>,
+    part: Vec<u8>,
+    on_part: &'a mut dyn FnMut(Vec<u8>),
+    written: PathBuf,
+    is_several: bool,
+}
+
+impl Listing<'_> {
+    fn source(&mut self, source: Source) -> Result<(), SourceError> {
+        let Source { base, name, written } = source;
+        self.written = written;
+        self.tree.first_entries.push(self.tree.manifest.len() as u32);
+        let base_again = base.try_clone().map_err(|_| SourceError::Unreadable {
+            path: self.written.clone(),
+            error: Errno::MFILE,
+        })?;
+        self.tree.bases.push(base_again);
+        let base = base.as_fd();
+        let mut directories = match name {
+            None => vec![Vec::new()],
+            Some(name) => {
+                let path = Path::new(OsStr::from_bytes(&name));
+                let stat = statat(base, path, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|error| SourceError::Unreadable { path: self.written.clone(), error })?;
+                if let Err(reason) = check_relative(&name) {
+                    let error = culvert_protocol::manifest::EntryError::Name { name: printable(&name), reason };
+                    return Err(SourceError::Entry { path: self.written.clone(), error });
+                }
+                if self.entry(base, &name, &stat)? { vec![name] } else { Vec::new() }
+            }
+        };
+        // Depth first, in the order of names: the same tree gives the same manifest.
+        while let Some(directory) = directories.pop() {
+            let mut below = self.directory(base, &directory)?;
+            below.reverse();
+            directories.append(&mut below);
+        }
+        Ok(())
+    }
+
+    /// Lists one directory; returns the directories in it.
+    fn directory(&mut self, base: BorrowedFd<'_>, directory: &[u8]) -> Result<Vec<Vec<u8>>, SourceError> {
+        let path = if directory.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(directory)) };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = open_beneath(base, path, flags).and_then(|fd| Ok((Dir::read_from(&fd)?, fd)));
+        let (mut reader, fd) = match opened {
+            Ok(opened) => opened,
+            Err(error) if directory.is_empty() => {
+                return Err(SourceError::Unreadable { path: self.written.clone(), error });
+            }
+            Err(error) => {
+                self.problem(directory, "unreadable", format!("the directory cannot be read: {error}"));
+                return Ok(Vec::new());
+            }
+        };
+        let mut names = Vec::new();
+        while let Some(entry) = reader.read() {
+            match entry {
+                Ok(entry) => match entry.file_name().to_bytes() {
+                    b"." | b".." => {}
+                    name => names.push(name.to_vec()),
+                },
+                Err(error) => {
+                    self.problem(directory, "unreadable", format!("the directory cannot be read to its end: {error}"));
+                    break;
+                }
+            }
+        }
+        names.sort_unstable();
+        let mut directories = Vec::new();
+        for name in names {
+            let full = if directory.is_empty() { name.clone() } else { [directory, b"/", &name].concat() };
+            match statat(&fd, Path::new(OsStr::from_bytes(&name)), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => {
+                    if self.entry(base, &full, &stat)? {
+                        directories.push(full);
+                    }
+                }
+                Err(error) => self.problem(&full, "vanished", format!("it cannot be looked at: {error}")),
+            }
+        }
+        Ok(directories)
+    }
+
+    /// Adds an entry to the manifest; true if it is a directory to be listed.
+    fn entry(&mut self, base: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<bool, SourceError> {
+        if let Err(reason) = check_relative(name) {
+            self.problem(name, "name", format!("its name cannot be sent: {reason}"));
+            return Ok(false);
+        }
+        let mut target = Vec::new();
+        let kind = match kind_of(stat) {
+            FileType::RegularFile => {
+                let bytes = stat.st_size as u64;
+                let allocated = stat.st_blocks as u64 * 512;
+                self.tree.allocated_bytes += allocated.min(bytes);
+                EntryKind::File { bytes, is_sparse: allocated < bytes }
+            }
+            FileType::Directory => EntryKind::Directory,
+            FileType::Symlink => {
+                target = match readlinkat(base, Path::new(OsStr::from_bytes(name)), Vec::new()) {
+                    Ok(target) => target.into_bytes(),
+                    Err(error) => {
+                        self.problem(name, "vanished", format!("the symlink cannot be read: {error}"));
+                        return Ok(false);
+                    }
+                };
+                if !symlink_stays_inside(name, &target) {
+                    let text = format!("the symlink leads outside of what is sent (to '{}')", printable(&target));
+                    self.problem(name, "symlink_leaves", text);
+                    return Ok(false);
+                }
+                EntryKind::Symlink
+            }
+            _ => {
+                self.problem(name, "special", "it is a device, a pipe or a socket".to_owned());
+                return Ok(false);
+            }
+        };
+        let entry = Entry {
+            name,
+            kind,
+            target: &target,
+            mode: (stat.st_mode & 0o777) as u16,
+            modified: FileTime { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 },
+        };
+        if self.is_several && !self.names.insert(hash_of(name)) {
+            return Err(SourceError::Collision(printable(name)));
+        }
+        let pushed = self.tree.manifest.push(&entry);
+        pushed.map_err(|error| SourceError::Entry { path: self.written.clone(), error })?;
+        encode_entry(&entry, &mut self.part);
+        if self.part.len() >= LIST_BYTES {
+            (self.on_part)(std::mem::take(&mut self.part));
+        }
+        Ok(entry.kind == EntryKind::Directory)
+    }
+
+    fn problem(&mut self, name: &[u8], code: &'static str, text: String) {
+        self.tree.problem_count += 1;
+        if self.tree.problems.len() < PROBLEMS_MAX {
+            self.tree.problems.push(Problem { name: printable(name), code, text });
+        }
+    }
+}
+
+/// A name's hash, for sets of millions of names. 128 bits of BLAKE3 do not collide by accident or by intent.
+#[must_use]
+pub fn hash_of(name: &[u8]) -> u128 {
+    let hash = blake3::hash(name);
+    u128::from_le_bytes(hash.as_bytes()[..16].try_into().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn tree_of(sources: &[&Path]) -> Result<SourceTree, SourceError> {
+        let sources = sources.iter().map(|path| local_source(path)).collect::<Result<Vec<_>, _>>()?;
+        list(sources, drop)
+    }
+
+    fn names(tree: &SourceTree) -> Vec<String> {
+        tree.manifest.entries().map(|(_, entry)| printable(entry.name)).collect()
+    }
+
+    #[test]
+    fn a_slash_means_the_contents() {
+        let directory = tempfile::tempdir().unwrap();
+        let top = directory.path().join("top");
+        fs::create_dir_all(top.join("b/c")).unwrap();
+        fs::write(top.join("a"), "1").unwrap();
+        fs::write(top.join("b/c/d"), "22").unwrap();
+        assert_eq!(names(&tree_of(&[&top]).unwrap()), ["top", "top/a", "top/b", "top/b/c", "top/b/c/d"]);
+        let contents = tree_of(&[&top.join("")]).unwrap();
+        assert_eq!(names(&contents), ["a", "b", "b/c", "b/c/d"]);
+        assert_eq!(contents.manifest.total_bytes(), 3);
+        assert!(contents.open(3, OFlags::empty()).is_ok());
+        let file = tree_of(&[&top.join("a")]).unwrap();
+        assert!(file.is_single_file);
+        assert_eq!(names(&file), ["a"]);
+    }
+
+    #[test]
+    fn strange_things_are_told_by_name_and_the_rest_is_listed() {
+        let directory = tempfile::tempdir().unwrap();
+        let top = directory.path().join("top");
+        fs::create_dir(&top).unwrap();
+        symlink("inside", top.join("good")).unwrap();
+        symlink("/etc/passwd", top.join("bad")).unwrap();
+        fs::write(top.join(OsStr::from_bytes(b"not utf-8 \xff")), "x").unwrap();
+        fs::write(top.join(".culvert-partial-1"), "x").unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(top.join("socket")).unwrap();
+        let tree = tree_of(&[&top.join("")]).unwrap();
+        assert_eq!(names(&tree), ["good", "not utf-8 \\xff"]);
+        let problems: Vec<_> = tree.problems.iter().map(|problem| (problem.name.as_str(), problem.code)).collect();
+        assert_eq!(problems, [(".culvert-partial-1", "name"), ("bad", "symlink_leaves"), ("socket", "special")]);
+    }
+
+    #[test]
+    fn a_file_that_becomes_a_symlink_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let top = directory.path();
+        fs::create_dir(top.join("d")).unwrap();
+        fs::write(top.join("d/a"), "1").unwrap();
+        let tree = tree_of(&[&top.join("d")]).unwrap();
+        fs::remove_file(top.join("d/a")).unwrap();
+        symlink("/etc/passwd", top.join("d/a")).unwrap();
+        assert_eq!(tree.open(1, OFlags::empty()).unwrap_err(), Errno::LOOP);
+        fs::rename(top.join("d"), top.join("e")).unwrap();
+        symlink("/etc", top.join("d")).unwrap();
+        assert!(tree.open(1, OFlags::empty()).is_err());
+    }
+
+    #[test]
+    fn two_sources_of_one_name_collide() {
+        let directory = tempfile::tempdir().unwrap();
+        for parent in ["x", "y"] {
+            fs::create_dir(directory.path().join(parent)).unwrap();
+            fs::write(directory.path().join(parent).join("same"), "").unwrap();
+        }
+        let error = tree_of(&[&directory.path().join("x/same"), &directory.path().join("y/same")]).unwrap_err();
+        assert!(matches!(error, SourceError::Collision(name) if name == "same"));
+    }
+
+    #[test]
+    fn what_is_not_there_or_no_file_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("missing");
+        assert!(matches!(tree_of(&[&missing]), Err(SourceError::NotFound(path)) if path == missing));
+        assert!(matches!(tree_of(&[Path::new("/dev/null")]), Err(SourceError::Special(_))));
+    }
+}

@@ -1,0 +1,244 @@
+//! A node's state directory: its key, profiles, transfers, journals and receipts.
+//!
+//! ```text
+//! identity.pk8     the node's private key, mode 0600
+//! profiles/        a TOML file for each partner
+//! pending.json     keys that asked and are not approved yet
+//! transfers/       a JSON file for each transfer
+//! receipts/        a text for each completed transfer
+//! journals/        what incoming transfers have stored so far
+//! api.sock         the running node's API
+//! ```
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use culvert_protocol::identity::Identity;
+
+/// A file or directory of the state that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The operating system refuses.
+    #[error("cannot {what} {path}: {error}; check its owner and permissions, or name another directory with --state")]
+    Os {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// A file has been damaged or edited wrongly.
+    #[error("{path} is damaged: {reason}")]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// In what way.
+        reason: String,
+    },
+    /// The private key could be read by others.
+    #[error("{path} can be read by others (mode {mode:o}): run 'chmod 600 {path}', and make a new key if somebody may have read it")]
+    ExposedKey {
+        /// The key file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+}
+
+/// A state directory.
+#[derive(Clone, Debug)]
+pub struct StateDirectory {
+    root: PathBuf,
+}
+
+impl StateDirectory {
+    /// Uses `root`, and makes it with its subdirectories if it is not there. Only its owner may look into it.
+    ///
+    /// # Errors
+    /// [`StateError::Os`].
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, StateError> {
+        let root = root.into();
+        for directory in ["", "profiles", "transfers", "receipts", "journals"] {
+            let path = root.join(directory);
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)
+                .map_err(|error| StateError::Os { what: "make the directory", path, error })?;
+        }
+        Ok(Self { root })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A path within it.
+    #[must_use]
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The node's key; makes one if there is none.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn identity(&self) -> Result<Identity, StateError> {
+        if let Some(identity) = self.existing_identity()? {
+            return Ok(identity);
+        }
+        let identity = Identity::generate();
+        let path = self.path("identity.pk8");
+        match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(mut file) => {
+                let written = file.write_all(identity.to_pkcs8()).and_then(|()| file.sync_all());
+                written.map_err(|error| StateError::Os { what: "write", path, error })?;
+                Ok(identity)
+            }
+            // Another process was faster: its key is the node's.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.identity(),
+            Err(error) => Err(StateError::Os { what: "make", path, error }),
+        }
+    }
+
+    /// The node's key, if it has one.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn existing_identity(&self) -> Result<Option<Identity>, StateError> {
+        let path = self.path("identity.pk8");
+        let pkcs8 = match fs::read(&path) {
+            Ok(pkcs8) => pkcs8,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StateError::Os { what: "read", path, error }),
+        };
+        let os = |error| StateError::Os { what: "look at", path: path.clone(), error };
+        let mode = fs::metadata(&path).map_err(os)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(StateError::ExposedKey { path, mode });
+        }
+        Identity::from_pkcs8(&pkcs8)
+            .map(Some)
+            .map_err(|error| StateError::Damaged { path, reason: error.to_string() })
+    }
+
+    /// Writes a file so that it is there either whole or not at all.
+    ///
+    /// # Errors
+    /// [`StateError::Os`].
+    pub fn write(&self, name: impl AsRef<Path>, bytes: &[u8]) -> Result<(), StateError> {
+        let path = self.path(name);
+        let os = |what| {
+            let path = path.clone();
+            move |error| StateError::Os { what, path, error }
+        };
+        let directory = path.parent().unwrap_or(&self.root);
+        let mut file = tempfile::NamedTempFile::new_in(directory).map_err(os("write beside"))?;
+        file.write_all(bytes).map_err(os("write"))?;
+        file.as_file().sync_all().map_err(os("write"))?;
+        file.persist(&path).map_err(|error| os("replace")(error.error))?;
+        sync_directory(directory).map_err(os("write"))
+    }
+
+    /// Reads a file; `None` if it is not there.
+    ///
+    /// # Errors
+    /// [`StateError::Os`].
+    pub fn read(&self, name: impl AsRef<Path>) -> Result<Option<Vec<u8>>, StateError> {
+        let path = self.path(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StateError::Os { what: "read", path, error }),
+        }
+    }
+
+    /// The names of the files in a subdirectory with a suffix, without it, sorted.
+    ///
+    /// # Errors
+    /// [`StateError::Os`].
+    pub fn list(&self, directory: &str, suffix: &str) -> Result<Vec<String>, StateError> {
+        let path = self.path(directory);
+        let os = |error| StateError::Os { what: "list", path: path.clone(), error };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&path).map_err(os)? {
+            let name = entry.map_err(os)?.file_name();
+            if let Some(name) = name.to_str().and_then(|name| name.strip_suffix(suffix)) {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Removes a file; false if it was not there.
+    ///
+    /// # Errors
+    /// [`StateError::Os`].
+    pub fn remove(&self, name: impl AsRef<Path>) -> Result<bool, StateError> {
+        let path = self.path(name);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(StateError::Os { what: "remove", path, error }),
+        }
+    }
+}
+
+/// Makes the names in a directory durable.
+///
+/// # Errors
+/// The operating system's.
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
+    fs::File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> (tempfile::TempDir, StateDirectory) {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(directory.path().join("state")).unwrap();
+        (directory, state)
+    }
+
+    #[test]
+    fn the_key_is_made_once_and_only_its_owner_may_read_it() {
+        let (_directory, state) = state();
+        assert!(state.existing_identity().unwrap().is_none());
+        let key = state.identity().unwrap().public_key();
+        assert_eq!(state.identity().unwrap().public_key(), key);
+        let path = state.path("identity.pk8");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = state.identity().unwrap_err().to_string();
+        assert!(error.contains("chmod 600"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_key_is_named() {
+        let (_directory, state) = state();
+        state.identity().unwrap();
+        fs::write(state.path("identity.pk8"), b"garbage").unwrap();
+        let error = state.identity().unwrap_err().to_string();
+        assert!(error.contains("identity.pk8") && error.contains("damaged"), "{error}");
+    }
+
+    #[test]
+    fn files_are_replaced_whole() {
+        let (_directory, state) = state();
+        assert_eq!(state.read("transfers/a.json").unwrap(), None);
+        state.write("transfers/a.json", b"one").unwrap();
+        state.write("transfers/a.json", b"two").unwrap();
+        assert_eq!(state.read("transfers/a.json").unwrap().unwrap(), b"two");
+        assert_eq!(state.list("transfers", ".json").unwrap(), ["a"]);
+        assert!(state.remove("transfers/a.json").unwrap());
+        assert!(!state.remove("transfers/a.json").unwrap());
+    }
+}
