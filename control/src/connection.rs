@@ -142,7 +142,23 @@ pub struct Connection {
     pub reader: MessageReader,
     /// The writing end.
     pub writer: MessageWriter,
-    writing: tokio::task::JoinHandle<()>,
+    writing: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// What is left to do when a connection is not needed any more: to wait until its last messages are written.
+#[derive(Debug)]
+pub struct Farewell {
+    writing: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Farewell {
+    /// Waits until everything is written, after the last [`MessageWriter`] is gone. A partner that reads nothing any more does
+    /// not keep this node.
+    pub async fn wait(self) {
+        if let Some(writing) = self.writing {
+            let _ = tokio::time::timeout(INTRODUCTION_TIMEOUT, writing).await;
+        }
+    }
 }
 
 impl Connection {
@@ -229,15 +245,20 @@ impl Connection {
             partner_software: software.chars().filter(|character| !character.is_control()).take(64).collect(),
             reader,
             writer,
-            writing,
+            writing: Some(writing),
         })
     }
 
+    /// What to wait for when the connection has been dropped.
+    pub fn farewell(&mut self) -> Farewell {
+        Farewell { writing: self.writing.take() }
+    }
+
     /// Writes what waits, and closes.
-    pub async fn close(self) {
-        drop(self.writer);
-        // A partner that reads nothing any more does not keep this node.
-        let _ = tokio::time::timeout(INTRODUCTION_TIMEOUT, self.writing).await;
+    pub async fn close(mut self) {
+        let farewell = self.farewell();
+        drop(self);
+        farewell.wait().await;
     }
 }
 

@@ -55,11 +55,17 @@ fn not_permitted(text: String) -> Refusal {
 
 impl Reach {
     /// Opens the directory that a transfer is stored in, and makes it if it is not there. `typed` is the path as the user wrote
-    /// it; a single file takes its last component as its name, unless a directory of that name exists or a slash ends it.
+    /// it; a single file takes its last component as its name, unless a directory of that name exists or a slash ends it. Without
+    /// `makes` (a dry run) nothing is made, and a missing directory counts as an empty one.
     ///
     /// # Errors
     /// [`Refusal`]: not permitted, a symlink on the way, not a directory.
-    pub fn open_destination(&self, typed: &[u8], is_single_file: bool) -> Result<Destination, Refusal> {
+    pub fn open_destination(
+        &self,
+        typed: &[u8],
+        is_single_file: bool,
+        makes: bool,
+    ) -> Result<Destination, Refusal> {
         let typed_path = Path::new(OsStr::from_bytes(typed));
         let (root, below) = match self {
             Self::Owner { directory } => (PathBuf::from("/"), owner_path(directory, typed_path)?),
@@ -67,7 +73,7 @@ impl Reach {
         };
         let shown = root.join(&below);
         let is_owner = matches!(self, Self::Owner { .. });
-        let opener = Opener { root: open_root(&root)?, shown: shown.clone(), follows_symlinks: is_owner };
+        let opener = Opener { root: open_root(&root)?, shown: shown.clone(), follows_symlinks: is_owner, makes };
         let wants_directory = typed.ends_with(b"/") || typed.ends_with(b"/.") || below.as_os_str().is_empty();
         match opener.open_directory(&below) {
             Ok(base) => return Ok(Destination::new(base, shown, None, false)),
@@ -112,7 +118,7 @@ impl Reach {
         };
         let (root, below) = permitted_path(roots, typed_path, false)?;
         let shown = root.join(&below);
-        let opener = Opener { root: open_root(&root)?, shown: shown.clone(), follows_symlinks: false };
+        let opener = Opener { root: open_root(&root)?, shown: shown.clone(), follows_symlinks: false, makes: false };
         let wants_contents = typed.ends_with(b"/") || typed.ends_with(b"/.") || below.as_os_str().is_empty();
         if wants_contents {
             let base = opener.open_directory(&below).map_err(|error| opener.refusal(error))?;
@@ -174,6 +180,7 @@ struct Opener {
     shown: PathBuf,
     /// The owner's own symlinks are followed on the way to the destination, a partner's never.
     follows_symlinks: bool,
+    makes: bool,
 }
 
 impl Opener {
@@ -188,6 +195,13 @@ impl Opener {
 
     /// Makes what is missing of `below`; the second value says whether the last directory was made.
     fn make_directories(&self, below: &Path) -> Result<(OwnedFd, bool), Refusal> {
+        if !self.makes {
+            return match self.open_directory(below) {
+                Ok(directory) => Ok((directory, false)),
+                Err(Errno::NOENT) => Ok((self.root.try_clone().map_err(|_| self.refusal(Errno::MFILE))?, true)),
+                Err(error) => Err(self.refusal(error)),
+            };
+        }
         let mut made = PathBuf::new();
         let mut is_fresh = false;
         for component in below.components() {
@@ -318,7 +332,7 @@ mod tests {
     }
 
     fn refused(reach: &Reach, typed: &[u8]) -> Refusal {
-        reach.open_destination(typed, false).unwrap_err()
+        reach.open_destination(typed, false, true).unwrap_err()
     }
 
     #[test]
@@ -329,10 +343,10 @@ mod tests {
         fs::create_dir(directory.path().join("outside")).unwrap();
         symlink("../outside", root.join("link")).unwrap();
         let reach = permitted(&root, Permission::Both);
-        let inside = reach.open_destination(b"in/new/deep", false).unwrap();
+        let inside = reach.open_destination(b"in/new/deep", false, true).unwrap();
         assert!(inside.is_fresh && root.join("in/new/deep").is_dir());
         let absolute = root.join("in/new");
-        assert!(!reach.open_destination(absolute.as_os_str().as_bytes(), false).unwrap().is_fresh);
+        assert!(!reach.open_destination(absolute.as_os_str().as_bytes(), false, true).unwrap().is_fresh);
         for typed in [b"../outside".as_slice(), b"in/../../outside", b"/etc", b"/", b"link", b"link/x", b"a\0b"] {
             assert_eq!(refused(&reach, typed).code, RefusalCode::NotPermitted, "{typed:?}");
         }
@@ -347,7 +361,7 @@ mod tests {
             (permitted(directory.path(), Permission::Read), permitted(directory.path(), Permission::Write));
         assert!(reads.open_source(b"file").is_ok());
         assert_eq!(writes.open_source(b"file").unwrap_err().code, RefusalCode::NotPermitted);
-        assert!(writes.open_destination(b"", false).is_ok());
+        assert!(writes.open_destination(b"", false, true).is_ok());
         assert_eq!(refused(&reads, b"").code, RefusalCode::NotPermitted);
         assert_eq!(reads.open_source(b"missing").unwrap_err().code, RefusalCode::NotFound);
     }
@@ -356,11 +370,11 @@ mod tests {
     fn a_single_file_may_take_the_destinations_name() {
         let directory = tempfile::tempdir().unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
-        let named = reach.open_destination(b"made/copy", true).unwrap();
+        let named = reach.open_destination(b"made/copy", true, true).unwrap();
         assert_eq!(named.single_name.as_deref(), Some(b"copy".as_slice()));
         assert!(directory.path().join("made").is_dir() && !directory.path().join("made/copy").exists());
-        assert_eq!(reach.open_destination(b"made", true).unwrap().single_name, None);
-        assert_eq!(reach.open_destination(b"made/copy/", true).unwrap().single_name, None);
+        assert_eq!(reach.open_destination(b"made", true, true).unwrap().single_name, None);
+        assert_eq!(reach.open_destination(b"made/copy/", true, true).unwrap().single_name, None);
         assert!(directory.path().join("made/copy").is_dir());
     }
 
@@ -370,7 +384,7 @@ mod tests {
         fs::create_dir(directory.path().join("real")).unwrap();
         symlink(directory.path().join("real"), directory.path().join("link")).unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
-        reach.open_destination(b"link/new", false).unwrap();
+        reach.open_destination(b"link/new", false, true).unwrap();
         assert!(directory.path().join("real/new").is_dir());
     }
 }

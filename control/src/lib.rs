@@ -2,12 +2,28 @@
 //!
 //! Everything that speaks to the outside in TCP, TLS, HTTP or JSON is here, and runs without privileges. What moves data
 //! is in the data plane process, which [`dataplane`] starts and talks to.
+//!
+//! ```text
+//! cli ──> request ──> connection ═══ TLS ═══> session <── listener of a partner's node
+//!            │                                   │
+//!            └──> transfer::sending <═══════> transfer::receiving ──> destination, journal
+//!                        │     the same tasks on both sides     │
+//!                        └──────────> dataplane <───────────────┘
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod connection;
 pub mod dataplane;
 pub mod destination;
+pub mod journal;
+pub mod metrics;
+pub mod node;
 pub mod profiles;
+pub mod registry;
+pub mod request;
+pub mod session;
 pub mod sources;
 pub mod state;
 pub mod tls;
+pub mod transfer;
+pub mod typed_path;

@@ -362,6 +362,7 @@ impl Body {
             }
             Command::Place { flow, chunk, sink } => self.place(flow, chunk, sink),
             Command::Return { flow, buffer } => self.returned(flow, BufferId(buffer)),
+            Command::Abandon { flow, chunk } => self.abandon_chunk(flow, chunk),
             Command::Reopen { flow, chunk } => self.with_receive(flow, |flow| flow.protocol.reopen(chunk)),
             Command::Interval { flow, interval_us } => {
                 self.with_receive(flow, |flow| flow.set_interval_us(interval_us));
@@ -487,6 +488,8 @@ impl Body {
     /// A chunk's sink is told.
     fn place(&mut self, slot: ReceiveSlot, chunk: u32, sink: Sink) {
         let Some(buffer) = self.buffer_of(Role::Receive(slot), chunk) else { return };
-        self.set_sink(slot, buffer, sink);
+        if self.jobs[buffer.0 as usize].sink.is_none() {
+            self.set_sink(slot, buffer, sink);
+        }
     }
 }

@@ -26,6 +26,7 @@ pub mod disk;
 pub mod lane;
 pub mod limit;
 pub mod link;
+pub mod path_mtu;
 pub mod process;
 pub mod ring;
 pub mod sandbox;

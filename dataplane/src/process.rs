@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
@@ -351,21 +350,4 @@ fn lane_thread(parts: LaneParts, ready: &Ready) {
     let mut lane = Lane::new(datapath, disk, buffers, files, link, attendance);
     let _ = ready.send(Ok((number, lane_ready)));
     runner::run(&mut lane, &AtomicBool::new(false));
-}
-
-/// The largest UDP payload that leaves `local` for `partner` in one packet, from the outgoing interface's MTU.
-///
-/// # Errors
-/// The operating system's, for instance that there is no route.
-pub fn datagram_bytes_towards(partner: SocketAddr) -> io::Result<u16> {
-    let family = if partner.is_ipv6() { "::" } else { "0.0.0.0" };
-    let socket = std::net::UdpSocket::bind((family, 0))?;
-    socket.connect(partner)?;
-    let (mtu, headers) = if partner.is_ipv6() {
-        (rustix::net::sockopt::ipv6_mtu(&socket)?, 48)
-    } else {
-        (rustix::net::sockopt::ip_mtu(&socket)?, 28)
-    };
-    let bytes = mtu.saturating_sub(headers).min(crate::datapath::udp::SUPER_BUFFER_BYTES as u32);
-    u16::try_from(bytes).map_err(io::Error::other)
 }

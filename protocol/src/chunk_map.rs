@@ -80,19 +80,19 @@ impl ChunkMap {
         chunk_bytes as u64 / 4
     }
 
-    /// Cuts and packs `manifest` into chunks of `chunk_bytes`.
+    /// Cuts and packs those of `manifest`'s files that `is_sent` names into chunks of `chunk_bytes`.
     ///
     /// # Errors
     /// [`TooManyChunks`] if their numbers would exceed [`CHUNKS_MAX`].
     ///
     /// # Panics
     /// If `chunk_bytes` is not a power of two within [`CHUNK_BYTES`].
-    pub fn new(manifest: &Manifest, chunk_bytes: u32) -> Result<Self, TooManyChunks> {
+    pub fn new(manifest: &Manifest, chunk_bytes: u32, is_sent: impl Fn(u32) -> bool) -> Result<Self, TooManyChunks> {
         assert!(chunk_bytes.is_power_of_two() && CHUNK_BYTES.contains(&chunk_bytes), "chunks of {chunk_bytes} bytes");
         let mut map = Self { chunk_bytes, runs: Vec::new(), pack_files: Vec::new(), chunk_count: 0 };
         let mut pack = OpenPack::default();
         for file in 0..manifest.len() as u32 {
-            let Some(bytes) = manifest.file_bytes(file).filter(|&bytes| bytes > 0) else { continue };
+            let Some(bytes) = manifest.file_bytes(file).filter(|&bytes| bytes > 0 && is_sent(file)) else { continue };
             if bytes > Self::pack_file_bytes_max(chunk_bytes) {
                 let chunks = bytes.div_ceil(chunk_bytes.into());
                 map.push_run(chunks, Run::File { file, file_bytes: bytes })?;
@@ -142,7 +142,7 @@ impl ChunkMap {
         self.chunk_count
     }
 
-    /// How many chunks `file` has of its own.
+    /// How many chunks of its own a file of `file_bytes` has; none if it is packed.
     #[must_use]
     pub fn chunks_of_file(&self, file_bytes: u64) -> u64 {
         if file_bytes > Self::pack_file_bytes_max(self.chunk_bytes) {
@@ -150,6 +150,14 @@ impl ChunkMap {
         } else {
             0
         }
+    }
+
+    /// Every file that has chunks of its own, with the number of its first chunk.
+    pub fn files(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.runs.iter().filter_map(|&(first, run)| match run {
+            Run::File { file, .. } => Some((file, first)),
+            Run::Pack { .. } => None,
+        })
     }
 
     /// What chunk number `chunk` holds; `None` if there is no such chunk.
@@ -204,7 +212,7 @@ mod tests {
             prop_oneof![0..20_000u64, 0..1_000_000u64], 0..80)) {
             let chunk_bytes = 64 << 10;
             let manifest = manifest_of(&sizes);
-            let map = ChunkMap::new(&manifest, chunk_bytes).unwrap();
+            let map = ChunkMap::new(&manifest, chunk_bytes, |_| true).unwrap();
             let mut covered = vec![0u64; sizes.len()];
             for chunk in 0..map.chunk_count() {
                 let content = map.content(chunk).unwrap();
@@ -230,16 +238,25 @@ mod tests {
     }
 
     #[test]
+    fn files_that_are_not_sent_have_no_chunk() {
+        let manifest = manifest_of(&[10, 20, 1 << 20, 30]);
+        let map = ChunkMap::new(&manifest, 64 << 10, |file| file != 1 && file != 2).unwrap();
+        assert_eq!(map.chunk_count(), 1);
+        assert_eq!(map.content(0), Some(ChunkContent::Pack { files: &[0, 3], bytes: 40 }));
+        assert_eq!(map.files().count(), 0);
+    }
+
+    #[test]
     fn files_beyond_the_numbers_are_refused() {
         let manifest = manifest_of(&[(u64::from(CHUNKS_MAX) + 1) << 16]);
-        assert!(ChunkMap::new(&manifest, 64 << 10).is_err());
-        assert!(ChunkMap::new(&manifest, 4 << 20).is_ok());
+        assert!(ChunkMap::new(&manifest, 64 << 10, |_| true).is_err());
+        assert!(ChunkMap::new(&manifest, 4 << 20, |_| true).is_ok());
     }
 
     #[test]
     fn a_tebibyte_is_one_run() {
         let manifest = manifest_of(&[1 << 40]);
-        let map = ChunkMap::new(&manifest, CHUNK_BYTES_DEFAULT).unwrap();
+        let map = ChunkMap::new(&manifest, CHUNK_BYTES_DEFAULT, |_| true).unwrap();
         assert_eq!(map.chunk_count(), 1 << 18);
         assert_eq!(map.runs.len(), 1);
     }

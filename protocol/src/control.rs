@@ -25,7 +25,7 @@ use crate::manifest::Entry;
 use crate::rate_control::Mode;
 use crate::seal::Cipher;
 use crate::tree_hash::ChunkHash;
-use crate::verdict::SenderTimes;
+use crate::verdict::{SenderTimes, Verdict};
 
 /// The newest version of the control protocol that this program speaks.
 pub const PROTOCOL_VERSION: u16 = 1;
@@ -262,10 +262,41 @@ pub struct SenderSummary {
     pub segments_sent: u64,
     /// Those among them sent again.
     pub segments_resent: u64,
+    /// Payload bytes of a full segment; 0 if none was sent.
+    pub segment_bytes: u16,
     /// Where the sending lanes spent their time.
     pub times: SenderTimes,
     /// Whether the user's cap set the rate.
     pub rate_was_asked_for: bool,
+    /// Least, median and 99th percentile of the round trips, in microseconds.
+    pub rtt_us: [u32; 3],
+    /// Processor time that the sending node spent, in microseconds.
+    pub cpu_us: u64,
+    /// Processor time in cycles of its nominal clock for each byte, in thousandths.
+    pub millicycles_per_byte: u64,
+    /// Entries that the sender could not list or send.
+    pub problems: u64,
+}
+
+/// What the receiver knows when everything is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReceiverSummary {
+    /// Files stored, those of earlier attempts included.
+    pub files_stored: u64,
+    /// Files that were there already.
+    pub files_skipped: u64,
+    /// Files that failed on either side.
+    pub files_failed: u64,
+    /// Bytes of the files stored.
+    pub bytes_stored: u64,
+    /// Those among them that an earlier attempt had stored.
+    pub resumed_bytes: u64,
+    /// Processor time that the receiving node spent, in microseconds.
+    pub cpu_us: u64,
+    /// See [`SenderSummary::millicycles_per_byte`].
+    pub millicycles_per_byte: u64,
+    /// What limited the transfer.
+    pub verdict: Verdict,
 }
 
 /// Everything that two nodes say to each other.
@@ -351,6 +382,8 @@ pub enum Message {
         line: String,
         /// The receiver's signature over it.
         signature: Vec<u8>,
+        /// The rest of what the receiver knows.
+        summary: ReceiverSummary,
     },
     /// The sender's signature over the same line. The transfer is over.
     Countersigned {

@@ -529,6 +529,21 @@ impl ReceiverFlow {
         self.keys.push(epoch, key);
     }
 
+    /// Gives one incomplete chunk up: nobody wants it any more, and what still comes of it counts as known. Returns its
+    /// buffer if it had one.
+    pub fn abandon_chunk(&mut self, chunk: u32) -> Option<BufferId> {
+        if chunk >= self.chunk_count {
+            return None;
+        }
+        self.whole[chunk as usize / 64] |= 1 << (chunk % 64);
+        let at = self.find(chunk)?;
+        let Assembly { buffer, segments, .. } = self.active.swap_remove(at);
+        self.idle.push(segments);
+        self.recent = 0;
+        self.held -= 1;
+        Some(buffer)
+    }
+
     /// Hands every buffer that an incomplete chunk holds to `each`. The flow receives nothing afterwards.
     pub fn abandon(&mut self, mut each: impl FnMut(BufferId)) {
         for Assembly { buffer, segments, .. } in self.active.drain(..) {

@@ -181,7 +181,7 @@ mod tests {
     fn destination() -> (tempfile::TempDir, Destination) {
         let directory = tempfile::tempdir().unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
-        let destination = reach.open_destination(b"", false).unwrap();
+        let destination = reach.open_destination(b"", false, true).unwrap();
         (directory, destination)
     }
 

@@ -236,10 +236,10 @@ pub fn check_room(destination: &Destination, bytes: u64) -> Result<(), Refusal> 
 pub fn make_directories_and_symlinks(
     destination: &Destination,
     manifest: &Manifest,
-    plan: &Plan,
+    actions: &[Action],
 ) -> Result<(), Refusal> {
     for (file, entry) in manifest.entries() {
-        let action = plan.actions[file as usize];
+        let action = actions[file as usize];
         if action == Action::Skip || matches!(entry.kind, EntryKind::File { .. }) {
             continue;
         }
@@ -298,7 +298,7 @@ mod tests {
         std::os::unix::fs::symlink("a", source.join("l")).unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
         fs::create_dir(directory.path().join("destination")).unwrap();
-        let destination = reach.open_destination(b"destination", false).unwrap();
+        let destination = reach.open_destination(b"destination", false, true).unwrap();
         (directory, manifest_of(&source.join("")), destination)
     }
 
@@ -307,7 +307,7 @@ mod tests {
         let (directory, manifest, destination) = fixture();
         let plan = decide(&destination, &manifest, Overwrite::Never, &NothingBefore).unwrap();
         assert!(plan.actions.iter().all(|&action| action == Action::Create));
-        make_directories_and_symlinks(&destination, &manifest, &plan).unwrap();
+        make_directories_and_symlinks(&destination, &manifest, &plan.actions).unwrap();
         assert!(directory.path().join("destination/d").is_dir());
         assert_eq!(fs::read_link(directory.path().join("destination/l")).unwrap(), Path::new("a"));
     }

@@ -228,7 +228,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("d")).unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
-        let destination = reach.open_destination(b"", false).unwrap();
+        let destination = reach.open_destination(b"", false, true).unwrap();
         (directory, destination)
     }
 

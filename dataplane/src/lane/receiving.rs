@@ -10,7 +10,7 @@ use super::jobs::{HASH_STEP_BYTES, Role};
 use crate::clock::wire_us;
 use crate::counters::{LaneCounter, LaneCounters};
 use crate::datapath::{Datapath, QueueCondition};
-use crate::link::commands::{Event, ReceiveSlot};
+use crate::link::commands::{Event, ReceiveSlot, Sink};
 
 /// A sender that has used its credit up is told of new credit at once, but not more often than this.
 const URGENT_REPORT_NS: u64 = 200_000;
@@ -214,6 +214,16 @@ impl Body {
         }
         let Some((buffer, bytes)) = flow.protocol.contiguous(chunk) else { return };
         self.hash_until(buffer, bytes as u32 / HASH_STEP_BYTES * HASH_STEP_BYTES);
+    }
+
+    /// Gives up a chunk that its sender gave up.
+    pub(super) fn abandon_chunk(&mut self, slot: ReceiveSlot, chunk: u32) {
+        let Some(flow) = self.receives.get_mut(usize::from(slot.0)).and_then(Option::as_mut) else { return };
+        if let Some(buffer) = flow.protocol.abandon_chunk(chunk) {
+            self.free_buffer(buffer);
+        } else {
+            self.place(slot, chunk, Sink::Discard);
+        }
     }
 
     /// Closes a receiving flow: incomplete chunks are dropped, whole ones whose destination is not known too; writes go on to

@@ -104,6 +104,13 @@ pub enum Command<'a> {
         /// The buffer.
         buffer: u32,
     },
+    /// Give a chunk up that its sender gave up: incomplete, it is dropped and ignored from now on; whole, it is discarded.
+    Abandon {
+        /// The flow.
+        flow: ReceiveSlot,
+        /// The chunk.
+        chunk: u32,
+    },
     /// Receive a chunk once more.
     Reopen {
         /// The flow.

@@ -1,0 +1,263 @@
+//! What a node counts, in Prometheus' text format. Names, labels and meanings are part of the contract; nothing here ever carries a
+//! file's name, a user or a transfer's id.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use culvert_dataplane::counters::{LANE_WORDS, LaneCounter, LaneCounters};
+use prometheus::{
+    Counter, CounterVec, Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::dataplane::DataPlane;
+use crate::node::Node;
+use crate::registry::RecordState;
+use crate::transfer::result::TransferResult;
+
+/// Bounds of round trips in seconds: a LAN to the far side of a satellite.
+const RTT_SECONDS: [f64; 14] =
+    [25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0];
+/// Bounds of a chunk's stages in seconds.
+const CHUNK_SECONDS: [f64; 13] =
+    [50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 100e-3, 500e-3, 2.0, 10.0];
+/// Strangers' connections that are logged in a minute; the counter counts all.
+const STRANGERS_LOGGED_PER_MINUTE: u32 = 20;
+
+/// Why segments are rejected: the counters and their label.
+const REJECTED: [(LaneCounter, &str); 8] = [
+    (LaneCounter::RejectedMalformed, "malformed"),
+    (LaneCounter::RejectedUnknownFlow, "unknown_flow"),
+    (LaneCounter::RejectedStale, "stale"),
+    (LaneCounter::RejectedEpoch, "epoch"),
+    (LaneCounter::RejectedNotAuthentic, "not_authentic"),
+    (LaneCounter::RejectedForeignChunk, "foreign_chunk"),
+    (LaneCounter::RejectedOverCredit, "over_credit"),
+    (LaneCounter::RejectedDirection, "direction"),
+];
+/// What lanes wait for: the counters and their label.
+const STALLS: [(LaneCounter, &str); 4] = [
+    (LaneCounter::StallReadingNs, "source_read"),
+    (LaneCounter::StallPacingNs, "pacing"),
+    (LaneCounter::StallCreditNs, "partner_credit"),
+    (LaneCounter::StallWritingNs, "destination_write"),
+];
+
+/// A lane's counters when they were last taken over.
+#[derive(Debug, Default)]
+struct LaneSeen {
+    process: u32,
+    values: HashMap<(usize, usize), u64>,
+}
+
+/// The metrics of a node.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    transfers: IntGaugeVec,
+    transfer_bytes: IntCounterVec,
+    goodput: GaugeVec,
+    files: IntCounterVec,
+    segments: IntCounterVec,
+    resent: IntCounter,
+    rejected: IntCounterVec,
+    socket_drops: IntCounter,
+    pacing: GaugeVec,
+    rtt: HistogramVec,
+    chunk_seconds: HistogramVec,
+    lane_busy: GaugeVec,
+    lane_stall: CounterVec,
+    lane_buffers: GaugeVec,
+    disk_bytes: IntCounterVec,
+    restarts: Counter,
+    failures: IntCounter,
+    retries: IntCounter,
+    refused_connections: IntCounter,
+    up_seconds: Gauge,
+    began: Instant,
+    lanes_seen: Mutex<LaneSeen>,
+    strangers: Mutex<(Instant, u32)>,
+}
+
+/// Makes a metric and registers it. The names are constants, so a mistake in one shows in the first test.
+macro_rules! register {
+    ($registry:expr, $metric:expr) => {{
+        let metric = $metric.expect("the metric's name and labels are well-formed");
+        $registry.register(Box::new(metric.clone())).expect("each metric is registered once");
+        metric
+    }};
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All metrics at zero.
+    ///
+    /// # Panics
+    /// If a metric's name is not well-formed, which the tests exclude.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let build = Opts::new("culvert_build_info", "The version of the running program; always 1.")
+            .const_label("version", env!("CARGO_PKG_VERSION"));
+        register!(registry, Gauge::with_opts(build)).set(1.0);
+        let r = &registry;
+        let histogram = |name, help, bounds: &[f64]| HistogramOpts::new(name, help).buckets(bounds.to_vec());
+        let metrics = Self {
+            transfers: register!(r, IntGaugeVec::new(Opts::new("culvert_transfers", "Transfers that are kept, by state."), &["state"])),
+            transfer_bytes: register!(r, IntCounterVec::new(Opts::new("culvert_transfer_bytes_total", "Bytes of files moved by ended transfers."), &["direction", "peer"])),
+            goodput: register!(r, GaugeVec::new(Opts::new("culvert_goodput_bits_per_second", "Bits of files per second of the last transfer."), &["direction", "peer"])),
+            files: register!(r, IntCounterVec::new(Opts::new("culvert_files_total", "Files of ended transfers, by what became of them."), &["result"])),
+            segments: register!(r, IntCounterVec::new(Opts::new("culvert_segments_total", "Data segments sent and received."), &["direction"])),
+            resent: register!(r, IntCounter::new("culvert_segments_resent_total", "Data segments sent again.")),
+            rejected: register!(r, IntCounterVec::new(Opts::new("culvert_segments_rejected_total", "Datagrams dropped, by reason."), &["reason"])),
+            socket_drops: register!(r, IntCounter::new("culvert_socket_drops_total", "Datagrams that the lanes' sockets dropped for want of room.")),
+            pacing: register!(r, GaugeVec::new(Opts::new("culvert_pacing_rate_bits_per_second", "The pacing rate at the end of the last transfer."), &["peer"])),
+            rtt: register!(r, HistogramVec::new(histogram("culvert_rtt_seconds", "Round trips of reports, by partner.", &RTT_SECONDS), &["peer"])),
+            chunk_seconds: register!(r, HistogramVec::new(histogram("culvert_chunk_seconds", "Time that chunks spend in each stage.", &CHUNK_SECONDS), &["stage"])),
+            lane_busy: register!(r, GaugeVec::new(Opts::new("culvert_lane_busy_ratio", "Part of the time since the last scrape that a lane was busy."), &["lane"])),
+            lane_stall: register!(r, CounterVec::new(Opts::new("culvert_lane_stall_seconds_total", "Time that flows of a lane waited, by cause."), &["lane", "cause"])),
+            lane_buffers: register!(r, GaugeVec::new(Opts::new("culvert_lane_buffers_in_use", "Chunk buffers of a lane that are in use."), &["lane"])),
+            disk_bytes: register!(r, IntCounterVec::new(Opts::new("culvert_disk_bytes_total", "Bytes that the lanes read and wrote."), &["direction"])),
+            restarts: register!(r, Counter::new("culvert_dataplane_restarts_total", "How often the data plane process had to be started again.")),
+            failures: register!(r, IntCounter::new("culvert_transfer_failures_total", "Transfers that ended without a result.")),
+            retries: register!(r, IntCounter::new("culvert_transfer_retries_total", "Tries that failed and were made again.")),
+            refused_connections: register!(r, IntCounter::new("culvert_connections_refused_total", "Incoming connections that were refused.")),
+            up_seconds: register!(r, Gauge::new("culvert_uptime_seconds", "Time since the node was started.")),
+            began: Instant::now(),
+            lanes_seen: Mutex::default(),
+            strangers: Mutex::new((Instant::now(), 0)),
+            registry,
+        };
+        // Series that exist from the beginning let alert rules tell "none" from "not scraped".
+        for state in RecordState::ALL {
+            metrics.transfers.with_label_values(&[state.word()]).set(0);
+        }
+        for result in ["stored", "skipped", "failed"] {
+            metrics.files.with_label_values(&[result]);
+        }
+        for stage in ["read", "hash", "send", "receive", "verify", "write"] {
+            metrics.chunk_seconds.with_label_values(&[stage]);
+        }
+        metrics
+    }
+
+    /// A transfer ended with a result.
+    pub fn note_result(&self, result: &TransferResult, peer: &str, is_sender: bool) {
+        let direction = if is_sender { "send" } else { "receive" };
+        self.transfer_bytes.with_label_values(&[direction, peer]).inc_by(result.bytes);
+        self.goodput.with_label_values(&[direction, peer]).set(result.goodput_bps as f64);
+        self.files.with_label_values(&["stored"]).inc_by(result.files.stored);
+        self.files.with_label_values(&["skipped"]).inc_by(result.files.skipped);
+        self.files.with_label_values(&["failed"]).inc_by(result.files.failed);
+    }
+
+    /// A flow's pacing rate and round trip, at a report.
+    pub fn note_report(&self, peer: &str, rtt: Duration, pacing_bits_per_second: u64) {
+        self.rtt.with_label_values(&[peer]).observe(rtt.as_secs_f64());
+        self.pacing.with_label_values(&[peer]).set(pacing_bits_per_second as f64);
+    }
+
+    /// The time that a chunk spent in a stage.
+    pub fn note_stage(&self, stage: &str, time: Duration) {
+        self.chunk_seconds.with_label_values(&[stage]).observe(time.as_secs_f64());
+    }
+
+    /// A transfer ended without a result.
+    pub fn note_failure(&self) {
+        self.failures.inc();
+    }
+
+    /// A try failed and will be made again.
+    pub fn note_retry(&self) {
+        self.retries.inc();
+    }
+
+    /// An incoming connection was refused.
+    pub fn note_refused_connection(&self) {
+        self.refused_connections.inc();
+    }
+
+    /// Whether another stranger may be logged now: nobody can fill the log.
+    #[must_use]
+    pub fn may_log_stranger(&self) -> bool {
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if strangers.0.elapsed() > Duration::from_secs(60) {
+            *strangers = (Instant::now(), 0);
+        }
+        strangers.1 += 1;
+        strangers.1 <= STRANGERS_LOGGED_PER_MINUTE
+    }
+
+    /// Everything, as text.
+    pub async fn render(&self, node: &Node) -> String {
+        let counts = node.registry.counts();
+        for state in RecordState::ALL {
+            let count = counts.get(&state).copied().unwrap_or(0);
+            self.transfers.with_label_values(&[state.word()]).set(count as i64);
+        }
+        self.up_seconds.set(self.began.elapsed().as_secs_f64());
+        let restarts = node.supervisor.restarts() as f64;
+        self.restarts.inc_by((restarts - self.restarts.get()).max(0.0));
+        if let Some(plane) = node.supervisor.running().await {
+            self.take_lanes_over(&plane);
+        }
+        let mut text = Vec::new();
+        // Writing to memory does not fail, and what is gathered is well-formed.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Adds what the lanes have counted since they were last looked at.
+    fn take_lanes_over(&self, plane: &DataPlane) {
+        let mut seen = self.lanes_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.process != plane.process_id() {
+            // A new process counts from zero.
+            *seen = LaneSeen { process: plane.process_id(), values: HashMap::with_capacity(LANE_WORDS) };
+        }
+        for lane in 0..plane.lanes().len() {
+            self.take_lane_over(lane, &plane.counters(lane), &mut seen);
+        }
+    }
+
+    fn take_lane_over(&self, lane: usize, counters: &LaneCounters, seen: &mut LaneSeen) {
+        let name = lane.to_string();
+        let mut since = |counter: LaneCounter| {
+            let now = counters.get(counter);
+            let before = seen.values.insert((lane, counter as usize), now).unwrap_or(0);
+            now.saturating_sub(before)
+        };
+        self.segments.with_label_values(&["send"]).inc_by(since(LaneCounter::SegmentsSent));
+        self.segments.with_label_values(&["receive"]).inc_by(since(LaneCounter::SegmentsReceived));
+        self.resent.inc_by(since(LaneCounter::SegmentsResent));
+        self.socket_drops.inc_by(since(LaneCounter::SocketDrops));
+        for (counter, reason) in REJECTED {
+            self.rejected.with_label_values(&[reason]).inc_by(since(counter));
+        }
+        for (counter, cause) in STALLS {
+            self.lane_stall.with_label_values(&[&name, cause]).inc_by(since(counter) as f64 / 1e9);
+        }
+        self.disk_bytes.with_label_values(&["read"]).inc_by(since(LaneCounter::DiskRead));
+        self.disk_bytes.with_label_values(&["write"]).inc_by(since(LaneCounter::DiskWritten));
+        let (busy, idle) = (since(LaneCounter::BusyNs), since(LaneCounter::IdleNs));
+        self.lane_busy.with_label_values(&[&name]).set(busy as f64 / (busy + idle).max(1) as f64);
+        self.lane_buffers.with_label_values(&[&name]).set(counters.get(LaneCounter::BuffersInUse) as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_cannot_fill_the_log() {
+        let metrics = Metrics::new();
+        let logged = (0..1_000).filter(|_| metrics.may_log_stranger()).count();
+        assert_eq!(logged as u32, STRANGERS_LOGGED_PER_MINUTE);
+    }
+}

@@ -1,0 +1,83 @@
+//! A node: one identity, one state directory, one data plane, and the transfers between it and its partners.
+//!
+//! `culvert node` keeps one running; `culvert send` makes one for the length of its transfer; so does the far end that ssh starts.
+//! They differ in what they listen on and in whom they let in ([`crate::session::Admission`]).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use culvert_dataplane::link::engine::EngineConfig;
+use culvert_protocol::identity::Identity;
+
+use crate::dataplane::Supervisor;
+use crate::metrics::Metrics;
+use crate::profiles::Profiles;
+use crate::registry::Registry;
+use crate::state::{StateDirectory, StateError};
+use crate::tls::TlsConfigs;
+
+/// A node.
+#[derive(Debug)]
+pub struct Node {
+    /// Its state directory.
+    pub state: StateDirectory,
+    /// Its key.
+    pub identity: Arc<Identity>,
+    /// What it calls itself.
+    pub name: String,
+    /// Its TLS configurations.
+    pub tls: Arc<TlsConfigs>,
+    /// Its partners.
+    pub profiles: Profiles,
+    /// Its data plane.
+    pub supervisor: Supervisor,
+    /// Its transfers.
+    pub registry: Registry,
+    /// What it counts.
+    pub metrics: Metrics,
+    /// The largest datagram that it sends, if the user limits it.
+    pub datagram_bytes_cap: Option<u16>,
+}
+
+impl Node {
+    /// Puts a node together. Nothing listens yet, and the data plane starts when it is first needed.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn new(
+        state: StateDirectory,
+        name: String,
+        program: PathBuf,
+        engine: EngineConfig,
+        datagram_bytes_cap: Option<u16>,
+    ) -> Result<Arc<Self>, StateError> {
+        let identity = Arc::new(state.identity()?);
+        let tls = Arc::new(TlsConfigs::new(&identity));
+        Ok(Arc::new(Self {
+            profiles: Profiles::new(state.clone()),
+            registry: Registry::open(state.clone())?,
+            supervisor: Supervisor::new(program, engine),
+            metrics: Metrics::new(),
+            state,
+            identity,
+            name,
+            tls,
+            datagram_bytes_cap,
+        }))
+    }
+
+    /// The largest datagram towards a partner: what the first link carries, or less if the user says so.
+    #[must_use]
+    pub fn datagram_bytes_towards(&self, partner: std::net::SocketAddr) -> u16 {
+        let partner = std::net::SocketAddr::new(partner.ip().to_canonical(), partner.port());
+        // Without a route nothing will be sent either, and the probe says so.
+        let carried = culvert_dataplane::path_mtu::datagram_bytes_towards(partner).unwrap_or(1_232);
+        carried.min(self.datagram_bytes_cap.unwrap_or(u16::MAX))
+    }
+}
+
+/// What this host calls itself.
+#[must_use]
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -1,0 +1,455 @@
+//! A transfer that this node's user asks for: reaching the partner, asking, sending or receiving, and trying again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_protocol::chunk_map::ChunkMap;
+use culvert_protocol::control::{Message, Options, Refusal, RefusalCode, Request, TransferId, Wish};
+use culvert_protocol::identity::PublicKey;
+use culvert_protocol::receipt::Receipt;
+use serde::{Deserialize, Serialize};
+
+use crate::connection::{Connection, INTRODUCTION_TIMEOUT, connect_to_host};
+use crate::destination::Reach;
+use crate::node::Node;
+use crate::registry::{LiveTransfer, RecordState, unix_ms};
+use crate::sources::local_source;
+use crate::transfer::manifest_exchange::{send_manifest, source_refusal, unexpected};
+use crate::transfer::receiving::{FileRequest, Incoming, receive};
+use crate::transfer::result::TransferResult;
+use crate::transfer::sending::{PartnerHas, Payload, send};
+use crate::transfer::{Phase, Progress, TransferContext, TransferError, blocking};
+use crate::typed_path::TypedPath;
+
+/// Who the partner is and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// A profile's name.
+    Profile(String),
+    /// A host and port, as in `culvert://host:port/path`.
+    Address {
+        /// The host.
+        host: String,
+        /// The TCP port.
+        port: u16,
+    },
+    /// A far end that was started over ssh for this transfer, and its key, which ssh vouches for.
+    FarEnd {
+        /// Addresses and names to try.
+        hosts: Vec<String>,
+        /// Its TCP port.
+        port: u16,
+        /// Its key.
+        key: PublicKey,
+    },
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Profile(name) => f.write_str(name),
+            Self::Address { host, port } => write!(f, "culvert://{host}:{port}"),
+            Self::FarEnd { hosts, .. } => f.write_str(hosts.first().map_or("", String::as_str)),
+        }
+    }
+}
+
+/// What is to be moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Movement {
+    /// Files of this host to the partner.
+    Push {
+        /// What, absolute.
+        sources: Vec<TypedPath>,
+        /// Where to, on the partner's host.
+        destination: TypedPath,
+    },
+    /// The partner's files to this host.
+    Pull {
+        /// What, on the partner's host.
+        sources: Vec<TypedPath>,
+        /// Where to, absolute.
+        destination: TypedPath,
+    },
+    /// Bytes from memory to the partner's memory.
+    Measure {
+        /// How many.
+        bytes: u64,
+    },
+}
+
+/// A user's request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferRequest {
+    /// With whom.
+    pub target: Target,
+    /// What.
+    pub movement: Movement,
+    /// How.
+    pub options: Options,
+    /// How often it is tried again after a temporary failure; none for until it is canceled.
+    pub retries: Option<u32>,
+}
+
+impl TransferRequest {
+    /// From where to where, for people.
+    #[must_use]
+    pub fn description(&self) -> String {
+        let join = |paths: &[TypedPath]| match paths {
+            [one] => one.to_string(),
+            [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+            [] => String::new(),
+        };
+        match &self.movement {
+            Movement::Push { sources, destination } => format!("{} → {}:{destination}", join(sources), self.target),
+            Movement::Pull { sources, destination } => format!("{}:{} → {destination}", self.target, join(sources)),
+            Movement::Measure { bytes } => format!("{bytes} bytes from memory → {}", self.target),
+        }
+    }
+}
+
+/// What a request comes to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The result.
+    pub result: TransferResult,
+    /// The receipt; none for a dry run.
+    pub receipt: Option<Receipt>,
+}
+
+/// The first pause before another try; each further one is twice as long, up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+/// See [`PAUSE_MIN`].
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Carries a request out, again and again while its failures are temporary, and keeps its record.
+///
+/// # Errors
+/// [`TransferError`] of the last try.
+pub async fn carry_out(
+    node: &Arc<Node>,
+    id: TransferId,
+    request: &TransferRequest,
+    live: LiveTransfer,
+) -> Result<Outcome, TransferError> {
+    let outcome = try_repeatedly(node, id, request, &live).await;
+    let written = match &outcome {
+        Ok(outcome) => node.registry.succeed(id, outcome.result.clone(), outcome.receipt.as_ref()),
+        Err(error) => node.registry.fail(id, error),
+    };
+    if let Err(error) = written {
+        eprintln!("culvert: the transfer's record could not be written: {error}");
+    }
+    match &outcome {
+        Ok(outcome) => node.metrics.note_result(&outcome.result, &request.target.to_string(), is_sender(request)),
+        Err(_) => node.metrics.note_failure(),
+    }
+    outcome
+}
+
+const fn is_sender(request: &TransferRequest) -> bool {
+    !matches!(request.movement, Movement::Pull { .. })
+}
+
+async fn try_repeatedly(
+    node: &Arc<Node>,
+    id: TransferId,
+    request: &TransferRequest,
+    live: &LiveTransfer,
+) -> Result<Outcome, TransferError> {
+    let mut pause = PAUSE_MIN;
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        note_attempt(node, id, attempt);
+        live.progress.send_replace(Progress { phase: Phase::Connecting, ..Progress::default() });
+        let error = match try_once(node, id, request, live).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(error) => error,
+        };
+        let may_try_again = request.retries.is_none_or(|retries| attempt <= retries);
+        if !error.is_temporary() || !may_try_again {
+            return Err(error);
+        }
+        node.metrics.note_retry();
+        let failure = crate::registry::failure(&error);
+        let _ = node.registry.update(id, |record| {
+            record.state = RecordState::Queued;
+            record.error = Some(failure);
+        });
+        live.progress.send_modify(|progress| progress.phase = Phase::Waiting);
+        let mut cancel = live.cancel.clone();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = TransferContext::canceled(&mut cancel) => return Err(crate::transfer::manifest_exchange::canceled()),
+        }
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+fn note_attempt(node: &Node, id: TransferId, attempt: u32) {
+    let noted = node.registry.update(id, |record| {
+        record.state = RecordState::Active;
+        record.attempts = record.attempts.max(attempt - 1) + 1;
+    });
+    if let Err(error) = noted {
+        eprintln!("culvert: the transfer's record could not be written: {error}");
+    }
+}
+
+async fn try_once(
+    node: &Arc<Node>,
+    id: TransferId,
+    request: &TransferRequest,
+    live: &LiveTransfer,
+) -> Result<Outcome, TransferError> {
+    // Started before anything is said to the partner: without a data plane there is nothing to ask for.
+    let plane = node.supervisor.get().await?;
+    let mut cancel = live.cancel.clone();
+    let mut connection = tokio::select! {
+        connection = connect(node, &request.target) => connection?,
+        () = TransferContext::canceled(&mut cancel) => return Err(crate::transfer::manifest_exchange::canceled()),
+    };
+    let datagram_bytes = node.datagram_bytes_towards(connection.address);
+    let wish = match &request.movement {
+        Movement::Push { destination, .. } => Wish::Push { destination: destination.0.clone() },
+        Movement::Pull { sources, .. } => Wish::Pull { sources: sources.iter().map(|path| path.0.clone()).collect() },
+        Movement::Measure { bytes } => Wish::Measure { bytes: *bytes },
+    };
+    let ask = Request {
+        transfer: id,
+        wish,
+        options: request.options,
+        lane_ports: plane.lanes().iter().map(|lane| lane.port).collect(),
+        datagram_bytes_max: datagram_bytes,
+    };
+    let (writer, farewell) = (connection.writer.clone(), connection.farewell());
+    writer.send(Message::Request(ask)).await?;
+    let mut context = TransferContext {
+        id,
+        options: request.options,
+        identity: node.identity.clone(),
+        plane,
+        connection,
+        partner_lane_ports: Vec::new(),
+        datagram_bytes_max: datagram_bytes,
+        progress: live.progress.clone(),
+        cancel: live.cancel.clone(),
+    };
+    let outcome = match accepted(&mut context).await {
+        Ok(()) => conduct(node, context, request).await,
+        Err(error) => {
+            drop(context);
+            Err(error)
+        }
+    };
+    if let Err(TransferError::Here(refusal)) = &outcome {
+        // If the partner is gone it does not need to know.
+        let _ = writer.send(Message::Refused(refusal.clone())).await;
+    }
+    drop(writer);
+    farewell.wait().await;
+    outcome
+}
+
+/// Waits for the partner's yes.
+async fn accepted(context: &mut TransferContext) -> Result<(), TransferError> {
+    let answer = tokio::time::timeout(INTRODUCTION_TIMEOUT, context.connection.reader.next()).await;
+    let answer = answer
+        .map_err(|_| TransferError::here(RefusalCode::Temporary, "the partner does not answer the request"))?;
+    match answer? {
+        Message::Accepted(accepted) => {
+            context.partner_lane_ports = accepted.lane_ports;
+            context.datagram_bytes_max = context.datagram_bytes_max.min(accepted.datagram_bytes_max);
+            Ok(())
+        }
+        Message::Refused(refusal) => Err(TransferError::Partner(refusal)),
+        other => Err(unexpected(&other, "an answer to the request")),
+    }
+}
+
+async fn conduct(node: &Node, context: TransferContext, request: &TransferRequest) -> Result<Outcome, TransferError> {
+    match &request.movement {
+        Movement::Pull { destination, .. } => {
+            let incoming = Incoming::Files(FileRequest {
+                reach: Reach::Owner { directory: "/".into() },
+                destination: destination.0.clone(),
+                journals: node.state.path("journals"),
+            });
+            let received = receive(context, incoming).await?;
+            Ok(Outcome { result: received.result, receipt: received.receipt })
+        }
+        Movement::Push { sources, .. } => {
+            let paths = sources.clone();
+            let sources = blocking(move || {
+                paths.iter().map(|path| local_source(path.as_path())).collect::<Result<Vec<_>, _>>()
+            });
+            let sources = sources.await.map_err(|error| source_refusal(&error))?;
+            push(context, sources).await
+        }
+        Movement::Measure { bytes } => {
+            let mut context = context;
+            let has = receive_plan(&mut context, 0).await?;
+            let sent = send(context, Payload::Memory { bytes: *bytes }, has).await?;
+            Ok(Outcome { result: sent.result, receipt: sent.receipt })
+        }
+    }
+}
+
+/// The sending side from the listing on, for requests and for answers.
+///
+/// # Errors
+/// [`TransferError`].
+pub async fn push(
+    mut context: TransferContext,
+    sources: Vec<crate::sources::Source>,
+) -> Result<Outcome, TransferError> {
+    let tree = send_manifest(&context.connection, sources, &context.progress).await?;
+    let has = receive_plan(&mut context, tree.manifest.len() as u32).await?;
+    let is_sent = |file: u32| !has.skipped.contains(&file) && !has.resumed.contains_key(&file);
+    let chunks = ChunkMap::new(&tree.manifest, context.options.chunk_bytes, is_sent)
+        .map_err(|error| TransferError::here(RefusalCode::Failed, error.to_string()))?;
+    if context.options.dry_run {
+        let files = |wanted: &dyn Fn(u32) -> bool| {
+            (0..tree.manifest.len() as u32).filter(|&file| tree.manifest.file_bytes(file).is_some() && wanted(file)).count() as u64
+        };
+        let bytes = (0..tree.manifest.len() as u32).filter(|&file| is_sent(file)).filter_map(|file| tree.manifest.file_bytes(file)).sum();
+        let (sent, skipped) = (files(&is_sent), files(&|file| has.skipped.contains(&file)));
+        let result = crate::transfer::result::dry_run(context.id, sent, skipped, bytes, context.options.cipher);
+        return Ok(Outcome { result, receipt: None });
+    }
+    let sent = send(context, Payload::Files { tree, chunks: Arc::new(chunks) }, has).await?;
+    Ok(Outcome { result: sent.result, receipt: sent.receipt })
+}
+
+/// Gathers the receiver's plan.
+async fn receive_plan(context: &mut TransferContext, entries: u32) -> Result<PartnerHas, TransferError> {
+    let mut has = PartnerHas::default();
+    let mut cancel = context.cancel.clone();
+    loop {
+        let message = tokio::select! {
+            message = context.connection.reader.next() => message?,
+            () = TransferContext::canceled(&mut cancel) => return Err(crate::transfer::manifest_exchange::canceled()),
+        };
+        let beyond = || Err(TransferError::protocol("its plan names files that the manifest does not have"));
+        match message {
+            Message::PlanPart { skipped } => {
+                for run in skipped {
+                    let end = run.first.checked_add(run.count).filter(|&end| end <= entries);
+                    let Some(end) = end else { return beyond() };
+                    has.skipped.extend(run.first..end);
+                }
+            }
+            Message::Resumed(files) => {
+                if files.iter().any(|&(file, _)| file >= entries) {
+                    return beyond();
+                }
+                has.resumed.extend(files);
+            }
+            Message::Proofs(proofs) => has.proofs.extend(proofs),
+            Message::PlanEnd { flows, stored_bytes } => {
+                has.offers = flows;
+                has.stored_bytes = stored_bytes;
+                return Ok(has);
+            }
+            Message::Refused(refusal) => return Err(TransferError::Partner(refusal)),
+            Message::Ping(number) => context.connection.writer.send_urgent(Message::Pong(number))?,
+            Message::Pong(_) => {}
+            other => return Err(unexpected(&other, "the plan")),
+        }
+    }
+}
+
+/// Connects to the partner and makes sure that it is the one that is meant.
+async fn connect(node: &Node, target: &Target) -> Result<Connection, TransferError> {
+    match target {
+        Target::Profile(name) => {
+            let profile = node.profiles.get(name).map_err(|error| {
+                TransferError::here(RefusalCode::NotFound, error.to_string())
+            })?;
+            let mut last = TransferError::here(
+                RefusalCode::NotFound,
+                format!("the profile '{name}' names no address: add one with 'culvert profile edit {name} --address HOST:PORT'"),
+            );
+            for address in &profile.addresses {
+                let Some((host, port)) = split_host_port(address) else { continue };
+                match connect_to_host(&node.tls, host, port, &node.name).await {
+                    Ok(connection) => return check_key(connection, profile.key, name),
+                    Err(error) => last = error.into(),
+                }
+            }
+            Err(last)
+        }
+        Target::Address { host, port } => {
+            let connection = connect_to_host(&node.tls, host, *port, &node.name).await?;
+            let address = format!("{host}:{port}");
+            let known = |error: crate::profiles::ProfileError| TransferError::here(RefusalCode::Failed, error.to_string());
+            if let Some((name, profile)) = node.profiles.with_address(&address).map_err(known)? {
+                return check_key(connection, profile.key, &name);
+            }
+            if node.profiles.with_key(connection.partner).map_err(known)?.is_some() {
+                return Ok(connection);
+            }
+            let fingerprint = connection.partner.fingerprint();
+            // The table may be full or unwritable; the refusal says all that matters.
+            let _ = node.profiles.note_pending(connection.partner, &connection.partner_name, &address, unix_ms() / 1_000);
+            Err(TransferError::here(
+                RefusalCode::UnknownKey,
+                format!(
+                    "{address} shows a key that this node does not know ({fingerprint}): compare it with what 'culvert identity' prints there, then type 'culvert profile approve {fingerprint} --name NAME'"
+                ),
+            ))
+        }
+        Target::FarEnd { hosts, port, key } => {
+            let mut last = TransferError::here(RefusalCode::Failed, "the far end has no address");
+            for host in hosts {
+                match connect_to_host(&node.tls, host, *port, &node.name).await {
+                    Ok(connection) => return check_key(connection, *key, host),
+                    Err(error) => last = error.into(),
+                }
+            }
+            // The far end was there a moment ago: what is in the way stays in the way.
+            let refusal = Refusal::new(
+                RefusalCode::Failed,
+                format!("{last}; ssh reaches the host, so a firewall between the hosts closes TCP port {port}: choose an open one with --remote-ports"),
+            );
+            Err(TransferError::Here(refusal))
+        }
+    }
+}
+
+fn check_key(connection: Connection, expected: PublicKey, who: &str) -> Result<Connection, TransferError> {
+    if connection.partner == expected {
+        return Ok(connection);
+    }
+    Err(TransferError::KeyChanged(format!(
+        "the key of '{who}' has CHANGED: expected {}, found {} at {}; either its node was set up anew, or somebody is in between. Ask its admin, and only then type 'culvert profile edit {who} --key …'",
+        expected.fingerprint(),
+        connection.partner.fingerprint(),
+        connection.address
+    )))
+}
+
+/// Splits `host:port` or `[v6]:port`.
+#[must_use]
+pub fn split_host_port(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Some((host, port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_split() {
+        assert_eq!(split_host_port("host:7272"), Some(("host", 7272)));
+        assert_eq!(split_host_port("[::1]:7272"), Some(("::1", 7272)));
+        assert_eq!(split_host_port("host"), None);
+        assert_eq!(split_host_port(":1"), None);
+        assert_eq!(split_host_port("host:99999"), None);
+    }
+}

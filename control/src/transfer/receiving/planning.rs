@@ -1,0 +1,241 @@
+//! What the receiver knows before the first byte: where to, what to do with each entry, and what an earlier attempt left.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use culvert_protocol::control::{Options, Refusal, RefusalCode};
+use culvert_protocol::identity::PublicKey;
+use culvert_protocol::manifest::{EntryKind, Manifest};
+use culvert_protocol::names::printable;
+use culvert_protocol::tree_hash::ChunkHash;
+use rustix::fs::{AtFlags, statat};
+
+use super::is_left_alone;
+use crate::destination::files::{Attributes, set_directory_attributes};
+use crate::destination::plan::{Action, check_room, decide, make_directories_and_symlinks};
+use crate::destination::small_files::Unpacking;
+use crate::destination::{Destination, Reach};
+use crate::journal::{Journal, JournalError, Past};
+use crate::transfer::manifest_exchange::ReceivedManifest;
+
+/// What is to be received.
+#[derive(Debug)]
+pub enum Incoming {
+    /// Files.
+    Files(FileRequest),
+    /// Bytes that are verified and forgotten.
+    Memory {
+        /// How many.
+        bytes: u64,
+    },
+}
+
+/// Where files are to be stored.
+#[derive(Debug)]
+pub struct FileRequest {
+    /// What may be reached.
+    pub reach: Reach,
+    /// The destination, as the user wrote it.
+    pub destination: Vec<u8>,
+    /// Where journals lie.
+    pub journals: PathBuf,
+}
+
+/// A file that an earlier attempt began.
+#[derive(Debug)]
+pub struct Begun {
+    /// Its entry.
+    pub file: u32,
+    /// Its stored chunks with their hashes, ascending.
+    pub chunks: Vec<(u64, Option<ChunkHash>)>,
+}
+
+/// The plan of a transfer, and everything that carrying it out needs.
+#[derive(Debug)]
+pub struct Intake {
+    /// The files.
+    pub manifest: Manifest,
+    /// Where to; none for a measurement.
+    pub destination: Option<Destination>,
+    /// What becomes of each entry.
+    pub actions: Vec<Action>,
+    /// Files that an earlier attempt stored, with their hashes.
+    pub resumed: Vec<(u32, ChunkHash)>,
+    /// Files that an earlier attempt began.
+    pub begun: Vec<Begun>,
+    /// Bytes of both.
+    pub resumed_bytes: u64,
+    /// The transfer's chunk size.
+    pub chunk_bytes: u32,
+    /// Bytes of a measurement.
+    pub memory_bytes: Option<u64>,
+    /// The journal; none for a measurement and a dry run.
+    pub journal: Mutex<Option<Journal>>,
+}
+
+impl Intake {
+    /// A measurement.
+    #[must_use]
+    pub fn memory(bytes: u64, chunk_bytes: u32) -> Self {
+        Self {
+            manifest: Manifest::default(),
+            destination: None,
+            actions: Vec::new(),
+            resumed: Vec::new(),
+            begun: Vec::new(),
+            resumed_bytes: 0,
+            chunk_bytes,
+            memory_bytes: Some(bytes),
+            journal: Mutex::new(None),
+        }
+    }
+
+    /// Whether an entry is left as it is because the same is there.
+    #[must_use]
+    pub fn is_skipped(&self, file: u32) -> bool {
+        self.actions[file as usize] == Action::Skip
+    }
+
+    /// Whether an entry's bytes are wanted.
+    #[must_use]
+    pub fn is_sent(&self, file: u32) -> bool {
+        !is_left_alone(self.actions[file as usize])
+    }
+
+    /// Regular files that are left as they are.
+    #[must_use]
+    pub fn skipped_files(&self) -> u64 {
+        let is_file = |file: u32| self.manifest.file_bytes(file).is_some();
+        (0..self.manifest.len() as u32).filter(|&file| is_file(file) && self.is_skipped(file)).count() as u64
+    }
+
+    /// What unpacking small files needs; none for a measurement.
+    #[must_use]
+    pub fn unpacking(&self, preserve: bool) -> Option<Unpacking<'_>> {
+        let destination = self.destination.as_ref()?;
+        Some(Unpacking { destination, manifest: &self.manifest, actions: &self.actions, preserve })
+    }
+
+    /// After the last file: directories get their modes and times, deepest first.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn finish(&self, preserve: bool) -> Result<(), String> {
+        let Some(destination) = self.destination.as_ref().filter(|_| preserve) else { return Ok(()) };
+        for file in (0..self.manifest.len() as u32).rev() {
+            let entry = self.manifest.entry(file);
+            if entry.kind == EntryKind::Directory {
+                let attributes = Attributes::of(&entry, preserve);
+                set_directory_attributes(destination, entry.name, &attributes).map_err(|error| {
+                    format!("the mode and time of '{}' cannot be set: {error}", printable(entry.name))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The transfer is over: its journal has nothing more to tell.
+    pub fn forget_journal(&self) {
+        let journal = self.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(journal) = journal {
+            // A journal that cannot be removed makes the next transfer look at files that are there: no harm.
+            let _ = journal.remove();
+        }
+    }
+}
+
+/// Makes the plan, and directories and symlinks with it.
+///
+/// # Errors
+/// [`Refusal`] before anything was changed, except that the destination directory may have been made.
+pub fn plan(
+    request: &FileRequest,
+    received: ReceivedManifest,
+    options: &Options,
+    partner: PublicKey,
+) -> Result<Intake, Refusal> {
+    let ReceivedManifest { manifest, allocated_bytes, is_single_file } = received;
+    let destination = request.reach.open_destination(&request.destination, is_single_file, !options.dry_run)?;
+    let (journal, past) = open_journal(request, &destination, options, partner)?;
+    let plan = decide(&destination, &manifest, options.overwrite, &past)?;
+    let mut intake = Intake {
+        manifest,
+        destination: Some(destination),
+        actions: plan.actions,
+        resumed: Vec::new(),
+        begun: Vec::new(),
+        resumed_bytes: 0,
+        chunk_bytes: options.chunk_bytes,
+        memory_bytes: None,
+        journal: Mutex::new(journal),
+    };
+    find_resumed(&mut intake, &past, options);
+    let Some(destination) = &intake.destination else { return Ok(intake) };
+    let sent_bytes: u64 = (0..intake.manifest.len() as u32)
+        .filter(|&file| intake.is_sent(file))
+        .filter_map(|file| intake.manifest.file_bytes(file))
+        .sum();
+    check_room(destination, allocated_bytes.min(sent_bytes).saturating_sub(intake.resumed_bytes))?;
+    if !options.dry_run {
+        make_directories_and_symlinks(destination, &intake.manifest, &intake.actions)?;
+    }
+    Ok(intake)
+}
+
+fn open_journal(
+    request: &FileRequest,
+    destination: &Destination,
+    options: &Options,
+    partner: PublicKey,
+) -> Result<(Option<Journal>, Past), Refusal> {
+    use std::os::unix::ffi::OsStrExt as _;
+    if options.dry_run {
+        return Ok((None, Past::default()));
+    }
+    let path = Journal::path_of(&request.journals, partner, destination.path.as_os_str().as_bytes());
+    let (journal, past) = Journal::open(path).map_err(|error| {
+        let code = match error {
+            JournalError::InUse => RefusalCode::Temporary,
+            JournalError::Os { .. } => RefusalCode::Failed,
+        };
+        Refusal::new(code, error.to_string())
+    })?;
+    Ok((Some(journal), past))
+}
+
+/// Finds what an earlier attempt left of the files that are wanted.
+fn find_resumed(intake: &mut Intake, past: &Past, options: &Options) {
+    if past.is_empty() {
+        return;
+    }
+    let Some(destination) = &intake.destination else { return };
+    for (file, entry) in intake.manifest.entries() {
+        let EntryKind::File { bytes, .. } = entry.kind else { continue };
+        match intake.actions[file as usize] {
+            Action::Resumed => {
+                let hash = past.done(&entry).map_or([0; 32], |done| done.hash);
+                intake.resumed.push((file, hash));
+                intake.resumed_bytes += bytes;
+            }
+            Action::Create | Action::Replace => {
+                let Some(begun) = past.begun(&entry, options.chunk_bytes) else { continue };
+                let name = destination.name(&intake.manifest, file);
+                let partial = crate::destination::partial_name(&name);
+                let is_there = destination
+                    .parent_of(&name)
+                    .and_then(|(parent, _)| statat(&parent, &partial, AtFlags::SYMLINK_NOFOLLOW))
+                    .is_ok_and(|stat| stat.st_size as u64 == bytes);
+                if is_there {
+                    let mut chunks: Vec<_> = begun.chunks.iter().map(|(&part, &hash)| (part, hash)).collect();
+                    chunks.sort_unstable_by_key(|&(part, _)| part);
+                    let chunk_bytes = u64::from(options.chunk_bytes);
+                    chunks.retain(|&(part, _)| part * chunk_bytes < bytes);
+                    intake.resumed_bytes +=
+                        chunks.iter().map(|&(part, _)| (bytes - part * chunk_bytes).min(chunk_bytes)).sum::<u64>();
+                    intake.begun.push(Begun { file, chunks });
+                }
+            }
+            Action::Skip => {}
+        }
+    }
+}
