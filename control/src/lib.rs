@@ -12,6 +12,9 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod api_client;
+pub mod cli;
 pub mod connection;
 pub mod dataplane;
 pub mod destination;
@@ -22,8 +25,11 @@ pub mod profiles;
 pub mod registry;
 pub mod request;
 pub mod session;
+pub mod settings;
 pub mod sources;
+pub mod ssh;
 pub mod state;
 pub mod tls;
 pub mod transfer;
 pub mod typed_path;
+pub mod units;

@@ -1,1 +1,16 @@
-fn main() {}
+//! The `culvert` program: reads the command line, carries it out, and says what went wrong.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use culvert_control::cli::{self, args::Cli};
+
+fn main() -> ExitCode {
+    match cli::run(Cli::parse()) {
+        Ok(code) => ExitCode::from(code as u8),
+        Err(error) => {
+            eprintln!("culvert: {error}");
+            ExitCode::from(error.exit_code)
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The command line: what people type, and what they read.
+//!
+//! Results go to standard output, progress and messages to standard error. Every command ends with one of the contract's exit codes
+//! ([`exit`]).
+
+pub mod args;
+pub mod bench;
+pub mod completion;
+pub mod config;
+pub mod demo;
+pub mod disk_bench;
+pub mod exit;
+pub mod far_end;
+pub mod identity;
+pub mod ledger;
+pub mod monitor;
+pub mod node;
+pub mod profile;
+pub mod progress;
+pub mod report;
+pub mod second_node;
+pub mod send;
+pub mod status;
+pub mod target;
+pub mod transfer;
+
+use std::future::Future;
+
+use args::{Cli, Command};
+use exit::{CommandError, ExitCode};
+
+/// Threads that may block on files at once: small files gain from a few, and none helps beyond that.
+const BLOCKING_THREADS: usize = 8;
+
+/// Carries a command out.
+///
+/// # Errors
+/// [`CommandError`] with its exit code.
+pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
+    raise_descriptor_limit();
+    // Known before threads make files.
+    let _ = crate::destination::process_umask();
+    let Cli { global, command } = cli;
+    match command {
+        Command::Send(args) => block_on(send::send(global, args)),
+        Command::Get(args) => block_on(send::get(global, args)),
+        Command::Demo(args) => block_on(demo::run(global, args)),
+        Command::Node(args) => block_on(node::run(global, args)),
+        Command::Identity(args) => identity::run(&global, &args),
+        Command::Profile(args) => block_on(profile::run(global, args)),
+        Command::Transfer(args) => block_on(transfer::run(global, args)),
+        Command::Status(args) => block_on(status::run(global, args)),
+        Command::Monitor(args) => block_on(monitor::run(global, args)),
+        Command::Bench(args) => bench::run(global, args),
+        Command::Config(args) => config::run(&global, &args),
+        Command::Completion(args) => completion::run(&args),
+        Command::Version(args) => completion::version(&args),
+        Command::FarEnd(args) => block_on(far_end::run(global, args)),
+        Command::Dataplane => culvert_dataplane::process::run().map(|()| ExitCode::Done).map_err(CommandError::failed),
+    }
+}
+
+/// Runs a command on a runtime of one thread: what it does is wait, and a lane has better use for the cores.
+pub(crate) fn block_on<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .map_err(|error| CommandError::failed(format!("cannot start: {error}")))?;
+    let result = runtime.block_on(command);
+    // A helper that still reads a file does not keep the command.
+    runtime.shutdown_background();
+    result
+}
+
+/// Thousands of small files are open at once: the soft limit is raised as far as the hard one lets.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+}

@@ -1,0 +1,512 @@
+//! The definitions of all commands and options. Shell completions and man pages are made from them too.
+
+use std::ffi::OsString;
+
+use clap::{Args, Parser, Subcommand};
+use culvert_protocol::control::Overwrite;
+use culvert_protocol::rate_control::Mode;
+use culvert_protocol::seal::Cipher;
+
+use crate::settings::Flags;
+use crate::units::{parse_bytes, parse_rate};
+
+/// Moves files between two hosts over UDP: encrypted, verified, as fast as cores, network and disks allow, and says what limits it.
+#[derive(Debug, Parser)]
+#[command(name = "culvert", version, arg_required_else_help = true, propagate_version = true)]
+#[command(after_help = "Begin with:\n  culvert demo                          two nodes on this machine move and verify generated data\n  culvert send ./dir user@host:/dest    send a directory; culvert must be installed on both hosts, nothing else")]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Default, Args)]
+pub struct GlobalArgs {
+    /// Directory of keys, profiles, records and journals [variable: CULVERT_STATE] [default: $XDG_STATE_HOME/culvert]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Common options")]
+    pub state: Option<String>,
+    /// Configuration file [variable: CULVERT_CONFIG] [default: $XDG_CONFIG_HOME/culvert/culvert.toml, /etc/culvert/culvert.toml]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Common options")]
+    pub config: Option<String>,
+    /// Say nothing but errors and results
+    #[arg(short, long, global = true, help_heading = "Common options")]
+    pub quiet: bool,
+    /// Say more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Common options")]
+    pub verbose: u8,
+}
+
+/// How this host's data plane is set up.
+#[derive(Clone, Debug, Default, Args)]
+pub struct EngineArgs {
+    /// Cores of the lanes, one each: 2,3 or 2-5 [variable: CULVERT_CORES] [default: half of the cores, at most 4]
+    #[arg(long, value_name = "LIST", help_heading = "Data plane")]
+    pub cores: Option<String>,
+    /// Memory for chunk buffers; bounds what can be under way [variable: CULVERT_MEMORY] [default: 64MiB a lane]
+    #[arg(long, value_name = "SIZE", help_heading = "Data plane")]
+    pub memory: Option<String>,
+    /// Address that the lanes bind [variable: CULVERT_BIND] [default: all]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Data plane")]
+    pub bind: Option<String>,
+    /// UDP ports of the lanes: 7273-7276 [variable: CULVERT_PORTS] [default: any; a node's follow its TCP port]
+    #[arg(long, value_name = "LIST", help_heading = "Data plane")]
+    pub ports: Option<String>,
+    /// Largest IP packet in bytes [variable: CULVERT_MTU] [default: what the path carries]
+    #[arg(long, value_name = "BYTES", help_heading = "Data plane")]
+    pub mtu: Option<String>,
+    /// How packets move: auto, udp or af_xdp [variable: CULVERT_DATAPATH] [default: auto]
+    #[arg(long, value_name = "NAME", help_heading = "Data plane")]
+    pub datapath: Option<String>,
+}
+
+impl GlobalArgs {
+    /// As flags for the settings.
+    #[must_use]
+    pub fn flags(&self, engine: &EngineArgs) -> Flags {
+        let engine = engine.clone();
+        Flags {
+            config: self.config.clone(),
+            state: self.state.clone(),
+            cores: engine.cores,
+            memory: engine.memory,
+            bind: engine.bind,
+            ports: engine.ports,
+            mtu: engine.mtu,
+            datapath: engine.datapath,
+            ..Flags::default()
+        }
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Two nodes on this machine move and verify generated data
+    Demo(DemoArgs),
+    /// Send files and directories; returns when they are stored and verified
+    Send(SendArgs),
+    /// Fetch files and directories; returns when they are stored and verified
+    Get(SendArgs),
+    /// Run the node: answers partners, serves the API and metrics
+    Node(NodeArgs),
+    /// Show or make this node's key
+    Identity(IdentityArgs),
+    /// Partners: names, keys, addresses, and what they may do here
+    Profile(ProfileArgs),
+    /// Transfers of a node: submit, list, show, wait, cancel, receipt
+    Transfer(TransferArgs),
+    /// The node, its lanes and its transfers
+    Status(StatusArgs),
+    /// A full-screen view of the node
+    Monitor(StatusArgs),
+    /// Measure this host against its own limits
+    Bench(BenchArgs),
+    /// Settings and where they come from
+    Config(ConfigArgs),
+    /// Shell completions and man pages
+    Completion(CompletionArgs),
+    /// Versions of program and protocol
+    Version(VersionArgs),
+    /// The far end of a transfer that was started over ssh
+    #[command(hide = true)]
+    FarEnd(FarEndArgs),
+    /// The data plane process
+    #[command(hide = true)]
+    Dataplane,
+}
+
+/// `culvert send` and `culvert get`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "A path on a partner is NAME:PATH (a profile), culvert://HOST:PORT/PATH, or USER@HOST:PATH, which starts the far end over ssh.\nA source that ends in / is sent as its contents, one that does not under its own name.\nThe same command again goes on where it was interrupted.")]
+pub struct SendArgs {
+    /// What to move, and as the last argument where to
+    #[arg(required = true, num_args = 2.., value_name = "PATH")]
+    pub paths: Vec<OsString>,
+    /// How.
+    #[command(flatten)]
+    pub options: TransferOptions,
+    /// How often a temporary failure is tried again
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub retries: u32,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// The ssh command, as in 'ssh -p 2222'
+    #[arg(long, value_name = "COMMAND", default_value = "ssh", help_heading = "Over ssh")]
+    pub ssh: String,
+    /// The program to start on the other host
+    #[arg(long, value_name = "PATH", default_value = "culvert", help_heading = "Over ssh")]
+    pub remote_program: String,
+    /// TCP port and UDP ports of the far end, for firewalls: the first is TCP, all are UDP
+    #[arg(long, value_name = "LIST", help_heading = "Over ssh")]
+    pub remote_ports: Option<String>,
+    /// Cores of the far end's lanes
+    #[arg(long, value_name = "LIST", help_heading = "Over ssh")]
+    pub remote_cores: Option<String>,
+    /// This host's data plane.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// How a transfer is carried out.
+#[derive(Clone, Debug, Args)]
+pub struct TransferOptions {
+    /// Send no faster than this, in bits per second: 10G [default: what the path takes]
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    pub rate: Option<u64>,
+    /// fixed holds --rate; fair fills an empty path and leaves others their share; background yields
+    #[arg(long, value_name = "MODE", default_value = "fair")]
+    pub mode: Mode,
+    /// Number of flows [default: one for each lane]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub flows: Option<u16>,
+    /// Hash of chunks and files: blake3 or none
+    #[arg(long, value_name = "HASH", default_value = "blake3", value_parser = ["blake3", "none"])]
+    pub checksum: String,
+    /// aes-256-gcm or aes-128-gcm
+    #[arg(long, value_name = "CIPHER", default_value = "aes-256-gcm")]
+    pub cipher: Cipher,
+    /// Files that exist: never (refuse unless they are the same), changed (replace those that differ), always
+    #[arg(long, value_name = "POLICY", default_value = "never")]
+    pub overwrite: Overwrite,
+    /// Keep modes and times
+    #[arg(long)]
+    pub preserve: bool,
+    /// Only tell what would be sent
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `culvert demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// How much data
+    #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = parse_bytes)]
+    pub size: u64,
+    /// In how many files
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub files: u32,
+    /// Where to put the data meanwhile
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<OsString>,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `culvert node`.
+#[derive(Clone, Debug, Args)]
+pub struct NodeArgs {
+    /// Address and TCP port of the control connection [variable: CULVERT_LISTEN] [default: [::]:7272]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// Address and TCP port of /metrics, or off [variable: CULVERT_METRICS] [default: 127.0.0.1:9472]
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<String>,
+    /// What the node calls itself [variable: CULVERT_NAME] [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// The data plane.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// `culvert identity`.
+#[derive(Clone, Debug, Args)]
+pub struct IdentityArgs {
+    /// What to do; without it, show.
+    #[command(subcommand)]
+    pub action: Option<IdentityAction>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to do with the identity.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum IdentityAction {
+    /// Make the key if there is none
+    Init,
+}
+
+/// `culvert profile`.
+#[derive(Clone, Debug, Args)]
+pub struct ProfileArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: ProfileAction,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What to do with profiles.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ProfileAction {
+    /// List the profiles
+    List,
+    /// Show one
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Make one
+    Add {
+        /// Its name
+        name: String,
+        /// The partner's key, as 'culvert identity' prints it there
+        #[arg(long, value_name = "KEY")]
+        key: String,
+        /// What else.
+        #[command(flatten)]
+        change: ProfileChange,
+    },
+    /// Change one
+    Edit {
+        /// Its name
+        name: String,
+        /// The partner's new key
+        #[arg(long, value_name = "KEY")]
+        key: Option<String>,
+        /// What else.
+        #[command(flatten)]
+        change: ProfileChange,
+        /// Directories that are no longer permitted
+        #[arg(long, value_name = "PATH")]
+        forbid: Vec<std::path::PathBuf>,
+    },
+    /// Remove one: the partner is a stranger again
+    Remove {
+        /// Its name
+        name: String,
+    },
+    /// List keys that asked and are not approved
+    Pending,
+    /// Approve a key that asked
+    Approve {
+        /// Its fingerprint, or the beginning of it
+        fingerprint: String,
+        /// The new profile's name
+        #[arg(long, value_name = "NAME")]
+        name: String,
+        /// What else.
+        #[command(flatten)]
+        change: ProfileChange,
+    },
+    /// Connect to a partner and compare its key
+    Verify {
+        /// The profile's name
+        name: String,
+    },
+}
+
+/// Parts of a profile.
+#[derive(Clone, Debug, Args)]
+pub struct ProfileChange {
+    /// Where its node listens, HOST:PORT; may be repeated
+    #[arg(long = "address", value_name = "HOST:PORT")]
+    pub addresses: Vec<String>,
+    /// A directory that it may use: PATH:read, PATH:write or PATH:both; may be repeated
+    #[arg(long = "permit", value_name = "PATH:HOW")]
+    pub permit: Vec<String>,
+}
+
+/// `culvert transfer`.
+#[derive(Clone, Debug, Args)]
+pub struct TransferArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: TransferAction,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What to do with transfers.
+#[derive(Clone, Debug, Subcommand)]
+pub enum TransferAction {
+    /// Give a transfer to the running node and return at once: like send, or with --get like get
+    Submit {
+        /// Fetch instead of send
+        #[arg(long)]
+        get: bool,
+        /// What to move, and as the last argument where to
+        #[arg(required = true, num_args = 2.., value_name = "PATH")]
+        paths: Vec<OsString>,
+        /// How.
+        #[command(flatten)]
+        options: TransferOptions,
+    },
+    /// List transfers, the newest first
+    List {
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: usize,
+        /// Only those that have not ended
+        #[arg(long)]
+        active: bool,
+    },
+    /// Show one
+    Show {
+        /// Its id
+        transfer: String,
+    },
+    /// Wait until one has ended; exits as it did
+    Wait {
+        /// Its id
+        transfer: String,
+        /// Give up after so many seconds
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u64>,
+    },
+    /// Follow one until it has ended
+    Watch {
+        /// Its id
+        transfer: String,
+    },
+    /// Stop one
+    Cancel {
+        /// Its id
+        transfer: String,
+    },
+    /// Show and verify a receipt: of a transfer, or from a file
+    Receipt {
+        /// A transfer's id, or a receipt's file
+        what: OsString,
+        /// The key that must have sent
+        #[arg(long, value_name = "KEY")]
+        sender: Option<String>,
+        /// The key that must have received
+        #[arg(long, value_name = "KEY")]
+        receiver: Option<String>,
+    },
+}
+
+/// `culvert status` and `culvert monitor`.
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `culvert bench`.
+#[derive(Clone, Debug, Args)]
+pub struct BenchArgs {
+    /// What to measure.
+    #[command(subcommand)]
+    pub what: BenchWhat,
+    /// Print one JSON object
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What to measure.
+#[derive(Clone, Debug, Subcommand)]
+pub enum BenchWhat {
+    /// The raw limit: segmented and sealed datagrams without a protocol, from one core to another
+    Limit(LimitArgs),
+    /// The engine from memory to memory, over loopback or to a partner
+    Net(NetArgs),
+    /// A disk: sequential direct writes and reads
+    Disk {
+        /// A directory on it
+        directory: OsString,
+        /// How much
+        #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = parse_bytes)]
+        size: u64,
+    },
+    /// Cycles for each byte in each stage
+    Ledger,
+}
+
+/// `culvert bench limit`.
+#[derive(Clone, Debug, Args)]
+pub struct LimitArgs {
+    /// Only receive, on this address and port
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "send")]
+    pub receive: Option<String>,
+    /// Only send, to this address and port
+    #[arg(long, value_name = "ADDRESS")]
+    pub send: Option<String>,
+    /// Bytes of each datagram's payload
+    #[arg(long, value_name = "BYTES", default_value_t = 8_948)]
+    pub datagram: u16,
+    /// For how long
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    pub seconds: f64,
+    /// The core to run on
+    #[arg(long, value_name = "CORE")]
+    pub core: Option<usize>,
+}
+
+/// `culvert bench net`.
+#[derive(Clone, Debug, Args)]
+pub struct NetArgs {
+    /// The partner; without it, a second node on this machine
+    pub partner: Option<String>,
+    /// How much
+    #[arg(long, value_name = "SIZE", default_value = "16G", value_parser = parse_bytes)]
+    pub size: u64,
+    /// How.
+    #[command(flatten)]
+    pub options: TransferOptions,
+    /// The data plane.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+/// `culvert config`.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: ConfigAction,
+}
+
+/// What to do with the configuration.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ConfigAction {
+    /// Show every setting
+    Show {
+        /// And where it comes from
+        #[arg(long)]
+        origin: bool,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `culvert completion`.
+#[derive(Clone, Debug, Args)]
+pub struct CompletionArgs {
+    /// bash, zsh, fish, elvish, powershell; or man, which writes man pages to --directory
+    pub shell: String,
+    /// Where man pages go
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<std::path::PathBuf>,
+}
+
+/// `culvert version`.
+#[derive(Clone, Debug, Args)]
+pub struct VersionArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `culvert far-end`.
+#[derive(Clone, Debug, Args)]
+pub struct FarEndArgs {
+    /// TCP port, and UDP ports of the lanes
+    #[arg(long, value_name = "LIST")]
+    pub far_ports: Option<String>,
+    /// The data plane.
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}

@@ -1,0 +1,122 @@
+//! `culvert bench`: this host against its own limits.
+
+use std::net::SocketAddr;
+
+use culvert_dataplane::limit::{LimitReceiver, LimitResult, send_limit};
+
+use crate::cli::args::{BenchArgs, BenchWhat, GlobalArgs, LimitArgs, NetArgs};
+use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::report::{print_json, say};
+use crate::cli::second_node::SecondNode;
+use crate::cli::send::{carry_out_here, embedded, options_of, target_of};
+use crate::cli::{block_on, report};
+use crate::request::{Movement, Target, TransferRequest};
+use crate::settings::Settings;
+use crate::state::StateDirectory;
+use crate::units::show_rate;
+
+/// Measures.
+///
+/// # Errors
+/// [`CommandError`].
+pub fn run(global: GlobalArgs, args: BenchArgs) -> Result<ExitCode, CommandError> {
+    match args.what {
+        BenchWhat::Limit(limit) => self::limit(&limit, args.json),
+        BenchWhat::Net(net) => block_on(self::net(global, net, args.json)),
+        BenchWhat::Disk { directory, size } => crate::cli::disk_bench::run(&directory, size, args.json),
+        BenchWhat::Ledger => crate::cli::ledger::run(args.json),
+    }
+}
+
+fn pin(core: Option<usize>) -> Result<(), CommandError> {
+    match core {
+        Some(id) if !core_affinity::set_for_current(core_affinity::CoreId { id }) => {
+            Err(CommandError::new(ExitCode::BadHost, format!("this process may not run on core {id}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn limit(args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
+    let address = |text: &str| {
+        text.parse::<SocketAddr>().map_err(|_| CommandError::usage(format!("'{text}' is not an address with a port")))
+    };
+    if let Some(listen) = &args.receive {
+        pin(args.core)?;
+        let listen = address(listen)?;
+        let receiver = LimitReceiver::bind(listen.ip(), listen.port()).map_err(CommandError::failed)?;
+        if !json {
+            eprintln!("culvert: receiving on UDP port {}", receiver.port());
+        }
+        return show_limit("received", &receiver.run(), args, json);
+    }
+    let datagram = usize::from(args.datagram);
+    if let Some(to) = &args.send {
+        pin(args.core)?;
+        let sent = send_limit(address(to)?, datagram, args.seconds, true).map_err(CommandError::failed)?;
+        return show_limit("sent and acknowledged", &sent, args, json);
+    }
+    // Both ends here: a thread each, on different cores where there are two.
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let receiver = LimitReceiver::bind(std::net::Ipv4Addr::LOCALHOST.into(), 0).map_err(CommandError::failed)?;
+    let to = SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), receiver.port());
+    let last = cores.last().copied();
+    let receiving = std::thread::spawn(move || {
+        last.map(core_affinity::set_for_current);
+        receiver.run()
+    });
+    if let Some(&first) = cores.first() {
+        core_affinity::set_for_current(first);
+    }
+    let sent = send_limit(to, datagram, args.seconds, true).map_err(CommandError::failed);
+    let received = receiving.join().map_err(|_| CommandError::failed("the receiving thread panicked"))?;
+    sent?;
+    show_limit("received", &received, args, json)
+}
+
+fn show_limit(what: &str, result: &LimitResult, args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
+    if json {
+        print_json(&serde_json::json!({
+            "datagram_bytes": args.datagram,
+            "bytes": result.bytes,
+            "datagrams": result.datagrams,
+            "seconds": result.seconds,
+            "cpu_seconds": result.cpu_seconds,
+            "bits_per_second": result.bits_per_second() as u64,
+        }))?;
+    } else {
+        say(&format!(
+            "{what} {} in {}-byte datagrams, sealed with AES-256-GCM ({:.0} % of a core)",
+            show_rate(result.bits_per_second() as u64),
+            args.datagram,
+            result.cpu_seconds * 100.0 / result.seconds.max(1e-9)
+        ))?;
+    }
+    Ok(ExitCode::Done)
+}
+
+/// The engine from memory to memory.
+async fn net(global: GlobalArgs, args: NetArgs, json: bool) -> Result<ExitCode, CommandError> {
+    let options = options_of(&args.options)?;
+    let movement = Movement::Measure { bytes: args.size };
+    let Some(partner) = &args.partner else {
+        let room = tempfile::Builder::new().prefix("culvert-bench-").tempdir().map_err(CommandError::failed)?;
+        let second = SecondNode::start(room.path(), &args.engine).await?;
+        let request = TransferRequest { target: Target::Profile(SecondNode::NAME.to_owned()), movement, options, retries: Some(0) };
+        let node = second.this_node().clone();
+        let result = carry_out_here(&node, request, global.quiet || json).await;
+        second.end().await;
+        return report::print(&result?, json, global.quiet, &node.state);
+    };
+    let settings = Settings::resolve(&global.flags(&args.engine))?;
+    let state = StateDirectory::open(&settings.state.value)?;
+    let node = embedded(&settings, &state)?;
+    let place = crate::cli::target::parse(partner.as_ref())?;
+    let target = match &place {
+        crate::cli::target::Place::Local(path) => Target::Profile(path.to_string()),
+        place => target_of(place),
+    };
+    let request = TransferRequest { target, movement, options, retries: Some(0) };
+    let result = carry_out_here(&node, request, global.quiet || json).await?;
+    report::print(&result, json, global.quiet, &state)
+}

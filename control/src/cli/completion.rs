@@ -1,0 +1,44 @@
+//! `culvert completion` and `culvert version`.
+
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+use crate::cli::args::{Cli, CompletionArgs, VersionArgs};
+use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::report::{print_json, say};
+
+/// Prints a shell's completions, or writes man pages.
+///
+/// # Errors
+/// [`CommandError`].
+pub fn run(args: &CompletionArgs) -> Result<ExitCode, CommandError> {
+    let mut command = Cli::command();
+    if args.shell == "man" {
+        let directory = args.directory.as_deref().ok_or_else(|| CommandError::usage("man pages need --directory"))?;
+        clap_mangen::generate_to(command, directory)
+            .map_err(|error| CommandError::failed(format!("man pages cannot be written to {}: {error}", directory.display())))?;
+        return Ok(ExitCode::Done);
+    }
+    let shell: Shell = args.shell.parse().map_err(|_| {
+        CommandError::usage(format!("'{}' is not a shell that completions are made for: bash, zsh, fish, elvish, powershell; or man", args.shell))
+    })?;
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, "culvert", &mut script);
+    say(String::from_utf8_lossy(&script).trim_end())?;
+    Ok(ExitCode::Done)
+}
+
+/// Prints versions.
+///
+/// # Errors
+/// [`CommandError`].
+pub fn version(args: &VersionArgs) -> Result<ExitCode, CommandError> {
+    let (version, protocol) = (env!("CARGO_PKG_VERSION"), culvert_protocol::control::PROTOCOL_VERSION);
+    let wire = culvert_protocol::wire::VERSION;
+    if args.json {
+        print_json(&serde_json::json!({ "culvert": version, "protocol": protocol, "wire": wire }))?;
+    } else {
+        say(&format!("culvert {version} (control protocol {protocol}, wire format {wire})"))?;
+    }
+    Ok(ExitCode::Done)
+}

@@ -1,0 +1,29 @@
+//! `culvert config`.
+
+use crate::cli::args::{ConfigAction, ConfigArgs, EngineArgs, GlobalArgs};
+use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::report::{print_json, say};
+use crate::settings::Settings;
+
+/// Shows every setting.
+///
+/// # Errors
+/// [`CommandError`].
+pub fn run(global: &GlobalArgs, args: &ConfigArgs) -> Result<ExitCode, CommandError> {
+    let ConfigAction::Show { origin, json } = args.action;
+    let settings = Settings::resolve(&global.flags(&EngineArgs::default()))?;
+    let table = settings.table();
+    if json {
+        let entries: serde_json::Map<String, serde_json::Value> = table
+            .into_iter()
+            .map(|(name, value, from)| (name.to_owned(), serde_json::json!({ "value": value, "origin": from.to_string() })))
+            .collect();
+        print_json(&entries)?;
+        return Ok(ExitCode::Done);
+    }
+    for (name, value, from) in table {
+        let shown = if origin { format!("{name:10} {value:40} {from}") } else { format!("{name:10} {value}") };
+        say(shown.trim_end())?;
+    }
+    Ok(ExitCode::Done)
+}

@@ -1,0 +1,108 @@
+//! Exit codes, and errors that carry one.
+
+use crate::dataplane::DataPlaneError;
+use crate::profiles::ProfileError;
+use crate::settings::SettingsError;
+use crate::state::StateError;
+use crate::transfer::TransferError;
+
+/// The contract's exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// Done.
+    Done = 0,
+    /// Failed.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// A source or destination was not found.
+    NotFound = 3,
+    /// Not permitted by the partner, or an unknown key.
+    NotPermitted = 4,
+    /// Temporary: try again.
+    Temporary = 5,
+    /// Done, but some files failed.
+    SomeFailed = 6,
+    /// Bad configuration or host.
+    BadHost = 7,
+    /// There was nothing to do.
+    NothingToDo = 9,
+    /// Waiting timed out.
+    TimedOut = 10,
+    /// Verification failed.
+    Verification = 11,
+    /// The partner's key changed.
+    KeyChanged = 12,
+    /// Interrupted (SIGINT).
+    Interrupted = 130,
+    /// Terminated (SIGTERM).
+    Terminated = 143,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct CommandError {
+    /// What to exit with.
+    pub exit_code: u8,
+    /// What to say.
+    pub text: String,
+}
+
+impl CommandError {
+    /// A failure with a code.
+    pub fn new(code: ExitCode, text: impl std::fmt::Display) -> Self {
+        Self { exit_code: code as u8, text: text.to_string() }
+    }
+
+    /// A plain failure.
+    pub fn failed(text: impl std::fmt::Display) -> Self {
+        Self::new(ExitCode::Failed, text)
+    }
+
+    /// A wrong command line.
+    pub fn usage(text: impl std::fmt::Display) -> Self {
+        Self::new(ExitCode::Usage, text)
+    }
+}
+
+impl From<TransferError> for CommandError {
+    fn from(error: TransferError) -> Self {
+        Self { exit_code: error.exit_code(), text: error.to_string() }
+    }
+}
+
+impl From<SettingsError> for CommandError {
+    fn from(error: SettingsError) -> Self {
+        Self::new(ExitCode::BadHost, error)
+    }
+}
+
+impl From<StateError> for CommandError {
+    fn from(error: StateError) -> Self {
+        Self::new(ExitCode::BadHost, error)
+    }
+}
+
+impl From<ProfileError> for CommandError {
+    fn from(error: ProfileError) -> Self {
+        let code = match &error {
+            ProfileError::NotFound(_) | ProfileError::NotPending(_) => ExitCode::NotFound,
+            ProfileError::BadName(_) | ProfileError::RelativeRoot(_) => ExitCode::Usage,
+            ProfileError::State(_) => ExitCode::BadHost,
+            ProfileError::Exists(_) | ProfileError::KeyTaken(_) => ExitCode::Failed,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl From<DataPlaneError> for CommandError {
+    fn from(error: DataPlaneError) -> Self {
+        let code = match &error {
+            DataPlaneError::CannotStart(_) | DataPlaneError::Prepare(_) | DataPlaneError::Spawn { .. } => ExitCode::BadHost,
+            DataPlaneError::Died(_) | DataPlaneError::NoRoom(_) => ExitCode::Temporary,
+        };
+        Self::new(code, error)
+    }
+}

@@ -1,0 +1,71 @@
+//! `culvert far-end`: what ssh starts on the other host.
+
+use std::net::{Ipv6Addr, SocketAddr};
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::net::TcpListener;
+
+use crate::cli::args::{FarEndArgs, GlobalArgs};
+use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::{report, send};
+use crate::destination::Reach;
+use crate::session::{Admission, listen};
+use crate::settings::{Ports, Settings};
+use crate::ssh::{FAR_END_VERSION, FarEndAnswer, FarEndRequest};
+use crate::state::StateDirectory;
+
+/// Serves one key until standard input ends.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, CommandError> {
+    let mut engine = args.engine.clone();
+    engine.ports = engine.ports.or_else(|| args.far_ports.clone());
+    let settings = Settings::resolve(&global.flags(&engine))?;
+    let state = StateDirectory::open(&settings.state.value)?;
+    let node = send::embedded(&settings, &state)?;
+    let mut input = BufReader::new(tokio::io::stdin());
+    let mut line = String::new();
+    let read = input.read_line(&mut line).await;
+    let request: Option<FarEndRequest> = read.ok().and_then(|_| serde_json::from_str(&line).ok());
+    let Some(request) = request.filter(|request| request.culvert_far_end == FAR_END_VERSION) else {
+        return Err(CommandError::usage("'culvert far-end' is started by 'culvert send' and 'culvert get' over ssh"));
+    };
+    // The data plane starts now, so that what is wrong with this host is said before a connection is made.
+    node.supervisor.get().await?;
+    let port = match &settings.ports.value {
+        Ports::These(ports) => ports.first().copied().unwrap_or(0),
+        Ports::Automatic | Ports::Any => 0,
+    };
+    let listener = bind(port).await?;
+    let home = std::env::home_dir().unwrap_or_else(|| "/".into());
+    let answer = FarEndAnswer {
+        culvert_far_end: FAR_END_VERSION,
+        key: node.identity.public_key(),
+        port: listener.local_addr().map_err(CommandError::failed)?.port(),
+        // "client-address client-port server-address server-port" (sshd(8))
+        address: std::env::var("SSH_CONNECTION").ok().and_then(|told| told.split(' ').nth(2).map(str::to_owned)),
+    };
+    report::print_json(&answer)?;
+    let admission = Admission::Owner { key: request.key, reach: Reach::Owner { directory: home } };
+    let listening = tokio::spawn(listen(node.clone(), listener, admission));
+    let mut rest = [0; 256];
+    while input.read(&mut rest).await.is_ok_and(|bytes| bytes > 0) {}
+    listening.abort();
+    // A transfer that is still under way is cut off: whoever started it is gone, and it goes on from its journal.
+    for (id, _) in node.registry.interrupted() {
+        node.registry.cancel(id);
+    }
+    Ok(ExitCode::Done)
+}
+
+async fn bind(port: u16) -> Result<TcpListener, CommandError> {
+    let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    let bound = match TcpListener::bind(address).await {
+        Err(error) if port == 0 || error.kind() != std::io::ErrorKind::AddrInUse => {
+            TcpListener::bind(("0.0.0.0", port)).await
+        }
+        bound => bound,
+    };
+    bound.map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot listen on TCP port {port}: {error}")))
+}

@@ -1,0 +1,153 @@
+//! `culvert node`.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::api::Api;
+use crate::cli::args::{GlobalArgs, NodeArgs};
+use crate::cli::exit::{CommandError, ExitCode};
+use crate::node::Node;
+use crate::session::{Admission, listen};
+use crate::settings::{Flags, Settings};
+use crate::state::StateDirectory;
+
+/// What a running node leaves in its state directory for others on this host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunningNode {
+    /// Its process.
+    pub process_id: u32,
+    /// Its TCP port.
+    pub port: u16,
+    /// The port of its metrics.
+    pub metrics_port: Option<u16>,
+}
+
+/// Runs the node until it is told to stop.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, CommandError> {
+    let flags =
+        Flags { listen: args.listen, metrics: args.metrics, name: args.name, ..global.flags(&args.engine) };
+    let settings = Settings::resolve(&flags)?;
+    let state = StateDirectory::open(&settings.state.value)?;
+    let _lock = lock(&state)?;
+    let node = Node::new(
+        state.clone(),
+        settings.name.value.clone(),
+        crate::cli::send::program(),
+        settings.engine(true)?,
+        settings.datagram_bytes_cap(),
+    )?;
+    let listener = bind(settings.listen.value, "the control connection", "--listen").await?;
+    let port = listener.local_addr().map_err(CommandError::failed)?.port();
+    let metrics = match settings.metrics.value {
+        Some(address) => Some(bind(address, "metrics", "--metrics").await?),
+        None => None,
+    };
+    let plane = node.supervisor.get().await?;
+    let running = RunningNode {
+        process_id: std::process::id(),
+        port,
+        metrics_port: metrics.as_ref().and_then(|metrics| metrics.local_addr().ok()).map(|address| address.port()),
+    };
+    if !global.quiet {
+        greet(&node, &settings, &running, &plane);
+    }
+    drop(plane);
+    let api = Api::new(node.clone(), Some(port));
+    api.resume_interrupted();
+    let serving = tokio::spawn(api.clone().serve());
+    if let Some(metrics) = metrics {
+        tokio::spawn(api.serve_metrics(metrics));
+    }
+    tokio::spawn(listen(node.clone(), listener, Admission::Profiles));
+    tokio::spawn(keep_data_plane(node));
+    let json = serde_json::to_vec(&running).map_err(CommandError::failed)?;
+    state.write("node.json", &json)?;
+    let code = tokio::select! {
+        code = interrupted() => code,
+        served = serving => {
+            let reason = served.map_or_else(|error| error.to_string(), |served| served.err().map_or(String::new(), |error| error.to_string()));
+            return Err(CommandError::failed(format!("the API cannot be served: {reason}")));
+        }
+    };
+    // Transfers that are under way stay noted as such, and go on when the node is started again.
+    for name in ["node.json", "api.sock"] {
+        let _ = state.remove(name);
+    }
+    if !global.quiet {
+        eprintln!("culvert: stopped");
+    }
+    Ok(if code == ExitCode::Terminated { ExitCode::Done } else { code })
+}
+
+fn greet(node: &Node, settings: &Settings, running: &RunningNode, plane: &crate::dataplane::DataPlane) {
+    let ports: Vec<String> = plane.lanes().iter().map(|lane| lane.port.to_string()).collect();
+    eprintln!("culvert: node '{}', key {}", node.name, node.identity.public_key().fingerprint());
+    eprintln!("culvert: listening on TCP port {}, UDP {} {}", running.port, crate::cli::report::plural(ports.len() as u64, "port"), ports.join(", "));
+    if let (Some(port), Some(address)) = (running.metrics_port, settings.metrics.value) {
+        eprintln!("culvert: metrics at http://{}:{port}/metrics", address.ip());
+    }
+    for gap in plane.sandbox_gaps() {
+        eprintln!("culvert: the data plane runs without a part of its sandbox: {gap}");
+    }
+}
+
+/// Starts the data plane again when it has died, so that partners do not wait for the first request.
+async fn keep_data_plane(node: Arc<Node>) {
+    loop {
+        match node.supervisor.get().await {
+            Ok(plane) => {
+                let how = plane.died().await;
+                eprintln!("culvert: the data plane ended ({how}) and is started again");
+            }
+            Err(error) => eprintln!("culvert: {error}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+}
+
+/// Keeps a second node off the same state.
+fn lock(state: &StateDirectory) -> Result<File, CommandError> {
+    let path = state.path("node.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot open {}: {error}", path.display())))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        CommandError::failed(format!("a node runs with the state directory {} already", state.root().display()))
+    })?;
+    Ok(file)
+}
+
+async fn bind(address: std::net::SocketAddr, what: &str, option: &str) -> Result<TcpListener, CommandError> {
+    let bound = match TcpListener::bind(address).await {
+        // A host without IPv6.
+        Err(error) if address.ip() == std::net::Ipv6Addr::UNSPECIFIED && error.kind() != std::io::ErrorKind::AddrInUse => {
+            TcpListener::bind(("0.0.0.0", address.port())).await
+        }
+        bound => bound,
+    };
+    bound.map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => format!("stop the program that holds the port (ss -tlpn shows it), or choose another with {option}"),
+            _ => format!("choose another address with {option}"),
+        };
+        CommandError::new(ExitCode::BadHost, format!("cannot listen for {what} on {address}: {error}; {hint}"))
+    })
+}
+
+/// Waits for SIGINT or SIGTERM.
+pub async fn interrupted() -> ExitCode {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => ExitCode::Interrupted,
+        _ = terminate.recv() => ExitCode::Terminated,
+    }
+}

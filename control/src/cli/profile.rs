@@ -1,0 +1,200 @@
+//! `culvert profile`.
+
+use std::path::PathBuf;
+
+use culvert_protocol::identity::PublicKey;
+use serde::Serialize;
+
+use crate::cli::args::{EngineArgs, GlobalArgs, ProfileAction, ProfileArgs, ProfileChange};
+use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::report::{print_json, say};
+use crate::connection::connect_to_host;
+use crate::profiles::{PermittedRoot, Profile, Profiles};
+use crate::request::split_host_port;
+use crate::settings::Settings;
+use crate::state::StateDirectory;
+use crate::tls::TlsConfigs;
+
+/// A profile with its name, as JSON.
+#[derive(Debug, Serialize)]
+struct Named<'a> {
+    name: &'a str,
+    fingerprint: String,
+    #[serde(flatten)]
+    profile: &'a Profile,
+}
+
+/// Carries an action on profiles out.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, CommandError> {
+    let settings = Settings::resolve(&global.flags(&EngineArgs::default()))?;
+    let state = StateDirectory::open(&settings.state.value)?;
+    let profiles = Profiles::new(state.clone());
+    match args.action {
+        ProfileAction::List => list(&profiles, args.json)?,
+        ProfileAction::Show { name } => show(&profiles, &name, args.json)?,
+        ProfileAction::Add { name, key, change } => {
+            let key = key.parse::<PublicKey>().map_err(CommandError::usage)?;
+            let profile = Profile { key, addresses: addresses(&change)?, permit: permits(&change)? };
+            profiles.add(&name, &profile)?;
+            show(&profiles, &name, args.json)?;
+        }
+        ProfileAction::Edit { name, key, change, forbid } => {
+            let mut profile = profiles.get(&name)?;
+            if let Some(key) = key {
+                profile.key = key.parse::<PublicKey>().map_err(CommandError::usage)?;
+            }
+            let new_addresses = addresses(&change)?;
+            if !new_addresses.is_empty() {
+                profile.addresses = new_addresses;
+            }
+            for root in permits(&change)? {
+                profile.permit.retain(|known| known.path != root.path);
+                profile.permit.push(root);
+            }
+            profile.permit.retain(|root| !forbid.contains(&root.path));
+            profiles.replace(&name, &profile)?;
+            show(&profiles, &name, args.json)?;
+        }
+        ProfileAction::Remove { name } => {
+            profiles.remove(&name)?;
+            if !args.json && !global.quiet {
+                eprintln!("culvert: the profile '{name}' is removed; its key is a stranger's again");
+            }
+        }
+        ProfileAction::Pending => pending(&profiles, args.json)?,
+        ProfileAction::Approve { fingerprint, name, change } => {
+            let pending = profiles.find_pending(&fingerprint)?;
+            let profile = Profile { key: pending.key, addresses: addresses(&change)?, permit: permits(&change)? };
+            profiles.add(&name, &profile)?;
+            show(&profiles, &name, args.json)?;
+        }
+        ProfileAction::Verify { name } => return verify(&profiles, &state, &settings, &name, args.json).await,
+    }
+    Ok(ExitCode::Done)
+}
+
+fn addresses(change: &ProfileChange) -> Result<Vec<String>, CommandError> {
+    match change.addresses.iter().find(|address| split_host_port(address).is_none()) {
+        Some(bad) => Err(CommandError::usage(format!("'{bad}' is not an address: write HOST:PORT"))),
+        None => Ok(change.addresses.clone()),
+    }
+}
+
+fn permits(change: &ProfileChange) -> Result<Vec<PermittedRoot>, CommandError> {
+    let permit = |text: &String| {
+        let explain = || CommandError::usage(format!("'{text}' is not a permission: write PATH:read, PATH:write or PATH:both"));
+        let (path, permission) = text.rsplit_once(':').ok_or_else(explain)?;
+        let permission = permission.parse().map_err(|_| explain())?;
+        let path = PathBuf::from(path);
+        if !path.is_absolute() {
+            return Err(CommandError::usage(format!("'{}' cannot be permitted: write an absolute path", path.display())));
+        }
+        // A root is where a partner's paths begin, so it must be the directory itself and not a symlink to it.
+        let path = path.canonicalize().map_err(|error| {
+            CommandError::new(ExitCode::NotFound, format!("'{}' cannot be permitted: {error}", path.display()))
+        })?;
+        Ok(PermittedRoot { path, permission })
+    };
+    change.permit.iter().map(permit).collect()
+}
+
+fn list(profiles: &Profiles, json: bool) -> Result<(), CommandError> {
+    let list = profiles.list()?;
+    if json {
+        let named: Vec<_> = list.iter().map(|(name, profile)| named(name, profile)).collect();
+        return print_json(&named);
+    }
+    if list.is_empty() {
+        return say("no profiles; 'culvert profile add' or 'culvert profile approve' makes one");
+    }
+    for (name, profile) in list {
+        let addresses = if profile.addresses.is_empty() { "comes to us".to_owned() } else { profile.addresses.join(", ") };
+        say(&format!("{name:16}  {}  {addresses}", profile.key.fingerprint()))?;
+    }
+    Ok(())
+}
+
+fn named<'a>(name: &'a str, profile: &'a Profile) -> Named<'a> {
+    Named { name, fingerprint: profile.key.fingerprint(), profile }
+}
+
+fn show(profiles: &Profiles, name: &str, json: bool) -> Result<(), CommandError> {
+    let profile = profiles.get(name)?;
+    if json {
+        return print_json(&named(name, &profile));
+    }
+    let mut lines = vec![
+        format!("name         {name}"),
+        format!("fingerprint  {}", profile.key.fingerprint()),
+        format!("key          {}", profile.key),
+    ];
+    lines.extend(profile.addresses.iter().map(|address| format!("address      {address}")));
+    for root in &profile.permit {
+        let permission = match root.permission {
+            crate::profiles::Permission::Read => "may read",
+            crate::profiles::Permission::Write => "may write",
+            crate::profiles::Permission::Both => "may read and write",
+        };
+        lines.push(format!("permit       {permission} {}", root.path.display()));
+    }
+    if profile.permit.is_empty() {
+        lines.push("permit       nothing here: 'culvert profile edit --permit PATH:both' changes that".to_owned());
+    }
+    lines.push(format!("file         {}", profiles.path(name).display()));
+    say(&lines.join("\n"))
+}
+
+fn pending(profiles: &Profiles, json: bool) -> Result<(), CommandError> {
+    let pending = profiles.pending()?;
+    if json {
+        return print_json(&pending);
+    }
+    if pending.is_empty() {
+        return say("no key waits for approval");
+    }
+    for key in pending {
+        say(&format!("{}  '{}' at {}", key.key.fingerprint(), key.name, key.address))?;
+    }
+    Ok(())
+}
+
+async fn verify(
+    profiles: &Profiles,
+    state: &StateDirectory,
+    settings: &Settings,
+    name: &str,
+    json: bool,
+) -> Result<ExitCode, CommandError> {
+    let profile = profiles.get(name)?;
+    let tls = std::sync::Arc::new(TlsConfigs::new(&state.identity()?));
+    let mut last = CommandError::new(ExitCode::NotFound, format!("the profile '{name}' names no address"));
+    for address in &profile.addresses {
+        let Some((host, port)) = split_host_port(address) else { continue };
+        match connect_to_host(&tls, host, port, &settings.name.value).await {
+            Ok(connection) => {
+                let found = connection.partner;
+                let software = connection.partner_software.clone();
+                connection.close().await;
+                if found != profile.key {
+                    let text = format!(
+                        "{address} shows the key {}, not the one of '{name}' ({})",
+                        found.fingerprint(),
+                        profile.key.fingerprint()
+                    );
+                    return Err(CommandError::new(ExitCode::KeyChanged, text));
+                }
+                if json {
+                    print_json(&serde_json::json!({ "name": name, "address": address, "software": software, "verified": true }))?;
+                } else {
+                    say(&format!("{address} is '{name}': {software}, {}", found.fingerprint()))?;
+                }
+                return Ok(ExitCode::Done);
+            }
+            Err(error) => last = CommandError::new(ExitCode::Temporary, error),
+        }
+    }
+    Err(last)
+}

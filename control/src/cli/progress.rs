@@ -1,0 +1,137 @@
+//! Progress on standard error: a bar on a terminal, a plain line every ten seconds elsewhere.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::sync::watch;
+
+use crate::transfer::{Phase, Progress};
+use crate::units::{show_bytes, show_count, show_rate, show_seconds};
+
+/// Between two plain lines.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two drawings of the bar.
+const DRAW_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Shows a transfer's progress until `until` resolves, and returns what that resolves to.
+pub async fn show<T>(quiet: bool, mut progress: watch::Receiver<Progress>, until: impl Future<Output = T>) -> T {
+    if quiet {
+        return until.await;
+    }
+    tokio::pin!(until);
+    let bar = std::io::stderr().is_terminal().then(new_bar);
+    let (mut last_line, mut last_phase) = (Instant::now(), Phase::Queued);
+    let mut interval = tokio::time::interval(DRAW_INTERVAL);
+    loop {
+        tokio::select! {
+            biased;
+            outcome = &mut until => {
+                if let Some(bar) = bar {
+                    bar.finish_and_clear();
+                }
+                return outcome;
+            }
+            _ = interval.tick() => {
+                let now = *progress.borrow_and_update();
+                match &bar {
+                    Some(bar) => draw(bar, &now),
+                    None if last_line.elapsed() >= LINE_INTERVAL || (now.phase != last_phase && now.phase == Phase::Waiting) => {
+                        eprintln!("culvert: {}", line(&now));
+                        last_line = Instant::now();
+                    }
+                    None => {}
+                }
+                last_phase = now.phase;
+            }
+        }
+    }
+}
+
+fn new_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+    let colored = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let template = if colored {
+        "{prefix} [{bar:32.cyan/blue}] {percent:>3} %  {msg}"
+    } else {
+        "{prefix} [{bar:32}] {percent:>3} %  {msg}"
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
+}
+
+fn draw(bar: &ProgressBar, now: &Progress) {
+    bar.set_length(now.bytes_total.max(1));
+    bar.set_position(now.bytes_done.min(now.bytes_total));
+    bar.set_prefix(phase_words(now.phase));
+    let files = if now.files_total > 1 {
+        format!("{}/{} files  ", show_count(now.files_done), show_count(now.files_total))
+    } else {
+        String::new()
+    };
+    bar.set_message(format!("{files}{}  {}", show_rate(now.rate_bits_per_second), eta(now)));
+    bar.tick();
+}
+
+/// Progress as one line.
+#[must_use]
+pub fn line(now: &Progress) -> String {
+    let percent = if now.bytes_total > 0 { now.bytes_done as f64 * 100.0 / now.bytes_total as f64 } else { 0.0 };
+    format!(
+        "{} {:.0} %: {} of {}, {} of {} files, {}{}",
+        phase_words(now.phase),
+        percent,
+        show_bytes(now.bytes_done),
+        show_bytes(now.bytes_total),
+        show_count(now.files_done),
+        show_count(now.files_total),
+        show_rate(now.rate_bits_per_second),
+        match eta(now) {
+            eta if eta.is_empty() => eta,
+            eta => format!(", {eta}"),
+        }
+    )
+}
+
+fn eta(now: &Progress) -> String {
+    let left = now.bytes_total.saturating_sub(now.bytes_done);
+    if now.rate_bits_per_second == 0 || left == 0 || now.phase != Phase::Moving {
+        return String::new();
+    }
+    format!("{} left", show_seconds(left as f64 * 8.0 / now.rate_bits_per_second as f64))
+}
+
+/// A phase for people.
+#[must_use]
+pub const fn phase_words(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Queued => "queued",
+        Phase::Connecting => "connecting",
+        Phase::Listing => "listing",
+        Phase::Planning => "planning",
+        Phase::Moving => "moving",
+        Phase::Finishing => "finishing",
+        Phase::Waiting => "waiting before another try",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_tells_how_far_and_how_long() {
+        let now = Progress {
+            phase: Phase::Moving,
+            bytes_done: 1 << 30,
+            bytes_total: 4 << 30,
+            files_done: 1,
+            files_total: 4,
+            rate_bits_per_second: 8 << 30,
+            ..Progress::default()
+        };
+        assert_eq!(line(&now), "moving 25 %: 1.00 GiB of 4.00 GiB, 1 of 4 files, 8.59 Gb/s, 3.00 s left");
+    }
+}

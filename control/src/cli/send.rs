@@ -1,0 +1,219 @@
+//! `culvert send` and `culvert get`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
+use culvert_protocol::control::Options;
+
+use crate::api_client::ApiClient;
+use crate::cli::args::{GlobalArgs, SendArgs, TransferOptions};
+use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::target::{Place, parse};
+use crate::cli::{progress, report};
+use crate::node::Node;
+use crate::registry::{RecordState, Role, TransferRecord, new_transfer_id, unix_ms};
+use crate::request::{Movement, Target, TransferRequest, carry_out};
+use crate::settings::Settings;
+use crate::ssh::{FarEnd, SshOptions};
+use crate::state::StateDirectory;
+use crate::typed_path::TypedPath;
+
+/// `culvert send`.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn send(global: GlobalArgs, args: SendArgs) -> Result<ExitCode, CommandError> {
+    run(global, args, false).await
+}
+
+/// `culvert get`.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn get(global: GlobalArgs, args: SendArgs) -> Result<ExitCode, CommandError> {
+    run(global, args, true).await
+}
+
+/// A transfer as it was typed: the partner's place, and what moves.
+#[derive(Debug)]
+pub struct Typed {
+    /// Where the partner is; its path is the first or only one.
+    pub partner: Place,
+    /// What moves.
+    pub movement: Movement,
+}
+
+/// Reads the paths of a transfer: all sources on one side, the destination on the other.
+///
+/// # Errors
+/// [`CommandError`] that says which path is on the wrong side.
+pub fn read_paths(paths: &[OsString], is_get: bool) -> Result<Typed, CommandError> {
+    let places = paths.iter().map(|path| parse(path)).collect::<Result<Vec<_>, _>>()?;
+    let [sources @ .., destination] = places.as_slice() else {
+        return Err(CommandError::usage("a source and a destination are needed"));
+    };
+    let is_local = |place: &Place| matches!(place, Place::Local(_));
+    if is_get {
+        if !is_local(destination) {
+            return Err(CommandError::usage("'culvert get' stores on this host: the last path must be a local one"));
+        }
+        let partner = sources.first().cloned().filter(|place| !is_local(place));
+        let Some(partner) = partner else {
+            return Err(CommandError::usage("'culvert get' fetches from a partner: write its paths as NAME:PATH, culvert://HOST:PORT/PATH or USER@HOST:PATH"));
+        };
+        if sources.iter().any(|place| place.partner() != partner.partner()) {
+            return Err(CommandError::usage("all sources must be on the same partner"));
+        }
+        let sources = sources.iter().map(|place| place.path().clone()).collect();
+        let movement = Movement::Pull { sources, destination: absolute(destination.path())? };
+        return Ok(Typed { partner, movement });
+    }
+    if let Some(place) = sources.iter().find(|place| !is_local(place)) {
+        return Err(CommandError::usage(format!("'culvert send' sends from this host, but the source {} is on a partner; to fetch it, use 'culvert get'", place.path())));
+    }
+    if is_local(destination) {
+        return Err(CommandError::usage(format!("the destination {} is on this host: write a partner's path as NAME:PATH, culvert://HOST:PORT/PATH or USER@HOST:PATH", destination.path())));
+    }
+    let sources = sources.iter().map(|place| absolute(place.path())).collect::<Result<_, _>>()?;
+    let movement = Movement::Push { sources, destination: destination.path().clone() };
+    Ok(Typed { partner: destination.clone(), movement })
+}
+
+/// A local path, absolute, with its slash at the end if it had one.
+fn absolute(path: &TypedPath) -> Result<TypedPath, CommandError> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let joined = std::env::current_dir()
+        .map_err(|error| CommandError::failed(format!("the current directory cannot be told: {error}")))?
+        .join(path.as_path());
+    let mut bytes = joined.into_os_string().into_vec();
+    if path.0.ends_with(b"/") && !bytes.ends_with(b"/") {
+        bytes.push(b'/');
+    }
+    Ok(TypedPath(bytes))
+}
+
+/// The options of a transfer.
+///
+/// # Errors
+/// [`CommandError`]: a mode without its rate.
+pub fn options_of(options: &TransferOptions) -> Result<Options, CommandError> {
+    use culvert_protocol::rate_control::Mode;
+    if options.mode == Mode::Fixed && options.rate.is_none() {
+        return Err(CommandError::usage("--mode fixed needs --rate: it holds exactly that"));
+    }
+    Ok(Options {
+        chunk_bytes: CHUNK_BYTES_DEFAULT,
+        checksum: options.checksum == "blake3",
+        cipher: options.cipher,
+        overwrite: options.overwrite,
+        preserve: options.preserve,
+        flows: options.flows.unwrap_or(0),
+        mode: options.mode,
+        rate_bits_per_second: options.rate,
+        dry_run: options.dry_run,
+    })
+}
+
+async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCode, CommandError> {
+    let typed = read_paths(&args.paths, is_get)?;
+    let options = options_of(&args.options)?;
+    let settings = Settings::resolve(&global.flags(&args.engine))?;
+    let state = StateDirectory::open(&settings.state.value)?;
+    // A node that runs with this state carries the transfer out, unless ssh must be asked by this user on this terminal.
+    if !matches!(typed.partner, Place::Ssh { .. })
+        && let Some(api) = ApiClient::connect(&state).await
+    {
+        let target = target_of(&typed.partner);
+        let request = TransferRequest { target, movement: typed.movement, options, retries: Some(args.retries) };
+        return crate::cli::transfer::submit_and_follow(&api, &request, args.json, global.quiet, &state).await;
+    }
+    let node = embedded(&settings, &state)?;
+    let (target, far_end) = match &typed.partner {
+        Place::Ssh { host, .. } => {
+            let ssh = SshOptions {
+                command: args.ssh.clone(),
+                program: args.remote_program.clone(),
+                ports: args.remote_ports.clone(),
+                cores: args.remote_cores.clone(),
+            };
+            let far_end = FarEnd::start(host, &ssh, node.identity.public_key()).await?;
+            (far_end.target(), Some(far_end))
+        }
+        place => (target_of(place), None),
+    };
+    let request = TransferRequest { target, movement: typed.movement, options, retries: Some(args.retries) };
+    let outcome = carry_out_here(&node, request, global.quiet).await;
+    if let Some(far_end) = far_end {
+        far_end.end().await;
+    }
+    report::print(&outcome?, args.json, global.quiet, &state)
+}
+
+/// A partner's place as a target. Far ends are made from what ssh tells.
+#[must_use]
+pub fn target_of(place: &Place) -> Target {
+    match place {
+        Place::Address { host, port, .. } => Target::Address { host: host.clone(), port: *port },
+        Place::Profile { name, .. } => Target::Profile(name.clone()),
+        Place::Local(_) | Place::Ssh { .. } => Target::Profile(place.partner().unwrap_or_default()),
+    }
+}
+
+/// A node for the length of this command.
+///
+/// # Errors
+/// [`CommandError`].
+pub fn embedded(settings: &Settings, state: &StateDirectory) -> Result<Arc<Node>, CommandError> {
+    let engine = settings.engine(false)?;
+    let name = settings.name.value.clone();
+    Ok(Node::new(state.clone(), name, program(), engine, settings.datagram_bytes_cap())?)
+}
+
+/// This program, for starting the data plane: by what runs, not by a name that an update may have replaced.
+#[must_use]
+pub fn program() -> PathBuf {
+    PathBuf::from("/proc/self/exe")
+}
+
+/// Carries a request out in this process, showing progress; interrupts cancel it.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn carry_out_here(
+    node: &Arc<Node>,
+    request: TransferRequest,
+    quiet: bool,
+) -> Result<crate::transfer::result::TransferResult, CommandError> {
+    let id = new_transfer_id();
+    let record = TransferRecord {
+        transfer: id.to_string(),
+        role: if matches!(request.movement, Movement::Pull { .. }) { Role::Receive } else { Role::Send },
+        partner: request.target.to_string(),
+        description: request.description(),
+        state: RecordState::Active,
+        created_unix_ms: unix_ms(),
+        ended_unix_ms: None,
+        attempts: 0,
+        result: None,
+        error: None,
+        request: None,
+        progress: None,
+    };
+    let live = node.registry.begin(id, record)?;
+    let shown = live.progress.subscribe();
+    let canceler = node.clone();
+    let interrupts = tokio::spawn(async move {
+        let code = crate::cli::node::interrupted().await;
+        canceler.registry.cancel(id);
+        code
+    });
+    let outcome = progress::show(quiet, shown, carry_out(node, id, &request, live)).await;
+    if outcome.is_err() && interrupts.is_finished() {
+        let code = interrupts.await.unwrap_or(ExitCode::Interrupted);
+        return Err(CommandError::new(code, "interrupted; the same command goes on where this one stopped"));
+    }
+    interrupts.abort();
+    Ok(outcome?.result)
+}

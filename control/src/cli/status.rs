@@ -1,0 +1,79 @@
+//! `culvert status`.
+
+use crate::api::NodeStatus;
+use crate::api_client::ApiClient;
+use crate::cli::args::{EngineArgs, GlobalArgs, StatusArgs};
+use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::progress;
+use crate::cli::report::{print_json, say};
+use crate::settings::Settings;
+use crate::state::StateDirectory;
+use crate::units::{show_bytes, show_count};
+
+/// Shows the running node.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn run(global: GlobalArgs, args: StatusArgs) -> Result<ExitCode, CommandError> {
+    let settings = Settings::resolve(&global.flags(&EngineArgs::default()))?;
+    let state = StateDirectory::open(&settings.state.value)?;
+    let status = ApiClient::need(&state).await?.status().await?;
+    if args.json { print_json(&status)? } else { say(&text(&status))? }
+    Ok(ExitCode::Done)
+}
+
+/// A status as people read it.
+#[must_use]
+pub fn text(status: &NodeStatus) -> String {
+    let mut lines = vec![format!(
+        "node '{}', culvert {}, key {}",
+        status.name, status.version, status.fingerprint
+    )];
+    if let Some(port) = status.port {
+        lines.push(format!("listening on TCP port {port}"));
+    }
+    match &status.dataplane {
+        None => lines.push("the data plane does not run".to_owned()),
+        Some(plane) => {
+            lines.push(format!(
+                "data plane: process {}, {}{}{}",
+                plane.process_id,
+                plane.datapath,
+                if plane.hugepages { ", hugepages" } else { "" },
+                if status.dataplane_restarts > 0 { format!(", started again {} times", status.dataplane_restarts) } else { String::new() }
+            ));
+            for lane in &plane.lanes {
+                let total = (lane.busy_ns + lane.idle_ns).max(1);
+                lines.push(format!(
+                    "  lane {}: core {}, UDP port {}, busy {:.0} %, sent {}, received {}, {} segments sent again, {} drops, {}/{} buffers{}{}",
+                    lane.lane,
+                    lane.core.map_or("any".to_owned(), |core| core.to_string()),
+                    lane.port,
+                    lane.busy_ns as f64 * 100.0 / total as f64,
+                    show_bytes(lane.sent_bytes),
+                    show_bytes(lane.received_bytes),
+                    show_count(lane.segments_resent),
+                    show_count(lane.socket_drops),
+                    lane.buffers_in_use,
+                    lane.buffers,
+                    if lane.gso { "" } else { ", without GSO" },
+                    if lane.gro { "" } else { ", without GRO" },
+                ));
+            }
+            lines.extend(plane.sandbox_gaps.iter().map(|gap| format!("  sandbox: {gap}")));
+        }
+    }
+    match status.transfers.as_slice() {
+        [] => lines.push("no transfers under way".to_owned()),
+        transfers => {
+            for record in transfers {
+                let how = record.progress.as_ref().map_or(record.state.word().to_owned(), progress::line);
+                lines.push(format!("{}  {}  {how}", record.transfer, record.description));
+            }
+        }
+    }
+    if status.pending_keys > 0 {
+        lines.push(format!("{} keys wait for approval: 'culvert profile pending' lists them", status.pending_keys));
+    }
+    lines.join("\n")
+}

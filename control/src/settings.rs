@@ -1,0 +1,482 @@
+//! Settings: flags beat `CULVERT_*` variables, these beat the configuration file, and that beats the defaults.
+//!
+//! Every setting remembers where its value came from, so `culvert config show --origin` can tell.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use culvert_dataplane::link::engine::EngineConfig;
+use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
+use serde::Deserialize;
+
+use crate::units::{parse_bytes, show_bytes};
+
+/// The TCP port of a node unless another is set; its lanes' UDP ports follow it.
+pub const DEFAULT_PORT: u16 = 7_272;
+/// Where a node serves metrics unless told otherwise.
+pub const DEFAULT_METRICS: &str = "127.0.0.1:9472";
+/// Lanes unless cores are named: more do not help before a 100 Gb/s NIC.
+const LANES_DEFAULT_MAX: usize = 4;
+/// Chunk buffers of each lane unless memory is set: what 10 Gb/s have under way over 50 ms, and small enough for any host.
+const LANE_MEMORY_BYTES: usize = 64 << 20;
+/// Bytes asked for each lane's socket; hosts grant what `net.core.rmem_max` allows. 16 MiB are 3 ms at 40 Gb/s.
+const SOCKET_BUFFER_BYTES: usize = 16 << 20;
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The command line.
+    Flag,
+    /// A variable.
+    Variable(&'static str),
+    /// A file.
+    File(PathBuf),
+    /// Nobody set it.
+    Default,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Variable(name) => write!(f, "variable {name}"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// A value and where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting<T> {
+    /// The value.
+    pub value: T,
+    /// Its origin.
+    pub origin: Origin,
+}
+
+/// What the command line set.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--config`
+    pub config: Option<String>,
+    /// `--state`
+    pub state: Option<String>,
+    /// `--name`
+    pub name: Option<String>,
+    /// `--listen`
+    pub listen: Option<String>,
+    /// `--metrics`
+    pub metrics: Option<String>,
+    /// `--cores`
+    pub cores: Option<String>,
+    /// `--memory`
+    pub memory: Option<String>,
+    /// `--bind`
+    pub bind: Option<String>,
+    /// `--ports`
+    pub ports: Option<String>,
+    /// `--mtu`
+    pub mtu: Option<String>,
+    /// `--datapath`
+    pub datapath: Option<String>,
+}
+
+/// The configuration file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileSettings {
+    state: Option<String>,
+    name: Option<String>,
+    listen: Option<String>,
+    metrics: Option<String>,
+    cores: Option<CoreList>,
+    memory: Option<String>,
+    bind: Option<String>,
+    ports: Option<String>,
+    mtu: Option<u32>,
+    datapath: Option<String>,
+}
+
+/// Cores in a file: a list, or text as on the command line.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum CoreList {
+    List(Vec<usize>),
+    Text(String),
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file.
+    #[error("the configuration file {path} cannot be used: {reason}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A value.
+    #[error("{name} (from {origin}) cannot be used: {reason}")]
+    Value {
+        /// The setting.
+        name: &'static str,
+        /// Where its value came from.
+        origin: Origin,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// UDP ports of lanes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// Those behind the control connection's for a node, any for others.
+    Automatic,
+    /// Whatever the operating system gives.
+    Any,
+    /// These.
+    These(Vec<u16>),
+}
+
+/// All settings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The state directory.
+    pub state: Setting<PathBuf>,
+    /// What the node calls itself.
+    pub name: Setting<String>,
+    /// Where a node listens for control connections.
+    pub listen: Setting<SocketAddr>,
+    /// Where a node serves metrics.
+    pub metrics: Setting<Option<SocketAddr>>,
+    /// The lanes' cores; empty for the default choice.
+    pub cores: Setting<Vec<usize>>,
+    /// Bytes of chunk buffers.
+    pub memory: Setting<u64>,
+    /// The address that lanes bind.
+    pub bind: Setting<IpAddr>,
+    /// The lanes' UDP ports.
+    pub ports: Setting<Ports>,
+    /// The largest IP packet, if it is limited.
+    pub mtu: Setting<Option<u16>>,
+    /// How packets move.
+    pub datapath: Setting<String>,
+    /// The file that was read, if there is one.
+    pub file: Option<PathBuf>,
+}
+
+/// Looks a variable up; a parameter, so that tests need not change the process.
+type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+struct Resolver<'a> {
+    variables: Variables<'a>,
+    file: Option<PathBuf>,
+}
+
+impl Resolver<'_> {
+    fn resolve<T>(
+        &self,
+        name: &'static str,
+        variable: &'static str,
+        flag: Option<&String>,
+        in_file: Option<String>,
+        default: impl FnOnce() -> T,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Setting<T>, SettingsError> {
+        let found = match (flag, (self.variables)(variable), in_file) {
+            (Some(text), _, _) => Some((text.clone(), Origin::Flag)),
+            (None, Some(text), _) => Some((text, Origin::Variable(variable))),
+            (None, None, Some(text)) => Some((text, Origin::File(self.file.clone().unwrap_or_default()))),
+            (None, None, None) => None,
+        };
+        let Some((text, origin)) = found else { return Ok(Setting { value: default(), origin: Origin::Default }) };
+        match parse(&text) {
+            Ok(value) => Ok(Setting { value, origin }),
+            Err(reason) => Err(SettingsError::Value { name, origin, reason }),
+        }
+    }
+}
+
+impl Settings {
+    /// Settles every setting.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names the first that cannot be used.
+    pub fn resolve(flags: &Flags) -> Result<Self, SettingsError> {
+        Self::resolve_with(flags, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    fn resolve_with(flags: &Flags, variables: Variables<'_>) -> Result<Self, SettingsError> {
+        let (file, path) = read_file(flags, variables)?;
+        let r = Resolver { variables, file: path.clone() };
+        let text = |text: &str| Ok(text.to_owned());
+        let cores_in_file = file.cores.map(|cores| match cores {
+            CoreList::Text(text) => text,
+            CoreList::List(cores) => cores.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        });
+        Ok(Self {
+            state: r.resolve("state", "CULVERT_STATE", flags.state.as_ref(), file.state, || default_state(variables), |text| {
+                Ok(PathBuf::from(text))
+            })?,
+            name: r.resolve("name", "CULVERT_NAME", flags.name.as_ref(), file.name, crate::node::host_name, text)?,
+            listen: r.resolve("listen", "CULVERT_LISTEN", flags.listen.as_ref(), file.listen, default_listen, parse_listen)?,
+            metrics: r.resolve("metrics", "CULVERT_METRICS", flags.metrics.as_ref(), file.metrics, || DEFAULT_METRICS.parse().ok(), parse_metrics)?,
+            cores: r.resolve("cores", "CULVERT_CORES", flags.cores.as_ref(), cores_in_file, Vec::new, parse_cores)?,
+            memory: r.resolve("memory", "CULVERT_MEMORY", flags.memory.as_ref(), file.memory, || 0, parse_bytes)?,
+            bind: r.resolve("bind", "CULVERT_BIND", flags.bind.as_ref(), file.bind, || Ipv6Addr::UNSPECIFIED.into(), |text| {
+                text.parse().map_err(|_| format!("'{text}' is not an IP address"))
+            })?,
+            ports: r.resolve("ports", "CULVERT_PORTS", flags.ports.as_ref(), file.ports, || Ports::Automatic, parse_ports)?,
+            mtu: r.resolve("mtu", "CULVERT_MTU", flags.mtu.as_ref(), file.mtu.map(|mtu| mtu.to_string()), || None, parse_mtu)?,
+            datapath: r.resolve("datapath", "CULVERT_DATAPATH", flags.datapath.as_ref(), file.datapath, || "auto".to_owned(), parse_datapath)?,
+            file: path,
+        })
+    }
+
+    /// Every setting as text with its origin, for `culvert config show`.
+    #[must_use]
+    pub fn table(&self) -> Vec<(&'static str, String, Origin)> {
+        let cores = if self.cores.value.is_empty() { "automatic".to_owned() } else { join(&self.cores.value) };
+        let ports = match &self.ports.value {
+            Ports::Automatic => "automatic".to_owned(),
+            Ports::Any => "any".to_owned(),
+            Ports::These(ports) => join(ports),
+        };
+        let memory = if self.memory.value == 0 { "automatic".to_owned() } else { show_bytes(self.memory.value) };
+        vec![
+            ("state", self.state.value.display().to_string(), self.state.origin.clone()),
+            ("name", self.name.value.clone(), self.name.origin.clone()),
+            ("listen", self.listen.value.to_string(), self.listen.origin.clone()),
+            ("metrics", self.metrics.value.map_or("off".to_owned(), |address| address.to_string()), self.metrics.origin.clone()),
+            ("cores", cores, self.cores.origin.clone()),
+            ("memory", memory, self.memory.origin.clone()),
+            ("bind", self.bind.value.to_string(), self.bind.origin.clone()),
+            ("ports", ports, self.ports.origin.clone()),
+            ("mtu", self.mtu.value.map_or("the path's".to_owned(), |mtu| mtu.to_string()), self.mtu.origin.clone()),
+            ("datapath", self.datapath.value.clone(), self.datapath.origin.clone()),
+        ]
+    }
+
+    /// The data plane's set-up. `is_node` says that this process is a node with ports of its own, rather than one for a single transfer.
+    ///
+    /// # Errors
+    /// [`SettingsError`]: cores that this process may not use.
+    pub fn engine(&self, is_node: bool) -> Result<EngineConfig, SettingsError> {
+        let cores = self.lane_cores()?;
+        let memory_bytes = match self.memory.value as usize {
+            0 => cores.len() * LANE_MEMORY_BYTES,
+            bytes => bytes,
+        };
+        let first = self.listen.value.port();
+        let ports = match &self.ports.value {
+            Ports::Automatic if is_node && first > 0 => {
+                (1..=cores.len() as u16).map(|lane| first.saturating_add(lane)).collect()
+            }
+            Ports::Automatic | Ports::Any => Vec::new(),
+            Ports::These(ports) => ports.clone(),
+        };
+        if !ports.is_empty() && ports.len() < cores.len() {
+            return Err(SettingsError::Value {
+                name: "ports",
+                origin: self.ports.origin.clone(),
+                reason: format!("{} ports are too few for {} lanes: each lane has one of its own", ports.len(), cores.len()),
+            });
+        }
+        Ok(EngineConfig {
+            cores: cores.into_iter().map(Some).collect(),
+            memory_bytes,
+            buffer_bytes: CHUNK_BYTES_DEFAULT as usize,
+            bind: self.bind.value,
+            ports,
+            socket_buffer_bytes: SOCKET_BUFFER_BYTES,
+        })
+    }
+
+    fn lane_cores(&self) -> Result<Vec<usize>, SettingsError> {
+        let usable: Vec<usize> =
+            core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+        if let Some(core) = self.cores.value.iter().find(|core| !usable.contains(core)) {
+            return Err(SettingsError::Value {
+                name: "cores",
+                origin: self.cores.origin.clone(),
+                reason: format!("core {core} is not one that this process may use ({})", join(&usable)),
+            });
+        }
+        if !self.cores.value.is_empty() {
+            return Ok(self.cores.value.clone());
+        }
+        // Half of the cores, beginning somewhere else in each process, so that two nodes on a host do not meet.
+        let lanes = (usable.len() / 2).clamp(1, LANES_DEFAULT_MAX);
+        let begin = std::process::id() as usize;
+        Ok((0..lanes).map(|lane| usable.get((begin + lane) % usable.len().max(1)).copied().unwrap_or(0)).collect())
+    }
+
+    /// The largest UDP payload, if the MTU is limited.
+    #[must_use]
+    pub fn datagram_bytes_cap(&self) -> Option<u16> {
+        self.mtu.value.map(|mtu| mtu - 28)
+    }
+}
+
+fn join<T: ToString>(values: &[T]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn read_file(flags: &Flags, variables: Variables<'_>) -> Result<(FileSettings, Option<PathBuf>), SettingsError> {
+    let named = flags.config.clone().or_else(|| variables("CULVERT_CONFIG")).map(PathBuf::from);
+    let path = match &named {
+        Some(path) => path.clone(),
+        None => {
+            let candidates = [user_directory("XDG_CONFIG_HOME", ".config", variables).map(|directory| directory.join("culvert.toml")), Some("/etc/culvert/culvert.toml".into())];
+            match candidates.into_iter().flatten().find(|path| path.exists()) {
+                Some(path) => path,
+                None => return Ok((FileSettings::default(), None)),
+            }
+        }
+    };
+    let fail = |reason: String| SettingsError::File { path: path.clone(), reason };
+    let text = std::fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
+    let settings = toml::from_str(&text).map_err(|error| fail(error.to_string()))?;
+    Ok((settings, Some(path)))
+}
+
+/// `$VARIABLE/culvert`, or `~/fallback/culvert`.
+fn user_directory(variable: &str, fallback: &str, variables: Variables<'_>) -> Option<PathBuf> {
+    let base = variables(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = base.or_else(|| variables("HOME").map(|home| Path::new(&home).join(fallback)));
+    base.map(|base| base.join("culvert"))
+}
+
+fn default_state(variables: Variables<'_>) -> PathBuf {
+    user_directory("XDG_STATE_HOME", ".local/state", variables).unwrap_or_else(|| "/var/lib/culvert".into())
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), DEFAULT_PORT)
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
+    }
+    text.parse().map_err(|_| format!("'{text}' is not an address with a port: write for instance [::]:7272 or 192.0.2.1:7272"))
+}
+
+fn parse_metrics(text: &str) -> Result<Option<SocketAddr>, String> {
+    match text {
+        "off" | "none" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| format!("'{text}' is not an address with a port, nor 'off'")),
+    }
+}
+
+fn parse_cores(text: &str) -> Result<Vec<usize>, String> {
+    let explain = || format!("'{text}' is not a list of cores: write for instance 2,3 or 2-5");
+    let cores = parse_ranges(text).ok_or_else(explain)?;
+    let cores: Vec<usize> = cores.into_iter().map(|core| core as usize).collect();
+    if cores.is_empty() || cores.len() > 64 { Err(explain()) } else { Ok(cores) }
+}
+
+fn parse_ports(text: &str) -> Result<Ports, String> {
+    if text == "any" {
+        return Ok(Ports::Any);
+    }
+    let explain = || format!("'{text}' is not a list of UDP ports: write for instance 7273-7276, or any");
+    let ports = parse_ranges(text).ok_or_else(explain)?;
+    let port = |port| u16::try_from(port).ok().filter(|&port| port > 0).ok_or_else(explain);
+    ports.into_iter().map(port).collect::<Result<_, _>>().map(Ports::These)
+}
+
+/// `2,4-6` as numbers.
+fn parse_ranges(text: &str) -> Option<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
+        let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        if last < first || last - first > 1_024 {
+            return None;
+        }
+        numbers.extend(first..=last);
+    }
+    Some(numbers)
+}
+
+fn parse_mtu(text: &str) -> Result<Option<u16>, String> {
+    match text.parse() {
+        Ok(mtu @ 1_280..=65_500) => Ok(Some(mtu)),
+        _ => Err(format!("'{text}' is not an MTU: write a number of bytes between 1280 and 65500")),
+    }
+}
+
+fn parse_datapath(text: &str) -> Result<String, String> {
+    match text {
+        "auto" | "udp" => Ok(text.to_owned()),
+        "af_xdp" => Err("this program was built without AF_XDP: use --datapath udp".to_owned()),
+        _ => Err(format!("'{text}' is not a datapath: write auto, udp or af_xdp")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn none(_: &str) -> Option<String> {
+        None
+    }
+
+    #[test]
+    fn flags_beat_variables_beat_the_file_beats_defaults() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("culvert.toml");
+        std::fs::write(&path, "name = 'file'\nmtu = 1500\ncores = [0]\n").unwrap();
+        let flags = Flags { config: Some(path.display().to_string()), ..Flags::default() };
+        let variables = |name: &str| (name == "CULVERT_NAME").then(|| "variable".to_owned());
+        let settings = Settings::resolve_with(&flags, &variables).unwrap();
+        assert_eq!((settings.name.value.as_str(), &settings.name.origin), ("variable", &Origin::Variable("CULVERT_NAME")));
+        assert_eq!((settings.mtu.value, settings.mtu.origin), (Some(1500), Origin::File(path)));
+        assert_eq!(settings.datapath.origin, Origin::Default);
+        let flags = Flags { name: Some("flag".into()), ..flags };
+        assert_eq!(Settings::resolve_with(&flags, &variables).unwrap().name.value, "flag");
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_origin() {
+        let fails = |flags: Flags| Settings::resolve_with(&flags, &none).unwrap_err().to_string();
+        let error = fails(Flags { mtu: Some("9k".into()), ..Flags::default() });
+        assert!(error.contains("mtu (from flag)") && error.contains("1280"), "{error}");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("culvert.toml");
+        std::fs::write(&path, "nmae = 'typo'\n").unwrap();
+        let error = fails(Flags { config: Some(path.display().to_string()), ..Flags::default() });
+        assert!(error.contains("nmae"), "{error}");
+        let error = fails(Flags { config: Some("/nowhere/culvert.toml".into()), ..Flags::default() });
+        assert!(error.contains("/nowhere"), "{error}");
+    }
+
+    #[test]
+    fn lists_are_read() {
+        assert_eq!(parse_cores("2,4-6"), Ok(vec![2, 4, 5, 6]));
+        assert_eq!(parse_ports("7273-7275"), Ok(Ports::These(vec![7273, 7274, 7275])));
+        assert_eq!(parse_ports("any"), Ok(Ports::Any));
+        for text in ["", "a", "3-1", "1,,2", "0-99999"] {
+            assert!(parse_cores(text).is_err(), "{text}");
+        }
+        assert!(parse_ports("0").is_err() && parse_ports("70000").is_err());
+    }
+
+    #[test]
+    fn a_core_that_is_not_there_is_refused() {
+        let settings = Settings::resolve_with(&Flags { cores: Some("63".into()), ..Flags::default() }, &none).unwrap();
+        if core_affinity::get_core_ids().unwrap_or_default().len() < 64 {
+            assert!(settings.engine(false).unwrap_err().to_string().contains("core 63"));
+        }
+    }
+
+    #[test]
+    fn each_lane_has_a_port() {
+        let flags = Flags { ports: Some("7000".into()), cores: Some("0".into()), ..Flags::default() };
+        let settings = Settings::resolve_with(&flags, &none).unwrap();
+        assert_eq!(settings.engine(true).unwrap().ports, [7000]);
+    }
+}

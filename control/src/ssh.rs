@@ -1,0 +1,190 @@
+//! Starting the far end of a transfer over ssh.
+//!
+//! ssh knows the user and the host, so it vouches for both ends' keys: the line that goes there carries this node's key, the line that comes
+//! back the far end's. From then on the nodes speak to each other directly; ssh only holds the far end alive, which ends
+//! when its standard input does.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use culvert_protocol::identity::PublicKey;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+
+use crate::cli::exit::{CommandError, ExitCode};
+use crate::request::Target;
+
+/// The version of the two lines.
+pub const FAR_END_VERSION: u32 = 1;
+/// How long the far end may take to leave when it is told to.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// The line to the far end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FarEndRequest {
+    /// [`FAR_END_VERSION`].
+    pub culvert_far_end: u32,
+    /// Who may ask it.
+    pub key: PublicKey,
+}
+
+/// The line from the far end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FarEndAnswer {
+    /// [`FAR_END_VERSION`].
+    pub culvert_far_end: u32,
+    /// Its key.
+    pub key: PublicKey,
+    /// Its TCP port.
+    pub port: u16,
+    /// The address at which ssh reached it, as it sees it.
+    pub address: Option<String>,
+}
+
+/// How ssh is called.
+#[derive(Clone, Debug)]
+pub struct SshOptions {
+    /// The command, with options.
+    pub command: String,
+    /// The program on the other host.
+    pub program: String,
+    /// Its ports.
+    pub ports: Option<String>,
+    /// Its cores.
+    pub cores: Option<String>,
+}
+
+/// A far end that is alive as long as this is.
+#[derive(Debug)]
+pub struct FarEnd {
+    child: Child,
+    stdin: ChildStdin,
+    target: Target,
+}
+
+impl FarEnd {
+    /// Starts the far end on `host` (`user@host`).
+    ///
+    /// # Errors
+    /// [`CommandError`] that says what ssh, or the program there, has to say.
+    pub async fn start(host: &str, options: &SshOptions, key: PublicKey) -> Result<Self, CommandError> {
+        let mut words = options.command.split_whitespace();
+        let program = words.next().ok_or_else(|| CommandError::usage("--ssh is empty"))?;
+        let arguments: Vec<&str> = words.collect();
+        let mut remote = vec![quote(&options.program), "far-end".to_owned()];
+        if let Some(ports) = &options.ports {
+            remote.extend(["--far-ports".to_owned(), quote(ports)]);
+        }
+        if let Some(cores) = &options.cores {
+            remote.extend(["--cores".to_owned(), quote(cores)]);
+        }
+        let mut child = Command::new(program)
+            .args(&arguments)
+            .arg("--")
+            .arg(host)
+            .arg(remote.join(" "))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot start '{program}': {error}; install an ssh client, or name one with --ssh")))?;
+        let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(CommandError::failed("ssh was started without pipes"));
+        };
+        let request = FarEndRequest { culvert_far_end: FAR_END_VERSION, key };
+        let mut line = serde_json::to_string(&request).map_err(CommandError::failed)?;
+        line.push('\n');
+        // If ssh cannot take it, it ends, and its exit status says more.
+        let _ = stdin.write_all(line.as_bytes()).await;
+        let _ = stdin.flush().await;
+        let answer = first_answer(BufReader::new(stdout)).await;
+        let Some(answer) = answer else {
+            return Err(Self::explain(host, options, child).await);
+        };
+        if answer.culvert_far_end != FAR_END_VERSION {
+            return Err(CommandError::failed(format!("culvert on {host} is another version: install the same on both hosts")));
+        }
+        let mut hosts = vec![host_name(program, &arguments, host).await];
+        hosts.extend(answer.address.filter(|address| !hosts.contains(address)));
+        let target = Target::FarEnd { hosts, port: answer.port, key: answer.key };
+        Ok(Self { child, stdin, target })
+    }
+
+    async fn explain(host: &str, options: &SshOptions, mut child: Child) -> CommandError {
+        let status = child.wait().await.ok().and_then(|status| status.code());
+        match status {
+            Some(127) => CommandError::new(
+                ExitCode::NotFound,
+                format!(
+                    "'{}' was not found on {host}: copy this program there (scp \"$(command -v culvert)\" {host}:), and name it with --remote-program if it is not in the PATH of commands that ssh runs",
+                    options.program
+                ),
+            ),
+            Some(255) => CommandError::new(ExitCode::NotPermitted, format!("ssh could not log in to {host}; its message is above")),
+            status => {
+                let status = status.map_or("a signal".to_owned(), |code| format!("status {code}"));
+                CommandError::failed(format!("the far end on {host} ended before it answered ({status}); its message, if any, is above"))
+            }
+        }
+    }
+
+    /// Where it is, as a transfer's target.
+    #[must_use]
+    pub fn target(&self) -> Target {
+        self.target.clone()
+    }
+
+    /// Lets it go.
+    pub async fn end(self) {
+        let Self { mut child, stdin, .. } = self;
+        drop(stdin);
+        let _ = tokio::time::timeout(FAREWELL, child.wait()).await;
+    }
+}
+
+/// The far end's line; login shells may print others before it.
+async fn first_answer(mut lines: BufReader<tokio::process::ChildStdout>) -> Option<FarEndAnswer> {
+    let mut line = String::new();
+    for _ in 0..1_000 {
+        line.clear();
+        if lines.read_line(&mut line).await.ok()? == 0 {
+            return None;
+        }
+        if let Ok(answer) = serde_json::from_str(&line) {
+            return Some(answer);
+        }
+    }
+    None
+}
+
+/// The name or address behind `user@host`, as ssh's configuration has it.
+async fn host_name(program: &str, arguments: &[&str], host: &str) -> String {
+    let plain = host.rsplit_once('@').map_or(host, |(_, host)| host).to_owned();
+    let told = Command::new(program).args(arguments).args(["-G", "--", host]).stderr(Stdio::null()).output().await;
+    let Ok(told) = told else { return plain };
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    told.lines().find_map(|line| line.strip_prefix("hostname ")).map_or(plain, |name| name.trim().to_owned())
+}
+
+/// Quotes a word for the shell on the other host.
+fn quote(word: &str) -> String {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "/._-,~+@%=:".contains(character);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_for_the_shell() {
+        assert_eq!(quote("/opt/culvert"), "/opt/culvert");
+        assert_eq!(quote("a b"), "'a b'");
+        assert_eq!(quote("$(x)'y"), "'$(x)'\\''y'");
+        assert_eq!(quote(""), "''");
+    }
+}
