@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use culvert_dataplane::counters::{FlowBlock, LaneCounters};
-use culvert_dataplane::link::commands::{Command, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot};
+use culvert_dataplane::link::commands::{
+    ChunkTimes, Command, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot,
+};
 use culvert_dataplane::link::engine::{Commands, Engine, EngineConfig, Events, PrepareError, prepare};
 use culvert_dataplane::link::handles::LentBuffer;
 use culvert_dataplane::link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, ToDataPlane};
@@ -79,6 +81,8 @@ pub enum SendEvent {
     Delivered {
         /// The chunk.
         chunk: u32,
+        /// How long it took.
+        times: ChunkTimes,
     },
     /// A chunk could not be read.
     ReadFailed {
@@ -119,6 +123,8 @@ pub enum ReceiveEvent {
         chunk: u32,
         /// Its hash.
         hash: Option<ChunkHash>,
+        /// How long it took.
+        times: ChunkTimes,
     },
     /// A chunk could not be written.
     WriteFailed {
@@ -476,14 +482,16 @@ impl DataPlane {
             (Event::PathClosed { flow, errno }, _) => to_send(flow, SendEvent::PathClosed { errno }),
             (Event::Fill { flow, chunk, .. }, Some(buffer)) => to_send(flow, SendEvent::Fill { chunk, buffer }),
             (Event::Hashed { flow, chunk, hash }, _) => to_send(flow, SendEvent::Hashed { chunk, hash }),
-            (Event::Delivered { flow, chunk }, _) => to_send(flow, SendEvent::Delivered { chunk }),
+            (Event::Delivered { flow, chunk, times }, _) => to_send(flow, SendEvent::Delivered { chunk, times }),
             (Event::ReadFailed { flow, chunk, error }, _) => to_send(flow, SendEvent::ReadFailed { chunk, error }),
             (Event::Withdrawn { flow, chunk }, _) => to_send(flow, SendEvent::Withdrawn { chunk }),
             (Event::Asks { flow, chunk, chunk_bytes }, _) => {
                 to_receive(flow, ReceiveEvent::Asks { chunk, chunk_bytes });
             }
             (Event::Hand { flow, chunk, .. }, Some(buffer)) => to_receive(flow, ReceiveEvent::Hand { chunk, buffer }),
-            (Event::Written { flow, chunk, hash }, _) => to_receive(flow, ReceiveEvent::Written { chunk, hash }),
+            (Event::Written { flow, chunk, hash, times }, _) => {
+                to_receive(flow, ReceiveEvent::Written { chunk, hash, times });
+            }
             (Event::WriteFailed { flow, chunk, error }, _) => {
                 to_receive(flow, ReceiveEvent::WriteFailed { chunk, error });
             }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use culvert_dataplane::counters::{LANE_WORDS, LaneCounter, LaneCounters};
+use culvert_dataplane::link::commands::ChunkTimes;
 use prometheus::{
     Counter, CounterVec, Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -43,6 +44,39 @@ const STALLS: [(LaneCounter, &str); 4] = [
     (LaneCounter::StallCreditNs, "partner_credit"),
     (LaneCounter::StallWritingNs, "destination_write"),
 ];
+
+/// The stages of a chunk's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// From the source into a buffer.
+    Read,
+    /// Hashing at the sender.
+    Hash,
+    /// From the buffer to the receiver.
+    Send,
+    /// From the first segment to the last.
+    Receive,
+    /// Hashing at the receiver.
+    Verify,
+    /// From the buffer to the destination.
+    Write,
+}
+
+impl Stage {
+    const ALL: [Self; 6] = [Self::Read, Self::Hash, Self::Send, Self::Receive, Self::Verify, Self::Write];
+
+    /// The contract's word.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Hash => "hash",
+            Self::Send => "send",
+            Self::Receive => "receive",
+            Self::Verify => "verify",
+            Self::Write => "write",
+        }
+    }
+}
 
 /// A lane's counters when they were last taken over.
 #[derive(Debug, Default)]
@@ -141,8 +175,8 @@ impl Metrics {
         for result in ["stored", "skipped", "failed"] {
             metrics.files.with_label_values(&[result]);
         }
-        for stage in ["read", "hash", "send", "receive", "verify", "write"] {
-            metrics.chunk_seconds.with_label_values(&[stage]);
+        for stage in Stage::ALL {
+            metrics.chunk_seconds.with_label_values(&[stage.word()]);
         }
         metrics
     }
@@ -164,8 +198,17 @@ impl Metrics {
     }
 
     /// The time that a chunk spent in a stage.
-    pub fn note_stage(&self, stage: &str, time: Duration) {
-        self.chunk_seconds.with_label_values(&[stage]).observe(time.as_secs_f64());
+    pub fn note_stage(&self, stage: Stage, time: Duration) {
+        self.chunk_seconds.with_label_values(&[stage.word()]).observe(time.as_secs_f64());
+    }
+
+    /// How long a lane had a chunk: on the sending side from disk to network, on the receiving side the other way.
+    pub fn note_chunk(&self, times: ChunkTimes, is_sender: bool) {
+        let (disk, hash, network) =
+            if is_sender { (Stage::Read, Stage::Hash, Stage::Send) } else { (Stage::Write, Stage::Verify, Stage::Receive) };
+        for (stage, us) in [(disk, times.disk_us), (hash, times.hash_us), (network, times.network_us)] {
+            self.note_stage(stage, Duration::from_micros(us.into()));
+        }
     }
 
     /// A transfer ended without a result.

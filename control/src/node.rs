@@ -34,7 +34,7 @@ pub struct Node {
     /// Its transfers.
     pub registry: Registry,
     /// What it counts.
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// The largest datagram that it sends, if the user limits it.
     pub datagram_bytes_cap: Option<u16>,
 }
@@ -57,7 +57,7 @@ impl Node {
             profiles: Profiles::new(state.clone()),
             registry: Registry::open(state.clone())?,
             supervisor: Supervisor::new(program, engine),
-            metrics: Metrics::new(),
+            metrics: Arc::new(Metrics::new()),
             state,
             identity,
             name,

@@ -119,6 +119,8 @@ pub struct Outcome {
     pub receipt: Option<Receipt>,
 }
 
+/// Reports that may overtake the end of the plan: a few for each flow.
+const EARLY_REPORTS_MAX: usize = 1_024;
 /// The first pause before another try; each further one is twice as long, up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// See [`PAUSE_MIN`].
@@ -237,6 +239,8 @@ async fn try_once(
         datagram_bytes_max: datagram_bytes,
         progress: live.progress.clone(),
         cancel: live.cancel.clone(),
+        metrics: node.metrics.clone(),
+        peer: request.target.to_string(),
     };
     let outcome = match accepted(&mut context).await {
         Ok(()) => conduct(node, context, request).await,
@@ -357,6 +361,7 @@ async fn receive_plan(context: &mut TransferContext, entries: u32) -> Result<Par
             Message::Refused(refusal) => return Err(TransferError::Partner(refusal)),
             Message::Ping(number) => context.connection.writer.send_urgent(Message::Pong(number))?,
             Message::Pong(_) => {}
+            Message::Feedback(report) if has.early_reports.len() < EARLY_REPORTS_MAX => has.early_reports.push(report),
             other => return Err(unexpected(&other, "the plan")),
         }
     }

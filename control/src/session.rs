@@ -156,7 +156,7 @@ async fn answer(node: &Arc<Node>, introduced: Introduced) {
         }
     };
     let (writer, farewell) = (connection.writer.clone(), connection.farewell());
-    let outcome = carry_out(node, connection, request, reach, live).await;
+    let outcome = carry_out(node, connection, request, reach, live, &partner).await;
     if let Err(TransferError::Here(refusal)) = &outcome {
         let _ = writer.send(Message::Refused(refusal.clone())).await;
     }
@@ -184,6 +184,7 @@ async fn carry_out(
     request: Request,
     reach: Reach,
     live: LiveTransfer,
+    partner: &str,
 ) -> Result<Outcome, TransferError> {
     let plane = node.supervisor.get().await?;
     if request.options.chunk_bytes as usize > plane.buffer_bytes() {
@@ -205,6 +206,8 @@ async fn carry_out(
         datagram_bytes_max: datagram_bytes.min(request.datagram_bytes_max),
         progress: live.progress,
         cancel: live.cancel,
+        metrics: node.metrics.clone(),
+        peer: partner.to_owned(),
     };
     match request.wish {
         Wish::Push { destination } => {

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::connection::{Connection, ConnectionError};
 use crate::dataplane::{DataPlane, DataPlaneError};
+use crate::metrics::Metrics;
 
 /// Errors of single files that a result lists; the rest are counted.
 pub const ERRORS_LISTED_MAX: usize = 1_000;
@@ -169,6 +170,10 @@ pub struct TransferContext {
     pub progress: watch::Sender<Progress>,
     /// Becomes true when somebody cancels.
     pub cancel: watch::Receiver<bool>,
+    /// Where measurements go.
+    pub metrics: Arc<Metrics>,
+    /// The partner's name in them.
+    pub peer: String,
 }
 
 impl TransferContext {

@@ -55,7 +55,7 @@ pub struct Lane<D: Datapath> {
     body: Body,
     replies: Vec<Reply>,
     next_housekeeping_ns: u64,
-    turn_end_ns: u64,
+    accounted_ns: u64,
 }
 
 /// All of a lane but its datapath, so that the datapath can call back into it.
@@ -74,6 +74,8 @@ struct Body {
     active_receives: Vec<ReceiveSlot>,
     /// Nanoseconds in turns that moved something, since the lane began.
     busy_ns: u64,
+    /// When the turn began.
+    now_ns: u64,
 }
 
 /// A probe to be answered once the datapath is free.
@@ -121,16 +123,20 @@ impl<D: Datapath> Lane<D> {
                 active_sends: Vec::with_capacity(FLOWS_PER_LANE.into()),
                 active_receives: Vec::with_capacity(FLOWS_PER_LANE.into()),
                 busy_ns: 0,
+                now_ns,
             },
             replies: Vec::with_capacity(PROBE_REPLIES_PER_TURN),
             next_housekeeping_ns: 0,
-            turn_end_ns: now_ns,
+            accounted_ns: now_ns,
         }
     }
 
     /// One turn: a bounded amount of everything that can be done now.
     pub fn turn(&mut self) -> Turn {
         let now_ns = self.datapath.now_ns();
+        // The lane slept since its last turn, or looked around in vain.
+        self.account(false, now_ns);
+        self.body.now_ns = now_ns;
         let mut progress = false;
         if self.body.link.has_room_for_events(EVENTS_PER_TURN) {
             progress |= self.body.take_deliveries(now_ns);
@@ -144,7 +150,7 @@ impl<D: Datapath> Lane<D> {
                 self.housekeeping(now_ns);
             }
         }
-        self.account(progress);
+        self.account(progress, self.datapath.now_ns());
         Turn { progress, deadline_ns: self.deadline_ns() }
     }
 
@@ -219,11 +225,10 @@ impl<D: Datapath> Lane<D> {
         body.close_what_is_done();
     }
 
-    /// Charges the time since the last turn's end to what it was spent on.
-    fn account(&mut self, progress: bool) {
-        let now_ns = self.datapath.now_ns();
-        let spent_ns = now_ns.saturating_sub(self.turn_end_ns);
-        self.turn_end_ns = now_ns;
+    /// Charges the time since the last account to what it was spent on.
+    fn account(&mut self, progress: bool, now_ns: u64) {
+        let spent_ns = now_ns.saturating_sub(self.accounted_ns);
+        self.accounted_ns = now_ns;
         let body = &mut self.body;
         if progress {
             body.busy_ns += spent_ns;
@@ -470,7 +475,7 @@ impl Body {
     /// Takes a buffer for a job that is not a receiving flow's.
     fn take_buffer(&mut self, role: Role) -> Option<BufferId> {
         let buffer = self.buffers.take()?;
-        self.jobs[buffer.0 as usize].begin(role);
+        self.jobs[buffer.0 as usize].begin(role, self.now_ns);
         Some(buffer)
     }
 

@@ -7,11 +7,12 @@
 //! lane behind it, deliver as much as they can without a queue, and takes loss without a queue for noise. `background`
 //! is `fair` with a tenth of the patience: it gives way before others notice it.
 //!
-//! The model of `fair`: the receiver says how many bytes arrived in which time (the delivery rate) and how long they
-//! took beyond the least ever seen (the queue, in the network or in the receiver's socket). Each round (a round trip, or
-//! a few reports where round trips are shorter) decides once. Start-up doubles the rate while it is delivered;
-//! then the rate probes upwards in small steps, and falls to what was delivered when a queue stands or loss exceeds what noise explains. The ideas are
-//! BBR's (delivery rate as the model, ACM Queue 2016) and LEDBAT's (delay as the signal, RFC 6817).
+//! The model of `fair`: the best delivery rate of the last rounds is what path and receiver can do. A round is a round trip, or
+//! a few reports where round trips are shorter. Start-up doubles the rate while it is delivered; then a cycle of rounds tries a little
+//! more, gives back what that queued, and stays. A queue is the time that bytes take beyond the least ever seen, in the
+//! network or in the receiver's socket: it ends start-up, and if it stands for several rounds the rate goes below the best until it has gone;
+//! if even that does not help the queue is somebody else's. Loss counts only when it is more than noise and repeats
+//! itself. The ideas are BBR's (delivery rate as the model, ACM Queue 2016) and LEDBAT's (delay as the signal, RFC 6817).
 
 use serde::{Deserialize, Serialize};
 
@@ -131,6 +132,16 @@ const BASE_DELAY_NS: u64 = 10_000_000_000;
 /// The part of a round that the pacer must have been the brake for, before the round says anything about the path.
 const PACED_PERMILLE: u32 = 300;
 
+/// Rounds of the cruising cycle: one that tries more, one that gives back, and these that stay.
+const CYCLE_ROUNDS: u32 = 8;
+/// Rounds that a queue must stand before it is drained. A scheduler that takes the receiver's core away makes queues of a
+/// round or two.
+const STANDING_ROUNDS: u32 = 4;
+/// Rounds of draining after which a queue that still stands is somebody else's.
+const FOREIGN_ROUNDS: u32 = 16;
+/// Rounds for which a foreign queue is then borne before draining is tried again.
+const BEARING_ROUNDS: u32 = 100;
+
 /// How much queue and loss a mode bears before it gives way.
 #[derive(Clone, Copy, Debug)]
 struct Patience {
@@ -138,15 +149,29 @@ struct Patience {
     queue_ns_min: u64,
     /// Part of the round trip, in thousandths, that may stand as a queue.
     queue_permille: u64,
-    /// Loss, in thousandths, that is taken for noise when there is no queue.
+    /// Loss, in thousandths, that is taken for noise.
     loss_permille: u64,
-    /// Growth per round, in thousandths.
-    step_permille: u64,
+    /// What a round tries beyond the best, in thousandths.
+    probe_permille: u64,
+    /// Whether a queue that does not drain is borne.
+    bears_foreign_queues: bool,
 }
 
 impl Patience {
-    const FAIR: Self = Self { queue_ns_min: 1_000_000, queue_permille: 100, loss_permille: 80, step_permille: 50 };
-    const BACKGROUND: Self = Self { queue_ns_min: 300_000, queue_permille: 10, loss_permille: 5, step_permille: 20 };
+    const FAIR: Self = Self {
+        queue_ns_min: 1_000_000,
+        queue_permille: 100,
+        loss_permille: 80,
+        probe_permille: 1_100,
+        bears_foreign_queues: true,
+    };
+    const BACKGROUND: Self = Self {
+        queue_ns_min: 300_000,
+        queue_permille: 10,
+        loss_permille: 5,
+        probe_permille: 1_020,
+        bears_foreign_queues: false,
+    };
 }
 
 /// Sums over the round in progress.
@@ -162,6 +187,18 @@ struct Round {
     reports: u32,
 }
 
+/// What a round says.
+#[derive(Clone, Copy, Debug)]
+struct Verdict {
+    delivered_rate: u64,
+    /// Whether the pacer held the flow back, so that the round says something about the rate.
+    is_paced: bool,
+    is_queued: bool,
+    is_lossy: bool,
+    /// Whether more was delivered than ever lately.
+    grew: bool,
+}
+
 /// `fair` and `background`.
 #[derive(Debug)]
 struct AdaptiveRate {
@@ -169,8 +206,14 @@ struct AdaptiveRate {
     cap: u64,
     rate: u64,
     starting: bool,
-    /// Rounds in start-up that delivered clearly less than the rate.
+    /// Rounds of start-up that delivered clearly less than the rate.
     short_rounds: u32,
+    /// The place in the cruising cycle.
+    step: u32,
+    queued_rounds: u32,
+    lossy_rounds: u32,
+    /// Rounds left in which queues are borne.
+    bearing_rounds: u32,
     round: Round,
     rtt_ns: u64,
     /// Delivery rates of the last rounds.
@@ -191,6 +234,10 @@ impl AdaptiveRate {
             rate: rate.clamp(RATE_MIN, INITIAL_RATE_MAX).min(cap),
             starting: true,
             short_rounds: 0,
+            step: 0,
+            queued_rounds: 0,
+            lossy_rounds: 0,
+            bearing_rounds: 0,
             round: Round::default(),
             rtt_ns,
             best: [0; BEST_ROUNDS],
@@ -213,41 +260,93 @@ impl AdaptiveRate {
         above as u64 * 1_000
     }
 
-    fn end_round(&mut self) {
+    fn best(&self) -> u64 {
+        self.best.iter().copied().max().unwrap_or(0)
+    }
+
+    /// Judges the round that has ended, and remembers its delivery rate.
+    fn judge(&mut self) -> Option<Verdict> {
         let round = self.round;
-        let delivered_rate = round.delivered_bytes * 8_000_000 / round.interval_us.max(1);
         let packets = round.delivered_packets + round.lost_packets;
-        let loss_permille = round.lost_packets * 1_000 / packets.max(1);
-        let paced_permille = (round.paced_us * 1_000 / round.interval_us.max(1)) as u32;
-        self.best[self.best_at] = delivered_rate;
-        self.best_at = (self.best_at + 1) % BEST_ROUNDS;
-        let best = self.best.iter().copied().max().unwrap_or(0);
-
-        let queue_limit = self.patience.queue_ns_min.max(self.rtt_ns * self.patience.queue_permille / 1_000);
-        let queued = round.queue_ns > queue_limit;
-        let lossy = loss_permille > self.patience.loss_permille;
-        let delivered_short = delivered_rate < self.rate / 4 * 3;
-        let paced = paced_permille >= PACED_PERMILLE;
-
         if packets == 0 {
-            return;
+            return None;
         }
-        if self.starting {
-            self.short_rounds = if paced && delivered_short { self.short_rounds + 1 } else { 0 };
-            if queued || lossy || self.short_rounds >= 3 {
-                self.starting = false;
-                self.rate = best - best / 20;
-            } else if paced && !delivered_short {
-                self.rate *= 2;
-            }
-        } else if queued || lossy {
-            // What was delivered while the queue stood is what the path can do; a little less lets the queue drain.
-            self.rate = self.rate.min(delivered_rate - delivered_rate / 20).max(self.rate / 2);
-        } else if paced {
-            let step = self.rate * self.patience.step_permille / 1_000;
-            self.rate = (self.rate + step).min(best + best / 4).max(self.rate);
+        let delivered_rate = round.delivered_bytes * 8_000_000 / round.interval_us.max(1);
+        let paced_permille = (round.paced_us * 1_000 / round.interval_us.max(1)) as u32;
+        let queue_limit = self.patience.queue_ns_min.max(self.rtt_ns * self.patience.queue_permille / 1_000);
+        let best = self.best();
+        let verdict = Verdict {
+            delivered_rate,
+            is_paced: paced_permille >= PACED_PERMILLE,
+            is_queued: round.queue_ns > queue_limit,
+            is_lossy: round.lost_packets * 1_000 / packets > self.patience.loss_permille,
+            grew: delivered_rate > best + best / 20,
+        };
+        // A flow that was not held back says nothing of what the path could do, unless it did more than ever.
+        if verdict.is_paced || delivered_rate > best {
+            self.best[self.best_at] = delivered_rate;
+            self.best_at = (self.best_at + 1) % BEST_ROUNDS;
+        }
+        Some(verdict)
+    }
+
+    fn end_round(&mut self) {
+        let Some(verdict) = self.judge() else { return };
+        self.lossy_rounds = if verdict.is_lossy { self.lossy_rounds + 1 } else { 0 };
+        self.queued_rounds = if verdict.is_queued { self.queued_rounds + 1 } else { 0 };
+        self.bearing_rounds = self.bearing_rounds.saturating_sub(1);
+        if self.lossy_rounds >= 2 {
+            // The path has become smaller: what it delivers now is all that is known of it.
+            self.best = [verdict.delivered_rate; BEST_ROUNDS];
+            self.cruise(1);
+            self.rate = verdict.delivered_rate - verdict.delivered_rate / 10;
+        } else if self.starting {
+            self.start_up(&verdict);
+        } else {
+            self.keep_cruising(&verdict);
         }
         self.rate = self.rate.clamp(RATE_MIN, self.cap);
+    }
+
+    fn start_up(&mut self, verdict: &Verdict) {
+        let is_short = verdict.is_paced && verdict.delivered_rate < self.rate / 4 * 3;
+        self.short_rounds = if is_short { self.short_rounds + 1 } else { 0 };
+        let overshot = verdict.is_lossy || (verdict.is_queued && is_short);
+        if overshot || self.short_rounds >= 3 {
+            self.cruise(1);
+            self.rate = self.best() - self.best() / 10;
+        } else if verdict.is_paced && !is_short {
+            self.rate = self.rate.saturating_mul(2);
+        }
+    }
+
+    fn cruise(&mut self, step: u32) {
+        self.starting = false;
+        self.step = step;
+    }
+
+    fn keep_cruising(&mut self, verdict: &Verdict) {
+        let best = self.best();
+        if self.queued_rounds >= STANDING_ROUNDS && self.bearing_rounds == 0 {
+            if self.patience.bears_foreign_queues && self.queued_rounds >= FOREIGN_ROUNDS {
+                self.bearing_rounds = BEARING_ROUNDS;
+            }
+            self.rate = best - best / 7;
+            self.step = 1;
+            return;
+        }
+        if !verdict.is_paced {
+            return;
+        }
+        // A try that delivered more is followed by a greater one at once.
+        self.step = if self.step == 1 && verdict.grew { 0 } else { self.step };
+        self.rate = match self.step {
+            0 if verdict.grew => best + best / 4,
+            0 => best * self.patience.probe_permille / 1_000,
+            1 => best - best / 20,
+            _ => best,
+        };
+        self.step = (self.step + 1) % CYCLE_ROUNDS;
     }
 }
 

@@ -173,7 +173,7 @@ pub struct TransferOptions {
     /// Files that exist: never (refuse unless they are the same), changed (replace those that differ), always
     #[arg(long, value_name = "POLICY", default_value = "never")]
     pub overwrite: Overwrite,
-    /// Keep modes and times
+    /// Keep modes too, and directories' times (files' times are always kept)
     #[arg(long)]
     pub preserve: bool,
     /// Only tell what would be sent

@@ -33,16 +33,17 @@ pub struct PartialFile {
 pub struct Attributes {
     /// The sender's mode, if it is preserved.
     pub mode: Option<u16>,
-    /// The sender's time of modification, if it is preserved.
+    /// The sender's time of modification.
     pub modified: Option<Timespec>,
 }
 
 impl Attributes {
-    /// What `entry` gets.
+    /// What `entry` gets. Files always keep their time, because by size and time the same file is recognised next time;
+    /// modes, and the times of directories, are kept on request.
     #[must_use]
     pub fn of(entry: &Entry<'_>, preserve: bool) -> Self {
         let modified = Timespec { tv_sec: entry.modified.seconds, tv_nsec: i64::from(entry.modified.nanoseconds) };
-        Self { mode: preserve.then_some(entry.mode), modified: preserve.then_some(modified) }
+        Self { mode: preserve.then_some(entry.mode), modified: Some(modified) }
     }
 }
 

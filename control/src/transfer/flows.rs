@@ -187,15 +187,15 @@ impl SendingFlows {
         self.flows[tag].lane
     }
 
-    /// A report of the partner: proved, observed, and passed on to the lane.
+    /// A report of the partner: proved, observed, and passed on to the lane. True if it brought a new round trip.
     ///
     /// # Errors
     /// [`TransferError`] if it is malformed. One for a flow that is not there is ignored.
-    pub fn on_report(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
+    pub fn on_report(&mut self, bytes: &[u8]) -> Result<bool, TransferError> {
         let report = Report::parse(bytes).map_err(|error| TransferError::protocol(error.to_string()))?;
-        let Some(flow) = self.flows.iter_mut().find(|flow| flow.id == report.summary.flow_id) else { return Ok(()) };
+        let Some(flow) = self.flows.iter_mut().find(|flow| flow.id == report.summary.flow_id) else { return Ok(false) };
         self.plane.command(flow.lane, &Command::Report { flow: flow.slot, bytes });
-        let Some(controller) = flow.controller.as_mut() else { return Ok(()) };
+        let Some(controller) = flow.controller.as_mut() else { return Ok(false) };
         let now_ns = monotonic_ns();
         let lost: u64 = report.lost().map(|range| range.count).sum();
         flow.lost_packets += lost;
@@ -218,7 +218,7 @@ impl SendingFlows {
         flow.block.set(FlowWord::RateBitsPerSecond, controller.rate_bits_per_second());
         self.reports += 1;
         self.capped_reports += u64::from(controller.limit() == RateLimit::Cap);
-        Ok(())
+        Ok(observation.delivered_packets > 0)
     }
 
     /// The pacing rate of all flows together.

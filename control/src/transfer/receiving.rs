@@ -37,6 +37,7 @@ use super::{ErrorList, Phase, TransferContext, TransferError, blocking, root_of}
 use crate::connection::SILENCE_TIMEOUT;
 use crate::dataplane::{DataPlaneError, ReceiveEvent, Tagged};
 use crate::destination::plan::Action;
+use crate::metrics::Stage;
 use committer::{Committed, Committer};
 use files::IncomingFiles;
 pub use planning::{FileRequest, Incoming, Intake};
@@ -438,7 +439,8 @@ impl Receiving {
                 self.packs.insert(chunk, (tag, buffer));
                 self.unpack_if_ready(chunk);
             }
-            ReceiveEvent::Written { chunk, hash } => {
+            ReceiveEvent::Written { chunk, hash, times } => {
+                self.context.metrics.note_chunk(times, false);
                 self.bytes_arrived += u64::from(self.chunk_bytes(chunk));
                 match hash {
                     Some(hash) => {
@@ -520,13 +522,16 @@ impl Receiving {
         let preserve = self.context.options.preserve;
         let Some(ChunkContent::Pack { files, .. }) = self.chunks.content(chunk) else { return };
         let failed: HashSet<u32> = files.iter().copied().filter(|file| self.failed.contains(file)).collect();
+        let metrics = self.context.metrics.clone();
         tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
             let pack = match (chunks.content(chunk), intake.unpacking(preserve)) {
                 (Some(ChunkContent::Pack { files, .. }), Some(unpacking)) => {
                     unpacking.stage(files, buffer.bytes(), hashes.as_deref(), |file| failed.contains(&file))
                 }
                 _ => Default::default(),
             };
+            metrics.note_stage(Stage::Write, began.elapsed());
             let _ = done.send(Done::Unpacked { tag, chunk, buffer: buffer.number(), pack });
         });
     }

@@ -26,6 +26,7 @@ use super::usage::{CpuMeter, millicycles_per_byte};
 use super::{ErrorList, Phase, TransferContext, TransferError, blocking};
 use crate::connection::SILENCE_TIMEOUT;
 use crate::dataplane::{SendEvent, Tagged};
+use crate::metrics::Stage;
 use crate::sources::SourceTree;
 use files::{OpenedFile, OutgoingFiles};
 
@@ -81,6 +82,8 @@ pub struct PartnerHas {
     pub offers: Vec<FlowOffer>,
     /// Bytes of chunks and files that earlier attempts stored.
     pub stored_bytes: u64,
+    /// Reports that overtook the plan's end, as urgent messages may.
+    pub early_reports: Vec<Vec<u8>>,
 }
 
 /// A helper's work that has ended.
@@ -210,7 +213,7 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
             *place = hash;
         }
     }
-    let sending = Sending {
+    let mut sending = Sending {
         files: OutgoingFiles::new(context.plane.clone()),
         cpu: CpuMeter::begin(context.plane.process_id()),
         context,
@@ -235,6 +238,9 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
         done,
         rate: RateMeter::new(),
     };
+    for report in std::mem::take(&mut sending.has.early_reports) {
+        sending.flows.on_report(&report)?;
+    }
     sending.run(events, finished_work, began).await
 }
 
@@ -460,13 +466,15 @@ impl Sending {
                     return Err(TransferError::here(RefusalCode::Failed, "a lane wants a measurement filled"));
                 };
                 let (tree, chunks, done) = (tree.clone(), chunks.clone(), self.done.clone());
-                let checksum = self.context.options.checksum;
+                let (checksum, metrics) = (self.context.options.checksum, self.context.metrics.clone());
                 tokio::task::spawn_blocking(move || {
+                    let began = Instant::now();
                     let pack = match chunks.content(chunk) {
                         Some(ChunkContent::Pack { files, .. }) => fill(&tree, files, &mut buffer, checksum),
                         _ => FilledPack { hashes: Vec::new(), failed: Vec::new() },
                     };
                     drop(buffer);
+                    metrics.note_stage(Stage::Read, began.elapsed());
                     let _ = done.send(Done::Filled { tag, chunk, pack });
                 });
             }
@@ -474,7 +482,8 @@ impl Sending {
                 self.outbox.chunk_hashes.push((chunk, hash));
                 self.hashed.insert(chunk, hash);
             }
-            SendEvent::Delivered { chunk } => {
+            SendEvent::Delivered { chunk, times } => {
+                self.context.metrics.note_chunk(times, true);
                 self.unassign(tag, chunk);
                 self.chunk_delivered(chunk);
             }
@@ -703,7 +712,13 @@ impl Sending {
 
     async fn message(&mut self, message: Message, began: Instant) -> Result<Option<Sent>, TransferError> {
         match message {
-            Message::Feedback(bytes) => self.flows.on_report(&bytes)?,
+            Message::Feedback(bytes) => {
+                if self.flows.on_report(&bytes)? {
+                    let rtt = Duration::from_micros(self.flows.newest_rtt_us().into());
+                    let pacing = self.flows.pacing_bits_per_second();
+                    self.context.metrics.note_report(&self.context.peer, rtt, pacing);
+                }
+            }
             Message::Stored(_) | Message::Pong(_) => {}
             Message::Ping(number) => self.context.connection.writer.send_urgent(Message::Pong(number))?,
             Message::SendAgain(chunks) => {

@@ -10,11 +10,12 @@ use culvert_protocol::receiver_flow::{BufferId, ChunkMemory as _};
 use culvert_protocol::tree_hash::{ChunkHash, ChunkHasher};
 
 use super::Body;
+use crate::clock::monotonic_ns;
 use crate::counters::LaneCounter;
 use crate::disk::files::DIRECT_ALIGNMENT;
 use crate::disk::residency::is_resident;
 use crate::disk::{COMPLETIONS_PER_TURN, Completion, Operation, Transfer};
-use crate::link::commands::{DiskError, Event, FileRange, ReceiveSlot, SendSlot, Sink};
+use crate::link::commands::{ChunkTimes, DiskError, Event, FileRange, ReceiveSlot, SendSlot, Sink};
 
 /// A piece through the page cache: a quarter of an L2 cache, copied in some 25 µs.
 pub const CACHED_PIECE_BYTES: u32 = 256 << 10;
@@ -59,6 +60,11 @@ pub struct Job {
     /// Whether the control process has the buffer.
     pub is_lent: bool,
     io: Option<ChunkIo>,
+    /// When the buffer was taken.
+    begun_ns: u64,
+    /// When the chunk was whole in the buffer.
+    whole_ns: u64,
+    hash_ns: u64,
 }
 
 /// The reading or writing of a chunk.
@@ -86,9 +92,29 @@ impl ChunkIo {
 
 impl Job {
     /// The buffer is taken for a role.
-    pub fn begin(&mut self, role: Role) {
+    pub fn begin(&mut self, role: Role, now_ns: u64) {
         debug_assert_eq!(self.role, Role::Free, "a buffer has one job at a time");
-        *self = Self { role, ..Self::default() };
+        *self = Self { role, begun_ns: now_ns, ..Self::default() };
+    }
+
+    /// The chunk is whole in the buffer, from disk or network.
+    pub fn note_whole(&mut self, now_ns: u64) {
+        self.is_whole = true;
+        self.whole_ns = now_ns;
+    }
+
+    /// How long the chunk took until now. Sending, it was read first and is delivered now; receiving, it came first and is
+    /// written now.
+    #[must_use]
+    pub fn times(&self, now_ns: u64) -> ChunkTimes {
+        let us = |ns: u64| (ns / 1_000).min(u32::MAX.into()) as u32;
+        let first = us(self.whole_ns.saturating_sub(self.begun_ns));
+        let second = us(now_ns.saturating_sub(self.whole_ns.max(self.begun_ns)));
+        let (disk_us, network_us) = match self.role {
+            Role::Receive(_) => (second, first),
+            _ => (first, second),
+        };
+        ChunkTimes { disk_us, hash_us: us(self.hash_ns), network_us }
     }
 
     /// The buffer is given back.
@@ -242,7 +268,11 @@ impl Body {
             return;
         }
         let has_ended = io.in_flight == 0 && (io.error.is_some() || io.prefix == job.bytes);
-        match job.role {
+        if io.transfer == Transfer::Read && io.prefix == job.bytes {
+            let now_ns = self.now_ns;
+            self.jobs[buffer.0 as usize].note_whole(now_ns);
+        }
+        match self.jobs[buffer.0 as usize].role {
             Role::Send(slot) => self.with_send(slot, |flow, body| flow.read_on(buffer, io.error, body)),
             Role::Receive(slot) if has_ended => self.write_ended(slot, buffer, io.error),
             Role::Check(token) if has_ended => self.check_ended(token, buffer, io.error),
@@ -264,12 +294,17 @@ impl Body {
     /// Hashes the chunk in `buffer` up to `until`, in steps.
     pub(super) fn hash_until(&mut self, buffer: BufferId, until: u32) {
         let job = &mut self.jobs[buffer.0 as usize];
-        let Some(hasher) = job.hasher.as_mut() else { return };
+        let Some(hasher) = job.hasher.as_mut().filter(|_| job.hashed < until) else { return };
+        // The real clock, whatever the lane lives by: this is a measurement and decides nothing.
+        let begun_ns = monotonic_ns();
         while job.hashed < until {
             let end = (job.hashed + HASH_STEP_BYTES).min(until);
             hasher.update(self.buffers.bytes(buffer, job.hashed as usize..end as usize));
             job.hashed = end;
         }
+        let spent_ns = monotonic_ns().saturating_sub(begun_ns);
+        job.hash_ns += spent_ns;
+        self.link.counters.add(LaneCounter::HashNs, spent_ns);
     }
 
     /// The chunk's hash, all of whose bytes are in `buffer`; `None` if chunks are not hashed.
@@ -344,10 +379,11 @@ impl Body {
     fn write_ended(&mut self, slot: ReceiveSlot, buffer: BufferId, error: Option<DiskError>) {
         let chunk = self.jobs[buffer.0 as usize].chunk;
         let hash = self.finish_hash(buffer);
+        let times = self.jobs[buffer.0 as usize].times(self.now_ns);
         self.free_buffer(buffer);
         self.with_receive(slot, |flow| flow.release());
         self.link.emit(&match error {
-            None => Event::Written { flow: slot, chunk, hash },
+            None => Event::Written { flow: slot, chunk, hash, times },
             Some(error) => Event::WriteFailed { flow: slot, chunk, error },
         });
     }

@@ -189,7 +189,7 @@ impl Body {
                 if done.began {
                     self.began(slot, done.chunk, done.buffer, done.chunk_bytes);
                 }
-                self.jobs[done.buffer.0 as usize].is_whole = true;
+                self.jobs[done.buffer.0 as usize].note_whole(self.now_ns);
                 self.dispose(slot, done.buffer);
             }
             Received::Probe(_) => return true,
@@ -200,7 +200,7 @@ impl Body {
 
     fn began(&mut self, slot: ReceiveSlot, chunk: u32, buffer: BufferId, chunk_bytes: u32) {
         let job = &mut self.jobs[buffer.0 as usize];
-        job.begin(Role::Receive(slot));
+        job.begin(Role::Receive(slot), self.now_ns);
         (job.chunk, job.bytes) = (chunk, chunk_bytes);
         self.link.emit(&Event::Asks { flow: slot, chunk, chunk_bytes });
     }

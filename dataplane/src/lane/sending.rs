@@ -300,6 +300,7 @@ impl SendFlow {
             return;
         }
         let bytes = job.bytes;
+        job.note_whole(body.now_ns);
         if job.is_abandoned {
             body.free_buffer(buffer);
             self.held -= 1;
@@ -330,9 +331,10 @@ impl SendFlow {
             if let Some(hash) = body.finish_hash(buffer) {
                 body.link.emit(&Event::Hashed { flow: slot, chunk, hash });
             }
+            let times = body.jobs[buffer.0 as usize].times(now_ns);
             body.free_buffer(buffer);
             *held -= 1;
-            body.link.emit(&Event::Delivered { flow: slot, chunk });
+            body.link.emit(&Event::Delivered { flow: slot, chunk, times });
         });
     }
 

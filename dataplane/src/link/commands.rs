@@ -148,6 +148,18 @@ pub enum Command<'a> {
     },
 }
 
+/// How long a chunk spent in a lane, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkTimes {
+    /// Between disk and buffer: reading on the sending side, writing on the receiving side.
+    pub disk_us: u32,
+    /// Hashing.
+    pub hash_us: u32,
+    /// Between buffer and network: from the first byte that could be sent to the receiver's word that all arrived, or from the first segment to the
+    /// last.
+    pub network_us: u32,
+}
+
 /// Why a disk operation failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DiskError {
@@ -209,6 +221,8 @@ pub enum Event<'a> {
         flow: SendSlot,
         /// The chunk.
         chunk: u32,
+        /// How long it took.
+        times: ChunkTimes,
     },
     /// A chunk's bytes could not be read; the flow no longer has it.
     ReadFailed {
@@ -254,6 +268,8 @@ pub enum Event<'a> {
         chunk: u32,
         /// Its hash, if the transfer has hashes.
         hash: Option<ChunkHash>,
+        /// How long it took.
+        times: ChunkTimes,
     },
     /// A chunk could not be written; its buffer is free again.
     WriteFailed {
