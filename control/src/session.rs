@@ -134,6 +134,7 @@ async fn refuse(connection: Connection, refusal: Refusal) {
 /// Answers one request.
 async fn answer(node: &Arc<Node>, introduced: Introduced) {
     let Introduced { mut connection, reach, partner } = introduced;
+    let introduced_over_ssh = matches!(reach, Reach::Owner { .. });
     let request = match tokio::time::timeout(INTRODUCTION_TIMEOUT, connection.reader.next()).await {
         Ok(Ok(Message::Request(request))) => request,
         Ok(Ok(_)) => {
@@ -173,7 +174,10 @@ async fn answer(node: &Arc<Node>, introduced: Introduced) {
         Ok(outcome) => node.metrics.note_result(&outcome.result, &partner, false),
         Err(error) => {
             node.metrics.note_failure();
-            eprintln!("culvert: transfer {id} with {partner} ended: {error}");
+            // Who started a far end over ssh reads the reason from its own end.
+            if !introduced_over_ssh {
+                eprintln!("culvert: transfer {id} with {partner} ended: {error}");
+            }
         }
     }
 }

@@ -121,7 +121,7 @@ impl FarEnd {
                     options.program
                 ),
             ),
-            Some(255) => CommandError::new(ExitCode::NotPermitted, format!("ssh could not log in to {host}; its message is above")),
+            Some(255) => CommandError::new(ExitCode::NotPermitted, format!("ssh could not reach {host} or log in there; its message is above")),
             status => {
                 let status = status.map_or("a signal".to_owned(), |code| format!("status {code}"));
                 CommandError::failed(format!("the far end on {host} ended before it answered ({status}); its message, if any, is above"))

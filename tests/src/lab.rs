@@ -1,0 +1,92 @@
+//! The lab: two network namespaces joined by a veth pair, made and removed by the test that uses them.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::program::{is_installed, is_root};
+
+/// Two namespaces with a link between them: `10.96.0.1` and `fd96::1` on the first side, `.2` and `::2` on the second.
+#[derive(Debug)]
+pub struct Lab {
+    sides: [String; 2],
+}
+
+/// Why there is no lab.
+#[must_use]
+pub fn missing() -> Option<&'static str> {
+    if !is_root() {
+        return Some("network namespaces need root");
+    }
+    if !is_installed("ip") {
+        return Some("ip (iproute2) is not installed");
+    }
+    None
+}
+
+impl Lab {
+    /// Makes the lab, or says why the test is skipped.
+    ///
+    /// # Panics
+    /// If a namespace or link cannot be made although it should.
+    #[must_use]
+    pub fn new(mtu: u32) -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        if let Some(why) = missing() {
+            eprintln!("skipped: {why}");
+            return None;
+        }
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = |side: &str| format!("cvt{side}{}x{number}", std::process::id());
+        let lab = Self { sides: [name("a"), name("b")] };
+        let [a, b] = &lab.sides;
+        // Interface names have 15 characters at most.
+        let (va, vb) = (format!("cva{}", std::process::id()), format!("cvb{}", std::process::id()));
+        for side in [a, b] {
+            ip(&["netns", "add", side]);
+        }
+        ip(&["-n", a, "link", "add", &va, "type", "veth", "peer", "name", &vb, "netns", b]);
+        for (side, link, last) in [(a, &va, "1"), (b, &vb, "2")] {
+            ip(&["-n", side, "link", "set", "lo", "up"]);
+            ip(&["-n", side, "addr", "add", &format!("10.96.0.{last}/24"), "dev", link]);
+            ip(&["-n", side, "-6", "addr", "add", &format!("fd96::{last}/64"), "dev", link, "nodad"]);
+            ip(&["-n", side, "link", "set", link, "mtu", &mtu.to_string(), "up"]);
+        }
+        Some(lab)
+    }
+
+    /// Puts a command into a side: 0 or 1.
+    #[must_use]
+    pub fn inside(&self, side: usize, command: &Command) -> Command {
+        let mut inside = Command::new("ip");
+        inside.args(["netns", "exec", &self.sides[side]]).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => inside.env(name, value),
+                None => inside.env_remove(name),
+            };
+        }
+        inside
+    }
+
+    /// Runs `ip` or another tool in a side.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn tool(&self, side: usize, program: &str, arguments: &[&str]) {
+        let status = self.inside(side, Command::new(program).args(arguments)).status().expect("the tool runs");
+        assert!(status.success(), "{program} {arguments:?} failed");
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for side in &self.sides {
+            let _ = Command::new("ip").args(["netns", "del", side]).status();
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let output = Command::new("ip").args(arguments).output().expect("ip runs");
+    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,7 @@
+//! What the whole-system tests share: the program, nodes, trees of files, seeds, and the lab of network namespaces.
+
+pub mod lab;
+pub mod node;
+pub mod program;
+pub mod random;
+pub mod tree;

@@ -1,0 +1,286 @@
+//! Nodes: running ones that are killed at will, and the state directories of two partners that know each other.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::program::{Ran, command, culvert, run};
+
+/// How long something may take before a test gives it up. Not a measure: only a way to end.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Two partners on this host, with a directory into which the first may store and from which it may fetch.
+#[derive(Debug)]
+pub struct Pair {
+    /// Everything lies in here.
+    pub room: tempfile::TempDir,
+    /// The first partner's state directory; it asks.
+    pub here: PathBuf,
+    /// The second's; it runs a node.
+    pub there: PathBuf,
+    /// What the second permits.
+    pub shared: PathBuf,
+}
+
+impl Pair {
+    /// Makes the state directories and the profiles. The node's port is told later ([`Pair::meet`]).
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn new() -> Self {
+        let room = tempfile::Builder::new().prefix("culvert-test-").tempdir().expect("a directory can be made");
+        let (here, there, shared) = (room.path().join("here"), room.path().join("there"), room.path().join("shared"));
+        std::fs::create_dir(&shared).expect("a directory can be made");
+        let (our_key, _) = (key_of(&here), key_of(&there));
+        let permit = format!("{}:both", shared.display());
+        run(&there, ["profile", "add", "first", "--key", &our_key, "--permit", &permit]).exits(0);
+        Self { room, here, there, shared }
+    }
+
+    /// Starts the second's node on loopback and tells the first where it is.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start(&self) -> RunningNode {
+        self.start_with(&[])
+    }
+
+    /// As [`Pair::start`], with more options.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_with(&self, options: &[&str]) -> RunningNode {
+        let mut arguments = vec!["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "127.0.0.1:0"];
+        arguments.extend(options);
+        let node = RunningNode::start(&self.there, &mut command(&self.there, arguments));
+        self.meet(node.port);
+        node
+    }
+
+    /// Tells the first where the second listens.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn meet(&self, port: u16) {
+        let address = format!("127.0.0.1:{port}");
+        let known = run(&self.here, ["profile", "show", "second"]).code == 0;
+        let their_key = key_of(&self.there);
+        let verb = if known { "edit" } else { "add" };
+        run(&self.here, ["profile", verb, "second", "--key", &their_key, "--address", &address]).exits(0);
+    }
+
+    /// A path in the room.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.room.path().join(name)
+    }
+
+    /// Sends `source` to `destination` below the shared directory, as JSON.
+    pub fn send(&self, source: &Path, destination: &str, options: &[&str]) -> Ran {
+        let destination = format!("second:{}", self.shared.join(destination).display());
+        let mut arguments: Vec<&std::ffi::OsStr> =
+            vec!["send".as_ref(), source.as_os_str(), destination.as_ref(), "--json".as_ref()];
+        arguments.extend(options.iter().map(std::ffi::OsStr::new));
+        run(&self.here, arguments)
+    }
+
+    /// Fetches `source` from below the shared directory, as JSON.
+    pub fn get(&self, source: &str, destination: &Path, options: &[&str]) -> Ran {
+        let source = format!("second:{}", self.shared.join(source).display());
+        let mut arguments: Vec<&std::ffi::OsStr> =
+            vec!["get".as_ref(), source.as_ref(), destination.as_os_str(), "--json".as_ref()];
+        arguments.extend(options.iter().map(std::ffi::OsStr::new));
+        run(&self.here, arguments)
+    }
+}
+
+impl Default for Pair {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The key of a state directory, made if there is none.
+///
+/// # Panics
+/// If that fails.
+#[must_use]
+pub fn key_of(state: &Path) -> String {
+    let shown = run(state, ["identity", "--json", "init"]).exits(0).json();
+    shown["key"].as_str().expect("an identity has a key").to_owned()
+}
+
+/// A node that runs.
+#[derive(Debug)]
+pub struct RunningNode {
+    child: Child,
+    log: PathBuf,
+    /// Its TCP port.
+    pub port: u16,
+    /// The port of its metrics.
+    pub metrics_port: u16,
+}
+
+impl RunningNode {
+    /// Starts a node and waits until it listens.
+    ///
+    /// # Panics
+    /// If it does not, with what it printed.
+    pub fn start(state: &Path, command: &mut Command) -> Self {
+        let log = state.join("node.log");
+        let running = state.join("node.json");
+        let _ = std::fs::remove_file(&running);
+        let output = File::options().create(true).append(true).open(&log).expect("a log can be made");
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output).spawn().expect("a node starts");
+        let began = Instant::now();
+        loop {
+            let json = std::fs::read(&running).ok().and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());
+            if let Some(json) = json {
+                let port = |name: &str| json[name].as_u64().unwrap_or(0) as u16;
+                return Self { child, log, port: port("port"), metrics_port: port("metrics_port") };
+            }
+            let ended = child.try_wait().expect("a child can be waited for");
+            let text = || std::fs::read_to_string(&log).unwrap_or_default();
+            assert!(ended.is_none(), "the node ended: {}", text());
+            assert!(began.elapsed() < PATIENCE, "the node does not listen: {}", text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Its control process.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its data plane process, once it has one.
+    ///
+    /// # Panics
+    /// If it gets none.
+    #[must_use]
+    pub fn data_plane(&self) -> u32 {
+        wait_for("a data plane", || data_plane_of(self.child.id()))
+    }
+
+    /// What it printed.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Whether it is alive.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Kills it at once, without a chance to do anything.
+    pub fn kill(mut self) {
+        kill(self.child.id());
+        let _ = self.child.wait();
+    }
+
+    /// Its metrics.
+    ///
+    /// # Panics
+    /// If they cannot be had.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.metrics_port)).expect("metrics are served");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("a request can be sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer can be read");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        if head.to_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_owned() }
+    }
+
+    /// The value of a series of its metrics; 0 if it is not there.
+    #[must_use]
+    pub fn metric(&self, series: &str) -> f64 {
+        let text = self.metrics();
+        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok()).unwrap_or(0.0)
+    }
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut text = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let Ok(bytes) = usize::from_str_radix(size.trim(), 16) else { break };
+        if bytes == 0 {
+            break;
+        }
+        text.push_str(&rest[..bytes]);
+        body = &rest[bytes + 2..];
+    }
+    text
+}
+
+impl Drop for RunningNode {
+    fn drop(&mut self) {
+        if self.is_alive() {
+            let _ = kill_process(pid(self.child.id()), Signal::TERM);
+            let began = Instant::now();
+            while self.is_alive() && began.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn pid(process: u32) -> Pid {
+    Pid::from_raw(process as i32).expect("a process's id is above zero")
+}
+
+/// Kills a process at once.
+pub fn kill(process: u32) {
+    let _ = kill_process(pid(process), Signal::KILL);
+}
+
+/// The data plane that a control process has started.
+#[must_use]
+pub fn data_plane_of(control: u32) -> Option<u32> {
+    children_of(control).into_iter().find(|&child| {
+        let line = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+        line.split(|&byte| byte == 0).any(|word| word == b"dataplane")
+    })
+}
+
+/// The processes that a process has started.
+#[must_use]
+pub fn children_of(process: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|children| children.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<u32>>())
+        .collect()
+}
+
+/// Waits until something is there.
+///
+/// # Panics
+/// If it does not come.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The program's path, for processes that ssh starts.
+#[must_use]
+pub fn program_path() -> String {
+    culvert().display().to_string()
+}

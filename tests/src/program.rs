@@ -1,0 +1,114 @@
+//! The `culvert` program under test, and what it prints.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// The program: `CULVERT_BIN`, or the one that cargo builds beside these tests.
+///
+/// # Panics
+/// If it cannot be built.
+#[must_use]
+pub fn culvert() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        if let Some(path) = std::env::var_os("CULVERT_BIN") {
+            return path.into();
+        }
+        // target/PROFILE/deps/test → target/PROFILE/culvert
+        let test = std::env::current_exe().expect("a test knows its own program");
+        let profile = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").to_owned();
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--package", "culvert"]);
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        let built = build.status().expect("cargo runs");
+        assert!(built.success(), "the program under test does not build");
+        profile.join("culvert")
+    })
+}
+
+/// What a run of the program came to.
+#[derive(Debug)]
+pub struct Ran {
+    /// Its exit code.
+    pub code: i32,
+    /// Its standard output.
+    pub out: String,
+    /// Its standard error.
+    pub err: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Ran {
+    /// Its standard output as JSON.
+    ///
+    /// # Panics
+    /// If it is none.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in the output of {self:?}"))
+    }
+
+    /// Makes sure of the exit code.
+    ///
+    /// # Panics
+    /// With everything that was printed, if it is another.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "out: {}\nerr: {}", self.out, self.err);
+        self
+    }
+
+    /// Makes sure that standard error says something.
+    ///
+    /// # Panics
+    /// If it does not.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        assert!(self.err.contains(text), "'{text}' is not in: {}", self.err);
+        self
+    }
+}
+
+/// Runs the program with a state directory.
+///
+/// # Panics
+/// If it cannot be started.
+pub fn run<S: AsRef<OsStr>>(state: &Path, arguments: impl IntoIterator<Item = S>) -> Ran {
+    command(state, arguments).output().expect("the program starts").into()
+}
+
+/// The program with a state directory and arguments, not started yet. Variables of the environment do not reach it.
+pub fn command<S: AsRef<OsStr>>(state: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(culvert());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CULVERT_")) {
+        command.env_remove(name);
+    }
+    command.arg("--state").arg(state).args(arguments);
+    command
+}
+
+/// Whether a program is installed.
+#[must_use]
+pub fn is_installed(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(["/usr/sbin".into()]).any(|directory| directory.join(name).is_file())
+}
+
+/// Whether this process is root's.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

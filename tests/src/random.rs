@@ -1,0 +1,51 @@
+//! Random tests print their seed and repeat it: `CULVERT_SEED=n` runs one case alone.
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+#[derive(Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// From a seed.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next 64 bits.
+    pub fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        bits ^ (bits >> 31)
+    }
+
+    /// A number below `limit`, which is not 0.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next_u64() % limit
+    }
+
+    /// Random bytes.
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(count + 8);
+        while bytes.len() < count {
+            bytes.extend(self.next_u64().to_le_bytes());
+        }
+        bytes.truncate(count);
+        bytes
+    }
+}
+
+/// The seeds of a test: `count` of them from the clock, or the one that `CULVERT_SEED` names. Print each before it is used.
+///
+/// # Panics
+/// If `CULVERT_SEED` is not a number.
+#[must_use]
+pub fn seeds(count: usize) -> Vec<u64> {
+    if let Ok(seed) = std::env::var("CULVERT_SEED") {
+        return vec![seed.parse().expect("CULVERT_SEED is a number")];
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |since| since.as_nanos());
+    let mut random = Random::new(now as u64);
+    (0..count).map(|_| random.below(1_000_000_000)).collect()
+}

@@ -1,0 +1,222 @@
+//! Any of the four processes dies at any moment; the transfer goes on where it stopped.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use culvert_tests::node::{Pair, RunningNode, data_plane_of, kill, wait_for};
+use culvert_tests::program::{Ran, command};
+use culvert_tests::random::{Random, seeds};
+use culvert_tests::tree::{assert_same, make_flat, make_nasty, temporary_files};
+
+/// Slow enough that a kill meets the transfer under way: the tree takes some three seconds.
+const RATE: &str = "250M";
+
+fn make_tree(root: &Path, random: &mut Random) {
+    fs::create_dir(root).unwrap();
+    make_nasty(&root.join("nasty"), random);
+    make_flat(&root.join("flat"), 400, 20_000, random);
+    fs::write(root.join("large"), random.bytes(48 << 20)).unwrap();
+}
+
+fn begin(pair: &Pair, source: &Path) -> Child {
+    let destination = format!("second:{}", pair.shared.join("in").display());
+    command(&pair.here, ["send", "--json", "--rate", RATE, "--retries", "20"])
+        .arg(source.join(""))
+        .arg(destination)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn finish(child: Child) -> Ran {
+    child.wait_with_output().unwrap().into()
+}
+
+fn check(pair: &Pair, source: &Path) {
+    assert_same(source, &pair.shared.join("in"));
+    assert!(temporary_files(&pair.shared).is_empty(), "temporary files remain: {:?}", temporary_files(&pair.shared));
+    assert_eq!(fs::read_dir(pair.there.join("journals")).unwrap().count(), 0, "a journal remains");
+}
+
+/// Which process dies.
+#[derive(Clone, Copy, Debug)]
+enum Victim {
+    SenderControl,
+    SenderDataPlane,
+    ReceiverControl,
+    ReceiverDataPlane,
+}
+
+/// One transfer, one death, and the end.
+fn round(victim: Victim, seed: u64) {
+    let mut random = Random::new(seed);
+    let pair = Pair::new();
+    let mut node = Some(pair.start());
+    let source = pair.path("source");
+    make_tree(&source, &mut random);
+    let after = Duration::from_millis(100 + random.below(2_500));
+    eprintln!("seed {seed}: {victim:?} dies after {after:?}");
+    let child = begin(&pair, &source);
+    std::thread::sleep(after);
+    let result = match victim {
+        Victim::SenderControl => {
+            kill(child.id());
+            finish(child);
+            finish(begin(&pair, &source))
+        }
+        Victim::SenderDataPlane => {
+            if let Some(data_plane) = data_plane_of(child.id()) {
+                kill(data_plane);
+            }
+            finish(child)
+        }
+        Victim::ReceiverDataPlane => {
+            kill(node.as_ref().unwrap().data_plane());
+            finish(child)
+        }
+        Victim::ReceiverControl => {
+            node.take().unwrap().kill();
+            node = Some(pair.start());
+            finish(child)
+        }
+    };
+    let result = result.exits(0).json();
+    check(&pair, &source);
+    assert_eq!(result["state"], "succeeded");
+    drop::<Option<RunningNode>>(node);
+}
+
+#[test]
+fn the_senders_control_process_dies() {
+    seeds(2).into_iter().for_each(|seed| round(Victim::SenderControl, seed));
+}
+
+#[test]
+fn the_senders_data_plane_dies() {
+    seeds(2).into_iter().for_each(|seed| round(Victim::SenderDataPlane, seed));
+}
+
+#[test]
+fn the_receivers_control_process_dies() {
+    seeds(2).into_iter().for_each(|seed| round(Victim::ReceiverControl, seed));
+}
+
+#[test]
+fn the_receivers_data_plane_dies() {
+    seeds(2).into_iter().for_each(|seed| round(Victim::ReceiverDataPlane, seed));
+}
+
+#[test]
+fn what_was_stored_is_not_sent_again() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    let source = pair.path("large");
+    let bytes = 64 << 20;
+    fs::write(&source, Random::new(1).bytes(bytes)).unwrap();
+    let destination = format!("second:{}", pair.shared.join("copy").display());
+    let send = |rate: &str| {
+        command(&pair.here, ["send", "--json", "--rate", rate])
+            .arg(&source)
+            .arg(&destination)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let child = send("160M");
+    // Stored chunks are journaled once a second.
+    let journaled = || {
+        let journals = fs::read_dir(pair.there.join("journals")).ok()?;
+        let bytes: u64 = journals.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum();
+        (bytes > 300).then_some(())
+    };
+    wait_for("chunks in the journal", journaled);
+    kill(child.id());
+    finish(child);
+    assert!(!pair.shared.join("copy").exists(), "a file has its name before it is whole");
+    assert_eq!(temporary_files(&pair.shared).len(), 1);
+    let result = finish(send("4G")).exits(0).json();
+    let resumed = result["resumed_bytes"].as_u64().unwrap();
+    assert!(resumed >= 4 << 20, "only {resumed} bytes were resumed");
+    let sent = result["segments_sent"].as_u64().unwrap() * result["segment_bytes"].as_u64().unwrap();
+    assert!(sent < bytes as u64 - resumed + (8 << 20), "{sent} bytes went although {resumed} were stored");
+    assert_eq!(result["root_blake3"], blake3::hash(&fs::read(&source).unwrap()).to_hex().to_string());
+    assert!(fs::read(pair.shared.join("copy")).unwrap() == fs::read(&source).unwrap());
+}
+
+#[test]
+fn stored_bytes_that_were_damaged_are_sent_again() {
+    use std::os::unix::fs::FileExt as _;
+    let pair = Pair::new();
+    let _node = pair.start();
+    let source = pair.path("large");
+    fs::write(&source, Random::new(2).bytes(64 << 20)).unwrap();
+    let destination = format!("second:{}", pair.shared.join("copy").display());
+    let child = command(&pair.here, ["send", "--rate", "160M"]).arg(&source).arg(&destination).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("a partial file", || {
+        let journals = fs::read_dir(pair.there.join("journals")).ok()?;
+        let bytes: u64 = journals.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum();
+        (bytes > 300).then_some(())
+    });
+    kill(child.id());
+    finish(child);
+    let partial = pair.shared.join(&temporary_files(&pair.shared)[0]);
+    // Whatever chunk comes first has been stored; a bit of it turns.
+    let damaged = fs::File::options().read(true).write(true).open(partial).unwrap();
+    let mut byte = [0];
+    damaged.read_exact_at(&mut byte, 100).unwrap();
+    damaged.write_all_at(&[byte[0] ^ 1], 100).unwrap();
+    pair.send(&source, "copy", &[]).exits(0);
+    assert!(fs::read(pair.shared.join("copy")).unwrap() == fs::read(&source).unwrap());
+}
+
+#[test]
+fn a_source_that_changed_since_is_sent_anew() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    let source = pair.path("large");
+    fs::write(&source, Random::new(3).bytes(64 << 20)).unwrap();
+    let destination = format!("second:{}", pair.shared.join("copy").display());
+    let child = command(&pair.here, ["send", "--rate", "160M"]).arg(&source).arg(&destination).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1_500));
+    kill(child.id());
+    finish(child);
+    fs::write(&source, Random::new(4).bytes(64 << 20)).unwrap();
+    let result = pair.send(&source, "copy", &[]).exits(0).json();
+    assert_eq!(result["resumed_bytes"], 0);
+    assert!(fs::read(pair.shared.join("copy")).unwrap() == fs::read(&source).unwrap());
+    assert!(temporary_files(&pair.shared).is_empty());
+}
+
+#[test]
+fn a_node_goes_on_with_its_users_transfers_after_it_was_killed() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    let source = pair.path("source");
+    make_flat(&source, 20, 4 << 20, &mut Random::new(5));
+    let ours = RunningNode::start(
+        &pair.here,
+        &mut command(&pair.here, ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "off"]),
+    );
+    let destination = format!("second:{}", pair.shared.join("in").display());
+    let submitted: Ran = command(&pair.here, ["transfer", "submit", "--rate", "150M"])
+        .arg(source.join(""))
+        .arg(destination)
+        .output()
+        .unwrap()
+        .into();
+    let id = submitted.exits(0).out.trim().to_owned();
+    std::thread::sleep(Duration::from_millis(700));
+    ours.kill();
+    let _again = RunningNode::start(
+        &pair.here,
+        &mut command(&pair.here, ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "off"]),
+    );
+    let waited: Ran = command(&pair.here, ["transfer", "wait", &id, "--timeout", "60", "--json"]).output().unwrap().into();
+    let record = waited.exits(0).json();
+    assert!(record["attempts"].as_u64().unwrap() >= 2);
+    check(&pair, &source);
+}
