@@ -7,6 +7,7 @@ use crate::setting::{Setting, Value};
 pub mod fake;
 mod real;
 
+pub(crate) use real::OWNED_FILE_FIRST_LINE;
 pub use real::RealHost;
 
 /// Why a setting could not be read or written.
@@ -100,6 +101,9 @@ pub trait Host {
 
     /// Which boot and network namespace this is.
     fn place(&self) -> Place;
+
+    /// Milliseconds since the boot, those of sleep among them.
+    fn now_boot_ms(&self) -> u64;
 }
 
 /// Everything that a write of `setting` may disturb, the setting itself not among it.

@@ -10,11 +10,14 @@ pub mod finding;
 pub mod host;
 pub mod kernel_version;
 pub mod netlink;
+pub mod persist;
 pub mod plan;
 pub mod profile;
+pub mod report;
 pub mod rules;
 pub mod setting;
 pub mod site;
+pub mod transaction;
 
 #[allow(unsafe_code)]
 mod kernel_calls;

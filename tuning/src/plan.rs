@@ -173,6 +173,7 @@ mod tests {
 
     fn facts() -> Facts {
         let mut facts = Facts::default();
+        facts.system.root = true;
         for (key, value) in [
             ("net.core.rmem_max", "212992"),
             ("net.core.wmem_max", "212992"),

@@ -36,6 +36,7 @@ pub struct FakeHost {
     operations: usize,
     crash_at: Option<usize>,
     handles: u32,
+    now_boot_ms: u64,
 }
 
 impl Default for FakeHost {
@@ -47,6 +48,7 @@ impl Default for FakeHost {
             operations: 0,
             crash_at: None,
             handles: 0x8000,
+            now_boot_ms: 1_000_000,
         }
     }
 }
@@ -78,6 +80,9 @@ impl FakeHost {
         for link in &facts.links {
             host.put_link(link);
         }
+        let forbidden: Vec<Setting> =
+            host.settings.keys().filter(|setting| is_forbidden(facts, setting)).cloned().collect();
+        host.faults = forbidden.into_iter().map(|setting| (setting, Fault::ReadOnly)).collect();
         host
     }
 
@@ -117,6 +122,11 @@ impl FakeHost {
     /// Restarts the host: another boot.
     pub fn restart(&mut self) {
         self.place.boot_id.push_str(", next");
+    }
+
+    /// Lets time pass.
+    pub fn wait(&mut self, milliseconds: u64) {
+        self.now_boot_ms += milliseconds;
     }
 
     /// Moves to another network namespace.
@@ -232,7 +242,7 @@ impl FakeHost {
             kind: qdisc.kind.clone(),
             parent: qdisc.parent.clone(),
             handle: qdisc.handle.clone(),
-            options: QdiscEntry::fq("", qdisc.max_rate_bits_per_second).options,
+            options: if qdisc.kind == "fq" { fq_options(qdisc.max_rate_bits_per_second) } else { String::new() },
         });
         let tree = QdiscTree(tree.collect());
         self.put(Setting::Qdisc { link: name() }, to_json(&tree));
@@ -282,7 +292,7 @@ impl FakeHost {
             let fresh = match &setting {
                 Setting::IrqAffinity { .. } => "0-1023",
                 Setting::Coalesce { field: CoalesceField::RxUsecs | CoalesceField::TxUsecs, .. } => "50",
-                Setting::LinkFile { file, .. } if file.ends_with("_cpus") => "0",
+                Setting::LinkFile { file, .. } if file.ends_with("_cpus") => "00000000",
                 _ => continue,
             };
             self.put(setting, fresh);
@@ -303,18 +313,24 @@ impl FakeHost {
                 _ => None,
             })
             .collect();
-        let name_of = |queue: u32| {
-            let model = vectors.iter().map(|(_, vector)| vector).find(|vector| queue_of_name(vector) == Some(0))?;
-            let (name, rest) = model.split_once('@').map_or((model.as_str(), None), |(name, rest)| (name, Some(rest)));
+        // The first of each series: `comp0@pci` where there is a `comp1@pci`, and not the `0` at the end of a link's name.
+        let name_of = |first: &str, queue: u32| {
+            let (name, rest) = first.split_once('@').map_or((first, None), |(name, rest)| (name, Some(rest)));
             let name = format!("{}{queue}", name.strip_suffix('0')?);
             Some(rest.map_or(name.clone(), |rest| format!("{name}@{rest}")))
         };
+        let exists = |name: &str| vectors.iter().any(|(_, vector)| vector == name);
+        let firsts: Vec<&String> = vectors
+            .iter()
+            .map(|(_, vector)| vector)
+            .filter(|vector| queue_of_name(vector) == Some(0) && name_of(vector, 1).is_some_and(|next| exists(&next)))
+            .collect();
         for (setting, _) in
             vectors.iter().filter(|(_, vector)| queue_of_name(vector).is_some_and(|queue| queue >= after))
         {
             self.settings.remove(setting);
         }
-        for vector in (before..after).filter_map(name_of) {
+        for vector in firsts.iter().flat_map(|first| (before..after).filter_map(|queue| name_of(first, queue))) {
             self.put(Setting::IrqAffinity { link: link.to_owned(), vector }, "0-1023");
         }
         let rss = Setting::RssTable { link: link.to_owned() };
@@ -346,6 +362,9 @@ impl FakeHost {
     fn hang(&mut self, value: &Value) -> Value {
         let Ok(mut tree) = serde_json::from_str::<QdiscTree>(value.text()) else { return value.clone() };
         for entry in &mut tree.0 {
+            if entry.kind == "fq" && entry.options.is_empty() {
+                entry.options = fq_options(None);
+            }
             if entry.handle.is_empty() {
                 self.handles += 1;
                 entry.handle = format!("{:x}:", self.handles);
@@ -401,6 +420,29 @@ impl FakeHost {
     }
 }
 
+/// fq always tells its rate; no limit is the largest number.
+fn fq_options(max_rate_bits_per_second: Option<u64>) -> String {
+    QdiscEntry::fq("", Some(max_rate_bits_per_second.unwrap_or(u64::from(u32::MAX) * 8))).options
+}
+
+/// Whether the process that collected the facts could not write a setting.
+fn is_forbidden(facts: &Facts, setting: &Setting) -> bool {
+    let system = &facts.system;
+    if !system.root {
+        return true;
+    }
+    match setting {
+        // These may be read and not written in a network namespace of its own.
+        Setting::Sysctl { key } if system.initial_network_namespace == Some(false) && key.starts_with("net.core.") => {
+            true
+        }
+        Setting::Sysctl { .. } | Setting::DirtyLimit { .. } => system.proc_sys_read_only == Some(true),
+        Setting::KernelFile { .. } => system.container.is_some() && !system.may("sys_admin"),
+        Setting::Service { .. } | Setting::OwnedFile { .. } => !system.systemd,
+        _ => !system.may("net_admin"),
+    }
+}
+
 fn to_json(tree: &QdiscTree) -> String {
     serde_json::to_string(tree).expect("a tree has a JSON form")
 }
@@ -443,6 +485,11 @@ impl Host for FakeHost {
             Setting::Qdisc { .. } => self.hang(value),
             // What is in force follows from what is asked for.
             Setting::Feature { .. } => Value::new(value.text().rsplit(' ').next().unwrap_or_default()),
+            // The kernel writes masks in words of eight digits.
+            Setting::LinkFile { file, .. } if file.ends_with("_cpus") => {
+                let cpus = CpuSet::from_mask(value.text()).map_err(|_| refused("Invalid argument"))?;
+                Value::new(cpus.to_mask())
+            }
             _ => value.clone(),
         };
         self.settings.insert(setting.clone(), after.clone());
@@ -470,6 +517,10 @@ impl Host for FakeHost {
 
     fn place(&self) -> Place {
         self.place.clone()
+    }
+
+    fn now_boot_ms(&self) -> u64 {
+        self.now_boot_ms
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{Host, HostError, Place};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::collect::{Partner, collect, irq_vectors, normal_value, path_of_key, sysfs_shows};
 use crate::facts::Facts;
@@ -16,6 +17,8 @@ mod links;
 mod owned_file;
 mod qdiscs;
 mod services;
+
+pub(crate) use owned_file::FIRST_LINE as OWNED_FILE_FIRST_LINE;
 
 /// This machine, or a copy of its files in a folder (then without links and services).
 #[derive(Debug)]
@@ -305,6 +308,11 @@ impl Host for RealHost {
             boot_id: self.files.text("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
             network_namespace: if initial { "initial".to_owned() } else { named },
         }
+    }
+
+    fn now_boot_ms(&self) -> u64 {
+        let now = clock_gettime(ClockId::Boottime);
+        u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
     }
 }
 

@@ -206,7 +206,7 @@ fn numa_placement(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         let suggestion: Vec<u32> = physical_cores(facts, &near).iter().collect();
         let suggestion: crate::cpu_set::CpuSet =
             suggestion.iter().rev().take(targets.lanes as usize).copied().collect();
-        let current = format!("{} on node {node} (CPUs {near})", link.name);
+        let current = format!("node {node}");
         if !reachable {
             let why = "this process may not run on any CPU of the NIC's node";
             return Finding::differs(&link.name, Severity::Critical, current, "CPUs of the NIC's node", why)

@@ -178,6 +178,14 @@ fn rss_spread(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             let why = format!("nic.channels changes the queues to {wanted} first; the driver then spreads anew");
             return Finding { current, ..Finding::unknown(&link.name, why) };
         }
+        // Some NICs have room for fewer queues in the table than they have queues (ixgbe: 16).
+        let served = buckets.iter().take_while(|count| **count > 0).count();
+        let evenly = buckets[..served].iter().all(|count| *count <= (rss.indirection.len() / served.max(1) * 2).max(1));
+        if served > 1 && evenly && buckets[served..].iter().all(|count| *count == 0) {
+            let why = "the others only send; the NIC's table may have no room for more";
+            return Finding::differs(&link.name, Severity::Info, current, format!("{served} channels"), why)
+                .step(format!("ethtool -L {} combined {served}, if a measurement favours it", link.name));
+        }
         let table: Vec<String> = (0..rss.indirection.len()).map(|bucket| (bucket % now as usize).to_string()).collect();
         let why = if *least == 0 { "some queues get nothing" } else { "one queue gets more than twice its share" };
         Finding::differs(&link.name, Severity::Warning, current, "an even spread", why)

@@ -81,7 +81,7 @@ pub(super) const RULES: &[Rule] = &[
 
 fn socket_buffers(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     let why = format!(
-        "{} at {} ms: a stream can have {} in flight and no more than its buffer",
+        "{} at {} ms is {} on the way, and no stream has more on the way than its buffer holds",
         gigabits(targets.rate_bits_per_second),
         targets.rtt_ms,
         bytes((targets.rate_bits_per_second as f64 / 8.0 * targets.rtt_ms / 1e3) as u64),

@@ -175,14 +175,21 @@ fn poll_queues(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     if !targets.is_at_least(100) {
         return vec![Finding::not_applicable("", "below 100G")];
     }
-    let findings = disks(facts, |block| block.nvme).map(|block| match block.io_poll {
-        Some(true) => Finding::ok(&block.name, "polled completions work"),
-        None => Finding::unknown(&block.name, "sysfs does not show it"),
-        Some(false) => {
-            let why = "completions come by interrupt only";
-            Finding::differs(&block.name, Severity::Info, "no poll queues", "nvme.poll_queues, if measured", why)
-                .step("options nvme poll_queues=8 in /etc/modprobe.d, then restart")
-        }
-    });
-    or_none(findings.collect(), "there is no NVMe disk")
+    let names = |polled: Option<bool>| -> Vec<&str> {
+        let found = disks(facts, |block| block.nvme).filter(|block| block.io_poll == polled);
+        found.map(|block| block.name.as_str()).collect()
+    };
+    let (with, without) = (names(Some(true)), names(Some(false)));
+    if !without.is_empty() {
+        let current = format!("no poll queues: {}", without.join(", "));
+        let why = "completions come by interrupt only";
+        return vec![
+            Finding::differs("", Severity::Info, current, "nvme.poll_queues, if measured", why)
+                .step("options nvme poll_queues=8 in /etc/modprobe.d, then restart"),
+        ];
+    }
+    if with.is_empty() {
+        return vec![Finding::not_applicable("", "there is no NVMe disk that tells")];
+    }
+    vec![Finding::ok("", format!("polled completions work: {}", with.join(", ")))]
 }

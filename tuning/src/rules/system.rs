@@ -114,7 +114,7 @@ fn clock(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     let keeper = ["chronyd", "ptp4l", "ntpd", "ntpsec", "systemd-timesyn", "timemaster"]
         .into_iter()
         .find(|name| facts.service_runs(name));
-    let current = keeper.map_or("no time service runs".to_owned(), |keeper| format!("kept by {keeper}"));
+    let current = keeper.map_or("no time service runs".to_owned(), |keeper| format!("{keeper} runs"));
     let most = match targets.profile {
         ProfileName::Measurement => MEASUREMENT_CLOCK_ERROR_MAX_US,
         _ => CLOCK_ERROR_MAX_US,
@@ -123,10 +123,10 @@ fn clock(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         (None, _) => vec![Finding::unknown("", "the kernel's clock state could not be read")],
         (Some(false), _) => {
             let why = "delays and times of two hosts cannot be compared";
-            let step = if facts.system.container.is_some() {
-                "on the host: install and start chrony"
-            } else {
-                "install and start chrony"
+            let step = match (keeper, facts.system.container.is_some()) {
+                (Some(_), _) => "ask the service why: chronyc sources, ntpq -p",
+                (None, true) => "on the host: install and start chrony",
+                (None, false) => "install and start chrony",
             };
             vec![
                 Finding::differs("", Severity::Warning, format!("not synchronized; {current}"), "synchronized", why)
