@@ -130,11 +130,13 @@ impl Site {
     pub fn load(path: &Path) -> Result<Self, SiteError> {
         let name = path.display().to_string();
         let error = |reason: String| SiteError { path: name.clone(), reason };
-        let bytes = std::fs::metadata(path).map_err(|why| error(why.to_string()))?.len();
+        let unreadable =
+            |why: std::io::Error| error(format!("the site file cannot be read: {why}; name another with --site"));
+        let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
         if bytes > SITE_BYTES_MAX {
             return Err(error(format!("it has {bytes} bytes, no site file has more than {SITE_BYTES_MAX}")));
         }
-        let text = std::fs::read_to_string(path).map_err(|why| error(why.to_string()))?;
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
         Self::from_toml(&text, &name)
     }
 

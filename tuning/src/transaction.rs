@@ -24,9 +24,10 @@ mod recovery;
 mod restore;
 mod store;
 
-pub use apply::{ApplyOptions, apply, confirm};
+pub use apply::{ApplyOptions, apply, confirm, refuse_if_waiting};
 pub use journal::{Intent, Left, Record, SnapshotEntry};
 pub use recovery::{Recovered, forget, recover, roll_back, roll_back_all};
+pub(crate) use restore::write_and_compare;
 pub use store::{Disk, FolderDisk, Lock, Store, StoreError};
 
 /// Where a transaction stands.
@@ -58,6 +59,10 @@ pub struct Transaction {
     pub place: Place,
     /// The profile.
     pub profile: String,
+    /// Whether it is to be there again after a restart of the host.
+    pub persistent: bool,
+    /// Whether the process that applied it stays until it is rolled back.
+    pub attended: bool,
     /// What it wants.
     pub intents: Vec<Intent>,
     /// What was there; empty until the snapshot is on disk.
@@ -79,12 +84,6 @@ impl Transaction {
     #[must_use]
     pub fn wanted(&self) -> BTreeMap<Setting, Value> {
         self.intents.iter().map(|intent| (intent.setting.clone(), intent.to.clone())).collect()
-    }
-
-    /// Whether some of it is in files that outlive the boot.
-    #[must_use]
-    pub fn is_persistent(&self) -> bool {
-        self.intents.iter().any(|intent| !intent.setting.ends_with_the_boot())
     }
 
     /// Whether it is over: nothing of it is on the host.

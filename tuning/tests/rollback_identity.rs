@@ -138,7 +138,15 @@ fn intents(plan: &Plan, host: &mut FakeHost, persistent: bool) -> Vec<Intent> {
 }
 
 fn options(confirm: bool) -> ApplyOptions {
-    ApplyOptions { profile: "test".to_owned(), confirm_within: (!confirm).then(|| Duration::from_secs(60)) }
+    ApplyOptions {
+        profile: "test".to_owned(),
+        confirm_within: (!confirm).then(|| Duration::from_secs(60)),
+        ..ApplyOptions::default()
+    }
+}
+
+fn persistent(persistent: bool) -> ApplyOptions {
+    ApplyOptions { persistent, ..options(false) }
 }
 
 fn settings(host: &FakeHost) -> BTreeMap<Setting, Value> {
@@ -385,13 +393,13 @@ impl culvert_tuning::host::Host for Unplugging<'_> {
 }
 
 /// A host with changes that wait to be confirmed.
-fn pending(persistent: bool) -> (FakeHost, BTreeMap<Setting, Value>, MemoryDisk) {
+fn pending(persist: bool) -> (FakeHost, BTreeMap<Setting, Value>, MemoryDisk) {
     let (facts, mut host) = host("vm-virtio");
     let before = settings(&host);
     let plan = plan(&facts, &mut host, &[]);
-    let wanted = intents(&plan, &mut host, persistent);
+    let wanted = intents(&plan, &mut host, persist);
     let disk = MemoryDisk::default();
-    let done = apply(&mut disk.store(), &mut host, wanted, &options(false), &mut no_guard).unwrap();
+    let done = apply(&mut disk.store(), &mut host, wanted, &persistent(persist), &mut no_guard).unwrap();
     assert_eq!(done.state, State::Pending);
     (host, before, disk)
 }
@@ -419,6 +427,20 @@ fn a_dead_guard_is_replaced_by_the_next_start() {
 }
 
 #[test]
+fn what_was_attended_ends_with_its_process() {
+    let (facts, mut host) = host("vm-virtio");
+    let before = settings(&host);
+    let plan = plan(&facts, &mut host, &[]);
+    let wanted = intents(&plan, &mut host, false);
+    let disk = MemoryDisk::default();
+    let options = ApplyOptions { attended: true, ..options(false) };
+    apply(&mut disk.store(), &mut host, wanted, &options, &mut no_guard).unwrap();
+    let recovered = recover(&mut disk.store(), &mut host, &|_| true).unwrap();
+    assert!(recovered[0].text.contains("attended"), "{recovered:?}");
+    assert_same!(&before, host);
+}
+
+#[test]
 fn a_second_apply_has_to_wait() {
     let (mut host, _, disk) = pending(false);
     let error = apply(&mut disk.store(), &mut host, Vec::new(), &options(false), &mut no_guard).unwrap_err();
@@ -442,7 +464,7 @@ fn a_guard_that_does_not_start_prevents_everything() {
 #[test]
 fn unconfirmed_changes_do_not_outlive_a_restart() {
     let (mut host, before, disk) = pending(true);
-    assert!(host.settings().keys().all(|setting| setting.ends_with_the_boot()), "a file was written too early");
+    assert!(host.settings().keys().all(Setting::ends_with_the_boot), "a file was written too early");
     // The restart itself takes the settings away.
     let mut restarted = FakeHost::from_facts(&facts("vm-virtio"));
     restarted.heal();
@@ -518,7 +540,7 @@ proptest! {
     fn any_subset_of_rules_and_any_crash_end_where_they_began(
         host_number in 0..HOSTS.len(),
         chosen in proptest::collection::vec(any::<bool>(), 80),
-        persistent: bool,
+        persist: bool,
         crash_share in 0_usize..1100,
         second_share in 0_usize..1000,
         refusing in proptest::option::of(any::<proptest::sample::Index>()),
@@ -530,7 +552,7 @@ proptest! {
             rules::all().zip(&chosen).filter(|(_, chosen)| **chosen).map(|(rule, _)| rule.id.to_owned()).collect();
         let mut measured = untouched.clone();
         let plan = plan(&facts, &mut measured, &only);
-        let wanted = intents(&plan, &mut measured, persistent);
+        let wanted = intents(&plan, &mut measured, persist);
         measured.crash_at(usize::MAX);
         let disk = MemoryDisk::default();
         apply(&mut disk.store(), &mut measured, wanted.clone(), &options(true), &mut no_guard).unwrap();

@@ -82,7 +82,16 @@ impl Collector<'_> {
     pub(super) fn mounts(&mut self) -> Vec<Mount> {
         let text = self.files.read("/proc/self/mountinfo");
         let text = self.known("/proc/self/mountinfo", text).unwrap_or_default();
-        text.lines().filter_map(|line| self.mount(line)).collect()
+        let mut mounts: Vec<Mount> = Vec::new();
+        for mount in text.lines().filter_map(|line| self.mount(line)) {
+            // The same file system at several places (bind mounts) is one.
+            match mounts.iter_mut().find(|known| known.device == mount.device && known.block == mount.block) {
+                Some(known) if mount.path.len() < known.path.len() => *known = mount,
+                Some(_) => {}
+                None => mounts.push(mount),
+            }
+        }
+        mounts
     }
 
     /// One line of mountinfo (proc_pid_mountinfo(5)).

@@ -11,12 +11,18 @@ use crate::netlink::LinkBytes;
 use crate::setting::{Setting, Value};
 
 /// How a plan is applied.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ApplyOptions {
     /// The profile, for the record.
     pub profile: String,
     /// How long confirming may take; without it the changes are confirmed at once.
     pub confirm_within: Option<Duration>,
+    /// Whether it is to be there again after a restart of the host: the files for that are among the intents, and the
+    /// watcher sets the rest.
+    pub persistent: bool,
+    /// Whether the process stays, holding the store's lock, and rolls back itself, as a measurement does: then a free lock
+    /// means that it has died.
+    pub attended: bool,
 }
 
 /// Writes what is intended, or nothing.
@@ -36,12 +42,10 @@ pub fn apply(
     options: &ApplyOptions,
     start_guard: &mut dyn FnMut(&str) -> Result<(), String>,
 ) -> Result<Transaction, TransactionError> {
-    if let Some(waiting) = store.transactions()?.into_iter().find(|other| other.state == State::Pending) {
-        return Err(TransactionError::Waiting { id: waiting.id });
-    }
+    refuse_if_waiting(store)?;
     let entries = take_snapshot(host, &intents).map_err(TransactionError::Unreadable)?;
     let now_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let begin = Record::begin(now_unix_s, host.place(), &options.profile, intents);
+    let begin = Record::begin(now_unix_s, host.place(), options, intents);
     let mut transaction = store.begin(&begin, now_unix_s)?;
     store.append(&mut transaction, &Record::Snapshot { entries })?;
     if options.confirm_within.is_some()
@@ -62,6 +66,17 @@ pub fn apply(
         return confirm(store, host);
     }
     Ok(transaction)
+}
+
+/// There is one decision at a time: while changes wait to be confirmed, no others are made.
+///
+/// # Errors
+/// [`TransactionError::Waiting`] names the ones that wait.
+pub fn refuse_if_waiting(store: &Store) -> Result<(), TransactionError> {
+    match store.transactions()?.into_iter().find(|other| other.state == State::Pending) {
+        Some(waiting) => Err(TransactionError::Waiting { id: waiting.id }),
+        None => Ok(()),
+    }
 }
 
 /// Everything that is written and everything that a write may disturb, with its value.

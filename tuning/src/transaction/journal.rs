@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{State, StoreError, Transaction};
+use super::{ApplyOptions, State, StoreError, Transaction};
 use crate::host::Place;
 use crate::setting::{Setting, Value};
 
@@ -23,6 +23,10 @@ pub enum Record {
         place: Place,
         /// The profile.
         profile: String,
+        /// Whether it is to be there again after a restart of the host.
+        persistent: bool,
+        /// Whether the process that applies stays until it is rolled back.
+        attended: bool,
         /// What will be written.
         intents: Vec<Intent>,
     },
@@ -88,8 +92,16 @@ pub struct Left {
 
 impl Record {
     /// The first record.
-    pub(super) fn begin(at_unix_s: u64, place: Place, profile: &str, intents: Vec<Intent>) -> Self {
-        Self::Begin { version: JOURNAL_VERSION, at_unix_s, place, profile: profile.to_owned(), intents }
+    pub(super) fn begin(at_unix_s: u64, place: Place, options: &ApplyOptions, intents: Vec<Intent>) -> Self {
+        Self::Begin {
+            version: JOURNAL_VERSION,
+            at_unix_s,
+            place,
+            profile: options.profile.clone(),
+            persistent: options.persistent,
+            attended: options.attended,
+            intents,
+        }
     }
 
     /// The line with its end.
@@ -112,12 +124,14 @@ pub(super) fn read(id: &str, path: &str, bytes: &[u8]) -> Result<Option<Transact
             (Record::Begin { version, .. }, None) if version != JOURNAL_VERSION => {
                 return Err(damaged(format!("it is of version {version}, this program knows {JOURNAL_VERSION}")));
             }
-            (Record::Begin { at_unix_s, place, profile, intents, .. }, None) => {
+            (Record::Begin { at_unix_s, place, profile, persistent, attended, intents, .. }, None) => {
                 transaction = Some(Transaction {
                     id: id.to_owned(),
                     began_unix_s: at_unix_s,
                     place,
                     profile,
+                    persistent,
+                    attended,
                     intents,
                     snapshot: Vec::new(),
                     state: State::Applying,
@@ -165,8 +179,9 @@ mod tests {
     }
 
     fn lines() -> Vec<u8> {
+        let options = ApplyOptions { profile: "dtn-10g".to_owned(), ..ApplyOptions::default() };
         let entry = SnapshotEntry { setting: Setting::sysctl("a.b"), value: Value::new("1") };
-        let mut bytes = Record::begin(7, place(), "dtn-10g", Vec::new()).to_line();
+        let mut bytes = Record::begin(7, place(), &options, Vec::new()).to_line();
         bytes.extend(Record::Snapshot { entries: vec![entry] }.to_line());
         bytes.extend(Record::Applied { deadline_boot_ms: 99 }.to_line());
         bytes

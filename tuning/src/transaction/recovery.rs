@@ -83,7 +83,7 @@ pub fn recover(
         let same_boot = here.boot_id == transaction.place.boot_id;
         let reason = match transaction.state {
             State::RolledBack | State::Ended => continue,
-            State::Held if same_boot || transaction.is_persistent() => continue,
+            State::Held if same_boot || transaction.persistent => continue,
             State::Held => {
                 store.append(&mut transaction, &Record::Ended)?;
                 continue;
@@ -102,6 +102,8 @@ pub fn recover(
             State::Pending if transaction.deadline_boot_ms.is_none_or(|deadline| host.now_boot_ms() >= deadline) => {
                 "it was not confirmed in time".to_owned()
             }
+            // Its process would hold the lock.
+            State::Pending if transaction.attended => "the process that attended it died".to_owned(),
             State::Pending if guard_lives(&transaction.id) => continue,
             State::Pending => "the guard that would undo it has died".to_owned(),
         };

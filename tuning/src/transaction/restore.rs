@@ -82,7 +82,7 @@ fn still_different(host: &mut dyn Host, entry: &SnapshotEntry) -> Option<Left> {
 }
 
 /// Writes a setting and makes sure that it holds.
-pub(super) fn write_and_compare(host: &mut dyn Host, setting: &Setting, value: &Value) -> Result<(), HostError> {
+pub(crate) fn write_and_compare(host: &mut dyn Host, setting: &Setting, value: &Value) -> Result<(), HostError> {
     host.write(setting, value)?;
     let found = host.read(setting)?;
     if setting.same(value, &found) {

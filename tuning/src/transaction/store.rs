@@ -108,6 +108,7 @@ impl Disk for FolderDisk {
 
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let path = self.folder.join(name);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         // Snapshots tell how a host is set up; only root needs to read them.
         let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
         file.set_len(offset)?;
@@ -247,7 +248,7 @@ impl Store {
 }
 
 /// A time as `20261121T021900Z`, which sorts as it reads.
-pub(crate) fn utc_stamp(unix_s: u64) -> String {
+pub(super) fn utc_stamp(unix_s: u64) -> String {
     let (days, second) = (unix_s / 86_400, unix_s % 86_400);
     // Days to a date in the Gregorian calendar, with years that begin in March.
     let days = days + 719_468;
