@@ -1,0 +1,255 @@
+//! `culvert tune …` and `culvert doctor`: the arguments, and what they do.
+//!
+//! The `culvert` binary mounts [`TuneArgs`] and [`DoctorArgs`] and gives them a [`CommandContext`]. Results go to its `out`,
+//! messages to its `err`; the answer is the exit code of the command.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::audit::Audit;
+use crate::doctor::Readiness;
+use crate::facts::Facts;
+use crate::guard::{self, GuardLauncher};
+use crate::host::fake::FakeHost;
+use crate::host::{Host, RealHost};
+use crate::site::Site;
+use crate::transaction::{Recovered, State, Store, StoreError, Transaction, TransactionError, recover};
+
+mod apply;
+mod arguments;
+mod audit;
+mod doctor;
+mod keep;
+mod measure;
+mod status;
+
+pub use arguments::{
+    ApplyArgs, AuditArgs, DoctorArgs, FactsArgs, MeasureArgs, PlanArgs, RollbackArgs, SelectionArgs, SourceArgs,
+    TuneAction, TuneArgs, WatchArgs,
+};
+
+/// The site file that is read if none is named.
+pub const SITE_FILE: &str = "/etc/culvert/tuning.toml";
+
+/// Exit codes, those of every `culvert` command.
+pub mod exit {
+    /// Done.
+    pub const DONE: u8 = 0;
+    /// Failed.
+    pub const FAILED: u8 = 1;
+    /// Wrong arguments.
+    pub const USAGE: u8 = 2;
+    /// Temporary, try again.
+    pub const TEMPORARY: u8 = 5;
+    /// Bad configuration or host.
+    pub const BAD_HOST: u8 = 7;
+    /// Nothing to do.
+    pub const NOTHING: u8 = 9;
+}
+
+/// What a command works with.
+pub struct CommandContext<'a> {
+    /// Where journals and the effect ledger are (`/var/lib/culvert/tuning` for root).
+    pub state_directory: PathBuf,
+    /// This program, which is started again as guard.
+    pub program: PathBuf,
+    /// The arguments that lead to the `tune` command again: `["--state", "DIR", "tune"]`, as the program wants them.
+    pub arguments: Vec<String>,
+    /// Results.
+    pub out: &'a mut dyn Write,
+    /// Messages.
+    pub err: &'a mut dyn Write,
+    /// Programs with their versions, for `doctor`.
+    pub versions: Vec<(String, String)>,
+    /// What the caller has probed of the data plane, for `doctor`.
+    pub readiness: Vec<Readiness>,
+}
+
+/// A command that did not succeed: its exit code, and what to say.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    fn new(code: u8, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::new(exit::FAILED, format!("writing the result: {error}"))
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        TransactionError::from(error).into()
+    }
+}
+
+impl From<TransactionError> for Failure {
+    fn from(error: TransactionError) -> Self {
+        let code = match &error {
+            TransactionError::Store(StoreError::Locked { .. }) | TransactionError::Waiting { .. } => exit::TEMPORARY,
+            TransactionError::Store(_) | TransactionError::Unreadable(_) | TransactionError::WrongPlace { .. } => {
+                exit::BAD_HOST
+            }
+            TransactionError::NothingPending(why) if why.is_empty() => exit::NOTHING,
+            TransactionError::NothingToRollBack => exit::NOTHING,
+            TransactionError::NoSuchTransaction(_) | TransactionError::NotNewest { .. } => exit::USAGE,
+            TransactionError::NothingPending(_) | TransactionError::Guard(_) | TransactionError::Failed { .. } => {
+                exit::FAILED
+            }
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl TuneArgs {
+    /// Runs the command; gives its exit code.
+    #[must_use]
+    pub fn run(self, context: &mut CommandContext<'_>) -> u8 {
+        let result = match self.action {
+            TuneAction::Audit(arguments) => audit::audit(&arguments, context),
+            TuneAction::Plan(arguments) => audit::plan(&arguments, context),
+            TuneAction::Facts(arguments) => audit::facts(&arguments, context),
+            TuneAction::Explain { rule } => audit::explain(rule.as_deref(), context),
+            TuneAction::Apply(arguments) => apply::apply(&arguments, context),
+            TuneAction::Confirm { json } => apply::confirm(json, context),
+            TuneAction::Rollback(arguments) => apply::roll_back(&arguments, context),
+            TuneAction::Status { json } => status::status(json, context),
+            TuneAction::Measure(arguments) => measure::measure(&arguments, context),
+            TuneAction::Watch(arguments) => keep::watch(&arguments, context),
+            TuneAction::Guard { transaction } => keep::guard(&transaction, context),
+        };
+        context.finish("tune", result)
+    }
+}
+
+impl DoctorArgs {
+    /// Runs the command; gives its exit code.
+    #[must_use]
+    pub fn run(self, context: &mut CommandContext<'_>) -> u8 {
+        let result = doctor::doctor(&self, context);
+        context.finish("doctor", result)
+    }
+}
+
+impl CommandContext<'_> {
+    fn finish(&mut self, command: &str, result: Result<u8, Failure>) -> u8 {
+        match result {
+            Ok(code) => code,
+            Err(failure) => {
+                let _ = writeln!(self.err, "culvert {command}: {}", failure.text);
+                failure.code
+            }
+        }
+    }
+
+    /// A message for people.
+    fn say(&mut self, text: &str) {
+        let _ = writeln!(self.err, "{text}");
+    }
+
+    /// A result as JSON, indented.
+    fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
+        let text =
+            serde_json::to_string_pretty(value).map_err(|error| Failure::new(exit::FAILED, error.to_string()))?;
+        writeln!(self.out, "{text}")?;
+        Ok(())
+    }
+
+    /// A result as text.
+    fn text(&mut self, text: &str) -> Result<(), Failure> {
+        self.out.write_all(text.as_bytes())?;
+        Ok(())
+    }
+
+    fn store(&self) -> Store {
+        Store::at(&self.state_directory)
+    }
+
+    fn launcher(&self) -> GuardLauncher {
+        GuardLauncher {
+            program: self.program.clone(),
+            arguments: self.arguments.clone(),
+            state_directory: self.state_directory.clone(),
+        }
+    }
+
+    /// Puts right what a crash left behind, for commands that change something and hold the lock. `confirming` leaves what
+    /// waits to be confirmed alone, even if its guard has died: whoever types that can still reach the host.
+    fn recover(&mut self, store: &mut Store, host: &mut dyn Host, confirming: bool) -> Result<(), Failure> {
+        let state = self.state_directory.clone();
+        let recovered = recover(store, host, &|id| confirming || guard::lives(&state, id))?;
+        self.tell(&recovered);
+        Ok(())
+    }
+
+    /// The same for commands that only look: it must not keep them from looking.
+    fn recover_if_possible(&mut self, host: &mut dyn Host) {
+        let mut store = self.store();
+        let Ok(transactions) = store.transactions() else { return };
+        let settled = |one: &Transaction| matches!(one.state, State::Held | State::RolledBack | State::Ended);
+        if transactions.iter().all(settled) {
+            return;
+        }
+        let result = match store.lock(false) {
+            // Whoever has the lock is at it.
+            Err(StoreError::Locked { .. }) => return,
+            Err(error) => Err(error.into()),
+            Ok(_lock) => self.recover(&mut store, host, false),
+        };
+        if let Err(failure) = result {
+            self.say(&format!("culvert tune: earlier changes could not be put right: {}", failure.text));
+        }
+    }
+
+    fn tell(&mut self, recovered: &[Recovered]) {
+        for one in recovered {
+            self.say(&format!("culvert tune: {}: {}", one.id, one.text));
+        }
+    }
+}
+
+/// The site file that was named, or the one that every host may have.
+fn load_site(named: Option<&Path>) -> Result<Site, Failure> {
+    let bad = |error: crate::site::SiteError| Failure::new(exit::BAD_HOST, error.to_string());
+    match named {
+        Some(path) => Site::load(path).map_err(bad),
+        None if Path::new(SITE_FILE).exists() => Site::load(Path::new(SITE_FILE)).map_err(bad),
+        None => Ok(Site::default()),
+    }
+}
+
+/// Facts, site and audit, and the host that they are of: this one, or a saved one.
+struct Examined {
+    facts: Facts,
+    audit: Audit,
+    host: Box<dyn Host>,
+}
+
+impl SourceArgs {
+    fn examine(&self, context: &mut CommandContext<'_>) -> Result<Examined, Failure> {
+        let site = load_site(self.site.as_deref())?;
+        let (facts, host): (Facts, Box<dyn Host>) = match &self.facts {
+            Some(path) => {
+                let facts = Facts::load(path).map_err(|error| Failure::new(exit::BAD_HOST, error.to_string()))?;
+                let host = FakeHost::from_facts(&facts);
+                (facts, Box::new(host))
+            }
+            None => {
+                let mut host = RealHost::open();
+                context.recover_if_possible(&mut host);
+                (host.facts(&site.partners_to_ask(), self.probe), Box::new(host))
+            }
+        };
+        let audit = Audit::run(&facts, &site, self.profile);
+        Ok(Examined { facts, audit, host })
+    }
+}

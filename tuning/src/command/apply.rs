@@ -1,0 +1,178 @@
+//! `apply`, `confirm`, `rollback`: commands that change the host.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use super::{ApplyArgs, CommandContext, Failure, RollbackArgs, exit, load_site};
+use crate::audit::Audit;
+use crate::host::{Host, RealHost};
+use crate::persist;
+use crate::plan::{BlockedChange, Plan};
+use crate::report::{Detail, plan_text};
+use crate::transaction::{
+    ApplyOptions, Intent, Recovered, State, Store, Transaction, apply as apply_transaction,
+    confirm as confirm_transaction, forget, held_settings, refuse_if_waiting, roll_back as roll_back_transaction,
+    roll_back_all,
+};
+
+pub(super) fn apply(arguments: &ApplyArgs, context: &mut CommandContext<'_>) -> Result<u8, Failure> {
+    let site = load_site(arguments.site.as_deref())?;
+    let mut host = RealHost::open();
+    let mut store = context.store();
+    let _lock = store.lock(false)?;
+    context.recover(&mut store, &mut host, false)?;
+    refuse_if_waiting(&store)?;
+
+    let facts = host.facts(&site.partners_to_ask(), false);
+    let audit = Audit::run(&facts, &site, arguments.profile);
+    let plan = Plan::make(&audit, &arguments.selection.selection(), &mut host);
+    refuse_mistakes(&plan.blocked)?;
+    let mut intents: Vec<Intent> = plan.changes.iter().map(Intent::from).collect();
+    if arguments.persist {
+        intents.extend(files(&store, &intents, context, &mut host)?);
+    }
+    if intents.is_empty() {
+        return nothing_to_change(&plan, arguments.json, context);
+    }
+    let options = ApplyOptions {
+        profile: audit.targets.profile.to_string(),
+        confirm_within: (!arguments.confirmed).then_some(arguments.timeout),
+        persistent: arguments.persist,
+        attended: false,
+    };
+    let launcher = context.launcher();
+    let mut start_guard = |id: &str| launcher.start(id);
+    let done = apply_transaction(&mut store, &mut host, intents, &options, &mut start_guard)?;
+    if done.state == State::Held {
+        after_confirming(&done, context);
+    }
+    if arguments.json {
+        let mut value = super::audit::plan_json(&plan, &audit);
+        value["transaction"] = json!(done.id);
+        value["state"] = json!(done.state);
+        value["confirm_within_s"] = json!(options.confirm_within.map(|within| within.as_secs()));
+        context.json(&value)?;
+    } else {
+        context.text(&plan_text(&plan, Detail::Open))?;
+    }
+    match options.confirm_within {
+        Some(within) => context.say(&format!(
+            "\n{}: {} settings changed. Everything is undone in {} s unless you type: culvert tune confirm",
+            done.id,
+            plan.changes.len(),
+            within.as_secs()
+        )),
+        None => context.say(&format!("\n{}: {} settings changed and kept", done.id, plan.changes.len())),
+    }
+    Ok(exit::DONE)
+}
+
+/// A key of the site file that does not exist is a mistake of the file, so nothing is changed.
+fn refuse_mistakes(blocked: &[BlockedChange]) -> Result<(), Failure> {
+    let mistakes: Vec<String> = blocked
+        .iter()
+        .filter(|one| one.missing && one.rule == "site.sysctl")
+        .map(|one| format!("{}: {}", one.setting, one.reason))
+        .collect();
+    if mistakes.is_empty() {
+        return Ok(());
+    }
+    let text = format!("nothing was changed: the site file asks for what is not there: {}", mistakes.join("; "));
+    Err(Failure::new(exit::BAD_HOST, format!("{text}; correct it under [sysctl]")))
+}
+
+fn nothing_to_change(plan: &Plan, as_json: bool, context: &mut CommandContext<'_>) -> Result<u8, Failure> {
+    if as_json {
+        context.json(&plan)?;
+    } else {
+        context.text(&plan_text(plan, Detail::Open))?;
+    }
+    if plan.blocked.is_empty() {
+        context.say("\nnothing to do");
+        return Ok(exit::NOTHING);
+    }
+    context.say("\nnothing can be changed from here; the commands above are for the host's admin");
+    Ok(exit::BAD_HOST)
+}
+
+/// The files that make these and all held settings outlive a restart.
+fn files(
+    store: &Store,
+    intents: &[Intent],
+    context: &CommandContext<'_>,
+    host: &mut dyn Host,
+) -> Result<Vec<Intent>, Failure> {
+    let persistent: Vec<Transaction> = store.transactions()?.into_iter().filter(|one| one.persistent).collect();
+    let mut wanted = held_settings(&persistent);
+    wanted.extend(intents.iter().map(|intent| (intent.setting.clone(), intent.to.clone())));
+    let mut command = vec![context.program.display().to_string()];
+    command.extend(context.arguments.iter().cloned());
+    command.push("watch".to_owned());
+    persist::intents(&wanted, &command.join(" "), host).map_err(|error| Failure::new(exit::BAD_HOST, error.to_string()))
+}
+
+pub(super) fn confirm(as_json: bool, context: &mut CommandContext<'_>) -> Result<u8, Failure> {
+    let mut host = RealHost::open();
+    let mut store = context.store();
+    let _lock = store.lock(true)?;
+    context.recover(&mut store, &mut host, true)?;
+    let done = confirm_transaction(&mut store, &mut host)?;
+    after_confirming(&done, context);
+    if as_json {
+        context.json(&json!({"transaction": done.id, "state": done.state, "persistent": done.persistent}))?;
+    } else {
+        let until = if done.persistent { "" } else { " until the host restarts (--persist keeps them longer)" };
+        context.text(&format!("{}: {} settings are kept{until}\n", done.id, done.wanted().len()))?;
+    }
+    Ok(exit::DONE)
+}
+
+pub(super) fn roll_back(arguments: &RollbackArgs, context: &mut CommandContext<'_>) -> Result<u8, Failure> {
+    let mut host = RealHost::open();
+    let mut store = context.store();
+    let _lock = store.lock(true)?;
+    if let (true, Some(id)) = (arguments.forget, &arguments.transaction) {
+        forget(&mut store, id)?;
+        context.say(&format!("{id}: closed; nothing was put back"));
+        return Ok(exit::DONE);
+    }
+    let reason = "rollback was asked for";
+    let done: Vec<Recovered> = if arguments.all {
+        roll_back_all(&mut store, &mut host, reason)?
+    } else {
+        vec![roll_back_transaction(&mut store, &mut host, arguments.transaction.as_deref(), reason)?]
+    };
+    reload_systemd(&["daemon-reload"], context);
+    if arguments.json {
+        context.json(&json!({"rolled_back": done}))?;
+    } else {
+        for one in &done {
+            context.text(&format!("{}: {}\n", one.id, one.text))?;
+        }
+    }
+    Ok(if done.iter().any(|one| one.incomplete) { exit::FAILED } else { exit::DONE })
+}
+
+/// systemd learns of the new files, and the service that keeps settings starts.
+fn after_confirming(done: &Transaction, context: &mut CommandContext<'_>) {
+    if done.persistent {
+        reload_systemd(&["daemon-reload"], context);
+        reload_systemd(&["start", "--no-block", persist::SERVICE], context);
+    }
+}
+
+/// Runs systemctl where there is systemd. What it does is also done at the next start of the host, so a failure is only told.
+fn reload_systemd(arguments: &[&str], context: &mut CommandContext<'_>) {
+    if !Path::new("/run/systemd/system").exists() {
+        return;
+    }
+    let output = Command::new("systemctl").args(arguments).stdin(Stdio::null()).output();
+    let problem = match output {
+        Ok(output) if output.status.success() => return,
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Err(error) => error.to_string(),
+    };
+    context.say(&format!("culvert tune: systemctl {}: {problem}", arguments.join(" ")));
+}

@@ -1,0 +1,348 @@
+//! One page: can this host run at full speed, what is in the way, and what to do first.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use crate::audit::{Audit, FindingCounts};
+use crate::facts::{Facts, Link};
+use crate::finding::{Finding, Severity, Status};
+use crate::kernel_version::KernelVersion;
+use crate::measure::Effect;
+use crate::profile::gigabits;
+use crate::rules;
+
+/// From this kernel on AF_XDP has what the data plane uses.
+const AF_XDP_SINCE: KernelVersion = KernelVersion::new(5, 11);
+/// What the page shows of what to do.
+const SHOWN_MAX: usize = 12;
+
+/// The answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Nothing is known to be in the way.
+    Yes,
+    /// Some speed or steadiness is lost.
+    Nearly,
+    /// A large part of the speed is lost.
+    No,
+    /// Too little is known of the host.
+    Unknown,
+}
+
+/// How ready one part of the data plane is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadinessState {
+    /// It works at its best.
+    Ready,
+    /// It works in a slower way.
+    Fallback,
+    /// It does not work.
+    Missing,
+    /// It cannot be told from here.
+    Unknown,
+}
+
+/// One part of the data plane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// What: `af_xdp eth0`, `io_uring`.
+    pub name: String,
+    /// How ready.
+    pub state: ReadinessState,
+    /// Why, in a sentence.
+    pub why: String,
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ToDo {
+    /// What it costs to leave it.
+    pub severity: Severity,
+    /// The rule.
+    pub rule: String,
+    /// What it is about.
+    pub scope: String,
+    /// What is wrong, in a sentence.
+    pub what: String,
+    /// How to do it.
+    pub how: String,
+    /// What following the rule is expected to bring: `large`, `medium`, `small`, `none`.
+    pub effect: String,
+    /// What was measured here, if it was.
+    pub measured: Option<String>,
+}
+
+/// The page.
+#[derive(Clone, Debug, Serialize)]
+pub struct Doctor {
+    /// Can this host run at full speed?
+    pub verdict: Verdict,
+    /// The answer in a sentence.
+    pub text: String,
+    /// Host, kernel, CPU, memory, links.
+    pub host: Vec<(String, String)>,
+    /// Programs with their versions.
+    pub versions: Vec<(String, String)>,
+    /// Parts of the data plane.
+    pub readiness: Vec<Readiness>,
+    /// Open findings by severity.
+    pub counts: FindingCounts,
+    /// What to do, the most effective first.
+    pub todo: Vec<ToDo>,
+}
+
+impl Doctor {
+    /// Joins everything. `readiness` is what the caller has probed; what facts tell comes before it. `measured` gives the
+    /// latest measured effect of a rule.
+    #[must_use]
+    pub fn examine(
+        facts: &Facts,
+        audit: &Audit,
+        versions: &[(String, String)],
+        readiness: &[Readiness],
+        measured: &dyn Fn(&str) -> Option<Effect>,
+    ) -> Self {
+        let mut all: Vec<Readiness> = readiness_of(facts, audit);
+        all.extend(readiness.iter().cloned());
+        let todo: Vec<ToDo> =
+            audit.most_effective_first().into_iter().map(|finding| to_do(finding, measured)).collect();
+        let verdict = match audit.worst() {
+            Some(Severity::Critical | Severity::High) => Verdict::No,
+            Some(Severity::Warning) => Verdict::Nearly,
+            Some(Severity::Info) | None if facts.links.is_empty() => Verdict::Unknown,
+            Some(Severity::Info) | None => Verdict::Yes,
+        };
+        let verdict = if all.iter().any(|one| one.state == ReadinessState::Missing) { Verdict::No } else { verdict };
+        Self {
+            text: verdict_text(verdict, audit),
+            verdict,
+            host: host_lines(facts, audit),
+            versions: versions.to_vec(),
+            readiness: all,
+            counts: audit.counts,
+            todo,
+        }
+    }
+
+    /// The page as text.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut out = format!("{}\n\n", self.text);
+        let lines = self.host.iter().chain(&self.versions);
+        for (name, value) in lines {
+            let _ = writeln!(out, "{name:<10}{value}");
+        }
+        out.push_str("\ndata plane\n");
+        for one in &self.readiness {
+            let mark = match one.state {
+                ReadinessState::Ready => "ready",
+                ReadinessState::Fallback => "fallback",
+                ReadinessState::Missing => "missing",
+                ReadinessState::Unknown => "unknown",
+            };
+            let _ = writeln!(out, "  {mark:<9}{:<18}{}", one.name, one.why);
+        }
+        if !self.todo.is_empty() {
+            out.push_str("\nto do, most effective first\n");
+        }
+        for (number, todo) in self.todo.iter().take(SHOWN_MAX).enumerate() {
+            let scope = if todo.scope.is_empty() { String::new() } else { format!(" [{}]", todo.scope) };
+            let _ = writeln!(out, "{:>3}. {:<9}{}{scope}: {}", number + 1, todo.severity, todo.rule, todo.what);
+            let _ = writeln!(out, "     {}", todo.how);
+            if let Some(measured) = &todo.measured {
+                let _ = writeln!(out, "     measured here: {measured}");
+            }
+        }
+        if self.todo.len() > SHOWN_MAX {
+            let _ = writeln!(out, "     and {} more: culvert tune audit", self.todo.len() - SHOWN_MAX);
+        }
+        let counts = &self.counts;
+        let _ = writeln!(
+            out,
+            "\n{} critical, {} high, {} warning, {} info; {} unknown",
+            counts.critical, counts.high, counts.warning, counts.info, counts.unknown
+        );
+        out
+    }
+}
+
+fn verdict_text(verdict: Verdict, audit: &Audit) -> String {
+    let rate = gigabits(audit.targets.rate_bits_per_second);
+    let counts = &audit.counts;
+    match verdict {
+        Verdict::Unknown => "Too little is known of this host to tell; see what could not be read.".to_owned(),
+        Verdict::Yes => format!("This host can run at {rate}, as far as can be told."),
+        Verdict::Nearly => format!("This host comes near {rate}: {} things cost some of it.", counts.warning),
+        Verdict::No => format!(
+            "This host cannot run at {rate} yet: {} things stand in the way, {} cost some more.",
+            counts.critical + counts.high,
+            counts.warning
+        ),
+    }
+}
+
+fn host_lines(facts: &Facts, audit: &Audit) -> Vec<(String, String)> {
+    let line = |name: &str, value: String| (name.to_owned(), value);
+    let mut lines = vec![
+        line("host", facts.system.host_name.clone()),
+        line("kernel", facts.system.kernel_release.clone()),
+        line(
+            "cpu",
+            format!(
+                "{}, {} cores",
+                facts.cpu.model.as_deref().unwrap_or("unknown"),
+                facts.cpu.cores.map_or("unknown".to_owned(), |cores| cores.to_string())
+            ),
+        ),
+        line("memory", format!("{:.0} GiB", facts.memory.total_bytes as f64 / (1_u64 << 30) as f64)),
+        line("profile", format!("{}, because {}", audit.targets.profile, audit.targets.chosen_because)),
+    ];
+    for link in audit.targets.links(facts) {
+        let speed = link.speed_bits_per_second.map_or("speed unknown".to_owned(), gigabits);
+        let driver = link.driver.as_deref().unwrap_or("no driver");
+        lines.push(line("link", format!("{}: {driver}, {speed}, MTU {}", link.name, link.mtu_bytes)));
+    }
+    lines
+}
+
+fn to_do(finding: &Finding, measured: &dyn Fn(&str) -> Option<Effect>) -> ToDo {
+    let how = if finding.changes.is_empty() {
+        finding.steps.first().cloned().unwrap_or_else(|| format!("culvert tune explain {}", finding.rule))
+    } else if rules::find(&finding.rule).is_ok_and(|rule| rule.on_request) {
+        format!("culvert tune apply --rule {}", finding.rule)
+    } else {
+        "culvert tune apply".to_owned()
+    };
+    ToDo {
+        severity: finding.severity,
+        rule: finding.rule.clone(),
+        scope: finding.scope.clone(),
+        what: finding.why.clone(),
+        how,
+        effect: rules::find(&finding.rule).map_or("none", |rule| rule.effect.word()).to_owned(),
+        measured: measured(&finding.rule).map(|effect| effect.text()),
+    }
+}
+
+/// What facts tell of the data plane.
+fn readiness_of(facts: &Facts, audit: &Audit) -> Vec<Readiness> {
+    let one = |name: &str, state, why: &str| Readiness { name: name.to_owned(), state, why: why.to_owned() };
+    let mut all = Vec::new();
+    for link in audit.targets.links(facts) {
+        let (state, why) = af_xdp(facts, link);
+        all.push(Readiness { name: format!("af_xdp {}", link.name), state, why: why.to_owned() });
+        let cuts = link.has_feature("tx-udp-segmentation");
+        let (state, why) = match cuts {
+            Some(true) => (ReadinessState::Ready, "GSO and GRO, the NIC cuts the segments"),
+            Some(false) => (ReadinessState::Ready, "GSO and GRO, the kernel cuts the segments"),
+            None => (ReadinessState::Unknown, "the offloads are not known"),
+        };
+        all.push(Readiness { name: format!("udp {}", link.name), state, why: why.to_owned() });
+    }
+    let status =
+        |rule: &str| audit.findings.iter().filter(|finding| finding.rule == rule).map(|finding| finding.status).max();
+    let io_uring = facts.sysctl_number("kernel.io_uring_disabled");
+    let built = facts.datapath.kernel_features.get("IO_URING").map(String::as_str);
+    all.push(match (built, io_uring) {
+        (Some("absent"), _) => one("io_uring", ReadinessState::Fallback, "the kernel has none: slow calls for disks"),
+        (_, Some(2)) => {
+            one("io_uring", ReadinessState::Fallback, "switched off by kernel.io_uring_disabled: slow calls for disks")
+        }
+        (_, Some(1)) => one("io_uring", ReadinessState::Fallback, "for privileged processes only"),
+        (_, Some(_)) | (Some(_), None) => one("io_uring", ReadinessState::Ready, "open"),
+        (None, None) => one("io_uring", ReadinessState::Unknown, "the kernel does not tell"),
+    });
+    all.push(match status("datapath.cipher") {
+        Some(Status::Ok) => one("cipher", ReadinessState::Ready, "AES and carry-less multiplication, wide"),
+        Some(Status::Differs) if facts.cpu.has_flag("aes") => {
+            one("cipher", ReadinessState::Ready, "AES and carry-less multiplication")
+        }
+        Some(Status::Differs) => one("cipher", ReadinessState::Fallback, "the CPU has no AES: encryption in software"),
+        _ => one("cipher", ReadinessState::Unknown, "the CPU's flags are not known"),
+    });
+    all.push(match status("datapath.memlock") {
+        Some(Status::Ok) => one("memlock", ReadinessState::Ready, "enough for packet buffers"),
+        Some(Status::Differs) => {
+            one("memlock", ReadinessState::Fallback, "too little here for AF_XDP; a service can have more")
+        }
+        _ => one("memlock", ReadinessState::Unknown, "the limit is not known"),
+    });
+    let pages: u64 = facts.memory.hugepages.iter().map(|pool| pool.total * pool.page_bytes).sum();
+    all.push(if pages >= audit.targets.umem_bytes {
+        one("hugepages", ReadinessState::Ready, "enough for packet buffers")
+    } else {
+        one("hugepages", ReadinessState::Fallback, "small pages are used")
+    });
+    all
+}
+
+fn af_xdp(facts: &Facts, link: &Link) -> (ReadinessState, &'static str) {
+    if facts.datapath.xdp_sockets == Some(false) {
+        return (ReadinessState::Fallback, "the kernel has no AF_XDP: udp");
+    }
+    if facts.system.kernel_version().is_some_and(|kernel| kernel < AF_XDP_SINCE) {
+        return (ReadinessState::Fallback, "the kernel is older than 5.11: udp");
+    }
+    let Some(xdp) = &link.xdp else {
+        return (ReadinessState::Unknown, "the kernel does not tell (before 6.3): it is tried");
+    };
+    if xdp.program_attached == Some(true) {
+        return (ReadinessState::Fallback, "an XDP program is attached already");
+    }
+    match (xdp.has("xsk-zerocopy"), xdp.has("basic")) {
+        (true, _) => (ReadinessState::Ready, "zero-copy"),
+        (false, true) => (ReadinessState::Fallback, "copy mode"),
+        (false, false) => (ReadinessState::Fallback, "the driver has no XDP: udp"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::site::Site;
+
+    fn examine(name: &str) -> Doctor {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/facts/{name}.json"));
+        let facts = Facts::load(&path).unwrap();
+        let audit = Audit::run(&facts, &Site::default(), None);
+        Doctor::examine(&facts, &audit, &[("culvert".to_owned(), "1.2.3".to_owned())], &[], &|_| None)
+    }
+
+    #[test]
+    fn the_worst_comes_first() {
+        let doctor = examine("dtn-100g-ice");
+        assert_eq!(doctor.verdict, Verdict::No);
+        assert_eq!(doctor.todo[0].rule, "nic.pcie");
+        let severities: Vec<Severity> = doctor.todo.iter().map(|todo| todo.severity).collect();
+        assert!(severities.windows(2).all(|pair| pair[0] <= pair[1]));
+        let text = doctor.to_text();
+        assert!(text.starts_with("This host cannot run at 100 Gb/s yet") && text.contains("1.2.3"), "{text}");
+        assert!(text.contains("and ") && text.contains(" more: culvert tune audit"));
+    }
+
+    #[test]
+    fn readiness_is_told_for_each_link() {
+        let doctor = examine("dtn-100g-mlx5");
+        let of = |name: &str| doctor.readiness.iter().find(|one| one.name == name).unwrap();
+        assert_eq!(of("af_xdp enp129s0f0np0").state, ReadinessState::Ready);
+        assert_eq!(of("udp enp129s0f0np0").state, ReadinessState::Ready);
+        assert_eq!(of("hugepages").state, ReadinessState::Fallback);
+        assert_eq!(
+            examine("dtn-10g-ixgbe").readiness.iter().find(|one| one.name == "io_uring").unwrap().state,
+            ReadinessState::Fallback
+        );
+    }
+
+    #[test]
+    fn a_probe_that_fails_decides() {
+        let facts = Facts::default();
+        let audit = Audit::run(&facts, &Site::default(), None);
+        let missing =
+            Readiness { name: "udp".to_owned(), state: ReadinessState::Missing, why: "no sockets".to_owned() };
+        assert_eq!(Doctor::examine(&facts, &audit, &[], &[missing], &|_| None).verdict, Verdict::No);
+        assert_eq!(Doctor::examine(&facts, &audit, &[], &[], &|_| None).verdict, Verdict::Unknown);
+    }
+}

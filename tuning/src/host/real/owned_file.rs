@@ -1,0 +1,83 @@
+//! Files of configuration that Culvert owns: known by their first line, replaced whole, removed without a trace.
+
+use std::fs;
+use std::io::{self, Write};
+
+use super::{HostError, RealHost, file_error};
+use crate::setting::{Setting, Value};
+
+/// How every file begins that Culvert writes into folders of other programs. All of them take `#` as a comment.
+pub(crate) const FIRST_LINE: &str = "# Written by culvert tune; do not edit: culvert tune rollback removes it.\n";
+
+impl RealHost {
+    pub(super) fn read_owned(&self, setting: &Setting, path: &str) -> Result<Value, HostError> {
+        match self.files.read(path) {
+            Ok(text) if text.starts_with(FIRST_LINE) => Ok(Value::new(text)),
+            Ok(_) => Err(HostError::NotOurs { path: path.to_owned() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Value(None)),
+            Err(error) => Err(file_error(setting, None, &error)),
+        }
+    }
+
+    pub(super) fn write_owned(&self, setting: &Setting, path: &str, value: &Value) -> Result<(), HostError> {
+        // Somebody may have put a file of their own there since.
+        self.read_owned(setting, path)?;
+        let result = match &value.0 {
+            Some(text) => self.replace_file(path, text),
+            None => self.remove_file(path),
+        };
+        result.map_err(|error| file_error(setting, Some(value), &error))
+    }
+
+    /// Whole or not at all, and durable.
+    fn replace_file(&self, path: &str, text: &str) -> io::Result<()> {
+        let place = self.files.place(path);
+        let folder = place.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        fs::create_dir_all(folder)?;
+        let new = place.with_extension("culvert-new");
+        let mut file = fs::File::create(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, &place)?;
+        fs::File::open(folder)?.sync_all()
+    }
+
+    fn remove_file(&self, path: &str) -> io::Result<()> {
+        let place = self.files.place(path);
+        // What a crash left of a replacement goes too.
+        let _ = fs::remove_file(place.with_extension("culvert-new"));
+        match fs::remove_file(&place) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        match place.parent().map(fs::File::open) {
+            Some(Ok(folder)) => folder.sync_all(),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Host;
+
+    #[test]
+    fn a_file_of_somebody_else_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut host = RealHost::below(folder.path());
+        let setting = Setting::OwnedFile { path: "/etc/sysctl.d/90-culvert.conf".to_owned() };
+        assert_eq!(host.read(&setting), Ok(Value(None)));
+        let ours = Value::new(format!("{FIRST_LINE}net.core.rmem_max = 1\n"));
+        host.write(&setting, &ours).unwrap();
+        assert_eq!(host.read(&setting), Ok(ours));
+        host.write(&setting, &Value(None)).unwrap();
+        assert_eq!(host.read(&setting), Ok(Value(None)));
+
+        let place = folder.path().join("etc/sysctl.d/90-culvert.conf");
+        fs::write(&place, "net.core.rmem_max = 2\n").unwrap();
+        assert!(matches!(host.read(&setting), Err(HostError::NotOurs { .. })));
+        assert!(matches!(host.write(&setting, &Value(None)), Err(HostError::NotOurs { .. })));
+        assert_eq!(fs::read_to_string(&place).unwrap(), "net.core.rmem_max = 2\n");
+    }
+}

@@ -1,0 +1,148 @@
+//! The few calls that no safe library offers: ethtool's old ioctl for what ethtool netlink lacks, and `adjtimex`.
+//!
+//! This is the only module with unsafe code. Each call owns the memory that it hands to the kernel.
+
+use std::ffi::c_char;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use rustix::net::{AddressFamily, SocketType, socket};
+
+// ethtool.h.
+const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_GRXFH: u32 = 0x29;
+const ETHTOOL_SRXFH: u32 = 0x2a;
+const ETHTOOL_SRXFHINDIR: u32 = 0x39;
+const UDP_V4_FLOW: u32 = 0x02;
+const UDP_V6_FLOW: u32 = 0x06;
+/// Where `fw_version` stands in `struct ethtool_drvinfo`: after the command, `driver[32]` and `version[32]`.
+const FIRMWARE_OFFSET: usize = 4 + 32 + 32;
+/// The length of `fw_version`.
+const FIRMWARE_BYTES: usize = 32;
+/// Header fields of the hash (`RXH_*`) with ethtool's letters, in ethtool's order.
+const HASH_FIELDS: [(char, u64); 7] =
+    [('m', 1 << 1), ('v', 1 << 2), ('t', 1 << 3), ('s', 1 << 4), ('d', 1 << 5), ('f', 1 << 6), ('n', 1 << 7)];
+
+/// The kernel's view of its clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClockState {
+    pub(crate) synchronized: bool,
+    pub(crate) error_max_us: u64,
+    pub(crate) error_estimated_us: u64,
+}
+
+/// The type of a flow in the hash calls: `udp4` or `udp6`.
+fn flow_type(flow: &str) -> io::Result<u32> {
+    match flow {
+        "udp4" => Ok(UDP_V4_FLOW),
+        "udp6" => Ok(UDP_V6_FLOW),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("unknown flow type '{flow}'"))),
+    }
+}
+
+/// Runs one `SIOCETHTOOL` with a buffer of native words that starts with the command. The buffer has room for the largest
+/// structure of the commands used here.
+fn ethtool(link: &str, buffer: &mut [u64]) -> io::Result<()> {
+    let name = link.as_bytes();
+    // SAFETY: `ifreq` is plain data; all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() || name.contains(&0) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("'{link}' is not an interface name")));
+    }
+    for (slot, byte) in request.ifr_name.iter_mut().zip(name) {
+        *slot = byte.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = buffer.as_mut_ptr().cast::<c_char>();
+    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    // SAFETY: the request points to `buffer`, which outlives the call and is longer than the structures of the commands
+    // that this module sends; the kernel writes no further than those.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A buffer that starts with two 32-bit words, with room for `bytes` in all.
+fn buffer(first: u32, second: u32, bytes: usize) -> Vec<u64> {
+    let mut words = vec![0_u64; bytes.max(512).div_ceil(8)];
+    let [a, b, c, d] = first.to_ne_bytes();
+    let [e, f, g, h] = second.to_ne_bytes();
+    words[0] = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    words
+}
+
+/// The firmware version of a NIC, if the driver gives one.
+pub(crate) fn firmware_version(link: &str) -> io::Result<Option<String>> {
+    let mut info = buffer(ETHTOOL_GDRVINFO, 0, 0);
+    ethtool(link, &mut info)?;
+    let bytes: Vec<u8> = info.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let field = &bytes[FIRMWARE_OFFSET..FIRMWARE_OFFSET + FIRMWARE_BYTES];
+    let text = String::from_utf8_lossy(field);
+    let text = text.split('\0').next().unwrap_or_default().trim();
+    Ok((!text.is_empty() && text != "N/A").then(|| text.to_owned()))
+}
+
+/// The header fields that choose the receive queue of a flow type, as ethtool's letters (`sdfn`).
+pub(crate) fn flow_hash(link: &str, flow: &str) -> io::Result<String> {
+    let mut request = buffer(ETHTOOL_GRXFH, flow_type(flow)?, 0);
+    ethtool(link, &mut request)?;
+    let bits = request[1];
+    Ok(HASH_FIELDS.iter().filter(|(_, bit)| bits & bit != 0).map(|(letter, _)| letter).collect())
+}
+
+/// Sets them.
+pub(crate) fn set_flow_hash(link: &str, flow: &str, fields: &str) -> io::Result<()> {
+    let mut request = buffer(ETHTOOL_SRXFH, flow_type(flow)?, 0);
+    for letter in fields.chars() {
+        let bit = HASH_FIELDS.iter().find(|(known, _)| *known == letter).map(|(_, bit)| bit);
+        request[1] |= bit.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("'{letter}' is no header field of ethtool's"))
+        })?;
+    }
+    ethtool(link, &mut request)
+}
+
+/// Sets the queue of each hash bucket; an empty table asks for the driver's own.
+pub(crate) fn set_indirection(link: &str, table: &[u32]) -> io::Result<()> {
+    let size = u32::try_from(table.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut request = buffer(ETHTOOL_SRXFHINDIR, size, 8 + table.len() * 4);
+    for (pair, word) in table.chunks(2).zip(request[1..].iter_mut()) {
+        let [a, b, c, d] = pair[0].to_ne_bytes();
+        let [e, f, g, h] = pair.get(1).copied().unwrap_or(0).to_ne_bytes();
+        *word = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    }
+    ethtool(link, &mut request)
+}
+
+/// Reads the kernel's clock state without changing it.
+pub(crate) fn clock_state() -> io::Result<ClockState> {
+    // SAFETY: `timex` is plain data; all zeroes asks to change nothing.
+    let mut state: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure outlives the call and has the length that the kernel expects.
+    let result = unsafe { libc::adjtimex(&raw mut state) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(ClockState {
+        synchronized: state.status & libc::STA_UNSYNC == 0,
+        error_max_us: u64::try_from(state.maxerror).unwrap_or(0),
+        error_estimated_us: u64::try_from(state.esterror).unwrap_or(0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_is_not_there_is_an_error() {
+        let error = flow_hash("no-such-link0", "udp4").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENODEV), "{error}");
+        assert_eq!(flow_hash("a-name-that-is-too-long", "udp4").unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert!(flow_hash("lo", "tcp9").is_err());
+    }
+
+    #[test]
+    fn the_clock_state_is_plausible() {
+        let state = clock_state().unwrap();
+        assert!(state.error_max_us > 0);
+    }
+}

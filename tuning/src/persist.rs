@@ -1,0 +1,141 @@
+//! Files that make held settings outlive a restart of the host.
+//!
+//! sysctl.d and udev rules set what they can early in the boot; the rest (interrupts, queueing disciplines, rings) is set by
+//! a service that runs the watcher. There is no `.link` file: the first that matches a NIC hides all others, and with them
+//! the names that the distribution gives (`docs/decisions/0012-persistence.md`). Every file starts with the line by which
+//! Culvert knows its own.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::host::{Host, HostError, OWNED_FILE_FIRST_LINE};
+use crate::setting::{Setting, Value};
+use crate::transaction::Intent;
+
+/// Sysctls.
+pub const SYSCTL_FILE: &str = "/etc/sysctl.d/90-culvert.conf";
+/// Attributes of disks.
+pub const UDEV_FILE: &str = "/etc/udev/rules.d/90-culvert.rules";
+/// The service that runs the watcher.
+pub const SERVICE_FILE: &str = "/etc/systemd/system/culvert-tune.service";
+/// What makes the system want it: a drop-in, since a link of `systemctl enable` is nobody's own.
+pub const WANTS_FILE: &str = "/etc/systemd/system/multi-user.target.d/90-culvert-tune.conf";
+/// The service's name.
+pub const SERVICE: &str = "culvert-tune.service";
+
+/// What the files must be for `wanted` to outlive a restart, as intents; only those that are not so already.
+///
+/// `watch_command` is the command line that runs the watcher, with an absolute path.
+///
+/// # Errors
+/// [`HostError`] if a file there is somebody else's, or cannot be read.
+pub fn intents(
+    wanted: &BTreeMap<Setting, Value>,
+    watch_command: &str,
+    host: &mut dyn Host,
+) -> Result<Vec<Intent>, HostError> {
+    let files = [
+        (SYSCTL_FILE, sysctl_file(wanted)),
+        (UDEV_FILE, udev_file(wanted)),
+        (SERVICE_FILE, Some(service_file(watch_command))),
+        (WANTS_FILE, Some(wants_file())),
+    ];
+    let mut intents = Vec::new();
+    for (path, content) in files {
+        let intent = Intent::file(path, content);
+        if host.read(&intent.setting)? != intent.to {
+            intents.push(intent);
+        }
+    }
+    Ok(intents)
+}
+
+fn sysctl_file(wanted: &BTreeMap<Setting, Value>) -> Option<String> {
+    let mut text = String::new();
+    for (setting, value) in wanted {
+        let _ = match setting {
+            Setting::Sysctl { key } => writeln!(text, "{key} = {value}"),
+            Setting::DirtyLimit { background } => {
+                let name = if *background { "vm.dirty_background" } else { "vm.dirty" };
+                let (kind, number) = value.text().split_once(' ').unwrap_or(("ratio", value.text()));
+                writeln!(text, "{name}_{kind} = {number}")
+            }
+            _ => Ok(()),
+        };
+    }
+    (!text.is_empty()).then(|| format!("{OWNED_FILE_FIRST_LINE}{text}"))
+}
+
+fn udev_file(wanted: &BTreeMap<Setting, Value>) -> Option<String> {
+    let mut text = String::new();
+    for (setting, value) in wanted {
+        let Setting::KernelFile { path } = setting else { continue };
+        let Some((disk, attribute)) = path.strip_prefix("/sys/block/").and_then(|rest| rest.split_once('/')) else {
+            continue;
+        };
+        let _ = writeln!(
+            text,
+            "ACTION==\"add|change\", SUBSYSTEM==\"block\", KERNEL==\"{disk}\", ATTR{{{attribute}}}=\"{value}\""
+        );
+    }
+    (!text.is_empty()).then(|| format!("{OWNED_FILE_FIRST_LINE}{text}"))
+}
+
+fn service_file(watch_command: &str) -> String {
+    format!(
+        "{OWNED_FILE_FIRST_LINE}\
+         [Unit]\n\
+         Description=Culvert host tuning: sets what was confirmed and keeps it\n\
+         Documentation=man:culvert-tune(1)\n\
+         After=systemd-sysctl.service network.target irqbalance.service tuned.service\n\
+         \n\
+         [Service]\n\
+         ExecStart={watch_command}\n\
+         Restart=on-failure\n\
+         RestartSec=10\n"
+    )
+}
+
+fn wants_file() -> String {
+    format!("{OWNED_FILE_FIRST_LINE}[Unit]\nWants={SERVICE}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::FakeHost;
+
+    fn wanted() -> BTreeMap<Setting, Value> {
+        BTreeMap::from([
+            (Setting::sysctl("net.ipv4.tcp_rmem"), Value::new("4096 87380 33554432")),
+            (Setting::DirtyLimit { background: true }, Value::new("bytes 5000")),
+            (Setting::kernel_file("/sys/block/nvme0n1/queue/scheduler"), Value::new("none")),
+            (Setting::Rings { link: "a".to_owned() }, Value::new("rx 1 tx 1")),
+        ])
+    }
+
+    #[test]
+    fn files_say_what_is_wanted() {
+        let mut host = FakeHost::default();
+        let intents = intents(&wanted(), "/usr/bin/culvert tune watch", &mut host).unwrap();
+        let text = |path: &str| {
+            let setting = Setting::OwnedFile { path: path.to_owned() };
+            intents.iter().find(|intent| intent.setting == setting).unwrap().to.text().to_owned()
+        };
+        assert!(intents.iter().all(|intent| intent.to.text().starts_with("# Written by culvert tune")));
+        assert!(text(SYSCTL_FILE).contains("net.ipv4.tcp_rmem = 4096 87380 33554432\n"));
+        assert!(text(SYSCTL_FILE).contains("vm.dirty_background_bytes = 5000\n"));
+        assert!(text(UDEV_FILE).contains("KERNEL==\"nvme0n1\", ATTR{queue/scheduler}=\"none\""));
+        assert!(text(SERVICE_FILE).contains("ExecStart=/usr/bin/culvert tune watch\n"));
+        assert!(text(WANTS_FILE).contains("Wants=culvert-tune.service"));
+    }
+
+    #[test]
+    fn files_that_are_right_are_left_alone() {
+        let mut host = FakeHost::default();
+        for intent in intents(&wanted(), "/usr/bin/culvert tune watch", &mut host).unwrap() {
+            host.write(&intent.setting, &intent.to).unwrap();
+        }
+        assert!(intents(&wanted(), "/usr/bin/culvert tune watch", &mut host).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,176 @@
+//! The rules: each a pure function of facts and targets, with its reason and its source.
+//!
+//! A rule reads nothing but the facts document and the targets of the profile, so it gives the same findings for a saved
+//! document as on the host. What it would change it names as settings; writing them is the transaction's job.
+
+use crate::facts::Facts;
+use crate::finding::Finding;
+use crate::profile::Targets;
+
+mod boot;
+mod conflicts;
+mod cpu;
+mod datapath;
+mod interrupts;
+mod links;
+mod memory;
+mod offloads;
+mod paths;
+mod queueing;
+mod sockets;
+mod storage;
+mod support;
+mod system;
+mod tcp;
+
+/// How much following a rule is worth where it applies, by its sources; measuring (`culvert tune measure`) beats it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// A multiple of the speed.
+    Large,
+    /// Tens of percent.
+    Medium,
+    /// A few percent, or steadiness.
+    Small,
+    /// Safety, correctness or knowledge; no speed by itself.
+    None,
+}
+
+impl Effect {
+    /// The word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Large => "large",
+            Self::Medium => "medium",
+            Self::Small => "small",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Where a recommendation comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The document.
+    pub document: &'static str,
+    /// The section or page in it.
+    pub section: &'static str,
+}
+
+/// One rule.
+#[derive(Debug)]
+pub struct Rule {
+    /// Its name: `area.thing`.
+    pub id: &'static str,
+    /// What it is about, in a few words.
+    pub title: &'static str,
+    /// What it recommends.
+    pub recommends: &'static str,
+    /// Why.
+    pub reason: &'static str,
+    /// When it applies.
+    pub applies_when: &'static str,
+    /// What works against it.
+    pub conflicts_with: &'static [&'static str],
+    /// How much it is worth.
+    pub effect: Effect,
+    /// Where it comes from.
+    pub sources: &'static [Source],
+    /// Whether `apply` leaves it out until somebody asks for it by name.
+    pub on_request: bool,
+    /// Looks at a host.
+    pub(crate) check: fn(&Facts, &Targets) -> Vec<Finding>,
+}
+
+impl Rule {
+    /// What the rule says of a host.
+    #[must_use]
+    pub fn check(&self, facts: &Facts, targets: &Targets) -> Vec<Finding> {
+        let mut findings = (self.check)(facts, targets);
+        for finding in &mut findings {
+            self.id.clone_into(&mut finding.rule);
+        }
+        findings
+    }
+}
+
+/// Every rule, in the order in which audits list them.
+pub fn all() -> impl Iterator<Item = &'static Rule> {
+    [
+        sockets::RULES,
+        tcp::RULES,
+        queueing::RULES,
+        links::RULES,
+        offloads::RULES,
+        paths::RULES,
+        interrupts::RULES,
+        datapath::RULES,
+        cpu::RULES,
+        memory::RULES,
+        boot::RULES,
+        storage::RULES,
+        system::RULES,
+        conflicts::RULES,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The rule of this name.
+///
+/// # Errors
+/// A message with the names that are meant most likely.
+pub fn find(id: &str) -> Result<&'static Rule, String> {
+    if let Some(rule) = all().find(|rule| rule.id == id) {
+        return Ok(rule);
+    }
+    let (area, name) = id.split_once('.').unwrap_or(("", id));
+    let near = |rule: &&Rule| {
+        let (known_area, known_name) = rule.id.split_once('.').unwrap_or(("", rule.id));
+        known_area == area || known_name == name || (name.len() > 2 && known_name.contains(name))
+    };
+    let near: Vec<&str> = all().filter(near).map(|rule| rule.id).collect();
+    let near = if near.is_empty() { all().map(|rule| rule.id).collect() } else { near };
+    Err(format!("there is no rule '{id}'; there are {}", near.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_rule_is_whole_and_its_name_its_own() {
+        let mut ids = BTreeSet::new();
+        for rule in all() {
+            assert!(ids.insert(rule.id), "{} is there twice", rule.id);
+            assert!(rule.id.contains('.') && rule.id.is_ascii(), "{}", rule.id);
+            assert!(!rule.sources.is_empty(), "{} has no source", rule.id);
+            for text in [rule.title, rule.recommends, rule.reason, rule.applies_when] {
+                assert!(!text.is_empty() && !text.contains('|') && !text.contains('\n'), "{}: '{text}'", rule.id);
+            }
+        }
+        assert!(ids.len() > 50, "{} rules", ids.len());
+    }
+
+    #[test]
+    fn rules_say_nothing_bad_of_a_host_of_which_nothing_is_known() {
+        let facts = Facts::default();
+        let targets = Targets::choose(&facts, &crate::site::Site::default(), None);
+        for rule in all() {
+            for finding in rule.check(&facts, &targets) {
+                assert!(!finding.is_open(), "{}: {finding:?}", rule.id);
+                assert_eq!(finding.rule, rule.id);
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_name_is_answered_with_near_ones() {
+        assert!(find("nic.rings").is_ok());
+        let error = find("nic.ring").unwrap_err();
+        assert!(error.contains("nic.rings") && !error.contains("cpu.governor"), "{error}");
+        assert!(find("x").unwrap_err().contains("cpu.governor"));
+    }
+}

@@ -1,0 +1,189 @@
+//! Programs and files that undo or contradict what is recommended.
+
+use std::collections::BTreeMap;
+
+use super::support::{Compare, WantedSysctl, culvert, fasterdata};
+use super::{Effect, Rule, Source, all};
+use crate::facts::Facts;
+use crate::finding::{Change, Finding, Severity};
+use crate::profile::Targets;
+use crate::setting::Setting;
+
+/// Profiles of tuned that cap TCP buffers at 16 MiB, by their source.
+const TUNED_CAPS: [&str; 2] = ["network-throughput", "throughput-performance"];
+/// Where Culvert keeps its own sysctls.
+const OWN_FILE: &str = "/etc/sysctl.d/90-culvert.conf";
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        id: "conflict.irqbalance",
+        title: "irqbalance",
+        recommends: "stopped where interrupts are pinned",
+        reason: "it moves interrupts every ten seconds; banning single ones is unreliable",
+        applies_when: "it runs",
+        conflicts_with: &["nic.irq_affinity"],
+        effect: Effect::Medium,
+        sources: &[
+            fasterdata("100G Tuning, Interrupt Binding"),
+            Source { document: "scylladb/seastar", section: "issues 502, 571, 797" },
+        ],
+        on_request: false,
+        check: irqbalance,
+    },
+    Rule {
+        id: "conflict.tuned",
+        title: "tuned",
+        recommends: "off, or a profile of the site's own that includes none of the capped values",
+        reason: "network-throughput caps tcp_rmem and tcp_wmem at 16 MiB, 1.34 Gb/s for each stream at 100 ms, and re-applies it",
+        applies_when: "it runs with a profile that sets what is recommended otherwise",
+        conflicts_with: &["net.tcp_buffers", "memory.transparent_hugepages", "cpu.governor"],
+        effect: Effect::Large,
+        sources: &[
+            Source { document: "tuned 2.28, profiles", section: "network-throughput: sysctl" },
+            culvert("conflicts"),
+        ],
+        on_request: false,
+        check: tuned,
+    },
+    Rule {
+        id: "conflict.power_profiles",
+        title: "power-profiles-daemon",
+        recommends: "the profile performance, or stopped",
+        reason: "it sets the clock governor and its preference by the desktop's wishes",
+        applies_when: "it runs",
+        conflicts_with: &["cpu.governor"],
+        effect: Effect::Small,
+        sources: &[Source { document: "power-profiles-daemon", section: "README" }],
+        on_request: false,
+        check: power_profiles,
+    },
+    Rule {
+        id: "conflict.sysctl_files",
+        title: "files that set other values at boot",
+        recommends: "one place for each key",
+        reason: "the last file in the order of names wins when the host starts",
+        applies_when: "a file of sysctl.d gives a recommended key a value that falls short",
+        conflicts_with: &[],
+        effect: Effect::None,
+        sources: &[Source { document: "sysctl.d(5)", section: "Configuration Directories and Precedence" }],
+        on_request: false,
+        check: sysctl_files,
+    },
+    Rule {
+        id: "site.sysctl",
+        title: "sysctls of the site file",
+        recommends: "what the site file says",
+        reason: "the admin knows better",
+        applies_when: "a key under [sysctl] in the site file that no other rule handles",
+        conflicts_with: &[],
+        effect: Effect::None,
+        sources: &[Source { document: "the site file", section: "[sysctl]" }],
+        on_request: false,
+        check: site_sysctls,
+    },
+];
+
+fn irqbalance(facts: &Facts, targets: &Targets) -> Vec<Finding> {
+    if !facts.service_runs("irqbalance") {
+        return vec![Finding::not_applicable("", "it does not run")];
+    }
+    if !targets.links(facts).any(|link| link.queue_irqs().next().is_some()) {
+        return vec![Finding::not_applicable("", "no link for transfers has interrupts to pin")];
+    }
+    let why = "it moves the interrupts that nic.irq_affinity places";
+    let finding = Finding::conflict("", Severity::Warning, "running", "stopped", why);
+    if facts.system.systemd {
+        return vec![finding.change(Setting::Service { unit: "irqbalance".to_owned() }, "stopped")];
+    }
+    vec![finding.step("stop irqbalance the way that this system starts it")]
+}
+
+fn tuned(facts: &Facts, _: &Targets) -> Vec<Finding> {
+    if !facts.service_runs("tuned") {
+        return vec![Finding::not_applicable("", "it does not run")];
+    }
+    let profile = facts.services.get("tuned").and_then(|service| service.detail.as_deref()).unwrap_or("unknown");
+    let capped = profile.split_whitespace().any(|name| TUNED_CAPS.contains(&name));
+    let saving = ["balanced", "powersave", "desktop"].iter().any(|name| profile.contains(name));
+    if !capped && !saving {
+        return vec![Finding::ok("", format!("profile {profile}")).step("the watcher tells if it undoes a setting")];
+    }
+    let why = if capped {
+        "it caps TCP buffers at 16 MiB (1.34 Gb/s for each stream at 100 ms) and re-applies its values"
+    } else {
+        "it lets the cores clock down"
+    };
+    vec![
+        Finding::conflict("", Severity::High, format!("profile {profile}"), "off", why)
+            .step("tuned-adm off; or a profile in /etc/tuned of your own, without the sysctls that Culvert sets"),
+    ]
+}
+
+fn power_profiles(facts: &Facts, _: &Targets) -> Vec<Finding> {
+    if !facts.service_runs("power-profiles-") {
+        return vec![Finding::not_applicable("", "it does not run")];
+    }
+    let why = "it resets the clock governor";
+    vec![
+        Finding::conflict("", Severity::Warning, "running", "performance or stopped", why)
+            .step("powerprofilesctl set performance, or systemctl disable --now power-profiles-daemon"),
+    ]
+}
+
+/// What the other rules want sysctls to be.
+fn wanted_sysctls(facts: &Facts, targets: &Targets) -> BTreeMap<String, String> {
+    let others = all().filter(|rule| !rule.id.starts_with("conflict.") && !rule.on_request);
+    let changes = others.flat_map(|rule| rule.check(facts, targets)).flat_map(|finding| finding.changes);
+    let sysctls = changes.filter_map(|change: Change| match change.setting {
+        Setting::Sysctl { key } => Some((key, change.to.text().to_owned())),
+        _ => None,
+    });
+    sysctls.collect()
+}
+
+fn sysctl_files(facts: &Facts, targets: &Targets) -> Vec<Finding> {
+    let mut last: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
+    for entry in &facts.sysctl_files {
+        last.insert(&entry.key, (&entry.file, &entry.value));
+    }
+    let mut facts_at_boot = facts.clone();
+    let others = last.iter().filter(|(_, (file, _))| *file != OWN_FILE);
+    for (key, (_, value)) in others {
+        if let Some(current) = facts_at_boot.sysctls.get_mut(*key) {
+            (*value).clone_into(current);
+        }
+    }
+    // What the rules would find at the next boot tells which files fall short.
+    let wanted = wanted_sysctls(&facts_at_boot, targets);
+    let findings: Vec<Finding> = wanted
+        .iter()
+        .filter_map(|(key, wanted)| {
+            let (file, value) = last.get(key.as_str()).filter(|(file, _)| *file != OWN_FILE)?;
+            let why = format!("{file} sets it when the host starts");
+            Some(Finding::conflict(key, Severity::Warning, *value, wanted, why).step(format!(
+                "take {key} out of {file}; with --persist the node's service sets it again after every start"
+            )))
+        })
+        .collect();
+    if findings.is_empty() { vec![Finding::not_applicable("", "no file falls short")] } else { findings }
+}
+
+fn site_sysctls(facts: &Facts, targets: &Targets) -> Vec<Finding> {
+    let handled = super::all().filter(|rule| rule.id != "site.sysctl" && !rule.id.starts_with("conflict."));
+    let handled: Vec<String> =
+        handled.flat_map(|rule| rule.check(facts, targets)).map(|finding| finding.scope).collect();
+    let own = targets.site.sysctl.iter().filter(|(key, _)| !handled.contains(key));
+    let findings: Vec<Finding> = own
+        .map(|(key, value)| {
+            let why = "the site file asks for it".to_owned();
+            if facts.sysctl(key).is_some() {
+                let wanted = value.clone();
+                return WantedSysctl { key, wanted, compare: Compare::Equal, severity: Severity::Warning, why }
+                    .check(facts, targets);
+            }
+            // Not among the keys that facts hold: the plan reads it from the host.
+            Finding::differs(key, Severity::Warning, "not in the facts", value, why).change(Setting::sysctl(key), value)
+        })
+        .collect();
+    if findings.is_empty() { vec![Finding::not_applicable("", "the site file has none")] } else { findings }
+}

@@ -1,0 +1,297 @@
+//! The watcher: keeps what was confirmed, when drivers or other programs undo it, and says so.
+//!
+//! It has no thread and no clock of its own: whoever has a loop (the node, `culvert tune watch`) calls
+//! [`Watcher::check_once`] every [`Watcher::interval`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::host::{Host, HostError};
+use crate::setting::{Setting, Value};
+use crate::transaction::{State, Store, StoreError, Transaction, TransactionError, held_settings, write_and_compare};
+
+/// How often it looks, unless told otherwise: as often as irqbalance moves interrupts.
+pub const INTERVAL: Duration = Duration::from_secs(10);
+/// How often a setting is set again before the watcher takes it that somebody else insists.
+const TIMES_MAX: u32 = 5;
+/// After this long without setting it again, counting begins anew.
+const COUNTED_FOR: Duration = Duration::from_secs(600);
+
+/// Keeps held settings.
+#[derive(Debug)]
+pub struct Watcher {
+    interval: Duration,
+    strikes: BTreeMap<Setting, Strikes>,
+}
+
+#[derive(Debug)]
+struct Strikes {
+    count: u32,
+    last: Instant,
+}
+
+/// What one look found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct WatchReport {
+    /// How many settings are held here.
+    pub held: usize,
+    /// Whether it did not look, because a transaction is under way.
+    pub paused: bool,
+    /// Settings that had another value.
+    pub drifted: Vec<Drift>,
+}
+
+/// A held setting that had another value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Drift {
+    /// The setting.
+    pub setting: Setting,
+    /// The value that it should have.
+    pub wanted: Value,
+    /// The value that was found; `None` if it could not be read.
+    pub found: Option<Value>,
+    /// What was done.
+    pub outcome: DriftOutcome,
+    /// Running programs that are known to change such settings.
+    pub suspects: Vec<String>,
+}
+
+/// What was done about a drift.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", content = "reason", rename_all = "snake_case")]
+pub enum DriftOutcome {
+    /// It has its value again.
+    SetAgain,
+    /// The link, disk or interrupt is not there at present.
+    NotThere(String),
+    /// It could not be set.
+    Failed(String),
+    /// Somebody else insists; it is left alone for ten minutes.
+    GivenUp,
+}
+
+impl fmt::Display for Drift {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let suspects = if self.suspects.is_empty() {
+            String::new()
+        } else {
+            format!(" ({} may have changed it)", self.suspects.join(", "))
+        };
+        let found = self.found.as_ref().map_or("cannot be read".to_owned(), |found| format!("is '{found}'"));
+        match &self.outcome {
+            DriftOutcome::SetAgain => {
+                write!(out, "{}: it {found}, set again to '{}'{suspects}", self.setting, self.wanted)
+            }
+            DriftOutcome::NotThere(reason) => write!(out, "{}: not there at present: {reason}", self.setting),
+            DriftOutcome::Failed(reason) => {
+                write!(
+                    out,
+                    "{}: it {found} and could not be set to '{}': {reason}{suspects}",
+                    self.setting, self.wanted
+                )
+            }
+            DriftOutcome::GivenUp => write!(
+                out,
+                "{}: it {found} again after {TIMES_MAX} times; left alone for ten minutes{suspects}; stop what changes it, or culvert tune rollback",
+                self.setting
+            ),
+        }
+    }
+}
+
+impl Default for Watcher {
+    fn default() -> Self {
+        Self::new(INTERVAL)
+    }
+}
+
+impl Watcher {
+    /// A watcher that is to be called every `interval`.
+    #[must_use]
+    pub fn new(interval: Duration) -> Self {
+        Self { interval, strikes: BTreeMap::new() }
+    }
+
+    /// How long to wait between two looks.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// Looks at every held setting and sets again what has another value. While a transaction is under way it only says
+    /// that it waits.
+    ///
+    /// # Errors
+    /// [`TransactionError::Store`] if the state directory cannot be read.
+    pub fn check_once(
+        &mut self,
+        store: &Store,
+        host: &mut dyn Host,
+        now: Instant,
+    ) -> Result<WatchReport, TransactionError> {
+        let _lock = match store.lock(false) {
+            Err(StoreError::Locked { .. }) => return Ok(WatchReport { paused: true, ..WatchReport::default() }),
+            other => other?,
+        };
+        let transactions = store.transactions()?;
+        let under_way = |one: &Transaction| matches!(one.state, State::Applying | State::Pending | State::RollingBack);
+        if transactions.iter().any(under_way) {
+            return Ok(WatchReport { paused: true, ..WatchReport::default() });
+        }
+        let held = held_here(&transactions, host);
+        let mut report = WatchReport { held: held.len(), ..WatchReport::default() };
+        for (setting, wanted) in held {
+            match host.read(&setting) {
+                Ok(found) if setting.same(&wanted, &found) => {}
+                other => report.drifted.push(self.set_again(host, &setting, &wanted, other, now)),
+            }
+        }
+        Ok(report)
+    }
+
+    fn set_again(
+        &mut self,
+        host: &mut dyn Host,
+        setting: &Setting,
+        wanted: &Value,
+        found: Result<Value, HostError>,
+        now: Instant,
+    ) -> Drift {
+        let suspects = suspects(host, setting);
+        let drift =
+            |found, outcome| Drift { setting: setting.clone(), wanted: wanted.clone(), found, outcome, suspects };
+        let found = match found {
+            Err(error) if error.is_missing() => return drift(None, DriftOutcome::NotThere(error.to_string())),
+            found => found.ok(),
+        };
+        let strikes = self.strikes.entry(setting.clone()).or_insert(Strikes { count: 0, last: now });
+        if now.duration_since(strikes.last) >= COUNTED_FOR {
+            strikes.count = 0;
+        }
+        if strikes.count >= TIMES_MAX {
+            return drift(found, DriftOutcome::GivenUp);
+        }
+        strikes.count += 1;
+        strikes.last = now;
+        match write_and_compare(host, setting, wanted) {
+            Ok(()) => drift(found, DriftOutcome::SetAgain),
+            Err(error) => drift(found, DriftOutcome::Failed(error.to_string())),
+        }
+    }
+}
+
+/// What is held in this network namespace, in the order in which it is written. Files are left to those who own the host.
+#[must_use]
+pub fn held_here(transactions: &[Transaction], host: &dyn Host) -> Vec<(Setting, Value)> {
+    let here = host.place();
+    let of_here: Vec<Transaction> = transactions
+        .iter()
+        .filter(|one| one.place.network_namespace == here.network_namespace)
+        .filter(|one| one.place.boot_id == here.boot_id || one.persistent)
+        .cloned()
+        .collect();
+    let mut held: Vec<(Setting, Value)> =
+        held_settings(&of_here).into_iter().filter(|(setting, _)| setting.ends_with_the_boot()).collect();
+    held.sort_by_key(|(setting, _)| setting.stage());
+    held
+}
+
+/// Programs that run and are known to change such a setting.
+fn suspects(host: &mut dyn Host, setting: &Setting) -> Vec<String> {
+    let known: &[&str] = match setting {
+        Setting::IrqAffinity { .. } => &["irqbalance"],
+        Setting::KernelFile { path } if path.contains("/cpufreq/") => &["tuned", "power-profiles-daemon"],
+        Setting::Sysctl { .. } | Setting::DirtyLimit { .. } | Setting::KernelFile { .. } => &["tuned"],
+        Setting::Service { .. } | Setting::OwnedFile { .. } => &[],
+        _ => &["NetworkManager", "systemd-networkd"],
+    };
+    let runs = |unit: &&&str| {
+        let service = Setting::Service { unit: (**unit).to_owned() };
+        host.read(&service).is_ok_and(|state| state.text() == "running")
+    };
+    known.iter().filter(runs).map(|unit| (*unit).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::fake::{FakeHost, Fault};
+    use crate::transaction::{ApplyOptions, Intent, apply, recover};
+
+    fn interrupt() -> Setting {
+        Setting::IrqAffinity { link: "a".to_owned(), vector: "a-TxRx-0".to_owned() }
+    }
+
+    fn held() -> (tempfile::TempDir, Store, FakeHost) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Store::at(folder.path());
+        let mut host = FakeHost::default();
+        host.put(interrupt(), "0-3");
+        let intent = Intent { rule: "nic.irq_affinity".to_owned(), setting: interrupt(), to: Value::new("2") };
+        let options = ApplyOptions { confirm_within: None, ..ApplyOptions::default() };
+        let lock = store.lock(false).unwrap();
+        apply(&mut store, &mut host, vec![intent], &options, &mut |_| Ok(())).unwrap();
+        drop(lock);
+        (folder, store, host)
+    }
+
+    #[test]
+    fn what_irqbalance_undoes_is_set_again_and_said() {
+        let (_folder, store, mut host) = held();
+        let mut watcher = Watcher::default();
+        let now = Instant::now();
+        assert_eq!(watcher.check_once(&store, &mut host, now).unwrap().drifted, []);
+        host.put(interrupt(), "0-3");
+        host.put(Setting::Service { unit: "irqbalance".to_owned() }, "running");
+        let report = watcher.check_once(&store, &mut host, now).unwrap();
+        assert_eq!(report.drifted[0].outcome, DriftOutcome::SetAgain);
+        let text = report.drifted[0].to_string();
+        assert!(text.contains("'0-3'") && text.contains("'2'") && text.contains("irqbalance"), "{text}");
+        assert_eq!(host.settings()[&interrupt()].text(), "2");
+    }
+
+    #[test]
+    fn it_gives_up_and_tries_again_later() {
+        let (_folder, store, mut host) = held();
+        let mut watcher = Watcher::default();
+        let mut now = Instant::now();
+        for _ in 0..TIMES_MAX {
+            host.put(interrupt(), "0-3");
+            assert_eq!(watcher.check_once(&store, &mut host, now).unwrap().drifted[0].outcome, DriftOutcome::SetAgain);
+            now += INTERVAL;
+        }
+        host.put(interrupt(), "0-3");
+        assert_eq!(watcher.check_once(&store, &mut host, now).unwrap().drifted[0].outcome, DriftOutcome::GivenUp);
+        now += COUNTED_FOR;
+        assert_eq!(watcher.check_once(&store, &mut host, now).unwrap().drifted[0].outcome, DriftOutcome::SetAgain);
+    }
+
+    #[test]
+    fn what_cannot_be_set_or_is_gone_is_said() {
+        let (_folder, store, mut host) = held();
+        let mut watcher = Watcher::default();
+        host.put(interrupt(), "0-3");
+        host.fail(interrupt(), Fault::Refused);
+        let report = watcher.check_once(&store, &mut host, Instant::now()).unwrap();
+        assert!(matches!(report.drifted[0].outcome, DriftOutcome::Failed(_)));
+        host.unplug("a");
+        let report = watcher.check_once(&store, &mut host, Instant::now()).unwrap();
+        assert!(matches!(report.drifted[0].outcome, DriftOutcome::NotThere(_)));
+    }
+
+    #[test]
+    fn it_waits_while_changes_are_made_and_ends_with_the_boot() {
+        let (_folder, mut store, mut host) = held();
+        let mut watcher = Watcher::default();
+        let lock = store.lock(false).unwrap();
+        assert!(watcher.check_once(&store, &mut host, Instant::now()).unwrap().paused);
+        drop(lock);
+        host.restart();
+        host.put(interrupt(), "0-3");
+        recover(&mut store, &mut host, &|_| false).unwrap();
+        assert_eq!(watcher.check_once(&store, &mut host, Instant::now()).unwrap(), WatchReport::default());
+    }
+}
