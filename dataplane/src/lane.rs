@@ -256,11 +256,6 @@ impl<D: Datapath> Lane<D> {
         flows.fold(housekeeping, u64::min)
     }
 
-    /// The lane's disk, for waiting on its descriptor.
-    pub(crate) fn disk(&self) -> &Disk {
-        &self.body.disk
-    }
-
     /// The lane's datapath, for waiting on its descriptor.
     pub(crate) fn datapath(&self) -> &D {
         &self.datapath

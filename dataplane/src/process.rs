@@ -338,7 +338,7 @@ fn lane_thread(parts: LaneParts, ready: &Ready) {
         pinned,
     };
     // The ring is made before capabilities go, so that CAP_IPC_LOCK, where it was there, spares the memory-lock limit.
-    let disk = match Disk::new(&buffers, buffers.count() * PIECES_PER_BUFFER) {
+    let disk = match Disk::new(&buffers, buffers.count() * PIECES_PER_BUFFER, Some(link.bell())) {
         Ok(disk) => disk,
         Err(error) => {
             let _ = ready.send(Err(StartError::NoRing(error)));

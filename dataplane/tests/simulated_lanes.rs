@@ -53,7 +53,7 @@ impl Side {
         let clone = |fd: &OwnedFd| fd.as_fd().try_clone_to_owned().unwrap();
         let attendance = Arc::new(Attendance::new(clone(&bell), doorbell().unwrap()));
         let lane_link = LaneLink::new(link.clone(), &layout, clone(&bell), control_bell);
-        let disk = Disk::new(&buffers, 1_024).unwrap();
+        let disk = Disk::new(&buffers, 1_024, None).unwrap();
         let files = Arc::new(FileTable::default());
         let lane = Lane::new(network.datapath(address), disk, buffers, files, lane_link, attendance.clone());
         let commands = Producer::new(link.clone(), layout.commands);

@@ -95,8 +95,8 @@ enum Done {
     Filled { tag: usize, chunk: u32, pack: FilledPack },
     /// A hole was hashed.
     Hole { chunk: u32, hash: ChunkHash },
-    /// A chunk that the partner says it has was hashed here.
-    Proved { chunk: u32, is_same: bool },
+    /// A chunk that the partner says it has was hashed here: the hash, if it is the same.
+    Proved { chunk: u32, same: Option<ChunkHash> },
     /// A file was looked at once more after its last chunk was delivered.
     Checked { file: u32, result: Result<(), FileError> },
 }
@@ -381,8 +381,8 @@ impl Sending {
             tokio::spawn(async move {
                 let checked = plane.check(lane, range, bytes, chunk_bytes).await;
                 // What cannot be read here is sent, and fails there by name.
-                let is_same = matches!(checked, Ok(Ok(ours)) if ours == theirs);
-                let _ = done.send(Done::Proved { chunk, is_same });
+                let same = matches!(checked, Ok(Ok(ours)) if ours == theirs).then_some(theirs);
+                let _ = done.send(Done::Proved { chunk, same });
             });
         } else if opened.is_hole(offset, bytes) {
             self.preparing += 1;
@@ -427,14 +427,15 @@ impl Sending {
                 self.hashed.insert(chunk, hash);
                 self.chunk_delivered(chunk);
             }
-            Done::Proved { chunk, is_same: true } => {
+            Done::Proved { chunk, same: Some(hash) } => {
                 self.preparing -= 1;
                 self.outbox.proven.push(chunk);
+                self.hashed.insert(chunk, hash);
                 // The bytes were counted when the partner's plan came.
                 self.bytes_delivered = self.bytes_delivered.saturating_sub(self.chunk_bytes(chunk).into());
                 self.chunk_delivered(chunk);
             }
-            Done::Proved { chunk, is_same: false } => {
+            Done::Proved { chunk, same: None } => {
                 self.preparing -= 1;
                 self.bytes_delivered = self.bytes_delivered.saturating_sub(self.chunk_bytes(chunk).into());
                 self.chunk_settled(chunk);

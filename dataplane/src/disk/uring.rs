@@ -34,7 +34,7 @@ impl std::fmt::Debug for Uring {
 }
 
 impl Uring {
-    pub(super) fn new(entries: u32, buffers: u32) -> io::Result<Self> {
+    pub(super) fn new(entries: u32, buffers: u32, bell: Option<BorrowedFd<'_>>) -> io::Result<Self> {
         // TASKRUN_FLAG: without it completions of a ring with DEFER_TASKRUN never show to a thread that only polls
         // (measured on 6.18: a hundred enters, no completion).
         let ring = IoUring::builder()
@@ -46,6 +46,9 @@ impl Uring {
             .setup_cqsize(4 * entries)
             .build(entries)?;
         let submitter = ring.submitter();
+        if let Some(bell) = bell {
+            submitter.register_eventfd(bell.as_raw_fd())?;
+        }
         let sparse = submitter.register_buffers_sparse(buffers).is_ok();
         submitter.register_restrictions(&mut [
             Restriction::sqe_op(opcode::Read::CODE),
@@ -57,11 +60,6 @@ impl Uring {
         submitter.register_enable_rings()?;
         let initial = if sparse { Registration::NotYet } else { Registration::Refused };
         Ok(Self { ring, registrations: vec![initial; buffers as usize].into_boxed_slice() })
-    }
-
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the ring owns the descriptor and outlives the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 
     fn is_registered(&mut self, buffer: BufferId, buffers: &Buffers) -> bool {
