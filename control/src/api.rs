@@ -165,16 +165,24 @@ impl Api {
         });
     }
 
-    /// Serves the API on a unix socket in the state directory.
+    /// The unix socket in the state directory, that only its owner can reach.
     ///
     /// # Errors
     /// The operating system's.
-    pub async fn serve(self) -> std::io::Result<()> {
+    pub fn listen(&self) -> std::io::Result<UnixListener> {
         let path = self.node.state.path("api.sock");
         // A socket that a crash left: the node's lock says that nobody serves it.
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    }
+
+    /// Serves the API.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub async fn serve(self, listener: UnixListener) -> std::io::Result<()> {
         let router = Router::new()
             .route("/v1/status", get(status))
             .route("/v1/transfers", get(list).post(submit))

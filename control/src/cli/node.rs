@@ -61,8 +61,12 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     }
     drop(plane);
     let api = Api::new(node.clone(), Some(port));
+    let socket = api.listen().map_err(|error| {
+        let path = state.path("api.sock");
+        CommandError::new(ExitCode::BadHost, format!("cannot listen for commands at {}: {error}; choose another --state", path.display()))
+    })?;
     api.resume_interrupted();
-    let serving = tokio::spawn(api.clone().serve());
+    let serving = tokio::spawn(api.clone().serve(socket));
     if let Some(metrics) = metrics {
         tokio::spawn(api.serve_metrics(metrics));
     }
