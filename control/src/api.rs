@@ -260,7 +260,11 @@ async fn list(State(api): State<Api>) -> Json<Vec<TransferRecord>> {
 async fn submit(State(api): State<Api>, Json(request): Json<TransferRequest>) -> Response {
     let waiting = api.node.registry.interrupted().len();
     if waiting >= QUEUED_MAX {
-        return error(StatusCode::TOO_MANY_REQUESTS, "temporary", format!("{waiting} transfers wait already: submit again later"));
+        return error(
+            StatusCode::TOO_MANY_REQUESTS,
+            "temporary",
+            format!("{waiting} transfers wait already: submit again later"),
+        );
     }
     let id = new_transfer_id();
     let record = TransferRecord {
@@ -279,7 +283,11 @@ async fn submit(State(api): State<Api>, Json(request): Json<TransferRequest>) ->
     };
     api.carry_out(id, request, record);
     if api.node.registry.get(id).is_none() {
-        return error(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the transfer could not be noted in the state directory");
+        return error(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "failed",
+            "the transfer could not be noted in the state directory",
+        );
     }
     Json(Submitted { transfer: id.to_string() }).into_response()
 }
@@ -296,7 +304,9 @@ async fn show(State(api): State<Api>, Path(id): Path<String>) -> Response {
 
 async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Response {
     match id.parse() {
-        Ok(id) if api.node.registry.cancel(id) => Json(serde_json::json!({ "canceled": id.to_string() })).into_response(),
+        Ok(id) if api.node.registry.cancel(id) => {
+            Json(serde_json::json!({ "canceled": id.to_string() })).into_response()
+        }
         Ok(id) => error(StatusCode::NOT_FOUND, "not_found", format!("transfer {id} is not under way")),
         Err(text) => error(StatusCode::BAD_REQUEST, "usage", text),
     }

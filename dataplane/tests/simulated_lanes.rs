@@ -108,12 +108,8 @@ impl World {
         let (sender, receiver) = (Side::new(&network, here, buffers), Side::new(&network, there, buffers));
 
         let mut sender_schedule = schedule(Direction::Forward);
-        let config = SenderConfig {
-            flow_id: FLOW,
-            stride: 1200,
-            chunk_bytes_max: CHUNK_BYTES,
-            chunks_max: buffers as u32,
-        };
+        let config =
+            SenderConfig { flow_id: FLOW, stride: 1200, chunk_bytes_max: CHUNK_BYTES, chunks_max: buffers as u32 };
         let protocol =
             SenderFlow::new(&config, &mut sender_schedule, &mut schedule(Direction::Reverse), network.now_ns());
         let block = FlowBlock::new(sender.link.clone(), &LaneLayout::of(0), SEND.0);
@@ -132,8 +128,7 @@ impl World {
             assemblies_max: buffers as u32,
         };
         let now_us = wire_us(network.now_ns());
-        let protocol =
-            ReceiverFlow::new(&config, &mut receiver_schedule, &mut schedule(Direction::Reverse), now_us);
+        let protocol = ReceiverFlow::new(&config, &mut receiver_schedule, &mut schedule(Direction::Reverse), now_us);
         let flow = ReceiveFlow::new(RECEIVE, protocol, here, 2_000, true, CHUNK_BYTES);
         assert!(receiver.attendance.deliver(Delivery::Receive(Box::new(flow))));
         Self {

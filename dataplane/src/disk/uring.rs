@@ -67,8 +67,7 @@ impl Uring {
         if *registration == Registration::NotYet {
             use culvert_protocol::receiver_flow::ChunkMemory as _;
             let bytes = buffers.buffer_bytes();
-            let vector =
-                libc::iovec { iov_base: buffers.address(buffer, 0..bytes).cast(), iov_len: bytes };
+            let vector = libc::iovec { iov_base: buffers.address(buffer, 0..bytes).cast(), iov_len: bytes };
             // SAFETY: the buffer lies in memory that stays mapped as long as the lane, and so its ring, lives.
             let done = unsafe { self.ring.submitter().register_buffers_update(buffer.0, &[vector], None) };
             *registration = if done.is_ok() { Registration::Registered } else { Registration::Refused };
