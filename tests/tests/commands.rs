@@ -31,7 +31,8 @@ fn the_demo_works_without_root() {
     fs::copy(culvert(), &program).unwrap();
     let nobody = 65_534;
     for path in [room.path(), &program] {
-        rustix::fs::chown(path, Some(rustix::fs::Uid::from_raw(nobody)), Some(rustix::fs::Gid::from_raw(nobody))).unwrap();
+        rustix::fs::chown(path, Some(rustix::fs::Uid::from_raw(nobody)), Some(rustix::fs::Gid::from_raw(nobody)))
+            .unwrap();
     }
     let output = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"])
@@ -59,14 +60,31 @@ fn a_result_has_every_field_of_the_contract() {
     make_flat(&source, 5, 3 << 20, &mut Random::new(1));
     let result = pair.send(&source.join(""), "in", &[]).exits(0).json();
     for field in [
-        "transfer", "state", "files", "bytes", "seconds", "goodput_bps", "datapath", "af_xdp_mode", "flows", "segment_bytes",
-        "cipher", "segments_sent", "segments_resent", "loss", "rtt_ms", "cpu_seconds", "cycles_per_byte", "root_blake3",
-        "resumed_bytes", "verdict", "errors",
+        "transfer",
+        "state",
+        "files",
+        "bytes",
+        "seconds",
+        "goodput_bps",
+        "datapath",
+        "af_xdp_mode",
+        "flows",
+        "segment_bytes",
+        "cipher",
+        "segments_sent",
+        "segments_resent",
+        "loss",
+        "rtt_ms",
+        "cpu_seconds",
+        "cycles_per_byte",
+        "root_blake3",
+        "resumed_bytes",
+        "verdict",
+        "errors",
     ] {
         assert!(result.get(field).is_some(), "the result has no '{field}': {result}");
     }
-    let limits =
-        ["source_read", "sender_cpu", "pacing", "path", "receiver_cpu", "destination_write", "partner_credit"];
+    let limits = ["source_read", "sender_cpu", "pacing", "path", "receiver_cpu", "destination_write", "partner_credit"];
     let limit = &result["verdict"]["limited_by"];
     assert!(limit.is_null() || limits.contains(&limit.as_str().unwrap()), "{limit}");
     assert!(result["verdict"]["text"].is_string());
@@ -86,10 +104,21 @@ fn metrics_have_the_contracts_names_and_pass_promtool() {
     pair.get("in/", &pair.path("back"), &[]).exits(0);
     let text = node.metrics();
     for name in [
-        "culvert_build_info", "culvert_transfers", "culvert_transfer_bytes_total", "culvert_goodput_bits_per_second",
-        "culvert_files_total", "culvert_segments_total", "culvert_segments_resent_total", "culvert_segments_rejected_total",
-        "culvert_pacing_rate_bits_per_second", "culvert_rtt_seconds", "culvert_chunk_seconds", "culvert_lane_busy_ratio",
-        "culvert_lane_stall_seconds_total", "culvert_disk_bytes_total", "culvert_dataplane_restarts_total",
+        "culvert_build_info",
+        "culvert_transfers",
+        "culvert_transfer_bytes_total",
+        "culvert_goodput_bits_per_second",
+        "culvert_files_total",
+        "culvert_segments_total",
+        "culvert_segments_resent_total",
+        "culvert_segments_rejected_total",
+        "culvert_pacing_rate_bits_per_second",
+        "culvert_rtt_seconds",
+        "culvert_chunk_seconds",
+        "culvert_lane_busy_ratio",
+        "culvert_lane_stall_seconds_total",
+        "culvert_disk_bytes_total",
+        "culvert_dataplane_restarts_total",
     ] {
         assert!(text.contains(&format!("# TYPE {name} ")), "{name} is missing in {text}");
     }
@@ -107,7 +136,8 @@ fn metrics_have_the_contracts_names_and_pass_promtool() {
     let said = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
     // The contract's names are in bits per second, as networks are; promtool would have bytes. Nothing else may be said.
-    let unexpected: Vec<_> = said.lines().filter(|line| !line.contains("use base unit \"bytes\" instead of \"bits\"")).collect();
+    let unexpected: Vec<_> =
+        said.lines().filter(|line| !line.contains("use base unit \"bytes\" instead of \"bits\"")).collect();
     assert!(unexpected.is_empty(), "{unexpected:#?}");
 }
 
@@ -119,7 +149,10 @@ fn status_and_lists_tell_what_is_going_on() {
     fs::write(&source, "content").unwrap();
     let id = pair.send(&source, "in", &[]).exits(0).json()["transfer"].as_str().unwrap().to_owned();
     let status = run(&pair.there, ["status", "--json"]).exits(0).json();
-    assert_eq!(status["dataplane"]["process_id"].as_u64().unwrap(), u64::from(data_plane_of(node.process_id()).unwrap()));
+    assert_eq!(
+        status["dataplane"]["process_id"].as_u64().unwrap(),
+        u64::from(data_plane_of(node.process_id()).unwrap())
+    );
     let lane = &status["dataplane"]["lanes"][0];
     assert_eq!(lane["buffers_in_use"], 0, "a buffer is still in use: {status}");
     assert!(lane["received_bytes"].as_u64().unwrap() > 0);
@@ -209,7 +242,10 @@ fn a_measurement_between_two_nodes_needs_no_files() {
     let pair = Pair::new();
     let _node = pair.start();
     let result = run(&pair.here, ["bench", "net", "second", "--size", "100M", "--json"]).exits(0).json();
-    assert!(result["goodput_bps"].as_u64().or_else(|| result["result"]["goodput_bps"].as_u64()).unwrap() > 0, "{result}");
+    assert!(
+        result["goodput_bps"].as_u64().or_else(|| result["result"]["goodput_bps"].as_u64()).unwrap() > 0,
+        "{result}"
+    );
 }
 
 #[test]

@@ -49,7 +49,11 @@ fn both_families_and_both_packet_sizes() {
         let result = sides.send(&source, &[]).exits(0).json();
         assert_same(&source, &sides.pair.shared.join("in"));
         let headers = if address.contains(':') { 40 + 8 } else { 20 + 8 };
-        assert_eq!(result["segment_bytes"].as_u64().unwrap() + headers + 48, u64::from(mtu), "{mtu} {address}: {result}");
+        assert_eq!(
+            result["segment_bytes"].as_u64().unwrap() + headers + 48,
+            u64::from(mtu),
+            "{mtu} {address}: {result}"
+        );
         assert_eq!(result["datapath"], "udp");
     }
 }

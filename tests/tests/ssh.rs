@@ -29,7 +29,8 @@ impl Server {
         let room = tempfile::Builder::new().prefix("culvert-ssh-").tempdir().unwrap();
         let at = |name: &str| room.path().join(name);
         for key in ["host", "user"] {
-            let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(at(key)).status().unwrap();
+            let made =
+                Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(at(key)).status().unwrap();
             assert!(made.success());
         }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -113,7 +114,10 @@ fn what_goes_wrong_on_the_way_there_is_said() {
     let other = server.run("send", &places, &["--remote-program", "/bin/echo", "--retries", "0"]);
     assert_ne!(other.code, 0);
     assert!(other.err.contains("far end"), "{other:?}");
-    server.run("get", &[remote(&server.path("nothing")), server.path("x").display().to_string()], &[]).exits(3).says("nothing");
+    server
+        .run("get", &[remote(&server.path("nothing")), server.path("x").display().to_string()], &[])
+        .exits(3)
+        .says("nothing");
     // A server that is not there.
     let mut gone = command(&server.path("state"), ["send", "--ssh", "ssh -p 1 -o BatchMode=yes", "--retries", "0"]);
     let ran: Ran = gone.args(&places).output().unwrap().into();
