@@ -611,7 +611,7 @@ impl Receiving {
     fn write_failed(&mut self, chunk: u32, error: DiskError) -> Result<(), TransferError> {
         let path = self.intake.destination.as_ref().map(|destination| destination.path.display().to_string());
         let path = path.unwrap_or_default();
-        let no_space = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT].map(|errno| errno.raw_os_error());
+        let no_space = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT].map(rustix::io::Errno::raw_os_error);
         if let DiskError::Os(errno) = error
             && no_space.contains(&errno)
         {
