@@ -19,7 +19,11 @@ pub fn culvert() -> &'static Path {
         // A test is target/PROFILE/deps/test, a benchmark target/PROFILE/benchmark; the program is target/PROFILE/culvert.
         let this = std::env::current_exe().expect("a program knows its own file");
         let directory = this.parent().expect("a program lies in a directory");
-        let profile = if directory.ends_with("deps") { directory.parent().expect("deps lies in a profile's directory") } else { directory };
+        let profile = if directory.ends_with("deps") {
+            directory.parent().expect("deps lies in a profile's directory")
+        } else {
+            directory
+        };
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--package", "culvert"]);
         if profile.ends_with("release") {

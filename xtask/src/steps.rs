@@ -46,7 +46,8 @@ fn deny() -> anyhow::Result<()> {
 }
 
 fn cargo_bin(program: &str) -> Option<PathBuf> {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".cargo")))?;
+    let home =
+        std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".cargo")))?;
     Some(home.join("bin").join(program))
 }
 
