@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use culvert_dataplane::counters::{LANE_WORDS, LaneCounter, LaneCounters};
 use culvert_dataplane::link::commands::ChunkTimes;
+use culvert_tuning::audit::FindingCounts;
 use prometheus::{
     Counter, CounterVec, Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -105,6 +106,7 @@ pub struct Metrics {
     lane_buffers: GaugeVec,
     disk_bytes: IntCounterVec,
     restarts: Counter,
+    tuning_findings: IntGaugeVec,
     failures: IntCounter,
     retries: IntCounter,
     refused_connections: IntCounter,
@@ -159,6 +161,7 @@ impl Metrics {
             lane_buffers: register!(r, GaugeVec::new(Opts::new("culvert_lane_buffers_in_use", "Chunk buffers of a lane that are in use."), &["lane"])),
             disk_bytes: register!(r, IntCounterVec::new(Opts::new("culvert_disk_bytes_total", "Bytes that the lanes read and wrote."), &["direction"])),
             restarts: register!(r, Counter::new("culvert_dataplane_restarts_total", "How often the data plane process had to be started again.")),
+            tuning_findings: register!(r, IntGaugeVec::new(Opts::new("culvert_tuning_findings", "Open findings of the host's audit, by severity; counted hourly."), &["severity"])),
             failures: register!(r, IntCounter::new("culvert_transfer_failures_total", "Transfers that ended without a result.")),
             retries: register!(r, IntCounter::new("culvert_transfer_retries_total", "Tries that failed and were made again.")),
             refused_connections: register!(r, IntCounter::new("culvert_connections_refused_total", "Incoming connections that were refused.")),
@@ -219,6 +222,13 @@ impl Metrics {
     /// A try failed and will be made again.
     pub fn note_retry(&self) {
         self.retries.inc();
+    }
+
+    /// The host was audited.
+    pub fn note_findings(&self, counts: &FindingCounts) {
+        for (severity, count) in counts.labels() {
+            self.tuning_findings.with_label_values(&[severity]).set(i64::from(count));
+        }
     }
 
     /// An incoming connection was refused.
