@@ -178,9 +178,9 @@ fn verdict_text(verdict: Verdict, audit: &Audit) -> String {
     match verdict {
         Verdict::Unknown => "Too little is known of this host to tell; see what could not be read.".to_owned(),
         Verdict::Yes => format!("This host can run at {rate}, as far as can be told."),
-        Verdict::Nearly => format!("This host comes near {rate}: {} things cost some of it.", counts.warning),
+        Verdict::Nearly => format!("This host comes near {rate}: {} findings cost some of it.", counts.warning),
         Verdict::No => format!(
-            "This host cannot run at {rate} yet: {} things stand in the way, {} cost some more.",
+            "This host cannot run at {rate} yet: {} findings stand in the way, {} cost some more.",
             counts.critical + counts.high,
             counts.warning
         ),
