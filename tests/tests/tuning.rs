@@ -162,6 +162,8 @@ fn apply_confirm_and_rollback_in_a_namespace() {
     side.run(["tune", "confirm"]).exits(0);
     side.run(["tune", "confirm"]).exits(9);
     side.tune(&["apply"]).exits(9);
+    // What was applied for this boot cannot become lasting on top of itself, and no file is written for nothing.
+    side.tune(&["apply", "--persist", "--timeout", "1"]).exits(9).says("applied without --persist");
     assert_eq!(side.states(), ["held"]);
 
     // Nothing is printed but results and errors.

@@ -274,6 +274,51 @@ fn settings_change_and_come_back_exactly() {
     });
 }
 
+/// sysfs shows the links of the namespace in which it was mounted. `ip netns exec` mounts it anew, so this test starts itself
+/// again in there.
+#[test]
+fn files_of_a_link_such_as_threaded_napi_change_and_come_back() {
+    const INSIDE: &str = "CULVERT_TEST_INSIDE";
+    let Some(folder) = std::env::var_os(INSIDE) else {
+        let Some(namespace) = Namespace::new() else { return };
+        let output = Command::new("ip")
+            .args(["netns", "exec", &namespace.name])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "files_of_a_link_such_as_threaded_napi_change_and_come_back", "--nocapture"])
+            .env(INSIDE, namespace.state())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+        return;
+    };
+    let mut host = RealHost::open();
+    let file = |name: &str| Setting::link_file("tunv0", name);
+    // veth has NAPI only with GRO.
+    let gro = Setting::Feature { link: "tunv0".to_owned(), feature: "rx-gro".to_owned() };
+    host.write(&gro, &Value::new("on")).unwrap();
+    let wanted = [
+        (file("threaded"), Value::new("1")),
+        (file("napi_defer_hard_irqs"), Value::new("2")),
+        (file("gro_flush_timeout"), Value::new("200000")),
+        (file("queues/rx-0/rps_cpus"), Value::new("1")),
+        (file("queues/tx-1/xps_cpus"), Value::new("1")),
+    ];
+    let all = |host: &mut RealHost| -> Vec<Value> {
+        wanted.iter().map(|(setting, _)| host.read(setting).unwrap_or_else(|error| panic!("{error}"))).collect()
+    };
+    let before = all(&mut host);
+    let intent =
+        |(setting, to): &(Setting, Value)| Intent { rule: "test".to_owned(), setting: setting.clone(), to: to.clone() };
+    let mut store = Store::at(Path::new(&folder));
+    let intents = wanted.iter().map(intent).collect();
+    apply(&mut store, &mut host, intents, &ApplyOptions::default(), &mut |_| Ok(())).unwrap();
+    for (setting, to) in &wanted {
+        assert!(setting.same(to, &host.read(setting).unwrap()), "{setting}");
+    }
+    roll_back(&mut store, &mut host, None, "the test asks").unwrap();
+    assert_eq!(before, all(&mut host));
+}
+
 #[test]
 fn a_shaper_with_its_options_comes_back() {
     let Some(namespace) = Namespace::new() else { return };

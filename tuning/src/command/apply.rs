@@ -102,12 +102,24 @@ fn nothing_to_change(plan: &Plan, as_json: bool, context: &mut CommandContext<'_
 fn files(
     store: &Store,
     intents: &[Intent],
-    context: &CommandContext<'_>,
+    context: &mut CommandContext<'_>,
     host: &mut dyn Host,
 ) -> Result<Vec<Intent>, Failure> {
-    let persistent: Vec<Transaction> = store.transactions()?.into_iter().filter(|one| one.persistent).collect();
+    let (persistent, passing): (Vec<Transaction>, Vec<Transaction>) =
+        store.transactions()?.into_iter().partition(|one| one.persistent);
+    let passing = held_settings(&passing).len();
+    if passing > 0 {
+        // Their snapshots say what was there before; a second transaction on top of them could not go back to that.
+        context.warn(&format!(
+            "{passing} settings were applied without --persist and end with the next restart; to keep them longer: {} rollback --all, then {} apply --persist",
+            context.tune, context.tune
+        ));
+    }
     let mut wanted = held_settings(&persistent);
     wanted.extend(intents.iter().map(|intent| (intent.setting.clone(), intent.to.clone())));
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
     let program = context.program.display().to_string();
     let command: Vec<&str> =
         [program.as_str()].into_iter().chain(context.arguments.iter().map(String::as_str)).chain(["watch"]).collect();
