@@ -107,6 +107,9 @@ pub enum Command {
     /// A full-screen view of the node
     Monitor(StatusArgs),
     /// Tune this host: audit, plan, apply, confirm, roll back
+    #[command(
+        after_help = "A host is tuned once, whoever types the command: unless a state directory is named, journals are in /var/lib/culvert/tuning."
+    )]
     Tune(TuneArgs),
     /// Can this host run at full speed, what is missing, and how to get it
     Doctor(DoctorArgs),
