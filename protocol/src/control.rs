@@ -332,7 +332,7 @@ pub enum Message {
     Accepted(Accepted),
     /// Says no, or that the transfer ends here; nothing follows.
     Refused(Refusal),
-    /// Entries of the manifest, see [`encode_entries`].
+    /// Entries of the manifest, see [`encode_entry`].
     ManifestPart(Vec<u8>),
     /// The manifest is complete.
     ManifestEnd {

@@ -213,7 +213,7 @@ pub struct DemoArgs {
 /// `culvert node`.
 #[derive(Clone, Debug, Args)]
 pub struct NodeArgs {
-    /// Address and TCP port of the control connection [variable: CULVERT_LISTEN] [default: [::]:7272]
+    /// Address and TCP port of the control connection [variable: CULVERT_LISTEN] [default: all addresses, port 7272]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
     /// Address and TCP port of /metrics, or off [variable: CULVERT_METRICS] [default: 127.0.0.1:9472]
