@@ -84,12 +84,25 @@ pub trait RateController: Send + std::fmt::Debug {
     fn limit(&self) -> RateLimit;
 }
 
+/// What a controller is made with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ControllerConfig {
+    /// How the flow treats others.
+    pub mode: Mode,
+    /// The flow's share of the user's rate, if one was asked for.
+    pub cap_bits_per_second: Option<u64>,
+    /// The flow's share of a rate that a path check or an earlier transfer measured, if there is one: start-up begins there.
+    pub start_bits_per_second: Option<u64>,
+    /// The round trip that the probes measured.
+    pub rtt_ns: u64,
+    /// Payload bytes of a full segment.
+    pub stride: u16,
+}
+
 /// The controller of a mode.
-///
-/// `cap_bits_per_second` is the flow's share of the user's rate, if one was asked for; `rtt_ns` what the control connection measured; `stride`
-/// the segment size.
 #[must_use]
-pub fn controller(mode: Mode, cap_bits_per_second: Option<u64>, rtt_ns: u64, stride: u16) -> Box<dyn RateController> {
+pub fn controller(config: &ControllerConfig) -> Box<dyn RateController> {
+    let &ControllerConfig { mode, cap_bits_per_second, rtt_ns, stride, .. } = config;
     match (mode, cap_bits_per_second) {
         (Mode::Fixed, Some(rate)) => Box::new(FixedRate { rate }),
         (Mode::Fixed | Mode::Fair, cap) => Box::new(AdaptiveRate::new(Patience::FAIR, cap, rtt_ns, stride)),
@@ -386,6 +399,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn config(mode: Mode, cap_bits_per_second: Option<u64>, rtt_ms: f64) -> ControllerConfig {
+        ControllerConfig {
+            mode,
+            cap_bits_per_second,
+            start_bits_per_second: None,
+            rtt_ns: (rtt_ms * 1e6) as u64,
+            stride: 8_932,
+        }
+    }
+
     /// A path of `capacity` bits per second with a queue, driven at the controller's rate for `seconds`.
     fn drive(controller: &mut dyn RateController, capacity: f64, rtt_ms: f64, loss: f64, seconds: f64) -> (f64, f64) {
         let interval = (rtt_ms / 4.0).max(2.0) / 1e3;
@@ -422,7 +445,7 @@ mod tests {
     #[test]
     fn fair_fills_an_empty_path_without_a_queue() {
         for (capacity, rtt_ms) in [(10e9, 0.1), (40e9, 0.2), (1e9, 100.0), (100e9, 50.0)] {
-            let mut controller = controller(Mode::Fair, None, (rtt_ms * 1e6) as u64, 8932);
+            let mut controller = controller(&config(Mode::Fair, None, rtt_ms));
             let (used, queue) = drive(&mut *controller, capacity, rtt_ms, 0.0, 30.0);
             assert!(used > 0.9, "{used:.2} of {capacity:e} at {rtt_ms} ms");
             assert!(queue < 0.06, "{queue:.3} s of queue at {capacity:e} and {rtt_ms} ms");
@@ -432,7 +455,7 @@ mod tests {
     #[test]
     fn fair_takes_loss_without_a_queue_for_noise() {
         for loss in [0.001, 0.01, 0.05] {
-            let mut controller = controller(Mode::Fair, None, 50_000_000, 8932);
+            let mut controller = controller(&config(Mode::Fair, None, 50.0));
             let (used, _) = drive(&mut *controller, 10e9, 50.0, loss, 40.0);
             assert!(used > 0.85, "{used:.2} at {loss} loss");
         }
@@ -440,14 +463,14 @@ mod tests {
 
     #[test]
     fn fixed_holds_its_rate_whatever_happens() {
-        let mut controller = controller(Mode::Fixed, Some(7_000_000_000), 1_000_000, 8932);
+        let mut controller = controller(&config(Mode::Fixed, Some(7_000_000_000), 1.0));
         drive(&mut *controller, 1e9, 10.0, 0.3, 1.0);
         assert_eq!(controller.rate_bits_per_second(), 7_000_000_000);
     }
 
     #[test]
     fn a_flow_that_is_not_paced_learns_nothing() {
-        let mut controller = controller(Mode::Fair, None, 1_000_000, 8932);
+        let mut controller = controller(&config(Mode::Fair, None, 1.0));
         let before = controller.rate_bits_per_second();
         for at in 1..1_000u64 {
             controller.observe(&Observation {
@@ -466,7 +489,7 @@ mod tests {
         fn stays_between_floor_and_cap(cap in RATE_MIN..RATE_MAX, background: bool, seen in proptest::collection::vec(
             (any::<u32>(), 0..10_000_000u32, any::<u32>(), any::<u32>(), any::<u32>(), 0..1_001u32), 1..100)) {
             let mode = if background { Mode::Background } else { Mode::Fair };
-            let mut controller = controller(mode, Some(cap), 1_000_000, 1424);
+            let mut controller = controller(&config(mode, Some(cap), 1.0));
             let mut now_ns = 0;
             for (delay_min_us, interval_us, bytes, packets, lost, paced_permille) in seen {
                 now_ns += u64::from(interval_us) * 1_000;

@@ -1,0 +1,248 @@
+//! What the controller must show, as a table of findings.
+//!
+//! Goodput is payload over the rate of the link, which carries whole IP packets of 9000 bytes: 99.2 % is all that there is.
+//! Bounds are those of the requirements and are not to be moved; what fails is recorded as failing.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::link::{BurstLoss, Path};
+use crate::scenes::{alone, among, background, fair, gives_way, together};
+use crate::series::jain;
+use crate::world::{Kind, Outcome, Scene, run};
+
+/// One number and what it must be.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// The group that it belongs to.
+    pub group: &'static str,
+    /// The run.
+    pub run: String,
+    /// What was measured.
+    pub what: &'static str,
+    /// The number.
+    pub measured: f64,
+    /// What it must reach or not exceed.
+    pub bound: f64,
+    /// Whether the bound is the least (else the most).
+    pub is_least: bool,
+}
+
+impl Finding {
+    /// Whether the number keeps its bound.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        if self.is_least { self.measured >= self.bound } else { self.measured <= self.bound }
+    }
+}
+
+type Case = Box<dyn Fn(u64) -> Vec<Finding> + Send + Sync>;
+
+/// How much of the matrix to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// A part for every test run.
+    Quick,
+    /// All of it.
+    Whole,
+}
+
+/// Runs the matrix on as many threads as there are cores; findings in the order of the cases.
+///
+/// # Panics
+/// If a thread panics.
+#[must_use]
+pub fn run_matrix(extent: Extent, group: Option<&str>, seed: u64) -> Vec<Finding> {
+    let cases: Vec<Case> = cases(extent).into_iter().filter(|(name, _)| group.is_none_or(|group| *name == group)).map(|(_, case)| case).collect();
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut found: Vec<(usize, Vec<Finding>)> = std::thread::scope(|scope| {
+        let work = || {
+            let mut found = Vec::new();
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(case) = cases.get(at) else { return found };
+                found.push((at, case(seed)));
+            }
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("a run panicked")).collect()
+    });
+    found.sort_by_key(|&(at, _)| at);
+    found.into_iter().flat_map(|(_, findings)| findings).collect()
+}
+
+fn cases(extent: Extent) -> Vec<(&'static str, Case)> {
+    let mut cases: Vec<(&'static str, Case)> = Vec::new();
+    alone_cases(extent, &mut cases);
+    fairness_cases(extent, &mut cases);
+    coexistence_cases(extent, &mut cases);
+    background_cases(extent, &mut cases);
+    change_cases(extent, &mut cases);
+    cases
+}
+
+fn gbps(bits: f64) -> String {
+    format!("{} Gb/s", bits / 1e9)
+}
+
+fn alone_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
+    let all: Vec<(f64, f64, f64)> = [10e9, 100e9]
+        .into_iter()
+        .flat_map(|rate| [10.0, 50.0, 100.0, 200.0].map(move |rtt_ms| (rate, rtt_ms)))
+        .flat_map(|(rate, rtt_ms)| [0.0, 0.0001, 0.01, 0.05].map(move |loss| (rate, rtt_ms, loss)))
+        .chain([(400e9, 200.0, 0.0)])
+        .collect();
+    for (rate, rtt_ms, loss) in all {
+        let is_quick = matches!((rate as u64 / 1_000_000_000, rtt_ms as u64), (10, 100) | (100, 200));
+        if extent == Extent::Quick && !is_quick {
+            continue;
+        }
+        cases.push(("alone", Box::new(move |seed| {
+            let outcome = run(&alone(Path::clean(rate, rtt_ms).with_loss(loss), 60.0, seed));
+            let bound = if loss > 0.02 { 0.80 } else if loss > 0.001 { 0.90 } else { 0.95 };
+            let run = format!("{} × {rtt_ms} ms, loss {} %", gbps(rate), loss * 100.0);
+            judged_alone("alone", &run, &outcome, rate, rtt_ms, bound)
+        })));
+    }
+}
+
+fn judged_alone(group: &'static str, run: &str, outcome: &Outcome, rate: f64, rtt_ms: f64, bound: f64) -> Vec<Finding> {
+    let finding = |what, measured, bound, is_least| Finding { group, run: run.to_owned(), what, measured, bound, is_least };
+    vec![
+        finding("goodput", outcome.delivered[0] / rate, bound, true),
+        finding("queue p95 ms", outcome.waits.quantile_ms(0.95), f64::max(5.0, rtt_ms / 10.0), false),
+    ]
+}
+
+fn fairness_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
+    let quick = [(10e9, 50.0, 4), (100e9, 10.0, 2)];
+    let whole: Vec<(f64, f64, usize)> = [10e9, 100e9]
+        .into_iter()
+        .flat_map(|rate| [10.0, 50.0, 100.0, 200.0].map(move |rtt_ms| (rate, rtt_ms)))
+        .flat_map(|(rate, rtt_ms)| [2, 4, 8].map(move |count| (rate, rtt_ms, count)))
+        .collect();
+    let chosen = if extent == Extent::Quick { quick.to_vec() } else { whole };
+    for (rate, rtt_ms, count) in chosen {
+        cases.push(("fairness", Box::new(move |seed| {
+            let outcome = run(&together(Path::clean(rate, rtt_ms), count, seed));
+            let run = format!("{} × {rtt_ms} ms, {count} flows", gbps(rate));
+            let finding = |what, measured, bound, is_least| Finding { group: "fairness", run: run.clone(), what, measured, bound, is_least };
+            let sum: f64 = outcome.delivered.iter().sum();
+            vec![
+                finding("Jain's index", jain(&outcome.delivered), 0.95, true),
+                finding("goodput of all", sum / rate, 0.95, true),
+                finding("queue p95 ms", outcome.waits.quantile_ms(0.95), f64::max(5.0, rtt_ms / 5.0), false),
+            ]
+        })));
+    }
+}
+
+fn coexistence_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
+    let quick = [(1e9, 20.0, 2)];
+    let whole = [(1e9, 20.0, 1), (1e9, 20.0, 2), (1e9, 20.0, 4), (1e9, 100.0, 1), (1e9, 100.0, 4), (10e9, 10.0, 1), (10e9, 10.0, 4), (10e9, 50.0, 2), (10e9, 100.0, 2)];
+    let chosen = if extent == Extent::Quick { quick.to_vec() } else { whole.to_vec() };
+    for (rate, rtt_ms, others) in chosen {
+        for (group, other) in [("among CUBIC", Kind::Cubic), ("among BBR", Kind::Bbr)] {
+            cases.push((group, Box::new(move |seed| coexistence(group, other, rate, rtt_ms, others, seed))));
+        }
+    }
+}
+
+/// What each other flow has beside Culvert, against what it has beside one more of its own kind.
+fn coexistence(group: &'static str, other: Kind, rate: f64, rtt_ms: f64, others: usize, seed: u64) -> Vec<Finding> {
+    let path = Path::clean(rate, rtt_ms);
+    let with_own = run(&among(path, other, others, other, seed)).delivered;
+    let with_culvert = run(&among(path, other, others, fair(), seed)).delivered;
+    // The mean of the equals, since which of them is ahead is chance.
+    let mean = |delivered: &[f64]| delivered[..others].iter().sum::<f64>() / others as f64;
+    let least = with_culvert[..others].iter().copied().fold(f64::INFINITY, f64::min);
+    let run = format!("{} × {rtt_ms} ms, beside {others}", gbps(rate));
+    let finding = |what, measured, bound| Finding { group, run: run.clone(), what, measured, bound, is_least: true };
+    vec![
+        finding("left to each", mean(&with_culvert) / mean(&with_own), 0.5),
+        finding("left to the least", least / mean(&with_own), 0.5),
+        // Not asked for, but a flow that yields everything would be `background`.
+        finding("Culvert's own part of a fair share", with_culvert[others] * (others + 1) as f64 / rate, 0.2),
+    ]
+}
+
+fn background_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
+    let quick = [(10e9, 50.0, Kind::Cubic, "CUBIC")];
+    let whole = [
+        (1e9, 20.0, Kind::Cubic, "CUBIC"),
+        (10e9, 10.0, Kind::Cubic, "CUBIC"),
+        (10e9, 50.0, Kind::Cubic, "CUBIC"),
+        (10e9, 100.0, Kind::Cubic, "CUBIC"),
+        (10e9, 10.0, Kind::Bbr, "BBR"),
+        (10e9, 50.0, Kind::Bbr, "BBR"),
+        (10e9, 10.0, fair(), "fair"),
+        (10e9, 50.0, fair(), "fair"),
+        (100e9, 100.0, fair(), "fair"),
+    ];
+    let chosen = if extent == Extent::Quick { quick.to_vec() } else { whole.to_vec() };
+    for (rate, rtt_ms, other, name) in chosen {
+        cases.push(("background", Box::new(move |seed| gives_way_to(rate, rtt_ms, other, name, seed))));
+    }
+    cases.push(("background", Box::new(move |seed| {
+        let mut scene = alone(Path::clean(10e9, 50.0), 60.0, seed);
+        scene.flows[0].kind = background();
+        let outcome = run(&scene);
+        vec![Finding { group: "background", run: "10 Gb/s × 50 ms, alone".into(), what: "goodput", measured: outcome.delivered[0] / 10e9, bound: 0.9, is_least: true }]
+    })));
+}
+
+/// The other flow comes after 10 s; from 2 s after then the background flow must have given way: what the other has
+/// is compared with what it has on the empty path at the same age.
+fn gives_way_to(rate: f64, rtt_ms: f64, other: Kind, name: &str, seed: u64) -> Vec<Finding> {
+    let scene = gives_way(Path::clean(rate, rtt_ms), other, 10.0, seed);
+    let outcome = run(&scene);
+    let mut empty = Scene { flows: scene.flows.clone(), ..scene };
+    empty.flows.remove(0);
+    let free = run(&empty).delivered[0];
+    let run = format!("{} × {rtt_ms} ms, {name} comes", gbps(rate));
+    vec![Finding { group: "background", run, what: "left to the other, of an empty path", measured: outcome.delivered[1] / free, bound: 0.8, is_least: true }]
+}
+
+fn change_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
+    let clean = Path::clean(10e9, 50.0);
+    let changed: Vec<(&'static str, Vec<(f64, Path)>, Path, f64)> = vec![
+        // name, changes, path at first, mean capacity in parts of the first
+        ("rate halves after 20 s", vec![(20.0, Path { rate_bits_per_second: 5e9, ..clean })], clean, (20.0 + 20.0) / 60.0),
+        ("rate doubles after 20 s", vec![(20.0, Path { rate_bits_per_second: 20e9, ..clean })], clean, (20.0 + 80.0) / 60.0),
+        ("round trip doubles after 20 s", vec![(20.0, Path { rtt_ns: 100_000_000, ..clean })], clean, 1.0),
+        ("round trip halves after 20 s", vec![(20.0, Path { rtt_ns: 25_000_000, ..clean })], clean, 1.0),
+        ("dark from 20 s to 25 s", vec![(20.0, Path { is_dark: true, ..clean }), (25.0, clean)], clean, 55.0 / 60.0),
+        ("1 % lost in bursts", vec![], Path { burst_loss: Some(BurstLoss { to_bad: 0.0002, to_good: 0.01, loss_in_bad: 0.5 }), ..clean }, 1.0),
+        ("buffer of 2 ms", vec![], clean.with_buffer_bdp(0.04), 1.0),
+        ("buffer of 0.2 ms", vec![], clean.with_buffer_bdp(0.004), 1.0),
+        ("5 % reordered by 2 ms", vec![], Path { reordering: 0.05, reordering_ns: 2_000_000, ..clean }, 1.0),
+    ];
+    for (name, changes, path, capacity) in changed {
+        if extent == Extent::Quick && !name.starts_with("rate halves") && !name.starts_with("dark") && !name.starts_with("buffer of 2") {
+            continue;
+        }
+        cases.push(("changes", Box::new(move |seed| {
+            let mut scene = alone(path, 60.0, seed);
+            scene.changes = changes.clone();
+            let outcome = run(&scene);
+            let finding = |what, measured, bound, is_least| Finding { group: "changes", run: format!("10 Gb/s × 50 ms, {name}"), what, measured, bound, is_least };
+            let mut findings = vec![finding("goodput of what there was", outcome.delivered[0] / (10e9 * capacity), 0.85, true)];
+            if name.starts_with("buffer") {
+                findings.push(finding("loss", outcome.loss, 0.01, false));
+            }
+            findings
+        })));
+    }
+    for feedback_loss in [0.01, 0.05] {
+        if extent == Extent::Quick {
+            continue;
+        }
+        cases.push(("changes", Box::new(move |seed| {
+            let mut scene = alone(clean.with_loss(feedback_loss), 60.0, seed);
+            scene.flows[0].kind = Kind::Culvert(crate::flow::FlowOptions { feedback_loss, ..Default::default() });
+            let outcome = run(&scene);
+            let bound = if feedback_loss > 0.02 { 0.8 } else { 0.9 };
+            judged_alone("changes", &format!("10 Gb/s × 50 ms, {} % of data and of reports lost", feedback_loss * 100.0), &outcome, 10e9, 50.0, bound)
+        })));
+    }
+}
