@@ -19,12 +19,12 @@ const SCALE_NS_MIN: u64 = 20_000_000;
 /// The part of the time that the pacer must have been the brake for, before a delivery rate says what the path can do.
 const PACED_PERMILLE: u64 = 300;
 /// The best delivery rate is that of the last rounds, and of at least this time.
-const BEST_NS_MIN: u64 = 60_000_000;
-const BEST_ROUNDS: u64 = 3;
+const BEST_NS_MIN: u64 = 30_000_000;
+const BEST_ROUNDS: u64 = 2;
 /// The rate at which the target queue would be (nearly) nothing.
 const RATE_OF_NO_QUEUE: f64 = 660e9;
 /// What part of the distance between queue and target a round trip makes up for.
-const GAIN: f64 = 0.5;
+const GAIN: f64 = 1.2;
 /// Rounds without a queue after which the rate grows faster than the law has it …
 const EMPTY_ROUNDS: f64 = 4.0;
 /// … by so much more each round, until the most.
@@ -54,7 +54,9 @@ const SILENCE_NS_MIN: u64 = 1_000_000_000;
 pub(super) struct Patience {
     /// Target queue for each factor of e between the rate and [`RATE_OF_NO_QUEUE`], in parts of the round trip.
     slope: f64,
-    /// The most that one step takes away.
+    /// What part of a queue beyond the target a round trip takes away, and …
+    haste: f64,
+    /// … the most that one step takes away.
     decrease_max: f64,
     /// Loss beyond noise that is borne.
     loss: f64,
@@ -63,8 +65,8 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    pub(super) const FAIR: Self = Self { slope: 0.016, decrease_max: 0.25, loss: 0.01, shares: true };
-    pub(super) const BACKGROUND: Self = Self { slope: 0.004, decrease_max: 0.5, loss: 0.005, shares: false };
+    pub(super) const FAIR: Self = Self { slope: 0.016, haste: GAIN, decrease_max: 0.25, loss: 0.01, shares: true };
+    pub(super) const BACKGROUND: Self = Self { slope: 0.004, haste: 3.0, decrease_max: 0.5, loss: 0.005, shares: false };
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -254,9 +256,23 @@ impl AdaptiveRate {
         if recent.paced_permille() < PACED_PERMILLE && queue_ns <= target_ns {
             return;
         }
-        let change = (GAIN * (target_ns - queue_ns) / self.scale_ns()).max(-self.patience.decrease_max);
+        let expected_ns = queue_ns + self.queue_under_way_ns();
+        let gain = if expected_ns > target_ns { self.patience.haste } else { GAIN };
+        let change = (gain * (target_ns - expected_ns) / self.scale_ns()).max(-self.patience.decrease_max);
         let change = change.max(self.growth(now_ns, queue_ns, target_ns));
         self.rate = (self.best_before_noise() * (1.0 + change)) as u64;
+    }
+
+    /// The queue that the last round trip's packets will make, of which no report can tell yet (a Smith predictor): without it the
+    /// gain would have to be half.
+    fn queue_under_way_ns(&self) -> f64 {
+        let best = self.best_before_noise().max(1.0);
+        let excess_us: f64 = self
+            .history
+            .within(self.rtt_ns / 1_000)
+            .map(|entry| (entry.rate as f64 / best - 1.0) * entry.interval_us as f64)
+            .sum();
+        excess_us.max(0.0) * 1_000.0
     }
 
     /// How much faster than the law the rate grows because there has been no queue for a while.
