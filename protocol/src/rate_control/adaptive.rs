@@ -101,8 +101,9 @@ pub(super) struct AdaptiveRate {
     short_since_ns: Option<u64>,
     /// Since when there has been no queue to speak of.
     empty_since_ns: Option<u64>,
-    /// Since when the queue has stood above what this flow makes, and the best rate then.
+    /// Since when the queue has stood above the target, and the best rate then; and since when far above.
     foreign_since: Option<(u64, u64)>,
+    high_since_ns: Option<u64>,
     /// The present or last drain.
     drain_ns: (u64, u64),
     next_drain_ns: u64,
@@ -136,6 +137,7 @@ impl AdaptiveRate {
             short_since_ns: None,
             empty_since_ns: None,
             foreign_since: None,
+            high_since_ns: None,
             drain_ns: (0, 0),
             next_drain_ns: 0,
             noise: (0.0, 0.0),
@@ -311,14 +313,22 @@ impl AdaptiveRate {
         }
     }
 
-    /// Whether the queue is somebody else's, and this flow takes its share of the path from now on.
+    /// Whether the queue is somebody else's, and this flow takes its share of the path from now on. Flows of Culvert's own keep the queue
+    /// at the target and empty it at times; one that never does, however far the rate falls, is kept by others.
     fn is_foreign(&mut self, now_ns: u64, queue_ns: f64) -> bool {
-        if queue_ns <= 2.0 * self.target_ns(self.best) + 0.05 * self.scale_ns() {
-            self.foreign_since = None;
+        let target_ns = self.target_ns(self.best);
+        if queue_ns <= target_ns {
+            (self.foreign_since, self.high_since_ns) = (None, None);
             return false;
         }
+        if queue_ns <= 2.0 * target_ns + 0.05 * self.scale_ns() {
+            self.high_since_ns = None;
+        }
         let (since_ns, best) = *self.foreign_since.get_or_insert((now_ns, self.best));
-        if !self.patience.shares || now_ns - since_ns < FOREIGN_ROUNDS * self.round_ns() {
+        let high_since_ns = *self.high_since_ns.get_or_insert(now_ns);
+        let is_high = now_ns - high_since_ns >= FOREIGN_ROUNDS * self.round_ns();
+        let has_fallen = now_ns - since_ns >= 2 * FOREIGN_ROUNDS * self.round_ns() && self.best < best / 2;
+        if !self.patience.shares || !(is_high || has_fallen) {
             return false;
         }
         let packets = best as f64 * self.rtt_ns as f64 / 8e9 / self.packet_bytes as f64;
