@@ -156,7 +156,9 @@ impl TlsConfigs {
             .expect("the provider supports TLS 1.3")
             .dangerous()
             .with_custom_certificate_verifier(verifier.clone())
-            .with_client_cert_resolver(Arc::new(rustls::client::AlwaysResolvesClientRawPublicKeys::new(certified.clone())));
+            .with_client_cert_resolver(Arc::new(rustls::client::AlwaysResolvesClientRawPublicKeys::new(
+                certified.clone(),
+            )));
         client.alpn_protocols = vec![ALPN.to_vec()];
         // A resumed session would not prove the keys anew.
         client.resumption = rustls::client::Resumption::disabled();

@@ -55,7 +55,7 @@ pub async fn send_manifest(
 pub fn source_refusal(error: &SourceError) -> TransferError {
     let code = match error {
         SourceError::NotFound(_) => RefusalCode::NotFound,
-        SourceError::Collision(_) => RefusalCode::Collision,
+        SourceError::Collision { .. } => RefusalCode::Collision,
         SourceError::Unreadable { .. } | SourceError::Special(_) | SourceError::Entry { .. } => RefusalCode::Failed,
     };
     TransferError::here(code, error.to_string())
@@ -93,7 +93,9 @@ pub async fn receive_manifest(
             Message::ManifestPart(part) => {
                 for entry in decode_entries(&part) {
                     let entry = entry.map_err(|error| TransferError::protocol(error.to_string()))?;
-                    manifest.push(&entry).map_err(|error| TransferError::here(RefusalCode::Protocol, error.to_string()))?;
+                    manifest
+                        .push(&entry)
+                        .map_err(|error| TransferError::here(RefusalCode::Protocol, error.to_string()))?;
                 }
                 progress.send_modify(|progress| {
                     progress.bytes_total = manifest.total_bytes();

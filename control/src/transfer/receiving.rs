@@ -18,7 +18,7 @@ use culvert_dataplane::link::handles::LentBuffer;
 use culvert_dataplane::link::messages::OpenReceive;
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::{
-    FileError, FlowOffer, Message, ReceiverSummary, RefusalCode, Run, SenderSummary, runs,
+    FileError, FlowOffer, LeftOut, Message, ReceiverSummary, RefusalCode, Run, SenderSummary, runs,
 };
 use culvert_protocol::feedback::Report;
 use culvert_protocol::manifest::EntryKind;
@@ -105,6 +105,8 @@ struct Receiving {
     hashes: Vec<ChunkHash>,
     failed: HashSet<u32>,
     errors: ErrorList,
+    /// What the sender did not send at all, in its own words.
+    left_out: Vec<LeftOut>,
     /// Files whose fate is not known yet.
     files_left: u64,
     /// Chunks of a measurement that are not verified yet.
@@ -253,6 +255,7 @@ impl Receiving {
             hashes,
             failed: HashSet::new(),
             errors: ErrorList::default(),
+            left_out: Vec::new(),
             files_left,
             sender: None,
             finish_sent: None,
@@ -339,8 +342,7 @@ impl Receiving {
                 let Some(ChunkContent::Range { offset, bytes, .. }) = self.chunks.content(chunk) else { continue };
                 let range = FileRange { file: opened.slot, offset, file_bytes };
                 let lane = (chunk as usize % self.context.plane.lanes().len()) as u16;
-                let checked =
-                    self.context.plane.check(lane, range, bytes, self.context.options.chunk_bytes).await?;
+                let checked = self.context.plane.check(lane, range, bytes, self.context.options.chunk_bytes).await?;
                 if let (Ok(now), Some(then)) = (checked, hash)
                     && now == then
                 {
@@ -555,7 +557,9 @@ impl Receiving {
         let tries = self.tries.entry(chunk).or_insert(0);
         *tries += 1;
         if *tries >= TRIES_MAX {
-            let text = format!("chunk {chunk} arrived {TRIES_MAX} times with bytes that do not have the sender's hash: memory or disk of one of the hosts is faulty");
+            let text = format!(
+                "chunk {chunk} arrived {TRIES_MAX} times with bytes that do not have the sender's hash: memory or disk of one of the hosts is faulty"
+            );
             return Err(TransferError::here(RefusalCode::Verification, text));
         }
         if let Some(flow) = self.came_by.get(&chunk).and_then(|&tag| self.flows.get(tag)) {
@@ -813,6 +817,7 @@ impl Receiving {
                 }
                 self.fail_file(error, false);
             }
+            Message::LeftOut(left_out) => self.left_out = left_out,
             Message::AllSent(summary) => {
                 self.sender = Some(summary);
                 self.context.progress.send_modify(|progress| progress.phase = Phase::Finishing);
@@ -845,8 +850,7 @@ impl Receiving {
             }
             let file_bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
             if checksum {
-                let ours =
-                    blocking(move || hash_of_zeros(file_bytes, offset, bytes, chunk_bytes)).await;
+                let ours = blocking(move || hash_of_zeros(file_bytes, offset, bytes, chunk_bytes)).await;
                 if ours != theirs {
                     return Err(TransferError::protocol("its hash of a hole is not that of zeros"));
                 }
@@ -970,6 +974,13 @@ impl Receiving {
             receiver_signature: sign_line(&self.context.identity, &self.line),
         };
         let name = |file| printable(self.intake.manifest.entry(file).name);
+        // The partner's words reach a terminal: nothing but what can be printed.
+        let plain = |text: &str| text.chars().filter(|character| !character.is_control()).collect();
+        let left_out = self.left_out.iter().map(|left| ResultError {
+            path: plain(&left.name),
+            code: plain(&left.code),
+            text: plain(&left.text),
+        });
         let result = TransferResult::new(ResultParts {
             id: self.context.id,
             statement,
@@ -979,7 +990,7 @@ impl Receiving {
             flows: self.flows.len() as u16,
             cipher: self.context.options.cipher,
             files_total: self.intake.manifest.file_count(),
-            errors: named_errors(&self.errors, name).collect::<Vec<ResultError>>(),
+            errors: named_errors(&self.errors, name).chain(left_out).collect::<Vec<ResultError>>(),
             error_count: self.errors.count + sender.problems,
         });
         self.intake.forget_journal();
@@ -990,9 +1001,15 @@ impl Receiving {
     fn dry_result(&self) -> TransferResult {
         let manifest = &self.intake.manifest;
         let would = |wanted: &dyn Fn(u32) -> bool| {
-            manifest.entries().filter(|(file, entry)| matches!(entry.kind, EntryKind::File { .. }) && wanted(*file)).count() as u64
+            manifest
+                .entries()
+                .filter(|(file, entry)| matches!(entry.kind, EntryKind::File { .. }) && wanted(*file))
+                .count() as u64
         };
-        let bytes = (0..manifest.len() as u32).filter(|&file| self.intake.is_sent(file)).filter_map(|file| manifest.file_bytes(file)).sum();
+        let bytes = (0..manifest.len() as u32)
+            .filter(|&file| self.intake.is_sent(file))
+            .filter_map(|file| manifest.file_bytes(file))
+            .sum();
         super::result::dry_run(
             self.context.id,
             would(&|file| self.intake.is_sent(file)),

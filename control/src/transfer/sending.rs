@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use culvert_dataplane::link::commands::{FileRange, Source};
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
-use culvert_protocol::control::{FileError, FlowOffer, Message, ReceiverSummary, RefusalCode, SenderSummary};
+use culvert_protocol::control::{
+    FileError, FlowOffer, LIST_BYTES, LeftOut, Message, ReceiverSummary, RefusalCode, SenderSummary,
+};
 use culvert_protocol::names::printable;
 use culvert_protocol::receipt::{Receipt, Statement, sign_line, verify_line};
 use culvert_protocol::tree_hash::{ChunkHash, TreeHash, hash_of_zeros};
@@ -95,8 +97,8 @@ enum Done {
     Filled { tag: usize, chunk: u32, pack: FilledPack },
     /// A hole was hashed.
     Hole { chunk: u32, hash: ChunkHash },
-    /// A chunk that the partner says it has was hashed here.
-    Proved { chunk: u32, is_same: bool },
+    /// A chunk that the partner says it has was hashed here: the hash, if it is the same.
+    Proved { chunk: u32, same: Option<ChunkHash> },
     /// A file was looked at once more after its last chunk was delivered.
     Checked { file: u32, result: Result<(), FileError> },
 }
@@ -381,8 +383,8 @@ impl Sending {
             tokio::spawn(async move {
                 let checked = plane.check(lane, range, bytes, chunk_bytes).await;
                 // What cannot be read here is sent, and fails there by name.
-                let is_same = matches!(checked, Ok(Ok(ours)) if ours == theirs);
-                let _ = done.send(Done::Proved { chunk, is_same });
+                let same = matches!(checked, Ok(Ok(ours)) if ours == theirs).then_some(theirs);
+                let _ = done.send(Done::Proved { chunk, same });
             });
         } else if opened.is_hole(offset, bytes) {
             self.preparing += 1;
@@ -427,14 +429,15 @@ impl Sending {
                 self.hashed.insert(chunk, hash);
                 self.chunk_delivered(chunk);
             }
-            Done::Proved { chunk, is_same: true } => {
+            Done::Proved { chunk, same: Some(hash) } => {
                 self.preparing -= 1;
                 self.outbox.proven.push(chunk);
+                self.hashed.insert(chunk, hash);
                 // The bytes were counted when the partner's plan came.
                 self.bytes_delivered = self.bytes_delivered.saturating_sub(self.chunk_bytes(chunk).into());
                 self.chunk_delivered(chunk);
             }
-            Done::Proved { chunk, is_same: false } => {
+            Done::Proved { chunk, same: None } => {
                 self.preparing -= 1;
                 self.bytes_delivered = self.bytes_delivered.saturating_sub(self.chunk_bytes(chunk).into());
                 self.chunk_settled(chunk);
@@ -664,6 +667,11 @@ impl Sending {
             return;
         }
         self.said_all_sent = true;
+        if let Payload::Files { tree, .. } = &self.payload
+            && !tree.problems.is_empty()
+        {
+            self.outbox.others.push(Message::LeftOut(left_out(tree)));
+        }
         let summary = self.summary();
         self.outbox.others.push(Message::AllSent(summary));
         self.context.progress.send_modify(|progress| progress.phase = Phase::Finishing);
@@ -729,7 +737,8 @@ impl Sending {
                 }
             }
             Message::FileRefused(error) => {
-                let is_file = matches!(&self.payload, Payload::Files { tree, .. } if (error.file as usize) < tree.manifest.len());
+                let is_file =
+                    matches!(&self.payload, Payload::Files { tree, .. } if (error.file as usize) < tree.manifest.len());
                 if is_file && self.failed.insert(error.file) {
                     self.take_chunks_back(error.file);
                     self.errors.push(error);
@@ -756,7 +765,9 @@ impl Sending {
             .map_err(|error| TransferError::protocol(format!("its receipt cannot be read: {error}")))?;
         let partner = self.context.connection.partner;
         let verified = verify_line(partner, line, signature);
-        verified.map_err(|_| TransferError::here(RefusalCode::Verification, "the partner's receipt is not signed by its key"))?;
+        verified.map_err(|_| {
+            TransferError::here(RefusalCode::Verification, "the partner's receipt is not signed by its key")
+        })?;
         let identity = self.context.identity.clone();
         let is_ours = statement.transfer == self.context.id.to_string()
             && statement.sender == identity.public_key()
@@ -825,4 +836,19 @@ impl Sending {
             progress.rtt_us = rtt_us;
         });
     }
+}
+
+/// The first of what was left out, as far as it fits a message.
+fn left_out(tree: &SourceTree) -> Vec<LeftOut> {
+    let mut bytes = 0;
+    let told = tree.problems.iter().take_while(|problem| {
+        bytes += problem.name.len() + problem.text.len() + 32;
+        bytes <= LIST_BYTES
+    });
+    told.map(|problem| LeftOut {
+        name: problem.name.clone(),
+        code: problem.code.to_owned(),
+        text: problem.text.clone(),
+    })
+    .collect()
 }

@@ -125,8 +125,7 @@ fn make_durable(intake: &Intake, linked: &mut Linked, committed: &mut Committed)
     if files.is_empty() {
         return Ok(());
     }
-    let records: Vec<Record> =
-        files.iter().filter_map(|&(file, hash)| done_record(intake, file, hash).ok()).collect();
+    let records: Vec<Record> = files.iter().filter_map(|&(file, hash)| done_record(intake, file, hash).ok()).collect();
     let mut journal = intake.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(journal) = journal.as_mut() {
         journal.append(records).map_err(|error| failed("the journal of the transfer", &error))?;
