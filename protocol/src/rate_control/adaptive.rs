@@ -370,7 +370,8 @@ impl AdaptiveRate {
     /// After silence nothing that was known is sure: half the rate, and start-up from there.
     fn resume(&mut self) {
         self.history.clear();
-        self.rate = (self.rate.max(self.best) / 2).max(RATE_MIN);
+        self.delay.restart();
+        self.rate = (self.rate.max(self.best) / 2).clamp(RATE_MIN, self.cap);
         self.phase = Phase::StartUp;
         (self.short_since_ns, self.empty_since_ns, self.foreign_since, self.lossy_since_ns) = (None, None, None, None);
     }
