@@ -74,6 +74,7 @@ pub fn run_matrix(extent: Extent, group: Option<&str>, seed: u64) -> Vec<Finding
 fn cases(extent: Extent) -> Vec<(&'static str, Case)> {
     let mut cases: Vec<(&'static str, Case)> = Vec::new();
     alone_cases(extent, &mut cases);
+    start_cases(extent, &mut cases);
     fairness_cases(extent, &mut cases);
     coexistence_cases(extent, &mut cases);
     background_cases(extent, &mut cases);
@@ -112,6 +113,33 @@ fn alone_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
             judged_alone("alone", &run, &outcome, rate, rtt_ms, bound)
         })));
     }
+}
+
+fn start_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
+    for (rate, rtt_ms) in [(1e9, 100.0), (10e9, 10.0), (10e9, 100.0), (100e9, 50.0), (100e9, 200.0)] {
+        if extent == Extent::Quick && rtt_ms != 100.0 {
+            continue;
+        }
+        for start in [None, Some(rate as u64)] {
+            cases.push(("start-up", Box::new(move |seed| start_up(rate, rtt_ms, start, seed))));
+        }
+    }
+}
+
+/// The first forty round trips: how soon the path is full, and what that costs.
+fn start_up(rate: f64, rtt_ms: f64, start: Option<u64>, seed: u64) -> Vec<Finding> {
+    let mut scene = alone(Path::clean(rate, rtt_ms), 40.0 * rtt_ms / 1e3, seed);
+    scene.flows[0].kind = Kind::Culvert(crate::flow::FlowOptions { start, ..Default::default() });
+    let outcome = run(&scene);
+    let full_seconds = outcome.samples.iter().find(|sample| sample.delivered[0] >= 0.9 * rate).map_or(f64::INFINITY, |sample| sample.seconds);
+    let seeded = if start.is_some() { ", seeded with the rate" } else { "" };
+    let finding = |what, measured, bound| Finding { group: "start-up", run: format!("{} × {rtt_ms} ms{seeded}", gbps(rate)), what, measured, bound, is_least: false };
+    // From 256 segments in a round trip there are so many doublings to the rate.
+    let doublings = (rate * rtt_ms / 1e3 / (256.0 * 8_932.0 * 8.0)).log2().max(0.0);
+    vec![
+        finding("round trips to 90 %", full_seconds / rtt_ms * 1e3, if start.is_some() { 4.0 } else { 1.25 * doublings + 4.0 }),
+        finding("loss", outcome.loss, 0.01),
+    ]
 }
 
 fn judged_alone(group: &'static str, run: &str, outcome: &Outcome, rate: f64, rtt_ms: f64, bound: f64) -> Vec<Finding> {

@@ -6,25 +6,36 @@ use super::share::CubicShare;
 use super::{ControllerConfig, Observation, RATE_MAX, RATE_MIN, RateController, RateLimit};
 
 /// Full segments in the first round trip.
-const INITIAL_SEGMENTS: u64 = 256;
+const INITIAL_SEGMENTS: u64 = 320;
 /// The first rate is never above this, however short the round trip: a receiver on a LAN is reached in five doublings, 20 ms.
 const INITIAL_RATE_MAX: u64 = 2_000_000_000;
+/// A queue of this part of the round trip, and at least this long, ends the doubling …
+const START_QUEUE: f64 = 0.02;
+const START_QUEUE_NS_MIN: f64 = 1e6;
+/// … the first hint of one holds the rate back to what is delivered until the next report …
+const HINT_QUEUE: f64 = 0.005;
+const HINT_QUEUE_NS_MIN: f64 = 400_000.0;
+/// … and the rate is never more than this times what is delivered: as much as doubling needs, for reports tell of a
+/// round trip ago.
+const START_GAIN: f64 = 2.4;
 /// The part of a rate measured before at which start-up begins: half, as Careful Resume (draft-ietf-tsvwg-careful-resume) has it,
 /// since the path may be shared by now; a round trip later it is doubled.
 const SEED_DIVISOR: u64 = 2;
 /// A round is at least this long: two reports of the shortest interval.
 const ROUND_NS_MIN: u64 = 4_000_000;
 /// Queues are judged in parts of the round trip, of at least this: below, the receiver's scheduler makes queues as long.
-const SCALE_NS_MIN: u64 = 20_000_000;
+const SCALE_NS_MIN: u64 = 14_000_000;
 /// The part of the time that the pacer must have been the brake for, before a delivery rate says what the path can do.
 const PACED_PERMILLE: u64 = 300;
 /// The best delivery rate is that of the last rounds, and of at least this time.
 const BEST_NS_MIN: u64 = 30_000_000;
 const BEST_ROUNDS: u64 = 2;
 /// The rate at which the target queue would be (nearly) nothing.
-const RATE_OF_NO_QUEUE: f64 = 660e9;
+const RATE_OF_NO_QUEUE: f64 = 150e9;
+/// The target is never below this part of the round trip.
+const TARGET_MIN: f64 = 0.004;
 /// What part of the distance between queue and target a round trip makes up for.
-const GAIN: f64 = 1.2;
+const GAIN: f64 = 1.4;
 /// Rounds without a queue after which the rate grows faster than the law has it …
 const EMPTY_ROUNDS: f64 = 4.0;
 /// … by so much more each round, until the most.
@@ -32,8 +43,8 @@ const EMPTY_GROWTH: f64 = 1.5;
 const GROWTH_MAX: f64 = 0.25;
 /// Time between two drains.
 const DRAIN_ROUNDS: u64 = 40;
-const DRAIN_NS_MIN: u64 = 1_000_000_000;
-/// A drain halves the rate for this part of a round.
+const DRAIN_NS_MIN: u64 = 500_000_000;
+/// A drain halves the rate for this part of a round, or of what queues are measured by.
 const DRAIN_DIVISOR: u64 = 2;
 /// Loss beyond this is never noise.
 const NOISE_MAX: f64 = 0.10;
@@ -65,7 +76,7 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    pub(super) const FAIR: Self = Self { slope: 0.016, haste: GAIN, decrease_max: 0.25, loss: 0.01, shares: true };
+    pub(super) const FAIR: Self = Self { slope: 0.023, haste: GAIN, decrease_max: 0.25, loss: 0.01, shares: true };
     pub(super) const BACKGROUND: Self = Self { slope: 0.004, haste: 3.0, decrease_max: 0.5, loss: 0.005, shares: false };
 }
 
@@ -99,6 +110,8 @@ pub(super) struct AdaptiveRate {
     heard_ns: u64,
     /// Since when start-up has delivered clearly less than it sent.
     short_since_ns: Option<u64>,
+    /// The rate of start-up while a hint of a queue holds it back.
+    held_back: Option<u64>,
     /// Since when there has been no queue to speak of.
     empty_since_ns: Option<u64>,
     /// Since when the queue has stood above the target, and the best rate then; and since when far above.
@@ -135,6 +148,7 @@ impl AdaptiveRate {
             best: 0,
             heard_ns: 0,
             short_since_ns: None,
+            held_back: None,
             empty_since_ns: None,
             foreign_since: None,
             high_since_ns: None,
@@ -157,7 +171,8 @@ impl AdaptiveRate {
     /// The queue that the flow wants to see at a rate. It is the longer the lower the rate: of two flows that see the same
     /// queue, the slower one goes up and the faster one down until they are equal.
     fn target_ns(&self, rate: u64) -> f64 {
-        let target = self.scale_ns() * self.patience.slope * (RATE_OF_NO_QUEUE / rate.max(1) as f64).ln().max(0.0);
+        let part = self.patience.slope * (RATE_OF_NO_QUEUE / rate.max(1) as f64).ln();
+        let target = self.scale_ns() * part.max(TARGET_MIN);
         self.clip.map_or(target, |(clip, _)| target.min(clip))
     }
 
@@ -196,7 +211,9 @@ impl AdaptiveRate {
         let expected = self.history.rate_at(begun_ns).unwrap_or(self.rate) as f64 * (1.0 - self.noise());
         let delivered = recent.delivered_rate() as f64;
         let is_paced = recent.paced_permille() >= PACED_PERMILLE;
-        let is_queued = recent.queue_ns_min as f64 > self.target_ns(self.rate).max(2e6);
+        // The newest report alone: what is sent until the next one is on top of what overfills the path already.
+        let newest = self.history.sums(1);
+        let is_queued = newest.queue_ns_max as f64 > (START_QUEUE * self.scale_ns()).max(START_QUEUE_NS_MIN);
         let is_short = is_paced && delivered < expected * 0.75;
         if !is_queued && !is_short {
             self.learn_noise(seen.lost_packets, seen.delivered_packets);
@@ -209,13 +226,24 @@ impl AdaptiveRate {
             (true, since_ns) => now_ns - *self.short_since_ns.insert(since_ns.unwrap_or(now_ns)),
         };
         let is_overrun = is_short && recent.loss() > self.noise() + NOISE_MAX;
+        let hint_ns = HINT_QUEUE * self.scale_ns() + HINT_QUEUE_NS_MIN;
+        let is_hinted = newest.queue_ns_min as f64 > hint_ns;
+        if let Some(rate) = self.held_back.take() {
+            self.rate = rate;
+        }
         if (is_queued && delivered < expected * 0.95) || is_overrun || short_ns > 3 * self.round_ns() {
             self.best = self.best.max(recent.delivered_rate()).max(round.delivered_rate());
             self.phase = Phase::Settle { until_ns: now_ns + 4 * self.round_ns() };
             self.rate = self.best / 2;
+        } else if is_paced && is_hinted && newest.delivered_rate() < self.rate {
+            self.held_back = Some(self.rate);
+            self.rate = newest.delivered_rate();
         } else if is_paced && !is_short && !is_queued {
             let rounds = (u64::from(seen.interval_us) * 1_000) as f64 / self.round_ns() as f64;
-            self.rate = (self.rate as f64 * 2f64.powf(rounds.min(1.0))) as u64;
+            let doubled = self.rate as f64 * 2f64.powf(rounds.min(1.0));
+            // A rate far above what is delivered is a guess that no report has confirmed yet.
+            let confirmed = START_GAIN * newest.delivered_rate() as f64;
+            self.rate = self.rate.max(doubled.min(confirmed.max(delivered * START_GAIN)) as u64);
         }
     }
 
@@ -238,7 +266,7 @@ impl AdaptiveRate {
         let queue_ns = recent.queue_ns_min as f64;
         let target_ns = self.target_ns(self.best);
         if now_ns >= self.next_drain_ns {
-            self.drain_ns = (now_ns, now_ns + self.round_ns() / DRAIN_DIVISOR);
+            self.drain_ns = (now_ns, now_ns + self.round_ns().max(SCALE_NS_MIN) / DRAIN_DIVISOR);
             self.next_drain_ns = now_ns + self.drain_interval_ns();
         }
         let echo_ns = now_ns.saturating_sub(self.rtt_ns);
@@ -373,6 +401,7 @@ impl AdaptiveRate {
         self.delay.restart();
         self.rate = (self.rate.max(self.best) / 2).clamp(RATE_MIN, self.cap);
         self.phase = Phase::StartUp;
+        self.held_back = None;
         (self.short_since_ns, self.empty_since_ns, self.foreign_since, self.lossy_since_ns) = (None, None, None, None);
     }
 }
@@ -412,7 +441,9 @@ impl RateController for AdaptiveRate {
         };
         self.history.push(entry, round_ns / 16_000);
         let round = self.history.sums(round_ns / 1_000);
-        self.history.set_delivered_rate(round.delivered_rate());
+        // More than was sent can only come from a queue, or from a receiver that was asleep.
+        let most_sent = self.history.within(3 * round_ns / 1_000).map(|entry| entry.rate).max().unwrap_or(self.rate);
+        self.history.set_delivered_rate(round.delivered_rate().min(most_sent));
         match self.phase {
             Phase::StartUp => {
                 self.best = self.best.max(round.delivered_rate());
