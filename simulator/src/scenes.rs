@@ -48,10 +48,10 @@ pub fn together(path: Path, count: usize, seed: u64) -> Scene {
     }
 }
 
-/// `others` flows of a kind that are there first, and one more of `newcomer`; judged over two minutes after the first twenty seconds.
+/// `others` flows of a kind that are there first, begun one after the other, and one more of `newcomer`; judged over two minutes after the first twenty seconds.
 #[must_use]
-pub fn among(path: Path, other: Kind, others: usize, newcomer: Kind, seed: u64) -> Scene {
-    let mut flows: Vec<Entry> = (0..others).map(|at| Entry::from(other, at as f64 * 0.3)).collect();
+pub fn among(path: Path, other: Kind, others: usize, newcomer: Kind, spacing_seconds: f64, seed: u64) -> Scene {
+    let mut flows: Vec<Entry> = (0..others).map(|at| Entry::from(other, at as f64 * spacing_seconds)).collect();
     flows.push(Entry::from(newcomer, 5.0));
     Scene {
         path,

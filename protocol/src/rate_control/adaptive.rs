@@ -23,6 +23,8 @@ const START_GAIN: f64 = 2.4;
 const SEED_DIVISOR: u64 = 2;
 /// A round is at least this long: two reports of the shortest interval.
 const ROUND_NS_MIN: u64 = 4_000_000;
+/// Queues are judged by the least of this time at least.
+const RECENT_NS_MIN: u64 = 5_000_000;
 /// Queues are judged in parts of the round trip, of at least this: below, the receiver's scheduler makes queues as long.
 const SCALE_NS_MIN: u64 = 14_000_000;
 /// The part of the time that the pacer must have been the brake for, before a delivery rate says what the path can do.
@@ -32,15 +34,12 @@ const BEST_NS_MIN: u64 = 30_000_000;
 const BEST_ROUNDS: u64 = 2;
 /// The rate at which the target queue would be (nearly) nothing.
 const RATE_OF_NO_QUEUE: f64 = 150e9;
-/// The target is never below this part of the round trip.
-const TARGET_MIN: f64 = 0.004;
 /// What part of the distance between queue and target a round trip makes up for.
 const GAIN: f64 = 1.4;
 /// Rounds without a queue after which the rate grows faster than the law has it …
 const EMPTY_ROUNDS: f64 = 4.0;
-/// … by so much more each round, until the most.
+/// … by so much more each round.
 const EMPTY_GROWTH: f64 = 1.5;
-const GROWTH_MAX: f64 = 0.25;
 /// Time between two drains.
 const DRAIN_ROUNDS: u64 = 40;
 const DRAIN_NS_MIN: u64 = 500_000_000;
@@ -52,6 +51,13 @@ const NOISE_MAX: f64 = 0.10;
 const CLIP_ROUNDS: u64 = 100;
 /// Rounds that a queue must stand against a falling rate to be somebody else's.
 const FOREIGN_ROUNDS: u64 = 10;
+/// A flow that yields does not grow for so many rounds after a queue of so many targets and this part of a round trip: room that appears is
+/// meant for the others.
+const YIELD_ROUNDS: u64 = 10;
+const YIELD_TARGETS: f64 = 3.0;
+const YIELD_PART: f64 = 0.03;
+/// Rounds without a queue after which the others are taken to be gone.
+const EMPTY_SHARE_ROUNDS: u64 = 8;
 /// Time after which a flow that shares finds out whether it is alone, and rounds that it takes.
 const LONELY_ROUNDS: u64 = 100;
 const LONELY_NS_MIN: u64 = 10_000_000_000;
@@ -65,10 +71,14 @@ const SILENCE_NS_MIN: u64 = 1_000_000_000;
 pub(super) struct Patience {
     /// Target queue for each factor of e between the rate and [`RATE_OF_NO_QUEUE`], in parts of the round trip.
     slope: f64,
+    /// The target is longer by this: schedulers and interrupts make queues as long.
+    target_ns_min: f64,
     /// What part of a queue beyond the target a round trip takes away, and …
     haste: f64,
     /// … the most that one step takes away.
     decrease_max: f64,
+    /// The most that a round adds.
+    growth_max: f64,
     /// Loss beyond noise that is borne.
     loss: f64,
     /// Whether it takes a TCP flow's part beside others that fill the buffer, or gives way.
@@ -76,8 +86,8 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    pub(super) const FAIR: Self = Self { slope: 0.023, haste: GAIN, decrease_max: 0.25, loss: 0.01, shares: true };
-    pub(super) const BACKGROUND: Self = Self { slope: 0.004, haste: 3.0, decrease_max: 0.5, loss: 0.005, shares: false };
+    pub(super) const FAIR: Self = Self { slope: 0.023, target_ns_min: 300_000.0, haste: GAIN, decrease_max: 0.25, growth_max: 0.25, loss: 0.01, shares: true };
+    pub(super) const BACKGROUND: Self = Self { slope: 0.0015, target_ns_min: 100_000.0, haste: 3.0, decrease_max: 0.5, growth_max: 0.03, loss: 0.005, shares: false };
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +127,8 @@ pub(super) struct AdaptiveRate {
     /// Since when the queue has stood above the target, and the best rate then; and since when far above.
     foreign_since: Option<(u64, u64)>,
     high_since_ns: Option<u64>,
+    /// Until when a flow that yields does not grow.
+    yields_until_ns: u64,
     /// The present or last drain.
     drain_ns: (u64, u64),
     next_drain_ns: u64,
@@ -152,6 +164,7 @@ impl AdaptiveRate {
             empty_since_ns: None,
             foreign_since: None,
             high_since_ns: None,
+            yields_until_ns: 0,
             drain_ns: (0, 0),
             next_drain_ns: 0,
             noise: (0.0, 0.0),
@@ -164,6 +177,11 @@ impl AdaptiveRate {
         self.rtt_least_ns.max(ROUND_NS_MIN)
     }
 
+    /// Half a round, and never so short that a receiver that was asleep for a moment looks like a queue.
+    fn recent_us(&self) -> u64 {
+        (self.round_ns() / 2).max(RECENT_NS_MIN) / 1_000
+    }
+
     fn scale_ns(&self) -> f64 {
         self.rtt_least_ns.max(SCALE_NS_MIN) as f64
     }
@@ -172,7 +190,7 @@ impl AdaptiveRate {
     /// queue, the slower one goes up and the faster one down until they are equal.
     fn target_ns(&self, rate: u64) -> f64 {
         let part = self.patience.slope * (RATE_OF_NO_QUEUE / rate.max(1) as f64).ln();
-        let target = self.scale_ns() * part.max(TARGET_MIN);
+        let target = self.scale_ns() * part.max(0.0) + self.patience.target_ns_min;
         self.clip.map_or(target, |(clip, _)| target.min(clip))
     }
 
@@ -206,7 +224,7 @@ impl AdaptiveRate {
 
     fn start_up(&mut self, seen: &Observation, round: &Sums) {
         let now_ns = seen.now_ns;
-        let recent = self.history.sums(self.round_ns() / 2_000);
+        let recent = self.history.sums(self.recent_us());
         let begun_ns = now_ns.saturating_sub(self.rtt_ns + recent.interval_us * 1_000);
         let expected = self.history.rate_at(begun_ns).unwrap_or(self.rate) as f64 * (1.0 - self.noise());
         let delivered = recent.delivered_rate() as f64;
@@ -248,7 +266,7 @@ impl AdaptiveRate {
     }
 
     fn settle(&mut self, until_ns: u64, now_ns: u64) {
-        let recent = self.history.sums(self.round_ns() / 2_000);
+        let recent = self.history.sums(self.recent_us());
         if (recent.queue_ns_min as f64) < self.target_ns(self.best) / 2.0 || now_ns >= until_ns {
             self.phase = Phase::Cruise;
             self.rate = self.best_before_noise() as u64;
@@ -262,7 +280,7 @@ impl AdaptiveRate {
 
     fn cruise(&mut self, seen: &Observation, round: &Sums) {
         let now_ns = seen.now_ns;
-        let recent = self.history.sums(self.round_ns() / 2_000);
+        let recent = self.history.sums(self.recent_us());
         let queue_ns = recent.queue_ns_min as f64;
         let target_ns = self.target_ns(self.best);
         if now_ns >= self.next_drain_ns {
@@ -290,7 +308,11 @@ impl AdaptiveRate {
         let gain = if expected_ns > target_ns { self.patience.haste } else { GAIN };
         let change = (gain * (target_ns - expected_ns) / self.scale_ns()).max(-self.patience.decrease_max);
         let change = change.max(self.growth(now_ns, queue_ns, target_ns));
-        self.rate = (self.best_before_noise() * (1.0 + change)) as u64;
+        let rate = (self.best_before_noise() * (1.0 + change)) as u64;
+        if !self.patience.shares && expected_ns > YIELD_TARGETS * target_ns + YIELD_PART * self.scale_ns() {
+            self.yields_until_ns = now_ns + YIELD_ROUNDS * self.round_ns();
+        }
+        self.rate = if now_ns < self.yields_until_ns { rate.min(self.rate) } else { rate };
     }
 
     /// The queue that the last round trip's packets will make, of which no report can tell yet (a Smith predictor): without it the
@@ -316,7 +338,7 @@ impl AdaptiveRate {
         if rounds <= 0.0 {
             return f64::NEG_INFINITY;
         }
-        (GAIN * target_ns / self.scale_ns() * EMPTY_GROWTH.powf(rounds.min(20.0))).min(GROWTH_MAX)
+        (GAIN * target_ns / self.scale_ns() * EMPTY_GROWTH.powf(rounds.min(20.0))).min(self.patience.growth_max)
     }
 
     /// Loss beyond noise is the end of a buffer: the queue that made it is not built again for a while.
@@ -362,7 +384,7 @@ impl AdaptiveRate {
         let packets = best as f64 * self.rtt_ns as f64 / 8e9 / self.packet_bytes as f64;
         let share = CubicShare::begin(packets, now_ns);
         self.phase = Phase::Share { share, test_ns: now_ns + self.lonely_interval_ns() };
-        self.foreign_since = None;
+        (self.foreign_since, self.empty_since_ns) = (None, None);
         true
     }
 
@@ -372,9 +394,14 @@ impl AdaptiveRate {
 
     fn share(&mut self, mut share: CubicShare, mut test_ns: u64, now_ns: u64, round: &Sums) {
         self.update_best(BEST_NS_MIN.max(BEST_ROUNDS * self.round_ns()));
-        let recent = self.history.sums(self.round_ns() / 2_000);
+        let recent = self.history.sums(self.recent_us());
         let is_empty = (recent.queue_ns_min as f64) < self.target_ns(self.best);
-        if is_empty {
+        let empty_ns = if is_empty { now_ns - *self.empty_since_ns.get_or_insert(now_ns) } else { 0 };
+        if !is_empty {
+            self.empty_since_ns = None;
+        }
+        let is_testing = now_ns >= test_ns;
+        if is_empty && (is_testing || empty_ns >= EMPTY_SHARE_ROUNDS * self.round_ns()) {
             self.phase = Phase::Cruise;
             self.empty_since_ns = None;
             self.next_drain_ns = now_ns + self.drain_interval_ns();
@@ -386,7 +413,7 @@ impl AdaptiveRate {
         }
         let rate = share.packets() * self.packet_bytes as f64 * 8e9 / self.rtt_ns.max(1) as f64;
         self.rate = rate as u64;
-        if now_ns >= test_ns {
+        if is_testing {
             self.rate /= 2;
             if now_ns >= test_ns + LONELY_TEST_ROUNDS * self.round_ns() {
                 test_ns = now_ns + self.lonely_interval_ns();
