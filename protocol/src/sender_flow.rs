@@ -87,6 +87,10 @@ impl PacketRecord {
 /// 120 Gb/s over 100 ms.
 const WINDOW_PACKETS_MAX: usize = 1 << 20;
 
+/// The part of the timeout, in eighths, after which the end of a transfer is repeated, and how much of it.
+const TAIL_EIGHTHS: u64 = 5;
+const TAIL_SEGMENTS: u32 = 16;
+
 /// The sending end of one flow.
 #[derive(Debug)]
 pub struct SenderFlow {
@@ -115,6 +119,8 @@ pub struct SenderFlow {
     segments_sent: u64,
     segments_resent: u64,
     bytes_sent: u64,
+    /// Whether the segment that was sent last is to be sent once more.
+    owes_twin: bool,
     last_sent_ns: u64,
     last_report_ns: u64,
     timeouts: u32,
@@ -158,6 +164,7 @@ impl SenderFlow {
             segments_sent: 0,
             segments_resent: 0,
             bytes_sent: 0,
+            owes_twin: false,
             last_sent_ns: now_ns,
             last_report_ns: now_ns,
             timeouts: 0,
@@ -262,9 +269,13 @@ impl SenderFlow {
         let key = self.keys.key(epoch).expect("checked above");
         key.seal(header.packet_number, clear, payload, sealed);
 
+        // At the end of a transfer nothing follows that would show the receiver a gap, so what was lost goes twice.
+        self.owes_twin = again && self.fresh.is_empty() && !self.owes_twin;
         if again {
-            let popped = outgoing.lost.pop_first();
-            debug_assert_eq!(popped, Some(index), "the segment chosen is the one taken off");
+            if !self.owes_twin {
+                let popped = outgoing.lost.pop_first();
+                debug_assert_eq!(popped, Some(index), "the segment chosen is the one taken off");
+            }
             if outgoing.lost.is_empty() {
                 outgoing.in_resend_queue = false;
                 self.resend.pop_front();
@@ -387,23 +398,38 @@ impl SenderFlow {
     }
 
     /// Called when time passes without a report that decides anything. After `timeout_ns` (doubled with
-    /// each repetition) the last segment under way goes again: its arrival shows the receiver every gap before it.
+    /// each repetition) the last segment under way goes again: its arrival shows the receiver every gap before it. When there is
+    /// nothing left to send the first repetition comes earlier, as soon as a report should have come, and is of several segments.
     /// Returns whether something was queued.
+    ///
+    /// `timeout_ns` should be two round trips and a little.
     pub fn on_silence(&mut self, now_ns: u64, timeout_ns: u64) -> bool {
-        let since = now_ns.saturating_sub(self.last_sent_ns.max(self.last_report_ns));
-        let patience = timeout_ns.saturating_mul(1 << self.timeouts.min(6));
+        let is_tail = self.fresh.is_empty() && self.timeouts == 0;
+        let (since, patience, segments) = if is_tail {
+            // A report comes every quarter of a round trip: 1.3 round trips after the last segment one should have told of it.
+            (now_ns.saturating_sub(self.last_sent_ns), timeout_ns / 8 * TAIL_EIGHTHS, TAIL_SEGMENTS)
+        } else {
+            let since = now_ns.saturating_sub(self.last_sent_ns.max(self.last_report_ns));
+            (since, timeout_ns.saturating_mul(1 << self.timeouts.min(6)), 1)
+        };
         if self.decided_below >= self.next_packet || since < patience || self.choose().is_some() {
             return false;
         }
+        let mut queued = 0;
         for packet_number in (self.decided_below..self.next_packet).rev().take(64) {
+            let (slot, ..) = self.records[self.record_slot(packet_number)].parts();
+            let was_known = usize::from(slot) < self.slots.len();
             self.mark_lost(packet_number);
-            if !self.resend.is_empty() {
-                self.timeouts += 1;
-                self.last_sent_ns = now_ns;
-                return true;
+            queued += u32::from(was_known && !self.resend.is_empty());
+            if queued == segments {
+                break;
             }
         }
-        false
+        if queued > 0 {
+            self.timeouts += 1;
+            self.last_sent_ns = now_ns;
+        }
+        queued > 0
     }
 
     /// Says that what was sealed has been handed to the network.

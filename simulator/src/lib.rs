@@ -15,6 +15,7 @@ pub mod bbr;
 pub mod command;
 pub mod cross;
 pub mod cubic;
+pub mod exact;
 pub mod feedback;
 pub mod flow;
 pub mod link;
