@@ -238,7 +238,7 @@ impl SenderFlow {
         now_us: u32,
         out: &mut [u8],
     ) -> Option<SealedSegment> {
-        if self.next_packet - self.decided_below >= self.records.len() as u64 {
+        if self.is_window_full() {
             return None;
         }
         let epoch = self.next_packet >> crate::wire::EPOCH_BITS;
@@ -301,6 +301,11 @@ impl SenderFlow {
         Some(SealedSegment { datagram_bytes })
     }
 
+    /// An eighth of the window is kept for probes, which find out whether a path that has gone dark is open again.
+    const fn is_window_full(&self) -> bool {
+        self.next_packet - self.decided_below >= self.records.len() as u64 / 8 * 7
+    }
+
     /// The next segment: slot, index, and whether it was sent before.
     #[inline]
     fn choose(&mut self) -> Option<(u16, u32, bool)> {
@@ -337,7 +342,7 @@ impl SenderFlow {
     /// Why [`SenderFlow::seal_next`] has nothing to send; `None` if it has.
     #[must_use]
     pub fn blocked_by(&mut self) -> Option<Blocked> {
-        if self.next_packet - self.decided_below >= self.records.len() as u64 {
+        if self.is_window_full() {
             return Some(Blocked::Window);
         }
         if self.keys.key(self.next_packet >> crate::wire::EPOCH_BITS).is_none() {
@@ -417,8 +422,7 @@ impl SenderFlow {
         }
         let mut queued = 0;
         for packet_number in (self.decided_below..self.next_packet).rev().take(64) {
-            let (slot, ..) = self.records[self.record_slot(packet_number)].parts();
-            let was_known = usize::from(slot) < self.slots.len();
+            let was_known = self.is_record_in_use(self.record_slot(packet_number));
             self.mark_lost(packet_number);
             queued += u32::from(was_known && !self.resend.is_empty());
             if queued == segments {
@@ -430,6 +434,17 @@ impl SenderFlow {
             self.last_sent_ns = now_ns;
         }
         queued > 0
+    }
+
+    /// How many repetitions in a row no report has answered.
+    #[must_use]
+    pub const fn timeouts(&self) -> u32 {
+        self.timeouts
+    }
+
+    /// Begins to count them anew: the path was found to be open.
+    pub const fn forget_timeouts(&mut self) {
+        self.timeouts = 0;
     }
 
     /// Says that what was sealed has been handed to the network.
@@ -461,9 +476,14 @@ impl SenderFlow {
         }
     }
 
-    /// Seals a probe that makes a datagram of `datagram_bytes` (at least [`OVERHEAD_BYTES`]) into `out`.
+    /// Seals a probe that makes a datagram of `datagram_bytes` (at least [`OVERHEAD_BYTES`]) into `out`. `None` if it does not fit
+    /// there, or so many packets are under way that a record of one of them would be overwritten.
     pub fn seal_probe(&mut self, token: u32, datagram_bytes: usize, now_us: u32, out: &mut [u8]) -> Option<usize> {
         static PADDING: [u8; u16::MAX as usize] = [0; u16::MAX as usize];
+        let at = self.record_slot(self.next_packet);
+        if self.next_packet - self.decided_below >= self.records.len() as u64 && self.is_record_in_use(at) {
+            return None;
+        }
         let epoch = self.next_packet >> crate::wire::EPOCH_BITS;
         let key = self.keys.key(epoch)?;
         let header = Header {
@@ -481,7 +501,6 @@ impl SenderFlow {
         let payload = PADDING.get(..sealed.len().checked_sub(TAG_BYTES)?)?;
         header.write(clear);
         key.seal(header.packet_number, clear, payload, sealed);
-        let at = self.record_slot(self.next_packet);
         self.records[at] = PacketRecord::NONE;
         self.next_packet += 1;
         self.keys.advance_to(epoch);
@@ -547,6 +566,10 @@ impl SenderFlow {
     /// Takes the key that [`SenderFlow::wants_key`] asked for.
     pub fn push_key(&mut self, epoch: u64, key: crate::seal::PacketKey) {
         self.keys.push(epoch, key);
+    }
+
+    fn is_record_in_use(&self, at: usize) -> bool {
+        usize::from(self.records[at].parts().0) < self.slots.len()
     }
 
     fn slot_of(&self, chunk: u32) -> Option<u16> {

@@ -7,13 +7,15 @@
 
 use culvert_protocol::rate_control::{ControllerConfig, Mode, Observation, RateController, controller};
 
+use culvert_protocol::wire::OVERHEAD_BYTES;
+
 use crate::feedback::FeedbackChannel;
 use crate::link::{Batch, Path};
 
 /// Bytes of Culvert's header and tag, and of IPv4 and UDP.
-pub const HEADERS_BYTES: f64 = 68.0;
+pub const HEADERS_BYTES: f64 = (OVERHEAD_BYTES + 28) as f64;
 /// Payload of a segment on a jumbo path.
-pub const JUMBO_STRIDE: u16 = 8_932;
+pub const JUMBO_STRIDE: u16 = 8_924;
 const INTERVAL_NS_MIN: u64 = 2_000_000;
 const INTERVAL_NS_MAX: u64 = 100_000_000;
 const KEEPALIVE_NS: u64 = 100_000_000;

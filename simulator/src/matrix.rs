@@ -1,6 +1,6 @@
 //! What the controller must show, as a table of findings.
 //!
-//! Goodput is payload over the rate of the link, which carries whole IP packets of 9000 bytes: 99.2 % is all that there is.
+//! Goodput is payload over the rate of the link, which carries whole IP packets of 9000 bytes: 99.15 % is all that there is.
 //! Bounds are those of the requirements and are not to be moved; what fails is recorded as failing.
 
 use std::sync::atomic::{AtomicUsize, Ordering};

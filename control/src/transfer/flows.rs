@@ -132,6 +132,11 @@ impl SendingFlows {
     pub fn path_open(&mut self, tag: usize, stride: u16, rtt_us: u32) {
         let flows = self.flows.len() as u64;
         let flow = &mut self.flows[tag];
+        flow.stride = stride;
+        // A path that was probed anew has another size; its controller goes on.
+        if flow.controller.is_some() {
+            return;
+        }
         let cap = self.options.rate_bits_per_second.map(|rate| rate / flows);
         let controller = controller(&ControllerConfig {
             mode: self.options.mode,

@@ -3,8 +3,12 @@
 use super::base_delay::LeastDelay;
 use super::history::{Entry, History, Sums};
 use super::share::CubicShare;
+use crate::wire::OVERHEAD_BYTES;
+
 use super::{ControllerConfig, Observation, RATE_MAX, RATE_MIN, RateController, RateLimit};
 
+/// Header and tag, UDP and IPv4.
+const PACKET_OVERHEAD_BYTES: u64 = OVERHEAD_BYTES as u64 + 28;
 /// Full segments in the first round trip.
 const INITIAL_SEGMENTS: u64 = 320;
 /// The first rate is never above this, however short the round trip: a receiver on a LAN is reached in five doublings, 20 ms.
@@ -149,7 +153,7 @@ impl AdaptiveRate {
         Self {
             patience,
             cap,
-            packet_bytes: u64::from(config.stride) + 68,
+            packet_bytes: u64::from(config.stride) + PACKET_OVERHEAD_BYTES,
             rate: first.max(seed).min(cap),
             phase: Phase::StartUp,
             history: History::new(),
