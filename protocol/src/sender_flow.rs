@@ -382,8 +382,9 @@ impl SenderFlow {
         if decided > self.decided_below {
             self.decided_below = decided;
             self.timeouts = 0;
+            // A report that decides nothing is a sign of life of the control connection, not of the path.
+            self.last_report_ns = now_ns;
         }
-        self.last_report_ns = now_ns;
     }
 
     /// Queues the segment that `packet_number` carried, unless that was dealt with before.
