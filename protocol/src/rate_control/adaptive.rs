@@ -51,6 +51,10 @@ const DRAIN_NS_MIN: u64 = 500_000_000;
 const DRAIN_DIVISOR: u64 = 2;
 /// Loss beyond this is never noise.
 const NOISE_MAX: f64 = 0.10;
+/// What is left of older measurements of noise at each new one.
+const NOISE_MEMORY: f64 = 0.85;
+/// Packets that a part of them lost must be taken from to mean anything.
+const SAMPLE_PACKETS: u64 = 100;
 /// Time for which a queue that made loss is not built again.
 const CLIP_ROUNDS: u64 = 100;
 /// Rounds that a queue must stand against a falling rate to be somebody else's.
@@ -208,7 +212,7 @@ impl AdaptiveRate {
         if all > 0.0 {
             // A loss beyond what noise can be says nothing of noise.
             let lost = (lost as f64).min(all * NOISE_MAX);
-            self.noise = (0.9 * self.noise.0 + lost, 0.9 * self.noise.1 + all);
+            self.noise = (NOISE_MEMORY * self.noise.0 + lost, NOISE_MEMORY * self.noise.1 + all);
         }
     }
 
@@ -247,7 +251,8 @@ impl AdaptiveRate {
             }
             (true, since_ns) => now_ns - *self.short_since_ns.insert(since_ns.unwrap_or(now_ns)),
         };
-        let is_overrun = is_short && recent.loss() > self.noise() + NOISE_MAX;
+        let is_sample = recent.delivered_packets + recent.lost_packets >= SAMPLE_PACKETS;
+        let is_overrun = is_short && is_sample && recent.loss() > self.noise() + NOISE_MAX;
         let hint_ns = HINT_QUEUE * self.scale_ns() + HINT_QUEUE_NS_MIN;
         let is_hinted = newest.queue_ns_min as f64 > hint_ns;
         if let Some(rate) = self.held_back.take() {
@@ -345,7 +350,8 @@ impl AdaptiveRate {
         (GAIN * target_ns / self.scale_ns() * EMPTY_GROWTH.powf(rounds.min(20.0))).min(self.patience.growth_max)
     }
 
-    /// Loss beyond noise is the end of a buffer: the queue that made it is not built again for a while.
+    /// Loss beyond noise is the end of a buffer: the queue that made it is not built again for a while, a quarter as long if there was none to
+    /// speak of, for then it may have been chance.
     fn heed_loss(&mut self, now_ns: u64, round: &Sums) {
         if self.clip.is_some_and(|(_, until_ns)| now_ns >= until_ns) {
             self.clip = None;
@@ -356,14 +362,23 @@ impl AdaptiveRate {
             return;
         }
         let since_ns = *self.lossy_since_ns.get_or_insert(now_ns);
-        let is_severe = loss > 2.0 * self.noise() + NOISE_MAX;
-        if is_severe || now_ns - since_ns >= self.round_ns() {
-            let limit_ns = 0.7 * round.queue_ns_max as f64;
-            let clip_ns = self.clip.map_or(limit_ns, |(clip_ns, _)| clip_ns.min(limit_ns));
-            self.clip = Some((clip_ns, now_ns + CLIP_ROUNDS * self.round_ns()));
-            if is_severe {
-                self.best = round.delivered_rate();
+        let is_severe = loss > 2.0 * self.noise() + NOISE_MAX && round.delivered_packets + round.lost_packets >= SAMPLE_PACKETS;
+        if is_severe {
+            self.best = round.delivered_rate();
+        } else if now_ns - since_ns < self.round_ns() {
+            return;
+        } else if self.noise.1 < SAMPLE_PACKETS as f64 {
+            // Nothing is known of noise yet: a drain tells.
+            if now_ns > self.drain_ns.1 + 3 * self.round_ns() {
+                self.next_drain_ns = now_ns;
             }
+            return;
+        }
+        if self.clip.is_none() {
+            let queue_ns = round.queue_ns_max as f64;
+            let is_queue = queue_ns > self.target_ns(self.best) / 4.0;
+            let rounds = if is_queue { CLIP_ROUNDS } else { CLIP_ROUNDS / 4 };
+            self.clip = Some((0.7 * queue_ns, now_ns + rounds * self.round_ns()));
         }
     }
 
