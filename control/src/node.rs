@@ -15,6 +15,7 @@ use crate::profiles::Profiles;
 use crate::registry::Registry;
 use crate::state::{StateDirectory, StateError};
 use crate::tls::TlsConfigs;
+use crate::tuning::Wakefulness;
 
 /// A node.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Node {
     pub registry: Registry,
     /// What it counts.
     pub metrics: Arc<Metrics>,
+    /// Keeps CPUs awake while transfers run.
+    pub wakefulness: Wakefulness,
     /// The largest datagram that it sends, if the user limits it.
     pub datagram_bytes_cap: Option<u16>,
 }
@@ -58,6 +61,7 @@ impl Node {
             registry: Registry::open(state.clone())?,
             supervisor: Supervisor::new(program, engine),
             metrics: Arc::new(Metrics::new()),
+            wakefulness: Wakefulness::default(),
             state,
             identity,
             name,

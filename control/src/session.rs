@@ -164,6 +164,7 @@ async fn answer(node: &Arc<Node>, introduced: Introduced) {
         }
     };
     let (writer, farewell) = (connection.writer.clone(), connection.farewell());
+    let is_sender = matches!(request.wish, Wish::Pull { .. });
     let outcome = carry_out(node, connection, request, reach, live, &partner).await;
     if let Err(TransferError::Here(refusal)) = &outcome {
         let _ = writer.send(Message::Refused(refusal.clone())).await;
@@ -178,7 +179,7 @@ async fn answer(node: &Arc<Node>, introduced: Introduced) {
         eprintln!("culvert: the record of transfer {id} could not be written: {error}");
     }
     match &outcome {
-        Ok(outcome) => node.metrics.note_result(&outcome.result, &partner, false),
+        Ok(outcome) => node.metrics.note_result(&outcome.result, &partner, is_sender),
         Err(error) => {
             node.metrics.note_failure();
             // Who started a far end over ssh reads the reason from its own end.
@@ -198,6 +199,7 @@ async fn carry_out(
     partner: &str,
 ) -> Result<Outcome, TransferError> {
     let plane = node.supervisor.get().await?;
+    let _awake = node.wakefulness.hold();
     if request.options.chunk_bytes as usize > plane.buffer_bytes() {
         let text = format!(
             "chunks of {} bytes exceed this node's buffers of {}",

@@ -139,7 +139,7 @@ pub fn local_source(written: &Path) -> Result<Source, SourceError> {
     let bytes = written.as_os_str().as_bytes();
     let directory_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open_directory = |path: &Path| rustix::fs::open(path, directory_flags, Mode::empty()).map_err(unreadable);
-    let wants_contents = bytes.ends_with(b"/") || matches!(written.file_name(), None) || bytes.ends_with(b"/.");
+    let wants_contents = bytes.ends_with(b"/") || written.file_name().is_none() || bytes.ends_with(b"/.");
     if wants_contents {
         return Ok(Source { base: open_directory(written)?, name: None, written: written.to_owned() });
     }

@@ -178,7 +178,7 @@ impl TlsConfigs {
 ///
 /// # Errors
 /// In words, if the handshake left either out.
-pub fn keys_of(connection: &rustls::CommonState, exporter: impl ExportKeys) -> Result<(PublicKey, Secret), String> {
+pub fn keys_of(connection: &rustls::CommonState, exporter: &impl ExportKeys) -> Result<(PublicKey, Secret), String> {
     let key = connection.peer_certificates().and_then(|chain| chain.first()).ok_or("the partner showed no key")?;
     let key = PublicKey::from_spki(key).map_err(|error| error.to_string())?;
     let mut secret = [0; SECRET_BYTES];
@@ -195,13 +195,13 @@ pub trait ExportKeys {
     fn export(&self, secret: &mut [u8; SECRET_BYTES]) -> Result<(), Error>;
 }
 
-impl ExportKeys for &rustls::ClientConnection {
+impl ExportKeys for rustls::ClientConnection {
     fn export(&self, secret: &mut [u8; SECRET_BYTES]) -> Result<(), Error> {
         self.export_keying_material(secret, EXPORTER_LABEL, None).map(drop)
     }
 }
 
-impl ExportKeys for &rustls::ServerConnection {
+impl ExportKeys for rustls::ServerConnection {
     fn export(&self, secret: &mut [u8; SECRET_BYTES]) -> Result<(), Error> {
         self.export_keying_material(secret, EXPORTER_LABEL, None).map(drop)
     }

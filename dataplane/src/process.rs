@@ -232,7 +232,7 @@ impl Attendant {
                 None
             }
             ToDataPlane::OpenSend(open) => self.open_send(open),
-            ToDataPlane::OpenReceive(open) => self.open_receive(open),
+            ToDataPlane::OpenReceive(open) => self.open_receive(&open),
         };
         if let Some(answer) = answer {
             // If the control process is gone, the next look at the link shows it.
@@ -263,7 +263,7 @@ impl Attendant {
             .then_some(FromDataPlane::SendOpened { lane: open.lane, slot: open.slot })
     }
 
-    fn open_receive(&mut self, open: OpenReceive) -> Option<FromDataPlane> {
+    fn open_receive(&mut self, open: &OpenReceive) -> Option<FromDataPlane> {
         let attendance = self.attendances.get(usize::from(open.lane))?;
         let secret = Secret::new(open.secret);
         let schedule = |direction| KeySchedule::new(open.cipher, &secret, open.flow_id, direction);

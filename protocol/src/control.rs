@@ -332,7 +332,7 @@ pub enum Message {
     Accepted(Accepted),
     /// Says no, or that the transfer ends here; nothing follows.
     Refused(Refusal),
-    /// Entries of the manifest, see [`encode_entries`].
+    /// Entries of the manifest, see [`encode_entry`].
     ManifestPart(Vec<u8>),
     /// The manifest is complete.
     ManifestEnd {
@@ -387,8 +387,6 @@ pub enum Message {
     Stored(Vec<Run>),
     /// The bytes of these chunks did not have the sender's hash: send them again.
     SendAgain(Vec<u32>),
-    /// The first things that the sender left out, for the receiver's user; [`SenderSummary::problems`] counts all of them.
-    LeftOut(Vec<LeftOut>),
     /// Every chunk was delivered or given up, and every hash sent.
     AllSent(SenderSummary),
     /// Everything is stored: the receipt's statement and the receiver's signature.
@@ -409,6 +407,8 @@ pub enum Message {
     Ping(u64),
     /// The answer.
     Pong(u64),
+    /// The first things that the sender left out, for the receiver's user; [`SenderSummary::problems`] counts all of them.
+    LeftOut(Vec<LeftOut>),
 }
 
 /// Bytes that are not a message of this protocol. The connection is of no use any more.

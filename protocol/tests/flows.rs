@@ -149,13 +149,13 @@ impl World {
     }
 
     /// Puts a datagram on the wire, with harm.
-    fn launch(&mut self, datagram: Vec<u8>) {
+    fn launch(&mut self, datagram: &[u8]) {
         let copies = if self.random.chance(self.harm.duplication) { 2 } else { 1 };
         for _ in 0..copies {
             if self.random.chance(self.harm.loss) {
                 continue;
             }
-            let mut datagram = datagram.clone();
+            let mut datagram = datagram.to_vec();
             if self.random.chance(self.harm.corruption) {
                 let at = self.random.below(datagram.len() as u64) as usize;
                 datagram[at] ^= 1 << self.random.below(8);
@@ -175,7 +175,7 @@ impl World {
             };
             let datagram = packet[..sealed.datagram_bytes].to_vec();
             self.sender.note_sent(self.now_us * 1_000);
-            self.launch(datagram);
+            self.launch(&datagram);
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::link::{BurstLoss, Path};
 use crate::scenes::{alone, among, background, fair, gives_way, together};
 use crate::series::jain;
-use crate::world::{Kind, Outcome, Scene, run};
+use crate::world::{Kind, Outcome, run};
 
 /// One number and what it must be.
 #[derive(Clone, Debug)]

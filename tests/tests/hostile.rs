@@ -63,7 +63,11 @@ fn messages_out_of_turn_are_refused() {
         assert_eq!(stranger.hear_refusal().code, RefusalCode::Protocol);
     }
     // And in the middle of a transfer.
-    for message in [Message::Proven(vec![0]), Message::ChunkHashes(vec![(7, [0; 32])]), Message::PackHashes { chunk: 9, hashes: vec![] }] {
+    for message in [
+        Message::Proven(vec![0]),
+        Message::ChunkHashes(vec![(7, [0; 32])]),
+        Message::PackHashes { chunk: 9, hashes: vec![] },
+    ] {
         let mut stranger = Stranger::introduced(&pair.here, node.port);
         push_manifest(&mut stranger, &pair.shared.join("in"), &[file(b"file", 10)]);
         end_manifest(&mut stranger, &[file(b"file", 10)]);
@@ -212,7 +216,8 @@ fn every_byte_of_a_request_turned_does_no_harm() {
     let pair = Pair::new();
     let mut node = pair.start();
     let mut frame = Vec::new();
-    request(Wish::Push { destination: pair.shared.join("in").display().to_string().into_bytes() }).write_frame(&mut frame);
+    request(Wish::Push { destination: pair.shared.join("in").display().to_string().into_bytes() })
+        .write_frame(&mut frame);
     for at in 0..frame.len() {
         let mut turned = frame.clone();
         turned[at] ^= 1 << (at % 8);
@@ -234,7 +239,8 @@ fn a_directory_swapped_for_a_symlink_under_a_transfer_is_not_followed() {
         fs::write(source.join(format!("deep/file-{number:02}")), vec![number; 3 << 20]).unwrap();
     }
     let destination = format!("second:{}", pair.shared.join("in").display());
-    let mut sending = culvert_tests::program::command(&pair.here, ["send", "--json", "--rate", "200M", "--retries", "0"]);
+    let mut sending =
+        culvert_tests::program::command(&pair.here, ["send", "--json", "--rate", "200M", "--retries", "0"]);
     let child = sending
         .arg(source.join(""))
         .arg(destination)

@@ -33,7 +33,8 @@ pub fn print(
     let shown = result.errors.len().min(ERRORS_SHOWN) as u64;
     if !json && result.error_count > shown {
         let listed = result.errors.len() as u64;
-        let hint = if listed == result.error_count { "them".to_owned() } else { format!("the first {}", show_count(listed)) };
+        let hint =
+            if listed == result.error_count { "them".to_owned() } else { format!("the first {}", show_count(listed)) };
         eprintln!("culvert: and {} more; --json lists {hint}", show_count(result.error_count - shown));
     }
     Ok(exit_code(result))

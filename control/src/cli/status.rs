@@ -19,9 +19,9 @@ pub async fn run(global: GlobalArgs, args: StatusArgs) -> Result<ExitCode, Comma
     let state = StateDirectory::open(&settings.state.value)?;
     let status = ApiClient::need(&state).await?.status().await?;
     if args.json {
-        print_json(&status)?
+        print_json(&status)?;
     } else {
-        say(&text(&status))?
+        say(&text(&status))?;
     }
     Ok(ExitCode::Done)
 }

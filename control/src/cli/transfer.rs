@@ -49,9 +49,9 @@ pub async fn run(global: GlobalArgs, args: TransferArgs) -> Result<ExitCode, Com
             };
             let id = api.submit(&request).await?;
             if json {
-                print_json(&serde_json::json!({ "transfer": id }))?
+                print_json(&serde_json::json!({ "transfer": id }))?;
             } else {
-                say(&id)?
+                say(&id)?;
             }
             Ok(ExitCode::Done)
         }
@@ -59,9 +59,9 @@ pub async fn run(global: GlobalArgs, args: TransferArgs) -> Result<ExitCode, Com
         TransferAction::Show { transfer } => {
             let record = find(&state, &transfer).await?;
             if json {
-                print_json(&record)?
+                print_json(&record)?;
             } else {
-                say(&describe(&record, &state))?
+                say(&describe(&record, &state))?;
             }
             Ok(ExitCode::Done)
         }

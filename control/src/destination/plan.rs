@@ -116,9 +116,8 @@ fn decide_existing(
                 there.st_mtime == entry.modified.seconds && there.st_mtime_nsec as u32 == entry.modified.nanoseconds;
             let same = kind == FileType::RegularFile && there.st_size as u64 == bytes && same_time;
             match overwrite {
-                Overwrite::Always => Ok(Action::Replace),
                 Overwrite::Never | Overwrite::Changed if same => Ok(Action::Skip),
-                Overwrite::Changed => Ok(Action::Replace),
+                Overwrite::Always | Overwrite::Changed => Ok(Action::Replace),
                 Overwrite::Never => Err("exists already and differs in size or time"),
             }
         }

@@ -129,6 +129,7 @@ impl Unpacking<'_> {
     ///
     /// # Errors
     /// What became of it instead.
+    #[expect(clippy::needless_pass_by_value, reason = "the file is closed when it has its name")]
     pub fn link(&self, staged: StagedFile) -> Result<u32, FileError> {
         let name = self.destination.name(self.manifest, staged.file);
         let (_, last) = split_name(&name);

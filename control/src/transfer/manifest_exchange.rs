@@ -126,6 +126,6 @@ pub fn canceled() -> TransferError {
 #[must_use]
 pub fn unexpected(message: &Message, expected: &str) -> TransferError {
     let name = format!("{message:?}");
-    let name: String = name.chars().take_while(|character| character.is_ascii_alphanumeric()).collect();
+    let name: String = name.chars().take_while(char::is_ascii_alphanumeric).collect();
     TransferError::protocol(format!("a message '{name}' came instead of {expected}"))
 }

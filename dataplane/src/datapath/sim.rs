@@ -80,6 +80,9 @@ impl SimRandom {
 
 type Arrival = (u64, u64);
 
+/// What is on its way to one address: from whom, and the bytes.
+type Wire = BTreeMap<Arrival, (SocketAddr, Vec<u8>)>;
+
 /// The network: a clock, and the datagrams on their way.
 #[derive(Debug)]
 pub struct SimNetwork {
@@ -87,7 +90,7 @@ pub struct SimNetwork {
     path: Cell<SimPath>,
     random: RefCell<SimRandom>,
     /// By destination, then by arrival time and a number that keeps keys apart.
-    wires: RefCell<BTreeMap<SocketAddr, BTreeMap<Arrival, (SocketAddr, Vec<u8>)>>>,
+    wires: RefCell<BTreeMap<SocketAddr, Wire>>,
     /// When each direction of each pair is free again.
     links: RefCell<BTreeMap<(SocketAddr, SocketAddr), u64>>,
     sequence: Cell<u64>,

@@ -43,7 +43,7 @@ fn sleep<D: Datapath>(lane: &Lane<D>, wait_ns: u64) {
     let bell = link.bell();
     let socket = lane.datapath().poll_fd();
     let timeout = (wait_ns < u64::MAX / 2)
-        .then(|| Timespec { tv_sec: (wait_ns / 1_000_000_000) as i64, tv_nsec: (wait_ns % 1_000_000_000) as i64 });
+        .then_some(Timespec { tv_sec: (wait_ns / 1_000_000_000) as i64, tv_nsec: (wait_ns % 1_000_000_000) as i64 });
     let waiting_for = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
     let mut fds = [waiting_for(bell), waiting_for(socket.unwrap_or(bell))];
     // An interrupted poll is a turn too early, nothing worse.

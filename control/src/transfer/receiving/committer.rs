@@ -106,9 +106,8 @@ fn take_batch(waiting: &Receiver<Work>, wait: bool) -> Option<Vec<Work>> {
     loop {
         match waiting.try_recv() {
             Ok(work) => batch.push(work),
-            Err(TryRecvError::Empty) => return Some(batch),
             Err(TryRecvError::Disconnected) if batch.is_empty() => return None,
-            Err(TryRecvError::Disconnected) => return Some(batch),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Some(batch),
         }
     }
 }
