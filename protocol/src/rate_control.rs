@@ -3,16 +3,19 @@
 //! A controller is a pure function of its observations: it reads no clock and keeps no thread, so it runs in the
 //! simulator as it runs in production. The control process feeds it every report; the lane's pacer takes the rate.
 //!
-//! Three modes ([`Mode`]). `fixed` holds the rate it was told. `fair` looks for the rate at which the path, and the receiving
-//! lane behind it, deliver as much as they can without a queue, and takes loss without a queue for noise. `background`
-//! is `fair` with a tenth of the patience: it gives way before others notice it.
+//! Three modes ([`Mode`]). `fixed` holds the rate it was told. `fair` fills an empty path with a short queue, takes loss without a queue
+//! for noise, shares equally with its own kind and takes a TCP flow's part beside others. `background` keeps a queue so short
+//! that it gives way to all of them.
 //!
-//! The model of `fair`: the best delivery rate of the last rounds is what path and receiver can do. A round is a round trip, or
-//! a few reports where round trips are shorter. Start-up doubles the rate while it is delivered; then a cycle of rounds tries a little
-//! more, gives back what that queued, and stays. A queue is the time that bytes take beyond the least ever seen, in the
-//! network or in the receiver's socket: it ends start-up, and if it stands for several rounds the rate goes below the best until it has gone;
-//! if even that does not help the queue is somebody else's. Loss counts only when it is more than noise and repeats
-//! itself. The ideas are BBR's (delivery rate as the model, ACM Queue 2016) and LEDBAT's (delay as the signal, RFC 6817).
+//! The model of both ([`adaptive`]): the path delivers the best delivery rate of the last rounds, and a queue on top of that. Each report
+//! sets the rate to that delivery rate times 1 + gain × (target − queue) / round trip. The target is linear in the logarithm of
+//! the rate, so of two flows the slower goes up and the faster down until they are equal. A drain every forty rounds shows
+//! all flows the empty path, and which loss is not due to the queue ([`base_delay`]). A queue that never drains is somebody
+//! else's ([`share`]). `docs/rate-control.md` has the constants with their experiments.
+//!
+//! Ideas are from BBR (delivery rate as the model; Cardwell and others, ACM Queue 2016), LEDBAT (delay as the signal; RFC 6817), Copa (a target
+//! queue that falls with the rate; Arun and Balakrishnan, NSDI 2018) and Swift (the same for data centres; Kumar and others, SIGCOMM
+//! 2020), Smith's predictor (1957), CUBIC (RFC 9438) and Careful Resume (draft-ietf-tsvwg-careful-resume).
 
 mod adaptive;
 mod base_delay;

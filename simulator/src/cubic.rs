@@ -76,8 +76,7 @@ impl Cubic {
 
     fn reduce(&mut self, now_ns: u64) {
         // Fast convergence: a flow that did not regain its last maximum leaves room for others.
-        self.window_max =
-            if self.window < self.window_max { self.window * (1.0 + BETA) / 2.0 } else { self.window };
+        self.window_max = if self.window < self.window_max { self.window * (1.0 + BETA) / 2.0 } else { self.window };
         self.window = (self.window * BETA).max(WINDOW_MIN);
         self.threshold = self.window;
         self.epoch_ns = None;

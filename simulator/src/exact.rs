@@ -10,9 +10,7 @@ use culvert_protocol::feedback::{REPORT_BYTES_MAX, Report, Summary};
 use culvert_protocol::keys::{Direction, KeySchedule, Secret};
 use culvert_protocol::pacer::Pacer;
 use culvert_protocol::rate_control::{ControllerConfig, Observation, RateController, controller};
-use culvert_protocol::receiver_flow::{
-    BufferId, ChunkMemory, LaneCondition, Received, ReceiverConfig, ReceiverFlow,
-};
+use culvert_protocol::receiver_flow::{BufferId, ChunkMemory, LaneCondition, Received, ReceiverConfig, ReceiverFlow};
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
 use culvert_protocol::wire::{Header, OVERHEAD_BYTES};
@@ -250,7 +248,8 @@ impl Transfer {
             if header.flow_id != FLOW {
                 continue;
             }
-            if let Received::Completed(done) = self.receiver.receive(&datagram, &header, &mut self.receiver_memory, now_us)
+            if let Received::Completed(done) =
+                self.receiver.receive(&datagram, &header, &mut self.receiver_memory, now_us)
             {
                 self.receiver_memory.give_back(done.buffer);
                 self.receiver.release();

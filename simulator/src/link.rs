@@ -240,7 +240,8 @@ mod tests {
         for step in 1..=steps + 10_000 {
             let now_ns = step * step_ns;
             if step <= steps {
-                let batch = Batch { flow: 0, sent_ns: now_ns, packets: packets_per_step, lost: 0.0, packet_bytes: 9_000.0 };
+                let batch =
+                    Batch { flow: 0, sent_ns: now_ns, packets: packets_per_step, lost: 0.0, packet_bytes: 9_000.0 };
                 link.offer(&[batch], step_ns);
             }
             link.serve(now_ns, step_ns);

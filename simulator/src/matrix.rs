@@ -54,7 +54,11 @@ pub enum Extent {
 /// If a thread panics.
 #[must_use]
 pub fn run_matrix(extent: Extent, group: Option<&str>, seed: u64) -> Vec<Finding> {
-    let cases: Vec<Case> = cases(extent).into_iter().filter(|(name, _)| group.is_none_or(|group| *name == group)).map(|(_, case)| case).collect();
+    let cases: Vec<Case> = cases(extent)
+        .into_iter()
+        .filter(|(name, _)| group.is_none_or(|group| *name == group))
+        .map(|(_, case)| case)
+        .collect();
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut found: Vec<(usize, Vec<Finding>)> = std::thread::scope(|scope| {
@@ -94,29 +98,52 @@ fn alone_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
         .flat_map(|rate| [10.0, 50.0, 100.0, 200.0].map(move |rtt_ms| (rate, rtt_ms)))
         .flat_map(|(rate, rtt_ms)| [0.0, 0.0001, 0.01, 0.05].map(move |loss| (rate, rtt_ms, loss)))
         .collect();
-    cases.push(("alone", Box::new(|seed| {
-        // More than one lane can do: four flows, as a transfer would have.
-        let mut scene = alone(Path::clean(400e9, 200.0), 30.0, seed);
-        scene.flows = vec![scene.flows[0]; 4];
-        let outcome = run(&scene);
-        let sum: f64 = outcome.delivered.iter().sum();
-        let finding = |what, measured, bound, is_least| Finding { group: "alone", run: "400 Gb/s × 200 ms, four flows, 30 s".into(), what, measured, bound, is_least, is_required: true };
-        vec![finding("goodput", sum / 400e9, 0.85, true), finding("queue p95 ms", outcome.waits.quantile_ms(0.95), 60.0, false)]
+    cases.push((
+        "alone",
+        Box::new(|seed| {
+            // More than one lane can do: four flows, as a transfer would have.
+            let mut scene = alone(Path::clean(400e9, 200.0), 30.0, seed);
+            scene.flows = vec![scene.flows[0]; 4];
+            let outcome = run(&scene);
+            let sum: f64 = outcome.delivered.iter().sum();
+            let finding = |what, measured, bound, is_least| Finding {
+                group: "alone",
+                run: "400 Gb/s × 200 ms, four flows, 30 s".into(),
+                what,
+                measured,
+                bound,
+                is_least,
+                is_required: true,
+            };
+            vec![
+                finding("goodput", sum / 400e9, 0.85, true),
+                finding("queue p95 ms", outcome.waits.quantile_ms(0.95), 60.0, false),
+            ]
             .into_iter()
             .map(|finding| Finding { is_required: false, ..finding })
             .collect()
-    })));
+        }),
+    ));
     for (rate, rtt_ms, loss) in all {
         let is_quick = matches!((rate as u64 / 1_000_000_000, rtt_ms as u64), (10, 100) | (100, 200));
         if extent == Extent::Quick && !is_quick {
             continue;
         }
-        cases.push(("alone", Box::new(move |seed| {
-            let outcome = run(&alone(Path::clean(rate, rtt_ms).with_loss(loss), 60.0, seed));
-            let bound = if loss > 0.02 { 0.80 } else if loss > 0.001 { 0.90 } else { 0.95 };
-            let run = format!("{} × {rtt_ms} ms, loss {} %", gbps(rate), loss * 100.0);
-            judged_alone("alone", &run, &outcome, rate, rtt_ms, bound)
-        })));
+        cases.push((
+            "alone",
+            Box::new(move |seed| {
+                let outcome = run(&alone(Path::clean(rate, rtt_ms).with_loss(loss), 60.0, seed));
+                let bound = if loss > 0.02 {
+                    0.80
+                } else if loss > 0.001 {
+                    0.90
+                } else {
+                    0.95
+                };
+                let run = format!("{} × {rtt_ms} ms, loss {} %", gbps(rate), loss * 100.0);
+                judged_alone("alone", &run, &outcome, rate, rtt_ms, bound)
+            }),
+        ));
     }
 }
 
@@ -136,19 +163,43 @@ fn start_up(rate: f64, rtt_ms: f64, start: Option<u64>, seed: u64) -> Vec<Findin
     let mut scene = alone(Path::clean(rate, rtt_ms), 40.0 * rtt_ms / 1e3, seed);
     scene.flows[0].kind = Kind::Culvert(crate::flow::FlowOptions { start, ..Default::default() });
     let outcome = run(&scene);
-    let full_seconds = outcome.samples.iter().find(|sample| sample.delivered[0] >= 0.9 * rate).map_or(f64::INFINITY, |sample| sample.seconds);
+    let full_seconds = outcome
+        .samples
+        .iter()
+        .find(|sample| sample.delivered[0] >= 0.9 * rate)
+        .map_or(f64::INFINITY, |sample| sample.seconds);
     let seeded = if start.is_some() { ", seeded with the rate" } else { "" };
-    let finding = |what, measured, bound| Finding { group: "start-up", run: format!("{} × {rtt_ms} ms{seeded}", gbps(rate)), what, measured, bound, is_least: false, is_required: false };
+    let finding = |what, measured, bound| Finding {
+        group: "start-up",
+        run: format!("{} × {rtt_ms} ms{seeded}", gbps(rate)),
+        what,
+        measured,
+        bound,
+        is_least: false,
+        is_required: false,
+    };
     // From 256 segments in a round trip there are so many doublings to the rate.
     let doublings = (rate * rtt_ms / 1e3 / (256.0 * 8_932.0 * 8.0)).log2().max(0.0);
     vec![
-        finding("round trips to 90 %", full_seconds / rtt_ms * 1e3, if start.is_some() { 4.0 } else { 1.25 * doublings + 4.0 }),
+        finding(
+            "round trips to 90 %",
+            full_seconds / rtt_ms * 1e3,
+            if start.is_some() { 4.0 } else { 1.25 * doublings + 4.0 },
+        ),
         finding("loss", outcome.loss, 0.01),
     ]
 }
 
 fn judged_alone(group: &'static str, run: &str, outcome: &Outcome, rate: f64, rtt_ms: f64, bound: f64) -> Vec<Finding> {
-    let finding = |what, measured, bound, is_least| Finding { group, run: run.to_owned(), what, measured, bound, is_least, is_required: true };
+    let finding = |what, measured, bound, is_least| Finding {
+        group,
+        run: run.to_owned(),
+        what,
+        measured,
+        bound,
+        is_least,
+        is_required: true,
+    };
     vec![
         finding("goodput", outcome.delivered[0] / rate, bound, true),
         finding("queue p95 ms", outcome.waits.quantile_ms(0.95), f64::max(5.0, rtt_ms / 10.0), false),
@@ -164,23 +215,47 @@ fn fairness_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
         .collect();
     let chosen = if extent == Extent::Quick { quick.to_vec() } else { whole };
     for (rate, rtt_ms, count) in chosen {
-        cases.push(("fairness", Box::new(move |seed| {
-            let outcome = run(&together(Path::clean(rate, rtt_ms), count, seed));
-            let run = format!("{} × {rtt_ms} ms, {count} flows", gbps(rate));
-            let finding = |what, measured, bound, is_least| Finding { group: "fairness", run: run.clone(), what, measured, bound, is_least, is_required: true };
-            let sum: f64 = outcome.delivered.iter().sum();
-            vec![
-                finding("Jain's index", jain(&outcome.delivered), 0.95, true),
-                Finding { is_required: false, ..finding("goodput of all", sum / rate, 0.95, true) },
-                Finding { is_required: false, ..finding("queue p95 ms", outcome.waits.quantile_ms(0.95), f64::max(10.0, rtt_ms * 0.3), false) },
-            ]
-        })));
+        cases.push((
+            "fairness",
+            Box::new(move |seed| {
+                let outcome = run(&together(Path::clean(rate, rtt_ms), count, seed));
+                let run = format!("{} × {rtt_ms} ms, {count} flows", gbps(rate));
+                let finding = |what, measured, bound, is_least| Finding {
+                    group: "fairness",
+                    run: run.clone(),
+                    what,
+                    measured,
+                    bound,
+                    is_least,
+                    is_required: true,
+                };
+                let sum: f64 = outcome.delivered.iter().sum();
+                vec![
+                    finding("Jain's index", jain(&outcome.delivered), 0.95, true),
+                    Finding { is_required: false, ..finding("goodput of all", sum / rate, 0.95, true) },
+                    Finding {
+                        is_required: false,
+                        ..finding("queue p95 ms", outcome.waits.quantile_ms(0.95), f64::max(10.0, rtt_ms * 0.3), false)
+                    },
+                ]
+            }),
+        ));
     }
 }
 
 fn coexistence_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
     let quick = [(1e9, 20.0, 2)];
-    let whole = [(1e9, 20.0, 1), (1e9, 20.0, 2), (1e9, 20.0, 4), (1e9, 100.0, 1), (1e9, 100.0, 4), (10e9, 10.0, 1), (10e9, 10.0, 4), (10e9, 50.0, 2), (10e9, 100.0, 2)];
+    let whole = [
+        (1e9, 20.0, 1),
+        (1e9, 20.0, 2),
+        (1e9, 20.0, 4),
+        (1e9, 100.0, 1),
+        (1e9, 100.0, 4),
+        (10e9, 10.0, 1),
+        (10e9, 10.0, 4),
+        (10e9, 50.0, 2),
+        (10e9, 100.0, 2),
+    ];
     let chosen = if extent == Extent::Quick { quick.to_vec() } else { whole.to_vec() };
     for (rate, rtt_ms, others) in chosen {
         for (group, other) in [("among CUBIC", Kind::Cubic), ("among BBR", Kind::Bbr)] {
@@ -207,7 +282,15 @@ fn coexistence(group: &'static str, other: Kind, rate: f64, rtt_ms: f64, others:
     let least = beside_culvert.iter().zip(beside_own).map(|(culvert, own)| culvert / own).fold(f64::INFINITY, f64::min);
     let mean = beside_culvert.iter().sum::<f64>() / beside_own.iter().sum::<f64>();
     let run = format!("{} × {rtt_ms} ms, beside {others}", gbps(rate));
-    let finding = |what, measured, bound| Finding { group, run: run.clone(), what, measured, bound, is_least: true, is_required: true };
+    let finding = |what, measured, bound| Finding {
+        group,
+        run: run.clone(),
+        what,
+        measured,
+        bound,
+        is_least: true,
+        is_required: true,
+    };
     vec![
         finding("left to each, at least", least, 0.5),
         finding("left to all", mean, 0.5),
@@ -236,12 +319,23 @@ fn background_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
     for (rate, rtt_ms, other, name) in chosen {
         cases.push(("background", Box::new(move |seed| gives_way_to(rate, rtt_ms, other, name, seed))));
     }
-    cases.push(("background", Box::new(move |seed| {
-        let mut scene = alone(Path::clean(10e9, 50.0), 60.0, seed);
-        scene.flows[0].kind = background();
-        let outcome = run(&scene);
-        vec![Finding { group: "background", run: "10 Gb/s × 50 ms, alone".into(), what: "goodput", measured: outcome.delivered[0] / 10e9, bound: 0.9, is_least: true, is_required: true }]
-    })));
+    cases.push((
+        "background",
+        Box::new(move |seed| {
+            let mut scene = alone(Path::clean(10e9, 50.0), 60.0, seed);
+            scene.flows[0].kind = background();
+            let outcome = run(&scene);
+            vec![Finding {
+                group: "background",
+                run: "10 Gb/s × 50 ms, alone".into(),
+                what: "goodput",
+                measured: outcome.delivered[0] / 10e9,
+                bound: 0.9,
+                is_least: true,
+                is_required: true,
+            }]
+        }),
+    ));
 }
 
 /// The other flow comes after 10 s. From 2 s after then it must be as if the background flow were not there: what the other gets
@@ -274,46 +368,80 @@ fn change_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
     let clean = Path::clean(10e9, 50.0);
     let changed: Vec<(&'static str, Vec<(f64, Path)>, Path, f64)> = vec![
         // name, changes, path at first, mean capacity in parts of the first
-        ("rate halves after 20 s", vec![(20.0, Path { rate_bits_per_second: 5e9, ..clean })], clean, (20.0 + 20.0) / 60.0),
-        ("rate doubles after 20 s", vec![(20.0, Path { rate_bits_per_second: 20e9, ..clean })], clean, (20.0 + 80.0) / 60.0),
+        (
+            "rate halves after 20 s",
+            vec![(20.0, Path { rate_bits_per_second: 5e9, ..clean })],
+            clean,
+            (20.0 + 20.0) / 60.0,
+        ),
+        (
+            "rate doubles after 20 s",
+            vec![(20.0, Path { rate_bits_per_second: 20e9, ..clean })],
+            clean,
+            (20.0 + 80.0) / 60.0,
+        ),
         ("round trip doubles after 20 s", vec![(20.0, Path { rtt_ns: 100_000_000, ..clean })], clean, 1.0),
         ("round trip halves after 20 s", vec![(20.0, Path { rtt_ns: 25_000_000, ..clean })], clean, 1.0),
         ("dark from 20 s to 25 s", vec![(20.0, Path { is_dark: true, ..clean }), (25.0, clean)], clean, 55.0 / 60.0),
-        ("1 % lost in bursts", vec![], Path { burst_loss: Some(BurstLoss { to_bad: 0.0002, to_good: 0.01, loss_in_bad: 0.5 }), ..clean }, 1.0),
+        (
+            "1 % lost in bursts",
+            vec![],
+            Path { burst_loss: Some(BurstLoss { to_bad: 0.0002, to_good: 0.01, loss_in_bad: 0.5 }), ..clean },
+            1.0,
+        ),
         ("buffer of 2 ms", vec![], clean.with_buffer_bdp(0.04), 1.0),
         ("buffer of 0.2 ms", vec![], clean.with_buffer_bdp(0.004), 1.0),
         ("5 % reordered by 2 ms", vec![], Path { reordering: 0.05, reordering_ns: 2_000_000, ..clean }, 1.0),
     ];
     for (name, changes, path, capacity) in changed {
-        if extent == Extent::Quick && !name.starts_with("rate halves") && !name.starts_with("dark") && !name.starts_with("buffer of 2") {
+        if extent == Extent::Quick
+            && !name.starts_with("rate halves")
+            && !name.starts_with("dark")
+            && !name.starts_with("buffer of 2")
+        {
             continue;
         }
-        cases.push(("changes", Box::new(move |seed| {
-            let mut scene = alone(path, 60.0, seed);
-            scene.changes = changes.clone();
-            let outcome = run(&scene);
-            let finding = |what, measured, bound, is_least| Finding { group: "changes", run: format!("10 Gb/s × 50 ms, {name}"), what, measured, bound, is_least, is_required: true };
-            let mut findings = vec![finding("goodput of what there was", outcome.delivered[0] / (10e9 * capacity), 0.85, true)];
-            if name.starts_with("buffer") {
-                findings.push(Finding { is_required: false, ..finding("loss", outcome.loss, 0.01, false) });
-            }
-            findings
-        })));
+        cases.push((
+            "changes",
+            Box::new(move |seed| {
+                let mut scene = alone(path, 60.0, seed);
+                scene.changes = changes.clone();
+                let outcome = run(&scene);
+                let finding = |what, measured, bound, is_least| Finding {
+                    group: "changes",
+                    run: format!("10 Gb/s × 50 ms, {name}"),
+                    what,
+                    measured,
+                    bound,
+                    is_least,
+                    is_required: true,
+                };
+                let mut findings =
+                    vec![finding("goodput of what there was", outcome.delivered[0] / (10e9 * capacity), 0.85, true)];
+                if name.starts_with("buffer") {
+                    findings.push(Finding { is_required: false, ..finding("loss", outcome.loss, 0.01, false) });
+                }
+                findings
+            }),
+        ));
     }
     for feedback_loss in [0.01, 0.05] {
         if extent == Extent::Quick {
             continue;
         }
-        cases.push(("changes", Box::new(move |seed| {
-            let mut scene = alone(clean.with_loss(feedback_loss), 60.0, seed);
-            scene.flows[0].kind = Kind::Culvert(crate::flow::FlowOptions { feedback_loss, ..Default::default() });
-            let outcome = run(&scene);
-            let bound = if feedback_loss > 0.02 { 0.8 } else { 0.9 };
-            let run = format!("10 Gb/s × 50 ms, {} % of data and of reports lost", feedback_loss * 100.0);
-            let mut findings = judged_alone("changes", &run, &outcome, 10e9, 50.0, bound);
-            // The requirement on the queue is for reports that come.
-            findings[1].is_required = false;
-            findings
-        })));
+        cases.push((
+            "changes",
+            Box::new(move |seed| {
+                let mut scene = alone(clean.with_loss(feedback_loss), 60.0, seed);
+                scene.flows[0].kind = Kind::Culvert(crate::flow::FlowOptions { feedback_loss, ..Default::default() });
+                let outcome = run(&scene);
+                let bound = if feedback_loss > 0.02 { 0.8 } else { 0.9 };
+                let run = format!("10 Gb/s × 50 ms, {} % of data and of reports lost", feedback_loss * 100.0);
+                let mut findings = judged_alone("changes", &run, &outcome, 10e9, 50.0, bound);
+                // The requirement on the queue is for reports that come.
+                findings[1].is_required = false;
+                findings
+            }),
+        ));
     }
 }

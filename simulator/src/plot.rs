@@ -42,7 +42,12 @@ pub struct Panel {
 #[must_use]
 pub fn draw(title: &str, panels: &[Panel]) -> String {
     let height = 40.0 + panels.len() as f64 * (PANEL + GAP) + 20.0;
-    let last = panels.iter().flat_map(|panel| &panel.lines).flat_map(|line| &line.points).map(|point| point.0).fold(1e-9, f64::max);
+    let last = panels
+        .iter()
+        .flat_map(|panel| &panel.lines)
+        .flat_map(|line| &line.points)
+        .map(|point| point.0)
+        .fold(1e-9, f64::max);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n<text x=\"{LEFT}\" y=\"20\" font-size=\"14\">{title}</text>\n"
@@ -50,7 +55,12 @@ pub fn draw(title: &str, panels: &[Panel]) -> String {
     for (at, panel) in panels.iter().enumerate() {
         draw_panel(&mut svg, panel, 52.0 + at as f64 * (PANEL + GAP), last);
     }
-    let _ = writeln!(svg, "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">seconds</text>\n</svg>", LEFT + (WIDTH - LEFT - RIGHT) / 2.0, height - 8.0);
+    let _ = writeln!(
+        svg,
+        "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">seconds</text>\n</svg>",
+        LEFT + (WIDTH - LEFT - RIGHT) / 2.0,
+        height - 8.0
+    );
     svg
 }
 
@@ -66,26 +76,47 @@ fn draw_panel(svg: &mut String, panel: &Panel, top: f64, last: f64) {
         let _ = writeln!(
             svg,
             "<line x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{:.1}\" y2=\"{:.1}\" stroke=\"#dddddd\"/><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            LEFT + width, y(value), y(value), LEFT - 6.0, y(value) + 4.0, short(value)
+            LEFT + width,
+            y(value),
+            y(value),
+            LEFT - 6.0,
+            y(value) + 4.0,
+            short(value)
         );
         value += step;
     }
     let seconds_step = round_step(last / 8.0);
     let mut seconds = 0.0;
     while seconds <= last * 1.001 {
-        let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#666666\">{}</text>", x(seconds), top + PANEL + 14.0, short(seconds));
+        let _ = writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#666666\">{}</text>",
+            x(seconds),
+            top + PANEL + 14.0,
+            short(seconds)
+        );
         seconds += seconds_step;
     }
     for (at, line) in panel.lines.iter().enumerate() {
         let colour = COLOURS[at % COLOURS.len()];
         let every = line.points.len().div_ceil(POINTS_MAX).max(1);
-        let points: Vec<String> =
-            line.points.iter().step_by(every).map(|&(seconds, value)| format!("{:.1},{:.1}", x(seconds), y(value))).collect();
-        let _ = writeln!(svg, "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.3\" points=\"{}\"/>", points.join(" "));
+        let points: Vec<String> = line
+            .points
+            .iter()
+            .step_by(every)
+            .map(|&(seconds, value)| format!("{:.1},{:.1}", x(seconds), y(value)))
+            .collect();
+        let _ = writeln!(
+            svg,
+            "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.3\" points=\"{}\"/>",
+            points.join(" ")
+        );
         let _ = writeln!(
             svg,
             "<text x=\"{:.1}\" y=\"{:.1}\" fill=\"{colour}\">{}</text>",
-            LEFT + width + 8.0, top + 12.0 + at as f64 * 15.0, line.name
+            LEFT + width + 8.0,
+            top + 12.0 + at as f64 * 15.0,
+            line.name
         );
     }
 }
@@ -115,8 +146,14 @@ fn panels(outcome: &Outcome, names: &[&str]) -> Vec<Panel> {
     }
     vec![
         Panel { title: "delivered, Gb/s".to_owned(), lines: rates },
-        Panel { title: "round trip beyond the path's own, ms".to_owned(), lines: vec![line("queue", &|sample| sample.queue_ms)] },
-        Panel { title: "lost, % of what was sent".to_owned(), lines: vec![line("loss", &|sample| (sample.loss * 100.0).min(100.0))] },
+        Panel {
+            title: "round trip beyond the path's own, ms".to_owned(),
+            lines: vec![line("queue", &|sample| sample.queue_ms)],
+        },
+        Panel {
+            title: "lost, % of what was sent".to_owned(),
+            lines: vec![line("loss", &|sample| (sample.loss * 100.0).min(100.0))],
+        },
     ]
 }
 
@@ -135,13 +172,38 @@ fn plots(seed: u64) -> Vec<(&'static str, &'static str, Scene, Vec<&'static str>
     let mut four = together(path, 4, seed);
     four.seconds = four.judged_from_seconds + 6.0;
     vec![
-        ("start-up", "Start-up: 100 Gb/s × 200 ms, empty path", alone(Path::clean(100e9, 200.0), 8.0, seed), vec!["delivered"]),
+        (
+            "start-up",
+            "Start-up: 100 Gb/s × 200 ms, empty path",
+            alone(Path::clean(100e9, 200.0), 8.0, seed),
+            vec!["delivered"],
+        ),
         ("start-up-seeded", "Start-up seeded with the rate: 100 Gb/s × 200 ms", seeded, vec!["delivered"]),
-        ("loss", "1 % random loss: 10 Gb/s × 100 ms", alone(Path::clean(10e9, 100.0).with_loss(0.01), 20.0, seed), vec!["delivered"]),
-        ("changes", "10 Gb/s × 50 ms: half the rate from 15 s to 30 s, dark from 45 s to 50 s", changing, vec!["delivered"]),
+        (
+            "loss",
+            "1 % random loss: 10 Gb/s × 100 ms",
+            alone(Path::clean(10e9, 100.0).with_loss(0.01), 20.0, seed),
+            vec!["delivered"],
+        ),
+        (
+            "changes",
+            "10 Gb/s × 50 ms: half the rate from 15 s to 30 s, dark from 45 s to 50 s",
+            changing,
+            vec!["delivered"],
+        ),
         ("fairness", "Four flows: 10 Gb/s × 50 ms", four, vec!["first", "second", "third", "fourth"]),
-        ("beside-cubic", "Beside two CUBIC flows: 1 Gb/s × 20 ms", among(Path::clean(1e9, 20.0), Kind::Cubic, 2, fair(), 0.3, seed), vec!["CUBIC", "CUBIC", "Culvert"]),
-        ("background", "A background flow gives way: 10 Gb/s × 50 ms", gives_way(path, fair(), 10.0, seed), vec!["background", "fair"]),
+        (
+            "beside-cubic",
+            "Beside two CUBIC flows: 1 Gb/s × 20 ms",
+            among(Path::clean(1e9, 20.0), Kind::Cubic, 2, fair(), 0.3, seed),
+            vec!["CUBIC", "CUBIC", "Culvert"],
+        ),
+        (
+            "background",
+            "A background flow gives way: 10 Gb/s × 50 ms",
+            gives_way(path, fair(), 10.0, seed),
+            vec!["background", "fair"],
+        ),
     ]
 }
 
@@ -153,7 +215,10 @@ pub fn draw_all(directory: &FilePath, seed: u64) -> io::Result<()> {
     std::fs::create_dir_all(directory)?;
     for (name, title, scene, names) in plots(seed) {
         let outcome = run(&scene);
-        std::fs::write(directory.join(format!("{name}.svg")), draw(&format!("{title} (seed {seed})"), &panels(&outcome, &names)))?;
+        std::fs::write(
+            directory.join(format!("{name}.svg")),
+            draw(&format!("{title} (seed {seed})"), &panels(&outcome, &names)),
+        )?;
     }
     Ok(())
 }

@@ -154,7 +154,8 @@ pub fn run(scene: &Scene) -> Outcome {
     }
     let judged_seconds = scene.seconds - scene.judged_from_seconds;
     let before = judged_before.unwrap_or_else(|| vec![0.0; scene.flows.len()]);
-    let delivered = world.delivered().iter().zip(&before).map(|(now, before)| (now - before) * 8.0 / judged_seconds).collect();
+    let delivered =
+        world.delivered().iter().zip(&before).map(|(now, before)| (now - before) * 8.0 / judged_seconds).collect();
     let (lost, sent, finished_seconds) = world.totals();
     Outcome { delivered, waits, samples: recorder.samples, loss: lost / sent.max(1.0), finished_seconds }
 }
@@ -239,7 +240,8 @@ impl World<'_> {
 
     /// Packets lost and sent of Culvert's flows, and when those with an end were done.
     fn totals(&self) -> (f64, f64, Vec<Option<f64>>) {
-        let flows = || self.agents.iter().filter_map(|agent| if let Agent::Culvert(flow) = agent { Some(flow) } else { None });
+        let flows =
+            || self.agents.iter().filter_map(|agent| if let Agent::Culvert(flow) = agent { Some(flow) } else { None });
         let lost = flows().map(|flow| flow.lost_packets).sum();
         let sent = flows().map(|flow| flow.sent_packets).sum();
         (lost, sent, flows().map(|flow| flow.finished_ns.map(|ns| ns as f64 / 1e9)).collect())
@@ -266,7 +268,11 @@ impl Recorder {
         let seconds = sample_ns as f64 / 1e9;
         self.samples.push(Sample {
             seconds: now_ns as f64 / 1e9,
-            delivered: delivered.iter().zip(&self.delivered).map(|(now, before)| (now - before) * 8.0 / seconds).collect(),
+            delivered: delivered
+                .iter()
+                .zip(&self.delivered)
+                .map(|(now, before)| (now - before) * 8.0 / seconds)
+                .collect(),
             rates: world.agents.iter().map(Agent::rate).collect(),
             queue_ms: self.queue_ms,
             loss: (lost - self.lost) / (sent - self.sent).max(1.0),

@@ -11,7 +11,8 @@ fn the_last_chunks_cost_at_most_two_round_trips_at_one_percent_loss() {
     // Enough chunks that start-up, which has an end of its own, is over.
     for (rtt_ms, chunks, seed) in [(20.0, 60, 1), (20.0, 60, 2), (50.0, 120, 3), (100.0, 250, 4), (100.0, 250, 5)] {
         let path = Path::clean(1e9, rtt_ms).with_loss(0.01);
-        let outcome = transfer(path, &FlowOptions { start: Some(1_000_000_000), ..FlowOptions::default() }, chunks, seed);
+        let outcome =
+            transfer(path, &FlowOptions { start: Some(1_000_000_000), ..FlowOptions::default() }, chunks, seed);
         // The data itself is there half a round trip after its last segment was sent, behind the queue.
         let ends_ns = outcome.last_fresh_ns + path.rtt_ns / 2;
         let tail = outcome.whole_ns.saturating_sub(ends_ns) as f64 / path.rtt_ns as f64;
@@ -28,14 +29,23 @@ fn feedback_is_a_thousandth_of_the_data_at_most() {
             let outcome = transfer(Path::clean(rate, rtt_ms).with_loss(loss), &options, 100, 9);
             let part = outcome.traffic_bytes.0 as f64 / outcome.traffic_bytes.1 as f64;
             eprintln!("{rate:e} × {rtt_ms} ms, {loss} lost, segments of {stride}: feedback is {:.3} %", part * 100.0);
-            assert!(part <= 0.001, "feedback is {part:.5} of the data at {rtt_ms} ms, {loss} lost, segments of {stride}");
+            assert!(
+                part <= 0.001,
+                "feedback is {part:.5} of the data at {rtt_ms} ms, {loss} lost, segments of {stride}"
+            );
         }
     }
 }
 
 #[test]
 fn little_more_than_what_was_lost_goes_again() {
-    let path = Path { reordering: 0.02, reordering_ns: 200_000, duplication: 0.01, corruption: 0.001, ..Path::clean(1e9, 20.0) };
+    let path = Path {
+        reordering: 0.02,
+        reordering_ns: 200_000,
+        duplication: 0.01,
+        corruption: 0.001,
+        ..Path::clean(1e9, 20.0)
+    };
     let outcome = transfer(path.with_loss(0.02), &FlowOptions::default(), 60, 3);
     let again = outcome.segments.1 as f64 / outcome.segments.0 as f64;
     assert!((0.015..0.045).contains(&again), "{again:.4} of the segments went again where 0.021 were lost");

@@ -92,7 +92,17 @@ impl Wan {
             // A router that is late for a moment must not lose packets that the emulated path would not have lost.
             ip(&["-n", side, "link", "set", "wan", "mtu", &config.mtu.to_string(), "txqueuelen", "10000", "up"])?;
             let other = 3 - last;
-            ip(&["-n", side, "addr", "add", &format!("10.97.0.{last}"), "peer", &format!("10.97.0.{other}"), "dev", "wan"])?;
+            ip(&[
+                "-n",
+                side,
+                "addr",
+                "add",
+                &format!("10.97.0.{last}"),
+                "peer",
+                &format!("10.97.0.{other}"),
+                "dev",
+                "wan",
+            ])?;
             ip(&["-n", side, "-6", "addr", "add", &format!("fd97::{last}/64"), "dev", "wan", "nodad"])?;
             // TCP's default of a few megabytes would be the limit of a long path, not its congestion control.
             for (sysctl, value) in [("tcp_rmem", "4096 262144 268435456"), ("tcp_wmem", "4096 262144 268435456")] {

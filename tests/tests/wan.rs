@@ -2,6 +2,7 @@
 //! reaches too; `culvert-lab table` measures the rest.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use culvert_tests::node::PATIENCE;
@@ -22,7 +23,8 @@ fn files_arrive_whole_through_every_harm() {
         let source = pair.room().join("source");
         make_flat(&source, 12, 2 << 20, &mut Random::new(seed));
         let destination = format!("second:{}", pair.room().join("in").display());
-        let result = pair.run_here(&["send", "--json", &format!("{}/", source.display()), &destination]).exits(0).json();
+        let result =
+            pair.run_here(&["send", "--json", &format!("{}/", source.display()), &destination]).exits(0).json();
         assert_same(&source, &pair.room().join("in"));
         let [forward, reverse] = [pair.wan.counters(0), pair.wan.counters(1)];
         eprintln!("{}\n{}", describe(&forward), describe(&reverse));
@@ -55,6 +57,12 @@ fn segments_are_as_large_as_the_path_delivers_them() {
         let clean = WanConfig { mtu: 9_000, ..WanConfig::clean(200_000_000, 10.0) };
         let forward = LinkConfig { packet_bytes_max, ..clean.forward };
         let Some(pair) = WanPair::new(&WanConfig { forward, ..clean }) else { return };
+        // Such a path swallows TCP's large segments, too, so TCP is told to send small ones.
+        for (side, other) in [(0, "10.97.0.2"), (1, "10.97.0.1")] {
+            let mut route = Command::new("ip");
+            route.args(["route", "replace", other, "dev", "wan", "proto", "kernel", "scope", "link", "advmss", "1100"]);
+            assert!(pair.wan.inside(side, &route).status().unwrap().success());
+        }
         let measured = pair.measure(4 << 20, &[]);
         assert_eq!(measured.result["segment_bytes"], segment_bytes_max, "packets up to {packet_bytes_max} pass");
     }

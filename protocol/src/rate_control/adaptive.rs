@@ -94,8 +94,24 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    pub(super) const FAIR: Self = Self { slope: 0.023, target_ns_min: 300_000.0, haste: GAIN, decrease_max: 0.25, growth_max: 0.25, loss: 0.01, shares: true };
-    pub(super) const BACKGROUND: Self = Self { slope: 0.0015, target_ns_min: 100_000.0, haste: 3.0, decrease_max: 0.5, growth_max: 0.03, loss: 0.005, shares: false };
+    pub(super) const FAIR: Self = Self {
+        slope: 0.023,
+        target_ns_min: 300_000.0,
+        haste: GAIN,
+        decrease_max: 0.25,
+        growth_max: 0.25,
+        loss: 0.01,
+        shares: true,
+    };
+    pub(super) const BACKGROUND: Self = Self {
+        slope: 0.0015,
+        target_ns_min: 100_000.0,
+        haste: 3.0,
+        decrease_max: 0.5,
+        growth_max: 0.03,
+        loss: 0.005,
+        shares: false,
+    };
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -362,7 +378,8 @@ impl AdaptiveRate {
             return;
         }
         let since_ns = *self.lossy_since_ns.get_or_insert(now_ns);
-        let is_severe = loss > 2.0 * self.noise() + NOISE_MAX && round.delivered_packets + round.lost_packets >= SAMPLE_PACKETS;
+        let is_severe =
+            loss > 2.0 * self.noise() + NOISE_MAX && round.delivered_packets + round.lost_packets >= SAMPLE_PACKETS;
         if is_severe {
             self.best = round.delivered_rate();
         } else if now_ns - since_ns < self.round_ns() {

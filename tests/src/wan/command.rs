@@ -98,7 +98,10 @@ pub fn lab(arguments: &LabArguments, out: &mut impl Write) -> io::Result<ExitCod
         let status = wan.inside(0, Command::new(program).args(rest)).status()?;
         status.code().map_or(ExitCode::FAILURE, |code| ExitCode::from(code as u8))
     } else {
-        writeln!(out, "ip netns exec {first} bash      # the first side\nip netns exec {second} bash      # the second\nEnter ends it.")?;
+        writeln!(
+            out,
+            "ip netns exec {first} bash      # the first side\nip netns exec {second} bash      # the second\nEnter ends it."
+        )?;
         out.flush()?;
         io::stdin().read_line(&mut String::new())?;
         ExitCode::SUCCESS
@@ -112,7 +115,8 @@ pub fn lab(arguments: &LabArguments, out: &mut impl Write) -> io::Result<ExitCod
 /// Counters in a line.
 #[must_use]
 pub fn describe(counters: &Counters) -> String {
-    let Counters { packets_in, packets_out, bytes_out, overflowed, lost, reordered, duplicated, corrupted, .. } = counters;
+    let Counters { packets_in, packets_out, bytes_out, overflowed, lost, reordered, duplicated, corrupted, .. } =
+        counters;
     format!(
         "{packets_in} packets in, {packets_out} out ({bytes_out} bytes), {overflowed} found the buffer full, {lost} lost, {} too large, \
          {reordered} reordered, {duplicated} doubled, {corrupted} damaged; longest queue {} ms, latest {} ms; emulator full {}, refused {}",

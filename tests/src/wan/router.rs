@@ -59,12 +59,8 @@ impl Router {
             let seed = config.seed.wrapping_mul(2).wrapping_add(at as u64);
             let thread = std::thread::Builder::new().name(format!("wan {at}")).spawn(move || {
                 let _ = rustix::process::setpriority_process(None, PRIORITY);
-                let mut direction = Direction {
-                    link: Link::new(link, seed),
-                    store: Store::new(&link, slot_bytes),
-                    began,
-                    shared,
-                };
+                let mut direction =
+                    Direction { link: Link::new(link, seed), store: Store::new(&link, slot_bytes), began, shared };
                 direction.run(&from, &to);
             })?;
             router.threads.push(thread);

@@ -120,10 +120,15 @@ impl WanPair {
 /// If a program that is measured fails.
 pub fn table(arguments: &TableArguments, out: &mut impl Write) -> io::Result<()> {
     let rate = arguments.path.rate as f64;
-    writeln!(out, "| loss | Culvert | of the link | longest queue | feedback | iperf3 CUBIC | iperf3 BBR |\n|---|---|---|---|---|---|---|")?;
+    writeln!(
+        out,
+        "| loss | Culvert | of the link | longest queue | feedback | iperf3 CUBIC | iperf3 BBR |\n|---|---|---|---|---|---|---|"
+    )?;
     for &loss in &arguments.losses {
         let config = PathArguments { loss, ..arguments.path.clone() }.config();
-        let Some(pair) = WanPair::new(&config) else { return Err(io::Error::other("no emulated path can be made here")) };
+        let Some(pair) = WanPair::new(&config) else {
+            return Err(io::Error::other("no emulated path can be made here"));
+        };
         let options: Vec<&str> = arguments.culvert_options.split_whitespace().collect();
         let bytes = arguments.path.rate / 8 * arguments.seconds;
         let culvert = pair.measure(bytes, &options);
@@ -157,7 +162,11 @@ fn iperf3(config: &WanConfig, congestion: &str, seconds: u64) -> Option<f64> {
     }
     let wan = Wan::new(config)?;
     let mut server = Server(
-        wan.inside(1, Command::new("iperf3").args(["-s", "-1"])).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?,
+        wan.inside(1, Command::new("iperf3").args(["-s", "-1"]))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?,
     );
     let time = seconds.to_string();
     let began = Instant::now();
