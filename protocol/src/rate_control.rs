@@ -7,11 +7,11 @@
 //! for noise, shares equally with its own kind and takes a TCP flow's part beside others. `background` keeps a queue so short
 //! that it gives way to all of them.
 //!
-//! The model of both ([`adaptive`]): the path delivers the best delivery rate of the last rounds, and a queue on top of that. Each report
+//! The model of both (`adaptive`): the path delivers the best delivery rate of the last rounds, and a queue on top of that. Each report
 //! sets the rate to that delivery rate times 1 + gain × (target − queue) / round trip. The target is linear in the logarithm of
 //! the rate, so of two flows the slower goes up and the faster down until they are equal. A drain every forty rounds shows
-//! all flows the empty path, and which loss is not due to the queue ([`base_delay`]). A queue that never drains is somebody
-//! else's ([`share`]). `docs/rate-control.md` has the constants with their experiments.
+//! all flows the empty path, and which loss is not due to the queue (`base_delay`). A queue that never drains is somebody
+//! else's (`share`). `docs/rate-control.md` has the constants with their experiments.
 //!
 //! Ideas are from BBR (delivery rate as the model; Cardwell and others, ACM Queue 2016), LEDBAT (delay as the signal; RFC 6817), Copa (a target
 //! queue that falls with the rate; Arun and Balakrishnan, NSDI 2018) and Swift (the same for data centres; Kumar and others, SIGCOMM

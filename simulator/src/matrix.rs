@@ -364,10 +364,12 @@ fn gives_way_to(rate: f64, rtt_ms: f64, other: Kind, name: &str, seed: u64) -> V
     ]
 }
 
+/// Name, what the path becomes and when, the path at first, and the mean rate in parts of the first.
+type ChangingPath = (&'static str, Vec<(f64, Path)>, Path, f64);
+
 fn change_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
     let clean = Path::clean(10e9, 50.0);
-    let changed: Vec<(&'static str, Vec<(f64, Path)>, Path, f64)> = vec![
-        // name, changes, path at first, mean capacity in parts of the first
+    let changed: Vec<ChangingPath> = vec![
         (
             "rate halves after 20 s",
             vec![(20.0, Path { rate_bits_per_second: 5e9, ..clean })],
