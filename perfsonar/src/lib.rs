@@ -1,1 +1,19 @@
-//! perfsonar
+//! Knowing the path: probes, TWAMP and STAMP, and perfSONAR's pScheduler and archives.
+//!
+//! ```text
+//! statistics <── stamp, twamp (pure: packets and times come in as values) <── responder, tester (tokio sockets)
+//!      ^
+//!      └──────── probe (threads: echoes, MTU, trains, traces between two nodes; control carries the conversation)
+//!
+//! pscheduler ──> http <── archive          psconfig: what a site's mesh needs to include this node
+//! ```
+//!
+//! The codecs and engines do no I/O and read no clock. What drives them does, and is thin.
+
+pub mod clock;
+mod kernel_calls;
+pub mod sources;
+pub mod socket;
+pub mod stamp;
+pub mod statistics;
+pub mod timestamp;
