@@ -13,7 +13,11 @@
 pub mod clock;
 mod kernel_calls;
 pub mod sources;
+pub mod probe;
+pub mod responder;
 pub mod socket;
 pub mod stamp;
 pub mod statistics;
+pub mod tester;
 pub mod timestamp;
+pub mod twamp;

@@ -175,12 +175,15 @@ impl ProbeSocket {
         self.socket.set_read_timeout(timeout.map(|timeout| timeout.max(Duration::from_micros(1))))
     }
 
-    /// For use with a runtime.
+    /// Puts the socket under the runtime's care.
     ///
     /// # Errors
     /// The operating system's.
-    pub fn set_nonblocking(&self) -> io::Result<()> {
-        self.socket.set_nonblocking(true)
+    pub fn with_runtime(self) -> io::Result<AsyncProbeSocket> {
+        self.socket.set_nonblocking(true)?;
+        // A second descriptor of the same socket, which the runtime may own.
+        let readiness = tokio::net::UdpSocket::from_std(self.socket.try_clone()?)?;
+        Ok(AsyncProbeSocket { socket: self, readiness })
     }
 
     /// Where it is bound.
@@ -263,6 +266,29 @@ impl ProbeSocket {
     /// The operating system's.
     pub fn receive_error(&self, buffer: &mut [u8]) -> io::Result<Option<PathError>> {
         receive_error(self.as_fd(), buffer)
+    }
+}
+
+/// A socket whose packets the runtime waits for.
+#[derive(Debug)]
+pub struct AsyncProbeSocket {
+    socket: ProbeSocket,
+    readiness: tokio::net::UdpSocket,
+}
+
+impl AsyncProbeSocket {
+    /// The socket, for everything that does not wait.
+    #[must_use]
+    pub const fn get(&self) -> &ProbeSocket {
+        &self.socket
+    }
+
+    /// As [`ProbeSocket::receive`]. Cancelling the future loses nothing.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        self.readiness.async_io(tokio::io::Interest::READABLE, || self.socket.receive(buffer)).await
     }
 }
 

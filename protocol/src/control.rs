@@ -28,7 +28,9 @@ use crate::tree_hash::ChunkHash;
 use crate::verdict::{SenderTimes, Verdict};
 
 /// The newest version of the control protocol that this program speaks.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
+/// The version since which partners answer path checks ([`Message::Path`]).
+pub const PATH_CHECKS_SINCE: u16 = 2;
 /// The oldest.
 pub const PROTOCOL_VERSION_MIN: u16 = 1;
 /// The longest frame. A list that does not fit is sent in parts.
@@ -394,6 +396,8 @@ pub enum Message {
     Ping(u64),
     /// The answer.
     Pong(u64),
+    /// A path check's conversation, instead of a transfer's. Only to partners of version [`PATH_CHECKS_SINCE`].
+    Path(crate::path::PathMessage),
 }
 
 /// Bytes that are not a message of this protocol. The connection is of no use any more.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use aws_lc_rs::hmac;
 
-use super::packet::{Authentication, PacketError, Reflected, Request};
+use super::packet::{Authentication, PacketError, REFLECTED_BYTES_MIN, Reflected, Request};
 use super::tlv;
 use crate::clock::ClockQuality;
 use crate::socket::Received;
@@ -28,11 +28,13 @@ pub struct ReflectorLimits {
     pub packets_per_second: u32,
     /// Whether requests that are shorter than their answers are answered. Only where the source is known not to be forged.
     pub answers_short_requests: bool,
+    /// Whether what follows a request's 14 bytes is TWAMP's padding: no TLVs, and answers may have 41 bytes (RFC 5357 4.2.1).
+    pub is_twamp: bool,
 }
 
 impl Default for ReflectorLimits {
     fn default() -> Self {
-        Self { allow: Vec::new(), sessions: 1_000, packets_per_second: 10_000, answers_short_requests: false }
+        Self { allow: Vec::new(), sessions: 1_000, packets_per_second: 10_000, answers_short_requests: false, is_twamp: false }
     }
 }
 
@@ -119,9 +121,9 @@ impl Reflector {
             PacketError::NotAuthentic => Refused::NotAuthentic,
         })?;
         let mbz_is_zero = packet.get(16..base_bytes).is_some_and(|mbz| mbz.iter().all(|&byte| byte == 0));
-        if packet.len() < base_bytes {
-            packet.resize(base_bytes, 0);
-        }
+        let least_bytes = if self.limits.is_twamp { REFLECTED_BYTES_MIN } else { base_bytes };
+        let answer_bytes = packet.len().max(least_bytes);
+        packet.resize(packet.len().max(base_bytes), 0);
         let format = request.error.format();
         let session = self.session((received.from, request.ssid), now_ns);
         session.received = session.received.wrapping_add(1);
@@ -140,7 +142,8 @@ impl Reflector {
         session.previous = Some((sequence, reflected.sent));
         let traffic_class = received.traffic_class.unwrap_or(0);
         // What follows a TWAMP-Light packet is its padding, not TLVs; it shows by the bytes that STAMP has as zero.
-        let has_tlvs = matches!(self.authentication, Authentication::Hmac(_)) || request.ssid != 0 || mbz_is_zero;
+        let is_stamp = matches!(self.authentication, Authentication::Hmac(_)) || request.ssid != 0 || mbz_is_zero;
+        let has_tlvs = is_stamp && !self.limits.is_twamp;
         let mut wanted = traffic_class & 0xfc;
         if packet.len() > base_bytes && has_tlvs {
             let facts = tlv::Facts {
@@ -157,6 +160,7 @@ impl Reflector {
             tlv::reflect(request.sequence.to_be_bytes(), sequence.to_be_bytes(), &mut packet[base_bytes..], &facts);
         }
         reflected.write(&self.authentication, packet);
+        packet.truncate(answer_bytes);
         Ok(wanted)
     }
 
@@ -168,7 +172,8 @@ impl Reflector {
         if received.from.port() < SOURCE_PORT_MIN {
             return Err(Refused::SourcePort);
         }
-        if bytes < base_bytes && !self.limits.answers_short_requests {
+        let least_bytes = if self.limits.is_twamp { REFLECTED_BYTES_MIN } else { base_bytes };
+        if bytes < least_bytes && !self.limits.answers_short_requests {
             return Err(Refused::Short);
         }
         if self.budgets.take(source, received.at_ns) { Ok(()) } else { Err(Refused::Rate) }
