@@ -96,6 +96,11 @@ struct FileSettings {
     ports: Option<String>,
     mtu: Option<u32>,
     datapath: Option<String>,
+    #[serde(default)]
+    path: crate::path::settings::PathTable,
+    responder: Option<crate::path::settings::ResponderTable>,
+    archive: Option<crate::path::settings::ArchiveTable>,
+    psconfig: Option<crate::path::settings::PsconfigTable>,
 }
 
 /// Cores in a file: a list, or text as on the command line.
@@ -163,6 +168,8 @@ pub struct Settings {
     pub mtu: Setting<Option<u16>>,
     /// How packets move.
     pub datapath: Setting<String>,
+    /// Path checks, the responder, the archive and the template: only in the file.
+    pub paths: crate::path::settings::PathSettings,
     /// The file that was read, if there is one.
     pub file: Option<PathBuf>,
 }
@@ -231,6 +238,7 @@ impl Settings {
             ports: r.resolve("ports", "CULVERT_PORTS", flags.ports.as_ref(), file.ports, || Ports::Automatic, parse_ports)?,
             mtu: r.resolve("mtu", "CULVERT_MTU", flags.mtu.as_ref(), file.mtu.map(|mtu| mtu.to_string()), || None, parse_mtu)?,
             datapath: r.resolve("datapath", "CULVERT_DATAPATH", flags.datapath.as_ref(), file.datapath, || "auto".to_owned(), parse_datapath)?,
+            paths: crate::path::settings::PathSettings { path: file.path, responder: file.responder, archive: file.archive, psconfig: file.psconfig },
             file: path,
         })
     }

@@ -82,6 +82,11 @@ pub trait RateController: Send + std::fmt::Debug {
     fn rate_bits_per_second(&self) -> u64;
     /// What sets it.
     fn limit(&self) -> RateLimit;
+    /// Begins at a rate that a recent measurement of the path supports, instead of feeling its way up. Of use before the first
+    /// report only; lower rates than the controller's own are ignored.
+    fn begin_at(&mut self, rate_bits_per_second: u64) {
+        let _ = rate_bits_per_second;
+    }
 }
 
 /// The controller of a mode.
@@ -351,6 +356,12 @@ impl AdaptiveRate {
 }
 
 impl RateController for AdaptiveRate {
+    fn begin_at(&mut self, rate_bits_per_second: u64) {
+        if self.starting && self.best() == 0 {
+            self.rate = self.rate.max(rate_bits_per_second).min(self.cap);
+        }
+    }
+
     fn observe(&mut self, seen: &Observation) {
         if seen.rtt_ns > 0 {
             self.rtt_ns = if self.rtt_ns == 0 { seen.rtt_ns } else { (7 * self.rtt_ns + seen.rtt_ns) / 8 };

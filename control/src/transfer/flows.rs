@@ -49,6 +49,7 @@ pub struct SendingFlows {
     plane: Arc<DataPlane>,
     flows: Vec<SendingFlow>,
     options: culvert_protocol::control::Options,
+    start_bits_per_second: Option<u64>,
     rtt_us: Histogram<u64>,
     newest_rtt_us: u32,
     capped_reports: u64,
@@ -70,6 +71,7 @@ impl SendingFlows {
             plane: plane.clone(),
             flows: Vec::new(),
             options: context.options,
+            start_bits_per_second: context.start_bits_per_second,
             // Three digits from a microsecond to ten minutes.
             rtt_us: Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are in order"),
             newest_rtt_us: 0,
@@ -133,7 +135,10 @@ impl SendingFlows {
         let flows = self.flows.len() as u64;
         let flow = &mut self.flows[tag];
         let cap = self.options.rate_bits_per_second.map(|rate| rate / flows);
-        let controller = controller(self.options.mode, cap, u64::from(rtt_us) * 1_000, stride);
+        let mut controller = controller(self.options.mode, cap, u64::from(rtt_us) * 1_000, stride);
+        if let Some(rate) = self.start_bits_per_second {
+            controller.begin_at(rate / flows);
+        }
         flow.block.set(FlowWord::RateBitsPerSecond, controller.rate_bits_per_second());
         flow.block.set(FlowWord::SilenceNs, silence_ns(u64::from(rtt_us) * 1_000));
         flow.controller = Some(controller);
