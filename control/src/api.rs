@@ -165,16 +165,24 @@ impl Api {
         });
     }
 
-    /// Serves the API on a unix socket in the state directory.
+    /// The unix socket in the state directory, that only its owner can reach.
     ///
     /// # Errors
     /// The operating system's.
-    pub async fn serve(self) -> std::io::Result<()> {
+    pub fn listen(&self) -> std::io::Result<UnixListener> {
         let path = self.node.state.path("api.sock");
         // A socket that a crash left: the node's lock says that nobody serves it.
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    }
+
+    /// Serves the API.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub async fn serve(self, listener: UnixListener) -> std::io::Result<()> {
         let router = Router::new()
             .route("/v1/status", get(status))
             .route("/v1/transfers", get(list).post(submit))
@@ -252,7 +260,11 @@ async fn list(State(api): State<Api>) -> Json<Vec<TransferRecord>> {
 async fn submit(State(api): State<Api>, Json(request): Json<TransferRequest>) -> Response {
     let waiting = api.node.registry.interrupted().len();
     if waiting >= QUEUED_MAX {
-        return error(StatusCode::TOO_MANY_REQUESTS, "temporary", format!("{waiting} transfers wait already: submit again later"));
+        return error(
+            StatusCode::TOO_MANY_REQUESTS,
+            "temporary",
+            format!("{waiting} transfers wait already: submit again later"),
+        );
     }
     let id = new_transfer_id();
     let record = TransferRecord {
@@ -271,7 +283,11 @@ async fn submit(State(api): State<Api>, Json(request): Json<TransferRequest>) ->
     };
     api.carry_out(id, request, record);
     if api.node.registry.get(id).is_none() {
-        return error(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the transfer could not be noted in the state directory");
+        return error(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "failed",
+            "the transfer could not be noted in the state directory",
+        );
     }
     Json(Submitted { transfer: id.to_string() }).into_response()
 }
@@ -288,7 +304,9 @@ async fn show(State(api): State<Api>, Path(id): Path<String>) -> Response {
 
 async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Response {
     match id.parse() {
-        Ok(id) if api.node.registry.cancel(id) => Json(serde_json::json!({ "canceled": id.to_string() })).into_response(),
+        Ok(id) if api.node.registry.cancel(id) => {
+            Json(serde_json::json!({ "canceled": id.to_string() })).into_response()
+        }
         Ok(id) => error(StatusCode::NOT_FOUND, "not_found", format!("transfer {id} is not under way")),
         Err(text) => error(StatusCode::BAD_REQUEST, "usage", text),
     }

@@ -116,7 +116,8 @@ impl ApiClient {
         if status.is_success() {
             return serde_json::from_slice(&bytes).map_err(|error| broken(&error));
         }
-        let text = serde_json::from_slice::<ApiError>(&bytes).map_or_else(|_| String::from_utf8_lossy(&bytes).into_owned(), |error| error.text);
+        let text = serde_json::from_slice::<ApiError>(&bytes)
+            .map_or_else(|_| String::from_utf8_lossy(&bytes).into_owned(), |error| error.text);
         let code = match status {
             StatusCode::NOT_FOUND => ExitCode::NotFound,
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => ExitCode::Usage,

@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_protocol::control::{FrameError, FrameReader, Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Refusal, RefusalCode};
+use culvert_protocol::control::{
+    FrameError, FrameReader, Message, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Refusal, RefusalCode,
+};
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::keys::Secret;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
@@ -24,11 +26,22 @@ const QUEUE_LENGTH: usize = 32;
 /// A connection over which nothing has come for so long is dead: partners ping each other far more often.
 pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What to do about a connection that cannot be made.
+fn connect_remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "is 'culvert node' running there, and does it listen on this port?",
+        std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable => {
+            "check the address, this host's routes, and the partner's network"
+        }
+        _ => "check the address, and that the partner's name resolves on this host",
+    }
+}
+
 /// Why a connection is of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     /// It could not be made.
-    #[error("cannot connect to {address}: {error}")]
+    #[error("cannot connect to {address}: {error}; {}", connect_remedy(error))]
     Connect {
         /// Where to.
         address: String,
@@ -181,7 +194,7 @@ impl Connection {
         let stream = tokio::time::timeout(INTRODUCTION_TIMEOUT, handshake)
             .await
             .map_err(no_answer)?
-            .map_err(|error| handshake_error(address, &error))?;
+            .map_err(|error| handshake_error(address, &handshake_reason(&error)))?;
         let keys = keys_of(stream.get_ref().1, stream.get_ref().1);
         Self::introduce(TlsStream::Client(stream), keys, address, name).await
     }
@@ -262,6 +275,16 @@ impl Connection {
         let farewell = self.farewell();
         drop(self);
         farewell.wait().await;
+    }
+}
+
+/// Why a handshake failed, for people.
+fn handshake_reason(error: &std::io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidMessage(_)) => {
+            "what listens there does not speak TLS: is it Culvert, and is this its TCP port?".to_owned()
+        }
+        _ => error.to_string(),
     }
 }
 

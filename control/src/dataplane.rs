@@ -450,12 +450,12 @@ impl DataPlane {
         }
     }
 
-    fn confirm(&self, message: FromDataPlane) {
+    fn confirm(&self, message: &FromDataPlane) {
         let mut waiters = lock(&self.waiters);
         let waiter = match message {
-            FromDataPlane::FileInstalled { slot } => waiters.installed.remove(&slot),
-            FromDataPlane::SendOpened { lane, slot } => waiters.send_opened.remove(&(lane, slot)),
-            FromDataPlane::ReceiveOpened { lane, slot } => waiters.receive_opened.remove(&(lane, slot)),
+            FromDataPlane::FileInstalled { slot } => waiters.installed.remove(slot),
+            FromDataPlane::SendOpened { lane, slot } => waiters.send_opened.remove(&(*lane, *slot)),
+            FromDataPlane::ReceiveOpened { lane, slot } => waiters.receive_opened.remove(&(*lane, *slot)),
             FromDataPlane::Ready { .. } | FromDataPlane::CannotStart { .. } => None,
         };
         if let Some(waiter) = waiter {
@@ -527,7 +527,7 @@ async fn watch_process(
             status = child.wait() => break status.map_or_else(|error| error.to_string(), |status| status.to_string()),
             _ = dropped.changed() => break "it was stopped".to_owned(),
             message = incoming.recv() => match (message, plane.upgrade()) {
-                (Some(message), Some(plane)) => plane.confirm(message),
+                (Some(message), Some(plane)) => plane.confirm(&message),
                 // The socket closes a moment before the process is gone.
                 _ => {
                     let status = child.wait().await;

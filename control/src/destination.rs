@@ -60,12 +60,7 @@ impl Reach {
     ///
     /// # Errors
     /// [`Refusal`]: not permitted, a symlink on the way, not a directory.
-    pub fn open_destination(
-        &self,
-        typed: &[u8],
-        is_single_file: bool,
-        makes: bool,
-    ) -> Result<Destination, Refusal> {
+    pub fn open_destination(&self, typed: &[u8], is_single_file: bool, makes: bool) -> Result<Destination, Refusal> {
         let typed_path = Path::new(OsStr::from_bytes(typed));
         let (root, below) = match self {
             Self::Owner { directory } => (PathBuf::from("/"), owner_path(directory, typed_path)?),
@@ -209,7 +204,8 @@ impl Opener {
             if !matches!(component, Component::Normal(_)) {
                 continue;
             }
-            let parent = self.open_directory(made.parent().unwrap_or(Path::new(""))).map_err(|error| self.refusal(error))?;
+            let parent =
+                self.open_directory(made.parent().unwrap_or(Path::new(""))).map_err(|error| self.refusal(error))?;
             let name = Path::new(made.file_name().unwrap_or_default());
             is_fresh = match mkdirat(&parent, name, Mode::from_raw_mode(0o777)) {
                 Ok(()) => true,
@@ -225,7 +221,9 @@ impl Opener {
         let shown = self.shown.display();
         let (code, reason) = match error {
             Errno::NOENT => (RefusalCode::NotFound, "it does not exist".to_owned()),
-            Errno::LOOP => (RefusalCode::NotPermitted, "a symlink is on the way, and a partner's paths follow none".to_owned()),
+            Errno::LOOP => {
+                (RefusalCode::NotPermitted, "a symlink is on the way, and a partner's paths follow none".to_owned())
+            }
             Errno::XDEV => (RefusalCode::NotPermitted, "it leads outside of the permitted directory".to_owned()),
             Errno::NOTDIR => (RefusalCode::NotFound, "a part of it is not a directory".to_owned()),
             Errno::ACCESS | Errno::PERM => {

@@ -179,13 +179,7 @@ impl Journal {
     /// [`JournalError`].
     pub fn open(path: PathBuf) -> Result<(Self, Past), JournalError> {
         let os = |error| JournalError::Os { path: path.clone(), error };
-        let mut file = File::options()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(os)?;
+        let mut file = File::options().read(true).append(true).create(true).mode(0o600).open(&path).map_err(os)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| JournalError::InUse)?;
         let bytes = std::fs::read(&path).map_err(os)?;
         let (past, begun, good_bytes) = replay(&bytes);

@@ -143,25 +143,127 @@ impl Metrics {
         let r = &registry;
         let histogram = |name, help, bounds: &[f64]| HistogramOpts::new(name, help).buckets(bounds.to_vec());
         let metrics = Self {
-            transfers: register!(r, IntGaugeVec::new(Opts::new("culvert_transfers", "Transfers that are kept, by state."), &["state"])),
-            transfer_bytes: register!(r, IntCounterVec::new(Opts::new("culvert_transfer_bytes_total", "Bytes of files moved by ended transfers."), &["direction", "peer"])),
-            goodput: register!(r, GaugeVec::new(Opts::new("culvert_goodput_bits_per_second", "Bits of files per second of the last transfer."), &["direction", "peer"])),
-            files: register!(r, IntCounterVec::new(Opts::new("culvert_files_total", "Files of ended transfers, by what became of them."), &["result"])),
-            segments: register!(r, IntCounterVec::new(Opts::new("culvert_segments_total", "Data segments sent and received."), &["direction"])),
+            transfers: register!(
+                r,
+                IntGaugeVec::new(Opts::new("culvert_transfers", "Transfers that are kept, by state."), &["state"])
+            ),
+            transfer_bytes: register!(
+                r,
+                IntCounterVec::new(
+                    Opts::new("culvert_transfer_bytes_total", "Bytes of files moved by ended transfers."),
+                    &["direction", "peer"]
+                )
+            ),
+            goodput: register!(
+                r,
+                GaugeVec::new(
+                    Opts::new("culvert_goodput_bits_per_second", "Bits of files per second of the last transfer."),
+                    &["direction", "peer"]
+                )
+            ),
+            files: register!(
+                r,
+                IntCounterVec::new(
+                    Opts::new("culvert_files_total", "Files of ended transfers, by what became of them."),
+                    &["result"]
+                )
+            ),
+            segments: register!(
+                r,
+                IntCounterVec::new(
+                    Opts::new("culvert_segments_total", "Data segments sent and received."),
+                    &["direction"]
+                )
+            ),
             resent: register!(r, IntCounter::new("culvert_segments_resent_total", "Data segments sent again.")),
-            rejected: register!(r, IntCounterVec::new(Opts::new("culvert_segments_rejected_total", "Datagrams dropped, by reason."), &["reason"])),
-            socket_drops: register!(r, IntCounter::new("culvert_socket_drops_total", "Datagrams that the lanes' sockets dropped for want of room.")),
-            pacing: register!(r, GaugeVec::new(Opts::new("culvert_pacing_rate_bits_per_second", "The pacing rate at the end of the last transfer."), &["peer"])),
-            rtt: register!(r, HistogramVec::new(histogram("culvert_rtt_seconds", "Round trips of reports, by partner.", &RTT_SECONDS), &["peer"])),
-            chunk_seconds: register!(r, HistogramVec::new(histogram("culvert_chunk_seconds", "Time that chunks spend in each stage.", &CHUNK_SECONDS), &["stage"])),
-            lane_busy: register!(r, GaugeVec::new(Opts::new("culvert_lane_busy_ratio", "Part of the time since the last scrape that a lane was busy."), &["lane"])),
-            lane_stall: register!(r, CounterVec::new(Opts::new("culvert_lane_stall_seconds_total", "Time that flows of a lane waited, by cause."), &["lane", "cause"])),
-            lane_buffers: register!(r, GaugeVec::new(Opts::new("culvert_lane_buffers_in_use", "Chunk buffers of a lane that are in use."), &["lane"])),
-            disk_bytes: register!(r, IntCounterVec::new(Opts::new("culvert_disk_bytes_total", "Bytes that the lanes read and wrote."), &["direction"])),
-            restarts: register!(r, Counter::new("culvert_dataplane_restarts_total", "How often the data plane process had to be started again.")),
-            failures: register!(r, IntCounter::new("culvert_transfer_failures_total", "Transfers that ended without a result.")),
-            retries: register!(r, IntCounter::new("culvert_transfer_retries_total", "Tries that failed and were made again.")),
-            refused_connections: register!(r, IntCounter::new("culvert_connections_refused_total", "Incoming connections that were refused.")),
+            rejected: register!(
+                r,
+                IntCounterVec::new(
+                    Opts::new("culvert_segments_rejected_total", "Datagrams dropped, by reason."),
+                    &["reason"]
+                )
+            ),
+            socket_drops: register!(
+                r,
+                IntCounter::new(
+                    "culvert_socket_drops_total",
+                    "Datagrams that the lanes' sockets dropped for want of room."
+                )
+            ),
+            pacing: register!(
+                r,
+                GaugeVec::new(
+                    Opts::new(
+                        "culvert_pacing_rate_bits_per_second",
+                        "The pacing rate at the end of the last transfer."
+                    ),
+                    &["peer"]
+                )
+            ),
+            rtt: register!(
+                r,
+                HistogramVec::new(
+                    histogram("culvert_rtt_seconds", "Round trips of reports, by partner.", &RTT_SECONDS),
+                    &["peer"]
+                )
+            ),
+            chunk_seconds: register!(
+                r,
+                HistogramVec::new(
+                    histogram("culvert_chunk_seconds", "Time that chunks spend in each stage.", &CHUNK_SECONDS),
+                    &["stage"]
+                )
+            ),
+            lane_busy: register!(
+                r,
+                GaugeVec::new(
+                    Opts::new(
+                        "culvert_lane_busy_ratio",
+                        "Part of the time since the last scrape that a lane was busy."
+                    ),
+                    &["lane"]
+                )
+            ),
+            lane_stall: register!(
+                r,
+                CounterVec::new(
+                    Opts::new("culvert_lane_stall_seconds_total", "Time that flows of a lane waited, by cause."),
+                    &["lane", "cause"]
+                )
+            ),
+            lane_buffers: register!(
+                r,
+                GaugeVec::new(
+                    Opts::new("culvert_lane_buffers_in_use", "Chunk buffers of a lane that are in use."),
+                    &["lane"]
+                )
+            ),
+            disk_bytes: register!(
+                r,
+                IntCounterVec::new(
+                    Opts::new("culvert_disk_bytes_total", "Bytes that the lanes read and wrote."),
+                    &["direction"]
+                )
+            ),
+            restarts: register!(
+                r,
+                Counter::new(
+                    "culvert_dataplane_restarts_total",
+                    "How often the data plane process had to be started again."
+                )
+            ),
+            failures: register!(
+                r,
+                IntCounter::new("culvert_transfer_failures_total", "Transfers that ended without a result.")
+            ),
+            retries: register!(
+                r,
+                IntCounter::new("culvert_transfer_retries_total", "Tries that failed and were made again.")
+            ),
+            refused_connections: register!(
+                r,
+                IntCounter::new("culvert_connections_refused_total", "Incoming connections that were refused.")
+            ),
             up_seconds: register!(r, Gauge::new("culvert_uptime_seconds", "Time since the node was started.")),
             began: Instant::now(),
             lanes_seen: Mutex::default(),
@@ -204,8 +306,11 @@ impl Metrics {
 
     /// How long a lane had a chunk: on the sending side from disk to network, on the receiving side the other way.
     pub fn note_chunk(&self, times: ChunkTimes, is_sender: bool) {
-        let (disk, hash, network) =
-            if is_sender { (Stage::Read, Stage::Hash, Stage::Send) } else { (Stage::Write, Stage::Verify, Stage::Receive) };
+        let (disk, hash, network) = if is_sender {
+            (Stage::Read, Stage::Hash, Stage::Send)
+        } else {
+            (Stage::Write, Stage::Verify, Stage::Receive)
+        };
         for (stage, us) in [(disk, times.disk_us), (hash, times.hash_us), (network, times.network_us)] {
             self.note_stage(stage, Duration::from_micros(us.into()));
         }

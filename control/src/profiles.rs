@@ -98,10 +98,12 @@ pub enum ProfileError {
     #[error(transparent)]
     State(#[from] StateError),
     /// The name.
-    #[error("'{0}' cannot be a profile's name: use letters, digits, '-', '_' and '.', at most 64, beginning with a letter or digit")]
+    #[error(
+        "'{0}' cannot be a profile's name: use letters, digits, '-', '_' and '.', at most 64, beginning with a letter or digit"
+    )]
     BadName(String),
     /// No such profile.
-    #[error("there is no profile '{0}'; 'culvert profile list' shows those there are")]
+    #[error("there is no profile '{0}': 'culvert profile list' shows those there are, 'culvert profile add' makes one")]
     NotFound(String),
     /// It exists already.
     #[error("there is a profile '{0}' already; 'culvert profile edit {0}' changes it")]
@@ -242,10 +244,8 @@ impl Profiles {
         if let Some(root) = profile.permit.iter().find(|root| !root.path.is_absolute()) {
             return Err(ProfileError::RelativeRoot(root.path.clone()));
         }
-        let text = toml::to_string_pretty(profile).map_err(|error| StateError::Damaged {
-            path: self.state.path(file_of(name)),
-            reason: error.to_string(),
-        })?;
+        let text = toml::to_string_pretty(profile)
+            .map_err(|error| StateError::Damaged { path: self.state.path(file_of(name)), reason: error.to_string() })?;
         Ok(self.state.write(file_of(name), text.as_bytes())?)
     }
 

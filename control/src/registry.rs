@@ -262,7 +262,11 @@ impl Registry {
     #[must_use]
     pub fn interrupted(&self) -> Vec<(TransferId, TransferRecord)> {
         let records = lock(&self.records);
-        records.iter().filter(|(_, record)| !record.state.is_final()).map(|(&id, record)| (id, record.clone())).collect()
+        records
+            .iter()
+            .filter(|(_, record)| !record.state.is_final())
+            .map(|(&id, record)| (id, record.clone()))
+            .collect()
     }
 
     /// Changes whenever a record does.

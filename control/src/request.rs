@@ -158,7 +158,8 @@ pub async fn carry_out(
 fn note_path(node: &Node, request: &TransferRequest, result: &TransferResult) {
     use crate::path::{Side, advice};
     let side = if is_sender(request) { Side::Send } else { Side::Receive };
-    let warning = advice::name_of(node, &request.target).and_then(|partner| advice::after_transfer(node, &partner, side, result));
+    let warning =
+        advice::name_of(node, &request.target).and_then(|partner| advice::after_transfer(node, &partner, side, result));
     if let Some(warning) = warning {
         eprintln!("culvert: warning: {warning}");
     }
@@ -276,8 +277,8 @@ async fn try_once(
 /// Waits for the partner's yes.
 async fn accepted(context: &mut TransferContext) -> Result<(), TransferError> {
     let answer = tokio::time::timeout(INTRODUCTION_TIMEOUT, context.connection.reader.next()).await;
-    let answer = answer
-        .map_err(|_| TransferError::here(RefusalCode::Temporary, "the partner does not answer the request"))?;
+    let answer =
+        answer.map_err(|_| TransferError::here(RefusalCode::Temporary, "the partner does not answer the request"))?;
     match answer? {
         Message::Accepted(accepted) => {
             context.partner_lane_ports = accepted.lane_ports;
@@ -302,9 +303,8 @@ async fn conduct(node: &Node, context: TransferContext, request: &TransferReques
         }
         Movement::Push { sources, .. } => {
             let paths = sources.clone();
-            let sources = blocking(move || {
-                paths.iter().map(|path| local_source(path.as_path())).collect::<Result<Vec<_>, _>>()
-            });
+            let sources =
+                blocking(move || paths.iter().map(|path| local_source(path.as_path())).collect::<Result<Vec<_>, _>>());
             let sources = sources.await.map_err(|error| source_refusal(&error))?;
             push(context, sources).await
         }
@@ -332,9 +332,14 @@ pub async fn push(
         .map_err(|error| TransferError::here(RefusalCode::Failed, error.to_string()))?;
     if context.options.dry_run {
         let files = |wanted: &dyn Fn(u32) -> bool| {
-            (0..tree.manifest.len() as u32).filter(|&file| tree.manifest.file_bytes(file).is_some() && wanted(file)).count() as u64
+            (0..tree.manifest.len() as u32)
+                .filter(|&file| tree.manifest.file_bytes(file).is_some() && wanted(file))
+                .count() as u64
         };
-        let bytes = (0..tree.manifest.len() as u32).filter(|&file| is_sent(file)).filter_map(|file| tree.manifest.file_bytes(file)).sum();
+        let bytes = (0..tree.manifest.len() as u32)
+            .filter(|&file| is_sent(file))
+            .filter_map(|file| tree.manifest.file_bytes(file))
+            .sum();
         let (sent, skipped) = (files(&is_sent), files(&|file| has.skipped.contains(&file)));
         let result = crate::transfer::result::dry_run(context.id, sent, skipped, bytes, context.options.cipher);
         return Ok(Outcome { result, receipt: None });
@@ -389,12 +394,15 @@ async fn receive_plan(context: &mut TransferContext, entries: u32) -> Result<Par
 pub async fn connect(node: &Node, target: &Target) -> Result<Connection, TransferError> {
     match target {
         Target::Profile(name) => {
-            let profile = node.profiles.get(name).map_err(|error| {
-                TransferError::here(RefusalCode::NotFound, error.to_string())
-            })?;
+            let profile = node
+                .profiles
+                .get(name)
+                .map_err(|error| TransferError::here(RefusalCode::NotFound, error.to_string()))?;
             let mut last = TransferError::here(
                 RefusalCode::NotFound,
-                format!("the profile '{name}' names no address: add one with 'culvert profile edit {name} --address HOST:PORT'"),
+                format!(
+                    "the profile '{name}' names no address: add one with 'culvert profile edit {name} --address HOST:PORT'"
+                ),
             );
             for address in &profile.addresses {
                 let Some((host, port)) = split_host_port(address) else { continue };
@@ -408,7 +416,8 @@ pub async fn connect(node: &Node, target: &Target) -> Result<Connection, Transfe
         Target::Address { host, port } => {
             let connection = connect_to_host(&node.tls, host, *port, &node.name).await?;
             let address = format!("{host}:{port}");
-            let known = |error: crate::profiles::ProfileError| TransferError::here(RefusalCode::Failed, error.to_string());
+            let known =
+                |error: crate::profiles::ProfileError| TransferError::here(RefusalCode::Failed, error.to_string());
             if let Some((name, profile)) = node.profiles.with_address(&address).map_err(known)? {
                 return check_key(connection, profile.key, &name);
             }
@@ -417,7 +426,8 @@ pub async fn connect(node: &Node, target: &Target) -> Result<Connection, Transfe
             }
             let fingerprint = connection.partner.fingerprint();
             // The table may be full or unwritable; the refusal says all that matters.
-            let _ = node.profiles.note_pending(connection.partner, &connection.partner_name, &address, unix_ms() / 1_000);
+            let _ =
+                node.profiles.note_pending(connection.partner, &connection.partner_name, &address, unix_ms() / 1_000);
             Err(TransferError::here(
                 RefusalCode::UnknownKey,
                 format!(
@@ -436,7 +446,9 @@ pub async fn connect(node: &Node, target: &Target) -> Result<Connection, Transfe
             // The far end was there a moment ago: what is in the way stays in the way.
             let refusal = Refusal::new(
                 RefusalCode::Failed,
-                format!("{last}; ssh reaches the host, so a firewall between the hosts closes TCP port {port}: choose an open one with --remote-ports"),
+                format!(
+                    "{last}; ssh reaches the host, so a firewall between the hosts closes TCP port {port}: choose an open one with --remote-ports"
+                ),
             );
             Err(TransferError::Here(refusal))
         }

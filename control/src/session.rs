@@ -61,7 +61,10 @@ pub async fn listen(node: Arc<Node>, listener: TcpListener, admission: Admission
             match introduced {
                 Ok(introduced) => {
                     let Ok(_session) = sessions.try_acquire_owned() else {
-                        let busy = Refusal::new(RefusalCode::Temporary, "this node carries out as many transfers as it can: come again later");
+                        let busy = Refusal::new(
+                            RefusalCode::Temporary,
+                            "this node carries out as many transfers as it can: come again later",
+                        );
                         refuse(introduced.connection, busy).await;
                         return;
                     };
@@ -157,11 +160,16 @@ async fn answer(node: &Arc<Node>, introduced: Introduced) {
     let live = match node.registry.begin(id, record(&request, &partner)) {
         Ok(live) => live,
         Err(error) => {
-            refuse(connection, Refusal::new(RefusalCode::Failed, format!("this node cannot note the transfer: {error}"))).await;
+            refuse(
+                connection,
+                Refusal::new(RefusalCode::Failed, format!("this node cannot note the transfer: {error}")),
+            )
+            .await;
             return;
         }
     };
     let (writer, farewell) = (connection.writer.clone(), connection.farewell());
+    let is_sender = matches!(request.wish, Wish::Pull { .. });
     let outcome = carry_out(node, connection, request, reach, live, &partner).await;
     if let Err(TransferError::Here(refusal)) = &outcome {
         let _ = writer.send(Message::Refused(refusal.clone())).await;
@@ -176,7 +184,7 @@ async fn answer(node: &Arc<Node>, introduced: Introduced) {
         eprintln!("culvert: the record of transfer {id} could not be written: {error}");
     }
     match &outcome {
-        Ok(outcome) => node.metrics.note_result(&outcome.result, &partner, false),
+        Ok(outcome) => node.metrics.note_result(&outcome.result, &partner, is_sender),
         Err(error) => {
             node.metrics.note_failure();
             // Who started a far end over ssh reads the reason from its own end.
@@ -197,7 +205,11 @@ async fn carry_out(
 ) -> Result<Outcome, TransferError> {
     let plane = node.supervisor.get().await?;
     if request.options.chunk_bytes as usize > plane.buffer_bytes() {
-        let text = format!("chunks of {} bytes exceed this node's buffers of {}", request.options.chunk_bytes, plane.buffer_bytes());
+        let text = format!(
+            "chunks of {} bytes exceed this node's buffers of {}",
+            request.options.chunk_bytes,
+            plane.buffer_bytes()
+        );
         return Err(TransferError::here(RefusalCode::Protocol, text));
     }
     let datagram_bytes = node.datagram_bytes_towards(connection.address);
@@ -234,9 +246,8 @@ async fn carry_out(
             Ok(Outcome { result: received.result, receipt: received.receipt })
         }
         Wish::Pull { sources } => {
-            let opened = blocking(move || {
-                sources.iter().map(|source| reach.open_source(source)).collect::<Result<Vec<_>, _>>()
-            });
+            let opened =
+                blocking(move || sources.iter().map(|source| reach.open_source(source)).collect::<Result<Vec<_>, _>>());
             let sources = opened.await.map_err(TransferError::Here)?;
             connection.writer.send(Message::Accepted(accepted)).await?;
             push(context(connection), sources).await

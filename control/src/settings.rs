@@ -224,21 +224,71 @@ impl Settings {
             CoreList::List(cores) => cores.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         });
         Ok(Self {
-            state: r.resolve("state", "CULVERT_STATE", flags.state.as_ref(), file.state, || default_state(variables), |text| {
-                Ok(PathBuf::from(text))
-            })?,
+            state: r.resolve(
+                "state",
+                "CULVERT_STATE",
+                flags.state.as_ref(),
+                file.state,
+                || default_state(variables),
+                |text| Ok(PathBuf::from(text)),
+            )?,
             name: r.resolve("name", "CULVERT_NAME", flags.name.as_ref(), file.name, crate::node::host_name, text)?,
-            listen: r.resolve("listen", "CULVERT_LISTEN", flags.listen.as_ref(), file.listen, default_listen, parse_listen)?,
-            metrics: r.resolve("metrics", "CULVERT_METRICS", flags.metrics.as_ref(), file.metrics, || DEFAULT_METRICS.parse().ok(), parse_metrics)?,
+            listen: r.resolve(
+                "listen",
+                "CULVERT_LISTEN",
+                flags.listen.as_ref(),
+                file.listen,
+                default_listen,
+                parse_listen,
+            )?,
+            metrics: r.resolve(
+                "metrics",
+                "CULVERT_METRICS",
+                flags.metrics.as_ref(),
+                file.metrics,
+                || DEFAULT_METRICS.parse().ok(),
+                parse_metrics,
+            )?,
             cores: r.resolve("cores", "CULVERT_CORES", flags.cores.as_ref(), cores_in_file, Vec::new, parse_cores)?,
             memory: r.resolve("memory", "CULVERT_MEMORY", flags.memory.as_ref(), file.memory, || 0, parse_bytes)?,
-            bind: r.resolve("bind", "CULVERT_BIND", flags.bind.as_ref(), file.bind, || Ipv6Addr::UNSPECIFIED.into(), |text| {
-                text.parse().map_err(|_| format!("'{text}' is not an IP address"))
-            })?,
-            ports: r.resolve("ports", "CULVERT_PORTS", flags.ports.as_ref(), file.ports, || Ports::Automatic, parse_ports)?,
-            mtu: r.resolve("mtu", "CULVERT_MTU", flags.mtu.as_ref(), file.mtu.map(|mtu| mtu.to_string()), || None, parse_mtu)?,
-            datapath: r.resolve("datapath", "CULVERT_DATAPATH", flags.datapath.as_ref(), file.datapath, || "auto".to_owned(), parse_datapath)?,
-            paths: crate::path::settings::PathSettings { path: file.path, responder: file.responder, archive: file.archive, psconfig: file.psconfig },
+            bind: r.resolve(
+                "bind",
+                "CULVERT_BIND",
+                flags.bind.as_ref(),
+                file.bind,
+                || Ipv6Addr::UNSPECIFIED.into(),
+                |text| text.parse().map_err(|_| format!("'{text}' is not an IP address")),
+            )?,
+            ports: r.resolve(
+                "ports",
+                "CULVERT_PORTS",
+                flags.ports.as_ref(),
+                file.ports,
+                || Ports::Automatic,
+                parse_ports,
+            )?,
+            mtu: r.resolve(
+                "mtu",
+                "CULVERT_MTU",
+                flags.mtu.as_ref(),
+                file.mtu.map(|mtu| mtu.to_string()),
+                || None,
+                parse_mtu,
+            )?,
+            datapath: r.resolve(
+                "datapath",
+                "CULVERT_DATAPATH",
+                flags.datapath.as_ref(),
+                file.datapath,
+                || "auto".to_owned(),
+                parse_datapath,
+            )?,
+            paths: crate::path::settings::PathSettings {
+                path: file.path,
+                responder: file.responder,
+                archive: file.archive,
+                psconfig: file.psconfig,
+            },
             file: path,
         })
     }
@@ -257,7 +307,11 @@ impl Settings {
             ("state", self.state.value.display().to_string(), self.state.origin.clone()),
             ("name", self.name.value.clone(), self.name.origin.clone()),
             ("listen", self.listen.value.to_string(), self.listen.origin.clone()),
-            ("metrics", self.metrics.value.map_or("off".to_owned(), |address| address.to_string()), self.metrics.origin.clone()),
+            (
+                "metrics",
+                self.metrics.value.map_or("off".to_owned(), |address| address.to_string()),
+                self.metrics.origin.clone(),
+            ),
             ("cores", cores, self.cores.origin.clone()),
             ("memory", memory, self.memory.origin.clone()),
             ("bind", self.bind.value.to_string(), self.bind.origin.clone()),
@@ -289,7 +343,11 @@ impl Settings {
             return Err(SettingsError::Value {
                 name: "ports",
                 origin: self.ports.origin.clone(),
-                reason: format!("{} ports are too few for {} lanes: each lane has one of its own", ports.len(), cores.len()),
+                reason: format!(
+                    "{} ports are too few for {} lanes: each lane has one of its own",
+                    ports.len(),
+                    cores.len()
+                ),
             });
         }
         Ok(EngineConfig {
@@ -337,7 +395,10 @@ fn read_file(flags: &Flags, variables: Variables<'_>) -> Result<(FileSettings, O
     let path = match &named {
         Some(path) => path.clone(),
         None => {
-            let candidates = [user_directory("XDG_CONFIG_HOME", ".config", variables).map(|directory| directory.join("culvert.toml")), Some("/etc/culvert/culvert.toml".into())];
+            let candidates = [
+                user_directory("XDG_CONFIG_HOME", ".config", variables).map(|directory| directory.join("culvert.toml")),
+                Some("/etc/culvert/culvert.toml".into()),
+            ];
             match candidates.into_iter().flatten().find(|path| path.exists()) {
                 Some(path) => path,
                 None => return Ok((FileSettings::default(), None)),
@@ -369,7 +430,8 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.parse::<u16>() {
         return Ok(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
     }
-    text.parse().map_err(|_| format!("'{text}' is not an address with a port: write for instance [::]:7272 or 192.0.2.1:7272"))
+    text.parse()
+        .map_err(|_| format!("'{text}' is not an address with a port: write for instance [::]:7272 or 192.0.2.1:7272"))
 }
 
 fn parse_metrics(text: &str) -> Result<Option<SocketAddr>, String> {
@@ -441,7 +503,10 @@ mod tests {
         let flags = Flags { config: Some(path.display().to_string()), ..Flags::default() };
         let variables = |name: &str| (name == "CULVERT_NAME").then(|| "variable".to_owned());
         let settings = Settings::resolve_with(&flags, &variables).unwrap();
-        assert_eq!((settings.name.value.as_str(), &settings.name.origin), ("variable", &Origin::Variable("CULVERT_NAME")));
+        assert_eq!(
+            (settings.name.value.as_str(), &settings.name.origin),
+            ("variable", &Origin::Variable("CULVERT_NAME"))
+        );
         assert_eq!((settings.mtu.value, settings.mtu.origin), (Some(1500), Origin::File(path)));
         assert_eq!(settings.datapath.origin, Origin::Default);
         let flags = Flags { name: Some("flag".into()), ..flags };

@@ -4,7 +4,7 @@
 //! know it from rsync. A symlink that is named as a source is followed; symlinks within are sent as symlinks if they stay inside. Every file
 //! is later opened relative to the directory that was open when it was listed, never through a symlink.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -37,8 +37,17 @@ pub enum SourceError {
     #[error("the source {0} is neither a file nor a directory")]
     Special(PathBuf),
     /// Two sources would be stored under one name.
-    #[error("two sources would both be stored as '{0}': rename one of them, or send them to different destinations")]
-    Collision(String),
+    #[error(
+        "{first} and {second} would both be stored as '{name}': rename one of them, or send them to different destinations"
+    )]
+    Collision {
+        /// The name.
+        name: String,
+        /// The source that has it already.
+        first: PathBuf,
+        /// The source that has it too.
+        second: PathBuf,
+    },
     /// The manifest refuses an entry.
     #[error("{path}: {error}")]
     Entry {
@@ -130,7 +139,7 @@ pub fn local_source(written: &Path) -> Result<Source, SourceError> {
     let bytes = written.as_os_str().as_bytes();
     let directory_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open_directory = |path: &Path| rustix::fs::open(path, directory_flags, Mode::empty()).map_err(unreadable);
-    let wants_contents = bytes.ends_with(b"/") || matches!(written.file_name(), None) || bytes.ends_with(b"/.");
+    let wants_contents = bytes.ends_with(b"/") || written.file_name().is_none() || bytes.ends_with(b"/.");
     if wants_contents {
         return Ok(Source { base: open_directory(written)?, name: None, written: written.to_owned() });
     }
@@ -175,10 +184,11 @@ pub fn list(sources: Vec<Source>, mut on_part: impl FnMut(Vec<u8>)) -> Result<So
             bases: Vec::new(),
             first_entries: Vec::new(),
         },
-        names: HashSet::new(),
+        names: HashMap::new(),
         part: Vec::new(),
         on_part: &mut on_part,
         written: PathBuf::new(),
+        sources: Vec::new(),
         is_several: !single,
     };
     for source in sources {
@@ -197,8 +207,9 @@ pub fn list(sources: Vec<Source>, mut on_part: impl FnMut(Vec<u8>)) -> Result<So
 
 struct Listing<'a> {
     tree: SourceTree,
-    /// Hashes of the names so far, if there are several sources that could collide.
-    names: HashSet<u128>,
+    /// Hashes of the names so far and whose they are, if there are several sources that could collide.
+    names: HashMap<u128, u32>,
+    sources: Vec<PathBuf>,
     part: Vec<u8>,
     on_part: &'a mut dyn FnMut(Vec<u8>),
     written: PathBuf,
@@ -209,11 +220,11 @@ impl Listing<'_> {
     fn source(&mut self, source: Source) -> Result<(), SourceError> {
         let Source { base, name, written } = source;
         self.written = written;
+        self.sources.push(self.written.clone());
         self.tree.first_entries.push(self.tree.manifest.len() as u32);
-        let base_again = base.try_clone().map_err(|_| SourceError::Unreadable {
-            path: self.written.clone(),
-            error: Errno::MFILE,
-        })?;
+        let base_again = base
+            .try_clone()
+            .map_err(|_| SourceError::Unreadable { path: self.written.clone(), error: Errno::MFILE })?;
         self.tree.bases.push(base_again);
         let base = base.as_fd();
         let mut directories = match name {
@@ -324,8 +335,12 @@ impl Listing<'_> {
             mode: (stat.st_mode & 0o777) as u16,
             modified: FileTime { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 },
         };
-        if self.is_several && !self.names.insert(hash_of(name)) {
-            return Err(SourceError::Collision(printable(name)));
+        if self.is_several {
+            let ours = self.sources.len() as u32 - 1;
+            if let Some(theirs) = self.names.insert(hash_of(name), ours) {
+                let first = self.sources[theirs as usize].clone();
+                return Err(SourceError::Collision { name: printable(name), first, second: self.written.clone() });
+            }
         }
         let pushed = self.tree.manifest.push(&entry);
         pushed.map_err(|error| SourceError::Entry { path: self.written.clone(), error })?;
@@ -422,7 +437,7 @@ mod tests {
             fs::write(directory.path().join(parent).join("same"), "").unwrap();
         }
         let error = tree_of(&[&directory.path().join("x/same"), &directory.path().join("y/same")]).unwrap_err();
-        assert!(matches!(error, SourceError::Collision(name) if name == "same"));
+        assert!(matches!(error, SourceError::Collision { name, first, second } if name == "same" && first != second));
     }
 
     #[test]

@@ -88,7 +88,12 @@ impl FarEnd {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot start '{program}': {error}; install an ssh client, or name one with --ssh")))?;
+            .map_err(|error| {
+                CommandError::new(
+                    ExitCode::BadHost,
+                    format!("cannot start '{program}': {error}; install an ssh client, or name one with --ssh"),
+                )
+            })?;
         let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(CommandError::failed("ssh was started without pipes"));
         };
@@ -103,7 +108,9 @@ impl FarEnd {
             return Err(Self::explain(host, options, child).await);
         };
         if answer.culvert_far_end != FAR_END_VERSION {
-            return Err(CommandError::failed(format!("culvert on {host} is another version: install the same on both hosts")));
+            return Err(CommandError::failed(format!(
+                "culvert on {host} is another version: install the same on both hosts"
+            )));
         }
         let mut hosts = vec![host_name(program, &arguments, host).await];
         hosts.extend(answer.address.filter(|address| !hosts.contains(address)));
@@ -121,10 +128,15 @@ impl FarEnd {
                     options.program
                 ),
             ),
-            Some(255) => CommandError::new(ExitCode::NotPermitted, format!("ssh could not reach {host} or log in there; its message is above")),
+            Some(255) => CommandError::new(
+                ExitCode::NotPermitted,
+                format!("ssh could not reach {host} or log in there; its message is above"),
+            ),
             status => {
                 let status = status.map_or("a signal".to_owned(), |code| format!("status {code}"));
-                CommandError::failed(format!("the far end on {host} ended before it answered ({status}); its message, if any, is above"))
+                CommandError::failed(format!(
+                    "the far end on {host} ended before it answered ({status}); its message, if any, is above"
+                ))
             }
         }
     }

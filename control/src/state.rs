@@ -39,7 +39,9 @@ pub enum StateError {
         reason: String,
     },
     /// The private key could be read by others.
-    #[error("{path} can be read by others (mode {mode:o}): run 'chmod 600 {path}', and make a new key if somebody may have read it")]
+    #[error(
+        "{path} can be read by others (mode {mode:o}): run 'chmod 600 {path}', and make a new key if somebody may have read it"
+    )]
     ExposedKey {
         /// The key file.
         path: PathBuf,
@@ -63,11 +65,11 @@ impl StateDirectory {
         let root = root.into();
         for directory in ["", "profiles", "transfers", "receipts", "journals"] {
             let path = root.join(directory);
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&path)
-                .map_err(|error| StateError::Os { what: "make the directory", path, error })?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|error| StateError::Os {
+                what: "make the directory",
+                path,
+                error,
+            })?;
         }
         Ok(Self { root })
     }
@@ -122,9 +124,7 @@ impl StateDirectory {
         if mode & 0o077 != 0 {
             return Err(StateError::ExposedKey { path, mode });
         }
-        Identity::from_pkcs8(&pkcs8)
-            .map(Some)
-            .map_err(|error| StateError::Damaged { path, reason: error.to_string() })
+        Identity::from_pkcs8(&pkcs8).map(Some).map_err(|error| StateError::Damaged { path, reason: error.to_string() })
     }
 
     /// Writes a file so that it is there either whole or not at all.

@@ -156,7 +156,9 @@ impl TlsConfigs {
             .expect("the provider supports TLS 1.3")
             .dangerous()
             .with_custom_certificate_verifier(verifier.clone())
-            .with_client_cert_resolver(Arc::new(rustls::client::AlwaysResolvesClientRawPublicKeys::new(certified.clone())));
+            .with_client_cert_resolver(Arc::new(rustls::client::AlwaysResolvesClientRawPublicKeys::new(
+                certified.clone(),
+            )));
         client.alpn_protocols = vec![ALPN.to_vec()];
         // A resumed session would not prove the keys anew.
         client.resumption = rustls::client::Resumption::disabled();
@@ -176,7 +178,7 @@ impl TlsConfigs {
 ///
 /// # Errors
 /// In words, if the handshake left either out.
-pub fn keys_of(connection: &rustls::CommonState, exporter: impl ExportKeys) -> Result<(PublicKey, Secret), String> {
+pub fn keys_of(connection: &rustls::CommonState, exporter: &impl ExportKeys) -> Result<(PublicKey, Secret), String> {
     let key = connection.peer_certificates().and_then(|chain| chain.first()).ok_or("the partner showed no key")?;
     let key = PublicKey::from_spki(key).map_err(|error| error.to_string())?;
     let mut secret = [0; SECRET_BYTES];
@@ -193,13 +195,13 @@ pub trait ExportKeys {
     fn export(&self, secret: &mut [u8; SECRET_BYTES]) -> Result<(), Error>;
 }
 
-impl ExportKeys for &rustls::ClientConnection {
+impl ExportKeys for rustls::ClientConnection {
     fn export(&self, secret: &mut [u8; SECRET_BYTES]) -> Result<(), Error> {
         self.export_keying_material(secret, EXPORTER_LABEL, None).map(drop)
     }
 }
 
-impl ExportKeys for &rustls::ServerConnection {
+impl ExportKeys for rustls::ServerConnection {
     fn export(&self, secret: &mut [u8; SECRET_BYTES]) -> Result<(), Error> {
         self.export_keying_material(secret, EXPORTER_LABEL, None).map(drop)
     }

@@ -67,8 +67,9 @@ impl TransferError {
             Self::Partner(refusal) | Self::Here(refusal) => refusal.code,
             Self::KeyChanged(_) => RefusalCode::UnknownKey,
             Self::Connection(ConnectionError::Frame(_)) => RefusalCode::Protocol,
-            Self::Connection(_) => RefusalCode::Temporary,
-            Self::DataPlane(DataPlaneError::Died(_) | DataPlaneError::NoRoom(_)) => RefusalCode::Temporary,
+            Self::Connection(_) | Self::DataPlane(DataPlaneError::Died(_) | DataPlaneError::NoRoom(_)) => {
+                RefusalCode::Temporary
+            }
             Self::DataPlane(_) => RefusalCode::Failed,
         }
     }

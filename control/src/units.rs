@@ -30,7 +30,8 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 pub fn parse_rate(text: &str) -> Result<u64, String> {
     let explain = || format!("'{text}' is not a rate: write for instance 10G, 40Gbit or 2.5Gb/s (bits per second)");
     let (number, suffix) = split_number(text).ok_or_else(explain)?;
-    let prefix = ["bit/s", "bits/s", "b/s", "bps", "bit"].iter().find_map(|unit| suffix.strip_suffix(unit)).unwrap_or(suffix);
+    let prefix =
+        ["bit/s", "bits/s", "b/s", "bps", "bit"].iter().find_map(|unit| suffix.strip_suffix(unit)).unwrap_or(suffix);
     let factor = match prefix {
         "" => 1.0,
         "k" | "K" => 1e3,

@@ -75,10 +75,14 @@ pub struct Disk {
 impl Disk {
     /// Makes the ring; call it on the lane's thread. `backlog_max` operations may wait for the kernel.
     ///
+    /// `bell`, an eventfd, rings when an operation ends. A lane sleeps on that and not on the ring's own descriptor: with
+    /// `IORING_SETUP_DEFER_TASKRUN` the end of an operation does not always wake a thread that polls the ring (seen on 6.18: a check of
+    /// stored chunks slept for good), while it always rings a registered eventfd.
+    ///
     /// # Errors
     /// The operating system's: io_uring is switched off (`kernel.io_uring_disabled`), or forbidden by a container's filter.
-    pub fn new(buffers: &Buffers, backlog_max: usize) -> io::Result<Self> {
-        let ring = Uring::new(IN_FLIGHT_MAX, buffers.count() as u32)?;
+    pub fn new(buffers: &Buffers, backlog_max: usize, bell: Option<BorrowedFd<'_>>) -> io::Result<Self> {
+        let ring = Uring::new(IN_FLIGHT_MAX, buffers.count() as u32, bell)?;
         Ok(Self { ring, in_flight: 0, backlog: VecDeque::with_capacity(backlog_max) })
     }
 
@@ -112,11 +116,5 @@ impl Disk {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.in_flight > 0 || !self.backlog.is_empty()
-    }
-
-    /// The descriptor that becomes readable when operations end.
-    #[must_use]
-    pub fn poll_fd(&self) -> BorrowedFd<'_> {
-        self.ring.fd()
     }
 }

@@ -251,14 +251,12 @@ impl<D: Datapath> Lane<D> {
         let sends = body.active_sends.iter().filter_map(|slot| body.sends[usize::from(slot.0)].as_ref());
         let receives = body.active_receives.iter().filter_map(|slot| body.receives[usize::from(slot.0)].as_ref());
         let flows = sends.map(|flow| flow.deadline_ns()).chain(receives.map(|flow| flow.deadline_ns()));
-        let housekeeping =
-            if body.active_sends.is_empty() && body.active_receives.is_empty() { u64::MAX } else { self.next_housekeeping_ns };
+        let housekeeping = if body.active_sends.is_empty() && body.active_receives.is_empty() {
+            u64::MAX
+        } else {
+            self.next_housekeeping_ns
+        };
         flows.fold(housekeeping, u64::min)
-    }
-
-    /// The lane's disk, for waiting on its descriptor.
-    pub(crate) fn disk(&self) -> &Disk {
-        &self.body.disk
     }
 
     /// The lane's datapath, for waiting on its descriptor.
@@ -323,8 +321,7 @@ impl Body {
                 }
             }
         }
-        let reason =
-            if is_known { LaneCounter::RejectedNotAuthentic } else { LaneCounter::RejectedUnknownFlow };
+        let reason = if is_known { LaneCounter::RejectedNotAuthentic } else { LaneCounter::RejectedUnknownFlow };
         self.link.counters.add(reason, 1);
     }
 

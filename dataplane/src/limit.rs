@@ -215,7 +215,12 @@ impl Run {
 ///
 /// # Errors
 /// [`LimitError`].
-pub fn send_limit(to: SocketAddr, datagram_bytes: usize, seconds: f64, sealed: bool) -> Result<LimitResult, LimitError> {
+pub fn send_limit(
+    to: SocketAddr,
+    datagram_bytes: usize,
+    seconds: f64,
+    sealed: bool,
+) -> Result<LimitResult, LimitError> {
     if !(STRIDE_MIN as usize + OVERHEAD_BYTES..=SUPER_BUFFER_BYTES).contains(&datagram_bytes) {
         return Err(LimitError::Size(datagram_bytes));
     }

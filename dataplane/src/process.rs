@@ -145,8 +145,8 @@ impl Attendant {
         let (mut attendances, mut parts) = (Vec::new(), Vec::new());
         for (number, &core) in start.cores.iter().enumerate() {
             let (buffer_memory, lane_bell) = (next()?, next()?);
-            let buffer_memory = SharedMemory::from_fd(buffer_memory, start.buffer_memory_bytes)
-                .map_err(os("map the chunk buffers"))?;
+            let buffer_memory =
+                SharedMemory::from_fd(buffer_memory, start.buffer_memory_bytes).map_err(os("map the chunk buffers"))?;
             let attendance = Arc::new(Attendance::new(clone(&lane_bell)?, clone(&bell)?));
             let layout = LaneLayout::of(number);
             let port = start.ports.get(number).copied().unwrap_or(0);
@@ -232,7 +232,7 @@ impl Attendant {
                 None
             }
             ToDataPlane::OpenSend(open) => self.open_send(open),
-            ToDataPlane::OpenReceive(open) => self.open_receive(open),
+            ToDataPlane::OpenReceive(open) => self.open_receive(&open),
         };
         if let Some(answer) = answer {
             // If the control process is gone, the next look at the link shows it.
@@ -256,15 +256,14 @@ impl Attendant {
         let layout = LaneLayout::of(open.lane.into());
         let block = FlowBlock::new(self.link_memory.clone(), &layout, open.slot.0);
         let probes = open.probe_datagram_bytes;
-        let flow =
-            SendFlow::new(open.slot, protocol, open.partner, block, probes, open.checksum, open.chunk_bytes);
+        let flow = SendFlow::new(open.slot, protocol, open.partner, block, probes, open.checksum, open.chunk_bytes);
         self.send_schedules.insert((open.lane, open.slot), forward);
         attendance
             .deliver(Delivery::Send(Box::new(flow)))
             .then_some(FromDataPlane::SendOpened { lane: open.lane, slot: open.slot })
     }
 
-    fn open_receive(&mut self, open: OpenReceive) -> Option<FromDataPlane> {
+    fn open_receive(&mut self, open: &OpenReceive) -> Option<FromDataPlane> {
         let attendance = self.attendances.get(usize::from(open.lane))?;
         let secret = Secret::new(open.secret);
         let schedule = |direction| KeySchedule::new(open.cipher, &secret, open.flow_id, direction);
@@ -279,14 +278,8 @@ impl Attendant {
             assemblies_max: buffers,
         };
         let protocol = ReceiverFlow::new(&config, &mut forward, &mut reverse, wire_us(monotonic_ns()));
-        let flow = ReceiveFlow::new(
-            open.slot,
-            protocol,
-            open.partner,
-            open.interval_us,
-            open.checksum,
-            open.chunk_bytes,
-        );
+        let flow =
+            ReceiveFlow::new(open.slot, protocol, open.partner, open.interval_us, open.checksum, open.chunk_bytes);
         self.receive_schedules.insert((open.lane, open.slot), forward);
         attendance
             .deliver(Delivery::Receive(Box::new(flow)))
@@ -305,7 +298,9 @@ impl Attendant {
                         self.receive_schedules.remove(&(lane, flow.slot));
                     }
                     Departure::WantsSendKey { slot, epoch } => {
-                        if let Some(key) = self.send_schedules.get_mut(&(lane, slot)).and_then(|keys| keys.key_of(epoch)) {
+                        if let Some(key) =
+                            self.send_schedules.get_mut(&(lane, slot)).and_then(|keys| keys.key_of(epoch))
+                        {
                             let _ = attendance.deliver(Delivery::SendKey { slot, epoch, key });
                         }
                     }
@@ -338,7 +333,7 @@ fn lane_thread(parts: LaneParts, ready: &Ready) {
         pinned,
     };
     // The ring is made before capabilities go, so that CAP_IPC_LOCK, where it was there, spares the memory-lock limit.
-    let disk = match Disk::new(&buffers, buffers.count() * PIECES_PER_BUFFER) {
+    let disk = match Disk::new(&buffers, buffers.count() * PIECES_PER_BUFFER, Some(link.bell())) {
         Ok(disk) => disk,
         Err(error) => {
             let _ = ready.send(Err(StartError::NoRing(error)));

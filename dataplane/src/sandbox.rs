@@ -91,7 +91,8 @@ fn filter() -> Result<BpfProgram, String> {
 /// What the kernel lacks, in words; the process then runs unconfined.
 pub fn confine_system_calls() -> Result<(), String> {
     let program = filter()?;
-    seccompiler::apply_filter_all_threads(&program).map_err(|error| format!("system calls could not be confined: {error}"))
+    seccompiler::apply_filter_all_threads(&program)
+        .map_err(|error| format!("system calls could not be confined: {error}"))
 }
 
 #[cfg(test)]
@@ -102,7 +103,9 @@ mod tests {
     fn the_filter_builds_and_leaves_names_and_sockets_out() {
         assert!(!filter().unwrap().is_empty());
         let calls = allowed_system_calls();
-        for forbidden in [libc::SYS_openat, libc::SYS_socket, libc::SYS_execve, libc::SYS_clone, libc::SYS_ptrace, libc::SYS_connect] {
+        for forbidden in
+            [libc::SYS_openat, libc::SYS_socket, libc::SYS_execve, libc::SYS_clone, libc::SYS_ptrace, libc::SYS_connect]
+        {
             assert!(!calls.contains(&forbidden), "system call {forbidden} is allowed");
         }
     }

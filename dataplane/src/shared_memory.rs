@@ -73,18 +73,12 @@ impl SharedMemory {
     fn map(fd: OwnedFd, bytes: usize, on_hugepages: bool) -> io::Result<Self> {
         // SAFETY: a fresh mapping chosen by the kernel overlaps nothing; it is unmapped only in drop.
         let base = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                &fd,
-                0,
-            )?
+            rustix::mm::mmap(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &fd, 0)?
         };
         // SAFETY: advice on the mapping just made; a kernel that cannot follow it says so and nothing changes.
         let _ = unsafe { rustix::mm::madvise(base, bytes, Advice::LinuxHugepage) };
-        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("the kernel mapped memory at address 0"))?;
+        let base =
+            NonNull::new(base.cast()).ok_or_else(|| io::Error::other("the kernel mapped memory at address 0"))?;
         Ok(Self { base, bytes, fd, on_hugepages })
     }
 

@@ -12,10 +12,10 @@
 
 pub mod clock;
 mod kernel_calls;
-pub mod sources;
 pub mod probe;
 pub mod responder;
 pub mod socket;
+pub mod sources;
 pub mod stamp;
 pub mod statistics;
 pub mod tester;

@@ -36,7 +36,13 @@ pub struct ResponderConfig {
 impl Default for ResponderConfig {
     fn default() -> Self {
         // perfSONAR's own range of test ports.
-        Self { allow: Vec::new(), sessions: 100, packets_per_second: 10_000, test_ports: Some((18_760, 19_960)), stamp_key: None }
+        Self {
+            allow: Vec::new(),
+            sessions: 100,
+            packets_per_second: 10_000,
+            test_ports: Some((18_760, 19_960)),
+            stamp_key: None,
+        }
     }
 }
 
@@ -78,7 +84,11 @@ impl ResponderCounters {
 ///
 /// # Errors
 /// The operating system's.
-pub async fn serve_stamp(socket: ProbeSocket, config: &ResponderConfig, counters: Arc<ResponderCounters>) -> io::Result<()> {
+pub async fn serve_stamp(
+    socket: ProbeSocket,
+    config: &ResponderConfig,
+    counters: Arc<ResponderCounters>,
+) -> io::Result<()> {
     let key = config.stamp_key.as_deref();
     let authentication = key.map_or(Authentication::Open, Authentication::with_secret);
     let tlv_key = key.map(|key| hmac::Key::new(hmac::HMAC_SHA256, key));

@@ -236,8 +236,7 @@ impl ProbeSocket {
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let mut control = [0; CONTROL_BYTES];
         let mut parts = [IoSliceMut::new(buffer)];
-        let message =
-            recvmsg::<SockaddrStorage>(self.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())?;
+        let message = recvmsg::<SockaddrStorage>(self.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())?;
         let mut received = Received {
             bytes: message.bytes,
             from: message.address.as_ref().and_then(address_of).unwrap_or_else(|| any_address(self.is_ipv6, 0)),
@@ -248,7 +247,9 @@ impl ProbeSocket {
         for part in message.cmsgs().into_iter().flatten() {
             match part {
                 ControlMessageOwned::ScmTimestampns(at) => received.at_ns = nanoseconds(&at),
-                ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => received.ttl = u8::try_from(ttl).ok(),
+                ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => {
+                    received.ttl = u8::try_from(ttl).ok()
+                }
                 ControlMessageOwned::Ipv4Tos(class) => received.traffic_class = Some(class),
                 ControlMessageOwned::Ipv6TClass(class) => received.traffic_class = u8::try_from(class).ok(),
                 _ => {}
@@ -305,7 +306,8 @@ pub fn receive_error(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Op
         Err(nix::errno::Errno::EAGAIN) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let mut found = PathError { bytes: message.bytes, from: None, icmp: None, errno: 0, mtu: 0, at_ns: crate::clock::now_ns() };
+    let mut found =
+        PathError { bytes: message.bytes, from: None, icmp: None, errno: 0, mtu: 0, at_ns: crate::clock::now_ns() };
     let mut note = |error: &libc::sock_extended_err, from: Option<IpAddr>| {
         let is_icmp = error.ee_origin == libc::SO_EE_ORIGIN_ICMP || error.ee_origin == libc::SO_EE_ORIGIN_ICMP6;
         found.errno = error.ee_errno as i32;

@@ -28,7 +28,8 @@ impl std::str::FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let explain = || format!("'{text}' is not a network: write for instance 192.0.2.0/24, 2001:db8::/32 or 192.0.2.7");
+        let explain =
+            || format!("'{text}' is not a network: write for instance 192.0.2.0/24, 2001:db8::/32 or 192.0.2.7");
         let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
         let address: IpAddr = address.parse().map_err(|_| explain())?;
         let longest = if address.is_ipv4() { 32 } else { 128 };
@@ -103,7 +104,8 @@ mod tests {
 
     #[test]
     fn networks_contain_their_addresses() {
-        let is_in = |network: &str, address: &str| network.parse::<Network>().unwrap().contains(address.parse().unwrap());
+        let is_in =
+            |network: &str, address: &str| network.parse::<Network>().unwrap().contains(address.parse().unwrap());
         assert!(is_in("192.0.2.0/24", "192.0.2.255") && !is_in("192.0.2.0/24", "192.0.3.0"));
         assert!(is_in("0.0.0.0/0", "8.8.8.8") && !is_in("0.0.0.0/0", "::1") && is_in("::/0", "::1"));
         assert!(is_in("2001:db8::/32", "2001:db8:ffff::1") && !is_in("2001:db8::/32", "2001:db9::1"));

@@ -79,7 +79,11 @@ fn hint(error: &io::Error) -> &'static str {
 ///
 /// # Errors
 /// [`MeasurementError`]. Lost packets are a result, not an error; a closed port is an error.
-pub async fn measure(to: SocketAddr, config: SenderConfig, how: &Measurement) -> Result<SessionResult, MeasurementError> {
+pub async fn measure(
+    to: SocketAddr,
+    config: SenderConfig,
+    how: &Measurement,
+) -> Result<SessionResult, MeasurementError> {
     let os = |error| MeasurementError::Os { to, error };
     let socket = ProbeSocket::towards(to).map_err(os)?;
     run(socket, config, how).await.map_err(os)
@@ -89,11 +93,16 @@ pub async fn measure(to: SocketAddr, config: SenderConfig, how: &Measurement) ->
 ///
 /// # Errors
 /// [`MeasurementError`].
-pub async fn measure_twamp(to: SocketAddr, padding_bytes: u32, how: &Measurement) -> Result<SessionResult, MeasurementError> {
+pub async fn measure_twamp(
+    to: SocketAddr,
+    padding_bytes: u32,
+    how: &Measurement,
+) -> Result<SessionResult, MeasurementError> {
     let os = |error| MeasurementError::Os { to, error };
     let connecting = timeout(STEP, TcpStream::connect(to)).await;
     let mut control = connecting.map_err(|_| MeasurementError::NoAnswer(to))?.map_err(os)?;
-    let answer = set_up_response(&read(&mut control, to).await?).map_err(|error| MeasurementError::Control { to, error })?;
+    let answer =
+        set_up_response(&read(&mut control, to).await?).map_err(|error| MeasurementError::Control { to, error })?;
     let refused = |error| MeasurementError::Control { to, error };
     control.write_all(&answer).await.map_err(os)?;
     check_server_start(&read(&mut control, to).await?).map_err(refused)?;
@@ -150,7 +159,11 @@ async fn run(socket: ProbeSocket, config: SenderConfig, how: &Measurement) -> io
             // No room in the socket: the packet counts as lost, which is what it is.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // The error of an earlier packet: a closed port stays closed.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && session.result().round_trip.received == 0 => return Err(error),
+            Err(error)
+                if error.kind() == io::ErrorKind::ConnectionRefused && session.result().round_trip.received == 0 =>
+            {
+                return Err(error);
+            }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
             sent => drop(sent?),
         }
@@ -161,7 +174,12 @@ async fn run(socket: ProbeSocket, config: SenderConfig, how: &Measurement) -> io
 }
 
 /// Takes one answer; false when none came in time.
-async fn receive(socket: &AsyncProbeSocket, session: &mut SenderSession, buffer: &mut [u8], until: Instant) -> io::Result<bool> {
+async fn receive(
+    socket: &AsyncProbeSocket,
+    session: &mut SenderSession,
+    buffer: &mut [u8],
+    until: Instant,
+) -> io::Result<bool> {
     let Ok(received) = timeout_at(until, socket.receive(buffer)).await else { return Ok(false) };
     match received {
         Ok(received) => {
@@ -169,7 +187,9 @@ async fn receive(socket: &AsyncProbeSocket, session: &mut SenderSession, buffer:
             let _ = session.receive(&buffer[..received.bytes], received.at_ns);
             Ok(true)
         }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && session.result().round_trip.received == 0 => Err(error),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && session.result().round_trip.received == 0 => {
+            Err(error)
+        }
         Err(_) => Ok(true),
     }
 }

@@ -47,7 +47,8 @@ async fn stamp_with_tlvs_and_size() {
 
 #[tokio::test]
 async fn authenticated_stamp_answers_only_its_key() {
-    let (address, counters) = stamp_responder(ResponderConfig { stamp_key: Some(b"shared".to_vec()), ..ResponderConfig::default() });
+    let (address, counters) =
+        stamp_responder(ResponderConfig { stamp_key: Some(b"shared".to_vec()), ..ResponderConfig::default() });
     let with = |key: &[u8]| SenderConfig { authentication: Authentication::with_secret(key), ..SenderConfig::stamp(1) };
     assert_eq!(measure(address, with(b"shared"), &quick()).await.unwrap().round_trip.received, 50);
     let how = Measurement { packets: 5, wait: Duration::from_millis(200), ..quick() };

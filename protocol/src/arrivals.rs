@@ -227,7 +227,10 @@ mod tests {
         arrivals.declare_lost(u64::MAX);
         assert_eq!(arrivals.lost().len(), LOST_RANGES_MAX);
         for number in (0..4 * LOST_RANGES_MAX as u64 * 2 - 1).step_by(2) {
-            assert!(arrivals.lost().iter().any(|range| (range.first..range.end()).contains(&number)), "{number} is lost");
+            assert!(
+                arrivals.lost().iter().any(|range| (range.first..range.end()).contains(&number)),
+                "{number} is lost"
+            );
         }
     }
 

@@ -199,8 +199,7 @@ mod tests {
         for (at, &bytes) in sizes.iter().enumerate() {
             let name = format!("f{at}");
             let kind = EntryKind::File { bytes, is_sparse: false };
-            let entry =
-                Entry { name: name.as_bytes(), kind, target: b"", mode: 0o644, modified: FileTime::default() };
+            let entry = Entry { name: name.as_bytes(), kind, target: b"", mode: 0o644, modified: FileTime::default() };
             manifest.push(&entry).unwrap();
         }
         manifest

@@ -65,15 +65,17 @@ impl std::str::FromStr for TransferId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let not_an_id = || format!("'{text}' is not a transfer id: ids have 26 characters, like 01JD3V5K6A0000000000000000");
+        let not_an_id =
+            || format!("'{text}' is not a transfer id: ids have 26 characters, like 01JD3V5K6A0000000000000000");
         if text.len() != 26 || text.as_bytes()[0] > b'7' {
             return Err(not_an_id());
         }
-        text.bytes().try_fold(0u128, |bits, byte| {
-            let digit = CROCKFORD.iter().position(|&symbol| symbol == byte.to_ascii_uppercase());
-            digit.map(|digit| bits << 5 | digit as u128).ok_or_else(not_an_id)
-        })
-        .map(Self)
+        text.bytes()
+            .try_fold(0u128, |bits, byte| {
+                let digit = CROCKFORD.iter().position(|&symbol| symbol == byte.to_ascii_uppercase());
+                digit.map(|digit| bits << 5 | digit as u128).ok_or_else(not_an_id)
+            })
+            .map(Self)
     }
 }
 
@@ -257,6 +259,17 @@ pub struct FileError {
     pub text: String,
 }
 
+/// Something below a source that the sender did not put into the manifest: a device, a symlink that leads outside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Its name, printable.
+    pub name: String,
+    /// A word for programs: `special`, `symlink_leaves`, `unreadable`, …
+    pub code: String,
+    /// A sentence for people.
+    pub text: String,
+}
+
 /// What the sender knows when everything is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SenderSummary {
@@ -376,6 +389,8 @@ pub enum Message {
     Stored(Vec<Run>),
     /// The bytes of these chunks did not have the sender's hash: send them again.
     SendAgain(Vec<u32>),
+    /// The first things that the sender left out, for the receiver's user; [`SenderSummary::problems`] counts all of them.
+    LeftOut(Vec<LeftOut>),
     /// Every chunk was delivered or given up, and every hash sent.
     AllSent(SenderSummary),
     /// Everything is stored: the receipt's statement and the receiver's signature.
@@ -404,7 +419,9 @@ pub enum Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// A length beyond the limit; most often something else than Culvert speaks.
-    #[error("the partner announces a message of {0} bytes, the limit is {FRAME_BYTES_MAX}: it does not speak Culvert's protocol")]
+    #[error(
+        "the partner announces a message of {0} bytes, the limit is {FRAME_BYTES_MAX}: it does not speak Culvert's protocol"
+    )]
     TooLong(u32),
     /// A body that is not a message, or has bytes left over.
     #[error("the partner sent a malformed control message")]

@@ -107,7 +107,9 @@ impl Entry<'_> {
             EntryKind::Symlink if !symlink_stays_inside(self.name, self.target) => {
                 Err(EntryError::SymlinkLeaves { name: name(), target: printable(self.target) })
             }
-            EntryKind::File { .. } | EntryKind::Directory if !self.target.is_empty() => out_of_range("a symlink target"),
+            EntryKind::File { .. } | EntryKind::Directory if !self.target.is_empty() => {
+                out_of_range("a symlink target")
+            }
             _ => Ok(()),
         }
     }
@@ -283,7 +285,13 @@ mod tests {
     use super::*;
 
     fn file<'a>(name: &'a [u8], bytes: u64) -> Entry<'a> {
-        Entry { name, kind: EntryKind::File { bytes, is_sparse: false }, target: b"", mode: 0o644, modified: FileTime::default() }
+        Entry {
+            name,
+            kind: EntryKind::File { bytes, is_sparse: false },
+            target: b"",
+            mode: 0o644,
+            modified: FileTime::default(),
+        }
     }
 
     #[test]

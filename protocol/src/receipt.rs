@@ -118,7 +118,8 @@ impl Receipt {
         }
         let mut signature = |who: &'static str| {
             let line = lines.next().and_then(|line| line.strip_prefix(who)).and_then(|rest| rest.strip_prefix(' '));
-            line.and_then(from_hex::<64>).ok_or_else(|| shape(&format!("it has no line '{who} <128 hexadecimal digits>'")))
+            line.and_then(from_hex::<64>)
+                .ok_or_else(|| shape(&format!("it has no line '{who} <128 hexadecimal digits>'")))
         };
         let receipt = Self {
             line: line.to_owned(),

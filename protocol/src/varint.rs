@@ -107,6 +107,9 @@ mod tests {
         assert_eq!(take_varint(&mut [0x80].as_slice()), None);
         assert_eq!(take_varint(&mut [0x80, 0x00].as_slice()), None);
         assert_eq!(take_varint(&mut [0xff; 10].as_slice()), None);
-        assert_eq!(take_varint(&mut [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01].as_slice()), Some(u64::MAX));
+        assert_eq!(
+            take_varint(&mut [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01].as_slice()),
+            Some(u64::MAX)
+        );
     }
 }

@@ -109,11 +109,8 @@ pub fn verdict(sender: &SenderTimes, receiver: &ReceiverTimes, rate_was_asked_fo
     let total: u64 = times.iter().map(|&(_, ns)| ns).sum();
     // Pacing and credit may have the same cause; their times then add up.
     let of = |limit: Limit| times.iter().filter(|&&(cause, _)| cause == limit).map(|&(_, ns)| ns).sum::<u64>();
-    let (limited_by, ns) = times
-        .iter()
-        .map(|&(limit, _)| (limit, of(limit)))
-        .max_by_key(|&(_, ns)| ns)
-        .expect("there are four causes");
+    let (limited_by, ns) =
+        times.iter().map(|&(limit, _)| (limit, of(limit))).max_by_key(|&(_, ns)| ns).expect("there are four causes");
     let share = if total == 0 { 0.0 } else { ns as f64 / total as f64 };
     let text = if total == 0 {
         "too short to tell what limited it".to_owned()

@@ -149,13 +149,13 @@ impl World {
     }
 
     /// Puts a datagram on the wire, with harm.
-    fn launch(&mut self, datagram: Vec<u8>) {
+    fn launch(&mut self, datagram: &[u8]) {
         let copies = if self.random.chance(self.harm.duplication) { 2 } else { 1 };
         for _ in 0..copies {
             if self.random.chance(self.harm.loss) {
                 continue;
             }
-            let mut datagram = datagram.clone();
+            let mut datagram = datagram.to_vec();
             if self.random.chance(self.harm.corruption) {
                 let at = self.random.below(datagram.len() as u64) as usize;
                 datagram[at] ^= 1 << self.random.below(8);
@@ -170,10 +170,12 @@ impl World {
         let mut packet = vec![0; 9000];
         for _ in 0..limit {
             let now_us = self.now_us as u32;
-            let Some(sealed) = self.sender.seal_next(&self.sender_memory, usize::MAX, now_us, &mut packet) else { break };
+            let Some(sealed) = self.sender.seal_next(&self.sender_memory, usize::MAX, now_us, &mut packet) else {
+                break;
+            };
             let datagram = packet[..sealed.datagram_bytes].to_vec();
             self.sender.note_sent(self.now_us * 1_000);
-            self.launch(datagram);
+            self.launch(&datagram);
         }
     }
 
@@ -291,8 +293,7 @@ fn every_chunk_arrives_through_any_harm() {
     for seed in seeds(40) {
         let mut random = Random(seed ^ 0xABCD);
         let mut part = |most: f64| if random.chance(0.5) { most * random.below(1000) as f64 / 1000.0 } else { 0.0 };
-        let harm =
-            Harm { loss: part(0.3), duplication: part(0.2), reordering: part(0.3), corruption: part(0.1) };
+        let harm = Harm { loss: part(0.3), duplication: part(0.2), reordering: part(0.3), corruption: part(0.1) };
         let (chunks, buffers) = (1 + random.below(60) as u32, 1 + random.below(12) as u32);
         transfer(seed, harm, chunks, buffers);
     }
@@ -382,8 +383,7 @@ fn chunks_beyond_credit_are_refused() {
     // A report that grants far more than the receiver did.
     let generous = culvert_protocol::feedback::Summary { flow_id: FLOW, credit: 100, ..Default::default() };
     let mut bytes = [0; 512];
-    let (len, ..) =
-        culvert_protocol::feedback::write_report(&mut bytes, &generous, &[], std::iter::empty::<u32>());
+    let (len, ..) = culvert_protocol::feedback::write_report(&mut bytes, &generous, &[], std::iter::empty::<u32>());
     sender.on_report(&Report::parse(&bytes[..len]).unwrap(), 0, |_, _| {});
     let mut outcomes = Vec::new();
     for chunk in 0..4 {
@@ -418,12 +418,8 @@ fn a_report_that_loses_everything_forever_makes_each_packet_go_again_once() {
     let (first, ..) = world.sender.counts();
     assert!(first > 0);
     let all = culvert_protocol::arrivals::PacketRange { first: 0, count: first };
-    let lie = culvert_protocol::feedback::Summary {
-        flow_id: FLOW,
-        credit: 10,
-        next_packet: first,
-        ..Default::default()
-    };
+    let lie =
+        culvert_protocol::feedback::Summary { flow_id: FLOW, credit: 10, next_packet: first, ..Default::default() };
     let mut bytes = [0; 512];
     let (len, ..) = culvert_protocol::feedback::write_report(&mut bytes, &lie, &[all], std::iter::empty::<u32>());
     for _ in 0..10 {

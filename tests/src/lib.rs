@@ -4,4 +4,5 @@ pub mod lab;
 pub mod node;
 pub mod program;
 pub mod random;
+pub mod stranger;
 pub mod tree;

@@ -137,10 +137,12 @@ impl RunningNode {
         let running = state.join("node.json");
         let _ = std::fs::remove_file(&running);
         let output = File::options().create(true).append(true).open(&log).expect("a log can be made");
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output).spawn().expect("a node starts");
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output).spawn().expect("a node starts");
         let began = Instant::now();
         loop {
-            let json = std::fs::read(&running).ok().and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());
+            let json =
+                std::fs::read(&running).ok().and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());
             if let Some(json) = json {
                 let port = |name: &str| json[name].as_u64().unwrap_or(0) as u16;
                 return Self { child, log, port: port("port"), metrics_port: port("metrics_port") };
@@ -193,7 +195,9 @@ impl RunningNode {
     pub fn metrics(&self) -> String {
         use std::io::{Read as _, Write as _};
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.metrics_port)).expect("metrics are served");
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("a request can be sent");
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            .expect("a request can be sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer can be read");
         let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");

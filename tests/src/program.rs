@@ -16,9 +16,14 @@ pub fn culvert() -> &'static Path {
         if let Some(path) = std::env::var_os("CULVERT_BIN") {
             return path.into();
         }
-        // target/PROFILE/deps/test → target/PROFILE/culvert
-        let test = std::env::current_exe().expect("a test knows its own program");
-        let profile = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").to_owned();
+        // A test is target/PROFILE/deps/test, a benchmark target/PROFILE/benchmark; the program is target/PROFILE/culvert.
+        let this = std::env::current_exe().expect("a program knows its own file");
+        let directory = this.parent().expect("a program lies in a directory");
+        let profile = if directory.ends_with("deps") {
+            directory.parent().expect("deps lies in a profile's directory")
+        } else {
+            directory
+        };
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--package", "culvert"]);
         if profile.ends_with("release") {

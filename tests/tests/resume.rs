@@ -130,7 +130,8 @@ fn what_was_stored_is_not_sent_again() {
     // Stored chunks are journaled once a second.
     let journaled = || {
         let journals = fs::read_dir(pair.there.join("journals")).ok()?;
-        let bytes: u64 = journals.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum();
+        let bytes: u64 =
+            journals.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum();
         (bytes > 300).then_some(())
     };
     wait_for("chunks in the journal", journaled);
@@ -155,10 +156,16 @@ fn stored_bytes_that_were_damaged_are_sent_again() {
     let source = pair.path("large");
     fs::write(&source, Random::new(2).bytes(64 << 20)).unwrap();
     let destination = format!("second:{}", pair.shared.join("copy").display());
-    let child = command(&pair.here, ["send", "--rate", "160M"]).arg(&source).arg(&destination).stderr(Stdio::null()).spawn().unwrap();
+    let child = command(&pair.here, ["send", "--rate", "160M"])
+        .arg(&source)
+        .arg(&destination)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     wait_for("a partial file", || {
         let journals = fs::read_dir(pair.there.join("journals")).ok()?;
-        let bytes: u64 = journals.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum();
+        let bytes: u64 =
+            journals.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum();
         (bytes > 300).then_some(())
     });
     kill(child.id());
@@ -180,7 +187,12 @@ fn a_source_that_changed_since_is_sent_anew() {
     let source = pair.path("large");
     fs::write(&source, Random::new(3).bytes(64 << 20)).unwrap();
     let destination = format!("second:{}", pair.shared.join("copy").display());
-    let child = command(&pair.here, ["send", "--rate", "160M"]).arg(&source).arg(&destination).stderr(Stdio::null()).spawn().unwrap();
+    let child = command(&pair.here, ["send", "--rate", "160M"])
+        .arg(&source)
+        .arg(&destination)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     std::thread::sleep(Duration::from_millis(1_500));
     kill(child.id());
     finish(child);
@@ -215,7 +227,8 @@ fn a_node_goes_on_with_its_users_transfers_after_it_was_killed() {
         &pair.here,
         &mut command(&pair.here, ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "off"]),
     );
-    let waited: Ran = command(&pair.here, ["transfer", "wait", &id, "--timeout", "60", "--json"]).output().unwrap().into();
+    let waited: Ran =
+        command(&pair.here, ["transfer", "wait", &id, "--timeout", "60", "--json"]).output().unwrap().into();
     let record = waited.exits(0).json();
     assert!(record["attempts"].as_u64().unwrap() >= 2);
     check(&pair, &source);

@@ -73,7 +73,9 @@ fn the_hash_is_what_b3sum_prints() {
     names.sort();
     let listing: String = names
         .iter()
-        .map(|name| format!("{}  {}\n", blake3::hash(&fs::read(directory.join(name)).unwrap()).to_hex(), name.display()))
+        .map(|name| {
+            format!("{}  {}\n", blake3::hash(&fs::read(directory.join(name)).unwrap()).to_hex(), name.display())
+        })
         .collect();
     assert_eq!(result["root_blake3"], blake3::hash(listing.as_bytes()).to_hex().to_string());
 }
@@ -184,10 +186,8 @@ fn a_receipt_is_signed_by_both_and_verifies_offline() {
     drop(node);
     let ours = run(&pair.here, ["transfer", "receipt", &id]).exits(0);
     assert!(ours.out.contains("valid: signed by both"), "{}", ours.out);
-    let (path, theirs) = (
-        pair.here.join(format!("receipts/{id}.receipt")),
-        pair.there.join(format!("receipts/{id}.receipt")),
-    );
+    let (path, theirs) =
+        (pair.here.join(format!("receipts/{id}.receipt")), pair.there.join(format!("receipts/{id}.receipt")));
     assert_eq!(fs::read(&path).unwrap(), fs::read(&theirs).unwrap(), "both nodes keep the same receipt");
     let forged = pair.path("forged");
     fs::write(&forged, fs::read_to_string(&path).unwrap().replacen("\"bytes\":7", "\"bytes\":8", 1)).unwrap();

@@ -13,7 +13,9 @@ use crate::units::{parse_bytes, parse_rate};
 /// Moves files between two hosts over UDP: encrypted, verified, as fast as cores, network and disks allow, and says what limits it.
 #[derive(Debug, Parser)]
 #[command(name = "culvert", version, arg_required_else_help = true, propagate_version = true)]
-#[command(after_help = "Begin with:\n  culvert demo                          two nodes on this machine move and verify generated data\n  culvert send ./dir user@host:/dest    send a directory; culvert must be installed on both hosts, nothing else")]
+#[command(
+    after_help = "Begin with:\n  culvert demo                          two nodes on this machine move and verify generated data\n  culvert send ./dir user@host:/dest    send a directory; culvert must be installed on both hosts, nothing else"
+)]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
@@ -123,7 +125,9 @@ pub enum Command {
 
 /// `culvert send` and `culvert get`.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "A path on a partner is NAME:PATH (a profile), culvert://HOST:PORT/PATH, or USER@HOST:PATH, which starts the far end over ssh.\nA source that ends in / is sent as its contents, one that does not under its own name.\nThe same command again goes on where it was interrupted.")]
+#[command(
+    after_help = "A path on a partner is NAME:PATH (a profile), culvert://HOST:PORT/PATH, or USER@HOST:PATH, which starts the far end over ssh.\nA source that ends in / is sent as its contents, one that does not under its own name.\nThe same command again goes on where it was interrupted."
+)]
 pub struct SendArgs {
     /// What to move, and as the last argument where to
     #[arg(required = true, num_args = 2.., value_name = "PATH")]

@@ -102,7 +102,12 @@ async fn net(global: GlobalArgs, args: NetArgs, json: bool) -> Result<ExitCode, 
     let Some(partner) = &args.partner else {
         let room = tempfile::Builder::new().prefix("culvert-bench-").tempdir().map_err(CommandError::failed)?;
         let second = SecondNode::start(room.path(), &args.engine).await?;
-        let request = TransferRequest { target: Target::Profile(SecondNode::NAME.to_owned()), movement, options, retries: Some(0) };
+        let request = TransferRequest {
+            target: Target::Profile(SecondNode::NAME.to_owned()),
+            movement,
+            options,
+            retries: Some(0),
+        };
         let node = second.this_node().clone();
         let result = carry_out_here(&node, request, global.quiet || json).await;
         second.end().await;

@@ -15,12 +15,16 @@ pub fn run(args: &CompletionArgs) -> Result<ExitCode, CommandError> {
     let mut command = Cli::command();
     if args.shell == "man" {
         let directory = args.directory.as_deref().ok_or_else(|| CommandError::usage("man pages need --directory"))?;
-        clap_mangen::generate_to(command, directory)
-            .map_err(|error| CommandError::failed(format!("man pages cannot be written to {}: {error}", directory.display())))?;
+        clap_mangen::generate_to(command, directory).map_err(|error| {
+            CommandError::failed(format!("man pages cannot be written to {}: {error}", directory.display()))
+        })?;
         return Ok(ExitCode::Done);
     }
     let shell: Shell = args.shell.parse().map_err(|_| {
-        CommandError::usage(format!("'{}' is not a shell that completions are made for: bash, zsh, fish, elvish, powershell; or man", args.shell))
+        CommandError::usage(format!(
+            "'{}' is not a shell that completions are made for: bash, zsh, fish, elvish, powershell; or man",
+            args.shell
+        ))
     })?;
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, "culvert", &mut script);

@@ -16,7 +16,9 @@ pub fn run(global: &GlobalArgs, args: &ConfigArgs) -> Result<ExitCode, CommandEr
     if json {
         let entries: serde_json::Map<String, serde_json::Value> = table
             .into_iter()
-            .map(|(name, value, from)| (name.to_owned(), serde_json::json!({ "value": value, "origin": from.to_string() })))
+            .map(|(name, value, from)| {
+                (name.to_owned(), serde_json::json!({ "value": value, "origin": from.to_string() }))
+            })
             .collect();
         print_json(&entries)?;
         return Ok(ExitCode::Done);

@@ -34,15 +34,28 @@ const PIECE_BYTES: usize = 1 << 20;
 pub async fn run(global: GlobalArgs, args: DemoArgs) -> Result<ExitCode, CommandError> {
     let parent = args.directory.as_ref().map_or_else(std::env::temp_dir, PathBuf::from);
     let room = tempfile::Builder::new().prefix("culvert-demo-").tempdir_in(&parent);
-    let room = room.map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot make a directory in {}: {error}; name another with --directory", parent.display())))?;
+    let room = room.map_err(|error| {
+        CommandError::new(
+            ExitCode::BadHost,
+            format!("cannot make a directory in {}: {error}; name another with --directory", parent.display()),
+        )
+    })?;
     check_room(room.path(), args.size)?;
     let quiet = global.quiet || args.json;
-    tell(quiet, &format!("making {} {} of random data, {} in all", show_count(args.files.into()), plural(args.files.into(), "file"), show_bytes(args.size)));
+    tell(
+        quiet,
+        &format!(
+            "making {} {} of random data, {} in all",
+            show_count(args.files.into()),
+            plural(args.files.into(), "file"),
+            show_bytes(args.size)
+        ),
+    );
     let source = room.path().join("source");
     let made = source.clone();
-    blocking(move || make_files(&made, args.size, args.files)).await.map_err(|error| {
-        CommandError::new(ExitCode::BadHost, format!("cannot write demo data: {error}"))
-    })?;
+    blocking(move || make_files(&made, args.size, args.files))
+        .await
+        .map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot write demo data: {error}")))?;
 
     tell(quiet, "starting two nodes, each with a control process and a data plane process");
     let partner = SecondNode::start(room.path(), &EngineArgs::default()).await?;
@@ -64,9 +77,9 @@ pub async fn run(global: GlobalArgs, args: DemoArgs) -> Result<ExitCode, Command
     tell(quiet, "comparing what arrived with what was sent (SHA-256)");
     let (compared, digest) = {
         let (source, destination) = (source.clone(), destination.clone());
-        blocking(move || compare(&source, &destination)).await.map_err(|error| {
-            CommandError::new(ExitCode::Verification, format!("verification failed: {error}"))
-        })?
+        blocking(move || compare(&source, &destination))
+            .await
+            .map_err(|error| CommandError::new(ExitCode::Verification, format!("verification failed: {error}")))?
     };
     drop(node);
     let place = room.path().display().to_string();

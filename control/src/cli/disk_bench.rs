@@ -25,8 +25,11 @@ const ALIGNMENT: usize = 4096;
 /// [`CommandError`].
 pub fn run(directory: &OsStr, size: u64, json: bool) -> Result<ExitCode, CommandError> {
     let directory = Path::new(directory);
-    let fail = |error: &dyn std::fmt::Display| CommandError::new(ExitCode::BadHost, format!("cannot measure {}: {error}", directory.display()));
-    let file = tempfile::Builder::new().prefix("culvert-bench-").tempfile_in(directory).map_err(|error| fail(&error))?;
+    let fail = |error: &dyn std::fmt::Display| {
+        CommandError::new(ExitCode::BadHost, format!("cannot measure {}: {error}", directory.display()))
+    };
+    let file =
+        tempfile::Builder::new().prefix("culvert-bench-").tempfile_in(directory).map_err(|error| fail(&error))?;
     let open = |flags| openat(CWD, file.path(), OFlags::RDWR | OFlags::CLOEXEC | flags, Mode::empty());
     let (fd, is_direct) = match open(OFlags::DIRECT) {
         Ok(fd) => (fd, true),
@@ -43,7 +46,9 @@ pub fn run(directory: &OsStr, size: u64, json: bool) -> Result<ExitCode, Command
     each_piece(&fd, pieces, |fd, piece, offset| rustix::io::pread(fd, piece, offset)).map_err(|error| fail(&error))?;
     let read = bytes as f64 * 8.0 / began.elapsed().as_secs_f64();
     if json {
-        print_json(&serde_json::json!({ "direct": is_direct, "bytes": bytes, "write_bits_per_second": write as u64, "read_bits_per_second": read as u64 }))?;
+        print_json(
+            &serde_json::json!({ "direct": is_direct, "bytes": bytes, "write_bits_per_second": write as u64, "read_bits_per_second": read as u64 }),
+        )?;
     } else {
         let how = if is_direct { "direct" } else { "through the page cache: this file system has no direct I/O" };
         say(&format!("write {}, read {} ({how})", show_rate(write as u64), show_rate(read as u64)))?;

@@ -32,7 +32,10 @@ const DATAGRAMS: [usize; 2] = [1_472, 8_900];
 pub fn run(json: bool) -> Result<ExitCode, CommandError> {
     let hertz = nominal_hertz();
     if hertz == 0.0 {
-        return Err(CommandError::new(ExitCode::BadHost, "this host does not tell its processors' clock in /proc/cpuinfo"));
+        return Err(CommandError::new(
+            ExitCode::BadHost,
+            "this host does not tell its processors' clock in /proc/cpuinfo",
+        ));
     }
     let per_byte = |seconds: f64, bytes: usize| seconds * hertz / bytes as f64;
     let mut rows: Vec<(String, f64)> = Vec::new();
@@ -54,7 +57,10 @@ pub fn run(json: bool) -> Result<ExitCode, CommandError> {
         print_json(&serde_json::json!({ "nominal_hertz": hertz, "cycles_per_byte": table }))?;
         return Ok(ExitCode::Done);
     }
-    say(&format!("cycles per byte at the nominal {:.2} GHz; in brackets, Gb/s of one core that does nothing else", hertz / 1e9))?;
+    say(&format!(
+        "cycles per byte at the nominal {:.2} GHz; in brackets, Gb/s of one core that does nothing else",
+        hertz / 1e9
+    ))?;
     for (stage, cycles) in rows {
         say(&format!("  {stage:32} {cycles:6.3}  [{:.0}]", hertz / cycles * 8.0 / 1e9))?;
     }

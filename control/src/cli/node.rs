@@ -32,8 +32,7 @@ pub struct RunningNode {
 /// # Errors
 /// [`CommandError`].
 pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, CommandError> {
-    let flags =
-        Flags { listen: args.listen, metrics: args.metrics, name: args.name, ..global.flags(&args.engine) };
+    let flags = Flags { listen: args.listen, metrics: args.metrics, name: args.name, ..global.flags(&args.engine) };
     let settings = Settings::resolve(&flags)?;
     let state = StateDirectory::open(&settings.state.value)?;
     let _lock = lock(&state)?;
@@ -62,8 +61,15 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     }
     drop(plane);
     let api = Api::new(node.clone(), Some(port));
+    let socket = api.listen().map_err(|error| {
+        let path = state.path("api.sock");
+        CommandError::new(
+            ExitCode::BadHost,
+            format!("cannot listen for commands at {}: {error}; choose another --state", path.display()),
+        )
+    })?;
     api.resume_interrupted();
-    let serving = tokio::spawn(api.clone().serve());
+    let serving = tokio::spawn(api.clone().serve(socket));
     if let Some(metrics) = metrics {
         tokio::spawn(api.serve_metrics(metrics));
     }
@@ -91,7 +97,12 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
 fn greet(node: &Node, settings: &Settings, running: &RunningNode, plane: &crate::dataplane::DataPlane) {
     let ports: Vec<String> = plane.lanes().iter().map(|lane| lane.port.to_string()).collect();
     eprintln!("culvert: node '{}', key {}", node.name, node.identity.public_key().fingerprint());
-    eprintln!("culvert: listening on TCP port {}, UDP {} {}", running.port, crate::cli::report::plural(ports.len() as u64, "port"), ports.join(", "));
+    eprintln!(
+        "culvert: listening on TCP port {}, UDP {} {}",
+        running.port,
+        crate::cli::report::plural(ports.len() as u64, "port"),
+        ports.join(", ")
+    );
     if let (Some(port), Some(address)) = (running.metrics_port, settings.metrics.value) {
         eprintln!("culvert: metrics at http://{}:{port}/metrics", address.ip());
     }
@@ -118,7 +129,8 @@ async fn keep_data_plane(node: Arc<Node>) {
 fn lock(state: &StateDirectory) -> Result<File, CommandError> {
     let path = state.path("node.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot open {}: {error}", path.display())))?;
+    let file =
+        file.map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot open {}: {error}", path.display())))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
         CommandError::failed(format!("a node runs with the state directory {} already", state.root().display()))
     })?;
@@ -128,14 +140,18 @@ fn lock(state: &StateDirectory) -> Result<File, CommandError> {
 async fn bind(address: std::net::SocketAddr, what: &str, option: &str) -> Result<TcpListener, CommandError> {
     let bound = match TcpListener::bind(address).await {
         // A host without IPv6.
-        Err(error) if address.ip() == std::net::Ipv6Addr::UNSPECIFIED && error.kind() != std::io::ErrorKind::AddrInUse => {
+        Err(error)
+            if address.ip() == std::net::Ipv6Addr::UNSPECIFIED && error.kind() != std::io::ErrorKind::AddrInUse =>
+        {
             TcpListener::bind(("0.0.0.0", address.port())).await
         }
         bound => bound,
     };
     bound.map_err(|error| {
         let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => format!("stop the program that holds the port (ss -tlpn shows it), or choose another with {option}"),
+            std::io::ErrorKind::AddrInUse => {
+                format!("stop the program that holds the port (ss -tlpn shows it), or choose another with {option}")
+            }
             _ => format!("choose another address with {option}"),
         };
         CommandError::new(ExitCode::BadHost, format!("cannot listen for {what} on {address}: {error}; {hint}"))
@@ -144,7 +160,8 @@ async fn bind(address: std::net::SocketAddr, what: &str, option: &str) -> Result
 
 /// Waits for SIGINT or SIGTERM.
 pub async fn interrupted() -> ExitCode {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {

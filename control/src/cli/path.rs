@@ -46,9 +46,12 @@ struct Shown<'a> {
 
 /// A partner as people type it: a profile's name, `culvert://HOST:PORT`, or a path on it.
 fn target(text: &str) -> Result<Target, CommandError> {
-    let with_path = if text.starts_with("culvert://") || text.contains(':') { text.to_owned() } else { format!("{text}:") };
+    let with_path =
+        if text.starts_with("culvert://") || text.contains(':') { text.to_owned() } else { format!("{text}:") };
     match parse(OsStr::new(&with_path))? {
-        Place::Ssh { .. } => Err(CommandError::usage(format!("'{text}' is reached over ssh, where no node answers path checks: start 'culvert node' there and add its profile"))),
+        Place::Ssh { .. } => Err(CommandError::usage(format!(
+            "'{text}' is reached over ssh, where no node answers path checks: start 'culvert node' there and add its profile"
+        ))),
         place => Ok(target_of(&place)),
     }
 }
@@ -103,7 +106,10 @@ async fn run_check(global: &GlobalArgs, settings: &Settings, args: CheckArgs) ->
     match (found.rtt, found.complete) {
         (None, _) => {
             let why = found.problems.last().cloned().unwrap_or_default();
-            Err(CommandError::new(ExitCode::Failed, format!("the path to {} could not be measured: {why}", found.partner)))
+            Err(CommandError::new(
+                ExitCode::Failed,
+                format!("the path to {} could not be measured: {why}", found.partner),
+            ))
         }
         (_, true) => Ok(ExitCode::Done),
         (_, false) => Ok(ExitCode::SomeFailed),
@@ -121,8 +127,10 @@ async fn transfers_under_way(state: &StateDirectory) -> u64 {
 fn lock(state: &StateDirectory) -> Result<File, CommandError> {
     let path = state.path("paths/check.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot open {}: {error}", path.display())))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| CommandError::new(ExitCode::Temporary, "another path check runs with this state directory: wait for its end"))?;
+    let file =
+        file.map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot open {}: {error}", path.display())))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        CommandError::new(ExitCode::Temporary, "another path check runs with this state directory: wait for its end")
+    })?;
     Ok(file)
 }

@@ -9,7 +9,7 @@ use crate::cli::args::{EngineArgs, GlobalArgs, ProfileAction, ProfileArgs, Profi
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::report::{print_json, say};
 use crate::connection::connect_to_host;
-use crate::profiles::{PermittedRoot, Profile, Profiles};
+use crate::profiles::{PendingKey, PermittedRoot, Profile, Profiles};
 use crate::request::split_host_port;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
@@ -85,12 +85,16 @@ fn addresses(change: &ProfileChange) -> Result<Vec<String>, CommandError> {
 
 fn permits(change: &ProfileChange) -> Result<Vec<PermittedRoot>, CommandError> {
     let permit = |text: &String| {
-        let explain = || CommandError::usage(format!("'{text}' is not a permission: write PATH:read, PATH:write or PATH:both"));
+        let explain =
+            || CommandError::usage(format!("'{text}' is not a permission: write PATH:read, PATH:write or PATH:both"));
         let (path, permission) = text.rsplit_once(':').ok_or_else(explain)?;
         let permission = permission.parse().map_err(|_| explain())?;
         let path = PathBuf::from(path);
         if !path.is_absolute() {
-            return Err(CommandError::usage(format!("'{}' cannot be permitted: write an absolute path", path.display())));
+            return Err(CommandError::usage(format!(
+                "'{}' cannot be permitted: write an absolute path",
+                path.display()
+            )));
         }
         // A root is where a partner's paths begin, so it must be the directory itself and not a symlink to it.
         let path = path.canonicalize().map_err(|error| {
@@ -111,7 +115,8 @@ fn list(profiles: &Profiles, json: bool) -> Result<(), CommandError> {
         return say("no profiles; 'culvert profile add' or 'culvert profile approve' makes one");
     }
     for (name, profile) in list {
-        let addresses = if profile.addresses.is_empty() { "comes to us".to_owned() } else { profile.addresses.join(", ") };
+        let addresses =
+            if profile.addresses.is_empty() { "comes to us".to_owned() } else { profile.addresses.join(", ") };
         say(&format!("{name:16}  {}  {addresses}", profile.key.fingerprint()))?;
     }
     Ok(())
@@ -147,10 +152,20 @@ fn show(profiles: &Profiles, name: &str, json: bool) -> Result<(), CommandError>
     say(&lines.join("\n"))
 }
 
+/// A pending key as `--json` prints it.
+#[derive(serde::Serialize)]
+struct PendingJson<'a> {
+    fingerprint: String,
+    #[serde(flatten)]
+    pending: &'a PendingKey,
+}
+
 fn pending(profiles: &Profiles, json: bool) -> Result<(), CommandError> {
     let pending = profiles.pending()?;
     if json {
-        return print_json(&pending);
+        let with_fingerprints: Vec<_> =
+            pending.iter().map(|key| PendingJson { fingerprint: key.key.fingerprint(), pending: key }).collect();
+        return print_json(&with_fingerprints);
     }
     if pending.is_empty() {
         return say("no key waits for approval");
@@ -187,7 +202,9 @@ async fn verify(
                     return Err(CommandError::new(ExitCode::KeyChanged, text));
                 }
                 if json {
-                    print_json(&serde_json::json!({ "name": name, "address": address, "software": software, "verified": true }))?;
+                    print_json(
+                        &serde_json::json!({ "name": name, "address": address, "software": software, "verified": true }),
+                    )?;
                 } else {
                     say(&format!("{address} is '{name}': {software}, {}", found.fingerprint()))?;
                 }

@@ -16,7 +16,12 @@ const ERRORS_SHOWN: usize = 10;
 ///
 /// # Errors
 /// [`CommandError`] if standard output cannot be written.
-pub fn print(result: &TransferResult, json: bool, quiet: bool, state: &StateDirectory) -> Result<ExitCode, CommandError> {
+pub fn print(
+    result: &TransferResult,
+    json: bool,
+    quiet: bool,
+    state: &StateDirectory,
+) -> Result<ExitCode, CommandError> {
     if json {
         print_json(result)?;
     } else if !quiet {
@@ -27,7 +32,10 @@ pub fn print(result: &TransferResult, json: bool, quiet: bool, state: &StateDire
     }
     let shown = result.errors.len().min(ERRORS_SHOWN) as u64;
     if !json && result.error_count > shown {
-        eprintln!("culvert: and {} more; --json lists them", show_count(result.error_count - shown));
+        let listed = result.errors.len() as u64;
+        let hint =
+            if listed == result.error_count { "them".to_owned() } else { format!("the first {}", show_count(listed)) };
+        eprintln!("culvert: and {} more; --json lists {hint}", show_count(result.error_count - shown));
     }
     Ok(exit_code(result))
 }
@@ -46,7 +54,10 @@ pub fn exit_code(result: &TransferResult) -> ExitCode {
 
 /// Whether everything was there already.
 fn is_nothing(result: &TransferResult) -> bool {
-    result.files.total > 0 && result.files.stored == 0 && result.flows == 0 && result.files.skipped == result.files.total
+    result.files.total > 0
+        && result.files.stored == 0
+        && result.flows == 0
+        && result.files.skipped == result.files.total
 }
 
 /// Prints a value as JSON.
@@ -89,7 +100,12 @@ pub fn text(result: &TransferResult, receipt: &str) -> String {
     let what = if result.files.total == 0 {
         show_bytes(result.bytes)
     } else {
-        format!("{} {}, {}", show_count(result.files.stored), plural(result.files.stored, "file"), show_bytes(result.bytes))
+        format!(
+            "{} {}, {}",
+            show_count(result.files.stored),
+            plural(result.files.stored, "file"),
+            show_bytes(result.bytes)
+        )
     };
     lines.push(format!("{what} in {}: {}", show_seconds(result.seconds), show_rate(result.goodput_bps)));
     if result.resumed_bytes > 0 {
@@ -119,7 +135,10 @@ pub fn text(result: &TransferResult, receipt: &str) -> String {
     ));
     lines.push(format!(
         "  cost       {:.2} s CPU to send, {:.2} s to receive ({:.2} and {:.2} cycles/byte)",
-        result.cpu_seconds.send, result.cpu_seconds.receive, result.cycles_per_byte.send, result.cycles_per_byte.receive
+        result.cpu_seconds.send,
+        result.cpu_seconds.receive,
+        result.cycles_per_byte.send,
+        result.cycles_per_byte.receive
     ));
     if result.transfer.parse::<TransferId>().is_ok() && !receipt.is_empty() {
         lines.push(format!("  receipt    {receipt}"));

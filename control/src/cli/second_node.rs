@@ -12,7 +12,7 @@ use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::node::RunningNode;
 use crate::cli::send::{embedded, program};
 use crate::node::Node;
-use crate::profiles::{PermittedRoot, Permission, Profile, Profiles};
+use crate::profiles::{Permission, PermittedRoot, Profile, Profiles};
 use crate::settings::{Flags, Settings};
 use crate::state::StateDirectory;
 
@@ -42,7 +42,8 @@ impl SecondNode {
         let (state, their_state) = (StateDirectory::open(&here)?, StateDirectory::open(&there)?);
         let (our_key, their_key) = (state.identity()?.public_key(), their_state.identity()?.public_key());
         let permitted = PermittedRoot { path: directory.clone(), permission: Permission::Both };
-        Profiles::new(their_state.clone()).add("first", &Profile { key: our_key, addresses: Vec::new(), permit: vec![permitted] })?;
+        Profiles::new(their_state.clone())
+            .add("first", &Profile { key: our_key, addresses: Vec::new(), permit: vec![permitted] })?;
 
         let (our_cores, their_cores) = two_core_lists(engine);
         let child = Command::new(program())
@@ -59,7 +60,8 @@ impl SecondNode {
         let running = Self::wait(child, &their_state).await?;
         let (child, running) = running;
         let address = format!("127.0.0.1:{}", running.port);
-        Profiles::new(state.clone()).add(Self::NAME, &Profile { key: their_key, addresses: vec![address], permit: Vec::new() })?;
+        Profiles::new(state.clone())
+            .add(Self::NAME, &Profile { key: their_key, addresses: vec![address], permit: Vec::new() })?;
         let flags = Flags {
             state: Some(here.display().to_string()),
             cores: Some(our_cores),
@@ -78,7 +80,10 @@ impl SecondNode {
                 return Ok((child, running));
             }
             if let Ok(Some(status)) = child.try_wait() {
-                return Err(CommandError::new(ExitCode::BadHost, format!("the second node ended at once ({status}); its message is above")));
+                return Err(CommandError::new(
+                    ExitCode::BadHost,
+                    format!("the second node ended at once ({status}); its message is above"),
+                ));
             }
             if began.elapsed() > START_PATIENCE {
                 return Err(CommandError::new(ExitCode::BadHost, "the second node does not get ready"));
@@ -110,7 +115,8 @@ impl SecondNode {
 
 /// Half of the cores for each of the nodes: this one's first, the other's last.
 fn two_core_lists(engine: &EngineArgs) -> (String, String) {
-    let cores: Vec<String> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id.to_string()).collect();
+    let cores: Vec<String> =
+        core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id.to_string()).collect();
     let cores = match &engine.cores {
         Some(list) => list.split(',').map(str::to_owned).collect(),
         None => cores,

@@ -61,7 +61,9 @@ pub fn read_paths(paths: &[OsString], is_get: bool) -> Result<Typed, CommandErro
         }
         let partner = sources.first().cloned().filter(|place| !is_local(place));
         let Some(partner) = partner else {
-            return Err(CommandError::usage("'culvert get' fetches from a partner: write its paths as NAME:PATH, culvert://HOST:PORT/PATH or USER@HOST:PATH"));
+            return Err(CommandError::usage(
+                "'culvert get' fetches from a partner: write its paths as NAME:PATH, culvert://HOST:PORT/PATH or USER@HOST:PATH",
+            ));
         };
         if sources.iter().any(|place| place.partner() != partner.partner()) {
             return Err(CommandError::usage("all sources must be on the same partner"));
@@ -71,10 +73,16 @@ pub fn read_paths(paths: &[OsString], is_get: bool) -> Result<Typed, CommandErro
         return Ok(Typed { partner, movement });
     }
     if let Some(place) = sources.iter().find(|place| !is_local(place)) {
-        return Err(CommandError::usage(format!("'culvert send' sends from this host, but the source {} is on a partner; to fetch it, use 'culvert get'", place.path())));
+        return Err(CommandError::usage(format!(
+            "'culvert send' sends from this host, but the source {} is on a partner; to fetch it, use 'culvert get'",
+            place.path()
+        )));
     }
     if is_local(destination) {
-        return Err(CommandError::usage(format!("the destination {} is on this host: write a partner's path as NAME:PATH, culvert://HOST:PORT/PATH or USER@HOST:PATH", destination.path())));
+        return Err(CommandError::usage(format!(
+            "the destination {} is on this host: write a partner's path as NAME:PATH, culvert://HOST:PORT/PATH or USER@HOST:PATH",
+            destination.path()
+        )));
     }
     let sources = sources.iter().map(|place| absolute(place.path())).collect::<Result<_, _>>()?;
     let movement = Movement::Push { sources, destination: destination.path().clone() };

@@ -18,17 +18,18 @@ pub async fn run(global: GlobalArgs, args: StatusArgs) -> Result<ExitCode, Comma
     let settings = Settings::resolve(&global.flags(&EngineArgs::default()))?;
     let state = StateDirectory::open(&settings.state.value)?;
     let status = ApiClient::need(&state).await?.status().await?;
-    if args.json { print_json(&status)? } else { say(&text(&status))? }
+    if args.json {
+        print_json(&status)?;
+    } else {
+        say(&text(&status))?;
+    }
     Ok(ExitCode::Done)
 }
 
 /// A status as people read it.
 #[must_use]
 pub fn text(status: &NodeStatus) -> String {
-    let mut lines = vec![format!(
-        "node '{}', culvert {}, key {}",
-        status.name, status.version, status.fingerprint
-    )];
+    let mut lines = vec![format!("node '{}', culvert {}, key {}", status.name, status.version, status.fingerprint)];
     if let Some(port) = status.port {
         lines.push(format!("listening on TCP port {port}"));
     }
@@ -40,7 +41,11 @@ pub fn text(status: &NodeStatus) -> String {
                 plane.process_id,
                 plane.datapath,
                 if plane.hugepages { ", hugepages" } else { "" },
-                if status.dataplane_restarts > 0 { format!(", started again {} times", status.dataplane_restarts) } else { String::new() }
+                if status.dataplane_restarts > 0 {
+                    format!(", started again {} times", status.dataplane_restarts)
+                } else {
+                    String::new()
+                }
             ));
             for lane in &plane.lanes {
                 let total = (lane.busy_ns + lane.idle_ns).max(1);

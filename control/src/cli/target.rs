@@ -42,7 +42,9 @@ impl Place {
     #[must_use]
     pub const fn path(&self) -> &TypedPath {
         match self {
-            Self::Local(path) | Self::Profile { path, .. } | Self::Address { path, .. } | Self::Ssh { path, .. } => path,
+            Self::Local(path) | Self::Profile { path, .. } | Self::Address { path, .. } | Self::Ssh { path, .. } => {
+                path
+            }
         }
     }
 

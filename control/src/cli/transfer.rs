@@ -36,7 +36,9 @@ pub async fn run(global: GlobalArgs, args: TransferArgs) -> Result<ExitCode, Com
         TransferAction::Submit { get, paths, options } => {
             let typed = read_paths(&paths, get)?;
             if matches!(typed.partner, Place::Ssh { .. }) {
-                return Err(CommandError::usage("a node cannot ask for ssh passwords: use 'culvert send' or 'culvert get' for USER@HOST:PATH"));
+                return Err(CommandError::usage(
+                    "a node cannot ask for ssh passwords: use 'culvert send' or 'culvert get' for USER@HOST:PATH",
+                ));
             }
             let api = ApiClient::need(&state).await?;
             let request = TransferRequest {
@@ -46,13 +48,21 @@ pub async fn run(global: GlobalArgs, args: TransferArgs) -> Result<ExitCode, Com
                 retries: None,
             };
             let id = api.submit(&request).await?;
-            if json { print_json(&serde_json::json!({ "transfer": id }))? } else { say(&id)? }
+            if json {
+                print_json(&serde_json::json!({ "transfer": id }))?;
+            } else {
+                say(&id)?;
+            }
             Ok(ExitCode::Done)
         }
         TransferAction::List { limit, active } => list(&state, limit, active, json).await,
         TransferAction::Show { transfer } => {
             let record = find(&state, &transfer).await?;
-            if json { print_json(&record)? } else { say(&describe(&record, &state))? }
+            if json {
+                print_json(&record)?;
+            } else {
+                say(&describe(&record, &state))?;
+            }
             Ok(ExitCode::Done)
         }
         TransferAction::Wait { transfer, timeout } => {
@@ -72,7 +82,9 @@ pub async fn run(global: GlobalArgs, args: TransferArgs) -> Result<ExitCode, Com
             ApiClient::need(&state).await?.cancel(&transfer).await?;
             Ok(ExitCode::Done)
         }
-        TransferAction::Receipt { what, sender, receiver } => receipt(&state, &what, sender.as_deref(), receiver.as_deref(), json),
+        TransferAction::Receipt { what, sender, receiver } => {
+            receipt(&state, &what, sender.as_deref(), receiver.as_deref(), json)
+        }
     }
 }
 
@@ -98,7 +110,13 @@ pub async fn submit_and_follow(
     }
 }
 
-async fn follow(api: &ApiClient, id: &str, json: bool, quiet: bool, state: &StateDirectory) -> Result<ExitCode, CommandError> {
+async fn follow(
+    api: &ApiClient,
+    id: &str,
+    json: bool,
+    quiet: bool,
+    state: &StateDirectory,
+) -> Result<ExitCode, CommandError> {
     let (shown, receiver) = watch::channel(Progress::default());
     let record = progress::show(quiet, receiver, wait(api, id, None, Some(&shown))).await?;
     match &record.result {
@@ -124,7 +142,10 @@ async fn wait(
             shown.send_replace(progress);
         }
         if timeout.is_some_and(|timeout| began.elapsed() >= timeout) {
-            return Err(CommandError::new(ExitCode::TimedOut, format!("transfer {id} has not ended within {} s", began.elapsed().as_secs())));
+            return Err(CommandError::new(
+                ExitCode::TimedOut,
+                format!("transfer {id} has not ended within {} s", began.elapsed().as_secs()),
+            ));
         }
         tokio::time::sleep(POLL).await;
     }
@@ -136,7 +157,8 @@ fn ended(record: &TransferRecord) -> Result<ExitCode, CommandError> {
         return Ok(report::exit_code(result));
     }
     let failure = record.error.clone();
-    let (exit_code, text) = failure.map_or((ExitCode::Failed as u8, "it failed".to_owned()), |failure| (failure.exit_code, failure.text));
+    let (exit_code, text) =
+        failure.map_or((ExitCode::Failed as u8, "it failed".to_owned()), |failure| (failure.exit_code, failure.text));
     Err(CommandError { exit_code, text })
 }
 
@@ -151,7 +173,12 @@ async fn records(state: &StateDirectory) -> Result<Vec<TransferRecord>, CommandE
 async fn find(state: &StateDirectory, id: &str) -> Result<TransferRecord, CommandError> {
     let id = id.to_ascii_uppercase();
     let found = records(state).await?.into_iter().find(|record| record.transfer == id);
-    found.ok_or_else(|| CommandError::new(ExitCode::NotFound, format!("there is no transfer {id}; 'culvert transfer list' shows those there are")))
+    found.ok_or_else(|| {
+        CommandError::new(
+            ExitCode::NotFound,
+            format!("there is no transfer {id}; 'culvert transfer list' shows those there are"),
+        )
+    })
 }
 
 async fn list(state: &StateDirectory, limit: usize, active: bool, json: bool) -> Result<ExitCode, CommandError> {
@@ -217,7 +244,8 @@ fn receipt(
             CommandError::new(ExitCode::NotFound, format!("the receipt {} cannot be read: {error}", what.display()))
         })?,
     };
-    let (_, statement) = Receipt::verify(&text).map_err(|error| CommandError::new(ExitCode::Verification, format!("the receipt is not valid: {error}")))?;
+    let (_, statement) = Receipt::verify(&text)
+        .map_err(|error| CommandError::new(ExitCode::Verification, format!("the receipt is not valid: {error}")))?;
     for (who, expected, found) in [("sender", sender, statement.sender), ("receiver", receiver, statement.receiver)] {
         let Some(expected) = expected else { continue };
         let is_key = expected.parse::<PublicKey>().is_ok_and(|key| key == found);

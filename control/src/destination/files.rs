@@ -67,7 +67,8 @@ impl PartialFile {
         let buffered = openat(&parent, &partial, flags, Mode::from_raw_mode(0o600))?;
         let stat = fstat(&buffered)?;
         // Somebody else's file, or something with a second name, is not ours to write.
-        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile || stat.st_nlink != 1 {
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile || stat.st_nlink != 1
+        {
             return Err(Errno::EXIST);
         }
         if stat.st_size as u64 != bytes {
@@ -80,7 +81,12 @@ impl PartialFile {
                 Err(error) => return Err(error),
             }
         }
-        let direct = openat(&parent, &partial, OFlags::RDWR | OFlags::DIRECT | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+        let direct = openat(
+            &parent,
+            &partial,
+            OFlags::RDWR | OFlags::DIRECT | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
         let direct = direct.ok().filter(|direct| {
             fstat(direct).is_ok_and(|direct| (direct.st_dev, direct.st_ino) == (stat.st_dev, stat.st_ino))
         });
@@ -197,7 +203,10 @@ mod tests {
         fs::File::from(partial.buffered.try_clone().unwrap()).write_all_at(&[7; 10_000], 0).unwrap();
         partial.finish(&destination, 10_000, &PRESERVED, Action::Create).unwrap();
         let stored = fs::metadata(directory.path().join("big")).unwrap();
-        assert_eq!((stored.len(), stored.mode() & 0o777, stored.mtime(), stored.mtime_nsec()), (10_000, 0o640, 1_000, 5));
+        assert_eq!(
+            (stored.len(), stored.mode() & 0o777, stored.mtime(), stored.mtime_nsec()),
+            (10_000, 0o640, 1_000, 5)
+        );
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file remains");
     }
 

@@ -112,13 +112,12 @@ fn decide_existing(
             if is_stored {
                 return Ok(Action::Resumed);
             }
-            let same_time = there.st_mtime == entry.modified.seconds
-                && there.st_mtime_nsec as u32 == entry.modified.nanoseconds;
+            let same_time =
+                there.st_mtime == entry.modified.seconds && there.st_mtime_nsec as u32 == entry.modified.nanoseconds;
             let same = kind == FileType::RegularFile && there.st_size as u64 == bytes && same_time;
             match overwrite {
-                Overwrite::Always => Ok(Action::Replace),
                 Overwrite::Never | Overwrite::Changed if same => Ok(Action::Skip),
-                Overwrite::Changed => Ok(Action::Replace),
+                Overwrite::Always | Overwrite::Changed => Ok(Action::Replace),
                 Overwrite::Never => Err("exists already and differs in size or time"),
             }
         }
@@ -166,7 +165,11 @@ impl Looker<'_> {
         let (parent, last) = split_name(name);
         let parent_is_missing =
             if parent.is_empty() { self.destination.is_fresh } else { self.missing.contains(&hash_of(parent)) };
-        let found = if parent_is_missing { None } else { self.stat(parent, last).map_err(|error| self.refusal(name, error))? };
+        let found = if parent_is_missing {
+            None
+        } else {
+            self.stat(parent, last).map_err(|error| self.refusal(name, error))?
+        };
         if found.is_none() && is_directory {
             self.missing.insert(hash_of(name));
         }
@@ -196,12 +199,13 @@ impl Looker<'_> {
         match error {
             Errno::LOOP => Refusal::new(
                 RefusalCode::NotPermitted,
-                format!("'{name}' in {path} would be stored through a symlink: remove the symlink or choose another destination"),
+                format!(
+                    "'{name}' in {path} would be stored through a symlink: remove the symlink or choose another destination"
+                ),
             ),
-            Errno::NAMETOOLONG => Refusal::new(
-                RefusalCode::Failed,
-                format!("'{name}' is longer than the file system of {path} permits"),
-            ),
+            Errno::NAMETOOLONG => {
+                Refusal::new(RefusalCode::Failed, format!("'{name}' is longer than the file system of {path} permits"))
+            }
             error => Refusal::new(RefusalCode::Failed, format!("cannot look at '{name}' in {path}: {error}")),
         }
     }
@@ -355,13 +359,8 @@ mod tests {
 
     #[test]
     fn manifests_that_contradict_themselves_are_refused() {
-        let entry = |name: &'static [u8], kind| Entry {
-            name,
-            kind,
-            target: b"",
-            mode: 0o644,
-            modified: Default::default(),
-        };
+        let entry =
+            |name: &'static [u8], kind| Entry { name, kind, target: b"", mode: 0o644, modified: Default::default() };
         let file = EntryKind::File { bytes: 1, is_sparse: false };
         for entries in [
             vec![entry(b"a", file), entry(b"a", file)],

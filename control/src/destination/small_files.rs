@@ -59,7 +59,13 @@ pub struct Unpacking<'a> {
 impl Unpacking<'_> {
     /// Writes the files of a pack. `hashes` are the sender's, if the transfer has hashes; `skip` says which files the sender gave up.
     #[must_use]
-    pub fn stage(&self, files: &[u32], pack: &[u8], hashes: Option<&[ChunkHash]>, skip: impl Fn(u32) -> bool) -> StagedPack {
+    pub fn stage(
+        &self,
+        files: &[u32],
+        pack: &[u8],
+        hashes: Option<&[ChunkHash]>,
+        skip: impl Fn(u32) -> bool,
+    ) -> StagedPack {
         let mut result = StagedPack::default();
         let mut parent: Option<(&[u8], Arc<OwnedFd>)> = None;
         let mut rest = pack;
@@ -103,7 +109,8 @@ impl Unpacking<'_> {
                 opened
             }
         };
-        let opened = openat(&*parent, ".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o600));
+        let opened =
+            openat(&*parent, ".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o600));
         let (written, is_nameless) = match opened {
             Ok(nameless) => (nameless, true),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
@@ -122,6 +129,7 @@ impl Unpacking<'_> {
     ///
     /// # Errors
     /// What became of it instead.
+    #[expect(clippy::needless_pass_by_value, reason = "the file is closed when it has its name")]
     pub fn link(&self, staged: StagedFile) -> Result<u32, FileError> {
         let name = self.destination.name(self.manifest, staged.file);
         let (_, last) = split_name(&name);

@@ -56,7 +56,8 @@ pub fn after_transfer(node: &Node, partner: &str, side: Side, result: &TransferR
     }
     let known = records::read(&node.state, partner, side).unwrap_or_default();
     let now = unix_ms();
-    let warning = records::fresh(&known, now, node.path.settings().path.fresh_ms()).and_then(|record| compare(result, record, partner));
+    let warning = records::fresh(&known, now, node.path.settings().path.fresh_ms())
+        .and_then(|record| compare(result, record, partner));
     if let Err(error) = records::add(&node.state, partner, side, records::of_transfer(result, now)) {
         eprintln!("culvert: the path's record could not be written: {error}");
     }
@@ -75,7 +76,10 @@ fn compare(result: &TransferResult, record: &PathRecord, partner: &str) -> Optio
             format!("loss is the suspect: {} now, {} then", part(result.loss), part(loss))
         }
         (_, Some(mtu)) if result.segment_bytes > 0 && ip_bytes < mtu.min(9_000) * 9 / 10 => {
-            format!("the MTU is the suspect: segments of {} bytes now, packets of {mtu} bytes then", result.segment_bytes)
+            format!(
+                "the MTU is the suspect: segments of {} bytes now, packets of {mtu} bytes then",
+                result.segment_bytes
+            )
         }
         _ => "the rate is the suspect: other traffic takes it, or the path has become smaller".to_owned(),
     };

@@ -8,7 +8,9 @@ use culvert_perfsonar::probe::{self, Stop, reflect, trace, train};
 use culvert_perfsonar::socket::ProbeSocket;
 use culvert_perfsonar::stamp::Authentication;
 use culvert_protocol::control::{Message, Refusal, RefusalCode};
-use culvert_protocol::path::{PathMessage, PathPermission, PathReport, PathRequest, PathStep, StepKind, Train, TraceKind};
+use culvert_protocol::path::{
+    PathMessage, PathPermission, PathReport, PathRequest, PathStep, StepKind, TraceKind, Train,
+};
 
 use crate::connection::{Connection, ConnectionError};
 use crate::node::Node;
@@ -28,7 +30,10 @@ pub(crate) async fn answer(node: &Arc<Node>, mut connection: Connection, request
     let (writer, farewell) = (connection.writer.clone(), connection.farewell());
     let refused = match node.path.place.clone().try_acquire_owned() {
         Ok(_place) => conduct(node, &mut connection, request, partner).await.err(),
-        Err(_) => Some(Refusal::new(RefusalCode::Temporary, "this node answers another path check at present: come again in a minute")),
+        Err(_) => Some(Refusal::new(
+            RefusalCode::Temporary,
+            "this node answers another path check at present: come again in a minute",
+        )),
     };
     drop(connection);
     if let Some(refusal) = refused {
@@ -41,7 +46,10 @@ pub(crate) async fn answer(node: &Arc<Node>, mut connection: Connection, request
 async fn conduct(node: &Node, connection: &mut Connection, request: PathRequest, partner: &str) -> Result<(), Refusal> {
     let settings = node.path.settings().path;
     if settings.answer == Some(false) || settings.refuse.iter().any(|refused| refused == partner) {
-        let text = format!("'{}' does not permit path checks to this partner: its admin can permit them in the table [path] of culvert.toml", node.name);
+        let text = format!(
+            "'{}' does not permit path checks to this partner: its admin can permit them in the table [path] of culvert.toml",
+            node.name
+        );
         return Err(Refusal::new(RefusalCode::NotPermitted, text));
     }
     let failed = |error: std::io::Error| Refusal::new(RefusalCode::Failed, format!("this node cannot probe: {error}"));
@@ -76,7 +84,12 @@ async fn conduct(node: &Node, connection: &mut Connection, request: PathRequest,
             }
             Ok(Ok(Message::Path(PathMessage::End)) | Err(_)) => return Ok(()),
             Ok(Ok(_)) => return Err(Refusal::new(RefusalCode::Protocol, "a step of a path check was expected")),
-            Err(_) => return Err(Refusal::new(RefusalCode::Temporary, format!("the check takes longer than the {} s that this node permits", permission.seconds_max))),
+            Err(_) => {
+                return Err(Refusal::new(
+                    RefusalCode::Temporary,
+                    format!("the check takes longer than the {} s that this node permits", permission.seconds_max),
+                ));
+            }
         }
     }
     Err(Refusal::new(RefusalCode::Protocol, "a path check has too many steps"))
@@ -94,13 +107,23 @@ struct Answerer {
 
 impl Answerer {
     /// Does a step; none if the partner is gone.
-    async fn step(&mut self, connection: &mut Connection, step: PathStep) -> Result<Option<PathReport>, ConnectionError> {
+    async fn step(
+        &mut self,
+        connection: &mut Connection,
+        step: PathStep,
+    ) -> Result<Option<PathReport>, ConnectionError> {
         let stop = Stop::default();
         let (socket, authentication, stopped) = (self.socket.clone(), self.authentication.clone(), stop.clone());
         let (number, until) = (step.number, self.until);
         match step.kind {
             StepKind::Reflect(reply) => {
-                let plan = reflect::ReflectPlan { number, reply, partner: self.partner, packets_per_second_max: ECHOES_PER_SECOND_MAX, until };
+                let plan = reflect::ReflectPlan {
+                    number,
+                    reply,
+                    partner: self.partner,
+                    packets_per_second_max: ECHOES_PER_SECOND_MAX,
+                    until,
+                };
                 let work = blocking(move || reflect::run(&socket, &authentication, &plan, &stopped));
                 let Some(done) = until_done(connection, work, &stop).await? else { return Ok(None) };
                 Ok(Some(match done {
@@ -118,7 +141,9 @@ impl Answerer {
             }
             StepKind::SendTrain(train) => {
                 if self.source.is_none() {
-                    return Ok(Some(PathReport::Failed("no probe of the partner has arrived, so none can be sent back".to_owned())));
+                    return Ok(Some(PathReport::Failed(
+                        "no probe of the partner has arrived, so none can be sent back".to_owned(),
+                    )));
                 }
                 let train = Train {
                     rate_bits_per_second: train.rate_bits_per_second.min(self.permission.rate_bits_per_second_max),
@@ -132,7 +157,9 @@ impl Answerer {
                 let (partner, source) = (self.partner, self.source);
                 let route = blocking(move || match (kind, source) {
                     (TraceKind::Icmp, _) => trace::icmp(partner, TRACE_WAIT, &stopped),
-                    (TraceKind::Udp, Some(source)) => trace::udp(&socket, &authentication, number, source, TRACE_WAIT, &stopped),
+                    (TraceKind::Udp, Some(source)) => {
+                        trace::udp(&socket, &authentication, number, source, TRACE_WAIT, &stopped)
+                    }
                     (TraceKind::Udp, None) => Err(std::io::Error::other("no probe of the partner has arrived")),
                 });
                 Ok(Some(route.await.map_or_else(|error| PathReport::Failed(error.to_string()), PathReport::Route)))

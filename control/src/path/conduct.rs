@@ -14,7 +14,7 @@ use culvert_perfsonar::stamp::{Authentication, SessionResult};
 use culvert_perfsonar::statistics::Delivery;
 use culvert_protocol::control::{Message, PATH_CHECKS_SINCE, RefusalCode};
 use culvert_protocol::path::{
-    PathMessage, PathPermission, PathReport, PathRequest, PathStep, ReplySize, Route, StepKind, Train, TraceKind,
+    PathMessage, PathPermission, PathReport, PathRequest, PathStep, ReplySize, Route, StepKind, TraceKind, Train,
     TrainReceived, TrainSent,
 };
 
@@ -84,7 +84,8 @@ pub async fn check(node: &Arc<Node>, target: &Target, plan: &Plan, tell: Tell<'_
     tell("connecting");
     let mut connection = connect(node, target).await?;
     if connection.version < PATH_CHECKS_SINCE {
-        let text = format!("the partner runs {}, which does not answer path checks: update it", connection.partner_software);
+        let text =
+            format!("the partner runs {}, which does not answer path checks: update it", connection.partner_software);
         return Err(TransferError::here(RefusalCode::Version, text));
     }
     let request = PathRequest {
@@ -94,13 +95,17 @@ pub async fn check(node: &Arc<Node>, target: &Target, plan: &Plan, tell: Tell<'_
     };
     connection.writer.send(Message::Path(PathMessage::Ask(request))).await?;
     let answer = tokio::time::timeout(INTRODUCTION_TIMEOUT, connection.reader.next()).await;
-    let permission = match answer.map_err(|_| TransferError::here(RefusalCode::Temporary, "the partner does not answer the request for a path check"))?? {
+    let permission = match answer.map_err(|_| {
+        TransferError::here(RefusalCode::Temporary, "the partner does not answer the request for a path check")
+    })?? {
         Message::Path(PathMessage::Permitted(permission)) => permission,
         Message::Refused(refusal) => return Err(TransferError::Partner(refusal)),
         other => return Err(crate::transfer::manifest_exchange::unexpected(&other, "an answer to the path check")),
     };
     let far_end = SocketAddr::new(connection.address.ip().to_canonical(), permission.udp_port);
-    let failed = |error: std::io::Error| TransferError::here(RefusalCode::Failed, format!("no probe can be sent to {far_end}: {error}"));
+    let failed = |error: std::io::Error| {
+        TransferError::here(RefusalCode::Failed, format!("no probe can be sent to {far_end}: {error}"))
+    };
     let socket = ProbeSocket::towards(far_end).map_err(failed)?;
     let _ = socket.ask_buffers(probe::SOCKET_BUFFER_BYTES);
     socket.probe_mtu().and_then(|()| socket.keep_errors()).map_err(failed)?;
@@ -177,7 +182,8 @@ impl Conductor<'_> {
             }
         }
         for (side, ceiling) in Side::ALL.into_iter().zip(ceilings) {
-            let ip_bytes = self.check.side(side).mtu.map_or(ceiling.min(1_500), |mtu| mtu.bytes).min(TRAIN_IP_BYTES_MAX);
+            let ip_bytes =
+                self.check.side(side).mtu.map_or(ceiling.min(1_500), |mtu| mtu.bytes).min(TRAIN_IP_BYTES_MAX);
             let packet_bytes = (ip_bytes - headers) as u16;
             if self.plan.rate {
                 self.rate(side, packet_bytes).await?;
@@ -204,7 +210,11 @@ impl Conductor<'_> {
     }
 
     async fn send(&mut self, message: PathMessage) -> Result<(), String> {
-        self.connection.writer.send(Message::Path(message)).await.map_err(|_| "the control connection was cut".to_owned())
+        self.connection
+            .writer
+            .send(Message::Path(message))
+            .await
+            .map_err(|_| "the control connection was cut".to_owned())
     }
 
     async fn next(&mut self) -> Result<PathMessage, String> {
@@ -273,7 +283,10 @@ impl Conductor<'_> {
                 let way = if arrived {
                     "probes reach the partner, but its answers do not come back: open UDP for established flows towards this host".to_owned()
                 } else {
-                    format!("no probe reaches the partner: open UDP port {} for this host in the firewalls between the nodes", self.far_end.port())
+                    format!(
+                        "no probe reaches the partner: open UDP port {} for this host in the firewalls between the nodes",
+                        self.far_end.port()
+                    )
                 };
                 Err(way)
             }
@@ -292,7 +305,12 @@ impl Conductor<'_> {
         let sent = result.round_trip.sent;
         // The partner counted what arrived: better than what its answers let one guess.
         if let PathReport::Reflected { received, duplicates, reordered, .. } = report {
-            check.send.delivery = Some(Delivery { sent, received: (*received).min(sent), duplicates: *duplicates, reordered: *reordered });
+            check.send.delivery = Some(Delivery {
+                sent,
+                received: (*received).min(sent),
+                duplicates: *duplicates,
+                reordered: *reordered,
+            });
             let reflected = received + duplicates;
             let back = result.reverse.unwrap_or_default();
             let arrived = result.round_trip.received + result.forward.map_or(0, |forward| forward.duplicates);
@@ -342,7 +360,9 @@ impl Conductor<'_> {
 
     async fn try_size(&self, number: u16, size: u32, patience: Duration) -> Result<SizeFate, String> {
         let (socket, authentication) = (self.socket.clone(), self.authentication.clone());
-        blocking(move || mtu::try_size(&socket, &authentication, number, size, patience)).await.map_err(|error| error.to_string())
+        blocking(move || mtu::try_size(&socket, &authentication, number, size, patience))
+            .await
+            .map_err(|error| error.to_string())
     }
 
     async fn routes(&mut self, side: Side) -> Result<(), String> {
@@ -356,7 +376,9 @@ impl Conductor<'_> {
                 Ok(route) if kind == TraceKind::Udp => self.check.side_mut(side).route_udp = Some(route),
                 Ok(route) => self.check.side_mut(side).route_icmp = Some(route),
                 // ICMP needs a permission that many hosts do not give; UDP's route stands.
-                Err(why) if kind == TraceKind::Icmp => (self.tell)(&format!("no ICMP route in direction {}: {why}", side.word())),
+                Err(why) if kind == TraceKind::Icmp => {
+                    (self.tell)(&format!("no ICMP route in direction {}: {why}", side.word()))
+                }
                 Err(why) => self.problem(format!("no route in direction {}: {why}", side.word())),
             }
         }
@@ -364,11 +386,14 @@ impl Conductor<'_> {
     }
 
     async fn route_out(&mut self, kind: TraceKind) -> Result<Result<Route, String>, String> {
-        let (socket, authentication, stop, far_end) = (self.socket.clone(), self.authentication.clone(), self.stop.clone(), self.far_end);
+        let (socket, authentication, stop, far_end) =
+            (self.socket.clone(), self.authentication.clone(), self.stop.clone(), self.far_end);
         let wait = self.patience().max(HOP_WAIT);
         if kind == TraceKind::Icmp {
             self.left()?;
-            return Ok(blocking(move || trace::icmp(far_end.ip(), wait, &stop)).await.map_err(|error| error.to_string()));
+            return Ok(blocking(move || trace::icmp(far_end.ip(), wait, &stop))
+                .await
+                .map_err(|error| error.to_string()));
         }
         let number = self.begin(StepKind::Reflect(ReplySize::Short)).await?;
         let route = blocking(move || trace::udp(&socket, &authentication, number, far_end, wait, &stop)).await;
@@ -427,7 +452,8 @@ impl Conductor<'_> {
         let stop = Stop::default();
         let (number, until) = (self.step + 1, self.deadline);
         let stop_taking = stop.clone();
-        let taking = tokio::spawn(blocking(move || train::receive(&socket, &authentication, number, until, &stop_taking)));
+        let taking =
+            tokio::spawn(blocking(move || train::receive(&socket, &authentication, number, until, &stop_taking)));
         let report = match self.begin(StepKind::SendTrain(train)).await {
             Ok(_) => self.report().await,
             Err(why) => Err(why),
@@ -450,7 +476,11 @@ impl Conductor<'_> {
     }
 
     async fn rate(&mut self, side: Side, packet_bytes: u16) -> Result<(), String> {
-        (self.tell)(if side == Side::Send { "available rate to the partner" } else { "available rate from the partner" });
+        (self.tell)(if side == Side::Send {
+            "available rate to the partner"
+        } else {
+            "available rate from the partner"
+        });
         let cap = self.plan.rate_bits_per_second_max.min(self.permission.rate_bits_per_second_max);
         let mut ramp = Ramp::new(cap);
         let mut out_of_time = false;
@@ -465,7 +495,10 @@ impl Conductor<'_> {
         }
         self.check.side_mut(side).rate = ramp.result(out_of_time);
         if ramp.result(out_of_time).is_none() {
-            self.problem(format!("the available rate in direction {} was not found: no train arrived whole", side.word()));
+            self.problem(format!(
+                "the available rate in direction {} was not found: no train arrived whole",
+                side.word()
+            ));
         }
         if out_of_time { Err("the time is up: what is missing was not measured".to_owned()) } else { Ok(()) }
     }
@@ -484,7 +517,10 @@ impl Conductor<'_> {
             if delay_us > 0 {
                 self.check.side_mut(side).buffer_bytes = Some(bottleneck / 8 * delay_us / 1_000_000);
             } else {
-                self.problem(format!("the buffer in direction {} is deeper than a second of excess fills, or lost nothing", side.word()));
+                self.problem(format!(
+                    "the buffer in direction {} is deeper than a second of excess fills, or lost nothing",
+                    side.word()
+                ));
             }
         }
         Ok(())

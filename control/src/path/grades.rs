@@ -61,10 +61,21 @@ pub fn findings(check: &PathCheck, history: &[PathRecord]) -> Vec<Finding> {
     }
     for side in Side::ALL {
         let direction = check.side(side);
-        found.extend([loss(check, direction), reordering(direction), duplication(direction), mtu(direction), rate(direction)].into_iter().flatten().map(|finding| Finding { direction: Some(side), ..finding }));
+        found.extend(
+            [loss(check, direction), reordering(direction), duplication(direction), mtu(direction), rate(direction)]
+                .into_iter()
+                .flatten()
+                .map(|finding| Finding { direction: Some(side), ..finding }),
+        );
     }
     if check.rtt.is_some() && check.one_way_error_us.is_none() {
-        found.push(finding("clock", Grade::Note, "one-way delays are relative to the least: the clocks of the two hosts are not both synchronized".to_owned(), "run chrony or another NTP or PTP client on both hosts"));
+        found.push(finding(
+            "clock",
+            Grade::Note,
+            "one-way delays are relative to the least: the clocks of the two hosts are not both synchronized"
+                .to_owned(),
+            "run chrony or another NTP or PTP client on both hosts",
+        ));
     }
     found
 }
@@ -84,7 +95,11 @@ fn loss(check: &PathCheck, direction: &Direction) -> Option<Finding> {
     if delivery.lost() == 0 {
         let resolution = delivery.loss_resolution();
         let text = format!("no loss in {} packets, so it is below {}", delivery.sent, part(resolution));
-        let remedy = if resolution > LOSS_WARN { "a longer check (--seconds) sees rarer loss: 1e-5 takes 300 000 packets" } else { "" };
+        let remedy = if resolution > LOSS_WARN {
+            "a longer check (--seconds) sees rarer loss: 1e-5 takes 300 000 packets"
+        } else {
+            ""
+        };
         return Some(finding("loss", if resolution > LOSS_WARN { Grade::Note } else { Grade::Good }, text, remedy));
     }
     let mss = direction.mtu.map_or(1_448.0, |mtu| f64::from(mtu.bytes) - 52.0);
@@ -97,7 +112,12 @@ fn loss(check: &PathCheck, direction: &Direction) -> Option<Finding> {
         _ => Grade::Note,
     };
     let text = format!("{} of {} packets lost ({}){means}", delivery.lost(), delivery.sent, part(loss));
-    Some(finding("loss", grade, text, "look for errors and drops on the interfaces of the route below: dirty fibre, duplex, policers, small buffers"))
+    Some(finding(
+        "loss",
+        grade,
+        text,
+        "look for errors and drops on the interfaces of the route below: dirty fibre, duplex, policers, small buffers",
+    ))
 }
 
 fn reordering(direction: &Direction) -> Option<Finding> {
@@ -126,12 +146,24 @@ fn mtu(direction: &Direction) -> Option<Finding> {
         (MtuLimit::BlackHole, bytes) => finding(
             "mtu",
             Grade::Bad,
-            format!("packets above {bytes} bytes vanish without a word, though the interface carries {}: a black hole for TCP", mtu.interface_bytes),
+            format!(
+                "packets above {bytes} bytes vanish without a word, though the interface carries {}: a black hole for TCP",
+                mtu.interface_bytes
+            ),
             "let routers send ICMP packet-too-big, and make the MTU the same on every link of a network",
         ),
-        (_, bytes) if bytes < MTU_ETHERNET => finding("mtu", Grade::Bad, format!("packets up to {bytes} bytes pass, less than Ethernet's"), "look for tunnels on the way"),
+        (_, bytes) if bytes < MTU_ETHERNET => finding(
+            "mtu",
+            Grade::Bad,
+            format!("packets up to {bytes} bytes pass, less than Ethernet's"),
+            "look for tunnels on the way",
+        ),
         (limit, bytes) if bytes < MTU_JUMBO => {
-            let who = if limit == MtuLimit::PacketTooBig { "a router on the way limits it" } else { "the interface limits it" };
+            let who = if limit == MtuLimit::PacketTooBig {
+                "a router on the way limits it"
+            } else {
+                "the interface limits it"
+            };
             finding("mtu", Grade::Warn, format!("packets up to {bytes} bytes pass; {who}"), jumbo)
         }
         (_, bytes) => finding("mtu", Grade::Good, format!("packets up to {bytes} bytes pass"), ""),
@@ -144,14 +176,31 @@ fn rtt(check: &PathCheck, history: &[PathRecord]) -> Option<Finding> {
     // What a host's scheduler adds is no queue.
     let allowed = (floor * 0.1).max(1_000.0);
     if rtt.min_us - floor > allowed {
-        let text = format!("the least round trip is {}, but this path once took {}: the route is longer now", ms(rtt.min_us), ms(floor));
-        return Some(finding("rtt", Grade::Warn, text, "compare the route with the earlier ones: culvert path history"));
+        let text = format!(
+            "the least round trip is {}, but this path once took {}: the route is longer now",
+            ms(rtt.min_us),
+            ms(floor)
+        );
+        return Some(finding(
+            "rtt",
+            Grade::Warn,
+            text,
+            "compare the route with the earlier ones: culvert path history",
+        ));
     }
     if rtt.p50_us - floor > allowed {
-        let text = format!("half of the round trips take {} and more, {} above the route's floor: a queue stands on the way", ms(rtt.p50_us), ms(rtt.p50_us - floor));
+        let text = format!(
+            "half of the round trips take {} and more, {} above the route's floor: a queue stands on the way",
+            ms(rtt.p50_us),
+            ms(rtt.p50_us - floor)
+        );
         return Some(finding("rtt", Grade::Warn, text, "look for a full link on the route below"));
     }
-    let text = format!("round trips of {} and at most {} above it in 95 of 100", ms(rtt.min_us), ms((rtt.p95_us - rtt.min_us).max(0.0)));
+    let text = format!(
+        "round trips of {} and at most {} above it in 95 of 100",
+        ms(rtt.min_us),
+        ms((rtt.p95_us - rtt.min_us).max(0.0))
+    );
     Some(finding("rtt", Grade::Good, text, ""))
 }
 
@@ -163,12 +212,28 @@ fn rate(direction: &Direction) -> Option<Finding> {
         Confidence::Low => "low",
     };
     let upper = rate.upper_bits_per_second.map_or(String::new(), |upper| format!(", below {}", show_rate(upper)));
-    let text = format!("{} available{upper} (confidence {confidence}, {} trains)", show_rate(rate.bits_per_second), rate.trains);
+    let text = format!(
+        "{} available{upper} (confidence {confidence}, {} trains)",
+        show_rate(rate.bits_per_second),
+        rate.trains
+    );
     Some(match rate.limit {
         RampLimit::Path => finding("rate", Grade::Good, text, ""),
-        RampLimit::Sender => finding("rate", Grade::Note, format!("at least {text}; the sending host's probes were the limit"), "culvert bench net measures what the hosts can do"),
-        RampLimit::Cap => finding("rate", Grade::Note, format!("at least {text}; the permitted rate was the limit"), "a higher --rate looks further, if the partner's table [path] permits it"),
-        RampLimit::Time => finding("rate", Grade::Note, format!("at least {text}; the time was up"), "a longer --limit looks further"),
+        RampLimit::Sender => finding(
+            "rate",
+            Grade::Note,
+            format!("at least {text}; the sending host's probes were the limit"),
+            "culvert bench net measures what the hosts can do",
+        ),
+        RampLimit::Cap => finding(
+            "rate",
+            Grade::Note,
+            format!("at least {text}; the permitted rate was the limit"),
+            "a higher --rate looks further, if the partner's table [path] permits it",
+        ),
+        RampLimit::Time => {
+            finding("rate", Grade::Note, format!("at least {text}; the time was up"), "a longer --limit looks further")
+        }
     })
 }
 
@@ -205,7 +270,17 @@ pub(crate) mod tests {
             complete: true,
             problems: Vec::new(),
             transfers_meanwhile: 0,
-            rtt: Some(DelaySummary { count: 9, min_us: 80_000.0, p50_us: 80_100.0, p95_us: 80_200.0, p99_us: 80_300.0, max_us: 90_000.0, mean_us: 80_100.0, stddev_us: 10.0, jitter_us: 5.0 }),
+            rtt: Some(DelaySummary {
+                count: 9,
+                min_us: 80_000.0,
+                p50_us: 80_100.0,
+                p95_us: 80_200.0,
+                p99_us: 80_300.0,
+                max_us: 90_000.0,
+                mean_us: 80_100.0,
+                stddev_us: 10.0,
+                jitter_us: 5.0,
+            }),
             rtt_histogram_ms: std::collections::BTreeMap::new(),
             clock: ClockQuality { synchronized: true, error_us: 10 },
             one_way_error_us: Some(20),
@@ -216,17 +291,27 @@ pub(crate) mod tests {
     }
 
     fn grade(check: &PathCheck, what: &str) -> Vec<Grade> {
-        findings(check, &[]).into_iter().filter(|finding| finding.what == what && finding.direction != Some(Side::Receive)).map(|finding| finding.grade).collect()
+        findings(check, &[])
+            .into_iter()
+            .filter(|finding| finding.what == what && finding.direction != Some(Side::Receive))
+            .map(|finding| finding.grade)
+            .collect()
     }
 
     #[test]
     fn a_clean_path_is_good() {
-        assert!(findings(&check(), &[]).iter().all(|finding| finding.grade == Grade::Good), "{:?}", findings(&check(), &[]));
+        assert!(
+            findings(&check(), &[]).iter().all(|finding| finding.grade == Grade::Good),
+            "{:?}",
+            findings(&check(), &[])
+        );
     }
 
     #[test]
     fn loss_is_graded_as_transfers_feel_it() {
-        for (lost, expected) in [(1, Grade::Note), (10, Grade::Warn), (99, Grade::Warn), (100, Grade::Bad), (500_000, Grade::Bad)] {
+        for (lost, expected) in
+            [(1, Grade::Note), (10, Grade::Warn), (99, Grade::Warn), (100, Grade::Bad), (500_000, Grade::Bad)]
+        {
             let mut check = check();
             check.send.delivery.as_mut().unwrap().received -= lost;
             assert_eq!(grade(&check, "loss"), [expected], "{lost} of a million");
@@ -266,7 +351,8 @@ pub(crate) mod tests {
     #[test]
     fn reordering_duplication_and_clocks_are_told() {
         let mut check = check();
-        *check.send.delivery.as_mut().unwrap() = Delivery { sent: 1_000, received: 1_000, duplicates: 1, reordered: 20 };
+        *check.send.delivery.as_mut().unwrap() =
+            Delivery { sent: 1_000, received: 1_000, duplicates: 1, reordered: 20 };
         check.one_way_error_us = None;
         assert_eq!((grade(&check, "reordering"), grade(&check, "duplication")), (vec![Grade::Bad], vec![Grade::Warn]));
         assert_eq!(grade(&check, "clock"), [Grade::Note]);

@@ -15,15 +15,18 @@ const SERIES_MAX: usize = 1_000;
 pub fn render(node: &Node) -> String {
     let registry = Registry::new();
     let gauge = |name: &str, help: &str, labels: &[&str]| {
-        let metric = GaugeVec::new(Opts::new(name, help), labels).expect("the metric's name and labels are well-formed");
+        let metric =
+            GaugeVec::new(Opts::new(name, help), labels).expect("the metric's name and labels are well-formed");
         registry.register(Box::new(metric.clone())).expect("each metric is registered once");
         metric
     };
     let by_side = ["peer", "direction"];
-    let rtt = gauge("culvert_path_rtt_seconds", "Round trip of the newest path record.", &["peer", "direction", "quantile"]);
+    let rtt =
+        gauge("culvert_path_rtt_seconds", "Round trip of the newest path record.", &["peer", "direction", "quantile"]);
     let loss = gauge("culvert_path_loss_ratio", "Part of the packets that the newest path record lost.", &by_side);
     let reordering = gauge("culvert_path_reordering_ratio", "Part of the packets that were overtaken.", &by_side);
-    let duplication = gauge("culvert_path_duplication_ratio", "Part of the packets that came more than once.", &by_side);
+    let duplication =
+        gauge("culvert_path_duplication_ratio", "Part of the packets that came more than once.", &by_side);
     let mtu = gauge("culvert_path_mtu_bytes", "Largest IP packet of the path.", &by_side);
     let rate = gauge("culvert_path_rate_bits_per_second", "Rate that the newest path record supports.", &by_side);
     let hops = gauge("culvert_path_hops", "Hops of the route.", &by_side);
@@ -38,7 +41,9 @@ pub fn render(node: &Node) -> String {
                 metric.with_label_values(&labels).set(value);
             }
         };
-        for (quantile, value) in [("0", newest(&|record| record.rtt_min_us)), ("0.5", newest(&|record| record.rtt_p50_us))] {
+        for (quantile, value) in
+            [("0", newest(&|record| record.rtt_min_us)), ("0.5", newest(&|record| record.rtt_p50_us))]
+        {
             if let Some(us) = value {
                 rtt.with_label_values(&[labels[0], labels[1], quantile]).set(us / 1e6);
             }
@@ -60,7 +65,10 @@ pub fn render(node: &Node) -> String {
 
 fn responder(node: &Node, registry: &Registry) {
     let counters = &node.path.counters;
-    let answers = IntCounterVec::new(Opts::new("culvert_path_responder_packets_total", "STAMP and TWAMP packets, by what became of them."), &["result"]);
+    let answers = IntCounterVec::new(
+        Opts::new("culvert_path_responder_packets_total", "STAMP and TWAMP packets, by what became of them."),
+        &["result"],
+    );
     let sessions = IntGauge::new("culvert_path_responder_sessions", "TWAMP sessions that are open.");
     if let (Ok(answers), Ok(sessions)) = (answers, sessions) {
         answers.with_label_values(&["reflected"]).inc_by(counters.reflected.load(Ordering::Relaxed));

@@ -9,19 +9,26 @@ use crate::units::{show_bytes, show_rate};
 /// The page.
 #[must_use]
 pub fn page(check: &PathCheck, findings: &[Finding]) -> String {
-    let mut lines = vec![format!("Path to {} ({}), checked for {:.1} s", check.partner, check.address, check.seconds), String::new()];
+    let mut lines = vec![
+        format!("Path to {} ({}), checked for {:.1} s", check.partner, check.address, check.seconds),
+        String::new(),
+    ];
     lines.push(format!("  {:22}{:>24}{:>24}", "", "to the partner", "from the partner"));
     let mut row = |what: &str, show: &dyn Fn(&Direction) -> String| {
         let (send, receive) = (show(&check.send), show(&check.receive));
         lines.push(format!("  {what:22}{send:>24}{receive:>24}"));
     };
     let none = || "not measured".to_owned();
-    row("loss", &|direction| direction.delivery.map_or_else(none, |delivery| match delivery.lost() {
-        0 => format!("below {}", part(delivery.loss_resolution())),
-        _ => part(delivery.loss()),
-    }));
+    row("loss", &|direction| {
+        direction.delivery.map_or_else(none, |delivery| match delivery.lost() {
+            0 => format!("below {}", part(delivery.loss_resolution())),
+            _ => part(delivery.loss()),
+        })
+    });
     row("reordered", &|direction| direction.delivery.map_or_else(none, |delivery| part_or_none(delivery.reordering())));
-    row("duplicated", &|direction| direction.delivery.map_or_else(none, |delivery| part_or_none(delivery.duplication())));
+    row("duplicated", &|direction| {
+        direction.delivery.map_or_else(none, |delivery| part_or_none(delivery.duplication()))
+    });
     let delay = if check.one_way_error_us.is_some() { "one-way delay, median" } else { "delay above the least" };
     row(delay, &|direction| direction.delay.map_or_else(none, |delay| ms(delay.p50_us)));
     row("  95 of 100 within", &|direction| direction.delay.map_or_else(none, |delay| ms(delay.p95_us)));
@@ -32,7 +39,15 @@ pub fn page(check: &PathCheck, findings: &[Finding]) -> String {
     }
     if let Some(rtt) = check.rtt {
         lines.push(String::new());
-        lines.push(format!("  round trip  {} least, {} median, {} 95 %, {} 99 %, {} most; jitter {}", ms(rtt.min_us), ms(rtt.p50_us), ms(rtt.p95_us), ms(rtt.p99_us), ms(rtt.max_us), ms(rtt.jitter_us)));
+        lines.push(format!(
+            "  round trip  {} least, {} median, {} 95 %, {} 99 %, {} most; jitter {}",
+            ms(rtt.min_us),
+            ms(rtt.p50_us),
+            ms(rtt.p95_us),
+            ms(rtt.p99_us),
+            ms(rtt.max_us),
+            ms(rtt.jitter_us)
+        ));
         lines.push(match check.one_way_error_us {
             Some(error) => format!("  clocks      synchronized; one-way delays are right within {}", ms(error as f64)),
             None => "  clocks      not both synchronized; one-way delays show changes, not their size".to_owned(),
@@ -68,7 +83,10 @@ pub fn page(check: &PathCheck, findings: &[Finding]) -> String {
     }
     if check.transfers_meanwhile > 0 {
         lines.push(String::new());
-        lines.push(format!("  {} of this node's transfers ran meanwhile and took their share", check.transfers_meanwhile));
+        lines.push(format!(
+            "  {} of this node's transfers ran meanwhile and took their share",
+            check.transfers_meanwhile
+        ));
     }
     for problem in &check.problems {
         lines.push(format!("  not measured: {problem}"));
@@ -103,12 +121,29 @@ mod tests {
     #[test]
     fn the_page_has_all_that_was_found_and_says_what_is_missing() {
         let mut check = check();
-        check.send.route_udp = Some(Route { reached: true, hops: vec![Hop { ttl: 1, address: Some("192.0.2.1".parse().unwrap()), rtt_us: Some(500.0), icmp: None, mtu: None }] });
+        check.send.route_udp = Some(Route {
+            reached: true,
+            hops: vec![Hop {
+                ttl: 1,
+                address: Some("192.0.2.1".parse().unwrap()),
+                rtt_us: Some(500.0),
+                icmp: None,
+                mtu: None,
+            }],
+        });
         check.send.delivery.as_mut().unwrap().received -= 200;
         check.problems.push("the time is up".to_owned());
         check.complete = false;
         let page = page(&check, &findings(&check, &[]));
-        for part in ["192.0.2.1", "80.000 ms least", "9000 bytes", "BAD   loss to the partner: 200 of 1000000", "not measured: the time is up", "PARTIAL", "right within 0.020 ms"] {
+        for part in [
+            "192.0.2.1",
+            "80.000 ms least",
+            "9000 bytes",
+            "BAD   loss to the partner: 200 of 1000000",
+            "not measured: the time is up",
+            "PARTIAL",
+            "right within 0.020 ms",
+        ] {
             assert!(page.contains(part), "'{part}' is not in:\n{page}");
         }
     }

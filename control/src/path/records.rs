@@ -100,7 +100,8 @@ pub fn of_check(check: &PathCheck, side: Side) -> PathRecord {
         route: route.map(|route| {
             let mut hash = blake3::Hasher::new();
             for hop in &route.hops {
-                hash.update(hop.address.map_or_else(|| "*".to_owned(), |address| address.to_string()).as_bytes()).update(b" ");
+                hash.update(hop.address.map_or_else(|| "*".to_owned(), |address| address.to_string()).as_bytes())
+                    .update(b" ");
             }
             hash.finalize().to_hex()[..12].to_owned()
         }),
@@ -152,7 +153,8 @@ fn file_of(partner: &str, side: Side) -> String {
 pub fn read(state: &StateDirectory, partner: &str, side: Side) -> Result<Vec<PathRecord>, StateError> {
     let name = file_of(partner, side);
     let Some(bytes) = state.read(&name)? else { return Ok(Vec::new()) };
-    serde_json::from_slice(&bytes).map_err(|error| StateError::Damaged { path: state.path(&name), reason: error.to_string() })
+    serde_json::from_slice(&bytes)
+        .map_err(|error| StateError::Damaged { path: state.path(&name), reason: error.to_string() })
 }
 
 /// Adds a record; the oldest make room.
@@ -167,7 +169,8 @@ pub fn add(state: &StateDirectory, partner: &str, side: Side, record: PathRecord
     let excess = records.len().saturating_sub(RECORDS_MAX);
     records.drain(..excess);
     let name = file_of(partner, side);
-    let json = serde_json::to_vec(&records).map_err(|error| StateError::Damaged { path: state.path(&name), reason: error.to_string() })?;
+    let json = serde_json::to_vec(&records)
+        .map_err(|error| StateError::Damaged { path: state.path(&name), reason: error.to_string() })?;
     state.write(&name, &json)
 }
 
@@ -210,7 +213,10 @@ fn unescape(name: &str) -> Option<String> {
 /// The newest record that says a rate and is fresh.
 #[must_use]
 pub fn fresh(records: &[PathRecord], now_unix_ms: u64, fresh_ms: u64) -> Option<&PathRecord> {
-    let newest = records.iter().rev().find(|record| record.source != RecordSource::Transfer && record.rate_bits_per_second.is_some())?;
+    let newest = records
+        .iter()
+        .rev()
+        .find(|record| record.source != RecordSource::Transfer && record.rate_bits_per_second.is_some())?;
     (now_unix_ms.saturating_sub(newest.at_unix_ms) <= fresh_ms).then_some(newest)
 }
 

@@ -129,7 +129,8 @@ impl ResponderTable {
 /// # Errors
 /// In words.
 pub fn read_secret(path: &std::path::Path) -> Result<Vec<u8>, String> {
-    let secret = std::fs::read(path).map_err(|error| format!("the secret in {} cannot be read: {error}", path.display()))?;
+    let secret =
+        std::fs::read(path).map_err(|error| format!("the secret in {} cannot be read: {error}", path.display()))?;
     let end = secret.iter().rposition(|byte| !byte.is_ascii_whitespace()).map_or(0, |last| last + 1);
     if end == 0 { Err(format!("the secret in {} is empty", path.display())) } else { Ok(secret[..end].to_vec()) }
 }

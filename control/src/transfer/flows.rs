@@ -149,7 +149,11 @@ impl SendingFlows {
     /// The address that a flow cannot reach, for an error.
     #[must_use]
     pub fn port_of(&self, tag: usize, context: &TransferContext, offers: &[FlowOffer]) -> u16 {
-        offers.get(tag).and_then(|offer| context.partner_lane_ports.get(usize::from(offer.receiver_lane))).copied().unwrap_or(0)
+        offers
+            .get(tag)
+            .and_then(|offer| context.partner_lane_ports.get(usize::from(offer.receiver_lane)))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// The flow that should get the next chunk: the one with the least to do, if any has room. `left` chunks are not assigned
@@ -229,7 +233,11 @@ impl SendingFlows {
     /// The pacing rate of all flows together.
     #[must_use]
     pub fn pacing_bits_per_second(&self) -> u64 {
-        self.flows.iter().filter_map(|flow| flow.controller.as_ref()).map(|controller| controller.rate_bits_per_second()).sum()
+        self.flows
+            .iter()
+            .filter_map(|flow| flow.controller.as_ref())
+            .map(|controller| controller.rate_bits_per_second())
+            .sum()
     }
 
     /// The newest round trip.
@@ -243,7 +251,8 @@ impl SendingFlows {
     pub fn summary(&self) -> SenderSummary {
         let sum = |word| self.flows.iter().map(|flow| flow.block.get(word)).sum::<u64>();
         let quantile = |quantile| self.rtt_us.value_at_quantile(quantile).min(u64::from(u32::MAX)) as u32;
-        let least = if self.rtt_us.is_empty() { self.newest_rtt_us } else { self.rtt_us.min().min(u64::from(u32::MAX)) as u32 };
+        let least =
+            if self.rtt_us.is_empty() { self.newest_rtt_us } else { self.rtt_us.min().min(u64::from(u32::MAX)) as u32 };
         SenderSummary {
             segments_sent: sum(FlowWord::SegmentsSent),
             segments_resent: sum(FlowWord::SegmentsResent),

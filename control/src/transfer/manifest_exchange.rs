@@ -55,7 +55,7 @@ pub async fn send_manifest(
 pub fn source_refusal(error: &SourceError) -> TransferError {
     let code = match error {
         SourceError::NotFound(_) => RefusalCode::NotFound,
-        SourceError::Collision(_) => RefusalCode::Collision,
+        SourceError::Collision { .. } => RefusalCode::Collision,
         SourceError::Unreadable { .. } | SourceError::Special(_) | SourceError::Entry { .. } => RefusalCode::Failed,
     };
     TransferError::here(code, error.to_string())
@@ -93,7 +93,9 @@ pub async fn receive_manifest(
             Message::ManifestPart(part) => {
                 for entry in decode_entries(&part) {
                     let entry = entry.map_err(|error| TransferError::protocol(error.to_string()))?;
-                    manifest.push(&entry).map_err(|error| TransferError::here(RefusalCode::Protocol, error.to_string()))?;
+                    manifest
+                        .push(&entry)
+                        .map_err(|error| TransferError::here(RefusalCode::Protocol, error.to_string()))?;
                 }
                 progress.send_modify(|progress| {
                     progress.bytes_total = manifest.total_bytes();
@@ -124,6 +126,6 @@ pub fn canceled() -> TransferError {
 #[must_use]
 pub fn unexpected(message: &Message, expected: &str) -> TransferError {
     let name = format!("{message:?}");
-    let name: String = name.chars().take_while(|character| character.is_ascii_alphanumeric()).collect();
+    let name: String = name.chars().take_while(char::is_ascii_alphanumeric).collect();
     TransferError::protocol(format!("a message '{name}' came instead of {expected}"))
 }

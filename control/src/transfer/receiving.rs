@@ -4,40 +4,34 @@
 //! the task answers the lanes' questions (where does this chunk go?), compares hashes as they come from both sides, makes what
 //! is written durable, and gives files their names when the sender says that they did not change and every chunk is verified.
 
+mod chunks;
 mod committer;
+mod ending;
 mod files;
+mod messages;
+mod opening;
 mod planning;
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use culvert_dataplane::link::commands::{Command, DiskError, FileRange, ReceiveSlot, Sink};
+use culvert_dataplane::link::commands::{Command, ReceiveSlot};
 use culvert_dataplane::link::handles::LentBuffer;
-use culvert_dataplane::link::messages::OpenReceive;
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
-use culvert_protocol::control::{
-    FileError, FlowOffer, Message, ReceiverSummary, RefusalCode, Run, SenderSummary, runs,
-};
-use culvert_protocol::feedback::Report;
-use culvert_protocol::manifest::EntryKind;
-use culvert_protocol::names::printable;
-use culvert_protocol::receipt::{Receipt, Statement, sign_line, verify_line};
-use culvert_protocol::tree_hash::{ChunkHash, hash_of_zeros};
-use culvert_protocol::verdict::{ReceiverTimes, verdict};
+use culvert_protocol::control::{FileError, LeftOut, Message, ReceiverSummary, RefusalCode, Run, SenderSummary, runs};
+use culvert_protocol::receipt::{Receipt, Statement};
+use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::mpsc;
 
-use super::flows::canonical;
-use super::manifest_exchange::{ReceivedManifest, canceled, receive_manifest, unexpected};
-use super::result::{ResultError, ResultParts, TransferResult, named_errors};
+use super::manifest_exchange::{ReceivedManifest, canceled, receive_manifest};
+use super::result::TransferResult;
 use super::sending::{RateMeter, memory_chunks};
-use super::usage::{CpuMeter, millicycles_per_byte};
-use super::{ErrorList, Phase, TransferContext, TransferError, blocking, root_of};
+use super::usage::CpuMeter;
+use super::{ErrorList, Phase, TransferContext, TransferError, blocking};
 use crate::connection::SILENCE_TIMEOUT;
 use crate::dataplane::{DataPlaneError, ReceiveEvent, Tagged};
 use crate::destination::plan::Action;
-use crate::metrics::Stage;
 use committer::{Committed, Committer};
 use files::IncomingFiles;
 pub use planning::{FileRequest, Incoming, Intake};
@@ -105,6 +99,8 @@ struct Receiving {
     hashes: Vec<ChunkHash>,
     failed: HashSet<u32>,
     errors: ErrorList,
+    /// What the sender did not send at all, in its own words.
+    left_out: Vec<LeftOut>,
     /// Files whose fate is not known yet.
     files_left: u64,
     /// Chunks of a measurement that are not verified yet.
@@ -253,6 +249,7 @@ impl Receiving {
             hashes,
             failed: HashSet::new(),
             errors: ErrorList::default(),
+            left_out: Vec::new(),
             files_left,
             sender: None,
             finish_sent: None,
@@ -267,99 +264,6 @@ impl Receiving {
             began_unix_ms,
             began,
         })
-    }
-
-    /// Tells the sender what need not be sent.
-    async fn tell_plan(&mut self) -> Result<(), TransferError> {
-        let writer = self.context.connection.writer.clone();
-        let skipped = runs((0..self.intake.manifest.len() as u32).filter(|&file| self.intake.is_skipped(file)));
-        for part in skipped.chunks(4_096) {
-            writer.send(Message::PlanPart { skipped: part.to_vec() }).await?;
-        }
-        for part in self.intake.resumed.chunks(1_000) {
-            writer.send(Message::Resumed(part.to_vec())).await?;
-        }
-        Ok(())
-    }
-
-    /// Proves what an earlier attempt stored, and opens the flows.
-    async fn open_flows(&mut self, events: &mpsc::UnboundedSender<Tagged<ReceiveEvent>>) -> Result<(), TransferError> {
-        let proofs = self.prove_stored_chunks().await?;
-        for part in proofs.chunks(1_000) {
-            self.context.connection.writer.send(Message::Proofs(part.to_vec())).await?;
-        }
-        let plane = self.context.plane.clone();
-        let lanes = plane.lanes().len();
-        let partner_lanes = self.context.partner_lane_ports.len().max(1);
-        let wanted = match self.context.options.flows {
-            0 => lanes.max(partner_lanes),
-            flows => flows.into(),
-        };
-        let flows = wanted.min(self.chunk_count as usize).min(culvert_protocol::control::FLOWS_MAX.into());
-        let mut offers = Vec::new();
-        for tag in 0..flows {
-            let (lane, partner_lane) = ((tag % lanes) as u16, tag % partner_lanes);
-            let slot = plane.take_receive_slot(lane, tag, events)?;
-            self.flows.push(ReceivingFlow { lane, slot });
-            let flow_id = random_u32() & !0xff | u32::from(slot.0);
-            let port = self.context.partner_lane_ports.get(partner_lane).copied().unwrap_or(0);
-            let open = OpenReceive {
-                lane,
-                slot,
-                flow_id,
-                secret: *self.context.connection.secret.expose(),
-                cipher: self.context.options.cipher,
-                partner: SocketAddr::new(canonical(self.context.connection.address.ip()), port),
-                chunk_count: self.chunk_count,
-                chunk_bytes: self.context.options.chunk_bytes,
-                checksum: self.context.options.checksum,
-                interval_us: REPORT_INTERVAL_US,
-            };
-            plane.open_receive(open).await?;
-            offers.push(FlowOffer { flow_id, receiver_lane: lane, sender_lane: partner_lane as u16 });
-        }
-        let stored_bytes = self.intake.resumed_bytes;
-        self.context.connection.writer.send(Message::PlanEnd { flows: offers, stored_bytes }).await?;
-        self.context.progress.send_modify(|progress| progress.phase = Phase::Moving);
-        Ok(())
-    }
-
-    /// Reads the chunks that an earlier attempt stored and keeps those that still have their hash.
-    async fn prove_stored_chunks(&mut self) -> Result<Vec<(u32, ChunkHash)>, TransferError> {
-        let intake = self.intake.clone();
-        let mut proofs = Vec::new();
-        let first_chunks: HashMap<u32, u32> = self.chunks.files().collect();
-        for begun in &intake.begun {
-            let Some(&first) = first_chunks.get(&begun.file) else { continue };
-            let opened = files::open(&self.context.plane, intake.clone(), begun.file, true).await;
-            let Ok(opened) = opened else { continue };
-            let file_bytes = intake.manifest.file_bytes(begun.file).unwrap_or(0);
-            for &(part, hash) in &begun.chunks {
-                let chunk = first + part as u32;
-                let Some(ChunkContent::Range { offset, bytes, .. }) = self.chunks.content(chunk) else { continue };
-                let range = FileRange { file: opened.slot, offset, file_bytes };
-                let lane = (chunk as usize % self.context.plane.lanes().len()) as u16;
-                let checked =
-                    self.context.plane.check(lane, range, bytes, self.context.options.chunk_bytes).await?;
-                if let (Ok(now), Some(then)) = (checked, hash)
-                    && now == then
-                {
-                    proofs.push((chunk, now));
-                }
-            }
-            self.files.insert(begun.file, opened);
-        }
-        Ok(proofs)
-    }
-
-    /// Empty files have no chunk: they are made at once.
-    fn store_empty_files(&mut self) {
-        let empty: Vec<u32> = (0..self.intake.manifest.len() as u32)
-            .filter(|&file| self.intake.manifest.file_bytes(file) == Some(0) && self.intake.is_sent(file))
-            .collect();
-        for part in empty.chunks(1_024) {
-            self.committer.store_empty(part.to_vec());
-        }
     }
 
     async fn run(
@@ -422,208 +326,6 @@ impl Receiving {
         for flow in &self.flows {
             self.context.plane.command(flow.lane, &Command::Interval { flow: flow.slot, interval_us });
         }
-    }
-
-    async fn event(&mut self, tag: usize, event: ReceiveEvent) -> Result<(), TransferError> {
-        match event {
-            ReceiveEvent::Report(bytes) => {
-                if let Ok(report) = Report::parse(&bytes) {
-                    let summary = report.summary;
-                    self.busy.add(summary.busy_permille, summary.interval_us);
-                    self.writing.add(summary.disk_stall_permille, summary.interval_us);
-                }
-                self.context.connection.writer.send_urgent(Message::Feedback(bytes))?;
-            }
-            ReceiveEvent::Asks { chunk, chunk_bytes } => self.asks(tag, chunk, chunk_bytes)?,
-            ReceiveEvent::Hand { chunk, buffer } => {
-                self.packs.insert(chunk, (tag, buffer));
-                self.unpack_if_ready(chunk);
-            }
-            ReceiveEvent::Written { chunk, hash, times } => {
-                self.context.metrics.note_chunk(times, false);
-                self.bytes_arrived += u64::from(self.chunk_bytes(chunk));
-                match hash {
-                    Some(hash) => {
-                        self.ours.insert(chunk, hash);
-                        self.compare(chunk).await?;
-                    }
-                    None => self.chunk_verified(chunk, [0; 32]),
-                }
-            }
-            ReceiveEvent::WriteFailed { chunk, error } => self.write_failed(chunk, error)?,
-            ReceiveEvent::Closed => {}
-        }
-        Ok(())
-    }
-
-    /// A lane asks where a chunk goes.
-    fn asks(&mut self, tag: usize, chunk: u32, chunk_bytes: u32) -> Result<(), TransferError> {
-        self.came_by.insert(chunk, tag);
-        if chunk_bytes != self.chunk_bytes(chunk) {
-            return Err(TransferError::protocol(format!("it sends chunk {chunk} with a size that it does not have")));
-        }
-        if self.intake.memory_bytes.is_some() {
-            self.place(tag, chunk, Sink::Discard);
-            return Ok(());
-        }
-        let chunks = self.chunks.clone();
-        match chunks.content(chunk) {
-            None => {}
-            Some(ChunkContent::Pack { .. }) => self.place(tag, chunk, Sink::Hand),
-            Some(ChunkContent::Range { file, .. }) if self.failed.contains(&file) => self.abandon(tag, chunk),
-            Some(ChunkContent::Range { file, .. }) => {
-                if self.files.get(file).is_some() {
-                    self.place_in_file(tag, chunk);
-                } else if self.files.wait_for(file, tag, chunk) {
-                    let (plane, intake, done) = (self.context.plane.clone(), self.intake.clone(), self.done.clone());
-                    tokio::spawn(async move {
-                        let result = files::open(&plane, intake, file, false).await;
-                        let _ = done.send(Done::Opened { file, result });
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn place(&self, tag: usize, chunk: u32, sink: Sink) {
-        let flow = &self.flows[tag];
-        self.context.plane.command(flow.lane, &Command::Place { flow: flow.slot, chunk, sink });
-    }
-
-    fn place_in_file(&mut self, tag: usize, chunk: u32) {
-        let Some(ChunkContent::Range { file, offset, .. }) = self.chunks.content(chunk) else { return };
-        let Some(slot) = self.files.get(file) else { return };
-        let file_bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
-        self.place(tag, chunk, Sink::File(FileRange { file: slot, offset, file_bytes }));
-    }
-
-    fn abandon(&self, tag: usize, chunk: u32) {
-        let flow = &self.flows[tag];
-        self.context.plane.command(flow.lane, &Command::Abandon { flow: flow.slot, chunk });
-    }
-
-    /// A pack is unpacked when it and its hashes are there.
-    fn unpack_if_ready(&mut self, chunk: u32) {
-        let checksum = self.context.options.checksum;
-        if !self.packs.contains_key(&chunk) || (checksum && !self.pack_hashes.contains_key(&chunk)) {
-            return;
-        }
-        let Some((tag, buffer)) = self.packs.remove(&chunk) else { return };
-        let hashes = self.pack_hashes.remove(&chunk);
-        if let (Some(hashes), Some(ChunkContent::Pack { files, .. })) = (&hashes, self.chunks.content(chunk)) {
-            for (&file, &hash) in files.iter().zip(hashes) {
-                if let Some(place) = self.hashes.get_mut(file as usize) {
-                    *place = hash;
-                }
-            }
-        }
-        let (intake, chunks, done) = (self.intake.clone(), self.chunks.clone(), self.done.clone());
-        let preserve = self.context.options.preserve;
-        let Some(ChunkContent::Pack { files, .. }) = self.chunks.content(chunk) else { return };
-        let failed: HashSet<u32> = files.iter().copied().filter(|file| self.failed.contains(file)).collect();
-        let metrics = self.context.metrics.clone();
-        tokio::task::spawn_blocking(move || {
-            let began = Instant::now();
-            let pack = match (chunks.content(chunk), intake.unpacking(preserve)) {
-                (Some(ChunkContent::Pack { files, .. }), Some(unpacking)) => {
-                    unpacking.stage(files, buffer.bytes(), hashes.as_deref(), |file| failed.contains(&file))
-                }
-                _ => Default::default(),
-            };
-            metrics.note_stage(Stage::Write, began.elapsed());
-            let _ = done.send(Done::Unpacked { tag, chunk, buffer: buffer.number(), pack });
-        });
-    }
-
-    /// Compares both sides' hashes of a chunk once both are there.
-    async fn compare(&mut self, chunk: u32) -> Result<(), TransferError> {
-        let (Some(&ours), Some(&theirs)) = (self.ours.get(&chunk), self.theirs.get(&chunk)) else { return Ok(()) };
-        self.ours.remove(&chunk);
-        if ours == theirs {
-            self.theirs.remove(&chunk);
-            self.chunk_verified(chunk, ours);
-            return Ok(());
-        }
-        self.bytes_arrived = self.bytes_arrived.saturating_sub(self.chunk_bytes(chunk).into());
-        self.theirs.remove(&chunk);
-        self.try_again(chunk).await
-    }
-
-    /// Asks for a chunk once more, unless that has been done often enough.
-    async fn try_again(&mut self, chunk: u32) -> Result<(), TransferError> {
-        let tries = self.tries.entry(chunk).or_insert(0);
-        *tries += 1;
-        if *tries >= TRIES_MAX {
-            let text = format!("chunk {chunk} arrived {TRIES_MAX} times with bytes that do not have the sender's hash: memory or disk of one of the hosts is faulty");
-            return Err(TransferError::here(RefusalCode::Verification, text));
-        }
-        if let Some(flow) = self.came_by.get(&chunk).and_then(|&tag| self.flows.get(tag)) {
-            self.context.plane.command(flow.lane, &Command::Reopen { flow: flow.slot, chunk });
-        }
-        self.context.connection.writer.send(Message::SendAgain(vec![chunk])).await?;
-        Ok(())
-    }
-
-    /// A chunk's bytes are written and are the sender's.
-    fn chunk_verified(&mut self, chunk: u32, hash: ChunkHash) {
-        self.came_by.remove(&chunk);
-        if self.intake.memory_bytes.is_some() {
-            self.memory_left = self.memory_left.saturating_sub(1);
-            return;
-        }
-        let chunks = self.chunks.clone();
-        let Some(ChunkContent::Range { file, part, .. }) = chunks.content(chunk) else { return };
-        let hash = self.context.options.checksum.then_some(hash);
-        self.files.chunk_verified(file, chunk, part, hash);
-        self.finish_file_if_ready(file);
-    }
-
-    fn finish_file_if_ready(&mut self, file: u32) {
-        if self.failed.contains(&file) {
-            return;
-        }
-        let Some(whole) = self.files.take_if_ready(file) else { return };
-        let whole = match whole {
-            Ok(whole) => whole,
-            Err(()) => {
-                let name = printable(self.intake.manifest.entry(file).name);
-                let text = format!("'{name}' does not have the sender's hash although all its chunks do");
-                self.fail_file(FileError { file, code: "verification".to_owned(), text }, true);
-                return;
-            }
-        };
-        if let (Some(place), Some(hash)) = (self.hashes.get_mut(file as usize), whole.hash) {
-            *place = hash;
-        }
-        let (intake, done) = (self.intake.clone(), self.done.clone());
-        let preserve = self.context.options.preserve;
-        tokio::task::spawn_blocking(move || {
-            let result = files::finish(&intake, file, &whole, preserve);
-            let _ = done.send(Done::Finished { file, result });
-        });
-    }
-
-    fn write_failed(&mut self, chunk: u32, error: DiskError) -> Result<(), TransferError> {
-        let path = self.intake.destination.as_ref().map(|destination| destination.path.display().to_string());
-        let path = path.unwrap_or_default();
-        let no_space = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT].map(|errno| errno.raw_os_error());
-        if let DiskError::Os(errno) = error
-            && no_space.contains(&errno)
-        {
-            let text = format!("{path} is full: make room and start the transfer again; it goes on where it stopped");
-            return Err(TransferError::here(RefusalCode::NoSpace, text));
-        }
-        let chunks = self.chunks.clone();
-        match chunks.content(chunk) {
-            Some(ChunkContent::Range { file, .. }) if !self.failed.contains(&file) => {
-                let name = printable(self.intake.manifest.entry(file).name);
-                let text = format!("'{name}' cannot be written: {error}");
-                self.fail_file(FileError { file, code: "unwritable".to_owned(), text }, true);
-            }
-            _ => {}
-        }
-        Ok(())
     }
 
     async fn work_done(&mut self, done: Done) -> Result<(), TransferError> {
@@ -769,237 +471,6 @@ impl Receiving {
             let result = work.commit(&intake);
             let _ = done.send(Done::Synced { chunks, result });
         });
-    }
-
-    async fn message(&mut self, message: Message) -> Result<Option<Received>, TransferError> {
-        match message {
-            Message::ChunkHashes(hashes) => {
-                for (chunk, hash) in hashes {
-                    self.check_chunk_number(chunk)?;
-                    self.theirs.insert(chunk, hash);
-                    self.compare(chunk).await?;
-                }
-            }
-            Message::PackHashes { chunk, hashes } => {
-                let fits = matches!(self.chunks.content(chunk), Some(ChunkContent::Pack { files, .. }) if files.len() == hashes.len());
-                if !fits {
-                    return Err(TransferError::protocol(format!("it names hashes of a pack {chunk} that is none")));
-                }
-                self.pack_hashes.insert(chunk, hashes);
-                self.unpack_if_ready(chunk);
-            }
-            Message::Holes(holes) => self.holes(holes).await?,
-            Message::Proven(chunks) => {
-                for chunk in chunks {
-                    self.check_chunk_number(chunk)?;
-                    self.proven(chunk)?;
-                }
-            }
-            Message::FilesComplete(complete) => {
-                for (file, hash) in complete {
-                    if self.intake.manifest.len() as u32 <= file {
-                        return Err(TransferError::protocol("it completes a file that it does not have"));
-                    }
-                    self.files.note_complete(file, hash);
-                    self.finish_file_if_ready(file);
-                }
-            }
-            Message::FileFailed(error) => {
-                let is_left = (error.file as usize) < self.intake.manifest.len()
-                    && self.intake.manifest.file_bytes(error.file).is_some()
-                    && self.intake.is_sent(error.file);
-                if !is_left {
-                    return Err(TransferError::protocol("it gives up a file that it does not send"));
-                }
-                self.fail_file(error, false);
-            }
-            Message::AllSent(summary) => {
-                self.sender = Some(summary);
-                self.context.progress.send_modify(|progress| progress.phase = Phase::Finishing);
-            }
-            Message::Countersigned { signature } => return self.countersigned(&signature).map(Some),
-            Message::Ping(number) => self.context.connection.writer.send_urgent(Message::Pong(number))?,
-            Message::Refused(refusal) => return Err(TransferError::Partner(refusal)),
-            other => return Err(unexpected(&other, "hashes")),
-        }
-        Ok(None)
-    }
-
-    fn check_chunk_number(&self, chunk: u32) -> Result<(), TransferError> {
-        if chunk < self.chunk_count {
-            return Ok(());
-        }
-        Err(TransferError::protocol(format!("it names a chunk {chunk} that the transfer does not have")))
-    }
-
-    /// Chunks that the sender's file has as holes.
-    async fn holes(&mut self, holes: Vec<(u32, ChunkHash)>) -> Result<(), TransferError> {
-        let (checksum, chunk_bytes) = (self.context.options.checksum, self.context.options.chunk_bytes);
-        for (chunk, theirs) in holes {
-            self.check_chunk_number(chunk)?;
-            let Some(ChunkContent::Range { file, offset, bytes, .. }) = self.chunks.content(chunk) else {
-                return Err(TransferError::protocol("it has a hole in a pack"));
-            };
-            if self.failed.contains(&file) {
-                continue;
-            }
-            let file_bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
-            if checksum {
-                let ours =
-                    blocking(move || hash_of_zeros(file_bytes, offset, bytes, chunk_bytes)).await;
-                if ours != theirs {
-                    return Err(TransferError::protocol("its hash of a hole is not that of zeros"));
-                }
-            }
-            if self.files.get(file).is_none() {
-                match files::open(&self.context.plane, self.intake.clone(), file, false).await {
-                    Ok(opened) => {
-                        for (tag, chunk) in self.files.insert(file, opened) {
-                            self.place_in_file(tag, chunk);
-                        }
-                    }
-                    Err(error) => {
-                        self.fail_file(error, true);
-                        continue;
-                    }
-                }
-            }
-            if let Err(error) = self.files.punch(file, offset, bytes) {
-                let error = crate::destination::small_files::unwritable(&self.intake.manifest, file, error);
-                self.fail_file(error, true);
-                continue;
-            }
-            self.bytes_arrived += u64::from(bytes);
-            self.chunk_verified(chunk, theirs);
-        }
-        Ok(())
-    }
-
-    /// A chunk that an earlier attempt stored is the sender's.
-    fn proven(&mut self, chunk: u32) -> Result<(), TransferError> {
-        let chunks = self.chunks.clone();
-        let Some(ChunkContent::Range { file, part, .. }) = chunks.content(chunk) else {
-            return Err(TransferError::protocol("it proves a pack, which nobody asked for"));
-        };
-        let known = self.intake.begun.iter().find(|begun| begun.file == file);
-        let hash = known.and_then(|begun| begun.chunks.iter().find(|(at, _)| *at == part)).and_then(|(_, hash)| *hash);
-        let Some(hash) = hash else {
-            return Err(TransferError::protocol("it proves a chunk that is not stored"));
-        };
-        self.chunk_verified(chunk, hash);
-        Ok(())
-    }
-
-    fn chunk_bytes(&self, chunk: u32) -> u32 {
-        match self.intake.memory_bytes {
-            Some(bytes) => {
-                let chunk_bytes = u64::from(self.context.options.chunk_bytes);
-                bytes.saturating_sub(u64::from(chunk) * chunk_bytes).min(chunk_bytes) as u32
-            }
-            None => self.chunks.content(chunk).map_or(0, |content| content.bytes()),
-        }
-    }
-
-    /// When everything is stored: states it, signs it, and sends it.
-    async fn finish_if_done(&mut self) -> Result<(), TransferError> {
-        let Some(sender) = self.sender else { return Ok(()) };
-        if self.finish_sent.is_some() || self.files_left > 0 || self.memory_left > 0 {
-            return Ok(());
-        }
-        let intake = self.intake.clone();
-        let preserve = self.context.options.preserve;
-        let finished = blocking(move || intake.finish(preserve)).await;
-        finished.map_err(|error| TransferError::here(RefusalCode::Failed, error))?;
-        let stored = |file: u32| !self.intake.is_skipped(file) && !self.failed.contains(&file);
-        let root = if self.context.options.checksum && self.intake.memory_bytes.is_none() {
-            root_of(&self.intake.manifest, &self.hashes, stored)
-        } else {
-            String::new()
-        };
-        let bytes_stored = self.intake.memory_bytes.unwrap_or(self.bytes_stored);
-        let times = ReceiverTimes { busy: self.busy.part(), writing: self.writing.part() };
-        let verdict = verdict(&sender.times, &times, sender.rate_was_asked_for);
-        let statement = Statement {
-            culvert_receipt: 1,
-            transfer: self.context.id.to_string(),
-            sender: self.context.connection.partner,
-            receiver: self.context.identity.public_key(),
-            began_unix_ms: self.began_unix_ms,
-            ended_unix_ms: unix_ms(),
-            files: self.files_stored,
-            files_failed: self.errors.count,
-            bytes: bytes_stored,
-            root_blake3: root,
-            segments_sent: sender.segments_sent,
-            segments_resent: sender.segments_resent,
-            cipher: self.context.options.cipher.name().to_owned(),
-            verdict: verdict.text.clone(),
-        };
-        let cpu_us = self.cpu.elapsed_us();
-        let moved = self.bytes_arrived.saturating_sub(self.intake.resumed_bytes);
-        let summary = ReceiverSummary {
-            files_stored: self.files_stored,
-            files_skipped: self.intake.skipped_files(),
-            files_failed: self.errors.count,
-            bytes_stored,
-            resumed_bytes: self.intake.resumed_bytes,
-            cpu_us,
-            millicycles_per_byte: millicycles_per_byte(cpu_us, moved),
-            verdict,
-        };
-        self.line = statement.to_line();
-        let signature = sign_line(&self.context.identity, &self.line).to_vec();
-        let message = Message::Finished { line: self.line.clone(), signature, summary: summary.clone() };
-        self.context.connection.writer.send(message).await?;
-        self.receiver = Some(summary);
-        self.finish_sent = Some(statement);
-        Ok(())
-    }
-
-    /// The sender has signed too: the transfer is over.
-    fn countersigned(&mut self, signature: &[u8]) -> Result<Received, TransferError> {
-        let (Some(statement), Some(receiver), Some(sender)) = (&self.finish_sent, &self.receiver, &self.sender) else {
-            return Err(TransferError::protocol("it signs a receipt that was not stated"));
-        };
-        verify_line(self.context.connection.partner, &self.line, signature).map_err(|_| {
-            TransferError::here(RefusalCode::Verification, "the partner's signature does not belong to the receipt")
-        })?;
-        let receipt = Receipt {
-            line: self.line.clone(),
-            sender_signature: signature.try_into().unwrap_or([0; 64]),
-            receiver_signature: sign_line(&self.context.identity, &self.line),
-        };
-        let name = |file| printable(self.intake.manifest.entry(file).name);
-        let result = TransferResult::new(ResultParts {
-            id: self.context.id,
-            statement,
-            sender,
-            receiver,
-            seconds: self.began.elapsed().as_secs_f64(),
-            flows: self.flows.len() as u16,
-            cipher: self.context.options.cipher,
-            files_total: self.intake.manifest.file_count(),
-            errors: named_errors(&self.errors, name).collect::<Vec<ResultError>>(),
-            error_count: self.errors.count + sender.problems,
-        });
-        self.intake.forget_journal();
-        Ok(Received { result, receipt: Some(receipt) })
-    }
-
-    /// What a dry run comes to.
-    fn dry_result(&self) -> TransferResult {
-        let manifest = &self.intake.manifest;
-        let would = |wanted: &dyn Fn(u32) -> bool| {
-            manifest.entries().filter(|(file, entry)| matches!(entry.kind, EntryKind::File { .. }) && wanted(*file)).count() as u64
-        };
-        let bytes = (0..manifest.len() as u32).filter(|&file| self.intake.is_sent(file)).filter_map(|file| manifest.file_bytes(file)).sum();
-        super::result::dry_run(
-            self.context.id,
-            would(&|file| self.intake.is_sent(file)),
-            would(&|file| self.intake.is_skipped(file)),
-            bytes,
-            self.context.options.cipher,
-        )
     }
 
     fn show_progress(&mut self) {

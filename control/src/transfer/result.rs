@@ -144,7 +144,8 @@ impl TransferResult {
     /// Puts a result together.
     #[must_use]
     pub fn new(parts: ResultParts<'_>) -> Self {
-        let ResultParts { id, statement, sender, receiver, seconds, flows, cipher, files_total, errors, error_count } = parts;
+        let ResultParts { id, statement, sender, receiver, seconds, flows, cipher, files_total, errors, error_count } =
+            parts;
         let moved = receiver.bytes_stored.saturating_sub(receiver.resumed_bytes);
         let milliseconds = |us: u32| f64::from(us) / 1e3;
         let failed = receiver.files_failed.max(error_count);
@@ -217,7 +218,10 @@ pub fn dry_run(id: TransferId, files: u64, skipped: u64, bytes: u64, cipher: Cip
 }
 
 /// Errors of files with their names.
-pub fn named_errors<'a>(errors: &'a ErrorList, name: impl Fn(u32) -> String + 'a) -> impl Iterator<Item = ResultError> + 'a {
+pub fn named_errors<'a>(
+    errors: &'a ErrorList,
+    name: impl Fn(u32) -> String + 'a,
+) -> impl Iterator<Item = ResultError> + 'a {
     errors.listed.iter().map(move |FileError { file, code, text }| ResultError {
         path: name(*file),
         code: code.clone(),

@@ -4,26 +4,28 @@
 //! after chunk to whichever flow has the least to do. A chunk is *prepared* (its file opened, its hole found, its proof checked) before it is
 //! assigned; what becomes of it comes back as an event.
 
+mod ending;
 mod files;
+mod preparing;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use culvert_dataplane::link::commands::{FileRange, Source};
+use culvert_dataplane::link::commands::Source;
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
-use culvert_protocol::control::{FileError, FlowOffer, Message, ReceiverSummary, RefusalCode, SenderSummary};
+use culvert_protocol::control::{FileError, FlowOffer, Message, RefusalCode};
 use culvert_protocol::names::printable;
-use culvert_protocol::receipt::{Receipt, Statement, sign_line, verify_line};
-use culvert_protocol::tree_hash::{ChunkHash, TreeHash, hash_of_zeros};
+use culvert_protocol::receipt::Receipt;
+use culvert_protocol::tree_hash::{ChunkHash, TreeHash};
 use tokio::sync::mpsc;
 
 use super::flows::{SendingFlows, path_closed};
 use super::manifest_exchange::{canceled, unexpected};
 use super::packs::{FilledPack, fill};
-use super::result::{ResultError, ResultParts, TransferResult, named_errors};
-use super::usage::{CpuMeter, millicycles_per_byte};
-use super::{ErrorList, Phase, TransferContext, TransferError, blocking};
+use super::result::TransferResult;
+use super::usage::CpuMeter;
+use super::{ErrorList, Phase, TransferContext, TransferError};
 use crate::connection::SILENCE_TIMEOUT;
 use crate::dataplane::{SendEvent, Tagged};
 use crate::metrics::Stage;
@@ -95,8 +97,8 @@ enum Done {
     Filled { tag: usize, chunk: u32, pack: FilledPack },
     /// A hole was hashed.
     Hole { chunk: u32, hash: ChunkHash },
-    /// A chunk that the partner says it has was hashed here.
-    Proved { chunk: u32, is_same: bool },
+    /// A chunk that the partner says it has was hashed here: the hash, if it is the same.
+    Proved { chunk: u32, same: Option<ChunkHash> },
     /// A file was looked at once more after its last chunk was delivered.
     Checked { file: u32, result: Result<(), FileError> },
 }
@@ -294,113 +296,6 @@ impl Sending {
         self.send_outbox().await
     }
 
-    /// Begins the preparation of the next chunks; whether there was any to begin.
-    fn prepare_ahead(&mut self) -> bool {
-        let ahead = PREPARING_PER_FLOW * self.flows.len();
-        let mut began = false;
-        while self.preparing + self.prepared.len() < ahead {
-            let chunk = match self.again.pop_front() {
-                Some(chunk) => chunk,
-                None if self.next_chunk < self.chunk_count => {
-                    self.next_chunk += 1;
-                    self.next_chunk - 1
-                }
-                None => break,
-            };
-            self.prepare(chunk);
-            began = true;
-        }
-        began
-    }
-
-    /// Hands prepared chunks to flows that have room; whether any was handed over.
-    fn assign_prepared(&mut self) -> bool {
-        let mut assigned = false;
-        while let Some(&(chunk, source)) = self.prepared.front() {
-            let Some(tag) = self.flows.with_room(self.left()) else { break };
-            self.prepared.pop_front();
-            assigned = true;
-            if self.is_given_up(chunk) {
-                self.chunk_settled(chunk);
-                continue;
-            }
-            self.assigned.insert(chunk, tag);
-            self.flows.assign(tag, chunk, self.chunk_bytes(chunk), source);
-        }
-        assigned
-    }
-
-    /// Chunks that are not delivered yet.
-    fn left(&self) -> usize {
-        let untouched = (self.chunk_count - self.next_chunk) as usize;
-        untouched + self.again.len() + self.prepared.len() + self.preparing + self.assigned.len()
-    }
-
-    /// Begins whatever a chunk needs before it can be assigned.
-    fn prepare(&mut self, chunk: u32) {
-        let Payload::Files { tree, chunks } = &self.payload else {
-            self.prepared.push_back((chunk, Source::Memory));
-            return;
-        };
-        match chunks.content(chunk) {
-            None => {}
-            Some(ChunkContent::Pack { .. }) => self.prepared.push_back((chunk, Source::Fill)),
-            Some(ChunkContent::Range { file, .. }) => {
-                if self.failed.contains(&file) {
-                    return;
-                }
-                let (tree, chunks) = (tree.clone(), chunks.clone());
-                if let Some(opened) = self.files.get(file) {
-                    self.prepare_range(chunk, &opened, &tree, &chunks);
-                } else {
-                    self.preparing += 1;
-                    if self.files.wait_for(file, chunk) {
-                        let done = self.done.clone();
-                        let plane = self.context.plane.clone();
-                        tokio::spawn(async move {
-                            let result = files::open(&plane, tree, file).await;
-                            let _ = done.send(Done::Opened { file, result });
-                        });
-                    }
-                }
-            }
-        }
-    }
-
-    /// A chunk of an open file: proof, hole, or to be sent.
-    fn prepare_range(&mut self, chunk: u32, opened: &Arc<OpenedFile>, tree: &Arc<SourceTree>, chunks: &Arc<ChunkMap>) {
-        let Some(ChunkContent::Range { file, offset, bytes, .. }) = chunks.content(chunk) else { return };
-        let file_bytes = tree.manifest.file_bytes(file).unwrap_or(0);
-        let range = FileRange { file: opened.slot, offset, file_bytes };
-        self.files.begin_use(file);
-        if let Some(theirs) = self.has.proofs.remove(&chunk) {
-            self.preparing += 1;
-            let (plane, done) = (self.context.plane.clone(), self.done.clone());
-            let chunk_bytes = self.context.options.chunk_bytes;
-            let lane = (chunk as usize % plane.lanes().len()) as u16;
-            tokio::spawn(async move {
-                let checked = plane.check(lane, range, bytes, chunk_bytes).await;
-                // What cannot be read here is sent, and fails there by name.
-                let is_same = matches!(checked, Ok(Ok(ours)) if ours == theirs);
-                let _ = done.send(Done::Proved { chunk, is_same });
-            });
-        } else if opened.is_hole(offset, bytes) {
-            self.preparing += 1;
-            let (done, checksum, chunk_bytes) =
-                (self.done.clone(), self.context.options.checksum, self.context.options.chunk_bytes);
-            tokio::spawn(async move {
-                let hash = if checksum {
-                    blocking(move || hash_of_zeros(file_bytes, offset, bytes, chunk_bytes)).await
-                } else {
-                    [0; 32]
-                };
-                let _ = done.send(Done::Hole { chunk, hash });
-            });
-        } else {
-            self.prepared.push_back((chunk, Source::File(range)));
-        }
-    }
-
     fn work_done(&mut self, done: Done) {
         match done {
             Done::Opened { file, result } => {
@@ -427,14 +322,15 @@ impl Sending {
                 self.hashed.insert(chunk, hash);
                 self.chunk_delivered(chunk);
             }
-            Done::Proved { chunk, is_same: true } => {
+            Done::Proved { chunk, same: Some(hash) } => {
                 self.preparing -= 1;
                 self.outbox.proven.push(chunk);
+                self.hashed.insert(chunk, hash);
                 // The bytes were counted when the partner's plan came.
                 self.bytes_delivered = self.bytes_delivered.saturating_sub(self.chunk_bytes(chunk).into());
                 self.chunk_delivered(chunk);
             }
-            Done::Proved { chunk, is_same: false } => {
+            Done::Proved { chunk, same: None } => {
                 self.preparing -= 1;
                 self.bytes_delivered = self.bytes_delivered.saturating_sub(self.chunk_bytes(chunk).into());
                 self.chunk_settled(chunk);
@@ -652,37 +548,6 @@ impl Sending {
         self.files.close_when_unused(file);
     }
 
-    /// Says that everything is sent, when it is; again if something had to go once more.
-    fn say_all_sent(&mut self) {
-        let is_idle = self.next_chunk >= self.chunk_count
-            && self.again.is_empty()
-            && self.prepared.is_empty()
-            && self.preparing == 0
-            && self.assigned.is_empty()
-            && self.checking == 0;
-        if !is_idle || self.said_all_sent {
-            return;
-        }
-        self.said_all_sent = true;
-        let summary = self.summary();
-        self.outbox.others.push(Message::AllSent(summary));
-        self.context.progress.send_modify(|progress| progress.phase = Phase::Finishing);
-    }
-
-    fn summary(&self) -> SenderSummary {
-        let cpu_us = self.cpu.elapsed_us();
-        let problems = match &self.payload {
-            Payload::Files { tree, .. } => tree.problem_count,
-            Payload::Memory { .. } => 0,
-        };
-        SenderSummary {
-            cpu_us,
-            millicycles_per_byte: millicycles_per_byte(cpu_us, self.bytes_delivered),
-            problems,
-            ..self.flows.summary()
-        }
-    }
-
     async fn send_outbox(&mut self) -> Result<(), TransferError> {
         let outbox = std::mem::take(&mut self.outbox);
         let writer = &self.context.connection.writer;
@@ -729,7 +594,8 @@ impl Sending {
                 }
             }
             Message::FileRefused(error) => {
-                let is_file = matches!(&self.payload, Payload::Files { tree, .. } if (error.file as usize) < tree.manifest.len());
+                let is_file =
+                    matches!(&self.payload, Payload::Files { tree, .. } if (error.file as usize) < tree.manifest.len());
                 if is_file && self.failed.insert(error.file) {
                     self.take_chunks_back(error.file);
                     self.errors.push(error);
@@ -742,76 +608,6 @@ impl Sending {
             other => return Err(unexpected(&other, "feedback")),
         }
         Ok(None)
-    }
-
-    /// Checks the receiver's statement, signs it, and makes the result.
-    async fn finish(
-        &mut self,
-        line: &str,
-        signature: &[u8],
-        receiver: &ReceiverSummary,
-        began: Instant,
-    ) -> Result<Sent, TransferError> {
-        let statement: Statement = serde_json::from_str(line)
-            .map_err(|error| TransferError::protocol(format!("its receipt cannot be read: {error}")))?;
-        let partner = self.context.connection.partner;
-        let verified = verify_line(partner, line, signature);
-        verified.map_err(|_| TransferError::here(RefusalCode::Verification, "the partner's receipt is not signed by its key"))?;
-        let identity = self.context.identity.clone();
-        let is_ours = statement.transfer == self.context.id.to_string()
-            && statement.sender == identity.public_key()
-            && statement.receiver == partner
-            && statement.root_blake3 == self.root();
-        if !is_ours || !self.said_all_sent {
-            let text = "the partner's receipt does not say what this node sent: the data must be checked by hand";
-            return Err(TransferError::here(RefusalCode::Verification, text));
-        }
-        let sender_signature = sign_line(&identity, line);
-        let countersigned = Message::Countersigned { signature: sender_signature.to_vec() };
-        self.context.connection.writer.send(countersigned).await?;
-        let receipt = Receipt {
-            line: line.to_owned(),
-            sender_signature,
-            receiver_signature: signature.try_into().unwrap_or([0; 64]),
-        };
-        let summary = self.summary();
-        let (files_total, errors) = match &self.payload {
-            Payload::Files { tree, .. } => {
-                let name = |file| printable(tree.manifest.entry(file).name);
-                let problems = tree.problems.iter().map(|problem| ResultError {
-                    path: problem.name.clone(),
-                    code: problem.code.to_owned(),
-                    text: problem.text.clone(),
-                });
-                (tree.manifest.file_count(), named_errors(&self.errors, name).chain(problems).collect())
-            }
-            Payload::Memory { .. } => (0, Vec::new()),
-        };
-        let result = TransferResult::new(ResultParts {
-            id: self.context.id,
-            statement: &statement,
-            sender: &summary,
-            receiver,
-            seconds: began.elapsed().as_secs_f64(),
-            flows: self.flows.len() as u16,
-            cipher: self.context.options.cipher,
-            files_total,
-            errors,
-            error_count: self.errors.count + summary.problems,
-        });
-        self.flows.close();
-        Ok(Sent { result, receipt: Some(receipt) })
-    }
-
-    /// The root of everything that was stored, as the receiver computes it too.
-    fn root(&self) -> String {
-        match &self.payload {
-            Payload::Files { tree, .. } if self.context.options.checksum => {
-                let stored = |file: u32| !self.has.skipped.contains(&file) && !self.failed.contains(&file);
-                super::root_of(&tree.manifest, &self.hashes, stored)
-            }
-            _ => String::new(),
-        }
     }
 
     fn show_progress(&mut self) {

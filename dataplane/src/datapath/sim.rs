@@ -80,6 +80,9 @@ impl SimRandom {
 
 type Arrival = (u64, u64);
 
+/// What is on its way to one address: from whom, and the bytes.
+type Wire = BTreeMap<Arrival, (SocketAddr, Vec<u8>)>;
+
 /// The network: a clock, and the datagrams on their way.
 #[derive(Debug)]
 pub struct SimNetwork {
@@ -87,7 +90,7 @@ pub struct SimNetwork {
     path: Cell<SimPath>,
     random: RefCell<SimRandom>,
     /// By destination, then by arrival time and a number that keeps keys apart.
-    wires: RefCell<BTreeMap<SocketAddr, BTreeMap<Arrival, (SocketAddr, Vec<u8>)>>>,
+    wires: RefCell<BTreeMap<SocketAddr, Wire>>,
     /// When each direction of each pair is free again.
     links: RefCell<BTreeMap<(SocketAddr, SocketAddr), u64>>,
     sequence: Cell<u64>,
@@ -140,7 +143,8 @@ impl SimNetwork {
         let now_ns = self.now_ns();
         let mut links = self.links.borrow_mut();
         let free_ns = links.entry((from, to)).or_insert(0);
-        let queued_bytes = free_ns.saturating_sub(now_ns) as u128 * u128::from(path.rate_bits_per_second) / 8_000_000_000;
+        let queued_bytes =
+            free_ns.saturating_sub(now_ns) as u128 * u128::from(path.rate_bits_per_second) / 8_000_000_000;
         if datagram.len() > path.datagram_bytes_max || queued_bytes > u128::from(path.buffer_bytes) {
             return;
         }
@@ -183,7 +187,9 @@ impl Datapath for SimDatapath {
             let next = {
                 let mut wires = self.network.wires.borrow_mut();
                 let Some(wire) = wires.get_mut(&self.address) else { break };
-                let Some(entry) = wire.first_entry().filter(|entry| entry.key().0 <= self.network.now_ns()) else { break };
+                let Some(entry) = wire.first_entry().filter(|entry| entry.key().0 <= self.network.now_ns()) else {
+                    break;
+                };
                 entry.remove()
             };
             each(&next.1, next.0);

@@ -38,7 +38,9 @@ pub struct UdpDatapath {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The port belongs to somebody else.
-    #[error("UDP port {port} on {address} is in use: stop the program that holds it (ss -ulpn shows it) or choose other ports")]
+    #[error(
+        "UDP port {port} on {address} is in use: stop the program that holds it (ss -ulpn shows it) or choose other ports with --ports"
+    )]
     PortInUse {
         /// The address.
         address: IpAddr,

@@ -34,7 +34,7 @@ impl std::fmt::Debug for Uring {
 }
 
 impl Uring {
-    pub(super) fn new(entries: u32, buffers: u32) -> io::Result<Self> {
+    pub(super) fn new(entries: u32, buffers: u32, bell: Option<BorrowedFd<'_>>) -> io::Result<Self> {
         // TASKRUN_FLAG: without it completions of a ring with DEFER_TASKRUN never show to a thread that only polls
         // (measured on 6.18: a hundred enters, no completion).
         let ring = IoUring::builder()
@@ -46,6 +46,9 @@ impl Uring {
             .setup_cqsize(4 * entries)
             .build(entries)?;
         let submitter = ring.submitter();
+        if let Some(bell) = bell {
+            submitter.register_eventfd(bell.as_raw_fd())?;
+        }
         let sparse = submitter.register_buffers_sparse(buffers).is_ok();
         submitter.register_restrictions(&mut [
             Restriction::sqe_op(opcode::Read::CODE),
@@ -59,18 +62,12 @@ impl Uring {
         Ok(Self { ring, registrations: vec![initial; buffers as usize].into_boxed_slice() })
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the ring owns the descriptor and outlives the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
-    }
-
     fn is_registered(&mut self, buffer: BufferId, buffers: &Buffers) -> bool {
         let registration = &mut self.registrations[buffer.0 as usize];
         if *registration == Registration::NotYet {
             use culvert_protocol::receiver_flow::ChunkMemory as _;
             let bytes = buffers.buffer_bytes();
-            let vector =
-                libc::iovec { iov_base: buffers.address(buffer, 0..bytes).cast(), iov_len: bytes };
+            let vector = libc::iovec { iov_base: buffers.address(buffer, 0..bytes).cast(), iov_len: bytes };
             // SAFETY: the buffer lies in memory that stays mapped as long as the lane, and so its ring, lives.
             let done = unsafe { self.ring.submitter().register_buffers_update(buffer.0, &[vector], None) };
             *registration = if done.is_ok() { Registration::Registered } else { Registration::Refused };

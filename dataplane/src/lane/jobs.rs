@@ -286,7 +286,7 @@ impl Body {
         self.free_buffer(buffer);
         match role {
             Role::Send(slot) => self.with_send(slot, |flow, _| flow.held -= 1),
-            Role::Receive(slot) => self.with_receive(slot, |flow| flow.release()),
+            Role::Receive(slot) => self.with_receive(slot, super::receiving::ReceiveFlow::release),
             Role::Check(_) | Role::Free => {}
         }
     }
@@ -381,7 +381,7 @@ impl Body {
         let hash = self.finish_hash(buffer);
         let times = self.jobs[buffer.0 as usize].times(self.now_ns);
         self.free_buffer(buffer);
-        self.with_receive(slot, |flow| flow.release());
+        self.with_receive(slot, super::receiving::ReceiveFlow::release);
         self.link.emit(&match error {
             None => Event::Written { flow: slot, chunk, hash, times },
             Some(error) => Event::WriteFailed { flow: slot, chunk, error },
@@ -393,7 +393,7 @@ impl Body {
         let Some(job) = self.jobs.get(buffer.0 as usize) else { return };
         if job.role == Role::Receive(slot) && job.is_lent {
             self.free_buffer(buffer);
-            self.with_receive(slot, |flow| flow.release());
+            self.with_receive(slot, super::receiving::ReceiveFlow::release);
         }
     }
 }

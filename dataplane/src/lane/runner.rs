@@ -33,7 +33,7 @@ pub fn run<D: Datapath>(lane: &mut Lane<D>, stop: &AtomicBool) {
     }
 }
 
-/// Sleeps until a datagram, a command, a delivery or the end of a disk operation comes, or `wait_ns` are over.
+/// Sleeps until a datagram comes, or `wait_ns` are over, or the bell rings: for a command, a delivery, the end of a disk operation.
 fn sleep<D: Datapath>(lane: &Lane<D>, wait_ns: u64) {
     let link = lane.link();
     if lane.has_deliveries() || !link.prepare_to_sleep() {
@@ -42,15 +42,11 @@ fn sleep<D: Datapath>(lane: &Lane<D>, wait_ns: u64) {
     link.counters.add(LaneCounter::Sleeps, 1);
     let bell = link.bell();
     let socket = lane.datapath().poll_fd();
-    let disk = lane.disk();
-    let timeout = (wait_ns < u64::MAX / 2).then(|| Timespec {
-        tv_sec: (wait_ns / 1_000_000_000) as i64,
-        tv_nsec: (wait_ns % 1_000_000_000) as i64,
-    });
+    let timeout = (wait_ns < u64::MAX / 2)
+        .then_some(Timespec { tv_sec: (wait_ns / 1_000_000_000) as i64, tv_nsec: (wait_ns % 1_000_000_000) as i64 });
     let waiting_for = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-    let mut fds = [waiting_for(bell), waiting_for(disk.poll_fd()), waiting_for(socket.unwrap_or(bell))];
+    let mut fds = [waiting_for(bell), waiting_for(socket.unwrap_or(bell))];
     // An interrupted poll is a turn too early, nothing worse.
     let _ = poll(&mut fds, timeout.as_ref());
     link.awake();
 }
-

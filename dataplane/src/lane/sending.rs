@@ -218,7 +218,8 @@ impl SendFlow {
             progress = true;
             match source {
                 Source::File(range) => {
-                    job.hasher = self.checksum.then(|| ChunkHasher::new(range.file_bytes, range.offset, self.chunk_bytes));
+                    job.hasher =
+                        self.checksum.then(|| ChunkHasher::new(range.file_bytes, range.offset, self.chunk_bytes));
                     if body.begin_read(buffer, &range) {
                         self.reads_directly = !body.jobs[buffer.0 as usize].is_cached();
                     } else {
@@ -244,7 +245,11 @@ impl SendFlow {
     fn prepare_front(&mut self, body: &mut Body) {
         let Some((chunk, buffer, sent)) = self.protocol.fresh_front() else { return };
         let job = &body.jobs[buffer.0 as usize];
-        if job.is_cached() && job.has_pieces_left() && !job.is_in_kernel() && job.read_prefix() < sent + CACHED_READ_AHEAD_BYTES {
+        if job.is_cached()
+            && job.has_pieces_left()
+            && !job.is_in_kernel()
+            && job.read_prefix() < sent + CACHED_READ_AHEAD_BYTES
+        {
             body.start_piece(buffer);
         }
         let job = &body.jobs[buffer.0 as usize];

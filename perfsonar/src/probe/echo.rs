@@ -28,7 +28,12 @@ pub struct EchoPlan {
 ///
 /// # Errors
 /// The operating system's, if nothing was answered before.
-pub fn run(socket: &ProbeSocket, authentication: &Authentication, plan: &EchoPlan, stop: &Stop) -> io::Result<SessionResult> {
+pub fn run(
+    socket: &ProbeSocket,
+    authentication: &Authentication,
+    plan: &EchoPlan,
+    stop: &Stop,
+) -> io::Result<SessionResult> {
     let config = SenderConfig {
         authentication: authentication.clone(),
         packet_bytes: plan.packet_bytes.into(),
@@ -48,7 +53,9 @@ pub fn run(socket: &ProbeSocket, authentication: &Authentication, plan: &EchoPla
         }
         session.next_request(now_ns(), &mut packet);
         match socket.send(&packet) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && received == 0 && number > 3 => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && received == 0 && number > 3 => {
+                return Err(error);
+            }
             Err(error) if is_passing(&error) => {}
             sent => drop(sent?),
         }
@@ -59,7 +66,8 @@ pub fn run(socket: &ProbeSocket, authentication: &Authentication, plan: &EchoPla
         && let Some(left) = last.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
     {
         // In pieces, so that a stop is seen.
-        received += u64::from(receive(socket, &mut session, &mut buffer, left.min(Duration::from_millis(50)), received)?);
+        received +=
+            u64::from(receive(socket, &mut session, &mut buffer, left.min(Duration::from_millis(50)), received)?);
     }
     Ok(session.result())
 }
@@ -72,11 +80,19 @@ pub(super) fn is_passing(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(libc::EMSGSIZE)
 }
 
-fn receive(socket: &ProbeSocket, session: &mut SenderSession, buffer: &mut [u8], wait: Duration, before: u64) -> io::Result<bool> {
+fn receive(
+    socket: &ProbeSocket,
+    session: &mut SenderSession,
+    buffer: &mut [u8],
+    wait: Duration,
+    before: u64,
+) -> io::Result<bool> {
     socket.set_timeout(Some(wait))?;
     match socket.receive(buffer) {
         Ok(received) => Ok(session.receive(&buffer[..received.bytes], received.at_ns).is_ok()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && before == 0 && session.sent() > 3 => Err(error),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && before == 0 && session.sent() > 3 => {
+            Err(error)
+        }
         Err(error) if is_passing(&error) => Ok(false),
         Err(error) => Err(error),
     }

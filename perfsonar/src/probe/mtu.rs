@@ -134,7 +134,11 @@ pub fn try_size(
     timeout: Duration,
 ) -> io::Result<SizeFate> {
     let payload = ip_bytes.saturating_sub(u32::from(header_bytes(socket.is_ipv6())));
-    let config = SenderConfig { authentication: authentication.clone(), packet_bytes: payload as usize, ..SenderConfig::stamp(number) };
+    let config = SenderConfig {
+        authentication: authentication.clone(),
+        packet_bytes: payload as usize,
+        ..SenderConfig::stamp(number)
+    };
     let mut session = SenderSession::new(config, ClockQuality::here());
     let (mut packet, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
     let mut too_big = None;

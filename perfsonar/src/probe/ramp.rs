@@ -205,7 +205,16 @@ impl Ramp {
         };
         let upper_bits_per_second = self.high;
         let (trains, packets, lost) = (self.trains, self.packets, self.lost);
-        Some(AvailableRate { bits_per_second, upper_bits_per_second, delivered_bits_per_second, limit, confidence, trains, packets, lost })
+        Some(AvailableRate {
+            bits_per_second,
+            upper_bits_per_second,
+            delivered_bits_per_second,
+            limit,
+            confidence,
+            trains,
+            packets,
+            lost,
+        })
     }
 }
 
@@ -221,7 +230,8 @@ fn judge(rate: u64, sent: &TrainSent, received: &TrainReceived) -> Objection {
     let grown_us = u64::from(received.late_delay_us.saturating_sub(received.early_delay_us));
     let is_queued = grown_us > QUEUE_US_MIN && grown_us as f64 > sent.duration_us as f64 * QUEUE_PART;
     // A few packets' dispersion says nothing about a rate.
-    let is_slow = received.packets >= 10 && (rate_of(received.bytes, received.duration_us) as f64) < sent_rate as f64 * DELIVERED_MIN;
+    let is_slow = received.packets >= 10
+        && (rate_of(received.bytes, received.duration_us) as f64) < sent_rate as f64 * DELIVERED_MIN;
     if loss > LOSS_MAX || is_queued || is_slow {
         return Objection::Path;
     }
@@ -267,7 +277,10 @@ mod tests {
     #[test]
     fn the_cap_and_the_sender_are_not_taken_for_the_path() {
         let free = ramp(1_000_000_000, 100_000_000_000, 100_000_000_000, 1_000);
-        assert_eq!((free.bits_per_second, free.limit, free.confidence), (1_000_000_000, RampLimit::Cap, Confidence::High));
+        assert_eq!(
+            (free.bits_per_second, free.limit, free.confidence),
+            (1_000_000_000, RampLimit::Cap, Confidence::High)
+        );
         let slow = ramp(100_000_000_000, 100_000_000_000, 3_000_000_000, 1_000);
         assert_eq!(slow.limit, RampLimit::Sender);
         assert!((2_500_000_000..=3_000_000_000).contains(&slow.bits_per_second), "{slow:?}");

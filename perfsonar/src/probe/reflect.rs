@@ -63,7 +63,10 @@ pub fn run(
         };
         let Ok(request) = Request::read(authentication, &buffer[..received.bytes]) else { continue };
         let from = received.from;
-        if request.ssid != plan.number || from.ip().to_canonical() != plan.partner || !budgets.take(from.ip(), received.at_ns) {
+        if request.ssid != plan.number
+            || from.ip().to_canonical() != plan.partner
+            || !budgets.take(from.ip(), received.at_ns)
+        {
             continue;
         }
         requests.note(request.sequence);
@@ -96,7 +99,13 @@ pub fn run(
     }
     let seen = requests.delivery(0);
     let mtu = if mtu > 0 { mtu.max(u32::from(header_bytes(socket.is_ipv6()))) } else { 0 };
-    let report = PathReport::Reflected { received: seen.received, duplicates: seen.duplicates, reordered: seen.reordered, too_big, mtu };
+    let report = PathReport::Reflected {
+        received: seen.received,
+        duplicates: seen.duplicates,
+        reordered: seen.reordered,
+        too_big,
+        mtu,
+    };
     Ok((report, source))
 }
 

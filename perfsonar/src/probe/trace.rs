@@ -45,7 +45,8 @@ fn follow(far_end: IpAddr, stop: &Stop, mut probe: impl FnMut(u8) -> io::Result<
                 Met::Somebody(error, rtt_us) => {
                     (hop.address, hop.rtt_us) = (error.from, Some(rtt_us));
                     // 11.0 and 3.0 (IPv6) say that the TTL was used up, which is what was asked for.
-                    let used_up = matches!((far_end.is_ipv4(), error.icmp), (true, Some((11, _))) | (false, Some((3, _))));
+                    let used_up =
+                        matches!((far_end.is_ipv4(), error.icmp), (true, Some((11, _))) | (false, Some((3, _))));
                     hop.icmp = error.icmp.filter(|_| !used_up);
                     hop.mtu = (error.errno == libc::EMSGSIZE && error.mtu > 0).then_some(error.mtu);
                     // The far host without a listener says that its port is closed: it is reached all the same.
@@ -135,17 +136,24 @@ pub fn icmp(far_end: IpAddr, timeout: Duration, stop: &Stop) -> io::Result<Route
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128, 129),
     };
     let (socket, is_raw) = match Socket::new(domain, Type::DGRAM, Some(protocol)) {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM)) => (Socket::new(domain, Type::RAW, Some(protocol))?, true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM)) => {
+            (Socket::new(domain, Type::RAW, Some(protocol))?, true)
+        }
         socket => (socket?, false),
     };
-    let keep = if far_end.is_ipv4() { (libc::IPPROTO_IP, libc::IP_RECVERR) } else { (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) };
+    let keep =
+        if far_end.is_ipv4() { (libc::IPPROTO_IP, libc::IP_RECVERR) } else { (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) };
     set_option(socket.as_fd(), keep.0, keep.1, 1)?;
     socket.connect(&SocketAddr::new(far_end, 0).into())?;
     let mut sequence = 0u16;
     let identifier = (std::process::id() as u16).to_be_bytes();
     let mut buffer = vec![0; 4_096];
     follow(far_end, stop, |ttl| {
-        if far_end.is_ipv4() { socket.set_ttl_v4(ttl.into())? } else { socket.set_unicast_hops_v6(ttl.into())? }
+        if far_end.is_ipv4() {
+            socket.set_ttl_v4(ttl.into())?
+        } else {
+            socket.set_unicast_hops_v6(ttl.into())?
+        }
         sequence += 1;
         let mut packet = [0; ICMP_BYTES];
         packet[0] = request;
@@ -183,7 +191,10 @@ pub fn icmp(far_end: IpAddr, timeout: Duration, stop: &Stop) -> io::Result<Route
 
 /// The Internet checksum (RFC 1071). The kernel fills ICMPv6's in itself.
 fn checksum(bytes: &[u8]) -> u16 {
-    let sum = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]))).sum::<u32>();
+    let sum = bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
+        .sum::<u32>();
     let folded = (sum & 0xffff) + (sum >> 16);
     !((folded & 0xffff) + (folded >> 16)) as u16
 }

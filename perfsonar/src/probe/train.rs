@@ -35,7 +35,13 @@ fn shape(train: &Train, is_ipv6: bool) -> (u32, f64) {
 ///
 /// # Errors
 /// The operating system's.
-pub fn send(socket: &ProbeSocket, authentication: &Authentication, number: u16, train: &Train, stop: &Stop) -> io::Result<TrainSent> {
+pub fn send(
+    socket: &ProbeSocket,
+    authentication: &Authentication,
+    number: u16,
+    train: &Train,
+    stop: &Stop,
+) -> io::Result<TrainSent> {
     let packet_bytes = train.packet_bytes.max(PROBE_BYTES_MIN);
     let (packets, interval_ns) = shape(train, socket.is_ipv6());
     let in_burst = (BURST.as_nanos() as f64 / interval_ns) as usize;
@@ -98,7 +104,13 @@ struct Arrived {
 ///
 /// # Errors
 /// The operating system's.
-pub fn receive(socket: &ProbeSocket, authentication: &Authentication, number: u16, until: Instant, stop: &Stop) -> io::Result<TrainReceived> {
+pub fn receive(
+    socket: &ProbeSocket,
+    authentication: &Authentication,
+    number: u16,
+    until: Instant,
+    stop: &Stop,
+) -> io::Result<TrainReceived> {
     socket.set_timeout(Some(Duration::from_millis(10)))?;
     let mut buffer = vec![0; 1 << 16];
     let mut arrived: Vec<Arrived> = Vec::new();
@@ -131,7 +143,12 @@ pub fn receive(socket: &ProbeSocket, authentication: &Authentication, number: u1
             Arrival::InOrder => {}
         }
         let bytes = received.bytes as u32 + headers;
-        arrived.push(Arrived { sequence: request.sequence, delay_ns: received.at_ns - sent_ns, at_ns: received.at_ns, bytes });
+        arrived.push(Arrived {
+            sequence: request.sequence,
+            delay_ns: received.at_ns - sent_ns,
+            at_ns: received.at_ns,
+            bytes,
+        });
     }
     Ok(TrainReceived { duplicates, reordered, ..digest(&arrived) })
 }
@@ -179,7 +196,10 @@ mod tests {
     #[test]
     fn a_filling_queue_and_its_end_show() {
         // A queue that grows by 10 us a packet and overflows after 60 packets.
-        let arrived: Vec<_> = (0..100).filter(|&n| n < 60 || n % 2 == 0).map(|n| packet(n, i64::from(n) * 20, 5_000 + i64::from(n.min(60)) * 10)).collect();
+        let arrived: Vec<_> = (0..100)
+            .filter(|&n| n < 60 || n % 2 == 0)
+            .map(|n| packet(n, i64::from(n) * 20, 5_000 + i64::from(n.min(60)) * 10))
+            .collect();
         let digest = digest(&arrived);
         assert_eq!((digest.packets, digest.delay_at_loss_us), (80, 600));
         assert!(digest.late_delay_us - digest.early_delay_us > 400, "{digest:?}");
@@ -201,7 +221,9 @@ mod tests {
         let train = Train { rate_bits_per_second: 50_000_000, duration_us: 50_000, packet_bytes: 1_400 };
         let stop = Stop::default();
         let (theirs, stopped) = (key.clone(), stop.clone());
-        let taking = std::thread::spawn(move || receive(&receiver, &theirs, 3, Instant::now() + Duration::from_secs(20), &stopped));
+        let taking = std::thread::spawn(move || {
+            receive(&receiver, &theirs, 3, Instant::now() + Duration::from_secs(20), &stopped)
+        });
         // Of another step: not counted.
         send(&sender, &key, 2, &Train { duration_us: 1, ..train }, &stop).unwrap();
         let sent = send(&sender, &key, 3, &train, &stop).unwrap();

@@ -40,7 +40,11 @@ const PACKET_BYTES_MAX: u32 = 65_000;
 ///
 /// # Errors
 /// The operating system's.
-pub async fn serve_control(listener: TcpListener, config: ResponderConfig, counters: Arc<ResponderCounters>) -> io::Result<()> {
+pub async fn serve_control(
+    listener: TcpListener,
+    config: ResponderConfig,
+    counters: Arc<ResponderCounters>,
+) -> io::Result<()> {
     let config = Arc::new(config);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let sessions = Arc::new(Semaphore::new(config.sessions));
@@ -58,7 +62,15 @@ pub async fn serve_control(listener: TcpListener, config: ResponderConfig, count
         }
         let (config, counters, sessions) = (config.clone(), counters.clone(), sessions.clone());
         tokio::spawn(async move {
-            let control = Control { stream, client: canonical(client), config, counters, sessions, reflectors: JoinSet::new(), stop: watch::channel(None).0 };
+            let control = Control {
+                stream,
+                client: canonical(client),
+                config,
+                counters,
+                sessions,
+                reflectors: JoinSet::new(),
+                stop: watch::channel(None).0,
+            };
             // A client that is gone, or breaks the protocol, ends its sessions and nothing else.
             let _ = control.run().await;
             drop(place);
@@ -192,6 +204,9 @@ impl Drop for Control {
         let running = self.reflectors.len() as u64;
         self.reflectors.abort_all();
         // Those that were aborted do not count themselves out.
-        let _ = self.counters.sessions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| Some(open.saturating_sub(running)));
+        let _ = self
+            .counters
+            .sessions
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| Some(open.saturating_sub(running)));
     }
 }

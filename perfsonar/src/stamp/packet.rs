@@ -143,8 +143,26 @@ struct Layout {
     request_ttl: usize,
 }
 
-const OPEN: Layout = Layout { sent: 4, error: 12, ssid: 14, received: 16, request_sequence: 24, request_sent: 28, request_error: 36, request_ttl: 40 };
-const SEALED: Layout = Layout { sent: 16, error: 24, ssid: 26, received: 32, request_sequence: 48, request_sent: 64, request_error: 72, request_ttl: 80 };
+const OPEN: Layout = Layout {
+    sent: 4,
+    error: 12,
+    ssid: 14,
+    received: 16,
+    request_sequence: 24,
+    request_sent: 28,
+    request_error: 36,
+    request_ttl: 40,
+};
+const SEALED: Layout = Layout {
+    sent: 16,
+    error: 24,
+    ssid: 26,
+    received: 32,
+    request_sequence: 48,
+    request_sent: 64,
+    request_error: 72,
+    request_ttl: 80,
+};
 
 const fn layout(authentication: &Authentication) -> &'static Layout {
     match authentication {
@@ -245,7 +263,15 @@ mod tests {
     }
 
     fn reflected() -> Reflected {
-        Reflected { sequence: 9, sent: [9; 8], error: ErrorEstimate(0x0f84), ssid: 0xabcd, received: [8; 8], request: request(), request_ttl: 61 }
+        Reflected {
+            sequence: 9,
+            sent: [9; 8],
+            error: ErrorEstimate(0x0f84),
+            ssid: 0xabcd,
+            received: [8; 8],
+            request: request(),
+            request_ttl: 61,
+        }
     }
 
     #[test]
@@ -256,8 +282,8 @@ mod tests {
         assert_eq!(packet[16..], [0; 28]);
         reflected().write(&Authentication::Open, &mut packet);
         let expected = [
-            0, 0, 0, 9, 9, 9, 9, 9, 9, 9, 9, 9, 0x0f, 0x84, 0xab, 0xcd, 8, 8, 8, 8, 8, 8, 8, 8, 0, 0, 0, 7, 1, 2, 3, 4, 5, 6,
-            7, 8, 0x8f, 0x84, 0, 0, 61, 0, 0, 0,
+            0, 0, 0, 9, 9, 9, 9, 9, 9, 9, 9, 9, 0x0f, 0x84, 0xab, 0xcd, 8, 8, 8, 8, 8, 8, 8, 8, 0, 0, 0, 7, 1, 2, 3, 4,
+            5, 6, 7, 8, 0x8f, 0x84, 0, 0, 61, 0, 0, 0,
         ];
         assert_eq!(packet, expected);
     }

@@ -34,7 +34,13 @@ pub struct ReflectorLimits {
 
 impl Default for ReflectorLimits {
     fn default() -> Self {
-        Self { allow: Vec::new(), sessions: 1_000, packets_per_second: 10_000, answers_short_requests: false, is_twamp: false }
+        Self {
+            allow: Vec::new(),
+            sessions: 1_000,
+            packets_per_second: 10_000,
+            answers_short_requests: false,
+            is_twamp: false,
+        }
     }
 }
 
@@ -197,7 +203,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn received(from: &str) -> Received {
-        Received { bytes: 0, from: from.parse().unwrap(), at_ns: 1_800_000_000_000_000_000, ttl: Some(61), traffic_class: Some(0xb8) }
+        Received {
+            bytes: 0,
+            from: from.parse().unwrap(),
+            at_ns: 1_800_000_000_000_000_000,
+            ttl: Some(61),
+            traffic_class: Some(0xb8),
+        }
     }
 
     fn request(sequence: u32, bytes: usize) -> Vec<u8> {
@@ -216,7 +228,9 @@ mod tests {
     #[test]
     fn each_session_has_its_own_numbers() {
         let mut reflector = Reflector::new(Authentication::Open, None, ReflectorLimits::default());
-        for (from, sequence, expected) in [("192.0.2.1:5000", 10, 0), ("192.0.2.1:5000", 12, 1), ("192.0.2.1:5001", 3, 0)] {
+        for (from, sequence, expected) in
+            [("192.0.2.1:5000", 10, 0), ("192.0.2.1:5000", 12, 1), ("192.0.2.1:5001", 3, 0)]
+        {
             let mut packet = request(sequence, 44);
             reflect(&mut reflector, &mut packet, from).unwrap();
             let answer = Reflected::read(&Authentication::Open, &packet).unwrap();
@@ -227,12 +241,19 @@ mod tests {
 
     #[test]
     fn what_is_outside_of_the_limits_is_not_answered() {
-        let limits = ReflectorLimits { allow: vec!["192.0.2.0/24".parse().unwrap()], packets_per_second: 3, sessions: 2, ..ReflectorLimits::default() };
+        let limits = ReflectorLimits {
+            allow: vec!["192.0.2.0/24".parse().unwrap()],
+            packets_per_second: 3,
+            sessions: 2,
+            ..ReflectorLimits::default()
+        };
         let mut reflector = Reflector::new(Authentication::Open, None, limits);
         assert_eq!(reflect(&mut reflector, &mut request(0, 44), "198.51.100.1:5000"), Err(Refused::Source));
         assert_eq!(reflect(&mut reflector, &mut request(0, 44), "192.0.2.1:862"), Err(Refused::SourcePort));
         assert_eq!(reflect(&mut reflector, &mut request(0, 43), "192.0.2.1:5000"), Err(Refused::Short));
-        let answered = (0..10).filter(|&port| reflect(&mut reflector, &mut request(0, 44), &format!("192.0.2.1:{}", 5000 + port)).is_ok());
+        let answered = (0..10).filter(|&port| {
+            reflect(&mut reflector, &mut request(0, 44), &format!("192.0.2.1:{}", 5000 + port)).is_ok()
+        });
         assert_eq!(answered.count(), 3);
         assert_eq!(reflector.session_count(), 2);
         let key = Authentication::with_secret(b"key");
@@ -244,7 +265,8 @@ mod tests {
     fn padding_of_twamp_light_is_not_taken_for_tlvs() {
         let mut reflector = Reflector::new(Authentication::Open, None, ReflectorLimits::default());
         let mut packet = vec![0xa5; 100];
-        Request { sequence: 0, sent: [1; 8], error: ErrorEstimate(1), ssid: 0 }.write(&Authentication::Open, &mut packet);
+        Request { sequence: 0, sent: [1; 8], error: ErrorEstimate(1), ssid: 0 }
+            .write(&Authentication::Open, &mut packet);
         packet[16..44].fill(0xa5);
         reflect(&mut reflector, &mut packet, "192.0.2.1:5000").unwrap();
         assert_eq!(packet[44..], [0xa5; 56]);

@@ -34,7 +34,14 @@ impl SenderConfig {
     /// STAMP without authentication.
     #[must_use]
     pub const fn stamp(ssid: u16) -> Self {
-        Self { authentication: Authentication::Open, ssid, format: TimestampFormat::Ntp, packet_bytes: OPEN_BYTES, tlvs: Vec::new(), is_twamp: false }
+        Self {
+            authentication: Authentication::Open,
+            ssid,
+            format: TimestampFormat::Ntp,
+            packet_bytes: OPEN_BYTES,
+            tlvs: Vec::new(),
+            is_twamp: false,
+        }
     }
 
     /// TWAMP with so many bytes of padding behind the 14 of a sender's packet.
@@ -288,7 +295,8 @@ impl SenderSession {
             return (None, None);
         }
         let reflected = u64::from(self.reflections.expected_next());
-        let arrived = if self.is_stateful { reflected.saturating_sub(self.forward_duplicates) } else { round_trip.received };
+        let arrived =
+            if self.is_stateful { reflected.saturating_sub(self.forward_duplicates) } else { round_trip.received };
         let forward = Delivery {
             sent: round_trip.sent,
             received: arrived.min(round_trip.sent),
@@ -330,7 +338,13 @@ mod tests {
         }
 
         fn reflect(&mut self, mut packet: Vec<u8>, at_ns: i64) -> Vec<u8> {
-            let received = Received { bytes: packet.len(), from: "192.0.2.1:5000".parse().unwrap(), at_ns, ttl: Some(250), traffic_class: Some(0) };
+            let received = Received {
+                bytes: packet.len(),
+                from: "192.0.2.1:5000".parse().unwrap(),
+                at_ns,
+                ttl: Some(250),
+                traffic_class: Some(0),
+            };
             self.reflector.reflect(&mut packet, &received, "192.0.2.2:862".parse().unwrap(), GOOD, at_ns + MS).unwrap();
             packet
         }

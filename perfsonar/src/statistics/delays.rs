@@ -179,7 +179,10 @@ mod tests {
         let mut delays = Delays::default();
         (0..100).for_each(|_| delays.record(-5_000_000));
         let summary = delays.summary().unwrap();
-        assert_eq!((summary.min_us, summary.p99_us, summary.stddev_us, summary.jitter_us), (-5_000.0, -5_000.0, 0.0, 0.0));
+        assert_eq!(
+            (summary.min_us, summary.p99_us, summary.stddev_us, summary.jitter_us),
+            (-5_000.0, -5_000.0, 0.0, 0.0)
+        );
         assert_eq!(delays.histogram_ms().into_iter().collect::<Vec<_>>(), [("-5.00".to_owned(), 100)]);
         assert_eq!(summary.relative().p50_us, 0.0);
     }

@@ -62,7 +62,9 @@ pub enum ControlError {
     #[error("the other end does not speak TWAMP-Control: {0}")]
     Malformed(&'static str),
     /// The server does not offer the unauthenticated mode.
-    #[error("the TWAMP server offers no unauthenticated mode (its modes are {0:#x}): its admin would have to permit it")]
+    #[error(
+        "the TWAMP server offers no unauthenticated mode (its modes are {0:#x}): its admin would have to permit it"
+    )]
     NoCommonMode(u32),
     /// The server says no.
     #[error("the TWAMP server refuses {what}: {}", why(*.accept))]
@@ -231,7 +233,12 @@ impl SessionRequest {
             _ => return Err(Accept::Unsupported),
         };
         // A TWAMP client is the sender itself: it asks for no sender or receiver, and for no schedule (RFC 5357 3.5).
-        if message[2] != 0 || message[3] != 0 || u32_at(message, 4) != 0 || u32_at(message, 8) != 0 || message[84] & 0xc0 != 0 {
+        if message[2] != 0
+            || message[3] != 0
+            || u32_at(message, 4) != 0
+            || u32_at(message, 8) != 0
+            || message[84] & 0xc0 != 0
+        {
             return Err(Accept::Unsupported);
         }
         let mut timeout = [0; 8];
@@ -324,7 +331,12 @@ mod tests {
     #[test]
     fn requests_come_back() {
         assert_eq!(SessionRequest::read(&request().write()), Ok(request()));
-        let six = SessionRequest { is_ipv6: true, sender_address: "2001:db8::1".parse().unwrap(), receiver_address: "::".parse().unwrap(), ..request() };
+        let six = SessionRequest {
+            is_ipv6: true,
+            sender_address: "2001:db8::1".parse().unwrap(),
+            receiver_address: "::".parse().unwrap(),
+            ..request()
+        };
         assert_eq!(SessionRequest::read(&six.write()), Ok(six));
         assert_eq!(six.timeout().as_secs(), 2);
         let bytes = request().write();

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::messages::{
-    Accept, REQUEST_BYTES, REQUEST_TW_SESSION, SET_UP_BYTES, SHORT_BYTES, START_SESSIONS, STOP_SESSIONS, SessionRequest,
-    chosen_mode,
+    Accept, REQUEST_BYTES, REQUEST_TW_SESSION, SET_UP_BYTES, SHORT_BYTES, START_SESSIONS, STOP_SESSIONS,
+    SessionRequest, chosen_mode,
 };
 
 /// What a server does next.

@@ -23,7 +23,9 @@ pub enum PathAction {
 
 /// `culvert path check`.
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "The partner must know this node's key and permit path checks (table [path] of its culvert.toml).\nExit codes: 0 everything was measured, 6 a partial result, 1 nothing could be measured, 4 not permitted, 5 another check runs there.")]
+#[command(
+    after_help = "The partner must know this node's key and permit path checks (table [path] of its culvert.toml).\nExit codes: 0 everything was measured, 6 a partial result, 1 nothing could be measured, 4 not permitted, 5 another check runs there."
+)]
 pub struct CheckArgs {
     /// The partner: a profile's name, or culvert://HOST:PORT
     pub partner: String,

@@ -31,7 +31,10 @@ pub fn run(state: &StateDirectory, args: &HistoryArgs) -> Result<ExitCode, Comma
     known.sort();
     if known.is_empty() {
         let what = args.partner.as_ref().map_or("any partner".to_owned(), |partner| format!("'{partner}'"));
-        return Err(CommandError::new(ExitCode::NotFound, format!("nothing is known of the path to {what}: 'culvert path check PARTNER' measures it")));
+        return Err(CommandError::new(
+            ExitCode::NotFound,
+            format!("nothing is known of the path to {what}: 'culvert path check PARTNER' measures it"),
+        ));
     }
     for (partner, side) in &known {
         let records = records::read(state, partner, *side)?;
@@ -43,7 +46,10 @@ pub fn run(state: &StateDirectory, args: &HistoryArgs) -> Result<ExitCode, Comma
             continue;
         }
         say(&format!("{partner}, {}", if *side == Side::Send { "to the partner" } else { "from the partner" }))?;
-        say(&format!("  {:20} {:10} {:>12} {:>10} {:>8} {:>14}  route", "when (UTC)", "from", "round trip", "loss", "MTU", "rate"))?;
+        say(&format!(
+            "  {:20} {:10} {:>12} {:>10} {:>8} {:>14}  route",
+            "when (UTC)", "from", "round trip", "loss", "MTU", "rate"
+        ))?;
         let mut route: Option<&str> = None;
         for record in newest {
             say(&line(record, route))?;
@@ -55,7 +61,8 @@ pub fn run(state: &StateDirectory, args: &HistoryArgs) -> Result<ExitCode, Comma
 
 fn line(record: &PathRecord, newer_route: Option<&str>) -> String {
     let none = || "-".to_owned();
-    let when = jiff::Timestamp::from_millisecond(record.at_unix_ms.cast_signed()).map_or_else(|_| none(), |at| at.strftime("%Y-%m-%d %H:%M:%S").to_string());
+    let when = jiff::Timestamp::from_millisecond(record.at_unix_ms.cast_signed())
+        .map_or_else(|_| none(), |at| at.strftime("%Y-%m-%d %H:%M:%S").to_string());
     let route = record.route.as_deref().map_or_else(none, |route| {
         let changed = newer_route.is_some_and(|newer| newer != route);
         format!("{} hops {route}{}", record.hops.unwrap_or(0), if changed { " (changed after this)" } else { "" })

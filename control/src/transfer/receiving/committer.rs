@@ -106,9 +106,8 @@ fn take_batch(waiting: &Receiver<Work>, wait: bool) -> Option<Vec<Work>> {
     loop {
         match waiting.try_recv() {
             Ok(work) => batch.push(work),
-            Err(TryRecvError::Empty) => return Some(batch),
             Err(TryRecvError::Disconnected) if batch.is_empty() => return None,
-            Err(TryRecvError::Disconnected) => return Some(batch),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Some(batch),
         }
     }
 }
@@ -125,8 +124,7 @@ fn make_durable(intake: &Intake, linked: &mut Linked, committed: &mut Committed)
     if files.is_empty() {
         return Ok(());
     }
-    let records: Vec<Record> =
-        files.iter().filter_map(|&(file, hash)| done_record(intake, file, hash).ok()).collect();
+    let records: Vec<Record> = files.iter().filter_map(|&(file, hash)| done_record(intake, file, hash).ok()).collect();
     let mut journal = intake.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(journal) = journal.as_mut() {
         journal.append(records).map_err(|error| failed("the journal of the transfer", &error))?;

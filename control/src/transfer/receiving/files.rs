@@ -72,9 +72,9 @@ fn open_partial(intake: &Intake, file: u32, resumed: bool) -> Result<(PartialFil
         let known = intake.begun.iter().find(|begun| resumed && begun.file == file);
         let chunks = known.into_iter().flat_map(|begun| &begun.chunks);
         let chunks = chunks.map(|&(part, hash)| Record::Chunk { file: number, part, hash });
-        journal.append(std::iter::once(begun).chain(chunks)).map_err(|error| {
-            fail(error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
-        })?;
+        journal
+            .append(std::iter::once(begun).chain(chunks))
+            .map_err(|error| fail(error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)))?;
     }
     Ok((partial, number))
 }

@@ -1,0 +1,107 @@
+//! The engine as a contender: its own node on the receiving side, its own command on the sending side.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use culvert_tests::node::{Pair, RunningNode};
+use culvert_tests::program::{command, culvert, run};
+use serde_json::Value;
+
+use crate::field::{Field, RECEIVER, SENDER, THERE};
+
+/// What the machine is.
+pub fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let processors = read("/proc/cpuinfo");
+    let model = processors
+        .lines()
+        .find_map(|line| line.strip_prefix("model name\t: "))
+        .unwrap_or("unknown processor")
+        .to_owned();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{cores} × {model}, Linux {}", read("/proc/sys/kernel/osrelease").trim())
+}
+
+/// Two partners in the lab, the second one running.
+#[derive(Debug)]
+pub struct Engine<'a> {
+    field: &'a Field,
+    /// The partners' state.
+    pub pair: Pair,
+    /// The second's node.
+    pub node: RunningNode,
+}
+
+impl<'a> Engine<'a> {
+    /// Starts the receiving node.
+    pub fn start(field: &'a Field) -> Self {
+        let pair = Pair::new();
+        let core = RECEIVER.to_string();
+        let node = command(&pair.there, ["node", "--listen", "[::]:7272", "--metrics", "off", "--cores", &core]);
+        let node = RunningNode::start(&pair.there, &mut field.lab.inside(RECEIVER, &node));
+        pair.meet(node.port);
+        run(&pair.here, ["profile", "edit", "second", "--address", &format!("{THERE}:7272")]).exits(0);
+        Self { field, pair, node }
+    }
+
+    /// Lets the receiver store below a directory.
+    pub fn permit(&self, directory: &std::path::Path) {
+        run(&self.pair.there, ["profile", "edit", "first", "--permit", &format!("{}:both", directory.display())])
+            .exits(0);
+    }
+
+    /// Runs a command of the engine on the sending side; its JSON and how long it took.
+    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<(Value, Duration)> {
+        let sending = command(&self.pair.here, arguments);
+        let words: Vec<String> = sending.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let core = SENDER.to_string();
+        words.extend(["--json", "--cores", &core]);
+        let program = culvert().display().to_string();
+        // Both processes of the side share its core, as the peers' do.
+        let (out, took) = self.field.run(&program, &words)?;
+        let result: Value = serde_json::from_str(&out).with_context(|| out.clone())?;
+        Ok((result, took))
+    }
+
+    /// Memory to memory, in Gb/s.
+    pub fn memory(&self, gigabytes: u64, options: &[&str]) -> anyhow::Result<f64> {
+        let size = format!("{gigabytes}G");
+        let (result, _) = self.run(&[&["bench", "net", "second", "--size", &size], options].concat())?;
+        let bits = result["goodput_bps"].as_f64().context("no goodput")?;
+        Ok(bits / 1e9)
+    }
+
+    /// A directory of the room that the receiver may write.
+    pub fn destination(&self, directory: &std::path::Path) -> String {
+        format!("second:{}", directory.display())
+    }
+}
+
+/// The raw limit of the same path: sealed datagrams without a protocol, in Gb/s.
+pub fn limit(field: &Field, datagram: u32) -> anyhow::Result<f64> {
+    let program: PathBuf = culvert().to_owned();
+    let program = program.display().to_string();
+    let datagram = datagram.to_string();
+    let (sender, receiver) = (SENDER.to_string(), RECEIVER.to_string());
+    let address = format!("{THERE}:7999");
+    let receive = ["bench", "limit", "--receive", &address, "--core", &receiver, "--json"];
+    let mut receiving = field.command(RECEIVER, &program, &receive);
+    let receiving = receiving.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn()?;
+    std::thread::sleep(Duration::from_millis(300));
+    let sent = field
+        .run(&program, &["bench", "limit", "--send", &address, "--datagram", &datagram, "--core", &sender, "--json"]);
+    let received = receiving.wait_with_output()?;
+    sent?;
+    ensure!(received.status.success(), "the receiver failed");
+    let result: Value = serde_json::from_slice(&received.stdout)?;
+    Ok(result["bits_per_second"].as_f64().context("no rate")? / 1e9)
+}
+
+/// Prints the ledger.
+pub fn ledger() -> anyhow::Result<()> {
+    let room = tempfile::tempdir()?;
+    println!("\n### Ledger: cycles for each byte\n\n```\n{}```", run(room.path(), ["bench", "ledger"]).exits(0).out);
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! `cargo xtask bench`: how fast the engine is, told in ratios.
+//!
+//! Absolute rates mean little on a machine that others share, so every table is made in one run: its contenders take turns
+//! ([`contest`]), each gets its median, and the engine's is divided by theirs. The contenders are the path's raw limit and the peers that are
+//! installed ([`peers`]), in the lab of two network namespaces, one core for each side.
+#![forbid(unsafe_code)]
+// A benchmark's result is what it prints.
+#![allow(clippy::print_stdout)]
+
+mod contest;
+mod engine;
+mod field;
+mod files;
+mod many_files;
+mod memory;
+mod peers;
+mod resident;
+mod table;
+
+use clap::{Parser, ValueEnum};
+
+/// The engine beside the machine's limits and the installed peers
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+struct Arguments {
+    /// Only these tables
+    #[arg(value_enum)]
+    tables: Vec<Table>,
+    /// Rounds; each contender runs once in each
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Gigabytes that a run moves
+    #[arg(long, default_value_t = 8)]
+    gigabytes: u64,
+    /// MTU of the lab's link, for the tables of memory
+    #[arg(long, default_values_t = [9_000, 1_500])]
+    mtu: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Table {
+    /// Memory to memory: the engine, its raw limit, TCP, encrypted GridFTP
+    Memory,
+    /// A file in the page cache to a file on disk
+    File,
+    /// 100,000 small files, memory file system to memory file system
+    ManyFiles,
+    /// Resident memory of every process
+    Resident,
+    /// Cycles for each byte, stage by stage
+    Ledger,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let wanted = |table| arguments.tables.is_empty() || arguments.tables.contains(&table);
+    if let Some(why) = culvert_tests::lab::missing() {
+        println!("skipped: {why}");
+        return Ok(());
+    }
+    println!("{}", engine::machine());
+    if wanted(Table::Memory) {
+        for &mtu in &arguments.mtu {
+            memory::run(mtu, arguments.gigabytes, arguments.rounds)?;
+        }
+    }
+    if wanted(Table::File) {
+        files::run(arguments.gigabytes.min(4), arguments.rounds)?;
+    }
+    if wanted(Table::ManyFiles) {
+        many_files::run(arguments.rounds)?;
+    }
+    if wanted(Table::Resident) {
+        resident::run()?;
+    }
+    if wanted(Table::Ledger) {
+        engine::ledger()?;
+    }
+    Ok(())
+}

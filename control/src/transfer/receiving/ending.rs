@@ -1,0 +1,129 @@
+//! How a receiving transfer ends: the statement of what was stored, both signatures, and the result.
+
+use culvert_protocol::control::{Message, ReceiverSummary, RefusalCode};
+use culvert_protocol::manifest::EntryKind;
+use culvert_protocol::names::printable;
+use culvert_protocol::receipt::{Receipt, Statement, sign_line, verify_line};
+use culvert_protocol::verdict::{ReceiverTimes, verdict};
+
+use super::{Received, Receiving, unix_ms};
+use crate::transfer::result::{ResultError, ResultParts, TransferResult, named_errors};
+use crate::transfer::usage::millicycles_per_byte;
+use crate::transfer::{TransferError, blocking, root_of};
+
+impl Receiving {
+    /// When everything is stored: states it, signs it, and sends it.
+    pub(super) async fn finish_if_done(&mut self) -> Result<(), TransferError> {
+        let Some(sender) = self.sender else { return Ok(()) };
+        if self.finish_sent.is_some() || self.files_left > 0 || self.memory_left > 0 {
+            return Ok(());
+        }
+        let intake = self.intake.clone();
+        let preserve = self.context.options.preserve;
+        let finished = blocking(move || intake.finish(preserve)).await;
+        finished.map_err(|error| TransferError::here(RefusalCode::Failed, error))?;
+        let stored = |file: u32| !self.intake.is_skipped(file) && !self.failed.contains(&file);
+        let root = if self.context.options.checksum && self.intake.memory_bytes.is_none() {
+            root_of(&self.intake.manifest, &self.hashes, stored)
+        } else {
+            String::new()
+        };
+        let bytes_stored = self.intake.memory_bytes.unwrap_or(self.bytes_stored);
+        let times = ReceiverTimes { busy: self.busy.part(), writing: self.writing.part() };
+        let verdict = verdict(&sender.times, &times, sender.rate_was_asked_for);
+        let statement = Statement {
+            culvert_receipt: 1,
+            transfer: self.context.id.to_string(),
+            sender: self.context.connection.partner,
+            receiver: self.context.identity.public_key(),
+            began_unix_ms: self.began_unix_ms,
+            ended_unix_ms: unix_ms(),
+            files: self.files_stored,
+            files_failed: self.errors.count,
+            bytes: bytes_stored,
+            root_blake3: root,
+            segments_sent: sender.segments_sent,
+            segments_resent: sender.segments_resent,
+            cipher: self.context.options.cipher.name().to_owned(),
+            verdict: verdict.text.clone(),
+        };
+        let cpu_us = self.cpu.elapsed_us();
+        let moved = self.bytes_arrived.saturating_sub(self.intake.resumed_bytes);
+        let summary = ReceiverSummary {
+            files_stored: self.files_stored,
+            files_skipped: self.intake.skipped_files(),
+            files_failed: self.errors.count,
+            bytes_stored,
+            resumed_bytes: self.intake.resumed_bytes,
+            cpu_us,
+            millicycles_per_byte: millicycles_per_byte(cpu_us, moved),
+            verdict,
+        };
+        self.line = statement.to_line();
+        let signature = sign_line(&self.context.identity, &self.line).to_vec();
+        let message = Message::Finished { line: self.line.clone(), signature, summary: summary.clone() };
+        self.context.connection.writer.send(message).await?;
+        self.receiver = Some(summary);
+        self.finish_sent = Some(statement);
+        Ok(())
+    }
+
+    /// The sender has signed too: the transfer is over.
+    pub(super) fn countersigned(&mut self, signature: &[u8]) -> Result<Received, TransferError> {
+        let (Some(statement), Some(receiver), Some(sender)) = (&self.finish_sent, &self.receiver, &self.sender) else {
+            return Err(TransferError::protocol("it signs a receipt that was not stated"));
+        };
+        verify_line(self.context.connection.partner, &self.line, signature).map_err(|_| {
+            TransferError::here(RefusalCode::Verification, "the partner's signature does not belong to the receipt")
+        })?;
+        let receipt = Receipt {
+            line: self.line.clone(),
+            sender_signature: signature.try_into().unwrap_or([0; 64]),
+            receiver_signature: sign_line(&self.context.identity, &self.line),
+        };
+        let name = |file| printable(self.intake.manifest.entry(file).name);
+        // The partner's words reach a terminal: nothing but what can be printed.
+        let plain = |text: &str| text.chars().filter(|character| !character.is_control()).collect();
+        let left_out = self.left_out.iter().map(|left| ResultError {
+            path: plain(&left.name),
+            code: plain(&left.code),
+            text: plain(&left.text),
+        });
+        let result = TransferResult::new(ResultParts {
+            id: self.context.id,
+            statement,
+            sender,
+            receiver,
+            seconds: self.began.elapsed().as_secs_f64(),
+            flows: self.flows.len() as u16,
+            cipher: self.context.options.cipher,
+            files_total: self.intake.manifest.file_count(),
+            errors: named_errors(&self.errors, name).chain(left_out).collect::<Vec<ResultError>>(),
+            error_count: self.errors.count + sender.problems,
+        });
+        self.intake.forget_journal();
+        Ok(Received { result, receipt: Some(receipt) })
+    }
+
+    /// What a dry run comes to.
+    pub(super) fn dry_result(&self) -> TransferResult {
+        let manifest = &self.intake.manifest;
+        let would = |wanted: &dyn Fn(u32) -> bool| {
+            manifest
+                .entries()
+                .filter(|(file, entry)| matches!(entry.kind, EntryKind::File { .. }) && wanted(*file))
+                .count() as u64
+        };
+        let bytes = (0..manifest.len() as u32)
+            .filter(|&file| self.intake.is_sent(file))
+            .filter_map(|file| manifest.file_bytes(file))
+            .sum();
+        crate::transfer::result::dry_run(
+            self.context.id,
+            would(&|file| self.intake.is_sent(file)),
+            would(&|file| self.intake.is_skipped(file)),
+            bytes,
+            self.context.options.cipher,
+        )
+    }
+}

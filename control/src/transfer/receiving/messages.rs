@@ -1,0 +1,140 @@
+//! What the sender says while it sends. Nothing that it names is believed to exist before it was looked up.
+
+use culvert_protocol::chunk_map::ChunkContent;
+use culvert_protocol::control::Message;
+use culvert_protocol::tree_hash::{ChunkHash, hash_of_zeros};
+
+use super::{Received, Receiving};
+use crate::transfer::manifest_exchange::unexpected;
+use crate::transfer::{Phase, TransferError, blocking};
+
+impl Receiving {
+    pub(super) async fn message(&mut self, message: Message) -> Result<Option<Received>, TransferError> {
+        match message {
+            Message::ChunkHashes(hashes) => {
+                for (chunk, hash) in hashes {
+                    self.check_chunk_number(chunk)?;
+                    self.theirs.insert(chunk, hash);
+                    self.compare(chunk).await?;
+                }
+            }
+            Message::PackHashes { chunk, hashes } => {
+                let fits = matches!(self.chunks.content(chunk), Some(ChunkContent::Pack { files, .. }) if files.len() == hashes.len());
+                if !fits {
+                    return Err(TransferError::protocol(format!("it names hashes of a pack {chunk} that is none")));
+                }
+                self.pack_hashes.insert(chunk, hashes);
+                self.unpack_if_ready(chunk);
+            }
+            Message::Holes(holes) => self.holes(holes).await?,
+            Message::Proven(chunks) => {
+                for chunk in chunks {
+                    self.check_chunk_number(chunk)?;
+                    self.proven(chunk)?;
+                }
+            }
+            Message::FilesComplete(complete) => {
+                for (file, hash) in complete {
+                    if self.intake.manifest.len() as u32 <= file {
+                        return Err(TransferError::protocol("it completes a file that it does not have"));
+                    }
+                    self.files.note_complete(file, hash);
+                    self.finish_file_if_ready(file);
+                }
+            }
+            Message::FileFailed(error) => {
+                let is_left = (error.file as usize) < self.intake.manifest.len()
+                    && self.intake.manifest.file_bytes(error.file).is_some()
+                    && self.intake.is_sent(error.file);
+                if !is_left {
+                    return Err(TransferError::protocol("it gives up a file that it does not send"));
+                }
+                self.fail_file(error, false);
+            }
+            Message::LeftOut(left_out) => self.left_out = left_out,
+            Message::AllSent(summary) => {
+                self.sender = Some(summary);
+                self.context.progress.send_modify(|progress| progress.phase = Phase::Finishing);
+            }
+            Message::Countersigned { signature } => return self.countersigned(&signature).map(Some),
+            Message::Ping(number) => self.context.connection.writer.send_urgent(Message::Pong(number))?,
+            Message::Refused(refusal) => return Err(TransferError::Partner(refusal)),
+            other => return Err(unexpected(&other, "hashes")),
+        }
+        Ok(None)
+    }
+
+    pub(super) fn check_chunk_number(&self, chunk: u32) -> Result<(), TransferError> {
+        if chunk < self.chunk_count {
+            return Ok(());
+        }
+        Err(TransferError::protocol(format!("it names a chunk {chunk} that the transfer does not have")))
+    }
+
+    /// Chunks that the sender's file has as holes.
+    pub(super) async fn holes(&mut self, holes: Vec<(u32, ChunkHash)>) -> Result<(), TransferError> {
+        let (checksum, chunk_bytes) = (self.context.options.checksum, self.context.options.chunk_bytes);
+        for (chunk, theirs) in holes {
+            self.check_chunk_number(chunk)?;
+            let Some(ChunkContent::Range { file, offset, bytes, .. }) = self.chunks.content(chunk) else {
+                return Err(TransferError::protocol("it has a hole in a pack"));
+            };
+            if self.failed.contains(&file) {
+                continue;
+            }
+            let file_bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
+            if checksum {
+                let ours = blocking(move || hash_of_zeros(file_bytes, offset, bytes, chunk_bytes)).await;
+                if ours != theirs {
+                    return Err(TransferError::protocol("its hash of a hole is not that of zeros"));
+                }
+            }
+            if self.files.get(file).is_none() {
+                match super::files::open(&self.context.plane, self.intake.clone(), file, false).await {
+                    Ok(opened) => {
+                        for (tag, chunk) in self.files.insert(file, opened) {
+                            self.place_in_file(tag, chunk);
+                        }
+                    }
+                    Err(error) => {
+                        self.fail_file(error, true);
+                        continue;
+                    }
+                }
+            }
+            if let Err(error) = self.files.punch(file, offset, bytes) {
+                let error = crate::destination::small_files::unwritable(&self.intake.manifest, file, error);
+                self.fail_file(error, true);
+                continue;
+            }
+            self.bytes_arrived += u64::from(bytes);
+            self.chunk_verified(chunk, theirs);
+        }
+        Ok(())
+    }
+
+    /// A chunk that an earlier attempt stored is the sender's.
+    pub(super) fn proven(&mut self, chunk: u32) -> Result<(), TransferError> {
+        let chunks = self.chunks.clone();
+        let Some(ChunkContent::Range { file, part, .. }) = chunks.content(chunk) else {
+            return Err(TransferError::protocol("it proves a pack, which nobody asked for"));
+        };
+        let known = self.intake.begun.iter().find(|begun| begun.file == file);
+        let hash = known.and_then(|begun| begun.chunks.iter().find(|(at, _)| *at == part)).and_then(|(_, hash)| *hash);
+        let Some(hash) = hash else {
+            return Err(TransferError::protocol("it proves a chunk that is not stored"));
+        };
+        self.chunk_verified(chunk, hash);
+        Ok(())
+    }
+
+    pub(super) fn chunk_bytes(&self, chunk: u32) -> u32 {
+        match self.intake.memory_bytes {
+            Some(bytes) => {
+                let chunk_bytes = u64::from(self.context.options.chunk_bytes);
+                bytes.saturating_sub(u64::from(chunk) * chunk_bytes).min(chunk_bytes) as u32
+            }
+            None => self.chunks.content(chunk).map_or(0, |content| content.bytes()),
+        }
+    }
+}

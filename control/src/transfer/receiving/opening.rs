@@ -1,0 +1,114 @@
+//! How a receiving transfer begins: the sender learns what need not be sent, what an earlier attempt stored is proved, and the
+//! flows are opened.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use culvert_dataplane::link::commands::FileRange;
+use culvert_dataplane::link::messages::OpenReceive;
+use culvert_protocol::chunk_map::ChunkContent;
+use culvert_protocol::control::{FlowOffer, Message, runs};
+use culvert_protocol::tree_hash::ChunkHash;
+use tokio::sync::mpsc;
+
+use super::{REPORT_INTERVAL_US, Receiving, ReceivingFlow, random_u32};
+use crate::dataplane::{ReceiveEvent, Tagged};
+use crate::transfer::flows::canonical;
+use crate::transfer::{Phase, TransferError};
+
+impl Receiving {
+    /// Tells the sender what need not be sent.
+    pub(super) async fn tell_plan(&mut self) -> Result<(), TransferError> {
+        let writer = self.context.connection.writer.clone();
+        let skipped = runs((0..self.intake.manifest.len() as u32).filter(|&file| self.intake.is_skipped(file)));
+        for part in skipped.chunks(4_096) {
+            writer.send(Message::PlanPart { skipped: part.to_vec() }).await?;
+        }
+        for part in self.intake.resumed.chunks(1_000) {
+            writer.send(Message::Resumed(part.to_vec())).await?;
+        }
+        Ok(())
+    }
+
+    /// Proves what an earlier attempt stored, and opens the flows.
+    pub(super) async fn open_flows(
+        &mut self,
+        events: &mpsc::UnboundedSender<Tagged<ReceiveEvent>>,
+    ) -> Result<(), TransferError> {
+        let proofs = self.prove_stored_chunks().await?;
+        for part in proofs.chunks(1_000) {
+            self.context.connection.writer.send(Message::Proofs(part.to_vec())).await?;
+        }
+        let plane = self.context.plane.clone();
+        let lanes = plane.lanes().len();
+        let partner_lanes = self.context.partner_lane_ports.len().max(1);
+        let wanted = match self.context.options.flows {
+            0 => lanes.max(partner_lanes),
+            flows => flows.into(),
+        };
+        let flows = wanted.min(self.chunk_count as usize).min(culvert_protocol::control::FLOWS_MAX.into());
+        let mut offers = Vec::new();
+        for tag in 0..flows {
+            let (lane, partner_lane) = ((tag % lanes) as u16, tag % partner_lanes);
+            let slot = plane.take_receive_slot(lane, tag, events)?;
+            self.flows.push(ReceivingFlow { lane, slot });
+            let flow_id = random_u32() & !0xff | u32::from(slot.0);
+            let port = self.context.partner_lane_ports.get(partner_lane).copied().unwrap_or(0);
+            let open = OpenReceive {
+                lane,
+                slot,
+                flow_id,
+                secret: *self.context.connection.secret.expose(),
+                cipher: self.context.options.cipher,
+                partner: SocketAddr::new(canonical(self.context.connection.address.ip()), port),
+                chunk_count: self.chunk_count,
+                chunk_bytes: self.context.options.chunk_bytes,
+                checksum: self.context.options.checksum,
+                interval_us: REPORT_INTERVAL_US,
+            };
+            plane.open_receive(open).await?;
+            offers.push(FlowOffer { flow_id, receiver_lane: lane, sender_lane: partner_lane as u16 });
+        }
+        let stored_bytes = self.intake.resumed_bytes;
+        self.context.connection.writer.send(Message::PlanEnd { flows: offers, stored_bytes }).await?;
+        self.context.progress.send_modify(|progress| progress.phase = Phase::Moving);
+        Ok(())
+    }
+
+    /// Reads the chunks that an earlier attempt stored and keeps those that still have their hash.
+    pub(super) async fn prove_stored_chunks(&mut self) -> Result<Vec<(u32, ChunkHash)>, TransferError> {
+        let intake = self.intake.clone();
+        let mut proofs = Vec::new();
+        let first_chunks: HashMap<u32, u32> = self.chunks.files().collect();
+        for begun in &intake.begun {
+            let Some(&first) = first_chunks.get(&begun.file) else { continue };
+            let opened = super::files::open(&self.context.plane, intake.clone(), begun.file, true).await;
+            let Ok(opened) = opened else { continue };
+            let file_bytes = intake.manifest.file_bytes(begun.file).unwrap_or(0);
+            for &(part, hash) in &begun.chunks {
+                let chunk = first + part as u32;
+                let Some(ChunkContent::Range { offset, bytes, .. }) = self.chunks.content(chunk) else { continue };
+                let range = FileRange { file: opened.slot, offset, file_bytes };
+                let lane = (chunk as usize % self.context.plane.lanes().len()) as u16;
+                let checked = self.context.plane.check(lane, range, bytes, self.context.options.chunk_bytes).await?;
+                if let (Ok(now), Some(then)) = (checked, hash)
+                    && now == then
+                {
+                    proofs.push((chunk, now));
+                }
+            }
+            self.files.insert(begun.file, opened);
+        }
+        Ok(proofs)
+    }
+
+    /// Empty files have no chunk: they are made at once.
+    pub(super) fn store_empty_files(&mut self) {
+        let empty: Vec<u32> = (0..self.intake.manifest.len() as u32)
+            .filter(|&file| self.intake.manifest.file_bytes(file) == Some(0) && self.intake.is_sent(file))
+            .collect();
+        for part in empty.chunks(1_024) {
+            self.committer.store_empty(part.to_vec());
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! How a sending transfer ends: the sender says that everything is sent, checks what the receiver states, and signs it too.
+
+use std::time::Instant;
+
+use culvert_protocol::control::{LIST_BYTES, LeftOut, Message, ReceiverSummary, RefusalCode, SenderSummary};
+use culvert_protocol::names::printable;
+use culvert_protocol::receipt::{Receipt, Statement, sign_line, verify_line};
+
+use super::{Payload, Sending, Sent};
+use crate::sources::SourceTree;
+use crate::transfer::result::{ResultError, ResultParts, TransferResult, named_errors};
+use crate::transfer::usage::millicycles_per_byte;
+use crate::transfer::{Phase, TransferError};
+
+impl Sending {
+    /// Says that everything is sent, when it is; again if something had to go once more.
+    pub(super) fn say_all_sent(&mut self) {
+        let is_idle = self.next_chunk >= self.chunk_count
+            && self.again.is_empty()
+            && self.prepared.is_empty()
+            && self.preparing == 0
+            && self.assigned.is_empty()
+            && self.checking == 0;
+        if !is_idle || self.said_all_sent {
+            return;
+        }
+        self.said_all_sent = true;
+        if let Payload::Files { tree, .. } = &self.payload
+            && !tree.problems.is_empty()
+        {
+            self.outbox.others.push(Message::LeftOut(left_out(tree)));
+        }
+        let summary = self.summary();
+        self.outbox.others.push(Message::AllSent(summary));
+        self.context.progress.send_modify(|progress| progress.phase = Phase::Finishing);
+    }
+
+    pub(super) fn summary(&self) -> SenderSummary {
+        let cpu_us = self.cpu.elapsed_us();
+        let problems = match &self.payload {
+            Payload::Files { tree, .. } => tree.problem_count,
+            Payload::Memory { .. } => 0,
+        };
+        SenderSummary {
+            cpu_us,
+            millicycles_per_byte: millicycles_per_byte(cpu_us, self.bytes_delivered),
+            problems,
+            ..self.flows.summary()
+        }
+    }
+
+    /// Checks the receiver's statement, signs it, and makes the result.
+    pub(super) async fn finish(
+        &mut self,
+        line: &str,
+        signature: &[u8],
+        receiver: &ReceiverSummary,
+        began: Instant,
+    ) -> Result<Sent, TransferError> {
+        let statement: Statement = serde_json::from_str(line)
+            .map_err(|error| TransferError::protocol(format!("its receipt cannot be read: {error}")))?;
+        let partner = self.context.connection.partner;
+        let verified = verify_line(partner, line, signature);
+        verified.map_err(|_| {
+            TransferError::here(RefusalCode::Verification, "the partner's receipt is not signed by its key")
+        })?;
+        let identity = self.context.identity.clone();
+        let is_ours = statement.transfer == self.context.id.to_string()
+            && statement.sender == identity.public_key()
+            && statement.receiver == partner
+            && statement.root_blake3 == self.root();
+        if !is_ours || !self.said_all_sent {
+            let text = "the partner's receipt does not say what this node sent: the data must be checked by hand";
+            return Err(TransferError::here(RefusalCode::Verification, text));
+        }
+        let sender_signature = sign_line(&identity, line);
+        let countersigned = Message::Countersigned { signature: sender_signature.to_vec() };
+        self.context.connection.writer.send(countersigned).await?;
+        let receipt = Receipt {
+            line: line.to_owned(),
+            sender_signature,
+            receiver_signature: signature.try_into().unwrap_or([0; 64]),
+        };
+        let summary = self.summary();
+        let (files_total, errors) = match &self.payload {
+            Payload::Files { tree, .. } => {
+                let name = |file| printable(tree.manifest.entry(file).name);
+                let problems = tree.problems.iter().map(|problem| ResultError {
+                    path: problem.name.clone(),
+                    code: problem.code.to_owned(),
+                    text: problem.text.clone(),
+                });
+                (tree.manifest.file_count(), named_errors(&self.errors, name).chain(problems).collect())
+            }
+            Payload::Memory { .. } => (0, Vec::new()),
+        };
+        let result = TransferResult::new(ResultParts {
+            id: self.context.id,
+            statement: &statement,
+            sender: &summary,
+            receiver,
+            seconds: began.elapsed().as_secs_f64(),
+            flows: self.flows.len() as u16,
+            cipher: self.context.options.cipher,
+            files_total,
+            errors,
+            error_count: self.errors.count + summary.problems,
+        });
+        self.flows.close();
+        Ok(Sent { result, receipt: Some(receipt) })
+    }
+
+    /// The root of everything that was stored, as the receiver computes it too.
+    pub(super) fn root(&self) -> String {
+        match &self.payload {
+            Payload::Files { tree, .. } if self.context.options.checksum => {
+                let stored = |file: u32| !self.has.skipped.contains(&file) && !self.failed.contains(&file);
+                crate::transfer::root_of(&tree.manifest, &self.hashes, stored)
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+/// The first of what was left out, as far as it fits a message.
+fn left_out(tree: &SourceTree) -> Vec<LeftOut> {
+    let mut bytes = 0;
+    let told = tree.problems.iter().take_while(|problem| {
+        bytes += problem.name.len() + problem.text.len() + 32;
+        bytes <= LIST_BYTES
+    });
+    told.map(|problem| LeftOut {
+        name: problem.name.clone(),
+        code: problem.code.to_owned(),
+        text: problem.text.clone(),
+    })
+    .collect()
+}

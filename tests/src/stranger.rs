@@ -1,0 +1,170 @@
+//! A partner that speaks the protocol by hand, to say what no honest node says.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+use culvert_control::state::StateDirectory;
+use culvert_control::tls::TlsConfigs;
+use culvert_protocol::control::{
+    FrameReader, Message, Options, Overwrite, PROTOCOL_VERSION, Refusal, Request, TransferId, Wish, encode_entry,
+};
+use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
+use culvert_protocol::rate_control::Mode;
+use culvert_protocol::seal::Cipher;
+
+use crate::node::PATIENCE;
+
+/// A connection on which anything can be said.
+#[derive(Debug)]
+pub struct Stranger {
+    stream: rustls::StreamOwned<rustls::ClientConnection, TcpStream>,
+    frames: FrameReader,
+}
+
+impl Stranger {
+    /// Connects with the key of a state directory. The introduction is left to the caller.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn connect(state: &Path, port: u16) -> Self {
+        let identity = StateDirectory::open(state).expect("the state opens").identity().expect("there is a key");
+        let configs = TlsConfigs::new(&identity);
+        let name = rustls::pki_types::ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+        let client = rustls::ClientConnection::new(configs.client, name).expect("the configuration is valid");
+        let tcp = TcpStream::connect(("127.0.0.1", port)).expect("the node listens");
+        tcp.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout can be set");
+        Self { stream: rustls::StreamOwned::new(client, tcp), frames: FrameReader::default() }
+    }
+
+    /// As [`Stranger::connect`], introduced as an honest node does it.
+    ///
+    /// # Panics
+    /// If the node does not introduce itself.
+    #[must_use]
+    pub fn introduced(state: &Path, port: u16) -> Self {
+        let mut stranger = Self::connect(state, port);
+        stranger.say(&hello(PROTOCOL_VERSION));
+        let answer = stranger.hear();
+        assert!(matches!(answer, Some(Message::Hello { .. })), "{answer:?}");
+        stranger
+    }
+
+    /// Sends a message.
+    ///
+    /// # Panics
+    /// If the connection is closed.
+    pub fn say(&mut self, message: &Message) {
+        let mut frame = Vec::new();
+        message.write_frame(&mut frame);
+        self.say_bytes(&frame).expect("the node listens");
+    }
+
+    /// Sends bytes, whatever they mean.
+    ///
+    /// # Errors
+    /// If the connection is closed.
+    pub fn say_bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
+    }
+
+    /// The next message; none when the node has closed the connection.
+    ///
+    /// # Panics
+    /// If the node says nothing for 20 s, or no message.
+    pub fn hear(&mut self) -> Option<Message> {
+        let mut bytes = [0; 4_096];
+        loop {
+            if let Some(message) = self.frames.next_message().expect("the node speaks the protocol") {
+                return Some(message);
+            }
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return None,
+                Ok(count) => self.frames.push(&bytes[..count]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("the node says nothing"),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Listens until the node refuses to go on.
+    ///
+    /// # Panics
+    /// If the connection ends without that.
+    pub fn hear_refusal(&mut self) -> Refusal {
+        let began = std::time::Instant::now();
+        while began.elapsed() < PATIENCE {
+            match self.hear() {
+                Some(Message::Refused(refusal)) => return refusal,
+                Some(_) => {}
+                None => break,
+            }
+        }
+        panic!("the node ended the connection without a reason");
+    }
+
+    /// Listens until the node has closed the connection.
+    pub fn hear_the_end(&mut self) {
+        while self.hear().is_some() {}
+    }
+}
+
+/// An introduction that knows one version of the protocol.
+#[must_use]
+pub fn hello(version: u16) -> Message {
+    Message::Hello {
+        version_min: version,
+        version_max: version,
+        software: "a test".to_owned(),
+        name: "stranger".to_owned(),
+    }
+}
+
+/// A request with ordinary options.
+#[must_use]
+pub fn request(wish: Wish) -> Message {
+    let options = Options {
+        chunk_bytes: 4 << 20,
+        checksum: true,
+        cipher: Cipher::Aes256Gcm,
+        overwrite: Overwrite::Never,
+        preserve: false,
+        flows: 1,
+        mode: Mode::Fair,
+        rate_bits_per_second: None,
+        dry_run: false,
+    };
+    let transfer = TransferId::new(1, rustix::process::getpid().as_raw_nonzero().get() as u128);
+    Message::Request(Request { transfer, wish, options, lane_ports: vec![9], datagram_bytes_max: 1_472 })
+}
+
+/// A push of a manifest, up to its end.
+///
+/// # Panics
+/// If the node does not accept the request.
+pub fn push_manifest(stranger: &mut Stranger, destination: &Path, entries: &[Entry<'_>]) {
+    use std::os::unix::ffi::OsStrExt as _;
+    stranger.say(&request(Wish::Push { destination: destination.as_os_str().as_bytes().to_vec() }));
+    let answer = stranger.hear();
+    assert!(matches!(answer, Some(Message::Accepted(_))), "{answer:?}");
+    let mut part = Vec::new();
+    entries.iter().for_each(|entry| encode_entry(entry, &mut part));
+    stranger.say(&Message::ManifestPart(part));
+}
+
+/// A file's entry.
+#[must_use]
+pub const fn file(name: &[u8], bytes: u64) -> Entry<'_> {
+    let modified = FileTime { seconds: 0, nanoseconds: 0 };
+    Entry { name, kind: EntryKind::File { bytes, is_sparse: false }, target: b"", mode: 0o644, modified }
+}
+
+/// A symlink's entry.
+#[must_use]
+pub const fn symlink<'a>(name: &'a [u8], target: &'a [u8]) -> Entry<'a> {
+    let modified = FileTime { seconds: 0, nanoseconds: 0 };
+    Entry { name, kind: EntryKind::Symlink, target, mode: 0o777, modified }
+}

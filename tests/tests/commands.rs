@@ -1,0 +1,262 @@
+//! What users type, read and scrape: the contract's commands, fields and metrics.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use culvert_tests::node::{Pair, RunningNode, data_plane_of};
+use culvert_tests::program::{Ran, command, culvert, is_installed, is_root, run};
+use culvert_tests::random::Random;
+use culvert_tests::tree::make_flat;
+
+#[test]
+fn the_demo_moves_verifies_and_cleans_up() {
+    let room = tempfile::tempdir().unwrap();
+    let mut demo = command(&room.path().join("state"), ["demo", "--size", "200M", "--files", "30", "--json"]);
+    let ran: Ran = demo.env("TMPDIR", room.path()).output().unwrap().into();
+    let result = ran.exits(0).json();
+    assert_eq!(result["state"], "succeeded", "{result}");
+    assert!(result["bytes"].as_u64().unwrap() >= 200_000_000);
+    let left: Vec<_> = fs::read_dir(room.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert!(left.iter().all(|name| name == "state"), "the demo leaves {left:?}");
+}
+
+#[test]
+fn the_demo_works_without_root() {
+    if !is_root() {
+        // Then every other test shows it.
+        return;
+    }
+    let room = tempfile::tempdir().unwrap();
+    let program = room.path().join("culvert");
+    fs::copy(culvert(), &program).unwrap();
+    let nobody = 65_534;
+    for path in [room.path(), &program] {
+        rustix::fs::chown(path, Some(rustix::fs::Uid::from_raw(nobody)), Some(rustix::fs::Gid::from_raw(nobody)))
+            .unwrap();
+    }
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"])
+        .arg(&program)
+        .args(["demo", "--size", "100M", "--files", "5"])
+        .env("TMPDIR", room.path())
+        .env("HOME", room.path())
+        .env_remove("XDG_STATE_HOME")
+        .current_dir(room.path())
+        .output();
+    let Ok(output) = output else {
+        eprintln!("skipped: setpriv (util-linux) is not installed");
+        return;
+    };
+    let ran: Ran = output.into();
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("verified"), "{ran:?}");
+}
+
+#[test]
+fn a_result_has_every_field_of_the_contract() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    let source = pair.path("source");
+    make_flat(&source, 5, 3 << 20, &mut Random::new(1));
+    let result = pair.send(&source.join(""), "in", &[]).exits(0).json();
+    for field in [
+        "transfer",
+        "state",
+        "files",
+        "bytes",
+        "seconds",
+        "goodput_bps",
+        "datapath",
+        "af_xdp_mode",
+        "flows",
+        "segment_bytes",
+        "cipher",
+        "segments_sent",
+        "segments_resent",
+        "loss",
+        "rtt_ms",
+        "cpu_seconds",
+        "cycles_per_byte",
+        "root_blake3",
+        "resumed_bytes",
+        "verdict",
+        "errors",
+    ] {
+        assert!(result.get(field).is_some(), "the result has no '{field}': {result}");
+    }
+    let limits = ["source_read", "sender_cpu", "pacing", "path", "receiver_cpu", "destination_write", "partner_credit"];
+    let limit = &result["verdict"]["limited_by"];
+    assert!(limit.is_null() || limits.contains(&limit.as_str().unwrap()), "{limit}");
+    assert!(result["verdict"]["text"].is_string());
+    for side in ["min", "p50", "p99"] {
+        assert!(result["rtt_ms"][side].is_f64());
+    }
+    assert!(result["goodput_bps"].as_u64().unwrap() > 0 && result["seconds"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn metrics_have_the_contracts_names_and_pass_promtool() {
+    let pair = Pair::new();
+    let node = pair.start();
+    let source = pair.path("source");
+    make_flat(&source, 20, 2 << 20, &mut Random::new(1));
+    pair.send(&source.join(""), "in", &[]).exits(0);
+    pair.get("in/", &pair.path("back"), &[]).exits(0);
+    let text = node.metrics();
+    for name in [
+        "culvert_build_info",
+        "culvert_transfers",
+        "culvert_transfer_bytes_total",
+        "culvert_goodput_bits_per_second",
+        "culvert_files_total",
+        "culvert_segments_total",
+        "culvert_segments_resent_total",
+        "culvert_segments_rejected_total",
+        "culvert_pacing_rate_bits_per_second",
+        "culvert_rtt_seconds",
+        "culvert_chunk_seconds",
+        "culvert_lane_busy_ratio",
+        "culvert_lane_stall_seconds_total",
+        "culvert_disk_bytes_total",
+        "culvert_dataplane_restarts_total",
+    ] {
+        assert!(text.contains(&format!("# TYPE {name} ")), "{name} is missing in {text}");
+    }
+    assert!(node.metric("culvert_transfer_bytes_total{direction=\"receive\",peer=\"first\"}") > 0.0, "{text}");
+    assert!(node.metric("culvert_transfer_bytes_total{direction=\"send\",peer=\"first\"}") > 0.0, "{text}");
+    assert!(!text.contains("file-0"), "a file's name is in the metrics");
+    if !is_installed("promtool") {
+        eprintln!("skipped: promtool (package prometheus) is not installed");
+        return;
+    }
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = promtool.spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
+    let said = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+    // The contract's names are in bits per second, as networks are; promtool would have bytes. Nothing else may be said.
+    let unexpected: Vec<_> =
+        said.lines().filter(|line| !line.contains("use base unit \"bytes\" instead of \"bits\"")).collect();
+    assert!(unexpected.is_empty(), "{unexpected:#?}");
+}
+
+#[test]
+fn status_and_lists_tell_what_is_going_on() {
+    let pair = Pair::new();
+    let node = pair.start();
+    let source = pair.path("file");
+    fs::write(&source, "content").unwrap();
+    let id = pair.send(&source, "in", &[]).exits(0).json()["transfer"].as_str().unwrap().to_owned();
+    let status = run(&pair.there, ["status", "--json"]).exits(0).json();
+    assert_eq!(
+        status["dataplane"]["process_id"].as_u64().unwrap(),
+        u64::from(data_plane_of(node.process_id()).unwrap())
+    );
+    let lane = &status["dataplane"]["lanes"][0];
+    assert_eq!(lane["buffers_in_use"], 0, "a buffer is still in use: {status}");
+    assert!(lane["received_bytes"].as_u64().unwrap() > 0);
+    assert!(run(&pair.there, ["status"]).exits(0).out.contains("lane 0"));
+    let list = run(&pair.there, ["transfer", "list", "--json"]).exits(0);
+    assert!(list.out.contains(&id), "{list:?}");
+    let shown = run(&pair.there, ["transfer", "show", &id, "--json"]).exits(0).json();
+    assert_eq!(shown["state"], "succeeded");
+    run(&pair.there, ["transfer", "show", &id]).exits(0);
+}
+
+#[test]
+fn buffers_are_all_free_after_everything_that_can_happen_to_a_transfer() {
+    let pair = Pair::new();
+    let node = pair.start();
+    let source = pair.path("large");
+    fs::write(&source, Random::new(1).bytes(48 << 20)).unwrap();
+    let destination = format!("second:{}", pair.shared.join("in").display());
+    for _ in 0..4 {
+        let mut sending = command(&pair.here, ["send", "--quiet", "--rate", "400M"]);
+        let mut child = sending.arg(&source).arg(&destination).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(400));
+        culvert_tests::node::kill(child.id());
+        child.wait().unwrap();
+    }
+    pair.send(&source, "in", &[]).exits(0);
+    culvert_tests::node::wait_for("all buffers back", || {
+        let status = run(&pair.there, ["status", "--json"]).exits(0).json();
+        let lanes = status["dataplane"]["lanes"].as_array().unwrap().clone();
+        lanes.iter().all(|lane| lane["buffers_in_use"] == 0).then_some(())
+    });
+    assert_eq!(node.metric("culvert_dataplane_restarts_total"), 0.0);
+}
+
+#[test]
+fn the_data_plane_has_no_capabilities_and_a_seccomp_filter() {
+    let pair = Pair::new();
+    let node = pair.start();
+    let status = fs::read_to_string(format!("/proc/{}/status", node.data_plane())).unwrap();
+    let field = |name: &str| {
+        status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}")).trim().to_owned()
+    };
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(field(set).trim_start_matches('0'), "", "{set} {status}");
+    }
+    assert_eq!((field("Seccomp:").as_str(), field("NoNewPrivs:").as_str()), ("2", "1"));
+    // Every thread of it.
+    for task in fs::read_dir(format!("/proc/{}/task", node.data_plane())).unwrap().flatten() {
+        let status = fs::read_to_string(task.path().join("status")).unwrap();
+        assert!(status.contains("Seccomp:\t2") && status.contains("CapEff:\t0000000000000000"), "{status}");
+    }
+}
+
+#[test]
+fn completions_manuals_settings_and_versions() {
+    let room = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(run(room.path(), ["completion", shell]).exits(0).out.contains("culvert"));
+    }
+    assert!(run(room.path(), ["version"]).exits(0).out.contains(env!("CARGO_PKG_VERSION")));
+    assert!(run(room.path(), ["version", "--json"]).exits(0).json()["protocol"].is_u64());
+    let mut show = command(room.path(), ["config", "show", "--origin"]);
+    let ran: Ran = show.env("CULVERT_MEMORY", "256MiB").output().unwrap().into();
+    let ran = ran.exits(0);
+    assert!(ran.out.contains("CULVERT_MEMORY") && ran.out.contains("256"), "{}", ran.out);
+    // A variable that means nothing is named, not passed over.
+    let mut show = command(room.path(), ["config", "show"]);
+    let ran: Ran = show.env("CULVERT_MEMORY", "plenty").output().unwrap().into();
+    ran.exits(7).says("CULVERT_MEMORY").says("plenty");
+}
+
+#[test]
+fn a_key_is_made_once_and_kept_from_others() {
+    use std::os::unix::fs::MetadataExt as _;
+    let room = tempfile::tempdir().unwrap();
+    let state = room.path().join("state");
+    let first = run(&state, ["identity", "--json", "init"]).exits(0).json();
+    let again = run(&state, ["identity", "--json"]).exits(0).json();
+    assert_eq!(first["key"], again["key"]);
+    assert_eq!(fs::metadata(state.join("identity.pk8")).unwrap().mode() & 0o777, 0o600);
+    fs::write(state.join("identity.pk8"), "damaged").unwrap();
+    run(&state, ["identity"]).exits(7).says("identity.pk8");
+}
+
+#[test]
+fn a_measurement_between_two_nodes_needs_no_files() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    let result = run(&pair.here, ["bench", "net", "second", "--size", "100M", "--json"]).exits(0).json();
+    assert!(
+        result["goodput_bps"].as_u64().or_else(|| result["result"]["goodput_bps"].as_u64()).unwrap() > 0,
+        "{result}"
+    );
+}
+
+#[test]
+fn a_running_node_carries_out_its_users_transfers() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    let mut ours = command(&pair.here, ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "off"]);
+    let _ours = RunningNode::start(&pair.here, &mut ours);
+    let source = pair.path("file");
+    fs::write(&source, "content").unwrap();
+    let id = pair.send(&source, "in", &[]).exits(0).json()["transfer"].as_str().unwrap().to_owned();
+    assert!(run(&pair.here, ["transfer", "list"]).exits(0).out.contains(&id));
+    assert_eq!(fs::read(pair.shared.join("in")).unwrap(), b"content");
+}

@@ -1,0 +1,260 @@
+//! Partners that do not keep to the protocol, by accident or on purpose.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use culvert_protocol::control::{Message, PROTOCOL_VERSION, RefusalCode, Wish};
+use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
+use culvert_tests::node::{Pair, RunningNode};
+use culvert_tests::stranger::{Stranger, file, hello, push_manifest, request, symlink as link};
+use culvert_tests::tree::{contents, temporary_files};
+
+/// The node lives, uses little memory, and serves honest partners.
+fn assert_goes_on(pair: &Pair, node: &mut RunningNode) {
+    assert!(node.is_alive(), "the node is gone: {}", node.log());
+    let source = pair.path("afterwards");
+    fs::write(&source, "still here").unwrap();
+    pair.send(&source, "afterwards", &["--overwrite", "always"]).exits(0);
+    let status = fs::read_to_string(format!("/proc/{}/status", node.process_id())).unwrap();
+    let resident_kib: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.trim().trim_end_matches(" kB").trim().parse().ok())
+        .unwrap();
+    assert!(resident_kib < 200 << 10, "the control process grew to {resident_kib} KiB");
+}
+
+#[test]
+fn a_control_message_of_four_gibibytes_ends_the_connection() {
+    let pair = Pair::new();
+    let mut node = pair.start();
+    for announced in [u32::MAX, 256 << 20, (256 << 10) + 1] {
+        let mut stranger = Stranger::introduced(&pair.here, node.port);
+        stranger.say_bytes(&announced.to_be_bytes()).unwrap();
+        let _ = stranger.say_bytes(&vec![0; 1 << 20]);
+        stranger.hear_the_end();
+    }
+    assert_goes_on(&pair, &mut node);
+}
+
+#[test]
+fn another_protocol_version_is_refused_with_both_versions() {
+    let pair = Pair::new();
+    let mut node = pair.start();
+    let mut stranger = Stranger::connect(&pair.here, node.port);
+    stranger.say(&hello(PROTOCOL_VERSION + 8));
+    let refusal = stranger.hear_refusal();
+    assert_eq!(refusal.code, RefusalCode::Version);
+    assert!(refusal.text.contains(&(PROTOCOL_VERSION + 8).to_string()) && refusal.text.contains("update"), "{refusal}");
+    assert_goes_on(&pair, &mut node);
+}
+
+#[test]
+fn messages_out_of_turn_are_refused() {
+    let pair = Pair::new();
+    let mut node = pair.start();
+    for message in [
+        Message::AllSent(culvert_protocol::control::SenderSummary::default()),
+        Message::Ping(1),
+        Message::Countersigned { signature: Vec::new() },
+    ] {
+        let mut stranger = Stranger::introduced(&pair.here, node.port);
+        stranger.say(&message);
+        assert_eq!(stranger.hear_refusal().code, RefusalCode::Protocol);
+    }
+    // And in the middle of a transfer.
+    for message in [
+        Message::Proven(vec![0]),
+        Message::ChunkHashes(vec![(7, [0; 32])]),
+        Message::PackHashes { chunk: 9, hashes: vec![] },
+    ] {
+        let mut stranger = Stranger::introduced(&pair.here, node.port);
+        push_manifest(&mut stranger, &pair.shared.join("in"), &[file(b"file", 10)]);
+        end_manifest(&mut stranger, &[file(b"file", 10)]);
+        stranger.say(&message);
+        assert_eq!(stranger.hear_refusal().code, RefusalCode::Protocol, "{message:?}");
+    }
+    assert!(contents(&pair.shared).is_empty() || !pair.shared.join("in/file").exists());
+    assert_goes_on(&pair, &mut node);
+}
+
+fn end_manifest(stranger: &mut Stranger, entries: &[Entry<'_>]) {
+    let mut manifest = culvert_protocol::manifest::Manifest::default();
+    for entry in entries {
+        manifest.push(entry).unwrap();
+    }
+    stranger.say(&Message::ManifestEnd {
+        entries: entries.len() as u32,
+        digest: manifest.digest(),
+        allocated_bytes: 0,
+        is_single_file: false,
+    });
+}
+
+#[test]
+fn names_that_leave_the_destination_are_refused() {
+    let pair = Pair::new();
+    let mut node = pair.start();
+    let outside = pair.path("outside");
+    fs::create_dir(&outside).unwrap();
+    let long = vec![b'x'; 5_000];
+    let deep = b"d/".repeat(3_000);
+    let modified = FileTime { seconds: 0, nanoseconds: 0 };
+    let entries: Vec<(&str, Entry<'_>)> = vec![
+        ("..", file(b"..", 1)),
+        ("../x", file(b"../outside/x", 1)),
+        ("a/../../x", file(b"a/../../outside/x", 1)),
+        ("absolute", file(b"/tmp/culvert-was-here", 1)),
+        ("empty", file(b"", 1)),
+        ("nul", file(b"a\0b", 1)),
+        ("dot", file(b"./a", 1)),
+        ("double slash", file(b"a//b", 1)),
+        ("trailing slash", file(b"a/", 1)),
+        ("too long", file(&long, 1)),
+        ("too deep", file(&deep[..deep.len() - 1], 1)),
+        ("our temporary names", file(b".culvert-partial-0123", 1)),
+        ("symlink that leaves", link(b"link", b"../outside")),
+        ("absolute symlink", link(b"link", b"/etc")),
+        ("setuid", Entry { mode: 0o4755, ..file(b"setuid", 1) }),
+        ("size beyond a file system's", file(b"huge", u64::MAX)),
+        ("a directory with a target", Entry { kind: EntryKind::Directory, target: b"x", modified, ..file(b"d", 0) }),
+    ];
+    for (what, entry) in entries {
+        let mut stranger = Stranger::introduced(&pair.here, node.port);
+        push_manifest(&mut stranger, &pair.shared.join("in"), &[entry]);
+        let refusal = stranger.hear_refusal();
+        assert_eq!(refusal.code, RefusalCode::Protocol, "{what}: {refusal}");
+        assert!(contents(&pair.shared).is_empty(), "{what} left something behind");
+    }
+    assert!(contents(&outside).is_empty());
+    assert_goes_on(&pair, &mut node);
+}
+
+#[test]
+fn a_file_below_its_own_symlink_does_not_follow_it() {
+    let pair = Pair::new();
+    let mut node = pair.start();
+    let entries = [link(b"in", b"elsewhere"), file(b"in/file", 0)];
+    let mut stranger = Stranger::introduced(&pair.here, node.port);
+    push_manifest(&mut stranger, &pair.shared, &entries);
+    let mut manifest = culvert_protocol::manifest::Manifest::default();
+    if entries.iter().all(|entry| manifest.push(entry).is_ok()) {
+        end_manifest(&mut stranger, &entries);
+    }
+    let refusal = stranger.hear_refusal();
+    assert!(!refusal.text.is_empty());
+    assert!(!pair.shared.join("elsewhere/file").exists());
+    assert_goes_on(&pair, &mut node);
+}
+
+#[test]
+fn manifests_that_lie_are_refused() {
+    let pair = Pair::new();
+    let mut node = pair.start();
+    let entries = [file(b"a", 1), file(b"b", 2)];
+    let true_digest = {
+        let mut manifest = culvert_protocol::manifest::Manifest::default();
+        for entry in &entries {
+            manifest.push(entry).unwrap();
+        }
+        manifest.digest()
+    };
+    for (entries_said, digest) in [(3, true_digest), (u32::MAX, true_digest), (2, [7; 32]), (0, true_digest)] {
+        let mut stranger = Stranger::introduced(&pair.here, node.port);
+        push_manifest(&mut stranger, &pair.shared.join("in"), &entries);
+        let end = Message::ManifestEnd { entries: entries_said, digest, allocated_bytes: 0, is_single_file: false };
+        stranger.say(&end);
+        assert_eq!(stranger.hear_refusal().code, RefusalCode::Protocol);
+    }
+    // The same name twice.
+    let mut stranger = Stranger::introduced(&pair.here, node.port);
+    let twice = [file(b"a", 1), file(b"a", 2)];
+    push_manifest(&mut stranger, &pair.shared.join("in"), &twice);
+    end_manifest(&mut stranger, &twice);
+    stranger.hear_refusal();
+    // An exabyte, for which there is no room.
+    let mut stranger = Stranger::introduced(&pair.here, node.port);
+    let huge = [file(b"huge", 1 << 60)];
+    push_manifest(&mut stranger, &pair.shared.join("in"), &huge);
+    end_manifest(&mut stranger, &huge);
+    let refusal = stranger.hear_refusal();
+    assert!(!refusal.text.is_empty(), "{refusal}");
+    assert!(temporary_files(&pair.shared).is_empty());
+    assert_goes_on(&pair, &mut node);
+}
+
+#[test]
+fn requests_that_no_honest_node_makes_are_refused() {
+    let pair = Pair::new();
+    let mut node = pair.start();
+    let push = || Wish::Push { destination: pair.shared.join("in").display().to_string().into_bytes() };
+    let change = |change: &dyn Fn(&mut culvert_protocol::control::Request)| {
+        let Message::Request(mut request) = request(push()) else { unreachable!("request() makes a request") };
+        change(&mut request);
+        Message::Request(request)
+    };
+    for message in [
+        change(&|request| request.options.chunk_bytes = 0),
+        change(&|request| request.options.chunk_bytes = u32::MAX),
+        change(&|request| request.options.chunk_bytes = 3 << 20),
+        change(&|request| request.lane_ports.clear()),
+        change(&|request| request.lane_ports = vec![1; 5_000]),
+        request(Wish::Pull { sources: Vec::new() }),
+        request(Wish::Measure { bytes: 0 }),
+        request(Wish::Measure { bytes: u64::MAX }),
+    ] {
+        let mut stranger = Stranger::introduced(&pair.here, node.port);
+        stranger.say(&message);
+        let refusal = stranger.hear_refusal();
+        assert_eq!(refusal.code, RefusalCode::Protocol, "{message:?}: {refusal}");
+    }
+    assert_goes_on(&pair, &mut node);
+}
+
+#[test]
+fn every_byte_of_a_request_turned_does_no_harm() {
+    let pair = Pair::new();
+    let mut node = pair.start();
+    let mut frame = Vec::new();
+    request(Wish::Push { destination: pair.shared.join("in").display().to_string().into_bytes() })
+        .write_frame(&mut frame);
+    for at in 0..frame.len() {
+        let mut turned = frame.clone();
+        turned[at] ^= 1 << (at % 8);
+        let mut stranger = Stranger::introduced(&pair.here, node.port);
+        // What comes may be a valid request for something else, even an acceptable one; the connection is closed either way.
+        let _ = stranger.say_bytes(&turned);
+    }
+    assert_goes_on(&pair, &mut node);
+}
+
+#[test]
+fn a_directory_swapped_for_a_symlink_under_a_transfer_is_not_followed() {
+    let pair = Pair::new();
+    let mut node = pair.start();
+    let (source, outside) = (pair.path("source"), pair.path("outside"));
+    fs::create_dir_all(source.join("deep")).unwrap();
+    fs::create_dir(&outside).unwrap();
+    for number in 0..20 {
+        fs::write(source.join(format!("deep/file-{number:02}")), vec![number; 3 << 20]).unwrap();
+    }
+    let destination = format!("second:{}", pair.shared.join("in").display());
+    let mut sending =
+        culvert_tests::program::command(&pair.here, ["send", "--json", "--rate", "200M", "--retries", "0"]);
+    let child = sending
+        .arg(source.join(""))
+        .arg(destination)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let inside = pair.shared.join("in/deep");
+    culvert_tests::node::wait_for("the first file", || inside.join("file-00").exists().then_some(()));
+    fs::rename(&inside, pair.shared.join("in/moved")).unwrap();
+    symlink(&outside, &inside).unwrap();
+    let ran: culvert_tests::program::Ran = child.wait_with_output().unwrap().into();
+    assert!(contents(&outside).is_empty(), "the symlink was followed: {ran:?}");
+    assert_ne!(ran.code, 0, "{ran:?}");
+    fs::remove_file(&inside).unwrap();
+    assert_goes_on(&pair, &mut node);
+}

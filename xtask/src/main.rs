@@ -1,0 +1,49 @@
+//! The repository's tasks, for people and for CI: what is typed is the same for both.
+#![forbid(unsafe_code)]
+// What a task does and finds is what it prints.
+#![allow(clippy::print_stdout)]
+
+mod packages;
+mod steps;
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of the Culvert repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run every test; as root, install the programs that some of them use first
+    Test {
+        /// Passed on to cargo test, for instance a test's name
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Formatting, lints, documentation, licences and advisories
+    Check,
+    /// Everything that CI runs: check, then test
+    Ci,
+    /// Measure the engine beside the machine's limits and the installed peers; prints tables of ratios
+    Bench {
+        /// Passed on to the benchmark: --help lists the tables
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Test { arguments } => steps::test(&arguments),
+        Task::Check => steps::check(),
+        Task::Ci => {
+            steps::check()?;
+            steps::test(&[])
+        }
+        Task::Bench { arguments } => steps::bench(&arguments),
+    }
+}

@@ -1,0 +1,78 @@
+//! Distribution packages that tests and benchmarks use when they are there.
+//!
+//! Nothing needs them to build or to run Culvert. Where they cannot be installed, what would use them says `skipped: why`.
+
+use std::process::{Command, Stdio};
+
+/// Programs of the tests, and the packages that bring them on Debian and its kin.
+pub const OF_TESTS: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("sshd", "openssh-server"),
+    ("ssh", "openssh-client"),
+    ("promtool", "prometheus"),
+    ("b3sum", "b3sum"),
+    ("tshark", "tshark"),
+    ("python3", "python3-venv"),
+    ("iperf3", "iperf3"),
+];
+
+/// Programs of the benchmarks.
+pub const OF_BENCHMARKS: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("taskset", "util-linux"),
+    ("iperf3", "iperf3"),
+    ("sshd", "openssh-server"),
+    ("ssh", "openssh-client"),
+    ("rsync", "rsync"),
+    ("openssl", "openssl"),
+    ("xrootd", "xrootd-server"),
+    ("xrdcp", "xrootd-client"),
+    ("globus-gridftp-server", "globus-gridftp-server-progs"),
+    ("globus-url-copy", "globus-gass-copy-progs"),
+];
+
+/// Installs what is missing, if this is root on a machine with apt-get; says what stays missing.
+pub fn install_missing(wanted: &[(&str, &str)]) {
+    let mut missing: Vec<&str> = missing(wanted);
+    if missing.is_empty() {
+        return;
+    }
+    if rustix::process::geteuid().is_root() && is_installed("apt-get") {
+        println!("installing {}", missing.join(" "));
+        apt_get(&["update"]);
+        // One that a distribution does not have must not keep the others away.
+        for package in &missing {
+            apt_get(&["install", "--no-install-recommends", package]);
+        }
+        missing = self::missing(wanted);
+    }
+    if !missing.is_empty() {
+        println!("without {}: what needs them will be skipped", missing.join(", "));
+    }
+}
+
+fn missing<'a>(wanted: &[(&str, &'a str)]) -> Vec<&'a str> {
+    wanted.iter().filter(|(program, _)| !is_installed(program)).map(|&(_, package)| package).collect()
+}
+
+fn apt_get(arguments: &[&str]) {
+    let status = Command::new("apt-get")
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["-q", "-y"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if !status.is_ok_and(|status| status.success()) {
+        println!("apt-get {} failed", arguments.join(" "));
+    }
+}
+
+/// Whether a program is installed, for users or for root.
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|directory| directory.join(program).is_file())
+}

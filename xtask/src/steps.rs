@@ -1,0 +1,122 @@
+//! What the tasks consist of: commands, run one after the other, that stop at the first failure.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+
+use crate::packages::{OF_BENCHMARKS, OF_TESTS, install_missing, is_installed};
+
+/// The version of cargo-deny that is installed where there is none: the newest that builds on Rust 1.95.
+const CARGO_DENY_VERSION: &str = "0.20.2";
+
+/// Formatting, lints, documentation, licences.
+pub fn check() -> anyhow::Result<()> {
+    cargo(&["fmt", "--all", "--check"], &[])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])?;
+    cargo(
+        &["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"],
+        &[("RUSTDOCFLAGS", "-D warnings")],
+    )?;
+    deny()
+}
+
+/// Licences, advisories, sources and duplicates of all dependencies.
+fn deny() -> anyhow::Result<()> {
+    if !is_installed("cargo-deny") && !cargo_bin("cargo-deny").is_some_and(|path| path.is_file()) {
+        let install = cargo(&["install", "--quiet", "--locked", "cargo-deny", "--version", CARGO_DENY_VERSION], &[]);
+        if let Err(error) = install {
+            println!("skipped: cargo deny: {error:#}");
+            return Ok(());
+        }
+    }
+    // Advisories come from a repository that not every machine reaches; licences and sources need nothing.
+    cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"], &[])?;
+    let advisories = Command::new("cargo").args(["deny", "check", "advisories"]).output().context("cargo deny")?;
+    let said = String::from_utf8_lossy(&advisories.stderr);
+    if advisories.status.success() {
+        println!("cargo deny check advisories: ok");
+    } else if said.contains("failed to fetch advisory database") || said.contains("failed to clone") {
+        println!("skipped: cargo deny check advisories: the advisory database cannot be fetched from here");
+    } else {
+        bail!("cargo deny check advisories: {said}");
+    }
+    Ok(())
+}
+
+fn cargo_bin(program: &str) -> Option<PathBuf> {
+    let home =
+        std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".cargo")))?;
+    Some(home.join("bin").join(program))
+}
+
+/// Every test of every crate.
+pub fn test(arguments: &[String]) -> anyhow::Result<()> {
+    install_missing(OF_TESTS);
+    // The whole-system tests run the program as users have it, and must not build it while a test's clock runs.
+    cargo(&["build", "--locked", "--package", "culvert"], &[])?;
+    let mut test = vec!["test", "--workspace", "--locked"];
+    test.extend(arguments.iter().map(String::as_str));
+    // `skipped: why` must be seen.
+    if !arguments.iter().any(|argument| argument == "--") {
+        test.push("--");
+    }
+    test.push("--show-output");
+    let skipped = run_and_gather(&test)?;
+    if skipped.is_empty() {
+        println!("no test was skipped");
+    } else {
+        println!("{}", skipped.join("\n"));
+    }
+    Ok(())
+}
+
+/// Runs cargo and passes its output on; returns the lines that say what was skipped.
+fn run_and_gather(arguments: &[&str]) -> anyhow::Result<Vec<String>> {
+    use std::io::{BufRead as _, BufReader};
+    println!("cargo {}", arguments.join(" "));
+    let began = Instant::now();
+    let mut child = Command::new("cargo")
+        .args(arguments)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .context("cargo does not run")?;
+    let mut skipped = Vec::new();
+    for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        println!("{line}");
+        if line.starts_with("skipped: ") && !skipped.contains(&line) {
+            skipped.push(line);
+        }
+    }
+    let status = child.wait()?;
+    println!("cargo {} took {:.0} s", arguments[0], began.elapsed().as_secs_f64());
+    if !status.success() {
+        bail!("cargo {} failed", arguments.join(" "));
+    }
+    Ok(skipped)
+}
+
+/// The benchmark, in release.
+pub fn bench(arguments: &[String]) -> anyhow::Result<()> {
+    if !arguments.iter().any(|argument| argument == "--help") {
+        install_missing(OF_BENCHMARKS);
+    }
+    cargo(&["build", "--release", "--locked", "--package", "culvert", "--package", "culvert-benches"], &[])?;
+    let mut run = vec!["run", "--quiet", "--release", "--locked", "--package", "culvert-benches", "--"];
+    run.extend(arguments.iter().map(String::as_str));
+    cargo(&run, &[])
+}
+
+fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<()> {
+    println!("cargo {}", arguments.join(" "));
+    let began = Instant::now();
+    let status =
+        Command::new("cargo").args(arguments).envs(variables.iter().copied()).status().context("cargo does not run")?;
+    println!("cargo {} took {:.0} s", arguments[0], began.elapsed().as_secs_f64());
+    if !status.success() {
+        bail!("cargo {} failed", arguments.join(" "));
+    }
+    Ok(())
+}
