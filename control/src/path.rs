@@ -13,7 +13,9 @@ pub mod conduct;
 pub mod grades;
 pub mod metrics;
 pub mod page;
+pub mod publish;
 pub mod records;
+pub mod service;
 pub mod settings;
 
 use std::sync::{Arc, OnceLock};

@@ -10,9 +10,13 @@
 //!
 //! The codecs and engines do no I/O and read no clock. What drives them does, and is thin.
 
+pub mod archive;
 pub mod clock;
+pub mod http;
 mod kernel_calls;
 pub mod probe;
+pub mod pscheduler;
+pub mod psconfig;
 pub mod responder;
 pub mod socket;
 pub mod sources;

@@ -2,6 +2,8 @@
 
 pub mod args;
 mod history;
+mod pscheduler;
+mod twoway;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -33,6 +35,10 @@ pub async fn run(global: GlobalArgs, args: PathArgs) -> Result<ExitCode, Command
     match args.action {
         PathAction::Check(args) => run_check(&global, &settings, args).await,
         PathAction::History(args) => history::run(&StateDirectory::open(&settings.state.value)?, &args),
+        PathAction::Pscheduler(args) => pscheduler::run(&global, &settings, args).await,
+        PathAction::Stamp(args) => twoway::run(twoway::Protocol::Stamp, &args).await,
+        PathAction::Twamp(args) => twoway::run(twoway::Protocol::Twamp, &args).await,
+        PathAction::Publish => publish(&settings).await,
     }
 }
 
@@ -65,7 +71,6 @@ async fn run_check(global: &GlobalArgs, settings: &Settings, args: CheckArgs) ->
     // A check moves its own packets; it needs no lanes.
     engine.cores.value.clear();
     let node = embedded(&engine, &state)?;
-    node.path.configure(settings.paths.clone(), 0);
     let cap = settings.paths.path.rate_bits_per_second_max();
     let plan = Plan {
         echo_seconds: args.seconds,
@@ -96,6 +101,14 @@ async fn run_check(global: &GlobalArgs, settings: &Settings, args: CheckArgs) ->
         // A check that measured nothing is no record.
         if found.rtt.is_some() {
             records::add(&state, &found.partner, side, records::of_check(&found, side))?;
+        }
+    }
+    if let Some(table) = &settings.paths.archive {
+        let documents = crate::path::publish::of_check(&found, &settings.name.value);
+        let spooled = crate::path::publish::spool(&state, table)
+            .and_then(|spool| crate::path::publish::add(&spool, found.at_unix_ms, &documents));
+        if let Err(why) = spooled {
+            eprintln!("culvert: the check is not published: {why}");
         }
     }
     if args.json {
@@ -133,4 +146,25 @@ fn lock(state: &StateDirectory) -> Result<File, CommandError> {
         CommandError::new(ExitCode::Temporary, "another path check runs with this state directory: wait for its end")
     })?;
     Ok(file)
+}
+
+/// Delivers what waits for the archive, once: for hosts where no node runs.
+async fn publish(settings: &Settings) -> Result<ExitCode, CommandError> {
+    let state = StateDirectory::open(&settings.state.value)?;
+    let Some(table) = &settings.paths.archive else {
+        return Err(CommandError::usage("there is no archive: name one in the table [archive] of culvert.toml"));
+    };
+    let bad = |text: String| CommandError::new(ExitCode::BadHost, text);
+    records::make_directory(&state)?;
+    let spool = crate::path::publish::spool(&state, table).map_err(bad)?;
+    let archive = crate::path::publish::archive(&state, table, &settings.name.value).map_err(bad)?;
+    if spool.is_empty() {
+        return Err(CommandError::new(ExitCode::NothingToDo, "nothing waits for the archive"));
+    }
+    let (delivered, error) = archive.drain(&spool).await;
+    say(&format!("{delivered} documents delivered, {} wait", spool.len()))?;
+    match error {
+        None => Ok(ExitCode::Done),
+        Some(error) => Err(CommandError::new(ExitCode::Temporary, error)),
+    }
 }

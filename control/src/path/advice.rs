@@ -61,6 +61,14 @@ pub fn after_transfer(node: &Node, partner: &str, side: Side, result: &TransferR
     if let Err(error) = records::add(&node.state, partner, side, records::of_transfer(result, now)) {
         eprintln!("culvert: the path's record could not be written: {error}");
     }
+    if let Some(table) = &node.path.settings().archive {
+        let document = super::publish::of_transfer(result, &node.name, partner, side, now);
+        let spooled =
+            super::publish::spool(&node.state, table).and_then(|spool| super::publish::add(&spool, now, &[document]));
+        if let Err(why) = spooled {
+            eprintln!("culvert: the transfer is not published: {why}");
+        }
+    }
     warning
 }
 

@@ -38,6 +38,9 @@ pub struct Direction {
     pub delivery: Option<Delivery>,
     /// Their one-way delays; relative to the least if the clocks are not synchronized.
     pub delay: Option<DelaySummary>,
+    /// One-way delays in milliseconds and how many had each; empty if the clocks are not synchronized.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub delay_histogram_ms: std::collections::BTreeMap<String, u64>,
     /// The largest packet.
     pub mtu: Option<PathMtu>,
     /// The available rate.

@@ -300,6 +300,9 @@ impl Conductor<'_> {
         check.rtt_histogram_ms = result.histogram_ms.clone();
         check.one_way_error_us = result.one_way_error_us;
         check.rejected = result.rejected.values().sum();
+        let [there, back] = result.one_way_histograms_ms.clone();
+        check.send.delay_histogram_ms = there;
+        check.receive.delay_histogram_ms = back;
         check.send.delay = result.forward_delay;
         check.receive.delay = result.reverse_delay;
         let sent = result.round_trip.sent;

@@ -240,7 +240,13 @@ fn rate(direction: &Direction) -> Option<Finding> {
 /// A part of a whole as people read it: percent, or a power of ten.
 #[must_use]
 pub fn part(part: f64) -> String {
-    if part >= 0.001 { format!("{:.2} %", part * 100.0) } else { format!("{part:.1e}") }
+    if part == 0.0 {
+        "0 %".to_owned()
+    } else if part >= 0.001 {
+        format!("{:.2} %", part * 100.0)
+    } else {
+        format!("{part:.1e}")
+    }
 }
 
 /// Microseconds as milliseconds.

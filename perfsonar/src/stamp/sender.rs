@@ -110,6 +110,8 @@ pub struct SessionResult {
     pub request_ttl: BTreeMap<u8, u64>,
     /// Round trips in milliseconds and how many had each.
     pub histogram_ms: BTreeMap<String, u64>,
+    /// One-way delays there and back in milliseconds; empty without synchronized clocks.
+    pub one_way_histograms_ms: [BTreeMap<String, u64>; 2],
 }
 
 /// A session.
@@ -285,6 +287,8 @@ impl SenderSession {
             rejected: self.rejected.clone(),
             request_ttl: self.request_ttl.clone(),
             histogram_ms: self.rtt.histogram_ms(),
+            one_way_histograms_ms: [&self.forward_delays, &self.reverse_delays]
+                .map(|delays| if one_way_error_us.is_some() { delays.histogram_ms() } else { BTreeMap::new() }),
         }
     }
 

@@ -19,6 +19,99 @@ pub enum PathAction {
     Check(CheckArgs),
     /// What is known of the path to a partner: earlier checks and transfers
     History(HistoryArgs),
+    /// Have a perfSONAR host measure: what it offers, or a test from it to this host
+    Pscheduler(PschedulerArgs),
+    /// Measure to a STAMP or TWAMP-Light reflector
+    Stamp(TwoWayArgs),
+    /// Measure to a TWAMP server
+    Twamp(TwoWayArgs),
+    /// Deliver what waits for the archive, where no node runs that does it
+    Publish,
+}
+
+/// `culvert path pscheduler`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Without --test it shows what the host offers. The test runs from the perfSONAR host to --dest; for throughput a plain 'iperf3 -s' must run there,\nfor latency a TWAMP server, which a node with [responder] twamp is."
+)]
+pub struct PschedulerArgs {
+    /// The perfSONAR host: NAME, NAME:PORT or https://NAME
+    pub host: String,
+    /// throughput, latency, rtt, trace or mtu
+    #[arg(long, value_name = "TEST")]
+    pub test: Option<culvert_perfsonar::pscheduler::TestKind>,
+    /// Where to: this host's name as the perfSONAR host knows it [default: this host's name]
+    #[arg(long, value_name = "HOST")]
+    pub dest: Option<String>,
+    /// From where, if not from the perfSONAR host itself
+    #[arg(long, value_name = "HOST")]
+    pub source: Option<String>,
+    /// The far end of throughput runs pScheduler too, rather than a plain iperf3
+    #[arg(long)]
+    pub two_ended: bool,
+    /// Seconds of throughput
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(5..=3_600))]
+    pub seconds: u32,
+    /// TCP streams of throughput
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=128))]
+    pub streams: u32,
+    /// Packets of latency and rtt
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub packets: u32,
+    /// A tool that must be used, for instance iperf3
+    #[arg(long, value_name = "NAME")]
+    pub tool: Option<String>,
+    /// Keep the result in the history of this partner
+    #[arg(long, value_name = "NAME")]
+    pub partner: Option<String>,
+    /// The longest that the test may take, waiting for its turn included
+    #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub limit: u64,
+    /// How its certificate is trusted: ca, pin (the first one seen, then no other) or insecure
+    #[arg(long, value_name = "HOW", default_value = "pin", value_parser = ["ca", "pin", "insecure"])]
+    pub trust: String,
+    /// CA certificates for --trust ca [default: the host's own]
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<std::path::PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `culvert path stamp` and `culvert path twamp`.
+#[derive(Clone, Debug, Args)]
+pub struct TwoWayArgs {
+    /// The reflector or server: HOST or HOST:PORT [default port: 862]
+    pub host: String,
+    /// How many packets
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub packets: u32,
+    /// From one packet to the next
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.1, value_parser = parse_interval)]
+    pub interval: f64,
+    /// UDP payload of each packet
+    #[arg(long, value_name = "BYTES", default_value_t = 44, value_parser = clap::value_parser!(u16).range(44..=65_000))]
+    pub size: u16,
+    /// DSCP of the packets
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=63))]
+    pub dscp: u8,
+    /// The secret of authenticated STAMP
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<std::path::PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Reads an interval.
+///
+/// # Errors
+/// In words.
+pub fn parse_interval(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.000_02..=60.0).contains(&seconds) => Ok(seconds),
+        _ => Err(format!("'{text}' is not a number of seconds between 0.00002 and 60")),
+    }
 }
 
 /// `culvert path check`.
