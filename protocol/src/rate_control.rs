@@ -395,6 +395,22 @@ impl RateController for AdaptiveRate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_lets_a_flow_begin_higher_and_never_above_its_cap() {
+        let rate = |cap, start| {
+            let mut controller = controller(Mode::Fair, cap, 100_000_000, 8_900);
+            controller.begin_at(start);
+            controller.rate_bits_per_second()
+        };
+        let own = rate(None, 0);
+        assert_eq!(rate(None, 5_000_000_000), 5_000_000_000);
+        assert_eq!(rate(Some(1_000_000_000), 5_000_000_000), 1_000_000_000);
+        assert_eq!(rate(None, 1), own, "a record does not slow a flow down");
+        let mut fixed = controller(Mode::Fixed, Some(7_000_000), 1, 1_000);
+        fixed.begin_at(5_000_000_000);
+        assert_eq!(fixed.rate_bits_per_second(), 7_000_000);
+    }
     use proptest::prelude::*;
 
     /// A path of `capacity` bits per second with a queue, driven at the controller's rate for `seconds`.
