@@ -24,6 +24,7 @@ pub mod send;
 pub mod status;
 pub mod target;
 pub mod transfer;
+pub mod tune;
 
 use std::future::Future;
 
@@ -53,6 +54,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Path(args) => block_on(path::run(global, args)),
         Command::Status(args) => block_on(status::run(global, args)),
         Command::Monitor(args) => block_on(monitor::run(global, args)),
+        Command::Tune(args) => tune::tune(&global, args),
+        Command::Doctor(args) => tune::doctor(&global, args),
         Command::Bench(args) => bench::run(global, args),
         Command::Config(args) => config::run(&global, &args),
         Command::Completion(args) => completion::run(&args),

@@ -26,6 +26,11 @@ const QUEUE_LENGTH: usize = 32;
 /// A connection over which nothing has come for so long is dead: partners ping each other far more often.
 pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a connection that this end gave up is still read.
+const LINGER: Duration = Duration::from_secs(2);
+/// How much is read of it: more than one message in each direction of every buffer between the two.
+const LINGER_BYTES: u64 = 8 << 20;
+
 /// What to do about a connection that cannot be made.
 fn connect_remedy(error: &std::io::Error) -> &'static str {
     match error.kind() {
@@ -78,9 +83,13 @@ pub enum ConnectionError {
 }
 
 /// The reading end.
+///
+/// When it is dropped, what the partner still sends is read and thrown away for a moment: a socket that is closed with unread
+/// bytes resets the connection, and the reset overtakes this end's last message, which is the one that says why.
 #[derive(Debug)]
 pub struct MessageReader {
-    stream: ReadHalf<TlsStream<TcpStream>>,
+    /// There until it is dropped.
+    stream: Option<ReadHalf<TlsStream<TcpStream>>>,
     frames: FrameReader,
     address: SocketAddr,
 }
@@ -97,11 +106,23 @@ impl MessageReader {
             if let Some(message) = self.frames.next_message()? {
                 return Ok(message);
             }
-            match self.stream.read(&mut bytes).await {
+            let Some(stream) = &mut self.stream else { return Err(cut("this end closed it".to_owned())) };
+            match stream.read(&mut bytes).await {
                 Ok(0) => return Err(cut("the partner closed it".to_owned())),
                 Ok(count) => self.frames.push(&bytes[..count]),
                 Err(error) => return Err(cut(error.to_string())),
             }
+        }
+    }
+}
+
+impl Drop for MessageReader {
+    fn drop(&mut self) {
+        if let (Some(stream), Ok(runtime)) = (self.stream.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move {
+                let mut left = stream.take(LINGER_BYTES);
+                let _ = tokio::time::timeout(LINGER, tokio::io::copy(&mut left, &mut tokio::io::sink())).await;
+            });
         }
     }
 }
@@ -229,7 +250,7 @@ impl Connection {
         let (urgent, urgent_queue) = mpsc::unbounded_channel();
         let (ordinary, ordinary_queue) = mpsc::channel(QUEUE_LENGTH);
         let writing = tokio::spawn(write_messages(writing, urgent_queue, ordinary_queue));
-        let mut reader = MessageReader { stream: reading, frames: FrameReader::default(), address };
+        let mut reader = MessageReader { stream: Some(reading), frames: FrameReader::default(), address };
         let writer = MessageWriter { urgent, ordinary };
         let hello = Message::Hello {
             version_min: PROTOCOL_VERSION_MIN,

@@ -32,5 +32,6 @@ pub mod ssh;
 pub mod state;
 pub mod tls;
 pub mod transfer;
+pub mod tuning;
 pub mod typed_path;
 pub mod units;

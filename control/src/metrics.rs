@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use culvert_dataplane::counters::{LANE_WORDS, LaneCounter, LaneCounters};
 use culvert_dataplane::link::commands::ChunkTimes;
+use culvert_tuning::audit::FindingCounts;
 use prometheus::{
     Counter, CounterVec, Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -105,6 +106,7 @@ pub struct Metrics {
     lane_buffers: GaugeVec,
     disk_bytes: IntCounterVec,
     restarts: Counter,
+    tuning_findings: IntGaugeVec,
     failures: IntCounter,
     retries: IntCounter,
     refused_connections: IntCounter,
@@ -252,6 +254,16 @@ impl Metrics {
                     "How often the data plane process had to be started again."
                 )
             ),
+            tuning_findings: register!(
+                r,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "culvert_tuning_findings",
+                        "Open findings of the host's audit, by severity; counted hourly."
+                    ),
+                    &["severity"]
+                )
+            ),
             failures: register!(
                 r,
                 IntCounter::new("culvert_transfer_failures_total", "Transfers that ended without a result.")
@@ -324,6 +336,13 @@ impl Metrics {
     /// A try failed and will be made again.
     pub fn note_retry(&self) {
         self.retries.inc();
+    }
+
+    /// The host was audited.
+    pub fn note_findings(&self, counts: &FindingCounts) {
+        for (severity, count) in counts.labels() {
+            self.tuning_findings.with_label_values(&[severity]).set(i64::from(count));
+        }
     }
 
     /// An incoming connection was refused.

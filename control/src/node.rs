@@ -15,6 +15,7 @@ use crate::profiles::Profiles;
 use crate::registry::Registry;
 use crate::state::{StateDirectory, StateError};
 use crate::tls::TlsConfigs;
+use crate::tuning::Wakefulness;
 
 /// A node.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Node {
     pub registry: Registry,
     /// What it counts.
     pub metrics: Arc<Metrics>,
+    /// Keeps CPUs awake while transfers run.
+    pub wakefulness: Wakefulness,
     /// The largest datagram that it sends, if the user limits it.
     pub datagram_bytes_cap: Option<u16>,
     /// What it knows of paths, and how it answers those who measure.
@@ -61,6 +64,7 @@ impl Node {
             supervisor: Supervisor::new(program, engine),
             path: crate::path::PathRoom::default(),
             metrics: Arc::new(Metrics::new()),
+            wakefulness: Wakefulness::default(),
             state,
             identity,
             name,

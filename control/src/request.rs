@@ -223,6 +223,7 @@ async fn try_once(
 ) -> Result<Outcome, TransferError> {
     // Started before anything is said to the partner: without a data plane there is nothing to ask for.
     let plane = node.supervisor.get().await?;
+    let _awake = node.wakefulness.hold();
     let mut cancel = live.cancel.clone();
     let mut connection = tokio::select! {
         connection = connect(node, &request.target) => connection?,

@@ -204,6 +204,7 @@ async fn carry_out(
     partner: &str,
 ) -> Result<Outcome, TransferError> {
     let plane = node.supervisor.get().await?;
+    let _awake = node.wakefulness.hold();
     if request.options.chunk_bytes as usize > plane.buffer_bytes() {
         let text = format!(
             "chunks of {} bytes exceed this node's buffers of {}",

@@ -15,12 +15,14 @@ use crate::units::{parse_bytes, show_bytes};
 pub const DEFAULT_PORT: u16 = 7_272;
 /// Where a node serves metrics unless told otherwise.
 pub const DEFAULT_METRICS: &str = "127.0.0.1:9472";
+/// The state directory of the system's node.
+pub const SYSTEM_STATE: &str = "/var/lib/culvert";
 /// Lanes unless cores are named: more do not help before a 100 Gb/s NIC.
 const LANES_DEFAULT_MAX: usize = 4;
 /// Chunk buffers of each lane unless memory is set: what 10 Gb/s have under way over 50 ms, and small enough for any host.
 const LANE_MEMORY_BYTES: usize = 64 << 20;
 /// Bytes asked for each lane's socket; hosts grant what `net.core.rmem_max` allows. 16 MiB are 3 ms at 40 Gb/s.
-const SOCKET_BUFFER_BYTES: usize = 16 << 20;
+pub const SOCKET_BUFFER_BYTES: usize = 16 << 20;
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -419,7 +421,7 @@ fn user_directory(variable: &str, fallback: &str, variables: Variables<'_>) -> O
 }
 
 fn default_state(variables: Variables<'_>) -> PathBuf {
-    user_directory("XDG_STATE_HOME", ".local/state", variables).unwrap_or_else(|| "/var/lib/culvert".into())
+    user_directory("XDG_STATE_HOME", ".local/state", variables).unwrap_or_else(|| SYSTEM_STATE.into())
 }
 
 fn default_listen() -> SocketAddr {
@@ -477,6 +479,12 @@ fn parse_mtu(text: &str) -> Result<Option<u16>, String> {
         Ok(mtu @ 1_280..=65_500) => Ok(Some(mtu)),
         _ => Err(format!("'{text}' is not an MTU: write a number of bytes between 1280 and 65500")),
     }
+}
+
+/// Whether this program's data plane has AF_XDP.
+#[must_use]
+pub fn has_af_xdp() -> bool {
+    parse_datapath("af_xdp").is_ok()
 }
 
 fn parse_datapath(text: &str) -> Result<String, String> {

@@ -7,6 +7,7 @@
 //! transfers/       a JSON file for each transfer
 //! receipts/        a text for each completed transfer
 //! journals/        what incoming transfers have stored so far
+//! tuning/          what culvert tune has changed, so that it can go back
 //! api.sock         the running node's API
 //! ```
 

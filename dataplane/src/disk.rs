@@ -64,6 +64,14 @@ pub struct Completion {
     pub result: i32,
 }
 
+/// Tries to make a lane's ring and throws it away, for `culvert doctor`.
+///
+/// # Errors
+/// As [`Disk::new`].
+pub fn probe() -> io::Result<()> {
+    Uring::new(1, 1, None).map(drop)
+}
+
 /// A lane's disk.
 #[derive(Debug)]
 pub struct Disk {

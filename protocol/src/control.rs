@@ -334,7 +334,7 @@ pub enum Message {
     Accepted(Accepted),
     /// Says no, or that the transfer ends here; nothing follows.
     Refused(Refusal),
-    /// Entries of the manifest, see [`encode_entries`].
+    /// Entries of the manifest, see [`encode_entry`].
     ManifestPart(Vec<u8>),
     /// The manifest is complete.
     ManifestEnd {
@@ -389,8 +389,6 @@ pub enum Message {
     Stored(Vec<Run>),
     /// The bytes of these chunks did not have the sender's hash: send them again.
     SendAgain(Vec<u32>),
-    /// The first things that the sender left out, for the receiver's user; [`SenderSummary::problems`] counts all of them.
-    LeftOut(Vec<LeftOut>),
     /// Every chunk was delivered or given up, and every hash sent.
     AllSent(SenderSummary),
     /// Everything is stored: the receipt's statement and the receiver's signature.
@@ -411,6 +409,8 @@ pub enum Message {
     Ping(u64),
     /// The answer.
     Pong(u64),
+    /// The first things that the sender left out, for the receiver's user; [`SenderSummary::problems`] counts all of them.
+    LeftOut(Vec<LeftOut>),
     /// A path check's conversation, instead of a transfer's. Only to partners of version [`PATH_CHECKS_SINCE`].
     Path(crate::path::PathMessage),
 }

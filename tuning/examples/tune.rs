@@ -1,4 +1,5 @@
-//! `culvert tune` and `culvert doctor` by themselves, as the `culvert` binary mounts them.
+//! `culvert tune` and `culvert doctor` by themselves: what the tests of this crate start, so that they need no other.
+//! People use the `culvert` binary, which mounts the same.
 //!
 //! ```text
 //! cargo run -p culvert-tuning --example tune -- doctor
@@ -38,14 +39,20 @@ fn main() -> io::Result<ExitCode> {
         program: std::env::current_exe()?,
         arguments: vec!["--state".to_owned(), cli.state.display().to_string(), "tune".to_owned()],
         state_directory: cli.state,
+        tune: "culvert tune".to_owned(),
         out: &mut io::stdout(),
         err: &mut io::stderr(),
         versions: vec![("culvert".to_owned(), env!("CARGO_PKG_VERSION").to_owned())],
         readiness: Vec::new(),
+        has_af_xdp: false,
+        quiet: false,
     };
-    let code = match cli.command {
+    let done = match cli.command {
         Command::Tune(arguments) => arguments.run(&mut context),
         Command::Doctor(arguments) => arguments.run(&mut context),
     };
-    Ok(ExitCode::from(code))
+    Ok(ExitCode::from(done.unwrap_or_else(|failure| {
+        eprintln!("culvert: {failure}");
+        failure.code
+    })))
 }

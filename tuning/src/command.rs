@@ -30,9 +30,6 @@ pub use arguments::{
     TuneAction, TuneArgs, WatchArgs,
 };
 
-/// The site file that is read if none is named.
-pub const SITE_FILE: &str = "/etc/culvert/tuning.toml";
-
 /// Exit codes, those of every `culvert` command.
 pub mod exit {
     /// Done.
@@ -57,21 +54,30 @@ pub struct CommandContext<'a> {
     pub program: PathBuf,
     /// The arguments that lead to the `tune` command again: `["--state", "DIR", "tune"]`, as the program wants them.
     pub arguments: Vec<String>,
+    /// What people type for `tune`: `culvert tune`, or with the state directory if that was named.
+    pub tune: String,
     /// Results.
     pub out: &'a mut dyn Write,
     /// Messages.
     pub err: &'a mut dyn Write,
     /// Programs with their versions, for `doctor`.
     pub versions: Vec<(String, String)>,
-    /// What the caller has probed of the data plane, for `doctor`.
+    /// What the caller has probed of the data plane, for `doctor`; beats what facts tell of the part of the same name.
     pub readiness: Vec<Readiness>,
+    /// Whether the program's data plane has AF_XDP, for `doctor`.
+    pub has_af_xdp: bool,
+    /// Whether messages that are no errors are left out.
+    pub quiet: bool,
 }
 
-/// A command that did not succeed: its exit code, and what to say.
-#[derive(Debug)]
-struct Failure {
-    code: u8,
-    text: String,
+/// A command that did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Failure {
+    /// What to exit with, one of [`exit`].
+    pub code: u8,
+    /// What to say.
+    pub text: String,
 }
 
 impl Failure {
@@ -112,9 +118,11 @@ impl From<TransactionError> for Failure {
 
 impl TuneArgs {
     /// Runs the command; gives its exit code.
-    #[must_use]
-    pub fn run(self, context: &mut CommandContext<'_>) -> u8 {
-        let result = match self.action {
+    ///
+    /// # Errors
+    /// [`Failure`], which the caller prints.
+    pub fn run(self, context: &mut CommandContext<'_>) -> Result<u8, Failure> {
+        match self.action {
             TuneAction::Audit(arguments) => audit::audit(&arguments, context),
             TuneAction::Plan(arguments) => audit::plan(&arguments, context),
             TuneAction::Facts(arguments) => audit::facts(&arguments, context),
@@ -126,48 +134,46 @@ impl TuneArgs {
             TuneAction::Measure(arguments) => measure::measure(&arguments, context),
             TuneAction::Watch(arguments) => keep::watch(&arguments, context),
             TuneAction::Guard { transaction } => keep::guard(&transaction, context),
-        };
-        context.finish("tune", result)
+        }
     }
 }
 
 impl DoctorArgs {
     /// Runs the command; gives its exit code.
-    #[must_use]
-    pub fn run(self, context: &mut CommandContext<'_>) -> u8 {
-        let result = doctor::doctor(&self, context);
-        context.finish("doctor", result)
+    ///
+    /// # Errors
+    /// [`Failure`], which the caller prints.
+    pub fn run(self, context: &mut CommandContext<'_>) -> Result<u8, Failure> {
+        doctor::doctor(&self, context)
     }
 }
 
 impl CommandContext<'_> {
-    fn finish(&mut self, command: &str, result: Result<u8, Failure>) -> u8 {
-        match result {
-            Ok(code) => code,
-            Err(failure) => {
-                let _ = writeln!(self.err, "culvert {command}: {}", failure.text);
-                failure.code
-            }
+    /// A message for people.
+    fn say(&mut self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(self.err, "{text}");
         }
     }
 
-    /// A message for people.
-    fn say(&mut self, text: &str) {
-        let _ = writeln!(self.err, "{text}");
+    /// Something that went wrong without keeping the command from its result.
+    fn warn(&mut self, text: &str) {
+        let _ = writeln!(self.err, "culvert: {text}");
     }
 
     /// A result as JSON, indented.
     fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let text =
             serde_json::to_string_pretty(value).map_err(|error| Failure::new(exit::FAILED, error.to_string()))?;
-        writeln!(self.out, "{text}")?;
-        Ok(())
+        self.text(&format!("{text}\n"))
     }
 
-    /// A result as text.
+    /// A result as text. A reader that has gone (`| head`) is no error.
     fn text(&mut self, text: &str) -> Result<(), Failure> {
-        self.out.write_all(text.as_bytes())?;
-        Ok(())
+        match self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     fn store(&self) -> Store {
@@ -206,13 +212,13 @@ impl CommandContext<'_> {
             Ok(_lock) => self.recover(&mut store, host, false),
         };
         if let Err(failure) = result {
-            self.say(&format!("culvert tune: earlier changes could not be put right: {}", failure.text));
+            self.warn(&format!("earlier changes could not be put right: {}", failure.text));
         }
     }
 
     fn tell(&mut self, recovered: &[Recovered]) {
         for one in recovered {
-            self.say(&format!("culvert tune: {}: {}", one.id, one.text));
+            self.warn(&format!("{}: {}", one.id, one.text));
         }
     }
 }
@@ -222,8 +228,7 @@ fn load_site(named: Option<&Path>) -> Result<Site, Failure> {
     let bad = |error: crate::site::SiteError| Failure::new(exit::BAD_HOST, error.to_string());
     match named {
         Some(path) => Site::load(path).map_err(bad),
-        None if Path::new(SITE_FILE).exists() => Site::load(Path::new(SITE_FILE)).map_err(bad),
-        None => Ok(Site::default()),
+        None => Site::of_this_host().map_err(bad),
     }
 }
 

@@ -63,7 +63,7 @@ pub struct ToDo {
     pub severity: Severity,
     /// The rule.
     pub rule: String,
-    /// What it is about.
+    /// What it is about: the names of links, sysctls, disks that the sentence holds for.
     pub scope: String,
     /// What is wrong, in a sentence.
     pub what: String,
@@ -95,20 +95,22 @@ pub struct Doctor {
 }
 
 impl Doctor {
-    /// Joins everything. `readiness` is what the caller has probed; what facts tell comes before it. `measured` gives the
-    /// latest measured effect of a rule.
+    /// Joins everything. `readiness` is what the caller has probed: it beats what facts tell of the part of the same name.
+    /// `has_af_xdp` says whether the program's data plane has AF_XDP. `measured` gives the latest measured effect of a rule.
     #[must_use]
     pub fn examine(
         facts: &Facts,
         audit: &Audit,
         versions: &[(String, String)],
         readiness: &[Readiness],
+        has_af_xdp: bool,
         measured: &dyn Fn(&str) -> Option<Effect>,
     ) -> Self {
-        let mut all: Vec<Readiness> = readiness_of(facts, audit);
-        all.extend(readiness.iter().cloned());
-        let todo: Vec<ToDo> =
-            audit.most_effective_first().into_iter().map(|finding| to_do(finding, measured)).collect();
+        let mut all: Vec<Readiness> = readiness_of(facts, audit, has_af_xdp);
+        // What was probed stands first.
+        all.retain(|told| readiness.iter().all(|probed| probed.name != told.name));
+        all.splice(..0, readiness.iter().cloned());
+        let todo = join_alike(audit.most_effective_first().into_iter().map(|finding| to_do(finding, measured)));
         let verdict = match audit.worst() {
             Some(Severity::Critical | Severity::High) => Verdict::No,
             Some(Severity::Warning) => Verdict::Nearly,
@@ -136,6 +138,7 @@ impl Doctor {
             let _ = writeln!(out, "{name:<10}{value}");
         }
         out.push_str("\ndata plane\n");
+        let width = self.readiness.iter().map(|one| one.name.chars().count()).max().unwrap_or(0);
         for one in &self.readiness {
             let mark = match one.state {
                 ReadinessState::Ready => "ready",
@@ -143,7 +146,7 @@ impl Doctor {
                 ReadinessState::Missing => "missing",
                 ReadinessState::Unknown => "unknown",
             };
-            let _ = writeln!(out, "  {mark:<9}{:<18}{}", one.name, one.why);
+            let _ = writeln!(out, "  {mark:<9} {:<width$}  {}", one.name, one.why);
         }
         if !self.todo.is_empty() {
             out.push_str("\nto do, most effective first\n");
@@ -175,9 +178,9 @@ fn verdict_text(verdict: Verdict, audit: &Audit) -> String {
     match verdict {
         Verdict::Unknown => "Too little is known of this host to tell; see what could not be read.".to_owned(),
         Verdict::Yes => format!("This host can run at {rate}, as far as can be told."),
-        Verdict::Nearly => format!("This host comes near {rate}: {} things cost some of it.", counts.warning),
+        Verdict::Nearly => format!("This host comes near {rate}: {} findings cost some of it.", counts.warning),
         Verdict::No => format!(
-            "This host cannot run at {rate} yet: {} things stand in the way, {} cost some more.",
+            "This host cannot run at {rate} yet: {} findings stand in the way, {} cost some more.",
             counts.critical + counts.high,
             counts.warning
         ),
@@ -208,6 +211,19 @@ fn host_lines(facts: &Facts, audit: &Audit) -> Vec<(String, String)> {
     lines
 }
 
+/// What is said of several things in the same words is said once.
+fn join_alike(todo: impl Iterator<Item = ToDo>) -> Vec<ToDo> {
+    let mut joined: Vec<ToDo> = Vec::new();
+    for one in todo {
+        let alike = |other: &&mut ToDo| other.rule == one.rule && other.what == one.what && other.how == one.how;
+        match joined.iter_mut().find(alike) {
+            Some(other) => other.scope = format!("{}, {}", other.scope, one.scope),
+            None => joined.push(one),
+        }
+    }
+    joined
+}
+
 fn to_do(finding: &Finding, measured: &dyn Fn(&str) -> Option<Effect>) -> ToDo {
     let how = if finding.changes.is_empty() {
         finding.steps.first().cloned().unwrap_or_else(|| format!("culvert tune explain {}", finding.rule))
@@ -228,11 +244,11 @@ fn to_do(finding: &Finding, measured: &dyn Fn(&str) -> Option<Effect>) -> ToDo {
 }
 
 /// What facts tell of the data plane.
-fn readiness_of(facts: &Facts, audit: &Audit) -> Vec<Readiness> {
+fn readiness_of(facts: &Facts, audit: &Audit, has_af_xdp: bool) -> Vec<Readiness> {
     let one = |name: &str, state, why: &str| Readiness { name: name.to_owned(), state, why: why.to_owned() };
     let mut all = Vec::new();
     for link in audit.targets.links(facts) {
-        let (state, why) = af_xdp(facts, link);
+        let (state, why) = af_xdp(facts, link, has_af_xdp);
         all.push(Readiness { name: format!("af_xdp {}", link.name), state, why: why.to_owned() });
         let cuts = link.has_feature("tx-udp-segmentation");
         let (state, why) = match cuts {
@@ -247,12 +263,17 @@ fn readiness_of(facts: &Facts, audit: &Audit) -> Vec<Readiness> {
     let io_uring = facts.sysctl_number("kernel.io_uring_disabled");
     let built = facts.datapath.kernel_features.get("IO_URING").map(String::as_str);
     all.push(match (built, io_uring) {
-        (Some("absent"), _) => one("io_uring", ReadinessState::Fallback, "the kernel has none: slow calls for disks"),
-        (_, Some(2)) => {
-            one("io_uring", ReadinessState::Fallback, "switched off by kernel.io_uring_disabled: slow calls for disks")
+        (Some("absent"), _) => {
+            one("io_uring", ReadinessState::Missing, "the kernel has none: the data plane does not start")
         }
-        (_, Some(1)) => one("io_uring", ReadinessState::Fallback, "for privileged processes only"),
-        (_, Some(_)) | (Some(_), None) => one("io_uring", ReadinessState::Ready, "open"),
+        (_, Some(2)) => one(
+            "io_uring",
+            ReadinessState::Missing,
+            "switched off by kernel.io_uring_disabled: the data plane does not start",
+        ),
+        (_, Some(1)) if facts.system.root => one("io_uring", ReadinessState::Ready, "for privileged users"),
+        (_, Some(1)) => one("io_uring", ReadinessState::Unknown, "for privileged users and kernel.io_uring_group only"),
+        (_, Some(_)) | (Some(_), None) => one("io_uring", ReadinessState::Ready, "not switched off"),
         (None, None) => one("io_uring", ReadinessState::Unknown, "the kernel does not tell"),
     });
     all.push(match status("datapath.cipher") {
@@ -279,7 +300,16 @@ fn readiness_of(facts: &Facts, audit: &Audit) -> Vec<Readiness> {
     all
 }
 
-fn af_xdp(facts: &Facts, link: &Link) -> (ReadinessState, &'static str) {
+fn af_xdp(facts: &Facts, link: &Link, has_af_xdp: bool) -> (ReadinessState, &'static str) {
+    if !has_af_xdp {
+        let can = link.xdp.as_ref().is_some_and(|xdp| xdp.has("xsk-zerocopy"));
+        let why = if can {
+            "the NIC could, with zero-copy, but this program was built without it: udp"
+        } else {
+            "this program was built without it: udp"
+        };
+        return (ReadinessState::Fallback, why);
+    }
     if facts.datapath.xdp_sockets == Some(false) {
         return (ReadinessState::Fallback, "the kernel has no AF_XDP: udp");
     }
@@ -308,7 +338,7 @@ mod tests {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/facts/{name}.json"));
         let facts = Facts::load(&path).unwrap();
         let audit = Audit::run(&facts, &Site::default(), None);
-        Doctor::examine(&facts, &audit, &[("culvert".to_owned(), "1.2.3".to_owned())], &[], &|_| None)
+        Doctor::examine(&facts, &audit, &[("culvert".to_owned(), "1.2.3".to_owned())], &[], true, &|_| None)
     }
 
     #[test]
@@ -321,6 +351,10 @@ mod tests {
         let text = doctor.to_text();
         assert!(text.starts_with("This host cannot run at 100 Gb/s yet") && text.contains("1.2.3"), "{text}");
         assert!(text.contains("and ") && text.contains(" more: culvert tune audit"));
+        let doctor = examine("dtn-100g-mlx5");
+        let buffers: Vec<&ToDo> = doctor.todo.iter().filter(|todo| todo.rule == "net.socket_buffers").collect();
+        assert_eq!(buffers.len(), 1, "{buffers:?}");
+        assert_eq!(buffers[0].scope, "net.core.rmem_max, net.core.wmem_max");
     }
 
     #[test]
@@ -332,8 +366,24 @@ mod tests {
         assert_eq!(of("hugepages").state, ReadinessState::Fallback);
         assert_eq!(
             examine("dtn-10g-ixgbe").readiness.iter().find(|one| one.name == "io_uring").unwrap().state,
-            ReadinessState::Fallback
+            ReadinessState::Missing
         );
+    }
+
+    #[test]
+    fn what_was_probed_beats_what_facts_tell() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/facts/dtn-100g-mlx5.json");
+        let facts = Facts::load(&path).unwrap();
+        let audit = Audit::run(&facts, &Site::default(), None);
+        let state = ReadinessState::Missing;
+        let probed = Readiness { name: "io_uring".to_owned(), state, why: "forbidden by a filter".to_owned() };
+        let doctor = Doctor::examine(&facts, &audit, &[], std::slice::from_ref(&probed), false, &|_| None);
+        let named =
+            |name: &str| -> Vec<&Readiness> { doctor.readiness.iter().filter(|one| one.name == name).collect() };
+        assert_eq!(named("io_uring"), [&probed]);
+        let [af_xdp] = named("af_xdp enp129s0f0np0")[..] else { panic!("{:?}", doctor.readiness) };
+        assert_eq!(af_xdp.state, ReadinessState::Fallback);
+        assert!(af_xdp.why.contains("built without"), "{}", af_xdp.why);
     }
 
     #[test]
@@ -342,7 +392,7 @@ mod tests {
         let audit = Audit::run(&facts, &Site::default(), None);
         let missing =
             Readiness { name: "udp".to_owned(), state: ReadinessState::Missing, why: "no sockets".to_owned() };
-        assert_eq!(Doctor::examine(&facts, &audit, &[], &[missing], &|_| None).verdict, Verdict::No);
-        assert_eq!(Doctor::examine(&facts, &audit, &[], &[], &|_| None).verdict, Verdict::Unknown);
+        assert_eq!(Doctor::examine(&facts, &audit, &[], &[missing], true, &|_| None).verdict, Verdict::No);
+        assert_eq!(Doctor::examine(&facts, &audit, &[], &[], true, &|_| None).verdict, Verdict::Unknown);
     }
 }

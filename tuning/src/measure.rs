@@ -23,6 +23,8 @@ pub use workload::{CommandWorkload, LoopbackWorkload, Workload, WorkloadError};
 pub const PAIRS_MIN: usize = 5;
 /// How much longer than expected a measurement may take before the guard undoes the change.
 const PATIENCE: u32 = 4;
+/// An interval wider than this hides effects that somebody would care about.
+const SCATTER_MAX: f64 = 0.1;
 /// Added to that, for changes that reset links.
 const PATIENCE_MORE: Duration = Duration::from_secs(120);
 
@@ -94,12 +96,13 @@ impl Effect {
             Answer::Faster => format!("{}: faster, {} ({interval})", self.rule, percent(self.ratio.median)),
             Answer::Slower => format!("{}: slower, {} ({interval})", self.rule, percent(self.ratio.median)),
             Answer::NoEffect => {
-                format!(
-                    "{}: no effect in {} pairs, {} ({interval})",
-                    self.rule,
-                    self.pairs.len(),
-                    percent(self.ratio.median)
-                )
+                let scatter = if self.ratio.high - self.ratio.low > SCATTER_MAX {
+                    "; the runs scatter too much to see a small one: more --pairs, or a longer --run"
+                } else {
+                    ""
+                };
+                let (pairs, median) = (self.pairs.len(), percent(self.ratio.median));
+                format!("{}: no effect seen in {pairs} pairs, {median} ({interval}){scatter}", self.rule)
             }
         }
     }

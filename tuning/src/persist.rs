@@ -25,13 +25,13 @@ pub const SERVICE: &str = "culvert-tune.service";
 
 /// What the files must be for `wanted` to outlive a restart, as intents; only those that are not so already.
 ///
-/// `watch_command` is the command line that runs the watcher, with an absolute path.
+/// `watch_command` is the program that runs the watcher, with an absolute path, and its arguments.
 ///
 /// # Errors
 /// [`HostError`] if a file there is somebody else's, or cannot be read.
 pub fn intents(
     wanted: &BTreeMap<Setting, Value>,
-    watch_command: &str,
+    watch_command: &[&str],
     host: &mut dyn Host,
 ) -> Result<Vec<Intent>, HostError> {
     let files = [
@@ -81,7 +81,16 @@ fn udev_file(wanted: &BTreeMap<Setting, Value>) -> Option<String> {
     (!text.is_empty()).then(|| format!("{OWNED_FILE_FIRST_LINE}{text}"))
 }
 
-fn service_file(watch_command: &str) -> String {
+/// A word of a command line as systemd reads it (systemd.service(5), "Command lines").
+fn quoted(word: &str) -> String {
+    let escaped = word.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
+    let is_plain = !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c));
+    if is_plain { escaped } else { format!("\"{escaped}\"") }
+}
+
+fn service_file(watch_command: &[&str]) -> String {
+    let watch_command: Vec<String> = watch_command.iter().map(|word| quoted(word)).collect();
+    let watch_command = watch_command.join(" ");
     format!(
         "{OWNED_FILE_FIRST_LINE}\
          [Unit]\n\
@@ -105,6 +114,8 @@ mod tests {
     use super::*;
     use crate::host::fake::FakeHost;
 
+    const WATCH: [&str; 5] = ["/usr/bin/culvert", "--state", "/srv/a state/100%", "tune", "watch"];
+
     fn wanted() -> BTreeMap<Setting, Value> {
         BTreeMap::from([
             (Setting::sysctl("net.ipv4.tcp_rmem"), Value::new("4096 87380 33554432")),
@@ -117,7 +128,7 @@ mod tests {
     #[test]
     fn files_say_what_is_wanted() {
         let mut host = FakeHost::default();
-        let intents = intents(&wanted(), "/usr/bin/culvert tune watch", &mut host).unwrap();
+        let intents = intents(&wanted(), &WATCH, &mut host).unwrap();
         let text = |path: &str| {
             let setting = Setting::OwnedFile { path: path.to_owned() };
             intents.iter().find(|intent| intent.setting == setting).unwrap().to.text().to_owned()
@@ -126,16 +137,16 @@ mod tests {
         assert!(text(SYSCTL_FILE).contains("net.ipv4.tcp_rmem = 4096 87380 33554432\n"));
         assert!(text(SYSCTL_FILE).contains("vm.dirty_background_bytes = 5000\n"));
         assert!(text(UDEV_FILE).contains("KERNEL==\"nvme0n1\", ATTR{queue/scheduler}=\"none\""));
-        assert!(text(SERVICE_FILE).contains("ExecStart=/usr/bin/culvert tune watch\n"));
+        assert!(text(SERVICE_FILE).contains("ExecStart=/usr/bin/culvert --state \"/srv/a state/100%%\" tune watch\n"));
         assert!(text(WANTS_FILE).contains("Wants=culvert-tune.service"));
     }
 
     #[test]
     fn files_that_are_right_are_left_alone() {
         let mut host = FakeHost::default();
-        for intent in intents(&wanted(), "/usr/bin/culvert tune watch", &mut host).unwrap() {
+        for intent in intents(&wanted(), &WATCH, &mut host).unwrap() {
             host.write(&intent.setting, &intent.to).unwrap();
         }
-        assert!(intents(&wanted(), "/usr/bin/culvert tune watch", &mut host).unwrap().is_empty());
+        assert!(intents(&wanted(), &WATCH, &mut host).unwrap().is_empty());
     }
 }

@@ -33,11 +33,11 @@ pub fn audit_text(audit: &Audit, detail: Detail) -> String {
     let links = if targets.data_links.is_empty() { "none".to_owned() } else { targets.data_links.join(", ") };
     let _ = writeln!(
         out,
-        "for      {} at {} ms, {} streams, {} lanes; links {links}",
+        "for      {} at {} ms, {}, {}; links {links}",
         gigabits(targets.rate_bits_per_second),
         targets.rtt_ms,
-        targets.streams,
-        targets.lanes
+        counted(targets.streams, "stream"),
+        counted(targets.lanes, "lane")
     );
     out.push('\n');
     for finding in &audit.findings {
@@ -52,6 +52,11 @@ pub fn audit_text(audit: &Audit, detail: Detail) -> String {
         counts.critical, counts.high, counts.warning, counts.info, counts.unknown
     );
     out
+}
+
+/// `1 lane`, `2 lanes`.
+fn counted(count: u32, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn finding_text(out: &mut String, finding: &Finding) {

@@ -13,6 +13,9 @@ use crate::cpu_set::CpuSet;
 use crate::profile::ProfileName;
 use crate::rules;
 
+/// The site file that is read if none is named.
+pub const SITE_FILE: &str = "/etc/culvert/tuning.toml";
+
 /// The largest site file that is read.
 const SITE_BYTES_MAX: u64 = 1 << 20;
 /// MTUs that make sense: IPv6's least to the largest that IP has.
@@ -123,6 +126,15 @@ pub struct SiteError {
 }
 
 impl Site {
+    /// This host's own site file ([`SITE_FILE`]), or nothing where there is none.
+    ///
+    /// # Errors
+    /// [`SiteError`].
+    pub fn of_this_host() -> Result<Self, SiteError> {
+        let path = Path::new(SITE_FILE);
+        if path.exists() { Self::load(path) } else { Ok(Self::default()) }
+    }
+
     /// Reads a site file.
     ///
     /// # Errors

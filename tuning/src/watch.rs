@@ -1,17 +1,21 @@
 //! The watcher: keeps what was confirmed, when drivers or other programs undo it, and says so.
 //!
 //! It has no thread and no clock of its own: whoever has a loop (the node, `culvert tune watch`) calls
-//! [`Watcher::check_once`] every [`Watcher::interval`].
+//! [`Watcher::keep`] every [`Watcher::interval`].
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::guard;
 use crate::host::{Host, HostError};
 use crate::setting::{Setting, Value};
-use crate::transaction::{State, Store, StoreError, Transaction, TransactionError, held_settings, write_and_compare};
+use crate::transaction::{
+    Recovered, State, Store, StoreError, Transaction, TransactionError, held_settings, recover, write_and_compare,
+};
 
 /// How often it looks, unless told otherwise: as often as irqbalance moves interrupts.
 pub const INTERVAL: Duration = Duration::from_secs(10);
@@ -25,6 +29,8 @@ const COUNTED_FOR: Duration = Duration::from_secs(600);
 pub struct Watcher {
     interval: Duration,
     strikes: BTreeMap<Setting, Strikes>,
+    /// What the last look told, so that what is not there is told once, not every ten seconds.
+    told: Vec<Drift>,
 }
 
 #[derive(Debug)]
@@ -42,6 +48,27 @@ pub struct WatchReport {
     pub paused: bool,
     /// Settings that had another value.
     pub drifted: Vec<Drift>,
+}
+
+/// What one round of [`Watcher::keep`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// What a crash or a dead guard had left behind, and was put right.
+    pub recovered: Vec<Recovered>,
+    /// How many settings are held here.
+    pub held: usize,
+    /// Whether it did not look, because a transaction is under way.
+    pub paused: bool,
+    /// Settings that had another value, without those that the last round told in the same words.
+    pub news: Vec<Drift>,
+}
+
+impl Kept {
+    /// Whether there is nothing to keep, now or in a moment.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.held == 0 && !self.paused
+    }
 }
 
 /// A held setting that had another value.
@@ -112,13 +139,44 @@ impl Watcher {
     /// A watcher that is to be called every `interval`.
     #[must_use]
     pub fn new(interval: Duration) -> Self {
-        Self { interval, strikes: BTreeMap::new() }
+        Self { interval, strikes: BTreeMap::new(), told: Vec::new() }
     }
 
     /// How long to wait between two looks.
     #[must_use]
     pub fn interval(&self) -> Duration {
         self.interval
+    }
+
+    /// One round for those who have a loop: puts right what a crash left behind, then looks ([`Watcher::check_once`]).
+    ///
+    /// Where nothing was ever applied it makes no file and touches nothing.
+    ///
+    /// # Errors
+    /// [`TransactionError`] if the state directory cannot be used, or something could not be put right here.
+    pub fn keep(
+        &mut self,
+        state_directory: &Path,
+        host: &mut dyn Host,
+        now: Instant,
+    ) -> Result<Kept, TransactionError> {
+        let mut store = Store::at(state_directory);
+        if store.transactions()?.is_empty() {
+            return Ok(Kept::default());
+        }
+        let recovered = match store.lock(false) {
+            Ok(_lock) => recover(&mut store, host, &|id| guard::lives(state_directory, id))?,
+            Err(StoreError::Locked { .. }) => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        let report = self.check_once(&store, host, now)?;
+        let is_news = |drift: &&Drift| drift.outcome == DriftOutcome::SetAgain || !self.told.contains(drift);
+        let news = report.drifted.iter().filter(is_news).cloned().collect();
+        // A look that did not happen tells nothing new either.
+        if !report.paused {
+            self.told = report.drifted;
+        }
+        Ok(Kept { recovered, held: report.held, paused: report.paused, news })
     }
 
     /// Looks at every held setting and sets again what has another value. While a transaction is under way it only says
@@ -280,6 +338,39 @@ mod tests {
         host.unplug("a");
         let report = watcher.check_once(&store, &mut host, Instant::now()).unwrap();
         assert!(matches!(report.drifted[0].outcome, DriftOutcome::NotThere(_)));
+    }
+
+    #[test]
+    fn a_round_tells_once_what_stays_so() {
+        let (folder, _store, mut host) = held();
+        let mut watcher = Watcher::default();
+        let mut keep = |host: &mut FakeHost| watcher.keep(folder.path(), host, Instant::now()).unwrap();
+        assert_eq!(keep(&mut host), Kept { held: 1, ..Kept::default() });
+        host.unplug("a");
+        assert!(matches!(keep(&mut host).news[0].outcome, DriftOutcome::NotThere(_)));
+        assert_eq!(keep(&mut host).news, []);
+        assert!(!keep(&mut host).is_idle());
+    }
+
+    #[test]
+    fn a_round_puts_right_what_a_dead_guard_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut host = FakeHost::default();
+        host.put(interrupt(), "0-3");
+        let intent = Intent { rule: "nic.irq_affinity".to_owned(), setting: interrupt(), to: Value::new("2") };
+        let options = ApplyOptions { confirm_within: Some(Duration::from_secs(3600)), ..ApplyOptions::default() };
+        apply(&mut Store::at(folder.path()), &mut host, vec![intent], &options, &mut |_| Ok(())).unwrap();
+        let kept = Watcher::default().keep(folder.path(), &mut host, Instant::now()).unwrap();
+        assert!(kept.recovered[0].text.contains("guard") && kept.is_idle(), "{kept:?}");
+        assert_eq!(host.settings()[&interrupt()].text(), "0-3");
+    }
+
+    #[test]
+    fn where_nothing_was_applied_nothing_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("tuning");
+        assert!(Watcher::default().keep(&state, &mut FakeHost::default(), Instant::now()).unwrap().is_idle());
+        assert!(!state.exists());
     }
 
     #[test]

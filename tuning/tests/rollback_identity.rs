@@ -132,7 +132,7 @@ fn intents(plan: &Plan, host: &mut FakeHost, persistent: bool) -> Vec<Intent> {
     let mut intents: Vec<Intent> = plan.changes.iter().map(Intent::from).collect();
     if persistent && !intents.is_empty() {
         let wanted = intents.iter().map(|intent| (intent.setting.clone(), intent.to.clone())).collect();
-        intents.extend(persist::intents(&wanted, "/usr/bin/culvert", host).unwrap());
+        intents.extend(persist::intents(&wanted, &["/usr/bin/culvert"], host).unwrap());
     }
     intents
 }

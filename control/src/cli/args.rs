@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use culvert_protocol::control::Overwrite;
 use culvert_protocol::rate_control::Mode;
 use culvert_protocol::seal::Cipher;
+use culvert_tuning::command::{DoctorArgs, TuneArgs};
 
 use crate::settings::Flags;
 use crate::units::{parse_bytes, parse_rate};
@@ -107,6 +108,13 @@ pub enum Command {
     Status(StatusArgs),
     /// A full-screen view of the node
     Monitor(StatusArgs),
+    /// Tune this host: audit, plan, apply, confirm, roll back
+    #[command(
+        after_help = "A host is tuned once, whoever types the command: unless a state directory is named, journals are in /var/lib/culvert/tuning."
+    )]
+    Tune(TuneArgs),
+    /// Can this host run at full speed, what is missing, and how to get it
+    Doctor(DoctorArgs),
     /// Measure this host against its own limits
     Bench(BenchArgs),
     /// Settings and where they come from
@@ -207,7 +215,7 @@ pub struct DemoArgs {
 /// `culvert node`.
 #[derive(Clone, Debug, Args)]
 pub struct NodeArgs {
-    /// Address and TCP port of the control connection [variable: CULVERT_LISTEN] [default: [::]:7272]
+    /// Address and TCP port of the control connection [variable: CULVERT_LISTEN] [default: all addresses, port 7272]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
     /// Address and TCP port of /metrics, or off [variable: CULVERT_METRICS] [default: 127.0.0.1:9472]

@@ -42,7 +42,14 @@ pub fn version(args: &VersionArgs) -> Result<ExitCode, CommandError> {
     if args.json {
         print_json(&serde_json::json!({ "culvert": version, "protocol": protocol, "wire": wire }))?;
     } else {
-        say(&format!("culvert {version} (control protocol {protocol}, wire format {wire})"))?;
+        say(&format!("culvert {}", version_text()))?;
     }
     Ok(ExitCode::Done)
+}
+
+/// The versions of program and protocol in a line.
+#[must_use]
+pub fn version_text() -> String {
+    let (version, protocol) = (env!("CARGO_PKG_VERSION"), culvert_protocol::control::PROTOCOL_VERSION);
+    format!("{version} (control protocol {protocol}, wire format {})", culvert_protocol::wire::VERSION)
 }

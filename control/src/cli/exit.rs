@@ -40,6 +40,30 @@ pub enum ExitCode {
     Terminated = 143,
 }
 
+impl ExitCode {
+    /// The code of this number.
+    #[must_use]
+    pub fn of(code: u8) -> Option<Self> {
+        const ALL: [ExitCode; 14] = [
+            ExitCode::Done,
+            ExitCode::Failed,
+            ExitCode::Usage,
+            ExitCode::NotFound,
+            ExitCode::NotPermitted,
+            ExitCode::Temporary,
+            ExitCode::SomeFailed,
+            ExitCode::BadHost,
+            ExitCode::NothingToDo,
+            ExitCode::TimedOut,
+            ExitCode::Verification,
+            ExitCode::KeyChanged,
+            ExitCode::Interrupted,
+            ExitCode::Terminated,
+        ];
+        ALL.into_iter().find(|known| *known as u8 == code)
+    }
+}
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]

@@ -15,6 +15,7 @@ use crate::node::Node;
 use crate::session::{Admission, listen};
 use crate::settings::{Flags, Settings};
 use crate::state::StateDirectory;
+use crate::tuning;
 
 /// What a running node leaves in its state directory for others on this host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,6 +76,8 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
         tokio::spawn(api.serve_metrics(metrics));
     }
     tokio::spawn(listen(node.clone(), listener, Admission::Profiles));
+    tokio::spawn(tuning::keep(tuning::directory_in(&tuning::state_of_host(&settings))));
+    tokio::spawn(tuning::count_findings(node.metrics.clone()));
     tokio::spawn(keep_data_plane(node));
     let json = serde_json::to_vec(&running).map_err(CommandError::failed)?;
     state.write("node.json", &json)?;

@@ -22,7 +22,7 @@ const DELIVERED_MIN: f64 = 0.93;
 const SENT_MIN: f64 = 0.9;
 /// A queue that grows by less is noise, in microseconds, and as part of the train's length.
 const QUEUE_US_MIN: u64 = 1_500;
-const QUEUE_PART: f64 = 0.03;
+const QUEUE_PART: f64 = 0.02;
 
 /// What keeps the rate from being higher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,7 +189,13 @@ impl Ramp {
         let mut delivered = self.delivered.clone();
         delivered.sort_unstable();
         let delivered_bits_per_second = delivered.get(delivered.len() / 2).copied();
-        let bits_per_second = if self.low > 0 { self.low } else { delivered_bits_per_second? };
+        // What an overdriven path delivers is all that it can: a queue that one train fills hides a few percent.
+        let delivered_when_over = delivered_bits_per_second.filter(|_| self.high.is_some());
+        let bits_per_second = if self.low > 0 {
+            delivered_when_over.map_or(self.low, |most| self.low.min(most))
+        } else {
+            delivered_bits_per_second?
+        };
         let limit = match () {
             () if self.high.is_some() => RampLimit::Path,
             () if self.sender_limit => RampLimit::Sender,
@@ -303,7 +309,7 @@ mod tests {
         fn the_capacity_is_found(capacity in 1_000_000..50_000_000_000u64, buffer_us in 0..200_000u64) {
             let found = ramp(100_000_000_000, capacity, 200_000_000_000, buffer_us);
             let part = found.bits_per_second as f64 / capacity as f64;
-            prop_assert!((0.85..=1.08).contains(&part), "{part} of the capacity: {found:?}");
+            prop_assert!((0.85..=1.05).contains(&part), "{part} of the capacity: {found:?}");
             prop_assert_eq!(found.limit, RampLimit::Path);
         }
     }

@@ -59,10 +59,11 @@ pub(super) fn apply(arguments: &ApplyArgs, context: &mut CommandContext<'_>) -> 
     }
     match options.confirm_within {
         Some(within) => context.say(&format!(
-            "\n{}: {} settings changed. Everything is undone in {} s unless you type: culvert tune confirm",
+            "\n{}: {} settings changed. Everything is undone in {} s unless you type: {} confirm",
             done.id,
             plan.changes.len(),
-            within.as_secs()
+            within.as_secs(),
+            context.tune
         )),
         None => context.say(&format!("\n{}: {} settings changed and kept", done.id, plan.changes.len())),
     }
@@ -101,16 +102,28 @@ fn nothing_to_change(plan: &Plan, as_json: bool, context: &mut CommandContext<'_
 fn files(
     store: &Store,
     intents: &[Intent],
-    context: &CommandContext<'_>,
+    context: &mut CommandContext<'_>,
     host: &mut dyn Host,
 ) -> Result<Vec<Intent>, Failure> {
-    let persistent: Vec<Transaction> = store.transactions()?.into_iter().filter(|one| one.persistent).collect();
+    let (persistent, passing): (Vec<Transaction>, Vec<Transaction>) =
+        store.transactions()?.into_iter().partition(|one| one.persistent);
+    let passing = held_settings(&passing).len();
+    if passing > 0 {
+        // Their snapshots say what was there before; a second transaction on top of them could not go back to that.
+        context.warn(&format!(
+            "{passing} settings were applied without --persist and end with the next restart; to keep them longer: {} rollback --all, then {} apply --persist",
+            context.tune, context.tune
+        ));
+    }
     let mut wanted = held_settings(&persistent);
     wanted.extend(intents.iter().map(|intent| (intent.setting.clone(), intent.to.clone())));
-    let mut command = vec![context.program.display().to_string()];
-    command.extend(context.arguments.iter().cloned());
-    command.push("watch".to_owned());
-    persist::intents(&wanted, &command.join(" "), host).map_err(|error| Failure::new(exit::BAD_HOST, error.to_string()))
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let program = context.program.display().to_string();
+    let command: Vec<&str> =
+        [program.as_str()].into_iter().chain(context.arguments.iter().map(String::as_str)).chain(["watch"]).collect();
+    persist::intents(&wanted, &command, host).map_err(|error| Failure::new(exit::BAD_HOST, error.to_string()))
 }
 
 pub(super) fn confirm(as_json: bool, context: &mut CommandContext<'_>) -> Result<u8, Failure> {
@@ -174,5 +187,5 @@ fn reload_systemd(arguments: &[&str], context: &mut CommandContext<'_>) {
         Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         Err(error) => error.to_string(),
     };
-    context.say(&format!("culvert tune: systemctl {}: {problem}", arguments.join(" ")));
+    context.warn(&format!("systemctl {}: {problem}", arguments.join(" ")));
 }

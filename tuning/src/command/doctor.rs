@@ -12,7 +12,7 @@ pub(super) fn doctor(arguments: &DoctorArgs, context: &mut CommandContext<'_>) -
     let measured = |rule: &str| effects.iter().rfind(|effect| effect.rule == rule).cloned();
     // What was probed is true of this host only.
     let readiness = if arguments.source.facts.is_some() { &[] } else { context.readiness.as_slice() };
-    let doctor = Doctor::examine(&facts, &audit, &context.versions, readiness, &measured);
+    let doctor = Doctor::examine(&facts, &audit, &context.versions, readiness, context.has_af_xdp, &measured);
     if arguments.json {
         context.json(&doctor)?;
     } else {

@@ -7,45 +7,29 @@ use serde_json::json;
 use super::{CommandContext, Failure, WatchArgs, exit};
 use crate::guard::watch_over;
 use crate::host::RealHost;
-use crate::transaction::StoreError;
-use crate::watch::{Drift, DriftOutcome, Watcher};
+use crate::watch::Watcher;
 
 pub(super) fn watch(arguments: &WatchArgs, context: &mut CommandContext<'_>) -> Result<u8, Failure> {
     let mut host = RealHost::open();
     let mut watcher = Watcher::new(arguments.interval);
-    // What is not there is told once, not every ten seconds.
-    let mut told: Vec<Drift> = Vec::new();
     loop {
-        let mut store = context.store();
-        match store.lock(false) {
-            Ok(_lock) => context.recover(&mut store, &mut host, false)?,
-            Err(StoreError::Locked { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let report = watcher.check_once(&store, &mut host, Instant::now())?;
-        let news: Vec<Drift> = report
-            .drifted
-            .iter()
-            .filter(|drift| drift.outcome == DriftOutcome::SetAgain || !told.contains(drift))
-            .cloned()
-            .collect();
-        if arguments.json && (!news.is_empty() || arguments.once) {
-            let line = json!({"held": report.held, "paused": report.paused, "drifted": news});
+        let kept = watcher.keep(&context.state_directory, &mut host, Instant::now())?;
+        context.tell(&kept.recovered);
+        if arguments.json && (!kept.news.is_empty() || arguments.once) {
+            let line = json!({"held": kept.held, "paused": kept.paused, "drifted": kept.news});
             context.text(&format!("{line}\n"))?;
         } else {
-            for drift in &news {
+            for drift in &kept.news {
                 context.text(&format!("{drift}\n"))?;
             }
         }
-        context.out.flush()?;
         if arguments.once {
             return Ok(exit::DONE);
         }
-        if report.held == 0 && !report.paused {
+        if kept.is_idle() {
             context.say("nothing is held");
             return Ok(exit::DONE);
         }
-        told = report.drifted;
         std::thread::sleep(watcher.interval());
     }
 }

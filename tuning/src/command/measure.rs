@@ -1,5 +1,7 @@
 //! `measure`: what a rule is worth here.
 
+use serde_json::json;
+
 use super::{CommandContext, Failure, MeasureArgs, exit, load_site};
 use crate::audit::Audit;
 use crate::host::RealHost;
@@ -41,9 +43,11 @@ pub(super) fn measure(arguments: &MeasureArgs, context: &mut CommandContext<'_>)
     };
     let launcher = context.launcher();
     let mut start_guard = |id: &str| launcher.start(id);
-    let messages = &mut *context.err;
+    let (quiet, messages) = (context.quiet, &mut *context.err);
     let mut progress = |text: &str| {
-        let _ = writeln!(messages, "{text}");
+        if !quiet {
+            let _ = writeln!(messages, "{text}");
+        }
     };
     let effect =
         run_measurement(&mut store, &mut host, &intents, workload.as_mut(), &options, &mut start_guard, &mut progress);
@@ -76,7 +80,7 @@ fn workload(arguments: &MeasureArgs) -> Result<Box<dyn Workload>, WorkloadError>
 fn show(ledger: &EffectLedger, as_json: bool, context: &mut CommandContext<'_>) -> Result<u8, Failure> {
     let effects = ledger.all().map_err(|error| Failure::new(exit::FAILED, error.to_string()))?;
     if as_json {
-        context.json(&effects)?;
+        context.json(&json!({ "effects": effects }))?;
     } else if effects.is_empty() {
         context.say("nothing was measured yet; name a rule, such as: culvert tune measure cpu.governor");
     } else {

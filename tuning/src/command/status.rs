@@ -117,8 +117,12 @@ fn to_text(status: &Status) -> String {
             let _ = writeln!(out, "  not put back: {}{}", left.reason, command.unwrap_or_default());
         }
     }
-    let _ =
-        writeln!(out, "\n{} settings are held, {} of them have another value now", status.held, status.drifted.len());
+    let held = match (status.held, status.drifted.len()) {
+        (0, _) => "nothing is held here".to_owned(),
+        (held, 0) => format!("{held} settings are held, and all have their values"),
+        (held, drifted) => format!("{held} settings are held; with another value now: {drifted}"),
+    };
+    let _ = writeln!(out, "\n{held}");
     for drift in &status.drifted {
         let found = drift.found.as_ref().map_or("cannot be read".to_owned(), |found| format!("is '{found}'"));
         let _ = writeln!(out, "  {}: it {found}, should be '{}'", drift.setting, drift.wanted);

@@ -188,7 +188,14 @@ fn file_error(setting: &Setting, value: Option<&Value>, error: &io::Error) -> Ho
             setting,
             reason: "this kernel, device or network namespace does not have it".to_owned(),
         },
-        (io::ErrorKind::PermissionDenied, _) => HostError::NotPermitted { setting, reason: error.to_string() },
+        (io::ErrorKind::PermissionDenied, _) => {
+            let reason = if rustix::process::geteuid().is_root() {
+                "not even root may, in this container or network namespace"
+            } else {
+                "only root may"
+            };
+            HostError::NotPermitted { setting, reason: reason.to_owned() }
+        }
         (_, Some(libc::EROFS)) => {
             HostError::NotPermitted { setting, reason: "it is mounted read-only, as in containers".to_owned() }
         }

@@ -73,7 +73,7 @@ pub(super) const RULES: &[Rule] = &[
         id: "datapath.io_uring",
         title: "io_uring",
         recommends: "kernel.io_uring_disabled: 0",
-        reason: "lanes read and write disks by io_uring; without it they fall back to slow calls",
+        reason: "lanes read and write disks by io_uring and have no other way: without it the data plane does not start",
         applies_when: "the kernel has the switch; it is left to the admin, since distributions close it for safety",
         conflicts_with: &["hardened distributions; seccomp profiles of containers"],
         effect: Effect::Large,
@@ -225,11 +225,21 @@ fn busy_poll(facts: &Facts, targets: &Targets) -> Vec<Finding> {
 fn io_uring(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     let key = "kernel.io_uring_disabled";
     if facts.datapath.kernel_features.get("IO_URING").is_some_and(|state| state == "absent") {
-        let finding = Finding::differs(key, Severity::High, "not built", "io_uring", "this kernel has no io_uring");
+        let finding = Finding::differs(
+            key,
+            Severity::Critical,
+            "not built",
+            "io_uring",
+            "this kernel has no io_uring: the data plane does not start",
+        );
         return vec![finding.step("use a kernel with CONFIG_IO_URING")];
     }
-    let severity = if facts.sysctl_number(key) == Some(1) { Severity::Warning } else { Severity::High };
-    let why = "disks are read and written by slow calls".to_owned();
+    let (severity, why) = if facts.sysctl_number(key) == Some(1) {
+        (Severity::Warning, "only privileged users and the group of kernel.io_uring_group can run the data plane")
+    } else {
+        (Severity::Critical, "the data plane does not start")
+    };
+    let why = why.to_owned();
     let wanted = "0".to_owned();
     vec![WantedSysctl { key, wanted, compare: Compare::Equal, severity, why }.check(facts, targets)]
 }

@@ -87,7 +87,7 @@ fn offloads(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         let off: Vec<&str> = WANTED
             .into_iter()
             .filter(|name| link.features.get(*name).is_some_and(|feature| !feature.active && !feature.fixed))
-            .filter(|name| !is_other_checksum(link, name))
+            .filter(|name| !is_other_checksum(link, name) && has_what_it_needs(link, name))
             .collect();
         if off.is_empty() {
             return Finding::ok(&link.name, "on");
@@ -111,11 +111,25 @@ fn is_other_checksum(link: &Link, name: &str) -> bool {
     }
 }
 
+/// Whether the link has, or can have, what an offload needs; without it the kernel takes the switch and leaves the offload off
+/// (`netdev_fix_features` in `net/core/dev.c`).
+fn has_what_it_needs(link: &Link, name: &str) -> bool {
+    let can = |name: &str| link.features.get(name).is_some_and(|feature| feature.active || !feature.fixed);
+    let generic = can("tx-checksum-ip-generic");
+    match name {
+        "tx-generic-segmentation" => can("tx-scatter-gather"),
+        "tx-tcp-segmentation" => can("tx-scatter-gather") && (generic || can("tx-checksum-ipv4")),
+        "tx-tcp6-segmentation" => can("tx-scatter-gather") && (generic || can("tx-checksum-ipv6")),
+        UDP_SEGMENTATION => generic || (can("tx-checksum-ipv4") && can("tx-checksum-ipv6")),
+        _ => true,
+    }
+}
+
 fn udp_segmentation(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     each_link(facts, targets, |link| match link.features.get(UDP_SEGMENTATION) {
         None => Finding::unknown(&link.name, "the kernel does not tell"),
         Some(feature) if feature.active => Finding::ok(&link.name, "on"),
-        Some(feature) if feature.fixed => Finding::not_applicable(
+        Some(feature) if feature.fixed || !has_what_it_needs(link, UDP_SEGMENTATION) => Finding::not_applicable(
             &link.name,
             "the NIC cannot; the kernel cuts the segments, which costs some of a core",
         ),
@@ -178,4 +192,35 @@ fn big_tcp(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             finding.change(Setting::LinkBytes { link: link.name.clone(), size }, BIG_TCP_BYTES.to_string())
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Feature;
+    use crate::site::Site;
+
+    /// virtio_net behind a hypervisor that offers no checksums: scatter-gather is fixed off, and the kernel accepts
+    /// generic segmentation without ever switching it on (seen on Linux 6.1 in QEMU).
+    #[test]
+    fn what_the_kernel_would_not_switch_on_is_not_asked_for() {
+        let feature = |fixed| Feature { active: false, fixed };
+        let mut link = Link { name: "a".to_owned(), device: Some("x".to_owned()), up: true, ..Link::default() };
+        for name in WANTED {
+            link.features
+                .insert(name.to_owned(), feature(name.starts_with("tx-checksum") || name == "tx-scatter-gather"));
+        }
+        link.features.insert(UDP_SEGMENTATION.to_owned(), feature(false));
+        let changes = |link: &Link| -> Vec<String> {
+            let facts = Facts { links: vec![link.clone()], ..Facts::default() };
+            let targets = Targets::choose(&facts, &Site::default(), None);
+            let findings = offloads(&facts, &targets).into_iter().chain(udp_segmentation(&facts, &targets));
+            findings.flat_map(|finding| finding.changes).map(|change| change.setting.to_string()).collect()
+        };
+        assert!(!changes(&link).iter().any(|name| name.contains("segmentation")), "{:?}", changes(&link));
+        for name in ["tx-checksum-ip-generic", "tx-scatter-gather"] {
+            link.features.insert(name.to_owned(), feature(false));
+        }
+        assert_eq!(changes(&link).iter().filter(|name| name.contains("segmentation")).count(), 4);
+    }
 }

@@ -63,7 +63,7 @@ pub(super) const RULES: &[Rule] = &[
         applies_when: "the process runs in a container or in a network namespace of its own",
         conflicts_with: &[],
         effect: Effect::None,
-        sources: &[culvert("containers")],
+        sources: &[culvert("containers and virtual machines")],
         on_request: false,
         check: container,
     },

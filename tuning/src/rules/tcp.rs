@@ -124,9 +124,8 @@ pub(super) const RULES: &[Rule] = &[
 
 fn tcp_buffers(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     let max = targets.tcp_buffer_max_bytes;
-    let per_stream = max as f64 * 8.0 / (targets.rtt_ms / 1e3) / 1e9;
+    let per_stream = |bytes: u64| bytes as f64 * 8.0 / (targets.rtt_ms / 1e3) / 1e9;
     let limit = if targets.limited_by_memory { "; this host's memory allows no more" } else { "" };
-    let why = format!("{} let one stream reach {per_stream:.1} Gb/s at {} ms{limit}", bytes(max), targets.rtt_ms);
     let hundred = targets.is_at_least(100);
     let defaults = [
         ("net.ipv4.tcp_rmem", if hundred { "131072" } else { "87380" }),
@@ -139,8 +138,16 @@ fn tcp_buffers(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             // A larger start value than ours is the admin's; a smaller one matters little, so only the end is compared.
             let current = facts.sysctl(key).unwrap_or_default();
             let wanted = keep_first_two(current, &wanted);
-            WantedSysctl { key, wanted, compare: Compare::AtLeast, severity: Severity::High, why: why.clone() }
-                .check(facts, targets)
+            let now = current.split_whitespace().nth(2).and_then(|last| last.parse::<u64>().ok()).unwrap_or(0);
+            let why = format!(
+                "one stream reaches {:.1} Gb/s at {} ms with {}, {:.1} Gb/s with {}{limit}",
+                per_stream(now),
+                targets.rtt_ms,
+                bytes(now),
+                per_stream(max),
+                bytes(max)
+            );
+            WantedSysctl { key, wanted, compare: Compare::AtLeast, severity: Severity::High, why }.check(facts, targets)
         })
         .collect()
 }

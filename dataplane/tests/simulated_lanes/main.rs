@@ -1,6 +1,9 @@
 //! Two lanes over the simulated datapath, on virtual time: real lane code, real flows, a bad network, no kernel.
 //!
-//! Each case prints its seed; `CULVERT_SEED=n cargo test -p culvert-dataplane --test simulated_lanes` repeats it alone.
+//! Each case prints its seed; `CULVERT_SEED=n cargo test -p culvert-dataplane --test simulated_lanes` repeats it alone. In each case a lane
+//! that allocates while data move fails the test ([`allocations`]).
+
+mod allocations;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -11,7 +14,7 @@ use std::sync::Arc;
 use culvert_dataplane::buffers::Buffers;
 use culvert_dataplane::clock::wire_us;
 use culvert_dataplane::counters::{FlowBlock, FlowWord, LaneCounter, LaneCounters};
-use culvert_dataplane::datapath::sim::{SimDatapath, SimNetwork, SimPath, SimRandom};
+use culvert_dataplane::datapath::sim::{SimNetwork, SimPath, SimRandom};
 use culvert_dataplane::disk::Disk;
 use culvert_dataplane::disk::files::FileTable;
 use culvert_dataplane::lane::Lane;
@@ -29,6 +32,8 @@ use culvert_protocol::seal::Cipher;
 use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
 use culvert_protocol::tree_hash::ChunkHash;
 
+use allocations::{Uncounted, in_lane};
+
 const CHUNK_BYTES: u32 = 256 << 10;
 const FLOW: u32 = 0xABCD_0007;
 const SEND: SendSlot = SendSlot(3);
@@ -36,7 +41,7 @@ const RECEIVE: ReceiveSlot = ReceiveSlot(7);
 
 /// A lane, and the control process's end of its link.
 struct Side {
-    lane: Lane<SimDatapath>,
+    lane: Lane<Uncounted>,
     link: Arc<SharedMemory>,
     commands: Producer,
     events: Consumer,
@@ -55,7 +60,7 @@ impl Side {
         let lane_link = LaneLink::new(link.clone(), &layout, clone(&bell), control_bell);
         let disk = Disk::new(&buffers, 1_024, None).unwrap();
         let files = Arc::new(FileTable::default());
-        let lane = Lane::new(network.datapath(address), disk, buffers, files, lane_link, attendance.clone());
+        let lane = Lane::new(Uncounted(network.datapath(address)), disk, buffers, files, lane_link, attendance.clone());
         let commands = Producer::new(link.clone(), layout.commands);
         let events = Consumer::new(link.clone(), layout.events);
         Self { lane, link, commands, events, attendance }
@@ -95,6 +100,8 @@ struct World {
     sender_schedule: KeySchedule,
     receiver_schedule: KeySchedule,
     closed: u32,
+    /// Whether flows are open and none has been asked to close.
+    is_moving: bool,
 }
 
 fn schedule(direction: Direction) -> KeySchedule {
@@ -145,6 +152,7 @@ impl World {
             sender_schedule,
             receiver_schedule,
             closed: 0,
+            is_moving: false,
         }
     }
 
@@ -202,7 +210,11 @@ impl World {
     }
 
     fn step(&mut self) {
-        let (sent, received) = (self.sender.lane.turn(), self.receiver.lane.turn());
+        let (sent, sender_allocations) = in_lane(|| self.sender.lane.turn());
+        let (received, receiver_allocations) = in_lane(|| self.receiver.lane.turn());
+        if self.is_moving {
+            assert_eq!((sender_allocations, receiver_allocations), (0, 0), "a lane allocated or freed memory while data moved");
+        }
         self.sender_events();
         self.receiver_events();
         self.attend();
@@ -237,12 +249,15 @@ impl World {
                 assigned += 1;
             }
             self.step();
+            // Both lanes have taken their flows on by now.
+            self.is_moving = self.path_stride.is_some();
             let seconds = (self.network.now_ns() - begun_ns) / 1_000_000_000;
             assert!(seconds < 100, "no end in sight: {} of {chunk_count} delivered", self.delivered.len());
         }
     }
 
     fn close_and_check(&mut self, chunk_count: u32) {
+        self.is_moving = false;
         self.sender.command(&Command::CloseSend { flow: SEND });
         self.receiver.command(&Command::CloseReceive { flow: RECEIVE });
         for _ in 0..10_000 {
@@ -351,4 +366,12 @@ fn keys_change_in_the_middle_of_a_transfer() {
     world.close_and_check(40);
     let rejected = world.receiver.lane_counter(LaneCounter::RejectedEpoch);
     assert_eq!(rejected, 0, "segments came under an epoch without a key");
+}
+
+#[test]
+fn allocations_of_a_lane_are_counted() {
+    let (kept, allocations) = in_lane(|| Vec::<u8>::with_capacity(100));
+    assert_eq!(allocations, 1);
+    let (_, freed) = in_lane(|| drop(kept));
+    assert_eq!(freed, 1);
 }

@@ -1,0 +1,159 @@
+//! Host tuning in the node: what was applied is put right or kept, and findings are counted.
+//!
+//! Everything here reads files and netlink and may take a while, so it runs off the runtime's thread.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use culvert_tuning::audit::{Audit, FindingCounts};
+use culvert_tuning::host::RealHost;
+use culvert_tuning::latency_hold::LatencyHold;
+use culvert_tuning::site::Site;
+use culvert_tuning::watch::{Kept, Watcher};
+use tokio::task::spawn_blocking;
+
+use crate::metrics::Metrics;
+use crate::settings::{Origin, SYSTEM_STATE, Settings};
+
+/// How often the node looks whether something was applied, while nothing is.
+const IDLE: Duration = Duration::from_secs(60);
+/// How often findings are counted.
+const COUNT_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// What a CPU may need to wake up while transfers run, in microseconds: the limit of the rule `cpu.c_states`.
+const WAKE_UP_US: u32 = 10;
+
+/// Keeps CPUs out of deep idle states while at least one transfer runs. The right to do so is root's, or whom the admin
+/// gives `/dev/cpu_dma_latency` to; without it transfers run all the same.
+#[derive(Debug, Default)]
+pub struct Wakefulness(Mutex<Weak<LatencyHold>>);
+
+impl Wakefulness {
+    /// Holds the limit until the last holder lets go; `None` without the right.
+    #[must_use]
+    pub fn hold(&self) -> Option<Arc<LatencyHold>> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hold) = held.upgrade() {
+            return Some(hold);
+        }
+        let hold = Arc::new(LatencyHold::acquire(WAKE_UP_US).ok()?);
+        *held = Arc::downgrade(&hold);
+        Some(hold)
+    }
+}
+
+/// The state directory whose tuning is this host's. A host is tuned once, whoever types the command: unless a
+/// directory is named, it is the system's and not the user's.
+#[must_use]
+pub fn state_of_host(settings: &Settings) -> PathBuf {
+    match settings.state.origin {
+        Origin::Default => PathBuf::from(SYSTEM_STATE),
+        _ => settings.state.value.clone(),
+    }
+}
+
+/// Where tuning keeps its journals within a state directory.
+#[must_use]
+pub fn directory_in(state: &Path) -> PathBuf {
+    state.join("tuning")
+}
+
+/// Puts right what a crash or a restart left half done, and then keeps what was confirmed for as long as the node runs.
+/// What it does it says on standard error. Only root can change a host, so for others it ends at once.
+pub async fn keep(directory: PathBuf) {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut watcher = Watcher::default();
+    let mut last_error = String::new();
+    loop {
+        let place = directory.clone();
+        let round = spawn_blocking(move || {
+            let kept = watcher.keep(&place, &mut RealHost::open(), Instant::now());
+            (watcher, kept)
+        });
+        let Ok((back, kept)) = round.await else { return };
+        watcher = back;
+        let pause = match kept {
+            Ok(kept) => {
+                last_error.clear();
+                tell(&kept);
+                if kept.is_idle() { IDLE } else { watcher.interval() }
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if error != last_error {
+                    eprintln!("culvert: tuning: {error}");
+                }
+                last_error = error;
+                IDLE
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn tell(kept: &Kept) {
+    for one in &kept.recovered {
+        eprintln!("culvert: tuning: {}: {}", one.id, one.text);
+    }
+    for drift in &kept.news {
+        eprintln!("culvert: tuning: {drift}");
+    }
+}
+
+/// Counts findings now and every hour, for the metric.
+pub async fn count_findings(metrics: Arc<Metrics>) {
+    let mut last_error = None;
+    loop {
+        let Ok((counts, error)) = spawn_blocking(findings).await else { return };
+        metrics.note_findings(&counts);
+        if error.is_some() && error != last_error {
+            eprintln!(
+                "culvert: tuning: findings are counted without the site file: {}",
+                error.as_deref().unwrap_or_default()
+            );
+        }
+        last_error = error;
+        tokio::time::sleep(COUNT_INTERVAL).await;
+    }
+}
+
+/// The counts, and what is wrong with the site file.
+fn findings() -> (FindingCounts, Option<String>) {
+    let (site, error) = match Site::of_this_host() {
+        Ok(site) => (site, None),
+        Err(error) => (Site::default(), Some(error.to_string())),
+    };
+    let facts = RealHost::open().facts(&site.partners_to_ask(), false);
+    (Audit::run(&facts, &site, None).counts, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Flags;
+
+    #[test]
+    fn transfers_share_one_hold() {
+        let wakefulness = Wakefulness::default();
+        let Some(first) = wakefulness.hold() else {
+            eprintln!("skipped: /dev/cpu_dma_latency may not be opened here");
+            return;
+        };
+        let second = wakefulness.hold().unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+        drop((first, second));
+        assert!(wakefulness.0.lock().unwrap().upgrade().is_none());
+    }
+
+    #[test]
+    fn a_host_is_tuned_once_unless_a_directory_is_named() {
+        let named = Settings::resolve(&Flags { state: Some("/srv/x".to_owned()), ..Flags::default() }).unwrap();
+        assert_eq!(directory_in(&state_of_host(&named)), Path::new("/srv/x/tuning"));
+        let mut unnamed = named;
+        unnamed.state.origin = Origin::Default;
+        assert_eq!(state_of_host(&unnamed), Path::new("/var/lib/culvert"));
+    }
+}

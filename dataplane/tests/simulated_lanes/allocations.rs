@@ -1,0 +1,112 @@
+//! Holds the lanes to their promise: while data move, a lane asks nobody for memory.
+//!
+//! An allocator that counts, for the thread and only while a lane's own code runs: the simulated network below it allocates
+//! freely and is left out.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+use culvert_dataplane::datapath::sim::SimDatapath;
+use culvert_dataplane::datapath::{Datapath, QueueCondition, SendOutcome};
+
+thread_local! {
+    static IN_LANE: Cell<bool> = const { Cell::new(false) };
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn note() {
+    // A thread that ends has no such variables any more, and runs no lane.
+    let _ = IN_LANE.try_with(|in_lane| {
+        if in_lane.get() {
+            let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+        }
+    });
+}
+
+// SAFETY: everything is passed on to the system's allocator as it came.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note();
+        // SAFETY: the caller keeps to the trait's contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        note();
+        // SAFETY: the caller keeps to the trait's contract.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        note();
+        // SAFETY: the caller keeps to the trait's contract.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+/// Runs a lane's code; returns what it came to and how often it allocated or freed.
+pub fn in_lane<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    let before = COUNT.get();
+    let result = switched(true, work);
+    (result, COUNT.get() - before)
+}
+
+fn switched<T>(in_lane: bool, work: impl FnOnce() -> T) -> T {
+    let before = IN_LANE.replace(in_lane);
+    let result = work();
+    IN_LANE.set(before);
+    result
+}
+
+/// A simulated datapath whose own allocations do not count.
+#[derive(Debug)]
+pub struct Uncounted(pub SimDatapath);
+
+impl Datapath for Uncounted {
+    fn now_ns(&self) -> u64 {
+        self.0.now_ns()
+    }
+
+    fn receive(&mut self, mut each: impl FnMut(&[u8], SocketAddr)) -> usize {
+        let counted = IN_LANE.get();
+        switched(false, || self.0.receive(|datagram, from| switched(counted, || each(datagram, from))))
+    }
+
+    fn send_run(
+        &mut self,
+        to: SocketAddr,
+        datagrams_max: usize,
+        mut seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
+    ) -> SendOutcome {
+        let counted = IN_LANE.get();
+        switched(false, || self.0.send_run(to, datagrams_max, |out, room| switched(counted, || seal(out, room))))
+    }
+
+    fn run_datagrams_max(&self, datagram_bytes: usize) -> usize {
+        self.0.run_datagrams_max(datagram_bytes)
+    }
+
+    fn is_blocked(&mut self) -> bool {
+        switched(false, || self.0.is_blocked())
+    }
+
+    fn queue_condition(&mut self) -> QueueCondition {
+        switched(false, || self.0.queue_condition())
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.0.poll_fd()
+    }
+
+    fn segments_runs(&self) -> bool {
+        self.0.segments_runs()
+    }
+}
