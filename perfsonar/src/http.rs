@@ -183,7 +183,7 @@ impl Client {
         let limit = self.timeout + wait;
         let to = authority(url);
         let made = tokio::time::timeout(limit, self.request_now(method, url, headers, body)).await;
-        made.unwrap_or_else(|_| Err(HttpError::TimeOut { to, seconds: limit.as_secs() }))
+        made.unwrap_or(Err(HttpError::TimeOut { to, seconds: limit.as_secs() }))
     }
 
     async fn request_now(
@@ -252,7 +252,7 @@ impl Client {
 /// Host and port of an address, without what may be secret.
 fn authority(url: &str) -> String {
     let uri = url.parse::<Uri>().ok();
-    let authority = uri.as_ref().and_then(Uri::authority).map(|authority| authority.as_str());
+    let authority = uri.as_ref().and_then(Uri::authority).map(hyper::http::uri::Authority::as_str);
     authority.map_or_else(|| url.to_owned(), |authority| authority.rsplit('@').next().unwrap_or(authority).to_owned())
 }
 

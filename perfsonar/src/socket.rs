@@ -248,7 +248,7 @@ impl ProbeSocket {
             match part {
                 ControlMessageOwned::ScmTimestampns(at) => received.at_ns = nanoseconds(&at),
                 ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => {
-                    received.ttl = u8::try_from(ttl).ok()
+                    received.ttl = u8::try_from(ttl).ok();
                 }
                 ControlMessageOwned::Ipv4Tos(class) => received.traffic_class = Some(class),
                 ControlMessageOwned::Ipv6TClass(class) => received.traffic_class = u8::try_from(class).ok(),

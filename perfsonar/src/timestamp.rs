@@ -103,7 +103,7 @@ impl ErrorEstimate {
     #[must_use]
     pub fn error_us(self) -> Option<u64> {
         let (multiplier, scale) = (u128::from(self.0 & 0xff), u32::from(self.0 >> 8 & 0x3f));
-        let us = (multiplier << scale) * 1_000_000 >> 32;
+        let us = ((multiplier << scale) * 1_000_000) >> 32;
         (multiplier > 0).then(|| u64::try_from(us).unwrap_or(u64::MAX))
     }
 

@@ -380,7 +380,7 @@ impl Conductor<'_> {
                 Ok(route) => self.check.side_mut(side).route_icmp = Some(route),
                 // ICMP needs a permission that many hosts do not give; UDP's route stands.
                 Err(why) if kind == TraceKind::Icmp => {
-                    (self.tell)(&format!("no ICMP route in direction {}: {why}", side.word()))
+                    (self.tell)(&format!("no ICMP route in direction {}: {why}", side.word()));
                 }
                 Err(why) => self.problem(format!("no route in direction {}: {why}", side.word())),
             }

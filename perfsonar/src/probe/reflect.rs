@@ -48,9 +48,9 @@ pub fn run(
     let mut requests = SequenceTracker::default();
     let (mut sequence, mut too_big, mut mtu, mut source) = (0u32, 0, 0, None);
     let (mut buffer, mut answer) = (vec![0; 1 << 16], Vec::new());
-    let mut answered_bytes = Vec::new();
+    let mut errors = [0; 256];
     while !stop.is_stopped() && Instant::now() < plan.until {
-        while let Some(error) = socket.receive_error(&mut answered_bytes_room(&mut answered_bytes))? {
+        while let Some(error) = socket.receive_error(&mut errors)? {
             if error.errno == libc::EMSGSIZE {
                 mtu = error.mtu;
                 too_big += u64::from(error.icmp.is_some());
@@ -107,9 +107,4 @@ pub fn run(
         mtu,
     };
     Ok((report, source))
-}
-
-fn answered_bytes_room(room: &mut Vec<u8>) -> &mut [u8] {
-    room.resize(256, 0);
-    room
 }

@@ -150,9 +150,9 @@ pub fn icmp(far_end: IpAddr, timeout: Duration, stop: &Stop) -> io::Result<Route
     let mut buffer = vec![0; 4_096];
     follow(far_end, stop, |ttl| {
         if far_end.is_ipv4() {
-            socket.set_ttl_v4(ttl.into())?
+            socket.set_ttl_v4(ttl.into())?;
         } else {
-            socket.set_unicast_hops_v6(ttl.into())?
+            socket.set_unicast_hops_v6(ttl.into())?;
         }
         sequence += 1;
         let mut packet = [0; ICMP_BYTES];

@@ -174,7 +174,7 @@ impl Client {
                 Err(error) => error.is_temporary(),
             };
             if !again || attempt == TRIES {
-                return self.json(answer?, what);
+                return self.json(&answer?, what);
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
@@ -182,7 +182,7 @@ impl Client {
         unreachable!("the last attempt returns")
     }
 
-    fn json(&self, answer: Answer, what: &'static str) -> Result<Value, SchedulerError> {
+    fn json(&self, answer: &Answer, what: &'static str) -> Result<Value, SchedulerError> {
         if !answer.status.is_success() {
             let text = if answer.body.is_empty() { "nothing more".to_owned() } else { answer.text() };
             return Err(SchedulerError::Status { host: self.host.clone(), what, status: answer.status, text });
@@ -232,7 +232,7 @@ impl Client {
     pub async fn submit(&self, request: &TestRequest) -> Result<String, SchedulerError> {
         let body = serde_json::to_vec(&request.task()).map_err(|error| self.shape("the task", error.to_string()))?;
         let answer = self.once(Method::POST, "/tasks", body, Duration::from_secs(30)).await?;
-        let task = self.json(answer, "the task")?;
+        let task = self.json(&answer, "the task")?;
         let task = task.as_str().ok_or_else(|| self.shape("the task", "its answer is not the task's address"))?;
         self.path_of(task, "the task")
     }

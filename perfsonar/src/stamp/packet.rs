@@ -42,14 +42,14 @@ pub enum Authentication {
     #[default]
     Open,
     /// HMAC-SHA-256 over the first 96 bytes.
-    Hmac(hmac::Key),
+    Hmac(Box<hmac::Key>),
 }
 
 impl Authentication {
     /// Authentication with a secret.
     #[must_use]
     pub fn with_secret(secret: &[u8]) -> Self {
-        Self::Hmac(hmac::Key::new(hmac::HMAC_SHA256, secret))
+        Self::Hmac(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret)))
     }
 
     /// Bytes of the base packet.

@@ -292,7 +292,7 @@ mod tests {
         let tlvs: Vec<_> = read(&back).map(Result::unwrap).collect();
         assert_eq!(tlvs.iter().map(|tlv| tlv.flags).collect::<Vec<_>>(), [0, 0, 0, 0, UNRECOGNIZED]);
         // DSCP1 46, DSCP2 46, ECN 1.
-        assert_eq!(tlvs[1].value, [0xb8 | 0b10, 0b1110_01_00, 0, 0]);
+        assert_eq!(tlvs[1].value, [0xb8 | 0b10, 0b1110_0100, 0, 0]);
         assert_eq!(tlvs[2].value, [0, 0, 0, 9, 0, 0, 0, 5, 0, 0, 0, 4]);
         assert_eq!(tlvs[3].value, [0, 0, 0, 3, 7, 7, 7, 7, 7, 7, 7, 7, 2, 0, 0, 0]);
         assert_eq!(tlvs[4].value, [42]);
