@@ -165,13 +165,13 @@ async fn every_test_is_submitted_followed_and_read() {
         match kind {
             TestKind::Rtt => assert_eq!(outcome.delay_us.unwrap(), [24_100.0, 24_400.0, 24_900.0]),
             TestKind::Throughput => {
-                assert_eq!((outcome.rate_bits_per_second, outcome.retransmits), (Some(9_400_000_000), Some(3)))
+                assert_eq!((outcome.rate_bits_per_second, outcome.retransmits), (Some(9_400_000_000), Some(3)));
             }
             TestKind::Latency => {
-                assert_eq!((outcome.delivery.unwrap().lost(), outcome.delivery.unwrap().reordered), (1, 2))
+                assert_eq!((outcome.delivery.unwrap().lost(), outcome.delivery.unwrap().reordered), (1, 2));
             }
             TestKind::Trace => {
-                assert_eq!(outcome.hops, [Some("192.0.2.1".to_owned()), None, Some("198.51.100.7".to_owned())])
+                assert_eq!(outcome.hops, [Some("192.0.2.1".to_owned()), None, Some("198.51.100.7".to_owned())]);
             }
             TestKind::Mtu => assert_eq!(outcome.mtu_bytes, Some(9_000)),
         }
