@@ -131,7 +131,7 @@ pub struct CheckArgs {
     /// Payload of those packets
     #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = clap::value_parser!(u16).range(116..=8_900))]
     pub size: u16,
-    /// The highest rate of anything that is sent [default: the table [path] of culvert.toml, or 10G]
+    /// The highest rate of anything that is sent [default: `path.rate` of culvert.toml, or 10G]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub rate: Option<u64>,
     /// The longest that the whole check may take
