@@ -21,6 +21,7 @@ pub mod destination;
 pub mod journal;
 pub mod metrics;
 pub mod node;
+pub mod path;
 pub mod profiles;
 pub mod registry;
 pub mod request;

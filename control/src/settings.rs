@@ -98,6 +98,11 @@ struct FileSettings {
     ports: Option<String>,
     mtu: Option<u32>,
     datapath: Option<String>,
+    #[serde(default)]
+    path: crate::path::settings::PathTable,
+    responder: Option<crate::path::settings::ResponderTable>,
+    archive: Option<crate::path::settings::ArchiveTable>,
+    psconfig: Option<crate::path::settings::PsconfigTable>,
 }
 
 /// Cores in a file: a list, or text as on the command line.
@@ -165,6 +170,8 @@ pub struct Settings {
     pub mtu: Setting<Option<u16>>,
     /// How packets move.
     pub datapath: Setting<String>,
+    /// Path checks, the responder, the archive and the template: only in the file.
+    pub paths: crate::path::settings::PathSettings,
     /// The file that was read, if there is one.
     pub file: Option<PathBuf>,
 }
@@ -278,6 +285,12 @@ impl Settings {
                 || "auto".to_owned(),
                 parse_datapath,
             )?,
+            paths: crate::path::settings::PathSettings {
+                path: file.path,
+                responder: file.responder,
+                archive: file.archive,
+                psconfig: file.psconfig,
+            },
             file: path,
         })
     }

@@ -102,6 +102,8 @@ pub enum Command {
     Profile(ProfileArgs),
     /// Transfers of a node: submit, list, show, wait, cancel, receipt
     Transfer(TransferArgs),
+    /// What the network between this host and another can do, before and while data moves
+    Path(crate::cli::path::args::PathArgs),
     /// The node, its lanes and its transfers
     Status(StatusArgs),
     /// A full-screen view of the node

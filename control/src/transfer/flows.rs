@@ -49,6 +49,7 @@ pub struct SendingFlows {
     plane: Arc<DataPlane>,
     flows: Vec<SendingFlow>,
     options: culvert_protocol::control::Options,
+    start_bits_per_second: Option<u64>,
     rtt_us: Histogram<u64>,
     newest_rtt_us: u32,
     capped_reports: u64,
@@ -70,6 +71,7 @@ impl SendingFlows {
             plane: plane.clone(),
             flows: Vec::new(),
             options: context.options,
+            start_bits_per_second: context.start_bits_per_second,
             // Three digits from a microsecond to ten minutes.
             rtt_us: Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are in order"),
             newest_rtt_us: 0,
@@ -141,7 +143,7 @@ impl SendingFlows {
         let controller = controller(&ControllerConfig {
             mode: self.options.mode,
             cap_bits_per_second: cap,
-            start_bits_per_second: None,
+            start_bits_per_second: self.start_bits_per_second.map(|rate| rate / flows),
             rtt_ns: u64::from(rtt_us) * 1_000,
             stride,
         });
