@@ -39,7 +39,7 @@ impl Certificates {
             "-addext",
             "basicConstraints=critical,CA:TRUE",
         ])?;
-        certificates.sign("host", &format!("/O=Bench/CN={THERE}"), &format!("DNS:bench.test,IP:{THERE}"))?;
+        certificates.sign("host", &format!("/O=Bench/CN={THERE}"), &format!("DNS:there.bench,IP:{THERE}"))?;
         certificates.sign("user", "/O=Bench/CN=user", "email:user@bench.test")?;
         let hash = certificates.openssl(&["x509", "-hash", "-noout", "-in", "ca.pem"])?;
         let hash = hash.trim();

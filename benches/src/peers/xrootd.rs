@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::certificates::Certificates;
 use super::need;
-use crate::field::{self, Field, RECEIVER, THERE};
+use crate::field::{self, Field, RECEIVER};
 
 /// An XRootD server on the receiving side.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl<'a> Xrootd<'a> {
 
     /// Stores a file.
     pub fn put(&self, source: &Path, destination: &Path) -> anyhow::Result<Duration> {
-        let url = format!("roots://{THERE}:1095/{}", destination.display());
+        let url = format!("roots://there.bench:1095/{}", destination.display());
         let ca = self.certificates.path("ca").display().to_string();
         Ok(self
             .field

@@ -126,7 +126,7 @@ impl PartialFile {
     ) -> Result<(), Errno> {
         // Direct writes come in whole blocks, so the last one may reach beyond the end.
         ftruncate(&self.buffered, bytes)?;
-        set_attributes(&self.buffered, destination, attributes)?;
+        set_attributes(&self.buffered, Some(destination.file_mode(attributes.mode)), attributes.modified)?;
         fsync(&self.buffered)?;
         rename_into_place(&self.parent, &self.partial, &self.last, action)?;
         fsync(&self.parent)
@@ -140,9 +140,11 @@ impl PartialFile {
 }
 
 /// Sets mode and times of a file that nobody sees yet.
-pub(super) fn set_attributes(file: &OwnedFd, destination: &Destination, attributes: &Attributes) -> Result<(), Errno> {
-    fchmod(file, destination.file_mode(attributes.mode))?;
-    if let Some(modified) = attributes.modified {
+pub(super) fn set_attributes(file: &OwnedFd, mode: Option<Mode>, modified: Option<Timespec>) -> Result<(), Errno> {
+    if let Some(mode) = mode {
+        fchmod(file, mode)?;
+    }
+    if let Some(modified) = modified {
         futimens(file, &Timestamps { last_access: modified, last_modification: modified })?;
     }
     Ok(())

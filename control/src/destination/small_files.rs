@@ -5,20 +5,21 @@
 //! cost a journal commit for each.
 //!
 //! A nameless file lives by its descriptor, and descriptors are scarce: half of what this process may have are for staged files
-//! ([`DescriptorPlaces`]). When they are taken, files are staged under temporary names instead, which needs none.
+//! ([`DescriptorPlaces`]). A pack waits for its share; one that would need more than there can be is staged under temporary names
+//! instead, which needs none.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use culvert_protocol::control::FileError;
 use culvert_protocol::manifest::Manifest;
 use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, fstat, linkat, openat, statat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
@@ -44,8 +45,10 @@ struct Nameless {
     _places: DescriptorPlaces,
 }
 
-/// Descriptors of staged files, of all transfers together.
-static DESCRIPTORS_STAGED: AtomicU64 = AtomicU64::new(0);
+/// Descriptors of staged files, of all transfers together; told when some are given back.
+static DESCRIPTORS_STAGED: (Mutex<u64>, Condvar) = (Mutex::new(0), Condvar::new());
+/// A pack waits no longer than this for descriptors: a disk that is so slow gets temporary names.
+const PLACES_PATIENCE: Duration = Duration::from_secs(5);
 /// Of one staged file: its own, and its directory's, which is another file's too in most cases.
 const DESCRIPTORS_PER_FILE: u64 = 2;
 
@@ -54,19 +57,43 @@ const DESCRIPTORS_PER_FILE: u64 = 2;
 struct DescriptorPlaces;
 
 impl DescriptorPlaces {
+    fn limit() -> u64 {
+        static LIMIT: OnceLock<u64> = OnceLock::new();
+        *LIMIT.get_or_init(|| getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / 2)
+    }
+
+    fn staged() -> MutexGuard<'static, u64> {
+        DESCRIPTORS_STAGED.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `files` more can be staged. The committer, which never waits for this, makes room.
+    fn wait_for(files: usize) {
+        let wanted = files as u64 * DESCRIPTORS_PER_FILE;
+        if wanted <= Self::limit() {
+            let is_full = |staged: &mut u64| *staged + wanted > Self::limit();
+            let _ = DESCRIPTORS_STAGED.1.wait_timeout_while(Self::staged(), PLACES_PATIENCE, is_full);
+        }
+    }
+
     /// None if staged files have all descriptors that they may have.
     fn take() -> Option<Self> {
-        static LIMIT: OnceLock<u64> = OnceLock::new();
-        let limit = *LIMIT.get_or_init(|| getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / 2);
-        let taken = DESCRIPTORS_STAGED.fetch_add(DESCRIPTORS_PER_FILE, Ordering::Relaxed);
-        // Dropped at once, and given back, if there is no room.
-        Some(Self).filter(|_| taken + DESCRIPTORS_PER_FILE <= limit)
+        let mut staged = Self::staged();
+        let fits = *staged + DESCRIPTORS_PER_FILE <= Self::limit();
+        if fits {
+            *staged += DESCRIPTORS_PER_FILE;
+        }
+        fits.then_some(Self)
     }
 }
 
 impl Drop for DescriptorPlaces {
     fn drop(&mut self) {
-        DESCRIPTORS_STAGED.fetch_sub(DESCRIPTORS_PER_FILE, Ordering::Relaxed);
+        let mut staged = Self::staged();
+        *staged -= DESCRIPTORS_PER_FILE;
+        // Those who wait want room for a pack, not for a file.
+        if *staged == 0 || staged.is_multiple_of(256) {
+            DESCRIPTORS_STAGED.1.notify_all();
+        }
     }
 }
 
@@ -105,6 +132,7 @@ impl Unpacking<'_> {
         skip: impl Fn(u32) -> bool,
     ) -> StagedPack {
         let mut result = StagedPack::default();
+        DescriptorPlaces::wait_for(files.len());
         let mut parent: Option<(&[u8], Arc<OwnedFd>)> = None;
         let mut rest = pack;
         for (at, &file) in files.iter().enumerate() {
@@ -147,44 +175,53 @@ impl Unpacking<'_> {
                 opened
             }
         };
-        let (written, places) = open_staged(&parent, name)?;
+        let attributes = Attributes::of(&entry, self.preserve);
+        let (written, places) = open_staged(&parent, name, attributes.mode)?;
         write_all(&written, content)?;
-        set_attributes(&written, self.destination, &Attributes::of(&entry, self.preserve))?;
+        set_attributes(&written, attributes.mode.map(|mode| Mode::from_raw_mode(mode.into())), attributes.modified)?;
         let nameless = places.map(|places| Nameless { file: written, parent, _places: places });
         Ok(StagedFile { file, nameless, action: self.actions[file as usize] })
     }
 
-    /// Gives a staged and durable file its name.
+    /// Gives a staged and durable file its name; returns it and what it is now.
     ///
     /// # Errors
     /// What became of it instead.
     #[expect(clippy::needless_pass_by_value, reason = "the file is closed when it has its name")]
-    pub fn link(&self, staged: StagedFile) -> Result<u32, FileError> {
+    pub fn link(&self, staged: StagedFile) -> Result<(u32, Stat), FileError> {
         let name = self.destination.name(self.manifest, staged.file);
         let (_, last) = split_name(&name);
         let last = Path::new(OsStr::from_bytes(last));
         let file = staged.file;
         self.link_into_place(&staged, &name, last)
-            .map(|()| file)
+            .map(|stat| (file, stat))
             .map_err(|error| unwritable(self.manifest, file, error))
     }
 
-    fn link_into_place(&self, staged: &StagedFile, name: &[u8], last: &Path) -> Result<(), Errno> {
+    fn link_into_place(&self, staged: &StagedFile, name: &[u8], last: &Path) -> Result<Stat, Errno> {
         match &staged.nameless {
-            Some(nameless) => link_staged(nameless, name, last, staged.action),
+            Some(nameless) => {
+                link_staged(nameless, name, last, staged.action)?;
+                fstat(&nameless.file)
+            }
             None => {
                 let (directory, _) = split_name(name);
                 let parent = self.destination.open_directory(directory)?;
-                rename_into_place(&parent, &partial_name(name), last, staged.action)
+                rename_into_place(&parent, &partial_name(name), last, staged.action)?;
+                statat(&parent, last, AtFlags::SYMLINK_NOFOLLOW)
             }
         }
     }
 }
 
 /// Opens a file to be staged: without a name if there are descriptors to keep it open, and if the file system has such files; else under
-/// a temporary name.
-fn open_staged(parent: &OwnedFd, name: &[u8]) -> Result<(OwnedFd, Option<DescriptorPlaces>), Errno> {
-    let mode = Mode::from_raw_mode(0o600);
+/// a temporary name. Without a mode to be preserved the kernel makes it as it makes this user's files.
+fn open_staged(
+    parent: &OwnedFd,
+    name: &[u8],
+    preserved: Option<u16>,
+) -> Result<(OwnedFd, Option<DescriptorPlaces>), Errno> {
+    let mode = Mode::from_raw_mode(if preserved.is_some() { 0o600 } else { 0o666 });
     if let Some(places) = DescriptorPlaces::take() {
         match openat(parent, ".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode) {
             Ok(nameless) => return Ok((nameless, Some(places))),
@@ -253,7 +290,7 @@ pub fn unwritable(manifest: &Manifest, file: u32, error: Errno) -> FileError {
 ///
 /// # Errors
 /// What became of it instead.
-pub fn store_empty(unpacking: &Unpacking<'_>, file: u32) -> Result<u32, FileError> {
+pub fn store_empty(unpacking: &Unpacking<'_>, file: u32) -> Result<(u32, Stat), FileError> {
     let staged = unpacking.stage(&[file], &[], None, |_| false);
     match (staged.staged.into_iter().next(), staged.failed.into_iter().next()) {
         (Some(staged), _) => unpacking.link(staged),
@@ -304,12 +341,12 @@ mod tests {
         let pack = unpacking.stage(&[1, 2, 3], b"aaabbcccc", Some(&hashes), |_| false);
         assert_eq!(pack.mismatched, [3]);
         assert!(!directory.path().join("a").exists(), "nothing has its name before it is durable");
-        let stored: Vec<u32> = pack.staged.into_iter().map(|staged| unpacking.link(staged).unwrap()).collect();
+        let stored: Vec<u32> = pack.staged.into_iter().map(|staged| unpacking.link(staged).unwrap().0).collect();
         assert_eq!(stored, [1, 2]);
         assert_eq!(fs::read(directory.path().join("d/b")).unwrap(), b"bb");
         let metadata = fs::metadata(directory.path().join("a")).unwrap();
         assert_eq!((metadata.mode() & 0o777, metadata.mtime()), (0o600, 77));
-        assert_eq!(store_empty(&unpacking, 4), Ok(4));
+        assert_eq!(store_empty(&unpacking, 4).unwrap().0, 4);
         assert_eq!(fs::metadata(directory.path().join("empty")).unwrap().len(), 0);
     }
 

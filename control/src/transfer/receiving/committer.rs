@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use culvert_protocol::control::{FileError, RefusalCode};
 use culvert_protocol::tree_hash::ChunkHash;
 
-use super::files::done_record;
+use super::files::record_of;
 use super::planning::Intake;
 use crate::destination::small_files::{StagedFile, store_empty};
 use crate::journal::Record;
@@ -75,7 +75,7 @@ impl Committer {
 /// Files that have their names, but not durably yet.
 #[derive(Debug, Default)]
 struct Linked {
-    files: Vec<(u32, ChunkHash)>,
+    files: Vec<(u32, Record)>,
     chunks: Vec<u32>,
 }
 
@@ -124,12 +124,12 @@ fn make_durable(intake: &Intake, linked: &mut Linked, committed: &mut Committed)
     if files.is_empty() {
         return Ok(());
     }
-    let records: Vec<Record> = files.iter().filter_map(|&(file, hash)| done_record(intake, file, hash).ok()).collect();
+    let (files, records): (Vec<u32>, Vec<Record>) = files.into_iter().unzip();
     let mut journal = intake.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(journal) = journal.as_mut() {
         journal.append(records).map_err(|error| failed("the journal of the transfer", &error))?;
     }
-    committed.stored.extend(files.into_iter().map(|(file, _)| file));
+    committed.stored.extend(files);
     committed.chunks.extend(chunks);
     Ok(())
 }
@@ -140,7 +140,7 @@ fn link(intake: &Intake, preserve: bool, work: Work, linked: &mut Linked, commit
         Work::Pack { chunk, staged } => {
             for (hash, staged) in staged {
                 match unpacking.link(staged) {
-                    Ok(file) => linked.files.push((file, hash)),
+                    Ok((file, stat)) => linked.files.push((file, record_of(&intake.manifest.entry(file), hash, &stat))),
                     Err(error) => committed.failed.push(error),
                 }
             }
@@ -149,7 +149,10 @@ fn link(intake: &Intake, preserve: bool, work: Work, linked: &mut Linked, commit
         Work::Empty(files) => {
             for file in files {
                 match store_empty(&unpacking, file) {
-                    Ok(file) => linked.files.push((file, *blake3::hash(&[]).as_bytes())),
+                    Ok((file, stat)) => {
+                        let record = record_of(&intake.manifest.entry(file), *blake3::hash(&[]).as_bytes(), &stat);
+                        linked.files.push((file, record));
+                    }
                     Err(error) => committed.failed.push(error),
                 }
             }

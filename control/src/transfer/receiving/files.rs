@@ -6,9 +6,9 @@ use std::sync::Arc;
 use culvert_dataplane::link::commands::FileSlot;
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::FileError;
-use culvert_protocol::manifest::EntryKind;
+use culvert_protocol::manifest::{Entry, EntryKind};
 use culvert_protocol::tree_hash::{ChunkHash, TreeHash};
-use rustix::fs::{AtFlags, statat};
+use rustix::fs::{AtFlags, Stat, statat};
 use rustix::io::Errno;
 
 use super::planning::Intake;
@@ -118,14 +118,19 @@ pub fn done_record(intake: &Intake, file: u32, hash: ChunkHash) -> Result<Record
     let name = destination.name(&intake.manifest, file);
     let (parent, last) = destination.parent_of(&name)?;
     let stat = statat(&parent, last, AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok(Record::Done {
+    Ok(record_of(&entry, hash, &stat))
+}
+
+/// The journal's record of a file that is what `stat` says.
+pub fn record_of(entry: &Entry<'_>, hash: ChunkHash, stat: &Stat) -> Record {
+    Record::Done {
         name: hash_of(entry.name),
         bytes: stat.st_size as u64,
         modified: entry.modified,
         hash,
         inode: stat.st_ino,
-        changed: change_time(&stat),
-    })
+        changed: change_time(stat),
+    }
 }
 
 #[derive(Debug)]
