@@ -1,6 +1,7 @@
 //! How a lane moves packets. One trait, a folder for each way: [`udp`] sockets, and [`sim`], a network in memory on a
 //! virtual clock. The lane is compiled once for each, so the hot path does not ask which it has.
 
+pub mod af_xdp;
 pub mod sim;
 pub mod udp;
 

@@ -133,7 +133,14 @@ fn datagram_headers() {
 
 #[test]
 fn reports() {
-    let summary = Summary { flow_id: 7, sequence: 3, next_packet: 10_000, decided_below: 9_000, credit: 12, ..Summary::default() };
+    let summary = Summary {
+        flow_id: 7,
+        sequence: 3,
+        next_packet: 10_000,
+        decided_below: 9_000,
+        credit: 12,
+        ..Summary::default()
+    };
     let mut out = [0; REPORT_BYTES_MAX];
     let lost = [PacketRange { first: 100, count: 3 }, PacketRange { first: 8_000, count: 500 }];
     let (bytes, ..) = write_report(&mut out, &summary, &lost, [1, 5, 70_000].into_iter());
@@ -152,7 +159,13 @@ fn reports() {
 
 fn entries() -> Vec<u8> {
     let modified = FileTime { seconds: 1_700_000_000, nanoseconds: 5 };
-    let file = Entry { name: b"a/file", kind: EntryKind::File { bytes: 1 << 40, is_sparse: true }, target: b"", mode: 0o640, modified };
+    let file = Entry {
+        name: b"a/file",
+        kind: EntryKind::File { bytes: 1 << 40, is_sparse: true },
+        target: b"",
+        mode: 0o640,
+        modified,
+    };
     let mut part = Vec::new();
     encode_entry(&Entry { name: b"a", kind: EntryKind::Directory, mode: 0o755, ..file.clone() }, &mut part);
     encode_entry(&file, &mut part);
@@ -176,7 +189,13 @@ fn control_messages() {
     let wish = Wish::Pull { sources: vec![b"/data/x".to_vec(), b"/data/y".to_vec()] };
     let messages = [
         Message::Hello { version_min: 1, version_max: 1, software: "culvert 0.1.0".into(), name: "dtn".into() },
-        Message::Request(Request { transfer: TransferId::new(5, 6), wish, options, lane_ports: vec![1, 2], datagram_bytes_max: 8_972 }),
+        Message::Request(Request {
+            transfer: TransferId::new(5, 6),
+            wish,
+            options,
+            lane_ports: vec![1, 2],
+            datagram_bytes_max: 8_972,
+        }),
         Message::Accepted(Accepted { lane_ports: vec![7_273], datagram_bytes_max: 1_472 }),
         Message::Refused(Refusal::new(RefusalCode::NoSpace, "no room")),
         Message::ManifestPart(entries()),
@@ -220,7 +239,12 @@ fn manifests() {
             if manifest.push(&entry).is_ok() {
                 assert!(is_valid, "the manifest takes {entry:?}");
                 assert!(!entry.name.starts_with(b"/") && !entry.name.contains(&0));
-                assert!(entry.name.split(|&byte| byte == b'/').all(|part| !part.is_empty() && part != b"." && part != b".."));
+                assert!(
+                    entry
+                        .name
+                        .split(|&byte| byte == b'/')
+                        .all(|part| !part.is_empty() && part != b"." && part != b"..")
+                );
             }
         }
         let _ = manifest.digest();
@@ -247,7 +271,8 @@ fn receipts() {
         verdict: "limited by path (90 %)".into(),
     };
     let line = statement.to_line();
-    let receipt = Receipt { sender_signature: sign_line(&sender, &line), receiver_signature: sign_line(&receiver, &line), line };
+    let receipt =
+        Receipt { sender_signature: sign_line(&sender, &line), receiver_signature: sign_line(&receiver, &line), line };
     let text = receipt.to_text();
     Receipt::verify(&text).unwrap();
     replay("receipt", &[text.into_bytes()], |bytes| {

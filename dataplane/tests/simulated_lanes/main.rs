@@ -213,7 +213,11 @@ impl World {
         let (sent, sender_allocations) = in_lane(|| self.sender.lane.turn());
         let (received, receiver_allocations) = in_lane(|| self.receiver.lane.turn());
         if self.is_moving {
-            assert_eq!((sender_allocations, receiver_allocations), (0, 0), "a lane allocated or freed memory while data moved");
+            assert_eq!(
+                (sender_allocations, receiver_allocations),
+                (0, 0),
+                "a lane allocated or freed memory while data moved"
+            );
         }
         self.sender_events();
         self.receiver_events();
