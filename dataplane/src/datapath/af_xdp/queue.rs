@@ -159,10 +159,10 @@ impl<W: Wake> Queue<W> {
         self.is_down
     }
 
-    /// Packets that wait in RX.
+    /// Descriptors that are known to wait in RX.
     #[must_use]
-    pub fn has_arrivals(&mut self) -> bool {
-        self.rings.receive.available() > 0
+    pub fn waiting(&mut self) -> u32 {
+        self.rings.receive.available()
     }
 
     /// Takes up to `packets_max` packets and hands each to `each`, in one piece. Returns how many there were.

@@ -55,6 +55,8 @@ pub struct SocketOptions {
     pub ring_entries: u32,
     /// Busy polling for so many microseconds a call, preferred over interrupts; needs `CAP_NET_ADMIN`.
     pub busy_poll_us: Option<u32>,
+    /// Packets of several descriptors.
+    pub multi_buffer: bool,
 }
 
 /// Why there is no AF_XDP socket on a queue.
@@ -112,6 +114,7 @@ pub enum SocketError {
 pub struct XdpSocket {
     fd: OwnedFd,
     busy_polls: bool,
+    multi_buffer: bool,
 }
 
 impl XdpSocket {
@@ -163,7 +166,7 @@ impl XdpSocket {
             receive: Consumer::map(fd.as_fd(), XDP_PGOFF_RX_RING, &offsets.rx, entries).map_err(map)?,
             transmit: Producer::map(fd.as_fd(), XDP_PGOFF_TX_RING, &offsets.tx, entries).map_err(map)?,
         };
-        let mut socket = Self { fd, busy_polls: false };
+        let mut socket = Self { fd, busy_polls: false, multi_buffer: options.multi_buffer };
         // Better, not needed: a kernel or host that does not have it changes nothing but the speed.
         if sockopt::set_socket_send_buffer_size_force(&socket.fd, SEND_BUFFER_BYTES).is_err() {
             let _ = sockopt::set_socket_send_buffer_size(&socket.fd, SEND_BUFFER_BYTES);
@@ -175,7 +178,7 @@ impl XdpSocket {
         Ok((socket, rings))
     }
 
-    /// Binds to a queue of an interface, several descriptors a packet permitted. The program is attached by then, in the driver for all modes
+    /// Binds to a queue of an interface. The program is attached by then, in the driver for all modes
     /// but [`Mode::Skb`].
     ///
     /// # Errors
@@ -185,7 +188,8 @@ impl XdpSocket {
             Mode::ZeroCopy => SocketAddrXdpFlags::XDP_ZEROCOPY,
             Mode::Copy | Mode::Skb => SocketAddrXdpFlags::XDP_COPY,
         };
-        let flags = way | SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP | SocketAddrXdpFlags::XDP_USE_SG;
+        let mut flags = way | SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
+        flags.set(SocketAddrXdpFlags::XDP_USE_SG, self.multi_buffer);
         let bound = rustix::net::bind(&self.fd, &SocketAddrXdp::new(flags, interface, queue));
         self.bound(bound, queue, mode)
     }

@@ -86,7 +86,7 @@ fn the_committed_object_is_what_the_data_plane_expects() {
 fn each_packet_meets_its_fate() {
     let Some(mut steering) = loaded() else { return };
     let umem = Umem::new(UmemLayout { receive_frames: 4, transmit_frames: 4, transmit_chunks: 1 }).unwrap();
-    let options = SocketOptions { ring_entries: 4, busy_poll_us: None };
+    let options = SocketOptions { ring_entries: 4, busy_poll_us: None, multi_buffer: true };
     let (socket, _rings) = XdpSocket::open(&umem, &options, false).unwrap();
     steering.register_queue(0, 3, &socket).unwrap();
     steering.register_port(PORT, 3).unwrap();
