@@ -77,8 +77,9 @@ impl Field {
         let output = command.output().with_context(|| format!("{program} does not start"))?;
         let took = began.elapsed();
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("{program} failed: {}", said.lines().last().unwrap_or("without a word"));
+            let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            let said = err.lines().last().or_else(|| out.lines().last()).unwrap_or("without a word");
+            bail!("{program} failed ({}): {said}", output.status);
         }
         Ok((String::from_utf8_lossy(&output.stdout).into_owned(), took))
     }

@@ -15,6 +15,7 @@ pub mod identity;
 pub mod ledger;
 pub mod monitor;
 pub mod node;
+pub mod path;
 pub mod profile;
 pub mod progress;
 pub mod report;
@@ -50,6 +51,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Identity(args) => identity::run(&global, &args),
         Command::Profile(args) => block_on(profile::run(global, args)),
         Command::Transfer(args) => block_on(transfer::run(global, args)),
+        Command::Path(args) => block_on(path::run(global, args)),
         Command::Status(args) => block_on(status::run(global, args)),
         Command::Monitor(args) => block_on(monitor::run(global, args)),
         Command::Tune(args) => tune::tune(&global, args),

@@ -172,6 +172,8 @@ pub struct Connection {
     pub partner_name: String,
     /// What software it runs.
     pub partner_software: String,
+    /// The newest protocol version that both speak.
+    pub version: u16,
     /// The reading end.
     pub reader: MessageReader,
     /// The writing end.
@@ -276,6 +278,7 @@ impl Connection {
             local_address,
             secret,
             partner_name: name.chars().filter(|character| !character.is_control()).take(64).collect(),
+            version: version_max.min(PROTOCOL_VERSION),
             partner_software: software.chars().filter(|character| !character.is_control()).take(64).collect(),
             reader,
             writer,

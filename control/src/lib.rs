@@ -22,6 +22,7 @@ pub mod journal;
 pub mod metrics;
 pub mod next_hop;
 pub mod node;
+pub mod path;
 pub mod profiles;
 pub mod registry;
 pub mod request;

@@ -377,7 +377,7 @@ impl Metrics {
         let mut text = Vec::new();
         // Writing to memory does not fail, and what is gathered is well-formed.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
-        String::from_utf8_lossy(&text).into_owned()
+        String::from_utf8_lossy(&text).into_owned() + &crate::path::metrics::render(node)
     }
 
     /// Adds what the lanes have counted since they were last looked at.

@@ -374,7 +374,7 @@ mod tests {
         let loopback = links.iter().find(|link| link.flags & IFF_LOOPBACK != 0).unwrap();
         assert_eq!(loopback.name, "lo");
         assert!(loopback.mtu >= 1_280);
-        assert_eq!(tables.links(Some(loopback.index)).unwrap(), [loopback.clone()]);
+        assert_eq!(tables.links(Some(loopback.index)).unwrap(), std::slice::from_ref(loopback));
         // A local route is none that a packet could leave by.
         assert_eq!(tables.next_hop("127.0.0.1".parse().unwrap(), loopback.index).unwrap(), None);
     }

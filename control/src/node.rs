@@ -40,6 +40,8 @@ pub struct Node {
     pub wakefulness: Wakefulness,
     /// The largest datagram that it sends, if the user limits it.
     pub datagram_bytes_cap: Option<u16>,
+    /// What it knows of paths, and how it answers those who measure.
+    pub path: crate::path::PathRoom,
 }
 
 impl Node {
@@ -60,6 +62,7 @@ impl Node {
             profiles: Profiles::new(state.clone()),
             registry: Registry::open(state.clone())?,
             supervisor: Supervisor::new(program, engine),
+            path: crate::path::PathRoom::default(),
             metrics: Arc::new(Metrics::new()),
             wakefulness: Wakefulness::default(),
             state,

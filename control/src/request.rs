@@ -148,10 +148,24 @@ pub async fn carry_out(
         eprintln!("culvert: the transfer's record could not be written: {error}");
     }
     match &outcome {
-        Ok(outcome) => node.metrics.note_result(&outcome.result, &request.target.to_string(), is_sender(request)),
+        Ok(outcome) => {
+            node.metrics.note_result(&outcome.result, &request.target.to_string(), is_sender(request));
+            note_path(node, request, &outcome.result);
+        }
         Err(_) => node.metrics.note_failure(),
     }
     outcome
+}
+
+/// Keeps what the transfer says of the path, and warns if it did worse than the path's record.
+fn note_path(node: &Node, request: &TransferRequest, result: &TransferResult) {
+    use crate::path::{Side, advice};
+    let side = if is_sender(request) { Side::Send } else { Side::Receive };
+    let warning =
+        advice::name_of(node, &request.target).and_then(|partner| advice::after_transfer(node, &partner, side, result));
+    if let Some(warning) = warning {
+        eprintln!("culvert: warning: {warning}");
+    }
 }
 
 const fn is_sender(request: &TransferRequest) -> bool {
@@ -219,6 +233,7 @@ async fn try_once(
         () = TransferContext::canceled(&mut cancel) => return Err(crate::transfer::manifest_exchange::canceled()),
     };
     let datagram_bytes = node.datagram_bytes_towards(connection.address);
+    let start_bits_per_second = crate::path::advice::start_rate(node, connection.partner);
     let wish = match &request.movement {
         Movement::Push { destination, .. } => Wish::Push { destination: destination.0.clone() },
         Movement::Pull { sources, .. } => Wish::Pull { sources: sources.iter().map(|path| path.0.clone()).collect() },
@@ -243,6 +258,7 @@ async fn try_once(
         datagram_bytes_max: datagram_bytes,
         progress: live.progress.clone(),
         cancel: live.cancel.clone(),
+        start_bits_per_second,
         metrics: node.metrics.clone(),
         peer: request.target.to_string(),
     };
@@ -376,7 +392,10 @@ async fn receive_plan(context: &mut TransferContext, entries: u32) -> Result<Par
 }
 
 /// Connects to the partner and makes sure that it is the one that is meant.
-async fn connect(node: &Node, target: &Target) -> Result<Connection, TransferError> {
+///
+/// # Errors
+/// [`TransferError`].
+pub async fn connect(node: &Node, target: &Target) -> Result<Connection, TransferError> {
     match target {
         Target::Profile(name) => {
             let profile = node

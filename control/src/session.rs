@@ -6,6 +6,7 @@ use std::time::Duration;
 use culvert_protocol::chunk_map::CHUNK_BYTES;
 use culvert_protocol::control::{Accepted, FLOWS_MAX, Message, Refusal, RefusalCode, Request, Wish};
 use culvert_protocol::identity::PublicKey;
+use culvert_protocol::path::PathMessage;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -140,6 +141,10 @@ async fn answer(node: &Arc<Node>, introduced: Introduced) {
     let introduced_over_ssh = matches!(reach, Reach::Owner { .. });
     let request = match tokio::time::timeout(INTRODUCTION_TIMEOUT, connection.reader.next()).await {
         Ok(Ok(Message::Request(request))) => request,
+        Ok(Ok(Message::Path(PathMessage::Ask(request)))) => {
+            crate::path::answer::answer(node, connection, request, &partner).await;
+            return;
+        }
         Ok(Ok(_)) => {
             refuse(connection, Refusal::new(RefusalCode::Protocol, "a request was expected")).await;
             return;
@@ -216,6 +221,7 @@ async fn carry_out(
         lane_ports: plane.lanes().iter().map(|lane| lane.port).collect(),
         datagram_bytes_max: datagram_bytes,
     };
+    let start_bits_per_second = crate::path::advice::start_rate(node, connection.partner);
     let context = |connection| TransferContext {
         id: request.transfer,
         options: request.options,
@@ -226,6 +232,7 @@ async fn carry_out(
         datagram_bytes_max: datagram_bytes.min(request.datagram_bytes_max),
         progress: live.progress,
         cancel: live.cancel,
+        start_bits_per_second,
         metrics: node.metrics.clone(),
         peer: partner.to_owned(),
     };

@@ -103,6 +103,11 @@ struct FileSettings {
     mtu: Option<u32>,
     datapath: Option<String>,
     interface: Option<String>,
+    #[serde(default)]
+    path: crate::path::settings::PathTable,
+    responder: Option<crate::path::settings::ResponderTable>,
+    archive: Option<crate::path::settings::ArchiveTable>,
+    psconfig: Option<crate::path::settings::PsconfigTable>,
 }
 
 /// Cores in a file: a list, or text as on the command line.
@@ -172,6 +177,8 @@ pub struct Settings {
     pub datapath: Setting<String>,
     /// The interface that AF_XDP attaches to.
     pub interface: Setting<Option<String>>,
+    /// Path checks, the responder, the archive and the template: only in the file.
+    pub paths: crate::path::settings::PathSettings,
     /// The file that was read, if there is one.
     pub file: Option<PathBuf>,
 }
@@ -293,6 +300,12 @@ impl Settings {
                 || None,
                 |text| Ok(Some(text.to_owned())),
             )?,
+            paths: crate::path::settings::PathSettings {
+                path: file.path,
+                responder: file.responder,
+                archive: file.archive,
+                psconfig: file.psconfig,
+            },
             file: path,
         })
     }

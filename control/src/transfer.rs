@@ -171,6 +171,8 @@ pub struct TransferContext {
     pub progress: watch::Sender<Progress>,
     /// Becomes true when somebody cancels.
     pub cancel: watch::Receiver<bool>,
+    /// The rate that a fresh record of the path supports, for all flows.
+    pub start_bits_per_second: Option<u64>,
     /// Where measurements go.
     pub metrics: Arc<Metrics>,
     /// The partner's name in them.

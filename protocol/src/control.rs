@@ -28,7 +28,9 @@ use crate::tree_hash::ChunkHash;
 use crate::verdict::{SenderTimes, Verdict};
 
 /// The newest version of the control protocol that this program speaks.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
+/// The version since which partners answer path checks ([`Message::Path`]).
+pub const PATH_CHECKS_SINCE: u16 = 2;
 /// The oldest.
 pub const PROTOCOL_VERSION_MIN: u16 = 1;
 /// The longest frame. A list that does not fit is sent in parts.
@@ -332,7 +334,7 @@ pub enum Message {
     Accepted(Accepted),
     /// Says no, or that the transfer ends here; nothing follows.
     Refused(Refusal),
-    /// Entries of the manifest, see [`encode_entries`].
+    /// Entries of the manifest, see [`encode_entry`].
     ManifestPart(Vec<u8>),
     /// The manifest is complete.
     ManifestEnd {
@@ -409,6 +411,8 @@ pub enum Message {
     Pong(u64),
     /// The first things that the sender left out, for the receiver's user; [`SenderSummary::problems`] counts all of them.
     LeftOut(Vec<LeftOut>),
+    /// A path check's conversation, instead of a transfer's. Only to partners of version [`PATH_CHECKS_SINCE`].
+    Path(crate::path::PathMessage),
 }
 
 /// Bytes that are not a message of this protocol. The connection is of no use any more.

@@ -38,6 +38,7 @@ pub mod names;
 #[cfg(feature = "std")]
 pub mod pacer;
 #[cfg(feature = "std")]
+pub mod path;
 pub mod rate_control;
 #[cfg(feature = "std")]
 pub mod receipt;

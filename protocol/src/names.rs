@@ -1,6 +1,6 @@
 //! Names of files as they travel: relative, of plain components, and never believed before they were checked here.
 //!
-//! A name is bytes, as Unix has it; it need not be UTF-8. The receiver checks every name with [`RelativeName::check`]
+//! A name is bytes, as Unix has it; it need not be UTF-8. The receiver checks every name with [`check_relative`]
 //! before it uses any part of it, and then still opens it beneath the permitted root only.
 
 /// The longest name of a file within a transfer.

@@ -87,6 +87,10 @@ impl PacketRecord {
 /// 120 Gb/s over 100 ms.
 const WINDOW_PACKETS_MAX: usize = 1 << 20;
 
+/// The part of the timeout, in eighths, after which the end of a transfer is repeated, and how much of it.
+const TAIL_EIGHTHS: u64 = 5;
+const TAIL_SEGMENTS: u32 = 16;
+
 /// The sending end of one flow.
 #[derive(Debug)]
 pub struct SenderFlow {
@@ -115,6 +119,8 @@ pub struct SenderFlow {
     segments_sent: u64,
     segments_resent: u64,
     bytes_sent: u64,
+    /// Whether the segment that was sent last is to be sent once more.
+    owes_twin: bool,
     last_sent_ns: u64,
     last_report_ns: u64,
     timeouts: u32,
@@ -158,6 +164,7 @@ impl SenderFlow {
             segments_sent: 0,
             segments_resent: 0,
             bytes_sent: 0,
+            owes_twin: false,
             last_sent_ns: now_ns,
             last_report_ns: now_ns,
             timeouts: 0,
@@ -231,7 +238,7 @@ impl SenderFlow {
         now_us: u32,
         out: &mut [u8],
     ) -> Option<SealedSegment> {
-        if self.next_packet - self.decided_below >= self.records.len() as u64 {
+        if self.is_window_full() {
             return None;
         }
         let epoch = self.next_packet >> crate::wire::EPOCH_BITS;
@@ -262,9 +269,13 @@ impl SenderFlow {
         let key = self.keys.key(epoch).expect("checked above");
         key.seal(header.packet_number, clear, payload, sealed);
 
+        // At the end of a transfer nothing follows that would show the receiver a gap, so what was lost goes twice.
+        self.owes_twin = again && self.fresh.is_empty() && !self.owes_twin;
         if again {
-            let popped = outgoing.lost.pop_first();
-            debug_assert_eq!(popped, Some(index), "the segment chosen is the one taken off");
+            if !self.owes_twin {
+                let popped = outgoing.lost.pop_first();
+                debug_assert_eq!(popped, Some(index), "the segment chosen is the one taken off");
+            }
             if outgoing.lost.is_empty() {
                 outgoing.in_resend_queue = false;
                 self.resend.pop_front();
@@ -288,6 +299,11 @@ impl SenderFlow {
         self.segments_sent += 1;
         self.bytes_sent += payload_bytes as u64;
         Some(SealedSegment { datagram_bytes })
+    }
+
+    /// An eighth of the window is kept for probes, which find out whether a path that has gone dark is open again.
+    const fn is_window_full(&self) -> bool {
+        self.next_packet - self.decided_below >= self.records.len() as u64 / 8 * 7
     }
 
     /// The next segment: slot, index, and whether it was sent before.
@@ -326,7 +342,7 @@ impl SenderFlow {
     /// Why [`SenderFlow::seal_next`] has nothing to send; `None` if it has.
     #[must_use]
     pub fn blocked_by(&mut self) -> Option<Blocked> {
-        if self.next_packet - self.decided_below >= self.records.len() as u64 {
+        if self.is_window_full() {
             return Some(Blocked::Window);
         }
         if self.keys.key(self.next_packet >> crate::wire::EPOCH_BITS).is_none() {
@@ -366,8 +382,9 @@ impl SenderFlow {
         if decided > self.decided_below {
             self.decided_below = decided;
             self.timeouts = 0;
+            // A report that decides nothing is a sign of life of the control connection, not of the path.
+            self.last_report_ns = now_ns;
         }
-        self.last_report_ns = now_ns;
     }
 
     /// Queues the segment that `packet_number` carried, unless that was dealt with before.
@@ -387,23 +404,48 @@ impl SenderFlow {
     }
 
     /// Called when time passes without a report that decides anything. After `timeout_ns` (doubled with
-    /// each repetition) the last segment under way goes again: its arrival shows the receiver every gap before it.
+    /// each repetition) the last segment under way goes again: its arrival shows the receiver every gap before it. When there is
+    /// nothing left to send the first repetition comes earlier, as soon as a report should have come, and is of several segments.
     /// Returns whether something was queued.
+    ///
+    /// `timeout_ns` should be two round trips and a little.
     pub fn on_silence(&mut self, now_ns: u64, timeout_ns: u64) -> bool {
-        let since = now_ns.saturating_sub(self.last_sent_ns.max(self.last_report_ns));
-        let patience = timeout_ns.saturating_mul(1 << self.timeouts.min(6));
+        let is_tail = self.fresh.is_empty() && self.timeouts == 0;
+        let (since, patience, segments) = if is_tail {
+            // A report comes every quarter of a round trip: 1.3 round trips after the last segment one should have told of it.
+            (now_ns.saturating_sub(self.last_sent_ns), timeout_ns / 8 * TAIL_EIGHTHS, TAIL_SEGMENTS)
+        } else {
+            let since = now_ns.saturating_sub(self.last_sent_ns.max(self.last_report_ns));
+            (since, timeout_ns.saturating_mul(1 << self.timeouts.min(6)), 1)
+        };
         if self.decided_below >= self.next_packet || since < patience || self.choose().is_some() {
             return false;
         }
+        let mut queued = 0;
         for packet_number in (self.decided_below..self.next_packet).rev().take(64) {
+            let was_known = self.is_record_in_use(self.record_slot(packet_number));
             self.mark_lost(packet_number);
-            if !self.resend.is_empty() {
-                self.timeouts += 1;
-                self.last_sent_ns = now_ns;
-                return true;
+            queued += u32::from(was_known && !self.resend.is_empty());
+            if queued == segments {
+                break;
             }
         }
-        false
+        if queued > 0 {
+            self.timeouts += 1;
+            self.last_sent_ns = now_ns;
+        }
+        queued > 0
+    }
+
+    /// How many repetitions in a row no report has answered.
+    #[must_use]
+    pub const fn timeouts(&self) -> u32 {
+        self.timeouts
+    }
+
+    /// Begins to count them anew: the path was found to be open.
+    pub const fn forget_timeouts(&mut self) {
+        self.timeouts = 0;
     }
 
     /// Says that what was sealed has been handed to the network.
@@ -435,9 +477,14 @@ impl SenderFlow {
         }
     }
 
-    /// Seals a probe that makes a datagram of `datagram_bytes` (at least [`OVERHEAD_BYTES`]) into `out`.
+    /// Seals a probe that makes a datagram of `datagram_bytes` (at least [`OVERHEAD_BYTES`]) into `out`. `None` if it does not fit
+    /// there, or so many packets are under way that a record of one of them would be overwritten.
     pub fn seal_probe(&mut self, token: u32, datagram_bytes: usize, now_us: u32, out: &mut [u8]) -> Option<usize> {
         static PADDING: [u8; u16::MAX as usize] = [0; u16::MAX as usize];
+        let at = self.record_slot(self.next_packet);
+        if self.next_packet - self.decided_below >= self.records.len() as u64 && self.is_record_in_use(at) {
+            return None;
+        }
         let epoch = self.next_packet >> crate::wire::EPOCH_BITS;
         let key = self.keys.key(epoch)?;
         let header = Header {
@@ -455,7 +502,6 @@ impl SenderFlow {
         let payload = PADDING.get(..sealed.len().checked_sub(TAG_BYTES)?)?;
         header.write(clear);
         key.seal(header.packet_number, clear, payload, sealed);
-        let at = self.record_slot(self.next_packet);
         self.records[at] = PacketRecord::NONE;
         self.next_packet += 1;
         self.keys.advance_to(epoch);
@@ -521,6 +567,10 @@ impl SenderFlow {
     /// Takes the key that [`SenderFlow::wants_key`] asked for.
     pub fn push_key(&mut self, epoch: u64, key: crate::seal::PacketKey) {
         self.keys.push(epoch, key);
+    }
+
+    fn is_record_in_use(&self, at: usize) -> bool {
+        usize::from(self.records[at].parts().0) < self.slots.len()
     }
 
     fn slot_of(&self, chunk: u32) -> Option<u16> {

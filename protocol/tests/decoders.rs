@@ -20,44 +20,36 @@ use culvert_protocol::receipt::{Receipt, Statement, sign_line};
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::wire::{EPOCH_BITS, HEADER_BYTES, Header, OVERHEAD_BYTES, SegmentKind};
 
+#[path = "shared/random.rs"]
+mod random;
+
+use random::Random;
+
 /// Mutations of each sample in a run.
 const MUTATIONS: u32 = 20_000;
 
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        bits ^ (bits >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
-    }
-
-    /// A sample with some harm: bits turned, bytes set to extremes, cut, repeated, joined with itself.
-    fn mutate(&mut self, sample: &[u8]) -> Vec<u8> {
-        let mut bytes = sample.to_vec();
-        for _ in 0..=self.below(4) {
-            let at = self.below(bytes.len());
-            match self.below(6) {
-                0 if !bytes.is_empty() => bytes[at] ^= 1 << self.below(8),
-                1 if !bytes.is_empty() => bytes[at] = [0, 0x7f, 0x80, 0xff][self.below(4)],
-                2 => bytes.truncate(at),
-                3 => bytes.insert(at, self.next() as u8),
-                4 => {
-                    let part = bytes[at..].to_vec();
-                    bytes.extend_from_slice(&part[..part.len().min(512)]);
-                }
-                _ => bytes.extend_from_slice(&self.next().to_le_bytes()),
+/// A sample with some harm: bits turned, bytes set to extremes, cut, repeated, joined with itself.
+fn mutate(random: &mut Random, sample: &[u8]) -> Vec<u8> {
+    let mut bytes = sample.to_vec();
+    for _ in 0..=below(random, 4) {
+        let at = below(random, bytes.len());
+        match below(random, 6) {
+            0 if !bytes.is_empty() => bytes[at] ^= 1 << below(random, 8),
+            1 if !bytes.is_empty() => bytes[at] = [0, 0x7f, 0x80, 0xff][below(random, 4)],
+            2 => bytes.truncate(at),
+            3 => bytes.insert(at, random.next() as u8),
+            4 => {
+                let part = bytes[at..].to_vec();
+                bytes.extend_from_slice(&part[..part.len().min(512)]);
             }
+            _ => bytes.extend_from_slice(&random.next().to_le_bytes()),
         }
-        bytes
     }
+    bytes
+}
+
+fn below(random: &mut Random, limit: usize) -> usize {
+    random.below(limit.max(1) as u64) as usize
 }
 
 fn corpus(decoder: &str) -> PathBuf {
@@ -78,7 +70,7 @@ fn replay(decoder: &str, samples: &[Vec<u8>], check: impl Fn(&[u8])) {
         |seed| seed.parse().expect("CULVERT_SEED is a number"),
     );
     eprintln!("{decoder}: seed {seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut files: Vec<PathBuf> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(files.len() >= samples.len(), "the corpus {} is not complete", directory.display());
@@ -89,7 +81,7 @@ fn replay(decoder: &str, samples: &[Vec<u8>], check: impl Fn(&[u8])) {
             check(&sample[..end]);
         }
         for _ in 0..MUTATIONS {
-            check(&random.mutate(&sample));
+            check(&mutate(&mut random, &sample));
         }
     }
 }

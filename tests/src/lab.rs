@@ -57,15 +57,7 @@ impl Lab {
     /// Puts a command into a side: 0 or 1.
     #[must_use]
     pub fn inside(&self, side: usize, command: &Command) -> Command {
-        let mut inside = Command::new("ip");
-        inside.args(["netns", "exec", &self.sides[side]]).arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => inside.env(name, value),
-                None => inside.env_remove(name),
-            };
-        }
-        inside
+        inside_namespace(&self.sides[side], command)
     }
 
     /// Runs `ip` or another tool in a side.
@@ -84,6 +76,20 @@ impl Drop for Lab {
             let _ = Command::new("ip").args(["netns", "del", side]).status();
         }
     }
+}
+
+/// Puts a command into a namespace that `ip netns` made.
+#[must_use]
+pub fn inside_namespace(namespace: &str, command: &Command) -> Command {
+    let mut inside = Command::new("ip");
+    inside.args(["netns", "exec", namespace]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => inside.env(name, value),
+            None => inside.env_remove(name),
+        };
+    }
+    inside
 }
 
 fn ip(arguments: &[&str]) {

@@ -6,3 +6,4 @@ pub mod program;
 pub mod random;
 pub mod stranger;
 pub mod tree;
+pub mod wan;

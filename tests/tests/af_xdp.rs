@@ -87,10 +87,17 @@ fn both_families_and_three_packet_sizes() {
             assert_eq!((&plane["datapath"], &plane["af_xdp_mode"]), (&"af_xdp".into(), &"copy".into()), "{plane}");
             let by_rings = plane["lanes"][0]["ring_received"].as_u64().unwrap();
             let by_kernel = plane["lanes"][0]["kernel_received"].as_u64().unwrap();
-            assert!(
-                by_rings > 1_000 && by_kernel < 100,
-                "{by_rings} through the rings, {by_kernel} through the kernel"
-            );
+            assert!(by_rings > 1_000 && by_kernel < 100, "received: {by_rings} by rings, {by_kernel} by the kernel");
+            // And the other way: the node sends what it received.
+            let pulled = sides.pair.path("pulled");
+            let stored = format!("second:{}/", sides.pair.shared.join("in").display());
+            let mut getting = command(&sides.pair.here, ["get", "--json", "--datapath", "af_xdp", "--cores", "1"]);
+            getting.arg(stored).arg(&pulled);
+            Ran::from(sides.lab.inside(0, &getting).output().unwrap()).exits(0);
+            assert_same(&source, &pulled);
+            let lane = &sides.status()["dataplane"]["lanes"][0];
+            let (by_rings, by_kernel) = (lane["ring_sent"].as_u64().unwrap(), lane["kernel_sent"].as_u64().unwrap());
+            assert!(by_rings > 1_000 && by_kernel < 100, "sent: {by_rings} by rings, {by_kernel} by the kernel");
         }
     }
 }

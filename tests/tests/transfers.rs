@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use culvert_tests::node::Pair;
+use culvert_tests::node::{Pair, RunningNode};
 use culvert_tests::program::{command, run};
 use culvert_tests::random::{Random, seeds};
 use culvert_tests::tree::{assert_same, assert_same_attributes, contents, make_flat, make_nasty, temporary_files};
@@ -193,4 +193,20 @@ fn a_receipt_is_signed_by_both_and_verifies_offline() {
     fs::write(&forged, fs::read_to_string(&path).unwrap().replacen("\"bytes\":7", "\"bytes\":8", 1)).unwrap();
     run(&pair.here, ["transfer".as_ref(), "receipt".as_ref(), forged.as_os_str()]).exits(11).says("not valid");
     run(&pair.here, ["transfer", "receipt", &id, "--sender", &"0".repeat(64)]).exits(11);
+}
+
+#[test]
+fn more_small_files_than_descriptors() {
+    let pair = Pair::new();
+    let node = command(&pair.there, ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "127.0.0.1:0"]);
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -n 400; exec \"$@\"", "sh"]).arg(node.get_program()).args(node.get_args());
+    let node = RunningNode::start(&pair.there, &mut limited);
+    pair.meet(node.port);
+    let source = pair.path("source");
+    make_flat(&source, 6_000, 300, &mut Random::new(12));
+    let result = pair.send(&source.join(""), "in", &[]).exits(0).json();
+    assert_eq!(result["files"]["stored"], 6_000);
+    assert_same(&source, &pair.shared.join("in"));
+    assert!(temporary_files(&pair.shared).is_empty());
 }

@@ -41,6 +41,24 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Rate control on simulated paths: every bound of docs/rate-control.md, from a seed
+    Sim {
+        /// Passed on to the simulator: --help lists the options
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Two namespaces with a long, lossy path between them, to try things on: --rtt 100ms --rate 1Gbit --loss 0.01; root
+    Lab {
+        /// Passed on to the emulator: --help lists the options
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Real transfers on an emulated path beside iperf3 with CUBIC and BBR; prints a table; root
+    WanTable {
+        /// Passed on to the emulator: --help lists the options
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -53,5 +71,8 @@ fn main() -> anyhow::Result<()> {
         }
         Task::BuildEbpf { check } => ebpf::build(check),
         Task::Bench { arguments } => steps::bench(&arguments),
+        Task::Sim { arguments } => steps::simulate(&arguments),
+        Task::Lab { arguments } => steps::emulate("lab", &arguments),
+        Task::WanTable { arguments } => steps::emulate("table", &arguments),
     }
 }

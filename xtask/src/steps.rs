@@ -33,7 +33,7 @@ fn deny() -> anyhow::Result<()> {
         }
     }
     // Advisories come from a repository that not every machine reaches; licences and sources need nothing.
-    cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"], &[])?;
+    cargo(&["deny", "check", "bans", "licenses", "sources"], &[])?;
     let advisories = Command::new("cargo").args(["deny", "check", "advisories"]).output().context("cargo deny")?;
     let said = String::from_utf8_lossy(&advisories.stderr);
     if advisories.status.success() {
@@ -105,7 +105,26 @@ pub fn bench(arguments: &[String]) -> anyhow::Result<()> {
         install_missing(OF_BENCHMARKS);
     }
     cargo(&["build", "--release", "--locked", "--package", "culvert", "--package", "culvert-benches"], &[])?;
-    let mut run = vec!["run", "--quiet", "--release", "--locked", "--package", "culvert-benches", "--"];
+    run_release(&["--package", "culvert-benches"], arguments)
+}
+
+/// The simulator, in release.
+pub fn simulate(arguments: &[String]) -> anyhow::Result<()> {
+    run_release(&["--package", "culvert-simulator", "--example", "sim"], arguments)
+}
+
+/// A command of the path emulator, in release.
+pub fn emulate(command: &str, arguments: &[String]) -> anyhow::Result<()> {
+    install_missing(OF_TESTS);
+    cargo(&["build", "--release", "--locked", "--package", "culvert"], &[])?;
+    let words: Vec<String> = std::iter::once(command.to_owned()).chain(arguments.iter().cloned()).collect();
+    run_release(&["--package", "culvert-tests", "--bin", "culvert-lab"], &words)
+}
+
+fn run_release(what: &[&str], arguments: &[String]) -> anyhow::Result<()> {
+    let mut run = vec!["run", "--quiet", "--release", "--locked"];
+    run.extend(what);
+    run.push("--");
     run.extend(arguments.iter().map(String::as_str));
     cargo(&run, &[])
 }

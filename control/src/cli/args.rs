@@ -106,6 +106,8 @@ pub enum Command {
     Profile(ProfileArgs),
     /// Transfers of a node: submit, list, show, wait, cancel, receipt
     Transfer(TransferArgs),
+    /// What the network between this host and another can do, before and while data moves
+    Path(crate::cli::path::args::PathArgs),
     /// The node, its lanes and its transfers
     Status(StatusArgs),
     /// A full-screen view of the node
@@ -217,7 +219,7 @@ pub struct DemoArgs {
 /// `culvert node`.
 #[derive(Clone, Debug, Args)]
 pub struct NodeArgs {
-    /// Address and TCP port of the control connection [variable: CULVERT_LISTEN] [default: [::]:7272]
+    /// Address and TCP port of the control connection [variable: CULVERT_LISTEN] [default: all addresses, port 7272]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
     /// Address and TCP port of /metrics, or off [variable: CULVERT_METRICS] [default: 127.0.0.1:9472]

@@ -46,6 +46,8 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     )?;
     let listener = bind(settings.listen.value, "the control connection", "--listen").await?;
     let port = listener.local_addr().map_err(CommandError::failed)?.port();
+    node.path.configure(settings.paths.clone(), port);
+    crate::path::service::start(&node).await.map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
     let metrics = match settings.metrics.value {
         Some(address) => Some(bind(address, "metrics", "--metrics").await?),
         None => None,

@@ -176,7 +176,9 @@ pub fn target_of(place: &Place) -> Target {
 pub fn embedded(settings: &Settings, state: &StateDirectory) -> Result<Arc<Node>, CommandError> {
     let engine = settings.engine(false)?;
     let name = settings.name.value.clone();
-    Ok(Node::new(state.clone(), name, program(), engine, settings.datagram_bytes_cap())?)
+    let node = Node::new(state.clone(), name, program(), engine, settings.datagram_bytes_cap())?;
+    node.path.configure(settings.paths.clone(), 0);
+    Ok(node)
 }
 
 /// This program, for starting the data plane: by what runs, not by a name that an update may have replaced.

@@ -3,12 +3,16 @@
 //! A file without a name (`O_TMPFILE`) leaves nothing behind when its process dies. Where a file system has no such files they get a temporary
 //! name. One `syncfs` makes all files of a pack durable before the first gets its name, because an `fsync` for each would
 //! cost a journal commit for each.
+//!
+//! A nameless file lives by its descriptor, and descriptors are scarce: half of what this process may have are for staged files
+//! ([`DescriptorPlaces`]). When they are taken, files are staged under temporary names instead, which needs none.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use culvert_protocol::control::FileError;
 use culvert_protocol::manifest::Manifest;
@@ -16,6 +20,7 @@ use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat, unlinkat};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use super::files::{Attributes, rename_into_place, set_attributes};
 use super::plan::Action;
@@ -26,10 +31,43 @@ use super::{Destination, partial_name, split_name};
 pub struct StagedFile {
     /// Its entry.
     pub file: u32,
-    parent: Arc<OwnedFd>,
-    /// The open file, if it has no name at all.
-    nameless: Option<OwnedFd>,
+    /// The open file and its directory, if it has no name at all.
+    nameless: Option<Nameless>,
     action: Action,
+}
+
+/// A file without a name, and where it belongs.
+#[derive(Debug)]
+struct Nameless {
+    file: OwnedFd,
+    parent: Arc<OwnedFd>,
+    _places: DescriptorPlaces,
+}
+
+/// Descriptors of staged files, of all transfers together.
+static DESCRIPTORS_STAGED: AtomicU64 = AtomicU64::new(0);
+/// Of one staged file: its own, and its directory's, which is another file's too in most cases.
+const DESCRIPTORS_PER_FILE: u64 = 2;
+
+/// The right to keep a nameless file open until it has its name.
+#[derive(Debug)]
+struct DescriptorPlaces;
+
+impl DescriptorPlaces {
+    /// None if staged files have all descriptors that they may have.
+    fn take() -> Option<Self> {
+        static LIMIT: OnceLock<u64> = OnceLock::new();
+        let limit = *LIMIT.get_or_init(|| getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / 2);
+        let taken = DESCRIPTORS_STAGED.fetch_add(DESCRIPTORS_PER_FILE, Ordering::Relaxed);
+        // Dropped at once, and given back, if there is no room.
+        Some(Self).filter(|_| taken + DESCRIPTORS_PER_FILE <= limit)
+    }
+}
+
+impl Drop for DescriptorPlaces {
+    fn drop(&mut self) {
+        DESCRIPTORS_STAGED.fetch_sub(DESCRIPTORS_PER_FILE, Ordering::Relaxed);
+    }
 }
 
 /// The files of a pack, written.
@@ -109,20 +147,11 @@ impl Unpacking<'_> {
                 opened
             }
         };
-        let opened =
-            openat(&*parent, ".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o600));
-        let (written, is_nameless) = match opened {
-            Ok(nameless) => (nameless, true),
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                (openat(&*parent, partial_name(name), flags, Mode::from_raw_mode(0o600))?, false)
-            }
-            Err(error) => return Err(error),
-        };
+        let (written, places) = open_staged(&parent, name)?;
         write_all(&written, content)?;
         set_attributes(&written, self.destination, &Attributes::of(&entry, self.preserve))?;
-        let action = self.actions[file as usize];
-        Ok(StagedFile { file, parent, nameless: is_nameless.then_some(written), action })
+        let nameless = places.map(|places| Nameless { file: written, parent, _places: places });
+        Ok(StagedFile { file, nameless, action: self.actions[file as usize] })
     }
 
     /// Gives a staged and durable file its name.
@@ -135,16 +164,41 @@ impl Unpacking<'_> {
         let (_, last) = split_name(&name);
         let last = Path::new(OsStr::from_bytes(last));
         let file = staged.file;
-        link_into_place(&staged, &name, last).map(|()| file).map_err(|error| unwritable(self.manifest, file, error))
+        self.link_into_place(&staged, &name, last)
+            .map(|()| file)
+            .map_err(|error| unwritable(self.manifest, file, error))
+    }
+
+    fn link_into_place(&self, staged: &StagedFile, name: &[u8], last: &Path) -> Result<(), Errno> {
+        match &staged.nameless {
+            Some(nameless) => link_staged(nameless, name, last, staged.action),
+            None => {
+                let (directory, _) = split_name(name);
+                let parent = self.destination.open_directory(directory)?;
+                rename_into_place(&parent, &partial_name(name), last, staged.action)
+            }
+        }
     }
 }
 
-fn link_into_place(staged: &StagedFile, name: &[u8], last: &Path) -> Result<(), Errno> {
-    let parent = &*staged.parent;
-    let Some(nameless) = &staged.nameless else {
-        return rename_into_place(parent, &partial_name(name), last, staged.action);
-    };
-    if staged.action != Action::Replace {
+/// Opens a file to be staged: without a name if there are descriptors to keep it open, and if the file system has such files; else under
+/// a temporary name.
+fn open_staged(parent: &OwnedFd, name: &[u8]) -> Result<(OwnedFd, Option<DescriptorPlaces>), Errno> {
+    let mode = Mode::from_raw_mode(0o600);
+    if let Some(places) = DescriptorPlaces::take() {
+        match openat(parent, ".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode) {
+            Ok(nameless) => return Ok((nameless, Some(places))),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok((openat(parent, partial_name(name), flags, mode)?, None))
+}
+
+fn link_staged(nameless: &Nameless, name: &[u8], last: &Path, action: Action) -> Result<(), Errno> {
+    let (nameless, parent) = (&nameless.file, &*nameless.parent);
+    if action != Action::Replace {
         return link_nameless(nameless, parent, last);
     }
     // A link cannot replace; a rename can.

@@ -10,7 +10,7 @@ use culvert_dataplane::link::commands::{Command, SendSlot, Source};
 use culvert_dataplane::link::messages::OpenSend;
 use culvert_protocol::control::{FLOWS_MAX, FlowOffer, RefusalCode, SenderSummary};
 use culvert_protocol::feedback::{Report, Summary};
-use culvert_protocol::rate_control::{Observation, RateController, RateLimit, controller};
+use culvert_protocol::rate_control::{ControllerConfig, Observation, RateController, RateLimit, controller};
 use culvert_protocol::verdict::SenderTimes;
 use culvert_protocol::wire::OVERHEAD_BYTES;
 use hdrhistogram::Histogram;
@@ -49,6 +49,7 @@ pub struct SendingFlows {
     plane: Arc<DataPlane>,
     flows: Vec<SendingFlow>,
     options: culvert_protocol::control::Options,
+    start_bits_per_second: Option<u64>,
     rtt_us: Histogram<u64>,
     newest_rtt_us: u32,
     capped_reports: u64,
@@ -70,6 +71,7 @@ impl SendingFlows {
             plane: plane.clone(),
             flows: Vec::new(),
             options: context.options,
+            start_bits_per_second: context.start_bits_per_second,
             // Three digits from a microsecond to ten minutes.
             rtt_us: Histogram::new_with_bounds(1, 600_000_000, 3).expect("the bounds are in order"),
             newest_rtt_us: 0,
@@ -132,8 +134,19 @@ impl SendingFlows {
     pub fn path_open(&mut self, tag: usize, stride: u16, rtt_us: u32) {
         let flows = self.flows.len() as u64;
         let flow = &mut self.flows[tag];
+        flow.stride = stride;
+        // A path that was probed anew has another size; its controller goes on.
+        if flow.controller.is_some() {
+            return;
+        }
         let cap = self.options.rate_bits_per_second.map(|rate| rate / flows);
-        let controller = controller(self.options.mode, cap, u64::from(rtt_us) * 1_000, stride);
+        let controller = controller(&ControllerConfig {
+            mode: self.options.mode,
+            cap_bits_per_second: cap,
+            start_bits_per_second: self.start_bits_per_second.map(|rate| rate / flows),
+            rtt_ns: u64::from(rtt_us) * 1_000,
+            stride,
+        });
         flow.block.set(FlowWord::RateBitsPerSecond, controller.rate_bits_per_second());
         flow.block.set(FlowWord::SilenceNs, silence_ns(u64::from(rtt_us) * 1_000));
         flow.controller = Some(controller);

@@ -33,12 +33,16 @@ const READY_CHUNKS_FILLED: usize = 4;
 const CACHED_READ_AHEAD_BYTES: u32 = 2 * CACHED_PIECE_BYTES;
 /// Bytes of IP and UDP headers that the pacer counts with each datagram (IPv4; twenty more on IPv6 are neglected).
 pub const IP_UDP_BYTES: usize = 28;
+/// Rounds of probes on a path that was open before come each after twice the time of the last, so often: at most 2.6 s.
+const PROBE_DOUBLINGS_MAX: u32 = 7;
 /// Time between two rounds of probes.
 const PROBE_ROUND_NS: u64 = 20_000_000;
 /// How long the best size waits for an answer once a smaller one has been answered: more than a probe's own queueing.
 const PROBE_GRACE_NS: u64 = 60_000_000;
 /// After so long without an answer the path counts as closed.
 const PROBE_PATIENCE_NS: u64 = 6_000_000_000;
+/// Repetitions without an answer after which the path is probed anew.
+const BLACK_HOLE_TIMEOUTS: u32 = 3;
 /// Patience with silence until the control process has measured the round trip.
 const SILENCE_NS_DEFAULT: u64 = 200_000_000;
 
@@ -64,16 +68,21 @@ enum Waiting {
 }
 
 /// The search for the largest datagram that the path delivers.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Probing {
-    /// Sizes to try, descending.
-    candidates: Vec<u16>,
     begun_ns: u64,
+    rounds: u32,
     next_round_ns: u64,
     /// The best answer so far, and when the first answer came.
     best: Option<(u16, u64)>,
     rtt_us: u32,
     errno: i32,
+}
+
+impl Probing {
+    const fn beginning(now_ns: u64) -> Self {
+        Self { begun_ns: now_ns, rounds: 0, next_round_ns: now_ns, best: None, rtt_us: 0, errno: 0 }
+    }
 }
 
 /// A sending flow.
@@ -92,7 +101,11 @@ pub struct SendFlow {
     block: FlowBlock,
     checksum: bool,
     chunk_bytes: u32,
+    /// Datagram sizes to probe with, descending.
+    sizes: Box<[u16]>,
     probing: Option<Probing>,
+    /// Whether the path was open once.
+    was_open: bool,
     assigned: VecDeque<Assigned>,
     reads_directly: bool,
     waiting: Waiting,
@@ -124,14 +137,9 @@ impl SendFlow {
             block,
             checksum,
             chunk_bytes,
-            probing: Some(Probing {
-                candidates: probe_datagram_bytes,
-                begun_ns: 0,
-                next_round_ns: 0,
-                best: None,
-                rtt_us: 0,
-                errno: 0,
-            }),
+            sizes: probe_datagram_bytes.into_boxed_slice(),
+            probing: Some(Probing::beginning(0)),
+            was_open: false,
             assigned: VecDeque::with_capacity(ASSIGNED_MAX),
             reads_directly: false,
             waiting: Waiting::Nothing,
@@ -357,7 +365,7 @@ impl SendFlow {
                 probing.rtt_us = now_us.wrapping_sub(header.sent_us);
             }
             let first_ns = probing.best.map_or(0, |(_, first_ns)| first_ns);
-            if probing.best.is_none_or(|(best, _)| delivered > best) && probing.candidates.contains(&delivered) {
+            if probing.best.is_none_or(|(best, _)| delivered > best) && self.sizes.contains(&delivered) {
                 probing.best = Some((delivered, first_ns));
             }
         }
@@ -370,16 +378,18 @@ impl SendFlow {
         if let Some((best, first_ns)) = probing.best {
             let first_ns = if first_ns == 0 { now_ns } else { first_ns };
             probing.best = Some((best, first_ns));
-            let is_best = probing.candidates.first() == Some(&best);
+            let is_best = self.sizes.first() == Some(&best);
             if is_best || now_ns.saturating_sub(first_ns) > PROBE_GRACE_NS {
                 let stride = best - OVERHEAD_BYTES as u16;
                 self.protocol.set_stride(stride);
+                self.protocol.forget_timeouts();
+                self.was_open = true;
                 let event = Event::PathOpen { flow: self.slot, stride, rtt_us: probing.rtt_us.max(1) };
                 self.probing = None;
                 body.link.emit(&event);
                 return true;
             }
-        } else if now_ns.saturating_sub(probing.begun_ns) > PROBE_PATIENCE_NS {
+        } else if !self.was_open && now_ns.saturating_sub(probing.begun_ns) > PROBE_PATIENCE_NS {
             body.link.emit(&Event::PathClosed { flow: self.slot, errno: probing.errno });
             // Told once; the control process closes the flow, and until then it goes on trying.
             probing.begun_ns = now_ns;
@@ -387,9 +397,12 @@ impl SendFlow {
         if now_ns < probing.next_round_ns {
             return false;
         }
-        probing.next_round_ns = now_ns + PROBE_ROUND_NS;
+        // A path that was open may be dark for long.
+        let doublings = if self.was_open { probing.rounds.min(PROBE_DOUBLINGS_MAX) } else { 0 };
+        probing.rounds += 1;
+        probing.next_round_ns = now_ns + (PROBE_ROUND_NS << doublings);
         let now_us = wire_us(now_ns);
-        for (token, &bytes) in probing.candidates.iter().enumerate() {
+        for (token, &bytes) in self.sizes.iter().enumerate() {
             let protocol = &mut self.protocol;
             let outcome = datapath.send_run(self.partner, 1, |room, _| {
                 protocol.seal_probe(token as u32, usize::from(bytes), now_us, room)
@@ -435,7 +448,15 @@ impl SendFlow {
             0 => SILENCE_NS_DEFAULT,
             patience_ns => patience_ns,
         };
+        if self.probing.is_some() {
+            return;
+        }
         self.protocol.on_silence(now_ns, patience_ns);
+        // The path is dark, or swallows datagrams of this size now (a black hole, RFC 8899 section 4.3): probes tell which, and
+        // what still passes. Nothing else goes until one is answered.
+        if self.protocol.timeouts() >= BLACK_HOLE_TIMEOUTS {
+            self.probing = Some(Probing::beginning(now_ns));
+        }
     }
 
     /// The epoch whose key must be asked for, once.

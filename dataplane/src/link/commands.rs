@@ -1,7 +1,7 @@
 //! What travels in a lane's two rings.
 //!
 //! Flows and files are named by slots, small numbers that the control process hands out. A slot is reused only after the
-//! lane has confirmed that it is free ([`Event::Closed`]).
+//! lane has confirmed that it is free ([`Event::SendClosed`], [`Event::ReceiveClosed`]).
 
 use culvert_protocol::tree_hash::ChunkHash;
 use serde::{Deserialize, Serialize};

@@ -330,6 +330,56 @@ fn the_segment_fits_a_narrow_path() {
 }
 
 #[test]
+fn a_path_that_becomes_narrow_is_found_out() {
+    for (seed, narrow) in [(8, 1_480), (9, 4_100)] {
+        let wide = SimPath { delay_ns: 2_000_000, ..SimPath::default() };
+        let mut world = World::new(seed, wide, 200, 8, 500_000_000);
+        let mut assigned = 0;
+        while world.delivered.len() < 200 || world.received_hashes.len() < 200 {
+            while assigned < 200 && (assigned as usize) < world.delivered.len() + ASSIGNED_MAX / 2 {
+                let source = Source::Memory;
+                world.sender.command(&Command::Send { flow: SEND, chunk: assigned, chunk_bytes: CHUNK_BYTES, source });
+                assigned += 1;
+            }
+            if world.delivered.len() == 50 {
+                world.network.set_path(SimPath { datagram_bytes_max: narrow, ..wide });
+            }
+            world.step();
+            assert!(world.network.now_ns() < 60_000_000_000, "seed {seed}: {} delivered", world.delivered.len());
+        }
+        world.close_and_check(200);
+        let expected = [8_972, 4_000, 1_472, 1_252].into_iter().find(|&bytes| bytes <= narrow).unwrap();
+        assert_eq!(world.path_stride, Some(expected as u16 - 48), "seed {seed}");
+    }
+}
+
+#[test]
+fn darkness_is_survived() {
+    let light = SimPath { delay_ns: 5_000_000, ..SimPath::default() };
+    let mut world = World::new(10, light, 100, 8, 500_000_000);
+    let mut assigned = 0;
+    let mut dark_until_ns = None;
+    while world.delivered.len() < 100 || world.received_hashes.len() < 100 {
+        while assigned < 100 && (assigned as usize) < world.delivered.len() + ASSIGNED_MAX / 2 {
+            let source = Source::Memory;
+            world.sender.command(&Command::Send { flow: SEND, chunk: assigned, chunk_bytes: CHUNK_BYTES, source });
+            assigned += 1;
+        }
+        let now_ns = world.network.now_ns();
+        if world.delivered.len() >= 20 && dark_until_ns.is_none() {
+            dark_until_ns = Some(now_ns + 12_000_000_000);
+            world.network.set_path(SimPath { loss: 1.0, ..light });
+        }
+        if dark_until_ns.is_some_and(|until_ns| now_ns >= until_ns) {
+            world.network.set_path(light);
+        }
+        world.step();
+        assert!(now_ns < 60_000_000_000, "{} delivered", world.delivered.len());
+    }
+    world.close_and_check(100);
+}
+
+#[test]
 fn a_path_that_is_closed_is_said_to_be() {
     let path = SimPath { datagram_bytes_max: 100, ..SimPath::default() };
     let mut world = World::new(6, path, 1, 8, 1_000_000_000);

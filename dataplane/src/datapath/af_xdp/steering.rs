@@ -123,8 +123,8 @@ impl Steering {
     /// # Errors
     /// [`SteeringError`].
     pub fn load() -> Result<Self, SteeringError> {
-        let mut ebpf = Ebpf::load(OBJECT).map_err(load_error)?;
-        xdp(&mut ebpf)?.load().map_err(|error| load_error(error.into()))?;
+        let mut ebpf = Ebpf::load(OBJECT).map_err(|error| load_error(&error))?;
+        xdp(&mut ebpf)?.load().map_err(|error| load_error(&error.into()))?;
         let mut take = |map: &'static str| {
             ebpf.take_map(map).ok_or_else(|| SteeringError::Load(format!("the object has no map {map}")))
         };
@@ -154,8 +154,8 @@ impl Steering {
             AttachMode::Driver => XdpMode::Driver,
             AttachMode::Skb => XdpMode::Skb,
         };
-        let id = program.attach_to_if_index(interface, xdp_mode).map_err(attach_error)?;
-        let link = program.take_link(id).map_err(attach_error)?;
+        let id = program.attach_to_if_index(interface, xdp_mode).map_err(|error| attach_error(&error))?;
+        let link = program.take_link(id).map_err(|error| attach_error(&error))?;
         // Without BPF links aya attaches by netlink, and that would outlive a killed process.
         let link =
             FdLink::try_from(link).map_err(|_| SteeringError::Refused(io::Error::from_raw_os_error(libc::EINVAL)))?;
@@ -294,24 +294,24 @@ fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     None
 }
 
-fn load_error(error: EbpfError) -> SteeringError {
-    match errno(&error) {
+fn load_error(error: &EbpfError) -> SteeringError {
+    match errno(error) {
         Some(libc::EPERM | libc::EACCES) if !super::privilege::missing().is_empty() => {
             SteeringError::NotPermitted(super::privilege::missing())
         }
-        _ => SteeringError::Load(describe(&error)),
+        _ => SteeringError::Load(describe(error)),
     }
 }
 
-fn attach_error(error: ProgramError) -> SteeringError {
-    match errno(&error) {
+fn attach_error(error: &ProgramError) -> SteeringError {
+    match errno(error) {
         Some(libc::EBUSY | libc::EEXIST) => SteeringError::Occupied { others: others() },
         Some(libc::ERANGE) => SteeringError::MtuTooLarge,
         Some(libc::EOPNOTSUPP) => SteeringError::NoXdp,
         Some(libc::ENODEV | libc::ENXIO) => SteeringError::Gone,
         Some(libc::EPERM | libc::EACCES) => SteeringError::NotPermitted(super::privilege::missing()),
         Some(errno) => SteeringError::Refused(io::Error::from_raw_os_error(errno)),
-        None => SteeringError::Load(describe(&error)),
+        None => SteeringError::Load(describe(error)),
     }
 }
 

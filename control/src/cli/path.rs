@@ -1,0 +1,170 @@
+//! `culvert path`.
+
+pub mod args;
+mod history;
+mod pscheduler;
+mod twoway;
+
+use std::ffi::OsStr;
+use std::fs::File;
+
+use rustix::fs::{FlockOperation, flock};
+use serde::Serialize;
+
+use crate::api_client::ApiClient;
+use crate::cli::args::GlobalArgs;
+use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::report::{print_json, say};
+use crate::cli::send::{embedded, target_of};
+use crate::cli::target::{Place, parse};
+use crate::path::check::{PathCheck, Side};
+use crate::path::conduct::{Plan, check};
+use crate::path::grades::{Finding, findings};
+use crate::path::{page, records};
+use crate::request::Target;
+use crate::settings::Settings;
+use crate::state::StateDirectory;
+use args::{CheckArgs, PathAction, PathArgs};
+
+/// Runs the command.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn run(global: GlobalArgs, args: PathArgs) -> Result<ExitCode, CommandError> {
+    let settings = Settings::resolve(&global.flags(&crate::cli::args::EngineArgs::default()))?;
+    match args.action {
+        PathAction::Check(args) => run_check(&global, &settings, args).await,
+        PathAction::History(args) => history::run(&StateDirectory::open(&settings.state.value)?, &args),
+        PathAction::Pscheduler(args) => pscheduler::run(&global, &settings, args).await,
+        PathAction::Stamp(args) => twoway::run(twoway::Protocol::Stamp, &args).await,
+        PathAction::Twamp(args) => twoway::run(twoway::Protocol::Twamp, &args).await,
+        PathAction::Publish => publish(&settings).await,
+    }
+}
+
+/// A check with what it means, as `--json` prints it.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    check: &'a PathCheck,
+    findings: &'a [Finding],
+}
+
+/// A partner as people type it: a profile's name, `culvert://HOST:PORT`, or a path on it.
+fn target(text: &str) -> Result<Target, CommandError> {
+    let with_path =
+        if text.starts_with("culvert://") || text.contains(':') { text.to_owned() } else { format!("{text}:") };
+    match parse(OsStr::new(&with_path))? {
+        Place::Ssh { .. } => Err(CommandError::usage(format!(
+            "'{text}' is reached over ssh, where no node answers path checks: start 'culvert node' there and add its profile"
+        ))),
+        place => Ok(target_of(&place)),
+    }
+}
+
+async fn run_check(global: &GlobalArgs, settings: &Settings, args: CheckArgs) -> Result<ExitCode, CommandError> {
+    let state = StateDirectory::open(&settings.state.value)?;
+    let target = target(&args.partner)?;
+    records::make_directory(&state)?;
+    let _lock = lock(&state)?;
+    let mut engine = settings.clone();
+    // A check moves its own packets; it needs no lanes.
+    engine.cores.value.clear();
+    let node = embedded(&engine, &state)?;
+    let cap = settings.paths.path.rate_bits_per_second_max();
+    let plan = Plan {
+        echo_seconds: args.seconds,
+        echoes_per_second: args.packets_per_second,
+        echo_bytes: args.size,
+        seconds_max: args.limit,
+        rate_bits_per_second_max: args.rate.unwrap_or(cap).min(cap),
+        rate: !args.no_rate,
+        buffer: args.buffer,
+        trace: !args.no_trace,
+        mtu: !args.no_mtu,
+    };
+    let quiet = global.quiet;
+    let mut tell = |doing: &str| {
+        if !quiet {
+            eprintln!("culvert: {doing}");
+        }
+    };
+    let busy = transfers_under_way(&state).await;
+    let mut found = tokio::select! {
+        found = check(&node, &target, &plan, &mut tell) => found?,
+        code = crate::cli::node::interrupted() => return Err(CommandError::new(code, "interrupted")),
+    };
+    found.transfers_meanwhile = busy.max(transfers_under_way(&state).await);
+    let history = records::read(&state, &found.partner, Side::Send).unwrap_or_default();
+    let findings = findings(&found, &history);
+    for side in Side::ALL {
+        // A check that measured nothing is no record.
+        if found.rtt.is_some() {
+            records::add(&state, &found.partner, side, records::of_check(&found, side))?;
+        }
+    }
+    if let Some(table) = &settings.paths.archive {
+        let documents = crate::path::publish::of_check(&found, &settings.name.value);
+        let spooled = crate::path::publish::spool(&state, table)
+            .and_then(|spool| crate::path::publish::add(&spool, found.at_unix_ms, &documents));
+        if let Err(why) = spooled {
+            eprintln!("culvert: the check is not published: {why}");
+        }
+    }
+    if args.json {
+        print_json(&Shown { check: &found, findings: &findings })?;
+    } else {
+        say(&page::page(&found, &findings))?;
+    }
+    match (found.rtt, found.complete) {
+        (None, _) => {
+            let why = found.problems.last().cloned().unwrap_or_default();
+            Err(CommandError::new(
+                ExitCode::Failed,
+                format!("the path to {} could not be measured: {why}", found.partner),
+            ))
+        }
+        (_, true) => Ok(ExitCode::Done),
+        (_, false) => Ok(ExitCode::SomeFailed),
+    }
+}
+
+async fn transfers_under_way(state: &StateDirectory) -> u64 {
+    match ApiClient::connect(state).await {
+        Some(api) => api.status().await.map_or(0, |status| status.transfers.len() as u64),
+        None => 0,
+    }
+}
+
+/// One check at a time from this host: two would measure each other.
+fn lock(state: &StateDirectory) -> Result<File, CommandError> {
+    let path = state.path("paths/check.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file =
+        file.map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot open {}: {error}", path.display())))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        CommandError::new(ExitCode::Temporary, "another path check runs with this state directory: wait for its end")
+    })?;
+    Ok(file)
+}
+
+/// Delivers what waits for the archive, once: for hosts where no node runs.
+async fn publish(settings: &Settings) -> Result<ExitCode, CommandError> {
+    let state = StateDirectory::open(&settings.state.value)?;
+    let Some(table) = &settings.paths.archive else {
+        return Err(CommandError::usage("there is no archive: name one in the table [archive] of culvert.toml"));
+    };
+    let bad = |text: String| CommandError::new(ExitCode::BadHost, text);
+    records::make_directory(&state)?;
+    let spool = crate::path::publish::spool(&state, table).map_err(bad)?;
+    let archive = crate::path::publish::archive(&state, table, &settings.name.value).map_err(bad)?;
+    if spool.is_empty() {
+        return Err(CommandError::new(ExitCode::NothingToDo, "nothing waits for the archive"));
+    }
+    let (delivered, error) = archive.drain(&spool).await;
+    say(&format!("{delivered} documents delivered, {} wait", spool.len()))?;
+    match error {
+        None => Ok(ExitCode::Done),
+        Some(error) => Err(CommandError::new(ExitCode::Temporary, error)),
+    }
+}

@@ -1,0 +1,62 @@
+//! Knowing the path to a partner: checks before transfers, records of what was found, and what transfers do with it.
+//!
+//! ```text
+//! culvert path check ──> conduct ═══ control connection, UDP probes ═══ answer <── session of the partner's node
+//!                           │
+//!                           └──> check ──> page, grades      records ──> history, metrics, start rates, warnings
+//! ```
+
+pub mod advice;
+pub mod answer;
+pub mod check;
+pub mod conduct;
+pub mod grades;
+pub mod metrics;
+pub mod page;
+pub mod publish;
+pub mod records;
+pub mod service;
+pub mod settings;
+
+use std::sync::{Arc, OnceLock};
+
+use culvert_perfsonar::responder::ResponderCounters;
+use tokio::sync::Semaphore;
+
+pub use check::{Direction, PathCheck, Side};
+pub use settings::PathSettings;
+
+/// What a node has for paths: its settings, and a place for one check at a time.
+#[derive(Debug)]
+pub struct PathRoom {
+    settings: OnceLock<(PathSettings, u16)>,
+    /// One check at a time: two would measure each other.
+    pub(crate) place: Arc<Semaphore>,
+    /// What the responder counted.
+    pub counters: Arc<ResponderCounters>,
+}
+
+impl Default for PathRoom {
+    fn default() -> Self {
+        Self { settings: OnceLock::new(), place: Arc::new(Semaphore::new(1)), counters: Arc::default() }
+    }
+}
+
+impl PathRoom {
+    /// Takes the settings over, once. `port` is the control connection's: probes use the same number over UDP.
+    pub fn configure(&self, settings: PathSettings, port: u16) {
+        let _ = self.settings.set((settings, port));
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn settings(&self) -> PathSettings {
+        self.settings.get().map(|(settings, _)| settings.clone()).unwrap_or_default()
+    }
+
+    /// The UDP port where probes are answered; 0 for any.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.settings.get().map_or(0, |(settings, port)| settings.path.port.unwrap_or(*port))
+    }
+}

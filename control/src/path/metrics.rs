@@ -1,0 +1,81 @@
+//! `culvert_path_*`: the newest record of each partner and direction, whoever made it, and what the responder counted.
+
+use std::sync::atomic::Ordering;
+
+use prometheus::{Encoder as _, GaugeVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+
+use super::records;
+use crate::node::Node;
+
+/// Partners and directions that are shown at most.
+const SERIES_MAX: usize = 1_000;
+
+/// The metrics as text. They are made anew at each scrape: a check by the command line shows in the node's metrics too.
+#[must_use]
+pub fn render(node: &Node) -> String {
+    let registry = Registry::new();
+    let gauge = |name: &str, help: &str, labels: &[&str]| {
+        let metric =
+            GaugeVec::new(Opts::new(name, help), labels).expect("the metric's name and labels are well-formed");
+        registry.register(Box::new(metric.clone())).expect("each metric is registered once");
+        metric
+    };
+    let by_side = ["peer", "direction"];
+    let rtt =
+        gauge("culvert_path_rtt_seconds", "Round trip of the newest path record.", &["peer", "direction", "quantile"]);
+    let loss = gauge("culvert_path_loss_ratio", "Part of the packets that the newest path record lost.", &by_side);
+    let reordering = gauge("culvert_path_reordering_ratio", "Part of the packets that were overtaken.", &by_side);
+    let duplication =
+        gauge("culvert_path_duplication_ratio", "Part of the packets that came more than once.", &by_side);
+    let mtu = gauge("culvert_path_mtu_bytes", "Largest IP packet of the path.", &by_side);
+    let rate = gauge("culvert_path_rate_bits_per_second", "Rate that the newest path record supports.", &by_side);
+    let hops = gauge("culvert_path_hops", "Hops of the route.", &by_side);
+    let at = gauge("culvert_path_record_timestamp_seconds", "When the newest path record was made.", &by_side);
+    for (partner, side) in records::partners(&node.state).into_iter().take(SERIES_MAX) {
+        let Ok(all) = records::read(&node.state, &partner, side) else { continue };
+        let labels = [partner.as_str(), side.word()];
+        // The newest that knows each: a transfer knows no MTU.
+        let newest = |value: &dyn Fn(&records::PathRecord) -> Option<f64>| all.iter().rev().find_map(value);
+        let set = |metric: &GaugeVec, value: Option<f64>| {
+            if let Some(value) = value {
+                metric.with_label_values(&labels).set(value);
+            }
+        };
+        for (quantile, value) in
+            [("0", newest(&|record| record.rtt_min_us)), ("0.5", newest(&|record| record.rtt_p50_us))]
+        {
+            if let Some(us) = value {
+                rtt.with_label_values(&[labels[0], labels[1], quantile]).set(us / 1e6);
+            }
+        }
+        set(&loss, newest(&|record| record.loss));
+        set(&reordering, newest(&|record| record.reordering));
+        set(&duplication, newest(&|record| record.duplication));
+        set(&mtu, newest(&|record| record.mtu_bytes.map(f64::from)));
+        set(&rate, newest(&|record| record.rate_bits_per_second.map(|rate| rate as f64)));
+        set(&hops, newest(&|record| record.hops.map(f64::from)));
+        set(&at, all.last().map(|record| record.at_unix_ms as f64 / 1e3));
+    }
+    responder(node, &registry);
+    let mut text = Vec::new();
+    // Writing to memory does not fail, and what is gathered is well-formed.
+    let _ = TextEncoder::new().encode(&registry.gather(), &mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+fn responder(node: &Node, registry: &Registry) {
+    let counters = &node.path.counters;
+    let answers = IntCounterVec::new(
+        Opts::new("culvert_path_responder_packets_total", "STAMP and TWAMP packets, by what became of them."),
+        &["result"],
+    );
+    let sessions = IntGauge::new("culvert_path_responder_sessions", "TWAMP sessions that are open.");
+    if let (Ok(answers), Ok(sessions)) = (answers, sessions) {
+        answers.with_label_values(&["reflected"]).inc_by(counters.reflected.load(Ordering::Relaxed));
+        for (refused, count) in counters.refused() {
+            answers.with_label_values(&[&refused.word()]).inc_by(count);
+        }
+        sessions.set(counters.sessions.load(Ordering::Relaxed) as i64);
+        let _ = (registry.register(Box::new(answers)), registry.register(Box::new(sessions)));
+    }
+}

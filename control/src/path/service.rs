@@ -1,0 +1,109 @@
+//! What a running node does for paths beside answering checks: the responder, the pSConfig template, and delivery to the archive. All of
+//! it only if it is configured.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::routing::get;
+use axum::{Json, Router};
+use culvert_perfsonar::archive::{PAUSE_MAX, PAUSE_MIN};
+use culvert_perfsonar::psconfig::Template;
+use culvert_perfsonar::responder::{serve_control, serve_stamp};
+use culvert_perfsonar::socket::ProbeSocket;
+use tokio::net::TcpListener;
+
+use super::publish;
+use crate::node::Node;
+
+/// Where the template is.
+pub const TEMPLATE_PATH: &str = "/psconfig/culvert.json";
+/// How often the spool is looked at when nothing waits.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Starts what is configured.
+///
+/// # Errors
+/// In words: an address that cannot be bound, a file that cannot be read.
+pub async fn start(node: &Arc<Node>) -> Result<(), String> {
+    let settings = node.path.settings();
+    if let Some(table) = &settings.responder {
+        let config = table.config()?;
+        if let Some(address) = table.stamp {
+            let socket = ProbeSocket::bind(address)
+                .map_err(|error| cannot_listen("STAMP and TWAMP-Light", "stamp", address, &error))?;
+            let (config, counters) = (config.clone(), node.path.counters.clone());
+            tokio::spawn(async move {
+                if let Err(error) = serve_stamp(socket, &config, counters).await {
+                    eprintln!("culvert: STAMP is not answered any more: {error}");
+                }
+            });
+        }
+        if let Some(address) = table.twamp {
+            let listener = TcpListener::bind(address)
+                .await
+                .map_err(|error| cannot_listen("TWAMP-Control", "twamp", address, &error))?;
+            tokio::spawn(serve_control(listener, config, node.path.counters.clone()));
+        }
+    }
+    if let Some(table) = &settings.psconfig {
+        let listener = TcpListener::bind(table.listen).await.map_err(|error| {
+            format!(
+                "cannot listen for the pSConfig template on {}: {error}; choose another address in [psconfig] listen",
+                table.listen
+            )
+        })?;
+        let answers_twamp = settings.responder.as_ref().is_some_and(|responder| responder.twamp.is_some());
+        let archive = settings.archive.as_ref().map(|archive| archive.url.as_str());
+        let template = Template { address: &table.address, hosts: &table.hosts, answers_twamp, archive }.to_json();
+        let router = Router::new().route(TEMPLATE_PATH, get(move || async move { Json(template) }));
+        tokio::spawn(async move { drop(axum::serve(listener, router).await) });
+    }
+    if let Some(table) = &settings.archive {
+        let spool = publish::spool(&node.state, table)?;
+        let archive = publish::archive(&node.state, table, &node.name)?;
+        let state = node.state.clone();
+        tokio::spawn(async move {
+            let mut pause = PAUSE_MIN;
+            loop {
+                let (delivered, error) = archive.drain(&spool).await;
+                if delivered > 0 {
+                    pause = PAUSE_MIN;
+                    let host = archive
+                        .url
+                        .split("://")
+                        .nth(1)
+                        .and_then(|rest| rest.split('/').next())
+                        .unwrap_or_default()
+                        .to_owned();
+                    if let Ok(Some(pin)) = publish::keep_pin(&state, &host, archive.http.seen_pin()) {
+                        eprintln!("culvert: the key of the archive {host} is pinned: {pin}");
+                    }
+                }
+                match error {
+                    None => tokio::time::sleep(LOOK).await,
+                    Some(error) => {
+                        eprintln!(
+                            "culvert: {error}; {} documents wait, next try in {} s",
+                            spool.len(),
+                            pause.as_secs()
+                        );
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(PAUSE_MAX);
+                    }
+                }
+            }
+        });
+    }
+    Ok(())
+}
+
+fn cannot_listen(what: &str, key: &str, address: SocketAddr, error: &std::io::Error) -> String {
+    let hint = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need the capability net_bind_service, or choose a higher one"
+        }
+        std::io::ErrorKind::AddrInUse => "another program holds it (ss -lnp shows it)",
+        _ => "choose another address",
+    };
+    format!("cannot listen for {what} on {address}: {error}; {hint} ([responder] {key} in culvert.toml)")
+}

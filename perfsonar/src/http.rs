@@ -1,0 +1,364 @@
+//! A small HTTP client for pScheduler and archives: one request a connection, over TLS with a CA, with a pinned key, or explicitly
+//! without verification; bounded in time and size.
+//!
+//! perfSONAR hosts are shipped with self-signed certificates, so a pin that is taken at first use is the mode that works for most
+//! and still notices somebody in between later.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// Bytes of an answer that are read at most.
+pub const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Where distributions keep their CA certificates.
+const CA_FILES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// How a server's certificate is believed.
+#[derive(Clone, Debug)]
+pub enum Trust {
+    /// If a CA of this PEM file signed it; without a file, one of the host's own.
+    Ca(Option<std::path::PathBuf>),
+    /// If its key has this pin; without one, whatever it is, which the caller then keeps ([`Client::seen_pin`]).
+    Pin(Option<String>),
+    /// Always.
+    Insecure,
+}
+
+/// A request that has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// The address is none.
+    #[error("'{0}' is not an address: write for instance https://host.example.org")]
+    Url(String),
+    /// CA certificates cannot be read.
+    #[error("the CA certificates cannot be used: {0}")]
+    Ca(String),
+    /// Nobody is there.
+    #[error("cannot connect to {to}: {reason}")]
+    Connect {
+        /// To whom.
+        to: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The certificate is not believed.
+    #[error("{to} shows a certificate that is not trusted: {reason}")]
+    Certificate {
+        /// Who.
+        to: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The pin is another.
+    #[error(
+        "the key of {to} has CHANGED: {expected} was pinned, {found} is shown; either it was set up anew, or somebody is in between"
+    )]
+    PinChanged {
+        /// Whose.
+        to: String,
+        /// What was pinned.
+        expected: String,
+        /// What is shown.
+        found: String,
+    },
+    /// It takes too long.
+    #[error("{to} does not answer within {seconds} s")]
+    TimeOut {
+        /// Who.
+        to: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The answer is too long.
+    #[error("the answer of {to} has more than {} MiB: it is not what was asked for", ANSWER_BYTES_MAX >> 20)]
+    TooLong {
+        /// Whose.
+        to: String,
+    },
+    /// The conversation broke.
+    #[error("the connection to {to} broke: {reason}")]
+    Broken {
+        /// With whom.
+        to: String,
+        /// How.
+        reason: String,
+    },
+}
+
+impl HttpError {
+    /// Whether another try may succeed.
+    #[must_use]
+    pub const fn is_temporary(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::TimeOut { .. } | Self::Broken { .. })
+    }
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its body.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The beginning of the body as text, for errors.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(600)]);
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The client.
+#[derive(Clone, Debug)]
+pub struct Client {
+    tls: Arc<ClientConfig>,
+    expected_pin: Option<String>,
+    seen_pin: Arc<Mutex<Option<String>>>,
+    timeout: Duration,
+}
+
+impl Client {
+    /// A client; each request may take `timeout`.
+    ///
+    /// # Errors
+    /// [`HttpError::Ca`].
+    ///
+    /// # Panics
+    /// If the cryptography's provider does not support TLS 1.2 and 1.3, which its tests exclude.
+    pub fn new(trust: &Trust, timeout: Duration) -> Result<Self, HttpError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let seen_pin = Arc::new(Mutex::new(None));
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .expect("the provider supports TLS 1.2 and 1.3");
+        let (config, expected_pin) = match trust {
+            Trust::Ca(file) => (builder.with_root_certificates(roots(file.as_deref())?).with_no_client_auth(), None),
+            Trust::Pin(_) | Trust::Insecure => {
+                let expected = if let Trust::Pin(pin) = trust { pin.clone() } else { None };
+                let verifier = PinVerifier { provider, expected: expected.clone(), seen: seen_pin.clone() };
+                (
+                    builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth(),
+                    expected,
+                )
+            }
+        };
+        Ok(Self { tls: Arc::new(config), expected_pin, seen_pin, timeout })
+    }
+
+    /// The pin of the key that was last shown.
+    #[must_use]
+    pub fn seen_pin(&self) -> Option<String> {
+        self.seen_pin.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes a request and reads the whole answer.
+    ///
+    /// # Errors
+    /// [`HttpError`]. A status that says no is an answer, not an error.
+    pub async fn request(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, String)],
+        body: Vec<u8>,
+        wait: Duration,
+    ) -> Result<Answer, HttpError> {
+        let limit = self.timeout + wait;
+        let to = authority(url);
+        let made = tokio::time::timeout(limit, self.request_now(method, url, headers, body)).await;
+        made.unwrap_or(Err(HttpError::TimeOut { to, seconds: limit.as_secs() }))
+    }
+
+    async fn request_now(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, String)],
+        body: Vec<u8>,
+    ) -> Result<Answer, HttpError> {
+        let bad = || HttpError::Url(url.to_owned());
+        let uri: Uri = url.parse().map_err(|_| bad())?;
+        let host = uri.host().ok_or_else(bad)?.trim_matches(['[', ']']).to_owned();
+        let is_tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(bad()),
+        };
+        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let to = authority(url);
+        let connect = |reason: String| HttpError::Connect { to: to.clone(), reason };
+        let tcp = TcpStream::connect((host.as_str(), port)).await.map_err(|error| connect(error.to_string()))?;
+        let mut request = Request::builder().method(method).uri(uri.path_and_query().map_or("/", |path| path.as_str()));
+        let shown_host = uri.authority().map_or(host.as_str(), |authority| authority.as_str());
+        request = request
+            .header("host", shown_host)
+            .header("connection", "close")
+            .header("user-agent", concat!("culvert/", env!("CARGO_PKG_VERSION")));
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        let request = request.body(Full::<Bytes>::from(body)).map_err(|_| bad())?;
+        if !is_tls {
+            return exchange(tcp, request, &to).await;
+        }
+        let name = ServerName::try_from(host).map_err(|_| bad())?;
+        let stream = TlsConnector::from(self.tls.clone())
+            .connect(name, tcp)
+            .await
+            .map_err(|error| self.tls_error(&to, &error))?;
+        exchange(stream, request, &to).await
+    }
+
+    fn tls_error(&self, to: &str, error: &std::io::Error) -> HttpError {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let Some(rustls::Error::InvalidCertificate(reason)) = inner else {
+            return HttpError::Broken { to: to.to_owned(), reason: error.to_string() };
+        };
+        if let (Some(expected), Some(found)) = (self.expected_pin.clone(), self.seen_pin())
+            && expected != found
+        {
+            return HttpError::PinChanged { to: to.to_owned(), expected, found };
+        }
+        let hint = "its CA is not known here: name it (ca), pin the key (pin), or do without (insecure)";
+        let reason = match reason {
+            CertificateError::UnknownIssuer => hint.to_owned(),
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "it is another host's".to_owned()
+            }
+            other => format!("{other}; {hint}"),
+        };
+        HttpError::Certificate { to: to.to_owned(), reason }
+    }
+}
+
+/// Host and port of an address, without what may be secret.
+fn authority(url: &str) -> String {
+    let uri = url.parse::<Uri>().ok();
+    let authority = uri.as_ref().and_then(Uri::authority).map(hyper::http::uri::Authority::as_str);
+    authority.map_or_else(|| url.to_owned(), |authority| authority.rsplit('@').next().unwrap_or(authority).to_owned())
+}
+
+async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+    to: &str,
+) -> Result<Answer, HttpError> {
+    let broken = |error: &dyn std::fmt::Display| HttpError::Broken { to: to.to_owned(), reason: error.to_string() };
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    let driving = tokio::spawn(connection);
+    let answered = async {
+        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                HttpError::TooLong { to: to.to_owned() }
+            } else {
+                broken(&error)
+            }
+        })?;
+        Ok(Answer { status, body: body.to_bytes().to_vec() })
+    };
+    let answer = answered.await;
+    driving.abort();
+    answer
+}
+
+fn roots(file: Option<&std::path::Path>) -> Result<RootCertStore, HttpError> {
+    let path =
+        match file {
+            Some(file) => file.to_owned(),
+            None => CA_FILES.iter().map(std::path::PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
+                HttpError::Ca("this host has none; install ca-certificates, or name a file".to_owned())
+            })?,
+        };
+    let fail = |reason: String| HttpError::Ca(format!("{}: {reason}", path.display()));
+    let mut store = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(&path).map_err(|error| fail(error.to_string()))? {
+        let certificate = certificate.map_err(|error| fail(error.to_string()))?;
+        // A host's bundle may have one that webpki does not understand; a named file must be usable.
+        if let Err(error) = store.add(certificate)
+            && file.is_some()
+        {
+            return Err(fail(error.to_string()));
+        }
+    }
+    if store.is_empty() { Err(fail("it has no certificate".to_owned())) } else { Ok(store) }
+}
+
+/// The pin of a certificate: SHA-256 of its public key, so that a renewed certificate of the same key keeps it.
+#[must_use]
+pub fn pin_of(certificate: &CertificateDer<'_>) -> String {
+    use base64::Engine as _;
+    let key = ParsedCertificate::try_from(certificate).map(|parsed| parsed.subject_public_key_info().to_vec());
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_deref().unwrap_or(certificate));
+    format!("sha256/{}", base64::engine::general_purpose::STANDARD.encode(digest))
+}
+
+/// Believes a pinned key, or any.
+#[derive(Debug)]
+struct PinVerifier {
+    provider: Arc<CryptoProvider>,
+    expected: Option<String>,
+    seen: Arc<Mutex<Option<String>>>,
+}
+
+impl ServerCertVerifier for PinVerifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let pin = pin_of(certificate);
+        let is_expected = self.expected.as_ref().is_none_or(|expected| *expected == pin);
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(pin);
+        if is_expected {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(CertificateError::ApplicationVerificationFailure.into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,316 @@
+//! Looks for the available rate with short trains: doubles until the path objects, then halves the distance. Pure.
+//!
+//! A path objects by losing packets, by delivering them slower than they left, or by a queue that grows during the train. Trains
+//! are long against interrupt coalescing and GRO, which destroy the dispersion of pairs of packets above 10 Gb/s.
+
+use culvert_protocol::path::{TrainReceived, TrainSent};
+use serde::{Deserialize, Serialize};
+
+/// The first rate, unless the cap is lower.
+const START: u64 = 10_000_000;
+/// Trains of a ramp at most.
+const TRAINS_MAX: u32 = 24;
+/// The bounds are close enough when the upper one is below this part of the lower.
+const CLOSE: f64 = 1.08;
+/// How often the found rate is tried again.
+const CONFIRMATIONS: u32 = 2;
+/// Loss that a train may have.
+const LOSS_MAX: f64 = 0.005;
+/// A train that arrives slower than this part of its rate met its limit.
+const DELIVERED_MIN: f64 = 0.93;
+/// A sender that is slower than this part of what it should send is the limit itself.
+const SENT_MIN: f64 = 0.9;
+/// A queue that grows by less is noise, in microseconds, and as part of the train's length.
+const QUEUE_US_MIN: u64 = 1_500;
+const QUEUE_PART: f64 = 0.02;
+
+/// What keeps the rate from being higher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RampLimit {
+    /// The path, or the receiving host.
+    Path,
+    /// The sending host: the path may carry more.
+    Sender,
+    /// The rate that was permitted: the path may carry more.
+    Cap,
+    /// The time that was permitted.
+    Time,
+}
+
+/// How sure a rate is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confidence {
+    /// Bounds within 10 %, confirmed by repetition.
+    High,
+    /// Bounds within 25 %, or one confirmation failed.
+    Medium,
+    /// Wide bounds, few trains, or trains that contradict each other.
+    Low,
+}
+
+/// The available rate.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AvailableRate {
+    /// The highest rate that was carried without objection, in bits per second of IP packets.
+    pub bits_per_second: u64,
+    /// The lowest rate at which the path objected; none if it never did.
+    pub upper_bits_per_second: Option<u64>,
+    /// What an overdriven path delivered: the bottleneck's rate less cross traffic; none if it was never overdriven.
+    pub delivered_bits_per_second: Option<u64>,
+    /// What limits.
+    pub limit: RampLimit,
+    /// How sure.
+    pub confidence: Confidence,
+    /// Trains that were sent.
+    pub trains: u32,
+    /// Packets of all trains, and those that were lost, copied, overtaken.
+    pub packets: u64,
+    /// See `packets`.
+    pub lost: u64,
+}
+
+/// What one train says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Objection {
+    None,
+    Path,
+    Sender,
+}
+
+/// A ramp in progress.
+#[derive(Clone, Debug)]
+pub struct Ramp {
+    cap: u64,
+    next: Option<u64>,
+    low: u64,
+    high: Option<u64>,
+    delivered: Vec<u64>,
+    confirmations: u32,
+    contradictions: u32,
+    sender_limit: bool,
+    is_confirming: bool,
+    trains: u32,
+    packets: u64,
+    lost: u64,
+}
+
+impl Ramp {
+    /// A ramp up to `cap`, in bits per second.
+    #[must_use]
+    pub fn new(cap: u64) -> Self {
+        Self {
+            cap,
+            next: Some(START.min(cap)),
+            low: 0,
+            high: None,
+            delivered: Vec::new(),
+            confirmations: 0,
+            contradictions: 0,
+            sender_limit: false,
+            is_confirming: false,
+            trains: 0,
+            packets: 0,
+            lost: 0,
+        }
+    }
+
+    /// The rate of the next train; none when the ramp is over.
+    #[must_use]
+    pub fn next_rate(&self) -> Option<u64> {
+        self.next.filter(|_| self.trains < TRAINS_MAX)
+    }
+
+    /// Takes a train's fate into account.
+    pub fn note(&mut self, rate: u64, sent: &TrainSent, received: &TrainReceived) {
+        self.trains += 1;
+        self.packets += u64::from(sent.packets);
+        self.lost += u64::from(sent.packets.saturating_sub(received.packets));
+        let delivered = rate_of(received.bytes, received.duration_us);
+        let objection = judge(rate, sent, received);
+        if objection == Objection::Path && received.packets > 10 {
+            self.delivered.push(delivered);
+        }
+        if self.is_confirming {
+            match objection {
+                Objection::None => self.confirmations += 1,
+                Objection::Path | Objection::Sender => {
+                    self.contradictions += 1;
+                    // The rate was luck: less is safe.
+                    self.high = Some(self.low);
+                    self.low = self.low * 9 / 10;
+                }
+            }
+            self.next = (self.confirmations + self.contradictions < CONFIRMATIONS).then_some(self.low);
+            return;
+        }
+        match objection {
+            Objection::None => self.low = self.low.max(rate),
+            Objection::Sender => {
+                self.sender_limit = true;
+                let really = rate_of(sent.bytes, sent.duration_us);
+                self.low = self.low.max(really.min(delivered.max(1)));
+            }
+            Objection::Path => self.high = Some(self.high.map_or(rate, |high| high.min(rate))),
+        }
+        self.next = self.choose();
+    }
+
+    fn choose(&mut self) -> Option<u64> {
+        let confirm = |this: &mut Self| {
+            this.is_confirming = true;
+            (this.low > 0).then_some(this.low)
+        };
+        if self.sender_limit || self.low >= self.cap {
+            return confirm(self);
+        }
+        match self.high {
+            None => Some((self.low * 2).clamp(START.min(self.cap), self.cap)),
+            Some(high) if self.low == 0 => {
+                // Not even the first rate passes: what came through is a hint.
+                let hint = self.delivered.last().copied().unwrap_or(high / 4);
+                Some(hint.min(high / 2)).filter(|&rate| rate >= 100_000)
+            }
+            Some(high) if (high as f64) < self.low as f64 * CLOSE => confirm(self),
+            Some(high) => {
+                // What an overdriven path delivers is a good guess, if it lies between the bounds.
+                let between = |rate: u64| rate > self.low + self.low / 50 && rate < high - high / 50;
+                let guess = self.delivered.last().map(|rate| rate * 97 / 100).filter(|&rate| between(rate));
+                let middle = (self.low as f64 * high as f64).sqrt() as u64;
+                Some(guess.filter(|_| self.delivered.len() < 3).unwrap_or(middle))
+            }
+        }
+    }
+
+    /// What was found so far; none if no train passed.
+    #[must_use]
+    pub fn result(&self, ran_out_of_time: bool) -> Option<AvailableRate> {
+        let mut delivered = self.delivered.clone();
+        delivered.sort_unstable();
+        let delivered_bits_per_second = delivered.get(delivered.len() / 2).copied();
+        // What an overdriven path delivers is all that it can: a queue that one train fills hides a few percent.
+        let delivered_when_over = delivered_bits_per_second.filter(|_| self.high.is_some());
+        let bits_per_second = if self.low > 0 {
+            delivered_when_over.map_or(self.low, |most| self.low.min(most))
+        } else {
+            delivered_bits_per_second?
+        };
+        let limit = match () {
+            () if self.high.is_some() => RampLimit::Path,
+            () if self.sender_limit => RampLimit::Sender,
+            () if self.low >= self.cap => RampLimit::Cap,
+            () if ran_out_of_time => RampLimit::Time,
+            () => RampLimit::Path,
+        };
+        let spread = self.high.map_or(1.0, |high| high as f64 / self.low.max(1) as f64);
+        let confidence = match self.contradictions {
+            0 if self.confirmations >= CONFIRMATIONS && spread < 1.12 => Confidence::High,
+            0 | 1 if self.confirmations > 0 && spread < 1.3 => Confidence::Medium,
+            _ => Confidence::Low,
+        };
+        let upper_bits_per_second = self.high;
+        let (trains, packets, lost) = (self.trains, self.packets, self.lost);
+        Some(AvailableRate {
+            bits_per_second,
+            upper_bits_per_second,
+            delivered_bits_per_second,
+            limit,
+            confidence,
+            trains,
+            packets,
+            lost,
+        })
+    }
+}
+
+/// Bits per second.
+#[must_use]
+pub fn rate_of(bytes: u64, duration_us: u64) -> u64 {
+    if duration_us == 0 { 0 } else { (bytes as f64 * 8e6 / duration_us as f64) as u64 }
+}
+
+fn judge(rate: u64, sent: &TrainSent, received: &TrainReceived) -> Objection {
+    let sent_rate = rate_of(sent.bytes, sent.duration_us);
+    let loss = 1.0 - f64::from(received.packets) / f64::from(sent.packets.max(1));
+    let grown_us = u64::from(received.late_delay_us.saturating_sub(received.early_delay_us));
+    let is_queued = grown_us > QUEUE_US_MIN && grown_us as f64 > sent.duration_us as f64 * QUEUE_PART;
+    // A few packets' dispersion says nothing about a rate.
+    let is_slow = received.packets >= 10
+        && (rate_of(received.bytes, received.duration_us) as f64) < sent_rate as f64 * DELIVERED_MIN;
+    if loss > LOSS_MAX || is_queued || is_slow {
+        return Objection::Path;
+    }
+    if (sent_rate as f64) < rate as f64 * SENT_MIN || sent.failed > 0 { Objection::Sender } else { Objection::None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A path of `capacity` with a buffer of `buffer_us`, and a sender that manages `sender`.
+    fn train(rate: u64, capacity: u64, sender: u64, buffer_us: u64) -> (TrainSent, TrainReceived) {
+        let duration_us = 100_000;
+        let real = rate.min(sender);
+        let bytes = real / 8 * duration_us / 1_000_000;
+        let packets = (bytes / 1_500) as u32;
+        let sent = TrainSent { packets, bytes, duration_us, failed: 0 };
+        let excess = real.saturating_sub(capacity);
+        let queue_us = (duration_us as f64 * excess as f64 / capacity as f64) as u64;
+        let carried = if queue_us > buffer_us { capacity / 8 * (duration_us + buffer_us) / 1_000_000 } else { bytes };
+        let received = TrainReceived {
+            packets: (carried / 1_500) as u32,
+            bytes: carried,
+            duration_us: duration_us + queue_us.min(buffer_us),
+            late_delay_us: (queue_us.min(buffer_us) * 7 / 8) as u32,
+            early_delay_us: (queue_us.min(buffer_us) / 8) as u32,
+            ..TrainReceived::default()
+        };
+        (sent, received)
+    }
+
+    fn ramp(cap: u64, capacity: u64, sender: u64, buffer_us: u64) -> AvailableRate {
+        let mut ramp = Ramp::new(cap);
+        while let Some(rate) = ramp.next_rate() {
+            assert!(rate <= cap, "{rate} exceeds the cap of {cap}");
+            let (sent, received) = train(rate, capacity, sender, buffer_us);
+            ramp.note(rate, &sent, &received);
+        }
+        ramp.result(false).unwrap()
+    }
+
+    #[test]
+    fn the_cap_and_the_sender_are_not_taken_for_the_path() {
+        let free = ramp(1_000_000_000, 100_000_000_000, 100_000_000_000, 1_000);
+        assert_eq!(
+            (free.bits_per_second, free.limit, free.confidence),
+            (1_000_000_000, RampLimit::Cap, Confidence::High)
+        );
+        let slow = ramp(100_000_000_000, 100_000_000_000, 3_000_000_000, 1_000);
+        assert_eq!(slow.limit, RampLimit::Sender);
+        assert!((2_500_000_000..=3_000_000_000).contains(&slow.bits_per_second), "{slow:?}");
+    }
+
+    #[test]
+    fn a_dead_path_ends_the_ramp() {
+        let mut ramp = Ramp::new(1_000_000_000);
+        let mut trains = 0;
+        while let Some(rate) = ramp.next_rate() {
+            let (sent, _) = train(rate, 1, rate, 0);
+            ramp.note(rate, &sent, &TrainReceived::default());
+            trains += 1;
+        }
+        assert!(trains < 10 && ramp.result(false).is_none(), "{trains} trains");
+    }
+
+    proptest! {
+        #[test]
+        fn the_capacity_is_found(capacity in 1_000_000..50_000_000_000u64, buffer_us in 0..200_000u64) {
+            let found = ramp(100_000_000_000, capacity, 200_000_000_000, buffer_us);
+            let part = found.bits_per_second as f64 / capacity as f64;
+            prop_assert!((0.85..=1.05).contains(&part), "{part} of the capacity: {found:?}");
+            prop_assert_eq!(found.limit, RampLimit::Path);
+        }
+    }
+}

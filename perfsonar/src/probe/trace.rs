@@ -1,0 +1,250 @@
+//! Routes: probes whose TTL is used up on the way, and who says so. No privileges: errors come through the socket (`IP_RECVERR`).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use culvert_protocol::path::{HOPS_MAX, Hop, Route};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::Stop;
+use crate::clock::{ClockQuality, now_ns};
+use crate::kernel_calls::set_option;
+use crate::socket::{MEASUREMENT_TTL, PathError, ProbeSocket, receive_error};
+use crate::stamp::sender::SenderConfig;
+use crate::stamp::{Authentication, SenderSession};
+
+/// Tries for each hop.
+const TRIES: u32 = 2;
+/// After so many silent hops in a row the rest is silent too, or the far end does not answer.
+const SILENT_MAX: u32 = 6;
+/// Bytes of an ICMP probe.
+const ICMP_BYTES: usize = 40;
+
+/// What one probe met.
+enum Met {
+    /// A router, or the far host with an error.
+    Somebody(PathError, f64),
+    /// The far end itself, after so many microseconds.
+    FarEnd(f64),
+    Nobody,
+}
+
+fn follow(far_end: IpAddr, stop: &Stop, mut probe: impl FnMut(u8) -> io::Result<Met>) -> io::Result<Route> {
+    let mut route = Route::default();
+    let mut silent = 0;
+    for ttl in 1..=HOPS_MAX {
+        let mut hop = Hop { ttl, address: None, rtt_us: None, icmp: None, mtu: None };
+        for _ in 0..TRIES {
+            match probe(ttl)? {
+                Met::FarEnd(rtt_us) => {
+                    (hop.address, hop.rtt_us) = (Some(far_end), Some(rtt_us));
+                    route.reached = true;
+                }
+                Met::Somebody(error, rtt_us) => {
+                    (hop.address, hop.rtt_us) = (error.from, Some(rtt_us));
+                    // 11.0 and 3.0 (IPv6) say that the TTL was used up, which is what was asked for.
+                    let used_up =
+                        matches!((far_end.is_ipv4(), error.icmp), (true, Some((11, _))) | (false, Some((3, _))));
+                    hop.icmp = error.icmp.filter(|_| !used_up);
+                    hop.mtu = (error.errno == libc::EMSGSIZE && error.mtu > 0).then_some(error.mtu);
+                    // The far host without a listener says that its port is closed: it is reached all the same.
+                    route.reached = error.from == Some(far_end) && !used_up;
+                }
+                Met::Nobody => continue,
+            }
+            break;
+        }
+        silent = if hop.address.is_some() { 0 } else { silent + 1 };
+        let is_last = route.reached || hop.icmp.is_some();
+        route.hops.push(hop);
+        if is_last || silent >= SILENT_MAX || stop.is_stopped() {
+            break;
+        }
+    }
+    // Silent hops at the end say nothing.
+    while !route.reached && route.hops.last().is_some_and(|hop| hop.address.is_none()) && route.hops.len() > 1 {
+        route.hops.pop();
+    }
+    Ok(route)
+}
+
+/// Traces with the probes' own ports, so that routers that share load by ports choose the same way (Paris traceroute). The far end
+/// reflects.
+///
+/// # Errors
+/// The operating system's.
+pub fn udp(
+    socket: &ProbeSocket,
+    authentication: &Authentication,
+    number: u16,
+    far_end: SocketAddr,
+    timeout: Duration,
+    stop: &Stop,
+) -> io::Result<Route> {
+    socket.keep_errors()?;
+    let config = SenderConfig { authentication: authentication.clone(), ..SenderConfig::stamp(number) };
+    let mut session = SenderSession::new(config, ClockQuality::here());
+    let (mut packet, mut buffer) = (Vec::new(), vec![0; 4_096]);
+    // What is left of earlier steps.
+    while socket.receive_error(&mut buffer)?.is_some() {}
+    let route = follow(far_end.ip(), stop, |ttl| {
+        socket.set_ttl(ttl.into())?;
+        let sent_ns = now_ns();
+        session.next_request(sent_ns, &mut packet);
+        match socket.send(&packet) {
+            Err(error) if super::echo::is_passing(&error) => {}
+            sent => drop(sent?),
+        }
+        let until = Instant::now() + timeout;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            if let Some(error) = socket.receive_error(&mut buffer)? {
+                // Of an earlier probe, if the packet is there to tell.
+                let is_other = error.bytes >= 4 && buffer[..4] != packet[..4];
+                if !is_other {
+                    return Ok(Met::Somebody(error, (error.at_ns - sent_ns) as f64 / 1e3));
+                }
+            }
+            // In pieces: an error does not always wake the receiver.
+            socket.set_timeout(Some(left.min(Duration::from_millis(5))))?;
+            match socket.receive(&mut buffer) {
+                Ok(received) => {
+                    if let Ok(trip) = session.receive(&buffer[..received.bytes], received.at_ns)
+                        && trip.sequence + 1 == session.sent()
+                    {
+                        return Ok(Met::FarEnd(trip.rtt_ns as f64 / 1e3));
+                    }
+                }
+                Err(error) if super::echo::is_passing(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Met::Nobody)
+    });
+    socket.set_ttl(MEASUREMENT_TTL)?;
+    route
+}
+
+/// Traces with ICMP echoes, where this user may send them (`net.ipv4.ping_group_range`), or as root.
+///
+/// # Errors
+/// The operating system's: `PermissionDenied` if this user may not.
+pub fn icmp(far_end: IpAddr, timeout: Duration, stop: &Stop) -> io::Result<Route> {
+    let (domain, protocol, request, reply) = match far_end {
+        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8u8, 0u8),
+        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128, 129),
+    };
+    let (socket, is_raw) = match Socket::new(domain, Type::DGRAM, Some(protocol)) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM)) => {
+            (Socket::new(domain, Type::RAW, Some(protocol))?, true)
+        }
+        socket => (socket?, false),
+    };
+    let keep =
+        if far_end.is_ipv4() { (libc::IPPROTO_IP, libc::IP_RECVERR) } else { (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) };
+    set_option(socket.as_fd(), keep.0, keep.1, 1)?;
+    socket.connect(&SocketAddr::new(far_end, 0).into())?;
+    let mut sequence = 0u16;
+    let identifier = (std::process::id() as u16).to_be_bytes();
+    let mut buffer = vec![0; 4_096];
+    follow(far_end, stop, |ttl| {
+        if far_end.is_ipv4() {
+            socket.set_ttl_v4(ttl.into())?;
+        } else {
+            socket.set_unicast_hops_v6(ttl.into())?;
+        }
+        sequence += 1;
+        let mut packet = [0; ICMP_BYTES];
+        packet[0] = request;
+        packet[4..6].copy_from_slice(&identifier);
+        packet[6..8].copy_from_slice(&sequence.to_be_bytes());
+        let sum = checksum(&packet);
+        packet[2..4].copy_from_slice(&sum.to_be_bytes());
+        let sent = Instant::now();
+        match socket.send(&packet) {
+            Err(error) if super::echo::is_passing(&error) => {}
+            result => drop(result?),
+        }
+        while sent.elapsed() < timeout {
+            if let Some(error) = receive_error(socket.as_fd(), &mut buffer)? {
+                return Ok(Met::Somebody(error, sent.elapsed().as_secs_f64() * 1e6));
+            }
+            socket.set_read_timeout(Some(Duration::from_millis(5)))?;
+            match io::Read::read(&mut &socket, &mut buffer) {
+                Ok(bytes) => {
+                    // A raw IPv4 socket gets the IP header too.
+                    let begin = if is_raw && far_end.is_ipv4() { usize::from(buffer[0] & 0x0f) * 4 } else { 0 };
+                    let answer = buffer.get(begin..bytes).unwrap_or(&[]);
+                    let is_ours = !is_raw || answer.get(4..6) == Some(&identifier);
+                    if answer.first() == Some(&reply) && answer.get(6..8) == Some(&sequence.to_be_bytes()) && is_ours {
+                        return Ok(Met::FarEnd(sent.elapsed().as_secs_f64() * 1e6));
+                    }
+                }
+                Err(error) if super::echo::is_passing(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Met::Nobody)
+    })
+}
+
+/// The Internet checksum (RFC 1071). The kernel fills ICMPv6's in itself.
+fn checksum(bytes: &[u8]) -> u16 {
+    let sum = bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
+        .sum::<u32>();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::reflect;
+    use culvert_protocol::path::ReplySize;
+
+    #[test]
+    fn checksums_are_the_internets() {
+        assert_eq!(checksum(&[0, 1, 0xf2, 3, 0xf4, 0xf5, 0xf6, 0xf7]), !0xddf2);
+        assert_eq!(checksum(&[1]), !0x0100);
+    }
+
+    #[test]
+    fn loopback_is_one_hop() {
+        let far = ProbeSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = far.local_address().unwrap();
+        let (key, stop) = (super::super::authentication(b"secret"), Stop::default());
+        let (theirs, stopped) = (key.clone(), stop.clone());
+        let plan = reflect::ReflectPlan {
+            number: 4,
+            reply: ReplySize::Short,
+            partner: address.ip(),
+            packets_per_second_max: 1_000,
+            until: Instant::now() + Duration::from_secs(20),
+        };
+        let reflecting = std::thread::spawn(move || reflect::run(&far, &theirs, &plan, &stopped));
+        let socket = ProbeSocket::towards(address).unwrap();
+        let route = udp(&socket, &key, 4, address, Duration::from_secs(2), &Stop::default()).unwrap();
+        stop.stop();
+        reflecting.join().unwrap().unwrap();
+        assert!(route.reached && route.hops.len() == 1, "{route:?}");
+        assert_eq!(route.hops[0].address, Some(address.ip()));
+        // A closed port is reached too.
+        let closed = ProbeSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap().local_address().unwrap();
+        let socket = ProbeSocket::towards(closed).unwrap();
+        let route = udp(&socket, &key, 4, closed, Duration::from_secs(2), &Stop::default()).unwrap();
+        assert!(route.reached && route.hops[0].icmp == Some((3, 3)), "{route:?}");
+    }
+
+    #[test]
+    fn icmp_needs_no_listener() {
+        for far_end in ["127.0.0.1", "::1"] {
+            match icmp(far_end.parse().unwrap(), Duration::from_secs(2), &Stop::default()) {
+                Ok(route) => assert!(route.reached && route.hops.len() == 1, "{far_end}: {route:?}"),
+                Err(error) => eprintln!("skipped: ICMP to {far_end}: {error}"),
+            }
+        }
+    }
+}

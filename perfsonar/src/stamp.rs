@@ -1,0 +1,12 @@
+//! STAMP (RFC 8762) with the extensions of RFC 8972: packets, a session's sender and its reflector. Pure: no socket, no clock.
+//!
+//! TWAMP-Light and TWAMP-Test in unauthenticated mode have the same base packets, so the reflector answers them too (RFC 8762 4.6).
+
+pub mod packet;
+pub mod reflector;
+pub mod sender;
+pub mod tlv;
+
+pub use packet::{Authentication, PacketError, Reflected, Request};
+pub use reflector::{Reflector, ReflectorLimits};
+pub use sender::{Rejection, RoundTrip, SenderSession, SessionResult};

@@ -1,0 +1,150 @@
+//! Sequence numbers as they arrive: which are new, late, copies, or not believable.
+
+use super::Delivery;
+
+/// Sequence numbers that are remembered, to tell copies from late packets.
+const WINDOW: u32 = 1 << 16;
+/// Sequence numbers do not skip further than this; what does comes from somewhere else.
+const JUMP_MAX: u32 = 1 << 24;
+
+/// What an arrival is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// The expected one, or one after a gap.
+    InOrder,
+    /// A new one that was overtaken.
+    Late,
+    /// A copy, or too old to tell.
+    Duplicate,
+    /// A number that skips too far.
+    Jump,
+}
+
+/// Follows the sequence numbers of one direction, beginning with 0.
+#[derive(Clone, Debug)]
+pub struct SequenceTracker {
+    next: u32,
+    seen: Vec<u64>,
+    received: u64,
+    duplicates: u64,
+    reordered: u64,
+    jumps: u64,
+}
+
+impl Default for SequenceTracker {
+    fn default() -> Self {
+        let seen = vec![0; WINDOW as usize / 64];
+        Self { next: 0, seen, received: 0, duplicates: 0, reordered: 0, jumps: 0 }
+    }
+}
+
+impl SequenceTracker {
+    /// Takes an arrival into account.
+    pub fn note(&mut self, sequence: u32) -> Arrival {
+        if sequence >= self.next {
+            let skipped = sequence - self.next;
+            if skipped > JUMP_MAX {
+                self.jumps += 1;
+                return Arrival::Jump;
+            }
+            if skipped >= WINDOW {
+                self.seen.fill(0);
+            } else {
+                (self.next..=sequence).for_each(|number| self.forget(number));
+            }
+            self.mark(sequence);
+            self.next = sequence.saturating_add(1);
+            self.received += 1;
+            return Arrival::InOrder;
+        }
+        if self.next - sequence > WINDOW || self.is_marked(sequence) {
+            self.duplicates += 1;
+            return Arrival::Duplicate;
+        }
+        self.mark(sequence);
+        self.received += 1;
+        self.reordered += 1;
+        Arrival::Late
+    }
+
+    /// One more than the greatest number seen.
+    #[must_use]
+    pub const fn expected_next(&self) -> u32 {
+        self.next
+    }
+
+    /// Numbers that skipped too far.
+    #[must_use]
+    pub const fn jumps(&self) -> u64 {
+        self.jumps
+    }
+
+    /// The counts, of `sent` packets.
+    #[must_use]
+    pub fn delivery(&self, sent: u64) -> Delivery {
+        Delivery { sent, received: self.received, duplicates: self.duplicates, reordered: self.reordered }
+    }
+
+    fn slot(sequence: u32) -> (usize, u64) {
+        let at = sequence % WINDOW;
+        ((at / 64) as usize, 1 << (at % 64))
+    }
+
+    fn mark(&mut self, sequence: u32) {
+        let (word, bit) = Self::slot(sequence);
+        self.seen[word] |= bit;
+    }
+
+    fn forget(&mut self, sequence: u32) {
+        let (word, bit) = Self::slot(sequence);
+        self.seen[word] &= !bit;
+    }
+
+    fn is_marked(&self, sequence: u32) -> bool {
+        let (word, bit) = Self::slot(sequence);
+        self.seen[word] & bit != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn late_packets_copies_and_jumps_are_told_apart() {
+        let mut tracker = SequenceTracker::default();
+        let arrivals: Vec<_> = [0, 1, 3, 2, 2, 3, 4, 4_000_000_000].map(|number| tracker.note(number)).into();
+        use Arrival::{Duplicate, InOrder, Jump, Late};
+        assert_eq!(arrivals, [InOrder, InOrder, InOrder, Late, Duplicate, Duplicate, InOrder, Jump]);
+        assert_eq!(tracker.delivery(6), Delivery { sent: 6, received: 5, duplicates: 2, reordered: 1 });
+        assert_eq!((tracker.jumps(), tracker.expected_next()), (1, 5));
+    }
+
+    proptest! {
+        #[test]
+        fn counts_are_those_of_a_set(numbers in proptest::collection::vec(0..2_000u32, 0..500)) {
+            let mut tracker = SequenceTracker::default();
+            let mut set = HashSet::new();
+            let (mut late, mut highest) = (0, None);
+            for &number in &numbers {
+                tracker.note(number);
+                if set.insert(number) && highest.is_some_and(|highest| number < highest) {
+                    late += 1;
+                }
+                highest = highest.max(Some(number));
+            }
+            let counted = tracker.delivery(2_000);
+            prop_assert_eq!(counted.received, set.len() as u64);
+            prop_assert_eq!(counted.duplicates, (numbers.len() - set.len()) as u64);
+            prop_assert_eq!(counted.reordered, late);
+        }
+
+        #[test]
+        fn any_numbers_are_taken(numbers: Vec<u32>) {
+            let mut tracker = SequenceTracker::default();
+            numbers.iter().for_each(|&number| { tracker.note(number); });
+        }
+    }
+}

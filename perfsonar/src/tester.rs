@@ -1,0 +1,195 @@
+//! Measures to others: a STAMP or TWAMP-Light reflector, or a TWAMP server.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use crate::clock::{ClockQuality, now_ns};
+use crate::socket::{AsyncProbeSocket, ProbeSocket};
+use crate::stamp::sender::SenderConfig;
+use crate::stamp::{SenderSession, SessionResult};
+use crate::twamp::messages::{
+    ControlError, SessionRequest, accepted_port, check_server_start, check_start_ack, set_up_response, start_sessions,
+    stop_sessions,
+};
+
+/// How long each step of a conversation may take.
+const STEP: Duration = Duration::from_secs(10);
+/// Packets of a measurement at most.
+pub const PACKETS_MAX: u32 = 100_000_000;
+/// The shortest interval between packets.
+pub const INTERVAL_MIN: Duration = Duration::from_micros(20);
+
+/// How a measurement is made.
+#[derive(Clone, Debug)]
+pub struct Measurement {
+    /// How many packets.
+    pub packets: u32,
+    /// From one to the next.
+    pub interval: Duration,
+    /// How long the last answer is waited for.
+    pub wait: Duration,
+    /// DSCP of the packets.
+    pub dscp: u8,
+}
+
+impl Default for Measurement {
+    fn default() -> Self {
+        Self { packets: 100, interval: Duration::from_millis(100), wait: Duration::from_secs(2), dscp: 0 }
+    }
+}
+
+/// A measurement that gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum MeasurementError {
+    /// The operating system, or the network.
+    #[error("cannot measure to {to}: {error}{}", hint(.error))]
+    Os {
+        /// To whom.
+        to: SocketAddr,
+        /// Why not.
+        error: io::Error,
+    },
+    /// Nobody answers the control connection.
+    #[error("{0} does not answer: is a TWAMP server running there, and is its TCP port open?")]
+    NoAnswer(SocketAddr),
+    /// The server refuses, or is none.
+    #[error("{to}: {error}")]
+    Control {
+        /// Who.
+        to: SocketAddr,
+        /// Why.
+        error: ControlError,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "; the port is closed: nothing listens there, or a firewall refuses",
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => "; there is no route to it",
+        _ => "",
+    }
+}
+
+/// Measures to a STAMP or TWAMP-Light reflector.
+///
+/// # Errors
+/// [`MeasurementError`]. Lost packets are a result, not an error; a closed port is an error.
+pub async fn measure(
+    to: SocketAddr,
+    config: SenderConfig,
+    how: &Measurement,
+) -> Result<SessionResult, MeasurementError> {
+    let os = |error| MeasurementError::Os { to, error };
+    let socket = ProbeSocket::towards(to).map_err(os)?;
+    run(socket, config, how).await.map_err(os)
+}
+
+/// Measures to a TWAMP server, with `padding_bytes` behind the 14 of a sender's packet.
+///
+/// # Errors
+/// [`MeasurementError`].
+pub async fn measure_twamp(
+    to: SocketAddr,
+    padding_bytes: u32,
+    how: &Measurement,
+) -> Result<SessionResult, MeasurementError> {
+    let os = |error| MeasurementError::Os { to, error };
+    let connecting = timeout(STEP, TcpStream::connect(to)).await;
+    let mut control = connecting.map_err(|_| MeasurementError::NoAnswer(to))?.map_err(os)?;
+    let answer =
+        set_up_response(&read(&mut control, to).await?).map_err(|error| MeasurementError::Control { to, error })?;
+    let refused = |error| MeasurementError::Control { to, error };
+    control.write_all(&answer).await.map_err(os)?;
+    check_server_start(&read(&mut control, to).await?).map_err(refused)?;
+    // Test packets leave from where the control connection does, so the server knows them.
+    let local = control.local_addr().map_err(os)?;
+    let socket = ProbeSocket::bind(SocketAddr::new(local.ip(), 0)).map_err(os)?;
+    let request = SessionRequest {
+        is_ipv6: to.is_ipv6(),
+        sender_port: socket.local_address().map_err(os)?.port(),
+        receiver_port: 0,
+        // Zero: those of the control connection, also behind address translation.
+        sender_address: crate::socket::any_address(to.is_ipv6(), 0).ip(),
+        receiver_address: crate::socket::any_address(to.is_ipv6(), 0).ip(),
+        padding_bytes,
+        timeout: [0, 0, 0, how.wait.as_secs().clamp(1, 10) as u8, 0, 0, 0, 0],
+        dscp: how.dscp,
+    };
+    control.write_all(&request.write()).await.map_err(os)?;
+    let port = accepted_port(&read(&mut control, to).await?).map_err(refused)?;
+    control.write_all(&start_sessions()).await.map_err(os)?;
+    check_start_ack(&read(&mut control, to).await?).map_err(refused)?;
+    socket.connect(SocketAddr::new(to.ip(), port)).map_err(os)?;
+    let result = run(socket, SenderConfig::twamp(padding_bytes as usize), how).await.map_err(os);
+    let _ = control.write_all(&stop_sessions(1)).await;
+    result
+}
+
+async fn read<const N: usize>(control: &mut TcpStream, to: SocketAddr) -> Result<[u8; N], MeasurementError> {
+    let mut message = [0; N];
+    match timeout(STEP, control.read_exact(&mut message)).await {
+        Ok(Ok(_)) => Ok(message),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            let error = ControlError::Malformed("it closes the connection before it says anything of use");
+            Err(MeasurementError::Control { to, error })
+        }
+        Ok(Err(error)) => Err(MeasurementError::Os { to, error }),
+        Err(_) => Err(MeasurementError::NoAnswer(to)),
+    }
+}
+
+async fn run(socket: ProbeSocket, config: SenderConfig, how: &Measurement) -> io::Result<SessionResult> {
+    socket.set_traffic_class(how.dscp << 2)?;
+    let socket = socket.with_runtime()?;
+    let mut session = SenderSession::new(config, ClockQuality::here());
+    let (mut packet, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+    let interval = how.interval.max(INTERVAL_MIN);
+    let begin = Instant::now();
+    for number in 0..how.packets.min(PACKETS_MAX) {
+        let due = begin + interval * number;
+        while receive(&socket, &mut session, &mut buffer, due).await? {}
+        sleep_until(due).await;
+        session.next_request(now_ns(), &mut packet);
+        match socket.get().send(&packet) {
+            // No room in the socket: the packet counts as lost, which is what it is.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // The error of an earlier packet: a closed port stays closed.
+            Err(error)
+                if error.kind() == io::ErrorKind::ConnectionRefused && session.result().round_trip.received == 0 =>
+            {
+                return Err(error);
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            sent => drop(sent?),
+        }
+    }
+    let last = Instant::now() + how.wait;
+    while session.result().round_trip.lost() > 0 && receive(&socket, &mut session, &mut buffer, last).await? {}
+    Ok(session.result())
+}
+
+/// Takes one answer; false when none came in time.
+async fn receive(
+    socket: &AsyncProbeSocket,
+    session: &mut SenderSession,
+    buffer: &mut [u8],
+    until: Instant,
+) -> io::Result<bool> {
+    let Ok(received) = timeout_at(until, socket.receive(buffer)).await else { return Ok(false) };
+    match received {
+        Ok(received) => {
+            // Answers that do not count are counted.
+            let _ = session.receive(&buffer[..received.bytes], received.at_ns);
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && session.result().round_trip.received == 0 => {
+            Err(error)
+        }
+        Err(_) => Ok(true),
+    }
+}

@@ -1,0 +1,30 @@
+//! Flows of other kinds that share the bottleneck.
+
+use crate::link::Batch;
+
+/// What an acknowledgement tells a sender.
+#[derive(Clone, Copy, Debug)]
+pub struct Acknowledgement {
+    /// When the packets that it acknowledges were sent.
+    pub sent_ns: u64,
+    /// How many arrived.
+    pub packets: f64,
+    /// How many before or among them were lost.
+    pub lost: f64,
+}
+
+/// A sender that is clocked by acknowledgements.
+pub trait CrossFlow: std::fmt::Debug {
+    /// An acknowledgement has come.
+    fn on_acknowledgement(&mut self, acknowledgement: &Acknowledgement, now_ns: u64);
+    /// How many packets it sends in the step that begins now.
+    fn send(&mut self, now_ns: u64, step_ns: u64) -> f64;
+    /// Bits per second at which it would send, for plots.
+    fn rate_bits_per_second(&self) -> f64;
+}
+
+/// A batch as the acknowledgement that it leads to.
+#[must_use]
+pub const fn acknowledgement_of(batch: &Batch) -> Acknowledgement {
+    Acknowledgement { sent_ns: batch.sent_ns, packets: batch.packets, lost: batch.lost }
+}

@@ -1,0 +1,500 @@
+//! `culvert path`: checks between real nodes, on loopback without privileges and over routers in network namespaces.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use culvert_tests::lab::missing;
+use culvert_tests::node::{Pair, RunningNode, wait_for};
+use culvert_tests::program::{Ran, command, is_installed, run};
+use culvert_tests::random::Random;
+use serde_json::Value;
+
+/// Options of a check that takes a few seconds and little of the machine.
+const QUICK: [&str; 7] = ["--seconds", "0.5", "--packets-per-second", "400", "--rate", "50M", "--json"];
+
+fn check(pair: &Pair, options: &[&str]) -> Ran {
+    let mut arguments = vec!["path", "check", "second"];
+    arguments.extend(options);
+    run(&pair.here, arguments)
+}
+
+fn write_config(pair: &Pair, name: &str, text: &str) -> String {
+    let path = pair.path(name);
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+fn start_with_config(pair: &Pair, text: &str) -> RunningNode {
+    let config = write_config(pair, "there.toml", text);
+    pair.start_with(&["--config", &config])
+}
+
+#[test]
+fn loopback_is_measured_without_privileges_and_remembered() {
+    let pair = Pair::new();
+    let node = pair.start();
+    let found = check(&pair, &QUICK).exits(0).json();
+    assert_eq!((found["partner"].as_str(), found["complete"].as_bool()), (Some("second"), Some(true)), "{found}");
+    for side in ["send", "receive"] {
+        let direction = &found[side];
+        assert_eq!(direction["delivery"]["sent"], 200, "{direction}");
+        assert_eq!(direction["delivery"]["received"], 200, "{direction}");
+        assert!(
+            direction["mtu"]["bytes"].as_u64().unwrap() > 60_000 && direction["mtu"]["limit"] == "interface",
+            "{direction}"
+        );
+        let rate = direction["rate"]["bits_per_second"].as_u64().unwrap();
+        assert!(rate > 1_000_000 && rate <= 50_000_000, "no faster than it was told: {direction}");
+        let route = &direction["route_udp"];
+        assert!(route["reached"] == true && route["hops"].as_array().unwrap().len() == 1, "{direction}");
+    }
+    assert!(found["rtt"]["min_us"].as_f64().unwrap() > 0.0 && found["rtt"]["count"] == 200);
+    let graded: Vec<&str> =
+        found["findings"].as_array().unwrap().iter().map(|finding| finding["what"].as_str().unwrap()).collect();
+    assert!(graded.contains(&"loss") && graded.contains(&"mtu") && graded.contains(&"rtt"), "{graded:?}");
+
+    let history = run(&pair.here, ["path", "history", "second"]).exits(0).out;
+    assert!(history.contains("to the partner") && history.contains("from the partner"), "{history}");
+    let lines = run(&pair.here, ["path", "history", "second", "--json"]).exits(0).out;
+    let record: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    assert_eq!((record["source"].as_str(), record["loss"].as_f64()), (Some("check"), Some(0.0)));
+    run(&pair.here, ["path", "history", "nobody"]).exits(3).says("nothing is known");
+
+    // The page for people.
+    let page = check(&pair, &["--seconds", "0.2", "--no-rate", "--no-trace"]).exits(0).out;
+    for part in ["Path to second", "round trip", "largest packet", "to the partner", "good"] {
+        assert!(page.contains(part), "'{part}' is not in:\n{page}");
+    }
+    drop(node);
+
+    // A node that runs with the asker's state shows the records in its metrics.
+    let arguments = ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "127.0.0.1:0"];
+    let node = RunningNode::start(&pair.here, &mut command(&pair.here, arguments));
+    assert!(
+        node.metric("culvert_path_rtt_seconds{direction=\"send\",peer=\"second\",quantile=\"0\"}") > 0.0,
+        "{}",
+        node.metrics()
+    );
+    assert!(node.metric("culvert_path_mtu_bytes{direction=\"receive\",peer=\"second\"}") > 60_000.0);
+    assert!(node.metrics().contains("culvert_path_loss_ratio{direction=\"send\",peer=\"second\"} 0\n"));
+}
+
+#[test]
+fn the_partners_permission_is_needed() {
+    let pair = Pair::new();
+    let node = start_with_config(&pair, "[path]\nanswer = false\n");
+    check(&pair, &QUICK).exits(4).says("does not permit path checks");
+    drop(node);
+    let node = start_with_config(&pair, "[path]\nrefuse = ['first']\n");
+    check(&pair, &QUICK).exits(4).says("does not permit path checks");
+    drop(node);
+    // What is permitted is kept to: a tenth of the rate that was asked for.
+    let _node = start_with_config(&pair, "[path]\nrate = '5M'\n");
+    let found = check(&pair, &QUICK).exits(0).json();
+    for side in ["send", "receive"] {
+        assert!(found[side]["rate"]["bits_per_second"].as_u64().unwrap() <= 5_000_000, "{}", found[side]);
+    }
+}
+
+#[test]
+fn strangers_and_mistakes_are_sentences() {
+    let pair = Pair::new();
+    let node = pair.start();
+    run(&pair.there, ["profile", "remove", "first"]).exits(0);
+    check(&pair, &QUICK).exits(4).says("does not know this node's key");
+    drop(node);
+    check(&pair, &QUICK).exits(5).says("cannot connect");
+    run(&pair.here, ["path", "check", "nobody"]).exits(3).says("nobody");
+    run(&pair.here, ["path", "check", "user@host"]).exits(2).says("ssh");
+    run(&pair.here, ["path", "check", "second", "--seconds", "forever"]).exits(2);
+    let config = write_config(&pair, "bad.toml", "[responder]\nallow = ['everybody']\n");
+    run(&pair.here, ["--config", &config, "path", "history"]).exits(7).says("not a network");
+    run(&pair.here, ["path", "stamp", "no-such-host.invalid"]).exits(3).says("has no address");
+    let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    run(&pair.here, ["path", "stamp", &closed, "--packets", "20", "--interval", "0.01"])
+        .exits(5)
+        .says("the port is closed");
+    run(&pair.here, ["path", "pscheduler", &format!("http://{closed}")]).exits(5).says("cannot connect");
+}
+
+#[test]
+fn a_check_that_runs_out_of_time_is_a_partial_result() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    let began = Instant::now();
+    let ran =
+        check(&pair, &["--seconds", "60", "--limit", "3", "--packets-per-second", "200", "--rate", "20M", "--json"])
+            .exits(6);
+    assert!(began.elapsed().as_secs() < 40, "a check of 3 s took {:?}", began.elapsed());
+    let found = ran.json();
+    assert_eq!(found["complete"], false);
+    assert!(
+        found["problems"].as_array().unwrap().iter().any(|problem| problem.as_str().unwrap().contains("time is up")),
+        "{found}"
+    );
+    assert!(found["rtt"]["count"].as_u64().unwrap() > 50);
+}
+
+/// Two hosts and a router between them, in namespaces: `10.97.1.1` and `fd97:1::1` on the near side, `10.97.2.2` and `fd97:2::2` on the
+/// far one. The near links have MTU 9000, the far ones 1500.
+struct Routed {
+    names: [String; 3],
+}
+
+fn ip(arguments: &[&str]) {
+    let output = Command::new("ip").args(arguments).output().unwrap();
+    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+impl Routed {
+    fn new() -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        if let Some(why) = missing() {
+            eprintln!("skipped: {why}");
+            return None;
+        }
+        let unique = format!("{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let names = ["n", "r", "f"].map(|side| format!("cvpath{side}{unique}"));
+        let this = Self { names };
+        let [near, router, far] = &this.names;
+        for name in &this.names {
+            ip(&["netns", "add", name]);
+            ip(&["-n", name, "link", "set", "lo", "up"]);
+        }
+        for (host, subnet, last, mtu, link) in [(near, "1", "1", "9000", "left"), (far, "2", "2", "1500", "right")] {
+            ip(&["-n", router, "link", "add", link, "type", "veth", "peer", "name", "up0", "netns", host]);
+            for (name, device, last) in [(host, "up0", last), (router, link, "9")] {
+                ip(&["-n", name, "addr", "add", &format!("10.97.{subnet}.{last}/24"), "dev", device]);
+                ip(&["-n", name, "-6", "addr", "add", &format!("fd97:{subnet}::{last}/64"), "dev", device, "nodad"]);
+                ip(&["-n", name, "link", "set", device, "mtu", mtu, "up"]);
+            }
+            ip(&["-n", host, "route", "add", "default", "via", &format!("10.97.{subnet}.9")]);
+            ip(&["-n", host, "-6", "route", "add", "default", "via", &format!("fd97:{subnet}::9")]);
+        }
+        this.tool(
+            1,
+            "sysctl",
+            &[
+                "-qw",
+                "net.ipv4.ip_forward=1",
+                "net.ipv6.conf.all.forwarding=1",
+                "net.ipv4.icmp_ratelimit=0",
+                "net.ipv6.icmp.ratelimit=0",
+            ],
+        );
+        Some(this)
+    }
+
+    fn inside(&self, side: usize, command: &Command) -> Command {
+        let mut inside = Command::new("ip");
+        inside.args(["netns", "exec", &self.names[side]]).arg(command.get_program()).args(command.get_args());
+        inside
+    }
+
+    fn tool(&self, side: usize, program: &str, arguments: &[&str]) {
+        let status = self.inside(side, Command::new(program).args(arguments)).status().unwrap();
+        assert!(status.success(), "{program} {arguments:?}");
+    }
+
+    fn start(&self, address: &str) -> (Pair, RunningNode) {
+        let pair = Pair::new();
+        let listen = ["node", "--listen", "[::]:7272", "--metrics", "off"];
+        let node = RunningNode::start(&pair.there, &mut self.inside(2, &command(&pair.there, listen)));
+        pair.meet(node.port);
+        run(&pair.here, ["profile", "edit", "second", "--address", &format!("{address}:7272")]).exits(0);
+        (pair, node)
+    }
+
+    fn check(&self, pair: &Pair, options: &[&str]) -> Ran {
+        self.inside(0, command(&pair.here, ["path", "check", "second"]).args(options)).output().unwrap().into()
+    }
+}
+
+impl Drop for Routed {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+    }
+}
+
+#[test]
+fn routes_and_mtus_of_both_directions_and_families() {
+    for (address, router_near, router_far, far, near) in [
+        ("10.97.2.2", "10.97.1.9", "10.97.2.9", "10.97.2.2", "10.97.1.1"),
+        ("[fd97:2::2]", "fd97:1::9", "fd97:2::9", "fd97:2::2", "fd97:1::1"),
+    ] {
+        let Some(lab) = Routed::new() else { return };
+        let (pair, _node) = lab.start(address);
+        let found = lab.check(&pair, &["--seconds", "0.5", "--no-rate", "--json"]).exits(0).json();
+        let hops = |side: &str, kind: &str| -> Vec<String> {
+            let hops = found[side][kind]["hops"].as_array().unwrap_or_else(|| panic!("{side} {kind}: {found}"));
+            hops.iter().map(|hop| hop["address"].as_str().unwrap_or("*").to_owned()).collect()
+        };
+        for kind in ["route_udp", "route_icmp"] {
+            assert_eq!(hops("send", kind), [router_near, far], "{kind}");
+            assert_eq!(hops("receive", kind), [router_far, near], "{kind}");
+        }
+        // To the partner a router has the smaller link and says so; from the partner the interface has it.
+        assert_eq!(
+            (found["send"]["mtu"]["bytes"].as_u64(), found["send"]["mtu"]["limit"].as_str()),
+            (Some(1_500), Some("packet_too_big")),
+            "{found}"
+        );
+        assert_eq!(
+            (found["receive"]["mtu"]["bytes"].as_u64(), found["receive"]["mtu"]["limit"].as_str()),
+            (Some(1_500), Some("interface")),
+            "{found}"
+        );
+        let ttl = found["rtt"]["count"].as_u64().unwrap();
+        assert!(ttl > 0);
+    }
+}
+
+#[test]
+fn a_black_hole_is_told_from_a_router_that_speaks() {
+    let Some(lab) = Routed::new() else { return };
+    let (pair, _node) = lab.start("10.97.2.2");
+    // The router's link takes 9000, its other end only 1500: what is larger vanishes.
+    lab.tool(1, "ip", &["link", "set", "right", "mtu", "9000"]);
+    let found = lab.check(&pair, &["--seconds", "0.3", "--no-rate", "--no-trace", "--json"]).exits(0).json();
+    let mtu = &found["send"]["mtu"];
+    // A veth end takes a VLAN tag's four bytes more.
+    assert!((1_500..=1_504).contains(&mtu["bytes"].as_u64().unwrap()) && mtu["limit"] == "black_hole", "{mtu}");
+    let bad = found["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|finding| finding["what"] == "mtu" && finding["grade"] == "bad");
+    assert!(bad, "{found}");
+}
+
+#[test]
+fn the_bottlenecks_rate_and_buffer_are_found_and_transfers_are_compared() {
+    let Some(lab) = Routed::new() else { return };
+    let (pair, _node) = lab.start("10.97.2.2");
+    let shaped = lab
+        .inside(
+            1,
+            Command::new("tc").args([
+                "qdisc", "add", "dev", "right", "root", "tbf", "rate", "100mbit", "burst", "16kb", "limit", "500000",
+            ]),
+        )
+        .status();
+    if !shaped.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this kernel has no tbf, or tc is not installed");
+        return;
+    }
+    let found = lab.check(&pair, &["--seconds", "0.5", "--no-trace", "--buffer", "--rate", "400M", "--json"]);
+    let found = found.json();
+    let rate = &found["send"]["rate"];
+    let bits = rate["bits_per_second"].as_f64().unwrap();
+    // tbf counts Ethernet headers too: 1514 bytes for 1500.
+    assert!((90e6..=104e6).contains(&bits) && rate["limit"] == "path", "{rate}");
+    let delivered = rate["delivered_bits_per_second"].as_f64().unwrap();
+    assert!((92e6..=106e6).contains(&delivered), "{rate}");
+    let buffer = found["send"]["buffer_bytes"].as_f64().unwrap_or_else(|| panic!("{found}"));
+    assert!((400e3..=600e3).contains(&buffer), "a buffer of 500 kB was measured as {buffer}");
+
+    // A record that says more than the path has now: the transfer says so.
+    let name = pair.here.join("paths/second.send.json");
+    let mut records: Value = serde_json::from_slice(&std::fs::read(&name).unwrap()).unwrap();
+    let last = records.as_array_mut().unwrap().last_mut().unwrap();
+    last["rate_bits_per_second"] = 10_000_000_000u64.into();
+    std::fs::write(&name, records.to_string()).unwrap();
+    let source = pair.path("source");
+    std::fs::write(&source, Random::new(7).bytes(40 << 20)).unwrap();
+    let destination = format!("second:{}", pair.shared.join("in").display());
+    let sent: Ran =
+        lab.inside(0, command(&pair.here, ["send", "--json"]).arg(&source).arg(destination)).output().unwrap().into();
+    let result = sent.exits(0);
+    let limited_by = result.json()["verdict"]["limited_by"].as_str().unwrap().to_owned();
+    if limited_by == "path" {
+        assert!(result.err.contains("warning: the transfer did") && result.err.contains("suspect"), "{}", result.err);
+    } else {
+        eprintln!("skipped: the transfer was limited by {limited_by}, so the path is not compared");
+    }
+    let history = run(&pair.here, ["path", "history", "second"]).exits(0).out;
+    assert!(history.contains("transfer"), "{history}");
+}
+
+/// An archive that answers with a status, and keeps what it took.
+fn archive(status: Arc<AtomicU32>) -> (String, Arc<Mutex<Vec<Value>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/logstash", listener.local_addr().unwrap());
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let kept = taken.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut request = Vec::new();
+            let mut buffer = [0; 65_536];
+            let body_at = loop {
+                let Ok(bytes @ 1..) = stream.read(&mut buffer) else { break None };
+                request.extend_from_slice(&buffer[..bytes]);
+                let Some(end) = request.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+                let head = String::from_utf8_lossy(&request[..end]).to_lowercase();
+                let length = head
+                    .lines()
+                    .find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok())
+                    .unwrap_or(0);
+                if request.len() >= end + 4 + length {
+                    break Some(end + 4);
+                }
+            };
+            let status = status.load(Ordering::Relaxed);
+            if let (Some(at), 200) = (body_at, status) {
+                kept.lock().unwrap().push(serde_json::from_slice(&request[at..]).unwrap());
+            }
+            let _ = write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        }
+    });
+    (url, taken)
+}
+
+#[test]
+fn checks_are_published_when_the_archive_is_back() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    let status = Arc::new(AtomicU32::new(503));
+    let (url, taken) = archive(status.clone());
+    let config = write_config(&pair, "here.toml", &format!("name = 'dtn1.example.org'\n[archive]\nurl = '{url}'\n"));
+    let ours = |arguments: &[&str]| run(&pair.here, ["--config", &config].into_iter().chain(arguments.iter().copied()));
+    ours(&["path", "publish"]).exits(9);
+    ours(&["path", "check", "second", "--seconds", "0.2", "--no-rate", "--json"]).exits(0);
+    ours(&["path", "publish"]).exits(5).says("503");
+    assert!(taken.lock().unwrap().is_empty());
+    status.store(200, Ordering::Relaxed);
+    // A running node delivers by itself.
+    let arguments = ["--config", &config, "node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "off"];
+    let node = RunningNode::start(&pair.here, &mut command(&pair.here, arguments));
+    let kinds = wait_for("the documents", || {
+        let taken = taken.lock().unwrap();
+        let kinds: Vec<String> =
+            taken.iter().map(|document| document["test"]["type"].as_str().unwrap().to_owned()).collect();
+        (kinds.len() >= 5).then_some(kinds)
+    });
+    assert_eq!(kinds, ["rtt", "mtu", "trace", "mtu", "trace"], "in the order in which they were made");
+    let document = taken.lock().unwrap()[0].clone();
+    assert_eq!(document["participants"], serde_json::json!(["dtn1.example.org", "second"]));
+    assert_eq!(document["result"]["succeeded"], true);
+    drop(node);
+    ours(&["path", "publish"]).exits(9);
+}
+
+fn get(address: &str, path: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn a_configured_node_answers_stamp_and_twamp_and_serves_its_template() {
+    let pair = Pair::new();
+    let (stamp, twamp, template) = (free_port(), free_port(), free_port());
+    let node = start_with_config(
+        &pair,
+        &format!(
+            "[responder]\nstamp = '127.0.0.1:{stamp}'\ntwamp = '127.0.0.1:{twamp}'\nallow = ['127.0.0.0/8']\n\
+             [psconfig]\nlisten = '127.0.0.1:{template}'\naddress = 'dtn1.example.org'\nhosts = ['ps1.example.org']\n"
+        ),
+    );
+    for (protocol, port) in [("stamp", stamp), ("twamp", twamp)] {
+        let host = format!("127.0.0.1:{port}");
+        let ran = run(
+            &pair.here,
+            ["path", protocol, &host, "--packets", "30", "--interval", "0.005", "--size", "300", "--json"],
+        );
+        let result = ran.exits(0).json();
+        assert_eq!(result["round_trip"]["received"], 30, "{protocol}: {result}");
+    }
+    assert_eq!(node.metric("culvert_path_responder_packets_total{result=\"reflected\"}"), 60.0);
+    let answer = get(&format!("127.0.0.1:{template}"), "/psconfig/culvert.json");
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let template: Value = serde_json::from_str(body).unwrap();
+    assert_eq!(template["addresses"]["culvert"]["address"], "dtn1.example.org");
+    assert_eq!(template["tests"]["culvert-latency"]["spec"]["protocol"], "twamp");
+    drop(node);
+    // Off unless configured.
+    let _node = pair.start();
+    let host = format!("127.0.0.1:{twamp}");
+    run(&pair.here, ["path", "twamp", &host]).exits(5).says("the port is closed");
+}
+
+/// Decodes what crosses loopback with Wireshark's dissectors.
+#[test]
+fn wireshark_finds_no_malformed_packet() {
+    if !is_installed("tshark") {
+        eprintln!("skipped: tshark is not installed");
+        return;
+    }
+    let Some(lab) = Routed::new() else { return };
+    // On the protocols' own port, within a namespace.
+    let pair = Pair::new();
+    let config = write_config(&pair, "there.toml", "[responder]\nstamp = '10.97.2.2:862'\ntwamp = '10.97.2.2:862'\n");
+    let arguments = ["--config", &config, "node", "--listen", "[::]:7272", "--metrics", "off"];
+    let _node = RunningNode::start(&pair.there, &mut lab.inside(2, &command(&pair.there, arguments)));
+    let capture = pair.path("capture.pcapng");
+    let log = pair.path("tshark.log");
+    let mut capturing = lab
+        .inside(0, Command::new("tshark").args(["-i", "up0", "-F", "pcapng", "-w"]).arg(&capture))
+        .stderr(std::fs::File::create(&log).unwrap())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("tshark", || std::fs::read_to_string(&log).ok().filter(|log| log.contains("Capture started")));
+    for protocol in ["twamp", "stamp"] {
+        let mut measure = command(
+            &pair.here,
+            ["path", protocol, "10.97.2.2", "--packets", "10", "--interval", "0.01", "--size", "100"],
+        );
+        let ran: Ran = lab.inside(0, measure.arg("--json")).output().unwrap().into();
+        assert_eq!(ran.exits(0).json()["round_trip"]["received"], 10);
+    }
+    wait_for("the capture", || (decode(&capture, "udp", &["frame.number"]).len() >= 40).then_some(()));
+    culvert_tests::node::kill(capturing.id());
+    let _ = capturing.wait();
+    assert_eq!(
+        decode(&capture, "_ws.malformed || _ws.expert.severity == error", &["frame.number"]),
+        Vec::<String>::new()
+    );
+    let control = decode(&capture, "twamp.control", &["_ws.col.Info"]).join("\n");
+    for message in [
+        "Server Greeting",
+        "Setup Response",
+        "Server Start, (OK)",
+        "Request Session",
+        "Accept Session, (OK)",
+        "Start Sessions ACK, (OK)",
+        "Stop Session",
+    ] {
+        assert!(control.contains(message), "'{message}' is not in:\n{control}");
+    }
+    // Ten packets of each protocol in each direction, and the TTL of requests that crossed one router.
+    let answers = decode(
+        &capture,
+        "twamp.test && ip.src == 10.97.2.2",
+        &["twamp.test.seq_number", "twamp.test.sender_seq_number", "twamp.test.sender_ttl"],
+    );
+    let expected: Vec<String> = (0..10).chain(0..10).map(|number| format!("{number}\t{number}\t254")).collect();
+    assert_eq!(answers, expected);
+    assert_eq!(decode(&capture, "twamp.test && ip.src == 10.97.1.1", &["frame.number"]).len(), 20);
+}
+
+fn decode(capture: &Path, filter: &str, fields: &[&str]) -> Vec<String> {
+    let mut decoding = Command::new("tshark");
+    decoding.arg("-r").arg(capture).args(["-d", "udp.port==862,twamp.test", "-Y", filter, "-T", "fields"]);
+    decoding.args(fields.iter().flat_map(|field| ["-e", field]));
+    let output = decoding.output().unwrap();
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
