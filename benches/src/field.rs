@@ -21,6 +21,34 @@ pub struct Field {
     pub lab: Lab,
     /// Removed with the field.
     pub room: tempfile::TempDir,
+    _hosts: HostsFiles,
+}
+
+/// Names for the lab's addresses: some peers' servers do not start where their address has none. `ip netns exec` shows these files
+/// as the namespaces' `/etc/hosts`.
+#[derive(Debug)]
+struct HostsFiles([PathBuf; 2]);
+
+impl HostsFiles {
+    fn make(namespaces: &[String; 2]) -> anyhow::Result<Self> {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let directories = namespaces.each_ref().map(|name| Path::new("/etc/netns").join(name));
+        let files = Self(directories);
+        for directory in &files.0 {
+            std::fs::create_dir_all(directory)?;
+            let names = format!("127.0.0.1 localhost\n10.96.0.1 here.bench\n{THERE} there.bench {}\n", host.trim());
+            std::fs::write(directory.join("hosts"), names)?;
+        }
+        Ok(files)
+    }
+}
+
+impl Drop for HostsFiles {
+    fn drop(&mut self) {
+        for directory in &self.0 {
+            let _ = std::fs::remove_dir_all(directory);
+        }
+    }
 }
 
 impl Field {
@@ -30,7 +58,8 @@ impl Field {
         let room = tempfile::Builder::new().prefix("culvert-bench-").tempdir_in(parent)?;
         // Servers of peers run as other users.
         std::fs::set_permissions(room.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        let field = Self { lab, room };
+        let hosts = HostsFiles::make(lab.names())?;
+        let field = Self { lab, room, _hosts: hosts };
         for side in [SENDER, RECEIVER] {
             // Peers are measured with CUBIC, as hosts have it. Where the kernel does not allow it to namespaces, they run with what there is.
             let _ = field

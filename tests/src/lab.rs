@@ -54,6 +54,12 @@ impl Lab {
         Some(lab)
     }
 
+    /// The names of the two namespaces.
+    #[must_use]
+    pub const fn names(&self) -> &[String; 2] {
+        &self.sides
+    }
+
     /// Puts a command into a side: 0 or 1.
     #[must_use]
     pub fn inside(&self, side: usize, command: &Command) -> Command {
