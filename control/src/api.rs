@@ -80,6 +80,18 @@ pub struct LaneStatus {
     pub buffers_in_use: u64,
     /// See `buffers_in_use`.
     pub buffers: usize,
+    /// Datagrams that came through the rings of AF_XDP, and through the kernel beside them.
+    #[serde(default)]
+    pub ring_received: u64,
+    /// See `ring_received`.
+    #[serde(default)]
+    pub kernel_received: u64,
+    /// Datagrams that left through the rings of AF_XDP, and through the kernel beside them.
+    #[serde(default)]
+    pub ring_sent: u64,
+    /// See `ring_sent`.
+    #[serde(default)]
+    pub kernel_sent: u64,
 }
 
 /// The data plane in the status.
@@ -89,6 +101,12 @@ pub struct DataPlaneStatus {
     pub process_id: u32,
     /// How packets move.
     pub datapath: String,
+    /// The mode of AF_XDP.
+    #[serde(default)]
+    pub af_xdp_mode: Option<String>,
+    /// What a better datapath lacks, in words.
+    #[serde(default)]
+    pub refusals: Vec<String>,
     /// Whether chunk buffers lie on hugepages.
     pub hugepages: bool,
     /// What of the sandbox could not be had.
@@ -216,7 +234,9 @@ async fn status(State(api): State<Api>) -> Json<NodeStatus> {
     let node = &api.node;
     let dataplane = node.supervisor.running().await.map(|plane| DataPlaneStatus {
         process_id: plane.process_id(),
-        datapath: "udp".to_owned(),
+        datapath: plane.datapath().to_owned(),
+        af_xdp_mode: plane.af_xdp_mode().map(str::to_owned),
+        refusals: plane.refusals().to_vec(),
         hugepages: plane.on_hugepages(),
         sandbox_gaps: plane.sandbox_gaps().to_vec(),
         lanes: (0..plane.lanes().len())
@@ -233,6 +253,10 @@ async fn status(State(api): State<Api>) -> Json<NodeStatus> {
                     idle_ns: counters.get(LaneCounter::IdleNs),
                     sent_bytes: counters.get(LaneCounter::PayloadSent),
                     received_bytes: counters.get(LaneCounter::PayloadReceived),
+                    ring_received: counters.get(LaneCounter::RingReceived),
+                    kernel_received: counters.get(LaneCounter::KernelReceived),
+                    ring_sent: counters.get(LaneCounter::RingSent),
+                    kernel_sent: counters.get(LaneCounter::KernelSent),
                     segments_resent: counters.get(LaneCounter::SegmentsResent),
                     socket_drops: counters.get(LaneCounter::SocketDrops),
                     buffers_in_use: counters.get(LaneCounter::BuffersInUse),

@@ -4,13 +4,18 @@
 //! transfer that used it ends with a temporary error, and [`Supervisor::get`] starts the next.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use crate::next_hop::Tables;
+use crate::transfer::result::TransferResult;
 use culvert_dataplane::counters::{FlowBlock, LaneCounters};
+use culvert_dataplane::datapath::af_xdp::headers::NextHop;
+use culvert_dataplane::datapath::af_xdp::socket::Mode;
 use culvert_dataplane::link::commands::{
     ChunkTimes, Command, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot,
 };
@@ -22,6 +27,11 @@ use culvert_dataplane::link::{FILES_MAX, FLOWS_PER_LANE};
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
+
+/// Ways to partners that are followed. Beyond them, lanes use their UDP sockets.
+const NEXT_HOPS_MAX: usize = 1_024;
+/// How often they are looked up: what a changed gateway costs at most, beside the kernel's own time to notice.
+const NEXT_HOP_INTERVAL: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Why there is no data plane.
 #[derive(Debug, thiserror::Error)]
@@ -170,6 +180,11 @@ pub struct DataPlane {
     commands: Arc<Commands>,
     lanes: Vec<LaneReady>,
     sandbox_gaps: Vec<String>,
+    /// How AF_XDP moves packets, and through which interface.
+    af_xdp: Option<(Mode, u32)>,
+    refusals: Vec<String>,
+    /// What the lanes were told of the way to each partner.
+    next_hops: Mutex<HashMap<(u16, IpAddr), Option<NextHop>>>,
     on_hugepages: bool,
     buffers_per_lane: usize,
     buffer_bytes: usize,
@@ -215,8 +230,10 @@ impl DataPlane {
                 }
             }
         });
-        let (lanes, sandbox_gaps) = match incoming.recv().await {
-            Some(FromDataPlane::Ready { lanes, sandbox_gaps }) => (lanes, sandbox_gaps),
+        let (lanes, sandbox_gaps, af_xdp, refusals) = match incoming.recv().await {
+            Some(FromDataPlane::Ready { lanes, sandbox_gaps, af_xdp, refusals }) => {
+                (lanes, sandbox_gaps, af_xdp, refusals)
+            }
             Some(FromDataPlane::CannotStart { text }) => return Err(DataPlaneError::CannotStart(text)),
             _ => {
                 let status = child.wait().await.map(|status| status.to_string());
@@ -235,6 +252,9 @@ impl DataPlane {
             routes: Mutex::new(lanes.iter().map(|_| lane_routes()).collect()),
             lanes,
             sandbox_gaps,
+            af_xdp: af_xdp.zip(config.af_xdp.as_ref().map(|start| start.interface)),
+            refusals,
+            next_hops: Mutex::default(),
             on_hugepages,
             buffers_per_lane,
             buffer_bytes: config.buffer_bytes,
@@ -246,8 +266,61 @@ impl DataPlane {
         });
         let weak = Arc::downgrade(&plane);
         tokio::spawn(watch_process(child, incoming, dropped, weak.clone(), end_sender));
+        if plane.af_xdp.is_some() {
+            tokio::spawn(follow_next_hops(weak.clone()));
+        }
         tokio::spawn(route_events(events, bell, weak));
         Ok(plane)
+    }
+
+    /// How packets move: `af_xdp` or `udp`.
+    #[must_use]
+    pub const fn datapath(&self) -> &'static str {
+        if self.af_xdp.is_some() { "af_xdp" } else { "udp" }
+    }
+
+    /// The mode of AF_XDP: `zerocopy`, `copy` or `skb`.
+    #[must_use]
+    pub fn af_xdp_mode(&self) -> Option<&'static str> {
+        self.af_xdp.map(|(mode, _)| mode.name())
+    }
+
+    /// What a better datapath lacks, in words.
+    #[must_use]
+    pub fn refusals(&self) -> &[String] {
+        &self.refusals
+    }
+
+    /// Tells a lane the next hop towards a partner, now and whenever it changes.
+    fn follow(&self, lane: u16, to: IpAddr) {
+        let Some((_, interface)) = self.af_xdp else { return };
+        // IPv4 as the lanes' sockets say it.
+        let to = to.to_canonical();
+        let hop = Tables::open().and_then(|tables| tables.next_hop(to, interface)).ok().flatten();
+        let mut followed = lock(&self.next_hops);
+        if followed.len() >= NEXT_HOPS_MAX {
+            // Those without a way now cost least: they are looked up again with their next flow.
+            followed.retain(|_, hop| hop.is_some());
+        }
+        if followed.len() < NEXT_HOPS_MAX {
+            followed.insert((lane, to), hop);
+            // Without the hop the lane uses its UDP socket; if the process is gone, the next message shows it.
+            let _ = self.tell(&ToDataPlane::SetNextHop { lane, to, hop }, &[]);
+        }
+    }
+
+    /// Looks all next hops up again and tells the lanes what changed.
+    fn refresh_next_hops(&self) {
+        let Some((_, interface)) = self.af_xdp else { return };
+        let Ok(tables) = Tables::open() else { return };
+        for (&(lane, to), known) in lock(&self.next_hops).iter_mut() {
+            // A table that cannot be read now says nothing.
+            let Ok(hop) = tables.next_hop(to, interface) else { continue };
+            if hop != *known {
+                *known = hop;
+                let _ = self.tell(&ToDataPlane::SetNextHop { lane, to, hop }, &[]);
+            }
+        }
     }
 
     /// What the lanes turned out to have.
@@ -402,6 +475,7 @@ impl DataPlane {
     /// # Errors
     /// [`DataPlaneError::Died`].
     pub async fn open_send(&self, open: OpenSend) -> Result<(), DataPlaneError> {
+        self.follow(open.lane, open.partner.ip());
         let (done, confirmation) = oneshot::channel();
         lock(&self.waiters).send_opened.insert((open.lane, open.slot), done);
         self.tell(&ToDataPlane::OpenSend(open), &[])?;
@@ -413,6 +487,7 @@ impl DataPlane {
     /// # Errors
     /// [`DataPlaneError::Died`].
     pub async fn open_receive(&self, open: OpenReceive) -> Result<(), DataPlaneError> {
+        self.follow(open.lane, open.partner.ip());
         let (done, confirmation) = oneshot::channel();
         lock(&self.waiters).receive_opened.insert((open.lane, open.slot), done);
         self.tell(&ToDataPlane::OpenReceive(open), &[])?;
@@ -569,6 +644,16 @@ async fn route_events(mut events: Events, bell: UnixStream, plane: Weak<DataPlan
     }
 }
 
+/// Follows the kernel's tables for as long as the data plane lives: a gateway that changes, a neighbour that is found or lost, a link
+/// that goes down.
+async fn follow_next_hops(plane: Weak<DataPlane>) {
+    loop {
+        tokio::time::sleep(NEXT_HOP_INTERVAL).await;
+        let Some(plane) = plane.upgrade().filter(|plane| plane.is_alive()) else { return };
+        plane.refresh_next_hops();
+    }
+}
+
 /// Keeps a data plane running.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -603,6 +688,14 @@ impl Supervisor {
     /// The running data plane, if one runs.
     pub async fn running(&self) -> Option<Arc<DataPlane>> {
         self.current.lock().await.clone().filter(|plane| plane.is_alive())
+    }
+
+    /// Writes into a result how this side's data plane moved its packets.
+    pub async fn note_datapath(&self, result: &mut TransferResult) {
+        if let Some(plane) = self.running().await {
+            plane.datapath().clone_into(&mut result.datapath);
+            result.af_xdp_mode = plane.af_xdp_mode().map(str::to_owned);
+        }
     }
 
     /// How often it had to be started again.

@@ -20,6 +20,7 @@ pub mod dataplane;
 pub mod destination;
 pub mod journal;
 pub mod metrics;
+pub mod next_hop;
 pub mod node;
 pub mod path;
 pub mod profiles;

@@ -136,7 +136,10 @@ pub async fn carry_out(
     request: &TransferRequest,
     live: LiveTransfer,
 ) -> Result<Outcome, TransferError> {
-    let outcome = try_repeatedly(node, id, request, &live).await;
+    let mut outcome = try_repeatedly(node, id, request, &live).await;
+    if let Ok(outcome) = &mut outcome {
+        node.supervisor.note_datapath(&mut outcome.result).await;
+    }
     let written = match &outcome {
         Ok(outcome) => node.registry.succeed(id, outcome.result.clone(), outcome.receipt.as_ref()),
         Err(error) => node.registry.fail(id, error),

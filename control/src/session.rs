@@ -170,7 +170,10 @@ async fn answer(node: &Arc<Node>, introduced: Introduced) {
     };
     let (writer, farewell) = (connection.writer.clone(), connection.farewell());
     let is_sender = matches!(request.wish, Wish::Pull { .. });
-    let outcome = carry_out(node, connection, request, reach, live, &partner).await;
+    let mut outcome = carry_out(node, connection, request, reach, live, &partner).await;
+    if let Ok(outcome) = &mut outcome {
+        node.supervisor.note_datapath(&mut outcome.result).await;
+    }
     if let Err(TransferError::Here(refusal)) = &outcome {
         let _ = writer.send(Message::Refused(refusal.clone())).await;
     }

@@ -5,6 +5,8 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use crate::next_hop::{InterfaceError, Tables};
+use culvert_dataplane::datapath::af_xdp::ladder::AfXdpStart;
 use culvert_dataplane::link::engine::EngineConfig;
 use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
 use serde::Deserialize;
@@ -82,6 +84,8 @@ pub struct Flags {
     pub mtu: Option<String>,
     /// `--datapath`
     pub datapath: Option<String>,
+    /// `--interface`
+    pub interface: Option<String>,
 }
 
 /// The configuration file.
@@ -98,6 +102,7 @@ struct FileSettings {
     ports: Option<String>,
     mtu: Option<u32>,
     datapath: Option<String>,
+    interface: Option<String>,
     #[serde(default)]
     path: crate::path::settings::PathTable,
     responder: Option<crate::path::settings::ResponderTable>,
@@ -170,6 +175,8 @@ pub struct Settings {
     pub mtu: Setting<Option<u16>>,
     /// How packets move.
     pub datapath: Setting<String>,
+    /// The interface that AF_XDP attaches to.
+    pub interface: Setting<Option<String>>,
     /// Path checks, the responder, the archive and the template: only in the file.
     pub paths: crate::path::settings::PathSettings,
     /// The file that was read, if there is one.
@@ -285,6 +292,14 @@ impl Settings {
                 || "auto".to_owned(),
                 parse_datapath,
             )?,
+            interface: r.resolve(
+                "interface",
+                "CULVERT_INTERFACE",
+                flags.interface.as_ref(),
+                file.interface,
+                || None,
+                |text| Ok(Some(text.to_owned())),
+            )?,
             paths: crate::path::settings::PathSettings {
                 path: file.path,
                 responder: file.responder,
@@ -320,6 +335,11 @@ impl Settings {
             ("ports", ports, self.ports.origin.clone()),
             ("mtu", self.mtu.value.map_or("the path's".to_owned(), |mtu| mtu.to_string()), self.mtu.origin.clone()),
             ("datapath", self.datapath.value.clone(), self.datapath.origin.clone()),
+            (
+                "interface",
+                self.interface.value.clone().unwrap_or_else(|| "automatic".to_owned()),
+                self.interface.origin.clone(),
+            ),
         ]
     }
 
@@ -359,6 +379,26 @@ impl Settings {
             bind: self.bind.value,
             ports,
             socket_buffer_bytes: SOCKET_BUFFER_BYTES,
+            af_xdp: self.af_xdp()?,
+        })
+    }
+
+    /// The interface for AF_XDP: where it was asked for, and by itself only where an interface was named.
+    fn af_xdp(&self) -> Result<Option<AfXdpStart>, SettingsError> {
+        let name = self.interface.value.as_deref();
+        let is_wanted = match self.datapath.value.as_str() {
+            "af_xdp" => true,
+            "auto" => name.is_some(),
+            _ => false,
+        };
+        if !is_wanted {
+            return Ok(None);
+        }
+        let found = Tables::open().map_err(InterfaceError::from).and_then(|tables| tables.interface(name));
+        found.map(Some).map_err(|error| SettingsError::Value {
+            name: "interface",
+            origin: self.interface.origin.clone(),
+            reason: error.to_string(),
         })
     }
 
@@ -483,14 +523,13 @@ fn parse_mtu(text: &str) -> Result<Option<u16>, String> {
 
 /// Whether this program's data plane has AF_XDP.
 #[must_use]
-pub fn has_af_xdp() -> bool {
-    parse_datapath("af_xdp").is_ok()
+pub const fn has_af_xdp() -> bool {
+    true
 }
 
 fn parse_datapath(text: &str) -> Result<String, String> {
     match text {
-        "auto" | "udp" => Ok(text.to_owned()),
-        "af_xdp" => Err("this program was built without AF_XDP: use --datapath udp".to_owned()),
+        "auto" | "udp" | "af_xdp" => Ok(text.to_owned()),
         _ => Err(format!("'{text}' is not a datapath: write auto, udp or af_xdp")),
     }
 }

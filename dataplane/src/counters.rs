@@ -68,6 +68,14 @@ pub enum LaneCounter {
     GsoEnabled,
     /// Buffers in use now.
     BuffersInUse,
+    /// Datagrams that arrived through the rings of AF_XDP.
+    RingReceived,
+    /// Datagrams that arrived through the kernel beside the rings.
+    KernelReceived,
+    /// Datagrams that left through the rings of AF_XDP.
+    RingSent,
+    /// Datagrams that left through the kernel beside the rings.
+    KernelSent,
 }
 
 /// How many words the counters take, with room to grow.

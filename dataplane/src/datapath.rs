@@ -1,11 +1,14 @@
-//! How a lane moves packets. One trait, a folder for each way: [`udp`] sockets, and [`sim`], a network in memory on a
+//! How a lane moves packets. One trait, a folder for each way: [`udp`] sockets, [`af_xdp`], and [`sim`], a network in memory on a
 //! virtual clock. The lane is compiled once for each, so the hot path does not ask which it has.
 
+pub mod af_xdp;
 pub mod sim;
 pub mod udp;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
+
+use af_xdp::headers::NextHop;
 
 /// What came of an attempt to send.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +30,19 @@ pub struct QueueCondition {
     pub backlog_bytes: u32,
     /// Datagrams dropped for want of room since the datapath was opened.
     pub drops: u64,
+}
+
+/// Datagrams of a datapath that goes around the kernel, and of its way through it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Datagrams that came through the rings.
+    pub ring_received: u64,
+    /// Datagrams that came through the kernel.
+    pub kernel_received: u64,
+    /// Datagrams that left through the rings.
+    pub ring_sent: u64,
+    /// Datagrams that left through the kernel.
+    pub kernel_sent: u64,
 }
 
 /// A lane's way to the network.
@@ -61,4 +77,12 @@ pub trait Datapath {
 
     /// Whether runs are segmented by the kernel or the NIC.
     fn segments_runs(&self) -> bool;
+
+    /// What went through rings and what through the kernel, where a datapath has both.
+    fn ways(&self) -> Ways {
+        Ways::default()
+    }
+
+    /// Tells the next hop of packets to `to`, or that it is not known (any more). A datapath whose kernel finds the way needs none.
+    fn set_next_hop(&mut self, _to: IpAddr, _hop: Option<&NextHop>) {}
 }

@@ -139,7 +139,7 @@ impl<D: Datapath> Lane<D> {
         self.body.now_ns = now_ns;
         let mut progress = false;
         if self.body.link.has_room_for_events(EVENTS_PER_TURN) {
-            progress |= self.body.take_deliveries(now_ns);
+            progress |= self.body.take_deliveries(&mut self.datapath, now_ns);
             progress |= self.body.take_commands(now_ns);
             progress |= self.receive(now_ns);
             progress |= self.body.disk_turn();
@@ -222,6 +222,11 @@ impl<D: Datapath> Lane<D> {
         let in_use = body.buffers.count() - body.buffers.free_count();
         body.link.counters.set(LaneCounter::BuffersInUse, in_use as u64);
         body.link.counters.set(LaneCounter::GsoEnabled, u64::from(self.datapath.segments_runs()));
+        let ways = self.datapath.ways();
+        body.link.counters.set(LaneCounter::RingReceived, ways.ring_received);
+        body.link.counters.set(LaneCounter::KernelReceived, ways.kernel_received);
+        body.link.counters.set(LaneCounter::RingSent, ways.ring_sent);
+        body.link.counters.set(LaneCounter::KernelSent, ways.kernel_sent);
         body.close_what_is_done();
     }
 
@@ -388,7 +393,7 @@ impl Body {
     }
 
     /// Takes over flows and keys from the attendant.
-    fn take_deliveries(&mut self, now_ns: u64) -> bool {
+    fn take_deliveries(&mut self, datapath: &mut impl Datapath, now_ns: u64) -> bool {
         let mut taken = false;
         while let Some(delivery) = self.attendance.next_delivery() {
             taken = true;
@@ -407,6 +412,7 @@ impl Body {
                     self.active_receives.push(slot);
                     self.share_buffers();
                 }
+                Delivery::NextHop { to, hop } => datapath.set_next_hop(to, hop.as_ref()),
                 Delivery::SendKey { slot, epoch, key } => {
                     self.with_send(slot, |flow, _| flow.protocol.push_key(epoch, key));
                 }

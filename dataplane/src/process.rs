@@ -19,6 +19,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use crate::buffers::Buffers;
 use crate::clock::{monotonic_ns, wire_us};
 use crate::counters::FlowBlock;
+use crate::datapath::Datapath;
+use crate::datapath::af_xdp::ladder::{self, LaneDatapath, Opened};
+use crate::datapath::af_xdp::socket::Mode;
+use crate::datapath::af_xdp::steering::Steering;
 use crate::datapath::udp::UdpDatapath;
 use crate::disk::Disk;
 use crate::disk::files::FileTable;
@@ -98,10 +102,11 @@ fn start(link: &LinkSocket) -> Result<Attendant, StartError> {
     let mut attendant = Attendant::new(&start, descriptors)?;
     let lanes = attendant.start_lanes(&start)?;
 
+    let (af_xdp, refusals) = (attendant.mode(), std::mem::take(&mut attendant.refusals));
     let mut sandbox_gaps = Vec::new();
     sandbox_gaps.extend(sandbox::drop_capabilities().err());
     sandbox_gaps.extend(sandbox::confine_system_calls().err());
-    link.send(&FromDataPlane::Ready { lanes, sandbox_gaps }, &[])
+    link.send(&FromDataPlane::Ready { lanes, sandbox_gaps, af_xdp, refusals }, &[])
         .map_err(|error| StartError::Os { what: "answer the control process", error })?;
     Ok(attendant)
 }
@@ -110,7 +115,7 @@ fn start(link: &LinkSocket) -> Result<Attendant, StartError> {
 struct LaneParts {
     number: usize,
     core: Option<usize>,
-    datapath: UdpDatapath,
+    datapath: LaneDatapath,
     buffers: Buffers,
     files: Arc<FileTable>,
     link: LaneLink,
@@ -128,6 +133,9 @@ struct Attendant {
     buffer_bytes: usize,
     send_schedules: HashMap<(u16, SendSlot), KeySchedule>,
     receive_schedules: HashMap<(u16, ReceiveSlot), KeySchedule>,
+    /// The program that leads packets to the lanes, for as long as this process lives.
+    steering: Option<(Steering, Mode)>,
+    refusals: Vec<String>,
 }
 
 impl Attendant {
@@ -143,17 +151,23 @@ impl Attendant {
         let clone = |fd: &OwnedFd| fd.try_clone().map_err(os("duplicate a descriptor"));
         let files = Arc::new(FileTable::default());
         let (mut attendances, mut parts) = (Vec::new(), Vec::new());
-        for (number, &core) in start.cores.iter().enumerate() {
+        let port = |lane: usize| start.ports.get(lane).copied().unwrap_or(0);
+        let open = |lane| UdpDatapath::open(start.bind, port(lane), start.socket_buffer_bytes);
+        let sockets = (0..start.cores.len()).map(open).collect::<Result<Vec<_>, _>>()?;
+        let Opened { lanes, steering, refusals } = match &start.af_xdp {
+            Some(af_xdp) => ladder::open(af_xdp, sockets).map_err(os("wait for sockets"))?,
+            None => Opened::udp(sockets),
+        };
+        for ((number, &core), datapath) in start.cores.iter().enumerate().zip(lanes) {
             let (buffer_memory, lane_bell) = (next()?, next()?);
             let buffer_memory =
                 SharedMemory::from_fd(buffer_memory, start.buffer_memory_bytes).map_err(os("map the chunk buffers"))?;
             let attendance = Arc::new(Attendance::new(clone(&lane_bell)?, clone(&bell)?));
             let layout = LaneLayout::of(number);
-            let port = start.ports.get(number).copied().unwrap_or(0);
             parts.push(LaneParts {
                 number,
                 core,
-                datapath: UdpDatapath::open(start.bind, port, start.socket_buffer_bytes)?,
+                datapath,
                 buffers: Buffers::new(Arc::new(buffer_memory), start.buffer_bytes),
                 files: files.clone(),
                 link: LaneLink::new(link_memory.clone(), &layout, lane_bell, clone(&control_bell)?),
@@ -171,7 +185,29 @@ impl Attendant {
             buffer_bytes: start.buffer_bytes,
             send_schedules: HashMap::new(),
             receive_schedules: HashMap::new(),
+            steering,
+            refusals,
         })
+    }
+
+    /// How AF_XDP moves packets, if it does.
+    fn mode(&self) -> Option<Mode> {
+        self.steering.as_ref().map(|&(_, mode)| mode)
+    }
+
+    /// Leads a flow's packets to its lane. What cannot be led is dropped before the lane, and the flow's probes stay unanswered.
+    fn steer_flow(&mut self, lane: u16, flow_id: u32) {
+        if let Some((steering, _)) = &mut self.steering
+            && let Err(error) = steering.add_flow(lane, flow_id)
+        {
+            eprintln!("culvert dataplane: {error}");
+        }
+    }
+
+    fn unsteer_flow(steering: &mut Option<(Steering, Mode)>, lane: u16, flow_id: u32) {
+        if let Some((steering, _)) = steering {
+            steering.remove_flow(lane, flow_id);
+        }
     }
 
     /// Starts a thread for each lane and waits until all of them run.
@@ -233,6 +269,13 @@ impl Attendant {
             }
             ToDataPlane::OpenSend(open) => self.open_send(open),
             ToDataPlane::OpenReceive(open) => self.open_receive(&open),
+            ToDataPlane::SetNextHop { lane, to, hop } => {
+                if let Some(attendance) = self.attendances.get(usize::from(lane)) {
+                    // A full queue is a lane that hangs; it goes on over its UDP socket.
+                    let _ = attendance.deliver(Delivery::NextHop { to, hop });
+                }
+                None
+            }
         };
         if let Some(answer) = answer {
             // If the control process is gone, the next look at the link shows it.
@@ -241,6 +284,7 @@ impl Attendant {
     }
 
     fn open_send(&mut self, open: OpenSend) -> Option<FromDataPlane> {
+        self.steer_flow(open.lane, open.flow_id);
         let attendance = self.attendances.get(usize::from(open.lane))?;
         let secret = Secret::new(open.secret);
         let schedule = |direction| KeySchedule::new(open.cipher, &secret, open.flow_id, direction);
@@ -264,6 +308,7 @@ impl Attendant {
     }
 
     fn open_receive(&mut self, open: &OpenReceive) -> Option<FromDataPlane> {
+        self.steer_flow(open.lane, open.flow_id);
         let attendance = self.attendances.get(usize::from(open.lane))?;
         let secret = Secret::new(open.secret);
         let schedule = |direction| KeySchedule::new(open.cipher, &secret, open.flow_id, direction);
@@ -292,9 +337,11 @@ impl Attendant {
             while let Some(departure) = attendance.next_departure() {
                 match departure {
                     Departure::Send(flow) => {
+                        Self::unsteer_flow(&mut self.steering, lane, flow.protocol.flow_id());
                         self.send_schedules.remove(&(lane, flow.slot));
                     }
                     Departure::Receive(flow) => {
+                        Self::unsteer_flow(&mut self.steering, lane, flow.protocol.flow_id());
                         self.receive_schedules.remove(&(lane, flow.slot));
                     }
                     Departure::WantsSendKey { slot, epoch } => {
@@ -326,10 +373,10 @@ fn lane_thread(parts: LaneParts, ready: &Ready) {
     // Sleeps end when they should: the default slack of 50 µs is a super-buffer at 10 Gb/s.
     let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
     let lane_ready = LaneReady {
-        port: datapath.port().unwrap_or(0),
-        gso: crate::datapath::Datapath::segments_runs(&datapath),
-        gro: datapath.has_gro(),
-        receive_buffer_bytes: datapath.receive_buffer_bytes(),
+        port: datapath.udp().port().unwrap_or(0),
+        gso: datapath.udp().segments_runs(),
+        gro: datapath.udp().has_gro(),
+        receive_buffer_bytes: datapath.udp().receive_buffer_bytes(),
         pinned,
     };
     // The ring is made before capabilities go, so that CAP_IPC_LOCK, where it was there, spares the memory-lock limit.
@@ -342,7 +389,14 @@ fn lane_thread(parts: LaneParts, ready: &Ready) {
     };
     // A gap is reported by the main thread, which meets the same one.
     let _ = sandbox::drop_capabilities();
-    let mut lane = Lane::new(datapath, disk, buffers, files, link, attendance);
-    let _ = ready.send(Ok((number, lane_ready)));
+    let is_ready = || drop(ready.send(Ok((number, lane_ready))));
+    match datapath {
+        LaneDatapath::Udp(udp) => run_lane(Lane::new(udp, disk, buffers, files, link, attendance), is_ready),
+        LaneDatapath::AfXdp(rings) => run_lane(Lane::new(*rings, disk, buffers, files, link, attendance), is_ready),
+    }
+}
+
+fn run_lane<D: Datapath>(mut lane: Lane<D>, is_ready: impl FnOnce()) {
+    is_ready();
     runner::run(&mut lane, &AtomicBool::new(false));
 }

@@ -7,7 +7,12 @@
 use std::collections::BTreeMap;
 
 use caps::{CapSet, Capability};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+
+/// `BPF_MAP_LOOKUP_ELEM`, `…UPDATE_ELEM`, `…DELETE_ELEM`, `…GET_NEXT_KEY` (include/uapi/linux/bpf.h).
+const MAP_COMMANDS: [u64; 4] = [1, 2, 3, 4];
 
 /// Drops the calling thread's capabilities. Returns what could not be had, in words.
 ///
@@ -31,6 +36,9 @@ fn allowed_system_calls() -> Vec<libc::c_long> {
         // The data.
         libc::SYS_sendmsg,
         libc::SYS_recvmsg,
+        // AF_XDP's wake-up calls.
+        libc::SYS_sendto,
+        libc::SYS_recvfrom,
         libc::SYS_io_uring_enter,
         libc::SYS_io_uring_register,
         crate::disk::residency::SYS_CACHESTAT,
@@ -78,8 +86,16 @@ fn allowed_system_calls() -> Vec<libc::c_long> {
 fn filter() -> Result<BpfProgram, String> {
     let arch: TargetArch =
         std::env::consts::ARCH.try_into().map_err(|_| format!("there is no filter for {}", std::env::consts::ARCH))?;
-    let rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> =
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         allowed_system_calls().into_iter().map(|call| (call, Vec::new())).collect();
+    // Flows come and go in the steering program's maps. Of the call that does it only what reads and changes maps that are open.
+    let map_commands = MAP_COMMANDS.into_iter().map(|command| {
+        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, command)
+            .and_then(|condition| SeccompRule::new(vec![condition]))
+    });
+    let map_commands =
+        map_commands.collect::<Result<_, _>>().map_err(|error| format!("the filter could not be built: {error}"))?;
+    rules.insert(libc::SYS_bpf, map_commands);
     SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)
         .and_then(TryInto::try_into)
         .map_err(|error| format!("the filter could not be built: {error}"))

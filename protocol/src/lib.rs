@@ -39,6 +39,7 @@ pub mod names;
 pub mod pacer;
 #[cfg(feature = "std")]
 pub mod path;
+#[cfg(feature = "std")]
 pub mod rate_control;
 #[cfg(feature = "std")]
 pub mod receipt;

@@ -152,12 +152,17 @@ impl Header {
             return Err(HeaderError::Truncated);
         }
         let header = Self::parse(datagram)?;
-        match header.kind {
-            SegmentKind::Data if datagram.len() != OVERHEAD_BYTES + header.payload_bytes() => Err(HeaderError::Length),
-            SegmentKind::ProbeReply | SegmentKind::Opening if datagram.len() != OVERHEAD_BYTES => {
-                Err(HeaderError::Length)
-            }
-            _ => Ok(header),
+        if header.announces(datagram.len()) { Ok(header) } else { Err(HeaderError::Length) }
+    }
+
+    /// Whether a datagram with this header may have `datagram_bytes` (W-5).
+    #[inline]
+    #[must_use]
+    pub fn announces(&self, datagram_bytes: usize) -> bool {
+        match self.kind {
+            SegmentKind::Data => datagram_bytes == OVERHEAD_BYTES + self.payload_bytes(),
+            SegmentKind::Probe => datagram_bytes >= OVERHEAD_BYTES,
+            SegmentKind::ProbeReply | SegmentKind::Opening => datagram_bytes == OVERHEAD_BYTES,
         }
     }
 

@@ -3,6 +3,7 @@
 // What a task does and finds is what it prints.
 #![allow(clippy::print_stdout)]
 
+mod ebpf;
 mod packages;
 mod steps;
 
@@ -28,6 +29,12 @@ enum Task {
     Check,
     /// Everything that CI runs: check, then test
     Ci,
+    /// Compile the XDP steering program (ebpf/) to the object that is committed
+    BuildEbpf {
+        /// Compile, and compare with the committed object instead of replacing it
+        #[arg(long)]
+        check: bool,
+    },
     /// Measure the engine beside the machine's limits and the installed peers; prints tables of ratios
     Bench {
         /// Passed on to the benchmark: --help lists the tables
@@ -62,6 +69,7 @@ fn main() -> anyhow::Result<()> {
             steps::check()?;
             steps::test(&[])
         }
+        Task::BuildEbpf { check } => ebpf::build(check),
         Task::Bench { arguments } => steps::bench(&arguments),
         Task::Sim { arguments } => steps::simulate(&arguments),
         Task::Lab { arguments } => steps::emulate("lab", &arguments),

@@ -14,6 +14,7 @@ const CARGO_DENY_VERSION: &str = "0.20.2";
 /// Formatting, lints, documentation, licences.
 pub fn check() -> anyhow::Result<()> {
     cargo(&["fmt", "--all", "--check"], &[])?;
+    crate::ebpf::build(true)?;
     cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])?;
     cargo(
         &["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"],

@@ -64,6 +64,9 @@ pub struct EngineArgs {
     /// How packets move: auto, udp or af_xdp [variable: CULVERT_DATAPATH] [default: auto]
     #[arg(long, value_name = "NAME", help_heading = "Data plane")]
     pub datapath: Option<String>,
+    /// Network interface for AF_XDP [variable: CULVERT_INTERFACE] [default: the only one; auto uses AF_XDP only on a named one]
+    #[arg(long, value_name = "NAME", help_heading = "Data plane")]
+    pub interface: Option<String>,
 }
 
 impl GlobalArgs {
@@ -80,6 +83,7 @@ impl GlobalArgs {
             ports: engine.ports,
             mtu: engine.mtu,
             datapath: engine.datapath,
+            interface: engine.interface,
             ..Flags::default()
         }
     }

@@ -110,6 +110,9 @@ fn greet(node: &Node, settings: &Settings, running: &RunningNode, plane: &crate:
     if let (Some(port), Some(address)) = (running.metrics_port, settings.metrics.value) {
         eprintln!("culvert: metrics at http://{}:{port}/metrics", address.ip());
     }
+    for refusal in plane.refusals() {
+        eprintln!("culvert: {refusal}");
+    }
     for gap in plane.sandbox_gaps() {
         eprintln!("culvert: the data plane runs without a part of its sandbox: {gap}");
     }

@@ -225,5 +225,10 @@ pub async fn carry_out_here(
         return Err(CommandError::new(code, "interrupted; the same command goes on where this one stopped"));
     }
     interrupts.abort();
+    if let Some(plane) = node.supervisor.running().await.filter(|plane| plane.af_xdp_mode().is_none() && !quiet) {
+        for refusal in plane.refusals() {
+            eprintln!("culvert: {refusal}");
+        }
+    }
     Ok(outcome?.result)
 }

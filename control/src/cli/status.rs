@@ -37,9 +37,10 @@ pub fn text(status: &NodeStatus) -> String {
         None => lines.push("the data plane does not run".to_owned()),
         Some(plane) => {
             lines.push(format!(
-                "data plane: process {}, {}{}{}",
+                "data plane: process {}, {}{}{}{}",
                 plane.process_id,
                 plane.datapath,
+                plane.af_xdp_mode.as_ref().map_or(String::new(), |mode| format!(" ({mode})")),
                 if plane.hugepages { ", hugepages" } else { "" },
                 if status.dataplane_restarts > 0 {
                     format!(", started again {} times", status.dataplane_restarts)
@@ -65,6 +66,7 @@ pub fn text(status: &NodeStatus) -> String {
                     if lane.gro { "" } else { ", without GRO" },
                 ));
             }
+            lines.extend(plane.refusals.iter().map(|refusal| format!("  {refusal}")));
             lines.extend(plane.sandbox_gaps.iter().map(|gap| format!("  sandbox: {gap}")));
         }
     }

@@ -5,10 +5,12 @@ use crossbeam::queue::ArrayQueue;
 use culvert_protocol::seal::PacketKey;
 use rustix::event::EventfdFlags;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::receiving::ReceiveFlow;
 use super::sending::SendFlow;
+use crate::datapath::af_xdp::headers::NextHop;
 use crate::link::commands::{ReceiveSlot, SendSlot};
 
 /// Enough for every flow of a lane to come, go and want a key at the same time.
@@ -21,6 +23,13 @@ pub enum Delivery {
     Send(Box<SendFlow>),
     /// A receiving flow, ready to go.
     Receive(Box<ReceiveFlow>),
+    /// The headers of packets to a partner, or that they are not known any more.
+    NextHop {
+        /// The partner.
+        to: IpAddr,
+        /// What goes before the datagram.
+        hop: Option<NextHop>,
+    },
     /// A key that the lane wanted.
     SendKey {
         /// The flow.

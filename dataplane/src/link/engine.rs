@@ -16,6 +16,7 @@ use super::handles::LentBuffer;
 use super::messages::{Start, ToDataPlane};
 use super::socket::LinkSocket;
 use crate::counters::{FlowBlock, LaneCounters};
+use crate::datapath::af_xdp::ladder::AfXdpStart;
 use crate::lane::flows::{doorbell, ring};
 use crate::link::commands::SendSlot;
 use crate::ring::{Broken, Consumer, Producer, RECORD_BYTES_MAX};
@@ -39,6 +40,8 @@ pub struct EngineConfig {
     pub ports: Vec<u16>,
     /// Bytes of each lane's socket buffers.
     pub socket_buffer_bytes: usize,
+    /// The interface for AF_XDP, if it shall be tried.
+    pub af_xdp: Option<AfXdpStart>,
 }
 
 /// Fewer buffers than this in a lane and it cannot read, send and wait for reports at the same time.
@@ -115,6 +118,7 @@ pub fn prepare(config: &EngineConfig) -> Result<(Engine, LinkSocket), PrepareErr
         bind: config.bind,
         ports: config.ports.clone(),
         socket_buffer_bytes: config.socket_buffer_bytes,
+        af_xdp: config.af_xdp.clone(),
     };
     let mut descriptors = vec![link.fd(), lanes_bell.as_fd()];
     for (memory, lane_bell) in buffer_memory.iter().zip(&lane_bells) {

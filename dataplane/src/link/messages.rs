@@ -1,9 +1,13 @@
 //! What travels on the unix socket: rare things, with descriptors or secrets.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use culvert_protocol::seal::Cipher;
 use serde::{Deserialize, Serialize};
+
+use crate::datapath::af_xdp::headers::NextHop;
+use crate::datapath::af_xdp::ladder::AfXdpStart;
+use crate::datapath::af_xdp::socket::Mode;
 
 use super::commands::{FileSlot, ReceiveSlot, SendSlot};
 
@@ -25,6 +29,8 @@ pub struct Start {
     pub ports: Vec<u16>,
     /// Bytes of each lane's socket buffers, if the host grants them.
     pub socket_buffer_bytes: usize,
+    /// The interface for AF_XDP, if it shall be tried.
+    pub af_xdp: Option<AfXdpStart>,
 }
 
 /// A sending flow to be opened.
@@ -96,6 +102,15 @@ pub enum ToDataPlane {
     OpenSend(OpenSend),
     /// Opens a receiving flow.
     OpenReceive(OpenReceive),
+    /// The next hop towards a partner, or that there is none through the interface of AF_XDP.
+    SetNextHop {
+        /// The lane.
+        lane: u16,
+        /// The partner.
+        to: IpAddr,
+        /// The next hop.
+        hop: Option<NextHop>,
+    },
 }
 
 /// What a lane turned out to have.
@@ -122,6 +137,10 @@ pub enum FromDataPlane {
         lanes: Vec<LaneReady>,
         /// What of the sandbox could not be had, in words; empty if all is in place.
         sandbox_gaps: Vec<String>,
+        /// How AF_XDP moves packets; `None` if UDP sockets do.
+        af_xdp: Option<Mode>,
+        /// What a better datapath lacks, in words; empty if the best is in place or none was asked for.
+        refusals: Vec<String>,
     },
     /// It cannot start; it ends now.
     CannotStart {

@@ -1,0 +1,315 @@
+//! The datapath of hosts whose NIC and privileges permit it: AF_XDP, packets between a NIC queue and the lane's memory
+//! without the kernel's network stack.
+//!
+//! ```text
+//!  NIC queue ── steering program ──> RX ring ──> lane            ([`queue`], [`umem`], [`rings`], [`socket`])
+//!                     │ everything else
+//!                     └──> kernel ──> the lane's UDP socket ──> lane
+//!  lane ── headers of the next hop ──> TX ring ──> NIC            ([`headers`])
+//!   └── no next hop known, or the interface is down ──> the lane's UDP socket
+//! ```
+//!
+//! A lane keeps its UDP socket beside the rings. It holds the port, takes what the program lets pass (a flow on the wrong queue, a packet with
+//! options), and sends wherever no next hop is known. So nothing that AF_XDP cannot carry is lost, and when it fails altogether,
+//! transfers go on over what is left.
+//!
+//! The control process finds next hops in the kernel's tables and hands them over; [`ladder`] opens all this in the best mode there is.
+
+pub mod headers;
+pub mod ladder;
+pub mod privilege;
+pub mod queue;
+pub mod rings;
+pub mod socket;
+pub mod steering;
+pub mod umem;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::epoll;
+
+use super::udp::UdpDatapath;
+use super::{Datapath, QueueCondition, SendOutcome, Ways};
+use headers::{NextHop, Template, parse};
+use queue::Queue;
+use socket::{Mode, XdpSocket};
+use umem::{Account, CHUNK_BYTES, Frame, Purpose, Umem};
+
+/// Packets taken from a queue in one turn: as many as a few super-buffers of the UDP datapath hold.
+const RECEIVE_BATCH: usize = 64;
+/// Packets of one run: the most that is sealed before the kernel is woken.
+const RUN_DATAGRAMS_MAX: usize = 64;
+/// While packets come through the rings, the UDP socket is looked at every so many turns.
+const TURNS_PER_KERNEL_LOOK: u32 = 16;
+/// While the interface is down, the kernel is asked every so many runs whether it still is.
+const RUNS_PER_RETRY: u32 = 64;
+/// Partners whose next hops a lane keeps, and lanes of partners whose headers it keeps.
+const HOPS_MAX: usize = 256;
+
+/// A lane's rings, its packet memory and its UDP socket.
+#[derive(Debug)]
+pub struct AfXdpDatapath {
+    /// Dropped before the memory that they use.
+    queues: Vec<Queue<XdpSocket>>,
+    umem: Umem,
+    udp: UdpDatapath,
+    port: u16,
+    mode: Mode,
+    hops: Vec<(IpAddr, NextHop)>,
+    /// Made of them as addresses come up, most recent last.
+    templates: Vec<(SocketAddr, Template)>,
+    /// Ready when any of the sockets is.
+    readiness: OwnedFd,
+    turns: u32,
+    retries: u32,
+    ways: Ways,
+}
+
+impl AfXdpDatapath {
+    /// Puts a lane's datapath together from bound queues over `umem`.
+    ///
+    /// # Errors
+    /// The operating system's, if the sockets cannot be waited for.
+    pub fn new(queues: Vec<Queue<XdpSocket>>, umem: Umem, udp: UdpDatapath, mode: Mode) -> io::Result<Self> {
+        let readiness = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let add = |fd: BorrowedFd<'_>| epoll::add(&readiness, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN);
+        for queue in &queues {
+            add(queue.wake().as_fd())?;
+        }
+        if let Some(fd) = udp.poll_fd() {
+            add(fd)?;
+        }
+        let port = udp.port()?;
+        Ok(Self {
+            queues,
+            umem,
+            udp,
+            port,
+            mode,
+            hops: Vec::with_capacity(HOPS_MAX),
+            templates: Vec::with_capacity(HOPS_MAX),
+            readiness,
+            turns: 0,
+            retries: 0,
+            ways: Ways::default(),
+        })
+    }
+
+    /// The rung of the ladder.
+    #[must_use]
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The UDP socket beside the rings.
+    #[must_use]
+    pub const fn udp(&self) -> &UdpDatapath {
+        &self.udp
+    }
+
+    /// Where the packet memory's frames are: for receiving, for sending.
+    #[must_use]
+    pub fn accounts(&self) -> [Account; 2] {
+        [self.umem.account(Purpose::Receive), self.umem.account(Purpose::Transmit)]
+    }
+
+    /// Takes back the frames of packets that have left.
+    pub fn complete(&mut self) {
+        for queue in &mut self.queues {
+            queue.complete(&mut self.umem);
+        }
+    }
+
+    /// Closes the sockets and returns where the frames are then: all of them in the pool.
+    #[must_use]
+    pub fn close(mut self) -> [Account; 2] {
+        // With the sockets go their rings; then nobody else has any frame.
+        self.queues.clear();
+        self.umem.reclaim_all();
+        self.accounts()
+    }
+
+    /// The headers of packets to `to`.
+    #[inline]
+    fn template(&mut self, to: SocketAddr) -> Option<Template> {
+        if let Some(&(_, template)) = self.templates.iter().find(|(address, _)| *address == to) {
+            return Some(template);
+        }
+        let (_, hop) = self.hops.iter().find(|(address, _)| *address == to.ip())?;
+        let template = Template::new(hop, self.port, to)?;
+        if self.templates.len() == HOPS_MAX {
+            self.templates.remove(0);
+        }
+        self.templates.push((to, template));
+        Some(template)
+    }
+
+    /// Whether packets can leave through the rings now.
+    fn rings_send(&mut self) -> bool {
+        let Some(queue) = self.queues.first_mut() else { return false };
+        if queue.is_down() {
+            self.retries += 1;
+            if self.retries.is_multiple_of(RUNS_PER_RETRY) {
+                queue.flush(&mut self.umem);
+            }
+        }
+        !queue.is_broken() && !queue.is_down()
+    }
+
+    /// A frame to send from, if there is one, and room in the ring for all of it.
+    fn outgoing_frame(&mut self) -> Option<Frame> {
+        let frame_bytes = self.umem.transmit_bytes();
+        let queue = self.queues.first_mut()?;
+        if self.umem.free(Purpose::Transmit) == 0 || !queue.has_room(frame_bytes) {
+            queue.complete(&mut self.umem);
+        }
+        if queue.has_room(frame_bytes) { self.umem.take(Purpose::Transmit) } else { None }
+    }
+
+    fn send_by_kernel(
+        &mut self,
+        to: SocketAddr,
+        datagrams_max: usize,
+        seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
+    ) -> SendOutcome {
+        let outcome = self.udp.send_run(to, datagrams_max, seal);
+        self.ways.kernel_sent += outcome.datagrams as u64;
+        outcome
+    }
+}
+
+impl Datapath for AfXdpDatapath {
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        crate::clock::monotonic_ns()
+    }
+
+    #[inline]
+    fn receive(&mut self, mut each: impl FnMut(&[u8], SocketAddr)) -> usize {
+        let mut datagrams = 0;
+        let port = self.port;
+        for queue in &mut self.queues {
+            queue.receive(&mut self.umem, RECEIVE_BATCH, |packet| {
+                // The program lets nothing else through; a packet that is none of ours is ignored.
+                if let Some(datagram) = parse(packet).filter(|datagram| datagram.port == port) {
+                    each(datagram.payload, datagram.from);
+                    datagrams += 1;
+                }
+            });
+        }
+        self.ways.ring_received += datagrams as u64;
+        self.turns = self.turns.wrapping_add(1);
+        if datagrams == 0 || self.turns.is_multiple_of(TURNS_PER_KERNEL_LOOK) {
+            let by_kernel = self.udp.receive(&mut each);
+            self.ways.kernel_received += by_kernel as u64;
+            datagrams += by_kernel;
+        }
+        datagrams
+    }
+
+    #[inline]
+    fn send_run(
+        &mut self,
+        to: SocketAddr,
+        datagrams_max: usize,
+        mut seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
+    ) -> SendOutcome {
+        let Some(template) = self.template(to).filter(|_| self.rings_send()) else {
+            return self.send_by_kernel(to, datagrams_max, seal);
+        };
+        let mut outcome = SendOutcome::default();
+        let mut datagram_bytes = usize::MAX;
+        while outcome.datagrams < datagrams_max.min(RUN_DATAGRAMS_MAX) {
+            let Some(mut frame) = self.outgoing_frame() else {
+                outcome.is_blocked = outcome.datagrams == 0;
+                break;
+            };
+            let room = &mut self.umem.frame_mut(&mut frame)[template.bytes()..];
+            let Some(bytes) = seal(room, datagram_bytes) else {
+                self.umem.give_back(frame);
+                // Nothing to send, or too much for a frame: the MTU was raised after the start.
+                if outcome.datagrams == 0 {
+                    return self.send_by_kernel(to, datagrams_max, seal);
+                }
+                break;
+            };
+            outcome.datagrams += 1;
+            outcome.bytes += bytes;
+            if bytes > template.datagram_bytes_max() {
+                self.umem.give_back(frame);
+                outcome.error = Some(libc::EMSGSIZE);
+                break;
+            }
+            let packet_bytes = template.bytes() + bytes;
+            template.write(&mut self.umem.frame_mut(&mut frame)[..packet_bytes]);
+            if let Err(frame) = self.queues[0].send(&mut self.umem, frame, packet_bytes) {
+                // Room was asked for: a lost packet is sent again, a lost frame would not be.
+                self.umem.give_back(frame);
+                break;
+            }
+            if datagram_bytes == usize::MAX {
+                datagram_bytes = bytes;
+            } else if bytes < datagram_bytes {
+                break;
+            }
+        }
+        if outcome.datagrams > 0 {
+            self.queues[0].flush(&mut self.umem);
+            self.ways.ring_sent += outcome.datagrams as u64;
+        }
+        outcome
+    }
+
+    fn run_datagrams_max(&self, _datagram_bytes: usize) -> usize {
+        RUN_DATAGRAMS_MAX
+    }
+
+    #[inline]
+    fn is_blocked(&mut self) -> bool {
+        if self.udp.is_blocked() {
+            return true;
+        }
+        let Some(queue) = self.queues.first_mut() else { return false };
+        if queue.is_broken() || queue.is_down() {
+            return false;
+        }
+        queue.complete(&mut self.umem);
+        if self.umem.free(Purpose::Transmit) > 0 && queue.has_room(self.umem.transmit_bytes()) {
+            return false;
+        }
+        // The ring is full: without this nobody would wake a kernel that stopped half way.
+        queue.flush(&mut self.umem);
+        self.umem.free(Purpose::Transmit) == 0 || !queue.has_room(self.umem.transmit_bytes())
+    }
+
+    fn queue_condition(&mut self) -> QueueCondition {
+        let mut condition = self.udp.queue_condition();
+        for queue in &mut self.queues {
+            condition.drops += queue.wake().drops();
+            condition.backlog_bytes += queue.waiting() * CHUNK_BYTES as u32;
+        }
+        condition
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.readiness.as_fd())
+    }
+
+    fn segments_runs(&self) -> bool {
+        false
+    }
+
+    fn ways(&self) -> Ways {
+        self.ways
+    }
+
+    fn set_next_hop(&mut self, to: IpAddr, hop: Option<&NextHop>) {
+        self.templates.retain(|(address, _)| address.ip() != to);
+        self.hops.retain(|(address, _)| *address != to);
+        if let Some(&hop) = hop.filter(|_| self.hops.len() < HOPS_MAX) {
+            self.hops.push((to, hop));
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The committed object, parsed without privileges; the program, run on a table of packets with `BPF_PROG_TEST_RUN`.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use culvert_protocol::wire::{HEADER_BYTES, Header, OVERHEAD_BYTES, SegmentKind};
+
+use super::*;
+use crate::datapath::af_xdp::headers::{NextHop, Template};
+use crate::datapath::af_xdp::socket::{SocketOptions, XdpSocket};
+use crate::datapath::af_xdp::umem::{Umem, UmemLayout};
+
+const DROP: u32 = 1;
+const PASS: u32 = 2;
+const REDIRECT: u32 = 4;
+const PORT: u16 = 7_273;
+const FLOW: u32 = 0xAB_CD_01_02;
+
+/// The program, loaded; `None`, and why, where that cannot be.
+fn loaded() -> Option<Steering> {
+    let missing = crate::datapath::af_xdp::privilege::missing();
+    if !missing.is_empty() {
+        eprintln!("skipped: {} missing", missing.join(" and "));
+        return None;
+    }
+    Some(Steering::load().unwrap())
+}
+
+fn addresses(v6: bool) -> (IpAddr, IpAddr) {
+    if v6 {
+        let address = |last| IpAddr::from(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, last));
+        (address(1), address(2))
+    } else {
+        (Ipv4Addr::new(10, 96, 0, 1).into(), Ipv4Addr::new(10, 96, 0, 2).into())
+    }
+}
+
+/// A segment of `FLOW` as the lane of another host sends it.
+fn packet(v6: bool, vlan: Option<u16>, header: &Header, datagram_bytes: usize) -> Vec<u8> {
+    let (source, destination) = addresses(v6);
+    let hop = NextHop { source_mac: [2, 0, 0, 0, 0, 1], destination_mac: [2, 0, 0, 0, 0, 2], vlan, source, mtu: 9_000 };
+    let template = Template::new(&hop, 40_000, SocketAddr::new(destination, PORT)).unwrap();
+    let mut frame = vec![0; template.bytes() + datagram_bytes];
+    if let Some(clear) = frame[template.bytes()..].first_chunk_mut::<HEADER_BYTES>() {
+        header.write(clear);
+    }
+    template.write(&mut frame);
+    frame
+}
+
+fn probe() -> Header {
+    Header {
+        kind: SegmentKind::Probe,
+        stride: 0,
+        flow_id: FLOW,
+        packet_number: 1,
+        chunk: 0,
+        chunk_bytes: 0,
+        index: 0,
+        sent_us: 0,
+    }
+}
+
+fn data() -> Header {
+    Header { kind: SegmentKind::Data, stride: 1_424, chunk_bytes: 4 << 20, ..probe() }
+}
+
+#[test]
+fn the_committed_object_is_what_the_data_plane_expects() {
+    let object = aya_obj::Object::parse(OBJECT).unwrap();
+    let program = &object.programs[PROGRAM];
+    assert!(
+        matches!(program.section, aya_obj::ProgramSection::Xdp { frags: true, .. }),
+        "multi-buffer packets need xdp.frags: {:?}",
+        program.section
+    );
+    // The compiler's own sections begin with a dot.
+    let mut maps: Vec<_> = object.maps.keys().map(String::as_str).filter(|name| !name.starts_with('.')).collect();
+    maps.sort_unstable();
+    assert_eq!(maps, ["ADDRESSES", "ATTRIBUTION", "FLOWS", "PORTS", "QUEUE_LANES", "SOCKETS", "SOURCES", "VERDICTS"]);
+    let sizes = |name: &str| (object.maps[name].key_size(), object.maps[name].value_size());
+    assert_eq!((sizes("PORTS"), sizes("FLOWS"), sizes("ADDRESSES")), ((2, 4), (8, 1), (16, 1)));
+    assert_eq!((sizes("VERDICTS"), sizes("QUEUE_LANES"), sizes("SOURCES")), ((4, 64), (4, 4), (16, 8)));
+}
+
+#[test]
+fn each_packet_meets_its_fate() {
+    let Some(mut steering) = loaded() else { return };
+    let umem = Umem::new(UmemLayout { receive_frames: 4, transmit_frames: 4, transmit_chunks: 1 }).unwrap();
+    let options = SocketOptions { ring_entries: 4, busy_poll_us: None, multi_buffer: true };
+    let (socket, _rings) = XdpSocket::open(&umem, &options, false).unwrap();
+    steering.register_queue(0, 3, &socket).unwrap();
+    steering.register_port(PORT, 3).unwrap();
+    steering.register_port(PORT + 1, 4).unwrap();
+    steering.add_flow(3, FLOW).unwrap();
+    steering.add_flow(4, FLOW).unwrap();
+    for v6 in [false, true] {
+        steering.register_address(addresses(v6).1).unwrap();
+    }
+    let mut expected = Verdicts::default();
+    let mut run =
+        |steering: &mut Steering, what: &str, frame: &[u8], action: u32, count: fn(&mut Verdicts) -> &mut u64| {
+            assert_eq!(steering.test_run(frame, 1).unwrap().0, action, "{what}");
+            *count(&mut expected) += 1;
+            assert_eq!(steering.verdicts(), expected, "{what}");
+        };
+
+    for v6 in [false, true] {
+        for vlan in [None, Some(7)] {
+            let at = if vlan.is_some() { 18 } else { 14 };
+            let udp = at + if v6 { 40 } else { 20 };
+            let name = |what: &str| format!("{what}, {} vlan {vlan:?}", if v6 { "IPv6" } else { "IPv4" });
+            let segment = packet(v6, vlan, &data(), OVERHEAD_BYTES + 1_424);
+            let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+                let mut frame = segment.clone();
+                change(&mut frame);
+                frame
+            };
+            run(&mut steering, &name("known flow"), &segment, REDIRECT, |v| &mut v.redirected);
+            let small_probe = packet(v6, vlan, &probe(), OVERHEAD_BYTES);
+            run(&mut steering, &name("smallest probe"), &small_probe, REDIRECT, |v| &mut v.redirected);
+            let unknown = packet(v6, vlan, &Header { flow_id: FLOW + 1, ..data() }, OVERHEAD_BYTES + 1_424);
+            run(&mut steering, &name("unknown flow"), &unknown, DROP, |v| &mut v.unknown_flow);
+
+            // On the port and no segment.
+            let version = changed(&|f| f[udp + 8] = 9);
+            run(&mut steering, &name("other version"), &version, DROP, |v| &mut v.malformed);
+            let short = packet(v6, vlan, &probe(), OVERHEAD_BYTES - 1);
+            run(&mut steering, &name("truncated segment"), &short, DROP, |v| &mut v.malformed);
+            let empty = packet(v6, vlan, &probe(), 0);
+            run(&mut steering, &name("empty datagram"), &empty, DROP, |v| &mut v.malformed);
+            let long = packet(v6, vlan, &data(), OVERHEAD_BYTES + 1_425);
+            run(&mut steering, &name("longer than announced"), &long, DROP, |v| &mut v.malformed);
+            let lying = changed(&|f| f[udp + 5] ^= 1);
+            run(&mut steering, &name("UDP length against IP length"), &lying, DROP, |v| &mut v.malformed);
+
+            // Somebody else's.
+            let other_port = changed(&|f| f[udp + 2..udp + 4].copy_from_slice(&22u16.to_be_bytes()));
+            run(&mut steering, &name("other port"), &other_port, PASS, |v| &mut v.passed);
+            let other_lane = changed(&|f| f[udp + 2..udp + 4].copy_from_slice(&(PORT + 1).to_be_bytes()));
+            run(&mut steering, &name("other lane"), &other_lane, PASS, |v| &mut v.wrong_queue);
+            let other_host = changed(&|f| f[udp - 1] ^= 0x40);
+            run(&mut steering, &name("other host"), &other_host, PASS, |v| &mut v.passed);
+            let tcp = changed(&|f| f[if v6 { at + 6 } else { at + 9 }] = 6);
+            run(&mut steering, &name("TCP"), &tcp, PASS, |v| &mut v.passed);
+            let cut = &segment[..udp + 3];
+            run(&mut steering, &name("cut in the UDP header"), cut, PASS, |v| &mut v.passed);
+            let cut = &segment[..udp - 3];
+            run(&mut steering, &name("cut in the IP header"), cut, PASS, |v| &mut v.passed);
+            if v6 {
+                let extension = changed(&|f| f[at + 6] = 0);
+                run(&mut steering, &name("hop-by-hop options"), &extension, PASS, |v| &mut v.passed);
+                let fragment = changed(&|f| f[at + 6] = 44);
+                run(&mut steering, &name("fragment"), &fragment, PASS, |v| &mut v.passed);
+            } else {
+                let options = changed(&|f| f[at] = 0x46);
+                run(&mut steering, &name("options"), &options, PASS, |v| &mut v.passed);
+                let first_fragment = changed(&|f| f[at + 6] = 0x20);
+                run(&mut steering, &name("first fragment"), &first_fragment, PASS, |v| &mut v.passed);
+                let last_fragment = changed(&|f| f[at + 7] = 9);
+                run(&mut steering, &name("last fragment"), &last_fragment, PASS, |v| &mut v.passed);
+            }
+        }
+        let mut two_tags = packet(v6, Some(7), &data(), OVERHEAD_BYTES + 1_424);
+        two_tags.splice(12..12, [0x88, 0xa8, 0, 9]);
+        run(&mut steering, "two VLAN tags", &two_tags, PASS, |v| &mut v.passed);
+    }
+    let mut arp = vec![0xff; 60];
+    arp[12..14].copy_from_slice(&[0x08, 0x06]);
+    run(&mut steering, "ARP", &arp, PASS, |v| &mut v.passed);
+
+    let sources = steering.sources();
+    let dropped: u64 = sources.iter().map(|&(_, packets)| packets).sum();
+    assert_eq!(dropped, expected.malformed + expected.unknown_flow, "every drop has its source: {sources:?}");
+    assert!(sources.iter().any(|&(source, _)| source == addresses(false).0), "{sources:?}");
+}
+
+#[test]
+fn flows_come_and_go_while_it_runs() {
+    let Some(mut steering) = loaded() else { return };
+    steering.register_port(PORT, 0).unwrap();
+    steering.register_address(addresses(false).1).unwrap();
+    let frame = packet(false, None, &data(), OVERHEAD_BYTES + 1_424);
+    let action = |steering: &mut Steering| steering.test_run(&frame, 1).unwrap().0;
+    assert_eq!(action(&mut steering), DROP);
+    // Two flows with one id, which two partners may choose: the first that goes does not take the other along.
+    steering.add_flow(0, FLOW).unwrap();
+    steering.add_flow(0, FLOW).unwrap();
+    assert_eq!(action(&mut steering), PASS, "no queue has a lane yet");
+    steering.remove_flow(0, FLOW);
+    assert_eq!(action(&mut steering), PASS);
+    steering.remove_flow(0, FLOW);
+    steering.remove_flow(0, FLOW);
+    assert_eq!(action(&mut steering), DROP);
+}
