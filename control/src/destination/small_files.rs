@@ -78,11 +78,11 @@ impl DescriptorPlaces {
     /// None if staged files have all descriptors that they may have.
     fn take() -> Option<Self> {
         let mut staged = Self::staged();
-        let fits = *staged + DESCRIPTORS_PER_FILE <= Self::limit();
-        if fits {
-            *staged += DESCRIPTORS_PER_FILE;
+        if *staged + DESCRIPTORS_PER_FILE > Self::limit() {
+            return None;
         }
-        fits.then_some(Self)
+        *staged += DESCRIPTORS_PER_FILE;
+        Some(Self)
     }
 }
 
