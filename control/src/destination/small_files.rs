@@ -5,7 +5,7 @@
 //! cost a journal commit for each.
 //!
 //! A nameless file lives by its descriptor, and descriptors are scarce: half of what this process may have are for staged files
-//! ([`DescriptorPlaces`]). A pack waits for its share; one that would need more than there can be is staged under temporary names
+//! (`DescriptorPlaces`). A pack waits for its share; one that would need more than there can be is staged under temporary names
 //! instead, which needs none.
 
 use std::ffi::OsStr;
