@@ -46,6 +46,8 @@ struct Outgoing {
     chunk: u32,
     chunk_bytes: u32,
     buffer: BufferId,
+    /// Payload bytes of its segments but the last; the flow's stride when it was begun (W-11).
+    stride: u16,
     /// Bytes from the beginning that have been read.
     available: u32,
     /// The next segment to be sent for the first time.
@@ -201,6 +203,7 @@ impl SenderFlow {
             chunk,
             chunk_bytes,
             buffer,
+            stride: self.stride,
             available: 0,
             next_index: 0,
             lost,
@@ -245,11 +248,10 @@ impl SenderFlow {
         self.keys.key(epoch)?;
         let (slot, index, again) = self.choose()?;
         let generation = self.slots[usize::from(slot)].generation;
-        let stride = self.stride;
         let outgoing = self.slots[usize::from(slot)].outgoing.as_mut().expect("queued slots hold a chunk");
         let header = Header {
             kind: SegmentKind::Data,
-            stride,
+            stride: outgoing.stride,
             flow_id: self.flow_id,
             packet_number: self.next_packet,
             chunk: outgoing.chunk,
@@ -319,7 +321,7 @@ impl SenderFlow {
         if !outgoing.begun && self.begun >= self.credit {
             return None;
         }
-        let end = (outgoing.next_index + 1) as usize * usize::from(self.stride);
+        let end = (outgoing.next_index + 1) as usize * usize::from(outgoing.stride);
         let readable = end.min(outgoing.chunk_bytes as usize) <= outgoing.available as usize;
         readable.then_some((slot, outgoing.next_index, false))
     }
@@ -330,7 +332,7 @@ impl SenderFlow {
     pub fn fresh_front(&self) -> Option<(u32, BufferId, u32)> {
         let &slot = self.fresh.front()?;
         let outgoing = self.slots[usize::from(slot)].outgoing.as_ref()?;
-        Some((outgoing.chunk, outgoing.buffer, outgoing.next_index * u32::from(self.stride)))
+        Some((outgoing.chunk, outgoing.buffer, outgoing.next_index * u32::from(outgoing.stride)))
     }
 
     /// How many chunks have segments that never went.
@@ -454,19 +456,21 @@ impl SenderFlow {
         self.last_sent_ns = now_ns;
     }
 
-    /// Changes the segment size because the path's MTU changed. Chunks under way begin anew (W-11).
+    /// Changes the segment size because the path's MTU changed. Chunks of which nothing was sent yet, and those to come, have the
+    /// new one; chunks under way keep theirs if it is smaller, and begin anew if it is larger than what the path carries now (W-11).
     ///
     /// # Panics
     /// If the stride is below [`STRIDE_MIN`].
     pub fn set_stride(&mut self, stride: u16) {
         assert!(stride >= STRIDE_MIN, "a stride of {stride} is below the minimum");
-        if stride == self.stride {
-            return;
-        }
         self.stride = stride;
-        self.resend.clear();
         for (at, slot) in self.slots.iter_mut().enumerate() {
             let Some(outgoing) = slot.outgoing.as_mut() else { continue };
+            if outgoing.stride == stride || (outgoing.stride < stride && outgoing.begun) {
+                continue;
+            }
+            outgoing.stride = stride;
+            self.resend.retain(|&other| other != at as u16);
             slot.generation = slot.generation.wrapping_add(1);
             outgoing.lost.reset(segment_count(outgoing.chunk_bytes, stride));
             outgoing.next_index = 0;
