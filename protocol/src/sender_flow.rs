@@ -125,6 +125,8 @@ pub struct SenderFlow {
     owes_twin: bool,
     last_sent_ns: u64,
     last_report_ns: u64,
+    /// When the first packet went that the receiver has not answered with any decision since.
+    unanswered_since_ns: Option<u64>,
     timeouts: u32,
 }
 
@@ -169,6 +171,7 @@ impl SenderFlow {
             owes_twin: false,
             last_sent_ns: now_ns,
             last_report_ns: now_ns,
+            unanswered_since_ns: None,
             timeouts: 0,
         }
     }
@@ -384,6 +387,7 @@ impl SenderFlow {
         if decided > self.decided_below {
             self.decided_below = decided;
             self.timeouts = 0;
+            self.unanswered_since_ns = self.is_waiting().then_some(now_ns);
             // A report that decides nothing is a sign of life of the control connection, not of the path.
             self.last_report_ns = now_ns;
         }
@@ -445,15 +449,23 @@ impl SenderFlow {
         self.timeouts
     }
 
-    /// Begins to count them anew: the path was found to be open.
-    pub const fn forget_timeouts(&mut self) {
+    /// For how long packets have gone out of which the receiver has said nothing: neither that they came, nor that they are lost.
+    #[must_use]
+    pub fn unanswered_ns(&self, now_ns: u64) -> u64 {
+        self.unanswered_since_ns.map_or(0, |since_ns| now_ns.saturating_sub(since_ns))
+    }
+
+    /// Begins to count both anew: the path was found to be open.
+    pub const fn forget_silence(&mut self) {
         self.timeouts = 0;
+        self.unanswered_since_ns = None;
     }
 
     /// Says that what was sealed has been handed to the network.
     #[inline]
     pub fn note_sent(&mut self, now_ns: u64) {
         self.last_sent_ns = now_ns;
+        self.unanswered_since_ns.get_or_insert(now_ns);
     }
 
     /// Changes the segment size because the path's MTU changed. Chunks of which nothing was sent yet, and those to come, have the

@@ -45,6 +45,11 @@ const PROBE_GRACE_NS: u64 = 60_000_000;
 const PROBE_PATIENCE_NS: u64 = 6_000_000_000;
 /// Repetitions without an answer after which the path is probed anew.
 const BLACK_HOLE_TIMEOUTS: u32 = 3;
+/// Patiences with silence, and the least time, after which a path that data still go out on is probed anew, too: as long as there is
+/// something new to send nothing is repeated. The control connection's own loss can hold reports back for so long.
+const BLACK_HOLE_PATIENCES: u64 = 4;
+/// See [`BLACK_HOLE_PATIENCES`].
+const BLACK_HOLE_NS_MIN: u64 = 500_000_000;
 /// Patience with silence until the control process has measured the round trip.
 const SILENCE_NS_DEFAULT: u64 = 200_000_000;
 
@@ -403,7 +408,7 @@ impl SendFlow {
             if is_best || now_ns.saturating_sub(first_ns) > PROBE_GRACE_NS {
                 let stride = best - OVERHEAD_BYTES as u16;
                 self.protocol.set_stride(stride);
-                self.protocol.forget_timeouts();
+                self.protocol.forget_silence();
                 self.was_open = true;
                 self.search.opened(best, now_ns);
                 let event = Event::PathOpen { flow: self.slot, stride, rtt_us: probing.rtt_us.max(1) };
@@ -490,7 +495,8 @@ impl SendFlow {
         self.protocol.on_silence(now_ns, patience_ns);
         // The path is dark, or swallows datagrams of this size now (a black hole, RFC 8899 section 4.3): probes tell which, and
         // what still passes. Nothing else goes until one is answered.
-        if self.protocol.timeouts() >= BLACK_HOLE_TIMEOUTS {
+        let black_hole_ns = (BLACK_HOLE_PATIENCES * patience_ns).max(BLACK_HOLE_NS_MIN);
+        if self.protocol.timeouts() >= BLACK_HOLE_TIMEOUTS || self.protocol.unanswered_ns(now_ns) > black_hole_ns {
             self.probing = Some(Probing::beginning(now_ns));
             self.search.closed();
         }

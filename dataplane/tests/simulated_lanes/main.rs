@@ -393,6 +393,27 @@ fn a_path_that_becomes_narrow_is_found_out() {
     }
 }
 
+/// Found on the emulated path: as long as there was something new to send, nothing was ever repeated, and so nothing was probed.
+#[test]
+fn a_black_hole_is_found_while_there_is_more_to_send() {
+    let wide = SimPath { delay_ns: 5_000_000, ..SimPath::default() };
+    // Far more buffers than a slow sender fills in the time that is allowed.
+    let mut world = World::new(18, wide, 4_000, 1_024, 20_000_000);
+    let mut assigned = 0;
+    while world.path_stride != Some(1_472 - 48) {
+        while assigned < 4_000 && (assigned as usize) < world.delivered.len() + ASSIGNED_MAX / 2 {
+            let source = Source::Memory;
+            world.sender.command(&Command::Send { flow: SEND, chunk: assigned, chunk_bytes: CHUNK_BYTES, source });
+            assigned += 1;
+        }
+        if world.delivered.len() == 3 {
+            world.network.set_path(SimPath { datagram_bytes_max: 1_472, ..wide });
+        }
+        world.step();
+        assert!(world.network.now_ns() < 5_000_000_000, "not found out: {:?}", world.path_stride);
+    }
+}
+
 #[test]
 fn darkness_is_survived() {
     let light = SimPath { delay_ns: 5_000_000, ..SimPath::default() };
