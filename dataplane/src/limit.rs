@@ -62,6 +62,19 @@ impl LimitResult {
     }
 }
 
+/// What a sender does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Work {
+    /// Bytes of each datagram's payload.
+    pub datagram_bytes: usize,
+    /// For how long.
+    pub seconds: f64,
+    /// Sealed, or bare: with a header and whatever else the memory held.
+    pub sealed: bool,
+    /// With a window of bytes under way. Without it packets are sent as fast as the datapath takes them, and lost beyond what the receiver takes.
+    pub windowed: bool,
+}
+
 /// Why a limit could not be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum LimitError {
@@ -144,7 +157,8 @@ pub fn send_limit(
 ) -> Result<LimitResult, LimitError> {
     let bind = if to.is_ipv6() { "::" } else { "0.0.0.0" };
     let bind = bind.parse().expect("a constant address");
-    LimitEnd::udp(bind, 0, SEND_BUFFER_BYTES)?.send(to, datagram_bytes, seconds, sealed)
+    let work = Work { datagram_bytes, seconds, sealed, windowed: true };
+    LimitEnd::udp(bind, 0, SEND_BUFFER_BYTES)?.send(to, work)
 }
 
 /// Receives one run over `datapath`.
@@ -252,10 +266,9 @@ fn send_over<D: Datapath>(
     datapath: &mut D,
     hops: &mut Hops,
     to: SocketAddr,
-    datagram_bytes: usize,
-    seconds: f64,
-    sealed: bool,
+    work: Work,
 ) -> Result<LimitResult, LimitError> {
+    let Work { datagram_bytes, seconds, sealed, windowed } = work;
     if !(STRIDE_MIN as usize + OVERHEAD_BYTES..=SUPER_BUFFER_BYTES).contains(&datagram_bytes) {
         return Err(LimitError::Size(datagram_bytes));
     }
@@ -263,14 +276,14 @@ fn send_over<D: Datapath>(
     let source = vec![7; MEMORY_BYTES];
     let payload = datagram_bytes - OVERHEAD_BYTES;
     let run_datagrams = datapath.run_datagrams_max(datagram_bytes);
-    let (mut packet_number, mut sent, mut acknowledged, mut at) = (0u64, 0u64, 0u64, 0);
+    let (mut packet_number, mut sent, mut arrived, mut at) = (0u64, 0u64, 0u64, 0);
     let (began_ns, began_cpu) = (monotonic_ns(), thread_cpu_seconds());
     let (mut heard_ns, mut sent_ns) = (began_ns, 0);
     let end_ns = began_ns + (seconds * 1e9) as u64;
     loop {
         datapath.receive(|datagram, _| {
             if let Ok(header) = Header::parse_datagram(datagram) {
-                acknowledged = acknowledged.max(header.packet_number);
+                arrived = arrived.max(header.packet_number);
                 heard_ns = monotonic_ns();
             }
         });
@@ -282,6 +295,7 @@ fn send_over<D: Datapath>(
         if now_ns - heard_ns > PATIENCE_NS {
             return Err(LimitError::NoAnswer(to));
         }
+        let acknowledged = if windowed { arrived } else { sent };
         // What had been given up for lost may still be acknowledged.
         sent = sent.max(acknowledged);
         let is_full = sent - acknowledged >= WINDOW_BYTES;
@@ -324,7 +338,7 @@ fn send_over<D: Datapath>(
             Some(datagram_bytes)
         });
     }
-    Ok(LimitResult { bytes: acknowledged, datagrams: packet_number, seconds: elapsed, cpu_seconds, frames_missing: 0 })
+    Ok(LimitResult { bytes: arrived, datagrams: packet_number, seconds: elapsed, cpu_seconds, frames_missing: 0 })
 }
 
 /// How many bytes have arrived, as a segment: the steering program lets nothing else through.

@@ -480,6 +480,9 @@ pub struct LimitArgs {
     /// Without the cipher: what is left is the cost of moving packets
     #[arg(long)]
     pub plain: bool,
+    /// Send as fast as packets can leave, whatever the receiver loses; what arrives is the result
+    #[arg(long, requires = "send")]
+    pub no_window: bool,
 }
 
 /// `culvert bench net`.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use culvert_dataplane::datapath::af_xdp::socket::Mode;
-use culvert_dataplane::limit::{LimitEnd, LimitReceiver, LimitResult, send_limit};
+use culvert_dataplane::limit::{LimitEnd, LimitReceiver, LimitResult, Work, send_limit};
 
 use crate::cli::args::{BenchArgs, BenchWhat, GlobalArgs, LimitArgs, NetArgs};
 use crate::cli::exit::{CommandError, ExitCode};
@@ -77,7 +77,7 @@ fn limit(args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
             if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let sender = end_of(args, unspecified, 0)?;
         let mode = sender.mode();
-        let sent = sender.send(to, datagram, args.seconds, !args.plain).map_err(CommandError::failed)?;
+        let sent = sender.send(to, work_of(args)).map_err(CommandError::failed)?;
         return show_limit("sent and acknowledged", &sent, mode, args, json);
     }
     if args.datapath != "udp" {
@@ -101,6 +101,10 @@ fn limit(args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
     let received = receiving.join().map_err(|_| CommandError::failed("the receiving thread panicked"))?;
     sent?;
     show_limit("received", &received, None, args, json)
+}
+
+fn work_of(args: &LimitArgs) -> Work {
+    Work { datagram_bytes: args.datagram.into(), seconds: args.seconds, sealed: !args.plain, windowed: !args.no_window }
 }
 
 fn show_limit(

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{LimitError, LimitResult, RECEIVE_BUFFER_BYTES, receive_over, send_over};
+use super::{LimitError, LimitResult, RECEIVE_BUFFER_BYTES, Work, receive_over, send_over};
 use crate::clock::monotonic_ns;
 use crate::datapath::Datapath;
 use crate::datapath::af_xdp::headers::NextHop;
@@ -106,22 +106,14 @@ impl LimitEnd {
         result
     }
 
-    /// Sends for `seconds`, in datagrams of `datagram_bytes`; sealed, or bare: with a header and whatever else the memory held.
+    /// Sends.
     ///
     /// # Errors
     /// [`LimitError`].
-    pub fn send(
-        mut self,
-        to: SocketAddr,
-        datagram_bytes: usize,
-        seconds: f64,
-        sealed: bool,
-    ) -> Result<LimitResult, LimitError> {
+    pub fn send(mut self, to: SocketAddr, work: Work) -> Result<LimitResult, LimitError> {
         let mut result = match &mut self.datapath {
-            LaneDatapath::Udp(datapath) => send_over(datapath, &mut self.hops, to, datagram_bytes, seconds, sealed),
-            LaneDatapath::AfXdp(datapath) => {
-                send_over(&mut **datapath, &mut self.hops, to, datagram_bytes, seconds, sealed)
-            }
+            LaneDatapath::Udp(datapath) => send_over(datapath, &mut self.hops, to, work),
+            LaneDatapath::AfXdp(datapath) => send_over(&mut **datapath, &mut self.hops, to, work),
         }?;
         result.frames_missing = self.frames_missing();
         Ok(result)

@@ -147,9 +147,17 @@ fn packets_per_second(mode: &str) -> f64 {
     let receiving = receiving.stdout(std::process::Stdio::piped()).spawn().unwrap();
     // The command says when it is ready only to people.
     std::thread::sleep(Duration::from_secs(2));
-    let mut sending = end(0, &["--send", "10.96.0.2:7999", "--core", "0", "--seconds", "3"]);
-    Ran::from(sending.output().unwrap()).exits(0);
+    let mut sending = end(0, &["--send", "10.96.0.2:7999", "--core", "0", "--seconds", "3", "--no-window"]);
+    let sent = Ran::from(sending.output().unwrap()).exits(0).json();
     let result = Ran::from(receiving.wait_with_output().unwrap()).exits(0).json();
     assert_eq!(result["af_xdp_mode"], mode, "{result}");
+    say(&format!(
+        "{mode}: {} packets sent in {:.1} s ({:.1} s of a core), {} received ({:.1} s of a core)",
+        sent["datagrams"],
+        sent["seconds"].as_f64().unwrap(),
+        sent["cpu_seconds"].as_f64().unwrap(),
+        result["datagrams"],
+        result["cpu_seconds"].as_f64().unwrap()
+    ));
     result["datagrams"].as_f64().unwrap() / result["seconds"].as_f64().unwrap()
 }
