@@ -4,6 +4,8 @@
 //! its capabilities. Its maps are changed later through their descriptors, which takes none (Linux 5.19). The attachment
 //! is a BPF link: it ends with the process, however that ends.
 
+pub mod cost;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
