@@ -31,6 +31,15 @@ impl Lab {
     /// If a namespace or link cannot be made although it should.
     #[must_use]
     pub fn new(mtu: u32) -> Option<Self> {
+        Self::with_queues(mtu, 1)
+    }
+
+    /// As [`Lab::new`], with so many receive and transmit queues at both ends.
+    ///
+    /// # Panics
+    /// As [`Lab::new`].
+    #[must_use]
+    pub fn with_queues(mtu: u32, queues: u32) -> Option<Self> {
         if let Some(why) = missing() {
             eprintln!("skipped: {why}");
             return None;
@@ -38,7 +47,15 @@ impl Lab {
         // Interface names have 15 characters at most.
         let links = ["cva", "cvb"].map(|side| format!("{side}{}", std::process::id()));
         Some(Self::join(links, mtu, |[a, b], [va, vb]| {
-            ip(&["-n", a, "link", "add", va, "type", "veth", "peer", "name", vb, "netns", b]);
+            let queues = queues.to_string();
+            let each = ["numrxqueues", &queues, "numtxqueues", &queues];
+            let words = [
+                &["-n", a, "link", "add", va],
+                &each[..],
+                &["type", "veth", "peer", "name", vb, "netns", b],
+                &each[..],
+            ];
+            ip(&words.concat());
         }))
     }
 
@@ -88,6 +105,22 @@ impl Lab {
     #[must_use]
     pub fn inside(&self, side: usize, command: &Command) -> Command {
         inside_namespace(&self.sides[side], command)
+    }
+
+    /// Joins the sides by a second link: `10.98.0.1` and `10.98.0.2`. Returns its interfaces.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn add_link(&self) -> [String; 2] {
+        let [a, b] = &self.sides;
+        let links = ["cwa", "cwb"].map(|side| format!("{side}{}", std::process::id()));
+        ip(&["-n", a, "link", "add", &links[0], "type", "veth", "peer", "name", &links[1], "netns", b]);
+        for ((side, link), last) in [a, b].into_iter().zip(&links).zip(["1", "2"]) {
+            ip(&["-n", side, "addr", "add", &format!("10.98.0.{last}/24"), "dev", link]);
+            ip(&["-n", side, "link", "set", link, "up"]);
+        }
+        links
     }
 
     /// Runs `ip` or another tool in a side.

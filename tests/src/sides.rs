@@ -27,6 +27,8 @@ pub struct Sides {
     pub pair: Pair,
     /// The second's node.
     pub node: RunningNode,
+    /// The cores of the sender's lanes.
+    pub sender_cores: &'static str,
 }
 
 impl Sides {
@@ -43,19 +45,21 @@ impl Sides {
     #[must_use]
     pub fn over(lab: Lab, address: &str, options: &[&str]) -> Self {
         let pair = Pair::new();
-        let listen = ["node", "--listen", "[::]:7272", "--metrics", "127.0.0.1:0", "--datapath", "af_xdp"];
-        let arguments: Vec<&str> = [&listen[..], options].concat();
+        let listen = ["node", "--listen", "[::]:7272", "--metrics", "127.0.0.1:0"];
+        let datapath = if options.contains(&"--datapath") { &[][..] } else { &["--datapath", "af_xdp"] };
+        let arguments: Vec<&str> = [&listen, datapath, options].concat();
         let node = RunningNode::start(&pair.there, &mut lab.inside(1, &command(&pair.there, arguments)));
         pair.meet(node.port);
         run(&pair.here, ["profile", "edit", "second", "--address", &format!("{address}:7272")]).exits(0);
-        Self { lab, pair, node }
+        Self { lab, pair, node, sender_cores: "1" }
     }
 
     /// A command that sends from the first side.
     #[must_use]
     pub fn sending(&self, source: &Path, options: &[&str]) -> Command {
         let destination = format!("second:{}", self.pair.shared.join("in").display());
-        let mut sending = command(&self.pair.here, ["send", "--json", "--datapath", "af_xdp", "--cores", "1"]);
+        let mut sending =
+            command(&self.pair.here, ["send", "--json", "--datapath", "af_xdp", "--cores", self.sender_cores]);
         sending.args(options).arg(source).arg(destination);
         self.lab.inside(0, &sending)
     }

@@ -91,7 +91,7 @@ fn a_mode_that_is_asked_for_is_the_only_one_tried() {
 #[test]
 fn the_raw_limit_over_rings_leaves_no_frame_behind() {
     let Some(sides) = Sides::start(1_500, "10.96.0.2") else { return };
-    let Sides { lab, node, pair } = sides;
+    let Sides { lab, node, pair, .. } = sides;
     drop(node);
     for plain in [&["--plain"][..], &[]] {
         let both = ["bench", "limit", "--datapath", "af_xdp", "--json", "--datagram", "1472", "--seconds", "0.5"];
@@ -135,7 +135,7 @@ fn a_killed_node_leaves_nothing_on_the_interface() {
     let source = sides.source();
     sides.send(&source, &[]).exits(0);
     assert_same(&source, &sides.pair.shared.join("in"));
-    let Sides { lab, node, pair } = sides;
+    let Sides { lab, node, pair, .. } = sides;
     drop(node);
     let patience = Instant::now() + Duration::from_secs(20);
     while link_of(&lab, 1).contains("prog/xdp") {

@@ -127,7 +127,7 @@ fn killed_data_plane(sides: &Sides) {
 /// The node is killed at once: no program stays on the NIC.
 fn nothing_left_behind(sides: Sides) {
     assert!(sides.link(1).contains("prog/xdp"), "no program is attached: {}", sides.link(1));
-    let Sides { lab, node, pair } = sides;
+    let Sides { lab, node, pair, .. } = sides;
     node.kill();
     wait_for("the program's end", || (!link_of(&lab, 1).contains("prog/xdp")).then_some(()));
     say("after kill -9 of the node no program is on the NIC");
