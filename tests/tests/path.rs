@@ -332,7 +332,6 @@ fn the_bottlenecks_rate_and_buffer_are_found_and_transfers_are_compared() {
     assert!(history.contains("transfer"), "{history}");
 }
 
-/// An archive that answers with a status, and keeps what it took.
 #[test]
 fn loss_order_and_copies_are_told_apart_by_direction() {
     let clean = WanConfig::clean(1_000_000_000, 20.0);
@@ -404,6 +403,7 @@ fn one_packet_in_a_million_is_seen() {
     );
 }
 
+/// An archive that answers with a status, and keeps what it took.
 fn archive(status: Arc<AtomicU32>) -> (String, Arc<Mutex<Vec<Value>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/logstash", listener.local_addr().unwrap());
@@ -448,10 +448,14 @@ fn checks_are_published_when_the_archive_is_back() {
     ours(&["path", "check", "second", "--seconds", "0.2", "--no-rate", "--json"]).exits(0);
     ours(&["path", "publish"]).exits(5).says("503");
     assert!(taken.lock().unwrap().is_empty());
-    status.store(200, Ordering::Relaxed);
-    // A running node delivers by itself.
-    let arguments = ["--config", &config, "node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "off"];
+    // A running node tries by itself, says what waits, and delivers when the archive is back.
+    let arguments =
+        ["--config", &config, "node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "127.0.0.1:0"];
     let node = RunningNode::start(&pair.here, &mut command(&pair.here, arguments));
+    wait_for("a failed delivery", || (node.metric("culvert_path_archive_failures_total") > 0.0).then_some(()));
+    assert_eq!(node.metric("culvert_path_archive_waiting_documents"), 5.0);
+    assert!(node.metric("culvert_path_archive_waiting_bytes") > 1_000.0);
+    status.store(200, Ordering::Relaxed);
     let kinds = wait_for("the documents", || {
         let taken = taken.lock().unwrap();
         let kinds: Vec<String> =
@@ -462,7 +466,17 @@ fn checks_are_published_when_the_archive_is_back() {
     let document = taken.lock().unwrap()[0].clone();
     assert_eq!(document["participants"], serde_json::json!(["dtn1.example.org", "second"]));
     assert_eq!(document["result"]["succeeded"], true);
+    wait_for("the last delivery to be counted", || {
+        (node.metric("culvert_path_archive_delivered_total") == 5.0).then_some(())
+    });
+    assert_eq!(node.metric("culvert_path_archive_waiting_documents"), 0.0);
+    assert_eq!(node.metric("culvert_path_archive_dropped_total"), 0.0);
     drop(node);
+    let shown = ours(&["config", "show", "--origin"]).exits(0).out;
+    let line = |name: &str| shown.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{shown}"));
+    assert!(line("archive.url").contains(&url) && line("archive.url").ends_with("here.toml"), "{shown}");
+    assert!(line("archive.spool_documents").contains("10000") && line("path.rate").ends_with("default"), "{shown}");
+    assert!(line("responder ").contains("off"), "{shown}");
     ours(&["path", "publish"]).exits(9);
 }
 
