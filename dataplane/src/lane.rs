@@ -328,19 +328,19 @@ impl Body {
                     replies.push(Reply { to: from, slot, probe: header, datagram_bytes: datagram.len() });
                 }
             }
-            SegmentKind::ProbeReply | SegmentKind::Opening => self.reply_from_receiver(datagram, &header, from, now_us),
+            SegmentKind::ProbeReply | SegmentKind::Opening => self.reply_from_receiver(datagram, &header, from),
         }
     }
 
     /// A datagram of the reverse direction. The id was chosen by the partner, so several flows may bear it; the
     /// key tells which is meant.
-    fn reply_from_receiver(&mut self, datagram: &[u8], header: &Header, from: SocketAddr, now_us: u32) {
+    fn reply_from_receiver(&mut self, datagram: &[u8], header: &Header, from: SocketAddr) {
         let mut is_known = false;
         for &slot in &self.active_sends {
             let Some(flow) = self.sends[usize::from(slot.0)].as_mut() else { continue };
             if flow.protocol.flow_id() == header.flow_id {
                 is_known = true;
-                if flow.reply(datagram, header, from, now_us) {
+                if flow.reply(datagram, header, from, &mut self.link, self.now_ns) {
                     return;
                 }
             }
