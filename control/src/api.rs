@@ -335,7 +335,7 @@ async fn list(State(api): State<Api>) -> Json<Vec<TransferRecord>> {
 }
 
 async fn submit(State(api): State<Api>, Json(request): Json<TransferRequest>) -> Response {
-    let waiting = api.node.registry.interrupted().len();
+    let waiting = api.node.registry.unfinished_count();
     if waiting >= QUEUED_MAX {
         return error(
             StatusCode::TOO_MANY_REQUESTS,

@@ -23,6 +23,10 @@ use crate::tls::{TlsConfigs, keys_of};
 pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Ordinary messages that may wait to be written; then their senders wait.
 const QUEUE_LENGTH: usize = 32;
+/// Urgent messages that may wait to be written. A partner that does not read for so long is given up.
+const URGENT_QUEUE_LENGTH: usize = 1 << 15;
+/// How often an end that is busy with something long says that it lives.
+const SIGN_OF_LIFE_INTERVAL: Duration = Duration::from_secs(2);
 /// A connection over which nothing has come for so long is dead: partners ping each other far more often.
 pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -95,6 +99,20 @@ pub struct MessageReader {
 }
 
 impl MessageReader {
+    /// The next message of a partner that has to say something within [`SILENCE_TIMEOUT`], and be it that it lives. Cancelling
+    /// the future loses nothing.
+    ///
+    /// # Errors
+    /// [`ConnectionError`]; the connection is then of no use.
+    pub async fn next_in_time(&mut self) -> Result<Message, ConnectionError> {
+        let address = self.address;
+        let silent = |_| ConnectionError::Cut {
+            address,
+            reason: format!("the partner has not been heard of for {} s", SILENCE_TIMEOUT.as_secs()),
+        };
+        tokio::time::timeout(SILENCE_TIMEOUT, self.next()).await.map_err(silent)?
+    }
+
     /// The next message. Cancelling the future loses nothing.
     ///
     /// # Errors
@@ -130,13 +148,14 @@ impl Drop for MessageReader {
 /// The writing end; clones write to the same connection.
 #[derive(Clone, Debug)]
 pub struct MessageWriter {
-    urgent: mpsc::UnboundedSender<Message>,
+    urgent: mpsc::Sender<Message>,
     ordinary: mpsc::Sender<Message>,
 }
 
-/// The connection cannot be written any more; the reader says why.
+/// The connection cannot be written any more; the reader says why. Or the partner reads so little that what it should know by now
+/// fills the queue.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the control connection is closed")]
+#[error("the control connection is closed, or the partner does not read it")]
 pub struct Closed;
 
 impl MessageWriter {
@@ -153,7 +172,20 @@ impl MessageWriter {
     /// # Errors
     /// [`Closed`].
     pub fn send_urgent(&self, message: Message) -> Result<(), Closed> {
-        self.urgent.send(message).map_err(|_| Closed)
+        self.urgent.try_send(message).map_err(|_| Closed)
+    }
+
+    /// Does work that may take long, and tells the partner meanwhile that this end lives.
+    pub async fn keep_alive<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        let mut tick = tokio::time::interval(SIGN_OF_LIFE_INTERVAL);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                // Whether the connection is closed shows when it is used.
+                _ = tick.tick() => drop(self.send_urgent(Message::Ping(0))),
+            }
+        }
     }
 }
 
@@ -246,8 +278,9 @@ impl Connection {
         let local_address = tcp.local_addr().unwrap_or(address);
         // Reports are small and must go at once.
         let _ = tcp.set_nodelay(true);
+        notice_a_dead_partner(tcp);
         let (reading, writing) = tokio::io::split(stream);
-        let (urgent, urgent_queue) = mpsc::unbounded_channel();
+        let (urgent, urgent_queue) = mpsc::channel(URGENT_QUEUE_LENGTH);
         let (ordinary, ordinary_queue) = mpsc::channel(QUEUE_LENGTH);
         let writing = tokio::spawn(write_messages(writing, urgent_queue, ordinary_queue));
         let mut reader = MessageReader { stream: Some(reading), frames: FrameReader::default(), address };
@@ -299,6 +332,17 @@ impl Connection {
     }
 }
 
+/// Lets the kernel find out that the partner's host is gone or unreachable, also while neither end has anything to say.
+fn notice_a_dead_partner(tcp: &TcpStream) {
+    use rustix::net::sockopt;
+    // Where one of them cannot be had, silence is noticed while data move.
+    let _ = sockopt::set_socket_keepalive(tcp, true);
+    let _ = sockopt::set_tcp_keepidle(tcp, SILENCE_TIMEOUT / 3);
+    let _ = sockopt::set_tcp_keepintvl(tcp, SILENCE_TIMEOUT / 6);
+    let _ = sockopt::set_tcp_keepcnt(tcp, 4);
+    let _ = sockopt::set_tcp_user_timeout(tcp, SILENCE_TIMEOUT.as_millis() as u32);
+}
+
 /// Why a handshake failed, for people.
 fn handshake_reason(error: &std::io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
@@ -316,7 +360,7 @@ fn handshake_error(address: SocketAddr, reason: &dyn std::fmt::Display) -> Conne
 /// Writes messages until both queues are closed, the urgent ones first.
 async fn write_messages<S: AsyncRead + AsyncWrite>(
     mut stream: WriteHalf<S>,
-    mut urgent: mpsc::UnboundedReceiver<Message>,
+    mut urgent: mpsc::Receiver<Message>,
     mut ordinary: mpsc::Receiver<Message>,
 ) {
     /// Bytes gathered for one write, unless nothing more waits.

@@ -195,6 +195,27 @@ pub struct DataPlane {
     _keep: watch::Sender<()>,
 }
 
+/// A file that is open in the data plane. When it is dropped it is closed there, after the last operation on it has ended.
+#[derive(Debug)]
+pub struct InstalledFile {
+    plane: Arc<DataPlane>,
+    slot: FileSlot,
+}
+
+impl InstalledFile {
+    /// Where the data plane has it.
+    #[must_use]
+    pub const fn slot(&self) -> FileSlot {
+        self.slot
+    }
+}
+
+impl Drop for InstalledFile {
+    fn drop(&mut self) {
+        self.plane.remove_file(self.slot);
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -355,19 +376,24 @@ impl DataPlane {
     ///
     /// # Errors
     /// [`DataPlaneError::NoRoom`] or [`DataPlaneError::Died`].
-    pub async fn install_file(&self, buffered: &OwnedFd, direct: Option<&OwnedFd>) -> Result<FileSlot, DataPlaneError> {
+    pub async fn install_file(
+        self: &Arc<Self>,
+        buffered: &OwnedFd,
+        direct: Option<&OwnedFd>,
+    ) -> Result<InstalledFile, DataPlaneError> {
         let slot = lock(&self.free_files).pop().ok_or(DataPlaneError::NoRoom("file"))?;
+        // From here on the slot is given back whatever happens, also if nobody waits for the confirmation any more.
+        let installed = InstalledFile { plane: self.clone(), slot };
         let (done, confirmation) = oneshot::channel();
         lock(&self.waiters).installed.insert(slot, done);
         let message = ToDataPlane::InstallFile { slot, direct: direct.is_some() };
         let descriptors: Vec<&OwnedFd> = std::iter::once(buffered).chain(direct).collect();
         self.tell(&message, &descriptors)?;
         self.confirmed(confirmation).await?;
-        Ok(slot)
+        Ok(installed)
     }
 
-    /// Closes a file in the data plane, after the last operation on it has ended.
-    pub fn remove_file(&self, slot: FileSlot) {
+    fn remove_file(&self, slot: FileSlot) {
         // If the process is gone, so is the file.
         if self.tell(&ToDataPlane::RemoveFile { slot }, &[]).is_ok() {
             lock(&self.free_files).push(slot);

@@ -9,19 +9,22 @@ pub mod plan;
 pub mod small_files;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use culvert_protocol::control::{Refusal, RefusalCode};
 use culvert_protocol::manifest::Manifest;
 use culvert_protocol::names::TEMPORARY_PREFIX;
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, fsync, mkdirat, openat2, syncfs};
 use rustix::io::Errno;
 
 use crate::profiles::PermittedRoot;
-use crate::sources::{Source, SourceError, local_source, open_beneath};
+use crate::sources::{Source, SourceError, hash_of, local_source, open_beneath};
 
 /// Which part of this host's files a request may reach.
 #[derive(Clone, Debug)]
@@ -40,6 +43,9 @@ pub enum Reach {
 pub struct Destination {
     /// The directory that the manifest's names are relative to.
     base: OwnedFd,
+    /// The base's file system, and a directory of each other one that is mounted below it and was come by.
+    device: u64,
+    others: Mutex<HashMap<u64, OwnedFd>>,
     /// How it is shown.
     pub path: PathBuf,
     /// The name that a single file gets instead of its own.
@@ -208,7 +214,11 @@ impl Opener {
                 self.open_directory(made.parent().unwrap_or(Path::new(""))).map_err(|error| self.refusal(error))?;
             let name = Path::new(made.file_name().unwrap_or_default());
             is_fresh = match mkdirat(&parent, name, Mode::from_raw_mode(0o777)) {
-                Ok(()) => true,
+                Ok(()) => {
+                    // What will be stored below is not durable before its directory is.
+                    fsync(&parent).map_err(|error| self.refusal(error))?;
+                    true
+                }
                 Err(Errno::EXIST) => false,
                 Err(error) => return Err(self.refusal(error)),
             };
@@ -250,7 +260,9 @@ pub fn process_umask() -> Mode {
 
 impl Destination {
     fn new(base: OwnedFd, path: PathBuf, single_name: Option<Vec<u8>>, is_fresh: bool) -> Self {
-        Self { base, path, single_name, is_fresh, umask: process_umask() }
+        // A base that cannot be looked at has no other file systems below it that matter.
+        let device = fstat(&base).map_or(0, |stat| stat.st_dev);
+        Self { base, device, others: Mutex::default(), path, single_name, is_fresh, umask: process_umask() }
     }
 
     /// The directory.
@@ -287,7 +299,24 @@ impl Destination {
         }
         let path = Path::new(OsStr::from_bytes(name));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        open_beneath(self.base.as_fd(), path, flags)
+        let directory = open_beneath(self.base.as_fd(), path, flags)?;
+        let device = fstat(&directory)?.st_dev;
+        if device != self.device {
+            let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Entry::Vacant(place) = others.entry(device) {
+                place.insert(directory.try_clone().map_err(|_| Errno::MFILE)?);
+            }
+        }
+        Ok(directory)
+    }
+
+    /// Makes everything durable that was written, made and named so far: the base's file system, and those that are mounted below it.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn sync(&self) -> Result<(), Errno> {
+        syncfs(&self.base)?;
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).values().try_for_each(syncfs)
     }
 
     /// The mode of a new file: the sender's if it is to be preserved, else what this user's umask makes.
@@ -312,9 +341,14 @@ pub fn split_name(name: &[u8]) -> (&[u8], &[u8]) {
 /// one before it left.
 #[must_use]
 pub fn partial_name(name: &[u8]) -> PathBuf {
-    let hash = blake3::hash(name);
+    partial_name_of(hash_of(name))
+}
+
+/// As [`partial_name`], of a name of which only [`hash_of`] is known.
+#[must_use]
+pub fn partial_name_of(hash: u128) -> PathBuf {
     let mut partial = TEMPORARY_PREFIX.to_vec();
-    partial.extend(culvert_protocol::identity::to_hex(&hash.as_bytes()[..12]).into_bytes());
+    partial.extend(culvert_protocol::identity::to_hex(&hash.to_le_bytes()[..12]).into_bytes());
     PathBuf::from(OsStr::from_bytes(&partial))
 }
 

@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use culvert_protocol::identity::{PublicKey, to_hex};
 use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::destination::plan::StoredBefore;
 use crate::sources::hash_of;
+use crate::state::sync_directory;
 
 const VERSION: u32 = 1;
 /// Length and check before each record.
@@ -83,6 +85,8 @@ pub enum Record {
         /// When the stored file was last changed in any way.
         changed: FileTime,
     },
+    /// Everything is stored, and the sender was told: only its signature may be missing.
+    Complete,
 }
 
 /// A file that an earlier attempt stored whole.
@@ -128,6 +132,11 @@ impl Past {
         self.done.get(&hash_of(entry.name))
     }
 
+    /// The hashes of the names of files that an earlier attempt began and did not end.
+    pub fn begun_names(&self) -> impl Iterator<Item = u128> + '_ {
+        self.begun.keys().copied()
+    }
+
     /// Whether there is nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -162,6 +171,9 @@ pub struct Journal {
     file: File,
     path: PathBuf,
     begun: u32,
+    /// The length up to which it can be read.
+    good_bytes: u64,
+    was_there: bool,
 }
 
 impl Journal {
@@ -182,15 +194,49 @@ impl Journal {
         let mut file = File::options().read(true).append(true).create(true).mode(0o600).open(&path).map_err(os)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| JournalError::InUse)?;
         let bytes = std::fs::read(&path).map_err(os)?;
-        let (past, begun, good_bytes) = replay(&bytes);
+        // Whoever had the lock before may have removed the file between the two calls: then this is a file without a name.
+        if std::fs::metadata(&path).ok().map(|named| named.ino()) != Some(file.metadata().map_err(os)?.ino()) {
+            return Err(JournalError::InUse);
+        }
+        let was_there = !bytes.is_empty();
+        let (past, begun, mut good_bytes) = replay(&bytes);
         if good_bytes < bytes.len() {
             file.set_len(good_bytes as u64).map_err(os)?;
         }
         if good_bytes == 0 {
-            file.write_all(&encode(&Record::Header { version: VERSION })).map_err(os)?;
+            let header = encode(&Record::Header { version: VERSION });
+            good_bytes = header.len();
+            file.write_all(&header).map_err(os)?;
             file.sync_data().map_err(os)?;
+            // A journal whose name is lost in a power failure has never been there.
+            sync_directory(path.parent().unwrap_or(Path::new("."))).map_err(os)?;
         }
-        Ok((Self { file, path, begun }, past))
+        Ok((Self { file, path, begun, good_bytes: good_bytes as u64, was_there }, past))
+    }
+
+    /// Removes the journals in `directory` that have nothing more to tell: those of transfers that were complete, and those that
+    /// nothing was written to. Younger ones than `age` stay: a partner whose signature is missing may come again.
+    pub fn sweep(directory: &Path, age: Duration) {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            let is_old = modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|elapsed| elapsed >= age));
+            if !is_old || entry.path().extension().is_none_or(|extension| extension != "journal") {
+                continue;
+            }
+            // One that is in use, or cannot be read, is left alone.
+            let Ok(file) = File::open(entry.path()) else { continue };
+            let Ok(bytes) = std::fs::read(entry.path()) else { continue };
+            let is_over = matches!(records(&bytes).last(), Some(Record::Complete | Record::Header { .. }));
+            if is_over && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Whether an earlier attempt has left it, even if it came to store nothing.
+    #[must_use]
+    pub const fn was_there(&self) -> bool {
+        self.was_there
     }
 
     /// The number that the next [`Record::Begun`] gets.
@@ -205,15 +251,23 @@ impl Journal {
     /// The operating system's.
     pub fn append(&mut self, records: impl IntoIterator<Item = Record>) -> io::Result<()> {
         let mut bytes = Vec::new();
+        let mut begun = self.begun;
         for record in records {
-            self.begun += u32::from(matches!(record, Record::Begun { .. }));
+            begun += u32::from(matches!(record, Record::Begun { .. }));
             bytes.extend(encode(&record));
         }
         if bytes.is_empty() {
             return Ok(());
         }
-        self.file.write_all(&bytes)?;
-        Ok(rustix::fs::fdatasync(self.file.as_fd())?)
+        let written = self.file.write_all(&bytes).and_then(|()| Ok(rustix::fs::fdatasync(self.file.as_fd())?));
+        if let Err(error) = written {
+            // Half a record would hide everything that is written after it.
+            self.file.set_len(self.good_bytes)?;
+            return Err(error);
+        }
+        self.begun = begun;
+        self.good_bytes += bytes.len() as u64;
+        Ok(())
     }
 
     /// Removes the journal: the transfer is over.
@@ -260,11 +314,22 @@ pub fn replay(bytes: &[u8]) -> (Past, u32, usize) {
                 past.begun.remove(&name);
                 past.done.insert(name, DoneFile { bytes, modified, hash, inode, changed });
             }
+            Record::Complete => {}
         }
         is_first = false;
         rest = after;
     }
     (past, begun.len() as u32, bytes.len() - rest.len())
+}
+
+/// The whole records of a journal, in order, for those who look into one.
+pub fn records(bytes: &[u8]) -> impl Iterator<Item = Record> + '_ {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let (record, after) = decode(rest)?;
+        rest = after;
+        Some(record)
+    })
 }
 
 fn decode(bytes: &[u8]) -> Option<(Record, &[u8])> {

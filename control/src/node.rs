@@ -5,17 +5,24 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use culvert_dataplane::link::engine::EngineConfig;
 use culvert_protocol::identity::Identity;
 
 use crate::dataplane::Supervisor;
+use crate::doorman::Doorman;
+use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::profiles::Profiles;
 use crate::registry::Registry;
+use crate::shares::Shares;
 use crate::state::{StateDirectory, StateError};
 use crate::tls::TlsConfigs;
 use crate::tuning::Wakefulness;
+
+/// Journals of complete transfers whose sender never signed are kept so long for it to come again.
+const JOURNAL_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A node.
 #[derive(Debug)]
@@ -42,6 +49,10 @@ pub struct Node {
     pub datagram_bytes_cap: Option<u16>,
     /// What it knows of paths, and how it answers those who measure.
     pub path: crate::path::PathRoom,
+    /// Who may begin a handshake.
+    pub doorman: Doorman,
+    /// What partners take of this node's memory.
+    pub shares: Arc<Shares>,
 }
 
 impl Node {
@@ -57,12 +68,16 @@ impl Node {
         datagram_bytes_cap: Option<u16>,
     ) -> Result<Arc<Self>, StateError> {
         let identity = Arc::new(state.identity()?);
+        state.sweep();
+        Journal::sweep(&state.path("journals"), JOURNAL_AGE);
         let tls = Arc::new(TlsConfigs::new(&identity));
         Ok(Arc::new(Self {
             profiles: Profiles::new(state.clone()),
             registry: Registry::open(state.clone())?,
             supervisor: Supervisor::new(program, engine),
             path: crate::path::PathRoom::default(),
+            doorman: Doorman::default(),
+            shares: Arc::default(),
             metrics: Arc::new(Metrics::new()),
             wakefulness: Wakefulness::default(),
             state,

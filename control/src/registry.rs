@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use culvert_protocol::control::{RefusalCode, TransferId};
+use culvert_protocol::control::{Refusal, RefusalCode, TransferId};
 use culvert_protocol::receipt::Receipt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -134,6 +134,11 @@ pub struct LiveTransfer {
     pub cancel: watch::Receiver<bool>,
 }
 
+/// Records of transfers that have ended; beyond them the oldest are forgotten. Receipts are kept for ever.
+const ENDED_MAX: usize = 20_000;
+/// How many are forgotten at once, so that it is seldom done.
+const ENDED_EXCESS: usize = 1_000;
+
 /// The transfers of a node.
 #[derive(Debug)]
 pub struct Registry {
@@ -167,6 +172,25 @@ impl Registry {
             }
         }
         Ok(Self { state, live: Mutex::default(), records: Mutex::new(records), changed: watch::channel(0).0 })
+    }
+
+    /// A partner's request begins a transfer, or goes on with one of its own. The partner chose the id, so it may be anybody's.
+    ///
+    /// # Errors
+    /// A refusal if the id is another's or the transfer is under way.
+    pub fn begin_for_partner(&self, id: TransferId, record: TransferRecord) -> Result<LiveTransfer, Refusal> {
+        let refuse = |code, text: &str| Err(Refusal::new(code, format!("transfer {id} {text}")));
+        let is_others = lock(&self.records).get(&id).is_some_and(|known| {
+            known.request.is_some() || known.partner != record.partner || known.role != record.role
+        });
+        if is_others {
+            return refuse(RefusalCode::Protocol, "is another one at this node: use a new id");
+        }
+        if lock(&self.live).contains_key(&id) {
+            return refuse(RefusalCode::Temporary, "is still under way at this node: try again");
+        }
+        self.begin(id, record)
+            .map_err(|error| Refusal::new(RefusalCode::Failed, format!("this node cannot note the transfer: {error}")))
     }
 
     /// A new transfer begins, or one goes on after a restart.
@@ -258,15 +282,23 @@ impl Registry {
         counts
     }
 
-    /// Requests of this node's user that had not ended when it was stopped.
+    /// Transfers that had not ended when the node was stopped, in the order in which they were asked for.
     #[must_use]
     pub fn interrupted(&self) -> Vec<(TransferId, TransferRecord)> {
         let records = lock(&self.records);
-        records
+        let mut interrupted: Vec<_> = records
             .iter()
             .filter(|(_, record)| !record.state.is_final())
             .map(|(&id, record)| (id, record.clone()))
-            .collect()
+            .collect();
+        interrupted.sort_unstable_by_key(|&(id, _)| id);
+        interrupted
+    }
+
+    /// How many transfers wait or are under way.
+    #[must_use]
+    pub fn unfinished_count(&self) -> usize {
+        lock(&self.records).values().filter(|record| !record.state.is_final()).count()
     }
 
     /// Changes whenever a record does.
@@ -281,7 +313,10 @@ impl Registry {
             path: self.state.path(format!("transfers/{id}.json")),
             reason: error.to_string(),
         })?;
-        lock(&self.records).insert(id, record);
+        for forgotten in insert(&mut lock(&self.records), id, record) {
+            // One that stays on the disk is forgotten at the next start.
+            let _ = self.state.remove(format!("transfers/{forgotten}.json"));
+        }
         self.changed.send_modify(|count| *count += 1);
         self.state.write(format!("transfers/{id}.json"), &json)
     }
@@ -294,6 +329,32 @@ impl Registry {
         let bytes = self.state.read(format!("receipts/{id}.receipt"))?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
+}
+
+/// Notes a record; returns those that are forgotten for it.
+fn insert(
+    records: &mut HashMap<TransferId, TransferRecord>,
+    id: TransferId,
+    record: TransferRecord,
+) -> Vec<TransferId> {
+    records.insert(id, record);
+    if records.len() <= ENDED_MAX + ENDED_EXCESS {
+        return Vec::new();
+    }
+    let mut ended: Vec<(u64, TransferId)> = records
+        .iter()
+        .filter(|&(&of, record)| of != id && record.state.is_final())
+        .map(|(&of, record)| (record.ended_unix_ms.unwrap_or(0), of))
+        .collect();
+    if ended.len() <= ENDED_MAX {
+        return Vec::new();
+    }
+    ended.sort_unstable();
+    ended.truncate(ended.len() - ENDED_MAX);
+    for (_, forgotten) in &ended {
+        records.remove(forgotten);
+    }
+    ended.into_iter().map(|(_, id)| id).collect()
 }
 
 /// A transfer's error, as it is kept and shown.
@@ -320,3 +381,57 @@ pub fn receipt_path(state: &StateDirectory, id: &str) -> std::path::PathBuf {
 
 /// A registry shared by the node's tasks.
 pub type SharedRegistry = Arc<Registry>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(state: RecordState, partner: &str, ended: u64) -> TransferRecord {
+        TransferRecord {
+            transfer: String::new(),
+            role: Role::Receive,
+            partner: partner.to_owned(),
+            description: String::new(),
+            state,
+            created_unix_ms: 0,
+            ended_unix_ms: Some(ended),
+            attempts: 1,
+            result: None,
+            error: None,
+            request: None,
+            progress: None,
+        }
+    }
+
+    #[test]
+    fn records_beyond_the_limit_are_forgotten_oldest_first_and_none_that_is_under_way() {
+        let mut records = HashMap::new();
+        let id = |number: u64| TransferId::new(1, number.into());
+        insert(&mut records, id(0), record(RecordState::Active, "a", 0));
+        let limit = (ENDED_MAX + ENDED_EXCESS) as u64;
+        for number in 1..limit {
+            assert!(insert(&mut records, id(number), record(RecordState::Failed, "a", number)).is_empty());
+        }
+        let forgotten = insert(&mut records, id(limit), record(RecordState::Active, "a", limit));
+        assert_eq!(forgotten.len(), ENDED_EXCESS - 1);
+        assert_eq!(forgotten[0], id(1));
+        assert!(records.contains_key(&id(0)) && records.contains_key(&id(limit)));
+    }
+
+    #[test]
+    fn a_partner_cannot_take_over_the_id_of_anothers_transfer() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(directory.path().join("state")).unwrap();
+        let registry = Registry::open(state).unwrap();
+        let id = TransferId::new(1, 7);
+        let live = registry.begin_for_partner(id, record(RecordState::Active, "a", 0)).unwrap();
+        let code = |partner| {
+            registry.begin_for_partner(id, record(RecordState::Active, partner, 0)).map(drop).unwrap_err().code
+        };
+        assert_eq!(code("b"), RefusalCode::Protocol);
+        assert_eq!(code("a"), RefusalCode::Temporary);
+        drop(live);
+        registry.fail(id, &TransferError::protocol("a test")).unwrap();
+        assert!(registry.begin_for_partner(id, record(RecordState::Active, "a", 0)).is_ok());
+    }
+}

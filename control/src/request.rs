@@ -249,6 +249,7 @@ async fn try_once(
     let (writer, farewell) = (connection.writer.clone(), connection.farewell());
     writer.send(Message::Request(ask)).await?;
     let mut context = TransferContext {
+        share: node.shares.take_for_user(connection.partner),
         id,
         options: request.options,
         identity: node.identity.clone(),
@@ -314,7 +315,7 @@ async fn conduct(node: &Node, context: TransferContext, request: &TransferReques
         }
         Movement::Measure { bytes } => {
             let mut context = context;
-            let has = receive_plan(&mut context, 0).await?;
+            let has = receive_plan(&mut context, 0, *bytes).await?;
             let sent = send(context, Payload::Memory { bytes: *bytes }, has).await?;
             Ok(Outcome { result: sent.result, receipt: sent.receipt })
         }
@@ -330,7 +331,7 @@ pub async fn push(
     sources: Vec<crate::sources::Source>,
 ) -> Result<Outcome, TransferError> {
     let tree = send_manifest(&context.connection, sources, &context.progress).await?;
-    let has = receive_plan(&mut context, tree.manifest.len() as u32).await?;
+    let has = receive_plan(&mut context, tree.manifest.len() as u32, tree.manifest.total_bytes()).await?;
     let is_sent = |file: u32| !has.skipped.contains(&file) && !has.resumed.contains_key(&file);
     let chunks = ChunkMap::new(&tree.manifest, context.options.chunk_bytes, is_sent)
         .map_err(|error| TransferError::here(RefusalCode::Failed, error.to_string()))?;
@@ -353,20 +354,29 @@ pub async fn push(
 }
 
 /// Gathers the receiver's plan.
-async fn receive_plan(context: &mut TransferContext, entries: u32) -> Result<PartnerHas, TransferError> {
+async fn receive_plan(
+    context: &mut TransferContext,
+    entries: u32,
+    total_bytes: u64,
+) -> Result<PartnerHas, TransferError> {
     let mut has = PartnerHas::default();
     let mut cancel = context.cancel.clone();
+    let mut next_skipped = 0;
+    let chunks_max = total_bytes / u64::from(context.options.chunk_bytes) + u64::from(entries);
     loop {
         let message = tokio::select! {
-            message = context.connection.reader.next() => message?,
+            message = context.connection.reader.next_in_time() => message?,
             () = TransferContext::canceled(&mut cancel) => return Err(crate::transfer::manifest_exchange::canceled()),
         };
         let beyond = || Err(TransferError::protocol("its plan names files that the manifest does not have"));
         match message {
             Message::PlanPart { skipped } => {
                 for run in skipped {
-                    let end = run.first.checked_add(run.count).filter(|&end| end <= entries);
+                    // In order, so that nothing is named twice.
+                    let end =
+                        run.first.checked_add(run.count).filter(|&end| run.first >= next_skipped && end <= entries);
                     let Some(end) = end else { return beyond() };
+                    next_skipped = end;
                     has.skipped.extend(run.first..end);
                 }
             }
@@ -376,7 +386,12 @@ async fn receive_plan(context: &mut TransferContext, entries: u32) -> Result<Par
                 }
                 has.resumed.extend(files);
             }
-            Message::Proofs(proofs) => has.proofs.extend(proofs),
+            Message::Proofs(proofs) => {
+                has.proofs.extend(proofs);
+                if has.proofs.len() as u64 > chunks_max {
+                    return Err(TransferError::protocol("it has more chunks stored than the transfer has"));
+                }
+            }
             Message::PlanEnd { flows, stored_bytes } => {
                 has.offers = flows;
                 has.stored_bytes = stored_bytes;

@@ -1,7 +1,7 @@
 //! What a node answers: incoming connections, who may come in, and what they may ask for.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use culvert_protocol::chunk_map::CHUNK_BYTES;
 use culvert_protocol::control::{Accepted, FLOWS_MAX, Message, Refusal, RefusalCode, Request, Wish};
@@ -15,12 +15,15 @@ use crate::destination::Reach;
 use crate::node::Node;
 use crate::registry::{LiveTransfer, RecordState, Role, TransferRecord, unix_ms};
 use crate::request::{Outcome, push};
+use crate::shares::Share;
 use crate::transfer::receiving::{FileRequest, Incoming, receive};
 use crate::transfer::{TransferContext, TransferError, blocking};
 
-/// Connections that may be introducing themselves at once. More wait in the kernel's queue, so strangers can take neither
-/// memory nor descriptors beyond this.
+/// Connections that may be introducing themselves at once; as many from partners' addresses beside those from others.
 const INTRODUCTIONS_MAX: usize = 64;
+/// Connections that are introducing themselves or wait for it. More are closed at once, so strangers can take neither memory nor
+/// descriptors beyond this.
+const WAITING_MAX: usize = 256;
 /// Transfers of partners that run at once; more are told to come again.
 const SESSIONS_MAX: usize = 256;
 /// Bytes of a measurement that a partner may ask for: an hour at 100 Gb/s.
@@ -40,12 +43,25 @@ pub enum Admission {
     },
 }
 
+/// Where connections wait until they may introduce themselves.
+#[derive(Clone)]
+struct Lobby {
+    seats: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+}
+
+impl Lobby {
+    fn new() -> Self {
+        Self { seats: Arc::new(Semaphore::new(WAITING_MAX)), places: Arc::new(Semaphore::new(INTRODUCTIONS_MAX)) }
+    }
+}
+
 /// Answers connections until the listener fails.
 pub async fn listen(node: Arc<Node>, listener: TcpListener, admission: Admission) {
-    let introductions = Arc::new(Semaphore::new(INTRODUCTIONS_MAX));
+    // Strangers who say nothing hold their places for a while; partners have their own.
+    let (strangers, partners) = (Lobby::new(), Lobby::new());
     let sessions = Arc::new(Semaphore::new(SESSIONS_MAX));
     loop {
-        let Ok(place) = introductions.clone().acquire_owned().await else { return };
         let (tcp, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             // Out of descriptors, or the connection was gone before it was accepted.
@@ -54,10 +70,18 @@ pub async fn listen(node: Arc<Node>, listener: TcpListener, admission: Admission
                 continue;
             }
         };
+        let lobby = if node.doorman.knows(address.ip()) { partners.clone() } else { strangers.clone() };
+        let seat = lobby.seats.try_acquire_owned().ok();
+        let Some(seat) = seat.filter(|_| node.doorman.admits(address.ip(), Instant::now())) else {
+            node.metrics.note_refused_connection();
+            continue;
+        };
         let (node, admission, sessions) = (node.clone(), admission.clone(), sessions.clone());
         tokio::spawn(async move {
+            let waiting = tokio::time::timeout(INTRODUCTION_TIMEOUT, lobby.places.acquire_owned()).await;
+            let Ok(Ok(place)) = waiting else { return node.metrics.note_refused_connection() };
             let introduced = introduce(&node, tcp, &admission).await;
-            drop(place);
+            drop((place, seat));
             match introduced {
                 Ok(introduced) => {
                     let Ok(_session) = sessions.try_acquire_owned() else {
@@ -79,6 +103,12 @@ pub async fn listen(node: Arc<Node>, listener: TcpListener, admission: Admission
             }
         });
     }
+}
+
+/// A transfer's place at this node.
+struct Place {
+    live: LiveTransfer,
+    share: Share,
 }
 
 /// A partner that may ask.
@@ -104,13 +134,16 @@ async fn introduce(node: &Node, tcp: TcpStream, admission: &Admission) -> Result
         }
         Admission::Profiles => match node.profiles.with_key(key) {
             Ok(Some((partner, profile))) => {
+                node.doorman.note_partner(connection.address.ip(), Instant::now());
                 Ok(Introduced { connection, reach: Reach::Permitted(profile.permit), partner })
             }
             Ok(None) => {
                 let fingerprint = key.fingerprint();
                 let address = connection.address.to_string();
                 // A table that cannot be written must not open the door either.
-                let _ = node.profiles.note_pending(key, &connection.partner_name, &address, unix_ms() / 1_000);
+                if node.doorman.may_note_key(Instant::now()) {
+                    let _ = node.profiles.note_pending(key, &connection.partner_name, &address, unix_ms() / 1_000);
+                }
                 let refusal = Refusal::new(
                     RefusalCode::UnknownKey,
                     format!(
@@ -157,20 +190,18 @@ async fn answer(node: &Arc<Node>, introduced: Introduced) {
         return;
     }
     let id = request.transfer;
-    let live = match node.registry.begin(id, record(&request, &partner)) {
+    let Some(share) = node.shares.take(connection.partner) else {
+        let busy = "this node carries out as many transfers for this partner as it does for one: come again later";
+        refuse(connection, Refusal::new(RefusalCode::Temporary, busy)).await;
+        return;
+    };
+    let live = match node.registry.begin_for_partner(id, record(&request, &partner)) {
         Ok(live) => live,
-        Err(error) => {
-            refuse(
-                connection,
-                Refusal::new(RefusalCode::Failed, format!("this node cannot note the transfer: {error}")),
-            )
-            .await;
-            return;
-        }
+        Err(refusal) => return refuse(connection, refusal).await,
     };
     let (writer, farewell) = (connection.writer.clone(), connection.farewell());
     let is_sender = matches!(request.wish, Wish::Pull { .. });
-    let mut outcome = carry_out(node, connection, request, reach, live, &partner).await;
+    let mut outcome = carry_out(node, connection, request, reach, Place { live, share }, &partner).await;
     if let Ok(outcome) = &mut outcome {
         node.supervisor.note_datapath(&mut outcome.result).await;
     }
@@ -178,7 +209,7 @@ async fn answer(node: &Arc<Node>, introduced: Introduced) {
         let _ = writer.send(Message::Refused(refusal.clone())).await;
     }
     drop(writer);
-    farewell.wait().await;
+    // Before the goodbye: the partner may come again with the same transfer at once.
     let written = match &outcome {
         Ok(outcome) => node.registry.succeed(id, outcome.result.clone(), outcome.receipt.as_ref()),
         Err(error) => node.registry.fail(id, error),
@@ -186,6 +217,7 @@ async fn answer(node: &Arc<Node>, introduced: Introduced) {
     if let Err(error) = written {
         eprintln!("culvert: the record of transfer {id} could not be written: {error}");
     }
+    farewell.wait().await;
     match &outcome {
         Ok(outcome) => node.metrics.note_result(&outcome.result, &partner, is_sender),
         Err(error) => {
@@ -203,9 +235,10 @@ async fn carry_out(
     connection: Connection,
     request: Request,
     reach: Reach,
-    live: LiveTransfer,
+    place: Place,
     partner: &str,
 ) -> Result<Outcome, TransferError> {
+    let Place { live, share } = place;
     let plane = node.supervisor.get().await?;
     let _awake = node.wakefulness.hold();
     if request.options.chunk_bytes as usize > plane.buffer_bytes() {
@@ -235,6 +268,7 @@ async fn carry_out(
         start_bits_per_second,
         metrics: node.metrics.clone(),
         peer: partner.to_owned(),
+        share,
     };
     match request.wish {
         Wish::Push { destination } => {

@@ -13,7 +13,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use culvert_protocol::identity::Identity;
@@ -50,6 +50,9 @@ pub enum StateError {
         mode: u32,
     },
 }
+
+/// What files are called until they are whole; the number of the process that writes them follows.
+const WRITING_PREFIX: &str = ".culvert-writing-";
 
 /// A state directory.
 #[derive(Clone, Debug)]
@@ -97,15 +100,18 @@ impl StateDirectory {
         }
         let identity = Identity::generate();
         let path = self.path("identity.pk8");
-        match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-            Ok(mut file) => {
-                let written = file.write_all(identity.to_pkcs8()).and_then(|()| file.sync_all());
-                written.map_err(|error| StateError::Os { what: "write", path, error })?;
+        let os = |error| StateError::Os { what: "make", path: path.clone(), error };
+        // The file is there whole or not at all, also after a crash; it is made with mode 0600.
+        let mut file = begin_writing(&self.root).map_err(os)?;
+        file.write_all(identity.to_pkcs8()).and_then(|()| file.as_file().sync_all()).map_err(os)?;
+        match file.persist_noclobber(&path) {
+            Ok(_) => {
+                sync_directory(&self.root).map_err(os)?;
                 Ok(identity)
             }
             // Another process was faster: its key is the node's.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.identity(),
-            Err(error) => Err(StateError::Os { what: "make", path, error }),
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => self.identity(),
+            Err(error) => Err(os(error.error)),
         }
     }
 
@@ -139,11 +145,25 @@ impl StateDirectory {
             move |error| StateError::Os { what, path, error }
         };
         let directory = path.parent().unwrap_or(&self.root);
-        let mut file = tempfile::NamedTempFile::new_in(directory).map_err(os("write beside"))?;
+        let mut file = begin_writing(directory).map_err(os("write beside"))?;
         file.write_all(bytes).map_err(os("write"))?;
         file.as_file().sync_all().map_err(os("write"))?;
         file.persist(&path).map_err(|error| os("replace")(error.error))?;
         sync_directory(directory).map_err(os("write"))
+    }
+
+    /// Removes what processes that died left half written.
+    pub fn sweep(&self) {
+        for directory in ["", "profiles", "transfers", "receipts"] {
+            for entry in fs::read_dir(self.path(directory)).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                let writer = name.to_str().and_then(|name| name.strip_prefix(WRITING_PREFIX)?.split('-').next());
+                if writer.is_some_and(|writer| !Path::new("/proc").join(writer).exists()) {
+                    // If another process is faster, that is as good.
+                    let _ = fs::remove_file(entry.path());
+                }
+            }
+        }
     }
 
     /// Reads a file; `None` if it is not there.
@@ -189,6 +209,11 @@ impl StateDirectory {
             Err(error) => Err(StateError::Os { what: "remove", path, error }),
         }
     }
+}
+
+/// A file that has no other name than that it is being written, of mode 0600.
+fn begin_writing(directory: &Path) -> io::Result<tempfile::NamedTempFile> {
+    tempfile::Builder::new().prefix(&format!("{WRITING_PREFIX}{}-", std::process::id())).tempfile_in(directory)
 }
 
 /// Makes the names in a directory durable.
@@ -241,5 +266,18 @@ mod tests {
         assert_eq!(state.list("transfers", ".json").unwrap(), ["a"]);
         assert!(state.remove("transfers/a.json").unwrap());
         assert!(!state.remove("transfers/a.json").unwrap());
+    }
+
+    #[test]
+    fn what_a_dead_process_left_half_written_is_removed() {
+        let (_directory, state) = state();
+        // No process has this number: it is above the kernel's limit.
+        let (dead, living) =
+            (format!("{WRITING_PREFIX}4194305-x"), format!("{WRITING_PREFIX}{}-x", std::process::id()));
+        for name in [&dead, &living] {
+            fs::write(state.path("transfers").join(name), "half").unwrap();
+        }
+        state.sweep();
+        assert!(!state.path("transfers").join(dead).exists() && state.path("transfers").join(living).exists());
     }
 }

@@ -4,6 +4,7 @@
 //! goes to; who asked for it does not matter to either. Any failure ends the task; a temporary one is
 //! tried again from the journal by whoever asked.
 
+pub mod bit_set;
 pub mod flows;
 pub mod manifest_exchange;
 pub mod packs;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use crate::connection::{Connection, ConnectionError};
 use crate::dataplane::{DataPlane, DataPlaneError};
 use crate::metrics::Metrics;
+use crate::shares::Share;
 
 /// Errors of single files that a result lists; the rest are counted.
 pub const ERRORS_LISTED_MAX: usize = 1_000;
@@ -177,6 +179,8 @@ pub struct TransferContext {
     pub metrics: Arc<Metrics>,
     /// The partner's name in them.
     pub peer: String,
+    /// What the transfer takes of the partner's share of this node.
+    pub share: Share,
 }
 
 impl TransferContext {

@@ -502,6 +502,9 @@ impl Body {
     }
 
     fn free_buffer(&mut self, buffer: BufferId) {
+        if let Some(file) = self.jobs[buffer.0 as usize].file() {
+            self.files.release(file);
+        }
         self.jobs[buffer.0 as usize].end();
         self.buffers.give_back(buffer);
     }

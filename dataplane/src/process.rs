@@ -14,7 +14,7 @@ use culvert_protocol::keys::{Direction, KeySchedule, Secret};
 use culvert_protocol::receiver_flow::{ReceiverConfig, ReceiverFlow};
 use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
 use culvert_protocol::wire::{OVERHEAD_BYTES, STRIDE_MIN};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::buffers::Buffers;
 use crate::clock::{monotonic_ns, wire_us};
@@ -42,6 +42,9 @@ use crate::shared_memory::SharedMemory;
 const PIECES_PER_BUFFER: usize = 64;
 /// Chunks that one flow has memory for; with chunks of 4 MiB a gigabyte, more than the buffers of any lane so far.
 const CHUNKS_PER_FLOW_MAX: usize = 256;
+
+/// How often files that were removed while they were in use are looked at.
+const RETIRED_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// Why the data plane could not start.
 #[derive(Debug, thiserror::Error)]
@@ -234,7 +237,9 @@ impl Attendant {
         loop {
             let (bell, socket) = (self.bell.as_fd(), link.as_fd());
             let mut fds = [bell, socket].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-            if poll(&mut fds, None).is_err() {
+            // Files that lanes still use are looked at again soon.
+            let patience = self.files.close_retired().then_some(&RETIRED_INTERVAL);
+            if poll(&mut fds, patience).is_err() {
                 continue;
             }
             let (has_departures, has_message) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());

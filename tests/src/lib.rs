@@ -1,5 +1,9 @@
 //! What the whole-system tests share: the program, nodes, trees of files, seeds, and the lab of network namespaces.
 
+pub mod api;
+pub mod faulty_disk;
+pub mod history;
+pub mod hostile_sender;
 pub mod lab;
 pub mod node;
 pub mod program;

@@ -33,8 +33,18 @@ impl Pair {
     #[must_use]
     pub fn new() -> Self {
         let room = tempfile::Builder::new().prefix("culvert-test-").tempdir().expect("a directory can be made");
-        let (here, there, shared) = (room.path().join("here"), room.path().join("there"), room.path().join("shared"));
-        std::fs::create_dir(&shared).expect("a directory can be made");
+        let (there, shared) = (room.path().join("there"), room.path().join("shared"));
+        Self::with(room, there, shared)
+    }
+
+    /// As [`Pair::new`], with the second's directories where the test wants them.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn with(room: tempfile::TempDir, there: PathBuf, shared: PathBuf) -> Self {
+        let here = room.path().join("here");
+        std::fs::create_dir_all(&shared).expect("a directory can be made");
         let (our_key, _) = (key_of(&here), key_of(&there));
         let permit = format!("{}:both", shared.display());
         run(&there, ["profile", "add", "first", "--key", &our_key, "--permit", &permit]).exits(0);
@@ -256,7 +266,12 @@ fn pid(process: u32) -> Pid {
 
 /// Kills a process at once.
 pub fn kill(process: u32) {
-    let _ = kill_process(pid(process), Signal::KILL);
+    signal_process(process, Signal::KILL);
+}
+
+/// Sends a signal to a process, if it is there.
+pub fn signal_process(process: u32, signal: Signal) {
+    let _ = kill_process(pid(process), signal);
 }
 
 /// The data plane that a control process has started.
@@ -276,6 +291,14 @@ pub fn children_of(process: u32) -> Vec<u32> {
         .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
         .flat_map(|children| children.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<u32>>())
         .collect()
+}
+
+/// The memory that a process has, in KiB; nothing if it is gone.
+#[must_use]
+pub fn resident_kib(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|rest| rest.trim().trim_end_matches(" kB").trim().parse().ok()).unwrap_or(0)
 }
 
 /// Waits until something is there.

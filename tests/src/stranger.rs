@@ -16,6 +16,18 @@ use culvert_protocol::seal::Cipher;
 
 use crate::node::PATIENCE;
 
+/// Connects to a port of this host from another of its addresses, 127.0.0.`last`, as a host that nobody knows.
+///
+/// # Errors
+/// The operating system's.
+pub fn connect_from(last: u8, port: u16) -> std::io::Result<TcpStream> {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    bind(&socket, &std::net::SocketAddrV4::new(std::net::Ipv4Addr::new(127, 0, 0, last), 0))?;
+    connect(&socket, &std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, port))?;
+    Ok(socket.into())
+}
+
 /// A connection on which anything can be said.
 #[derive(Debug)]
 pub struct Stranger {
@@ -50,6 +62,15 @@ impl Stranger {
         let answer = stranger.hear();
         assert!(matches!(answer, Some(Message::Hello { .. })), "{answer:?}");
         stranger
+    }
+
+    /// What flow keys are made of.
+    ///
+    /// # Panics
+    /// If the handshake is not complete.
+    #[must_use]
+    pub fn secret(&self) -> culvert_protocol::keys::Secret {
+        culvert_control::tls::keys_of(&self.stream.conn, &self.stream.conn).expect("the handshake is complete").1
     }
 
     /// Sends a message.

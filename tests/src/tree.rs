@@ -89,6 +89,25 @@ pub fn temporary_files(root: &Path) -> Vec<PathBuf> {
     contents(root).into_keys().filter(|name| name.to_string_lossy().contains(".culvert-partial-")).collect()
 }
 
+/// As [`temporary_files`], without reading what the files hold.
+///
+/// # Panics
+/// If the directory cannot be read.
+#[must_use]
+pub fn temporary_files_of(root: &Path) -> Vec<PathBuf> {
+    let (mut found, mut directories) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).expect("the directory can be read").flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                directories.push(entry.path());
+            } else if entry.file_name().to_string_lossy().starts_with(".culvert-partial-") {
+                found.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
 /// A tree with everything that a file system has and a careless program gets wrong: empty files and directories, deep and wide
 /// directories, names that are no UTF-8 or contain newlines, symlinks, sparse files, sizes around those of chunks and pieces.
 ///

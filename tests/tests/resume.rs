@@ -233,3 +233,29 @@ fn a_node_goes_on_with_its_users_transfers_after_it_was_killed() {
     assert!(record["attempts"].as_u64().unwrap() >= 2);
     check(&pair, &source);
 }
+
+#[test]
+fn what_a_dead_attempt_left_of_sources_that_are_gone_is_removed() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    let source = pair.path("source");
+    fs::create_dir_all(source.join("deep")).unwrap();
+    for name in ["1-gone", "deep/2-gone", "3-stays"] {
+        fs::write(source.join(name), Random::new(name.len() as u64).bytes(12 << 20)).unwrap();
+    }
+    let child = begin(&pair, &source);
+    // Partial files that the journal knows.
+    wait_for("chunks in the journal", || {
+        let journals = fs::read_dir(pair.there.join("journals")).ok()?;
+        journals.flatten().any(|entry| entry.metadata().is_ok_and(|metadata| metadata.len() > 100)).then_some(())
+    });
+    kill(child.id());
+    finish(child);
+    assert!(!temporary_files(&pair.shared).is_empty());
+    fs::remove_file(source.join("1-gone")).unwrap();
+    fs::remove_file(source.join("deep/2-gone")).unwrap();
+    let destination = "in";
+    let ran = pair.send(&source.join(""), destination, &["--retries", "5"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(temporary_files(&pair.shared).is_empty(), "{:?}", temporary_files(&pair.shared));
+}

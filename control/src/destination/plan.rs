@@ -238,7 +238,7 @@ pub fn check_room(destination: &Destination, bytes: u64) -> Result<(), Refusal> 
     ))
 }
 
-/// Makes the directories and symlinks of the plan.
+/// Makes the directories and symlinks of the plan; whether there was any to make.
 ///
 /// # Errors
 /// [`Refusal`] with the name in question; files have not been touched.
@@ -246,12 +246,14 @@ pub fn make_directories_and_symlinks(
     destination: &Destination,
     manifest: &Manifest,
     actions: &[Action],
-) -> Result<(), Refusal> {
+) -> Result<bool, Refusal> {
+    let mut has_made = false;
     for (file, entry) in manifest.entries() {
         let action = actions[file as usize];
         if action == Action::Skip || matches!(entry.kind, EntryKind::File { .. }) {
             continue;
         }
+        has_made = true;
         let name = destination.name(manifest, file);
         let made = destination.parent_of(&name).and_then(|(parent, last)| match entry.kind {
             EntryKind::Directory => match mkdirat(&parent, last, Mode::from_raw_mode(0o777)) {
@@ -277,7 +279,7 @@ pub fn make_directories_and_symlinks(
             Refusal::new(code, format!("cannot make '{}' in {path}: {error}", printable(&name)))
         })?;
     }
-    Ok(())
+    Ok(has_made)
 }
 
 #[cfg(test)]

@@ -119,6 +119,8 @@ pub struct Unpacking<'a> {
     pub actions: &'a [Action],
     /// Whether modes and times are kept.
     pub preserve: bool,
+    /// Whether an earlier attempt may have left files under temporary names.
+    pub is_continued: bool,
 }
 
 impl Unpacking<'_> {
@@ -177,6 +179,10 @@ impl Unpacking<'_> {
         };
         let attributes = Attributes::of(&entry, self.preserve);
         let (written, places) = open_staged(&parent, name, attributes.mode)?;
+        if self.is_continued && places.is_some() {
+            // It was staged under its temporary name before. If there is none, so much the better.
+            let _ = unlinkat(&*parent, partial_name(name), AtFlags::empty());
+        }
         write_all(&written, content)?;
         set_attributes(&written, attributes.mode.map(|mode| Mode::from_raw_mode(mode.into())), attributes.modified)?;
         let nameless = places.map(|places| Nameless { file: written, parent, _places: places });
@@ -336,7 +342,13 @@ mod tests {
         let (directory, destination) = destination();
         let manifest = manifest();
         let actions = [Action::Create; 5];
-        let unpacking = Unpacking { destination: &destination, manifest: &manifest, actions: &actions, preserve: true };
+        let unpacking = Unpacking {
+            destination: &destination,
+            manifest: &manifest,
+            actions: &actions,
+            preserve: true,
+            is_continued: false,
+        };
         let hashes = [b"aaa".as_slice(), b"bb", b"xxxx"].map(|content| *blake3::hash(content).as_bytes());
         let pack = unpacking.stage(&[1, 2, 3], b"aaabbcccc", Some(&hashes), |_| false);
         assert_eq!(pack.mismatched, [3]);
@@ -357,8 +369,13 @@ mod tests {
         fs::write(directory.path().join("a"), "mine").unwrap();
         for (action, expected) in [(Action::Create, "mine"), (Action::Replace, "aaa")] {
             let actions = [action; 5];
-            let unpacking =
-                Unpacking { destination: &destination, manifest: &manifest, actions: &actions, preserve: false };
+            let unpacking = Unpacking {
+                destination: &destination,
+                manifest: &manifest,
+                actions: &actions,
+                preserve: false,
+                is_continued: true,
+            };
             let mut pack = unpacking.stage(&[1], b"aaa", None, |_| false);
             let linked = unpacking.link(pack.staged.pop().unwrap());
             assert_eq!(linked.is_ok(), action == Action::Replace);

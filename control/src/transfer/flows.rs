@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use culvert_dataplane::clock::{monotonic_ns, wire_us};
 use culvert_dataplane::counters::{FlowBlock, FlowWord};
@@ -41,6 +42,15 @@ pub struct SendingFlow {
     previous_ns: u64,
     lost_packets: u64,
     is_closed: bool,
+}
+
+/// How far flows are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moved {
+    /// Payload bytes sent, the repeated ones too.
+    pub sent_bytes: u64,
+    /// Time that they waited for a disk, the source's or the receiver's.
+    pub waited: Duration,
 }
 
 /// The flows of a transfer.
@@ -252,6 +262,17 @@ impl SendingFlows {
     #[must_use]
     pub const fn newest_rtt_us(&self) -> u32 {
         self.newest_rtt_us
+    }
+
+    /// How far the flows are: little enough to be asked for with every report.
+    #[must_use]
+    pub fn moved(&self) -> Moved {
+        let sum = |word| self.flows.iter().map(|flow| flow.block.get(word)).sum::<u64>();
+        let stride = self.flows.iter().map(|flow| flow.stride).max().unwrap_or(0);
+        Moved {
+            sent_bytes: sum(FlowWord::SegmentsSent) * u64::from(stride),
+            waited: Duration::from_nanos(sum(FlowWord::ReadingNs) + sum(FlowWord::CreditNs)),
+        }
     }
 
     /// What the flows have done so far.

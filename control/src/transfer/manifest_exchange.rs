@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Phase, Progress, TransferError};
 use crate::connection::{Connection, MessageReader};
+use crate::shares::Share;
 use crate::sources::{Source, SourceError, SourceTree, list};
 
 /// Parts of a manifest that may be listed and not yet sent.
@@ -28,10 +29,10 @@ pub async fn send_manifest(
         // If nobody takes the parts any more the listing's end shows why.
         list(sources, |part| drop(parts.blocking_send(part)))
     });
-    while let Some(part) = listed.recv().await {
+    while let Some(part) = connection.writer.keep_alive(listed.recv()).await {
         connection.writer.send(Message::ManifestPart(part)).await?;
     }
-    let tree = match listing.await {
+    let tree = match connection.writer.keep_alive(listing).await {
         Ok(listed) => listed.map_err(|error| source_refusal(&error))?,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     };
@@ -72,6 +73,10 @@ pub struct ReceivedManifest {
     pub is_single_file: bool,
 }
 
+/// What a partner is told whose transfers list more than this node keeps for one.
+const TOO_MUCH_LISTED: &str =
+    "the partner's transfers together list more files than this node keeps in memory for one partner: divide them";
+
 /// Gathers a manifest.
 ///
 /// # Errors
@@ -81,18 +86,22 @@ pub async fn receive_manifest(
     writer: &crate::connection::MessageWriter,
     progress: &watch::Sender<Progress>,
     cancel: &mut watch::Receiver<bool>,
+    share: &mut Share,
 ) -> Result<ReceivedManifest, TransferError> {
     progress.send_modify(|progress| progress.phase = Phase::Listing);
     let mut manifest = Manifest::default();
     loop {
         let message = tokio::select! {
-            message = reader.next() => message?,
+            message = reader.next_in_time() => message?,
             () = super::TransferContext::canceled(cancel) => return Err(canceled()),
         };
         match message {
             Message::ManifestPart(part) => {
                 for entry in decode_entries(&part) {
                     let entry = entry.map_err(|error| TransferError::protocol(error.to_string()))?;
+                    if !share.take_entry(entry.name.len() + entry.target.len()) {
+                        return Err(TransferError::here(RefusalCode::Temporary, TOO_MUCH_LISTED));
+                    }
                     manifest
                         .push(&entry)
                         .map_err(|error| TransferError::here(RefusalCode::Protocol, error.to_string()))?;
@@ -111,6 +120,7 @@ pub async fn receive_manifest(
             }
             Message::Refused(refusal) => return Err(TransferError::Partner(refusal)),
             Message::Ping(number) => writer.send_urgent(Message::Pong(number))?,
+            Message::Pong(_) => {}
             other => return Err(unexpected(&other, "the manifest")),
         }
     }

@@ -24,6 +24,7 @@ use culvert_protocol::receipt::{Receipt, Statement};
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::mpsc;
 
+use super::bit_set::BitSet;
 use super::manifest_exchange::{ReceivedManifest, canceled, receive_manifest};
 use super::result::TransferResult;
 use super::sending::{RateMeter, memory_chunks};
@@ -43,7 +44,10 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time between two reports of a flow; the round trip's quarter if that is longer.
 const REPORT_INTERVAL_US: u32 = 2_000;
 /// A chunk whose bytes were wrong so often is not asked for again.
-const TRIES_MAX: u32 = 3;
+pub(super) const TRIES_MAX: u32 = 3;
+/// Hashes of the sender's that may wait for their chunks. An honest sender hashes what it is about to send, and sends what the
+/// receiver has buffers for.
+const WAITING_HASHES_MAX: usize = 1 << 16;
 
 /// What comes out of receiving.
 #[derive(Debug)]
@@ -94,10 +98,16 @@ struct Receiving {
     theirs: HashMap<u32, ChunkHash>,
     ours: HashMap<u32, ChunkHash>,
     tries: HashMap<u32, u32>,
-    /// Which flow a chunk came by.
+    /// Which flow a chunk comes by, from its first segment until it is verified. By another flow it is not taken.
     came_by: HashMap<u32, usize>,
     hashes: Vec<ChunkHash>,
     failed: HashSet<u32>,
+    /// Files that have their names for good.
+    stored: BitSet,
+    /// Chunks that are verified, whichever way they came. Nothing is written to their places any more.
+    verified: BitSet,
+    /// Chunks of which the sender was told that an earlier attempt stored them, with their hashes.
+    offered: HashMap<u32, ChunkHash>,
     errors: ErrorList,
     /// What the sender did not send at all, in its own words.
     left_out: Vec<LeftOut>,
@@ -155,6 +165,7 @@ pub async fn receive(mut context: TransferContext, incoming: Incoming) -> Result
                 &context.connection.writer,
                 &context.progress,
                 &mut context.cancel.clone(),
+                &mut context.share,
             )
             .await?;
             plan_files(&context, request, manifest).await?
@@ -171,7 +182,8 @@ pub async fn receive(mut context: TransferContext, incoming: Incoming) -> Result
         let result = receiving.dry_result();
         return Ok(Received { result, receipt: None });
     }
-    receiving.open_flows(&lane_events).await?;
+    let writer = receiving.context.connection.writer.clone();
+    writer.keep_alive(receiving.open_flows(&lane_events)).await?;
     receiving.store_empty_files();
     receiving.run(events, finished_work).await
 }
@@ -183,7 +195,8 @@ async fn plan_files(
 ) -> Result<Intake, TransferError> {
     context.progress.send_modify(|progress| progress.phase = Phase::Planning);
     let (options, partner) = (context.options, context.connection.partner);
-    let planned = blocking(move || planning::plan(&request, manifest, &options, partner)).await;
+    let planning = blocking(move || planning::plan(&request, manifest, &options, partner));
+    let planned = context.connection.writer.keep_alive(planning).await;
     planned.map_err(TransferError::Here)
 }
 
@@ -213,6 +226,7 @@ impl Receiving {
             }
         }
         let intake = Arc::new(intake);
+        let files = intake.manifest.len();
         let files_left = (0..intake.manifest.len() as u32)
             .filter(|&file| intake.manifest.file_bytes(file).is_some() && intake.is_sent(file))
             .count() as u64;
@@ -228,7 +242,7 @@ impl Receiving {
             progress.bytes_total = intake.memory_bytes.unwrap_or(intake.manifest.total_bytes());
         });
         Ok(Self {
-            files: IncomingFiles::new(context.plane.clone(), &intake, &chunks),
+            files: IncomingFiles::new(&intake, &chunks),
             cpu: CpuMeter::begin(context.plane.process_id()),
             memory_left: if intake.memory_bytes.is_some() { chunk_count } else { 0 },
             files_stored: intake.resumed.len() as u64,
@@ -248,6 +262,9 @@ impl Receiving {
             came_by: HashMap::new(),
             hashes,
             failed: HashSet::new(),
+            stored: BitSet::new(files),
+            verified: BitSet::new(chunk_count as usize),
+            offered: HashMap::new(),
             errors: ErrorList::default(),
             left_out: Vec::new(),
             files_left,
@@ -333,7 +350,7 @@ impl Receiving {
             Done::Opened { file, result } => {
                 let waiting = match result {
                     Ok(opened) if self.failed.contains(&file) => {
-                        opened.discard(&self.context.plane);
+                        opened.discard();
                         self.files.take_waiting(file)
                     }
                     Ok(opened) => self.files.insert(file, opened),
@@ -365,15 +382,15 @@ impl Receiving {
                 }
             }
             Done::Finished { file, result } => match result {
+                // Given up while it got its name.
+                Ok(()) if self.failed.contains(&file) => {}
                 Ok(()) => {
                     let chunks = self.files.close(file);
                     self.file_stored(file);
                     self.say_stored(chunks).await?;
                 }
-                Err(error) => {
-                    self.files.close(file);
-                    self.fail_file(error, true);
-                }
+                // Its partial file goes with it.
+                Err(error) => self.fail_file(error, true),
             },
             Done::Synced { chunks, result } => {
                 self.syncing = false;
@@ -393,12 +410,13 @@ impl Receiving {
         buffer: u32,
         pack: crate::destination::small_files::StagedPack,
     ) -> Result<(), TransferError> {
-        let flow = &self.flows[tag];
-        self.context.plane.command(flow.lane, &Command::Return { flow: flow.slot, buffer });
+        self.return_buffer(tag, buffer);
         if !pack.mismatched.is_empty() {
             // The files that were right are dropped with it; they come again with the chunk.
             return self.try_again(chunk).await;
         }
+        self.came_by.remove(&chunk);
+        self.verified.insert(chunk);
         self.bytes_arrived += u64::from(self.chunk_bytes(chunk));
         if let Some(full) = pack.failed.iter().find(|error| error.code == "no_space") {
             return Err(TransferError::here(RefusalCode::NoSpace, full.text.clone()));
@@ -413,6 +431,9 @@ impl Receiving {
     }
 
     fn file_stored(&mut self, file: u32) {
+        if self.failed.contains(&file) || !self.stored.insert(file) {
+            return;
+        }
         self.files_left -= 1;
         self.files_stored += 1;
         self.bytes_stored += self.intake.manifest.file_bytes(file).unwrap_or(0);
@@ -431,7 +452,7 @@ impl Receiving {
     /// Gives a file up. `tell` if the sender does not know yet.
     fn fail_file(&mut self, error: FileError, tell: bool) {
         let file = error.file;
-        if !self.failed.insert(file) {
+        if self.stored.contains(file) || !self.failed.insert(file) {
             return;
         }
         self.files_left -= 1;

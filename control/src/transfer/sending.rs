@@ -7,6 +7,7 @@
 mod ending;
 mod files;
 mod preparing;
+mod standstill;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::sync::mpsc;
 use super::flows::{SendingFlows, path_closed};
 use super::manifest_exchange::{canceled, unexpected};
 use super::packs::{FilledPack, fill};
+use super::receiving::TRIES_MAX;
 use super::result::TransferResult;
 use super::usage::CpuMeter;
 use super::{ErrorList, Phase, TransferContext, TransferError};
@@ -31,6 +33,7 @@ use crate::dataplane::{SendEvent, Tagged};
 use crate::metrics::Stage;
 use crate::sources::SourceTree;
 use files::{OpenedFile, OutgoingFiles};
+use standstill::Standstill;
 
 /// Chunks that are being prepared at once, a flow: enough to hide the opening of files.
 const PREPARING_PER_FLOW: usize = 8;
@@ -110,6 +113,14 @@ struct OutgoingProgress {
     tree: TreeHash,
 }
 
+/// A chunk that the receiver wanted again.
+#[derive(Clone, Copy, Debug, Default)]
+struct AskedAgain {
+    times: u32,
+    /// It is still on its way for the first time.
+    waits: bool,
+}
+
 struct Sending {
     context: TransferContext,
     payload: Payload,
@@ -135,6 +146,8 @@ struct Sending {
     outbox: Outbox,
     errors: ErrorList,
     failed: HashSet<u32>,
+    asked_again: HashMap<u32, AskedAgain>,
+    standstill: Standstill,
     said_all_sent: bool,
     bytes_delivered: u64,
     done: mpsc::UnboundedSender<Done>,
@@ -216,7 +229,7 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
         }
     }
     let mut sending = Sending {
-        files: OutgoingFiles::new(context.plane.clone()),
+        files: OutgoingFiles::default(),
         cpu: CpuMeter::begin(context.plane.process_id()),
         context,
         payload,
@@ -235,6 +248,8 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
         outbox: Outbox::default(),
         errors: ErrorList::default(),
         failed: HashSet::new(),
+        asked_again: HashMap::new(),
+        standstill: Standstill::new(),
         said_all_sent: false,
         bytes_delivered: stored_bytes,
         done,
@@ -282,6 +297,7 @@ impl Sending {
                     if heard.elapsed() > SILENCE_TIMEOUT {
                         return Err(TransferError::here(RefusalCode::Temporary, "the partner has not been heard of for 30 s"));
                     }
+                    self.check_standstill()?;
                     self.show_progress();
                     self.context.connection.writer.send_urgent(Message::Ping(0))?;
                 }
@@ -380,8 +396,12 @@ impl Sending {
             }
             SendEvent::Delivered { chunk, times } => {
                 self.context.metrics.note_chunk(times, true);
+                self.note_delivery();
                 self.unassign(tag, chunk);
                 self.chunk_delivered(chunk);
+                if self.asked_again.get(&chunk).is_some_and(|asked| asked.waits) {
+                    self.send_again(chunk);
+                }
             }
             SendEvent::ReadFailed { chunk, error } => {
                 self.unassign(tag, chunk);
@@ -403,6 +423,32 @@ impl Sending {
     fn unassign(&mut self, tag: usize, chunk: u32) {
         self.flows.settled(tag);
         self.assigned.remove(&chunk);
+    }
+
+    /// The receiver found a chunk's bytes damaged. It gives up after a few times, so nobody honest asks more often, or for what was
+    /// not sent.
+    fn asked_again(&mut self, chunk: u32) -> Result<(), TransferError> {
+        let asked = self.asked_again.entry(chunk).or_default();
+        if chunk >= self.next_chunk || asked.waits || asked.times >= TRIES_MAX {
+            let text = format!("it asks for chunk {chunk} again, which was not sent or was sent often enough");
+            return Err(TransferError::protocol(text));
+        }
+        asked.times += 1;
+        asked.waits = true;
+        self.said_all_sent = false;
+        // The request may overtake the report that the chunk arrived: then it goes again after that.
+        if !self.assigned.contains_key(&chunk) {
+            self.send_again(chunk);
+        }
+        Ok(())
+    }
+
+    fn send_again(&mut self, chunk: u32) {
+        if let Some(asked) = self.asked_again.get_mut(&chunk) {
+            asked.waits = false;
+        }
+        self.bytes_delivered = self.bytes_delivered.saturating_sub(u64::from(self.chunk_bytes(chunk)));
+        self.again.push_back(chunk);
     }
 
     /// The receiver has a chunk, however it came by it.
@@ -579,6 +625,7 @@ impl Sending {
         match message {
             Message::Feedback(bytes) => {
                 if self.flows.on_report(&bytes)? {
+                    self.standstill.note_arrival(self.flows.moved());
                     let rtt = Duration::from_micros(self.flows.newest_rtt_us().into());
                     let pacing = self.flows.pacing_bits_per_second();
                     self.context.metrics.note_report(&self.context.peer, rtt, pacing);
@@ -587,10 +634,8 @@ impl Sending {
             Message::Stored(_) | Message::Pong(_) => {}
             Message::Ping(number) => self.context.connection.writer.send_urgent(Message::Pong(number))?,
             Message::SendAgain(chunks) => {
-                for chunk in chunks.into_iter().filter(|&chunk| chunk < self.chunk_count) {
-                    self.said_all_sent = false;
-                    self.bytes_delivered = self.bytes_delivered.saturating_sub(u64::from(self.chunk_bytes(chunk)));
-                    self.again.push_back(chunk);
+                for chunk in chunks {
+                    self.asked_again(chunk)?;
                 }
             }
             Message::FileRefused(error) => {

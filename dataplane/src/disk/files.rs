@@ -2,10 +2,14 @@
 //!
 //! The data plane opens nothing by name. The control process opens each file, twice where the file system has direct I/O,
 //! and passes the descriptors; the attendant puts them here; lanes read them without a lock.
+//!
+//! A lane hands descriptors to the kernel by number, piece by piece, so a number may not come to mean another file while a chunk is
+//! being read or written. Lanes therefore say what they use ([`FileTable::acquire`]), and a file that is removed meanwhile is retired: its
+//! slot is free at once, its descriptors are closed when nobody uses them any more ([`FileTable::close_retired`]).
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::link::FILES_MAX;
 use crate::link::commands::FileSlot;
@@ -27,20 +31,35 @@ pub struct FileDescriptors {
 struct Slot {
     buffered: AtomicI32,
     direct: AtomicI32,
+    /// Chunks that are read from or written to a file of this slot, the one that is there or one that was.
+    uses: AtomicU32,
     /// Keeps the descriptors open. Only the attendant locks it, never a lane.
-    owned: Mutex<Option<(OwnedFd, Option<OwnedFd>)>>,
+    owned: Mutex<Option<Owned>>,
+}
+
+type Owned = (OwnedFd, Option<OwnedFd>);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// All slots.
 #[derive(Debug)]
 pub struct FileTable {
     slots: Box<[Slot]>,
+    /// Files that were removed while chunks of them were under way, with their slots.
+    retired: Mutex<Vec<(FileSlot, Owned)>>,
 }
 
 impl Default for FileTable {
     fn default() -> Self {
-        let slot = || Slot { buffered: AtomicI32::new(-1), direct: AtomicI32::new(-1), owned: Mutex::new(None) };
-        Self { slots: (0..FILES_MAX).map(|_| slot()).collect() }
+        let slot = || Slot {
+            buffered: AtomicI32::new(-1),
+            direct: AtomicI32::new(-1),
+            uses: AtomicU32::new(0),
+            owned: Mutex::new(None),
+        };
+        Self { slots: (0..FILES_MAX).map(|_| slot()).collect(), retired: Mutex::default() }
     }
 }
 
@@ -48,30 +67,56 @@ impl FileTable {
     /// Puts a file into a slot. False if there is no such slot.
     pub fn install(&self, slot: FileSlot, buffered: OwnedFd, direct: Option<OwnedFd>) -> bool {
         let Some(place) = self.slots.get(slot.0 as usize) else { return false };
-        let mut owned = place.owned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        place.direct.store(direct.as_ref().map_or(-1, AsRawFd::as_raw_fd), Ordering::Relaxed);
-        place.buffered.store(buffered.as_raw_fd(), Ordering::Release);
+        let mut owned = lock(&place.owned);
+        place.direct.store(direct.as_ref().map_or(-1, AsRawFd::as_raw_fd), Ordering::SeqCst);
+        place.buffered.store(buffered.as_raw_fd(), Ordering::SeqCst);
         *owned = Some((buffered, direct));
         true
     }
 
-    /// Closes a slot's file.
+    /// Empties a slot. Its file is closed at once, or when the last chunk that uses it is done with.
     pub fn remove(&self, slot: FileSlot) {
-        if let Some(place) = self.slots.get(slot.0 as usize) {
-            place.buffered.store(-1, Ordering::Release);
-            place.direct.store(-1, Ordering::Relaxed);
-            *place.owned.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        let Some(place) = self.slots.get(slot.0 as usize) else { return };
+        place.buffered.store(-1, Ordering::SeqCst);
+        place.direct.store(-1, Ordering::SeqCst);
+        let owned = lock(&place.owned).take();
+        // A lane counts its use before it looks at the number, so either it has found none or it is seen here.
+        if let Some(owned) = owned
+            && place.uses.load(Ordering::SeqCst) > 0
+        {
+            lock(&self.retired).push((slot, owned));
         }
     }
 
-    /// The descriptors of a slot's file; `None` if it has none.
+    /// Closes removed files that nobody uses any more; true if some are left to be closed.
+    pub fn close_retired(&self) -> bool {
+        let mut retired = lock(&self.retired);
+        retired.retain(|(slot, _)| self.slots[slot.0 as usize].uses.load(Ordering::SeqCst) > 0);
+        !retired.is_empty()
+    }
+
+    /// The descriptors of a slot's file, open until [`FileTable::release`]; `None` if it has none.
     #[inline]
     #[must_use]
-    pub fn get(&self, slot: FileSlot) -> Option<FileDescriptors> {
+    pub fn acquire(&self, slot: FileSlot) -> Option<FileDescriptors> {
         let place = self.slots.get(slot.0 as usize)?;
-        let buffered = place.buffered.load(Ordering::Acquire);
-        let direct = place.direct.load(Ordering::Relaxed);
-        (buffered >= 0).then_some(FileDescriptors { buffered, direct: (direct >= 0).then_some(direct) })
+        place.uses.fetch_add(1, Ordering::SeqCst);
+        let buffered = place.buffered.load(Ordering::SeqCst);
+        let direct = place.direct.load(Ordering::SeqCst);
+        // Between the two the slot may have got another file. Its number is another, because the first is still open.
+        if buffered >= 0 && place.buffered.load(Ordering::SeqCst) == buffered {
+            return Some(FileDescriptors { buffered, direct: (direct >= 0).then_some(direct) });
+        }
+        self.release(slot);
+        None
+    }
+
+    /// A chunk is done with what [`FileTable::acquire`] gave.
+    #[inline]
+    pub fn release(&self, slot: FileSlot) {
+        if let Some(place) = self.slots.get(slot.0 as usize) {
+            place.uses.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
 
@@ -82,13 +127,37 @@ mod tests {
     #[test]
     fn a_slot_has_what_was_put_there_until_it_is_removed() {
         let table = FileTable::default();
-        assert_eq!(table.get(FileSlot(3)), None);
+        assert_eq!(table.acquire(FileSlot(3)), None);
         let file: OwnedFd = tempfile::tempfile().unwrap().into();
         let raw = file.as_raw_fd();
         assert!(table.install(FileSlot(3), file, None));
-        assert_eq!(table.get(FileSlot(3)), Some(FileDescriptors { buffered: raw, direct: None }));
+        assert_eq!(table.acquire(FileSlot(3)), Some(FileDescriptors { buffered: raw, direct: None }));
+        table.release(FileSlot(3));
         table.remove(FileSlot(3));
-        assert_eq!(table.get(FileSlot(3)), None);
-        assert_eq!(table.get(FileSlot(FILES_MAX)), None);
+        assert_eq!(table.acquire(FileSlot(3)), None);
+        assert_eq!(table.acquire(FileSlot(FILES_MAX)), None);
+        assert!(!table.close_retired());
+    }
+
+    /// The pieces of a chunk that were not yet handed to the kernel when its file was removed would have gone to whatever file got
+    /// the number next.
+    #[test]
+    fn a_file_that_is_removed_while_a_chunk_of_it_is_written_stays_open_until_the_chunk_is_done() {
+        let table = FileTable::default();
+        let slot = FileSlot(0);
+        let first = tempfile::tempfile().unwrap();
+        let seen = first.try_clone().unwrap();
+        assert!(table.install(slot, first.into(), None));
+        let used = table.acquire(slot).unwrap();
+        table.remove(slot);
+        assert!(table.install(slot, tempfile::tempfile().unwrap().into(), None));
+        let next = table.acquire(slot).unwrap();
+        assert_ne!(used.buffered, next.buffered, "the number means two files");
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", used.buffered)).unwrap();
+        assert_eq!(link, std::fs::read_link(format!("/proc/self/fd/{}", seen.as_raw_fd())).unwrap());
+        assert!(table.close_retired(), "it is closed under the chunk");
+        table.release(slot);
+        table.release(slot);
+        assert!(!table.close_retired());
     }
 }

@@ -15,7 +15,7 @@ use crate::counters::LaneCounter;
 use crate::disk::files::DIRECT_ALIGNMENT;
 use crate::disk::residency::is_resident;
 use crate::disk::{COMPLETIONS_PER_TURN, Completion, Operation, Transfer};
-use crate::link::commands::{ChunkTimes, DiskError, Event, FileRange, ReceiveSlot, SendSlot, Sink};
+use crate::link::commands::{ChunkTimes, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot, Sink};
 
 /// A piece through the page cache: a quarter of an L2 cache, copied in some 25 µs.
 pub const CACHED_PIECE_BYTES: u32 = 256 << 10;
@@ -71,6 +71,8 @@ pub struct Job {
 #[derive(Clone, Copy, Debug)]
 struct ChunkIo {
     transfer: Transfer,
+    /// Whose descriptor this is; given back with the buffer.
+    file: FileSlot,
     fd: RawFd,
     is_direct: bool,
     file_offset: u64,
@@ -123,6 +125,12 @@ impl Job {
         *self = Self::default();
     }
 
+    /// The file that the buffer's chunk is read from or written to.
+    #[must_use]
+    pub fn file(&self) -> Option<FileSlot> {
+        self.io.map(|io| io.file)
+    }
+
     /// Whether operations on the buffer are under way.
     #[must_use]
     pub fn is_in_kernel(&self) -> bool {
@@ -157,10 +165,10 @@ impl Job {
 impl Body {
     /// Prepares the reading of a chunk. False if the control process has closed the file: it has given the chunk up.
     pub(super) fn begin_read(&mut self, buffer: BufferId, range: &FileRange) -> bool {
-        let Some(files) = self.files.get(range.file) else { return false };
+        let Some(files) = self.files.acquire(range.file) else { return false };
         let job = &mut self.jobs[buffer.0 as usize];
         let direct = files.direct.filter(|_| !is_resident(files.buffered, range.offset, job.bytes.into()));
-        job.io = Some(ChunkIo::new(Transfer::Read, files.buffered, direct, range.offset));
+        job.io = Some(ChunkIo::new(Transfer::Read, range, files.buffered, direct));
         if direct.is_some() {
             while self.start_piece(buffer) {}
         }
@@ -169,7 +177,7 @@ impl Body {
 
     /// Prepares the writing of a whole chunk.
     fn begin_write(&mut self, buffer: BufferId, range: &FileRange) -> bool {
-        let Some(files) = self.files.get(range.file) else { return false };
+        let Some(files) = self.files.acquire(range.file) else { return false };
         let bytes = self.jobs[buffer.0 as usize].bytes;
         if files.direct.is_some() {
             // Direct writes come in whole blocks. What stands behind the chunk's end must not be another chunk's data, though the file is
@@ -178,7 +186,7 @@ impl Body {
             self.buffers.bytes_mut(buffer, bytes as usize..padded as usize).fill(0);
         }
         let job = &mut self.jobs[buffer.0 as usize];
-        job.io = Some(ChunkIo::new(Transfer::Write, files.buffered, files.direct, range.offset));
+        job.io = Some(ChunkIo::new(Transfer::Write, range, files.buffered, files.direct));
         if files.direct.is_some() {
             while self.start_piece(buffer) {}
         }
@@ -399,12 +407,23 @@ impl Body {
 }
 
 impl ChunkIo {
-    const fn new(transfer: Transfer, buffered: RawFd, direct: Option<RawFd>, file_offset: u64) -> Self {
+    const fn new(transfer: Transfer, range: &FileRange, buffered: RawFd, direct: Option<RawFd>) -> Self {
         let (fd, is_direct) = match direct {
             Some(fd) => (fd, true),
             None => (buffered, false),
         };
-        Self { transfer, fd, is_direct, file_offset, started: 0, in_flight: 0, done: 0, prefix: 0, error: None }
+        Self {
+            transfer,
+            file: range.file,
+            fd,
+            is_direct,
+            file_offset: range.offset,
+            started: 0,
+            in_flight: 0,
+            done: 0,
+            prefix: 0,
+            error: None,
+        }
     }
 
     /// The operation on `bytes` bytes from `begin` of the chunk.
@@ -431,6 +450,8 @@ mod tests {
     use super::*;
     use culvert_protocol::wire::CHUNK_BYTES_MAX;
 
+    const RANGE: FileRange = FileRange { file: FileSlot(0), offset: 0, file_bytes: 1 << 30 };
+
     #[test]
     fn the_pieces_of_the_largest_chunk_have_a_bit_each() {
         assert!(CHUNK_BYTES_MAX.div_ceil(CACHED_PIECE_BYTES) <= u64::BITS);
@@ -439,7 +460,7 @@ mod tests {
 
     #[test]
     fn pieces_that_end_out_of_order_count_from_the_beginning() {
-        let mut io = ChunkIo::new(Transfer::Read, 3, None, 0);
+        let mut io = ChunkIo::new(Transfer::Read, &RANGE, 3, None);
         let chunk_bytes = 2 * CACHED_PIECE_BYTES + 5;
         io.note_done(2, chunk_bytes);
         assert_eq!(io.prefix, 0);
@@ -451,7 +472,8 @@ mod tests {
 
     #[test]
     fn direct_operations_cover_whole_blocks() {
-        let io = ChunkIo::new(Transfer::Write, 3, Some(4), 4096);
+        let range = FileRange { offset: 4096, ..RANGE };
+        let io = ChunkIo::new(Transfer::Write, &range, 3, Some(4));
         let operation = io.operation(BufferId(0), 0, 5000);
         assert_eq!((operation.fd, operation.bytes, operation.file_offset), (4, 8192, 4096));
     }

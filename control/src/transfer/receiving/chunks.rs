@@ -27,6 +27,12 @@ impl Receiving {
                 self.context.connection.writer.send_urgent(Message::Feedback(bytes))?;
             }
             ReceiveEvent::Asks { chunk, chunk_bytes } => self.asks(tag, chunk, chunk_bytes)?,
+            // Of a chunk that was given up, or comes by two flows, nothing is taken.
+            ReceiveEvent::Hand { chunk, buffer } if self.came_by.get(&chunk) != Some(&tag) => {
+                self.return_buffer(tag, buffer.number());
+            }
+            ReceiveEvent::Written { chunk, .. } | ReceiveEvent::WriteFailed { chunk, .. }
+                if self.came_by.get(&chunk) != Some(&tag) => {}
             ReceiveEvent::Hand { chunk, buffer } => {
                 self.packs.insert(chunk, (tag, buffer));
                 self.unpack_if_ready(chunk);
@@ -50,20 +56,29 @@ impl Receiving {
 
     /// A lane asks where a chunk goes.
     pub(super) fn asks(&mut self, tag: usize, chunk: u32, chunk_bytes: u32) -> Result<(), TransferError> {
-        self.came_by.insert(chunk, tag);
         if chunk_bytes != self.chunk_bytes(chunk) {
             return Err(TransferError::protocol(format!("it sends chunk {chunk} with a size that it does not have")));
         }
+        if self.verified.contains(chunk) || self.came_by.contains_key(&chunk) {
+            // It is there, or comes by another flow: what was verified is not written over.
+            self.abandon(tag, chunk);
+            return Ok(());
+        }
         if self.intake.memory_bytes.is_some() {
+            self.came_by.insert(chunk, tag);
             self.place(tag, chunk, Sink::Discard);
             return Ok(());
         }
         let chunks = self.chunks.clone();
         match chunks.content(chunk) {
             None => {}
-            Some(ChunkContent::Pack { .. }) => self.place(tag, chunk, Sink::Hand),
+            Some(ChunkContent::Pack { .. }) => {
+                self.came_by.insert(chunk, tag);
+                self.place(tag, chunk, Sink::Hand);
+            }
             Some(ChunkContent::Range { file, .. }) if self.failed.contains(&file) => self.abandon(tag, chunk),
             Some(ChunkContent::Range { file, .. }) => {
+                self.came_by.insert(chunk, tag);
                 if self.files.get(file).is_some() {
                     self.place_in_file(tag, chunk);
                 } else if self.files.wait_for(file, tag, chunk) {
@@ -88,6 +103,11 @@ impl Receiving {
         let Some(slot) = self.files.get(file) else { return };
         let file_bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
         self.place(tag, chunk, Sink::File(FileRange { file: slot, offset, file_bytes }));
+    }
+
+    pub(super) fn return_buffer(&self, tag: usize, buffer: u32) {
+        let flow = &self.flows[tag];
+        self.context.plane.command(flow.lane, &Command::Return { flow: flow.slot, buffer });
     }
 
     pub(super) fn abandon(&self, tag: usize, chunk: u32) {
@@ -152,7 +172,8 @@ impl Receiving {
             );
             return Err(TransferError::here(RefusalCode::Verification, text));
         }
-        if let Some(flow) = self.came_by.get(&chunk).and_then(|&tag| self.flows.get(tag)) {
+        // It may come by any flow now.
+        if let Some(flow) = self.came_by.remove(&chunk).and_then(|tag| self.flows.get(tag)) {
             self.context.plane.command(flow.lane, &Command::Reopen { flow: flow.slot, chunk });
         }
         self.context.connection.writer.send(Message::SendAgain(vec![chunk])).await?;
@@ -162,6 +183,7 @@ impl Receiving {
     /// A chunk's bytes are written and are the sender's.
     pub(super) fn chunk_verified(&mut self, chunk: u32, hash: ChunkHash) {
         self.came_by.remove(&chunk);
+        self.verified.insert(chunk);
         if self.intake.memory_bytes.is_some() {
             self.memory_left = self.memory_left.saturating_sub(1);
             return;
@@ -169,7 +191,7 @@ impl Receiving {
         let chunks = self.chunks.clone();
         let Some(ChunkContent::Range { file, part, .. }) = chunks.content(chunk) else { return };
         let hash = self.context.options.checksum.then_some(hash);
-        self.files.chunk_verified(file, chunk, part, hash);
+        self.files.chunk_verified(file, chunk, part, hash, false);
         self.finish_file_if_ready(file);
     }
 

@@ -1,6 +1,6 @@
 //! Gives small files their names, many at a time: first everything durable, then the names, then the names durable too.
 //!
-//! One `syncfs` makes the bytes of all packs that wait durable, and with them the names that the round before gave. So in
+//! One `syncfs` (of each file system below the destination) makes the bytes of all packs that wait durable, and with them the names that the round before gave. So in
 //! steady state each round costs one flush of the file system, however many files it has.
 
 use std::sync::Arc;
@@ -119,7 +119,7 @@ fn make_durable(intake: &Intake, linked: &mut Linked, committed: &mut Committed)
         let path = destination.path.display();
         TransferError::here(RefusalCode::Failed, format!("{what} in {path} cannot be made durable: {error}"))
     };
-    rustix::fs::syncfs(destination.base()).map_err(|error| failed("the files", &error))?;
+    destination.sync().map_err(|error| failed("the files", &error))?;
     let Linked { files, chunks } = std::mem::take(linked);
     if files.is_empty() {
         return Ok(());

@@ -20,7 +20,8 @@ impl Receiving {
         }
         let intake = self.intake.clone();
         let preserve = self.context.options.preserve;
-        let finished = blocking(move || intake.finish(preserve)).await;
+        let finishing = blocking(move || intake.finish(preserve).and_then(|()| intake.note_complete()));
+        let finished = self.context.connection.writer.keep_alive(finishing).await;
         finished.map_err(|error| TransferError::here(RefusalCode::Failed, error))?;
         let stored = |file: u32| !self.intake.is_skipped(file) && !self.failed.contains(&file);
         let root = if self.context.options.checksum && self.intake.memory_bytes.is_none() {

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, Stat, statat};
 use rustix::io::Errno;
 
 use super::planning::Intake;
-use crate::dataplane::DataPlane;
+use crate::dataplane::{DataPlane, InstalledFile};
 use crate::destination::files::{Attributes, PartialFile};
 use crate::destination::small_files::unwritable;
 use crate::journal::{Record, change_time};
@@ -22,17 +22,21 @@ use crate::transfer::blocking;
 /// A partial file that is open here and in the data plane.
 #[derive(Clone, Debug)]
 pub struct OpenPartial {
-    /// Where the data plane has it.
-    pub slot: FileSlot,
+    installed: Arc<InstalledFile>,
     partial: Arc<PartialFile>,
     /// Its number in the journal.
     number: u32,
 }
 
 impl OpenPartial {
+    /// Where the data plane has it.
+    #[must_use]
+    pub fn slot(&self) -> FileSlot {
+        self.installed.slot()
+    }
+
     /// Closes and removes it.
-    pub fn discard(self, plane: &DataPlane) {
-        plane.remove_file(self.slot);
+    pub fn discard(self) {
         self.partial.discard();
     }
 }
@@ -48,12 +52,11 @@ pub async fn open(
     resumed: bool,
 ) -> Result<OpenPartial, FileError> {
     let (partial, number) = blocking(move || open_partial(&intake, file, resumed)).await?;
-    let slot = plane.install_file(&partial.buffered, partial.direct.as_ref()).await.map_err(|error| FileError {
-        file,
-        code: "unwritable".to_owned(),
-        text: error.to_string(),
-    })?;
-    Ok(OpenPartial { slot, partial: Arc::new(partial), number })
+    let installed = plane
+        .install_file(&partial.buffered, partial.direct.as_ref())
+        .await
+        .map_err(|error| FileError { file, code: "unwritable".to_owned(), text: error.to_string() })?;
+    Ok(OpenPartial { installed: Arc::new(installed), partial: Arc::new(partial), number })
 }
 
 fn open_partial(intake: &Intake, file: u32, resumed: bool) -> Result<(PartialFile, u32), FileError> {
@@ -149,10 +152,10 @@ struct IncomingFile {
     verified: HashSet<u64>,
 }
 
-/// The files of a transfer that have chunks of their own. Only those under way take memory.
+/// The files of a transfer that have chunks of their own. Only those under way take memory. When this is dropped partial files stay:
+/// the next attempt goes on with them.
 #[derive(Debug)]
 pub struct IncomingFiles {
-    plane: Arc<DataPlane>,
     files: HashMap<u32, IncomingFile>,
     /// How many chunks each file has that has not been touched yet.
     untouched: HashMap<u32, u64>,
@@ -161,12 +164,12 @@ pub struct IncomingFiles {
 impl IncomingFiles {
     /// None under way.
     #[must_use]
-    pub fn new(plane: Arc<DataPlane>, intake: &Intake, chunks: &ChunkMap) -> Self {
+    pub fn new(intake: &Intake, chunks: &ChunkMap) -> Self {
         let untouched = chunks
             .files()
             .map(|(file, _)| (file, chunks.chunks_of_file(intake.manifest.file_bytes(file).unwrap_or(0))))
             .collect();
-        Self { plane, files: HashMap::new(), untouched }
+        Self { files: HashMap::new(), untouched }
     }
 
     /// The state of a file; begins it. `None` if the file has no chunks of its own or is done with.
@@ -192,7 +195,7 @@ impl IncomingFiles {
     /// Where the data plane has a file, if it is open.
     #[must_use]
     pub fn get(&self, file: u32) -> Option<FileSlot> {
-        self.files.get(&file)?.open.as_ref().map(|open| open.slot)
+        self.files.get(&file)?.open.as_ref().map(OpenPartial::slot)
     }
 
     /// Lets a chunk wait for its file; true if the file must be opened.
@@ -208,19 +211,15 @@ impl IncomingFiles {
 
     /// A file is open; returns the chunks that waited.
     pub fn insert(&mut self, file: u32, opened: OpenPartial) -> Vec<(usize, u32)> {
-        let plane = self.plane.clone();
         match self.file(file) {
             Some(incoming) if incoming.open.is_none() => {
                 incoming.open = Some(opened);
                 incoming.waiting.take().unwrap_or_default()
             }
             // It was opened twice, for a hole and for a chunk: one of them is enough.
-            Some(incoming) => {
-                plane.remove_file(opened.slot);
-                incoming.waiting.take().unwrap_or_default()
-            }
+            Some(incoming) => incoming.waiting.take().unwrap_or_default(),
             None => {
-                opened.discard(&plane);
+                opened.discard();
                 Vec::new()
             }
         }
@@ -231,8 +230,14 @@ impl IncomingFiles {
         self.files.get_mut(&file).and_then(|incoming| incoming.waiting.take()).unwrap_or_default()
     }
 
-    /// A chunk is written and verified, or was before.
-    pub fn chunk_verified(&mut self, file: u32, chunk: u32, part: u64, hash: Option<ChunkHash>) {
+    /// Whether a file is getting its name.
+    #[must_use]
+    pub fn is_finishing(&self, file: u32) -> bool {
+        self.files.get(&file).is_some_and(|incoming| incoming.is_finishing)
+    }
+
+    /// A chunk is written and verified, now or by an earlier attempt, whose journal has it.
+    pub fn chunk_verified(&mut self, file: u32, chunk: u32, part: u64, hash: Option<ChunkHash>, in_journal: bool) {
         let Some(incoming) = self.file(file) else { return };
         if !incoming.verified.insert(part) {
             return;
@@ -242,7 +247,9 @@ impl IncomingFiles {
             (Some(hash), Some(tree)) => tree.add(part, hash),
             _ => incoming.tree = None,
         }
-        incoming.uncommitted.push((chunk, part, hash));
+        if !in_journal {
+            incoming.uncommitted.push((chunk, part, hash));
+        }
     }
 
     /// The sender says that a file is complete and did not change.
@@ -271,9 +278,6 @@ impl IncomingFiles {
     /// Closes a file that has its name; returns its chunks that were not said to be stored yet.
     pub fn close(&mut self, file: u32) -> Vec<u32> {
         let Some(incoming) = self.files.remove(&file) else { return Vec::new() };
-        if let Some(open) = incoming.open {
-            self.plane.remove_file(open.slot);
-        }
         incoming.uncommitted.into_iter().map(|(chunk, ..)| chunk).collect()
     }
 
@@ -281,7 +285,7 @@ impl IncomingFiles {
     pub fn discard(&mut self, file: u32) {
         self.untouched.remove(&file);
         if let Some(open) = self.files.remove(&file).and_then(|incoming| incoming.open) {
-            open.discard(&self.plane);
+            open.discard();
         }
     }
 
@@ -305,15 +309,6 @@ impl IncomingFiles {
             }
         }
         (!work.files.is_empty()).then_some(work)
-    }
-}
-
-impl Drop for IncomingFiles {
-    fn drop(&mut self) {
-        // Partial files stay: the next attempt goes on with them.
-        for open in self.files.values().filter_map(|incoming| incoming.open.as_ref()) {
-            self.plane.remove_file(open.slot);
-        }
     }
 }
 

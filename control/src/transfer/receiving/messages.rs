@@ -4,7 +4,7 @@ use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::Message;
 use culvert_protocol::tree_hash::{ChunkHash, hash_of_zeros};
 
-use super::{Received, Receiving};
+use super::{Received, Receiving, WAITING_HASHES_MAX};
 use crate::transfer::manifest_exchange::unexpected;
 use crate::transfer::{Phase, TransferError, blocking};
 
@@ -14,6 +14,15 @@ impl Receiving {
             Message::ChunkHashes(hashes) => {
                 for (chunk, hash) in hashes {
                     self.check_chunk_number(chunk)?;
+                    // Files in packs have hashes of their own, and what is verified needs no other.
+                    if self.verified.contains(chunk)
+                        || matches!(self.chunks.content(chunk), Some(ChunkContent::Pack { .. }))
+                    {
+                        continue;
+                    }
+                    if self.theirs.len() >= WAITING_HASHES_MAX {
+                        return Err(TransferError::protocol("it names hashes of far more chunks than it sends"));
+                    }
                     self.theirs.insert(chunk, hash);
                     self.compare(chunk).await?;
                 }
@@ -22,6 +31,9 @@ impl Receiving {
                 let fits = matches!(self.chunks.content(chunk), Some(ChunkContent::Pack { files, .. }) if files.len() == hashes.len());
                 if !fits {
                     return Err(TransferError::protocol(format!("it names hashes of a pack {chunk} that is none")));
+                }
+                if self.verified.contains(chunk) {
+                    return Ok(None);
                 }
                 self.pack_hashes.insert(chunk, hashes);
                 self.unpack_if_ready(chunk);
@@ -46,7 +58,7 @@ impl Receiving {
                 let is_left = (error.file as usize) < self.intake.manifest.len()
                     && self.intake.manifest.file_bytes(error.file).is_some()
                     && self.intake.is_sent(error.file);
-                if !is_left {
+                if !is_left || self.stored.contains(error.file) || self.files.is_finishing(error.file) {
                     return Err(TransferError::protocol("it gives up a file that it does not send"));
                 }
                 self.fail_file(error, false);
@@ -81,6 +93,9 @@ impl Receiving {
             };
             if self.failed.contains(&file) {
                 continue;
+            }
+            if self.verified.contains(chunk) || self.came_by.contains_key(&chunk) {
+                return Err(TransferError::protocol(format!("it has a hole where it has sent bytes (chunk {chunk})")));
             }
             let file_bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
             if checksum {
@@ -119,12 +134,14 @@ impl Receiving {
         let Some(ChunkContent::Range { file, part, .. }) = chunks.content(chunk) else {
             return Err(TransferError::protocol("it proves a pack, which nobody asked for"));
         };
-        let known = self.intake.begun.iter().find(|begun| begun.file == file);
-        let hash = known.and_then(|begun| begun.chunks.iter().find(|(at, _)| *at == part)).and_then(|(_, hash)| *hash);
-        let Some(hash) = hash else {
+        // Only what was found to be undamaged was offered, and nothing that came meanwhile counts twice.
+        let offered = self.offered.remove(&chunk).filter(|_| !self.came_by.contains_key(&chunk));
+        let Some(hash) = offered else {
             return Err(TransferError::protocol("it proves a chunk that is not stored"));
         };
-        self.chunk_verified(chunk, hash);
+        self.verified.insert(chunk);
+        self.files.chunk_verified(file, chunk, part, Some(hash), true);
+        self.finish_file_if_ready(file);
         Ok(())
     }
 

@@ -10,11 +10,28 @@ use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::{FlowOffer, Message, runs};
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
 
 use super::{REPORT_INTERVAL_US, Receiving, ReceivingFlow, random_u32};
 use crate::dataplane::{ReceiveEvent, Tagged};
 use crate::transfer::flows::canonical;
 use crate::transfer::{Phase, TransferError};
+
+/// Bits that all flows of a transfer together may keep of its chunks: 64 MiB, which is sixteen flows of 128 TiB in chunks of 4 MiB.
+const CHUNK_BITS_MAX: u64 = 64 << 23;
+/// Stored chunks that each lane reads and hashes at once.
+const CHECKS_PER_LANE: usize = 4;
+
+/// What came out of a check: a chunk that is still as it was stored, or nothing.
+fn checked(
+    joined: Option<Result<Result<Option<(u32, ChunkHash)>, TransferError>, JoinError>>,
+) -> Result<Option<(u32, ChunkHash)>, TransferError> {
+    match joined {
+        Some(Ok(result)) => result,
+        Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        None => Ok(None),
+    }
+}
 
 impl Receiving {
     /// Tells the sender what need not be sent.
@@ -46,7 +63,10 @@ impl Receiving {
             0 => lanes.max(partner_lanes),
             flows => flows.into(),
         };
-        let flows = wanted.min(self.chunk_count as usize).min(culvert_protocol::control::FLOWS_MAX.into());
+        // Each flow keeps a bit for each chunk of the transfer.
+        let affordable = (CHUNK_BITS_MAX / u64::from(self.chunk_count.max(1))).max(1) as usize;
+        let flows =
+            wanted.min(self.chunk_count as usize).min(culvert_protocol::control::FLOWS_MAX.into()).min(affordable);
         let mut offers = Vec::new();
         for tag in 0..flows {
             let (lane, partner_lane) = ((tag % lanes) as u16, tag % partner_lanes);
@@ -80,6 +100,8 @@ impl Receiving {
         let intake = self.intake.clone();
         let mut proofs = Vec::new();
         let first_chunks: HashMap<u32, u32> = self.chunks.files().collect();
+        let mut checks = JoinSet::new();
+        let checks_max = CHECKS_PER_LANE * self.context.plane.lanes().len();
         for begun in &intake.begun {
             let Some(&first) = first_chunks.get(&begun.file) else { continue };
             let opened = super::files::open(&self.context.plane, intake.clone(), begun.file, true).await;
@@ -87,18 +109,27 @@ impl Receiving {
             let file_bytes = intake.manifest.file_bytes(begun.file).unwrap_or(0);
             for &(part, hash) in &begun.chunks {
                 let chunk = first + part as u32;
-                let Some(ChunkContent::Range { offset, bytes, .. }) = self.chunks.content(chunk) else { continue };
-                let range = FileRange { file: opened.slot, offset, file_bytes };
-                let lane = (chunk as usize % self.context.plane.lanes().len()) as u16;
-                let checked = self.context.plane.check(lane, range, bytes, self.context.options.chunk_bytes).await?;
-                if let (Ok(now), Some(then)) = (checked, hash)
-                    && now == then
-                {
-                    proofs.push((chunk, now));
+                let (Some(ChunkContent::Range { offset, bytes, .. }), Some(then)) = (self.chunks.content(chunk), hash)
+                else {
+                    continue;
+                };
+                let range = FileRange { file: opened.slot(), offset, file_bytes };
+                let (plane, chunk_bytes) = (self.context.plane.clone(), self.context.options.chunk_bytes);
+                let lane = (chunk as usize % plane.lanes().len()) as u16;
+                checks.spawn(async move {
+                    let checked = plane.check(lane, range, bytes, chunk_bytes).await?;
+                    Ok::<_, TransferError>(matches!(checked, Ok(now) if now == then).then_some((chunk, then)))
+                });
+                if checks.len() >= checks_max {
+                    proofs.extend(checked(checks.join_next().await)?);
                 }
             }
             self.files.insert(begun.file, opened);
         }
+        while !checks.is_empty() {
+            proofs.extend(checked(checks.join_next().await)?);
+        }
+        self.offered = proofs.iter().copied().collect();
         Ok(proofs)
     }
 

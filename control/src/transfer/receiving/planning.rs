@@ -1,5 +1,8 @@
 //! What the receiver knows before the first byte: where to, what to do with each entry, and what an earlier attempt left.
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -8,14 +11,15 @@ use culvert_protocol::identity::PublicKey;
 use culvert_protocol::manifest::{EntryKind, Manifest};
 use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
-use rustix::fs::{AtFlags, statat};
+use rustix::fs::{AtFlags, Dir, statat, unlinkat};
 
 use super::is_left_alone;
 use crate::destination::files::{Attributes, set_directory_attributes};
 use crate::destination::plan::{Action, check_room, decide, make_directories_and_symlinks};
 use crate::destination::small_files::Unpacking;
-use crate::destination::{Destination, Reach};
-use crate::journal::{Journal, JournalError, Past};
+use crate::destination::{Destination, Reach, partial_name_of};
+use crate::journal::{Journal, JournalError, Past, Record};
+use crate::sources::hash_of;
 use crate::transfer::manifest_exchange::ReceivedManifest;
 
 /// What is to be received.
@@ -69,6 +73,8 @@ pub struct Intake {
     pub chunk_bytes: u32,
     /// Bytes of a measurement.
     pub memory_bytes: Option<u64>,
+    /// Whether an earlier attempt has left a journal.
+    pub is_continued: bool,
     /// The journal; none for a measurement and a dry run.
     pub journal: Mutex<Option<Journal>>,
 }
@@ -86,6 +92,7 @@ impl Intake {
             resumed_bytes: 0,
             chunk_bytes,
             memory_bytes: Some(bytes),
+            is_continued: false,
             journal: Mutex::new(None),
         }
     }
@@ -113,7 +120,8 @@ impl Intake {
     #[must_use]
     pub fn unpacking(&self, preserve: bool) -> Option<Unpacking<'_>> {
         let destination = self.destination.as_ref()?;
-        Some(Unpacking { destination, manifest: &self.manifest, actions: &self.actions, preserve })
+        let is_continued = self.is_continued;
+        Some(Unpacking { destination, manifest: &self.manifest, actions: &self.actions, preserve, is_continued })
     }
 
     /// After the last file: directories get their modes and times, deepest first.
@@ -122,6 +130,7 @@ impl Intake {
     /// In words.
     pub fn finish(&self, preserve: bool) -> Result<(), String> {
         let Some(destination) = self.destination.as_ref().filter(|_| preserve) else { return Ok(()) };
+        let mut has_changed = false;
         for file in (0..self.manifest.len() as u32).rev() {
             let entry = self.manifest.entry(file);
             if entry.kind == EntryKind::Directory {
@@ -129,9 +138,23 @@ impl Intake {
                 set_directory_attributes(destination, entry.name, &attributes).map_err(|error| {
                     format!("the mode and time of '{}' cannot be set: {error}", printable(entry.name))
                 })?;
+                has_changed = true;
             }
         }
+        if has_changed {
+            destination.sync().map_err(|error| format!("the directories' modes cannot be made durable: {error}"))?;
+        }
         Ok(())
+    }
+
+    /// Everything is stored and the sender will be told so: from here on the journal is of use only until the sender has signed.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn note_complete(&self) -> Result<(), String> {
+        let mut journal = self.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some(journal) = journal.as_mut() else { return Ok(()) };
+        journal.append([Record::Complete]).map_err(|error| format!("the journal cannot be written: {error}"))
     }
 
     /// The transfer is over: its journal has nothing more to tell.
@@ -157,7 +180,16 @@ pub fn plan(
     let ReceivedManifest { manifest, allocated_bytes, is_single_file } = received;
     let destination = request.reach.open_destination(&request.destination, is_single_file, !options.dry_run)?;
     let (journal, past) = open_journal(request, &destination, options, partner)?;
-    let plan = decide(&destination, &manifest, options.overwrite, &past)?;
+    let plan = match decide(&destination, &manifest, options.overwrite, &past) {
+        Ok(plan) => plan,
+        Err(refusal) => {
+            // A journal of which nothing came need not stay.
+            if let Some(journal) = journal.filter(|_| past.is_empty()) {
+                let _ = journal.remove();
+            }
+            return Err(refusal);
+        }
+    };
     let mut intake = Intake {
         manifest,
         destination: Some(destination),
@@ -167,17 +199,31 @@ pub fn plan(
         resumed_bytes: 0,
         chunk_bytes: options.chunk_bytes,
         memory_bytes: None,
+        is_continued: journal.as_ref().is_some_and(Journal::was_there),
         journal: Mutex::new(journal),
     };
     find_resumed(&mut intake, &past, options);
+    if !options.dry_run {
+        remove_forgotten(&intake, &past);
+    }
     let Some(destination) = &intake.destination else { return Ok(intake) };
     let sent_bytes: u64 = (0..intake.manifest.len() as u32)
         .filter(|&file| intake.is_sent(file))
         .filter_map(|file| intake.manifest.file_bytes(file))
         .sum();
-    check_room(destination, allocated_bytes.min(sent_bytes).saturating_sub(intake.resumed_bytes))?;
-    if !options.dry_run {
-        make_directories_and_symlinks(destination, &intake.manifest, &intake.actions)?;
+    check_room(destination, allocated_bytes.min(sent_bytes).saturating_sub(intake.resumed_bytes)).inspect_err(
+        |_| {
+            if past.is_empty() {
+                intake.forget_journal();
+            }
+        },
+    )?;
+    if !options.dry_run && make_directories_and_symlinks(destination, &intake.manifest, &intake.actions)? {
+        // What the journal calls stored lies in them.
+        destination.sync().map_err(|error| {
+            let path = destination.path.display();
+            Refusal::new(RefusalCode::Failed, format!("the directories in {path} cannot be made durable: {error}"))
+        })?;
     }
     Ok(intake)
 }
@@ -188,7 +234,6 @@ fn open_journal(
     options: &Options,
     partner: PublicKey,
 ) -> Result<(Option<Journal>, Past), Refusal> {
-    use std::os::unix::ffi::OsStrExt as _;
     if options.dry_run {
         return Ok((None, Past::default()));
     }
@@ -201,6 +246,30 @@ fn open_journal(
         Refusal::new(code, error.to_string())
     })?;
     Ok((Some(journal), past))
+}
+
+/// Removes the partial files of an earlier attempt that this one's sources do not have any more.
+fn remove_forgotten(intake: &Intake, past: &Past) {
+    let mut forgotten: HashSet<u128> = past.begun_names().collect();
+    if forgotten.is_empty() {
+        return;
+    }
+    for (_, entry) in intake.manifest.entries() {
+        forgotten.remove(&hash_of(entry.name));
+    }
+    let Some(destination) = intake.destination.as_ref().filter(|_| !forgotten.is_empty()) else { return };
+    let names: HashSet<PathBuf> = forgotten.into_iter().map(partial_name_of).collect();
+    let directories = intake.manifest.entries().filter(|(_, entry)| entry.kind == EntryKind::Directory);
+    for directory in directories.map(|(_, entry)| entry.name).chain([b"".as_slice()]) {
+        // What cannot be looked at or removed stays, as it would without this.
+        let Ok(directory) = destination.open_directory(directory) else { continue };
+        let Ok(entries) = Dir::read_from(&directory) else { continue };
+        for name in entries.flatten().map(|entry| PathBuf::from(OsStr::from_bytes(entry.file_name().to_bytes()))) {
+            if names.contains(&name) {
+                let _ = unlinkat(&directory, &name, AtFlags::empty());
+            }
+        }
+    }
 }
 
 /// Finds what an earlier attempt left of the files that are wanted.

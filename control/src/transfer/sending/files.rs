@@ -9,7 +9,7 @@ use culvert_protocol::control::FileError;
 use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, fstat, seek};
 use rustix::io::Errno;
 
-use crate::dataplane::DataPlane;
+use crate::dataplane::{DataPlane, InstalledFile};
 use crate::sources::SourceTree;
 use crate::transfer::blocking;
 use crate::transfer::packs::{check_unchanged, unreadable};
@@ -17,8 +17,7 @@ use crate::transfer::packs::{check_unchanged, unreadable};
 /// A file that is open for sending.
 #[derive(Clone, Debug)]
 pub struct OpenedFile {
-    /// Where the data plane has it.
-    pub slot: FileSlot,
+    installed: Arc<InstalledFile>,
     /// This process's descriptor, for looking at it again.
     file: Arc<OwnedFd>,
     /// The file's holes, as ranges, if it is sparse.
@@ -26,12 +25,22 @@ pub struct OpenedFile {
 }
 
 impl OpenedFile {
+    /// Where the data plane has it.
+    #[must_use]
+    pub fn slot(&self) -> FileSlot {
+        self.installed.slot()
+    }
+
     /// Whether a whole range is a hole.
     #[must_use]
     pub fn is_hole(&self, offset: u64, bytes: u32) -> bool {
-        let at = self.holes.partition_point(|&(begin, _)| begin <= offset);
-        at > 0 && self.holes[at - 1].1 >= offset + u64::from(bytes)
+        is_hole(&self.holes, offset, bytes)
     }
+}
+
+fn is_hole(holes: &[(u64, u64)], offset: u64, bytes: u32) -> bool {
+    let at = holes.partition_point(|&(begin, _)| begin <= offset);
+    at > 0 && holes[at - 1].1 >= offset + u64::from(bytes)
 }
 
 /// Opens a file and hands it to the data plane.
@@ -41,12 +50,12 @@ impl OpenedFile {
 pub async fn open(plane: &Arc<DataPlane>, tree: Arc<SourceTree>, file: u32) -> Result<OpenedFile, FileError> {
     let opening = tree.clone();
     let (buffered, direct, holes) = blocking(move || open_descriptors(&opening, file)).await?;
-    let slot = plane.install_file(&buffered, direct.as_ref()).await.map_err(|error| FileError {
+    let installed = plane.install_file(&buffered, direct.as_ref()).await.map_err(|error| FileError {
         file,
         code: "unreadable".to_owned(),
         text: error.to_string(),
     })?;
-    Ok(OpenedFile { slot, file: Arc::new(buffered), holes: Arc::new(holes) })
+    Ok(OpenedFile { installed: Arc::new(installed), file: Arc::new(buffered), holes: Arc::new(holes) })
 }
 
 type Descriptors = (OwnedFd, Option<OwnedFd>, Vec<(u64, u64)>);
@@ -107,19 +116,12 @@ enum State {
 }
 
 /// The files that are open or being opened.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct OutgoingFiles {
-    plane: Arc<DataPlane>,
     files: HashMap<u32, State>,
 }
 
 impl OutgoingFiles {
-    /// None yet.
-    #[must_use]
-    pub fn new(plane: Arc<DataPlane>) -> Self {
-        Self { plane, files: HashMap::new() }
-    }
-
     /// A file, if it is open.
     #[must_use]
     pub fn get(&self, file: u32) -> Option<Arc<OpenedFile>> {
@@ -176,21 +178,8 @@ impl OutgoingFiles {
     }
 
     fn close_if_unused(&mut self, file: u32) {
-        if let Some(State::Open { opened, uses: 0, is_over: true }) = self.files.get(&file) {
-            self.plane.remove_file(opened.slot);
+        if let Some(State::Open { uses: 0, is_over: true, .. }) = self.files.get(&file) {
             self.files.remove(&file);
-        }
-    }
-}
-
-impl Drop for OutgoingFiles {
-    fn drop(&mut self) {
-        // Lanes may still read from them for a moment; the data plane closes a flow's operations before its slot is free, and a descriptor
-        // that is closed under an operation lives until that ends.
-        for state in self.files.values() {
-            if let State::Open { opened, .. } = state {
-                self.plane.remove_file(opened.slot);
-            }
         }
     }
 }
@@ -210,14 +199,8 @@ mod tests {
             eprintln!("skipped: this file system does not tell holes");
             return;
         }
-        let opened = |holes| OpenedFile {
-            slot: FileSlot(0),
-            file: Arc::new(tempfile::tempfile().unwrap().into()),
-            holes: Arc::new(holes),
-        };
-        let opened = opened(holes);
-        assert!(opened.is_hole(0, 1 << 20));
-        assert!(opened.is_hole(96 << 20, 4 << 20));
-        assert!(!opened.is_hole(48 << 20, 4 << 20));
+        assert!(is_hole(&holes, 0, 1 << 20));
+        assert!(is_hole(&holes, 96 << 20, 4 << 20));
+        assert!(!is_hole(&holes, 48 << 20, 4 << 20));
     }
 }

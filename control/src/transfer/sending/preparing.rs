@@ -95,7 +95,7 @@ impl Sending {
     ) {
         let Some(ChunkContent::Range { file, offset, bytes, .. }) = chunks.content(chunk) else { return };
         let file_bytes = tree.manifest.file_bytes(file).unwrap_or(0);
-        let range = FileRange { file: opened.slot, offset, file_bytes };
+        let range = FileRange { file: opened.slot(), offset, file_bytes };
         self.files.begin_use(file);
         if let Some(theirs) = self.has.proofs.remove(&chunk) {
             self.preparing += 1;

@@ -1,0 +1,75 @@
+//! When a transfer moves no more although both ends live: the path is dark, or the receiver wants the same again and again.
+
+use std::time::Instant;
+
+use culvert_protocol::control::RefusalCode;
+
+use super::Sending;
+use crate::connection::SILENCE_TIMEOUT;
+use crate::transfer::TransferError;
+use crate::transfer::flows::{Moved, canonical};
+
+/// Times that everything under way may be sent before any chunk of it is delivered. A path that loses nine of ten datagrams needs
+/// ten; a receiver that calls everything lost would never have enough.
+const REPETITIONS_MAX: u64 = 64;
+
+/// What is known of the progress so far.
+#[derive(Debug)]
+pub(super) struct Standstill {
+    /// When a report last told of packets that arrived, and what the flows had done by then.
+    arrived: (Instant, Moved),
+    /// Bytes sent when a chunk was last delivered.
+    sent_at_delivery: u64,
+}
+
+impl Standstill {
+    pub(super) fn new() -> Self {
+        Self { arrived: (Instant::now(), Moved::default()), sent_at_delivery: 0 }
+    }
+
+    /// Packets arrived at the receiver.
+    pub(super) fn note_arrival(&mut self, moved: Moved) {
+        self.arrived = (Instant::now(), moved);
+    }
+}
+
+impl Sending {
+    /// A chunk was delivered.
+    pub(super) fn note_delivery(&mut self) {
+        self.standstill.sent_at_delivery = self.flows.moved().sent_bytes;
+    }
+
+    /// Looks whether the transfer still moves.
+    ///
+    /// # Errors
+    /// [`TransferError`] that says why it does not.
+    pub(super) fn check_standstill(&mut self) -> Result<(), TransferError> {
+        let moved = self.flows.moved();
+        if self.assigned.is_empty() {
+            self.standstill.note_arrival(moved);
+            return Ok(());
+        }
+        let (since, then) = self.standstill.arrived;
+        let elapsed = since.elapsed();
+        // A disk that is slow on either side is waited for.
+        if moved.waited.saturating_sub(then.waited) > elapsed / 2 {
+            self.standstill.note_arrival(moved);
+        } else if elapsed > SILENCE_TIMEOUT {
+            let address = canonical(self.context.connection.address.ip());
+            let ports: Vec<String> = self.context.partner_lane_ports.iter().map(ToString::to_string).collect();
+            let text = format!(
+                "nothing that is sent to {address} has arrived for {} s, although its control connection lives: look whether a firewall between the hosts closes UDP port {}",
+                SILENCE_TIMEOUT.as_secs(),
+                ports.join(", ")
+            );
+            return Err(TransferError::here(RefusalCode::Temporary, text));
+        }
+        let under_way: u64 = self.assigned.keys().map(|&chunk| u64::from(self.chunk_bytes(chunk))).sum();
+        let sent = moved.sent_bytes.saturating_sub(self.standstill.sent_at_delivery);
+        if sent > REPETITIONS_MAX * (under_way + u64::from(u16::MAX)) {
+            let text = "its reports call everything lost that is sent, again and again";
+            return Err(TransferError::protocol(text));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,241 @@
+//! A disk that loses power and has bad blocks, for real file systems on it.
+//!
+//! The disk is memory of this process. A FUSE file system of one file shows it to the kernel, a loop device makes a block device of
+//! the file, and ext4 is mounted from that. So the system under test runs unchanged on a real file system, while this
+//! process sees every write and every flush that reaches the medium: it can refuse them, and it can tell afterwards what would have
+//! been left if the power had failed at any moment, when writes that no flush had covered may or may not have arrived.
+
+mod server;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use crate::program::{is_installed, is_root};
+use crate::random::Random;
+
+/// What the medium was told, in order, by all disks that share the record.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Bytes at an offset of a disk.
+    Write {
+        /// Which disk.
+        disk: usize,
+        /// Where.
+        offset: u64,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Everything that was written to a disk so far is on it for good.
+    Flush {
+        /// Which disk.
+        disk: usize,
+    },
+    /// A mark of the test's.
+    Mark(u64),
+}
+
+/// The record of several disks.
+#[derive(Clone, Debug, Default)]
+pub struct Record(Arc<Mutex<Vec<Event>>>);
+
+impl Record {
+    fn lock(&self) -> MutexGuard<'_, Vec<Event>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, event: Event) {
+        self.lock().push(event);
+    }
+
+    /// Puts a mark between what happened before and what will.
+    pub fn mark(&self, number: u64) {
+        self.push(Event::Mark(number));
+    }
+
+    /// Everything so far.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        self.lock().clone()
+    }
+}
+
+/// Which blocks are bad: those that hold this, when they are read or when they are written.
+#[derive(Clone, Debug, Default)]
+pub struct BadBlocks {
+    /// Reading a block with these bytes in it fails.
+    pub reads_with: Option<Vec<u8>>,
+    /// Writing these bytes fails.
+    pub writes_with: Option<Vec<u8>>,
+}
+
+/// A disk's memory and how it behaves.
+#[derive(Debug)]
+struct Medium {
+    bytes: Mutex<Vec<u8>>,
+    bad: Mutex<BadBlocks>,
+    record: Option<(Record, usize)>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn contains(bytes: &[u8], marker: Option<&Vec<u8>>) -> bool {
+    marker.is_some_and(|marker| bytes.windows(marker.len()).any(|window| window == marker))
+}
+
+impl Medium {
+    fn read(&self, offset: u64, count: usize) -> Option<Vec<u8>> {
+        let bytes = lock(&self.bytes);
+        let begin = (offset as usize).min(bytes.len());
+        let read = bytes[begin..(begin + count).min(bytes.len())].to_vec();
+        drop(bytes);
+        (!contains(&read, lock(&self.bad).reads_with.as_ref())).then_some(read)
+    }
+
+    fn write(&self, offset: u64, written: &[u8]) -> bool {
+        if contains(written, lock(&self.bad).writes_with.as_ref()) {
+            return false;
+        }
+        let mut bytes = lock(&self.bytes);
+        let begin = offset as usize;
+        let Some(place) = bytes.get_mut(begin..begin + written.len()) else { return false };
+        place.copy_from_slice(written);
+        drop(bytes);
+        if let Some((record, disk)) = &self.record {
+            record.push(Event::Write { disk: *disk, offset, bytes: written.to_vec() });
+        }
+        true
+    }
+
+    fn flush(&self) {
+        if let Some((record, disk)) = &self.record {
+            record.push(Event::Flush { disk: *disk });
+        }
+    }
+}
+
+/// A mounted disk. Dropped, it is unmounted.
+#[derive(Debug)]
+pub struct FaultyDisk {
+    medium: Arc<Medium>,
+    /// What was on it when it was mounted.
+    pub initial: Vec<u8>,
+    /// Where its file system is.
+    pub mounted: PathBuf,
+    file: PathBuf,
+    device: Option<String>,
+    server: Option<JoinHandle<()>>,
+}
+
+/// Why there are no such disks here.
+#[must_use]
+pub fn missing() -> Option<&'static str> {
+    if !is_root() {
+        return Some("mounting a disk of this process's own needs root");
+    }
+    if !Path::new("/dev/fuse").exists() || !Path::new("/dev/loop-control").exists() {
+        return Some("this kernel has no FUSE or no loop devices");
+    }
+    if !is_installed("mkfs.ext4") || !is_installed("losetup") {
+        return Some("mkfs.ext4 or losetup is not installed");
+    }
+    None
+}
+
+impl FaultyDisk {
+    /// A new disk with an empty ext4, below `room` under `name`.
+    ///
+    /// # Panics
+    /// If it cannot be made although nothing is [`missing`].
+    #[must_use]
+    pub fn new(room: &Path, name: &str, bytes: usize, record: Option<(Record, usize)>) -> Self {
+        // Made in an ordinary file first, because that is what mkfs likes.
+        let image = room.join(format!("{name}.image"));
+        File::create(&image).and_then(|file| file.set_len(bytes as u64)).expect("an image can be made");
+        // A small journal and no lazy work, so that the disk does only what the test does.
+        let options = ["-q", "-F", "-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", "-m", "0"];
+        let made = Command::new("mkfs.ext4").args(options).arg(&image).output().expect("mkfs.ext4 runs");
+        assert!(made.status.success(), "mkfs.ext4: {}", String::from_utf8_lossy(&made.stderr));
+        let bytes = fs::read(&image).expect("the image can be read");
+        fs::remove_file(image).expect("the image can be removed");
+        Self::with_contents(room, name, bytes, record)
+    }
+
+    /// A disk that has contents, as a power failure left them for instance.
+    ///
+    /// # Panics
+    /// If it cannot be mounted.
+    #[must_use]
+    pub fn with_contents(room: &Path, name: &str, bytes: Vec<u8>, record: Option<(Record, usize)>) -> Self {
+        let (file, mounted) = (room.join(format!("{name}.disk")), room.join(name));
+        File::create(&file).expect("a file can be made");
+        fs::create_dir_all(&mounted).expect("a directory can be made");
+        let initial = bytes.clone();
+        let medium = Arc::new(Medium { bytes: Mutex::new(bytes), bad: Mutex::default(), record });
+        let server = server::mount_file(&file, medium.clone());
+        let mut disk = Self { medium, initial, mounted, file, device: None, server: Some(server) };
+        let set_up = Command::new("losetup").args(["--find", "--show"]).arg(&disk.file).output();
+        let set_up = set_up.expect("losetup runs");
+        assert!(set_up.status.success(), "losetup: {}", String::from_utf8_lossy(&set_up.stderr));
+        let device = String::from_utf8_lossy(&set_up.stdout).trim().to_owned();
+        disk.device = Some(device.clone());
+        // The least that ext4 promises: names may come before the data that they name.
+        let options = c"noauto_da_alloc,data=writeback";
+        mount(device.as_str(), &disk.mounted, "ext4", MountFlags::empty(), options).expect("ext4 can be mounted");
+        disk
+    }
+
+    /// Changes which blocks are bad.
+    pub fn set_bad(&self, bad: BadBlocks) {
+        *lock(&self.medium.bad) = bad;
+    }
+
+    /// What is on the disk.
+    #[must_use]
+    pub fn contents(&self) -> Vec<u8> {
+        lock(&self.medium.bytes).clone()
+    }
+}
+
+impl Drop for FaultyDisk {
+    fn drop(&mut self) {
+        self.set_bad(BadBlocks::default());
+        let _ = unmount(&self.mounted, UnmountFlags::empty()).or_else(|_| unmount(&self.mounted, UnmountFlags::DETACH));
+        if let Some(device) = &self.device {
+            let _ = Command::new("losetup").arg("--detach").arg(device).status();
+        }
+        let is_gone = unmount(&self.file, UnmountFlags::empty()).or_else(|_| unmount(&self.file, UnmountFlags::DETACH));
+        if let (Ok(()), Some(server)) = (is_gone, self.server.take()) {
+            let _ = server.join();
+        }
+    }
+}
+
+/// What a power failure just before event number `cut` leaves of `disk`, which began as `image`: everything up to its last flush, and
+/// of what was written since whatever `random` says; nothing without it.
+#[must_use]
+pub fn after_power_failure(
+    image: &[u8],
+    events: &[Event],
+    disk: usize,
+    cut: usize,
+    mut random: Option<&mut Random>,
+) -> Vec<u8> {
+    let before = &events[..cut];
+    let flushed = before.iter().rposition(|event| matches!(event, Event::Flush { disk: of } if *of == disk));
+    let mut bytes = image.to_vec();
+    for (at, event) in before.iter().enumerate() {
+        let Event::Write { disk: of, offset, bytes: written } = event else { continue };
+        let is_stable = flushed.is_some_and(|flushed| at < flushed);
+        if *of == disk && (is_stable || random.as_mut().is_some_and(|random| random.below(2) == 0)) {
+            bytes[*offset as usize..*offset as usize + written.len()].copy_from_slice(written);
+        }
+    }
+    bytes
+}

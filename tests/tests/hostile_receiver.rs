@@ -1,0 +1,151 @@
+//! An approved partner that fetches with malice: its plan, its reports or its wishes lie.
+//!
+//! In every case the node that sends ends the transfer with a named reason, stays small, and serves others.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::os::unix::ffi::OsStrExt as _;
+
+use culvert_protocol::control::{FlowOffer, Message, RefusalCode, Run, Wish};
+use culvert_protocol::feedback::{Summary, write_report};
+use culvert_tests::hostile_sender::new_id;
+use culvert_tests::node::{Pair, RunningNode, resident_kib};
+use culvert_tests::random::Random;
+use culvert_tests::stranger::{Stranger, request};
+
+struct Siege {
+    pair: Pair,
+    node: RunningNode,
+}
+
+impl Siege {
+    fn begin() -> Self {
+        let pair = Pair::new();
+        let node = pair.start();
+        fs::create_dir(pair.shared.join("data")).unwrap();
+        for number in 0..20 {
+            fs::write(pair.shared.join(format!("data/file-{number}")), Random::new(number).bytes(300_000)).unwrap();
+        }
+        Self { pair, node }
+    }
+
+    /// Asks for everything and hears the manifest.
+    fn pull(&self, lane_port: u16) -> Stranger {
+        let mut stranger = Stranger::introduced(&self.pair.here, self.node.port);
+        let source = self.pair.shared.join("data/").as_os_str().as_bytes().to_vec();
+        let Message::Request(mut asked) = request(Wish::Pull { sources: vec![source] }) else { unreachable!() };
+        asked.transfer = new_id();
+        asked.options.chunk_bytes = 64 << 10;
+        asked.lane_ports = vec![lane_port];
+        stranger.say(&Message::Request(asked));
+        loop {
+            match stranger.hear() {
+                Some(Message::ManifestEnd { entries, .. }) => {
+                    assert_eq!(entries, 20);
+                    return stranger;
+                }
+                Some(Message::Refused(refusal)) => panic!("the node refuses: {refusal}"),
+                Some(_) => {}
+                None => panic!("the node closed the connection"),
+            }
+        }
+    }
+
+    fn lift(mut self) {
+        assert!(self.node.is_alive() && !self.node.log().contains("panicked"), "{}", self.node.log());
+        let resident = resident_kib(self.node.process_id());
+        assert!(resident < 200 << 10, "the control process grew to {resident} KiB");
+        let copy = self.pair.path("copy");
+        self.pair.get("data/", &copy, &[]).exits(0);
+        assert_eq!(fs::read_dir(copy).unwrap().count(), 20);
+        assert_eq!(self.node.metric("culvert_dataplane_restarts_total"), 0.0);
+    }
+}
+
+fn offer(sender_lane: u16, receiver_lane: u16) -> FlowOffer {
+    FlowOffer { flow_id: 0x0102_0300, receiver_lane, sender_lane }
+}
+
+#[test]
+fn plans_that_lie_are_refused() {
+    let siege = Siege::begin();
+    let run = |first, count| Run { first, count };
+    let lies = [
+        // Files that there are not, and files named again and again, which would cost more each time than they say.
+        Message::PlanPart { skipped: vec![run(0, 21)] },
+        Message::PlanPart { skipped: vec![run(u32::MAX, u32::MAX)] },
+        Message::PlanPart { skipped: vec![run(0, 20), run(0, 20)] },
+        Message::Resumed(vec![(20, [0; 32])]),
+        // More stored chunks than there are.
+        Message::Proofs((0..1_000).map(|chunk| (chunk, [1; 32])).collect()),
+        Message::PlanEnd { flows: vec![offer(0, 0); 1_000], stored_bytes: 0 },
+        Message::PlanEnd { flows: vec![offer(77, 0)], stored_bytes: 0 },
+        Message::PlanEnd { flows: vec![offer(0, 77)], stored_bytes: 0 },
+        Message::AllSent(culvert_protocol::control::SenderSummary::default()),
+    ];
+    for lie in lies {
+        let mut stranger = siege.pull(9);
+        stranger.say(&lie);
+        let refusal = stranger.hear_refusal();
+        assert_eq!(refusal.code, RefusalCode::Protocol, "{lie:?}: {refusal}");
+    }
+    siege.lift();
+}
+
+#[test]
+fn wishes_for_more_than_was_sent_are_refused() {
+    let siege = Siege::begin();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for wish in [
+        Message::SendAgain(vec![u32::MAX]),
+        // The first chunks are under way; nobody wants one of them four times.
+        Message::SendAgain(vec![0; 4]),
+        Message::Feedback(vec![0xff; 40]),
+        Message::Feedback(Vec::new()),
+        Message::ManifestPart(vec![1, 2, 3]),
+    ] {
+        let mut stranger = siege.pull(socket.local_addr().unwrap().port());
+        stranger.say(&Message::PlanEnd { flows: vec![offer(0, 0)], stored_bytes: 0 });
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        stranger.say(&wish);
+        let refusal = stranger.hear_refusal();
+        assert_eq!(refusal.code, RefusalCode::Protocol, "{wish:?}: {refusal}");
+    }
+    siege.lift();
+}
+
+#[test]
+fn reports_from_the_future_and_of_other_flows_change_nothing() {
+    let siege = Siege::begin();
+    // A port that answers no probe.
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut stranger = siege.pull(socket.local_addr().unwrap().port());
+    stranger.say(&Message::PlanEnd { flows: vec![offer(0, 0)], stored_bytes: u64::MAX });
+    let mut bytes = [0; 2_048];
+    let mut random = Random::new(1);
+    for round in 0..500u32 {
+        let summary = Summary {
+            flow_id: if round % 2 == 0 { 0x0102_0300 } else { random.next_u64() as u32 },
+            sequence: random.next_u64(),
+            next_packet: u64::MAX >> 1,
+            decided_below: u64::MAX >> 2,
+            packets: random.next_u64() >> 8,
+            bytes: random.next_u64() >> 8,
+            echo_us: u32::MAX,
+            hold_us: u32::MAX,
+            credit: u64::MAX,
+            ..Summary::default()
+        };
+        let lost = [culvert_protocol::arrivals::PacketRange { first: 0, count: u64::MAX >> 2 }];
+        let (length, ..) = write_report(&mut bytes, &summary, &lost, (0..100).collect::<Vec<u32>>().into_iter());
+        let mut frame = Vec::new();
+        Message::Feedback(bytes[..length].to_vec()).write_frame(&mut frame);
+        if stranger.say_bytes(&frame).is_err() {
+            break;
+        }
+    }
+    // Whatever the reports say, nothing was sent, and no probe was answered; or one of them was found to be none.
+    let refusal = stranger.hear_refusal();
+    assert!([RefusalCode::Failed, RefusalCode::Protocol].contains(&refusal.code), "{refusal}");
+    siege.lift();
+}
