@@ -147,6 +147,10 @@ impl ReceiveFlow {
 
     /// When the flow next has something to do by itself.
     pub(super) fn deadline_ns(&self) -> u64 {
+        // It waits for the disk or the control process, who wake the lane.
+        if self.is_closing {
+            return u64::MAX;
+        }
         let report_ns = self.reported_ns + if self.protocol.has_news() { self.interval_ns } else { KEEPALIVE_NS };
         if self.has_heard || self.openings >= OPENINGS_MAX { report_ns } else { report_ns.min(self.next_opening_ns) }
     }
