@@ -36,9 +36,15 @@ pub struct Engine<'a> {
 impl<'a> Engine<'a> {
     /// Starts the receiving node.
     pub fn start(field: &'a Field) -> Self {
+        Self::start_with(field, &[])
+    }
+
+    /// Starts the receiving node with more options.
+    pub fn start_with(field: &'a Field, options: &[&str]) -> Self {
         let pair = Pair::new();
         let core = RECEIVER.to_string();
-        let node = command(&pair.there, ["node", "--listen", "[::]:7272", "--metrics", "off", "--cores", &core]);
+        let arguments = ["node", "--listen", "[::]:7272", "--metrics", "off", "--cores", &core];
+        let node = command(&pair.there, [&arguments, options].concat());
         let node = RunningNode::start(&pair.there, &mut field.lab.inside(RECEIVER, &node));
         pair.meet(node.port);
         run(&pair.here, ["profile", "edit", "second", "--address", &format!("{THERE}:7272")]).exits(0);
@@ -81,17 +87,22 @@ impl<'a> Engine<'a> {
 
 /// The raw limit of the same path: sealed datagrams without a protocol, in Gb/s.
 pub fn limit(field: &Field, datagram: u32) -> anyhow::Result<f64> {
+    limit_with(field, datagram, &[])
+}
+
+/// The raw limit with options for both ends, in Gb/s.
+pub fn limit_with(field: &Field, datagram: u32, options: &[&str]) -> anyhow::Result<f64> {
     let program: PathBuf = culvert().to_owned();
     let program = program.display().to_string();
     let datagram = datagram.to_string();
     let (sender, receiver) = (SENDER.to_string(), RECEIVER.to_string());
     let address = format!("{THERE}:7999");
     let receive = ["bench", "limit", "--receive", &address, "--core", &receiver, "--json"];
-    let mut receiving = field.command(RECEIVER, &program, &receive);
+    let mut receiving = field.command(RECEIVER, &program, &[&receive, options].concat());
     let receiving = receiving.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn()?;
     std::thread::sleep(Duration::from_millis(300));
-    let sent = field
-        .run(&program, &["bench", "limit", "--send", &address, "--datagram", &datagram, "--core", &sender, "--json"]);
+    let send = ["bench", "limit", "--send", &address, "--datagram", &datagram, "--core", &sender, "--json"];
+    let sent = field.run(&program, &[&send, options].concat());
     let received = receiving.wait_with_output()?;
     sent?;
     ensure!(received.status.success(), "the receiver failed");

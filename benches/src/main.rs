@@ -7,10 +7,12 @@
 // A benchmark's result is what it prints.
 #![allow(clippy::print_stdout)]
 
+mod af_xdp;
 mod contest;
 mod engine;
 mod field;
 mod files;
+mod junk;
 mod many_files;
 mod memory;
 mod peers;
@@ -35,6 +37,9 @@ struct Arguments {
     /// MTU of the lab's link, for the tables of memory
     #[arg(long, default_values_t = [9_000, 1_500])]
     mtu: Vec<u32>,
+    /// Only send junk to this address and port until killed: what the table of AF_XDP starts beside a transfer
+    #[arg(long, value_name = "ADDRESS", hide = true)]
+    junk: Option<std::net::SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -49,10 +54,15 @@ enum Table {
     Resident,
     /// Cycles for each byte, stage by stage
     Ledger,
+    /// Through AF_XDP: the engine, the raw limit with and without the cipher, the steering program, a flood of junk
+    AfXdp,
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    if let Some(to) = arguments.junk {
+        return junk::send(to);
+    }
     let wanted = |table| arguments.tables.is_empty() || arguments.tables.contains(&table);
     if let Some(why) = culvert_tests::lab::missing() {
         println!("skipped: {why}");
@@ -75,6 +85,9 @@ fn main() -> anyhow::Result<()> {
     }
     if wanted(Table::Ledger) {
         engine::ledger()?;
+    }
+    if wanted(Table::AfXdp) {
+        af_xdp::run(arguments.gigabytes, arguments.rounds)?;
     }
     Ok(())
 }

@@ -11,7 +11,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use culvert_dataplane::counters::LaneCounter;
+use culvert_dataplane::counters::{LaneCounter, LaneCounters};
+use culvert_dataplane::datapath::af_xdp::steering::Census;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -92,6 +93,48 @@ pub struct LaneStatus {
     /// See `ring_sent`.
     #[serde(default)]
     pub kernel_sent: u64,
+    /// The packet memory of AF_XDP, when the lane last had no flow.
+    #[serde(default)]
+    pub frames: FrameStatus,
+}
+
+/// Where the frames of a lane's packet memory were when it last had no flow. All zero without AF_XDP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameStatus {
+    /// For packets that arrive: free.
+    pub receive_free: u64,
+    /// In the lane's hands; 0, or frames are lost.
+    pub receive_held: u64,
+    /// Lent to the kernel.
+    pub receive_lent: u64,
+    /// Those of the lent that lie in a ring; the rest is in the NIC's hands.
+    pub receive_in_rings: u64,
+    /// For packets that leave: free.
+    pub transmit_free: u64,
+    /// In the lane's hands; 0, or frames are lost.
+    pub transmit_held: u64,
+    /// Lent to the kernel; 0 once all have left.
+    pub transmit_lent: u64,
+    /// Descriptors from the kernel that made no sense; 0, or the NIC's driver is broken.
+    pub malformed: u64,
+    /// Calls that woke the kernel.
+    pub wakeups: u64,
+}
+
+impl FrameStatus {
+    fn of(counters: &LaneCounters) -> Self {
+        Self {
+            receive_free: counters.get(LaneCounter::ReceiveFramesFree),
+            receive_held: counters.get(LaneCounter::ReceiveFramesHeld),
+            receive_lent: counters.get(LaneCounter::ReceiveFramesLent),
+            receive_in_rings: counters.get(LaneCounter::ReceiveFramesInRings),
+            transmit_free: counters.get(LaneCounter::TransmitFramesFree),
+            transmit_held: counters.get(LaneCounter::TransmitFramesHeld),
+            transmit_lent: counters.get(LaneCounter::TransmitFramesLent),
+            malformed: counters.get(LaneCounter::RingMalformed),
+            wakeups: counters.get(LaneCounter::RingWakeups),
+        }
+    }
 }
 
 /// The data plane in the status.
@@ -111,6 +154,9 @@ pub struct DataPlaneStatus {
     pub hugepages: bool,
     /// What of the sandbox could not be had.
     pub sandbox_gaps: Vec<String>,
+    /// What the steering program has counted.
+    #[serde(default)]
+    pub steering: Option<Census>,
     /// Its lanes.
     pub lanes: Vec<LaneStatus>,
 }
@@ -232,7 +278,13 @@ async fn metrics(State(api): State<Api>) -> Response {
 
 async fn status(State(api): State<Api>) -> Json<NodeStatus> {
     let node = &api.node;
-    let dataplane = node.supervisor.running().await.map(|plane| DataPlaneStatus {
+    let plane = node.supervisor.running().await;
+    let steering = match &plane {
+        Some(plane) => plane.census().await,
+        None => None,
+    };
+    let dataplane = plane.map(|plane| DataPlaneStatus {
+        steering,
         process_id: plane.process_id(),
         datapath: plane.datapath().to_owned(),
         af_xdp_mode: plane.af_xdp_mode().map(str::to_owned),
@@ -257,6 +309,7 @@ async fn status(State(api): State<Api>) -> Json<NodeStatus> {
                     kernel_received: counters.get(LaneCounter::KernelReceived),
                     ring_sent: counters.get(LaneCounter::RingSent),
                     kernel_sent: counters.get(LaneCounter::KernelSent),
+                    frames: FrameStatus::of(&counters),
                     segments_resent: counters.get(LaneCounter::SegmentsResent),
                     socket_drops: counters.get(LaneCounter::SocketDrops),
                     buffers_in_use: counters.get(LaneCounter::BuffersInUse),

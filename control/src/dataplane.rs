@@ -3,6 +3,8 @@
 //! A [`DataPlane`] stands for one life of the data plane process. When that ends, by order or not, [`DataPlane::died`] resolves, every
 //! transfer that used it ends with a temporary error, and [`Supervisor::get`] starts the next.
 
+mod kernel_bypass;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,11 +13,11 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::next_hop::Tables;
 use crate::transfer::result::TransferResult;
 use culvert_dataplane::counters::{FlowBlock, LaneCounters};
 use culvert_dataplane::datapath::af_xdp::headers::NextHop;
 use culvert_dataplane::datapath::af_xdp::socket::Mode;
+use culvert_dataplane::datapath::af_xdp::steering::Census;
 use culvert_dataplane::link::commands::{
     ChunkTimes, Command, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot,
 };
@@ -27,11 +29,6 @@ use culvert_dataplane::link::{FILES_MAX, FLOWS_PER_LANE};
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
-
-/// Ways to partners that are followed. Beyond them, lanes use their UDP sockets.
-const NEXT_HOPS_MAX: usize = 1_024;
-/// How often they are looked up: what a changed gateway costs at most, beside the kernel's own time to notice.
-const NEXT_HOP_INTERVAL: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Why there is no data plane.
 #[derive(Debug, thiserror::Error)]
@@ -171,6 +168,7 @@ struct Waiters {
     receive_opened: HashMap<(u16, ReceiveSlot), oneshot::Sender<()>>,
     checks: HashMap<u32, oneshot::Sender<Result<ChunkHash, DiskError>>>,
     next_check: u32,
+    censuses: Vec<oneshot::Sender<Census>>,
 }
 
 /// One life of the data plane process.
@@ -288,60 +286,10 @@ impl DataPlane {
         let weak = Arc::downgrade(&plane);
         tokio::spawn(watch_process(child, incoming, dropped, weak.clone(), end_sender));
         if plane.af_xdp.is_some() {
-            tokio::spawn(follow_next_hops(weak.clone()));
+            tokio::spawn(kernel_bypass::follow_next_hops(weak.clone()));
         }
         tokio::spawn(route_events(events, bell, weak));
         Ok(plane)
-    }
-
-    /// How packets move: `af_xdp` or `udp`.
-    #[must_use]
-    pub const fn datapath(&self) -> &'static str {
-        if self.af_xdp.is_some() { "af_xdp" } else { "udp" }
-    }
-
-    /// The mode of AF_XDP: `zerocopy`, `copy` or `skb`.
-    #[must_use]
-    pub fn af_xdp_mode(&self) -> Option<&'static str> {
-        self.af_xdp.map(|(mode, _)| mode.name())
-    }
-
-    /// What a better datapath lacks, in words.
-    #[must_use]
-    pub fn refusals(&self) -> &[String] {
-        &self.refusals
-    }
-
-    /// Tells a lane the next hop towards a partner, now and whenever it changes.
-    fn follow(&self, lane: u16, to: IpAddr) {
-        let Some((_, interface)) = self.af_xdp else { return };
-        // IPv4 as the lanes' sockets say it.
-        let to = to.to_canonical();
-        let hop = Tables::open().and_then(|tables| tables.next_hop(to, interface)).ok().flatten();
-        let mut followed = lock(&self.next_hops);
-        if followed.len() >= NEXT_HOPS_MAX {
-            // Those without a way now cost least: they are looked up again with their next flow.
-            followed.retain(|_, hop| hop.is_some());
-        }
-        if followed.len() < NEXT_HOPS_MAX {
-            followed.insert((lane, to), hop);
-            // Without the hop the lane uses its UDP socket; if the process is gone, the next message shows it.
-            let _ = self.tell(&ToDataPlane::SetNextHop { lane, to, hop }, &[]);
-        }
-    }
-
-    /// Looks all next hops up again and tells the lanes what changed.
-    fn refresh_next_hops(&self) {
-        let Some((_, interface)) = self.af_xdp else { return };
-        let Ok(tables) = Tables::open() else { return };
-        for (&(lane, to), known) in lock(&self.next_hops).iter_mut() {
-            // A table that cannot be read now says nothing.
-            let Ok(hop) = tables.next_hop(to, interface) else { continue };
-            if hop != *known {
-                *known = hop;
-                let _ = self.tell(&ToDataPlane::SetNextHop { lane, to, hop }, &[]);
-            }
-        }
     }
 
     /// What the lanes turned out to have.
@@ -557,6 +505,13 @@ impl DataPlane {
             FromDataPlane::FileInstalled { slot } => waiters.installed.remove(slot),
             FromDataPlane::SendOpened { lane, slot } => waiters.send_opened.remove(&(*lane, *slot)),
             FromDataPlane::ReceiveOpened { lane, slot } => waiters.receive_opened.remove(&(*lane, *slot)),
+            FromDataPlane::Census(census) => {
+                // One count answers all who have asked by now.
+                for waiter in waiters.censuses.drain(..) {
+                    let _ = waiter.send(census.clone());
+                }
+                None
+            }
             FromDataPlane::Ready { .. } | FromDataPlane::CannotStart { .. } => None,
         };
         if let Some(waiter) = waiter {
@@ -667,16 +622,6 @@ async fn route_events(mut events: Events, bell: UnixStream, plane: Weak<DataPlan
                 return;
             }
         }
-    }
-}
-
-/// Follows the kernel's tables for as long as the data plane lives: a gateway that changes, a neighbour that is found or lost, a link
-/// that goes down.
-async fn follow_next_hops(plane: Weak<DataPlane>) {
-    loop {
-        tokio::time::sleep(NEXT_HOP_INTERVAL).await;
-        let Some(plane) = plane.upgrade().filter(|plane| plane.is_alive()) else { return };
-        plane.refresh_next_hops();
     }
 }
 

@@ -105,6 +105,7 @@ pub struct Metrics {
     lane_stall: CounterVec,
     lane_buffers: GaugeVec,
     disk_bytes: IntCounterVec,
+    kernel_bypass: kernel_bypass::KernelBypassMetrics,
     restarts: Counter,
     tuning_findings: IntGaugeVec,
     failures: IntCounter,
@@ -124,6 +125,9 @@ macro_rules! register {
         metric
     }};
 }
+
+// After the macro, which it uses.
+mod kernel_bypass;
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -247,6 +251,7 @@ impl Metrics {
                     &["direction"]
                 )
             ),
+            kernel_bypass: kernel_bypass::KernelBypassMetrics::new(r),
             restarts: register!(
                 r,
                 Counter::new(
@@ -372,6 +377,7 @@ impl Metrics {
         let restarts = node.supervisor.restarts() as f64;
         self.restarts.inc_by((restarts - self.restarts.get()).max(0.0));
         if let Some(plane) = node.supervisor.running().await {
+            self.kernel_bypass.take_over(&plane).await;
             self.take_lanes_over(&plane);
         }
         let mut text = Vec::new();

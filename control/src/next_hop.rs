@@ -150,6 +150,8 @@ impl Tables {
             queues: receive_queues(&link.name),
             mtu: link.mtu,
             addresses: addresses.into_iter().map(|(_, address)| address).collect(),
+            only: None,
+            busy_poll_us: None,
         })
     }
 

@@ -18,6 +18,7 @@ pub mod records;
 pub mod service;
 pub mod settings;
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use culvert_perfsonar::responder::ResponderCounters;
@@ -34,11 +35,29 @@ pub struct PathRoom {
     pub(crate) place: Arc<Semaphore>,
     /// What the responder counted.
     pub counters: Arc<ResponderCounters>,
+    /// What became of documents for the archive.
+    pub archive: ArchiveCounters,
+}
+
+/// Counts of a running node's deliveries to the archive.
+#[derive(Debug, Default)]
+pub struct ArchiveCounters {
+    /// Documents that the archive took.
+    pub delivered: AtomicU64,
+    /// Documents given up: the spool was full, or the archive refused them for good.
+    pub dropped: AtomicU64,
+    /// Deliveries that failed and are tried again.
+    pub failures: AtomicU64,
 }
 
 impl Default for PathRoom {
     fn default() -> Self {
-        Self { settings: OnceLock::new(), place: Arc::new(Semaphore::new(1)), counters: Arc::default() }
+        Self {
+            settings: OnceLock::new(),
+            place: Arc::new(Semaphore::new(1)),
+            counters: Arc::default(),
+            archive: ArchiveCounters::default(),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::next_hop::{InterfaceError, Tables};
 use culvert_dataplane::datapath::af_xdp::ladder::AfXdpStart;
+use culvert_dataplane::datapath::af_xdp::socket::Mode;
 use culvert_dataplane::link::engine::EngineConfig;
 use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
 use serde::Deserialize;
@@ -25,6 +26,8 @@ const LANES_DEFAULT_MAX: usize = 4;
 const LANE_MEMORY_BYTES: usize = 64 << 20;
 /// Bytes asked for each lane's socket; hosts grant what `net.core.rmem_max` allows. 16 MiB are 3 ms at 40 Gb/s.
 pub const SOCKET_BUFFER_BYTES: usize = 16 << 20;
+/// A longer poll takes the core from what waits for it.
+const BUSY_POLL_US_MAX: u32 = 10_000;
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +89,10 @@ pub struct Flags {
     pub datapath: Option<String>,
     /// `--interface`
     pub interface: Option<String>,
+    /// `--af-xdp-mode`
+    pub af_xdp_mode: Option<String>,
+    /// `--busy-poll`
+    pub busy_poll: Option<String>,
 }
 
 /// The configuration file.
@@ -103,6 +110,8 @@ struct FileSettings {
     mtu: Option<u32>,
     datapath: Option<String>,
     interface: Option<String>,
+    af_xdp_mode: Option<String>,
+    busy_poll_us: Option<u32>,
     #[serde(default)]
     path: crate::path::settings::PathTable,
     responder: Option<crate::path::settings::ResponderTable>,
@@ -177,6 +186,10 @@ pub struct Settings {
     pub datapath: Setting<String>,
     /// The interface that AF_XDP attaches to.
     pub interface: Setting<Option<String>>,
+    /// The only mode of AF_XDP that is tried; `None` tries all, best first.
+    pub af_xdp_mode: Setting<Option<Mode>>,
+    /// Microseconds that AF_XDP sockets poll the NIC's driver in each call; 0 leaves it to interrupts.
+    pub busy_poll_us: Setting<u32>,
     /// Path checks, the responder, the archive and the template: only in the file.
     pub paths: crate::path::settings::PathSettings,
     /// The file that was read, if there is one.
@@ -300,6 +313,22 @@ impl Settings {
                 || None,
                 |text| Ok(Some(text.to_owned())),
             )?,
+            af_xdp_mode: r.resolve(
+                "af_xdp_mode",
+                "CULVERT_AF_XDP_MODE",
+                flags.af_xdp_mode.as_ref(),
+                file.af_xdp_mode,
+                || None,
+                parse_af_xdp_mode,
+            )?,
+            busy_poll_us: r.resolve(
+                "busy_poll_us",
+                "CULVERT_BUSY_POLL",
+                flags.busy_poll.as_ref(),
+                file.busy_poll_us.map(|us| us.to_string()),
+                || 0,
+                parse_busy_poll,
+            )?,
             paths: crate::path::settings::PathSettings {
                 path: file.path,
                 responder: file.responder,
@@ -340,6 +369,12 @@ impl Settings {
                 self.interface.value.clone().unwrap_or_else(|| "automatic".to_owned()),
                 self.interface.origin.clone(),
             ),
+            (
+                "af_xdp_mode",
+                self.af_xdp_mode.value.map_or("automatic", Mode::name).to_owned(),
+                self.af_xdp_mode.origin.clone(),
+            ),
+            ("busy_poll_us", self.busy_poll_us.value.to_string(), self.busy_poll_us.origin.clone()),
         ]
     }
 
@@ -395,7 +430,9 @@ impl Settings {
             return Ok(None);
         }
         let found = Tables::open().map_err(InterfaceError::from).and_then(|tables| tables.interface(name));
-        found.map(Some).map_err(|error| SettingsError::Value {
+        let (only, busy_poll_us) = (self.af_xdp_mode.value, self.busy_poll_us.value);
+        let busy_poll_us = (busy_poll_us > 0).then_some(busy_poll_us);
+        found.map(|start| Some(AfXdpStart { only, busy_poll_us, ..start })).map_err(|error| SettingsError::Value {
             name: "interface",
             origin: self.interface.origin.clone(),
             reason: error.to_string(),
@@ -534,12 +571,37 @@ fn parse_datapath(text: &str) -> Result<String, String> {
     }
 }
 
+fn parse_af_xdp_mode(text: &str) -> Result<Option<Mode>, String> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    let modes = [Mode::ZeroCopy, Mode::Copy, Mode::Skb];
+    let mode = modes.into_iter().find(|mode| mode.name() == text);
+    mode.map(Some).ok_or_else(|| format!("'{text}' is not a mode of AF_XDP: write auto, zerocopy, copy or skb"))
+}
+
+fn parse_busy_poll(text: &str) -> Result<u32, String> {
+    let us = text.parse().ok().filter(|&us| us <= BUSY_POLL_US_MAX);
+    us.ok_or_else(|| format!("'{text}' is no time to poll: write microseconds from 0 (off) to {BUSY_POLL_US_MAX}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn none(_: &str) -> Option<String> {
         None
+    }
+
+    #[test]
+    fn modes_and_polling_of_af_xdp() {
+        assert_eq!(parse_af_xdp_mode("auto"), Ok(None));
+        assert_eq!(parse_af_xdp_mode("zerocopy"), Ok(Some(Mode::ZeroCopy)));
+        assert!(parse_af_xdp_mode("zero").unwrap_err().contains("zerocopy, copy or skb"));
+        assert_eq!(parse_busy_poll("50"), Ok(50));
+        for wrong in ["-1", "10001", "fast"] {
+            assert!(parse_busy_poll(wrong).unwrap_err().contains(wrong));
+        }
     }
 
     #[test]

@@ -76,6 +76,24 @@ pub enum LaneCounter {
     RingSent,
     /// Datagrams that left through the kernel beside the rings.
     KernelSent,
+    /// Receive frames of AF_XDP in the pool, when the lane last had no flow.
+    ReceiveFramesFree,
+    /// Those in somebody's hands within the lane.
+    ReceiveFramesHeld,
+    /// Those that the kernel had.
+    ReceiveFramesLent,
+    /// Those of the lent that lay in a ring.
+    ReceiveFramesInRings,
+    /// Transmit frames of AF_XDP in the pool, when the lane last had no flow.
+    TransmitFramesFree,
+    /// Those in somebody's hands within the lane.
+    TransmitFramesHeld,
+    /// Those that the kernel had.
+    TransmitFramesLent,
+    /// Descriptors from the kernel that made no sense.
+    RingMalformed,
+    /// Calls that woke the kernel for the rings.
+    RingWakeups,
 }
 
 /// How many words the counters take, with room to grow.

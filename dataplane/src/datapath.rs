@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
 use af_xdp::headers::NextHop;
+use af_xdp::umem::Account;
 
 /// What came of an attempt to send.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +44,22 @@ pub struct Ways {
     pub ring_sent: u64,
     /// Datagrams that left through the kernel.
     pub kernel_sent: u64,
+}
+
+/// Where the frames of a datapath's packet memory are, and what its rings have counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingCensus {
+    /// Frames for packets that arrive.
+    pub receive: Account,
+    /// Frames for packets that leave.
+    pub transmit: Account,
+    /// Of the receive frames that the kernel has, those that lie in a ring. The rest is in the NIC's hands; in copy mode the kernel keeps
+    /// back at most a few.
+    pub receive_in_rings: usize,
+    /// Descriptors from the kernel that made no sense.
+    pub malformed: u64,
+    /// Calls that woke the kernel.
+    pub wakeups: u64,
 }
 
 /// A lane's way to the network.
@@ -81,6 +98,16 @@ pub trait Datapath {
     /// What went through rings and what through the kernel, where a datapath has both.
     fn ways(&self) -> Ways {
         Ways::default()
+    }
+
+    /// Counts the frames of packet memory, where a datapath has such.
+    fn ring_census(&mut self) -> Option<RingCensus> {
+        None
+    }
+
+    /// Whether frames of packets that were sent are still to come back from the kernel.
+    fn awaits_frames(&self) -> bool {
+        false
     }
 
     /// Tells the next hop of packets to `to`, or that it is not known (any more). A datapath whose kernel finds the way needs none.

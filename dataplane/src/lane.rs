@@ -228,6 +228,24 @@ impl<D: Datapath> Lane<D> {
         body.link.counters.set(LaneCounter::RingSent, ways.ring_sent);
         body.link.counters.set(LaneCounter::KernelSent, ways.kernel_sent);
         body.close_what_is_done();
+        if !self.body.has_flows() {
+            self.count_frames();
+        }
+    }
+
+    /// Tells where the frames of packet memory are while no flow uses any: what is missing then is lost.
+    fn count_frames(&mut self) {
+        let Some(census) = self.datapath.ring_census() else { return };
+        let counters = &self.body.link.counters;
+        counters.set(LaneCounter::ReceiveFramesFree, census.receive.pool as u64);
+        counters.set(LaneCounter::ReceiveFramesHeld, census.receive.held as u64);
+        counters.set(LaneCounter::ReceiveFramesLent, census.receive.kernel as u64);
+        counters.set(LaneCounter::ReceiveFramesInRings, census.receive_in_rings as u64);
+        counters.set(LaneCounter::TransmitFramesFree, census.transmit.pool as u64);
+        counters.set(LaneCounter::TransmitFramesHeld, census.transmit.held as u64);
+        counters.set(LaneCounter::TransmitFramesLent, census.transmit.kernel as u64);
+        counters.set(LaneCounter::RingMalformed, census.malformed);
+        counters.set(LaneCounter::RingWakeups, census.wakeups);
     }
 
     /// Charges the time since the last account to what it was spent on.
@@ -256,11 +274,8 @@ impl<D: Datapath> Lane<D> {
         let sends = body.active_sends.iter().filter_map(|slot| body.sends[usize::from(slot.0)].as_ref());
         let receives = body.active_receives.iter().filter_map(|slot| body.receives[usize::from(slot.0)].as_ref());
         let flows = sends.map(|flow| flow.deadline_ns()).chain(receives.map(|flow| flow.deadline_ns()));
-        let housekeeping = if body.active_sends.is_empty() && body.active_receives.is_empty() {
-            u64::MAX
-        } else {
-            self.next_housekeeping_ns
-        };
+        let is_due = body.has_flows() || self.datapath.awaits_frames();
+        let housekeeping = if is_due { self.next_housekeeping_ns } else { u64::MAX };
         flows.fold(housekeeping, u64::min)
     }
 
@@ -287,6 +302,10 @@ impl<D: Datapath> Lane<D> {
 }
 
 impl Body {
+    const fn has_flows(&self) -> bool {
+        !(self.active_sends.is_empty() && self.active_receives.is_empty())
+    }
+
     /// Routes a datagram to its flow.
     #[inline]
     fn datagram(&mut self, datagram: &[u8], from: SocketAddr, now_us: u32, replies: &mut Vec<Reply>) {
@@ -309,19 +328,19 @@ impl Body {
                     replies.push(Reply { to: from, slot, probe: header, datagram_bytes: datagram.len() });
                 }
             }
-            SegmentKind::ProbeReply | SegmentKind::Opening => self.reply_from_receiver(datagram, &header, from, now_us),
+            SegmentKind::ProbeReply | SegmentKind::Opening => self.reply_from_receiver(datagram, &header, from),
         }
     }
 
     /// A datagram of the reverse direction. The id was chosen by the partner, so several flows may bear it; the
     /// key tells which is meant.
-    fn reply_from_receiver(&mut self, datagram: &[u8], header: &Header, from: SocketAddr, now_us: u32) {
+    fn reply_from_receiver(&mut self, datagram: &[u8], header: &Header, from: SocketAddr) {
         let mut is_known = false;
         for &slot in &self.active_sends {
             let Some(flow) = self.sends[usize::from(slot.0)].as_mut() else { continue };
             if flow.protocol.flow_id() == header.flow_id {
                 is_known = true;
-                if flow.reply(datagram, header, from, now_us) {
+                if flow.reply(datagram, header, from, &mut self.link, self.now_ns) {
                     return;
                 }
             }

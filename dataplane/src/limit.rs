@@ -5,6 +5,8 @@
 //! of bytes under way that the receiver acknowledges every few super-buffers, so that nothing is lost and neither side waits for the
 //! other longer than it must.
 
+mod end;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,10 +18,16 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::clock::monotonic_ns;
 use crate::datapath::Datapath;
-use crate::datapath::udp::{OpenError, SUPER_BUFFER_BYTES, UdpDatapath};
+use crate::datapath::udp::{OpenError, SUPER_BUFFER_BYTES};
+use end::Hops;
+pub use end::{FindHop, LimitEnd};
 
 /// Source and sink: they fit a second-level cache together with a super-buffer.
 const MEMORY_BYTES: usize = 512 << 10;
+/// What a UDP receiver's socket holds: several windows.
+const RECEIVE_BUFFER_BYTES: usize = 16 << 20;
+/// What a UDP sender's socket holds.
+const SEND_BUFFER_BYTES: usize = 4 << 20;
 /// Bytes under way, unless the receiver's socket holds less. Measured on veth: 1 MiB keeps both cores busy, more only lengthens the queue.
 const WINDOW_BYTES: u64 = 1 << 20;
 /// The receiver acknowledges after so many bytes: an eighth of the window.
@@ -42,6 +50,8 @@ pub struct LimitResult {
     pub seconds: f64,
     /// Processor time of this side's thread.
     pub cpu_seconds: f64,
+    /// Frames of AF_XDP's packet memory that did not come back, of either direction.
+    pub frames_missing: usize,
 }
 
 impl LimitResult {
@@ -52,12 +62,28 @@ impl LimitResult {
     }
 }
 
+/// What a sender does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Work {
+    /// Bytes of each datagram's payload.
+    pub datagram_bytes: usize,
+    /// For how long.
+    pub seconds: f64,
+    /// Sealed, or bare: with a header and whatever else the memory held.
+    pub sealed: bool,
+    /// With a window of bytes under way. Without it packets are sent as fast as the datapath takes them, and lost beyond what the receiver takes.
+    pub windowed: bool,
+}
+
 /// Why a limit could not be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum LimitError {
     /// The socket.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// AF_XDP was asked for and cannot be had.
+    #[error("there is no AF_XDP to measure: {}", .0.join("; "))]
+    NoAfXdp(Vec<String>),
     /// Nobody answers.
     #[error("{0} does not answer: is 'culvert bench limit --receive' running there, and its UDP port open?")]
     NoAnswer(SocketAddr),
@@ -84,17 +110,17 @@ fn thread_cpu_seconds() -> f64 {
     now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
 }
 
-fn wait(datapath: &UdpDatapath, ns: u64) {
+fn wait(datapath: &impl Datapath, ns: u64) {
     if let Some(fd) = datapath.poll_fd() {
         let timeout = Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 };
         let _ = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timeout));
     }
 }
 
-/// A receiver that is bound and not running yet.
+/// A receiver on a UDP socket, bound and not running yet.
 #[derive(Debug)]
 pub struct LimitReceiver {
-    datapath: UdpDatapath,
+    end: LimitEnd,
 }
 
 impl LimitReceiver {
@@ -103,54 +129,76 @@ impl LimitReceiver {
     /// # Errors
     /// [`LimitError::Open`].
     pub fn bind(address: IpAddr, port: u16) -> Result<Self, LimitError> {
-        Ok(Self { datapath: UdpDatapath::open(address, port, 16 << 20)? })
+        Ok(Self { end: LimitEnd::udp(address, port, RECEIVE_BUFFER_BYTES)? })
     }
 
     /// Its port.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.datapath.port().unwrap_or(0)
+        self.end.port()
     }
 
     /// Receives one run: opens what is sealed, acknowledges, and returns when the sender ends or falls silent.
     #[must_use]
-    pub fn run(mut self) -> LimitResult {
-        let key = key(Direction::Forward);
-        let mut sink = vec![0; MEMORY_BYTES];
-        let mut run = Run::default();
-        let mut at = 0;
-        while !run.is_over() {
-            let mut acknowledge_to = None;
-            let received = self.datapath.receive(|datagram, from| {
-                let Some((clear, sealed)) = datagram.split_first_chunk::<HEADER_BYTES>() else { return };
-                let Ok(header) = Header::parse(clear) else { return };
-                acknowledge_to = Some(from);
-                if header.packet_number == END {
-                    run.ended = true;
+    pub fn run(self) -> LimitResult {
+        self.end.receive()
+    }
+}
+
+/// Sends to a receiver from a UDP socket for `seconds`, in datagrams of `datagram_bytes`; sealed, or bare for the ledger.
+///
+/// # Errors
+/// [`LimitError`].
+pub fn send_limit(
+    to: SocketAddr,
+    datagram_bytes: usize,
+    seconds: f64,
+    sealed: bool,
+) -> Result<LimitResult, LimitError> {
+    let bind = if to.is_ipv6() { "::" } else { "0.0.0.0" };
+    let bind = bind.parse().expect("a constant address");
+    let work = Work { datagram_bytes, seconds, sealed, windowed: true };
+    LimitEnd::udp(bind, 0, SEND_BUFFER_BYTES)?.send(to, work)
+}
+
+/// Receives one run over `datapath`.
+fn receive_over<D: Datapath>(datapath: &mut D, hops: &mut Hops) -> LimitResult {
+    let key = key(Direction::Forward);
+    let mut sink = vec![0; MEMORY_BYTES];
+    let mut run = Run::default();
+    let mut at = 0;
+    while !run.is_over() {
+        let mut acknowledge_to = None;
+        let received = datapath.receive(|datagram, from| {
+            let Some((clear, sealed)) = datagram.split_first_chunk::<HEADER_BYTES>() else { return };
+            let Ok(header) = Header::parse_datagram(datagram) else { return };
+            acknowledge_to = Some(from);
+            if header.packet_number == END {
+                run.ended = true;
+                return;
+            }
+            let payload = sealed.len() - TAG_BYTES;
+            // An odd kind marks a run without the cipher.
+            if header.kind == SegmentKind::Data {
+                if at + payload > sink.len() {
+                    at = 0;
+                }
+                if key.open(header.packet_number, clear, sealed, &mut sink[at..at + payload]).is_err() {
                     return;
                 }
-                let payload = sealed.len() - TAG_BYTES;
-                // An odd kind marks a run without the cipher.
-                if header.kind == SegmentKind::Data {
-                    if at + payload > sink.len() {
-                        at = 0;
-                    }
-                    if key.open(header.packet_number, clear, sealed, &mut sink[at..at + payload]).is_err() {
-                        return;
-                    }
-                    at += payload;
-                }
-                run.note(payload as u64);
-            });
-            if let Some(to) = acknowledge_to {
-                run.acknowledge(&mut self.datapath, to);
+                at += payload;
             }
-            if received == 0 {
-                wait(&self.datapath, REPEAT_NS);
-            }
+            run.note(payload as u64);
+        });
+        if let Some(to) = acknowledge_to {
+            hops.look(datapath, to.ip());
+            run.acknowledge(datapath, to);
         }
-        run.result()
+        if received == 0 {
+            wait(datapath, REPEAT_NS);
+        }
     }
+    run.result()
 }
 
 /// What a receiver knows of the run.
@@ -181,7 +229,7 @@ impl Run {
         self.datagrams += 1;
     }
 
-    fn acknowledge(&mut self, datapath: &mut UdpDatapath, to: SocketAddr) {
+    fn acknowledge(&mut self, datapath: &mut impl Datapath, to: SocketAddr) {
         self.last_ns = monotonic_ns();
         // Whoever repeats itself has not heard the last acknowledgement.
         let is_due = self.bytes - self.acknowledged >= ACKNOWLEDGE_BYTES || self.bytes == self.acknowledged;
@@ -189,8 +237,9 @@ impl Run {
             self.acknowledged = self.bytes;
             let bytes = self.bytes;
             datapath.send_run(to, 1, |room, _| {
-                room[..8].copy_from_slice(&bytes.to_be_bytes());
-                Some(8)
+                let (clear, _) = room.get_mut(..OVERHEAD_BYTES)?.split_first_chunk_mut::<HEADER_BYTES>()?;
+                acknowledgement(bytes).write(clear);
+                Some(OVERHEAD_BYTES)
             });
         }
     }
@@ -207,47 +256,48 @@ impl Run {
             datagrams: self.datagrams,
             seconds: self.last_ns.saturating_sub(began_ns) as f64 / 1e9,
             cpu_seconds: thread_cpu_seconds() - self.began_cpu,
+            frames_missing: 0,
         }
     }
 }
 
-/// Sends to a [`LimitReceiver`] for `seconds`, in datagrams of `datagram_bytes`; sealed, or bare for the ledger.
-///
-/// # Errors
-/// [`LimitError`].
-pub fn send_limit(
+/// Sends for `seconds` over `datapath`.
+fn send_over<D: Datapath>(
+    datapath: &mut D,
+    hops: &mut Hops,
     to: SocketAddr,
-    datagram_bytes: usize,
-    seconds: f64,
-    sealed: bool,
+    work: Work,
 ) -> Result<LimitResult, LimitError> {
+    let Work { datagram_bytes, seconds, sealed, windowed } = work;
     if !(STRIDE_MIN as usize + OVERHEAD_BYTES..=SUPER_BUFFER_BYTES).contains(&datagram_bytes) {
         return Err(LimitError::Size(datagram_bytes));
     }
-    let bind = if to.is_ipv6() { "::" } else { "0.0.0.0" };
-    let mut datapath = UdpDatapath::open(bind.parse().expect("a constant address"), 0, 4 << 20)?;
     let key = key(Direction::Forward);
     let source = vec![7; MEMORY_BYTES];
     let payload = datagram_bytes - OVERHEAD_BYTES;
     let run_datagrams = datapath.run_datagrams_max(datagram_bytes);
-    let (mut packet_number, mut sent, mut acknowledged, mut at) = (0u64, 0u64, 0u64, 0);
+    let (mut packet_number, mut sent, mut arrived, mut at) = (0u64, 0u64, 0u64, 0);
     let (began_ns, began_cpu) = (monotonic_ns(), thread_cpu_seconds());
     let (mut heard_ns, mut sent_ns) = (began_ns, 0);
     let end_ns = began_ns + (seconds * 1e9) as u64;
     loop {
         datapath.receive(|datagram, _| {
-            if let Some(bytes) = datagram.first_chunk::<8>() {
-                acknowledged = acknowledged.max(u64::from_be_bytes(*bytes));
+            if let Ok(header) = Header::parse_datagram(datagram) {
+                arrived = arrived.max(header.packet_number);
                 heard_ns = monotonic_ns();
             }
         });
         let now_ns = monotonic_ns();
+        hops.look(datapath, to.ip());
         if now_ns >= end_ns {
             break;
         }
         if now_ns - heard_ns > PATIENCE_NS {
             return Err(LimitError::NoAnswer(to));
         }
+        let acknowledged = if windowed { arrived } else { sent };
+        // What had been given up for lost may still be acknowledged.
+        sent = sent.max(acknowledged);
         let is_full = sent - acknowledged >= WINDOW_BYTES;
         if is_full && now_ns - sent_ns < REPEAT_NS {
             // The next acknowledgement is microseconds away.
@@ -288,7 +338,13 @@ pub fn send_limit(
             Some(datagram_bytes)
         });
     }
-    Ok(LimitResult { bytes: acknowledged, datagrams: packet_number, seconds: elapsed, cpu_seconds })
+    Ok(LimitResult { bytes: arrived, datagrams: packet_number, seconds: elapsed, cpu_seconds, frames_missing: 0 })
+}
+
+/// How many bytes have arrived, as a segment: the steering program lets nothing else through.
+fn acknowledgement(bytes: u64) -> Header {
+    let header = measuring_header(bytes, 0, true);
+    Header { kind: SegmentKind::ProbeReply, ..header }
 }
 
 fn measuring_header(packet_number: u64, payload: usize, sealed: bool) -> Header {

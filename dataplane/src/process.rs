@@ -281,6 +281,10 @@ impl Attendant {
                 }
                 None
             }
+            ToDataPlane::TakeCensus => {
+                let census = self.steering.as_ref().map(|(steering, _)| steering.census()).unwrap_or_default();
+                Some(FromDataPlane::Census(census))
+            }
         };
         if let Some(answer) = answer {
             // If the control process is gone, the next look at the link shows it.

@@ -22,8 +22,8 @@ use culvert_protocol::wire::{HEADER_BYTES, Header};
 
 /// Queues of a NIC that can have a socket.
 const QUEUES_MAX: u32 = 256;
-/// Cores that are counted on.
-const CORES_MAX: u32 = 1_024;
+/// Lines of counters that each queue has. Cores beyond share lines; a queue is served by one core at a time but for skb mode.
+const LINES_PER_QUEUE: u32 = 64;
 
 /// Receive queue → AF_XDP socket.
 #[map]
@@ -57,10 +57,10 @@ const ATTRIBUTED_PER_SECOND: u64 = 1_000;
 #[map]
 static ATTRIBUTION: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
 
-/// Core → what happened to packets there, by [`Verdict`], in a cache line of its own. No per-core map: reading one takes the number of possible
-/// cores from a file, and the data plane opens no files any more when it reads this.
+/// Queue and core → what happened to packets there, by [`Verdict`], in a cache line of its own: a queue's lines lie in a row. No per-core map: reading
+/// one takes the number of possible cores from a file, and the data plane opens no files any more when it reads this.
 #[map]
-static VERDICTS: Array<[u64; 8]> = Array::with_max_entries(CORES_MAX, 0);
+static VERDICTS: Array<[u64; 8]> = Array::with_max_entries(QUEUES_MAX * LINES_PER_QUEUE, 0);
 
 /// What happens to a packet.
 #[derive(Clone, Copy)]
@@ -98,7 +98,8 @@ pub fn steer(ctx: XdpContext) -> u32 {
         None => (Verdict::Passed, XDP_PASS),
     };
     // SAFETY: the helper has no arguments.
-    if let Some(counts) = VERDICTS.get_ptr_mut(unsafe { bpf_get_smp_processor_id() }) {
+    let core = unsafe { bpf_get_smp_processor_id() };
+    if let Some(counts) = VERDICTS.get_ptr_mut(queue_of(&ctx) * LINES_PER_QUEUE + core % LINES_PER_QUEUE) {
         // SAFETY: this core's own counters; an XDP program is not interrupted by another on its core.
         unsafe { (*counts)[verdict as usize] += 1 };
     }

@@ -48,12 +48,14 @@ pub struct Arrivals {
     base_word: u64,
     /// One past the highest packet number that arrived.
     next: u64,
+    /// How often a packet number was skipped since the last [`Arrivals::clear_lost`]: the list of lost ranges is no longer than this.
+    gaps: usize,
     lost: Vec<PacketRange>,
 }
 
 impl Default for Arrivals {
     fn default() -> Self {
-        Self { words: Box::new([0; WORDS]), base_word: 0, next: 0, lost: Vec::with_capacity(LOST_RANGES_MAX) }
+        Self { words: Box::new([0; WORDS]), base_word: 0, next: 0, gaps: 0, lost: Vec::with_capacity(LOST_RANGES_MAX) }
     }
 }
 
@@ -83,6 +85,7 @@ impl Arrivals {
             self.make_room_for(word);
         }
         self.words[slot(word)] |= bit(packet_number);
+        self.gaps += usize::from(packet_number > self.next);
         self.next = self.next.max(packet_number + 1);
         self.advance();
     }
@@ -130,6 +133,14 @@ impl Arrivals {
     /// Forgets the first `count` ranges, once they are in a report.
     pub fn clear_lost(&mut self, count: usize) {
         self.lost.drain(..count);
+        self.gaps = self.lost.len();
+    }
+
+    /// Whether the list of lost ranges may soon be so long that it overflows, or does not fit into a report.
+    #[inline]
+    #[must_use]
+    pub const fn is_list_filling(&self) -> bool {
+        self.gaps >= LOST_RANGES_MAX / 2
     }
 
     /// Moves the base past the words that are decided as a whole.
@@ -185,6 +196,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn a_list_of_lost_packets_that_fills_says_so_before_it_is_full() {
+        let mut arrivals = Arrivals::default();
+        let mut number = 0;
+        while !arrivals.is_list_filling() {
+            arrivals.record(number);
+            number += 2;
+        }
+        arrivals.declare_lost(arrivals.next());
+        assert_eq!(arrivals.lost().len(), LOST_RANGES_MAX / 2);
+        assert!(arrivals.lost().iter().all(|range| range.count == 1), "nothing that arrived is called lost");
+        arrivals.clear_lost(arrivals.lost().len());
+        assert!(!arrivals.is_list_filling());
+    }
 
     #[test]
     fn a_gap_is_reported_once_and_its_packets_are_stale_afterwards() {

@@ -40,6 +40,8 @@ pub mod pacer;
 #[cfg(feature = "std")]
 pub mod path;
 #[cfg(feature = "std")]
+pub mod path_mtu;
+#[cfg(feature = "std")]
 pub mod rate_control;
 #[cfg(feature = "std")]
 pub mod receipt;

@@ -438,6 +438,13 @@ impl ReceiverFlow {
         self.begun >= self.reported_credit && self.current_credit() > self.reported_credit
     }
 
+    /// Whether so much is missing that a report should tell of it before its time: on a path of 100 Gb/s and 200 ms that loses 5 %,
+    /// three thousand packets are lost between two reports, more than one report can list.
+    #[must_use]
+    pub const fn is_loss_urgent(&self) -> bool {
+        self.arrivals.is_list_filling()
+    }
+
     fn current_credit(&self) -> u64 {
         let free = self.allowance.saturating_sub(self.held);
         self.credit.max(self.begun + u64::from(free))

@@ -46,6 +46,8 @@ struct Outgoing {
     chunk: u32,
     chunk_bytes: u32,
     buffer: BufferId,
+    /// Payload bytes of its segments but the last; the flow's stride when it was begun (W-11).
+    stride: u16,
     /// Bytes from the beginning that have been read.
     available: u32,
     /// The next segment to be sent for the first time.
@@ -123,6 +125,8 @@ pub struct SenderFlow {
     owes_twin: bool,
     last_sent_ns: u64,
     last_report_ns: u64,
+    /// When the first packet went that the receiver has not answered with any decision since.
+    unanswered_since_ns: Option<u64>,
     timeouts: u32,
 }
 
@@ -167,6 +171,7 @@ impl SenderFlow {
             owes_twin: false,
             last_sent_ns: now_ns,
             last_report_ns: now_ns,
+            unanswered_since_ns: None,
             timeouts: 0,
         }
     }
@@ -201,6 +206,7 @@ impl SenderFlow {
             chunk,
             chunk_bytes,
             buffer,
+            stride: self.stride,
             available: 0,
             next_index: 0,
             lost,
@@ -245,11 +251,10 @@ impl SenderFlow {
         self.keys.key(epoch)?;
         let (slot, index, again) = self.choose()?;
         let generation = self.slots[usize::from(slot)].generation;
-        let stride = self.stride;
         let outgoing = self.slots[usize::from(slot)].outgoing.as_mut().expect("queued slots hold a chunk");
         let header = Header {
             kind: SegmentKind::Data,
-            stride,
+            stride: outgoing.stride,
             flow_id: self.flow_id,
             packet_number: self.next_packet,
             chunk: outgoing.chunk,
@@ -319,7 +324,7 @@ impl SenderFlow {
         if !outgoing.begun && self.begun >= self.credit {
             return None;
         }
-        let end = (outgoing.next_index + 1) as usize * usize::from(self.stride);
+        let end = (outgoing.next_index + 1) as usize * usize::from(outgoing.stride);
         let readable = end.min(outgoing.chunk_bytes as usize) <= outgoing.available as usize;
         readable.then_some((slot, outgoing.next_index, false))
     }
@@ -330,7 +335,7 @@ impl SenderFlow {
     pub fn fresh_front(&self) -> Option<(u32, BufferId, u32)> {
         let &slot = self.fresh.front()?;
         let outgoing = self.slots[usize::from(slot)].outgoing.as_ref()?;
-        Some((outgoing.chunk, outgoing.buffer, outgoing.next_index * u32::from(self.stride)))
+        Some((outgoing.chunk, outgoing.buffer, outgoing.next_index * u32::from(outgoing.stride)))
     }
 
     /// How many chunks have segments that never went.
@@ -382,6 +387,7 @@ impl SenderFlow {
         if decided > self.decided_below {
             self.decided_below = decided;
             self.timeouts = 0;
+            self.unanswered_since_ns = self.is_waiting().then_some(now_ns);
             // A report that decides nothing is a sign of life of the control connection, not of the path.
             self.last_report_ns = now_ns;
         }
@@ -443,30 +449,40 @@ impl SenderFlow {
         self.timeouts
     }
 
-    /// Begins to count them anew: the path was found to be open.
-    pub const fn forget_timeouts(&mut self) {
+    /// For how long packets have gone out of which the receiver has said nothing: neither that they came, nor that they are lost.
+    #[must_use]
+    pub fn unanswered_ns(&self, now_ns: u64) -> u64 {
+        self.unanswered_since_ns.map_or(0, |since_ns| now_ns.saturating_sub(since_ns))
+    }
+
+    /// Begins to count both anew: the path was found to be open.
+    pub const fn forget_silence(&mut self) {
         self.timeouts = 0;
+        self.unanswered_since_ns = None;
     }
 
     /// Says that what was sealed has been handed to the network.
     #[inline]
     pub fn note_sent(&mut self, now_ns: u64) {
         self.last_sent_ns = now_ns;
+        self.unanswered_since_ns.get_or_insert(now_ns);
     }
 
-    /// Changes the segment size because the path's MTU changed. Chunks under way begin anew (W-11).
+    /// Changes the segment size because the path's MTU changed. Chunks of which nothing was sent yet, and those to come, have the
+    /// new one; chunks under way keep theirs if it is smaller, and begin anew if it is larger than what the path carries now (W-11).
     ///
     /// # Panics
     /// If the stride is below [`STRIDE_MIN`].
     pub fn set_stride(&mut self, stride: u16) {
         assert!(stride >= STRIDE_MIN, "a stride of {stride} is below the minimum");
-        if stride == self.stride {
-            return;
-        }
         self.stride = stride;
-        self.resend.clear();
         for (at, slot) in self.slots.iter_mut().enumerate() {
             let Some(outgoing) = slot.outgoing.as_mut() else { continue };
+            if outgoing.stride == stride || (outgoing.stride < stride && outgoing.begun) {
+                continue;
+            }
+            outgoing.stride = stride;
+            self.resend.retain(|&other| other != at as u16);
             slot.generation = slot.generation.wrapping_add(1);
             outgoing.lost.reset(segment_count(outgoing.chunk_bytes, stride));
             outgoing.next_index = 0;

@@ -9,6 +9,7 @@ use crate::program::{is_installed, is_root};
 #[derive(Debug)]
 pub struct Lab {
     sides: [String; 2],
+    links: [String; 2],
 }
 
 /// Why there is no lab.
@@ -30,28 +31,68 @@ impl Lab {
     /// If a namespace or link cannot be made although it should.
     #[must_use]
     pub fn new(mtu: u32) -> Option<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
+        Self::with_queues(mtu, 1)
+    }
+
+    /// As [`Lab::new`], with so many receive and transmit queues at both ends.
+    ///
+    /// # Panics
+    /// As [`Lab::new`].
+    #[must_use]
+    pub fn with_queues(mtu: u32, queues: u32) -> Option<Self> {
         if let Some(why) = missing() {
             eprintln!("skipped: {why}");
             return None;
         }
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = |side: &str| format!("cvt{side}{}x{number}", std::process::id());
-        let lab = Self { sides: [name("a"), name("b")] };
-        let [a, b] = &lab.sides;
         // Interface names have 15 characters at most.
-        let (va, vb) = (format!("cva{}", std::process::id()), format!("cvb{}", std::process::id()));
-        for side in [a, b] {
+        let links = ["cva", "cvb"].map(|side| format!("{side}{}", std::process::id()));
+        Some(Self::join(links, mtu, |[a, b], [va, vb]| {
+            let queues = queues.to_string();
+            let each = ["numrxqueues", &queues, "numtxqueues", &queues];
+            let words = [
+                &["-n", a, "link", "add", va],
+                &each[..],
+                &["type", "veth", "peer", "name", vb, "netns", b],
+                &each[..],
+            ];
+            ip(&words.concat());
+        }))
+    }
+
+    /// Makes the lab of two interfaces that are connected, and go back where they were with it.
+    ///
+    /// # Panics
+    /// If a namespace cannot be made, or an interface not be moved.
+    #[must_use]
+    pub fn over(links: [&str; 2], mtu: u32) -> Self {
+        Self::join(links.map(str::to_owned), mtu, |sides, links| {
+            for (side, link) in sides.iter().zip(links) {
+                ip(&["link", "set", link, "netns", side]);
+            }
+        })
+    }
+
+    fn join(links: [String; 2], mtu: u32, connect: impl FnOnce(&[String; 2], &[String; 2])) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let lab = Self { sides: ["a", "b"].map(|side| format!("cvt{side}{}x{number}", std::process::id())), links };
+        for side in &lab.sides {
             ip(&["netns", "add", side]);
         }
-        ip(&["-n", a, "link", "add", &va, "type", "veth", "peer", "name", &vb, "netns", b]);
-        for (side, link, last) in [(a, &va, "1"), (b, &vb, "2")] {
+        connect(&lab.sides, &lab.links);
+        for ((side, link), last) in lab.sides.iter().zip(&lab.links).zip(["1", "2"]) {
             ip(&["-n", side, "link", "set", "lo", "up"]);
             ip(&["-n", side, "addr", "add", &format!("10.96.0.{last}/24"), "dev", link]);
             ip(&["-n", side, "-6", "addr", "add", &format!("fd96::{last}/64"), "dev", link, "nodad"]);
             ip(&["-n", side, "link", "set", link, "mtu", &mtu.to_string(), "up"]);
         }
-        Some(lab)
+        lab
+    }
+
+    /// The interface of a side.
+    #[must_use]
+    pub fn link(&self, side: usize) -> &str {
+        &self.links[side]
     }
 
     /// The names of the two namespaces.
@@ -64,6 +105,22 @@ impl Lab {
     #[must_use]
     pub fn inside(&self, side: usize, command: &Command) -> Command {
         inside_namespace(&self.sides[side], command)
+    }
+
+    /// Joins the sides by a second link: `10.98.0.1` and `10.98.0.2`. Returns its interfaces.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn add_link(&self) -> [String; 2] {
+        let [a, b] = &self.sides;
+        let links = ["cwa", "cwb"].map(|side| format!("{side}{}", std::process::id()));
+        ip(&["-n", a, "link", "add", &links[0], "type", "veth", "peer", "name", &links[1], "netns", b]);
+        for ((side, link), last) in [a, b].into_iter().zip(&links).zip(["1", "2"]) {
+            ip(&["-n", side, "addr", "add", &format!("10.98.0.{last}/24"), "dev", link]);
+            ip(&["-n", side, "link", "set", link, "up"]);
+        }
+        links
     }
 
     /// Runs `ip` or another tool in a side.

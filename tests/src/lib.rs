@@ -8,6 +8,7 @@ pub mod lab;
 pub mod node;
 pub mod program;
 pub mod random;
+pub mod sides;
 pub mod stranger;
 pub mod tree;
 pub mod wan;

@@ -203,16 +203,7 @@ impl RunningNode {
     /// If they cannot be had.
     #[must_use]
     pub fn metrics(&self) -> String {
-        use std::io::{Read as _, Write as _};
-        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.metrics_port)).expect("metrics are served");
-        stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            .expect("a request can be sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer can be read");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
-        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        if head.to_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_owned() }
+        metrics_from(std::net::TcpStream::connect(("127.0.0.1", self.metrics_port)).expect("metrics are served"))
     }
 
     /// The value of a series of its metrics; 0 if it is not there.
@@ -221,6 +212,25 @@ impl RunningNode {
         let text = self.metrics();
         text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok()).unwrap_or(0.0)
     }
+}
+
+/// A node's metrics from the socket in its state directory, which namespaces do not separate.
+///
+/// # Panics
+/// If they cannot be had.
+#[must_use]
+pub fn metrics_of(state: &Path) -> String {
+    let socket = state.join("api.sock");
+    metrics_from(std::os::unix::net::UnixStream::connect(socket).expect("a node serves its API"))
+}
+
+fn metrics_from(mut stream: impl std::io::Read + std::io::Write) -> String {
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("a request can be sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer can be read");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    if head.to_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_owned() }
 }
 
 fn unchunk(mut body: &str) -> String {

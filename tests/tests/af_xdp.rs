@@ -1,76 +1,12 @@
 //! Transfers through AF_XDP between two network namespaces: families, packet sizes, processes that are killed, links that go down.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use culvert_tests::lab::Lab;
-use culvert_tests::node::{Pair, RunningNode};
-use culvert_tests::program::{Ran, command, run};
-use culvert_tests::random::Random;
-use culvert_tests::tree::{assert_same, make_flat};
-
-/// A node on the lab's second side whose lane is on AF_XDP, and what a sender on the first needs.
-struct Sides {
-    lab: Lab,
-    pair: Pair,
-    node: RunningNode,
-}
-
-impl Sides {
-    fn start(mtu: u32, address: &str) -> Option<Self> {
-        let lab = Lab::new(mtu)?;
-        let pair = Pair::new();
-        let listen = ["node", "--listen", "[::]:7272", "--metrics", "off", "--datapath", "af_xdp", "--cores", "0"];
-        let node = RunningNode::start(&pair.there, &mut lab.inside(1, &command(&pair.there, listen)));
-        pair.meet(node.port);
-        run(&pair.here, ["profile", "edit", "second", "--address", &format!("{address}:7272")]).exits(0);
-        Some(Self { lab, pair, node })
-    }
-
-    fn sending(&self, source: &Path, options: &[&str]) -> Command {
-        let destination = format!("second:{}", self.pair.shared.join("in").display());
-        let mut sending = command(&self.pair.here, ["send", "--json", "--datapath", "af_xdp", "--cores", "1"]);
-        sending.args(options).arg(source).arg(destination);
-        self.lab.inside(0, &sending)
-    }
-
-    fn send(&self, source: &Path, options: &[&str]) -> Ran {
-        self.sending(source, options).output().unwrap().into()
-    }
-
-    fn start_sending(&self, source: &Path, options: &[&str]) -> Child {
-        self.sending(source, options).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    }
-
-    fn source(&self) -> PathBuf {
-        let source = self.pair.path("source");
-        make_flat(&source, 40, 2 << 20, &mut Random::new(1));
-        source.join("")
-    }
-
-    fn large_source(&self, bytes: usize) -> PathBuf {
-        let source = self.pair.path("large");
-        fs::write(&source, Random::new(2).bytes(bytes)).unwrap();
-        source
-    }
-
-    /// What `ip` says of a side's veth.
-    fn link(&self, side: usize) -> String {
-        let output = self.lab.inside(side, Command::new("ip").args(["-d", "link", "show", "type", "veth"])).output();
-        String::from_utf8(output.unwrap().stdout).unwrap()
-    }
-
-    fn link_name(&self, side: usize) -> String {
-        self.link(side).split(": ").nth(1).unwrap().split('@').next().unwrap().to_owned()
-    }
-
-    /// What the second node says of its data plane.
-    fn status(&self) -> serde_json::Value {
-        self.lab.inside(1, &command(&self.pair.there, ["status", "--json"])).output().map(Ran::from).unwrap().json()
-    }
-}
+use culvert_tests::program::{Ran, command};
+use culvert_tests::sides::{Sides, link_of};
+use culvert_tests::tree::assert_same;
 
 #[test]
 fn both_families_and_three_packet_sizes() {
@@ -98,7 +34,83 @@ fn both_families_and_three_packet_sizes() {
             let lane = &sides.status()["dataplane"]["lanes"][0];
             let (by_rings, by_kernel) = (lane["ring_sent"].as_u64().unwrap(), lane["kernel_sent"].as_u64().unwrap());
             assert!(by_rings > 1_000 && by_kernel < 100, "sent: {by_rings} by rings, {by_kernel} by the kernel");
+            sides.account_for_frames();
         }
+    }
+}
+
+#[test]
+fn what_af_xdp_counts_is_in_metrics_and_status() {
+    let Some(sides) = Sides::start(1_500, "10.96.0.2") else { return };
+    let source = sides.source();
+    sides.send(&source, &[]).exits(0);
+    sides.account_for_frames();
+    let status = sides.status();
+    let counted = &status["dataplane"]["steering"]["queues"][0];
+    let redirected = counted["redirected"].as_u64().unwrap();
+    let by_rings = status["dataplane"]["lanes"][0]["ring_received"].as_u64().unwrap();
+    assert!(redirected >= by_rings && by_rings > 1_000, "{redirected} redirected, {by_rings} received: {counted}");
+    assert!(counted["passed"].as_u64().unwrap() > 0, "the control connection passes: {counted}");
+    // What nobody has a flow for is dropped and counted with its source.
+    let port = status["dataplane"]["lanes"][0]["port"].as_u64().unwrap();
+    let script = format!("for i in $(seq 40); do echo rubbish > /dev/udp/10.96.0.2/{port}; done");
+    sides.lab.tool(0, "bash", &["-c", &script]);
+    let status = sides.status();
+    let steering = &status["dataplane"]["steering"];
+    assert_eq!(steering["queues"][0]["malformed"], 40, "{steering}");
+    assert_eq!(steering["sources"][0], serde_json::json!(["10.96.0.1", 40]), "{steering}");
+    let metrics = sides.metrics();
+    let series = |name: &str| -> f64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        line.unwrap_or_else(|| panic!("{name} is not in {metrics}"))
+    };
+    assert!(series("culvert_xdp_frames_total{queue=\"0\",result=\"redirected\"}") >= by_rings as f64);
+    assert!(series("culvert_xdp_frames_total{queue=\"0\",result=\"malformed\"}") == 40.0);
+    assert!(series("culvert_xdp_datagrams_total{direction=\"receive\",lane=\"0\",way=\"rings\"}") >= by_rings as f64);
+    assert!(series("culvert_xdp_packet_memory_frames{lane=\"0\",place=\"held\",purpose=\"receive\"}") == 0.0);
+    assert!(series("culvert_xdp_mode{mode=\"copy\"}") == 1.0 && series("culvert_xdp_mode{mode=\"zerocopy\"}") == 0.0);
+    // The sources' addresses are in the status only: labels of metrics are bounded.
+    assert!(!metrics.contains("10.96.0.1"), "{metrics}");
+}
+
+#[test]
+fn a_mode_that_is_asked_for_is_the_only_one_tried() {
+    let Some(sides) = Sides::start(1_500, "10.96.0.2") else { return };
+    let source = sides.source();
+    let result = sides.send(&source, &["--af-xdp-mode", "skb"]).exits(0).json();
+    assert_eq!((&result["datapath"], &result["af_xdp_mode"]), (&"af_xdp".into(), &"skb".into()), "{result}");
+    let ran = sides.send(&source, &["--af-xdp-mode", "zerocopy", "--overwrite", "always"]).exits(0);
+    assert!(
+        ran.err.contains("zerocopy mode: the driver has no zerocopy mode")
+            && !ran.err.contains("copy mode: the driver has no copy"),
+        "{ran:?}"
+    );
+    assert_eq!(ran.json()["datapath"], "udp");
+}
+
+#[test]
+fn the_raw_limit_over_rings_leaves_no_frame_behind() {
+    let Some(sides) = Sides::start(1_500, "10.96.0.2") else { return };
+    let Sides { lab, node, pair, .. } = sides;
+    drop(node);
+    for plain in [&["--plain"][..], &[]] {
+        let both = ["bench", "limit", "--datapath", "af_xdp", "--json", "--datagram", "1472", "--seconds", "0.5"];
+        let end = |side, more: &[&str]| {
+            let arguments: Vec<&str> = [&both[..], more, plain].concat();
+            lab.inside(side, &command(&pair.here, arguments))
+        };
+        let receiving = end(1, &["--receive", "10.96.0.2:7999"]);
+        let receiving = std::thread::scope(|scope| {
+            let mut receiving = receiving;
+            let receiver = scope.spawn(move || Ran::from(receiving.output().unwrap()));
+            std::thread::sleep(Duration::from_millis(500));
+            Ran::from(end(0, &["--send", "10.96.0.2:7999"]).output().unwrap()).exits(0);
+            receiver.join().unwrap()
+        });
+        // An end that misses a frame fails.
+        let result = receiving.exits(0).json();
+        assert_eq!(result["af_xdp_mode"], "copy", "{result}");
+        assert!(result["datagrams"].as_u64().unwrap() > 1_000, "{result}");
     }
 }
 
@@ -123,15 +135,11 @@ fn a_killed_node_leaves_nothing_on_the_interface() {
     let source = sides.source();
     sides.send(&source, &[]).exits(0);
     assert_same(&source, &sides.pair.shared.join("in"));
-    let Sides { lab, node, pair } = sides;
+    let Sides { lab, node, pair, .. } = sides;
     drop(node);
-    let link = || {
-        let output = lab.inside(1, Command::new("ip").args(["-d", "link", "show", "type", "veth"])).output();
-        String::from_utf8(output.unwrap().stdout).unwrap()
-    };
     let patience = Instant::now() + Duration::from_secs(20);
-    while link().contains("prog/xdp") {
-        assert!(Instant::now() < patience, "the program outlived its process: {}", link());
+    while link_of(&lab, 1).contains("prog/xdp") {
+        assert!(Instant::now() < patience, "the program outlived its process: {}", link_of(&lab, 1));
         std::thread::sleep(Duration::from_millis(50));
     }
     drop(pair);
@@ -143,10 +151,10 @@ fn an_interface_that_is_taken_down_costs_a_pause() {
     let source = sides.large_source(48 << 20);
     let child = sides.start_sending(&source, &["--rate", "200M"]);
     std::thread::sleep(Duration::from_millis(900));
-    let name = sides.link_name(0);
-    sides.lab.tool(0, "ip", &["link", "set", &name, "down"]);
+    let name = sides.lab.link(0);
+    sides.lab.tool(0, "ip", &["link", "set", name, "down"]);
     std::thread::sleep(Duration::from_secs(1));
-    sides.lab.tool(0, "ip", &["link", "set", &name, "up"]);
+    sides.lab.tool(0, "ip", &["link", "set", name, "up"]);
     let ran: Ran = child.wait_with_output().unwrap().into();
     ran.exits(0);
     assert!(fs::read(&source).unwrap() == fs::read(sides.pair.shared.join("in")).unwrap());

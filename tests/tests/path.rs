@@ -12,6 +12,10 @@ use culvert_tests::lab::missing;
 use culvert_tests::node::{Pair, RunningNode, wait_for};
 use culvert_tests::program::{Ran, command, is_installed, run};
 use culvert_tests::random::Random;
+use culvert_tests::wan::WanConfig;
+use culvert_tests::wan::command::describe;
+use culvert_tests::wan::link::LinkConfig;
+use culvert_tests::wan::table::WanPair;
 use serde_json::Value;
 
 /// Options of a check that takes a few seconds and little of the machine.
@@ -290,8 +294,13 @@ fn the_bottlenecks_rate_and_buffer_are_found_and_transfers_are_compared() {
         eprintln!("skipped: this kernel has no tbf, or tc is not installed");
         return;
     }
-    let found = lab.check(&pair, &["--seconds", "0.5", "--no-trace", "--buffer", "--rate", "400M", "--json"]);
-    let found = found.json();
+    let options = ["--seconds", "0.5", "--no-trace", "--buffer", "--rate", "400M", "--json"];
+    // A machine that is busy with other tests gives contradictory trains now and then, and the check says so.
+    let is_sure = |found: &Value| found["send"]["rate"]["confidence"] != "low";
+    let found = (0..3)
+        .map(|_| lab.check(&pair, &options).json())
+        .find(is_sure)
+        .expect("one of three checks is sure of the rate");
     let rate = &found["send"]["rate"];
     let bits = rate["bits_per_second"].as_f64().unwrap();
     // tbf counts Ethernet headers too: 1514 bytes for 1500.
@@ -321,6 +330,77 @@ fn the_bottlenecks_rate_and_buffer_are_found_and_transfers_are_compared() {
     }
     let history = run(&pair.here, ["path", "history", "second"]).exits(0).out;
     assert!(history.contains("transfer"), "{history}");
+}
+
+#[test]
+fn loss_order_and_copies_are_told_apart_by_direction() {
+    let clean = WanConfig::clean(1_000_000_000, 20.0);
+    let forward = LinkConfig { loss: 0.02, reordering: 0.03, duplication: 0.01, ..clean.forward };
+    let Some(pair) = WanPair::new(&WanConfig { forward, seed: 11, ..clean }) else { return };
+    let options = ["--seconds", "4", "--packets-per-second", "1000", "--no-rate", "--no-trace", "--no-mtu", "--json"];
+    let arguments = [&["path", "check", "second"][..], &options].concat();
+    let found = pair.run_here(&arguments).exits(0).json();
+    let count = |direction: &str, what: &str| found[direction]["delivery"][what].as_u64().unwrap();
+    assert_eq!(count("send", "sent"), 4_000, "{found}");
+    // Five standard deviations of a binomial with 4,000 trials around 2 %, 1 % and 3 %.
+    let lost = count("send", "sent") - count("send", "received");
+    assert!((36..=124).contains(&lost), "{lost} of 4,000 lost where 2 % are: {}", describe(&pair.wan.counters(0)));
+    let copies = count("send", "duplicates");
+    assert!((9..=72).contains(&copies), "{copies} copies where 1 % are doubled");
+    assert!(count("send", "reordered") >= 60, "{found}");
+    // What did not arrive was not answered; everything that was answered came back, once and in order of the answers.
+    assert_eq!(count("receive", "received"), count("receive", "sent"), "{found}");
+    let least_ms = found["rtt"]["min_us"].as_f64().unwrap() / 1e3;
+    assert!((19.5..60.0).contains(&least_ms), "{least_ms} ms where the path has 20");
+    let grades: Vec<(&str, &str)> = found["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|finding| finding["direction"] == "send")
+        .map(|finding| (finding["what"].as_str().unwrap(), finding["grade"].as_str().unwrap()))
+        .collect();
+    for bad in ["loss", "reordering"] {
+        assert!(grades.contains(&(bad, "bad")), "{bad}: {grades:?}");
+    }
+}
+
+/// Five minutes: `cargo test -p culvert-tests --test path -- --ignored one_packet_in_a_million`.
+#[test]
+#[ignore = "five minutes; see its documentation"]
+fn one_packet_in_a_million_is_seen() {
+    let clean = WanConfig::clean(1_000_000_000, 4.0);
+    let forward = LinkConfig { loss: 1e-6, ..clean.forward };
+    let Some(pair) = WanPair::new(&WanConfig { forward, seed: 5, ..clean }) else { return };
+    let options = [
+        "--seconds",
+        "300",
+        "--packets-per-second",
+        "10000",
+        "--limit",
+        "400",
+        "--no-rate",
+        "--no-trace",
+        "--no-mtu",
+        "--json",
+    ];
+    let arguments = [&["path", "check", "second"][..], &options].concat();
+    let found = pair.run_here(&arguments).exits(0).json();
+    let count = |direction: &str, what: &str| found[direction]["delivery"][what].as_u64().unwrap();
+    let [there, back] = [pair.wan.counters(0), pair.wan.counters(1)];
+    eprintln!(
+        "{}\n{}\n{}\n{}",
+        found["send"]["delivery"],
+        found["receive"]["delivery"],
+        describe(&there),
+        describe(&back)
+    );
+    assert_eq!(count("send", "sent"), 3_000_000);
+    assert_eq!(there.emulator_full + there.overflowed, 0, "the emulator loses only what it is told to");
+    assert_eq!(
+        count("send", "sent") - count("send", "received"),
+        there.lost,
+        "each lost packet is counted, and no other"
+    );
 }
 
 /// An archive that answers with a status, and keeps what it took.
@@ -368,10 +448,14 @@ fn checks_are_published_when_the_archive_is_back() {
     ours(&["path", "check", "second", "--seconds", "0.2", "--no-rate", "--json"]).exits(0);
     ours(&["path", "publish"]).exits(5).says("503");
     assert!(taken.lock().unwrap().is_empty());
-    status.store(200, Ordering::Relaxed);
-    // A running node delivers by itself.
-    let arguments = ["--config", &config, "node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "off"];
+    // A running node tries by itself, says what waits, and delivers when the archive is back.
+    let arguments =
+        ["--config", &config, "node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "127.0.0.1:0"];
     let node = RunningNode::start(&pair.here, &mut command(&pair.here, arguments));
+    wait_for("a failed delivery", || (node.metric("culvert_path_archive_failures_total") > 0.0).then_some(()));
+    assert_eq!(node.metric("culvert_path_archive_waiting_documents"), 5.0);
+    assert!(node.metric("culvert_path_archive_waiting_bytes") > 1_000.0);
+    status.store(200, Ordering::Relaxed);
     let kinds = wait_for("the documents", || {
         let taken = taken.lock().unwrap();
         let kinds: Vec<String> =
@@ -382,7 +466,17 @@ fn checks_are_published_when_the_archive_is_back() {
     let document = taken.lock().unwrap()[0].clone();
     assert_eq!(document["participants"], serde_json::json!(["dtn1.example.org", "second"]));
     assert_eq!(document["result"]["succeeded"], true);
+    wait_for("the last delivery to be counted", || {
+        (node.metric("culvert_path_archive_delivered_total") == 5.0).then_some(())
+    });
+    assert_eq!(node.metric("culvert_path_archive_waiting_documents"), 0.0);
+    assert_eq!(node.metric("culvert_path_archive_dropped_total"), 0.0);
     drop(node);
+    let shown = ours(&["config", "show", "--origin"]).exits(0).out;
+    let line = |name: &str| shown.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{shown}"));
+    assert!(line("archive.url").contains(&url) && line("archive.url").ends_with("here.toml"), "{shown}");
+    assert!(line("archive.spool_documents").contains("10000") && line("path.rate").ends_with("default"), "{shown}");
+    assert!(line("responder ").contains("off"), "{shown}");
     ours(&["path", "publish"]).exits(9);
 }
 

@@ -6,6 +6,7 @@
 mod ebpf;
 mod packages;
 mod steps;
+mod vmtest;
 
 use clap::{Parser, Subcommand};
 
@@ -27,8 +28,10 @@ enum Task {
     },
     /// Formatting, lints, documentation, licences and advisories
     Check,
-    /// Everything that CI runs: check, then test
+    /// Everything that CI runs: check, then test, then the virtual machine
     Ci,
+    /// AF_XDP in zero-copy mode on a real driver, in a virtual machine; needs QEMU, and downloads a Debian kernel
+    Vmtest,
     /// Compile the XDP steering program (ebpf/) to the object that is committed
     BuildEbpf {
         /// Compile, and compare with the committed object instead of replacing it
@@ -67,8 +70,10 @@ fn main() -> anyhow::Result<()> {
         Task::Check => steps::check(),
         Task::Ci => {
             steps::check()?;
-            steps::test(&[])
+            steps::test(&[])?;
+            vmtest::run()
         }
+        Task::Vmtest => vmtest::run(),
         Task::BuildEbpf { check } => ebpf::build(check),
         Task::Bench { arguments } => steps::bench(&arguments),
         Task::Sim { arguments } => steps::simulate(&arguments),

@@ -16,6 +16,17 @@ pub const OF_TESTS: &[(&str, &str)] = &[
     ("iperf3", "iperf3"),
 ];
 
+/// Programs of the virtual machine.
+pub const OF_THE_MACHINE: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("ip", "iproute2"),
+    ("apt-get", "apt"),
+    ("dpkg", "dpkg"),
+    ("xz", "xz-utils"),
+    ("ldd", "libc-bin"),
+    ("timeout", "coreutils"),
+];
+
 /// Programs of the benchmarks.
 pub const OF_BENCHMARKS: &[(&str, &str)] = &[
     ("ip", "iproute2"),

@@ -129,7 +129,8 @@ fn run_release(what: &[&str], arguments: &[String]) -> anyhow::Result<()> {
     cargo(&run, &[])
 }
 
-fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<()> {
+/// Runs cargo, and says what it took.
+pub fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<()> {
     println!("cargo {}", arguments.join(" "));
     let began = Instant::now();
     let status =

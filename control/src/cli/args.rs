@@ -67,6 +67,12 @@ pub struct EngineArgs {
     /// Network interface for AF_XDP [variable: CULVERT_INTERFACE] [default: the only one; auto uses AF_XDP only on a named one]
     #[arg(long, value_name = "NAME", help_heading = "Data plane")]
     pub interface: Option<String>,
+    /// The only mode of AF_XDP to try: zerocopy, copy or skb [variable: CULVERT_AF_XDP_MODE] [default: auto, the best]
+    #[arg(long, value_name = "MODE", help_heading = "Data plane")]
+    pub af_xdp_mode: Option<String>,
+    /// Microseconds that AF_XDP polls the driver in each call [variable: CULVERT_BUSY_POLL] [default: 0, interrupts]
+    #[arg(long, value_name = "MICROSECONDS", help_heading = "Data plane")]
+    pub busy_poll: Option<String>,
 }
 
 impl GlobalArgs {
@@ -84,6 +90,8 @@ impl GlobalArgs {
             mtu: engine.mtu,
             datapath: engine.datapath,
             interface: engine.interface,
+            af_xdp_mode: engine.af_xdp_mode,
+            busy_poll: engine.busy_poll,
             ..Flags::default()
         }
     }
@@ -460,6 +468,21 @@ pub struct LimitArgs {
     /// The core to run on
     #[arg(long, value_name = "CORE")]
     pub core: Option<usize>,
+    /// How packets move: udp or af_xdp; for af_xdp each end runs by itself, with --send or --receive
+    #[arg(long, value_name = "NAME", default_value = "udp", value_parser = ["udp", "af_xdp"])]
+    pub datapath: String,
+    /// Network interface for AF_XDP [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// The only mode of AF_XDP to try: zerocopy, copy or skb [default: the best]
+    #[arg(long, value_name = "MODE", value_parser = ["zerocopy", "copy", "skb"])]
+    pub af_xdp_mode: Option<String>,
+    /// Without the cipher: what is left is the cost of moving packets
+    #[arg(long)]
+    pub plain: bool,
+    /// Send as fast as packets can leave, whatever the receiver loses; what arrives is the result
+    #[arg(long, requires = "send")]
+    pub no_window: bool,
 }
 
 /// `culvert bench net`.

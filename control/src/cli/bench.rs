@@ -1,8 +1,9 @@
 //! `culvert bench`: this host against its own limits.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use culvert_dataplane::limit::{LimitReceiver, LimitResult, send_limit};
+use culvert_dataplane::datapath::af_xdp::socket::Mode;
+use culvert_dataplane::limit::{LimitEnd, LimitReceiver, LimitResult, Work, send_limit};
 
 use crate::cli::args::{BenchArgs, BenchWhat, GlobalArgs, LimitArgs, NetArgs};
 use crate::cli::exit::{CommandError, ExitCode};
@@ -10,8 +11,9 @@ use crate::cli::report::{print_json, say};
 use crate::cli::second_node::SecondNode;
 use crate::cli::send::{carry_out_here, embedded, options_of, target_of};
 use crate::cli::{block_on, report};
+use crate::next_hop::Tables;
 use crate::request::{Movement, Target, TransferRequest};
-use crate::settings::Settings;
+use crate::settings::{SOCKET_BUFFER_BYTES, Settings};
 use crate::state::StateDirectory;
 use crate::units::show_rate;
 
@@ -37,6 +39,22 @@ fn pin(core: Option<usize>) -> Result<(), CommandError> {
     }
 }
 
+/// One end of a measurement, as the arguments want it.
+fn end_of(args: &LimitArgs, bind: IpAddr, port: u16) -> Result<LimitEnd, CommandError> {
+    if args.datapath == "udp" {
+        return LimitEnd::udp(bind, port, SOCKET_BUFFER_BYTES).map_err(CommandError::failed);
+    }
+    let bad_host = |error: String| CommandError::new(ExitCode::BadHost, error);
+    let tables = Tables::open().map_err(|error| bad_host(error.to_string()))?;
+    let mut start = tables.interface(args.interface.as_deref()).map_err(|error| bad_host(error.to_string()))?;
+    start.only = [Mode::ZeroCopy, Mode::Copy, Mode::Skb]
+        .into_iter()
+        .find(|mode| args.af_xdp_mode.as_deref() == Some(mode.name()));
+    let interface = start.interface;
+    let find = Box::new(move |to: IpAddr| tables.next_hop(to.to_canonical(), interface).ok().flatten());
+    LimitEnd::af_xdp(&start, bind, port, find).map_err(|error| bad_host(error.to_string()))
+}
+
 fn limit(args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
     let address = |text: &str| {
         text.parse::<SocketAddr>().map_err(|_| CommandError::usage(format!("'{text}' is not an address with a port")))
@@ -44,17 +62,28 @@ fn limit(args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
     if let Some(listen) = &args.receive {
         pin(args.core)?;
         let listen = address(listen)?;
-        let receiver = LimitReceiver::bind(listen.ip(), listen.port()).map_err(CommandError::failed)?;
+        let receiver = end_of(args, listen.ip(), listen.port())?;
         if !json {
             eprintln!("culvert: receiving on UDP port {}", receiver.port());
         }
-        return show_limit("received", &receiver.run(), args, json);
+        let mode = receiver.mode();
+        return show_limit("received", &receiver.receive(), mode, args, json);
     }
     let datagram = usize::from(args.datagram);
     if let Some(to) = &args.send {
         pin(args.core)?;
-        let sent = send_limit(address(to)?, datagram, args.seconds, true).map_err(CommandError::failed)?;
-        return show_limit("sent and acknowledged", &sent, args, json);
+        let to = address(to)?;
+        let unspecified: IpAddr =
+            if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let sender = end_of(args, unspecified, 0)?;
+        let mode = sender.mode();
+        let sent = sender.send(to, work_of(args)).map_err(CommandError::failed)?;
+        return show_limit("sent and acknowledged", &sent, mode, args, json);
+    }
+    if args.datapath != "udp" {
+        return Err(CommandError::usage(
+            "both ends in one process have no interface between them: start one with --receive, the other with --send",
+        ));
     }
     // Both ends here: a thread each, on different cores where there are two.
     let cores = core_affinity::get_core_ids().unwrap_or_default();
@@ -68,15 +97,31 @@ fn limit(args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
     if let Some(&first) = cores.first() {
         core_affinity::set_for_current(first);
     }
-    let sent = send_limit(to, datagram, args.seconds, true).map_err(CommandError::failed);
+    let sent = send_limit(to, datagram, args.seconds, !args.plain).map_err(CommandError::failed);
     let received = receiving.join().map_err(|_| CommandError::failed("the receiving thread panicked"))?;
     sent?;
-    show_limit("received", &received, args, json)
+    show_limit("received", &received, None, args, json)
 }
 
-fn show_limit(what: &str, result: &LimitResult, args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
+fn work_of(args: &LimitArgs) -> Work {
+    Work { datagram_bytes: args.datagram.into(), seconds: args.seconds, sealed: !args.plain, windowed: !args.no_window }
+}
+
+fn show_limit(
+    what: &str,
+    result: &LimitResult,
+    mode: Option<Mode>,
+    args: &LimitArgs,
+    json: bool,
+) -> Result<ExitCode, CommandError> {
+    if result.frames_missing > 0 {
+        let missing = result.frames_missing;
+        return Err(CommandError::failed(format!("{missing} frames of AF_XDP's packet memory did not come back")));
+    }
     if json {
         print_json(&serde_json::json!({
+            "datapath": args.datapath,
+            "af_xdp_mode": mode.map(Mode::name),
             "datagram_bytes": args.datagram,
             "bytes": result.bytes,
             "datagrams": result.datagrams,
@@ -86,9 +131,11 @@ fn show_limit(what: &str, result: &LimitResult, args: &LimitArgs, json: bool) ->
         }))?;
     } else {
         say(&format!(
-            "{what} {} in {}-byte datagrams, sealed with AES-256-GCM ({:.0} % of a core)",
+            "{what} {} in {}-byte datagrams{}, {} ({:.0} % of a core)",
             show_rate(result.bits_per_second() as u64),
             args.datagram,
+            mode.map_or_else(String::new, |mode| format!(" through AF_XDP ({})", mode.name())),
+            if args.plain { "without a cipher" } else { "sealed with AES-256-GCM" },
             result.cpu_seconds * 100.0 / result.seconds.max(1e-9)
         ))?;
     }

@@ -3,6 +3,8 @@
 //! Each stage is measured alone, on one core, with data that stays in the cache as it does in a lane. Cycles are of the nominal
 //! clock, which `/proc/cpuinfo` tells; cores may really run faster, so only ratios between rows mean something.
 
+mod feedback;
+
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::SocketAddr;
@@ -49,6 +51,8 @@ pub fn run(json: bool) -> Result<ExitCode, CommandError> {
         let (send, send_bytes, receive, receive_bytes) = network(datagram)?;
         rows.push((format!("send, {datagram}-byte datagrams"), per_byte(send, send_bytes)));
         rows.push((format!("receive, {datagram}-byte datagrams"), per_byte(receive, receive_bytes)));
+        let (seconds, bytes, _) = feedback::feedback(datagram);
+        rows.push((format!("feedback, {datagram}-byte datagrams"), per_byte(seconds, bytes)));
     }
     rows.push(("write (page cache)".to_owned(), per_byte(write, STAGE_BYTES)));
     if json {
@@ -62,7 +66,7 @@ pub fn run(json: bool) -> Result<ExitCode, CommandError> {
         hertz / 1e9
     ))?;
     for (stage, cycles) in rows {
-        say(&format!("  {stage:32} {cycles:6.3}  [{:.0}]", hertz / cycles * 8.0 / 1e9))?;
+        say(&format!("  {stage:32} {cycles:7.4}  [{:.0}]", hertz / cycles * 8.0 / 1e9))?;
     }
     Ok(ExitCode::Done)
 }

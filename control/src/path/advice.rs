@@ -1,5 +1,7 @@
 //! What transfers do with the records: the rate to begin with, and a warning when they do worse than the path did.
 
+use std::sync::atomic::Ordering;
+
 use culvert_perfsonar::probe::ramp::Confidence;
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::verdict::Limit;
@@ -63,8 +65,11 @@ pub fn after_transfer(node: &Node, partner: &str, side: Side, result: &TransferR
     }
     if let Some(table) = &node.path.settings().archive {
         let document = super::publish::of_transfer(result, &node.name, partner, side, now);
-        let spooled =
-            super::publish::spool(&node.state, table).and_then(|spool| super::publish::add(&spool, now, &[document]));
+        let spooled = super::publish::spool(&node.state, table).and_then(|spool| {
+            super::publish::add(&spool, now, &[document])?;
+            node.path.archive.dropped.fetch_add(spool.dropped(), Ordering::Relaxed);
+            Ok(())
+        });
         if let Err(why) = spooled {
             eprintln!("culvert: the transfer is not published: {why}");
         }

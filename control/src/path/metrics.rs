@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use prometheus::{Encoder as _, GaugeVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{Encoder as _, Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
-use super::records;
+use super::{publish, records};
 use crate::node::Node;
 
 /// Partners and directions that are shown at most.
@@ -57,10 +57,44 @@ pub fn render(node: &Node) -> String {
         set(&at, all.last().map(|record| record.at_unix_ms as f64 / 1e3));
     }
     responder(node, &registry);
+    archive(node, &registry);
     let mut text = Vec::new();
     // Writing to memory does not fail, and what is gathered is well-formed.
     let _ = TextEncoder::new().encode(&registry.gather(), &mut text);
     String::from_utf8_lossy(&text).into_owned()
+}
+
+/// What waits for the archive, and what became of the rest; nothing where none is configured.
+fn archive(node: &Node, registry: &Registry) {
+    let settings = node.path.settings();
+    let Some(spool) = settings.archive.and_then(|table| publish::spool(&node.state, &table).ok()) else { return };
+    let (documents, bytes) = spool.usage();
+    let gauges = [
+        ("culvert_path_archive_waiting_documents", "Documents that wait for the archive.", documents as f64),
+        ("culvert_path_archive_waiting_bytes", "Bytes of the documents that wait for the archive.", bytes as f64),
+    ];
+    for (name, help, value) in gauges {
+        if let Ok(gauge) = Gauge::new(name, help) {
+            gauge.set(value);
+            let _ = registry.register(Box::new(gauge));
+        }
+    }
+    let counters = &node.path.archive;
+    let totals = [
+        ("culvert_path_archive_delivered_total", "Documents that the archive took.", &counters.delivered),
+        (
+            "culvert_path_archive_dropped_total",
+            "Documents given up: the spool was full, or the archive refused them for good.",
+            &counters.dropped,
+        ),
+        ("culvert_path_archive_failures_total", "Deliveries that failed and are tried again.", &counters.failures),
+    ];
+    for (name, help, total) in totals {
+        if let Ok(counter) = IntCounter::new(name, help) {
+            counter.inc_by(total.load(Ordering::Relaxed));
+            let _ = registry.register(Box::new(counter));
+        }
+    }
 }
 
 fn responder(node: &Node, registry: &Registry) {

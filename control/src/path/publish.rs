@@ -14,10 +14,6 @@ use super::settings::{ArchiveTable, read_secret};
 use crate::state::StateDirectory;
 use crate::transfer::result::TransferResult;
 
-/// Documents that may wait unless another number is set.
-const DOCUMENTS_DEFAULT: usize = 10_000;
-/// Bytes that may wait unless another number is set.
-const BYTES_DEFAULT: u64 = 256 << 20;
 /// How long a delivery may take.
 const DELIVERY: Duration = Duration::from_secs(30);
 
@@ -27,11 +23,7 @@ const DELIVERY: Duration = Duration::from_secs(30);
 /// In words.
 pub fn spool(state: &StateDirectory, table: &ArchiveTable) -> Result<Spool, String> {
     let directory = state.path("paths/spool");
-    let opened = Spool::open(
-        directory.clone(),
-        table.spool_documents.unwrap_or(DOCUMENTS_DEFAULT),
-        table.spool_bytes.unwrap_or(BYTES_DEFAULT),
-    );
+    let opened = Spool::open(directory.clone(), table.spool_documents_max(), table.spool_bytes_max());
     opened.map_err(|error| format!("the spool {} cannot be used: {error}", directory.display()))
 }
 

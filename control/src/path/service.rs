@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::routing::get;
 use axum::{Json, Router};
@@ -61,11 +62,18 @@ pub async fn start(node: &Arc<Node>) -> Result<(), String> {
     if let Some(table) = &settings.archive {
         let spool = publish::spool(&node.state, table)?;
         let archive = publish::archive(&node.state, table, &node.name)?;
-        let state = node.state.clone();
+        let node = Arc::clone(node);
         tokio::spawn(async move {
             let mut pause = PAUSE_MIN;
+            let mut dropped_before = 0;
             loop {
                 let (delivered, error) = archive.drain(&spool).await;
+                let counters = &node.path.archive;
+                counters.delivered.fetch_add(delivered, Ordering::Relaxed);
+                let dropped = spool.dropped();
+                counters.dropped.fetch_add(dropped - dropped_before, Ordering::Relaxed);
+                dropped_before = dropped;
+                counters.failures.fetch_add(u64::from(error.is_some()), Ordering::Relaxed);
                 if delivered > 0 {
                     pause = PAUSE_MIN;
                     let host = archive
@@ -75,7 +83,7 @@ pub async fn start(node: &Arc<Node>) -> Result<(), String> {
                         .and_then(|rest| rest.split('/').next())
                         .unwrap_or_default()
                         .to_owned();
-                    if let Ok(Some(pin)) = publish::keep_pin(&state, &host, archive.http.seen_pin()) {
+                    if let Ok(Some(pin)) = publish::keep_pin(&node.state, &host, archive.http.seen_pin()) {
                         eprintln!("culvert: the key of the archive {host} is pinned: {pin}");
                     }
                 }

@@ -14,6 +14,10 @@ use crate::units::parse_rate;
 pub const RATE_DEFAULT: u64 = 10_000_000_000;
 /// The longest check that is answered unless another is set.
 pub const SECONDS_DEFAULT: u32 = 600;
+/// Documents that wait for the archive at most, unless another number is set.
+pub const SPOOL_DOCUMENTS_DEFAULT: usize = 10_000;
+/// Bytes that wait for the archive at most, unless another number is set.
+pub const SPOOL_BYTES_DEFAULT: u64 = 256 << 20;
 /// How long a record is believed unless another time is set.
 pub const FRESH_HOURS_DEFAULT: u32 = 24;
 
@@ -28,6 +32,76 @@ pub struct PathSettings {
     pub archive: Option<ArchiveTable>,
     /// The pSConfig template; none for none.
     pub psconfig: Option<PsconfigTable>,
+}
+
+impl PathSettings {
+    /// Every setting as name and text, and whether the file sets it, for `culvert config show`. The secrets' files are named, never
+    /// read.
+    #[must_use]
+    pub fn table(&self) -> Vec<(String, String, bool)> {
+        let mut rows = Rows { table: "path", rows: Vec::new() };
+        let path = &self.path;
+        rows.with_default("answer", path.answer.as_ref(), &true);
+        rows.list("refuse", &path.refuse, "nobody");
+        rows.add("rate", crate::units::show_rate(path.rate_bits_per_second_max()), path.rate.is_some());
+        rows.with_default("seconds", path.seconds.as_ref(), &SECONDS_DEFAULT);
+        rows.or("port", path.port.as_ref(), "as listen");
+        rows.with_default("fresh_hours", path.fresh_hours.as_ref(), &FRESH_HOURS_DEFAULT);
+        rows.table = "responder";
+        match &self.responder {
+            None => rows.off(),
+            Some(responder) => responder.show(&mut rows),
+        }
+        rows.table = "archive";
+        match &self.archive {
+            None => rows.off(),
+            Some(archive) => archive.show(&mut rows),
+        }
+        rows.table = "psconfig";
+        match &self.psconfig {
+            None => rows.off(),
+            Some(psconfig) => {
+                rows.add("listen", psconfig.listen.to_string(), true);
+                rows.add("address", psconfig.address.clone(), true);
+                rows.list("hosts", &psconfig.hosts, "none");
+            }
+        }
+        rows.rows
+    }
+}
+
+/// Rows of `culvert config show` as they are gathered.
+struct Rows {
+    table: &'static str,
+    rows: Vec<(String, String, bool)>,
+}
+
+impl Rows {
+    fn add(&mut self, name: &str, value: String, is_set: bool) {
+        self.rows.push((format!("{}.{name}", self.table), value, is_set));
+    }
+
+    /// The whole table is missing, and what it is about is off.
+    fn off(&mut self) {
+        self.rows.push((self.table.to_owned(), "off".to_owned(), false));
+    }
+
+    fn or<T: ToString>(&mut self, name: &str, value: Option<&T>, without: &str) {
+        self.add(name, value.map_or_else(|| without.to_owned(), ToString::to_string), value.is_some());
+    }
+
+    fn with_default<T: ToString>(&mut self, name: &str, value: Option<&T>, default: &T) {
+        self.add(name, value.unwrap_or(default).to_string(), value.is_some());
+    }
+
+    fn list<T: ToString>(&mut self, name: &str, values: &[T], without: &str) {
+        let shown = values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        self.add(name, if values.is_empty() { without.to_owned() } else { shown }, !values.is_empty());
+    }
+
+    fn file(&mut self, name: &str, path: Option<&PathBuf>) {
+        self.add(name, path.map_or_else(|| "none".to_owned(), |path| path.display().to_string()), path.is_some());
+    }
 }
 
 /// `[path]`
@@ -104,6 +178,19 @@ pub struct ResponderTable {
 }
 
 impl ResponderTable {
+    fn show(&self, rows: &mut Rows) {
+        let defaults = ResponderConfig::default();
+        rows.or("stamp", self.stamp.as_ref(), "off");
+        rows.or("twamp", self.twamp.as_ref(), "off");
+        rows.list("allow", &self.allow, "everybody");
+        rows.with_default("sessions", self.sessions.as_ref(), &defaults.sessions);
+        rows.with_default("packets_per_second", self.packets_per_second.as_ref(), &defaults.packets_per_second);
+        let ports = self.test_ports.or(defaults.test_ports);
+        let ports = ports.map_or_else(|| "any".to_owned(), |(first, last)| format!("{first}-{last}"));
+        rows.add("test_ports", ports, self.test_ports.is_some());
+        rows.file("stamp_key_file", self.stamp_key_file.as_ref());
+    }
+
     /// As the responder takes it.
     ///
     /// # Errors
@@ -155,6 +242,31 @@ pub struct ArchiveTable {
     pub spool_documents: Option<usize>,
     /// Bytes that may wait.
     pub spool_bytes: Option<u64>,
+}
+
+impl ArchiveTable {
+    /// Documents that may wait.
+    #[must_use]
+    pub fn spool_documents_max(&self) -> usize {
+        self.spool_documents.unwrap_or(SPOOL_DOCUMENTS_DEFAULT)
+    }
+
+    /// Bytes that may wait.
+    #[must_use]
+    pub fn spool_bytes_max(&self) -> u64 {
+        self.spool_bytes.unwrap_or(SPOOL_BYTES_DEFAULT)
+    }
+
+    fn show(&self, rows: &mut Rows) {
+        rows.add("url", self.url.clone(), true);
+        rows.or("user", self.user.as_ref(), "none");
+        rows.file("password_file", self.password_file.as_ref());
+        rows.or("trust", self.trust.as_ref(), "ca");
+        rows.file("ca_file", self.ca_file.as_ref());
+        rows.or("observer", self.observer.as_ref(), "as name");
+        rows.add("spool_documents", self.spool_documents_max().to_string(), self.spool_documents.is_some());
+        rows.add("spool_bytes", self.spool_bytes_max().to_string(), self.spool_bytes.is_some());
+    }
 }
 
 /// `[psconfig]`

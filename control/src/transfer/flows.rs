@@ -316,7 +316,7 @@ impl Drop for SendingFlows {
 }
 
 /// What a report tells a controller.
-fn observe(now: &Summary, before: &Summary, lost: u64, now_ns: u64, paced_permille: u32) -> Observation {
+pub(crate) fn observe(now: &Summary, before: &Summary, lost: u64, now_ns: u64, paced_permille: u32) -> Observation {
     let packets = now.packets.saturating_sub(before.packets);
     let bytes = now.bytes.saturating_sub(before.bytes);
     // The pacer counts whole IP packets, so the delivery rate must too.

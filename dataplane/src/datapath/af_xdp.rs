@@ -31,7 +31,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::epoll;
 
 use super::udp::UdpDatapath;
-use super::{Datapath, QueueCondition, SendOutcome, Ways};
+use super::{Datapath, QueueCondition, RingCensus, SendOutcome, Ways};
 use headers::{NextHop, Template, parse};
 use queue::Queue;
 use socket::{Mode, XdpSocket};
@@ -303,6 +303,25 @@ impl Datapath for AfXdpDatapath {
 
     fn ways(&self) -> Ways {
         self.ways
+    }
+
+    fn ring_census(&mut self) -> Option<RingCensus> {
+        self.complete();
+        let [receive, transmit] = self.accounts();
+        let mut census = RingCensus { receive, transmit, ..RingCensus::default() };
+        for queue in &mut self.queues {
+            let counters = queue.counters();
+            census.receive_in_rings += queue.receive_frames_in_rings();
+            census.malformed += counters.malformed;
+            census.wakeups += counters.wakeups;
+        }
+        Some(census)
+    }
+
+    fn awaits_frames(&self) -> bool {
+        // What a link that is down has comes back when it is up again, or never.
+        let is_up = self.queues.first().is_some_and(|queue| !queue.is_down() && !queue.is_broken());
+        is_up && self.umem.lent(Purpose::Transmit) > 0
     }
 
     fn set_next_hop(&mut self, to: IpAddr, hop: Option<&NextHop>) {

@@ -12,7 +12,7 @@ use crate::counters::{LaneCounter, LaneCounters};
 use crate::datapath::{Datapath, QueueCondition};
 use crate::link::commands::{Event, ReceiveSlot, Sink};
 
-/// A sender that has used its credit up is told of new credit at once, but not more often than this.
+/// A sender that has used its credit up is told of new credit at once, and of very many losses, but not more often than this.
 const URGENT_REPORT_NS: u64 = 200_000;
 /// A flow on which nothing happens reports this often, so that its sender knows that it is heard.
 const KEEPALIVE_NS: u64 = 100_000_000;
@@ -99,7 +99,7 @@ impl ReceiveFlow {
         }
         let since_ns = now_ns.saturating_sub(self.reported_ns);
         (since_ns >= self.interval_ns && self.protocol.has_news())
-            || (since_ns >= URGENT_REPORT_NS && self.protocol.is_credit_urgent())
+            || (since_ns >= URGENT_REPORT_NS && (self.protocol.is_credit_urgent() || self.protocol.is_loss_urgent()))
             || since_ns >= KEEPALIVE_NS
     }
 

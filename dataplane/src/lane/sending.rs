@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use culvert_protocol::feedback::Report;
 use culvert_protocol::pacer::Pacer;
+use culvert_protocol::path_mtu::PathMtuSearch;
 use culvert_protocol::receiver_flow::{BufferId, ChunkMemory as _};
 use culvert_protocol::sender_flow::{Blocked, SenderFlow};
 use culvert_protocol::tree_hash::ChunkHasher;
@@ -12,6 +13,7 @@ use culvert_protocol::wire::{Header, OVERHEAD_BYTES, SegmentKind};
 
 use super::Body;
 use super::jobs::{CACHED_PIECE_BYTES, HASH_STEP_BYTES, Role};
+use super::lane_link::LaneLink;
 use crate::clock::wire_us;
 use crate::counters::{FlowBlock, FlowWord, LaneCounter, LaneCounters};
 use crate::datapath::Datapath;
@@ -43,6 +45,11 @@ const PROBE_GRACE_NS: u64 = 60_000_000;
 const PROBE_PATIENCE_NS: u64 = 6_000_000_000;
 /// Repetitions without an answer after which the path is probed anew.
 const BLACK_HOLE_TIMEOUTS: u32 = 3;
+/// Patiences with silence, and the least time, after which a path that data still go out on is probed anew, too: as long as there is
+/// something new to send nothing is repeated. The control connection's own loss can hold reports back for so long.
+const BLACK_HOLE_PATIENCES: u64 = 4;
+/// See [`BLACK_HOLE_PATIENCES`].
+const BLACK_HOLE_NS_MIN: u64 = 500_000_000;
 /// Patience with silence until the control process has measured the round trip.
 const SILENCE_NS_DEFAULT: u64 = 200_000_000;
 
@@ -101,9 +108,9 @@ pub struct SendFlow {
     block: FlowBlock,
     checksum: bool,
     chunk_bytes: u32,
-    /// Datagram sizes to probe with, descending.
-    sizes: Box<[u16]>,
     probing: Option<Probing>,
+    /// What the path may carry beyond that.
+    search: PathMtuSearch,
     /// Whether the path was open once.
     was_open: bool,
     assigned: VecDeque<Assigned>,
@@ -137,8 +144,8 @@ impl SendFlow {
             block,
             checksum,
             chunk_bytes,
-            sizes: probe_datagram_bytes.into_boxed_slice(),
             probing: Some(Probing::beginning(0)),
+            search: PathMtuSearch::new(probe_datagram_bytes.into_boxed_slice()),
             was_open: false,
             assigned: VecDeque::with_capacity(ASSIGNED_MAX),
             reads_directly: false,
@@ -171,6 +178,9 @@ impl SendFlow {
             return self.probe(datapath, body, now_ns);
         }
         let mut progress = self.take_in_hand(body);
+        if now_ns >= self.search.due_ns() {
+            self.search_on(datapath, now_ns);
+        }
         self.pacer.set_rate(self.block.get(FlowWord::RateBitsPerSecond));
         self.waiting = Waiting::Pacer;
         let datagram_bytes = usize::from(self.protocol.stride()) + OVERHEAD_BYTES;
@@ -352,22 +362,38 @@ impl SendFlow {
     }
 
     /// A datagram from the receiver; false if it is not this flow's.
-    pub(super) fn reply(&mut self, datagram: &[u8], header: &Header, from: SocketAddr, now_us: u32) -> bool {
+    pub(super) fn reply(
+        &mut self,
+        datagram: &[u8],
+        header: &Header,
+        from: SocketAddr,
+        link: &mut LaneLink,
+        now_ns: u64,
+    ) -> bool {
+        let now_us = wire_us(now_ns);
         if !self.protocol.open_reply(datagram, header) {
             return false;
         }
         // An authentic, new datagram shows where the receiver is now: behind an address translator that may be
         // another address than the control connection knows.
         self.partner = from;
-        if let (SegmentKind::ProbeReply, Some(probing)) = (header.kind, self.probing.as_mut()) {
-            let delivered = u16::try_from(header.index).unwrap_or(0);
+        if header.kind != SegmentKind::ProbeReply {
+            return true;
+        }
+        let delivered = u16::try_from(header.index).unwrap_or(0);
+        if let Some(probing) = self.probing.as_mut() {
             if probing.best.is_none() {
                 probing.rtt_us = now_us.wrapping_sub(header.sent_us);
             }
             let first_ns = probing.best.map_or(0, |(_, first_ns)| first_ns);
-            if probing.best.is_none_or(|(best, _)| delivered > best) && self.sizes.contains(&delivered) {
+            if probing.best.is_none_or(|(best, _)| delivered > best) && self.search.common().contains(&delivered) {
                 probing.best = Some((delivered, first_ns));
             }
+        } else if self.search.on_answer(delivered, now_ns) {
+            let stride = delivered - OVERHEAD_BYTES as u16;
+            self.protocol.set_stride(stride);
+            let rtt_us = now_us.wrapping_sub(header.sent_us).max(1);
+            link.emit(&Event::PathOpen { flow: self.slot, stride, rtt_us });
         }
         true
     }
@@ -378,12 +404,13 @@ impl SendFlow {
         if let Some((best, first_ns)) = probing.best {
             let first_ns = if first_ns == 0 { now_ns } else { first_ns };
             probing.best = Some((best, first_ns));
-            let is_best = self.sizes.first() == Some(&best);
+            let is_best = self.search.common()[0] == best;
             if is_best || now_ns.saturating_sub(first_ns) > PROBE_GRACE_NS {
                 let stride = best - OVERHEAD_BYTES as u16;
                 self.protocol.set_stride(stride);
-                self.protocol.forget_timeouts();
+                self.protocol.forget_silence();
                 self.was_open = true;
+                self.search.opened(best, now_ns);
                 let event = Event::PathOpen { flow: self.slot, stride, rtt_us: probing.rtt_us.max(1) };
                 self.probing = None;
                 body.link.emit(&event);
@@ -402,7 +429,7 @@ impl SendFlow {
         probing.rounds += 1;
         probing.next_round_ns = now_ns + (PROBE_ROUND_NS << doublings);
         let now_us = wire_us(now_ns);
-        for (token, &bytes) in self.sizes.iter().enumerate() {
+        for (token, &bytes) in self.search.common().iter().enumerate() {
             let protocol = &mut self.protocol;
             let outcome = datapath.send_run(self.partner, 1, |room, _| {
                 protocol.seal_probe(token as u32, usize::from(bytes), now_us, room)
@@ -413,6 +440,20 @@ impl SendFlow {
             }
         }
         true
+    }
+
+    /// Probes the path for more than it is known to carry, while data move.
+    #[cold]
+    fn search_on<D: Datapath>(&mut self, datapath: &mut D, now_ns: u64) {
+        let protocol = &mut self.protocol;
+        if datapath.is_blocked() {
+            return;
+        }
+        let Some(bytes) = self.search.due(now_ns, self.block.get(FlowWord::SilenceNs)) else { return };
+        let outcome = datapath.send_run(self.partner, 1, |room, _| {
+            protocol.seal_probe(u32::from(bytes), usize::from(bytes), wire_us(now_ns), room)
+        });
+        self.pacer.note_sent(outcome.bytes + outcome.datagrams * IP_UDP_BYTES, now_ns);
     }
 
     /// Charges time to what the flow spent it on.
@@ -454,8 +495,10 @@ impl SendFlow {
         self.protocol.on_silence(now_ns, patience_ns);
         // The path is dark, or swallows datagrams of this size now (a black hole, RFC 8899 section 4.3): probes tell which, and
         // what still passes. Nothing else goes until one is answered.
-        if self.protocol.timeouts() >= BLACK_HOLE_TIMEOUTS {
+        let black_hole_ns = (BLACK_HOLE_PATIENCES * patience_ns).max(BLACK_HOLE_NS_MIN);
+        if self.protocol.timeouts() >= BLACK_HOLE_TIMEOUTS || self.protocol.unanswered_ns(now_ns) > black_hole_ns {
             self.probing = Some(Probing::beginning(now_ns));
+            self.search.closed();
         }
     }
 
@@ -470,8 +513,8 @@ impl SendFlow {
     pub(super) fn deadline_ns(&self) -> u64 {
         match &self.probing {
             Some(probing) => probing.next_round_ns,
-            None if self.waiting == Waiting::Pacer => self.pacer.due_ns(),
-            None => u64::MAX,
+            None if self.waiting == Waiting::Pacer => self.pacer.due_ns().min(self.search.due_ns()),
+            None => self.search.due_ns(),
         }
     }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::datapath::af_xdp::headers::NextHop;
 use crate::datapath::af_xdp::ladder::AfXdpStart;
 use crate::datapath::af_xdp::socket::Mode;
+use crate::datapath::af_xdp::steering::Census;
 
 use super::commands::{FileSlot, ReceiveSlot, SendSlot};
 
@@ -111,6 +112,8 @@ pub enum ToDataPlane {
         /// The next hop.
         hop: Option<NextHop>,
     },
+    /// Asks what the steering program has counted.
+    TakeCensus,
 }
 
 /// What a lane turned out to have.
@@ -166,4 +169,6 @@ pub enum FromDataPlane {
         /// The slot.
         slot: ReceiveSlot,
     },
+    /// What the steering program has counted; empty without one.
+    Census(Census),
 }

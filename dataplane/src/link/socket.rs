@@ -11,8 +11,8 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The longest message: `Start` with hundreds of lanes.
-const MESSAGE_BYTES_MAX: usize = 16 << 10;
+/// The longest message: the steering program's counts on 256 queues, six numbers of up to ten bytes each.
+const MESSAGE_BYTES_MAX: usize = 32 << 10;
 /// The most descriptors in a message; the kernel's own limit is 253.
 pub const DESCRIPTORS_MAX: usize = 250;
 

@@ -39,6 +39,13 @@ impl Spool {
         Ok(waiting)
     }
 
+    /// How many wait, and their bytes.
+    #[must_use]
+    pub fn usage(&self) -> (usize, u64) {
+        let waiting = self.waiting().unwrap_or_default();
+        (waiting.len(), waiting.iter().map(|(_, bytes)| bytes).sum())
+    }
+
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {

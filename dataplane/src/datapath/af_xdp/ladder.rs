@@ -37,6 +37,10 @@ pub struct AfXdpStart {
     pub mtu: u32,
     /// The host's addresses: the ports are the lanes' at these only.
     pub addresses: Vec<IpAddr>,
+    /// The only mode to try; `None` tries all, best first.
+    pub only: Option<Mode>,
+    /// Microseconds of busy polling in each call, preferred over interrupts.
+    pub busy_poll_us: Option<u32>,
 }
 
 /// Why a rung does not hold.
@@ -115,7 +119,9 @@ pub fn open(start: &AfXdpStart, lanes: Vec<UdpDatapath>) -> io::Result<Opened> {
         return Ok(Opened { refusals, ..Opened::udp(lanes) });
     }
     let mut refusals = Vec::new();
-    for mode in [Mode::ZeroCopy, Mode::Copy, Mode::Skb] {
+    for mode in
+        [Mode::ZeroCopy, Mode::Copy, Mode::Skb].into_iter().filter(|&mode| start.only.is_none_or(|only| only == mode))
+    {
         match rung(start, mode, &lanes) {
             Ok((steering, parts)) => {
                 let opened = lanes.into_iter().zip(parts).map(|(udp, (queues, umem))| {
@@ -139,6 +145,7 @@ fn rung(start: &AfXdpStart, mode: Mode, lanes: &[UdpDatapath]) -> Result<(Steeri
         return Err(RungError::Queues { lanes: lanes.len(), queues: start.queues });
     }
     let mut steering = Steering::load()?;
+    steering.count_queues(start.queues);
     for &address in &start.addresses {
         steering.register_address(address)?;
     }
@@ -170,7 +177,7 @@ fn lane_parts(start: &AfXdpStart, mode: Mode, lane: u16, lanes: u32) -> Result<P
     let mut umem = Umem::new(layout).map_err(RungError::Memory)?;
     let options = SocketOptions {
         ring_entries: RING_ENTRIES,
-        busy_poll_us: None,
+        busy_poll_us: start.busy_poll_us,
         // Drivers whose zero-copy mode has no multi-buffer refuse it altogether where it is asked for.
         multi_buffer: packet_bytes > RECEIVE_CAPACITY_BYTES || mode != Mode::ZeroCopy,
     };

@@ -165,6 +165,12 @@ impl<W: Wake> Queue<W> {
         self.rings.receive.available()
     }
 
+    /// Receive frames that lie in FILL or RX.
+    #[must_use]
+    pub fn receive_frames_in_rings(&mut self) -> usize {
+        (self.rings.fill.pending() + self.rings.receive.available()) as usize
+    }
+
     /// Takes up to `packets_max` packets and hands each to `each`, in one piece. Returns how many there were.
     #[inline]
     pub fn receive(&mut self, umem: &mut Umem, packets_max: usize, mut each: impl FnMut(&[u8])) -> usize {

@@ -4,6 +4,8 @@
 //! its capabilities. Its maps are changed later through their descriptors, which takes none (Linux 5.19). The attachment
 //! is a BPF link: it ends with the process, however that ends.
 
+pub mod cost;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -73,8 +75,13 @@ pub enum AttachMode {
     Skb,
 }
 
-/// What happened to packets, on all cores.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Lines of counters that each queue has in the program's map.
+const LINES_PER_QUEUE: u32 = 64;
+/// Sources that [`Steering::census`] names: those that sent most.
+const SOURCES_TOLD: usize = 16;
+
+/// What happened to packets of a queue, or of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Verdicts {
     /// Not for a lane.
     pub passed: u64,
@@ -90,6 +97,35 @@ pub struct Verdicts {
     pub no_socket: u64,
 }
 
+impl Verdicts {
+    /// Each count with its name in metrics.
+    #[must_use]
+    pub const fn named(&self) -> [(&'static str, u64); 6] {
+        [
+            ("passed", self.passed),
+            ("redirected", self.redirected),
+            ("malformed", self.malformed),
+            ("unknown_flow", self.unknown_flow),
+            ("wrong_queue", self.wrong_queue),
+            ("no_socket", self.no_socket),
+        ]
+    }
+
+    const fn of(counts: [u64; 8]) -> Self {
+        let [passed, redirected, malformed, unknown_flow, wrong_queue, no_socket, ..] = counts;
+        Self { passed, redirected, malformed, unknown_flow, wrong_queue, no_socket }
+    }
+}
+
+/// What the program has counted since it was loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Census {
+    /// Of each queue of the interface, in their order.
+    pub queues: Vec<Verdicts>,
+    /// Who sent most of what was dropped, as far as it was attributed.
+    pub sources: Vec<(IpAddr, u64)>,
+}
+
 /// The loaded program and its maps.
 pub struct Steering {
     /// Dropped first: detaches.
@@ -103,7 +139,9 @@ pub struct Steering {
     verdicts: Array<MapData, [u64; 8]>,
     /// How many flows bear an id on a lane: ids of sending flows are chosen by partners, so two may be the same.
     bearers: HashMap<u64, u32>,
-    cores: u32,
+    lines: u32,
+    /// Queues that are counted: those of the interface.
+    queues: u32,
     ebpf: Ebpf,
 }
 
@@ -139,7 +177,8 @@ impl Steering {
             sources: take("SOURCES")?.try_into().map_err(not_the_kind)?,
             verdicts: take("VERDICTS")?.try_into().map_err(not_the_kind)?,
             bearers: HashMap::new(),
-            cores: aya::util::nr_cpus().map_or(1, |cores| cores as u32),
+            lines: aya::util::nr_cpus().map_or(LINES_PER_QUEUE, |cores| LINES_PER_QUEUE.min(cores as u32)),
+            queues: 1,
             ebpf,
         })
     }
@@ -216,16 +255,41 @@ impl Steering {
         }
     }
 
-    /// What happened to packets since the program was loaded.
+    /// The interface has so many queues: what happens on each is counted.
+    pub const fn count_queues(&mut self, queues: u32) {
+        self.queues = if queues == 0 { 1 } else { queues };
+    }
+
+    /// What happened to packets of a queue since the program was loaded.
     #[must_use]
-    pub fn verdicts(&self) -> Verdicts {
+    pub fn queue_verdicts(&self, queue: u32) -> Verdicts {
         let mut sum = [0u64; 8];
-        for core in 0..self.cores {
-            let Ok(counts) = self.verdicts.get(&core, 0) else { continue };
+        for line in 0..self.lines {
+            let Ok(counts) = self.verdicts.get(&(queue * LINES_PER_QUEUE + line), 0) else { continue };
             sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
-        let [passed, redirected, malformed, unknown_flow, wrong_queue, no_socket, ..] = sum;
-        Verdicts { passed, redirected, malformed, unknown_flow, wrong_queue, no_socket }
+        Verdicts::of(sum)
+    }
+
+    /// What happened to packets of all queues since the program was loaded.
+    #[must_use]
+    pub fn verdicts(&self) -> Verdicts {
+        (0..self.queues).map(|queue| self.queue_verdicts(queue)).fold(Verdicts::default(), |sum, of_queue| Verdicts {
+            passed: sum.passed + of_queue.passed,
+            redirected: sum.redirected + of_queue.redirected,
+            malformed: sum.malformed + of_queue.malformed,
+            unknown_flow: sum.unknown_flow + of_queue.unknown_flow,
+            wrong_queue: sum.wrong_queue + of_queue.wrong_queue,
+            no_socket: sum.no_socket + of_queue.no_socket,
+        })
+    }
+
+    /// All that was counted.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let mut sources = self.sources();
+        sources.truncate(SOURCES_TOLD);
+        Census { queues: (0..self.queues).map(|queue| self.queue_verdicts(queue)).collect(), sources }
     }
 
     /// Who sent what was dropped, as far as it was attributed; most first.

@@ -112,6 +112,8 @@ pub struct Umem {
     /// Numbers of free frames, last in first out: what stays in the cache is used again.
     receive_pool: Vec<u32>,
     transmit_pool: Vec<u32>,
+    /// Frames that the kernel has, by purpose.
+    lent: [usize; 2],
     foreign_returns: u64,
 }
 
@@ -145,6 +147,7 @@ impl Umem {
             places: vec![Place::Pool; frames as usize].into_boxed_slice(),
             receive_pool: (0..layout.receive_frames).rev().collect(),
             transmit_pool: (layout.receive_frames..frames).rev().collect(),
+            lent: [0; 2],
             foreign_returns: 0,
         })
     }
@@ -252,6 +255,7 @@ impl Umem {
         let (offset, bytes) = self.range_of(number);
         assert!((1..=bytes / CHUNK_BYTES).contains(&pieces), "a frame of {bytes} bytes is not {pieces} chunks");
         self.places[number as usize] = Place::Kernel(pieces as u8);
+        *self.lent_of(number) += 1;
         offset as u64
     }
 
@@ -269,6 +273,7 @@ impl Umem {
         match self.places[number as usize] {
             Place::Kernel(1) => {
                 self.places[number as usize] = Place::Held;
+                *self.lent_of(number) -= 1;
                 Ok(Some(Frame { umem: self.identity, number }))
             }
             Place::Kernel(pieces) => {
@@ -317,9 +322,23 @@ impl Umem {
     pub(super) fn reclaim_all(&mut self) {
         for number in 0..self.places.len() as u32 {
             if let Place::Kernel(_) = self.places[number as usize] {
+                *self.lent_of(number) -= 1;
                 self.give_back(Frame { umem: self.identity, number });
             }
         }
+    }
+
+    /// Frames that the kernel has.
+    #[inline]
+    #[must_use]
+    pub const fn lent(&self, purpose: Purpose) -> usize {
+        self.lent[purpose as usize]
+    }
+
+    #[inline]
+    fn lent_of(&mut self, number: u32) -> &mut usize {
+        let purpose = if number < self.layout.receive_frames { Purpose::Receive } else { Purpose::Transmit };
+        &mut self.lent[purpose as usize]
     }
 
     #[inline]
@@ -448,6 +467,7 @@ mod tests {
                 prop_assert_eq!(accounts[0].pool + accounts[0].held + accounts[0].kernel, 4);
                 prop_assert_eq!(accounts[1].pool + accounts[1].held + accounts[1].kernel, 3);
                 prop_assert_eq!(accounts[0].held + accounts[1].held, held.len());
+                prop_assert_eq!(accounts.map(|account| account.kernel), [Purpose::Receive, Purpose::Transmit].map(|purpose| umem.lent(purpose)));
                 let mut starts: Vec<_> = held.iter().map(|frame| umem.frame(frame).as_ptr()).collect();
                 starts.sort_unstable();
                 starts.dedup();

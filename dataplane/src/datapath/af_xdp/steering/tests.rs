@@ -83,6 +83,15 @@ fn the_committed_object_is_what_the_data_plane_expects() {
 }
 
 #[test]
+fn the_cost_is_of_the_fates_that_it_names() {
+    if loaded().is_none() {
+        return;
+    }
+    // A packet of another fate is an error.
+    cost::measure(100).unwrap();
+}
+
+#[test]
 fn each_packet_meets_its_fate() {
     let Some(mut steering) = loaded() else { return };
     let umem = Umem::new(UmemLayout { receive_frames: 4, transmit_frames: 4, transmit_chunks: 1 }).unwrap();

@@ -1,0 +1,137 @@
+//! What AF_XDP counts: packets by what the steering program did with them, datagrams by the way that they took, and where frames are.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use culvert_dataplane::counters::LaneCounter;
+use culvert_dataplane::datapath::af_xdp::socket::Mode;
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+use crate::dataplane::DataPlane;
+
+/// Datagrams by way and direction.
+const WAYS: [(LaneCounter, &str, &str); 4] = [
+    (LaneCounter::RingReceived, "rings", "receive"),
+    (LaneCounter::KernelReceived, "kernel", "receive"),
+    (LaneCounter::RingSent, "rings", "send"),
+    (LaneCounter::KernelSent, "kernel", "send"),
+];
+/// Frames by purpose and place.
+const FRAMES: [(LaneCounter, &str, &str); 6] = [
+    (LaneCounter::ReceiveFramesFree, "receive", "free"),
+    (LaneCounter::ReceiveFramesHeld, "receive", "held"),
+    (LaneCounter::ReceiveFramesLent, "receive", "lent"),
+    (LaneCounter::TransmitFramesFree, "transmit", "free"),
+    (LaneCounter::TransmitFramesHeld, "transmit", "held"),
+    (LaneCounter::TransmitFramesLent, "transmit", "lent"),
+];
+
+/// A series that follows a number of the data plane, which begins anew with each life of its process.
+#[derive(Debug, Default)]
+struct Seen {
+    process: u32,
+    /// By queue or lane, and what is counted there.
+    values: HashMap<(usize, &'static str, &'static str), u64>,
+}
+
+/// The metrics of AF_XDP.
+#[derive(Debug)]
+pub(super) struct KernelBypassMetrics {
+    frames: IntCounterVec,
+    datagrams: IntCounterVec,
+    places: IntGaugeVec,
+    malformed: IntCounter,
+    wakeups: IntCounterVec,
+    mode: IntGaugeVec,
+    seen: Mutex<Seen>,
+}
+
+impl KernelBypassMetrics {
+    pub(super) fn new(registry: &Registry) -> Self {
+        let vector = |name, help, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let gauge = |name, help, labels: &[&str]| IntGaugeVec::new(Opts::new(name, help), labels);
+        let metrics = Self {
+            frames: register!(
+                registry,
+                vector(
+                    "culvert_xdp_frames_total",
+                    "Packets of the interface's queues, by what the steering program did with them.",
+                    &["queue", "result"]
+                )
+            ),
+            datagrams: register!(
+                registry,
+                vector(
+                    "culvert_xdp_datagrams_total",
+                    "Datagrams of lanes on AF_XDP, by the way that they took.",
+                    &["lane", "direction", "way"]
+                )
+            ),
+            places: register!(
+                registry,
+                gauge(
+                    "culvert_xdp_packet_memory_frames",
+                    "Frames of a lane's packet memory when it last had no flow, by place; held ones are lost.",
+                    &["lane", "purpose", "place"]
+                )
+            ),
+            malformed: register!(
+                registry,
+                IntCounter::new(
+                    "culvert_xdp_descriptors_malformed_total",
+                    "Descriptors from the kernel that made no sense."
+                )
+            ),
+            wakeups: register!(
+                registry,
+                vector("culvert_xdp_wakeups_total", "Calls that woke the kernel for a lane's rings.", &["lane"])
+            ),
+            mode: register!(
+                registry,
+                gauge("culvert_xdp_mode", "The mode of AF_XDP: 1 for the one in use, all 0 for UDP.", &["mode"])
+            ),
+            seen: Mutex::default(),
+        };
+        metrics.set_mode(None);
+        metrics
+    }
+
+    fn set_mode(&self, mode: Option<&str>) {
+        for known in [Mode::ZeroCopy, Mode::Copy, Mode::Skb] {
+            self.mode.with_label_values(&[known.name()]).set(i64::from(mode == Some(known.name())));
+        }
+    }
+
+    /// Adds what was counted since the last time.
+    pub(super) async fn take_over(&self, plane: &DataPlane) {
+        self.set_mode(plane.af_xdp_mode());
+        let Some(census) = plane.census().await else { return };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.process != plane.process_id() {
+            *seen = Seen { process: plane.process_id(), values: HashMap::new() };
+        }
+        let mut since = |place: usize, what: &'static str, which: &'static str, now: u64| {
+            let before = seen.values.insert((place, what, which), now).unwrap_or(0);
+            now.saturating_sub(before)
+        };
+        for (number, verdicts) in census.queues.iter().enumerate() {
+            for (result, packets) in verdicts.named() {
+                let queue = number.to_string();
+                self.frames.with_label_values(&[&queue, result]).inc_by(since(number, "verdict", result, packets));
+            }
+        }
+        for lane in 0..plane.lanes().len() {
+            let (name, counters) = (lane.to_string(), plane.counters(lane));
+            for (counter, way, direction) in WAYS {
+                let datagrams = since(lane, direction, way, counters.get(counter));
+                self.datagrams.with_label_values(&[&name, direction, way]).inc_by(datagrams);
+            }
+            for (counter, purpose, place) in FRAMES {
+                self.places.with_label_values(&[&name, purpose, place]).set(counters.get(counter) as i64);
+            }
+            self.malformed.inc_by(since(lane, "lane", "malformed", counters.get(LaneCounter::RingMalformed)));
+            let wakeups = since(lane, "lane", "wakeups", counters.get(LaneCounter::RingWakeups));
+            self.wakeups.with_label_values(&[&name]).inc_by(wakeups);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What runs in the virtual machine of `cargo xtask vmtest`, as its first process: transfers over two `virtio_net` NICs in zero-copy mode and in
+//! copy mode, a kill, and packets per second of both. Its last line is the verdict.
+// What it finds is what it prints.
+#![allow(clippy::print_stdout)]
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use culvert_tests::lab::Lab;
+use culvert_tests::node::{kill, wait_for};
+use culvert_tests::program::{Ran, command};
+use culvert_tests::random::Random;
+use culvert_tests::sides::{Sides, link_of};
+use culvert_tests::tree::{assert_same, make_flat};
+use rustix::mount::{MountFlags, mount};
+use rustix::system::{RebootCommand, reboot};
+
+/// The two NICs, on one hub.
+const NICS: [&str; 2] = ["eth0", "eth1"];
+/// Drivers that the kernel has as modules, in the order of their needs.
+const MODULES: [&str; 3] = ["failover", "net_failover", "virtio_net"];
+/// Zero copy moves at least so many times the packets of copy mode.
+const SPEEDUP_WANTED: f64 = 3.0;
+
+fn main() {
+    if std::process::id() != 1 {
+        println!("this is the first process of the virtual machine that cargo xtask vmtest starts");
+        return;
+    }
+    let went_well = std::panic::catch_unwind(|| {
+        prepare();
+        run();
+    });
+    println!("{}", if went_well.is_ok() { "GUEST-OK" } else { "GUEST-FAILED" });
+    let _ = reboot(RebootCommand::PowerOff);
+}
+
+/// Mounts what programs expect and loads the drivers.
+fn prepare() {
+    for directory in ["/proc", "/sys", "/dev", "/tmp", "/run", "/var/run/netns"] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    for (kind, at) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp"), ("tmpfs", "/run")]
+    {
+        mount(kind, at, kind, MountFlags::empty(), None).unwrap_or_else(|error| panic!("{at}: {error}"));
+    }
+    for module in MODULES {
+        let image = fs::read(format!("/modules/{module}.ko")).unwrap();
+        rustix::system::init_module(&image, c"").unwrap_or_else(|error| panic!("{module}: {error}"));
+    }
+    wait_for_nics();
+    say(&format!("Linux {}", fs::read_to_string("/proc/sys/kernel/osrelease").unwrap().trim()));
+}
+
+fn say(what: &str) {
+    println!("guest: {what}");
+}
+
+fn wait_for_nics() {
+    wait_for("the NICs", || NICS.iter().all(|nic| Path::new("/sys/class/net").join(nic).exists()).then_some(()));
+}
+
+fn run() {
+    for mode in ["zerocopy", "copy"] {
+        wait_for_nics();
+        let options = ["--cores", "0", "--memory", "64M", "--interface", NICS[1], "--af-xdp-mode", mode];
+        let sides = Sides::over(Lab::over(NICS, 1_500), "10.96.0.2", &options);
+        whole_transfers(&sides, mode);
+        if mode == "zerocopy" {
+            killed_data_plane(&sides);
+        }
+        nothing_left_behind(sides);
+    }
+    let speeds = ["zerocopy", "copy"].map(packets_per_second);
+    let speedup = speeds[0] / speeds[1];
+    say(&format!(
+        "packets per second: {:.0} zero copy, {:.0} copy: {speedup:.1} times (wanted {SPEEDUP_WANTED})",
+        speeds[0], speeds[1]
+    ));
+    assert!(speedup >= SPEEDUP_WANTED, "zero copy is {speedup:.1} times as fast as copy mode");
+}
+
+/// There and back, byte for byte, through the rings on both sides.
+fn whole_transfers(sides: &Sides, mode: &str) {
+    let began = Instant::now();
+    let source = sides.pair.path("source").join("");
+    make_flat(&source, 6, 1 << 20, &mut Random::new(3));
+    let options = ["--memory", "64M", "--af-xdp-mode", mode];
+    let result = sides.send(&source, &options).exits(0).json();
+    assert_eq!((&result["datapath"], &result["af_xdp_mode"]), (&"af_xdp".into(), &mode.into()), "{result}");
+    assert_same(&source, &sides.pair.shared.join("in"));
+    let pulled = sides.pair.path("pulled");
+    let stored = format!("second:{}/", sides.pair.shared.join("in").display());
+    let mut getting = command(&sides.pair.here, ["get", "--json", "--datapath", "af_xdp", "--cores", "1"]);
+    getting.args(options).arg(stored).arg(&pulled);
+    Ran::from(sides.lab.inside(0, &getting).output().unwrap()).exits(0);
+    assert_same(&source, &pulled);
+    let status = sides.status();
+    let (plane, lane) = (&status["dataplane"], &status["dataplane"]["lanes"][0]);
+    assert_eq!((&plane["datapath"], &plane["af_xdp_mode"]), (&"af_xdp".into(), &mode.into()), "{plane}");
+    let of = |name: &str| lane[name].as_u64().unwrap();
+    assert!(of("ring_received") > 1_000 && of("kernel_received") < 100, "received: {lane}");
+    assert!(of("ring_sent") > 1_000 && of("kernel_sent") < 100, "sent: {lane}");
+    let redirected = plane["steering"]["queues"][0]["redirected"].as_u64().unwrap();
+    assert!(redirected >= of("ring_received"), "{redirected} redirected: {plane}");
+    sides.account_for_frames_in(mode);
+    let bytes = result["bytes"].as_u64().unwrap();
+    say(&format!(
+        "{mode}: {bytes} bytes there and back in {:.0} s, byte for byte, {redirected} packets steered, every frame accounted for",
+        began.elapsed().as_secs_f64()
+    ));
+}
+
+/// The node's data plane is killed; the next one takes the queue over.
+fn killed_data_plane(sides: &Sides) {
+    let plane = |status: &serde_json::Value| status["dataplane"]["process_id"].as_u64();
+    let before = plane(&sides.status()).unwrap();
+    kill(before as u32);
+    wait_for("another data plane", || plane(&sides.status()).filter(|&now| now != before));
+    let status = sides.status();
+    assert_eq!(status["dataplane"]["af_xdp_mode"], "zerocopy", "{status}");
+    say("zerocopy: after kill -9 of the data plane the next one has the queue");
+}
+
+/// The node is killed at once: no program stays on the NIC.
+fn nothing_left_behind(sides: Sides) {
+    assert!(sides.link(1).contains("prog/xdp"), "no program is attached: {}", sides.link(1));
+    let Sides { lab, node, pair, .. } = sides;
+    node.kill();
+    wait_for("the program's end", || (!link_of(&lab, 1).contains("prog/xdp")).then_some(()));
+    say("after kill -9 of the node no program is on the NIC");
+    drop(pair);
+}
+
+/// Small packets from one NIC to the other through the rings, without a cipher.
+fn packets_per_second(mode: &str) -> f64 {
+    wait_for_nics();
+    let lab = Lab::over(NICS, 1_500);
+    let end = |side: usize, more: &[&str]| {
+        let common = ["bench", "limit", "--datapath", "af_xdp", "--plain", "--json", "--datagram", "1400"];
+        let arguments = [&common[..], &["--af-xdp-mode", mode, "--interface", NICS[side]], more].concat();
+        lab.inside(side, &command(Path::new("/tmp/bench"), arguments))
+    };
+    let mut receiving = end(1, &["--receive", "10.96.0.2:7999", "--core", "1"]);
+    let receiving = receiving.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    // The command says when it is ready only to people.
+    std::thread::sleep(Duration::from_secs(2));
+    let mut sending = end(0, &["--send", "10.96.0.2:7999", "--core", "0", "--seconds", "3", "--no-window"]);
+    let sent = Ran::from(sending.output().unwrap()).exits(0).json();
+    let result = Ran::from(receiving.wait_with_output().unwrap()).exits(0).json();
+    assert_eq!(result["af_xdp_mode"], mode, "{result}");
+    say(&format!(
+        "{mode}: {} packets sent in {:.1} s ({:.1} s of a core), {} received ({:.1} s of a core)",
+        sent["datagrams"],
+        sent["seconds"].as_f64().unwrap(),
+        sent["cpu_seconds"].as_f64().unwrap(),
+        result["datagrams"],
+        result["cpu_seconds"].as_f64().unwrap()
+    ));
+    result["datagrams"].as_f64().unwrap() / result["seconds"].as_f64().unwrap()
+}

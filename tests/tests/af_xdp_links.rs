@@ -1,0 +1,149 @@
+//! AF_XDP on interfaces with several queues, behind VLANs, and on links that change or go away in the middle of a transfer.
+
+use std::fs;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use culvert_tests::lab::Lab;
+use culvert_tests::program::Ran;
+use culvert_tests::sides::Sides;
+use culvert_tests::tree::assert_same;
+use serde_json::Value;
+
+/// What a queue's packets met.
+fn verdicts(status: &Value, queue: usize, what: &str) -> u64 {
+    status["dataplane"]["steering"]["queues"][queue][what].as_u64().unwrap_or_else(|| panic!("{status}"))
+}
+
+fn lane(status: &Value, lane: usize, what: &str) -> u64 {
+    status["dataplane"]["lanes"][lane][what].as_u64().unwrap_or_else(|| panic!("{status}"))
+}
+
+/// Sides whose interfaces have two queues.
+fn two_queues(node_cores: &str, sender_cores: &'static str) -> Option<Sides> {
+    let lab = Lab::with_queues(1_500, 2)?;
+    let sides = Sides::over(lab, "10.96.0.2", &["--cores", node_cores]);
+    Some(Sides { sender_cores, ..sides })
+}
+
+fn ended(child: Child) -> Value {
+    Ran::from(child.wait_with_output().unwrap()).exits(0).json()
+}
+
+#[test]
+fn two_lanes_have_a_queue_each() {
+    let Some(sides) = two_queues("0,1", "0,1") else { return };
+    let source = sides.source();
+    let result = sides.send(&source, &["--flows", "2"]).exits(0).json();
+    assert_eq!(result["flows"], 2, "{result}");
+    assert_same(&source, &sides.pair.shared.join("in"));
+    let status = sides.status();
+    // veth keeps the queue's number: a sender's lane reaches the lane of the same number through the rings.
+    for number in 0..2 {
+        assert!(verdicts(&status, number, "redirected") > 500, "queue {number}: {status}");
+        assert!(lane(&status, number, "ring_received") > 500, "lane {number}: {status}");
+    }
+    sides.account_for_frames();
+}
+
+#[test]
+fn a_flow_that_arrives_on_another_lanes_queue_is_counted_and_not_lost() {
+    let Some(sides) = two_queues("0,1", "1") else { return };
+    let source = sides.source();
+    // One lane sends, so all packets come on queue 0; the second flow is the second lane's.
+    sides.send(&source, &["--flows", "2"]).exits(0);
+    assert_same(&source, &sides.pair.shared.join("in"));
+    let status = sides.status();
+    let wrong = verdicts(&status, 0, "wrong_queue");
+    assert!(wrong > 500 && lane(&status, 1, "kernel_received") > 500, "{wrong} on the wrong queue: {status}");
+    assert!(verdicts(&status, 0, "redirected") > 500 && lane(&status, 0, "ring_received") > 500, "{status}");
+    sides.account_for_frames();
+}
+
+#[test]
+fn a_lane_with_two_queues_shares_its_memory_between_them() {
+    let Some(sides) = two_queues("0", "0,1") else { return };
+    let source = sides.source();
+    sides.send(&source, &["--flows", "2"]).exits(0);
+    assert_same(&source, &sides.pair.shared.join("in"));
+    let status = sides.status();
+    for number in 0..2 {
+        assert!(verdicts(&status, number, "redirected") > 500, "queue {number}: {status}");
+        assert_eq!(verdicts(&status, number, "wrong_queue"), 0, "queue {number}: {status}");
+    }
+    sides.account_for_frames();
+}
+
+#[test]
+fn packets_carry_the_tag_of_a_vlan() {
+    let Some(lab) = Lab::new(1_500) else { return };
+    for (side, last) in [(0, "1"), (1, "2")] {
+        let link = lab.link(side);
+        let mut add = Command::new("ip");
+        add.args(["link", "add", "link", link, "name", "tagged", "type", "vlan", "id", "7"]);
+        if !lab.inside(side, &add).status().unwrap().success() {
+            eprintln!("skipped: this kernel has no VLANs");
+            return;
+        }
+        lab.tool(side, "ip", &["addr", "add", &format!("10.97.7.{last}/24"), "dev", "tagged"]);
+        lab.tool(side, "ip", &["link", "set", "tagged", "up"]);
+    }
+    let (ours, theirs) = (lab.link(0).to_owned(), lab.link(1).to_owned());
+    let sides = Sides::over(lab, "10.97.7.2", &["--cores", "0", "--interface", &theirs]);
+    let source = sides.source();
+    sides.send(&source, &["--interface", &ours]).exits(0);
+    assert_same(&source, &sides.pair.shared.join("in"));
+    let status = sides.status();
+    let (by_rings, by_kernel) = (lane(&status, 0, "ring_received"), lane(&status, 0, "kernel_received"));
+    assert!(by_rings > 1_000 && by_kernel < 100, "received: {by_rings} by rings, {by_kernel} by the kernel");
+    sides.account_for_frames();
+}
+
+#[test]
+fn a_next_hop_that_gets_another_address_costs_a_pause() {
+    let Some(lab) = Lab::new(1_500) else { return };
+    // The receiver is on UDP sockets: its kernel ignores frames to an address that is no longer its own.
+    let sides = Sides::over(lab, "10.96.0.2", &["--cores", "0", "--datapath", "udp"]);
+    let source = sides.large_source(32 << 20);
+    let child = sides.start_sending(&source, &["--rate", "150M"]);
+    std::thread::sleep(Duration::from_millis(900));
+    let (ours, theirs) = (sides.lab.link(0), sides.lab.link(1));
+    let new = "02:00:00:00:00:99";
+    sides.lab.tool(1, "ip", &["link", "set", theirs, "address", new]);
+    sides.lab.tool(0, "ip", &["neigh", "replace", "10.96.0.2", "lladdr", new, "dev", ours, "nud", "permanent"]);
+    let result = ended(child);
+    assert_eq!(result["datapath"], "af_xdp", "{result}");
+    assert!(fs::read(&source).unwrap() == fs::read(sides.pair.shared.join("in")).unwrap());
+}
+
+#[test]
+fn a_transfer_that_loses_its_interface_goes_on_over_another() {
+    let Some(lab) = Lab::new(1_500) else { return };
+    let second = lab.add_link();
+    let (ours, theirs) = (lab.link(0).to_owned(), lab.link(1).to_owned());
+    // Addresses that belong to the hosts and not to a link, as with routing on hosts.
+    for (side, own, partner, gateway, link) in
+        [(0, "10.99.0.1", "10.97.0.1", "10.96.0.2", &ours), (1, "10.97.0.1", "10.99.0.1", "10.96.0.1", &theirs)]
+    {
+        lab.tool(side, "ip", &["addr", "add", &format!("{own}/32"), "dev", "lo"]);
+        lab.tool(side, "ip", &["route", "add", partner, "via", gateway, "dev", link, "src", own]);
+    }
+    let sides = Sides::over(lab, "10.97.0.1", &["--cores", "0", "--interface", &theirs]);
+    let source = sides.large_source(32 << 20);
+    let child = sides.start_sending(&source, &["--rate", "150M", "--interface", &ours]);
+    std::thread::sleep(Duration::from_millis(900));
+    let before = sides.status();
+    for (side, own, partner, gateway) in
+        [(0, "10.99.0.1", "10.97.0.1", "10.98.0.2"), (1, "10.97.0.1", "10.99.0.1", "10.98.0.1")]
+    {
+        let link = &second[side];
+        sides.lab.tool(side, "ip", &["route", "replace", partner, "via", gateway, "dev", link, "src", own]);
+    }
+    sides.lab.tool(0, "ip", &["link", "set", &ours, "down"]);
+    let result = ended(child);
+    assert_eq!(result["datapath"], "af_xdp", "{result}");
+    assert!(fs::read(&source).unwrap() == fs::read(sides.pair.shared.join("in")).unwrap());
+    let after = sides.status();
+    assert!(lane(&before, 0, "ring_received") > 500, "it began on the rings: {before}");
+    assert!(lane(&after, 0, "kernel_received") > 1_000, "it went on without them: {after}");
+}
