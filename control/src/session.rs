@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use culvert_protocol::chunk_map::CHUNK_BYTES;
+use culvert_protocol::chunk_map::{CHUNK_BYTES, CHUNKS_MAX};
 use culvert_protocol::control::{Accepted, FLOWS_MAX, Message, Refusal, RefusalCode, Request, Wish};
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::path::PathMessage;
@@ -307,6 +307,9 @@ fn check(request: &Request) -> Result<(), Refusal> {
         Wish::Pull { sources } if sources.is_empty() => refuse("the request names no source"),
         Wish::Measure { bytes } if *bytes == 0 || *bytes > MEASURE_BYTES_MAX => {
             refuse("a measurement moves between a byte and 45 TB")
+        }
+        Wish::Measure { bytes } if bytes.div_ceil(chunk_bytes.into()) > CHUNKS_MAX.into() => {
+            refuse("a measurement of so many bytes needs larger chunks")
         }
         _ => Ok(()),
     }

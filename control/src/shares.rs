@@ -9,7 +9,7 @@ use culvert_protocol::identity::PublicKey;
 
 /// Transfers of one partner that run at once.
 pub const SESSIONS_MAX: usize = 128;
-/// Bytes that the manifests of one partner's transfers may take together: several transfers of a million files.
+/// Bytes that manifests and chunk maps of one partner's transfers may take together: several transfers of a million files.
 pub const MANIFEST_BYTES_MAX: u64 = 2 << 30;
 /// Bytes that an entry takes beside its name: its record, its place in the plan, its hash, and the planning's own tables.
 const ENTRY_BYTES: u64 = 256;
@@ -63,7 +63,12 @@ impl Share {
     /// Takes memory for another entry of the manifest; false if the partner has taken all that it may.
     #[must_use]
     pub fn take_entry(&mut self, name_bytes: usize) -> bool {
-        let bytes = ENTRY_BYTES + name_bytes as u64;
+        self.take_bytes(ENTRY_BYTES + name_bytes as u64)
+    }
+
+    /// Takes memory; false if the partner has taken all that it may.
+    #[must_use]
+    pub fn take_bytes(&mut self, bytes: u64) -> bool {
         let mut taken = self.shares.lock();
         let of_partner = taken.entry(self.partner).or_default();
         if of_partner.manifest_bytes + bytes > MANIFEST_BYTES_MAX {

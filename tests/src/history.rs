@@ -118,7 +118,8 @@ fn read_into(bytes: &[u8], stored: &mut Stored) -> Result<(), String> {
                 }
             }
             Record::Done { name, bytes, .. } => {
-                if stored.files.insert(name, bytes).is_some() {
+                let before = stored.files.insert(name, bytes);
+                if before.is_some() {
                     return Err(format!("a file of {bytes} bytes was stored twice"));
                 }
             }

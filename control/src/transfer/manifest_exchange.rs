@@ -74,8 +74,8 @@ pub struct ReceivedManifest {
 }
 
 /// What a partner is told whose transfers list more than this node keeps for one.
-const TOO_MUCH_LISTED: &str =
-    "the partner's transfers together list more files than this node keeps in memory for one partner: divide them";
+pub(super) const TOO_MUCH_LISTED: &str =
+    "the partner's transfers together list more than this node keeps in memory for one partner: divide them";
 
 /// Gathers a manifest.
 ///

@@ -25,7 +25,7 @@ use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::mpsc;
 
 use super::bit_set::BitSet;
-use super::manifest_exchange::{ReceivedManifest, canceled, receive_manifest};
+use super::manifest_exchange::{ReceivedManifest, TOO_MUCH_LISTED, canceled, receive_manifest};
 use super::result::TransferResult;
 use super::sending::{RateMeter, memory_chunks};
 use super::usage::CpuMeter;
@@ -206,7 +206,7 @@ fn unix_ms() -> u64 {
 
 impl Receiving {
     fn new(
-        context: TransferContext,
+        mut context: TransferContext,
         intake: Intake,
         done: mpsc::UnboundedSender<Done>,
         began: Instant,
@@ -219,6 +219,10 @@ impl Receiving {
             Some(bytes) => memory_chunks(bytes, chunk_bytes),
             None => chunks.chunk_count(),
         };
+        // A bit here, and one in the one flow that there is at least.
+        if !context.share.take_bytes(u64::from(chunk_count) / 4) {
+            return Err(TransferError::here(RefusalCode::Temporary, TOO_MUCH_LISTED));
+        }
         let mut hashes = vec![[0; 32]; if context.options.checksum { intake.manifest.len() } else { 0 }];
         for &(file, hash) in &intake.resumed {
             if let Some(place) = hashes.get_mut(file as usize) {

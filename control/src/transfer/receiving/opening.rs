@@ -22,10 +22,10 @@ const CHUNK_BITS_MAX: u64 = 64 << 23;
 /// Stored chunks that each lane reads and hashes at once.
 const CHECKS_PER_LANE: usize = 4;
 
-/// What came out of a check: a chunk that is still as it was stored, or nothing.
-fn checked(
-    joined: Option<Result<Result<Option<(u32, ChunkHash)>, TransferError>, JoinError>>,
-) -> Result<Option<(u32, ChunkHash)>, TransferError> {
+/// What comes out of a check: a chunk that is still as it was stored, or nothing.
+type Checked = Result<Option<(u32, ChunkHash)>, TransferError>;
+
+fn checked(joined: Option<Result<Checked, JoinError>>) -> Checked {
     match joined {
         Some(Ok(result)) => result,
         Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
