@@ -22,7 +22,7 @@ use kernel::Kernel;
 const PATIENCE_SECONDS: u32 = 480;
 /// Without `iommu_platform` the zero-copy bind has no device to map memory for; with a guest offload switched on, the driver refuses XDP.
 const NIC_OPTIONS: &str = "guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,csum=off,gso=off,\
-                           iommu_platform=on,disable-legacy=on,romfile=";
+                           iommu_platform=on,disable-legacy=on,rx_queue_size=1024,romfile=";
 
 /// Runs the machine; says why not where it cannot.
 pub fn run() -> anyhow::Result<()> {
