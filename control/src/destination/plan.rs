@@ -133,6 +133,7 @@ fn decide_existing(
 fn check_names(manifest: &Manifest) -> Result<(), Refusal> {
     let mut names = HashSet::with_capacity(manifest.len());
     let mut directories = HashSet::new();
+    let mut listed_parent: &[u8] = b"";
     let refuse = |name: &[u8], what| {
         let text = format!("the partner's manifest {what} ('{}'): it is not one that Culvert makes", printable(name));
         Err(Refusal::new(RefusalCode::Protocol, text))
@@ -143,8 +144,12 @@ fn check_names(manifest: &Manifest) -> Result<(), Refusal> {
             return refuse(entry.name, "names a file twice");
         }
         let (parent, _) = split_name(entry.name);
-        if !parent.is_empty() && !directories.contains(&hash_of(parent)) {
-            return refuse(entry.name, "lists a file before its directory");
+        // Files of a directory follow each other.
+        if !parent.is_empty() && parent != listed_parent {
+            if !directories.contains(&hash_of(parent)) {
+                return refuse(entry.name, "lists a file before its directory");
+            }
+            listed_parent = parent;
         }
         if entry.kind == EntryKind::Directory {
             directories.insert(hash);

@@ -69,7 +69,7 @@ pub async fn start(node: &Arc<Node>) -> Result<(), String> {
             loop {
                 let (delivered, error) = archive.drain(&spool).await;
                 let counters = &node.path.archive;
-                counters.delivered.fetch_add(delivered as u64, Ordering::Relaxed);
+                counters.delivered.fetch_add(delivered, Ordering::Relaxed);
                 let dropped = spool.dropped();
                 counters.dropped.fetch_add(dropped - dropped_before, Ordering::Relaxed);
                 dropped_before = dropped;
