@@ -66,7 +66,7 @@ fn pack(kernel: &Kernel, folder: &Path, archive: &Path) -> anyhow::Result<()> {
     files.program(&installed("ip")?, "/bin/ip")?;
     for module in &kernel.modules {
         let name = module.file_name().context("a module has a name")?.to_string_lossy();
-        files.file(&format!("/modules/{}", name.trim_end_matches(".xz")), 0o644, kernel::unpacked(module)?);
+        files.file(&format!("/modules/{}", name.trim_end_matches(".xz")), 0o644, &kernel::unpacked(module)?);
     }
     std::fs::write(archive, files.finish())?;
     Ok(())
