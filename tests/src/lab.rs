@@ -123,6 +123,25 @@ impl Lab {
         links
     }
 
+    /// Adds a VLAN to the link: `10.97.7.1` and `10.97.7.2`. False where the kernel has none.
+    ///
+    /// # Panics
+    /// If it cannot be set up although there is one.
+    #[must_use]
+    pub fn add_vlan(&self, tag: u16) -> bool {
+        let tag = tag.to_string();
+        for (side, last) in [(0, "1"), (1, "2")] {
+            let mut add = Command::new("ip");
+            add.args(["link", "add", "link", self.link(side), "name", "tagged", "type", "vlan", "id", &tag]);
+            if !self.inside(side, &add).status().expect("ip runs").success() {
+                return false;
+            }
+            self.tool(side, "ip", &["addr", "add", &format!("10.97.7.{last}/24"), "dev", "tagged"]);
+            self.tool(side, "ip", &["link", "set", "tagged", "up"]);
+        }
+        true
+    }
+
     /// Runs `ip` or another tool in a side.
     ///
     /// # Panics

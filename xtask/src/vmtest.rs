@@ -22,7 +22,7 @@ use kernel::Kernel;
 const PATIENCE_SECONDS: u32 = 480;
 /// Without `iommu_platform` the zero-copy bind has no device to map memory for; with a guest offload switched on, the driver refuses XDP.
 const NIC_OPTIONS: &str = "guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,csum=off,gso=off,\
-                           iommu_platform=on,disable-legacy=on,romfile=";
+                           iommu_platform=on,disable-legacy=on,rx_queue_size=1024,romfile=";
 
 /// Runs the machine; says why not where it cannot.
 pub fn run() -> anyhow::Result<()> {
@@ -66,7 +66,7 @@ fn pack(kernel: &Kernel, folder: &Path, archive: &Path) -> anyhow::Result<()> {
     files.program(&installed("ip")?, "/bin/ip")?;
     for module in &kernel.modules {
         let name = module.file_name().context("a module has a name")?.to_string_lossy();
-        files.file(&format!("/modules/{}", name.trim_end_matches(".xz")), 0o644, kernel::unpacked(module)?);
+        files.file(&format!("/modules/{}", name.trim_end_matches(".xz")), 0o644, &kernel::unpacked(module)?);
     }
     std::fs::write(archive, files.finish())?;
     Ok(())

@@ -191,6 +191,9 @@ impl Datapath for AfXdpDatapath {
         let mut datagrams = 0;
         let port = self.port;
         for queue in &mut self.queues {
+            if queue.owes_wakeup() && !queue.is_down() && !queue.is_broken() {
+                queue.flush(&mut self.umem);
+            }
             queue.receive(&mut self.umem, RECEIVE_BATCH, |packet| {
                 // The program lets nothing else through; a packet that is none of ours is ignored.
                 if let Some(datagram) = parse(packet).filter(|datagram| datagram.port == port) {
@@ -306,6 +309,9 @@ impl Datapath for AfXdpDatapath {
     }
 
     fn ring_census(&mut self) -> Option<RingCensus> {
+        if let Some(queue) = self.queues.first_mut().filter(|queue| queue.owes_wakeup() && !queue.is_down()) {
+            queue.flush(&mut self.umem);
+        }
         self.complete();
         let [receive, transmit] = self.accounts();
         let mut census = RingCensus { receive, transmit, ..RingCensus::default() };

@@ -30,26 +30,26 @@ impl Initramfs {
 
     /// Adds a program and the libraries that it is linked to.
     pub fn program(&mut self, path: &Path, name: &str) -> anyhow::Result<()> {
-        self.file(name, 0o755, std::fs::read(path).with_context(|| path.display().to_string())?);
+        self.file(name, 0o755, &std::fs::read(path).with_context(|| path.display().to_string())?);
         let listed = Command::new("ldd").arg(path).output().context("ldd")?;
         if !listed.status.success() {
             bail!("ldd {}: {}", path.display(), String::from_utf8_lossy(&listed.stderr));
         }
         for library in libraries(&String::from_utf8_lossy(&listed.stdout)) {
-            self.file(library, 0o755, std::fs::read(library).with_context(|| library.to_owned())?);
+            self.file(library, 0o755, &std::fs::read(library).with_context(|| library.to_owned())?);
         }
         Ok(())
     }
 
     /// Adds a file, unless it is there, and the directories above it.
-    pub fn file(&mut self, name: &str, mode: u32, bytes: Vec<u8>) {
+    pub fn file(&mut self, name: &str, mode: u32, bytes: &[u8]) {
         if self.names.contains(name) {
             return;
         }
         if let Some((above, _)) = name.rsplit_once('/') {
             self.directory(above);
         }
-        self.entry(name, FILE | mode, (0, 0), &bytes);
+        self.entry(name, FILE | mode, (0, 0), bytes);
     }
 
     /// The archive, whole.
@@ -104,9 +104,9 @@ mod tests {
     #[test]
     fn a_file_comes_after_its_directories_and_once() {
         let mut files = Initramfs::new();
-        files.file("/a/b/c", 0o644, b"hello".to_vec());
-        files.file("/a/b/c", 0o644, b"again".to_vec());
-        files.file("/a/d", 0o644, Vec::new());
+        files.file("/a/b/c", 0o644, b"hello");
+        files.file("/a/b/c", 0o644, b"again");
+        files.file("/a/d", 0o644, &[]);
         let bytes = files.finish();
         assert_eq!(bytes.len() % 4, 0);
         let text = String::from_utf8_lossy(&bytes);

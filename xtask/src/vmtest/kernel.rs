@@ -7,8 +7,17 @@ use anyhow::{Context as _, bail};
 
 /// The suite whose kernel's `virtio_net` has zero copy in both directions.
 const SOURCE: &str = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie-backports main\n";
-/// Drivers of the NICs, in the order of their needs; everything else is built in.
-const MODULES: [&str; 3] = ["net/core/failover.ko", "drivers/net/net_failover.ko", "drivers/net/virtio_net.ko"];
+/// Drivers of the NICs and of VLANs, each after what it needs; everything else is built in.
+const MODULES: [&str; 8] = [
+    "net/core/failover.ko",
+    "drivers/net/net_failover.ko",
+    "drivers/net/virtio_net.ko",
+    "net/llc/llc.ko",
+    "net/802/stp.ko",
+    "net/802/garp.ko",
+    "net/802/mrp.ko",
+    "net/8021q/8021q.ko",
+];
 
 /// A kernel, unpacked.
 #[derive(Debug)]

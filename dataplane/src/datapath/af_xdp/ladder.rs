@@ -195,3 +195,6 @@ fn lane_parts(start: &AfXdpStart, mode: Mode, lane: u16, lanes: u32) -> Result<P
     }
     Ok((queues, umem))
 }
+
+#[cfg(test)]
+mod tests;

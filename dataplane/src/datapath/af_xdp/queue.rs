@@ -116,6 +116,8 @@ pub struct Queue<W: Wake> {
     counters: QueueCounters,
     is_broken: bool,
     is_down: bool,
+    /// The last flush left descriptors for which the kernel wants to be woken once more.
+    owes_wakeup: bool,
 }
 
 impl<W: Wake> Queue<W> {
@@ -130,7 +132,17 @@ impl<W: Wake> Queue<W> {
             is_spoilt: false,
         };
         let counters = QueueCounters::default();
-        let mut queue = Self { rings, wake, gathering, share, filled: 0, counters, is_broken: false, is_down: false };
+        let mut queue = Self {
+            rings,
+            wake,
+            gathering,
+            share,
+            filled: 0,
+            counters,
+            is_broken: false,
+            is_down: false,
+            owes_wakeup: false,
+        };
         queue.refill(umem);
         queue
     }
@@ -157,6 +169,13 @@ impl<W: Wake> Queue<W> {
     #[must_use]
     pub const fn is_down(&self) -> bool {
         self.is_down
+    }
+
+    /// Whether a flush is due although nothing new is to be sent: the kernel took a part, and nobody else would wake it for the rest.
+    #[inline]
+    #[must_use]
+    pub const fn owes_wakeup(&self) -> bool {
+        self.owes_wakeup
     }
 
     /// Descriptors that are known to wait in RX.
@@ -272,6 +291,8 @@ impl<W: Wake> Queue<W> {
                 break;
             }
         }
+        let wants_wakeup = self.rings.transmit.wants_wakeup() || self.wake.always();
+        self.owes_wakeup = wants_wakeup && self.rings.transmit.pending() > 0;
     }
 
     /// Takes back the frames of packets that have left.

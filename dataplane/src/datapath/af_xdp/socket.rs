@@ -144,10 +144,7 @@ impl XdpSocket {
                 flags: XdpUmemRegFlags::empty(),
                 tx_metadata_len: 0,
             };
-            sockopt::set_xdp_umem_reg(&fd, registration).map_err(|error| match error {
-                Errno::NOBUFS | Errno::PERM => SocketError::MemoryLock { bytes: umem.bytes() },
-                error => SocketError::Os { what: "register the packet memory", error },
-            })?;
+            sockopt::set_xdp_umem_reg(&fd, registration).map_err(|error| registration_error(error, umem.bytes()))?;
         }
         let chunks = ((umem.bytes() / CHUNK_BYTES) as u32).next_power_of_two();
         let entries = options.ring_entries;
@@ -207,15 +204,7 @@ impl XdpSocket {
     }
 
     fn bound(&self, bound: Result<(), Errno>, queue: u32, mode: Mode) -> Result<(), SocketError> {
-        bound.map_err(|error| match error {
-            Errno::BUSY => SocketError::QueueBusy { queue },
-            Errno::INVAL => SocketError::NoSuchQueue { queue, mode },
-            Errno::OPNOTSUPP | Errno::PROTONOSUPPORT => SocketError::NoSuchMode(mode),
-            Errno::NETDOWN => SocketError::Down,
-            Errno::NODEV | Errno::NXIO => SocketError::Gone,
-            Errno::PERM => SocketError::NotPermitted,
-            error => SocketError::Os { what: "bind the AF_XDP socket", error },
-        })?;
+        bound.map_err(|error| bind_error(error, queue, mode))?;
         let options = sockopt::xdp_options(&self.fd)
             .map_err(|error| SocketError::Os { what: "ask how the socket is bound", error })?;
         if options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY) != (mode == Mode::ZeroCopy) {
@@ -248,6 +237,25 @@ impl XdpSocket {
     }
 }
 
+fn bind_error(error: Errno, queue: u32, mode: Mode) -> SocketError {
+    match error {
+        Errno::BUSY => SocketError::QueueBusy { queue },
+        Errno::INVAL => SocketError::NoSuchQueue { queue, mode },
+        Errno::OPNOTSUPP | Errno::PROTONOSUPPORT => SocketError::NoSuchMode(mode),
+        Errno::NETDOWN => SocketError::Down,
+        Errno::NODEV | Errno::NXIO => SocketError::Gone,
+        Errno::PERM => SocketError::NotPermitted,
+        error => SocketError::Os { what: "bind the AF_XDP socket", error },
+    }
+}
+
+fn registration_error(error: Errno, bytes: usize) -> SocketError {
+    match error {
+        Errno::NOBUFS | Errno::PERM => SocketError::MemoryLock { bytes },
+        error => SocketError::Os { what: "register the packet memory", error },
+    }
+}
+
 impl AsFd for XdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -268,5 +276,26 @@ impl Wake for XdpSocket {
 
     fn always(&self) -> bool {
         self.busy_polls
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_refuses_is_said_with_its_remedy() {
+        for (error, words) in [
+            (bind_error(Errno::BUSY, 3, Mode::Copy), ["queue 3", "stop the program"]),
+            (bind_error(Errno::INVAL, 9, Mode::ZeroCopy), ["no queue 9", "zerocopy"]),
+            (bind_error(Errno::OPNOTSUPP, 0, Mode::ZeroCopy), ["driver", "no zerocopy mode"]),
+            (bind_error(Errno::NETDOWN, 0, Mode::Copy), ["interface is down", "ip link set"]),
+            (bind_error(Errno::NODEV, 0, Mode::Copy), ["interface", "gone"]),
+            (bind_error(Errno::PERM, 0, Mode::Copy), ["CAP_NET_RAW", "run as root"]),
+            (registration_error(Errno::NOBUFS, 16 << 20), ["16777216 bytes", "LimitMEMLOCK"]),
+        ] {
+            let said = error.to_string();
+            assert!(words.iter().all(|word| said.contains(word)), "{said}");
+        }
     }
 }

@@ -137,6 +137,25 @@ fn a_batch_may_end_in_the_middle_of_a_packet() {
 }
 
 #[test]
+fn what_the_kernel_left_in_the_ring_is_remembered() {
+    let (mut umem, answers) = (umem(), Answers::default());
+    let (rings, mut kernel) = rings();
+    let mut queue = Queue::new(rings, &answers, &mut umem, RECEIVE_FRAMES as usize);
+    let frame = umem.take(Purpose::Transmit).unwrap();
+    queue.send(&mut umem, frame, 100).unwrap();
+    // A kernel that is always busy is not asked for ever.
+    answers.transmit.set(Some(Errno::AGAIN));
+    queue.flush(&mut umem);
+    assert!(queue.owes_wakeup() && !queue.is_broken(), "the packet is still in the ring");
+    assert_eq!(kernel.take(8).len(), 1);
+    queue.flush(&mut umem);
+    assert!(!queue.owes_wakeup(), "the ring is empty");
+    kernel.complete(8);
+    queue.complete(&mut umem);
+    assert_eq!(umem.lent(Purpose::Transmit), 0);
+}
+
+#[test]
 fn a_jumbo_packet_leaves_in_pieces_of_one_frame() {
     let (mut umem, answers) = (umem(), Answers::default());
     let (rings, mut kernel) = rings();

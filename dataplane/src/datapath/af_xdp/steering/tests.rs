@@ -201,3 +201,22 @@ fn flows_come_and_go_while_it_runs() {
     steering.remove_flow(0, FLOW);
     assert_eq!(action(&mut steering), DROP);
 }
+
+#[test]
+fn what_a_driver_refuses_is_said_with_its_remedy() {
+    let said = |errno: i32| {
+        let io_error = io::Error::from_raw_os_error(errno);
+        attach_error(&aya::sys::SyscallError { call: "bpf_link_create", io_error }.into()).to_string()
+    };
+    for (errno, words) in [
+        (libc::ERANGE, ["MTU", "3498"]),
+        (libc::EOPNOTSUPP, ["driver", "no XDP"]),
+        (libc::EBUSY, ["XDP program already", "ip link set DEVICE xdp off"]),
+        (libc::EEXIST, ["XDP program already", "stop its owner"]),
+        (libc::ENODEV, ["interface", "gone"]),
+        (libc::EINVAL, ["lro off", "ethtool -L"]),
+    ] {
+        let said = said(errno);
+        assert!(words.iter().all(|word| said.contains(word)), "{errno}: {said}");
+    }
+}
