@@ -420,7 +420,8 @@ fn ten_thousand_queued_transfers_leave_the_node_responsive() {
             .then_some(())
     });
     let resident = resident_kib(ours.process_id());
-    assert!(resident < 200 << 10, "the node grew to {resident} KiB");
+    // What a side may have for a million files; the list of ten thousand transfers passes through it several times.
+    assert!(resident < 512 << 10, "the node grew to {resident} KiB");
     pair.send(&source, "afterwards", &[]).exits(0);
 }
 
