@@ -3,13 +3,12 @@
 //! `culvert node` keeps one running; `culvert send` makes one for the length of its transfer; so does the far end that ssh starts.
 //! They differ in what they listen on and in whom they let in ([`crate::session::Admission`]).
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use culvert_dataplane::link::engine::EngineConfig;
 use culvert_protocol::identity::Identity;
 
-use crate::dataplane::Supervisor;
+use crate::dataplane::{Origin, Supervisor};
 use crate::metrics::Metrics;
 use crate::profiles::Profiles;
 use crate::registry::Registry;
@@ -52,7 +51,7 @@ impl Node {
     pub fn new(
         state: StateDirectory,
         name: String,
-        program: PathBuf,
+        dataplane: Origin,
         engine: EngineConfig,
         datagram_bytes_cap: Option<u16>,
     ) -> Result<Arc<Self>, StateError> {
@@ -61,7 +60,7 @@ impl Node {
         Ok(Arc::new(Self {
             profiles: Profiles::new(state.clone()),
             registry: Registry::open(state.clone())?,
-            supervisor: Supervisor::new(program, engine),
+            supervisor: Supervisor::new(dataplane, engine),
             path: crate::path::PathRoom::default(),
             metrics: Arc::new(Metrics::new()),
             wakefulness: Wakefulness::default(),

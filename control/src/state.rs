@@ -13,7 +13,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use culvert_protocol::identity::Identity;
@@ -99,7 +99,10 @@ impl StateDirectory {
         let path = self.path("identity.pk8");
         match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             Ok(mut file) => {
-                let written = file.write_all(identity.to_pkcs8()).and_then(|()| file.sync_all());
+                let written = file
+                    .write_all(identity.to_pkcs8())
+                    .and_then(|()| give_to_owner_of(&self.root, &file))
+                    .and_then(|()| file.sync_all());
                 written.map_err(|error| StateError::Os { what: "write", path, error })?;
                 Ok(identity)
             }
@@ -128,7 +131,8 @@ impl StateDirectory {
         Identity::from_pkcs8(&pkcs8).map(Some).map_err(|error| StateError::Damaged { path, reason: error.to_string() })
     }
 
-    /// Writes a file so that it is there either whole or not at all.
+    /// Writes a file so that it is there either whole or not at all. What root writes belongs to the directory's owner: the node, which
+    /// runs under that account, must be able to read it.
     ///
     /// # Errors
     /// [`StateError::Os`].
@@ -141,6 +145,7 @@ impl StateDirectory {
         let directory = path.parent().unwrap_or(&self.root);
         let mut file = tempfile::NamedTempFile::new_in(directory).map_err(os("write beside"))?;
         file.write_all(bytes).map_err(os("write"))?;
+        give_to_owner_of(directory, file.as_file()).map_err(os("give to its owner"))?;
         file.as_file().sync_all().map_err(os("write"))?;
         file.persist(&path).map_err(|error| os("replace")(error.error))?;
         sync_directory(directory).map_err(os("write"))
@@ -189,6 +194,15 @@ impl StateDirectory {
             Err(error) => Err(StateError::Os { what: "remove", path, error }),
         }
     }
+}
+
+/// Gives a file that root has made to the owner of its directory.
+fn give_to_owner_of(directory: &Path, file: &fs::File) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = fs::metadata(directory)?;
+    std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))
 }
 
 /// Makes the names in a directory durable.

@@ -94,6 +94,10 @@ struct Receiving {
     theirs: HashMap<u32, ChunkHash>,
     ours: HashMap<u32, ChunkHash>,
     tries: HashMap<u32, u32>,
+    /// Chunks that were here already, as the sender was told.
+    proofs: HashMap<u32, ChunkHash>,
+    /// Bytes of those among them that the file to be replaced had, and the sender's has too.
+    reused_bytes: u64,
     /// Which flow a chunk came by.
     came_by: HashMap<u32, usize>,
     hashes: Vec<ChunkHash>,
@@ -245,6 +249,8 @@ impl Receiving {
             theirs: HashMap::new(),
             ours: HashMap::new(),
             tries: HashMap::new(),
+            proofs: HashMap::new(),
+            reused_bytes: 0,
             came_by: HashMap::new(),
             hashes,
             failed: HashSet::new(),

@@ -4,6 +4,7 @@ use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::Message;
 use culvert_protocol::tree_hash::{ChunkHash, hash_of_zeros};
 
+use super::files::Beginning;
 use super::{Received, Receiving};
 use crate::transfer::manifest_exchange::unexpected;
 use crate::transfer::{Phase, TransferError, blocking};
@@ -90,7 +91,7 @@ impl Receiving {
                 }
             }
             if self.files.get(file).is_none() {
-                match super::files::open(&self.context.plane, self.intake.clone(), file, false).await {
+                match super::files::open(&self.context.plane, self.intake.clone(), file, Beginning::Empty).await {
                     Ok(opened) => {
                         for (tag, chunk) in self.files.insert(file, opened) {
                             self.place_in_file(tag, chunk);
@@ -113,17 +114,19 @@ impl Receiving {
         Ok(())
     }
 
-    /// A chunk that an earlier attempt stored is the sender's.
+    /// A chunk that was here already is the sender's.
     pub(super) fn proven(&mut self, chunk: u32) -> Result<(), TransferError> {
         let chunks = self.chunks.clone();
-        let Some(ChunkContent::Range { file, part, .. }) = chunks.content(chunk) else {
+        let Some(ChunkContent::Range { file, bytes, .. }) = chunks.content(chunk) else {
             return Err(TransferError::protocol("it proves a pack, which nobody asked for"));
         };
-        let known = self.intake.begun.iter().find(|begun| begun.file == file);
-        let hash = known.and_then(|begun| begun.chunks.iter().find(|(at, _)| *at == part)).and_then(|(_, hash)| *hash);
-        let Some(hash) = hash else {
+        let Some(hash) = self.proofs.remove(&chunk) else {
             return Err(TransferError::protocol("it proves a chunk that is not stored"));
         };
+        if self.intake.compared.binary_search_by_key(&file, |compared| compared.file).is_ok() {
+            self.reused_bytes += u64::from(bytes);
+            self.bytes_arrived += u64::from(bytes);
+        }
         self.chunk_verified(chunk, hash);
         Ok(())
     }

@@ -4,17 +4,22 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use culvert_dataplane::link::commands::FileRange;
+use culvert_dataplane::link::commands::{FileRange, FileSlot};
 use culvert_dataplane::link::messages::OpenReceive;
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::{FlowOffer, Message, runs};
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
+use super::files::Beginning;
 use super::{REPORT_INTERVAL_US, Receiving, ReceivingFlow, random_u32};
 use crate::dataplane::{ReceiveEvent, Tagged};
 use crate::transfer::flows::canonical;
 use crate::transfer::{Phase, TransferError};
+
+/// Chunks of a lane that are read back at once: one is read while another is hashed.
+const CHECKS_PER_LANE: usize = 2;
 
 impl Receiving {
     /// Tells the sender what need not be sent.
@@ -35,7 +40,9 @@ impl Receiving {
         &mut self,
         events: &mpsc::UnboundedSender<Tagged<ReceiveEvent>>,
     ) -> Result<(), TransferError> {
-        let proofs = self.prove_stored_chunks().await?;
+        self.prove_stored_chunks().await?;
+        let offered_bytes = self.prove_old_files().await?;
+        let proofs: Vec<(u32, ChunkHash)> = self.proofs.iter().map(|(&chunk, &hash)| (chunk, hash)).collect();
         for part in proofs.chunks(1_000) {
             self.context.connection.writer.send(Message::Proofs(part.to_vec())).await?;
         }
@@ -69,37 +76,77 @@ impl Receiving {
             plane.open_receive(open).await?;
             offers.push(FlowOffer { flow_id, receiver_lane: lane, sender_lane: partner_lane as u16 });
         }
-        let stored_bytes = self.intake.resumed_bytes;
+        let stored_bytes = self.intake.resumed_bytes + offered_bytes;
         self.context.connection.writer.send(Message::PlanEnd { flows: offers, stored_bytes }).await?;
         self.context.progress.send_modify(|progress| progress.phase = Phase::Moving);
         Ok(())
     }
 
     /// Reads the chunks that an earlier attempt stored and keeps those that still have their hash.
-    pub(super) async fn prove_stored_chunks(&mut self) -> Result<Vec<(u32, ChunkHash)>, TransferError> {
+    async fn prove_stored_chunks(&mut self) -> Result<(), TransferError> {
         let intake = self.intake.clone();
-        let mut proofs = Vec::new();
         let first_chunks: HashMap<u32, u32> = self.chunks.files().collect();
         for begun in &intake.begun {
             let Some(&first) = first_chunks.get(&begun.file) else { continue };
-            let opened = super::files::open(&self.context.plane, intake.clone(), begun.file, true).await;
+            let opened = super::files::open(&self.context.plane, intake.clone(), begun.file, Beginning::Resumed).await;
             let Ok(opened) = opened else { continue };
-            let file_bytes = intake.manifest.file_bytes(begun.file).unwrap_or(0);
-            for &(part, hash) in &begun.chunks {
-                let chunk = first + part as u32;
-                let Some(ChunkContent::Range { offset, bytes, .. }) = self.chunks.content(chunk) else { continue };
-                let range = FileRange { file: opened.slot, offset, file_bytes };
-                let lane = (chunk as usize % self.context.plane.lanes().len()) as u16;
-                let checked = self.context.plane.check(lane, range, bytes, self.context.options.chunk_bytes).await?;
-                if let (Ok(now), Some(then)) = (checked, hash)
-                    && now == then
-                {
-                    proofs.push((chunk, now));
-                }
-            }
+            let chunks: Vec<u32> = begun.chunks.iter().map(|&(part, _)| first + part as u32).collect();
+            let then: HashMap<u32, ChunkHash> =
+                begun.chunks.iter().filter_map(|&(part, hash)| Some((first + part as u32, hash?))).collect();
+            let now = self.hash_chunks(opened.slot, chunks.into_iter()).await?;
+            self.proofs.extend(now.into_iter().filter(|(chunk, hash)| then.get(chunk) == Some(hash)));
             self.files.insert(begun.file, opened);
         }
-        Ok(proofs)
+        Ok(())
+    }
+
+    /// Copies files that are to be replaced, and hashes the copies: what the sender's file has too need not be sent. The old files
+    /// themselves are only read. Returns the bytes that were hashed.
+    async fn prove_old_files(&mut self) -> Result<u64, TransferError> {
+        let intake = self.intake.clone();
+        let first_chunks: HashMap<u32, u32> = self.chunks.files().collect();
+        let mut bytes = 0;
+        for compared in &intake.compared {
+            let Some(&first) = first_chunks.get(&compared.file) else { continue };
+            let opened =
+                super::files::open(&self.context.plane, intake.clone(), compared.file, Beginning::OldFile).await;
+            // What cannot be copied is sent, and fails there by name.
+            let Ok(opened) = opened else { continue };
+            let hashed = self.hash_chunks(opened.slot, first..first + compared.parts as u32).await?;
+            bytes += hashed.iter().map(|&(chunk, _)| u64::from(self.chunk_bytes(chunk))).sum::<u64>();
+            self.proofs.extend(hashed);
+            self.files.insert(compared.file, opened);
+        }
+        Ok(bytes)
+    }
+
+    /// Reads chunks of an open file back and hashes them, on all lanes at once. Those that cannot be read are left out.
+    async fn hash_chunks(
+        &self,
+        slot: FileSlot,
+        mut chunks: impl Iterator<Item = u32>,
+    ) -> Result<Vec<(u32, ChunkHash)>, TransferError> {
+        let plane = &self.context.plane;
+        let (lanes, chunk_bytes) = (plane.lanes().len(), self.context.options.chunk_bytes);
+        let (mut running, mut hashed) = (JoinSet::new(), Vec::new());
+        loop {
+            while running.len() < CHECKS_PER_LANE * lanes
+                && let Some(chunk) = chunks.next()
+            {
+                let Some(ChunkContent::Range { file, offset, bytes, .. }) = self.chunks.content(chunk) else {
+                    continue;
+                };
+                let file_bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
+                let (plane, range) = (plane.clone(), FileRange { file: slot, offset, file_bytes });
+                let lane = (chunk as usize % lanes) as u16;
+                running.spawn(async move { (chunk, plane.check(lane, range, bytes, chunk_bytes).await) });
+            }
+            match running.join_next().await {
+                None => return Ok(hashed),
+                Some(Ok((chunk, checked))) => hashed.extend(checked?.ok().map(|hash| (chunk, hash))),
+                Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            }
+        }
     }
 
     /// Empty files have no chunk: they are made at once.

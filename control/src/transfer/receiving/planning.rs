@@ -3,16 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use culvert_protocol::control::{Options, Refusal, RefusalCode};
+use culvert_protocol::chunk_map::ChunkMap;
+use culvert_protocol::control::{Options, Overwrite, Refusal, RefusalCode};
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::manifest::{EntryKind, Manifest};
 use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
-use rustix::fs::{AtFlags, statat};
+use rustix::fs::{AtFlags, FileType, statat};
 
 use super::is_left_alone;
 use crate::destination::files::{Attributes, set_directory_attributes};
-use crate::destination::plan::{Action, check_room, decide, make_directories_and_symlinks};
+use crate::destination::plan::{Action, Policy, check_room, decide, make_directories_and_symlinks};
 use crate::destination::small_files::Unpacking;
 use crate::destination::{Destination, Reach};
 use crate::journal::{Journal, JournalError, Past};
@@ -50,6 +51,15 @@ pub struct Begun {
     pub chunks: Vec<(u64, Option<ChunkHash>)>,
 }
 
+/// A file whose chunks may be the same in the file that it replaces.
+#[derive(Clone, Copy, Debug)]
+pub struct Compared {
+    /// Its entry.
+    pub file: u32,
+    /// Chunks that the old file has whole.
+    pub parts: u64,
+}
+
 /// The plan of a transfer, and everything that carrying it out needs.
 #[derive(Debug)]
 pub struct Intake {
@@ -61,9 +71,11 @@ pub struct Intake {
     pub actions: Vec<Action>,
     /// Files that an earlier attempt stored, with their hashes.
     pub resumed: Vec<(u32, ChunkHash)>,
-    /// Files that an earlier attempt began.
+    /// Files that an earlier attempt began, ascending.
     pub begun: Vec<Begun>,
-    /// Bytes of both.
+    /// Files to be compared with those that they replace, ascending.
+    pub compared: Vec<Compared>,
+    /// Bytes of what earlier attempts stored and began.
     pub resumed_bytes: u64,
     /// The transfer's chunk size.
     pub chunk_bytes: u32,
@@ -83,6 +95,7 @@ impl Intake {
             actions: Vec::new(),
             resumed: Vec::new(),
             begun: Vec::new(),
+            compared: Vec::new(),
             resumed_bytes: 0,
             chunk_bytes,
             memory_bytes: Some(bytes),
@@ -157,19 +170,23 @@ pub fn plan(
     let ReceivedManifest { manifest, allocated_bytes, is_single_file } = received;
     let destination = request.reach.open_destination(&request.destination, is_single_file, !options.dry_run)?;
     let (journal, past) = open_journal(request, &destination, options, partner)?;
-    let plan = decide(&destination, &manifest, options.overwrite, &past)?;
+    let plan = decide(&destination, &manifest, Policy::of(options), &past)?;
     let mut intake = Intake {
         manifest,
         destination: Some(destination),
         actions: plan.actions,
         resumed: Vec::new(),
         begun: Vec::new(),
+        compared: Vec::new(),
         resumed_bytes: 0,
         chunk_bytes: options.chunk_bytes,
         memory_bytes: None,
         journal: Mutex::new(journal),
     };
     find_resumed(&mut intake, &past, options);
+    if options.overwrite == Overwrite::Content && options.checksum {
+        find_compared(&mut intake, options);
+    }
     let Some(destination) = &intake.destination else { return Ok(intake) };
     let sent_bytes: u64 = (0..intake.manifest.len() as u32)
         .filter(|&file| intake.is_sent(file))
@@ -236,6 +253,33 @@ fn find_resumed(intake: &mut Intake, past: &Past, options: &Options) {
                 }
             }
             Action::Skip => {}
+        }
+    }
+}
+
+/// Finds files with chunks of their own that replace a regular file, and of which no earlier attempt left anything.
+fn find_compared(intake: &mut Intake, options: &Options) {
+    let Some(destination) = &intake.destination else { return };
+    let (chunk_bytes, packed_bytes) =
+        (u64::from(options.chunk_bytes), ChunkMap::pack_file_bytes_max(options.chunk_bytes));
+    for (file, entry) in intake.manifest.entries() {
+        let EntryKind::File { bytes, .. } = entry.kind else { continue };
+        let is_wanted = bytes > packed_bytes && intake.actions[file as usize] == Action::Replace;
+        if !is_wanted || intake.begun.binary_search_by_key(&file, |begun| begun.file).is_ok() {
+            continue;
+        }
+        let name = destination.name(&intake.manifest, file);
+        let old =
+            destination.parent_of(&name).and_then(|(parent, last)| statat(&parent, last, AtFlags::SYMLINK_NOFOLLOW));
+        let Ok(old) = old else { continue };
+        if FileType::from_raw_mode(old.st_mode) != FileType::RegularFile {
+            continue;
+        }
+        let old_bytes = old.st_size as u64;
+        // A chunk is whole in the old file if the old file goes on to the chunk's end, or ends with it where the new one does.
+        let parts = if old_bytes >= bytes { bytes.div_ceil(chunk_bytes) } else { old_bytes / chunk_bytes };
+        if parts > 0 {
+            intake.compared.push(Compared { file, parts });
         }
     }
 }
