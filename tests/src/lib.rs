@@ -1,5 +1,6 @@
 //! What the whole-system tests share: the program, nodes, trees of files, seeds, and the lab of network namespaces.
 
+pub mod decoders;
 pub mod lab;
 pub mod node;
 pub mod program;
@@ -7,4 +8,5 @@ pub mod random;
 pub mod sides;
 pub mod stranger;
 pub mod tree;
+pub mod units;
 pub mod wan;
