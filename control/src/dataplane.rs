@@ -1,5 +1,8 @@
 //! The data plane as the control process sees it: started, listened to, and noticed when it dies.
 //!
+//! It is a child of this process, or, where an admin gave it an account and rights of its own, a process that somebody else (systemd)
+//! starts for each connection to a socket ([`Origin`]).
+//!
 //! A [`DataPlane`] stands for one life of the data plane process. When that ends, by order or not, [`DataPlane::died`] resolves, every
 //! transfer that used it ends with a temporary error, and [`Supervisor::get`] starts the next.
 
@@ -8,7 +11,7 @@ mod kernel_bypass;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -19,7 +22,7 @@ use culvert_dataplane::datapath::af_xdp::headers::NextHop;
 use culvert_dataplane::datapath::af_xdp::socket::Mode;
 use culvert_dataplane::datapath::af_xdp::steering::Census;
 use culvert_dataplane::link::commands::{
-    ChunkTimes, Command, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot,
+    self, ChunkTimes, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot,
 };
 use culvert_dataplane::link::engine::{Commands, Engine, EngineConfig, Events, PrepareError, prepare};
 use culvert_dataplane::link::handles::LentBuffer;
@@ -28,6 +31,7 @@ use culvert_dataplane::link::socket::LinkSocket;
 use culvert_dataplane::link::{FILES_MAX, FLOWS_PER_LANE};
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Why there is no data plane.
@@ -42,6 +46,16 @@ pub enum DataPlaneError {
         /// What was started.
         program: String,
         /// Why it failed.
+        error: std::io::Error,
+    },
+    /// Nobody starts one for us.
+    #[error(
+        "cannot reach the data plane at {path}: {error}; start what listens there (systemctl start culvert-dataplane.socket), or leave dataplane_socket out and the node starts one itself"
+    )]
+    Attach {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why it is not.
         error: std::io::Error,
     },
     /// It says why.
@@ -171,6 +185,16 @@ struct Waiters {
     censuses: Vec<oneshot::Sender<Census>>,
 }
 
+/// Where data planes come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// This process starts `PROGRAM dataplane`.
+    Child(PathBuf),
+    /// Whoever listens at this `SOCK_SEQPACKET` socket starts one with each connection as its standard input, as systemd does for a socket
+    /// unit with `Accept=yes`.
+    Socket(PathBuf),
+}
+
 /// One life of the data plane process.
 #[derive(Debug)]
 pub struct DataPlane {
@@ -187,6 +211,7 @@ pub struct DataPlane {
     buffers_per_lane: usize,
     buffer_bytes: usize,
     process_id: u32,
+    is_child: bool,
     routes: Mutex<Vec<LaneRoutes>>,
     waiters: Mutex<Waiters>,
     free_files: Mutex<Vec<FileSlot>>,
@@ -225,22 +250,24 @@ impl DataPlane {
     ///
     /// # Errors
     /// [`DataPlaneError`].
-    pub async fn start(program: &PathBuf, config: &EngineConfig) -> Result<Arc<Self>, DataPlaneError> {
-        let (engine, theirs) = prepare(config)?;
-        let spawn_error = |error| DataPlaneError::Spawn { program: program.display().to_string(), error };
-        let stdin: OwnedFd = theirs.as_fd().try_clone_to_owned().map_err(spawn_error)?;
-        drop(theirs);
-        let mut child = tokio::process::Command::new(program)
-            .arg("dataplane")
-            .stdin(Stdio::from(stdin))
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(spawn_error)?;
+    pub async fn start(origin: &Origin, config: &EngineConfig) -> Result<Arc<Self>, DataPlaneError> {
+        let (engine, mut child) = match origin {
+            Origin::Child(program) => {
+                let (ours, theirs) = LinkSocket::pair().map_err(PrepareError::from)?;
+                (prepare(config, ours)?, Some(spawn(program, theirs)?))
+            }
+            Origin::Socket(path) => {
+                let socket =
+                    LinkSocket::connect(path).map_err(|error| DataPlaneError::Attach { path: path.clone(), error })?;
+                (prepare(config, socket)?, None)
+            }
+        };
+        let os = |error: std::io::Error| DataPlaneError::Prepare(error.into());
         let Engine { socket, commands, events, bell, on_hugepages, buffers_per_lane } = engine;
-        let bell = UnixStream::from_std(bell).map_err(spawn_error)?;
+        let bell = UnixStream::from_std(bell).map_err(os)?;
         let (messages, mut incoming) = mpsc::unbounded_channel();
-        let reader = socket.try_clone().map_err(spawn_error)?;
+        let reader = socket.try_clone().map_err(os)?;
+        let link = Link(socket.try_clone().map_err(os)?);
         // A thread, not a task: the socket is blocking, and the thread ends with the process.
         std::thread::spawn(move || {
             while let Ok(Some((message, _))) = reader.receive::<FromDataPlane>() {
@@ -249,15 +276,12 @@ impl DataPlane {
                 }
             }
         });
-        let (lanes, sandbox_gaps, af_xdp, refusals) = match incoming.recv().await {
-            Some(FromDataPlane::Ready { lanes, sandbox_gaps, af_xdp, refusals }) => {
-                (lanes, sandbox_gaps, af_xdp, refusals)
+        let (process_id, lanes, sandbox_gaps, af_xdp, refusals) = match incoming.recv().await {
+            Some(FromDataPlane::Ready { process_id, lanes, sandbox_gaps, af_xdp, refusals }) => {
+                (process_id, lanes, sandbox_gaps, af_xdp, refusals)
             }
             Some(FromDataPlane::CannotStart { text }) => return Err(DataPlaneError::CannotStart(text)),
-            _ => {
-                let status = child.wait().await.map(|status| status.to_string());
-                return Err(DataPlaneError::Died(status.unwrap_or_else(|error| error.to_string())));
-            }
+            _ => return Err(DataPlaneError::Died(ended(child.as_mut()).await)),
         };
         let (end_sender, end) = watch::channel(None);
         let (keep, dropped) = watch::channel(());
@@ -277,14 +301,15 @@ impl DataPlane {
             on_hugepages,
             buffers_per_lane,
             buffer_bytes: config.buffer_bytes,
-            process_id: child.id().unwrap_or(0),
+            process_id: child.as_ref().map_or(Some(process_id), Child::id).unwrap_or(0),
+            is_child: child.is_some(),
             waiters: Mutex::default(),
             free_files: Mutex::new((0..FILES_MAX).rev().map(FileSlot).collect()),
             end,
             _keep: keep,
         });
         let weak = Arc::downgrade(&plane);
-        tokio::spawn(watch_process(child, incoming, dropped, weak.clone(), end_sender));
+        tokio::spawn(watch_process(child, link, incoming, dropped, weak.clone(), end_sender));
         if plane.af_xdp.is_some() {
             tokio::spawn(kernel_bypass::follow_next_hops(weak.clone()));
         }
@@ -341,7 +366,7 @@ impl DataPlane {
     }
 
     /// Sends a command to a lane.
-    pub fn command(&self, lane: u16, command: &Command<'_>) {
+    pub fn command(&self, lane: u16, command: &commands::Command<'_>) {
         self.commands.send(lane.into(), command);
     }
 
@@ -358,6 +383,17 @@ impl DataPlane {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.end.borrow().is_none()
+    }
+
+    /// Ends a process that talks nonsense.
+    fn give_up(&self) {
+        // It ends with its link, as long as it is sane enough to look at it. A child's number is known for sure, and nobody else's.
+        self.socket.close();
+        if self.is_child
+            && let Some(process) = rustix::process::Pid::from_raw(self.process_id as i32)
+        {
+            let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+        }
     }
 
     async fn confirmed<T>(&self, confirmation: oneshot::Receiver<T>) -> Result<T, DataPlaneError> {
@@ -488,7 +524,7 @@ impl DataPlane {
                 waiters.checks.insert(token, done);
                 token
             };
-            self.command(lane, &Command::Check { token, range, bytes, chunk_bytes });
+            self.command(lane, &commands::Command::Check { token, range, bytes, chunk_bytes });
             match self.confirmed(answer).await? {
                 // All buffers are in use: the lane has better things to do just now.
                 Err(DiskError::Os(errno)) if errno == rustix::io::Errno::AGAIN.raw_os_error() => {
@@ -570,9 +606,34 @@ impl DataPlane {
     }
 }
 
+/// Starts `program` with the other end of the link as its standard input.
+fn spawn(program: &Path, theirs: LinkSocket) -> Result<Child, DataPlaneError> {
+    let mut command = Command::new(program);
+    command.arg("dataplane").stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).kill_on_drop(true);
+    command.spawn().map_err(|error| DataPlaneError::Spawn { program: program.display().to_string(), error })
+}
+
+/// The conversation with a data plane, which ends when this is dropped; then so does the process.
+struct Link(LinkSocket);
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Waits for the end of a child and says how it ended. Others' ends only show in the link.
+async fn ended(child: Option<&mut Child>) -> String {
+    match child {
+        Some(child) => child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string()),
+        None => "it closed the link".to_owned(),
+    }
+}
+
 /// Waits for the end of the process, and confirms what it confirms meanwhile.
 async fn watch_process(
-    mut child: tokio::process::Child,
+    mut child: Option<Child>,
+    _link: Link,
     mut incoming: mpsc::UnboundedReceiver<FromDataPlane>,
     mut dropped: watch::Receiver<()>,
     plane: Weak<DataPlane>,
@@ -580,15 +641,12 @@ async fn watch_process(
 ) {
     let how = loop {
         tokio::select! {
-            status = child.wait() => break status.map_or_else(|error| error.to_string(), |status| status.to_string()),
+            how = ended(child.as_mut()), if child.is_some() => break how,
             _ = dropped.changed() => break "it was stopped".to_owned(),
             message = incoming.recv() => match (message, plane.upgrade()) {
                 (Some(message), Some(plane)) => plane.confirm(&message),
                 // The socket closes a moment before the process is gone.
-                _ => {
-                    let status = child.wait().await;
-                    break status.map_or_else(|error| error.to_string(), |status| status.to_string());
-                }
+                _ => break ended(child.as_mut()).await,
             },
         }
     };
@@ -616,9 +674,7 @@ async fn route_events(mut events: Events, bell: UnixStream, plane: Weak<DataPlan
             Ok(_) => tokio::task::yield_now().await,
             // A lane wrote nonsense: nothing that it says can be believed any more.
             Err(_) => {
-                if let Some(process) = rustix::process::Pid::from_raw(alive.process_id as i32) {
-                    let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
-                }
+                alive.give_up();
                 return;
             }
         }
@@ -628,17 +684,17 @@ async fn route_events(mut events: Events, bell: UnixStream, plane: Weak<DataPlan
 /// Keeps a data plane running.
 #[derive(Debug)]
 pub struct Supervisor {
-    program: PathBuf,
+    origin: Origin,
     config: EngineConfig,
     current: tokio::sync::Mutex<Option<Arc<DataPlane>>>,
     starts: AtomicU64,
 }
 
 impl Supervisor {
-    /// A supervisor that starts `program` when a data plane is first wanted.
+    /// A supervisor that gets a data plane from `origin` when one is first wanted.
     #[must_use]
-    pub fn new(program: PathBuf, config: EngineConfig) -> Self {
-        Self { program, config, current: tokio::sync::Mutex::new(None), starts: AtomicU64::new(0) }
+    pub fn new(origin: Origin, config: EngineConfig) -> Self {
+        Self { origin, config, current: tokio::sync::Mutex::new(None), starts: AtomicU64::new(0) }
     }
 
     /// The running data plane; starts one if there is none.
@@ -650,7 +706,7 @@ impl Supervisor {
         if let Some(plane) = current.as_ref().filter(|plane| plane.is_alive()) {
             return Ok(plane.clone());
         }
-        let plane = DataPlane::start(&self.program, &self.config).await?;
+        let plane = DataPlane::start(&self.origin, &self.config).await?;
         self.starts.fetch_add(1, Ordering::Relaxed);
         *current = Some(plane.clone());
         Ok(plane)

@@ -3,14 +3,13 @@
 //! `culvert node` keeps one running; `culvert send` makes one for the length of its transfer; so does the far end that ssh starts.
 //! They differ in what they listen on and in whom they let in ([`crate::session::Admission`]).
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_dataplane::link::engine::EngineConfig;
 use culvert_protocol::identity::Identity;
 
-use crate::dataplane::Supervisor;
+use crate::dataplane::{Origin, Supervisor};
 use crate::doorman::Doorman;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
@@ -63,7 +62,7 @@ impl Node {
     pub fn new(
         state: StateDirectory,
         name: String,
-        program: PathBuf,
+        dataplane: Origin,
         engine: EngineConfig,
         datagram_bytes_cap: Option<u16>,
     ) -> Result<Arc<Self>, StateError> {
@@ -74,7 +73,7 @@ impl Node {
         Ok(Arc::new(Self {
             profiles: Profiles::new(state.clone()),
             registry: Registry::open(state.clone())?,
-            supervisor: Supervisor::new(program, engine),
+            supervisor: Supervisor::new(dataplane, engine),
             path: crate::path::PathRoom::default(),
             doorman: Doorman::default(),
             shares: Arc::default(),

@@ -76,6 +76,16 @@ pub struct Profile {
     pub permit: Vec<PermittedRoot>,
 }
 
+impl Profile {
+    /// Reads a profile from its file's text.
+    ///
+    /// # Errors
+    /// What is wrong and where, in words.
+    pub fn from_toml(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+}
+
 /// A key that asked and has no profile.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingKey {
@@ -157,7 +167,7 @@ impl Profiles {
         let Some(bytes) = self.state.read(file_of(name))? else { return Ok(None) };
         let damaged = |reason: String| StateError::Damaged { path: self.state.path(file_of(name)), reason };
         let text = String::from_utf8(bytes).map_err(|error| damaged(error.to_string()))?;
-        let profile: Profile = toml::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+        let profile = Profile::from_toml(&text).map_err(damaged)?;
         if let Some(root) = profile.permit.iter().find(|root| !root.path.is_absolute()) {
             return Err(ProfileError::RelativeRoot(root.path.clone()));
         }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_protocol::chunk_map::ChunkMap;
-use culvert_protocol::control::{Message, Options, Refusal, RefusalCode, Request, TransferId, Wish};
+use culvert_protocol::control::{
+    CONTENT_SINCE, Message, Options, Overwrite, Refusal, RefusalCode, Request, TransferId, Wish,
+};
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::receipt::Receipt;
 use serde::{Deserialize, Serialize};
@@ -232,6 +234,13 @@ async fn try_once(
         connection = connect(node, &request.target) => connection?,
         () = TransferContext::canceled(&mut cancel) => return Err(crate::transfer::manifest_exchange::canceled()),
     };
+    if request.options.overwrite == Overwrite::Content && connection.version < CONTENT_SINCE {
+        let text = format!(
+            "the partner speaks version {} of the protocol and cannot compare files by content: update it, or use --overwrite changed",
+            connection.version
+        );
+        return Err(TransferError::here(RefusalCode::Version, text));
+    }
     let datagram_bytes = node.datagram_bytes_towards(connection.address);
     let start_bits_per_second = crate::path::advice::start_rate(node, connection.partner);
     let wish = match &request.movement {

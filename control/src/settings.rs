@@ -89,6 +89,8 @@ pub struct Flags {
     pub datapath: Option<String>,
     /// `--interface`
     pub interface: Option<String>,
+    /// `--dataplane-socket`
+    pub dataplane_socket: Option<String>,
     /// `--af-xdp-mode`
     pub af_xdp_mode: Option<String>,
     /// `--busy-poll`
@@ -110,6 +112,7 @@ struct FileSettings {
     mtu: Option<u32>,
     datapath: Option<String>,
     interface: Option<String>,
+    dataplane_socket: Option<String>,
     af_xdp_mode: Option<String>,
     busy_poll_us: Option<u32>,
     #[serde(default)]
@@ -186,6 +189,8 @@ pub struct Settings {
     pub datapath: Setting<String>,
     /// The interface that AF_XDP attaches to.
     pub interface: Setting<Option<String>>,
+    /// Where a node's data plane is started by somebody else; none if the node starts it itself.
+    pub dataplane_socket: Setting<Option<PathBuf>>,
     /// The only mode of AF_XDP that is tried; `None` tries all, best first.
     pub af_xdp_mode: Setting<Option<Mode>>,
     /// Microseconds that AF_XDP sockets poll the NIC's driver in each call; 0 leaves it to interrupts.
@@ -237,8 +242,25 @@ impl Settings {
         Self::resolve_with(flags, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
+    /// What a configuration file of this text sets, without flags and variables; `path` is for errors and origins.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names the first that cannot be used.
+    pub fn from_toml(text: &str, path: &Path) -> Result<Self, SettingsError> {
+        Self::settle(&Flags::default(), &|_| None, parse_file(text, path)?, Some(path.to_owned()))
+    }
+
     fn resolve_with(flags: &Flags, variables: Variables<'_>) -> Result<Self, SettingsError> {
         let (file, path) = read_file(flags, variables)?;
+        Self::settle(flags, variables, file, path)
+    }
+
+    fn settle(
+        flags: &Flags,
+        variables: Variables<'_>,
+        file: FileSettings,
+        path: Option<PathBuf>,
+    ) -> Result<Self, SettingsError> {
         let r = Resolver { variables, file: path.clone() };
         let text = |text: &str| Ok(text.to_owned());
         let cores_in_file = file.cores.map(|cores| match cores {
@@ -313,6 +335,14 @@ impl Settings {
                 || None,
                 |text| Ok(Some(text.to_owned())),
             )?,
+            dataplane_socket: r.resolve(
+                "dataplane_socket",
+                "CULVERT_DATAPLANE_SOCKET",
+                flags.dataplane_socket.as_ref(),
+                file.dataplane_socket,
+                || None,
+                |text| Ok(Some(PathBuf::from(text))),
+            )?,
             af_xdp_mode: r.resolve(
                 "af_xdp_mode",
                 "CULVERT_AF_XDP_MODE",
@@ -368,6 +398,11 @@ impl Settings {
                 "interface",
                 self.interface.value.clone().unwrap_or_else(|| "automatic".to_owned()),
                 self.interface.origin.clone(),
+            ),
+            (
+                "dataplane_socket",
+                self.dataplane_socket.value.as_ref().map_or("none".to_owned(), |path| path.display().to_string()),
+                self.dataplane_socket.origin.clone(),
             ),
             (
                 "af_xdp_mode",
@@ -484,10 +519,13 @@ fn read_file(flags: &Flags, variables: Variables<'_>) -> Result<(FileSettings, O
             }
         }
     };
-    let fail = |reason: String| SettingsError::File { path: path.clone(), reason };
-    let text = std::fs::read_to_string(&path).map_err(|error| fail(error.to_string()))?;
-    let settings = toml::from_str(&text).map_err(|error| fail(error.to_string()))?;
-    Ok((settings, Some(path)))
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| SettingsError::File { path: path.clone(), reason: error.to_string() })?;
+    Ok((parse_file(&text, &path)?, Some(path)))
+}
+
+fn parse_file(text: &str, path: &Path) -> Result<FileSettings, SettingsError> {
+    toml::from_str(text).map_err(|error| SettingsError::File { path: path.to_owned(), reason: error.to_string() })
 }
 
 /// `$VARIABLE/culvert`, or `~/fallback/culvert`.

@@ -13,7 +13,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use culvert_protocol::identity::Identity;
@@ -103,7 +103,8 @@ impl StateDirectory {
         let os = |error| StateError::Os { what: "make", path: path.clone(), error };
         // The file is there whole or not at all, also after a crash; it is made with mode 0600.
         let mut file = begin_writing(&self.root).map_err(os)?;
-        file.write_all(identity.to_pkcs8()).and_then(|()| file.as_file().sync_all()).map_err(os)?;
+        file.write_all(identity.to_pkcs8()).map_err(os)?;
+        give_to_owner_of(&self.root, file.as_file()).and_then(|()| file.as_file().sync_all()).map_err(os)?;
         match file.persist_noclobber(&path) {
             Ok(_) => {
                 sync_directory(&self.root).map_err(os)?;
@@ -134,7 +135,8 @@ impl StateDirectory {
         Identity::from_pkcs8(&pkcs8).map(Some).map_err(|error| StateError::Damaged { path, reason: error.to_string() })
     }
 
-    /// Writes a file so that it is there either whole or not at all.
+    /// Writes a file so that it is there either whole or not at all. What root writes belongs to the directory's owner: the node, which
+    /// runs under that account, must be able to read it.
     ///
     /// # Errors
     /// [`StateError::Os`].
@@ -147,6 +149,7 @@ impl StateDirectory {
         let directory = path.parent().unwrap_or(&self.root);
         let mut file = begin_writing(directory).map_err(os("write beside"))?;
         file.write_all(bytes).map_err(os("write"))?;
+        give_to_owner_of(directory, file.as_file()).map_err(os("give to its owner"))?;
         file.as_file().sync_all().map_err(os("write"))?;
         file.persist(&path).map_err(|error| os("replace")(error.error))?;
         sync_directory(directory).map_err(os("write"))
@@ -214,6 +217,15 @@ impl StateDirectory {
 /// A file that has no other name than that it is being written, of mode 0600.
 fn begin_writing(directory: &Path) -> io::Result<tempfile::NamedTempFile> {
     tempfile::Builder::new().prefix(&format!("{WRITING_PREFIX}{}-", std::process::id())).tempfile_in(directory)
+}
+
+/// Gives a file that root has made to the owner of its directory.
+fn give_to_owner_of(directory: &Path, file: &fs::File) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = fs::metadata(directory)?;
+    std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))
 }
 
 /// Makes the names in a directory durable.

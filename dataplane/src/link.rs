@@ -14,7 +14,7 @@ pub mod messages;
 pub mod socket;
 
 use crate::counters::{FLOW_WORDS, LANE_WORDS};
-use crate::ring::RingPlace;
+use crate::ring::{RECORD_BYTES_MAX, RingPlace};
 
 /// Flows that a lane can send at once, and as many that it can receive.
 pub const FLOWS_PER_LANE: u16 = 256;
@@ -24,6 +24,8 @@ pub const FILES_MAX: u32 = 4_096;
 const COMMAND_RING_BYTES: usize = 512 << 10;
 /// Bytes of a lane's event ring.
 const EVENT_RING_BYTES: usize = 1 << 20;
+// A ring that is nearly full must still take a record of the longest kind once its reader has gone on.
+const _: () = assert!(COMMAND_RING_BYTES >= 4 * RECORD_BYTES_MAX && EVENT_RING_BYTES >= 4 * RECORD_BYTES_MAX);
 
 /// Where a lane's parts lie in the link's memory.
 #[derive(Clone, Copy, Debug)]

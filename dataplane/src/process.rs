@@ -109,7 +109,8 @@ fn start(link: &LinkSocket) -> Result<Attendant, StartError> {
     let mut sandbox_gaps = Vec::new();
     sandbox_gaps.extend(sandbox::drop_capabilities().err());
     sandbox_gaps.extend(sandbox::confine_system_calls().err());
-    link.send(&FromDataPlane::Ready { lanes, sandbox_gaps, af_xdp, refusals }, &[])
+    let process_id = std::process::id();
+    link.send(&FromDataPlane::Ready { process_id, lanes, sandbox_gaps, af_xdp, refusals }, &[])
         .map_err(|error| StartError::Os { what: "answer the control process", error })?;
     Ok(attendant)
 }

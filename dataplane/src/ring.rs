@@ -5,10 +5,13 @@
 //! out before it looks at it, and takes nothing of the indices for granted: a ring whose indices make no sense is reported as
 //! [`Broken`], and its process is treated as dead.
 //!
+//! The indices and the wake-up are the only lock-free protocol between the processes, so it is checked by a model of weak memory (`ring/model.rs`): the
+//! same code runs there on [`RingMemory`] of the model's.
+//!
 //! A consumer that wants to sleep says so in the ring ([`Consumer::prepare_to_sleep`]); the producer then rings the doorbell, an eventfd, and only then.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 
 use crate::shared_memory::SharedMemory;
 
@@ -49,22 +52,81 @@ pub struct Full;
 #[error("a ring between the processes is broken")]
 pub struct Broken;
 
+/// What a ring needs of the memory that it lies in; see [`SharedMemory`] for the meaning of the methods.
+pub trait RingMemory {
+    /// Reads the word at byte `offset`.
+    fn load(&self, offset: usize, ordering: Ordering) -> u64;
+    /// Writes the word at byte `offset`.
+    fn store(&self, offset: usize, value: u64, ordering: Ordering);
+    /// Writes the word at byte `offset` and returns what was there.
+    fn swap(&self, offset: usize, value: u64, ordering: Ordering) -> u64;
+    /// A sequentially consistent fence.
+    fn fence(&self);
+    /// Copies into the memory.
+    fn copy_in(&self, offset: usize, bytes: &[u8]);
+    /// Copies out of the memory.
+    fn copy_out(&self, offset: usize, out: &mut [u8]);
+    /// How large it is.
+    fn size_bytes(&self) -> usize;
+}
+
+impl RingMemory for SharedMemory {
+    #[inline]
+    fn load(&self, offset: usize, ordering: Ordering) -> u64 {
+        self.words(offset, 1)[0].load(ordering)
+    }
+
+    #[inline]
+    fn store(&self, offset: usize, value: u64, ordering: Ordering) {
+        self.words(offset, 1)[0].store(value, ordering);
+    }
+
+    #[inline]
+    fn swap(&self, offset: usize, value: u64, ordering: Ordering) -> u64 {
+        self.words(offset, 1)[0].swap(value, ordering)
+    }
+
+    #[inline]
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
+    }
+
+    #[inline]
+    fn copy_in(&self, offset: usize, bytes: &[u8]) {
+        self.copy_in(offset, bytes);
+    }
+
+    #[inline]
+    fn copy_out(&self, offset: usize, out: &mut [u8]) {
+        self.copy_out(offset, out);
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.bytes()
+    }
+}
+
 #[derive(Debug)]
-struct Shared {
-    memory: Arc<SharedMemory>,
+struct Shared<M> {
+    memory: Arc<M>,
     place: RingPlace,
 }
 
-impl Shared {
-    fn new(memory: Arc<SharedMemory>, place: RingPlace) -> Self {
-        assert!(place.data_bytes.is_power_of_two() && place.data_bytes >= 4 * RECORD_BYTES_MAX, "a ring too small");
-        assert!(place.offset + place.bytes() <= memory.bytes(), "a ring outside of its memory");
+impl<M: RingMemory> Shared<M> {
+    fn new(memory: Arc<M>, place: RingPlace) -> Self {
+        assert!(place.data_bytes.is_power_of_two(), "a ring of {} bytes", place.data_bytes);
+        assert!(place.offset + place.bytes() <= memory.size_bytes(), "a ring outside of its memory");
         Self { memory, place }
     }
 
     #[inline]
-    fn word(&self, index: usize) -> &AtomicU64 {
-        &self.memory.words(self.place.offset + index * 8, 1)[0]
+    fn load(&self, word: usize, ordering: Ordering) -> u64 {
+        self.memory.load(self.place.offset + word * 8, ordering)
+    }
+
+    #[inline]
+    fn store(&self, word: usize, value: u64, ordering: Ordering) {
+        self.memory.store(self.place.offset + word * 8, value, ordering);
     }
 
     #[inline]
@@ -85,20 +147,23 @@ const fn padded(bytes: usize) -> usize {
 
 /// The writing end.
 #[derive(Debug)]
-pub struct Producer {
-    shared: Shared,
+pub struct Producer<M = SharedMemory> {
+    shared: Shared<M>,
     written: u64,
     /// The consumer's index when it was last looked at.
     read: u64,
 }
 
-impl Producer {
+impl<M: RingMemory> Producer<M> {
     /// The writing end of the ring at `place`.
+    ///
+    /// # Panics
+    /// If the ring's size is no power of two, or it does not lie in the memory.
     #[must_use]
-    pub fn new(memory: Arc<SharedMemory>, place: RingPlace) -> Self {
+    pub fn new(memory: Arc<M>, place: RingPlace) -> Self {
         let shared = Shared::new(memory, place);
-        let written = shared.word(WRITTEN).load(Ordering::Relaxed);
-        let read = shared.word(READ).load(Ordering::Acquire);
+        let written = shared.load(WRITTEN, Ordering::Relaxed);
+        let read = shared.load(READ, Ordering::Acquire);
         Self { shared, written, read }
     }
 
@@ -107,7 +172,7 @@ impl Producer {
     pub fn has_room_for(&mut self, records: usize) -> bool {
         let needed = (records + 1) * padded(RECORD_BYTES_MAX);
         if self.free() < needed {
-            self.read = self.shared.word(READ).load(Ordering::Acquire);
+            self.read = self.shared.load(READ, Ordering::Acquire);
         }
         self.free() >= needed
     }
@@ -129,7 +194,7 @@ impl Producer {
         let to_end = self.shared.to_end(self.written);
         let skipped = if to_end < needed { to_end } else { 0 };
         if self.free() < needed + skipped {
-            self.read = self.shared.word(READ).load(Ordering::Acquire);
+            self.read = self.shared.load(READ, Ordering::Acquire);
             if self.free() < needed + skipped {
                 return Err(Full);
             }
@@ -142,28 +207,32 @@ impl Producer {
         self.shared.memory.copy_in(at, &(record.len() as u64).to_le_bytes());
         self.shared.memory.copy_in(at + 8, record);
         self.written += needed as u64;
-        self.shared.word(WRITTEN).store(self.written, Ordering::Release);
+        self.shared.store(WRITTEN, self.written, Ordering::Release);
         // Pairs with the fence in prepare_to_sleep: either we see the sleeper or it sees the record.
-        fence(Ordering::SeqCst);
-        let sleeping = self.shared.word(SLEEPING);
-        Ok(sleeping.load(Ordering::Relaxed) == 1 && sleeping.swap(0, Ordering::AcqRel) == 1)
+        self.shared.memory.fence();
+        let sleeping = self.shared.place.offset + SLEEPING * 8;
+        let memory = &self.shared.memory;
+        Ok(memory.load(sleeping, Ordering::Relaxed) == 1 && memory.swap(sleeping, 0, Ordering::AcqRel) == 1)
     }
 }
 
 /// The reading end.
 #[derive(Debug)]
-pub struct Consumer {
-    shared: Shared,
+pub struct Consumer<M = SharedMemory> {
+    shared: Shared<M>,
     read: u64,
     written: u64,
 }
 
-impl Consumer {
+impl<M: RingMemory> Consumer<M> {
     /// The reading end of the ring at `place`.
+    ///
+    /// # Panics
+    /// If the ring's size is no power of two, or it does not lie in the memory.
     #[must_use]
-    pub fn new(memory: Arc<SharedMemory>, place: RingPlace) -> Self {
+    pub fn new(memory: Arc<M>, place: RingPlace) -> Self {
         let shared = Shared::new(memory, place);
-        let read = shared.word(READ).load(Ordering::Relaxed);
+        let read = shared.load(READ, Ordering::Relaxed);
         Self { shared, read, written: read }
     }
 
@@ -175,7 +244,7 @@ impl Consumer {
     pub fn pop<'a>(&mut self, scratch: &'a mut [u8; RECORD_BYTES_MAX]) -> Result<Option<&'a [u8]>, Broken> {
         loop {
             if self.read == self.written {
-                self.written = self.shared.word(WRITTEN).load(Ordering::Acquire);
+                self.written = self.shared.load(WRITTEN, Ordering::Acquire);
                 if self.read == self.written {
                     return Ok(None);
                 }
@@ -201,7 +270,7 @@ impl Consumer {
             }
             self.shared.memory.copy_out(at + 8, record);
             self.read += padded(record.len()) as u64;
-            self.shared.word(READ).store(self.read, Ordering::Release);
+            self.shared.store(READ, self.read, Ordering::Release);
             return Ok(Some(record));
         }
     }
@@ -210,16 +279,18 @@ impl Consumer {
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.read == self.shared.word(WRITTEN).load(Ordering::Acquire)
+        self.read == self.shared.load(WRITTEN, Ordering::Acquire)
     }
 
     /// Announces that the consumer is about to sleep until its doorbell rings. False if a record has come in
     /// meanwhile: then it must not sleep.
     #[must_use]
     pub fn prepare_to_sleep(&self) -> bool {
-        self.shared.word(SLEEPING).store(1, Ordering::Relaxed);
+        // Exchanged rather than stored: so it stands in one order with the producer's exchange, whatever else is reordered.
+        let sleeping = self.shared.place.offset + SLEEPING * 8;
+        self.shared.memory.swap(sleeping, 1, Ordering::AcqRel);
         // Pairs with the fence in push.
-        fence(Ordering::SeqCst);
+        self.shared.memory.fence();
         if self.is_empty() {
             return true;
         }
@@ -229,9 +300,12 @@ impl Consumer {
 
     /// Takes the announcement back.
     pub fn awake(&self) {
-        self.shared.word(SLEEPING).store(0, Ordering::Relaxed);
+        self.shared.store(SLEEPING, 0, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod model;
 
 #[cfg(test)]
 mod tests {

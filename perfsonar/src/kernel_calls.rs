@@ -1,6 +1,7 @@
 //! The calls that no safe library offers: `adjtimex`, and socket options that nix does not name.
 //!
 //! This is the only module with unsafe code. Each call owns the memory that it hands to the kernel.
+#![allow(unsafe_code)]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

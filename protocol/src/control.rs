@@ -28,9 +28,11 @@ use crate::tree_hash::ChunkHash;
 use crate::verdict::{SenderTimes, Verdict};
 
 /// The newest version of the control protocol that this program speaks.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 /// The version since which partners answer path checks ([`Message::Path`]).
 pub const PATH_CHECKS_SINCE: u16 = 2;
+/// The version since which partners compare files by their chunks ([`Overwrite::Content`]).
+pub const CONTENT_SINCE: u16 = 3;
 /// The oldest.
 pub const PROTOCOL_VERSION_MIN: u16 = 1;
 /// The longest frame. A list that does not fit is sent in parts.
@@ -98,6 +100,9 @@ pub enum Overwrite {
     Changed,
     /// Every file is replaced.
     Always,
+    /// Files with chunks of their own are compared by these chunks' hashes, whatever their size and time: what is the same is not sent. Others are
+    /// treated as in [`Overwrite::Changed`]. Only to partners of version [`CONTENT_SINCE`].
+    Content,
 }
 
 impl std::str::FromStr for Overwrite {
@@ -108,7 +113,8 @@ impl std::str::FromStr for Overwrite {
             "never" => Ok(Self::Never),
             "changed" => Ok(Self::Changed),
             "always" => Ok(Self::Always),
-            _ => Err(format!("unknown policy '{name}': write never, changed or always")),
+            "content" => Ok(Self::Content),
+            _ => Err(format!("unknown policy '{name}': write never, changed, content or always")),
         }
     }
 }
@@ -304,7 +310,7 @@ pub struct ReceiverSummary {
     pub files_failed: u64,
     /// Bytes of the files stored.
     pub bytes_stored: u64,
-    /// Those among them that an earlier attempt had stored.
+    /// Those among them that were there already: stored by an earlier attempt, or the same in the file that was replaced.
     pub resumed_bytes: u64,
     /// Processor time that the receiving node spent, in microseconds.
     pub cpu_us: u64,
@@ -354,13 +360,13 @@ pub enum Message {
     },
     /// Files that an earlier attempt stored whole, with the hashes that it verified; they are not sent.
     Resumed(Vec<(u32, ChunkHash)>),
-    /// Chunks that an earlier attempt stored, with the hashes of what is stored now.
+    /// Chunks that an earlier attempt stored, or that the file to be replaced has, with the hashes of what is stored now.
     Proofs(Vec<(u32, ChunkHash)>),
     /// The plan is complete: the sender may begin.
     PlanEnd {
         /// The flows.
         flows: Vec<FlowOffer>,
-        /// Bytes of chunks that an earlier attempt stored.
+        /// Bytes of the files and chunks that [`Message::Resumed`] and [`Message::Proofs`] named.
         stored_bytes: u64,
     },
     /// The sender's source has these chunks with the hashes that [`Message::Proofs`] named; they are not sent.

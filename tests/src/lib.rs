@@ -1,6 +1,7 @@
 //! What the whole-system tests share: the program, nodes, trees of files, seeds, and the lab of network namespaces.
 
 pub mod api;
+pub mod decoders;
 pub mod faulty_disk;
 pub mod history;
 pub mod hostile_sender;
@@ -11,4 +12,5 @@ pub mod random;
 pub mod sides;
 pub mod stranger;
 pub mod tree;
+pub mod units;
 pub mod wan;

@@ -8,6 +8,8 @@ mod packages;
 mod steps;
 mod vmtest;
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
 
 /// Tasks of the Culvert repository.
@@ -37,6 +39,21 @@ enum Task {
         /// Compile, and compare with the committed object instead of replacing it
         #[arg(long)]
         check: bool,
+    },
+    /// Build a Debian package of the program; prints its path
+    Deb {
+        /// A program that is built already, instead of a release build
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
+        /// Where the package goes
+        #[arg(long, value_name = "DIRECTORY", default_value = "target/debian")]
+        output: PathBuf,
+        /// Who is named as its maintainer
+        #[arg(long, value_name = "NAME <ADDRESS>", default_value = xtask::deb::MAINTAINER)]
+        maintainer: String,
+        /// Revision of the package, after the version
+        #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+        revision: u32,
     },
     /// Measure the engine beside the machine's limits and the installed peers; prints tables of ratios
     Bench {
@@ -75,6 +92,7 @@ fn main() -> anyhow::Result<()> {
         }
         Task::Vmtest => vmtest::run(),
         Task::BuildEbpf { check } => ebpf::build(check),
+        Task::Deb { program, output, maintainer, revision } => steps::deb(program, &output, maintainer, revision),
         Task::Bench { arguments } => steps::bench(&arguments),
         Task::Sim { arguments } => steps::simulate(&arguments),
         Task::Lab { arguments } => steps::emulate("lab", &arguments),

@@ -14,7 +14,21 @@ pub const OF_TESTS: &[(&str, &str)] = &[
     ("tshark", "tshark"),
     ("python3", "python3-venv"),
     ("iperf3", "iperf3"),
+    ("systemd-analyze", "systemd"),
+    ("systemd-socket-activate", "systemd"),
+    ("dpkg-deb", "dpkg"),
+    ("strip", "binutils"),
+    ("lintian", "lintian"),
+    ("man", "man-db"),
+    ("nft", "nftables"),
+    ("strace", "strace"),
+    ("setpriv", "util-linux"),
+    ("zsh", "zsh"),
+    ("fish", "fish"),
 ];
+
+/// Programs that a package is built with.
+pub const OF_PACKAGING: &[(&str, &str)] = &[("dpkg-deb", "dpkg"), ("strip", "binutils")];
 
 /// Programs of the virtual machine.
 pub const OF_THE_MACHINE: &[(&str, &str)] = &[

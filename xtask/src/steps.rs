@@ -1,12 +1,12 @@
 //! What the tasks consist of: commands, run one after the other, that stop at the first failure.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 
-use crate::packages::{OF_BENCHMARKS, OF_TESTS, install_missing, is_installed};
+use crate::packages::{OF_BENCHMARKS, OF_PACKAGING, OF_TESTS, install_missing, is_installed};
 
 /// The version of cargo-deny that is installed where there is none: the newest that builds on Rust 1.95.
 const CARGO_DENY_VERSION: &str = "0.20.2";
@@ -97,6 +97,23 @@ fn run_and_gather(arguments: &[&str]) -> anyhow::Result<Vec<String>> {
         bail!("cargo {} failed", arguments.join(" "));
     }
     Ok(skipped)
+}
+
+/// The Debian package.
+pub fn deb(program: Option<PathBuf>, output: &Path, maintainer: String, revision: u32) -> anyhow::Result<()> {
+    install_missing(OF_PACKAGING);
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let program = match program {
+        Some(program) => program.canonicalize().with_context(|| program.display().to_string())?,
+        None => {
+            cargo(&["build", "--release", "--locked", "--package", "culvert"], &[])?;
+            workspace.join("target/release/culvert")
+        }
+    };
+    std::fs::create_dir_all(output)?;
+    let package = xtask::deb::Package { workspace, program, maintainer, revision }.build(output)?;
+    println!("{}", package.display());
+    Ok(())
 }
 
 /// The benchmark, in release.

@@ -196,7 +196,8 @@ pub struct TransferOptions {
     /// aes-256-gcm or aes-128-gcm
     #[arg(long, value_name = "CIPHER", default_value = "aes-256-gcm")]
     pub cipher: Cipher,
-    /// Files that exist: never (refuse unless they are the same), changed (replace those that differ), always
+    /// Files that exist: never (refuse unless they are the same), changed (replace those that differ in size or time), content (compare
+    /// large files by hashes and send only what differs), always
     #[arg(long, value_name = "POLICY", default_value = "never")]
     pub overwrite: Overwrite,
     /// Keep modes too, and directories' times (files' times are always kept)
@@ -236,6 +237,9 @@ pub struct NodeArgs {
     /// What the node calls itself [variable: CULVERT_NAME] [default: the host's name]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// Socket at which systemd starts the data plane as a unit of its own [variable: CULVERT_DATAPLANE_SOCKET] [default: none; the node starts it itself]
+    #[arg(long, value_name = "PATH", help_heading = "Data plane")]
+    pub dataplane_socket: Option<String>,
     /// The data plane.
     #[command(flatten)]
     pub engine: EngineArgs,

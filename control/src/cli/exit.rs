@@ -124,9 +124,10 @@ impl From<ProfileError> for CommandError {
 impl From<DataPlaneError> for CommandError {
     fn from(error: DataPlaneError) -> Self {
         let code = match &error {
-            DataPlaneError::CannotStart(_) | DataPlaneError::Prepare(_) | DataPlaneError::Spawn { .. } => {
-                ExitCode::BadHost
-            }
+            DataPlaneError::CannotStart(_)
+            | DataPlaneError::Prepare(_)
+            | DataPlaneError::Spawn { .. }
+            | DataPlaneError::Attach { .. } => ExitCode::BadHost,
             DataPlaneError::Died(_) | DataPlaneError::NoRoom(_) => ExitCode::Temporary,
         };
         Self::new(code, error)

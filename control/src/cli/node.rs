@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::api::Api;
 use crate::cli::args::{GlobalArgs, NodeArgs};
 use crate::cli::exit::{CommandError, ExitCode};
+use crate::dataplane::Origin;
 use crate::node::Node;
 use crate::session::{Admission, listen};
 use crate::settings::{Flags, Settings};
@@ -33,14 +34,24 @@ pub struct RunningNode {
 /// # Errors
 /// [`CommandError`].
 pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, CommandError> {
-    let flags = Flags { listen: args.listen, metrics: args.metrics, name: args.name, ..global.flags(&args.engine) };
+    let flags = Flags {
+        listen: args.listen,
+        metrics: args.metrics,
+        name: args.name,
+        dataplane_socket: args.dataplane_socket,
+        ..global.flags(&args.engine)
+    };
     let settings = Settings::resolve(&flags)?;
     let state = StateDirectory::open(&settings.state.value)?;
     let _lock = lock(&state)?;
+    let dataplane = match &settings.dataplane_socket.value {
+        Some(path) => Origin::Socket(path.clone()),
+        None => Origin::Child(crate::cli::send::program()),
+    };
     let node = Node::new(
         state.clone(),
         settings.name.value.clone(),
-        crate::cli::send::program(),
+        dataplane,
         settings.engine(true)?,
         settings.datagram_bytes_cap(),
     )?;

@@ -109,7 +109,7 @@ pub fn text(result: &TransferResult, receipt: &str) -> String {
     };
     lines.push(format!("{what} in {}: {}", show_seconds(result.seconds), show_rate(result.goodput_bps)));
     if result.resumed_bytes > 0 {
-        lines.push(format!("  resumed    {} had been stored by an earlier attempt", show_bytes(result.resumed_bytes)));
+        lines.push(format!("  resumed    {} were there already", show_bytes(result.resumed_bytes)));
     }
     if result.files.skipped + result.files.failed > 0 {
         lines.push(format!(

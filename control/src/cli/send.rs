@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
-use culvert_protocol::control::Options;
+use culvert_protocol::control::{Options, Overwrite};
 
 use crate::api_client::ApiClient;
 use crate::cli::args::{GlobalArgs, SendArgs, TransferOptions};
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::target::{Place, parse};
 use crate::cli::{progress, report};
+use crate::dataplane::Origin;
 use crate::node::Node;
 use crate::registry::{RecordState, Role, TransferRecord, new_transfer_id, unix_ms};
 use crate::request::{Movement, Target, TransferRequest, carry_out};
@@ -111,6 +112,9 @@ pub fn options_of(options: &TransferOptions) -> Result<Options, CommandError> {
     if options.mode == Mode::Fixed && options.rate.is_none() {
         return Err(CommandError::usage("--mode fixed needs --rate: it holds exactly that"));
     }
+    if options.overwrite == Overwrite::Content && options.checksum == "none" {
+        return Err(CommandError::usage("--overwrite content compares hashes: leave --checksum none out"));
+    }
     Ok(Options {
         chunk_bytes: CHUNK_BYTES_DEFAULT,
         checksum: options.checksum == "blake3",
@@ -176,7 +180,7 @@ pub fn target_of(place: &Place) -> Target {
 pub fn embedded(settings: &Settings, state: &StateDirectory) -> Result<Arc<Node>, CommandError> {
     let engine = settings.engine(false)?;
     let name = settings.name.value.clone();
-    let node = Node::new(state.clone(), name, program(), engine, settings.datagram_bytes_cap())?;
+    let node = Node::new(state.clone(), name, Origin::Child(program()), engine, settings.datagram_bytes_cap())?;
     node.path.configure(settings.paths.clone(), 0);
     Ok(node)
 }

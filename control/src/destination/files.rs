@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 
 use culvert_protocol::manifest::Entry;
 use rustix::fs::{
-    AtFlags, FallocateFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, fallocate, fchmod, fstat, fsync,
-    ftruncate, futimens, openat, renameat, renameat_with, unlinkat,
+    AtFlags, FallocateFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, copy_file_range, fallocate, fchmod,
+    fstat, fsync, ftruncate, futimens, ioctl_ficlone, openat, renameat, renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 
 use super::plan::Action;
 use super::{Destination, partial_name};
+
+/// Bytes that are copied at once.
+const COPY_BYTES: usize = 1 << 30;
 
 /// A file that is being received.
 #[derive(Debug)]
@@ -91,6 +94,35 @@ impl PartialFile {
             fstat(direct).is_ok_and(|direct| (direct.st_dev, direct.st_ino) == (stat.st_dev, stat.st_ino))
         });
         Ok(Self { parent, last: last.to_owned(), partial, buffered, direct })
+    }
+
+    /// Copies as much of the file that this one replaces as fits into `bytes`: shares its blocks where the file system can, so that nothing is
+    /// read or written. The old file is only read.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn copy_old(&self, bytes: u64) -> Result<(), Errno> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let old = openat(&self.parent, &self.last, flags, Mode::empty())?;
+        let stat = fstat(&old)?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+            return Err(Errno::INVAL);
+        }
+        if ioctl_ficlone(&self.buffered, &old).is_ok() {
+            return ftruncate(&self.buffered, bytes);
+        }
+        let (mut from, end) = (0, bytes.min(stat.st_size as u64));
+        let mut to = 0;
+        while from < end {
+            let most = usize::try_from(end - from).unwrap_or(usize::MAX).min(COPY_BYTES);
+            match copy_file_range(&old, Some(&mut from), &self.buffered, Some(&mut to), most) {
+                // It became shorter meanwhile: what is missing is not the sender's, and its hash shows it.
+                Ok(0) => break,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Makes a range a hole, so that what an earlier attempt wrote there reads as zeros.

@@ -10,7 +10,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use culvert_protocol::control::{Overwrite, Refusal, RefusalCode};
+use culvert_protocol::chunk_map::ChunkMap;
+use culvert_protocol::control::{Options, Overwrite, Refusal, RefusalCode};
 use culvert_protocol::manifest::{Entry, EntryKind, Manifest};
 use culvert_protocol::names::printable;
 use rustix::fs::{AtFlags, FileType, Mode, Stat, fstatvfs, mkdirat, statat, symlinkat, unlinkat};
@@ -41,6 +42,23 @@ pub trait StoredBefore {
     fn is_stored(&self, file: u32, entry: &Entry<'_>, stat: &Stat) -> bool;
 }
 
+/// What is to happen to files that exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What the user said.
+    pub overwrite: Overwrite,
+    /// Larger files can be compared by their chunks' hashes.
+    pub compared_above_bytes: u64,
+}
+
+impl Policy {
+    /// The policy of a transfer.
+    #[must_use]
+    pub const fn of(options: &Options) -> Self {
+        Self { overwrite: options.overwrite, compared_above_bytes: ChunkMap::pack_file_bytes_max(options.chunk_bytes) }
+    }
+}
+
 /// The plan: an action for each entry.
 #[derive(Debug)]
 pub struct Plan {
@@ -55,7 +73,7 @@ pub struct Plan {
 pub fn decide(
     destination: &Destination,
     manifest: &Manifest,
-    overwrite: Overwrite,
+    policy: Policy,
     before: &dyn StoredBefore,
 ) -> Result<Plan, Refusal> {
     check_names(manifest)?;
@@ -68,7 +86,7 @@ pub fn decide(
         let there = looker.look(&name, entry.kind == EntryKind::Directory)?;
         let action = match there {
             None => Action::Create,
-            Some(stat) => match decide_existing(&entry, &stat, overwrite, before.is_stored(file, &entry, &stat)) {
+            Some(stat) => match decide_existing(&entry, &stat, policy, before.is_stored(file, &entry, &stat)) {
                 Ok(action) => action,
                 Err(reason) => {
                     collision_count += 1;
@@ -87,7 +105,7 @@ pub fn decide(
         return Err(Refusal::new(
             RefusalCode::Collision,
             format!(
-                "in {} {}{more}: nothing was sent; use --overwrite changed or --overwrite always to replace files, or another destination",
+                "in {} {}{more}: nothing was sent; use --overwrite changed, content or always to replace files, or another destination",
                 destination.path.display(),
                 collisions.join(", ")
             ),
@@ -97,13 +115,9 @@ pub fn decide(
 }
 
 /// What becomes of an entry whose name is taken; the error says by what.
-fn decide_existing(
-    entry: &Entry<'_>,
-    there: &Stat,
-    overwrite: Overwrite,
-    is_stored: bool,
-) -> Result<Action, &'static str> {
+fn decide_existing(entry: &Entry<'_>, there: &Stat, policy: Policy, is_stored: bool) -> Result<Action, &'static str> {
     let kind = FileType::from_raw_mode(there.st_mode);
+    let overwrite = policy.overwrite;
     match entry.kind {
         EntryKind::Directory if kind == FileType::Directory => Ok(Action::Skip),
         EntryKind::Directory => Err("is there and is not a directory"),
@@ -117,14 +131,15 @@ fn decide_existing(
             let same = kind == FileType::RegularFile && there.st_size as u64 == bytes && same_time;
             match overwrite {
                 Overwrite::Never | Overwrite::Changed if same => Ok(Action::Skip),
-                Overwrite::Always | Overwrite::Changed => Ok(Action::Replace),
+                Overwrite::Content if same && bytes <= policy.compared_above_bytes => Ok(Action::Skip),
+                Overwrite::Always | Overwrite::Changed | Overwrite::Content => Ok(Action::Replace),
                 Overwrite::Never => Err("exists already and differs in size or time"),
             }
         }
         EntryKind::Symlink => match overwrite {
             _ if kind == FileType::Symlink => Ok(Action::Skip),
             Overwrite::Never => Err("exists already"),
-            Overwrite::Changed | Overwrite::Always => Ok(Action::Replace),
+            Overwrite::Changed | Overwrite::Content | Overwrite::Always => Ok(Action::Replace),
         },
     }
 }
@@ -296,6 +311,10 @@ mod tests {
         }
     }
 
+    fn policy(overwrite: Overwrite) -> Policy {
+        Policy { overwrite, compared_above_bytes: 2 }
+    }
+
     fn manifest_of(path: &Path) -> Manifest {
         list(vec![local_source(path).unwrap()], drop).unwrap().manifest
     }
@@ -316,7 +335,7 @@ mod tests {
     #[test]
     fn an_empty_destination_gets_everything() {
         let (directory, manifest, destination) = fixture();
-        let plan = decide(&destination, &manifest, Overwrite::Never, &NothingBefore).unwrap();
+        let plan = decide(&destination, &manifest, policy(Overwrite::Never), &NothingBefore).unwrap();
         assert!(plan.actions.iter().all(|&action| action == Action::Create));
         make_directories_and_symlinks(&destination, &manifest, &plan.actions).unwrap();
         assert!(directory.path().join("destination/d").is_dir());
@@ -327,10 +346,10 @@ mod tests {
     fn a_different_file_refuses_the_transfer_unless_it_may_be_replaced() {
         let (directory, manifest, destination) = fixture();
         fs::write(directory.path().join("destination/a"), "other").unwrap();
-        let refusal = decide(&destination, &manifest, Overwrite::Never, &NothingBefore).unwrap_err();
+        let refusal = decide(&destination, &manifest, policy(Overwrite::Never), &NothingBefore).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::Collision);
         assert!(refusal.text.contains("'a'"), "{refusal}");
-        let plan = decide(&destination, &manifest, Overwrite::Changed, &NothingBefore).unwrap();
+        let plan = decide(&destination, &manifest, policy(Overwrite::Changed), &NothingBefore).unwrap();
         assert_eq!(plan.actions[0], Action::Replace);
     }
 
@@ -341,10 +360,14 @@ mod tests {
         fs::write(&copy, "aaa").unwrap();
         let time = fs::metadata(directory.path().join("source/a")).unwrap().modified().unwrap();
         fs::File::options().write(true).open(&copy).unwrap().set_modified(time).unwrap();
-        for (overwrite, action) in
-            [(Overwrite::Never, Action::Skip), (Overwrite::Changed, Action::Skip), (Overwrite::Always, Action::Replace)]
-        {
-            assert_eq!(decide(&destination, &manifest, overwrite, &NothingBefore).unwrap().actions[0], action);
+        // The file has three bytes, and larger ones than two are compared by content.
+        for (overwrite, action) in [
+            (Overwrite::Never, Action::Skip),
+            (Overwrite::Changed, Action::Skip),
+            (Overwrite::Content, Action::Replace),
+            (Overwrite::Always, Action::Replace),
+        ] {
+            assert_eq!(decide(&destination, &manifest, policy(overwrite), &NothingBefore).unwrap().actions[0], action);
         }
     }
 
@@ -352,7 +375,7 @@ mod tests {
     fn kinds_that_contradict_each_other_are_refused_even_if_everything_may_be_replaced() {
         let (directory, manifest, destination) = fixture();
         fs::write(directory.path().join("destination/d"), "a file").unwrap();
-        let refusal = decide(&destination, &manifest, Overwrite::Always, &NothingBefore).unwrap_err();
+        let refusal = decide(&destination, &manifest, policy(Overwrite::Always), &NothingBefore).unwrap_err();
         assert!(refusal.text.contains("not a directory"), "{refusal}");
     }
 
@@ -360,7 +383,7 @@ mod tests {
     fn a_symlink_on_the_way_is_refused() {
         let (directory, manifest, destination) = fixture();
         std::os::unix::fs::symlink("/tmp", directory.path().join("destination/d")).unwrap();
-        let refusal = decide(&destination, &manifest, Overwrite::Always, &NothingBefore).unwrap_err();
+        let refusal = decide(&destination, &manifest, policy(Overwrite::Always), &NothingBefore).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::Collision, "{refusal}");
     }
 

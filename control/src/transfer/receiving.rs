@@ -98,6 +98,8 @@ struct Receiving {
     theirs: HashMap<u32, ChunkHash>,
     ours: HashMap<u32, ChunkHash>,
     tries: HashMap<u32, u32>,
+    /// Bytes of chunks that the file to be replaced had, and the sender's has too.
+    reused_bytes: u64,
     /// Which flow a chunk comes by, from its first segment until it is verified. By another flow it is not taken.
     came_by: HashMap<u32, usize>,
     hashes: Vec<ChunkHash>,
@@ -106,7 +108,7 @@ struct Receiving {
     stored: BitSet,
     /// Chunks that are verified, whichever way they came. Nothing is written to their places any more.
     verified: BitSet,
-    /// Chunks of which the sender was told that an earlier attempt stored them, with their hashes.
+    /// Chunks of which the sender was told that they are here already, with their hashes.
     offered: HashMap<u32, ChunkHash>,
     errors: ErrorList,
     /// What the sender did not send at all, in its own words.
@@ -263,6 +265,7 @@ impl Receiving {
             theirs: HashMap::new(),
             ours: HashMap::new(),
             tries: HashMap::new(),
+            reused_bytes: 0,
             came_by: HashMap::new(),
             hashes,
             failed: HashSet::new(),

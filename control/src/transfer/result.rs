@@ -105,7 +105,7 @@ pub struct TransferResult {
     pub cycles_per_byte: BothSides,
     /// See [`Statement::root_blake3`].
     pub root_blake3: String,
-    /// Bytes that earlier attempts had stored.
+    /// Bytes that were at the destination already: stored by an earlier attempt, or the same in the file that was replaced.
     pub resumed_bytes: u64,
     /// What limited it.
     pub verdict: Verdict,

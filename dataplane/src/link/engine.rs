@@ -1,7 +1,7 @@
 //! The control process's end of the link: makes the shared memory, sends commands, reads events.
 //!
-//! Nothing here waits or needs a runtime. [`prepare`] makes everything that the data plane needs and writes its first message;
-//! the caller starts the process with the other end of the socket as its standard input.
+//! Nothing here waits or needs a runtime. [`prepare`] makes everything that the data plane needs and writes its first message into the
+//! caller's end of a socket; the data plane has the other end as its standard input.
 
 use std::collections::VecDeque;
 use std::io;
@@ -86,11 +86,11 @@ pub struct Engine {
     pub buffers_per_lane: usize,
 }
 
-/// Makes the link. The second value is the data plane's end of the socket.
+/// Makes the link over a socket whose other end is the data plane's.
 ///
 /// # Errors
 /// [`PrepareError`].
-pub fn prepare(config: &EngineConfig) -> Result<(Engine, LinkSocket), PrepareError> {
+pub fn prepare(config: &EngineConfig, socket: LinkSocket) -> Result<Engine, PrepareError> {
     let lanes = config.cores.len();
     let buffers_per_lane = config.memory_bytes / lanes.max(1) / config.buffer_bytes;
     if lanes == 0 || buffers_per_lane < BUFFERS_PER_LANE_MIN {
@@ -109,7 +109,6 @@ pub fn prepare(config: &EngineConfig) -> Result<(Engine, LinkSocket), PrepareErr
     lanes_bell.set_nonblocking(true)?;
     let lane_bells = (0..lanes).map(|_| doorbell()).collect::<io::Result<Vec<_>>>()?;
 
-    let (socket, theirs) = LinkSocket::pair()?;
     let start = Start {
         cores: config.cores.clone(),
         link_bytes: link.bytes(),
@@ -134,7 +133,7 @@ pub fn prepare(config: &EngineConfig) -> Result<(Engine, LinkSocket), PrepareErr
         scratch: Box::new([0; RECORD_BYTES_MAX]),
     };
     let commands = Arc::new(Commands::new(link, lane_bells));
-    Ok((Engine { socket, commands, events, bell, on_hugepages, buffers_per_lane }, theirs))
+    Ok(Engine { socket, commands, events, bell, on_hugepages, buffers_per_lane })
 }
 
 #[derive(Debug)]

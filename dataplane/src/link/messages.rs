@@ -136,6 +136,8 @@ pub struct LaneReady {
 pub enum FromDataPlane {
     /// Every lane runs, and the process is in its sandbox.
     Ready {
+        /// The process, as it sees itself.
+        process_id: u32,
         /// The lanes.
         lanes: Vec<LaneReady>,
         /// What of the sandbox could not be had, in words; empty if all is in place.

@@ -3,10 +3,12 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg, shutdown, socket_with,
+    socketpair,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -30,6 +32,22 @@ impl LinkSocket {
     pub fn pair() -> io::Result<(Self, Self)> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         Ok((Self { fd: ours }, Self { fd: theirs }))
+    }
+
+    /// Connects to whoever starts data planes at `path`, for instance systemd: the other end becomes a new data plane's standard input.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let fd = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        connect(&fd, &SocketAddrUnix::new(path)?)?;
+        Ok(Self { fd })
+    }
+
+    /// Ends the conversation for all handles on either end.
+    pub fn close(&self) {
+        // An end whose other end is gone has nothing to close.
+        let _ = shutdown(&self.fd, Shutdown::Both);
     }
 
     /// Takes an end over, for instance one that was inherited.
@@ -89,6 +107,12 @@ impl LinkSocket {
         let message = postcard::from_bytes(&bytes[..received.bytes])
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a malformed message between the processes"))?;
         Ok(Some((message, descriptors)))
+    }
+}
+
+impl From<LinkSocket> for OwnedFd {
+    fn from(socket: LinkSocket) -> Self {
+        socket.fd
     }
 }
 

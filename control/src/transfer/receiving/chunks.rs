@@ -10,6 +10,7 @@ use culvert_protocol::feedback::Report;
 use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
 
+use super::files::Beginning;
 use super::{Done, Receiving, TRIES_MAX};
 use crate::dataplane::ReceiveEvent;
 use crate::metrics::Stage;
@@ -84,7 +85,7 @@ impl Receiving {
                 } else if self.files.wait_for(file, tag, chunk) {
                     let (plane, intake, done) = (self.context.plane.clone(), self.intake.clone(), self.done.clone());
                     tokio::spawn(async move {
-                        let result = super::files::open(&plane, intake, file, false).await;
+                        let result = super::files::open(&plane, intake, file, Beginning::Empty).await;
                         let _ = done.send(Done::Opened { file, result });
                     });
                 }

@@ -49,13 +49,14 @@ impl Receiving {
             verdict: verdict.text.clone(),
         };
         let cpu_us = self.cpu.elapsed_us();
-        let moved = self.bytes_arrived.saturating_sub(self.intake.resumed_bytes);
+        let resumed_bytes = self.intake.resumed_bytes + self.reused_bytes;
+        let moved = self.bytes_arrived.saturating_sub(resumed_bytes);
         let summary = ReceiverSummary {
             files_stored: self.files_stored,
             files_skipped: self.intake.skipped_files(),
             files_failed: self.errors.count,
             bytes_stored,
-            resumed_bytes: self.intake.resumed_bytes,
+            resumed_bytes,
             cpu_us,
             millicycles_per_byte: millicycles_per_byte(cpu_us, moved),
             verdict,

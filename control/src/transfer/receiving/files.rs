@@ -41,6 +41,17 @@ impl OpenPartial {
     }
 }
 
+/// What a partial file begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// Nothing.
+    Empty,
+    /// What an earlier attempt left.
+    Resumed,
+    /// A copy of the file that it replaces.
+    OldFile,
+}
+
 /// Makes a partial file, or opens the one that an earlier attempt left, and notes it in the journal.
 ///
 /// # Errors
@@ -49,9 +60,9 @@ pub async fn open(
     plane: &Arc<DataPlane>,
     intake: Arc<Intake>,
     file: u32,
-    resumed: bool,
+    beginning: Beginning,
 ) -> Result<OpenPartial, FileError> {
-    let (partial, number) = blocking(move || open_partial(&intake, file, resumed)).await?;
+    let (partial, number) = blocking(move || open_partial(&intake, file, beginning)).await?;
     let installed = plane
         .install_file(&partial.buffered, partial.direct.as_ref())
         .await
@@ -59,13 +70,17 @@ pub async fn open(
     Ok(OpenPartial { installed: Arc::new(installed), partial: Arc::new(partial), number })
 }
 
-fn open_partial(intake: &Intake, file: u32, resumed: bool) -> Result<(PartialFile, u32), FileError> {
+fn open_partial(intake: &Intake, file: u32, beginning: Beginning) -> Result<(PartialFile, u32), FileError> {
     let fail = |error| unwritable(&intake.manifest, file, error);
     let destination = intake.destination.as_ref().ok_or_else(|| fail(Errno::INVAL))?;
     let entry = intake.manifest.entry(file);
     let EntryKind::File { bytes, is_sparse } = entry.kind else { return Err(fail(Errno::INVAL)) };
     let name = destination.name(&intake.manifest, file);
+    let resumed = beginning == Beginning::Resumed;
     let partial = PartialFile::open(destination, &name, bytes, is_sparse, resumed).map_err(fail)?;
+    if beginning == Beginning::OldFile {
+        partial.copy_old(bytes).map_err(fail)?;
+    }
     let mut journal = intake.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut number = 0;
     if let Some(journal) = journal.as_mut() {

@@ -4,6 +4,7 @@ use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::Message;
 use culvert_protocol::tree_hash::{ChunkHash, hash_of_zeros};
 
+use super::files::Beginning;
 use super::{Received, Receiving, WAITING_HASHES_MAX};
 use crate::transfer::manifest_exchange::unexpected;
 use crate::transfer::{Phase, TransferError, blocking};
@@ -105,7 +106,7 @@ impl Receiving {
                 }
             }
             if self.files.get(file).is_none() {
-                match super::files::open(&self.context.plane, self.intake.clone(), file, false).await {
+                match super::files::open(&self.context.plane, self.intake.clone(), file, Beginning::Empty).await {
                     Ok(opened) => {
                         for (tag, chunk) in self.files.insert(file, opened) {
                             self.place_in_file(tag, chunk);
@@ -128,10 +129,10 @@ impl Receiving {
         Ok(())
     }
 
-    /// A chunk that an earlier attempt stored is the sender's.
+    /// A chunk that was here already is the sender's.
     pub(super) fn proven(&mut self, chunk: u32) -> Result<(), TransferError> {
         let chunks = self.chunks.clone();
-        let Some(ChunkContent::Range { file, part, .. }) = chunks.content(chunk) else {
+        let Some(ChunkContent::Range { file, part, bytes, .. }) = chunks.content(chunk) else {
             return Err(TransferError::protocol("it proves a pack, which nobody asked for"));
         };
         // Only what was found to be undamaged was offered, and nothing that came meanwhile counts twice.
@@ -139,8 +140,14 @@ impl Receiving {
         let Some(hash) = offered else {
             return Err(TransferError::protocol("it proves a chunk that is not stored"));
         };
+        // What an earlier attempt stored stands in its journal and counted from the beginning; what the old file has does neither.
+        let is_of_old_file = self.intake.compared.binary_search_by_key(&file, |compared| compared.file).is_ok();
+        if is_of_old_file {
+            self.reused_bytes += u64::from(bytes);
+            self.bytes_arrived += u64::from(bytes);
+        }
         self.verified.insert(chunk);
-        self.files.chunk_verified(file, chunk, part, Some(hash), true);
+        self.files.chunk_verified(file, chunk, part, Some(hash), !is_of_old_file);
         self.finish_file_if_ready(file);
         Ok(())
     }

@@ -4,14 +4,15 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use culvert_dataplane::link::commands::FileRange;
+use culvert_dataplane::link::commands::{FileRange, FileSlot};
 use culvert_dataplane::link::messages::OpenReceive;
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::{FlowOffer, Message, runs};
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 
+use super::files::Beginning;
 use super::{REPORT_INTERVAL_US, Receiving, ReceivingFlow, random_u32};
 use crate::dataplane::{ReceiveEvent, Tagged};
 use crate::transfer::flows::canonical;
@@ -19,19 +20,8 @@ use crate::transfer::{Phase, TransferError};
 
 /// Bits that all flows of a transfer together may keep of its chunks: 64 MiB, which is sixteen flows of 128 TiB in chunks of 4 MiB.
 const CHUNK_BITS_MAX: u64 = 64 << 23;
-/// Stored chunks that each lane reads and hashes at once.
+/// Chunks that each lane reads back and hashes at once.
 const CHECKS_PER_LANE: usize = 4;
-
-/// What comes out of a check: a chunk that is still as it was stored, or nothing.
-type Checked = Result<Option<(u32, ChunkHash)>, TransferError>;
-
-fn checked(joined: Option<Result<Checked, JoinError>>) -> Checked {
-    match joined {
-        Some(Ok(result)) => result,
-        Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-        None => Ok(None),
-    }
-}
 
 impl Receiving {
     /// Tells the sender what need not be sent.
@@ -52,7 +42,9 @@ impl Receiving {
         &mut self,
         events: &mpsc::UnboundedSender<Tagged<ReceiveEvent>>,
     ) -> Result<(), TransferError> {
-        let proofs = self.prove_stored_chunks().await?;
+        self.prove_stored_chunks().await?;
+        let offered_bytes = self.prove_old_files().await?;
+        let proofs: Vec<(u32, ChunkHash)> = self.offered.iter().map(|(&chunk, &hash)| (chunk, hash)).collect();
         for part in proofs.chunks(1_000) {
             self.context.connection.writer.send(Message::Proofs(part.to_vec())).await?;
         }
@@ -89,48 +81,77 @@ impl Receiving {
             plane.open_receive(open).await?;
             offers.push(FlowOffer { flow_id, receiver_lane: lane, sender_lane: partner_lane as u16 });
         }
-        let stored_bytes = self.intake.resumed_bytes;
+        let stored_bytes = self.intake.resumed_bytes + offered_bytes;
         self.context.connection.writer.send(Message::PlanEnd { flows: offers, stored_bytes }).await?;
         self.context.progress.send_modify(|progress| progress.phase = Phase::Moving);
         Ok(())
     }
 
     /// Reads the chunks that an earlier attempt stored and keeps those that still have their hash.
-    pub(super) async fn prove_stored_chunks(&mut self) -> Result<Vec<(u32, ChunkHash)>, TransferError> {
+    async fn prove_stored_chunks(&mut self) -> Result<(), TransferError> {
         let intake = self.intake.clone();
-        let mut proofs = Vec::new();
         let first_chunks: HashMap<u32, u32> = self.chunks.files().collect();
-        let mut checks = JoinSet::new();
-        let checks_max = CHECKS_PER_LANE * self.context.plane.lanes().len();
         for begun in &intake.begun {
             let Some(&first) = first_chunks.get(&begun.file) else { continue };
-            let opened = super::files::open(&self.context.plane, intake.clone(), begun.file, true).await;
+            let opened = super::files::open(&self.context.plane, intake.clone(), begun.file, Beginning::Resumed).await;
             let Ok(opened) = opened else { continue };
-            let file_bytes = intake.manifest.file_bytes(begun.file).unwrap_or(0);
-            for &(part, hash) in &begun.chunks {
-                let chunk = first + part as u32;
-                let (Some(ChunkContent::Range { offset, bytes, .. }), Some(then)) = (self.chunks.content(chunk), hash)
-                else {
-                    continue;
-                };
-                let range = FileRange { file: opened.slot(), offset, file_bytes };
-                let (plane, chunk_bytes) = (self.context.plane.clone(), self.context.options.chunk_bytes);
-                let lane = (chunk as usize % plane.lanes().len()) as u16;
-                checks.spawn(async move {
-                    let checked = plane.check(lane, range, bytes, chunk_bytes).await?;
-                    Ok::<_, TransferError>(matches!(checked, Ok(now) if now == then).then_some((chunk, then)))
-                });
-                if checks.len() >= checks_max {
-                    proofs.extend(checked(checks.join_next().await)?);
-                }
-            }
+            let chunks: Vec<u32> = begun.chunks.iter().map(|&(part, _)| first + part as u32).collect();
+            let then: HashMap<u32, ChunkHash> =
+                begun.chunks.iter().filter_map(|&(part, hash)| Some((first + part as u32, hash?))).collect();
+            let now = self.hash_chunks(opened.slot(), chunks.into_iter()).await?;
+            self.offered.extend(now.into_iter().filter(|(chunk, hash)| then.get(chunk) == Some(hash)));
             self.files.insert(begun.file, opened);
         }
-        while !checks.is_empty() {
-            proofs.extend(checked(checks.join_next().await)?);
+        Ok(())
+    }
+
+    /// Copies files that are to be replaced, and hashes the copies: what the sender's file has too need not be sent. The old files
+    /// themselves are only read. Returns the bytes that were hashed.
+    async fn prove_old_files(&mut self) -> Result<u64, TransferError> {
+        let intake = self.intake.clone();
+        let first_chunks: HashMap<u32, u32> = self.chunks.files().collect();
+        let mut bytes = 0;
+        for compared in &intake.compared {
+            let Some(&first) = first_chunks.get(&compared.file) else { continue };
+            let opened =
+                super::files::open(&self.context.plane, intake.clone(), compared.file, Beginning::OldFile).await;
+            // What cannot be copied is sent, and fails there by name.
+            let Ok(opened) = opened else { continue };
+            let hashed = self.hash_chunks(opened.slot(), first..first + compared.parts as u32).await?;
+            bytes += hashed.iter().map(|&(chunk, _)| u64::from(self.chunk_bytes(chunk))).sum::<u64>();
+            self.offered.extend(hashed);
+            self.files.insert(compared.file, opened);
         }
-        self.offered = proofs.iter().copied().collect();
-        Ok(proofs)
+        Ok(bytes)
+    }
+
+    /// Reads chunks of an open file back and hashes them, on all lanes at once. Those that cannot be read are left out.
+    async fn hash_chunks(
+        &self,
+        slot: FileSlot,
+        mut chunks: impl Iterator<Item = u32>,
+    ) -> Result<Vec<(u32, ChunkHash)>, TransferError> {
+        let plane = &self.context.plane;
+        let (lanes, chunk_bytes) = (plane.lanes().len(), self.context.options.chunk_bytes);
+        let (mut running, mut hashed) = (JoinSet::new(), Vec::new());
+        loop {
+            while running.len() < CHECKS_PER_LANE * lanes
+                && let Some(chunk) = chunks.next()
+            {
+                let Some(ChunkContent::Range { file, offset, bytes, .. }) = self.chunks.content(chunk) else {
+                    continue;
+                };
+                let file_bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
+                let (plane, range) = (plane.clone(), FileRange { file: slot, offset, file_bytes });
+                let lane = (chunk as usize % lanes) as u16;
+                running.spawn(async move { (chunk, plane.check(lane, range, bytes, chunk_bytes).await) });
+            }
+            match running.join_next().await {
+                None => return Ok(hashed),
+                Some(Ok((chunk, checked))) => hashed.extend(checked?.ok().map(|hash| (chunk, hash))),
+                Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            }
+        }
     }
 
     /// Empty files have no chunk: they are made at once.

@@ -6,16 +6,17 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use culvert_protocol::control::{Options, Refusal, RefusalCode};
+use culvert_protocol::chunk_map::ChunkMap;
+use culvert_protocol::control::{Options, Overwrite, Refusal, RefusalCode};
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::manifest::{EntryKind, Manifest};
 use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
-use rustix::fs::{AtFlags, Dir, statat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, statat, unlinkat};
 
 use super::is_left_alone;
 use crate::destination::files::{Attributes, set_directory_attributes};
-use crate::destination::plan::{Action, check_room, decide, make_directories_and_symlinks};
+use crate::destination::plan::{Action, Policy, check_room, decide, make_directories_and_symlinks};
 use crate::destination::small_files::Unpacking;
 use crate::destination::{Destination, Reach, partial_name_of};
 use crate::journal::{Journal, JournalError, Past, Record};
@@ -54,6 +55,15 @@ pub struct Begun {
     pub chunks: Vec<(u64, Option<ChunkHash>)>,
 }
 
+/// A file whose chunks may be the same in the file that it replaces.
+#[derive(Clone, Copy, Debug)]
+pub struct Compared {
+    /// Its entry.
+    pub file: u32,
+    /// Chunks that the old file has whole.
+    pub parts: u64,
+}
+
 /// The plan of a transfer, and everything that carrying it out needs.
 #[derive(Debug)]
 pub struct Intake {
@@ -65,9 +75,11 @@ pub struct Intake {
     pub actions: Vec<Action>,
     /// Files that an earlier attempt stored, with their hashes.
     pub resumed: Vec<(u32, ChunkHash)>,
-    /// Files that an earlier attempt began.
+    /// Files that an earlier attempt began, ascending.
     pub begun: Vec<Begun>,
-    /// Bytes of both.
+    /// Files to be compared with those that they replace, ascending.
+    pub compared: Vec<Compared>,
+    /// Bytes of what earlier attempts stored and began.
     pub resumed_bytes: u64,
     /// The transfer's chunk size.
     pub chunk_bytes: u32,
@@ -89,6 +101,7 @@ impl Intake {
             actions: Vec::new(),
             resumed: Vec::new(),
             begun: Vec::new(),
+            compared: Vec::new(),
             resumed_bytes: 0,
             chunk_bytes,
             memory_bytes: Some(bytes),
@@ -180,7 +193,7 @@ pub fn plan(
     let ReceivedManifest { manifest, allocated_bytes, is_single_file } = received;
     let destination = request.reach.open_destination(&request.destination, is_single_file, !options.dry_run)?;
     let (journal, past) = open_journal(request, &destination, options, partner)?;
-    let plan = match decide(&destination, &manifest, options.overwrite, &past) {
+    let plan = match decide(&destination, &manifest, Policy::of(options), &past) {
         Ok(plan) => plan,
         Err(refusal) => {
             // A journal of which nothing came need not stay.
@@ -196,6 +209,7 @@ pub fn plan(
         actions: plan.actions,
         resumed: Vec::new(),
         begun: Vec::new(),
+        compared: Vec::new(),
         resumed_bytes: 0,
         chunk_bytes: options.chunk_bytes,
         memory_bytes: None,
@@ -203,6 +217,9 @@ pub fn plan(
         journal: Mutex::new(journal),
     };
     find_resumed(&mut intake, &past, options);
+    if options.overwrite == Overwrite::Content && options.checksum {
+        find_compared(&mut intake, options);
+    }
     if !options.dry_run {
         remove_forgotten(&intake, &past);
     }
@@ -305,6 +322,33 @@ fn find_resumed(intake: &mut Intake, past: &Past, options: &Options) {
                 }
             }
             Action::Skip => {}
+        }
+    }
+}
+
+/// Finds files with chunks of their own that replace a regular file, and of which no earlier attempt left anything.
+fn find_compared(intake: &mut Intake, options: &Options) {
+    let Some(destination) = &intake.destination else { return };
+    let (chunk_bytes, packed_bytes) =
+        (u64::from(options.chunk_bytes), ChunkMap::pack_file_bytes_max(options.chunk_bytes));
+    for (file, entry) in intake.manifest.entries() {
+        let EntryKind::File { bytes, .. } = entry.kind else { continue };
+        let is_wanted = bytes > packed_bytes && intake.actions[file as usize] == Action::Replace;
+        if !is_wanted || intake.begun.binary_search_by_key(&file, |begun| begun.file).is_ok() {
+            continue;
+        }
+        let name = destination.name(&intake.manifest, file);
+        let old =
+            destination.parent_of(&name).and_then(|(parent, last)| statat(&parent, last, AtFlags::SYMLINK_NOFOLLOW));
+        let Ok(old) = old else { continue };
+        if FileType::from_raw_mode(old.st_mode) != FileType::RegularFile {
+            continue;
+        }
+        let old_bytes = old.st_size as u64;
+        // A chunk is whole in the old file if the old file goes on to the chunk's end, or ends with it where the new one does.
+        let parts = if old_bytes >= bytes { bytes.div_ceil(chunk_bytes) } else { old_bytes / chunk_bytes };
+        if parts > 0 {
+            intake.compared.push(Compared { file, parts });
         }
     }
 }

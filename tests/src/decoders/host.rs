@@ -1,0 +1,215 @@
+//! What a node reads on its own host: its journal, files that people write, and what its two processes say to each other.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use culvert_control::journal::{self, Record};
+use culvert_control::profiles::Profile;
+use culvert_control::settings::Settings;
+use culvert_dataplane::datapath::af_xdp::headers::NextHop;
+use culvert_dataplane::link::commands::{
+    ChunkTimes, Command, Event, FileRange, FileSlot, ReceiveSlot, SendSlot, Sink, Source,
+};
+use culvert_dataplane::link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, Start, ToDataPlane};
+use culvert_dataplane::ring::{Consumer, RECORD_BYTES_MAX, RING_CONTROL_BYTES, RingPlace};
+use culvert_dataplane::shared_memory::SharedMemory;
+use culvert_protocol::identity::Identity;
+use culvert_protocol::manifest::FileTime;
+use culvert_protocol::seal::Cipher;
+use culvert_tuning::site::Site;
+use serde::{Deserialize, Serialize};
+
+/// Bodies of records, each with a length of two bytes before it: the journal's own checksums would keep a fuzzer out.
+pub(super) fn journal_samples() -> Vec<Vec<u8>> {
+    let modified = FileTime { seconds: 5, nanoseconds: 6 };
+    let records = [
+        Record::Header { version: 1 },
+        Record::Begun { name: 7, bytes: 10, modified, chunk_bytes: 4 },
+        Record::Chunk { file: 0, part: 0, hash: Some([1; 32]) },
+        Record::Begun { name: 8, bytes: 20, modified, chunk_bytes: 4 },
+        Record::Chunk { file: 1, part: 3, hash: None },
+        Record::Done { name: 9, bytes: 1, modified, hash: [3; 32], inode: 9, changed: modified },
+    ];
+    let bodies = records.iter().flat_map(|record| {
+        let body = encode(record);
+        [&(body.len() as u16).to_be_bytes()[..], &body].concat()
+    });
+    vec![bodies.collect()]
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("it has a postcard form")
+}
+
+/// A journal's bytes as they are, and with right checksums written in.
+pub(super) fn journal(bytes: &[u8]) {
+    replay(bytes);
+    let mut sealed = Vec::new();
+    let mut rest = bytes;
+    while let Some((length, after)) = rest.split_first_chunk::<2>() {
+        let Some((body, after)) = after.split_at_checked(u16::from_be_bytes(*length).into()) else { break };
+        sealed.extend(length);
+        sealed.extend(&blake3::hash(body).as_bytes()[..4]);
+        sealed.extend(body);
+        rest = after;
+    }
+    replay(&sealed);
+}
+
+fn replay(bytes: &[u8]) {
+    let (past, begun, good_bytes) = journal::replay(bytes);
+    assert!(good_bytes <= bytes.len() && begun as usize <= bytes.len());
+    // What is kept is read the same again.
+    assert_eq!(journal::replay(&bytes[..good_bytes]), (past, begun, good_bytes));
+}
+
+pub(super) fn configuration_samples() -> Vec<Vec<u8>> {
+    let settings = "state = '/var/lib/culvert'\nname = 'dtn'\nlisten = '[::]:7272'\nmetrics = 'off'\ncores = [2, 3]\n\
+        memory = '256MiB'\nbind = '::'\nports = '7273-7276'\nmtu = 9000\ndatapath = 'auto'\ninterface = 'eth1'\n\
+        [path]\nanswer = true\nrefuse = ['x']\nrate = '1Gbit'\nseconds = 60\nport = 7272\nfresh_hours = 24\n\
+        [responder]\nstamp = '[::]:862'\ntwamp = '[::]:862'\nallow = ['192.0.2.0/24']\ntest_ports = [18760, 19960]\n";
+    let site = "profile = 'dtn'\nrtt_ms = 80.5\nstreams = 8\nlanes = 2\nlane_cores = '2-3'\nskip = []\n\
+        [links.eth1]\nmtu = 9000\n[sysctl]\n'net.core.rmem_max' = 1024\n[[partners]]\nname = 'b'\naddress = '192.0.2.2'\n";
+    let profile = format!(
+        "key = '{}'\naddresses = ['dtn.example.org:7272']\n[[permit]]\npath = '/data'\npermission = 'both'\n",
+        Identity::generate().public_key()
+    );
+    [settings.to_owned(), site.to_owned(), profile].map(String::into_bytes).to_vec()
+}
+
+/// A file that people write, read as each of the three that there are.
+pub(super) fn configuration(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Err(error) = Settings::from_toml(text, Path::new("culvert.toml")) {
+        assert!(!error.to_string().is_empty());
+    }
+    if let Ok(profile) = Profile::from_toml(text) {
+        let again = toml::to_string_pretty(&profile).expect("a profile can be written");
+        assert_eq!(Profile::from_toml(&again), Ok(profile));
+    }
+    if let Err(error) = Site::from_toml(text, "site.toml") {
+        assert!(!error.to_string().is_empty());
+    }
+}
+
+/// The first byte says who reads the rest.
+pub(super) fn link_samples() -> Vec<Vec<u8>> {
+    let (file, lane, slot) = (FileRange { file: FileSlot(3), offset: 4 << 20, file_bytes: 1 << 40 }, 1, SendSlot(2));
+    let address = "[fd96::2]:7273".parse().expect("an address");
+    let start = Start {
+        cores: vec![Some(2), None],
+        link_bytes: 1 << 20,
+        buffer_memory_bytes: 64 << 20,
+        buffer_bytes: 4 << 20,
+        bind: std::net::Ipv6Addr::UNSPECIFIED.into(),
+        ports: vec![7_273, 7_274],
+        socket_buffer_bytes: 16 << 20,
+        af_xdp: None,
+    };
+    let send = OpenSend {
+        lane,
+        slot,
+        flow_id: 9,
+        secret: [7; 32],
+        cipher: Cipher::Aes256Gcm,
+        partner: address,
+        probe_datagram_bytes: vec![8_972, 1_472],
+        chunk_bytes: 4 << 20,
+        checksum: true,
+    };
+    let receive = OpenReceive {
+        lane,
+        slot: ReceiveSlot(2),
+        flow_id: 9,
+        secret: [7; 32],
+        cipher: Cipher::Aes128Gcm,
+        partner: address,
+        chunk_count: 1_000,
+        chunk_bytes: 4 << 20,
+        checksum: true,
+        interval_us: 2_000,
+    };
+    let hop = NextHop { source_mac: [2; 6], destination_mac: [4; 6], vlan: Some(7), source: address.ip(), mtu: 1_500 };
+    let ready = LaneReady { port: 7_273, gso: true, gro: true, receive_buffer_bytes: 1 << 24, pinned: true };
+    let first = |number: u8, bytes: Vec<u8>| [vec![number], bytes].concat();
+    vec![
+        first(0, encode(&ToDataPlane::Start(start))),
+        first(0, encode(&ToDataPlane::OpenSend(send))),
+        first(0, encode(&ToDataPlane::OpenReceive(receive))),
+        first(0, encode(&ToDataPlane::SetNextHop { lane, to: address.ip(), hop: Some(hop) })),
+        first(
+            1,
+            encode(&FromDataPlane::Ready {
+                process_id: 4_711,
+                lanes: vec![ready],
+                sandbox_gaps: vec!["seccomp".into()],
+                af_xdp: None,
+                refusals: Vec::new(),
+            }),
+        ),
+        first(2, encode(&Command::Send { flow: slot, chunk: 7, chunk_bytes: 4 << 20, source: Source::File(file) })),
+        first(2, encode(&Command::Place { flow: ReceiveSlot(2), chunk: 7, sink: Sink::File(file) })),
+        first(2, encode(&Command::Report { flow: slot, bytes: &[1, 2, 3] })),
+        first(
+            3,
+            encode(&Event::Written {
+                flow: ReceiveSlot(2),
+                chunk: 7,
+                hash: Some([8; 32]),
+                times: ChunkTimes::default(),
+            }),
+        ),
+        first(3, encode(&Event::Report { flow: ReceiveSlot(2), bytes: &[1, 2, 3] })),
+        first(4, [16u64.to_le_bytes(), 8u64.to_le_bytes(), [7; 8]].concat()),
+    ]
+}
+
+/// What the control process and the data plane say to each other: messages on the socket, records, and a ring whose other end went mad.
+pub(super) fn link(bytes: &[u8]) {
+    let Some((&kind, rest)) = bytes.split_first() else { return };
+    match kind {
+        0 => message::<ToDataPlane>(rest),
+        1 => message::<FromDataPlane>(rest),
+        2 => message::<Command<'_>>(rest),
+        3 => message::<Event<'_>>(rest),
+        _ => ring(rest),
+    }
+}
+
+fn message<'a, M: Deserialize<'a> + Serialize>(bytes: &'a [u8]) {
+    if let Ok(message) = postcard::from_bytes::<M>(bytes) {
+        // Written again it may be shorter (numbers have several forms), never longer.
+        assert!(encode(&message).len() <= bytes.len());
+    }
+}
+
+const RING: RingPlace = RingPlace { offset: 0, data_bytes: 64 << 10 };
+
+thread_local! {
+    static MEMORY: RefCell<Arc<SharedMemory>> =
+        RefCell::new(Arc::new(SharedMemory::create("ring", RING.bytes(), false).expect("memory")));
+}
+
+/// The first eight bytes are the writer's index, the others what lies in the ring.
+fn ring(bytes: &[u8]) {
+    let Some((written, data)) = bytes.split_first_chunk::<8>() else { return };
+    let data = &data[..data.len().min(RING.data_bytes)];
+    MEMORY.with_borrow(|memory| {
+        let words = memory.words(0, 3);
+        words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        memory.copy_in(RING_CONTROL_BYTES, &vec![0; RING.data_bytes]);
+        memory.copy_in(RING_CONTROL_BYTES, data);
+        let mut consumer = Consumer::new(memory.clone(), RING);
+        words[0].store(u64::from_le_bytes(*written), Ordering::Release);
+        let mut scratch = Box::new([0; RECORD_BYTES_MAX]);
+        // A record takes 8 bytes at least: a reader that goes on beyond that reads something twice.
+        for _ in 0..=RING.data_bytes / 8 {
+            if !matches!(consumer.pop(&mut scratch), Ok(Some(_))) {
+                return;
+            }
+        }
+        panic!("more records than the ring has room for");
+    });
+}
