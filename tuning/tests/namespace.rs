@@ -470,11 +470,13 @@ fn kill_at_any_moment_leaves_the_host_as_it_was() {
     for round in 0..16_u64 {
         let mut apply = namespace.command(&with_rules(&["apply", "--timeout", "1"], &site)).unwrap();
         let mut child = apply.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // From right after the snapshot to after the last write, which is a matter of milliseconds; in the first rounds before.
-        if round >= 3 {
-            until("a snapshot", || journal(&namespace).contains("snapshot"));
+        // From right after the snapshot to after the last write, which is a matter of milliseconds, so the journal is watched without a
+        // pause; in the first rounds before.
+        let began = Instant::now();
+        while round >= 3 && !journal(&namespace).contains("snapshot") {
+            assert!(began.elapsed() < Duration::from_secs(30), "no snapshot was taken");
         }
-        std::thread::sleep(Duration::from_micros(round * 300));
+        std::thread::sleep(Duration::from_micros(round.saturating_sub(3) * 200));
         kill(&mut child);
         if round % 3 == 0
             && let Some(guard) = guard_pid(&namespace)
