@@ -52,7 +52,9 @@ pub fn run() -> anyhow::Result<()> {
 
 /// The guest's root file system.
 fn pack(kernel: &Kernel, folder: &Path, archive: &Path) -> anyhow::Result<()> {
-    let programs = folder.join("../debug");
+    // This task was built beside them.
+    let task = std::env::current_exe()?;
+    let programs = task.parent().context("a program lies in a folder")?;
     let mut files = Initramfs::new();
     for (from, to) in [("culvert-guest", "/init"), ("culvert", "/bin/culvert")] {
         let slim = folder.join(from);
