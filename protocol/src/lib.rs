@@ -28,6 +28,8 @@ pub mod control;
 #[cfg(feature = "std")]
 pub mod feedback;
 #[cfg(feature = "std")]
+pub mod heap_buffers;
+#[cfg(feature = "std")]
 pub mod identity;
 #[cfg(feature = "std")]
 pub mod keys;

@@ -4,13 +4,11 @@
 //! repeats it alone.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 
 use culvert_protocol::feedback::{REPORT_BYTES_MAX, Report};
+use culvert_protocol::heap_buffers::HeapBuffers;
 use culvert_protocol::keys::{Direction, KeySchedule, Secret};
-use culvert_protocol::receiver_flow::{
-    BufferId, ChunkMemory, LaneCondition, Received, ReceiverConfig, ReceiverFlow, Rejected,
-};
+use culvert_protocol::receiver_flow::{ChunkMemory, LaneCondition, Received, ReceiverConfig, ReceiverFlow, Rejected};
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
 use culvert_protocol::wire::Header;
@@ -22,41 +20,6 @@ use random::Random;
 
 const CHUNK_BYTES: u32 = 64 << 10;
 const FLOW: u32 = 77;
-
-/// Buffers that know who has them.
-struct Memory {
-    buffers: Vec<Vec<u8>>,
-    free: Vec<u32>,
-}
-
-impl Memory {
-    fn new(buffers: u32) -> Self {
-        Self { buffers: vec![vec![0; CHUNK_BYTES as usize]; buffers as usize], free: (0..buffers).collect() }
-    }
-}
-
-impl ChunkMemory for Memory {
-    fn take(&mut self) -> Option<BufferId> {
-        self.free.pop().map(BufferId)
-    }
-
-    fn give_back(&mut self, buffer: BufferId) {
-        assert!(!self.free.contains(&buffer.0), "{buffer:?} is given back twice");
-        self.free.push(buffer.0);
-    }
-
-    fn buffer_bytes(&self) -> usize {
-        CHUNK_BYTES as usize
-    }
-
-    fn bytes(&self, buffer: BufferId, part: Range<usize>) -> &[u8] {
-        &self.buffers[buffer.0 as usize][part]
-    }
-
-    fn bytes_mut(&mut self, buffer: BufferId, part: Range<usize>) -> &mut [u8] {
-        &mut self.buffers[buffer.0 as usize][part]
-    }
-}
 
 /// What the network does to datagrams.
 #[derive(Clone, Copy, Debug, Default)]
@@ -96,9 +59,9 @@ struct World {
     harm: Harm,
     now_us: u64,
     sender: SenderFlow,
-    sender_memory: Memory,
+    sender_memory: HeapBuffers,
     receiver: ReceiverFlow,
-    receiver_memory: Memory,
+    receiver_memory: HeapBuffers,
     /// Datagrams on their way, by arrival time and a number that keeps keys apart.
     wire: BTreeMap<(u64, u64), Vec<u8>>,
     reports: BTreeMap<u64, Vec<u8>>,
@@ -119,9 +82,9 @@ impl World {
             harm,
             now_us: 0,
             sender: sender(1424, buffers),
-            sender_memory: Memory::new(buffers),
+            sender_memory: HeapBuffers::new(buffers, CHUNK_BYTES),
             receiver: receiver(chunk_count, buffers),
-            receiver_memory: Memory::new(buffers),
+            receiver_memory: HeapBuffers::new(buffers, CHUNK_BYTES),
             wire: BTreeMap::new(),
             reports: BTreeMap::new(),
             sent: 0,
@@ -241,8 +204,8 @@ impl World {
         for (chunk, content) in &self.plain {
             assert_eq!(&self.arrived[chunk], content, "chunk {chunk} differs");
         }
-        assert_eq!(self.sender_memory.free.len(), self.sender_memory.buffers.len(), "the sender leaks buffers");
-        assert_eq!(self.receiver_memory.free.len(), self.receiver_memory.buffers.len(), "the receiver leaks buffers");
+        assert_eq!(self.sender_memory.free_count(), self.sender_memory.count(), "the sender leaks buffers");
+        assert_eq!(self.receiver_memory.free_count(), self.receiver_memory.count(), "the receiver leaks buffers");
         assert!(!self.sender.has_chunks());
         assert_eq!(self.receiver.held(), 0);
     }
@@ -339,7 +302,7 @@ fn a_replayed_datagram_is_stale_and_a_forged_one_destroys_nothing() {
     let header = Header::parse_datagram(&datagram).unwrap();
     let mut receive = |datagram: &[u8], header: &Header| {
         let received = world.receiver.receive(datagram, header, &mut world.receiver_memory, 0);
-        (received, world.receiver_memory.free.len())
+        (received, world.receiver_memory.free_count())
     };
 
     let mut forged = datagram.clone();
@@ -361,9 +324,9 @@ fn a_replayed_datagram_is_stale_and_a_forged_one_destroys_nothing() {
 #[test]
 fn chunks_beyond_credit_are_refused() {
     let mut receiver = receiver(10, 2);
-    let mut receiver_memory = Memory::new(10);
+    let mut receiver_memory = HeapBuffers::new(10, CHUNK_BYTES);
     let mut sender = sender(1424, 10);
-    let mut sender_memory = Memory::new(10);
+    let mut sender_memory = HeapBuffers::new(10, CHUNK_BYTES);
     // A report that grants far more than the receiver did.
     let generous = culvert_protocol::feedback::Summary { flow_id: FLOW, credit: 100, ..Default::default() };
     let mut bytes = [0; 512];
@@ -385,9 +348,9 @@ fn chunks_beyond_credit_are_refused() {
     }
     assert!(matches!(outcomes[..2], [Received::Began { chunk: 0, .. }, Received::Began { chunk: 1, .. }]));
     assert_eq!(outcomes[2], Received::Rejected(Rejected::OverCredit));
-    assert_eq!(receiver_memory.free.len(), 8);
+    assert_eq!(receiver_memory.free_count(), 8);
     receiver.abandon(|buffer| receiver_memory.give_back(buffer));
-    assert_eq!(receiver_memory.free.len(), 10);
+    assert_eq!(receiver_memory.free_count(), 10);
 }
 
 #[test]

@@ -4,13 +4,13 @@
 //! segments, the size of reports, the end of a transfer.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use culvert_protocol::feedback::{REPORT_BYTES_MAX, Report, Summary};
+use culvert_protocol::heap_buffers::HeapBuffers;
 use culvert_protocol::keys::{Direction, KeySchedule, Secret};
 use culvert_protocol::pacer::Pacer;
 use culvert_protocol::rate_control::{ControllerConfig, Observation, RateController, controller};
-use culvert_protocol::receiver_flow::{BufferId, ChunkMemory, LaneCondition, Received, ReceiverConfig, ReceiverFlow};
+use culvert_protocol::receiver_flow::{ChunkMemory, LaneCondition, Received, ReceiverConfig, ReceiverFlow};
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
 use culvert_protocol::wire::{Header, OVERHEAD_BYTES};
@@ -43,39 +43,6 @@ pub struct ExactOutcome {
     pub duplicate_bytes: u64,
 }
 
-struct Memory {
-    buffers: Vec<Vec<u8>>,
-    free: Vec<u32>,
-}
-
-impl Memory {
-    fn new(buffers: u32) -> Self {
-        Self { buffers: vec![vec![0; CHUNK_BYTES as usize]; buffers as usize], free: (0..buffers).collect() }
-    }
-}
-
-impl ChunkMemory for Memory {
-    fn take(&mut self) -> Option<BufferId> {
-        self.free.pop().map(BufferId)
-    }
-
-    fn give_back(&mut self, buffer: BufferId) {
-        self.free.push(buffer.0);
-    }
-
-    fn buffer_bytes(&self) -> usize {
-        CHUNK_BYTES as usize
-    }
-
-    fn bytes(&self, buffer: BufferId, part: Range<usize>) -> &[u8] {
-        &self.buffers[buffer.0 as usize][part]
-    }
-
-    fn bytes_mut(&mut self, buffer: BufferId, part: Range<usize>) -> &mut [u8] {
-        &mut self.buffers[buffer.0 as usize][part]
-    }
-}
-
 struct Transfer {
     path: Path,
     random: Random,
@@ -83,9 +50,9 @@ struct Transfer {
     chunks: u32,
     next_chunk: u32,
     sender: SenderFlow,
-    sender_memory: Memory,
+    sender_memory: HeapBuffers,
     receiver: ReceiverFlow,
-    receiver_memory: Memory,
+    receiver_memory: HeapBuffers,
     pacer: Pacer,
     controller: Box<dyn RateController>,
     feedback: FeedbackChannel<Vec<u8>>,
@@ -152,9 +119,9 @@ impl Transfer {
             chunks,
             next_chunk: 0,
             sender,
-            sender_memory: Memory::new(buffers),
+            sender_memory: HeapBuffers::new(buffers, CHUNK_BYTES),
             receiver,
-            receiver_memory: Memory::new(buffers),
+            receiver_memory: HeapBuffers::new(buffers, CHUNK_BYTES),
             pacer: Pacer::new(controller.rate_bits_per_second()),
             controller,
             feedback: FeedbackChannel::new(path.rtt_ns / 2, path.rtt_ns, options.feedback_loss, seed ^ 1),

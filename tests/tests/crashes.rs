@@ -334,7 +334,7 @@ fn ten_more_rounds_of_deaths_lose_nothing_and_repeat_nothing() {
 }
 
 #[test]
-#[ignore = "takes a quarter of an hour: cargo test -p culvert-tests --test crashes -- --ignored --nocapture"]
+#[ignore = "takes five minutes: cargo test -p culvert-tests --test crashes -- --ignored --nocapture"]
 fn two_hundred_rounds_of_deaths_lose_nothing_and_repeat_nothing() {
     seeds(200).into_iter().for_each(run_round);
 }

@@ -77,6 +77,30 @@ fn make_with_bad_blocks(source: &Path) {
     }
 }
 
+/// A node whose destination is a disk that cannot write the bad blocks of [`make_with_bad_blocks`]. Fields are dropped in order.
+struct BadDestination {
+    _node: RunningNode,
+    pair: Pair,
+    source: PathBuf,
+    disk: FaultyDisk,
+    _room: tempfile::TempDir,
+}
+
+impl BadDestination {
+    /// One of the files is left out.
+    fn without(left_out: &str) -> Self {
+        let room = tempfile::tempdir().unwrap();
+        let disk = FaultyDisk::new(room.path(), "disk", 48 << 20, None);
+        let pair = Pair::with(tempfile::tempdir().unwrap(), room.path().join("there"), disk.mounted.join("shared"));
+        let node = pair.start();
+        let source = pair.path("source");
+        make_with_bad_blocks(&source);
+        fs::remove_file(source.join(left_out)).unwrap();
+        disk.set_bad(BadBlocks { reads_with: None, writes_with: Some(MARKER.to_vec()) });
+        Self { _node: node, pair, source, disk, _room: room }
+    }
+}
+
 #[test]
 fn a_bad_block_of_the_source_fails_its_file_by_name() {
     if has_no_faulty_disks() {
@@ -108,15 +132,9 @@ fn a_bad_block_of_the_destination_fails_its_file_by_name() {
     if has_no_faulty_disks() {
         return;
     }
-    let room = tempfile::tempdir().unwrap();
-    let disk = FaultyDisk::new(room.path(), "disk", 48 << 20, None);
-    let pair = Pair::with(tempfile::tempdir().unwrap(), room.path().join("there"), disk.mounted.join("shared"));
-    let node = pair.start();
-    let source = pair.path("source");
-    make_with_bad_blocks(&source);
-    fs::remove_file(source.join("4-small-bad")).unwrap();
-    disk.set_bad(BadBlocks { reads_with: None, writes_with: Some(MARKER.to_vec()) });
-    let ran = finish(begin(&pair, &source, &["--retries", "0"]));
+    let bad = BadDestination::without("4-small-bad");
+    let (pair, source) = (&bad.pair, &bad.source);
+    let ran = finish(begin(pair, source, &["--retries", "0"]));
     // Where the disk has direct access the write says so; where it has not, the flush does, for all files.
     if ran.code == 6 {
         assert_eq!(failed_names(&ran.json()), ["2-bad"]);
@@ -125,12 +143,11 @@ fn a_bad_block_of_the_destination_fails_its_file_by_name() {
         assert_eq!(ran.code, 1, "{ran:?}");
         assert!(ran.err.contains("durable") || ran.err.contains("written"), "{ran:?}");
     }
-    assert_whole_so_far(&source, &pair.shared.join("in"));
-    disk.set_bad(BadBlocks::default());
-    finish(begin(&pair, &source, &[])).exits(0);
-    assert_same(&source, &pair.shared.join("in"));
+    assert_whole_so_far(source, &pair.shared.join("in"));
+    bad.disk.set_bad(BadBlocks::default());
+    finish(begin(pair, source, &[])).exits(0);
+    assert_same(source, &pair.shared.join("in"));
     assert!(temporary_files(&pair.shared).is_empty());
-    drop(node);
 }
 
 #[test]
@@ -138,19 +155,12 @@ fn small_files_that_cannot_be_made_durable_are_not_called_stored() {
     if has_no_faulty_disks() {
         return;
     }
-    let room = tempfile::tempdir().unwrap();
-    let disk = FaultyDisk::new(room.path(), "disk", 48 << 20, None);
-    let pair = Pair::with(tempfile::tempdir().unwrap(), room.path().join("there"), disk.mounted.join("shared"));
-    let node = pair.start();
-    let source = pair.path("source");
-    make_with_bad_blocks(&source);
-    fs::remove_file(source.join("2-bad")).unwrap();
-    disk.set_bad(BadBlocks { reads_with: None, writes_with: Some(MARKER.to_vec()) });
-    let ran = finish(begin(&pair, &source, &["--retries", "0"]));
+    let bad = BadDestination::without("2-bad");
+    let (pair, source) = (&bad.pair, &bad.source);
+    let ran = finish(begin(pair, source, &["--retries", "0"]));
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.err.contains("durable"), "{ran:?}");
     assert!(!pair.shared.join("in/4-small-bad").exists(), "it has its name and is not on the disk");
-    drop((node, disk));
 }
 
 #[test]

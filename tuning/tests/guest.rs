@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 #[test]
-#[ignore = "a virtual machine with Debian: needs root, debootstrap and qemu, and takes ten minutes or more"]
+#[ignore = "a virtual machine with Debian: needs root, debootstrap and qemu, and takes ten minutes or more: cargo test -p culvert-tuning --test guest -- --ignored --nocapture"]
 fn settings_outlive_restarts_and_go_without_a_trace() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/run.sh");
     let output = Command::new("sh").arg(script).stdin(Stdio::null()).stderr(Stdio::inherit()).output().unwrap();

@@ -4,13 +4,13 @@
 //! timed: the receiver writes one, both control processes and the sending lane prove it, the controller
 //! makes a rate of it, and the sending flow queues what was lost.
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use culvert_protocol::feedback::{REPORT_BYTES_MAX, Report, Summary};
+use culvert_protocol::heap_buffers::HeapBuffers;
 use culvert_protocol::keys::{Direction, KeySchedule, Secret};
 use culvert_protocol::rate_control::{ControllerConfig, RateController, controller};
-use culvert_protocol::receiver_flow::{BufferId, ChunkMemory, LaneCondition, Received, ReceiverConfig, ReceiverFlow};
+use culvert_protocol::receiver_flow::{ChunkMemory, LaneCondition, Received, ReceiverConfig, ReceiverFlow};
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
 use culvert_protocol::wire::{Header, OVERHEAD_BYTES};
@@ -27,47 +27,12 @@ const FLOW_ID: u32 = 1;
 const LOST_ONE_IN: u64 = 100;
 const ROUND_TRIP_NS: u64 = 100_000_000;
 
-/// Buffers of one side.
-struct Buffers {
-    bytes: Vec<Vec<u8>>,
-    free: Vec<u32>,
-}
-
-impl Buffers {
-    fn new() -> Self {
-        let bytes = (0..CHUNKS_UNDER_WAY).map(|_| vec![7; CHUNK_BYTES as usize]).collect();
-        Self { bytes, free: (0..CHUNKS_UNDER_WAY).collect() }
-    }
-}
-
-impl ChunkMemory for Buffers {
-    fn take(&mut self) -> Option<BufferId> {
-        self.free.pop().map(BufferId)
-    }
-
-    fn give_back(&mut self, buffer: BufferId) {
-        self.free.push(buffer.0);
-    }
-
-    fn buffer_bytes(&self) -> usize {
-        CHUNK_BYTES as usize
-    }
-
-    fn bytes(&self, buffer: BufferId, part: Range<usize>) -> &[u8] {
-        &self.bytes[buffer.0 as usize][part]
-    }
-
-    fn bytes_mut(&mut self, buffer: BufferId, part: Range<usize>) -> &mut [u8] {
-        &mut self.bytes[buffer.0 as usize][part]
-    }
-}
-
 /// One flow, both ends of it.
 struct Flow {
     sender: SenderFlow,
     receiver: ReceiverFlow,
-    here: Buffers,
-    there: Buffers,
+    here: HeapBuffers,
+    there: HeapBuffers,
     controller: Box<dyn RateController>,
     previous: Summary,
     now_ns: u64,
@@ -96,8 +61,8 @@ pub fn feedback(datagram: usize) -> (f64, usize, usize) {
     let mut flow = Flow {
         sender,
         receiver,
-        here: Buffers::new(),
-        there: Buffers::new(),
+        here: HeapBuffers::new(CHUNKS_UNDER_WAY, CHUNK_BYTES),
+        there: HeapBuffers::new(CHUNKS_UNDER_WAY, CHUNK_BYTES),
         controller: controller(&ControllerConfig { rtt_ns: ROUND_TRIP_NS, stride, ..ControllerConfig::default() }),
         previous: Summary::default(),
         now_ns: 0,
