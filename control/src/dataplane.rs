@@ -177,7 +177,7 @@ struct LaneRoutes {
 
 #[derive(Debug, Default)]
 struct Waiters {
-    installed: HashMap<FileSlot, oneshot::Sender<()>>,
+    installed: HashMap<FileSlot, oneshot::Sender<bool>>,
     send_opened: HashMap<(u16, SendSlot), oneshot::Sender<()>>,
     receive_opened: HashMap<(u16, ReceiveSlot), oneshot::Sender<()>>,
     checks: HashMap<u32, oneshot::Sender<Result<ChunkHash, DiskError>>>,
@@ -367,7 +367,10 @@ impl DataPlane {
 
     /// Sends a command to a lane.
     pub fn command(&self, lane: u16, command: &commands::Command<'_>) {
-        self.commands.send(lane.into(), command);
+        if !self.commands.send(lane.into(), command) {
+            // The lane hangs: what was lost would leave transfers waiting for ever.
+            self.give_up();
+        }
     }
 
     /// Resolves when the process has ended; the value says how.
@@ -425,8 +428,10 @@ impl DataPlane {
         let message = ToDataPlane::InstallFile { slot, direct: direct.is_some() };
         let descriptors: Vec<&OwnedFd> = std::iter::once(buffered).chain(direct).collect();
         self.tell(&message, &descriptors)?;
-        self.confirmed(confirmation).await?;
-        Ok(installed)
+        match self.confirmed(confirmation).await? {
+            true => Ok(installed),
+            false => Err(DataPlaneError::NoRoom("open file")),
+        }
     }
 
     fn remove_file(&self, slot: FileSlot) {
@@ -538,7 +543,12 @@ impl DataPlane {
     fn confirm(&self, message: &FromDataPlane) {
         let mut waiters = lock(&self.waiters);
         let waiter = match message {
-            FromDataPlane::FileInstalled { slot } => waiters.installed.remove(slot),
+            FromDataPlane::FileInstalled { slot } | FromDataPlane::FileNotInstalled { slot } => {
+                if let Some(waiter) = waiters.installed.remove(slot) {
+                    let _ = waiter.send(matches!(message, FromDataPlane::FileInstalled { .. }));
+                }
+                None
+            }
             FromDataPlane::SendOpened { lane, slot } => waiters.send_opened.remove(&(*lane, *slot)),
             FromDataPlane::ReceiveOpened { lane, slot } => waiters.receive_opened.remove(&(*lane, *slot)),
             FromDataPlane::Census(census) => {

@@ -52,6 +52,8 @@ pub struct Node {
     pub doorman: Doorman,
     /// What partners take of this node's memory.
     pub shares: Arc<Shares>,
+    /// How long a transfer may get nowhere; none for ever.
+    pub patience: Option<Duration>,
 }
 
 impl Node {
@@ -65,6 +67,7 @@ impl Node {
         dataplane: Origin,
         engine: EngineConfig,
         datagram_bytes_cap: Option<u16>,
+        patience: Option<Duration>,
     ) -> Result<Arc<Self>, StateError> {
         let identity = Arc::new(state.identity()?);
         state.sweep();
@@ -84,6 +87,7 @@ impl Node {
             name,
             tls,
             datagram_bytes_cap,
+            patience,
         }))
     }
 

@@ -270,6 +270,7 @@ async fn try_once(
         cancel: live.cancel.clone(),
         start_bits_per_second,
         metrics: node.metrics.clone(),
+        patience: node.patience,
         peer: request.target.to_string(),
     };
     let outcome = match accepted(&mut context).await {

@@ -267,6 +267,7 @@ async fn carry_out(
         cancel: live.cancel,
         start_bits_per_second,
         metrics: node.metrics.clone(),
+        patience: node.patience,
         peer: partner.to_owned(),
         share,
     };

@@ -12,6 +12,7 @@ use culvert_dataplane::link::engine::EngineConfig;
 use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
 use serde::Deserialize;
 
+use crate::transfer::patience::PATIENCE_DEFAULT;
 use crate::units::{parse_bytes, show_bytes};
 
 /// The TCP port of a node unless another is set; its lanes' UDP ports follow it.
@@ -115,6 +116,7 @@ struct FileSettings {
     dataplane_socket: Option<String>,
     af_xdp_mode: Option<String>,
     busy_poll_us: Option<u32>,
+    patience_s: Option<u32>,
     #[serde(default)]
     path: crate::path::settings::PathTable,
     responder: Option<crate::path::settings::ResponderTable>,
@@ -195,6 +197,8 @@ pub struct Settings {
     pub af_xdp_mode: Setting<Option<Mode>>,
     /// Microseconds that AF_XDP sockets poll the NIC's driver in each call; 0 leaves it to interrupts.
     pub busy_poll_us: Setting<u32>,
+    /// Seconds after which a transfer that gets nowhere is given up; 0 never.
+    pub patience_s: Setting<u32>,
     /// Path checks, the responder, the archive and the template: only in the file.
     pub paths: crate::path::settings::PathSettings,
     /// The file that was read, if there is one.
@@ -359,6 +363,14 @@ impl Settings {
                 || 0,
                 parse_busy_poll,
             )?,
+            patience_s: r.resolve(
+                "patience_s",
+                "CULVERT_PATIENCE",
+                None,
+                file.patience_s.map(|seconds| seconds.to_string()),
+                || PATIENCE_DEFAULT.as_secs() as u32,
+                |text| text.parse().map_err(|_| format!("'{text}' is not a number of seconds")),
+            )?,
             paths: crate::path::settings::PathSettings {
                 path: file.path,
                 responder: file.responder,
@@ -410,7 +422,14 @@ impl Settings {
                 self.af_xdp_mode.origin.clone(),
             ),
             ("busy_poll_us", self.busy_poll_us.value.to_string(), self.busy_poll_us.origin.clone()),
+            ("patience_s", self.patience_s.value.to_string(), self.patience_s.origin.clone()),
         ]
+    }
+
+    /// How long a transfer may get nowhere; none for ever.
+    #[must_use]
+    pub fn patience(&self) -> Option<std::time::Duration> {
+        Some(std::time::Duration::from_secs(self.patience_s.value.into())).filter(|patience| !patience.is_zero())
     }
 
     /// The data plane's set-up. `is_node` says that this process is a node with ports of its own, rather than one for a single transfer.

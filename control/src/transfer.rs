@@ -8,6 +8,7 @@ pub mod bit_set;
 pub mod flows;
 pub mod manifest_exchange;
 pub mod packs;
+pub mod patience;
 pub mod receiving;
 pub mod result;
 pub mod sending;
@@ -179,6 +180,8 @@ pub struct TransferContext {
     pub metrics: Arc<Metrics>,
     /// The partner's name in them.
     pub peer: String,
+    /// How long the transfer may get nowhere; none for ever.
+    pub patience: Option<std::time::Duration>,
     /// What the transfer takes of the partner's share of this node.
     pub share: Share,
 }

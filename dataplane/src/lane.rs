@@ -140,7 +140,7 @@ impl<D: Datapath> Lane<D> {
         let mut progress = false;
         if self.body.link.has_room_for_events(EVENTS_PER_TURN) {
             progress |= self.body.take_deliveries(&mut self.datapath, now_ns);
-            progress |= self.body.take_commands(now_ns);
+            progress |= self.body.take_commands(&mut self.datapath, now_ns);
             progress |= self.receive(now_ns);
             progress |= self.body.disk_turn();
             progress |= self.send(now_ns);
@@ -349,12 +349,14 @@ impl Body {
         self.link.counters.add(reason, 1);
     }
 
-    fn take_commands(&mut self, now_ns: u64) -> bool {
+    fn take_commands(&mut self, datapath: &mut impl Datapath, now_ns: u64) -> bool {
         let mut taken = 0;
         while taken < COMMANDS_PER_TURN {
             let mut scratch = self.link.lend_command_scratch();
             let record = self.link.next_command(&mut scratch);
             if let Some(record) = record {
+                // Its flow was delivered before it was sent, but perhaps after this turn looked for deliveries.
+                self.take_deliveries(datapath, now_ns);
                 match postcard::from_bytes::<Command<'_>>(record) {
                     Ok(command) => self.command(&command, now_ns),
                     Err(_) => debug_assert!(false, "the control process sent a malformed command"),

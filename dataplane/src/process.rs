@@ -267,7 +267,11 @@ impl Attendant {
                     let direct = if direct { descriptors.next() } else { None };
                     self.files.install(slot, buffered, direct)
                 });
-                installed.then_some(FromDataPlane::FileInstalled { slot })
+                Some(if installed {
+                    FromDataPlane::FileInstalled { slot }
+                } else {
+                    FromDataPlane::FileNotInstalled { slot }
+                })
             }
             ToDataPlane::RemoveFile { slot } => {
                 self.files.remove(slot);

@@ -92,6 +92,11 @@ impl HostileSender {
         Self { stranger, flows, socket, receiver_ports, next_packet }
     }
 
+    /// Goes on with another packet number on a flow.
+    pub fn skip_to(&mut self, flow: usize, packet_number: u64) {
+        self.next_packet[flow] = packet_number;
+    }
+
     /// A segment of a chunk, sealed, on a flow.
     #[must_use]
     pub fn segment(&mut self, flow: usize, chunk: u32, bytes: &[u8], index: u32) -> Vec<u8> {

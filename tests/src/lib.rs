@@ -3,7 +3,9 @@
 pub mod api;
 pub mod decoders;
 pub mod faulty_disk;
+pub mod folding_disk;
 pub mod history;
+pub mod hostile_receiver;
 pub mod hostile_sender;
 pub mod lab;
 pub mod node;

@@ -66,11 +66,34 @@ impl Pair {
     /// If it does not start.
     #[must_use]
     pub fn start_with(&self, options: &[&str]) -> RunningNode {
-        let mut arguments = vec!["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "127.0.0.1:0"];
-        arguments.extend(options);
-        let node = RunningNode::start(&self.there, &mut command(&self.there, arguments));
+        self.start_changed(|starting| {
+            starting.args(options);
+        })
+    }
+
+    /// As [`Pair::start`], with whatever else the test wants to change of the command.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_changed(&self, change: impl FnOnce(&mut Command)) -> RunningNode {
+        let arguments = ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "127.0.0.1:0"];
+        let mut starting = command(&self.there, arguments);
+        change(&mut starting);
+        let node = RunningNode::start(&self.there, &mut starting);
         self.meet(node.port);
         node
+    }
+
+    /// Starts the second's node so that it gives up after `patience_s` what gets nowhere.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[must_use]
+    pub fn start_impatient(&self, patience_s: u32) -> RunningNode {
+        self.start_changed(|starting| {
+            starting.env("CULVERT_PATIENCE", patience_s.to_string());
+        })
     }
 
     /// Tells the first where the second listens.

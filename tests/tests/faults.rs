@@ -266,6 +266,50 @@ fn a_partner_that_stalls_for_a_minute_is_given_up_and_tried_again() {
     stall(60, "20");
 }
 
+/// Both control processes live and talk to each other all the while.
+#[test]
+fn a_transfer_that_gets_nowhere_is_given_up_and_goes_on_from_what_is_stored() {
+    let pair = Pair::new();
+    let node = pair.start_impatient(3);
+    let source = pair.path("source");
+    make_flat(&source, 8, 4 << 20, &mut Random::new(1));
+    let child = begin(&pair, &source, &["--rate", "60M", "--retries", "20"]);
+    wait_for("the first data", || (!temporary_files(&pair.shared).is_empty()).then_some(()));
+    let data_plane = node.data_plane();
+    signal_process(data_plane, Signal::STOP);
+    wait_for("the end of the first try", || node.log().contains("nothing has come of the transfer").then_some(()));
+    signal_process(data_plane, Signal::CONT);
+    finish(child).exits(0);
+    assert_same(&source, &pair.shared.join("in"));
+    assert!(temporary_files(&pair.shared).is_empty());
+}
+
+/// The control process waited for ever for a confirmation that the data plane did not give.
+#[test]
+fn a_data_plane_that_may_open_no_more_files_fails_them_by_name() {
+    let pair = Pair::new();
+    let node = pair.start();
+    fs::write(pair.path("first"), "content").unwrap();
+    pair.send(&pair.path("first"), "first", &[]).exits(0);
+    let data_plane = node.data_plane();
+    let open = fs::read_dir(format!("/proc/{data_plane}/fd")).unwrap().count() as u64;
+    let limit = rustix::process::Rlimit { current: Some(open), maximum: Some(1 << 16) };
+    let process = rustix::process::Pid::from_raw(data_plane as i32);
+    let before = rustix::process::prlimit(process, rustix::process::Resource::Nofile, limit).unwrap();
+    let source = pair.path("source");
+    fs::create_dir(&source).unwrap();
+    for name in ["large-1", "large-2", "small"] {
+        let bytes = if name == "small" { 900 } else { 3 << 20 };
+        fs::write(source.join(name), Random::new(1).bytes(bytes)).unwrap();
+    }
+    let result = finish(begin(&pair, &source, &["--retries", "0"])).exits(6).json();
+    assert_eq!(failed_names(&result), ["large-1", "large-2"], "{result}");
+    assert!(result["errors"][0]["text"].as_str().unwrap().contains("open file"), "{result}");
+    rustix::process::prlimit(process, rustix::process::Resource::Nofile, before).unwrap();
+    finish(begin(&pair, &source, &["--retries", "0"])).exits(0);
+    assert_same(&source, &pair.shared.join("in"));
+}
+
 #[test]
 fn a_core_that_is_taken_away_slows_a_transfer_and_no_more() {
     let pair = Pair::new();

@@ -2,12 +2,16 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use culvert_protocol::control::{Message, PROTOCOL_VERSION, RefusalCode, Wish};
 use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
 use culvert_tests::node::{Pair, RunningNode};
 use culvert_tests::stranger::{Stranger, file, hello, push_manifest, request, symlink as link};
-use culvert_tests::tree::{contents, temporary_files};
+use culvert_tests::random::Random;
+use culvert_tests::tree::{Item, contents, make_flat, temporary_files};
 
 /// The node lives, uses little memory, and serves honest partners.
 fn assert_goes_on(pair: &Pair, node: &mut RunningNode) {
@@ -256,5 +260,82 @@ fn a_directory_swapped_for_a_symlink_under_a_transfer_is_not_followed() {
     assert!(contents(&outside).is_empty(), "the symlink was followed: {ran:?}");
     assert_ne!(ran.code, 0, "{ran:?}");
     fs::remove_file(&inside).unwrap();
+    assert_goes_on(&pair, &mut node);
+}
+
+/// Exchanges what two names lead to, again and again, until it is told to stop; returns how often.
+fn exchange_until(stop: Arc<AtomicBool>, one: PathBuf, other: PathBuf) -> std::thread::JoinHandle<u64> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    std::thread::spawn(move || {
+        let mut count = 0;
+        while !stop.load(Ordering::Relaxed) {
+            count += u64::from(renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).is_ok());
+            // Often enough to meet every step of a file's way, seldom enough to let some through.
+            std::thread::sleep(std::time::Duration::from_micros(200));
+        }
+        count
+    })
+}
+
+#[test]
+fn a_symlink_swapped_in_and_out_in_a_race_is_never_followed_by_what_is_stored() {
+    let pair = Pair::new();
+    let mut node = pair.start();
+    let (source, outside) = (pair.path("source"), pair.path("outside"));
+    fs::create_dir(&outside).unwrap();
+    make_flat(&source.join("deep"), 200, 3_000, &mut Random::new(1));
+    make_flat(&source.join("deep/large"), 4, 3 << 20, &mut Random::new(2));
+    let inside = pair.shared.join("in");
+    fs::create_dir_all(inside.join("deep")).unwrap();
+    symlink(&outside, inside.join("other")).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let swapping = exchange_until(stop.clone(), inside.join("deep"), inside.join("other"));
+    let mut codes = Vec::new();
+    for _ in 0..8 {
+        // Some of them end well, some files fail, some transfers do.
+        codes.push(pair.send(&source.join(""), "in", &["--retries", "0", "--overwrite", "always"]).code);
+        assert!(contents(&outside).is_empty(), "the symlink was followed: {:?}", contents(&outside).keys());
+    }
+    stop.store(true, Ordering::Relaxed);
+    let swaps = swapping.join().unwrap();
+    eprintln!("{swaps} swaps, exit codes {codes:?}");
+    assert!(swaps > 100, "only {swaps} swaps");
+    assert_goes_on(&pair, &mut node);
+}
+
+#[test]
+fn a_symlink_swapped_in_and_out_in_a_race_is_never_followed_by_what_is_sent() {
+    let pair = Pair::new();
+    let mut node = pair.start();
+    let outside = pair.path("outside");
+    // The same names, sizes and times outside: only the bytes tell.
+    let deep = pair.shared.join("data/deep");
+    make_flat(&deep, 60, 3_000, &mut Random::new(1));
+    make_flat(&outside, 60, 3_000, &mut Random::new(1));
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    for (directory, fill) in [(&deep, b'p'), (&outside, b's')] {
+        for entry in fs::read_dir(directory).unwrap().flatten() {
+            let bytes = entry.metadata().unwrap().len() as usize;
+            fs::write(entry.path(), vec![fill; bytes]).unwrap();
+            fs::File::options().write(true).open(entry.path()).unwrap().set_modified(time).unwrap();
+        }
+    }
+    symlink(&outside, pair.shared.join("data/other")).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let swapping = exchange_until(stop.clone(), deep, pair.shared.join("data/other"));
+    for round in 0..8 {
+        let copy = pair.path(&format!("copy-{round}"));
+        pair.get("data/", &copy, &["--retries", "0"]);
+        if !copy.exists() {
+            continue;
+        }
+        for (name, item) in contents(&copy) {
+            let Item::File(bytes) = item else { continue };
+            assert!(!bytes.contains(&b's'), "{} was read through the symlink", name.display());
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let swaps = swapping.join().unwrap();
+    assert!(swaps > 100, "only {swaps} swaps");
     assert_goes_on(&pair, &mut node);
 }

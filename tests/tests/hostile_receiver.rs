@@ -6,10 +6,14 @@ use std::fs;
 use std::net::UdpSocket;
 use std::os::unix::ffi::OsStrExt as _;
 
-use culvert_protocol::control::{FlowOffer, Message, RefusalCode, Run, Wish};
+use culvert_protocol::arrivals::PacketRange;
+use culvert_protocol::control::{FlowOffer, Message, Options, RefusalCode, Run, Wish};
 use culvert_protocol::feedback::{Summary, write_report};
+use culvert_protocol::rate_control::Mode;
+use culvert_tests::hostile_receiver::HostileReceiver;
 use culvert_tests::hostile_sender::new_id;
 use culvert_tests::node::{Pair, RunningNode, resident_kib};
+use culvert_tests::program::{Ran, command};
 use culvert_tests::random::Random;
 use culvert_tests::stranger::{Stranger, request};
 
@@ -22,6 +26,17 @@ impl Siege {
     fn begin() -> Self {
         let pair = Pair::new();
         let node = pair.start();
+        Self::around(pair, node)
+    }
+
+    /// Around a node that gives up soon what gets nowhere.
+    fn begin_impatient() -> Self {
+        let pair = Pair::new();
+        let node = pair.start_impatient(3);
+        Self::around(pair, node)
+    }
+
+    fn around(pair: Pair, node: RunningNode) -> Self {
         fs::create_dir(pair.shared.join("data")).unwrap();
         for number in 0..20 {
             fs::write(pair.shared.join(format!("data/file-{number}")), Random::new(number).bytes(300_000)).unwrap();
@@ -31,12 +46,17 @@ impl Siege {
 
     /// Asks for everything and hears the manifest.
     fn pull(&self, lane_port: u16) -> Stranger {
+        self.pull_with(lane_port, |_| {})
+    }
+
+    fn pull_with(&self, lane_port: u16, change: impl FnOnce(&mut Options)) -> Stranger {
         let mut stranger = Stranger::introduced(&self.pair.here, self.node.port);
         let source = self.pair.shared.join("data/").as_os_str().as_bytes().to_vec();
         let Message::Request(mut asked) = request(Wish::Pull { sources: vec![source] }) else { unreachable!() };
         asked.transfer = new_id();
         asked.options.chunk_bytes = 64 << 10;
         asked.lane_ports = vec![lane_port];
+        change(&mut asked.options);
         stranger.say(&Message::Request(asked));
         loop {
             match stranger.hear() {
@@ -55,6 +75,8 @@ impl Siege {
         assert!(self.node.is_alive() && !self.node.log().contains("panicked"), "{}", self.node.log());
         let resident = resident_kib(self.node.process_id());
         assert!(resident < 200 << 10, "the control process grew to {resident} KiB");
+        let resident = resident_kib(self.node.data_plane());
+        assert!(resident < 500 << 10, "the data plane grew to {resident} KiB");
         let copy = self.pair.path("copy");
         self.pair.get("data/", &copy, &[]).exits(0);
         assert_eq!(fs::read_dir(copy).unwrap().count(), 20);
@@ -147,5 +169,49 @@ fn reports_from_the_future_and_of_other_flows_change_nothing() {
     // Whatever the reports say, nothing was sent, and no probe was answered; or one of them was found to be none.
     let refusal = stranger.hear_refusal();
     assert!([RefusalCode::Failed, RefusalCode::Protocol].contains(&refusal.code), "{refusal}");
+    siege.lift();
+}
+
+#[test]
+fn a_receiver_that_calls_everything_lost_for_ever_is_given_up() {
+    let siege = Siege::begin();
+    // Somebody else's transfer is under way all the while.
+    let copy = siege.pair.path("honest");
+    let source = format!("second:{}", siege.pair.shared.join("data/").display());
+    let mut fetching = command(&siege.pair.here, ["get", "--json", "--rate", "20M", "--retries", "0"]);
+    fetching.arg(source).arg(&copy).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let honest = fetching.spawn().unwrap();
+
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let stranger = siege.pull_with(socket.local_addr().unwrap().port(), |options| {
+        // The partner chooses how fast it is besieged.
+        (options.mode, options.rate_bits_per_second) = (Mode::Fixed, Some(1_000_000_000));
+    });
+    let mut decided = 0;
+    let refusal = HostileReceiver::begin(stranger, socket).report_until_refused(|seen| {
+        let lost = PacketRange { first: decided, count: seen.next_packet - decided };
+        decided = seen.next_packet;
+        let lost = if lost.count > 0 { vec![lost] } else { Vec::new() };
+        (Summary { decided_below: decided, credit: 4, interval_us: 2_000, ..*seen }, lost)
+    });
+    assert_eq!(refusal.code, RefusalCode::Protocol, "{refusal}");
+    assert!(refusal.text.contains("lost") && refusal.text.contains("again and again"), "{refusal}");
+
+    let honest: Ran = honest.wait_with_output().unwrap().into();
+    honest.exits(0);
+    assert_eq!(fs::read_dir(copy).unwrap().count(), 20);
+    siege.lift();
+}
+
+/// It waited for ever: for all that the sender knew, the receiver's disk was slow.
+#[test]
+fn a_receiver_that_never_gives_credit_is_given_up() {
+    let siege = Siege::begin_impatient();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let stranger = siege.pull(socket.local_addr().unwrap().port());
+    let refusal = HostileReceiver::begin(stranger, socket)
+        .report_until_refused(|seen| (Summary { decided_below: seen.next_packet, ..*seen }, Vec::new()));
+    assert_eq!(refusal.code, RefusalCode::Temporary, "{refusal}");
+    assert!(refusal.text.contains("nothing has come of the transfer"), "{refusal}");
     siege.lift();
 }

@@ -275,6 +275,75 @@ fn segments_that_cannot_be_are_counted_and_the_transfer_goes_on() {
 }
 
 #[test]
+fn segments_under_an_old_epoch_are_dropped() {
+    let siege = Siege::begin();
+    let (good, evil) = (file_of_chunks(2, 8), file_of_chunks(2, 9));
+    let mut sender = siege.attack(&[file(b"file", good.len() as u64)]);
+    let old = sender.segment(0, 0, part_of(&evil, 0), 5);
+    // Two epochs on, one after the other: the receiver gets each key when it has seen the one before.
+    for epoch in 1..=2u64 {
+        sender.skip_to(0, epoch << EPOCH_BITS);
+        sender.send_chunk(0, 1, &part_of(&good, 1)[..1_024]);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        sender.send_part(0, epoch as u32 - 1, &good, epoch as usize - 1);
+    }
+    let count = || siege.node.metric("culvert_segments_rejected_total{reason=\"stale\"}");
+    let before = count();
+    wait_for("a rejection of an old segment", || {
+        sender.send(0, &old);
+        (count() > before).then_some(())
+    });
+    say_the_end(&mut sender, &[(0, &good)]);
+    hear_finished(&mut sender);
+    assert!(siege.stored("file").unwrap() == good);
+    siege.lift();
+}
+
+/// They stayed lent to a transfer that was gone, and its flow was never closed.
+#[test]
+fn packs_whose_sender_goes_before_their_hashes_leave_their_buffers() {
+    let mut siege = Siege::begin();
+    let in_use = || -> f64 {
+        let metrics = siege.node.metrics();
+        let lines = metrics.lines().filter(|line| line.starts_with("culvert_lane_buffers_in_use{"));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    };
+    let honest: Ran = siege.honest.take().unwrap().wait_with_output().unwrap().into();
+    honest.exits(0);
+    let content = Random::new(3).bytes(9_000);
+    let mut sender = siege.attack(&[file(b"small", 9_000)]);
+    sender.send_chunk(0, 0, &content);
+    wait_for("a pack", || (in_use() > 0.0).then_some(()));
+    // It is whole, and waits for its hashes.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    drop(sender);
+    wait_for("the buffers", || (in_use() == 0.0).then_some(()));
+    siege.honest = Some(siege.start_honest("1G"));
+    siege.lift();
+}
+
+#[test]
+fn a_sender_that_only_says_that_it_lives_is_given_up() {
+    let pair = Pair::new();
+    let node = pair.start_impatient(3);
+    let mut sender =
+        HostileSender::begin(&pair.here, node.port, &pair.shared.join("in"), &[file(b"file", 1 << 20)]);
+    let began = std::time::Instant::now();
+    let mut frame = Vec::new();
+    Message::Ping(1).write_frame(&mut frame);
+    while sender.stranger.say_bytes(&frame).is_ok() {
+        assert!(began.elapsed() < culvert_tests::node::PATIENCE, "the node waits for ever");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let refusal = sender.stranger.hear_refusal();
+    assert_eq!(refusal.code, RefusalCode::Temporary, "{refusal}");
+    assert!(refusal.text.contains("1 files and 0 chunks are outstanding"), "{refusal}");
+    // The next is answered.
+    fs::write(pair.path("file"), "content").unwrap();
+    pair.send(&pair.path("file"), "next", &[]).exits(0);
+}
+
+#[test]
 fn more_chunks_than_there_is_credit_for_take_no_more_buffers() {
     let siege = Siege::begin();
     let chunks = 5_000u32;

@@ -54,6 +54,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
         dataplane,
         settings.engine(true)?,
         settings.datagram_bytes_cap(),
+        settings.patience(),
     )?;
     let listener = bind(settings.listen.value, "the control connection", "--listen").await?;
     let port = listener.local_addr().map_err(CommandError::failed)?.port();

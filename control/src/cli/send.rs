@@ -180,7 +180,8 @@ pub fn target_of(place: &Place) -> Target {
 pub fn embedded(settings: &Settings, state: &StateDirectory) -> Result<Arc<Node>, CommandError> {
     let engine = settings.engine(false)?;
     let name = settings.name.value.clone();
-    let node = Node::new(state.clone(), name, Origin::Child(program()), engine, settings.datagram_bytes_cap())?;
+    let (cap, patience) = (settings.datagram_bytes_cap(), settings.patience());
+    let node = Node::new(state.clone(), name, Origin::Child(program()), engine, cap, patience)?;
     node.path.configure(settings.paths.clone(), 0);
     Ok(node)
 }

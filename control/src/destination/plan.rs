@@ -4,7 +4,7 @@
 //! it notes what is there already and need not be sent. Only when nothing speaks against it does it make directories and
 //! symlinks.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
@@ -79,6 +79,7 @@ pub fn decide(
     check_names(manifest)?;
     let mut looker = Looker { destination, parent: None, missing: HashSet::new() };
     let mut actions = Vec::with_capacity(manifest.len());
+    let mut taken: HashMap<(u64, u64), u32> = HashMap::new();
     let mut collisions = Vec::new();
     let mut collision_count = 0u64;
     for (file, entry) in manifest.entries() {
@@ -86,16 +87,23 @@ pub fn decide(
         let there = looker.look(&name, entry.kind == EntryKind::Directory)?;
         let action = match there {
             None => Action::Create,
-            Some(stat) => match decide_existing(&entry, &stat, policy, before.is_stored(file, &entry, &stat)) {
-                Ok(action) => action,
-                Err(reason) => {
+            Some(stat) => {
+                let decided = match has_one_name(&stat).then(|| taken.insert(identity(&stat), file)).flatten() {
+                    Some(other) => {
+                        let other = printable(&destination.name(manifest, other));
+                        Err(format!("is the same name as '{other}' to the file system, which folds them"))
+                    }
+                    None => decide_existing(&entry, &stat, policy, before.is_stored(file, &entry, &stat))
+                        .map_err(str::to_owned),
+                };
+                decided.unwrap_or_else(|reason| {
                     collision_count += 1;
                     if collisions.len() < NAMED_MAX {
                         collisions.push(format!("'{}' {reason}", printable(&name)));
                     }
                     Action::Skip
-                }
-            },
+                })
+            }
         };
         actions.push(action);
     }
@@ -112,6 +120,16 @@ pub fn decide(
         ));
     }
     Ok(Plan { actions })
+}
+
+/// What a name leads to, whatever it is called.
+const fn identity(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// Whether only one name can lead to what is there: two that do are one to the file system, by case or by the form of a letter.
+fn has_one_name(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory || stat.st_nlink == 1
 }
 
 /// What becomes of an entry whose name is taken; the error says by what.
@@ -263,6 +281,7 @@ pub fn make_directories_and_symlinks(
     actions: &[Action],
 ) -> Result<bool, Refusal> {
     let mut has_made = false;
+    let mut made_here = HashSet::new();
     for (file, entry) in manifest.entries() {
         let action = actions[file as usize];
         if action == Action::Skip || matches!(entry.kind, EntryKind::File { .. }) {
@@ -271,11 +290,20 @@ pub fn make_directories_and_symlinks(
         has_made = true;
         let name = destination.name(manifest, file);
         let made = destination.parent_of(&name).and_then(|(parent, last)| match entry.kind {
-            EntryKind::Directory => match mkdirat(&parent, last, Mode::from_raw_mode(0o777)) {
-                // Another transfer may have made it meanwhile; if it is no directory, its files will say so.
-                Err(Errno::EXIST) => Ok(()),
-                made => made,
-            },
+            EntryKind::Directory => {
+                let made = mkdirat(&parent, last, Mode::from_raw_mode(0o777));
+                let there = identity(&statat(&parent, last, AtFlags::SYMLINK_NOFOLLOW)?);
+                match made {
+                    // Another transfer may have made it meanwhile; if it is no directory, its files will say so. But if this one has made it,
+                    // it was under another name, and the two directories would become one.
+                    Err(Errno::EXIST) if !made_here.contains(&there) => Ok(()),
+                    Err(error) => Err(error),
+                    Ok(()) => {
+                        made_here.insert(there);
+                        Ok(())
+                    }
+                }
+            }
             _ => {
                 let target = Path::new(OsStr::from_bytes(entry.target));
                 if action == Action::Replace {
@@ -288,10 +316,17 @@ pub fn make_directories_and_symlinks(
             let code = match error {
                 Errno::NOSPC | Errno::DQUOT => RefusalCode::NoSpace,
                 Errno::ACCESS | Errno::PERM | Errno::ROFS => RefusalCode::NotPermitted,
+                Errno::EXIST => RefusalCode::Collision,
                 _ => RefusalCode::Failed,
             };
-            let path = destination.path.display();
-            Refusal::new(code, format!("cannot make '{}' in {path}: {error}", printable(&name)))
+            let (name, path) = (printable(&name), destination.path.display());
+            let reason = match error {
+                Errno::EXIST => {
+                    "it is there by now, or its name is to the file system the same as another of the transfer".to_owned()
+                }
+                error => error.to_string(),
+            };
+            Refusal::new(code, format!("cannot make '{name}' in {path}: {reason}"))
         })?;
     }
     Ok(has_made)

@@ -191,12 +191,6 @@ impl SendingFlows {
         self.plane.command(flow.lane, &Command::Send { flow: flow.slot, chunk, chunk_bytes, source });
     }
 
-    /// Tells a flow that a buffer is filled.
-    pub fn filled(&self, tag: usize, chunk: u32) {
-        let flow = &self.flows[tag];
-        self.plane.command(flow.lane, &Command::Filled { flow: flow.slot, chunk });
-    }
-
     /// Takes a chunk back from a flow.
     pub fn withdraw(&self, tag: usize, chunk: u32) {
         let flow = &self.flows[tag];
@@ -262,6 +256,13 @@ impl SendingFlows {
     #[must_use]
     pub const fn newest_rtt_us(&self) -> u32 {
         self.newest_rtt_us
+    }
+
+    /// Payload bytes that the reports say have come, without those that had come before.
+    #[must_use]
+    pub fn arrived_bytes(&self) -> u64 {
+        let of = |summary: &Summary| summary.bytes.saturating_sub(summary.duplicate_bytes);
+        self.flows.iter().fold(0, |sum, flow| sum.saturating_add(of(&flow.previous)))
     }
 
     /// How far the flows are: little enough to be asked for with every report.

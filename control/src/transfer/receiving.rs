@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 
 use super::bit_set::BitSet;
 use super::manifest_exchange::{ReceivedManifest, TOO_MUCH_LISTED, canceled, receive_manifest};
+use super::patience::Patience;
 use super::result::TransferResult;
 use super::sending::{RateMeter, memory_chunks};
 use super::usage::CpuMeter;
@@ -34,7 +35,7 @@ use crate::connection::SILENCE_TIMEOUT;
 use crate::dataplane::{DataPlaneError, ReceiveEvent, Tagged};
 use crate::destination::plan::Action;
 use committer::{Committed, Committer};
-use files::IncomingFiles;
+use files::{IncomingFiles, WaitingChunk};
 pub use planning::{FileRequest, Incoming, Intake};
 
 /// How often progress is measured and written chunks are made durable.
@@ -71,7 +72,7 @@ enum Done {
     /// A partial file was opened, or not.
     Opened { file: u32, result: Result<files::OpenPartial, FileError> },
     /// A pack was written; its files go to the committer.
-    Unpacked { tag: usize, chunk: u32, buffer: u32, pack: crate::destination::small_files::StagedPack },
+    Unpacked { chunk: u32, pack: crate::destination::small_files::StagedPack },
     /// Files of packs, and empty files, have their names for good.
     Committed(Committed),
     /// A large file has its name for good, or not.
@@ -92,7 +93,7 @@ struct Receiving {
     files: IncomingFiles,
     committer: Committer,
     /// Packs that are whole and wait for their hashes.
-    packs: HashMap<u32, (usize, LentBuffer)>,
+    packs: HashMap<u32, LentBuffer>,
     pack_hashes: HashMap<u32, Vec<ChunkHash>>,
     /// Hashes of one side that wait for the other's.
     theirs: HashMap<u32, ChunkHash>,
@@ -131,6 +132,11 @@ struct Receiving {
     rate: RateMeter,
     committed_at: Instant,
     syncing: bool,
+    patience: Patience,
+    /// Counts what brought the transfer further.
+    steps: u64,
+    /// Bytes of segments that had not come before, by flow.
+    new_bytes: Vec<u64>,
     began_unix_ms: u64,
     began: Instant,
 }
@@ -232,6 +238,7 @@ impl Receiving {
             }
         }
         let intake = Arc::new(intake);
+        let patience = Patience::new(context.patience, Instant::now());
         let files = intake.manifest.len();
         let files_left = (0..intake.manifest.len() as u32)
             .filter(|&file| intake.manifest.file_bytes(file).is_some() && intake.is_sent(file))
@@ -285,6 +292,9 @@ impl Receiving {
             rate: RateMeter::new(),
             committed_at: Instant::now(),
             syncing: false,
+            patience,
+            steps: 0,
+            new_bytes: Vec::new(),
             began_unix_ms,
             began,
         })
@@ -322,13 +332,18 @@ impl Receiving {
                                 self.set_interval(sent.elapsed());
                             }
                         }
-                        message => if let Some(received) = self.message(message).await? {
+                        Message::Ping(number) => self.context.connection.writer.send_urgent(Message::Pong(number))?,
+                        message => if let Some(received) = self.step(message).await? {
                             return Ok(received);
                         }
                     }
                 }
-                Some(done) = finished_work.recv() => self.work_done(done).await?,
+                Some(done) = finished_work.recv() => {
+                    self.steps += 1;
+                    self.work_done(done).await?;
+                }
                 _ = tick.tick() => {
+                    self.check_patience()?;
                     if heard.elapsed() > SILENCE_TIMEOUT {
                         return Err(TransferError::here(RefusalCode::Temporary, "the partner has not been heard of for 30 s"));
                     }
@@ -369,11 +384,17 @@ impl Receiving {
                         self.files.take_waiting(file)
                     }
                 };
-                for (tag, chunk) in waiting {
-                    if self.failed.contains(&file) { self.abandon(tag, chunk) } else { self.place_in_file(tag, chunk) }
+                for chunk in waiting {
+                    match chunk {
+                        WaitingChunk::Segments { tag, chunk } if self.failed.contains(&file) => {
+                            self.abandon(tag, chunk)
+                        }
+                        WaitingChunk::Segments { tag, chunk } => self.place_in_file(tag, chunk),
+                        WaitingChunk::Hole { chunk, hash } => self.punch(chunk, hash)?,
+                    }
                 }
             }
-            Done::Unpacked { tag, chunk, buffer, pack } => self.unpacked(tag, chunk, buffer, pack).await?,
+            Done::Unpacked { chunk, pack } => self.unpacked(chunk, pack).await?,
             Done::Committed(committed) => {
                 if let Some(error) = committed.fatal {
                     return Err(error);
@@ -412,12 +433,9 @@ impl Receiving {
 
     async fn unpacked(
         &mut self,
-        tag: usize,
         chunk: u32,
-        buffer: u32,
         pack: crate::destination::small_files::StagedPack,
     ) -> Result<(), TransferError> {
-        self.return_buffer(tag, buffer);
         if !pack.mismatched.is_empty() {
             // The files that were right are dropped with it; they come again with the chunk.
             return self.try_again(chunk).await;
@@ -499,6 +517,15 @@ impl Receiving {
             let result = work.commit(&intake);
             let _ = done.send(Done::Synced { chunks, result });
         });
+    }
+
+    /// Looks whether the transfer gets anywhere.
+    fn check_patience(&mut self) -> Result<(), TransferError> {
+        let progress = self.steps + self.new_bytes.iter().sum::<u64>();
+        let (files, under_way) = (self.files_left, self.came_by.len());
+        let has_all = if self.sender.is_some() { "" } else { "; the sender has not said that it sent everything" };
+        let outstanding = || format!("{files} files and {under_way} chunks are outstanding{has_all}");
+        self.patience.check(progress, Instant::now(), outstanding)
     }
 
     fn show_progress(&mut self) {

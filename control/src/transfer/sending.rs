@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_dataplane::link::commands::Source;
+use culvert_dataplane::link::handles::LentBuffer;
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::{FileError, FlowOffer, Message, RefusalCode};
 use culvert_protocol::names::printable;
@@ -24,6 +25,7 @@ use tokio::sync::mpsc;
 use super::flows::{SendingFlows, path_closed};
 use super::manifest_exchange::{canceled, unexpected};
 use super::packs::{FilledPack, fill};
+use super::patience::Patience;
 use super::receiving::TRIES_MAX;
 use super::result::TransferResult;
 use super::usage::CpuMeter;
@@ -97,7 +99,7 @@ enum Done {
     /// A file was opened, or not.
     Opened { file: u32, result: Result<OpenedFile, FileError> },
     /// A pack was filled.
-    Filled { tag: usize, chunk: u32, pack: FilledPack },
+    Filled { chunk: u32, pack: FilledPack, buffer: LentBuffer },
     /// A hole was hashed.
     Hole { chunk: u32, hash: ChunkHash },
     /// A chunk that the partner says it has was hashed here: the hash, if it is the same.
@@ -148,6 +150,9 @@ struct Sending {
     failed: HashSet<u32>,
     asked_again: HashMap<u32, AskedAgain>,
     standstill: Standstill,
+    patience: Patience,
+    /// Counts what brought the transfer further.
+    steps: u64,
     said_all_sent: bool,
     bytes_delivered: u64,
     done: mpsc::UnboundedSender<Done>,
@@ -228,6 +233,7 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
             *place = hash;
         }
     }
+    let patience = Patience::new(context.patience, began);
     let mut sending = Sending {
         files: OutgoingFiles::default(),
         cpu: CpuMeter::begin(context.plane.process_id()),
@@ -250,6 +256,8 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
         failed: HashSet::new(),
         asked_again: HashMap::new(),
         standstill: Standstill::new(),
+        patience,
+        steps: 0,
         said_all_sent: false,
         bytes_delivered: stored_bytes,
         done,
@@ -292,8 +300,12 @@ impl Sending {
                         self.event(tag, event)?;
                     }
                 }
-                Some(done) = finished_work.recv() => self.work_done(done),
+                Some(done) = finished_work.recv() => {
+                    self.steps += 1;
+                    self.work_done(done);
+                }
                 _ = tick.tick() => {
+                    self.check_patience()?;
                     if heard.elapsed() > SILENCE_TIMEOUT {
                         return Err(TransferError::here(RefusalCode::Temporary, "the partner has not been heard of for 30 s"));
                     }
@@ -322,7 +334,7 @@ impl Sending {
                     Err(error) => self.fail_file(error),
                 }
             }
-            Done::Filled { tag, chunk, pack } => {
+            Done::Filled { chunk, pack, buffer } => {
                 for error in pack.failed {
                     self.fail_file(error);
                 }
@@ -330,7 +342,8 @@ impl Sending {
                 if self.context.options.checksum {
                     self.outbox.others.push(Message::PackHashes { chunk, hashes: pack.hashes });
                 }
-                self.flows.filled(tag, chunk);
+                // From here on it may go.
+                drop(buffer);
             }
             Done::Hole { chunk, hash } => {
                 self.preparing -= 1;
@@ -367,6 +380,7 @@ impl Sending {
     }
 
     fn event(&mut self, tag: usize, event: SendEvent) -> Result<(), TransferError> {
+        self.steps += 1;
         match event {
             SendEvent::PathOpen { stride, rtt_us } => self.flows.path_open(tag, stride, rtt_us),
             SendEvent::PathClosed { errno } => {
@@ -385,9 +399,8 @@ impl Sending {
                         Some(ChunkContent::Pack { files, .. }) => fill(&tree, files, &mut buffer, checksum),
                         _ => FilledPack { hashes: Vec::new(), failed: Vec::new() },
                     };
-                    drop(buffer);
                     metrics.note_stage(Stage::Read, began.elapsed());
-                    let _ = done.send(Done::Filled { tag, chunk, pack });
+                    let _ = done.send(Done::Filled { chunk, pack, buffer });
                 });
             }
             SendEvent::Hashed { chunk, hash } => {
@@ -622,6 +635,7 @@ impl Sending {
     }
 
     async fn message(&mut self, message: Message, began: Instant) -> Result<Option<Sent>, TransferError> {
+        self.steps += u64::from(!matches!(message, Message::Feedback(_) | Message::Ping(_) | Message::Pong(_)));
         match message {
             Message::Feedback(bytes) => {
                 if self.flows.on_report(&bytes)? {

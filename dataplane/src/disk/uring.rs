@@ -98,7 +98,8 @@ impl Uring {
     pub(super) fn enter(&mut self, has_submissions: bool) {
         let mut submission = self.ring.submission();
         submission.sync();
-        if has_submissions || submission.taskrun() || submission.cq_overflow() {
+        // What the kernel did not take last time still waits in the queue, and nothing else would ever bring it there.
+        if has_submissions || !submission.is_empty() || submission.taskrun() || submission.cq_overflow() {
             drop(submission);
             // EBUSY and EAGAIN leave the entries in the queue for the next turn; no other error is possible for a valid ring.
             let _ = self.ring.submit();
@@ -108,7 +109,9 @@ impl Uring {
     /// Takes ended operations off the ring, as many as there is room for; returns how many.
     pub(super) fn completions(&mut self, ended: &mut [Option<Completion>]) -> u32 {
         let mut count = 0;
-        for (entry, place) in self.ring.completion().zip(ended) {
+        // The places first: `zip` takes from its first iterator before it finds the second empty, and an entry that is taken off the ring
+        // and dropped would be an operation that never ends.
+        for (place, entry) in ended.iter_mut().zip(self.ring.completion()) {
             let user = entry.user_data();
             *place = Some(Completion {
                 buffer: BufferId((user >> 32) as u32),
@@ -118,5 +121,76 @@ impl Uring {
             count += 1;
         }
         count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+    use std::sync::Arc;
+
+    use culvert_protocol::receiver_flow::ChunkMemory as _;
+
+    use super::*;
+    use crate::disk::COMPLETIONS_PER_TURN;
+    use crate::shared_memory::SharedMemory;
+
+    /// A ring, a buffer, and a file that holds `content`; none where io_uring cannot be used.
+    fn fixture(entries: u32, content: &[u8]) -> Option<(Uring, Buffers, BufferId, std::fs::File)> {
+        let memory = SharedMemory::create("buffers", 1 << 20, false).unwrap();
+        let mut buffers = Buffers::new(Arc::new(memory), 1 << 20);
+        let buffer = buffers.take().unwrap();
+        let Ok(ring) = Uring::new(entries, 1, None) else {
+            eprintln!("skipped: io_uring cannot be used here");
+            return None;
+        };
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(content, 0).unwrap();
+        Some((ring, buffers, buffer, file))
+    }
+
+    fn reading(file: &std::fs::File, buffer: BufferId, at: u32, bytes: u32) -> Operation {
+        let (fd, file_offset) = (file.as_raw_fd(), u64::from(at));
+        Operation { transfer: Transfer::Read, fd, buffer, buffer_offset: at, bytes, file_offset }
+    }
+
+    /// The 33rd was lost, and the chunk that it was a piece of never came to its end: a transfer hung when more operations had ended
+    /// at once than a turn looks after, as with a sparse file whose holes were read back for a resume.
+    #[test]
+    fn completions_beyond_those_of_one_turn_wait_for_the_next() {
+        let Some((mut ring, buffers, buffer, file)) = fixture(64, &[7; 40]) else { return };
+        for at in 0..40 {
+            assert!(ring.push(&reading(&file, buffer, at, 1), &buffers));
+        }
+        let mut ended = Vec::new();
+        let began = std::time::Instant::now();
+        while ended.len() < 40 {
+            ring.enter(true);
+            let mut places = [None; COMPLETIONS_PER_TURN];
+            let count = ring.completions(&mut places) as usize;
+            let found: Vec<Completion> = places.into_iter().flatten().collect();
+            assert_eq!(found.len(), count);
+            ended.extend(found.into_iter().map(|completion| completion.buffer_offset));
+            assert!(began.elapsed() < std::time::Duration::from_secs(20), "only {} operations ended", ended.len());
+        }
+        ended.sort_unstable();
+        assert_eq!(ended, (0..40).collect::<Vec<_>>());
+    }
+
+    /// The kernel refuses entries when it is short of memory (`EAGAIN`): they stayed in the queue until another operation came, and with
+    /// the last chunk of a transfer none does.
+    #[test]
+    fn operations_that_the_kernel_did_not_take_are_handed_over_again() {
+        let Some((mut ring, buffers, buffer, file)) = fixture(8, b"content") else { return };
+        assert!(ring.push(&reading(&file, buffer, 0, 7), &buffers));
+        // This turn has started nothing itself.
+        let mut ended: [Option<Completion>; 4] = [None; 4];
+        let began = std::time::Instant::now();
+        while ring.completions(&mut ended) == 0 {
+            ring.enter(false);
+            assert!(began.elapsed() < std::time::Duration::from_secs(20), "the operation never ends");
+        }
+        assert_eq!(ended[0].map(|completion| completion.result), Some(7));
+        assert_eq!(buffers.bytes(buffer, 0..7), b"content");
     }
 }

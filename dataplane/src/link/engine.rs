@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::LaneLayout;
 use super::commands::{Command, Event, encode};
-use super::handles::LentBuffer;
+use super::handles::{LentBuffer, Place};
 use super::messages::{Start, ToDataPlane};
 use super::socket::LinkSocket;
 use crate::counters::{FlowBlock, LaneCounters};
@@ -126,13 +126,14 @@ pub fn prepare(config: &EngineConfig, socket: LinkSocket) -> Result<Engine, Prep
     socket.send(&ToDataPlane::Start(start), &descriptors)?;
 
     let on_hugepages = buffer_memory.iter().all(|memory| memory.on_hugepages());
+    let commands = Arc::new(Commands::new(link.clone(), lane_bells));
     let events = Events {
+        commands: commands.clone(),
         consumers: (0..lanes).map(|lane| Consumer::new(link.clone(), LaneLayout::of(lane).events)).collect(),
         buffer_memory,
         buffer_bytes: config.buffer_bytes,
         scratch: Box::new([0; RECORD_BYTES_MAX]),
     };
-    let commands = Arc::new(Commands::new(link, lane_bells));
     Ok(Engine { socket, commands, events, bell, on_hugepages, buffers_per_lane })
 }
 
@@ -170,25 +171,35 @@ impl Commands {
         self.lanes.len()
     }
 
-    /// Sends a command. It waits here if the ring is full, behind those that wait already.
+    /// Sends a command. It waits here if the ring is full, behind those that wait already. False if too many wait: the command is lost,
+    /// and with it whatever it was to bring about, so the process must be given up.
     ///
     /// # Panics
     /// If there is no such lane.
-    pub fn send(&self, lane: usize, command: &Command<'_>) {
+    #[must_use]
+    pub fn send(&self, lane: usize, command: &Command<'_>) -> bool {
         let (commands, bell) = &self.lanes[lane];
         let mut commands = commands.lock().unwrap_or_else(PoisonError::into_inner);
         let LaneCommands { producer, overflow, scratch } = &mut *commands;
         let record = encode(command, scratch);
+        // A lane has events only if it gets its commands: who waits for an event to move what waits here may wait for ever.
+        push_waiting(producer, overflow, bell);
         if overflow.is_empty() {
             match producer.push(record) {
-                Ok(true) => return ring(bell.as_fd()),
-                Ok(false) => return,
+                Ok(sleeping) => {
+                    if sleeping {
+                        ring(bell.as_fd());
+                    }
+                    return true;
+                }
                 Err(_) => {}
             }
         }
-        if overflow.len() < OVERFLOW_MAX {
-            overflow.push_back(record.to_vec());
+        if overflow.len() >= OVERFLOW_MAX {
+            return false;
         }
+        overflow.push_back(record.to_vec());
+        true
     }
 
     /// Moves waiting commands into the rings, as far as there is room.
@@ -196,13 +207,7 @@ impl Commands {
         for (commands, bell) in &self.lanes {
             let mut commands = commands.lock().unwrap_or_else(PoisonError::into_inner);
             let LaneCommands { producer, overflow, .. } = &mut *commands;
-            while let Some(record) = overflow.front() {
-                let Ok(sleeping) = producer.push(record) else { break };
-                overflow.pop_front();
-                if sleeping {
-                    ring(bell.as_fd());
-                }
-            }
+            push_waiting(producer, overflow, bell);
         }
     }
 
@@ -219,9 +224,22 @@ impl Commands {
     }
 }
 
+/// Moves commands that wait into a lane's ring, as far as there is room.
+fn push_waiting(producer: &mut Producer, overflow: &mut VecDeque<Vec<u8>>, bell: &OwnedFd) {
+    while let Some(record) = overflow.front() {
+        let Ok(sleeping) = producer.push(record) else { break };
+        overflow.pop_front();
+        if sleeping {
+            ring(bell.as_fd());
+        }
+    }
+}
+
 /// Reads the lanes' events.
 #[derive(Debug)]
 pub struct Events {
+    /// For buffers that are lent, to go back by.
+    commands: Arc<Commands>,
     consumers: Vec<Consumer>,
     buffer_memory: Vec<Arc<SharedMemory>>,
     buffer_bytes: usize,
@@ -244,12 +262,17 @@ impl Events {
             while count < events_max {
                 let Some(record) = consumer.pop(&mut self.scratch)? else { break };
                 let event = postcard::from_bytes::<Event<'_>>(record).map_err(|_| Broken)?;
-                let lend = |buffer, bytes| {
-                    LentBuffer::new(&self.buffer_memory[lane], self.buffer_bytes, buffer, bytes).ok_or(Broken)
+                let lend = |number, bytes, back| {
+                    let place = Place { buffer_bytes: self.buffer_bytes, number, bytes };
+                    LentBuffer::new(&self.buffer_memory[lane], place, &self.commands, lane, back).ok_or(Broken)
                 };
                 let lent = match event {
-                    Event::Fill { buffer, .. } => Some(lend(buffer, self.buffer_bytes as u32)?),
-                    Event::Hand { buffer, chunk_bytes, .. } => Some(lend(buffer, chunk_bytes)?),
+                    Event::Fill { flow, chunk, buffer } => {
+                        Some(lend(buffer, self.buffer_bytes as u32, Command::Filled { flow, chunk })?)
+                    }
+                    Event::Hand { flow, buffer, chunk_bytes, .. } => {
+                        Some(lend(buffer, chunk_bytes, Command::Return { flow, buffer })?)
+                    }
                     _ => None,
                 };
                 each(lane, event, lent);
@@ -268,5 +291,88 @@ impl Events {
     /// The reader is awake.
     pub fn awake(&self) {
         self.consumers.iter().for_each(Consumer::awake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::commands::ReceiveSlot;
+
+    /// An engine of one lane, and the lane's ends of its rings.
+    fn engine_and_lane() -> (Engine, Consumer, Producer, LinkSocket) {
+        let config = EngineConfig {
+            cores: vec![None],
+            memory_bytes: 4 << 20,
+            buffer_bytes: 1 << 20,
+            bind: std::net::Ipv4Addr::LOCALHOST.into(),
+            ports: Vec::new(),
+            socket_buffer_bytes: 1 << 20,
+            af_xdp: None,
+        };
+        let (ours, theirs) = LinkSocket::pair().unwrap();
+        let engine = prepare(&config, ours).unwrap();
+        let (link, layout) = (engine.commands.link.clone(), LaneLayout::of(0));
+        let (commands, events) = (Consumer::new(link.clone(), layout.commands), Producer::new(link, layout.events));
+        (engine, commands, events, theirs)
+    }
+
+    fn next_command(commands: &mut Consumer) -> Option<String> {
+        let mut scratch = Box::new([0; RECORD_BYTES_MAX]);
+        let record = commands.pop(&mut scratch).unwrap()?;
+        Some(format!("{:?}", postcard::from_bytes::<Command<'_>>(record).unwrap()))
+    }
+
+    fn emit(events: &mut Producer, event: &Event<'_>) {
+        let mut scratch = Box::new([0; RECORD_BYTES_MAX]);
+        events.push(encode(event, &mut scratch)).unwrap();
+    }
+
+    /// The buffers of a transfer that ended while packs were unpacked or filled stayed lent for ever, and its flow was never closed.
+    #[test]
+    fn a_lent_buffer_goes_back_when_it_is_dropped() {
+        let (mut engine, mut commands, mut events, _theirs) = engine_and_lane();
+        emit(&mut events, &Event::Hand { flow: ReceiveSlot(3), chunk: 7, buffer: 2, chunk_bytes: 100 });
+        emit(&mut events, &Event::Fill { flow: SendSlot(4), chunk: 8, buffer: 1 });
+        let mut lent = Vec::new();
+        engine.events.drain(10, |_, _, buffer| lent.extend(buffer)).unwrap();
+        assert_eq!((lent.len(), next_command(&mut commands)), (2, None));
+        drop(lent);
+        let back = Command::Return { flow: ReceiveSlot(3), buffer: 2 };
+        assert_eq!(next_command(&mut commands), Some(format!("{back:?}")));
+        let back = Command::Filled { flow: SendSlot(4), chunk: 8 };
+        assert_eq!(next_command(&mut commands), Some(format!("{back:?}")));
+    }
+
+    /// They went on only with the lane's next event, which may depend on one of them.
+    #[test]
+    fn commands_that_wait_for_room_go_with_the_next_command() {
+        let (engine, mut commands, _events, _theirs) = engine_and_lane();
+        let report = [7; 8_000];
+        let command = |slot| Command::Report { flow: SendSlot(slot), bytes: &report };
+        let mut sent = 0;
+        while engine.commands.lanes[0].0.lock().unwrap().overflow.len() < 3 {
+            assert!(engine.commands.send(0, &command(sent)));
+            sent += 1;
+        }
+        let mut taken = 0;
+        while let Some(found) = next_command(&mut commands) {
+            assert_eq!(found, format!("{:?}", command(taken)));
+            taken += 1;
+        }
+        assert_eq!(taken, sent - 3);
+        assert!(engine.commands.send(0, &command(sent)));
+        for number in taken..=sent {
+            assert_eq!(next_command(&mut commands), Some(format!("{:?}", command(number))));
+        }
+        assert_eq!(next_command(&mut commands), None);
+    }
+
+    #[test]
+    fn a_command_that_is_lost_is_told() {
+        let (engine, _commands, _events, _theirs) = engine_and_lane();
+        let command = Command::Filled { flow: SendSlot(0), chunk: 0 };
+        let sent = (0..2 * OVERFLOW_MAX).take_while(|_| engine.commands.send(0, &command)).count();
+        assert!((OVERFLOW_MAX..2 * OVERFLOW_MAX).contains(&sent), "{sent} commands");
     }
 }

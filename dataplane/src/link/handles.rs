@@ -3,34 +3,51 @@
 
 use std::sync::Arc;
 
+use super::commands::Command;
+use super::engine::Commands;
 use crate::shared_memory::SharedMemory;
 
 /// A buffer that a lane has lent to the control process, to fill it with small files or to unpack them from it.
 ///
-/// It exists between the event that lends it and the command that gives it back; the lane does not touch it meanwhile.
+/// It exists between the event that lends it and the command that gives it back; the lane does not touch it meanwhile. It goes back when it
+/// is dropped, whoever drops it: a transfer that ends in the middle would otherwise take its buffers, and its flow's slot, with it.
 #[derive(Debug)]
 pub struct LentBuffer {
     memory: Arc<SharedMemory>,
     begin: usize,
     bytes: usize,
-    number: u32,
+    commands: Arc<Commands>,
+    lane: usize,
+    /// The command that gives it back.
+    back: Command<'static>,
+}
+
+/// Where a buffer lies that an event lends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// Bytes of every buffer of the lane.
+    pub(super) buffer_bytes: usize,
+    /// The buffer's number.
+    pub(super) number: u32,
+    /// Bytes that are lent.
+    pub(super) bytes: u32,
 }
 
 impl LentBuffer {
-    /// The buffer that an event lends. `None` if the lane has no such buffer: it has gone mad.
+    /// The buffer that an event of `lane` lends, to be given back with `back`. `None` if the lane has no such buffer: it has gone mad.
     ///
     /// Only [`super::engine::Events`] calls this, once an event.
-    pub(super) fn new(memory: &Arc<SharedMemory>, buffer_bytes: usize, number: u32, bytes: u32) -> Option<Self> {
-        let begin = (number as usize).checked_mul(buffer_bytes)?;
-        let bytes = bytes as usize;
-        let fits = bytes <= buffer_bytes && begin.checked_add(bytes)? <= memory.bytes();
-        fits.then(|| Self { memory: memory.clone(), begin, bytes, number })
-    }
-
-    /// Its number, for the command that gives it back.
-    #[must_use]
-    pub const fn number(&self) -> u32 {
-        self.number
+    pub(super) fn new(
+        memory: &Arc<SharedMemory>,
+        place: Place,
+        commands: &Arc<Commands>,
+        lane: usize,
+        back: Command<'static>,
+    ) -> Option<Self> {
+        let begin = (place.number as usize).checked_mul(place.buffer_bytes)?;
+        let bytes = place.bytes as usize;
+        let fits = bytes <= place.buffer_bytes && begin.checked_add(bytes)? <= memory.bytes();
+        fits.then(|| Self { memory: memory.clone(), begin, bytes, commands: commands.clone(), lane, back })
     }
 
     /// The chunk's bytes.
@@ -45,5 +62,12 @@ impl LentBuffer {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and `&mut self` keeps other borrows of it away.
         unsafe { self.memory.slice_mut(self.begin..self.begin + self.bytes) }
+    }
+}
+
+impl Drop for LentBuffer {
+    fn drop(&mut self) {
+        // A lane that hangs is noticed by whoever sends it the next command.
+        let _ = self.commands.send(self.lane, &self.back);
     }
 }

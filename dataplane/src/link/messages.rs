@@ -157,6 +157,11 @@ pub enum FromDataPlane {
         /// The slot.
         slot: FileSlot,
     },
+    /// The file is not there: its descriptors did not arrive, because this process has as many as it may have.
+    FileNotInstalled {
+        /// The slot.
+        slot: FileSlot,
+    },
     /// The flow is there for the lane's commands.
     SendOpened {
         /// The lane.

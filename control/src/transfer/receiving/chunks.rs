@@ -10,7 +10,7 @@ use culvert_protocol::feedback::Report;
 use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
 
-use super::files::Beginning;
+use super::files::{Beginning, WaitingChunk};
 use super::{Done, Receiving, TRIES_MAX};
 use crate::dataplane::ReceiveEvent;
 use crate::metrics::Stage;
@@ -18,10 +18,14 @@ use crate::transfer::TransferError;
 
 impl Receiving {
     pub(super) async fn event(&mut self, tag: usize, event: ReceiveEvent) -> Result<(), TransferError> {
+        self.steps += u64::from(!matches!(event, ReceiveEvent::Report(_)));
         match event {
             ReceiveEvent::Report(bytes) => {
                 if let Ok(report) = Report::parse(&bytes) {
                     let summary = report.summary;
+                    if let Some(new_bytes) = self.new_bytes.get_mut(tag) {
+                        *new_bytes = summary.bytes.saturating_sub(summary.duplicate_bytes);
+                    }
                     self.busy.add(summary.busy_permille, summary.interval_us);
                     self.writing.add(summary.disk_stall_permille, summary.interval_us);
                 }
@@ -29,13 +33,12 @@ impl Receiving {
             }
             ReceiveEvent::Asks { chunk, chunk_bytes } => self.asks(tag, chunk, chunk_bytes)?,
             // Of a chunk that was given up, or comes by two flows, nothing is taken.
-            ReceiveEvent::Hand { chunk, buffer } if self.came_by.get(&chunk) != Some(&tag) => {
-                self.return_buffer(tag, buffer.number());
-            }
-            ReceiveEvent::Written { chunk, .. } | ReceiveEvent::WriteFailed { chunk, .. }
+            ReceiveEvent::Hand { chunk, .. }
+            | ReceiveEvent::Written { chunk, .. }
+            | ReceiveEvent::WriteFailed { chunk, .. }
                 if self.came_by.get(&chunk) != Some(&tag) => {}
             ReceiveEvent::Hand { chunk, buffer } => {
-                self.packs.insert(chunk, (tag, buffer));
+                self.packs.insert(chunk, buffer);
                 self.unpack_if_ready(chunk);
             }
             ReceiveEvent::Written { chunk, hash, times } => {
@@ -82,16 +85,24 @@ impl Receiving {
                 self.came_by.insert(chunk, tag);
                 if self.files.get(file).is_some() {
                     self.place_in_file(tag, chunk);
-                } else if self.files.wait_for(file, tag, chunk) {
-                    let (plane, intake, done) = (self.context.plane.clone(), self.intake.clone(), self.done.clone());
-                    tokio::spawn(async move {
-                        let result = super::files::open(&plane, intake, file, Beginning::Empty).await;
-                        let _ = done.send(Done::Opened { file, result });
-                    });
+                } else {
+                    self.wait_for_file(file, WaitingChunk::Segments { tag, chunk });
                 }
             }
         }
         Ok(())
+    }
+
+    /// Lets a chunk wait until its file is open, and opens it if nobody does.
+    pub(super) fn wait_for_file(&mut self, file: u32, chunk: WaitingChunk) {
+        if !self.files.wait_for(file, chunk) {
+            return;
+        }
+        let (plane, intake, done) = (self.context.plane.clone(), self.intake.clone(), self.done.clone());
+        tokio::spawn(async move {
+            let result = super::files::open(&plane, intake, file, Beginning::Empty).await;
+            let _ = done.send(Done::Opened { file, result });
+        });
     }
 
     pub(super) fn place(&self, tag: usize, chunk: u32, sink: Sink) {
@@ -106,11 +117,6 @@ impl Receiving {
         self.place(tag, chunk, Sink::File(FileRange { file: slot, offset, file_bytes }));
     }
 
-    pub(super) fn return_buffer(&self, tag: usize, buffer: u32) {
-        let flow = &self.flows[tag];
-        self.context.plane.command(flow.lane, &Command::Return { flow: flow.slot, buffer });
-    }
-
     pub(super) fn abandon(&self, tag: usize, chunk: u32) {
         let flow = &self.flows[tag];
         self.context.plane.command(flow.lane, &Command::Abandon { flow: flow.slot, chunk });
@@ -122,7 +128,7 @@ impl Receiving {
         if !self.packs.contains_key(&chunk) || (checksum && !self.pack_hashes.contains_key(&chunk)) {
             return;
         }
-        let Some((tag, buffer)) = self.packs.remove(&chunk) else { return };
+        let Some(buffer) = self.packs.remove(&chunk) else { return };
         let hashes = self.pack_hashes.remove(&chunk);
         if let (Some(hashes), Some(ChunkContent::Pack { files, .. })) = (&hashes, self.chunks.content(chunk)) {
             for (&file, &hash) in files.iter().zip(hashes) {
@@ -144,8 +150,9 @@ impl Receiving {
                 }
                 _ => Default::default(),
             };
+            drop(buffer);
             metrics.note_stage(Stage::Write, began.elapsed());
-            let _ = done.send(Done::Unpacked { tag, chunk, buffer: buffer.number(), pack });
+            let _ = done.send(Done::Unpacked { chunk, pack });
         });
     }
 

@@ -151,13 +151,32 @@ pub fn record_of(entry: &Entry<'_>, hash: ChunkHash, stat: &Stat) -> Record {
     }
 }
 
+/// A chunk that waits until its file is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitingChunk {
+    /// It comes by a flow.
+    Segments {
+        /// The flow.
+        tag: usize,
+        /// The chunk.
+        chunk: u32,
+    },
+    /// It is a hole.
+    Hole {
+        /// The chunk.
+        chunk: u32,
+        /// Its hash.
+        hash: ChunkHash,
+    },
+}
+
 #[derive(Debug)]
 struct IncomingFile {
     chunks_left: u64,
     tree: Option<TreeHash>,
     open: Option<OpenPartial>,
-    /// Chunks that wait until the file is open: flow and number. `None` while nobody opens it.
-    waiting: Option<Vec<(usize, u32)>>,
+    /// Chunks that wait until the file is open. `None` while nobody opens it.
+    waiting: Option<Vec<WaitingChunk>>,
     /// What the sender says its hash is, once it says that the file did not change.
     complete: Option<ChunkHash>,
     /// Verified chunks that are not in the journal yet: number, part, hash.
@@ -213,26 +232,24 @@ impl IncomingFiles {
         self.files.get(&file)?.open.as_ref().map(OpenPartial::slot)
     }
 
-    /// Lets a chunk wait for its file; true if the file must be opened.
-    pub fn wait_for(&mut self, file: u32, tag: usize, chunk: u32) -> bool {
+    /// Lets a chunk wait for its file; true if the file must be opened. It is opened once, whoever wants it: opening it empties it.
+    pub fn wait_for(&mut self, file: u32, chunk: WaitingChunk) -> bool {
         let Some(incoming) = self.file(file) else { return false };
         if let Some(waiting) = incoming.waiting.as_mut() {
-            waiting.push((tag, chunk));
+            waiting.push(chunk);
             return false;
         }
-        incoming.waiting = Some(vec![(tag, chunk)]);
+        incoming.waiting = Some(vec![chunk]);
         true
     }
 
     /// A file is open; returns the chunks that waited.
-    pub fn insert(&mut self, file: u32, opened: OpenPartial) -> Vec<(usize, u32)> {
+    pub fn insert(&mut self, file: u32, opened: OpenPartial) -> Vec<WaitingChunk> {
         match self.file(file) {
-            Some(incoming) if incoming.open.is_none() => {
-                incoming.open = Some(opened);
+            Some(incoming) => {
+                incoming.open.get_or_insert(opened);
                 incoming.waiting.take().unwrap_or_default()
             }
-            // It was opened twice, for a hole and for a chunk: one of them is enough.
-            Some(incoming) => incoming.waiting.take().unwrap_or_default(),
             None => {
                 opened.discard();
                 Vec::new()
@@ -241,7 +258,7 @@ impl IncomingFiles {
     }
 
     /// The chunks that waited for a file that will not be opened.
-    pub fn take_waiting(&mut self, file: u32) -> Vec<(usize, u32)> {
+    pub fn take_waiting(&mut self, file: u32) -> Vec<WaitingChunk> {
         self.files.get_mut(&file).and_then(|incoming| incoming.waiting.take()).unwrap_or_default()
     }
 
@@ -358,5 +375,23 @@ impl Uncommitted {
             Some(journal) => journal.append(records).map_err(|error| format!("the journal cannot be written: {error}")),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file that a hole and a chunk wanted at the same time was opened twice, and the second opening emptied what the first had got.
+    #[test]
+    fn a_file_is_opened_once_for_holes_and_for_chunks() {
+        let mut files = IncomingFiles { files: HashMap::new(), untouched: HashMap::from([(7, 3)]) };
+        let (hole, segments) =
+            (WaitingChunk::Hole { chunk: 1, hash: [1; 32] }, WaitingChunk::Segments { tag: 0, chunk: 0 });
+        assert!(files.wait_for(7, segments));
+        assert!(!files.wait_for(7, hole));
+        assert_eq!(files.take_waiting(7), [segments, hole]);
+        // A file that the transfer does not have is not opened at all.
+        assert!(!files.wait_for(8, hole));
     }
 }

@@ -4,13 +4,19 @@ use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::Message;
 use culvert_protocol::tree_hash::{ChunkHash, hash_of_zeros};
 
-use super::files::Beginning;
+use super::files::WaitingChunk;
 use super::{Received, Receiving, WAITING_HASHES_MAX};
 use crate::transfer::manifest_exchange::unexpected;
 use crate::transfer::{Phase, TransferError, blocking};
 
 impl Receiving {
-    pub(super) async fn message(&mut self, message: Message) -> Result<Option<Received>, TransferError> {
+    /// A message that brings the transfer further.
+    pub(super) async fn step(&mut self, message: Message) -> Result<Option<Received>, TransferError> {
+        self.steps += 1;
+        self.message(message).await
+    }
+
+    async fn message(&mut self, message: Message) -> Result<Option<Received>, TransferError> {
         match message {
             Message::ChunkHashes(hashes) => {
                 for (chunk, hash) in hashes {
@@ -70,7 +76,6 @@ impl Receiving {
                 self.context.progress.send_modify(|progress| progress.phase = Phase::Finishing);
             }
             Message::Countersigned { signature } => return self.countersigned(&signature).map(Some),
-            Message::Ping(number) => self.context.connection.writer.send_urgent(Message::Pong(number))?,
             Message::Refused(refusal) => return Err(TransferError::Partner(refusal)),
             other => return Err(unexpected(&other, "hashes")),
         }
@@ -95,9 +100,7 @@ impl Receiving {
             if self.failed.contains(&file) {
                 continue;
             }
-            if self.verified.contains(chunk) || self.came_by.contains_key(&chunk) {
-                return Err(TransferError::protocol(format!("it has a hole where it has sent bytes (chunk {chunk})")));
-            }
+            self.check_hole(chunk)?;
             let file_bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
             if checksum {
                 let ours = blocking(move || hash_of_zeros(file_bytes, offset, bytes, chunk_bytes)).await;
@@ -105,27 +108,39 @@ impl Receiving {
                     return Err(TransferError::protocol("its hash of a hole is not that of zeros"));
                 }
             }
-            if self.files.get(file).is_none() {
-                match super::files::open(&self.context.plane, self.intake.clone(), file, Beginning::Empty).await {
-                    Ok(opened) => {
-                        for (tag, chunk) in self.files.insert(file, opened) {
-                            self.place_in_file(tag, chunk);
-                        }
-                    }
-                    Err(error) => {
-                        self.fail_file(error, true);
-                        continue;
-                    }
-                }
+            if self.files.get(file).is_some() {
+                self.punch(chunk, theirs)?;
+            } else {
+                self.wait_for_file(file, WaitingChunk::Hole { chunk, hash: theirs });
             }
-            if let Err(error) = self.files.punch(file, offset, bytes) {
-                let error = crate::destination::small_files::unwritable(&self.intake.manifest, file, error);
-                self.fail_file(error, true);
-                continue;
-            }
-            self.bytes_arrived += u64::from(bytes);
-            self.chunk_verified(chunk, theirs);
         }
+        Ok(())
+    }
+
+    /// Whether there can be a hole in a chunk's place: nothing has come there.
+    fn check_hole(&self, chunk: u32) -> Result<(), TransferError> {
+        if self.verified.contains(chunk) || self.came_by.contains_key(&chunk) {
+            return Err(TransferError::protocol(format!("it has a hole where it has sent bytes (chunk {chunk})")));
+        }
+        Ok(())
+    }
+
+    /// Makes a hole in a file that is open, unless it was given up.
+    pub(super) fn punch(&mut self, chunk: u32, hash: ChunkHash) -> Result<(), TransferError> {
+        let chunks = self.chunks.clone();
+        let Some(ChunkContent::Range { file, offset, bytes, .. }) = chunks.content(chunk) else { return Ok(()) };
+        if self.failed.contains(&file) {
+            return Ok(());
+        }
+        // Bytes may have come while the file was opened.
+        self.check_hole(chunk)?;
+        if let Err(error) = self.files.punch(file, offset, bytes) {
+            let error = crate::destination::small_files::unwritable(&self.intake.manifest, file, error);
+            self.fail_file(error, true);
+            return Ok(());
+        }
+        self.bytes_arrived += u64::from(bytes);
+        self.chunk_verified(chunk, hash);
         Ok(())
     }
 

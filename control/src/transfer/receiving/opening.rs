@@ -64,6 +64,7 @@ impl Receiving {
             let (lane, partner_lane) = ((tag % lanes) as u16, tag % partner_lanes);
             let slot = plane.take_receive_slot(lane, tag, events)?;
             self.flows.push(ReceivingFlow { lane, slot });
+            self.new_bytes.push(0);
             let flow_id = random_u32() & !0xff | u32::from(slot.0);
             let port = self.context.partner_lane_ports.get(partner_lane).copied().unwrap_or(0);
             let open = OpenReceive {

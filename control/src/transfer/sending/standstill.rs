@@ -39,6 +39,22 @@ impl Sending {
         self.standstill.sent_at_delivery = self.flows.moved().sent_bytes;
     }
 
+    /// Looks whether the transfer gets anywhere.
+    ///
+    /// # Errors
+    /// [`TransferError`] that says what is outstanding.
+    pub(super) fn check_patience(&mut self) -> Result<(), TransferError> {
+        // No more can have arrived than was sent, whatever the reports say.
+        let arrived = self.flows.arrived_bytes().min(self.flows.moved().sent_bytes);
+        let (assigned, preparing, checking) = (self.assigned.len(), self.preparing, self.checking);
+        let outstanding = || {
+            format!(
+                "{assigned} chunks are under way, {preparing} are prepared, {checking} files are looked at once more, and the receiver has not said that it is done"
+            )
+        };
+        self.patience.check(self.steps.saturating_add(arrived), Instant::now(), outstanding)
+    }
+
     /// Looks whether the transfer still moves.
     ///
     /// # Errors

@@ -1,0 +1,81 @@
+//! The end of a transfer that gets nowhere although everything around it lives.
+//!
+//! A dead process, a cut connection and a dark path are noticed by what they are. What is left is a transfer in which both nodes answer
+//! each other and nothing comes of it: a disk that hangs, a partner that gives no credit, a mistake in one of the programs. Nobody can
+//! tell these apart from outside, but all of them look the same: nothing new for a long time. Then the transfer ends with a reason that
+//! says what was outstanding, and is tried again from the journal like one whose connection was lost.
+
+use std::time::{Duration, Instant};
+
+use culvert_protocol::control::RefusalCode;
+
+use super::TransferError;
+
+/// How long a transfer may get nowhere unless another time is set: longer than a file server is away for a restart.
+pub const PATIENCE_DEFAULT: Duration = Duration::from_secs(600);
+
+/// Watches whether a transfer gets anywhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// How long it may get nowhere; none for ever.
+    limit: Option<Duration>,
+    /// What has happened so far; any change is progress.
+    progress: u64,
+    since: Instant,
+}
+
+impl Patience {
+    /// A transfer that begins now.
+    #[must_use]
+    pub const fn new(limit: Option<Duration>, now: Instant) -> Self {
+        Self { limit, progress: 0, since: now }
+    }
+
+    /// Looks whether `progress`, which grows with everything that brings the transfer further, has changed lately. `outstanding` says what
+    /// has not come to an end yet.
+    ///
+    /// # Errors
+    /// [`TransferError`], temporary, if it has not.
+    pub fn check(
+        &mut self,
+        progress: u64,
+        now: Instant,
+        outstanding: impl FnOnce() -> String,
+    ) -> Result<(), TransferError> {
+        if progress != self.progress {
+            (self.progress, self.since) = (progress, now);
+            return Ok(());
+        }
+        match self.limit {
+            Some(limit) if now.saturating_duration_since(self.since) >= limit => {
+                let text = format!(
+                    "nothing has come of the transfer for {} s although both nodes are alive ({}): it is given up and can go on from what is stored",
+                    limit.as_secs(),
+                    outstanding()
+                );
+                Err(TransferError::here(RefusalCode::Temporary, text))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_ends_when_nothing_changes_and_begins_anew_when_something_does() {
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let mut patience = Patience::new(Some(Duration::from_secs(10)), began);
+        let what = || "a chunk".to_owned();
+        assert!(patience.check(0, at(9), what).is_ok());
+        assert!(patience.check(1, at(9), what).is_ok());
+        assert!(patience.check(1, at(18), what).is_ok());
+        let error = patience.check(1, at(19), what).unwrap_err();
+        assert!(error.is_temporary() && error.to_string().contains("a chunk"), "{error}");
+        let mut endless = Patience::new(None, began);
+        assert!(endless.check(0, at(1 << 30), what).is_ok());
+    }
+}

@@ -1,0 +1,101 @@
+//! A receiver with its own malice: it opens the way for a sender's segments, and then reports what it wants.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use culvert_protocol::arrivals::PacketRange;
+use culvert_protocol::control::{FlowOffer, Message, Refusal};
+use culvert_protocol::feedback::{REPORT_BYTES_MAX, Summary, write_report};
+use culvert_protocol::keys::{Direction, KeySchedule};
+use culvert_protocol::seal::{Cipher, PacketKey};
+use culvert_protocol::wire::{HEADER_BYTES, Header, OVERHEAD_BYTES, SegmentKind};
+
+use crate::node::PATIENCE;
+use crate::stranger::Stranger;
+
+const FLOW_ID: u32 = 0x0102_0300;
+
+/// The receiving end of one flow, whose segments it does not even decrypt.
+#[derive(Debug)]
+pub struct HostileReceiver {
+    stranger: Stranger,
+    socket: UdpSocket,
+    reply_key: PacketKey,
+    next_reply: u64,
+    /// What an honest receiver would have seen so far.
+    pub seen: Summary,
+}
+
+impl HostileReceiver {
+    /// Ends the plan of a transfer whose manifest `stranger` has heard, with one flow to `socket`.
+    ///
+    /// # Panics
+    /// If the socket cannot be used.
+    #[must_use]
+    pub fn begin(mut stranger: Stranger, socket: UdpSocket) -> Self {
+        socket.set_nonblocking(true).expect("the socket can be used");
+        let flow = FlowOffer { flow_id: FLOW_ID, receiver_lane: 0, sender_lane: 0 };
+        stranger.say(&Message::PlanEnd { flows: vec![flow], stored_bytes: 0 });
+        let secret = stranger.secret();
+        let (_, reply_key) = KeySchedule::new(Cipher::Aes256Gcm, &secret, FLOW_ID, Direction::Reverse).next_key();
+        let seen = Summary { flow_id: FLOW_ID, ..Summary::default() };
+        Self { stranger, socket, reply_key, next_reply: 0, seen }
+    }
+
+    /// Takes in what has come, and answers probes as an honest receiver does: otherwise nothing would follow them.
+    fn take_in(&mut self) {
+        let mut datagram = vec![0; usize::from(u16::MAX)];
+        // Not more at once than leaves time for reports.
+        for _ in 0..2_000 {
+            let Ok((bytes, from)) = self.socket.recv_from(&mut datagram) else { return };
+            let Ok(header) = Header::parse_datagram(&datagram[..bytes]) else { continue };
+            self.seen.next_packet = self.seen.next_packet.max(header.packet_number + 1);
+            self.seen.echo_us = header.sent_us;
+            self.seen.packets += 1;
+            if header.kind == SegmentKind::Probe {
+                self.answer(&header, bytes, from);
+            }
+        }
+    }
+
+    fn answer(&mut self, probe: &Header, datagram_bytes: usize, to: SocketAddr) {
+        let header = Header {
+            kind: SegmentKind::ProbeReply,
+            stride: 0,
+            packet_number: self.next_reply,
+            chunk_bytes: 0,
+            index: datagram_bytes as u32,
+            ..*probe
+        };
+        self.next_reply += 1;
+        let mut reply = [0; OVERHEAD_BYTES];
+        let (clear, sealed) = reply.split_first_chunk_mut::<HEADER_BYTES>().expect("a header fits");
+        header.write(clear);
+        self.reply_key.seal(header.packet_number, clear, &[], sealed);
+        // It probes again if this is lost.
+        let _ = self.socket.send_to(&reply, to);
+    }
+
+    /// Reports every few milliseconds what `lie` makes of what was seen, until the node has had enough; returns why.
+    ///
+    /// # Panics
+    /// If it never has.
+    pub fn report_until_refused(mut self, mut lie: impl FnMut(&Summary) -> (Summary, Vec<PacketRange>)) -> Refusal {
+        let began = Instant::now();
+        let mut bytes = [0; REPORT_BYTES_MAX];
+        loop {
+            assert!(began.elapsed() < PATIENCE, "the node goes on for ever: {:?}", self.seen);
+            self.take_in();
+            let (summary, lost) = lie(&self.seen);
+            let (length, ..) = write_report(&mut bytes, &summary, &lost, std::iter::empty::<u32>());
+            self.seen.sequence += 1;
+            let mut frame = Vec::new();
+            Message::Feedback(bytes[..length].to_vec()).write_frame(&mut frame);
+            Message::Ping(self.seen.sequence).write_frame(&mut frame);
+            if self.stranger.say_bytes(&frame).is_err() {
+                return self.stranger.hear_refusal();
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
