@@ -252,6 +252,9 @@ impl Api {
             .route("/v1/transfers", get(list).post(submit))
             .route("/v1/transfers/{id}", get(show))
             .route("/v1/transfers/{id}/cancel", post(cancel))
+            .route("/v1/transfers/{id}/pause", post(pause))
+            .route("/v1/transfers/{id}/resume", post(resume))
+            .route("/v1/transfers/{id}/restart", post(restart))
             .route("/metrics", get(metrics))
             .with_state(self);
         axum::serve(listener, router).await
@@ -387,4 +390,48 @@ async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Response {
         Ok(id) => error(StatusCode::NOT_FOUND, "not_found", format!("transfer {id} is not under way")),
         Err(text) => error(StatusCode::BAD_REQUEST, "usage", text),
     }
+}
+
+async fn pause(State(api): State<Api>, Path(id): Path<String>) -> Response {
+    match id.parse() {
+        Ok(id) if api.node.registry.pause(id) => Json(serde_json::json!({ "pausing": id.to_string() })).into_response(),
+        Ok(id) => {
+            let text = format!("transfer {id} is not under way, or the partner asked for it and has to pause it");
+            error(StatusCode::NOT_FOUND, "not_found", text)
+        }
+        Err(text) => error(StatusCode::BAD_REQUEST, "usage", text),
+    }
+}
+
+async fn resume(State(api): State<Api>, Path(id): Path<String>) -> Response {
+    begin_again(&api, &id, |state| state == RecordState::Paused, "is not paused")
+}
+
+async fn restart(State(api): State<Api>, Path(id): Path<String>) -> Response {
+    begin_again(&api, &id, RecordState::is_final, "has not ended")
+}
+
+/// Lets a transfer of this node's user go on or begin anew, if its state is one from which it may.
+fn begin_again(api: &Api, id: &str, may: impl FnOnce(RecordState) -> bool, otherwise: &str) -> Response {
+    let id = match id.parse() {
+        Ok(id) => id,
+        Err(text) => return error(StatusCode::BAD_REQUEST, "usage", text),
+    };
+    let Some(record) = api.node.registry.get(id) else {
+        return error(StatusCode::NOT_FOUND, "not_found", format!("there is no transfer {id}"));
+    };
+    // What still shows progress has not quite stopped.
+    if !may(record.state) || record.progress.is_some() {
+        return error(
+            StatusCode::CONFLICT,
+            "failed",
+            format!("transfer {id} {otherwise}: it is {}", record.state.word()),
+        );
+    }
+    let Some(request) = record.request.clone() else {
+        let text = format!("transfer {id} was asked for by the partner, who has to ask again");
+        return error(StatusCode::CONFLICT, "failed", text);
+    };
+    api.carry_out(id, request, TransferRecord { ended_unix_ms: None, result: None, error: None, ..record });
+    Json(Submitted { transfer: id.to_string() }).into_response()
 }

@@ -81,7 +81,15 @@ impl ApiClient {
     /// # Errors
     /// [`CommandError`].
     pub async fn cancel(&self, id: &str) -> Result<(), CommandError> {
-        let _: serde_json::Value = self.call(Method::POST, &format!("/v1/transfers/{id}/cancel"), None::<&()>).await?;
+        self.order(id, "cancel").await
+    }
+
+    /// Tells the node what to do with a transfer: `cancel`, `pause`, `resume` or `restart`.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn order(&self, id: &str, what: &str) -> Result<(), CommandError> {
+        let _: serde_json::Value = self.call(Method::POST, &format!("/v1/transfers/{id}/{what}"), None::<&()>).await?;
         Ok(())
     }
 

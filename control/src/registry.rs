@@ -32,6 +32,8 @@ pub enum RecordState {
     Queued,
     /// Under way.
     Active,
+    /// Stopped by this node's user until they let it go on; also after a restart of the node.
+    Paused,
     /// See [`State`].
     Succeeded,
     /// See [`State`].
@@ -46,12 +48,19 @@ impl RecordState {
     /// Whether nothing more will happen.
     #[must_use]
     pub const fn is_final(self) -> bool {
-        !matches!(self, Self::Queued | Self::Active)
+        !matches!(self, Self::Queued | Self::Active | Self::Paused)
     }
 
     /// All of them, for metrics.
-    pub const ALL: [Self; 6] =
-        [Self::Queued, Self::Active, Self::Succeeded, Self::SucceededWithErrors, Self::Failed, Self::Canceled];
+    pub const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Active,
+        Self::Paused,
+        Self::Succeeded,
+        Self::SucceededWithErrors,
+        Self::Failed,
+        Self::Canceled,
+    ];
 
     /// The contract's word.
     #[must_use]
@@ -59,6 +68,7 @@ impl RecordState {
         match self {
             Self::Queued => "queued",
             Self::Active => "active",
+            Self::Paused => "paused",
             Self::Succeeded => "succeeded",
             Self::SucceededWithErrors => "succeeded_with_errors",
             Self::Failed => "failed",
@@ -123,6 +133,8 @@ pub struct TransferRecord {
 struct Live {
     progress: watch::Receiver<Progress>,
     cancel: watch::Sender<bool>,
+    /// Whether it is stopped to go on later.
+    is_pausing: bool,
 }
 
 /// A live transfer's handles for whoever carries it out.
@@ -200,7 +212,7 @@ impl Registry {
     pub fn begin(&self, id: TransferId, record: TransferRecord) -> Result<LiveTransfer, StateError> {
         let (progress, progress_receiver) = watch::channel(Progress::default());
         let (cancel, cancel_receiver) = watch::channel(false);
-        lock(&self.live).insert(id, Live { progress: progress_receiver, cancel });
+        lock(&self.live).insert(id, Live { progress: progress_receiver, cancel, is_pausing: false });
         self.put(id, record)?;
         Ok(LiveTransfer { progress, cancel: cancel_receiver })
     }
@@ -239,7 +251,12 @@ impl Registry {
     /// [`StateError`].
     pub fn fail(&self, id: TransferId, error: &TransferError) -> Result<(), StateError> {
         let is_canceled = error.code() == RefusalCode::Canceled;
+        let is_pausing = lock(&self.live).get(&id).is_some_and(|live| live.is_pausing);
         self.update(id, |record| {
+            if is_canceled && is_pausing {
+                (record.state, record.error) = (RecordState::Paused, None);
+                return;
+            }
             record.state = if is_canceled { RecordState::Canceled } else { RecordState::Failed };
             record.ended_unix_ms = Some(unix_ms());
             record.error = Some(failure(error));
@@ -248,12 +265,26 @@ impl Registry {
         Ok(())
     }
 
-    /// Asks a transfer to stop; false if it is not under way.
+    /// Asks a transfer to stop; false if it is neither under way nor paused.
     pub fn cancel(&self, id: TransferId) -> bool {
-        lock(&self.live).get(&id).is_some_and(|live| {
+        if let Some(live) = lock(&self.live).get_mut(&id) {
+            live.is_pausing = false;
             live.cancel.send_replace(true);
-            true
-        })
+            return true;
+        }
+        let is_paused = lock(&self.records).get(&id).is_some_and(|record| record.state == RecordState::Paused);
+        // A record that cannot be written is paused as before.
+        is_paused && self.fail(id, &crate::transfer::manifest_exchange::canceled()).is_ok()
+    }
+
+    /// Asks a transfer of this node's user to stop until they want it to go on; false if there is none under way.
+    pub fn pause(&self, id: TransferId) -> bool {
+        let is_ours = lock(&self.records).get(&id).is_some_and(|record| record.request.is_some());
+        let mut live = lock(&self.live);
+        let Some(live) = live.get_mut(&id).filter(|_| is_ours) else { return false };
+        live.is_pausing = true;
+        live.cancel.send_replace(true);
+        true
     }
 
     /// A transfer, with its progress if it is under way.
@@ -288,7 +319,7 @@ impl Registry {
         let records = lock(&self.records);
         let mut interrupted: Vec<_> = records
             .iter()
-            .filter(|(_, record)| !record.state.is_final())
+            .filter(|(_, record)| matches!(record.state, RecordState::Queued | RecordState::Active))
             .map(|(&id, record)| (id, record.clone()))
             .collect();
         interrupted.sort_unstable_by_key(|&(id, _)| id);

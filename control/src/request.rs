@@ -154,6 +154,7 @@ pub async fn carry_out(
             node.metrics.note_result(&outcome.result, &request.target.to_string(), is_sender(request));
             note_path(node, request, &outcome.result);
         }
+        Err(_) if node.registry.get(id).is_some_and(|record| record.state == RecordState::Paused) => {}
         Err(_) => node.metrics.note_failure(),
     }
     outcome

@@ -50,7 +50,8 @@ impl FoldingDisk {
         let device = File::options().read(true).write(true).open("/dev/fuse").expect("FUSE can be used");
         let options = format!("fd={},rootmode=40755,user_id=0,group_id=0", device.as_raw_fd());
         let options = std::ffi::CString::new(options).expect("the options contain no NUL");
-        mount("culvert-folding", mounted, "fuse", MountFlags::empty(), options.as_c_str()).expect("FUSE can be mounted");
+        mount("culvert-folding", mounted, "fuse", MountFlags::empty(), options.as_c_str())
+            .expect("FUSE can be mounted");
         let server = std::thread::spawn(move || serve(device));
         Self { mounted: mounted.to_owned(), server: Some(server) }
     }

@@ -1,7 +1,7 @@
 //! A receiver with its own malice: it opens the way for a sender's segments, and then reports what it wants.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use culvert_protocol::arrivals::PacketRange;
 use culvert_protocol::control::{FlowOffer, Message, Refusal};
@@ -95,7 +95,12 @@ impl HostileReceiver {
             if self.stranger.say_bytes(&frame).is_err() {
                 return self.stranger.hear_refusal();
             }
-            std::thread::sleep(Duration::from_millis(2));
+            // This waits a little, too.
+            while let Some(message) = self.stranger.hear_if_there_is() {
+                if let Message::Refused(refusal) = message {
+                    return refusal;
+                }
+            }
         }
     }
 }

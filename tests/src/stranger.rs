@@ -97,17 +97,52 @@ impl Stranger {
     /// # Panics
     /// If the node says nothing for 20 s, or no message.
     pub fn hear(&mut self) -> Option<Message> {
+        match self.hear_in_time() {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("the node says nothing"),
+            heard => heard.ok().flatten(),
+        }
+    }
+
+    /// As [`Stranger::hear`], without waiting for long: none also if there is no message just now.
+    ///
+    /// # Panics
+    /// If the node says no message.
+    pub fn hear_if_there_is(&mut self) -> Option<Message> {
+        let patience = self.stream.sock.read_timeout().expect("a timeout can be read");
+        self.stream.sock.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout can be set");
+        let heard = self.hear_in_time().ok().flatten();
+        self.stream.sock.set_read_timeout(patience).expect("a timeout can be set");
+        heard
+    }
+
+    fn hear_in_time(&mut self) -> std::io::Result<Option<Message>> {
         let mut bytes = [0; 4_096];
         loop {
             if let Some(message) = self.frames.next_message().expect("the node speaks the protocol") {
-                return Some(message);
+                return Ok(Some(message));
             }
-            match self.stream.read(&mut bytes) {
-                Ok(0) => return None,
-                Ok(count) => self.frames.push(&bytes[..count]),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("the node says nothing"),
-                Err(_) => return None,
+            match self.read(&mut bytes)? {
+                0 => return Ok(None),
+                count => self.frames.push(&bytes[..count]),
             }
+        }
+    }
+
+    /// Reads without writing first what could not be written before: the node's last words are there also if it does not listen any more.
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        let rustls::StreamOwned { conn, sock } = &mut self.stream;
+        if conn.is_handshaking() {
+            conn.complete_io(sock)?;
+        }
+        loop {
+            match conn.reader().read(bytes) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                read => return read,
+            }
+            if conn.read_tls(sock)? == 0 {
+                return Ok(0);
+            }
+            conn.process_new_packets().map_err(std::io::Error::other)?;
         }
     }
 

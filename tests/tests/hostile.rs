@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use culvert_protocol::control::{Message, PROTOCOL_VERSION, RefusalCode, Wish};
 use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
 use culvert_tests::node::{Pair, RunningNode};
-use culvert_tests::stranger::{Stranger, file, hello, push_manifest, request, symlink as link};
 use culvert_tests::random::Random;
+use culvert_tests::stranger::{Stranger, file, hello, push_manifest, request, symlink as link};
 use culvert_tests::tree::{Item, contents, make_flat, temporary_files};
 
 /// The node lives, uses little memory, and serves honest partners.

@@ -326,8 +326,7 @@ fn packs_whose_sender_goes_before_their_hashes_leave_their_buffers() {
 fn a_sender_that_only_says_that_it_lives_is_given_up() {
     let pair = Pair::new();
     let node = pair.start_impatient(3);
-    let mut sender =
-        HostileSender::begin(&pair.here, node.port, &pair.shared.join("in"), &[file(b"file", 1 << 20)]);
+    let mut sender = HostileSender::begin(&pair.here, node.port, &pair.shared.join("in"), &[file(b"file", 1 << 20)]);
     let began = std::time::Instant::now();
     let mut frame = Vec::new();
     Message::Ping(1).write_frame(&mut frame);

@@ -393,13 +393,28 @@ pub enum TransferAction {
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u64>,
     },
-    /// Follow one until it has ended
+    /// Follow one until it has ended; with --json a line for each change, and at last the result
     Watch {
+        /// Its id
+        transfer: String,
+    },
+    /// Stop one until it is resumed, also over a restart of the node
+    Pause {
+        /// Its id
+        transfer: String,
+    },
+    /// Let a paused one go on where it stopped
+    Resume {
         /// Its id
         transfer: String,
     },
     /// Stop one
     Cancel {
+        /// Its id
+        transfer: String,
+    },
+    /// Carry one that has ended out once more
+    Restart {
         /// Its id
         transfer: String,
     },

@@ -76,8 +76,15 @@ pub async fn run(global: GlobalArgs, args: TransferArgs) -> Result<ExitCode, Com
         }
         TransferAction::Watch { transfer } => {
             let api = ApiClient::need(&state).await?;
-            follow(&api, &transfer, json, global.quiet, &state).await
+            if json {
+                watch_json(&api, &transfer).await
+            } else {
+                follow(&api, &transfer, json, global.quiet, &state).await
+            }
         }
+        TransferAction::Pause { transfer } => pause(&ApiClient::need(&state).await?, &transfer).await,
+        TransferAction::Resume { transfer } => order(&state, &transfer, "resume").await,
+        TransferAction::Restart { transfer } => order(&state, &transfer, "restart").await,
         TransferAction::Cancel { transfer } => {
             ApiClient::need(&state).await?.cancel(&transfer).await?;
             Ok(ExitCode::Done)
@@ -85,6 +92,57 @@ pub async fn run(global: GlobalArgs, args: TransferArgs) -> Result<ExitCode, Com
         TransferAction::Receipt { what, sender, receiver } => {
             receipt(&state, &what, sender.as_deref(), receiver.as_deref(), json)
         }
+    }
+}
+
+async fn order(state: &StateDirectory, id: &str, what: &str) -> Result<ExitCode, CommandError> {
+    ApiClient::need(state).await?.order(id, what).await?;
+    Ok(ExitCode::Done)
+}
+
+/// Pauses a transfer and waits until it has stopped: from then on it stays so.
+async fn pause(api: &ApiClient, id: &str) -> Result<ExitCode, CommandError> {
+    api.order(id, "pause").await?;
+    loop {
+        let record = api.transfer(id).await?;
+        let state = record.state;
+        // What still shows progress has not quite stopped.
+        if state == RecordState::Paused && record.progress.is_none() {
+            return Ok(ExitCode::Done);
+        }
+        if state.is_final() {
+            return Err(CommandError::failed(format!(
+                "transfer {id} ended before it could be paused: it {}",
+                state.word()
+            )));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Prints a line of JSON for each change of a transfer, and its result or its record at last.
+async fn watch_json(api: &ApiClient, id: &str) -> Result<ExitCode, CommandError> {
+    let mut shown = None;
+    loop {
+        let record = api.transfer(id).await?;
+        if record.state.is_final() {
+            match &record.result {
+                Some(result) => print_json(result)?,
+                None => print_json(&record)?,
+            }
+            return ended(&record);
+        }
+        let now = (record.state, record.progress);
+        if shown != Some(now) {
+            print_json(&serde_json::json!({
+                "transfer": record.transfer,
+                "state": record.state,
+                "attempts": record.attempts,
+                "progress": record.progress,
+            }))?;
+            shown = Some(now);
+        }
+        tokio::time::sleep(POLL).await;
     }
 }
 

@@ -322,7 +322,8 @@ pub fn make_directories_and_symlinks(
             let (name, path) = (printable(&name), destination.path.display());
             let reason = match error {
                 Errno::EXIST => {
-                    "it is there by now, or its name is to the file system the same as another of the transfer".to_owned()
+                    "it is there by now, or its name is to the file system the same as another of the transfer"
+                        .to_owned()
                 }
                 error => error.to_string(),
             };

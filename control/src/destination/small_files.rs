@@ -199,9 +199,18 @@ impl Unpacking<'_> {
         let (_, last) = split_name(&name);
         let last = Path::new(OsStr::from_bytes(last));
         let file = staged.file;
-        self.link_into_place(&staged, &name, last)
-            .map(|stat| (file, stat))
-            .map_err(|error| unwritable(self.manifest, file, error))
+        self.link_into_place(&staged, &name, last).map(|stat| (file, stat)).map_err(|error| {
+            self.remove_temporary(&name);
+            unwritable(self.manifest, file, error)
+        })
+    }
+
+    /// A file that does not get its name keeps no temporary one.
+    fn remove_temporary(&self, name: &[u8]) {
+        let (directory, _) = split_name(name);
+        if let Ok(parent) = self.destination.open_directory(directory) {
+            let _ = unlinkat(&parent, partial_name(name), AtFlags::empty());
+        }
     }
 
     fn link_into_place(&self, staged: &StagedFile, name: &[u8], last: &Path) -> Result<Stat, Errno> {
