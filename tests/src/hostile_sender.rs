@@ -1,11 +1,13 @@
 //! A sender with its own malice: it says what it wants on the control connection and seals whatever segments it likes.
 
+use std::collections::HashSet;
 use std::net::UdpSocket;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use culvert_protocol::control::{FlowOffer, Message, Options, Request, TransferId, Wish, encode_entry};
+use culvert_protocol::feedback::Report;
 use culvert_protocol::keys::{Direction, KeySchedule};
 use culvert_protocol::manifest::{Entry, Manifest};
 use culvert_protocol::seal::Cipher;
@@ -78,16 +80,23 @@ impl HostileSender {
         if is_push {
             say_manifest(&mut stranger, entries);
         }
+        // A flow that reports has been taken over by its lane; before, its segments would be nobody's. Reports may overtake the plan.
+        let (mut flows, mut reporting) = (None, HashSet::new());
         let flows = loop {
             match stranger.hear() {
-                Some(Message::PlanEnd { flows, .. }) => break flows,
+                Some(Message::PlanEnd { flows: planned, .. }) => flows = Some(planned),
+                Some(Message::Feedback(bytes)) => {
+                    reporting.extend(Report::parse(&bytes).ok().map(|report| report.summary.flow_id));
+                }
                 Some(Message::Refused(refusal)) => panic!("the node refuses: {refusal}"),
                 Some(_) => {}
                 None => panic!("the node closed the connection"),
             }
+            let report = |flow: &FlowOffer| reporting.contains(&flow.flow_id);
+            if let Some(flows) = flows.take_if(|flows: &mut Vec<FlowOffer>| flows.iter().all(report)) {
+                break flows;
+            }
         };
-        // The lanes take the flows over a moment later.
-        std::thread::sleep(Duration::from_millis(20));
         let next_packet = vec![0; flows.len()];
         Self { stranger, flows, socket, receiver_ports, next_packet }
     }

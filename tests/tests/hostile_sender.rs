@@ -283,7 +283,8 @@ fn segments_under_an_old_epoch_are_dropped() {
     // Two epochs on, one after the other: the receiver gets each key when it has seen the one before.
     for epoch in 1..=2u64 {
         sender.skip_to(0, epoch << EPOCH_BITS);
-        sender.send_chunk(0, 1, &part_of(&good, 1)[..1_024]);
+        let first = sender.segment(0, epoch as u32 - 1, part_of(&good, epoch as usize - 1), 0);
+        sender.send(0, &first);
         std::thread::sleep(std::time::Duration::from_millis(100));
         sender.send_part(0, epoch as u32 - 1, &good, epoch as usize - 1);
     }
