@@ -7,6 +7,7 @@
 //! transfer that used it ends with a temporary error, and [`Supervisor::get`] starts the next.
 
 mod kernel_bypass;
+pub mod placement;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use culvert_dataplane::counters::{FlowBlock, LaneCounters};
 use culvert_dataplane::datapath::af_xdp::headers::NextHop;
 use culvert_dataplane::datapath::af_xdp::socket::Mode;
 use culvert_dataplane::datapath::af_xdp::steering::Census;
+use culvert_dataplane::datapath::udp::source::SourceSocket;
 use culvert_dataplane::link::commands::{
     self, ChunkTimes, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot,
 };
@@ -30,6 +32,7 @@ use culvert_dataplane::link::messages::{FromDataPlane, LaneReady, OpenReceive, O
 use culvert_dataplane::link::socket::LinkSocket;
 use culvert_dataplane::link::{FILES_MAX, FLOWS_PER_LANE};
 use culvert_protocol::tree_hash::ChunkHash;
+use placement::Placement;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -156,6 +159,8 @@ pub enum ReceiveEvent {
     },
     /// A report for the partner.
     Report(Vec<u8>),
+    /// Most of the flow came by the kernel lately, although its lane has rings.
+    Astray,
     /// The flow is gone.
     Closed,
 }
@@ -207,6 +212,12 @@ pub struct DataPlane {
     refusals: Vec<String>,
     /// What the lanes were told of the way to each partner.
     next_hops: Mutex<HashMap<(u16, IpAddr), Option<NextHop>>>,
+    /// Of AF_XDP: the interface's queues.
+    placement: Option<Placement>,
+    /// How often flows were asked to move to their lanes' queues.
+    moves: AtomicU64,
+    /// The address and buffers of lanes' sockets, for more of the kind.
+    bind: (IpAddr, usize),
     on_hugepages: bool,
     buffers_per_lane: usize,
     buffer_bytes: usize,
@@ -289,6 +300,9 @@ impl DataPlane {
             sends: (0..FLOWS_PER_LANE).map(|_| Route::Free).collect(),
             receives: (0..FLOWS_PER_LANE).map(|_| Route::Free).collect(),
         };
+        let placement = af_xdp
+            .and(config.af_xdp.as_ref())
+            .map(|start| Placement::new(start.name.clone(), start.queues, lanes.len() as u32));
         let plane = Arc::new(Self {
             socket,
             commands,
@@ -298,6 +312,9 @@ impl DataPlane {
             af_xdp: af_xdp.zip(config.af_xdp.as_ref().map(|start| start.interface)),
             refusals,
             next_hops: Mutex::default(),
+            placement,
+            moves: AtomicU64::new(0),
+            bind: (config.bind, config.socket_buffer_bytes),
             on_hugepages,
             buffers_per_lane,
             buffer_bytes: config.buffer_bytes,
@@ -509,6 +526,17 @@ impl DataPlane {
         self.confirmed(confirmation).await
     }
 
+    /// Sends a flow from `source_port` from now on. A port that cannot be had leaves it where it is.
+    ///
+    /// # Errors
+    /// [`DataPlaneError::Died`].
+    pub fn move_send(&self, lane: u16, slot: SendSlot, source_port: u16) -> Result<(), DataPlaneError> {
+        let (address, buffer_bytes) = self.bind;
+        let Ok(source) = SourceSocket::bind(address, source_port, buffer_bytes) else { return Ok(()) };
+        let message = ToDataPlane::SetSource { lane, slot, port: source.port(), is_v6: source.is_v6() };
+        self.tell(&message, &[&source.into_fd()])
+    }
+
     /// Reads and hashes a range of a file.
     ///
     /// # Errors
@@ -598,6 +626,7 @@ impl DataPlane {
                 to_receive(flow, ReceiveEvent::WriteFailed { chunk, error });
             }
             (Event::Report { flow, bytes }, _) => to_receive(flow, ReceiveEvent::Report(bytes.to_vec())),
+            (Event::Astray { flow }, _) => to_receive(flow, ReceiveEvent::Astray),
             (Event::Checked { token, result }, _) => {
                 if let Some(waiter) = lock(&self.waiters).checks.remove(&token) {
                     let _ = waiter.send(result);

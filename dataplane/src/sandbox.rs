@@ -48,6 +48,7 @@ fn allowed_system_calls() -> Vec<libc::c_long> {
         libc::SYS_write,
         libc::SYS_close,
         libc::SYS_ppoll,
+        libc::SYS_epoll_ctl,
         libc::SYS_fcntl,
         // Memory of flows that come and go.
         libc::SYS_mmap,

@@ -5,11 +5,10 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
 use culvert_dataplane::datapath::sim::SimDatapath;
-use culvert_dataplane::datapath::{Datapath, QueueCondition, SendOutcome};
+use culvert_dataplane::datapath::{Arrival, Datapath, QueueCondition, SendOutcome, Way};
 
 thread_local! {
     static IN_LANE: Cell<bool> = const { Cell::new(false) };
@@ -75,19 +74,19 @@ impl Datapath for Uncounted {
         self.0.now_ns()
     }
 
-    fn receive(&mut self, mut each: impl FnMut(&[u8], SocketAddr)) -> usize {
+    fn receive(&mut self, mut each: impl FnMut(&[u8], Arrival)) -> usize {
         let counted = IN_LANE.get();
-        switched(false, || self.0.receive(|datagram, from| switched(counted, || each(datagram, from))))
+        switched(false, || self.0.receive(|datagram, arrival| switched(counted, || each(datagram, arrival))))
     }
 
     fn send_run(
         &mut self,
-        to: SocketAddr,
+        way: Way<'_>,
         datagrams_max: usize,
         mut seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome {
         let counted = IN_LANE.get();
-        switched(false, || self.0.send_run(to, datagrams_max, |out, room| switched(counted, || seal(out, room))))
+        switched(false, || self.0.send_run(way, datagrams_max, |out, room| switched(counted, || seal(out, room))))
     }
 
     fn run_datagrams_max(&self, datagram_bytes: usize) -> usize {

@@ -18,7 +18,7 @@ use crate::transfer::TransferError;
 
 impl Receiving {
     pub(super) async fn event(&mut self, tag: usize, event: ReceiveEvent) -> Result<(), TransferError> {
-        self.steps += u64::from(!matches!(event, ReceiveEvent::Report(_)));
+        self.steps += u64::from(!matches!(event, ReceiveEvent::Report(_) | ReceiveEvent::Astray));
         match event {
             ReceiveEvent::Report(bytes) => {
                 if let Ok(report) = Report::parse(&bytes) {
@@ -31,6 +31,7 @@ impl Receiving {
                 }
                 self.context.connection.writer.send_urgent(Message::Feedback(bytes))?;
             }
+            ReceiveEvent::Astray => self.astray(tag).await?,
             ReceiveEvent::Asks { chunk, chunk_bytes } => self.asks(tag, chunk, chunk_bytes)?,
             // Of a chunk that was given up, or comes by two flows, nothing is taken.
             ReceiveEvent::Hand { chunk, .. }
