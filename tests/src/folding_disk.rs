@@ -4,19 +4,16 @@
 //! with `CONFIG_UNICODE` have such directories on ext4 (`chattr +F`); where there are none this one shows the same.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{UnmountFlags, unmount};
 
+use crate::fuse::{Answer, Fields, init, serve};
 use crate::program::is_root;
 
-const WRITE_BYTES_MAX: u32 = 1 << 20;
-const IN_HEADER_BYTES: usize = 40;
 const ROOT: u64 = 1;
 const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
@@ -47,12 +44,9 @@ impl FoldingDisk {
     #[must_use]
     pub fn new(mounted: &Path) -> Self {
         fs::create_dir_all(mounted).expect("a directory can be made");
-        let device = File::options().read(true).write(true).open("/dev/fuse").expect("FUSE can be used");
-        let options = format!("fd={},rootmode=40755,user_id=0,group_id=0", device.as_raw_fd());
-        let options = std::ffi::CString::new(options).expect("the options contain no NUL");
-        mount("culvert-folding", mounted, "fuse", MountFlags::empty(), options.as_c_str())
-            .expect("FUSE can be mounted");
-        let server = std::thread::spawn(move || serve(device));
+        let mut tree = Tree::default();
+        tree.nodes.insert(ROOT, Node { mode: DIRECTORY | 0o755, links: 2, ..Node::default() });
+        let server = serve(mounted, "40755", move |operation, node, body| tree.answer(operation, node, body));
         Self { mounted: mounted.to_owned(), server: Some(server) }
     }
 }
@@ -88,66 +82,20 @@ struct Tree {
     nodes: BTreeMap<u64, Node>,
 }
 
-fn serve(mut device: File) {
-    let mut tree = Tree::default();
-    tree.nodes.insert(ROOT, Node { mode: DIRECTORY | 0o755, links: 2, ..Node::default() });
-    let mut request = vec![0; WRITE_BYTES_MAX as usize + 4_096];
-    loop {
-        let bytes = match device.read(&mut request) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            // Unmounted.
-            Err(_) => return,
-        };
-        let header = Fields(&request[..IN_HEADER_BYTES]);
-        let (operation, unique, node) = (header.word(4), header.long(8), header.long(16));
-        let Some(answer) = tree.answer(operation, node, Fields(&request[IN_HEADER_BYTES..bytes])) else { continue };
-        let (error, body) = match answer {
-            Ok(body) => (0, body),
-            Err(error) => (-error.raw_os_error(), Vec::new()),
-        };
-        let mut reply = Vec::with_capacity(16 + body.len());
-        reply.extend((16 + body.len() as u32).to_le_bytes());
-        reply.extend(error.to_le_bytes());
-        reply.extend(unique.to_le_bytes());
-        reply.extend(body);
-        // A request that was interrupted is not there any more.
-        let _ = device.write_all(&reply);
-    }
+type Done = Result<Vec<u8>, Errno>;
+
+/// The string at an offset.
+fn string(body: Fields<'_>, at: usize) -> &[u8] {
+    body.strings(at).next().unwrap_or_default()
 }
-
-/// The fields of a request.
-#[derive(Clone, Copy)]
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn word(self, at: usize) -> u32 {
-        u32::from_le_bytes(self.0[at..at + 4].try_into().expect("four bytes"))
-    }
-
-    fn long(self, at: usize) -> u64 {
-        u64::from_le_bytes(self.0[at..at + 8].try_into().expect("eight bytes"))
-    }
-
-    /// The strings behind the fixed fields.
-    fn strings(self, at: usize) -> impl Iterator<Item = &'a [u8]> {
-        self.0[at..].split(|&byte| byte == 0)
-    }
-
-    fn string(self, at: usize) -> &'a [u8] {
-        self.strings(at).next().unwrap_or_default()
-    }
-}
-
-type Answer = Result<Vec<u8>, Errno>;
 
 impl Tree {
     /// The answer to a request; `None` for those that get none. The numbers are those of `enum fuse_opcode`.
-    fn answer(&mut self, operation: u32, node: u64, body: Fields<'_>) -> Option<Answer> {
+    fn answer(&mut self, operation: u32, node: u64, body: Fields<'_>) -> Answer {
         Some(match operation {
             // FORGET, INTERRUPT, BATCH_FORGET.
             2 | 36 | 42 => return None,
-            1 => self.find(node, body.string(0)).and_then(|found| self.entry(found)),
+            1 => self.find(node, string(body, 0)).and_then(|found| self.entry(found)),
             3 => self.attributes(node),
             4 => self.set_attributes(node, body),
             5 => self.node(node).map(|node| node.bytes.clone()),
@@ -160,10 +108,10 @@ impl Tree {
                     self.entry(made)
                 })
             }
-            9 => self.make(node, body.string(8), DIRECTORY | body.word(0) & 0o7777).and_then(|made| self.entry(made)),
-            10 | 11 => self.remove(node, body.string(0)).map(|_| Vec::new()),
+            9 => self.make(node, string(body, 8), DIRECTORY | body.word(0) & 0o7777).and_then(|made| self.entry(made)),
+            10 | 11 => self.remove(node, string(body, 0)).map(|_| Vec::new()),
             12 => self.rename(node, body.long(0), body.strings(8)),
-            13 => self.link(body.long(0), node, body.string(8)),
+            13 => self.link(body.long(0), node, string(body, 8)),
             // OPEN and OPENDIR.
             14 | 27 => Ok(vec![0; 16]),
             15 => self.node(node).map(|node| {
@@ -176,7 +124,7 @@ impl Tree {
             18 | 20 | 25 | 29 | 30 => Ok(Vec::new()),
             26 => Ok(init(body.word(4))),
             28 => self.list(node, body.long(8) as usize, body.word(16) as usize),
-            35 => self.make(node, body.string(16), REGULAR | body.word(4) & 0o7777).and_then(|made| {
+            35 => self.make(node, string(body, 16), REGULAR | body.word(4) & 0o7777).and_then(|made| {
                 let mut created = self.entry(made)?;
                 created.extend([0; 16]);
                 Ok(created)
@@ -221,7 +169,7 @@ impl Tree {
         Ok(node)
     }
 
-    fn link(&mut self, node: u64, directory: u64, name: &[u8]) -> Answer {
+    fn link(&mut self, node: u64, directory: u64, name: &[u8]) -> Done {
         if self.find(directory, name).is_ok() {
             return Err(Errno::EXIST);
         }
@@ -230,7 +178,7 @@ impl Tree {
         self.entry(node)
     }
 
-    fn rename<'a>(&mut self, from: u64, to: u64, mut names: impl Iterator<Item = &'a [u8]>) -> Answer {
+    fn rename<'a>(&mut self, from: u64, to: u64, mut names: impl Iterator<Item = &'a [u8]>) -> Done {
         let (old, new) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
         let node = self.find(from, old)?;
         // What may not be replaced has been found by the kernel.
@@ -240,14 +188,14 @@ impl Tree {
         Ok(Vec::new())
     }
 
-    fn write(&mut self, node: u64, offset: usize, written: &[u8]) -> Answer {
+    fn write(&mut self, node: u64, offset: usize, written: &[u8]) -> Done {
         let bytes = &mut self.nodes.get_mut(&node).ok_or(Errno::NOENT)?.bytes;
         bytes.resize(bytes.len().max(offset + written.len()), 0);
         bytes[offset..offset + written.len()].copy_from_slice(written);
         Ok([(written.len() as u32).to_le_bytes(), [0; 4]].concat())
     }
 
-    fn set_attributes(&mut self, at: u64, body: Fields<'_>) -> Answer {
+    fn set_attributes(&mut self, at: u64, body: Fields<'_>) -> Done {
         let node = self.nodes.get_mut(&at).ok_or(Errno::NOENT)?;
         let valid = body.word(0);
         if valid & 1 != 0 {
@@ -263,7 +211,7 @@ impl Tree {
     }
 
     /// `struct fuse_attr`.
-    fn attribute_fields(&self, at: u64) -> Answer {
+    fn attribute_fields(&self, at: u64) -> Done {
         let node = self.node(at)?;
         let bytes = node.bytes.len() as u64;
         let mut out = Vec::with_capacity(88);
@@ -279,17 +227,17 @@ impl Tree {
     }
 
     /// `struct fuse_attr_out`; valid for no time.
-    fn attributes(&self, at: u64) -> Answer {
+    fn attributes(&self, at: u64) -> Done {
         Ok([vec![0; 16], self.attribute_fields(at)?].concat())
     }
 
     /// `struct fuse_entry_out`; valid for no time.
-    fn entry(&self, at: u64) -> Answer {
+    fn entry(&self, at: u64) -> Done {
         Ok([at.to_le_bytes().to_vec(), vec![0; 32], self.attribute_fields(at)?].concat())
     }
 
     /// `struct fuse_dirent`s from number `from` on, as many as fit.
-    fn list(&self, node: u64, from: usize, bytes_max: usize) -> Answer {
+    fn list(&self, node: u64, from: usize, bytes_max: usize) -> Done {
         let mut out = Vec::new();
         for (at, (name, node)) in self.node(node)?.names.values().enumerate().skip(from) {
             if out.len() + 24 + name.len().next_multiple_of(8) > bytes_max {
@@ -317,20 +265,5 @@ fn room() -> Vec<u8> {
         out.extend(number.to_le_bytes());
     }
     out.resize(80, 0);
-    out
-}
-
-/// `struct fuse_init_out`.
-fn init(minor: u32) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64);
-    // FUSE_BIG_WRITES | FUSE_MAX_PAGES.
-    for word in [7, minor.min(31), 0, 1 << 5 | 1 << 22] {
-        out.extend(u32::to_le_bytes(word));
-    }
-    out.extend([32u16.to_le_bytes(), 24u16.to_le_bytes()].concat());
-    out.extend(WRITE_BYTES_MAX.to_le_bytes());
-    out.extend(1u32.to_le_bytes());
-    out.extend(((WRITE_BYTES_MAX / 4_096) as u16).to_le_bytes());
-    out.resize(64, 0);
     out
 }

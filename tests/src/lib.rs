@@ -4,6 +4,7 @@ pub mod api;
 pub mod decoders;
 pub mod faulty_disk;
 pub mod folding_disk;
+pub mod fuse;
 pub mod history;
 pub mod hostile_receiver;
 pub mod hostile_sender;

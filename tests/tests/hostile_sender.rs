@@ -324,26 +324,6 @@ fn packs_whose_sender_goes_before_their_hashes_leave_their_buffers() {
 }
 
 #[test]
-fn a_sender_that_only_says_that_it_lives_is_given_up() {
-    let pair = Pair::new();
-    let node = pair.start_impatient(3);
-    let mut sender = HostileSender::begin(&pair.here, node.port, &pair.shared.join("in"), &[file(b"file", 1 << 20)]);
-    let began = std::time::Instant::now();
-    let mut frame = Vec::new();
-    Message::Ping(1).write_frame(&mut frame);
-    while sender.stranger.say_bytes(&frame).is_ok() {
-        assert!(began.elapsed() < culvert_tests::node::PATIENCE, "the node waits for ever");
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    let refusal = sender.stranger.hear_refusal();
-    assert_eq!(refusal.code, RefusalCode::Temporary, "{refusal}");
-    assert!(refusal.text.contains("1 files and 0 chunks are outstanding"), "{refusal}");
-    // The next is answered.
-    fs::write(pair.path("file"), "content").unwrap();
-    pair.send(&pair.path("file"), "next", &[]).exits(0);
-}
-
-#[test]
 fn more_chunks_than_there_is_credit_for_take_no_more_buffers() {
     let siege = Siege::begin();
     let chunks = 5_000u32;
