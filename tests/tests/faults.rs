@@ -275,10 +275,8 @@ fn a_data_plane_that_may_open_no_more_files_fails_them_by_name() {
     pair.send(&pair.path("first"), "first", &[]).exits(0);
     let data_plane = node.data_plane();
     // Whatever it has open stays so.
-    let limit = rustix::process::Rlimit {
-        current: Some(3),
-        ..rustix::process::getrlimit(rustix::process::Resource::Nofile)
-    };
+    let limit =
+        rustix::process::Rlimit { current: Some(3), ..rustix::process::getrlimit(rustix::process::Resource::Nofile) };
     let process = rustix::process::Pid::from_raw(data_plane as i32);
     let before = rustix::process::prlimit(process, rustix::process::Resource::Nofile, limit).unwrap();
     let source = pair.path("source");

@@ -397,7 +397,7 @@ impl Receiving {
                 for chunk in waiting {
                     match chunk {
                         WaitingChunk::Segments { tag, chunk } if self.failed.contains(&file) => {
-                            self.abandon(tag, chunk)
+                            self.abandon(tag, chunk);
                         }
                         WaitingChunk::Segments { tag, chunk } => self.place_in_file(tag, chunk),
                         WaitingChunk::Hole { chunk, hash } => self.punch(chunk, hash)?,

@@ -184,16 +184,13 @@ impl Commands {
         let record = encode(command, scratch);
         // A lane has events only if it gets its commands: who waits for an event to move what waits here may wait for ever.
         push_waiting(producer, overflow, bell);
-        if overflow.is_empty() {
-            match producer.push(record) {
-                Ok(sleeping) => {
-                    if sleeping {
-                        ring(bell.as_fd());
-                    }
-                    return true;
-                }
-                Err(_) => {}
+        if overflow.is_empty()
+            && let Ok(sleeping) = producer.push(record)
+        {
+            if sleeping {
+                ring(bell.as_fd());
             }
+            return true;
         }
         if overflow.len() >= OVERFLOW_MAX {
             return false;
