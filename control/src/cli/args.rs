@@ -1,6 +1,7 @@
 //! The definitions of all commands and options. Shell completions and man pages are made from them too.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use culvert_protocol::control::Overwrite;
@@ -120,6 +121,8 @@ pub enum Command {
     Status(StatusArgs),
     /// A full-screen view of the node
     Monitor(StatusArgs),
+    /// Write what the node's lanes send and receive to a pcap file, for Wireshark
+    Capture(CaptureArgs),
     /// Tune this host: audit, plan, apply, confirm, roll back
     #[command(
         after_help = "A host is tuned once, whoever types the command: unless a state directory is named, journals are in /var/lib/culvert/tuning."
@@ -161,6 +164,9 @@ pub struct SendArgs {
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Write what this command's lanes send and receive to a pcap file; where a node runs, 'culvert capture' does so
+    #[arg(long, value_name = "FILE")]
+    pub capture: Option<PathBuf>,
     /// The ssh command, as in 'ssh -p 2222'
     #[arg(long, value_name = "COMMAND", default_value = "ssh", help_heading = "Over ssh")]
     pub ssh: String,
@@ -422,6 +428,43 @@ pub struct StatusArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// `culvert capture`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "AF_XDP goes around the kernel, where tcpdump does not see it; this shows its packets as they are on the wire. Of packets of UDP sockets\nthe headers are made up from the addresses. docs/culvert.lua dissects them:\n  culvert capture - | tshark -X lua_script:culvert.lua -r -"
+)]
+pub struct CaptureArgs {
+    /// Where to write, a file or - for standard output; a file that is there is overwritten
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Only this lane, as 'culvert status' numbers them [default: all]
+    #[arg(long, value_name = "N")]
+    pub lane: Option<u16>,
+    /// Bytes of each packet; what follows the headers is sealed [default: 128]
+    #[arg(long, value_name = "BYTES", value_parser = parse_snap)]
+    pub snap: Option<usize>,
+    /// End after so many packets [default: when interrupted]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub packets: Option<u64>,
+    /// End after so many seconds [default: when interrupted]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub seconds: Option<f64>,
+    /// Print what it came to as one JSON object on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds: &f64| seconds.is_finite() && *seconds > 0.0);
+    seconds.ok_or_else(|| "a number of seconds above 0 is needed".to_owned())
+}
+
+fn parse_snap(text: &str) -> Result<usize, String> {
+    let bytes: usize = text.parse().map_err(|_| "a number of bytes is needed".to_owned())?;
+    let most = culvert_dataplane::capture::SNAP_BYTES_MAX;
+    if (1..=most).contains(&bytes) { Ok(bytes) } else { Err(format!("1 to {most} bytes")) }
 }
 
 /// `culvert bench`.

@@ -10,6 +10,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
+use crate::capture::{Direction, Tap};
 use crate::clock::monotonic_ns;
 
 use super::{Datapath, QueueCondition, SendOutcome};
@@ -32,6 +33,9 @@ pub struct UdpDatapath {
     gro: bool,
     /// A sealed run for which the socket had no room: where to, its bytes, and the size of its datagrams.
     waiting: Option<(SocketAddr, usize, usize)>,
+    /// The socket's, for those who look at packets.
+    port: u16,
+    pub(super) tap: Option<Box<Tap>>,
 }
 
 /// Why a lane has no socket.
@@ -74,6 +78,7 @@ impl UdpDatapath {
         socket.probe_by_ourselves();
         let gro = socket.enable_gro();
         let segments_max = socket::probe_segments_max();
+        let port = socket.port().map_err(|error| OpenError::Other { address, port, error })?;
         Ok(Self {
             socket,
             outgoing: vec![0; SUPER_BUFFER_BYTES].into_boxed_slice(),
@@ -82,6 +87,8 @@ impl UdpDatapath {
             gso: segments_max > 1,
             gro,
             waiting: None,
+            port,
+            tap: None,
         })
     }
 
@@ -103,6 +110,19 @@ impl UdpDatapath {
     #[must_use]
     pub fn receive_buffer_bytes(&self) -> usize {
         self.socket.receive_buffer_bytes()
+    }
+
+    /// As [`Self::transmit`], and shows what has left.
+    fn transmit_in_sight(&mut self, to: SocketAddr, bytes: usize, datagram_bytes: usize) -> Result<(), io::Error> {
+        let done = self.transmit(to, bytes, datagram_bytes);
+        if let Some(tap) = &mut self.tap
+            && done.is_ok()
+        {
+            tap.stamp();
+            tap.datagrams(Direction::Sent, self.port, to, &self.outgoing[..bytes], datagram_bytes);
+            tap.flush();
+        }
+        done
     }
 
     /// Hands `bytes` of the outgoing super-buffer to the kernel.
@@ -132,6 +152,11 @@ impl Datapath for UdpDatapath {
         let mut datagrams = 0;
         for _ in 0..RECEIVE_BATCH {
             let Some(Incoming { bytes, datagram_bytes, from }) = self.socket.receive(&mut self.incoming) else { break };
+            if let Some(tap) = &mut self.tap {
+                tap.stamp();
+                tap.datagrams(Direction::Received, self.port, from, &self.incoming[..bytes], datagram_bytes);
+                tap.flush();
+            }
             for datagram in self.incoming[..bytes].chunks(datagram_bytes) {
                 each(datagram, from);
                 datagrams += 1;
@@ -170,7 +195,7 @@ impl Datapath for UdpDatapath {
         if outcome.datagrams == 0 {
             return outcome;
         }
-        if let Err(error) = self.transmit(to, outcome.bytes, datagram_bytes) {
+        if let Err(error) = self.transmit_in_sight(to, outcome.bytes, datagram_bytes) {
             if error.kind() == io::ErrorKind::WouldBlock {
                 self.waiting = Some((to, outcome.bytes, datagram_bytes));
                 outcome.is_blocked = true;
@@ -188,7 +213,7 @@ impl Datapath for UdpDatapath {
     #[inline]
     fn is_blocked(&mut self) -> bool {
         let Some((to, bytes, datagram_bytes)) = self.waiting else { return false };
-        match self.transmit(to, bytes, datagram_bytes) {
+        match self.transmit_in_sight(to, bytes, datagram_bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
             // Sent, or refused: then its segments are lost like any others.
             _ => {
@@ -208,6 +233,10 @@ impl Datapath for UdpDatapath {
 
     fn segments_runs(&self) -> bool {
         self.gso
+    }
+
+    fn set_tap(&mut self, tap: Option<Box<Tap>>) -> Option<Box<Tap>> {
+        std::mem::replace(&mut self.tap, tap)
     }
 }
 
