@@ -123,7 +123,7 @@ local function add_sealed(tvb, tree)
     end
 end
 
-function culvert.dissector(tvb, pinfo, root)
+local function dissect(tvb, pinfo, root)
     pinfo.cols.protocol = "Culvert"
     local tree = root:add(culvert, tvb())
     local flaw = first_flaw(tvb)
@@ -141,9 +141,11 @@ function culvert.dissector(tvb, pinfo, root)
     return tvb:captured_len()
 end
 
+culvert.dissector = dissect
+
 culvert:register_heuristic("udp", function(tvb, pinfo, root)
     if first_flaw(tvb) then return false end
-    culvert.dissector(tvb, pinfo, root)
+    dissect(tvb, pinfo, root)
     return true
 end)
 

@@ -332,6 +332,10 @@ fn frame(ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
     frame.extend([8, 0, 0x45, 0]);
     frame.extend((20 + udp_bytes).to_be_bytes());
     frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    let words = frame[14..34].chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let sum: u32 = words.sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
     for word in [ports[0], ports[1], udp_bytes, 0] {
         frame.extend(word.to_be_bytes());
     }
