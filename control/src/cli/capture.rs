@@ -37,10 +37,9 @@ pub async fn run(global: GlobalArgs, args: CaptureArgs) -> Result<ExitCode, Comm
         eprintln!("culvert: capturing {lanes} to {name}; Ctrl-C ends it");
     }
     receive(&api, &mut capture, &mut file).await?;
-    let summary = capture.summary().unwrap_or_else(|| Summary {
-        cut_short: Some("the node ended".to_owned()),
-        ..Summary::default()
-    });
+    let summary = capture.summary().ok_or_else(|| {
+        CommandError::new(ExitCode::Temporary, format!("the node ended: the capture in {name} has what came before"))
+    })?;
     if args.json {
         print_json(&summary)?;
     }
