@@ -125,10 +125,10 @@ impl Tap {
         if RECORD_BYTES_MAX - self.filled < HEAD_BYTES + captured.len() {
             self.flush();
         }
-        let head = Head { time_ns: self.now_ns, direction, layer, whole_bytes: bytes.len(), captured_bytes: captured.len() };
-        let room = &mut self.record[self.filled..];
-        head.write(room);
-        room[HEAD_BYTES..HEAD_BYTES + captured.len()].copy_from_slice(captured);
+        let (whole_bytes, captured_bytes) = (bytes.len(), captured.len());
+        let Some((head, room)) = self.record[self.filled..].split_first_chunk_mut() else { return };
+        Head { time_ns: self.now_ns, direction, layer, whole_bytes, captured_bytes }.write(head);
+        room[..captured_bytes].copy_from_slice(captured);
         self.filled += HEAD_BYTES + captured.len();
         self.packets_in_record += 1;
     }

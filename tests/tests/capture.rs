@@ -386,7 +386,8 @@ fn damaged_datagrams_are_marked_and_foreign_ones_left_alone() {
     ];
     let room = tempfile::tempdir().unwrap();
     for snap in [128, 2_000] {
-        let mut file: Vec<u8> = [0xa1b2_3c4d_u32, 0x0004_0002, 0, 0, snap, 1].into_iter().flat_map(u32::to_le_bytes).collect();
+        let mut file: Vec<u8> =
+            [0xa1b2_3c4d_u32, 0x0004_0002, 0, 0, snap, 1].into_iter().flat_map(u32::to_le_bytes).collect();
         for (payload, ports, _) in &expected {
             let frame = frame(*ports, payload);
             let captured = frame.len().min(snap as usize);

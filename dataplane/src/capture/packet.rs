@@ -67,8 +67,8 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// Writes the head into the first [`HEAD_BYTES`] of `out`.
-    pub fn write(&self, out: &mut [u8]) {
+    /// Writes the head.
+    pub fn write(&self, out: &mut [u8; HEAD_BYTES]) {
         let (flags, local_port, partner) = match self.layer {
             Layer::Frame => (FRAME, 0, SocketAddr::from(([0; 16], 0))),
             Layer::Datagram { local_port, partner } => (0, local_port, partner),
@@ -99,11 +99,8 @@ impl Head {
             Some(ip) => SocketAddr::new(IpAddr::V4(ip), port),
             None => SocketAddrV6::new(ip, port, 0, u32_at(36)).into(),
         };
-        let layer = if head[18] & FRAME == 0 {
-            Layer::Datagram { local_port: u16_at(14), partner }
-        } else {
-            Layer::Frame
-        };
+        let layer =
+            if head[18] & FRAME == 0 { Layer::Datagram { local_port: u16_at(14), partner } } else { Layer::Frame };
         Self {
             time_ns: u64::from(u32_at(0)) | u64::from(u32_at(4)) << 32,
             direction: if head[18] & SENT == 0 { Direction::Received } else { Direction::Sent },

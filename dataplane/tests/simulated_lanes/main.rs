@@ -62,7 +62,8 @@ impl Side {
         let lane_link = LaneLink::new(link.clone(), &layout, clone(&bell), control_bell);
         let disk = Disk::new(&buffers, 1_024, None).unwrap();
         let files = Arc::new(FileTable::default());
-        let lane = Lane::new(Uncounted::new(network.datapath(address)), disk, buffers, files, lane_link, attendance.clone());
+        let lane =
+            Lane::new(Uncounted::new(network.datapath(address)), disk, buffers, files, lane_link, attendance.clone());
         let commands = Producer::new(link.clone(), layout.commands);
         let events = Consumer::new(link.clone(), layout.events);
         Self { lane, link, commands, events, attendance }
