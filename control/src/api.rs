@@ -162,6 +162,9 @@ pub struct DataPlaneStatus {
     /// What the steering program has counted.
     #[serde(default)]
     pub steering: Option<Census>,
+    /// How often flows were asked to move to their lanes' queues.
+    #[serde(default)]
+    pub flow_moves: u64,
     /// Its lanes.
     pub lanes: Vec<LaneStatus>,
 }
@@ -292,6 +295,7 @@ async fn status(State(api): State<Api>) -> Json<NodeStatus> {
     };
     let dataplane = plane.map(|plane| DataPlaneStatus {
         steering,
+        flow_moves: plane.moves(),
         process_id: plane.process_id(),
         datapath: plane.datapath().to_owned(),
         af_xdp_mode: plane.af_xdp_mode().map(str::to_owned),

@@ -7,6 +7,7 @@
 //! transfer that used it ends with a temporary error, and [`Supervisor::get`] starts the next.
 
 mod kernel_bypass;
+pub mod placement;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use culvert_dataplane::counters::{FlowBlock, LaneCounters};
 use culvert_dataplane::datapath::af_xdp::headers::NextHop;
 use culvert_dataplane::datapath::af_xdp::socket::Mode;
 use culvert_dataplane::datapath::af_xdp::steering::Census;
+use culvert_dataplane::datapath::udp::source::SourceSocket;
 use culvert_dataplane::link::commands::{
     self, ChunkTimes, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot,
 };
@@ -30,6 +32,7 @@ use culvert_dataplane::link::messages::{FromDataPlane, LaneReady, OpenReceive, O
 use culvert_dataplane::link::socket::LinkSocket;
 use culvert_dataplane::link::{FILES_MAX, FLOWS_PER_LANE};
 use culvert_protocol::tree_hash::ChunkHash;
+use placement::Placement;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -156,6 +159,8 @@ pub enum ReceiveEvent {
     },
     /// A report for the partner.
     Report(Vec<u8>),
+    /// Most of the flow came by the kernel lately, although its lane has rings.
+    Astray,
     /// The flow is gone.
     Closed,
 }
@@ -207,10 +212,15 @@ pub struct DataPlane {
     refusals: Vec<String>,
     /// What the lanes were told of the way to each partner.
     next_hops: Mutex<HashMap<(u16, IpAddr), Option<NextHop>>>,
+    /// Of AF_XDP: the interface's queues.
+    placement: Option<Placement>,
+    /// How often flows were asked to move to their lanes' queues.
+    moves: AtomicU64,
+    /// The address and buffers of lanes' sockets, for more of the kind.
+    bind: (IpAddr, usize),
     on_hugepages: bool,
     buffers_per_lane: usize,
     buffer_bytes: usize,
-    bind: IpAddr,
     /// The one capture at a time.
     captures: Arc<Semaphore>,
     process_id: u32,
@@ -292,6 +302,9 @@ impl DataPlane {
             sends: (0..FLOWS_PER_LANE).map(|_| Route::Free).collect(),
             receives: (0..FLOWS_PER_LANE).map(|_| Route::Free).collect(),
         };
+        let placement = af_xdp
+            .and(config.af_xdp.as_ref())
+            .map(|start| Placement::new(start.name.clone(), start.queues, lanes.len() as u32));
         let plane = Arc::new(Self {
             socket,
             commands,
@@ -301,10 +314,12 @@ impl DataPlane {
             af_xdp: af_xdp.zip(config.af_xdp.as_ref().map(|start| start.interface)),
             refusals,
             next_hops: Mutex::default(),
+            placement,
+            moves: AtomicU64::new(0),
+            bind: (config.bind, config.socket_buffer_bytes),
             on_hugepages,
             buffers_per_lane,
             buffer_bytes: config.buffer_bytes,
-            bind: config.bind,
             captures: Arc::new(Semaphore::new(1)),
             process_id: child.as_ref().map_or(Some(process_id), Child::id).unwrap_or(0),
             is_child: child.is_some(),
@@ -355,7 +370,7 @@ impl DataPlane {
     /// The address that the lanes bind.
     #[must_use]
     pub const fn bind(&self) -> IpAddr {
-        self.bind
+        self.bind.0
     }
 
     /// The right to capture; `None` while somebody has it.
@@ -527,6 +542,17 @@ impl DataPlane {
         self.confirmed(confirmation).await
     }
 
+    /// Sends a flow from `source_port` from now on. A port that cannot be had leaves it where it is.
+    ///
+    /// # Errors
+    /// [`DataPlaneError::Died`].
+    pub fn move_send(&self, lane: u16, slot: SendSlot, source_port: u16) -> Result<(), DataPlaneError> {
+        let (address, buffer_bytes) = self.bind;
+        let Ok(source) = SourceSocket::bind(address, source_port, buffer_bytes) else { return Ok(()) };
+        let message = ToDataPlane::SetSource { lane, slot, port: source.port(), is_v6: source.is_v6() };
+        self.tell(&message, &[source.into_fd().as_fd()])
+    }
+
     /// Reads and hashes a range of a file.
     ///
     /// # Errors
@@ -611,6 +637,7 @@ impl DataPlane {
                 to_receive(flow, ReceiveEvent::WriteFailed { chunk, error });
             }
             (Event::Report { flow, bytes }, _) => to_receive(flow, ReceiveEvent::Report(bytes.to_vec())),
+            (Event::Astray { flow }, _) => to_receive(flow, ReceiveEvent::Astray),
             (Event::Checked { token, result }, _) => {
                 if let Some(waiter) = lock(&self.waiters).checks.remove(&token) {
                     let _ = waiter.send(result);

@@ -25,6 +25,7 @@ use crate::datapath::af_xdp::ladder::{self, LaneDatapath, Opened};
 use crate::datapath::af_xdp::socket::Mode;
 use crate::datapath::af_xdp::steering::Steering;
 use crate::datapath::udp::UdpDatapath;
+use crate::datapath::udp::source::SourceSocket;
 use crate::disk::Disk;
 use crate::disk::files::FileTable;
 use crate::lane::flows::{Attendance, Delivery, Departure, doorbell, silence};
@@ -276,6 +277,16 @@ impl Attendant {
             }
             ToDataPlane::OpenSend(open) => self.open_send(open),
             ToDataPlane::OpenReceive(open) => self.open_receive(&open),
+            ToDataPlane::SetSource { lane, slot, port, is_v6 } => {
+                if let (Some(attendance), Some(fd)) =
+                    (self.attendances.get(usize::from(lane)), descriptors.into_iter().next())
+                {
+                    // A full queue is a lane that hangs; the flow goes on from where it was.
+                    let source = SourceSocket::from_fd(fd, port, is_v6);
+                    let _ = attendance.deliver(Delivery::Source { slot, source });
+                }
+                None
+            }
             ToDataPlane::SetNextHop { lane, to, hop } => {
                 if let Some(attendance) = self.attendances.get(usize::from(lane)) {
                     // A full queue is a lane that hangs; it goes on over its UDP socket.

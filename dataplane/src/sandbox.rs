@@ -48,6 +48,7 @@ fn allowed_system_calls() -> Vec<libc::c_long> {
         libc::SYS_write,
         libc::SYS_close,
         libc::SYS_ppoll,
+        libc::SYS_epoll_ctl,
         libc::SYS_fcntl,
         // Of a capture's memory, before it is mapped.
         libc::SYS_fstat,

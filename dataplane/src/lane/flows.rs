@@ -12,6 +12,7 @@ use super::receiving::ReceiveFlow;
 use super::sending::SendFlow;
 use crate::capture::Tap;
 use crate::datapath::af_xdp::headers::NextHop;
+use crate::datapath::udp::source::SourceSocket;
 use crate::link::commands::{ReceiveSlot, SendSlot};
 
 /// Enough for every flow of a lane to come, go and want a key at the same time.
@@ -24,6 +25,13 @@ pub enum Delivery {
     Send(Box<SendFlow>),
     /// A receiving flow, ready to go.
     Receive(Box<ReceiveFlow>),
+    /// Another port to send a flow from.
+    Source {
+        /// The flow.
+        slot: SendSlot,
+        /// The port.
+        source: SourceSocket,
+    },
     /// The headers of packets to a partner, or that they are not known any more.
     NextHop {
         /// The partner.

@@ -103,6 +103,17 @@ pub enum ToDataPlane {
     OpenSend(OpenSend),
     /// Opens a receiving flow.
     OpenReceive(OpenReceive),
+    /// Another port to send a flow from. Comes with the bound socket's descriptor.
+    SetSource {
+        /// The lane.
+        lane: u16,
+        /// The flow.
+        slot: SendSlot,
+        /// The port.
+        port: u16,
+        /// Whether it is an IPv6 socket.
+        is_v6: bool,
+    },
     /// The next hop towards a partner, or that there is none through the interface of AF_XDP.
     SetNextHop {
         /// The lane.

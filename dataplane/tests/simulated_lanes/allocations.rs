@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 
 use culvert_dataplane::capture::{Direction, Tap};
 use culvert_dataplane::datapath::sim::SimDatapath;
-use culvert_dataplane::datapath::{Datapath, QueueCondition, SendOutcome};
+use culvert_dataplane::datapath::{Arrival, Datapath, QueueCondition, SendOutcome, Way};
 
 thread_local! {
     static IN_LANE: Cell<bool> = const { Cell::new(false) };
@@ -97,13 +97,13 @@ impl Datapath for Uncounted {
         self.datapath.now_ns()
     }
 
-    fn receive(&mut self, mut each: impl FnMut(&[u8], SocketAddr)) -> usize {
+    fn receive(&mut self, mut each: impl FnMut(&[u8], Arrival)) -> usize {
         let counted = IN_LANE.get();
         let Self { datapath, tap } = self;
-        let mut each = |datagram: &[u8], from| {
+        let mut each = |datagram: &[u8], arrival: Arrival| {
             switched(counted, || {
-                show(tap, Direction::Received, from, datagram);
-                each(datagram, from);
+                show(tap, Direction::Received, arrival.from, datagram);
+                each(datagram, arrival);
             });
         };
         switched(false, || datapath.receive(&mut each))
@@ -111,7 +111,7 @@ impl Datapath for Uncounted {
 
     fn send_run(
         &mut self,
-        to: SocketAddr,
+        way: Way<'_>,
         datagrams_max: usize,
         mut seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome {
@@ -120,11 +120,11 @@ impl Datapath for Uncounted {
         let mut seal = |out: &mut [u8], room| {
             switched(counted, || {
                 let bytes = seal(out, room)?;
-                show(tap, Direction::Sent, to, &out[..bytes]);
+                show(tap, Direction::Sent, way.to, &out[..bytes]);
                 Some(bytes)
             })
         };
-        switched(false, || datapath.send_run(to, datagrams_max, &mut seal))
+        switched(false, || datapath.send_run(way, datagrams_max, &mut seal))
     }
 
     fn run_datagrams_max(&self, datagram_bytes: usize) -> usize {
