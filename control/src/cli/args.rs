@@ -122,7 +122,7 @@ pub enum Command {
     /// A full-screen view of the node
     Monitor(StatusArgs),
     /// Write what the node's lanes send and receive to a pcap file, for Wireshark
-    Capture(CaptureArgs),
+    Capture(crate::cli::capture::args::CaptureArgs),
     /// Tune this host: audit, plan, apply, confirm, roll back
     #[command(
         after_help = "A host is tuned once, whoever types the command: unless a state directory is named, journals are in /var/lib/culvert/tuning."
@@ -428,43 +428,6 @@ pub struct StatusArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-}
-
-/// `culvert capture`.
-#[derive(Clone, Debug, Args)]
-#[command(
-    after_help = "AF_XDP goes around the kernel, where tcpdump does not see it; this shows its packets as they are on the wire. Of packets of UDP sockets\nthe headers are made up from the addresses. docs/culvert.lua dissects them:\n  culvert capture - | tshark -X lua_script:culvert.lua -r -"
-)]
-pub struct CaptureArgs {
-    /// Where to write, a file or - for standard output; a file that is there is overwritten
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
-    /// Only this lane, as 'culvert status' numbers them [default: all]
-    #[arg(long, value_name = "N")]
-    pub lane: Option<u16>,
-    /// Bytes of each packet; what follows the headers is sealed [default: 128]
-    #[arg(long, value_name = "BYTES", value_parser = parse_snap)]
-    pub snap: Option<usize>,
-    /// End after so many packets [default: when interrupted]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub packets: Option<u64>,
-    /// End after so many seconds [default: when interrupted]
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
-    pub seconds: Option<f64>,
-    /// Print what it came to as one JSON object on standard output
-    #[arg(long)]
-    pub json: bool,
-}
-
-fn parse_seconds(text: &str) -> Result<f64, String> {
-    let seconds = text.parse().ok().filter(|seconds: &f64| seconds.is_finite() && *seconds > 0.0);
-    seconds.ok_or_else(|| "a number of seconds above 0 is needed".to_owned())
-}
-
-fn parse_snap(text: &str) -> Result<usize, String> {
-    let bytes: usize = text.parse().map_err(|_| "a number of bytes is needed".to_owned())?;
-    let most = culvert_dataplane::capture::SNAP_BYTES_MAX;
-    if (1..=most).contains(&bytes) { Ok(bytes) } else { Err(format!("1 to {most} bytes")) }
 }
 
 /// `culvert bench`.

@@ -1,5 +1,7 @@
 //! `culvert capture`, and the captures of commands that have lanes of their own.
 
+pub mod args;
+
 use std::path::Path;
 
 use tokio::task::JoinHandle;
@@ -7,7 +9,8 @@ use tokio::task::JoinHandle;
 use crate::api_client::{ApiClient, RunningCapture};
 use crate::capture::file::{CaptureFile, conclude};
 use crate::capture::{Capture, CaptureError, CaptureOptions, Stop, Summary};
-use crate::cli::args::{CaptureArgs, EngineArgs, GlobalArgs};
+use crate::cli::args::{EngineArgs, GlobalArgs};
+use crate::cli::capture::args::CaptureArgs;
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::report::print_json;
 use crate::node::Node;
