@@ -165,7 +165,7 @@ fn a_flow_on_another_lanes_queue_is_moved_to_its_own() {
     assert!(fs::read(&source).unwrap() == fs::read(sides.pair.shared.join("in")).unwrap());
     let after = sides.status();
     let (moves, on_wrong) = (after["dataplane"]["flow_moves"].as_u64().unwrap(), wrong(&settled));
-    println!("{moves} moves; {on_wrong} datagrams had come on the wrong queue");
+    eprintln!("{moves} moves; {on_wrong} datagrams had come on the wrong queue");
     assert!(moves > 0 || on_wrong == 0, "nothing moved: {after}");
     assert!(sides.metrics().contains(&format!("culvert_xdp_flow_moves_total {moves}")), "{}", sides.metrics());
     for number in 0..2 {
