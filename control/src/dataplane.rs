@@ -11,7 +11,7 @@ pub mod placement;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,7 +35,7 @@ use culvert_protocol::tree_hash::ChunkHash;
 use placement::Placement;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 /// Why there is no data plane.
 #[derive(Debug, thiserror::Error)]
@@ -221,6 +221,8 @@ pub struct DataPlane {
     on_hugepages: bool,
     buffers_per_lane: usize,
     buffer_bytes: usize,
+    /// The one capture at a time.
+    captures: Arc<Semaphore>,
     process_id: u32,
     is_child: bool,
     routes: Mutex<Vec<LaneRoutes>>,
@@ -318,6 +320,7 @@ impl DataPlane {
             on_hugepages,
             buffers_per_lane,
             buffer_bytes: config.buffer_bytes,
+            captures: Arc::new(Semaphore::new(1)),
             process_id: child.as_ref().map_or(Some(process_id), Child::id).unwrap_or(0),
             is_child: child.is_some(),
             waiters: Mutex::default(),
@@ -364,6 +367,18 @@ impl DataPlane {
         self.buffer_bytes
     }
 
+    /// The address that the lanes bind.
+    #[must_use]
+    pub const fn bind(&self) -> IpAddr {
+        self.bind.0
+    }
+
+    /// The right to capture; `None` while somebody has it.
+    #[must_use]
+    pub fn capture_place(&self) -> Option<OwnedSemaphorePermit> {
+        self.captures.clone().try_acquire_owned().ok()
+    }
+
     /// The process's id.
     #[must_use]
     pub const fn process_id(&self) -> u32 {
@@ -405,8 +420,14 @@ impl DataPlane {
         self.end.borrow().is_none()
     }
 
+    /// How the process ended, if it did.
+    #[must_use]
+    pub fn ended(&self) -> Option<String> {
+        self.end.borrow().clone()
+    }
+
     /// Ends a process that talks nonsense.
-    fn give_up(&self) {
+    pub(crate) fn give_up(&self) {
         // It ends with its link, as long as it is sane enough to look at it. A child's number is known for sure, and nobody else's.
         self.socket.close();
         if self.is_child
@@ -423,9 +444,9 @@ impl DataPlane {
         }
     }
 
-    fn tell(&self, message: &ToDataPlane, descriptors: &[&OwnedFd]) -> Result<(), DataPlaneError> {
-        let descriptors: Vec<_> = descriptors.iter().map(|fd| fd.as_fd()).collect();
-        self.socket.send(message, &descriptors).map_err(|error| DataPlaneError::Died(error.to_string()))
+    /// Sends a message that nothing answers, or whose answer is waited for elsewhere.
+    pub(crate) fn tell(&self, message: &ToDataPlane, descriptors: &[BorrowedFd<'_>]) -> Result<(), DataPlaneError> {
+        self.socket.send(message, descriptors).map_err(|error| DataPlaneError::Died(error.to_string()))
     }
 
     /// Opens a file in the data plane.
@@ -443,7 +464,7 @@ impl DataPlane {
         let (done, confirmation) = oneshot::channel();
         lock(&self.waiters).installed.insert(slot, done);
         let message = ToDataPlane::InstallFile { slot, direct: direct.is_some() };
-        let descriptors: Vec<&OwnedFd> = std::iter::once(buffered).chain(direct).collect();
+        let descriptors: Vec<_> = std::iter::once(buffered).chain(direct).map(AsFd::as_fd).collect();
         self.tell(&message, &descriptors)?;
         match self.confirmed(confirmation).await? {
             true => Ok(installed),
@@ -534,7 +555,7 @@ impl DataPlane {
         let (address, buffer_bytes) = self.bind;
         let Ok(source) = SourceSocket::bind(address, source_port, buffer_bytes) else { return Ok(()) };
         let message = ToDataPlane::SetSource { lane, slot, port: source.port(), is_v6: source.is_v6() };
-        self.tell(&message, &[&source.into_fd()])
+        self.tell(&message, &[source.into_fd().as_fd()])
     }
 
     /// Reads and hashes a range of a file.

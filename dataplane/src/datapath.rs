@@ -8,6 +8,7 @@ pub mod udp;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
+use crate::capture::Tap;
 use af_xdp::headers::NextHop;
 use af_xdp::umem::Account;
 use udp::source::SourceSocket;
@@ -145,4 +146,10 @@ pub trait Datapath {
 
     /// Tells the next hop of packets to `to`, or that it is not known (any more). A datapath whose kernel finds the way needs none.
     fn set_next_hop(&mut self, _to: IpAddr, _hop: Option<&NextHop>) {}
+
+    /// Takes the tap to which packets are shown from now on, or `None`. Returns the one before; a datapath that shows nothing returns what
+    /// it was given.
+    fn set_tap(&mut self, tap: Option<Box<Tap>>) -> Option<Box<Tap>> {
+        tap
+    }
 }

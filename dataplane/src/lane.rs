@@ -465,6 +465,15 @@ impl Body {
                     self.with_send(slot, |flow, _| flow.source = Some(source));
                 }
                 Delivery::NextHop { to, hop } => datapath.set_next_hop(to, hop.as_ref()),
+                Delivery::Tap(mut tap) => {
+                    if let Some(tap) = &mut tap {
+                        tap.begin();
+                    }
+                    if let Some(mut before) = datapath.set_tap(tap) {
+                        before.end();
+                        self.attendance.depart(Departure::Tap(before));
+                    }
+                }
                 Delivery::SendKey { slot, epoch, key } => {
                     self.with_send(slot, |flow, _| flow.protocol.push_key(epoch, key));
                 }

@@ -17,6 +17,7 @@ use culvert_protocol::wire::{OVERHEAD_BYTES, STRIDE_MIN};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::buffers::Buffers;
+use crate::capture::{CAPTURE_BYTES, Tap};
 use crate::clock::{monotonic_ns, wire_us};
 use crate::counters::FlowBlock;
 use crate::datapath::Datapath;
@@ -297,6 +298,16 @@ impl Attendant {
                 }
                 None
             }
+            ToDataPlane::BeginCapture { lane, snap_bytes } => {
+                if let Some(memory) = descriptors.into_iter().next() {
+                    self.begin_capture(lane, memory, snap_bytes);
+                }
+                None
+            }
+            ToDataPlane::EndCapture { lane } => {
+                self.deliver_tap(lane, None);
+                None
+            }
             ToDataPlane::TakeCensus => {
                 let census = self.steering.as_ref().map(|(steering, _)| steering.census()).unwrap_or_default();
                 Some(FromDataPlane::Census(census))
@@ -305,6 +316,21 @@ impl Attendant {
         if let Some(answer) = answer {
             // If the control process is gone, the next look at the link shows it.
             let _ = link.send(&answer, &[]);
+        }
+    }
+
+    fn begin_capture(&self, lane: u16, memory: OwnedFd, snap_bytes: usize) {
+        match SharedMemory::from_fd(memory, CAPTURE_BYTES) {
+            Ok(memory) => self.deliver_tap(lane, Some(Box::new(Tap::new(Arc::new(memory), snap_bytes)))),
+            // Whoever waits for the capture to begin gives up after a while.
+            Err(error) => eprintln!("culvert dataplane: cannot map the memory of a capture: {error}"),
+        }
+    }
+
+    fn deliver_tap(&self, lane: u16, tap: Option<Box<Tap>>) {
+        if let Some(attendance) = self.attendances.get(usize::from(lane)) {
+            // A full queue is a lane that hangs; it shows no packets either.
+            let _ = attendance.deliver(Delivery::Tap(tap));
         }
     }
 
@@ -369,6 +395,7 @@ impl Attendant {
                         Self::unsteer_flow(&mut self.steering, lane, flow.protocol.flow_id());
                         self.receive_schedules.remove(&(lane, flow.slot));
                     }
+                    Departure::Tap(tap) => drop(tap),
                     Departure::WantsSendKey { slot, epoch } => {
                         if let Some(key) =
                             self.send_schedules.get_mut(&(lane, slot)).and_then(|keys| keys.key_of(epoch))

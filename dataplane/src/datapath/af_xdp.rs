@@ -33,6 +33,7 @@ use rustix::event::epoll;
 use super::udp::UdpDatapath;
 use super::udp::source::SourceSocket;
 use super::{Arrival, Datapath, QueueCondition, RingCensus, SendOutcome, Way, Ways};
+use crate::capture::{Direction, Tap};
 use headers::{NextHop, Template, parse};
 use queue::Queue;
 use socket::{Mode, XdpSocket};
@@ -196,13 +197,25 @@ impl Datapath for AfXdpDatapath {
             if queue.owes_wakeup() && !queue.is_down() && !queue.is_broken() {
                 queue.flush(&mut self.umem);
             }
-            queue.receive(&mut self.umem, RECEIVE_BATCH, |packet| {
+            let mut take = |packet: &[u8]| {
                 // The program lets nothing else through; a packet that is none of ours is ignored.
                 if let Some(datagram) = parse(packet).filter(|datagram| datagram.port == port) {
                     each(datagram.payload, Arrival { from: datagram.from, is_astray: false });
                     datagrams += 1;
                 }
-            });
+            };
+            match &mut self.udp.tap {
+                None => queue.receive(&mut self.umem, RECEIVE_BATCH, take),
+                Some(tap) => {
+                    tap.stamp();
+                    let packets = queue.receive(&mut self.umem, RECEIVE_BATCH, |packet| {
+                        tap.frame(Direction::Received, packet);
+                        take(packet);
+                    });
+                    tap.flush();
+                    packets
+                }
+            };
         }
         self.ways.ring_received += datagrams as u64;
         self.turns = self.turns.wrapping_add(1);
@@ -274,6 +287,11 @@ impl Datapath for AfXdpDatapath {
             }
         }
         if outcome.datagrams > 0 {
+            if let Some(tap) = &mut self.udp.tap {
+                tap.stamp();
+                self.queues[0].leaving(&self.umem, |packet| tap.frame(Direction::Sent, packet));
+                tap.flush();
+            }
             self.queues[0].flush(&mut self.umem);
             self.ways.ring_sent += outcome.datagrams as u64;
         }
@@ -351,5 +369,10 @@ impl Datapath for AfXdpDatapath {
         if let Some(&hop) = hop.filter(|_| self.hops.len() < HOPS_MAX) {
             self.hops.push((to, hop));
         }
+    }
+
+    fn set_tap(&mut self, tap: Option<Box<Tap>>) -> Option<Box<Tap>> {
+        // One tap for both ways: the UDP socket's datagrams are this lane's too.
+        self.udp.set_tap(tap)
     }
 }

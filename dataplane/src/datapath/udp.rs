@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll;
 
+use crate::capture::{Direction, Tap};
 use crate::clock::monotonic_ns;
 
 use super::{Arrival, Datapath, QueueCondition, SendOutcome, Way};
@@ -37,6 +38,9 @@ pub struct UdpDatapath {
     /// A sealed run for which the socket had no room: where to, its bytes, and the size of its datagrams. It goes out from the lane's own port,
     /// whichever it was meant for: receivers do not look at it.
     waiting: Option<(SocketAddr, usize, usize)>,
+    /// The lane's own, for those who look at packets.
+    port: u16,
+    pub(super) tap: Option<Box<Tap>>,
     /// Ready when any of several sockets is. Made while the process still may.
     readiness: OwnedFd,
     /// Whether there are others than the lane's own.
@@ -83,6 +87,7 @@ impl UdpDatapath {
         socket.probe_by_ourselves();
         let gro = socket.enable_gro();
         let segments_max = socket::probe_segments_max();
+        let port = socket.port().map_err(|error| OpenError::Other { address, port, error })?;
         let readiness = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|error| OpenError::Other {
             address,
             port,
@@ -96,6 +101,8 @@ impl UdpDatapath {
             gso: segments_max > 1,
             gro,
             waiting: None,
+            port,
+            tap: None,
             readiness,
             has_sources: false,
         })
@@ -119,6 +126,20 @@ impl UdpDatapath {
     #[must_use]
     pub fn receive_buffer_bytes(&self) -> usize {
         self.socket.receive_buffer_bytes()
+    }
+
+    /// As [`Self::transmit`], and shows what has left.
+    fn transmit_in_sight(&mut self, way: Way<'_>, bytes: usize, datagram_bytes: usize) -> Result<(), io::Error> {
+        let done = self.transmit(way, bytes, datagram_bytes);
+        if let Some(tap) = &mut self.tap
+            && done.is_ok()
+        {
+            let port = way.source.map_or(self.port, SourceSocket::port);
+            tap.stamp();
+            tap.datagrams(Direction::Sent, port, way.to, &self.outgoing[..bytes], datagram_bytes);
+            tap.flush();
+        }
+        done
     }
 
     /// Hands `bytes` of the outgoing super-buffer to the kernel.
@@ -147,11 +168,11 @@ impl Datapath for UdpDatapath {
 
     #[inline]
     fn receive(&mut self, each: impl FnMut(&[u8], Arrival)) -> usize {
-        receive_from(&self.socket, &mut self.incoming, each)
+        receive_from(&self.socket, self.port, &mut self.tap, &mut self.incoming, each)
     }
 
     fn receive_at(&mut self, source: &SourceSocket, each: impl FnMut(&[u8], Arrival)) -> usize {
-        receive_from(&source.socket, &mut self.incoming, each)
+        receive_from(&source.socket, source.port(), &mut self.tap, &mut self.incoming, each)
     }
 
     fn watch(&mut self, source: &SourceSocket) {
@@ -193,7 +214,7 @@ impl Datapath for UdpDatapath {
         if outcome.datagrams == 0 {
             return outcome;
         }
-        if let Err(error) = self.transmit(way, outcome.bytes, datagram_bytes) {
+        if let Err(error) = self.transmit_in_sight(way, outcome.bytes, datagram_bytes) {
             if error.kind() == io::ErrorKind::WouldBlock {
                 self.waiting = Some((way.to, outcome.bytes, datagram_bytes));
                 outcome.is_blocked = true;
@@ -211,7 +232,7 @@ impl Datapath for UdpDatapath {
     #[inline]
     fn is_blocked(&mut self) -> bool {
         let Some((to, bytes, datagram_bytes)) = self.waiting else { return false };
-        match self.transmit(to.into(), bytes, datagram_bytes) {
+        match self.transmit_in_sight(to.into(), bytes, datagram_bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
             // Sent, or refused: then its segments are lost like any others.
             _ => {
@@ -232,14 +253,29 @@ impl Datapath for UdpDatapath {
     fn segments_runs(&self) -> bool {
         self.gso
     }
+
+    fn set_tap(&mut self, tap: Option<Box<Tap>>) -> Option<Box<Tap>> {
+        std::mem::replace(&mut self.tap, tap)
+    }
 }
 
-/// Takes a batch from a socket.
+/// Takes a batch from the socket of `port`.
 #[inline]
-fn receive_from(socket: &UdpSocket, incoming: &mut [u8], mut each: impl FnMut(&[u8], Arrival)) -> usize {
+fn receive_from(
+    socket: &UdpSocket,
+    port: u16,
+    tap: &mut Option<Box<Tap>>,
+    incoming: &mut [u8],
+    mut each: impl FnMut(&[u8], Arrival),
+) -> usize {
     let mut datagrams = 0;
     for _ in 0..RECEIVE_BATCH {
         let Some(Incoming { bytes, datagram_bytes, from }) = socket.receive(incoming) else { break };
+        if let Some(tap) = tap {
+            tap.stamp();
+            tap.datagrams(Direction::Received, port, from, &incoming[..bytes], datagram_bytes);
+            tap.flush();
+        }
         for datagram in incoming[..bytes].chunks(datagram_bytes) {
             each(datagram, Arrival { from, is_astray: false });
             datagrams += 1;

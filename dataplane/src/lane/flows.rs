@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::receiving::ReceiveFlow;
 use super::sending::SendFlow;
+use crate::capture::Tap;
 use crate::datapath::af_xdp::headers::NextHop;
 use crate::datapath::udp::source::SourceSocket;
 use crate::link::commands::{ReceiveSlot, SendSlot};
@@ -38,6 +39,8 @@ pub enum Delivery {
         /// What goes before the datagram.
         hop: Option<NextHop>,
     },
+    /// To what packets are shown from now on; the tap before departs.
+    Tap(Option<Box<Tap>>),
     /// A key that the lane wanted.
     SendKey {
         /// The flow.
@@ -65,6 +68,8 @@ pub enum Departure {
     Send(Box<SendFlow>),
     /// A flow to be freed.
     Receive(Box<ReceiveFlow>),
+    /// A tap that shows nothing any more.
+    Tap(Box<Tap>),
     /// The key of the epoch after next.
     WantsSendKey {
         /// The flow.

@@ -125,6 +125,18 @@ pub enum ToDataPlane {
     },
     /// Asks what the steering program has counted.
     TakeCensus,
+    /// Shows a lane's packets from now on. Comes with the capture's memory, in which the lane tells that it has begun.
+    BeginCapture {
+        /// The lane.
+        lane: u16,
+        /// Bytes of each packet that are taken at most.
+        snap_bytes: usize,
+    },
+    /// Shows them no more; the lane tells in the capture's memory when it has ended.
+    EndCapture {
+        /// The lane.
+        lane: u16,
+    },
 }
 
 /// What a lane turned out to have.
