@@ -190,9 +190,8 @@ fn a_manifest_that_announces_a_trillion_entries_takes_no_memory_for_them() {
 /// What the node says before it ends the connection.
 fn answer(stranger: &mut Stranger) -> Option<Refusal> {
     loop {
-        match stranger.hear()? {
-            Message::Refused(refusal) => return Some(refusal),
-            _ => {}
+        if let Message::Refused(refusal) = stranger.hear()? {
+            return Some(refusal);
         }
     }
 }
