@@ -6,10 +6,10 @@
 //! A [`DataPlane`] stands for one life of the data plane process. When that ends, by order or not, [`DataPlane::died`] resolves, every
 //! transfer that used it ends with a temporary error, and [`Supervisor::get`] starts the next.
 
+mod followed;
 mod kernel_bypass;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,7 +18,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::transfer::result::TransferResult;
 use culvert_dataplane::counters::{FlowBlock, LaneCounters};
-use culvert_dataplane::datapath::af_xdp::headers::NextHop;
 use culvert_dataplane::datapath::af_xdp::socket::Mode;
 use culvert_dataplane::datapath::af_xdp::steering::Census;
 use culvert_dataplane::link::commands::{
@@ -33,6 +32,8 @@ use culvert_protocol::tree_hash::ChunkHash;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot, watch};
+
+use followed::{FlowSlot, Followed};
 
 /// Why there is no data plane.
 #[derive(Debug, thiserror::Error)]
@@ -205,8 +206,8 @@ pub struct DataPlane {
     /// How AF_XDP moves packets, and through which interface.
     af_xdp: Option<(Mode, u32)>,
     refusals: Vec<String>,
-    /// What the lanes were told of the way to each partner.
-    next_hops: Mutex<HashMap<(u16, IpAddr), Option<NextHop>>>,
+    /// What the lanes were told of the ways to their partners.
+    followed: Mutex<Followed>,
     on_hugepages: bool,
     buffers_per_lane: usize,
     buffer_bytes: usize,
@@ -296,8 +297,8 @@ impl DataPlane {
             lanes,
             sandbox_gaps,
             af_xdp: af_xdp.zip(config.af_xdp.as_ref().map(|start| start.interface)),
-            refusals,
-            next_hops: Mutex::default(),
+            refusals: config.refusals.iter().cloned().chain(refusals).collect(),
+            followed: Mutex::default(),
             on_hugepages,
             buffers_per_lane,
             buffer_bytes: config.buffer_bytes,
@@ -472,11 +473,13 @@ impl DataPlane {
 
     /// Gives a sending slot back that was never opened.
     pub fn give_send_slot_back(&self, lane: u16, slot: SendSlot) {
+        self.unfollow(lane, FlowSlot::Send(slot));
         lock(&self.routes)[usize::from(lane)].sends[usize::from(slot.0)] = Route::Free;
     }
 
     /// Gives a receiving slot back that was never opened.
     pub fn give_receive_slot_back(&self, lane: u16, slot: ReceiveSlot) {
+        self.unfollow(lane, FlowSlot::Receive(slot));
         lock(&self.routes)[usize::from(lane)].receives[usize::from(slot.0)] = Route::Free;
     }
 
@@ -485,7 +488,7 @@ impl DataPlane {
     /// # Errors
     /// [`DataPlaneError::Died`].
     pub async fn open_send(&self, open: OpenSend) -> Result<(), DataPlaneError> {
-        self.follow(open.lane, open.partner.ip());
+        self.follow(open.lane, FlowSlot::Send(open.slot), open.partner.ip());
         let (done, confirmation) = oneshot::channel();
         lock(&self.waiters).send_opened.insert((open.lane, open.slot), done);
         self.tell(&ToDataPlane::OpenSend(open), &[])?;
@@ -497,7 +500,7 @@ impl DataPlane {
     /// # Errors
     /// [`DataPlaneError::Died`].
     pub async fn open_receive(&self, open: OpenReceive) -> Result<(), DataPlaneError> {
-        self.follow(open.lane, open.partner.ip());
+        self.follow(open.lane, FlowSlot::Receive(open.slot), open.partner.ip());
         let (done, confirmation) = oneshot::channel();
         lock(&self.waiters).receive_opened.insert((open.lane, open.slot), done);
         self.tell(&ToDataPlane::OpenReceive(open), &[])?;
