@@ -1,5 +1,6 @@
 //! Two sides of a lab with a node on the second and lanes on AF_XDP on both.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -44,11 +45,22 @@ impl Sides {
     /// If the node does not start.
     #[must_use]
     pub fn over(lab: Lab, address: &str, options: &[&str]) -> Self {
+        Self::with_environment(lab, address, options, &[])
+    }
+
+    /// As [`Sides::over`], with more in the node's environment.
+    ///
+    /// # Panics
+    /// If the node does not start.
+    #[must_use]
+    pub fn with_environment(lab: Lab, address: &str, options: &[&str], environment: &[(&str, OsString)]) -> Self {
         let pair = Pair::new();
         let listen = ["node", "--listen", "[::]:7272", "--metrics", "127.0.0.1:0"];
         let datapath = if options.contains(&"--datapath") { &[][..] } else { &["--datapath", "af_xdp"] };
         let arguments: Vec<&str> = [&listen, datapath, options].concat();
-        let node = RunningNode::start(&pair.there, &mut lab.inside(1, &command(&pair.there, arguments)));
+        let mut starting = command(&pair.there, arguments);
+        starting.envs(environment.iter().cloned());
+        let node = RunningNode::start(&pair.there, &mut lab.inside(1, &starting));
         pair.meet(node.port);
         run(&pair.here, ["profile", "edit", "second", "--address", &format!("{address}:7272")]).exits(0);
         Self { lab, pair, node, sender_cores: "1" }
