@@ -187,7 +187,8 @@ fn a_second_program_on_the_interface_is_named() {
     let source = sides.source();
     let destination = format!("second:{}", sides.pair.shared.join("in").display());
     let mut sending = command(&sides.pair.here, ["send", "--json", "--datapath", "af_xdp", "--cores", "1"]);
-    sending.arg(&source).arg(destination);
+    // The partner is on this host, so no interface leads there.
+    sending.args(["--interface", sides.lab.link(1)]).arg(&source).arg(destination);
     let ran: Ran = sides.lab.inside(1, &sending).output().unwrap().into();
     // Other interfaces of this host may have one of the same name: that of this interface is meant.
     let link = sides.link(1);

@@ -1,5 +1,6 @@
 //! Receive rules in the NIC and the process that removes them: without such a NIC, and with one that is played in front of ethtool's ioctl.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -29,6 +30,12 @@ fn keepers(lab: &Lab) -> Vec<u32> {
 
 fn signal(signal: &str, pid: u32) {
     assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+}
+
+/// What a process has open.
+fn held_by(pid: &str) -> BTreeSet<String> {
+    let targets = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    targets.filter_map(|fd| Some(fs::read_link(fd.path()).ok()?.to_string_lossy().into_owned())).collect()
 }
 
 /// The node's data plane, and the rules that it says are in place.
@@ -108,6 +115,12 @@ fn rules_live_and_end_with_the_data_plane() {
     let stat = fs::read_to_string(format!("/proc/{keeper}/stat")).unwrap();
     let session = stat.rsplit(')').next().unwrap().split_whitespace().nth(3).unwrap();
     assert_eq!(session, keeper.to_string(), "it has a session of its own");
+    // Nothing of the data plane's is kept open: the link, the memory, the lanes' sockets, the program at the interface.
+    let (held, by_plane, by_this) = (held_by(&keeper.to_string()), held_by(&plane.to_string()), held_by("self"));
+    let is_thing = |held: &&String| ["socket:", "anon_inode:", "memfd:"].iter().any(|kind| held.contains(kind));
+    let shared: Vec<&String> = held.intersection(&by_plane).filter(|held| !by_this.contains(*held)).collect();
+    assert!(by_plane.iter().filter(is_thing).count() > 5, "{by_plane:?}");
+    assert!(!shared.iter().copied().any(|held| is_thing(&held)), "{shared:?}");
     for request in ["-TERM", "-INT", "-HUP", "-QUIT"] {
         signal(request, keeper);
     }

@@ -66,3 +66,28 @@ impl Changes {
         Ok(has_changed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn many_changes_are_one() {
+        let (kernel, socket) = UnixDatagram::pair().unwrap();
+        let changes = Changes { socket };
+        assert!(!changes.take().unwrap());
+        for _ in 0..3 {
+            kernel.send(&[0; 100]).await.unwrap();
+        }
+        changes.next().await.unwrap();
+        assert!(!changes.take().unwrap(), "all three were taken");
+        kernel.send(&[0; 100]).await.unwrap();
+        changes.next().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn anybody_may_subscribe() {
+        // Something may have changed since; that it can be asked is what counts.
+        Changes::subscribe().unwrap().take().unwrap();
+    }
+}

@@ -103,6 +103,12 @@ impl Rules {
         Self { set: Vec::new(), missing: vec![why.into()] }
     }
 
+    /// Whether all that were wanted are in place.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        !self.set.is_empty() && self.missing.is_empty()
+    }
+
     /// Notes a reason once.
     fn lack(&mut self, why: String) {
         if !self.missing.contains(&why) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::ethtool::EthtoolTable;
-use super::{Family, Rule, Rules, are_left, remove, set};
+use super::{Family, Rule, RuleTable as _, Rules, are_left, remove, set};
 use crate::datapath::af_xdp::ladder::{AfXdpStart, LaneDatapath};
 use crate::keeper::Keeper;
 
@@ -27,16 +27,11 @@ impl KeptRules {
     /// Sets the rules of lanes that are bound to `bind`, as far as the NIC takes them, and starts a keeper for them.
     #[must_use]
     pub fn set(start: &AfXdpStart, bind: IpAddr, lanes: &[LaneDatapath]) -> Self {
-        let name = &start.name;
-        let kept = match lanes.len() {
+        match lanes.len() {
             // All queues are the one lane's.
-            0 | 1 => Self::none(format!("one lane has all queues of {name}: no receive rule is needed")),
+            0 | 1 => Self::none(format!("one lane has all queues of {}: no receive rule is needed", start.name)),
             _ => Self::set_in(start, &wanted(bind, lanes)),
-        };
-        for why in &kept.rules.missing {
-            eprintln!("culvert dataplane: {why}");
         }
-        kept
     }
 
     fn set_in(start: &AfXdpStart, wanted: &[Rule]) -> Self {
@@ -50,6 +45,12 @@ impl KeptRules {
             std::thread::sleep(KEEPER_PATIENCE / 100);
         }
         let rules = set(&mut table, wanted, &start.name);
+        // A NIC that has none is nothing to be told at each start; the status says it.
+        if table.state().is_ok() {
+            for why in &rules.missing {
+                eprintln!("culvert dataplane: {why}");
+            }
+        }
         if rules.set.is_empty() {
             return Self { rules, keeper: None };
         }
@@ -59,6 +60,7 @@ impl KeptRules {
                 // Nobody would remove them later.
                 let mut missing = remove(&mut table, &rules.set);
                 missing.push(format!("receive rules need a keeper, which cannot be started: {error}"));
+                eprintln!("culvert dataplane: {}", missing.join("; "));
                 Self { rules: Rules { set: Vec::new(), missing }, keeper: None }
             }
         }
