@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use crate::lab::Lab;
-use crate::node::{PATIENCE, Pair, RunningNode, metrics_of};
+use crate::node::{PATIENCE, Pair, RunningNode, metrics_of, wait_for};
 use crate::program::{Ran, command, run};
 use crate::random::Random;
 use crate::tree::make_flat;
@@ -125,6 +125,15 @@ impl Sides {
     #[must_use]
     pub fn status(&self) -> serde_json::Value {
         self.lab.inside(1, &command(&self.pair.there, ["status", "--json"])).output().map(Ran::from).unwrap().json()
+    }
+
+    /// Waits until the second node has received so many bytes: a transfer is on its way.
+    ///
+    /// # Panics
+    /// If it takes far too long.
+    pub fn wait_until_received(&self, bytes: u64) {
+        let received = || self.status()["dataplane"]["lanes"][0]["received_bytes"].as_u64();
+        wait_for("the transfer to be on its way", || received().filter(|&received| received > bytes));
     }
 
     /// The second node's metrics.

@@ -150,7 +150,7 @@ fn an_interface_that_is_taken_down_costs_a_pause() {
     let Some(sides) = Sides::start(1_500, "10.96.0.2") else { return };
     let source = sides.large_source(48 << 20);
     let child = sides.start_sending(&source, &["--rate", "200M"]);
-    std::thread::sleep(Duration::from_millis(900));
+    sides.wait_until_received(4 << 20);
     let name = sides.lab.link(0);
     sides.lab.tool(0, "ip", &["link", "set", name, "down"]);
     std::thread::sleep(Duration::from_secs(1));
