@@ -12,7 +12,7 @@ use culvert_protocol::feedback::{Summary, write_report};
 use culvert_protocol::rate_control::Mode;
 use culvert_tests::hostile_receiver::HostileReceiver;
 use culvert_tests::hostile_sender::new_id;
-use culvert_tests::node::{Pair, RunningNode, resident_kib};
+use culvert_tests::node::{Pair, RunningNode, resident_kib, wait_for};
 use culvert_tests::program::{Ran, command};
 use culvert_tests::random::Random;
 use culvert_tests::stranger::{Stranger, request};
@@ -122,6 +122,8 @@ fn wishes_for_more_than_was_sent_are_refused() {
         Message::SendAgain(vec![u32::MAX]),
         // The first chunks are under way; nobody wants one of them four times.
         Message::SendAgain(vec![0; 4]),
+        // A port that belongs to somebody.
+        Message::MoveFlow { flow_id: 0x0102_0300, source_port: 53 },
         Message::Feedback(vec![0xff; 40]),
         Message::Feedback(Vec::new()),
         Message::ManifestPart(vec![1, 2, 3]),
@@ -200,6 +202,36 @@ fn a_receiver_that_calls_everything_lost_for_ever_is_given_up() {
     let honest: Ran = honest.wait_with_output().unwrap().into();
     honest.exits(0);
     assert_eq!(fs::read_dir(copy).unwrap().count(), 20);
+    siege.lift();
+}
+
+#[test]
+fn a_flow_moves_to_the_port_that_its_receiver_asks_for_and_not_for_ever() {
+    let siege = Siege::begin();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+    let mut stranger = siege.pull(socket.local_addr().unwrap().port());
+    stranger.say(&Message::PlanEnd { flows: vec![offer(0, 0)], stored_bytes: 0 });
+    let mut datagram = [0; 1 << 16];
+    let mut from = || socket.recv_from(&mut datagram).expect("the node probes the path").1.port();
+    let own = from();
+    // Ports that are free now; another process may take one, then the flow stays where it was for a step.
+    let free: Vec<u16> = (50_000..60_000).filter(|&port| UdpSocket::bind(("::", port)).is_ok()).take(80).collect();
+    let may_be_asked_for = &free[..64];
+    for &source_port in may_be_asked_for {
+        // Of a flow that there is not, it changes nothing and costs nothing.
+        stranger.say(&Message::MoveFlow { flow_id: 7, source_port });
+        stranger.say(&Message::MoveFlow { flow_id: 0x0102_0300, source_port });
+    }
+    wait_for("the flow to come from the last port", || (Some(&from()) == may_be_asked_for.last()).then_some(()));
+    for &source_port in &free[64..] {
+        stranger.say(&Message::MoveFlow { flow_id: 0x0102_0300, source_port });
+    }
+    for _ in 0..20 {
+        let port = from();
+        assert!(port != own && !free[64..].contains(&port), "it moved for the 65th time, to {port}");
+    }
+    drop(stranger);
     siege.lift();
 }
 
