@@ -3,10 +3,12 @@
 //! The socket belongs to the user who runs the node and to nobody else; whoever may open it may do what that user may. The
 //! metrics' port serves nothing but metrics.
 
+pub mod captures;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -17,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
+use crate::api::captures::Captures;
+use crate::capture::CaptureOptions;
 use crate::node::Node;
 use crate::registry::{RecordState, Role, TransferRecord, new_transfer_id, unix_ms};
 use crate::request::{Movement, TransferRequest, carry_out};
@@ -32,6 +36,7 @@ pub struct Api {
     node: Arc<Node>,
     places: Arc<Semaphore>,
     listen: Option<u16>,
+    captures: Captures,
 }
 
 /// The answer to a submission.
@@ -157,6 +162,9 @@ pub struct DataPlaneStatus {
     /// What the steering program has counted.
     #[serde(default)]
     pub steering: Option<Census>,
+    /// How often flows were asked to move to their lanes' queues.
+    #[serde(default)]
+    pub flow_moves: u64,
     /// Its lanes.
     pub lanes: Vec<LaneStatus>,
 }
@@ -186,7 +194,7 @@ impl Api {
     /// An API for `node`, whose control connection listens on `listen`.
     #[must_use]
     pub fn new(node: Arc<Node>, listen: Option<u16>) -> Self {
-        Self { node, places: Arc::new(Semaphore::new(ACTIVE_MAX)), listen }
+        Self { node, places: Arc::new(Semaphore::new(ACTIVE_MAX)), listen, captures: Captures::default() }
     }
 
     /// Goes on with the requests that had not ended when the node was stopped.
@@ -252,6 +260,8 @@ impl Api {
             .route("/v1/transfers", get(list).post(submit))
             .route("/v1/transfers/{id}", get(show))
             .route("/v1/transfers/{id}/cancel", post(cancel))
+            .route("/v1/capture", get(capture))
+            .route("/v1/capture/{id}/stop", post(stop_capture))
             .route("/metrics", get(metrics))
             .with_state(self);
         axum::serve(listener, router).await
@@ -285,6 +295,7 @@ async fn status(State(api): State<Api>) -> Json<NodeStatus> {
     };
     let dataplane = plane.map(|plane| DataPlaneStatus {
         steering,
+        flow_moves: plane.moves(),
         process_id: plane.process_id(),
         datapath: plane.datapath().to_owned(),
         af_xdp_mode: plane.af_xdp_mode().map(str::to_owned),
@@ -328,6 +339,18 @@ async fn status(State(api): State<Api>) -> Json<NodeStatus> {
         transfers: node.registry.list().into_iter().filter(|record| !record.state.is_final()).collect(),
         pending_keys: node.profiles.pending().map_or(0, |pending| pending.len()),
     })
+}
+
+async fn capture(State(api): State<Api>, Query(options): Query<CaptureOptions>) -> Response {
+    api.captures.answer(&api.node.supervisor, &options).await
+}
+
+async fn stop_capture(State(api): State<Api>, Path(id): Path<u64>) -> Response {
+    if api.captures.stop(id) {
+        Json(serde_json::json!({ "stopped": id })).into_response()
+    } else {
+        error(StatusCode::NOT_FOUND, "not_found", format!("there is no capture {id}"))
+    }
 }
 
 async fn list(State(api): State<Api>) -> Json<Vec<TransferRecord>> {

@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::api::captures::{ID_HEADER, LANES_HEADER, SUMMARY_TRAILER};
 use crate::api::{ApiError, NodeStatus, Submitted};
+use crate::capture::{CaptureOptions, Summary};
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::registry::TransferRecord;
 use crate::request::TransferRequest;
@@ -85,15 +87,52 @@ impl ApiClient {
         Ok(())
     }
 
+    /// Begins a capture.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn capture(&self, options: &CaptureOptions) -> Result<RunningCapture, CommandError> {
+        let query = [
+            options.lane.map(|lane| format!("lane={lane}")),
+            options.snap_bytes.map(|bytes| format!("snap_bytes={bytes}")),
+            options.packets.map(|packets| format!("packets={packets}")),
+            options.seconds.map(|seconds| format!("seconds={seconds}")),
+        ];
+        let query: Vec<String> = query.into_iter().flatten().collect();
+        let response = self.ask(Method::GET, &format!("/v1/capture?{}", query.join("&")), None::<&()>).await?;
+        let header = |name| response.headers().get(name)?.to_str().ok()?.parse::<u64>().ok();
+        let (Some(id), Some(lanes)) = (header(ID_HEADER), header(LANES_HEADER)) else {
+            return Err(broken(&"it says nothing of the capture"));
+        };
+        Ok(RunningCapture { id, lanes, body: response.into_body(), summary: None })
+    }
+
+    /// Ends a capture; what it has by then still comes.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn stop_capture(&self, id: u64) -> Result<(), CommandError> {
+        let _: serde_json::Value = self.call(Method::POST, &format!("/v1/capture/{id}/stop"), None::<&()>).await?;
+        Ok(())
+    }
+
     async fn call<A: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<A, CommandError> {
-        let broken = |error: &dyn std::fmt::Display| {
-            CommandError::new(ExitCode::Temporary, format!("the node does not answer: {error}"))
-        };
+        let response = self.ask(method, path, body).await?;
+        serde_json::from_slice(&whole(response.into_body()).await?).map_err(|error| broken(&error))
+    }
+
+    /// Sends a request; returns the answer if it is no refusal.
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<Response<Incoming>, CommandError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| broken(&error))?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| broken(&error))?;
@@ -107,23 +146,65 @@ impl ApiClient {
             .uri(path)
             .header("host", "culvert")
             .header("content-type", "application/json")
+            .header("te", "trailers")
             .body(Full::<Bytes>::from(bytes))
             .map_err(|error| broken(&error))?;
         let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
         let status = response.status();
-        let body = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX);
-        let bytes = body.collect().await.map_err(|error| broken(&error))?.to_bytes();
         if status.is_success() {
-            return serde_json::from_slice(&bytes).map_err(|error| broken(&error));
+            return Ok(response);
         }
+        let bytes = whole(response.into_body()).await?;
         let text = serde_json::from_slice::<ApiError>(&bytes)
             .map_or_else(|_| String::from_utf8_lossy(&bytes).into_owned(), |error| error.text);
         let code = match status {
             StatusCode::NOT_FOUND => ExitCode::NotFound,
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => ExitCode::Usage,
-            StatusCode::TOO_MANY_REQUESTS => ExitCode::Temporary,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => ExitCode::Temporary,
             _ => ExitCode::Failed,
         };
         Err(CommandError::new(code, text))
+    }
+}
+
+fn broken(error: &dyn std::fmt::Display) -> CommandError {
+    CommandError::new(ExitCode::Temporary, format!("the node does not answer: {error}"))
+}
+
+async fn whole(body: Incoming) -> Result<Bytes, CommandError> {
+    let body = http_body_util::Limited::new(body, ANSWER_BYTES_MAX);
+    Ok(body.collect().await.map_err(|error| broken(&error))?.to_bytes())
+}
+
+/// A capture that the node sends.
+#[derive(Debug)]
+pub struct RunningCapture {
+    /// The number by which it is stopped.
+    pub id: u64,
+    /// How many lanes it sees.
+    pub lanes: u64,
+    body: Incoming,
+    summary: Option<Summary>,
+}
+
+impl RunningCapture {
+    /// The next bytes of the file; `None` at its end.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            // An answer that breaks off has no summary, which says so.
+            match self.body.frame().await?.ok()?.into_data() {
+                Ok(bytes) => return Some(bytes),
+                Err(frame) => {
+                    let summary = frame.trailers_ref().and_then(|trailers| trailers.get(SUMMARY_TRAILER));
+                    self.summary = summary.and_then(|summary| serde_json::from_slice(summary.as_bytes()).ok());
+                }
+            }
+        }
+    }
+
+    /// What it came to, once the file has ended; `None` if the node did not live to say so.
+    #[must_use]
+    pub fn summary(self) -> Option<Summary> {
+        self.summary
     }
 }

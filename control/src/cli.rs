@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod bench;
+pub mod capture;
 pub mod completion;
 pub mod config;
 pub mod demo;
@@ -54,6 +55,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Path(args) => block_on(path::run(global, args)),
         Command::Status(args) => block_on(status::run(global, args)),
         Command::Monitor(args) => block_on(monitor::run(global, args)),
+        Command::Capture(args) => block_on(capture::run(global, args)),
         Command::Tune(args) => tune::tune(&global, args),
         Command::Doctor(args) => tune::doctor(&global, args),
         Command::Bench(args) => bench::run(global, args),

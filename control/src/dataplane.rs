@@ -7,10 +7,11 @@
 //! transfer that used it ends with a temporary error, and [`Supervisor::get`] starts the next.
 
 mod kernel_bypass;
+pub mod placement;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,7 @@ use culvert_dataplane::counters::{FlowBlock, LaneCounters};
 use culvert_dataplane::datapath::af_xdp::headers::NextHop;
 use culvert_dataplane::datapath::af_xdp::socket::Mode;
 use culvert_dataplane::datapath::af_xdp::steering::Census;
+use culvert_dataplane::datapath::udp::source::SourceSocket;
 use culvert_dataplane::link::commands::{
     self, ChunkTimes, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot,
 };
@@ -30,9 +32,10 @@ use culvert_dataplane::link::messages::{FromDataPlane, LaneReady, OpenReceive, O
 use culvert_dataplane::link::socket::LinkSocket;
 use culvert_dataplane::link::{FILES_MAX, FLOWS_PER_LANE};
 use culvert_protocol::tree_hash::ChunkHash;
+use placement::Placement;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 /// Why there is no data plane.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +159,8 @@ pub enum ReceiveEvent {
     },
     /// A report for the partner.
     Report(Vec<u8>),
+    /// Most of the flow came by the kernel lately, although its lane has rings.
+    Astray,
     /// The flow is gone.
     Closed,
 }
@@ -207,9 +212,17 @@ pub struct DataPlane {
     refusals: Vec<String>,
     /// What the lanes were told of the way to each partner.
     next_hops: Mutex<HashMap<(u16, IpAddr), Option<NextHop>>>,
+    /// Of AF_XDP: the interface's queues.
+    placement: Option<Placement>,
+    /// How often flows were asked to move to their lanes' queues.
+    moves: AtomicU64,
+    /// The address and buffers of lanes' sockets, for more of the kind.
+    bind: (IpAddr, usize),
     on_hugepages: bool,
     buffers_per_lane: usize,
     buffer_bytes: usize,
+    /// The one capture at a time.
+    captures: Arc<Semaphore>,
     process_id: u32,
     is_child: bool,
     routes: Mutex<Vec<LaneRoutes>>,
@@ -289,6 +302,9 @@ impl DataPlane {
             sends: (0..FLOWS_PER_LANE).map(|_| Route::Free).collect(),
             receives: (0..FLOWS_PER_LANE).map(|_| Route::Free).collect(),
         };
+        let placement = af_xdp
+            .and(config.af_xdp.as_ref())
+            .map(|start| Placement::new(start.name.clone(), start.queues, lanes.len() as u32));
         let plane = Arc::new(Self {
             socket,
             commands,
@@ -298,9 +314,13 @@ impl DataPlane {
             af_xdp: af_xdp.zip(config.af_xdp.as_ref().map(|start| start.interface)),
             refusals,
             next_hops: Mutex::default(),
+            placement,
+            moves: AtomicU64::new(0),
+            bind: (config.bind, config.socket_buffer_bytes),
             on_hugepages,
             buffers_per_lane,
             buffer_bytes: config.buffer_bytes,
+            captures: Arc::new(Semaphore::new(1)),
             process_id: child.as_ref().map_or(Some(process_id), Child::id).unwrap_or(0),
             is_child: child.is_some(),
             waiters: Mutex::default(),
@@ -347,6 +367,18 @@ impl DataPlane {
         self.buffer_bytes
     }
 
+    /// The address that the lanes bind.
+    #[must_use]
+    pub const fn bind(&self) -> IpAddr {
+        self.bind.0
+    }
+
+    /// The right to capture; `None` while somebody has it.
+    #[must_use]
+    pub fn capture_place(&self) -> Option<OwnedSemaphorePermit> {
+        self.captures.clone().try_acquire_owned().ok()
+    }
+
     /// The process's id.
     #[must_use]
     pub const fn process_id(&self) -> u32 {
@@ -385,8 +417,14 @@ impl DataPlane {
         self.end.borrow().is_none()
     }
 
+    /// How the process ended, if it did.
+    #[must_use]
+    pub fn ended(&self) -> Option<String> {
+        self.end.borrow().clone()
+    }
+
     /// Ends a process that talks nonsense.
-    fn give_up(&self) {
+    pub(crate) fn give_up(&self) {
         // It ends with its link, as long as it is sane enough to look at it. A child's number is known for sure, and nobody else's.
         self.socket.close();
         if self.is_child
@@ -403,9 +441,9 @@ impl DataPlane {
         }
     }
 
-    fn tell(&self, message: &ToDataPlane, descriptors: &[&OwnedFd]) -> Result<(), DataPlaneError> {
-        let descriptors: Vec<_> = descriptors.iter().map(|fd| fd.as_fd()).collect();
-        self.socket.send(message, &descriptors).map_err(|error| DataPlaneError::Died(error.to_string()))
+    /// Sends a message that nothing answers, or whose answer is waited for elsewhere.
+    pub(crate) fn tell(&self, message: &ToDataPlane, descriptors: &[BorrowedFd<'_>]) -> Result<(), DataPlaneError> {
+        self.socket.send(message, descriptors).map_err(|error| DataPlaneError::Died(error.to_string()))
     }
 
     /// Opens a file in the data plane.
@@ -423,7 +461,7 @@ impl DataPlane {
         let (done, confirmation) = oneshot::channel();
         lock(&self.waiters).installed.insert(slot, done);
         let message = ToDataPlane::InstallFile { slot, direct: direct.is_some() };
-        let descriptors: Vec<&OwnedFd> = std::iter::once(buffered).chain(direct).collect();
+        let descriptors: Vec<_> = std::iter::once(buffered).chain(direct).map(AsFd::as_fd).collect();
         self.tell(&message, &descriptors)?;
         self.confirmed(confirmation).await?;
         Ok(installed)
@@ -502,6 +540,17 @@ impl DataPlane {
         lock(&self.waiters).receive_opened.insert((open.lane, open.slot), done);
         self.tell(&ToDataPlane::OpenReceive(open), &[])?;
         self.confirmed(confirmation).await
+    }
+
+    /// Sends a flow from `source_port` from now on. A port that cannot be had leaves it where it is.
+    ///
+    /// # Errors
+    /// [`DataPlaneError::Died`].
+    pub fn move_send(&self, lane: u16, slot: SendSlot, source_port: u16) -> Result<(), DataPlaneError> {
+        let (address, buffer_bytes) = self.bind;
+        let Ok(source) = SourceSocket::bind(address, source_port, buffer_bytes) else { return Ok(()) };
+        let message = ToDataPlane::SetSource { lane, slot, port: source.port(), is_v6: source.is_v6() };
+        self.tell(&message, &[source.into_fd().as_fd()])
     }
 
     /// Reads and hashes a range of a file.
@@ -588,6 +637,7 @@ impl DataPlane {
                 to_receive(flow, ReceiveEvent::WriteFailed { chunk, error });
             }
             (Event::Report { flow, bytes }, _) => to_receive(flow, ReceiveEvent::Report(bytes.to_vec())),
+            (Event::Astray { flow }, _) => to_receive(flow, ReceiveEvent::Astray),
             (Event::Checked { token, result }, _) => {
                 if let Some(waiter) = lock(&self.waiters).checks.remove(&token) {
                     let _ = waiter.send(result);

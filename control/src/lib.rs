@@ -14,6 +14,7 @@
 
 pub mod api;
 pub mod api_client;
+pub mod capture;
 pub mod cli;
 pub mod connection;
 pub mod dataplane;

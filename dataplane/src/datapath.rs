@@ -8,8 +8,34 @@ pub mod udp;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
+use crate::capture::Tap;
 use af_xdp::headers::NextHop;
 use af_xdp::umem::Account;
+use udp::source::SourceSocket;
+
+/// Between which ends a run of datagrams goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Way<'a> {
+    /// To whom.
+    pub to: SocketAddr,
+    /// From which port; `None` is the lane's own.
+    pub source: Option<&'a SourceSocket>,
+}
+
+impl From<SocketAddr> for Way<'_> {
+    fn from(to: SocketAddr) -> Self {
+        Self { to, source: None }
+    }
+}
+
+/// How a datagram came.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// It came through the kernel, and the lane has rings.
+    pub is_astray: bool,
+}
 
 /// What came of an attempt to send.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,15 +93,23 @@ pub trait Datapath {
     /// The time by which the lane lives, in nanoseconds.
     fn now_ns(&self) -> u64;
 
-    /// Takes what has arrived, up to a batch, and hands each datagram and its origin to `each`. Returns how many there were.
-    fn receive(&mut self, each: impl FnMut(&[u8], SocketAddr)) -> usize;
+    /// Takes what has arrived, up to a batch, and hands each datagram and how it came to `each`. Returns how many there were.
+    fn receive(&mut self, each: impl FnMut(&[u8], Arrival)) -> usize;
 
-    /// Sends up to `datagrams_max` datagrams to `to`. `seal` writes the next one into the slice that it is given and returns its length;
+    /// As [`Datapath::receive`], of what was sent to another port than the lane's own.
+    fn receive_at(&mut self, _source: &SourceSocket, _each: impl FnMut(&[u8], Arrival)) -> usize {
+        0
+    }
+
+    /// Makes the descriptor of [`Datapath::poll_fd`] ready also when something arrives at another port, until that is closed.
+    fn watch(&mut self, _source: &SourceSocket) {}
+
+    /// Sends up to `datagrams_max` datagrams. `seal` writes the next one into the slice that it is given and returns its length;
     /// the second argument is the most that it may have. `None` ends the run. Within a run every datagram but the
     /// last has the same length.
     fn send_run(
         &mut self,
-        to: SocketAddr,
+        way: Way<'_>,
         datagrams_max: usize,
         seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome;
@@ -112,4 +146,10 @@ pub trait Datapath {
 
     /// Tells the next hop of packets to `to`, or that it is not known (any more). A datapath whose kernel finds the way needs none.
     fn set_next_hop(&mut self, _to: IpAddr, _hop: Option<&NextHop>) {}
+
+    /// Takes the tap to which packets are shown from now on, or `None`. Returns the one before; a datapath that shows nothing returns what
+    /// it was given.
+    fn set_tap(&mut self, tap: Option<Box<Tap>>) -> Option<Box<Tap>> {
+        tap
+    }
 }

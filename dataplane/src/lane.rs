@@ -28,7 +28,7 @@ use culvert_protocol::wire::{Header, SegmentKind};
 use crate::buffers::Buffers;
 use crate::clock::wire_us;
 use crate::counters::LaneCounter;
-use crate::datapath::Datapath;
+use crate::datapath::{Arrival, Datapath};
 use crate::disk::Disk;
 use crate::disk::files::FileTable;
 use crate::link::FLOWS_PER_LANE;
@@ -45,6 +45,8 @@ const COMMANDS_PER_TURN: usize = 64;
 const HOUSEKEEPING_NS: u64 = 1_000_000;
 /// Event records for which there must be room before a turn begins; no turn emits as many.
 const EVENTS_PER_TURN: usize = 24;
+/// Sources of flows besides the lane's own port are looked at every so many turns: only answers to probes come there.
+const TURNS_PER_SOURCE_LOOK: u32 = 4;
 /// Probes answered in one turn; the rest are dropped, and probed again.
 const PROBE_REPLIES_PER_TURN: usize = 16;
 
@@ -56,6 +58,7 @@ pub struct Lane<D: Datapath> {
     replies: Vec<Reply>,
     next_housekeeping_ns: u64,
     accounted_ns: u64,
+    turns: u32,
 }
 
 /// All of a lane but its datapath, so that the datapath can call back into it.
@@ -128,6 +131,7 @@ impl<D: Datapath> Lane<D> {
             replies: Vec::with_capacity(PROBE_REPLIES_PER_TURN),
             next_housekeeping_ns: 0,
             accounted_ns: now_ns,
+            turns: 0,
         }
     }
 
@@ -157,17 +161,36 @@ impl<D: Datapath> Lane<D> {
     fn receive(&mut self, now_ns: u64) -> bool {
         let now_us = wire_us(now_ns);
         let (body, replies) = (&mut self.body, &mut self.replies);
-        let datagrams = self.datapath.receive(|datagram, from| body.datagram(datagram, from, now_us, replies));
-        body.link.counters.add(LaneCounter::DatagramsReceived, datagrams as u64);
+        let mut datagrams = self.datapath.receive(|datagram, by| body.datagram(datagram, by, now_us, replies));
+        self.turns = self.turns.wrapping_add(1);
+        if self.turns.is_multiple_of(TURNS_PER_SOURCE_LOOK) {
+            datagrams += self.receive_at_sources(now_us);
+        }
+        self.body.link.counters.add(LaneCounter::DatagramsReceived, datagrams as u64);
         for Reply { to, slot, probe, datagram_bytes } in self.replies.drain(..) {
             let Some(flow) = self.body.receives[usize::from(slot.0)].as_mut() else { continue };
             let mut seal = |room: &mut [u8], _| Some(flow.protocol.seal_probe_reply(&probe, datagram_bytes, room));
-            self.datapath.send_run(to, 1, &mut seal);
+            self.datapath.send_run(to.into(), 1, &mut seal);
         }
         for at in 0..self.body.active_receives.len() {
             self.body.hash_arrived(self.body.active_receives[at]);
         }
         datagrams > 0
+    }
+
+    /// Takes what came to the ports that flows have for themselves.
+    fn receive_at_sources(&mut self, now_us: u32) -> usize {
+        let mut datagrams = 0;
+        for at in 0..self.body.active_sends.len() {
+            let slot = usize::from(self.body.active_sends[at].0);
+            let Some(source) = self.body.sends[slot].as_mut().and_then(|flow| flow.source.take()) else { continue };
+            let (body, replies) = (&mut self.body, &mut self.replies);
+            datagrams += self.datapath.receive_at(&source, |datagram, by| body.datagram(datagram, by, now_us, replies));
+            if let Some(flow) = body.sends[slot].as_mut() {
+                flow.source = Some(source);
+            }
+        }
+        datagrams
     }
 
     fn send(&mut self, now_ns: u64) -> bool {
@@ -217,6 +240,9 @@ impl<D: Datapath> Lane<D> {
             let Some(flow) = body.receives[usize::from(slot.0)].as_mut() else { continue };
             if let Some(epoch) = flow.missing_key() {
                 body.attendance.depart(Departure::WantsReceiveKey { slot, epoch });
+            }
+            if flow.is_astray(now_ns) {
+                body.link.emit(&Event::Astray { flow: slot });
             }
         }
         let in_use = body.buffers.count() - body.buffers.free_count();
@@ -308,7 +334,7 @@ impl Body {
 
     /// Routes a datagram to its flow.
     #[inline]
-    fn datagram(&mut self, datagram: &[u8], from: SocketAddr, now_us: u32, replies: &mut Vec<Reply>) {
+    fn datagram(&mut self, datagram: &[u8], by: Arrival, now_us: u32, replies: &mut Vec<Reply>) {
         let Ok(header) = Header::parse_datagram(datagram) else {
             self.link.counters.add(LaneCounter::RejectedMalformed, 1);
             return;
@@ -323,12 +349,12 @@ impl Body {
                     self.link.counters.add(LaneCounter::RejectedUnknownFlow, 1);
                     return;
                 }
-                let reply = self.segment(slot, datagram, &header, now_us);
+                let reply = self.segment(slot, datagram, &header, by.is_astray, now_us);
                 if reply && replies.len() < PROBE_REPLIES_PER_TURN {
-                    replies.push(Reply { to: from, slot, probe: header, datagram_bytes: datagram.len() });
+                    replies.push(Reply { to: by.from, slot, probe: header, datagram_bytes: datagram.len() });
                 }
             }
-            SegmentKind::ProbeReply | SegmentKind::Opening => self.reply_from_receiver(datagram, &header, from),
+            SegmentKind::ProbeReply | SegmentKind::Opening => self.reply_from_receiver(datagram, &header, by.from),
         }
     }
 
@@ -393,6 +419,7 @@ impl Body {
             Command::Interval { flow, interval_us } => {
                 self.with_receive(flow, |flow| flow.set_interval_us(interval_us));
             }
+            Command::ExpectFrom { flow, port } => self.with_receive(flow, |flow| flow.expect_from(port, now_ns)),
             Command::Check { token, range, bytes, chunk_bytes } => self.begin_check(token, range, bytes, chunk_bytes),
             Command::CloseSend { flow } => self.with_send(flow, SendFlow::close),
             Command::CloseReceive { flow } => self.close_receive(flow),
@@ -431,7 +458,20 @@ impl Body {
                     self.active_receives.push(slot);
                     self.share_buffers();
                 }
+                Delivery::Source { slot, source } => {
+                    datapath.watch(&source);
+                    self.with_send(slot, |flow, _| flow.source = Some(source));
+                }
                 Delivery::NextHop { to, hop } => datapath.set_next_hop(to, hop.as_ref()),
+                Delivery::Tap(mut tap) => {
+                    if let Some(tap) = &mut tap {
+                        tap.begin();
+                    }
+                    if let Some(mut before) = datapath.set_tap(tap) {
+                        before.end();
+                        self.attendance.depart(Departure::Tap(before));
+                    }
+                }
                 Delivery::SendKey { slot, epoch, key } => {
                     self.with_send(slot, |flow, _| flow.protocol.push_key(epoch, key));
                 }

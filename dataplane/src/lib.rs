@@ -19,6 +19,7 @@
 #![deny(unsafe_code)]
 
 pub mod buffers;
+pub mod capture;
 pub mod clock;
 pub mod counters;
 pub mod datapath;

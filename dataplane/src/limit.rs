@@ -169,10 +169,10 @@ fn receive_over<D: Datapath>(datapath: &mut D, hops: &mut Hops) -> LimitResult {
     let mut at = 0;
     while !run.is_over() {
         let mut acknowledge_to = None;
-        let received = datapath.receive(|datagram, from| {
+        let received = datapath.receive(|datagram, arrival| {
             let Some((clear, sealed)) = datagram.split_first_chunk::<HEADER_BYTES>() else { return };
             let Ok(header) = Header::parse_datagram(datagram) else { return };
-            acknowledge_to = Some(from);
+            acknowledge_to = Some(arrival.from);
             if header.packet_number == END {
                 run.ended = true;
                 return;
@@ -236,7 +236,7 @@ impl Run {
         if is_due || self.ended {
             self.acknowledged = self.bytes;
             let bytes = self.bytes;
-            datapath.send_run(to, 1, |room, _| {
+            datapath.send_run(to.into(), 1, |room, _| {
                 let (clear, _) = room.get_mut(..OVERHEAD_BYTES)?.split_first_chunk_mut::<HEADER_BYTES>()?;
                 acknowledgement(bytes).write(clear);
                 Some(OVERHEAD_BYTES)
@@ -308,7 +308,7 @@ fn send_over<D: Datapath>(
             // Something was lost after all: what is under way counts as sent, and the window begins anew.
             sent = acknowledged;
         }
-        let outcome = datapath.send_run(to, run_datagrams, |room, _| {
+        let outcome = datapath.send_run(to.into(), run_datagrams, |room, _| {
             let datagram = room.get_mut(..datagram_bytes)?;
             let (clear, out) = datagram.split_first_chunk_mut::<HEADER_BYTES>()?;
             measuring_header(packet_number, payload, sealed).write(clear);
@@ -331,7 +331,7 @@ fn send_over<D: Datapath>(
     let elapsed = (monotonic_ns() - began_ns) as f64 / 1e9;
     let cpu_seconds = thread_cpu_seconds() - began_cpu;
     for _ in 0..3 {
-        datapath.send_run(to, 1, |room, _| {
+        datapath.send_run(to.into(), 1, |room, _| {
             let datagram = room.get_mut(..datagram_bytes)?;
             let (clear, _) = datagram.split_first_chunk_mut::<HEADER_BYTES>()?;
             measuring_header(END, payload, sealed).write(clear);

@@ -17,6 +17,7 @@ use culvert_protocol::wire::{OVERHEAD_BYTES, STRIDE_MIN};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::buffers::Buffers;
+use crate::capture::{CAPTURE_BYTES, Tap};
 use crate::clock::{monotonic_ns, wire_us};
 use crate::counters::FlowBlock;
 use crate::datapath::Datapath;
@@ -24,6 +25,7 @@ use crate::datapath::af_xdp::ladder::{self, LaneDatapath, Opened};
 use crate::datapath::af_xdp::socket::Mode;
 use crate::datapath::af_xdp::steering::Steering;
 use crate::datapath::udp::UdpDatapath;
+use crate::datapath::udp::source::SourceSocket;
 use crate::disk::Disk;
 use crate::disk::files::FileTable;
 use crate::lane::flows::{Attendance, Delivery, Departure, doorbell, silence};
@@ -275,11 +277,31 @@ impl Attendant {
             }
             ToDataPlane::OpenSend(open) => self.open_send(open),
             ToDataPlane::OpenReceive(open) => self.open_receive(&open),
+            ToDataPlane::SetSource { lane, slot, port, is_v6 } => {
+                if let (Some(attendance), Some(fd)) =
+                    (self.attendances.get(usize::from(lane)), descriptors.into_iter().next())
+                {
+                    // A full queue is a lane that hangs; the flow goes on from where it was.
+                    let source = SourceSocket::from_fd(fd, port, is_v6);
+                    let _ = attendance.deliver(Delivery::Source { slot, source });
+                }
+                None
+            }
             ToDataPlane::SetNextHop { lane, to, hop } => {
                 if let Some(attendance) = self.attendances.get(usize::from(lane)) {
                     // A full queue is a lane that hangs; it goes on over its UDP socket.
                     let _ = attendance.deliver(Delivery::NextHop { to, hop });
                 }
+                None
+            }
+            ToDataPlane::BeginCapture { lane, snap_bytes } => {
+                if let Some(memory) = descriptors.into_iter().next() {
+                    self.begin_capture(lane, memory, snap_bytes);
+                }
+                None
+            }
+            ToDataPlane::EndCapture { lane } => {
+                self.deliver_tap(lane, None);
                 None
             }
             ToDataPlane::TakeCensus => {
@@ -290,6 +312,21 @@ impl Attendant {
         if let Some(answer) = answer {
             // If the control process is gone, the next look at the link shows it.
             let _ = link.send(&answer, &[]);
+        }
+    }
+
+    fn begin_capture(&self, lane: u16, memory: OwnedFd, snap_bytes: usize) {
+        match SharedMemory::from_fd(memory, CAPTURE_BYTES) {
+            Ok(memory) => self.deliver_tap(lane, Some(Box::new(Tap::new(Arc::new(memory), snap_bytes)))),
+            // Whoever waits for the capture to begin gives up after a while.
+            Err(error) => eprintln!("culvert dataplane: cannot map the memory of a capture: {error}"),
+        }
+    }
+
+    fn deliver_tap(&self, lane: u16, tap: Option<Box<Tap>>) {
+        if let Some(attendance) = self.attendances.get(usize::from(lane)) {
+            // A full queue is a lane that hangs; it shows no packets either.
+            let _ = attendance.deliver(Delivery::Tap(tap));
         }
     }
 
@@ -354,6 +391,7 @@ impl Attendant {
                         Self::unsteer_flow(&mut self.steering, lane, flow.protocol.flow_id());
                         self.receive_schedules.remove(&(lane, flow.slot));
                     }
+                    Departure::Tap(tap) => drop(tap),
                     Departure::WantsSendKey { slot, epoch } => {
                         if let Some(key) =
                             self.send_schedules.get_mut(&(lane, slot)).and_then(|keys| keys.key_of(epoch))

@@ -48,7 +48,10 @@ fn allowed_system_calls() -> Vec<libc::c_long> {
         libc::SYS_write,
         libc::SYS_close,
         libc::SYS_ppoll,
+        libc::SYS_epoll_ctl,
         libc::SYS_fcntl,
+        // Of a capture's memory, before it is mapped.
+        libc::SYS_fstat,
         // Memory of flows that come and go.
         libc::SYS_mmap,
         libc::SYS_munmap,

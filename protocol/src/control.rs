@@ -12,7 +12,7 @@
 //! data's sender                      data's receiver
 //!   ManifestPart … ManifestEnd ───────>
 //!                                       <── PlanPart …, Resumed …, Proofs …, PlanEnd
-//!   ChunkHashes, PackHashes, Holes ───>  <──── Feedback, Stored, SendAgain
+//!   ChunkHashes, PackHashes, Holes ───>  <──── Feedback, Stored, SendAgain, MoveFlow
 //!   Proven, FilesComplete, FileFailed >  <──── FileRefused
 //!   AllSent ──────────────────────────>
 //!                                       <──── Finished (the statement, signed)
@@ -28,11 +28,13 @@ use crate::tree_hash::ChunkHash;
 use crate::verdict::{SenderTimes, Verdict};
 
 /// The newest version of the control protocol that this program speaks.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 /// The version since which partners answer path checks ([`Message::Path`]).
 pub const PATH_CHECKS_SINCE: u16 = 2;
 /// The version since which partners compare files by their chunks ([`Overwrite::Content`]).
 pub const CONTENT_SINCE: u16 = 3;
+/// The version since which senders change a flow's source port on request ([`Message::MoveFlow`]).
+pub const MOVES_SINCE: u16 = 4;
 /// The oldest.
 pub const PROTOCOL_VERSION_MIN: u16 = 1;
 /// The longest frame. A list that does not fit is sent in parts.
@@ -419,6 +421,14 @@ pub enum Message {
     LeftOut(Vec<LeftOut>),
     /// A path check's conversation, instead of a transfer's. Only to partners of version [`PATH_CHECKS_SINCE`].
     Path(crate::path::PathMessage),
+    /// The receiver wants a flow sent from another port, so that its NIC gives it to the right lane. Only to partners of version
+    /// [`MOVES_SINCE`].
+    MoveFlow {
+        /// The flow.
+        flow_id: u32,
+        /// The port, one of those that nobody owns (RFC 6335: 49152 and above).
+        source_port: u16,
+    },
 }
 
 /// Bytes that are not a message of this protocol. The connection is of no use any more.

@@ -1,6 +1,7 @@
 //! What the whole-system tests share: the program, nodes, trees of files, seeds, and the lab of network namespaces.
 
 pub mod api;
+pub mod capture;
 pub mod decoders;
 pub mod faulty_disk;
 pub mod history;

@@ -46,8 +46,7 @@ impl Sides {
     pub fn over(lab: Lab, address: &str, options: &[&str]) -> Self {
         let pair = Pair::new();
         let listen = ["node", "--listen", "[::]:7272", "--metrics", "127.0.0.1:0"];
-        let datapath = if options.contains(&"--datapath") { &[][..] } else { &["--datapath", "af_xdp"] };
-        let arguments: Vec<&str> = [&listen, datapath, options].concat();
+        let arguments: Vec<&str> = [&listen, datapath_unless_in(options), options].concat();
         let node = RunningNode::start(&pair.there, &mut lab.inside(1, &command(&pair.there, arguments)));
         pair.meet(node.port);
         run(&pair.here, ["profile", "edit", "second", "--address", &format!("{address}:7272")]).exits(0);
@@ -58,9 +57,8 @@ impl Sides {
     #[must_use]
     pub fn sending(&self, source: &Path, options: &[&str]) -> Command {
         let destination = format!("second:{}", self.pair.shared.join("in").display());
-        let mut sending =
-            command(&self.pair.here, ["send", "--json", "--datapath", "af_xdp", "--cores", self.sender_cores]);
-        sending.args(options).arg(source).arg(destination);
+        let mut sending = command(&self.pair.here, ["send", "--json", "--cores", self.sender_cores]);
+        sending.args(datapath_unless_in(options)).args(options).arg(source).arg(destination);
         self.lab.inside(0, &sending)
     }
 
@@ -147,6 +145,11 @@ impl Sides {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
+}
+
+/// AF_XDP, unless the options say otherwise.
+fn datapath_unless_in(options: &[&str]) -> &'static [&'static str] {
+    if options.contains(&"--datapath") { &[] } else { &["--datapath", "af_xdp"] }
 }
 
 /// What `ip` says of the interface of a lab's side.

@@ -255,6 +255,7 @@ fn the_package_is_accepted_by_lintian_and_what_is_in_it_works() {
         "usr/share/zsh/vendor-completions/_culvert",
         "usr/share/fish/vendor_completions.d/culvert.fish",
         "usr/share/doc/culvert/operations.md",
+        "usr/share/doc/culvert/culvert.lua",
     ] {
         assert!(tree.join(file).is_file(), "{file} is not in the package");
     }

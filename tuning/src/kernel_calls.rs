@@ -13,6 +13,7 @@ const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GRXFH: u32 = 0x29;
 const ETHTOOL_SRXFH: u32 = 0x2a;
 const ETHTOOL_SRXFHINDIR: u32 = 0x39;
+const ETHTOOL_GRSSH: u32 = 0x46;
 const UDP_V4_FLOW: u32 = 0x02;
 const UDP_V6_FLOW: u32 = 0x06;
 /// Where `fw_version` stands in `struct ethtool_drvinfo`: after the command, `driver[32]` and `version[32]`.
@@ -22,6 +23,22 @@ const FIRMWARE_BYTES: usize = 32;
 /// Header fields of the hash (`RXH_*`) with ethtool's letters, in ethtool's order.
 const HASH_FIELDS: [(char, u64); 7] =
     [('m', 1 << 1), ('v', 1 << 2), ('t', 1 << 3), ('s', 1 << 4), ('d', 1 << 5), ('f', 1 << 6), ('n', 1 << 7)];
+
+/// Bytes of `struct ethtool_rxfh` before its table and key: command, context, their sizes, function, transformation, reserved.
+const RSS_HEADER_BYTES: usize = 4 * 4 + 4 + 4;
+/// `ETH_RSS_HASH_TOP`, the Toeplitz function.
+const RSS_TOEPLITZ: u8 = 1;
+/// More entries or bytes than any NIC has.
+const RSS_SIZE_MAX: u32 = 1 << 16;
+
+/// How a NIC spreads flows over its queues.
+#[derive(Clone, Debug)]
+pub(crate) struct ReceiveHashParameters {
+    pub(crate) key: Vec<u8>,
+    pub(crate) indirection: Vec<u32>,
+    /// Toeplitz, and no field is changed before it is hashed.
+    pub(crate) is_plain_toeplitz: bool,
+}
 
 /// The kernel's view of its clock.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +115,33 @@ pub(crate) fn set_flow_hash(link: &str, flow: &str, fields: &str) -> io::Result<
         })?;
     }
     ethtool(link, &mut request)
+}
+
+/// The key, the table and the function of a NIC's receive hash.
+pub(crate) fn receive_hash(link: &str) -> io::Result<ReceiveHashParameters> {
+    let words = |request: &[u64]| -> Vec<u8> { request.iter().flat_map(|word| word.to_ne_bytes()).collect() };
+    let word = |bytes: &[u8], at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    // Asked without room, the driver tells the sizes.
+    let mut request = buffer(ETHTOOL_GRSSH, 0, 0);
+    ethtool(link, &mut request)?;
+    let sizes = words(&request);
+    let (entries, key_bytes) = (word(&sizes, 8), word(&sizes, 12));
+    if entries > RSS_SIZE_MAX || key_bytes > RSS_SIZE_MAX {
+        return Err(io::Error::from(io::ErrorKind::InvalidData));
+    }
+    let table_end = RSS_HEADER_BYTES + entries as usize * 4;
+    let mut request = buffer(ETHTOOL_GRSSH, 0, table_end + key_bytes as usize);
+    let [a, b, c, d] = entries.to_ne_bytes();
+    let [e, f, g, h] = key_bytes.to_ne_bytes();
+    request[1] = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    ethtool(link, &mut request)?;
+    let answer = words(&request);
+    let (function, transformation) = (answer[16], answer[17]);
+    Ok(ReceiveHashParameters {
+        key: answer[table_end..table_end + key_bytes as usize].to_vec(),
+        indirection: (RSS_HEADER_BYTES..table_end).step_by(4).map(|at| word(&answer, at)).collect(),
+        is_plain_toeplitz: function == RSS_TOEPLITZ && transformation == 0,
+    })
 }
 
 /// Sets the queue of each hash bucket; an empty table asks for the driver's own.

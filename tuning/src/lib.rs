@@ -33,6 +33,7 @@ pub mod netlink;
 pub mod persist;
 pub mod plan;
 pub mod profile;
+pub mod receive_hash;
 pub mod report;
 pub mod rules;
 pub mod setting;

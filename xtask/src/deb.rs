@@ -114,9 +114,10 @@ impl Package {
         }
         let copyright = fs::read(packaging.join("debian/copyright"))?;
         install(&tree.join("usr/share/doc/culvert/copyright"), &copyright, 0o644)?;
-        for document in ["operations", "security", "path", "tuning", "rate-control", "wire"] {
+        for document in ["operations", "security", "path", "tuning", "rate-control", "wire", "af-xdp"] {
             copy(self.workspace.join(format!("docs/{document}.md")), &format!("usr/share/doc/culvert/{document}.md"))?;
         }
+        copy(self.workspace.join("docs/culvert.lua"), "usr/share/doc/culvert/culvert.lua")?;
         Ok(())
     }
 

@@ -33,7 +33,11 @@ enum Task {
     /// Everything that CI runs: check, then test, then the virtual machine
     Ci,
     /// AF_XDP in zero-copy mode on a real driver, in a virtual machine; needs QEMU, and downloads a Debian kernel
-    Vmtest,
+    Vmtest {
+        /// Of the optimized program, for its figures
+        #[arg(long)]
+        release: bool,
+    },
     /// Compile the XDP steering program (ebpf/) to the object that is committed
     BuildEbpf {
         /// Compile, and compare with the committed object instead of replacing it
@@ -88,9 +92,9 @@ fn main() -> anyhow::Result<()> {
         Task::Ci => {
             steps::check()?;
             steps::test(&[])?;
-            vmtest::run()
+            vmtest::run(false)
         }
-        Task::Vmtest => vmtest::run(),
+        Task::Vmtest { release } => vmtest::run(release),
         Task::BuildEbpf { check } => ebpf::build(check),
         Task::Deb { program, output, maintainer, revision } => steps::deb(program, &output, maintainer, revision),
         Task::Bench { arguments } => steps::bench(&arguments),

@@ -1,4 +1,5 @@
-//! AF_XDP on a real driver in zero-copy mode: a virtual machine with two `virtio_net` NICs, on a kernel whose driver has it (6.13 or later).
+//! AF_XDP on a real driver in zero-copy mode: a virtual machine with two `virtio_net` NICs, on a kernel whose driver has it (6.13 or later), and
+//! two more with two queues each and a receive hash, where taps and a bridge can be made for them.
 //!
 //! The kernel is Debian's, downloaded and unpacked and not installed. The root file system is an archive in memory with the few programs that the
 //! guest runs; its first process is `culvert-guest` (`tests/src/bin/culvert-guest.rs`), which does everything and prints the verdict. QEMU emulates
@@ -6,8 +7,9 @@
 
 mod initramfs;
 mod kernel;
+mod switch;
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -17,15 +19,17 @@ use anyhow::{Context as _, bail};
 use crate::packages::{OF_THE_MACHINE, install_missing, is_installed};
 use initramfs::Initramfs;
 use kernel::Kernel;
+use switch::{QUEUES, Switch};
 
-/// The machine is given up after this many seconds. It takes about a minute on an idle machine with two cores.
-const PATIENCE_SECONDS: u32 = 480;
+/// The machine is given up after this many seconds. It takes a minute or two on an idle machine with two cores, and eight on one with six times the
+/// work that it can do.
+const PATIENCE_SECONDS: u32 = 1_200;
 /// Without `iommu_platform` the zero-copy bind has no device to map memory for; with a guest offload switched on, the driver refuses XDP.
 const NIC_OPTIONS: &str = "guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,csum=off,gso=off,\
                            iommu_platform=on,disable-legacy=on,rx_queue_size=1024,romfile=";
 
 /// Runs the machine; says why not where it cannot.
-pub fn run() -> anyhow::Result<()> {
+pub fn run(release: bool) -> anyhow::Result<()> {
     if std::env::consts::ARCH != "x86_64" {
         println!("skipped: the virtual machine's kernel is for x86_64");
         return Ok(());
@@ -44,17 +48,20 @@ pub fn run() -> anyhow::Result<()> {
             return Ok(());
         }
     };
-    crate::steps::cargo(&["build", "--locked", "--package", "culvert", "--package", "culvert-tests", "--bins"], &[])?;
+    let mut build = vec!["build", "--locked", "--package", "culvert", "--package", "culvert-tests", "--bins"];
+    build.extend(release.then_some("--release"));
+    crate::steps::cargo(&build, &[])?;
+    // This task was built beside the programs of the dev build.
+    let task = std::env::current_exe()?;
+    let programs = task.parent().context("a program lies in a folder")?;
+    let programs = if release { programs.join("../release") } else { programs.to_owned() };
     let archive = folder.join("initramfs");
-    pack(&kernel, &folder, &archive)?;
+    pack(&kernel, &programs, &folder, &archive)?;
     boot(&kernel.image, &archive)
 }
 
 /// The guest's root file system.
-fn pack(kernel: &Kernel, folder: &Path, archive: &Path) -> anyhow::Result<()> {
-    // This task was built beside them.
-    let task = std::env::current_exe()?;
-    let programs = task.parent().context("a program lies in a folder")?;
+fn pack(kernel: &Kernel, programs: &Path, folder: &Path, archive: &Path) -> anyhow::Result<()> {
     let mut files = Initramfs::new();
     for (from, to) in [("culvert-guest", "/init"), ("culvert", "/bin/culvert")] {
         let slim = folder.join(from);
@@ -86,19 +93,41 @@ fn installed(program: &str) -> anyhow::Result<PathBuf> {
 /// Boots, shows what the guest says, and believes its last line.
 fn boot(image: &Path, archive: &Path) -> anyhow::Result<()> {
     let began = Instant::now();
-    let mut machine = Command::new("timeout");
+    let switch = Switch::new();
+    if let Err(error) = &switch {
+        println!("skipped: NICs with several queues in the virtual machine: {error:#}");
+    }
+    let mut machine = switch.as_ref().map_or_else(|_| Command::new("timeout"), |switch| switch.command("timeout"));
     machine.arg(PATIENCE_SECONDS.to_string()).arg("qemu-system-x86_64");
     machine.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2G", "-no-reboot"]);
     machine.args(["-nodefaults", "-nographic", "-serial", "stdio"]);
     machine.arg("-kernel").arg(image).arg("-initrd").arg(archive);
     // What the kernel does not know becomes the first process's environment.
-    machine.args(["-append", "console=ttyS0 panic=-1 quiet PATH=/bin CULVERT_BIN=/bin/culvert"]);
+    let queues = if switch.is_ok() { QUEUES } else { 1 };
+    machine.arg("-append");
+    machine.arg(format!("console=ttyS0 panic=-1 quiet PATH=/bin CULVERT_BIN=/bin/culvert QUEUES={queues}"));
     for number in ["0", "1"] {
         machine.args(["-netdev", &format!("hubport,id=h{number},hubid=0")]);
         machine.args(["-device", &format!("virtio-net-pci,netdev=h{number},{NIC_OPTIONS}")]);
     }
-    let mut child =
-        machine.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("the virtual machine does not start")?;
+    for (number, tap) in switch.iter().flat_map(Switch::taps).enumerate() {
+        let backend = format!("tap,id=t{number},ifname={tap},queues={QUEUES},script=no,downscript=no,vhost=off");
+        // Two vectors for each queue pair, one for the control queue and one for changes of the configuration.
+        let vectors = 2 * QUEUES + 2;
+        let device = format!(
+            "virtio-net-pci,netdev=t{number},mq=on,rss=on,vectors={vectors},mac=02:00:00:00:00:1{number},{NIC_OPTIONS}"
+        );
+        machine.args(["-netdev", &backend, "-device", &device]);
+    }
+    machine.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = machine.spawn().context("the virtual machine does not start")?;
+    // QEMU warns of much that is as it should be; what it said counts when the guest failed.
+    let mut said = child.stderr.take().context("no standard error")?;
+    let warnings = std::thread::spawn(move || {
+        let mut text = String::new();
+        let _ = said.read_to_string(&mut text);
+        text
+    });
     let mut console = Vec::new();
     for line in BufReader::new(child.stdout.take().context("no console")?).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).trim().to_owned();
@@ -113,5 +142,6 @@ fn boot(image: &Path, archive: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let last = console.len().saturating_sub(60);
-    bail!("the virtual machine failed; the end of its console:\n{}", console[last..].join("\n"))
+    let warnings = warnings.join().unwrap_or_default();
+    bail!("the virtual machine failed; the end of its console:\n{}\n{warnings}", console[last..].join("\n"))
 }

@@ -1,6 +1,7 @@
 //! The definitions of all commands and options. Shell completions and man pages are made from them too.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use culvert_protocol::control::Overwrite;
@@ -120,6 +121,8 @@ pub enum Command {
     Status(StatusArgs),
     /// A full-screen view of the node
     Monitor(StatusArgs),
+    /// Write what the node's lanes send and receive to a pcap file, for Wireshark
+    Capture(crate::cli::capture::args::CaptureArgs),
     /// Tune this host: audit, plan, apply, confirm, roll back
     #[command(
         after_help = "A host is tuned once, whoever types the command: unless a state directory is named, journals are in /var/lib/culvert/tuning."
@@ -161,6 +164,9 @@ pub struct SendArgs {
     /// Print the result as one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Write what this command's lanes send and receive to a pcap file; where a node runs, 'culvert capture' does so
+    #[arg(long, value_name = "FILE")]
+    pub capture: Option<PathBuf>,
     /// The ssh command, as in 'ssh -p 2222'
     #[arg(long, value_name = "COMMAND", default_value = "ssh", help_heading = "Over ssh")]
     pub ssh: String,

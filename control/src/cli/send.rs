@@ -9,6 +9,7 @@ use culvert_protocol::control::{Options, Overwrite};
 
 use crate::api_client::ApiClient;
 use crate::cli::args::{GlobalArgs, SendArgs, TransferOptions};
+use crate::cli::capture::EmbeddedCapture;
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::target::{Place, parse};
 use crate::cli::{progress, report};
@@ -137,11 +138,20 @@ async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCod
     if !matches!(typed.partner, Place::Ssh { .. })
         && let Some(api) = ApiClient::connect(&state).await
     {
+        if args.capture.is_some() {
+            return Err(CommandError::usage(
+                "a node runs with this state and carries the transfer out: leave --capture out, and start 'culvert capture FILE' beside it",
+            ));
+        }
         let target = target_of(&typed.partner);
         let request = TransferRequest { target, movement: typed.movement, options, retries: Some(args.retries) };
         return crate::cli::transfer::submit_and_follow(&api, &request, args.json, global.quiet, &state).await;
     }
     let node = embedded(&settings, &state)?;
+    let capture = match &args.capture {
+        Some(file) => Some(EmbeddedCapture::begin(&node, file).await?),
+        None => None,
+    };
     let (target, far_end) = match &typed.partner {
         Place::Ssh { host, .. } => {
             let ssh = SshOptions {
@@ -159,6 +169,9 @@ async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCod
     let outcome = carry_out_here(&node, request, global.quiet).await;
     if let Some(far_end) = far_end {
         far_end.end().await;
+    }
+    if let Some(capture) = capture {
+        capture.end(global.quiet).await;
     }
     report::print(&outcome?, args.json, global.quiet, &state)
 }

@@ -3,12 +3,14 @@
 
 use std::net::IpAddr;
 use std::sync::Weak;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use culvert_dataplane::datapath::af_xdp::steering::Census;
 use culvert_dataplane::link::messages::ToDataPlane;
 use tokio::sync::oneshot;
 
+use super::placement::Placement;
 use super::{DataPlane, lock};
 use crate::next_hop::Tables;
 
@@ -36,6 +38,23 @@ impl DataPlane {
     #[must_use]
     pub fn refusals(&self) -> &[String] {
         &self.refusals
+    }
+
+    /// The queues that flows should arrive on; `None` without AF_XDP.
+    #[must_use]
+    pub const fn placement(&self) -> Option<&Placement> {
+        self.placement.as_ref()
+    }
+
+    /// A flow was asked to move to its lane's queue.
+    pub fn note_move(&self) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that happened.
+    #[must_use]
+    pub fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Relaxed)
     }
 
     /// What the steering program has counted; `None` without AF_XDP, or if the process does not answer.

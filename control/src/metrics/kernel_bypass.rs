@@ -42,6 +42,7 @@ pub(super) struct KernelBypassMetrics {
     places: IntGaugeVec,
     malformed: IntCounter,
     wakeups: IntCounterVec,
+    moves: IntCounter,
     mode: IntGaugeVec,
     seen: Mutex<Seen>,
 }
@@ -86,6 +87,13 @@ impl KernelBypassMetrics {
                 registry,
                 vector("culvert_xdp_wakeups_total", "Calls that woke the kernel for a lane's rings.", &["lane"])
             ),
+            moves: register!(
+                registry,
+                IntCounter::new(
+                    "culvert_xdp_flow_moves_total",
+                    "Times that a flow was asked to come from another port, to arrive on its lane's queue."
+                )
+            ),
             mode: register!(
                 registry,
                 gauge("culvert_xdp_mode", "The mode of AF_XDP: 1 for the one in use, all 0 for UDP.", &["mode"])
@@ -114,6 +122,7 @@ impl KernelBypassMetrics {
             let before = seen.values.insert((place, what, which), now).unwrap_or(0);
             now.saturating_sub(before)
         };
+        self.moves.inc_by(since(0, "plane", "moves", plane.moves()));
         for (number, verdicts) in census.queues.iter().enumerate() {
             for (result, packets) in verdicts.named() {
                 let queue = number.to_string();

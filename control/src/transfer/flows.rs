@@ -18,11 +18,14 @@ use hdrhistogram::Histogram;
 use tokio::sync::mpsc;
 
 use super::{TransferContext, TransferError};
+use crate::dataplane::placement::SOURCE_PORTS;
 use crate::dataplane::{DataPlane, SendEvent, Tagged};
 
 /// Datagram sizes that a path is probed with below the interface's own: Ethernet's jumbo and standard frames, and what every IPv6
 /// path must carry.
 const PROBED_DATAGRAM_BYTES: [u16; 4] = [8_972, 4_052, 1_472, 1_232];
+/// A receiver asks for another source port this often at most for one flow.
+const MOVES_MAX: u32 = 64;
 /// A flow that has this many chunks assigned is far from idle, even if each is delivered at once.
 const ASSIGNED_LEAST: usize = 2;
 
@@ -41,6 +44,7 @@ pub struct SendingFlow {
     previous_pacing_ns: u64,
     previous_ns: u64,
     lost_packets: u64,
+    moves: u32,
     is_closed: bool,
 }
 
@@ -110,6 +114,7 @@ impl SendingFlows {
                 previous_pacing_ns: 0,
                 previous_ns: monotonic_ns(),
                 lost_packets: 0,
+                moves: 0,
                 is_closed: false,
             });
             let open = OpenSend {
@@ -189,6 +194,21 @@ impl SendingFlows {
         let flow = &mut self.flows[tag];
         flow.outstanding += 1;
         self.plane.command(flow.lane, &Command::Send { flow: flow.slot, chunk, chunk_bytes, source });
+    }
+
+    /// The receiver wants a flow sent from another port (`docs/wire.md` W-48).
+    ///
+    /// # Errors
+    /// [`TransferError`] for a port that it may not ask for. A flow that is not there is ignored.
+    pub fn move_flow(&mut self, flow_id: u32, source_port: u16) -> Result<(), TransferError> {
+        if !SOURCE_PORTS.contains(&source_port) {
+            return Err(TransferError::protocol(format!("it wants a flow sent from port {source_port}")));
+        }
+        let Some(flow) = self.flows.iter_mut().find(|flow| flow.id == flow_id && flow.moves < MOVES_MAX) else {
+            return Ok(());
+        };
+        flow.moves += 1;
+        Ok(self.plane.move_send(flow.lane, flow.slot, source_port)?)
     }
 
     /// Tells a flow that a buffer is filled.

@@ -10,6 +10,7 @@ mod ending;
 mod files;
 mod messages;
 mod opening;
+mod placing;
 mod planning;
 
 use std::collections::{HashMap, HashSet};
@@ -61,8 +62,10 @@ pub struct Received {
 /// A receiving flow.
 #[derive(Debug)]
 struct ReceivingFlow {
+    id: u32,
     lane: u16,
     slot: ReceiveSlot,
+    place: placing::Place,
 }
 
 /// A helper's work that has ended.
@@ -89,6 +92,10 @@ struct Receiving {
     chunks: Arc<ChunkMap>,
     chunk_count: u32,
     flows: Vec<ReceivingFlow>,
+    /// Packets on other lanes' queues when flows were last looked at.
+    wrong_queue_seen: u64,
+    /// Of the control connection, as far as it is known.
+    rtt: Duration,
     files: IncomingFiles,
     committer: Committer,
     /// Packs that are whole and wait for their hashes.
@@ -260,6 +267,8 @@ impl Receiving {
             chunks: Arc::new(chunks),
             chunk_count,
             flows: Vec::new(),
+            wrong_queue_seen: 0,
+            rtt: Duration::ZERO,
             packs: HashMap::new(),
             pack_hashes: HashMap::new(),
             theirs: HashMap::new(),
@@ -345,7 +354,8 @@ impl Receiving {
     }
 
     /// Flows report every quarter of a round trip, but not more often than every two milliseconds.
-    fn set_interval(&self, rtt: Duration) {
+    fn set_interval(&mut self, rtt: Duration) {
+        self.rtt = rtt;
         let interval_us = (rtt.as_micros() as u32 / 4).clamp(REPORT_INTERVAL_US, 100_000);
         for flow in &self.flows {
             self.context.plane.command(flow.lane, &Command::Interval { flow: flow.slot, interval_us });

@@ -633,6 +633,7 @@ impl Sending {
             }
             Message::Stored(_) | Message::Pong(_) => {}
             Message::Ping(number) => self.context.connection.writer.send_urgent(Message::Pong(number))?,
+            Message::MoveFlow { flow_id, source_port } => self.flows.move_flow(flow_id, source_port)?,
             Message::SendAgain(chunks) => {
                 for chunk in chunks {
                     self.asked_again(chunk)?;

@@ -31,7 +31,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::epoll;
 
 use super::udp::UdpDatapath;
-use super::{Datapath, QueueCondition, RingCensus, SendOutcome, Ways};
+use super::udp::source::SourceSocket;
+use super::{Arrival, Datapath, QueueCondition, RingCensus, SendOutcome, Way, Ways};
+use crate::capture::{Direction, Tap};
 use headers::{NextHop, Template, parse};
 use queue::Queue;
 use socket::{Mode, XdpSocket};
@@ -58,8 +60,8 @@ pub struct AfXdpDatapath {
     port: u16,
     mode: Mode,
     hops: Vec<(IpAddr, NextHop)>,
-    /// Made of them as addresses come up, most recent last.
-    templates: Vec<(SocketAddr, Template)>,
+    /// Made of them as addresses and source ports come up, most recent last.
+    templates: Vec<(SocketAddr, u16, Template)>,
     /// Ready when any of the sockets is.
     readiness: OwnedFd,
     turns: u32,
@@ -131,18 +133,19 @@ impl AfXdpDatapath {
         self.accounts()
     }
 
-    /// The headers of packets to `to`.
+    /// The headers of packets that go this way.
     #[inline]
-    fn template(&mut self, to: SocketAddr) -> Option<Template> {
-        if let Some(&(_, template)) = self.templates.iter().find(|(address, _)| *address == to) {
+    fn template(&mut self, way: Way<'_>) -> Option<Template> {
+        let (to, port) = (way.to, way.source.map_or(self.port, SourceSocket::port));
+        if let Some(&(.., template)) = self.templates.iter().find(|(at, from, _)| *at == to && *from == port) {
             return Some(template);
         }
         let (_, hop) = self.hops.iter().find(|(address, _)| *address == to.ip())?;
-        let template = Template::new(hop, self.port, to)?;
+        let template = Template::new(hop, port, to)?;
         if self.templates.len() == HOPS_MAX {
             self.templates.remove(0);
         }
-        self.templates.push((to, template));
+        self.templates.push((to, port, template));
         Some(template)
     }
 
@@ -170,11 +173,11 @@ impl AfXdpDatapath {
 
     fn send_by_kernel(
         &mut self,
-        to: SocketAddr,
+        way: Way<'_>,
         datagrams_max: usize,
         seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome {
-        let outcome = self.udp.send_run(to, datagrams_max, seal);
+        let outcome = self.udp.send_run(way, datagrams_max, seal);
         self.ways.kernel_sent += outcome.datagrams as u64;
         outcome
     }
@@ -187,40 +190,65 @@ impl Datapath for AfXdpDatapath {
     }
 
     #[inline]
-    fn receive(&mut self, mut each: impl FnMut(&[u8], SocketAddr)) -> usize {
+    fn receive(&mut self, mut each: impl FnMut(&[u8], Arrival)) -> usize {
         let mut datagrams = 0;
         let port = self.port;
         for queue in &mut self.queues {
             if queue.owes_wakeup() && !queue.is_down() && !queue.is_broken() {
                 queue.flush(&mut self.umem);
             }
-            queue.receive(&mut self.umem, RECEIVE_BATCH, |packet| {
+            let mut take = |packet: &[u8]| {
                 // The program lets nothing else through; a packet that is none of ours is ignored.
                 if let Some(datagram) = parse(packet).filter(|datagram| datagram.port == port) {
-                    each(datagram.payload, datagram.from);
+                    each(datagram.payload, Arrival { from: datagram.from, is_astray: false });
                     datagrams += 1;
                 }
-            });
+            };
+            match &mut self.udp.tap {
+                None => queue.receive(&mut self.umem, RECEIVE_BATCH, take),
+                Some(tap) => {
+                    tap.stamp();
+                    let packets = queue.receive(&mut self.umem, RECEIVE_BATCH, |packet| {
+                        tap.frame(Direction::Received, packet);
+                        take(packet);
+                    });
+                    tap.flush();
+                    packets
+                }
+            };
         }
         self.ways.ring_received += datagrams as u64;
         self.turns = self.turns.wrapping_add(1);
         if datagrams == 0 || self.turns.is_multiple_of(TURNS_PER_KERNEL_LOOK) {
-            let by_kernel = self.udp.receive(&mut each);
+            let by_kernel = self.udp.receive(|datagram, by| each(datagram, Arrival { is_astray: true, ..by }));
             self.ways.kernel_received += by_kernel as u64;
             datagrams += by_kernel;
         }
         datagrams
     }
 
+    fn receive_at(&mut self, source: &SourceSocket, each: impl FnMut(&[u8], Arrival)) -> usize {
+        // The program knows the lane's own port only.
+        let datagrams = self.udp.receive_at(source, each);
+        self.ways.kernel_received += datagrams as u64;
+        datagrams
+    }
+
+    fn watch(&mut self, source: &SourceSocket) {
+        let data = epoll::EventData::new_u64(0);
+        // What cannot be watched is looked at when the lane is awake.
+        let _ = epoll::add(&self.readiness, source.as_fd(), data, epoll::EventFlags::IN);
+    }
+
     #[inline]
     fn send_run(
         &mut self,
-        to: SocketAddr,
+        way: Way<'_>,
         datagrams_max: usize,
         mut seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome {
-        let Some(template) = self.template(to).filter(|_| self.rings_send()) else {
-            return self.send_by_kernel(to, datagrams_max, seal);
+        let Some(template) = self.template(way).filter(|_| self.rings_send()) else {
+            return self.send_by_kernel(way, datagrams_max, seal);
         };
         let mut outcome = SendOutcome::default();
         let mut datagram_bytes = usize::MAX;
@@ -234,7 +262,7 @@ impl Datapath for AfXdpDatapath {
                 self.umem.give_back(frame);
                 // Nothing to send, or too much for a frame: the MTU was raised after the start.
                 if outcome.datagrams == 0 {
-                    return self.send_by_kernel(to, datagrams_max, seal);
+                    return self.send_by_kernel(way, datagrams_max, seal);
                 }
                 break;
             };
@@ -259,6 +287,11 @@ impl Datapath for AfXdpDatapath {
             }
         }
         if outcome.datagrams > 0 {
+            if let Some(tap) = &mut self.udp.tap {
+                tap.stamp();
+                self.queues[0].leaving(&self.umem, |packet| tap.frame(Direction::Sent, packet));
+                tap.flush();
+            }
             self.queues[0].flush(&mut self.umem);
             self.ways.ring_sent += outcome.datagrams as u64;
         }
@@ -331,10 +364,15 @@ impl Datapath for AfXdpDatapath {
     }
 
     fn set_next_hop(&mut self, to: IpAddr, hop: Option<&NextHop>) {
-        self.templates.retain(|(address, _)| address.ip() != to);
+        self.templates.retain(|(address, ..)| address.ip() != to);
         self.hops.retain(|(address, _)| *address != to);
         if let Some(&hop) = hop.filter(|_| self.hops.len() < HOPS_MAX) {
             self.hops.push((to, hop));
         }
+    }
+
+    fn set_tap(&mut self, tap: Option<Box<Tap>>) -> Option<Box<Tap>> {
+        // One tap for both ways: the UDP socket's datagrams are this lane's too.
+        self.udp.set_tap(tap)
     }
 }

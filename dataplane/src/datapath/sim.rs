@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
-use super::{Datapath, QueueCondition, SendOutcome};
+use super::{Arrival, Datapath, QueueCondition, SendOutcome, Way};
 
 /// What the network does to a datagram.
 #[derive(Clone, Copy, Debug)]
@@ -78,10 +78,11 @@ impl SimRandom {
     }
 }
 
-type Arrival = (u64, u64);
+/// When, and a number that keeps keys apart.
+type ArrivalKey = (u64, u64);
 
 /// What is on its way to one address: from whom, and the bytes.
-type Wire = BTreeMap<Arrival, (SocketAddr, Vec<u8>)>;
+type Wire = BTreeMap<ArrivalKey, (SocketAddr, Vec<u8>)>;
 
 /// The network: a clock, and the datagrams on their way.
 #[derive(Debug)]
@@ -181,7 +182,7 @@ impl Datapath for SimDatapath {
         self.network.now_ns()
     }
 
-    fn receive(&mut self, mut each: impl FnMut(&[u8], SocketAddr)) -> usize {
+    fn receive(&mut self, mut each: impl FnMut(&[u8], Arrival)) -> usize {
         let mut datagrams = 0;
         while datagrams < 64 {
             let next = {
@@ -192,7 +193,7 @@ impl Datapath for SimDatapath {
                 };
                 entry.remove()
             };
-            each(&next.1, next.0);
+            each(&next.1, Arrival { from: next.0, is_astray: false });
             datagrams += 1;
         }
         datagrams
@@ -200,7 +201,7 @@ impl Datapath for SimDatapath {
 
     fn send_run(
         &mut self,
-        to: SocketAddr,
+        way: Way<'_>,
         datagrams_max: usize,
         mut seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome {
@@ -209,7 +210,7 @@ impl Datapath for SimDatapath {
         let mut datagram_bytes = usize::MAX;
         while outcome.datagrams < datagrams_max.min(16) {
             let Some(bytes) = seal(&mut packet, datagram_bytes) else { break };
-            self.network.launch(self.address, to, &packet[..bytes]);
+            self.network.launch(self.address, way.to, &packet[..bytes]);
             outcome.datagrams += 1;
             outcome.bytes += bytes;
             if datagram_bytes != usize::MAX && bytes < datagram_bytes {

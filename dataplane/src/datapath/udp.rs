@@ -5,15 +5,20 @@
 //! 64 KiB. Where a path cannot segment (`EIO`), the run goes out datagram by datagram from then on.
 
 mod socket;
+pub mod source;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::epoll;
+
+use crate::capture::{Direction, Tap};
 use crate::clock::monotonic_ns;
 
-use super::{Datapath, QueueCondition, SendOutcome};
+use super::{Arrival, Datapath, QueueCondition, SendOutcome, Way};
 use socket::{Incoming, UdpSocket};
+use source::SourceSocket;
 
 /// Bytes of a super-buffer: the most that crosses as one packet on both families (65,473 on IPv6, measured; one more and the kernel
 /// cuts it before the device, and nothing is joined on the other side).
@@ -30,8 +35,16 @@ pub struct UdpDatapath {
     segments_max: usize,
     gso: bool,
     gro: bool,
-    /// A sealed run for which the socket had no room: where to, its bytes, and the size of its datagrams.
+    /// A sealed run for which the socket had no room: where to, its bytes, and the size of its datagrams. It goes out from the lane's own port,
+    /// whichever it was meant for: receivers do not look at it.
     waiting: Option<(SocketAddr, usize, usize)>,
+    /// The lane's own, for those who look at packets.
+    port: u16,
+    pub(super) tap: Option<Box<Tap>>,
+    /// Ready when any of several sockets is. Made while the process still may.
+    readiness: OwnedFd,
+    /// Whether there are others than the lane's own.
+    has_sources: bool,
 }
 
 /// Why a lane has no socket.
@@ -74,6 +87,12 @@ impl UdpDatapath {
         socket.probe_by_ourselves();
         let gro = socket.enable_gro();
         let segments_max = socket::probe_segments_max();
+        let port = socket.port().map_err(|error| OpenError::Other { address, port, error })?;
+        let readiness = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|error| OpenError::Other {
+            address,
+            port,
+            error: error.into(),
+        })?;
         Ok(Self {
             socket,
             outgoing: vec![0; SUPER_BUFFER_BYTES].into_boxed_slice(),
@@ -82,6 +101,10 @@ impl UdpDatapath {
             gso: segments_max > 1,
             gro,
             waiting: None,
+            port,
+            tap: None,
+            readiness,
+            has_sources: false,
         })
     }
 
@@ -105,19 +128,35 @@ impl UdpDatapath {
         self.socket.receive_buffer_bytes()
     }
 
+    /// As [`Self::transmit`], and shows what has left.
+    fn transmit_in_sight(&mut self, way: Way<'_>, bytes: usize, datagram_bytes: usize) -> Result<(), io::Error> {
+        let done = self.transmit(way, bytes, datagram_bytes);
+        if let Some(tap) = &mut self.tap
+            && done.is_ok()
+        {
+            let port = way.source.map_or(self.port, SourceSocket::port);
+            tap.stamp();
+            tap.datagrams(Direction::Sent, port, way.to, &self.outgoing[..bytes], datagram_bytes);
+            tap.flush();
+        }
+        done
+    }
+
     /// Hands `bytes` of the outgoing super-buffer to the kernel.
-    fn transmit(&mut self, to: SocketAddr, bytes: usize, datagram_bytes: usize) -> Result<(), io::Error> {
+    fn transmit(&mut self, way: Way<'_>, bytes: usize, datagram_bytes: usize) -> Result<(), io::Error> {
+        let socket = way.source.map_or(&self.socket, |source| &source.socket);
+        let to = way.to;
         if bytes <= datagram_bytes {
-            return self.socket.send(to, &self.outgoing[..bytes], None);
+            return socket.send(to, &self.outgoing[..bytes], None);
         }
         if self.gso {
-            match self.socket.send(to, &self.outgoing[..bytes], Some(datagram_bytes as u16)) {
+            match socket.send(to, &self.outgoing[..bytes], Some(datagram_bytes as u16)) {
                 // The device on this path cannot compute checksums of segments: cut by hand from now on.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL)) => self.gso = false,
                 done => return done,
             }
         }
-        self.outgoing[..bytes].chunks(datagram_bytes).try_for_each(|datagram| self.socket.send(to, datagram, None))
+        self.outgoing[..bytes].chunks(datagram_bytes).try_for_each(|datagram| socket.send(to, datagram, None))
     }
 }
 
@@ -128,22 +167,27 @@ impl Datapath for UdpDatapath {
     }
 
     #[inline]
-    fn receive(&mut self, mut each: impl FnMut(&[u8], SocketAddr)) -> usize {
-        let mut datagrams = 0;
-        for _ in 0..RECEIVE_BATCH {
-            let Some(Incoming { bytes, datagram_bytes, from }) = self.socket.receive(&mut self.incoming) else { break };
-            for datagram in self.incoming[..bytes].chunks(datagram_bytes) {
-                each(datagram, from);
-                datagrams += 1;
-            }
+    fn receive(&mut self, each: impl FnMut(&[u8], Arrival)) -> usize {
+        receive_from(&self.socket, self.port, &mut self.tap, &mut self.incoming, each)
+    }
+
+    fn receive_at(&mut self, source: &SourceSocket, each: impl FnMut(&[u8], Arrival)) -> usize {
+        receive_from(&source.socket, source.port(), &mut self.tap, &mut self.incoming, each)
+    }
+
+    fn watch(&mut self, source: &SourceSocket) {
+        let add = |fd| epoll::add(&self.readiness, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN);
+        // What cannot be watched is looked at when the lane is awake.
+        if !self.has_sources {
+            self.has_sources = add(self.socket.fd()).is_ok();
         }
-        datagrams
+        let _ = add(source.as_fd());
     }
 
     #[inline]
     fn send_run(
         &mut self,
-        to: SocketAddr,
+        way: Way<'_>,
         datagrams_max: usize,
         mut seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome {
@@ -170,9 +214,9 @@ impl Datapath for UdpDatapath {
         if outcome.datagrams == 0 {
             return outcome;
         }
-        if let Err(error) = self.transmit(to, outcome.bytes, datagram_bytes) {
+        if let Err(error) = self.transmit_in_sight(way, outcome.bytes, datagram_bytes) {
             if error.kind() == io::ErrorKind::WouldBlock {
-                self.waiting = Some((to, outcome.bytes, datagram_bytes));
+                self.waiting = Some((way.to, outcome.bytes, datagram_bytes));
                 outcome.is_blocked = true;
             } else {
                 outcome.error = error.raw_os_error();
@@ -188,7 +232,7 @@ impl Datapath for UdpDatapath {
     #[inline]
     fn is_blocked(&mut self) -> bool {
         let Some((to, bytes, datagram_bytes)) = self.waiting else { return false };
-        match self.transmit(to, bytes, datagram_bytes) {
+        match self.transmit_in_sight(to.into(), bytes, datagram_bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
             // Sent, or refused: then its segments are lost like any others.
             _ => {
@@ -203,12 +247,41 @@ impl Datapath for UdpDatapath {
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.socket.fd())
+        Some(if self.has_sources { self.readiness.as_fd() } else { self.socket.fd() })
     }
 
     fn segments_runs(&self) -> bool {
         self.gso
     }
+
+    fn set_tap(&mut self, tap: Option<Box<Tap>>) -> Option<Box<Tap>> {
+        std::mem::replace(&mut self.tap, tap)
+    }
+}
+
+/// Takes a batch from the socket of `port`.
+#[inline]
+fn receive_from(
+    socket: &UdpSocket,
+    port: u16,
+    tap: &mut Option<Box<Tap>>,
+    incoming: &mut [u8],
+    mut each: impl FnMut(&[u8], Arrival),
+) -> usize {
+    let mut datagrams = 0;
+    for _ in 0..RECEIVE_BATCH {
+        let Some(Incoming { bytes, datagram_bytes, from }) = socket.receive(incoming) else { break };
+        if let Some(tap) = tap {
+            tap.stamp();
+            tap.datagrams(Direction::Received, port, from, &incoming[..bytes], datagram_bytes);
+            tap.flush();
+        }
+        for datagram in incoming[..bytes].chunks(datagram_bytes) {
+            each(datagram, Arrival { from, is_astray: false });
+            datagrams += 1;
+        }
+    }
+    datagrams
 }
 
 #[cfg(test)]
@@ -236,7 +309,7 @@ mod tests {
 
     fn send_numbered(sender: &mut UdpDatapath, to: SocketAddr, sizes: &[usize]) -> SendOutcome {
         let mut sizes = sizes.iter().enumerate();
-        sender.send_run(to, usize::MAX, |room, bytes_max| {
+        sender.send_run(to.into(), usize::MAX, |room, bytes_max| {
             let (number, &bytes) = sizes.next()?;
             assert!(bytes <= bytes_max, "the run may not grow");
             room[..bytes].fill(number as u8);
@@ -282,6 +355,39 @@ mod tests {
             return;
         }
         assert_eq!(receive_all(&mut receiver, 2).len(), 2);
+    }
+
+    #[test]
+    fn a_flow_can_be_sent_from_another_port_and_is_answered_there() {
+        let (mut sender, mut receiver, to) = pair();
+        let bound = SourceSocket::bind("::".parse().unwrap(), 0, 1 << 20).unwrap();
+        let port = bound.socket.port().unwrap();
+        let is_v6 = bound.is_v6();
+        let source = SourceSocket::from_fd(bound.into_fd(), port, is_v6);
+        sender.watch(&source);
+        let run = |room: &mut [u8], _| {
+            room[..600].fill(7);
+            Some(600)
+        };
+        let way = Way { to, source: Some(&source) };
+        assert_eq!(sender.send_run(way, 3, run).error, None);
+        let (mut datagrams, mut from) = (0, None);
+        for _ in 0..1_000 {
+            datagrams += receiver.receive(|_, by| from = Some(by.from));
+            if datagrams == 3 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let from = from.expect("nothing came");
+        assert_eq!((datagrams, from.port()), (3, port));
+        receiver.send_run(from.into(), 1, run);
+        let mut fds =
+            [rustix::event::PollFd::from_borrowed_fd(sender.poll_fd().unwrap(), rustix::event::PollFlags::IN)];
+        let patience = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+        assert_eq!(rustix::event::poll(&mut fds, Some(&patience)).unwrap(), 1, "the answer does not wake the lane");
+        assert_eq!(sender.receive(|_, _| {}), 0, "the answer came to the lane's own port");
+        assert_eq!(sender.receive_at(&source, |datagram, _| assert_eq!(datagram.len(), 600)), 1);
     }
 
     #[test]

@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::receiving::ReceiveFlow;
 use super::sending::SendFlow;
+use crate::capture::Tap;
 use crate::datapath::af_xdp::headers::NextHop;
+use crate::datapath::udp::source::SourceSocket;
 use crate::link::commands::{ReceiveSlot, SendSlot};
 
 /// Enough for every flow of a lane to come, go and want a key at the same time.
@@ -23,6 +25,13 @@ pub enum Delivery {
     Send(Box<SendFlow>),
     /// A receiving flow, ready to go.
     Receive(Box<ReceiveFlow>),
+    /// Another port to send a flow from.
+    Source {
+        /// The flow.
+        slot: SendSlot,
+        /// The port.
+        source: SourceSocket,
+    },
     /// The headers of packets to a partner, or that they are not known any more.
     NextHop {
         /// The partner.
@@ -30,6 +39,8 @@ pub enum Delivery {
         /// What goes before the datagram.
         hop: Option<NextHop>,
     },
+    /// To what packets are shown from now on; the tap before departs.
+    Tap(Option<Box<Tap>>),
     /// A key that the lane wanted.
     SendKey {
         /// The flow.
@@ -57,6 +68,8 @@ pub enum Departure {
     Send(Box<SendFlow>),
     /// A flow to be freed.
     Receive(Box<ReceiveFlow>),
+    /// A tap that shows nothing any more.
+    Tap(Box<Tap>),
     /// The key of the epoch after next.
     WantsSendKey {
         /// The flow.

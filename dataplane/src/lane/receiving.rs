@@ -16,6 +16,10 @@ use crate::link::commands::{Event, ReceiveSlot, Sink};
 const URGENT_REPORT_NS: u64 = 200_000;
 /// A flow on which nothing happens reports this often, so that its sender knows that it is heard.
 const KEEPALIVE_NS: u64 = 100_000_000;
+/// A flow is looked at this often for whether it arrives on another lane's queue …
+const ASTRAY_LOOK_NS: u64 = 100_000_000;
+/// … if it brought so many segments meanwhile: fewer cost the lane nothing worth a change.
+const ASTRAY_SEGMENTS_MIN: u64 = 64;
 /// Until the first datagram has come, the way for it is opened this often …
 const OPENING_NS: u64 = 50_000_000;
 /// … but not for longer than the sender probes.
@@ -45,6 +49,9 @@ pub struct ReceiveFlow {
     has_heard: bool,
     openings: u32,
     next_opening_ns: u64,
+    /// Segments by the lane's rings, and by the kernel although it has rings, since the last look.
+    arrived: [u64; 2],
+    next_astray_look_ns: u64,
     is_closing: bool,
     requested_key: Option<u64>,
 }
@@ -75,6 +82,8 @@ impl ReceiveFlow {
             has_heard: false,
             openings: 0,
             next_opening_ns: 0,
+            arrived: [0; 2],
+            next_astray_look_ns: 0,
             is_closing: false,
             requested_key: None,
         }
@@ -85,6 +94,23 @@ impl ReceiveFlow {
         self.reported_ns = now_ns;
         self.reported_busy_ns = busy_ns;
         self.next_opening_ns = now_ns;
+        self.next_astray_look_ns = now_ns + ASTRAY_LOOK_NS;
+    }
+
+    /// The sender will send from another port: the way from there has to be opened too.
+    pub fn expect_from(&mut self, port: u16, now_ns: u64) {
+        self.partner.set_port(port);
+        (self.has_heard, self.openings, self.next_opening_ns) = (false, 0, now_ns);
+    }
+
+    /// Whether most of the flow came by the kernel lately. It then arrives on another lane's queue, or not by this interface.
+    pub(super) fn is_astray(&mut self, now_ns: u64) -> bool {
+        if now_ns < self.next_astray_look_ns {
+            return false;
+        }
+        self.next_astray_look_ns = now_ns + ASTRAY_LOOK_NS;
+        let [by_rings, by_kernel] = std::mem::take(&mut self.arrived);
+        by_rings + by_kernel >= ASTRAY_SEGMENTS_MIN && by_kernel > by_rings
     }
 
     /// Changes how often the flow reports.
@@ -127,7 +153,7 @@ impl ReceiveFlow {
         self.openings += 1;
         self.next_opening_ns = now_ns + OPENING_NS;
         let protocol = &mut self.protocol;
-        datapath.send_run(self.partner, 1, |room, _| Some(protocol.seal_opening(wire_us(now_ns), room)));
+        datapath.send_run(self.partner.into(), 1, |room, _| Some(protocol.seal_opening(wire_us(now_ns), room)));
     }
 
     /// Charges time to a destination that keeps the flow's buffers.
@@ -170,7 +196,14 @@ impl ReceiveFlow {
 impl Body {
     /// A datagram of a receiving flow. Returns whether it is a probe to be answered.
     #[inline]
-    pub(super) fn segment(&mut self, slot: ReceiveSlot, datagram: &[u8], header: &Header, now_us: u32) -> bool {
+    pub(super) fn segment(
+        &mut self,
+        slot: ReceiveSlot,
+        datagram: &[u8],
+        header: &Header,
+        is_astray: bool,
+        now_us: u32,
+    ) -> bool {
         let Some(flow) = self.receives[usize::from(slot.0)].as_mut() else { return false };
         if flow.is_closing {
             return false;
@@ -181,6 +214,7 @@ impl Body {
             return false;
         }
         flow.has_heard = true;
+        flow.arrived[usize::from(is_astray)] += 1;
         if header.kind == SegmentKind::Data {
             self.link.counters.add(LaneCounter::SegmentsReceived, 1);
             self.link.counters.add(LaneCounter::PayloadReceived, header.payload_bytes() as u64);

@@ -16,8 +16,9 @@ use super::jobs::{CACHED_PIECE_BYTES, HASH_STEP_BYTES, Role};
 use super::lane_link::LaneLink;
 use crate::clock::wire_us;
 use crate::counters::{FlowBlock, FlowWord, LaneCounter, LaneCounters};
-use crate::datapath::Datapath;
 use crate::datapath::udp::SUPER_BUFFER_BYTES;
+use crate::datapath::udp::source::SourceSocket;
+use crate::datapath::{Datapath, Way};
 use crate::link::commands::{DiskError, Event, SendSlot, Source};
 
 /// Chunks that may be assigned to a flow and not in hand yet; the control process keeps to it.
@@ -103,6 +104,8 @@ pub struct SendFlow {
     pub allowance: u32,
     /// Buffers that it holds.
     pub held: u32,
+    /// The port that it is sent from, if not the lane's own.
+    pub source: Option<SourceSocket>,
     pacer: Pacer,
     partner: SocketAddr,
     block: FlowBlock,
@@ -139,6 +142,7 @@ impl SendFlow {
             protocol,
             allowance: 1,
             held: 0,
+            source: None,
             pacer: Pacer::new(0),
             partner,
             block,
@@ -194,8 +198,9 @@ impl SendFlow {
             }
             self.prepare_front(body);
             let (protocol, buffers) = (&mut self.protocol, &body.buffers);
+            let way = Way { to: self.partner, source: self.source.as_ref() };
             let now_us = wire_us(now_ns);
-            let outcome = datapath.send_run(self.partner, run_datagrams, |room, bytes_max| {
+            let outcome = datapath.send_run(way, run_datagrams, |room, bytes_max| {
                 protocol.seal_next(buffers, bytes_max, now_us, room).map(|sealed| sealed.datagram_bytes)
             });
             if outcome.datagrams == 0 {
@@ -430,10 +435,10 @@ impl SendFlow {
         probing.next_round_ns = now_ns + (PROBE_ROUND_NS << doublings);
         let now_us = wire_us(now_ns);
         for (token, &bytes) in self.search.common().iter().enumerate() {
+            let way = Way { to: self.partner, source: self.source.as_ref() };
             let protocol = &mut self.protocol;
-            let outcome = datapath.send_run(self.partner, 1, |room, _| {
-                protocol.seal_probe(token as u32, usize::from(bytes), now_us, room)
-            });
+            let outcome = datapath
+                .send_run(way, 1, |room, _| protocol.seal_probe(token as u32, usize::from(bytes), now_us, room));
             // Too large for the first link: not the path's refusal of everything.
             if let Some(errno) = outcome.error.filter(|&errno| errno != libc::EMSGSIZE) {
                 probing.errno = errno;
@@ -450,7 +455,8 @@ impl SendFlow {
             return;
         }
         let Some(bytes) = self.search.due(now_ns, self.block.get(FlowWord::SilenceNs)) else { return };
-        let outcome = datapath.send_run(self.partner, 1, |room, _| {
+        let way = Way { to: self.partner, source: self.source.as_ref() };
+        let outcome = datapath.send_run(way, 1, |room, _| {
             protocol.seal_probe(u32::from(bytes), usize::from(bytes), wire_us(now_ns), room)
         });
         self.pacer.note_sent(outcome.bytes + outcome.datagrams * IP_UDP_BYTES, now_ns);

@@ -125,6 +125,13 @@ pub enum Command<'a> {
         /// Microseconds between reports.
         interval_us: u32,
     },
+    /// The flow's sender was asked to send from another port.
+    ExpectFrom {
+        /// The flow.
+        flow: ReceiveSlot,
+        /// The port.
+        port: u16,
+    },
     /// Read a range of a file and hash it; answered by [`Event::Checked`].
     Check {
         /// Returned with the answer.
@@ -279,6 +286,11 @@ pub enum Event<'a> {
         chunk: u32,
         /// Why.
         error: DiskError,
+    },
+    /// Most of a flow came by the kernel lately, although the lane has rings.
+    Astray {
+        /// The flow.
+        flow: ReceiveSlot,
     },
     /// A report for the partner.
     Report {

@@ -103,6 +103,17 @@ pub enum ToDataPlane {
     OpenSend(OpenSend),
     /// Opens a receiving flow.
     OpenReceive(OpenReceive),
+    /// Another port to send a flow from. Comes with the bound socket's descriptor.
+    SetSource {
+        /// The lane.
+        lane: u16,
+        /// The flow.
+        slot: SendSlot,
+        /// The port.
+        port: u16,
+        /// Whether it is an IPv6 socket.
+        is_v6: bool,
+    },
     /// The next hop towards a partner, or that there is none through the interface of AF_XDP.
     SetNextHop {
         /// The lane.
@@ -114,6 +125,18 @@ pub enum ToDataPlane {
     },
     /// Asks what the steering program has counted.
     TakeCensus,
+    /// Shows a lane's packets from now on. Comes with the capture's memory, in which the lane tells that it has begun.
+    BeginCapture {
+        /// The lane.
+        lane: u16,
+        /// Bytes of each packet that are taken at most.
+        snap_bytes: usize,
+    },
+    /// Shows them no more; the lane tells in the capture's memory when it has ended.
+    EndCapture {
+        /// The lane.
+        lane: u16,
+    },
 }
 
 /// What a lane turned out to have.

@@ -8,8 +8,9 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
+use culvert_dataplane::capture::{Direction, Tap};
 use culvert_dataplane::datapath::sim::SimDatapath;
-use culvert_dataplane::datapath::{Datapath, QueueCondition, SendOutcome};
+use culvert_dataplane::datapath::{Arrival, Datapath, QueueCondition, SendOutcome, Way};
 
 thread_local! {
     static IN_LANE: Cell<bool> = const { Cell::new(false) };
@@ -66,47 +67,87 @@ fn switched<T>(in_lane: bool, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A simulated datapath whose own allocations do not count.
+/// A simulated datapath whose own allocations do not count, and which shows its datagrams, as the real ones do, in what counts.
 #[derive(Debug)]
-pub struct Uncounted(pub SimDatapath);
+pub struct Uncounted {
+    datapath: SimDatapath,
+    tap: Option<Box<Tap>>,
+}
+
+impl Uncounted {
+    /// Around a datapath.
+    pub fn new(datapath: SimDatapath) -> Self {
+        Self { datapath, tap: None }
+    }
+}
+
+/// The lane's port in its captures.
+const PORT: u16 = 1;
+
+fn show(tap: &mut Option<Box<Tap>>, direction: Direction, partner: SocketAddr, datagram: &[u8]) {
+    if let Some(tap) = tap {
+        tap.stamp();
+        tap.datagrams(direction, PORT, partner, datagram, datagram.len());
+        tap.flush();
+    }
+}
 
 impl Datapath for Uncounted {
     fn now_ns(&self) -> u64 {
-        self.0.now_ns()
+        self.datapath.now_ns()
     }
 
-    fn receive(&mut self, mut each: impl FnMut(&[u8], SocketAddr)) -> usize {
+    fn receive(&mut self, mut each: impl FnMut(&[u8], Arrival)) -> usize {
         let counted = IN_LANE.get();
-        switched(false, || self.0.receive(|datagram, from| switched(counted, || each(datagram, from))))
+        let Self { datapath, tap } = self;
+        let mut each = |datagram: &[u8], arrival: Arrival| {
+            switched(counted, || {
+                show(tap, Direction::Received, arrival.from, datagram);
+                each(datagram, arrival);
+            });
+        };
+        switched(false, || datapath.receive(&mut each))
     }
 
     fn send_run(
         &mut self,
-        to: SocketAddr,
+        way: Way<'_>,
         datagrams_max: usize,
         mut seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome {
         let counted = IN_LANE.get();
-        switched(false, || self.0.send_run(to, datagrams_max, |out, room| switched(counted, || seal(out, room))))
+        let Self { datapath, tap } = self;
+        let mut seal = |out: &mut [u8], room| {
+            switched(counted, || {
+                let bytes = seal(out, room)?;
+                show(tap, Direction::Sent, way.to, &out[..bytes]);
+                Some(bytes)
+            })
+        };
+        switched(false, || datapath.send_run(way, datagrams_max, &mut seal))
     }
 
     fn run_datagrams_max(&self, datagram_bytes: usize) -> usize {
-        self.0.run_datagrams_max(datagram_bytes)
+        self.datapath.run_datagrams_max(datagram_bytes)
     }
 
     fn is_blocked(&mut self) -> bool {
-        switched(false, || self.0.is_blocked())
+        switched(false, || self.datapath.is_blocked())
     }
 
     fn queue_condition(&mut self) -> QueueCondition {
-        switched(false, || self.0.queue_condition())
+        switched(false, || self.datapath.queue_condition())
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.0.poll_fd()
+        self.datapath.poll_fd()
     }
 
     fn segments_runs(&self) -> bool {
-        self.0.segments_runs()
+        self.datapath.segments_runs()
+    }
+
+    fn set_tap(&mut self, tap: Option<Box<Tap>>) -> Option<Box<Tap>> {
+        std::mem::replace(&mut self.tap, tap)
     }
 }

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use culvert_dataplane::buffers::Buffers;
+use culvert_dataplane::capture::{CAPTURE_BYTES, Direction as Way, Reader, State, Tap};
 use culvert_dataplane::clock::wire_us;
 use culvert_dataplane::counters::{FlowBlock, FlowWord, LaneCounter, LaneCounters};
 use culvert_dataplane::datapath::sim::{SimNetwork, SimPath, SimRandom};
@@ -31,6 +32,7 @@ use culvert_protocol::receiver_flow::{ReceiverConfig, ReceiverFlow};
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
 use culvert_protocol::tree_hash::ChunkHash;
+use culvert_protocol::wire::{HEADER_BYTES, Header, SegmentKind};
 
 use allocations::{Uncounted, in_lane};
 
@@ -60,7 +62,8 @@ impl Side {
         let lane_link = LaneLink::new(link.clone(), &layout, clone(&bell), control_bell);
         let disk = Disk::new(&buffers, 1_024, None).unwrap();
         let files = Arc::new(FileTable::default());
-        let lane = Lane::new(Uncounted(network.datapath(address)), disk, buffers, files, lane_link, attendance.clone());
+        let lane =
+            Lane::new(Uncounted::new(network.datapath(address)), disk, buffers, files, lane_link, attendance.clone());
         let commands = Producer::new(link.clone(), layout.commands);
         let events = Consumer::new(link.clone(), layout.events);
         Self { lane, link, commands, events, attendance }
@@ -73,6 +76,13 @@ impl Side {
 
     fn lane_counter(&self, counter: LaneCounter) -> u64 {
         LaneCounters::new(self.link.clone(), &LaneLayout::of(0)).get(counter)
+    }
+
+    /// Shows the lane's packets from now on.
+    fn begin_capture(&self, snap_bytes: usize) -> Reader {
+        let memory = Arc::new(SharedMemory::create("capture", CAPTURE_BYTES, false).unwrap());
+        assert!(self.attendance.deliver(Delivery::Tap(Some(Box::new(Tap::new(memory.clone(), snap_bytes))))));
+        Reader::new(memory)
     }
 
     /// Events as owned bytes, so that answering them does not borrow the side.
@@ -296,6 +306,38 @@ fn a_clean_path_moves_everything_once_at_the_largest_size() {
     let block = FlowBlock::new(world.sender.link.clone(), &LaneLayout::of(0), SEND.0);
     assert_eq!(block.get(FlowWord::SegmentsResent), 0);
     assert!(block.get(FlowWord::PacingNs) > 0, "a paced flow says so");
+}
+
+#[test]
+fn a_capture_shows_every_datagram_and_asks_for_no_memory() {
+    let path = SimPath { loss: 0.01, ..SimPath::default() };
+    let mut world = World::new(18, path, 30, 8, 2_000_000_000);
+    let mut captures = [world.sender.begin_capture(HEADER_BYTES), world.receiver.begin_capture(HEADER_BYTES)];
+    world.transfer(30);
+    world.close_and_check(30);
+    for side in [&world.sender, &world.receiver] {
+        assert!(side.attendance.deliver(Delivery::Tap(None)));
+    }
+    assert!(captures.iter().all(|capture| capture.state() == State::Running));
+    world.step();
+    let [sent, received] = captures.each_mut().map(|capture| {
+        assert_eq!((capture.state(), capture.dropped()), (State::Ended, 0));
+        let mut seen = Vec::new();
+        let mut each = |packet: &culvert_dataplane::capture::Packet<'_>| {
+            let header = Header::parse(packet.bytes).expect("the captured bytes are a header");
+            assert!(header.announces(packet.whole_bytes), "{header:?} of {} bytes", packet.whole_bytes);
+            seen.push((packet.direction, header));
+        };
+        while capture.drain(1, &mut each).unwrap() > 0 {}
+        seen
+    });
+    let count = |seen: &[(Way, Header)], way| seen.iter().filter(|(direction, _)| *direction == way).count() as u64;
+    assert_eq!(count(&received, Way::Received), world.receiver.lane_counter(LaneCounter::DatagramsReceived));
+    assert_eq!(count(&sent, Way::Received), world.sender.lane_counter(LaneCounter::DatagramsReceived));
+    let data: Vec<_> = sent.iter().filter(|(_, header)| header.kind == SegmentKind::Data).collect();
+    assert_eq!(data.len() as u64, world.sender.lane_counter(LaneCounter::SegmentsSent));
+    assert!(data.iter().all(|(direction, header)| *direction == Way::Sent && header.flow_id == FLOW));
+    assert!(count(&received, Way::Sent) > 0, "the receiver answers probes");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! What runs in the virtual machine of `cargo xtask vmtest`, as its first process: transfers over two `virtio_net` NICs in zero-copy mode and in
-//! copy mode, a kill, and packets per second of both. Its last line is the verdict.
+//! copy mode, a kill, flows on NICs with several queues, and packets per second of both modes. Its last line is the verdict.
 // What it finds is what it prints.
 #![allow(clippy::print_stdout)]
 #![forbid(unsafe_code)]
@@ -19,6 +19,8 @@ use rustix::system::{RebootCommand, reboot};
 
 /// The two NICs, on one hub.
 const NICS: [&str; 2] = ["eth0", "eth1"];
+/// Two NICs with two queues each, on a bridge, where the machine could be given them.
+const NICS_WITH_QUEUES: [&str; 2] = ["eth2", "eth3"];
 /// Drivers that the kernel has as modules, in the order of their needs.
 const MODULES: [&str; 8] = ["failover", "net_failover", "virtio_net", "llc", "stp", "garp", "mrp", "8021q"];
 /// Zero copy should move so many times the packets of copy mode. Reported, not enforced: QEMU, which carries the packets, has no core of its own here.
@@ -76,6 +78,9 @@ fn run() {
         nothing_left_behind(sides);
     }
     tagged_transfer();
+    if std::env::var("QUEUES").is_ok_and(|queues| queues != "1") {
+        flows_on_their_lanes_queues();
+    }
     let mut rounds: Vec<[f64; 2]> = (0..ROUNDS).map(|_| ["zerocopy", "copy"].map(packets_per_second)).collect();
     let mut median = |mode: usize| {
         rounds.sort_by(|one, other| one[mode].total_cmp(&other[mode]));
@@ -104,6 +109,33 @@ fn tagged_transfer() {
     assert!(of("ring_received") > 500 && of("kernel_received") < 100, "received: {lane}");
     sides.account_for_frames_in("zerocopy");
     say("zerocopy: a transfer over a VLAN, byte for byte");
+}
+
+/// Eight flows to two lanes over NICs that hash: the source ports are computed, and no flow has to be moved by trial.
+fn flows_on_their_lanes_queues() {
+    let [sender, receiver] = NICS_WITH_QUEUES;
+    let options = ["--cores", "0,1", "--memory", "128M", "--interface", receiver];
+    let sides = Sides::over(Lab::over(NICS_WITH_QUEUES, 1_500), "10.96.0.2", &options);
+    // A chunk for each flow.
+    let source = sides.large_source(32 << 20);
+    let more = ["--memory", "64M", "--interface", sender, "--flows", "8"];
+    let result = sides.send(&source, &more).exits(0).json();
+    assert_eq!(result["flows"], 8, "{result}");
+    assert!(fs::read(&source).unwrap() == fs::read(sides.pair.shared.join("in")).unwrap());
+    let plane = sides.status()["dataplane"].clone();
+    let of_queues = |what: &str| -> u64 {
+        plane["steering"]["queues"].as_array().unwrap().iter().map(|queue| queue[what].as_u64().unwrap()).sum()
+    };
+    let (right, wrong, moves) =
+        (of_queues("redirected"), of_queues("wrong_queue"), plane["flow_moves"].as_u64().unwrap());
+    // Probes go before the answer to the request can have come.
+    assert!(wrong < right / 10, "{wrong} packets on the wrong queue: {plane}");
+    for lane in plane["lanes"].as_array().unwrap() {
+        assert!(lane["ring_received"].as_u64().unwrap() > 300, "{plane}");
+    }
+    assert!(moves <= 8, "flows were moved by trial: {plane}");
+    sides.account_for_frames_in(plane["af_xdp_mode"].as_str().unwrap());
+    say(&format!("two queues: 8 flows to 2 lanes, {moves} by other source ports, {right} packets right, {wrong} not"));
 }
 
 /// There and back, byte for byte, through the rings on both sides.

@@ -44,6 +44,7 @@ fn transfer_messages() -> Vec<Message> {
         Message::PlanEnd { flows: vec![FlowOffer { flow_id: 1, receiver_lane: 2, sender_lane: 3 }], stored_bytes: 5 },
         Message::ChunkHashes(vec![(1, [1; 32]), (2, [2; 32])]),
         Message::PackHashes { chunk: 5, hashes: vec![[3; 32]; 3] },
+        Message::MoveFlow { flow_id: 0x0102_0304, source_port: 50_000 },
         Message::FileFailed(FileError { file: 3, code: "changed".into(), text: "it changed".into() }),
         Message::Countersigned { signature: vec![1; 64] },
     ]

@@ -27,6 +27,7 @@ impl Receiving {
                 }
                 self.context.connection.writer.send_urgent(Message::Feedback(bytes))?;
             }
+            ReceiveEvent::Astray => self.astray(tag).await?,
             ReceiveEvent::Asks { chunk, chunk_bytes } => self.asks(tag, chunk, chunk_bytes)?,
             // Of a chunk that was given up, or comes by two flows, nothing is taken.
             ReceiveEvent::Hand { chunk, buffer } if self.came_by.get(&chunk) != Some(&tag) => {

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::files::Beginning;
+use super::placing::Place;
 use super::{REPORT_INTERVAL_US, Receiving, ReceivingFlow, random_u32};
 use crate::dataplane::{ReceiveEvent, Tagged};
 use crate::transfer::flows::canonical;
@@ -63,26 +64,29 @@ impl Receiving {
         for tag in 0..flows {
             let (lane, partner_lane) = ((tag % lanes) as u16, tag % partner_lanes);
             let slot = plane.take_receive_slot(lane, tag, events)?;
-            self.flows.push(ReceivingFlow { lane, slot });
-            let flow_id = random_u32() & !0xff | u32::from(slot.0);
+            let id = random_u32() & !0xff | u32::from(slot.0);
             let port = self.context.partner_lane_ports.get(partner_lane).copied().unwrap_or(0);
+            let partner = SocketAddr::new(canonical(self.context.connection.address.ip()), port);
+            let place = Place::new(partner, plane.lanes()[usize::from(lane)].port, (tag / lanes) as u32);
+            self.flows.push(ReceivingFlow { id, lane, slot, place });
             let open = OpenReceive {
                 lane,
                 slot,
-                flow_id,
+                flow_id: id,
                 secret: *self.context.connection.secret.expose(),
                 cipher: self.context.options.cipher,
-                partner: SocketAddr::new(canonical(self.context.connection.address.ip()), port),
+                partner,
                 chunk_count: self.chunk_count,
                 chunk_bytes: self.context.options.chunk_bytes,
                 checksum: self.context.options.checksum,
                 interval_us: REPORT_INTERVAL_US,
             };
             plane.open_receive(open).await?;
-            offers.push(FlowOffer { flow_id, receiver_lane: lane, sender_lane: partner_lane as u16 });
+            offers.push(FlowOffer { flow_id: id, receiver_lane: lane, sender_lane: partner_lane as u16 });
         }
         let stored_bytes = self.intake.resumed_bytes + offered_bytes;
         self.context.connection.writer.send(Message::PlanEnd { flows: offers, stored_bytes }).await?;
+        self.place_flows().await?;
         self.context.progress.send_modify(|progress| progress.phase = Phase::Moving);
         Ok(())
     }

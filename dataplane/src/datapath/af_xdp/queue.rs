@@ -278,6 +278,20 @@ impl<W: Wake> Queue<W> {
         Ok(())
     }
 
+    /// Hands each packet that leaves with the next [`Queue::flush`] to `each`.
+    pub fn leaving(&self, umem: &Umem, mut each: impl FnMut(&[u8])) {
+        let (mut begin, mut bytes) = (None, 0);
+        for piece in self.rings.transmit.unpublished() {
+            // The pieces of a frame follow each other.
+            let address = *begin.get_or_insert(piece.address);
+            bytes += piece.bytes as usize;
+            if piece.options & CONTINUES == 0 {
+                umem.lent_for_transmission(address, bytes).into_iter().for_each(&mut each);
+                (begin, bytes) = (None, 0);
+            }
+        }
+    }
+
     /// Shows the kernel what is in TX and wakes it if it wants to be. Takes back what has left meanwhile.
     pub fn flush(&mut self, umem: &mut Umem) {
         self.rings.transmit.publish();

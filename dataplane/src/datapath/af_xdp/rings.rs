@@ -234,6 +234,12 @@ impl<T: Entry> Producer<T> {
         news
     }
 
+    /// Entries that were written and not published, oldest first.
+    pub fn unpublished(&self) -> impl Iterator<Item = T> + '_ {
+        let news = self.written.wrapping_sub(self.published);
+        (0..news).map(|entry| self.memory.read(self.published.wrapping_add(entry)))
+    }
+
     /// Entries that were published and that the other end has not taken yet.
     #[must_use]
     pub fn pending(&self) -> u32 {

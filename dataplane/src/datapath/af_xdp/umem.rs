@@ -287,6 +287,20 @@ impl Umem {
         }
     }
 
+    /// The first `bytes` of the transmit frame that begins at `address` and was lent: the kernel only reads it.
+    #[must_use]
+    pub fn lent_for_transmission(&self, address: u64, bytes: usize) -> Option<&[u8]> {
+        let number = self.number_at(address).filter(|&number| number >= self.layout.receive_frames)?;
+        let (offset, frame_bytes) = self.range_of(number);
+        let is_lent = matches!(self.places[number as usize], Place::Kernel(_));
+        if !is_lent || offset as u64 != address || bytes > frame_bytes {
+            return None;
+        }
+        // SAFETY: in bounds, initialised by the mapping. Nobody writes to a transmit frame before its token comes back, and the exclusive borrow
+        // that this takes cannot be had while the slice lives.
+        Some(unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset), bytes) })
+    }
+
     /// Where in its frame an address lies.
     #[inline]
     #[must_use]

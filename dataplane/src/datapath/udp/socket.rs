@@ -62,6 +62,18 @@ impl UdpSocket {
         Ok(Self { fd, is_v6 })
     }
 
+    pub(super) const fn from_fd(fd: OwnedFd, is_v6: bool) -> Self {
+        Self { fd, is_v6 }
+    }
+
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    pub(super) const fn is_v6(&self) -> bool {
+        self.is_v6
+    }
+
     pub(super) fn port(&self) -> io::Result<u16> {
         let address = SocketAddr::try_from(rustix::net::getsockname(&self.fd)?)?;
         Ok(address.port())

@@ -272,7 +272,7 @@ proptest! {
         let (rings, mut kernel) = rings();
         let mut queue = Queue::new(rings, &answers, &mut umem, RECEIVE_FRAMES as usize);
         let (mut arrived, mut got) = (Vec::new(), Vec::new());
-        let (mut sent, mut left) = (Vec::new(), Vec::new());
+        let (mut sent, mut seen, mut left) = (Vec::new(), Vec::new(), Vec::new());
         for step in steps {
             match step {
                 Step::Arrive(bytes) => {
@@ -290,6 +290,7 @@ proptest! {
                             Err(frame) => umem.give_back(frame),
                         }
                     }
+                    queue.leaving(&umem, |packet| seen.push(packet.len()));
                     queue.flush(&mut umem);
                 }
                 Step::Take(descriptors) => left.extend(kernel.take(descriptors)),
@@ -319,7 +320,8 @@ proptest! {
             .split_inclusive(|descriptor| descriptor.options & CONTINUES == 0)
             .map(|pieces| pieces.iter().map(|piece| piece.bytes as usize).sum())
             .collect();
-        prop_assert_eq!(whole, sent);
+        prop_assert_eq!(&whole, &sent);
+        prop_assert_eq!(&seen, &sent, "what a capture sees is not what was sent");
         prop_assert_eq!(umem.account(Purpose::Transmit), Account { pool: TRANSMIT_FRAMES as usize, held: 0, kernel: 0 });
         prop_assert_eq!(umem.account(Purpose::Receive), Account { pool: 0, held: 0, kernel: RECEIVE_FRAMES as usize });
         prop_assert_eq!((queue.counters().malformed, umem.foreign_returns()), (0, 0));

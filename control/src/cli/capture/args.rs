@@ -1,0 +1,42 @@
+//! The options of `culvert capture`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use culvert_dataplane::capture::SNAP_BYTES_MAX;
+
+/// `culvert capture`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "AF_XDP goes around the kernel, where tcpdump does not see it: this shows its packets as they are on the wire. Packets of UDP sockets get headers made up from their addresses.\nculvert.lua, beside the documentation, dissects the file:\n  culvert capture - | tshark -X lua_script:culvert.lua -r -"
+)]
+pub struct CaptureArgs {
+    /// Where to write, a file or - for standard output; a file that is there is overwritten
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Only this lane, as 'culvert status' numbers them [default: all]
+    #[arg(long, value_name = "N")]
+    pub lane: Option<u16>,
+    /// Bytes of each packet; what follows the headers is sealed [default: 128]
+    #[arg(long, value_name = "BYTES", value_parser = parse_snap)]
+    pub snap: Option<usize>,
+    /// End after so many packets [default: when interrupted]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub packets: Option<u64>,
+    /// End after so many seconds [default: when interrupted]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub seconds: Option<f64>,
+    /// Print what it came to as one JSON object on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds: &f64| seconds.is_finite() && *seconds > 0.0);
+    seconds.ok_or_else(|| "a number of seconds above 0 is needed".to_owned())
+}
+
+fn parse_snap(text: &str) -> Result<usize, String> {
+    let bytes: usize = text.parse().map_err(|_| "a number of bytes is needed".to_owned())?;
+    if (1..=SNAP_BYTES_MAX).contains(&bytes) { Ok(bytes) } else { Err(format!("1 to {SNAP_BYTES_MAX} bytes")) }
+}
