@@ -426,19 +426,22 @@ mod tests {
         (directory, destination)
     }
 
+    fn unpacking<'a>(
+        destination: &'a Destination,
+        manifest: &'a Manifest,
+        actions: &'a [Action],
+        fresh: &'a FreshDirectories,
+    ) -> Unpacking<'a> {
+        Unpacking { destination, manifest, actions, preserve: true, is_continued: false, fresh }
+    }
+
     #[test]
     fn a_pack_becomes_files_that_appear_whole() {
         let (directory, destination) = destination();
         let manifest = manifest();
         let actions = [Action::Create; 5];
-        let unpacking = Unpacking {
-            destination: &destination,
-            manifest: &manifest,
-            actions: &actions,
-            preserve: true,
-            is_continued: false,
-            fresh: &FreshDirectories::default(),
-        };
+        let fresh = FreshDirectories::default();
+        let unpacking = unpacking(&destination, &manifest, &actions, &fresh);
         let hashes = [b"aaa".as_slice(), b"bb", b"xxxx"].map(|content| *blake3::hash(content).as_bytes());
         let damaged = unpacking.stage(&[1, 2, 3], b"aaabbcccc", Some(&hashes), |_| false);
         assert_eq!((&*damaged.mismatched, damaged.staged.len()), ([3].as_slice(), 0), "a pack comes again as a whole");
@@ -497,14 +500,7 @@ mod tests {
         let (directory, destination) = destination();
         let (manifest, actions) = (new_directory(), [Action::Create; 17]);
         let fresh = FreshDirectories::find(&manifest, &actions, 4 << 20, 0);
-        let unpacking = Unpacking {
-            destination: &destination,
-            manifest: &manifest,
-            actions: &actions,
-            preserve: true,
-            is_continued: false,
-            fresh: &fresh,
-        };
+        let unpacking = unpacking(&destination, &manifest, &actions, &fresh);
         let files: Vec<u32> = (1..=16).collect();
         let hashes = vec![*blake3::hash(b"x").as_bytes(); 16];
         let damaged = unpacking.stage(&files, b"xxxxxxx?xxxxxxxx", Some(&hashes), |_| false);
