@@ -63,6 +63,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Completion(args) => completion::run(&args),
         Command::Version(args) => completion::version(&args),
         Command::FarEnd(args) => block_on(far_end::run(global, args)),
+        Command::RuleKeeper => culvert_dataplane::keeper::run().map(|()| ExitCode::Done).map_err(CommandError::failed),
         Command::Dataplane => culvert_dataplane::process::run().map(|()| ExitCode::Done).map_err(CommandError::failed),
     }
 }

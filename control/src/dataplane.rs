@@ -6,6 +6,7 @@
 //! A [`DataPlane`] stands for one life of the data plane process. When that ends, by order or not, [`DataPlane::died`] resolves, every
 //! transfer that used it ends with a temporary error, and [`Supervisor::get`] starts the next.
 
+mod followed;
 mod kernel_bypass;
 pub mod placement;
 
@@ -19,7 +20,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::transfer::result::TransferResult;
 use culvert_dataplane::counters::{FlowBlock, LaneCounters};
-use culvert_dataplane::datapath::af_xdp::headers::NextHop;
 use culvert_dataplane::datapath::af_xdp::socket::Mode;
 use culvert_dataplane::datapath::af_xdp::steering::Census;
 use culvert_dataplane::datapath::udp::source::SourceSocket;
@@ -36,6 +36,8 @@ use placement::Placement;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+use followed::{FlowSlot, Followed};
 
 /// Why there is no data plane.
 #[derive(Debug, thiserror::Error)]
@@ -210,8 +212,8 @@ pub struct DataPlane {
     /// How AF_XDP moves packets, and through which interface.
     af_xdp: Option<(Mode, u32)>,
     refusals: Vec<String>,
-    /// What the lanes were told of the way to each partner.
-    next_hops: Mutex<HashMap<(u16, IpAddr), Option<NextHop>>>,
+    /// What the lanes were told of the ways to their partners.
+    followed: Mutex<Followed>,
     /// Of AF_XDP: the interface's queues.
     placement: Option<Placement>,
     /// How often flows were asked to move to their lanes' queues.
@@ -289,9 +291,9 @@ impl DataPlane {
                 }
             }
         });
-        let (process_id, lanes, sandbox_gaps, af_xdp, refusals) = match incoming.recv().await {
-            Some(FromDataPlane::Ready { process_id, lanes, sandbox_gaps, af_xdp, refusals }) => {
-                (process_id, lanes, sandbox_gaps, af_xdp, refusals)
+        let (process_id, lanes, sandbox_gaps, af_xdp, has_all_rules, refusals) = match incoming.recv().await {
+            Some(FromDataPlane::Ready { process_id, lanes, sandbox_gaps, af_xdp, has_all_rules, refusals }) => {
+                (process_id, lanes, sandbox_gaps, af_xdp, has_all_rules, refusals)
             }
             Some(FromDataPlane::CannotStart { text }) => return Err(DataPlaneError::CannotStart(text)),
             _ => return Err(DataPlaneError::Died(ended(child.as_mut()).await)),
@@ -302,9 +304,9 @@ impl DataPlane {
             sends: (0..FLOWS_PER_LANE).map(|_| Route::Free).collect(),
             receives: (0..FLOWS_PER_LANE).map(|_| Route::Free).collect(),
         };
-        let placement = af_xdp
-            .and(config.af_xdp.as_ref())
-            .map(|start| Placement::new(start.name.clone(), start.queues, lanes.len() as u32));
+        let placement = af_xdp.and(config.af_xdp.as_ref()).map(|start| {
+            Placement::new(start.name.clone(), start.queues, lanes.len() as u32).with_rules(has_all_rules)
+        });
         let plane = Arc::new(Self {
             socket,
             commands,
@@ -312,8 +314,8 @@ impl DataPlane {
             lanes,
             sandbox_gaps,
             af_xdp: af_xdp.zip(config.af_xdp.as_ref().map(|start| start.interface)),
-            refusals,
-            next_hops: Mutex::default(),
+            refusals: config.refusals.iter().cloned().chain(refusals).collect(),
+            followed: Mutex::default(),
             placement,
             moves: AtomicU64::new(0),
             bind: (config.bind, config.socket_buffer_bytes),
@@ -510,11 +512,13 @@ impl DataPlane {
 
     /// Gives a sending slot back that was never opened.
     pub fn give_send_slot_back(&self, lane: u16, slot: SendSlot) {
+        self.unfollow(lane, FlowSlot::Send(slot));
         lock(&self.routes)[usize::from(lane)].sends[usize::from(slot.0)] = Route::Free;
     }
 
     /// Gives a receiving slot back that was never opened.
     pub fn give_receive_slot_back(&self, lane: u16, slot: ReceiveSlot) {
+        self.unfollow(lane, FlowSlot::Receive(slot));
         lock(&self.routes)[usize::from(lane)].receives[usize::from(slot.0)] = Route::Free;
     }
 
@@ -523,7 +527,7 @@ impl DataPlane {
     /// # Errors
     /// [`DataPlaneError::Died`].
     pub async fn open_send(&self, open: OpenSend) -> Result<(), DataPlaneError> {
-        self.follow(open.lane, open.partner.ip());
+        self.follow(open.lane, FlowSlot::Send(open.slot), open.partner.ip());
         let (done, confirmation) = oneshot::channel();
         lock(&self.waiters).send_opened.insert((open.lane, open.slot), done);
         self.tell(&ToDataPlane::OpenSend(open), &[])?;
@@ -535,7 +539,7 @@ impl DataPlane {
     /// # Errors
     /// [`DataPlaneError::Died`].
     pub async fn open_receive(&self, open: OpenReceive) -> Result<(), DataPlaneError> {
-        self.follow(open.lane, open.partner.ip());
+        self.follow(open.lane, FlowSlot::Receive(open.slot), open.partner.ip());
         let (done, confirmation) = oneshot::channel();
         lock(&self.waiters).receive_opened.insert((open.lane, open.slot), done);
         self.tell(&ToDataPlane::OpenReceive(open), &[])?;

@@ -1,65 +1,46 @@
 //! Next hops, interfaces and addresses from the kernel's tables, by rtnetlink.
 //!
 //! AF_XDP packets carry their own link headers, so somebody has to ask the kernel what it would write there: the route's interface and
-//! gateway, the gateway's address on the link, a VLAN's tag. This process does; the lanes get the answer. Nobody has to keep neighbours fresh:
-//! the transfer's control connection goes the same way, and the kernel does it for that. Requests only read, which needs no
-//! privilege.
+//! gateway, the gateway's address on the link, a VLAN's tag. This process does; the lanes get the answer. It asks again when the
+//! tables have changed ([`events`]), and makes the kernel look for neighbours that it has lost or not seen for long ([`asking`]). None
+//! of this takes privilege.
+
+pub mod asking;
+pub mod events;
+pub mod interface;
+mod number;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use culvert_dataplane::datapath::af_xdp::headers::NextHop;
-use culvert_dataplane::datapath::af_xdp::ladder::AfXdpStart;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use culvert_dataplane::rtnetlink::{LINK_BYTES, NLM_F_DUMP, RouteSocket, attributes, text_of, u32_of};
 
-/// Numbers of include/uapi/linux/rtnetlink.h, if_link.h, neighbour.h and netlink.h.
-mod number {
-    pub const RTM_GETLINK: u16 = 18;
-    pub const RTM_GETADDR: u16 = 22;
-    pub const RTM_GETROUTE: u16 = 26;
-    pub const RTM_GETNEIGH: u16 = 30;
-    pub const NLM_F_REQUEST: u16 = 1;
-    pub const NLM_F_DUMP: u16 = 0x300;
-    pub const NLMSG_ERROR: u16 = 2;
-    pub const NLMSG_DONE: u16 = 3;
-    pub const RTA_DST: u16 = 1;
-    pub const RTA_OIF: u16 = 4;
-    pub const RTA_GATEWAY: u16 = 5;
-    pub const RTA_PREFSRC: u16 = 7;
-    pub const RTA_VIA: u16 = 18;
-    pub const RTN_UNICAST: u8 = 1;
-    pub const NDA_DST: u16 = 1;
-    pub const NDA_LLADDR: u16 = 2;
-    /// Reachable, stale, delayed, probed, without need of a probe, permanent.
-    pub const NUD_USABLE: u16 = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80;
-    pub const IFLA_ADDRESS: u16 = 1;
-    pub const IFLA_IFNAME: u16 = 3;
-    pub const IFLA_MTU: u16 = 4;
-    pub const IFLA_LINK: u16 = 5;
-    pub const IFLA_LINKINFO: u16 = 18;
-    pub const IFLA_INFO_KIND: u16 = 1;
-    pub const IFLA_INFO_DATA: u16 = 2;
-    pub const IFLA_VLAN_ID: u16 = 1;
-    pub const IFF_UP: u32 = 1;
-    pub const IFF_LOOPBACK: u32 = 8;
-    pub const IFA_ADDRESS: u16 = 1;
-    pub const IFA_LOCAL: u16 = 2;
-}
 use number::*;
 
-const HEADER_BYTES: usize = 16;
-const LINK_BYTES: usize = 16;
 const ADDRESS_BYTES: usize = 8;
 const ROUTE_BYTES: usize = 12;
 const NEIGHBOUR_BYTES: usize = 12;
-/// The kernel's own limit for one part of a dump is 32 KiB.
-const RECEIVE_BYTES: usize = 64 << 10;
+/// What the kernel counts times to user space in: 100 a second, on every architecture that Culvert runs on.
+const TICK: Duration = Duration::from_millis(10);
+/// A neighbour of which nobody has heard for so long is asked after while it is in use.
+const STALE_FOR_LONG: Duration = Duration::from_secs(30);
 
 /// A socket for questions to the kernel's tables.
 #[derive(Debug)]
 pub struct Tables {
-    socket: OwnedFd,
+    socket: RouteSocket,
+}
+
+/// The way to a partner through an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// The next hop, if the way leads through the interface and the neighbour is known.
+    pub hop: Option<NextHop>,
+    /// Whether the way leads through the interface and the kernel should be made to look for the neighbour: it is not known, or nobody has
+    /// heard of it for long.
+    pub wants_asking: bool,
 }
 
 /// A link.
@@ -72,23 +53,35 @@ struct Link {
     flags: u32,
     /// The link below, and the tag, of a VLAN link.
     vlan: Option<(u32, u16)>,
+    /// The bridge or bond that it belongs to.
+    master: Option<u32>,
 }
 
-/// Why no interface can be used for AF_XDP.
-#[derive(Debug, thiserror::Error)]
-pub enum InterfaceError {
-    /// The tables cannot be read.
-    #[error("cannot read the kernel's tables of interfaces: {0}")]
-    Tables(#[from] io::Error),
-    /// No such interface.
-    #[error("there is no interface '{0}': ip link shows those that there are")]
-    Unknown(String),
-    /// Which one?
-    #[error("AF_XDP needs to know its interface and {found}: name it with --interface")]
-    Unclear {
-        /// What was found, in words.
-        found: String,
-    },
+#[derive(Debug, Default)]
+struct Route {
+    interface: u32,
+    gateway: Option<IpAddr>,
+    source: Option<IpAddr>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Neighbour {
+    state: u16,
+    mac: Option<[u8; 6]>,
+    /// How long ago it was known to be right.
+    confirmed: Duration,
+}
+
+impl Neighbour {
+    fn usable_mac(&self) -> Option<[u8; 6]> {
+        self.mac.filter(|_| self.state & NUD_USABLE != 0)
+    }
+
+    /// Whether the kernel should be made to look for it. While it looks already, it need not.
+    fn wants_asking(&self) -> bool {
+        let is_old = self.state & NUD_STALE != 0 && self.confirmed >= STALE_FOR_LONG;
+        is_old || self.state & (NUD_USABLE | NUD_INCOMPLETE) == 0
+    }
 }
 
 impl Tables {
@@ -97,20 +90,7 @@ impl Tables {
     /// # Errors
     /// The operating system's.
     pub fn open() -> io::Result<Self> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            // 0, which is NETLINK_ROUTE.
-            None,
-        )?;
-        // An answer comes at once or not at all.
-        rustix::net::sockopt::set_socket_timeout(
-            &socket,
-            rustix::net::sockopt::Timeout::Recv,
-            Some(std::time::Duration::from_secs(2)),
-        )?;
-        Ok(Self { socket })
+        Ok(Self { socket: RouteSocket::open()? })
     }
 
     /// The next hop of packets to `to`, if they leave through `interface` (a VLAN on it included) and it is known by now.
@@ -118,41 +98,28 @@ impl Tables {
     /// # Errors
     /// The operating system's; no route is no error.
     pub fn next_hop(&self, to: IpAddr, interface: u32) -> io::Result<Option<NextHop>> {
-        let Some(route) = self.route(to)? else { return Ok(None) };
-        let Some(link) = self.links(Some(route.interface))?.pop() else { return Ok(None) };
-        let (below, vlan) = link.vlan.map_or((link.index, None), |(below, tag)| (below, Some(tag)));
-        if below != interface || link.flags & IFF_UP == 0 {
-            return Ok(None);
-        }
-        let neighbour = self.neighbour(route.gateway.unwrap_or(to), route.interface)?;
-        let (Some(source), Some(source_mac), Some(destination_mac)) = (route.source, link.mac, neighbour) else {
-            return Ok(None);
-        };
-        Ok(Some(NextHop { source_mac, destination_mac, vlan, source, mtu: link.mtu }))
+        Ok(self.way(to, interface)?.hop)
     }
 
-    /// What the data plane needs to know of an interface: the named one, or else the only one that can be meant.
+    /// The way of packets to `to` through `interface`, or a VLAN on it.
     ///
     /// # Errors
-    /// [`InterfaceError`].
-    pub fn interface(&self, name: Option<&str>) -> Result<AfXdpStart, InterfaceError> {
-        let links = self.links(None)?;
-        let addresses = self.addresses()?;
-        let link = match name {
-            Some(name) => {
-                links.iter().find(|link| link.name == name).ok_or_else(|| InterfaceError::Unknown(name.to_owned()))?
+    /// The operating system's; no route is no error.
+    pub fn way(&self, to: IpAddr, interface: u32) -> io::Result<Way> {
+        let Some(route) = self.route(to)? else { return Ok(Way::default()) };
+        let Some(link) = self.links(Some(route.interface))?.pop() else { return Ok(Way::default()) };
+        let (below, vlan) = link.vlan.map_or((link.index, None), |(below, tag)| (below, Some(tag)));
+        if below != interface || link.flags & IFF_UP == 0 {
+            return Ok(Way::default());
+        }
+        let neighbour = self.neighbour(route.gateway.unwrap_or(to), route.interface)?;
+        let hop = match (route.source, link.mac, neighbour.usable_mac()) {
+            (Some(source), Some(source_mac), Some(destination_mac)) => {
+                Some(NextHop { source_mac, destination_mac, vlan, source, mtu: link.mtu })
             }
-            None => only_candidate(&links, &addresses)?,
+            _ => None,
         };
-        Ok(AfXdpStart {
-            interface: link.index,
-            name: link.name.clone(),
-            queues: receive_queues(&link.name),
-            mtu: link.mtu,
-            addresses: addresses.into_iter().map(|(_, address)| address).collect(),
-            only: None,
-            busy_poll_us: None,
-        })
+        Ok(Way { hop, wants_asking: neighbour.wants_asking() })
     }
 
     fn route(&self, to: IpAddr) -> io::Result<Option<Route>> {
@@ -160,7 +127,7 @@ impl Tables {
         let mut request = [0u8; ROUTE_BYTES];
         request[0] = family;
         request[1] = octets.len() as u8 * 8;
-        let answers = match self.ask(RTM_GETROUTE, 0, &request, &[(RTA_DST, &octets)]) {
+        let answers = match self.socket.ask(RTM_GETROUTE, 0, &request, &[(RTA_DST, &octets)]) {
             Ok(answers) => answers,
             // Unreachable, prohibited: no route.
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Ok(None),
@@ -184,36 +151,27 @@ impl Tables {
         Ok(Some(route))
     }
 
-    fn neighbour(&self, address: IpAddr, interface: u32) -> io::Result<Option<[u8; 6]>> {
+    /// What is known of a neighbour; nothing, if nobody asked for it yet.
+    fn neighbour(&self, address: IpAddr, interface: u32) -> io::Result<Neighbour> {
         let (family, octets) = family_and_octets(address);
         let mut request = [0u8; NEIGHBOUR_BYTES];
         request[0] = family;
         request[4..8].copy_from_slice(&interface.to_ne_bytes());
-        let answers = match self.ask(RTM_GETNEIGH, 0, &request, &[(NDA_DST, &octets)]) {
-            Ok(answers) => answers,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let Some(answer) = answers.first() else { return Ok(None) };
-        let state = answer.get(8..10).map_or(0, |state| u16::from_ne_bytes([state[0], state[1]]));
-        if state & NUD_USABLE == 0 {
-            return Ok(None);
+        match self.socket.ask(RTM_GETNEIGH, 0, &request, &[(NDA_DST, &octets)]) {
+            Ok(answers) => Ok(answers.first().map(|answer| neighbour_of(answer)).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Neighbour::default()),
+            Err(error) => Err(error),
         }
-        let mut found = attributes(answer.get(NEIGHBOUR_BYTES..).unwrap_or_default());
-        Ok(found.find(|&(kind, _)| kind == NDA_LLADDR).and_then(|(_, value)| value.try_into().ok()))
     }
 
     /// One link, or all.
     fn links(&self, index: Option<u32>) -> io::Result<Vec<Link>> {
-        let mut request = [0u8; LINK_BYTES];
-        request[4..8].copy_from_slice(&index.unwrap_or(0).to_ne_bytes());
-        let flags = if index.is_some() { 0 } else { NLM_F_DUMP };
-        Ok(self.ask(RTM_GETLINK, flags, &request, &[])?.iter().filter_map(|answer| link_of(answer)).collect())
+        Ok(self.socket.ask_links(index)?.iter().filter_map(|answer| link_of(answer)).collect())
     }
 
     /// The host's addresses, each with its interface.
     fn addresses(&self) -> io::Result<Vec<(u32, IpAddr)>> {
-        let answers = self.ask(RTM_GETADDR, NLM_F_DUMP, &[0; ADDRESS_BYTES], &[])?;
+        let answers = self.socket.ask(RTM_GETADDR, NLM_F_DUMP, &[0; ADDRESS_BYTES], &[])?;
         let address = |answer: &Vec<u8>| {
             let interface = u32_of(answer.get(4..8)?)?;
             let all: Vec<_> = attributes(answer.get(ADDRESS_BYTES..)?).collect();
@@ -223,76 +181,20 @@ impl Tables {
         };
         Ok(answers.iter().filter_map(address).collect())
     }
+}
 
-    /// Asks, and returns the bodies of the answers.
-    fn ask(&self, kind: u16, flags: u16, body: &[u8], attributes: &[(u16, &[u8])]) -> io::Result<Vec<Vec<u8>>> {
-        let mut message = vec![0; HEADER_BYTES];
-        message.extend_from_slice(body);
-        for (kind, value) in attributes {
-            message.extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
-            message.extend_from_slice(&kind.to_ne_bytes());
-            message.extend_from_slice(value);
-            message.resize(message.len().next_multiple_of(4), 0);
-        }
-        let length = message.len() as u32;
-        message[..4].copy_from_slice(&length.to_ne_bytes());
-        message[4..6].copy_from_slice(&kind.to_ne_bytes());
-        message[6..8].copy_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
-        rustix::net::send(&self.socket, &message, SendFlags::empty())?;
-        let mut answers = Vec::new();
-        let mut buffer = vec![0; RECEIVE_BYTES];
-        loop {
-            let (_, bytes) = rustix::net::recv(&self.socket, buffer.as_mut_slice(), RecvFlags::empty())?;
-            for (kind, body) in messages(&buffer[..bytes.min(RECEIVE_BYTES)]) {
-                match kind {
-                    NLMSG_DONE => return Ok(answers),
-                    NLMSG_ERROR => {
-                        let errno = body.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                        return if errno == 0 { Ok(answers) } else { Err(io::Error::from_raw_os_error(-errno)) };
-                    }
-                    _ => answers.push(body.to_vec()),
-                }
-            }
-            if flags & NLM_F_DUMP == 0 {
-                return Ok(answers);
-            }
+fn neighbour_of(body: &[u8]) -> Neighbour {
+    let state = body.get(8..10).map_or(0, |state| u16::from_ne_bytes([state[0], state[1]]));
+    let mut neighbour = Neighbour { state, ..Neighbour::default() };
+    for (kind, value) in attributes(body.get(NEIGHBOUR_BYTES..).unwrap_or_default()) {
+        match kind {
+            NDA_LLADDR => neighbour.mac = value.try_into().ok(),
+            // `struct nda_cacheinfo` begins with it.
+            NDA_CACHEINFO => neighbour.confirmed = TICK * value.get(..4).and_then(u32_of).unwrap_or(0),
+            _ => {}
         }
     }
-}
-
-#[derive(Debug, Default)]
-struct Route {
-    interface: u32,
-    gateway: Option<IpAddr>,
-    source: Option<IpAddr>,
-}
-
-/// The only interface that AF_XDP can mean: up, with an address, neither loopback nor the one of the caller's ssh connection.
-fn only_candidate<'a>(links: &'a [Link], addresses: &[(u32, IpAddr)]) -> Result<&'a Link, InterfaceError> {
-    let ssh = std::env::var("SSH_CONNECTION").ok();
-    let ssh_address: Option<IpAddr> = ssh.and_then(|text| text.split(' ').nth(2)?.parse().ok());
-    let carries_ssh = |link: &Link| addresses.iter().any(|&(index, at)| index == link.index && Some(at) == ssh_address);
-    let can_be_meant = |link: &&Link| {
-        link.flags & (IFF_UP | IFF_LOOPBACK) == IFF_UP
-            && link.vlan.is_none()
-            && addresses.iter().any(|&(index, _)| index == link.index)
-            && !carries_ssh(link)
-    };
-    let candidates: Vec<&Link> = links.iter().filter(can_be_meant).collect();
-    match candidates[..] {
-        [link] => Ok(link),
-        [] => Err(InterfaceError::Unclear { found: "none is up that does not carry this ssh connection".to_owned() }),
-        _ => {
-            let names: Vec<&str> = candidates.iter().map(|link| link.name.as_str()).collect();
-            Err(InterfaceError::Unclear { found: format!("several are up ({})", names.join(", ")) })
-        }
-    }
-}
-
-/// The receive queues in use; 0 if there is no saying.
-fn receive_queues(name: &str) -> u32 {
-    let Ok(queues) = std::fs::read_dir(format!("/sys/class/net/{name}/queues")) else { return 0 };
-    queues.flatten().filter(|queue| queue.file_name().to_string_lossy().starts_with("rx-")).count() as u32
+    neighbour
 }
 
 fn link_of(body: &[u8]) -> Option<Link> {
@@ -304,6 +206,7 @@ fn link_of(body: &[u8]) -> Option<Link> {
             IFLA_IFNAME => link.name = text_of(value),
             IFLA_MTU => link.mtu = u32_of(value)?,
             IFLA_LINK => below = u32_of(value),
+            IFLA_MASTER => link.master = u32_of(value),
             IFLA_LINKINFO => tag = vlan_tag(value),
             _ => {}
         }
@@ -335,36 +238,6 @@ fn address_of(octets: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(octets).ok().map(|octets| Ipv6Addr::from(octets).into())
 }
 
-fn u32_of(value: &[u8]) -> Option<u32> {
-    value.try_into().ok().map(u32::from_ne_bytes)
-}
-
-fn text_of(value: &[u8]) -> String {
-    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
-}
-
-/// The messages of a datagram: kind and body.
-fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = u32_of(rest.get(..4)?)? as usize;
-        let kind = u16::from_ne_bytes(rest.get(4..6)?.try_into().ok()?);
-        let body = rest.get(HEADER_BYTES..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, body))
-    })
-}
-
-/// Attributes: kind without its flags, and value.
-fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
-        let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?) & 0x3fff;
-        let value = rest.get(4..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -378,33 +251,46 @@ mod tests {
         assert!(loopback.mtu >= 1_280);
         assert_eq!(tables.links(Some(loopback.index)).unwrap(), std::slice::from_ref(loopback));
         // A local route is none that a packet could leave by.
-        assert_eq!(tables.next_hop("127.0.0.1".parse().unwrap(), loopback.index).unwrap(), None);
+        assert_eq!(tables.way("127.0.0.1".parse().unwrap(), loopback.index).unwrap(), Way::default());
     }
 
     #[test]
-    fn an_interface_that_is_not_there_is_named() {
-        let error = Tables::open().unwrap().interface(Some("nosuch0")).unwrap_err();
-        assert!(error.to_string().contains("nosuch0"), "{error}");
-    }
-
-    #[test]
-    fn the_interface_must_be_clear() {
-        let link = |index, flags| Link { index, name: format!("n{index}"), flags, ..Link::default() };
-        let links = [link(1, IFF_UP | IFF_LOOPBACK), link(2, IFF_UP), link(3, IFF_UP), link(4, 0)];
-        let at = |index, last| (index, IpAddr::from([10, 0, 0, last]));
-        assert_eq!(only_candidate(&links, &[at(1, 1), at(2, 2), at(4, 4)]).unwrap().index, 2);
-        let error = only_candidate(&links, &[at(2, 2), at(3, 3)]).unwrap_err().to_string();
-        assert!(error.contains("n2, n3") && error.contains("--interface"), "{error}");
-        assert!(only_candidate(&links, &[]).is_err());
-    }
-
-    #[test]
-    fn what_is_cut_ends_the_list() {
-        let whole = [8, 0, 1, 0, 1, 2, 3, 4, 8, 0, 2, 0, 5, 6, 7, 8];
-        assert_eq!(attributes(&whole).count(), 2);
-        for length in 0..whole.len() {
-            assert!(attributes(&whole[..length]).count() < 2);
-            assert_eq!(messages(&whole[..length]).count(), 0);
+    fn neighbours_are_asked_after_when_nobody_knows_them_any_more() {
+        let neighbour =
+            |state, seconds| Neighbour { state, confirmed: Duration::from_secs(seconds), mac: Some([2; 6]) };
+        let (reachable, failed, permanent) = (0x02, 0x20, 0x80);
+        for (state, seconds, wants_asking, is_usable) in [
+            (0, 0, true, false),
+            (NUD_INCOMPLETE, 100, false, false),
+            (reachable, 100, false, true),
+            (NUD_STALE, 29, false, true),
+            (NUD_STALE, 30, true, true),
+            (failed, 0, true, false),
+            (permanent, 10_000, false, true),
+        ] {
+            let neighbour = neighbour(state, seconds);
+            assert_eq!(
+                (neighbour.wants_asking(), neighbour.usable_mac().is_some()),
+                (wants_asking, is_usable),
+                "{neighbour:?}"
+            );
         }
+    }
+
+    #[test]
+    fn a_neighbours_age_and_address_are_read() {
+        let mut body = vec![0u8; NEIGHBOUR_BYTES];
+        body[8..10].copy_from_slice(&NUD_STALE.to_ne_bytes());
+        let mut add = |kind: u16, value: &[u8]| {
+            body.extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
+            body.extend_from_slice(&kind.to_ne_bytes());
+            body.extend_from_slice(value);
+            body.resize(body.len().next_multiple_of(4), 0);
+        };
+        add(NDA_LLADDR, &[2, 0, 0, 0, 0, 9]);
+        add(NDA_CACHEINFO, &[3_100u32, 1, 2, 3].map(u32::to_ne_bytes).concat());
+        let mac = Some([2, 0, 0, 0, 0, 9]);
+        assert_eq!(neighbour_of(&body), Neighbour { state: NUD_STALE, mac, confirmed: Duration::from_secs(31) });
+        assert_eq!(neighbour_of(&[]), Neighbour::default());
     }
 }

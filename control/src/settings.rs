@@ -5,7 +5,8 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use crate::next_hop::{InterfaceError, Tables};
+use crate::next_hop::Tables;
+use crate::next_hop::interface::InterfaceError;
 use culvert_dataplane::datapath::af_xdp::ladder::AfXdpStart;
 use culvert_dataplane::datapath::af_xdp::socket::Mode;
 use culvert_dataplane::link::engine::EngineConfig;
@@ -413,11 +414,12 @@ impl Settings {
         ]
     }
 
-    /// The data plane's set-up. `is_node` says that this process is a node with ports of its own, rather than one for a single transfer.
+    /// The data plane's set-up. `is_node` says that this process is a node with ports of its own, rather than one for a single transfer;
+    /// `partner` is that transfer's partner, as far as it is known.
     ///
     /// # Errors
     /// [`SettingsError`]: cores that this process may not use.
-    pub fn engine(&self, is_node: bool) -> Result<EngineConfig, SettingsError> {
+    pub fn engine(&self, is_node: bool, partner: Option<IpAddr>) -> Result<EngineConfig, SettingsError> {
         let cores = self.lane_cores()?;
         let memory_bytes = match self.memory.value as usize {
             0 => cores.len() * LANE_MEMORY_BYTES,
@@ -442,6 +444,7 @@ impl Settings {
                 ),
             });
         }
+        let (af_xdp, refusals) = self.af_xdp(partner)?;
         Ok(EngineConfig {
             cores: cores.into_iter().map(Some).collect(),
             memory_bytes,
@@ -449,12 +452,19 @@ impl Settings {
             bind: self.bind.value,
             ports,
             socket_buffer_bytes: SOCKET_BUFFER_BYTES,
-            af_xdp: self.af_xdp()?,
+            af_xdp,
+            refusals,
         })
     }
 
-    /// The interface for AF_XDP: where it was asked for, and by itself only where an interface was named.
-    fn af_xdp(&self) -> Result<Option<AfXdpStart>, SettingsError> {
+    /// Whether AF_XDP is asked for and its interface left to be found.
+    #[must_use]
+    pub fn seeks_interface(&self) -> bool {
+        self.datapath.value == "af_xdp" && self.interface.value.is_none()
+    }
+
+    /// The interface for AF_XDP, or why there is none: where it was asked for, and by itself only where an interface was named.
+    fn af_xdp(&self, partner: Option<IpAddr>) -> Result<(Option<AfXdpStart>, Vec<String>), SettingsError> {
         let name = self.interface.value.as_deref();
         let is_wanted = match self.datapath.value.as_str() {
             "af_xdp" => true,
@@ -462,16 +472,20 @@ impl Settings {
             _ => false,
         };
         if !is_wanted {
-            return Ok(None);
+            return Ok((None, Vec::new()));
         }
-        let found = Tables::open().map_err(InterfaceError::from).and_then(|tables| tables.interface(name));
+        let found = Tables::open().map_err(InterfaceError::from).and_then(|tables| tables.interface(name, partner));
         let (only, busy_poll_us) = (self.af_xdp_mode.value, self.busy_poll_us.value);
         let busy_poll_us = (busy_poll_us > 0).then_some(busy_poll_us);
-        found.map(|start| Some(AfXdpStart { only, busy_poll_us, ..start })).map_err(|error| SettingsError::Value {
-            name: "interface",
-            origin: self.interface.origin.clone(),
-            reason: error.to_string(),
-        })
+        match found {
+            Ok(start) => Ok((Some(AfXdpStart { only, busy_poll_us, ..start }), Vec::new())),
+            Err(error @ InterfaceError::Unclear { .. }) => Ok((None, vec![format!("{error}; UDP sockets are used")])),
+            Err(error) => Err(SettingsError::Value {
+                name: "interface",
+                origin: self.interface.origin.clone(),
+                reason: error.to_string(),
+            }),
+        }
     }
 
     fn lane_cores(&self) -> Result<Vec<usize>, SettingsError> {
@@ -689,7 +703,7 @@ mod tests {
     fn a_core_that_is_not_there_is_refused() {
         let settings = Settings::resolve_with(&Flags { cores: Some("63".into()), ..Flags::default() }, &none).unwrap();
         if core_affinity::get_core_ids().unwrap_or_default().len() < 64 {
-            assert!(settings.engine(false).unwrap_err().to_string().contains("core 63"));
+            assert!(settings.engine(false, None).unwrap_err().to_string().contains("core 63"));
         }
     }
 
@@ -697,6 +711,6 @@ mod tests {
     fn each_lane_has_a_port() {
         let flags = Flags { ports: Some("7000".into()), cores: Some("0".into()), ..Flags::default() };
         let settings = Settings::resolve_with(&flags, &none).unwrap();
-        assert_eq!(settings.engine(true).unwrap().ports, [7000]);
+        assert_eq!(settings.engine(true, None).unwrap().ports, [7000]);
     }
 }

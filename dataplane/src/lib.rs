@@ -15,7 +15,7 @@
 //!
 //! While data moves a lane does not allocate, lock, log or block; what allocates (opening flows, deriving keys) happens on the
 //! main thread, which hands the results over. `unsafe` is confined to the modules that name why they need it:
-//! [`shared_memory`], [`buffers`], [`disk`]'s ring, the UDP socket and the residency probe.
+//! [`shared_memory`], [`buffers`], [`disk`]'s ring, the UDP socket, the residency probe and [`kernel_calls`].
 #![deny(unsafe_code)]
 
 pub mod buffers;
@@ -24,11 +24,14 @@ pub mod clock;
 pub mod counters;
 pub mod datapath;
 pub mod disk;
+pub mod keeper;
+pub mod kernel_calls;
 pub mod lane;
 pub mod limit;
 pub mod link;
 pub mod path_mtu;
 pub mod process;
 pub mod ring;
+pub mod rtnetlink;
 pub mod sandbox;
 pub mod shared_memory;

@@ -22,8 +22,10 @@ use crate::clock::{monotonic_ns, wire_us};
 use crate::counters::FlowBlock;
 use crate::datapath::Datapath;
 use crate::datapath::af_xdp::ladder::{self, LaneDatapath, Opened};
+use crate::datapath::af_xdp::rules::Rules;
+use crate::datapath::af_xdp::rules::kept::KeptRules;
 use crate::datapath::af_xdp::socket::Mode;
-use crate::datapath::af_xdp::steering::Steering;
+use crate::datapath::af_xdp::steering::{Census, Steering};
 use crate::datapath::udp::UdpDatapath;
 use crate::datapath::udp::source::SourceSocket;
 use crate::disk::Disk;
@@ -108,11 +110,12 @@ fn start(link: &LinkSocket) -> Result<Attendant, StartError> {
     let lanes = attendant.start_lanes(&start)?;
 
     let (af_xdp, refusals) = (attendant.mode(), std::mem::take(&mut attendant.refusals));
-    let mut sandbox_gaps = Vec::new();
+    let mut sandbox_gaps = attendant.kept.sandbox_gaps().to_vec();
     sandbox_gaps.extend(sandbox::drop_capabilities().err());
     sandbox_gaps.extend(sandbox::confine_system_calls().err());
     let process_id = std::process::id();
-    link.send(&FromDataPlane::Ready { process_id, lanes, sandbox_gaps, af_xdp, refusals }, &[])
+    let has_all_rules = attendant.kept.rules.is_complete();
+    link.send(&FromDataPlane::Ready { process_id, lanes, sandbox_gaps, af_xdp, has_all_rules, refusals }, &[])
         .map_err(|error| StartError::Os { what: "answer the control process", error })?;
     Ok(attendant)
 }
@@ -141,6 +144,8 @@ struct Attendant {
     receive_schedules: HashMap<(u16, ReceiveSlot), KeySchedule>,
     /// The program that leads packets to the lanes, for as long as this process lives.
     steering: Option<(Steering, Mode)>,
+    /// The NIC's rules, and who removes them.
+    kept: KeptRules,
     refusals: Vec<String>,
 }
 
@@ -163,6 +168,10 @@ impl Attendant {
         let Opened { lanes, steering, refusals } = match &start.af_xdp {
             Some(af_xdp) => ladder::open(af_xdp, sockets).map_err(os("wait for sockets"))?,
             None => Opened::udp(sockets),
+        };
+        let kept = match (&start.af_xdp, &steering) {
+            (Some(af_xdp), Some(_)) => KeptRules::set(af_xdp, start.bind, &lanes),
+            _ => KeptRules::default(),
         };
         for ((number, &core), datapath) in start.cores.iter().enumerate().zip(lanes) {
             let (buffer_memory, lane_bell) = (next()?, next()?);
@@ -192,6 +201,7 @@ impl Attendant {
             send_schedules: HashMap::new(),
             receive_schedules: HashMap::new(),
             steering,
+            kept,
             refusals,
         })
     }
@@ -305,8 +315,9 @@ impl Attendant {
                 None
             }
             ToDataPlane::TakeCensus => {
-                let census = self.steering.as_ref().map(|(steering, _)| steering.census()).unwrap_or_default();
-                Some(FromDataPlane::Census(census))
+                let counted = self.steering.as_ref().map(|(steering, _)| steering.census()).unwrap_or_default();
+                let Rules { set, missing } = self.kept.rules.clone();
+                Some(FromDataPlane::Census(Census { rules: set, rules_missing: missing, ..counted }))
             }
         };
         if let Some(answer) = answer {

@@ -1,4 +1,5 @@
-//! What the data plane gives up once it runs: every capability, and every system call that moving data does not need.
+//! What the data plane gives up once it runs: every capability, and every system call that moving data does not need; and what its keeper
+//! ([`crate::keeper`]) gives up.
 //!
 //! Sockets are open, memory is mapped and rings are made before; files come as descriptors. So the process needs no name
 //! of a file, no new socket, no other process. A partner who found a way into it could corrupt or read the data of
@@ -10,6 +11,8 @@ use caps::{CapSet, Capability};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
+
+use crate::kernel_calls::IOCTLS;
 
 /// `BPF_MAP_LOOKUP_ELEM`, `…UPDATE_ELEM`, `…DELETE_ELEM`, `…GET_NEXT_KEY` (include/uapi/linux/bpf.h).
 const MAP_COMMANDS: [u64; 4] = [1, 2, 3, 4];
@@ -26,6 +29,25 @@ pub fn drop_capabilities() -> Result<(), String> {
     }
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::clear(None, set).map_err(gap)?;
+    }
+    Ok(())
+}
+
+/// Drops all capabilities of the calling thread but that to change interfaces. Returns what could not be had, in words.
+///
+/// # Errors
+/// What is missing, in words.
+pub fn keep_network_administration() -> Result<(), String> {
+    let kept = caps::CapsHashSet::from([Capability::CAP_NET_ADMIN]);
+    let gap = |error: caps::errors::CapsError| format!("capabilities could not be dropped: {error}");
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {
+        caps::clear(None, CapSet::Bounding).map_err(gap)?;
+    }
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
+        caps::clear(None, set).map_err(gap)?;
+    }
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::set(None, set, &kept).map_err(gap)?;
     }
     Ok(())
 }
@@ -85,23 +107,66 @@ fn allowed_system_calls() -> Vec<libc::c_long> {
     calls
 }
 
-/// Builds the filter.
-fn filter() -> Result<BpfProgram, String> {
-    let arch: TargetArch =
-        std::env::consts::ARCH.try_into().map_err(|_| format!("there is no filter for {}", std::env::consts::ARCH))?;
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        allowed_system_calls().into_iter().map(|call| (call, Vec::new())).collect();
-    // Flows come and go in the steering program's maps. Of the call that does it only what reads and changes maps that are open.
-    let map_commands = MAP_COMMANDS.into_iter().map(|command| {
-        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, command)
+/// The system calls that remain to the keeper, but for [`IOCTLS`].
+fn allowed_to_keeper() -> Vec<libc::c_long> {
+    vec![
+        // Its pipe, and what it has to say.
+        libc::SYS_read,
+        libc::SYS_write,
+        libc::SYS_close,
+        libc::SYS_restart_syscall,
+        // Memory of answers.
+        libc::SYS_mmap,
+        libc::SYS_munmap,
+        libc::SYS_mremap,
+        libc::SYS_madvise,
+        libc::SYS_brk,
+        // The end, ordered or not.
+        libc::SYS_sigaltstack,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+    ]
+}
+
+/// Of a call only those whose argument of this number is one of some values.
+fn only(argument: u8, values: &[u64]) -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    let rules = values.iter().map(|&value| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
             .and_then(|condition| SeccompRule::new(vec![condition]))
     });
-    let map_commands =
-        map_commands.collect::<Result<_, _>>().map_err(|error| format!("the filter could not be built: {error}"))?;
-    rules.insert(libc::SYS_bpf, map_commands);
+    rules.collect()
+}
+
+/// Builds a filter of whole calls and one call that is restricted: its number, which argument, and the values that this may have.
+fn filter(calls: Vec<libc::c_long>, restricted: (libc::c_long, u8, &[u64])) -> Result<BpfProgram, String> {
+    let arch: TargetArch =
+        std::env::consts::ARCH.try_into().map_err(|_| format!("there is no filter for {}", std::env::consts::ARCH))?;
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = calls.into_iter().map(|call| (call, Vec::new())).collect();
+    let (call, argument, values) = restricted;
+    let not_built = |error: seccompiler::BackendError| format!("the filter could not be built: {error}");
+    rules.insert(call, only(argument, values).map_err(not_built)?);
     SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)
         .and_then(TryInto::try_into)
-        .map_err(|error| format!("the filter could not be built: {error}"))
+        .map_err(not_built)
+}
+
+/// The data plane's. Flows come and go in the steering program's maps: of the call that does it only what reads and changes maps that are open.
+fn data_plane_filter() -> Result<BpfProgram, String> {
+    filter(allowed_system_calls(), (libc::SYS_bpf, 0, &MAP_COMMANDS))
+}
+
+/// The keeper's: of ioctls only those that look at an interface's rules and change them.
+fn keeper_filter() -> Result<BpfProgram, String> {
+    filter(allowed_to_keeper(), (libc::SYS_ioctl, 1, &IOCTLS))
+}
+
+/// Confines the keeper, which has one thread.
+///
+/// # Errors
+/// As [`confine_system_calls`].
+pub fn confine_keeper() -> Result<(), String> {
+    seccompiler::apply_filter(&keeper_filter()?)
+        .map_err(|error| format!("the keeper's system calls could not be confined: {error}"))
 }
 
 /// Confines all threads of the process to the system calls that remain. Any other ends the process.
@@ -109,7 +174,7 @@ fn filter() -> Result<BpfProgram, String> {
 /// # Errors
 /// What the kernel lacks, in words; the process then runs unconfined.
 pub fn confine_system_calls() -> Result<(), String> {
-    let program = filter()?;
+    let program = data_plane_filter()?;
     seccompiler::apply_filter_all_threads(&program)
         .map_err(|error| format!("system calls could not be confined: {error}"))
 }
@@ -120,12 +185,15 @@ mod tests {
 
     #[test]
     fn the_filter_builds_and_leaves_names_and_sockets_out() {
-        assert!(!filter().unwrap().is_empty());
+        assert!(!data_plane_filter().unwrap().is_empty() && !keeper_filter().unwrap().is_empty());
         let calls = allowed_system_calls();
         for forbidden in
             [libc::SYS_openat, libc::SYS_socket, libc::SYS_execve, libc::SYS_clone, libc::SYS_ptrace, libc::SYS_connect]
         {
-            assert!(!calls.contains(&forbidden), "system call {forbidden} is allowed");
+            assert!(
+                !calls.contains(&forbidden) && !allowed_to_keeper().contains(&forbidden),
+                "system call {forbidden} is allowed"
+            );
         }
     }
 }

@@ -49,11 +49,11 @@ static FLOWS: HashMap<u64, u8> = HashMap::with_max_entries(65_536, 0);
 #[map]
 static SOURCES: LruHashMap<[u8; 16], u64> = LruHashMap::with_max_entries(1_024, 0);
 
-/// So many dropped packets a second and core are attributed to their source; of the rest of a flood only the number is known. A flood
-/// of forged sources would otherwise spend the core on the table above.
-const ATTRIBUTED_PER_SECOND: u64 = 1_000;
+/// So many sources a second and core find their way into the table. Who is in it is always counted, so one that is loud takes nothing from others; and a
+/// flood of forged sources does not spend the core on making room.
+const NEW_SOURCES_PER_SECOND: u64 = 1_000;
 
-/// The running second and what was attributed in it on this core.
+/// The running second, and the sources that are new in it on this core.
 #[map]
 static ATTRIBUTION: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
 
@@ -213,25 +213,25 @@ fn segment(ctx: &XdpContext, datagram: &Datagram) -> Option<Header> {
 /// Counts a dropped packet for its source.
 #[inline(always)]
 fn attribute(source: &[u8; 16]) {
+    if let Some(count) = SOURCES.get_ptr_mut(source) {
+        // SAFETY: the value stays where it is while the program runs. Two cores that count one source at once may lose a count.
+        unsafe { *count += 1 };
+        return;
+    }
     // SAFETY: the helper has no arguments.
     let second = unsafe { bpf_ktime_get_coarse_ns() } >> 30;
     let Some(running) = ATTRIBUTION.get_ptr_mut(0) else { return };
     // SAFETY: this core's own value; an XDP program is not interrupted by another on its core.
-    let [running_second, attributed] = unsafe { &mut *running };
+    let [running_second, new_sources] = unsafe { &mut *running };
     if *running_second != second {
-        (*running_second, *attributed) = (second, 0);
+        (*running_second, *new_sources) = (second, 0);
     }
-    if *attributed >= ATTRIBUTED_PER_SECOND {
+    if *new_sources >= NEW_SOURCES_PER_SECOND {
         return;
     }
-    *attributed += 1;
-    if let Some(count) = SOURCES.get_ptr_mut(source) {
-        // SAFETY: the value stays where it is while the program runs. Two cores that count one source at once may lose a count.
-        unsafe { *count += 1 };
-    } else {
-        // A table that cannot take it now costs an attribution, nothing else.
-        let _ = SOURCES.insert(source, &1, 0);
-    }
+    *new_sources += 1;
+    // A table that cannot take it now costs an attribution, nothing else.
+    let _ = SOURCES.insert(source, &1, 0);
 }
 
 #[inline(always)]

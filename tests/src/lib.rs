@@ -10,6 +10,7 @@ pub mod lab;
 pub mod node;
 pub mod program;
 pub mod random;
+pub mod rule_table;
 pub mod sides;
 pub mod stranger;
 pub mod tree;

@@ -1,12 +1,13 @@
 //! Two sides of a lab with a node on the second and lanes on AF_XDP on both.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use crate::lab::Lab;
-use crate::node::{PATIENCE, Pair, RunningNode, metrics_of};
+use crate::node::{PATIENCE, Pair, RunningNode, metrics_of, wait_for};
 use crate::program::{Ran, command, run};
 use crate::random::Random;
 use crate::tree::make_flat;
@@ -44,10 +45,21 @@ impl Sides {
     /// If the node does not start.
     #[must_use]
     pub fn over(lab: Lab, address: &str, options: &[&str]) -> Self {
+        Self::with_environment(lab, address, options, &[])
+    }
+
+    /// As [`Sides::over`], with more in the node's environment.
+    ///
+    /// # Panics
+    /// If the node does not start.
+    #[must_use]
+    pub fn with_environment(lab: Lab, address: &str, options: &[&str], environment: &[(&str, OsString)]) -> Self {
         let pair = Pair::new();
         let listen = ["node", "--listen", "[::]:7272", "--metrics", "127.0.0.1:0"];
         let arguments: Vec<&str> = [&listen, datapath_unless_in(options), options].concat();
-        let node = RunningNode::start(&pair.there, &mut lab.inside(1, &command(&pair.there, arguments)));
+        let mut starting = command(&pair.there, arguments);
+        starting.envs(environment.iter().cloned());
+        let node = RunningNode::start(&pair.there, &mut lab.inside(1, &starting));
         pair.meet(node.port);
         run(&pair.here, ["profile", "edit", "second", "--address", &format!("{address}:7272")]).exits(0);
         Self { lab, pair, node, sender_cores: "1" }
@@ -113,6 +125,15 @@ impl Sides {
     #[must_use]
     pub fn status(&self) -> serde_json::Value {
         self.lab.inside(1, &command(&self.pair.there, ["status", "--json"])).output().map(Ran::from).unwrap().json()
+    }
+
+    /// Waits until the second node has received so many bytes: a transfer is on its way.
+    ///
+    /// # Panics
+    /// If it takes far too long.
+    pub fn wait_until_received(&self, bytes: u64) {
+        let received = || self.status()["dataplane"]["lanes"][0]["received_bytes"].as_u64();
+        wait_for("the transfer to be on its way", || received().filter(|&received| received > bytes));
     }
 
     /// The second node's metrics.

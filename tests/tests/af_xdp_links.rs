@@ -99,7 +99,7 @@ fn a_next_hop_that_gets_another_address_costs_a_pause() {
     let sides = Sides::over(lab, "10.96.0.2", &["--cores", "0", "--datapath", "udp"]);
     let source = sides.large_source(32 << 20);
     let child = sides.start_sending(&source, &["--rate", "150M"]);
-    std::thread::sleep(Duration::from_millis(900));
+    sides.wait_until_received(4 << 20);
     let (ours, theirs) = (sides.lab.link(0), sides.lab.link(1));
     let new = "02:00:00:00:00:99";
     sides.lab.tool(1, "ip", &["link", "set", theirs, "address", new]);
@@ -124,7 +124,7 @@ fn a_transfer_that_loses_its_interface_goes_on_over_another() {
     let sides = Sides::over(lab, "10.97.0.1", &["--cores", "0", "--interface", &theirs]);
     let source = sides.large_source(32 << 20);
     let child = sides.start_sending(&source, &["--rate", "150M", "--interface", &ours]);
-    std::thread::sleep(Duration::from_millis(900));
+    sides.wait_until_received(4 << 20);
     let before = sides.status();
     for (side, own, partner, gateway) in
         [(0, "10.99.0.1", "10.97.0.1", "10.98.0.2"), (1, "10.97.0.1", "10.99.0.1", "10.98.0.1")]

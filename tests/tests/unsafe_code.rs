@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules, and what each needs it for.
-const MODULES: [(&str, &str); 13] = [
+const MODULES: [(&str, &str); 14] = [
     ("dataplane/src/buffers.rs", "buffers that lanes lend to the kernel"),
     ("dataplane/src/datapath/af_xdp/rings.rs", "rings shared with the kernel"),
     ("dataplane/src/datapath/af_xdp/socket.rs", "AF_XDP's socket options"),
@@ -13,6 +13,7 @@ const MODULES: [(&str, &str); 13] = [
     ("dataplane/src/datapath/udp/socket.rs", "UDP super-buffers"),
     ("dataplane/src/disk/residency.rs", "cachestat"),
     ("dataplane/src/disk/uring.rs", "io_uring"),
+    ("dataplane/src/kernel_calls.rs", "ethtool's ioctl, ignored signals"),
     ("dataplane/src/link/handles.rs", "buffers lent to the control process"),
     ("dataplane/src/shared_memory.rs", "memory shared by the two processes"),
     ("dataplane/tests/simulated_lanes/allocations.rs", "an allocator that counts"),

@@ -257,6 +257,7 @@ fn readiness_of(facts: &Facts, audit: &Audit, has_af_xdp: bool) -> Vec<Readiness
             None => (ReadinessState::Unknown, "the offloads are not known"),
         };
         all.push(Readiness { name: format!("udp {}", link.name), state, why: why.to_owned() });
+        all.extend(has_af_xdp.then(|| queue_choice(link)).flatten());
     }
     let status =
         |rule: &str| audit.findings.iter().filter(|finding| finding.rule == rule).map(|finding| finding.status).max();
@@ -329,6 +330,27 @@ fn af_xdp(facts: &Facts, link: &Link, has_af_xdp: bool) -> (ReadinessState, &'st
     }
 }
 
+/// How packets find the queue of their lane, where a link has several.
+fn queue_choice(link: &Link) -> Option<Readiness> {
+    let channels = link.channels?;
+    if channels.combined.max(channels.rx) < 2 {
+        return None;
+    }
+    let rules = link.features.get("rx-ntuple-filter");
+    let hashes_ports = link.flow_hash.get("udp4").is_some_and(|fields| fields == "sdfn");
+    let (state, why) = match (rules, hashes_ports) {
+        (Some(rules), _) if rules.active => (ReadinessState::Ready, "receive rules lead each lane's port to its queue"),
+        (Some(rules), _) if !rules.fixed => {
+            (ReadinessState::Fallback, "receive rules are off: ethtool -K LINK ntuple on, or the hash decides")
+        }
+        (_, true) => (ReadinessState::Fallback, "no receive rules: the hash over addresses and ports decides"),
+        (None, _) => (ReadinessState::Unknown, "the offloads are not known"),
+        (Some(_), false) => (ReadinessState::Fallback, "no receive rules, and the hash does not count ports"),
+    };
+    let name = format!("queues {}", link.name);
+    Some(Readiness { why: why.replace("LINK", &link.name), name, state })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,10 +386,41 @@ mod tests {
         assert_eq!(of("af_xdp enp129s0f0np0").state, ReadinessState::Ready);
         assert_eq!(of("udp enp129s0f0np0").state, ReadinessState::Ready);
         assert_eq!(of("hugepages").state, ReadinessState::Fallback);
+        let queues = of("queues enp129s0f0np0");
+        assert_eq!(queues.state, ReadinessState::Fallback);
+        assert!(queues.why.contains("ethtool -K enp129s0f0np0 ntuple on"), "{}", queues.why);
         assert_eq!(
             examine("dtn-10g-ixgbe").readiness.iter().find(|one| one.name == "io_uring").unwrap().state,
             ReadinessState::Missing
         );
+    }
+
+    #[test]
+    fn queues_are_found_by_rules_or_by_the_hash() {
+        use crate::facts::{Channels, Feature};
+        let link = |rules: Option<(bool, bool)>, hash: &str| {
+            let features = rules.map(|(active, fixed)| ("rx-ntuple-filter".to_owned(), Feature { active, fixed }));
+            Link {
+                name: "n0".to_owned(),
+                channels: Some(Channels { combined: 4, ..Channels::default() }),
+                features: features.into_iter().collect(),
+                flow_hash: [("udp4".to_owned(), hash.to_owned())].into(),
+                ..Link::default()
+            }
+        };
+        for (rules, hash, state, words) in [
+            (Some((true, false)), "sd", ReadinessState::Ready, "receive rules lead"),
+            (Some((false, false)), "sdfn", ReadinessState::Fallback, "ethtool -K n0 ntuple on"),
+            (Some((false, true)), "sdfn", ReadinessState::Fallback, "the hash over addresses and ports decides"),
+            (Some((false, true)), "sd", ReadinessState::Fallback, "does not count ports"),
+            (None, "sd", ReadinessState::Unknown, "not known"),
+        ] {
+            let told = queue_choice(&link(rules, hash)).unwrap();
+            assert!(told.state == state && told.why.contains(words) && told.name == "queues n0", "{rules:?} {told:?}");
+        }
+        let one = Channels { combined: 1, ..Channels::default() };
+        assert_eq!(queue_choice(&Link { channels: Some(one), ..link(None, "sdfn") }), None);
+        assert_eq!(queue_choice(&Link::default()), None);
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub struct EngineArgs {
     /// How packets move: auto, udp or af_xdp [variable: CULVERT_DATAPATH] [default: auto]
     #[arg(long, value_name = "NAME", help_heading = "Data plane")]
     pub datapath: Option<String>,
-    /// Network interface for AF_XDP [variable: CULVERT_INTERFACE] [default: the only one; auto uses AF_XDP only on a named one]
+    /// Network interface for AF_XDP [variable: CULVERT_INTERFACE] [default: the one that leads to the partner, or the only one; auto uses AF_XDP only on a named one]
     #[arg(long, value_name = "NAME", help_heading = "Data plane")]
     pub interface: Option<String>,
     /// The only mode of AF_XDP to try: zerocopy, copy or skb [variable: CULVERT_AF_XDP_MODE] [default: auto, the best]
@@ -144,6 +144,9 @@ pub enum Command {
     /// The data plane process
     #[command(hide = true)]
     Dataplane,
+    /// The process that removes the data plane's receive rules from the NIC
+    #[command(hide = true, name = culvert_dataplane::keeper::COMMAND)]
+    RuleKeeper,
 }
 
 /// `culvert send` and `culvert get`.
@@ -481,7 +484,7 @@ pub struct LimitArgs {
     /// How packets move: udp or af_xdp; for af_xdp each end runs by itself, with --send or --receive
     #[arg(long, value_name = "NAME", default_value = "udp", value_parser = ["udp", "af_xdp"])]
     pub datapath: String,
-    /// Network interface for AF_XDP [default: the only one]
+    /// Network interface for AF_XDP [default: the one that leads to the other end, or the only one]
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
     /// The only mode of AF_XDP to try: zerocopy, copy or skb [default: the best]

@@ -40,13 +40,14 @@ fn pin(core: Option<usize>) -> Result<(), CommandError> {
 }
 
 /// One end of a measurement, as the arguments want it.
-fn end_of(args: &LimitArgs, bind: IpAddr, port: u16) -> Result<LimitEnd, CommandError> {
+fn end_of(args: &LimitArgs, bind: IpAddr, port: u16, partner: Option<IpAddr>) -> Result<LimitEnd, CommandError> {
     if args.datapath == "udp" {
         return LimitEnd::udp(bind, port, SOCKET_BUFFER_BYTES).map_err(CommandError::failed);
     }
     let bad_host = |error: String| CommandError::new(ExitCode::BadHost, error);
     let tables = Tables::open().map_err(|error| bad_host(error.to_string()))?;
-    let mut start = tables.interface(args.interface.as_deref()).map_err(|error| bad_host(error.to_string()))?;
+    let mut start =
+        tables.interface(args.interface.as_deref(), partner).map_err(|error| bad_host(error.to_string()))?;
     start.only = [Mode::ZeroCopy, Mode::Copy, Mode::Skb]
         .into_iter()
         .find(|mode| args.af_xdp_mode.as_deref() == Some(mode.name()));
@@ -62,7 +63,7 @@ fn limit(args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
     if let Some(listen) = &args.receive {
         pin(args.core)?;
         let listen = address(listen)?;
-        let receiver = end_of(args, listen.ip(), listen.port())?;
+        let receiver = end_of(args, listen.ip(), listen.port(), None)?;
         if !json {
             eprintln!("culvert: receiving on UDP port {}", receiver.port());
         }
@@ -75,7 +76,7 @@ fn limit(args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
         let to = address(to)?;
         let unspecified: IpAddr =
             if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-        let sender = end_of(args, unspecified, 0)?;
+        let sender = end_of(args, unspecified, 0, Some(to.ip()))?;
         let mode = sender.mode();
         let sent = sender.send(to, work_of(args)).map_err(CommandError::failed)?;
         return show_limit("sent and acknowledged", &sent, mode, args, json);
@@ -162,7 +163,7 @@ async fn net(global: GlobalArgs, args: NetArgs, json: bool) -> Result<ExitCode, 
     };
     let settings = Settings::resolve(&global.flags(&args.engine))?;
     let state = StateDirectory::open(&settings.state.value)?;
-    let node = embedded(&settings, &state)?;
+    let node = embedded(&settings, &state, None)?;
     let place = crate::cli::target::parse(partner.as_ref())?;
     let target = match &place {
         crate::cli::target::Place::Local(path) => Target::Profile(path.to_string()),

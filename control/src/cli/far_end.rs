@@ -23,7 +23,7 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     engine.ports = engine.ports.or_else(|| args.far_ports.clone());
     let settings = Settings::resolve(&global.flags(&engine))?;
     let state = StateDirectory::open(&settings.state.value)?;
-    let node = send::embedded(&settings, &state)?;
+    let node = send::embedded(&settings, &state, None)?;
     let mut input = BufReader::new(tokio::io::stdin());
     let mut line = String::new();
     let read = input.read_line(&mut line).await;

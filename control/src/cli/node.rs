@@ -52,7 +52,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
         state.clone(),
         settings.name.value.clone(),
         dataplane,
-        settings.engine(true)?,
+        settings.engine(true, None)?,
         settings.datagram_bytes_cap(),
     )?;
     let listener = bind(settings.listen.value, "the control connection", "--listen").await?;

@@ -70,7 +70,7 @@ async fn run_check(global: &GlobalArgs, settings: &Settings, args: CheckArgs) ->
     let mut engine = settings.clone();
     // A check moves its own packets; it needs no lanes.
     engine.cores.value.clear();
-    let node = embedded(&engine, &state)?;
+    let node = embedded(&engine, &state, None)?;
     let cap = settings.paths.path.rate_bits_per_second_max();
     let plan = Plan {
         echo_seconds: args.seconds,

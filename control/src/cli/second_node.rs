@@ -69,7 +69,7 @@ impl SecondNode {
             mtu: engine.mtu.clone(),
             ..Flags::default()
         };
-        let node = embedded(&Settings::resolve(&flags)?, &state)?;
+        let node = embedded(&Settings::resolve(&flags)?, &state, None)?;
         Ok(Self { child, directory, node })
     }
 

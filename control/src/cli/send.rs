@@ -1,6 +1,7 @@
 //! `culvert send` and `culvert get`.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,8 +16,9 @@ use crate::cli::target::{Place, parse};
 use crate::cli::{progress, report};
 use crate::dataplane::Origin;
 use crate::node::Node;
+use crate::profiles::Profiles;
 use crate::registry::{RecordState, Role, TransferRecord, new_transfer_id, unix_ms};
-use crate::request::{Movement, Target, TransferRequest, carry_out};
+use crate::request::{Movement, Target, TransferRequest, carry_out, split_host_port};
 use crate::settings::Settings;
 use crate::ssh::{FarEnd, SshOptions};
 use crate::state::StateDirectory;
@@ -147,7 +149,8 @@ async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCod
         let request = TransferRequest { target, movement: typed.movement, options, retries: Some(args.retries) };
         return crate::cli::transfer::submit_and_follow(&api, &request, args.json, global.quiet, &state).await;
     }
-    let node = embedded(&settings, &state)?;
+    let partner = if settings.seeks_interface() { address_of(&typed.partner, &state).await } else { None };
+    let node = embedded(&settings, &state, partner)?;
     let capture = match &args.capture {
         Some(file) => Some(EmbeddedCapture::begin(&node, file).await?),
         None => None,
@@ -186,12 +189,31 @@ pub fn target_of(place: &Place) -> Target {
     }
 }
 
-/// A node for the length of this command.
+/// A partner's first address, if it can be told before the partner is called.
+async fn address_of(place: &Place, state: &StateDirectory) -> Option<IpAddr> {
+    let profile;
+    let host = match place {
+        Place::Address { host, .. } => host,
+        Place::Ssh { host, .. } => host.rsplit_once('@').map_or(host.as_str(), |(_, host)| host),
+        Place::Profile { name, .. } => {
+            profile = Profiles::new(state.clone()).get(name).ok()?;
+            split_host_port(profile.addresses.first()?)?.0
+        }
+        Place::Local(_) => return None,
+    };
+    tokio::net::lookup_host((host, 0)).await.ok()?.next().map(|address| address.ip())
+}
+
+/// A node for the length of this command. `partner` is the one that it has to do with, as far as it is known.
 ///
 /// # Errors
 /// [`CommandError`].
-pub fn embedded(settings: &Settings, state: &StateDirectory) -> Result<Arc<Node>, CommandError> {
-    let engine = settings.engine(false)?;
+pub fn embedded(
+    settings: &Settings,
+    state: &StateDirectory,
+    partner: Option<IpAddr>,
+) -> Result<Arc<Node>, CommandError> {
+    let engine = settings.engine(false, partner)?;
     let name = settings.name.value.clone();
     let node = Node::new(state.clone(), name, Origin::Child(program()), engine, settings.datagram_bytes_cap())?;
     node.path.configure(settings.paths.clone(), 0);

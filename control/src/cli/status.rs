@@ -66,6 +66,13 @@ pub fn text(status: &NodeStatus) -> String {
                     if lane.gro { "" } else { ", without GRO" },
                 ));
             }
+            if let Some(steering) = &plane.steering {
+                lines.extend(steering.rules.iter().map(|rule| {
+                    let (family, port, queue) = (rule.family.name(), rule.port, rule.queue);
+                    format!("  receive rule {}: {family} port {port} to queue {queue}", rule.location)
+                }));
+                lines.extend(steering.rules_missing.iter().map(|why| format!("  {why}")));
+            }
             lines.extend(plane.refusals.iter().map(|refusal| format!("  {refusal}")));
             lines.extend(plane.sandbox_gaps.iter().map(|gap| format!("  sandbox: {gap}")));
         }

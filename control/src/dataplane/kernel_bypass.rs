@@ -1,23 +1,29 @@
 //! What the control process does for lanes on AF_XDP: it says how packets move, tells the lanes the next hops to their partners for as
-//! long as they change, and asks what the steering program has counted.
+//! long as they have flows there, and asks what the steering program has counted.
 
 use std::net::IpAddr;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use culvert_dataplane::datapath::af_xdp::headers::NextHop;
 use culvert_dataplane::datapath::af_xdp::steering::Census;
 use culvert_dataplane::link::messages::ToDataPlane;
 use tokio::sync::oneshot;
 
+use super::followed::FlowSlot;
 use super::placement::Placement;
 use super::{DataPlane, lock};
 use crate::next_hop::Tables;
+use crate::next_hop::asking::Asker;
+use crate::next_hop::events::Changes;
 
-/// Ways to partners that are followed. Beyond them, lanes use their UDP sockets.
-const NEXT_HOPS_MAX: usize = 1_024;
-/// How often they are looked up: what a changed gateway costs at most, beside the kernel's own time to notice.
-const NEXT_HOP_INTERVAL: Duration = Duration::from_millis(250);
+/// Changes come in groups (an address, its routes, its neighbours): so long is waited for the rest.
+const GATHER: Duration = Duration::from_millis(10);
+/// Looking takes at most one in so many parts of this task's time, however many changes there are.
+const REST: u32 = 9;
+/// Not every change is announced, and a neighbour grows old without one.
+const SWEEP: Duration = Duration::from_secs(5);
 /// A data plane that takes longer to count hangs.
 const CENSUS_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -66,34 +72,46 @@ impl DataPlane {
         tokio::time::timeout(CENSUS_PATIENCE, self.confirmed(answered)).await.ok()?.ok()
     }
 
-    /// Tells a lane the next hop towards a partner, now and whenever it changes.
-    pub(super) fn follow(&self, lane: u16, to: IpAddr) {
+    /// Tells a lane the next hop towards a flow's partner, now and whenever it changes while the flow lives.
+    pub(super) fn follow(&self, lane: u16, flow: FlowSlot, to: IpAddr) {
         let Some((_, interface)) = self.af_xdp else { return };
         // IPv4 as the lanes' sockets say it.
         let to = to.to_canonical();
         let hop = Tables::open().and_then(|tables| tables.next_hop(to, interface)).ok().flatten();
-        let mut followed = lock(&self.next_hops);
-        if followed.len() >= NEXT_HOPS_MAX {
-            // Those without a way now cost least: they are looked up again with their next flow.
-            followed.retain(|_, hop| hop.is_some());
-        }
-        if followed.len() < NEXT_HOPS_MAX {
-            followed.insert((lane, to), hop);
-            // Without the hop the lane uses its UDP socket; if the process is gone, the next message shows it.
-            let _ = self.tell(&ToDataPlane::SetNextHop { lane, to, hop }, &[]);
+        let mut followed = lock(&self.followed);
+        if followed.begin(lane, flow, to) {
+            followed.update(to, hop, |lane| self.tell_hop(lane, to, hop));
         }
     }
 
-    /// Looks all next hops up again and tells the lanes what changed.
-    fn refresh_next_hops(&self) {
+    /// A flow has ended.
+    pub(super) fn unfollow(&self, lane: u16, flow: FlowSlot) {
+        let mut followed = lock(&self.followed);
+        if let Some(to) = followed.end(lane, flow) {
+            // The lane has room for a number of them only.
+            self.tell_hop(lane, to, None);
+        }
+    }
+
+    /// Without a hop the lane uses its UDP socket; if the process is gone, the next message shows it.
+    fn tell_hop(&self, lane: u16, to: IpAddr, hop: Option<NextHop>) {
+        let _ = self.tell(&ToDataPlane::SetNextHop { lane, to, hop }, &[]);
+    }
+
+    /// Looks all next hops up again, tells the lanes what changed, and asks after neighbours that nobody has heard of.
+    fn refresh_next_hops(&self, asker: &mut Asker) {
         let Some((_, interface)) = self.af_xdp else { return };
+        let partners = lock(&self.followed).partners();
+        if partners.is_empty() {
+            return;
+        }
         let Ok(tables) = Tables::open() else { return };
-        for (&(lane, to), known) in lock(&self.next_hops).iter_mut() {
+        for to in partners {
             // A table that cannot be read now says nothing.
-            let Ok(hop) = tables.next_hop(to, interface) else { continue };
-            if hop != *known {
-                *known = hop;
-                let _ = self.tell(&ToDataPlane::SetNextHop { lane, to, hop }, &[]);
+            let Ok(way) = tables.way(to, interface) else { continue };
+            lock(&self.followed).update(to, way.hop, |lane| self.tell_hop(lane, to, way.hop));
+            if way.wants_asking {
+                asker.ask(to, Instant::now());
             }
         }
     }
@@ -102,9 +120,25 @@ impl DataPlane {
 /// Follows the kernel's tables for as long as the data plane lives: a gateway that changes, a neighbour that is found or lost, a link
 /// that goes down.
 pub(super) async fn follow_next_hops(plane: Weak<DataPlane>) {
+    let mut asker = Asker::new(Instant::now());
+    let mut changes = Changes::subscribe().ok();
     loop {
-        tokio::time::sleep(NEXT_HOP_INTERVAL).await;
+        let change = async {
+            match &changes {
+                Some(changes) => changes.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        let has_failed = matches!(tokio::time::timeout(SWEEP, change).await, Ok(Err(_)));
+        tokio::time::sleep(GATHER).await;
+        // What came meanwhile is answered by the same look.
+        if has_failed || changes.as_ref().is_none_or(|changes| changes.take().is_err()) {
+            changes = Changes::subscribe().ok();
+        }
         let Some(plane) = plane.upgrade().filter(|plane| plane.is_alive()) else { return };
-        plane.refresh_next_hops();
+        let began = Instant::now();
+        plane.refresh_next_hops(&mut asker);
+        drop(plane);
+        tokio::time::sleep(began.elapsed() * REST).await;
     }
 }

@@ -18,13 +18,21 @@ pub struct Placement {
     interface: String,
     queues: u32,
     lanes: u32,
+    /// Whether rules in the NIC decide, and not its hash.
+    is_ruled: bool,
 }
 
 impl Placement {
     /// Of an interface with so many queues, lane after lane having one, and again from the first.
     #[must_use]
     pub const fn new(interface: String, queues: u32, lanes: u32) -> Self {
-        Self { interface, queues, lanes }
+        Self { interface, queues, lanes, is_ruled: false }
+    }
+
+    /// The same where rules in the NIC lead each lane's port to its queue, or do not.
+    #[must_use]
+    pub fn with_rules(self, is_ruled: bool) -> Self {
+        Self { is_ruled, ..self }
     }
 
     /// Whether it can matter from which port a flow is sent.
@@ -33,10 +41,10 @@ impl Placement {
         self.lanes > 1
     }
 
-    /// What the NIC hashes now; it may be set anew at any time.
+    /// What the NIC hashes now, if that decides; it may be set anew at any time.
     #[must_use]
     pub fn hash(&self) -> Option<ReceiveHash> {
-        ReceiveHash::read(&self.interface).ok()
+        ReceiveHash::read(&self.interface).ok().filter(|_| !self.is_ruled)
     }
 
     /// The port that a flow should be sent from instead of `source`'s, so that it arrives on its lane's `nth` queue; `None` if it does, or if

@@ -20,6 +20,7 @@ pub mod ladder;
 pub mod privilege;
 pub mod queue;
 pub mod rings;
+pub mod rules;
 pub mod socket;
 pub mod steering;
 pub mod umem;

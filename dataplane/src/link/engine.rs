@@ -42,6 +42,8 @@ pub struct EngineConfig {
     pub socket_buffer_bytes: usize,
     /// The interface for AF_XDP, if it shall be tried.
     pub af_xdp: Option<AfXdpStart>,
+    /// What is known before the start to stand in the way of a better datapath, in words.
+    pub refusals: Vec<String>,
 }
 
 /// Fewer buffers than this in a lane and it cannot read, send and wait for reports at the same time.

@@ -167,6 +167,8 @@ pub enum FromDataPlane {
         sandbox_gaps: Vec<String>,
         /// How AF_XDP moves packets; `None` if UDP sockets do.
         af_xdp: Option<Mode>,
+        /// Whether rules in the NIC lead all packets to the lanes' ports to the lanes' queues.
+        has_all_rules: bool,
         /// What a better datapath lacks, in words; empty if the best is in place or none was asked for.
         refusals: Vec<String>,
     },

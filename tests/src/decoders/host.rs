@@ -146,6 +146,7 @@ pub(super) fn link_samples() -> Vec<Vec<u8>> {
                 lanes: vec![ready],
                 sandbox_gaps: vec!["seccomp".into()],
                 af_xdp: None,
+                has_all_rules: false,
                 refusals: Vec::new(),
             }),
         ),

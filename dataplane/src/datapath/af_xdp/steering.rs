@@ -5,6 +5,7 @@
 //! is a BPF link: it ends with the process, however that ends.
 
 pub mod cost;
+mod occupant;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,9 +15,10 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::{Array, MapData, MapError, XskMap};
 use aya::programs::links::FdLink;
-use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode, loaded_programs};
+use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfError};
-use aya_obj::generated::bpf_prog_type;
+
+use super::rules::SetRule;
 
 /// The object, compiled from `ebpf/`.
 pub const OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/steering.o");
@@ -34,11 +36,11 @@ pub enum SteeringError {
     Load(String),
     /// Somebody else's program is there.
     #[error(
-        "the interface has an XDP program already{others}: detach it (ip link set DEVICE xdp off, or stop its owner), or leave the interface out"
+        "the interface has an XDP program already{program}: detach it (ip link set DEVICE xdp off, or stop its owner), or leave the interface out"
     )]
     Occupied {
-        /// XDP programs that are loaded, in words.
-        others: String,
+        /// Which, in words with a comma before them; empty if it cannot be told.
+        program: String,
     },
     /// The driver has no XDP.
     #[error("the driver has no XDP")]
@@ -124,6 +126,10 @@ pub struct Census {
     pub queues: Vec<Verdicts>,
     /// Who sent most of what was dropped, as far as it was attributed.
     pub sources: Vec<(IpAddr, u64)>,
+    /// The NIC's rules that lead packets to the lanes' queues.
+    pub rules: Vec<SetRule>,
+    /// Why there are not more of them, in words.
+    pub rules_missing: Vec<String>,
 }
 
 /// The loaded program and its maps.
@@ -193,8 +199,8 @@ impl Steering {
             AttachMode::Driver => XdpMode::Driver,
             AttachMode::Skb => XdpMode::Skb,
         };
-        let id = program.attach_to_if_index(interface, xdp_mode).map_err(|error| attach_error(&error))?;
-        let link = program.take_link(id).map_err(|error| attach_error(&error))?;
+        let id = program.attach_to_if_index(interface, xdp_mode).map_err(|error| attach_error(&error, interface))?;
+        let link = program.take_link(id).map_err(|error| attach_error(&error, interface))?;
         // Without BPF links aya attaches by netlink, and that would outlive a killed process.
         let link =
             FdLink::try_from(link).map_err(|_| SteeringError::Refused(io::Error::from_raw_os_error(libc::EINVAL)))?;
@@ -284,12 +290,13 @@ impl Steering {
         })
     }
 
-    /// All that was counted.
+    /// All that was counted. The rules are not this program's, and left empty.
     #[must_use]
     pub fn census(&self) -> Census {
         let mut sources = self.sources();
         sources.truncate(SOURCES_TOLD);
-        Census { queues: (0..self.queues).map(|queue| self.queue_verdicts(queue)).collect(), sources }
+        let queues = (0..self.queues).map(|queue| self.queue_verdicts(queue)).collect();
+        Census { queues, sources, ..Census::default() }
     }
 
     /// Who sent what was dropped, as far as it was attributed; most first.
@@ -367,9 +374,9 @@ fn load_error(error: &EbpfError) -> SteeringError {
     }
 }
 
-fn attach_error(error: &ProgramError) -> SteeringError {
+fn attach_error(error: &ProgramError, interface: u32) -> SteeringError {
     match errno(error) {
-        Some(libc::EBUSY | libc::EEXIST) => SteeringError::Occupied { others: others() },
+        Some(libc::EBUSY | libc::EEXIST) => SteeringError::Occupied { program: occupant::of(interface) },
         Some(libc::ERANGE) => SteeringError::MtuTooLarge,
         Some(libc::EOPNOTSUPP) => SteeringError::NoXdp,
         Some(libc::ENODEV | libc::ENXIO) => SteeringError::Gone,
@@ -381,16 +388,6 @@ fn attach_error(error: &ProgramError) -> SteeringError {
 
 fn map_error(map: &'static str) -> impl Fn(MapError) -> SteeringError {
     move |error| SteeringError::Map { map, error: describe(&error) }
-}
-
-/// The loaded XDP programs of others, for the message that names them.
-fn others() -> String {
-    let names: Vec<String> = loaded_programs()
-        .filter_map(Result::ok)
-        .filter(|program| program.program_type() == bpf_prog_type::BPF_PROG_TYPE_XDP)
-        .filter_map(|program| Some(format!("{} (id {})", program.name_as_str()?, program.id())))
-        .collect();
-    if names.is_empty() { String::new() } else { format!(" (loaded on this host: {})", names.join(", ")) }
 }
 
 #[cfg(test)]

@@ -183,6 +183,85 @@ fn each_packet_meets_its_fate() {
     assert!(sources.iter().any(|&(source, _)| source == addresses(false).0), "{sources:?}");
 }
 
+/// A flood's packets: of one source each.
+fn flood_from(sources: impl IntoIterator<Item = u32>, steering: &mut Steering) -> usize {
+    let mut frame = packet(false, None, &data(), OVERHEAD_BYTES + 1_424);
+    let mut packets = 0;
+    for source in sources {
+        // The source address; the program does not look at checksums.
+        frame[26..30].copy_from_slice(&source.to_be_bytes());
+        assert_eq!(steering.test_run(&frame, 1).unwrap().0, DROP);
+        packets += 1;
+    }
+    packets
+}
+
+/// Packets of the table's sources that fit `wanted`.
+fn attributed(steering: &Steering, wanted: impl Fn(u32) -> bool) -> u64 {
+    let of = |address| if let IpAddr::V4(address) = address { Some(u32::from(address)) } else { None };
+    let sources = steering.sources();
+    sources.iter().filter(|&&(source, _)| of(source).is_some_and(&wanted)).map(|&(_, packets)| packets).sum()
+}
+
+/// The second in which the program believes to be: 2^30 ns of the coarse clock.
+fn program_second() -> i128 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    (i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)) >> 30
+}
+
+fn await_second_after(second: i128) {
+    while program_second() == second {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_flood_of_forged_sources_is_dropped_whole_and_attributed_in_part() {
+    const FORGED: u32 = 0x0b00_0000;
+    const REAL: u32 = 0x0c00_0001;
+    const FLOOD: u32 = 3_000;
+    if loaded().is_none() {
+        return;
+    }
+    // The limit counts for each core, so the flood stays on one.
+    assert!(core_affinity::set_for_current(core_affinity::get_core_ids().unwrap()[0]));
+    let flood_within_a_second = || {
+        let mut steering = loaded()?;
+        steering.register_port(PORT, 0).unwrap();
+        steering.register_address(addresses(false).1).unwrap();
+        await_second_after(program_second());
+        let second = program_second();
+        let packets = flood_from(FORGED..FORGED + FLOOD, &mut steering);
+        assert_eq!(steering.verdicts().unknown_flow, packets as u64, "every packet is counted and dropped");
+        (program_second() == second).then_some(steering)
+    };
+    let Some(mut steering) = (0..20).find_map(|_| flood_within_a_second()) else {
+        panic!("{FLOOD} runs of the program take a second each time");
+    };
+    let flood = attributed(&steering, |source| source >> 24 == FORGED >> 24);
+    let beyond = attributed(&steering, |source| (FORGED + 1_000..FORGED + FLOOD).contains(&source));
+    assert!(flood > 500 && beyond == 0, "{flood} were attributed, {beyond} of them beyond the first thousand");
+    assert!(steering.sources().len() <= 1_024, "the table has {} sources", steering.sources().len());
+    // Whoever comes later is told none the less.
+    await_second_after(program_second());
+    flood_from([REAL; 5], &mut steering);
+    assert_eq!(attributed(&steering, |source| source == REAL), 5, "{:?}", &steering.sources()[..3]);
+}
+
+#[test]
+fn a_loud_source_takes_nothing_from_others() {
+    const LOUD: u32 = 0x0b00_0001;
+    const QUIET: u32 = 0x0c00_0001;
+    let Some(mut steering) = loaded() else { return };
+    steering.register_port(PORT, 0).unwrap();
+    steering.register_address(addresses(false).1).unwrap();
+    flood_from([LOUD; 5_000], &mut steering);
+    flood_from([QUIET; 3], &mut steering);
+    flood_from([LOUD; 10], &mut steering);
+    let of = |wanted| attributed(&steering, |source| source == wanted);
+    assert_eq!((of(LOUD), of(QUIET)), (5_010, 3));
+}
+
 #[test]
 fn flows_come_and_go_while_it_runs() {
     let Some(mut steering) = loaded() else { return };
@@ -206,7 +285,7 @@ fn flows_come_and_go_while_it_runs() {
 fn what_a_driver_refuses_is_said_with_its_remedy() {
     let said = |errno: i32| {
         let io_error = io::Error::from_raw_os_error(errno);
-        attach_error(&aya::sys::SyscallError { call: "bpf_link_create", io_error }.into()).to_string()
+        attach_error(&aya::sys::SyscallError { call: "bpf_link_create", io_error }.into(), 0).to_string()
     };
     for (errno, words) in [
         (libc::ERANGE, ["MTU", "3498"]),

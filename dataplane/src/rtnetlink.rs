@@ -1,0 +1,156 @@
+//! Questions to the kernel's tables of links, addresses, routes and neighbours (rtnetlink), which take no privilege.
+//!
+//! Both processes ask: the control process for ways to partners, the data plane, at its start, for who has an interface already.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+// Numbers of include/uapi/linux/netlink.h.
+const NLM_F_REQUEST: u16 = 1;
+/// Asks for all entries.
+pub const NLM_F_DUMP: u16 = 0x300;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+/// The kind of a question for links (include/uapi/linux/rtnetlink.h).
+pub const RTM_GETLINK: u16 = 18;
+/// Bytes of `struct ifinfomsg`, which stands before a link's attributes.
+pub const LINK_BYTES: usize = 16;
+
+const HEADER_BYTES: usize = 16;
+/// The kernel's own limit for one part of a dump is 32 KiB.
+const RECEIVE_BYTES: usize = 64 << 10;
+/// An answer comes at once or not at all.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A socket for questions.
+#[derive(Debug)]
+pub struct RouteSocket {
+    socket: OwnedFd,
+}
+
+impl RouteSocket {
+    /// Opens the socket.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn open() -> io::Result<Self> {
+        let socket = socket(SocketFlags::CLOEXEC)?;
+        rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(PATIENCE))?;
+        Ok(Self { socket })
+    }
+
+    /// Asks, and returns the bodies of the answers.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn ask(&self, kind: u16, flags: u16, body: &[u8], attributes: &[(u16, &[u8])]) -> io::Result<Vec<Vec<u8>>> {
+        let mut message = vec![0; HEADER_BYTES];
+        message.extend_from_slice(body);
+        for (kind, value) in attributes {
+            message.extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
+            message.extend_from_slice(&kind.to_ne_bytes());
+            message.extend_from_slice(value);
+            message.resize(message.len().next_multiple_of(4), 0);
+        }
+        let length = message.len() as u32;
+        message[..4].copy_from_slice(&length.to_ne_bytes());
+        message[4..6].copy_from_slice(&kind.to_ne_bytes());
+        message[6..8].copy_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
+        rustix::net::send(&self.socket, &message, SendFlags::empty())?;
+        let mut answers = Vec::new();
+        let mut buffer = vec![0; RECEIVE_BYTES];
+        loop {
+            let (_, bytes) = rustix::net::recv(&self.socket, buffer.as_mut_slice(), RecvFlags::empty())?;
+            for (kind, body) in messages(&buffer[..bytes.min(RECEIVE_BYTES)]) {
+                match kind {
+                    NLMSG_DONE => return Ok(answers),
+                    NLMSG_ERROR => {
+                        let errno = body.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+                        return if errno == 0 { Ok(answers) } else { Err(io::Error::from_raw_os_error(-errno)) };
+                    }
+                    _ => answers.push(body.to_vec()),
+                }
+            }
+            if flags & NLM_F_DUMP == 0 {
+                return Ok(answers);
+            }
+        }
+    }
+
+    /// What the kernel says of one link, or of all.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn ask_links(&self, index: Option<u32>) -> io::Result<Vec<Vec<u8>>> {
+        let mut request = [0u8; LINK_BYTES];
+        request[4..8].copy_from_slice(&index.unwrap_or(0).to_ne_bytes());
+        self.ask(RTM_GETLINK, if index.is_some() { 0 } else { NLM_F_DUMP }, &request, &[])
+    }
+}
+
+/// A `NETLINK_ROUTE` socket.
+///
+/// # Errors
+/// The operating system's.
+pub fn socket(flags: SocketFlags) -> io::Result<OwnedFd> {
+    // The protocol is 0, which is NETLINK_ROUTE.
+    Ok(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?)
+}
+
+/// A number, if the value has its length.
+#[must_use]
+pub fn u32_of(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_ne_bytes)
+}
+
+/// A text that may end with a zero.
+#[must_use]
+pub fn text_of(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
+}
+
+/// The messages of a datagram: kind and body.
+fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = u32_of(rest.get(..4)?)? as usize;
+        let kind = u16::from_ne_bytes(rest.get(4..6)?.try_into().ok()?);
+        let body = rest.get(HEADER_BYTES..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, body))
+    })
+}
+
+/// Attributes: kind without its flags, and value.
+pub fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?) & 0x3fff;
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_ends_the_list() {
+        let whole = [8, 0, 1, 0, 1, 2, 3, 4, 8, 0, 2, 0, 5, 6, 7, 8];
+        assert_eq!(attributes(&whole).count(), 2);
+        for length in 0..whole.len() {
+            assert!(attributes(&whole[..length]).count() < 2);
+            assert_eq!(messages(&whole[..length]).count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_question_that_the_kernel_refuses_is_an_error() {
+        let error = RouteSocket::open().unwrap().ask_links(Some(999_999)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENODEV), "{error}");
+    }
+}
