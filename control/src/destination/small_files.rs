@@ -129,12 +129,13 @@ impl Unpacking<'_> {
     ) -> StagedPack {
         let mut result = StagedPack::default();
         let mut open: Option<OpenDirectory<'_>> = None;
+        let mut has_waited = false;
         let mut rest = pack;
         for (at, &file) in files.iter().enumerate() {
             let bytes = self.manifest.file_bytes(file).unwrap_or(0) as usize;
             let Some((content, after)) = rest.split_at_checked(bytes) else { break };
             rest = after;
-            let place = self.enter(file, files.len() - at, &mut open);
+            let place = self.enter(file, files.len() - at, &mut has_waited, &mut open);
             if let Ok(OpenPlace::Fresh(directory)) = &place {
                 note_settled(&mut result.settled, directory);
             }
@@ -168,7 +169,8 @@ impl Unpacking<'_> {
         let place = match self.fresh.enter(self.destination, directory) {
             Some(fresh) => OpenPlace::Fresh(fresh),
             None => {
-                if !matches!(open, Some(OpenDirectory { place: OpenPlace::There(_), .. })) {
+                // Once for a pack: who has some of the room and waits for more may wait for itself.
+                if !std::mem::replace(has_waited, true) {
                     DescriptorPlaces::wait_for(left);
                 }
                 OpenPlace::There(Arc::new(self.destination.open_directory(directory)?))
