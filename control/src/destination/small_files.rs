@@ -161,7 +161,13 @@ impl Unpacking<'_> {
     }
 
     /// Opens the directory of a file, unless the file before was of the same: `left` files may follow.
-    fn enter<'m>(&'m self, file: u32, left: usize, open: &mut Option<OpenDirectory<'m>>) -> Result<OpenPlace, Errno> {
+    fn enter<'m>(
+        &'m self,
+        file: u32,
+        left: usize,
+        has_waited: &mut bool,
+        open: &mut Option<OpenDirectory<'m>>,
+    ) -> Result<OpenPlace, Errno> {
         let (directory, _) = split_name(self.name(file));
         if let Some(open) = open.as_ref().filter(|open| open.name == directory) {
             return Ok(open.place.clone());
