@@ -1,12 +1,15 @@
 //! 100,000 files of 4 KiB, from one memory file system to another.
 
+use std::path::Path;
+use std::time::Duration;
+
 use anyhow::ensure;
 
 use crate::contest::{Contender, hold};
 use crate::engine::Engine;
 use crate::field::{CubicAllowed, Field};
 use crate::memory::again;
-use crate::peers::Ssh;
+use crate::peers::{GridFtp, Security, Ssh, Xrootd};
 use crate::table::{Bound, print};
 
 const FILES: u64 = 100_000;
@@ -14,69 +17,73 @@ const FILE_BYTES: usize = 4 << 10;
 /// Files of a directory.
 const DIRECTORY_FILES: u64 = 1_000;
 
+const RSYNC: &str = "rsync -a over ssh, aes128-gcm";
+const TAR: &str = "tar | ssh | tar, aes128-gcm";
+const RCLONE: &str = "rclone copy over SFTP, 8 at once";
+const XRDCP: &str = "xrdcp -r, TLS, 4 at once";
+const GRIDFTP: &str = "GridFTP encrypted, pipelined, 8 at once";
+const GRIDFTP_PLAIN: &str = "GridFTP plain, pipelined, 8 at once";
+
 /// The table.
 pub fn run(rounds: usize) -> anyhow::Result<()> {
     let _cubic = CubicAllowed::new();
-    let field = Field::new(9_000, std::path::Path::new("/dev/shm"))?;
+    let field = Field::new(9_000, Path::new("/dev/shm"))?;
     let engine = Engine::start(&field);
     let (source, target) = (field.path("source"), field.path("target"));
     make_tree(&source)?;
-    std::fs::create_dir(&target)?;
+    make_target(&target)?;
     engine.permit(&target);
-    let ssh = Ssh::start(&field);
-    let fresh = || -> anyhow::Result<()> {
-        std::fs::remove_dir_all(&target)?;
-        std::fs::create_dir(&target)?;
-        Ok(())
-    };
-    let all_there = || -> anyhow::Result<()> {
-        let mut count = 0;
-        for directory in std::fs::read_dir(&target)?.flatten() {
-            count += std::fs::read_dir(directory.path())?.count() as u64;
-        }
-        ensure!(count == FILES, "{count} files came");
-        Ok(())
-    };
+    let (ssh, xrootd) = (Ssh::start(&field), Xrootd::start(&field, &target));
+    let (encrypted, plain) = (GridFtp::start(&field, Security::EncryptedData), GridFtp::start(&field, Security::Plain));
     let (from, to) = (format!("{}/", source.display()), target.display().to_string());
+    let timed = |copy: &dyn Fn() -> anyhow::Result<Duration>| -> anyhow::Result<f64> {
+        std::fs::remove_dir_all(&target)?;
+        make_target(&target)?;
+        let took = copy()?;
+        let count = files_below(&target)?;
+        ensure!(count == FILES, "{count} files came");
+        Ok(FILES as f64 / took.as_secs_f64())
+    };
+    let contender = |name: &str, copy: Box<dyn Fn() -> anyhow::Result<Duration>>| Contender {
+        name: name.to_owned(),
+        run: Box::new(move || timed(&*copy)),
+    };
     let contenders = vec![
-        Contender {
-            name: "engine".to_owned(),
-            run: Box::new(|| {
-                fresh()?;
-                let (_, took) = engine.run(&["send", &from, &engine.destination(&target)])?;
-                all_there()?;
-                Ok(FILES as f64 / took.as_secs_f64())
-            }),
-        },
-        Contender {
-            name: "rsync -a over ssh, aes128-gcm".to_owned(),
-            run: Box::new(|| {
-                fresh()?;
-                let took = ssh.as_ref().map_err(again)?.rsync(&["-a", &from], &to)?;
-                all_there()?;
-                Ok(FILES as f64 / took.as_secs_f64())
-            }),
-        },
-        Contender {
-            name: "tar | ssh | tar, aes128-gcm".to_owned(),
-            run: Box::new(|| {
-                fresh()?;
-                let took = ssh.as_ref().map_err(again)?.tar(&source, &target)?;
-                all_there()?;
-                Ok(FILES as f64 / took.as_secs_f64())
-            }),
-        },
+        contender("engine", Box::new(|| Ok(engine.run(&["send", &from, &engine.destination(&target)])?.1))),
+        contender(RSYNC, Box::new(|| ssh.as_ref().map_err(again)?.rsync(&["-a", &from], &to))),
+        contender(TAR, Box::new(|| ssh.as_ref().map_err(again)?.tar(&source, &target))),
+        contender(RCLONE, Box::new(|| ssh.as_ref().map_err(again)?.rclone(&source, &target))),
+        contender(XRDCP, Box::new(|| xrootd.as_ref().map_err(again)?.put_all(&source, &target))),
+        contender(GRIDFTP, Box::new(|| encrypted.as_ref().map_err(again)?.put_all(&source, &target))),
+        contender(GRIDFTP_PLAIN, Box::new(|| plain.as_ref().map_err(again)?.put_all(&source, &target))),
     ];
     let scores = hold(contenders, rounds);
-    let bounds = [
-        Bound { against: "rsync -a over ssh, aes128-gcm", at_least: 3.0 },
-        Bound { against: "tar | ssh | tar, aes128-gcm", at_least: 1.5 },
-    ];
+    let bound = |against, at_least| Bound { against, at_least };
+    let others = [RCLONE, XRDCP, GRIDFTP, GRIDFTP_PLAIN].map(|against| bound(against, 1.0));
+    let bounds = [[bound(RSYNC, 4.0), bound(TAR, 2.0)].as_slice(), &others].concat();
     print("100,000 files of 4 KiB, memory to memory, the whole command", "files/s", &scores, &bounds);
     Ok(())
 }
 
-fn make_tree(root: &std::path::Path) -> anyhow::Result<()> {
+/// An empty directory that every peer's server may write.
+fn make_target(target: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir(target)?;
+    Ok(std::fs::set_permissions(target, std::os::unix::fs::PermissionsExt::from_mode(0o777))?)
+}
+
+/// How many files lie below a directory.
+fn files_below(root: &Path) -> anyhow::Result<u64> {
+    let (mut count, mut directories) = (0, vec![root.to_owned()]);
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() { directories.push(entry.path()) } else { count += 1 }
+        }
+    }
+    Ok(count)
+}
+
+fn make_tree(root: &Path) -> anyhow::Result<()> {
     let mut content = blake3::Hasher::new().update(b"small files").finalize_xof();
     let mut bytes = vec![0; FILE_BYTES];
     for number in 0..FILES {

@@ -5,6 +5,7 @@
 //! outside. [`plan`] decides what will happen to each entry before the first byte moves; [`files`] carries it out.
 
 pub mod files;
+pub mod fresh_directories;
 pub mod plan;
 pub mod small_files;
 

@@ -4,10 +4,11 @@
 //! partner comes with the same destination again. A record that was cut off by a crash fails its check and ends the journal there.
 //! When a transfer has stored everything the journal is removed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,6 +88,11 @@ pub enum Record {
     },
     /// Everything is stored, and the sender was told: only its signature may be missing.
     Complete,
+    /// A directory may be filled beside its place.
+    Filling {
+        /// What its temporary name is made of.
+        staging: u128,
+    },
 }
 
 /// A file that an earlier attempt stored whole.
@@ -115,6 +121,7 @@ pub struct BegunFile {
 pub struct Past {
     done: HashMap<u128, DoneFile>,
     begun: HashMap<u128, BegunFile>,
+    filling: HashSet<u128>,
 }
 
 impl Past {
@@ -137,10 +144,16 @@ impl Past {
         self.begun.keys().copied()
     }
 
+    /// What the temporary names of directories are made of that an earlier attempt may have left.
+    #[must_use]
+    pub const fn filling(&self) -> &HashSet<u128> {
+        &self.filling
+    }
+
     /// Whether there is nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.done.is_empty() && self.begun.is_empty()
+        self.done.is_empty() && self.begun.is_empty() && self.filling.is_empty()
     }
 }
 
@@ -233,6 +246,12 @@ impl Journal {
         }
     }
 
+    /// What tells this journal's transfer from those of other partners to the same place.
+    #[must_use]
+    pub fn seed(&self) -> u128 {
+        hash_of(self.path.as_os_str().as_bytes())
+    }
+
     /// Whether an earlier attempt has left it, even if it came to store nothing.
     #[must_use]
     pub const fn was_there(&self) -> bool {
@@ -315,6 +334,9 @@ pub fn replay(bytes: &[u8]) -> (Past, u32, usize) {
                 past.done.insert(name, DoneFile { bytes, modified, hash, inode, changed });
             }
             Record::Complete => {}
+            Record::Filling { staging } => {
+                past.filling.insert(staging);
+            }
         }
         is_first = false;
         rest = after;

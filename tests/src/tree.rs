@@ -21,6 +21,12 @@ pub enum Item {
     Symlink(PathBuf),
 }
 
+/// Whether something has not got its final name yet: it is temporary, or in a directory that is.
+#[must_use]
+pub fn is_temporary(name: &Path) -> bool {
+    name.iter().any(|component| component.as_bytes().starts_with(b".culvert-partial-"))
+}
+
 /// Everything below a directory, by name.
 ///
 /// # Panics
@@ -86,7 +92,7 @@ pub fn assert_same_attributes(expected: &Path, found: &Path) {
 /// If the directory cannot be read.
 #[must_use]
 pub fn temporary_files(root: &Path) -> Vec<PathBuf> {
-    contents(root).into_keys().filter(|name| name.to_string_lossy().contains(".culvert-partial-")).collect()
+    contents(root).into_keys().filter(|name| is_temporary(name)).collect()
 }
 
 /// As [`temporary_files`], without reading what the files hold.
@@ -100,7 +106,8 @@ pub fn temporary_files_of(root: &Path) -> Vec<PathBuf> {
         for entry in fs::read_dir(directory).expect("the directory can be read").flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 directories.push(entry.path());
-            } else if entry.file_name().to_string_lossy().starts_with(".culvert-partial-") {
+            }
+            if is_temporary(Path::new(&entry.file_name())) {
                 found.push(entry.path());
             }
         }

@@ -25,7 +25,7 @@ use culvert_tests::history::{History, Stored};
 use culvert_tests::node::{Pair, RunningNode, data_plane_of, kill};
 use culvert_tests::program::{Ran, command};
 use culvert_tests::random::{Random, seeds};
-use culvert_tests::tree::{assert_same, assert_same_attributes, contents, make_flat, temporary_files};
+use culvert_tests::tree::{assert_same, assert_same_attributes, contents, is_temporary, make_flat, temporary_files};
 
 /// A round that needs more attempts than this does not come to an end.
 const ATTEMPTS_MAX: u32 = 60;
@@ -62,6 +62,7 @@ impl Round {
 fn make_tree(root: &Path, random: &mut Random) {
     fs::create_dir(root).unwrap();
     make_flat(&root.join("flat"), 200, 20_000, random);
+    make_flat(&root.join("larger than a pack"), 60, 200_000, random);
     make_flat(&root.join("deep/er/and/deeper"), 8, 3 << 20, random);
     fs::create_dir(root.join("empty directory")).unwrap();
     fs::write(root.join("empty"), "").unwrap();
@@ -133,9 +134,12 @@ fn look(
         for entry in fs::read_dir(destination.join(&directory)).into_iter().flatten().flatten() {
             let name = directory.join(entry.file_name());
             let Ok(kind) = entry.file_type() else { continue };
+            if is_temporary(&name) {
+                continue;
+            }
             if kind.is_dir() {
                 directories.push(name);
-            } else if kind.is_file() && !entry.file_name().to_string_lossy().starts_with(".culvert-partial-") {
+            } else if kind.is_file() {
                 // One open file, so that what is looked at is one file, whatever the name means a moment later.
                 let Ok(file) = fs::File::open(entry.path()) else { continue };
                 let metadata = file.metadata().unwrap();

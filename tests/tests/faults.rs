@@ -13,7 +13,7 @@ use culvert_tests::lab::Lab;
 use culvert_tests::node::{Pair, RunningNode, data_plane_of, key_of, resident_kib, signal_process, wait_for};
 use culvert_tests::program::{Ran, command, is_installed, is_root, run};
 use culvert_tests::random::{Random, seeds};
-use culvert_tests::tree::{Item, assert_same, contents, make_flat, temporary_files};
+use culvert_tests::tree::{Item, assert_same, contents, is_temporary, make_flat, temporary_files};
 use rustix::process::Signal;
 
 const MARKER: &[u8] = b"this block of the disk has gone bad";
@@ -52,8 +52,7 @@ fn assert_whole_so_far(source: &Path, destination: &Path) {
     }
     let expected = contents(source);
     for (name, item) in contents(destination) {
-        let is_partial = name.file_name().unwrap().to_string_lossy().starts_with(".culvert-partial-");
-        if matches!(item, Item::File(_)) && !is_partial {
+        if matches!(item, Item::File(_)) && !is_temporary(&name) {
             assert!(expected.get(&name) == Some(&item), "{} has its name and is not whole", name.display());
         }
     }

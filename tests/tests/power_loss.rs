@@ -23,7 +23,7 @@ use culvert_tests::history::History;
 use culvert_tests::node::Pair;
 use culvert_tests::program::Ran;
 use culvert_tests::random::{Random, seeds};
-use culvert_tests::tree::{Item, assert_same, contents, make_flat, temporary_files};
+use culvert_tests::tree::{Item, assert_same, contents, is_temporary, make_flat, temporary_files};
 
 const DATA: usize = 0;
 const STATE: usize = 1;
@@ -122,7 +122,7 @@ impl Aftermath {
         let expected = contents(&run.source);
         for (name, item) in &found {
             let Item::File(bytes) = item else { continue };
-            if name.file_name().unwrap().as_bytes().starts_with(b".culvert-partial-") {
+            if is_temporary(name) {
                 continue;
             }
             let is_old = run.old.get(name) == Some(bytes);

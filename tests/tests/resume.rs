@@ -8,7 +8,7 @@ use std::time::Duration;
 use culvert_tests::node::{Pair, RunningNode, data_plane_of, kill, wait_for};
 use culvert_tests::program::{Ran, command};
 use culvert_tests::random::{Random, seeds};
-use culvert_tests::tree::{assert_same, make_flat, make_nasty, temporary_files};
+use culvert_tests::tree::{assert_same, is_temporary, make_flat, make_nasty, temporary_files};
 
 /// Slow enough that a kill meets the transfer under way: the tree takes some three seconds.
 const RATE: &str = "250M";
@@ -290,4 +290,34 @@ fn what_a_dead_attempt_left_of_sources_that_are_gone_is_removed() {
     let ran = pair.send(&source.join(""), destination, &["--retries", "5"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(temporary_files(&pair.shared).is_empty(), "{:?}", temporary_files(&pair.shared));
+}
+
+#[test]
+fn a_directory_that_was_being_filled_when_the_node_died_is_removed_even_if_its_source_is_gone() {
+    let pair = Pair::new();
+    let node = pair.start();
+    let source = pair.path("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("stays"), "here").unwrap();
+    for number in 0..100 {
+        let name = source.join(format!("filled/{number}"));
+        fs::create_dir_all(source.join("filled")).unwrap();
+        fs::write(name, Random::new(number).bytes(150_000)).unwrap();
+    }
+    let child = begin(&pair, &source);
+    let destination = pair.shared.join("in");
+    let half_filled = wait_for("a directory that is being filled", || {
+        let entries = fs::read_dir(&destination).ok()?.flatten();
+        entries.map(|entry| entry.path()).find(|path| is_temporary(path.strip_prefix(&destination).unwrap()))
+    });
+    node.kill();
+    kill(child.id());
+    finish(child);
+    assert!(half_filled.is_dir(), "the node died too late");
+    assert_eq!(fs::read_dir(destination.join("filled")).unwrap().count(), 0, "nothing is there before all is");
+    fs::remove_dir_all(source.join("filled")).unwrap();
+    let _node = pair.start();
+    pair.send(&source.join(""), "in", &["--retries", "5"]).exits(0);
+    assert_eq!(temporary_files(&pair.shared), [] as [std::path::PathBuf; 0]);
+    assert_eq!(fs::read(destination.join("stays")).unwrap(), b"here");
 }

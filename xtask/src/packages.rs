@@ -52,6 +52,7 @@ pub const OF_BENCHMARKS: &[(&str, &str)] = &[
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("rsync", "rsync"),
+    ("rclone", "rclone"),
     ("openssl", "openssl"),
     ("xrootd", "xrootd-server"),
     ("xrdcp", "xrootd-client"),

@@ -1,4 +1,4 @@
-//! GridFTP (the Grid Community Toolkit's), four streams.
+//! GridFTP (the Grid Community Toolkit's): a file in four streams, or many files, pipelined.
 
 use std::path::Path;
 use std::time::Duration;
@@ -61,18 +61,26 @@ impl<'a> GridFtp<'a> {
         Ok(Self { field, security, certificates, _server: server })
     }
 
-    /// Stores a file.
+    /// Stores a file, in four streams.
     pub fn put(&self, source: &Path, destination: &str) -> anyhow::Result<Duration> {
-        let from = format!("file://{}", source.display());
-        let (url, options): (String, &[&str]) = match self.security {
-            Security::Plain => (format!("ftp://{THERE}:2811{destination}"), &["-fast", "-p", "4"]),
-            Security::EncryptedData => {
-                (format!("gsiftp://{THERE}:2812{destination}"), &["-dcpriv", "-fast", "-p", "4"])
-            }
+        self.copy(&["-fast", "-p", "4"], &source.display().to_string(), destination)
+    }
+
+    /// Stores a directory's contents in another: commands sent ahead of their answers, eight files at once.
+    pub fn put_all(&self, source: &Path, target: &Path) -> anyhow::Result<Duration> {
+        let (from, to) = (format!("{}/", source.display()), format!("{}/", target.display()));
+        self.copy(&["-r", "-cd", "-pp", "-fast", "-cc", "8"], &from, &to)
+    }
+
+    fn copy(&self, options: &[&str], source: &str, destination: &str) -> anyhow::Result<Duration> {
+        let from = format!("file://{source}");
+        let (url, security): (String, &[&str]) = match self.security {
+            Security::Plain => (format!("ftp://{THERE}:2811{destination}"), &[]),
+            Security::EncryptedData => (format!("gsiftp://{THERE}:2812{destination}"), &["-dcpriv"]),
         };
         let (ca, proxy) = (self.certificates.path("ca"), self.certificates.path("proxy.pem"));
         let variables = [("X509_CERT_DIR", ca.display().to_string()), ("X509_USER_PROXY", proxy.display().to_string())];
         let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        Ok(self.field.run_with("globus-url-copy", &[options, &[&from, &url]].concat(), &variables)?.1)
+        Ok(self.field.run_with("globus-url-copy", &[security, options, &[&from, &url]].concat(), &variables)?.1)
     }
 }

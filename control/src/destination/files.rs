@@ -48,6 +48,11 @@ impl Attributes {
         let modified = Timespec { tv_sec: entry.modified.seconds, tv_nsec: i64::from(entry.modified.nanoseconds) };
         Self { mode: preserve.then_some(entry.mode), modified: Some(modified) }
     }
+
+    /// The mode to be set on a file that was made with another.
+    pub(super) fn mode_to_set(&self) -> Option<Mode> {
+        self.mode.map(|mode| Mode::from_raw_mode(mode.into()))
+    }
 }
 
 impl PartialFile {

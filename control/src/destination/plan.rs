@@ -1,6 +1,6 @@
 //! What will happen to each entry of a manifest, decided before the first byte moves.
 //!
-//! The plan refuses the whole transfer if names contradict each other, if files would be overwritten that may not be, or if there is not enough room;
+//! Names that contradict each other are refused as they come. The plan refuses the whole transfer if files would be overwritten that may not be, or if there is not enough room;
 //! it notes what is there already and need not be sent. Only when nothing speaks against it does it make directories and
 //! symlinks.
 
@@ -66,7 +66,7 @@ pub struct Plan {
     pub actions: Vec<Action>,
 }
 
-/// Decides. Nothing is changed.
+/// Decides about a manifest whose names have been checked ([`NameCheck`]). Nothing is changed.
 ///
 /// # Errors
 /// [`Refusal`] with the names in question.
@@ -76,8 +76,7 @@ pub fn decide(
     policy: Policy,
     before: &dyn StoredBefore,
 ) -> Result<Plan, Refusal> {
-    check_names(manifest)?;
-    let mut looker = Looker { destination, parent: None, missing: HashSet::new() };
+    let mut looker = Looker { destination, parent: None, missing: HashSet::new(), missing_parent: Vec::new() };
     let mut actions = Vec::with_capacity(manifest.len());
     let mut taken: HashMap<(u64, u64), u32> = HashMap::new();
     let mut collisions = Vec::new();
@@ -162,33 +161,42 @@ fn decide_existing(entry: &Entry<'_>, there: &Stat, policy: Policy, is_stored: b
     }
 }
 
-/// Names are unique, and every parent is a directory that is listed before its children.
-fn check_names(manifest: &Manifest) -> Result<(), Refusal> {
-    let mut names = HashSet::with_capacity(manifest.len());
-    let mut directories = HashSet::new();
-    let mut listed_parent: &[u8] = b"";
-    let refuse = |name: &[u8], what| {
-        let text = format!("the partner's manifest {what} ('{}'): it is not one that Culvert makes", printable(name));
-        Err(Refusal::new(RefusalCode::Protocol, text))
-    };
-    for (_, entry) in manifest.entries() {
+/// Checks, entry by entry, that names are unique and that every parent is a directory that is listed before its children.
+#[derive(Debug, Default)]
+pub struct NameCheck {
+    names: HashSet<u128>,
+    directories: HashSet<u128>,
+    /// The parent that was found listed last: files of a directory follow each other.
+    listed_parent: Vec<u8>,
+}
+
+impl NameCheck {
+    /// Looks at the next entry.
+    ///
+    /// # Errors
+    /// [`Refusal`] if it contradicts those before it.
+    pub fn add(&mut self, entry: &Entry<'_>) -> Result<(), Refusal> {
         let hash = hash_of(entry.name);
-        if !names.insert(hash) {
-            return refuse(entry.name, "names a file twice");
+        if !self.names.insert(hash) {
+            return refuse_name(entry.name, "names a file twice");
         }
         let (parent, _) = split_name(entry.name);
-        // Files of a directory follow each other.
-        if !parent.is_empty() && parent != listed_parent {
-            if !directories.contains(&hash_of(parent)) {
-                return refuse(entry.name, "lists a file before its directory");
+        if !parent.is_empty() && parent != self.listed_parent {
+            if !self.directories.contains(&hash_of(parent)) {
+                return refuse_name(entry.name, "lists a file before its directory");
             }
-            listed_parent = parent;
+            self.listed_parent = parent.to_vec();
         }
         if entry.kind == EntryKind::Directory {
-            directories.insert(hash);
+            self.directories.insert(hash);
         }
+        Ok(())
     }
-    Ok(())
+}
+
+fn refuse_name(name: &[u8], what: &str) -> Result<(), Refusal> {
+    let text = format!("the partner's manifest {what} ('{}'): it is not one that Culvert makes", printable(name));
+    Err(Refusal::new(RefusalCode::Protocol, text))
 }
 
 /// Looks at what is there, directory by directory; below a directory that is missing it need not look.
@@ -196,14 +204,14 @@ struct Looker<'a> {
     destination: &'a Destination,
     parent: Option<(Vec<u8>, OwnedFd)>,
     missing: HashSet<u128>,
+    /// The parent that was found missing last: files of a directory follow each other.
+    missing_parent: Vec<u8>,
 }
 
 impl Looker<'_> {
     fn look(&mut self, name: &[u8], is_directory: bool) -> Result<Option<Stat>, Refusal> {
         let (parent, last) = split_name(name);
-        let parent_is_missing =
-            if parent.is_empty() { self.destination.is_fresh } else { self.missing.contains(&hash_of(parent)) };
-        let found = if parent_is_missing {
+        let found = if self.is_missing(parent) {
             None
         } else {
             self.stat(parent, last).map_err(|error| self.refusal(name, error))?
@@ -212,6 +220,20 @@ impl Looker<'_> {
             self.missing.insert(hash_of(name));
         }
         Ok(found)
+    }
+
+    fn is_missing(&mut self, directory: &[u8]) -> bool {
+        if directory.is_empty() {
+            return self.destination.is_fresh;
+        }
+        if self.missing_parent == directory {
+            return true;
+        }
+        let is_missing = self.missing.contains(&hash_of(directory));
+        if is_missing {
+            self.missing_parent = directory.to_vec();
+        }
+        is_missing
     }
 
     fn stat(&mut self, parent: &[u8], last: &[u8]) -> Result<Option<Stat>, Errno> {
@@ -433,11 +455,9 @@ mod tests {
             vec![entry(b"a", file), entry(b"a/b", file)],
             vec![entry(b"d/a", file), entry(b"d", EntryKind::Directory)],
         ] {
-            let mut manifest = Manifest::default();
-            for entry in &entries {
-                manifest.push(entry).unwrap();
-            }
-            assert_eq!(check_names(&manifest).unwrap_err().code, RefusalCode::Protocol);
+            let mut check = NameCheck::default();
+            let refused = entries.iter().find_map(|entry| check.add(entry).err());
+            assert_eq!(refused.unwrap().code, RefusalCode::Protocol);
         }
     }
 

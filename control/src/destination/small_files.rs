@@ -7,34 +7,61 @@
 //! A nameless file lives by its descriptor, and descriptors are scarce: half of what this process may have are for staged files
 //! (`DescriptorPlaces`). A pack waits for its share; one that would need more than there can be is staged under temporary names
 //! instead, which needs none.
+//!
+//! Where a whole directory is new its files need neither: see [`FreshDirectories`](super::fresh_directories).
+
+mod descriptor_places;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use culvert_protocol::control::FileError;
 use culvert_protocol::manifest::Manifest;
 use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, fstat, linkat, openat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, RenameFlags, Stat, fstat, linkat, openat, renameat_with, statat, unlinkat,
+};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
 
 use super::files::{Attributes, rename_into_place, set_attributes};
+use super::fresh_directories::{FreshDirectories, FreshDirectory};
 use super::plan::Action;
 use super::{Destination, partial_name, split_name};
+use descriptor_places::DescriptorPlaces;
 
-/// A small file that is written and has no name yet.
+/// A small file that is written and does not have its name yet.
 #[derive(Debug)]
 pub struct StagedFile {
     /// Its entry.
     pub file: u32,
-    /// The open file and its directory, if it has no name at all.
-    nameless: Option<Nameless>,
+    place: Place,
     action: Action,
+}
+
+/// Where a staged file is.
+#[derive(Debug)]
+enum Place {
+    /// Nowhere: only this process has it.
+    Nameless(Nameless),
+    /// Under its temporary name.
+    Partial,
+    /// In a directory that is being filled, under its own name; and what it is.
+    Fresh(Arc<FreshDirectory>, Stat),
+}
+
+impl StagedFile {
+    /// The directory that brings it to its place, and what it is; none for a file that is linked by itself.
+    #[must_use]
+    pub fn fresh(&self) -> Option<(&Arc<FreshDirectory>, &Stat)> {
+        match &self.place {
+            Place::Fresh(directory, stat) => Some((directory, stat)),
+            Place::Nameless(_) | Place::Partial => None,
+        }
+    }
 }
 
 /// A file without a name, and where it belongs.
@@ -43,58 +70,6 @@ struct Nameless {
     file: OwnedFd,
     parent: Arc<OwnedFd>,
     _places: DescriptorPlaces,
-}
-
-/// Descriptors of staged files, of all transfers together; told when some are given back.
-static DESCRIPTORS_STAGED: (Mutex<u64>, Condvar) = (Mutex::new(0), Condvar::new());
-/// A pack waits no longer than this for descriptors: a disk that is so slow gets temporary names.
-const PLACES_PATIENCE: Duration = Duration::from_secs(5);
-/// Of one staged file: its own, and its directory's, which is another file's too in most cases.
-const DESCRIPTORS_PER_FILE: u64 = 2;
-
-/// The right to keep a nameless file open until it has its name.
-#[derive(Debug)]
-struct DescriptorPlaces;
-
-impl DescriptorPlaces {
-    fn limit() -> u64 {
-        static LIMIT: OnceLock<u64> = OnceLock::new();
-        *LIMIT.get_or_init(|| getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / 2)
-    }
-
-    fn staged() -> MutexGuard<'static, u64> {
-        DESCRIPTORS_STAGED.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until `files` more can be staged. The committer, which never waits for this, makes room.
-    fn wait_for(files: usize) {
-        let wanted = files as u64 * DESCRIPTORS_PER_FILE;
-        if wanted <= Self::limit() {
-            let is_full = |staged: &mut u64| *staged + wanted > Self::limit();
-            let _ = DESCRIPTORS_STAGED.1.wait_timeout_while(Self::staged(), PLACES_PATIENCE, is_full);
-        }
-    }
-
-    /// None if staged files have all descriptors that they may have.
-    fn take() -> Option<Self> {
-        let mut staged = Self::staged();
-        if *staged + DESCRIPTORS_PER_FILE > Self::limit() {
-            return None;
-        }
-        *staged += DESCRIPTORS_PER_FILE;
-        Some(Self)
-    }
-}
-
-impl Drop for DescriptorPlaces {
-    fn drop(&mut self) {
-        let mut staged = Self::staged();
-        *staged -= DESCRIPTORS_PER_FILE;
-        // Those who wait want room for a pack, not for a file.
-        if *staged == 0 || staged.is_multiple_of(256) {
-            DESCRIPTORS_STAGED.1.notify_all();
-        }
-    }
 }
 
 /// The files of a pack, written.
@@ -106,6 +81,23 @@ pub struct StagedPack {
     pub failed: Vec<FileError>,
     /// Those whose bytes do not have the sender's hash.
     pub mismatched: Vec<u32>,
+    /// Directories that are being filled, and how many of their files came with this pack, whatever became of them.
+    pub settled: Vec<(Arc<FreshDirectory>, u32)>,
+}
+
+/// The directory that files are being staged in.
+#[derive(Debug)]
+struct OpenDirectory<'a> {
+    name: &'a [u8],
+    place: OpenPlace,
+}
+
+#[derive(Clone, Debug)]
+enum OpenPlace {
+    /// Its files are linked one by one.
+    There(Arc<OwnedFd>),
+    /// It comes to its place with all its files.
+    Fresh(Arc<FreshDirectory>),
 }
 
 /// What unpacking needs to know.
@@ -121,6 +113,8 @@ pub struct Unpacking<'a> {
     pub preserve: bool,
     /// Whether an earlier attempt may have left files under temporary names.
     pub is_continued: bool,
+    /// Directories that are filled beside their place.
+    pub fresh: &'a FreshDirectories,
 }
 
 impl Unpacking<'_> {
@@ -134,13 +128,17 @@ impl Unpacking<'_> {
         skip: impl Fn(u32) -> bool,
     ) -> StagedPack {
         let mut result = StagedPack::default();
-        DescriptorPlaces::wait_for(files.len());
-        let mut parent: Option<(&[u8], Arc<OwnedFd>)> = None;
+        let mut open: Option<OpenDirectory<'_>> = None;
+        let mut has_waited = false;
         let mut rest = pack;
         for (at, &file) in files.iter().enumerate() {
             let bytes = self.manifest.file_bytes(file).unwrap_or(0) as usize;
             let Some((content, after)) = rest.split_at_checked(bytes) else { break };
             rest = after;
+            let place = self.enter(file, files.len() - at, &mut has_waited, &mut open);
+            if let Ok(OpenPlace::Fresh(directory)) = &place {
+                note_settled(&mut result.settled, directory);
+            }
             if skip(file) {
                 continue;
             }
@@ -148,45 +146,113 @@ impl Unpacking<'_> {
                 result.mismatched.push(file);
                 continue;
             }
-            match self.stage_one(file, content, &mut parent) {
+            match place.and_then(|place| self.stage_one(file, content, place)) {
                 Ok(staged) => result.staged.push(staged),
                 Err(error) => result.failed.push(unwritable(self.manifest, file, error)),
+            }
+        }
+        if !result.mismatched.is_empty() {
+            // They come again with the others, or fail; nothing of them may be there then.
+            for staged in result.staged.drain(..) {
+                self.unstage(&staged);
             }
         }
         result
     }
 
-    fn stage_one<'m>(
+    /// Opens the directory of a file, unless the file before was of the same: `left` files may follow.
+    fn enter<'m>(
         &'m self,
         file: u32,
-        content: &[u8],
-        parent: &mut Option<(&'m [u8], Arc<OwnedFd>)>,
-    ) -> Result<StagedFile, Errno> {
-        let entry = self.manifest.entry(file);
-        let name: &'m [u8] = match &self.destination.single_name {
-            Some(name) => name,
-            None => self.manifest.entry(file).name,
-        };
-        let (directory, _) = split_name(name);
-        // Files of a directory follow each other: most find it open.
-        let parent = match parent {
-            Some((open, parent)) if *open == directory => parent.clone(),
-            _ => {
-                let opened = Arc::new(self.destination.open_directory(directory)?);
-                *parent = Some((directory, opened.clone()));
-                opened
+        left: usize,
+        has_waited: &mut bool,
+        open: &mut Option<OpenDirectory<'m>>,
+    ) -> Result<OpenPlace, Errno> {
+        let (directory, _) = split_name(self.name(file));
+        if let Some(open) = open.as_ref().filter(|open| open.name == directory) {
+            return Ok(open.place.clone());
+        }
+        let place = match self.fresh.enter(self.destination, directory) {
+            Some(fresh) => OpenPlace::Fresh(fresh),
+            None => {
+                // Once for a pack: who has some of the room and waits for more may wait for itself.
+                if !std::mem::replace(has_waited, true) {
+                    DescriptorPlaces::wait_for(left);
+                }
+                OpenPlace::There(Arc::new(self.destination.open_directory(directory)?))
             }
         };
-        let attributes = Attributes::of(&entry, self.preserve);
+        *open = Some(OpenDirectory { name: directory, place: place.clone() });
+        Ok(place)
+    }
+
+    fn name(&self, file: u32) -> &[u8] {
+        match &self.destination.single_name {
+            Some(name) => name,
+            None => self.manifest.entry(file).name,
+        }
+    }
+
+    fn stage_one(&self, file: u32, content: &[u8], place: OpenPlace) -> Result<StagedFile, Errno> {
+        let action = self.actions[file as usize];
+        let attributes = Attributes::of(&self.manifest.entry(file), self.preserve);
+        let place = match place {
+            OpenPlace::Fresh(directory) => {
+                let stat = self.stage_in(&directory, file, content, &attributes)?;
+                Place::Fresh(directory, stat)
+            }
+            OpenPlace::There(parent) => self.stage_alone(parent, file, content, &attributes)?,
+        };
+        Ok(StagedFile { file, place, action })
+    }
+
+    /// Makes a file under its own name in a directory that is being filled.
+    fn stage_in(
+        &self,
+        directory: &FreshDirectory,
+        file: u32,
+        content: &[u8],
+        attributes: &Attributes,
+    ) -> Result<Stat, Errno> {
+        let (_, last) = split_name(self.name(file));
+        let last = Path::new(OsStr::from_bytes(last));
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let written = openat(directory.opened(), last, flags, mode_to_begin_with(attributes.mode))?;
+        let filled = write_all(&written, content)
+            .and_then(|()| set_attributes(&written, attributes.mode_to_set(), attributes.modified))
+            .and_then(|()| fstat(&written));
+        filled.inspect_err(|_| {
+            let _ = unlinkat(directory.opened(), last, AtFlags::empty());
+        })
+    }
+
+    fn stage_alone(
+        &self,
+        parent: Arc<OwnedFd>,
+        file: u32,
+        content: &[u8],
+        attributes: &Attributes,
+    ) -> Result<Place, Errno> {
+        let name = self.name(file);
         let (written, places) = open_staged(&parent, name, attributes.mode)?;
         if self.is_continued && places.is_some() {
             // It was staged under its temporary name before. If there is none, so much the better.
             let _ = unlinkat(&*parent, partial_name(name), AtFlags::empty());
         }
         write_all(&written, content)?;
-        set_attributes(&written, attributes.mode.map(|mode| Mode::from_raw_mode(mode.into())), attributes.modified)?;
-        let nameless = places.map(|places| Nameless { file: written, parent, _places: places });
-        Ok(StagedFile { file, nameless, action: self.actions[file as usize] })
+        set_attributes(&written, attributes.mode_to_set(), attributes.modified)?;
+        Ok(match places {
+            Some(places) => Place::Nameless(Nameless { file: written, parent, _places: places }),
+            None => Place::Partial,
+        })
+    }
+
+    /// Takes a staged file out of the directory that would bring it to its place.
+    fn unstage(&self, staged: &StagedFile) {
+        if let Place::Fresh(directory, _) = &staged.place {
+            let (_, last) = split_name(self.name(staged.file));
+            let _ = unlinkat(directory.opened(), Path::new(OsStr::from_bytes(last)), AtFlags::empty());
+        }
     }
 
     /// Gives a staged and durable file its name; returns it and what it is now.
@@ -214,29 +280,61 @@ impl Unpacking<'_> {
     }
 
     fn link_into_place(&self, staged: &StagedFile, name: &[u8], last: &Path) -> Result<Stat, Errno> {
-        match &staged.nameless {
-            Some(nameless) => {
-                link_staged(nameless, name, last, staged.action)?;
-                fstat(&nameless.file)
+        let (directory, _) = split_name(name);
+        match &staged.place {
+            Place::Nameless(Nameless { file, parent, .. }) => {
+                match link_staged(file, parent, name, last, staged.action) {
+                    // Another transfer has put its own directory into the place of this one.
+                    Err(Errno::NOENT) => {
+                        let parent = self.destination.open_directory(directory)?;
+                        link_staged(file, &parent, name, last, staged.action)?;
+                    }
+                    linked => linked?,
+                }
+                fstat(file)
             }
-            None => {
-                let (directory, _) = split_name(name);
+            Place::Partial => {
                 let parent = self.destination.open_directory(directory)?;
                 rename_into_place(&parent, &partial_name(name), last, staged.action)?;
+                statat(&parent, last, AtFlags::SYMLINK_NOFOLLOW)
+            }
+            Place::Fresh(fresh, _) => {
+                let parent = self.destination.open_directory(directory)?;
+                match renameat_with(fresh.opened(), last, &parent, last, RenameFlags::NOREPLACE) {
+                    // A file system without the flag: a second link fails if the name is taken, and the first goes with its directory.
+                    Err(Errno::INVAL | Errno::NOSYS) => {
+                        linkat(fresh.opened(), last, &parent, last, AtFlags::empty())?;
+                        unlinkat(fresh.opened(), last, AtFlags::empty())?;
+                    }
+                    renamed => renamed?,
+                }
                 statat(&parent, last, AtFlags::SYMLINK_NOFOLLOW)
             }
         }
     }
 }
 
+/// Counts a pack's file for its directory.
+fn note_settled(settled: &mut Vec<(Arc<FreshDirectory>, u32)>, directory: &Arc<FreshDirectory>) {
+    match settled.last_mut().filter(|(last, _)| Arc::ptr_eq(last, directory)) {
+        Some((_, files)) => *files += 1,
+        None => settled.push((directory.clone(), 1)),
+    }
+}
+
+/// The mode that a file is made with. Without one to be preserved the kernel makes it as it makes this user's files.
+fn mode_to_begin_with(preserved: Option<u16>) -> Mode {
+    Mode::from_raw_mode(if preserved.is_some() { 0o600 } else { 0o666 })
+}
+
 /// Opens a file to be staged: without a name if there are descriptors to keep it open, and if the file system has such files; else under
-/// a temporary name. Without a mode to be preserved the kernel makes it as it makes this user's files.
+/// a temporary name.
 fn open_staged(
     parent: &OwnedFd,
     name: &[u8],
     preserved: Option<u16>,
 ) -> Result<(OwnedFd, Option<DescriptorPlaces>), Errno> {
-    let mode = Mode::from_raw_mode(if preserved.is_some() { 0o600 } else { 0o666 });
+    let mode = mode_to_begin_with(preserved);
     if let Some(places) = DescriptorPlaces::take() {
         match openat(parent, ".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode) {
             Ok(nameless) => return Ok((nameless, Some(places))),
@@ -248,8 +346,7 @@ fn open_staged(
     Ok((openat(parent, partial_name(name), flags, mode)?, None))
 }
 
-fn link_staged(nameless: &Nameless, name: &[u8], last: &Path, action: Action) -> Result<(), Errno> {
-    let (nameless, parent) = (&nameless.file, &*nameless.parent);
+fn link_staged(nameless: &OwnedFd, parent: &OwnedFd, name: &[u8], last: &Path, action: Action) -> Result<(), Errno> {
     if action != Action::Replace {
         return link_nameless(nameless, parent, last);
     }
@@ -346,24 +443,30 @@ mod tests {
         (directory, destination)
     }
 
+    fn unpacking<'a>(
+        destination: &'a Destination,
+        manifest: &'a Manifest,
+        actions: &'a [Action],
+        fresh: &'a FreshDirectories,
+    ) -> Unpacking<'a> {
+        Unpacking { destination, manifest, actions, preserve: true, is_continued: false, fresh }
+    }
+
     #[test]
     fn a_pack_becomes_files_that_appear_whole() {
         let (directory, destination) = destination();
         let manifest = manifest();
         let actions = [Action::Create; 5];
-        let unpacking = Unpacking {
-            destination: &destination,
-            manifest: &manifest,
-            actions: &actions,
-            preserve: true,
-            is_continued: false,
-        };
+        let fresh = FreshDirectories::default();
+        let unpacking = unpacking(&destination, &manifest, &actions, &fresh);
         let hashes = [b"aaa".as_slice(), b"bb", b"xxxx"].map(|content| *blake3::hash(content).as_bytes());
-        let pack = unpacking.stage(&[1, 2, 3], b"aaabbcccc", Some(&hashes), |_| false);
-        assert_eq!(pack.mismatched, [3]);
+        let damaged = unpacking.stage(&[1, 2, 3], b"aaabbcccc", Some(&hashes), |_| false);
+        assert_eq!((&*damaged.mismatched, damaged.staged.len()), ([3].as_slice(), 0), "a pack comes again as a whole");
+        let pack = unpacking.stage(&[1, 2, 3], b"aaabbxxxx", Some(&hashes), |_| false);
+        assert!(pack.mismatched.is_empty());
         assert!(!directory.path().join("a").exists(), "nothing has its name before it is durable");
         let stored: Vec<u32> = pack.staged.into_iter().map(|staged| unpacking.link(staged).unwrap().0).collect();
-        assert_eq!(stored, [1, 2]);
+        assert_eq!(stored, [1, 2, 3]);
         assert_eq!(fs::read(directory.path().join("d/b")).unwrap(), b"bb");
         let metadata = fs::metadata(directory.path().join("a")).unwrap();
         assert_eq!((metadata.mode() & 0o777, metadata.mtime()), (0o600, 77));
@@ -384,6 +487,7 @@ mod tests {
                 actions: &actions,
                 preserve: false,
                 is_continued: true,
+                fresh: &FreshDirectories::default(),
             };
             let mut pack = unpacking.stage(&[1], b"aaa", None, |_| false);
             let linked = unpacking.link(pack.staged.pop().unwrap());
@@ -392,5 +496,51 @@ mod tests {
         }
         let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "no temporary file remains: {names:?}");
+    }
+
+    /// A new directory `d` with sixteen files of one byte.
+    fn new_directory() -> Manifest {
+        let mut manifest = Manifest::default();
+        let mut push = |name: &str, kind| {
+            let (name, modified) = (name.as_bytes(), FileTime { seconds: 77, nanoseconds: 0 });
+            manifest.push(&Entry { name, kind, target: b"", mode: 0o640, modified }).unwrap();
+        };
+        push("d", EntryKind::Directory);
+        for file in 1..=16 {
+            push(&format!("d/{file}"), EntryKind::File { bytes: 1, is_sparse: false });
+        }
+        manifest
+    }
+
+    #[test]
+    fn files_of_a_new_directory_come_with_it_and_one_by_one_if_it_is_not_empty_any_more() {
+        let (directory, destination) = destination();
+        let (manifest, actions) = (new_directory(), [Action::Create; 17]);
+        let fresh = FreshDirectories::find(&manifest, &actions, 4 << 20, 0);
+        let unpacking = unpacking(&destination, &manifest, &actions, &fresh);
+        let files: Vec<u32> = (1..=16).collect();
+        let hashes = vec![*blake3::hash(b"x").as_bytes(); 16];
+        let damaged = unpacking.stage(&files, b"xxxxxxx?xxxxxxxx", Some(&hashes), |_| false);
+        assert_eq!((&*damaged.mismatched, damaged.staged.len()), ([8].as_slice(), 0));
+        drop(damaged);
+        let pack = unpacking.stage(&files, &[b'x'; 16], Some(&hashes), |file| file == 3);
+        assert_eq!(pack.staged.len(), 15);
+        let [(filled, 16)] = pack.settled.as_slice() else { panic!("one directory settles: {:?}", pack.settled) };
+        let names = |directory: &Path| fs::read_dir(directory).unwrap().count();
+        let place = directory.path().join("d");
+        assert_eq!(names(&place), 0);
+        fs::write(place.join("5"), "theirs").unwrap();
+        assert_eq!(filled.put_in_place(), Err(Errno::NOTEMPTY));
+        for staged in pack.staged {
+            let file = staged.file;
+            match unpacking.link(staged) {
+                Ok((_, stat)) => assert_eq!((stat.st_size, stat.st_mtime, stat.st_mode & 0o777), (1, 77, 0o640)),
+                Err(error) => assert_eq!((file, error.code.as_str()), (5, "collision")),
+            }
+        }
+        assert_eq!(names(&place), 15, "the third was skipped, the fifth is somebody else's");
+        assert_eq!(fs::read(place.join("5")).unwrap(), b"theirs");
+        drop((pack.settled, fresh));
+        assert_eq!(names(directory.path()), 1, "nothing temporary remains");
     }
 }

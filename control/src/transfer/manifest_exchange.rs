@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Phase, Progress, TransferError};
 use crate::connection::{Connection, MessageReader};
+use crate::destination::plan::NameCheck;
 use crate::shares::Share;
 use crate::sources::{Source, SourceError, SourceTree, list};
 
@@ -65,7 +66,7 @@ pub fn source_refusal(error: &SourceError) -> TransferError {
 /// A manifest that has arrived.
 #[derive(Debug)]
 pub struct ReceivedManifest {
-    /// The entries, checked one by one.
+    /// The entries, checked one by one and against each other.
     pub manifest: Manifest,
     /// Room that the files need.
     pub allocated_bytes: u64,
@@ -89,7 +90,7 @@ pub async fn receive_manifest(
     share: &mut Share,
 ) -> Result<ReceivedManifest, TransferError> {
     progress.send_modify(|progress| progress.phase = Phase::Listing);
-    let mut manifest = Manifest::default();
+    let (mut manifest, mut names) = (Manifest::default(), NameCheck::default());
     loop {
         let message = tokio::select! {
             message = reader.next_in_time() => message?,
@@ -105,6 +106,8 @@ pub async fn receive_manifest(
                     manifest
                         .push(&entry)
                         .map_err(|error| TransferError::here(RefusalCode::Protocol, error.to_string()))?;
+                    // Here and not when all have come: while the partner lists, this side has time.
+                    names.add(&entry).map_err(TransferError::Here)?;
                 }
                 progress.send_modify(|progress| {
                     progress.bytes_total = manifest.total_bytes();

@@ -409,9 +409,7 @@ impl Receiving {
                 if let Some(error) = committed.fatal {
                     return Err(error);
                 }
-                for file in committed.stored {
-                    self.file_stored(file);
-                }
+                self.files_stored(&committed.stored);
                 for error in committed.failed {
                     self.fail_file(error, true);
                 }
@@ -424,7 +422,7 @@ impl Receiving {
                 Ok(()) if self.failed.contains(&file) => {}
                 Ok(()) => {
                     let chunks = self.files.close(file);
-                    self.file_stored(file);
+                    self.files_stored(&[file]);
                     self.say_stored(chunks).await?;
                 }
                 // Its partial file goes with it.
@@ -461,18 +459,21 @@ impl Receiving {
         }
         let hash_of = |file: u32| self.hashes.get(file as usize).copied().unwrap_or_default();
         let staged = pack.staged.into_iter().map(|staged| (hash_of(staged.file), staged)).collect();
-        self.committer.commit(chunk, staged);
+        self.committer.commit(chunk, staged, pack.settled);
         Ok(())
     }
 
-    fn file_stored(&mut self, file: u32) {
-        if self.failed.contains(&file) || !self.stored.insert(file) {
-            return;
+    fn files_stored(&mut self, files: &[u32]) {
+        let before = self.files_stored;
+        for &file in files {
+            if !self.failed.contains(&file) && self.stored.insert(file) {
+                self.files_left -= 1;
+                self.files_stored += 1;
+                self.bytes_stored += self.intake.manifest.file_bytes(file).unwrap_or(0);
+            }
         }
-        self.files_left -= 1;
-        self.files_stored += 1;
-        self.bytes_stored += self.intake.manifest.file_bytes(file).unwrap_or(0);
-        self.context.progress.send_modify(|progress| progress.files_done += 1);
+        let stored = self.files_stored - before;
+        self.context.progress.send_modify(|progress| progress.files_done += stored);
     }
 
     async fn say_stored(&self, mut chunks: Vec<u32>) -> Result<(), TransferError> {

@@ -12,9 +12,27 @@ use crate::datapath::Datapath;
 /// 5 µs of its core, and at 40 Gb/s the next super-buffer is 12 µs away.
 const SPIN_NS: u64 = 15_000;
 
+/// How long to look again before the next sleep. Looking pays only if the wait is short: each sleep that was longer halves it, one
+/// that was not brings it back. A slow stream leaves the core to others so, with whom the lane may share it.
+#[derive(Clone, Copy, Debug)]
+struct Spin {
+    ns: u64,
+}
+
+impl Spin {
+    const fn new() -> Self {
+        Self { ns: SPIN_NS }
+    }
+
+    const fn note_sleep(&mut self, slept_ns: u64) {
+        self.ns = if slept_ns <= SPIN_NS { SPIN_NS } else { self.ns / 2 };
+    }
+}
+
 /// Runs `lane` until `stop` is set.
 pub fn run<D: Datapath>(lane: &mut Lane<D>, stop: &AtomicBool) {
     let mut idle_since_ns = None;
+    let mut spin = Spin::new();
     while !stop.load(Ordering::Relaxed) {
         let turn = lane.turn();
         if turn.progress {
@@ -24,11 +42,12 @@ pub fn run<D: Datapath>(lane: &mut Lane<D>, stop: &AtomicBool) {
         let now_ns = lane.datapath().now_ns();
         let idle_ns = now_ns - *idle_since_ns.get_or_insert(now_ns);
         let wait_ns = turn.deadline_ns.saturating_sub(now_ns);
-        if wait_ns <= SPIN_NS || idle_ns < SPIN_NS {
+        if wait_ns <= SPIN_NS || idle_ns < spin.ns {
             std::hint::spin_loop();
             continue;
         }
         sleep(lane, wait_ns);
+        spin.note_sleep(lane.datapath().now_ns().saturating_sub(now_ns));
         idle_since_ns = None;
     }
 }
@@ -49,4 +68,22 @@ fn sleep<D: Datapath>(lane: &Lane<D>, wait_ns: u64) {
     // An interrupted poll is a turn too early, nothing worse.
     let _ = poll(&mut fds, timeout.as_ref());
     link.awake();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_stops_looking_again_where_that_does_not_pay_and_begins_where_it_does() {
+        let mut spin = Spin::new();
+        for _ in 0..20 {
+            spin.note_sleep(10 * SPIN_NS);
+        }
+        assert_eq!(spin.ns, 0);
+        spin.note_sleep(SPIN_NS);
+        assert_eq!(spin.ns, SPIN_NS);
+        spin.note_sleep(SPIN_NS + 1);
+        assert_eq!(spin.ns, SPIN_NS / 2, "one long wait among short ones is forgiven");
+    }
 }

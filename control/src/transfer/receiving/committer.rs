@@ -1,7 +1,8 @@
 //! Gives small files their names, many at a time: first everything durable, then the names, then the names durable too.
 //!
 //! One `syncfs` (of each file system below the destination) makes the bytes of all packs that wait durable, and with them the names that the round before gave. So in
-//! steady state each round costs one flush of the file system, however many files it has.
+//! steady state each round costs one flush of the file system, however many files it has. A directory that was filled beside its place
+//! gives all its files their names at once, when the last of them is durable.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -11,15 +12,16 @@ use culvert_protocol::tree_hash::ChunkHash;
 
 use super::files::record_of;
 use super::planning::Intake;
-use crate::destination::small_files::{StagedFile, store_empty};
+use crate::destination::fresh_directories::FreshDirectory;
+use crate::destination::small_files::{StagedFile, Unpacking, store_empty};
 use crate::journal::Record;
 use crate::transfer::TransferError;
 
 /// Work for the committer.
 #[derive(Debug)]
 enum Work {
-    /// A written pack.
-    Pack { chunk: u32, staged: Vec<(ChunkHash, StagedFile)> },
+    /// A written pack, and how many files of which directories came with it.
+    Pack { chunk: u32, staged: Vec<(ChunkHash, StagedFile)>, settled: Vec<(Arc<FreshDirectory>, u32)> },
     /// Files without bytes.
     Empty(Vec<u32>),
 }
@@ -54,9 +56,9 @@ impl Committer {
         Self { work: Some(work) }
     }
 
-    /// Gives a written pack to the committer.
-    pub fn commit(&self, chunk: u32, staged: Vec<(ChunkHash, StagedFile)>) {
-        self.send(Work::Pack { chunk, staged });
+    /// Gives a written pack to the committer: its files, and how many files of which directories came with it.
+    pub fn commit(&self, chunk: u32, staged: Vec<(ChunkHash, StagedFile)>, settled: Vec<(Arc<FreshDirectory>, u32)>) {
+        self.send(Work::Pack { chunk, staged, settled });
     }
 
     /// Gives files without bytes to the committer.
@@ -79,8 +81,36 @@ struct Linked {
     chunks: Vec<u32>,
 }
 
+/// A directory that is being filled, and its durable files.
+#[derive(Debug)]
+struct Filling {
+    directory: Arc<FreshDirectory>,
+    /// Files that came, whatever became of them.
+    settled: u32,
+    staged: Vec<(ChunkHash, StagedFile)>,
+}
+
+/// The directories that are being filled: as few as there are packs under way, if the sender keeps to the manifest's order.
+#[derive(Debug, Default)]
+struct FillingList(Vec<Filling>);
+
+impl FillingList {
+    fn of(&mut self, directory: &Arc<FreshDirectory>) -> &mut Filling {
+        let at = self.0.iter().rposition(|filling| Arc::ptr_eq(&filling.directory, directory)).unwrap_or_else(|| {
+            self.0.push(Filling { directory: directory.clone(), settled: 0, staged: Vec::new() });
+            self.0.len() - 1
+        });
+        &mut self.0[at]
+    }
+
+    /// Those of which all files came.
+    fn take_full(&mut self) -> Vec<Filling> {
+        self.0.extract_if(.., |filling| filling.settled >= filling.directory.files).collect()
+    }
+}
+
 fn commit_rounds(intake: &Intake, preserve: bool, waiting: &Receiver<Work>, report: &dyn Fn(Committed)) {
-    let mut linked = Linked::default();
+    let (mut linked, mut filling) = (Linked::default(), FillingList::default());
     loop {
         let batch = take_batch(waiting, linked.files.is_empty());
         let Some(batch) = batch else { return };
@@ -91,7 +121,7 @@ fn commit_rounds(intake: &Intake, preserve: bool, waiting: &Receiver<Work>, repo
             return;
         }
         for work in batch {
-            link(intake, preserve, work, &mut linked, &mut committed);
+            link(intake, preserve, work, &mut filling, &mut linked, &mut committed);
         }
         report(committed);
     }
@@ -134,15 +164,28 @@ fn make_durable(intake: &Intake, linked: &mut Linked, committed: &mut Committed)
     Ok(())
 }
 
-fn link(intake: &Intake, preserve: bool, work: Work, linked: &mut Linked, committed: &mut Committed) {
+fn link(
+    intake: &Intake,
+    preserve: bool,
+    work: Work,
+    filling: &mut FillingList,
+    linked: &mut Linked,
+    committed: &mut Committed,
+) {
     let Some(unpacking) = intake.unpacking(preserve) else { return };
     match work {
-        Work::Pack { chunk, staged } => {
+        Work::Pack { chunk, staged, settled } => {
             for (hash, staged) in staged {
-                match unpacking.link(staged) {
-                    Ok((file, stat)) => linked.files.push((file, record_of(&intake.manifest.entry(file), hash, &stat))),
-                    Err(error) => committed.failed.push(error),
+                match staged.fresh().map(|(directory, _)| directory.clone()) {
+                    Some(directory) => filling.of(&directory).staged.push((hash, staged)),
+                    None => link_one(intake, &unpacking, hash, staged, linked, committed),
                 }
+            }
+            for (directory, files) in settled {
+                filling.of(&directory).settled += files;
+            }
+            for full in filling.take_full() {
+                put_in_place(intake, &unpacking, full, linked, committed);
             }
             linked.chunks.push(chunk);
         }
@@ -158,4 +201,39 @@ fn link(intake: &Intake, preserve: bool, work: Work, linked: &mut Linked, commit
             }
         }
     }
+}
+
+fn link_one(
+    intake: &Intake,
+    unpacking: &Unpacking<'_>,
+    hash: ChunkHash,
+    staged: StagedFile,
+    linked: &mut Linked,
+    committed: &mut Committed,
+) {
+    match unpacking.link(staged) {
+        Ok((file, stat)) => linked.files.push((file, record_of(&intake.manifest.entry(file), hash, &stat))),
+        Err(error) => committed.failed.push(error),
+    }
+}
+
+/// Brings a directory to its place; if that is not empty any more, its files one by one.
+fn put_in_place(
+    intake: &Intake,
+    unpacking: &Unpacking<'_>,
+    full: Filling,
+    linked: &mut Linked,
+    committed: &mut Committed,
+) {
+    let is_in_place = full.directory.put_in_place().is_ok();
+    for (hash, staged) in full.staged {
+        match staged.fresh().filter(|_| is_in_place) {
+            Some((_, stat)) => {
+                let record = record_of(&intake.manifest.entry(staged.file), hash, stat);
+                linked.files.push((staged.file, record));
+            }
+            None => link_one(intake, unpacking, hash, staged, linked, committed),
+        }
+    }
+    intake.fresh.leave(&full.directory);
 }

@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use culvert_protocol::chunk_map::ChunkMap;
@@ -16,6 +17,7 @@ use rustix::fs::{AtFlags, Dir, FileType, statat, unlinkat};
 
 use super::is_left_alone;
 use crate::destination::files::{Attributes, set_directory_attributes};
+use crate::destination::fresh_directories::{self, FreshDirectories};
 use crate::destination::plan::{Action, Policy, check_room, decide, make_directories_and_symlinks};
 use crate::destination::small_files::Unpacking;
 use crate::destination::{Destination, Reach, partial_name_of};
@@ -87,6 +89,8 @@ pub struct Intake {
     pub memory_bytes: Option<u64>,
     /// Whether an earlier attempt has left a journal.
     pub is_continued: bool,
+    /// Directories that are filled beside their place. What is left of them goes before the journal does, which keeps others out.
+    pub fresh: FreshDirectories,
     /// The journal; none for a measurement and a dry run.
     pub journal: Mutex<Option<Journal>>,
 }
@@ -106,6 +110,7 @@ impl Intake {
             chunk_bytes,
             memory_bytes: Some(bytes),
             is_continued: false,
+            fresh: FreshDirectories::default(),
             journal: Mutex::new(None),
         }
     }
@@ -134,7 +139,8 @@ impl Intake {
     pub fn unpacking(&self, preserve: bool) -> Option<Unpacking<'_>> {
         let destination = self.destination.as_ref()?;
         let is_continued = self.is_continued;
-        Some(Unpacking { destination, manifest: &self.manifest, actions: &self.actions, preserve, is_continued })
+        let (manifest, actions, fresh) = (&self.manifest, self.actions.as_slice(), &self.fresh);
+        Some(Unpacking { destination, manifest, actions, preserve, is_continued, fresh })
     }
 
     /// After the last file: directories get their modes and times, deepest first.
@@ -214,6 +220,7 @@ pub fn plan(
         chunk_bytes: options.chunk_bytes,
         memory_bytes: None,
         is_continued: journal.as_ref().is_some_and(Journal::was_there),
+        fresh: FreshDirectories::default(),
         journal: Mutex::new(journal),
     };
     find_resumed(&mut intake, &past, options);
@@ -222,6 +229,7 @@ pub fn plan(
     }
     if !options.dry_run {
         remove_forgotten(&intake, &past);
+        remove_half_filled(&intake, &past);
     }
     let Some(destination) = &intake.destination else { return Ok(intake) };
     let sent_bytes: u64 = (0..intake.manifest.len() as u32)
@@ -241,8 +249,50 @@ pub fn plan(
             let path = destination.path.display();
             Refusal::new(RefusalCode::Failed, format!("the directories in {path} cannot be made durable: {error}"))
         })?;
+        intake.fresh = find_fresh(&intake, options)?;
     }
     Ok(intake)
+}
+
+/// Finds the directories that are to be filled beside their place, and says in the journal which they are.
+fn find_fresh(intake: &Intake, options: &Options) -> Result<FreshDirectories, Refusal> {
+    let mut journal = intake.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let Some(journal) = journal.as_mut() else { return Ok(FreshDirectories::default()) };
+    let fresh = FreshDirectories::find(&intake.manifest, &intake.actions, options.chunk_bytes, journal.seed());
+    let records = fresh.staging_names().map(|staging| Record::Filling { staging });
+    journal.append(records).map_err(|error| {
+        Refusal::new(RefusalCode::Failed, format!("the journal of the transfer cannot be written: {error}"))
+    })?;
+    Ok(fresh)
+}
+
+/// Removes the directories that an earlier attempt was filling when it died.
+fn remove_half_filled(intake: &Intake, past: &Past) {
+    let Some(destination) = intake.destination.as_ref().filter(|_| !past.filling().is_empty()) else { return };
+    let names: HashSet<PathBuf> = past.filling().iter().copied().map(partial_name_of).collect();
+    // What cannot be looked at or removed stays under its temporary name, which no result shows as stored.
+    for_each_named(intake, destination, &names, |directory, name| {
+        let _ = fresh_directories::remove(directory, name);
+    });
+}
+
+/// Looks for `names` in the destination and in every directory of the manifest that is there.
+fn for_each_named(
+    intake: &Intake,
+    destination: &Destination,
+    names: &HashSet<PathBuf>,
+    act: impl Fn(BorrowedFd<'_>, &Path),
+) {
+    let directories = intake.manifest.entries().filter(|(_, entry)| entry.kind == EntryKind::Directory);
+    for directory in directories.map(|(_, entry)| entry.name).chain([b"".as_slice()]) {
+        let Ok(directory) = destination.open_directory(directory) else { continue };
+        let Ok(entries) = Dir::read_from(&directory) else { continue };
+        for name in entries.flatten().map(|entry| PathBuf::from(OsStr::from_bytes(entry.file_name().to_bytes()))) {
+            if names.contains(&name) {
+                act(directory.as_fd(), &name);
+            }
+        }
+    }
 }
 
 fn open_journal(
@@ -276,17 +326,10 @@ fn remove_forgotten(intake: &Intake, past: &Past) {
     }
     let Some(destination) = intake.destination.as_ref().filter(|_| !forgotten.is_empty()) else { return };
     let names: HashSet<PathBuf> = forgotten.into_iter().map(partial_name_of).collect();
-    let directories = intake.manifest.entries().filter(|(_, entry)| entry.kind == EntryKind::Directory);
-    for directory in directories.map(|(_, entry)| entry.name).chain([b"".as_slice()]) {
-        // What cannot be looked at or removed stays, as it would without this.
-        let Ok(directory) = destination.open_directory(directory) else { continue };
-        let Ok(entries) = Dir::read_from(&directory) else { continue };
-        for name in entries.flatten().map(|entry| PathBuf::from(OsStr::from_bytes(entry.file_name().to_bytes()))) {
-            if names.contains(&name) {
-                let _ = unlinkat(&directory, &name, AtFlags::empty());
-            }
-        }
-    }
+    // What cannot be looked at or removed stays, as it would without this.
+    for_each_named(intake, destination, &names, |directory, name| {
+        let _ = unlinkat(directory, name, AtFlags::empty());
+    });
 }
 
 /// Finds what an earlier attempt left of the files that are wanted.

@@ -1,0 +1,347 @@
+//! Directories that a transfer makes and that get nothing but small files: filled beside their place, and put there with one rename.
+//!
+//! Giving each small file its name costs as much as writing it. Where a whole directory of them is new, its files are made under
+//! their own names in a directory that has a temporary one; when all are durable, that takes the place of the empty directory which has
+//! been there since the plan. A rename over a directory is refused unless it is empty, so whatever somebody else put
+//! there meanwhile stays, and the files are renamed one by one.
+//!
+//! Which directories are filled so stands in the journal before the first is made. So the next attempt finds what a crash has left, and
+//! removes it.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use culvert_protocol::chunk_map::{ChunkMap, PACK_FILES_MAX};
+use culvert_protocol::manifest::{EntryKind, Manifest};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, fchmod, mkdirat, openat, renameat, statat, unlinkat};
+use rustix::io::Errno;
+
+use super::plan::Action;
+use super::{Destination, partial_name_of, split_name};
+use crate::sources::hash_of;
+
+/// A directory with fewer files is not worth the calls that it takes itself.
+const FILES_MIN: u32 = 16;
+/// A directory with more files or bytes would keep too many of them from view, and lose too many to a crash.
+const FILES_MAX: u32 = 4 * PACK_FILES_MAX as u32;
+/// As [`FILES_MAX`], in chunks.
+const CHUNKS_MAX: u64 = 4;
+/// Directories that are filled at once. A sender that keeps to the manifest's order needs one or two for each pack that is
+/// under way; what another sender begins beyond this is stored file by file.
+const FILLED_AT_ONCE_MAX: usize = 64;
+
+/// The directories of a transfer that can be filled beside their place.
+#[derive(Debug, Default)]
+pub struct FreshDirectories {
+    /// What makes this transfer's temporary names others than those of another partner's.
+    seed: u128,
+    /// By the hash of their names: how many files each gets.
+    files: HashMap<u128, u32>,
+    begun: Mutex<Begun>,
+}
+
+/// Directories that have been asked for.
+#[derive(Debug, Default)]
+struct Begun {
+    filled: HashMap<u128, Arc<FreshDirectory>>,
+    /// Those that are in their places, and those that are stored file by file.
+    over: HashSet<u128>,
+}
+
+impl FreshDirectories {
+    /// Finds those of `manifest`'s directories that are made by this transfer, and of which every entry is a file that comes in a pack.
+    #[must_use]
+    pub fn find(manifest: &Manifest, actions: &[Action], chunk_bytes: u32, seed: u128) -> Self {
+        #[derive(Clone, Copy, Default)]
+        struct Found {
+            hash: u128,
+            files: u32,
+            bytes: u64,
+            has_others: bool,
+        }
+        let mut found: Vec<Found> = Vec::new();
+        let mut places: HashMap<&[u8], usize> = HashMap::new();
+        let (mut listed, mut place): (&[u8], Option<usize>) = (b"", None);
+        for (file, entry) in manifest.entries() {
+            let (parent, _) = split_name(entry.name);
+            // Files of a directory follow each other.
+            if parent != listed {
+                (listed, place) = (parent, places.get(parent).copied());
+            }
+            let is_made = actions[file as usize] == Action::Create;
+            if let Some(place) = place {
+                let directory = &mut found[place];
+                match entry.kind {
+                    EntryKind::File { bytes, .. }
+                        if is_made && bytes > 0 && bytes <= ChunkMap::pack_file_bytes_max(chunk_bytes) =>
+                    {
+                        directory.files += 1;
+                        directory.bytes += bytes;
+                    }
+                    _ => directory.has_others = true,
+                }
+            }
+            if entry.kind == EntryKind::Directory && is_made {
+                places.insert(entry.name, found.len());
+                found.push(Found { hash: hash_of(entry.name), ..Found::default() });
+            }
+        }
+        let is_worth = |directory: &&Found| {
+            !directory.has_others
+                && (FILES_MIN..=FILES_MAX).contains(&directory.files)
+                && directory.bytes <= CHUNKS_MAX * u64::from(chunk_bytes)
+        };
+        let files = found.iter().filter(is_worth).map(|directory| (directory.hash, directory.files)).collect();
+        Self { seed, files, begun: Mutex::default() }
+    }
+
+    /// What their temporary names are made of ([`partial_name_of`]).
+    pub fn staging_names(&self) -> impl Iterator<Item = u128> + '_ {
+        self.files.keys().map(|hash| hash ^ self.seed)
+    }
+
+    /// The directory to make the files of `name` in; `None` if they are to be stored one by one.
+    #[must_use]
+    pub fn enter(&self, destination: &Destination, name: &[u8]) -> Option<Arc<FreshDirectory>> {
+        if self.files.is_empty() {
+            return None;
+        }
+        let hash = hash_of(name);
+        let &files = self.files.get(&hash)?;
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(directory) = begun.filled.get(&hash) {
+            return Some(directory.clone());
+        }
+        if begun.over.contains(&hash) {
+            return None;
+        }
+        let has_room = begun.filled.len() < FILLED_AT_ONCE_MAX;
+        let made = has_room.then(|| FreshDirectory::make(destination, name, hash, self.seed, files).ok()).flatten();
+        match made.map(Arc::new) {
+            Some(directory) => {
+                begun.filled.insert(hash, directory.clone());
+                Some(directory)
+            }
+            // Whatever is in the way of the directory may be none of the files.
+            None => {
+                begun.over.insert(hash);
+                None
+            }
+        }
+    }
+
+    /// A directory is in its place, or its files were given up.
+    pub fn leave(&self, directory: &FreshDirectory) {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.filled.remove(&directory.hash);
+        begun.over.insert(directory.hash);
+    }
+}
+
+/// A directory that is being filled beside its place. When it is dropped before it is there, it is removed with what it holds.
+#[derive(Debug)]
+pub struct FreshDirectory {
+    hash: u128,
+    parent: OwnedFd,
+    /// Its final name in there.
+    last: PathBuf,
+    /// Its temporary name.
+    staging: PathBuf,
+    opened: OwnedFd,
+    /// How many files it gets.
+    pub files: u32,
+    is_in_place: AtomicBool,
+}
+
+impl FreshDirectory {
+    fn make(destination: &Destination, name: &[u8], hash: u128, seed: u128, files: u32) -> Result<Self, Errno> {
+        let (parent, last) = destination.parent_of(name)?;
+        let staging = partial_name_of(hash ^ seed);
+        // Nobody looks into it before it has its name; that brings the mode with it.
+        mkdirat(&parent, &staging, Mode::RWXU)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = openat(&parent, &staging, flags, Mode::empty()).inspect_err(|_| {
+            let _ = unlinkat(&parent, &staging, AtFlags::REMOVEDIR);
+        })?;
+        let last = last.to_owned();
+        Ok(Self { hash, parent, last, staging, opened, files, is_in_place: AtomicBool::new(false) })
+    }
+
+    /// Where its files are made.
+    #[must_use]
+    pub fn opened(&self) -> BorrowedFd<'_> {
+        self.opened.as_fd()
+    }
+
+    /// Gives the directory the mode and the place of the empty one that has its name.
+    ///
+    /// # Errors
+    /// The operating system's; `NOTEMPTY` if something is in there. Its files are still there then, to be renamed one by one.
+    pub fn put_in_place(&self) -> Result<(), Errno> {
+        let there = statat(&self.parent, &self.last, AtFlags::SYMLINK_NOFOLLOW)?;
+        fchmod(&self.opened, Mode::from_raw_mode(there.st_mode & 0o7777))?;
+        renameat(&self.parent, &self.staging, &self.parent, &self.last)?;
+        self.is_in_place.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for FreshDirectory {
+    fn drop(&mut self) {
+        if !self.is_in_place.load(Ordering::Relaxed) {
+            // What cannot be removed is removed by the next attempt.
+            let _ = remove(self.parent.as_fd(), &self.staging);
+        }
+    }
+}
+
+/// Removes a directory that was being filled, and the files in it.
+///
+/// # Errors
+/// The operating system's.
+pub fn remove(parent: BorrowedFd<'_>, staging: &Path) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = openat(parent, staging, flags, Mode::empty())?;
+    for entry in Dir::read_from(&opened)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            unlinkat(&opened, Path::new(OsStr::from_bytes(name)), AtFlags::empty())?;
+        }
+    }
+    unlinkat(parent, staging, AtFlags::REMOVEDIR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::destination::Reach;
+    use culvert_protocol::manifest::Entry;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+
+    const CHUNK_BYTES: u32 = 1 << 20;
+
+    /// Directories with so many files of so many bytes each.
+    fn manifest(directories: &[(&str, u32, u64)]) -> Manifest {
+        let mut manifest = Manifest::default();
+        let mut push = |name: &str, kind| {
+            let entry = Entry { name: name.as_bytes(), kind, target: b"", mode: 0o644, modified: Default::default() };
+            manifest.push(&entry).unwrap();
+        };
+        for &(name, files, bytes) in directories {
+            push(name, EntryKind::Directory);
+            for file in 0..files {
+                push(&format!("{name}/{file}"), EntryKind::File { bytes, is_sparse: false });
+            }
+        }
+        manifest
+    }
+
+    fn found(manifest: &Manifest, actions: &[Action]) -> Vec<&'static str> {
+        let fresh = FreshDirectories::find(manifest, actions, CHUNK_BYTES, 0);
+        let names = ["a", "a/b", "c", "d"].into_iter();
+        names.filter(|name| fresh.files.contains_key(&hash_of(name.as_bytes()))).collect()
+    }
+
+    #[test]
+    fn only_new_directories_with_nothing_but_enough_small_files_are_filled_beside_their_place() {
+        let of = |directories: &[(&str, u32, u64)]| {
+            let manifest = manifest(directories);
+            found(&manifest, &vec![Action::Create; manifest.len()])
+        };
+        assert_eq!(of(&[("a", 16, 1), ("c", 15, 1), ("d", 16, 0)]), ["a"], "too few files, and files without bytes");
+        assert_eq!(of(&[("a", 20, 1), ("a/b", 20, 1)]), ["a/b"], "a has a directory in it");
+        assert_eq!(of(&[("a", 20, 262_144), ("c", 20, 262_145)]), [] as [&str; 0], "too many bytes, and a large file");
+        assert_eq!(of(&[("a", 16, 262_144), ("c", FILES_MAX, 1), ("d", FILES_MAX + 1, 1)]), ["a", "c"]);
+        let manifest = manifest(&[("a", 16, 1), ("c", 16, 1)]);
+        let mut actions = vec![Action::Create; manifest.len()];
+        actions[0] = Action::Skip;
+        assert_eq!(found(&manifest, &actions), ["c"], "a has been there");
+        actions[20] = Action::Replace;
+        assert_eq!(found(&manifest, &actions), [] as [&str; 0], "something is in c");
+    }
+
+    fn destination() -> (tempfile::TempDir, Destination, FreshDirectories) {
+        let directory = tempfile::tempdir().unwrap();
+        let reach = Reach::Owner { directory: directory.path().to_owned() };
+        let destination = reach.open_destination(b"", false, true).unwrap();
+        fs::create_dir(directory.path().join("d")).unwrap();
+        let manifest = manifest(&[("d", 16, 1)]);
+        let fresh = FreshDirectories::find(&manifest, &[Action::Create; 17], CHUNK_BYTES, 7);
+        (directory, destination, fresh)
+    }
+
+    fn put(directory: &FreshDirectory, name: &str) {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        openat(directory.opened(), name, flags, Mode::from_raw_mode(0o644)).unwrap();
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_filled_directory_takes_the_place_and_the_mode_of_the_empty_one() {
+        let (room, destination, fresh) = destination();
+        let place = room.path().join("d");
+        fs::set_permissions(&place, std::os::unix::fs::PermissionsExt::from_mode(0o2751)).unwrap();
+        let directory = fresh.enter(&destination, b"d").unwrap();
+        assert!(Arc::ptr_eq(&directory, &fresh.enter(&destination, b"d").unwrap()));
+        put(&directory, "file");
+        assert!(names(&place).is_empty(), "nothing is there before all is");
+        directory.put_in_place().unwrap();
+        fresh.leave(&directory);
+        drop(directory);
+        assert_eq!((names(&place), names(room.path())), (vec!["file".to_owned()], vec!["d".to_owned()]));
+        assert_eq!(fs::metadata(&place).unwrap().mode() & 0o7777, 0o2751);
+        assert!(fresh.enter(&destination, b"d").is_none(), "it is in its place");
+    }
+
+    #[test]
+    fn what_somebody_put_there_meanwhile_stays() {
+        let (room, destination, fresh) = destination();
+        let directory = fresh.enter(&destination, b"d").unwrap();
+        put(&directory, "ours");
+        fs::write(room.path().join("d/theirs"), "").unwrap();
+        assert_eq!(directory.put_in_place(), Err(Errno::NOTEMPTY));
+        assert_eq!(names(&room.path().join("d")), ["theirs"]);
+    }
+
+    #[test]
+    fn a_directory_that_does_not_come_to_its_place_leaves_nothing() {
+        let (room, destination, fresh) = destination();
+        let directory = fresh.enter(&destination, b"d").unwrap();
+        put(&directory, "file");
+        assert_eq!(names(room.path()).len(), 2);
+        drop((directory, fresh));
+        assert_eq!(names(room.path()), ["d"]);
+    }
+
+    #[test]
+    fn what_a_crash_left_is_found_by_what_the_journal_says() {
+        let (room, destination, fresh) = destination();
+        put(&fresh.enter(&destination, b"d").unwrap(), "file");
+        let staging: Vec<PathBuf> = fresh.staging_names().map(partial_name_of).collect();
+        std::mem::forget(fresh);
+        assert_eq!(staging.len(), 1);
+        assert!(room.path().join(&staging[0]).join("file").exists());
+        remove(destination.base(), &staging[0]).unwrap();
+        assert_eq!(names(room.path()), ["d"]);
+    }
+
+    #[test]
+    fn a_taken_temporary_name_is_left_alone_and_the_files_are_stored_one_by_one() {
+        let (room, destination, fresh) = destination();
+        let staging = partial_name_of(fresh.staging_names().next().unwrap());
+        fs::write(room.path().join(&staging), "theirs").unwrap();
+        assert!(fresh.enter(&destination, b"d").is_none());
+        drop(fresh);
+        assert_eq!(fs::read(room.path().join(&staging)).unwrap(), b"theirs");
+    }
+}
