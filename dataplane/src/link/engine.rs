@@ -308,6 +308,7 @@ mod tests {
             ports: Vec::new(),
             socket_buffer_bytes: 1 << 20,
             af_xdp: None,
+            refusals: Vec::new(),
         };
         let (ours, theirs) = LinkSocket::pair().unwrap();
         let engine = prepare(&config, ours).unwrap();
