@@ -326,6 +326,8 @@ fn the_wall_clock_is_asked_for_records_and_nothing_else() {
         "control/src/journal.rs",
         // When a path was measured, and what a schedule says.
         "control/src/path",
+        // What Wireshark shows for a packet.
+        "control/src/capture/pcap.rs",
         // How a record's time is shown.
         "control/src/cli",
         "control/src/units.rs",
