@@ -6,26 +6,25 @@
 //! A [`DataPlane`] stands for one life of the data plane process. When that ends, by order or not, [`DataPlane::died`] resolves, every
 //! transfer that used it ends with a temporary error, and [`Supervisor::get`] starts the next.
 
+mod events;
 mod followed;
 mod kernel_bypass;
 pub mod placement;
+mod supervisor;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::transfer::result::TransferResult;
 use culvert_dataplane::counters::{FlowBlock, LaneCounters};
 use culvert_dataplane::datapath::af_xdp::socket::Mode;
 use culvert_dataplane::datapath::af_xdp::steering::Census;
 use culvert_dataplane::datapath::udp::source::SourceSocket;
-use culvert_dataplane::link::commands::{
-    self, ChunkTimes, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot,
-};
+use culvert_dataplane::link::commands::{self, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot};
 use culvert_dataplane::link::engine::{Commands, Engine, EngineConfig, Events, PrepareError, prepare};
 use culvert_dataplane::link::handles::LentBuffer;
 use culvert_dataplane::link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, ToDataPlane};
@@ -37,7 +36,9 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+pub use events::{ReceiveEvent, SendEvent, Tagged};
 use followed::{FlowSlot, Followed};
+pub use supervisor::Supervisor;
 
 /// Why there is no data plane.
 #[derive(Debug, thiserror::Error)]
@@ -73,102 +74,6 @@ pub enum DataPlaneError {
     #[error("the data plane has no room for another {0}; try again when a transfer has ended")]
     NoRoom(&'static str),
 }
-
-/// What a sending flow reports; the events of [`Event`], owned.
-#[derive(Debug)]
-pub enum SendEvent {
-    /// The path is open for segments of this size.
-    PathOpen {
-        /// Payload bytes of a segment.
-        stride: u16,
-        /// The first probe's round trip.
-        rtt_us: u32,
-    },
-    /// No probe was answered.
-    PathClosed {
-        /// The last refusal to send, 0 if none.
-        errno: i32,
-    },
-    /// A buffer to be filled.
-    Fill {
-        /// The chunk.
-        chunk: u32,
-        /// The buffer.
-        buffer: LentBuffer,
-    },
-    /// A chunk's hash.
-    Hashed {
-        /// The chunk.
-        chunk: u32,
-        /// Its hash.
-        hash: ChunkHash,
-    },
-    /// The receiver has a chunk.
-    Delivered {
-        /// The chunk.
-        chunk: u32,
-        /// How long it took.
-        times: ChunkTimes,
-    },
-    /// A chunk could not be read.
-    ReadFailed {
-        /// The chunk.
-        chunk: u32,
-        /// Why.
-        error: DiskError,
-    },
-    /// A chunk was given up, as ordered.
-    Withdrawn {
-        /// The chunk.
-        chunk: u32,
-    },
-    /// The flow is gone.
-    Closed,
-}
-
-/// What a receiving flow reports.
-#[derive(Debug)]
-pub enum ReceiveEvent {
-    /// Where shall this chunk go?
-    Asks {
-        /// The chunk.
-        chunk: u32,
-        /// Its bytes.
-        chunk_bytes: u32,
-    },
-    /// A pack, whole.
-    Hand {
-        /// The chunk.
-        chunk: u32,
-        /// Its bytes.
-        buffer: LentBuffer,
-    },
-    /// A chunk is written.
-    Written {
-        /// The chunk.
-        chunk: u32,
-        /// Its hash.
-        hash: Option<ChunkHash>,
-        /// How long it took.
-        times: ChunkTimes,
-    },
-    /// A chunk could not be written.
-    WriteFailed {
-        /// The chunk.
-        chunk: u32,
-        /// Why.
-        error: DiskError,
-    },
-    /// A report for the partner.
-    Report(Vec<u8>),
-    /// Most of the flow came by the kernel lately, although its lane has rings.
-    Astray,
-    /// The flow is gone.
-    Closed,
-}
-
-/// An event with the number that its transfer gave the flow.
-pub type Tagged<E> = (usize, E);
 
 #[derive(Debug)]
 enum Route<E> {
@@ -742,62 +647,5 @@ async fn route_events(mut events: Events, bell: UnixStream, plane: Weak<DataPlan
                 return;
             }
         }
-    }
-}
-
-/// Keeps a data plane running.
-#[derive(Debug)]
-pub struct Supervisor {
-    origin: Origin,
-    config: EngineConfig,
-    current: tokio::sync::Mutex<Option<Arc<DataPlane>>>,
-    starts: AtomicU64,
-}
-
-impl Supervisor {
-    /// A supervisor that gets a data plane from `origin` when one is first wanted.
-    #[must_use]
-    pub fn new(origin: Origin, config: EngineConfig) -> Self {
-        Self { origin, config, current: tokio::sync::Mutex::new(None), starts: AtomicU64::new(0) }
-    }
-
-    /// The running data plane; starts one if there is none.
-    ///
-    /// # Errors
-    /// [`DataPlaneError`], if it does not start.
-    pub async fn get(&self) -> Result<Arc<DataPlane>, DataPlaneError> {
-        let mut current = self.current.lock().await;
-        if let Some(plane) = current.as_ref().filter(|plane| plane.is_alive()) {
-            return Ok(plane.clone());
-        }
-        let plane = DataPlane::start(&self.origin, &self.config).await?;
-        self.starts.fetch_add(1, Ordering::Relaxed);
-        *current = Some(plane.clone());
-        Ok(plane)
-    }
-
-    /// The running data plane, if one runs.
-    pub async fn running(&self) -> Option<Arc<DataPlane>> {
-        self.current.lock().await.clone().filter(|plane| plane.is_alive())
-    }
-
-    /// Writes into a result how this side's data plane moved its packets.
-    pub async fn note_datapath(&self, result: &mut TransferResult) {
-        if let Some(plane) = self.running().await {
-            plane.datapath().clone_into(&mut result.datapath);
-            result.af_xdp_mode = plane.af_xdp_mode().map(str::to_owned);
-        }
-    }
-
-    /// How often it had to be started again.
-    #[must_use]
-    pub fn restarts(&self) -> u64 {
-        self.starts.load(Ordering::Relaxed).saturating_sub(1)
-    }
-
-    /// How it is set up.
-    #[must_use]
-    pub const fn config(&self) -> &EngineConfig {
-        &self.config
     }
 }
