@@ -5,7 +5,7 @@
 //!  lane ── Tap ──> ring ──┴─> Capture::next ── headers, pcap ──> the API's answer ──> `culvert capture` ──> file
 //! ```
 //!
-//! The rings are looked into every [`INTERVAL`]. Whoever takes the bytes too slowly makes the rings full, and their lanes drop and count; nothing
+//! The rings are looked into every few milliseconds. Whoever takes the bytes too slowly makes the rings full, and their lanes drop and count; nothing
 //! grows. A capture that is dropped ends in the lanes too.
 
 pub mod file;

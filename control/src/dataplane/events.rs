@@ -4,7 +4,7 @@ use culvert_dataplane::link::commands::{ChunkTimes, DiskError};
 use culvert_dataplane::link::handles::LentBuffer;
 use culvert_protocol::tree_hash::ChunkHash;
 
-/// What a sending flow reports; the events of [`Event`], owned.
+/// What a sending flow reports: the events of [`culvert_dataplane::link::commands::Event`], owned.
 #[derive(Debug)]
 pub enum SendEvent {
     /// The path is open for segments of this size.
