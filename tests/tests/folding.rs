@@ -57,20 +57,25 @@ fn on_each(test: impl Fn(&Pair)) {
         Some(why) => eprintln!("skipped: {why}"),
         None => {
             let room = room();
+            // Declared before what is mounted in its room, it is removed after that.
+            let pair;
             let (there, shared) = (room.path().join("there"), room.path().join("shared"));
             let _folding = Folding::Fuse(FoldingDisk::new(&shared));
             fs::write(shared.join("Probe"), "x").unwrap();
             assert_eq!(fs::read_to_string(shared.join("pROBE")).unwrap(), "x", "the file system does not fold");
             fs::remove_file(shared.join("probe")).unwrap();
-            test(&Pair::with(room, there, shared));
+            pair = Pair::with(room, there, shared);
+            test(&pair);
         }
     }
     let room = room();
+    let pair;
     let mounted = room.path().join("ext4");
     match ext4(room.path(), &mounted) {
         Ok(_folding) => {
             let there = room.path().join("there");
-            test(&Pair::with(room, there, mounted.join("shared")));
+            pair = Pair::with(room, there, mounted.join("shared"));
+            test(&pair);
         }
         Err(why) => eprintln!("skipped: ext4 that folds: {why}"),
     }
