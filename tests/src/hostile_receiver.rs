@@ -1,5 +1,6 @@
 //! A receiver with its own malice: it opens the way for a sender's segments, and then reports what it wants.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::stranger::Stranger;
 
 const FLOW_ID: u32 = 0x0102_0300;
 
-/// The receiving end of one flow, whose segments it does not even decrypt.
+/// The receiving end of one flow, whose segments it does not even decrypt: it counts them.
 #[derive(Debug)]
 pub struct HostileReceiver {
     stranger: Stranger,
@@ -24,6 +25,12 @@ pub struct HostileReceiver {
     next_reply: u64,
     /// What an honest receiver would have seen so far.
     pub seen: Summary,
+    /// The segments of each chunk that have come since it was whole the last time.
+    segments: HashMap<u32, HashSet<u32>>,
+    /// Chunks in the order in which they became whole, as often as they did.
+    whole: Vec<u32>,
+    /// Packets that did not come before those after them.
+    lost: Vec<PacketRange>,
 }
 
 impl HostileReceiver {
@@ -39,23 +46,52 @@ impl HostileReceiver {
         let secret = stranger.secret();
         let (_, reply_key) = KeySchedule::new(Cipher::Aes256Gcm, &secret, FLOW_ID, Direction::Reverse).next_key();
         let seen = Summary { flow_id: FLOW_ID, ..Summary::default() };
-        Self { stranger, socket, reply_key, next_reply: 0, seen }
+        Self {
+            stranger,
+            socket,
+            reply_key,
+            next_reply: 0,
+            seen,
+            segments: HashMap::new(),
+            whole: Vec::new(),
+            lost: Vec::new(),
+        }
     }
 
     /// Takes in what has come, and answers probes as an honest receiver does: otherwise nothing would follow them.
-    fn take_in(&mut self) {
+    pub fn take_in(&mut self) {
         let mut datagram = vec![0; usize::from(u16::MAX)];
         // Not more at once than leaves time for reports.
         for _ in 0..2_000 {
             let Ok((bytes, from)) = self.socket.recv_from(&mut datagram) else { return };
             let Ok(header) = Header::parse_datagram(&datagram[..bytes]) else { continue };
-            self.seen.next_packet = self.seen.next_packet.max(header.packet_number + 1);
+            let first = self.seen.next_packet;
+            if let Some(count @ 1..) = header.packet_number.checked_sub(first) {
+                self.lost.push(PacketRange { first, count });
+            }
+            self.seen.next_packet = first.max(header.packet_number + 1);
             self.seen.echo_us = header.sent_us;
             self.seen.packets += 1;
-            if header.kind == SegmentKind::Probe {
-                self.answer(&header, bytes, from);
+            match header.kind {
+                SegmentKind::Probe => self.answer(&header, bytes, from),
+                SegmentKind::Data => self.note_segment(&header),
+                SegmentKind::ProbeReply | SegmentKind::Opening => {}
             }
         }
+    }
+
+    fn note_segment(&mut self, header: &Header) {
+        let segments = self.segments.entry(header.chunk).or_default();
+        segments.insert(header.index);
+        if segments.len() as u32 == header.chunk_bytes.div_ceil(header.stride.into()) {
+            self.segments.remove(&header.chunk);
+            self.whole.push(header.chunk);
+        }
+    }
+
+    /// The chunks that have become whole since this was asked the last time.
+    pub fn take_whole(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.whole)
     }
 
     fn answer(&mut self, probe: &Header, datagram_bytes: usize, to: SocketAddr) {
@@ -76,27 +112,49 @@ impl HostileReceiver {
         let _ = self.socket.send_to(&reply, to);
     }
 
+    /// The packets that were lost since this was asked the last time.
+    pub fn take_lost(&mut self) -> Vec<PacketRange> {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Reports what `lie` makes of what was seen, and returns what the node has said; an error when it has closed the connection. Takes a
+    /// few milliseconds.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn report(
+        &mut self,
+        lie: impl FnOnce(&Summary) -> (Summary, Vec<PacketRange>),
+        completed: &[u32],
+    ) -> std::io::Result<Vec<Message>> {
+        let mut bytes = [0; REPORT_BYTES_MAX];
+        let (summary, lost) = lie(&self.seen);
+        let (length, ..) = write_report(&mut bytes, &summary, &lost, completed.iter().copied());
+        self.seen.sequence += 1;
+        let mut frame = Vec::new();
+        Message::Feedback(bytes[..length].to_vec()).write_frame(&mut frame);
+        Message::Ping(self.seen.sequence).write_frame(&mut frame);
+        self.stranger.say_bytes(&frame)?;
+        // This waits a little, too.
+        Ok(std::iter::from_fn(|| self.stranger.hear_if_there_is()).collect())
+    }
+
+    /// Says something else.
+    pub fn say(&mut self, message: &Message) {
+        self.stranger.say(message);
+    }
+
     /// Reports every few milliseconds what `lie` makes of what was seen, until the node has had enough; returns why.
     ///
     /// # Panics
     /// If it never has.
     pub fn report_until_refused(mut self, mut lie: impl FnMut(&Summary) -> (Summary, Vec<PacketRange>)) -> Refusal {
         let began = Instant::now();
-        let mut bytes = [0; REPORT_BYTES_MAX];
         loop {
             assert!(began.elapsed() < PATIENCE, "the node goes on for ever: {:?}", self.seen);
             self.take_in();
-            let (summary, lost) = lie(&self.seen);
-            let (length, ..) = write_report(&mut bytes, &summary, &lost, std::iter::empty::<u32>());
-            self.seen.sequence += 1;
-            let mut frame = Vec::new();
-            Message::Feedback(bytes[..length].to_vec()).write_frame(&mut frame);
-            Message::Ping(self.seen.sequence).write_frame(&mut frame);
-            if self.stranger.say_bytes(&frame).is_err() {
-                return self.stranger.hear_refusal();
-            }
-            // This waits a little, too.
-            while let Some(message) = self.stranger.hear_if_there_is() {
+            let Ok(heard) = self.report(&mut lie, &[]) else { return self.stranger.hear_refusal() };
+            for message in heard {
                 if let Message::Refused(refusal) = message {
                     return refusal;
                 }

@@ -2,6 +2,7 @@
 //!
 //! In every case the node that sends ends the transfer with a named reason, stays small, and serves others.
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::UdpSocket;
 use std::os::unix::ffi::OsStrExt as _;
@@ -245,5 +246,59 @@ fn a_receiver_that_never_gives_credit_is_given_up() {
         .report_until_refused(|seen| (Summary { decided_below: seen.next_packet, ..*seen }, Vec::new()));
     assert_eq!(refusal.code, RefusalCode::Temporary, "{refusal}");
     assert!(refusal.text.contains("nothing has come of the transfer"), "{refusal}");
+    siege.lift();
+}
+
+/// A chunk that went once more before the others of its file counted for one of them: the file's hash was said too early, and was none.
+#[test]
+fn a_chunk_that_is_wanted_twice_counts_once() {
+    let siege = Siege::begin();
+    let of_data = |number| fs::read(siege.pair.shared.join(format!("data/file-{number}"))).unwrap();
+    let hashes: HashSet<[u8; 32]> = (0..20).map(|number| *blake3::hash(&of_data(number)).as_bytes()).collect();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let stranger = siege.pull_with(socket.local_addr().unwrap().port(), |options| {
+        (options.mode, options.rate_bits_per_second) = (Mode::Fixed, Some(50_000_000));
+    });
+    let mut receiver = HostileReceiver::begin(stranger, socket);
+    // The first file's five chunks; the others of them are not reported before the first has come twice.
+    let (mut came, mut kept_back) = (0, Vec::new());
+    let mut said: HashMap<u32, [u8; 32]> = HashMap::new();
+    wait_for("the hashes of all files", || {
+        receiver.take_in();
+        let mut completed = Vec::new();
+        for chunk in receiver.take_whole() {
+            match chunk {
+                0 => {
+                    came += 1;
+                    completed.push(chunk);
+                }
+                1..5 if came < 2 => kept_back.push(chunk),
+                _ => completed.push(chunk),
+            }
+        }
+        let is_first = came == 1 && completed.contains(&0);
+        let mut lost = receiver.take_lost();
+        let mut honest = |seen: &Summary| {
+            (Summary { decided_below: seen.next_packet, credit: 1_000, ..*seen }, std::mem::take(&mut lost))
+        };
+        let mut heard = receiver.report(&mut honest, &completed).expect("the node closed the connection");
+        if is_first {
+            receiver.say(&Message::SendAgain(vec![0]));
+        }
+        if came == 2 && !kept_back.is_empty() {
+            heard.extend(receiver.report(&mut honest, &std::mem::take(&mut kept_back)).unwrap());
+        }
+        for message in heard {
+            match message {
+                Message::FilesComplete(files) => said.extend(files),
+                Message::Refused(refusal) => panic!("{refusal}"),
+                _ => {}
+            }
+        }
+        (said.len() == 20).then_some(())
+    });
+    assert_eq!(came, 2);
+    assert_eq!(said.into_values().collect::<HashSet<_>>(), hashes);
+    drop(receiver);
     siege.lift();
 }

@@ -4,6 +4,7 @@
 //! after chunk to whichever flow has the least to do. A chunk is *prepared* (its file opened, its hole found, its proof checked) before it is
 //! assigned; what becomes of it comes back as an event.
 
+mod delivery;
 mod ending;
 mod files;
 mod preparing;
@@ -19,14 +20,13 @@ use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::{FileError, FlowOffer, Message, RefusalCode};
 use culvert_protocol::names::printable;
 use culvert_protocol::receipt::Receipt;
-use culvert_protocol::tree_hash::{ChunkHash, TreeHash};
+use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::mpsc;
 
 use super::flows::{SendingFlows, path_closed};
 use super::manifest_exchange::{canceled, unexpected};
 use super::packs::{FilledPack, fill};
 use super::patience::Patience;
-use super::receiving::TRIES_MAX;
 use super::result::TransferResult;
 use super::usage::CpuMeter;
 use super::{ErrorList, Phase, TransferContext, TransferError};
@@ -34,6 +34,7 @@ use crate::connection::SILENCE_TIMEOUT;
 use crate::dataplane::{SendEvent, Tagged};
 use crate::metrics::Stage;
 use crate::sources::SourceTree;
+use delivery::{AskedAgain, OutgoingProgress};
 use files::{OpenedFile, OutgoingFiles};
 use standstill::Standstill;
 
@@ -106,21 +107,6 @@ enum Done {
     Proved { chunk: u32, same: Option<ChunkHash> },
     /// A file was looked at once more after its last chunk was delivered.
     Checked { file: u32, result: Result<(), FileError> },
-}
-
-/// A file with chunks of its own, on its way.
-#[derive(Debug)]
-struct OutgoingProgress {
-    left: u64,
-    tree: TreeHash,
-}
-
-/// A chunk that the receiver wanted again.
-#[derive(Clone, Copy, Debug, Default)]
-struct AskedAgain {
-    times: u32,
-    /// It is still on its way for the first time.
-    waits: bool,
 }
 
 struct Sending {
@@ -412,9 +398,7 @@ impl Sending {
                 self.note_delivery();
                 self.unassign(tag, chunk);
                 self.chunk_delivered(chunk);
-                if self.asked_again.get(&chunk).is_some_and(|asked| asked.waits) {
-                    self.send_again(chunk);
-                }
+                self.send_again_if_asked(chunk);
             }
             SendEvent::ReadFailed { chunk, error } => {
                 self.unassign(tag, chunk);
@@ -436,91 +420,6 @@ impl Sending {
     fn unassign(&mut self, tag: usize, chunk: u32) {
         self.flows.settled(tag);
         self.assigned.remove(&chunk);
-    }
-
-    /// The receiver found a chunk's bytes damaged. It gives up after a few times, so nobody honest asks more often, or for what was
-    /// not sent.
-    fn asked_again(&mut self, chunk: u32) -> Result<(), TransferError> {
-        let asked = self.asked_again.entry(chunk).or_default();
-        if chunk >= self.next_chunk || asked.waits || asked.times >= TRIES_MAX {
-            let text = format!("it asks for chunk {chunk} again, which was not sent or was sent often enough");
-            return Err(TransferError::protocol(text));
-        }
-        asked.times += 1;
-        asked.waits = true;
-        self.said_all_sent = false;
-        // The request may overtake the report that the chunk arrived: then it goes again after that.
-        if !self.assigned.contains_key(&chunk) {
-            self.send_again(chunk);
-        }
-        Ok(())
-    }
-
-    fn send_again(&mut self, chunk: u32) {
-        if let Some(asked) = self.asked_again.get_mut(&chunk) {
-            asked.waits = false;
-        }
-        self.bytes_delivered = self.bytes_delivered.saturating_sub(u64::from(self.chunk_bytes(chunk)));
-        self.again.push_back(chunk);
-    }
-
-    /// The receiver has a chunk, however it came by it.
-    fn chunk_delivered(&mut self, chunk: u32) {
-        self.bytes_delivered += u64::from(self.chunk_bytes(chunk));
-        let hash = self.hashed.remove(&chunk);
-        self.chunk_settled(chunk);
-        let Payload::Files { tree, chunks } = &self.payload else { return };
-        match chunks.content(chunk) {
-            Some(ChunkContent::Range { file, part, .. }) => {
-                let count = chunks.chunks_of_file(tree.manifest.file_bytes(file).unwrap_or(0));
-                let progress = self
-                    .progress_of
-                    .entry(file)
-                    .or_insert_with(|| OutgoingProgress { left: count, tree: TreeHash::new(count) });
-                // A chunk that went once more because its bytes were damaged on the other side counts once.
-                if progress.left == 0 {
-                    return;
-                }
-                progress.left -= 1;
-                if let Some(hash) = hash {
-                    progress.tree.add(part, hash);
-                }
-                if progress.left == 0 {
-                    if let (Some(hash), Some(place)) = (progress.tree.finish(), self.hashes.get_mut(file as usize)) {
-                        *place = *hash.as_bytes();
-                    }
-                    self.check_once_more(file);
-                }
-            }
-            Some(ChunkContent::Pack { files, .. }) => {
-                let count = files.len() as u64;
-                self.context.progress.send_modify(|progress| progress.files_done += count);
-            }
-            None => {}
-        }
-    }
-
-    /// Looks at a file after its last chunk was delivered: did it change while it was read?
-    fn check_once_more(&mut self, file: u32) {
-        let Payload::Files { tree, .. } = &self.payload else { return };
-        if self.failed.contains(&file) {
-            return;
-        }
-        self.checking += 1;
-        let (tree, done, opened) = (tree.clone(), self.done.clone(), self.files.get(file));
-        tokio::task::spawn_blocking(move || {
-            let result = files::check(&tree, file, opened.as_deref());
-            let _ = done.send(Done::Checked { file, result });
-        });
-    }
-
-    /// A chunk needs its file no longer.
-    fn chunk_settled(&mut self, chunk: u32) {
-        if let Some(file) = self.file_of(chunk) {
-            // Chunks are prepared in order, so a file is done with once the next chunk is another file's.
-            let is_over = self.file_of(self.next_chunk) != Some(file);
-            self.files.end_use(file, is_over);
-        }
     }
 
     fn file_of(&self, chunk: u32) -> Option<u32> {

@@ -4,6 +4,8 @@
 //! steady state each round costs one flush of the file system, however many files it has. A directory that was filled beside its place
 //! gives all its files their names at once, when the last of them is durable.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
@@ -78,7 +80,14 @@ impl Committer {
 #[derive(Debug, Default)]
 struct Linked {
     files: Vec<(u32, Record)>,
+    /// Packs with no other files than those, and those that were linked before.
     chunks: Vec<u32>,
+}
+
+impl Linked {
+    const fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.chunks.is_empty()
+    }
 }
 
 /// A directory that is being filled, and its durable files.
@@ -88,31 +97,63 @@ struct Filling {
     /// Files that came, whatever became of them.
     settled: u32,
     staged: Vec<(ChunkHash, StagedFile)>,
+    /// The packs that they came with.
+    packs: Vec<u32>,
 }
 
 /// The directories that are being filled: as few as there are packs under way, if the sender keeps to the manifest's order.
 #[derive(Debug, Default)]
-struct FillingList(Vec<Filling>);
+struct FillingList {
+    directories: Vec<Filling>,
+    /// How often each pack stands in their lists.
+    directories_of: HashMap<u32, usize>,
+}
 
 impl FillingList {
     fn of(&mut self, directory: &Arc<FreshDirectory>) -> &mut Filling {
-        let at = self.0.iter().rposition(|filling| Arc::ptr_eq(&filling.directory, directory)).unwrap_or_else(|| {
-            self.0.push(Filling { directory: directory.clone(), settled: 0, staged: Vec::new() });
-            self.0.len() - 1
+        let is_it = |filling: &Filling| Arc::ptr_eq(&filling.directory, directory);
+        let at = self.directories.iter().rposition(is_it).unwrap_or_else(|| {
+            let (directory, staged, packs) = (directory.clone(), Vec::new(), Vec::new());
+            self.directories.push(Filling { directory, settled: 0, staged, packs });
+            self.directories.len() - 1
         });
-        &mut self.0[at]
+        &mut self.directories[at]
+    }
+
+    /// `files` of a directory came with a pack.
+    fn settle(&mut self, chunk: u32, directory: &Arc<FreshDirectory>, files: u32) {
+        let filling = self.of(directory);
+        filling.settled += files;
+        filling.packs.push(chunk);
+        *self.directories_of.entry(chunk).or_default() += 1;
     }
 
     /// Those of which all files came.
     fn take_full(&mut self) -> Vec<Filling> {
-        self.0.extract_if(.., |filling| filling.settled >= filling.directory.files).collect()
+        self.directories.extract_if(.., |filling| filling.settled >= filling.directory.files).collect()
+    }
+
+    /// A directory's files have their names: whether a pack that some of them came with has none in others.
+    fn is_last_of(&mut self, chunk: u32) -> bool {
+        let Entry::Occupied(mut left) = self.directories_of.entry(chunk) else { return false };
+        *left.get_mut() -= 1;
+        let is_last = *left.get() == 0;
+        if is_last {
+            left.remove();
+        }
+        is_last
+    }
+
+    /// Whether a pack has files in directories that are not in their places.
+    fn has_files_of(&self, chunk: u32) -> bool {
+        self.directories_of.contains_key(&chunk)
     }
 }
 
 fn commit_rounds(intake: &Intake, preserve: bool, waiting: &Receiver<Work>, report: &dyn Fn(Committed)) {
     let (mut linked, mut filling) = (Linked::default(), FillingList::default());
     loop {
-        let batch = take_batch(waiting, linked.files.is_empty());
+        let batch = take_batch(waiting, linked.is_empty());
         let Some(batch) = batch else { return };
         let mut committed = Committed::default();
         if let Err(error) = make_durable(intake, &mut linked, &mut committed) {
@@ -151,9 +192,6 @@ fn make_durable(intake: &Intake, linked: &mut Linked, committed: &mut Committed)
     };
     destination.sync().map_err(|error| failed("the files", &error))?;
     let Linked { files, chunks } = std::mem::take(linked);
-    if files.is_empty() {
-        return Ok(());
-    }
     let (files, records): (Vec<u32>, Vec<Record>) = files.into_iter().unzip();
     let mut journal = intake.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(journal) = journal.as_mut() {
@@ -182,12 +220,15 @@ fn link(
                 }
             }
             for (directory, files) in settled {
-                filling.of(&directory).settled += files;
+                filling.settle(chunk, &directory, files);
+            }
+            if !filling.has_files_of(chunk) {
+                linked.chunks.push(chunk);
             }
             for full in filling.take_full() {
-                put_in_place(intake, &unpacking, full, linked, committed);
+                let packs = put_in_place(intake, &unpacking, full, linked, committed);
+                linked.chunks.extend(packs.into_iter().filter(|&chunk| filling.is_last_of(chunk)));
             }
-            linked.chunks.push(chunk);
         }
         Work::Empty(files) => {
             for file in files {
@@ -217,14 +258,14 @@ fn link_one(
     }
 }
 
-/// Brings a directory to its place; if that is not empty any more, its files one by one.
+/// Brings a directory to its place; if that is not empty any more, its files one by one. Returns the packs that they came with.
 fn put_in_place(
     intake: &Intake,
     unpacking: &Unpacking<'_>,
     full: Filling,
     linked: &mut Linked,
     committed: &mut Committed,
-) {
+) -> Vec<u32> {
     let is_in_place = full.directory.put_in_place().is_ok();
     for (hash, staged) in full.staged {
         match staged.fresh().filter(|_| is_in_place) {
@@ -236,4 +277,50 @@ fn put_in_place(
         }
     }
     intake.fresh.leave(&full.directory);
+    full.packs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::destination::Reach;
+    use crate::destination::fresh_directories::FreshDirectories;
+    use crate::destination::plan::Action;
+    use culvert_protocol::manifest::{Entry, EntryKind, Manifest};
+
+    /// A pack was called stored when its files were written, and one with files in no other directory never.
+    #[test]
+    fn a_pack_is_stored_when_the_last_of_its_directories_is_in_its_place() {
+        let room = tempfile::tempdir().unwrap();
+        let mut manifest = Manifest::default();
+        let mut push = |name: &str, kind| {
+            let entry = Entry { name: name.as_bytes(), kind, target: b"", mode: 0o755, modified: Default::default() };
+            manifest.push(&entry).unwrap();
+        };
+        for directory in ["a", "b"] {
+            std::fs::create_dir(room.path().join(directory)).unwrap();
+            push(directory, EntryKind::Directory);
+            for file in 0..16 {
+                push(&format!("{directory}/{file}"), EntryKind::File { bytes: 1, is_sparse: false });
+            }
+        }
+        let reach = Reach::Owner { directory: room.path().to_owned() };
+        let destination = reach.open_destination(b"", false, true).unwrap();
+        let fresh = FreshDirectories::find(&manifest, &[Action::Create; 34], 1 << 20, 0);
+        let [a, b] = [b"a", b"b"].map(|name| fresh.enter(&destination, name).unwrap());
+        let mut filling = FillingList::default();
+        let mut stored_after = |chunk, settled: &[(&Arc<FreshDirectory>, u32)]| -> Vec<u32> {
+            for &(directory, files) in settled {
+                filling.settle(chunk, directory, files);
+            }
+            assert!(filling.has_files_of(chunk));
+            let packs: Vec<u32> = filling.take_full().into_iter().flat_map(|full| full.packs).collect();
+            packs.into_iter().filter(|&chunk| filling.is_last_of(chunk)).collect()
+        };
+        assert_eq!(stored_after(1, &[(&a, 10)]), [] as [u32; 0]);
+        // The second ends the first directory and begins the second one.
+        assert_eq!(stored_after(2, &[(&a, 6), (&b, 4)]), [1]);
+        assert_eq!(stored_after(3, &[(&b, 5), (&b, 7)]), [2, 3]);
+        assert!(filling.directories.is_empty() && filling.directories_of.is_empty());
+    }
 }

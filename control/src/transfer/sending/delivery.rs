@@ -1,0 +1,132 @@
+//! What becomes of chunks that were delivered, and of those that the receiver wants once more.
+//!
+//! A chunk counts once, however often it goes. When a file's chunks all count it is looked at once more, and its hash is said.
+
+use culvert_protocol::chunk_map::ChunkContent;
+use culvert_protocol::tree_hash::{ChunkHash, TreeHash};
+
+use super::{Done, Payload, Sending, files};
+use crate::transfer::TransferError;
+use crate::transfer::receiving::TRIES_MAX;
+
+/// A file with chunks of its own, on its way.
+#[derive(Debug)]
+pub struct OutgoingProgress {
+    left: u64,
+    tree: TreeHash,
+}
+
+impl OutgoingProgress {
+    fn new(chunks: u64) -> Self {
+        Self { left: chunks, tree: TreeHash::new(chunks) }
+    }
+
+    /// Counts a chunk; whether it was the last.
+    fn count(&mut self, part: u64, hash: Option<ChunkHash>) -> bool {
+        let Some(left) = self.left.checked_sub(1) else { return false };
+        self.left = left;
+        if let Some(hash) = hash {
+            self.tree.add(part, hash);
+        }
+        left == 0
+    }
+}
+
+/// A chunk that the receiver wanted again.
+#[derive(Clone, Copy, Debug)]
+pub struct AskedAgain {
+    times: u32,
+    /// It is still on its way for the time before.
+    waits: bool,
+    /// It was delivered before.
+    is_counted: bool,
+}
+
+impl Sending {
+    /// The receiver found a chunk's bytes damaged. It gives up after a few times, so nobody honest asks more often, or for what was
+    /// not sent.
+    pub(super) fn asked_again(&mut self, chunk: u32) -> Result<(), TransferError> {
+        // The request may overtake the report that the chunk arrived: then it goes again after that.
+        let is_under_way = self.assigned.contains_key(&chunk);
+        let first = AskedAgain { times: 0, waits: false, is_counted: !is_under_way };
+        let asked = self.asked_again.entry(chunk).or_insert(first);
+        if chunk >= self.next_chunk || asked.waits || asked.times >= TRIES_MAX {
+            let text = format!("it asks for chunk {chunk} again, which was not sent or was sent often enough");
+            return Err(TransferError::protocol(text));
+        }
+        asked.times += 1;
+        asked.waits = true;
+        self.said_all_sent = false;
+        if !is_under_way {
+            self.send_again(chunk);
+        }
+        Ok(())
+    }
+
+    /// A chunk was delivered: if the receiver has asked for it meanwhile, it goes once more.
+    pub(super) fn send_again_if_asked(&mut self, chunk: u32) {
+        if self.asked_again.get(&chunk).is_some_and(|asked| asked.waits) {
+            self.send_again(chunk);
+        }
+    }
+
+    fn send_again(&mut self, chunk: u32) {
+        if let Some(asked) = self.asked_again.get_mut(&chunk) {
+            asked.waits = false;
+        }
+        self.bytes_delivered = self.bytes_delivered.saturating_sub(u64::from(self.chunk_bytes(chunk)));
+        self.again.push_back(chunk);
+    }
+
+    /// The receiver has a chunk, however it came by it.
+    pub(super) fn chunk_delivered(&mut self, chunk: u32) {
+        self.bytes_delivered += u64::from(self.chunk_bytes(chunk));
+        let hash = self.hashed.remove(&chunk);
+        self.chunk_settled(chunk);
+        let counted_before = |asked: &mut AskedAgain| std::mem::replace(&mut asked.is_counted, true);
+        if self.asked_again.get_mut(&chunk).is_some_and(counted_before) {
+            return;
+        }
+        let Payload::Files { tree, chunks } = &self.payload else { return };
+        match chunks.content(chunk) {
+            Some(ChunkContent::Range { file, part, .. }) => {
+                let count = chunks.chunks_of_file(tree.manifest.file_bytes(file).unwrap_or(0));
+                let progress = self.progress_of.entry(file).or_insert_with(|| OutgoingProgress::new(count));
+                if progress.count(part, hash) {
+                    if let (Some(hash), Some(place)) = (progress.tree.finish(), self.hashes.get_mut(file as usize)) {
+                        *place = *hash.as_bytes();
+                    }
+                    self.check_once_more(file);
+                }
+            }
+            Some(ChunkContent::Pack { files, .. }) => {
+                let count = files.len() as u64;
+                self.context.progress.send_modify(|progress| progress.files_done += count);
+            }
+            None => {}
+        }
+    }
+
+    /// Looks at a file after its last chunk was delivered: did it change while it was read?
+    fn check_once_more(&mut self, file: u32) {
+        let Payload::Files { tree, .. } = &self.payload else { return };
+        if self.failed.contains(&file) {
+            return;
+        }
+        self.checking += 1;
+        let (tree, done, opened) = (tree.clone(), self.done.clone(), self.files.get(file));
+        tokio::task::spawn_blocking(move || {
+            let result = files::check(&tree, file, opened.as_deref());
+            let _ = done.send(Done::Checked { file, result });
+        });
+    }
+
+    /// A chunk needs its file no longer.
+    pub(super) fn chunk_settled(&mut self, chunk: u32) {
+        if let Some(file) = self.file_of(chunk) {
+            // Chunks are prepared in order, so a file is done with once the next chunk is another file's.
+            let is_over = self.file_of(self.next_chunk) != Some(file);
+            self.files.end_use(file, is_over);
+        }
+    }
+}
