@@ -35,6 +35,9 @@ pub struct Arrival {
     pub from: SocketAddr,
     /// It came through the kernel, and the lane has rings.
     pub is_astray: bool,
+    /// When it was taken: never earlier than it came, or a lane that was kept from its core meanwhile would make a delay of less
+    /// than the path has, by which all later ones are measured.
+    pub taken_ns: u64,
 }
 
 /// What came of an attempt to send.

@@ -26,7 +26,6 @@ use culvert_protocol::receiver_flow::{BufferId, ChunkMemory as _};
 use culvert_protocol::wire::{Header, SegmentKind};
 
 use crate::buffers::Buffers;
-use crate::clock::wire_us;
 use crate::counters::LaneCounter;
 use crate::datapath::{Arrival, Datapath};
 use crate::disk::Disk;
@@ -145,7 +144,7 @@ impl<D: Datapath> Lane<D> {
         if self.body.link.has_room_for_events(EVENTS_PER_TURN) {
             progress |= self.body.take_deliveries(&mut self.datapath, now_ns);
             progress |= self.body.take_commands(&mut self.datapath, now_ns);
-            progress |= self.receive(now_ns);
+            progress |= self.receive();
             progress |= self.body.disk_turn();
             progress |= self.send(now_ns);
             self.report();
@@ -158,13 +157,12 @@ impl<D: Datapath> Lane<D> {
         Turn { progress, deadline_ns: self.deadline_ns() }
     }
 
-    fn receive(&mut self, now_ns: u64) -> bool {
-        let now_us = wire_us(now_ns);
+    fn receive(&mut self) -> bool {
         let (body, replies) = (&mut self.body, &mut self.replies);
-        let mut datagrams = self.datapath.receive(|datagram, by| body.datagram(datagram, by, now_us, replies));
+        let mut datagrams = self.datapath.receive(|datagram, by| body.datagram(datagram, by, replies));
         self.turns = self.turns.wrapping_add(1);
         if self.turns.is_multiple_of(TURNS_PER_SOURCE_LOOK) {
-            datagrams += self.receive_at_sources(now_us);
+            datagrams += self.receive_at_sources();
         }
         self.body.link.counters.add(LaneCounter::DatagramsReceived, datagrams as u64);
         for Reply { to, slot, probe, datagram_bytes } in self.replies.drain(..) {
@@ -179,13 +177,13 @@ impl<D: Datapath> Lane<D> {
     }
 
     /// Takes what came to the ports that flows have for themselves.
-    fn receive_at_sources(&mut self, now_us: u32) -> usize {
+    fn receive_at_sources(&mut self) -> usize {
         let mut datagrams = 0;
         for at in 0..self.body.active_sends.len() {
             let slot = usize::from(self.body.active_sends[at].0);
             let Some(source) = self.body.sends[slot].as_mut().and_then(|flow| flow.source.take()) else { continue };
             let (body, replies) = (&mut self.body, &mut self.replies);
-            datagrams += self.datapath.receive_at(&source, |datagram, by| body.datagram(datagram, by, now_us, replies));
+            datagrams += self.datapath.receive_at(&source, |datagram, by| body.datagram(datagram, by, replies));
             if let Some(flow) = body.sends[slot].as_mut() {
                 flow.source = Some(source);
             }
@@ -285,7 +283,7 @@ impl<D: Datapath> Lane<D> {
         body.link.counters.add(if progress { LaneCounter::BusyNs } else { LaneCounter::IdleNs }, spent_ns);
         for &slot in &body.active_sends {
             if let Some(flow) = body.sends[usize::from(slot.0)].as_mut() {
-                flow.account(progress, spent_ns, &body.link.counters);
+                flow.account(progress, spent_ns, now_ns, &body.link.counters);
             }
         }
         for &slot in &body.active_receives {
@@ -334,7 +332,7 @@ impl Body {
 
     /// Routes a datagram to its flow.
     #[inline]
-    fn datagram(&mut self, datagram: &[u8], by: Arrival, now_us: u32, replies: &mut Vec<Reply>) {
+    fn datagram(&mut self, datagram: &[u8], by: Arrival, replies: &mut Vec<Reply>) {
         let Ok(header) = Header::parse_datagram(datagram) else {
             self.link.counters.add(LaneCounter::RejectedMalformed, 1);
             return;
@@ -349,24 +347,24 @@ impl Body {
                     self.link.counters.add(LaneCounter::RejectedUnknownFlow, 1);
                     return;
                 }
-                let reply = self.segment(slot, datagram, &header, by.is_astray, now_us);
+                let reply = self.segment(slot, datagram, &header, by);
                 if reply && replies.len() < PROBE_REPLIES_PER_TURN {
                     replies.push(Reply { to: by.from, slot, probe: header, datagram_bytes: datagram.len() });
                 }
             }
-            SegmentKind::ProbeReply | SegmentKind::Opening => self.reply_from_receiver(datagram, &header, by.from),
+            SegmentKind::ProbeReply | SegmentKind::Opening => self.reply_from_receiver(datagram, &header, by),
         }
     }
 
     /// A datagram of the reverse direction. The id was chosen by the partner, so several flows may bear it; the
     /// key tells which is meant.
-    fn reply_from_receiver(&mut self, datagram: &[u8], header: &Header, from: SocketAddr) {
+    fn reply_from_receiver(&mut self, datagram: &[u8], header: &Header, by: Arrival) {
         let mut is_known = false;
         for &slot in &self.active_sends {
             let Some(flow) = self.sends[usize::from(slot.0)].as_mut() else { continue };
             if flow.protocol.flow_id() == header.flow_id {
                 is_known = true;
-                if flow.reply(datagram, header, from, &mut self.link, self.now_ns) {
+                if flow.reply(datagram, header, by, &mut self.link) {
                     return;
                 }
             }

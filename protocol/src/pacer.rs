@@ -54,6 +54,14 @@ impl Pacer {
         self.due_ns.saturating_sub(now_ns)
     }
 
+    /// How much of a wait of `waited_ns` that ends now the pacer is the reason for. A lane that comes later than it may make up for was
+    /// kept from its core, and that says nothing of the rate.
+    #[inline]
+    #[must_use]
+    pub const fn held_back_ns(&self, waited_ns: u64, now_ns: u64) -> u64 {
+        waited_ns.saturating_sub(now_ns.saturating_sub(self.due_ns).saturating_sub(BURST_NS))
+    }
+
     /// Notes that `bytes` leave now.
     #[inline]
     pub fn note_sent(&mut self, bytes: usize, now_ns: u64) {
@@ -116,5 +124,18 @@ mod tests {
         let mut pacer = Pacer::new(0);
         pacer.note_sent(1500, 5_000_000);
         assert!(pacer.wait_ns(5_000_000) > 0);
+    }
+
+    #[test]
+    fn a_lane_that_comes_late_was_not_held_back_by_its_pacer() {
+        let mut pacer = Pacer::new(8_000_000_000);
+        pacer.note_sent(1_000_000, 5_000_000);
+        assert_eq!(pacer.due_ns(), 5_000_000);
+        pacer.note_sent(1_000_000, 5_000_000);
+        assert_eq!(pacer.due_ns(), 6_000_000);
+        assert_eq!(pacer.held_back_ns(900_000, 5_900_000), 900_000);
+        assert_eq!(pacer.held_back_ns(1_900_000, 6_900_000), 1_900_000, "that can be made up for");
+        assert_eq!(pacer.held_back_ns(43_000_000, 48_000_000), 2_000_000);
+        assert_eq!(pacer.held_back_ns(10_000_000, 48_000_000), 0);
     }
 }

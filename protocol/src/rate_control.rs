@@ -231,6 +231,53 @@ mod tests {
         assert_eq!(controller.rate_bits_per_second(), before);
     }
 
+    /// One packet of `bytes` comes after `interval_us`, through a queue of `queue_us`.
+    fn deliver(controller: &mut dyn RateController, now_ns: &mut u64, bytes: u64, interval_us: u64, queue_us: u32) {
+        *now_ns += interval_us * 1_000;
+        controller.observe(&Observation {
+            now_ns: *now_ns,
+            rtt_ns: 300_000,
+            delay_min_us: 70 + queue_us,
+            interval_us: interval_us as u32,
+            delivered_bytes: bytes,
+            delivered_packets: 1,
+            lost_packets: 0,
+            busy_permille: 20,
+            paced_permille: 950,
+        });
+    }
+
+    /// Segments of 64 KiB, as loopback has them, come at the lowest rate four times a second: a flow that had fallen so low drained its
+    /// empty queue twice a second, for a report's time each, and stayed there for minutes.
+    #[test]
+    fn a_flow_of_large_segments_comes_back_from_the_lowest_rate() {
+        const SEGMENT_BYTES: u64 = 65_501;
+        const CAP: u64 = 250_000_000;
+        let config = ControllerConfig { stride: 65_425, ..config(Mode::Fair, Some(CAP), 0.3) };
+        let (mut controller, mut now_ns) = (controller(&config), 1_000_000_000);
+        let go_on = |controller: &mut dyn RateController, now_ns: &mut u64, seconds: u64| {
+            let end_ns = *now_ns + seconds * 1_000_000_000;
+            while *now_ns < end_ns {
+                let interval_us = SEGMENT_BYTES * 8_000_000 / controller.rate_bits_per_second();
+                deliver(controller, now_ns, SEGMENT_BYTES, interval_us.max(2_000), 0);
+            }
+        };
+        go_on(&mut *controller, &mut now_ns, 5);
+        assert_eq!(controller.rate_bits_per_second(), CAP);
+        // A queue ends start-up.
+        for _ in 0..10 {
+            deliver(&mut *controller, &mut now_ns, SEGMENT_BYTES, 4_200, 40_000);
+        }
+        go_on(&mut *controller, &mut now_ns, 5);
+        assert_eq!(controller.rate_bits_per_second(), CAP);
+        // The short end of a chunk, from a host that stood still meanwhile.
+        deliver(&mut *controller, &mut now_ns, 1_853, 42_900, 0);
+        let fell_to = controller.rate_bits_per_second();
+        go_on(&mut *controller, &mut now_ns, 10);
+        let rate = controller.rate_bits_per_second();
+        assert!(rate > CAP / 2, "{rate} after it had fallen to {fell_to}");
+    }
+
     proptest! {
         #[test]
         fn stays_between_floor_and_cap(cap in RATE_MIN..RATE_MAX, background: bool, seen in proptest::collection::vec(

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use culvert_tests::node::{Pair, RunningNode, data_plane_of, kill, wait_for};
 use culvert_tests::program::{Ran, command};
@@ -59,6 +59,7 @@ fn round(victim: Victim, seed: u64) {
     make_tree(&source, &mut random);
     let after = Duration::from_millis(100 + random.below(2_500));
     eprintln!("seed {seed}: {victim:?} dies after {after:?}");
+    let began = Instant::now();
     let child = begin(&pair, &source);
     std::thread::sleep(after);
     let result = match victim {
@@ -83,6 +84,7 @@ fn round(victim: Victim, seed: u64) {
             finish(child)
         }
     };
+    eprintln!("seed {seed}: over after {:?}; it said: {}{}", began.elapsed(), result.err, result.out);
     let result = result.exits(0).json();
     check(&pair, &source);
     assert_eq!(result["state"], "succeeded");

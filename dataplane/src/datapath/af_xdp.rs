@@ -198,10 +198,10 @@ impl Datapath for AfXdpDatapath {
             if queue.owes_wakeup() && !queue.is_down() && !queue.is_broken() {
                 queue.flush(&mut self.umem);
             }
-            let mut take = |packet: &[u8]| {
+            let mut take = |packet: &[u8], taken_ns| {
                 // The program lets nothing else through; a packet that is none of ours is ignored.
                 if let Some(datagram) = parse(packet).filter(|datagram| datagram.port == port) {
-                    each(datagram.payload, Arrival { from: datagram.from, is_astray: false });
+                    each(datagram.payload, Arrival { from: datagram.from, is_astray: false, taken_ns });
                     datagrams += 1;
                 }
             };
@@ -209,9 +209,9 @@ impl Datapath for AfXdpDatapath {
                 None => queue.receive(&mut self.umem, RECEIVE_BATCH, take),
                 Some(tap) => {
                     tap.stamp();
-                    let packets = queue.receive(&mut self.umem, RECEIVE_BATCH, |packet| {
+                    let packets = queue.receive(&mut self.umem, RECEIVE_BATCH, |packet, taken_ns| {
                         tap.frame(Direction::Received, packet);
-                        take(packet);
+                        take(packet, taken_ns);
                     });
                     tap.flush();
                     packets

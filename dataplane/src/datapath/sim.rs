@@ -193,7 +193,7 @@ impl Datapath for SimDatapath {
                 };
                 entry.remove()
             };
-            each(&next.1, Arrival { from: next.0, is_astray: false });
+            each(&next.1, Arrival { from: next.0, is_astray: false, taken_ns: self.now_ns() });
             datagrams += 1;
         }
         datagrams

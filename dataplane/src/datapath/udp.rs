@@ -271,13 +271,14 @@ fn receive_from(
     let mut datagrams = 0;
     for _ in 0..RECEIVE_BATCH {
         let Some(Incoming { bytes, datagram_bytes, from }) = socket.receive(incoming) else { break };
+        let taken_ns = monotonic_ns();
         if let Some(tap) = tap {
             tap.stamp();
             tap.datagrams(Direction::Received, port, from, &incoming[..bytes], datagram_bytes);
             tap.flush();
         }
         for datagram in incoming[..bytes].chunks(datagram_bytes) {
-            each(datagram, Arrival { from, is_astray: false });
+            each(datagram, Arrival { from, is_astray: false, taken_ns });
             datagrams += 1;
         }
     }

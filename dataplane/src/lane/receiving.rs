@@ -9,7 +9,7 @@ use super::Body;
 use super::jobs::{HASH_STEP_BYTES, Role};
 use crate::clock::wire_us;
 use crate::counters::{LaneCounter, LaneCounters};
-use crate::datapath::{Datapath, QueueCondition};
+use crate::datapath::{Arrival, Datapath, QueueCondition};
 use crate::link::commands::{Event, ReceiveSlot, Sink};
 
 /// A sender that has used its credit up is told of new credit at once, and of very many losses, but not more often than this.
@@ -196,25 +196,18 @@ impl ReceiveFlow {
 impl Body {
     /// A datagram of a receiving flow. Returns whether it is a probe to be answered.
     #[inline]
-    pub(super) fn segment(
-        &mut self,
-        slot: ReceiveSlot,
-        datagram: &[u8],
-        header: &Header,
-        is_astray: bool,
-        now_us: u32,
-    ) -> bool {
+    pub(super) fn segment(&mut self, slot: ReceiveSlot, datagram: &[u8], header: &Header, by: Arrival) -> bool {
         let Some(flow) = self.receives[usize::from(slot.0)].as_mut() else { return false };
         if flow.is_closing {
             return false;
         }
-        let received = flow.protocol.receive(datagram, header, &mut self.buffers, now_us);
+        let received = flow.protocol.receive(datagram, header, &mut self.buffers, wire_us(by.taken_ns));
         if let Received::Rejected(reason) = received {
             self.link.counters.add(rejection(reason), 1);
             return false;
         }
         flow.has_heard = true;
-        flow.arrived[usize::from(is_astray)] += 1;
+        flow.arrived[usize::from(by.is_astray)] += 1;
         if header.kind == SegmentKind::Data {
             self.link.counters.add(LaneCounter::SegmentsReceived, 1);
             self.link.counters.add(LaneCounter::PayloadReceived, header.payload_bytes() as u64);

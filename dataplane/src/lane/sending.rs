@@ -18,7 +18,7 @@ use crate::clock::wire_us;
 use crate::counters::{FlowBlock, FlowWord, LaneCounter, LaneCounters};
 use crate::datapath::udp::SUPER_BUFFER_BYTES;
 use crate::datapath::udp::source::SourceSocket;
-use crate::datapath::{Datapath, Way};
+use crate::datapath::{Arrival, Datapath, Way};
 use crate::link::commands::{DiskError, Event, SendSlot, Source};
 
 /// Chunks that may be assigned to a flow and not in hand yet; the control process keeps to it.
@@ -367,37 +367,30 @@ impl SendFlow {
     }
 
     /// A datagram from the receiver; false if it is not this flow's.
-    pub(super) fn reply(
-        &mut self,
-        datagram: &[u8],
-        header: &Header,
-        from: SocketAddr,
-        link: &mut LaneLink,
-        now_ns: u64,
-    ) -> bool {
-        let now_us = wire_us(now_ns);
+    pub(super) fn reply(&mut self, datagram: &[u8], header: &Header, by: Arrival, link: &mut LaneLink) -> bool {
+        let taken_us = wire_us(by.taken_ns);
         if !self.protocol.open_reply(datagram, header) {
             return false;
         }
         // An authentic, new datagram shows where the receiver is now: behind an address translator that may be
         // another address than the control connection knows.
-        self.partner = from;
+        self.partner = by.from;
         if header.kind != SegmentKind::ProbeReply {
             return true;
         }
         let delivered = u16::try_from(header.index).unwrap_or(0);
         if let Some(probing) = self.probing.as_mut() {
             if probing.best.is_none() {
-                probing.rtt_us = now_us.wrapping_sub(header.sent_us);
+                probing.rtt_us = taken_us.wrapping_sub(header.sent_us);
             }
             let first_ns = probing.best.map_or(0, |(_, first_ns)| first_ns);
             if probing.best.is_none_or(|(best, _)| delivered > best) && self.search.common().contains(&delivered) {
                 probing.best = Some((delivered, first_ns));
             }
-        } else if self.search.on_answer(delivered, now_ns) {
+        } else if self.search.on_answer(delivered, by.taken_ns) {
             let stride = delivered - OVERHEAD_BYTES as u16;
             self.protocol.set_stride(stride);
-            let rtt_us = now_us.wrapping_sub(header.sent_us).max(1);
+            let rtt_us = taken_us.wrapping_sub(header.sent_us).max(1);
             link.emit(&Event::PathOpen { flow: self.slot, stride, rtt_us });
         }
         true
@@ -463,18 +456,19 @@ impl SendFlow {
     }
 
     /// Charges time to what the flow spent it on.
-    pub(super) fn account(&mut self, progress: bool, spent_ns: u64, counters: &LaneCounters) {
-        let (word, counter) = match (progress, self.waiting) {
+    pub(super) fn account(&mut self, progress: bool, spent_ns: u64, now_ns: u64, counters: &LaneCounters) {
+        let held_back_ns = self.pacer.held_back_ns(spent_ns, now_ns);
+        let (word, counter, ns) = match (progress, self.waiting) {
             _ if self.probing.is_some() => return,
             (true, Waiting::Nothing) if self.held == 0 => return,
             (true, _) => return self.block.add(FlowWord::BusyNs, spent_ns),
             (false, Waiting::Nothing) => return,
-            (false, Waiting::Source) => (FlowWord::ReadingNs, LaneCounter::StallReadingNs),
-            (false, Waiting::Pacer) => (FlowWord::PacingNs, LaneCounter::StallPacingNs),
-            (false, Waiting::Credit) => (FlowWord::CreditNs, LaneCounter::StallCreditNs),
+            (false, Waiting::Source) => (FlowWord::ReadingNs, LaneCounter::StallReadingNs, spent_ns),
+            (false, Waiting::Pacer) => (FlowWord::PacingNs, LaneCounter::StallPacingNs, held_back_ns),
+            (false, Waiting::Credit) => (FlowWord::CreditNs, LaneCounter::StallCreditNs, spent_ns),
         };
-        self.block.add(word, spent_ns);
-        counters.add(counter, spent_ns);
+        self.block.add(word, ns);
+        counters.add(counter, ns);
     }
 
     /// Writes the flow's counts where the control process reads them.

@@ -309,7 +309,12 @@ impl AdaptiveRate {
         let queue_ns = recent.queue_ns_min as f64;
         let target_ns = self.target_ns(self.best);
         if now_ns >= self.next_drain_ns {
-            self.drain_ns = (now_ns, now_ns + self.round_ns().max(SCALE_NS_MIN) / DRAIN_DIVISOR);
+            let drain_ns = self.round_ns().max(SCALE_NS_MIN) / DRAIN_DIVISOR;
+            // Between packets that are farther apart than a drain is long no queue lasts, and the drain would end with the next report only:
+            // at the lowest rate one followed the other, and the flow never came out of it.
+            if u64::from(seen.interval_us) * 1_000 <= drain_ns {
+                self.drain_ns = (now_ns, now_ns + drain_ns);
+            }
             self.next_drain_ns = now_ns + self.drain_interval_ns();
         }
         let echo_ns = now_ns.saturating_sub(self.rtt_ns);

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::rings::{CONTINUES, Consumer, Descriptor, Producer};
 use super::umem::{CHUNK_BYTES, Frame, Purpose, Umem};
+use crate::clock::monotonic_ns;
 
 /// Bytes of a packet that is gathered at most; a longer one is dropped and counted.
 const GATHER_BYTES_MAX: usize = 1 << 16;
@@ -190,11 +191,17 @@ impl<W: Wake> Queue<W> {
         (self.rings.fill.pending() + self.rings.receive.available()) as usize
     }
 
-    /// Takes up to `packets_max` packets and hands each to `each`, in one piece. Returns how many there were.
+    /// Takes up to `packets_max` packets and hands each to `each`, in one piece, with a time at which it had come. Returns how many there
+    /// were.
     #[inline]
-    pub fn receive(&mut self, umem: &mut Umem, packets_max: usize, mut each: impl FnMut(&[u8])) -> usize {
-        let mut packets = 0;
+    pub fn receive(&mut self, umem: &mut Umem, packets_max: usize, mut each: impl FnMut(&[u8], u64)) -> usize {
+        let (mut packets, mut known, mut taken_ns) = (0, 0, 0);
         while packets < packets_max {
+            if known == 0 {
+                known = self.rings.receive.available();
+                taken_ns = if known > 0 { monotonic_ns() } else { break };
+            }
+            known -= 1;
             let Some(descriptor) = self.rings.receive.pop() else { break };
             let frame = match umem.reclaim(descriptor.address) {
                 Ok(Some(frame)) => frame,
@@ -212,12 +219,12 @@ impl<W: Wake> Queue<W> {
             let continues = descriptor.options & CONTINUES != 0;
             match piece {
                 Some(packet) if !continues && !self.gathering.is_open => {
-                    each(packet);
+                    each(packet, taken_ns);
                     packets += 1;
                 }
                 piece => {
                     if let Some(packet) = self.gathering.add(piece, continues, &mut self.counters) {
-                        each(packet);
+                        each(packet, taken_ns);
                         packets += 1;
                     }
                 }

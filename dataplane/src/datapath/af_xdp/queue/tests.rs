@@ -129,7 +129,7 @@ fn a_batch_may_end_in_the_middle_of_a_packet() {
     let mut got = Vec::new();
     for _ in 0..4 {
         kernel.deliver(&mut umem, 1);
-        queue.receive(&mut umem, 100, |packet| got.push(packet.to_vec()));
+        queue.receive(&mut umem, 100, |packet, _| got.push(packet.to_vec()));
     }
     assert_eq!(got, [packet(1, 9_000), packet(2, 60)]);
     assert_eq!(queue.counters(), QueueCounters { received: 2, gathered: 1, ..QueueCounters::default() });
@@ -209,7 +209,7 @@ fn descriptors_that_make_no_sense_are_counted_and_spoil_only_their_packet() {
     kernel.arrive(&packet(3, 100));
     kernel.deliver(&mut umem, 1);
     let mut got = Vec::new();
-    queue.receive(&mut umem, 100, |packet| got.push(packet.to_vec()));
+    queue.receive(&mut umem, 100, |packet, _| got.push(packet.to_vec()));
     assert_eq!(got, [packet(3, 100)]);
     assert_eq!(queue.counters().malformed, 2);
     assert_eq!(umem.account(Purpose::Receive).kernel, RECEIVE_FRAMES as usize, "every frame is back in FILL");
@@ -281,7 +281,7 @@ proptest! {
                 }
                 Step::Deliver(pieces) => kernel.deliver(&mut umem, pieces),
                 Step::Receive(packets) => {
-                    queue.receive(&mut umem, packets, |packet| got.push(packet.to_vec()));
+                    queue.receive(&mut umem, packets, |packet, _| got.push(packet.to_vec()));
                 }
                 Step::Send(bytes) => {
                     if let Some(frame) = umem.take(Purpose::Transmit) {
@@ -308,9 +308,9 @@ proptest! {
         }
         while !kernel.arriving.is_empty() {
             kernel.deliver(&mut umem, 9);
-            queue.receive(&mut umem, 9, |packet| got.push(packet.to_vec()));
+            queue.receive(&mut umem, 9, |packet, _| got.push(packet.to_vec()));
         }
-        while queue.receive(&mut umem, 9, |packet| got.push(packet.to_vec())) > 0 {}
+        while queue.receive(&mut umem, 9, |packet, _| got.push(packet.to_vec())) > 0 {}
         prop_assert_eq!(&got, &arrived);
         queue.flush(&mut umem);
         left.extend(kernel.take(100));
