@@ -232,7 +232,7 @@ pub fn root_of(manifest: &Manifest, hashes: &[ChunkHash], is_stored: impl Fn(u32
     let mut listing = blake3::Hasher::new();
     let mut lines = Vec::with_capacity(2 * LISTING_STEP_BYTES);
     for (entry, hash) in stored {
-        for part in [to_hex(&hash).as_bytes(), b"  ", entry.name, b"\n"] {
+        for part in [blake3::Hash::from_bytes(hash).to_hex().as_bytes(), b"  ", entry.name, b"\n"] {
             lines.extend_from_slice(part);
         }
         if lines.len() >= LISTING_STEP_BYTES {

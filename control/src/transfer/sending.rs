@@ -140,6 +140,8 @@ struct Sending {
     /// Counts what brought the transfer further.
     steps: u64,
     said_all_sent: bool,
+    /// The root of everything that was sent, and how many files had failed by then.
+    root: Option<(usize, String)>,
     bytes_delivered: u64,
     done: mpsc::UnboundedSender<Done>,
     cpu: CpuMeter,
@@ -245,6 +247,7 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
         patience,
         steps: 0,
         said_all_sent: false,
+        root: None,
         bytes_delivered: stored_bytes,
         done,
         rate: RateMeter::new(),
@@ -307,7 +310,12 @@ impl Sending {
     async fn pump(&mut self) -> Result<(), TransferError> {
         while self.prepare_ahead() | self.assign_prepared() {}
         self.say_all_sent();
-        self.send_outbox().await
+        self.send_outbox().await?;
+        if self.said_all_sent {
+            // While the receiver stores the rest and computes it too.
+            self.update_root();
+        }
+        Ok(())
     }
 
     fn work_done(&mut self, done: Done) {

@@ -57,6 +57,7 @@ impl Sending {
         asked.times += 1;
         asked.waits = true;
         self.said_all_sent = false;
+        self.root = None;
         if !is_under_way {
             self.send_again(chunk);
         }

@@ -65,10 +65,11 @@ impl Sending {
             TransferError::here(RefusalCode::Verification, "the partner's receipt is not signed by its key")
         })?;
         let identity = self.context.identity.clone();
+        self.update_root();
         let is_ours = statement.transfer == self.context.id.to_string()
             && statement.sender == identity.public_key()
             && statement.receiver == partner
-            && statement.root_blake3 == self.root();
+            && self.root.as_ref().is_some_and(|(_, root)| *root == statement.root_blake3);
         if !is_ours || !self.said_all_sent {
             let text = "the partner's receipt does not say what this node sent: the data must be checked by hand";
             return Err(TransferError::here(RefusalCode::Verification, text));
@@ -110,15 +111,20 @@ impl Sending {
         Ok(Sent { result, receipt: Some(receipt) })
     }
 
-    /// The root of everything that was stored, as the receiver computes it too.
-    pub(super) fn root(&self) -> String {
-        match &self.payload {
+    /// Computes the root of everything that was stored, as the receiver does too, unless it is known.
+    pub(super) fn update_root(&mut self) {
+        let failed = self.failed.len();
+        if self.root.as_ref().is_some_and(|(known, _)| *known == failed) {
+            return;
+        }
+        let root = match &self.payload {
             Payload::Files { tree, .. } if self.context.options.checksum => {
                 let stored = |file: u32| !self.has.skipped.contains(&file) && !self.failed.contains(&file);
                 crate::transfer::root_of(&tree.manifest, &self.hashes, stored)
             }
             _ => String::new(),
-        }
+        };
+        self.root = Some((failed, root));
     }
 }
 
