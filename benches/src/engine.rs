@@ -10,6 +10,9 @@ use serde_json::Value;
 
 use crate::field::{Field, RECEIVER, SENDER, THERE};
 
+/// The port of a node's first lane.
+const DATA_PORT: u16 = 7273;
+
 /// What the machine is.
 pub fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
@@ -42,6 +45,7 @@ impl<'a> Engine<'a> {
     /// Starts the receiving node with more options.
     pub fn start_with(field: &'a Field, options: &[&str]) -> Self {
         let pair = Pair::new();
+        field.wait_for_free_port(DATA_PORT);
         let core = RECEIVER.to_string();
         let arguments = ["node", "--listen", "[::]:7272", "--metrics", "off", "--cores", &core];
         let node = command(&pair.there, [&arguments, options].concat());

@@ -113,6 +113,18 @@ impl Field {
         Ok((String::from_utf8_lossy(&output.stdout).into_owned(), took))
     }
 
+    /// Waits until nobody on the receiving side has a UDP port: a data plane ends a moment after the node that was killed. Not for ever: what
+    /// comes next says that the port is in use.
+    pub fn wait_for_free_port(&self, port: u16) {
+        for _ in 0..100 {
+            let bound = self.command(RECEIVER, "ss", &["-Huan", &format!("sport = :{port}")]).output();
+            if bound.is_ok_and(|bound| bound.stdout.is_empty()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Starts a server on the receiving side and waits until it listens on a TCP port.
     pub fn serve(&self, mut command: Command, port: u16) -> anyhow::Result<Server> {
         let name = format!("{command:?}");
