@@ -21,7 +21,7 @@ impl std::fmt::Debug for Contender<'_> {
 pub struct Score {
     /// Its name.
     pub name: String,
-    /// What it reached, ascending; empty if it could not run.
+    /// What it reached, round by round; empty if it could not run.
     pub reached: Vec<f64>,
     /// Why not.
     pub failure: Option<String>,
@@ -31,21 +31,65 @@ impl Score {
     /// The median; none without a run.
     #[must_use]
     pub fn median(&self) -> Option<f64> {
-        let middle = self.reached.len() / 2;
-        match self.reached.len() {
-            0 => None,
-            count if count % 2 == 1 => Some(self.reached[middle]),
-            _ => Some((self.reached[middle - 1] + self.reached[middle]) / 2.0),
-        }
+        median(&self.reached)
     }
 }
 
-/// Lets everybody run once in each round, after a round that does not count. Who fails once is out, with the reason.
+fn ascending(numbers: &[f64]) -> Vec<f64> {
+    let mut ascending = numbers.to_vec();
+    ascending.sort_unstable_by(f64::total_cmp);
+    ascending
+}
+
+/// The median; none of nothing.
+#[must_use]
+pub fn median(numbers: &[f64]) -> Option<f64> {
+    let ascending = ascending(numbers);
+    let middle = ascending.len() / 2;
+    match ascending.len() {
+        0 => None,
+        count if count % 2 == 1 => Some(ascending[middle]),
+        _ => Some((ascending[middle - 1] + ascending[middle]) / 2.0),
+    }
+}
+
+/// Between which two of the numbers the median of what they are drawn from lies with this
+/// confidence, whatever its distribution (the interval of the sign test); none if they are too few.
+#[must_use]
+pub fn median_interval(numbers: &[f64], confidence: f64) -> Option<(f64, f64)> {
+    let ascending = ascending(numbers);
+    let count = ascending.len();
+    // Each number is below the median or above it like a coin: how many are below is binomial.
+    let mut probability = 0.5f64.powi(i32::try_from(count).ok()?);
+    let (mut outside, mut cut) = (0.0, 0);
+    while cut < count {
+        outside += 2.0 * probability;
+        if outside > 1.0 - confidence {
+            break;
+        }
+        probability *= (count - cut) as f64 / (cut + 1) as f64;
+        cut += 1;
+    }
+    let at = cut.checked_sub(1)?;
+    Some((*ascending.get(at)?, *ascending.get(count.checked_sub(cut)?)?))
+}
+
+/// The lowest and the highest of some numbers.
+pub fn range(numbers: &[f64]) -> (f64, f64) {
+    let low = numbers.iter().copied().fold(f64::INFINITY, f64::min);
+    (low, numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+}
+
+/// Lets everybody run once in each round, after a round that does not count. Every other round goes backwards, so that nobody always
+/// comes after the same one and what changes with time meets all alike. Who fails once is out, with the reason.
 pub fn hold(mut contenders: Vec<Contender<'_>>, rounds: usize) -> Vec<Score> {
     let empty = |contender: &Contender<'_>| Score { name: contender.name.clone(), reached: Vec::new(), failure: None };
     let mut scores: Vec<Score> = contenders.iter().map(empty).collect();
     for round in 0..=rounds {
-        for (contender, score) in contenders.iter_mut().zip(&mut scores) {
+        let forwards = 0..contenders.len();
+        let turns: Vec<usize> = if round % 2 == 0 { forwards.collect() } else { forwards.rev().collect() };
+        for at in turns {
+            let (contender, score) = (&mut contenders[at], &mut scores[at]);
             if score.failure.is_some() {
                 continue;
             }
@@ -56,8 +100,43 @@ pub fn hold(mut contenders: Vec<Contender<'_>>, rounds: usize) -> Vec<Score> {
             }
         }
     }
-    for score in &mut scores {
-        score.reached.sort_unstable_by(f64::total_cmp);
-    }
     scores
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// The table of the sign test: with 6 numbers the first and the last, with 20 the 6th and the
+    /// 15th.
+    #[test]
+    fn the_interval_of_a_median_is_that_of_the_sign_test() {
+        let numbers = |count: u32| (1..=count).rev().map(f64::from).collect::<Vec<_>>();
+        assert_eq!(median_interval(&numbers(5), 0.95), None);
+        assert_eq!(median_interval(&numbers(6), 0.95), Some((1.0, 6.0)));
+        assert_eq!(median_interval(&numbers(20), 0.95), Some((6.0, 15.0)));
+        assert_eq!(median_interval(&numbers(31), 0.95), Some((10.0, 22.0)));
+    }
+
+    #[test]
+    fn everybody_runs_once_a_round_and_every_other_round_goes_backwards() {
+        let turns = RefCell::new(String::new());
+        let contender = |name: &'static str| Contender {
+            name: name.to_owned(),
+            run: Box::new({
+                let turns = &turns;
+                move || {
+                    turns.borrow_mut().push_str(name);
+                    Ok(turns.borrow().len() as f64)
+                }
+            }),
+        };
+        let scores = hold(vec![contender("a"), contender("b")], 2);
+        assert_eq!(*turns.borrow(), "abbaab");
+        // The first round does not count; the others are in their order.
+        assert_eq!((&*scores[0].reached, &*scores[1].reached), ([4.0, 5.0].as_slice(), [3.0, 6.0].as_slice()));
+        assert_eq!((scores[0].median(), scores[1].median()), (Some(4.5), Some(4.5)));
+    }
 }

@@ -1,11 +1,11 @@
 //! The engine as a contender: its own node on the receiving side, its own command on the sending side.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use culvert_tests::node::{Pair, RunningNode};
-use culvert_tests::program::{command, culvert, run};
+use culvert_tests::program::{culvert, run};
 use serde_json::Value;
 
 use crate::field::{Field, RECEIVER, SENDER, THERE};
@@ -44,31 +44,36 @@ impl<'a> Engine<'a> {
 
     /// Starts the receiving node with more options.
     pub fn start_with(field: &'a Field, options: &[&str]) -> Self {
-        let pair = Pair::new();
+        Self::start_of(field, culvert(), options)
+    }
+
+    /// Starts the receiving node of a build; its commands on the sending side are of the same.
+    pub fn start_of(field: &'a Field, program: &Path, options: &[&str]) -> Self {
+        let pair = Pair::of(program);
         field.wait_for_free_port(DATA_PORT);
         let core = RECEIVER.to_string();
         let arguments = ["node", "--listen", "[::]:7272", "--metrics", "off", "--cores", &core];
-        let node = command(&pair.there, [&arguments, options].concat());
+        let node = pair.command(&pair.there, [&arguments, options].concat());
         let node = RunningNode::start(&pair.there, &mut field.lab.inside(RECEIVER, &node));
         pair.meet(node.port);
-        run(&pair.here, ["profile", "edit", "second", "--address", &format!("{THERE}:7272")]).exits(0);
+        pair.run(&pair.here, ["profile", "edit", "second", "--address", &format!("{THERE}:7272")]).exits(0);
         Self { field, pair, node }
     }
 
     /// Lets the receiver store below a directory.
     pub fn permit(&self, directory: &std::path::Path) {
-        run(&self.pair.there, ["profile", "edit", "first", "--permit", &format!("{}:both", directory.display())])
-            .exits(0);
+        let permit = format!("{}:both", directory.display());
+        self.pair.run(&self.pair.there, ["profile", "edit", "first", "--permit", &permit]).exits(0);
     }
 
     /// Runs a command of the engine on the sending side; its JSON and how long it took.
     pub fn run(&self, arguments: &[&str]) -> anyhow::Result<(Value, Duration)> {
-        let sending = command(&self.pair.here, arguments);
+        let sending = self.pair.command(&self.pair.here, arguments);
         let words: Vec<String> = sending.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
         let core = SENDER.to_string();
         words.extend(["--json", "--cores", &core]);
-        let program = culvert().display().to_string();
+        let program = self.pair.program.display().to_string();
         // Both processes of the side share its core, as the peers' do.
         let (out, took) = self.field.run(&program, &words)?;
         let result: Value = serde_json::from_str(&out).with_context(|| out.clone())?;
@@ -81,6 +86,11 @@ impl<'a> Engine<'a> {
         let (result, _) = self.run(&[&["bench", "net", "second", "--size", &size], options].concat())?;
         let bits = result["goodput_bps"].as_f64().context("no goodput")?;
         Ok(bits / 1e9)
+    }
+
+    /// Sends to a place that the receiver may write; the JSON and how long the whole command took.
+    pub fn send(&self, source: &Path, destination: &Path) -> anyhow::Result<(Value, Duration)> {
+        self.run(&["send", &source.display().to_string(), &self.destination(destination)])
     }
 
     /// A directory of the room that the receiver may write.

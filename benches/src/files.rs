@@ -1,9 +1,9 @@
 //! A file in the page cache to a file on disk: hashed, synced, and named only when it is whole. The peers do less: they sync
 //! nothing, and none but the engine verifies what it stored.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 use crate::contest::{Contender, hold};
 use crate::engine::Engine;
@@ -15,41 +15,19 @@ use crate::table::{Bound, print};
 /// The table.
 pub fn run(gigabytes: u64, rounds: usize) -> anyhow::Result<()> {
     let _cubic = CubicAllowed::new();
-    // The directory of the target folder is on disk wherever the sources are.
-    let disk = culvert_tests::program::culvert().parent().unwrap_or(Path::new(".")).to_owned();
-    let field = Field::new(9_000, &disk)?;
+    let field = Field::new(9_000, &disk()?)?;
     let engine = Engine::start(&field);
     let bytes = gigabytes * 1_000_000_000;
-    let source = field.path("source");
-    write_random(&source, bytes)?;
-    // In the page cache, and nothing left to be written back while others are measured.
-    rustix::fs::fsync(std::fs::File::open(&source)?)?;
-    std::io::copy(&mut std::fs::File::open(&source)?, &mut std::io::sink())?;
-    let target = field.path("target");
-    std::fs::create_dir(&target)?;
-    std::fs::set_permissions(&target, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
-    engine.permit(&target);
-    let copy = target.join("copy");
-    let expected = blake3_of(&source)?;
-    let fresh = || {
-        let _ = std::fs::remove_file(&copy);
-        rustix::fs::sync();
-    };
-    let (ssh, xrootd) = (Ssh::start(&field), Xrootd::start(&field, &target));
+    let file = LargeFile::new(&field, bytes)?;
+    let LargeFile { source, target, copy, .. } = &file;
+    engine.permit(target);
+    let fresh = || file.forget_copy();
+    let (ssh, xrootd) = (Ssh::start(&field), Xrootd::start(&field, target));
     let (encrypted, plain) = (GridFtp::start(&field, Security::EncryptedData), GridFtp::start(&field, Security::Plain));
     let from = source.display().to_string();
     let to = copy.display().to_string();
     let contenders = vec![
-        Contender {
-            name: "engine".to_owned(),
-            run: Box::new(|| {
-                fresh();
-                let (result, _) = engine.run(&["send", &from, &engine.destination(&copy)])?;
-                ensure!(result["root_blake3"] == expected.as_str(), "the engine's hash is not the source's");
-                ensure!(blake3_of(&copy)? == expected, "the copy differs");
-                Ok(result["goodput_bps"].as_f64().unwrap_or(0.0) / 1e9)
-            }),
-        },
+        Contender { name: "engine".to_owned(), run: Box::new(|| file.send(&engine)) },
         Contender {
             name: "the disk: direct sequential write, synced".to_owned(),
             run: Box::new(|| {
@@ -81,21 +59,21 @@ pub fn run(gigabytes: u64, rounds: usize) -> anyhow::Result<()> {
             name: "xrdcp, TLS".to_owned(),
             run: Box::new(|| {
                 fresh();
-                Ok(gigabits(bytes, xrootd.as_ref().map_err(again)?.put(&source, &copy)?))
+                Ok(gigabits(bytes, xrootd.as_ref().map_err(again)?.put(source, copy)?))
             }),
         },
         Contender {
             name: "GridFTP encrypted, 4 streams".to_owned(),
             run: Box::new(|| {
                 fresh();
-                Ok(gigabits(bytes, encrypted.as_ref().map_err(again)?.put(&source, &to)?))
+                Ok(gigabits(bytes, encrypted.as_ref().map_err(again)?.put(source, &to)?))
             }),
         },
         Contender {
             name: "GridFTP plain, 4 streams".to_owned(),
             run: Box::new(|| {
                 fresh();
-                Ok(gigabits(bytes, plain.as_ref().map_err(again)?.put(&source, &to)?))
+                Ok(gigabits(bytes, plain.as_ref().map_err(again)?.put(source, &to)?))
             }),
         },
     ];
@@ -110,6 +88,59 @@ pub fn run(gigabytes: u64, rounds: usize) -> anyhow::Result<()> {
     ];
     print(&format!("A file of {gigabytes} GB in the page cache to disk"), "Gb/s", &scores, &bounds);
     Ok(())
+}
+
+/// A directory on disk wherever the sources are: that of this program, the target folder's.
+///
+/// # Errors
+/// If this program does not know its file.
+pub fn disk() -> anyhow::Result<PathBuf> {
+    let this = std::env::current_exe()?;
+    Ok(this.parent().context("a program lies in a directory")?.to_owned())
+}
+
+/// A file in the page cache, and where its copy goes.
+#[derive(Debug)]
+pub struct LargeFile {
+    source: PathBuf,
+    target: PathBuf,
+    copy: PathBuf,
+    root_blake3: String,
+}
+
+impl LargeFile {
+    /// Makes it in a field.
+    pub fn new(field: &Field, bytes: u64) -> anyhow::Result<Self> {
+        let [source, target] = ["source", "target"].map(|name| field.path(name));
+        write_random(&source, bytes)?;
+        // In the page cache, and nothing left to be written back while others are measured.
+        rustix::fs::fsync(std::fs::File::open(&source)?)?;
+        std::io::copy(&mut std::fs::File::open(&source)?, &mut std::io::sink())?;
+        std::fs::create_dir(&target)?;
+        std::fs::set_permissions(&target, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+        let root_blake3 = blake3_of(&source)?;
+        Ok(Self { copy: target.join("copy"), source, target, root_blake3 })
+    }
+
+    /// The directory of the copy.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Removes the copy, and waits until the disk has nothing left to do.
+    fn forget_copy(&self) {
+        let _ = std::fs::remove_file(&self.copy);
+        rustix::fs::sync();
+    }
+
+    /// Sends it with the engine, and makes sure of the copy; Gb/s.
+    pub fn send(&self, engine: &Engine<'_>) -> anyhow::Result<f64> {
+        self.forget_copy();
+        let (result, _) = engine.send(&self.source, &self.copy)?;
+        ensure!(result["root_blake3"] == self.root_blake3.as_str(), "the engine's hash is not the source's");
+        ensure!(blake3_of(&self.copy)? == self.root_blake3, "the copy differs");
+        Ok(result["goodput_bps"].as_f64().context("no goodput")? / 1e9)
+    }
 }
 
 fn blake3_of(path: &Path) -> anyhow::Result<String> {

@@ -2,7 +2,8 @@
 //!
 //! Absolute rates mean little on a machine that others share, so every table is made in one run: its contenders take turns
 //! ([`contest`]), each gets its median, and the engine's is divided by theirs. The contenders are the path's raw limit and the peers that are
-//! installed ([`peers`]), in the lab of two network namespaces, one core for each side.
+//! installed ([`peers`]), in the lab of two network namespaces, one core for each side. With `--against` another build of the engine is a
+//! contender ([`versions`]): whether a change made it slower.
 #![forbid(unsafe_code)]
 // A benchmark's result is what it prints.
 #![allow(clippy::print_stdout)]
@@ -18,7 +19,11 @@ mod memory;
 mod peers;
 mod resident;
 mod table;
+mod versions;
 
+use std::path::PathBuf;
+
+use anyhow::ensure;
 use clap::{Parser, ValueEnum};
 
 /// The engine beside the machine's limits and the installed peers
@@ -37,6 +42,9 @@ struct Arguments {
     /// MTU of the lab's link, for the tables of memory
     #[arg(long, default_values_t = [9_000, 1_500])]
     mtu: Vec<u32>,
+    /// Another culvert program, say of before a change, for the table of versions
+    #[arg(long, value_name = "PATH")]
+    against: Option<PathBuf>,
     /// Only send junk to this address and port until killed: what the table of AF_XDP starts beside a transfer
     #[arg(long, value_name = "ADDRESS", hide = true)]
     junk: Option<std::net::SocketAddr>,
@@ -56,6 +64,24 @@ enum Table {
     Ledger,
     /// Through AF_XDP: the engine, the raw limit with and without the cipher, the steering program, a flood of junk
     AfXdp,
+    /// This build beside the one of --against, in turns; only with that option
+    Versions,
+}
+
+impl Arguments {
+    fn wants(&self, table: Table) -> bool {
+        self.tables.is_empty() || self.tables.contains(&table)
+    }
+
+    /// Whom the table of versions compares with: asked before anything is measured, which takes long.
+    fn other_build(&self) -> anyhow::Result<Option<versions::Build>> {
+        let Some(path) = &self.against else {
+            ensure!(!self.tables.contains(&Table::Versions), "the table 'versions' needs --against PATH");
+            return Ok(None);
+        };
+        ensure!(self.wants(Table::Versions), "--against is for the table 'versions': name that too");
+        versions::Build::at(path).map(Some)
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -63,7 +89,8 @@ fn main() -> anyhow::Result<()> {
     if let Some(to) = arguments.junk {
         return junk::send(to);
     }
-    let wanted = |table| arguments.tables.is_empty() || arguments.tables.contains(&table);
+    let wanted = |table| arguments.wants(table);
+    let against = arguments.other_build()?;
     if let Some(why) = culvert_tests::lab::missing() {
         println!("skipped: {why}");
         return Ok(());
@@ -88,6 +115,9 @@ fn main() -> anyhow::Result<()> {
     }
     if wanted(Table::AfXdp) {
         af_xdp::run(arguments.gigabytes, arguments.rounds)?;
+    }
+    if let Some(against) = against {
+        versions::run(against, &arguments.mtu, arguments.gigabytes, arguments.rounds)?;
     }
     Ok(())
 }

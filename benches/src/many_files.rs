@@ -1,6 +1,6 @@
 //! 100,000 files of 4 KiB, from one memory file system to another.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -29,33 +29,24 @@ pub fn run(rounds: usize) -> anyhow::Result<()> {
     let _cubic = CubicAllowed::new();
     let field = Field::new(9_000, Path::new("/dev/shm"))?;
     let engine = Engine::start(&field);
-    let (source, target) = (field.path("source"), field.path("target"));
-    make_tree(&source)?;
-    make_target(&target)?;
-    engine.permit(&target);
-    let (ssh, xrootd) = (Ssh::start(&field), Xrootd::start(&field, &target));
+    let tree = &Tree::new(&field)?;
+    let Tree { source, target } = tree;
+    engine.permit(target);
+    let (ssh, xrootd) = (Ssh::start(&field), Xrootd::start(&field, target));
     let (encrypted, plain) = (GridFtp::start(&field, Security::EncryptedData), GridFtp::start(&field, Security::Plain));
     let (from, to) = (format!("{}/", source.display()), target.display().to_string());
-    let timed = |copy: &dyn Fn() -> anyhow::Result<Duration>| -> anyhow::Result<f64> {
-        std::fs::remove_dir_all(&target)?;
-        make_target(&target)?;
-        let took = copy()?;
-        let count = files_below(&target)?;
-        ensure!(count == FILES, "{count} files came");
-        Ok(FILES as f64 / took.as_secs_f64())
-    };
     let contender = |name: &str, copy: Box<dyn Fn() -> anyhow::Result<Duration>>| Contender {
         name: name.to_owned(),
-        run: Box::new(move || timed(&*copy)),
+        run: Box::new(move || tree.copied(&*copy)),
     };
     let contenders = vec![
-        contender("engine", Box::new(|| Ok(engine.run(&["send", &from, &engine.destination(&target)])?.1))),
+        contender("engine", Box::new(|| tree.send(&engine))),
         contender(RSYNC, Box::new(|| ssh.as_ref().map_err(again)?.rsync(&["-a", &from], &to))),
-        contender(TAR, Box::new(|| ssh.as_ref().map_err(again)?.tar(&source, &target))),
-        contender(RCLONE, Box::new(|| ssh.as_ref().map_err(again)?.rclone(&source, &target))),
-        contender(XRDCP, Box::new(|| xrootd.as_ref().map_err(again)?.put_all(&source, &target))),
-        contender(GRIDFTP, Box::new(|| encrypted.as_ref().map_err(again)?.put_all(&source, &target))),
-        contender(GRIDFTP_PLAIN, Box::new(|| plain.as_ref().map_err(again)?.put_all(&source, &target))),
+        contender(TAR, Box::new(|| ssh.as_ref().map_err(again)?.tar(source, target))),
+        contender(RCLONE, Box::new(|| ssh.as_ref().map_err(again)?.rclone(source, target))),
+        contender(XRDCP, Box::new(|| xrootd.as_ref().map_err(again)?.put_all(source, target))),
+        contender(GRIDFTP, Box::new(|| encrypted.as_ref().map_err(again)?.put_all(source, target))),
+        contender(GRIDFTP_PLAIN, Box::new(|| plain.as_ref().map_err(again)?.put_all(source, target))),
     ];
     let scores = hold(contenders, rounds);
     let bound = |against, at_least| Bound { against, at_least };
@@ -63,6 +54,43 @@ pub fn run(rounds: usize) -> anyhow::Result<()> {
     let bounds = [[bound(RSYNC, 4.0), bound(TAR, 2.0)].as_slice(), &others].concat();
     print("100,000 files of 4 KiB, memory to memory, the whole command", "files/s", &scores, &bounds);
     Ok(())
+}
+
+/// The files, and where their copies go.
+#[derive(Debug)]
+pub struct Tree {
+    source: PathBuf,
+    target: PathBuf,
+}
+
+impl Tree {
+    /// Makes them in a field.
+    pub fn new(field: &Field) -> anyhow::Result<Self> {
+        let tree = Self { source: field.path("source"), target: field.path("target") };
+        make_tree(&tree.source)?;
+        make_target(&tree.target)?;
+        Ok(tree)
+    }
+
+    /// Where the copies go.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Sends all with the engine; how long the whole command took.
+    pub fn send(&self, engine: &Engine<'_>) -> anyhow::Result<Duration> {
+        Ok(engine.send(&self.source.join(""), &self.target)?.1)
+    }
+
+    /// Lets somebody copy all into an empty target; files a second.
+    pub fn copied(&self, copy: &dyn Fn() -> anyhow::Result<Duration>) -> anyhow::Result<f64> {
+        std::fs::remove_dir_all(&self.target)?;
+        make_target(&self.target)?;
+        let took = copy()?;
+        let count = files_below(&self.target)?;
+        ensure!(count == FILES, "{count} files came");
+        Ok(FILES as f64 / took.as_secs_f64())
+    }
 }
 
 /// An empty directory that every peer's server may write.

@@ -1,6 +1,6 @@
 //! What a contest came to, in Markdown, as it goes into a note.
 
-use crate::contest::Score;
+use crate::contest::{Score, range};
 
 /// A bound: against whom, and at least which ratio.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +26,7 @@ pub fn print(title: &str, unit: &str, scores: &[Score], bounds: &[Bound]) {
             );
             continue;
         };
-        let (low, high) = (score.reached[0], score.reached[score.reached.len() - 1]);
+        let (low, high) = range(&score.reached);
         let ratio = engine.map_or(f64::NAN, |engine| engine / median);
         let wanted = bounds.iter().find(|bound| bound.against == score.name);
         let verdict = wanted.map_or(String::new(), |bound| {
@@ -37,6 +37,7 @@ pub fn print(title: &str, unit: &str, scores: &[Score], bounds: &[Bound]) {
     }
 }
 
-fn show(value: f64) -> String {
+/// A number with as many digits as it is worth.
+pub fn show(value: f64) -> String {
     if value >= 1_000.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }

@@ -4,6 +4,7 @@
 //! metrics' port serves nothing but metrics.
 
 pub mod captures;
+pub mod serving;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use culvert_dataplane::counters::{LaneCounter, LaneCounters};
 use culvert_dataplane::datapath::af_xdp::steering::Census;
+use culvert_protocol::control::TransferId;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -22,8 +24,10 @@ use tokio::sync::Semaphore;
 use crate::api::captures::Captures;
 use crate::capture::CaptureOptions;
 use crate::node::Node;
-use crate::registry::{RecordState, Role, TransferRecord, new_transfer_id, unix_ms};
+use crate::registry::{LiveTransfer, RecordState, Role, TransferRecord, new_transfer_id, unix_ms};
 use crate::request::{Movement, TransferRequest, carry_out};
+use crate::state::StateError;
+use crate::transfer::blocking;
 
 /// Transfers of this node's own user that run at once; the rest wait in their order.
 pub const ACTIVE_MAX: usize = 16;
@@ -37,6 +41,8 @@ pub struct Api {
     places: Arc<Semaphore>,
     listen: Option<u16>,
     captures: Captures,
+    /// Metrics are gathered by one at a time, however many ask: it takes files and a helper's time.
+    gathering: Arc<Semaphore>,
 }
 
 /// The answer to a submission.
@@ -194,40 +200,68 @@ impl Api {
     /// An API for `node`, whose control connection listens on `listen`.
     #[must_use]
     pub fn new(node: Arc<Node>, listen: Option<u16>) -> Self {
-        Self { node, places: Arc::new(Semaphore::new(ACTIVE_MAX)), listen, captures: Captures::default() }
+        Self {
+            node,
+            places: Arc::new(Semaphore::new(ACTIVE_MAX)),
+            listen,
+            captures: Captures::default(),
+            gathering: Arc::new(Semaphore::new(1)),
+        }
     }
 
     /// Goes on with the requests that had not ended when the node was stopped.
     pub fn resume_interrupted(&self) {
-        for (id, record) in self.node.registry.interrupted() {
-            match record.request.clone() {
-                Some(request) => self.carry_out(id, request, record),
-                None => {
-                    // The partner asked; it will ask again.
-                    let _ = self.node.registry.update(id, |record| {
-                        record.state = RecordState::Failed;
-                        record.ended_unix_ms = Some(unix_ms());
-                        record.error = Some(crate::registry::Failure {
-                            code: "temporary".to_owned(),
-                            text: "this node was stopped; the partner goes on when it asks again".to_owned(),
-                            exit_code: 5,
-                        });
-                    });
+        let registry = &self.node.registry;
+        if let Err(error) = registry.introduce() {
+            eprintln!("culvert: {error}");
+        }
+        for (id, record) in registry.interrupted() {
+            if let Some((request, live)) = record.request.zip(registry.go_on(id)) {
+                self.carry_out(id, request, live);
+            }
+        }
+        // Those of partners, and of commands: whoever asked for them asks again.
+        match registry.settle_cut_off() {
+            0 => {}
+            count => eprintln!(
+                "culvert: {} cut off when their process was killed: 'culvert transfer list' shows them",
+                if count == 1 { "a transfer was".to_owned() } else { format!("{count} transfers were") }
+            ),
+        }
+    }
+
+    /// Notes a transfer and lets it wait for its turn.
+    async fn begin(&self, id: TransferId, request: TransferRequest, record: TransferRecord) -> Response {
+        let record = TransferRecord { state: RecordState::Queued, ..record };
+        match self.node.registry.begin(id, record).await {
+            Ok(live) => {
+                self.carry_out(id, request, live);
+                Json(Submitted { transfer: id.to_string() }).into_response()
+            }
+            Err(failed) => {
+                let text = format!("the transfer could not be noted and does not begin: {failed}");
+                match failed {
+                    StateError::Os { error: full, .. } if full.kind() == std::io::ErrorKind::StorageFull => {
+                        error(StatusCode::INSUFFICIENT_STORAGE, "no_space", text)
+                    }
+                    StateError::UnderWay { .. } => error(StatusCode::CONFLICT, "failed", text),
+                    _ => error(StatusCode::INTERNAL_SERVER_ERROR, "failed", text),
                 }
             }
         }
     }
 
-    fn carry_out(&self, id: culvert_protocol::control::TransferId, request: TransferRequest, record: TransferRecord) {
+    fn carry_out(&self, id: TransferId, request: TransferRequest, live: LiveTransfer) {
         let (node, places) = (self.node.clone(), self.places.clone());
-        let record = TransferRecord { state: RecordState::Queued, ..record };
-        let Ok(live) = node.registry.begin(id, record) else { return };
         tokio::spawn(async move {
             let mut cancel = live.cancel.clone();
             let place = tokio::select! {
                 place = places.acquire_owned() => place,
                 () = crate::transfer::TransferContext::canceled(&mut cancel) => {
-                    let _ = node.registry.fail(id, &crate::transfer::manifest_exchange::canceled());
+                    let canceled = crate::transfer::manifest_exchange::canceled();
+                    if let Err(error) = node.registry.fail(id, &canceled).await {
+                        eprintln!("culvert: the record of transfer {id} is not written yet: {error}; it is tried again");
+                    }
                     return;
                 }
             };
@@ -251,10 +285,8 @@ impl Api {
     }
 
     /// Serves the API.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub async fn serve(self, listener: UnixListener) -> std::io::Result<()> {
+    pub async fn serve(self, listener: UnixListener) {
+        let metrics_of_node = self.node.metrics.clone();
         let router = Router::new()
             .route("/v1/status", get(status))
             .route("/v1/transfers", get(list).post(submit))
@@ -267,16 +299,14 @@ impl Api {
             .route("/v1/capture/{id}/stop", post(stop_capture))
             .route("/metrics", get(metrics))
             .with_state(self);
-        axum::serve(listener, router).await
+        serving::serve(listener, router, serving::API, metrics_of_node).await;
     }
 
     /// Serves metrics on a TCP port.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub async fn serve_metrics(self, listener: TcpListener) -> std::io::Result<()> {
+    pub async fn serve_metrics(self, listener: TcpListener) {
+        let metrics_of_node = self.node.metrics.clone();
         let router = Router::new().route("/metrics", get(metrics)).with_state(self);
-        axum::serve(listener, router).await
+        serving::serve(listener, router, serving::METRICS, metrics_of_node).await;
     }
 }
 
@@ -285,6 +315,8 @@ fn error(status: StatusCode, code: &str, text: impl Into<String>) -> Response {
 }
 
 async fn metrics(State(api): State<Api>) -> Response {
+    // It is never closed.
+    let _turn = api.gathering.acquire().await;
     let text = api.node.metrics.render(&api.node).await;
     ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
@@ -332,6 +364,12 @@ async fn status(State(api): State<Api>) -> Json<NodeStatus> {
             })
             .collect(),
     });
+    let asked = node.clone();
+    let pending_keys = blocking(move || {
+        look_at_others(&asked);
+        asked.profiles.pending().map_or(0, |pending| pending.len())
+    });
+    let pending_keys = pending_keys.await;
     Json(NodeStatus {
         name: node.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -339,8 +377,8 @@ async fn status(State(api): State<Api>) -> Json<NodeStatus> {
         port: api.listen,
         dataplane,
         dataplane_restarts: node.supervisor.restarts(),
-        transfers: node.registry.list().into_iter().filter(|record| !record.state.is_final()).collect(),
-        pending_keys: node.profiles.pending().map_or(0, |pending| pending.len()),
+        transfers: node.registry.unfinished(),
+        pending_keys,
     })
 }
 
@@ -356,8 +394,31 @@ async fn stop_capture(State(api): State<Api>, Path(id): Path<u64>) -> Response {
     }
 }
 
-async fn list(State(api): State<Api>) -> Json<Vec<TransferRecord>> {
-    Json(api.node.registry.list())
+async fn list(State(api): State<Api>) -> Response {
+    // Twenty thousand records are megabytes of text: they are not written on the thread that
+    // carries feedback.
+    blocking(move || {
+        look_at_others(&api.node);
+        Json(api.node.registry.list()).into_response()
+    })
+    .await
+}
+
+/// Looks at what commands beside this node do with its state directory. It asks the disk.
+fn look_at_others(node: &Node) {
+    // What cannot be listed now is shown as it was last.
+    let _ = node.registry.look_again();
+    node.registry.settle_cut_off();
+}
+
+/// Whom to turn to with a transfer that a command beside this node carries out.
+fn others(api: &Api, id: TransferId) -> Option<Response> {
+    let process = api.node.registry.others_process(id)?;
+    let text = format!(
+        "transfer {id} is carried out by a command, process {process}, and not by this node: interrupt that command, and start \
+         it again to go on"
+    );
+    Some(error(StatusCode::CONFLICT, "failed", text))
 }
 
 async fn submit(State(api): State<Api>, Json(request): Json<TransferRequest>) -> Response {
@@ -384,20 +445,12 @@ async fn submit(State(api): State<Api>, Json(request): Json<TransferRequest>) ->
         request: Some(request.clone()),
         progress: None,
     };
-    api.carry_out(id, request, record);
-    if api.node.registry.get(id).is_none() {
-        return error(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "failed",
-            "the transfer could not be noted in the state directory",
-        );
-    }
-    Json(Submitted { transfer: id.to_string() }).into_response()
+    api.begin(id, request, record).await
 }
 
 async fn show(State(api): State<Api>, Path(id): Path<String>) -> Response {
     match id.parse() {
-        Ok(id) => match api.node.registry.get(id) {
+        Ok(id) => match looked_at(&api, id).await {
             Some(record) => Json(record).into_response(),
             None => error(StatusCode::NOT_FOUND, "not_found", format!("there is no transfer {id}")),
         },
@@ -405,12 +458,20 @@ async fn show(State(api): State<Api>, Path(id): Path<String>) -> Response {
     }
 }
 
+/// What is known of a transfer, also if a command beside this node carries it out.
+async fn looked_at(api: &Api, id: TransferId) -> Option<TransferRecord> {
+    api.node.registry.look_before(id).await;
+    api.node.registry.settle_cut_off();
+    api.node.registry.get(id)
+}
+
 async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Response {
     match id.parse() {
-        Ok(id) if api.node.registry.cancel(id) => {
+        Ok(id) if api.node.registry.cancel(id).await => {
             Json(serde_json::json!({ "canceled": id.to_string() })).into_response()
         }
-        Ok(id) => error(StatusCode::NOT_FOUND, "not_found", format!("transfer {id} is not under way")),
+        Ok(id) => others(&api, id)
+            .unwrap_or_else(|| error(StatusCode::NOT_FOUND, "not_found", format!("transfer {id} is not under way"))),
         Err(text) => error(StatusCode::BAD_REQUEST, "usage", text),
     }
 }
@@ -420,29 +481,32 @@ async fn pause(State(api): State<Api>, Path(id): Path<String>) -> Response {
         Ok(id) if api.node.registry.pause(id) => Json(serde_json::json!({ "pausing": id.to_string() })).into_response(),
         Ok(id) => {
             let text = format!("transfer {id} is not under way, or the partner asked for it and has to pause it");
-            error(StatusCode::NOT_FOUND, "not_found", text)
+            others(&api, id).unwrap_or_else(|| error(StatusCode::NOT_FOUND, "not_found", text))
         }
         Err(text) => error(StatusCode::BAD_REQUEST, "usage", text),
     }
 }
 
 async fn resume(State(api): State<Api>, Path(id): Path<String>) -> Response {
-    begin_again(&api, &id, |state| state == RecordState::Paused, "is not paused")
+    begin_again(&api, &id, |state| state == RecordState::Paused, "is not paused").await
 }
 
 async fn restart(State(api): State<Api>, Path(id): Path<String>) -> Response {
-    begin_again(&api, &id, RecordState::is_final, "has not ended")
+    begin_again(&api, &id, RecordState::is_final, "has not ended").await
 }
 
 /// Lets a transfer of this node's user go on or begin anew, if its state is one from which it may.
-fn begin_again(api: &Api, id: &str, may: impl FnOnce(RecordState) -> bool, otherwise: &str) -> Response {
+async fn begin_again(api: &Api, id: &str, may: fn(RecordState) -> bool, otherwise: &str) -> Response {
     let id = match id.parse() {
         Ok(id) => id,
         Err(text) => return error(StatusCode::BAD_REQUEST, "usage", text),
     };
-    let Some(record) = api.node.registry.get(id) else {
+    let Some(record) = looked_at(api, id).await else {
         return error(StatusCode::NOT_FOUND, "not_found", format!("there is no transfer {id}"));
     };
+    if let Some(answer) = others(api, id) {
+        return answer;
+    }
     // What still shows progress has not quite stopped.
     if !may(record.state) || record.progress.is_some() {
         return error(
@@ -452,9 +516,11 @@ fn begin_again(api: &Api, id: &str, may: impl FnOnce(RecordState) -> bool, other
         );
     }
     let Some(request) = record.request.clone() else {
-        let text = format!("transfer {id} was asked for by the partner, who has to ask again");
+        let text = format!(
+            "transfer {id} was asked for by the partner, who has to ask again, or by a command, which has to be started again"
+        );
         return error(StatusCode::CONFLICT, "failed", text);
     };
-    api.carry_out(id, request, TransferRecord { ended_unix_ms: None, result: None, error: None, ..record });
-    Json(Submitted { transfer: id.to_string() }).into_response()
+    let record = TransferRecord { ended_unix_ms: None, result: None, error: None, progress: None, ..record };
+    api.begin(id, request, record).await
 }

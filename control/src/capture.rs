@@ -148,7 +148,8 @@ impl Capture {
         };
         for lane in lanes {
             let memory = Arc::new(SharedMemory::create("culvert-capture", CAPTURE_BYTES, false)?);
-            capture.plane.tell(&ToDataPlane::BeginCapture { lane, snap_bytes }, &[memory.fd()])?;
+            let pieces: Vec<_> = memory.fds().collect();
+            capture.plane.tell(&ToDataPlane::BeginCapture { lane, snap_bytes }, &pieces)?;
             capture.lanes.push((lane, Reader::new(memory)));
         }
         if let Some(lane) = capture.lane_before(State::Running).await {

@@ -40,7 +40,10 @@ const BLOCKING_THREADS: usize = 8;
 /// # Errors
 /// [`CommandError`] with its exit code.
 pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
+    // Where it cannot be had, the unit's and the host's own settings hold.
+    let _ = culvert_dataplane::core_dumps::forbid();
     raise_descriptor_limit();
+    culvert_dataplane::process::ignore_file_size_signal();
     // Known before threads make files.
     let _ = crate::destination::process_umask();
     let Cli { global, command } = cli;
@@ -70,12 +73,14 @@ pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
 
 /// Runs a command on a runtime of one thread: what it does is wait, and a lane has better use for the cores.
 pub(crate) fn block_on<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+    crate::descriptors::require_least().map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
-        .map_err(|error| CommandError::failed(format!("cannot start: {error}")))?;
+        .map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot start: {error}")))?;
     let result = runtime.block_on(command);
+    crate::destination::opened::close_all();
     // A helper that still reads a file does not keep the command.
     runtime.shutdown_background();
     result

@@ -2,6 +2,18 @@
 //!
 //! Reports must not wait behind a manifest of a million entries. So a task of its own writes the connection, and takes urgent
 //! messages before the others whenever it comes to a message's end.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
+
+pub mod incoming;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,12 +27,17 @@ use culvert_protocol::keys::Secret;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::tls::{TlsConfigs, keys_of};
 
 /// How long connecting, the handshake and each step of the introduction may take.
 pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection is tried so often …
+const CONNECT_TRIES: u32 = 3;
+/// … while not more time than this has passed: an address without a host takes the kernel three
+/// seconds.
+const CONNECT_TRIES_WITHIN: Duration = Duration::from_secs(1);
 /// Ordinary messages that may wait to be written; then their senders wait.
 const QUEUE_LENGTH: usize = 32;
 /// Urgent messages that may wait to be written. A partner that does not read for so long is given up.
@@ -28,8 +45,16 @@ const URGENT_QUEUE_LENGTH: usize = 1 << 15;
 /// How often an end that is busy with something long says that it lives.
 const SIGN_OF_LIFE_INTERVAL: Duration = Duration::from_secs(2);
 /// A connection over which nothing has come for so long is dead: partners ping each other far more often.
-pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
+pub const SILENCE_TIMEOUT: Duration = Duration::from_millis(SILENCE_MS as u64);
+const SILENCE_MS: u32 = 30_000;
 
+/// What a node calls itself and its software is not longer: it stands in lists, one line for each.
+const NAME_CHARACTERS_MAX: usize = 64;
+
+/// How long the end that asked for a transfer waits for the other's record of it. Longer than a disk
+/// takes for the few flushes; and everything is stored and signed by then, so nothing is lost if it
+/// waits in vain.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection that this end gave up is still read.
 const LINGER: Duration = Duration::from_secs(2);
 /// How much is read of it: more than one message in each direction of every buffer between the two.
@@ -96,6 +121,9 @@ pub struct MessageReader {
     stream: Option<ReadHalf<TlsStream<TcpStream>>>,
     frames: FrameReader,
     address: SocketAddr,
+    /// Whether the partner said that it closes the connection. Only TLS tells that from a process or
+    /// host that is gone.
+    is_closed: bool,
 }
 
 impl MessageReader {
@@ -126,11 +154,33 @@ impl MessageReader {
             }
             let Some(stream) = &mut self.stream else { return Err(cut("this end closed it".to_owned())) };
             match stream.read(&mut bytes).await {
-                Ok(0) => return Err(cut("the partner closed it".to_owned())),
-                Ok(count) => self.frames.push(&bytes[..count]),
+                Ok(0) => {
+                    self.is_closed = true;
+                    return Err(cut("the partner closed it".to_owned()));
+                }
+                Ok(count) => self.frames.push(bytes.get(..count).unwrap_or_default()),
                 Err(error) => return Err(cut(error.to_string())),
             }
         }
+    }
+}
+
+impl MessageReader {
+    /// Takes the reading end out of a connection that is of no other use any more.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        Self { stream: self.stream.take(), frames: FrameReader::default(), address: self.address, is_closed: false }
+    }
+
+    /// Waits until the partner closes the connection, which it does when it has written down what
+    /// came of the transfer (W-56). False if the connection was cut before: it may never write that
+    /// down. One that keeps it open does not keep this end for long.
+    pub async fn wait_for_goodbye(mut self) -> bool {
+        let goodbye = async {
+            while self.next().await.is_ok() {}
+            self.is_closed
+        };
+        tokio::time::timeout(GOODBYE_TIMEOUT, goodbye).await.unwrap_or(true)
     }
 }
 
@@ -223,8 +273,11 @@ impl Farewell {
     /// Waits until everything is written, after the last [`MessageWriter`] is gone. A partner that reads nothing any more does
     /// not keep this node.
     pub async fn wait(self) {
-        if let Some(writing) = self.writing {
-            let _ = tokio::time::timeout(INTRODUCTION_TIMEOUT, writing).await;
+        if let Some(mut writing) = self.writing
+            && tokio::time::timeout(INTRODUCTION_TIMEOUT, &mut writing).await.is_err()
+        {
+            // It holds the connection's descriptor.
+            writing.abort();
         }
     }
 }
@@ -236,7 +289,7 @@ impl Connection {
     /// [`ConnectionError`].
     pub async fn connect(configs: &TlsConfigs, address: SocketAddr, name: &str) -> Result<Self, ConnectionError> {
         let no_answer = |_| ConnectionError::NoAnswer { address: address.to_string(), port: address.port() };
-        let tcp = tokio::time::timeout(INTRODUCTION_TIMEOUT, TcpStream::connect(address))
+        let tcp = tokio::time::timeout(INTRODUCTION_TIMEOUT, connect_in_spite_of_icmp(address))
             .await
             .map_err(no_answer)?
             .map_err(|error| ConnectionError::Connect { address: address.to_string(), error })?;
@@ -250,21 +303,6 @@ impl Connection {
             .map_err(|error| handshake_error(address, &handshake_reason(&error)))?;
         let keys = keys_of(stream.get_ref().1, stream.get_ref().1);
         Self::introduce(TlsStream::Client(stream), keys, address, name).await
-    }
-
-    /// Takes an incoming connection over and introduces this node as `name`.
-    ///
-    /// # Errors
-    /// [`ConnectionError`].
-    pub async fn accept(configs: &TlsConfigs, tcp: TcpStream, name: &str) -> Result<Self, ConnectionError> {
-        let address = tcp.peer_addr().map_err(|error| ConnectionError::Connect { address: "?".into(), error })?;
-        let acceptor = TlsAcceptor::from(configs.server.clone());
-        let stream = tokio::time::timeout(INTRODUCTION_TIMEOUT, acceptor.accept(tcp))
-            .await
-            .map_err(|_| handshake_error(address, &"it takes too long"))?
-            .map_err(|error| handshake_error(address, &error))?;
-        let keys = keys_of(stream.get_ref().1, stream.get_ref().1);
-        Self::introduce(TlsStream::Server(stream), keys, address, name).await
     }
 
     async fn introduce(
@@ -283,13 +321,14 @@ impl Connection {
         let (urgent, urgent_queue) = mpsc::channel(URGENT_QUEUE_LENGTH);
         let (ordinary, ordinary_queue) = mpsc::channel(QUEUE_LENGTH);
         let writing = tokio::spawn(write_messages(writing, urgent_queue, ordinary_queue));
-        let mut reader = MessageReader { stream: Some(reading), frames: FrameReader::default(), address };
+        let mut reader =
+            MessageReader { stream: Some(reading), frames: FrameReader::default(), address, is_closed: false };
         let writer = MessageWriter { urgent, ordinary };
         let hello = Message::Hello {
             version_min: PROTOCOL_VERSION_MIN,
             version_max: PROTOCOL_VERSION,
             software: concat!("culvert ", env!("CARGO_PKG_VERSION")).to_owned(),
-            name: name.chars().take(64).collect(),
+            name: name.chars().take(NAME_CHARACTERS_MAX).collect(),
         };
         let _ = writer.send(hello).await;
         let answer = tokio::time::timeout(INTRODUCTION_TIMEOUT, reader.next())
@@ -299,8 +338,9 @@ impl Connection {
             return Err(handshake_error(address, &"the partner does not introduce itself"));
         };
         if version_max < PROTOCOL_VERSION_MIN || version_min > PROTOCOL_VERSION {
+            let software: String = software.chars().take(NAME_CHARACTERS_MAX).collect();
             let text = format!(
-                "{software} speaks versions {version_min} to {version_max} of the protocol, this program {PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}: update the older of the two"
+                "'{software}' speaks versions {version_min} to {version_max} of the protocol, this program {PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}: update the older of the two"
             );
             let _ = writer.send(Message::Refused(Refusal::new(RefusalCode::Version, text.clone()))).await;
             return Err(handshake_error(address, &text));
@@ -310,9 +350,9 @@ impl Connection {
             address,
             local_address,
             secret,
-            partner_name: name.chars().filter(|character| !character.is_control()).take(64).collect(),
+            partner_name: name.chars().take(NAME_CHARACTERS_MAX).collect(),
             version: version_max.min(PROTOCOL_VERSION),
-            partner_software: software.chars().filter(|character| !character.is_control()).take(64).collect(),
+            partner_software: software.chars().take(NAME_CHARACTERS_MAX).collect(),
             reader,
             writer,
             writing: Some(writing),
@@ -332,15 +372,57 @@ impl Connection {
     }
 }
 
+/// Connects, and tries again if the attempt ends at once with an error that one ICMP message can
+/// cause. A host that is not there says so each time.
+async fn connect_in_spite_of_icmp(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let began = tokio::time::Instant::now();
+    let mut tries = CONNECT_TRIES;
+    loop {
+        tries = tries.saturating_sub(1);
+        match connect_once(address).await {
+            Err(_) if tries > 0 && began.elapsed() < CONNECT_TRIES_WITHIN => {}
+            done => return done,
+        }
+    }
+}
+
+/// As [`TcpStream::connect`], which asks `SO_ERROR` whether it has succeeded. That also tells what
+/// ICMP said of a handshake that went well all the same ("soft" errors, RFC 5461); whether there is
+/// a partner does not.
+async fn connect_once(address: SocketAddr) -> std::io::Result<TcpStream> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let tcp = TcpStream::from_std(std::net::TcpStream::from(socket))?;
+    loop {
+        tcp.writable().await?;
+        if tcp.peer_addr().is_ok() {
+            return Ok(tcp);
+        }
+        if let Some(error) = tcp.take_error()? {
+            return Err(error);
+        }
+        // Woken too early: it is neither connected nor refused.
+        let _ = tcp.try_io(tokio::io::Interest::WRITABLE, || -> std::io::Result<()> {
+            Err(std::io::ErrorKind::WouldBlock.into())
+        });
+    }
+}
+
 /// Lets the kernel find out that the partner's host is gone or unreachable, also while neither end has anything to say.
 fn notice_a_dead_partner(tcp: &TcpStream) {
     use rustix::net::sockopt;
     // Where one of them cannot be had, silence is noticed while data move.
     let _ = sockopt::set_socket_keepalive(tcp, true);
-    let _ = sockopt::set_tcp_keepidle(tcp, SILENCE_TIMEOUT / 3);
-    let _ = sockopt::set_tcp_keepintvl(tcp, SILENCE_TIMEOUT / 6);
+    let _ = sockopt::set_tcp_keepidle(tcp, Duration::from_millis((SILENCE_MS / 3).into()));
+    let _ = sockopt::set_tcp_keepintvl(tcp, Duration::from_millis((SILENCE_MS / 6).into()));
     let _ = sockopt::set_tcp_keepcnt(tcp, 4);
-    let _ = sockopt::set_tcp_user_timeout(tcp, SILENCE_TIMEOUT.as_millis() as u32);
+    let _ = sockopt::set_tcp_user_timeout(tcp, SILENCE_MS);
 }
 
 /// Why a handshake failed, for people.

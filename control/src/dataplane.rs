@@ -10,6 +10,7 @@ mod events;
 mod followed;
 mod kernel_bypass;
 pub mod placement;
+mod slots;
 mod supervisor;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use culvert_dataplane::counters::{FlowBlock, LaneCounters};
 use culvert_dataplane::datapath::af_xdp::socket::Mode;
@@ -30,14 +32,17 @@ use culvert_dataplane::link::handles::LentBuffer;
 use culvert_dataplane::link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, ToDataPlane};
 use culvert_dataplane::link::socket::LinkSocket;
 use culvert_dataplane::link::{FILES_MAX, FLOWS_PER_LANE};
+use culvert_protocol::foreign_text::foreign_text;
 use culvert_protocol::tree_hash::ChunkHash;
 use placement::Placement;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-pub use events::{ReceiveEvent, SendEvent, Tagged};
+pub use events::{EventReceiver, EventSender, ReceiveEvent, SendEvent, Tagged, event_queue};
 use followed::{FlowSlot, Followed};
+pub use slots::WantedFlow;
+use slots::{Route, take_slot};
 pub use supervisor::Supervisor;
 
 /// Why there is no data plane.
@@ -73,13 +78,22 @@ pub enum DataPlaneError {
     /// All slots of a kind are taken.
     #[error("the data plane has no room for another {0}; try again when a transfer has ended")]
     NoRoom(&'static str),
+    /// A transfer did not take the lanes' events as they came.
+    #[error(
+        "more events of the data plane wait for the transfer than this node keeps: its partner does not read what it is sent, or the data plane says far too much"
+    )]
+    Overrun,
+    /// It says what cannot be.
+    #[error("the data plane said what cannot be ({0}): it is ended, and started again when it is wanted")]
+    Nonsense(&'static str),
 }
 
-#[derive(Debug)]
-enum Route<E> {
-    Free,
-    Taken { tag: usize, events: mpsc::UnboundedSender<Tagged<E>> },
-}
+/// Messages of the data plane that may wait here.
+const MESSAGES_WAITING_MAX: usize = 1_024;
+/// How long a data plane may take to end when its link has.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+/// Gaps in its sandbox, and reasons for a slower datapath, that it may tell.
+const TEXTS_MAX: usize = 64;
 
 #[derive(Debug)]
 struct LaneRoutes {
@@ -185,13 +199,14 @@ impl DataPlane {
         let os = |error: std::io::Error| DataPlaneError::Prepare(error.into());
         let Engine { socket, commands, events, bell, on_hugepages, buffers_per_lane } = engine;
         let bell = UnixStream::from_std(bell).map_err(os)?;
-        let (messages, mut incoming) = mpsc::unbounded_channel();
+        // Full, it lets the other end wait.
+        let (messages, mut incoming) = mpsc::channel(MESSAGES_WAITING_MAX);
         let reader = socket.try_clone().map_err(os)?;
         let link = Link(socket.try_clone().map_err(os)?);
         // A thread, not a task: the socket is blocking, and the thread ends with the process.
         std::thread::spawn(move || {
             while let Ok(Some((message, _))) = reader.receive::<FromDataPlane>() {
-                if messages.send(message).is_err() {
+                if messages.blocking_send(message).is_err() {
                     break;
                 }
             }
@@ -200,9 +215,15 @@ impl DataPlane {
             Some(FromDataPlane::Ready { process_id, lanes, sandbox_gaps, af_xdp, has_all_rules, refusals }) => {
                 (process_id, lanes, sandbox_gaps, af_xdp, has_all_rules, refusals)
             }
-            Some(FromDataPlane::CannotStart { text }) => return Err(DataPlaneError::CannotStart(text)),
-            _ => return Err(DataPlaneError::Died(ended(child.as_mut()).await)),
+            Some(FromDataPlane::CannotStart { text }) => {
+                return Err(DataPlaneError::CannotStart(foreign_text(&text)));
+            }
+            _ => return Err(DataPlaneError::Died(link_ended(child.as_mut()).await)),
         };
+        if lanes.len() != config.cores.len() {
+            return Err(DataPlaneError::Nonsense("it has other lanes than it was told to have"));
+        }
+        let [sandbox_gaps, refusals] = [&sandbox_gaps, &refusals].map(|texts| in_foreign_words(texts));
         let (end_sender, end) = watch::channel(None);
         let (keep, dropped) = watch::channel(());
         let lane_routes = || LaneRoutes {
@@ -333,6 +354,12 @@ impl DataPlane {
         self.end.borrow().clone()
     }
 
+    /// Ends a process that said what cannot be; the error that the transfer ends with.
+    pub(crate) fn nonsense(&self, what: &'static str) -> DataPlaneError {
+        self.give_up();
+        DataPlaneError::Nonsense(what)
+    }
+
     /// Ends a process that talks nonsense.
     pub(crate) fn give_up(&self) {
         // It ends with its link, as long as it is sane enough to look at it. A child's number is known for sure, and nobody else's.
@@ -379,45 +406,46 @@ impl DataPlane {
         }
     }
 
+    /// Files that are open in the data plane, of all transfers.
+    #[must_use]
+    pub fn files_open(&self) -> usize {
+        FILES_MAX as usize - lock(&self.free_files).len()
+    }
+
     fn remove_file(&self, slot: FileSlot) {
         // If the process is gone, so is the file.
         if self.tell(&ToDataPlane::RemoveFile { slot }, &[]).is_ok() {
-            lock(&self.free_files).push(slot);
+            // Lanes may hear of it later than of the next file in its place.
+            lock(&self.free_files).push(slot.next());
         }
     }
 
-    /// Takes a free sending slot of `lane`; its events go to `events` with `tag`.
+    /// Takes a free sending slot of `lane`, if the partner may have another; its events go to `events` with `tag`.
     ///
     /// # Errors
     /// [`DataPlaneError::NoRoom`].
     pub fn take_send_slot(
         &self,
         lane: u16,
-        tag: usize,
-        events: &mpsc::UnboundedSender<Tagged<SendEvent>>,
+        wanted: WantedFlow,
+        events: &EventSender<SendEvent>,
     ) -> Result<SendSlot, DataPlaneError> {
         let mut routes = lock(&self.routes);
-        let slots = &mut routes[usize::from(lane)].sends;
-        let at = slots.iter().position(|route| matches!(route, Route::Free)).ok_or(DataPlaneError::NoRoom("flow"))?;
-        slots[at] = Route::Taken { tag, events: events.clone() };
-        Ok(SendSlot(at as u16))
+        take_slot(&mut routes[usize::from(lane)].sends, wanted, events).map(SendSlot)
     }
 
-    /// Takes a free receiving slot of `lane`; its events go to `events` with `tag`.
+    /// Takes a free receiving slot of `lane`, if the partner may have another; its events go to `events` with `tag`.
     ///
     /// # Errors
     /// [`DataPlaneError::NoRoom`].
     pub fn take_receive_slot(
         &self,
         lane: u16,
-        tag: usize,
-        events: &mpsc::UnboundedSender<Tagged<ReceiveEvent>>,
+        wanted: WantedFlow,
+        events: &EventSender<ReceiveEvent>,
     ) -> Result<ReceiveSlot, DataPlaneError> {
         let mut routes = lock(&self.routes);
-        let slots = &mut routes[usize::from(lane)].receives;
-        let at = slots.iter().position(|route| matches!(route, Route::Free)).ok_or(DataPlaneError::NoRoom("flow"))?;
-        slots[at] = Route::Taken { tag, events: events.clone() };
-        Ok(ReceiveSlot(at as u16))
+        take_slot(&mut routes[usize::from(lane)].receives, wanted, events).map(ReceiveSlot)
     }
 
     /// Gives a sending slot back that was never opened.
@@ -491,7 +519,7 @@ impl DataPlane {
             match self.confirmed(answer).await? {
                 // All buffers are in use: the lane has better things to do just now.
                 Err(DiskError::Os(errno)) if errno == rustix::io::Errno::AGAIN.raw_os_error() => {
-                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 result => return Ok(result),
             }
@@ -527,14 +555,14 @@ impl DataPlane {
     fn route(&self, lane: usize, event: &Event<'_>, lent: Option<LentBuffer>) {
         let to_send = |slot: SendSlot, event: SendEvent| {
             let routes = lock(&self.routes);
-            if let Some(Route::Taken { tag, events }) = routes[lane].sends.get(usize::from(slot.0)) {
-                let _ = events.send((*tag, event));
+            if let Some(Route::Taken { tag, events, .. }) = routes[lane].sends.get(usize::from(slot.0)) {
+                events.send((*tag, event));
             }
         };
         let to_receive = |slot: ReceiveSlot, event: ReceiveEvent| {
             let routes = lock(&self.routes);
-            if let Some(Route::Taken { tag, events }) = routes[lane].receives.get(usize::from(slot.0)) {
-                let _ = events.send((*tag, event));
+            if let Some(Route::Taken { tag, events, .. }) = routes[lane].receives.get(usize::from(slot.0)) {
+                events.send((*tag, event));
             }
         };
         match (*event, lent) {
@@ -570,6 +598,10 @@ impl DataPlane {
                 to_receive(flow, ReceiveEvent::Closed);
                 self.give_receive_slot_back(lane as u16, flow);
             }
+            (Event::OthersWaitForSend { flow, held }, _) => to_send(flow, SendEvent::OthersWait { held }),
+            (Event::OthersWaitForReceive { flow, incomplete, whole }, _) => {
+                to_receive(flow, ReceiveEvent::OthersWait { incomplete, whole });
+            }
             (Event::Fill { .. } | Event::Hand { .. }, None) => {}
         }
     }
@@ -599,11 +631,28 @@ async fn ended(child: Option<&mut Child>) -> String {
     }
 }
 
+/// The link is closed, or nothing that comes by it can be read: a child closes it a moment before it is gone, and one that
+/// stays is ended.
+async fn link_ended(child: Option<&mut Child>) -> String {
+    let Some(child) = child else { return ended(None).await };
+    if let Ok(how) = tokio::time::timeout(END_PATIENCE, ended(Some(child))).await {
+        return how;
+    }
+    // It may be gone by now.
+    let _ = child.start_kill();
+    format!("it closed the link or said what cannot be read: {}", ended(Some(child)).await)
+}
+
+/// Texts of the data plane, as many as it may have something to say about.
+fn in_foreign_words(texts: &[String]) -> Vec<String> {
+    texts.iter().take(TEXTS_MAX).map(|text| foreign_text(text)).collect()
+}
+
 /// Waits for the end of the process, and confirms what it confirms meanwhile.
 async fn watch_process(
     mut child: Option<Child>,
     _link: Link,
-    mut incoming: mpsc::UnboundedReceiver<FromDataPlane>,
+    mut incoming: mpsc::Receiver<FromDataPlane>,
     mut dropped: watch::Receiver<()>,
     plane: Weak<DataPlane>,
     end: watch::Sender<Option<String>>,
@@ -614,8 +663,7 @@ async fn watch_process(
             _ = dropped.changed() => break "it was stopped".to_owned(),
             message = incoming.recv() => match (message, plane.upgrade()) {
                 (Some(message), Some(plane)) => plane.confirm(&message),
-                // The socket closes a moment before the process is gone.
-                _ => break ended(child.as_mut()).await,
+                _ => break link_ended(child.as_mut()).await,
             },
         }
     };

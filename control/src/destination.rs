@@ -4,10 +4,14 @@
 //! `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)`, so that even a name that changes its meaning between two calls cannot lead
 //! outside. [`plan`] decides what will happen to each entry before the first byte moves; [`files`] carries it out.
 
+pub mod attributes;
 pub mod files;
 pub mod fresh_directories;
+pub mod opened;
 pub mod plan;
 pub mod small_files;
+pub mod temporary;
+pub mod times;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -16,16 +20,18 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use culvert_protocol::control::{Refusal, RefusalCode};
 use culvert_protocol::manifest::Manifest;
-use culvert_protocol::names::TEMPORARY_PREFIX;
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, fsync, mkdirat, openat2, syncfs};
 use rustix::io::Errno;
 
 use crate::profiles::PermittedRoot;
-use crate::sources::{Source, SourceError, hash_of, local_source, open_beneath};
+use crate::sources::{Source, SourceError, local_source, open_beneath};
+use opened::OpenedDirectories;
+use temporary::Attempt;
 
 /// Which part of this host's files a request may reach.
 #[derive(Clone, Debug)]
@@ -53,7 +59,11 @@ pub struct Destination {
     pub single_name: Option<Vec<u8>>,
     /// Whether the directory was made just now, so that nothing can be in it.
     pub is_fresh: bool,
+    /// What the temporary names of this transfer have in common.
+    pub attempt: Attempt,
     umask: Mode,
+    /// Directories that are open for as long as this is; none if none may be opened ([`opened`]).
+    opened: Option<Arc<OpenedDirectories>>,
 }
 
 fn not_permitted(text: String) -> Refusal {
@@ -263,7 +273,9 @@ impl Destination {
     fn new(base: OwnedFd, path: PathBuf, single_name: Option<Vec<u8>>, is_fresh: bool) -> Self {
         // A base that cannot be looked at has no other file systems below it that matter.
         let device = fstat(&base).map_or(0, |stat| stat.st_dev);
-        Self { base, device, others: Mutex::default(), path, single_name, is_fresh, umask: process_umask() }
+        let (attempt, umask) = (Attempt::begin(), process_umask());
+        let others = Mutex::default();
+        Self { base, device, others, path, single_name, is_fresh, attempt, umask, opened: None }
     }
 
     /// The directory.
@@ -290,6 +302,45 @@ impl Destination {
         Ok((self.open_directory(parent)?, Path::new(OsStr::from_bytes(last))))
     }
 
+    /// Does something in the directory that holds `name`, with the name's last component. Another
+    /// transfer may put a directory that it has filled into the place of an empty one while that is
+    /// open here; then it is done in the one that is there now.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn in_parent_of<T>(
+        &self,
+        name: &[u8],
+        act: impl FnMut(&Arc<OwnedFd>, &Path) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let (directory, _) = split_name(name);
+        self.in_directory_of(name, Arc::new(self.open_directory(directory)?), act)
+    }
+
+    /// As [`Destination::in_parent_of`], beginning with `parent`, which was opened before.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn in_directory_of<T>(
+        &self,
+        name: &[u8],
+        mut parent: Arc<OwnedFd>,
+        mut act: impl FnMut(&Arc<OwnedFd>, &Path) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let (directory, last) = split_name(name);
+        for _ in 0..REPLACED_TRIES {
+            match self.opening(directory, || act(&parent, Path::new(OsStr::from_bytes(last)))) {
+                Err(_) if is_removed(parent.as_fd()) => {}
+                done => return done,
+            }
+            // While the other transfer's rename is under way the name still leads to the directory
+            // that is being replaced.
+            std::thread::sleep(REPLACED_PAUSE);
+            parent = Arc::new(self.open_directory(directory)?);
+        }
+        act(&parent, Path::new(OsStr::from_bytes(last)))
+    }
+
     /// Opens a directory by its name below the base; the base itself for an empty name.
     ///
     /// # Errors
@@ -300,7 +351,7 @@ impl Destination {
         }
         let path = Path::new(OsStr::from_bytes(name));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = open_beneath(self.base.as_fd(), path, flags)?;
+        let directory = self.opening(name, || open_beneath(self.base.as_fd(), path, flags))?;
         let device = fstat(&directory)?.st_dev;
         if device != self.device {
             let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
@@ -329,6 +380,23 @@ impl Destination {
     }
 }
 
+impl Drop for Destination {
+    fn drop(&mut self) {
+        // A transfer that has stored everything has done it before, and knows what could not be closed.
+        let _ = self.close_opened();
+    }
+}
+
+/// A directory can be replaced once by the transfer that has made it; a rename takes no longer than
+/// this together.
+const REPLACED_TRIES: usize = 10;
+const REPLACED_PAUSE: Duration = Duration::from_millis(2);
+
+/// Whether an open directory is in no other any more.
+fn is_removed(directory: BorrowedFd<'_>) -> bool {
+    fstat(directory).is_ok_and(|stat| stat.st_nlink == 0)
+}
+
 /// Parent and last component of a name.
 #[must_use]
 pub fn split_name(name: &[u8]) -> (&[u8], &[u8]) {
@@ -336,21 +404,6 @@ pub fn split_name(name: &[u8]) -> (&[u8], &[u8]) {
         Some(slash) => (&name[..slash], &name[slash + 1..]),
         None => (b"", name),
     }
-}
-
-/// The name that a file has until it is whole: the same for the same file in every attempt, so that an attempt finds what the
-/// one before it left.
-#[must_use]
-pub fn partial_name(name: &[u8]) -> PathBuf {
-    partial_name_of(hash_of(name))
-}
-
-/// As [`partial_name`], of a name of which only [`hash_of`] is known.
-#[must_use]
-pub fn partial_name_of(hash: u128) -> PathBuf {
-    let mut partial = TEMPORARY_PREFIX.to_vec();
-    partial.extend(culvert_protocol::identity::to_hex(&hash.to_le_bytes()[..12]).into_bytes());
-    PathBuf::from(OsStr::from_bytes(&partial))
 }
 
 #[cfg(test)]

@@ -1,26 +1,38 @@
 //! How many connections may begin a handshake: what strangers cost is limited before the first cryptography.
 //!
-//! A handshake takes this host about a millisecond. So addresses from which no approved key has come yet share a small rate, each has a
-//! smaller one of its own, and partners' addresses have theirs apart, which no stranger elsewhere can use up. All of
-//! it is kept in a table of fixed size.
+//! A handshake takes this host about a millisecond. So hosts of which no approved key is known yet share a small rate,
+//! each has a smaller one of its own, the first handshakes of each are kept apart from what the busy ones use up, and
+//! partners' hosts have their own, which no stranger elsewhere can touch. All of it is kept in a table of fixed size.
+//!
+//! A host is a partner's if an approved key has come from it, or if a profile names it.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Addresses that are told apart. Beyond them, strangers share what is left.
-const ADDRESSES_MAX: usize = 1_024;
+use crate::host::Host;
+
+/// Hosts that are told apart. Beyond them, strangers share what is left.
+const HOSTS_MAX: usize = 1_024;
 /// Handshakes of all strangers together: at once, and a second.
 const STRANGERS: Limit = Limit { burst: 400.0, per_second: 50.0 };
-/// Handshakes of one address from which only strangers came.
+/// Handshakes of strangers' hosts that have had hardly any yet, together: some hosts that use up what all strangers
+/// share do not keep out one that comes for the first time.
+const NEWCOMERS: Limit = Limit { burst: 200.0, per_second: 25.0 };
+/// Handshakes with which a host counts among the newcomers: a person who tries again now and then.
+const NEWCOMER: Limit = Limit { burst: 4.0, per_second: 0.1 };
+/// Handshakes of one host from which only strangers came.
 const STRANGER: Limit = Limit { burst: 200.0, per_second: 20.0 };
-/// Handshakes of an address from which an approved key came.
+/// Handshakes of a partner's host.
 const PARTNER: Limit = Limit { burst: 1_000.0, per_second: 200.0 };
-/// Keys of strangers that are noted for approval: each costs a durable write.
-const NOTES: Limit = Limit { burst: 32.0, per_second: 1.0 };
-/// An address is forgotten when nothing has come from it for so long.
-const FORGET_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+/// Keys of strangers that are noted for approval, together: each costs a durable write.
+const NOTES: Limit = Limit { burst: 64.0, per_second: 2.0 };
+/// Keys of one host that are noted. A host has one key, an institute behind one address a few; more are only wanted by
+/// who wants to fill the table.
+const NOTES_OF_HOST: Limit = Limit { burst: 8.0, per_second: 1.0 / 60.0 };
+/// A host is a partner's for so long after its key came, and as long as a profile names it.
+const PARTNER_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Clone, Copy, Debug)]
 struct Limit {
@@ -53,15 +65,40 @@ impl Bucket {
 }
 
 #[derive(Debug)]
-struct Address {
-    bucket: Bucket,
-    is_partners: bool,
+struct Known {
+    handshakes: Bucket,
+    /// What is left of [`NEWCOMER`].
+    first: Bucket,
+    /// What is left of [`NOTES_OF_HOST`].
+    notes: Bucket,
+    partner_until: Option<Instant>,
+    seen: Instant,
+}
+
+impl Known {
+    const fn new(now: Instant) -> Self {
+        Self {
+            handshakes: Bucket::full(STRANGER, now),
+            first: Bucket::full(NEWCOMER, now),
+            notes: Bucket::full(NOTES_OF_HOST, now),
+            partner_until: None,
+            seen: now,
+        }
+    }
+
+    fn is_partners(&self, now: Instant) -> bool {
+        self.partner_until.is_some_and(|until| now < until)
+    }
+
+    /// How long it takes until a stranger's host is as if it had never come.
+    const FORGET_AFTER: Duration = Duration::from_secs(8 * 60);
 }
 
 #[derive(Debug)]
 struct Door {
-    addresses: HashMap<IpAddr, Address>,
+    hosts: HashMap<Host, Known>,
     strangers: Bucket,
+    newcomers: Bucket,
     notes: Bucket,
 }
 
@@ -75,19 +112,12 @@ impl Default for Doorman {
     fn default() -> Self {
         let now = Instant::now();
         let door = Door {
-            addresses: HashMap::new(),
+            hosts: HashMap::new(),
             strangers: Bucket::full(STRANGERS, now),
+            newcomers: Bucket::full(NEWCOMERS, now),
             notes: Bucket::full(NOTES, now),
         };
         Self { door: Mutex::new(door) }
-    }
-}
-
-/// What is one host to the doorman: an IPv4 address, or the /64 that an IPv6 host can choose its addresses from.
-fn host_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address => address,
     }
 }
 
@@ -99,70 +129,80 @@ impl Doorman {
     /// Whether a connection from `address` may begin its handshake.
     #[must_use]
     pub fn admits(&self, address: IpAddr, now: Instant) -> bool {
-        let host = host_of(address);
         self.with(|door| {
-            if let Some(known) = door.addresses.get_mut(&host)
-                && known.is_partners
-            {
-                return known.bucket.take(PARTNER, now);
-            }
-            door.make_room(now);
-            if door.addresses.len() < ADDRESSES_MAX || door.addresses.contains_key(&host) {
-                let fresh = || Address { bucket: Bucket::full(STRANGER, now), is_partners: false };
-                if !door.addresses.entry(host).or_insert_with(fresh).bucket.take(STRANGER, now) {
+            let mut is_newcomer = false;
+            if let Some(known) = door.host(address.into(), now) {
+                if known.is_partners(now) {
+                    return known.handshakes.take(PARTNER, now);
+                }
+                if !known.handshakes.take(STRANGER, now) {
                     return false;
                 }
+                is_newcomer = known.first.take(NEWCOMER, now);
             }
-            door.strangers.take(STRANGERS, now)
+            (is_newcomer && door.newcomers.take(NEWCOMERS, now)) || door.strangers.take(STRANGERS, now)
         })
     }
 
-    /// Whether an approved key has come from `address`.
+    /// Whether `address` is a partner's.
     #[must_use]
-    pub fn knows(&self, address: IpAddr) -> bool {
-        self.with(|door| door.addresses.get(&host_of(address)).is_some_and(|known| known.is_partners))
+    pub fn knows(&self, address: IpAddr, now: Instant) -> bool {
+        self.with(|door| door.hosts.get(&address.into()).is_some_and(|known| known.is_partners(now)))
     }
 
     /// An approved key came from `address`.
     pub fn note_partner(&self, address: IpAddr, now: Instant) {
+        self.expect_partner(address, PARTNER_FOR, now);
+    }
+
+    /// A partner may come from `address` within the next time.
+    pub fn expect_partner(&self, address: IpAddr, within: Duration, now: Instant) {
         self.with(|door| {
             door.make_room(now);
-            if door.addresses.len() >= ADDRESSES_MAX {
+            if door.hosts.len() >= HOSTS_MAX && !door.hosts.contains_key(&address.into()) {
                 // A partner is worth more than a stranger.
-                let stranger = door.addresses.iter().find(|(_, known)| !known.is_partners).map(|(&host, _)| host);
-                stranger.map(|host| door.addresses.remove(&host));
+                let stranger = door.hosts.iter().find(|(_, known)| !known.is_partners(now)).map(|(&host, _)| host);
+                stranger.map(|host| door.hosts.remove(&host));
             }
-            let host = host_of(address);
-            if door.addresses.len() < ADDRESSES_MAX || door.addresses.contains_key(&host) {
-                let known = door
-                    .addresses
-                    .entry(host)
-                    .or_insert_with(|| Address { bucket: Bucket::full(PARTNER, now), is_partners: true });
-                if !known.is_partners {
-                    *known = Address { bucket: Bucket::full(PARTNER, now), is_partners: true };
+            if let Some(known) = door.host(address.into(), now) {
+                if !known.is_partners(now) {
+                    known.handshakes = Bucket::full(PARTNER, now);
                 }
+                known.partner_until = known.partner_until.max(Some(now + within));
             }
         });
     }
 
-    /// Whether a stranger's key may be noted for approval now.
+    /// Whether a stranger's key may be noted for approval now. A host that has noted its keys takes nothing of what is
+    /// left for all.
     #[must_use]
-    pub fn may_note_key(&self, now: Instant) -> bool {
-        self.with(|door| door.notes.take(NOTES, now))
+    pub fn may_note_key(&self, address: IpAddr, now: Instant) -> bool {
+        self.with(|door| {
+            let of_host = door.host(address.into(), now).is_none_or(|known| known.notes.take(NOTES_OF_HOST, now));
+            of_host && door.notes.take(NOTES, now)
+        })
     }
 }
 
 impl Door {
-    /// Forgets strangers that have been away long enough to have a full bucket again, and partners after a day.
-    fn make_room(&mut self, now: Instant) {
-        if self.addresses.len() < ADDRESSES_MAX {
-            return;
+    /// A host's entry; none if the table is full.
+    fn host(&mut self, host: Host, now: Instant) -> Option<&mut Known> {
+        self.make_room(now);
+        if self.hosts.len() >= HOSTS_MAX && !self.hosts.contains_key(&host) {
+            return None;
         }
-        let full_again = Duration::from_secs_f64(STRANGER.burst / STRANGER.per_second);
-        self.addresses.retain(|_, known| {
-            let away = now.saturating_duration_since(known.bucket.at);
-            away < if known.is_partners { FORGET_AFTER } else { full_again }
-        });
+        let known = self.hosts.entry(host).or_insert_with(|| Known::new(now));
+        known.seen = now;
+        Some(known)
+    }
+
+    /// Forgets strangers that have been away long enough to have all buckets full again, and those who were partners.
+    fn make_room(&mut self, now: Instant) {
+        if self.hosts.len() >= HOSTS_MAX {
+            self.hosts.retain(|_, known| {
+                known.is_partners(now) || now.saturating_duration_since(known.seen) < Known::FORGET_AFTER
+            });
+        }
     }
 }
 
@@ -183,8 +223,8 @@ mod tests {
         let (doorman, now) = (Doorman::default(), Instant::now());
         doorman.note_partner(address(1), now);
         assert_eq!(admitted(&doorman, address(2), 1_000, now), STRANGER.burst as usize);
-        let all: usize = (3..100).map(|number| admitted(&doorman, address(number), 100, now)).sum();
-        assert_eq!(all + STRANGER.burst as usize, STRANGERS.burst as usize);
+        let all: usize = (3..300).map(|number| admitted(&doorman, address(number), 100, now)).sum();
+        assert_eq!(all + STRANGER.burst as usize, (STRANGERS.burst + NEWCOMERS.burst) as usize);
         assert_eq!(admitted(&doorman, address(1), 500, now), 500, "a partner is kept out by strangers");
         let later = now + Duration::from_secs(1);
         assert_eq!(admitted(&doorman, address(2), 1_000, later), STRANGER.per_second as usize);
@@ -197,25 +237,58 @@ mod tests {
             let _ = doorman.admits(address(number), now);
         }
         doorman.note_partner(address(1 << 20), now);
-        assert_eq!(doorman.with(|door| door.addresses.len()), ADDRESSES_MAX);
+        assert_eq!(doorman.with(|door| door.hosts.len()), HOSTS_MAX);
         assert!(doorman.admits(address(1 << 20), now));
-        let later = now + Duration::from_secs(60);
+        let later = now + Duration::from_secs(600);
         let _ = doorman.admits(address(77_777), later);
-        assert!(doorman.with(|door| door.addresses.len()) <= 2, "strangers are remembered for ever");
+        assert!(doorman.with(|door| door.hosts.len()) <= 2, "strangers are remembered for ever");
+        assert!(doorman.knows(address(1 << 20), later));
     }
 
     #[test]
-    fn an_ipv6_host_is_known_by_its_network_and_an_ipv4_one_by_either_form() {
+    fn an_ipv6_host_is_known_by_its_network() {
         let (doorman, now) = (Doorman::default(), Instant::now());
-        let addresses = (0..1_000u16).map(|last| Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, last).into());
+        let addresses = (0..1_000u16).map(|last| std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, last).into());
         assert_eq!(addresses.filter(|&address| doorman.admits(address, now)).count(), STRANGER.burst as usize);
-        assert_eq!(host_of("::ffff:10.0.0.1".parse().unwrap()), address(1));
     }
 
     #[test]
-    fn keys_are_noted_at_a_rate() {
+    fn hosts_that_use_up_what_strangers_share_do_not_keep_out_one_that_comes_for_the_first_time() {
+        let (doorman, begin) = (Doorman::default(), Instant::now());
+        for second in 0..60 {
+            let now = begin + Duration::from_secs(second);
+            let busy: usize = (2..10).map(|number| admitted(&doorman, address(number), 50, now)).sum();
+            assert!(busy > 0 || second > 0);
+            assert!(doorman.admits(address(1_000 + second as u32), now), "after {second} s");
+        }
+    }
+
+    #[test]
+    fn a_host_that_a_profile_names_is_a_partners_as_long_as_it_does() {
         let (doorman, now) = (Doorman::default(), Instant::now());
-        assert_eq!((0..1_000).filter(|_| doorman.may_note_key(now)).count(), NOTES.burst as usize);
-        assert!(doorman.may_note_key(now + Duration::from_secs(1)));
+        doorman.expect_partner(address(1), Duration::from_secs(300), now);
+        assert!(doorman.knows(address(1), now) && !doorman.knows(address(2), now));
+        let later = now + Duration::from_secs(301);
+        assert!(!doorman.knows(address(1), later));
+        doorman.note_partner(address(1), later);
+        doorman.expect_partner(address(1), Duration::from_secs(300), later);
+        assert!(doorman.knows(address(1), later + Duration::from_secs(3_600)), "a shorter time took a longer one away");
+    }
+
+    /// Row 16: one host used up what all had, and no newcomer was noted.
+    #[test]
+    fn keys_of_one_host_take_nothing_from_those_of_others() {
+        let (doorman, begin) = (Doorman::default(), Instant::now());
+        let mut noted = 0;
+        for second in 0..600 {
+            let now = begin + Duration::from_secs(second);
+            noted += (0..12).filter(|_| doorman.may_note_key(address(1), now)).count();
+            if second % 60 == 0 {
+                assert!(doorman.may_note_key(address(1_000 + second as u32), now), "after {second} s");
+            }
+        }
+        assert!((8..=18).contains(&noted), "{noted} keys of one host");
+        let many = (2_000..3_000).filter(|&number| doorman.may_note_key(address(number), begin)).count();
+        assert!(many <= NOTES.burst as usize, "{many} keys of many hosts at once");
     }
 }

@@ -2,7 +2,7 @@
 //! file's name, a user or a transfer's id.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use culvert_dataplane::counters::{LANE_WORDS, LaneCounter, LaneCounters};
@@ -14,8 +14,10 @@ use prometheus::{
 };
 
 use crate::dataplane::DataPlane;
+use crate::limits::Limit;
 use crate::node::Node;
 use crate::registry::RecordState;
+use crate::transfer::blocking;
 use crate::transfer::result::TransferResult;
 
 /// Bounds of round trips in seconds: a LAN to the far side of a satellite.
@@ -24,9 +26,6 @@ const RTT_SECONDS: [f64; 14] =
 /// Bounds of a chunk's stages in seconds.
 const CHUNK_SECONDS: [f64; 13] =
     [50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 100e-3, 500e-3, 2.0, 10.0];
-/// Strangers' connections that are logged in a minute; the counter counts all.
-const STRANGERS_LOGGED_PER_MINUTE: u32 = 20;
-
 /// Why segments are rejected: the counters and their label.
 const REJECTED: [(LaneCounter, &str); 8] = [
     (LaneCounter::RejectedMalformed, "malformed"),
@@ -108,13 +107,15 @@ pub struct Metrics {
     kernel_bypass: kernel_bypass::KernelBypassMetrics,
     restarts: Counter,
     tuning_findings: IntGaugeVec,
+    limits: IntCounterVec,
     failures: IntCounter,
     retries: IntCounter,
+    own_reports: IntCounterVec,
     refused_connections: IntCounter,
+    turned_away: IntCounterVec,
     up_seconds: Gauge,
     began: Instant,
     lanes_seen: Mutex<LaneSeen>,
-    strangers: Mutex<(Instant, u32)>,
 }
 
 /// Makes a metric and registers it. The names are constants, so a mistake in one shows in the first test.
@@ -269,6 +270,16 @@ impl Metrics {
                     &["severity"]
                 )
             ),
+            limits: register!(
+                r,
+                IntCounterVec::new(
+                    Opts::new(
+                        "culvert_limits_reached_total",
+                        "How often a partner reached a limit of this node, by limit."
+                    ),
+                    &["limit"]
+                )
+            ),
             failures: register!(
                 r,
                 IntCounter::new("culvert_transfer_failures_total", "Transfers that ended without a result.")
@@ -277,14 +288,33 @@ impl Metrics {
                 r,
                 IntCounter::new("culvert_transfer_retries_total", "Tries that failed and were made again.")
             ),
+            own_reports: register!(
+                r,
+                IntCounterVec::new(
+                    Opts::new(
+                        "culvert_reports_total",
+                        "Reports of receiving flows, and those that waited in this process for more than two of their intervals.",
+                    ),
+                    &["result"]
+                )
+            ),
             refused_connections: register!(
                 r,
                 IntCounter::new("culvert_connections_refused_total", "Incoming connections that were refused.")
             ),
+            turned_away: register!(
+                r,
+                IntCounterVec::new(
+                    Opts::new(
+                        "culvert_turned_away_total",
+                        "Connections, requests and keys that found no place or did not go on in time, by lobby and reason.",
+                    ),
+                    &["lobby", "reason"]
+                )
+            ),
             up_seconds: register!(r, Gauge::new("culvert_uptime_seconds", "Time since the node was started.")),
             began: Instant::now(),
             lanes_seen: Mutex::default(),
-            strangers: Mutex::new((Instant::now(), 0)),
             registry,
         };
         // Series that exist from the beginning let alert rules tell "none" from "not scraped".
@@ -338,9 +368,19 @@ impl Metrics {
         self.failures.inc();
     }
 
+    /// A partner has reached a limit.
+    pub fn note_limit(&self, limit: Limit) {
+        self.limits.with_label_values(&[limit.word()]).inc();
+    }
+
     /// A try failed and will be made again.
     pub fn note_retry(&self) {
         self.retries.inc();
+    }
+
+    /// A report of a receiving flow goes to the partner.
+    pub fn note_own_report(&self, is_late: bool) {
+        self.own_reports.with_label_values(&[if is_late { "late" } else { "in_time" }]).inc();
     }
 
     /// The host was audited.
@@ -355,19 +395,13 @@ impl Metrics {
         self.refused_connections.inc();
     }
 
-    /// Whether another stranger may be logged now: nobody can fill the log.
-    #[must_use]
-    pub fn may_log_stranger(&self) -> bool {
-        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        if strangers.0.elapsed() > Duration::from_secs(60) {
-            *strangers = (Instant::now(), 0);
-        }
-        strangers.1 += 1;
-        strangers.1 <= STRANGERS_LOGGED_PER_MINUTE
+    /// Somebody found no place, or did not go on in time.
+    pub fn note_turned_away(&self, lobby: &str, reason: &str) {
+        self.turned_away.with_label_values(&[lobby, reason]).inc();
     }
 
     /// Everything, as text.
-    pub async fn render(&self, node: &Node) -> String {
+    pub async fn render(&self, node: &Arc<Node>) -> String {
         let counts = node.registry.counts();
         for state in RecordState::ALL {
             let count = counts.get(&state).copied().unwrap_or(0);
@@ -383,7 +417,10 @@ impl Metrics {
         let mut text = Vec::new();
         // Writing to memory does not fail, and what is gathered is well-formed.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
-        String::from_utf8_lossy(&text).into_owned() + &crate::path::metrics::render(node)
+        let node = node.clone();
+        // Those of paths are read from the records' files.
+        let of_paths = blocking(move || crate::path::metrics::render(&node)).await;
+        String::from_utf8_lossy(&text).into_owned() + &of_paths
     }
 
     /// Adds what the lanes have counted since they were last looked at.
@@ -418,19 +455,7 @@ impl Metrics {
         self.disk_bytes.with_label_values(&["read"]).inc_by(since(LaneCounter::DiskRead));
         self.disk_bytes.with_label_values(&["write"]).inc_by(since(LaneCounter::DiskWritten));
         let (busy, idle) = (since(LaneCounter::BusyNs), since(LaneCounter::IdleNs));
-        self.lane_busy.with_label_values(&[&name]).set(busy as f64 / (busy + idle).max(1) as f64);
+        self.lane_busy.with_label_values(&[&name]).set(busy as f64 / busy.saturating_add(idle).max(1) as f64);
         self.lane_buffers.with_label_values(&[&name]).set(counters.get(LaneCounter::BuffersInUse) as f64);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strangers_cannot_fill_the_log() {
-        let metrics = Metrics::new();
-        let logged = (0..1_000).filter(|_| metrics.may_log_stranger()).count();
-        assert_eq!(logged as u32, STRANGERS_LOGGED_PER_MINUTE);
     }
 }

@@ -4,6 +4,16 @@
 //! gateway, the gateway's address on the link, a VLAN's tag. This process does; the lanes get the answer. It asks again when the
 //! tables have changed ([`events`]), and makes the kernel look for neighbours that it has lost or not seen for long ([`asking`]). None
 //! of this takes privilege.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 pub mod asking;
 pub mod events;
@@ -126,7 +136,7 @@ impl Tables {
         let (family, octets) = family_and_octets(to);
         let mut request = [0u8; ROUTE_BYTES];
         request[0] = family;
-        request[1] = octets.len() as u8 * 8;
+        request[1] = if to.is_ipv4() { 32 } else { 128 };
         let answers = match self.socket.ask(RTM_GETROUTE, 0, &request, &[(RTA_DST, &octets)]) {
             Ok(answers) => answers,
             // Unreachable, prohibited: no route.
@@ -184,13 +194,15 @@ impl Tables {
 }
 
 fn neighbour_of(body: &[u8]) -> Neighbour {
-    let state = body.get(8..10).map_or(0, |state| u16::from_ne_bytes([state[0], state[1]]));
+    let state = body.get(8..).and_then(<[u8]>::first_chunk).map_or(0, |state| u16::from_ne_bytes(*state));
     let mut neighbour = Neighbour { state, ..Neighbour::default() };
     for (kind, value) in attributes(body.get(NEIGHBOUR_BYTES..).unwrap_or_default()) {
         match kind {
             NDA_LLADDR => neighbour.mac = value.try_into().ok(),
             // `struct nda_cacheinfo` begins with it.
-            NDA_CACHEINFO => neighbour.confirmed = TICK * value.get(..4).and_then(u32_of).unwrap_or(0),
+            NDA_CACHEINFO => {
+                neighbour.confirmed = TICK.saturating_mul(value.get(..4).and_then(u32_of).unwrap_or(0));
+            }
             _ => {}
         }
     }

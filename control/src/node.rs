@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_dataplane::link::engine::EngineConfig;
+use culvert_protocol::foreign_text::plain_lines;
 use culvert_protocol::identity::Identity;
 
 use crate::dataplane::{Origin, Supervisor};
 use crate::doorman::Doorman;
 use crate::journal::Journal;
+use crate::limits::JOURNAL_AGE;
 use crate::metrics::Metrics;
 use crate::profiles::Profiles;
 use crate::registry::Registry;
@@ -21,7 +23,10 @@ use crate::tls::TlsConfigs;
 use crate::tuning::Wakefulness;
 
 /// Journals of complete transfers whose sender never signed are kept so long for it to come again.
-const JOURNAL_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+const COMPLETE_JOURNAL_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Where the kernel does not tell what the interface carries, the flow begins with Ethernet's and
+/// lets probes decide.
+const DATAGRAM_BYTES_UNKNOWN: u16 = 1_472;
 
 /// A node.
 #[derive(Debug)]
@@ -71,16 +76,23 @@ impl Node {
     ) -> Result<Arc<Self>, StateError> {
         let identity = Arc::new(state.identity()?);
         state.sweep();
-        Journal::sweep(&state.path("journals"), JOURNAL_AGE);
+        Journal::sweep(&state.path("journals"), COMPLETE_JOURNAL_AGE, JOURNAL_AGE);
+        let registry = Registry::open(state.clone())?;
+        registry.sweep();
+        for sentence in registry.left_alone() {
+            eprintln!("culvert: {}", plain_lines(&sentence));
+        }
         let tls = Arc::new(TlsConfigs::new(&identity));
+        let metrics = Arc::new(Metrics::new());
+        registry.count_in(&metrics);
         Ok(Arc::new(Self {
             profiles: Profiles::new(state.clone()),
-            registry: Registry::open(state.clone())?,
+            registry,
             supervisor: Supervisor::new(dataplane, engine),
             path: crate::path::PathRoom::default(),
             doorman: Doorman::default(),
             shares: Arc::default(),
-            metrics: Arc::new(Metrics::new()),
+            metrics,
             wakefulness: Wakefulness::default(),
             state,
             identity,
@@ -95,8 +107,7 @@ impl Node {
     #[must_use]
     pub fn datagram_bytes_towards(&self, partner: std::net::SocketAddr) -> u16 {
         let partner = std::net::SocketAddr::new(partner.ip().to_canonical(), partner.port());
-        // Without a route nothing will be sent either, and the probe says so.
-        let carried = culvert_dataplane::path_mtu::datagram_bytes_towards(partner).unwrap_or(1_232);
+        let carried = culvert_dataplane::path_mtu::datagram_bytes_towards(partner).unwrap_or(DATAGRAM_BYTES_UNKNOWN);
         carried.min(self.datagram_bytes_cap.unwrap_or(u16::MAX))
     }
 }

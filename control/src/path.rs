@@ -11,8 +11,11 @@ pub mod answer;
 pub mod check;
 pub mod conduct;
 pub mod grades;
+pub mod guests;
 pub mod metrics;
 pub mod page;
+pub mod places;
+mod probing;
 pub mod publish;
 pub mod records;
 pub mod service;
@@ -22,19 +25,20 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use culvert_perfsonar::responder::ResponderCounters;
-use tokio::sync::Semaphore;
 
 pub use check::{Direction, PathCheck, Side};
 pub use settings::PathSettings;
 
-/// What a node has for paths: its settings, and a place for one check at a time.
-#[derive(Debug)]
+/// What a node has for paths: its settings, and places for partners' checks.
+#[derive(Debug, Default)]
 pub struct PathRoom {
     settings: OnceLock<(PathSettings, u16)>,
-    /// One check at a time: two would measure each other.
-    pub(crate) place: Arc<Semaphore>,
+    /// Whose checks are answered.
+    pub checks: Arc<places::Places>,
     /// What the responder counted.
     pub counters: Arc<ResponderCounters>,
+    /// Whom the responder answers beside those that its settings name.
+    pub guests: guests::Guests,
     /// What became of documents for the archive.
     pub archive: ArchiveCounters,
 }
@@ -48,17 +52,6 @@ pub struct ArchiveCounters {
     pub dropped: AtomicU64,
     /// Deliveries that failed and are tried again.
     pub failures: AtomicU64,
-}
-
-impl Default for PathRoom {
-    fn default() -> Self {
-        Self {
-            settings: OnceLock::new(),
-            place: Arc::new(Semaphore::new(1)),
-            counters: Arc::default(),
-            archive: ArchiveCounters::default(),
-        }
-    }
 }
 
 impl PathRoom {

@@ -3,15 +3,26 @@
 //! A profile is a TOML file that an admin can read and edit. Without a profile that permits it, nothing of this node can be read
 //! or written over the network.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use culvert_protocol::identity::PublicKey;
 use serde::{Deserialize, Serialize};
 
+use crate::host::Host;
 use crate::state::{StateDirectory, StateError};
 
+/// The version of profiles and of the table of keys that asked. A file without a version is of
+/// version 1.
+const VERSION: u64 = 1;
+/// The table of keys that asked.
+const PENDING: &str = "pending.json";
 /// Strangers' keys that are kept for approval. More would let anybody fill the disk.
 const PENDING_MAX: usize = 256;
+/// Keys of one host among them: a host has one key, an institute behind one address a few.
+const PENDING_OF_HOST_MAX: usize = 8;
+/// A key that has not asked for so long makes room for one that asks now: its owner has given up, or comes again.
+const PENDING_SILENT_S: u64 = 7 * 24 * 60 * 60;
 
 /// What a partner may do in a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,8 +93,21 @@ impl Profile {
     /// # Errors
     /// What is wrong and where, in words.
     pub fn from_toml(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
+        let profile = match version_of(text) {
+            None => toml::from_str(text),
+            Some(_) => toml::from_str(text).and_then(|mut table: toml::Table| {
+                table.remove("version");
+                table.try_into()
+            }),
+        };
+        profile.map_err(|error| error.to_string())
     }
+}
+
+/// The version that a profile's file says it has.
+fn version_of(text: &str) -> Option<u64> {
+    let table: toml::Table = toml::from_str(text).ok()?;
+    table.get("version")?.as_integer()?.try_into().ok()
 }
 
 /// A key that asked and has no profile.
@@ -92,8 +116,10 @@ pub struct PendingKey {
     /// The key.
     pub key: PublicKey,
     /// What its node calls itself. Anybody can call themselves anything.
+    #[serde(deserialize_with = "culvert_protocol::foreign_text::deserialize")]
     pub name: String,
     /// Where it came from, or where it was found.
+    #[serde(deserialize_with = "culvert_protocol::foreign_text::deserialize")]
     pub address: String,
     /// When it first asked, in seconds since 1970.
     pub first_seen_unix: u64,
@@ -129,6 +155,9 @@ pub enum ProfileError {
     NotPending(String),
 }
 
+/// A profile by its name.
+pub type NamedProfile = (String, Profile);
+
 /// The profiles of a node.
 #[derive(Clone, Debug)]
 pub struct Profiles {
@@ -143,6 +172,29 @@ fn check_name(name: &str) -> Result<(), ProfileError> {
     } else {
         Err(ProfileError::BadName(name.to_owned()))
     }
+}
+
+/// Who one host is among the keys that asked: by its address, or by its name if this node's user went there.
+fn host_of(address: &str) -> Result<Host, &str> {
+    let host = address.parse::<std::net::SocketAddr>().map(|address| address.ip().into());
+    host.map_err(|_| address.rsplit_once(':').map_or(address, |(host, _)| host))
+}
+
+const fn is_silent(known: &PendingKey, now_unix: u64) -> bool {
+    now_unix.saturating_sub(known.last_seen_unix) > PENDING_SILENT_S
+}
+
+/// Forgets the key that is missed least.
+fn make_room(pending: &mut Vec<PendingKey>, now_unix: u64) {
+    let mut of_host: HashMap<Result<Host, &str>, usize> = HashMap::new();
+    for known in pending.iter() {
+        *of_host.entry(host_of(&known.address)).or_default() += 1;
+    }
+    let least = |(_, known): &(usize, &PendingKey)| {
+        (is_silent(known, now_unix), of_host.get(&host_of(&known.address)).copied(), known.first_seen_unix)
+    };
+    let found = pending.iter().enumerate().max_by_key(least).map(|(at, _)| at);
+    found.map(|at| pending.remove(at));
 }
 
 fn file_of(name: &str) -> String {
@@ -167,6 +219,9 @@ impl Profiles {
         let Some(bytes) = self.state.read(file_of(name))? else { return Ok(None) };
         let damaged = |reason: String| StateError::Damaged { path: self.state.path(file_of(name)), reason };
         let text = String::from_utf8(bytes).map_err(|error| damaged(error.to_string()))?;
+        if let Some(found) = version_of(&text).filter(|&found| found > VERSION) {
+            return Err(StateError::Newer { path: self.state.path(file_of(name)), found, known: VERSION }.into());
+        }
         let profile = Profile::from_toml(&text).map_err(damaged)?;
         if let Some(root) = profile.permit.iter().find(|root| !root.path.is_absolute()) {
             return Err(ProfileError::RelativeRoot(root.path.clone()));
@@ -182,17 +237,26 @@ impl Profiles {
         self.find(name)?.ok_or_else(|| ProfileError::NotFound(name.to_owned()))
     }
 
-    /// All profiles, by name.
+    /// All profiles that can be read, by name, and why the others cannot.
     ///
     /// # Errors
-    /// [`ProfileError`] of the first that cannot be read.
-    pub fn list(&self) -> Result<Vec<(String, Profile)>, ProfileError> {
-        let names = self.state.list("profiles", ".toml")?;
-        names
-            .into_iter()
-            .filter(|name| check_name(name).is_ok())
-            .map(|name| self.get(&name).map(|profile| (name, profile)))
-            .collect()
+    /// [`ProfileError`] if they cannot be listed.
+    pub fn list(&self) -> Result<(Vec<NamedProfile>, Vec<ProfileError>), ProfileError> {
+        let (mut profiles, mut errors) = (Vec::new(), Vec::new());
+        for name in self.state.list("profiles", ".toml")?.into_iter().filter(|name| check_name(name).is_ok()) {
+            match self.get(&name) {
+                Ok(profile) => profiles.push((name, profile)),
+                Err(error) => errors.push(error),
+            }
+        }
+        Ok((profiles, errors))
+    }
+
+    /// All profiles that can be read, by name.
+    #[must_use]
+    pub fn readable(&self) -> Vec<(String, Profile)> {
+        let names = self.state.list("profiles", ".toml").unwrap_or_default();
+        names.into_iter().filter_map(|name| self.find(&name).ok().flatten().map(|profile| (name, profile))).collect()
     }
 
     /// The profile with a key. A profile that cannot be read stands in nobody else's way.
@@ -223,6 +287,15 @@ impl Profiles {
             }
         }
         Ok(None)
+    }
+
+    /// The hosts that profiles name, as `host` finds them in addresses; at most `max`. A profile that cannot be read
+    /// names none.
+    #[must_use]
+    pub fn hosts(&self, max: usize, host: impl Fn(&str) -> Option<String>) -> Vec<String> {
+        let names = self.state.list("profiles", ".toml").unwrap_or_default();
+        let profiles = names.iter().filter_map(|name| self.find(name).ok().flatten());
+        profiles.flat_map(|profile| profile.addresses).filter_map(|address| host(&address)).take(max).collect()
     }
 
     /// Makes a profile.
@@ -279,34 +352,43 @@ impl Profiles {
     /// # Errors
     /// [`ProfileError`].
     pub fn pending(&self) -> Result<Vec<PendingKey>, ProfileError> {
-        let Some(bytes) = self.state.read("pending.json")? else { return Ok(Vec::new()) };
-        serde_json::from_slice(&bytes).map_err(|error| {
-            StateError::Damaged { path: self.state.path("pending.json"), reason: error.to_string() }.into()
-        })
+        Ok(self.state.read_json(PENDING, VERSION)?.unwrap_or_default())
     }
 
-    /// Notes that a key without profile asked. The table is bounded: the key that has been silent longest makes room.
+    /// As [`Profiles::pending`], for a table that will be written anew.
+    fn pending_to_change(&self) -> Result<Vec<PendingKey>, ProfileError> {
+        Ok(self.state.read_json_or_set_aside(PENDING, VERSION)?.unwrap_or_default())
+    }
+
+    /// Notes that a key without profile asked; false if there is no room for another of its host. The table is bounded:
+    /// what has been silent for a week makes room first, then the youngest key of the host that has most. So a key that
+    /// a person waits to have approved stays, whatever comes after it.
     ///
     /// # Errors
     /// [`ProfileError`].
-    pub fn note_pending(&self, key: PublicKey, name: &str, address: &str, now_unix: u64) -> Result<(), ProfileError> {
-        let mut pending = self.pending().unwrap_or_default();
+    pub fn note_pending(&self, key: PublicKey, name: &str, address: &str, now_unix: u64) -> Result<bool, ProfileError> {
+        let mut pending = self.pending_to_change()?;
         if let Some(known) = pending.iter_mut().find(|known| known.key == key) {
             // Once a minute is enough to know that it still asks.
             if now_unix.saturating_sub(known.last_seen_unix) < 60 {
-                return Ok(());
+                return Ok(true);
             }
             known.last_seen_unix = now_unix;
             known.address = address.to_owned();
         } else {
-            if pending.len() >= PENDING_MAX {
-                pending.sort_by_key(|known| known.last_seen_unix);
-                pending.remove(0);
+            let host = host_of(address);
+            let of_host = pending.iter().filter(|known| host_of(&known.address) == host).count();
+            if of_host >= PENDING_OF_HOST_MAX {
+                let is_old = |known: &PendingKey| host_of(&known.address) == host && is_silent(known, now_unix);
+                let Some(at) = pending.iter().position(is_old) else { return Ok(false) };
+                pending.remove(at);
+            } else if pending.len() >= PENDING_MAX {
+                make_room(&mut pending, now_unix);
             }
             let (name, address) = (name.to_owned(), address.to_owned());
             pending.push(PendingKey { key, name, address, first_seen_unix: now_unix, last_seen_unix: now_unix });
         }
-        self.write_pending(&pending)
+        self.write_pending(&pending).map(|()| true)
     }
 
     /// The pending key whose fingerprint begins with `fingerprint` (with or without `SHA256:`).
@@ -324,18 +406,16 @@ impl Profiles {
     }
 
     fn forget_pending(&self, key: PublicKey) -> Result<(), ProfileError> {
-        let mut pending = self.pending().unwrap_or_default();
+        let mut pending = self.pending_to_change()?;
         let before = pending.len();
         pending.retain(|known| known.key != key);
         if pending.len() == before { Ok(()) } else { self.write_pending(&pending) }
     }
 
     fn write_pending(&self, pending: &[PendingKey]) -> Result<(), ProfileError> {
-        let text = serde_json::to_vec_pretty(pending).map_err(|error| StateError::Damaged {
-            path: self.state.path("pending.json"),
-            reason: error.to_string(),
-        })?;
-        Ok(self.state.write("pending.json", &text)?)
+        let text = serde_json::to_vec_pretty(pending)
+            .map_err(|error| StateError::Damaged { path: self.state.path(PENDING), reason: error.to_string() })?;
+        Ok(self.state.write(PENDING, &text)?)
     }
 }
 
@@ -389,12 +469,46 @@ mod tests {
     }
 
     #[test]
+    fn what_a_newer_program_wrote_is_left_as_it_is_and_what_is_damaged_is_set_aside() {
+        let (_directory, profiles) = profiles();
+        profiles.add("lab", &profile(1)).unwrap();
+        let text = std::fs::read_to_string(profiles.path("lab")).unwrap();
+        std::fs::write(profiles.path("lab"), format!("version = 1\n{text}")).unwrap();
+        assert_eq!(profiles.get("lab").unwrap(), profile(1));
+        let newer = format!("version = 2\nwhat = 'is not known'\n{text}");
+        std::fs::write(profiles.path("lab"), &newer).unwrap();
+        let error = profiles.get("lab").unwrap_err().to_string();
+        assert!(error.contains("lab.toml is of version 2") && error.contains("newer Culvert"), "{error}");
+        assert!(profiles.with_key(PublicKey([1; 32])).unwrap().is_none());
+        assert!(profiles.replace("lab", &profile(1)).is_err());
+        assert_eq!(std::fs::read_to_string(profiles.path("lab")).unwrap(), newer);
+        let (state, key) = (&profiles.state, PublicKey([7; 32]));
+        let newer = r#"{"version": 2, "keys": []}"#;
+        state.write(PENDING, newer.as_bytes()).unwrap();
+        assert!(profiles.note_pending(key, "n", "a", 1).is_err() && profiles.pending().is_err());
+        assert_eq!(state.read(PENDING).unwrap().unwrap(), newer.as_bytes());
+        // Half a table was taken for none, and written over.
+        state.write(PENDING, b"[{").unwrap();
+        assert!(profiles.note_pending(key, "n", "a", 1).unwrap());
+        assert_eq!(profiles.pending().unwrap().len(), 1);
+        assert_eq!(state.read("pending.json.damaged").unwrap().unwrap(), b"[{");
+    }
+
+    fn numbered(number: u32) -> PublicKey {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&number.to_be_bytes());
+        PublicKey(key)
+    }
+
+    fn address(host: u32) -> String {
+        format!("{}:4000", std::net::Ipv4Addr::from_bits(0x0a00_0000 + host))
+    }
+
+    #[test]
     fn strangers_cannot_fill_the_disk() {
         let (_directory, profiles) = profiles();
         for number in 0..PENDING_MAX as u32 + 10 {
-            let mut key = [0; 32];
-            key[..4].copy_from_slice(&number.to_be_bytes());
-            profiles.note_pending(PublicKey(key), "n", "a", u64::from(number)).unwrap();
+            assert!(profiles.note_pending(numbered(number), "n", &address(number), u64::from(number)).unwrap());
         }
         assert_eq!(profiles.pending().unwrap().len(), PENDING_MAX);
         let last = profiles.pending().unwrap().pop().unwrap();
@@ -402,5 +516,33 @@ mod tests {
         assert!(profiles.find_pending("SHA256:").is_err());
         profiles.add("lab", &Profile { key: last.key, ..profile(1) }).unwrap();
         assert_eq!(profiles.pending().unwrap().len(), PENDING_MAX - 1);
+    }
+
+    /// Row 16: a new key a second took the place of one that a person waited to have approved.
+    #[test]
+    fn a_key_that_waits_for_approval_is_not_pushed_out_by_those_that_come_after_it() {
+        let (_directory, profiles) = profiles();
+        let (waiting, host) = (numbered(1_000_000), address(1_000_000));
+        let is_there = |key| profiles.pending().unwrap().iter().any(|known| known.key == key);
+        assert!(profiles.note_pending(waiting, "waiting", &host, 100).unwrap());
+        // One host, behind whose address the honest one is too.
+        let of_host = (0..50).filter(|&key| profiles.note_pending(numbered(key), "n", &host, 200).unwrap()).count();
+        assert_eq!(of_host, PENDING_OF_HOST_MAX - 1);
+        // Many hosts, with as many keys as each may have.
+        for key in 100..100 + 2 * PENDING_MAX as u32 {
+            let _ = profiles.note_pending(numbered(key), "n", &address(key / 8), u64::from(key) + 200).unwrap();
+        }
+        let newcomer = numbered(2_000_000);
+        assert!(profiles.note_pending(newcomer, "new", &address(2_000_000), 900).unwrap());
+        assert!(is_there(waiting) && is_there(newcomer));
+        assert_eq!(profiles.pending().unwrap().len(), PENDING_MAX);
+        // Hosts with one key each: those that came first stay, and who comes now is noted.
+        for key in 10_000..10_000 + 2 * PENDING_MAX as u32 {
+            assert!(profiles.note_pending(numbered(key), "n", &address(key), 1_000).unwrap());
+        }
+        assert!(is_there(newcomer));
+        // After a week of silence they make room.
+        let later = 1_000 + PENDING_SILENT_S + 1;
+        assert!(profiles.note_pending(numbered(3_000_000), "n", &host, later).unwrap());
     }
 }

@@ -1,133 +1,33 @@
 //! The transfers of a node: those under way with their progress, and the records of all.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod kept;
+mod looking;
+mod owners;
+mod receipts;
+mod record;
+mod seen;
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use culvert_protocol::control::{Refusal, RefusalCode, TransferId};
 use culvert_protocol::receipt::Receipt;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::request::TransferRequest;
-use crate::state::{StateDirectory, StateError};
-use crate::transfer::result::{State, TransferResult};
-use crate::transfer::{Progress, TransferError};
-
-/// Which way this node's part of a transfer goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// It sends.
-    Send,
-    /// It receives.
-    Receive,
-}
-
-/// Where a transfer stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RecordState {
-    /// Waiting for its turn or for the next try.
-    Queued,
-    /// Under way.
-    Active,
-    /// Stopped by this node's user until they let it go on; also after a restart of the node.
-    Paused,
-    /// See [`State`].
-    Succeeded,
-    /// See [`State`].
-    SucceededWithErrors,
-    /// See [`State`].
-    Failed,
-    /// See [`State`].
-    Canceled,
-}
-
-impl RecordState {
-    /// Whether nothing more will happen.
-    #[must_use]
-    pub const fn is_final(self) -> bool {
-        !matches!(self, Self::Queued | Self::Active | Self::Paused)
-    }
-
-    /// All of them, for metrics.
-    pub const ALL: [Self; 7] = [
-        Self::Queued,
-        Self::Active,
-        Self::Paused,
-        Self::Succeeded,
-        Self::SucceededWithErrors,
-        Self::Failed,
-        Self::Canceled,
-    ];
-
-    /// The contract's word.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Active => "active",
-            Self::Paused => "paused",
-            Self::Succeeded => "succeeded",
-            Self::SucceededWithErrors => "succeeded_with_errors",
-            Self::Failed => "failed",
-            Self::Canceled => "canceled",
-        }
-    }
-}
-
-impl From<State> for RecordState {
-    fn from(state: State) -> Self {
-        match state {
-            State::Succeeded => Self::Succeeded,
-            State::SucceededWithErrors => Self::SucceededWithErrors,
-            State::Failed => Self::Failed,
-            State::Canceled => Self::Canceled,
-        }
-    }
-}
-
-/// Why a transfer failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// A word for programs.
-    pub code: String,
-    /// A sentence for people.
-    pub text: String,
-    /// What `culvert send` exits with.
-    pub exit_code: u8,
-}
-
-/// What is kept of a transfer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TransferRecord {
-    /// Its id.
-    pub transfer: String,
-    /// This node's part.
-    pub role: Role,
-    /// The partner, by profile name, address or fingerprint.
-    pub partner: String,
-    /// From where to where.
-    pub description: String,
-    /// Where it stands.
-    pub state: RecordState,
-    /// When it was asked for, in milliseconds since 1970.
-    pub created_unix_ms: u64,
-    /// When it ended.
-    pub ended_unix_ms: Option<u64>,
-    /// Tries so far.
-    pub attempts: u32,
-    /// Its result, if it has one.
-    pub result: Option<TransferResult>,
-    /// Why it failed, or waits for the next try.
-    pub error: Option<Failure>,
-    /// What this node's user asked for; none if the partner did.
-    pub request: Option<TransferRequest>,
-    /// How far it is; only in answers of a running node.
-    #[serde(default)]
-    pub progress: Option<Progress>,
-}
+use crate::limits::Limit;
+use crate::log_limit::{self, About};
+use crate::metrics::Metrics;
+use crate::state::{StateDirectory, StateError, StateWriter};
+use crate::transfer::result::TransferResult;
+use crate::transfer::{Progress, TransferError, blocking};
+use kept::Kept;
+use owners::Owners;
+use receipts::Receipts;
+pub use record::{Failure, RecordState, Role, TransferRecord, failure};
+use record::{RecordFile, VERSION};
+pub use seen::{INTERRUPTED, recently_cut_off};
 
 #[derive(Debug)]
 struct Live {
@@ -146,17 +46,27 @@ pub struct LiveTransfer {
     pub cancel: watch::Receiver<bool>,
 }
 
-/// Records of transfers that have ended; beyond them the oldest are forgotten. Receipts are kept for ever.
-const ENDED_MAX: usize = 20_000;
-/// How many are forgotten at once, so that it is seldom done.
-const ENDED_EXCESS: usize = 1_000;
-
 /// The transfers of a node.
+///
+/// What is written is written beside the caller's thread ([`StateWriter`]). A transfer begins when
+/// its record is on the disk; what becomes of it later is true at once, and written as soon as the
+/// disk takes it: after a crash a record that is behind shows a transfer that was under way, which
+/// then finds out how far it came.
 #[derive(Debug)]
 pub struct Registry {
     state: StateDirectory,
+    writer: Arc<StateWriter>,
     live: Mutex<HashMap<TransferId, Live>>,
-    records: Mutex<HashMap<TransferId, TransferRecord>>,
+    records: Mutex<Kept>,
+    receipts: Receipts,
+    metrics: OnceLock<Arc<Metrics>>,
+    owners: Arc<Owners>,
+    /// Transfers that other processes carried out when they were last looked at, and who.
+    others: Mutex<HashMap<TransferId, String>>,
+    /// Transfers that were cut off and that nothing goes on with by itself; their files do not say so.
+    cut_off: Mutex<HashSet<TransferId>>,
+    /// Transfers whose records are left as they are, and what to say of them.
+    left_alone: Mutex<HashMap<TransferId, String>>,
     changed: watch::Sender<u64>,
 }
 
@@ -171,88 +81,248 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Registry {
-    /// Reads the records of a state directory. One that is damaged is left alone.
+    /// Reads the records of a state directory. One that cannot be understood is set aside, and one
+    /// that cannot be read or that a newer program has written is left alone: it keeps nobody from
+    /// the others.
     ///
     /// # Errors
     /// [`StateError`] if they cannot be listed.
     pub fn open(state: StateDirectory) -> Result<Self, StateError> {
-        let mut records = HashMap::new();
-        for name in state.list("transfers", ".json")? {
-            let bytes = state.read(format!("transfers/{name}.json"))?.unwrap_or_default();
-            if let (Ok(id), Ok(record)) = (name.parse(), serde_json::from_slice(&bytes)) {
-                records.insert(id, record);
+        let receipts: HashSet<String> = state.list("receipts", ".receipt")?.into_iter().collect();
+        let names = state.list("transfers", ".json")?;
+        let registry = Self {
+            writer: Arc::new(StateWriter::new(&state)),
+            live: Mutex::default(),
+            records: Mutex::default(),
+            receipts: Receipts::new(&state),
+            metrics: OnceLock::new(),
+            owners: Arc::new(Owners::new(&state)),
+            others: Mutex::default(),
+            cut_off: Mutex::default(),
+            left_alone: Mutex::default(),
+            changed: watch::channel(0).0,
+            state,
+        };
+        for name in names {
+            let Ok(id) = name.parse() else { continue };
+            if let Some(receipt) = registry.look_at(id).filter(|_| !receipts.contains(&name)) {
+                registry.writer.write_later(receipt_file_of(id), receipt.into_bytes());
             }
         }
-        Ok(Self { state, live: Mutex::default(), records: Mutex::new(records), changed: watch::channel(0).0 })
+        Ok(registry)
     }
 
     /// A partner's request begins a transfer, or goes on with one of its own. The partner chose the id, so it may be anybody's.
     ///
     /// # Errors
-    /// A refusal if the id is another's or the transfer is under way.
-    pub fn begin_for_partner(&self, id: TransferId, record: TransferRecord) -> Result<LiveTransfer, Refusal> {
+    /// A refusal if the id is another's, the transfer is under way, or it cannot be noted.
+    pub async fn begin_for_partner(&self, id: TransferId, record: TransferRecord) -> Result<LiveTransfer, Refusal> {
         let refuse = |code, text: &str| Err(Refusal::new(code, format!("transfer {id} {text}")));
+        self.look_before(id).await;
         let is_others = lock(&self.records).get(&id).is_some_and(|known| {
             known.request.is_some() || known.partner != record.partner || known.role != record.role
         });
-        if is_others {
+        if is_others || self.is_left_alone(id) {
             return refuse(RefusalCode::Protocol, "is another one at this node: use a new id");
         }
-        if lock(&self.live).contains_key(&id) {
+        let Some(live) = self.claim(id) else {
             return refuse(RefusalCode::Temporary, "is still under way at this node: try again");
-        }
-        self.begin(id, record)
-            .map_err(|error| Refusal::new(RefusalCode::Failed, format!("this node cannot note the transfer: {error}")))
+        };
+        self.note_begin(id, record, live).await.map_err(|error| {
+            // Paths of this host are none of the partner's business.
+            log_limit::say(About::Transfers, || format!("transfer {id} was refused: {error}"));
+            match error {
+                StateError::Os { error, .. } if error.kind() == std::io::ErrorKind::StorageFull => Refusal::new(
+                    RefusalCode::NoSpace,
+                    "this node cannot note the transfer: the disk of its state directory is full; try again when there is room",
+                ),
+                _ => Refusal::new(RefusalCode::Failed, "this node cannot note the transfer; its log says why"),
+            }
+        })
     }
 
     /// A new transfer begins, or one goes on after a restart.
     ///
     /// # Errors
-    /// [`StateError`] if it cannot be written down.
-    pub fn begin(&self, id: TransferId, record: TransferRecord) -> Result<LiveTransfer, StateError> {
+    /// [`StateError`] if it cannot be written down: then it has not begun, and may be begun again.
+    pub async fn begin(&self, id: TransferId, record: TransferRecord) -> Result<LiveTransfer, StateError> {
+        self.look_before(id).await;
+        let live = if self.is_left_alone(id) { None } else { self.claim(id) };
+        let live = live.ok_or(StateError::UnderWay { path: self.state.path(file_of(id)) })?;
+        self.note_begin(id, record, live).await
+    }
+
+    /// Makes a transfer live, so that nobody else begins it; `None` if somebody has.
+    fn claim(&self, id: TransferId) -> Option<LiveTransfer> {
         let (progress, progress_receiver) = watch::channel(Progress::default());
         let (cancel, cancel_receiver) = watch::channel(false);
-        lock(&self.live).insert(id, Live { progress: progress_receiver, cancel, is_pausing: false });
-        self.put(id, record)?;
-        Ok(LiveTransfer { progress, cancel: cancel_receiver })
-    }
-
-    /// Changes a record and writes it down.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn update(&self, id: TransferId, change: impl FnOnce(&mut TransferRecord)) -> Result<(), StateError> {
-        let Some(mut record) = lock(&self.records).get(&id).cloned() else { return Ok(()) };
-        change(&mut record);
-        self.put(id, record)
-    }
-
-    /// A transfer has ended with a result, and with a receipt unless it was a dry run.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn succeed(&self, id: TransferId, result: TransferResult, receipt: Option<&Receipt>) -> Result<(), StateError> {
-        if let Some(receipt) = receipt {
-            self.state.write(format!("receipts/{id}.receipt"), receipt.to_text().as_bytes())?;
+        match lock(&self.live).entry(id) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(_) if lock(&self.others).contains_key(&id) => None,
+            Entry::Vacant(place) => {
+                place.insert(Live { progress: progress_receiver, cancel, is_pausing: false });
+                Some(LiveTransfer { progress, cancel: cancel_receiver })
+            }
         }
+    }
+
+    /// Writes the record of a transfer that was claimed. The claim goes if that fails, or if the
+    /// caller does not wait for it.
+    async fn note_begin(
+        &self,
+        id: TransferId,
+        record: TransferRecord,
+        live: LiveTransfer,
+    ) -> Result<LiveTransfer, StateError> {
+        let claim = Claim { live: &self.live, id, is_kept: false };
+        if self.owners.own().is_none() {
+            let owners = self.owners.clone();
+            blocking(move || owners.introduce()).await?;
+        }
+        if let Err(error) = self.writer.write(file_of(id), self.bytes_of(id, &record, None)?).await {
+            // The name may be there, and only its flush has failed.
+            match lock(&self.records).get(&id).cloned() {
+                Some(before) => self.writer.write_later(file_of(id), self.bytes_of(id, &before, None)?),
+                None => self.writer.remove_later(file_of(id)),
+            }
+            return Err(error);
+        }
+        claim.keep();
+        lock(&self.cut_off).remove(&id);
+        self.note(id, record);
+        Ok(live)
+    }
+
+    /// A transfer that was under way when the node was stopped goes on; `None` if it does already.
+    /// Its file says that it is under way, so a disk that is full does not keep it.
+    #[must_use]
+    pub fn go_on(&self, id: TransferId) -> Option<LiveTransfer> {
+        let live = self.claim(id)?;
         self.update(id, |record| {
+            record.state = RecordState::Queued;
+            record.error.take_if(|error| error.code == INTERRUPTED);
+        });
+        Some(live)
+    }
+
+    /// Changes a record. It is written down beside.
+    pub fn update(&self, id: TransferId, change: impl FnOnce(&mut TransferRecord)) {
+        let Some(record) = self.changed_record(id, change) else { return };
+        match self.bytes_of(id, &record, None) {
+            Ok(bytes) => self.writer.write_later(file_of(id), bytes),
+            Err(error) => eprintln!("culvert: {error}"),
+        }
+        self.note(id, record);
+    }
+
+    fn changed_record(&self, id: TransferId, change: impl FnOnce(&mut TransferRecord)) -> Option<TransferRecord> {
+        let mut record = lock(&self.records).get(&id).cloned()?;
+        change(&mut record);
+        Some(record)
+    }
+
+    /// Changes the record of a transfer that has ended, writes it and its receipt down, and lets it
+    /// go whatever comes of that. `recorded` is done between the two: the record has the receipt too.
+    async fn end(
+        &self,
+        id: TransferId,
+        receipt: Option<String>,
+        recorded: impl Future<Output = ()>,
+        change: impl FnOnce(&mut TransferRecord),
+    ) -> Result<(), StateError> {
+        let claim = Claim { live: &self.live, id, is_kept: false };
+        let Some(record) = self.changed_record(id, change) else { return Ok(()) };
+        let written = match self.bytes_of(id, &record, receipt.as_deref()) {
+            Ok(bytes) => self.writer.write_surely(file_of(id), bytes).await,
+            Err(error) => Err(error),
+        };
+        recorded.await;
+        let kept = match receipt {
+            Some(receipt) => self.keep_receipt(id, receipt).await,
+            None => Ok(()),
+        };
+        self.note(id, record);
+        drop(claim);
+        written.and(kept)
+    }
+
+    /// A transfer has ended with a result, and with a receipt unless it was a dry run. `recorded` is
+    /// done when this node will not forget it.
+    ///
+    /// # Errors
+    /// [`StateError`] if that is not written down yet; it will be when the disk takes it.
+    pub async fn succeed(
+        &self,
+        id: TransferId,
+        result: TransferResult,
+        receipt: Option<&Receipt>,
+        recorded: impl Future<Output = ()>,
+    ) -> Result<(), StateError> {
+        let receipt = match receipt {
+            Some(receipt) => self.receipt_to_keep(id, &result, receipt.to_text()).await,
+            None => None,
+        };
+        let ended = self.end(id, receipt, recorded, |record| {
             record.state = result.state.into();
             record.ended_unix_ms = Some(unix_ms());
             record.result = Some(result);
             record.error = None;
-        })?;
-        lock(&self.live).remove(&id);
-        Ok(())
+        });
+        ended.await
+    }
+
+    /// The receipt that stays with a transfer: one over nothing replaces none. A transfer that is
+    /// carried out once more, or whose end one of the two has not written down, finds everything in
+    /// its place.
+    async fn receipt_to_keep(&self, id: TransferId, result: &TransferResult, receipt: String) -> Option<String> {
+        if result.files.stored > 0 || result.files.total == 0 {
+            return Some(receipt);
+        }
+        let state = self.state.clone();
+        let earlier = blocking(move || state.read(receipt_file_of(id))).await;
+        let earlier = earlier.ok().flatten().and_then(|bytes| String::from_utf8(bytes).ok());
+        Some(earlier.unwrap_or(receipt))
+    }
+
+    /// Writes a receipt down. One of a partner's transfers may be the last of so many that the
+    /// oldest goes.
+    async fn keep_receipt(&self, id: TransferId, receipt: String) -> Result<(), StateError> {
+        let own = || {
+            let records = lock(&self.records);
+            records.iter().filter(|(_, record)| record.request.is_some()).map(|(&id, _)| id).collect()
+        };
+        let is_own = lock(&self.records).get(&id).is_some_and(|record| record.request.is_some());
+        if !is_own {
+            let (writer, metrics) = (self.writer.clone(), self.metrics.get().cloned());
+            self.receipts.note(id, &receipt, unix_ms(), own, move |gone| {
+                if let Some(metrics) = &metrics {
+                    metrics.note_limit(Limit::Receipts);
+                }
+                writer.remove_later(receipt_file_of(gone));
+            });
+        }
+        self.writer.write_surely(receipt_file_of(id), receipt.into_bytes()).await
+    }
+
+    /// Where limits that are reached are counted.
+    pub fn count_in(&self, metrics: &Arc<Metrics>) {
+        let _ = self.metrics.set(metrics.clone());
+    }
+
+    fn note_limit(&self, limit: Limit) {
+        if let Some(metrics) = self.metrics.get() {
+            metrics.note_limit(limit);
+        }
     }
 
     /// A transfer has ended without a result.
     ///
     /// # Errors
-    /// [`StateError`].
-    pub fn fail(&self, id: TransferId, error: &TransferError) -> Result<(), StateError> {
+    /// [`StateError`] if that is not written down yet; it will be when the disk takes it.
+    pub async fn fail(&self, id: TransferId, error: &TransferError) -> Result<(), StateError> {
         let is_canceled = error.code() == RefusalCode::Canceled;
         let is_pausing = lock(&self.live).get(&id).is_some_and(|live| live.is_pausing);
-        self.update(id, |record| {
+        self.end(id, None, std::future::ready(()), |record| {
             if is_canceled && is_pausing {
                 (record.state, record.error) = (RecordState::Paused, None);
                 return;
@@ -260,21 +330,31 @@ impl Registry {
             record.state = if is_canceled { RecordState::Canceled } else { RecordState::Failed };
             record.ended_unix_ms = Some(unix_ms());
             record.error = Some(failure(error));
-        })?;
-        lock(&self.live).remove(&id);
-        Ok(())
+        })
+        .await
+    }
+
+    /// Waits, before the process ends, for what is being written.
+    pub async fn settle(&self) {
+        self.writer.settle().await;
     }
 
     /// Asks a transfer to stop; false if it is neither under way nor paused.
-    pub fn cancel(&self, id: TransferId) -> bool {
+    pub async fn cancel(&self, id: TransferId) -> bool {
         if let Some(live) = lock(&self.live).get_mut(&id) {
             live.is_pausing = false;
             live.cancel.send_replace(true);
             return true;
         }
-        let is_paused = lock(&self.records).get(&id).is_some_and(|record| record.state == RecordState::Paused);
-        // A record that cannot be written is paused as before.
-        is_paused && self.fail(id, &crate::transfer::manifest_exchange::canceled()).is_ok()
+        // Nobody may let it go on meanwhile.
+        let is_paused = || lock(&self.records).get(&id).is_some_and(|record| record.state == RecordState::Paused);
+        if !is_paused() || self.claim(id).is_none() {
+            return false;
+        }
+        if let Err(error) = self.fail(id, &crate::transfer::manifest_exchange::canceled()).await {
+            eprintln!("culvert: the record of transfer {id} is not written yet: {error}; it is tried again");
+        }
+        true
     }
 
     /// Asks a transfer of this node's user to stop until they want it to go on; false if there is none under way.
@@ -303,6 +383,17 @@ impl Registry {
         ids.into_iter().filter_map(|id| self.get(id)).collect()
     }
 
+    /// The transfers that have not ended, the newest first.
+    #[must_use]
+    pub fn unfinished(&self) -> Vec<TransferRecord> {
+        let records = lock(&self.records);
+        let mut ids: Vec<TransferId> =
+            records.iter().filter(|(_, record)| !record.state.is_final()).map(|(&id, _)| id).collect();
+        drop(records);
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        ids.into_iter().filter_map(|id| self.get(id)).collect()
+    }
+
     /// How many transfers are in each state.
     #[must_use]
     pub fn counts(&self) -> HashMap<RecordState, u64> {
@@ -313,17 +404,24 @@ impl Registry {
         counts
     }
 
-    /// Transfers that had not ended when the node was stopped, in the order in which they were asked for.
+    /// Transfers that had not ended when the node was stopped and that it goes on with, in the order in
+    /// which they were asked for.
     #[must_use]
     pub fn interrupted(&self) -> Vec<(TransferId, TransferRecord)> {
-        let records = lock(&self.records);
-        let mut interrupted: Vec<_> = records
-            .iter()
-            .filter(|(_, record)| matches!(record.state, RecordState::Queued | RecordState::Active))
-            .map(|(&id, record)| (id, record.clone()))
-            .collect();
+        let (live, others, records) = (lock(&self.live), lock(&self.others), lock(&self.records));
+        let is_interrupted = |&(id, record): &(&TransferId, &TransferRecord)| {
+            record.state.is_under_way() && !live.contains_key(id) && !others.contains_key(id)
+        };
+        let mut interrupted: Vec<_> =
+            records.iter().filter(is_interrupted).map(|(&id, record)| (id, record.clone())).collect();
         interrupted.sort_unstable_by_key(|&(id, _)| id);
         interrupted
+    }
+
+    /// The transfers that this process carries out.
+    #[must_use]
+    pub fn under_way(&self) -> Vec<TransferId> {
+        lock(&self.live).keys().copied().collect()
     }
 
     /// How many transfers wait or are under way.
@@ -338,18 +436,20 @@ impl Registry {
         self.changed.subscribe()
     }
 
-    fn put(&self, id: TransferId, mut record: TransferRecord) -> Result<(), StateError> {
-        record.progress = None;
-        let json = serde_json::to_vec_pretty(&record).map_err(|error| StateError::Damaged {
-            path: self.state.path(format!("transfers/{id}.json")),
-            reason: error.to_string(),
-        })?;
-        for forgotten in insert(&mut lock(&self.records), id, record) {
-            // One that stays on the disk is forgotten at the next start.
-            let _ = self.state.remove(format!("transfers/{forgotten}.json"));
+    fn bytes_of(&self, id: TransferId, record: &TransferRecord, receipt: Option<&str>) -> Result<Vec<u8>, StateError> {
+        let record = &TransferRecord { progress: None, ..record.clone() };
+        let owner = self.owners.own().filter(|_| record.state.is_under_way());
+        serde_json::to_vec_pretty(&RecordFile { version: VERSION, record, receipt, owner })
+            .map_err(|error| StateError::Damaged { path: self.state.path(file_of(id)), reason: error.to_string() })
+    }
+
+    /// Makes a record what this node answers.
+    fn note(&self, id: TransferId, record: TransferRecord) {
+        for forgotten in lock(&self.records).insert(id, record) {
+            self.note_limit(Limit::Records);
+            self.writer.remove_later(file_of(forgotten));
         }
         self.changed.send_modify(|count| *count += 1);
-        self.state.write(format!("transfers/{id}.json"), &json)
     }
 
     /// The text of a transfer's receipt.
@@ -357,43 +457,38 @@ impl Registry {
     /// # Errors
     /// [`StateError`].
     pub fn receipt(&self, id: TransferId) -> Result<Option<String>, StateError> {
-        let bytes = self.state.read(format!("receipts/{id}.receipt"))?;
+        let bytes = self.state.read(receipt_file_of(id))?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 }
 
-/// Notes a record; returns those that are forgotten for it.
-fn insert(
-    records: &mut HashMap<TransferId, TransferRecord>,
+/// A transfer's place among those under way, which it loses when this is dropped.
+struct Claim<'a> {
+    live: &'a Mutex<HashMap<TransferId, Live>>,
     id: TransferId,
-    record: TransferRecord,
-) -> Vec<TransferId> {
-    records.insert(id, record);
-    if records.len() <= ENDED_MAX + ENDED_EXCESS {
-        return Vec::new();
-    }
-    let mut ended: Vec<(u64, TransferId)> = records
-        .iter()
-        .filter(|&(&of, record)| of != id && record.state.is_final())
-        .map(|(&of, record)| (record.ended_unix_ms.unwrap_or(0), of))
-        .collect();
-    if ended.len() <= ENDED_MAX {
-        return Vec::new();
-    }
-    ended.sort_unstable();
-    ended.truncate(ended.len() - ENDED_MAX);
-    for (_, forgotten) in &ended {
-        records.remove(forgotten);
-    }
-    ended.into_iter().map(|(_, id)| id).collect()
+    is_kept: bool,
 }
 
-/// A transfer's error, as it is kept and shown.
-#[must_use]
-pub fn failure(error: &TransferError) -> Failure {
-    let code = serde_json::to_value(error.code()).ok().and_then(|value| value.as_str().map(str::to_owned));
-    let code = if matches!(error, TransferError::KeyChanged(_)) { Some("key_changed".to_owned()) } else { code };
-    Failure { code: code.unwrap_or_default(), text: error.to_string(), exit_code: error.exit_code() }
+impl Claim<'_> {
+    fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            lock(self.live).remove(&self.id);
+        }
+    }
+}
+
+fn file_of(id: TransferId) -> String {
+    format!("transfers/{id}.json")
+}
+
+fn receipt_file_of(id: TransferId) -> String {
+    format!("receipts/{id}.receipt")
 }
 
 /// A new transfer's id.
@@ -417,7 +512,7 @@ pub type SharedRegistry = Arc<Registry>;
 mod tests {
     use super::*;
 
-    fn record(state: RecordState, partner: &str, ended: u64) -> TransferRecord {
+    pub(super) fn record(state: RecordState, partner: &str, ended: u64) -> TransferRecord {
         TransferRecord {
             transfer: String::new(),
             role: Role::Receive,
@@ -434,35 +529,132 @@ mod tests {
         }
     }
 
-    #[test]
-    fn records_beyond_the_limit_are_forgotten_oldest_first_and_none_that_is_under_way() {
-        let mut records = HashMap::new();
-        let id = |number: u64| TransferId::new(1, number.into());
-        insert(&mut records, id(0), record(RecordState::Active, "a", 0));
-        let limit = (ENDED_MAX + ENDED_EXCESS) as u64;
-        for number in 1..limit {
-            assert!(insert(&mut records, id(number), record(RecordState::Failed, "a", number)).is_empty());
-        }
-        let forgotten = insert(&mut records, id(limit), record(RecordState::Active, "a", limit));
-        assert_eq!(forgotten.len(), ENDED_EXCESS - 1);
-        assert_eq!(forgotten[0], id(1));
-        assert!(records.contains_key(&id(0)) && records.contains_key(&id(limit)));
+    pub(super) fn run<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+    }
+
+    fn registry() -> (tempfile::TempDir, StateDirectory, Registry) {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(directory.path().join("state")).unwrap();
+        let registry = Registry::open(state.clone()).unwrap();
+        (directory, state, registry)
     }
 
     #[test]
     fn a_partner_cannot_take_over_the_id_of_anothers_transfer() {
-        let directory = tempfile::tempdir().unwrap();
-        let state = StateDirectory::open(directory.path().join("state")).unwrap();
-        let registry = Registry::open(state).unwrap();
+        let (_directory, _, registry) = registry();
+        run(async {
+            let id = TransferId::new(1, 7);
+            let begin = async |partner| registry.begin_for_partner(id, record(RecordState::Active, partner, 0)).await;
+            let live = begin("a").await.unwrap();
+            assert_eq!(begin("b").await.unwrap_err().code, RefusalCode::Protocol);
+            assert_eq!(begin("a").await.unwrap_err().code, RefusalCode::Temporary);
+            drop(live);
+            registry.fail(id, &TransferError::protocol("a test")).await.unwrap();
+            assert!(begin("a").await.is_ok());
+        });
+    }
+
+    /// Its record stood in memory before it was on the disk, and its id was under way until the
+    /// node was started again.
+    #[test]
+    fn a_transfer_that_cannot_be_noted_has_not_begun_and_may_begin_later() {
+        let (_directory, state, registry) = registry();
         let id = TransferId::new(1, 7);
-        let live = registry.begin_for_partner(id, record(RecordState::Active, "a", 0)).unwrap();
-        let code = |partner| {
-            registry.begin_for_partner(id, record(RecordState::Active, partner, 0)).map(drop).unwrap_err().code
-        };
-        assert_eq!(code("b"), RefusalCode::Protocol);
-        assert_eq!(code("a"), RefusalCode::Temporary);
-        drop(live);
-        registry.fail(id, &TransferError::protocol("a test")).unwrap();
-        assert!(registry.begin_for_partner(id, record(RecordState::Active, "a", 0)).is_ok());
+        let begin = || registry.begin_for_partner(id, record(RecordState::Active, "a", 0));
+        let take_disk_away = || std::fs::rename(state.path("transfers"), state.path("away")).unwrap();
+        let bring_disk_back = || std::fs::rename(state.path("away"), state.path("transfers")).unwrap();
+        run(async {
+            take_disk_away();
+            assert_eq!(begin().await.map(drop).unwrap_err().code, RefusalCode::Failed);
+            assert!(registry.get(id).is_none() && registry.list().is_empty());
+            assert!(registry.begin(id, record(RecordState::Queued, "a", 0)).await.is_err());
+            bring_disk_back();
+            let live = begin().await.unwrap();
+            drop(live);
+            // One that was there before is what it was.
+            registry.fail(id, &TransferError::protocol("a test")).await.unwrap();
+            let before = registry.get(id).unwrap();
+            take_disk_away();
+            assert!(begin().await.is_err());
+            bring_disk_back();
+            assert_eq!(registry.get(id).unwrap(), before);
+        });
+    }
+
+    /// The end of a transfer that could not be written left it under way for ever.
+    #[test]
+    fn a_transfer_whose_end_cannot_be_written_has_ended_and_is_written_later() {
+        let (_directory, state, registry) = registry();
+        let id = TransferId::new(1, 7);
+        run(async {
+            let begin = || registry.begin_for_partner(id, record(RecordState::Active, "a", 0));
+            drop(begin().await.unwrap());
+            std::fs::rename(state.path("transfers"), state.path("away")).unwrap();
+            assert!(registry.fail(id, &TransferError::protocol("a test")).await.is_err());
+            let ended = registry.get(id).unwrap();
+            assert_eq!((ended.state, ended.progress), (RecordState::Failed, None));
+            std::fs::rename(state.path("away"), state.path("transfers")).unwrap();
+            let is_written =
+                || Registry::open(state.clone()).unwrap().get(id).is_some_and(|now| now.state == ended.state);
+            while !is_written() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            assert!(begin().await.is_ok());
+        });
+    }
+
+    #[test]
+    fn a_record_of_a_newer_program_is_left_as_it_is_and_its_id_is_not_used() {
+        let (_directory, state, _) = registry();
+        let id = TransferId::new(1, 7);
+        let newer = br#"{"version": 2, "what": "is not known yet"}"#;
+        state.write(file_of(id), newer).unwrap();
+        let registry = Registry::open(state.clone()).unwrap();
+        let sentences = registry.left_alone();
+        assert!(
+            matches!(&*sentences, [one] if one.contains("version 2") && one.contains("left as it is")),
+            "{sentences:?}"
+        );
+        run(async {
+            assert!(registry.begin_for_partner(id, record(RecordState::Active, "a", 0)).await.is_err());
+            assert!(registry.begin(id, record(RecordState::Queued, "a", 0)).await.is_err());
+            assert!(!registry.cancel(id).await);
+        });
+        assert_eq!(state.read(file_of(id)).unwrap().unwrap(), newer);
+    }
+
+    /// A node that died between a receipt and its record had one without the other.
+    #[test]
+    fn a_receipt_that_a_crash_kept_from_its_file_comes_at_the_next_start() {
+        let (_directory, state, registry) = registry();
+        let id = TransferId::new(1, 7);
+        let bytes = registry.bytes_of(id, &record(RecordState::Succeeded, "a", 5), Some("the receipt")).unwrap();
+        state.write(file_of(id), &bytes).unwrap();
+        let registry = Registry::open(state.clone()).unwrap();
+        assert_eq!(registry.get(id).unwrap(), record(RecordState::Succeeded, "a", 5));
+        // The writer ends with what it has been given.
+        drop(registry);
+        while state.read(receipt_file_of(id)).unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert_eq!(state.read(receipt_file_of(id)).unwrap().unwrap(), b"the receipt");
+    }
+
+    #[test]
+    fn a_record_without_a_version_is_of_the_first() {
+        let (_directory, state, _) = registry();
+        let id = TransferId::new(1, 7);
+        let old = serde_json::to_vec(&record(RecordState::Failed, "a", 5)).unwrap();
+        state.write(file_of(id), &old).unwrap();
+        let registry = Registry::open(state.clone()).unwrap();
+        assert_eq!(registry.get(id).unwrap(), record(RecordState::Failed, "a", 5));
+        drop(
+            run(registry
+                .begin_for_partner(id, TransferRecord { ended_unix_ms: None, ..record(RecordState::Active, "a", 0) }))
+            .unwrap(),
+        );
+        let written: serde_json::Value = serde_json::from_slice(&state.read(file_of(id)).unwrap().unwrap()).unwrap();
+        assert_eq!((&written["version"], &written["state"]), (&1.into(), &"active".into()));
     }
 }

@@ -8,18 +8,19 @@ use culvert_protocol::control::{
     CONTENT_SINCE, Message, Options, Overwrite, Refusal, RefusalCode, Request, TransferId, Wish,
 };
 use culvert_protocol::identity::PublicKey;
+use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
 use culvert_protocol::receipt::Receipt;
 use serde::{Deserialize, Serialize};
 
-use crate::connection::{Connection, INTRODUCTION_TIMEOUT, connect_to_host};
+use crate::connection::{Connection, INTRODUCTION_TIMEOUT, MessageReader, connect_to_host};
 use crate::destination::Reach;
 use crate::node::Node;
 use crate::registry::{LiveTransfer, RecordState, unix_ms};
 use crate::sources::local_source;
 use crate::transfer::manifest_exchange::{send_manifest, source_refusal, unexpected};
-use crate::transfer::receiving::{FileRequest, Incoming, receive};
+use crate::transfer::receiving::{FileRequest, Incoming, LeftJournal, Received, receive};
 use crate::transfer::result::TransferResult;
-use crate::transfer::sending::{PartnerHas, Payload, send};
+use crate::transfer::sending::{PartnerHas, Payload, Sent, send};
 use crate::transfer::{Phase, Progress, TransferContext, TransferError, blocking};
 use crate::typed_path::TypedPath;
 
@@ -119,6 +120,52 @@ pub struct Outcome {
     pub result: TransferResult,
     /// The receipt; none for a dry run.
     pub receipt: Option<Receipt>,
+    /// What tells when the partner has written it down too; none for a dry run.
+    pub partner: Option<MessageReader>,
+    /// The journal, where this end received.
+    pub journal: Option<LeftJournal>,
+}
+
+impl Outcome {
+    /// Waits until the partner has written down what came of the transfer: who is told that it
+    /// succeeded finds the receipt on both ends, whatever becomes of either afterwards (W-56).
+    async fn wait_for_partner(&mut self) -> Result<(), TransferError> {
+        let Some(partner) = self.partner.take() else { return Ok(()) };
+        if partner.wait_for_goodbye().await {
+            return Ok(());
+        }
+        let text = "everything is stored and signed, but the partner was gone before it had written that down";
+        Err(TransferError::here(RefusalCode::Temporary, text))
+    }
+
+    /// The outcome that both ends have written down. `signed` is that of an attempt after which the
+    /// partner was gone: if it had written it down all the same, nothing was left to do this time.
+    fn or_earlier(self, signed: Option<Self>) -> Self {
+        match signed {
+            Some(signed) if self.result.files.stored == 0 => Self { journal: self.journal, ..signed },
+            Some(_) | None => self,
+        }
+    }
+
+    /// Removes the journal, if there is one: the transfer's record is written.
+    pub async fn forget_journal(journal: Option<LeftJournal>) {
+        if let Some(journal) = journal {
+            blocking(move || journal.forget()).await;
+        }
+    }
+}
+
+impl From<Sent> for Outcome {
+    fn from(sent: Sent) -> Self {
+        Self { result: sent.result, receipt: sent.receipt, partner: Some(sent.partner), journal: None }
+    }
+}
+
+impl From<Received> for Outcome {
+    fn from(received: Received) -> Self {
+        let partner = received.receipt.is_some().then_some(received.partner);
+        Self { result: received.result, receipt: received.receipt, partner, journal: Some(received.journal) }
+    }
 }
 
 /// Reports that may overtake the end of the plan: a few for each flow.
@@ -142,17 +189,20 @@ pub async fn carry_out(
     if let Ok(outcome) = &mut outcome {
         node.supervisor.note_datapath(&mut outcome.result).await;
     }
-    let written = match &outcome {
-        Ok(outcome) => node.registry.succeed(id, outcome.result.clone(), outcome.receipt.as_ref()),
-        Err(error) => node.registry.fail(id, error),
+    let written = match &mut outcome {
+        Ok(outcome) => {
+            let forget = Outcome::forget_journal(outcome.journal.take());
+            node.registry.succeed(id, outcome.result.clone(), outcome.receipt.as_ref(), forget).await
+        }
+        Err(error) => node.registry.fail(id, error).await,
     };
     if let Err(error) = written {
-        eprintln!("culvert: the transfer's record could not be written: {error}");
+        eprintln!("culvert: the record of transfer {id} is not written yet: {error}; it is tried again");
     }
     match &outcome {
         Ok(outcome) => {
             node.metrics.note_result(&outcome.result, &request.target.to_string(), is_sender(request));
-            note_path(node, request, &outcome.result);
+            note_path(node, request, &outcome.result).await;
         }
         Err(_) if node.registry.get(id).is_some_and(|record| record.state == RecordState::Paused) => {}
         Err(_) => node.metrics.note_failure(),
@@ -161,11 +211,15 @@ pub async fn carry_out(
 }
 
 /// Keeps what the transfer says of the path, and warns if it did worse than the path's record.
-fn note_path(node: &Node, request: &TransferRequest, result: &TransferResult) {
+async fn note_path(node: &Arc<Node>, request: &TransferRequest, result: &TransferResult) {
     use crate::path::{Side, advice};
     let side = if is_sender(request) { Side::Send } else { Side::Receive };
-    let warning =
-        advice::name_of(node, &request.target).and_then(|partner| advice::after_transfer(node, &partner, side, result));
+    let (node, target, result) = (node.clone(), request.target.clone(), result.clone());
+    let noted = blocking(move || {
+        let partner = advice::name_of(&node, &target)?;
+        advice::after_transfer(&node, &partner, side, &result)
+    });
+    let warning = noted.await;
     if let Some(warning) = warning {
         eprintln!("culvert: warning: {warning}");
     }
@@ -183,12 +237,21 @@ async fn try_repeatedly(
 ) -> Result<Outcome, TransferError> {
     let mut pause = PAUSE_MIN;
     let mut attempt = 0;
+    let mut signed = None;
     loop {
         attempt += 1;
         note_attempt(node, id, attempt);
         live.progress.send_replace(Progress { phase: Phase::Connecting, ..Progress::default() });
         let error = match try_once(node, id, request, live).await {
-            Ok(outcome) => return Ok(outcome),
+            Ok(mut outcome) => match outcome.wait_for_partner().await {
+                Ok(()) => return Ok(outcome.or_earlier(signed)),
+                Err(error) => {
+                    // The next attempt needs the journal.
+                    outcome.journal = None;
+                    signed = Some(outcome);
+                    error
+                }
+            },
             Err(error) => error,
         };
         let may_try_again = request.retries.is_none_or(|retries| attempt <= retries);
@@ -197,7 +260,7 @@ async fn try_repeatedly(
         }
         node.metrics.note_retry();
         let failure = crate::registry::failure(&error);
-        let _ = node.registry.update(id, |record| {
+        node.registry.update(id, |record| {
             record.state = RecordState::Queued;
             record.error = Some(failure);
         });
@@ -212,13 +275,10 @@ async fn try_repeatedly(
 }
 
 fn note_attempt(node: &Node, id: TransferId, attempt: u32) {
-    let noted = node.registry.update(id, |record| {
+    node.registry.update(id, |record| {
         record.state = RecordState::Active;
         record.attempts = record.attempts.max(attempt - 1) + 1;
     });
-    if let Err(error) = noted {
-        eprintln!("culvert: the transfer's record could not be written: {error}");
-    }
 }
 
 async fn try_once(
@@ -243,7 +303,7 @@ async fn try_once(
         return Err(TransferError::here(RefusalCode::Version, text));
     }
     let datagram_bytes = node.datagram_bytes_towards(connection.address);
-    let start_bits_per_second = crate::path::advice::start_rate(node, connection.partner);
+    let start_bits_per_second = crate::path::advice::start_rate(node, connection.partner).await;
     let wish = match &request.movement {
         Movement::Push { destination, .. } => Wish::Push { destination: destination.0.clone() },
         Movement::Pull { sources, .. } => Wish::Pull { sources: sources.iter().map(|path| path.0.clone()).collect() },
@@ -297,6 +357,7 @@ async fn accepted(context: &mut TransferContext) -> Result<(), TransferError> {
         answer.map_err(|_| TransferError::here(RefusalCode::Temporary, "the partner does not answer the request"))?;
     match answer? {
         Message::Accepted(accepted) => {
+            check_datagram_bytes(accepted.datagram_bytes_max)?;
             context.partner_lane_ports = accepted.lane_ports;
             context.datagram_bytes_max = context.datagram_bytes_max.min(accepted.datagram_bytes_max);
             Ok(())
@@ -306,6 +367,15 @@ async fn accepted(context: &mut TransferContext) -> Result<(), TransferError> {
     }
 }
 
+/// Refuses a partner whose datagrams carry no data.
+fn check_datagram_bytes(bytes: u16) -> Result<(), TransferError> {
+    if bytes >= DATAGRAM_BYTES_MIN {
+        return Ok(());
+    }
+    let text = format!("its interface carries datagrams of {bytes} bytes and data need {DATAGRAM_BYTES_MIN}");
+    Err(TransferError::protocol(text))
+}
+
 async fn conduct(node: &Node, context: TransferContext, request: &TransferRequest) -> Result<Outcome, TransferError> {
     match &request.movement {
         Movement::Pull { destination, .. } => {
@@ -313,9 +383,10 @@ async fn conduct(node: &Node, context: TransferContext, request: &TransferReques
                 reach: Reach::Owner { directory: "/".into() },
                 destination: destination.0.clone(),
                 journals: node.state.path("journals"),
+                metrics: node.metrics.clone(),
             });
             let received = receive(context, incoming).await?;
-            Ok(Outcome { result: received.result, receipt: received.receipt })
+            Ok(received.into())
         }
         Movement::Push { sources, .. } => {
             let paths = sources.clone();
@@ -328,7 +399,7 @@ async fn conduct(node: &Node, context: TransferContext, request: &TransferReques
             let mut context = context;
             let has = receive_plan(&mut context, 0, *bytes).await?;
             let sent = send(context, Payload::Memory { bytes: *bytes }, has).await?;
-            Ok(Outcome { result: sent.result, receipt: sent.receipt })
+            Ok(sent.into())
         }
     }
 }
@@ -341,7 +412,7 @@ pub async fn push(
     mut context: TransferContext,
     sources: Vec<crate::sources::Source>,
 ) -> Result<Outcome, TransferError> {
-    let tree = send_manifest(&context.connection, sources, &context.progress).await?;
+    let tree = send_manifest(&context, sources).await?;
     let has = receive_plan(&mut context, tree.manifest.len() as u32, tree.manifest.total_bytes()).await?;
     let is_sent = |file: u32| !has.skipped.contains(&file) && !has.resumed.contains_key(&file);
     let chunks = ChunkMap::new(&tree.manifest, context.options.chunk_bytes, is_sent)
@@ -357,11 +428,13 @@ pub async fn push(
             .filter_map(|file| tree.manifest.file_bytes(file))
             .sum();
         let (sent, skipped) = (files(&is_sent), files(&|file| has.skipped.contains(&file)));
-        let result = crate::transfer::result::dry_run(context.id, sent, skipped, bytes, context.options.cipher);
-        return Ok(Outcome { result, receipt: None });
+        let others_made = has.others_made(&tree.manifest);
+        let result =
+            crate::transfer::result::dry_run(context.id, sent, skipped, others_made, bytes, context.options.cipher);
+        return Ok(Outcome { result, receipt: None, partner: None, journal: None });
     }
     let sent = send(context, Payload::Files { tree, chunks: Arc::new(chunks) }, has).await?;
-    Ok(Outcome { result: sent.result, receipt: sent.receipt })
+    Ok(sent.into())
 }
 
 /// Gathers the receiver's plan.
@@ -388,7 +461,7 @@ async fn receive_plan(
                         run.first.checked_add(run.count).filter(|&end| run.first >= next_skipped && end <= entries);
                     let Some(end) = end else { return beyond() };
                     next_skipped = end;
-                    has.skipped.extend(run.first..end);
+                    Arc::make_mut(&mut has.skipped).extend(run.first..end);
                 }
             }
             Message::Resumed(files) => {
@@ -424,9 +497,9 @@ async fn receive_plan(
 pub async fn connect(node: &Node, target: &Target) -> Result<Connection, TransferError> {
     match target {
         Target::Profile(name) => {
-            let profile = node
-                .profiles
-                .get(name)
+            let (profiles, wanted) = (node.profiles.clone(), name.clone());
+            let profile = blocking(move || profiles.get(&wanted))
+                .await
                 .map_err(|error| TransferError::here(RefusalCode::NotFound, error.to_string()))?;
             let mut last = TransferError::here(
                 RefusalCode::NotFound,
@@ -448,16 +521,21 @@ pub async fn connect(node: &Node, target: &Target) -> Result<Connection, Transfe
             let address = format!("{host}:{port}");
             let known =
                 |error: crate::profiles::ProfileError| TransferError::here(RefusalCode::Failed, error.to_string());
-            if let Some((name, profile)) = node.profiles.with_address(&address).map_err(known)? {
-                return check_key(connection, profile.key, &name);
-            }
-            if node.profiles.with_key(connection.partner).map_err(known)?.is_some() {
-                return Ok(connection);
+            let (profiles, partner, wanted) = (node.profiles.clone(), connection.partner, address.clone());
+            let found = blocking(move || {
+                let named = profiles.with_address(&wanted)?;
+                let keyed = if named.is_none() { profiles.with_key(partner)? } else { None };
+                Ok((named, keyed.is_some()))
+            });
+            match found.await.map_err(known)? {
+                (Some((name, profile)), _) => return check_key(connection, profile.key, &name),
+                (None, true) => return Ok(connection),
+                (None, false) => {}
             }
             let fingerprint = connection.partner.fingerprint();
             // The table may be full or unwritable; the refusal says all that matters.
-            let _ =
-                node.profiles.note_pending(connection.partner, &connection.partner_name, &address, unix_ms() / 1_000);
+            let (profiles, name, at) = (node.profiles.clone(), connection.partner_name.clone(), address.clone());
+            let _ = blocking(move || profiles.note_pending(partner, &name, &at, unix_ms() / 1_000)).await;
             Err(TransferError::here(
                 RefusalCode::UnknownKey,
                 format!(
@@ -508,6 +586,15 @@ pub fn split_host_port(address: &str) -> Option<(&str, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_partner_whose_datagrams_carry_no_data_is_refused_with_a_sentence() {
+        for bytes in [0, 47, 100, 559] {
+            let error = check_datagram_bytes(bytes).unwrap_err().to_string();
+            assert!(error.contains(&format!("datagrams of {bytes} bytes and data need 560")), "{error}");
+        }
+        assert!(check_datagram_bytes(560).is_ok());
+    }
 
     #[test]
     fn addresses_are_split() {

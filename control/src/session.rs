@@ -1,31 +1,41 @@
 //! What a node answers: incoming connections, who may come in, and what they may ask for.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use culvert_protocol::chunk_map::{CHUNK_BYTES, CHUNKS_MAX};
-use culvert_protocol::control::{Accepted, FLOWS_MAX, Message, Refusal, RefusalCode, Request, Wish};
+use culvert_protocol::control::{
+    Accepted, FLOWS_MAX, Message, NOT_KEPT_IS_TOLD_SINCE, Refusal, RefusalCode, Request, Wish,
+};
+use culvert_protocol::foreign_text::foreign_text;
 use culvert_protocol::identity::PublicKey;
-use culvert_protocol::path::PathMessage;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use culvert_protocol::names::NAME_BYTES_MAX;
+use culvert_protocol::path::{PathMessage, PathRequest};
+use tokio::net::TcpListener;
 
-use crate::connection::{Connection, INTRODUCTION_TIMEOUT};
+use crate::connection::Connection;
+use crate::descriptors::remedy;
 use crate::destination::Reach;
+use crate::limits::{
+    Limit, SESSIONS_MAX, SESSIONS_PER_PARTNER, SESSIONS_RESERVED, SOURCES_PER_REQUEST, sources_per_partner,
+};
+use crate::lobby::{Introduced, Lobbies, Turned, refuse};
+use crate::log_limit::{self, About};
 use crate::node::Node;
+use crate::places::{Full, Limits, Place, Places};
 use crate::registry::{LiveTransfer, RecordState, Role, TransferRecord, unix_ms};
 use crate::request::{Outcome, push};
-use crate::shares::Share;
+use crate::shares::{Kind, Piece, Share};
 use crate::transfer::receiving::{FileRequest, Incoming, receive};
 use crate::transfer::{TransferContext, TransferError, blocking};
 
-/// Connections that may be introducing themselves at once; as many from partners' addresses beside those from others.
-const INTRODUCTIONS_MAX: usize = 64;
-/// Connections that are introducing themselves or wait for it. More are closed at once, so strangers can take neither memory nor
-/// descriptors beyond this.
-const WAITING_MAX: usize = 256;
-/// Transfers of partners that run at once; more are told to come again.
-const SESSIONS_MAX: usize = 256;
+/// How long a partner that is introduced may take to ask: a request follows the introduction at once.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Partners that are introduced and have not asked, or are told no. One partner has as many as it may have transfers: a
+/// script may begin all of them within one round trip.
+const ASKING: Limits = Limits { all: 2 * SESSIONS_MAX, each: SESSIONS_PER_PARTNER };
+/// Partners' transfers and path checks that run at once; more are told to come again.
+const SESSIONS: Limits = Limits { all: SESSIONS_MAX, each: SESSIONS_PER_PARTNER };
 /// Bytes of a measurement that a partner may ask for: an hour at 100 Gb/s.
 const MEASURE_BYTES_MAX: u64 = 45_000_000_000_000;
 
@@ -43,188 +53,204 @@ pub enum Admission {
     },
 }
 
-/// Where connections wait until they may introduce themselves.
-#[derive(Clone)]
-struct Lobby {
-    seats: Arc<Semaphore>,
-    places: Arc<Semaphore>,
-}
-
-impl Lobby {
-    fn new() -> Self {
-        Self { seats: Arc::new(Semaphore::new(WAITING_MAX)), places: Arc::new(Semaphore::new(INTRODUCTIONS_MAX)) }
-    }
+/// Where partners are that have introduced themselves.
+struct Hall {
+    lobbies: Lobbies,
+    asking: Arc<Places<PublicKey>>,
+    sessions: Arc<Places<PublicKey>>,
 }
 
 /// Answers connections until the listener fails.
 pub async fn listen(node: Arc<Node>, listener: TcpListener, admission: Admission) {
-    // Strangers who say nothing hold their places for a while; partners have their own.
-    let (strangers, partners) = (Lobby::new(), Lobby::new());
-    let sessions = Arc::new(Semaphore::new(SESSIONS_MAX));
+    let hall = Hall { lobbies: Lobbies::default(), asking: Places::new(ASKING), sessions: Places::new(SESSIONS) };
+    let (hall, admission) = (Arc::new(hall), Arc::new(admission));
     loop {
         let (tcp, address) = match listener.accept().await {
             Ok(accepted) => accepted,
             // Out of descriptors, or the connection was gone before it was accepted.
-            Err(_) => {
+            Err(error) => {
+                if let Some(remedy) = remedy(&error) {
+                    log_limit::say(About::Strangers, || format!("a connection cannot be accepted: {error}; {remedy}"));
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let lobby = if node.doorman.knows(address.ip()) { partners.clone() } else { strangers.clone() };
-        let seat = lobby.seats.try_acquire_owned().ok();
-        let Some(seat) = seat.filter(|_| node.doorman.admits(address.ip(), Instant::now())) else {
-            node.metrics.note_refused_connection();
-            continue;
-        };
-        let (node, admission, sessions) = (node.clone(), admission.clone(), sessions.clone());
+        let (node, hall, admission) = (node.clone(), hall.clone(), admission.clone());
+        // The place is taken here and not in the task, so that tasks are as few as places.
+        let place = hall.lobbies.place(&node, address);
         tokio::spawn(async move {
-            let waiting = tokio::time::timeout(INTRODUCTION_TIMEOUT, lobby.places.acquire_owned()).await;
-            let Ok(Ok(place)) = waiting else { return node.metrics.note_refused_connection() };
-            let introduced = introduce(&node, tcp, &admission).await;
-            drop((place, seat));
+            let introduced = match place {
+                Some(place) => hall.lobbies.introduce(&node, place, tcp, &admission).await,
+                None => Err(Turned::Crowded),
+            };
             match introduced {
-                Ok(introduced) => {
-                    let Ok(_session) = sessions.try_acquire_owned() else {
-                        let busy = Refusal::new(
-                            RefusalCode::Temporary,
-                            "this node carries out as many transfers as it can: come again later",
-                        );
-                        refuse(introduced.connection, busy).await;
-                        return;
-                    };
-                    answer(&node, introduced).await;
-                }
+                Ok(introduced) => attend(&node, &hall, introduced).await,
                 Err(reason) => {
                     node.metrics.note_refused_connection();
-                    if node.metrics.may_log_stranger() {
-                        eprintln!("culvert: a connection from {address} was refused: {reason}");
-                    }
+                    node.metrics.note_turned_away("control", reason.word());
+                    log_limit::say(About::Strangers, || format!("a connection from {address} was refused: {reason}"));
                 }
             }
         });
     }
 }
 
-/// A transfer's place at this node.
-struct Place {
+/// Attends to a partner until it has asked and been answered.
+async fn attend(node: &Arc<Node>, hall: &Hall, introduced: Introduced) {
+    // Nobody who has not asked is at work, so one place can always be made free.
+    let Ok(mut place) = hall.asking.take(introduced.connection.partner) else { return };
+    let asked = hear_request(node, hall, introduced, &mut place).await;
+    match asked {
+        Ok((asked, _session)) => {
+            drop(place);
+            match asked {
+                Asked::Transfer(introduced, request) => answer(node, introduced, request).await,
+                Asked::Path(introduced, request) => {
+                    crate::path::answer::answer(node, introduced.connection, request, &introduced.partner).await;
+                }
+            }
+        }
+        Err(Some(unheard)) => {
+            let Unheard { connection, reason, refusal } = *unheard;
+            node.metrics.note_turned_away("asking", reason);
+            tokio::select! {
+                () = refuse(connection, refusal) => {}
+                () = place.lost() => {}
+            }
+        }
+        // Who connects and leaves, for instance to see whether the port is open, is left.
+        Err(None) => {}
+    }
+}
+
+/// What a partner asks for.
+enum Asked {
+    Transfer(Introduced, Request),
+    Path(Introduced, PathRequest),
+}
+
+/// A partner that is told no before anything is done for it.
+struct Unheard {
+    connection: Connection,
+    reason: &'static str,
+    refusal: Refusal,
+}
+
+/// Waits for a partner's request, and takes a place for what it asks.
+async fn hear_request(
+    node: &Node,
+    hall: &Hall,
+    mut introduced: Introduced,
+    place: &mut Place<PublicKey>,
+) -> Result<(Asked, Place<PublicKey>), Option<Box<Unheard>>> {
+    let unheard = |introduced: Introduced, reason, refusal| {
+        Err(Some(Box::new(Unheard { connection: introduced.connection, reason, refusal })))
+    };
+    let temporary = |text: &str| Refusal::new(RefusalCode::Temporary, text);
+    let message = tokio::select! {
+        biased;
+        message = introduced.connection.reader.next() => message,
+        () = place.lost() => {
+            let text = "newer connections of this partner, which ask nothing either, needed the place of this one";
+            return unheard(introduced, "crowded", temporary(text));
+        }
+        () = tokio::time::sleep(REQUEST_TIMEOUT) => {
+            let text = format!("no request came within {} s", REQUEST_TIMEOUT.as_secs());
+            return unheard(introduced, "silent", temporary(&text));
+        }
+    };
+    let key = introduced.connection.partner;
+    let asked = match message {
+        Ok(Message::Request(request)) => match check(&request) {
+            Ok(()) => Asked::Transfer(introduced, request),
+            Err(refusal) => return unheard(introduced, "broken", refusal),
+        },
+        Ok(Message::Path(PathMessage::Ask(request))) => Asked::Path(introduced, request),
+        Ok(_) => {
+            let refusal = Refusal::new(RefusalCode::Protocol, "a request was expected");
+            return unheard(introduced, "broken", refusal);
+        }
+        Err(_) => return Err(None),
+    };
+    let full = match hall.sessions.take_beside(key, SESSIONS_RESERVED) {
+        Ok(session) if session.settle() => return Ok((asked, session)),
+        Ok(_) => Full::All,
+        Err(full) => full,
+    };
+    let text = match full {
+        Full::Holder => {
+            "this node carries out as many transfers for this partner as it does for one, beside those of others: come again later"
+        }
+        Full::All => "this node carries out as many transfers as it can: come again later",
+    };
+    node.metrics.note_limit(Limit::Sessions);
+    let (Asked::Transfer(introduced, _) | Asked::Path(introduced, _)) = asked;
+    unheard(introduced, full.word(), temporary(text))
+}
+
+/// What a transfer has at this node.
+struct Begun {
     live: LiveTransfer,
     share: Share,
 }
 
-/// A partner that may ask.
-struct Introduced {
-    connection: Connection,
-    reach: Reach,
-    partner: String,
-}
-
-/// Shakes hands, finds out who it is, and turns strangers away with a reason.
-async fn introduce(node: &Node, tcp: TcpStream, admission: &Admission) -> Result<Introduced, String> {
-    let connection = Connection::accept(&node.tls, tcp, &node.name).await.map_err(|error| error.to_string())?;
-    let key = connection.partner;
-    match admission {
-        Admission::Owner { key: owner, reach } if key == *owner => {
-            Ok(Introduced { connection, reach: reach.clone(), partner: "ssh".to_owned() })
-        }
-        Admission::Owner { .. } => {
-            let refusal = Refusal::new(RefusalCode::UnknownKey, "this far end serves only who started it");
-            let text = refusal.text.clone();
-            refuse(connection, refusal).await;
-            Err(text)
-        }
-        Admission::Profiles => match node.profiles.with_key(key) {
-            Ok(Some((partner, profile))) => {
-                node.doorman.note_partner(connection.address.ip(), Instant::now());
-                Ok(Introduced { connection, reach: Reach::Permitted(profile.permit), partner })
-            }
-            Ok(None) => {
-                let fingerprint = key.fingerprint();
-                let address = connection.address.to_string();
-                // A table that cannot be written must not open the door either.
-                if node.doorman.may_note_key(Instant::now()) {
-                    let _ = node.profiles.note_pending(key, &connection.partner_name, &address, unix_ms() / 1_000);
-                }
-                let refusal = Refusal::new(
-                    RefusalCode::UnknownKey,
-                    format!(
-                        "'{}' does not know this node's key ({fingerprint}): its admin can approve it with 'culvert profile approve {fingerprint} --name NAME --permit DIRECTORY:both'",
-                        node.name
-                    ),
-                );
-                refuse(connection, refusal).await;
-                Err(format!("unknown key {fingerprint}"))
-            }
-            Err(error) => {
-                refuse(connection, Refusal::new(RefusalCode::Temporary, "this node cannot read its profiles")).await;
-                Err(error.to_string())
-            }
-        },
-    }
-}
-
-/// Says no, and waits until it is said.
-async fn refuse(connection: Connection, refusal: Refusal) {
-    let _ = connection.writer.send(Message::Refused(refusal)).await;
-    connection.close().await;
-}
-
 /// Answers one request.
-async fn answer(node: &Arc<Node>, introduced: Introduced) {
+async fn answer(node: &Arc<Node>, introduced: Introduced, request: Request) {
     let Introduced { mut connection, reach, partner } = introduced;
     let introduced_over_ssh = matches!(reach, Reach::Owner { .. });
-    let request = match tokio::time::timeout(INTRODUCTION_TIMEOUT, connection.reader.next()).await {
-        Ok(Ok(Message::Request(request))) => request,
-        Ok(Ok(Message::Path(PathMessage::Ask(request)))) => {
-            crate::path::answer::answer(node, connection, request, &partner).await;
-            return;
-        }
-        Ok(Ok(_)) => {
-            refuse(connection, Refusal::new(RefusalCode::Protocol, "a request was expected")).await;
-            return;
-        }
-        // Who connects and says nothing, for instance to see whether the port is open, is left.
-        Ok(Err(_)) | Err(_) => return,
-    };
-    if let Err(refusal) = check(&request) {
-        refuse(connection, refusal).await;
-        return;
-    }
     let id = request.transfer;
-    let Some(share) = node.shares.take(connection.partner) else {
-        let busy = "this node carries out as many transfers for this partner as it does for one: come again later";
-        refuse(connection, Refusal::new(RefusalCode::Temporary, busy)).await;
-        return;
-    };
-    let live = match node.registry.begin_for_partner(id, record(&request, &partner)) {
+    let share = node.shares.take(connection.partner);
+    let live = match node.registry.begin_for_partner(id, record(&request, &partner)).await {
         Ok(live) => live,
         Err(refusal) => return refuse(connection, refusal).await,
     };
     let (writer, farewell) = (connection.writer.clone(), connection.farewell());
+    let is_told = connection.version >= NOT_KEPT_IS_TOLD_SINCE;
     let is_sender = matches!(request.wish, Wish::Pull { .. });
-    let mut outcome = carry_out(node, connection, request, reach, Place { live, share }, &partner).await;
+    let mut outcome = carry_out(node, connection, request, reach, Begun { live, share }, &partner).await;
     if let Ok(outcome) = &mut outcome {
         node.supervisor.note_datapath(&mut outcome.result).await;
     }
     if let Err(TransferError::Here(refusal)) = &outcome {
         let _ = writer.send(Message::Refused(refusal.clone())).await;
     }
-    drop(writer);
-    // Before the goodbye: the partner may come again with the same transfer at once.
-    let written = match &outcome {
-        Ok(outcome) => node.registry.succeed(id, outcome.result.clone(), outcome.receipt.as_ref()),
-        Err(error) => node.registry.fail(id, error),
+    // Before the goodbye, for which the partner waits (W-56): it may come again with the same transfer at
+    // once, or have this node stopped.
+    let written = match &mut outcome {
+        Ok(outcome) => {
+            let journal = outcome.journal.take();
+            let goodbye = async {
+                Outcome::forget_journal(journal).await;
+                drop(writer);
+            };
+            node.registry.succeed(id, outcome.result.clone(), outcome.receipt.as_ref(), goodbye).await
+        }
+        Err(error) => {
+            let failed = node.registry.fail(id, error).await;
+            drop(writer);
+            failed
+        }
     };
     if let Err(error) = written {
-        eprintln!("culvert: the record of transfer {id} could not be written: {error}");
+        log_limit::say(About::Records, || {
+            format!("the record of transfer {id} is not written yet: {error}; it is tried again")
+        });
     }
     farewell.wait().await;
     match &outcome {
-        Ok(outcome) => node.metrics.note_result(&outcome.result, &partner, is_sender),
+        Ok(outcome) => {
+            node.metrics.note_result(&outcome.result, &partner, is_sender);
+            // As below, unless it is told by nobody else.
+            if let Some(warning) = outcome.result.warning().filter(|_| !introduced_over_ssh || !is_told) {
+                log_limit::say(About::Transfers, || format!("warning: transfer {id} with {partner}: {warning}"));
+            }
+        }
         Err(error) => {
             node.metrics.note_failure();
             // Who started a far end over ssh reads the reason from its own end.
             if !introduced_over_ssh {
-                eprintln!("culvert: transfer {id} with {partner} ended: {error}");
+                log_limit::say(About::Transfers, || format!("transfer {id} with {partner} ended: {error}"));
             }
         }
     }
@@ -235,10 +261,10 @@ async fn carry_out(
     connection: Connection,
     request: Request,
     reach: Reach,
-    place: Place,
+    begun: Begun,
     partner: &str,
 ) -> Result<Outcome, TransferError> {
-    let Place { live, share } = place;
+    let Begun { live, share } = begun;
     let plane = node.supervisor.get().await?;
     let _awake = node.wakefulness.hold();
     if request.options.chunk_bytes as usize > plane.buffer_bytes() {
@@ -254,7 +280,11 @@ async fn carry_out(
         lane_ports: plane.lanes().iter().map(|lane| lane.port).collect(),
         datagram_bytes_max: datagram_bytes,
     };
-    let start_bits_per_second = crate::path::advice::start_rate(node, connection.partner);
+    let start_bits_per_second = crate::path::advice::start_rate(node, connection.partner).await;
+    let places = match &request.wish {
+        Wish::Pull { sources } => Some(places_for_sources(node, &share, sources.len()).map_err(TransferError::Here)?),
+        Wish::Push { .. } | Wish::Measure { .. } => None,
+    };
     let context = |connection| TransferContext {
         id: request.transfer,
         options: request.options,
@@ -275,23 +305,47 @@ async fn carry_out(
         Wish::Push { destination } => {
             connection.writer.send(Message::Accepted(accepted)).await?;
             let journals = node.state.path("journals");
-            let incoming = Incoming::Files(FileRequest { reach, destination, journals });
+            let incoming = Incoming::Files(FileRequest { reach, destination, journals, metrics: node.metrics.clone() });
             let received = receive(context(connection), incoming).await?;
-            Ok(Outcome { result: received.result, receipt: received.receipt })
+            Ok(received.into())
         }
         Wish::Measure { bytes } => {
             connection.writer.send(Message::Accepted(accepted)).await?;
             let received = receive(context(connection), Incoming::Memory { bytes }).await?;
-            Ok(Outcome { result: received.result, receipt: received.receipt })
+            Ok(received.into())
         }
         Wish::Pull { sources } => {
             let opened =
                 blocking(move || sources.iter().map(|source| reach.open_source(source)).collect::<Result<Vec<_>, _>>());
             let sources = opened.await.map_err(TransferError::Here)?;
             connection.writer.send(Message::Accepted(accepted)).await?;
-            push(context(connection), sources).await
+            let pushed = push(context(connection), sources).await;
+            drop(places);
+            pushed
         }
     }
+}
+
+/// Places for the sources of a request, each of which is a directory that stays open while the transfer runs.
+fn places_for_sources(node: &Node, share: &Share, sources: usize) -> Result<Piece, Refusal> {
+    let (most, code, text) = if sources > SOURCES_PER_REQUEST {
+        let text = format!(
+            "the request names {sources} sources and this node opens {SOURCES_PER_REQUEST} for one: name the directories that \
+             they are in, or divide the request"
+        );
+        (0, RefusalCode::Failed, text)
+    } else {
+        let most = sources_per_partner();
+        let text = format!(
+            "the partner's transfers would have more than {most} sources open, which is all that this node opens for one: try \
+             again when another of them has ended, or name the directories that they are in"
+        );
+        (most, RefusalCode::Temporary, text)
+    };
+    share.try_pieces(Kind::Sources, sources, most, usize::MAX).ok_or_else(|| {
+        node.metrics.note_limit(Limit::Sources);
+        Refusal::new(code, text)
+    })
 }
 
 /// Refuses requests that no honest node makes.
@@ -303,6 +357,21 @@ fn check(request: &Request) -> Result<(), Refusal> {
     }
     if request.lane_ports.is_empty() || request.lane_ports.len() > usize::from(FLOWS_MAX) {
         return refuse("the request names no lanes, or too many");
+    }
+    let paths = match &request.wish {
+        Wish::Push { destination } => std::slice::from_ref(destination),
+        Wish::Pull { sources } => sources,
+        Wish::Measure { .. } => &[],
+    };
+    if paths.iter().any(|path| path.len() > NAME_BYTES_MAX) {
+        return refuse(&format!("the request names a path of more than {NAME_BYTES_MAX} bytes"));
+    }
+    let least = culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
+    if request.datagram_bytes_max < least {
+        let bytes = request.datagram_bytes_max;
+        return refuse(&format!(
+            "the requester's interface carries datagrams of {bytes} bytes and data need {least}: give it a larger MTU"
+        ));
     }
     match &request.wish {
         Wish::Pull { sources } if sources.is_empty() => refuse("the request names no source"),
@@ -317,7 +386,7 @@ fn check(request: &Request) -> Result<(), Refusal> {
 }
 
 fn record(request: &Request, partner: &str) -> TransferRecord {
-    let printable = |path: &[u8]| culvert_protocol::names::printable(path);
+    let printable = |path: &[u8]| foreign_text(&culvert_protocol::names::printable(path));
     let (role, description) = match &request.wish {
         Wish::Push { destination } => (Role::Receive, format!("{partner} → {}", printable(destination))),
         Wish::Pull { sources } => {

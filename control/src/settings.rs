@@ -11,6 +11,7 @@ use culvert_dataplane::datapath::af_xdp::ladder::AfXdpStart;
 use culvert_dataplane::datapath::af_xdp::socket::Mode;
 use culvert_dataplane::link::engine::EngineConfig;
 use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
+use culvert_tuning::regular_file::{self, Links};
 use serde::Deserialize;
 
 use crate::transfer::patience::PATIENCE_DEFAULT;
@@ -24,6 +25,8 @@ pub const DEFAULT_METRICS: &str = "127.0.0.1:9472";
 pub const SYSTEM_STATE: &str = "/var/lib/culvert";
 /// Lanes unless cores are named: more do not help before a 100 Gb/s NIC.
 const LANES_DEFAULT_MAX: usize = 4;
+/// No configuration is longer.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Chunk buffers of each lane unless memory is set: what 10 Gb/s have under way over 50 ms, and small enough for any host.
 const LANE_MEMORY_BYTES: usize = 64 << 20;
 /// Bytes asked for each lane's socket; hosts grant what `net.core.rmem_max` allows. 16 MiB are 3 ms at 40 Gb/s.
@@ -552,7 +555,7 @@ fn read_file(flags: &Flags, variables: Variables<'_>) -> Result<(FileSettings, O
             }
         }
     };
-    let text = std::fs::read_to_string(&path)
+    let text = regular_file::read_text(&path, FILE_BYTES_MAX, Links::Followed)
         .map_err(|error| SettingsError::File { path: path.clone(), reason: error.to_string() })?;
     Ok((parse_file(&text, &path)?, Some(path)))
 }

@@ -10,12 +10,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::shares::Share;
+use crate::transfer::manifest_exchange::TOO_MUCH_LISTED;
 use culvert_protocol::control::{LIST_BYTES, encode_entry};
 use culvert_protocol::manifest::{Entry, EntryKind, FileTime, Manifest};
 use culvert_protocol::names::{check_relative, printable, symlink_stays_inside};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, openat2, readlinkat, statat};
 use rustix::io::Errno;
 
+/// What files without a true size are, and what to do about them.
+pub const UNSIZED_REMEDY: &str =
+    "the kernel makes it when it is read, or its file system does not know sizes; copy it to a file and send that";
 /// Problems that are told by name; the rest are counted.
 const PROBLEMS_MAX: usize = 10_000;
 
@@ -48,6 +53,12 @@ pub enum SourceError {
         /// The source that has it too.
         second: PathBuf,
     },
+    /// The partner's transfers list more than this node keeps for one.
+    #[error("{}", TOO_MUCH_LISTED)]
+    TooMuchListed,
+    /// Nobody takes what is listed any more.
+    #[error("the listing was not wanted any more")]
+    NotWanted,
     /// The manifest refuses an entry.
     #[error("{path}: {error}")]
     Entry {
@@ -94,6 +105,8 @@ pub struct SourceTree {
     /// Whether exactly one source was named and it is a regular file.
     pub is_single_file: bool,
     bases: Vec<OwnedFd>,
+    /// What the entries take of the partner's memory.
+    pub share: Option<Share>,
     /// For each base the number of its first entry.
     first_entries: Vec<u32>,
 }
@@ -173,7 +186,27 @@ fn kind_of(stat: &Stat) -> FileType {
 /// # Errors
 /// [`SourceError`] if a source as such cannot be sent; files below it that cannot are [`SourceTree::problems`].
 pub fn list(sources: Vec<Source>, mut on_part: impl FnMut(Vec<u8>)) -> Result<SourceTree, SourceError> {
-    let single = sources.len() == 1;
+    let on_part = |part| {
+        on_part(part);
+        true
+    };
+    list_while(sources, on_part, &mut |_| true)
+}
+
+/// As [`list`], as long as `on_part` wants more. `may_take` is asked for memory for each entry, with
+/// the bytes of its name.
+///
+/// # Errors
+/// As [`list`].
+pub fn list_while(
+    sources: Vec<Source>,
+    mut on_part: impl FnMut(Vec<u8>) -> bool,
+    may_take: &mut dyn FnMut(usize) -> bool,
+) -> Result<SourceTree, SourceError> {
+    let (is_several, is_one_by_name) = match sources.as_slice() {
+        [one] => (false, one.name.is_some()),
+        _ => (true, false),
+    };
     let mut listing = Listing {
         tree: SourceTree {
             manifest: Manifest::default(),
@@ -182,23 +215,26 @@ pub fn list(sources: Vec<Source>, mut on_part: impl FnMut(Vec<u8>)) -> Result<So
             allocated_bytes: 0,
             is_single_file: false,
             bases: Vec::new(),
+            share: None,
             first_entries: Vec::new(),
         },
         names: HashMap::new(),
         part: Vec::new(),
         on_part: &mut on_part,
+        may_take,
         written: PathBuf::new(),
         sources: Vec::new(),
-        is_several: !single,
+        is_several,
     };
     for source in sources {
         listing.source(source)?;
     }
     let Listing { mut tree, part, .. } = listing;
-    if !part.is_empty() {
-        on_part(part);
+    if !part.is_empty() && !on_part(part) {
+        return Err(SourceError::NotWanted);
     }
-    tree.is_single_file = single
+    // The contents of a directory in which there is one file go into a directory, too.
+    tree.is_single_file = is_one_by_name
         && tree.manifest.len() == 1
         && matches!(tree.manifest.entry(0).kind, EntryKind::File { .. })
         && !tree.manifest.entry(0).name.contains(&b'/');
@@ -211,7 +247,8 @@ struct Listing<'a> {
     names: HashMap<u128, u32>,
     sources: Vec<PathBuf>,
     part: Vec<u8>,
-    on_part: &'a mut dyn FnMut(Vec<u8>),
+    on_part: &'a mut dyn FnMut(Vec<u8>) -> bool,
+    may_take: &'a mut dyn FnMut(usize) -> bool,
     written: PathBuf,
     is_several: bool,
 }
@@ -302,6 +339,9 @@ impl Listing<'_> {
         let mut target = Vec::new();
         let kind = match kind_of(stat) {
             FileType::RegularFile => {
+                if stat.st_size == 0 && !self.is_empty(base, name) {
+                    return Ok(false);
+                }
                 let bytes = stat.st_size as u64;
                 let allocated = stat.st_blocks as u64 * 512;
                 self.tree.allocated_bytes += allocated.min(bytes);
@@ -342,13 +382,35 @@ impl Listing<'_> {
                 return Err(SourceError::Collision { name: printable(name), first, second: self.written.clone() });
             }
         }
+        if !(self.may_take)(name.len() + target.len()) {
+            return Err(SourceError::TooMuchListed);
+        }
         let pushed = self.tree.manifest.push(&entry);
         pushed.map_err(|error| SourceError::Entry { path: self.written.clone(), error })?;
         encode_entry(&entry, &mut self.part);
-        if self.part.len() >= LIST_BYTES {
-            (self.on_part)(std::mem::take(&mut self.part));
+        if self.part.len() >= LIST_BYTES && !(self.on_part)(std::mem::take(&mut self.part)) {
+            return Err(SourceError::NotWanted);
         }
         Ok(entry.kind == EntryKind::Directory)
+    }
+
+    /// Whether a file of size zero has no content. Those that the kernel makes when they are read
+    /// are said to have no size, and so are all of some file systems; nobody may be told that
+    /// nothing of them was sent.
+    fn is_empty(&mut self, base: BorrowedFd<'_>, name: &[u8]) -> bool {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        let opened = open_beneath(base, Path::new(OsStr::from_bytes(name)), flags);
+        match opened.and_then(|file| rustix::io::read(&file, &mut [0; 1])) {
+            Ok(0) => true,
+            Ok(_) => {
+                self.problem(name, "unsized", format!("it has content, but no size: {UNSIZED_REMEDY}"));
+                false
+            }
+            Err(error) => {
+                self.problem(name, "unreadable", format!("it cannot be read: {error}"));
+                false
+            }
+        }
     }
 
     fn problem(&mut self, name: &[u8], code: &'static str, text: String) {
@@ -396,6 +458,9 @@ mod tests {
         let file = tree_of(&[&top.join("a")]).unwrap();
         assert!(file.is_single_file);
         assert_eq!(names(&file), ["a"]);
+        let only = tree_of(&[&top.join("b/c/")]).unwrap();
+        assert!(!only.is_single_file, "the contents of a directory, of which there is one");
+        assert_eq!(names(&only), ["d"]);
     }
 
     #[test]
@@ -412,6 +477,18 @@ mod tests {
         assert_eq!(names(&tree), ["good", "not utf-8 \\xff"]);
         let problems: Vec<_> = tree.problems.iter().map(|problem| (problem.name.as_str(), problem.code)).collect();
         assert_eq!(problems, [(".culvert-partial-1", "name"), ("bad", "symlink_leaves"), ("socket", "special")]);
+    }
+
+    /// Such files arrived empty and were called verified.
+    #[test]
+    fn a_file_with_content_and_no_size_is_a_problem_and_an_empty_one_is_none() {
+        let tree = tree_of(&[Path::new("/proc/version")]).unwrap();
+        assert_eq!((tree.manifest.len(), tree.problem_count), (0, 1));
+        assert_eq!(tree.problems[0].code, "unsized");
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("empty"), "").unwrap();
+        let tree = tree_of(&[&directory.path().join("")]).unwrap();
+        assert_eq!((tree.manifest.len(), tree.problem_count), (1, 0));
     }
 
     #[test]

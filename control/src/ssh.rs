@@ -3,14 +3,20 @@
 //! ssh knows the user and the host, so it vouches for both ends' keys: the line that goes there carries this node's key, the line that comes
 //! back the far end's. From then on the nodes speak to each other directly; ssh only holds the far end alive, which ends
 //! when its standard input does.
+//!
+//! What comes back through ssh is foreign text: what the far end says before its line is bounded, its address is one or is
+//! not used, and its messages reach the terminal line by line with nothing in them that a terminal obeys.
 
+use std::net::IpAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
+use culvert_protocol::foreign_text::foreign_text;
 use culvert_protocol::identity::PublicKey;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::task::JoinHandle;
 
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::request::Target;
@@ -19,6 +25,15 @@ use crate::request::Target;
 pub const FAR_END_VERSION: u32 = 1;
 /// How long the far end may take to leave when it is told to.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// What may come before the far end's line, and the line: room for what login shells print.
+const ANSWER_BYTES_MAX: u64 = 64 << 10;
+/// The longest line of messages that is kept in memory.
+const MESSAGE_BYTES_MAX: u64 = 4 << 10;
+/// Lines of messages that are passed on.
+const MESSAGES_MAX: usize = 1_000;
+/// How long the rest of the messages is waited for after the end. A connection that ssh keeps for later commands
+/// (ControlPersist) keeps them open for ever.
+const MESSAGES_WAIT: Duration = Duration::from_secs(1);
 
 /// The line to the far end.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,6 +75,7 @@ pub struct SshOptions {
 pub struct FarEnd {
     child: Child,
     stdin: ChildStdin,
+    messages: JoinHandle<()>,
     target: Target,
 }
 
@@ -86,6 +102,7 @@ impl FarEnd {
             .arg(remote.join(" "))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| {
@@ -94,18 +111,32 @@ impl FarEnd {
                     format!("cannot start '{program}': {error}; install an ssh client, or name one with --ssh"),
                 )
             })?;
-        let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        let (Some(mut stdin), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
             return Err(CommandError::failed("ssh was started without pipes"));
         };
+        let messages = tokio::spawn(pass_on(stderr));
         let request = FarEndRequest { culvert_far_end: FAR_END_VERSION, key };
         let mut line = serde_json::to_string(&request).map_err(CommandError::failed)?;
         line.push('\n');
         // If ssh cannot take it, it ends, and its exit status says more.
         let _ = stdin.write_all(line.as_bytes()).await;
         let _ = stdin.flush().await;
-        let answer = first_answer(BufReader::new(stdout)).await;
-        let Some(answer) = answer else {
-            return Err(Self::explain(host, options, child).await);
+        let answer = match first_answer(stdout).await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => {
+                let why = Self::explain(host, options, child).await;
+                let _ = tokio::time::timeout(MESSAGES_WAIT, messages).await;
+                return Err(why);
+            }
+            Err(TooMuch) => {
+                return Err(CommandError::failed(format!(
+                    "'{}' on {host} printed more than {} KiB and none of it is a far end's answer: is it culvert, and do its login shell's files print nothing endless?",
+                    options.program,
+                    ANSWER_BYTES_MAX >> 10
+                )));
+            }
         };
         if answer.culvert_far_end != FAR_END_VERSION {
             return Err(CommandError::failed(format!(
@@ -113,9 +144,12 @@ impl FarEnd {
             )));
         }
         let mut hosts = vec![host_name(program, &arguments, host).await];
-        hosts.extend(answer.address.filter(|address| !hosts.contains(address)));
+        // What is no address is not looked up, and not shown.
+        let address =
+            answer.address.and_then(|address| address.parse::<IpAddr>().ok()).map(|address| address.to_string());
+        hosts.extend(address.filter(|address| !hosts.contains(address)));
         let target = Target::FarEnd { hosts, port: answer.port, key: answer.key };
-        Ok(Self { child, stdin, target })
+        Ok(Self { child, stdin, messages, target })
     }
 
     async fn explain(host: &str, options: &SshOptions, mut child: Child) -> CommandError {
@@ -147,27 +181,61 @@ impl FarEnd {
         self.target.clone()
     }
 
+    /// Whether it has ended although nobody let it go.
+    pub fn has_died(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|ended| ended.is_some())
+    }
+
     /// Lets it go.
     pub async fn end(self) {
-        let Self { mut child, stdin, .. } = self;
+        let Self { mut child, stdin, messages, .. } = self;
         drop(stdin);
         let _ = tokio::time::timeout(FAREWELL, child.wait()).await;
+        let _ = tokio::time::timeout(MESSAGES_WAIT, messages).await;
     }
 }
 
+/// More came than a far end says.
+#[derive(Debug)]
+struct TooMuch;
+
 /// The far end's line; login shells may print others before it.
-async fn first_answer(mut lines: BufReader<tokio::process::ChildStdout>) -> Option<FarEndAnswer> {
-    let mut line = String::new();
-    for _ in 0..1_000 {
+async fn first_answer(stdout: impl AsyncRead + Unpin) -> Result<Option<FarEndAnswer>, TooMuch> {
+    let mut lines = BufReader::new(stdout.take(ANSWER_BYTES_MAX));
+    let mut line = Vec::new();
+    loop {
         line.clear();
-        if lines.read_line(&mut line).await.ok()? == 0 {
-            return None;
+        let read = lines.read_until(b'\n', &mut line).await;
+        if let Ok(answer) = serde_json::from_slice(&line) {
+            return Ok(Some(answer));
         }
-        if let Ok(answer) = serde_json::from_str(&line) {
-            return Some(answer);
+        if lines.get_ref().limit() == 0 && lines.buffer().is_empty() {
+            return Err(TooMuch);
+        }
+        if !read.is_ok_and(|bytes| bytes > 0) {
+            return Ok(None);
         }
     }
-    None
+}
+
+/// Passes on what ssh and the far end have to say.
+async fn pass_on(stderr: impl AsyncRead + Unpin) {
+    let mut lines = BufReader::new(stderr);
+    let mut line = Vec::new();
+    let mut count = 0usize;
+    loop {
+        line.clear();
+        let read = (&mut lines).take(MESSAGE_BYTES_MAX).read_until(b'\n', &mut line).await;
+        if !read.is_ok_and(|bytes| bytes > 0) {
+            return;
+        }
+        count = count.saturating_add(1);
+        if count <= MESSAGES_MAX {
+            eprintln!("{}", foreign_text(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n'])));
+        } else if count == MESSAGES_MAX + 1 {
+            eprintln!("culvert: the far end has more to say than {MESSAGES_MAX} lines; the rest is left out");
+        }
+    }
 }
 
 /// The name or address behind `user@host`, as ssh's configuration has it.
@@ -191,6 +259,20 @@ fn quote(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Row 20: a line without end was taken into memory as long as it went on.
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_far_end_that_prints_without_end_is_not_listened_to() {
+        assert!(first_answer(tokio::io::repeat(b'x')).await.is_err());
+        let answer = FarEndAnswer { culvert_far_end: 1, key: PublicKey([7; 32]), port: 9, address: None };
+        let line = serde_json::to_string(&answer).unwrap();
+        for before in ["", "welcome\nto this host\n", "\u{1b}[2J\n"] {
+            let told = format!("{before}{line}\n");
+            assert_eq!(first_answer(told.as_bytes()).await.unwrap().map(|answer| answer.port), Some(9));
+        }
+        assert!(first_answer(line.as_bytes()).await.unwrap().is_some(), "an answer without its line's end");
+        assert!(first_answer(b"nothing of the kind\n".as_slice()).await.unwrap().is_none());
+    }
 
     #[test]
     fn words_are_quoted_for_the_shell() {

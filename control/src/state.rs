@@ -9,7 +9,19 @@
 //! journals/        what incoming transfers have stored so far
 //! tuning/          what culvert tune has changed, so that it can go back
 //! api.sock         the running node's API
+//! node.lock        the running node's
+//! owner-….lock     of each process that carries transfers out
 //! ```
+//!
+//! Versions: JSON and TOML files may say theirs under `version` at the top level; those that do not
+//! are of version 1. A receipt's stands in its first field, a journal's in its first record. A file
+//! of a version that this program does not read was written by a newer one: it is left as it is,
+//! and who needs it gets [`StateError::Newer`].
+//!
+//! What stands in a file's place and is none (a pipe, a device, a symlink) is not opened, so nobody waits for it:
+//! [`StateError::Unusable`].
+
+mod writer;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -17,12 +29,20 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 
 use culvert_protocol::identity::Identity;
+use culvert_tuning::regular_file::{self, Links, ReadError};
+use rustix::fs::{FlockOperation, flock};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+pub use writer::StateWriter;
+
+use crate::file_lock;
 
 /// A file or directory of the state that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The operating system refuses.
-    #[error("cannot {what} {path}: {error}; check its owner and permissions, or name another directory with --state")]
+    #[error("cannot {what} {path}: {error}; {}", remedy(.error))]
     Os {
         /// What was tried.
         what: &'static str,
@@ -39,6 +59,39 @@ pub enum StateError {
         /// In what way.
         reason: String,
     },
+    /// Something that is no file, or longer than any of its kind.
+    #[error("{path} cannot be used: {reason}; put the file in its place, or move it away")]
+    Unusable {
+        /// What.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A file that a newer program has written.
+    #[error(
+        "{path} is of version {found}, and this program reads version {known} and older: it was left as it is. A newer Culvert has \
+         written it: use that one, or move the file away"
+    )]
+    Newer {
+        /// Which.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+        /// The newest version that this program reads.
+        known: u64,
+    },
+    /// A transfer that has begun already.
+    #[error("the transfer of {path} is under way already")]
+    UnderWay {
+        /// Its record.
+        path: PathBuf,
+    },
+    /// A file whose turn has not come.
+    #[error("{path} could not be written yet, and what follows it waits")]
+    Waits {
+        /// The file that comes before.
+        path: PathBuf,
+    },
     /// The private key could be read by others.
     #[error(
         "{path} can be read by others (mode {mode:o}): run 'chmod 600 {path}', and make a new key if somebody may have read it"
@@ -51,6 +104,24 @@ pub enum StateError {
     },
 }
 
+/// What to do about an error of the operating system.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room there, or name another directory with --state"
+        }
+        _ => "check its owner and permissions, or name another directory with --state",
+    }
+}
+
+/// What versioned files have at their top level.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u64,
+}
+
+/// No file of the state but a journal is longer. The longest are records whose request names many sources.
+const FILE_BYTES_MAX: u64 = 16 << 20;
 /// What files are called until they are whole; the number of the process that writes them follows.
 const WRITING_PREFIX: &str = ".culvert-writing-";
 
@@ -76,6 +147,12 @@ impl StateDirectory {
             })?;
         }
         Ok(Self { root })
+    }
+
+    /// A state directory that need not be there, and in which nothing is to be made.
+    #[must_use]
+    pub const fn at(root: PathBuf) -> Self {
+        Self { root }
     }
 
     /// Where it is.
@@ -122,16 +199,18 @@ impl StateDirectory {
     /// [`StateError`].
     pub fn existing_identity(&self) -> Result<Option<Identity>, StateError> {
         let path = self.path("identity.pk8");
-        let pkcs8 = match fs::read(&path) {
-            Ok(pkcs8) => pkcs8,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StateError::Os { what: "read", path, error }),
+        let file = match regular_file::open(&path, Links::Refused) {
+            Ok(file) => file,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(unreadable(path, error)),
         };
         let os = |error| StateError::Os { what: "look at", path: path.clone(), error };
-        let mode = fs::metadata(&path).map_err(os)?.permissions().mode() & 0o777;
+        let mode = file.metadata().map_err(os)?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(StateError::ExposedKey { path, mode });
         }
+        let pkcs8 =
+            regular_file::read_opened(&file, FILE_BYTES_MAX).map_err(|error| unreadable(path.clone(), error))?;
         Identity::from_pkcs8(&pkcs8).map(Some).map_err(|error| StateError::Damaged { path, reason: error.to_string() })
     }
 
@@ -161,7 +240,8 @@ impl StateDirectory {
             for entry in fs::read_dir(self.path(directory)).into_iter().flatten().flatten() {
                 let name = entry.file_name();
                 let writer = name.to_str().and_then(|name| name.strip_prefix(WRITING_PREFIX)?.split('-').next());
-                if writer.is_some_and(|writer| !Path::new("/proc").join(writer).exists()) {
+                // The number may be one of another namespace, so that its process is not seen here: it has a lock.
+                if writer.is_some_and(|writer| !Path::new("/proc").join(writer).exists()) && !is_locked(&entry.path()) {
                     // If another process is faster, that is as good.
                     let _ = fs::remove_file(entry.path());
                 }
@@ -172,14 +252,62 @@ impl StateDirectory {
     /// Reads a file; `None` if it is not there.
     ///
     /// # Errors
-    /// [`StateError::Os`].
+    /// [`StateError::Os`]; [`StateError::Unusable`] for what is no file, which is not waited for.
     pub fn read(&self, name: impl AsRef<Path>) -> Result<Option<Vec<u8>>, StateError> {
         let path = self.path(name);
-        match fs::read(&path) {
+        match regular_file::read(&path, FILE_BYTES_MAX, Links::Refused) {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StateError::Os { what: "read", path, error }),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(unreadable(path, error)),
         }
+    }
+
+    /// Reads a JSON file of version `known` or older; `None` if it is not there.
+    ///
+    /// # Errors
+    /// [`StateError`]; [`StateError::Newer`] and [`StateError::Damaged`] if it must not be written
+    /// over as it is.
+    pub fn read_json<T: DeserializeOwned>(&self, name: impl AsRef<Path>, known: u64) -> Result<Option<T>, StateError> {
+        let Some(bytes) = self.read(&name)? else { return Ok(None) };
+        match serde_json::from_slice::<Versioned>(&bytes) {
+            Ok(Versioned { version: found }) if found > known => {
+                Err(StateError::Newer { path: self.path(name), found, known })
+            }
+            _ => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| StateError::Damaged { path: self.path(name), reason: error.to_string() }),
+        }
+    }
+
+    /// As [`StateDirectory::read_json`], for a file that will be written anew: one that is damaged,
+    /// or is none, is set aside as `….damaged` and counts as none.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn read_json_or_set_aside<T: DeserializeOwned>(
+        &self,
+        name: impl AsRef<Path>,
+        known: u64,
+    ) -> Result<Option<T>, StateError> {
+        match self.read_json(&name, known) {
+            Err(StateError::Damaged { path, reason } | StateError::Unusable { path, reason }) => {
+                self.set_aside(&path, &reason).map(|()| None)
+            }
+            read => read,
+        }
+    }
+
+    /// Renames what is of no use, and says so.
+    ///
+    /// # Errors
+    /// [`StateError::Os`].
+    pub fn set_aside(&self, path: &Path, reason: &str) -> Result<(), StateError> {
+        let mut aside = path.to_owned().into_os_string();
+        aside.push(".damaged");
+        let os = |error| StateError::Os { what: "set aside", path: path.to_owned(), error };
+        fs::rename(path, &aside).map_err(os)?;
+        eprintln!("culvert: {} is damaged ({reason}) and was set aside as {}", path.display(), aside.display());
+        Ok(())
     }
 
     /// The names of the files in a subdirectory with a suffix, without it, sorted.
@@ -216,11 +344,31 @@ impl StateDirectory {
 
 /// A file that has no other name than that it is being written, of mode 0600.
 fn begin_writing(directory: &Path) -> io::Result<tempfile::NamedTempFile> {
-    tempfile::Builder::new().prefix(&format!("{WRITING_PREFIX}{}-", std::process::id())).tempfile_in(directory)
+    let prefix = format!("{WRITING_PREFIX}{}-", std::process::id());
+    let file = tempfile::Builder::new().prefix(&prefix).tempfile_in(directory)?;
+    // Whoever sweeps sees that it is written. Where there are no locks the number has to do.
+    let _ = flock(file.as_file(), FlockOperation::NonBlockingLockExclusive);
+    Ok(file)
+}
+
+/// Whether a process holds the lock of a file. Where that cannot be told, it does.
+pub(crate) fn is_locked(path: &Path) -> bool {
+    match regular_file::open(path, Links::Refused) {
+        Ok(file) => file_lock::is_held(&file).unwrap_or(true),
+        // Nobody holds the lock of what is no file.
+        Err(error) => matches!(error, ReadError::Os(_)) && !error.is_not_found(),
+    }
+}
+
+fn unreadable(path: PathBuf, error: ReadError) -> StateError {
+    match error {
+        ReadError::Os(error) => StateError::Os { what: "read", path, error },
+        error => StateError::Unusable { path, reason: error.to_string() },
+    }
 }
 
 /// Gives a file that root has made to the owner of its directory.
-fn give_to_owner_of(directory: &Path, file: &fs::File) -> io::Result<()> {
+pub(crate) fn give_to_owner_of(directory: &Path, file: &fs::File) -> io::Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }

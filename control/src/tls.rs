@@ -10,9 +10,7 @@ use culvert_protocol::identity::{Identity, PublicKey};
 use culvert_protocol::keys::{EXPORTER_LABEL, SECRET_BYTES, Secret};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
-use rustls::pki_types::{
-    CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
-};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
@@ -145,8 +143,9 @@ impl TlsConfigs {
     #[must_use]
     pub fn new(identity: &Identity) -> Self {
         let provider: Arc<CryptoProvider> = Arc::new(aws_lc_rs::default_provider());
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(identity.to_pkcs8().to_vec()));
-        let key = provider.key_provider.load_private_key(key).expect("an identity is an Ed25519 key");
+        // Borrowed: a copy would stay in memory when it is dropped.
+        let key = PrivatePkcs8KeyDer::from(identity.to_pkcs8());
+        let key = aws_lc_rs::sign::any_eddsa_type(&key).expect("an identity is an Ed25519 key");
         let public = CertificateDer::from(identity.public_key().to_spki().to_vec());
         let certified = Arc::new(CertifiedKey::new(vec![public], key));
         let verifier = Arc::new(AnyEd25519Key { algorithms: provider.signature_verification_algorithms });
@@ -181,9 +180,8 @@ impl TlsConfigs {
 pub fn keys_of(connection: &rustls::CommonState, exporter: &impl ExportKeys) -> Result<(PublicKey, Secret), String> {
     let key = connection.peer_certificates().and_then(|chain| chain.first()).ok_or("the partner showed no key")?;
     let key = PublicKey::from_spki(key).map_err(|error| error.to_string())?;
-    let mut secret = [0; SECRET_BYTES];
-    exporter.export(&mut secret).map_err(|error| error.to_string())?;
-    Ok((key, Secret::new(secret)))
+    let secret = Secret::filled(|secret| exporter.export(secret)).map_err(|error| error.to_string())?;
+    Ok((key, secret))
 }
 
 /// A connection that exports key material (RFC 8446 7.5); client and server connections do, as different types.

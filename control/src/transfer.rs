@@ -7,16 +7,19 @@
 pub mod bit_set;
 pub mod flows;
 pub mod manifest_exchange;
+pub mod open_files;
 pub mod packs;
 pub mod patience;
 pub mod receiving;
 pub mod result;
 pub mod sending;
+pub mod source_version;
 pub mod usage;
 
 use std::sync::Arc;
 
-use culvert_protocol::control::{FileError, Options, Refusal, RefusalCode, TransferId};
+use culvert_protocol::control::{FileError, NAMES_ARE_ESCAPED_SINCE, Options, Refusal, RefusalCode, TransferId};
+use culvert_protocol::foreign_text::foreign_text;
 use culvert_protocol::identity::{Identity, to_hex};
 use culvert_protocol::manifest::{EntryKind, Manifest};
 use culvert_protocol::tree_hash::ChunkHash;
@@ -24,11 +27,9 @@ use tokio::sync::watch;
 
 use crate::connection::{Connection, ConnectionError};
 use crate::dataplane::{DataPlane, DataPlaneError};
+use crate::limits::{ERROR_BYTES_PER_TRANSFER, ERRORS_LISTED_MAX};
 use crate::metrics::Metrics;
 use crate::shares::Share;
-
-/// Errors of single files that a result lists; the rest are counted.
-pub const ERRORS_LISTED_MAX: usize = 1_000;
 
 /// Why a transfer ended without a result.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +48,7 @@ pub enum TransferError {
     Connection(#[from] ConnectionError),
     /// The data plane.
     #[error(transparent)]
-    DataPlane(#[from] DataPlaneError),
+    DataPlane(DataPlaneError),
 }
 
 impl TransferError {
@@ -70,9 +71,13 @@ impl TransferError {
             Self::Partner(refusal) | Self::Here(refusal) => refusal.code,
             Self::KeyChanged(_) => RefusalCode::UnknownKey,
             Self::Connection(ConnectionError::Frame(_)) => RefusalCode::Protocol,
-            Self::Connection(_) | Self::DataPlane(DataPlaneError::Died(_) | DataPlaneError::NoRoom(_)) => {
-                RefusalCode::Temporary
-            }
+            Self::Connection(_)
+            | Self::DataPlane(
+                DataPlaneError::Died(_)
+                | DataPlaneError::NoRoom(_)
+                | DataPlaneError::Overrun
+                | DataPlaneError::Nonsense(_),
+            ) => RefusalCode::Temporary,
             Self::DataPlane(_) => RefusalCode::Failed,
         }
     }
@@ -102,6 +107,18 @@ impl TransferError {
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         self.code() == RefusalCode::Temporary
+    }
+}
+
+impl From<DataPlaneError> for TransferError {
+    fn from(error: DataPlaneError) -> Self {
+        match error {
+            // The partner is told: it is not cut without a reason, and comes again.
+            DataPlaneError::NoRoom(_) | DataPlaneError::Overrun => {
+                Self::here(RefusalCode::Temporary, error.to_string())
+            }
+            error => Self::DataPlane(error),
+        }
     }
 }
 
@@ -203,13 +220,22 @@ pub struct ErrorList {
     pub listed: Vec<FileError>,
     /// How many there were.
     pub count: u64,
+    /// Bytes of those that are listed.
+    bytes: usize,
 }
 
 impl ErrorList {
     /// Adds one.
-    pub fn push(&mut self, error: FileError) {
+    pub fn push(&mut self, mut error: FileError) {
         self.count += 1;
-        if self.listed.len() < ERRORS_LISTED_MAX {
+        for text in [&mut error.code, &mut error.text] {
+            *text = foreign_text(text);
+        }
+        let bytes = error.code.len() + error.text.len() + size_of::<FileError>();
+        if self.listed.len() < ERRORS_LISTED_MAX && self.bytes + bytes <= ERROR_BYTES_PER_TRANSFER {
+            self.bytes += bytes;
+            error.code.shrink_to_fit();
+            error.text.shrink_to_fit();
             self.listed.push(error);
         }
     }
@@ -219,9 +245,10 @@ impl ErrorList {
 const LISTING_STEP_BYTES: usize = 64 << 10;
 
 /// The root of what was stored: one file's hash as `b3sum` prints it, or the hash of `b3sum`'s listing of several files in the
-/// manifest's order.
+/// manifest's order. Both ends speak `version`; before [`NAMES_ARE_ESCAPED_SINCE`] line ends in names
+/// stood in the listing as they are, so that two trees could have one root.
 #[must_use]
-pub fn root_of(manifest: &Manifest, hashes: &[ChunkHash], is_stored: impl Fn(u32) -> bool) -> String {
+pub fn root_of(manifest: &Manifest, hashes: &[ChunkHash], version: u16, is_stored: impl Fn(u32) -> bool) -> String {
     let stored = manifest
         .entries()
         .filter(|(file, entry)| matches!(entry.kind, EntryKind::File { .. }) && is_stored(*file))
@@ -232,7 +259,13 @@ pub fn root_of(manifest: &Manifest, hashes: &[ChunkHash], is_stored: impl Fn(u32
     let mut listing = blake3::Hasher::new();
     let mut lines = Vec::with_capacity(2 * LISTING_STEP_BYTES);
     for (entry, hash) in stored {
-        for part in [blake3::Hash::from_bytes(hash).to_hex().as_bytes(), b"  ", entry.name, b"\n"] {
+        let hash = blake3::Hash::from_bytes(hash).to_hex();
+        let escaped = if version >= NAMES_ARE_ESCAPED_SINCE { escaped(entry.name) } else { None };
+        let (mark, name) = match &escaped {
+            Some(escaped) => (b"\\".as_slice(), escaped.as_slice()),
+            None => (b"".as_slice(), entry.name),
+        };
+        for part in [mark, hash.as_bytes(), b"  ", name, b"\n"] {
             lines.extend_from_slice(part);
         }
         if lines.len() >= LISTING_STEP_BYTES {
@@ -241,6 +274,21 @@ pub fn root_of(manifest: &Manifest, hashes: &[ChunkHash], is_stored: impl Fn(u32
         }
     }
     listing.update(&lines).finalize().to_hex().to_string()
+}
+
+/// A name as `b3sum` writes it behind a line's mark, if it has to.
+fn escaped(name: &[u8]) -> Option<Vec<u8>> {
+    let escape = |byte: u8| -> Option<&'static [u8]> {
+        match byte {
+            b'\\' => Some(b"\\\\"),
+            b'\n' => Some(b"\\n"),
+            b'\r' => Some(b"\\r"),
+            _ => None,
+        }
+    };
+    name.iter()
+        .any(|&byte| escape(byte).is_some())
+        .then(|| name.iter().flat_map(|byte| escape(*byte).unwrap_or(std::slice::from_ref(byte))).copied().collect())
 }
 
 /// A file's hash; an empty file's is known without sending it.
@@ -256,5 +304,45 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_protocol::manifest::{Entry, FileTime};
+
+    use super::*;
+
+    fn root(files: &[(&[u8], &[u8])], version: u16) -> String {
+        let mut manifest = Manifest::default();
+        let mut hashes = Vec::new();
+        for (name, content) in files {
+            let kind = EntryKind::File { bytes: content.len() as u64, is_sparse: false };
+            let modified = FileTime { seconds: 0, nanoseconds: 0 };
+            manifest.push(&Entry { name, kind, target: b"", mode: 0o644, modified }).unwrap();
+            hashes.push(*blake3::hash(content).as_bytes());
+        }
+        root_of(&manifest, &hashes, version, |_| true)
+    }
+
+    /// A line end in a name could make one listing of two trees.
+    #[test]
+    fn trees_that_differ_have_different_roots() {
+        let inner = blake3::hash(b"two").to_hex();
+        let spliced = format!("a\n{inner}  b");
+        let one: &[(&[u8], &[u8])] = &[(spliced.as_bytes(), b"one"), (b"c", b"three")];
+        let other: &[(&[u8], &[u8])] = &[(b"a", b"one"), (b"b", b"two"), (b"c", b"three")];
+        assert_eq!(root(one, NAMES_ARE_ESCAPED_SINCE - 1), root(other, NAMES_ARE_ESCAPED_SINCE - 1));
+        assert_ne!(root(one, NAMES_ARE_ESCAPED_SINCE), root(other, NAMES_ARE_ESCAPED_SINCE));
+        assert_eq!(root(other, NAMES_ARE_ESCAPED_SINCE - 1), root(other, NAMES_ARE_ESCAPED_SINCE));
+    }
+
+    /// What `b3sum` 1.8 prints for such names.
+    #[test]
+    fn the_root_is_the_hash_of_what_b3sum_prints() {
+        let (one, two) = (blake3::hash(b"1").to_hex(), blake3::hash(b"2").to_hex());
+        let listing = format!("\\{one}  a\\\\b\\nc\\rd\n{two}  plain\n");
+        let expected = blake3::hash(listing.as_bytes()).to_hex().to_string();
+        assert_eq!(root(&[(b"a\\b\nc\rd", b"1"), (b"plain", b"2")], NAMES_ARE_ESCAPED_SINCE), expected);
     }
 }

@@ -1,4 +1,14 @@
 //! A path as somebody typed it: bytes, which JSON cannot hold, kept as text where they are text.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;

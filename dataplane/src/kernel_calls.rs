@@ -161,6 +161,13 @@ pub fn ignore_requests_to_end() {
     }
 }
 
+/// A write beyond the limit on file sizes (`ulimit -f`) fails with `EFBIG` from now on, instead of
+/// ending this process: the file fails by name. Processes that this one starts inherit it.
+pub fn ignore_file_size_signal() {
+    // SAFETY: no handler runs when a signal is ignored.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Sizes, offsets and numbers as they are used here, for a test to hold against the kernel's header.
 #[cfg(test)]
 pub fn layout() -> String {

@@ -17,6 +17,7 @@ pub mod lane_link;
 pub mod receiving;
 pub mod runner;
 pub mod sending;
+pub mod shares;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,13 +38,17 @@ use jobs::{Job, Role};
 use lane_link::LaneLink;
 use receiving::ReceiveFlow;
 use sending::SendFlow;
+use shares::Shares;
 
 /// Commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 64;
 /// What needs no better than a millisecond (timeouts, keys, counters) is looked at this often.
 const HOUSEKEEPING_NS: u64 = 1_000_000;
-/// Event records for which there must be room before a turn begins; no turn emits as many.
-const EVENTS_PER_TURN: usize = 24;
+/// Events for which there must be room before a turn begins. Few turns emit more; what there is no
+/// room for waits ([`LaneLink::emit`]).
+const EVENTS_PER_TURN: usize = 1_024;
+/// Reports written in one turn. The flows behind the last one come first in the next.
+const REPORTS_PER_TURN: usize = 32;
 /// Sources of flows besides the lane's own port are looked at every so many turns: only answers to probes come there.
 const TURNS_PER_SOURCE_LOOK: u32 = 4;
 /// Probes answered in one turn; the rest are dropped, and probed again.
@@ -55,6 +60,8 @@ pub struct Lane<D: Datapath> {
     datapath: D,
     body: Body,
     replies: Vec<Reply>,
+    /// Which of the receiving flows is the first to report in the next turn.
+    next_report: usize,
     next_housekeeping_ns: u64,
     accounted_ns: u64,
     turns: u32,
@@ -65,6 +72,7 @@ pub struct Lane<D: Datapath> {
 struct Body {
     disk: Disk,
     buffers: Buffers,
+    shares: Shares,
     jobs: Box<[Job]>,
     files: Arc<FileTable>,
     link: LaneLink,
@@ -110,12 +118,14 @@ impl<D: Datapath> Lane<D> {
         attendance: Arc<Attendance>,
     ) -> Self {
         let jobs = (0..buffers.count()).map(|_| Job::default()).collect();
+        let shares = Shares::new(buffers.count(), 2 * usize::from(FLOWS_PER_LANE));
         let now_ns = datapath.now_ns();
         Self {
             datapath,
             body: Body {
                 disk,
                 buffers,
+                shares,
                 jobs,
                 files,
                 link,
@@ -128,6 +138,7 @@ impl<D: Datapath> Lane<D> {
                 now_ns,
             },
             replies: Vec::with_capacity(PROBE_REPLIES_PER_TURN),
+            next_report: 0,
             next_housekeeping_ns: 0,
             accounted_ns: now_ns,
             turns: 0,
@@ -141,7 +152,7 @@ impl<D: Datapath> Lane<D> {
         self.account(false, now_ns);
         self.body.now_ns = now_ns;
         let mut progress = false;
-        if self.body.link.has_room_for_events(EVENTS_PER_TURN) {
+        if self.body.link.is_ready_for(EVENTS_PER_TURN) {
             progress |= self.body.take_deliveries(&mut self.datapath, now_ns);
             progress |= self.body.take_commands(&mut self.datapath, now_ns);
             progress |= self.receive();
@@ -209,12 +220,23 @@ impl<D: Datapath> Lane<D> {
         progress
     }
 
+    /// Writes the reports that are due, as far as they fit; the others go on waiting, and come
+    /// first in the next turn.
     fn report(&mut self) {
+        self.body.share_out();
         let now_ns = self.datapath.now_ns();
-        for at in 0..self.body.active_receives.len() {
+        let flows = self.body.active_receives.len();
+        let first = if self.next_report < flows { self.next_report } else { 0 };
+        let mut reports = 0;
+        for at in (first..flows).chain(0..first) {
             let slot = self.body.active_receives[at];
             let Some(flow) = self.body.receives[usize::from(slot.0)].as_mut() else { continue };
             if flow.is_report_due(now_ns) {
+                if reports == REPORTS_PER_TURN || !self.body.link.has_room_for_report() {
+                    self.next_report = at;
+                    return;
+                }
+                reports += 1;
                 let queue = self.datapath.queue_condition();
                 self.body.link.counters.set(LaneCounter::SocketDrops, queue.drops);
                 let busy_ns = self.body.busy_ns;
@@ -251,6 +273,7 @@ impl<D: Datapath> Lane<D> {
         body.link.counters.set(LaneCounter::KernelReceived, ways.kernel_received);
         body.link.counters.set(LaneCounter::RingSent, ways.ring_sent);
         body.link.counters.set(LaneCounter::KernelSent, ways.kernel_sent);
+        body.tell_who_holds_too_much();
         body.close_what_is_done();
         if !self.body.has_flows() {
             self.count_frames();
@@ -375,7 +398,7 @@ impl Body {
 
     fn take_commands(&mut self, datapath: &mut impl Datapath, now_ns: u64) -> bool {
         let mut taken = 0;
-        while taken < COMMANDS_PER_TURN {
+        while taken < COMMANDS_PER_TURN && !self.link.is_backlogged() {
             let mut scratch = self.link.lend_command_scratch();
             let record = self.link.next_command(&mut scratch);
             if let Some(record) = record {
@@ -415,7 +438,7 @@ impl Body {
             Command::Place { flow, chunk, sink } => self.place(flow, chunk, sink),
             Command::Return { flow, buffer } => self.returned(flow, BufferId(buffer)),
             Command::Abandon { flow, chunk } => self.abandon_chunk(flow, chunk),
-            Command::Reopen { flow, chunk } => self.with_receive(flow, |flow| flow.protocol.reopen(chunk)),
+            Command::Reopen { flow, chunk } => self.reopen_chunk(flow, chunk),
             Command::Interval { flow, interval_us } => {
                 self.with_receive(flow, |flow| flow.set_interval_us(interval_us));
             }
@@ -447,16 +470,15 @@ impl Body {
                 Delivery::Send(mut flow) => {
                     let slot = flow.slot;
                     flow.begin(now_ns);
+                    flow.account = self.shares.join(flow.holder);
                     self.sends[usize::from(slot.0)] = Some(flow);
                     self.active_sends.push(slot);
-                    self.share_buffers();
                 }
                 Delivery::Receive(mut flow) => {
                     let slot = flow.slot;
-                    flow.begin(now_ns, self.busy_ns);
+                    flow.begin(now_ns, self.busy_ns, self.shares.join(flow.holder));
                     self.receives[usize::from(slot.0)] = Some(flow);
                     self.active_receives.push(slot);
-                    self.share_buffers();
                 }
                 Delivery::Source { slot, source } => {
                     datapath.watch(&source);
@@ -483,27 +505,10 @@ impl Body {
         taken
     }
 
-    /// Gives every flow an equal part of the buffers.
-    fn share_buffers(&mut self) {
-        let flows = self.active_sends.len() + self.active_receives.len();
-        let share = (self.buffers.count() / flows.max(1)).max(1) as u32;
-        for slot in &self.active_sends {
-            if let Some(flow) = self.sends[usize::from(slot.0)].as_mut() {
-                flow.allowance = share;
-            }
-        }
-        for slot in &self.active_receives {
-            if let Some(flow) = self.receives[usize::from(slot.0)].as_mut() {
-                flow.protocol.set_allowance(share);
-            }
-        }
-    }
-
     /// Lets go of flows that were closed and of which nothing is left.
     fn close_what_is_done(&mut self) {
-        let before = self.active_sends.len() + self.active_receives.len();
         let (sends, receives) = (&mut self.sends, &mut self.receives);
-        let (link, attendance, jobs) = (&mut self.link, &self.attendance, &self.jobs);
+        let (link, attendance, jobs, shares) = (&mut self.link, &self.attendance, &self.jobs, &mut self.shares);
         self.active_sends.retain(|&slot| {
             let place = &mut sends[usize::from(slot.0)];
             if !place.as_ref().is_some_and(|flow| flow.is_done()) {
@@ -511,6 +516,7 @@ impl Body {
             }
             debug_assert!(!jobs.iter().any(|job| job.role == Role::Send(slot)), "a closed flow has buffers");
             if let Some(flow) = place.take() {
+                shares.leave(flow.account);
                 attendance.depart(Departure::Send(flow));
             }
             link.emit(&Event::SendClosed { flow: slot });
@@ -524,18 +530,19 @@ impl Body {
             }
             if let Some(flow) = place.take() {
                 debug_assert_eq!(flow.protocol.held(), 0, "a closed flow holds buffers");
+                shares.leave(flow.claim.account);
                 attendance.depart(Departure::Receive(flow));
             }
             link.emit(&Event::ReceiveClosed { flow: slot });
             false
         });
-        if self.active_sends.len() + self.active_receives.len() != before {
-            self.share_buffers();
-        }
     }
 
-    /// Takes a buffer for a job that is not a receiving flow's.
-    fn take_buffer(&mut self, role: Role) -> Option<BufferId> {
+    /// Takes a buffer for a job that is not a receiving flow's, of the part of `account`.
+    fn take_buffer(&mut self, role: Role, account: Option<usize>) -> Option<BufferId> {
+        if !self.may_take_buffer(account) {
+            return None;
+        }
         let buffer = self.buffers.take()?;
         self.jobs[buffer.0 as usize].begin(role, self.now_ns);
         Some(buffer)

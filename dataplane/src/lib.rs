@@ -21,6 +21,7 @@
 pub mod buffers;
 pub mod capture;
 pub mod clock;
+pub mod core_dumps;
 pub mod counters;
 pub mod datapath;
 pub mod disk;

@@ -102,7 +102,7 @@ pub enum LimitError {
 
 /// A key for measuring: nothing is secret here.
 fn key(direction: Direction) -> PacketKey {
-    KeySchedule::new(Cipher::Aes256Gcm, &Secret::new([0; 32]), 0, direction).next_key().1
+    KeySchedule::new(Cipher::Aes256Gcm, &Secret::new(&[0; 32]), 0, direction).next_key().1
 }
 
 fn thread_cpu_seconds() -> f64 {

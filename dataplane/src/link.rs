@@ -6,6 +6,16 @@
 //! * words in shared memory carry rates and counters ([`crate::counters`]).
 //!
 //! [`Engine`](engine::Engine) is the control process's end, [`crate::process`] the data plane's.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 pub mod commands;
 pub mod engine;
@@ -44,11 +54,13 @@ pub struct LaneLayout {
 impl LaneLayout {
     /// The layout of lane number `lane`.
     #[must_use]
+    #[expect(clippy::arithmetic_side_effects, reason = "a few megabytes for each of a host's cores at most")]
     pub const fn of(lane: usize) -> Self {
         let first = Self::at(0);
         Self::at(lane * first.end.next_multiple_of(4096))
     }
 
+    #[expect(clippy::arithmetic_side_effects, reason = "a few megabytes, known when this is compiled")]
     const fn at(base: usize) -> Self {
         let counters = base;
         let flow_blocks = counters + LANE_WORDS * 8;

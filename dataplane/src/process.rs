@@ -10,10 +10,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 
-use culvert_protocol::keys::{Direction, KeySchedule, Secret};
+use culvert_protocol::destination::Destination;
+use culvert_protocol::keys::{Direction, KeySchedule};
+use culvert_protocol::path_mtu::PathMtuSearch;
 use culvert_protocol::receiver_flow::{ReceiverConfig, ReceiverFlow};
 use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
-use culvert_protocol::wire::{OVERHEAD_BYTES, STRIDE_MIN};
+use culvert_protocol::wire::STRIDE_MIN;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::buffers::Buffers;
@@ -30,6 +32,7 @@ use crate::datapath::udp::UdpDatapath;
 use crate::datapath::udp::source::SourceSocket;
 use crate::disk::Disk;
 use crate::disk::files::FileTable;
+pub use crate::kernel_calls::ignore_file_size_signal;
 use crate::lane::flows::{Attendance, Delivery, Departure, doorbell, silence};
 use crate::lane::lane_link::LaneLink;
 use crate::lane::receiving::ReceiveFlow;
@@ -42,6 +45,8 @@ use crate::link::socket::LinkSocket;
 use crate::sandbox;
 use crate::shared_memory::SharedMemory;
 
+/// What every IPv6 path carries.
+const DATAGRAM_BYTES_ORDINARY: u16 = 1_232;
 /// Pieces of all operations that a lane's buffers can have at once: 16 MiB chunks in 256 KiB pieces.
 const PIECES_PER_BUFFER: usize = 64;
 /// Chunks that one flow has memory for; with chunks of 4 MiB a gigabyte, more than the buffers of any lane so far.
@@ -103,9 +108,6 @@ fn start(link: &LinkSocket) -> Result<Attendant, StartError> {
         Err(error) => return Err(no_start(&error.to_string())),
     };
     let ToDataPlane::Start(start) = message else { return Err(no_start("the first message is not a start")) };
-    if descriptors.len() != 2 + 2 * start.cores.len() {
-        return Err(no_start("descriptors are missing"));
-    }
     let mut attendant = Attendant::new(&start, descriptors)?;
     let lanes = attendant.start_lanes(&start)?;
 
@@ -138,6 +140,7 @@ struct Attendant {
     bell: OwnedFd,
     attendances: Vec<Arc<Attendance>>,
     parts: Vec<LaneParts>,
+    piece_bytes: usize,
     buffers_per_lane: usize,
     buffer_bytes: usize,
     send_schedules: HashMap<(u16, SendSlot), KeySchedule>,
@@ -155,8 +158,15 @@ impl Attendant {
         let os = |what| move |error| StartError::Os { what, error };
         let mut descriptors = descriptors.into_iter();
         let mut next = || descriptors.next().ok_or_else(|| StartError::NoStart("descriptors are missing".into()));
-        let link_memory = SharedMemory::from_fd(next()?, start.link_bytes).map_err(os("map the link's memory"))?;
-        let link_memory = Arc::new(link_memory);
+        let mut map = |bytes: usize, what: &'static str| {
+            let pieces =
+                (0..bytes.div_ceil(start.piece_bytes.max(1))).map(|_| next()).collect::<Result<Vec<_>, _>>()?;
+            SharedMemory::from_fds(pieces, bytes, start.piece_bytes).map_err(os(what))
+        };
+        let link_memory = Arc::new(map(start.link_bytes, "map the link's memory")?);
+        let buffer_memory = (0..start.cores.len())
+            .map(|_| map(start.buffer_memory_bytes, "map the chunk buffers"))
+            .collect::<Result<Vec<_>, _>>()?;
         let control_bell = next()?;
         let bell = doorbell().map_err(os("make an eventfd"))?;
         let clone = |fd: &OwnedFd| fd.try_clone().map_err(os("duplicate a descriptor"));
@@ -173,10 +183,9 @@ impl Attendant {
             (Some(af_xdp), Some(_)) => KeptRules::set(af_xdp, start.bind, &lanes),
             _ => KeptRules::default(),
         };
-        for ((number, &core), datapath) in start.cores.iter().enumerate().zip(lanes) {
-            let (buffer_memory, lane_bell) = (next()?, next()?);
-            let buffer_memory =
-                SharedMemory::from_fd(buffer_memory, start.buffer_memory_bytes).map_err(os("map the chunk buffers"))?;
+        for (((number, &core), datapath), buffer_memory) in start.cores.iter().enumerate().zip(lanes).zip(buffer_memory)
+        {
+            let lane_bell = next()?;
             let attendance = Arc::new(Attendance::new(clone(&lane_bell)?, clone(&bell)?));
             let layout = LaneLayout::of(number);
             parts.push(LaneParts {
@@ -196,6 +205,7 @@ impl Attendant {
             bell,
             attendances,
             parts,
+            piece_bytes: start.piece_bytes,
             buffers_per_lane: start.buffer_memory_bytes / start.buffer_bytes,
             buffer_bytes: start.buffer_bytes,
             send_schedules: HashMap::new(),
@@ -309,9 +319,7 @@ impl Attendant {
                 None
             }
             ToDataPlane::BeginCapture { lane, snap_bytes } => {
-                if let Some(memory) = descriptors.into_iter().next() {
-                    self.begin_capture(lane, memory, snap_bytes);
-                }
+                self.begin_capture(lane, descriptors, snap_bytes);
                 None
             }
             ToDataPlane::EndCapture { lane } => {
@@ -330,8 +338,8 @@ impl Attendant {
         }
     }
 
-    fn begin_capture(&self, lane: u16, memory: OwnedFd, snap_bytes: usize) {
-        match SharedMemory::from_fd(memory, CAPTURE_BYTES) {
+    fn begin_capture(&self, lane: u16, pieces: Vec<OwnedFd>, snap_bytes: usize) {
+        match SharedMemory::from_fds(pieces, CAPTURE_BYTES, self.piece_bytes) {
             Ok(memory) => self.deliver_tap(lane, Some(Box::new(Tap::new(Arc::new(memory), snap_bytes)))),
             // Whoever waits for the capture to begin gives up after a while.
             Err(error) => eprintln!("culvert dataplane: cannot map the memory of a capture: {error}"),
@@ -348,13 +356,15 @@ impl Attendant {
     fn open_send(&mut self, open: OpenSend) -> Option<FromDataPlane> {
         self.steer_flow(open.lane, open.flow_id);
         let attendance = self.attendances.get(usize::from(open.lane))?;
-        let secret = Secret::new(open.secret);
-        let schedule = |direction| KeySchedule::new(open.cipher, &secret, open.flow_id, direction);
+        let schedule = |direction| KeySchedule::new(open.cipher, &open.secret, open.flow_id, direction);
         let (mut forward, mut reverse) = (schedule(Direction::Forward), schedule(Direction::Reverse));
-        let smallest = open.probe_datagram_bytes.last().copied().unwrap_or(0);
+        // The window is sized for what every path but the oddest carries; on one of those, fewer
+        // packets are under way.
+        let smallest = open.probe_datagram_bytes.iter().rev().find(|&&bytes| bytes >= DATAGRAM_BYTES_ORDINARY);
+        let smallest = smallest.or(open.probe_datagram_bytes.first()).copied().unwrap_or(0);
         let config = SenderConfig {
             flow_id: open.flow_id,
-            stride: smallest.saturating_sub(OVERHEAD_BYTES as u16).max(STRIDE_MIN),
+            stride: PathMtuSearch::stride_of(smallest).unwrap_or(STRIDE_MIN),
             chunk_bytes_max: open.chunk_bytes.min(self.buffer_bytes as u32),
             chunks_max: self.buffers_per_lane.min(CHUNKS_PER_FLOW_MAX) as u32,
         };
@@ -362,7 +372,9 @@ impl Attendant {
         let layout = LaneLayout::of(open.lane.into());
         let block = FlowBlock::new(self.link_memory.clone(), &layout, open.slot.0);
         let probes = open.probe_datagram_bytes;
-        let flow = SendFlow::new(open.slot, protocol, open.partner, block, probes, open.checksum, open.chunk_bytes);
+        let destination = Destination::new(open.partner, challenge_key()?);
+        let mut flow = SendFlow::new(open.slot, protocol, destination, block, probes, open.checksum, open.chunk_bytes);
+        flow.holder = open.holder;
         self.send_schedules.insert((open.lane, open.slot), forward);
         attendance
             .deliver(Delivery::Send(Box::new(flow)))
@@ -372,8 +384,7 @@ impl Attendant {
     fn open_receive(&mut self, open: &OpenReceive) -> Option<FromDataPlane> {
         self.steer_flow(open.lane, open.flow_id);
         let attendance = self.attendances.get(usize::from(open.lane))?;
-        let secret = Secret::new(open.secret);
-        let schedule = |direction| KeySchedule::new(open.cipher, &secret, open.flow_id, direction);
+        let schedule = |direction| KeySchedule::new(open.cipher, &open.secret, open.flow_id, direction);
         let (mut forward, mut reverse) = (schedule(Direction::Forward), schedule(Direction::Reverse));
         let buffers = self.buffers_per_lane.min(CHUNKS_PER_FLOW_MAX) as u32;
         let config = ReceiverConfig {
@@ -385,8 +396,9 @@ impl Attendant {
             assemblies_max: buffers,
         };
         let protocol = ReceiverFlow::new(&config, &mut forward, &mut reverse, wire_us(monotonic_ns()));
-        let flow =
+        let mut flow =
             ReceiveFlow::new(open.slot, protocol, open.partner, open.interval_us, open.checksum, open.chunk_bytes);
+        flow.holder = open.holder;
         self.receive_schedules.insert((open.lane, open.slot), forward);
         attendance
             .deliver(Delivery::Receive(Box::new(flow)))
@@ -423,6 +435,19 @@ impl Attendant {
                     }
                 }
             }
+        }
+    }
+}
+
+/// What the tokens of a flow's challenges are made from. The kernel gives it; once it has begun to,
+/// it always does.
+fn challenge_key() -> Option<[u8; 32]> {
+    let mut key = [0; 32];
+    match rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty()) {
+        Ok(bytes) if bytes == key.len() => Some(key),
+        failed => {
+            eprintln!("culvert dataplane: the kernel gives no random numbers ({failed:?}), so no flow can be opened");
+            None
         }
     }
 }

@@ -167,10 +167,11 @@ impl<M: RingMemory> Producer<M> {
         Self { shared, written, read }
     }
 
-    /// Whether `records` of the longest kind fit now.
+    /// Whether `records` of up to `bytes` bytes each fit now.
     #[inline]
-    pub fn has_room_for(&mut self, records: usize) -> bool {
-        let needed = (records + 1) * padded(RECORD_BYTES_MAX);
+    pub fn has_room_for(&mut self, records: usize, bytes: usize) -> bool {
+        // One more: before the end of the ring as much may be skipped.
+        let needed = records.saturating_add(1).saturating_mul(padded(bytes));
         if self.free() < needed {
             self.read = self.shared.load(READ, Ordering::Acquire);
         }

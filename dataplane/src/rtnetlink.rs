@@ -1,6 +1,16 @@
 //! Questions to the kernel's tables of links, addresses, routes and neighbours (rtnetlink), which take no privilege.
 //!
 //! Both processes ask: the control process for ways to partners, the data plane, at its start, for who has an interface already.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -47,29 +57,37 @@ impl RouteSocket {
     /// # Errors
     /// The kernel's.
     pub fn ask(&self, kind: u16, flags: u16, body: &[u8], attributes: &[(u16, &[u8])]) -> io::Result<Vec<Vec<u8>>> {
-        let mut message = vec![0; HEADER_BYTES];
-        message.extend_from_slice(body);
+        let too_long = |_| io::Error::from(io::ErrorKind::InvalidInput);
+        let mut rest = body.to_vec();
         for (kind, value) in attributes {
-            message.extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
-            message.extend_from_slice(&kind.to_ne_bytes());
-            message.extend_from_slice(value);
-            message.resize(message.len().next_multiple_of(4), 0);
+            let length = u16::try_from(value.len().saturating_add(4)).map_err(too_long)?;
+            rest.extend_from_slice(&length.to_ne_bytes());
+            rest.extend_from_slice(&kind.to_ne_bytes());
+            rest.extend_from_slice(value);
+            rest.resize(rest.len().next_multiple_of(4), 0);
         }
-        let length = message.len() as u32;
-        message[..4].copy_from_slice(&length.to_ne_bytes());
-        message[4..6].copy_from_slice(&kind.to_ne_bytes());
-        message[6..8].copy_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
+        let length = u32::try_from(rest.len().saturating_add(HEADER_BYTES)).map_err(too_long)?;
+        let mut message = length.to_ne_bytes().to_vec();
+        message.extend_from_slice(&kind.to_ne_bytes());
+        message.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
+        // The sequence number and the port are the kernel's to fill in.
+        message.resize(HEADER_BYTES, 0);
+        message.append(&mut rest);
         rustix::net::send(&self.socket, &message, SendFlags::empty())?;
         let mut answers = Vec::new();
         let mut buffer = vec![0; RECEIVE_BYTES];
         loop {
             let (_, bytes) = rustix::net::recv(&self.socket, buffer.as_mut_slice(), RecvFlags::empty())?;
-            for (kind, body) in messages(&buffer[..bytes.min(RECEIVE_BYTES)]) {
+            for (kind, body) in messages(buffer.get(..bytes).unwrap_or(&buffer)) {
                 match kind {
                     NLMSG_DONE => return Ok(answers),
                     NLMSG_ERROR => {
                         let errno = body.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                        return if errno == 0 { Ok(answers) } else { Err(io::Error::from_raw_os_error(-errno)) };
+                        return if errno == 0 {
+                            Ok(answers)
+                        } else {
+                            Err(io::Error::from_raw_os_error(errno.saturating_neg()))
+                        };
                     }
                     _ => answers.push(body.to_vec()),
                 }

@@ -3,6 +3,9 @@
 //! Both processes are one program and trust each other with the data, but a partner's packets end up here, and a process may
 //! die at any instruction. So the shared words are atomics, records are copied out before they are looked at, and chunk
 //! buffers are handed out only to the one that owns them at the time.
+//!
+//! To the kernel such memory is a file, and the limit on file sizes (`ulimit -f`) holds for it too.
+//! Where there is one, the memory is made of several files that are mapped one behind the other.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -22,8 +25,32 @@ const HUGEPAGE_BYTES: usize = 2 << 20;
 pub struct SharedMemory {
     base: NonNull<u8>,
     bytes: usize,
-    fd: OwnedFd,
+    fds: Vec<OwnedFd>,
     on_hugepages: bool,
+}
+
+/// Pages that are mapped are this large, except for hugepages.
+const PAGE_BYTES: usize = 4_096;
+
+/// Bytes of each piece of shared memory but the last: all of it, unless files may not be so large.
+#[must_use]
+pub fn piece_bytes() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+    limit.map_or(usize::MAX, |limit| piece_bytes_at(usize::try_from(limit).unwrap_or(usize::MAX)))
+}
+
+/// As [`piece_bytes`], with this limit on file sizes: whole hugepages, or whole pages if it is
+/// smaller than one.
+const fn piece_bytes_at(limit_bytes: usize) -> usize {
+    let page = if limit_bytes >= HUGEPAGE_BYTES { HUGEPAGE_BYTES } else { PAGE_BYTES };
+    let bytes = limit_bytes / page * page;
+    if bytes == 0 { PAGE_BYTES } else { bytes }
+}
+
+/// How many pieces so much memory is made of.
+#[must_use]
+pub fn piece_count(bytes: usize) -> usize {
+    bytes.div_ceil(piece_bytes())
 }
 
 // SAFETY: the mapping is plain memory, valid from every thread until drop; all access goes through the methods below, whose
@@ -40,7 +67,7 @@ impl SharedMemory {
     pub fn create(name: &str, bytes: usize, prefer_hugepages: bool) -> io::Result<Self> {
         if prefer_hugepages {
             let rounded = bytes.next_multiple_of(HUGEPAGE_BYTES);
-            let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
             if let Ok(memory) = Self::create_with(name, rounded, flags, true) {
                 return Ok(memory);
             }
@@ -49,37 +76,66 @@ impl SharedMemory {
     }
 
     fn create_with(name: &str, bytes: usize, flags: MemfdFlags, on_hugepages: bool) -> io::Result<Self> {
-        let fd = rustix::fs::memfd_create(name, flags)?;
-        rustix::fs::ftruncate(&fd, bytes as u64)?;
-        if !on_hugepages {
-            // Nobody can shrink the memory under the other's feet.
+        let piece_bytes = piece_bytes();
+        let make = |begin: usize| {
+            let fd = rustix::fs::memfd_create(name, flags)?;
+            rustix::fs::ftruncate(&fd, piece_bytes.min(bytes - begin) as u64)?;
+            // Nobody can shrink the memory under the other's feet, whose next access would end it.
             rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        }
-        Self::map(fd, bytes, on_hugepages)
+            Ok(fd)
+        };
+        let fds = (0..bytes).step_by(piece_bytes).map(make).collect::<io::Result<Vec<_>>>()?;
+        Self::map(fds, bytes, piece_bytes, on_hugepages)
     }
 
-    /// Maps memory that the other process made.
+    /// Maps memory that the other process made, in pieces of `piece_bytes`.
     ///
     /// # Errors
-    /// If the descriptor is shorter than `bytes` or cannot be mapped.
-    pub fn from_fd(fd: OwnedFd, bytes: usize) -> io::Result<Self> {
-        let actual = rustix::fs::fstat(&fd)?.st_size;
-        if (actual as u64) < bytes as u64 {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "shared memory is shorter than announced"));
+    /// If the pieces are fewer or shorter than `bytes` or cannot be mapped.
+    pub fn from_fds(fds: Vec<OwnedFd>, bytes: usize, piece_bytes: usize) -> io::Result<Self> {
+        let invalid = |text| io::Error::new(io::ErrorKind::InvalidInput, text);
+        let is_whole = piece_bytes.is_multiple_of(PAGE_BYTES) || piece_bytes >= bytes;
+        if piece_bytes == 0 || !is_whole || fds.len() != bytes.div_ceil(piece_bytes) {
+            return Err(invalid("shared memory is not in the pieces that were announced"));
         }
-        Self::map(fd, bytes, false)
+        for (fd, begin) in fds.iter().zip((0..bytes).step_by(piece_bytes)) {
+            let actual = rustix::fs::fstat(fd)?.st_size;
+            if (actual as u64) < piece_bytes.min(bytes - begin) as u64 {
+                return Err(invalid("shared memory is shorter than announced"));
+            }
+        }
+        Self::map(fds, bytes, piece_bytes, false)
     }
 
-    fn map(fd: OwnedFd, bytes: usize, on_hugepages: bool) -> io::Result<Self> {
-        // SAFETY: a fresh mapping chosen by the kernel overlaps nothing; it is unmapped only in drop.
-        let base = unsafe {
-            rustix::mm::mmap(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &fd, 0)?
+    /// Maps pieces one behind the other.
+    fn map(fds: Vec<OwnedFd>, bytes: usize, piece_bytes: usize, on_hugepages: bool) -> io::Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let base = match fds.as_slice() {
+            // SAFETY: a fresh mapping chosen by the kernel overlaps nothing; it is unmapped only in
+            // drop.
+            [fd] => unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, access, MapFlags::SHARED, fd, 0)? },
+            // SAFETY: as above; nothing of it can be touched before a piece lies over it.
+            _ => unsafe {
+                rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::empty(), MapFlags::PRIVATE)?
+            },
         };
-        // SAFETY: advice on the mapping just made; a kernel that cannot follow it says so and nothing changes.
-        let _ = unsafe { rustix::mm::madvise(base, bytes, Advice::LinuxHugepage) };
         let base =
             NonNull::new(base.cast()).ok_or_else(|| io::Error::other("the kernel mapped memory at address 0"))?;
-        Ok(Self { base, bytes, fd, on_hugepages })
+        // Whatever fails from here on, what is mapped so far is unmapped when this is dropped.
+        let memory = Self { base, bytes, fds, on_hugepages };
+        if memory.fds.len() > 1 {
+            for (fd, begin) in memory.fds.iter().zip((0..bytes).step_by(piece_bytes)) {
+                let piece = piece_bytes.min(bytes - begin);
+                let flags = MapFlags::SHARED | MapFlags::FIXED;
+                // SAFETY: the piece lies within the mapping that was just made, which nobody uses
+                // yet: it replaces a part of it.
+                unsafe { rustix::mm::mmap(base.as_ptr().add(begin).cast(), piece, access, flags, fd, 0)? };
+            }
+        }
+        // SAFETY: advice on the mapping just made; a kernel that cannot follow it says so and
+        // nothing changes.
+        let _ = unsafe { rustix::mm::madvise(base.as_ptr().cast(), bytes, Advice::LinuxHugepage) };
+        Ok(memory)
     }
 
     /// Its size.
@@ -94,10 +150,9 @@ impl SharedMemory {
         self.on_hugepages
     }
 
-    /// The descriptor to hand to the other process.
-    #[must_use]
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+    /// The descriptors to hand to the other process, one for each piece.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.fds.iter().map(AsFd::as_fd)
     }
 
     /// `count` 64-bit words from byte `offset`.
@@ -179,5 +234,65 @@ impl Drop for SharedMemory {
         // SAFETY: the mapping was made in `map` and every borrow of it has ended. An error is impossible for a valid
         // mapping and could not be acted upon.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_in_pieces_is_one_memory_to_both_sides() {
+        let piece = 2 * PAGE_BYTES;
+        let bytes = 3 * piece + 5_000;
+        let make = |begin: usize| {
+            let fd = rustix::fs::memfd_create("pieces", MemfdFlags::CLOEXEC).unwrap();
+            rustix::fs::ftruncate(&fd, piece.min(bytes - begin) as u64).unwrap();
+            fd
+        };
+        let fds: Vec<OwnedFd> = (0..bytes).step_by(piece).map(make).collect();
+        let again: Vec<OwnedFd> = fds.iter().map(|fd| fd.try_clone().unwrap()).collect();
+        let fewer: Vec<OwnedFd> = fds.iter().skip(1).map(|fd| fd.try_clone().unwrap()).collect();
+        let ours = SharedMemory::map(fds, bytes, piece, false).unwrap();
+        let theirs = SharedMemory::from_fds(again, bytes, piece).unwrap();
+        assert_eq!(theirs.fds().count(), 4);
+        let content: Vec<u8> = (0..bytes).map(|at| (at / 3) as u8).collect();
+        ours.copy_in(0, &content);
+        let mut seen = vec![0; bytes];
+        theirs.copy_out(0, &mut seen);
+        assert_eq!(seen, content);
+        assert!(SharedMemory::from_fds(fewer, bytes, piece).is_err());
+        let short = rustix::fs::memfd_create("short", MemfdFlags::CLOEXEC).unwrap();
+        assert!(SharedMemory::from_fds(vec![short], 1, 4_096).is_err());
+    }
+
+    /// Either end would end the other by shrinking it: an access beyond a file's end is SIGBUS.
+    #[test]
+    fn neither_end_can_shrink_the_memory() {
+        let bytes = 2 * HUGEPAGE_BYTES;
+        let mut kinds = vec![SharedMemory::create("small", bytes, false).unwrap()];
+        let huge = SharedMemory::create("huge", bytes, true).unwrap();
+        if huge.on_hugepages() {
+            kinds.push(huge);
+        } else {
+            eprintln!("skipped: memory on hugepages, of which this host has none free");
+        }
+        for memory in kinds {
+            for fd in memory.fds() {
+                for size in [0, HUGEPAGE_BYTES as u64, 4 * HUGEPAGE_BYTES as u64] {
+                    assert_eq!(rustix::fs::ftruncate(fd, size), Err(rustix::io::Errno::PERM), "{size}");
+                }
+                let more = rustix::fs::fcntl_add_seals(fd, SealFlags::WRITE);
+                assert_eq!(more, Err(rustix::io::Errno::PERM), "who has the other end may not make it unwritable");
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_are_as_large_as_files_may_be() {
+        let limits = [usize::MAX, 20_480_000, HUGEPAGE_BYTES, HUGEPAGE_BYTES - 1, 5_000, 1];
+        let pieces = limits.map(piece_bytes_at);
+        assert_eq!(&pieces[1..], [18 << 20, 2 << 20, (2 << 20) - 4_096, 4_096, 4_096]);
+        assert!(pieces[0] > 1 << 60);
     }
 }

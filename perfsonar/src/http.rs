@@ -291,6 +291,10 @@ fn roots(file: Option<&std::path::Path>) -> Result<RootCertStore, HttpError> {
             })?,
         };
     let fail = |reason: String| HttpError::Ca(format!("{}: {reason}", path.display()));
+    // What is not there is told below. A pipe would be waited for.
+    if path.metadata().is_ok_and(|found| !found.is_file()) {
+        return Err(fail("it is not a file".to_owned()));
+    }
     let mut store = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(&path).map_err(|error| fail(error.to_string()))? {
         let certificate = certificate.map_err(|error| fail(error.to_string()))?;

@@ -42,4 +42,20 @@ impl Stop {
     pub fn is_stopped(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
+
+    /// Says that it is over when this is dropped: a probe does not outlive those who wait for it.
+    #[must_use]
+    pub fn on_drop(&self) -> StopOnDrop {
+        StopOnDrop(self.clone())
+    }
+}
+
+/// See [`Stop::on_drop`].
+#[derive(Debug)]
+pub struct StopOnDrop(Stop);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }

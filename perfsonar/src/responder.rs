@@ -1,34 +1,49 @@
 //! Answers measurements: STAMP and TWAMP-Light on a UDP port, TWAMP-Control on a TCP port. Off unless configured, and bounded.
 
 mod control;
+mod places;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aws_lc_rs::hmac;
+use tokio::time::{Instant, timeout_at};
 
 use crate::clock::{ClockQuality, now_ns};
 use crate::socket::ProbeSocket;
-use crate::sources::Network;
-use crate::stamp::reflector::{REQUEST_BYTES_MAX, Refused};
-use crate::stamp::{Authentication, Reflector, ReflectorLimits};
+use crate::sources::Permitted;
+use crate::stamp::Authentication;
+use crate::stamp::limits::{PACKETS_PER_SECOND, Rates, ReflectorLimits, ReflectorPorts, Refused, SharedRates};
+use crate::stamp::reflector::{REQUEST_BYTES_MAX, Reflector};
 
-pub use control::serve_control;
+use places::{Full, Place, Places};
+
+/// Control connections at once.
+const CONNECTIONS_MAX: usize = 64;
+/// Control connections of one host: twice what perfSONAR's tests of one host to another have at the
+/// same time.
+const CONNECTIONS_OF_HOST: usize = 16;
+/// One host has no more than this part of the sessions.
+const SESSIONS_PART: usize = 4;
 
 /// What a responder bears.
 #[derive(Clone, Debug)]
 pub struct ResponderConfig {
-    /// Who may measure; empty for everybody.
-    pub allow: Vec<Network>,
+    /// Who may measure.
+    pub permitted: Permitted,
     /// Sessions at once, of all clients.
     pub sessions: usize,
     /// Packets of one source in a second.
     pub packets_per_second: u32,
     /// UDP ports of TWAMP-Test; none for any.
     pub test_ports: Option<(u16, u16)>,
+    /// Other ports where this node answers something over UDP, and its partners' nodes probably
+    /// too: no request may come from them.
+    pub reflector_ports: Vec<u16>,
     /// The key of authenticated STAMP; none for unauthenticated STAMP and TWAMP-Light.
     pub stamp_key: Option<Vec<u8>>,
 }
@@ -37,25 +52,37 @@ impl Default for ResponderConfig {
     fn default() -> Self {
         // perfSONAR's own range of test ports.
         Self {
-            allow: Vec::new(),
+            permitted: Permitted::default(),
             sessions: 100,
-            packets_per_second: 10_000,
+            packets_per_second: PACKETS_PER_SECOND,
             test_ports: Some((18_760, 19_960)),
+            reflector_ports: Vec::new(),
             stamp_key: None,
         }
     }
 }
 
-impl ResponderConfig {
-    fn limits(&self) -> ReflectorLimits {
-        ReflectorLimits {
-            allow: self.allow.clone(),
-            sessions: self.sessions,
-            packets_per_second: self.packets_per_second,
-            answers_short_requests: false,
-            is_twamp: false,
-        }
-    }
+/// Why a client of TWAMP-Control was turned away, or left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
+pub enum TurnedAway {
+    /// It is not among those that may measure.
+    #[error("source_not_allowed")]
+    Source,
+    /// Its host has its part of the connections.
+    #[error("connections_of_host")]
+    ConnectionsOfHost,
+    /// All connections are taken.
+    #[error("connections")]
+    Connections,
+    /// Its host has its part of the sessions.
+    #[error("sessions_of_host")]
+    SessionsOfHost,
+    /// All sessions are taken.
+    #[error("sessions")]
+    Sessions,
+    /// It said nothing, or took nothing, for too long.
+    #[error("silent")]
+    Silent,
 }
 
 /// What responders counted.
@@ -66,6 +93,7 @@ pub struct ResponderCounters {
     /// TWAMP sessions open.
     pub sessions: AtomicU64,
     refused: Mutex<BTreeMap<Refused, u64>>,
+    turned_away: Mutex<BTreeMap<TurnedAway, u64>>,
 }
 
 impl ResponderCounters {
@@ -73,34 +101,124 @@ impl ResponderCounters {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(refused).or_insert(0) += 1;
     }
 
+    fn note_turned_away(&self, why: TurnedAway) {
+        *self.turned_away.lock().unwrap_or_else(PoisonError::into_inner).entry(why).or_insert(0) += 1;
+    }
+
     /// Packets not answered, by reason.
     #[must_use]
     pub fn refused(&self) -> BTreeMap<Refused, u64> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    /// Clients of TWAMP-Control that were turned away or left, by reason.
+    #[must_use]
+    pub fn turned_away(&self) -> BTreeMap<TurnedAway, u64> {
+        self.turned_away.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
-/// Answers STAMP and TWAMP-Light on a bound socket until the socket fails.
-///
-/// # Errors
-/// The operating system's.
-pub async fn serve_stamp(
-    socket: ProbeSocket,
-    config: &ResponderConfig,
+/// A node's responder: all that it answers over whatever port, within limits that hold for all of
+/// it together.
+#[derive(Debug)]
+pub struct Responder {
+    config: ResponderConfig,
     counters: Arc<ResponderCounters>,
-) -> io::Result<()> {
-    let key = config.stamp_key.as_deref();
-    let authentication = key.map_or(Authentication::Open, Authentication::with_secret);
-    let tlv_key = key.map(|key| hmac::Key::new(hmac::HMAC_SHA256, key));
-    reflect_on(socket, Reflector::new(authentication, tlv_key, config.limits()), &counters, None).await
+    rates: Arc<SharedRates>,
+    connections: Arc<Places>,
+    sessions: Arc<Places>,
 }
 
-/// Reflects what comes to a socket, only from `partner` if one is named.
+impl Responder {
+    /// A responder that answers nothing yet.
+    #[must_use]
+    pub fn new(config: ResponderConfig, counters: Arc<ResponderCounters>) -> Arc<Self> {
+        Arc::new(Self {
+            rates: Rates::shared(config.packets_per_second),
+            connections: Places::new(CONNECTIONS_MAX, CONNECTIONS_OF_HOST),
+            sessions: Places::new(config.sessions, config.sessions / SESSIONS_PART),
+            config,
+            counters,
+        })
+    }
+
+    /// Answers STAMP and TWAMP-Light on a bound socket until the socket fails.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub async fn serve_stamp(self: Arc<Self>, socket: ProbeSocket) -> io::Result<()> {
+        let key = self.config.stamp_key.as_deref();
+        let authentication = key.map_or(Authentication::Open, Authentication::with_secret);
+        let tlv_key = key.map(|key| hmac::Key::new(hmac::HMAC_SHA256, key));
+        let mut ports = self.config.reflector_ports.clone();
+        ports.push(socket.local_address()?.port());
+        let limits = ReflectorLimits {
+            permitted: self.config.permitted.clone(),
+            ports: ReflectorPorts::new(ports, self.config.test_ports),
+            sessions: self.config.sessions,
+            packets_per_second: self.config.packets_per_second,
+            answers_short_requests: false,
+            is_twamp: false,
+        };
+        let reflector = Reflector::new(authentication, tlv_key, limits, self.rates.clone());
+        reflect_on(socket, reflector, &self.counters, None).await
+    }
+
+    /// A place among the control connections.
+    fn connection_place(&self, client: IpAddr) -> Result<Place, TurnedAway> {
+        if !self.config.permitted.contains(client) {
+            return Err(TurnedAway::Source);
+        }
+        self.connections.take(client).map_err(|full| match full {
+            Full::OfHost => TurnedAway::ConnectionsOfHost,
+            Full::All => TurnedAway::Connections,
+        })
+    }
+
+    /// A place among the sessions.
+    fn session_place(&self, client: IpAddr) -> Result<Place, TurnedAway> {
+        self.sessions.take(client).map_err(|full| match full {
+            Full::OfHost => TurnedAway::SessionsOfHost,
+            Full::All => TurnedAway::Sessions,
+        })
+    }
+
+    /// The reflector of a TWAMP session. Clients may send from the range of test ports, since
+    /// theirs is the same one: that a packet is a reflection shows by what is in it.
+    fn session_reflector(&self) -> Reflector {
+        let networks = ["0.0.0.0/0", "::/0"].into_iter().filter_map(|network| network.parse().ok());
+        let limits = ReflectorLimits {
+            // The client is permitted, and nobody else is listened to.
+            permitted: Permitted::networks(networks.collect()),
+            ports: self.session_ports(),
+            sessions: 1,
+            packets_per_second: self.config.packets_per_second,
+            // The client's address is proved by its control connection.
+            answers_short_requests: true,
+            is_twamp: true,
+        };
+        Reflector::new(Authentication::Open, None, limits, self.rates.clone())
+    }
+
+    fn session_ports(&self) -> ReflectorPorts {
+        ReflectorPorts::new(self.config.reflector_ports.clone(), None)
+    }
+}
+
+/// Only this client is answered, and not for longer than it sends.
+#[derive(Clone, Copy, Debug)]
+struct Client {
+    address: SocketAddr,
+    /// How long it may send nothing.
+    patience: Duration,
+}
+
+/// Reflects what comes to a socket, only from `client` if one is named, and until it is silent.
 async fn reflect_on(
     socket: ProbeSocket,
     mut reflector: Reflector,
     counters: &ResponderCounters,
-    partner: Option<SocketAddr>,
+    client: Option<Client>,
 ) -> io::Result<()> {
     let local = socket.local_address()?;
     let socket = socket.with_runtime()?;
@@ -108,18 +226,27 @@ async fn reflect_on(
     let mut packet = Vec::new();
     let (mut quality, mut quality_at) = (ClockQuality::here(), now_ns());
     let mut class = 0;
+    let mut heard = Instant::now();
     loop {
+        let received = match client {
+            None => socket.receive(&mut buffer).await,
+            Some(client) => match timeout_at(heard + client.patience, socket.receive(&mut buffer)).await {
+                Ok(received) => received,
+                Err(_) => return Ok(()),
+            },
+        };
         // An error is ICMP's about an earlier answer; the socket goes on.
-        let Ok(received) = socket.receive(&mut buffer).await else { continue };
-        if partner.is_some_and(|partner| partner != canonical(received.from)) {
+        let Ok(received) = received else { continue };
+        if client.is_some_and(|client| client.address != canonical(received.from)) {
             counters.note_refused(Refused::Source);
             continue;
         }
-        if received.at_ns - quality_at > 1_000_000_000 {
+        heard = Instant::now();
+        if received.at_ns.saturating_sub(quality_at).saturating_abs() > 1_000_000_000 {
             (quality, quality_at) = (ClockQuality::here(), received.at_ns);
         }
         packet.clear();
-        packet.extend_from_slice(&buffer[..received.bytes]);
+        packet.extend_from_slice(buffer.get(..received.bytes).unwrap_or_default());
         match reflector.reflect(&mut packet, &received, local, quality, now_ns()) {
             Ok(wanted) => {
                 let socket = socket.get();

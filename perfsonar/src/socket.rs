@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg};
@@ -14,6 +15,8 @@ use crate::kernel_calls::set_option;
 pub const MEASUREMENT_TTL: u32 = 255;
 /// Room for all control messages of a packet.
 const CONTROL_BYTES: usize = 512;
+/// A packet is handed to the kernel so often if errors of earlier ones are in the way.
+const SEND_TRIES: u32 = 4;
 /// Never fragment, ignore what the kernel believes of the path, and report what is too big (`ip(7)`, `ipv6(7)`).
 const PMTUDISC_PROBE: i32 = 3;
 
@@ -54,6 +57,8 @@ pub struct PathError {
 pub struct ProbeSocket {
     socket: UdpSocket,
     is_ipv6: bool,
+    /// Whether ICMP said that the partner's port is closed.
+    is_refused: AtomicBool,
 }
 
 impl AsFd for ProbeSocket {
@@ -74,11 +79,27 @@ impl ProbeSocket {
     /// # Errors
     /// The operating system's.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        Self::bind_as(address, false)
+    }
+
+    /// As [`Self::bind`], also where other sockets of this user have the port in the same way. What
+    /// comes from where one of them is connected to is that one's.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn bind_shared(address: SocketAddr) -> io::Result<Self> {
+        Self::bind_as(address, true)
+    }
+
+    fn bind_as(address: SocketAddr, is_shared: bool) -> io::Result<Self> {
         let domain = Domain::for_address(address);
         let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
         let is_ipv6 = address.is_ipv6();
         if is_ipv6 {
             socket.set_only_v6(true)?;
+        }
+        if is_shared {
+            set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
         }
         socket.bind(&address.into())?;
         Self::prepare(socket.into(), is_ipv6)
@@ -95,7 +116,7 @@ impl ProbeSocket {
     }
 
     fn prepare(socket: UdpSocket, is_ipv6: bool) -> io::Result<Self> {
-        let this = Self { socket, is_ipv6 };
+        let this = Self { socket, is_ipv6, is_refused: AtomicBool::new(false) };
         this.option(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
         if is_ipv6 {
             this.option(libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 1)?;
@@ -205,7 +226,7 @@ impl ProbeSocket {
     /// # Errors
     /// The operating system's.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.send(bytes)
+        self.in_spite_of_icmp(|| self.socket.send(bytes))
     }
 
     /// Sends to anybody.
@@ -213,7 +234,7 @@ impl ProbeSocket {
     /// # Errors
     /// The operating system's.
     pub fn send_to(&self, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
-        self.socket.send_to(bytes, to)
+        self.in_spite_of_icmp(|| self.socket.send_to(bytes, to))
     }
 
     /// Sends several datagrams of `segment_bytes` each with one call (UDP GSO). The last may be shorter.
@@ -226,7 +247,35 @@ impl ProbeSocket {
         }
         let parts = [IoSlice::new(bytes)];
         let control = [ControlMessage::UdpGsoSegments(&segment_bytes)];
-        Ok(sendmsg::<SockaddrStorage>(self.as_raw_fd(), &parts, &control, MsgFlags::empty(), None)?)
+        self.in_spite_of_icmp(|| {
+            Ok(sendmsg::<SockaddrStorage>(self.as_raw_fd(), &parts, &control, MsgFlags::empty(), None)?)
+        })
+    }
+
+    /// Sends, and once more where the call only told what ICMP said of an earlier packet: each such
+    /// error is told once, instead of sending. Without this the packet would be missing and the
+    /// path blamed for it.
+    fn in_spite_of_icmp(&self, mut send: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+        let mut tries = SEND_TRIES;
+        loop {
+            tries -= 1;
+            match send().inspect_err(|error| self.note_refusal(error)) {
+                Err(error) if tries > 0 && error.raw_os_error().is_some_and(is_of_icmp) => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn note_refusal(&self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            self.is_refused.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether ICMP said, since this was asked last, that the partner's port is closed. Anybody can
+    /// say so: it explains why nothing was answered, and ends nothing.
+    pub fn take_refusal(&self) -> bool {
+        self.is_refused.swap(false, Ordering::Relaxed)
     }
 
     /// Receives a packet with what came with it. Of a packet that exceeds the buffer the rest is lost.
@@ -236,7 +285,9 @@ impl ProbeSocket {
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let mut control = [0; CONTROL_BYTES];
         let mut parts = [IoSliceMut::new(buffer)];
-        let message = recvmsg::<SockaddrStorage>(self.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())?;
+        let message = recvmsg::<SockaddrStorage>(self.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())
+            .map_err(io::Error::from)
+            .inspect_err(|error| self.note_refusal(error))?;
         let mut received = Received {
             bytes: message.bytes,
             from: message.address.as_ref().and_then(address_of).unwrap_or_else(|| any_address(self.is_ipv6, 0)),
@@ -268,6 +319,25 @@ impl ProbeSocket {
     pub fn receive_error(&self, buffer: &mut [u8]) -> io::Result<Option<PathError>> {
         receive_error(self.as_fd(), buffer)
     }
+}
+
+/// Whether an errno may be what the kernel makes of an ICMP message (`icmp_err_convert` of
+/// net/ipv4/icmp.c, `tab_unreach` of net/ipv6/icmp.c).
+#[must_use]
+pub const fn is_of_icmp(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ECONNREFUSED
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::ENOPROTOOPT
+            | libc::EOPNOTSUPP
+            | libc::EPROTO
+            | libc::EACCES
+            | libc::EMSGSIZE
+    )
 }
 
 /// A socket whose packets the runtime waits for.
@@ -405,5 +475,21 @@ mod tests {
         let mut buffer = [0; 300];
         let sizes: Vec<usize> = (0..3).map(|_| receiver.receive(&mut buffer).unwrap().bytes).collect();
         assert_eq!(sizes, [100, 100, 50]);
+    }
+
+    #[test]
+    fn an_error_quotes_no_more_than_there_is_room_for() {
+        let port = ProbeSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap().local_address().unwrap();
+        let sender = ProbeSocket::towards(port).unwrap();
+        sender.keep_errors().unwrap();
+        sender.send(&[7; 10_000]).unwrap();
+        let mut buffer = [0; 100];
+        let error = (0..1_000).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            sender.receive_error(&mut buffer[..50]).unwrap()
+        });
+        let error = error.expect("the kernel reports the closed port");
+        assert!(error.bytes <= 50, "{error:?}");
+        assert_eq!(buffer[50..], [0; 50], "beyond it nothing is written");
     }
 }

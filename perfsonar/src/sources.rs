@@ -1,12 +1,15 @@
 //! Who may ask, and how often: networks, and a budget of packets for each source.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::Deserialize;
 
-/// Sources whose budget is remembered. The one that has been silent longest makes room.
-const SOURCES_MAX: usize = 4_096;
+/// Hosts whose budget is remembered: some 300 kB. Beyond them, those that come newly share one
+/// budget.
+const HOSTS_MAX: usize = 4_096;
+const SECOND_NS: i64 = 1_000_000_000;
 
 /// A network: `192.0.2.0/24`, `2001:db8::/32`, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -62,45 +65,123 @@ impl Network {
     }
 }
 
-/// Token buckets, one for each source: `per_second` on average, one second's worth at once.
+/// What is one host to limits: an IPv4 address, or the /64 that an IPv6 host can choose its
+/// addresses from.
+#[must_use]
+pub fn host_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}
+
+/// Who may ask: networks that an admin names, and addresses that come and go, as partners' do.
+/// Nobody else.
+#[derive(Clone, Debug, Default)]
+pub struct Permitted {
+    networks: Vec<Network>,
+    addresses: Arc<RwLock<HashSet<IpAddr>>>,
+}
+
+impl Permitted {
+    /// Networks, and no address beside them yet.
+    #[must_use]
+    pub fn networks(networks: Vec<Network>) -> Self {
+        Self { networks, addresses: Arc::default() }
+    }
+
+    /// Whether an address may ask.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.networks.iter().any(|network| network.contains(address))
+            || self.addresses.read().unwrap_or_else(PoisonError::into_inner).contains(&address)
+    }
+
+    /// Replaces the addresses beside the networks, for all clones.
+    pub fn set_addresses(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        let addresses = addresses.into_iter().map(|address| address.to_canonical()).collect();
+        *self.addresses.write().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+}
+
+/// A token bucket: so much in a second on average, one second's worth at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    per_second: u64,
+    thousandths: u64,
+    at_ns: i64,
+}
+
+impl Bucket {
+    /// A full one.
+    #[must_use]
+    pub const fn full(per_second: u64, now_ns: i64) -> Self {
+        Self { per_second, thousandths: per_second.saturating_mul(1_000), at_ns: now_ns }
+    }
+
+    /// Whether there is so much in it, which is then taken out.
+    pub fn take(&mut self, amount: u64, now_ns: i64) -> bool {
+        let passed_us = now_ns.saturating_sub(self.at_ns).max(0).unsigned_abs() / 1_000;
+        let gained = passed_us.saturating_mul(self.per_second) / 1_000;
+        // A clock that was set back gives nothing, and goes on from there.
+        if gained > 0 || now_ns < self.at_ns {
+            let most = self.per_second.saturating_mul(1_000);
+            self.thousandths = self.thousandths.saturating_add(gained).min(most);
+            self.at_ns = now_ns;
+        }
+        let wanted = amount.saturating_mul(1_000);
+        let has = self.thousandths >= wanted;
+        if has {
+            self.thousandths = self.thousandths.saturating_sub(wanted);
+        }
+        has
+    }
+
+    /// Whether it is full again by `now_ns`, whatever was taken: forgetting it changes nothing.
+    const fn is_full_by(&self, now_ns: i64) -> bool {
+        now_ns.saturating_sub(self.at_ns).saturating_abs() >= SECOND_NS
+    }
+}
+
+/// Token buckets, one for each host.
 #[derive(Debug)]
 pub struct Budgets {
     per_second: u32,
-    sources: HashMap<IpAddr, Bucket>,
-}
-
-#[derive(Debug)]
-struct Bucket {
-    thousandths: u64,
-    at_ns: i64,
+    hosts: HashMap<IpAddr, Bucket>,
+    /// What hosts share that find the table full.
+    others: Bucket,
+    swept_ns: i64,
 }
 
 impl Budgets {
     /// Budgets of so many packets in a second.
     #[must_use]
     pub fn new(per_second: u32) -> Self {
-        Self { per_second, sources: HashMap::new() }
+        let others = Bucket::full(per_second.into(), 0);
+        Self { per_second, hosts: HashMap::new(), others, swept_ns: 0 }
     }
 
     /// Whether a source may send one more packet now.
     pub fn take(&mut self, source: IpAddr, now_ns: i64) -> bool {
-        let full = u64::from(self.per_second) * 1_000;
-        if self.sources.len() >= SOURCES_MAX && !self.sources.contains_key(&source) {
-            let oldest = self.sources.iter().min_by_key(|(_, bucket)| bucket.at_ns).map(|(&source, _)| source);
-            oldest.map(|oldest| self.sources.remove(&oldest));
+        let host = host_of(source);
+        if self.hosts.len() >= HOSTS_MAX && !self.hosts.contains_key(&host) {
+            self.sweep(now_ns);
+            if self.hosts.len() >= HOSTS_MAX {
+                return self.others.take(1, now_ns);
+            }
         }
-        let bucket = self.sources.entry(source).or_insert(Bucket { thousandths: full, at_ns: now_ns });
-        let passed_us = now_ns.saturating_sub(bucket.at_ns).max(0).unsigned_abs() / 1_000;
-        let gained = passed_us.saturating_mul(u64::from(self.per_second)) / 1_000;
-        if gained > 0 {
-            bucket.thousandths = (bucket.thousandths + gained).min(full);
-            bucket.at_ns = now_ns;
+        let fresh = || Bucket::full(self.per_second.into(), now_ns);
+        self.hosts.entry(host).or_insert_with(fresh).take(1, now_ns)
+    }
+
+    /// Forgets hosts whose buckets are full again. Once a second: the table is walked for it, and
+    /// strangers can ask for that with every packet.
+    fn sweep(&mut self, now_ns: i64) {
+        if now_ns.saturating_sub(self.swept_ns).saturating_abs() >= SECOND_NS {
+            self.swept_ns = now_ns;
+            self.hosts.retain(|_, bucket| !bucket.is_full_by(now_ns));
         }
-        if bucket.thousandths < 1_000 {
-            return false;
-        }
-        bucket.thousandths -= 1_000;
-        true
     }
 }
 
@@ -130,16 +211,38 @@ mod tests {
         assert_eq!(taken(&mut budgets, b, 0), 10);
         assert_eq!(taken(&mut budgets, a, 500_000_000), 5);
         assert_eq!(taken(&mut budgets, a, 3_600_000_000_000), 10);
-        // A clock that goes back gives nothing.
+        // A clock that goes back gives nothing at once, and from then on what it gave before.
         assert_eq!(taken(&mut budgets, a, 0), 0);
+        assert_eq!(taken(&mut budgets, a, 500_000_000), 5);
     }
 
     #[test]
-    fn strangers_take_bounded_memory() {
-        let mut budgets = Budgets::new(1);
-        for number in 0..2 * SOURCES_MAX as u32 {
-            budgets.take(IpAddr::V4(number.into()), i64::from(number));
-        }
-        assert_eq!(budgets.sources.len(), SOURCES_MAX);
+    fn strangers_take_bounded_memory_and_no_known_hosts_budget() {
+        let mut budgets = Budgets::new(2);
+        let known = "2001:db8::1".parse().unwrap();
+        assert!(budgets.take(known, 0));
+        let strangers = |budgets: &mut Budgets, now| {
+            (0..2 * HOSTS_MAX as u32).filter(|&number| budgets.take(IpAddr::V4(number.into()), now)).count()
+        };
+        // Each that finds a place has its own, the rest share one.
+        assert_eq!(strangers(&mut budgets, 1), HOSTS_MAX - 1 + 2);
+        assert_eq!(budgets.hosts.len(), HOSTS_MAX);
+        assert!(budgets.take(known, 2), "strangers have taken it");
+        assert!(!budgets.take("2001:db8::2".parse().unwrap(), 3), "an IPv6 host chooses another address");
+        // Those that were silent for a second make room.
+        assert!(budgets.take("192.0.2.1".parse().unwrap(), 2 * SECOND_NS));
+        assert_eq!(budgets.hosts.len(), 1);
+    }
+
+    #[test]
+    fn who_is_permitted_comes_and_goes() {
+        let permitted = Permitted::networks(vec!["192.0.2.0/24".parse().unwrap()]);
+        let asked = permitted.clone();
+        let [named, partner] = ["192.0.2.9", "::ffff:198.51.100.1"].map(|address| address.parse().unwrap());
+        assert!(asked.contains(named) && !asked.contains(partner));
+        permitted.set_addresses(["198.51.100.1".parse().unwrap()]);
+        assert!(asked.contains(named) && asked.contains(partner));
+        permitted.set_addresses([]);
+        assert!(!asked.contains(partner) && !Permitted::default().contains(named));
     }
 }

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::clock::{ClockQuality, now_ns};
-use crate::socket::{AsyncProbeSocket, ProbeSocket};
+use crate::socket::{AsyncProbeSocket, ProbeSocket, is_of_icmp};
 use crate::stamp::sender::SenderConfig;
 use crate::stamp::{SenderSession, SessionResult};
 use crate::twamp::messages::{
@@ -158,18 +158,17 @@ async fn run(socket: ProbeSocket, config: SenderConfig, how: &Measurement) -> io
         match socket.get().send(&packet) {
             // No room in the socket: the packet counts as lost, which is what it is.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // The error of an earlier packet: a closed port stays closed.
-            Err(error)
-                if error.kind() == io::ErrorKind::ConnectionRefused && session.result().round_trip.received == 0 =>
-            {
-                return Err(error);
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            // What ICMP says of a packet; it counts as lost, too, unless it is answered.
+            Err(error) if error.raw_os_error().is_some_and(is_of_icmp) => {}
             sent => drop(sent?),
         }
     }
     let last = Instant::now() + how.wait;
     while session.result().round_trip.lost() > 0 && receive(&socket, &mut session, &mut buffer, last).await? {}
+    // A refusal explains why nothing was answered; anybody can send one, so it ends nothing before.
+    if session.result().round_trip.received == 0 && socket.get().take_refusal() {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
     Ok(session.result())
 }
 
@@ -184,11 +183,8 @@ async fn receive(
     match received {
         Ok(received) => {
             // Answers that do not count are counted.
-            let _ = session.receive(&buffer[..received.bytes], received.at_ns);
+            let _ = session.receive(buffer.get(..received.bytes).unwrap_or_default(), received.at_ns);
             Ok(true)
-        }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && session.result().round_trip.received == 0 => {
-            Err(error)
         }
         Err(_) => Ok(true),
     }

@@ -1,4 +1,14 @@
 //! The 64-bit timestamps and the error estimates of OWAMP, TWAMP and STAMP (RFC 4656 4.1.2, RFC 8186).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use crate::clock::ClockQuality;
 
@@ -31,6 +41,11 @@ pub enum TimestampFormat {
 
 /// Writes a time (nanoseconds since 1970).
 #[must_use]
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    reason = "parts of 64-bit nanoseconds; seconds beyond an era are cut off as the format has it"
+)]
 pub fn encode(unix_ns: i64, format: TimestampFormat) -> [u8; 8] {
     let (seconds, nanoseconds) = (unix_ns.div_euclid(SECOND_NS), unix_ns.rem_euclid(SECOND_NS) as u64);
     let (high, low) = match format {
@@ -50,6 +65,11 @@ pub fn encode(unix_ns: i64, format: TimestampFormat) -> [u8; 8] {
 ///
 /// # Errors
 /// [`TimestampError`].
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    reason = "2^33 seconds at most, which are 2^63 nanoseconds less the seventy years from 1900"
+)]
 pub fn decode(bytes: [u8; 8], format: TimestampFormat, now_ns: i64) -> Result<i64, TimestampError> {
     let [a, b, c, d, e, f, g, h] = bytes;
     let (high, low) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
@@ -101,6 +121,7 @@ impl ErrorEstimate {
 
     /// The error in microseconds; none if the multiplier is zero, which is invalid.
     #[must_use]
+    #[expect(clippy::arithmetic_side_effects, reason = "8 bits, shifted by 63 at most and multiplied by 2^20, of 128")]
     pub fn error_us(self) -> Option<u64> {
         let (multiplier, scale) = (u128::from(self.0 & 0xff), u32::from(self.0 >> 8 & 0x3f));
         let us = ((multiplier << scale) * 1_000_000) >> 32;
@@ -156,6 +177,18 @@ mod tests {
                 let back = decode(encode(ns, format), format, NOW).unwrap();
                 prop_assert!((back - ns).abs() <= 1, "{ns} became {back}");
             }
+        }
+
+        /// Anybody's bytes, and a clock that shows anything.
+        #[test]
+        fn whatever_a_packet_says_its_time_is_read_or_refused(bytes: [u8; 8], error: u16, now_ns: i64) {
+            for format in [TimestampFormat::Ntp, TimestampFormat::Ptp] {
+                if let Ok(ns) = decode(bytes, format, now_ns) {
+                    prop_assert!(ns >= 0, "{ns}");
+                }
+            }
+            let largest = (255u64 << 31) / (1 << 32) * 1_000_000;
+            prop_assert!(ErrorEstimate(error).error_us().is_none_or(|us| us <= largest << 32), "{error}");
         }
 
         #[test]

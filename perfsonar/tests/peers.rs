@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_perfsonar::responder::{ResponderConfig, ResponderCounters, serve_stamp};
+use culvert_perfsonar::responder::{Responder, ResponderConfig, ResponderCounters};
 use culvert_perfsonar::socket::ProbeSocket;
+use culvert_perfsonar::sources::Permitted;
 use culvert_perfsonar::stamp::sender::SenderConfig;
 use culvert_perfsonar::stamp::tlv;
 use culvert_perfsonar::tester::{Measurement, measure};
@@ -49,6 +50,13 @@ fn python() -> Option<PathBuf> {
         .clone()
 }
 
+/// A responder that permits this host, and as many packets as a test can send.
+fn responder() -> Arc<Responder> {
+    let permitted = Permitted::networks(vec!["127.0.0.0/8".parse().unwrap()]);
+    let config = ResponderConfig { permitted, packets_per_second: 1_000_000, ..ResponderConfig::default() };
+    Responder::new(config, Arc::new(ResponderCounters::default()))
+}
+
 const SENDER: &str = r#"
 import json, socket, sys, time
 from scapy.contrib.stamp import *
@@ -76,9 +84,7 @@ async fn scapy_measures_to_our_reflector() {
     let Some(python) = python() else { return };
     let socket = ProbeSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let port = socket.local_address().unwrap().port();
-    tokio::spawn(async move {
-        serve_stamp(socket, &ResponderConfig::default(), Arc::new(ResponderCounters::default())).await
-    });
+    tokio::spawn(responder().serve_stamp(socket));
     let mut tlvs = Vec::new();
     tlv::append(&mut tlvs, tlv::Type::ExtraPadding, &[0; 8]);
     tlv::append(&mut tlvs, tlv::Type::DirectMeasurement, &[0; 12]);
@@ -113,6 +119,80 @@ async fn scapy_measures_to_our_reflector() {
         );
         assert_ne!(answer["tlvs"][2][1], 0, "an unknown TLV keeps its flag");
         assert_eq!(answer["sizes"][0], answer["sizes"][1], "no amplification");
+    }
+}
+
+/// What twping sends: the fourteen bytes of TWAMP-Test and random padding, of every length.
+const PADDED: &str = r#"
+import json, random, socket, struct, sys, time
+from scapy.contrib.stamp import *
+mode, port, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+rng = random.Random(seed)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(10)
+s.bind(("127.0.0.1", 0))
+if mode == "twamp":
+    control = socket.create_connection(("127.0.0.1", port), 10)
+    def read(count):
+        data = b""
+        while len(data) < count:
+            part = control.recv(count - len(data))
+            assert part, "the server closes the connection"
+            data += part
+        return data
+    assert struct.unpack(">I", read(64)[12:16])[0] & 1
+    control.sendall(struct.pack(">I160x", 1))
+    assert read(48)[15] == 0
+    request = bytearray(112)
+    request[0:2] = [5, 4]
+    request[12:14] = struct.pack(">H", s.getsockname()[1])
+    control.sendall(bytes(request))
+    accept = read(48)
+    assert accept[0] == 0
+    port = struct.unpack(">H", accept[2:4])[0]
+    control.sendall(bytes([2]) + bytes(31))
+    assert read(32)[0] == 0
+s.connect(("127.0.0.1", port))
+least = 0 if mode == "twamp" else 27
+wrong = []
+for seq, padding in enumerate(range(least, 1459)):
+    head = bytes(STAMPSessionSenderTestUnauthenticated(seq=seq, ts=time.time() + 2208988800, err_estimate=ErrorEstimate(S=1, scale=4, multiplier=7)))[:14]
+    sent = head + rng.randbytes(padding)
+    s.send(sent)
+    data = s.recv(65535)
+    answer = STAMPSessionReflectorTestUnauthenticated(data + bytes(max(0, 44 - len(data))))
+    found = dict(seq=answer.seq, sender=answer.seq_sender, ssid=answer.ssid, mbz=int(answer.mbz1), bytes=len(data), t1=data[28:36] == sent[4:12], padding=data[41:] == sent[41:])
+    wanted = dict(seq=seq, sender=seq, ssid=0, mbz=0, bytes=max(41, len(sent)), t1=True, padding=True)
+    if found != wanted:
+        wrong.append([padding, found])
+print(json.dumps(dict(packets=seq + 1, wrong=wrong[:5])))
+"#;
+
+/// Findings F1 and F1b: bytes of random padding were taken for a session's id and for TLVs, so each
+/// packet began a session of its own.
+#[tokio::test]
+async fn random_padding_of_every_length_is_padding() {
+    let Some(python) = python() else { return };
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+    eprintln!("seed {seed}");
+    for mode in ["twamp", "stamp"] {
+        let port = if mode == "twamp" {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            tokio::spawn(responder().serve_control(listener));
+            port
+        } else {
+            let socket = ProbeSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let port = socket.local_address().unwrap().port();
+            tokio::spawn(responder().serve_stamp(socket));
+            port
+        };
+        let arguments = [mode.to_owned(), port.to_string(), seed.to_string()];
+        let ran = tokio::process::Command::new(&python).args(["-c", PADDED]).args(arguments).output().await.unwrap();
+        assert!(ran.status.success(), "{mode}: {}", String::from_utf8_lossy(&ran.stderr));
+        let found: Value = serde_json::from_slice(&ran.stdout).unwrap();
+        assert_eq!(found["wrong"], serde_json::json!([]), "{mode}, seed {seed}");
+        assert!(found["packets"].as_u64().unwrap() > 1_400, "{found}");
     }
 }
 

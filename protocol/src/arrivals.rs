@@ -35,7 +35,7 @@ impl PacketRange {
     /// One past the last.
     #[must_use]
     pub const fn end(self) -> u64 {
-        self.first + self.count
+        self.first.saturating_add(self.count)
     }
 }
 
@@ -70,7 +70,7 @@ impl Arrivals {
         if word < self.base_word {
             return Err(Stale::TooOld);
         }
-        if word - self.base_word < WORDS as u64 && self.words[slot(word)] & bit(packet_number) != 0 {
+        if word.wrapping_sub(self.base_word) < WORDS as u64 && self.word(word) & bit(packet_number) != 0 {
             return Err(Stale::Decided);
         }
         Ok(())
@@ -81,25 +81,26 @@ impl Arrivals {
     pub fn record(&mut self, packet_number: u64) {
         let word = packet_number / 64;
         debug_assert!(self.check(packet_number).is_ok(), "a packet is checked before it is recorded");
-        if word - self.base_word >= WORDS as u64 {
+        if word.wrapping_sub(self.base_word) >= WORDS as u64 {
             self.make_room_for(word);
         }
-        self.words[slot(word)] |= bit(packet_number);
-        self.gaps += usize::from(packet_number > self.next);
-        self.next = self.next.max(packet_number + 1);
+        *self.word_mut(word) |= bit(packet_number);
+        self.gaps = self.gaps.wrapping_add(usize::from(packet_number > self.next));
+        self.next = self.next.max(packet_number.wrapping_add(1));
         self.advance();
     }
 
     /// Decides every packet number below `horizon`: what has not arrived is lost, and listed for the next report.
+    #[expect(clippy::arithmetic_side_effects, reason = "a word is a packet number's 64th part, a bit of it below 64")]
     pub fn declare_lost(&mut self, horizon: u64) {
         let horizon = horizon.min(self.next);
         let end_word = horizon.div_ceil(64).min(self.base_word + WORDS as u64);
         for word in self.base_word..end_word {
-            let decided = self.words[slot(word)];
+            let decided = self.word(word);
             let below = horizon - word * 64;
             let mask = if below >= 64 { u64::MAX } else { (1 << below) - 1 };
             let mut missing = !decided & mask;
-            self.words[slot(word)] |= missing;
+            *self.word_mut(word) |= missing;
             while missing != 0 {
                 let first = missing.trailing_zeros();
                 let count = (missing >> first).trailing_ones();
@@ -120,8 +121,8 @@ impl Arrivals {
     /// Every packet number below this one is decided: the sender may forget it.
     #[must_use]
     pub fn decided_below(&self) -> u64 {
-        let word = self.words[slot(self.base_word)];
-        (self.base_word * 64 + u64::from(word.trailing_ones())).min(self.next)
+        let ones = u64::from(self.word(self.base_word).trailing_ones());
+        self.base_word.saturating_mul(64).saturating_add(ones).min(self.next)
     }
 
     /// The packets declared lost since the last [`Arrivals::clear_lost`], in order.
@@ -132,7 +133,7 @@ impl Arrivals {
 
     /// Forgets the first `count` ranges, once they are in a report.
     pub fn clear_lost(&mut self, count: usize) {
-        self.lost.drain(..count);
+        self.lost.drain(..count.min(self.lost.len()));
         self.gaps = self.lost.len();
     }
 
@@ -143,17 +144,33 @@ impl Arrivals {
         self.gaps >= LOST_RANGES_MAX / 2
     }
 
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "a slot is below the number of words")]
+    fn word(&self, word: u64) -> u64 {
+        self.words[slot(word)]
+    }
+
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "a slot is below the number of words")]
+    fn word_mut(&mut self, word: u64) -> &mut u64 {
+        &mut self.words[slot(word)]
+    }
+
     /// Moves the base past the words that are decided as a whole.
     #[inline]
     fn advance(&mut self) {
-        while self.words[slot(self.base_word)] == u64::MAX {
-            self.words[slot(self.base_word)] = 0;
-            self.base_word += 1;
+        while self.word(self.base_word) == u64::MAX {
+            *self.word_mut(self.base_word) = 0;
+            self.base_word = self.base_word.wrapping_add(1);
         }
     }
 
     /// Slides the window so that `word` is its last one; what falls out undecided is lost.
     #[cold]
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "a word is a packet number's 64th part, and this one beyond the window"
+    )]
     fn make_room_for(&mut self, word: u64) {
         let new_base = word + 1 - WORDS as u64;
         // Everything before the new base is decided; only words within the old window can hold arrivals.
@@ -172,6 +189,7 @@ impl Arrivals {
 }
 
 #[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the remainder takes the lowest bits only")]
 const fn slot(word: u64) -> usize {
     word as usize % WORDS
 }
@@ -186,7 +204,7 @@ const fn bit(packet_number: u64) -> u64 {
 fn push_range(lost: &mut Vec<PacketRange>, range: PacketRange) {
     let full = lost.len() == LOST_RANGES_MAX;
     match lost.last_mut() {
-        Some(last) if full || last.end() == range.first => last.count = range.end() - last.first,
+        Some(last) if full || last.end() == range.first => last.count = range.end().saturating_sub(last.first),
         _ => lost.push(range),
     }
 }

@@ -91,18 +91,20 @@ impl ChunkMap {
         assert!(chunk_bytes.is_power_of_two() && CHUNK_BYTES.contains(&chunk_bytes), "chunks of {chunk_bytes} bytes");
         let mut map = Self { chunk_bytes, runs: Vec::new(), pack_files: Vec::new(), chunk_count: 0 };
         let mut pack = OpenPack::default();
-        for file in 0..manifest.len() as u32 {
+        for (file, _) in manifest.entries() {
             let Some(bytes) = manifest.file_bytes(file).filter(|&bytes| bytes > 0 && is_sent(file)) else { continue };
             if bytes > Self::pack_file_bytes_max(chunk_bytes) {
                 let chunks = bytes.div_ceil(chunk_bytes.into());
                 map.push_run(chunks, Run::File { file, file_bytes: bytes })?;
                 continue;
             }
-            if pack.bytes + bytes as u32 > chunk_bytes || pack.files.len() == PACK_FILES_MAX {
+            // Below a quarter of a chunk.
+            let bytes = u32::try_from(bytes).unwrap_or(chunk_bytes);
+            if pack.bytes.saturating_add(bytes) > chunk_bytes || pack.files.len() == PACK_FILES_MAX {
                 map.close(&mut pack)?;
             }
             pack.files.push(file);
-            pack.bytes += bytes as u32;
+            pack.bytes = pack.bytes.saturating_add(bytes);
         }
         map.close(&mut pack)?;
         Ok(map)
@@ -121,9 +123,10 @@ impl ChunkMap {
         if pack.files.is_empty() {
             return Ok(());
         }
+        let too_many = TooManyChunks { chunk_bytes: self.chunk_bytes };
         let run = Run::Pack {
-            files_at: self.pack_files.len() as u32,
-            files: pack.files.len() as u32,
+            files_at: u32::try_from(self.pack_files.len()).map_err(|_| too_many)?,
+            files: u32::try_from(pack.files.len()).map_err(|_| too_many)?,
             bytes: std::mem::take(&mut pack.bytes),
         };
         self.pack_files.append(&mut pack.files);
@@ -166,17 +169,18 @@ impl ChunkMap {
         if chunk >= self.chunk_count {
             return None;
         }
-        let at = self.runs.partition_point(|&(first, _)| first <= chunk) - 1;
-        let (first, run) = self.runs[at];
+        let at = self.runs.partition_point(|&(first, _)| first <= chunk).checked_sub(1)?;
+        let &(first, run) = self.runs.get(at)?;
         Some(match run {
             Run::File { file, file_bytes } => {
-                let part = u64::from(chunk - first);
-                let offset = part * u64::from(self.chunk_bytes);
-                let bytes = (file_bytes - offset).min(self.chunk_bytes.into()) as u32;
-                ChunkContent::Range { file, part, offset, bytes }
+                let part = u64::from(chunk.checked_sub(first)?);
+                let offset = part.checked_mul(self.chunk_bytes.into())?;
+                let bytes = file_bytes.checked_sub(offset)?.min(self.chunk_bytes.into());
+                ChunkContent::Range { file, part, offset, bytes: u32::try_from(bytes).ok()? }
             }
             Run::Pack { files_at, files, bytes } => {
-                ChunkContent::Pack { files: &self.pack_files[files_at as usize..][..files as usize], bytes }
+                let files = self.pack_files.get(files_at as usize..)?.get(..files as usize)?;
+                ChunkContent::Pack { files, bytes }
             }
         })
     }

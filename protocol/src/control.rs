@@ -15,12 +15,13 @@
 //!   ChunkHashes, PackHashes, Holes ───>  <──── Feedback, Stored, SendAgain, MoveFlow
 //!   Proven, FilesComplete, FileFailed >  <──── FileRefused
 //!   AllSent ──────────────────────────>
-//!                                       <──── Finished (the statement, signed)
+//!                                       <──── NotKept, Finished (the statement, signed)
 //!   Countersigned ────────────────────>
 //! ```
 
 use serde::{Deserialize, Serialize};
 
+use crate::foreign_text::foreign_text;
 use crate::manifest::Entry;
 use crate::rate_control::Mode;
 use crate::seal::Cipher;
@@ -28,19 +29,28 @@ use crate::tree_hash::ChunkHash;
 use crate::verdict::{SenderTimes, Verdict};
 
 /// The newest version of the control protocol that this program speaks.
-pub const PROTOCOL_VERSION: u16 = 4;
+pub const PROTOCOL_VERSION: u16 = 6;
 /// The version since which partners answer path checks ([`Message::Path`]).
 pub const PATH_CHECKS_SINCE: u16 = 2;
 /// The version since which partners compare files by their chunks ([`Overwrite::Content`]).
 pub const CONTENT_SINCE: u16 = 3;
 /// The version since which senders change a flow's source port on request ([`Message::MoveFlow`]).
 pub const MOVES_SINCE: u16 = 4;
+/// The version since which senders say of every pack that it was read ([`Message::PackHashes`]), also
+/// without checksums.
+pub const PACKS_ARE_TOLD_SINCE: u16 = 5;
+/// The version since which the root of a tree is over escaped names (W-43).
+pub const NAMES_ARE_ESCAPED_SINCE: u16 = 5;
+/// The version since which receivers say which attributes were refused ([`Message::NotKept`]).
+pub const NOT_KEPT_IS_TOLD_SINCE: u16 = 6;
 /// The oldest.
 pub const PROTOCOL_VERSION_MIN: u16 = 1;
 /// The longest frame. A list that does not fit is sent in parts.
 pub const FRAME_BYTES_MAX: usize = 256 << 10;
 /// Senders of lists close a message at this size, well below the frame's limit.
 pub const LIST_BYTES: usize = 48 << 10;
+/// The most entries that a [`Message::NotKept`] names.
+pub const NOT_KEPT_LISTED_MAX: usize = 16;
 /// The most flows of a transfer.
 pub const FLOWS_MAX: u16 = 256;
 
@@ -52,9 +62,10 @@ const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 impl std::fmt::Display for TransferId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        (0..26).rev().try_for_each(|at| {
+        (0..26u32).rev().try_for_each(|at| {
             use std::fmt::Write as _;
-            f.write_char(char::from(CROCKFORD[(self.0 >> (5 * at)) as usize & 31]))
+            let digit = self.0.unbounded_shr(at.saturating_mul(5)) & 31;
+            f.write_char(CROCKFORD.iter().zip(0..).find(|&(_, value)| value == digit).map_or('?', |(&c, _)| c.into()))
         })
     }
 }
@@ -69,9 +80,11 @@ impl std::str::FromStr for TransferId {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let not_an_id =
-            || format!("'{text}' is not a transfer id: ids have 26 characters, like 01JD3V5K6A0000000000000000");
-        if text.len() != 26 || text.as_bytes()[0] > b'7' {
+        let not_an_id = || {
+            let text = foreign_text(text);
+            format!("'{text}' is not a transfer id: ids have 26 characters, like 01JD3V5K6A0000000000000000")
+        };
+        if text.len() != 26 || text.bytes().next().is_none_or(|first| first > b'7') {
             return Err(not_an_id());
         }
         text.bytes()
@@ -225,14 +238,16 @@ pub struct Refusal {
     /// The kind.
     pub code: RefusalCode,
     /// What failed, on what, why, and what to do next.
+    #[serde(deserialize_with = "crate::foreign_text::deserialize")]
     pub text: String,
 }
 
 impl Refusal {
-    /// A refusal.
+    /// A refusal. Its text may quote what somebody else has said, so it is a foreign one: plain, and not too long for a
+    /// message, a log or a record.
     #[must_use]
     pub fn new(code: RefusalCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into() }
+        Self { code, text: foreign_text(&text.into()) }
     }
 }
 
@@ -262,8 +277,10 @@ pub struct FileError {
     /// The manifest's entry.
     pub file: u32,
     /// A word for programs: `changed`, `vanished`, `unreadable`, `unwritable`, …
+    #[serde(deserialize_with = "crate::foreign_text::deserialize")]
     pub code: String,
     /// A sentence for people.
+    #[serde(deserialize_with = "crate::foreign_text::deserialize")]
     pub text: String,
 }
 
@@ -271,10 +288,13 @@ pub struct FileError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     /// Its name, printable.
+    #[serde(deserialize_with = "crate::foreign_text::deserialize_name")]
     pub name: String,
     /// A word for programs: `special`, `symlink_leaves`, `unreadable`, …
+    #[serde(deserialize_with = "crate::foreign_text::deserialize")]
     pub code: String,
     /// A sentence for people.
+    #[serde(deserialize_with = "crate::foreign_text::deserialize")]
     pub text: String,
 }
 
@@ -332,8 +352,10 @@ pub enum Message {
         /// The newest.
         version_max: u16,
         /// `culvert 0.1.0`, for logs.
+        #[serde(deserialize_with = "crate::foreign_text::deserialize")]
         software: String,
         /// What the node calls itself, for the list of pending keys.
+        #[serde(deserialize_with = "crate::foreign_text::deserialize")]
         name: String,
     },
     /// Asks for a transfer.
@@ -429,6 +451,14 @@ pub enum Message {
         /// The port, one of those that nobody owns (RFC 6335: 49152 and above).
         source_port: u16,
     },
+    /// Files and directories that are stored without some of their attributes, because the destination refuses these (W-57). Before
+    /// [`Message::Finished`], and only to partners of version [`NOT_KEPT_IS_TOLD_SINCE`].
+    NotKept {
+        /// How many there are.
+        count: u64,
+        /// The first of them, at most [`NOT_KEPT_LISTED_MAX`]; a word is `mode`, `time` or `mode_and_time`.
+        first: Vec<FileError>,
+    },
 }
 
 /// Bytes that are not a message of this protocol. The connection is of no use any more.
@@ -445,18 +475,22 @@ pub enum FrameError {
 }
 
 impl Message {
-    /// Appends the message as a frame to `out`.
-    ///
-    /// # Panics
-    /// If the message exceeds a frame: senders of lists keep to [`LIST_BYTES`].
+    /// Appends the message as a frame to `out`. One that exceeds a frame, which senders of lists avoid by keeping to
+    /// [`LIST_BYTES`], goes as a refusal that says so: the partner hears a sentence, and this end does not fall over
+    /// something that a partner may have had it quote.
+    #[expect(clippy::expect_used, reason = "what is written is this program's own, and has a postcard form")]
     pub fn write_frame(&self, out: &mut Vec<u8>) {
         let begin = out.len();
         out.extend_from_slice(&[0; 4]);
-        let framed = postcard::to_extend(self, std::mem::take(out)).expect("messages have a postcard form");
-        *out = framed;
-        let body_bytes = out.len() - begin - 4;
-        assert!(body_bytes <= FRAME_BYTES_MAX, "a message of {body_bytes} bytes exceeds a frame");
-        out[begin..begin + 4].copy_from_slice(&(body_bytes as u32).to_be_bytes());
+        *out = postcard::to_extend(self, std::mem::take(out)).expect("messages have a postcard form");
+        let Some((length, body)) = out.get_mut(begin..).and_then(<[u8]>::split_first_chunk_mut) else { return };
+        if body.len() <= FRAME_BYTES_MAX {
+            *length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes();
+            return;
+        }
+        let text = format!("this end has a message of {} bytes to send, the limit is {FRAME_BYTES_MAX}", body.len());
+        out.truncate(begin);
+        Self::Refused(Refusal::new(RefusalCode::Failed, text)).write_frame(out);
     }
 
     /// Reads the body of a frame.
@@ -493,7 +527,7 @@ impl FrameReader {
     /// # Errors
     /// [`FrameError`]; the reader is of no use afterwards.
     pub fn next_message(&mut self) -> Result<Option<Message>, FrameError> {
-        let rest = &self.buffer[self.taken..];
+        let rest = self.buffer.get(self.taken..).unwrap_or_default();
         let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_be_bytes(*length);
         if length as usize > FRAME_BYTES_MAX {
@@ -501,7 +535,7 @@ impl FrameReader {
         }
         let Some(body) = rest.get(..length as usize) else { return Ok(None) };
         let message = Message::parse(body)?;
-        self.taken += 4 + length as usize;
+        self.taken = self.taken.saturating_add(4).saturating_add(length as usize);
         Ok(Some(message))
     }
 }
@@ -510,6 +544,7 @@ impl FrameReader {
 ///
 /// # Panics
 /// Never: entries have a postcard form.
+#[expect(clippy::expect_used, reason = "what is written is this program's own, and has a postcard form")]
 pub fn encode_entry(entry: &Entry<'_>, part: &mut Vec<u8>) {
     *part = postcard::to_extend(entry, std::mem::take(part)).expect("entries have a postcard form");
 }
@@ -539,7 +574,7 @@ pub fn runs(numbers: impl IntoIterator<Item = u32>) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for number in numbers {
         match runs.last_mut() {
-            Some(run) if run.first + run.count == number => run.count += 1,
+            Some(run) if run.first.checked_add(run.count) == Some(number) => run.count = run.count.saturating_add(1),
             _ => runs.push(Run { first: number, count: 1 }),
         }
     }
@@ -559,6 +594,14 @@ mod tests {
             Message::Proofs(vec![(3, [9; 32])]),
             Message::Stored(runs([1, 2, 3, 7])),
             Message::AllSent(SenderSummary::default()),
+            Message::NotKept {
+                count: 7,
+                first: vec![FileError {
+                    file: 3,
+                    code: "time".into(),
+                    text: "utimensat: Operation not permitted".into(),
+                }],
+            },
             Message::Ping(u64::MAX),
         ]
     }
@@ -587,6 +630,63 @@ mod tests {
         let mut reader = FrameReader::default();
         reader.push(&u32::MAX.to_be_bytes());
         assert_eq!(reader.next_message(), Err(FrameError::TooLong(u32::MAX)));
+    }
+
+    #[test]
+    fn a_refusal_that_quotes_a_whole_frame_fits_one() {
+        let refusal = Refusal::new(RefusalCode::NotFound, "ü".repeat(FRAME_BYTES_MAX));
+        assert!(refusal.text.len() <= crate::foreign_text::TEXT_BYTES_MAX && refusal.text.contains("left out"));
+        let mut frame = Vec::new();
+        Message::Refused(refusal).write_frame(&mut frame);
+        assert_eq!(Refusal::new(RefusalCode::NotFound, "no").text, "no");
+    }
+
+    #[test]
+    fn a_message_that_exceeds_a_frame_goes_as_a_refusal() {
+        let mut frame = b"before".to_vec();
+        Message::ManifestPart(vec![0xff; FRAME_BYTES_MAX]).write_frame(&mut frame);
+        let mut reader = FrameReader::default();
+        reader.push(&frame[6..]);
+        let heard = reader.next_message().unwrap();
+        let Some(Message::Refused(refusal)) = heard else { panic!("{heard:?}") };
+        assert!(refusal.text.contains("the limit is 262144"), "{refusal}");
+        assert_eq!(reader.next_message(), Ok(None));
+    }
+
+    /// Row 12 and 20: what a partner writes into any text of a message comes out plain and bounded.
+    #[test]
+    fn every_text_of_a_message_is_plain_where_it_is_decoded() {
+        let evil = || "\u{1b}[2J\nculvert: forged\u{202e}".repeat(2_000);
+        let error = || FileError { file: 1, code: evil(), text: evil() };
+        let verdict = Verdict { limited_by: crate::verdict::Limit::Path, share: 0.5, text: evil() };
+        let summary = ReceiverSummary {
+            files_stored: 0,
+            files_skipped: 0,
+            files_failed: 0,
+            bytes_stored: 0,
+            resumed_bytes: 0,
+            cpu_us: 0,
+            millicycles_per_byte: 0,
+            verdict,
+        };
+        for message in [
+            Message::Hello { version_min: 1, version_max: 1, software: evil(), name: evil() },
+            Message::Refused(Refusal { code: RefusalCode::Failed, text: evil() }),
+            Message::FileFailed(error()),
+            Message::FileRefused(error()),
+            Message::LeftOut(vec![LeftOut { name: evil(), code: evil(), text: evil() }]),
+            Message::NotKept { count: 1, first: vec![error()] },
+            Message::Path(crate::path::PathMessage::Report(crate::path::PathReport::Failed(evil()))),
+            Message::Finished { line: String::new(), signature: Vec::new(), summary },
+        ] {
+            let body = postcard::to_allocvec(&message).unwrap();
+            let text = format!("{:?}", Message::parse(&body).unwrap());
+            // `Debug` escapes what it prints, so an escape that was there already has two backslashes.
+            for raw in ["\\u{1b}", "\\u{202e}", "\\n"] {
+                assert!(!text.replace(&format!("\\{raw}"), "").contains(raw), "{text:.300}");
+            }
+            assert!(text.len() < 8 << 10, "{} bytes of {text:.100}", text.len());
+        }
     }
 
     #[test]

@@ -78,12 +78,14 @@ pub fn write_report(
     completed: impl ExactSizeIterator<Item = u32>,
 ) -> (usize, usize, usize) {
     let bytes = out.len().min(REPORT_BYTES_MAX);
-    let mut writer = VarintWriter::new(&mut out[..bytes]);
+    let mut writer = VarintWriter::new(out.get_mut(..bytes).unwrap_or_default());
     // The lists' counts are written before the lists, so decide first what fits: a range costs at most two full
     // integers, a chunk five bytes, and the ranges leave room for some chunks.
-    let room = bytes - summary_numbers(summary).len() * VARINT_BYTES_MAX - 2 * VARINT_BYTES_MAX;
+    const NUMBERS_BYTES_MAX: usize = 19 * VARINT_BYTES_MAX;
+    assert!(bytes >= 256, "a report needs more room than {bytes} bytes");
+    let room = bytes.saturating_sub(NUMBERS_BYTES_MAX);
     let chunk_count = completed.len().min(room / 4 / 5);
-    let lost_count = fitting_ranges(lost, room - chunk_count * 5);
+    let lost_count = fitting_ranges(lost, room.saturating_sub(chunk_count.saturating_mul(5)));
 
     let mut summary = *summary;
     if let Some(unreported) = lost.get(lost_count) {
@@ -94,8 +96,8 @@ pub fn write_report(
     }
     writer.put(lost_count as u64);
     let mut previous_end = 0;
-    for range in &lost[..lost_count] {
-        writer.put(range.first - previous_end);
+    for range in lost.iter().take(lost_count) {
+        writer.put(range.first.saturating_sub(previous_end));
         writer.put(range.count);
         previous_end = range.end();
     }
@@ -108,10 +110,12 @@ pub fn write_report(
 
 /// How many of the ranges encode into `room` bytes.
 fn fitting_ranges(lost: &[PacketRange], room: usize) -> usize {
-    let (mut used, mut previous_end) = (0, 0);
+    let (mut used, mut previous_end) = (0usize, 0);
     lost.iter()
         .take_while(|range| {
-            used += varint_bytes(range.first - previous_end) + varint_bytes(range.count);
+            let bytes =
+                varint_bytes(range.first.saturating_sub(previous_end)).saturating_add(varint_bytes(range.count));
+            used = used.saturating_add(bytes);
             previous_end = range.end();
             used <= room
         })
@@ -119,7 +123,7 @@ fn fitting_ranges(lost: &[PacketRange], room: usize) -> usize {
 }
 
 const fn varint_bytes(value: u64) -> usize {
-    let bits = 64 - (value | 1).leading_zeros() as usize;
+    let bits = 64usize.saturating_sub((value | 1).leading_zeros() as usize);
     bits.div_ceil(7)
 }
 
@@ -210,14 +214,14 @@ impl<'a> Report<'a> {
         for _ in 0..count {
             previous = check_item(rest, previous)?;
         }
-        Ok(&items[..items.len() - rest.len()])
+        Ok(items.get(..items.len().saturating_sub(rest.len())).unwrap_or_default())
     }
 
     /// The packets that are lost and were not named before, ascending.
     pub fn lost(&self) -> impl Iterator<Item = PacketRange> + 'a {
         let (mut rest, mut previous_end) = (self.lost, 0);
         std::iter::from_fn(move || {
-            let first = take_varint(&mut rest)? + previous_end;
+            let first = take_varint(&mut rest)?.checked_add(previous_end)?;
             let range = PacketRange { first, count: take_varint(&mut rest)? };
             previous_end = range.end();
             Some(range)

@@ -50,10 +50,18 @@ impl ChunkMemory for HeapBuffers {
         self.buffer_bytes
     }
 
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "flows ask for parts of buffers that they took: parsed headers lie within chunks"
+    )]
     fn bytes(&self, buffer: BufferId, part: Range<usize>) -> &[u8] {
         &self.buffers[buffer.0 as usize][part]
     }
 
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "flows ask for parts of buffers that they took: parsed headers lie within chunks"
+    )]
     fn bytes_mut(&mut self, buffer: BufferId, part: Range<usize>) -> &mut [u8] {
         &mut self.buffers[buffer.0 as usize][part]
     }

@@ -116,6 +116,10 @@ impl Identity {
     /// # Panics
     /// If the operating system has none to give.
     #[must_use]
+    #[expect(
+        clippy::expect_used,
+        reason = "nothing from outside takes part; without random bytes there is no identity"
+    )]
     pub fn generate() -> Self {
         let pair = Ed25519KeyPair::generate().expect("the operating system gives random bytes");
         let pkcs8 = pair.to_pkcs8v1().expect("a fresh key can be written").as_ref().to_vec();
@@ -139,6 +143,7 @@ impl Identity {
 
     /// The public half.
     #[must_use]
+    #[expect(clippy::expect_used, reason = "the pair is this node's own, and its key has 32 bytes")]
     pub fn public_key(&self) -> PublicKey {
         let der = self.pair.public_key().as_ref();
         PublicKey(der.try_into().expect("an Ed25519 public key has 32 bytes"))
@@ -156,10 +161,12 @@ impl Identity {
 pub fn to_hex(bytes: &[u8]) -> String {
     // A transfer of a million files writes a million hashes: no formatter, one allocation.
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(2 * bytes.len());
+    let mut text = String::with_capacity(bytes.len().saturating_mul(2));
     for byte in bytes {
-        text.push(DIGITS[usize::from(byte >> 4)].into());
-        text.push(DIGITS[usize::from(byte & 15)].into());
+        for digit in [byte >> 4, byte & 15] {
+            #[expect(clippy::indexing_slicing, reason = "four bits are below sixteen")]
+            text.push(DIGITS[usize::from(digit)].into());
+        }
     }
     text
 }
@@ -167,16 +174,22 @@ pub fn to_hex(bytes: &[u8]) -> String {
 /// Reads exactly `N` bytes of hexadecimal.
 #[must_use]
 pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    if text.len() != 2 * N || !text.is_ascii() {
+    let (digits, rest) = text.as_bytes().as_chunks::<2>();
+    if digits.len() != N || !rest.is_empty() || !text.is_ascii() {
         return None;
     }
     let mut bytes = [0; N];
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
+    for (byte, digits) in bytes.iter_mut().zip(digits) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
     }
     Some(bytes)
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "groups of one to three bytes, six bits each"
+)]
 fn base64_unpadded(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();

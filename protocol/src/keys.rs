@@ -12,7 +12,8 @@
 //! epoch long before it needs it and asks somebody else ([`KeySchedule`] is `Send`) for the one after.
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::seal::{Cipher, PacketKey};
 
@@ -30,24 +31,42 @@ pub enum Direction {
     Reverse,
 }
 
-/// A secret of the schedule. Wiped when dropped, never printed.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct Secret([u8; SECRET_BYTES]);
+/// A secret of the schedule. It stands in one place of the heap, so that nothing is left behind when
+/// it is handed on; wiped when dropped, never printed.
+#[derive(Clone)]
+pub struct Secret(Box<[u8; SECRET_BYTES]>);
 
 impl Secret {
-    /// Takes over a secret, for instance the TLS exporter's output.
-    #[must_use]
-    pub const fn new(bytes: [u8; SECRET_BYTES]) -> Self {
-        Self(bytes)
+    /// Lets `fill` write a secret where it stays, for instance the TLS exporter.
+    ///
+    /// # Errors
+    /// Those of `fill`.
+    pub fn filled<E>(fill: impl FnOnce(&mut [u8; SECRET_BYTES]) -> Result<(), E>) -> Result<Self, E> {
+        let mut secret = Self(Box::new([0; SECRET_BYTES]));
+        fill(&mut secret.0)?;
+        Ok(secret)
     }
 
-    /// The secret's bytes, for handing it to the data plane of the same node.
+    /// Takes a copy of bytes that the caller keeps or wipes.
     #[must_use]
-    pub const fn expose(&self) -> &[u8; SECRET_BYTES] {
+    pub fn new(bytes: &[u8; SECRET_BYTES]) -> Self {
+        let mut secret = Self(Box::new([0; SECRET_BYTES]));
+        secret.0.copy_from_slice(bytes);
+        secret
+    }
+
+    /// The secret's bytes.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; SECRET_BYTES] {
         &self.0
     }
 
     /// HKDF-Expand with a labelled, length-prefixed info, so that no two derivations share an info.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::expect_used,
+        reason = "labels and lengths are this module's own"
+    )]
     fn expand(&self, label: &[u8], context: &[u8], out: &mut [u8]) {
         struct OutputBytes(usize);
         impl KeyType for OutputBytes {
@@ -57,7 +76,7 @@ impl Secret {
         }
         let (label_bytes, context_bytes) = ([label.len() as u8], [context.len() as u8]);
         let info = [b"culvert 1 ".as_slice(), &label_bytes, label, &context_bytes, context];
-        Prk::new_less_safe(HKDF_SHA256, &self.0)
+        Prk::new_less_safe(HKDF_SHA256, self.expose())
             .expand(&info, OutputBytes(out.len()))
             .and_then(|okm| okm.fill(out))
             .expect("HKDF-SHA256 expands to far more bytes than a key has");
@@ -70,9 +89,37 @@ impl Secret {
             Direction::Forward => b"forward",
             Direction::Reverse => b"reverse",
         };
-        let mut derived = Self([0; SECRET_BYTES]);
-        self.expand(label, &flow_id.to_be_bytes(), &mut derived.0);
+        let mut derived = Self(Box::new([0; SECRET_BYTES]));
+        self.expand(label, &flow_id.to_be_bytes(), &mut derived.0[..]);
         derived
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        aws_lc_rs::constant_time::verify_slices_are_equal(self.expose(), other.expose()).is_ok()
+    }
+}
+
+impl Eq for Secret {}
+
+/// For the data plane of the same node: whoever serializes it wipes what it wrote.
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.expose().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = Zeroizing::new(<[u8; SECRET_BYTES]>::deserialize(deserializer)?);
+        Ok(Self::new(&bytes))
     }
 }
 
@@ -99,19 +146,19 @@ impl KeySchedule {
 
     /// The key of the next epoch, and that epoch.
     pub fn next_key(&mut self) -> (u64, PacketKey) {
-        let mut key = [0; 32];
-        let key_bytes = self.cipher.key_bytes();
-        self.secret.expand(b"key", &[], &mut key[..key_bytes]);
+        let mut room = Zeroizing::new([0; 32]);
+        let key = room.get_mut(..self.cipher.key_bytes()).unwrap_or_default();
+        self.secret.expand(b"key", &[], key);
         let mut iv = [0; 12];
         self.secret.expand(b"iv", &[], &mut iv);
-        let packet_key = PacketKey::new(self.cipher, &key[..key_bytes], iv);
-        key.zeroize();
+        let packet_key = PacketKey::new(self.cipher, key, iv);
+        drop(room);
 
-        let mut next = Secret([0; SECRET_BYTES]);
-        self.secret.expand(b"next", &[], &mut next.0);
+        let mut next = Secret(Box::new([0; SECRET_BYTES]));
+        self.secret.expand(b"next", &[], &mut next.0[..]);
         self.secret = next;
         let epoch = self.epoch;
-        self.epoch += 1;
+        self.epoch = self.epoch.saturating_add(1);
         (epoch, packet_key)
     }
 
@@ -156,7 +203,7 @@ impl KeyWindow {
     /// Moves on when `epoch` is the next one, because a segment was sealed or authentically opened under it.
     #[inline]
     pub fn advance_to(&mut self, epoch: u64) {
-        if epoch == self.epoch + 1
+        if epoch.wrapping_sub(self.epoch) == 1
             && let Some(next) = self.next.take()
         {
             self.previous = Some(std::mem::replace(&mut self.current, next));
@@ -168,7 +215,7 @@ impl KeyWindow {
     #[inline]
     #[must_use]
     pub fn wants(&self) -> Option<u64> {
-        self.next.is_none().then_some(self.epoch + 1)
+        self.next.is_none().then_some(self.epoch.saturating_add(1))
     }
 
     /// Takes the key that [`KeyWindow::wants`] asked for; any other key is dropped.
@@ -185,7 +232,7 @@ mod tests {
     use crate::wire::TAG_BYTES;
 
     fn schedule(flow_id: u32, direction: Direction) -> KeySchedule {
-        KeySchedule::new(Cipher::Aes256Gcm, &Secret::new([3; 32]), flow_id, direction)
+        KeySchedule::new(Cipher::Aes256Gcm, &Secret::new(&[3; 32]), flow_id, direction)
     }
 
     fn fingerprint(key: &PacketKey) -> Vec<u8> {

@@ -15,6 +15,18 @@
 //!
 //! `docs/wire.md` numbers the rules of the format; code cites the rule it implements as `wire.md W-n`.
 #![forbid(unsafe_code)]
+// Most values here come from a partner, a stranger or a path: none may end the process. What is
+// exempt says why it cannot.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod wire;
@@ -26,7 +38,11 @@ pub mod chunk_map;
 #[cfg(feature = "std")]
 pub mod control;
 #[cfg(feature = "std")]
+pub mod destination;
+#[cfg(feature = "std")]
 pub mod feedback;
+#[cfg(feature = "std")]
+pub mod foreign_text;
 #[cfg(feature = "std")]
 pub mod heap_buffers;
 #[cfg(feature = "std")]
@@ -37,6 +53,8 @@ pub mod keys;
 pub mod manifest;
 #[cfg(feature = "std")]
 pub mod names;
+#[cfg(feature = "std")]
+pub mod openings;
 #[cfg(feature = "std")]
 pub mod pacer;
 #[cfg(feature = "std")]

@@ -168,6 +168,7 @@ impl Manifest {
         if self.records.len() >= ENTRIES_MAX {
             return Err(EntryError::TooMany);
         }
+        let number = u32::try_from(self.records.len()).map_err(|_| EntryError::TooMany)?;
         let (bytes, kind) = match entry.kind {
             EntryKind::File { bytes, is_sparse: false } => (bytes, RecordKind::File),
             EntryKind::File { bytes, is_sparse: true } => (bytes, RecordKind::SparseFile),
@@ -177,7 +178,7 @@ impl Manifest {
         let total = self.total_bytes.checked_add(bytes).filter(|&total| total <= FILE_BYTES_MAX);
         let out_of_range = || EntryError::OutOfRange { name: printable(entry.name), what: "a size" };
         self.total_bytes = total.ok_or_else(out_of_range)?;
-        self.file_count += u64::from(matches!(entry.kind, EntryKind::File { .. }));
+        self.file_count = self.file_count.saturating_add(u64::from(matches!(entry.kind, EntryKind::File { .. })));
         let name_at = self.names.len() as u64;
         self.names.extend_from_slice(entry.name);
         self.names.extend_from_slice(entry.target);
@@ -187,12 +188,12 @@ impl Manifest {
             bytes,
             seconds: entry.modified.seconds,
             nanoseconds: entry.modified.nanoseconds,
-            name_bytes: entry.name.len() as u16,
-            target_bytes: entry.target.len() as u16,
+            name_bytes: length_of(entry.name),
+            target_bytes: length_of(entry.target),
             mode: entry.mode,
             kind,
         });
-        Ok((self.records.len() - 1) as u32)
+        Ok(number)
     }
 
     fn digest_entry(&mut self, entry: &Entry<'_>) {
@@ -207,8 +208,8 @@ impl Manifest {
         fixed[9..17].copy_from_slice(&entry.modified.seconds.to_be_bytes());
         fixed[17..21].copy_from_slice(&entry.modified.nanoseconds.to_be_bytes());
         fixed[21..23].copy_from_slice(&entry.mode.to_be_bytes());
-        fixed[23..25].copy_from_slice(&(entry.name.len() as u16).to_be_bytes());
-        fixed[25..27].copy_from_slice(&(entry.target.len() as u16).to_be_bytes());
+        fixed[23..25].copy_from_slice(&length_of(entry.name).to_be_bytes());
+        fixed[25..27].copy_from_slice(&length_of(entry.target).to_be_bytes());
         self.digest.update(&fixed).update(entry.name).update(entry.target);
     }
 
@@ -239,8 +240,18 @@ impl Manifest {
     /// Entry number `at`.
     ///
     /// # Panics
-    /// If there is no such entry.
+    /// If there is no such entry: whoever has a number from a partner compares it with
+    /// [`Manifest::len`] first.
     #[must_use]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the number is the caller's duty; names are as long as their records say"
+    )]
+    #[expect(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        reason = "places within the names in memory"
+    )]
     pub fn entry(&self, at: u32) -> Entry<'_> {
         let record = &self.records[at as usize];
         let name_end = record.name_at as usize + usize::from(record.name_bytes);
@@ -261,8 +272,10 @@ impl Manifest {
     /// The size of entry `at` if it is a regular file.
     ///
     /// # Panics
-    /// If there is no such entry.
+    /// If there is no such entry: whoever has a number from a partner compares it with
+    /// [`Manifest::len`] first.
     #[must_use]
+    #[expect(clippy::indexing_slicing, reason = "the number is the caller's duty")]
     pub fn file_bytes(&self, at: u32) -> Option<u64> {
         let record = &self.records[at as usize];
         matches!(record.kind, RecordKind::File | RecordKind::SparseFile).then_some(record.bytes)
@@ -270,7 +283,8 @@ impl Manifest {
 
     /// All entries with their numbers.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = (u32, Entry<'_>)> {
-        (0..self.records.len() as u32).map(|at| (at, self.entry(at)))
+        // There are at most ENTRIES_MAX.
+        (0..u32::try_from(self.records.len()).unwrap_or(u32::MAX)).map(|at| (at, self.entry(at)))
     }
 
     /// A digest of all entries, by which both ends make sure that they have the same manifest.
@@ -278,6 +292,11 @@ impl Manifest {
     pub fn digest(&self) -> [u8; 32] {
         *self.digest.finalize().as_bytes()
     }
+}
+
+/// The length of a name or target; [`Entry::check`] has refused what is longer than 64 KiB.
+fn length_of(name: &[u8]) -> u16 {
+    u16::try_from(name.len()).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]

@@ -60,15 +60,15 @@ pub fn check_relative(name: &[u8]) -> Result<(), NameError> {
 /// Behind another component it could climb out of where a second symlink leads.
 #[must_use]
 pub fn symlink_stays_inside(name: &[u8], target: &[u8]) -> bool {
-    if target.is_empty() || target.len() > NAME_BYTES_MAX || target[0] == b'/' || target.contains(&0) {
+    if target.is_empty() || target.len() > NAME_BYTES_MAX || target.starts_with(b"/") || target.contains(&0) {
         return false;
     }
-    let mut depth = name.split(|&byte| byte == b'/').count() - 1;
+    let mut depth = name.iter().filter(|&&byte| byte == b'/').count();
     let mut climbing = true;
     target.split(|&byte| byte == b'/').all(|component| match component {
         b"" | b"." => true,
         b".." if climbing && depth > 0 => {
-            depth -= 1;
+            depth = depth.saturating_sub(1);
             true
         }
         b".." => false,
@@ -79,14 +79,13 @@ pub fn symlink_stays_inside(name: &[u8], target: &[u8]) -> bool {
     })
 }
 
-/// How a name is printed: as it is where it is printable UTF-8, else with its other bytes escaped.
+/// How a name is printed: as it is where it is UTF-8 that shows itself ([`crate::foreign_text::is_plain`]), else with its
+/// other characters and bytes escaped.
 #[must_use]
 pub fn printable(name: &[u8]) -> String {
     let mut out = String::with_capacity(name.len());
     for part in name.utf8_chunks() {
-        for character in part.valid().chars() {
-            if character.is_control() { out.extend(character.escape_default()) } else { out.push(character) }
-        }
+        part.valid().chars().for_each(|character| crate::foreign_text::push_plain(character, &mut out));
         for byte in part.invalid() {
             out.push_str(&format!("\\x{byte:02x}"));
         }
@@ -120,6 +119,12 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_would_read_backwards_is_escaped() {
+        assert_eq!(printable("invoice\u{202e}fdp.exe".as_bytes()), "invoice\\u{202e}fdp.exe");
+        assert_eq!(printable("a\u{2066}b\u{200b}c\nd".as_bytes()), "a\\u{2066}b\\u{200b}c\\nd");
+    }
+
+    #[test]
     fn symlinks_that_leave_are_noticed() {
         assert!(symlink_stays_inside(b"a/b/link", b"../other"));
         assert!(symlink_stays_inside(b"a/b/link", b"../../x/./y"));
@@ -143,8 +148,8 @@ mod tests {
         }
 
         #[test]
-        fn printable_prints_no_control_character(name in proptest::collection::vec(any::<u8>(), 0..40)) {
-            prop_assert!(printable(&name).chars().all(|character| !character.is_control()));
+        fn printable_prints_only_what_shows_itself(name in proptest::collection::vec(any::<u8>(), 0..40)) {
+            prop_assert!(printable(&name).chars().all(crate::foreign_text::is_plain));
         }
     }
 }

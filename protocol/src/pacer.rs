@@ -26,13 +26,28 @@ impl Pacer {
         Self { rate_bits_per_second, byte_fs: femtoseconds_per_byte(rate_bits_per_second), due_ns: 0, rest_fs: 0 }
     }
 
-    /// Changes the rate; what is due stays due. A rate of 0 counts as 1 kb/s.
+    /// Changes the rate. A rate of 0 counts as 1 kb/s.
+    ///
+    /// What was sent before is waited for at the new rate if that is higher: a datagram that left at a kilobit per second would
+    /// otherwise keep a flow of gigabits waiting for a minute. At a lower one nothing waits longer than it was to.
     #[inline]
-    pub fn set_rate(&mut self, rate_bits_per_second: u64) {
+    pub fn set_rate(&mut self, rate_bits_per_second: u64, now_ns: u64) {
         if rate_bits_per_second != self.rate_bits_per_second {
-            self.rate_bits_per_second = rate_bits_per_second;
-            self.byte_fs = femtoseconds_per_byte(rate_bits_per_second);
+            self.change_rate(rate_bits_per_second, now_ns);
         }
+    }
+
+    #[cold]
+    fn change_rate(&mut self, rate_bits_per_second: u64, now_ns: u64) {
+        let byte_fs = femtoseconds_per_byte(rate_bits_per_second);
+        if let Some(waiting_ns) = self.due_ns.checked_sub(now_ns)
+            && byte_fs < self.byte_fs
+        {
+            let scaled = u128::from(waiting_ns).saturating_mul(u128::from(byte_fs)).div_ceil(u128::from(self.byte_fs));
+            self.due_ns = now_ns.saturating_add(u64::try_from(scaled).unwrap_or(waiting_ns));
+            self.rest_fs = 0;
+        }
+        (self.rate_bits_per_second, self.byte_fs) = (rate_bits_per_second, byte_fs);
     }
 
     /// The rate in force.
@@ -66,15 +81,16 @@ impl Pacer {
     #[inline]
     pub fn note_sent(&mut self, bytes: usize, now_ns: u64) {
         debug_assert!(bytes <= 1 << 20, "one run at a time");
-        let femtoseconds = bytes as u64 * self.byte_fs + self.rest_fs;
-        self.due_ns = self.due_ns.max(now_ns.saturating_sub(BURST_NS)) + femtoseconds / 1_000_000;
+        let femtoseconds = (bytes as u64).saturating_mul(self.byte_fs).saturating_add(self.rest_fs);
+        let earliest_ns = self.due_ns.max(now_ns.saturating_sub(BURST_NS));
+        self.due_ns = earliest_ns.saturating_add(femtoseconds / 1_000_000);
         self.rest_fs = femtoseconds % 1_000_000;
     }
 }
 
 const fn femtoseconds_per_byte(rate_bits_per_second: u64) -> u64 {
     let rate = if rate_bits_per_second < 1_000 { 1_000 } else { rate_bits_per_second };
-    8_000_000_000_000_000 / rate
+    8_000_000_000_000_000u64.saturating_div(rate)
 }
 
 #[cfg(test)]
@@ -119,6 +135,23 @@ mod tests {
         }
     }
 
+    /// A flow whose rate is not known yet counts as one of a kilobit per second.
+    #[test]
+    fn what_left_at_a_lower_rate_is_not_waited_for_at_it() {
+        let (now_ns, bytes) = (1_000_000_000, 9_000);
+        for (low, high) in [(0, 1_000_000_000), (1_000, 400_000_000_000), (2_000_000, 3_000_000)] {
+            let mut pacer = Pacer::new(low);
+            pacer.note_sent(2 * bytes, now_ns);
+            pacer.set_rate(high, now_ns);
+            let whole_ns = (2 * bytes) as u64 * 8_000_000_000 / high;
+            let waits_ns = pacer.wait_ns(now_ns);
+            assert!(waits_ns <= whole_ns + 1, "{waits_ns} ns at {high} after {low} where {whole_ns} ns are due");
+            assert!(waits_ns + BURST_NS * low.max(1_000) / high + 1 >= whole_ns, "{waits_ns} of {whole_ns} ns");
+            pacer.set_rate(low, now_ns);
+            assert_eq!(pacer.wait_ns(now_ns), waits_ns, "a lower rate lengthens no wait");
+        }
+    }
+
     #[test]
     fn a_rate_of_zero_does_not_divide() {
         let mut pacer = Pacer::new(0);
@@ -137,5 +170,22 @@ mod tests {
         assert_eq!(pacer.held_back_ns(1_900_000, 6_900_000), 1_900_000, "that can be made up for");
         assert_eq!(pacer.held_back_ns(43_000_000, 48_000_000), 2_000_000);
         assert_eq!(pacer.held_back_ns(10_000_000, 48_000_000), 0);
+    }
+
+    /// A rate is a user's or a partner's wish.
+    #[test]
+    fn rates_sizes_and_times_at_the_ends_of_their_types_do_not_overflow() {
+        let ends = [0, 1, 1_000, u64::MAX - 1, u64::MAX];
+        for (rate, now_ns) in ends.into_iter().flat_map(|rate| ends.map(|now_ns| (rate, now_ns))) {
+            let mut pacer = Pacer::new(rate);
+            for bytes in [0, 1, 65_535, 1 << 20] {
+                pacer.note_sent(bytes, now_ns);
+                assert!(pacer.wait_ns(pacer.due_ns()) == 0, "{rate}, {now_ns}: what is due waits");
+                for other in ends {
+                    pacer.set_rate(other, now_ns);
+                    let _ = (pacer.wait_ns(other), pacer.held_back_ns(other, now_ns));
+                }
+            }
+        }
     }
 }

@@ -179,7 +179,7 @@ pub enum PathReport {
     /// The route back.
     Route(Route),
     /// The step failed; the check goes on with the next.
-    Failed(String),
+    Failed(#[serde(deserialize_with = "crate::foreign_text::deserialize")] String),
 }
 
 /// Everything that is said in a path check.

@@ -15,6 +15,14 @@
 //!
 //! The lane seals the probes, watches the time, and tells this module what was answered.
 
+use crate::wire::{OVERHEAD_BYTES, STRIDE_MIN};
+
+/// The smallest datagram that carries a full segment (W-4): a path, or an interface, that carries
+/// less carries no data.
+pub const DATAGRAM_BYTES_MIN: u16 = OVERHEAD + STRIDE_MIN;
+/// [`OVERHEAD_BYTES`], as datagrams' sizes are counted here.
+#[expect(clippy::cast_possible_truncation, reason = "48 of 65,536")]
+const OVERHEAD: u16 = OVERHEAD_BYTES as u16;
 /// Tries of one size before it counts as too large (MAX_PROBES of RFC 8899 section 5.1.2).
 const TRIES_MAX: u32 = 3;
 /// A search ends when so many bytes, or fewer, are in doubt: below a tenth of a per cent of a standard frame's worth of goodput for
@@ -50,10 +58,22 @@ impl PathMtuSearch {
         Self { common, delivered: 0, refused: u16::MAX, candidate: 0, tries: 0, due_ns: u64::MAX }
     }
 
+    /// The payload of a full segment in datagrams of `bytes`; `None` if they are too small to carry
+    /// one.
+    #[must_use]
+    pub fn stride_of(bytes: u16) -> Option<u16> {
+        bytes.checked_sub(OVERHEAD).filter(|&stride| stride >= STRIDE_MIN)
+    }
+
     /// The common sizes, descending.
     #[must_use]
     pub fn common(&self) -> &[u16] {
         &self.common
+    }
+
+    /// What the interface carries.
+    fn largest(&self) -> u16 {
+        self.common.first().copied().unwrap_or(0)
     }
 
     /// The flow has opened, for the first time or anew, with datagrams of `bytes`: the search begins above.
@@ -77,15 +97,15 @@ impl PathMtuSearch {
     fn choose(&mut self, now_ns: u64) {
         self.tries = 0;
         let above = self.common.iter().rev().copied().find(|&size| size > self.delivered && size < self.refused);
-        let middle = || self.delivered + (self.refused - self.delivered) / 2;
+        let middle = || self.delivered.midpoint(self.refused);
         self.candidate = match above {
             Some(common) => common,
-            None if self.refused == u16::MAX || self.refused - self.delivered <= DOUBT_BYTES => 0,
+            None if self.refused == u16::MAX || self.refused.saturating_sub(self.delivered) <= DOUBT_BYTES => 0,
             None => middle(),
         };
         self.due_ns = match self.candidate {
             // The interface itself carries no more.
-            0 if self.common[0] == self.delivered => u64::MAX,
+            0 if self.largest() == self.delivered => u64::MAX,
             0 => now_ns.saturating_add(RAISE_NS),
             _ => now_ns,
         };
@@ -112,14 +132,14 @@ impl PathMtuSearch {
         if self.candidate == 0 {
             return None;
         }
-        self.tries += 1;
+        self.tries = self.tries.saturating_add(1);
         self.due_ns = now_ns.saturating_add(round_trip_ns.max(PATIENCE_MIN_NS));
         Some(self.candidate)
     }
 
     /// A probe of `bytes` was answered. True if the path carries more than was known.
     pub fn on_answer(&mut self, bytes: u16, now_ns: u64) -> bool {
-        if self.delivered == 0 || bytes <= self.delivered || bytes > self.common[0] {
+        if self.delivered == 0 || bytes <= self.delivered || bytes > self.largest() {
             return false;
         }
         self.delivered = bytes;
@@ -169,6 +189,15 @@ mod tests {
         search.opened(8_972, 5);
         assert_eq!(search.due_ns(), u64::MAX);
         assert_eq!(search.due(u64::MAX - 1, 1), None);
+    }
+
+    #[test]
+    fn no_datagram_is_too_small_to_be_asked_about() {
+        assert_eq!(PathMtuSearch::stride_of(DATAGRAM_BYTES_MIN), Some(STRIDE_MIN));
+        for bytes in 0..DATAGRAM_BYTES_MIN {
+            assert_eq!(PathMtuSearch::stride_of(bytes), None, "{bytes}");
+        }
+        assert_eq!(PathMtuSearch::stride_of(u16::MAX), Some(u16::MAX - OVERHEAD_BYTES as u16));
     }
 
     #[test]

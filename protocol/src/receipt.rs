@@ -22,6 +22,7 @@ pub struct Statement {
     /// The version of this statement.
     pub culvert_receipt: u32,
     /// The transfer's id.
+    #[serde(deserialize_with = "crate::foreign_text::deserialize")]
     pub transfer: String,
     /// Who sent.
     pub sender: PublicKey,
@@ -39,14 +40,17 @@ pub struct Statement {
     pub bytes: u64,
     /// BLAKE3: a single file's hash, as `b3sum` prints it; of several files the hash of `b3sum`'s listing of them
     /// in the manifest's order, names relative to the destination. Empty if the transfer was made without hashes.
+    #[serde(deserialize_with = "crate::foreign_text::deserialize")]
     pub root_blake3: String,
     /// Segments sent, and those among them that were sent again.
     pub segments_sent: u64,
     /// See `segments_sent`.
     pub segments_resent: u64,
     /// The cipher that sealed them.
+    #[serde(deserialize_with = "crate::foreign_text::deserialize")]
     pub cipher: String,
     /// What limited the transfer.
+    #[serde(deserialize_with = "crate::foreign_text::deserialize")]
     pub verdict: String,
 }
 
@@ -81,6 +85,7 @@ impl Statement {
     /// # Panics
     /// Never: every field has a JSON form.
     #[must_use]
+    #[expect(clippy::expect_used, reason = "the statement is this node's own, and every field has a JSON form")]
     pub fn to_line(&self) -> String {
         serde_json::to_string(self).expect("every field has a JSON form")
     }
@@ -88,6 +93,7 @@ impl Statement {
 
 /// Signs a statement's line.
 #[must_use]
+#[expect(clippy::expect_used, reason = "the signature is this node's own, and has 64 bytes")]
 pub fn sign_line(identity: &Identity, line: &str) -> [u8; 64] {
     identity.sign(line.as_bytes()).try_into().expect("an Ed25519 signature has 64 bytes")
 }

@@ -62,6 +62,15 @@ pub enum Received {
         /// Bytes of the whole chunk.
         chunk_bytes: u32,
     },
+    /// A segment of a chunk that begins anew at another stride (W-11), and is not whole yet. Of
+    /// what came before nothing counts any more: every place of the buffer will be written again,
+    /// and whatever was computed from its bytes is of other bytes.
+    BeganAnew {
+        /// The chunk.
+        chunk: u32,
+        /// The buffer that it has, and keeps.
+        buffer: BufferId,
+    },
     /// Placed, or known already; its chunk is not whole yet.
     Placed {
         /// The chunk that it belongs to; `None` for a repeated segment of a whole chunk.
@@ -76,6 +85,17 @@ pub enum Received {
     Rejected(Rejected),
 }
 
+/// When a chunk began whose last missing segment has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// With an earlier segment.
+    Earlier,
+    /// With this one: no [`Received::Began`] came before.
+    Now,
+    /// With this one, for which it began anew: no [`Received::BeganAnew`] came before.
+    Anew,
+}
+
 /// A chunk of which every segment has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompletedChunk {
@@ -85,8 +105,8 @@ pub struct CompletedChunk {
     pub buffer: BufferId,
     /// How many they are.
     pub chunk_bytes: u32,
-    /// Whether this segment was the chunk's first, too: then no [`Received::Began`] came before.
-    pub began: bool,
+    /// When it began.
+    pub beginning: Beginning,
 }
 
 /// What a lane knows at the time of a report and the flow does not.
@@ -187,7 +207,7 @@ impl ReceiverFlow {
             credit: config.allowance.into(),
             allowance: config.allowance,
             held: 0,
-            completed: VecDeque::with_capacity(2 * assemblies.max(1)),
+            completed: VecDeque::with_capacity(assemblies.max(1).saturating_mul(2)),
             totals: Summary { flow_id: config.flow_id, ..Summary::default() },
             last_arrival_us: now_us,
             reported_us: now_us,
@@ -248,12 +268,12 @@ impl ReceiverFlow {
         let Some(at) = self.find(header.chunk) else {
             if self.is_whole(header.chunk) {
                 self.open_to_scratch(datagram, header)?;
-                self.totals.duplicate_bytes += header.payload_bytes() as u64;
+                self.note_duplicate(header);
                 return Ok(Received::Placed { chunk: None });
             }
             return self.begin_chunk(datagram, header, memory);
         };
-        let assembly = &self.active[at];
+        let assembly = self.active.get(at).ok_or(Rejected::ForeignChunk)?;
         if assembly.chunk_bytes != header.chunk_bytes {
             return Err(Rejected::ForeignChunk);
         }
@@ -282,10 +302,13 @@ impl ReceiverFlow {
             memory.give_back(buffer);
             return Err(reason);
         }
-        let mut segments = self.idle.pop().expect("checked above");
+        let Some(mut segments) = self.idle.pop() else {
+            memory.give_back(buffer);
+            return Err(Rejected::OverCredit);
+        };
         segments.reset(segment_count(header.chunk_bytes, header.stride));
-        self.begun += 1;
-        self.held += 1;
+        self.begun = self.begun.saturating_add(1);
+        self.held = self.held.saturating_add(1);
         self.active.push(Assembly {
             chunk: header.chunk,
             chunk_bytes: header.chunk_bytes,
@@ -294,10 +317,10 @@ impl ReceiverFlow {
             newest_packet: header.packet_number,
             segments,
         });
-        self.recent = self.active.len() - 1;
+        self.recent = self.active.len().saturating_sub(1);
         let chunk_bytes = header.chunk_bytes;
         Ok(match self.mark(self.recent, header) {
-            Received::Completed(done) => Received::Completed(CompletedChunk { began: true, ..done }),
+            Received::Completed(done) => Received::Completed(CompletedChunk { beginning: Beginning::Now, ..done }),
             _ => Received::Began { chunk: header.chunk, buffer, chunk_bytes },
         })
     }
@@ -313,23 +336,30 @@ impl ReceiverFlow {
         memory: &mut M,
     ) -> Result<Received, Rejected> {
         self.open_to_scratch(datagram, header)?;
-        let assembly = &mut self.active[at];
+        let assembly = self.active.get_mut(at).ok_or(Rejected::ForeignChunk)?;
         if assembly.stride == header.stride || header.packet_number < assembly.newest_packet {
-            self.totals.duplicate_bytes += header.payload_bytes() as u64;
+            self.note_duplicate(header);
             return Ok(Received::Placed { chunk: Some(header.chunk) });
         }
+        // What came before is no use any more: it counts as if it had come twice.
+        let discarded = u64::from(assembly.segments.len()).saturating_mul(assembly.stride.into());
+        let discarded = discarded.min(assembly.chunk_bytes.into());
+        self.totals.duplicate_bytes = self.totals.duplicate_bytes.wrapping_add(discarded);
         assembly.stride = header.stride;
         assembly.segments.reset(segment_count(header.chunk_bytes, header.stride));
-        let payload = header.payload_bytes();
-        let place = header.offset()..header.offset() + payload;
-        memory.bytes_mut(assembly.buffer, place).copy_from_slice(&self.scratch[..payload]);
-        Ok(self.mark(at, header))
+        let (chunk, buffer) = (assembly.chunk, assembly.buffer);
+        let payload = self.scratch.get(..header.payload_bytes()).ok_or(Rejected::NotAuthentic)?;
+        memory.bytes_mut(buffer, place_of(header)).copy_from_slice(payload);
+        Ok(match self.mark(at, header) {
+            Received::Completed(done) => Received::Completed(CompletedChunk { beginning: Beginning::Anew, ..done }),
+            _ => Received::BeganAnew { chunk, buffer },
+        })
     }
 
     /// Notes an authentic segment in its assembly, and takes the assembly out when it is whole.
     #[inline]
     fn mark(&mut self, at: usize, header: &Header) -> Received {
-        let assembly = &mut self.active[at];
+        let Some(assembly) = self.active.get_mut(at) else { return Received::Rejected(Rejected::ForeignChunk) };
         let new = assembly.segments.insert(header.index);
         debug_assert!(new, "a segment that is there already takes the unusual way");
         assembly.newest_packet = assembly.newest_packet.max(header.packet_number);
@@ -339,16 +369,16 @@ impl ReceiverFlow {
         let Assembly { chunk, chunk_bytes, buffer, segments, .. } = self.active.swap_remove(at);
         self.idle.push(segments);
         self.recent = 0;
-        self.whole[chunk as usize / 64] |= 1 << (chunk % 64);
+        self.set_whole(chunk);
         self.completed.push_back(chunk);
         self.has_news = true;
-        Received::Completed(CompletedChunk { chunk, buffer, chunk_bytes, began: false })
+        Received::Completed(CompletedChunk { chunk, buffer, chunk_bytes, beginning: Beginning::Earlier })
     }
 
     fn open_to_scratch(&mut self, datagram: &[u8], header: &Header) -> Result<(), Rejected> {
         let key = self.keys.key(header.epoch()).ok_or(Rejected::Epoch)?;
         let (clear, sealed) = split(datagram)?;
-        let payload = self.scratch.get_mut(..sealed.len() - TAG_BYTES).ok_or(Rejected::NotAuthentic)?;
+        let payload = self.scratch.get_mut(..sealed.len().wrapping_sub(TAG_BYTES)).ok_or(Rejected::NotAuthentic)?;
         key.open(header.packet_number, clear, sealed, payload).map_err(|_| Rejected::NotAuthentic)
     }
 
@@ -358,8 +388,9 @@ impl ReceiverFlow {
         let newest = header.packet_number >= self.arrivals.next();
         self.arrivals.record(header.packet_number);
         self.keys.advance_to(header.epoch());
-        self.totals.packets += 1;
-        self.totals.bytes += if header.kind == SegmentKind::Data { header.payload_bytes() as u64 } else { 0 };
+        self.totals.packets = self.totals.packets.wrapping_add(1);
+        let bytes = if header.kind == SegmentKind::Data { header.payload_bytes() as u64 } else { 0 };
+        self.totals.bytes = self.totals.bytes.wrapping_add(bytes);
         self.has_news = true;
         let delay_us = now_us.wrapping_sub(header.sent_us);
         if newest {
@@ -383,23 +414,33 @@ impl ReceiverFlow {
         Some(at)
     }
 
+    fn note_duplicate(&mut self, header: &Header) {
+        self.totals.duplicate_bytes = self.totals.duplicate_bytes.wrapping_add(header.payload_bytes() as u64);
+    }
+
     #[inline]
     fn is_whole(&self, chunk: u32) -> bool {
-        self.whole[chunk as usize / 64] & (1 << (chunk % 64)) != 0
+        self.whole.get(chunk as usize / 64).is_some_and(|word| word & (1 << (chunk % 64)) != 0)
+    }
+
+    fn set_whole(&mut self, chunk: u32) {
+        if let Some(word) = self.whole.get_mut(chunk as usize / 64) {
+            *word |= 1 << (chunk % 64);
+        }
     }
 
     /// How many bytes of an incomplete chunk are there without a gap from its beginning, and in which buffer.
     pub fn contiguous(&mut self, chunk: u32) -> Option<(BufferId, usize)> {
         let at = self.find(chunk)?;
-        let assembly = &mut self.active[at];
-        let bytes = assembly.segments.contiguous() as usize * usize::from(assembly.stride);
+        let assembly = self.active.get_mut(at)?;
+        let bytes = (assembly.segments.contiguous() as usize).wrapping_mul(assembly.stride.into());
         Some((assembly.buffer, bytes.min(assembly.chunk_bytes as usize)))
     }
 
     /// Tells the flow that the buffer of a completed chunk is free again.
     pub fn release(&mut self) {
         debug_assert!(self.held > 0, "more buffers released than were held");
-        self.held -= 1;
+        self.held = self.held.saturating_sub(1);
     }
 
     /// Changes how many buffers the flow may hold. Credit already given stays given.
@@ -409,8 +450,8 @@ impl ReceiverFlow {
 
     /// Forgets that `chunk` is whole, so that it can be received once more: its bytes did not have the sender's hash.
     pub fn reopen(&mut self, chunk: u32) {
-        if chunk < self.chunk_count {
-            self.whole[chunk as usize / 64] &= !(1 << (chunk % 64));
+        if let Some(word) = self.whole.get_mut(chunk as usize / 64).filter(|_| chunk < self.chunk_count) {
+            *word &= !(1 << (chunk % 64));
         }
     }
 
@@ -418,6 +459,24 @@ impl ReceiverFlow {
     #[must_use]
     pub const fn held(&self) -> u32 {
         self.held
+    }
+
+    /// Chunks begun so far.
+    #[must_use]
+    pub const fn begun(&self) -> u64 {
+        self.begun
+    }
+
+    /// Chunks that the sender may begin on credit that it has been told of.
+    #[must_use]
+    pub fn unused_credit(&self) -> u32 {
+        u32::try_from(self.credit.saturating_sub(self.begun)).unwrap_or(u32::MAX)
+    }
+
+    /// Buffers that the flow may hold, those for credit that was given included.
+    #[must_use]
+    pub const fn allowance(&self) -> u32 {
+        self.allowance
     }
 
     /// Whether the flow could take another chunk but has all the buffers that it may have.
@@ -447,7 +506,7 @@ impl ReceiverFlow {
 
     fn current_credit(&self) -> u64 {
         let free = self.allowance.saturating_sub(self.held);
-        self.credit.max(self.begun + u64::from(free))
+        self.credit.max(self.begun.saturating_add(free.into()))
     }
 
     /// Writes the next report into `out` and returns its length.
@@ -474,7 +533,7 @@ impl ReceiverFlow {
         self.has_news = summary.decided_below < summary.next_packet
             || !self.completed.is_empty()
             || !self.arrivals.lost().is_empty();
-        self.totals.sequence += 1;
+        self.totals.sequence = self.totals.sequence.wrapping_add(1);
         self.totals.delay_min_us = self.totals.delay_us;
         self.reported_us = now_us;
         self.reported_next = self.arrivals.next();
@@ -491,7 +550,7 @@ impl ReceiverFlow {
             packet_number: 0,
             chunk: probe.chunk,
             chunk_bytes: 0,
-            index: datagram_bytes as u32,
+            index: u32::try_from(datagram_bytes).unwrap_or(u32::MAX),
             sent_us: probe.sent_us,
         };
         self.seal_reverse(reply, out)
@@ -514,9 +573,9 @@ impl ReceiverFlow {
 
     fn seal_reverse(&mut self, mut header: Header, out: &mut [u8]) -> usize {
         header.packet_number = self.next_reply;
-        self.next_reply += 1;
-        let out = &mut out[..OVERHEAD_BYTES];
-        let (clear, sealed) = out.split_first_chunk_mut::<HEADER_BYTES>().expect("a header fits");
+        self.next_reply = self.next_reply.saturating_add(1);
+        let out = out.get_mut(..OVERHEAD_BYTES).unwrap_or_default();
+        let Some((clear, sealed)) = out.split_first_chunk_mut::<HEADER_BYTES>() else { return 0 };
         header.write(clear);
         // 2^22 replies to probes never come about; if they do, the flow stops answering rather than reuse a key.
         if let Some(key) = self.reply_keys.key(header.epoch()) {
@@ -542,12 +601,12 @@ impl ReceiverFlow {
         if chunk >= self.chunk_count {
             return None;
         }
-        self.whole[chunk as usize / 64] |= 1 << (chunk % 64);
+        self.set_whole(chunk);
         let at = self.find(chunk)?;
         let Assembly { buffer, segments, .. } = self.active.swap_remove(at);
         self.idle.push(segments);
         self.recent = 0;
-        self.held -= 1;
+        self.held = self.held.saturating_sub(1);
         Some(buffer)
     }
 
@@ -556,7 +615,7 @@ impl ReceiverFlow {
         for Assembly { buffer, segments, .. } in self.active.drain(..) {
             each(buffer);
             self.idle.push(segments);
-            self.held -= 1;
+            self.held = self.held.saturating_sub(1);
         }
         self.chunk_count = 0;
     }
@@ -576,6 +635,13 @@ fn split(datagram: &[u8]) -> Result<(&[u8; HEADER_BYTES], &[u8]), Rejected> {
     }
 }
 
+/// Where a data segment's payload is in its chunk. The header was parsed, so that is within the
+/// chunk.
+#[inline]
+fn place_of(header: &Header) -> Range<usize> {
+    header.offset()..header.offset().wrapping_add(header.payload_bytes())
+}
+
 /// Opens a data segment into its place in the chunk's buffer.
 #[inline]
 fn open_into<M: ChunkMemory>(
@@ -586,6 +652,6 @@ fn open_into<M: ChunkMemory>(
     memory: &mut M,
 ) -> Result<(), Rejected> {
     let (clear, sealed) = split(datagram)?;
-    let place = memory.bytes_mut(buffer, header.offset()..header.offset() + header.payload_bytes());
+    let place = memory.bytes_mut(buffer, place_of(header));
     key.open(header.packet_number, clear, sealed, place).map_err(|_| Rejected::NotAuthentic)
 }

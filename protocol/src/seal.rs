@@ -73,6 +73,7 @@ impl PacketKey {
     /// # Panics
     /// If `key` has not [`Cipher::key_bytes`] bytes: the key schedule is the only caller.
     #[must_use]
+    #[expect(clippy::expect_used, reason = "keys come from the key schedule, in the cipher's length")]
     pub fn new(cipher: Cipher, key: &[u8], iv: [u8; NONCE_LEN]) -> Self {
         let algorithm = match cipher {
             Cipher::Aes256Gcm => &AES_256_GCM,
@@ -97,6 +98,7 @@ impl PacketKey {
     /// # Panics
     /// If the lengths do not agree.
     #[inline]
+    #[expect(clippy::expect_used, reason = "what is sealed is this node's own, and of a segment's size")]
     pub fn seal(&self, packet_number: u64, header: &[u8; HEADER_BYTES], payload: &[u8], sealed: &mut [u8]) {
         let (ciphertext, tag) = sealed.split_at_mut(payload.len());
         self.key

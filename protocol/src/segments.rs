@@ -29,9 +29,9 @@ impl SegmentSet {
     /// # Panics
     /// If the set has no memory for so many.
     pub fn reset(&mut self, segments: u32) {
-        let words = segments.div_ceil(64) as usize;
-        assert!(words <= self.words.len(), "{segments} segments exceed the set's memory");
-        self.words[..words].fill(0);
+        let words = self.words.get_mut(..segments.div_ceil(64) as usize);
+        assert!(words.is_some(), "{segments} segments exceed the set's memory");
+        words.unwrap_or_default().fill(0);
         (self.segments, self.members, self.prefix) = (segments, 0, 0);
     }
 
@@ -39,20 +39,21 @@ impl SegmentSet {
     #[inline]
     #[must_use]
     pub fn contains(&self, index: u32) -> bool {
-        index < self.segments && self.words[index as usize / 64] & (1 << (index % 64)) != 0
+        index < self.segments && self.words.get(index as usize / 64).is_some_and(|word| word & (1 << (index % 64)) != 0)
     }
 
-    /// Adds `index`; false if it was a member already.
+    /// Adds `index`; false if it was a member already, or no segment of the chunk has it.
     #[inline]
     pub fn insert(&mut self, index: u32) -> bool {
         debug_assert!(index < self.segments, "segment {index} of {}", self.segments);
-        let (word, bit) = (&mut self.words[index as usize / 64], 1 << (index % 64));
+        let Some(word) = self.words.get_mut(index as usize / 64).filter(|_| index < self.segments) else {
+            return false;
+        };
+        let bit = 1 << (index % 64);
         let new = *word & bit == 0;
         *word |= bit;
-        self.members += u32::from(new);
-        if index == self.prefix {
-            self.prefix += 1;
-        }
+        self.members = self.members.wrapping_add(u32::from(new));
+        self.prefix = self.prefix.wrapping_add(u32::from(index == self.prefix));
         new
     }
 
@@ -62,19 +63,19 @@ impl SegmentSet {
         if self.members == 0 {
             return None;
         }
-        let at = self.words.iter().position(|&word| word != 0)?;
-        let bit = self.words[at].trailing_zeros();
-        self.words[at] &= self.words[at] - 1;
-        self.members -= 1;
+        let (word, first) = self.words.iter_mut().zip((0u32..).step_by(64)).find(|(word, _)| **word != 0)?;
+        let bit = word.trailing_zeros();
+        *word &= word.wrapping_sub(1);
+        self.members = self.members.saturating_sub(1);
         self.prefix = 0;
-        Some(at as u32 * 64 + bit)
+        Some(first | bit)
     }
 
     /// The lowest member.
     #[must_use]
     pub fn first(&self) -> Option<u32> {
-        let at = self.words.iter().position(|&word| word != 0)?;
-        Some(at as u32 * 64 + self.words[at].trailing_zeros())
+        let (word, first) = self.words.iter().zip((0u32..).step_by(64)).find(|(word, _)| **word != 0)?;
+        Some(first | word.trailing_zeros())
     }
 
     /// Whether all segments are members.
@@ -100,13 +101,14 @@ impl SegmentSet {
     /// The length of the run of members that begins at index 0.
     #[inline]
     pub fn contiguous(&mut self) -> u32 {
-        while self.prefix < self.segments {
-            let rest = self.words[self.prefix as usize / 64] >> (self.prefix % 64);
-            let ones = rest.trailing_ones().min(64 - self.prefix % 64);
+        while let Some(&word) = self.words.get(self.prefix as usize / 64).filter(|_| self.prefix < self.segments) {
+            // Zeros come in from above, so there are no more ones than are left of the word, or it
+            // is whole.
+            let ones = (word >> (self.prefix % 64)).trailing_ones();
             if ones == 0 {
                 break;
             }
-            self.prefix += ones;
+            self.prefix = self.prefix.wrapping_add(ones);
         }
         self.prefix = self.prefix.min(self.segments);
         self.prefix

@@ -76,10 +76,11 @@ impl PacketRecord {
     const NONE: Self = Self(0);
 
     const fn new(slot: u16, generation: u16, index: u32) -> Self {
-        Self((slot as u64 + 1) << 48 | (generation as u64) << 32 | index as u64)
+        Self((slot as u64).wrapping_add(1) << 48 | (generation as u64) << 32 | index as u64)
     }
 
     /// Slot, generation and index; the slot of no segment is beyond every flow's.
+    #[expect(clippy::cast_possible_truncation, reason = "each takes its bits out of the 64")]
     const fn parts(self) -> (u16, u16, u32) {
         ((self.0 >> 48).wrapping_sub(1) as u16, (self.0 >> 32) as u16, self.0 as u32)
     }
@@ -108,7 +109,13 @@ pub struct SenderFlow {
     /// The fate of `packet_number` is recorded at `packet_number % len`; len is a power of two.
     records: Box<[PacketRecord]>,
 
+    /// Reports name lost packets in order: below this, they have.
+    named_below: u64,
+
     slots: Box<[Slot]>,
+    /// The chunks in hand and their slots, ascending: a report that names many chunks costs little
+    /// for each.
+    chunks: Vec<(u32, u16)>,
     free_slots: Vec<u16>,
     idle_sets: Vec<SegmentSet>,
     /// Slots with segments never sent, in the order of their chunks.
@@ -127,8 +134,16 @@ pub struct SenderFlow {
     last_report_ns: u64,
     /// When the first packet went that the receiver has not answered with any decision since.
     unanswered_since_ns: Option<u64>,
+    /// Behind the newest packet that carried data. A lost probe of an idle flow, which no later packet shows to be lost, is no silence.
+    data_end: u64,
     timeouts: u32,
 }
+
+/// A path that carries no segments: a full one would be of fewer bytes than the least
+/// ([`STRIDE_MIN`], W-4). It counts as closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the path carries segments of {0} bytes only, the least is {STRIDE_MIN}")]
+pub struct PathTooNarrow(pub u16);
 
 /// A segment that [`SenderFlow::seal_next`] sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,9 +161,10 @@ impl SenderFlow {
         assert!(config.stride >= STRIDE_MIN, "a stride of {} is below the minimum", config.stride);
         assert!(config.chunks_max > 0 && config.chunks_max < u32::from(u16::MAX), "{} chunks", config.chunks_max);
         let chunks = config.chunks_max as usize;
-        let segments = chunks * segment_count(config.chunk_bytes_max, config.stride) as usize;
+        let slots = u16::try_from(config.chunks_max).unwrap_or(u16::MAX);
+        let segments = chunks.saturating_mul(segment_count(config.chunk_bytes_max, config.stride) as usize);
         // Twice the segments under way leaves room for each to be sent again before its first fate is known.
-        let window = (2 * segments).next_power_of_two().clamp(1 << 12, WINDOW_PACKETS_MAX);
+        let window = segments.saturating_mul(2).clamp(1 << 12, WINDOW_PACKETS_MAX).next_power_of_two();
         Self {
             flow_id: config.flow_id,
             stride: config.stride,
@@ -158,8 +174,10 @@ impl SenderFlow {
             next_packet: 0,
             decided_below: 0,
             records: vec![PacketRecord::NONE; window].into_boxed_slice(),
+            named_below: 0,
             slots: (0..chunks).map(|_| Slot { generation: 0, outgoing: None }).collect(),
-            free_slots: (0..config.chunks_max as u16).rev().collect(),
+            chunks: Vec::with_capacity(chunks),
+            free_slots: (0..slots).rev().collect(),
             idle_sets: (0..chunks).map(|_| SegmentSet::with_room_for(config.chunk_bytes_max)).collect(),
             fresh: VecDeque::with_capacity(chunks),
             resend: VecDeque::with_capacity(chunks),
@@ -172,6 +190,7 @@ impl SenderFlow {
             last_sent_ns: now_ns,
             last_report_ns: now_ns,
             unanswered_since_ns: None,
+            data_end: 0,
             timeouts: 0,
         }
     }
@@ -198,11 +217,12 @@ impl SenderFlow {
     ///
     /// # Panics
     /// If there is no [`SenderFlow::room`].
+    #[expect(clippy::expect_used, reason = "the lane's duty; chunks are assigned by this node's control process")]
     pub fn add_chunk(&mut self, chunk: u32, chunk_bytes: u32, buffer: BufferId) {
         let slot = self.free_slots.pop().expect("the lane asks for room before it adds a chunk");
         let mut lost = self.idle_sets.pop().expect("there are as many sets as slots");
         lost.reset(segment_count(chunk_bytes, self.stride));
-        self.slots[usize::from(slot)].outgoing = Some(Outgoing {
+        let outgoing = Outgoing {
             chunk,
             chunk_bytes,
             buffer,
@@ -213,7 +233,12 @@ impl SenderFlow {
             in_resend_queue: false,
             begun: false,
             sent_whole: false,
-        });
+        };
+        if let Some(place) = self.slots.get_mut(usize::from(slot)) {
+            place.outgoing = Some(outgoing);
+        }
+        let at = self.chunks.partition_point(|&(other, _)| other < chunk);
+        self.chunks.insert(at, (chunk, slot));
         self.fresh.push_back(slot);
     }
 
@@ -231,7 +256,7 @@ impl SenderFlow {
     /// Takes a chunk back whose bytes could not be read; its buffer is the caller's.
     pub fn withdraw(&mut self, chunk: u32) -> Option<BufferId> {
         let slot = self.slot_of(chunk)?;
-        Some(self.free(slot).buffer)
+        Some(self.free(slot)?.buffer)
     }
 
     /// Seals the next segment into `out` and returns its length; lost segments go first. `None` if nothing may be
@@ -250,8 +275,9 @@ impl SenderFlow {
         let epoch = self.next_packet >> crate::wire::EPOCH_BITS;
         self.keys.key(epoch)?;
         let (slot, index, again) = self.choose()?;
-        let generation = self.slots[usize::from(slot)].generation;
-        let outgoing = self.slots[usize::from(slot)].outgoing.as_mut().expect("queued slots hold a chunk");
+        let place = self.slots.get_mut(usize::from(slot))?;
+        let generation = place.generation;
+        let outgoing = place.outgoing.as_mut()?;
         let header = Header {
             kind: SegmentKind::Data,
             stride: outgoing.stride,
@@ -263,15 +289,18 @@ impl SenderFlow {
             sent_us: now_us,
         };
         let payload_bytes = header.payload_bytes();
-        let datagram_bytes = OVERHEAD_BYTES + payload_bytes;
-        if datagram_bytes > bytes_max.min(out.len()) {
+        // What was assigned lies within a chunk of at most 16 MiB, and a stride beyond that is no
+        // overflow either.
+        let datagram_bytes = OVERHEAD_BYTES.wrapping_add(payload_bytes);
+        if datagram_bytes > bytes_max {
             return None;
         }
+        let end = header.offset().wrapping_add(payload_bytes);
 
-        let (clear, sealed) = out[..datagram_bytes].split_first_chunk_mut::<HEADER_BYTES>().expect("checked above");
+        let (clear, sealed) = out.get_mut(..datagram_bytes)?.split_first_chunk_mut::<HEADER_BYTES>()?;
         header.write(clear);
-        let payload = memory.bytes(outgoing.buffer, header.offset()..header.offset() + payload_bytes);
-        let key = self.keys.key(epoch).expect("checked above");
+        let payload = memory.bytes(outgoing.buffer, header.offset()..end);
+        let key = self.keys.key(epoch)?;
         key.seal(header.packet_number, clear, payload, sealed);
 
         // At the end of a transfer nothing follows that would show the receiver a gap, so what was lost goes twice.
@@ -285,46 +314,54 @@ impl SenderFlow {
                 outgoing.in_resend_queue = false;
                 self.resend.pop_front();
             }
-            self.segments_resent += 1;
+            self.segments_resent = self.segments_resent.wrapping_add(1);
         } else {
-            outgoing.next_index += 1;
+            outgoing.next_index = outgoing.next_index.wrapping_add(1);
             if !outgoing.begun {
                 outgoing.begun = true;
-                self.begun += 1;
+                self.begun = self.begun.saturating_add(1);
             }
-            if header.offset() + payload_bytes == outgoing.chunk_bytes as usize {
+            if end == outgoing.chunk_bytes as usize {
                 outgoing.sent_whole = true;
                 self.fresh.pop_front();
             }
         }
-        let at = self.record_slot(self.next_packet);
-        self.records[at] = PacketRecord::new(slot, generation, index);
-        self.next_packet += 1;
+        if let Some(record) = self.record_mut(self.next_packet) {
+            *record = PacketRecord::new(slot, generation, index);
+        }
+        self.next_packet = self.next_packet.wrapping_add(1);
+        self.data_end = self.next_packet;
         self.keys.advance_to(epoch);
-        self.segments_sent += 1;
-        self.bytes_sent += payload_bytes as u64;
+        self.segments_sent = self.segments_sent.wrapping_add(1);
+        self.bytes_sent = self.bytes_sent.wrapping_add(payload_bytes as u64);
         Some(SealedSegment { datagram_bytes })
     }
 
     /// An eighth of the window is kept for probes, which find out whether a path that has gone dark is open again.
     const fn is_window_full(&self) -> bool {
-        self.next_packet - self.decided_below >= self.records.len() as u64 / 8 * 7
+        // The window is a power of two of at least 4,096.
+        self.under_way() >= (self.records.len() as u64 / 8).wrapping_mul(7)
+    }
+
+    /// Packets whose fate is not known. What is decided is below what was sent.
+    const fn under_way(&self) -> u64 {
+        self.next_packet.wrapping_sub(self.decided_below)
     }
 
     /// The next segment: slot, index, and whether it was sent before.
     #[inline]
     fn choose(&mut self) -> Option<(u16, u32, bool)> {
         if let Some(&slot) = self.resend.front() {
-            let outgoing = self.slots[usize::from(slot)].outgoing.as_ref().expect("queued slots hold a chunk");
-            let index = outgoing.lost.first().expect("queued slots have lost segments");
+            // Queued slots hold a chunk and have lost segments.
+            let index = self.slots.get(usize::from(slot))?.outgoing.as_ref()?.lost.first()?;
             return Some((slot, index, true));
         }
         let &slot = self.fresh.front()?;
-        let outgoing = self.slots[usize::from(slot)].outgoing.as_ref().expect("queued slots hold a chunk");
+        let outgoing = self.slots.get(usize::from(slot))?.outgoing.as_ref()?;
         if !outgoing.begun && self.begun >= self.credit {
             return None;
         }
-        let end = (outgoing.next_index + 1) as usize * usize::from(outgoing.stride);
+        let end = (outgoing.next_index.wrapping_add(1) as usize).wrapping_mul(outgoing.stride.into());
         let readable = end.min(outgoing.chunk_bytes as usize) <= outgoing.available as usize;
         readable.then_some((slot, outgoing.next_index, false))
     }
@@ -334,8 +371,8 @@ impl SenderFlow {
     #[must_use]
     pub fn fresh_front(&self) -> Option<(u32, BufferId, u32)> {
         let &slot = self.fresh.front()?;
-        let outgoing = self.slots[usize::from(slot)].outgoing.as_ref()?;
-        Some((outgoing.chunk, outgoing.buffer, outgoing.next_index * u32::from(outgoing.stride)))
+        let outgoing = self.slots.get(usize::from(slot))?.outgoing.as_ref()?;
+        Some((outgoing.chunk, outgoing.buffer, outgoing.next_index.wrapping_mul(outgoing.stride.into())))
     }
 
     /// How many chunks have segments that never went.
@@ -364,22 +401,31 @@ impl SenderFlow {
         }
     }
 
-    /// Acts on a report: notes what is lost, hands each delivered chunk and its buffer to `delivered`.
+    /// Acts on a report: notes what is lost, hands each delivered chunk and its buffer to
+    /// `delivered`. Returns how many packets it looked up: over a flow's life not more than it has
+    /// sent, however its reports lie.
     ///
-    /// A report can only make the flow send again what is under way, each packet once, however it lies.
-    pub fn on_report(&mut self, report: &Report<'_>, now_ns: u64, mut delivered: impl FnMut(u32, BufferId)) {
+    /// A report can only make the flow send again what is under way, each packet once. Receivers
+    /// name lost packets in order, in one report and from each to the next (W-23), so what is named
+    /// again is not looked at.
+    pub fn on_report(&mut self, report: &Report<'_>, now_ns: u64, mut delivered: impl FnMut(u32, BufferId)) -> u64 {
+        let mut looked_up = 0;
         for range in report.lost() {
-            let first = range.first.max(self.decided_below);
-            for packet_number in first..range.end().min(self.next_packet) {
+            let first = range.first.max(self.decided_below).max(self.named_below);
+            let end = range.end().min(self.next_packet);
+            for packet_number in first..end {
                 self.mark_lost(packet_number);
             }
+            looked_up = end.saturating_sub(first).saturating_add(looked_up);
+            self.named_below = self.named_below.max(end);
         }
         for chunk in report.completed() {
             // A receiver that lies must not free a buffer which a disk read still fills.
             if let Some(slot) = self.slot_of(chunk)
-                && self.slots[usize::from(slot)].outgoing.as_ref().is_some_and(|outgoing| outgoing.sent_whole)
+                && self.outgoing_mut(chunk).is_some_and(|outgoing| outgoing.sent_whole)
+                && let Some(outgoing) = self.free(slot)
             {
-                delivered(chunk, self.free(slot).buffer);
+                delivered(chunk, outgoing.buffer);
             }
         }
         self.credit = self.credit.max(report.summary.credit);
@@ -387,16 +433,17 @@ impl SenderFlow {
         if decided > self.decided_below {
             self.decided_below = decided;
             self.timeouts = 0;
-            self.unanswered_since_ns = self.is_waiting().then_some(now_ns);
+            self.unanswered_since_ns = (decided < self.data_end).then_some(now_ns);
             // A report that decides nothing is a sign of life of the control connection, not of the path.
             self.last_report_ns = now_ns;
         }
+        looked_up
     }
 
     /// Queues the segment that `packet_number` carried, unless that was dealt with before.
     fn mark_lost(&mut self, packet_number: u64) {
-        let at = self.record_slot(packet_number);
-        let (slot, generation, index) = std::mem::take(&mut self.records[at]).parts();
+        let Some(record) = self.record_mut(packet_number) else { return };
+        let (slot, generation, index) = std::mem::take(record).parts();
         let Some(place) = self.slots.get_mut(usize::from(slot)) else { return };
         if place.generation != generation {
             return;
@@ -419,7 +466,7 @@ impl SenderFlow {
         let is_tail = self.fresh.is_empty() && self.timeouts == 0;
         let (since, patience, segments) = if is_tail {
             // A report comes every quarter of a round trip: 1.3 round trips after the last segment one should have told of it.
-            (now_ns.saturating_sub(self.last_sent_ns), timeout_ns / 8 * TAIL_EIGHTHS, TAIL_SEGMENTS)
+            (now_ns.saturating_sub(self.last_sent_ns), (timeout_ns / 8).saturating_mul(TAIL_EIGHTHS), TAIL_SEGMENTS)
         } else {
             let since = now_ns.saturating_sub(self.last_sent_ns.max(self.last_report_ns));
             (since, timeout_ns.saturating_mul(1 << self.timeouts.min(6)), 1)
@@ -427,17 +474,17 @@ impl SenderFlow {
         if self.decided_below >= self.next_packet || since < patience || self.choose().is_some() {
             return false;
         }
-        let mut queued = 0;
+        let mut queued = 0u32;
         for packet_number in (self.decided_below..self.next_packet).rev().take(64) {
-            let was_known = self.is_record_in_use(self.record_slot(packet_number));
+            let was_known = self.is_record_in_use(packet_number);
             self.mark_lost(packet_number);
-            queued += u32::from(was_known && !self.resend.is_empty());
+            queued = queued.saturating_add(u32::from(was_known && !self.resend.is_empty()));
             if queued == segments {
                 break;
             }
         }
         if queued > 0 {
-            self.timeouts += 1;
+            self.timeouts = self.timeouts.saturating_add(1);
             self.last_sent_ns = now_ns;
         }
         queued > 0
@@ -449,7 +496,7 @@ impl SenderFlow {
         self.timeouts
     }
 
-    /// For how long packets have gone out of which the receiver has said nothing: neither that they came, nor that they are lost.
+    /// For how long data have gone out of which the receiver has said nothing: neither that they came, nor that they are lost.
     #[must_use]
     pub fn unanswered_ns(&self, now_ns: u64) -> u64 {
         self.unanswered_since_ns.map_or(0, |since_ns| now_ns.saturating_sub(since_ns))
@@ -471,34 +518,36 @@ impl SenderFlow {
     /// Changes the segment size because the path's MTU changed. Chunks of which nothing was sent yet, and those to come, have the
     /// new one; chunks under way keep theirs if it is smaller, and begin anew if it is larger than what the path carries now (W-11).
     ///
-    /// # Panics
-    /// If the stride is below [`STRIDE_MIN`].
-    pub fn set_stride(&mut self, stride: u16) {
-        assert!(stride >= STRIDE_MIN, "a stride of {stride} is below the minimum");
+    /// # Errors
+    /// [`PathTooNarrow`] if the stride is below [`STRIDE_MIN`]; nothing is changed then.
+    pub fn set_stride(&mut self, stride: u16) -> Result<(), PathTooNarrow> {
+        if stride < STRIDE_MIN {
+            return Err(PathTooNarrow(stride));
+        }
         self.stride = stride;
-        for (at, slot) in self.slots.iter_mut().enumerate() {
+        for (at, slot) in (0u16..).zip(&mut self.slots) {
             let Some(outgoing) = slot.outgoing.as_mut() else { continue };
             if outgoing.stride == stride || (outgoing.stride < stride && outgoing.begun) {
                 continue;
             }
             outgoing.stride = stride;
-            self.resend.retain(|&other| other != at as u16);
+            self.resend.retain(|&other| other != at);
             slot.generation = slot.generation.wrapping_add(1);
             outgoing.lost.reset(segment_count(outgoing.chunk_bytes, stride));
             outgoing.next_index = 0;
             outgoing.in_resend_queue = false;
-            if !self.fresh.contains(&(at as u16)) {
-                self.fresh.push_back(at as u16);
+            if !self.fresh.contains(&at) {
+                self.fresh.push_back(at);
             }
         }
+        Ok(())
     }
 
     /// Seals a probe that makes a datagram of `datagram_bytes` (at least [`OVERHEAD_BYTES`]) into `out`. `None` if it does not fit
     /// there, or so many packets are under way that a record of one of them would be overwritten.
     pub fn seal_probe(&mut self, token: u32, datagram_bytes: usize, now_us: u32, out: &mut [u8]) -> Option<usize> {
         static PADDING: [u8; u16::MAX as usize] = [0; u16::MAX as usize];
-        let at = self.record_slot(self.next_packet);
-        if self.next_packet - self.decided_below >= self.records.len() as u64 && self.is_record_in_use(at) {
+        if self.under_way() >= self.records.len() as u64 && self.is_record_in_use(self.next_packet) {
             return None;
         }
         let epoch = self.next_packet >> crate::wire::EPOCH_BITS;
@@ -518,8 +567,8 @@ impl SenderFlow {
         let payload = PADDING.get(..sealed.len().checked_sub(TAG_BYTES)?)?;
         header.write(clear);
         key.seal(header.packet_number, clear, payload, sealed);
-        self.records[at] = PacketRecord::NONE;
-        self.next_packet += 1;
+        *self.record_mut(self.next_packet)? = PacketRecord::NONE;
+        self.next_packet = self.next_packet.wrapping_add(1);
         self.keys.advance_to(epoch);
         Some(datagram_bytes)
     }
@@ -535,7 +584,7 @@ impl SenderFlow {
             && sealed.len() == TAG_BYTES
             && key.open(header.packet_number, clear, sealed, &mut []).is_ok();
         if is_new {
-            self.next_reply = header.packet_number + 1;
+            self.next_reply = header.packet_number.saturating_add(1);
         }
         is_new
     }
@@ -560,11 +609,9 @@ impl SenderFlow {
 
     /// Takes all chunks back; their buffers go to `each`.
     pub fn abandon(&mut self, mut each: impl FnMut(u32, BufferId)) {
-        for slot in 0..self.slots.len() as u16 {
-            if self.slots[usize::from(slot)].outgoing.is_some() {
-                let Outgoing { chunk, buffer, .. } = self.free(slot);
-                each(chunk, buffer);
-            }
+        while let Some(&(_, slot)) = self.chunks.first() {
+            let Some(Outgoing { chunk, buffer, .. }) = self.free(slot) else { return };
+            each(chunk, buffer);
         }
     }
 
@@ -585,34 +632,44 @@ impl SenderFlow {
         self.keys.push(epoch, key);
     }
 
-    fn is_record_in_use(&self, at: usize) -> bool {
-        usize::from(self.records[at].parts().0) < self.slots.len()
+    fn is_record_in_use(&self, packet_number: u64) -> bool {
+        let record = self.records.get(self.record_slot(packet_number));
+        record.is_some_and(|record| usize::from(record.parts().0) < self.slots.len())
     }
 
     fn slot_of(&self, chunk: u32) -> Option<u16> {
-        let holds = |slot: &Slot| slot.outgoing.as_ref().is_some_and(|outgoing| outgoing.chunk == chunk);
-        self.slots.iter().position(holds).map(|at| at as u16)
+        let at = self.chunks.binary_search_by_key(&chunk, |&(chunk, _)| chunk).ok()?;
+        self.chunks.get(at).map(|&(_, slot)| slot)
     }
 
     fn outgoing_mut(&mut self, chunk: u32) -> Option<&mut Outgoing> {
-        self.slots.iter_mut().filter_map(|slot| slot.outgoing.as_mut()).find(|outgoing| outgoing.chunk == chunk)
+        let slot = self.slot_of(chunk)?;
+        self.slots.get_mut(usize::from(slot))?.outgoing.as_mut()
     }
 
     /// Empties a slot; records that still name it become void.
-    fn free(&mut self, slot: u16) -> Outgoing {
-        let place = &mut self.slots[usize::from(slot)];
-        let mut outgoing = place.outgoing.take().expect("the slot holds a chunk");
+    fn free(&mut self, slot: u16) -> Option<Outgoing> {
+        let place = self.slots.get_mut(usize::from(slot))?;
+        let mut outgoing = place.outgoing.take()?;
         place.generation = place.generation.wrapping_add(1);
+        self.chunks.retain(|&(_, other)| other != slot);
         self.free_slots.push(slot);
         let empty = SegmentSet::with_room_for(0);
         self.idle_sets.push(std::mem::replace(&mut outgoing.lost, empty));
         self.fresh.retain(|&other| other != slot);
         self.resend.retain(|&other| other != slot);
-        outgoing
+        Some(outgoing)
     }
 
     #[inline]
-    fn record_slot(&self, packet_number: u64) -> usize {
-        packet_number as usize & (self.records.len() - 1)
+    #[expect(clippy::cast_possible_truncation, reason = "the lowest bits are meant")]
+    const fn record_slot(&self, packet_number: u64) -> usize {
+        packet_number as usize & self.records.len().wrapping_sub(1)
+    }
+
+    #[inline]
+    fn record_mut(&mut self, packet_number: u64) -> Option<&mut PacketRecord> {
+        let at = self.record_slot(packet_number);
+        self.records.get_mut(at)
     }
 }

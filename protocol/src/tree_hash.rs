@@ -25,7 +25,7 @@ impl ChunkHasher {
     #[must_use]
     pub fn new(file_bytes: u64, offset: u64, chunk_bytes: u32) -> Self {
         debug_assert!(chunk_bytes.is_power_of_two() && chunk_bytes >= 1024, "chunks are subtrees");
-        debug_assert_eq!(offset % u64::from(chunk_bytes), 0, "chunks are subtrees");
+        debug_assert!(offset.is_multiple_of(chunk_bytes.into()), "chunks are subtrees");
         let is_whole_file = file_bytes <= u64::from(chunk_bytes);
         let mut hasher = Hasher::new();
         if !is_whole_file {
@@ -54,9 +54,9 @@ pub fn hash_of_zeros(file_bytes: u64, offset: u64, bytes: u32, chunk_bytes: u32)
     let mut hasher = ChunkHasher::new(file_bytes, offset, chunk_bytes);
     let mut left = bytes as usize;
     while left > 0 {
-        let step = left.min(ZEROS.len());
-        hasher.update(&ZEROS[..step]);
-        left -= step;
+        let step = ZEROS.get(..left).unwrap_or(&ZEROS);
+        hasher.update(step);
+        left = left.saturating_sub(step.len());
     }
     hasher.finish()
 }
@@ -78,6 +78,10 @@ impl TreeHash {
     }
 
     /// Adds the hash of the file's chunk number `at`, in any order, each once.
+    #[expect(
+        clippy::arithmetic_side_effects,
+        reason = "chunk numbers of a file are below 2^28, and so are their sums and doubles"
+    )]
     pub fn add(&mut self, at: u64, hash: ChunkHash) {
         debug_assert!(at < self.chunks, "chunk {at} of {}", self.chunks);
         self.added += 1;
@@ -122,6 +126,7 @@ impl TreeHash {
 
     /// Joins the subtrees that cover `count` chunks from `first`; BLAKE3's left subtree is the largest power of two that
     /// leaves something for the right.
+    #[expect(clippy::arithmetic_side_effects, reason = "called for two chunks or more, divided until one is left")]
     fn join(&self, first: u64, count: u64, is_root: bool) -> ChainingValue {
         if let Some(&(there, value)) = self.subtrees.get(&first)
             && there == count

@@ -31,38 +31,48 @@ impl<'a> VarintWriter<'a> {
     /// Bytes that are still free.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.out.len() - self.len
+        self.out.len().saturating_sub(self.len)
     }
 
-    /// Appends `value`.
-    ///
-    /// # Panics
-    /// If there is no room: callers check [`VarintWriter::room`] once per group of numbers.
+    /// Appends `value`. Callers check [`VarintWriter::room`] once per group of numbers; what has no
+    /// room is cut off, and no reader takes it for whole.
+    #[expect(clippy::cast_possible_truncation, reason = "the lowest seven bits are meant")]
     pub fn put(&mut self, mut value: u64) {
         while value >= 0x80 {
-            self.out[self.len] = value as u8 | 0x80;
-            self.len += 1;
+            self.put_byte(value as u8 | 0x80);
             value >>= 7;
         }
-        self.out[self.len] = value as u8;
-        self.len += 1;
+        self.put_byte(value as u8);
+    }
+
+    #[inline]
+    fn put_byte(&mut self, byte: u8) {
+        if let Some(place) = self.out.get_mut(self.len) {
+            *place = byte;
+            self.len = self.len.saturating_add(1);
+        }
     }
 }
 
 /// Reads one integer from the front of `bytes` and moves `bytes` past it. `None` if it is cut off, longer than 64
 /// bits, or not the shortest encoding of its value.
 pub fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for (at, &byte) in bytes.iter().take(VARINT_BYTES_MAX).enumerate() {
+    let (mut value, mut shift, mut rest) = (0u64, 0u32, *bytes);
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
         let bits = u64::from(byte & 0x7f);
-        if at == 9 && bits > 1 {
+        if shift == 63 && bits > 1 {
             return None;
         }
-        value |= bits << (7 * at);
+        value |= bits.unbounded_shl(shift);
         if byte & 0x80 == 0 {
-            let shortest = byte != 0 || at == 0;
-            *bytes = &bytes[at + 1..];
+            let shortest = byte != 0 || shift == 0;
+            *bytes = rest;
             return shortest.then_some(value);
+        }
+        shift = shift.saturating_add(7);
+        if shift > 63 {
+            return None;
         }
     }
     None

@@ -72,6 +72,7 @@ pub struct Verdict {
     /// Its part of the time, 0 to 1.
     pub share: f64,
     /// The line that users read.
+    #[serde(deserialize_with = "crate::foreign_text::deserialize")]
     pub text: String,
 }
 
@@ -106,11 +107,12 @@ pub fn verdict(sender: &SenderTimes, receiver: &ReceiverTimes, rate_was_asked_fo
         (paced_by, sender.pacing_ns),
         (credit_by, sender.credit_ns),
     ];
-    let total: u64 = times.iter().map(|&(_, ns)| ns).sum();
+    let add = |sum: u64, ns: u64| sum.saturating_add(ns);
+    let total = times.iter().map(|&(_, ns)| ns).fold(0, add);
     // Pacing and credit may have the same cause; their times then add up.
-    let of = |limit: Limit| times.iter().filter(|&&(cause, _)| cause == limit).map(|&(_, ns)| ns).sum::<u64>();
-    let (limited_by, ns) =
-        times.iter().map(|&(limit, _)| (limit, of(limit))).max_by_key(|&(_, ns)| ns).expect("there are four causes");
+    let of = |limit: Limit| times.iter().filter(|&&(cause, _)| cause == limit).map(|&(_, ns)| ns).fold(0, add);
+    let causes = times.iter().map(|&(limit, _)| (limit, of(limit)));
+    let (limited_by, ns) = causes.max_by_key(|&(_, ns)| ns).unwrap_or((Limit::SenderCpu, 0));
     let share = if total == 0 { 0.0 } else { ns as f64 / total as f64 };
     let text = if total == 0 {
         "too short to tell what limited it".to_owned()
@@ -154,5 +156,17 @@ mod tests {
     #[test]
     fn nothing_measured_is_said() {
         assert_eq!(verdict(&times(0, 0, 0, 0), &ReceiverTimes::default(), false).share, 0.0);
+    }
+
+    /// A partner's times are what it likes.
+    #[test]
+    fn times_of_any_size_are_summed_up_without_overflow() {
+        let most = u64::MAX;
+        for sender in [times(most, most, most, most), times(most, 0, 0, most), times(1, 0, most, most)] {
+            for part in [f64::NAN, f64::NEG_INFINITY, -1.0, 0.0, 1e300, f64::INFINITY] {
+                let verdict = verdict(&sender, &ReceiverTimes { busy: part, writing: part }, false);
+                assert!((0.0..=1.0).contains(&verdict.share), "{sender:?}, {part}: {verdict:?}");
+            }
+        }
     }
 }

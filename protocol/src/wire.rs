@@ -160,7 +160,7 @@ impl Header {
     #[must_use]
     pub fn announces(&self, datagram_bytes: usize) -> bool {
         match self.kind {
-            SegmentKind::Data => datagram_bytes == OVERHEAD_BYTES + self.payload_bytes(),
+            SegmentKind::Data => datagram_bytes.checked_sub(OVERHEAD_BYTES) == Some(self.payload_bytes()),
             SegmentKind::Probe => datagram_bytes >= OVERHEAD_BYTES,
             SegmentKind::ProbeReply | SegmentKind::Opening => datagram_bytes == OVERHEAD_BYTES,
         }
@@ -184,7 +184,8 @@ impl Header {
     #[inline]
     #[must_use]
     pub fn offset(&self) -> usize {
-        self.index as usize * self.stride as usize
+        // A parsed header's is below its chunk's end.
+        (self.index as usize).wrapping_mul(self.stride as usize)
     }
 
     /// Payload bytes of a data segment: the stride, or what is left of the chunk.
@@ -204,7 +205,7 @@ impl Header {
     #[inline]
     fn is_segment_of_a_chunk(&self) -> bool {
         // u64 because index * stride can exceed 32 bits in a forged header.
-        let offset = u64::from(self.index) * u64::from(self.stride);
+        let offset = u64::from(self.index).wrapping_mul(u64::from(self.stride));
         self.stride >= STRIDE_MIN && self.chunk_bytes <= CHUNK_BYTES_MAX && offset < u64::from(self.chunk_bytes)
     }
 }

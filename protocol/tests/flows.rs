@@ -31,7 +31,7 @@ struct Harm {
 }
 
 fn schedules() -> (KeySchedule, KeySchedule) {
-    let schedule = |direction| KeySchedule::new(Cipher::Aes256Gcm, &Secret::new([5; 32]), FLOW, direction);
+    let schedule = |direction| KeySchedule::new(Cipher::Aes256Gcm, &Secret::new(&[5; 32]), FLOW, direction);
     (schedule(Direction::Forward), schedule(Direction::Reverse))
 }
 
@@ -141,7 +141,7 @@ impl World {
                     self.receiver.release();
                 }
                 Received::Rejected(reason) => *self.rejected.entry(format!("{reason:?}")).or_default() += 1,
-                Received::Began { .. } | Received::Placed { .. } | Received::Probe(_) => {}
+                Received::Began { .. } | Received::BeganAnew { .. } | Received::Placed { .. } | Received::Probe(_) => {}
             }
         }
     }
@@ -274,7 +274,7 @@ fn the_segment_size_may_change_at_any_time() {
             }
             if world.now_us < 300_000 && world.random.chance(0.02) {
                 let stride = strides[world.random.below(4) as usize];
-                world.sender.set_stride(stride);
+                world.sender.set_stride(stride).unwrap();
             }
             world.send_burst(10);
             world.receive_due();
@@ -375,4 +375,54 @@ fn a_report_that_loses_everything_forever_makes_each_packet_go_again_once() {
     }
     // At the end of a transfer a repetition is of two.
     assert_eq!(world.sender.counts().0, 3 * first, "the same lie told ten times costs one repetition");
+}
+
+/// Whatever a report names, over a flow's life no more packets are looked up than were sent.
+#[test]
+fn reports_that_lie_cost_no_more_than_what_was_sent() {
+    for seed in seeds(20) {
+        let mut random = Random::new(seed);
+        let mut sender = sender(1424, 64);
+        let memory = HeapBuffers::new(1, CHUNK_BYTES);
+        let mut probe = [0; 64];
+        let mut packet = vec![0; 9000];
+        let (mut sent, mut looked_up) = (0u64, 0);
+        for _ in 0..400 {
+            for _ in 0..random.below(60) {
+                sent += u64::from(sender.seal_probe(0, 48, 0, &mut probe).is_some());
+            }
+            // Everything is lost, again and again; or any part of it.
+            let first = if random.chance(0.5) { 0 } else { random.below(sent + 1) };
+            let lost = [culvert_protocol::arrivals::PacketRange { first, count: 1 + random.below(1 << 40) }];
+            let next_packet = lost[0].end();
+            let decided_below = if random.chance(0.05) { random.below(next_packet) } else { 0 };
+            let lie = culvert_protocol::feedback::Summary {
+                flow_id: FLOW,
+                next_packet,
+                decided_below,
+                credit: random.next(),
+                ..Default::default()
+            };
+            let mut bytes = [0; REPORT_BYTES_MAX];
+            let chunks: Vec<u32> = (0..random.below(2_000)).map(|_| random.next() as u32 % 100).collect();
+            let (len, ..) = culvert_protocol::feedback::write_report(&mut bytes, &lie, &lost, chunks.into_iter());
+            looked_up +=
+                sender.on_report(&Report::parse(&bytes[..len]).unwrap(), 0, |_, _| panic!("no chunk is whole"));
+            sender.seal_next(&memory, usize::MAX, 0, &mut packet);
+            assert!(looked_up <= sent, "seed {seed}: {looked_up} packets were looked up, {sent} were sent");
+        }
+        assert!(sent > 1_000 && looked_up > sent / 2, "seed {seed}: {looked_up} of {sent}");
+    }
+}
+
+#[test]
+fn a_path_too_narrow_for_segments_is_an_error_and_changes_nothing() {
+    let mut sender = sender(1424, 2);
+    for stride in [0, 1, 52, 511] {
+        let error = sender.set_stride(stride).unwrap_err();
+        assert!(error.to_string().contains(&format!("{stride} bytes only, the least is 512")), "{error}");
+        assert_eq!(sender.stride(), 1424);
+    }
+    sender.set_stride(512).unwrap();
+    assert_eq!(sender.stride(), 512);
 }

@@ -11,7 +11,7 @@ pub struct SimArguments {
     /// Run the part that every test run has, not the whole.
     #[arg(long)]
     pub quick: bool,
-    /// Run one group only: alone, fairness, "among CUBIC", "among BBR", background, changes.
+    /// Run one group only: alone, fairness, "among CUBIC", "among BBR", background, changes, "path changes".
     #[arg(long)]
     pub group: Option<String>,
     /// The seed that all randomness comes from.

@@ -3,22 +3,30 @@
 //! What the batch simulator takes for granted is real here: packet numbers, lost ranges, decided packets, the repetition of
 //! segments, the size of reports, the end of a transfer.
 
-use std::collections::BTreeMap;
+pub mod addresses;
+pub(crate) mod moving;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 
 use culvert_protocol::feedback::{REPORT_BYTES_MAX, Report, Summary};
 use culvert_protocol::heap_buffers::HeapBuffers;
 use culvert_protocol::keys::{Direction, KeySchedule, Secret};
 use culvert_protocol::pacer::Pacer;
 use culvert_protocol::rate_control::{ControllerConfig, Observation, RateController, controller};
-use culvert_protocol::receiver_flow::{ChunkMemory, LaneCondition, Received, ReceiverConfig, ReceiverFlow};
+use culvert_protocol::receiver_flow::{
+    Beginning, BufferId, ChunkMemory, LaneCondition, Received, ReceiverConfig, ReceiverFlow,
+};
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
+use culvert_protocol::tree_hash::ChunkHasher;
 use culvert_protocol::wire::{Header, OVERHEAD_BYTES};
 
 use crate::feedback::FeedbackChannel;
 use crate::flow::FlowOptions;
 use crate::link::Path;
 use crate::random::Random;
+use addresses::Addresses;
 
 const CHUNK_BYTES: u32 = 1 << 20;
 const FLOW: u32 = 7;
@@ -56,7 +64,8 @@ struct Transfer {
     pacer: Pacer,
     controller: Box<dyn RateController>,
     feedback: FeedbackChannel<Vec<u8>>,
-    wire: BTreeMap<(u64, u64), Vec<u8>>,
+    /// Datagrams on their way, and where to.
+    wire: BTreeMap<(u64, u64), (SocketAddr, Vec<u8>)>,
     sequence: u64,
     link_free_ns: u64,
     reported_ns: u64,
@@ -66,7 +75,63 @@ struct Transfer {
     whole: u32,
     delivered: u32,
     packet: Vec<u8>,
+    restarts: Option<Restarts>,
+    addresses: Addresses,
     outcome: ExactOutcome,
+}
+
+/// A path whose MTU changes all the time, and a sender that sends other bytes after each change:
+/// what begins anew begins with them.
+#[derive(Debug)]
+struct Restarts {
+    strides: Vec<u16>,
+    next_ns: u64,
+    version: u8,
+    /// What a lane would have hashed of the chunks that are incomplete.
+    hashed: HashMap<u32, (ChunkHasher, usize)>,
+    begun_anew: u64,
+}
+
+/// Time between two changes of the MTU, in round trips.
+const CHANGE_ROUNDS: u64 = 2;
+
+impl Restarts {
+    fn begin(&mut self, chunk: u32) {
+        self.hashed.insert(chunk, (hasher(), 0));
+    }
+
+    fn hash_until(&mut self, chunk: u32, buffer: BufferId, until: usize, memory: &HeapBuffers) {
+        let (hasher, hashed) = self.hashed.entry(chunk).or_insert_with(|| (hasher(), 0));
+        if *hashed < until {
+            hasher.update(memory.bytes(buffer, *hashed..until));
+            *hashed = until;
+        }
+    }
+}
+
+fn hasher() -> ChunkHasher {
+    ChunkHasher::new(CHUNK_BYTES.into(), 0, CHUNK_BYTES)
+}
+
+/// Moves chunks as [`transfer`] does, while the segments' size changes to one of `strides` again
+/// and again. Returns how often a chunk began anew.
+///
+/// # Panics
+/// If it does not end, or the hash that a lane makes while a chunk arrives is not that of the bytes
+/// in its buffer.
+#[must_use]
+pub fn transfer_over_changing_mtu(
+    path: Path,
+    options: &FlowOptions,
+    chunks: u32,
+    seed: u64,
+    strides: &[u16],
+) -> (ExactOutcome, u64) {
+    let mut transfer = Transfer::new(path, options, chunks, seed);
+    let (strides, hashed) = (strides.to_vec(), HashMap::new());
+    transfer.restarts = Some(Restarts { strides, next_ns: 0, version: 0, hashed, begun_anew: 0 });
+    let outcome = transfer.run(seed);
+    (outcome, transfer.restarts.map_or(0, |restarts| restarts.begun_anew))
 }
 
 /// Moves `chunks` chunks of a mebibyte over `path`.
@@ -75,20 +140,21 @@ struct Transfer {
 /// If it does not end within ten virtual minutes.
 #[must_use]
 pub fn transfer(path: Path, options: &FlowOptions, chunks: u32, seed: u64) -> ExactOutcome {
-    let mut transfer = Transfer::new(path, options, chunks, seed);
-    let step_ns = (path.rtt_ns / 400).clamp(10_000, 100_000);
-    while transfer.delivered < chunks {
-        transfer.now_ns += step_ns;
-        transfer.step();
-        assert!(transfer.now_ns < 600_000_000_000, "seed {seed}: no end in sight");
-    }
-    transfer.outcome.known_ns = transfer.now_ns;
-    transfer.outcome
+    Transfer::new(path, options, chunks, seed).run(seed)
 }
 
 impl Transfer {
+    fn run(&mut self, seed: u64) -> ExactOutcome {
+        while self.delivered < self.chunks {
+            self.advance();
+            assert!(self.now_ns < 600_000_000_000, "seed {seed}: no end in sight");
+        }
+        self.outcome.known_ns = self.now_ns;
+        self.outcome
+    }
+
     fn new(path: Path, options: &FlowOptions, chunks: u32, seed: u64) -> Self {
-        let schedule = |direction| KeySchedule::new(Cipher::Aes128Gcm, &Secret::new([1; 32]), FLOW, direction);
+        let schedule = |direction| KeySchedule::new(Cipher::Aes128Gcm, &Secret::new(&[1; 32]), FLOW, direction);
         // Room for two products of bandwidth and delay on either side.
         let product = path.rate_bits_per_second * path.rtt_ns as f64 / 8e9;
         let buffers = ((4.0 * product) as u32 / CHUNK_BYTES + 8).min(chunks + 1);
@@ -135,6 +201,8 @@ impl Transfer {
             whole: 0,
             delivered: 0,
             packet: vec![0; 1 << 16],
+            restarts: None,
+            addresses: Addresses::fixed(seed),
             outcome: ExactOutcome {
                 whole_ns: 0,
                 known_ns: 0,
@@ -146,23 +214,42 @@ impl Transfer {
         }
     }
 
-    fn step(&mut self) {
+    /// Lets a little time pass, and does what is due.
+    fn advance(&mut self) {
+        self.now_ns += (self.path.rtt_ns / 400).clamp(10_000, 100_000);
         while self.next_chunk < self.chunks && self.sender.room() > 0 {
             let Some(buffer) = self.sender_memory.take() else { break };
             self.sender.add_chunk(self.next_chunk, CHUNK_BYTES, buffer);
             self.sender.set_available(self.next_chunk, CHUNK_BYTES);
             self.next_chunk += 1;
         }
-        self.send();
+        self.change_mtu();
+        self.look_after_addresses();
+        if self.addresses.is_open() {
+            self.send();
+        }
         self.receive();
         self.report();
         self.read_reports();
-        // As `control` sets it: twice the round trip and 10 ms.
-        self.sender.on_silence(self.now_ns, 2 * self.rtt_ns + 10_000_000);
+        if self.addresses.is_open() {
+            self.sender.on_silence(self.now_ns, self.patience_ns());
+        }
+    }
+
+    /// Changes the segments' size, and the bytes of all chunks that the sender has.
+    fn change_mtu(&mut self) {
+        let Some(restarts) = self.restarts.as_mut().filter(|restarts| self.now_ns >= restarts.next_ns) else { return };
+        restarts.next_ns = self.now_ns + CHANGE_ROUNDS * self.path.rtt_ns;
+        let stride = restarts.strides[self.random.below(restarts.strides.len() as u64) as usize];
+        self.sender.set_stride(stride).expect("the sizes are permitted");
+        restarts.version = restarts.version.wrapping_add(1);
+        for buffer in 0..self.sender_memory.count() as u32 {
+            self.sender_memory.bytes_mut(BufferId(buffer), 0..CHUNK_BYTES as usize).fill(restarts.version);
+        }
     }
 
     fn send(&mut self) {
-        self.pacer.set_rate(self.controller.rate_bits_per_second());
+        self.pacer.set_rate(self.controller.rate_bits_per_second(), self.now_ns);
         while self.pacer.wait_ns(self.now_ns) == 0 {
             let now_us = (self.now_ns / 1_000) as u32;
             let before = self.sender.counts();
@@ -178,12 +265,15 @@ impl Transfer {
             self.outcome.traffic_bytes.1 += packet_bytes as u64;
             self.pacer.note_sent(packet_bytes, self.now_ns);
             self.sender.note_sent(self.now_ns);
-            self.launch(sealed.datagram_bytes, packet_bytes);
+            self.launch(self.addresses.destination.address(), sealed.datagram_bytes);
         }
     }
 
-    fn launch(&mut self, datagram_bytes: usize, packet_bytes: usize) {
+    /// Sends what lies in `packet` over the bottleneck.
+    fn launch(&mut self, to: SocketAddr, datagram_bytes: usize) {
         let path = self.path;
+        let packet_bytes = datagram_bytes + IP_UDP_BYTES;
+        self.addresses.ledger.note_sent(to, &self.packet[..datagram_bytes]);
         let waiting_ns = self.link_free_ns.saturating_sub(self.now_ns) as f64;
         if waiting_ns * path.rate_bits_per_second / 8e9 > path.buffer_bytes {
             return;
@@ -192,7 +282,7 @@ impl Transfer {
         self.link_free_ns = self.link_free_ns.max(self.now_ns) + time_ns;
         let copies = if self.random.chance(path.duplication) { 2 } else { 1 };
         for _ in 0..copies {
-            if self.random.chance(path.loss) {
+            if path.is_dark || self.random.chance(path.loss) {
                 continue;
             }
             let mut datagram = self.packet[..datagram_bytes].to_vec();
@@ -203,21 +293,27 @@ impl Transfer {
             let late = self.random.chance(path.reordering);
             let late_ns = if late { self.random.below(path.reordering_ns.max(1)) } else { 0 };
             self.sequence += 1;
-            self.wire.insert((self.link_free_ns + path.rtt_ns / 2 + late_ns, self.sequence), datagram);
+            self.wire.insert((self.link_free_ns + path.rtt_ns / 2 + late_ns, self.sequence), (to, datagram));
         }
     }
 
     fn receive(&mut self) {
         let now_us = (self.now_ns / 1_000) as u32;
         while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now_ns) {
-            let datagram = entry.remove();
+            let (to, datagram) = entry.remove();
             let Ok(header) = Header::parse_datagram(&datagram) else { continue };
-            if header.flow_id != FLOW {
+            if header.flow_id != FLOW || to != self.addresses.receiver {
                 continue;
             }
-            if let Received::Completed(done) =
-                self.receiver.receive(&datagram, &header, &mut self.receiver_memory, now_us)
-            {
+            let received = self.receiver.receive(&datagram, &header, &mut self.receiver_memory, now_us);
+            self.hash(&received);
+            if !matches!(received, Received::Rejected(_)) {
+                self.addresses.openings.on_heard(self.now_ns);
+            }
+            if let Received::Probe(probe) = received {
+                self.answer(&probe, datagram.len());
+            }
+            if let Received::Completed(done) = received {
                 self.receiver_memory.give_back(done.buffer);
                 self.receiver.release();
                 self.whole += 1;
@@ -225,6 +321,35 @@ impl Transfer {
                     self.outcome.whole_ns = self.now_ns;
                 }
             }
+        }
+    }
+
+    /// Hashes as a lane does: what is there without a gap, while it arrives.
+    fn hash(&mut self, received: &Received) {
+        let Some(restarts) = self.restarts.as_mut() else { return };
+        match *received {
+            Received::Began { chunk, .. } => restarts.begin(chunk),
+            Received::BeganAnew { chunk, .. } => {
+                restarts.begun_anew += 1;
+                restarts.begin(chunk);
+            }
+            Received::Placed { chunk: Some(chunk) } => {
+                if let Some((buffer, bytes)) = self.receiver.contiguous(chunk) {
+                    restarts.hash_until(chunk, buffer, bytes, &self.receiver_memory);
+                }
+            }
+            Received::Completed(done) => {
+                if done.beginning != Beginning::Earlier {
+                    restarts.begin(done.chunk);
+                }
+                let bytes = done.chunk_bytes as usize;
+                restarts.hash_until(done.chunk, done.buffer, bytes, &self.receiver_memory);
+                let mut stored = hasher();
+                stored.update(self.receiver_memory.bytes(done.buffer, 0..bytes));
+                let hashed = restarts.hashed.remove(&done.chunk).map(|(hasher, _)| hasher.finish());
+                assert_eq!(hashed, Some(stored.finish()), "chunk {}: another hash than that of its bytes", done.chunk);
+            }
+            Received::Placed { chunk: None } | Received::Probe(_) | Received::Rejected(_) => {}
         }
     }
 

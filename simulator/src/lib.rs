@@ -7,6 +7,8 @@
 //! - [`exact`] moves every single segment of one flow: the real sender and receiver flows with their sealing, the real pacer, the real
 //!   reports. It is what the batches are checked against, and what shows the end of a transfer.
 //!
+//! [`path_changes`] lets the receiver of such a flow move, and somebody copy its datagrams from elsewhere.
+//!
 //! [`matrix`] holds the runs that the controller must pass; `cargo xtask sim` prints them, and the tests of this crate
 //! run a quick part each time. Every run comes from a seed and repeats exactly.
 #![forbid(unsafe_code)]
@@ -20,6 +22,7 @@ pub mod feedback;
 pub mod flow;
 pub mod link;
 pub mod matrix;
+pub mod path_changes;
 pub mod plot;
 pub mod random;
 pub mod scenes;

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::link::{BurstLoss, Path};
+use crate::path_changes;
 use crate::scenes::{alone, among, background, fair, gives_way, together};
 use crate::series::jain;
 use crate::world::{Kind, Outcome, run};
@@ -85,7 +86,20 @@ fn cases(extent: Extent) -> Vec<(&'static str, Case)> {
     coexistence_cases(extent, &mut cases);
     background_cases(extent, &mut cases);
     change_cases(extent, &mut cases);
+    path_change_cases(extent, &mut cases);
     cases
+}
+
+/// The named runs of [`crate::path_changes`], and random ones; each from the matrix's seed and its number.
+fn path_change_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
+    let count = if extent == Extent::Quick { 4 } else { 200 };
+    for at in 0..path_changes::named(0).len() {
+        cases.push((path_changes::GROUP, Box::new(move |seed| path_changes::judge(&path_changes::named(seed)[at]))));
+    }
+    for number in 0..count {
+        let scene = move |seed: u64| path_changes::random(seed.wrapping_mul(1_000).wrapping_add(number));
+        cases.push((path_changes::GROUP, Box::new(move |seed| path_changes::judge(&scene(seed)))));
+    }
 }
 
 fn gbps(bits: f64) -> String {

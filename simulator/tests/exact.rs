@@ -1,6 +1,6 @@
 //! Whole transfers, segment by segment: their end, their feedback, and that batches tell the same story.
 
-use culvert_simulator::exact::transfer;
+use culvert_simulator::exact::{transfer, transfer_over_changing_mtu};
 use culvert_simulator::flow::FlowOptions;
 use culvert_simulator::link::Path;
 use culvert_simulator::scenes::alone;
@@ -35,6 +35,21 @@ fn feedback_is_a_thousandth_of_the_data_at_most() {
             );
         }
     }
+}
+
+/// The path's MTU changes every two round trips, and a sender with malice sends other bytes after
+/// each change.
+#[test]
+fn what_is_hashed_is_what_arrived_however_often_a_chunk_begins_anew() {
+    let mut begun_anew = 0;
+    for seed in 1..=12 {
+        let path = Path { reordering: 0.05, reordering_ns: 2_000_000, duplication: 0.02, ..Path::clean(1e9, 10.0) };
+        let options = FlowOptions { start: Some(500_000_000), ..FlowOptions::default() };
+        let strides = [512, 1_000, 1_424, 4_000, 8_932];
+        eprintln!("seed {seed}");
+        begun_anew += transfer_over_changing_mtu(path.with_loss(0.01), &options, 24, seed, &strides).1;
+    }
+    assert!(begun_anew > 30, "only {begun_anew} chunks began anew");
 }
 
 #[test]

@@ -5,9 +5,12 @@
 //! (`tests/tests/decoders.rs`) call the same checks, so a finding of one is a test of the other.
 
 mod control;
+mod flow;
 mod host;
 mod measurement;
 mod wire;
+
+use crate::captured;
 
 /// A decoder.
 #[derive(Clone, Copy, Debug)]
@@ -18,21 +21,29 @@ pub struct Decoder {
     pub samples: fn() -> Vec<Vec<u8>>,
     /// Gives bytes to the decoder; panics if it misbehaves.
     pub check: fn(&[u8]),
+    /// How many changed samples a test run gives to it.
+    pub mutations: usize,
 }
 
 /// All decoders.
-pub const DECODERS: [Decoder; 10] = [
-    Decoder { name: "datagram", samples: wire::datagram_samples, check: wire::datagram },
-    Decoder { name: "report", samples: wire::report_samples, check: wire::report },
-    Decoder { name: "message", samples: control::message_samples, check: control::message },
-    Decoder { name: "entries", samples: control::entries_samples, check: control::entries },
-    Decoder { name: "receipt", samples: control::receipt_samples, check: control::receipt },
-    Decoder { name: "journal", samples: host::journal_samples, check: host::journal },
-    Decoder { name: "configuration", samples: host::configuration_samples, check: host::configuration },
-    Decoder { name: "link", samples: host::link_samples, check: host::link },
-    Decoder { name: "stamp", samples: measurement::stamp_samples, check: measurement::stamp },
-    Decoder { name: "twamp", samples: measurement::twamp_samples, check: measurement::twamp },
+pub const DECODERS: [Decoder; 12] = [
+    decoder("datagram", wire::datagram_samples, wire::datagram),
+    decoder("report", wire::report_samples, wire::report),
+    decoder("flow", flow::samples, flow::check),
+    decoder("message", control::message_samples, control::message),
+    decoder("entries", control::entries_samples, control::entries),
+    decoder("receipt", control::receipt_samples, control::receipt),
+    decoder("journal", host::journal_samples, host::journal),
+    decoder("configuration", host::configuration_samples, host::configuration),
+    decoder("link", host::link_samples, host::link),
+    decoder("stamp", measurement::stamp_samples, measurement::stamp),
+    decoder("twamp", measurement::twamp_samples, measurement::twamp),
+    Decoder { name: "captured", samples: captured::samples, check: captured::check, mutations: 1_000 },
 ];
+
+const fn decoder(name: &'static str, samples: fn() -> Vec<Vec<u8>>, check: fn(&[u8])) -> Decoder {
+    Decoder { name, samples, check, mutations: 50_000 }
+}
 
 /// Gives bytes to the decoder of that name.
 ///

@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
@@ -48,6 +49,19 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// A request of the kernel's.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// What is wanted (`enum fuse_opcode`).
+    pub operation: u32,
+    /// Of which node.
+    pub node: u64,
+    /// The thread that wants it; 0 for what the kernel does by itself.
+    pub thread: u32,
+    /// The body.
+    pub body: Fields<'a>,
+}
+
 /// Mounts a file system whose root has `root_mode` (octal digits) at `path`, and answers requests with `answer` (operation, node, body) until
 /// it is unmounted; then the thread ends.
 ///
@@ -57,6 +71,20 @@ pub fn serve(
     path: &Path,
     root_mode: &str,
     mut answer: impl FnMut(u32, u64, Fields<'_>) -> Answer + Send + 'static,
+) -> JoinHandle<()> {
+    serve_in_time(path, root_mode, move |request| {
+        (answer(request.operation, request.node, request.body), Duration::ZERO)
+    })
+}
+
+/// As [`serve`], with answers that go out only after a time. Others go out meanwhile.
+///
+/// # Panics
+/// If that cannot be done.
+pub fn serve_in_time(
+    path: &Path,
+    root_mode: &str,
+    mut answer: impl FnMut(Request<'_>) -> (Answer, Duration) + Send + 'static,
 ) -> JoinHandle<()> {
     let mut device = File::options().read(true).write(true).open("/dev/fuse").expect("FUSE can be used");
     let options = format!("fd={},rootmode={root_mode},user_id=0,group_id=0", device.as_raw_fd());
@@ -72,8 +100,10 @@ pub fn serve(
                 Err(_) => return,
             };
             let header = Fields(&request[..IN_HEADER_BYTES]);
-            let (operation, unique, node) = (header.word(4), header.long(8), header.long(16));
-            let Some(answer) = answer(operation, node, Fields(&request[IN_HEADER_BYTES..bytes])) else { continue };
+            let (operation, unique, node, thread) = (header.word(4), header.long(8), header.long(16), header.word(32));
+            let body = Fields(&request[IN_HEADER_BYTES..bytes]);
+            let (answer, time) = answer(Request { operation, node, thread, body });
+            let Some(answer) = answer else { continue };
             let (error, body) = match answer {
                 Ok(body) => (0, body),
                 Err(error) => (-error.raw_os_error(), Vec::new()),
@@ -84,7 +114,15 @@ pub fn serve(
             reply.extend(unique.to_le_bytes());
             reply.extend(body);
             // A request that was interrupted is not there any more.
-            let _ = device.write_all(&reply);
+            if time.is_zero() {
+                let _ = device.write_all(&reply);
+            } else {
+                let mut device = device.try_clone().expect("a descriptor can be doubled");
+                std::thread::spawn(move || {
+                    std::thread::sleep(time);
+                    let _ = device.write_all(&reply);
+                });
+            }
         }
     })
 }

@@ -26,6 +26,8 @@ pub struct Stored {
     pub chunks: HashSet<(u128, u64)>,
     /// The chunk size of each begun file, and the file's.
     pub begun: HashMap<u128, (u32, u64)>,
+    /// What the temporary name of each begun file is made of.
+    pub tokens: HashMap<u128, u128>,
 }
 
 impl Stored {
@@ -102,11 +104,12 @@ fn read_into(bytes: &[u8], stored: &mut Stored) -> Result<(), String> {
     let mut to_repeat: Vec<HashSet<u64>> = Vec::new();
     for record in records(bytes) {
         match record {
-            Record::Begun { name, bytes, chunk_bytes, .. } => {
+            Record::Begun { name, bytes, chunk_bytes, token, .. } => {
                 if stored.files.contains_key(&name) {
                     return Err(format!("a file of {bytes} bytes was begun again although it was stored"));
                 }
                 stored.begun.insert(name, (chunk_bytes, bytes));
+                stored.tokens.insert(name, token);
                 to_repeat.push(stored.chunks.iter().filter(|(of, _)| *of == name).map(|&(_, part)| part).collect());
                 names.push(name);
             }

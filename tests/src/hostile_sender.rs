@@ -109,11 +109,17 @@ impl HostileSender {
     /// A segment of a chunk, sealed, on a flow.
     #[must_use]
     pub fn segment(&mut self, flow: usize, chunk: u32, bytes: &[u8], index: u32) -> Vec<u8> {
+        self.segment_of(flow, chunk, bytes, STRIDE, index)
+    }
+
+    /// A segment of a chunk that is cut at `stride`, sealed, on a flow.
+    #[must_use]
+    pub fn segment_of(&mut self, flow: usize, chunk: u32, bytes: &[u8], stride: u16, index: u32) -> Vec<u8> {
         let packet_number = self.next_packet[flow];
         self.next_packet[flow] += 1;
         let header = Header {
             kind: SegmentKind::Data,
-            stride: STRIDE,
+            stride,
             flow_id: self.flows[flow].flow_id,
             packet_number,
             chunk,
@@ -155,11 +161,16 @@ impl HostileSender {
     /// Sends a whole chunk, a few times.
     pub fn send_chunk(&mut self, flow: usize, chunk: u32, bytes: &[u8]) {
         for _ in 0..3 {
-            for index in 0..(bytes.len() as u32).div_ceil(STRIDE.into()) {
-                let datagram = self.segment(flow, chunk, bytes, index);
-                self.send(flow, &datagram);
-            }
+            self.send_chunk_once(flow, chunk, bytes);
             std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Sends a whole chunk, so that nothing of it comes when it is asked for again.
+    pub fn send_chunk_once(&mut self, flow: usize, chunk: u32, bytes: &[u8]) {
+        for index in 0..(bytes.len() as u32).div_ceil(STRIDE.into()) {
+            let datagram = self.segment(flow, chunk, bytes, index);
+            self.send(flow, &datagram);
         }
     }
 
@@ -167,6 +178,22 @@ impl HostileSender {
     pub fn send_part(&mut self, flow: usize, chunk: u32, file: &[u8], part: usize) {
         self.stranger.say(&Message::ChunkHashes(vec![(chunk, hash_of_part(file, part))]));
         self.send_chunk(flow, chunk, part_of(file, part));
+    }
+
+    /// Listens until the node asks for chunks once more.
+    ///
+    /// # Panics
+    /// If it says that something is stored, or that the transfer is over.
+    pub fn hear_send_again(&mut self) -> Vec<u32> {
+        loop {
+            match self.stranger.hear() {
+                Some(Message::SendAgain(chunks)) => return chunks,
+                Some(Message::Stored(stored)) => panic!("the node says that it has stored {stored:?}"),
+                Some(Message::Refused(refusal)) => panic!("the node refuses: {refusal}"),
+                Some(_) => {}
+                None => panic!("the node closed the connection"),
+            }
+        }
     }
 
     /// Listens until the node says that something is stored.

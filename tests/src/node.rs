@@ -1,5 +1,6 @@
 //! Nodes: running ones that are killed at will, and the state directories of two partners that know each other.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::program::{Ran, command, culvert, run};
+use crate::program::{Ran, command_of, culvert, run};
 
 /// How long something may take before a test gives it up. Not a measure: only a way to end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -15,6 +16,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Two partners on this host, with a directory into which the first may store and from which it may fetch.
 #[derive(Debug)]
 pub struct Pair {
+    /// What both partners run.
+    pub program: PathBuf,
     /// Everything lies in here.
     pub room: tempfile::TempDir,
     /// The first partner's state directory; it asks.
@@ -32,9 +35,20 @@ impl Pair {
     /// If that fails.
     #[must_use]
     pub fn new() -> Self {
+        Self::of(culvert())
+    }
+
+    /// As [`Pair::new`], of another build.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn of(program: &Path) -> Self {
         let room = tempfile::Builder::new().prefix("culvert-test-").tempdir().expect("a directory can be made");
-        let (there, shared) = (room.path().join("there"), room.path().join("shared"));
-        Self::with(room, there, shared)
+        let [here, there, shared] = ["here", "there", "shared"].map(|name| room.path().join(name));
+        let pair = Self { program: program.to_owned(), room, here, there, shared };
+        pair.introduce();
+        pair
     }
 
     /// As [`Pair::new`], with the second's directories where the test wants them.
@@ -44,11 +58,43 @@ impl Pair {
     #[must_use]
     pub fn with(room: tempfile::TempDir, there: PathBuf, shared: PathBuf) -> Self {
         let here = room.path().join("here");
-        std::fs::create_dir_all(&shared).expect("a directory can be made");
-        let (our_key, _) = (key_of(&here), key_of(&there));
-        let permit = format!("{}:both", shared.display());
-        run(&there, ["profile", "add", "first", "--key", &our_key, "--permit", &permit]).exits(0);
-        Self { room, here, there, shared }
+        Self::asking_from(room, here, there, shared)
+    }
+
+    /// As [`Pair::with`], with the first's state where the test wants it too.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn asking_from(room: tempfile::TempDir, here: PathBuf, there: PathBuf, shared: PathBuf) -> Self {
+        let pair = Self { program: culvert().to_owned(), room, here, there, shared };
+        pair.introduce();
+        pair
+    }
+
+    /// Makes the keys and the first's profile.
+    fn introduce(&self) {
+        std::fs::create_dir_all(&self.shared).expect("a directory can be made");
+        let (our_key, _) = (self.key_of(&self.here), self.key_of(&self.there));
+        let permit = format!("{}:both", self.shared.display());
+        self.run(&self.there, ["profile", "add", "first", "--key", &our_key, "--permit", &permit]).exits(0);
+    }
+
+    /// The partners' program with a state directory and arguments, not started yet.
+    pub fn command<S: AsRef<OsStr>>(&self, state: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
+        command_of(&self.program, state, arguments)
+    }
+
+    /// Runs the partners' program with a state directory.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn run<S: AsRef<OsStr>>(&self, state: &Path, arguments: impl IntoIterator<Item = S>) -> Ran {
+        self.command(state, arguments).output().expect("the program starts").into()
+    }
+
+    fn key_of(&self, state: &Path) -> String {
+        key_in(self.run(state, SHOW_KEY))
     }
 
     /// Starts the second's node on loopback and tells the first where it is.
@@ -78,7 +124,7 @@ impl Pair {
     #[must_use]
     pub fn start_changed(&self, change: impl FnOnce(&mut Command)) -> RunningNode {
         let arguments = ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "127.0.0.1:0"];
-        let mut starting = command(&self.there, arguments);
+        let mut starting = self.command(&self.there, arguments);
         change(&mut starting);
         let node = RunningNode::start(&self.there, &mut starting);
         self.meet(node.port);
@@ -102,10 +148,10 @@ impl Pair {
     /// If that fails.
     pub fn meet(&self, port: u16) {
         let address = format!("127.0.0.1:{port}");
-        let known = run(&self.here, ["profile", "show", "second"]).code == 0;
-        let their_key = key_of(&self.there);
+        let known = self.run(&self.here, ["profile", "show", "second"]).code == 0;
+        let their_key = self.key_of(&self.there);
         let verb = if known { "edit" } else { "add" };
-        run(&self.here, ["profile", verb, "second", "--key", &their_key, "--address", &address]).exits(0);
+        self.run(&self.here, ["profile", verb, "second", "--key", &their_key, "--address", &address]).exits(0);
     }
 
     /// A path in the room.
@@ -117,19 +163,19 @@ impl Pair {
     /// Sends `source` to `destination` below the shared directory, as JSON.
     pub fn send(&self, source: &Path, destination: &str, options: &[&str]) -> Ran {
         let destination = format!("second:{}", self.shared.join(destination).display());
-        let mut arguments: Vec<&std::ffi::OsStr> =
+        let mut arguments: Vec<&OsStr> =
             vec!["send".as_ref(), source.as_os_str(), destination.as_ref(), "--json".as_ref()];
-        arguments.extend(options.iter().map(std::ffi::OsStr::new));
-        run(&self.here, arguments)
+        arguments.extend(options.iter().map(OsStr::new));
+        self.run(&self.here, arguments)
     }
 
     /// Fetches `source` from below the shared directory, as JSON.
     pub fn get(&self, source: &str, destination: &Path, options: &[&str]) -> Ran {
         let source = format!("second:{}", self.shared.join(source).display());
-        let mut arguments: Vec<&std::ffi::OsStr> =
+        let mut arguments: Vec<&OsStr> =
             vec!["get".as_ref(), source.as_ref(), destination.as_os_str(), "--json".as_ref()];
-        arguments.extend(options.iter().map(std::ffi::OsStr::new));
-        run(&self.here, arguments)
+        arguments.extend(options.iter().map(OsStr::new));
+        self.run(&self.here, arguments)
     }
 }
 
@@ -145,7 +191,14 @@ impl Default for Pair {
 /// If that fails.
 #[must_use]
 pub fn key_of(state: &Path) -> String {
-    let shown = run(state, ["identity", "--json", "init"]).exits(0).json();
+    key_in(run(state, SHOW_KEY))
+}
+
+/// Makes an identity, and shows it.
+const SHOW_KEY: [&str; 3] = ["identity", "--json", "init"];
+
+fn key_in(shown: Ran) -> String {
+    let shown = shown.exits(0).json();
     shown["key"].as_str().expect("an identity has a key").to_owned()
 }
 
@@ -218,6 +271,15 @@ impl RunningNode {
     pub fn kill(mut self) {
         kill(self.child.id());
         let _ = self.child.wait();
+    }
+
+    /// Sends it a signal, and waits for its end.
+    ///
+    /// # Panics
+    /// If it cannot be waited for.
+    pub fn end_by(mut self, signal: Signal) -> std::process::ExitStatus {
+        signal_process(self.child.id(), signal);
+        self.child.wait().expect("a child can be waited for")
     }
 
     /// Its metrics.

@@ -97,7 +97,12 @@ pub fn run<S: AsRef<OsStr>>(state: &Path, arguments: impl IntoIterator<Item = S>
 
 /// The program with a state directory and arguments, not started yet. Variables of the environment do not reach it.
 pub fn command<S: AsRef<OsStr>>(state: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new(culvert());
+    command_of(culvert(), state, arguments)
+}
+
+/// As [`command`], of another build.
+pub fn command_of<S: AsRef<OsStr>>(program: &Path, state: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CULVERT_")) {
         command.env_remove(name);
     }

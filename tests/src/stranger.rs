@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use culvert_control::state::StateDirectory;
@@ -10,6 +11,7 @@ use culvert_control::tls::TlsConfigs;
 use culvert_protocol::control::{
     FrameReader, Message, Options, Overwrite, PROTOCOL_VERSION, Refusal, Request, TransferId, Wish, encode_entry,
 };
+use culvert_protocol::identity::Identity;
 use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
 use culvert_protocol::rate_control::Mode;
 use culvert_protocol::seal::Cipher;
@@ -43,10 +45,27 @@ impl Stranger {
     #[must_use]
     pub fn connect(state: &Path, port: u16) -> Self {
         let identity = StateDirectory::open(state).expect("the state opens").identity().expect("there is a key");
-        let configs = TlsConfigs::new(&identity);
+        let tcp = TcpStream::connect(("127.0.0.1", port)).expect("the node listens");
+        Self::over(tcp, &identity)
+    }
+
+    /// Connects from 127.0.0.`last` with a key that nobody has seen.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn fresh_from(last: u8, port: u16) -> std::io::Result<Self> {
+        connect_from(last, port).map(|tcp| Self::over(tcp, &Identity::generate()))
+    }
+
+    /// A connection that shows a key.
+    ///
+    /// # Panics
+    /// If its timeout cannot be set.
+    #[must_use]
+    pub fn over(tcp: TcpStream, identity: &Identity) -> Self {
+        let configs = TlsConfigs::new(identity);
         let name = rustls::pki_types::ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
         let client = rustls::ClientConnection::new(configs.client, name).expect("the configuration is valid");
-        let tcp = TcpStream::connect(("127.0.0.1", port)).expect("the node listens");
         tcp.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout can be set");
         Self { stream: rustls::StreamOwned::new(client, tcp), frames: FrameReader::default() }
     }
@@ -57,11 +76,39 @@ impl Stranger {
     /// If the node does not introduce itself.
     #[must_use]
     pub fn introduced(state: &Path, port: u16) -> Self {
+        Self::introduced_as(state, port, PROTOCOL_VERSION)
+    }
+
+    /// As [`Stranger::introduced`], as a program that speaks another version.
+    ///
+    /// # Panics
+    /// If the node does not introduce itself.
+    #[must_use]
+    pub fn introduced_as(state: &Path, port: u16, version: u16) -> Self {
         let mut stranger = Self::connect(state, port);
-        stranger.say(&hello(PROTOCOL_VERSION));
+        stranger.say(&hello(version));
         let answer = stranger.hear();
         assert!(matches!(answer, Some(Message::Hello { .. })), "{answer:?}");
         stranger
+    }
+
+    /// Sends the first flight of the handshake, and no more.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn only_say_client_hello(&mut self) -> std::io::Result<()> {
+        while self.stream.conn.wants_write() {
+            self.stream.conn.write_tls(&mut self.stream.sock)?;
+        }
+        Ok(())
+    }
+
+    /// Introduces itself; what the node says then, or none if it closes the connection before.
+    pub fn introduce(&mut self) -> Option<Message> {
+        let mut frame = Vec::new();
+        hello(PROTOCOL_VERSION).write_frame(&mut frame);
+        self.say_bytes(&frame).ok()?;
+        self.hear_in_time().ok()?
     }
 
     /// What flow keys are made of.
@@ -193,7 +240,11 @@ pub fn request(wish: Wish) -> Message {
         rate_bits_per_second: None,
         dry_run: false,
     };
-    let transfer = TransferId::new(1, rustix::process::getpid().as_raw_nonzero().get() as u128);
+    // One that has been refused may be under way for a moment longer: its files are put away.
+    static REQUESTS: AtomicU32 = AtomicU32::new(0);
+    let number = u128::from(REQUESTS.fetch_add(1, Ordering::Relaxed));
+    let process = rustix::process::getpid().as_raw_nonzero().get() as u128;
+    let transfer = TransferId::new(1, number << 32 | process);
     Message::Request(Request { transfer, wish, options, lane_ports: vec![9], datagram_bytes_max: 1_472 })
 }
 

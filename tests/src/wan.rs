@@ -15,7 +15,7 @@ pub mod command;
 pub mod link;
 pub mod router;
 pub mod table;
-mod tun;
+pub(crate) mod tun;
 
 use std::io;
 use std::process::Command;

@@ -81,6 +81,8 @@ fn a_result_has_every_field_of_the_contract() {
         "resumed_bytes",
         "verdict",
         "errors",
+        "warnings",
+        "warning_count",
     ] {
         assert!(result.get(field).is_some(), "the result has no '{field}': {result}");
     }

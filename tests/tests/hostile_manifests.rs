@@ -2,14 +2,11 @@
 //!
 //! What they cost the node is measured while it happens, in both of its processes.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
-
 use culvert_protocol::control::{Message, Refusal, RefusalCode, encode_entry};
 use culvert_protocol::manifest::{ENTRIES_MAX, Manifest};
 use culvert_tests::hostile_sender::{new_id, push_request};
-use culvert_tests::node::{Pair, RunningNode, resident_kib};
+use culvert_tests::memory::MemoryWatch;
+use culvert_tests::node::{Pair, RunningNode};
 use culvert_tests::stranger::{Stranger, file};
 use culvert_tests::tree::contents;
 
@@ -19,37 +16,6 @@ const PART_BYTES: usize = 200 << 10;
 const CONTROL_KIB_MAX: u64 = 512 << 10;
 /// The data plane hears nothing of manifests.
 const DATA_PLANE_KIB_MAX: u64 = 100 << 10;
-
-/// The most memory that a node's processes have while it lives.
-struct Watch {
-    stop: Arc<AtomicBool>,
-    most: Arc<[AtomicU64; 2]>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Watch {
-    fn begin(node: &RunningNode) -> Self {
-        let processes = [node.process_id(), node.data_plane()];
-        let (stop, most) = (Arc::new(AtomicBool::new(false)), Arc::new([AtomicU64::new(0), AtomicU64::new(0)]));
-        let (stopped, seen) = (stop.clone(), most.clone());
-        let thread = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                for (process, most) in processes.iter().zip(seen.iter()) {
-                    most.fetch_max(resident_kib(*process), Ordering::Relaxed);
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        });
-        Self { stop, most, thread: Some(thread) }
-    }
-
-    /// KiB of the control process and of the data plane.
-    fn end(mut self) -> (u64, u64) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().expect("it is ended once").join().expect("it watches to the end");
-        (self.most[0].load(Ordering::Relaxed), self.most[1].load(Ordering::Relaxed))
-    }
-}
 
 /// A transfer that is accepted and waits for its manifest.
 fn begin(pair: &Pair, node: &RunningNode) -> Stranger {
@@ -102,13 +68,13 @@ fn a_manifest_without_end_is_refused_at_its_limit() {
     // What one costs is given back before the next comes.
     for round in 0..2 {
         let mut stranger = begin(&pair, &node);
-        let watch = Watch::begin(&node);
+        let watch = MemoryWatch::of(&node);
         let said = say_entries(&mut stranger, 2 * ENTRIES_MAX, None);
         let refusal = stranger.hear_refusal();
         assert_eq!(refusal.code, RefusalCode::Protocol, "{refusal}");
         assert!(refusal.text.contains(&ENTRIES_MAX.to_string()), "{refusal}");
         assert!((ENTRIES_MAX..ENTRIES_MAX + ENTRIES_MAX / 2).contains(&said), "it took {said} entries");
-        assert_bounded(&format!("entries without end, round {round}"), watch.end());
+        assert_bounded(&format!("entries without end, round {round}"), watch.most());
     }
     assert_goes_on(&pair, node);
 }
@@ -118,7 +84,7 @@ fn as_many_entries_as_there_may_be_are_planned_in_bounded_memory() {
     let pair = Pair::new();
     let node = pair.start();
     let mut stranger = begin(&pair, &node);
-    let watch = Watch::begin(&node);
+    let watch = MemoryWatch::of(&node);
     let mut manifest = Manifest::default();
     let said = say_entries(&mut stranger, ENTRIES_MAX, Some(&mut manifest));
     let digest = manifest.digest();
@@ -132,7 +98,7 @@ fn as_many_entries_as_there_may_be_are_planned_in_bounded_memory() {
         }
     };
     assert!(!flows.is_empty());
-    assert_bounded("the most entries", watch.end());
+    assert_bounded("the most entries", watch.most());
     drop(stranger);
     assert!(std::fs::read_dir(pair.shared.join("in")).unwrap().next().is_none());
     std::fs::remove_dir(pair.shared.join("in")).unwrap();
@@ -170,7 +136,7 @@ fn a_manifest_that_announces_a_trillion_entries_takes_no_memory_for_them() {
     let node = pair.start();
     for announced in [ENTRIES_MAX as u64 + 1, u32::MAX.into(), 1_000_000_000_000, u64::MAX] {
         let mut stranger = begin(&pair, &node);
-        let watch = Watch::begin(&node);
+        let watch = MemoryWatch::of(&node);
         assert_eq!(say_entries(&mut stranger, 3, None), 3);
         stranger.say_bytes(&end_that_announces(announced)).unwrap();
         let answer = answer(&mut stranger);
@@ -181,7 +147,7 @@ fn a_manifest_that_announces_a_trillion_entries_takes_no_memory_for_them() {
             is_message.then_some(RefusalCode::Protocol),
             "{answer:?}"
         );
-        let (control, _) = watch.end();
+        let (control, _) = watch.most();
         assert!(control < 100 << 10, "{announced} entries: the control process grew to {control} KiB");
     }
     assert_goes_on(&pair, node);
@@ -201,7 +167,7 @@ fn answer(stranger: &mut Stranger) -> Option<Refusal> {
 fn long_names_of_several_manifests_are_refused_at_the_partners_share() {
     let pair = Pair::new();
     let node = pair.start();
-    let watch = Watch::begin(&node);
+    let watch = MemoryWatch::of(&node);
     let mut held = Vec::new();
     let refusal = 'all: loop {
         let mut stranger = begin(&pair, &node);
@@ -222,7 +188,7 @@ fn long_names_of_several_manifests_are_refused_at_the_partners_share() {
     };
     assert_eq!(refusal.code, RefusalCode::Temporary, "{refusal}");
     assert!(refusal.text.contains("divide them"), "{refusal}");
-    let (control, _) = watch.end();
+    let (control, _) = watch.most();
     eprintln!("the control process had {control} KiB");
     // The share, a vector that grows by doubling, and a little.
     assert!(control < 5 << 20, "the control process grew to {control} KiB");

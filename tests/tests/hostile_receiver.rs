@@ -8,7 +8,7 @@ use std::net::UdpSocket;
 use std::os::unix::ffi::OsStrExt as _;
 
 use culvert_protocol::arrivals::PacketRange;
-use culvert_protocol::control::{FlowOffer, Message, Options, RefusalCode, Run, Wish};
+use culvert_protocol::control::{FileError, FlowOffer, Message, Options, RefusalCode, Request, Run, Wish};
 use culvert_protocol::feedback::{Summary, write_report};
 use culvert_protocol::rate_control::Mode;
 use culvert_tests::hostile_receiver::HostileReceiver;
@@ -115,6 +115,57 @@ fn plans_that_lie_are_refused() {
     siege.lift();
 }
 
+/// The smallest of them made a stride below the least of every path that answered, and the data
+/// plane ended for everybody.
+#[test]
+fn a_datagram_that_cannot_carry_data_is_refused_with_a_sentence() {
+    let siege = Siege::begin();
+    for bytes in [0, 47, 100, 559] {
+        let mut stranger = Stranger::introduced(&siege.pair.here, siege.node.port);
+        let source = siege.pair.shared.join("data/").as_os_str().as_bytes().to_vec();
+        let Message::Request(mut asked) = request(Wish::Pull { sources: vec![source] }) else { unreachable!() };
+        (asked.transfer, asked.datagram_bytes_max) = (new_id(), bytes);
+        stranger.say(&Message::Request(asked));
+        let refusal = stranger.hear_refusal();
+        assert_eq!(refusal.code, RefusalCode::Protocol);
+        assert!(refusal.text.contains(&format!("datagrams of {bytes} bytes")), "{refusal}");
+        assert!(refusal.text.contains("560"), "{refusal}");
+    }
+    siege.lift();
+}
+
+#[test]
+fn requests_beyond_what_a_node_can_count_are_refused_with_a_sentence() {
+    let siege = Siege::begin();
+    let most = 45_000_000_000_000;
+    type Change = fn(&mut Request);
+    let larger: Change = |asked| asked.options.chunk_bytes = 16 << 20;
+    let cases: [(u64, Change, &str); 10] = [
+        (0, larger, "45 TB"),
+        (most + 1, larger, "45 TB"),
+        (u64::MAX, larger, "45 TB"),
+        // As many bytes as there may be, in more chunks than can be numbered.
+        (most, |asked| asked.options.chunk_bytes = 64 << 10, "larger chunks"),
+        (1, |asked| asked.options.chunk_bytes = 0, "power of two"),
+        (1, |asked| asked.options.chunk_bytes = (64 << 10) + 1, "power of two"),
+        (1, |asked| asked.options.chunk_bytes = 32 << 10, "power of two"),
+        (1, |asked| asked.options.chunk_bytes = 32 << 20, "power of two"),
+        (1, |asked| asked.lane_ports.clear(), "no lanes"),
+        (1, |asked| asked.lane_ports = vec![9; 257], "too many"),
+    ];
+    for (bytes, change, said) in cases {
+        let mut stranger = Stranger::introduced(&siege.pair.here, siege.node.port);
+        let Message::Request(mut asked) = request(Wish::Measure { bytes }) else { unreachable!() };
+        asked.transfer = new_id();
+        change(&mut asked);
+        stranger.say(&Message::Request(asked));
+        let refusal = stranger.hear_refusal();
+        assert_eq!(refusal.code, RefusalCode::Protocol, "{bytes}: {refusal}");
+        assert!(refusal.text.contains(said), "{bytes}: {refusal}");
+    }
+    siege.lift();
+}
+
 #[test]
 fn wishes_for_more_than_was_sent_are_refused() {
     let siege = Siege::begin();
@@ -135,6 +186,30 @@ fn wishes_for_more_than_was_sent_are_refused() {
         stranger.say(&wish);
         let refusal = stranger.hear_refusal();
         assert_eq!(refusal.code, RefusalCode::Protocol, "{wish:?}: {refusal}");
+    }
+    siege.lift();
+}
+
+#[test]
+fn attributes_of_files_that_there_are_not_were_not_kept() {
+    let siege = Siege::begin();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let entry = |file| FileError { file, code: "time".to_owned(), text: "utimensat: no".to_owned() };
+    // There are twenty files, and sixteen may be named.
+    for (count, first) in [
+        (u64::MAX, Vec::new()),
+        (21, vec![entry(0)]),
+        (1, vec![entry(20)]),
+        (1, vec![entry(u32::MAX)]),
+        (1, vec![entry(0), entry(1)]),
+        (20, (0..17).map(entry).collect()),
+    ] {
+        let mut stranger = siege.pull(socket.local_addr().unwrap().port());
+        stranger.say(&Message::PlanEnd { flows: vec![offer(0, 0)], stored_bytes: 0 });
+        stranger.say(&Message::NotKept { count, first });
+        let refusal = stranger.hear_refusal();
+        assert_eq!(refusal.code, RefusalCode::Protocol, "{count}: {refusal}");
+        assert!(refusal.text.contains("did not keep attributes"), "{refusal}");
     }
     siege.lift();
 }
@@ -197,7 +272,7 @@ fn a_receiver_that_calls_everything_lost_for_ever_is_given_up() {
         let lost = if lost.count > 0 { vec![lost] } else { Vec::new() };
         (Summary { decided_below: decided, credit: 4, interval_us: 2_000, ..*seen }, lost)
     });
-    assert_eq!(refusal.code, RefusalCode::Protocol, "{refusal}");
+    assert_eq!(refusal.code, RefusalCode::Temporary, "{refusal}");
     assert!(refusal.text.contains("lost") && refusal.text.contains("again and again"), "{refusal}");
 
     let honest: Ran = honest.wait_with_output().unwrap().into();

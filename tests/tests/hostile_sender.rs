@@ -9,6 +9,7 @@ use std::process::{Child, Stdio};
 
 use culvert_protocol::control::{FileError, Message, RefusalCode, SenderSummary, TransferId, Wish, encode_entry};
 use culvert_protocol::manifest::{Entry, EntryKind};
+use culvert_protocol::tree_hash::ChunkHasher;
 use culvert_protocol::wire::{EPOCH_BITS, Header, SegmentKind};
 use culvert_tests::hostile_sender::{
     CHUNK_BYTES, HostileSender, STRIDE, hash_of_part, new_id, part_of, push_request, say_manifest,
@@ -199,6 +200,99 @@ fn a_damaged_chunk_cannot_be_proved_by_saying_so() {
     assert_eq!(refusal.code, RefusalCode::Protocol);
     assert!(refusal.text.contains("not stored"), "{refusal}");
     assert!(siege.stored("file").is_none());
+    siege.lift();
+}
+
+/// A partial file with two of three chunks that are there, and the transfer begun anew.
+fn with_two_chunks_offered(siege: &Siege, entries: &[Entry<'_>], good: &[u8]) -> HostileSender {
+    let mut sender = siege.attack(entries);
+    sender.send_part(0, 0, good, 0);
+    sender.send_part(1, 1, good, 1);
+    sender.hear_stored();
+    drop(sender);
+    wait_for("the partial file", || (temporary_files(&siege.pair.shared.join("in")).len() == 1).then_some(()));
+    // The session that was cut may still hold the journal for a moment.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    siege.attack(entries)
+}
+
+/// The chunk was found undamaged when the transfer was planned; then its place was written over
+/// with bytes of another hash.
+#[test]
+fn what_was_offered_is_not_proved_once_other_bytes_came_in_its_place() {
+    let siege = Siege::begin();
+    let (good, evil) = (file_of_chunks(3, 11), file_of_chunks(3, 12));
+    let mut sender = with_two_chunks_offered(&siege, &[file(b"file", good.len() as u64)], &good);
+    sender.stranger.say(&Message::ChunkHashes(vec![(0, hash_of_part(&good, 0))]));
+    sender.send_chunk_once(0, 0, part_of(&evil, 0));
+    assert_eq!(sender.hear_send_again(), [0]);
+    sender.stranger.say(&Message::Proven(vec![0]));
+    let refusal = sender.stranger.hear_refusal();
+    assert_eq!(refusal.code, RefusalCode::Protocol);
+    assert!(refusal.text.contains("not stored"), "{refusal}");
+    assert!(siege.stored("file").is_none());
+    siege.lift();
+}
+
+#[test]
+fn a_hole_is_not_believed_where_wrong_bytes_came() {
+    let siege = Siege::begin();
+    let good = file_of_chunks(2, 13);
+    let sparse = Entry { kind: EntryKind::File { bytes: good.len() as u64, is_sparse: true }, ..file(b"file", 0) };
+    let mut sender = siege.attack(&[sparse]);
+    sender.stranger.say(&Message::ChunkHashes(vec![(0, [9; 32])]));
+    sender.send_chunk_once(0, 0, part_of(&good, 0));
+    assert_eq!(sender.hear_send_again(), [0]);
+    sender.stranger.say(&Message::Holes(vec![(0, hash_of_part(&vec![0; good.len()], 0))]));
+    assert_eq!(sender.stranger.hear_refusal().code, RefusalCode::Protocol);
+    siege.lift();
+}
+
+/// The beginning of a chunk is hashed while it arrives. Then the chunk comes whole, at another
+/// stride and with other bytes (W-11).
+#[test]
+fn a_chunk_that_begins_anew_with_other_bytes_is_signed_as_it_is_stored() {
+    let siege = Siege::begin();
+    let chunk_bytes: usize = 256 << 10;
+    let bytes = |seed| Random::new(seed).bytes(chunk_bytes + 100_000);
+    let (first, second) = (bytes(14), bytes(15));
+    let asked = push_request(&siege.pair.shared.join("in"), new_id());
+    let options = culvert_protocol::control::Options { chunk_bytes: chunk_bytes as u32, ..asked.options };
+    let asked = culvert_protocol::control::Request { options, ..asked };
+    let entries = [file(b"file", first.len() as u64)];
+    let mut sender = HostileSender::begin_request(&siege.pair.here, siege.node.port, asked, &entries);
+    let part = |file: &[u8], part: usize| file[part * chunk_bytes..file.len().min((part + 1) * chunk_bytes)].to_vec();
+    let hash = |file: &[u8], number: usize| {
+        let mut hasher = ChunkHasher::new(file.len() as u64, (number * chunk_bytes) as u64, chunk_bytes as u32);
+        hasher.update(&part(file, number));
+        hasher.finish()
+    };
+    let send = |sender: &mut HostileSender, chunk: u32, bytes: &[u8], stride: u16, segments: std::ops::Range<u32>| {
+        for index in segments {
+            let datagram = sender.segment_of(0, chunk, bytes, stride, index);
+            sender.send(0, &datagram);
+            // Without a pacer a burst would overflow the socket.
+            if index % 32 == 31 {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    };
+    // When the lane knows where the chunk goes, what has come is hashed with the next segment.
+    send(&mut sender, 0, &part(&first, 0), STRIDE, 0..150);
+    send(&mut sender, 0, &part(&first, 0), STRIDE, 150..160);
+    // What a hash that goes on would be of: two steps of the first bytes, then the second.
+    let hashed = 128 << 10;
+    let mixture = [&first[..hashed], &second[hashed..]].concat();
+    sender.stranger.say(&Message::ChunkHashes(vec![(0, hash(&mixture, 0))]));
+    send(&mut sender, 0, &part(&second, 0), 1_000, 0..263);
+    assert_eq!(sender.hear_send_again(), [0]);
+    sender.stranger.say(&Message::ChunkHashes(vec![(0, hash(&second, 0)), (1, hash(&second, 1))]));
+    send(&mut sender, 0, &part(&second, 0), STRIDE, 0..256);
+    send(&mut sender, 1, &part(&second, 1), STRIDE, 0..98);
+    say_the_end(&mut sender, &[(0, &second)]);
+    hear_finished(&mut sender);
+    assert!(siege.stored("file").unwrap() == second);
     siege.lift();
 }
 
@@ -419,10 +513,33 @@ fn a_slow_loris_with_a_key_leaves_room_for_others() {
         )
         .count();
     let accepted = answers.iter().filter(|(answer, _)| matches!(answer, Some(Message::Accepted(_)))).count();
-    assert_eq!((accepted, busy), (128, 12));
+    let refused = answers.iter().find(|(answer, _)| matches!(answer, Some(Message::Refused(_))));
+    assert_eq!((accepted, busy), (128, 12), "{:?}", refused.map(|(answer, _)| answer));
     // All of them still there, the honest partner gets its turn.
     siege.lift();
     drop(answers);
+}
+
+/// The refusal quoted the path, in which each byte takes four characters, and did not fit a frame:
+/// the task that writes panicked.
+#[test]
+fn a_path_that_fills_a_frame_is_refused_with_a_sentence() {
+    let siege = Siege::begin();
+    let path: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(&[0xff; 250_000]);
+    for wish in [
+        Wish::Pull { sources: vec![std::os::unix::ffi::OsStrExt::as_bytes(path).to_vec()] },
+        push_request(path.as_ref(), new_id()).wish,
+    ] {
+        let mut stranger = Stranger::introduced(&siege.pair.here, siege.node.port);
+        stranger.say(&Message::Request(culvert_protocol::control::Request {
+            wish,
+            ..push_request("/".as_ref(), new_id())
+        }));
+        let refusal = stranger.hear_refusal();
+        assert_eq!(refusal.code, RefusalCode::Protocol);
+        assert!(refusal.text.contains("more than 4096 bytes"), "{refusal}");
+    }
+    siege.lift();
 }
 
 #[test]

@@ -278,6 +278,13 @@ fn a_black_hole_is_told_from_a_router_that_speaks() {
     assert!(bad, "{found}");
 }
 
+/// Whether a check of a path of 100 Mb/s is sure of it.
+fn has_found_the_rate(found: &Value) -> bool {
+    let rate = &found["send"]["rate"];
+    let reaches = |what: &str, least: f64| rate[what].as_f64().is_some_and(|bits| bits >= least);
+    rate["confidence"] != "low" && reaches("bits_per_second", 90e6) && reaches("delivered_bits_per_second", 92e6)
+}
+
 #[test]
 fn the_bottlenecks_rate_and_buffer_are_found_and_transfers_are_compared() {
     let Some(lab) = Routed::new() else { return };
@@ -295,18 +302,28 @@ fn the_bottlenecks_rate_and_buffer_are_found_and_transfers_are_compared() {
         return;
     }
     let options = ["--seconds", "0.5", "--no-trace", "--buffer", "--rate", "400M", "--json"];
-    // A machine that is busy with other tests gives contradictory trains now and then, and the check says so.
-    let is_sure = |found: &Value| found["send"]["rate"]["confidence"] != "low";
-    let found = (0..3)
-        .map(|_| lab.check(&pair, &options).json())
-        .find(is_sure)
-        .expect("one of three checks is sure of the rate");
+    // The shaper keeps no credit beyond its burst: where the machine is busy with other tests it is slower than it was
+    // asked to be, and what is measured is right to be lower. It is never faster, so no check may say more, and the
+    // best of them has found the rate.
+    let mut checks = Vec::new();
+    while checks.len() < 6 {
+        let found = lab.check(&pair, &options).json();
+        let rate = &found["send"]["rate"];
+        if rate["confidence"] != "low" {
+            let bits = rate["bits_per_second"].as_f64().unwrap();
+            // tbf counts Ethernet headers too: 1514 bytes for 1500.
+            assert!(bits <= 102e6, "{rate}");
+        }
+        checks.push(found);
+        if checks.last().is_some_and(has_found_the_rate) {
+            break;
+        }
+    }
+    let found = checks.pop().unwrap();
     let rate = &found["send"]["rate"];
-    let bits = rate["bits_per_second"].as_f64().unwrap();
-    // tbf counts Ethernet headers too: 1514 bytes for 1500.
-    assert!((90e6..=102e6).contains(&bits) && rate["limit"] == "path", "{rate}");
-    let delivered = rate["delivered_bits_per_second"].as_f64().unwrap();
-    assert!((92e6..=106e6).contains(&delivered), "{rate}");
+    assert!(has_found_the_rate(&found), "none of {} checks has found 100 Mb/s: {rate}", checks.len() + 1);
+    assert_eq!(rate["limit"], "path", "{rate}");
+    assert!(rate["delivered_bits_per_second"].as_f64().unwrap() <= 106e6, "{rate}");
     let buffer = found["send"]["buffer_bytes"].as_f64().unwrap_or_else(|| panic!("{found}"));
     assert!((400e3..=600e3).contains(&buffer), "a buffer of 500 kB was measured as {buffer}");
 
@@ -534,7 +551,8 @@ fn wireshark_finds_no_malformed_packet() {
     let Some(lab) = Routed::new() else { return };
     // On the protocols' own port, within a namespace.
     let pair = Pair::new();
-    let config = write_config(&pair, "there.toml", "[responder]\nstamp = '10.97.2.2:862'\ntwamp = '10.97.2.2:862'\n");
+    let responder = "[responder]\nstamp = '10.97.2.2:862'\ntwamp = '10.97.2.2:862'\nallow = ['10.97.1.0/24']\n";
+    let config = write_config(&pair, "there.toml", responder);
     let arguments = ["--config", &config, "node", "--listen", "[::]:7272", "--metrics", "off"];
     let _node = RunningNode::start(&pair.there, &mut lab.inside(2, &command(&pair.there, arguments)));
     let capture = pair.path("capture.pcapng");

@@ -16,12 +16,12 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use culvert_control::destination::partial_name;
+use culvert_control::destination::temporary::temporary_name;
 use culvert_control::sources::hash_of;
 use culvert_tests::faulty_disk::{Event, FaultyDisk, Record, after_power_failure, missing};
 use culvert_tests::history::History;
 use culvert_tests::node::Pair;
-use culvert_tests::program::Ran;
+use culvert_tests::program::{Ran, culvert};
 use culvert_tests::random::{Random, seeds};
 use culvert_tests::tree::{Item, assert_same, contents, is_temporary, make_flat, temporary_files};
 
@@ -158,7 +158,7 @@ impl Aftermath {
             if found.get(name) == expected.get(name) {
                 continue;
             }
-            let partial = name.parent().unwrap().join(partial_name(name.as_os_str().as_bytes()));
+            let partial = name.parent().unwrap().join(temporary_name(stored.tokens[&hash]));
             let (Some(Item::File(there)), Item::File(source)) = (found.get(&partial), &expected[name]) else {
                 panic!("the journal calls a chunk of {} stored, and there is no partial file", name.display());
             };
@@ -173,6 +173,7 @@ impl Aftermath {
     fn resume(self, run: &Run) {
         let destination = self.destination();
         let pair = Pair {
+            program: culvert().to_owned(),
             room: tempfile::tempdir_in(run.room.path()).unwrap(),
             here: run.here.clone(),
             there: self.state.mounted.join("there"),

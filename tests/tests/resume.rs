@@ -1,10 +1,12 @@
 //! Any of the four processes dies at any moment; the transfer goes on where it stopped.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use culvert_control::journal::Record;
+use culvert_tests::journals::{is_done, journals};
 use culvert_tests::node::{Pair, RunningNode, data_plane_of, kill, wait_for};
 use culvert_tests::program::{Ran, command};
 use culvert_tests::random::{Random, seeds};
@@ -322,4 +324,126 @@ fn a_directory_that_was_being_filled_when_the_node_died_is_removed_even_if_its_s
     pair.send(&source.join(""), "in", &["--retries", "5"]).exits(0);
     assert_eq!(temporary_files(&pair.shared), [] as [std::path::PathBuf; 0]);
     assert_eq!(fs::read(destination.join("stays")).unwrap(), b"here");
+}
+
+/// The root of a directory of files, as a receipt has it.
+fn root_of(directory: &Path) -> String {
+    let mut names: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    let mut listing = blake3::Hasher::new();
+    for path in names {
+        let (hash, name) = (blake3::hash(&fs::read(&path).unwrap()), path.file_name().unwrap().to_str().unwrap());
+        listing.update(format!("{hash}  {name}\n").as_bytes());
+    }
+    listing.finalize().to_hex().to_string()
+}
+
+/// Partners in memory: to make all of a disk durable takes as long as others have written to it, and
+/// before that no small file is called stored.
+fn pair_in_memory() -> Pair {
+    let room = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let (there, shared) = (room.path().join("there"), room.path().join("shared"));
+    Pair::with(room, there, shared)
+}
+
+/// An attempt that stores small files, and a large one as a rule, and dies with another one half
+/// there: which of the large ones is opened first is chance. It is so slow that also a busy disk has
+/// got that far before all has come. Returns how many files it stored.
+fn interrupt_with_some_stored(pair: &Pair, source: &Path, options: &[&str]) -> usize {
+    let destination = format!("second:{}", pair.shared.join("in").display());
+    let mut sending = command(&pair.here, ["send", "--json", "--retries", "0", "--rate", "40M"]);
+    sending.args(options).arg(source.join("")).arg(destination).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = sending.spawn().unwrap();
+    let done = |records: &[Record]| records.iter().filter(|record| is_done(record)).count();
+    let is_enough = |records: &[Record]| done(records) >= 5 && has_file_half_there(records);
+    let mut last = Vec::new();
+    wait_for("files that are stored, and a part of another", || {
+        if let Some(ended) = child.try_wait().unwrap() {
+            let said = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+            panic!("it ended too early ({ended}, {said}), when the journal said {last:?}");
+        }
+        last = journals(&pair.there);
+        last.iter().any(|(_, records)| is_enough(records)).then_some(())
+    });
+    kill(child.id());
+    child.wait().unwrap();
+    journals(&pair.there).iter().map(|(_, records)| done(records)).sum()
+}
+
+/// More than a pack takes.
+const WHOLE_BYTES: usize = 1_200_000;
+
+/// Whether some of a file is stored, and not all of it.
+fn has_file_half_there(records: &[Record]) -> bool {
+    let named = |record: &Record| match record {
+        Record::Begun { name, .. } => Some(*name),
+        _ => None,
+    };
+    let begun: Vec<u128> = records.iter().filter_map(named).collect();
+    let is_stored = |of: u128| records.iter().any(|record| matches!(record, Record::Done { name, .. } if *name == of));
+    records.iter().any(|record| match record {
+        Record::Chunk { file, .. } => begun.get(*file as usize).is_some_and(|&name| !is_stored(name)),
+        _ => false,
+    })
+}
+
+fn make_small_and_large(source: &Path, random: &mut Random) {
+    make_flat(source, 5, 3_000, random);
+    fs::write(source.join("g-whole"), random.bytes(WHOLE_BYTES)).unwrap();
+    fs::write(source.join("h-half"), random.bytes(24 << 20)).unwrap();
+}
+
+/// What was stored without a hash was left out of what is signed, as if it had been there before.
+#[test]
+fn what_was_stored_without_a_hash_is_signed_by_the_hash_of_what_is_stored() {
+    for policy in ["never", "changed", "content", "always"] {
+        let pair = pair_in_memory();
+        let _node = pair.start();
+        let source = pair.path("source");
+        make_small_and_large(&source, &mut Random::new(11));
+        // To compare contents takes hashes.
+        let first_policy = if policy == "content" { "changed" } else { policy };
+        interrupt_with_some_stored(&pair, &source, &["--checksum", "none", "--overwrite", first_policy]);
+        let options = ["--checksum", "blake3", "--overwrite", policy, "--retries", "5"];
+        let result = pair.send(&source.join(""), "in", &options).exits(0).json();
+        check(&pair, &source);
+        assert_eq!(result["root_blake3"], root_of(&pair.shared.join("in")), "{policy}: {result}");
+        assert_eq!((&result["files"]["stored"], &result["files"]["skipped"]), (&7.into(), &0.into()), "{policy}");
+        // No hash proves it, so nothing of it went on from where it was.
+        let resumed = result["resumed_bytes"].as_u64().unwrap();
+        assert!(resumed <= WHOLE_BYTES as u64, "{policy}: {resumed} bytes count as resumed, and were sent");
+    }
+}
+
+/// Files that somebody has touched since are nobody's who sends: a policy decides about them.
+#[test]
+fn what_was_stored_without_a_hash_and_changed_since_is_not_replaced_unless_it_may_be() {
+    let pair = pair_in_memory();
+    let _node = pair.start();
+    let source = pair.path("source");
+    make_small_and_large(&source, &mut Random::new(12));
+    interrupt_with_some_stored(&pair, &source, &["--checksum", "none"]);
+    let changed = pair.shared.join("in/file-000000");
+    assert!(changed.is_file(), "a small file was stored");
+    fs::write(&changed, "somebody's").unwrap();
+    pair.send(&source.join(""), "in", &["--retries", "5"]).exits(1).says("file-000000");
+    assert_eq!(fs::read(&changed).unwrap(), b"somebody's");
+    pair.send(&source.join(""), "in", &["--overwrite", "changed", "--retries", "5"]).exits(0);
+    check(&pair, &source);
+}
+
+#[test]
+fn what_was_stored_with_a_hash_goes_on_in_a_transfer_without() {
+    for policy in ["never", "always"] {
+        let pair = pair_in_memory();
+        let _node = pair.start();
+        let source = pair.path("source");
+        make_small_and_large(&source, &mut Random::new(13));
+        let stored = interrupt_with_some_stored(&pair, &source, &["--overwrite", policy]);
+        let options = ["--checksum", "none", "--overwrite", policy, "--retries", "5"];
+        let result = pair.send(&source.join(""), "in", &options).exits(0).json();
+        check(&pair, &source);
+        assert_eq!(result["root_blake3"], "", "{policy}: it says a hash that nobody computed");
+        assert_eq!(result["files"]["stored"], 7, "{policy}: {stored} were stored before: {result}");
+    }
 }

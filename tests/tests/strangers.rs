@@ -9,14 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use culvert_protocol::control::{Message, PROTOCOL_VERSION, RefusalCode};
-use culvert_tests::node::{Pair, key_of, resident_kib, wait_for};
+use culvert_tests::memory::MemoryWatch;
+use culvert_tests::node::{Pair, key_of, wait_for};
 use culvert_tests::program::{Ran, command, run};
 use culvert_tests::random::Random;
 use culvert_tests::stranger::{Stranger, connect_from, hello};
 use culvert_tests::tree::{assert_same, make_flat};
-
-/// What a node that was flooded may have.
-const CONTROL_KIB_MAX: u64 = 150 << 10;
 
 #[test]
 fn a_flood_of_connections_and_packets_is_counted_and_a_transfer_comes_to_its_end() {
@@ -29,7 +27,7 @@ fn a_flood_of_connections_and_packets_is_counted_and_a_transfer_comes_to_its_end
     // The partner has been there before the flood begins.
     fs::write(pair.path("first"), "hello").unwrap();
     pair.send(&pair.path("first"), "first", &[]).exits(0);
-    let before = resident_kib(node.process_id());
+    let memory = MemoryWatch::of(&node);
 
     let (stop, connections, packets) =
         (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -94,8 +92,7 @@ fn a_flood_of_connections_and_packets_is_counted_and_a_transfer_comes_to_its_end
     wait_for("the refusals", || {
         (node.metric("culvert_connections_refused_total") >= connections as f64 / 2.0).then_some(())
     });
-    let after = resident_kib(node.process_id());
-    assert!(after < CONTROL_KIB_MAX, "the control process grew from {before} to {after} KiB");
+    memory.assert_bounded("a flood of connections and packets");
     let logged = node.log().lines().filter(|line| line.contains("was refused")).count();
     assert!(logged < 100, "{logged} lines about strangers");
     assert_eq!(node.metric("culvert_dataplane_restarts_total"), 0.0);
@@ -135,6 +132,7 @@ fn strangers_that_hold_every_place_do_not_keep_partners_out() {
     let node = pair.start();
     fs::write(pair.path("file"), "content").unwrap();
     pair.send(&pair.path("file"), "first", &[]).exits(0);
+    let memory = MemoryWatch::of(&node);
     let silent: Vec<TcpStream> =
         (0..600).map(|number| connect_from(2 + (number % 6) as u8, node.port).unwrap()).collect();
     let mut sending = command(&pair.here, ["send", "--retries", "6"]);
@@ -145,5 +143,6 @@ fn strangers_that_hold_every_place_do_not_keep_partners_out() {
     ran.exits(0);
     // Those that found no seat were closed at once.
     wait_for("the refusals", || (node.metric("culvert_connections_refused_total") >= 300.0).then_some(()));
+    memory.assert_bounded("strangers in every place");
     drop(silent);
 }

@@ -129,3 +129,24 @@ fn watching_as_json_prints_a_line_for_each_change_and_the_result_at_last() {
         changes.iter().filter_map(|line| line["progress"]["bytes_done"].as_u64()).filter(|&bytes| bytes > 0).collect();
     assert!(done.len() >= 2 && done.is_sorted(), "{done:?}");
 }
+
+/// A transfer that is carried out once more finds everything in its place, and its receipt is over
+/// nothing: the one over what was moved stays, on both ends.
+#[test]
+fn a_receipt_over_nothing_replaces_none() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    let _ours = start_ours(&pair);
+    let source = pair.path("source");
+    make_flat(&source, 3, 1_000, &mut Random::new(9));
+    let id = submit(&pair, &source, "1G");
+    transfer(&pair, &["wait", &id, "--timeout", "60"]).exits(0);
+    let receipts =
+        || [&pair.here, &pair.there].map(|state| fs::read(state.join(format!("receipts/{id}.receipt"))).unwrap());
+    let before = receipts();
+    assert_eq!(before[0], before[1]);
+    transfer(&pair, &["restart", &id]).exits(0);
+    let record = transfer(&pair, &["wait", &id, "--timeout", "60", "--json"]).json();
+    assert_eq!(record["result"]["files"]["skipped"], 3, "{record}");
+    assert_eq!(receipts(), before);
+}

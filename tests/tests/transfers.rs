@@ -1,7 +1,8 @@
 //! Transfers between real processes on loopback: what goes in comes out.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
 
 use culvert_tests::node::{Pair, RunningNode};
 use culvert_tests::program::{command, run};
@@ -53,6 +54,37 @@ fn the_same_again_has_nothing_to_do_and_a_changed_file_is_refused_or_replaced() 
     assert_same(&source, &pair.shared.join("in"));
     let always = pair.send(&source.join(""), "in", &["--overwrite", "always"]).exits(0).json();
     assert_eq!(always["files"]["stored"], 20);
+}
+
+/// Row 18: `--preserve` made a directory that was there, of mode 3770, one of mode 0777, under
+/// `--overwrite never`.
+#[test]
+fn directories_that_were_there_keep_their_modes() {
+    let mode_of = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    let set_mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let pair = Pair::new();
+    let _node = pair.start();
+    let (source, there) = (pair.path("source"), pair.shared.join("in"));
+    for (name, mode) in [("kept", 0o777), ("new", 0o711), ("new/below", 0o700)] {
+        fs::create_dir_all(source.join(name)).unwrap();
+        fs::write(source.join(name).join("file"), name).unwrap();
+        set_mode(&source.join(name), mode);
+    }
+    fs::create_dir_all(there.join("kept")).unwrap();
+    set_mode(&there.join("kept"), 0o3770);
+    pair.send(&source.join(""), "in", &["--preserve"]).exits(0);
+    assert_same(&source, &there);
+    let modes = |there: &Path| ["kept", "new", "new/below"].map(|name| mode_of(&there.join(name)));
+    assert_eq!(modes(&there), [0o3770, 0o711, 0o700]);
+    // The next transfer finds them all there, and leaves them as they are.
+    set_mode(&source.join("new"), 0o777);
+    fs::write(source.join("new/another"), "another").unwrap();
+    pair.send(&source.join(""), "in", &["--preserve"]).exits(0);
+    assert_eq!(modes(&there), [0o3770, 0o711, 0o700]);
+    // Where what is there may be replaced its mode may, but for what says whose new files are.
+    fs::write(source.join("new/third"), "third").unwrap();
+    pair.send(&source.join(""), "in", &["--preserve", "--overwrite", "changed"]).exits(0);
+    assert_eq!(modes(&there), [0o3777, 0o777, 0o700]);
 }
 
 #[test]

@@ -9,6 +9,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::regular_file::{self, ReadError};
+
 pub mod host;
 pub mod link;
 pub mod storage;
@@ -140,14 +142,10 @@ pub enum FactsError {
         source: std::io::Error,
     },
     /// The file is larger than any facts document.
-    #[error(
-        "{path}: it has {bytes} bytes, more than a facts document can have ({FACTS_BYTES_MAX}): is it another file?"
-    )]
+    #[error("{path}: it has more bytes than a facts document can have ({FACTS_BYTES_MAX}): is it another file?")]
     TooLarge {
         /// The file.
         path: String,
-        /// Its size.
-        bytes: u64,
     },
     /// Not a facts document.
     #[error("{path}: it is not a facts document: {reason}; make one with `culvert tune facts --json`")]
@@ -175,11 +173,11 @@ impl Facts {
     pub fn load(path: &Path) -> Result<Self, FactsError> {
         let name = path.display().to_string();
         let file = |source| FactsError::File { path: name.clone(), source };
-        let bytes = std::fs::metadata(path).map_err(file)?.len();
-        if bytes > FACTS_BYTES_MAX {
-            return Err(FactsError::TooLarge { path: name, bytes });
-        }
-        let text = std::fs::read_to_string(path).map_err(file)?;
+        let text = regular_file::read_named(path, FACTS_BYTES_MAX, |text| eprintln!("culvert: {text}"));
+        let text = text.map_err(|error| match error {
+            ReadError::TooLarge { .. } => FactsError::TooLarge { path: name.clone() },
+            error => file(error.into()),
+        })?;
         Self::from_json(&text, &name)
     }
 

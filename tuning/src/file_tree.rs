@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+use crate::regular_file::{Links, open_flags};
 
 /// The longest file that is read: `/proc/cpuinfo` of a host with a thousand CPUs has two megabytes.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -48,7 +51,10 @@ impl FileTree {
     /// The file system's.
     pub fn read_bytes(&self, path: &str) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        fs::File::open(self.place(path))?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+        // A pipe in a file's place is empty.
+        let mut options = fs::OpenOptions::new();
+        options.read(true).custom_flags(open_flags(Links::Followed));
+        options.open(self.place(path))?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 

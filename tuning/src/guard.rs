@@ -4,7 +4,7 @@
 //! process that applies: when that one dies in the middle, the guard puts everything back at once. It leaves the
 //! session of its parent and holds a lock on a file of its own for as long as it lives, by which others see that it does.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::host::Host;
+use crate::regular_file::{self, Links, open_flags};
 use crate::transaction::{State, Store, StoreError, TransactionError, roll_back};
 
 /// What the guard says on its standard output when it is ready.
@@ -44,7 +45,9 @@ impl GuardLauncher {
     pub fn start(&self, id: &str) -> Result<(), String> {
         let failed = |why: &dyn std::fmt::Display| format!("{}: {why}", self.program.display());
         let log_path = self.state_directory.join("guard.log");
-        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path);
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).mode(0o600).custom_flags(open_flags(Links::Refused));
+        let log = options.open(&log_path);
         let log = log.map_err(|why| format!("{}: {why}", log_path.display()))?;
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
@@ -75,8 +78,9 @@ fn lock_path(state_directory: &Path, id: &str) -> PathBuf {
 /// Whether the guard of a transaction lives.
 #[must_use]
 pub fn lives(state_directory: &Path, id: &str) -> bool {
-    let Ok(file) = File::open(lock_path(state_directory, id)) else { return false };
-    flock(&file, FlockOperation::NonBlockingLockShared).is_err()
+    let Ok(file) = regular_file::open(&lock_path(state_directory, id), Links::Refused) else { return false };
+    // A file system without locks tells nothing.
+    flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
 /// The guard's life: waits until the transaction is over, confirmed, or must be rolled back, and does that.
@@ -93,7 +97,9 @@ pub fn watch_over(
 ) -> Result<String, TransactionError> {
     let path = lock_path(state_directory, id);
     let error = |source: std::io::Error| StoreError::File { path: path.display().to_string(), source };
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(error)?;
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600).custom_flags(open_flags(Links::Refused));
+    let file = options.open(&path).map_err(error)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|why| error(why.into()))?;
     // A session of its own: the end of the terminal or of ssh does not reach it. It fails for the leader of one already.
     let _ = rustix::process::setsid();

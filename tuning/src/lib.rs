@@ -34,6 +34,7 @@ pub mod persist;
 pub mod plan;
 pub mod profile;
 pub mod receive_hash;
+pub mod regular_file;
 pub mod report;
 pub mod rules;
 pub mod setting;

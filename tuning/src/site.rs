@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::collect::{Partner, normal_value};
 use crate::cpu_set::CpuSet;
 use crate::profile::ProfileName;
+use crate::regular_file::{self, Links};
 use crate::rules;
 
 /// The site file that is read if none is named.
@@ -142,13 +143,8 @@ impl Site {
     pub fn load(path: &Path) -> Result<Self, SiteError> {
         let name = path.display().to_string();
         let error = |reason: String| SiteError { path: name.clone(), reason };
-        let unreadable =
-            |why: std::io::Error| error(format!("the site file cannot be read: {why}; name another with --site"));
-        let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
-        if bytes > SITE_BYTES_MAX {
-            return Err(error(format!("it has {bytes} bytes, no site file has more than {SITE_BYTES_MAX}")));
-        }
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let text = regular_file::read_text(path, SITE_BYTES_MAX, Links::Followed)
+            .map_err(|why| error(format!("the site file cannot be read: {why}; name another with --site")))?;
         Self::from_toml(&text, &name)
     }
 

@@ -6,9 +6,11 @@
 mod ebpf;
 mod packages;
 mod steps;
+mod test_output;
 mod vmtest;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -59,7 +61,8 @@ enum Task {
         #[arg(long, value_name = "NUMBER", default_value_t = 1)]
         revision: u32,
     },
-    /// Measure the engine beside the machine's limits and the installed peers; prints tables of ratios
+    /// Measure the engine beside the machine's limits and the installed peers, or another build of it (`--against`);
+    /// prints tables of ratios
     Bench {
         /// Passed on to the benchmark: --help lists the tables
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -85,8 +88,19 @@ enum Task {
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // In one line, without the backtrace that RUST_BACKTRACE would add: it would be of this program only.
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    match task {
         Task::Test { arguments } => steps::test(&arguments),
         Task::Check => steps::check(),
         Task::Ci => {

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 
 use crate::packages::{OF_BENCHMARKS, OF_PACKAGING, OF_TESTS, install_missing, is_installed};
+use crate::test_output::TestOutput;
 
 /// The version of cargo-deny that is installed where there is none: the newest that builds on Rust 1.95.
 const CARGO_DENY_VERSION: &str = "0.20.2";
@@ -57,24 +58,29 @@ pub fn test(arguments: &[String]) -> anyhow::Result<()> {
     install_missing(OF_TESTS);
     // The whole-system tests run the program as users have it, and must not build it while a test's clock runs.
     cargo(&["build", "--locked", "--package", "culvert"], &[])?;
-    let mut test = vec!["test", "--workspace", "--locked"];
+    // One test that fails must not hide what the programs after it would have said.
+    let mut test = vec!["test", "--workspace", "--locked", "--no-fail-fast"];
     test.extend(arguments.iter().map(String::as_str));
     // `skipped: why` must be seen.
     if !arguments.iter().any(|argument| argument == "--") {
         test.push("--");
     }
     test.push("--show-output");
-    let skipped = run_and_gather(&test)?;
-    if skipped.is_empty() {
+    let (output, result) = run_tests(&test)?;
+    if output.skipped.is_empty() {
         println!("no test was skipped");
     } else {
-        println!("{}", skipped.join("\n"));
+        println!("{}", output.skipped.join("\n"));
     }
-    Ok(())
+    for failure in &output.failures {
+        println!("\n{failure}");
+    }
+    let names: Vec<&str> = output.failures.iter().map(|failure| failure.name.as_str()).collect();
+    result.with_context(|| format!("{} tests failed: {}", names.len(), names.join(", ")))
 }
 
-/// Runs cargo and passes its output on; returns the lines that say what was skipped.
-fn run_and_gather(arguments: &[&str]) -> anyhow::Result<Vec<String>> {
+/// Runs cargo and passes on what is of interest; returns what it gathered of it, and how it ended.
+fn run_tests(arguments: &[&str]) -> anyhow::Result<(TestOutput, anyhow::Result<()>)> {
     use std::io::{BufRead as _, BufReader};
     println!("cargo {}", arguments.join(" "));
     let began = Instant::now();
@@ -83,20 +89,17 @@ fn run_and_gather(arguments: &[&str]) -> anyhow::Result<Vec<String>> {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .context("cargo does not run")?;
-    let mut skipped = Vec::new();
+    let mut output = TestOutput::default();
     for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
-        println!("{line}");
-        if line.starts_with("skipped: ") && !skipped.contains(&line) {
-            skipped.push(line);
+        if output.take(&line) {
+            println!("{line}");
         }
     }
     let status = child.wait()?;
     println!("cargo {} took {:.0} s", arguments[0], began.elapsed().as_secs_f64());
-    if !status.success() {
-        bail!("cargo {} failed", arguments.join(" "));
-    }
-    Ok(skipped)
+    let ended = if status.success() { Ok(()) } else { Err(anyhow!("cargo {} failed", arguments.join(" "))) };
+    Ok((output, ended))
 }
 
 /// The Debian package.
@@ -121,7 +124,8 @@ pub fn bench(arguments: &[String]) -> anyhow::Result<()> {
     if !arguments.iter().any(|argument| argument == "--help") {
         install_missing(OF_BENCHMARKS);
     }
-    cargo(&["build", "--release", "--locked", "--package", "culvert", "--package", "culvert-benches"], &[])?;
+    // By itself, as the benchmark asks for it: beside other packages it would have their features too, and be built twice.
+    cargo(&["build", "--release", "--locked", "--package", "culvert"], &[])?;
     run_release(&["--package", "culvert-benches"], arguments)
 }
 

@@ -16,6 +16,7 @@ use crate::cli::report::print_json;
 use crate::node::Node;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
+use crate::transfer::blocking;
 
 /// Captures what the running node's lanes send and receive.
 ///
@@ -102,7 +103,9 @@ impl EmbeddedCapture {
         let (name, stop) = (file.name(), capture.stop());
         let writing = tokio::spawn(async move {
             while let Some(bytes) = capture.next().await {
-                file.append(&bytes)?;
+                // The transfer that is captured goes on meanwhile.
+                let appended = blocking(move || file.append(&bytes).map(|_| file));
+                file = appended.await?;
             }
             Ok(capture.summary())
         });

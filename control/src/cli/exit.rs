@@ -1,6 +1,7 @@
 //! Exit codes, and errors that carry one.
 
 use crate::dataplane::DataPlaneError;
+use crate::descriptors::explained;
 use crate::profiles::ProfileError;
 use crate::settings::SettingsError;
 use crate::state::StateError;
@@ -36,6 +37,8 @@ pub enum ExitCode {
     KeyChanged = 12,
     /// Interrupted (SIGINT).
     Interrupted = 130,
+    /// The terminal was closed (SIGHUP).
+    HungUp = 129,
     /// Terminated (SIGTERM).
     Terminated = 143,
 }
@@ -44,7 +47,7 @@ impl ExitCode {
     /// The code of this number.
     #[must_use]
     pub fn of(code: u8) -> Option<Self> {
-        const ALL: [ExitCode; 14] = [
+        const ALL: [ExitCode; 15] = [
             ExitCode::Done,
             ExitCode::Failed,
             ExitCode::Usage,
@@ -58,6 +61,7 @@ impl ExitCode {
             ExitCode::Verification,
             ExitCode::KeyChanged,
             ExitCode::Interrupted,
+            ExitCode::HungUp,
             ExitCode::Terminated,
         ];
         ALL.into_iter().find(|known| *known as u8 == code)
@@ -77,7 +81,7 @@ pub struct CommandError {
 impl CommandError {
     /// A failure with a code.
     pub fn new(code: ExitCode, text: impl std::fmt::Display) -> Self {
-        Self { exit_code: code as u8, text: text.to_string() }
+        Self { exit_code: code as u8, text: explained(text.to_string()) }
     }
 
     /// A plain failure.
@@ -93,7 +97,7 @@ impl CommandError {
 
 impl From<TransferError> for CommandError {
     fn from(error: TransferError) -> Self {
-        Self { exit_code: error.exit_code(), text: error.to_string() }
+        Self { exit_code: error.exit_code(), text: explained(error.to_string()) }
     }
 }
 
@@ -128,7 +132,10 @@ impl From<DataPlaneError> for CommandError {
             | DataPlaneError::Prepare(_)
             | DataPlaneError::Spawn { .. }
             | DataPlaneError::Attach { .. } => ExitCode::BadHost,
-            DataPlaneError::Died(_) | DataPlaneError::NoRoom(_) => ExitCode::Temporary,
+            DataPlaneError::Died(_)
+            | DataPlaneError::NoRoom(_)
+            | DataPlaneError::Overrun
+            | DataPlaneError::Nonsense(_) => ExitCode::Temporary,
         };
         Self::new(code, error)
     }

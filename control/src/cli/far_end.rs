@@ -50,13 +50,20 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     let admission = Admission::Owner { key: request.key, reach: Reach::Owner { directory: home } };
     let listening = tokio::spawn(listen(node.clone(), listener, admission));
     let mut rest = [0; 256];
-    while input.read(&mut rest).await.is_ok_and(|bytes| bytes > 0) {}
+    let ended = async { while input.read(&mut rest).await.is_ok_and(|bytes| bytes > 0) {} };
+    // Of a host that is shut down, or a login session that ends.
+    let code = tokio::select! {
+        () = ended => ExitCode::Done,
+        code = super::node::interrupted() => code,
+    };
     listening.abort();
-    // A transfer that is still under way is cut off: whoever started it is gone, and it goes on from its journal.
-    for (id, _) in node.registry.interrupted() {
-        node.registry.cancel(id);
+    // A transfer that is still under way is cut off: whoever started it is gone, and it goes on from its journal. What it
+    // has opened is closed.
+    for id in node.registry.under_way() {
+        node.registry.cancel(id).await;
     }
-    Ok(ExitCode::Done)
+    node.registry.settle().await;
+    Ok(code)
 }
 
 async fn bind(port: u16) -> Result<TcpListener, CommandError> {

@@ -102,7 +102,7 @@ fn hash() -> f64 {
 }
 
 fn cipher(payload: usize) -> (f64, f64) {
-    let key = KeySchedule::new(Cipher::Aes256Gcm, &Secret::new([0; 32]), 0, Direction::Forward).next_key().1;
+    let key = KeySchedule::new(Cipher::Aes256Gcm, &Secret::new(&[0; 32]), 0, Direction::Forward).next_key().1;
     let (source, mut sink) = (vec![7u8; payload], vec![0u8; payload]);
     let mut sealed = vec![0u8; payload + TAG_BYTES];
     let count = (STAGE_BYTES / payload) as u64;

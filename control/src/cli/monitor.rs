@@ -3,6 +3,8 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
+use culvert_protocol::foreign_text::plain_lines;
+
 use crate::api::NodeStatus;
 use crate::api_client::ApiClient;
 use crate::cli::args::{EngineArgs, GlobalArgs, StatusArgs};
@@ -60,7 +62,7 @@ async fn draw_until_interrupted(api: &ApiClient, json: bool) -> Result<ExitCode,
         } else {
             let mut out = std::io::stdout();
             let text = format!("{}\n\n{}\n\nCtrl-C leaves", status::text(&now), rates(&now, previous.as_ref()));
-            let _ = write!(out, "{HOME}{}", text.replace('\n', "\r\n"));
+            let _ = write!(out, "{HOME}{}", plain_lines(&text).replace('\n', "\r\n"));
             let _ = out.flush();
         }
         previous = Some(now);

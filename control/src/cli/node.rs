@@ -1,9 +1,10 @@
 //! `culvert node`.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, flock};
+use culvert_tuning::regular_file::{Links, open_flags};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,6 +13,7 @@ use crate::api::Api;
 use crate::cli::args::{GlobalArgs, NodeArgs};
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::dataplane::Origin;
+use crate::file_lock::{self, FileLock, LockError};
 use crate::node::Node;
 use crate::session::{Admission, listen};
 use crate::settings::{Flags, Settings};
@@ -64,6 +66,10 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
         Some(address) => Some(bind(address, "metrics", "--metrics").await?),
         None => None,
     };
+    // Nobody else would say why a partner is refused.
+    for error in node.profiles.list().map_or_else(|error| vec![error], |(_, errors)| errors) {
+        eprintln!("culvert: {error}");
+    }
     let plane = node.supervisor.get().await?;
     let running = RunningNode {
         process_id: std::process::id(),
@@ -87,20 +93,23 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     if let Some(metrics) = metrics {
         tokio::spawn(api.serve_metrics(metrics));
     }
+    tokio::spawn(crate::partner_hosts::keep_known(node.clone()));
+    tokio::spawn(crate::log_limit::tell_what_was_left_out());
     tokio::spawn(listen(node.clone(), listener, Admission::Profiles));
     tokio::spawn(tuning::keep(tuning::directory_in(&tuning::state_of_host(&settings))));
     tokio::spawn(tuning::count_findings(node.metrics.clone()));
-    tokio::spawn(keep_data_plane(node));
+    tokio::spawn(keep_data_plane(node.clone()));
     let json = serde_json::to_vec(&running).map_err(CommandError::failed)?;
     state.write("node.json", &json)?;
     let code = tokio::select! {
         code = interrupted() => code,
         served = serving => {
-            let reason = served.map_or_else(|error| error.to_string(), |served| served.err().map_or(String::new(), |error| error.to_string()));
+            let reason = served.map_or_else(|error| error.to_string(), |()| String::new());
             return Err(CommandError::failed(format!("the API cannot be served: {reason}")));
         }
     };
     // Transfers that are under way stay noted as such, and go on when the node is started again.
+    node.registry.settle().await;
     for name in ["node.json", "api.sock"] {
         let _ = state.remove(name);
     }
@@ -145,15 +154,22 @@ async fn keep_data_plane(node: Arc<Node>) {
 }
 
 /// Keeps a second node off the same state.
-fn lock(state: &StateDirectory) -> Result<File, CommandError> {
+fn lock(state: &StateDirectory) -> Result<(File, FileLock), CommandError> {
     let path = state.path("node.lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true).custom_flags(open_flags(Links::Refused));
+    let file = options.open(&path);
     let file =
         file.map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot open {}: {error}", path.display())))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        CommandError::failed(format!("a node runs with the state directory {} already", state.root().display()))
+    let lock = file_lock::lock(&file).map_err(|error| match error {
+        LockError::Held => {
+            CommandError::failed(format!("a node runs with the state directory {} already", state.root().display()))
+        }
+        error @ LockError::Os(_) => {
+            CommandError::new(ExitCode::BadHost, format!("cannot lock {}: {error}", path.display()))
+        }
     })?;
-    Ok(file)
+    Ok((file, lock))
 }
 
 async fn bind(address: std::net::SocketAddr, what: &str, option: &str) -> Result<TcpListener, CommandError> {
@@ -177,14 +193,31 @@ async fn bind(address: std::net::SocketAddr, what: &str, option: &str) -> Result
     })
 }
 
-/// Waits for SIGINT or SIGTERM.
+/// Waits for SIGINT, SIGTERM, or SIGHUP unless it is ignored, as `nohup` has it.
 pub async fn interrupted() -> ExitCode {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return std::future::pending().await;
     };
+    let hung_up = async {
+        // A handler would take the place of what is ignored.
+        let hang_up = if is_hangup_ignored() { None } else { signal(SignalKind::hangup()).ok() };
+        match hang_up {
+            Some(mut hang_up) => hang_up.recv().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         _ = interrupt.recv() => ExitCode::Interrupted,
         _ = terminate.recv() => ExitCode::Terminated,
+        _ = hung_up => ExitCode::HungUp,
     }
+}
+
+/// Whether whoever started this process wants it to outlive its terminal (proc_pid_status(5), `SigIgn`).
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // The lowest bit is signal 1, which SIGHUP is.
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }

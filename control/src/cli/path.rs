@@ -8,7 +8,6 @@ mod twoway;
 use std::ffi::OsStr;
 use std::fs::File;
 
-use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
 use crate::api_client::ApiClient;
@@ -17,6 +16,7 @@ use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::report::{print_json, say};
 use crate::cli::send::{embedded, target_of};
 use crate::cli::target::{Place, parse};
+use crate::file_lock::{self, FileLock, LockError};
 use crate::path::check::{PathCheck, Side};
 use crate::path::conduct::{Plan, check};
 use crate::path::grades::{Finding, findings};
@@ -137,15 +137,21 @@ async fn transfers_under_way(state: &StateDirectory) -> u64 {
 }
 
 /// One check at a time from this host: two would measure each other.
-fn lock(state: &StateDirectory) -> Result<File, CommandError> {
+fn lock(state: &StateDirectory) -> Result<(File, FileLock), CommandError> {
     let path = state.path("paths/check.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file =
         file.map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot open {}: {error}", path.display())))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        CommandError::new(ExitCode::Temporary, "another path check runs with this state directory: wait for its end")
+    let lock = file_lock::lock(&file).map_err(|error| match error {
+        LockError::Held => CommandError::new(
+            ExitCode::Temporary,
+            "another path check runs with this state directory: wait for its end",
+        ),
+        error @ LockError::Os(_) => {
+            CommandError::new(ExitCode::BadHost, format!("cannot lock {}: {error}", path.display()))
+        }
     })?;
-    Ok(file)
+    Ok((file, lock))
 }
 
 /// Delivers what waits for the archive, once: for hosts where no node runs.

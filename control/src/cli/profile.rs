@@ -106,20 +106,26 @@ fn permits(change: &ProfileChange) -> Result<Vec<PermittedRoot>, CommandError> {
 }
 
 fn list(profiles: &Profiles, json: bool) -> Result<(), CommandError> {
-    let list = profiles.list()?;
+    let (list, errors) = profiles.list()?;
     if json {
         let named: Vec<_> = list.iter().map(|(name, profile)| named(name, profile)).collect();
-        return print_json(&named);
+        print_json(&named)?;
+    } else if list.is_empty() && errors.is_empty() {
+        say("no profiles; 'culvert profile add' or 'culvert profile approve' makes one")?;
+    } else {
+        for (name, profile) in list {
+            let addresses =
+                if profile.addresses.is_empty() { "comes to us".to_owned() } else { profile.addresses.join(", ") };
+            say(&format!("{name:16}  {}  {addresses}", profile.key.fingerprint()))?;
+        }
     }
-    if list.is_empty() {
-        return say("no profiles; 'culvert profile add' or 'culvert profile approve' makes one");
+    // One that cannot be read hides no other.
+    let mut errors = errors.into_iter();
+    let Some(first) = errors.next() else { return Ok(()) };
+    for error in errors {
+        eprintln!("culvert: {error}");
     }
-    for (name, profile) in list {
-        let addresses =
-            if profile.addresses.is_empty() { "comes to us".to_owned() } else { profile.addresses.join(", ") };
-        say(&format!("{name:16}  {}  {addresses}", profile.key.fingerprint()))?;
-    }
-    Ok(())
+    Err(first.into())
 }
 
 fn named<'a>(name: &'a str, profile: &'a Profile) -> Named<'a> {

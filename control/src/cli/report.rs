@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use culvert_protocol::control::TransferId;
+use culvert_protocol::foreign_text::{plain_json, plain_lines};
 
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::state::StateDirectory;
@@ -28,7 +29,7 @@ pub fn print(
         say(&text(result, &state.path(format!("receipts/{}.receipt", result.transfer)).display().to_string()))?;
     }
     for error in result.errors.iter().take(if json { 0 } else { ERRORS_SHOWN }) {
-        eprintln!("culvert: {}: {}", error.path, error.text);
+        eprintln!("culvert: {}", plain_lines(&format!("{}: {}", error.path, error.text)));
     }
     let shown = result.errors.len().min(ERRORS_SHOWN) as u64;
     if !json && result.error_count > shown {
@@ -36,6 +37,9 @@ pub fn print(
         let hint =
             if listed == result.error_count { "them".to_owned() } else { format!("the first {}", show_count(listed)) };
         eprintln!("culvert: and {} more; --json lists {hint}", show_count(result.error_count - shown));
+    }
+    if let Some(warning) = result.warning().filter(|_| !json) {
+        eprintln!("culvert: warning: {}", plain_lines(&warning));
     }
     Ok(exit_code(result))
 }
@@ -56,6 +60,7 @@ pub fn exit_code(result: &TransferResult) -> ExitCode {
 fn is_nothing(result: &TransferResult) -> bool {
     result.files.total > 0
         && result.files.stored == 0
+        && result.others_made == 0
         && result.flows == 0
         && result.files.skipped == result.files.total
 }
@@ -66,15 +71,15 @@ fn is_nothing(result: &TransferResult) -> bool {
 /// [`CommandError`] if standard output cannot be written.
 pub fn print_json(value: &impl serde::Serialize) -> Result<(), CommandError> {
     let text = serde_json::to_string(value).map_err(CommandError::failed)?;
-    say(&text)
+    say(&plain_json(&text))
 }
 
-/// Prints a text and a line's end. A reader that has gone (`| head`) is no error.
+/// Prints a text, with nothing in it that a terminal obeys but line ends, and a line's end. A reader that has gone (`| head`) is no error.
 ///
 /// # Errors
 /// [`CommandError`] if standard output cannot be written.
 pub fn say(text: &str) -> Result<(), CommandError> {
-    match writeln!(std::io::stdout(), "{text}") {
+    match writeln!(std::io::stdout(), "{}", plain_lines(text)) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(CommandError::failed(format!("cannot write to standard output: {error}")))
         }

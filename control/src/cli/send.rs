@@ -155,28 +155,45 @@ async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCod
         Some(file) => Some(EmbeddedCapture::begin(&node, file).await?),
         None => None,
     };
-    let (target, far_end) = match &typed.partner {
-        Place::Ssh { host, .. } => {
-            let ssh = SshOptions {
-                command: args.ssh.clone(),
-                program: args.remote_program.clone(),
-                ports: args.remote_ports.clone(),
-                cores: args.remote_cores.clone(),
-            };
-            let far_end = FarEnd::start(host, &ssh, node.identity.public_key()).await?;
-            (far_end.target(), Some(far_end))
-        }
-        place => (target_of(place), None),
+    let request =
+        |target| TransferRequest { target, movement: typed.movement.clone(), options, retries: Some(args.retries) };
+    let outcome = match &typed.partner {
+        Place::Ssh { host, .. } => over_ssh(&node, host, &args, global.quiet, request).await,
+        place => carry_out_here(&node, request(target_of(place)), global.quiet).await,
     };
-    let request = TransferRequest { target, movement: typed.movement, options, retries: Some(args.retries) };
-    let outcome = carry_out_here(&node, request, global.quiet).await;
-    if let Some(far_end) = far_end {
-        far_end.end().await;
-    }
     if let Some(capture) = capture {
         capture.end(global.quiet).await;
     }
     report::print(&outcome?, args.json, global.quiet, &state)
+}
+
+/// Carries a request out with a far end that ssh starts. One that has died is started again, as
+/// often as the transfer may be tried again: nobody else listens on its port.
+async fn over_ssh(
+    node: &Arc<Node>,
+    host: &str,
+    args: &SendArgs,
+    quiet: bool,
+    request: impl Fn(Target) -> TransferRequest,
+) -> Result<crate::transfer::result::TransferResult, CommandError> {
+    let ssh = SshOptions {
+        command: args.ssh.clone(),
+        program: args.remote_program.clone(),
+        ports: args.remote_ports.clone(),
+        cores: args.remote_cores.clone(),
+    };
+    let mut restarts_left = args.retries;
+    loop {
+        let mut far_end = FarEnd::start(host, &ssh, node.identity.public_key()).await?;
+        let outcome = carry_out_here(node, request(far_end.target()), quiet).await;
+        let may_restart = outcome.is_err() && far_end.has_died() && restarts_left > 0;
+        far_end.end().await;
+        if !may_restart {
+            return outcome;
+        }
+        restarts_left -= 1;
+        eprintln!("culvert: the far end on {host} ended unexpectedly and is started again");
+    }
 }
 
 /// A partner's place as a target. Far ends are made from what ssh tells.
@@ -251,15 +268,16 @@ pub async fn carry_out_here(
         request: None,
         progress: None,
     };
-    let live = node.registry.begin(id, record)?;
+    let live = node.registry.begin(id, record).await?;
     let shown = live.progress.subscribe();
     let canceler = node.clone();
     let interrupts = tokio::spawn(async move {
         let code = crate::cli::node::interrupted().await;
-        canceler.registry.cancel(id);
+        canceler.registry.cancel(id).await;
         code
     });
     let outcome = progress::show(quiet, shown, carry_out(node, id, &request, live)).await;
+    node.registry.settle().await;
     if outcome.is_err() && interrupts.is_finished() {
         let code = interrupts.await.unwrap_or(ExitCode::Interrupted);
         return Err(CommandError::new(code, "interrupted; the same command goes on where this one stopped"));

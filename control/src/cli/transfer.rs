@@ -1,10 +1,13 @@
 //! `culvert transfer`.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use culvert_protocol::foreign_text::plain_lines;
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::receipt::Receipt;
+use culvert_tuning::regular_file::read_named;
 use tokio::sync::watch;
 
 use crate::api_client::ApiClient;
@@ -21,6 +24,8 @@ use crate::state::StateDirectory;
 use crate::transfer::Progress;
 use crate::units::{show_bytes, show_rate};
 
+/// No receipt is longer: it is a line and two signatures.
+const RECEIPT_BYTES_MAX: u64 = 1 << 20;
 /// How often the node is asked about a transfer that is followed.
 const POLL: Duration = Duration::from_millis(150);
 
@@ -224,7 +229,13 @@ fn ended(record: &TransferRecord) -> Result<ExitCode, CommandError> {
 async fn records(state: &StateDirectory) -> Result<Vec<TransferRecord>, CommandError> {
     match ApiClient::connect(state).await {
         Some(api) => api.transfers().await,
-        None => Ok(Registry::open(state.clone())?.list()),
+        None => {
+            let registry = Registry::open(state.clone())?;
+            for sentence in registry.left_alone() {
+                eprintln!("culvert: {}", plain_lines(&sentence));
+            }
+            Ok(registry.list())
+        }
     }
 }
 
@@ -282,6 +293,7 @@ fn describe(record: &TransferRecord, state: &StateDirectory) -> String {
         let receipt = state.path(format!("receipts/{}.receipt", record.transfer));
         lines.push(report::text(result, &receipt.display().to_string()));
         lines.extend(result.errors.iter().map(|error| format!("  failed     {}: {}", error.path, error.text)));
+        lines.extend(result.warning().map(|warning| format!("  warning    {warning}")));
     }
     lines.join("\n")
 }
@@ -298,9 +310,11 @@ fn receipt(
         Some(id) => Registry::open(state.clone())?
             .receipt(id.parse().map_err(CommandError::usage)?)?
             .ok_or_else(|| CommandError::new(ExitCode::NotFound, format!("there is no receipt of transfer {id}")))?,
-        None => std::fs::read_to_string(what).map_err(|error| {
-            CommandError::new(ExitCode::NotFound, format!("the receipt {} cannot be read: {error}", what.display()))
-        })?,
+        None => {
+            read_named(Path::new(what), RECEIPT_BYTES_MAX, |text| eprintln!("culvert: {text}")).map_err(|error| {
+                CommandError::new(ExitCode::NotFound, format!("the receipt {} cannot be read: {error}", what.display()))
+            })?
+        }
     };
     let (_, statement) = Receipt::verify(&text)
         .map_err(|error| CommandError::new(ExitCode::Verification, format!("the receipt is not valid: {error}")))?;

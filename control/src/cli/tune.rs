@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use culvert_dataplane::datapath::Datapath as _;
 use culvert_dataplane::datapath::udp::UdpDatapath;
@@ -11,7 +11,10 @@ use culvert_tuning::doctor::{Readiness, ReadinessState};
 
 use crate::cli::args::GlobalArgs;
 use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::report::plural;
+use crate::registry::recently_cut_off;
 use crate::settings::{Flags, SOCKET_BUFFER_BYTES, Settings, has_af_xdp};
+use crate::state::StateDirectory;
 use crate::tuning;
 use crate::units::show_bytes;
 
@@ -50,7 +53,7 @@ fn with_context(
         out: &mut io::stdout(),
         err: &mut io::stderr(),
         versions: if probe { vec![("culvert".to_owned(), crate::cli::completion::version_text())] } else { Vec::new() },
-        readiness: if probe { readiness(bind_address(global)) } else { Vec::new() },
+        readiness: if probe { readiness(bind_address(global), &state) } else { Vec::new() },
         has_af_xdp: has_af_xdp(),
         quiet: global.quiet,
     };
@@ -77,10 +80,24 @@ fn bind_address(global: &GlobalArgs) -> IpAddr {
     Settings::resolve(&flags).map_or(std::net::Ipv6Addr::UNSPECIFIED.into(), |settings| settings.bind.value)
 }
 
-/// Tries what a lane does when it starts: a socket and a ring.
-fn readiness(bind: IpAddr) -> Vec<Readiness> {
+/// Tries what a lane does when it starts: a socket and a ring. Looks for transfers that were cut off.
+fn readiness(bind: IpAddr, state: &Path) -> Vec<Readiness> {
     let one = |name: &str, (state, why): (ReadinessState, String)| Readiness { name: name.to_owned(), state, why };
-    vec![one("udp", udp(bind)), one("io_uring", io_uring())]
+    let mut parts = vec![one("udp", udp(bind)), one("io_uring", io_uring())];
+    parts.extend(cut_off_transfers(state).map(|told| one("transfers", told)));
+    parts
+}
+
+/// What is to be said of transfers whose process is gone, if there are such.
+fn cut_off_transfers(state: &Path) -> Option<(ReadinessState, String)> {
+    let cut_off = recently_cut_off(&StateDirectory::at(state.to_owned()));
+    let newest = cut_off.iter().max()?;
+    let text = format!(
+        "{} {} interrupted in the last 7 days, the newest {newest}: the same command goes on where it stopped",
+        cut_off.len(),
+        plural(cut_off.len() as u64, "transfer")
+    );
+    Some((ReadinessState::Fallback, text))
 }
 
 fn udp(bind: IpAddr) -> (ReadinessState, String) {

@@ -1,8 +1,14 @@
-//! What the lanes tell about flows, as transfers hear it: the events of the link, owned.
+//! What the lanes tell about flows, as transfers hear it: the events of the link, owned, in a queue of bounded size.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use culvert_dataplane::link::commands::{ChunkTimes, DiskError};
 use culvert_dataplane::link::handles::LentBuffer;
 use culvert_protocol::tree_hash::ChunkHash;
+use tokio::sync::mpsc;
+
+use super::DataPlaneError;
 
 /// What a sending flow reports: the events of [`culvert_dataplane::link::commands::Event`], owned.
 #[derive(Debug)]
@@ -52,6 +58,11 @@ pub enum SendEvent {
         /// The chunk.
         chunk: u32,
     },
+    /// The partner's flows hold more than their part of the lane's buffers, and others wait.
+    OthersWait {
+        /// Buffers that this flow holds.
+        held: u32,
+    },
     /// The flow is gone.
     Closed,
 }
@@ -93,9 +104,135 @@ pub enum ReceiveEvent {
     Report(Vec<u8>),
     /// Most of the flow came by the kernel lately, although its lane has rings.
     Astray,
+    /// The partner's flows hold more than their part of the lane's buffers, and others wait.
+    OthersWait {
+        /// Chunks that this flow has begun and not brought to their end.
+        incomplete: u32,
+        /// Whole chunks that it has.
+        whole: u32,
+    },
     /// The flow is gone.
     Closed,
 }
 
 /// An event with the number that its transfer gave the flow.
 pub type Tagged<E> = (usize, E);
+
+/// Bytes of events that may wait for a transfer. It takes them as they come, but for the moments in which its partner does not
+/// read what it is sent; reports of a hundred flows take a minute to come to so many.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// What an event takes while it waits.
+pub trait Waits {
+    /// In bytes.
+    fn waiting_bytes(&self) -> usize;
+}
+
+impl Waits for SendEvent {
+    fn waiting_bytes(&self) -> usize {
+        size_of::<Tagged<Self>>()
+    }
+}
+
+impl Waits for ReceiveEvent {
+    fn waiting_bytes(&self) -> usize {
+        let report = if let Self::Report(bytes) = self { bytes.len() } else { 0 };
+        size_of::<Tagged<Self>>() + report
+    }
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: AtomicUsize,
+    has_lost: AtomicBool,
+}
+
+/// The end of a transfer's queue that lanes' events go into; clones go into the same.
+#[derive(Debug)]
+pub struct EventSender<E> {
+    queue: mpsc::UnboundedSender<Tagged<E>>,
+    waiting: Arc<Waiting>,
+}
+
+impl<E> Clone for EventSender<E> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone(), waiting: self.waiting.clone() }
+    }
+}
+
+/// The end that the transfer takes them from.
+#[derive(Debug)]
+pub struct EventReceiver<E> {
+    queue: mpsc::UnboundedReceiver<Tagged<E>>,
+    waiting: Arc<Waiting>,
+}
+
+/// A transfer's queue.
+#[must_use]
+pub fn event_queue<E: Waits>() -> (EventSender<E>, EventReceiver<E>) {
+    let (sender, queue) = mpsc::unbounded_channel();
+    let waiting = Arc::<Waiting>::default();
+    (EventSender { queue: sender, waiting: waiting.clone() }, EventReceiver { queue, waiting })
+}
+
+impl<E: Waits> EventSender<E> {
+    /// Adds an event. One for which there is no room is lost, and the transfer ends when it looks.
+    pub(super) fn send(&self, event: Tagged<E>) {
+        let bytes = event.1.waiting_bytes();
+        if self.waiting.bytes.load(Ordering::Acquire) + bytes > WAITING_BYTES_MAX {
+            self.waiting.has_lost.store(true, Ordering::Release);
+            return;
+        }
+        self.waiting.bytes.fetch_add(bytes, Ordering::AcqRel);
+        // Nobody takes it if the transfer has ended.
+        let _ = self.queue.send(event);
+    }
+}
+
+impl<E: Waits> EventReceiver<E> {
+    /// Waits for the next event. Cancelling the future loses nothing.
+    ///
+    /// # Errors
+    /// [`DataPlaneError::Overrun`] if events were lost.
+    pub async fn next(&mut self) -> Result<Tagged<E>, DataPlaneError> {
+        match self.queue.recv().await {
+            Some(event) => self.taken(event),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The next event, if one waits.
+    ///
+    /// # Errors
+    /// As [`EventReceiver::next`].
+    pub fn next_waiting(&mut self) -> Result<Option<Tagged<E>>, DataPlaneError> {
+        self.queue.try_recv().ok().map(|event| self.taken(event)).transpose()
+    }
+
+    fn taken(&self, event: Tagged<E>) -> Result<Tagged<E>, DataPlaneError> {
+        self.waiting.bytes.fetch_sub(event.1.waiting_bytes(), Ordering::AcqRel);
+        if self.waiting.has_lost.load(Ordering::Acquire) { Err(DataPlaneError::Overrun) } else { Ok(event) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lane that says the same for ever, or a transfer that waits for a partner that does not read, took all memory.
+    #[test]
+    fn events_that_wait_are_bounded_and_what_was_lost_ends_the_transfer() {
+        let report = || (0, ReceiveEvent::Report(vec![0; 8_000]));
+        let (sender, mut receiver) = event_queue();
+        let fits = WAITING_BYTES_MAX / report().1.waiting_bytes();
+        for _ in 0..fits {
+            sender.send(report());
+        }
+        while receiver.next_waiting().expect("nothing was lost").is_some() {}
+        for _ in 0..3 * fits {
+            sender.send(report());
+        }
+        assert!(receiver.queue.len() <= fits, "{} wait", receiver.queue.len());
+        assert!(matches!(receiver.next_waiting(), Err(DataPlaneError::Overrun)));
+    }
+}

@@ -64,3 +64,85 @@ impl Supervisor {
         &self.config
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Duration;
+
+    use culvert_dataplane::link::messages::{FromDataPlane, LaneReady};
+
+    use super::*;
+
+    /// Longer than a loaded host takes to end a process.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A data plane that says `messages` and then stays for ever.
+    async fn start(messages: &[Vec<u8>]) -> Result<Arc<DataPlane>, DataPlaneError> {
+        let room = tempfile::tempdir().unwrap();
+        let program = room.path().join("plane");
+        let mut script = "#!/bin/sh\n".to_owned();
+        for message in messages {
+            let octal = message.iter().fold(String::new(), |mut octal, byte| {
+                let _ = write!(octal, "\\{byte:03o}");
+                octal
+            });
+            let _ = writeln!(script, "printf '{octal}' >&0");
+        }
+        script.push_str("exec sleep 600\n");
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let config = EngineConfig {
+            cores: vec![None],
+            memory_bytes: 4 << 20,
+            buffer_bytes: 1 << 20,
+            bind: std::net::Ipv4Addr::LOCALHOST.into(),
+            ports: Vec::new(),
+            socket_buffer_bytes: 1 << 16,
+            af_xdp: None,
+            refusals: Vec::new(),
+        };
+        let origin = Origin::Child(program);
+        loop {
+            let started = DataPlane::start(&origin, &config);
+            match tokio::time::timeout(PATIENCE, started).await.expect("it is waited for without end") {
+                // Another test's child has not let go of the script yet.
+                Err(DataPlaneError::Spawn { error, .. }) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {}
+                started => return started,
+            }
+        }
+    }
+
+    fn ready(lanes: usize) -> Vec<u8> {
+        let lane = LaneReady { port: 1, gso: false, gro: false, receive_buffer_bytes: 0, pinned: false };
+        let message = FromDataPlane::Ready {
+            process_id: 1,
+            lanes: vec![lane; lanes],
+            sandbox_gaps: vec!["\u{1b}[2J".to_owned()],
+            af_xdp: None,
+            has_all_rules: false,
+            refusals: Vec::new(),
+        };
+        postcard::to_allocvec(&message).unwrap()
+    }
+
+    /// Its messages were read no more, and it was taken to be alive for as long as it liked.
+    #[tokio::test]
+    async fn a_data_plane_that_talks_nonsense_and_stays_is_ended() {
+        let nonsense = b"nonsense".to_vec();
+        assert!(matches!(start(std::slice::from_ref(&nonsense)).await, Err(DataPlaneError::Died(_))));
+        let plane = start(&[ready(1), nonsense]).await.expect("it has started");
+        assert_eq!(plane.sandbox_gaps(), ["\\u{1b}[2J"]);
+        let how = tokio::time::timeout(PATIENCE, plane.died()).await.expect("it is taken to be alive");
+        assert!(how.contains("said what cannot be read"), "{how}");
+    }
+
+    #[tokio::test]
+    async fn a_data_plane_with_other_lanes_than_it_was_told_to_have_is_refused() {
+        for lanes in [0, 2, 300] {
+            let refused = start(&[ready(lanes)]).await.expect_err("it has started");
+            assert!(matches!(refused, DataPlaneError::Nonsense(_)), "{refused}");
+        }
+    }
+}

@@ -2,16 +2,19 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use culvert_protocol::manifest::Entry;
 use rustix::fs::{
-    AtFlags, FallocateFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, copy_file_range, fallocate, fchmod,
-    fstat, fsync, ftruncate, futimens, ioctl_ficlone, openat, renameat, renameat_with, unlinkat,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, Stat, copy_file_range, fallocate, fstat, fsync,
+    ftruncate, ioctl_ficlone, openat, renameat, renameat_with, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
+use super::attributes::{Attributes, Refused, set_attributes};
 use super::plan::Action;
-use super::{Destination, partial_name};
+use super::temporary::temporary_name;
+use super::{Destination, split_name};
 
 /// Bytes that are copied at once.
 const COPY_BYTES: usize = 1 << 30;
@@ -20,85 +23,92 @@ const COPY_BYTES: usize = 1 << 30;
 #[derive(Debug)]
 pub struct PartialFile {
     /// The directory that holds it.
-    parent: OwnedFd,
+    parent: Arc<OwnedFd>,
+    /// That one's name.
+    directory: Vec<u8>,
     /// Its final name in there.
     last: PathBuf,
     /// Its temporary name.
     partial: PathBuf,
+    /// What the journal finds it by.
+    pub left: LeftFile,
     /// For access through the page cache.
     pub buffered: OwnedFd,
     /// For direct access, where the file system has it.
     pub direct: Option<OwnedFd>,
 }
 
-/// What a stored file gets beside its bytes.
-#[derive(Clone, Copy, Debug)]
-pub struct Attributes {
-    /// The sender's mode, if it is preserved.
-    pub mode: Option<u16>,
-    /// The sender's time of modification.
-    pub modified: Option<Timespec>,
+/// How a partial file is found again that an attempt has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeftFile {
+    /// What its temporary name is made of.
+    pub token: u128,
+    /// Its inode; zero if an earlier version left it, which did not say.
+    pub inode: u64,
 }
 
-impl Attributes {
-    /// What `entry` gets. Files always keep their time, because by size and time the same file is recognised next time;
-    /// modes, and the times of directories, are kept on request.
+impl LeftFile {
+    /// Whether what is there under the name is the file that was left: ours, and nobody else's
+    /// under a name that somebody has seen.
     #[must_use]
-    pub fn of(entry: &Entry<'_>, preserve: bool) -> Self {
-        let modified = Timespec { tv_sec: entry.modified.seconds, tv_nsec: i64::from(entry.modified.nanoseconds) };
-        Self { mode: preserve.then_some(entry.mode), modified: Some(modified) }
-    }
-
-    /// The mode to be set on a file that was made with another.
-    pub(super) fn mode_to_set(&self) -> Option<Mode> {
-        self.mode.map(|mode| Mode::from_raw_mode(mode.into()))
+    pub fn is_this(&self, stat: &Stat) -> bool {
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            && stat.st_nlink == 1
+            && stat.st_uid == geteuid().as_raw()
+            && (self.inode == 0 || self.inode == stat.st_ino)
     }
 }
 
 impl PartialFile {
-    /// Makes or, if `resumed`, reopens the partial file of `name`, and gives it its final size. Room is reserved unless
-    /// the file has holes.
+    /// Makes the partial file of `name`, of its final size. Room is reserved unless the file has
+    /// holes.
     ///
     /// # Errors
     /// The operating system's.
-    pub fn open(
+    pub fn create(destination: &Destination, name: &[u8], bytes: u64, is_sparse: bool) -> Result<Self, Errno> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        destination.in_parent_of(name, |parent, last| {
+            let token = destination.attempt.next_token();
+            let partial = temporary_name(token);
+            // Nobody else reads what may be private before it has its name and mode.
+            let buffered = openat(parent, &partial, flags, Mode::from_raw_mode(0o600))?;
+            let reserved = reserve(&buffered, bytes, is_sparse).and_then(|()| fstat(&buffered));
+            let stat = reserved.inspect_err(|_| {
+                let _ = unlinkat(parent, &partial, AtFlags::empty());
+            })?;
+            let direct = open_direct(parent, &partial, &stat);
+            let left = LeftFile { token, inode: stat.st_ino };
+            let (directory, _) = split_name(name);
+            let (parent, directory, last) = (parent.clone(), directory.to_vec(), last.to_owned());
+            Ok(Self { parent, directory, last, partial, left, buffered, direct })
+        })
+    }
+
+    /// Opens the partial file of `name` that an earlier attempt has left.
+    ///
+    /// # Errors
+    /// The operating system's; `EXIST` if what is there now is not that file.
+    pub fn reopen(
         destination: &Destination,
         name: &[u8],
+        left: LeftFile,
         bytes: u64,
         is_sparse: bool,
-        resumed: bool,
     ) -> Result<Self, Errno> {
         let (parent, last) = destination.parent_of(name)?;
-        let partial = partial_name(name);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let flags = if resumed { flags } else { flags | OFlags::TRUNC };
-        let buffered = openat(&parent, &partial, flags, Mode::from_raw_mode(0o600))?;
+        let partial = temporary_name(left.token);
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let buffered = openat(&parent, &partial, flags, Mode::empty())?;
         let stat = fstat(&buffered)?;
-        // Somebody else's file, or something with a second name, is not ours to write.
-        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile || stat.st_nlink != 1
-        {
+        if !left.is_this(&stat) {
             return Err(Errno::EXIST);
         }
-        if stat.st_size as u64 != bytes {
-            ftruncate(&buffered, bytes)?;
-        }
-        if !is_sparse {
-            match fallocate(&buffered, FallocateFlags::empty(), 0, bytes) {
-                // A file system that cannot reserve room finds out when it is written.
-                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let direct = openat(
-            &parent,
-            &partial,
-            OFlags::RDWR | OFlags::DIRECT | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        );
-        let direct = direct.ok().filter(|direct| {
-            fstat(direct).is_ok_and(|direct| (direct.st_dev, direct.st_ino) == (stat.st_dev, stat.st_ino))
-        });
-        Ok(Self { parent, last: last.to_owned(), partial, buffered, direct })
+        reserve(&buffered, bytes, is_sparse)?;
+        let left = LeftFile { inode: stat.st_ino, ..left };
+        let direct = open_direct(&parent, &partial, &stat);
+        let (directory, _) = split_name(name);
+        let (parent, directory, last) = (Arc::new(parent), directory.to_vec(), last.to_owned());
+        Ok(Self { parent, directory, last, partial, left, buffered, direct })
     }
 
     /// Copies as much of the file that this one replaces as fits into `bytes`: shares its blocks where the file system can, so that nothing is
@@ -110,7 +120,7 @@ impl PartialFile {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let old = openat(&self.parent, &self.last, flags, Mode::empty())?;
         let stat = fstat(&old)?;
-        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(Errno::INVAL);
         }
         if ioctl_ficlone(&self.buffered, &old).is_ok() {
@@ -150,7 +160,7 @@ impl PartialFile {
         rustix::fs::fdatasync(&self.buffered)
     }
 
-    /// Gives the whole file its size, attributes and name, all of it durable when this returns.
+    /// Gives the whole file its size, attributes and name, all of it durable when this returns. Tells which attributes it could not get.
     ///
     /// # Errors
     /// The operating system's; `EXIST` if the name was taken meanwhile and may not be replaced.
@@ -160,31 +170,52 @@ impl PartialFile {
         bytes: u64,
         attributes: &Attributes,
         action: Action,
-    ) -> Result<(), Errno> {
+    ) -> Result<Refused, Errno> {
+        // It had its size from the beginning. What somebody cut off it was not written.
+        if (fstat(&self.buffered)?.st_size as u64) < bytes {
+            return Err(Errno::NODATA);
+        }
         // Direct writes come in whole blocks, so the last one may reach beyond the end.
         ftruncate(&self.buffered, bytes)?;
-        set_attributes(&self.buffered, Some(destination.file_mode(attributes.mode)), attributes.modified)?;
+        let mode = destination.file_mode(attributes.mode);
+        let refused = set_attributes(&self.buffered, Some(mode), attributes.modified)?;
         fsync(&self.buffered)?;
-        rename_into_place(&self.parent, &self.partial, &self.last, action)?;
-        fsync(&self.parent)
+        let rename = || rename_into_place(&self.parent, &self.partial, &self.last, action);
+        destination.opening(&self.directory, rename)?;
+        fsync(&self.parent)?;
+        Ok(refused)
     }
 
     /// Removes the file.
-    pub fn discard(&self) {
+    pub fn discard(&self, destination: &Destination) {
+        let remove = || unlinkat(&self.parent, &self.partial, AtFlags::empty());
         // If it cannot be removed it stays under its temporary name, which no result shows as stored.
-        let _ = unlinkat(&self.parent, &self.partial, AtFlags::empty());
+        let _ = destination.opening(&self.directory, remove);
     }
 }
 
-/// Sets mode and times of a file that nobody sees yet.
-pub(super) fn set_attributes(file: &OwnedFd, mode: Option<Mode>, modified: Option<Timespec>) -> Result<(), Errno> {
-    if let Some(mode) = mode {
-        fchmod(file, mode)?;
+/// Gives a partial file its final size, and room for it unless it has holes.
+fn reserve(file: &OwnedFd, bytes: u64, is_sparse: bool) -> Result<(), Errno> {
+    // What an attempt has left may be longer: direct writes come in whole blocks.
+    if fstat(file)?.st_size as u64 != bytes {
+        ftruncate(file, bytes)?;
     }
-    if let Some(modified) = modified {
-        futimens(file, &Timestamps { last_access: modified, last_modification: modified })?;
+    if is_sparse {
+        return Ok(());
     }
-    Ok(())
+    match fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        // A file system that cannot reserve room finds out when it is written.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        reserved => reserved,
+    }
+}
+
+/// The same file once more, for direct access; `None` where the file system has none.
+fn open_direct(parent: &OwnedFd, name: &Path, file: &Stat) -> Option<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let direct = openat(parent, name, flags, Mode::empty()).ok()?;
+    let stat = fstat(&direct).ok()?;
+    ((stat.st_dev, stat.st_ino) == (file.st_dev, file.st_ino)).then_some(direct)
 }
 
 /// Renames within a directory; replaces only what may be replaced.
@@ -202,27 +233,14 @@ pub(super) fn rename_into_place(parent: &OwnedFd, from: &Path, to: &Path, action
     }
 }
 
-/// Sets a directory's mode and time, after everything in it has been stored.
-///
-/// # Errors
-/// The operating system's.
-pub fn set_directory_attributes(destination: &Destination, name: &[u8], attributes: &Attributes) -> Result<(), Errno> {
-    let directory = destination.open_directory(name)?;
-    if let Some(mode) = attributes.mode {
-        fchmod(&directory, Mode::from_raw_mode(mode.into()))?;
-    }
-    if let Some(modified) = attributes.modified {
-        futimens(&directory, &Timestamps { last_access: modified, last_modification: modified })?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::destination::Reach;
     use std::fs;
     use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+
+    use rustix::fs::Timespec;
 
     fn destination() -> (tempfile::TempDir, Destination) {
         let directory = tempfile::tempdir().unwrap();
@@ -237,7 +255,7 @@ mod tests {
     #[test]
     fn a_file_has_its_name_only_when_it_is_whole() {
         let (directory, destination) = destination();
-        let partial = PartialFile::open(&destination, b"big", 10_000, false, false).unwrap();
+        let partial = PartialFile::create(&destination, b"big", 10_000, false).unwrap();
         assert!(!directory.path().join("big").exists());
         fs::File::from(partial.buffered.try_clone().unwrap()).write_all_at(&[7; 10_000], 0).unwrap();
         partial.finish(&destination, 10_000, &PRESERVED, Action::Create).unwrap();
@@ -249,10 +267,20 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file remains");
     }
 
+    /// The cut part was made up with zeros.
+    #[test]
+    fn a_file_that_was_cut_gets_no_name() {
+        let (directory, destination) = destination();
+        let partial = PartialFile::create(&destination, b"big", 10_000, false).unwrap();
+        ftruncate(&partial.buffered, 9_999).unwrap();
+        assert_eq!(partial.finish(&destination, 10_000, &PRESERVED, Action::Create), Err(Errno::NODATA));
+        assert!(!directory.path().join("big").exists());
+    }
+
     #[test]
     fn a_name_that_was_taken_meanwhile_is_not_overwritten() {
         let (directory, destination) = destination();
-        let partial = PartialFile::open(&destination, b"big", 1, false, false).unwrap();
+        let partial = PartialFile::create(&destination, b"big", 1, false).unwrap();
         fs::write(directory.path().join("big"), "mine").unwrap();
         assert_eq!(partial.finish(&destination, 1, &PRESERVED, Action::Create), Err(Errno::EXIST));
         assert_eq!(fs::read(directory.path().join("big")).unwrap(), b"mine");
@@ -260,38 +288,73 @@ mod tests {
         assert_eq!(fs::read(directory.path().join("big")).unwrap(), b"\0");
     }
 
-    #[test]
-    fn a_resumed_file_keeps_its_bytes_and_a_new_one_does_not() {
-        let (_directory, destination) = destination();
-        let first = PartialFile::open(&destination, b"f", 4, false, false).unwrap();
-        fs::File::from(first.buffered).write_all_at(b"data", 0).unwrap();
-        let read = |resumed| {
-            let again = PartialFile::open(&destination, b"f", 4, false, resumed).unwrap();
-            let mut bytes = [0; 4];
-            fs::File::from(again.buffered).read_exact_at(&mut bytes, 0).unwrap();
-            bytes
-        };
-        assert_eq!(&read(true), b"data");
-        assert_eq!(&read(false), b"\0\0\0\0");
+    fn read(partial: &PartialFile) -> Vec<u8> {
+        let file = fs::File::from(partial.buffered.try_clone().unwrap());
+        let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
     }
 
     #[test]
-    fn a_symlink_under_the_temporary_name_is_not_followed() {
+    fn a_file_that_was_left_keeps_its_bytes_also_if_its_last_block_was_padded() {
+        let (_directory, destination) = destination();
+        let first = PartialFile::create(&destination, b"f", 4, false).unwrap();
+        fs::File::from(first.buffered).write_all_at(b"data\0\0\0\0", 0).unwrap();
+        let again = PartialFile::reopen(&destination, b"f", first.left, 4, false).unwrap();
+        assert_eq!(read(&again), b"data");
+        assert_eq!(again.left, first.left);
+    }
+
+    /// Two transfers that store one name had one temporary file.
+    #[test]
+    fn two_attempts_share_no_file() {
         let (directory, destination) = destination();
-        let victim = directory.path().join("victim");
-        fs::write(&victim, "safe").unwrap();
-        std::os::unix::fs::symlink(&victim, directory.path().join(partial_name(b"f"))).unwrap();
-        assert_eq!(PartialFile::open(&destination, b"f", 4, false, false).unwrap_err(), Errno::LOOP);
-        fs::remove_file(directory.path().join(partial_name(b"f"))).unwrap();
-        fs::hard_link(&victim, directory.path().join(partial_name(b"f"))).unwrap();
-        assert_eq!(PartialFile::open(&destination, b"f", 4, false, true).unwrap_err(), Errno::EXIST);
-        assert_eq!(fs::read(&victim).unwrap(), b"safe");
+        let partials = [(); 2].map(|()| PartialFile::create(&destination, b"f", 4, false).unwrap());
+        for (partial, content) in partials.iter().zip([b"aaaa", b"bbbb"]) {
+            fs::File::from(partial.buffered.try_clone().unwrap()).write_all_at(content, 0).unwrap();
+        }
+        assert_eq!(partials.each_ref().map(read), [b"aaaa", b"bbbb"]);
+        partials[0].finish(&destination, 4, &PRESERVED, Action::Create).unwrap();
+        assert_eq!(partials[1].finish(&destination, 4, &PRESERVED, Action::Create), Err(Errno::EXIST));
+        partials[1].discard(&destination);
+        assert_eq!(fs::read(directory.path().join("f")).unwrap(), b"aaaa");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_not_the_file_that_was_left_is_not_touched() {
+        let (directory, destination) = destination();
+        let left = PartialFile::create(&destination, b"f", 8, false).unwrap().left;
+        let (name, victim) = (directory.path().join(temporary_name(left.token)), directory.path().join("victim"));
+        let refused = |errno| {
+            assert_eq!(PartialFile::reopen(&destination, b"f", left, 4, false).unwrap_err(), errno);
+            assert!(!victim.exists() || fs::read(&victim).unwrap() == b"safe file");
+        };
+        let elsewhere = directory.path().join("elsewhere");
+        fs::rename(&name, &elsewhere).unwrap();
+        fs::write(&victim, "safe file").unwrap();
+        std::os::unix::fs::symlink(&victim, &name).unwrap();
+        refused(Errno::LOOP);
+        fs::remove_file(&name).unwrap();
+        fs::hard_link(&victim, &name).unwrap();
+        refused(Errno::EXIST);
+        fs::rename(&victim, &name).unwrap();
+        fs::remove_file(&name).unwrap();
+        fs::write(&name, "another file of ours").unwrap();
+        refused(Errno::EXIST);
+        assert_eq!(fs::read(&name).unwrap(), b"another file of ours");
+        fs::rename(&elsewhere, &name).unwrap();
+        assert!(PartialFile::reopen(&destination, b"f", left, 4, false).is_ok());
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(&name, Some(65_534), None).unwrap();
+            refused(Errno::EXIST);
+        }
     }
 
     #[test]
     fn a_sparse_file_takes_no_room() {
         let (directory, destination) = destination();
-        let partial = PartialFile::open(&destination, b"sparse", 1 << 40, true, false).unwrap();
+        let partial = PartialFile::create(&destination, b"sparse", 1 << 40, true).unwrap();
         partial.punch(0, 1 << 30).unwrap();
         partial.finish(&destination, 1 << 40, &PRESERVED, Action::Create).unwrap();
         let stored = fs::metadata(directory.path().join("sparse")).unwrap();

@@ -5,8 +5,10 @@
 //! been there since the plan. A rename over a directory is refused unless it is empty, so whatever somebody else put
 //! there meanwhile stays, and the files are renamed one by one.
 //!
-//! Which directories are filled so stands in the journal before the first is made. So the next attempt finds what a crash has left, and
-//! removes it.
+//! Their temporary names are those of the attempt ([`super::temporary`]), which stands in the
+//! journal before the first is made. So the next attempt finds what a crash has left, and removes
+//! it. A directory that somebody else has made after the plan is never replaced: they may have it
+//! open.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -21,8 +23,9 @@ use culvert_protocol::manifest::{EntryKind, Manifest};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, fchmod, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::plan::Action;
-use super::{Destination, partial_name_of, split_name};
+use super::plan::{Action, Identity, identity};
+use super::temporary::temporary_name;
+use super::{Destination, split_name};
 use crate::sources::hash_of;
 
 /// A directory with fewer files is not worth the calls that it takes itself.
@@ -38,11 +41,18 @@ const FILLED_AT_ONCE_MAX: usize = 64;
 /// The directories of a transfer that can be filled beside their place.
 #[derive(Debug, Default)]
 pub struct FreshDirectories {
-    /// What makes this transfer's temporary names others than those of another partner's.
-    seed: u128,
     /// By the hash of their names: how many files each gets.
-    files: HashMap<u128, u32>,
+    files: HashMap<u128, ToFill>,
     begun: Mutex<Begun>,
+}
+
+/// A directory that can be filled beside its place.
+#[derive(Clone, Copy, Debug)]
+struct ToFill {
+    /// How many files it gets.
+    files: u32,
+    /// The empty one that has its name.
+    made: Identity,
 }
 
 /// Directories that have been asked for.
@@ -54,12 +64,19 @@ struct Begun {
 }
 
 impl FreshDirectories {
-    /// Finds those of `manifest`'s directories that are made by this transfer, and of which every entry is a file that comes in a pack.
+    /// Finds those of `manifest`'s directories that are made by this transfer (`made` says
+    /// which they are), and of which every entry is a file that comes in a pack.
     #[must_use]
-    pub fn find(manifest: &Manifest, actions: &[Action], chunk_bytes: u32, seed: u128) -> Self {
+    pub fn find(
+        manifest: &Manifest,
+        actions: &[Action],
+        chunk_bytes: u32,
+        made: impl Fn(u32) -> Option<Identity>,
+    ) -> Self {
         #[derive(Clone, Copy, Default)]
         struct Found {
             hash: u128,
+            made: Identity,
             files: u32,
             bytes: u64,
             has_others: bool,
@@ -73,12 +90,12 @@ impl FreshDirectories {
             if parent != listed {
                 (listed, place) = (parent, places.get(parent).copied());
             }
-            let is_made = actions[file as usize] == Action::Create;
+            let is_created = actions[file as usize] == Action::Create;
             if let Some(place) = place {
                 let directory = &mut found[place];
                 match entry.kind {
                     EntryKind::File { bytes, .. }
-                        if is_made && bytes > 0 && bytes <= ChunkMap::pack_file_bytes_max(chunk_bytes) =>
+                        if is_created && bytes > 0 && bytes <= ChunkMap::pack_file_bytes_max(chunk_bytes) =>
                     {
                         directory.files += 1;
                         directory.bytes += bytes;
@@ -86,9 +103,12 @@ impl FreshDirectories {
                     _ => directory.has_others = true,
                 }
             }
-            if entry.kind == EntryKind::Directory && is_made {
+            if entry.kind == EntryKind::Directory
+                && is_created
+                && let Some(made) = made(file)
+            {
                 places.insert(entry.name, found.len());
-                found.push(Found { hash: hash_of(entry.name), ..Found::default() });
+                found.push(Found { hash: hash_of(entry.name), made, ..Found::default() });
             }
         }
         let is_worth = |directory: &&Found| {
@@ -96,13 +116,9 @@ impl FreshDirectories {
                 && (FILES_MIN..=FILES_MAX).contains(&directory.files)
                 && directory.bytes <= CHUNKS_MAX * u64::from(chunk_bytes)
         };
-        let files = found.iter().filter(is_worth).map(|directory| (directory.hash, directory.files)).collect();
-        Self { seed, files, begun: Mutex::default() }
-    }
-
-    /// What their temporary names are made of ([`partial_name_of`]).
-    pub fn staging_names(&self) -> impl Iterator<Item = u128> + '_ {
-        self.files.keys().map(|hash| hash ^ self.seed)
+        let to_fill = |found: &Found| (found.hash, ToFill { files: found.files, made: found.made });
+        let files = found.iter().filter(is_worth).map(to_fill).collect();
+        Self { files, begun: Mutex::default() }
     }
 
     /// The directory to make the files of `name` in; `None` if they are to be stored one by one.
@@ -112,7 +128,7 @@ impl FreshDirectories {
             return None;
         }
         let hash = hash_of(name);
-        let &files = self.files.get(&hash)?;
+        let &to_fill = self.files.get(&hash)?;
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(directory) = begun.filled.get(&hash) {
             return Some(directory.clone());
@@ -121,7 +137,7 @@ impl FreshDirectories {
             return None;
         }
         let has_room = begun.filled.len() < FILLED_AT_ONCE_MAX;
-        let made = has_room.then(|| FreshDirectory::make(destination, name, hash, self.seed, files).ok()).flatten();
+        let made = has_room.then(|| FreshDirectory::make(destination, name, hash, to_fill).ok()).flatten();
         match made.map(Arc::new) {
             Some(directory) => {
                 begun.filled.insert(hash, directory.clone());
@@ -150,6 +166,8 @@ pub struct FreshDirectory {
     parent: OwnedFd,
     /// Its final name in there.
     last: PathBuf,
+    /// The empty one that has that name.
+    made: Identity,
     /// Its temporary name.
     staging: PathBuf,
     opened: OwnedFd,
@@ -159,17 +177,17 @@ pub struct FreshDirectory {
 }
 
 impl FreshDirectory {
-    fn make(destination: &Destination, name: &[u8], hash: u128, seed: u128, files: u32) -> Result<Self, Errno> {
+    fn make(destination: &Destination, name: &[u8], hash: u128, to_fill: ToFill) -> Result<Self, Errno> {
         let (parent, last) = destination.parent_of(name)?;
-        let staging = partial_name_of(hash ^ seed);
+        let staging = temporary_name(destination.attempt.next_token());
         // Nobody looks into it before it has its name; that brings the mode with it.
         mkdirat(&parent, &staging, Mode::RWXU)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = openat(&parent, &staging, flags, Mode::empty()).inspect_err(|_| {
             let _ = unlinkat(&parent, &staging, AtFlags::REMOVEDIR);
         })?;
-        let last = last.to_owned();
-        Ok(Self { hash, parent, last, staging, opened, files, is_in_place: AtomicBool::new(false) })
+        let (last, ToFill { files, made }) = (last.to_owned(), to_fill);
+        Ok(Self { hash, parent, last, made, staging, opened, files, is_in_place: AtomicBool::new(false) })
     }
 
     /// Where its files are made.
@@ -181,9 +199,13 @@ impl FreshDirectory {
     /// Gives the directory the mode and the place of the empty one that has its name.
     ///
     /// # Errors
-    /// The operating system's; `NOTEMPTY` if something is in there. Its files are still there then, to be renamed one by one.
+    /// The operating system's; `NOTEMPTY` if something is in there, `EXIST` if it is somebody
+    /// else's. Its files are still there then, to be renamed one by one.
     pub fn put_in_place(&self) -> Result<(), Errno> {
         let there = statat(&self.parent, &self.last, AtFlags::SYMLINK_NOFOLLOW)?;
+        if identity(&there) != self.made {
+            return Err(Errno::EXIST);
+        }
         fchmod(&self.opened, Mode::from_raw_mode(there.st_mode & 0o7777))?;
         renameat(&self.parent, &self.staging, &self.parent, &self.last)?;
         self.is_in_place.store(true, Ordering::Relaxed);
@@ -244,7 +266,7 @@ mod tests {
     }
 
     fn found(manifest: &Manifest, actions: &[Action]) -> Vec<&'static str> {
-        let fresh = FreshDirectories::find(manifest, actions, CHUNK_BYTES, 0);
+        let fresh = FreshDirectories::find(manifest, actions, CHUNK_BYTES, |_| Some((0, 0)));
         let names = ["a", "a/b", "c", "d"].into_iter();
         names.filter(|name| fresh.files.contains_key(&hash_of(name.as_bytes()))).collect()
     }
@@ -273,7 +295,8 @@ mod tests {
         let destination = reach.open_destination(b"", false, true).unwrap();
         fs::create_dir(directory.path().join("d")).unwrap();
         let manifest = manifest(&[("d", 16, 1)]);
-        let fresh = FreshDirectories::find(&manifest, &[Action::Create; 17], CHUNK_BYTES, 7);
+        let made = identity(&rustix::fs::stat(directory.path().join("d")).unwrap());
+        let fresh = FreshDirectories::find(&manifest, &[Action::Create; 17], CHUNK_BYTES, |_| Some(made));
         (directory, destination, fresh)
     }
 
@@ -314,6 +337,21 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_directory_of_somebody_else_stays() {
+        let (room, destination, fresh) = destination();
+        let place = room.path().join("d");
+        let directory = fresh.enter(&destination, b"d").unwrap();
+        put(&directory, "ours");
+        // Another one, that is: not of the inode that has just become free.
+        fs::create_dir(room.path().join("theirs")).unwrap();
+        fs::remove_dir(&place).unwrap();
+        fs::rename(room.path().join("theirs"), &place).unwrap();
+        let theirs = fs::metadata(&place).unwrap().ino();
+        assert_eq!(directory.put_in_place(), Err(Errno::EXIST));
+        assert_eq!((fs::metadata(&place).unwrap().ino(), names(&place).len()), (theirs, 0));
+    }
+
+    #[test]
     fn a_directory_that_does_not_come_to_its_place_leaves_nothing() {
         let (room, destination, fresh) = destination();
         let directory = fresh.enter(&destination, b"d").unwrap();
@@ -324,24 +362,21 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_left_is_found_by_what_the_journal_says() {
+    fn what_a_crash_left_is_found_by_the_attempt_and_removed() {
         let (room, destination, fresh) = destination();
         put(&fresh.enter(&destination, b"d").unwrap(), "file");
-        let staging: Vec<PathBuf> = fresh.staging_names().map(partial_name_of).collect();
         std::mem::forget(fresh);
-        assert_eq!(staging.len(), 1);
-        assert!(room.path().join(&staging[0]).join("file").exists());
-        remove(destination.base(), &staging[0]).unwrap();
+        let left: Vec<String> = names(room.path()).into_iter().filter(|name| name != "d").collect();
+        assert!(left.len() == 1 && destination.attempt.has(Path::new(&left[0])));
+        remove(destination.base(), Path::new(&left[0])).unwrap();
         assert_eq!(names(room.path()), ["d"]);
     }
 
     #[test]
-    fn a_taken_temporary_name_is_left_alone_and_the_files_are_stored_one_by_one() {
-        let (room, destination, fresh) = destination();
-        let staging = partial_name_of(fresh.staging_names().next().unwrap());
-        fs::write(room.path().join(&staging), "theirs").unwrap();
-        assert!(fresh.enter(&destination, b"d").is_none());
-        drop(fresh);
-        assert_eq!(fs::read(room.path().join(&staging)).unwrap(), b"theirs");
+    fn a_directory_that_somebody_else_made_is_not_replaced() {
+        let manifest = manifest(&[("a", 16, 1), ("c", 16, 1)]);
+        let fresh =
+            FreshDirectories::find(&manifest, &[Action::Create; 34], CHUNK_BYTES, |file| (file != 0).then_some((0, 0)));
+        assert_eq!(fresh.files.keys().copied().collect::<Vec<_>>(), [hash_of(b"c")]);
     }
 }

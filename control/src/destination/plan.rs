@@ -6,17 +6,20 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use culvert_protocol::chunk_map::ChunkMap;
-use culvert_protocol::control::{Options, Overwrite, Refusal, RefusalCode};
+use culvert_protocol::control::{FileError, Options, Overwrite, Refusal, RefusalCode};
 use culvert_protocol::manifest::{Entry, EntryKind, Manifest};
 use culvert_protocol::names::printable;
-use rustix::fs::{AtFlags, FileType, Mode, Stat, fstatvfs, mkdirat, statat, symlinkat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, Stat, fstatvfs, mkdirat, readlinkat, renameat, statat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
+use super::small_files::unwritable;
+use super::temporary::temporary_name;
+use super::times::Granularities;
 use super::{Destination, split_name};
 use crate::sources::hash_of;
 
@@ -36,10 +39,23 @@ pub enum Action {
     Resumed,
 }
 
-/// What is known of a destination file from an earlier attempt.
+/// What an earlier attempt of the transfer did about a file that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// Nothing, or somebody has touched it since.
+    Nothing,
+    /// It stored it whole.
+    Stored,
+    /// It stored it whole, but could not give it its time.
+    StoredAtAnotherTime,
+    /// It stored it whole and without the hash that this attempt is to sign.
+    StoredWithoutHash,
+}
+
+/// What is known of destination files from earlier attempts.
 pub trait StoredBefore {
-    /// Whether entry `file` was stored whole by an earlier attempt, and `stat` shows that nobody has touched it since.
-    fn is_stored(&self, file: u32, entry: &Entry<'_>, stat: &Stat) -> bool;
+    /// What an earlier attempt did about `entry`, of which `stat` is there.
+    fn before(&self, entry: &Entry<'_>, stat: &Stat) -> Before;
 }
 
 /// What is to happen to files that exist.
@@ -74,11 +90,11 @@ pub fn decide(
     destination: &Destination,
     manifest: &Manifest,
     policy: Policy,
-    before: &dyn StoredBefore,
+    earlier: &dyn StoredBefore,
 ) -> Result<Plan, Refusal> {
-    let mut looker = Looker { destination, parent: None, missing: HashSet::new(), missing_parent: Vec::new() };
+    let mut looker = Looker::new(destination);
     let mut actions = Vec::with_capacity(manifest.len());
-    let mut taken: HashMap<(u64, u64), u32> = HashMap::new();
+    let mut taken: HashMap<Identity, u32> = HashMap::new();
     let mut collisions = Vec::new();
     let mut collision_count = 0u64;
     for (file, entry) in manifest.entries() {
@@ -92,8 +108,11 @@ pub fn decide(
                         let other = printable(&destination.name(manifest, other));
                         Err(format!("is the same name as '{other}' to the file system, which folds them"))
                     }
-                    None => decide_existing(&entry, &stat, policy, before.is_stored(file, &entry, &stat))
-                        .map_err(str::to_owned),
+                    None => {
+                        let before = earlier.before(&entry, &stat);
+                        let is_same = looker.is_same(&entry, split_name(&name).1, &stat);
+                        decide_existing(&entry, &stat, policy, before, is_same).map_err(str::to_owned)
+                    }
                 };
                 decided.unwrap_or_else(|reason| {
                     collision_count += 1;
@@ -112,17 +131,28 @@ pub fn decide(
         return Err(Refusal::new(
             RefusalCode::Collision,
             format!(
-                "in {} {}{more}: nothing was sent; use --overwrite changed, content or always to replace files, or another destination",
+                "in {} {}{more}: nothing was sent; {}",
                 destination.path.display(),
-                collisions.join(", ")
+                collisions.join(", "),
+                match policy.overwrite {
+                    Overwrite::Never => {
+                        "use --overwrite changed, content or always to replace files, or another destination"
+                    }
+                    _ =>
+                        "a directory and a file never replace each other: move what is there, or use another destination",
+                }
             ),
         ));
     }
     Ok(Plan { actions })
 }
 
+/// Device and inode.
+pub type Identity = (u64, u64);
+
 /// What a name leads to, whatever it is called.
-const fn identity(stat: &Stat) -> (u64, u64) {
+#[must_use]
+pub const fn identity(stat: &Stat) -> Identity {
     (stat.st_dev, stat.st_ino)
 }
 
@@ -131,8 +161,16 @@ fn has_one_name(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory || stat.st_nlink == 1
 }
 
-/// What becomes of an entry whose name is taken; the error says by what.
-fn decide_existing(entry: &Entry<'_>, there: &Stat, policy: Policy, is_stored: bool) -> Result<Action, &'static str> {
+/// What becomes of an entry whose name is taken; the error says by what. `is_same` says that what
+/// is there looks like the entry: a file of its size and time, a symlink that leads to the same
+/// target.
+fn decide_existing(
+    entry: &Entry<'_>,
+    there: &Stat,
+    policy: Policy,
+    before: Before,
+    is_same: bool,
+) -> Result<Action, &'static str> {
     let kind = FileType::from_raw_mode(there.st_mode);
     let overwrite = policy.overwrite;
     match entry.kind {
@@ -140,22 +178,35 @@ fn decide_existing(entry: &Entry<'_>, there: &Stat, policy: Policy, is_stored: b
         EntryKind::Directory => Err("is there and is not a directory"),
         _ if kind == FileType::Directory => Err("is there and is a directory"),
         EntryKind::File { bytes, .. } => {
-            if is_stored {
-                return Ok(Action::Resumed);
+            // Whoever wants every file sent, or compared by content, does not take the size and the
+            // time of the source for its content: what is stored is proved by its hashes.
+            let is_proved = match overwrite {
+                Overwrite::Never | Overwrite::Changed => true,
+                Overwrite::Content => bytes <= policy.compared_above_bytes,
+                Overwrite::Always => false,
+            };
+            match before {
+                // A file system of whole seconds shows no change within one by the change time alone.
+                Before::Stored if is_proved && is_same => return Ok(Action::Resumed),
+                // Its size and the time of its last change are what they were.
+                Before::StoredAtAnotherTime if is_proved => return Ok(Action::Resumed),
+                // It is this transfer's own, so no policy protects it: what can be compared is
+                // hashed, the rest is sent again.
+                Before::StoredWithoutHash => return Ok(Action::Replace),
+                Before::Stored | Before::StoredAtAnotherTime | Before::Nothing => {}
             }
-            let same_time =
-                there.st_mtime == entry.modified.seconds && there.st_mtime_nsec as u32 == entry.modified.nanoseconds;
-            let same = kind == FileType::RegularFile && there.st_size as u64 == bytes && same_time;
             match overwrite {
-                Overwrite::Never | Overwrite::Changed if same => Ok(Action::Skip),
-                Overwrite::Content if same && bytes <= policy.compared_above_bytes => Ok(Action::Skip),
+                Overwrite::Never | Overwrite::Changed if is_same => Ok(Action::Skip),
+                Overwrite::Content if is_same && bytes <= policy.compared_above_bytes => Ok(Action::Skip),
                 Overwrite::Always | Overwrite::Changed | Overwrite::Content => Ok(Action::Replace),
+                Overwrite::Never if kind != FileType::RegularFile => Err("exists already and is not a file"),
                 Overwrite::Never => Err("exists already and differs in size or time"),
             }
         }
+        EntryKind::Symlink if is_same => Ok(Action::Skip),
         EntryKind::Symlink => match overwrite {
-            _ if kind == FileType::Symlink => Ok(Action::Skip),
-            Overwrite::Never => Err("exists already"),
+            Overwrite::Never if kind == FileType::Symlink => Err("exists already and leads elsewhere"),
+            Overwrite::Never => Err("exists already and is not a symlink"),
             Overwrite::Changed | Overwrite::Content | Overwrite::Always => Ok(Action::Replace),
         },
     }
@@ -206,9 +257,30 @@ struct Looker<'a> {
     missing: HashSet<u128>,
     /// The parent that was found missing last: files of a directory follow each other.
     missing_parent: Vec<u8>,
+    granularities: Granularities,
 }
 
-impl Looker<'_> {
+impl<'a> Looker<'a> {
+    fn new(destination: &'a Destination) -> Self {
+        let (missing, missing_parent) = (HashSet::new(), Vec::new());
+        Self { destination, parent: None, missing, missing_parent, granularities: Granularities::default() }
+    }
+
+    /// Whether what was found as `last` in the directory that was looked into looks like `entry`.
+    fn is_same(&mut self, entry: &Entry<'_>, last: &[u8], there: &Stat) -> bool {
+        let Some((_, directory)) = &self.parent else { return false };
+        match (entry.kind, FileType::from_raw_mode(there.st_mode)) {
+            (EntryKind::File { bytes, .. }, FileType::RegularFile) => {
+                there.st_size as u64 == bytes && self.granularities.has_time(directory.as_fd(), there, entry.modified)
+            }
+            (EntryKind::Symlink, FileType::Symlink) => {
+                readlinkat(directory, Path::new(OsStr::from_bytes(last)), Vec::new())
+                    .is_ok_and(|target| target.as_bytes() == entry.target)
+            }
+            _ => false,
+        }
+    }
+
     fn look(&mut self, name: &[u8], is_directory: bool) -> Result<Option<Stat>, Refusal> {
         let (parent, last) = split_name(name);
         let found = if self.is_missing(parent) {
@@ -293,28 +365,47 @@ pub fn check_room(destination: &Destination, bytes: u64) -> Result<(), Refusal> 
     ))
 }
 
-/// Makes the directories and symlinks of the plan; whether there was any to make.
+/// What was made of a plan before any file.
+#[derive(Debug, Default)]
+pub struct Made {
+    /// The entries of directories that were not there, and that nobody else has made since the
+    /// plan; and which they are.
+    pub directories: HashMap<u32, Identity>,
+    /// Whether anything was made.
+    pub has_made: bool,
+    /// Symlinks whose names somebody else has taken since the plan.
+    pub failed: Vec<FileError>,
+}
+
+/// Makes the directories and symlinks of the plan, and notes in `made_all` what it has made. Where
+/// modes are to be preserved, nobody else may do more in a directory meanwhile.
 ///
 /// # Errors
-/// [`Refusal`] with the name in question; files have not been touched.
+/// [`Refusal`] with the name in question; files have not been touched, and what came before that
+/// name is made.
 pub fn make_directories_and_symlinks(
     destination: &Destination,
     manifest: &Manifest,
     actions: &[Action],
-) -> Result<bool, Refusal> {
-    let mut has_made = false;
+    preserve: bool,
+    made_all: &mut Made,
+) -> Result<(), Refusal> {
     let mut made_here = HashSet::new();
     for (file, entry) in manifest.entries() {
         let action = actions[file as usize];
         if action == Action::Skip || matches!(entry.kind, EntryKind::File { .. }) {
             continue;
         }
-        has_made = true;
+        made_all.has_made = true;
         let name = destination.name(manifest, file);
-        let made = destination.parent_of(&name).and_then(|(parent, last)| match entry.kind {
+        let made = destination.in_parent_of(&name, |parent, last| match entry.kind {
             EntryKind::Directory => {
-                let made = mkdirat(&parent, last, Mode::from_raw_mode(0o777));
-                let there = identity(&statat(&parent, last, AtFlags::SYMLINK_NOFOLLOW)?);
+                let mode = if preserve { u32::from(entry.mode) & 0o777 | 0o700 } else { 0o777 };
+                let made = mkdirat(parent, last, Mode::from_raw_mode(mode));
+                if !matches!(made, Ok(()) | Err(Errno::EXIST)) {
+                    return made;
+                }
+                let there = identity(&statat(parent, last, AtFlags::SYMLINK_NOFOLLOW)?);
                 match made {
                     // Another transfer may have made it meanwhile; if it is no directory, its files will say so. But if this one has made it,
                     // it was under another name, and the two directories would become one.
@@ -322,18 +413,17 @@ pub fn make_directories_and_symlinks(
                     Err(error) => Err(error),
                     Ok(()) => {
                         made_here.insert(there);
+                        made_all.directories.insert(file, there);
                         Ok(())
                     }
                 }
             }
-            _ => {
-                let target = Path::new(OsStr::from_bytes(entry.target));
-                if action == Action::Replace {
-                    unlinkat(&parent, last, AtFlags::empty())?;
-                }
-                symlinkat(target, &parent, last)
-            }
+            _ => make_symlink(destination, parent, last, entry.target, action),
         });
+        if made == Err(Errno::EXIST) && entry.kind == EntryKind::Symlink {
+            made_all.failed.push(unwritable(manifest, file, Errno::EXIST));
+            continue;
+        }
         made.map_err(|error| {
             let code = match error {
                 Errno::NOSPC | Errno::DQUOT => RefusalCode::NoSpace,
@@ -352,7 +442,35 @@ pub fn make_directories_and_symlinks(
             Refusal::new(code, format!("cannot make '{name}' in {path}: {reason}"))
         })?;
     }
-    Ok(has_made)
+    Ok(())
+}
+
+/// Makes a symlink; replaces what is there at once, if it may.
+fn make_symlink(
+    destination: &Destination,
+    parent: &OwnedFd,
+    last: &Path,
+    target: &[u8],
+    action: Action,
+) -> Result<(), Errno> {
+    let target = Path::new(OsStr::from_bytes(target));
+    if action != Action::Replace {
+        return match symlinkat(target, parent, last) {
+            // Another transfer was faster with the same.
+            Err(Errno::EXIST)
+                if readlinkat(parent, last, Vec::new())
+                    .is_ok_and(|there| there.as_bytes() == target.as_os_str().as_bytes()) =>
+            {
+                Ok(())
+            }
+            made => made,
+        };
+    }
+    let temporary = temporary_name(destination.attempt.next_token());
+    symlinkat(target, parent, &temporary)?;
+    renameat(parent, &temporary, parent, last).inspect_err(|_| {
+        let _ = unlinkat(parent, &temporary, AtFlags::empty());
+    })
 }
 
 #[cfg(test)]
@@ -364,8 +482,8 @@ mod tests {
 
     struct NothingBefore;
     impl StoredBefore for NothingBefore {
-        fn is_stored(&self, _: u32, _: &Entry<'_>, _: &Stat) -> bool {
-            false
+        fn before(&self, _: &Entry<'_>, _: &Stat) -> Before {
+            Before::Nothing
         }
     }
 
@@ -390,12 +508,17 @@ mod tests {
         (directory, manifest_of(&source.join("")), destination)
     }
 
+    fn make(destination: &Destination, manifest: &Manifest, actions: &[Action]) -> Result<Made, Refusal> {
+        let mut made = Made::default();
+        make_directories_and_symlinks(destination, manifest, actions, false, &mut made).map(|()| made)
+    }
+
     #[test]
     fn an_empty_destination_gets_everything() {
         let (directory, manifest, destination) = fixture();
         let plan = decide(&destination, &manifest, policy(Overwrite::Never), &NothingBefore).unwrap();
         assert!(plan.actions.iter().all(|&action| action == Action::Create));
-        make_directories_and_symlinks(&destination, &manifest, &plan.actions).unwrap();
+        make(&destination, &manifest, &plan.actions).unwrap();
         assert!(directory.path().join("destination/d").is_dir());
         assert_eq!(fs::read_link(directory.path().join("destination/l")).unwrap(), Path::new("a"));
     }
@@ -429,6 +552,29 @@ mod tests {
         }
     }
 
+    struct AtAnotherTime;
+    impl StoredBefore for AtAnotherTime {
+        fn before(&self, _: &Entry<'_>, _: &Stat) -> Before {
+            Before::StoredAtAnotherTime
+        }
+    }
+
+    /// The transfer could not go on: its own file was somebody else's.
+    #[test]
+    fn a_file_that_was_stored_without_its_time_counts_as_stored_where_its_content_is_taken_for_granted() {
+        let (directory, manifest, destination) = fixture();
+        fs::write(directory.path().join("destination/a"), "aaa").unwrap();
+        for (overwrite, action) in [
+            (Overwrite::Never, Action::Resumed),
+            (Overwrite::Changed, Action::Resumed),
+            // Of more than two bytes: compared by content.
+            (Overwrite::Content, Action::Replace),
+            (Overwrite::Always, Action::Replace),
+        ] {
+            assert_eq!(decide(&destination, &manifest, policy(overwrite), &AtAnotherTime).unwrap().actions[0], action);
+        }
+    }
+
     #[test]
     fn kinds_that_contradict_each_other_are_refused_even_if_everything_may_be_replaced() {
         let (directory, manifest, destination) = fixture();
@@ -443,6 +589,65 @@ mod tests {
         std::os::unix::fs::symlink("/tmp", directory.path().join("destination/d")).unwrap();
         let refusal = decide(&destination, &manifest, policy(Overwrite::Always), &NothingBefore).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::Collision, "{refusal}");
+    }
+
+    /// A symlink with another target was taken for the same.
+    #[test]
+    fn a_symlink_that_leads_elsewhere_differs_as_a_file_does() {
+        let (directory, manifest, destination) = fixture();
+        let place = directory.path().join("destination/l");
+        let link = manifest.entries().find(|(_, entry)| entry.kind == EntryKind::Symlink).unwrap().0 as usize;
+        let decided = |overwrite| decide(&destination, &manifest, policy(overwrite), &NothingBefore);
+        std::os::unix::fs::symlink("a", &place).unwrap();
+        for overwrite in [Overwrite::Never, Overwrite::Changed, Overwrite::Content, Overwrite::Always] {
+            assert_eq!(decided(overwrite).unwrap().actions[link], Action::Skip, "{overwrite:?}");
+        }
+        for (put, said) in [(true, "leads elsewhere"), (false, "not a symlink")] {
+            fs::remove_file(&place).unwrap();
+            if put {
+                std::os::unix::fs::symlink("b", &place).unwrap();
+            } else {
+                fs::write(&place, "file").unwrap();
+            }
+            let refusal = decided(Overwrite::Never).unwrap_err();
+            assert!(refusal.code == RefusalCode::Collision && refusal.text.contains(said), "{refusal}");
+            for overwrite in [Overwrite::Changed, Overwrite::Content, Overwrite::Always] {
+                let actions = decided(overwrite).unwrap().actions;
+                assert_eq!(actions[link], Action::Replace, "{overwrite:?}");
+                make(&destination, &manifest, &actions).unwrap();
+                assert_eq!(fs::read_link(&place).unwrap(), Path::new("a"));
+                fs::remove_file(&place).unwrap();
+                std::os::unix::fs::symlink("b", &place).unwrap();
+            }
+        }
+        let names: Vec<_> = fs::read_dir(directory.path().join("destination"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names.len(), 2, "nothing temporary remains: {names:?}");
+    }
+
+    /// It ended the whole transfer.
+    #[test]
+    fn a_symlink_whose_name_was_taken_after_the_plan_fails_by_name() {
+        let (directory, manifest, destination) = fixture();
+        let actions = decide(&destination, &manifest, policy(Overwrite::Never), &NothingBefore).unwrap().actions;
+        let place = directory.path().join("destination/l");
+        std::os::unix::fs::symlink("theirs", &place).unwrap();
+        let made = make(&destination, &manifest, &actions).unwrap();
+        let [error] = made.failed.as_slice() else { panic!("one fails: {:?}", made.failed) };
+        assert_eq!((error.code.as_str(), manifest.entry(error.file).name), ("collision", b"l".as_slice()));
+        assert_eq!(fs::read_link(&place).unwrap(), Path::new("theirs"));
+        assert_eq!(made.directories.len(), 1, "the rest is made");
+    }
+
+    #[test]
+    fn a_directory_that_somebody_else_made_is_not_counted_as_made() {
+        let (directory, manifest, destination) = fixture();
+        let actions = decide(&destination, &manifest, policy(Overwrite::Never), &NothingBefore).unwrap().actions;
+        fs::create_dir(directory.path().join("destination/d")).unwrap();
+        let made = make(&destination, &manifest, &actions).unwrap();
+        assert!(made.has_made && made.directories.is_empty());
     }
 
     #[test]

@@ -13,7 +13,7 @@
 mod descriptor_places;
 
 use std::ffi::OsStr;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,10 +27,13 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::files::{Attributes, rename_into_place, set_attributes};
+use super::attributes::{Attributes, Refused, set_attributes};
+use super::files::rename_into_place;
 use super::fresh_directories::{FreshDirectories, FreshDirectory};
 use super::plan::Action;
-use super::{Destination, partial_name, split_name};
+use super::temporary::temporary_name;
+use super::{Destination, split_name};
+use crate::descriptors::explained;
 use descriptor_places::DescriptorPlaces;
 
 /// A small file that is written and does not have its name yet.
@@ -40,6 +43,19 @@ pub struct StagedFile {
     pub file: u32,
     place: Place,
     action: Action,
+    /// What it could not get.
+    refused: Refused,
+}
+
+/// A small file that has its name.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredFile {
+    /// Its entry.
+    pub file: u32,
+    /// What it is now.
+    pub stat: Stat,
+    /// What it could not get.
+    pub refused: Refused,
 }
 
 /// Where a staged file is.
@@ -47,8 +63,8 @@ pub struct StagedFile {
 enum Place {
     /// Nowhere: only this process has it.
     Nameless(Nameless),
-    /// Under its temporary name.
-    Partial,
+    /// Under a temporary name, in this directory.
+    Partial(PathBuf, Arc<OwnedFd>),
     /// In a directory that is being filled, under its own name; and what it is.
     Fresh(Arc<FreshDirectory>, Stat),
 }
@@ -56,11 +72,15 @@ enum Place {
 impl StagedFile {
     /// The directory that brings it to its place, and what it is; none for a file that is linked by itself.
     #[must_use]
-    pub fn fresh(&self) -> Option<(&Arc<FreshDirectory>, &Stat)> {
+    pub fn fresh(&self) -> Option<(&Arc<FreshDirectory>, StoredFile)> {
         match &self.place {
-            Place::Fresh(directory, stat) => Some((directory, stat)),
-            Place::Nameless(_) | Place::Partial => None,
+            Place::Fresh(directory, stat) => Some((directory, self.stored(*stat))),
+            Place::Nameless(_) | Place::Partial(..) => None,
         }
+    }
+
+    const fn stored(&self, stat: Stat) -> StoredFile {
+        StoredFile { file: self.file, stat, refused: self.refused }
     }
 }
 
@@ -111,14 +131,13 @@ pub struct Unpacking<'a> {
     pub actions: &'a [Action],
     /// Whether modes and times are kept.
     pub preserve: bool,
-    /// Whether an earlier attempt may have left files under temporary names.
-    pub is_continued: bool,
     /// Directories that are filled beside their place.
     pub fresh: &'a FreshDirectories,
 }
 
 impl Unpacking<'_> {
-    /// Writes the files of a pack. `hashes` are the sender's, if the transfer has hashes; `skip` says which files the sender gave up.
+    /// Writes the files of a pack. The pack lies where the data plane may still write: what is hashed and what is stored is one
+    /// copy of each file. `hashes` are the sender's, if the transfer has hashes; `skip` says which files the sender gave up.
     #[must_use]
     pub fn stage(
         &self,
@@ -127,14 +146,29 @@ impl Unpacking<'_> {
         hashes: Option<&[ChunkHash]>,
         skip: impl Fn(u32) -> bool,
     ) -> StagedPack {
+        self.stage_when(false, files, pack, hashes, skip)
+    }
+
+    /// As [`Unpacking::stage`]; one that `has_waited` for descriptors does not wait for them.
+    fn stage_when(
+        &self,
+        mut has_waited: bool,
+        files: &[u32],
+        pack: &[u8],
+        hashes: Option<&[ChunkHash]>,
+        skip: impl Fn(u32) -> bool,
+    ) -> StagedPack {
         let mut result = StagedPack::default();
         let mut open: Option<OpenDirectory<'_>> = None;
-        let mut has_waited = false;
         let mut rest = pack;
+        let mut copy = Vec::new();
         for (at, &file) in files.iter().enumerate() {
             let bytes = self.manifest.file_bytes(file).unwrap_or(0) as usize;
             let Some((content, after)) = rest.split_at_checked(bytes) else { break };
             rest = after;
+            copy.clear();
+            copy.extend_from_slice(content);
+            let content = copy.as_slice();
             let place = self.enter(file, files.len() - at, &mut has_waited, &mut open);
             if let Ok(OpenPlace::Fresh(directory)) = &place {
                 note_settled(&mut result.settled, directory);
@@ -196,14 +230,14 @@ impl Unpacking<'_> {
     fn stage_one(&self, file: u32, content: &[u8], place: OpenPlace) -> Result<StagedFile, Errno> {
         let action = self.actions[file as usize];
         let attributes = Attributes::of(&self.manifest.entry(file), self.preserve);
-        let place = match place {
+        let (place, refused) = match place {
             OpenPlace::Fresh(directory) => {
-                let stat = self.stage_in(&directory, file, content, &attributes)?;
-                Place::Fresh(directory, stat)
+                let (stat, refused) = self.stage_in(&directory, file, content, &attributes)?;
+                (Place::Fresh(directory, stat), refused)
             }
             OpenPlace::There(parent) => self.stage_alone(parent, file, content, &attributes)?,
         };
-        Ok(StagedFile { file, place, action })
+        Ok(StagedFile { file, place, action, refused })
     }
 
     /// Makes a file under its own name in a directory that is being filled.
@@ -213,105 +247,152 @@ impl Unpacking<'_> {
         file: u32,
         content: &[u8],
         attributes: &Attributes,
-    ) -> Result<Stat, Errno> {
+    ) -> Result<(Stat, Refused), Errno> {
         let (_, last) = split_name(self.name(file));
         let last = Path::new(OsStr::from_bytes(last));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let written = openat(directory.opened(), last, flags, mode_to_begin_with(attributes.mode))?;
         let filled = write_all(&written, content)
             .and_then(|()| set_attributes(&written, attributes.mode_to_set(), attributes.modified))
-            .and_then(|()| fstat(&written));
+            .and_then(|refused| Ok((fstat(&written)?, refused)));
         filled.inspect_err(|_| {
             let _ = unlinkat(directory.opened(), last, AtFlags::empty());
         })
     }
 
+    /// Makes a file that gets its name by itself.
     fn stage_alone(
         &self,
         parent: Arc<OwnedFd>,
         file: u32,
         content: &[u8],
         attributes: &Attributes,
-    ) -> Result<Place, Errno> {
-        let name = self.name(file);
-        let (written, places) = open_staged(&parent, name, attributes.mode)?;
-        if self.is_continued && places.is_some() {
-            // It was staged under its temporary name before. If there is none, so much the better.
-            let _ = unlinkat(&*parent, partial_name(name), AtFlags::empty());
-        }
-        write_all(&written, content)?;
-        set_attributes(&written, attributes.mode_to_set(), attributes.modified)?;
-        Ok(match places {
-            Some(places) => Place::Nameless(Nameless { file: written, parent, _places: places }),
-            None => Place::Partial,
-        })
+    ) -> Result<(Place, Refused), Errno> {
+        let stage = |parent: &Arc<OwnedFd>, _: &Path| self.stage_beside(parent, content, attributes);
+        self.destination.in_directory_of(self.name(file), parent, stage)
     }
 
-    /// Takes a staged file out of the directory that would bring it to its place.
+    fn stage_beside(
+        &self,
+        parent: &Arc<OwnedFd>,
+        content: &[u8],
+        attributes: &Attributes,
+    ) -> Result<(Place, Refused), Errno> {
+        let (written, place) = self.open_staged(parent, attributes.mode)?;
+        let filled = write_all(&written, content)
+            .and_then(|()| set_attributes(&written, attributes.mode_to_set(), attributes.modified));
+        match (filled, place) {
+            (Ok(refused), StagedPlace::Nameless(places)) => {
+                let nameless = Nameless { file: written, parent: parent.clone(), _places: places };
+                Ok((Place::Nameless(nameless), refused))
+            }
+            (Ok(refused), StagedPlace::Named(name)) => Ok((Place::Partial(name, parent.clone()), refused)),
+            (Err(error), StagedPlace::Nameless(_)) => Err(error),
+            (Err(error), StagedPlace::Named(name)) => {
+                let _ = unlinkat(&**parent, &name, AtFlags::empty());
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens a file to be staged: without a name if there are descriptors to keep it open, and if
+    /// the file system has such files; else under a temporary name.
+    fn open_staged(&self, parent: &OwnedFd, preserved: Option<u16>) -> Result<(OwnedFd, StagedPlace), Errno> {
+        let mode = mode_to_begin_with(preserved);
+        if let Some(places) = DescriptorPlaces::take() {
+            match openat(parent, ".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode) {
+                Ok(nameless) => return Ok((nameless, StagedPlace::Nameless(places))),
+                Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let name = temporary_name(self.destination.attempt.next_token());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok((openat(parent, &name, flags, mode)?, StagedPlace::Named(name)))
+    }
+
+    /// Takes a staged file out of the directory that would bring it to its place, and from under
+    /// its temporary name.
     fn unstage(&self, staged: &StagedFile) {
-        if let Place::Fresh(directory, _) = &staged.place {
-            let (_, last) = split_name(self.name(staged.file));
-            let _ = unlinkat(directory.opened(), Path::new(OsStr::from_bytes(last)), AtFlags::empty());
+        match &staged.place {
+            Place::Fresh(directory, _) => {
+                let (_, last) = split_name(self.name(staged.file));
+                let _ = unlinkat(directory.opened(), Path::new(OsStr::from_bytes(last)), AtFlags::empty());
+            }
+            Place::Partial(partial, parent) => {
+                let (directory, _) = split_name(self.name(staged.file));
+                let remove = || unlinkat(&**parent, partial, AtFlags::empty());
+                let _ = self.destination.opening(directory, remove);
+            }
+            Place::Nameless(_) => {}
         }
     }
 
-    /// Gives a staged and durable file its name; returns it and what it is now.
+    /// Gives a staged and durable file its name.
     ///
     /// # Errors
     /// What became of it instead.
     #[expect(clippy::needless_pass_by_value, reason = "the file is closed when it has its name")]
-    pub fn link(&self, staged: StagedFile) -> Result<(u32, Stat), FileError> {
+    pub fn link(&self, staged: StagedFile) -> Result<StoredFile, FileError> {
         let name = self.destination.name(self.manifest, staged.file);
         let (_, last) = split_name(&name);
         let last = Path::new(OsStr::from_bytes(last));
         let file = staged.file;
-        self.link_into_place(&staged, &name, last).map(|stat| (file, stat)).map_err(|error| {
-            self.remove_temporary(&name);
+        self.link_into_place(&staged, &name, last).map(|stat| staged.stored(stat)).map_err(|error| {
+            // A file that does not get its name keeps no temporary one.
+            self.unstage(&staged);
             unwritable(self.manifest, file, error)
         })
     }
 
-    /// A file that does not get its name keeps no temporary one.
-    fn remove_temporary(&self, name: &[u8]) {
-        let (directory, _) = split_name(name);
-        if let Ok(parent) = self.destination.open_directory(directory) {
-            let _ = unlinkat(&parent, partial_name(name), AtFlags::empty());
+    fn link_into_place(&self, staged: &StagedFile, name: &[u8], last: &Path) -> Result<Stat, Errno> {
+        match &staged.place {
+            Place::Nameless(Nameless { file, parent, .. }) => {
+                let link = |parent: &Arc<OwnedFd>, last: &Path| self.link_staged(file, parent, last, staged.action);
+                self.destination.in_directory_of(name, parent.clone(), link)?;
+                fstat(file)
+            }
+            Place::Partial(partial, parent) => {
+                // A directory with a temporary file in it is not empty: nothing takes its place.
+                let ours = statat(&**parent, partial, AtFlags::SYMLINK_NOFOLLOW)?;
+                rename_into_place(parent, partial, last, staged.action)?;
+                stat_of(parent.as_fd(), last, &ours)
+            }
+            Place::Fresh(fresh, ours) => {
+                self.destination.in_parent_of(name, |parent, last| {
+                    match renameat_with(fresh.opened(), last, parent, last, RenameFlags::NOREPLACE) {
+                        // A file system without the flag: a second link fails if the name is taken,
+                        // and the first goes with its directory.
+                        Err(Errno::INVAL | Errno::NOSYS) => {
+                            linkat(fresh.opened(), last, parent, last, AtFlags::empty())?;
+                            unlinkat(fresh.opened(), last, AtFlags::empty())?;
+                        }
+                        renamed => renamed?,
+                    }
+                    stat_of(parent.as_fd(), last, ours)
+                })
+            }
         }
     }
 
-    fn link_into_place(&self, staged: &StagedFile, name: &[u8], last: &Path) -> Result<Stat, Errno> {
-        let (directory, _) = split_name(name);
-        match &staged.place {
-            Place::Nameless(Nameless { file, parent, .. }) => {
-                match link_staged(file, parent, name, last, staged.action) {
-                    // Another transfer has put its own directory into the place of this one.
-                    Err(Errno::NOENT) => {
-                        let parent = self.destination.open_directory(directory)?;
-                        link_staged(file, &parent, name, last, staged.action)?;
-                    }
-                    linked => linked?,
-                }
-                fstat(file)
-            }
-            Place::Partial => {
-                let parent = self.destination.open_directory(directory)?;
-                rename_into_place(&parent, &partial_name(name), last, staged.action)?;
-                statat(&parent, last, AtFlags::SYMLINK_NOFOLLOW)
-            }
-            Place::Fresh(fresh, _) => {
-                let parent = self.destination.open_directory(directory)?;
-                match renameat_with(fresh.opened(), last, &parent, last, RenameFlags::NOREPLACE) {
-                    // A file system without the flag: a second link fails if the name is taken, and the first goes with its directory.
-                    Err(Errno::INVAL | Errno::NOSYS) => {
-                        linkat(fresh.opened(), last, &parent, last, AtFlags::empty())?;
-                        unlinkat(fresh.opened(), last, AtFlags::empty())?;
-                    }
-                    renamed => renamed?,
-                }
-                statat(&parent, last, AtFlags::SYMLINK_NOFOLLOW)
-            }
+    fn link_staged(&self, nameless: &OwnedFd, parent: &OwnedFd, last: &Path, action: Action) -> Result<(), Errno> {
+        if action != Action::Replace {
+            return link_nameless(nameless, parent, last);
         }
+        // A link cannot replace; a rename can.
+        let partial = temporary_name(self.destination.attempt.next_token());
+        link_nameless(nameless, parent, &partial)?;
+        rename_into_place(parent, &partial, last, Action::Replace).inspect_err(|_| {
+            let _ = unlinkat(parent, &partial, AtFlags::empty());
+        })
     }
+}
+
+/// What `ours` is now under its name. If somebody else has replaced it since, what it was: nobody
+/// takes theirs for ours then.
+fn stat_of(parent: BorrowedFd<'_>, last: &Path, ours: &Stat) -> Result<Stat, Errno> {
+    let there = statat(parent, last, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) { there } else { *ours })
 }
 
 /// Counts a pack's file for its directory.
@@ -327,39 +408,11 @@ fn mode_to_begin_with(preserved: Option<u16>) -> Mode {
     Mode::from_raw_mode(if preserved.is_some() { 0o600 } else { 0o666 })
 }
 
-/// Opens a file to be staged: without a name if there are descriptors to keep it open, and if the file system has such files; else under
-/// a temporary name.
-fn open_staged(
-    parent: &OwnedFd,
-    name: &[u8],
-    preserved: Option<u16>,
-) -> Result<(OwnedFd, Option<DescriptorPlaces>), Errno> {
-    let mode = mode_to_begin_with(preserved);
-    if let Some(places) = DescriptorPlaces::take() {
-        match openat(parent, ".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode) {
-            Ok(nameless) => return Ok((nameless, Some(places))),
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok((openat(parent, partial_name(name), flags, mode)?, None))
-}
-
-fn link_staged(nameless: &OwnedFd, parent: &OwnedFd, name: &[u8], last: &Path, action: Action) -> Result<(), Errno> {
-    if action != Action::Replace {
-        return link_nameless(nameless, parent, last);
-    }
-    // A link cannot replace; a rename can.
-    let partial = partial_name(name);
-    match link_nameless(nameless, parent, &partial) {
-        Err(Errno::EXIST) => {
-            unlinkat(parent, &partial, AtFlags::empty())?;
-            link_nameless(nameless, parent, &partial)?;
-        }
-        linked => linked?,
-    }
-    rename_into_place(parent, &partial, last, Action::Replace)
+/// Where a file is that is being staged.
+#[derive(Debug)]
+enum StagedPlace {
+    Nameless(DescriptorPlaces),
+    Named(PathBuf),
 }
 
 fn link_nameless(file: &OwnedFd, parent: &OwnedFd, name: &Path) -> Result<(), Errno> {
@@ -393,7 +446,7 @@ pub fn unwritable(manifest: &Manifest, file: u32, error: Errno) -> FileError {
         Errno::EXIST => ("collision", format!("'{name}' was made by somebody else meanwhile and was not overwritten")),
         Errno::NOSPC | Errno::DQUOT => ("no_space", format!("'{name}' could not be stored: {error}")),
         Errno::LOOP => ("symlink", format!("'{name}' could not be stored: a symlink has appeared on the way")),
-        error => ("unwritable", format!("'{name}' could not be stored: {error}")),
+        error => ("unwritable", explained(format!("'{name}' could not be stored: {error}"))),
     };
     FileError { file, code: code.to_owned(), text }
 }
@@ -402,8 +455,9 @@ pub fn unwritable(manifest: &Manifest, file: u32, error: Errno) -> FileError {
 ///
 /// # Errors
 /// What became of it instead.
-pub fn store_empty(unpacking: &Unpacking<'_>, file: u32) -> Result<(u32, Stat), FileError> {
-    let staged = unpacking.stage(&[file], &[], None, |_| false);
+pub fn store_empty(unpacking: &Unpacking<'_>, file: u32) -> Result<StoredFile, FileError> {
+    // The committer does this, and it is who makes room: it would wait for itself.
+    let staged = unpacking.stage_when(true, &[file], &[], None, |_| false);
     match (staged.staged.into_iter().next(), staged.failed.into_iter().next()) {
         (Some(staged), _) => unpacking.link(staged),
         (None, Some(failed)) => Err(failed),
@@ -449,7 +503,7 @@ mod tests {
         actions: &'a [Action],
         fresh: &'a FreshDirectories,
     ) -> Unpacking<'a> {
-        Unpacking { destination, manifest, actions, preserve: true, is_continued: false, fresh }
+        Unpacking { destination, manifest, actions, preserve: true, fresh }
     }
 
     #[test]
@@ -465,12 +519,12 @@ mod tests {
         let pack = unpacking.stage(&[1, 2, 3], b"aaabbxxxx", Some(&hashes), |_| false);
         assert!(pack.mismatched.is_empty());
         assert!(!directory.path().join("a").exists(), "nothing has its name before it is durable");
-        let stored: Vec<u32> = pack.staged.into_iter().map(|staged| unpacking.link(staged).unwrap().0).collect();
+        let stored: Vec<u32> = pack.staged.into_iter().map(|staged| unpacking.link(staged).unwrap().file).collect();
         assert_eq!(stored, [1, 2, 3]);
         assert_eq!(fs::read(directory.path().join("d/b")).unwrap(), b"bb");
         let metadata = fs::metadata(directory.path().join("a")).unwrap();
         assert_eq!((metadata.mode() & 0o777, metadata.mtime()), (0o600, 77));
-        assert_eq!(store_empty(&unpacking, 4).unwrap().0, 4);
+        assert_eq!(store_empty(&unpacking, 4).unwrap().file, 4);
         assert_eq!(fs::metadata(directory.path().join("empty")).unwrap().len(), 0);
     }
 
@@ -486,7 +540,6 @@ mod tests {
                 manifest: &manifest,
                 actions: &actions,
                 preserve: false,
-                is_continued: true,
                 fresh: &FreshDirectories::default(),
             };
             let mut pack = unpacking.stage(&[1], b"aaa", None, |_| false);
@@ -516,7 +569,8 @@ mod tests {
     fn files_of_a_new_directory_come_with_it_and_one_by_one_if_it_is_not_empty_any_more() {
         let (directory, destination) = destination();
         let (manifest, actions) = (new_directory(), [Action::Create; 17]);
-        let fresh = FreshDirectories::find(&manifest, &actions, 4 << 20, 0);
+        let made = crate::destination::plan::identity(&rustix::fs::stat(directory.path().join("d")).unwrap());
+        let fresh = FreshDirectories::find(&manifest, &actions, 4 << 20, |_| Some(made));
         let unpacking = unpacking(&destination, &manifest, &actions, &fresh);
         let files: Vec<u32> = (1..=16).collect();
         let hashes = vec![*blake3::hash(b"x").as_bytes(); 16];
@@ -534,7 +588,9 @@ mod tests {
         for staged in pack.staged {
             let file = staged.file;
             match unpacking.link(staged) {
-                Ok((_, stat)) => assert_eq!((stat.st_size, stat.st_mtime, stat.st_mode & 0o777), (1, 77, 0o640)),
+                Ok(StoredFile { stat, .. }) => {
+                    assert_eq!((stat.st_size, stat.st_mtime, stat.st_mode & 0o777), (1, 77, 0o640));
+                }
                 Err(error) => assert_eq!((file, error.code.as_str()), (5, "collision")),
             }
         }

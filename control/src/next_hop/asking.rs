@@ -47,10 +47,13 @@ impl Asker {
     }
 
     fn take_token(&mut self, now: Instant) -> bool {
-        let earned = now.duration_since(self.since).as_millis() / REFILL.as_millis();
+        let earned = now.duration_since(self.since).as_millis().checked_div(REFILL.as_millis()).unwrap_or(0);
         let earned = u32::try_from(earned).unwrap_or(BURST);
         self.tokens = self.tokens.saturating_add(earned).min(BURST);
-        self.since = if self.tokens == BURST { now } else { self.since + REFILL * earned };
+        self.since = match self.since.checked_add(REFILL.saturating_mul(earned)) {
+            Some(since) if self.tokens < BURST => since,
+            _ => now,
+        };
         self.tokens = match self.tokens.checked_sub(1) {
             Some(left) => left,
             None => return false,

@@ -29,7 +29,7 @@ impl Changes {
     /// The operating system's.
     pub fn subscribe() -> io::Result<Self> {
         let socket = rtnetlink::socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-        let groups = RTNLGRPS.iter().fold(0, |mask, group| mask | 1 << (group - 1));
+        let groups = RTNLGRPS.iter().fold(0u32, |mask, group| mask | 1u32.unbounded_shl(group.wrapping_sub(1)));
         rustix::net::bind(&socket, &SocketAddrNetlink::new(0, groups))?;
         Ok(Self { socket: UnixDatagram::from_std(StdDatagram::from(socket))? })
     }

@@ -133,7 +133,8 @@ impl Situation {
 /// The receive queues in use; 0 if there is no saying.
 fn receive_queues(name: &str) -> u32 {
     let Ok(queues) = std::fs::read_dir(format!("/sys/class/net/{name}/queues")) else { return 0 };
-    queues.flatten().filter(|queue| queue.file_name().to_string_lossy().starts_with("rx-")).count() as u32
+    let queues = queues.flatten().filter(|queue| queue.file_name().to_string_lossy().starts_with("rx-")).count();
+    u32::try_from(queues).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

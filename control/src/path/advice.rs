@@ -12,6 +12,7 @@ use super::records::{self, PathRecord};
 use crate::node::Node;
 use crate::registry::unix_ms;
 use crate::request::Target;
+use crate::transfer::blocking;
 use crate::transfer::result::TransferResult;
 use crate::units::show_rate;
 
@@ -21,11 +22,14 @@ const WORSE: f64 = 0.5;
 const SECONDS_MIN: f64 = 2.0;
 
 /// The rate at which a transfer to a partner may begin, from a fresh record.
-#[must_use]
-pub fn start_rate(node: &Node, partner: PublicKey) -> Option<u64> {
-    let (name, _) = node.profiles.with_key(partner).ok()??;
-    let records = records::read(&node.state, &name, Side::Send).ok()?;
-    supported(records::fresh(&records, unix_ms(), node.path.settings().path.fresh_ms())?)
+pub async fn start_rate(node: &Node, partner: PublicKey) -> Option<u64> {
+    let (profiles, state, fresh_ms) = (node.profiles.clone(), node.state.clone(), node.path.settings().path.fresh_ms());
+    blocking(move || {
+        let (name, _) = profiles.with_key(partner).ok()??;
+        let records = records::read(&state, &name, Side::Send).ok()?;
+        supported(records::fresh(&records, unix_ms(), fresh_ms)?)
+    })
+    .await
 }
 
 /// What a record supports from the first packet on: less than it found, the less sure it was.
@@ -38,7 +42,7 @@ fn supported(record: &PathRecord) -> Option<u64> {
     Some(record.rate_bits_per_second? / 100 * percent)
 }
 
-/// What records call a partner; none for far ends over ssh, which have no profile.
+/// What records call a partner; none for far ends over ssh, which have no profile. Reads files.
 #[must_use]
 pub fn name_of(node: &Node, target: &Target) -> Option<String> {
     match target {
@@ -51,7 +55,8 @@ pub fn name_of(node: &Node, target: &Target) -> Option<String> {
     }
 }
 
-/// Keeps a transfer's record, and says whether it did worse than the path's record.
+/// Keeps a transfer's record, and says whether it did worse than the path's record. Reads and
+/// writes files.
 pub fn after_transfer(node: &Node, partner: &str, side: Side, result: &TransferResult) -> Option<String> {
     if result.seconds < SECONDS_MIN || result.segments_sent == 0 {
         return None;
@@ -111,7 +116,7 @@ mod tests {
     use culvert_protocol::seal::Cipher;
 
     fn transfer(goodput_bps: u64, loss: f64, segment_bytes: u16, limited_by: Limit) -> TransferResult {
-        let mut result = crate::transfer::result::dry_run(TransferId(1), 1, 0, 1 << 30, Cipher::default());
+        let mut result = crate::transfer::result::dry_run(TransferId(1), 1, 0, 0, 1 << 30, Cipher::default());
         result.goodput_bps = goodput_bps;
         result.loss = loss;
         result.segment_bytes = segment_bytes;

@@ -1,7 +1,12 @@
-//! The answering end of a check: permits it within this node's limits, and does what each step asks for.
+//! The answering end of a check: permits it within this node's limits, and does what each step asks
+//! for.
+//!
+//! A partner keeps its place as long as something is heard of it, and not beyond the time that it
+//! was permitted.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use culvert_perfsonar::probe::{self, Stop, reflect, trace, train};
@@ -9,31 +14,57 @@ use culvert_perfsonar::socket::ProbeSocket;
 use culvert_perfsonar::stamp::Authentication;
 use culvert_protocol::control::{Message, Refusal, RefusalCode};
 use culvert_protocol::path::{
-    PathMessage, PathPermission, PathReport, PathRequest, PathStep, StepKind, TraceKind, Train,
+    PathMessage, PathPermission, PathReport, PathRequest, PathStep, ReplySize, StepKind, TraceKind, Train,
 };
+use tokio::time::{sleep, timeout};
 
-use crate::connection::{Connection, ConnectionError};
+use super::places::{Places, Port, TRAIN_TURN, count};
+use super::probing::probing;
+use crate::connection::{Connection, MessageReader};
 use crate::node::Node;
-use crate::transfer::blocking;
 
 /// Steps of a check at most.
 const STEPS_MAX: u32 = 1_000;
+/// Trains of a check at most: two ramps of 24 and two for buffers are 50.
+const TRAINS_MAX: u32 = 64;
 /// The longest train.
 pub const TRAIN_US_MAX: u32 = 1_000_000;
 /// Echoes in a second that are answered at most.
 pub const ECHOES_PER_SECOND_MAX: u32 = 50_000;
 /// How long a probe of a trace waits.
 const TRACE_WAIT: Duration = Duration::from_millis(500);
+/// How long a partner may say nothing, neither here nor by a probe. The slowest search of an MTU is
+/// silent for six seconds.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked whether probes have come.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long a step with a train may take: the train, its tail, and messages on a slow path.
+const TRAIN_STEP_MAX: Duration = Duration::from_secs(10);
+/// How much longer than permitted a check may take: its last step's messages are under way.
+const MARGIN: Duration = Duration::from_secs(5);
+
+/// Why a check ends before its end.
+enum Ended {
+    /// The partner is gone.
+    Gone,
+    /// It says nothing any more.
+    Silent,
+    /// Its time is up, or a step's.
+    Overdue,
+    /// It is told this.
+    Refused(Refusal),
+}
 
 /// Answers a partner's check.
 pub(crate) async fn answer(node: &Arc<Node>, mut connection: Connection, request: PathRequest, partner: &str) {
     let (writer, farewell) = (connection.writer.clone(), connection.farewell());
-    let refused = match node.path.place.clone().try_acquire_owned() {
-        Ok(_place) => conduct(node, &mut connection, request, partner).await.err(),
-        Err(_) => Some(Refusal::new(
-            RefusalCode::Temporary,
-            "this node answers another path check at present: come again in a minute",
-        )),
+    let counters = &node.path.checks.counters;
+    let refused = match may_ask(node, partner).and_then(|()| node.path.checks.take(connection.partner)) {
+        Ok(_place) => conduct(node, &mut connection, request).await.err().and_then(|ended| note(node, ended, &request)),
+        Err(refusal) => {
+            count(if refusal.code == RefusalCode::NotPermitted { &counters.not_permitted } else { &counters.busy });
+            Some(refusal)
+        }
     };
     drop(connection);
     if let Some(refusal) = refused {
@@ -43,7 +74,38 @@ pub(crate) async fn answer(node: &Arc<Node>, mut connection: Connection, request
     farewell.wait().await;
 }
 
-async fn conduct(node: &Node, connection: &mut Connection, request: PathRequest, partner: &str) -> Result<(), Refusal> {
+/// Counts how a check ended; what the partner is told.
+fn note(node: &Node, ended: Ended, request: &PathRequest) -> Option<Refusal> {
+    let counters = &node.path.checks.counters;
+    let temporary = |text: String| Some(Refusal::new(RefusalCode::Temporary, text));
+    match ended {
+        Ended::Gone => {
+            count(&counters.broken);
+            None
+        }
+        Ended::Silent => {
+            count(&counters.silent);
+            temporary(format!(
+                "the path check has ended: nothing was heard of this partner for {} s",
+                SILENCE_MAX.as_secs()
+            ))
+        }
+        Ended::Overdue => {
+            count(&counters.overdue);
+            let seconds = node.path.settings().path.seconds_max().min(request.seconds_max);
+            temporary(format!(
+                "the check takes longer than the {seconds} s that this node permits, or a train longer than {} s",
+                TRAIN_STEP_MAX.as_secs()
+            ))
+        }
+        Ended::Refused(refusal) => {
+            count(if refusal.code == RefusalCode::Temporary { &counters.busy } else { &counters.broken });
+            Some(refusal)
+        }
+    }
+}
+
+fn may_ask(node: &Node, partner: &str) -> Result<(), Refusal> {
     let settings = node.path.settings().path;
     if settings.answer == Some(false) || settings.refuse.iter().any(|refused| refused == partner) {
         let text = format!(
@@ -52,9 +114,58 @@ async fn conduct(node: &Node, connection: &mut Connection, request: PathRequest,
         );
         return Err(Refusal::new(RefusalCode::NotPermitted, text));
     }
+    Ok(())
+}
+
+async fn conduct(node: &Arc<Node>, connection: &mut Connection, request: PathRequest) -> Result<(), Ended> {
+    let checks = &node.path.checks;
+    let port = Arc::new(unless_gone(&mut connection.reader, checks.port()).await?.map_err(Ended::Refused)?);
+    let (socket, permission) = permit(node, connection, &request).map_err(Ended::Refused)?;
+    let partner = connection.address.ip().to_canonical();
+    let (shared, expiring) = (socket.clone(), port.clone());
+    tokio::spawn(async move { expiring.expire(&shared, partner).await });
+    let mut answerer = Answerer {
+        checks: checks.clone(),
+        port,
+        socket,
+        authentication: probe::authentication(connection.secret.expose()),
+        partner,
+        source: None,
+        trains: 0,
+        permission,
+        until: Instant::now() + Duration::from_secs(permission.seconds_max.into()),
+    };
+    say(connection, PathMessage::Permitted(permission)).await?;
+    for _ in 0..STEPS_MAX {
+        let left = answerer.until.saturating_duration_since(Instant::now());
+        match timeout(left.min(SILENCE_MAX), connection.reader.next()).await {
+            Ok(Ok(Message::Path(PathMessage::Step(step)))) => {
+                let report = timeout(left + MARGIN, answerer.step(connection, step)).await;
+                say(connection, PathMessage::Report(report.map_err(|_| Ended::Overdue)??)).await?;
+            }
+            Ok(Ok(Message::Path(PathMessage::End))) => {
+                count(&checks.counters.answered);
+                return Ok(());
+            }
+            Ok(Err(_)) => return Err(Ended::Gone),
+            Ok(Ok(_)) => return Err(broken("a step of a path check was expected")),
+            Err(_) if left > SILENCE_MAX => return Err(Ended::Silent),
+            Err(_) => return Err(Ended::Overdue),
+        }
+    }
+    Err(broken("a path check has too many steps"))
+}
+
+/// The socket for a check's probes, and what the partner may do.
+fn permit(
+    node: &Node,
+    connection: &Connection,
+    request: &PathRequest,
+) -> Result<(Arc<ProbeSocket>, PathPermission), Refusal> {
+    let settings = node.path.settings().path;
     let failed = |error: std::io::Error| Refusal::new(RefusalCode::Failed, format!("this node cannot probe: {error}"));
     let local = connection.local_address.ip().to_canonical();
-    let socket = ProbeSocket::bind(SocketAddr::new(local, node.path.port()))
+    let socket = ProbeSocket::bind_shared(SocketAddr::new(local, node.path.port()))
         .or_else(|_| ProbeSocket::bind(SocketAddr::new(local, 0)))
         .map_err(failed)?;
     let _ = socket.ask_buffers(probe::SOCKET_BUFFER_BYTES);
@@ -65,137 +176,217 @@ async fn conduct(node: &Node, connection: &mut Connection, request: PathRequest,
         rate_bits_per_second_max: settings.rate_bits_per_second_max().min(request.rate_bits_per_second_max),
         datagram_bytes_max: node.datagram_bytes_towards(connection.address),
     };
-    let mut answerer = Answerer {
-        socket: Arc::new(socket),
-        authentication: probe::authentication(connection.secret.expose()),
-        partner: connection.address.ip().to_canonical(),
-        source: None,
-        permission,
-        until: Instant::now() + Duration::from_secs(permission.seconds_max.into()),
-    };
-    let cut = || Refusal::new(RefusalCode::Temporary, "the connection is cut");
-    connection.writer.send(Message::Path(PathMessage::Permitted(permission))).await.map_err(|_| cut())?;
-    for _ in 0..STEPS_MAX {
-        let left = answerer.until.saturating_duration_since(Instant::now());
-        match tokio::time::timeout(left, connection.reader.next()).await {
-            Ok(Ok(Message::Path(PathMessage::Step(step)))) => {
-                let Some(report) = answerer.step(connection, step).await.map_err(|_| cut())? else { return Ok(()) };
-                connection.writer.send(Message::Path(PathMessage::Report(report))).await.map_err(|_| cut())?;
-            }
-            Ok(Ok(Message::Path(PathMessage::End)) | Err(_)) => return Ok(()),
-            Ok(Ok(_)) => return Err(Refusal::new(RefusalCode::Protocol, "a step of a path check was expected")),
-            Err(_) => {
-                return Err(Refusal::new(
-                    RefusalCode::Temporary,
-                    format!("the check takes longer than the {} s that this node permits", permission.seconds_max),
-                ));
-            }
-        }
+    Ok((Arc::new(socket), permission))
+}
+
+fn broken(text: &str) -> Ended {
+    Ended::Refused(Refusal::new(RefusalCode::Protocol, text))
+}
+
+async fn say(connection: &Connection, message: PathMessage) -> Result<(), Ended> {
+    // A partner that reads nothing is as silent as one that says nothing.
+    match timeout(SILENCE_MAX, connection.writer.send(Message::Path(message))).await {
+        Ok(sent) => sent.map_err(|_| Ended::Gone),
+        Err(_) => Err(Ended::Silent),
     }
-    Err(Refusal::new(RefusalCode::Protocol, "a path check has too many steps"))
+}
+
+/// Does what the partner waits for, unless it goes away meanwhile or does not wait.
+async fn unless_gone<T>(reader: &mut MessageReader, work: impl Future<Output = T>) -> Result<T, Ended> {
+    tokio::select! {
+        done = work => Ok(done),
+        message = reader.next() => Err(match message {
+            Ok(_) => broken("nothing was to be said while a path check's step is done"),
+            Err(_) => Ended::Gone,
+        }),
+    }
 }
 
 struct Answerer {
+    checks: Arc<Places>,
+    port: Arc<Port>,
     socket: Arc<ProbeSocket>,
     authentication: Authentication,
     partner: IpAddr,
     /// Where the partner's probes come from, once they have come.
     source: Option<SocketAddr>,
+    trains: u32,
     permission: PathPermission,
     until: Instant,
 }
 
 impl Answerer {
-    /// Does a step; none if the partner is gone.
-    async fn step(
-        &mut self,
-        connection: &mut Connection,
-        step: PathStep,
-    ) -> Result<Option<PathReport>, ConnectionError> {
-        let stop = Stop::default();
-        let (socket, authentication, stopped) = (self.socket.clone(), self.authentication.clone(), stop.clone());
-        let (number, until) = (step.number, self.until);
+    async fn step(&mut self, connection: &mut Connection, step: PathStep) -> Result<PathReport, Ended> {
         match step.kind {
-            StepKind::Reflect(reply) => {
-                let plan = reflect::ReflectPlan {
-                    number,
-                    reply,
-                    partner: self.partner,
-                    packets_per_second_max: ECHOES_PER_SECOND_MAX,
-                    until,
-                };
-                let work = blocking(move || reflect::run(&socket, &authentication, &plan, &stopped));
-                let Some(done) = until_done(connection, work, &stop).await? else { return Ok(None) };
-                Ok(Some(match done {
-                    Ok((report, source)) => {
-                        self.learn(source);
-                        report
-                    }
-                    Err(error) => PathReport::Failed(error.to_string()),
-                }))
-            }
-            StepKind::TakeTrain => {
-                let work = blocking(move || train::receive(&socket, &authentication, number, until, &stopped));
-                let Some(done) = until_done(connection, work, &stop).await? else { return Ok(None) };
-                Ok(Some(done.map_or_else(|error| PathReport::Failed(error.to_string()), PathReport::TrainReceived)))
-            }
-            StepKind::SendTrain(train) => {
-                if self.source.is_none() {
-                    return Ok(Some(PathReport::Failed(
-                        "no probe of the partner has arrived, so none can be sent back".to_owned(),
-                    )));
-                }
-                let train = Train {
-                    rate_bits_per_second: train.rate_bits_per_second.min(self.permission.rate_bits_per_second_max),
-                    duration_us: train.duration_us.min(TRAIN_US_MAX),
-                    packet_bytes: train.packet_bytes.min(self.permission.datagram_bytes_max),
-                };
-                let sent = blocking(move || train::send(&socket, &authentication, number, &train, &stopped)).await;
-                Ok(Some(sent.map_or_else(|error| PathReport::Failed(error.to_string()), PathReport::TrainSent)))
-            }
-            StepKind::Trace(kind) => {
-                let (partner, source) = (self.partner, self.source);
-                let route = blocking(move || match (kind, source) {
-                    (TraceKind::Icmp, _) => trace::icmp(partner, TRACE_WAIT, &stopped),
-                    (TraceKind::Udp, Some(source)) => {
-                        trace::udp(&socket, &authentication, number, source, TRACE_WAIT, &stopped)
-                    }
-                    (TraceKind::Udp, None) => Err(std::io::Error::other("no probe of the partner has arrived")),
-                });
-                Ok(Some(route.await.map_or_else(|error| PathReport::Failed(error.to_string()), PathReport::Route)))
-            }
+            StepKind::Reflect(reply) => self.reflect(connection, step.number, reply).await,
+            StepKind::TakeTrain => self.take_train(connection, step.number).await,
+            StepKind::SendTrain(train) => self.send_train(connection, step.number, train).await,
+            StepKind::Trace(kind) => self.trace(connection, step.number, kind).await,
         }
     }
 
-    fn learn(&mut self, source: Option<SocketAddr>) {
-        if let Some(source) = source
-            && self.source != Some(source)
-            && self.socket.connect(source).is_ok()
-        {
-            self.source = Some(source);
+    async fn reflect(
+        &mut self,
+        connection: &mut Connection,
+        number: u16,
+        reply: ReplySize,
+    ) -> Result<PathReport, Ended> {
+        let plan = reflect::ReflectPlan {
+            number,
+            reply,
+            partner: self.partner,
+            packets_per_second_max: ECHOES_PER_SECOND_MAX,
+            bits_per_second_max: self.permission.rate_bits_per_second_max,
+            own_port: Some(self.permission.udp_port),
+            until: self.until,
+        };
+        let stop = Stop::default();
+        let heard = Arc::new(AtomicU64::new(0));
+        let (socket, authentication, stopped) = (self.socket.clone(), self.authentication.clone(), stop.clone());
+        let (port, hearing, mut is_settled) = (self.port.clone(), heard.clone(), self.source.is_some());
+        let work = probing(move || {
+            reflect::run(&socket, &authentication, &plan, &stopped, |source| {
+                hearing.fetch_add(1, Ordering::Relaxed);
+                if !is_settled {
+                    is_settled = true;
+                    port.settle(&socket, source);
+                }
+            })
+        });
+        match until_done(connection, work, &stop, &heard).await? {
+            Ok(seen) => {
+                self.checks.counters.suppressed_probes.fetch_add(seen.suppressed, Ordering::Relaxed);
+                self.source = self.source.or(seen.source);
+                Ok(seen.report)
+            }
+            Err(error) => Ok(PathReport::Failed(error.to_string())),
         }
+    }
+
+    async fn take_train(&mut self, connection: &mut Connection, number: u16) -> Result<PathReport, Ended> {
+        if let Some(refused) = self.another_train() {
+            // The partner waits for the word to send it, and says when it is sent.
+            say(connection, PathMessage::Ready).await?;
+            let done = timeout(TRAIN_STEP_MAX, connection.reader.next()).await.map_err(|_| Ended::Overdue)?;
+            return if matches!(done, Ok(Message::Path(PathMessage::Done))) { Ok(refused) } else { Err(Ended::Gone) };
+        }
+        let turn = unless_gone(&mut connection.reader, self.checks.path()).await?;
+        let stop = Stop::default();
+        let (socket, authentication, stopped) = (self.socket.clone(), self.authentication.clone(), stop.clone());
+        let until = self.until.min(Instant::now() + TRAIN_STEP_MAX);
+        let work = probing(move || train::receive(&socket, &authentication, number, until, &stopped));
+        // What comes when, says whoever sends it: the step's time is what bounds it.
+        let heard = AtomicU64::new(0);
+        let step = until_done(connection, work, &stop, &heard);
+        let turn_ends = async {
+            sleep(TRAIN_TURN).await;
+            drop(turn);
+            std::future::pending::<()>().await;
+        };
+        let received = tokio::select! {
+            received = timeout(TRAIN_STEP_MAX, step) => received.map_err(|_| Ended::Overdue)??,
+            () = turn_ends => return Err(Ended::Overdue),
+        };
+        Ok(received.map_or_else(|error| PathReport::Failed(error.to_string()), PathReport::TrainReceived))
+    }
+
+    async fn send_train(
+        &mut self,
+        connection: &mut Connection,
+        number: u16,
+        train: Train,
+    ) -> Result<PathReport, Ended> {
+        if let Some(refused) = self.another_train() {
+            return Ok(refused);
+        }
+        if self.source.is_none() {
+            let text = "no probe of the partner has arrived, so none can be sent back";
+            return Ok(PathReport::Failed(text.to_owned()));
+        }
+        let train = Train {
+            rate_bits_per_second: train.rate_bits_per_second.min(self.permission.rate_bits_per_second_max),
+            duration_us: train.duration_us.min(TRAIN_US_MAX),
+            packet_bytes: train.packet_bytes.min(self.permission.datagram_bytes_max),
+        };
+        if train.rate_bits_per_second < train::RATE_MIN {
+            return Ok(PathReport::Failed(format!(
+                "a train of {} b/s says nothing: ask for {} b/s or more",
+                train.rate_bits_per_second,
+                train::RATE_MIN
+            )));
+        }
+        let _turn = unless_gone(&mut connection.reader, self.checks.path()).await?;
+        let stop = Stop::default();
+        let _over = stop.on_drop();
+        let (socket, authentication) = (self.socket.clone(), self.authentication.clone());
+        let sending = probing(move || train::send(&socket, &authentication, number, &train, &stop));
+        let sent = unless_gone(&mut connection.reader, sending).await?;
+        Ok(sent.map_or_else(|error| PathReport::Failed(error.to_string()), PathReport::TrainSent))
+    }
+
+    /// Counts another train; what the partner is told if it has had enough of them.
+    fn another_train(&mut self) -> Option<PathReport> {
+        self.trains += 1;
+        let has_all = self.trains > TRAINS_MAX;
+        has_all.then(|| PathReport::Failed(format!("a path check has no more than {TRAINS_MAX} trains")))
+    }
+
+    async fn trace(&mut self, connection: &mut Connection, number: u16, kind: TraceKind) -> Result<PathReport, Ended> {
+        let stop = Stop::default();
+        let _over = stop.on_drop();
+        let (socket, authentication) = (self.socket.clone(), self.authentication.clone());
+        let (partner, source) = (self.partner, self.source);
+        let tracing = probing(move || match (kind, source) {
+            (TraceKind::Icmp, _) => trace::icmp(partner, TRACE_WAIT, &stop),
+            (TraceKind::Udp, Some(source)) => trace::udp(&socket, &authentication, number, source, TRACE_WAIT, &stop),
+            (TraceKind::Udp, None) => Err(std::io::Error::other("no probe of the partner has arrived")),
+        });
+        let route = unless_gone(&mut connection.reader, tracing).await?;
+        Ok(route.map_or_else(|error| PathReport::Failed(error.to_string()), PathReport::Route))
     }
 }
 
-/// Says that this side is ready, works until the partner says that it is done, and returns what came of it; none if the partner
-/// is gone.
+/// Says that this side is ready, works until the partner says that it is done, and returns what
+/// came of it. `heard` counts what the work hears of the partner.
 async fn until_done<T>(
     connection: &mut Connection,
     work: impl Future<Output = T>,
     stop: &Stop,
-) -> Result<Option<T>, ConnectionError> {
+    heard: &AtomicU64,
+) -> Result<T, Ended> {
+    let _over = stop.on_drop();
+    say(connection, PathMessage::Ready).await?;
     let mut work = std::pin::pin!(work);
-    // If the partner is gone the reader says so.
-    let _ = connection.writer.send(Message::Path(PathMessage::Ready)).await;
-    let is_done = tokio::select! {
-        message = connection.reader.next() => matches!(message, Ok(Message::Path(PathMessage::Done))),
+    let mut early = None;
+    let done = tokio::select! {
+        message = connection.reader.next() => message,
+        () = silence(heard) => return Err(Ended::Silent),
         worked = &mut work => {
             // The time is up, or the socket failed: the partner learns it when it is done.
-            let message = connection.reader.next().await;
-            return Ok(matches!(message, Ok(Message::Path(PathMessage::Done))).then_some(worked));
+            early = Some(worked);
+            timeout(MARGIN, connection.reader.next()).await.map_err(|_| Ended::Overdue)?
         }
     };
     stop.stop();
-    let worked = work.await;
-    Ok(is_done.then_some(worked))
+    match done {
+        Ok(Message::Path(PathMessage::Done)) => {}
+        Ok(_) => return Err(broken("the end of a path check's step was expected")),
+        Err(_) => return Err(Ended::Gone),
+    }
+    Ok(match early {
+        Some(worked) => worked,
+        None => work.await,
+    })
+}
+
+/// Ends when nothing was heard for too long.
+async fn silence(heard: &AtomicU64) {
+    let (mut before, mut since) = (0, tokio::time::Instant::now());
+    while since.elapsed() < SILENCE_MAX {
+        sleep(LOOK).await;
+        let now = heard.load(Ordering::Relaxed);
+        if now != before {
+            (before, since) = (now, tokio::time::Instant::now());
+        }
+    }
 }

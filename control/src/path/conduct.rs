@@ -1,37 +1,49 @@
 //! The asking end of a check: one step after the other over the control connection, within the time and rate that both permit.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
+
+mod bounds;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_perfsonar::clock::ClockQuality;
-use culvert_perfsonar::probe::echo::{self, EchoPlan};
+use culvert_perfsonar::probe::echo;
 use culvert_perfsonar::probe::mtu::{self, MtuSearch, SizeFate};
 use culvert_perfsonar::probe::ramp::Ramp;
 use culvert_perfsonar::probe::{self, Stop, reflect, trace, train};
 use culvert_perfsonar::socket::{ProbeSocket, header_bytes};
 use culvert_perfsonar::stamp::{Authentication, SessionResult};
-use culvert_perfsonar::statistics::Delivery;
 use culvert_protocol::control::{Message, PATH_CHECKS_SINCE, RefusalCode};
 use culvert_protocol::path::{
     PathMessage, PathPermission, PathReport, PathRequest, PathStep, ReplySize, Route, StepKind, TraceKind, Train,
     TrainReceived, TrainSent,
 };
 
-use super::answer::{ECHOES_PER_SECOND_MAX, TRAIN_US_MAX};
+use super::answer::TRAIN_US_MAX;
 use super::check::{PathCheck, Side};
+use super::probing::probing;
 use crate::connection::{Connection, INTRODUCTION_TIMEOUT};
 use crate::node::Node;
 use crate::registry::unix_ms;
 use crate::request::{Target, connect};
-use crate::transfer::{TransferError, blocking};
+use crate::transfer::TransferError;
 
 /// Trains of the ramp.
 const TRAIN_US: u32 = 100_000;
-/// The largest packet of a train: jumbo frames.
-const TRAIN_IP_BYTES_MAX: u32 = 9_000;
 /// By how much the bottleneck is exceeded to fill its buffer.
 const BUFFER_EXCESS: f64 = 1.5;
+/// How often the partner hears something while this side is busy elsewhere.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 /// How long a hop may take to answer.
 const HOP_WAIT: Duration = Duration::from_millis(500);
 
@@ -121,7 +133,8 @@ pub async fn check(node: &Arc<Node>, target: &Target, plan: &Plan, tell: Tell<'_
         plan,
         permission,
         far_end,
-        deadline: began + Duration::from_secs(seconds.into()),
+        // What a clock cannot say is no time at all.
+        deadline: began.checked_add(Duration::from_secs(seconds.into())).unwrap_or(began),
         stop: Stop::default(),
         step: 0,
         rtt: Duration::from_millis(50),
@@ -170,7 +183,7 @@ impl Conductor<'_> {
     async fn run(&mut self, interface_bytes: u16) -> Result<(), String> {
         self.echoes().await?;
         let headers = u32::from(header_bytes(self.socket.is_ipv6()));
-        let ceilings = [u32::from(interface_bytes) + headers, u32::from(self.permission.datagram_bytes_max) + headers];
+        let ceilings = bounds::ceilings([interface_bytes, self.permission.datagram_bytes_max], headers);
         for (side, ceiling) in Side::ALL.into_iter().zip(ceilings) {
             if self.plan.mtu {
                 self.mtu(side, ceiling).await?;
@@ -182,9 +195,8 @@ impl Conductor<'_> {
             }
         }
         for (side, ceiling) in Side::ALL.into_iter().zip(ceilings) {
-            let ip_bytes =
-                self.check.side(side).mtu.map_or(ceiling.min(1_500), |mtu| mtu.bytes).min(TRAIN_IP_BYTES_MAX);
-            let packet_bytes = (ip_bytes - headers) as u16;
+            let mtu_bytes = self.check.side(side).mtu.map(|mtu| mtu.bytes);
+            let packet_bytes = bounds::train_packet_bytes(ceiling, mtu_bytes, headers);
             if self.plan.rate {
                 self.rate(side, packet_bytes).await?;
             }
@@ -206,7 +218,7 @@ impl Conductor<'_> {
 
     /// How long an answer may take: a few round trips, and time for a busy host.
     fn patience(&self) -> Duration {
-        (self.rtt * 3).clamp(Duration::from_millis(100), Duration::from_secs(2))
+        self.rtt.saturating_mul(3).clamp(Duration::from_millis(100), Duration::from_secs(2))
     }
 
     async fn send(&mut self, message: PathMessage) -> Result<(), String> {
@@ -219,7 +231,8 @@ impl Conductor<'_> {
 
     async fn next(&mut self) -> Result<PathMessage, String> {
         // The partner works within the same time; a little more tells a slow one from a dead one.
-        let patience = self.deadline.saturating_duration_since(Instant::now()) + INTRODUCTION_TIMEOUT;
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let patience = left.saturating_add(INTRODUCTION_TIMEOUT);
         match tokio::time::timeout(patience, self.connection.reader.next()).await {
             Ok(Ok(Message::Path(message))) => Ok(message),
             Ok(Ok(Message::Refused(refusal))) => Err(format!("the partner ended the check: {refusal}")),
@@ -232,7 +245,7 @@ impl Conductor<'_> {
     /// Begins a step whose probes this side sends or answers.
     async fn begin(&mut self, kind: StepKind) -> Result<u16, String> {
         self.left()?;
-        self.step += 1;
+        self.step = self.next_step()?;
         self.send(PathMessage::Step(PathStep { number: self.step, kind })).await?;
         if !matches!(kind, StepKind::SendTrain(_) | StepKind::Trace(_)) {
             match self.next().await? {
@@ -241,6 +254,11 @@ impl Conductor<'_> {
             }
         }
         Ok(self.step)
+    }
+
+    /// The number of the step that is about to begin.
+    fn next_step(&self) -> Result<u16, String> {
+        self.step.checked_add(1).ok_or_else(|| "the check has more steps than can be numbered".to_owned())
     }
 
     async fn report(&mut self) -> Result<PathReport, String> {
@@ -257,20 +275,11 @@ impl Conductor<'_> {
 
     async fn echoes(&mut self) -> Result<(), String> {
         (self.tell)("round trips, loss and order");
-        let per_second = self.plan.echoes_per_second.clamp(1, ECHOES_PER_SECOND_MAX * 9 / 10);
-        let bits = (f64::from(self.plan.echo_bytes) + 48.0) * 8.0;
-        let per_second = per_second.min((self.permission.rate_bits_per_second_max as f64 / bits) as u32).max(1);
-        let seconds = self.plan.echo_seconds.min(self.left()?.as_secs_f64() * 0.8);
+        let left = self.left()?;
         let number = self.begin(StepKind::Reflect(ReplySize::Same)).await?;
-        let plan = EchoPlan {
-            number,
-            packets: ((seconds * f64::from(per_second)) as u32).max(10),
-            interval: Duration::from_secs(1) / per_second,
-            packet_bytes: self.plan.echo_bytes,
-            wait: Duration::from_secs(2),
-        };
+        let plan = bounds::echo_plan(self.plan, self.permission.rate_bits_per_second_max, left, number);
         let (socket, authentication, stop) = (self.socket.clone(), self.authentication.clone(), self.stop.clone());
-        let result = blocking(move || echo::run(&socket, &authentication, &plan, &stop)).await;
+        let result = probing(move || echo::run(&socket, &authentication, &plan, &stop)).await;
         let report = self.done().await?;
         match result {
             Ok(result) if result.round_trip.received > 0 => {
@@ -305,25 +314,9 @@ impl Conductor<'_> {
         check.receive.delay_histogram_ms = back;
         check.send.delay = result.forward_delay;
         check.receive.delay = result.reverse_delay;
-        let sent = result.round_trip.sent;
-        // The partner counted what arrived: better than what its answers let one guess.
-        if let PathReport::Reflected { received, duplicates, reordered, .. } = report {
-            check.send.delivery = Some(Delivery {
-                sent,
-                received: (*received).min(sent),
-                duplicates: *duplicates,
-                reordered: *reordered,
-            });
-            let reflected = received + duplicates;
-            let back = result.reverse.unwrap_or_default();
-            let arrived = result.round_trip.received + result.forward.map_or(0, |forward| forward.duplicates);
-            check.receive.delivery = Some(Delivery { sent: reflected, received: arrived.min(reflected), ..back });
-        } else {
-            check.send.delivery = result.forward;
-            check.receive.delivery = result.reverse;
-        }
+        [check.send.delivery, check.receive.delivery] = bounds::deliveries(result, report);
         if let Some(rtt) = result.rtt {
-            self.rtt = Duration::from_nanos((rtt.p99_us.max(0.0) * 1e3) as u64);
+            self.rtt = Duration::from_nanos(bounds::whole(rtt.p99_us.max(0.0) * 1e3));
         }
         for (rejection, count) in &result.rejected {
             self.check.problems.push(format!("{count} answers did not count: {rejection}"));
@@ -332,21 +325,27 @@ impl Conductor<'_> {
 
     async fn mtu(&mut self, side: Side, ceiling: u32) -> Result<(), String> {
         (self.tell)(if side == Side::Send { "MTU to the partner" } else { "MTU from the partner" });
-        let mut search = MtuSearch::new(ceiling);
+        let mut search = MtuSearch::new(ceiling, self.socket.is_ipv6());
         let patience = self.patience();
         if side == Side::Send {
             let number = self.begin(StepKind::Reflect(ReplySize::Short)).await?;
             while let Some(size) = search.next_size() {
                 self.left()?;
                 let fate = self.try_size(number, size, patience).await?;
+                if !fate.passed {
+                    // The partner hears nothing of what is too big.
+                    let _ = echo::sign_of_life(&self.socket, &self.authentication, number);
+                }
                 note_fate(&mut search, size, fate);
             }
             self.done().await?;
         } else {
             let headers = u32::from(header_bytes(self.socket.is_ipv6()));
             while let Some(size) = search.next_size() {
-                let number = self.begin(StepKind::Reflect(ReplySize::Bytes((size - headers) as u16))).await?;
-                let fate = self.try_size(number, u32::from(probe::PROBE_BYTES_MIN) + headers, patience).await?;
+                let number =
+                    self.begin(StepKind::Reflect(ReplySize::Bytes(bounds::datagram_bytes(size, headers)))).await?;
+                let shortest = u32::from(probe::PROBE_BYTES_MIN).saturating_add(headers);
+                let fate = self.try_size(number, shortest, patience).await?;
                 let too_big = match self.done().await? {
                     PathReport::Reflected { too_big: 1.., mtu, .. } => Some(mtu),
                     _ => None,
@@ -363,7 +362,7 @@ impl Conductor<'_> {
 
     async fn try_size(&self, number: u16, size: u32, patience: Duration) -> Result<SizeFate, String> {
         let (socket, authentication) = (self.socket.clone(), self.authentication.clone());
-        blocking(move || mtu::try_size(&socket, &authentication, number, size, patience))
+        probing(move || mtu::try_size(&socket, &authentication, number, size, patience))
             .await
             .map_err(|error| error.to_string())
     }
@@ -392,30 +391,45 @@ impl Conductor<'_> {
         let (socket, authentication, stop, far_end) =
             (self.socket.clone(), self.authentication.clone(), self.stop.clone(), self.far_end);
         let wait = self.patience().max(HOP_WAIT);
-        if kind == TraceKind::Icmp {
-            self.left()?;
-            return Ok(blocking(move || trace::icmp(far_end.ip(), wait, &stop))
-                .await
-                .map_err(|error| error.to_string()));
-        }
         let number = self.begin(StepKind::Reflect(ReplySize::Short)).await?;
-        let route = blocking(move || trace::udp(&socket, &authentication, number, far_end, wait, &stop)).await;
+        let route = if kind == TraceKind::Icmp {
+            let tracing = probing(move || trace::icmp(far_end.ip(), wait, &stop));
+            self.with_signs_of_life(number, tracing).await
+        } else {
+            probing(move || trace::udp(&socket, &authentication, number, far_end, wait, &stop)).await
+        };
         self.done().await?;
         Ok(route.map_err(|error| error.to_string()))
+    }
+
+    /// Does what the partner hears nothing of, and lets it hear that this side is there.
+    async fn with_signs_of_life<T>(&self, number: u16, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(SIGN_OF_LIFE) => {
+                    let _ = echo::sign_of_life(&self.socket, &self.authentication, number);
+                }
+            }
+        }
     }
 
     async fn route_back(&mut self, kind: TraceKind) -> Result<Result<Route, String>, String> {
         let stop = Stop::default();
         // The partner's probes carry the number of the step that is about to begin.
         let plan = reflect::ReflectPlan {
-            number: self.step + 1,
+            number: self.next_step()?,
             reply: ReplySize::Short,
             partner: self.far_end.ip(),
             packets_per_second_max: 1_000,
+            bits_per_second_max: self.plan.rate_bits_per_second_max,
+            // This side's socket is connected to the partner's.
+            own_port: None,
             until: self.deadline,
         };
         let (socket, authentication, stopped) = (self.socket.clone(), self.authentication.clone(), stop.clone());
-        let reflecting = tokio::spawn(blocking(move || reflect::run(&socket, &authentication, &plan, &stopped)));
+        let reflecting = tokio::spawn(probing(move || reflect::run(&socket, &authentication, &plan, &stopped, |_| {})));
         let report = match self.begin(StepKind::Trace(kind)).await {
             Ok(_) => self.report().await,
             Err(why) => Err(why),
@@ -433,11 +447,11 @@ impl Conductor<'_> {
     async fn train(&mut self, side: Side, train: Train) -> Result<Option<(TrainSent, TrainReceived)>, String> {
         let (socket, authentication) = (self.socket.clone(), self.authentication.clone());
         // What is under way when the train is sent still comes.
-        let tail = self.patience() + Duration::from_millis(50);
+        let tail = self.patience().saturating_add(Duration::from_millis(50));
         if side == Side::Send {
             let number = self.begin(StepKind::TakeTrain).await?;
             let stop = self.stop.clone();
-            let sent = blocking(move || train::send(&socket, &authentication, number, &train, &stop)).await;
+            let sent = probing(move || train::send(&socket, &authentication, number, &train, &stop)).await;
             tokio::time::sleep(tail).await;
             return Ok(match (sent, self.done().await?) {
                 (Ok(sent), PathReport::TrainReceived(received)) => Some((sent, received)),
@@ -453,10 +467,10 @@ impl Conductor<'_> {
             });
         }
         let stop = Stop::default();
-        let (number, until) = (self.step + 1, self.deadline);
+        let (number, until) = (self.next_step()?, self.deadline);
         let stop_taking = stop.clone();
         let taking =
-            tokio::spawn(blocking(move || train::receive(&socket, &authentication, number, until, &stop_taking)));
+            tokio::spawn(probing(move || train::receive(&socket, &authentication, number, until, &stop_taking)));
         let report = match self.begin(StepKind::SendTrain(train)).await {
             Ok(_) => self.report().await,
             Err(why) => Err(why),
@@ -513,13 +527,12 @@ impl Conductor<'_> {
             return Ok(());
         };
         let cap = self.plan.rate_bits_per_second_max.min(self.permission.rate_bits_per_second_max);
-        let rate = ((bottleneck as f64 * BUFFER_EXCESS) as u64).min(cap);
+        let rate = bounds::whole(bottleneck as f64 * BUFFER_EXCESS).min(cap);
         let train = Train { rate_bits_per_second: rate, duration_us: TRAIN_US_MAX, packet_bytes };
         if let Some((_, received)) = self.train(side, train).await? {
-            let delay_us = u64::from(received.delay_at_loss_us);
-            if delay_us > 0 {
-                self.check.side_mut(side).buffer_bytes = Some(bottleneck / 8 * delay_us / 1_000_000);
-            } else {
+            let buffer_bytes = bounds::buffer_bytes(bottleneck, &received);
+            self.check.side_mut(side).buffer_bytes = buffer_bytes;
+            if buffer_bytes.is_none() {
                 self.problem(format!(
                     "the buffer in direction {} is deeper than a second of excess fills, or lost nothing",
                     side.word()
@@ -533,6 +546,6 @@ impl Conductor<'_> {
 fn note_fate(search: &mut MtuSearch, size: u32, fate: SizeFate) {
     search.note(size, fate.passed);
     if let Some(mtu) = fate.too_big {
-        search.too_big(mtu);
+        search.too_big(size, mtu);
     }
 }

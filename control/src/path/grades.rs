@@ -142,12 +142,15 @@ fn duplication(direction: &Direction) -> Option<Finding> {
 fn mtu(direction: &Direction) -> Option<Finding> {
     let mtu = direction.mtu?;
     let jumbo = "enable jumbo frames (MTU 9000) on both hosts and on every switch and router between them";
+    let claimed = mtu.claimed_bytes.map_or_else(String::new, |claimed| {
+        format!("; ICMP claimed {claimed} bytes, which the probes refute or which cannot be")
+    });
     Some(match (mtu.limit, mtu.bytes) {
         (MtuLimit::BlackHole, bytes) => finding(
             "mtu",
             Grade::Bad,
             format!(
-                "packets above {bytes} bytes vanish without a word, though the interface carries {}: a black hole for TCP",
+                "packets above {bytes} bytes vanish without a word, though the interface carries {}: a black hole for TCP{claimed}",
                 mtu.interface_bytes
             ),
             "let routers send ICMP packet-too-big, and make the MTU the same on every link of a network",
@@ -155,7 +158,7 @@ fn mtu(direction: &Direction) -> Option<Finding> {
         (_, bytes) if bytes < MTU_ETHERNET => finding(
             "mtu",
             Grade::Bad,
-            format!("packets up to {bytes} bytes pass, less than Ethernet's"),
+            format!("packets up to {bytes} bytes pass, less than Ethernet's{claimed}"),
             "look for tunnels on the way",
         ),
         (limit, bytes) if bytes < MTU_JUMBO => {
@@ -164,9 +167,9 @@ fn mtu(direction: &Direction) -> Option<Finding> {
             } else {
                 "the interface limits it"
             };
-            finding("mtu", Grade::Warn, format!("packets up to {bytes} bytes pass; {who}"), jumbo)
+            finding("mtu", Grade::Warn, format!("packets up to {bytes} bytes pass; {who}{claimed}"), jumbo)
         }
-        (_, bytes) => finding("mtu", Grade::Good, format!("packets up to {bytes} bytes pass"), ""),
+        (_, bytes) => finding("mtu", Grade::Good, format!("packets up to {bytes} bytes pass{claimed}"), ""),
     })
 }
 
@@ -265,7 +268,12 @@ pub(crate) mod tests {
     pub(crate) fn check() -> PathCheck {
         let direction = Direction {
             delivery: Some(Delivery { sent: 1_000_000, received: 1_000_000, duplicates: 0, reordered: 0 }),
-            mtu: Some(PathMtu { bytes: 9_000, interface_bytes: 9_000, limit: MtuLimit::Interface }),
+            mtu: Some(PathMtu {
+                bytes: 9_000,
+                interface_bytes: 9_000,
+                limit: MtuLimit::Interface,
+                claimed_bytes: None,
+            }),
             ..Direction::default()
         };
         PathCheck {
@@ -335,9 +343,13 @@ pub(crate) mod tests {
     fn small_and_black_mtus_are_told() {
         let with = |bytes, limit| {
             let mut check = check();
-            check.send.mtu = Some(PathMtu { bytes, interface_bytes: 9_000, limit });
+            check.send.mtu = Some(PathMtu { bytes, interface_bytes: 9_000, limit, claimed_bytes: None });
             grade(&check, "mtu")
         };
+        let mut claimed = check();
+        claimed.send.mtu = claimed.send.mtu.map(|mtu| PathMtu { claimed_bytes: Some(552), ..mtu });
+        let finding = mtu(&claimed.send).unwrap();
+        assert!(finding.grade == Grade::Good && finding.text.contains("ICMP claimed 552"), "{finding:?}");
         assert_eq!(with(8_999, MtuLimit::PacketTooBig), [Grade::Warn]);
         assert_eq!(with(1_500, MtuLimit::BlackHole), [Grade::Bad]);
         assert_eq!(with(1_400, MtuLimit::PacketTooBig), [Grade::Bad]);

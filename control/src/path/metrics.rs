@@ -10,7 +10,8 @@ use crate::node::Node;
 /// Partners and directions that are shown at most.
 const SERIES_MAX: usize = 1_000;
 
-/// The metrics as text. They are made anew at each scrape: a check by the command line shows in the node's metrics too.
+/// The metrics as text. They are made anew at each scrape, from files: a check by the command line
+/// shows in the node's metrics too.
 #[must_use]
 pub fn render(node: &Node) -> String {
     let registry = Registry::new();
@@ -57,6 +58,7 @@ pub fn render(node: &Node) -> String {
         set(&at, all.last().map(|record| record.at_unix_ms as f64 / 1e3));
     }
     responder(node, &registry);
+    checks(node, &registry);
     archive(node, &registry);
     let mut text = Vec::new();
     // Writing to memory does not fail, and what is gathered is well-formed.
@@ -97,19 +99,60 @@ fn archive(node: &Node, registry: &Registry) {
     }
 }
 
+/// Path checks that partners asked for, by what became of them.
+fn checks(node: &Node, registry: &Registry) {
+    let counters = &node.path.checks.counters;
+    let results = IntCounterVec::new(
+        Opts::new("culvert_path_checks_total", "Path checks that partners asked for, by what became of them."),
+        &["result"],
+    );
+    let suppressed = IntCounter::new(
+        "culvert_path_checks_suppressed_probes_total",
+        "Authentic probes that were not answered: beyond the permitted rate, from a reflector's port, or reflections.",
+    );
+    if let (Ok(results), Ok(suppressed)) = (results, suppressed) {
+        for (result, total) in [
+            ("answered", &counters.answered),
+            ("busy", &counters.busy),
+            ("not_permitted", &counters.not_permitted),
+            ("silent", &counters.silent),
+            ("overdue", &counters.overdue),
+            ("broken", &counters.broken),
+        ] {
+            results.with_label_values(&[result]).inc_by(total.load(Ordering::Relaxed));
+        }
+        suppressed.inc_by(counters.suppressed_probes.load(Ordering::Relaxed));
+        let _ = (registry.register(Box::new(results)), registry.register(Box::new(suppressed)));
+    }
+}
+
 fn responder(node: &Node, registry: &Registry) {
     let counters = &node.path.counters;
     let answers = IntCounterVec::new(
         Opts::new("culvert_path_responder_packets_total", "STAMP and TWAMP packets, by what became of them."),
         &["result"],
     );
+    let clients = IntCounterVec::new(
+        Opts::new(
+            "culvert_path_responder_turned_away_total",
+            "TWAMP clients and sessions that found no place, by reason.",
+        ),
+        &["reason"],
+    );
     let sessions = IntGauge::new("culvert_path_responder_sessions", "TWAMP sessions that are open.");
-    if let (Ok(answers), Ok(sessions)) = (answers, sessions) {
+    if let (Ok(answers), Ok(clients), Ok(sessions)) = (answers, clients, sessions) {
         answers.with_label_values(&["reflected"]).inc_by(counters.reflected.load(Ordering::Relaxed));
         for (refused, count) in counters.refused() {
             answers.with_label_values(&[&refused.word()]).inc_by(count);
         }
+        for (why, count) in counters.turned_away() {
+            clients.with_label_values(&[why.to_string().as_str()]).inc_by(count);
+        }
         sessions.set(counters.sessions.load(Ordering::Relaxed) as i64);
-        let _ = (registry.register(Box::new(answers)), registry.register(Box::new(sessions)));
+        let metrics: [Box<dyn prometheus::core::Collector>; 3] =
+            [Box::new(answers), Box::new(clients), Box::new(sessions)];
+        for metric in metrics {
+            let _ = registry.register(metric);
+        }
     }
 }

@@ -106,7 +106,7 @@ fn route_lines(what: &str, route: &Route) -> Vec<String> {
     for hop in &route.hops {
         let address = hop.address.map_or("no answer".to_owned(), |address| address.to_string());
         let rtt = hop.rtt_us.map_or(String::new(), ms);
-        let mtu = hop.mtu.map_or(String::new(), |mtu| format!("  MTU {mtu}"));
+        let mtu = hop.mtu.map_or(String::new(), |mtu| format!("  claims MTU {mtu}"));
         lines.push(format!("  {:4}  {address:40} {rtt:>12}{mtu}", hop.ttl));
     }
     lines

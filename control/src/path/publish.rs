@@ -61,10 +61,15 @@ pub fn archive(state: &StateDirectory, table: &ArchiveTable, name: &str) -> Resu
     })
 }
 
+/// The pins of perfSONAR hosts.
+const PINS: &str = "paths/pins.json";
+/// The version of that file. One without a version is of version 1.
+const PINS_VERSION: u64 = 1;
+
 /// Keys of perfSONAR hosts that were seen at first use: host and port, and the pin.
 #[must_use]
 pub fn pins(state: &StateDirectory) -> std::collections::BTreeMap<String, String> {
-    state.read("paths/pins.json").ok().flatten().and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
+    state.read_json(PINS, PINS_VERSION).ok().flatten().unwrap_or_default()
 }
 
 /// Keeps the pin of a host that had none. Returns it if it is new.
@@ -77,13 +82,14 @@ pub fn keep_pin(
     seen: Option<String>,
 ) -> Result<Option<String>, crate::state::StateError> {
     let Some(seen) = seen else { return Ok(None) };
-    let mut known = pins(state);
+    let known: Option<_> = state.read_json_or_set_aside(PINS, PINS_VERSION)?;
+    let mut known: std::collections::BTreeMap<String, String> = known.unwrap_or_default();
     if known.contains_key(host) {
         return Ok(None);
     }
     super::records::make_directory(state)?;
     known.insert(host.to_owned(), seen.clone());
-    state.write("paths/pins.json", &serde_json::to_vec_pretty(&known).unwrap_or_default())?;
+    state.write(PINS, &serde_json::to_vec_pretty(&known).unwrap_or_default())?;
     Ok(Some(seen))
 }
 

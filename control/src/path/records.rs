@@ -17,6 +17,8 @@ use crate::transfer::result::TransferResult;
 /// Records that are kept for each partner and direction.
 pub const RECORDS_MAX: usize = 200;
 const DIRECTORY: &str = "paths";
+/// The version of these files. A list without a version is of version 1.
+const VERSION: u64 = 1;
 
 /// Where a record comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,9 +154,7 @@ fn file_of(partner: &str, side: Side) -> String {
 /// [`StateError`]: unreadable or damaged.
 pub fn read(state: &StateDirectory, partner: &str, side: Side) -> Result<Vec<PathRecord>, StateError> {
     let name = file_of(partner, side);
-    let Some(bytes) = state.read(&name)? else { return Ok(Vec::new()) };
-    serde_json::from_slice(&bytes)
-        .map_err(|error| StateError::Damaged { path: state.path(&name), reason: error.to_string() })
+    Ok(state.read_json(&name, VERSION)?.unwrap_or_default())
 }
 
 /// Adds a record; the oldest make room.
@@ -163,12 +163,12 @@ pub fn read(state: &StateDirectory, partner: &str, side: Side) -> Result<Vec<Pat
 /// [`StateError`].
 pub fn add(state: &StateDirectory, partner: &str, side: Side, record: PathRecord) -> Result<(), StateError> {
     make_directory(state)?;
+    let name = file_of(partner, side);
     // A damaged history must not stand in the way of a new one.
-    let mut records = read(state, partner, side).unwrap_or_default();
+    let mut records: Vec<PathRecord> = state.read_json_or_set_aside(&name, VERSION)?.unwrap_or_default();
     records.push(record);
     let excess = records.len().saturating_sub(RECORDS_MAX);
     records.drain(..excess);
-    let name = file_of(partner, side);
     let json = serde_json::to_vec(&records)
         .map_err(|error| StateError::Damaged { path: state.path(&name), reason: error.to_string() })?;
     state.write(&name, &json)

@@ -9,11 +9,14 @@ use axum::routing::get;
 use axum::{Json, Router};
 use culvert_perfsonar::archive::{PAUSE_MAX, PAUSE_MIN};
 use culvert_perfsonar::psconfig::Template;
-use culvert_perfsonar::responder::{serve_control, serve_stamp};
+use culvert_perfsonar::responder::Responder;
 use culvert_perfsonar::socket::ProbeSocket;
+use culvert_protocol::foreign_text::foreign_text;
 use tokio::net::TcpListener;
 
+use super::guests::Guests;
 use super::publish;
+use crate::api::serving;
 use crate::node::Node;
 
 /// Where the template is.
@@ -28,13 +31,16 @@ const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 pub async fn start(node: &Arc<Node>) -> Result<(), String> {
     let settings = node.path.settings();
     if let Some(table) = &settings.responder {
-        let config = table.config()?;
+        let config = table.config(node.path.port())?;
+        let hosts = settings.psconfig.as_ref().map(|psconfig| psconfig.hosts.clone());
+        Guests::invite(node, config.permitted.clone(), hosts.unwrap_or_default())?;
+        let responder = Responder::new(config, node.path.counters.clone());
         if let Some(address) = table.stamp {
             let socket = ProbeSocket::bind(address)
                 .map_err(|error| cannot_listen("STAMP and TWAMP-Light", "stamp", address, &error))?;
-            let (config, counters) = (config.clone(), node.path.counters.clone());
+            let responder = responder.clone();
             tokio::spawn(async move {
-                if let Err(error) = serve_stamp(socket, &config, counters).await {
+                if let Err(error) = responder.serve_stamp(socket).await {
                     eprintln!("culvert: STAMP is not answered any more: {error}");
                 }
             });
@@ -43,7 +49,7 @@ pub async fn start(node: &Arc<Node>) -> Result<(), String> {
             let listener = TcpListener::bind(address)
                 .await
                 .map_err(|error| cannot_listen("TWAMP-Control", "twamp", address, &error))?;
-            tokio::spawn(serve_control(listener, config, node.path.counters.clone()));
+            tokio::spawn(responder.serve_control(listener));
         }
     }
     if let Some(table) = &settings.psconfig {
@@ -57,13 +63,17 @@ pub async fn start(node: &Arc<Node>) -> Result<(), String> {
         let archive = settings.archive.as_ref().map(|archive| archive.url.as_str());
         let template = Template { address: &table.address, hosts: &table.hosts, answers_twamp, archive }.to_json();
         let router = Router::new().route(TEMPLATE_PATH, get(move || async move { Json(template) }));
-        tokio::spawn(async move { drop(axum::serve(listener, router).await) });
+        tokio::spawn(serving::serve(listener, router, serving::TEMPLATE, node.metrics.clone()));
     }
     if let Some(table) = &settings.archive {
         let spool = publish::spool(&node.state, table)?;
         let archive = publish::archive(&node.state, table, &node.name)?;
         let node = Arc::clone(node);
-        tokio::spawn(async move {
+        // The spool is files, and so is the pin: on a thread of its own nobody waits for them but
+        // the archive.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| format!("the archive's thread cannot start: {error}"))?;
+        let delivering = async move {
             let mut pause = PAUSE_MIN;
             let mut dropped_before = 0;
             loop {
@@ -91,7 +101,8 @@ pub async fn start(node: &Arc<Node>) -> Result<(), String> {
                     None => tokio::time::sleep(LOOK).await,
                     Some(error) => {
                         eprintln!(
-                            "culvert: {error}; {} documents wait, next try in {} s",
+                            "culvert: {}; {} documents wait, next try in {} s",
+                            foreign_text(&error.to_string()),
                             spool.len(),
                             pause.as_secs()
                         );
@@ -100,7 +111,8 @@ pub async fn start(node: &Arc<Node>) -> Result<(), String> {
                     }
                 }
             }
-        });
+        };
+        std::thread::spawn(move || runtime.block_on(delivering));
     }
     Ok(())
 }

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use culvert_perfsonar::responder::ResponderConfig;
-use culvert_perfsonar::sources::Network;
+use culvert_perfsonar::sources::{Network, Permitted};
+use culvert_tuning::regular_file::{self, Links};
 use serde::Deserialize;
 
 use crate::units::parse_rate;
@@ -164,7 +165,7 @@ pub struct ResponderTable {
     pub stamp: Option<SocketAddr>,
     /// Address and TCP port of TWAMP-Control.
     pub twamp: Option<SocketAddr>,
-    /// Who may measure; everybody unless set.
+    /// Who may measure beside partners and the hosts of `[psconfig]`.
     #[serde(default)]
     pub allow: Vec<Network>,
     /// Sessions at once.
@@ -182,7 +183,7 @@ impl ResponderTable {
         let defaults = ResponderConfig::default();
         rows.or("stamp", self.stamp.as_ref(), "off");
         rows.or("twamp", self.twamp.as_ref(), "off");
-        rows.list("allow", &self.allow, "everybody");
+        rows.list("allow", &self.allow, "partners only");
         rows.with_default("sessions", self.sessions.as_ref(), &defaults.sessions);
         rows.with_default("packets_per_second", self.packets_per_second.as_ref(), &defaults.packets_per_second);
         let ports = self.test_ports.or(defaults.test_ports);
@@ -191,18 +192,24 @@ impl ResponderTable {
         rows.file("stamp_key_file", self.stamp_key_file.as_ref());
     }
 
-    /// As the responder takes it.
+    /// As the responder takes it. `probes` is the UDP port where this node answers path checks.
     ///
     /// # Errors
     /// In words: a key file that cannot be read.
-    pub fn config(&self) -> Result<ResponderConfig, String> {
+    pub fn config(&self, probes: u16) -> Result<ResponderConfig, String> {
         let defaults = ResponderConfig::default();
         let stamp_key = match &self.stamp_key_file {
             Some(path) => Some(read_secret(path)?),
             None => None,
         };
         Ok(ResponderConfig {
-            allow: self.allow.clone(),
+            permitted: Permitted::networks(self.allow.clone()),
+            reflector_ports: [self.stamp, self.twamp]
+                .into_iter()
+                .flatten()
+                .map(|at| at.port())
+                .chain([probes])
+                .collect(),
             sessions: self.sessions.unwrap_or(defaults.sessions),
             packets_per_second: self.packets_per_second.unwrap_or(defaults.packets_per_second),
             test_ports: self.test_ports.or(defaults.test_ports),
@@ -211,13 +218,16 @@ impl ResponderTable {
     }
 }
 
+/// No secret is longer.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
+
 /// A secret from a file, without the line's end.
 ///
 /// # Errors
 /// In words.
 pub fn read_secret(path: &std::path::Path) -> Result<Vec<u8>, String> {
-    let secret =
-        std::fs::read(path).map_err(|error| format!("the secret in {} cannot be read: {error}", path.display()))?;
+    let secret = regular_file::read(path, SECRET_BYTES_MAX, Links::Followed)
+        .map_err(|error| format!("the secret in {} cannot be read: {error}", path.display()))?;
     let end = secret.iter().rposition(|byte| !byte.is_ascii_whitespace()).map_or(0, |last| last + 1);
     if end == 0 { Err(format!("the secret in {} is empty", path.display())) } else { Ok(secret[..end].to_vec()) }
 }

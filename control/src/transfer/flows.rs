@@ -9,21 +9,24 @@ use culvert_dataplane::counters::{FlowBlock, FlowWord};
 use culvert_dataplane::lane::sending::{ASSIGNED_MAX, IP_UDP_BYTES};
 use culvert_dataplane::link::commands::{Command, SendSlot, Source};
 use culvert_dataplane::link::messages::OpenSend;
+use culvert_dataplane::path_mtu::mtu_min;
 use culvert_protocol::control::{FLOWS_MAX, FlowOffer, RefusalCode, SenderSummary};
 use culvert_protocol::feedback::{Report, Summary};
+use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
 use culvert_protocol::rate_control::{ControllerConfig, Observation, RateController, RateLimit, controller};
 use culvert_protocol::verdict::SenderTimes;
 use culvert_protocol::wire::OVERHEAD_BYTES;
 use hdrhistogram::Histogram;
-use tokio::sync::mpsc;
 
 use super::{TransferContext, TransferError};
 use crate::dataplane::placement::SOURCE_PORTS;
-use crate::dataplane::{DataPlane, SendEvent, Tagged};
+use crate::dataplane::{DataPlane, DataPlaneError, EventSender, SendEvent, WantedFlow};
+use crate::limits::{FLOWS_PER_TRANSFER_AND_LANE, Limit};
 
-/// Datagram sizes that a path is probed with below the interface's own: Ethernet's jumbo and standard frames, and what every IPv6
-/// path must carry.
-const PROBED_DATAGRAM_BYTES: [u16; 4] = [8_972, 4_052, 1_472, 1_232];
+/// Datagram sizes that a path is probed with below the interface's own: Ethernet's jumbo and
+/// standard frames, what every IPv6 path must carry, and the least that carries data, for IPv4's
+/// narrow paths.
+const PROBED_DATAGRAM_BYTES: [u16; 5] = [8_972, 4_052, 1_472, 1_232, DATAGRAM_BYTES_MIN];
 /// A receiver asks for another source port this often at most for one flow.
 const MOVES_MAX: u32 = 64;
 /// A flow that has this many chunks assigned is far from idle, even if each is delivered at once.
@@ -34,6 +37,8 @@ const ASSIGNED_LEAST: usize = 2;
 pub struct SendingFlow {
     id: u32,
     lane: u16,
+    /// The partner's.
+    port: u16,
     slot: SendSlot,
     block: FlowBlock,
     controller: Option<Box<dyn RateController>>,
@@ -78,7 +83,7 @@ impl SendingFlows {
     pub async fn open(
         context: &TransferContext,
         offers: &[FlowOffer],
-        events: &mpsc::UnboundedSender<Tagged<SendEvent>>,
+        events: &EventSender<SendEvent>,
     ) -> Result<Self, TransferError> {
         let plane = context.plane.clone();
         let mut opened = Self {
@@ -95,16 +100,37 @@ impl SendingFlows {
         if offers.len() > usize::from(FLOWS_MAX) {
             return Err(TransferError::protocol("it offers more flows than a transfer may have"));
         }
-        for (tag, offer) in offers.iter().enumerate() {
+        let mut refused = None;
+        let partner = canonical(context.connection.address.ip());
+        if context.datagram_bytes_max < DATAGRAM_BYTES_MIN {
+            return Err(link_too_narrow(partner, context.datagram_bytes_max));
+        }
+        for offer in offers {
             let port = context.partner_lane_ports.get(usize::from(offer.receiver_lane)).copied();
             let (Some(port), true) = (port, usize::from(offer.sender_lane) < plane.lanes().len()) else {
                 return Err(TransferError::protocol("it offers a flow on a lane that does not exist"));
             };
             let lane = offer.sender_lane;
-            let slot = plane.take_send_slot(lane, tag, events)?;
+            let tag = opened.flows.len();
+            let of_lane = opened.flows.iter().filter(|flow| flow.lane == lane).count();
+            let wanted = WantedFlow { tag, holder: context.share.holder(), has_others: tag > 0 };
+            let taken = if of_lane < FLOWS_PER_TRANSFER_AND_LANE {
+                plane.take_send_slot(lane, wanted, events)
+            } else {
+                Err(DataPlaneError::NoRoom("flow of this transfer"))
+            };
+            // An offer that is not taken up stays unused: the receiver needs no segment of each flow.
+            let slot = match taken {
+                Ok(slot) => slot,
+                Err(error) => {
+                    refused = Some(error);
+                    continue;
+                }
+            };
             opened.flows.push(SendingFlow {
                 id: offer.flow_id,
                 lane,
+                port,
                 slot,
                 block: plane.flow_block(lane, slot),
                 controller: None,
@@ -121,16 +147,23 @@ impl SendingFlows {
                 lane,
                 slot,
                 flow_id: offer.flow_id,
-                secret: *context.connection.secret.expose(),
+                holder: wanted.holder,
+                secret: context.connection.secret.clone(),
                 cipher: context.options.cipher,
-                partner: SocketAddr::new(canonical(context.connection.address.ip()), port),
+                partner: SocketAddr::new(partner, port),
                 probe_datagram_bytes: probe_sizes(context.datagram_bytes_max),
                 chunk_bytes: context.options.chunk_bytes,
                 checksum: context.options.checksum,
             };
             plane.open_send(open).await?;
         }
-        Ok(opened)
+        match refused {
+            Some(error) => {
+                context.metrics.note_limit(Limit::Flows);
+                if opened.flows.is_empty() { Err(error.into()) } else { Ok(opened) }
+            }
+            None => Ok(opened),
+        }
     }
 
     /// How many there are.
@@ -169,14 +202,10 @@ impl SendingFlows {
         self.newest_rtt_us = rtt_us;
     }
 
-    /// The address that a flow cannot reach, for an error.
+    /// The port that a flow cannot reach, for an error.
     #[must_use]
-    pub fn port_of(&self, tag: usize, context: &TransferContext, offers: &[FlowOffer]) -> u16 {
-        offers
-            .get(tag)
-            .and_then(|offer| context.partner_lane_ports.get(usize::from(offer.receiver_lane)))
-            .copied()
-            .unwrap_or(0)
+    pub fn port_of(&self, tag: usize) -> u16 {
+        self.flows.get(tag).map_or(0, |flow| flow.port)
     }
 
     /// The flow that should get the next chunk: the one with the least to do, if any has room. `left` chunks are not assigned
@@ -238,12 +267,12 @@ impl SendingFlows {
         self.plane.command(flow.lane, &Command::Report { flow: flow.slot, bytes });
         let Some(controller) = flow.controller.as_mut() else { return Ok(false) };
         let now_ns = monotonic_ns();
-        let lost: u64 = report.lost().map(|range| range.count).sum();
-        flow.lost_packets += lost;
+        let lost = report.lost().fold(0u64, |sum, range| sum.saturating_add(range.count));
+        flow.lost_packets = flow.lost_packets.saturating_add(lost);
         let summary = report.summary;
         let observation = observe(&summary, &flow.previous, lost, now_ns, {
             let pacing_ns = flow.block.get(FlowWord::PacingNs);
-            let elapsed_ns = (now_ns - flow.previous_ns).max(1);
+            let elapsed_ns = now_ns.saturating_sub(flow.previous_ns).max(1);
             let paced = (pacing_ns.saturating_sub(flow.previous_pacing_ns)).min(elapsed_ns);
             (flow.previous_pacing_ns, flow.previous_ns) = (pacing_ns, now_ns);
             (paced * 1_000 / elapsed_ns) as u32
@@ -288,18 +317,22 @@ impl SendingFlows {
     /// How far the flows are: little enough to be asked for with every report.
     #[must_use]
     pub fn moved(&self) -> Moved {
-        let sum = |word| self.flows.iter().map(|flow| flow.block.get(word)).sum::<u64>();
         let stride = self.flows.iter().map(|flow| flow.stride).max().unwrap_or(0);
         Moved {
-            sent_bytes: sum(FlowWord::SegmentsSent) * u64::from(stride),
-            waited: Duration::from_nanos(sum(FlowWord::ReadingNs) + sum(FlowWord::CreditNs)),
+            sent_bytes: self.sum(FlowWord::SegmentsSent).saturating_mul(stride.into()),
+            waited: Duration::from_nanos(self.sum(FlowWord::ReadingNs).saturating_add(self.sum(FlowWord::CreditNs))),
         }
+    }
+
+    /// What lanes count of all flows together. They write it into memory of their own.
+    fn sum(&self, word: FlowWord) -> u64 {
+        self.flows.iter().fold(0, |sum, flow| sum.saturating_add(flow.block.get(word)))
     }
 
     /// What the flows have done so far.
     #[must_use]
     pub fn summary(&self) -> SenderSummary {
-        let sum = |word| self.flows.iter().map(|flow| flow.block.get(word)).sum::<u64>();
+        let sum = |word| self.sum(word);
         let quantile = |quantile| self.rtt_us.value_at_quantile(quantile).min(u64::from(u32::MAX)) as u32;
         let least =
             if self.rtt_us.is_empty() { self.newest_rtt_us } else { self.rtt_us.min().min(u64::from(u32::MAX)) as u32 };
@@ -341,7 +374,7 @@ pub(crate) fn observe(now: &Summary, before: &Summary, lost: u64, now_ns: u64, p
     let packets = now.packets.saturating_sub(before.packets);
     let bytes = now.bytes.saturating_sub(before.bytes);
     // The pacer counts whole IP packets, so the delivery rate must too.
-    let headers = packets * (OVERHEAD_BYTES + IP_UDP_BYTES) as u64;
+    let headers = packets.saturating_mul((OVERHEAD_BYTES + IP_UDP_BYTES) as u64);
     let rtt_us = wire_us(now_ns).wrapping_sub(now.echo_us).wrapping_sub(now.hold_us);
     // An echo from the future, or from an hour ago, is a lie or a wrapped clock.
     let rtt_us = if rtt_us < 600_000_000 { rtt_us } else { 0 };
@@ -350,7 +383,7 @@ pub(crate) fn observe(now: &Summary, before: &Summary, lost: u64, now_ns: u64, p
         rtt_ns: if packets > 0 { u64::from(rtt_us) * 1_000 } else { 0 },
         delay_min_us: now.delay_min_us,
         interval_us: now.interval_us,
-        delivered_bytes: bytes + headers,
+        delivered_bytes: bytes.saturating_add(headers),
         delivered_packets: packets,
         lost_packets: lost,
         busy_permille: now.busy_permille,
@@ -377,10 +410,33 @@ pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
+/// Refuses a link that no segment gets through.
+fn link_too_narrow(partner: IpAddr, datagram_bytes: u16) -> TransferError {
+    TransferError::here(
+        RefusalCode::Failed,
+        format!(
+            "the interface towards {partner}, here or there, carries datagrams of {datagram_bytes} bytes and data need \
+             {DATAGRAM_BYTES_MIN}: give it an MTU of {} or more ('ip link set dev NAME mtu {}')",
+            mtu_min(partner),
+            if partner.is_ipv6() { 1_280 } else { 1_500 },
+        ),
+    )
+}
+
 /// Refuses a path that nothing gets through.
 #[must_use]
 pub fn path_closed(address: IpAddr, port: u16, errno: i32) -> TransferError {
     let address = canonical(address);
+    if errno == rustix::io::Errno::MSGSIZE.raw_os_error() {
+        return TransferError::here(
+            RefusalCode::Failed,
+            format!(
+                "the data path to {address} delivers only datagrams of less than {DATAGRAM_BYTES_MIN} bytes, too few to carry data: \
+                 look for the link between the nodes whose MTU is below {} ('culvert path check' finds how much passes)",
+                mtu_min(address),
+            ),
+        );
+    }
     let reason = if errno == 0 {
         "no datagram was answered".to_owned()
     } else {
@@ -400,9 +456,24 @@ mod tests {
 
     #[test]
     fn sizes_to_probe_descend_from_the_interfaces_own() {
-        assert_eq!(probe_sizes(8_972), [8_972, 4_052, 1_472, 1_232]);
-        assert_eq!(probe_sizes(1_452), [1_452, 1_232]);
+        assert_eq!(probe_sizes(8_972), [8_972, 4_052, 1_472, 1_232, 560]);
+        assert_eq!(probe_sizes(1_452), [1_452, 1_232, 560]);
+        assert_eq!(probe_sizes(560), [560]);
         assert_eq!(probe_sizes(65_473)[..2], [65_473, 8_972]);
+    }
+
+    #[test]
+    fn what_is_too_narrow_is_a_sentence_with_a_remedy() {
+        for (address, least) in [("10.0.0.1", "588"), ("fd00::1", "608")] {
+            let address = address.parse().unwrap();
+            for error in
+                [link_too_narrow(address, 100), path_closed(address, 7_273, rustix::io::Errno::MSGSIZE.raw_os_error())]
+            {
+                let (text, temporary) = (error.to_string(), error.is_temporary());
+                assert!(text.contains(&address.to_string()) && text.contains(least) && text.contains("560"), "{text}");
+                assert!(!temporary, "another try does not widen it: {text}");
+            }
+        }
     }
 
     #[test]

@@ -1,45 +1,51 @@
 //! The manifest on its way: listed and sent part by part on one side, checked and gathered on the other.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use culvert_protocol::control::{Message, RefusalCode, decode_entries};
 use culvert_protocol::manifest::Manifest;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Phase, Progress, TransferError};
-use crate::connection::{Connection, MessageReader};
+use super::{Phase, Progress, TransferContext, TransferError, blocking};
+use crate::connection::MessageReader;
 use crate::destination::plan::NameCheck;
-use crate::shares::Share;
-use crate::sources::{Source, SourceError, SourceTree, list};
+use crate::limits::{LISTING_WAIT, LISTINGS_MAX, LISTINGS_PER_PARTNER, Limit};
+use crate::metrics::Metrics;
+use crate::shares::{Kind, Piece, Share};
+use crate::sources::{Source, SourceError, SourceTree, list_while};
 
 /// Parts of a manifest that may be listed and not yet sent.
 const PARTS_AHEAD: usize = 16;
+/// How often a transfer that waits for its listing looks whether it may begin.
+const LISTING_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Lists `sources` and sends the manifest.
 ///
 /// # Errors
 /// [`TransferError`]; a source that does not exist is [`RefusalCode::NotFound`].
-pub async fn send_manifest(
-    connection: &Connection,
-    sources: Vec<Source>,
-    progress: &watch::Sender<Progress>,
-) -> Result<Arc<SourceTree>, TransferError> {
+pub async fn send_manifest(context: &TransferContext, sources: Vec<Source>) -> Result<Arc<SourceTree>, TransferError> {
+    let place = context.connection.writer.keep_alive(place_for_listing(&context.share, &context.metrics)).await?;
+    let (connection, progress) = (&context.connection, &context.progress);
     progress.send_modify(|progress| progress.phase = Phase::Listing);
-    let (parts, mut listed) = mpsc::channel(PARTS_AHEAD);
-    let listing = tokio::task::spawn_blocking(move || {
-        // If nobody takes the parts any more the listing's end shows why.
-        list(sources, |part| drop(parts.blocking_send(part)))
-    });
-    while let Some(part) = connection.writer.keep_alive(listed.recv()).await {
+    let mut listing = Listing::begin(sources, context.share.branch(), place)?;
+    while let Some(part) = connection.writer.keep_alive(listing.parts.recv()).await {
         connection.writer.send(Message::ManifestPart(part)).await?;
     }
-    let tree = match connection.writer.keep_alive(listing).await {
-        Ok(listed) => listed.map_err(|error| source_refusal(&error))?,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    };
+    let (tree, digest) = connection.writer.keep_alive(listing.end()).await?;
     let end = Message::ManifestEnd {
-        entries: tree.manifest.len() as u32,
-        digest: tree.manifest.digest(),
+        entries: u32::try_from(tree.manifest.len()).unwrap_or(u32::MAX),
+        digest,
         allocated_bytes: tree.allocated_bytes,
         is_single_file: tree.is_single_file,
     };
@@ -52,12 +58,75 @@ pub async fn send_manifest(
     Ok(Arc::new(tree))
 }
 
+/// A listing under way, on a thread of its own: who reads it slowly keeps that thread waiting and
+/// nobody else.
+struct Listing {
+    parts: mpsc::Receiver<Vec<u8>>,
+    end: oneshot::Receiver<Result<(SourceTree, [u8; 32]), SourceError>>,
+}
+
+impl Listing {
+    /// Begins to list. `share` is what the entries are counted in, `place` is kept until the end.
+    fn begin(sources: Vec<Source>, mut share: Share, place: Option<Piece>) -> Result<Self, TransferError> {
+        let (parts, listed) = mpsc::channel(PARTS_AHEAD);
+        let (told, end) = oneshot::channel();
+        let list = move || {
+            let mut may_take = |name_bytes| share.is_users() || share.take_entry(name_bytes);
+            // If nobody takes the parts any more nobody wants the rest either.
+            let tree = list_while(sources, |part| parts.blocking_send(part).is_ok(), &mut may_take);
+            drop(parts);
+            let listed = tree.map(|mut tree| {
+                tree.share = Some(share);
+                let digest = tree.manifest.digest();
+                (tree, digest)
+            });
+            drop(place);
+            // Nobody waits any more if the transfer has ended.
+            let _ = told.send(listed);
+        };
+        let thread = std::thread::Builder::new().name("listing".to_owned()).spawn(list);
+        thread.map_err(|error| {
+            TransferError::here(RefusalCode::Temporary, format!("this node cannot list the sources now: {error}"))
+        })?;
+        Ok(Self { parts: listed, end })
+    }
+
+    /// What was listed.
+    async fn end(self) -> Result<(SourceTree, [u8; 32]), TransferError> {
+        let panicked = || TransferError::here(RefusalCode::Failed, "the listing of the sources failed");
+        self.end.await.map_err(|_| panicked())?.map_err(|error| source_refusal(&error))
+    }
+}
+
+/// Waits until the partner may have another listing. This node's user does not wait.
+async fn place_for_listing(share: &Share, metrics: &Metrics) -> Result<Option<Piece>, TransferError> {
+    if share.is_users() {
+        return Ok(None);
+    }
+    let began = Instant::now();
+    loop {
+        let place = share.try_pieces(Kind::Listings, 1, LISTINGS_PER_PARTNER, LISTINGS_MAX);
+        if place.is_some() {
+            return Ok(place);
+        }
+        if began.elapsed() >= LISTING_WAIT {
+            metrics.note_limit(Limit::Listings);
+            let text = format!(
+                "this node lists the sources of {LISTINGS_PER_PARTNER} of the partner's transfers at once, and these take long: try again"
+            );
+            return Err(TransferError::here(RefusalCode::Temporary, text));
+        }
+        tokio::time::sleep(LISTING_LOOK_INTERVAL).await;
+    }
+}
+
 /// A source's error as a refusal.
 #[must_use]
 pub fn source_refusal(error: &SourceError) -> TransferError {
     let code = match error {
         SourceError::NotFound(_) => RefusalCode::NotFound,
         SourceError::Collision { .. } => RefusalCode::Collision,
+        SourceError::TooMuchListed | SourceError::NotWanted => RefusalCode::Temporary,
         SourceError::Unreadable { .. } | SourceError::Special(_) | SourceError::Entry { .. } => RefusalCode::Failed,
     };
     TransferError::here(code, error.to_string())
@@ -75,7 +144,7 @@ pub struct ReceivedManifest {
 }
 
 /// What a partner is told whose transfers list more than this node keeps for one.
-pub(super) const TOO_MUCH_LISTED: &str =
+pub(crate) const TOO_MUCH_LISTED: &str =
     "the partner's transfers together list more than this node keeps in memory for one partner: divide them";
 
 /// Gathers a manifest.
@@ -88,6 +157,7 @@ pub async fn receive_manifest(
     progress: &watch::Sender<Progress>,
     cancel: &mut watch::Receiver<bool>,
     share: &mut Share,
+    metrics: &Metrics,
 ) -> Result<ReceivedManifest, TransferError> {
     progress.send_modify(|progress| progress.phase = Phase::Listing);
     let (mut manifest, mut names) = (Manifest::default(), NameCheck::default());
@@ -100,7 +170,8 @@ pub async fn receive_manifest(
             Message::ManifestPart(part) => {
                 for entry in decode_entries(&part) {
                     let entry = entry.map_err(|error| TransferError::protocol(error.to_string()))?;
-                    if !share.take_entry(entry.name.len() + entry.target.len()) {
+                    if !share.take_entry(entry.name.len().saturating_add(entry.target.len())) {
+                        metrics.note_limit(Limit::ManifestBytes);
                         return Err(TransferError::here(RefusalCode::Temporary, TOO_MUCH_LISTED));
                     }
                     manifest
@@ -115,7 +186,10 @@ pub async fn receive_manifest(
                 });
             }
             Message::ManifestEnd { entries, digest, allocated_bytes, is_single_file } => {
-                if entries as usize != manifest.len() || digest != manifest.digest() {
+                // A large manifest takes a while to hash.
+                let hashing = blocking(move || (manifest.digest(), manifest));
+                let (ours, manifest) = writer.keep_alive(hashing).await;
+                if entries as usize != manifest.len() || digest != ours {
                     return Err(TransferError::protocol("the manifest is not the one that its end announces"));
                 }
                 let is_single_file = is_single_file && manifest.len() == 1 && manifest.file_count() == 1;
@@ -138,7 +212,17 @@ pub fn canceled() -> TransferError {
 /// A message that does not belong here.
 #[must_use]
 pub fn unexpected(message: &Message, expected: &str) -> TransferError {
-    let name = format!("{message:?}");
-    let name: String = name.chars().take_while(char::is_ascii_alphanumeric).collect();
-    TransferError::protocol(format!("a message '{name}' came instead of {expected}"))
+    /// Takes the first word of what is formatted, and has the rest left unformatted.
+    struct FirstWord(String);
+    impl std::fmt::Write for FirstWord {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            let word = text.split(|character: char| !character.is_ascii_alphanumeric()).next().unwrap_or_default();
+            self.0.push_str(word);
+            if word.len() == text.len() { Ok(()) } else { Err(std::fmt::Error) }
+        }
+    }
+    let mut name = FirstWord(String::new());
+    // The error is how it ends.
+    let _ = std::fmt::Write::write_fmt(&mut name, format_args!("{message:?}"));
+    TransferError::protocol(format!("a message '{}' came instead of {expected}", name.0))
 }

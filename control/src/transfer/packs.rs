@@ -1,13 +1,14 @@
 //! Filling a pack: small files read one behind the other into a lane's buffer, and hashed while they are in the cache.
 
+use std::os::fd::OwnedFd;
+
 use culvert_dataplane::link::handles::LentBuffer;
 use culvert_protocol::control::FileError;
-use culvert_protocol::manifest::EntryKind;
-use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
-use rustix::fs::{OFlags, Stat, fstat};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::source_version::{Look, SourceVersion, TRIES_MAX, changed, unreadable};
 use crate::sources::SourceTree;
 
 /// A filled pack.
@@ -44,48 +45,25 @@ pub fn fill(tree: &SourceTree, files: &[u32], buffer: &mut LentBuffer, checksum:
 
 fn read_whole(tree: &SourceTree, file: u32, place: &mut [u8]) -> Result<(), FileError> {
     let opened = tree.open(file, OFlags::empty()).map_err(|error| unreadable(tree, file, error))?;
-    let before = fstat(&opened).map_err(|error| unreadable(tree, file, error))?;
-    check_unchanged(tree, file, &before)?;
+    for _ in 0..TRIES_MAX {
+        if read_version(tree, file, &opened, place)? == Look::Same {
+            return Ok(());
+        }
+    }
+    Err(changed(tree, file))
+}
+
+/// Reads a file, and looks whether it was of one version.
+fn read_version(tree: &SourceTree, file: u32, opened: &OwnedFd, place: &mut [u8]) -> Result<Look, FileError> {
+    let version = SourceVersion::begin(tree, file, opened)?;
     let mut read = 0;
     while read < place.len() {
-        match rustix::io::read(&opened, &mut place[read..]) {
-            Ok(0) => return Err(changed(tree, file)),
+        match rustix::io::pread(opened, &mut place[read..], read as u64) {
+            Ok(0) => return Err(version.ended_early(tree, file, opened)),
             Ok(count) => read += count,
             Err(Errno::INTR) => {}
             Err(error) => return Err(unreadable(tree, file, error)),
         }
     }
-    let after = fstat(&opened).map_err(|error| unreadable(tree, file, error))?;
-    check_unchanged(tree, file, &after)
-}
-
-/// Whether a file is still what was listed.
-///
-/// # Errors
-/// What to say of it if it is not.
-pub fn check_unchanged(tree: &SourceTree, file: u32, now: &Stat) -> Result<(), FileError> {
-    let entry = tree.manifest.entry(file);
-    let same_bytes = matches!(entry.kind, EntryKind::File { bytes, .. } if bytes == now.st_size as u64);
-    let same_time = now.st_mtime == entry.modified.seconds && now.st_mtime_nsec as u32 == entry.modified.nanoseconds;
-    if same_bytes && same_time { Ok(()) } else { Err(changed(tree, file)) }
-}
-
-/// What is said of a file that changed while it was read.
-#[must_use]
-pub fn changed(tree: &SourceTree, file: u32) -> FileError {
-    let name = printable(tree.manifest.entry(file).name);
-    let text = format!("'{name}' changed while it was sent; send it again when nobody writes it");
-    FileError { file, code: "changed".to_owned(), text }
-}
-
-/// What is said of a file that cannot be read.
-#[must_use]
-pub fn unreadable(tree: &SourceTree, file: u32, error: Errno) -> FileError {
-    let name = printable(tree.manifest.entry(file).name);
-    let (code, text) = match error {
-        Errno::NOENT => ("vanished", format!("'{name}' was removed while the transfer was under way")),
-        Errno::LOOP => ("changed", format!("'{name}' became a symlink while the transfer was under way")),
-        error => ("unreadable", format!("'{name}' cannot be read: {error}")),
-    };
-    FileError { file, code: code.to_owned(), text }
+    version.check(tree, file, opened)
 }

@@ -19,7 +19,7 @@ pub const PATIENCE_DEFAULT: Duration = Duration::from_secs(600);
 pub struct Patience {
     /// How long it may get nowhere; none for ever.
     limit: Option<Duration>,
-    /// What has happened so far; any change is progress.
+    /// The most that there was so far. What is lost and comes again is no progress.
     progress: u64,
     since: Instant,
 }
@@ -31,8 +31,14 @@ impl Patience {
         Self { limit, progress: 0, since: now }
     }
 
-    /// Looks whether `progress`, which grows with everything that brings the transfer further, has changed lately. `outstanding` says what
-    /// has not come to an end yet.
+    /// How long there was no progress.
+    #[must_use]
+    pub fn still_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
+    }
+
+    /// Looks whether `progress`, which grows with everything that brings the transfer further, has grown lately. `outstanding` says what
+    /// has not come to an end yet, and who owes the next step.
     ///
     /// # Errors
     /// [`TransferError`], temporary, if it has not.
@@ -42,7 +48,7 @@ impl Patience {
         now: Instant,
         outstanding: impl FnOnce() -> String,
     ) -> Result<(), TransferError> {
-        if progress != self.progress {
+        if progress > self.progress {
             (self.progress, self.since) = (progress, now);
             return Ok(());
         }
@@ -73,6 +79,8 @@ mod tests {
         assert!(patience.check(0, at(9), what).is_ok());
         assert!(patience.check(1, at(9), what).is_ok());
         assert!(patience.check(1, at(18), what).is_ok());
+        assert!(patience.check(0, at(18), what).is_ok(), "what is lost and comes again is no progress");
+        assert_eq!(patience.still_for(at(18)), Duration::from_secs(9));
         let error = patience.check(1, at(19), what).unwrap_err();
         assert!(error.is_temporary() && error.to_string().contains("a chunk"), "{error}");
         let mut endless = Patience::new(None, began);

@@ -8,10 +8,15 @@ mod chunks;
 mod committer;
 mod ending;
 mod files;
+mod holes;
+mod leftovers;
 mod messages;
+mod opened_in_journal;
 mod opening;
 mod placing;
 mod planning;
+mod report_delay;
+mod stalling;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -20,7 +25,9 @@ use std::time::{Duration, Instant, SystemTime};
 use culvert_dataplane::link::commands::{Command, ReceiveSlot};
 use culvert_dataplane::link::handles::LentBuffer;
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
-use culvert_protocol::control::{FileError, LeftOut, Message, ReceiverSummary, RefusalCode, Run, SenderSummary, runs};
+use culvert_protocol::control::{
+    FileError, LeftOut, Message, ReceiverSummary, Refusal, RefusalCode, Run, SenderSummary, runs,
+};
 use culvert_protocol::receipt::{Receipt, Statement};
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::mpsc;
@@ -32,9 +39,11 @@ use super::result::TransferResult;
 use super::sending::{RateMeter, memory_chunks};
 use super::usage::CpuMeter;
 use super::{ErrorList, Phase, TransferContext, TransferError, blocking};
-use crate::connection::SILENCE_TIMEOUT;
-use crate::dataplane::{DataPlaneError, ReceiveEvent, Tagged};
+use crate::connection::{MessageReader, SILENCE_TIMEOUT};
+use crate::dataplane::{DataPlaneError, EventReceiver, EventSender, ReceiveEvent, event_queue};
+use crate::destination::attributes::NotKept;
 use crate::destination::plan::Action;
+use crate::limits::Limit;
 use committer::{Committed, Committer};
 use files::{IncomingFiles, WaitingChunk};
 pub use planning::{FileRequest, Incoming, Intake};
@@ -58,6 +67,22 @@ pub struct Received {
     pub result: TransferResult,
     /// The receipt; none for a dry run.
     pub receipt: Option<Receipt>,
+    /// The connection's reading end: the partner's goodbye is still to come.
+    pub partner: MessageReader,
+    /// The journal.
+    pub journal: LeftJournal,
+}
+
+/// The journal of a transfer that has stored everything. Until the transfer's record is written it
+/// is what tells a partner that comes again that everything is there.
+#[derive(Debug)]
+pub struct LeftJournal(Arc<Intake>);
+
+impl LeftJournal {
+    /// Removes it. May wait for a disk.
+    pub fn forget(self) {
+        self.0.forget_journal();
+    }
 }
 
 /// A receiving flow.
@@ -72,6 +97,8 @@ struct ReceivingFlow {
 /// A helper's work that has ended.
 #[derive(Debug)]
 enum Done {
+    /// The partial file of a file that was given up is gone.
+    Removed,
     /// A partial file was opened, or not.
     Opened { file: u32, result: Result<files::OpenPartial, FileError> },
     /// A pack was written; its files go to the committer.
@@ -81,11 +108,14 @@ enum Done {
     /// A large file has its name for good, or not.
     Finished { file: u32, result: Result<(), FileError> },
     /// What was written of some files so far is durable.
-    Synced { chunks: Vec<u32>, result: Result<(), TransferErrorText> },
+    Synced { chunks: Vec<u32>, result: Result<(), Refusal> },
+    /// Holes were hashed; those of which the sender says otherwise are not the same.
+    HolesHashed(Vec<holes::HashedHole>),
+    /// A chunk of a file was made a hole, or not.
+    Punched { chunk: u32, hash: ChunkHash, result: Result<(), FileError> },
+    /// Everything is stored for good; what the statement says of it.
+    Concluded(Result<String, Refusal>),
 }
-
-/// An error that travels between threads.
-type TransferErrorText = String;
 
 struct Receiving {
     context: TransferContext,
@@ -101,6 +131,8 @@ struct Receiving {
     committer: Committer,
     /// Packs that are whole and wait for their hashes.
     packs: HashMap<u32, LentBuffer>,
+    /// Packs that came whole, from then until they come again.
+    handed: HashSet<u32>,
     pack_hashes: HashMap<u32, Vec<ChunkHash>>,
     /// Hashes of one side that wait for the other's.
     theirs: HashMap<u32, ChunkHash>,
@@ -108,6 +140,7 @@ struct Receiving {
     tries: HashMap<u32, u32>,
     /// Bytes of chunks that the file to be replaced had, and the sender's has too.
     reused_bytes: u64,
+    holes: holes::Holes,
     /// Which flow a chunk comes by, from its first segment until it is verified. By another flow it is not taken.
     came_by: HashMap<u32, usize>,
     hashes: Vec<ChunkHash>,
@@ -121,14 +154,21 @@ struct Receiving {
     errors: ErrorList,
     /// What the sender did not send at all, in its own words.
     left_out: Vec<LeftOut>,
+    /// What is stored without some of its attributes.
+    not_kept: NotKept,
     /// Files whose fate is not known yet.
     files_left: u64,
+    /// Partial files that are being opened or removed. The transfer does not end before: nobody
+    /// would remove them.
+    partials_in_motion: u32,
     /// Chunks of a measurement that are not verified yet.
     memory_left: u32,
     files_stored: u64,
     bytes_stored: u64,
     bytes_arrived: u64,
     sender: Option<SenderSummary>,
+    /// Whether the end has begun.
+    is_concluding: bool,
     finish_sent: Option<Statement>,
     line: String,
     receiver: Option<ReceiverSummary>,
@@ -140,10 +180,14 @@ struct Receiving {
     committed_at: Instant,
     syncing: bool,
     patience: Patience,
-    /// Counts what brought the transfer further.
+    /// Counts what brought the transfer further: chunks that were verified and made durable, files whose fate is known.
     steps: u64,
     /// Bytes of segments that had not come before, by flow.
     new_bytes: Vec<u64>,
+    /// How long reports wait here, by flow.
+    report_delays: Vec<report_delay::ReportDelay>,
+    /// How often flows are asked to report.
+    report_interval: Duration,
     began_unix_ms: u64,
     began: Instant,
 }
@@ -166,6 +210,10 @@ impl WeightedMean {
     }
 }
 
+/// How long an ended transfer waits for the next of its helpers: a slow disk has its time, but one may wait for a data plane
+/// that hangs.
+const HELPERS_PATIENCE: Duration = Duration::from_secs(20);
+
 /// Receives a transfer that both sides have agreed upon.
 ///
 /// # Errors
@@ -181,26 +229,28 @@ pub async fn receive(mut context: TransferContext, incoming: Incoming) -> Result
                 &context.progress,
                 &mut context.cancel.clone(),
                 &mut context.share,
+                &context.metrics,
             )
             .await?;
             plan_files(&context, request, manifest).await?
         }
         Incoming::Memory { bytes } => Intake::memory(bytes, context.options.chunk_bytes),
     };
-    let (lane_events, events) = mpsc::unbounded_channel();
-    let (done, finished_work) = mpsc::unbounded_channel();
+    let (lane_events, events) = event_queue();
+    let (done, mut finished_work) = mpsc::unbounded_channel();
     let mut receiving = Receiving::new(context, intake, done, began, began_unix_ms)?;
-    receiving.tell_plan().await?;
-    if receiving.context.options.dry_run {
-        let stored_bytes = receiving.intake.resumed_bytes;
-        receiving.context.connection.writer.send(Message::PlanEnd { flows: Vec::new(), stored_bytes }).await?;
-        let result = receiving.dry_result();
-        return Ok(Received { result, receipt: None });
+    let intake = receiving.intake.clone();
+    let received = receiving.conduct(&lane_events, events, &mut finished_work).await;
+    // Files are closed and what was being filled is removed, which may wait for the disk; and the
+    // journal is free before the partner is told that it may come again.
+    blocking(move || receiving.put_away()).await;
+    // What helpers have still to remove stays for ever if this process ends before them.
+    while let Ok(Some(done)) = tokio::time::timeout(HELPERS_PATIENCE, finished_work.recv()).await {
+        blocking(move || drop(done)).await;
     }
-    let writer = receiving.context.connection.writer.clone();
-    writer.keep_alive(receiving.open_flows(&lane_events)).await?;
-    receiving.store_empty_files();
-    receiving.run(events, finished_work).await
+    // What a transfer that failed has opened, and what a helper of it has opened again.
+    blocking(move || intake.close_opened()).await;
+    received
 }
 
 async fn plan_files(
@@ -236,6 +286,7 @@ impl Receiving {
         };
         // A bit here, and one in the one flow that there is at least.
         if !context.share.take_bytes(u64::from(chunk_count) / 4) {
+            context.metrics.note_limit(Limit::ManifestBytes);
             return Err(TransferError::here(RefusalCode::Temporary, TOO_MUCH_LISTED));
         }
         let mut hashes = vec![[0; 32]; if context.options.checksum { intake.manifest.len() } else { 0 }];
@@ -277,11 +328,13 @@ impl Receiving {
             wrong_queue_seen: 0,
             rtt: Duration::ZERO,
             packs: HashMap::new(),
+            handed: HashSet::new(),
             pack_hashes: HashMap::new(),
             theirs: HashMap::new(),
             ours: HashMap::new(),
             tries: HashMap::new(),
             reused_bytes: 0,
+            holes: holes::Holes::default(),
             came_by: HashMap::new(),
             hashes,
             failed: HashSet::new(),
@@ -290,8 +343,11 @@ impl Receiving {
             offered: HashMap::new(),
             errors: ErrorList::default(),
             left_out: Vec::new(),
+            not_kept: NotKept::default(),
             files_left,
+            partials_in_motion: 0,
             sender: None,
+            is_concluding: false,
             finish_sent: None,
             line: String::new(),
             receiver: None,
@@ -304,15 +360,46 @@ impl Receiving {
             patience,
             steps: 0,
             new_bytes: Vec::new(),
+            report_delays: Vec::new(),
+            report_interval: Duration::from_micros(REPORT_INTERVAL_US.into()),
             began_unix_ms,
             began,
         })
     }
 
+    /// The whole of it: tells the plan, opens the flows, receives.
+    async fn conduct(
+        &mut self,
+        lane_events: &EventSender<ReceiveEvent>,
+        events: EventReceiver<ReceiveEvent>,
+        finished_work: &mut mpsc::UnboundedReceiver<Done>,
+    ) -> Result<Received, TransferError> {
+        self.tell_plan().await?;
+        let writer = self.context.connection.writer.clone();
+        if self.context.options.dry_run {
+            let stored_bytes = self.intake.resumed_bytes;
+            writer.send(Message::PlanEnd { flows: Vec::new(), stored_bytes }).await?;
+            let partner = self.context.connection.reader.take();
+            return Ok(Received {
+                result: self.dry_result(),
+                receipt: None,
+                partner,
+                journal: LeftJournal(self.intake.clone()),
+            });
+        }
+        writer.keep_alive(self.open_flows(lane_events)).await?;
+        for error in self.intake.failed_others.clone() {
+            self.errors.push(error.clone());
+            writer.send(Message::FileRefused(error)).await?;
+        }
+        self.store_empty_files();
+        self.run(events, finished_work).await
+    }
+
     async fn run(
-        mut self,
-        mut events: mpsc::UnboundedReceiver<Tagged<ReceiveEvent>>,
-        mut finished_work: mpsc::UnboundedReceiver<Done>,
+        &mut self,
+        mut events: EventReceiver<ReceiveEvent>,
+        finished_work: &mut mpsc::UnboundedReceiver<Done>,
     ) -> Result<Received, TransferError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -322,18 +409,19 @@ impl Receiving {
         let mut cancel = self.context.cancel.clone();
         let plane = self.context.plane.clone();
         loop {
-            self.finish_if_done().await?;
+            self.conclude_if_done();
             tokio::select! {
                 biased;
                 () = TransferContext::canceled(&mut cancel) => return Err(canceled()),
                 how = plane.died() => return Err(DataPlaneError::Died(how).into()),
-                Some((tag, event)) = events.recv() => {
+                next = events.next() => {
+                    let (tag, event) = next?;
                     self.event(tag, event).await?;
-                    while let Ok((tag, event)) = events.try_recv() {
+                    while let Some((tag, event)) = events.next_waiting()? {
                         self.event(tag, event).await?;
                     }
                 }
-                message = self.context.connection.reader.next() => {
+                message = self.context.connection.reader.next(), if self.holes.may_grow() => {
                     heard = Instant::now();
                     match message? {
                         Message::Pong(number) => {
@@ -342,15 +430,12 @@ impl Receiving {
                             }
                         }
                         Message::Ping(number) => self.context.connection.writer.send_urgent(Message::Pong(number))?,
-                        message => if let Some(received) = self.step(message).await? {
+                        message => if let Some(received) = self.message(message).await? {
                             return Ok(received);
                         }
                     }
                 }
-                Some(done) = finished_work.recv() => {
-                    self.steps += 1;
-                    self.work_done(done).await?;
-                }
+                Some(done) = finished_work.recv() => self.work_done(done).await?,
                 _ = tick.tick() => {
                     self.check_patience()?;
                     if heard.elapsed() > SILENCE_TIMEOUT {
@@ -358,6 +443,7 @@ impl Receiving {
                     }
                     self.show_progress();
                     self.commit_written();
+                    self.open_files();
                     if ping_sent.is_none() {
                         let number = u64::from(random_u32());
                         ping_sent = Some((number, Instant::now()));
@@ -372,6 +458,7 @@ impl Receiving {
     fn set_interval(&mut self, rtt: Duration) {
         self.rtt = rtt;
         let interval_us = (rtt.as_micros() as u32 / 4).clamp(REPORT_INTERVAL_US, 100_000);
+        self.report_interval = Duration::from_micros(interval_us.into());
         for flow in &self.flows {
             self.context.plane.command(flow.lane, &Command::Interval { flow: flow.slot, interval_us });
         }
@@ -379,13 +466,21 @@ impl Receiving {
 
     async fn work_done(&mut self, done: Done) -> Result<(), TransferError> {
         match done {
+            Done::Removed => self.partials_in_motion -= 1,
             Done::Opened { file, result } => {
+                self.partials_in_motion -= 1;
                 let waiting = match result {
                     Ok(opened) if self.failed.contains(&file) => {
-                        opened.discard();
+                        self.remove_beside(file, files::Discarded::Open(opened));
                         self.files.take_waiting(file)
                     }
-                    Ok(opened) => self.files.insert(file, opened),
+                    Ok(opened) => match self.files.insert(file, opened) {
+                        Ok(waiting) => waiting,
+                        Err(opened) => {
+                            self.remove_beside(file, files::Discarded::Open(opened));
+                            Vec::new()
+                        }
+                    },
                     Err(error) => {
                         if error.code == "no_space" {
                             return Err(TransferError::here(RefusalCode::NoSpace, error.text));
@@ -400,9 +495,11 @@ impl Receiving {
                             self.abandon(tag, chunk);
                         }
                         WaitingChunk::Segments { tag, chunk } => self.place_in_file(tag, chunk),
-                        WaitingChunk::Hole { chunk, hash } => self.punch(chunk, hash)?,
+                        WaitingChunk::Hole { chunk, hash } => self.punch(chunk, hash),
                     }
                 }
+                // It may have been wanted for its name only.
+                self.finish_file_if_ready(file);
             }
             Done::Unpacked { chunk, pack } => self.unpacked(chunk, pack).await?,
             Done::Committed(committed) => {
@@ -421,8 +518,11 @@ impl Receiving {
                 // Given up while it got its name.
                 Ok(()) if self.failed.contains(&file) => {}
                 Ok(()) => {
-                    let chunks = self.files.close(file);
+                    let (chunks, closing) = self.files.close(file);
+                    // To close a file may wait for its server.
+                    tokio::task::spawn_blocking(move || drop(closing));
                     self.files_stored(&[file]);
+                    self.open_files();
                     self.say_stored(chunks).await?;
                 }
                 // Its partial file goes with it.
@@ -430,11 +530,14 @@ impl Receiving {
             },
             Done::Synced { chunks, result } => {
                 self.syncing = false;
-                if let Err(text) = result {
-                    return Err(TransferError::here(RefusalCode::Failed, text));
-                }
+                result.map_err(TransferError::Here)?;
+                self.steps += chunks.len() as u64;
+                self.open_files();
                 self.say_stored(chunks).await?;
             }
+            Done::HolesHashed(hashed) => self.holes_hashed(hashed)?,
+            Done::Punched { chunk, hash, result } => self.punched(chunk, hash, result),
+            Done::Concluded(root) => self.state_what_is_stored(root.map_err(TransferError::Here)?).await?,
         }
         Ok(())
     }
@@ -446,10 +549,16 @@ impl Receiving {
     ) -> Result<(), TransferError> {
         if !pack.mismatched.is_empty() {
             // The files that were right are dropped with it; they come again with the chunk.
+            let done = self.done.clone();
+            tokio::task::spawn_blocking(move || {
+                drop(pack);
+                drop(done);
+            });
             return self.try_again(chunk).await;
         }
         self.came_by.remove(&chunk);
         self.verified.insert(chunk);
+        self.steps += 1;
         self.bytes_arrived += u64::from(self.chunk_bytes(chunk));
         if let Some(full) = pack.failed.iter().find(|error| error.code == "no_space") {
             return Err(TransferError::here(RefusalCode::NoSpace, full.text.clone()));
@@ -473,6 +582,7 @@ impl Receiving {
             }
         }
         let stored = self.files_stored - before;
+        self.steps += stored;
         self.context.progress.send_modify(|progress| progress.files_done += stored);
     }
 
@@ -492,6 +602,7 @@ impl Receiving {
             return;
         }
         self.files_left -= 1;
+        self.steps += 1;
         if let Some(place) = self.hashes.get_mut(file as usize) {
             *place = [0; 32];
         }
@@ -511,14 +622,44 @@ impl Receiving {
             self.came_by.remove(&chunk);
             self.abandon(tag, chunk);
         }
-        self.files.discard(file);
+        if let Some(discarded) = self.files.discard(file) {
+            self.remove_beside(file, discarded);
+        }
+        self.open_files();
+    }
+
+    /// Removes a partial file beside the runtime's thread: to give its blocks back may take a
+    /// while.
+    fn remove_beside(&mut self, file: u32, partial: files::Discarded) {
+        self.partials_in_motion += 1;
+        // The journal, which the intake has, keeps the next attempt away until the name is free.
+        let (intake, done) = (self.intake.clone(), self.done.clone());
+        tokio::task::spawn_blocking(move || {
+            partial.remove(&intake, file);
+            let _ = done.send(Done::Removed);
+        });
+    }
+
+    /// Ends everything of this transfer that touches a disk. May wait for it.
+    fn put_away(mut self) {
+        self.committer.end();
+    }
+
+    /// Files wait for others to be closed, which they are when what is written is durable.
+    fn commit_soon(&mut self) {
+        if !self.syncing {
+            self.commit();
+        }
     }
 
     /// Makes what is written so far durable, and says so in the journal.
     fn commit_written(&mut self) {
-        if self.syncing || self.committed_at.elapsed() < COMMIT_INTERVAL {
-            return;
+        if !self.syncing && self.committed_at.elapsed() >= COMMIT_INTERVAL {
+            self.commit();
         }
+    }
+
+    fn commit(&mut self) {
         self.committed_at = Instant::now();
         let Some(work) = self.files.take_uncommitted() else { return };
         self.syncing = true;
@@ -528,15 +669,6 @@ impl Receiving {
             let result = work.commit(&intake);
             let _ = done.send(Done::Synced { chunks, result });
         });
-    }
-
-    /// Looks whether the transfer gets anywhere.
-    fn check_patience(&mut self) -> Result<(), TransferError> {
-        let progress = self.steps + self.new_bytes.iter().sum::<u64>();
-        let (files, under_way) = (self.files_left, self.came_by.len());
-        let has_all = if self.sender.is_some() { "" } else { "; the sender has not said that it sent everything" };
-        let outstanding = || format!("{files} files and {under_way} chunks are outstanding{has_all}");
-        self.patience.check(progress, Instant::now(), outstanding)
     }
 
     fn show_progress(&mut self) {

@@ -1,12 +1,13 @@
 //! The result of a transfer, as `--json` prints it (the contract's fields) and as it is kept.
 
 use culvert_protocol::control::{FileError, ReceiverSummary, SenderSummary, TransferId};
+use culvert_protocol::foreign_text::{foreign_name, foreign_text};
 use culvert_protocol::receipt::Statement;
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::verdict::{Limit, Verdict};
 use serde::{Deserialize, Serialize};
 
-use super::ErrorList;
+use crate::limits::ERROR_BYTES_PER_TRANSFER;
 
 /// How a transfer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +76,9 @@ pub struct TransferResult {
     pub state: State,
     /// Files.
     pub files: FileCounts,
+    /// Directories and symlinks that were made or replaced.
+    #[serde(default)]
+    pub others_made: u64,
     /// Bytes of the files stored.
     pub bytes: u64,
     /// Seconds from the request to the receipt.
@@ -113,6 +117,12 @@ pub struct TransferResult {
     pub errors: Vec<ResultError>,
     /// How many failed, if they are more than `errors` lists.
     pub error_count: u64,
+    /// The first of the files and directories that are stored without some of their attributes.
+    #[serde(default)]
+    pub warnings: Vec<ResultError>,
+    /// How many there are.
+    #[serde(default)]
+    pub warning_count: u64,
 }
 
 /// What a result is made of.
@@ -134,18 +144,24 @@ pub struct ResultParts<'a> {
     pub cipher: Cipher,
     /// Files in the manifest.
     pub files_total: u64,
+    /// Directories and symlinks that were made or replaced.
+    pub others_made: u64,
     /// Errors of files, with their names.
     pub errors: Vec<ResultError>,
     /// How many there were.
     pub error_count: u64,
+    /// What is stored without some of its attributes, with names.
+    pub warnings: Vec<ResultError>,
+    /// How much there is of it.
+    pub warning_count: u64,
 }
 
 impl TransferResult {
     /// Puts a result together.
     #[must_use]
     pub fn new(parts: ResultParts<'_>) -> Self {
-        let ResultParts { id, statement, sender, receiver, seconds, flows, cipher, files_total, errors, error_count } =
-            parts;
+        let ResultParts { id, statement, sender, receiver, seconds, flows, cipher, .. } = parts;
+        let ResultParts { files_total, others_made, errors, error_count, warnings, warning_count, .. } = parts;
         let moved = receiver.bytes_stored.saturating_sub(receiver.resumed_bytes);
         let milliseconds = |us: u32| f64::from(us) / 1e3;
         let failed = receiver.files_failed.max(error_count);
@@ -158,6 +174,7 @@ impl TransferResult {
                 skipped: receiver.files_skipped,
                 failed,
             },
+            others_made,
             bytes: receiver.bytes_stored,
             seconds,
             goodput_bps: if seconds > 0.0 { (moved as f64 * 8.0 / seconds) as u64 } else { 0 },
@@ -184,17 +201,48 @@ impl TransferResult {
             verdict: receiver.verdict.clone(),
             errors,
             error_count,
+            warnings,
+            warning_count,
         }
+    }
+
+    /// What is to be said of attributes that were not kept; none if all were.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        /// Files that the sentence names; JSON has all that are kept.
+        const NAMED: usize = 3;
+        let count = self.warning_count;
+        let first = self.warnings.first().filter(|_| count > 0)?;
+        let mut text = match count {
+            1 => format!("attributes of 1 file were not kept: {}: {}", first.path, first.text),
+            count => format!("attributes of {count} files were not kept: first: {}: {}", first.path, first.text),
+        };
+        for warning in self.warnings.iter().take(NAMED).skip(1) {
+            text.push_str(&format!("; {}: {}", warning.path, warning.text));
+        }
+        let more = count.saturating_sub(self.warnings.len().min(NAMED) as u64);
+        if more > 0 {
+            text.push_str(&format!("; and {more} more"));
+        }
+        Some(text)
     }
 }
 
 /// The result of a dry run: what would have been sent.
 #[must_use]
-pub fn dry_run(id: TransferId, files: u64, skipped: u64, bytes: u64, cipher: Cipher) -> TransferResult {
+pub fn dry_run(
+    id: TransferId,
+    files: u64,
+    skipped: u64,
+    others_made: u64,
+    bytes: u64,
+    cipher: Cipher,
+) -> TransferResult {
     TransferResult {
         transfer: id.to_string(),
         state: State::Succeeded,
         files: FileCounts { total: files + skipped, stored: files, skipped, failed: 0 },
+        others_made,
         bytes,
         seconds: 0.0,
         goodput_bps: 0,
@@ -214,17 +262,77 @@ pub fn dry_run(id: TransferId, files: u64, skipped: u64, bytes: u64, cipher: Cip
         verdict: Verdict { limited_by: Limit::SourceRead, share: 0.0, text: "a dry run: nothing was moved".to_owned() },
         errors: Vec::new(),
         error_count: 0,
+        warnings: Vec::new(),
+        warning_count: 0,
     }
 }
 
 /// Errors of files with their names.
 pub fn named_errors<'a>(
-    errors: &'a ErrorList,
+    errors: &'a [FileError],
     name: impl Fn(u32) -> String + 'a,
 ) -> impl Iterator<Item = ResultError> + 'a {
-    errors.listed.iter().map(move |FileError { file, code, text }| ResultError {
-        path: name(*file),
-        code: code.clone(),
-        text: text.clone(),
+    errors.iter().map(move |FileError { file, code, text }| ResultError {
+        path: foreign_name(&name(*file)),
+        code: foreign_text(code),
+        text: foreign_text(text),
     })
+}
+
+/// The first of the errors, as many as a record has room for: one is kept for every transfer, and a partner decides how many
+/// files fail and with which names.
+#[must_use]
+pub fn bounded(errors: impl Iterator<Item = ResultError>) -> Vec<ResultError> {
+    let mut bytes = 0usize;
+    errors
+        .take_while(|error| {
+            let more = [&error.path, &error.code, &error.text].map(String::len).into_iter().sum::<usize>();
+            bytes = bytes.saturating_add(more).saturating_add(64);
+            bytes <= ERROR_BYTES_PER_TRANSFER
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transfer::ErrorList;
+
+    /// The text part of row 11: 400 of them made a record of 100 MB.
+    #[test]
+    fn what_a_record_says_of_failed_files_is_bounded() {
+        let mut errors = ErrorList::default();
+        for file in 0..1_000 {
+            errors.push(FileError { file, code: "changed".to_owned(), text: "x".repeat(1_000) });
+        }
+        let listed = bounded(named_errors(&errors.listed, |_| "n".repeat(20_000)));
+        let bytes: usize = listed.iter().map(|error| error.path.len() + error.text.len()).sum();
+        assert!(bytes <= ERROR_BYTES_PER_TRANSFER && listed.len() >= 40, "{bytes} bytes in {} errors", listed.len());
+        assert!(listed[0].path.len() <= 4 << 10);
+        let few = bounded(named_errors(&errors.listed, |_| "name".to_owned()));
+        assert!(few.len() > 200, "{} errors", few.len());
+    }
+
+    #[test]
+    fn a_warning_names_the_first_and_counts_all() {
+        let mut result = dry_run(TransferId(1), 1, 0, 0, 1, Cipher::Aes256Gcm);
+        assert_eq!(result.warning(), None);
+        let warning = |path: &str| ResultError {
+            path: path.to_owned(),
+            code: "mode".to_owned(),
+            text: "fchmod: Operation not permitted".to_owned(),
+        };
+        (result.warnings, result.warning_count) = (vec![warning("a")], 1);
+        assert_eq!(result.warning().unwrap(), "attributes of 1 file were not kept: a: fchmod: Operation not permitted");
+        (result.warnings, result.warning_count) = (["a", "b", "c", "d"].map(warning).to_vec(), 1_000);
+        let said = result.warning().unwrap();
+        assert!(said.starts_with("attributes of 1000 files were not kept: first: a: fchmod: Operation"), "{said}");
+        assert!(said.ends_with("; c: fchmod: Operation not permitted; and 997 more"), "{said}");
+        // Of a record of before there were warnings.
+        let mut old = serde_json::to_value(&result).unwrap();
+        let fields = old.as_object_mut().unwrap();
+        fields.remove("warnings");
+        fields.remove("warning_count");
+        assert_eq!(serde_json::from_value::<TransferResult>(old).unwrap().warning(), None);
+    }
 }

@@ -17,21 +17,27 @@ use std::time::{Duration, Instant};
 use culvert_dataplane::link::commands::Source;
 use culvert_dataplane::link::handles::LentBuffer;
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
-use culvert_protocol::control::{FileError, FlowOffer, Message, RefusalCode};
+use culvert_protocol::control::{
+    FileError, FlowOffer, Message, NOT_KEPT_LISTED_MAX, PACKS_ARE_TOLD_SINCE, RefusalCode,
+};
+use culvert_protocol::manifest::Manifest;
 use culvert_protocol::names::printable;
 use culvert_protocol::receipt::Receipt;
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
+use super::bit_set::BitSet;
 use super::flows::{SendingFlows, path_closed};
 use super::manifest_exchange::{canceled, unexpected};
 use super::packs::{FilledPack, fill};
 use super::patience::Patience;
 use super::result::TransferResult;
 use super::usage::CpuMeter;
-use super::{ErrorList, Phase, TransferContext, TransferError};
-use crate::connection::SILENCE_TIMEOUT;
-use crate::dataplane::{SendEvent, Tagged};
+use super::{ErrorList, Phase, TransferContext, TransferError, blocking};
+use crate::connection::{MessageReader, SILENCE_TIMEOUT};
+use crate::dataplane::{EventReceiver, SendEvent, event_queue};
+use crate::destination::attributes::NotKept;
 use crate::metrics::Stage;
 use crate::sources::SourceTree;
 use delivery::{AskedAgain, OutgoingProgress};
@@ -81,7 +87,7 @@ pub fn memory_chunks(bytes: u64, chunk_bytes: u32) -> u32 {
 #[derive(Debug, Default)]
 pub struct PartnerHas {
     /// Entries that need not be sent.
-    pub skipped: HashSet<u32>,
+    pub skipped: Arc<HashSet<u32>>,
     /// Files that an earlier attempt stored, with their hashes.
     pub resumed: HashMap<u32, ChunkHash>,
     /// Chunks that an earlier attempt stored.
@@ -92,6 +98,15 @@ pub struct PartnerHas {
     pub stored_bytes: u64,
     /// Reports that overtook the plan's end, as urgent messages may.
     pub early_reports: Vec<Vec<u8>>,
+}
+
+impl PartnerHas {
+    /// Directories and symlinks that the partner makes or replaces.
+    #[must_use]
+    pub fn others_made(&self, manifest: &Manifest) -> u64 {
+        let is_file = |file: u32| manifest.file_bytes(file).is_some();
+        (0..manifest.len() as u32).filter(|&file| !is_file(file) && !self.skipped.contains(&file)).count() as u64
+    }
 }
 
 /// A helper's work that has ended.
@@ -116,16 +131,21 @@ struct Sending {
     flows: SendingFlows,
     files: OutgoingFiles,
     progress_of: HashMap<u32, OutgoingProgress>,
-    hashes: Vec<ChunkHash>,
+    /// The files' hashes, shared with the helper that computes the root.
+    hashes: Arc<Vec<ChunkHash>>,
     /// The next chunk that nobody has looked at.
     next_chunk: u32,
     chunk_count: u32,
+    /// Chunks that the receiver says to have stored.
+    stored: BitSet,
     /// Chunks to be prepared before `next_chunk`: sent again, or not the same as the partner's.
     again: VecDeque<u32>,
     /// Prepared chunks that wait for a flow.
     prepared: VecDeque<(u32, Source)>,
     /// Chunks in a flow's hands.
     assigned: HashMap<u32, usize>,
+    /// Packs that are being filled.
+    filling: HashSet<u32>,
     /// Chunks that helpers work on.
     preparing: usize,
     /// Files that are looked at once more.
@@ -133,6 +153,8 @@ struct Sending {
     hashed: HashMap<u32, ChunkHash>,
     outbox: Outbox,
     errors: ErrorList,
+    /// What the receiver stores without some of its attributes.
+    not_kept: NotKept,
     failed: HashSet<u32>,
     asked_again: HashMap<u32, AskedAgain>,
     standstill: Standstill,
@@ -140,8 +162,9 @@ struct Sending {
     /// Counts what brought the transfer further.
     steps: u64,
     said_all_sent: bool,
-    /// The root of everything that was sent, and how many files had failed by then.
-    root: Option<(usize, String)>,
+    /// The root of everything that was sent, as a helper computes it, and how many files had failed
+    /// by then.
+    root: Option<(usize, JoinHandle<String>)>,
     bytes_delivered: u64,
     done: mpsc::UnboundedSender<Done>,
     cpu: CpuMeter,
@@ -187,8 +210,10 @@ impl RateMeter {
 pub struct Sent {
     /// The result.
     pub result: TransferResult,
-    /// The receipt; none for a dry run.
+    /// The receipt.
     pub receipt: Option<Receipt>,
+    /// The connection's reading end: the partner's goodbye is still to come.
+    pub partner: MessageReader,
 }
 
 /// Sends `payload`. The partner's plan has been received.
@@ -197,7 +222,7 @@ pub struct Sent {
 /// [`TransferError`]; the partner has been told if it was this side's doing.
 pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -> Result<Sent, TransferError> {
     let began = Instant::now();
-    let (lane_events, events) = mpsc::unbounded_channel();
+    let (lane_events, events) = event_queue();
     let (done, finished_work) = mpsc::unbounded_channel();
     let flows = SendingFlows::open(&context, &has.offers, &lane_events).await?;
     let chunk_count = payload.chunk_count(context.options.chunk_bytes);
@@ -230,17 +255,20 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
         has,
         flows,
         progress_of: HashMap::new(),
-        hashes,
+        hashes: Arc::new(hashes),
         next_chunk: 0,
         chunk_count,
+        stored: BitSet::new(chunk_count as usize),
         again: VecDeque::new(),
         prepared: VecDeque::new(),
         assigned: HashMap::new(),
+        filling: HashSet::new(),
         preparing: 0,
         checking: 0,
         hashed: HashMap::new(),
         outbox: Outbox::default(),
         errors: ErrorList::default(),
+        not_kept: NotKept::default(),
         failed: HashSet::new(),
         asked_again: HashMap::new(),
         standstill: Standstill::new(),
@@ -255,13 +283,16 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
     for report in std::mem::take(&mut sending.has.early_reports) {
         sending.flows.on_report(&report)?;
     }
-    sending.run(events, finished_work, began).await
+    let sent = sending.run(events, finished_work, began).await;
+    // What is still open is closed, and a large manifest given back, beside the runtime's thread.
+    blocking(move || drop(sending)).await;
+    sent
 }
 
 impl Sending {
     async fn run(
-        mut self,
-        mut events: mpsc::UnboundedReceiver<Tagged<SendEvent>>,
+        &mut self,
+        mut events: EventReceiver<SendEvent>,
         mut finished_work: mpsc::UnboundedReceiver<Done>,
         began: Instant,
     ) -> Result<Sent, TransferError> {
@@ -282,10 +313,11 @@ impl Sending {
                         return Ok(sent);
                     }
                 }
-                Some((tag, event)) = events.recv() => {
+                next = events.next() => {
+                    let (tag, event) = next?;
                     self.event(tag, event)?;
                     // Events come in bursts; one round of pumping serves them all.
-                    while let Ok((tag, event)) = events.try_recv() {
+                    while let Some((tag, event)) = events.next_waiting()? {
                         self.event(tag, event)?;
                     }
                 }
@@ -329,12 +361,17 @@ impl Sending {
                 }
             }
             Done::Filled { chunk, pack, buffer } => {
+                self.filling.remove(&chunk);
                 for error in pack.failed {
                     self.fail_file(error);
                 }
                 self.note_pack_hashes(chunk, &pack.hashes);
+                // The receiver stores a pack when it has heard of it: files of it that failed are
+                // told before.
                 if self.context.options.checksum {
                     self.outbox.others.push(Message::PackHashes { chunk, hashes: pack.hashes });
+                } else if self.context.connection.version >= PACKS_ARE_TOLD_SINCE {
+                    self.outbox.others.push(Message::PackHashes { chunk, hashes: Vec::new() });
                 }
                 // From here on it may go.
                 drop(buffer);
@@ -361,6 +398,7 @@ impl Sending {
             }
             Done::Checked { file, result } => {
                 self.checking -= 1;
+                self.files.forget(file);
                 match result {
                     Ok(()) => {
                         let hash = self.hashes.get(file as usize).copied().unwrap_or_default();
@@ -374,17 +412,29 @@ impl Sending {
     }
 
     fn event(&mut self, tag: usize, event: SendEvent) -> Result<(), TransferError> {
-        self.steps += 1;
+        // A path may open again and again.
+        self.steps += u64::from(!matches!(event, SendEvent::PathOpen { .. } | SendEvent::OthersWait { .. }));
         match event {
+            // Nothing is told of chunks that the flow does not have.
+            SendEvent::Fill { chunk, .. }
+            | SendEvent::Hashed { chunk, .. }
+            | SendEvent::Delivered { chunk, .. }
+            | SendEvent::ReadFailed { chunk, .. }
+            | SendEvent::Withdrawn { chunk }
+                if self.assigned.get(&chunk) != Some(&tag) => {}
+            SendEvent::OthersWait { held } => self.others_wait(held)?,
             SendEvent::PathOpen { stride, rtt_us } => self.flows.path_open(tag, stride, rtt_us),
             SendEvent::PathClosed { errno } => {
-                let port = self.flows.port_of(tag, &self.context, &self.has.offers);
+                let port = self.flows.port_of(tag);
                 return Err(path_closed(self.context.connection.address.ip(), port, errno));
             }
             SendEvent::Fill { chunk, mut buffer } => {
                 let Payload::Files { tree, chunks } = &self.payload else {
-                    return Err(TransferError::here(RefusalCode::Failed, "a lane wants a measurement filled"));
+                    return Err(self.context.plane.nonsense("it wants a measurement filled").into());
                 };
+                if !matches!(chunks.content(chunk), Some(ChunkContent::Pack { .. })) || !self.filling.insert(chunk) {
+                    return Err(self.context.plane.nonsense("it wants what is no pack filled, or one twice").into());
+                }
                 let (tree, chunks, done) = (tree.clone(), chunks.clone(), self.done.clone());
                 let (checksum, metrics) = (self.context.options.checksum, self.context.metrics.clone());
                 tokio::task::spawn_blocking(move || {
@@ -454,14 +504,22 @@ impl Sending {
         self.file_of(chunk).is_some_and(|file| self.failed.contains(&file))
     }
 
+    /// Notes a file's hash, if the transfer has hashes.
+    fn set_hash(&mut self, file: u32, hash: ChunkHash) {
+        if let Some(place) = Arc::make_mut(&mut self.hashes).get_mut(file as usize) {
+            *place = hash;
+        }
+    }
+
     fn note_pack_hashes(&mut self, chunk: u32, hashes: &[ChunkHash]) {
         if self.hashes.is_empty() {
             return;
         }
         let Payload::Files { chunks, .. } = &self.payload else { return };
+        let chunks = chunks.clone();
         if let Some(ChunkContent::Pack { files, .. }) = chunks.content(chunk) {
             for (&file, &hash) in files.iter().zip(hashes) {
-                self.hashes[file as usize] = hash;
+                self.set_hash(file, hash);
             }
         }
     }
@@ -471,7 +529,7 @@ impl Sending {
             return FileError { file, code: "unreadable".to_owned(), text: error.to_string() };
         };
         match error {
-            culvert_dataplane::link::commands::DiskError::Short => super::packs::changed(tree, file),
+            culvert_dataplane::link::commands::DiskError::Short => super::source_version::changed(tree, file),
             culvert_dataplane::link::commands::DiskError::Os(_) => {
                 let name = printable(tree.manifest.entry(file).name);
                 FileError { file, code: "unreadable".to_owned(), text: format!("'{name}' cannot be read: {error}") }
@@ -491,9 +549,7 @@ impl Sending {
     }
 
     fn take_chunks_back(&mut self, file: u32) {
-        if let Some(place) = self.hashes.get_mut(file as usize) {
-            *place = [0; 32];
-        }
+        self.set_hash(file, [0; 32]);
         let of_file: Vec<(u32, usize)> = self
             .assigned
             .iter()
@@ -542,7 +598,6 @@ impl Sending {
     }
 
     async fn message(&mut self, message: Message, began: Instant) -> Result<Option<Sent>, TransferError> {
-        self.steps += u64::from(!matches!(message, Message::Feedback(_) | Message::Ping(_) | Message::Pong(_)));
         match message {
             Message::Feedback(bytes) => {
                 if self.flows.on_report(&bytes)? {
@@ -552,7 +607,8 @@ impl Sending {
                     self.context.metrics.note_report(&self.context.peer, rtt, pacing);
                 }
             }
-            Message::Stored(_) | Message::Pong(_) => {}
+            Message::Stored(stored) => self.note_stored(&stored),
+            Message::Pong(_) => {}
             Message::Ping(number) => self.context.connection.writer.send_urgent(Message::Pong(number))?,
             Message::MoveFlow { flow_id, source_port } => self.flows.move_flow(flow_id, source_port)?,
             Message::SendAgain(chunks) => {
@@ -564,10 +620,12 @@ impl Sending {
                 let is_file =
                     matches!(&self.payload, Payload::Files { tree, .. } if (error.file as usize) < tree.manifest.len());
                 if is_file && self.failed.insert(error.file) {
+                    self.steps += 1;
                     self.take_chunks_back(error.file);
                     self.errors.push(error);
                 }
             }
+            Message::NotKept { count, first } => self.not_kept = self.check_not_kept(count, first)?,
             Message::Finished { line, signature, summary } => {
                 return self.finish(&line, &signature, &summary, began).await.map(Some);
             }
@@ -575,6 +633,22 @@ impl Sending {
             other => return Err(unexpected(&other, "feedback")),
         }
         Ok(None)
+    }
+
+    /// What the receiver says that it could not keep, if that can be.
+    fn check_not_kept(&self, count: u64, first: Vec<FileError>) -> Result<NotKept, TransferError> {
+        let entries = match &self.payload {
+            Payload::Files { tree, .. } => tree.manifest.len(),
+            Payload::Memory { .. } => 0,
+        };
+        let is_possible = count <= entries as u64
+            && first.len() <= NOT_KEPT_LISTED_MAX
+            && first.len() as u64 <= count
+            && first.iter().all(|entry| (entry.file as usize) < entries);
+        if is_possible {
+            return Ok(NotKept { count, first });
+        }
+        Err(TransferError::protocol("it did not keep attributes of more files than it names or has"))
     }
 
     fn show_progress(&mut self) {

@@ -1,4 +1,14 @@
 //! A captured packet between the processes: a head of fixed size, and as much of the packet as was asked for.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -78,8 +88,8 @@ impl Head {
             SocketAddr::V6(partner) => (*partner.ip(), partner.scope_id()),
         };
         out[..8].copy_from_slice(&self.time_ns.to_le_bytes());
-        out[8..12].copy_from_slice(&(self.whole_bytes as u32).to_le_bytes());
-        out[12..14].copy_from_slice(&(self.captured_bytes as u16).to_le_bytes());
+        out[8..12].copy_from_slice(&u32::try_from(self.whole_bytes).unwrap_or(u32::MAX).to_le_bytes());
+        out[12..14].copy_from_slice(&u16::try_from(self.captured_bytes).unwrap_or(u16::MAX).to_le_bytes());
         out[14..16].copy_from_slice(&local_port.to_le_bytes());
         out[16..18].copy_from_slice(&partner.port().to_le_bytes());
         out[18] = flags | if self.direction == Direction::Sent { SENT } else { 0 };
@@ -90,23 +100,22 @@ impl Head {
 
     /// Reads a head.
     pub fn read(head: &[u8; HEAD_BYTES]) -> Self {
-        let u16_at = |at| u16::from_le_bytes([head[at], head[at + 1]]);
-        let u32_at = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let mut ip = [0; 16];
-        ip.copy_from_slice(&head[20..36]);
-        let (ip, port) = (Ipv6Addr::from(ip), u16_at(16));
+        let [t0, t1, t2, t3, t4, t5, t6, t7, w0, w1, w2, w3, c0, c1, l0, l1, p0, p1, flags, _, rest @ ..] = *head;
+        let [ip @ .., s0, s1, s2, s3] = rest;
+        let (ip, port): ([u8; 16], _) = (ip, u16::from_le_bytes([p0, p1]));
+        let ip = Ipv6Addr::from(ip);
         let partner = match ip.to_ipv4_mapped() {
             Some(ip) => SocketAddr::new(IpAddr::V4(ip), port),
-            None => SocketAddrV6::new(ip, port, 0, u32_at(36)).into(),
+            None => SocketAddrV6::new(ip, port, 0, u32::from_le_bytes([s0, s1, s2, s3])).into(),
         };
-        let layer =
-            if head[18] & FRAME == 0 { Layer::Datagram { local_port: u16_at(14), partner } } else { Layer::Frame };
+        let local_port = u16::from_le_bytes([l0, l1]);
+        let layer = if flags & FRAME == 0 { Layer::Datagram { local_port, partner } } else { Layer::Frame };
         Self {
-            time_ns: u64::from(u32_at(0)) | u64::from(u32_at(4)) << 32,
-            direction: if head[18] & SENT == 0 { Direction::Received } else { Direction::Sent },
+            time_ns: u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]),
+            direction: if flags & SENT == 0 { Direction::Received } else { Direction::Sent },
             layer,
-            whole_bytes: u32_at(8) as usize,
-            captured_bytes: u16_at(12).into(),
+            whole_bytes: u32::from_le_bytes([w0, w1, w2, w3]) as usize,
+            captured_bytes: u16::from_le_bytes([c0, c1]).into(),
         }
     }
 }

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
+use culvert_protocol::wire::{Header, SegmentKind};
+
 use super::{Arrival, Datapath, QueueCondition, SendOutcome, Way};
 
 /// What the network does to a datagram.
@@ -81,6 +83,29 @@ impl SimRandom {
 /// When, and a number that keeps keys apart.
 type ArrivalKey = (u64, u64);
 
+/// Somebody who sees datagrams on their way to an address and sends copies of them from elsewhere,
+/// which come first.
+#[derive(Clone, Debug)]
+pub struct SimForger {
+    /// Whose datagrams are copied.
+    pub to: SocketAddr,
+    /// The addresses that the copies come from, in turn.
+    pub sources: Vec<SocketAddr>,
+    /// Copies of each datagram.
+    pub copies: usize,
+}
+
+/// What went from one address to another, as the network between them sees the two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SimTraffic {
+    /// Datagrams.
+    pub datagrams: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those among the datagrams that carry data.
+    pub data: u64,
+}
+
 /// What is on its way to one address: from whom, and the bytes.
 type Wire = BTreeMap<ArrivalKey, (SocketAddr, Vec<u8>)>;
 
@@ -95,6 +120,11 @@ pub struct SimNetwork {
     /// When each direction of each pair is free again.
     links: RefCell<BTreeMap<(SocketAddr, SocketAddr), u64>>,
     sequence: Cell<u64>,
+    /// The addresses by which the network knows some of the lanes: what a translator, or a move,
+    /// makes of their own.
+    apparent: RefCell<BTreeMap<SocketAddr, SocketAddr>>,
+    forger: RefCell<Option<SimForger>>,
+    traffic: RefCell<BTreeMap<(SocketAddr, SocketAddr), SimTraffic>>,
 }
 
 impl SimNetwork {
@@ -108,7 +138,27 @@ impl SimNetwork {
             wires: RefCell::default(),
             links: RefCell::default(),
             sequence: Cell::new(0),
+            apparent: RefCell::default(),
+            forger: RefCell::default(),
+            traffic: RefCell::default(),
         })
+    }
+
+    /// From now on the lane at `address` seems to be at `apparent`, and what is sent to any address
+    /// that it had before is lost.
+    pub fn rebind(&self, address: SocketAddr, apparent: SocketAddr) {
+        self.apparent.borrow_mut().insert(address, apparent);
+    }
+
+    /// Somebody copies datagrams from now on, or nobody.
+    pub fn set_forger(&self, forger: Option<SimForger>) {
+        *self.forger.borrow_mut() = forger;
+    }
+
+    /// All that went from one address to another so far.
+    #[must_use]
+    pub fn traffic(&self) -> BTreeMap<(SocketAddr, SocketAddr), SimTraffic> {
+        self.traffic.borrow().clone()
     }
 
     /// A lane's way into the network.
@@ -140,6 +190,18 @@ impl SimNetwork {
     }
 
     fn launch(&self, from: SocketAddr, to: SocketAddr, datagram: &[u8]) {
+        let from = self.apparent.borrow().get(&from).copied().unwrap_or(from);
+        self.count(from, to, datagram);
+        if let Some(forger) = self.forger.borrow().as_ref().filter(|forger| forger.to == to) {
+            for _ in 0..forger.copies {
+                self.sequence.set(self.sequence.get() + 1);
+                let source = forger.sources[self.sequence.get() as usize % forger.sources.len()];
+                self.count(source, to, datagram);
+                let arrival = (self.now_ns() + self.path.get().delay_ns / 2, self.sequence.get());
+                self.wires.borrow_mut().entry(to).or_default().insert(arrival, (source, datagram.to_vec()));
+            }
+        }
+        let Some(to) = self.lane_at(to) else { return };
         let path = self.path.get();
         let now_ns = self.now_ns();
         let mut links = self.links.borrow_mut();
@@ -167,6 +229,24 @@ impl SimNetwork {
             let arrival = (departs_ns + path.delay_ns + late_ns, self.sequence.get());
             self.wires.borrow_mut().entry(to).or_default().insert(arrival, (from, datagram));
         }
+    }
+}
+
+impl SimNetwork {
+    /// The lane that gets what is sent to an address; none if the address is that of a lane which
+    /// is known by another now.
+    fn lane_at(&self, to: SocketAddr) -> Option<SocketAddr> {
+        let apparent = self.apparent.borrow();
+        let behind = apparent.iter().find(|&(_, known)| *known == to).map(|(&lane, _)| lane);
+        behind.or_else(|| (!apparent.contains_key(&to)).then_some(to))
+    }
+
+    fn count(&self, from: SocketAddr, to: SocketAddr, datagram: &[u8]) {
+        let mut traffic = self.traffic.borrow_mut();
+        let entry = traffic.entry((from, to)).or_default();
+        entry.datagrams += 1;
+        entry.bytes += datagram.len() as u64;
+        entry.data += u64::from(Header::parse(datagram).is_ok_and(|header| header.kind == SegmentKind::Data));
     }
 }
 

@@ -31,6 +31,8 @@ pub struct FileDescriptors {
 struct Slot {
     buffered: AtomicI32,
     direct: AtomicI32,
+    /// Which of the place's files it is ([`FileSlot`]).
+    holder: AtomicU32,
     /// Chunks that are read from or written to a file of this slot, the one that is there or one that was.
     uses: AtomicU32,
     /// Keeps the descriptors open. Only the attendant locks it, never a lane.
@@ -56,6 +58,7 @@ impl Default for FileTable {
         let slot = || Slot {
             buffered: AtomicI32::new(-1),
             direct: AtomicI32::new(-1),
+            holder: AtomicU32::new(0),
             uses: AtomicU32::new(0),
             owned: Mutex::new(None),
         };
@@ -64,10 +67,15 @@ impl Default for FileTable {
 }
 
 impl FileTable {
+    fn place(&self, slot: FileSlot) -> Option<&Slot> {
+        self.slots.get(slot.place())
+    }
+
     /// Puts a file into a slot. False if there is no such slot.
     pub fn install(&self, slot: FileSlot, buffered: OwnedFd, direct: Option<OwnedFd>) -> bool {
-        let Some(place) = self.slots.get(slot.0 as usize) else { return false };
+        let Some(place) = self.place(slot) else { return false };
         let mut owned = lock(&place.owned);
+        place.holder.store(slot.0, Ordering::SeqCst);
         place.direct.store(direct.as_ref().map_or(-1, AsRawFd::as_raw_fd), Ordering::SeqCst);
         place.buffered.store(buffered.as_raw_fd(), Ordering::SeqCst);
         *owned = Some((buffered, direct));
@@ -76,7 +84,9 @@ impl FileTable {
 
     /// Empties a slot. Its file is closed at once, or when the last chunk that uses it is done with.
     pub fn remove(&self, slot: FileSlot) {
-        let Some(place) = self.slots.get(slot.0 as usize) else { return };
+        let Some(place) = self.place(slot).filter(|place| place.holder.load(Ordering::SeqCst) == slot.0) else {
+            return;
+        };
         place.buffered.store(-1, Ordering::SeqCst);
         place.direct.store(-1, Ordering::SeqCst);
         let owned = lock(&place.owned).take();
@@ -91,7 +101,7 @@ impl FileTable {
     /// Closes removed files that nobody uses any more; true if some are left to be closed.
     pub fn close_retired(&self) -> bool {
         let mut retired = lock(&self.retired);
-        retired.retain(|(slot, _)| self.slots[slot.0 as usize].uses.load(Ordering::SeqCst) > 0);
+        retired.retain(|&(slot, _)| self.place(slot).is_some_and(|place| place.uses.load(Ordering::SeqCst) > 0));
         !retired.is_empty()
     }
 
@@ -99,12 +109,14 @@ impl FileTable {
     #[inline]
     #[must_use]
     pub fn acquire(&self, slot: FileSlot) -> Option<FileDescriptors> {
-        let place = self.slots.get(slot.0 as usize)?;
+        let place = self.place(slot)?;
         place.uses.fetch_add(1, Ordering::SeqCst);
         let buffered = place.buffered.load(Ordering::SeqCst);
         let direct = place.direct.load(Ordering::SeqCst);
-        // Between the two the slot may have got another file. Its number is another, because the first is still open.
-        if buffered >= 0 && place.buffered.load(Ordering::SeqCst) == buffered {
+        let is_its_file = place.holder.load(Ordering::SeqCst) == slot.0;
+        // Between the loads the place may have got another file. Its number is another, because the
+        // first is still open.
+        if buffered >= 0 && is_its_file && place.buffered.load(Ordering::SeqCst) == buffered {
             return Some(FileDescriptors { buffered, direct: (direct >= 0).then_some(direct) });
         }
         self.release(slot);
@@ -114,7 +126,7 @@ impl FileTable {
     /// A chunk is done with what [`FileTable::acquire`] gave.
     #[inline]
     pub fn release(&self, slot: FileSlot) {
-        if let Some(place) = self.slots.get(slot.0 as usize) {
+        if let Some(place) = self.place(slot) {
             place.uses.fetch_sub(1, Ordering::SeqCst);
         }
     }
@@ -137,6 +149,19 @@ mod tests {
         assert_eq!(table.acquire(FileSlot(3)), None);
         assert_eq!(table.acquire(FileSlot(FILES_MAX)), None);
         assert!(!table.close_retired());
+    }
+
+    #[test]
+    fn who_still_names_a_file_that_is_gone_does_not_get_the_next_one_of_its_place() {
+        let (table, gone) = (FileTable::default(), FileSlot(5));
+        assert!(table.install(gone, tempfile::tempfile().unwrap().into(), None));
+        table.remove(gone);
+        assert_eq!(gone.next().place(), gone.place());
+        assert!(table.install(gone.next(), tempfile::tempfile().unwrap().into(), None));
+        assert_eq!(table.acquire(gone), None);
+        table.remove(gone);
+        assert!(table.acquire(gone.next()).is_some(), "the next file was removed in place of the one that is gone");
+        table.release(gone.next());
     }
 
     /// The pieces of a chunk that were not yet handed to the kernel when its file was removed would have gone to whatever file got

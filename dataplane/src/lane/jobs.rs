@@ -325,7 +325,7 @@ impl Body {
     /// Begins to read and hash a range, for a resume. Without a free buffer the answer is "try again".
     pub(super) fn begin_check(&mut self, token: u32, range: FileRange, bytes: u32, chunk_bytes: u32) {
         let failed = |error| Event::Checked { token, result: Err(error) };
-        let Some(buffer) = self.take_buffer(Role::Check(token)) else {
+        let Some(buffer) = self.take_buffer(Role::Check(token), None) else {
             self.link.emit(&failed(DiskError::Os(libc::EAGAIN)));
             return;
         };
@@ -349,19 +349,33 @@ impl Body {
 
     /// The chunk's destination is known: writes, hands over or discards it as soon as it is whole.
     pub(super) fn set_sink(&mut self, slot: ReceiveSlot, buffer: BufferId, sink: Sink) {
-        let checksum = self.receives[usize::from(slot.0)].as_ref().map(|flow| (flow.checksum, flow.chunk_bytes));
+        let bytes = self.jobs[buffer.0 as usize].bytes;
+        let hasher = self.hasher_for(slot, sink, bytes);
         let job = &mut self.jobs[buffer.0 as usize];
-        job.sink = Some(sink);
-        job.hasher = match (sink, checksum) {
-            (Sink::File(range), Some((true, chunk_bytes))) => {
-                Some(ChunkHasher::new(range.file_bytes, range.offset, chunk_bytes))
-            }
-            (Sink::Discard, Some((true, chunk_bytes))) => Some(ChunkHasher::new(job.bytes.into(), 0, chunk_bytes)),
-            _ => None,
-        };
+        (job.sink, job.hasher, job.hashed) = (Some(sink), hasher, 0);
         if job.is_whole {
             self.dispose(slot, buffer);
         }
+    }
+
+    /// The hasher of a chunk of `bytes` that goes to `sink`, if it is hashed here.
+    fn hasher_for(&self, slot: ReceiveSlot, sink: Sink, bytes: u32) -> Option<ChunkHasher> {
+        let flow = self.receives[usize::from(slot.0)].as_ref().filter(|flow| flow.checksum)?;
+        match sink {
+            Sink::File(range) => Some(ChunkHasher::new(range.file_bytes, range.offset, flow.chunk_bytes)),
+            Sink::Discard => Some(ChunkHasher::new(bytes.into(), 0, flow.chunk_bytes)),
+            Sink::Hand => None,
+        }
+    }
+
+    /// The chunk in `buffer` begins anew (W-11): its bytes will be others, and so will their hash.
+    /// Where it goes stays.
+    pub(super) fn begin_anew(&mut self, slot: ReceiveSlot, buffer: BufferId) {
+        let Job { role, chunk, bytes, sink, .. } = std::mem::take(&mut self.jobs[buffer.0 as usize]);
+        let hasher = sink.and_then(|sink| self.hasher_for(slot, sink, bytes));
+        let job = &mut self.jobs[buffer.0 as usize];
+        job.begin(role, self.now_ns);
+        (job.chunk, job.bytes, job.sink, job.hasher) = (chunk, bytes, sink, hasher);
     }
 
     /// Sends a whole chunk to its sink.

@@ -1,18 +1,39 @@
 //! A lane's end of its two rings.
+//!
+//! What a turn emits has no bound that the event ring could always hold: a report of a partner may
+//! say that all chunks of a flow have arrived, files may be closed under all that is assigned. So
+//! an event for which the ring has no room waits here, in order, and no turn begins before it is
+//! gone; there are never more than one turn makes. Reports are larger, and can wait where they come
+//! from: the lane asks for room before it writes one.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+
+use std::collections::VecDeque;
 
 use culvert_protocol::feedback::REPORT_BYTES_MAX;
 
 use super::flows::{ring, silence};
 use crate::counters::LaneCounters;
 use crate::link::LaneLayout;
-use crate::link::commands::{Event, ReceiveSlot, encode};
+use crate::link::commands::{EVENT_BYTES_MAX, Event, ReceiveSlot, encode};
 use crate::ring::{Consumer, Producer, RECORD_BYTES_MAX};
 use crate::shared_memory::SharedMemory;
 
 type Scratch = Box<[u8; RECORD_BYTES_MAX]>;
+
+/// An event that waits for room in the ring.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    bytes: u16,
+    record: [u8; EVENT_BYTES_MAX],
+}
+
+/// Events that can wait without an allocation: as many as a turn of a lane with very many flows and
+/// buffers makes.
+const BACKLOG: usize = 4_096;
+/// A report with what an event has around it.
+const REPORT_EVENT_BYTES_MAX: usize = REPORT_BYTES_MAX + 16;
 
 /// The rings, the doorbells and the counters of a lane.
 #[derive(Debug)]
@@ -27,6 +48,8 @@ pub struct LaneLink {
     pub counters: LaneCounters,
     command_scratch: Option<Scratch>,
     event_scratch: Scratch,
+    /// Events for which the ring had no room.
+    backlog: VecDeque<Waiting>,
     report: Box<[u8; REPORT_BYTES_MAX]>,
     /// Set when the control process has written nonsense: it takes no more commands.
     is_broken: bool,
@@ -44,27 +67,57 @@ impl LaneLink {
             counters: LaneCounters::new(memory, layout),
             command_scratch: Some(Box::new([0; RECORD_BYTES_MAX])),
             event_scratch: Box::new([0; RECORD_BYTES_MAX]),
+            backlog: VecDeque::with_capacity(BACKLOG),
             report: Box::new([0; REPORT_BYTES_MAX]),
             is_broken: false,
         }
     }
 
-    /// Whether a turn can emit what it may.
+    /// Hands over what waits. Whether nothing waits any more, and there is room for `events` of a
+    /// turn.
     #[inline]
-    pub fn has_room_for_events(&mut self, events: usize) -> bool {
-        self.events.has_room_for(events)
+    pub fn is_ready_for(&mut self, events: usize) -> bool {
+        while let Some(waiting) = self.backlog.front() {
+            let Ok(sleeping) = self.events.push(&waiting.record[..usize::from(waiting.bytes)]) else { return false };
+            self.backlog.pop_front();
+            if sleeping {
+                ring(self.control_bell.as_fd());
+            }
+        }
+        self.events.has_room_for(events, EVENT_BYTES_MAX)
     }
 
-    /// Emits an event. The turn has made sure of room.
-    ///
-    /// # Panics
-    /// If there is none: losing an event would leave a transfer waiting for ever, so the process ends and is started anew.
+    /// Whether events wait for room: what can be left for the next turn should be.
+    #[inline]
+    #[must_use]
+    pub fn is_backlogged(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Emits an event, which is not a report.
     pub fn emit(&mut self, event: &Event<'_>) {
         let record = encode(event, &mut self.event_scratch);
-        let sleeping = self.events.push(record).expect("a turn begins only with room for its events");
-        if sleeping {
-            ring(self.control_bell.as_fd());
+        if self.backlog.is_empty()
+            && let Ok(sleeping) = self.events.push(record)
+        {
+            if sleeping {
+                ring(self.control_bell.as_fd());
+            }
+            return;
         }
+        let mut waiting = Waiting { bytes: 0, record: [0; EVENT_BYTES_MAX] };
+        match waiting.record.get_mut(..record.len()) {
+            Some(place) => place.copy_from_slice(record),
+            None => debug_assert!(false, "an event of {} bytes", record.len()),
+        }
+        waiting.bytes = record.len().min(EVENT_BYTES_MAX) as u16;
+        self.backlog.push_back(waiting);
+    }
+
+    /// Whether there is room for a report.
+    #[inline]
+    pub fn has_room_for_report(&mut self) -> bool {
+        self.backlog.is_empty() && self.events.has_room_for(1, REPORT_EVENT_BYTES_MAX)
     }
 
     /// Where a report is written before [`LaneLink::emit_report`].
@@ -72,12 +125,14 @@ impl LaneLink {
         &mut self.report[..]
     }
 
-    /// Emits the first `bytes` of the report scratch as a report.
+    /// Emits the first `bytes` of the report scratch as a report, for which there is room. Without,
+    /// it is dropped.
     pub fn emit_report(&mut self, flow: ReceiveSlot, bytes: usize) {
         let event = Event::Report { flow, bytes: &self.report[..bytes] };
         let record = encode(&event, &mut self.event_scratch);
-        let sleeping = self.events.push(record).expect("a turn begins only with room for its events");
-        if sleeping {
+        let pushed = self.events.push(record);
+        debug_assert!(pushed.is_ok(), "the lane asks for room first");
+        if pushed == Ok(true) {
             ring(self.control_bell.as_fd());
         }
     }

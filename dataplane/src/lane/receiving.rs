@@ -2,11 +2,15 @@
 
 use std::net::SocketAddr;
 
-use culvert_protocol::receiver_flow::{BufferId, ChunkMemory as _, LaneCondition, Received, ReceiverFlow, Rejected};
+use culvert_protocol::openings::Openings;
+use culvert_protocol::receiver_flow::{
+    Beginning, BufferId, ChunkMemory as _, LaneCondition, Received, ReceiverFlow, Rejected,
+};
 use culvert_protocol::wire::{Header, SegmentKind};
 
 use super::Body;
 use super::jobs::{HASH_STEP_BYTES, Role};
+use super::shares::{Claim, FlowMemory};
 use crate::clock::wire_us;
 use crate::counters::{LaneCounter, LaneCounters};
 use crate::datapath::{Arrival, Datapath, QueueCondition};
@@ -20,10 +24,6 @@ const KEEPALIVE_NS: u64 = 100_000_000;
 const ASTRAY_LOOK_NS: u64 = 100_000_000;
 /// … if it brought so many segments meanwhile: fewer cost the lane nothing worth a change.
 const ASTRAY_SEGMENTS_MIN: u64 = 64;
-/// Until the first datagram has come, the way for it is opened this often …
-const OPENING_NS: u64 = 50_000_000;
-/// … but not for longer than the sender probes.
-const OPENINGS_MAX: u32 = 120;
 
 /// A receiving flow.
 #[derive(Debug)]
@@ -32,6 +32,9 @@ pub struct ReceiveFlow {
     pub slot: ReceiveSlot,
     /// The protocol's part.
     pub protocol: ReceiverFlow,
+    /// The number of the partner whose part of the buffers it takes.
+    pub holder: u32,
+    pub(super) claim: Claim,
     /// Whether chunks are hashed.
     pub checksum: bool,
     /// The transfer's chunk size.
@@ -46,9 +49,7 @@ pub struct ReceiveFlow {
     whole: u32,
     /// The chunk that a segment has come for since the hash was last brought up to date.
     touched: Option<u32>,
-    has_heard: bool,
-    openings: u32,
-    next_opening_ns: u64,
+    openings: Openings,
     /// Segments by the lane's rings, and by the kernel although it has rings, since the last look.
     arrived: [u64; 2],
     next_astray_look_ns: u64,
@@ -70,6 +71,8 @@ impl ReceiveFlow {
         Self {
             slot,
             protocol,
+            holder: 0,
+            claim: Claim::default(),
             checksum,
             chunk_bytes,
             partner,
@@ -79,9 +82,7 @@ impl ReceiveFlow {
             writing_ns: 0,
             whole: 0,
             touched: None,
-            has_heard: false,
-            openings: 0,
-            next_opening_ns: 0,
+            openings: Openings::default(),
             arrived: [0; 2],
             next_astray_look_ns: 0,
             is_closing: false,
@@ -90,17 +91,18 @@ impl ReceiveFlow {
     }
 
     /// The lane has taken the flow over.
-    pub fn begin(&mut self, now_ns: u64, busy_ns: u64) {
+    pub fn begin(&mut self, now_ns: u64, busy_ns: u64, account: usize) {
+        self.claim.account = account;
         self.reported_ns = now_ns;
         self.reported_busy_ns = busy_ns;
-        self.next_opening_ns = now_ns;
+        self.openings.begin(now_ns);
         self.next_astray_look_ns = now_ns + ASTRAY_LOOK_NS;
     }
 
     /// The sender will send from another port: the way from there has to be opened too.
     pub fn expect_from(&mut self, port: u16, now_ns: u64) {
         self.partner.set_port(port);
-        (self.has_heard, self.openings, self.next_opening_ns) = (false, 0, now_ns);
+        self.openings.begin(now_ns);
     }
 
     /// Whether most of the flow came by the kernel lately. It then arrives on another lane's queue, or not by this interface.
@@ -145,13 +147,13 @@ impl ReceiveFlow {
         self.protocol.write_report(&condition, wire_us(now_ns), out)
     }
 
-    /// Sends a datagram to the sender until one of its own has come.
+    /// Sends a datagram to the sender until one of its own has come, and when none has come for
+    /// long.
     pub(super) fn open_the_way<D: Datapath>(&mut self, datapath: &mut D, now_ns: u64) {
-        if self.has_heard || self.is_closing || self.openings >= OPENINGS_MAX || now_ns < self.next_opening_ns {
+        if self.is_closing || now_ns < self.openings.due_ns() {
             return;
         }
-        self.openings += 1;
-        self.next_opening_ns = now_ns + OPENING_NS;
+        self.openings.on_sent(now_ns);
         let protocol = &mut self.protocol;
         datapath.send_run(self.partner.into(), 1, |room, _| Some(protocol.seal_opening(wire_us(now_ns), room)));
     }
@@ -178,13 +180,18 @@ impl ReceiveFlow {
             return u64::MAX;
         }
         let report_ns = self.reported_ns + if self.protocol.has_news() { self.interval_ns } else { KEEPALIVE_NS };
-        if self.has_heard || self.openings >= OPENINGS_MAX { report_ns } else { report_ns.min(self.next_opening_ns) }
+        report_ns.min(self.openings.due_ns())
     }
 
     /// A whole chunk's buffer is free again.
     pub(super) fn release(&mut self) {
         self.whole = self.whole.saturating_sub(1);
         self.protocol.release();
+    }
+
+    /// Buffers with whole chunks: what becomes of them is not the sender's matter.
+    pub(super) fn whole(&self) -> u32 {
+        self.whole
     }
 
     /// Whether it was closed.
@@ -201,12 +208,14 @@ impl Body {
         if flow.is_closing {
             return false;
         }
-        let received = flow.protocol.receive(datagram, header, &mut self.buffers, wire_us(by.taken_ns));
+        let (account, is_awake) = (flow.claim.account, flow.claim.is_awake(self.now_ns));
+        let mut memory = FlowMemory { buffers: &mut self.buffers, shares: &mut self.shares, account, is_awake };
+        let received = flow.protocol.receive(datagram, header, &mut memory, wire_us(by.taken_ns));
         if let Received::Rejected(reason) = received {
             self.link.counters.add(rejection(reason), 1);
             return false;
         }
-        flow.has_heard = true;
+        flow.openings.on_heard(by.taken_ns);
         flow.arrived[usize::from(by.is_astray)] += 1;
         if header.kind == SegmentKind::Data {
             self.link.counters.add(LaneCounter::SegmentsReceived, 1);
@@ -215,10 +224,13 @@ impl Body {
         match received {
             Received::Placed { chunk } => flow.touched = chunk.or(flow.touched),
             Received::Began { chunk, buffer, chunk_bytes } => self.began(slot, chunk, buffer, chunk_bytes),
+            Received::BeganAnew { buffer, .. } => self.begin_anew(slot, buffer),
             Received::Completed(done) => {
                 flow.whole += 1;
-                if done.began {
-                    self.began(slot, done.chunk, done.buffer, done.chunk_bytes);
+                match done.beginning {
+                    Beginning::Earlier => {}
+                    Beginning::Now => self.began(slot, done.chunk, done.buffer, done.chunk_bytes),
+                    Beginning::Anew => self.begin_anew(slot, done.buffer),
                 }
                 self.jobs[done.buffer.0 as usize].note_whole(self.now_ns);
                 self.dispose(slot, done.buffer);
@@ -254,6 +266,14 @@ impl Body {
             self.free_buffer(buffer);
         } else {
             self.place(slot, chunk, Sink::Discard);
+        }
+    }
+
+    /// Receives a chunk once more, unless its bytes still are on their way to its destination: two
+    /// would write one range, and the hash of one would be said of the other.
+    pub(super) fn reopen_chunk(&mut self, slot: ReceiveSlot, chunk: u32) {
+        if self.buffer_of(Role::Receive(slot), chunk).is_none() {
+            self.with_receive(slot, |flow| flow.protocol.reopen(chunk));
         }
     }
 

@@ -1,8 +1,8 @@
 //! A sending flow within its lane: chunks in hand, probing, pacing, and the account of where the time went.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
+use culvert_protocol::destination::{Answer, Destination};
 use culvert_protocol::feedback::Report;
 use culvert_protocol::pacer::Pacer;
 use culvert_protocol::path_mtu::PathMtuSearch;
@@ -100,6 +100,10 @@ pub struct SendFlow {
     pub slot: SendSlot,
     /// The protocol's part.
     pub protocol: SenderFlow,
+    /// The number of the partner whose part of the buffers it takes.
+    pub holder: u32,
+    /// The partner's account in the lane.
+    pub(super) account: usize,
     /// Buffers that it may hold.
     pub allowance: u32,
     /// Buffers that it holds.
@@ -107,7 +111,7 @@ pub struct SendFlow {
     /// The port that it is sent from, if not the lane's own.
     pub source: Option<SourceSocket>,
     pacer: Pacer,
-    partner: SocketAddr,
+    destination: Destination,
     block: FlowBlock,
     checksum: bool,
     chunk_bytes: u32,
@@ -125,12 +129,12 @@ pub struct SendFlow {
 }
 
 impl SendFlow {
-    /// A flow that will probe the path with `probe_datagram_bytes` and then send to `partner`.
+    /// A flow that will probe the path with `probe_datagram_bytes` and then send to `destination`.
     #[must_use]
     pub fn new(
         slot: SendSlot,
         protocol: SenderFlow,
-        partner: SocketAddr,
+        destination: Destination,
         block: FlowBlock,
         probe_datagram_bytes: Vec<u16>,
         checksum: bool,
@@ -140,11 +144,13 @@ impl SendFlow {
         Self {
             slot,
             protocol,
+            holder: 0,
+            account: 0,
             allowance: 1,
             held: 0,
             source: None,
             pacer: Pacer::new(0),
-            partner,
+            destination,
             block,
             checksum,
             chunk_bytes,
@@ -168,6 +174,11 @@ impl SendFlow {
         }
     }
 
+    /// Whether it has chunks to send and no buffer at all.
+    pub(super) fn wants_buffer(&self) -> bool {
+        self.held == 0 && !self.assigned.is_empty() && !self.is_closing && self.probing.is_none()
+    }
+
     /// A chunk is to be sent.
     pub fn assign(&mut self, chunk: u32, chunk_bytes: u32, source: Source) {
         debug_assert!(self.assigned.len() < ASSIGNED_MAX, "the control process assigns too much");
@@ -178,14 +189,17 @@ impl SendFlow {
 
     /// One turn of the flow; whether it moved anything.
     pub(super) fn turn<D: Datapath>(&mut self, datapath: &mut D, body: &mut Body, now_ns: u64) -> bool {
+        if now_ns >= self.destination.due_ns() {
+            self.challenge(datapath, now_ns);
+        }
         if self.probing.is_some() {
             return self.probe(datapath, body, now_ns);
         }
         let mut progress = self.take_in_hand(body);
+        self.pacer.set_rate(self.block.get(FlowWord::RateBitsPerSecond), now_ns);
         if now_ns >= self.search.due_ns() {
             self.search_on(datapath, now_ns);
         }
-        self.pacer.set_rate(self.block.get(FlowWord::RateBitsPerSecond));
         self.waiting = Waiting::Pacer;
         let datagram_bytes = usize::from(self.protocol.stride()) + OVERHEAD_BYTES;
         // No burst is longer than a millisecond of the rate, whatever a super-buffer holds.
@@ -198,7 +212,7 @@ impl SendFlow {
             }
             self.prepare_front(body);
             let (protocol, buffers) = (&mut self.protocol, &body.buffers);
-            let way = Way { to: self.partner, source: self.source.as_ref() };
+            let way = Way { to: self.destination.address(), source: self.source.as_ref() };
             let now_us = wire_us(now_ns);
             let outcome = datapath.send_run(way, run_datagrams, |room, bytes_max| {
                 protocol.seal_next(buffers, bytes_max, now_us, room).map(|sealed| sealed.datagram_bytes)
@@ -229,10 +243,11 @@ impl SendFlow {
                 Source::File(_) | Source::Memory => READY_CHUNKS_CACHED,
                 Source::Fill => READY_CHUNKS_FILLED,
             };
-            if self.held >= self.allowance || self.protocol.room() == 0 || self.protocol.fresh_count() >= ready_max {
+            let has_enough = self.held >= self.allowance || self.protocol.fresh_count() >= ready_max;
+            if has_enough || self.protocol.room() == 0 || body.link.is_backlogged() {
                 break;
             }
-            let Some(buffer) = body.take_buffer(Role::Send(self.slot)) else { break };
+            let Some(buffer) = body.take_buffer(Role::Send(self.slot), Some(self.account)) else { break };
             self.assigned.pop_front();
             self.held += 1;
             self.protocol.add_chunk(chunk, chunk_bytes, buffer);
@@ -372,11 +387,20 @@ impl SendFlow {
         if !self.protocol.open_reply(datagram, header) {
             return false;
         }
-        // An authentic, new datagram shows where the receiver is now: behind an address translator that may be
-        // another address than the control connection knows.
-        self.partner = by.from;
+        // An authentic, new datagram may show where the receiver is now: behind an address
+        // translator that may be another address than the control connection knows. Or somebody was
+        // faster with a copy. The answer to a challenge tells (W-50).
+        self.destination.on_authentic(by.from, datagram.len(), by.taken_ns);
         if header.kind != SegmentKind::ProbeReply {
             return true;
+        }
+        match self.destination.on_answer(header.chunk) {
+            Answer::None => {}
+            Answer::Late => return true,
+            Answer::Moved => {
+                self.moved(by.taken_ns);
+                return true;
+            }
         }
         let delivered = u16::try_from(header.index).unwrap_or(0);
         if let Some(probing) = self.probing.as_mut() {
@@ -384,16 +408,56 @@ impl SendFlow {
                 probing.rtt_us = taken_us.wrapping_sub(header.sent_us);
             }
             let first_ns = probing.best.map_or(0, |(_, first_ns)| first_ns);
-            if probing.best.is_none_or(|(best, _)| delivered > best) && self.search.common().contains(&delivered) {
+            if PathMtuSearch::stride_of(delivered).is_none() {
+                // Something passes, but nothing that carries data: if no more does, that is why the
+                // path is closed.
+                probing.errno = libc::EMSGSIZE;
+            } else if probing.best.is_none_or(|(best, _)| delivered > best) && self.search.common().contains(&delivered)
+            {
                 probing.best = Some((delivered, first_ns));
             }
-        } else if self.search.on_answer(delivered, by.taken_ns) {
-            let stride = delivered - OVERHEAD_BYTES as u16;
-            self.protocol.set_stride(stride);
+        } else if self.search.on_answer(delivered, by.taken_ns)
+            // The search goes upwards from a size that carries data, so every answer that it takes
+            // is larger.
+            && let Some(stride) = PathMtuSearch::stride_of(delivered)
+            && self.protocol.set_stride(stride).is_ok()
+        {
             let rtt_us = taken_us.wrapping_sub(header.sent_us).max(1);
             link.emit(&Event::PathOpen { flow: self.slot, stride, rtt_us });
         }
         true
+    }
+
+    /// The flow goes to another address from now on. While nothing but probes went, they go there
+    /// at once.
+    #[cold]
+    fn moved(&mut self, now_ns: u64) {
+        if let Some(probing) = self.probing.as_mut() {
+            probing.rounds = 0;
+            probing.next_round_ns = now_ns;
+        }
+    }
+
+    /// Challenges an address from which the receiver seems to send now.
+    #[cold]
+    fn challenge<D: Datapath>(&mut self, datapath: &mut D, now_ns: u64) {
+        if datapath.is_blocked() {
+            return;
+        }
+        let Some((to, token)) = self.destination.due(OVERHEAD_BYTES, self.patience_ns(), now_ns) else { return };
+        let way = Way { to, source: self.source.as_ref() };
+        let protocol = &mut self.protocol;
+        // What the network refuses is lost like any datagram; it comes again as long as the address
+        // may have more.
+        datapath.send_run(way, 1, |room, _| protocol.seal_probe(token, OVERHEAD_BYTES, wire_us(now_ns), room));
+    }
+
+    /// After how much silence something is amiss: two round trips and a little.
+    fn patience_ns(&self) -> u64 {
+        match self.block.get(FlowWord::SilenceNs) {
+            0 => SILENCE_NS_DEFAULT,
+            patience_ns => patience_ns,
+        }
     }
 
     /// Sends probes, and ends the search when it has its answer.
@@ -404,8 +468,10 @@ impl SendFlow {
             probing.best = Some((best, first_ns));
             let is_best = self.search.common()[0] == best;
             if is_best || now_ns.saturating_sub(first_ns) > PROBE_GRACE_NS {
-                let stride = best - OVERHEAD_BYTES as u16;
-                self.protocol.set_stride(stride);
+                let stride = PathMtuSearch::stride_of(best);
+                let Some(stride) = stride.filter(|&stride| self.protocol.set_stride(stride).is_ok()) else {
+                    return false;
+                };
                 self.protocol.forget_silence();
                 self.was_open = true;
                 self.search.opened(best, now_ns);
@@ -428,7 +494,7 @@ impl SendFlow {
         probing.next_round_ns = now_ns + (PROBE_ROUND_NS << doublings);
         let now_us = wire_us(now_ns);
         for (token, &bytes) in self.search.common().iter().enumerate() {
-            let way = Way { to: self.partner, source: self.source.as_ref() };
+            let way = Way { to: self.destination.address(), source: self.source.as_ref() };
             let protocol = &mut self.protocol;
             let outcome = datapath
                 .send_run(way, 1, |room, _| protocol.seal_probe(token as u32, usize::from(bytes), now_us, room));
@@ -448,7 +514,7 @@ impl SendFlow {
             return;
         }
         let Some(bytes) = self.search.due(now_ns, self.block.get(FlowWord::SilenceNs)) else { return };
-        let way = Way { to: self.partner, source: self.source.as_ref() };
+        let way = Way { to: self.destination.address(), source: self.source.as_ref() };
         let outcome = datapath.send_run(way, 1, |room, _| {
             protocol.seal_probe(u32::from(bytes), usize::from(bytes), wire_us(now_ns), room)
         });
@@ -485,10 +551,7 @@ impl SendFlow {
 
     /// Looks after silence.
     pub(super) fn housekeeping(&mut self, now_ns: u64) {
-        let patience_ns = match self.block.get(FlowWord::SilenceNs) {
-            0 => SILENCE_NS_DEFAULT,
-            patience_ns => patience_ns,
-        };
+        let patience_ns = self.patience_ns();
         if self.probing.is_some() {
             return;
         }
@@ -511,11 +574,12 @@ impl SendFlow {
 
     /// When the flow next has something to do by itself.
     pub(super) fn deadline_ns(&self) -> u64 {
-        match &self.probing {
+        let due_ns = match &self.probing {
             Some(probing) => probing.next_round_ns,
             None if self.waiting == Waiting::Pacer => self.pacer.due_ns().min(self.search.due_ns()),
             None => self.search.due_ns(),
-        }
+        };
+        due_ns.min(self.destination.due_ns())
     }
 
     /// Gives everything up.

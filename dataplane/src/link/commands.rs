@@ -2,10 +2,21 @@
 //!
 //! Flows and files are named by slots, small numbers that the control process hands out. A slot is reused only after the
 //! lane has confirmed that it is free ([`Event::SendClosed`], [`Event::ReceiveClosed`]).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use culvert_protocol::tree_hash::ChunkHash;
 use serde::{Deserialize, Serialize};
 
+use super::{FILES_MAX, FLOWS_PER_LANE};
 use crate::ring::RECORD_BYTES_MAX;
 
 /// A lane's sending flow.
@@ -16,9 +27,27 @@ pub struct SendSlot(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReceiveSlot(pub u16);
 
-/// A file that is open in the data plane.
+/// A file that is open in the data plane: its place in the table modulo [`FILES_MAX`], and above
+/// that which of the place's files it is.
+///
+/// A lane may hear late that a file is closed. What it still wants to write to that file must not
+/// reach the next one of the place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileSlot(pub u32);
+
+impl FileSlot {
+    /// The place in the table.
+    #[must_use]
+    pub const fn place(self) -> usize {
+        (self.0 % FILES_MAX) as usize
+    }
+
+    /// The same place, for its next file.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.wrapping_add(FILES_MAX))
+    }
+}
 
 /// A range of a file, as chunks are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -316,12 +345,62 @@ pub enum Event<'a> {
         /// The flow.
         flow: ReceiveSlot,
     },
+    /// A partner's flows hold more than their part of the buffers, and others wait.
+    OthersWaitForSend {
+        /// One of those flows.
+        flow: SendSlot,
+        /// The buffers that it holds.
+        held: u32,
+    },
+    /// As [`Event::OthersWaitForSend`].
+    OthersWaitForReceive {
+        /// One of those flows.
+        flow: ReceiveSlot,
+        /// Chunks that it has begun and not brought to their end.
+        incomplete: u32,
+        /// Whole chunks that it has.
+        whole: u32,
+    },
 }
+
+impl Event<'_> {
+    /// Whether the flow that it names, if it names one, can be.
+    #[must_use]
+    pub const fn names_a_slot(&self) -> bool {
+        match self {
+            Self::PathOpen { flow, .. }
+            | Self::PathClosed { flow, .. }
+            | Self::Fill { flow, .. }
+            | Self::Hashed { flow, .. }
+            | Self::Delivered { flow, .. }
+            | Self::ReadFailed { flow, .. }
+            | Self::Withdrawn { flow, .. }
+            | Self::SendClosed { flow }
+            | Self::OthersWaitForSend { flow, .. } => flow.0 < FLOWS_PER_LANE,
+            Self::Asks { flow, .. }
+            | Self::Hand { flow, .. }
+            | Self::Written { flow, .. }
+            | Self::WriteFailed { flow, .. }
+            | Self::Astray { flow }
+            | Self::Report { flow, .. }
+            | Self::ReceiveClosed { flow }
+            | Self::OthersWaitForReceive { flow, .. } => flow.0 < FLOWS_PER_LANE,
+            Self::Checked { .. } => true,
+        }
+    }
+}
+
+/// The longest event but a report.
+pub const EVENT_BYTES_MAX: usize = 96;
 
 /// Writes a command or event into `scratch`.
 ///
 /// # Panics
 /// If it does not fit: no command or event but a report is longer than 200 bytes, and a report is at most half a record.
+#[expect(
+    clippy::expect_used,
+    reason = "nothing from outside makes them longer; a report is cut to its room by its writer"
+)]
 pub fn encode<'a>(value: &impl Serialize, scratch: &'a mut [u8; RECORD_BYTES_MAX]) -> &'a [u8] {
     postcard::to_slice(value, scratch).expect("commands and events fit a record")
 }
@@ -338,6 +417,10 @@ mod tests {
         let command = Command::Report { flow: SendSlot(3), bytes: &report };
         let bytes = encode(&command, &mut scratch).to_vec();
         assert_eq!(postcard::from_bytes::<Command<'_>>(&bytes), Ok(command));
+        let times = ChunkTimes { disk_us: u32::MAX, hash_us: u32::MAX, network_us: u32::MAX };
+        let flow = ReceiveSlot(u16::MAX);
+        let longest = Event::Written { flow, chunk: u32::MAX, hash: Some([0xff; 32]), times };
+        assert!(encode(&longest, &mut scratch).len() <= EVENT_BYTES_MAX);
         let event = Event::Checked { token: 9, result: Err(DiskError::Os(5)) };
         let bytes = encode(&event, &mut scratch).to_vec();
         assert_eq!(postcard::from_bytes::<Event<'_>>(&bytes), Ok(event));

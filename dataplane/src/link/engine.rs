@@ -2,25 +2,36 @@
 //!
 //! Nothing here waits or needs a runtime. [`prepare`] makes everything that the data plane needs and writes its first message into the
 //! caller's end of a socket; the data plane has the other end as its standard input.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::LaneLayout;
 use super::commands::{Command, Event, encode};
 use super::handles::{LentBuffer, Place};
 use super::messages::{Start, ToDataPlane};
-use super::socket::LinkSocket;
+use super::socket::{DESCRIPTORS_MAX, LinkSocket};
 use crate::counters::{FlowBlock, LaneCounters};
 use crate::datapath::af_xdp::ladder::AfXdpStart;
 use crate::lane::flows::{doorbell, ring};
 use crate::link::commands::SendSlot;
 use crate::ring::{Broken, Consumer, Producer, RECORD_BYTES_MAX};
-use crate::shared_memory::SharedMemory;
+use crate::shared_memory::{SharedMemory, piece_bytes, piece_count};
 
 /// Commands that wait because a lane's ring is full. A lane that is so far behind hangs, and its process is given up.
 const OVERFLOW_MAX: usize = 100_000;
@@ -65,6 +76,15 @@ pub enum PrepareError {
         /// Of which chunks.
         buffer_bytes: usize,
     },
+    /// The limit on file sizes cuts the memory into more pieces than a message holds descriptors.
+    #[error(
+        "the limit on file sizes (ulimit -f) is too small for the memory that the processes share, which would be cut into {pieces} \
+         pieces: raise it, or lower --memory"
+    )]
+    TooManyPieces {
+        /// How many they would be.
+        pieces: usize,
+    },
     /// The operating system refuses.
     #[error("cannot make the memory that the processes share: {0}")]
     Os(#[from] io::Error),
@@ -94,7 +114,8 @@ pub struct Engine {
 /// [`PrepareError`].
 pub fn prepare(config: &EngineConfig, socket: LinkSocket) -> Result<Engine, PrepareError> {
     let lanes = config.cores.len();
-    let buffers_per_lane = config.memory_bytes / lanes.max(1) / config.buffer_bytes;
+    let buffers_per_lane =
+        config.memory_bytes.checked_div(lanes).and_then(|bytes| bytes.checked_div(config.buffer_bytes)).unwrap_or(0);
     if lanes == 0 || buffers_per_lane < BUFFERS_PER_LANE_MIN {
         return Err(PrepareError::TooLittleMemory {
             memory_bytes: config.memory_bytes,
@@ -102,9 +123,16 @@ pub fn prepare(config: &EngineConfig, socket: LinkSocket) -> Result<Engine, Prep
             buffer_bytes: config.buffer_bytes,
         });
     }
+    // No more than the memory that was to be divided.
+    let buffers_bytes = buffers_per_lane.saturating_mul(config.buffer_bytes);
+    let of_lanes = piece_count(buffers_bytes).saturating_mul(lanes);
+    let pieces = piece_count(LaneLayout::memory_bytes(lanes)).saturating_add(of_lanes);
+    if pieces.saturating_add(1).saturating_add(lanes) > DESCRIPTORS_MAX {
+        return Err(PrepareError::TooManyPieces { pieces });
+    }
     let link = Arc::new(SharedMemory::create("culvert-link", LaneLayout::memory_bytes(lanes), false)?);
     let buffer_memory = (0..lanes)
-        .map(|_| SharedMemory::create("culvert-buffers", buffers_per_lane * config.buffer_bytes, true).map(Arc::new))
+        .map(|_| SharedMemory::create("culvert-buffers", buffers_bytes, true).map(Arc::new))
         .collect::<io::Result<Vec<_>>>()?;
     let (bell, lanes_bell) = UnixStream::pair()?;
     bell.set_nonblocking(true)?;
@@ -113,22 +141,22 @@ pub fn prepare(config: &EngineConfig, socket: LinkSocket) -> Result<Engine, Prep
 
     let start = Start {
         cores: config.cores.clone(),
+        piece_bytes: piece_bytes(),
         link_bytes: link.bytes(),
-        buffer_memory_bytes: buffer_memory[0].bytes(),
+        buffer_memory_bytes: buffer_memory.first().map_or(0, |memory| memory.bytes()),
         buffer_bytes: config.buffer_bytes,
         bind: config.bind,
         ports: config.ports.clone(),
         socket_buffer_bytes: config.socket_buffer_bytes,
         af_xdp: config.af_xdp.clone(),
     };
-    let mut descriptors = vec![link.fd(), lanes_bell.as_fd()];
-    for (memory, lane_bell) in buffer_memory.iter().zip(&lane_bells) {
-        descriptors.extend([memory.fd(), lane_bell.as_fd()]);
-    }
+    let memory = std::iter::once(&link).chain(&buffer_memory);
+    let bells = std::iter::once(lanes_bell.as_fd()).chain(lane_bells.iter().map(AsFd::as_fd));
+    let descriptors: Vec<_> = memory.flat_map(|memory| memory.fds()).chain(bells).collect();
     socket.send(&ToDataPlane::Start(start), &descriptors)?;
 
     let on_hugepages = buffer_memory.iter().all(|memory| memory.on_hugepages());
-    let commands = Arc::new(Commands::new(link.clone(), lane_bells));
+    let commands = Arc::new(Commands::new(link.clone(), lane_bells, buffers_per_lane));
     let events = Events {
         commands: commands.clone(),
         consumers: (0..lanes).map(|lane| Consumer::new(link.clone(), LaneLayout::of(lane).events)).collect(),
@@ -151,10 +179,14 @@ struct LaneCommands {
 pub struct Commands {
     link: Arc<SharedMemory>,
     lanes: Vec<(Mutex<LaneCommands>, OwnedFd)>,
+    /// Which of each lane's buffers the control process has.
+    lent: Vec<Box<[AtomicBool]>>,
 }
 
 impl Commands {
-    fn new(link: Arc<SharedMemory>, bells: Vec<OwnedFd>) -> Self {
+    fn new(link: Arc<SharedMemory>, bells: Vec<OwnedFd>, buffers_per_lane: usize) -> Self {
+        let none_lent = || (0..buffers_per_lane).map(|_| AtomicBool::new(false)).collect();
+        let lent = bells.iter().map(|_| none_lent()).collect();
         let lanes = bells
             .into_iter()
             .enumerate()
@@ -164,7 +196,20 @@ impl Commands {
                 (Mutex::new(LaneCommands { producer, overflow: VecDeque::new(), scratch }), bell)
             })
             .collect();
-        Self { link, lanes }
+        Self { link, lanes, lent }
+    }
+
+    /// Whether a lane has the buffer and not lent it before; it is lent from now on.
+    pub(super) fn lend(&self, lane: usize, buffer: u32) -> bool {
+        let lent = self.lent.get(lane).and_then(|lent| lent.get(buffer as usize));
+        lent.is_some_and(|is_lent| !is_lent.swap(true, Ordering::AcqRel))
+    }
+
+    /// A buffer goes back.
+    pub(super) fn take_back(&self, lane: usize, buffer: u32) {
+        if let Some(is_lent) = self.lent.get(lane).and_then(|lent| lent.get(buffer as usize)) {
+            is_lent.store(false, Ordering::Release);
+        }
     }
 
     /// How many lanes there are.
@@ -176,11 +221,9 @@ impl Commands {
     /// Sends a command. It waits here if the ring is full, behind those that wait already. False if too many wait: the command is lost,
     /// and with it whatever it was to bring about, so the process must be given up.
     ///
-    /// # Panics
-    /// If there is no such lane.
     #[must_use]
     pub fn send(&self, lane: usize, command: &Command<'_>) -> bool {
-        let (commands, bell) = &self.lanes[lane];
+        let Some((commands, bell)) = self.lanes.get(lane) else { return false };
         let mut commands = commands.lock().unwrap_or_else(PoisonError::into_inner);
         let LaneCommands { producer, overflow, scratch } = &mut *commands;
         let record = encode(command, scratch);
@@ -256,18 +299,22 @@ impl Events {
         events_max: usize,
         mut each: impl FnMut(usize, Event<'_>, Option<LentBuffer>),
     ) -> Result<usize, Broken> {
-        let mut count = 0;
-        for (lane, consumer) in self.consumers.iter_mut().enumerate() {
+        let mut count = 0usize;
+        let buffer_bytes = u32::try_from(self.buffer_bytes).map_err(|_| Broken)?;
+        for (lane, (consumer, memory)) in self.consumers.iter_mut().zip(&self.buffer_memory).enumerate() {
             while count < events_max {
                 let Some(record) = consumer.pop(&mut self.scratch)? else { break };
                 let event = postcard::from_bytes::<Event<'_>>(record).map_err(|_| Broken)?;
+                if !event.names_a_slot() {
+                    return Err(Broken);
+                }
                 let lend = |number, bytes, back| {
                     let place = Place { buffer_bytes: self.buffer_bytes, number, bytes };
-                    LentBuffer::new(&self.buffer_memory[lane], place, &self.commands, lane, back).ok_or(Broken)
+                    LentBuffer::new(memory, place, &self.commands, lane, back).ok_or(Broken)
                 };
                 let lent = match event {
                     Event::Fill { flow, chunk, buffer } => {
-                        Some(lend(buffer, self.buffer_bytes as u32, Command::Filled { flow, chunk })?)
+                        Some(lend(buffer, buffer_bytes, Command::Filled { flow, chunk })?)
                     }
                     Event::Hand { flow, buffer, chunk_bytes, .. } => {
                         Some(lend(buffer, chunk_bytes, Command::Return { flow, buffer })?)
@@ -275,7 +322,7 @@ impl Events {
                     _ => None,
                 };
                 each(lane, event, lent);
-                count += 1;
+                count = count.saturating_add(1);
             }
         }
         Ok(count)
@@ -342,6 +389,39 @@ mod tests {
         assert_eq!(next_command(&mut commands), Some(format!("{back:?}")));
         let back = Command::Filled { flow: SendSlot(4), chunk: 8 };
         assert_eq!(next_command(&mut commands), Some(format!("{back:?}")));
+    }
+
+    /// Two would fill it at once, each with the files of another pack.
+    #[test]
+    fn a_buffer_that_is_lent_is_not_lent_again_before_it_is_back() {
+        let (mut engine, _commands, mut events, _theirs) = engine_and_lane();
+        let fill = |chunk, buffer| Event::Fill { flow: SendSlot(4), chunk, buffer };
+        let mut lent = Vec::new();
+        let mut next = |engine: &mut Engine, lent: &mut Vec<LentBuffer>, event| {
+            emit(&mut events, &event);
+            engine.events.drain(10, |_, _, buffer| lent.extend(buffer)).is_ok()
+        };
+        assert!(next(&mut engine, &mut lent, fill(1, 0)) && next(&mut engine, &mut lent, fill(2, 1)));
+        lent.remove(0);
+        assert!(next(&mut engine, &mut lent, fill(3, 0)), "it is back");
+        assert!(!next(&mut engine, &mut lent, fill(4, 1)), "it is not");
+        assert_eq!(lent.len(), 2);
+    }
+
+    #[test]
+    fn flows_that_cannot_be_break_the_link() {
+        let (flow, is_send) = (super::super::FLOWS_PER_LANE, [true, false]);
+        for is_send in is_send {
+            let (mut engine, _commands, mut events, _theirs) = engine_and_lane();
+            let event = |flow| match is_send {
+                true => Event::SendClosed { flow: SendSlot(flow) },
+                false => Event::ReceiveClosed { flow: ReceiveSlot(flow) },
+            };
+            emit(&mut events, &event(flow - 1));
+            assert_eq!(engine.events.drain(10, |_, _, _| {}), Ok(1));
+            emit(&mut events, &event(flow));
+            assert_eq!(engine.events.drain(10, |_, _, _| {}), Err(Broken));
+        }
     }
 
     /// They went on only with the lane's next event, which may depend on one of them.

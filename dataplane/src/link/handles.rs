@@ -1,4 +1,14 @@
 //! A chunk buffer in the control process's hands.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -14,10 +24,11 @@ use crate::shared_memory::SharedMemory;
 #[derive(Debug)]
 pub struct LentBuffer {
     memory: Arc<SharedMemory>,
-    begin: usize,
-    bytes: usize,
+    place: std::ops::Range<usize>,
     commands: Arc<Commands>,
     lane: usize,
+    /// Its number there.
+    number: u32,
     /// The command that gives it back.
     back: Command<'static>,
 }
@@ -34,7 +45,8 @@ pub(super) struct Place {
 }
 
 impl LentBuffer {
-    /// The buffer that an event of `lane` lends, to be given back with `back`. `None` if the lane has no such buffer: it has gone mad.
+    /// The buffer that an event of `lane` lends, to be given back with `back`. `None` if the lane has no such buffer, or
+    /// has lent it already: it has gone mad.
     ///
     /// Only [`super::engine::Events`] calls this, once an event.
     pub(super) fn new(
@@ -46,27 +58,37 @@ impl LentBuffer {
     ) -> Option<Self> {
         let begin = (place.number as usize).checked_mul(place.buffer_bytes)?;
         let bytes = place.bytes as usize;
-        let fits = bytes <= place.buffer_bytes && begin.checked_add(bytes)? <= memory.bytes();
-        fits.then(|| Self { memory: memory.clone(), begin, bytes, commands: commands.clone(), lane, back })
+        let end = begin.checked_add(bytes)?;
+        let fits = bytes <= place.buffer_bytes && end <= memory.bytes();
+        // One handle for each buffer, whatever the lane says.
+        (fits && commands.lend(lane, place.number)).then(|| Self {
+            memory: memory.clone(),
+            place: begin..end,
+            commands: commands.clone(),
+            lane,
+            number: place.number,
+            back,
+        })
     }
 
     /// The chunk's bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the lane lent the buffer and leaves it alone until it gets it back; this handle is the only one.
-        unsafe { self.memory.slice(self.begin..self.begin + self.bytes) }
+        unsafe { self.memory.slice(self.place.clone()) }
     }
 
     /// The chunk's bytes, for filling.
     #[must_use]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and `&mut self` keeps other borrows of it away.
-        unsafe { self.memory.slice_mut(self.begin..self.begin + self.bytes) }
+        unsafe { self.memory.slice_mut(self.place.clone()) }
     }
 }
 
 impl Drop for LentBuffer {
     fn drop(&mut self) {
+        self.commands.take_back(self.lane, self.number);
         // A lane that hangs is noticed by whoever sends it the next command.
         let _ = self.commands.send(self.lane, &self.back);
     }

@@ -1,7 +1,18 @@
 //! What travels on the unix socket: rare things, with descriptors or secrets.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use std::net::{IpAddr, SocketAddr};
 
+use culvert_protocol::keys::Secret;
 use culvert_protocol::seal::Cipher;
 use serde::{Deserialize, Serialize};
 
@@ -12,12 +23,14 @@ use crate::datapath::af_xdp::steering::Census;
 
 use super::commands::{FileSlot, ReceiveSlot, SendSlot};
 
-/// How the data plane is to be set up. Comes with the link's memory and each lane's buffer memory as descriptors, then the control
-/// process's doorbell and each lane's.
+/// How the data plane is to be set up. Comes with descriptors: the pieces of the link's memory,
+/// those of each lane's buffer memory, the control process's doorbell, and each lane's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
     /// For each lane its core; `None` leaves it to the scheduler.
     pub cores: Vec<Option<usize>>,
+    /// Bytes of each piece of shared memory but the last.
+    pub piece_bytes: usize,
     /// Bytes of the link's memory.
     pub link_bytes: usize,
     /// Bytes of each lane's buffer memory.
@@ -43,8 +56,10 @@ pub struct OpenSend {
     pub slot: SendSlot,
     /// Its id on the wire.
     pub flow_id: u32,
+    /// A number for the partner: its flows share one part of the buffers.
+    pub holder: u32,
     /// The transfer's secret.
-    pub secret: [u8; 32],
+    pub secret: Secret,
     /// The cipher.
     pub cipher: Cipher,
     /// The receiving lane's address.
@@ -66,8 +81,10 @@ pub struct OpenReceive {
     pub slot: ReceiveSlot,
     /// Its id on the wire.
     pub flow_id: u32,
+    /// A number for the partner: its flows share one part of the buffers.
+    pub holder: u32,
     /// The transfer's secret.
-    pub secret: [u8; 32],
+    pub secret: Secret,
     /// The cipher.
     pub cipher: Cipher,
     /// The sending lane's address, as far as it is known.

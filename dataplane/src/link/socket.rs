@@ -1,4 +1,14 @@
 //! Messages with descriptors over a `SOCK_SEQPACKET` unix socket.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -12,6 +22,7 @@ use rustix::net::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 /// The longest message: the steering program's counts on 256 queues, six numbers of up to ten bytes each.
 const MESSAGE_BYTES_MAX: usize = 32 << 10;
@@ -73,14 +84,19 @@ impl LinkSocket {
     /// If the message or the number of descriptors exceeds its limit: both are bounded by construction.
     pub fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         assert!(descriptors.len() <= DESCRIPTORS_MAX, "{} descriptors in a message", descriptors.len());
-        let bytes = postcard::to_stdvec(message).map_err(io::Error::other)?;
-        assert!(bytes.len() <= MESSAGE_BYTES_MAX, "a message of {} bytes", bytes.len());
+        // Some have secrets: what was written is wiped, and never moved while it grows.
+        let mut room = Zeroizing::new(vec![0; MESSAGE_BYTES_MAX]);
+        let bytes = match postcard::to_slice(message, &mut room) {
+            Ok(bytes) => &*bytes,
+            Err(postcard::Error::SerializeBufferFull) => panic!("a message of more than {MESSAGE_BYTES_MAX} bytes"),
+            Err(error) => return Err(io::Error::other(error)),
+        };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() {
             assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)), "the space was sized for it");
         }
-        rustix::io::retry_on_intr(|| sendmsg(&self.fd, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL))?;
+        rustix::io::retry_on_intr(|| sendmsg(&self.fd, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL))?;
         Ok(())
     }
 
@@ -89,7 +105,7 @@ impl LinkSocket {
     /// # Errors
     /// The operating system's; `InvalidData` for bytes that are no message.
     pub fn receive<M: DeserializeOwned>(&self) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
-        let mut bytes = vec![0; MESSAGE_BYTES_MAX];
+        let mut bytes = Zeroizing::new(vec![0; MESSAGE_BYTES_MAX]);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = rustix::io::retry_on_intr(|| {
@@ -104,7 +120,7 @@ impl LinkSocket {
                 descriptors.extend(received);
             }
         }
-        let message = postcard::from_bytes(&bytes[..received.bytes])
+        let message = postcard::from_bytes(bytes.get(..received.bytes).unwrap_or_default())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a malformed message between the processes"))?;
         Ok(Some((message, descriptors)))
     }

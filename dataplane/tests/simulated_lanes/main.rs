@@ -4,6 +4,10 @@
 //! that allocates while data move fails the test ([`allocations`]).
 
 mod allocations;
+mod many_flows;
+mod openings;
+mod path_changes;
+mod stored_bytes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -27,6 +31,7 @@ use culvert_dataplane::link::LaneLayout;
 use culvert_dataplane::link::commands::{Command, Event, ReceiveSlot, SendSlot, Sink, Source, encode};
 use culvert_dataplane::ring::{Consumer, Producer, RECORD_BYTES_MAX};
 use culvert_dataplane::shared_memory::SharedMemory;
+use culvert_protocol::destination::Destination;
 use culvert_protocol::keys::{Direction, KeySchedule, Secret};
 use culvert_protocol::receiver_flow::{ReceiverConfig, ReceiverFlow};
 use culvert_protocol::seal::Cipher;
@@ -38,6 +43,9 @@ use allocations::{Uncounted, in_lane};
 
 const CHUNK_BYTES: u32 = 256 << 10;
 const FLOW: u32 = 0xABCD_0007;
+/// The addresses of the sending and of the receiving lane.
+const HERE: &str = "10.0.0.1:1";
+const THERE: &str = "10.0.0.2:2";
 const SEND: SendSlot = SendSlot(3);
 const RECEIVE: ReceiveSlot = ReceiveSlot(7);
 
@@ -48,6 +56,7 @@ struct Side {
     commands: Producer,
     events: Consumer,
     attendance: Arc<Attendance>,
+    files: Arc<FileTable>,
 }
 
 impl Side {
@@ -62,11 +71,17 @@ impl Side {
         let lane_link = LaneLink::new(link.clone(), &layout, clone(&bell), control_bell);
         let disk = Disk::new(&buffers, 1_024, None).unwrap();
         let files = Arc::new(FileTable::default());
-        let lane =
-            Lane::new(Uncounted::new(network.datapath(address)), disk, buffers, files, lane_link, attendance.clone());
+        let lane = Lane::new(
+            Uncounted::new(network.datapath(address)),
+            disk,
+            buffers,
+            files.clone(),
+            lane_link,
+            attendance.clone(),
+        );
         let commands = Producer::new(link.clone(), layout.commands);
         let events = Consumer::new(link.clone(), layout.events);
-        Self { lane, link, commands, events, attendance }
+        Self { lane, link, commands, events, attendance, files }
     }
 
     fn command(&mut self, command: &Command<'_>) {
@@ -115,13 +130,19 @@ struct World {
 }
 
 fn schedule(direction: Direction) -> KeySchedule {
-    KeySchedule::new(Cipher::Aes256Gcm, &Secret::new([1; 32]), FLOW, direction)
+    KeySchedule::new(Cipher::Aes256Gcm, &Secret::new(&[1; 32]), FLOW, direction)
+}
+
+/// What challenges are made from; repeated with the seed like everything else.
+fn challenge_key(seed: u64) -> [u8; 32] {
+    let mut random = SimRandom::new(!seed);
+    std::array::from_fn(|_| random.next_u64() as u8)
 }
 
 impl World {
     fn new(seed: u64, path: SimPath, chunk_count: u32, buffers: usize, rate: u64) -> Self {
         let network = SimNetwork::new(seed, path);
-        let (here, there) = ("10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap());
+        let (here, there) = (HERE.parse().unwrap(), THERE.parse().unwrap());
         let (sender, receiver) = (Side::new(&network, here, buffers), Side::new(&network, there, buffers));
 
         let mut sender_schedule = schedule(Direction::Forward);
@@ -131,7 +152,8 @@ impl World {
             SenderFlow::new(&config, &mut sender_schedule, &mut schedule(Direction::Reverse), network.now_ns());
         let block = FlowBlock::new(sender.link.clone(), &LaneLayout::of(0), SEND.0);
         let sizes = vec![8972, 4000, 1472, 1252];
-        let flow = SendFlow::new(SEND, protocol, there, block.clone(), sizes, true, CHUNK_BYTES);
+        let destination = Destination::new(there, challenge_key(seed));
+        let flow = SendFlow::new(SEND, protocol, destination, block.clone(), sizes, true, CHUNK_BYTES);
         assert!(sender.attendance.deliver(Delivery::Send(Box::new(flow))));
         block.set(FlowWord::RateBitsPerSecond, rate);
         block.set(FlowWord::SilenceNs, 4 * path.delay_ns + 10_000_000);
@@ -252,6 +274,11 @@ impl World {
     }
 
     fn transfer(&mut self, chunk_count: u32) {
+        self.transfer_while(chunk_count, |_| {});
+    }
+
+    /// As [`World::transfer`]; `each` sees the world before every step.
+    fn transfer_while(&mut self, chunk_count: u32, mut each: impl FnMut(&Self)) {
         let mut assigned = 0;
         let begun_ns = self.network.now_ns();
         while self.delivered.len() < chunk_count as usize || self.received_hashes.len() < chunk_count as usize {
@@ -262,6 +289,7 @@ impl World {
                 self.sender.command(&Command::Send { flow: SEND, chunk: assigned, chunk_bytes, source });
                 assigned += 1;
             }
+            each(self);
             self.step();
             // Both lanes have taken their flows on by now.
             self.is_moving = self.path_stride.is_some();
@@ -512,8 +540,8 @@ fn keys_change_in_the_middle_of_a_transfer() {
         flow.seal_probe(0, 48, 0, &mut packet).unwrap();
     }
     let block = FlowBlock::new(world.sender.link.clone(), &LaneLayout::of(0), SEND.0);
-    let there = "10.0.0.2:2".parse().unwrap();
-    let flow = SendFlow::new(SEND, flow, there, block.clone(), vec![8972], true, CHUNK_BYTES);
+    let destination = Destination::new(THERE.parse().unwrap(), challenge_key(7));
+    let flow = SendFlow::new(SEND, flow, destination, block.clone(), vec![8972], true, CHUNK_BYTES);
     while world.sender.attendance.next_delivery().is_some() {}
     assert!(world.sender.attendance.deliver(Delivery::Send(Box::new(flow))));
     block.set(FlowWord::RateBitsPerSecond, 4_000_000_000);

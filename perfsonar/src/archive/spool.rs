@@ -31,7 +31,9 @@ impl Spool {
         let mut waiting = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
-            if let Some(name) = entry.file_name().to_str().filter(|name| name.ends_with(".json")) {
+            // What is no file was not put there by this program, and is not waited for.
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            if let Some(name) = entry.file_name().to_str().filter(|name| is_file && name.ends_with(".json")) {
                 waiting.push((name.to_owned(), entry.metadata().map_or(0, |metadata| metadata.len())));
             }
         }
@@ -87,7 +89,9 @@ impl Spool {
         }
         let path = self.directory.join(format!("{at_unix_ms:015}-{id}.json"));
         let temporary = path.with_extension("part");
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        // What a crash left, or somebody put there.
+        let _ = fs::remove_file(&temporary);
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(document).and_then(|()| file.sync_all())?;
         fs::rename(&temporary, &path)
     }
@@ -140,5 +144,16 @@ mod tests {
         let (name, _) = spool.oldest().unwrap().unwrap();
         spool.remove(&name);
         assert!(spool.is_empty());
+    }
+
+    /// It was opened first of all, and nothing was delivered any more.
+    #[test]
+    fn what_is_no_file_among_the_documents_is_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = Spool::open(directory.path().to_owned(), 3, 1_000).unwrap();
+        let names = ["000000000000001-socket.json", "000000000000002-id.part"];
+        let _sockets = names.map(|name| std::os::unix::net::UnixListener::bind(directory.path().join(name)).unwrap());
+        spool.add(2, "id", b"two").unwrap();
+        assert_eq!((spool.oldest().unwrap().unwrap().1, spool.len()), (b"two".to_vec(), 1));
     }
 }

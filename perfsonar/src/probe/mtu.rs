@@ -1,5 +1,9 @@
 //! Looks for the path's MTU as RFC 8899 does: probes of growing size that nobody may fragment, each tried three times. The search
 //! itself is pure; the probes are echoes.
+//!
+//! What ICMP says is a hint for the next size and the reason that is given for the result; it fails
+//! no size. Anybody can send it, so a claim that cannot be, or that probes refute, is told as
+//! claimed.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -14,7 +18,7 @@ use crate::stamp::{Authentication, SenderSession};
 /// What every IPv6 path carries, and RFC 8899's BASE_PLPMTU with room.
 pub const MTU_MIN: u32 = 1_280;
 /// What every IPv4 host takes; a path that does not carry even this carries nothing.
-const MTU_SMALLEST: u32 = 576;
+pub(super) const MTU_SMALLEST: u32 = 576;
 /// Sizes that networks have, as whole IP packets.
 const LADDER: [u32; 11] = [1_400, 1_420, 1_452, 1_472, 1_492, 1_500, 4_470, 8_000, 8_900, 9_000, 9_216];
 /// RFC 8899 5.1.2: MAX_PROBES.
@@ -41,23 +45,31 @@ pub struct PathMtu {
     pub interface_bytes: u32,
     /// What limits it.
     pub limit: MtuLimit,
+    /// What ICMP claimed although it cannot be, or was found to be wrong: no IP packet is limited
+    /// to less than 576 bytes (IPv6: 1,280), to more than was sent, or to less than what passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed_bytes: Option<u32>,
 }
 
 /// A search.
 #[derive(Clone, Debug)]
 pub struct MtuSearch {
     ceiling: u32,
+    /// The least that anybody may claim.
+    least: u32,
     good: u32,
     bad: u32,
     says_too_big: bool,
     hint: Option<u32>,
+    claimed: Option<u32>,
 }
 
 impl MtuSearch {
     /// A search up to what the interface carries.
     #[must_use]
-    pub const fn new(ceiling: u32) -> Self {
-        Self { ceiling, good: 0, bad: ceiling + 1, says_too_big: false, hint: None }
+    pub const fn new(ceiling: u32, is_ipv6: bool) -> Self {
+        let least = if is_ipv6 { MTU_MIN } else { MTU_SMALLEST };
+        Self { ceiling, least, good: 0, bad: ceiling + 1, says_too_big: false, hint: None, claimed: None }
     }
 
     /// The next size to try, as a whole IP packet; none when it is found.
@@ -93,12 +105,22 @@ impl MtuSearch {
         }
     }
 
-    /// Somebody on the way says that packets are too big; `mtu` is what would fit, 0 if unknown.
-    pub fn too_big(&mut self, mtu: u32) {
+    /// Somebody says that a packet of `size` is too big; `mtu` is what would fit, 0 if unknown.
+    pub fn too_big(&mut self, size: u32, mtu: u32) {
+        if mtu != 0 && (mtu < self.least || mtu >= size || mtu < self.good) {
+            self.claimed = Some(mtu);
+            return;
+        }
         self.says_too_big = true;
-        if mtu >= 576 {
+        if mtu != 0 {
+            self.claimed = self.refuted_hint().or(self.claimed);
             self.hint = Some(mtu);
         }
+    }
+
+    /// A claim that was believed until a larger packet passed.
+    fn refuted_hint(&self) -> Option<u32> {
+        self.hint.filter(|&hint| hint < self.good)
     }
 
     /// What was found; none if nothing passed.
@@ -106,10 +128,11 @@ impl MtuSearch {
     pub fn result(&self) -> Option<PathMtu> {
         let limit = match () {
             () if self.good >= self.ceiling => MtuLimit::Interface,
-            () if self.says_too_big => MtuLimit::PacketTooBig,
+            () if self.says_too_big && self.refuted_hint().is_none() => MtuLimit::PacketTooBig,
             () => MtuLimit::BlackHole,
         };
-        (self.good > 0).then_some(PathMtu { bytes: self.good, interface_bytes: self.ceiling, limit })
+        let claimed_bytes = self.refuted_hint().or(self.claimed);
+        (self.good > 0).then_some(PathMtu { bytes: self.good, interface_bytes: self.ceiling, limit, claimed_bytes })
     }
 }
 
@@ -142,10 +165,18 @@ pub fn try_size(
     let mut session = SenderSession::new(config, ClockQuality::here());
     let (mut packet, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
     let mut too_big = None;
-    for _ in 0..TRIES {
+    for number in 0..TRIES {
+        // Where a router says so there is no need for a third try; the answer to the first or
+        // second would prove it wrong.
+        if too_big.is_some() && number + 1 == TRIES {
+            break;
+        }
         session.next_request(now_ns(), &mut packet);
         match socket.send(&packet) {
-            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => too_big = too_big.or(Some(0)),
+            // The interface itself does not take it.
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
+                return Ok(SizeFate { passed: false, too_big: too_big.or(Some(0)) });
+            }
             Err(error) if super::echo::is_passing(&error) => {}
             sent => drop(sent?),
         }
@@ -153,7 +184,9 @@ pub fn try_size(
         while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             socket.set_timeout(Some(left))?;
             match socket.receive(&mut buffer) {
-                Ok(received) if session.receive(&buffer[..received.bytes], received.at_ns).is_ok() => {
+                Ok(received)
+                    if session.receive(buffer.get(..received.bytes).unwrap_or_default(), received.at_ns).is_ok() =>
+                {
                     return Ok(SizeFate { passed: true, too_big });
                 }
                 Ok(_) => {}
@@ -165,12 +198,6 @@ pub fn try_size(
                     too_big = Some(error.mtu);
                 }
             }
-            if too_big.is_some() {
-                break;
-            }
-        }
-        if too_big.is_some() {
-            break;
         }
     }
     Ok(SizeFate { passed: false, too_big })
@@ -182,13 +209,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn search(ceiling: u32, mtu: u32, speaks: bool) -> (Option<PathMtu>, u32) {
-        let mut search = MtuSearch::new(ceiling);
+        let mut search = MtuSearch::new(ceiling, false);
         let mut tries = 0;
         while let Some(size) = search.next_size() {
             assert!(size <= ceiling && tries < 40, "size {size} after {tries} tries of {mtu} of {ceiling}");
             search.note(size, size <= mtu);
             if size > mtu && speaks {
-                search.too_big(mtu);
+                search.too_big(size, mtu);
             }
             tries += 1;
         }
@@ -209,7 +236,38 @@ mod tests {
         assert!(tries <= 4, "{tries}");
     }
 
+    #[test]
+    fn claims_that_cannot_be_are_told_and_not_believed() {
+        for (is_ipv6, claim) in
+            [(false, 68), (false, 575), (true, 1_279), (false, 1_500), (true, 9_000), (false, u32::MAX)]
+        {
+            let mut search = MtuSearch::new(1_500, is_ipv6);
+            search.too_big(1_500, claim);
+            assert_eq!(search.next_size(), Some(1_500), "{claim} was believed");
+            search.note(1_500, true);
+            let found = search.result().unwrap();
+            assert_eq!((found.bytes, found.limit, found.claimed_bytes), (1_500, MtuLimit::Interface, Some(claim)));
+        }
+    }
+
     proptest! {
+        /// Whatever anybody claims, whenever, of whichever size.
+        #[test]
+        fn claims_change_nothing_but_the_reason(
+            ceiling in 1_280..9_300u32, mtu in 1_280..9_300u32, is_ipv6: bool,
+            claims in proptest::collection::vec(prop_oneof![0..9_300u32, any::<u32>()], 1..50),
+        ) {
+            let (mut search, mut claims) = (MtuSearch::new(ceiling, is_ipv6), claims.into_iter().cycle());
+            let mut tries = 0;
+            while let Some(size) = search.next_size() {
+                prop_assert!(size <= ceiling && tries < 400, "size {size} after {tries} tries");
+                search.too_big(size, claims.next().unwrap());
+                search.note(size, size <= mtu);
+                tries += 1;
+            }
+            prop_assert_eq!(search.result().unwrap().bytes, mtu.min(ceiling));
+        }
+
         #[test]
         fn the_mtu_is_found_exactly(ceiling in 1_280..65_536u32, mtu in 1_280..65_536u32, speaks: bool) {
             let (found, _) = search(ceiling, mtu, speaks);

@@ -2,6 +2,16 @@
 //!
 //! A path objects by losing packets, by delivering them slower than they left, or by a queue that grows during the train. Trains
 //! are long against interrupt coalescing and GRO, which destroy the dispersion of pairs of packets above 10 Gb/s.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use culvert_protocol::path::{TrainReceived, TrainSent};
 use serde::{Deserialize, Serialize};
@@ -126,9 +136,9 @@ impl Ramp {
 
     /// Takes a train's fate into account.
     pub fn note(&mut self, rate: u64, sent: &TrainSent, received: &TrainReceived) {
-        self.trains += 1;
-        self.packets += u64::from(sent.packets);
-        self.lost += u64::from(sent.packets.saturating_sub(received.packets));
+        self.trains = self.trains.saturating_add(1);
+        self.packets = self.packets.saturating_add(sent.packets.into());
+        self.lost = self.lost.saturating_add(sent.packets.saturating_sub(received.packets).into());
         let delivered = rate_of(received.bytes, received.duration_us);
         let objection = judge(rate, sent, received);
         if objection == Objection::Path && received.packets > 10 {
@@ -136,14 +146,14 @@ impl Ramp {
         }
         if self.is_confirming {
             match objection {
-                Objection::None => self.confirmations += 1,
-                Objection::Path | Objection::Sender => self.contradictions += 1,
+                Objection::None => self.confirmations = self.confirmations.saturating_add(1),
+                Objection::Path | Objection::Sender => self.contradictions = self.contradictions.saturating_add(1),
             }
             let is_luck = self.contradictions > CONTRADICTIONS_MAX;
             if is_luck {
                 // Less is safe.
                 self.high = Some(self.low);
-                self.low = self.low * 9 / 10;
+                self.low = self.low.saturating_sub(self.low.div_ceil(10));
             }
             self.next = (self.confirmations < CONFIRMATIONS && !is_luck).then_some(self.low);
             return;
@@ -153,7 +163,8 @@ impl Ramp {
             Objection::Sender => {
                 self.sender_limit = true;
                 let really = rate_of(sent.bytes, sent.duration_us);
-                self.low = self.low.max(really.min(delivered.max(1)));
+                // Whatever it says that it sent, no more was asked for.
+                self.low = self.low.max(really.min(delivered.max(1)).min(rate));
             }
             Objection::Path => self.high = Some(self.high.map_or(rate, |high| high.min(rate))),
         }
@@ -169,7 +180,7 @@ impl Ramp {
             return confirm(self);
         }
         match self.high {
-            None => Some((self.low * 2).clamp(START.min(self.cap), self.cap)),
+            None => Some(self.low.saturating_mul(2).clamp(START.min(self.cap), self.cap)),
             Some(high) if self.low == 0 => {
                 // Not even the first rate passes: what came through is a hint.
                 let hint = self.delivered.last().copied().unwrap_or(high / 4);
@@ -178,9 +189,11 @@ impl Ramp {
             Some(high) if (high as f64) < self.low as f64 * CLOSE => confirm(self),
             Some(high) => {
                 // What an overdriven path delivers is a good guess, if it lies between the bounds.
-                let between = |rate: u64| rate > self.low + self.low / 50 && rate < high - high / 50;
-                let guess = self.delivered.last().map(|rate| rate * 97 / 100).filter(|&rate| between(rate));
-                let middle = (self.low as f64 * high as f64).sqrt() as u64;
+                let between =
+                    |rate: u64| rate > self.low.saturating_add(self.low / 50) && rate < high.saturating_sub(high / 50);
+                let guess =
+                    self.delivered.last().map(|rate| (rate / 100).saturating_mul(97)).filter(|&rate| between(rate));
+                let middle = whole((self.low as f64 * high as f64).sqrt());
                 Some(guess.filter(|_| self.delivered.len() < 3).unwrap_or(middle))
             }
         }
@@ -230,7 +243,12 @@ impl Ramp {
 /// Bits per second.
 #[must_use]
 pub fn rate_of(bytes: u64, duration_us: u64) -> u64 {
-    if duration_us == 0 { 0 } else { (bytes as f64 * 8e6 / duration_us as f64) as u64 }
+    if duration_us == 0 { 0 } else { whole(bytes as f64 * 8e6 / duration_us as f64) }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates")]
+const fn whole(value: f64) -> u64 {
+    value as u64
 }
 
 fn judge(rate: u64, sent: &TrainSent, received: &TrainReceived) -> Objection {
@@ -326,7 +344,41 @@ mod tests {
         assert!(trains < 10 && ramp.result(false).is_none(), "{trains} trains");
     }
 
+    /// Numbers of any size, those at the ends of their types often.
+    fn any_number() -> impl Strategy<Value = u64> {
+        prop_oneof![any::<u64>(), Just(0), Just(1), Just(u64::MAX), 0..1_000_000u64]
+    }
+
     proptest! {
+        /// What arrived is the partner's word, and so is what it sent.
+        #[test]
+        fn whatever_a_partner_reports_the_ramp_ends_and_stays_below_its_cap(
+            cap in any_number(),
+            reports in proptest::collection::vec(proptest::collection::vec(any_number(), 8), 1..30),
+        ) {
+            let mut ramp = Ramp::new(cap);
+            let mut trains = 0;
+            for report in reports.iter().cycle() {
+                let Some(rate) = ramp.next_rate() else { break };
+                trains += 1;
+                prop_assert!(rate <= cap && trains <= TRAINS_MAX, "train {trains} at {rate} of {cap}");
+                let (number, short) = (|at: usize| report[at], |at: usize| report[at] as u32);
+                let sent = TrainSent { packets: short(0), bytes: number(1), duration_us: number(2), failed: short(3) };
+                let received = TrainReceived {
+                    packets: short(4),
+                    bytes: number(5),
+                    duration_us: number(6),
+                    late_delay_us: short(7),
+                    early_delay_us: short(3),
+                    ..TrainReceived::default()
+                };
+                ramp.note(rate, &sent, &received);
+            }
+            if let Some(found) = ramp.result(false) {
+                prop_assert!(found.trains <= TRAINS_MAX);
+            }
+        }
+
         #[test]
         fn the_capacity_is_found(capacity in 1_000_000..50_000_000_000u64, buffer_us in 0..200_000u64) {
             let found = ramp(100_000_000_000, capacity, 200_000_000_000, buffer_us);

@@ -1,4 +1,14 @@
 //! Routes: probes whose TTL is used up on the way, and who says so. No privileges: errors come through the socket (`IP_RECVERR`).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +19,7 @@ use culvert_protocol::path::{HOPS_MAX, Hop, Route};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Stop;
+use super::mtu::{MTU_MIN, MTU_SMALLEST};
 use crate::clock::{ClockQuality, now_ns};
 use crate::kernel_calls::set_option;
 use crate::socket::{MEASUREMENT_TTL, PathError, ProbeSocket, receive_error};
@@ -19,16 +30,29 @@ use crate::stamp::{Authentication, SenderSession};
 const TRIES: u32 = 2;
 /// After so many silent hops in a row the rest is silent too, or the far end does not answer.
 const SILENT_MAX: u32 = 6;
+/// Where hops are silent the far end hears something so often.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 /// Bytes of an ICMP probe.
 const ICMP_BYTES: usize = 40;
 
 /// What one probe met.
 enum Met {
-    /// A router, or the far host with an error.
-    Somebody(PathError, f64),
+    /// A router, or the far host with an error, after so many microseconds. Whether the error
+    /// quotes so much of the probe that whoever sent it has seen the probe: only then it ends the
+    /// trace.
+    Somebody {
+        error: PathError,
+        rtt_us: f64,
+        is_proved: bool,
+    },
     /// The far end itself, after so many microseconds.
     FarEnd(f64),
     Nobody,
+}
+
+/// What every path of a family carries.
+const fn mtu_least(far_end: IpAddr) -> u32 {
+    if far_end.is_ipv6() { MTU_MIN } else { MTU_SMALLEST }
 }
 
 fn follow(far_end: IpAddr, stop: &Stop, mut probe: impl FnMut(u8) -> io::Result<Met>) -> io::Result<Route> {
@@ -42,21 +66,22 @@ fn follow(far_end: IpAddr, stop: &Stop, mut probe: impl FnMut(u8) -> io::Result<
                     (hop.address, hop.rtt_us) = (Some(far_end), Some(rtt_us));
                     route.reached = true;
                 }
-                Met::Somebody(error, rtt_us) => {
+                Met::Somebody { error, rtt_us, is_proved } => {
                     (hop.address, hop.rtt_us) = (error.from, Some(rtt_us));
                     // 11.0 and 3.0 (IPv6) say that the TTL was used up, which is what was asked for.
                     let used_up =
                         matches!((far_end.is_ipv4(), error.icmp), (true, Some((11, _))) | (false, Some((3, _))));
-                    hop.icmp = error.icmp.filter(|_| !used_up);
-                    hop.mtu = (error.errno == libc::EMSGSIZE && error.mtu > 0).then_some(error.mtu);
+                    hop.icmp = error.icmp.filter(|_| !used_up && is_proved);
+                    // A claim, and told as one; below what every path carries it is none.
+                    hop.mtu = (error.errno == libc::EMSGSIZE && error.mtu >= mtu_least(far_end)).then_some(error.mtu);
                     // The far host without a listener says that its port is closed: it is reached all the same.
-                    route.reached = error.from == Some(far_end) && !used_up;
+                    route.reached = error.from == Some(far_end) && !used_up && is_proved;
                 }
                 Met::Nobody => continue,
             }
             break;
         }
-        silent = if hop.address.is_some() { 0 } else { silent + 1 };
+        silent = if hop.address.is_some() { 0 } else { u32::saturating_add(silent, 1) };
         let is_last = route.reached || hop.icmp.is_some();
         route.hops.push(hop);
         if is_last || silent >= SILENT_MAX || stop.is_stopped() {
@@ -89,7 +114,14 @@ pub fn udp(
     let (mut packet, mut buffer) = (Vec::new(), vec![0; 4_096]);
     // What is left of earlier steps.
     while socket.receive_error(&mut buffer)?.is_some() {}
+    let mut signed = Instant::now();
     let route = follow(far_end.ip(), stop, |ttl| {
+        if signed.elapsed() > SIGN_OF_LIFE {
+            // What dies on the way does not tell the far end that this one is still there.
+            signed = Instant::now();
+            socket.set_ttl(MEASUREMENT_TTL)?;
+            super::echo::sign_of_life(socket, authentication, number)?;
+        }
         socket.set_ttl(ttl.into())?;
         let sent_ns = now_ns();
         session.next_request(sent_ns, &mut packet);
@@ -97,21 +129,22 @@ pub fn udp(
             Err(error) if super::echo::is_passing(&error) => {}
             sent => drop(sent?),
         }
-        let until = Instant::now() + timeout;
-        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        let began = Instant::now();
+        while let Some(left) = timeout.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) {
             if let Some(error) = socket.receive_error(&mut buffer)? {
                 // Of an earlier probe, if the packet is there to tell.
-                let is_other = error.bytes >= 4 && buffer[..4] != packet[..4];
+                let is_other = error.bytes >= 4 && buffer.get(..4) != packet.get(..4);
                 if !is_other {
-                    return Ok(Met::Somebody(error, (error.at_ns - sent_ns) as f64 / 1e3));
+                    let (is_proved, after_ns) = (error.bytes >= 4, error.at_ns.saturating_sub(sent_ns));
+                    return Ok(Met::Somebody { error, rtt_us: after_ns as f64 / 1e3, is_proved });
                 }
             }
             // In pieces: an error does not always wake the receiver.
             socket.set_timeout(Some(left.min(Duration::from_millis(5))))?;
             match socket.receive(&mut buffer) {
                 Ok(received) => {
-                    if let Ok(trip) = session.receive(&buffer[..received.bytes], received.at_ns)
-                        && trip.sequence + 1 == session.sent()
+                    if let Ok(trip) = session.receive(buffer.get(..received.bytes).unwrap_or_default(), received.at_ns)
+                        && trip.sequence.wrapping_add(1) == session.sent()
                     {
                         return Ok(Met::FarEnd(trip.rtt_ns as f64 / 1e3));
                     }
@@ -146,7 +179,8 @@ pub fn icmp(far_end: IpAddr, timeout: Duration, stop: &Stop) -> io::Result<Route
     set_option(socket.as_fd(), keep.0, keep.1, 1)?;
     socket.connect(&SocketAddr::new(far_end, 0).into())?;
     let mut sequence = 0u16;
-    let identifier = (std::process::id() as u16).to_be_bytes();
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let identifier = [high, low];
     let mut buffer = vec![0; 4_096];
     follow(far_end, stop, |ttl| {
         if far_end.is_ipv4() {
@@ -154,7 +188,7 @@ pub fn icmp(far_end: IpAddr, timeout: Duration, stop: &Stop) -> io::Result<Route
         } else {
             socket.set_unicast_hops_v6(ttl.into())?;
         }
-        sequence += 1;
+        sequence = sequence.wrapping_add(1);
         let mut packet = [0; ICMP_BYTES];
         packet[0] = request;
         packet[4..6].copy_from_slice(&identifier);
@@ -168,13 +202,18 @@ pub fn icmp(far_end: IpAddr, timeout: Duration, stop: &Stop) -> io::Result<Route
         }
         while sent.elapsed() < timeout {
             if let Some(error) = receive_error(socket.as_fd(), &mut buffer)? {
-                return Ok(Met::Somebody(error, sent.elapsed().as_secs_f64() * 1e6));
+                // The kernel has compared the identifier, which is in every quotation.
+                return Ok(Met::Somebody { error, rtt_us: sent.elapsed().as_secs_f64() * 1e6, is_proved: true });
             }
             socket.set_read_timeout(Some(Duration::from_millis(5)))?;
             match io::Read::read(&mut &socket, &mut buffer) {
                 Ok(bytes) => {
                     // A raw IPv4 socket gets the IP header too.
-                    let begin = if is_raw && far_end.is_ipv4() { usize::from(buffer[0] & 0x0f) * 4 } else { 0 };
+                    let begin = if is_raw && far_end.is_ipv4() {
+                        buffer.first().map_or(0, |first| usize::from(first & 0x0f).saturating_mul(4))
+                    } else {
+                        0
+                    };
                     let answer = buffer.get(begin..bytes).unwrap_or(&[]);
                     let is_ours = !is_raw || answer.get(4..6) == Some(&identifier);
                     if answer.first() == Some(&reply) && answer.get(6..8) == Some(&sequence.to_be_bytes()) && is_ours {
@@ -191,12 +230,14 @@ pub fn icmp(far_end: IpAddr, timeout: Duration, stop: &Stop) -> io::Result<Route
 
 /// The Internet checksum (RFC 1071). The kernel fills ICMPv6's in itself.
 fn checksum(bytes: &[u8]) -> u16 {
-    let sum = bytes
-        .chunks(2)
-        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
-        .sum::<u32>();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !((folded & 0xffff) + (folded >> 16)) as u16
+    let byte = |pair: &[u8], at| pair.get(at).copied().unwrap_or(0);
+    let words = bytes.chunks(2).map(|pair| u16::from_be_bytes([byte(pair, 0), byte(pair, 1)]));
+    let sum = words.fold(0u16, |sum, word| {
+        let (sum, carries) = sum.overflowing_add(word);
+        // What is carried out at the top comes in at the bottom.
+        sum.wrapping_add(carries.into())
+    });
+    !sum
 }
 
 #[cfg(test)]
@@ -222,9 +263,11 @@ mod tests {
             reply: ReplySize::Short,
             partner: address.ip(),
             packets_per_second_max: 1_000,
+            bits_per_second_max: 10_000_000,
+            own_port: None,
             until: Instant::now() + Duration::from_secs(20),
         };
-        let reflecting = std::thread::spawn(move || reflect::run(&far, &theirs, &plan, &stopped));
+        let reflecting = std::thread::spawn(move || reflect::run(&far, &theirs, &plan, &stopped, |_| {}));
         let socket = ProbeSocket::towards(address).unwrap();
         let route = udp(&socket, &key, 4, address, Duration::from_secs(2), &Stop::default()).unwrap();
         stop.stop();
@@ -246,5 +289,46 @@ mod tests {
                 Err(error) => eprintln!("skipped: ICMP to {far_end}: {error}"),
             }
         }
+    }
+
+    /// Everything that an ICMP message says is said by anybody.
+    #[test]
+    fn whatever_icmp_says_a_trace_ends_and_tells_no_mtu_that_cannot_be() {
+        for far_end in ["192.0.2.1", "2001:db8::1"].map(|address| address.parse::<IpAddr>().unwrap()) {
+            let least = mtu_least(far_end);
+            for (icmp, errno, mtu, is_proved) in [None, Some((0, 0)), Some((3, 4)), Some((11, 0)), Some((255, 255))]
+                .into_iter()
+                .flat_map(|icmp| [libc::EMSGSIZE, libc::EHOSTUNREACH, i32::MIN].map(|errno| (icmp, errno)))
+                .flat_map(|(icmp, errno)| [0, 68, least - 1, least, u32::MAX].map(|mtu| (icmp, errno, mtu)))
+                .flat_map(|(icmp, errno, mtu)| [true, false].map(|is_proved| (icmp, errno, mtu, is_proved)))
+            {
+                let error = PathError { bytes: usize::MAX, from: Some(far_end), icmp, errno, mtu, at_ns: i64::MIN };
+                let mut probes = 0;
+                let route = follow(far_end, &Stop::default(), |_| {
+                    probes += 1;
+                    Ok(Met::Somebody { error, rtt_us: f64::MAX, is_proved })
+                });
+                let route = route.unwrap();
+                assert!(route.hops.len() <= usize::from(HOPS_MAX) && probes <= u32::from(HOPS_MAX) * TRIES);
+                let told = errno == libc::EMSGSIZE && mtu >= least;
+                assert!(route.hops.iter().all(|hop| hop.mtu == told.then_some(mtu)), "{error:?}: {route:?}");
+                if !is_proved {
+                    // It ended the trace, and named what it liked as the last hop.
+                    assert!(!route.reached && route.hops.len() == usize::from(HOPS_MAX), "{error:?}: {route:?}");
+                    assert!(route.hops.iter().all(|hop| hop.icmp.is_none()), "{error:?}: {route:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_on_which_nobody_answers_ends_after_a_few_hops() {
+        let mut probes = 0;
+        let nobody = |_| {
+            probes += 1;
+            Ok(Met::Nobody)
+        };
+        let route = follow([192, 0, 2, 1].into(), &Stop::default(), nobody).unwrap();
+        assert_eq!((route.reached, route.hops.len(), probes), (false, 1, SILENT_MAX * TRIES));
     }
 }

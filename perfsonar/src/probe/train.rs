@@ -1,4 +1,14 @@
 //! Trains of packets at an even rate, and what is left of the evenness when they arrive.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -17,18 +27,41 @@ use crate::timestamp::{ErrorEstimate, TimestampFormat, decode, encode};
 pub const PACKETS_MAX: u32 = 200_000;
 /// Packets of a train at least: fewer say nothing.
 const PACKETS_MIN: u32 = 20;
+/// The slowest train that says something. A path that is slower is known to be bad without one.
+pub const RATE_MIN: u64 = 100_000;
+/// No train takes longer, however few of its packets have left: twenty of 1,500 bytes at the
+/// slowest rate take half of it.
+pub const TIME_MAX: Duration = Duration::from_secs(5);
+/// How often a train that waits for its next packet looks whether it is over.
+const LOOK: Duration = Duration::from_millis(20);
 /// Segments handed to the kernel at once cover no more than this, so that bursts stay small.
 const BURST: Duration = Duration::from_micros(500);
 /// Bytes handed to the kernel at once at most (a UDP GSO super-buffer).
-const BURST_BYTES_MAX: usize = 60_000;
-const BURST_SEGMENTS_MAX: usize = 60;
+const BURST_BYTES_MAX: u32 = 60_000;
+const BURST_SEGMENTS_MAX: u32 = 60;
+/// What waits in the socket when the time is up is taken for so long.
+const LATE_MAX: Duration = Duration::from_secs(1);
 
 /// How many packets a train has, and from one to the next.
+#[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates, and is clamped")]
 fn shape(train: &Train, is_ipv6: bool) -> (u32, f64) {
-    let bits = f64::from(u32::from(train.packet_bytes) + u32::from(header_bytes(is_ipv6))) * 8.0;
+    let bits = (f64::from(train.packet_bytes) + f64::from(header_bytes(is_ipv6))) * 8.0;
     let interval_ns = bits * 1e9 / train.rate_bits_per_second.max(1) as f64;
     let packets = (f64::from(train.duration_us) * 1e3 / interval_ns).ceil();
     ((packets as u32).clamp(PACKETS_MIN, PACKETS_MAX), interval_ns)
+}
+
+/// Packets that are handed to the kernel at once, from one to the next so many nanoseconds.
+#[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates, and is clamped")]
+fn at_once(packet_bytes: u16, interval_ns: f64) -> u32 {
+    let in_burst = (BURST.as_nanos() as f64 / interval_ns) as u32;
+    let in_buffer = BURST_BYTES_MAX.checked_div(packet_bytes.into()).unwrap_or(0);
+    in_burst.min(in_buffer).clamp(1, BURST_SEGMENTS_MAX)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates")]
+const fn nanoseconds(count: f64) -> Duration {
+    Duration::from_nanos(count as u64)
 }
 
 /// Sends a train on a connected socket.
@@ -44,51 +77,56 @@ pub fn send(
 ) -> io::Result<TrainSent> {
     let packet_bytes = train.packet_bytes.max(PROBE_BYTES_MIN);
     let (packets, interval_ns) = shape(train, socket.is_ipv6());
-    let in_burst = (BURST.as_nanos() as f64 / interval_ns) as usize;
-    let at_once = in_burst.min(BURST_BYTES_MAX / usize::from(packet_bytes)).clamp(1, BURST_SEGMENTS_MAX);
+    let at_once = at_once(packet_bytes, interval_ns);
     let error = ErrorEstimate::new(ClockQuality::here(), TimestampFormat::Ptp);
     let mut template = vec![0; usize::from(PROBE_BYTES_MIN)];
     tlv::pad_to(&mut template, packet_bytes.into());
-    let template_bytes = template.len();
-    let mut burst = template.repeat(at_once);
+    let template_bytes = u16::try_from(template.len()).unwrap_or(packet_bytes);
+    let ip_bytes = u64::from(template_bytes).saturating_add(header_bytes(socket.is_ipv6()).into());
+    let mut burst = template.repeat(at_once as usize);
     let begin = Instant::now();
     let mut sent = TrainSent::default();
     let mut last = Duration::ZERO;
-    let mut sequence = 0;
-    while sequence < packets && !stop.is_stopped() {
-        let due = begin + Duration::from_nanos((f64::from(sequence) * interval_ns) as u64);
-        wait_until(due);
-        let count = at_once.min((packets - sequence) as usize);
-        for packet in burst.chunks_mut(template_bytes).take(count) {
+    let mut sequence = 0u32;
+    while sequence < packets {
+        let due = nanoseconds(f64::from(sequence) * interval_ns);
+        if due > TIME_MAX || !wait_until(begin, due, stop) || begin.elapsed() > TIME_MAX {
+            break;
+        }
+        let count = at_once.min(packets.saturating_sub(sequence));
+        for packet in burst.chunks_mut(template_bytes.into()).take(count as usize) {
             let request = Request { sequence, sent: encode(now_ns(), TimestampFormat::Ptp), error, ssid: number };
             request.write(authentication, packet);
-            sequence += 1;
+            sequence = sequence.saturating_add(1);
         }
         last = begin.elapsed();
-        match socket.send_segments(&burst[..count * template_bytes], template_bytes as u16) {
+        let burst_bytes = (count as usize).saturating_mul(template_bytes.into());
+        match socket.send_segments(burst.get(..burst_bytes).unwrap_or(&burst), template_bytes) {
             Ok(_) => {
-                sent.packets += count as u32;
-                sent.bytes += count as u64 * (template_bytes as u64 + u64::from(header_bytes(socket.is_ipv6())));
+                sent.packets = sent.packets.saturating_add(count);
+                sent.bytes = sent.bytes.saturating_add(ip_bytes.saturating_mul(count.into()));
             }
-            Err(error) if super::echo::is_passing(&error) => sent.failed += count as u32,
+            Err(error) if super::echo::is_passing(&error) => sent.failed = sent.failed.saturating_add(count),
             Err(error) => return Err(error),
         }
     }
     // The last burst takes its time too.
-    sent.duration_us = (last + Duration::from_nanos((at_once as f64 * interval_ns) as u64)).as_micros() as u64;
+    let duration = last.saturating_add(nanoseconds(f64::from(at_once) * interval_ns));
+    sent.duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     Ok(sent)
 }
 
-/// Sleeps while there is time, and spins for the rest.
-fn wait_until(due: Instant) {
+/// Sleeps while there is time, and spins for the rest. False if it is over before.
+fn wait_until(begin: Instant, due: Duration, stop: &Stop) -> bool {
     const SPIN: Duration = Duration::from_micros(80);
-    while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-        if left > SPIN {
-            std::thread::sleep(left - SPIN);
-        } else {
-            std::hint::spin_loop();
+    while !stop.is_stopped() {
+        let Some(left) = due.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) else { return true };
+        match left.checked_sub(SPIN).filter(|left| !left.is_zero()) {
+            Some(most) => std::thread::sleep(most.min(LOOK)),
+            None => std::hint::spin_loop(),
         }
     }
+    false
 }
 
 /// One packet of a train as it arrived.
@@ -119,33 +157,36 @@ pub fn receive(
     let headers = u32::from(header_bytes(socket.is_ipv6()));
     loop {
         let over = stop.is_stopped() || Instant::now() >= until;
+        if Instant::now().saturating_duration_since(until) >= LATE_MAX {
+            break;
+        }
         let received = match socket.receive(&mut buffer) {
             Ok(received) => received,
-            // What waits in the socket when the train is over belongs to it.
-            Err(error) if super::echo::is_passing(&error) && over => break,
+            // What waits in the socket when the train is over belongs to it, also behind an error
+            // that ICMP caused.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && over => break,
             Err(error) if super::echo::is_passing(&error) => continue,
             Err(error) => return Err(error),
         };
-        if Instant::now() >= until + Duration::from_secs(1) {
-            break;
-        }
-        let Ok(request) = Request::read(authentication, &buffer[..received.bytes]) else { continue };
+        let Ok(request) = Request::read(authentication, buffer.get(..received.bytes).unwrap_or_default()) else {
+            continue;
+        };
         if request.ssid != number || arrived.len() >= PACKETS_MAX as usize {
             continue;
         }
         let Ok(sent_ns) = decode(request.sent, request.error.format(), received.at_ns) else { continue };
         match order.note(request.sequence) {
             Arrival::Duplicate | Arrival::Jump => {
-                duplicates += 1;
+                duplicates = u32::saturating_add(duplicates, 1);
                 continue;
             }
-            Arrival::Late => reordered += 1,
+            Arrival::Late => reordered = u32::saturating_add(reordered, 1),
             Arrival::InOrder => {}
         }
-        let bytes = received.bytes as u32 + headers;
+        let bytes = u32::try_from(received.bytes).unwrap_or(u32::MAX).saturating_add(headers);
         arrived.push(Arrived {
             sequence: request.sequence,
-            delay_ns: received.at_ns - sent_ns,
+            delay_ns: received.at_ns.saturating_sub(sent_ns),
             at_ns: received.at_ns,
             bytes,
         });
@@ -156,7 +197,7 @@ pub fn receive(
 /// What a train's packets say.
 fn digest(arrived: &[Arrived]) -> TrainReceived {
     let Some(least_ns) = arrived.iter().map(|packet| packet.delay_ns).min() else { return TrainReceived::default() };
-    let relative_us = |ns: i64| u32::try_from((ns - least_ns) / 1_000).unwrap_or(u32::MAX);
+    let relative_us = |ns: i64| u32::try_from(ns.saturating_sub(least_ns) / 1_000).unwrap_or(u32::MAX);
     let median = |packets: &[Arrived]| {
         let mut delays: Vec<i64> = packets.iter().map(|packet| packet.delay_ns).collect();
         delays.sort_unstable();
@@ -168,19 +209,19 @@ fn digest(arrived: &[Arrived]) -> TrainReceived {
     // A gap that a late packet does not fill.
     let mut sequences: Vec<u32> = arrived.iter().map(|packet| packet.sequence).collect();
     sequences.sort_unstable();
-    let gap = sequences.iter().enumerate().find(|&(at, &sequence)| sequence != at as u32).map(|(at, _)| at as u32);
+    let gap = (0u32..).zip(&sequences).find(|&(at, &sequence)| sequence != at).map(|(at, _)| at);
     let delay_at_loss_us = gap.map_or(0, |gap| {
-        let before = arrived.iter().filter(|packet| packet.sequence < gap && gap - packet.sequence <= 16);
+        let before = arrived.iter().filter(|packet| packet.sequence < gap && gap.abs_diff(packet.sequence) <= 16);
         before.map(|packet| relative_us(packet.delay_ns)).max().unwrap_or(0)
     });
     TrainReceived {
-        packets: arrived.len() as u32,
+        packets: u32::try_from(arrived.len()).unwrap_or(u32::MAX),
         duplicates: 0,
         reordered: 0,
-        bytes: arrived.iter().map(|packet| u64::from(packet.bytes)).sum(),
-        duration_us: u64::try_from((last - first) / 1_000).unwrap_or(0),
-        early_delay_us: median(&arrived[..quarter]),
-        late_delay_us: median(&arrived[arrived.len() - quarter..]),
+        bytes: arrived.iter().fold(0, |sum, packet| u64::saturating_add(sum, packet.bytes.into())),
+        duration_us: u64::try_from(last.saturating_sub(first) / 1_000).unwrap_or(0),
+        early_delay_us: median(arrived.get(..quarter).unwrap_or_default()),
+        late_delay_us: median(arrived.get(arrived.len().saturating_sub(quarter)..).unwrap_or_default()),
         delay_at_loss_us,
     }
 }
@@ -212,6 +253,24 @@ mod tests {
         assert_eq!((one.packets, one.duration_us, one.early_delay_us), (1, 0, 0));
     }
 
+    /// Row 15: at one bit in a second a train of twenty packets takes 66 hours, and heeded no stop.
+    #[test]
+    fn no_train_is_longer_than_its_time_and_each_heeds_a_stop() {
+        let sender = ProbeSocket::towards("127.0.0.1:9".parse().unwrap()).unwrap();
+        let key = super::super::authentication(b"secret");
+        let train = Train { rate_bits_per_second: 1, duration_us: u32::MAX, packet_bytes: 1_400 };
+        let sent = send(&sender, &key, 1, &train, &Stop::default()).unwrap();
+        assert_eq!(sent.packets, 1, "only the first is due in time");
+        // The second packet is due after a second and a half: longer than the stop takes.
+        let train = Train { rate_bits_per_second: 8_000, ..train };
+        let stop = Stop::default();
+        let stopping = stop.clone();
+        let sending = std::thread::spawn(move || send(&sender, &key, 1, &train, &stop).unwrap());
+        std::thread::sleep(Duration::from_millis(100));
+        stopping.stop();
+        assert_eq!(sending.join().unwrap().packets, 1);
+    }
+
     #[test]
     fn a_train_crosses_loopback() {
         let receiver = ProbeSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -233,5 +292,41 @@ mod tests {
         assert_eq!((received.packets, received.bytes), (sent.packets, sent.bytes));
         assert_eq!(sent.packets, 219);
         assert_eq!((received.duplicates, received.reordered, received.delay_at_loss_us), (0, 0, 0));
+    }
+
+    /// A partner asks for a train of any shape.
+    #[test]
+    fn whatever_train_is_asked_for_it_has_few_enough_packets_and_bursts_fit_the_kernel() {
+        for rate_bits_per_second in [0, 1, 1_000, 1_000_000_000, u64::MAX] {
+            for (duration_us, packet_bytes) in [0, 1, 1_000_000, u32::MAX]
+                .into_iter()
+                .flat_map(|duration_us| [0, 1, PROBE_BYTES_MIN, 1_472, u16::MAX].map(|bytes| (duration_us, bytes)))
+            {
+                let train = Train { rate_bits_per_second, duration_us, packet_bytes };
+                for is_ipv6 in [false, true] {
+                    let (packets, interval_ns) = shape(&train, is_ipv6);
+                    assert!((PACKETS_MIN..=PACKETS_MAX).contains(&packets), "{train:?}: {packets}");
+                    let burst = at_once(packet_bytes, interval_ns);
+                    assert!((1..=BURST_SEGMENTS_MAX).contains(&burst), "{train:?}: {burst}");
+                    let bytes = burst * u32::from(packet_bytes);
+                    assert!(burst == 1 || bytes <= BURST_BYTES_MAX, "{train:?}: {bytes} bytes at once");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn times_and_sizes_of_any_packets_are_summed_up_without_overflow() {
+        let far = |sequence, delay_ns, at_ns| Arrived { sequence, delay_ns, at_ns, bytes: u32::MAX };
+        let extremes = [
+            far(u32::MAX, i64::MAX, i64::MIN),
+            far(0, i64::MIN, i64::MAX),
+            far(u32::MAX, 0, i64::MAX),
+            far(7, -1, i64::MIN),
+        ];
+        let digest = digest(&extremes);
+        assert_eq!((digest.packets, digest.bytes), (4, 4 * u64::from(u32::MAX)));
+        assert_eq!(digest.duration_us, i64::MAX as u64 / 1_000, "it is as long as can be said");
+        assert_eq!(digest.early_delay_us, u32::MAX);
     }
 }

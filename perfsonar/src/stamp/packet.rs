@@ -7,6 +7,16 @@
 //!                  reflected: 28 MBZ 4 · 32 T2 8 · 40 MBZ 8 · 48 SenderSeq 4 · 52 MBZ 12 · 64 T1 8 · 72 SenderError 2 ·
 //!                  74 MBZ 6 · 80 TTL 1 · 81 MBZ 15 · 96 HMAC 16
 //! ```
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use aws_lc_rs::hmac;
 
@@ -20,6 +30,8 @@ pub const SEALED_BYTES: usize = 112;
 pub const REQUEST_BYTES_MIN: usize = 14;
 /// The least bytes of a reflected packet: TWAMP's has no more.
 pub const REFLECTED_BYTES_MIN: usize = 41;
+/// Where an unauthenticated reflection has zeros between the copied error estimate and the TTL.
+const OPEN_MBZ_AT: usize = 38;
 /// HMAC-SHA-256 is truncated to this (RFC 8762 4.4).
 const HMAC_BYTES: usize = 16;
 const HMAC_AT: usize = SEALED_BYTES - HMAC_BYTES;
@@ -63,16 +75,19 @@ impl Authentication {
 
     fn seal(&self, packet: &mut [u8]) {
         if let Self::Hmac(key) = self {
-            let tag = hmac::sign(key, &packet[..HMAC_AT]);
-            packet[HMAC_AT..SEALED_BYTES].copy_from_slice(&tag.as_ref()[..HMAC_BYTES]);
+            let Some((sealed, rest)) = packet.split_at_mut_checked(HMAC_AT) else { return };
+            let tag = hmac::sign(key, sealed);
+            put(rest, 0, truncated(&tag));
         }
     }
 
     fn check(&self, packet: &[u8]) -> Result<(), PacketError> {
         let Self::Hmac(key) = self else { return Ok(()) };
-        let Some(found) = packet.get(HMAC_AT..SEALED_BYTES) else { return Err(PacketError::TooShort(packet.len())) };
-        let tag = hmac::sign(key, &packet[..HMAC_AT]);
-        let same = aws_lc_rs::constant_time::verify_slices_are_equal(&tag.as_ref()[..HMAC_BYTES], found);
+        let too_short = PacketError::TooShort(packet.len());
+        let (sealed, rest) = packet.split_at_checked(HMAC_AT).ok_or(too_short)?;
+        let found = rest.get(..HMAC_BYTES).ok_or(too_short)?;
+        let tag = hmac::sign(key, sealed);
+        let same = aws_lc_rs::constant_time::verify_slices_are_equal(truncated(&tag), found);
         same.map_err(|_| PacketError::NotAuthentic)
     }
 }
@@ -112,10 +127,7 @@ pub struct Reflected {
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut array = [0; N];
     // A TWAMP packet may be shorter than STAMP's: what is missing is zero (RFC 8762 4.6).
-    if let Some(rest) = bytes.get(at..) {
-        let count = rest.len().min(N);
-        array[..count].copy_from_slice(&rest[..count]);
-    }
+    array.iter_mut().zip(bytes.get(at..).unwrap_or_default()).for_each(|(place, &byte)| *place = byte);
     array
 }
 
@@ -127,8 +139,13 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes(array(bytes, at))
 }
 
+/// Writes as far as there is room: writers see to it that there is.
 fn put(packet: &mut [u8], at: usize, bytes: &[u8]) {
-    packet[at..at + bytes.len()].copy_from_slice(bytes);
+    packet.get_mut(at..).unwrap_or_default().iter_mut().zip(bytes).for_each(|(place, &byte)| *place = byte);
+}
+
+fn truncated(tag: &hmac::Tag) -> &[u8] {
+    tag.as_ref().get(..HMAC_BYTES).unwrap_or_default()
 }
 
 /// Where the fields stand.
@@ -172,13 +189,11 @@ const fn layout(authentication: &Authentication) -> &'static Layout {
 }
 
 impl Request {
-    /// Writes the base packet over the beginning of `packet`; what follows stays as it is.
-    ///
-    /// # Panics
-    /// If `packet` is shorter than the base packet.
+    /// Writes the base packet over the beginning of `packet`, which is at least as long; what
+    /// follows stays as it is.
     pub fn write(&self, authentication: &Authentication, packet: &mut [u8]) {
         let at = layout(authentication);
-        packet[..authentication.base_bytes()].fill(0);
+        packet.get_mut(..authentication.base_bytes()).unwrap_or_default().fill(0);
         put(packet, 0, &self.sequence.to_be_bytes());
         put(packet, at.sent, &self.sent);
         put(packet, at.error, &self.error.0.to_be_bytes());
@@ -206,13 +221,11 @@ impl Request {
 }
 
 impl Reflected {
-    /// Writes the base packet over the beginning of `packet`; what follows stays as it is.
-    ///
-    /// # Panics
-    /// If `packet` is shorter than the base packet.
+    /// Writes the base packet over the beginning of `packet`, which is at least as long; what
+    /// follows stays as it is.
     pub fn write(&self, authentication: &Authentication, packet: &mut [u8]) {
         let at = layout(authentication);
-        packet[..authentication.base_bytes()].fill(0);
+        packet.get_mut(..authentication.base_bytes()).unwrap_or_default().fill(0);
         put(packet, 0, &self.sequence.to_be_bytes());
         put(packet, at.sent, &self.sent);
         put(packet, at.error, &self.error.0.to_be_bytes());
@@ -221,7 +234,7 @@ impl Reflected {
         put(packet, at.request_sequence, &self.request.sequence.to_be_bytes());
         put(packet, at.request_sent, &self.request.sent);
         put(packet, at.request_error, &self.request.error.0.to_be_bytes());
-        packet[at.request_ttl] = self.request_ttl;
+        put(packet, at.request_ttl, &[self.request_ttl]);
         authentication.seal(packet);
     }
 
@@ -248,8 +261,55 @@ impl Reflected {
                 error: ErrorEstimate(u16_at(packet, at.request_error)),
                 ssid,
             },
-            request_ttl: packet[at.request_ttl],
+            request_ttl: u8::from_be_bytes(array(packet, at.request_ttl)),
         })
+    }
+}
+
+/// A reflector answers at once: its two times are no further apart than this, in seconds. Generous,
+/// since slow ones may be overloaded, and far below what random bytes meet by chance.
+const HELD_SECONDS_MAX: u32 = 60;
+
+/// Seconds of a time on the wire, in either format.
+fn seconds([a, b, c, d, ..]: [u8; 8]) -> u32 {
+    u32::from_be_bytes([a, b, c, d])
+}
+
+/// Whether two times on the wire are as close as those of one reflection. Zero is no time.
+fn are_close(one: [u8; 8], other: [u8; 8]) -> bool {
+    let apart = seconds(one).wrapping_sub(seconds(other));
+    one != [0; 8] && other != [0; 8] && apart.min(apart.wrapping_neg()) <= HELD_SECONDS_MAX
+}
+
+impl Reflected {
+    /// Whether a packet that came to a reflector is itself what reflectors send. Requests have no
+    /// type, so it shows by what only a reflector fills in: an authenticated one has T2 where
+    /// requests have zeros; an open one T2 right before T3 and zeros behind the copied error
+    /// estimate, where a request has zeros or, as TWAMP-Light does, random padding. That such
+    /// padding looks like it by chance happens once in 10^12 packets.
+    #[must_use]
+    pub fn is_one(authentication: &Authentication, packet: &[u8]) -> bool {
+        let at = layout(authentication);
+        let received: [u8; 8] = array(packet, at.received);
+        match authentication {
+            Authentication::Hmac(_) => received != [0; 8],
+            Authentication::Open => {
+                packet.len() >= REFLECTED_BYTES_MIN
+                    && are_close(received, array(packet, at.sent))
+                    && array(packet, OPEN_MBZ_AT) == [0; 2]
+            }
+        }
+    }
+
+    /// Whether a packet that came to a reflector answers one that this reflector has sent: it
+    /// carries one of its sequence numbers below `next` and a time of the last minute where
+    /// reflections copy those of what they answer. Finds reflectors that know no time.
+    #[must_use]
+    pub fn answers_us(authentication: &Authentication, packet: &[u8], next: u32, now: [u8; 8]) -> bool {
+        let at = layout(authentication);
+        packet.len() >= REFLECTED_BYTES_MIN
+            && u32_at(packet, at.request_sequence) < next
+            && are_close(array(packet, at.request_sent), now)
     }
 }
 
@@ -316,12 +376,40 @@ mod tests {
         assert_eq!(Request::read(&Authentication::Open, &packet[..13]), Err(PacketError::TooShort(13)));
     }
 
+    #[test]
+    fn reflections_are_told_from_requests() {
+        for authentication in [Authentication::Open, Authentication::with_secret(b"secret")] {
+            let mut packet = vec![0; authentication.base_bytes()];
+            request().write(&authentication, &mut packet);
+            assert!(!Reflected::is_one(&authentication, &packet));
+            let (sent, received) = ([0, 1, 0, 9, 0, 0, 0, 0], [0, 1, 0, 8, 255, 0, 0, 0]);
+            Reflected { sent, received, ..reflected() }.write(&authentication, &mut packet);
+            assert!(Reflected::is_one(&authentication, &packet));
+            let now = [1, 2, 3, 30, 0, 0, 0, 0];
+            assert!(Reflected::answers_us(&authentication, &packet, 8, now));
+            assert!(!Reflected::answers_us(&authentication, &packet, 7, now), "a number that was never sent");
+            assert!(!Reflected::answers_us(&authentication, &packet, 8, [1, 2, 4, 90, 0, 0, 0, 0]), "an old time");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn random_padding_is_no_reflection(sent: [u8; 8], padding in proptest::collection::vec(any::<u8>(), 30..100)) {
+            let mut packet = vec![0; 44];
+            Request { sent, ..request() }.write(&Authentication::Open, &mut packet);
+            packet.truncate(14);
+            packet.extend_from_slice(&padding);
+            prop_assert!(!Reflected::is_one(&Authentication::Open, &packet));
+            prop_assert!(!Reflected::answers_us(&Authentication::Open, &packet, 1_000, sent));
+        }
+
         #[test]
         fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             for authentication in [Authentication::Open, Authentication::with_secret(b"x")] {
                 let _ = Request::read(&authentication, &bytes);
                 let _ = Reflected::read(&authentication, &bytes);
+                let _ = Reflected::is_one(&authentication, &bytes);
+                let _ = Reflected::answers_us(&authentication, &bytes, u32::MAX, [1; 8]);
             }
         }
     }

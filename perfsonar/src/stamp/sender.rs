@@ -1,4 +1,14 @@
 //! The sending end of a session: makes requests, proves answers, and keeps the statistics. TWAMP-Test senders use it too.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use std::collections::BTreeMap;
 
@@ -47,7 +57,7 @@ impl SenderConfig {
     /// TWAMP with so many bytes of padding behind the 14 of a sender's packet.
     #[must_use]
     pub fn twamp(padding_bytes: usize) -> Self {
-        Self { is_twamp: true, packet_bytes: 14 + padding_bytes, ..Self::stamp(0) }
+        Self { is_twamp: true, packet_bytes: padding_bytes.saturating_add(14), ..Self::stamp(0) }
     }
 }
 
@@ -136,18 +146,24 @@ pub struct SenderSession {
     request_ttl: BTreeMap<u8, u64>,
 }
 
+fn count(counter: &mut u64) {
+    *counter = counter.saturating_add(1);
+}
+
 impl SenderSession {
     /// A session that has sent nothing. `quality` is this host's clock's.
     #[must_use]
     pub fn new(config: SenderConfig, quality: ClockQuality) -> Self {
         Self {
+            // TWAMP's reflectors number what they send (RFC 5357 4.2.1); STAMP's may not, which
+            // shows.
+            is_stateful: config.is_twamp,
             config,
             quality,
             next: 0,
             times: Vec::new(),
             answers: SequenceTracker::default(),
             reflections: SequenceTracker::default(),
-            is_stateful: false,
             highest: None,
             forward_reordered: 0,
             forward_duplicates: 0,
@@ -178,11 +194,9 @@ impl SenderSession {
             packet.extend_from_slice(&self.config.tlvs);
             tlv::pad_to(packet, self.config.packet_bytes);
         }
-        let at = self.next as usize % REMEMBERED;
-        if at < self.times.len() {
-            self.times[at] = now_ns;
-        } else {
-            self.times.push(now_ns);
+        match self.times.get_mut(self.next as usize % REMEMBERED) {
+            Some(time) => *time = now_ns,
+            None => self.times.push(now_ns),
         }
         self.next = self.next.wrapping_add(1);
     }
@@ -200,7 +214,7 @@ impl SenderSession {
     pub fn receive(&mut self, packet: &[u8], at_ns: i64) -> Result<RoundTrip, Rejection> {
         let taken = self.take(packet, at_ns);
         if let Err(rejection) = taken {
-            *self.rejected.entry(rejection).or_insert(0) += 1;
+            count(self.rejected.entry(rejection).or_insert(0));
         }
         taken
     }
@@ -215,7 +229,7 @@ impl SenderSession {
         if age == 0 || age as usize > self.times.len() {
             return Err(Rejection::Foreign);
         }
-        let sent_ns = self.times[sequence as usize % REMEMBERED];
+        let sent_ns = *self.times.get(sequence as usize % REMEMBERED).ok_or(Rejection::Foreign)?;
         let is_ours = reflected.request.sent == encode(sent_ns, self.config.format);
         // Old reflectors leave the SSID zero.
         if !is_ours || (reflected.ssid != self.config.ssid && reflected.ssid != 0) {
@@ -233,8 +247,8 @@ impl SenderSession {
         self.is_stateful |= reflected.sequence != sequence;
         let arrival = self.answers.note(sequence);
         match (arrival, reflection) {
-            (Arrival::Duplicate, Arrival::Duplicate) => self.reverse_duplicates += 1,
-            (Arrival::Duplicate, _) => self.forward_duplicates += 1,
+            (Arrival::Duplicate, Arrival::Duplicate) => count(&mut self.reverse_duplicates),
+            (Arrival::Duplicate, _) => count(&mut self.forward_duplicates),
             _ => {}
         }
         if let Some((reflection, request)) = self.highest
@@ -242,7 +256,7 @@ impl SenderSession {
             && sequence < request
             && arrival != Arrival::Duplicate
         {
-            self.forward_reordered += 1;
+            count(&mut self.forward_reordered);
         }
         if self.highest.is_none_or(|(reflection, _)| reflected.sequence > reflection) {
             let request = self.highest.map_or(sequence, |(_, request)| request.max(sequence));
@@ -250,7 +264,7 @@ impl SenderSession {
         }
         let round_trip = RoundTrip {
             sequence,
-            rtt_ns: (at_ns - sent_ns).saturating_sub(reflected_ns.saturating_sub(received_ns)),
+            rtt_ns: at_ns.saturating_sub(sent_ns).saturating_sub(reflected_ns.saturating_sub(received_ns)),
             forward_ns: received_ns.saturating_sub(sent_ns),
             reverse_ns: at_ns.saturating_sub(reflected_ns),
             arrival,
@@ -260,7 +274,7 @@ impl SenderSession {
             self.rtt.record(round_trip.rtt_ns.max(0));
             self.forward_delays.record(round_trip.forward_ns);
             self.reverse_delays.record(round_trip.reverse_ns);
-            *self.request_ttl.entry(reflected.request_ttl).or_insert(0) += 1;
+            count(self.request_ttl.entry(reflected.request_ttl).or_insert(0));
             self.far_quality = Some(reflected.error.quality());
         }
         Ok(round_trip)
@@ -317,7 +331,9 @@ impl SenderSession {
 mod tests {
     use super::*;
     use crate::socket::Received;
-    use crate::stamp::reflector::{Reflector, ReflectorLimits};
+    use crate::sources::Permitted;
+    use crate::stamp::limits::{Rates, ReflectorLimits};
+    use crate::stamp::reflector::Reflector;
 
     const START: i64 = 1_800_000_000_000_000_000;
     const MS: i64 = 1_000_000;
@@ -331,8 +347,10 @@ mod tests {
     impl Lab {
         fn new(authentication: Authentication) -> Self {
             let config = SenderConfig { authentication: authentication.clone(), ..SenderConfig::stamp(77) };
-            let limits = ReflectorLimits { packets_per_second: 1_000_000, ..ReflectorLimits::default() };
-            Self { sender: SenderSession::new(config, GOOD), reflector: Reflector::new(authentication, None, limits) }
+            let permitted = Permitted::networks(vec!["192.0.2.0/24".parse().unwrap()]);
+            let limits = ReflectorLimits { permitted, packets_per_second: 1_000_000, ..ReflectorLimits::default() };
+            let reflector = Reflector::new(authentication, None, limits, Rates::shared(1_000_000));
+            Self { sender: SenderSession::new(config, GOOD), reflector }
         }
 
         fn request(&mut self, now_ns: i64) -> Vec<u8> {
@@ -408,6 +426,22 @@ mod tests {
         }
         let result = lab.sender.result();
         assert_eq!((result.round_trip.lost(), result.forward, result.reverse), (1, None, None));
+    }
+
+    /// Finding F7: with loss only on the way back the numbers are those of the requests.
+    #[test]
+    fn a_twamp_reflector_has_numbers_of_its_own_also_where_they_are_the_requests() {
+        let mut lab = Lab::new(Authentication::Open);
+        lab.sender = SenderSession::new(SenderConfig::twamp(27), GOOD);
+        for number in 0..4 {
+            let request = lab.request(START + number);
+            let answer = lab.reflect(request, START + MS);
+            if number != 2 {
+                lab.sender.receive(&answer, START + 2 * MS).unwrap();
+            }
+        }
+        let result = lab.sender.result();
+        assert_eq!((result.forward.unwrap().lost(), result.reverse.unwrap().lost()), (0, 1));
     }
 
     #[test]

@@ -2,6 +2,16 @@
 //!
 //! A sender sets the U flag on every TLV; a reflector clears it on those that it understands, sets M on the first that is
 //! malformed and stops there, and sets I on all if the HMAC TLV is wrong (RFC 8972 4, 4.8). Nothing is dropped for a TLV's sake.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use aws_lc_rs::hmac;
 
@@ -56,7 +66,7 @@ pub struct TlvError(pub usize);
 
 /// Reads the TLVs of a packet, from behind its base.
 pub fn read(mut bytes: &[u8]) -> impl Iterator<Item = Result<Tlv<'_>, TlvError>> {
-    let mut at = 0;
+    let mut at = 0usize;
     std::iter::from_fn(move || {
         if bytes.is_empty() {
             return None;
@@ -67,7 +77,7 @@ pub fn read(mut bytes: &[u8]) -> impl Iterator<Item = Result<Tlv<'_>, TlvError>>
         });
         match parsed {
             Some((tlv, rest)) => {
-                at += HEADER_BYTES + tlv.value.len();
+                at = at.saturating_add(HEADER_BYTES).saturating_add(tlv.value.len());
                 bytes = rest;
                 Some(Ok(tlv))
             }
@@ -81,10 +91,10 @@ pub fn read(mut bytes: &[u8]) -> impl Iterator<Item = Result<Tlv<'_>, TlvError>>
 
 /// Appends a TLV as a sender writes it.
 ///
-/// # Panics
-/// If the value has more than 65 535 bytes.
+/// A value of more than 65 535 bytes is cut.
 pub fn append(packet: &mut Vec<u8>, kind: Type, value: &[u8]) {
-    let length = u16::try_from(value.len()).expect("a value fits its length");
+    let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
+    let value = value.get(..length.into()).unwrap_or(value);
     packet.extend_from_slice(&[UNRECOGNIZED, kind as u8]);
     packet.extend_from_slice(&length.to_be_bytes());
     packet.extend_from_slice(value);
@@ -92,14 +102,15 @@ pub fn append(packet: &mut Vec<u8>, kind: Type, value: &[u8]) {
 
 /// Appends padding so that the packet has `bytes` in all. Four bytes are the least that can be added; less adds nothing.
 pub fn pad_to(packet: &mut Vec<u8>, bytes: usize) {
-    if let Some(value_bytes) = bytes.checked_sub(packet.len() + HEADER_BYTES) {
+    if let Some(value_bytes) = bytes.checked_sub(packet.len().saturating_add(HEADER_BYTES)) {
         append(packet, Type::ExtraPadding, &vec![0; value_bytes.min(usize::from(u16::MAX))]);
     }
 }
 
 /// Appends the HMAC TLV over the sequence number and all TLVs before it (RFC 8972 4.8).
 pub fn append_hmac(packet: &mut Vec<u8>, base_bytes: usize, key: &hmac::Key) {
-    let tag = tlv_hmac(key, &packet[..4], &packet[base_bytes..]);
+    let (sequence, tlvs) = (packet.get(..4).unwrap_or_default(), packet.get(base_bytes..).unwrap_or_default());
+    let tag = tlv_hmac(key, sequence, tlvs);
     append(packet, Type::Hmac, &tag);
 }
 
@@ -108,7 +119,7 @@ fn tlv_hmac(key: &hmac::Key, sequence: &[u8], tlvs: &[u8]) -> [u8; HMAC_BYTES] {
     context.update(sequence);
     context.update(tlvs);
     let mut tag = [0; HMAC_BYTES];
-    tag.copy_from_slice(&context.sign().as_ref()[..HMAC_BYTES]);
+    tag.iter_mut().zip(context.sign().as_ref()).for_each(|(place, &byte)| *place = byte);
     tag
 }
 
@@ -136,22 +147,20 @@ pub struct Facts<'a> {
 /// Turns a request's TLVs into a reflection's, in place: flags are set, values filled in, no byte added.
 pub fn reflect(sequence: [u8; 4], new_sequence: [u8; 4], tlvs: &mut [u8], facts: &Facts<'_>) {
     let integrity = check_integrity(&sequence, tlvs, facts.key);
-    let mut at = 0;
+    let mut at = 0usize;
     let mut hmac_at = None;
-    while at < tlvs.len() {
-        let rest = &mut tlvs[at..];
-        let Some(&[_, kind, high, low]) = rest.first_chunk::<HEADER_BYTES>() else {
+    while let Some((flags, after)) = tlvs.get_mut(at..).and_then(<[u8]>::split_first_mut) {
+        let Some((&mut [kind, high, low], after)) = after.split_first_chunk_mut::<3>() else {
             // Fewer than four bytes cannot even carry a flag beside the type.
-            rest[0] |= MALFORMED;
+            *flags |= MALFORMED;
             break;
         };
         let length = usize::from(u16::from_be_bytes([high, low]));
-        if rest.len() < HEADER_BYTES + length {
-            rest[0] = rest[0] & !UNRECOGNIZED | MALFORMED;
+        let Some(value) = after.get_mut(..length) else {
+            *flags = *flags & !UNRECOGNIZED | MALFORMED;
             break;
-        }
-        let (header, value) = rest[..HEADER_BYTES + length].split_at_mut(HEADER_BYTES);
-        header[0] = match fill(kind, value, facts) {
+        };
+        *flags = match fill(kind, value, facts) {
             Filled::Done => 0,
             Filled::Unknown => UNRECOGNIZED,
             Filled::Malformed => MALFORMED,
@@ -160,30 +169,32 @@ pub fn reflect(sequence: [u8; 4], new_sequence: [u8; 4], tlvs: &mut [u8], facts:
             hmac_at = Some(at);
         }
         if integrity == Some(false) {
-            header[0] |= INTEGRITY;
+            *flags |= INTEGRITY;
         }
-        if header[0] & MALFORMED != 0 {
+        if *flags & MALFORMED != 0 {
             break;
         }
-        at += HEADER_BYTES + length;
+        at = at.saturating_add(HEADER_BYTES).saturating_add(length);
     }
-    if let (Some(at), Some(key), Some(true)) = (hmac_at, facts.key, integrity) {
-        let tag = tlv_hmac(key, &new_sequence, &tlvs[..at]);
-        tlvs[at + HEADER_BYTES..at + HEADER_BYTES + HMAC_BYTES].copy_from_slice(&tag);
+    if let (Some(at), Some(key), Some(true)) = (hmac_at, facts.key, integrity)
+        && let Some((before, hmac)) = tlvs.split_at_mut_checked(at)
+    {
+        let tag = tlv_hmac(key, &new_sequence, before);
+        hmac.iter_mut().skip(HEADER_BYTES).zip(tag).for_each(|(place, byte)| *place = byte);
     }
 }
 
 /// Whether the HMAC TLV is right; none if there is no such TLV or no key.
 fn check_integrity(sequence: &[u8; 4], tlvs: &[u8], key: Option<&hmac::Key>) -> Option<bool> {
     let key = key?;
-    let mut at = 0;
+    let mut at = 0usize;
     for tlv in read(tlvs) {
         let tlv = tlv.ok()?;
         if tlv.kind == Type::Hmac as u8 {
-            let tag = tlv_hmac(key, sequence, &tlvs[..at]);
+            let tag = tlv_hmac(key, sequence, tlvs.get(..at)?);
             return Some(aws_lc_rs::constant_time::verify_slices_are_equal(&tag, tlv.value).is_ok());
         }
-        at += HEADER_BYTES + tlv.value.len();
+        at = at.saturating_add(HEADER_BYTES).saturating_add(tlv.value.len());
     }
     None
 }
@@ -199,11 +210,12 @@ fn fill(kind: u8, value: &mut [u8], facts: &Facts<'_>) -> Filled {
     match kind {
         kind if kind == Type::ExtraPadding as u8 => Filled::Done,
         kind if kind == Type::Location as u8 => {
-            let Some((ports, subs)) = value.split_at_mut_checked(4) else { return Filled::Malformed };
-            ports[..2].copy_from_slice(&facts.destination.port().to_be_bytes());
-            ports[2..].copy_from_slice(&facts.source.port().to_be_bytes());
             // Sub-TLVs would need the link layer; they go back as they came, with their own U flag.
-            let _ = subs;
+            let [destination_high, destination_low, source_high, source_low, ..] = value else {
+                return Filled::Malformed;
+            };
+            [*destination_high, *destination_low] = facts.destination.port().to_be_bytes();
+            [*source_high, *source_low] = facts.source.port().to_be_bytes();
             Filled::Done
         }
         kind if kind == Type::TimestampInformation as u8 => {
@@ -223,17 +235,13 @@ fn fill(kind: u8, value: &mut [u8], facts: &Facts<'_>) -> Filled {
             Filled::Done
         }
         kind if kind == Type::DirectMeasurement as u8 => {
-            if value.len() != 12 {
-                return Filled::Malformed;
-            }
+            let Ok(value) = <&mut [u8; 12]>::try_from(value) else { return Filled::Malformed };
             value[4..8].copy_from_slice(&facts.received_count.to_be_bytes());
             value[8..].copy_from_slice(&facts.sent_count.to_be_bytes());
             Filled::Done
         }
         kind if kind == Type::FollowUpTelemetry as u8 => {
-            if value.len() != 16 {
-                return Filled::Malformed;
-            }
+            let Ok(value) = <&mut [u8; 16]>::try_from(value) else { return Filled::Malformed };
             let (sequence, at) = facts.previous.unwrap_or_default();
             value[..4].copy_from_slice(&sequence.to_be_bytes());
             value[4..12].copy_from_slice(&at);

@@ -1,4 +1,14 @@
 //! A distribution of delays that may be negative, as one-way delays between two clocks may.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -44,6 +54,7 @@ pub struct DelaySummary {
 }
 
 impl Default for Delays {
+    #[expect(clippy::expect_used, reason = "the bounds are constants, and every test makes one")]
     fn default() -> Self {
         let histogram = || Histogram::new_with_bounds(1, DELAY_NS_MAX, 3).expect("the bounds are in order");
         Self {
@@ -84,7 +95,7 @@ impl Delays {
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.above.len() + self.below.len()
+        self.above.len().saturating_add(self.below.len())
     }
 
     /// The least delay; none if there is no delay.
@@ -95,16 +106,19 @@ impl Delays {
 
     /// The delay that a part of the packets does not exceed. 0 without delays.
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates, and is clamped")]
     pub fn quantile_ns(&self, quantile: f64) -> i64 {
         let Some(first) = self.first_ns else { return 0 };
         let rank = ((quantile * self.count() as f64).ceil() as u64).clamp(1, self.count());
         let below = self.below.len();
         let value = if rank <= below {
             // The first in order is the farthest below.
-            let from_top = below - rank + 1;
-            first - self.below.value_at_quantile((from_top as f64 - 0.5) / below as f64) as i64
+            let from_top = below.saturating_sub(rank).saturating_add(1);
+            first.saturating_sub_unsigned(self.below.value_at_quantile((from_top as f64 - 0.5) / below as f64))
         } else {
-            first + self.above.value_at_quantile(((rank - below) as f64 - 0.5) / self.above.len() as f64) as i64
+            let from_first = rank.saturating_sub(below);
+            let part = (from_first as f64 - 0.5) / self.above.len() as f64;
+            first.saturating_add_unsigned(self.above.value_at_quantile(part))
         };
         value.clamp(self.least_ns, self.greatest_ns)
     }
@@ -135,12 +149,15 @@ impl Delays {
     pub fn histogram_ms(&self) -> std::collections::BTreeMap<String, u64> {
         let mut buckets = std::collections::BTreeMap::new();
         let Some(first) = self.first_ns else { return buckets };
-        let mut add = |ns: i64, count: u64| *buckets.entry(format!("{:.2}", ns as f64 / 1e6)).or_insert(0) += count;
+        let mut add = |ns: i64, count: u64| {
+            let bucket: &mut u64 = buckets.entry(format!("{:.2}", ns as f64 / 1e6)).or_default();
+            *bucket = bucket.saturating_add(count);
+        };
         for value in self.below.iter_recorded() {
-            add(first - value.value_iterated_to() as i64, value.count_at_value());
+            add(first.saturating_sub_unsigned(value.value_iterated_to()), value.count_at_value());
         }
         for value in self.above.iter_recorded() {
-            add(first + value.value_iterated_to() as i64, value.count_at_value());
+            add(first.saturating_add_unsigned(value.value_iterated_to()), value.count_at_value());
         }
         buckets
     }

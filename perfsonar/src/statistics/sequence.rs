@@ -1,4 +1,14 @@
 //! Sequence numbers as they arrive: which are new, late, copies, or not believable.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use super::Delivery;
 
@@ -42,9 +52,9 @@ impl SequenceTracker {
     /// Takes an arrival into account.
     pub fn note(&mut self, sequence: u32) -> Arrival {
         if sequence >= self.next {
-            let skipped = sequence - self.next;
+            let skipped = sequence.wrapping_sub(self.next);
             if skipped > JUMP_MAX {
-                self.jumps += 1;
+                self.jumps = self.jumps.saturating_add(1);
                 return Arrival::Jump;
             }
             if skipped >= WINDOW {
@@ -54,16 +64,16 @@ impl SequenceTracker {
             }
             self.mark(sequence);
             self.next = sequence.saturating_add(1);
-            self.received += 1;
+            self.received = self.received.saturating_add(1);
             return Arrival::InOrder;
         }
-        if self.next - sequence > WINDOW || self.is_marked(sequence) {
-            self.duplicates += 1;
+        if self.next.wrapping_sub(sequence) > WINDOW || self.is_marked(sequence) {
+            self.duplicates = self.duplicates.saturating_add(1);
             return Arrival::Duplicate;
         }
         self.mark(sequence);
-        self.received += 1;
-        self.reordered += 1;
+        self.received = self.received.saturating_add(1);
+        self.reordered = self.reordered.saturating_add(1);
         Arrival::Late
     }
 
@@ -92,17 +102,21 @@ impl SequenceTracker {
 
     fn mark(&mut self, sequence: u32) {
         let (word, bit) = Self::slot(sequence);
-        self.seen[word] |= bit;
+        if let Some(word) = self.seen.get_mut(word) {
+            *word |= bit;
+        }
     }
 
     fn forget(&mut self, sequence: u32) {
         let (word, bit) = Self::slot(sequence);
-        self.seen[word] &= !bit;
+        if let Some(word) = self.seen.get_mut(word) {
+            *word &= !bit;
+        }
     }
 
     fn is_marked(&self, sequence: u32) -> bool {
         let (word, bit) = Self::slot(sequence);
-        self.seen[word] & bit != 0
+        self.seen.get(word).is_some_and(|word| word & bit != 0)
     }
 }
 

@@ -1,4 +1,14 @@
 //! The messages of TWAMP-Control as bytes (RFC 4656 3.1 … 3.8, RFC 5357 3).
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -79,7 +89,7 @@ pub enum ControlError {
 const fn why(accept: Accept) -> &'static str {
     match accept {
         Accept::Ok => "no reason",
-        Accept::Rejected => "it does not say why; it may not permit this host",
+        Accept::Rejected => "it does not say why; it may not permit this host, or have no room for more clients",
         Accept::Internal => "it has an internal error",
         Accept::Unsupported => "something of the request is not supported there",
         Accept::PermanentLimit => "its limits do not permit it",
@@ -87,16 +97,22 @@ const fn why(accept: Accept) -> &'static str {
     }
 }
 
+/// Writes as far as there is room: messages have fixed lengths, and places within them.
 fn put(message: &mut [u8], at: usize, bytes: &[u8]) {
-    message[at..at + bytes.len()].copy_from_slice(bytes);
+    message.get_mut(at..).unwrap_or_default().iter_mut().zip(bytes).for_each(|(place, &byte)| *place = byte);
+}
+
+/// The bytes at a place; zeros beyond the message's end.
+fn array_at<const N: usize>(message: &[u8], at: usize) -> [u8; N] {
+    message.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
 }
 
 fn u32_at(message: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([message[at], message[at + 1], message[at + 2], message[at + 3]])
+    u32::from_be_bytes(array_at(message, at))
 }
 
 fn u16_at(message: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([message[at], message[at + 1]])
+    u16::from_be_bytes(array_at(message, at))
 }
 
 /// The greeting of a server that offers the unauthenticated mode. Challenge and salt are for the other modes, and still random.
@@ -108,6 +124,12 @@ pub fn greeting(challenge: [u8; 16], salt: [u8; 16]) -> [u8; GREETING_BYTES] {
     put(&mut message, 32, &salt);
     put(&mut message, 48, &2_048u32.to_be_bytes());
     message
+}
+
+/// The greeting of a server that offers no mode: it takes no more clients at present.
+#[must_use]
+pub const fn closed_greeting() -> [u8; GREETING_BYTES] {
+    [0; GREETING_BYTES]
 }
 
 /// Reads a greeting and answers it: the unauthenticated mode.
@@ -198,8 +220,7 @@ fn address_bytes(address: IpAddr) -> [u8; 16] {
 }
 
 fn address_at(message: &[u8], at: usize, is_ipv6: bool) -> IpAddr {
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&message[at..at + 16]);
+    let bytes: [u8; 16] = array_at(message, at);
     let [a, b, c, d, ..] = bytes;
     if is_ipv6 { Ipv6Addr::from(bytes).into() } else { Ipv4Addr::new(a, b, c, d).into() }
 }

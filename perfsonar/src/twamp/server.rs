@@ -1,4 +1,14 @@
 //! The server's end of a control connection: what to read next, and what to do with it. No socket, no clock.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::unwrap_used,
+        clippy::expect_used
+    )
+)]
 
 use std::net::IpAddr;
 
@@ -6,6 +16,7 @@ use super::messages::{
     Accept, REQUEST_BYTES, REQUEST_TW_SESSION, SET_UP_BYTES, SHORT_BYTES, START_SESSIONS, STOP_SESSIONS,
     SessionRequest, chosen_mode,
 };
+use crate::stamp::limits::ReflectorPorts;
 
 /// What a server does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,15 +49,17 @@ enum State {
 pub struct ServerConnection {
     state: State,
     client: IpAddr,
+    reflector_ports: ReflectorPorts,
     sessions_max: u32,
     packet_bytes_max: u32,
 }
 
 impl ServerConnection {
-    /// A connection of a client that has been greeted.
+    /// A connection of a client that has been greeted. Its test packets come from none of the
+    /// `reflector_ports`.
     #[must_use]
-    pub fn new(client: IpAddr, sessions_max: u32, packet_bytes_max: u32) -> Self {
-        Self { state: State::Greeted, client: client.to_canonical(), sessions_max, packet_bytes_max }
+    pub fn new(client: IpAddr, reflector_ports: ReflectorPorts, sessions_max: u32, packet_bytes_max: u32) -> Self {
+        Self { state: State::Greeted, client: client.to_canonical(), reflector_ports, sessions_max, packet_bytes_max }
     }
 
     /// Bytes of the message that begins with `first`; none if there is no such message now.
@@ -85,7 +98,7 @@ impl ServerConnection {
                 let Ok(message) = message.try_into() else { return Step::Close("a short Request-TW-Session") };
                 let step = self.consider(message, sessions);
                 if matches!(step, Step::Open(_)) {
-                    self.state = State::Setup { sessions: sessions + 1 };
+                    self.state = State::Setup { sessions: sessions.saturating_add(1) };
                 }
                 step
             }
@@ -108,7 +121,7 @@ impl ServerConnection {
         };
         // Test packets go only to who asked: nobody can have a third host flooded.
         let is_client = request.sender_address.is_unspecified() || request.sender_address.to_canonical() == self.client;
-        if !is_client || request.sender_port < 1_024 {
+        if !is_client || self.reflector_ports.contains(request.sender_port) {
             return Step::Refuse(Accept::Rejected);
         }
         if request.padding_bytes.saturating_add(14) > self.packet_bytes_max {
@@ -128,7 +141,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn connection() -> ServerConnection {
-        ServerConnection::new("192.0.2.1".parse().unwrap(), 2, 9_000)
+        ServerConnection::new("192.0.2.1".parse().unwrap(), ReflectorPorts::new(vec![8_620], None), 2, 9_000)
     }
 
     fn request() -> SessionRequest {
@@ -171,8 +184,10 @@ mod tests {
         server.on_message(&set_up(1));
         let third = SessionRequest { sender_address: "198.51.100.1".parse().unwrap(), ..request() };
         assert_eq!(server.on_message(&third.write()), Step::Refuse(Accept::Rejected));
-        let service = SessionRequest { sender_port: 53, ..request() };
-        assert_eq!(server.on_message(&service.write()), Step::Refuse(Accept::Rejected));
+        for port in [53, 862, 8_620] {
+            let service = SessionRequest { sender_port: port, ..request() };
+            assert_eq!(server.on_message(&service.write()), Step::Refuse(Accept::Rejected), "port {port}");
+        }
         let huge = SessionRequest { padding_bytes: 60_000, ..request() };
         assert_eq!(server.on_message(&huge.write()), Step::Refuse(Accept::PermanentLimit));
     }

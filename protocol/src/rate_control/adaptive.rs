@@ -74,6 +74,9 @@ const LONELY_TEST_ROUNDS: u64 = 3;
 const SILENCE_ROUNDS: u64 = 8;
 const SILENCE_NS_MIN: u64 = 1_000_000_000;
 
+/// A round trip is taken for no longer than this, whatever a receiver says: ten minutes.
+const RTT_NS_MAX: u64 = 600_000_000_000;
+
 /// How much queue and loss a mode bears before it gives way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
@@ -163,9 +166,14 @@ pub(super) struct AdaptiveRate {
     clip: Option<(f64, u64)>,
 }
 
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    reason = "times are this host's clock and some rounds of at most RTT_NS_MAX; floats that become integers saturate"
+)]
 impl AdaptiveRate {
     pub(super) fn new(patience: Patience, config: &ControllerConfig) -> Self {
-        let rtt_ns = config.rtt_ns.max(1_000);
+        let rtt_ns = config.rtt_ns.clamp(1_000, RTT_NS_MAX);
         let first = INITIAL_SEGMENTS * u64::from(config.stride) * 8 * 1_000_000_000 / rtt_ns;
         let first = first.clamp(RATE_MIN, INITIAL_RATE_MAX);
         let seed = config.start_bits_per_second.unwrap_or(0) / SEED_DIVISOR;
@@ -224,7 +232,7 @@ impl AdaptiveRate {
     }
 
     fn learn_noise(&mut self, lost: u64, delivered: u64) {
-        let all = (lost + delivered) as f64;
+        let all = lost.saturating_add(delivered) as f64;
         if all > 0.0 {
             // A loss beyond what noise can be says nothing of noise.
             let lost = (lost as f64).min(all * NOISE_MAX);
@@ -265,9 +273,9 @@ impl AdaptiveRate {
                 self.short_since_ns = None;
                 0
             }
-            (true, since_ns) => now_ns - *self.short_since_ns.insert(since_ns.unwrap_or(now_ns)),
+            (true, since_ns) => now_ns.saturating_sub(*self.short_since_ns.insert(since_ns.unwrap_or(now_ns))),
         };
-        let is_sample = recent.delivered_packets + recent.lost_packets >= SAMPLE_PACKETS;
+        let is_sample = recent.packets() >= SAMPLE_PACKETS;
         let is_overrun = is_short && is_sample && recent.loss() > self.noise() + NOISE_MAX;
         let hint_ns = HINT_QUEUE * self.scale_ns() + HINT_QUEUE_NS_MIN;
         let is_hinted = newest.queue_ns_min as f64 > hint_ns;
@@ -364,7 +372,7 @@ impl AdaptiveRate {
             return f64::NEG_INFINITY;
         }
         let since_ns = *self.empty_since_ns.get_or_insert(now_ns);
-        let rounds = (now_ns - since_ns) as f64 / self.round_ns() as f64 - EMPTY_ROUNDS;
+        let rounds = now_ns.saturating_sub(since_ns) as f64 / self.round_ns() as f64 - EMPTY_ROUNDS;
         if rounds <= 0.0 {
             return f64::NEG_INFINITY;
         }
@@ -383,11 +391,10 @@ impl AdaptiveRate {
             return;
         }
         let since_ns = *self.lossy_since_ns.get_or_insert(now_ns);
-        let is_severe =
-            loss > 2.0 * self.noise() + NOISE_MAX && round.delivered_packets + round.lost_packets >= SAMPLE_PACKETS;
+        let is_severe = loss > 2.0 * self.noise() + NOISE_MAX && round.packets() >= SAMPLE_PACKETS;
         if is_severe {
             self.best = round.delivered_rate();
-        } else if now_ns - since_ns < self.round_ns() {
+        } else if now_ns.saturating_sub(since_ns) < self.round_ns() {
             return;
         } else if self.noise.1 < SAMPLE_PACKETS as f64 {
             // Nothing is known of noise yet: a drain tells.
@@ -417,8 +424,9 @@ impl AdaptiveRate {
         }
         let (since_ns, best) = *self.foreign_since.get_or_insert((now_ns, self.best));
         let high_since_ns = *self.high_since_ns.get_or_insert(now_ns);
-        let is_high = now_ns - high_since_ns >= FOREIGN_ROUNDS * self.round_ns();
-        let has_fallen = now_ns - since_ns >= 2 * FOREIGN_ROUNDS * self.round_ns() && self.best < best / 2;
+        let is_high = now_ns.saturating_sub(high_since_ns) >= FOREIGN_ROUNDS * self.round_ns();
+        let has_fallen =
+            now_ns.saturating_sub(since_ns) >= 2 * FOREIGN_ROUNDS * self.round_ns() && self.best < best / 2;
         if !self.patience.shares || !(is_high || has_fallen) {
             return false;
         }
@@ -437,7 +445,7 @@ impl AdaptiveRate {
         self.update_best(BEST_NS_MIN.max(BEST_ROUNDS * self.round_ns()));
         let recent = self.history.sums(self.recent_us());
         let is_empty = (recent.queue_ns_min as f64) < self.target_ns(self.best);
-        let empty_ns = if is_empty { now_ns - *self.empty_since_ns.get_or_insert(now_ns) } else { 0 };
+        let empty_ns = if is_empty { now_ns.saturating_sub(*self.empty_since_ns.get_or_insert(now_ns)) } else { 0 };
         if !is_empty {
             self.empty_since_ns = None;
         }
@@ -474,6 +482,11 @@ impl AdaptiveRate {
     }
 }
 
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    reason = "times are this host's clock and some rounds of at most RTT_NS_MAX, and what is cast is cut before"
+)]
 impl RateController for AdaptiveRate {
     fn observe(&mut self, seen: &Observation) {
         if seen.delivered_packets == 0 && seen.lost_packets == 0 {
@@ -489,7 +502,7 @@ impl RateController for AdaptiveRate {
             }
         }
         if seen.rtt_ns > 0 {
-            self.rtt_ns = (3 * self.rtt_ns + seen.rtt_ns) / 4;
+            self.rtt_ns = (3 * self.rtt_ns + seen.rtt_ns.min(RTT_NS_MAX)) / 4;
             let rtt_us = (seen.rtt_ns / 1_000).min(u64::from(u32::MAX >> 1)) as u32;
             self.rtt.above_ns(rtt_us, self.rtt_ns, now_ns);
             self.rtt_least_ns = u64::from(self.rtt.least_us()).max(1) * 1_000;
@@ -503,7 +516,7 @@ impl RateController for AdaptiveRate {
             delivered_packets: seen.delivered_packets,
             lost_packets: seen.lost_packets,
             queue_ns,
-            paced_us: u64::from(seen.interval_us) * u64::from(seen.paced_permille) / 1_000,
+            paced_us: u64::from(seen.interval_us) * u64::from(seen.paced_permille.min(1_000)) / 1_000,
             rate: self.rate,
             delivered_rate: 0,
         };

@@ -23,7 +23,7 @@ impl LeastDelay {
         if self.current_us.is_none() {
             self.began_ns = now_ns;
         }
-        if now_ns.saturating_sub(self.began_ns) > WINDOW_NS_MIN.max(WINDOW_ROUNDS * round_ns) {
+        if now_ns.saturating_sub(self.began_ns) > WINDOW_NS_MIN.max(WINDOW_ROUNDS.saturating_mul(round_ns)) {
             self.previous_us = self.current_us.take();
             self.began_ns = now_ns;
         }

@@ -46,18 +46,23 @@ pub(super) struct Sums {
 impl Sums {
     /// Bits per second delivered; 0 over no time.
     pub(super) fn delivered_rate(&self) -> u64 {
-        (self.delivered_bytes * 8_000_000).checked_div(self.interval_us).unwrap_or(0)
+        self.delivered_bytes.saturating_mul(8_000_000).checked_div(self.interval_us).unwrap_or(0)
+    }
+
+    /// Packets whose fate is known.
+    pub(super) const fn packets(&self) -> u64 {
+        self.delivered_packets.saturating_add(self.lost_packets)
     }
 
     /// Part of the packets that were lost; 0 of none.
     pub(super) fn loss(&self) -> f64 {
-        let packets = self.delivered_packets + self.lost_packets;
+        let packets = self.packets();
         if packets == 0 { 0.0 } else { self.lost_packets as f64 / packets as f64 }
     }
 
     /// Part of the time, in thousandths, in which the pacer was the brake.
     pub(super) fn paced_permille(&self) -> u64 {
-        (self.paced_us * 1_000).checked_div(self.interval_us).unwrap_or(0)
+        self.paced_us.saturating_mul(1_000).checked_div(self.interval_us).unwrap_or(0)
     }
 }
 
@@ -88,45 +93,51 @@ impl History {
     /// Adds an entry, to the newest one as long as that covers less than `least_us`: urgent reports come more often than the
     /// history could hold.
     pub(super) fn push(&mut self, entry: Entry, least_us: u64) {
-        if self.end > 0 {
-            let newest = &mut self.entries[(self.end - 1) % ENTRIES];
-            if newest.interval_us < least_us {
-                newest.now_ns = entry.now_ns;
-                newest.interval_us += entry.interval_us;
-                newest.delivered_bytes += entry.delivered_bytes;
-                newest.delivered_packets += entry.delivered_packets;
-                newest.lost_packets += entry.lost_packets;
-                newest.paced_us += entry.paced_us;
-                newest.rate = entry.rate;
-                newest.queue_ns = match (newest.queue_ns, entry.queue_ns) {
-                    (Some(one), Some(other)) => Some(one.min(other)),
-                    (one, other) => one.or(other),
-                };
-                return;
-            }
+        if let Some(newest) = self.newest_mut()
+            && newest.interval_us < least_us
+        {
+            newest.now_ns = entry.now_ns;
+            newest.interval_us = newest.interval_us.saturating_add(entry.interval_us);
+            newest.delivered_bytes = newest.delivered_bytes.saturating_add(entry.delivered_bytes);
+            newest.delivered_packets = newest.delivered_packets.saturating_add(entry.delivered_packets);
+            newest.lost_packets = newest.lost_packets.saturating_add(entry.lost_packets);
+            newest.paced_us = newest.paced_us.saturating_add(entry.paced_us);
+            newest.rate = entry.rate;
+            newest.queue_ns = match (newest.queue_ns, entry.queue_ns) {
+                (Some(one), Some(other)) => Some(one.min(other)),
+                (one, other) => one.or(other),
+            };
+            return;
         }
-        self.entries[self.end % ENTRIES] = entry;
-        self.end += 1;
+        self.end = self.end.wrapping_add(1);
+        if let Some(newest) = self.newest_mut() {
+            *newest = entry;
+        }
     }
 
     /// Notes the delivery rate of the round that the newest entry ends.
     pub(super) fn set_delivered_rate(&mut self, rate: u64) {
-        if self.end > 0 {
-            self.entries[(self.end - 1) % ENTRIES].delivered_rate = rate;
+        if let Some(newest) = self.newest_mut() {
+            newest.delivered_rate = rate;
         }
+    }
+
+    fn newest_mut(&mut self) -> Option<&mut Entry> {
+        let at = self.end.checked_sub(1)?;
+        self.entries.get_mut(at % ENTRIES)
     }
 
     /// Newest first.
     fn newest(&self) -> impl Iterator<Item = &Entry> {
-        (self.end.saturating_sub(ENTRIES)..self.end).rev().map(|at| &self.entries[at % ENTRIES])
+        (self.end.saturating_sub(ENTRIES)..self.end).rev().filter_map(|at| self.entries.get(at % ENTRIES))
     }
 
     /// Entries, newest first, until they cover `span_us`.
     pub(super) fn within(&self, span_us: u64) -> impl Iterator<Item = &Entry> {
-        let mut covered_us = 0;
+        let mut covered_us = 0u64;
         self.newest().take_while(move |entry| {
             let wanted = covered_us < span_us;
-            covered_us += entry.interval_us.max(1);
+            covered_us = covered_us.saturating_add(entry.interval_us.max(1));
             wanted
         })
     }
@@ -135,11 +146,11 @@ impl History {
     pub(super) fn sums(&self, span_us: u64) -> Sums {
         let mut sums = Sums { queue_ns_min: u64::MAX, ..Sums::default() };
         for entry in self.within(span_us) {
-            sums.interval_us += entry.interval_us;
-            sums.delivered_bytes += entry.delivered_bytes;
-            sums.delivered_packets += entry.delivered_packets;
-            sums.lost_packets += entry.lost_packets;
-            sums.paced_us += entry.paced_us;
+            sums.interval_us = sums.interval_us.saturating_add(entry.interval_us);
+            sums.delivered_bytes = sums.delivered_bytes.saturating_add(entry.delivered_bytes);
+            sums.delivered_packets = sums.delivered_packets.saturating_add(entry.delivered_packets);
+            sums.lost_packets = sums.lost_packets.saturating_add(entry.lost_packets);
+            sums.paced_us = sums.paced_us.saturating_add(entry.paced_us);
             if let Some(queue_ns) = entry.queue_ns {
                 sums.queue_ns_min = sums.queue_ns_min.min(queue_ns);
                 sums.queue_ns_max = sums.queue_ns_max.max(queue_ns);

@@ -56,7 +56,7 @@ impl CubicShare {
 
     /// Reduces the window for a loss, once a round trip.
     pub(super) fn lose(&mut self, now_ns: u64, rtt_ns: u64) {
-        if now_ns.saturating_sub(self.reduced_ns) > rtt_ns + rtt_ns / 2 {
+        if now_ns.saturating_sub(self.reduced_ns) > rtt_ns.saturating_add(rtt_ns / 2) {
             self.reduce(now_ns);
         }
     }

@@ -89,7 +89,10 @@ pub(super) fn message_samples() -> Vec<Vec<u8>> {
         message.write_frame(&mut frame);
         frame
     };
-    transfer_messages().iter().chain(&path_messages()).map(framed).collect()
+    let entry = FileError { file: 3, code: "time".into(), text: "utimensat: Operation not permitted".into() };
+    let since_6 = [Message::NotKept { count: 9, first: vec![entry] }];
+    // A sample's number is its file's name in the corpus.
+    transfer_messages().iter().chain(&path_messages()).chain(&since_6).map(framed).collect()
 }
 
 /// A control connection's bytes: transfers' messages and path checks'.

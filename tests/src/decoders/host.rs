@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use culvert_control::journal::{self, Record};
+use culvert_control::destination::attributes::Refused;
+use culvert_control::journal::{self, Contents, End, Record, records};
 use culvert_control::profiles::Profile;
 use culvert_control::settings::Settings;
 use culvert_dataplane::datapath::af_xdp::headers::NextHop;
@@ -16,27 +17,51 @@ use culvert_dataplane::link::messages::{FromDataPlane, LaneReady, OpenReceive, O
 use culvert_dataplane::ring::{Consumer, RECORD_BYTES_MAX, RING_CONTROL_BYTES, RingPlace};
 use culvert_dataplane::shared_memory::SharedMemory;
 use culvert_protocol::identity::Identity;
+use culvert_protocol::keys::Secret;
 use culvert_protocol::manifest::FileTime;
 use culvert_protocol::seal::Cipher;
 use culvert_tuning::site::Site;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 /// Bodies of records, each with a length of two bytes before it: the journal's own checksums would keep a fuzzer out.
 pub(super) fn journal_samples() -> Vec<Vec<u8>> {
     let modified = FileTime { seconds: 5, nanoseconds: 6 };
     let records = [
-        Record::Header { version: 1 },
-        Record::Begun { name: 7, bytes: 10, modified, chunk_bytes: 4 },
+        Record::Header { version: journal::VERSION },
+        Record::Begun {
+            name: 7,
+            bytes: 10,
+            modified,
+            chunk_bytes: 4,
+            token: 1 << 90,
+            inode: 5,
+            directory: b"d/e".to_vec(),
+        },
         Record::Chunk { file: 0, part: 0, hash: Some([1; 32]) },
-        Record::Begun { name: 8, bytes: 20, modified, chunk_bytes: 4 },
+        Record::Begun { name: 8, bytes: 20, modified, chunk_bytes: 4, token: 3, inode: 0, directory: Vec::new() },
         Record::Chunk { file: 1, part: 3, hash: None },
         Record::Done { name: 9, bytes: 1, modified, hash: [3; 32], inode: 9, changed: modified },
+        Record::Filling { staging: 6 },
+        Record::made_directory(10),
+        Record::opened_directory(b"d", 11, 0o555),
+        Record::not_kept(b"d/e", 9, Refused { mode: Some(Errno::PERM), time: None }),
+        Record::closed_directory(b"d/f"),
+        Record::Complete,
     ];
-    let bodies = records.iter().flat_map(|record| {
-        let body = encode(record);
-        [&(body.len() as u16).to_be_bytes()[..], &body].concat()
-    });
-    vec![bodies.collect()]
+    let without_checks = |encode: fn(&Record) -> Vec<u8>| {
+        records.iter().flat_map(move |record| {
+            let bytes = encode(record);
+            [&bytes[..2], &bytes[6..]].concat()
+        })
+    };
+    let newer = without_checks(journal::encode).skip(1);
+    let newer = encode(&Record::Header { version: 3 }).into_iter().chain(newer).collect::<Vec<u8>>();
+    vec![
+        without_checks(journal::encode).collect(),
+        without_checks(journal::encode_v1).collect(),
+        [&(2u16).to_be_bytes()[..], &newer].concat(),
+    ]
 }
 
 fn encode(value: &impl Serialize) -> Vec<u8> {
@@ -45,7 +70,7 @@ fn encode(value: &impl Serialize) -> Vec<u8> {
 
 /// A journal's bytes as they are, and with right checksums written in.
 pub(super) fn journal(bytes: &[u8]) {
-    replay(bytes);
+    read(bytes);
     let mut sealed = Vec::new();
     let mut rest = bytes;
     while let Some((length, after)) = rest.split_first_chunk::<2>() {
@@ -55,14 +80,37 @@ pub(super) fn journal(bytes: &[u8]) {
         sealed.extend(body);
         rest = after;
     }
-    replay(&sealed);
+    read(&sealed);
 }
 
-fn replay(bytes: &[u8]) {
-    let (past, begun, good_bytes) = journal::replay(bytes);
-    assert!(good_bytes <= bytes.len() && begun as usize <= bytes.len());
+fn read(bytes: &[u8]) {
+    let contents = match journal::read(bytes) {
+        Ok(contents) => contents,
+        // Refused: nothing is done to it.
+        Err(unknown) => return assert!(!unknown.to_string().is_empty()),
+    };
+    if let Some((_, mode)) = contents.past.opened(b"d") {
+        assert!(contents.past.has_opened() && mode <= 0o7777);
+    }
+    let good = &bytes[..contents.good_bytes];
+    assert!(contents.begun as usize <= good.len());
+    assert_eq!(contents.end == End::Whole, good.len() == bytes.len());
     // What is kept is read the same again.
-    assert_eq!(journal::replay(&bytes[..good_bytes]), (past, begun, good_bytes));
+    assert_eq!(journal::read(good), Ok(Contents { end: End::Whole, ..contents.clone() }));
+    // As the present version has it, it says the same; what version 1 did not know follows from
+    // what it did.
+    let migrated: Vec<u8> = records(good)
+        .map(|record| match record {
+            Record::Header { .. } => Record::Header { version: journal::VERSION },
+            record => record,
+        })
+        .flat_map(|record| journal::encode(&record))
+        .collect();
+    let version = journal::VERSION;
+    assert_eq!(
+        journal::read(&migrated),
+        Ok(Contents { version, good_bytes: migrated.len(), end: End::Whole, ..contents })
+    );
 }
 
 pub(super) fn configuration_samples() -> Vec<Vec<u8>> {
@@ -99,6 +147,7 @@ pub(super) fn link_samples() -> Vec<Vec<u8>> {
     let (file, lane, slot) = (FileRange { file: FileSlot(3), offset: 4 << 20, file_bytes: 1 << 40 }, 1, SendSlot(2));
     let address = "[fd96::2]:7273".parse().expect("an address");
     let start = Start {
+        piece_bytes: usize::MAX,
         cores: vec![Some(2), None],
         link_bytes: 1 << 20,
         buffer_memory_bytes: 64 << 20,
@@ -112,7 +161,8 @@ pub(super) fn link_samples() -> Vec<Vec<u8>> {
         lane,
         slot,
         flow_id: 9,
-        secret: [7; 32],
+        holder: 3,
+        secret: Secret::new(&[7; 32]),
         cipher: Cipher::Aes256Gcm,
         partner: address,
         probe_datagram_bytes: vec![8_972, 1_472],
@@ -123,7 +173,8 @@ pub(super) fn link_samples() -> Vec<Vec<u8>> {
         lane,
         slot: ReceiveSlot(2),
         flow_id: 9,
-        secret: [7; 32],
+        holder: 3,
+        secret: Secret::new(&[7; 32]),
         cipher: Cipher::Aes128Gcm,
         partner: address,
         chunk_count: 1_000,

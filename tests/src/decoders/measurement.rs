@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use culvert_perfsonar::clock::ClockQuality;
 use culvert_perfsonar::socket::Received;
-use culvert_perfsonar::stamp::reflector::{Reflector, ReflectorLimits};
+use culvert_perfsonar::sources::Permitted;
+use culvert_perfsonar::stamp::limits::{Rates, ReflectorLimits, ReflectorPorts};
+use culvert_perfsonar::stamp::reflector::Reflector;
 use culvert_perfsonar::stamp::sender::{SenderConfig, SenderSession};
 use culvert_perfsonar::stamp::{Authentication, Reflected, Request, tlv};
 use culvert_perfsonar::timestamp::{ErrorEstimate, TimestampFormat, decode};
@@ -54,14 +56,20 @@ pub(super) fn stamp(bytes: &[u8]) {
             }
         }
         for is_twamp in [false, true] {
-            let limits = ReflectorLimits { is_twamp, answers_short_requests: is_twamp, ..ReflectorLimits::default() };
-            let mut reflector = Reflector::new(authentication.clone(), None, limits);
+            let permitted = Permitted::default();
+            permitted.set_addresses([from.ip()]);
+            let limits =
+                ReflectorLimits { permitted, is_twamp, answers_short_requests: is_twamp, ..ReflectorLimits::default() };
+            let reflector = || Reflector::new(authentication.clone(), None, limits.clone(), Rates::shared(100));
             let received =
                 Received { bytes: bytes.len(), from, at_ns: NOW_NS, ttl: Some(64), traffic_class: Some(0x2e) };
             let mut packet = bytes.to_vec();
-            if reflector.reflect(&mut packet, &received, local, QUALITY, NOW_NS + 1_000).is_ok() && !is_twamp {
-                assert_eq!(packet.len(), bytes.len(), "an answer is as long as its request");
+            if reflector().reflect(&mut packet, &received, local, QUALITY, NOW_NS + 1_000).is_err() {
+                continue;
             }
+            assert!(is_twamp || packet.len() == bytes.len(), "an answer is as long as its request");
+            let again = reflector().reflect(&mut packet, &received, local, QUALITY, NOW_NS + 2_000);
+            assert!(again.is_err(), "what a reflector says is answered by another");
         }
     }
     let mut sender = SenderSession::new(SenderConfig::stamp(0xabcd), QUALITY);
@@ -94,7 +102,8 @@ pub(super) fn twamp_samples() -> Vec<Vec<u8>> {
 /// A client's side of a control connection as the server reads it, and a server's messages as the client does.
 pub(super) fn twamp(bytes: &[u8]) {
     const SESSIONS_MAX: u32 = 2;
-    let mut connection = ServerConnection::new([192, 0, 2, 1].into(), SESSIONS_MAX, 9_000);
+    let ports = ReflectorPorts::new(vec![8_620], None);
+    let mut connection = ServerConnection::new([192, 0, 2, 1].into(), ports, SESSIONS_MAX, 9_000);
     let (mut rest, mut open) = (bytes, 0);
     while let Some(&first) = rest.first() {
         let Some(message_bytes) = connection.message_bytes(first) else { break };

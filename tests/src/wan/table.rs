@@ -1,6 +1,7 @@
 //! Culvert beside iperf3 with CUBIC and BBR on the same emulated path, in the same run: the table of docs/rate-control.md.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -56,15 +57,25 @@ impl WanPair {
     /// If the path or the node cannot be made although it should.
     #[must_use]
     pub fn new(config: &WanConfig) -> Option<Self> {
-        let wan = Wan::new(config)?;
         let room = tempfile::Builder::new().prefix("culvert-wan-").tempdir().expect("a directory can be made");
-        let (here, there) = (room.path().join("here"), room.path().join("there"));
-        let (our_key, their_key) = (key_of(&here), key_of(&there));
+        let there = room.path().join("there");
+        Self::with(config, room, &there)
+    }
+
+    /// As [`WanPair::new`], in a room of the test's, with the node's state where it wants it.
+    ///
+    /// # Panics
+    /// As [`WanPair::new`].
+    #[must_use]
+    pub fn with(config: &WanConfig, room: tempfile::TempDir, there: &Path) -> Option<Self> {
+        let wan = Wan::new(config)?;
+        let here = room.path().join("here");
+        let (our_key, their_key) = (key_of(&here), key_of(there));
         let permit = format!("{}:both", room.path().display());
-        crate::program::run(&there, ["profile", "add", "first", "--key", &our_key, "--permit", &permit]).exits(0);
+        crate::program::run(there, ["profile", "add", "first", "--key", &our_key, "--permit", &permit]).exits(0);
         let listen = format!("{}:0", Wan::address(1));
         let arguments = ["node", "--listen", &listen, "--ports", "any", "--metrics", "127.0.0.1:0"];
-        let node = RunningNode::start(&there, &mut wan.inside(1, &command(&there, arguments)));
+        let node = RunningNode::start(there, &mut wan.inside(1, &command(there, arguments)));
         let address = format!("{}:{}", Wan::address(1), node.port);
         crate::program::run(&here, ["profile", "add", "second", "--key", &their_key, "--address", &address]).exits(0);
         Some(Self { wan, room, node })

@@ -26,7 +26,7 @@ struct InterfaceRequest {
 ///
 /// # Errors
 /// The operating system's.
-pub(super) fn create(namespace: &str, name: &str) -> io::Result<OwnedFd> {
+pub(crate) fn create(namespace: &str, name: &str) -> io::Result<OwnedFd> {
     let namespace = File::open(format!("/run/netns/{namespace}"))?;
     let name = name.to_owned();
     // Only a thread of its own may change its namespace without taking the caller along.

@@ -6,9 +6,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::Effect;
+use crate::regular_file::{self, Links, open_flags};
 
 /// The ledger's name in the state directory.
 const FILE: &str = "effects.jsonl";
+/// No ledger is longer: an effect takes a kilobyte, and is measured by hand.
+const LEDGER_BYTES_MAX: u64 = 64 << 20;
 
 /// The ledger could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +47,9 @@ impl EffectLedger {
             if let Some(folder) = self.path.parent() {
                 fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
             }
-            let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?;
+            let mut options = OpenOptions::new();
+            options.create(true).append(true).mode(0o600).custom_flags(open_flags(Links::Refused));
+            let mut file = options.open(&self.path)?;
             let mut line = serde_json::to_vec(effect)?;
             line.push(b'\n');
             file.write_all(&line)?;
@@ -58,8 +63,8 @@ impl EffectLedger {
     /// # Errors
     /// [`LedgerError`].
     pub fn all(&self) -> Result<Vec<Effect>, LedgerError> {
-        let text = match fs::read_to_string(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        let text = match regular_file::read_text(&self.path, LEDGER_BYTES_MAX, Links::Refused) {
+            Err(error) if error.is_not_found() => return Ok(Vec::new()),
             other => other.map_err(|error| self.error(&error))?,
         };
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
@@ -109,5 +114,10 @@ mod tests {
         assert_eq!(ledger.all().unwrap().len(), 2);
         fs::write(&path, "nonsense\n").unwrap();
         assert!(ledger.all().unwrap_err().to_string().contains("line 1"));
+        // A pipe is not waited for, by whoever reads or by whoever writes.
+        fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        assert!(ledger.all().unwrap_err().to_string().contains("a pipe"));
+        assert!(ledger.add(&effect).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! The state directory: journals, the lock, and what holds them.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::journal::{self, Record};
 use super::{Transaction, TransactionError};
+use crate::regular_file::{self, Links, open_flags};
 
 /// The folder of the journals.
 const JOURNALS: &str = "transactions";
@@ -101,16 +102,16 @@ impl Disk for FolderDisk {
     }
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        File::open(self.folder.join(name))?.take(JOURNAL_BYTES_MAX).read_to_end(&mut bytes)?;
-        Ok(bytes)
+        Ok(regular_file::read(&self.folder.join(name), JOURNAL_BYTES_MAX, Links::Refused)?)
     }
 
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let path = self.folder.join(name);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         // Snapshots tell how a host is set up; only root needs to read them.
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o600).custom_flags(open_flags(Links::Refused));
+        let mut file = options.open(path)?;
         file.set_len(offset)?;
         file.write_all(bytes)?;
         file.sync_all()?;
@@ -171,8 +172,9 @@ impl Store {
         let path = folder.join("lock");
         let error = |source: io::Error| StoreError::File { path: path.display().to_string(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder.join(JOURNALS)).map_err(error)?;
-        let file =
-            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(error)?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(0o600).custom_flags(open_flags(Links::Refused));
+        let file = options.open(&path).map_err(error)?;
         let operation = if wait { FlockOperation::LockExclusive } else { FlockOperation::NonBlockingLockExclusive };
         match flock(&file, operation) {
             Ok(()) => Ok(Some(Lock { _file: file })),

@@ -44,7 +44,7 @@ struct Flow {
 
 /// Seconds that the reports of a transfer cost on both sides, the bytes of the transfer, and the bytes of its reports.
 pub fn feedback(datagram: usize) -> (f64, usize, usize) {
-    let schedule = |direction| KeySchedule::new(Cipher::Aes256Gcm, &Secret::new([3; 32]), FLOW_ID, direction);
+    let schedule = |direction| KeySchedule::new(Cipher::Aes256Gcm, &Secret::new(&[3; 32]), FLOW_ID, direction);
     let (mut forward, mut reverse) = (schedule(Direction::Forward), schedule(Direction::Reverse));
     let stride = (datagram - OVERHEAD_BYTES) as u16;
     let sender = SenderConfig { flow_id: FLOW_ID, stride, chunk_bytes_max: CHUNK_BYTES, chunks_max: CHUNKS_UNDER_WAY };

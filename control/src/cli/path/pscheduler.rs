@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use culvert_perfsonar::http::{Client as HttpClient, HttpError};
 use culvert_perfsonar::pscheduler::{Client, Outcome, SchedulerError, TestKind, TestRequest};
+use culvert_protocol::foreign_text::foreign_text;
 use serde::Serialize;
 
 use super::args::PschedulerArgs;
@@ -60,8 +61,8 @@ pub async fn run(global: &GlobalArgs, settings: &Settings, args: PschedulerArgs)
     result
 }
 
-fn failed(error: SchedulerError) -> CommandError {
-    let code = match &error {
+fn failed(error: &SchedulerError) -> CommandError {
+    let code = match error {
         SchedulerError::Http(HttpError::PinChanged { .. }) => ExitCode::KeyChanged,
         SchedulerError::Http(HttpError::Url(_)) => ExitCode::Usage,
         SchedulerError::Http(HttpError::Certificate { .. }) => ExitCode::Verification,
@@ -71,7 +72,7 @@ fn failed(error: SchedulerError) -> CommandError {
         SchedulerError::NeverEnds { .. } => ExitCode::TimedOut,
         _ => ExitCode::Failed,
     };
-    CommandError::new(code, error)
+    CommandError::new(code, foreign_text(&error.to_string()))
 }
 
 async fn converse(
@@ -82,7 +83,7 @@ async fn converse(
     args: &PschedulerArgs,
 ) -> Result<ExitCode, CommandError> {
     let Some(kind) = args.test else {
-        let found = client.discover().await.map_err(failed)?;
+        let found = client.discover().await.map_err(|error| failed(&error))?;
         if args.json {
             print_json(&found)?;
         } else {
@@ -105,20 +106,20 @@ async fn converse(
         tool: args.tool.clone(),
         ..TestRequest::new(kind, args.dest.clone().unwrap_or_else(|| settings.name.value.clone()))
     };
-    let task = client.submit(&request).await.map_err(failed)?;
+    let task = client.submit(&request).await.map_err(|error| failed(&error))?;
     let followed = client.follow(&task, Duration::from_secs(args.limit), |run| {
         if !global.quiet {
-            eprintln!("culvert: {} on {}: {}", kind.word(), client.host(), run.state);
+            eprintln!("culvert: {} on {}: {}", kind.word(), client.host(), foreign_text(&run.state));
         }
     });
     let run = tokio::select! {
-        run = followed => run.map_err(failed)?,
+        run = followed => run.map_err(|error| failed(&error))?,
         code = crate::cli::node::interrupted() => {
             let _ = client.abort(&task).await;
             return Err(CommandError::new(code, "interrupted; the task was aborted"));
         }
     };
-    let outcome = client.outcome(kind, &run).map_err(failed)?;
+    let outcome = client.outcome(kind, &run).map_err(|error| failed(&error))?;
     if let Some(partner) = &args.partner {
         // The perfSONAR host sends to this one: what comes from the partner.
         records::add(state, partner, Side::Receive, record(kind, &outcome))?;

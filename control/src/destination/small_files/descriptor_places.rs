@@ -1,9 +1,9 @@
 //! Room for the descriptors of nameless files, so that a slow disk does not take those that everything else needs.
 
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Resource, getrlimit};
+use crate::transfer::open_files::descriptors_to_share;
 
 /// Descriptors of staged files, of all transfers together; told when some are given back.
 static DESCRIPTORS_STAGED: (Mutex<u64>, Condvar) = (Mutex::new(0), Condvar::new());
@@ -18,8 +18,7 @@ pub(super) struct DescriptorPlaces;
 
 impl DescriptorPlaces {
     fn limit() -> u64 {
-        static LIMIT: OnceLock<u64> = OnceLock::new();
-        *LIMIT.get_or_init(|| getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / 2)
+        descriptors_to_share() / 2
     }
 
     fn staged() -> MutexGuard<'static, u64> {
@@ -51,7 +50,7 @@ impl Drop for DescriptorPlaces {
         let mut staged = Self::staged();
         *staged -= DESCRIPTORS_PER_FILE;
         // Those who wait want room for a pack, not for a file.
-        if *staged == 0 || staged.is_multiple_of(256) {
+        if *staged == 0 || staged.is_multiple_of(32) {
             DESCRIPTORS_STAGED.1.notify_all();
         }
     }

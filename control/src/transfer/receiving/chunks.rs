@@ -5,33 +5,40 @@ use std::time::Instant;
 
 use culvert_dataplane::link::commands::{Command, DiskError, FileRange, Sink};
 use culvert_protocol::chunk_map::ChunkContent;
-use culvert_protocol::control::{FileError, Message, RefusalCode};
+use culvert_protocol::control::{FileError, Message, PACKS_ARE_TOLD_SINCE, RefusalCode};
 use culvert_protocol::feedback::Report;
 use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
 
-use super::files::{Beginning, WaitingChunk};
+use super::files::WaitingChunk;
 use super::{Done, Receiving, TRIES_MAX};
 use crate::dataplane::ReceiveEvent;
+use crate::limits::{Limit, files_per_partner};
 use crate::metrics::Stage;
-use crate::transfer::TransferError;
+use crate::shares::Kind;
+use crate::transfer::{TransferError, open_files};
 
 impl Receiving {
     pub(super) async fn event(&mut self, tag: usize, event: ReceiveEvent) -> Result<(), TransferError> {
-        self.steps += u64::from(!matches!(event, ReceiveEvent::Report(_) | ReceiveEvent::Astray));
         match event {
             ReceiveEvent::Report(bytes) => {
-                if let Ok(report) = Report::parse(&bytes) {
-                    let summary = report.summary;
-                    if let Some(new_bytes) = self.new_bytes.get_mut(tag) {
-                        *new_bytes = summary.bytes.saturating_sub(summary.duplicate_bytes);
-                    }
-                    self.busy.add(summary.busy_permille, summary.interval_us);
-                    self.writing.add(summary.disk_stall_permille, summary.interval_us);
+                let Ok(report) = Report::parse(&bytes) else {
+                    return Err(self.context.plane.nonsense("a report that is none").into());
+                };
+                let summary = report.summary;
+                if let Some(new_bytes) = self.new_bytes.get_mut(tag) {
+                    *new_bytes = summary.bytes.saturating_sub(summary.duplicate_bytes);
                 }
+                if let Some(delay) = self.report_delays.get_mut(tag) {
+                    let is_late = delay.is_late(summary.interval_us, self.report_interval, Instant::now());
+                    self.context.metrics.note_own_report(is_late);
+                }
+                self.busy.add(summary.busy_permille, summary.interval_us);
+                self.writing.add(summary.disk_stall_permille, summary.interval_us);
                 self.context.connection.writer.send_urgent(Message::Feedback(bytes))?;
             }
             ReceiveEvent::Astray => self.astray(tag).await?,
+            ReceiveEvent::OthersWait { incomplete, whole } => self.others_wait(incomplete, whole)?,
             ReceiveEvent::Asks { chunk, chunk_bytes } => self.asks(tag, chunk, chunk_bytes)?,
             // Of a chunk that was given up, or comes by two flows, nothing is taken.
             ReceiveEvent::Hand { chunk, .. }
@@ -39,10 +46,25 @@ impl Receiving {
             | ReceiveEvent::WriteFailed { chunk, .. }
                 if self.came_by.get(&chunk) != Some(&tag) => {}
             ReceiveEvent::Hand { chunk, buffer } => {
+                let is_whole = buffer.bytes().len() == self.chunk_bytes(chunk) as usize;
+                if !self.is_handed(chunk) || !is_whole || !self.handed.insert(chunk) {
+                    return Err(self
+                        .context
+                        .plane
+                        .nonsense("it hands over what is no pack, or not a whole one")
+                        .into());
+                }
                 self.packs.insert(chunk, buffer);
                 self.unpack_if_ready(chunk);
             }
             ReceiveEvent::Written { chunk, hash, times } => {
+                // Without its hash it would be taken for verified.
+                let is_possible = !self.is_handed(chunk)
+                    && hash.is_some() == self.context.options.checksum
+                    && !self.ours.contains_key(&chunk);
+                if !is_possible {
+                    return Err(self.context.plane.nonsense("a chunk is written that it does not write").into());
+                }
                 self.context.metrics.note_chunk(times, false);
                 self.bytes_arrived += u64::from(self.chunk_bytes(chunk));
                 match hash {
@@ -59,12 +81,17 @@ impl Receiving {
         Ok(())
     }
 
+    /// Whether a chunk is handed over when it is whole, and not written by its lane.
+    fn is_handed(&self, chunk: u32) -> bool {
+        self.intake.memory_bytes.is_none() && matches!(self.chunks.content(chunk), Some(ChunkContent::Pack { .. }))
+    }
+
     /// A lane asks where a chunk goes.
     pub(super) fn asks(&mut self, tag: usize, chunk: u32, chunk_bytes: u32) -> Result<(), TransferError> {
         if chunk_bytes != self.chunk_bytes(chunk) {
             return Err(TransferError::protocol(format!("it sends chunk {chunk} with a size that it does not have")));
         }
-        if self.verified.contains(chunk) || self.came_by.contains_key(&chunk) {
+        if self.verified.contains(chunk) || self.came_by.contains_key(&chunk) || self.holes.contains(chunk) {
             // It is there, or comes by another flow: what was verified is not written over.
             self.abandon(tag, chunk);
             return Ok(());
@@ -84,6 +111,8 @@ impl Receiving {
             Some(ChunkContent::Range { file, .. }) if self.failed.contains(&file) => self.abandon(tag, chunk),
             Some(ChunkContent::Range { file, .. }) => {
                 self.came_by.insert(chunk, tag);
+                // What was found in its place will be written over, whatever becomes of what comes.
+                self.offered.remove(&chunk);
                 if self.files.get(file).is_some() {
                     self.place_in_file(tag, chunk);
                 } else {
@@ -96,14 +125,47 @@ impl Receiving {
 
     /// Lets a chunk wait until its file is open, and opens it if nobody does.
     pub(super) fn wait_for_file(&mut self, file: u32, chunk: WaitingChunk) {
-        if !self.files.wait_for(file, chunk) {
-            return;
+        self.files.wait_for(file, chunk);
+        self.open_files();
+    }
+
+    /// Opens the files that are wanted, as far as there may be more open.
+    pub(super) fn open_files(&mut self) {
+        loop {
+            let is_full = self.has_too_many_files();
+            if is_full && self.files.wants_room() {
+                self.make_room_for_files();
+            }
+            let Some((file, beginning)) = self.files.next_to_open(is_full && self.has_too_many_files()) else { return };
+            self.partials_in_motion += 1;
+            let place = self.context.share.piece(Kind::Files);
+            let (plane, intake, done) = (self.context.plane.clone(), self.intake.clone(), self.done.clone());
+            tokio::spawn(async move {
+                let result = super::files::open(&plane, intake, file, beginning, place).await;
+                let _ = done.send(Done::Opened { file, result });
+            });
         }
-        let (plane, intake, done) = (self.context.plane.clone(), self.intake.clone(), self.done.clone());
-        tokio::spawn(async move {
-            let result = super::files::open(&plane, intake, file, Beginning::Empty).await;
-            let _ = done.send(Done::Opened { file, result });
-        });
+    }
+
+    fn has_too_many_files(&self) -> bool {
+        self.context.share.count(Kind::Files) >= files_per_partner()
+            || self.context.plane.files_open() >= open_files::at_once_max()
+    }
+
+    /// Closes a file for which nothing comes just now.
+    fn make_room_for_files(&mut self) {
+        self.context.metrics.note_limit(Limit::Files);
+        let of = |&chunk: &u32| match self.chunks.content(chunk) {
+            Some(ChunkContent::Range { file, .. }) => Some(file),
+            _ => None,
+        };
+        let busy: HashSet<u32> = self.came_by.keys().chain(self.holes.under_way()).filter_map(of).collect();
+        match self.files.close_idle(|file| busy.contains(&file)) {
+            // Closing may wait for a file server.
+            Some(closing) => drop(tokio::task::spawn_blocking(move || drop(closing))),
+            // What is written so far is made durable first.
+            None => self.commit_soon(),
+        }
     }
 
     pub(super) fn place(&self, tag: usize, chunk: u32, sink: Sink) {
@@ -126,11 +188,13 @@ impl Receiving {
     /// A pack is unpacked when it and its hashes are there.
     pub(super) fn unpack_if_ready(&mut self, chunk: u32) {
         let checksum = self.context.options.checksum;
-        if !self.packs.contains_key(&chunk) || (checksum && !self.pack_hashes.contains_key(&chunk)) {
+        // Before that files may have failed whose zeros are in the pack.
+        let is_told = checksum || self.context.connection.version >= PACKS_ARE_TOLD_SINCE;
+        if !self.packs.contains_key(&chunk) || (is_told && !self.pack_hashes.contains_key(&chunk)) {
             return;
         }
         let Some(buffer) = self.packs.remove(&chunk) else { return };
-        let hashes = self.pack_hashes.remove(&chunk);
+        let hashes = self.pack_hashes.remove(&chunk).filter(|_| checksum);
         if let (Some(hashes), Some(ChunkContent::Pack { files, .. })) = (&hashes, self.chunks.content(chunk)) {
             for (&file, &hash) in files.iter().zip(hashes) {
                 if let Some(place) = self.hashes.get_mut(file as usize) {
@@ -181,6 +245,7 @@ impl Receiving {
             );
             return Err(TransferError::here(RefusalCode::Verification, text));
         }
+        self.handed.remove(&chunk);
         // It may come by any flow now.
         if let Some(flow) = self.came_by.remove(&chunk).and_then(|tag| self.flows.get(tag)) {
             self.context.plane.command(flow.lane, &Command::Reopen { flow: flow.slot, chunk });
@@ -193,6 +258,7 @@ impl Receiving {
     pub(super) fn chunk_verified(&mut self, chunk: u32, hash: ChunkHash) {
         self.came_by.remove(&chunk);
         self.verified.insert(chunk);
+        self.steps += 1;
         if self.intake.memory_bytes.is_some() {
             self.memory_left = self.memory_left.saturating_sub(1);
             return;
@@ -208,7 +274,10 @@ impl Receiving {
         if self.failed.contains(&file) {
             return;
         }
-        let Some(whole) = self.files.take_if_ready(file) else { return };
+        let Some(whole) = self.files.take_if_ready(file) else {
+            self.open_files();
+            return;
+        };
         let whole = match whole {
             Ok(whole) => whole,
             Err(()) => {

@@ -8,15 +8,17 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
 
 use culvert_protocol::control::{FileError, RefusalCode};
 use culvert_protocol::tree_hash::ChunkHash;
 
-use super::files::record_of;
+use super::files::records_of;
 use super::planning::Intake;
 use crate::destination::fresh_directories::FreshDirectory;
-use crate::destination::small_files::{StagedFile, Unpacking, store_empty};
-use crate::journal::Record;
+use crate::destination::small_files::{StagedFile, StoredFile, Unpacking, store_empty};
+use crate::destination::split_name;
+use crate::journal::{Record, not_journaled};
 use crate::transfer::TransferError;
 
 /// Work for the committer.
@@ -45,17 +47,27 @@ pub struct Committed {
 #[derive(Debug)]
 pub struct Committer {
     work: Option<Sender<Work>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Committer {
     /// Starts the thread; `report` gets each round's outcome. It ends when the committer is dropped.
     pub fn start(intake: Arc<Intake>, preserve: bool, report: impl Fn(Committed) + Send + 'static) -> Self {
         if intake.destination.is_none() {
-            return Self { work: None };
+            return Self { work: None, thread: None };
         }
         let (work, waiting) = channel();
-        std::thread::spawn(move || commit_rounds(&intake, preserve, &waiting, &report));
-        Self { work: Some(work) }
+        let thread = std::thread::spawn(move || commit_rounds(&intake, preserve, &waiting, &report));
+        Self { work: Some(work), thread: Some(thread) }
+    }
+
+    /// Ends the thread, and waits until it has.
+    pub fn end(&mut self) {
+        self.work = None;
+        if let Some(thread) = self.thread.take() {
+            // If it panicked it has said so.
+            let _ = thread.join();
+        }
     }
 
     /// Gives a written pack to the committer: its files, and how many files of which directories came with it.
@@ -79,7 +91,9 @@ impl Committer {
 /// Files that have their names, but not durably yet.
 #[derive(Debug, Default)]
 struct Linked {
-    files: Vec<(u32, Record)>,
+    files: Vec<u32>,
+    /// What the journal says of them.
+    records: Vec<Record>,
     /// Packs with no other files than those, and those that were linked before.
     chunks: Vec<u32>,
 }
@@ -87,6 +101,12 @@ struct Linked {
 impl Linked {
     const fn is_empty(&self) -> bool {
         self.files.is_empty() && self.chunks.is_empty()
+    }
+
+    fn add(&mut self, intake: &Intake, hash: ChunkHash, stored: &StoredFile) {
+        self.records.extend(records_of(&intake.manifest.entry(stored.file), hash, stored));
+        self.files.push(stored.file);
+        intake.note_refused(stored.file, stored.refused);
     }
 }
 
@@ -99,6 +119,17 @@ struct Filling {
     staged: Vec<(ChunkHash, StagedFile)>,
     /// The packs that they came with.
     packs: Vec<u32>,
+}
+
+impl Filling {
+    /// The name of the directory that it is in.
+    fn parent(&self, intake: &Intake) -> Vec<u8> {
+        let directory = self.staged.first().map_or(b"".as_slice(), |(_, staged)| {
+            let (directory, _) = split_name(intake.manifest.entry(staged.file).name);
+            directory
+        });
+        split_name(directory).0.to_vec()
+    }
 }
 
 /// The directories that are being filled: as few as there are packs under way, if the sender keeps to the manifest's order.
@@ -191,11 +222,10 @@ fn make_durable(intake: &Intake, linked: &mut Linked, committed: &mut Committed)
         TransferError::here(RefusalCode::Failed, format!("{what} in {path} cannot be made durable: {error}"))
     };
     destination.sync().map_err(|error| failed("the files", &error))?;
-    let Linked { files, chunks } = std::mem::take(linked);
-    let (files, records): (Vec<u32>, Vec<Record>) = files.into_iter().unzip();
+    let Linked { files, records, chunks } = std::mem::take(linked);
     let mut journal = intake.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(journal) = journal.as_mut() {
-        journal.append(records).map_err(|error| failed("the journal of the transfer", &error))?;
+        journal.append(records).map_err(|error| TransferError::Here(not_journaled(&error)))?;
     }
     committed.stored.extend(files);
     committed.chunks.extend(chunks);
@@ -233,10 +263,7 @@ fn link(
         Work::Empty(files) => {
             for file in files {
                 match store_empty(&unpacking, file) {
-                    Ok((file, stat)) => {
-                        let record = record_of(&intake.manifest.entry(file), *blake3::hash(&[]).as_bytes(), &stat);
-                        linked.files.push((file, record));
-                    }
+                    Ok(stored) => linked.add(intake, *blake3::hash(&[]).as_bytes(), &stored),
                     Err(error) => committed.failed.push(error),
                 }
             }
@@ -253,7 +280,7 @@ fn link_one(
     committed: &mut Committed,
 ) {
     match unpacking.link(staged) {
-        Ok((file, stat)) => linked.files.push((file, record_of(&intake.manifest.entry(file), hash, &stat))),
+        Ok(stored) => linked.add(intake, hash, &stored),
         Err(error) => committed.failed.push(error),
     }
 }
@@ -266,13 +293,10 @@ fn put_in_place(
     linked: &mut Linked,
     committed: &mut Committed,
 ) -> Vec<u32> {
-    let is_in_place = full.directory.put_in_place().is_ok();
+    let is_in_place = unpacking.destination.opening(&full.parent(intake), || full.directory.put_in_place()).is_ok();
     for (hash, staged) in full.staged {
         match staged.fresh().filter(|_| is_in_place) {
-            Some((_, stat)) => {
-                let record = record_of(&intake.manifest.entry(staged.file), hash, stat);
-                linked.files.push((staged.file, record));
-            }
+            Some((_, stored)) => linked.add(intake, hash, &stored),
             None => link_one(intake, unpacking, hash, staged, linked, committed),
         }
     }
@@ -306,7 +330,7 @@ mod tests {
         }
         let reach = Reach::Owner { directory: room.path().to_owned() };
         let destination = reach.open_destination(b"", false, true).unwrap();
-        let fresh = FreshDirectories::find(&manifest, &[Action::Create; 34], 1 << 20, 0);
+        let fresh = FreshDirectories::find(&manifest, &[Action::Create; 34], 1 << 20, |_| Some((0, 0)));
         let [a, b] = [b"a", b"b"].map(|name| fresh.enter(&destination, name).unwrap());
         let mut filling = FillingList::default();
         let mut stored_after = |chunk, settled: &[(&Arc<FreshDirectory>, u32)]| -> Vec<u32> {

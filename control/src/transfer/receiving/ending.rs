@@ -1,34 +1,47 @@
 //! How a receiving transfer ends: the statement of what was stored, both signatures, and the result.
 
-use culvert_protocol::control::{Message, ReceiverSummary, RefusalCode};
+use std::sync::PoisonError;
+
+use culvert_protocol::control::{Message, NOT_KEPT_IS_TOLD_SINCE, ReceiverSummary, RefusalCode};
 use culvert_protocol::manifest::EntryKind;
 use culvert_protocol::names::printable;
 use culvert_protocol::receipt::{Receipt, Statement, sign_line, verify_line};
 use culvert_protocol::verdict::{ReceiverTimes, verdict};
 
-use super::{Received, Receiving, unix_ms};
-use crate::transfer::result::{ResultError, ResultParts, TransferResult, named_errors};
+use super::{Done, LeftJournal, Received, Receiving, unix_ms};
+use crate::destination::attributes::NotKept;
+use crate::transfer::result::{ResultError, ResultParts, TransferResult, bounded, named_errors};
 use crate::transfer::usage::millicycles_per_byte;
-use crate::transfer::{TransferError, blocking, root_of};
+use crate::transfer::{TransferError, root_of};
 
 impl Receiving {
-    /// When everything is stored: states it, signs it, and sends it.
-    pub(super) async fn finish_if_done(&mut self) -> Result<(), TransferError> {
-        let Some(sender) = self.sender else { return Ok(()) };
-        if self.finish_sent.is_some() || self.files_left > 0 || self.memory_left > 0 {
-            return Ok(());
+    /// When everything is stored: makes the last of it durable and computes the root, beside the
+    /// runtime's thread.
+    pub(super) fn conclude_if_done(&mut self) {
+        let has_work = self.files_left > 0 || self.memory_left > 0 || self.partials_in_motion > 0;
+        if self.sender.is_none() || self.is_concluding || has_work {
+            return;
         }
-        let intake = self.intake.clone();
-        let preserve = self.context.options.preserve;
-        let finishing = blocking(move || intake.finish(preserve).and_then(|()| intake.note_complete()));
-        let finished = self.context.connection.writer.keep_alive(finishing).await;
-        finished.map_err(|error| TransferError::here(RefusalCode::Failed, error))?;
-        let stored = |file: u32| !self.intake.is_skipped(file) && !self.failed.contains(&file);
-        let root = if self.context.options.checksum && self.intake.memory_bytes.is_none() {
-            root_of(&self.intake.manifest, &self.hashes, stored)
-        } else {
-            String::new()
-        };
+        self.is_concluding = true;
+        let (intake, done) = (self.intake.clone(), self.done.clone());
+        let (preserve, overwrite) = (self.context.options.preserve, self.context.options.overwrite);
+        let has_root = self.context.options.checksum && self.intake.memory_bytes.is_none();
+        // Nothing is stored any more, so nothing needs the hashes but the root.
+        let (hashes, failed) = (std::mem::take(&mut self.hashes), self.failed.clone());
+        let version = self.context.connection.version;
+        tokio::task::spawn_blocking(move || {
+            let stored = |file: u32| !intake.is_skipped(file) && !failed.contains(&file);
+            let concluded = intake
+                .finish(preserve, overwrite)
+                .and_then(|()| intake.note_complete())
+                .map(|()| if has_root { root_of(&intake.manifest, &hashes, version, stored) } else { String::new() });
+            let _ = done.send(Done::Concluded(concluded));
+        });
+    }
+
+    /// Everything is stored: states it, signs it, and sends it.
+    pub(super) async fn state_what_is_stored(&mut self, root: String) -> Result<(), TransferError> {
+        let Some(sender) = self.sender else { return Ok(()) };
         let bytes_stored = self.intake.memory_bytes.unwrap_or(self.bytes_stored);
         let times = ReceiverTimes { busy: self.busy.part(), writing: self.writing.part() };
         let verdict = verdict(&sender.times, &times, sender.rate_was_asked_for);
@@ -61,6 +74,11 @@ impl Receiving {
             millicycles_per_byte: millicycles_per_byte(cpu_us, moved),
             verdict,
         };
+        self.not_kept = std::mem::take(&mut *self.intake.not_kept.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.not_kept.count > 0 && self.context.connection.version >= NOT_KEPT_IS_TOLD_SINCE {
+            let NotKept { count, first } = self.not_kept.clone();
+            self.context.connection.writer.send(Message::NotKept { count, first }).await?;
+        }
         self.line = statement.to_line();
         let signature = sign_line(&self.context.identity, &self.line).to_vec();
         let message = Message::Finished { line: self.line.clone(), signature, summary: summary.clone() };
@@ -71,7 +89,7 @@ impl Receiving {
     }
 
     /// The sender has signed too: the transfer is over.
-    pub(super) fn countersigned(&mut self, signature: &[u8]) -> Result<Received, TransferError> {
+    pub(super) async fn countersigned(&mut self, signature: &[u8]) -> Result<Received, TransferError> {
         let (Some(statement), Some(receiver), Some(sender)) = (&self.finish_sent, &self.receiver, &self.sender) else {
             return Err(TransferError::protocol("it signs a receipt that was not stated"));
         };
@@ -84,12 +102,10 @@ impl Receiving {
             receiver_signature: sign_line(&self.context.identity, &self.line),
         };
         let name = |file| printable(self.intake.manifest.entry(file).name);
-        // The partner's words reach a terminal: nothing but what can be printed.
-        let plain = |text: &str| text.chars().filter(|character| !character.is_control()).collect();
         let left_out = self.left_out.iter().map(|left| ResultError {
-            path: plain(&left.name),
-            code: plain(&left.code),
-            text: plain(&left.text),
+            path: left.name.clone(),
+            code: left.code.clone(),
+            text: left.text.clone(),
         });
         let result = TransferResult::new(ResultParts {
             id: self.context.id,
@@ -100,11 +116,14 @@ impl Receiving {
             flows: self.flows.len() as u16,
             cipher: self.context.options.cipher,
             files_total: self.intake.manifest.file_count(),
-            errors: named_errors(&self.errors, name).chain(left_out).collect::<Vec<ResultError>>(),
-            error_count: self.errors.count + sender.problems,
+            others_made: self.intake.others_made(),
+            errors: bounded(named_errors(&self.errors.listed, name).chain(left_out)),
+            error_count: self.errors.count.saturating_add(sender.problems),
+            warnings: bounded(named_errors(&self.not_kept.first, name)),
+            warning_count: self.not_kept.count,
         });
-        self.intake.forget_journal();
-        Ok(Received { result, receipt: Some(receipt) })
+        let partner = self.context.connection.reader.take();
+        Ok(Received { result, receipt: Some(receipt), partner, journal: LeftJournal(self.intake.clone()) })
     }
 
     /// What a dry run comes to.
@@ -124,6 +143,7 @@ impl Receiving {
             self.context.id,
             would(&|file| self.intake.is_sent(file)),
             would(&|file| self.intake.is_skipped(file)),
+            self.intake.others_made(),
             bytes,
             self.context.options.cipher,
         )

@@ -9,13 +9,14 @@ use culvert_dataplane::link::messages::OpenReceive;
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::{FlowOffer, Message, runs};
 use culvert_protocol::tree_hash::ChunkHash;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::files::Beginning;
 use super::placing::Place;
 use super::{REPORT_INTERVAL_US, Receiving, ReceivingFlow, random_u32};
-use crate::dataplane::{ReceiveEvent, Tagged};
+use crate::dataplane::{EventSender, ReceiveEvent, WantedFlow};
+use crate::limits::{FLOWS_PER_TRANSFER_AND_LANE, Limit};
+use crate::shares::Kind;
 use crate::transfer::flows::canonical;
 use crate::transfer::{Phase, TransferError};
 
@@ -39,10 +40,7 @@ impl Receiving {
     }
 
     /// Proves what an earlier attempt stored, and opens the flows.
-    pub(super) async fn open_flows(
-        &mut self,
-        events: &mpsc::UnboundedSender<Tagged<ReceiveEvent>>,
-    ) -> Result<(), TransferError> {
+    pub(super) async fn open_flows(&mut self, events: &EventSender<ReceiveEvent>) -> Result<(), TransferError> {
         self.prove_stored_chunks().await?;
         let offered_bytes = self.prove_old_files().await?;
         let proofs: Vec<(u32, ChunkHash)> = self.offered.iter().map(|(&chunk, &hash)| (chunk, hash)).collect();
@@ -60,21 +58,34 @@ impl Receiving {
         let affordable = (CHUNK_BITS_MAX / u64::from(self.chunk_count.max(1))).max(1) as usize;
         let flows =
             wanted.min(self.chunk_count as usize).min(culvert_protocol::control::FLOWS_MAX.into()).min(affordable);
+        let permitted = flows.min(FLOWS_PER_TRANSFER_AND_LANE * lanes);
         let mut offers = Vec::new();
-        for tag in 0..flows {
-            let (lane, partner_lane) = ((tag % lanes) as u16, tag % partner_lanes);
-            let slot = plane.take_receive_slot(lane, tag, events)?;
+        for nth in 0..permitted {
+            let (lane, partner_lane) = ((nth % lanes) as u16, nth % partner_lanes);
+            let tag = self.flows.len();
+            let wanted = WantedFlow { tag, holder: self.context.share.holder(), has_others: tag > 0 };
+            let slot = match plane.take_receive_slot(lane, wanted, events) {
+                Ok(slot) => slot,
+                // It has fewer flows, or begins on another lane.
+                Err(_) if tag > 0 || nth + 1 < permitted => continue,
+                Err(error) => {
+                    self.context.metrics.note_limit(Limit::Flows);
+                    return Err(error.into());
+                }
+            };
             let id = random_u32() & !0xff | u32::from(slot.0);
             let port = self.context.partner_lane_ports.get(partner_lane).copied().unwrap_or(0);
             let partner = SocketAddr::new(canonical(self.context.connection.address.ip()), port);
-            let place = Place::new(partner, plane.lanes()[usize::from(lane)].port, (tag / lanes) as u32);
+            let place = Place::new(partner, plane.lanes()[usize::from(lane)].port, (nth / lanes) as u32);
             self.flows.push(ReceivingFlow { id, lane, slot, place });
             self.new_bytes.push(0);
+            self.report_delays.push(Default::default());
             let open = OpenReceive {
                 lane,
                 slot,
                 flow_id: id,
-                secret: *self.context.connection.secret.expose(),
+                holder: wanted.holder,
+                secret: self.context.connection.secret.clone(),
                 cipher: self.context.options.cipher,
                 partner,
                 chunk_count: self.chunk_count,
@@ -84,6 +95,9 @@ impl Receiving {
             };
             plane.open_receive(open).await?;
             offers.push(FlowOffer { flow_id: id, receiver_lane: lane, sender_lane: partner_lane as u16 });
+        }
+        if offers.len() < flows {
+            self.context.metrics.note_limit(Limit::Flows);
         }
         let stored_bytes = self.intake.resumed_bytes + offered_bytes;
         self.context.connection.writer.send(Message::PlanEnd { flows: offers, stored_bytes }).await?;
@@ -98,14 +112,16 @@ impl Receiving {
         let first_chunks: HashMap<u32, u32> = self.chunks.files().collect();
         for begun in &intake.begun {
             let Some(&first) = first_chunks.get(&begun.file) else { continue };
-            let opened = super::files::open(&self.context.plane, intake.clone(), begun.file, Beginning::Resumed).await;
+            let (left, place) = (Beginning::Left(begun.left), self.context.share.piece(Kind::Files));
+            let opened = super::files::open(&self.context.plane, intake.clone(), begun.file, left, place).await;
             let Ok(opened) = opened else { continue };
             let chunks: Vec<u32> = begun.chunks.iter().map(|&(part, _)| first + part as u32).collect();
             let then: HashMap<u32, ChunkHash> =
                 begun.chunks.iter().filter_map(|&(part, hash)| Some((first + part as u32, hash?))).collect();
             let now = self.hash_chunks(opened.slot(), chunks.into_iter()).await?;
             self.offered.extend(now.into_iter().filter(|(chunk, hash)| then.get(chunk) == Some(hash)));
-            self.files.insert(begun.file, opened);
+            self.files.leave(begun.file, opened.left());
+            tokio::task::spawn_blocking(move || drop(opened));
         }
         Ok(())
     }
@@ -118,14 +134,15 @@ impl Receiving {
         let mut bytes = 0;
         for compared in &intake.compared {
             let Some(&first) = first_chunks.get(&compared.file) else { continue };
-            let opened =
-                super::files::open(&self.context.plane, intake.clone(), compared.file, Beginning::OldFile).await;
+            let (plane, place) = (&self.context.plane, self.context.share.piece(Kind::Files));
+            let opened = super::files::open(plane, intake.clone(), compared.file, Beginning::OldFile, place).await;
             // What cannot be copied is sent, and fails there by name.
             let Ok(opened) = opened else { continue };
             let hashed = self.hash_chunks(opened.slot(), first..first + compared.parts as u32).await?;
             bytes += hashed.iter().map(|&(chunk, _)| u64::from(self.chunk_bytes(chunk))).sum::<u64>();
             self.offered.extend(hashed);
-            self.files.insert(compared.file, opened);
+            self.files.leave(compared.file, opened.left());
+            tokio::task::spawn_blocking(move || drop(opened));
         }
         Ok(bytes)
     }

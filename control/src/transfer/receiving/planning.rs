@@ -1,27 +1,31 @@
 //! What the receiver knows before the first byte: where to, what to do with each entry, and what an earlier attempt left.
 
-use std::collections::HashSet;
-use std::ffi::OsStr;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use culvert_protocol::chunk_map::ChunkMap;
-use culvert_protocol::control::{Options, Overwrite, Refusal, RefusalCode};
+use culvert_protocol::control::{FileError, Options, Overwrite, Refusal, RefusalCode};
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::manifest::{EntryKind, Manifest};
 use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
-use rustix::fs::{AtFlags, Dir, FileType, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, statat};
+use rustix::io::Errno;
 
-use super::is_left_alone;
-use crate::destination::files::{Attributes, set_directory_attributes};
-use crate::destination::fresh_directories::{self, FreshDirectories};
-use crate::destination::plan::{Action, Policy, check_room, decide, make_directories_and_symlinks};
+use super::opened_in_journal::{OpenedInJournal, SharedJournal, lock};
+use super::{is_left_alone, leftovers};
+use crate::destination::attributes::{Attributes, NotKept, Refused, set_directory_attributes};
+use crate::destination::files::LeftFile;
+use crate::destination::fresh_directories::FreshDirectories;
+use crate::destination::plan::{Action, Identity, Made, Policy, check_room, decide, make_directories_and_symlinks};
 use crate::destination::small_files::Unpacking;
-use crate::destination::{Destination, Reach, partial_name_of};
-use crate::journal::{Journal, JournalError, Past, Record};
+use crate::destination::temporary::temporary_name;
+use crate::destination::{Destination, Reach};
+use crate::journal::{Journal, JournalError, Past, Place, Record, absorb_others, bound, not_journaled};
+use crate::limits::{JOURNALS_PER_PARTNER, Limit};
+use crate::metrics::Metrics;
 use crate::sources::hash_of;
 use crate::transfer::manifest_exchange::ReceivedManifest;
 
@@ -46,6 +50,8 @@ pub struct FileRequest {
     pub destination: Vec<u8>,
     /// Where journals lie.
     pub journals: PathBuf,
+    /// Where limits that are reached are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// A file that an earlier attempt began.
@@ -53,6 +59,8 @@ pub struct FileRequest {
 pub struct Begun {
     /// Its entry.
     pub file: u32,
+    /// Where it is.
+    pub left: LeftFile,
     /// Its stored chunks with their hashes, ascending.
     pub chunks: Vec<(u64, Option<ChunkHash>)>,
 }
@@ -81,18 +89,22 @@ pub struct Intake {
     pub begun: Vec<Begun>,
     /// Files to be compared with those that they replace, ascending.
     pub compared: Vec<Compared>,
+    /// Symlinks that could not be made.
+    pub failed_others: Vec<FileError>,
+    /// Directories that this transfer has made, in this attempt or an earlier one.
+    pub own_directories: HashSet<u32>,
     /// Bytes of what earlier attempts stored and began.
     pub resumed_bytes: u64,
     /// The transfer's chunk size.
     pub chunk_bytes: u32,
     /// Bytes of a measurement.
     pub memory_bytes: Option<u64>,
-    /// Whether an earlier attempt has left a journal.
-    pub is_continued: bool,
     /// Directories that are filled beside their place. What is left of them goes before the journal does, which keeps others out.
     pub fresh: FreshDirectories,
+    /// What is stored without some of its attributes.
+    pub not_kept: Mutex<NotKept>,
     /// The journal; none for a measurement and a dry run.
-    pub journal: Mutex<Option<Journal>>,
+    pub journal: SharedJournal,
 }
 
 impl Intake {
@@ -106,12 +118,14 @@ impl Intake {
             resumed: Vec::new(),
             begun: Vec::new(),
             compared: Vec::new(),
+            failed_others: Vec::new(),
+            own_directories: HashSet::new(),
             resumed_bytes: 0,
             chunk_bytes,
             memory_bytes: Some(bytes),
-            is_continued: false,
             fresh: FreshDirectories::default(),
-            journal: Mutex::new(None),
+            not_kept: Mutex::default(),
+            journal: SharedJournal::default(),
         }
     }
 
@@ -134,51 +148,88 @@ impl Intake {
         (0..self.manifest.len() as u32).filter(|&file| is_file(file) && self.is_skipped(file)).count() as u64
     }
 
+    /// Directories and symlinks that this transfer makes or replaces.
+    #[must_use]
+    pub fn others_made(&self) -> u64 {
+        let is_file = |file: u32| self.manifest.file_bytes(file).is_some();
+        let wanted = (0..self.manifest.len() as u32).filter(|&file| !is_file(file) && !self.is_skipped(file)).count();
+        wanted.saturating_sub(self.failed_others.len()) as u64
+    }
+
     /// What unpacking small files needs; none for a measurement.
     #[must_use]
     pub fn unpacking(&self, preserve: bool) -> Option<Unpacking<'_>> {
         let destination = self.destination.as_ref()?;
-        let is_continued = self.is_continued;
         let (manifest, actions, fresh) = (&self.manifest, self.actions.as_slice(), &self.fresh);
-        Some(Unpacking { destination, manifest, actions, preserve, is_continued, fresh })
+        Some(Unpacking { destination, manifest, actions, preserve, fresh })
     }
 
-    /// After the last file: directories get their modes and times, deepest first.
+    /// After the last file: directories get their modes and times, deepest first. Those that were
+    /// there before keep theirs, unless what is there may be replaced; those that were opened get
+    /// back what they had.
     ///
     /// # Errors
-    /// In words.
-    pub fn finish(&self, preserve: bool) -> Result<(), String> {
+    /// What to end the transfer with.
+    pub fn finish(&self, preserve: bool, overwrite: Overwrite) -> Result<(), Refusal> {
+        let failed = |text| Refusal::new(RefusalCode::Failed, text);
         let Some(destination) = self.destination.as_ref().filter(|_| preserve) else { return Ok(()) };
         let mut has_changed = false;
         for file in (0..self.manifest.len() as u32).rev() {
             let entry = self.manifest.entry(file);
-            if entry.kind == EntryKind::Directory {
+            let is_own = self.own_directories.contains(&file);
+            if entry.kind == EntryKind::Directory && (is_own || overwrite != Overwrite::Never) {
                 let attributes = Attributes::of(&entry, preserve);
-                set_directory_attributes(destination, entry.name, &attributes).map_err(|error| {
-                    format!("the mode and time of '{}' cannot be set: {error}", printable(entry.name))
-                })?;
+                let refused =
+                    set_directory_attributes(destination, entry.name, &attributes, is_own).map_err(|error| {
+                        failed(format!("the mode and time of '{}' cannot be set: {error}", printable(entry.name)))
+                    })?;
+                self.note_refused(file, refused);
                 has_changed = true;
             }
         }
+        self.close_opened();
         if has_changed {
-            destination.sync().map_err(|error| format!("the directories' modes cannot be made durable: {error}"))?;
+            destination
+                .sync()
+                .map_err(|error| failed(format!("the directories' modes cannot be made durable: {error}")))?;
         }
         Ok(())
+    }
+
+    /// Gives directories that were opened the modes that they had. May wait for a disk.
+    pub fn close_opened(&self) {
+        let Some(destination) = &self.destination else { return };
+        let failed: HashMap<Vec<u8>, Errno> = destination.close_opened().into_iter().collect();
+        if failed.is_empty() {
+            return;
+        }
+        for (file, entry) in self.manifest.entries() {
+            if let Some(&error) = failed.get(entry.name) {
+                self.note_refused(file, Refused { mode: Some(error), time: None });
+            }
+        }
+    }
+
+    /// Notes what an entry is stored without, if it is.
+    pub fn note_refused(&self, file: u32, refused: Refused) {
+        if !refused.is_nothing() {
+            self.not_kept.lock().unwrap_or_else(PoisonError::into_inner).note(file, refused);
+        }
     }
 
     /// Everything is stored and the sender will be told so: from here on the journal is of use only until the sender has signed.
     ///
     /// # Errors
-    /// In words.
-    pub fn note_complete(&self) -> Result<(), String> {
-        let mut journal = self.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    /// What to end the transfer with.
+    pub fn note_complete(&self) -> Result<(), Refusal> {
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(journal) = journal.as_mut() else { return Ok(()) };
-        journal.append([Record::Complete]).map_err(|error| format!("the journal cannot be written: {error}"))
+        journal.append([Record::Complete]).map_err(|error| not_journaled(&error))
     }
 
     /// The transfer is over: its journal has nothing more to tell.
     pub fn forget_journal(&self) {
-        let journal = self.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(journal) = journal {
             // A journal that cannot be removed makes the next transfer look at files that are there: no harm.
             let _ = journal.remove();
@@ -197,13 +248,23 @@ pub fn plan(
     partner: PublicKey,
 ) -> Result<Intake, Refusal> {
     let ReceivedManifest { manifest, allocated_bytes, is_single_file } = received;
-    let destination = request.reach.open_destination(&request.destination, is_single_file, !options.dry_run)?;
-    let (journal, past) = open_journal(request, &destination, options, partner)?;
+    let mut destination = request.reach.open_destination(&request.destination, is_single_file, !options.dry_run)?;
+    let (journal, past) = open_journal(request, &destination, &manifest, options, partner)?;
+    let journal = SharedJournal::new(Mutex::new(journal));
+    // Without modes too, where an attempt with them has left some open: nobody else would close them.
+    if (options.preserve || past.has_opened()) && !options.dry_run {
+        destination.may_open(Box::new(OpenedInJournal(journal.clone()))).map_err(|error| {
+            let path = destination.path.display();
+            Refusal::new(RefusalCode::Temporary, format!("cannot use {path}: {error}"))
+        })?;
+        adopt_opened(&destination, &manifest, &past);
+    }
     let plan = match decide(&destination, &manifest, Policy::of(options), &past) {
         Ok(plan) => plan,
         Err(refusal) => {
+            drop(destination);
             // A journal of which nothing came need not stay.
-            if let Some(journal) = journal.filter(|_| past.is_empty()) {
+            if let Some(journal) = lock(&journal).take().filter(|_| past.is_empty()) {
                 let _ = journal.remove();
             }
             return Err(refusal);
@@ -216,20 +277,21 @@ pub fn plan(
         resumed: Vec::new(),
         begun: Vec::new(),
         compared: Vec::new(),
+        failed_others: Vec::new(),
+        own_directories: HashSet::new(),
         resumed_bytes: 0,
         chunk_bytes: options.chunk_bytes,
         memory_bytes: None,
-        is_continued: journal.as_ref().is_some_and(Journal::was_there),
         fresh: FreshDirectories::default(),
-        journal: Mutex::new(journal),
+        not_kept: Mutex::default(),
+        journal,
     };
     find_resumed(&mut intake, &past, options);
-    if options.overwrite == Overwrite::Content && options.checksum {
-        find_compared(&mut intake, options);
+    if options.checksum {
+        find_compared(&mut intake, &past, options);
     }
     if !options.dry_run {
-        remove_forgotten(&intake, &past);
-        remove_half_filled(&intake, &past);
+        leftovers::remove(&intake, &past);
     }
     let Some(destination) = &intake.destination else { return Ok(intake) };
     let sent_bytes: u64 = (0..intake.manifest.len() as u32)
@@ -243,93 +305,106 @@ pub fn plan(
             }
         },
     )?;
-    if !options.dry_run && make_directories_and_symlinks(destination, &intake.manifest, &intake.actions)? {
+    if options.dry_run {
+        return Ok(intake);
+    }
+    let wanted = if options.preserve { wanted_directories(&intake) } else { Vec::new() };
+    // Before they are made: a process that dies in between must not leave directories of which the
+    // attempt after it does not know whose they are.
+    note_directories(&intake, &wanted, Record::made_directory)?;
+    let mut made = Made::default();
+    let making =
+        make_directories_and_symlinks(destination, &intake.manifest, &intake.actions, options.preserve, &mut made);
+    let others: Vec<u32> = wanted.into_iter().filter(|file| !made.directories.contains_key(file)).collect();
+    note_directories(&intake, &others, Record::not_made_directory)?;
+    making?;
+    if made.has_made {
         // What the journal calls stored lies in them.
         destination.sync().map_err(|error| {
             let path = destination.path.display();
             Refusal::new(RefusalCode::Failed, format!("the directories in {path} cannot be made durable: {error}"))
         })?;
-        intake.fresh = find_fresh(&intake, options)?;
+        intake.fresh = find_fresh(&intake, options, &made);
+    }
+    intake.failed_others = made.failed;
+    if options.preserve {
+        intake.own_directories = own_directories(&intake.manifest, &made.directories, &past);
     }
     Ok(intake)
 }
 
-/// Finds the directories that are to be filled beside their place, and says in the journal which they are.
-fn find_fresh(intake: &Intake, options: &Options) -> Result<FreshDirectories, Refusal> {
-    let mut journal = intake.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let Some(journal) = journal.as_mut() else { return Ok(FreshDirectories::default()) };
-    let fresh = FreshDirectories::find(&intake.manifest, &intake.actions, options.chunk_bytes, journal.seed());
-    let records = fresh.staging_names().map(|staging| Record::Filling { staging });
-    journal.append(records).map_err(|error| {
-        Refusal::new(RefusalCode::Failed, format!("the journal of the transfer cannot be written: {error}"))
-    })?;
-    Ok(fresh)
-}
-
-/// Removes the directories that an earlier attempt was filling when it died.
-fn remove_half_filled(intake: &Intake, past: &Past) {
-    let Some(destination) = intake.destination.as_ref().filter(|_| !past.filling().is_empty()) else { return };
-    let names: HashSet<PathBuf> = past.filling().iter().copied().map(partial_name_of).collect();
-    // What cannot be looked at or removed stays under its temporary name, which no result shows as stored.
-    for_each_named(intake, destination, &names, |directory, name| {
-        let _ = fresh_directories::remove(directory, name);
-    });
-}
-
-/// Looks for `names` in the destination and in every directory of the manifest that is there.
-fn for_each_named(
-    intake: &Intake,
-    destination: &Destination,
-    names: &HashSet<PathBuf>,
-    act: impl Fn(BorrowedFd<'_>, &Path),
-) {
-    let directories = intake.manifest.entries().filter(|(_, entry)| entry.kind == EntryKind::Directory);
-    for directory in directories.map(|(_, entry)| entry.name).chain([b"".as_slice()]) {
-        let Ok(directory) = destination.open_directory(directory) else { continue };
-        let Ok(entries) = Dir::read_from(&directory) else { continue };
-        for name in entries.flatten().map(|entry| PathBuf::from(OsStr::from_bytes(entry.file_name().to_bytes()))) {
-            if names.contains(&name) {
-                act(directory.as_fd(), &name);
-            }
+/// Goes on with the directories that an earlier attempt has opened.
+fn adopt_opened(destination: &Destination, manifest: &Manifest, past: &Past) {
+    if !past.has_opened() {
+        return;
+    }
+    for (_, entry) in manifest.entries().filter(|(_, entry)| entry.kind == EntryKind::Directory) {
+        if let Some((inode, mode)) = past.opened(entry.name) {
+            destination.adopt_opened(entry.name, inode, mode);
         }
     }
 }
 
+/// The directories that this attempt or an earlier one has made.
+fn own_directories(manifest: &Manifest, made: &HashMap<u32, Identity>, past: &Past) -> HashSet<u32> {
+    let directories = manifest.entries().filter(|(_, entry)| entry.kind == EntryKind::Directory);
+    let own = directories.filter(|(file, entry)| made.contains_key(file) || past.has_made(entry));
+    own.map(|(file, _)| file).collect()
+}
+
+/// The directories that are not there.
+fn wanted_directories(intake: &Intake) -> Vec<u32> {
+    let directories = intake.manifest.entries().filter(|(_, entry)| entry.kind == EntryKind::Directory);
+    let wanted = directories.filter(|&(file, _)| intake.actions[file as usize] != Action::Skip);
+    wanted.map(|(file, _)| file).collect()
+}
+
+/// Tells the journal whose directories are, for the attempt that may have to come after this one.
+fn note_directories(intake: &Intake, directories: &[u32], record: fn(u128) -> Record) -> Result<(), Refusal> {
+    /// Records that are appended at once.
+    const AT_ONCE: usize = 4_096;
+    let mut journal = intake.journal.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(journal) = journal.as_mut() else { return Ok(()) };
+    for directories in directories.chunks(AT_ONCE) {
+        let records = directories.iter().map(|&file| record(hash_of(intake.manifest.entry(file).name)));
+        journal.append(records).map_err(|error| not_journaled(&error))?;
+    }
+    Ok(())
+}
+
+/// Finds the directories that are to be filled beside their place.
+fn find_fresh(intake: &Intake, options: &Options, made: &Made) -> FreshDirectories {
+    let of = |entry: u32| made.directories.get(&entry).copied();
+    FreshDirectories::find(&intake.manifest, &intake.actions, options.chunk_bytes, of)
+}
+
+/// Opens the journal and says in it that an attempt begins, with what earlier attempts left.
 fn open_journal(
     request: &FileRequest,
     destination: &Destination,
+    manifest: &Manifest,
     options: &Options,
     partner: PublicKey,
 ) -> Result<(Option<Journal>, Past), Refusal> {
     if options.dry_run {
         return Ok((None, Past::default()));
     }
-    let path = Journal::path_of(&request.journals, partner, destination.path.as_os_str().as_bytes());
-    let (journal, past) = Journal::open(path).map_err(|error| {
-        let code = match error {
-            JournalError::InUse => RefusalCode::Temporary,
-            JournalError::Os { .. } => RefusalCode::Failed,
-        };
-        Refusal::new(code, error.to_string())
-    })?;
+    let top_name = |name: &'_ [u8]| name.iter().position(|&byte| byte == b'/').unwrap_or(name.len());
+    let (path, single_name) = (destination.path.as_os_str().as_bytes(), destination.single_name.as_deref());
+    // A single file may get another name than it has: two names are two places.
+    let top_names = manifest.entries().map(|(_, entry)| single_name.unwrap_or(&entry.name[..top_name(entry.name)]));
+    let place = Place::new(&request.journals, partner, path, top_names);
+    let refusal = |error: JournalError| Refusal::new(error.code(), error.to_string());
+    let (mut journal, mut past) = Journal::open(place.path(), single_name).map_err(refusal)?;
+    absorb_others(&place, manifest, single_name, &mut journal, &mut past).map_err(refusal)?;
+    journal.begin_attempt(destination.attempt, &place).map_err(refusal)?;
+    for _ in 0..bound(&place, JOURNALS_PER_PARTNER) {
+        request.metrics.note_limit(Limit::Journals);
+    }
+    if options.checksum {
+        past.need_hashes();
+    }
     Ok((Some(journal), past))
-}
-
-/// Removes the partial files of an earlier attempt that this one's sources do not have any more.
-fn remove_forgotten(intake: &Intake, past: &Past) {
-    let mut forgotten: HashSet<u128> = past.begun_names().collect();
-    if forgotten.is_empty() {
-        return;
-    }
-    for (_, entry) in intake.manifest.entries() {
-        forgotten.remove(&hash_of(entry.name));
-    }
-    let Some(destination) = intake.destination.as_ref().filter(|_| !forgotten.is_empty()) else { return };
-    let names: HashSet<PathBuf> = forgotten.into_iter().map(partial_name_of).collect();
-    // What cannot be looked at or removed stays, as it would without this.
-    for_each_named(intake, destination, &names, |directory, name| {
-        let _ = unlinkat(directory, name, AtFlags::empty());
-    });
 }
 
 /// Finds what an earlier attempt left of the files that are wanted.
@@ -345,23 +420,29 @@ fn find_resumed(intake: &mut Intake, past: &Past, options: &Options) {
                 let hash = past.done(&entry).map_or([0; 32], |done| done.hash);
                 intake.resumed.push((file, hash));
                 intake.resumed_bytes += bytes;
+                if let Some(refused) = past.refused(&entry) {
+                    intake.note_refused(file, refused);
+                }
             }
             Action::Create | Action::Replace => {
                 let Some(begun) = past.begun(&entry, options.chunk_bytes) else { continue };
                 let name = destination.name(&intake.manifest, file);
-                let partial = crate::destination::partial_name(&name);
+                let left = LeftFile { token: begun.token, inode: begun.inode };
+                // Its size says nothing: a direct write of its last block made it longer. Its
+                // chunks are read and hashed.
                 let is_there = destination
                     .parent_of(&name)
-                    .and_then(|(parent, _)| statat(&parent, &partial, AtFlags::SYMLINK_NOFOLLOW))
-                    .is_ok_and(|stat| stat.st_size as u64 == bytes);
+                    .and_then(|(parent, _)| statat(&parent, temporary_name(left.token), AtFlags::SYMLINK_NOFOLLOW))
+                    .is_ok_and(|stat| left.is_this(&stat));
                 if is_there {
                     let mut chunks: Vec<_> = begun.chunks.iter().map(|(&part, &hash)| (part, hash)).collect();
                     chunks.sort_unstable_by_key(|&(part, _)| part);
                     let chunk_bytes = u64::from(options.chunk_bytes);
-                    chunks.retain(|&(part, _)| part * chunk_bytes < bytes);
+                    // Without a hash nothing proves it: it is sent again.
+                    chunks.retain(|&(part, hash)| hash.is_some() && part * chunk_bytes < bytes);
                     intake.resumed_bytes +=
                         chunks.iter().map(|&(part, _)| (bytes - part * chunk_bytes).min(chunk_bytes)).sum::<u64>();
-                    intake.begun.push(Begun { file, chunks });
+                    intake.begun.push(Begun { file, left, chunks });
                 }
             }
             Action::Skip => {}
@@ -370,13 +451,20 @@ fn find_resumed(intake: &mut Intake, past: &Past, options: &Options) {
 }
 
 /// Finds files with chunks of their own that replace a regular file, and of which no earlier attempt left anything.
-fn find_compared(intake: &mut Intake, options: &Options) {
+fn find_compared(intake: &mut Intake, past: &Past, options: &Options) {
     let Some(destination) = &intake.destination else { return };
     let (chunk_bytes, packed_bytes) =
         (u64::from(options.chunk_bytes), ChunkMap::pack_file_bytes_max(options.chunk_bytes));
     for (file, entry) in intake.manifest.entries() {
         let EntryKind::File { bytes, .. } = entry.kind else { continue };
-        let is_wanted = bytes > packed_bytes && intake.actions[file as usize] == Action::Replace;
+        let is_compared = match options.overwrite {
+            Overwrite::Content => true,
+            // What an earlier attempt stored need not be sent again if the source still has it.
+            Overwrite::Always => past.done(&entry).is_some(),
+            // Those that an earlier attempt stored without a hash.
+            Overwrite::Never | Overwrite::Changed => past.done(&entry).is_some_and(|done| !done.has_hash()),
+        };
+        let is_wanted = is_compared && bytes > packed_bytes && intake.actions[file as usize] == Action::Replace;
         if !is_wanted || intake.begun.binary_search_by_key(&file, |begun| begun.file).is_ok() {
             continue;
         }

@@ -2,6 +2,8 @@
 //!
 //! A chunk counts once, however often it goes. When a file's chunks all count it is looked at once more, and its hash is said.
 
+use std::sync::Arc;
+
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::tree_hash::{ChunkHash, TreeHash};
 
@@ -83,6 +85,8 @@ impl Sending {
     pub(super) fn chunk_delivered(&mut self, chunk: u32) {
         self.bytes_delivered += u64::from(self.chunk_bytes(chunk));
         let hash = self.hashed.remove(&chunk);
+        // Settling may close it, and it is to be looked at once more as it was opened.
+        let opened = self.file_of(chunk).and_then(|file| self.files.get(file));
         self.chunk_settled(chunk);
         let counted_before = |asked: &mut AskedAgain| std::mem::replace(&mut asked.is_counted, true);
         if self.asked_again.get_mut(&chunk).is_some_and(counted_before) {
@@ -94,10 +98,10 @@ impl Sending {
                 let count = chunks.chunks_of_file(tree.manifest.file_bytes(file).unwrap_or(0));
                 let progress = self.progress_of.entry(file).or_insert_with(|| OutgoingProgress::new(count));
                 if progress.count(part, hash) {
-                    if let (Some(hash), Some(place)) = (progress.tree.finish(), self.hashes.get_mut(file as usize)) {
-                        *place = *hash.as_bytes();
+                    if let Some(hash) = progress.tree.finish() {
+                        self.set_hash(file, *hash.as_bytes());
                     }
-                    self.check_once_more(file);
+                    self.check_once_more(file, opened);
                 }
             }
             Some(ChunkContent::Pack { files, .. }) => {
@@ -109,15 +113,16 @@ impl Sending {
     }
 
     /// Looks at a file after its last chunk was delivered: did it change while it was read?
-    fn check_once_more(&mut self, file: u32) {
+    fn check_once_more(&mut self, file: u32, opened: Option<Arc<files::OpenedFile>>) {
         let Payload::Files { tree, .. } = &self.payload else { return };
         if self.failed.contains(&file) {
             return;
         }
         self.checking += 1;
-        let (tree, done, opened) = (tree.clone(), self.done.clone(), self.files.get(file));
+        let (tree, done) = (tree.clone(), self.done.clone());
+        let hash = self.hashes.get(file as usize).copied();
         tokio::task::spawn_blocking(move || {
-            let result = files::check(&tree, file, opened.as_deref());
+            let result = files::check(&tree, file, opened.as_deref(), hash);
             let _ = done.send(Done::Checked { file, result });
         });
     }

@@ -8,9 +8,9 @@ use culvert_protocol::receipt::{Receipt, Statement, sign_line, verify_line};
 
 use super::{Payload, Sending, Sent};
 use crate::sources::SourceTree;
-use crate::transfer::result::{ResultError, ResultParts, TransferResult, named_errors};
+use crate::transfer::result::{ResultError, ResultParts, TransferResult, bounded, named_errors};
 use crate::transfer::usage::millicycles_per_byte;
-use crate::transfer::{Phase, TransferError};
+use crate::transfer::{Phase, TransferError, root_of};
 
 impl Sending {
     /// Says that everything is sent, when it is; again if something had to go once more.
@@ -65,11 +65,11 @@ impl Sending {
             TransferError::here(RefusalCode::Verification, "the partner's receipt is not signed by its key")
         })?;
         let identity = self.context.identity.clone();
-        self.update_root();
+        let root = self.root().await;
         let is_ours = statement.transfer == self.context.id.to_string()
             && statement.sender == identity.public_key()
             && statement.receiver == partner
-            && self.root.as_ref().is_some_and(|(_, root)| *root == statement.root_blake3);
+            && root == statement.root_blake3;
         if !is_ours || !self.said_all_sent {
             let text = "the partner's receipt does not say what this node sent: the data must be checked by hand";
             return Err(TransferError::here(RefusalCode::Verification, text));
@@ -83,7 +83,7 @@ impl Sending {
             receiver_signature: signature.try_into().unwrap_or([0; 64]),
         };
         let summary = self.summary();
-        let (files_total, errors) = match &self.payload {
+        let (files_total, others_made, errors, warnings) = match &self.payload {
             Payload::Files { tree, .. } => {
                 let name = |file| printable(tree.manifest.entry(file).name);
                 let problems = tree.problems.iter().map(|problem| ResultError {
@@ -91,9 +91,12 @@ impl Sending {
                     code: problem.code.to_owned(),
                     text: problem.text.clone(),
                 });
-                (tree.manifest.file_count(), named_errors(&self.errors, name).chain(problems).collect())
+                let others_made = self.has.others_made(&tree.manifest);
+                let errors = bounded(named_errors(&self.errors.listed, name).chain(problems));
+                let warnings = bounded(named_errors(&self.not_kept.first, name));
+                (tree.manifest.file_count(), others_made, errors, warnings)
             }
-            Payload::Memory { .. } => (0, Vec::new()),
+            Payload::Memory { .. } => (0, 0, Vec::new(), Vec::new()),
         };
         let result = TransferResult::new(ResultParts {
             id: self.context.id,
@@ -104,27 +107,46 @@ impl Sending {
             flows: self.flows.len() as u16,
             cipher: self.context.options.cipher,
             files_total,
+            others_made,
             errors,
-            error_count: self.errors.count + summary.problems,
+            error_count: self.errors.count.saturating_add(summary.problems),
+            warnings,
+            warning_count: self.not_kept.count,
         });
         self.flows.close();
-        Ok(Sent { result, receipt: Some(receipt) })
+        Ok(Sent { result, receipt: Some(receipt), partner: self.context.connection.reader.take() })
     }
 
-    /// Computes the root of everything that was stored, as the receiver does too, unless it is known.
+    /// Lets a helper compute the root of everything that was stored, as the receiver does too,
+    /// unless one has.
     pub(super) fn update_root(&mut self) {
-        let failed = self.failed.len();
-        if self.root.as_ref().is_some_and(|(known, _)| *known == failed) {
+        let failed_count = self.failed.len();
+        if self.root.as_ref().is_some_and(|(known, _)| *known == failed_count) {
             return;
         }
-        let root = match &self.payload {
-            Payload::Files { tree, .. } if self.context.options.checksum => {
-                let stored = |file: u32| !self.has.skipped.contains(&file) && !self.failed.contains(&file);
-                crate::transfer::root_of(&tree.manifest, &self.hashes, stored)
-            }
-            _ => String::new(),
+        let tree = match &self.payload {
+            Payload::Files { tree, .. } if self.context.options.checksum => Some(tree.clone()),
+            _ => None,
         };
-        self.root = Some((failed, root));
+        let (skipped, failed, hashes) = (self.has.skipped.clone(), self.failed.clone(), self.hashes.clone());
+        let version = self.context.connection.version;
+        let computing = tokio::task::spawn_blocking(move || {
+            let stored = |file: u32| !skipped.contains(&file) && !failed.contains(&file);
+            tree.map_or_else(String::new, |tree| root_of(&tree.manifest, &hashes, version, stored))
+        });
+        self.root = Some((failed_count, computing));
+    }
+
+    /// The root of everything that was stored.
+    async fn root(&mut self) -> String {
+        self.update_root();
+        match self.root.take() {
+            Some((_, computing)) => match computing.await {
+                Ok(root) => root,
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            },
+            None => String::new(),
+        }
     }
 }
 

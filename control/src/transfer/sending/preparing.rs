@@ -8,6 +8,7 @@ use culvert_protocol::tree_hash::hash_of_zeros;
 
 use super::files::OpenedFile;
 use super::{Done, PREPARING_PER_FLOW, Payload, Sending};
+use crate::shares::Kind;
 use crate::sources::SourceTree;
 use crate::transfer::blocking;
 
@@ -19,7 +20,9 @@ impl Sending {
         while self.preparing + self.prepared.len() < ahead {
             let chunk = match self.again.pop_front() {
                 Some(chunk) => chunk,
-                None if self.next_chunk < self.chunk_count => {
+                // Chunks of open files come before those of others, so these are delivered and
+                // closed whatever waits here.
+                None if self.next_chunk < self.chunk_count && self.has_place_for(self.next_chunk) => {
                     self.next_chunk += 1;
                     self.next_chunk - 1
                 }
@@ -48,6 +51,14 @@ impl Sending {
         assigned
     }
 
+    fn has_place_for(&self, chunk: u32) -> bool {
+        let has_place = |file| {
+            let (in_all, of_partner) = (self.context.plane.files_open(), self.context.share.count(Kind::Files));
+            self.files.has_place_for(file, in_all, of_partner)
+        };
+        self.file_of(chunk).is_none_or(has_place)
+    }
+
     /// Chunks that are not delivered yet.
     pub(super) fn left(&self) -> usize {
         let untouched = (self.chunk_count - self.next_chunk) as usize;
@@ -74,9 +85,10 @@ impl Sending {
                     self.preparing += 1;
                     if self.files.wait_for(file, chunk) {
                         let done = self.done.clone();
-                        let plane = self.context.plane.clone();
+                        let (plane, earlier) = (self.context.plane.clone(), self.files.version(file));
+                        let place = self.context.share.piece(Kind::Files);
                         tokio::spawn(async move {
-                            let result = super::files::open(&plane, tree, file).await;
+                            let result = super::files::open(&plane, tree, file, earlier, place).await;
                             let _ = done.send(Done::Opened { file, result });
                         });
                     }

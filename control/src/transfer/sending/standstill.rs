@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use culvert_protocol::control::RefusalCode;
+use culvert_protocol::control::{RefusalCode, Run};
 
 use super::Sending;
 use crate::connection::SILENCE_TIMEOUT;
+use crate::limits::{HOLDING_PATIENCE, Limit};
 use crate::transfer::TransferError;
 use crate::transfer::flows::{Moved, canonical};
 
@@ -39,6 +40,35 @@ impl Sending {
         self.standstill.sent_at_delivery = self.flows.moved().sent_bytes;
     }
 
+    /// The receiver says that chunks are stored. Said again they are no news.
+    pub(super) fn note_stored(&mut self, stored: &[Run]) {
+        for run in stored {
+            let end = run.first.saturating_add(run.count).min(self.chunk_count);
+            self.steps += (run.first..end).filter(|&chunk| self.stored.insert(chunk)).count() as u64;
+        }
+    }
+
+    /// The flows hold more buffers than the partner's part, and others wait: they are let go if the
+    /// receiver takes nothing of what they hold.
+    ///
+    /// # Errors
+    /// [`TransferError`] that says so.
+    pub(super) fn others_wait(&self, held: u32) -> Result<(), TransferError> {
+        // What waits for this host's disks is not the receiver's matter.
+        let is_ours = self.preparing > 0 || self.checking > 0;
+        let still = self.patience.still_for(Instant::now());
+        if is_ours || held == 0 || still < HOLDING_PATIENCE {
+            return Ok(());
+        }
+        self.context.metrics.note_limit(Limit::Buffers);
+        let text = format!(
+            "the transfer holds buffers that transfers with other partners wait for, and the receiver has taken nothing for {} s              ({} chunks are under way): it is ended, and goes on from what is stored when it is asked for again",
+            still.as_secs(),
+            self.assigned.len()
+        );
+        Err(TransferError::here(RefusalCode::Temporary, text))
+    }
+
     /// Looks whether the transfer gets anywhere.
     ///
     /// # Errors
@@ -47,9 +77,14 @@ impl Sending {
         // No more can have arrived than was sent, whatever the reports say.
         let arrived = self.flows.arrived_bytes().min(self.flows.moved().sent_bytes);
         let (assigned, preparing, checking) = (self.assigned.len(), self.preparing, self.checking);
+        let owes = match (preparing + checking, assigned) {
+            (0, 0) => "the receiver owes its statement of what is stored",
+            (0, _) => "the receiver owes credit for them, or the word that they have come",
+            _ => "this host's disks owe the next step",
+        };
         let outstanding = || {
             format!(
-                "{assigned} chunks are under way, {preparing} are prepared, {checking} files are looked at once more, and the receiver has not said that it is done"
+                "{assigned} chunks are under way, {preparing} are prepared, {checking} files are looked at once more, and the receiver has not said that it is done; {owes}"
             )
         };
         self.patience.check(self.steps.saturating_add(arrived), Instant::now(), outstanding)
@@ -83,8 +118,11 @@ impl Sending {
         let under_way: u64 = self.assigned.keys().map(|&chunk| u64::from(self.chunk_bytes(chunk))).sum();
         let sent = moved.sent_bytes.saturating_sub(self.standstill.sent_at_delivery);
         if sent > REPETITIONS_MAX * (under_way + u64::from(u16::MAX)) {
-            let text = "its reports call everything lost that is sent, again and again";
-            return Err(TransferError::protocol(text));
+            // Whether it lies or one of the two control processes stood still, so that nobody read
+            // what the flows were told, does not show here.
+            let text =
+                "the receiver calls everything lost that is sent, again and again, or its reports do not come through";
+            return Err(TransferError::here(RefusalCode::Temporary, text));
         }
         Ok(())
     }

@@ -47,6 +47,11 @@ pub struct Template {
 impl Template {
     /// Headers for packets from `source_port` to `to`; `None` if the families differ.
     #[must_use]
+    #[expect(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "headers of known sizes in room for the longest"
+    )]
     pub fn new(hop: &NextHop, source_port: u16, to: SocketAddr) -> Option<Self> {
         let mut headers = [0; HEADERS_MAX];
         headers[..6].copy_from_slice(&hop.destination_mac);
@@ -113,6 +118,13 @@ impl Template {
     /// # Panics
     /// If `packet` is shorter than the headers or longer than 64 KiB, which no frame is.
     #[inline]
+    #[expect(
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::expect_used,
+        reason = "frames are this lane's own, and longer than their headers"
+    )]
     pub fn write(&self, packet: &mut [u8]) {
         packet[..self.bytes].copy_from_slice(&self.headers[..self.bytes]);
         let ip_bytes = u16::try_from(packet.len() - self.ip).expect("a packet of at most 64 KiB");
@@ -140,22 +152,20 @@ impl Template {
 /// followed by a zero.
 #[inline]
 fn sum(bytes: &[u8]) -> u64 {
-    let mut words = bytes.chunks_exact(4);
+    let (words, rest) = bytes.as_chunks::<4>();
     // 2^32 of them cannot overflow, and no packet has as many.
-    let mut total: u64 =
-        words.by_ref().map(|word| u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))).sum();
-    let mut rest = [0; 4];
-    rest[..words.remainder().len()].copy_from_slice(words.remainder());
-    total += u64::from(u32::from_ne_bytes(rest));
-    total
+    let total: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    let mut last = [0; 4];
+    last.iter_mut().zip(rest).for_each(|(place, &byte)| *place = byte);
+    total.wrapping_add(u32::from_ne_bytes(last).into())
 }
 
 #[inline]
 fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff).wrapping_add(sum >> 16);
     }
-    !(sum as u16)
+    !u16::try_from(sum).unwrap_or(u16::MAX)
 }
 
 /// A UDP datagram in a received packet.
@@ -201,11 +211,12 @@ pub fn parse(packet: &[u8]) -> Option<Datagram<'_>> {
         _ => return None,
     };
     let (udp, payload) = ip_payload.split_first_chunk::<UDP_BYTES>()?;
-    let word = |at| u16::from_be_bytes([udp[at], udp[at + 1]]);
-    if usize::from(word(4)) != ip_payload.len() {
+    let [source_high, source_low, port_high, port_low, high, low, ..] = *udp;
+    if usize::from(u16::from_be_bytes([high, low])) != ip_payload.len() {
         return None;
     }
-    Some(Datagram { from: SocketAddr::new(source, word(0)), port: word(2), payload })
+    let from = SocketAddr::new(source, u16::from_be_bytes([source_high, source_low]));
+    Some(Datagram { from, port: u16::from_be_bytes([port_high, port_low]), payload })
 }
 
 #[inline]

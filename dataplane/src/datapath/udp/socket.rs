@@ -135,6 +135,7 @@ impl UdpSocket {
                 libc::CMSG_DATA(header).cast::<u16>().write_unaligned(datagram_bytes);
             }
         }
+        let mut has_pending_error = true;
         loop {
             // SAFETY: every pointer in the message lives until the call returns, and the kernel only reads through them.
             let sent = unsafe { libc::sendmsg(self.fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT) };
@@ -145,6 +146,7 @@ impl UdpSocket {
             match error.raw_os_error() {
                 Some(libc::EINTR) => {}
                 Some(libc::ENOBUFS) => return Err(io::ErrorKind::WouldBlock.into()),
+                Some(errno) if is_of_another_datagram(errno) && std::mem::take(&mut has_pending_error) => {}
                 _ => return Err(error),
             }
         }
@@ -164,10 +166,22 @@ impl UdpSocket {
         message.msg_iovlen = 1;
         message.msg_control = control.0.as_mut_ptr().cast();
         message.msg_controllen = control.0.len();
-        // SAFETY: every pointer in the message lives until the call returns and is valid for writes of the announced length.
-        let received = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
-        // An error here is EAGAIN, or a refusal of an earlier datagram (ICMP), which says nothing about this direction.
-        let bytes = usize::try_from(received).ok()?;
+        let mut has_pending_error = true;
+        let bytes = loop {
+            // SAFETY: every pointer in the message lives until the call returns and is valid for
+            // writes of the announced length.
+            let received = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+            match usize::try_from(received) {
+                Ok(bytes) => break bytes,
+                // What waits is taken all the same.
+                Err(_) => {
+                    let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
+                    if !is_of_another_datagram(errno) || !std::mem::take(&mut has_pending_error) {
+                        return None;
+                    }
+                }
+            }
+        };
         let mut datagram_bytes = bytes;
         // SAFETY: the kernel has set controllen to what it wrote; the CMSG functions stay within it.
         unsafe {
@@ -232,6 +246,25 @@ impl UdpSocket {
     }
 }
 
+/// Whether an error may be what ICMP said of an earlier datagram. The kernel tells it once, instead
+/// of what was asked for, where a socket is connected or wants errors; the lanes' are and do
+/// neither, and this keeps a change of that from losing datagrams.
+const fn is_of_another_datagram(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ECONNREFUSED
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::ENOPROTOOPT
+            | libc::EPROTO
+            | libc::EOPNOTSUPP
+            | libc::EACCES
+            | libc::EMSGSIZE
+    )
+}
+
 /// The kernel's address as Rust's; a mapped IPv4 address as the IPv4 address that it is.
 #[inline]
 fn address_from_raw(raw: &libc::sockaddr_in6) -> Option<SocketAddr> {
@@ -276,4 +309,39 @@ pub(super) fn probe_segments_max() -> usize {
     let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
     let bytes = [0; 128 * 32];
     [128, 64].into_iter().find(|&segments| socket.send(to, &bytes[..segments * 32], Some(32)).is_ok()).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lanes' sockets are not connected. One that is shows what an error of an earlier datagram
+    /// does to the next call.
+    #[test]
+    fn what_icmp_says_of_one_datagram_costs_no_other() {
+        let local = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+        let socket = UdpSocket::bind(local(0)).unwrap();
+        let ours = local(socket.port().unwrap());
+        let partner = std::net::UdpSocket::bind(local(0)).unwrap();
+        let theirs = partner.local_addr().unwrap();
+        partner.send_to(b"waits", ours).unwrap();
+        rustix::net::connect(&socket.fd, &theirs).unwrap();
+        drop(partner);
+        // Nobody listens any more: the kernel answers with "port unreachable" at once on loopback.
+        let refused = || {
+            socket.send(theirs, b"to nobody", None).unwrap();
+            let mut fds = [rustix::event::PollFd::new(&socket.fd, rustix::event::PollFlags::ERR)];
+            let patience = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+            assert_eq!(rustix::event::poll(&mut fds, Some(&patience)).unwrap(), 1, "nothing was refused");
+        };
+        refused();
+        let mut buffer = [0; 64];
+        let incoming = socket.receive(&mut buffer).expect("what came before is there");
+        assert_eq!(&buffer[..incoming.bytes], b"waits");
+        refused();
+        let partner = std::net::UdpSocket::bind(theirs).unwrap();
+        socket.send(theirs, b"arrives", None).expect("the error is another datagram's");
+        partner.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        assert_eq!(partner.recv(&mut buffer).unwrap(), b"arrives".len());
+    }
 }

@@ -1,0 +1,210 @@
+//! What a stored file gets beside its bytes: its mode and its times.
+//!
+//! A file system may take bytes and refuse these (CIFS, exFAT, object stores under FUSE, files of another owner). What is whole and verified
+//! is not thrown away for that: it gets its name, and what was refused is noted and said ([decision 0069](../../../docs/decisions/0069-refused-attributes.md)).
+//! Any other error, of a disk that fails or is full, fails the file as it always did.
+
+use std::fmt::Write as _;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use culvert_protocol::control::{FileError, NOT_KEPT_LISTED_MAX};
+use culvert_protocol::manifest::Entry;
+use rustix::fs::{Mode, Stat, Timespec, Timestamps, fchmod, fstat, futimens};
+use rustix::io::Errno;
+
+use super::Destination;
+
+/// Whether an error says that an attribute cannot be had here, and nothing about the bytes.
+///
+/// `INVAL` and `OVERFLOW` are what a file system says of a time that it has no form for, `ACCESS` what a file server says for `PERM`.
+#[must_use]
+pub fn is_refusal(error: Errno) -> bool {
+    // `NOTSUP` and `OPNOTSUPP` are one number on Linux.
+    let refusals = [Errno::PERM, Errno::ACCESS, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL, Errno::OVERFLOW];
+    refusals.contains(&error)
+}
+
+/// What a stored file gets beside its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Attributes {
+    /// The sender's mode, if it is preserved.
+    pub mode: Option<u16>,
+    /// The sender's time of modification.
+    pub modified: Option<Timespec>,
+}
+
+impl Attributes {
+    /// What `entry` gets. Files always keep their time, because by size and time the same file is recognised next time;
+    /// modes, and the times of directories, are kept on request.
+    #[must_use]
+    pub fn of(entry: &Entry<'_>, preserve: bool) -> Self {
+        let modified = Timespec { tv_sec: entry.modified.seconds, tv_nsec: i64::from(entry.modified.nanoseconds) };
+        Self { mode: preserve.then_some(entry.mode), modified: Some(modified) }
+    }
+
+    /// The mode to be set on a file that was made with another.
+    pub(super) fn mode_to_set(&self) -> Option<Mode> {
+        self.mode.map(|mode| Mode::from_raw_mode(mode.into()))
+    }
+}
+
+/// What was refused of a file's attributes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// Why its mode is another.
+    pub mode: Option<Errno>,
+    /// Why its time is another.
+    pub time: Option<Errno>,
+}
+
+impl Refused {
+    /// Whether everything was kept.
+    #[must_use]
+    pub const fn is_nothing(&self) -> bool {
+        self.mode.is_none() && self.time.is_none()
+    }
+
+    /// A word for programs, and what people are told.
+    fn words(&self) -> (&'static str, String) {
+        let code = match (self.mode, self.time) {
+            (Some(_), Some(_)) => "mode_and_time",
+            (None, Some(_)) => "time",
+            _ => "mode",
+        };
+        let mut text = String::new();
+        for (call, error) in [("fchmod", self.mode), ("utimensat", self.time)] {
+            let Some(error) = error else { continue };
+            let error = error.to_string();
+            let error = error.split(" (os error").next().unwrap_or_default();
+            let between = if text.is_empty() { "" } else { ", " };
+            // Writing to a string does not fail.
+            let _ = write!(text, "{between}{call}: {error}");
+        }
+        (code, text)
+    }
+}
+
+/// Files and directories that are stored without some of their attributes.
+#[derive(Clone, Debug, Default)]
+pub struct NotKept {
+    /// How many there are.
+    pub count: u64,
+    /// The first of them.
+    pub first: Vec<FileError>,
+}
+
+impl NotKept {
+    /// Notes what was refused of an entry, if anything was.
+    pub fn note(&mut self, file: u32, refused: Refused) {
+        if refused.is_nothing() {
+            return;
+        }
+        self.count = self.count.saturating_add(1);
+        if self.first.len() < NOT_KEPT_LISTED_MAX {
+            let (code, text) = refused.words();
+            self.first.push(FileError { file, code: code.to_owned(), text });
+        }
+    }
+}
+
+/// Sets mode and times. The second is tried whatever became of the first.
+///
+/// # Errors
+/// The operating system's, unless it is a refusal.
+pub(super) fn set_attributes(
+    file: impl AsFd,
+    mode: Option<Mode>,
+    modified: Option<Timespec>,
+) -> Result<Refused, Errno> {
+    let file = file.as_fd();
+    let mut refused = Refused::default();
+    if let Some(mode) = mode {
+        let is_other = |stat: &Stat| Mode::from_raw_mode(stat.st_mode & 0o7777) != mode;
+        // Where all files have one mode, that may be the one.
+        refused.mode = unless_refused(fchmod(file, mode))?.filter(|_| fstat(file).as_ref().map_or(true, is_other));
+    }
+    if let Some(modified) = modified {
+        let times = Timestamps { last_access: modified, last_modification: modified };
+        refused.time = unless_refused(futimens(file, &times))?;
+    }
+    Ok(refused)
+}
+
+fn unless_refused(set: Result<(), Errno>) -> Result<Option<Errno>, Errno> {
+    match set {
+        Ok(()) => Ok(None),
+        Err(error) if is_refusal(error) => Ok(Some(error)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sets a directory's mode and time, after everything in it has been stored. Of one that the
+/// transfer has not made the setuid, setgid and sticky bits stay as they are: they are not about
+/// who reads and writes, but about whose the files in it are.
+///
+/// # Errors
+/// The operating system's, unless it is a refusal.
+pub fn set_directory_attributes(
+    destination: &Destination,
+    name: &[u8],
+    attributes: &Attributes,
+    is_own: bool,
+) -> Result<Refused, Errno> {
+    let directory = match destination.open_directory(name) {
+        // Another user's, which this one may not look into.
+        Err(Errno::ACCESS) => return Ok(Refused { mode: Some(Errno::ACCESS), time: Some(Errno::ACCESS) }),
+        opened => opened?,
+    };
+    let mode = attributes.mode.map(|mode| mode_of_directory(directory.as_fd(), mode, is_own)).transpose()?;
+    let refused = set_attributes(&directory, mode, attributes.modified)?;
+    if refused.mode.is_none() && mode.is_some() {
+        destination.forget_opened(name);
+    }
+    Ok(refused)
+}
+
+fn mode_of_directory(directory: BorrowedFd<'_>, wanted: u16, is_own: bool) -> Result<Mode, Errno> {
+    const SPECIAL: u32 = 0o7000;
+    let kept = if is_own { 0 } else { fstat(directory)?.st_mode & SPECIAL };
+    let wanted = u32::from(wanted) & if is_own { u32::MAX } else { !SPECIAL };
+    Ok(Mode::from_raw_mode(wanted | kept))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_nothing_of_the_bytes_and_an_error_of_the_disk_is_none() {
+        for error in [Errno::PERM, Errno::OPNOTSUPP, Errno::NOTSUP, Errno::NOSYS, Errno::INVAL] {
+            assert_eq!(unless_refused(Err(error)), Ok(Some(error)));
+        }
+        for error in [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::STALE, Errno::NODEV] {
+            assert_eq!(unless_refused(Err(error)), Err(error));
+        }
+    }
+
+    /// Times beyond what a kernel keeps are cut or refused, by file system; neither fails the file.
+    #[test]
+    fn an_impossible_time_is_refused_and_the_mode_is_set() {
+        let room = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(room.path().join("f")).unwrap();
+        let impossible = Timespec { tv_sec: 0, tv_nsec: 5_000_000_000 };
+        let refused = set_attributes(&file, Some(Mode::from_raw_mode(0o640)), Some(impossible)).unwrap();
+        assert_eq!(refused, Refused { mode: None, time: Some(Errno::INVAL) });
+        assert_eq!(fstat(&file).unwrap().st_mode & 0o7777, 0o640);
+    }
+
+    #[test]
+    fn what_is_said_of_many_is_a_count_and_the_first() {
+        let mut not_kept = NotKept::default();
+        not_kept.note(0, Refused::default());
+        for file in 0..1_000 {
+            not_kept.note(file, Refused { mode: Some(Errno::PERM), time: (file > 0).then_some(Errno::OPNOTSUPP) });
+        }
+        assert_eq!((not_kept.count, not_kept.first.len()), (1_000, NOT_KEPT_LISTED_MAX));
+        let said = |at: usize| (not_kept.first[at].code.as_str(), not_kept.first[at].text.as_str());
+        assert_eq!(said(0), ("mode", "fchmod: Operation not permitted"));
+        assert_eq!(said(1), ("mode_and_time", "fchmod: Operation not permitted, utimensat: Operation not supported"));
+    }
+}

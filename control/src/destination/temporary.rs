@@ -1,0 +1,91 @@
+//! Names that files and directories have until they are whole.
+//!
+//! Nobody can predict them: each is drawn at random when it is needed, and what is made under it is
+//! made with `O_EXCL`. So two transfers never share a temporary file, and nobody can put one there
+//! beforehand. The first half of a name is the same for all of an attempt and stands in its journal
+//! before the first is used; by it the next attempt finds what a crash has left and removes it.
+//! What the next attempt goes on with stands in the journal by its whole name.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use culvert_protocol::identity::to_hex;
+use culvert_protocol::names::TEMPORARY_PREFIX;
+
+/// Bytes of a name that all of an attempt have in common.
+const ATTEMPT_BYTES: usize = 6;
+/// Bytes of a name behind the prefix, written as twice as many digits.
+const TOKEN_BYTES: usize = 12;
+
+/// What the temporary names of one attempt have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Attempt(u64);
+
+impl Attempt {
+    /// A new one.
+    #[must_use]
+    pub fn begin() -> Self {
+        Self::from_number(random())
+    }
+
+    /// The one that a journal names.
+    #[must_use]
+    pub const fn from_number(number: u64) -> Self {
+        Self(number & ((1 << (8 * ATTEMPT_BYTES)) - 1))
+    }
+
+    /// What a journal names it by.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// A name that nobody has used. What is made under it must be made so that it fails if somebody
+    /// has.
+    #[must_use]
+    pub fn next_token(self) -> u128 {
+        u128::from(self.0) | u128::from(random() >> 16) << (8 * ATTEMPT_BYTES)
+    }
+
+    /// Whether a name in a directory is one of this attempt's.
+    #[must_use]
+    pub fn has(self, name: &Path) -> bool {
+        let digits = to_hex(&self.0.to_le_bytes()[..ATTEMPT_BYTES]);
+        let rest = name.as_os_str().as_bytes().strip_prefix(TEMPORARY_PREFIX);
+        rest.is_some_and(|rest| rest.len() == 2 * TOKEN_BYTES && rest.starts_with(digits.as_bytes()))
+    }
+}
+
+/// The temporary name that a token stands for.
+#[must_use]
+pub fn temporary_name(token: u128) -> PathBuf {
+    let mut name = TEMPORARY_PREFIX.to_vec();
+    name.extend(to_hex(&token.to_le_bytes()[..TOKEN_BYTES]).into_bytes());
+    PathBuf::from(OsStr::from_bytes(&name))
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the operating system gives random bytes");
+    u64::from_ne_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_an_attempt_are_told_from_all_others() {
+        let (ours, theirs) = (Attempt::begin(), Attempt::begin());
+        assert_ne!(ours, theirs);
+        let names: Vec<PathBuf> = (0..100).map(|_| temporary_name(ours.next_token())).collect();
+        assert!(names.iter().all(|name| ours.has(name) && !theirs.has(name)));
+        assert!(names.iter().all(|name| name.as_os_str().len() == TEMPORARY_PREFIX.len() + 24));
+        let different: std::collections::HashSet<_> = names.iter().collect();
+        assert_eq!(different.len(), names.len());
+        assert_eq!(Attempt::from_number(ours.number()), ours, "the journal gives it back");
+        let shorter = PathBuf::from(&names[0].to_str().unwrap()[..30]);
+        assert!(!ours.has(&shorter) && !ours.has(Path::new("file")));
+    }
+}

@@ -1,0 +1,295 @@
+//! A journal's records and their form in the file: length, check, body.
+//!
+//! ```text
+//! length  u16, big-endian   of the body
+//! check   4 bytes           the first of the body's BLAKE3
+//! body                      the record in postcard's form
+//! ```
+//!
+//! The form has been the same in all versions. So a program knows of any record whether it is
+//! whole, and of any journal, by its first record, which version wrote it.
+
+use culvert_protocol::manifest::FileTime;
+use culvert_protocol::tree_hash::ChunkHash;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::destination::attributes::Refused;
+use crate::sources::hash_of;
+
+/// The version that is written.
+pub const VERSION: u32 = 2;
+/// The oldest version that is read.
+pub const VERSION_MIN: u32 = 1;
+/// Length and check before each record.
+const RECORD_HEADER_BYTES: usize = 6;
+
+/// One record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// The first.
+    Header {
+        /// The journal's version.
+        version: u32,
+    },
+    /// A file with chunks of its own has been begun; following [`Record::Chunk`]s name it by its
+    /// number, which counts from 0.
+    Begun {
+        /// [`hash_of`] its name.
+        name: u128,
+        /// Its size.
+        bytes: u64,
+        /// The source's time of modification.
+        modified: FileTime,
+        /// The chunk size.
+        chunk_bytes: u32,
+        /// What the partial file's temporary name is made of
+        /// ([`temporary_name`](crate::destination::temporary::temporary_name)).
+        token: u128,
+        /// The partial file's inode; 0 if it is not known.
+        inode: u64,
+        /// The directory that it is in; empty for the destination itself, and if it is longer than
+        /// [`DIRECTORY_BYTES_MAX`].
+        directory: Vec<u8>,
+    },
+    /// A chunk is durable in the partial file.
+    Chunk {
+        /// The file's number.
+        file: u32,
+        /// Which of its chunks.
+        part: u64,
+        /// Its hash, if the transfer has hashes.
+        hash: Option<ChunkHash>,
+    },
+    /// A file is durable under its final name.
+    Done {
+        /// [`hash_of`] its name.
+        name: u128,
+        /// Its size.
+        bytes: u64,
+        /// The source's time of modification.
+        modified: FileTime,
+        /// Its hash; zero if the transfer has none.
+        hash: ChunkHash,
+        /// The stored file's inode.
+        inode: u64,
+        /// When the stored file was last changed in any way.
+        changed: FileTime,
+    },
+    /// Everything is stored, and the sender was told: only its signature may be missing.
+    Complete,
+    /// A directory may be filled beside its place. Only version 1 says so; what came after it has
+    /// [`Record::Attempt`].
+    Filling {
+        /// What its temporary name is made of.
+        staging: u128,
+    },
+    /// An attempt begins: what it makes under temporary names can be told by this number
+    /// ([`Attempt`](crate::destination::temporary::Attempt)).
+    Attempt {
+        /// The number.
+        number: u64,
+        /// Hashes of first components of its files' names, the least of them: whether another
+        /// transfer is about the same files.
+        top_names: Vec<u32>,
+    },
+}
+
+/// What stands in the place of a hash where a [`Record::Done`] is about a directory that the
+/// transfer has made: no file has it.
+const MADE_DIRECTORY: ChunkHash = [0xd1; 32];
+/// As [`MADE_DIRECTORY`], of a directory that was opened.
+const OPENED_DIRECTORY: ChunkHash = [0xd2; 32];
+/// As [`MADE_DIRECTORY`], of an entry that is stored without some of its attributes.
+const NOT_KEPT: ChunkHash = [0xd3; 32];
+
+/// What is said of an entry beside what is done. The form is a [`Record::Done`]'s, which all programs
+/// of version 2 read, and in which none of them finds anything to do: no entry has such a name, or
+/// no file such a hash.
+impl Record {
+    /// That a directory, given by the hash of its name, is not there and the transfer makes it: what
+    /// is there later is its own.
+    #[must_use]
+    pub const fn made_directory(name: u128) -> Self {
+        Self::aside(name, MADE_DIRECTORY, 0, 0)
+    }
+
+    /// That the directory was not made after all, or somebody else was faster.
+    #[must_use]
+    pub fn not_made_directory(name: u128) -> Self {
+        Self::aside(name, ChunkHash::default(), 0, 0)
+    }
+
+    /// That a directory is about to be opened, and the mode that it has.
+    #[must_use]
+    pub fn opened_directory(name: &[u8], inode: u64, mode: u32) -> Self {
+        Self::aside(beside(name, OPENED), OPENED_DIRECTORY, mode.into(), inode)
+    }
+
+    /// That a directory has a mode of its own again.
+    #[must_use]
+    pub fn closed_directory(name: &[u8]) -> Self {
+        Self::aside(beside(name, OPENED), ChunkHash::default(), 0, 0)
+    }
+
+    /// That an entry is stored without some of its attributes.
+    #[must_use]
+    pub fn not_kept(name: &[u8], inode: u64, refused: Refused) -> Self {
+        let number = |error: Option<Errno>| error.map_or(0, |error| u64::from(error.raw_os_error().unsigned_abs()));
+        Self::aside(beside(name, ATTRIBUTES), NOT_KEPT, number(refused.mode) << 32 | number(refused.time), inode)
+    }
+
+    const fn aside(name: u128, hash: ChunkHash, bytes: u64, inode: u64) -> Self {
+        let never = FileTime { seconds: 0, nanoseconds: 0 };
+        Self::Done { name, bytes, modified: never, hash, inode, changed: never }
+    }
+
+    /// Whether a hash says that a directory was made.
+    #[must_use]
+    pub fn is_made_directory(hash: &ChunkHash) -> bool {
+        *hash == MADE_DIRECTORY
+    }
+
+    /// Whether a hash says that a directory was opened.
+    #[must_use]
+    pub fn is_opened_directory(hash: &ChunkHash) -> bool {
+        *hash == OPENED_DIRECTORY
+    }
+
+    /// What was refused of an entry, if that is what a hash and a number are about.
+    #[must_use]
+    pub fn refused(hash: &ChunkHash, number: u64) -> Option<Refused> {
+        let error = |number: u64| {
+            let number = i32::try_from(number).ok().filter(|number| (1..4_096).contains(number))?;
+            Some(Errno::from_raw_os_error(number))
+        };
+        (*hash == NOT_KEPT).then(|| Refused { mode: error(number >> 32), time: error(number & u64::from(u32::MAX)) })
+    }
+}
+
+/// What [`beside`] is about.
+pub(super) const OPENED: u8 = b'o';
+/// See [`OPENED`].
+pub(super) const ATTRIBUTES: u8 = b'a';
+
+/// A name's hash for what is said beside what is done of it. No name has a NUL byte, so it is no other entry's.
+#[must_use]
+pub(super) fn beside(name: &[u8], what: u8) -> u128 {
+    hash_of(&[name, &[0, what]].concat())
+}
+
+/// The longest directory in a [`Record::Begun`].
+pub const DIRECTORY_BYTES_MAX: usize = 255;
+/// The most names in a [`Record::Attempt`].
+pub const TOP_NAMES_MAX: usize = 64;
+
+/// A record of version 1. The numbers of the variants are those of [`Record`].
+#[derive(Serialize, Deserialize)]
+enum RecordV1 {
+    Header { version: u32 },
+    Begun { name: u128, bytes: u64, modified: FileTime, chunk_bytes: u32 },
+    Chunk { file: u32, part: u64, hash: Option<ChunkHash> },
+    Done { name: u128, bytes: u64, modified: FileTime, hash: ChunkHash, inode: u64, changed: FileTime },
+    Complete,
+    Filling { staging: u128 },
+}
+
+impl From<RecordV1> for Record {
+    fn from(record: RecordV1) -> Self {
+        match record {
+            RecordV1::Header { version } => Self::Header { version },
+            // The temporary name followed from the name, and the inode was not kept.
+            RecordV1::Begun { name, bytes, modified, chunk_bytes } => {
+                let (token, inode, directory) = (name, 0, Vec::new());
+                Self::Begun { name, bytes, modified, chunk_bytes, token, inode, directory }
+            }
+            RecordV1::Chunk { file, part, hash } => Self::Chunk { file, part, hash },
+            RecordV1::Done { name, bytes, modified, hash, inode, changed } => {
+                Self::Done { name, bytes, modified, hash, inode, changed }
+            }
+            RecordV1::Complete => Self::Complete,
+            RecordV1::Filling { staging } => Self::Filling { staging },
+        }
+    }
+}
+
+/// A record's bytes in the file.
+///
+/// # Panics
+/// Never: no record is longer than a few hundred bytes.
+#[must_use]
+#[expect(clippy::expect_used, reason = "no record is longer than a few hundred bytes, whatever is in it")]
+pub fn encode(record: &Record) -> Vec<u8> {
+    let body = postcard::to_stdvec(record).expect("records have a postcard form");
+    let length = u16::try_from(body.len()).expect("records are shorter than 64 KiB");
+    let mut bytes = Vec::with_capacity(RECORD_HEADER_BYTES.saturating_add(body.len()));
+    bytes.extend(length.to_be_bytes());
+    bytes.extend(check_of(&body));
+    bytes.extend(body);
+    bytes
+}
+
+fn check_of(body: &[u8]) -> [u8; 4] {
+    let hash = blake3::hash(body);
+    let [first, second, third, fourth, ..] = *hash.as_bytes();
+    [first, second, third, fourth]
+}
+
+/// The body of the record that `bytes` begin with, and what follows it; `None` if that is no whole
+/// record.
+#[must_use]
+pub fn whole(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<2>()?;
+    let (check, rest) = rest.split_first_chunk::<4>()?;
+    let (body, rest) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
+    (check_of(body) == *check).then_some((body, rest))
+}
+
+/// The version that a journal's first record names; `None` if that is no header.
+#[must_use]
+pub fn version_of(body: &[u8]) -> Option<u32> {
+    // A later version may say more in its header; the number comes first in all of them.
+    match postcard::take_from_bytes(body) {
+        Ok((RecordV1::Header { version }, _)) => Some(version),
+        _ => None,
+    }
+}
+
+/// What a body means in a journal of a version; `None` if it is a record that this program does not
+/// know.
+#[must_use]
+pub fn decode(body: &[u8], version: u32) -> Option<Record> {
+    match version {
+        1 => match postcard::take_from_bytes::<RecordV1>(body) {
+            Ok((record, [])) => Some(record.into()),
+            _ => None,
+        },
+        _ => match postcard::take_from_bytes(body) {
+            Ok((record, [])) => Some(record),
+            _ => None,
+        },
+    }
+}
+
+/// A record as version 1 had it, for tests of the migration. What version 1 did not have is left
+/// out.
+#[must_use]
+#[expect(clippy::expect_used, reason = "no record is longer than a few hundred bytes, whatever is in it")]
+pub fn encode_v1(record: &Record) -> Vec<u8> {
+    let old = match record.clone() {
+        Record::Header { .. } => RecordV1::Header { version: 1 },
+        Record::Begun { name, bytes, modified, chunk_bytes, .. } => {
+            RecordV1::Begun { name, bytes, modified, chunk_bytes }
+        }
+        Record::Chunk { file, part, hash } => RecordV1::Chunk { file, part, hash },
+        Record::Done { name, bytes, modified, hash, inode, changed } => {
+            RecordV1::Done { name, bytes, modified, hash, inode, changed }
+        }
+        Record::Complete => RecordV1::Complete,
+        Record::Filling { staging } => RecordV1::Filling { staging },
+        Record::Attempt { .. } => return Vec::new(),
+    };
+    let body = postcard::to_stdvec(&old).expect("records have a postcard form");
+    let length = u16::try_from(body.len()).expect("records are shorter than 64 KiB");
+    [length.to_be_bytes().as_slice(), &check_of(&body), &body].concat()
+}

@@ -1,0 +1,252 @@
+//! From a TCP connection to a partner that may ask: who waits, how long, and who is turned away with which reason.
+//!
+//! ```text
+//! accept ──> waiting: 3 s for the ClientHello ──> introducing: handshake, Hello, profile ──> asking: 5 s for a request
+//!            places per host                      places per host, rate per host              places per partner
+//! ```
+//!
+//! Strangers' hosts and partners' have lobbies of their own. In each, whoever has sat longest makes room
+//! ([`crate::places`]), so silence never keeps anybody out, not even behind the same address.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use culvert_protocol::control::{Message, Refusal, RefusalCode};
+use culvert_protocol::identity::PublicKey;
+use tokio::net::TcpStream;
+
+use crate::connection::incoming::Greeted;
+use crate::connection::{Connection, INTRODUCTION_TIMEOUT};
+use crate::destination::Reach;
+use crate::host::Host;
+use crate::log_limit::{self, About};
+use crate::node::Node;
+use crate::places::{Limits, Place, Places};
+use crate::profiles::{Profile, ProfileError};
+use crate::registry::unix_ms;
+use crate::session::Admission;
+use crate::transfer::blocking;
+
+/// How long a connection may take to say what it wants: a ClientHello is one flight of packets, sent at once.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
+/// Connections whose ClientHello has not come. They cost a descriptor and some kilobytes; one host's are replaced after
+/// 64 newer ones, which at 20 a second is as long as they may wait anyway.
+const WAITING: Limits = Limits { all: 256, each: 64 };
+/// Strangers' hosts that shake hands or are told no. One host may begin 20 handshakes a second ([`crate::doorman`]), so
+/// each keeps its place for more than a second, longer than a handshake by way of a satellite takes; and so many may come
+/// within one round trip.
+const INTRODUCING_STRANGERS: Limits = Limits { all: 128, each: 32 };
+/// The same for partners' hosts, behind each of which may be others' accounts. A script may begin many transfers at once.
+const INTRODUCING_PARTNERS: Limits = Limits { all: 256, each: 96 };
+
+/// Where hosts of one kind wait.
+#[derive(Debug)]
+struct Lobby {
+    waiting: Arc<Places<Host>>,
+    introducing: Arc<Places<Host>>,
+}
+
+/// Where connections wait until they are introduced.
+#[derive(Debug)]
+pub struct Lobbies {
+    strangers: Lobby,
+    partners: Lobby,
+}
+
+impl Default for Lobbies {
+    fn default() -> Self {
+        let lobby = |introducing| Lobby { waiting: Places::new(WAITING), introducing: Places::new(introducing) };
+        Self { strangers: lobby(INTRODUCING_STRANGERS), partners: lobby(INTRODUCING_PARTNERS) }
+    }
+}
+
+/// Why a connection is turned away.
+#[derive(Debug, thiserror::Error)]
+pub enum Turned {
+    /// No ClientHello.
+    #[error("it said nothing for {} s", HELLO_TIMEOUT.as_secs())]
+    Silent,
+    /// Newer connections took its place.
+    #[error("newer connections of its host needed its place")]
+    Crowded,
+    /// More handshakes than its host may begin.
+    #[error("its host begins more handshakes than this node has time for")]
+    TooMany,
+    /// The introduction took too long.
+    #[error("its introduction took longer than {} s", INTRODUCTION_TIMEOUT.as_secs())]
+    Slow,
+    /// What came was no introduction of a Culvert node.
+    #[error("{0}")]
+    Broken(String),
+    /// Nobody whom this node knows.
+    #[error("{0}")]
+    Unknown(String),
+    /// This node cannot tell.
+    #[error(transparent)]
+    Profiles(#[from] ProfileError),
+}
+
+impl Turned {
+    /// The word for it in metrics.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Crowded => "crowded",
+            Self::TooMany => "too_many",
+            Self::Slow => "slow",
+            Self::Broken(_) => "broken",
+            Self::Unknown(_) => "unknown_key",
+            Self::Profiles(_) => "profiles",
+        }
+    }
+}
+
+/// A partner that may ask.
+#[derive(Debug)]
+pub struct Introduced {
+    /// The connection.
+    pub connection: Connection,
+    /// What it may reach.
+    pub reach: Reach,
+    /// Its profile's name.
+    pub partner: String,
+}
+
+/// A place among those who wait.
+#[derive(Debug)]
+pub struct Seat {
+    address: SocketAddr,
+    is_partners: bool,
+    place: Place<Host>,
+}
+
+impl Lobbies {
+    const fn of(&self, is_partners: bool) -> &Lobby {
+        if is_partners { &self.partners } else { &self.strangers }
+    }
+
+    /// A place for a connection that was just accepted.
+    #[must_use]
+    pub fn place(&self, node: &Node, address: SocketAddr) -> Option<Seat> {
+        let is_partners = node.doorman.knows(address.ip(), Instant::now());
+        // Nobody who waits is at work, so one can always be made free.
+        let place = self.of(is_partners).waiting.take(address.ip().into()).ok()?;
+        Some(Seat { address, is_partners, place })
+    }
+
+    /// Waits for what a connection wants, and finds out who it is.
+    ///
+    /// # Errors
+    /// [`Turned`]; who could hear a reason has heard it.
+    pub async fn introduce(
+        &self,
+        node: &Node,
+        seat: Seat,
+        tcp: TcpStream,
+        admission: &Admission,
+    ) -> Result<Introduced, Turned> {
+        let Seat { address, is_partners, mut place } = seat;
+        let greeted = tokio::select! {
+            biased;
+            greeted = Greeted::hear(tcp, address) => greeted.map_err(|error| Turned::Broken(error.to_string()))?,
+            () = place.lost() => return Err(Turned::Crowded),
+            () = tokio::time::sleep(HELLO_TIMEOUT) => return Err(Turned::Silent),
+        };
+        if !node.doorman.admits(address.ip(), Instant::now()) {
+            return Err(Turned::TooMany);
+        }
+        let introducing = self.of(is_partners).introducing.take(address.ip().into());
+        drop(std::mem::replace(&mut place, introducing.map_err(|_| Turned::Crowded)?));
+        tokio::select! {
+            biased;
+            introduced = find_out(node, greeted, admission) => introduced,
+            () = place.lost() => Err(Turned::Crowded),
+            () = tokio::time::sleep(INTRODUCTION_TIMEOUT) => Err(Turned::Slow),
+        }
+    }
+}
+
+/// Shakes hands, finds out who it is, and turns strangers away with a reason.
+async fn find_out(node: &Node, greeted: Greeted, admission: &Admission) -> Result<Introduced, Turned> {
+    let connection = greeted.accept(&node.tls, &node.name).await.map_err(|error| Turned::Broken(error.to_string()))?;
+    let key = connection.partner;
+    match admission {
+        Admission::Owner { key: owner, reach } if key == *owner => {
+            Ok(Introduced { connection, reach: reach.clone(), partner: "ssh".to_owned() })
+        }
+        Admission::Owner { .. } => {
+            let text = "this far end serves only who started it";
+            refuse(connection, Refusal::new(RefusalCode::UnknownKey, text)).await;
+            Err(Turned::Unknown(text.to_owned()))
+        }
+        Admission::Profiles => match profile_with(node, key).await {
+            Ok(Some((partner, profile))) => {
+                node.doorman.note_partner(connection.address.ip(), Instant::now());
+                node.path.guests.note_partner(key, connection.address.ip());
+                Ok(Introduced { connection, reach: Reach::Permitted(profile.permit), partner })
+            }
+            Ok(None) => {
+                let is_noted = note_key(node, &connection).await;
+                refuse(connection, unknown_key(node, key, is_noted)).await;
+                Err(Turned::Unknown(format!("unknown key {}", key.fingerprint())))
+            }
+            Err(error) => {
+                refuse(connection, Refusal::new(RefusalCode::Temporary, "this node cannot read its profiles")).await;
+                Err(error.into())
+            }
+        },
+    }
+}
+
+/// The profile with a key. The files are read beside the runtime's thread.
+async fn profile_with(node: &Node, key: PublicKey) -> Result<Option<(String, Profile)>, ProfileError> {
+    let profiles = node.profiles.clone();
+    blocking(move || profiles.with_key(key)).await
+}
+
+/// Notes a stranger's key for approval; whether it stands in the table now. A table that cannot be written must not open
+/// the door either.
+async fn note_key(node: &Node, connection: &Connection) -> bool {
+    let (key, address) = (connection.partner, connection.address);
+    if !node.doorman.may_note_key(address.ip(), Instant::now()) {
+        node.metrics.note_turned_away("pending_keys", "too_many");
+        let profiles = node.profiles.clone();
+        return blocking(move || profiles.pending().is_ok_and(|keys| keys.iter().any(|known| known.key == key))).await;
+    }
+    let (profiles, name) = (node.profiles.clone(), connection.partner_name.clone());
+    let noted = blocking(move || profiles.note_pending(key, &name, &address.to_string(), unix_ms() / 1_000)).await;
+    match noted {
+        Ok(is_noted) => {
+            if !is_noted {
+                node.metrics.note_turned_away("pending_keys", "all_places_taken");
+            }
+            is_noted
+        }
+        Err(error) => {
+            log_limit::say(About::Keys, || format!("the key {} is not noted for approval: {error}", key.fingerprint()));
+            false
+        }
+    }
+}
+
+fn unknown_key(node: &Node, key: PublicKey, is_noted: bool) -> Refusal {
+    let (name, fingerprint) = (&node.name, key.fingerprint());
+    let text = if is_noted {
+        format!(
+            "'{name}' does not know this node's key ({fingerprint}): its admin can approve it with 'culvert profile approve {fingerprint} --name NAME --permit DIRECTORY:both'"
+        )
+    } else {
+        format!(
+            "'{name}' does not know this node's key ({fingerprint}), and keeps no more keys of this host for approval: come again later, or have its admin type 'culvert profile add NAME --key {key} --permit DIRECTORY:both'"
+        )
+    };
+    Refusal::new(RefusalCode::UnknownKey, text)
+}
+
+/// Says no, and waits until it is said.
+pub async fn refuse(connection: Connection, refusal: Refusal) {
+    let _ = connection.writer.send(Message::Refused(refusal)).await;
+    connection.close().await;
+}

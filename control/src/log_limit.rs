@@ -1,0 +1,141 @@
+//! Log lines about strangers and partners: whoever causes them decides how many, so each kind has a number a minute,
+//! and what is left out is counted.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use culvert_protocol::foreign_text::is_plain;
+
+/// What a line is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// Connections that did not introduce themselves, or that nobody knows.
+    Strangers,
+    /// Strangers' keys that cannot be noted.
+    Keys,
+    /// Transfers that partners asked for.
+    Transfers,
+    /// Records of them that cannot be written yet.
+    Records,
+}
+
+impl About {
+    const ALL: [Self; 4] = [Self::Strangers, Self::Keys, Self::Transfers, Self::Records];
+}
+
+/// The time over which lines are counted.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Lines of a kind in that time: enough to see what goes on, and at most some 100 MB in a year for each kind.
+const LINES_MAX: u32 = 20;
+/// The longest line: two foreign texts and what is said around them.
+const LINE_BYTES_MAX: usize = 4 << 10;
+
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    began: Option<Instant>,
+    lines: u32,
+}
+
+/// Counts lines.
+#[derive(Debug)]
+struct LogLimit {
+    windows: Mutex<[Window; About::ALL.len()]>,
+}
+
+static LOG: LogLimit = LogLimit::new();
+
+impl LogLimit {
+    const fn new() -> Self {
+        Self { windows: Mutex::new([Window { began: None, lines: 0 }; About::ALL.len()]) }
+    }
+
+    /// What may be printed now: what was left out of the window before, and whether there is room for another line.
+    fn another(&self, about: About, now: Instant) -> (Option<String>, bool) {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let window = &mut windows[about as usize];
+        let left_out = window.close_if_over(now);
+        window.began.get_or_insert(now);
+        window.lines = window.lines.saturating_add(1);
+        (left_out, window.lines <= LINES_MAX)
+    }
+
+    /// What was left out of windows that are over.
+    fn over(&self, now: Instant) -> Vec<String> {
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        windows.iter_mut().filter_map(|window| window.close_if_over(now)).collect()
+    }
+}
+
+impl Window {
+    fn close_if_over(&mut self, now: Instant) -> Option<String> {
+        let is_over = self.began.is_some_and(|began| now.saturating_duration_since(began) >= WINDOW);
+        if !is_over {
+            return None;
+        }
+        let left_out = self.lines.saturating_sub(LINES_MAX);
+        *self = Self { began: None, lines: 0 };
+        (left_out > 0).then(|| format!("… and {left_out} more like it in the last {} s", WINDOW.as_secs()))
+    }
+}
+
+/// Logs a line, unless its kind has had enough of them in this minute.
+pub fn say(about: About, line: impl FnOnce() -> String) {
+    let (left_out, may) = LOG.another(about, Instant::now());
+    if let Some(left_out) = left_out {
+        eprintln!("culvert: {left_out}");
+    }
+    if may {
+        eprintln!("culvert: {}", one_line(&line()));
+    }
+}
+
+/// Tells from time to time what was left out, also when nothing more comes.
+pub async fn tell_what_was_left_out() {
+    let mut tick = tokio::time::interval(WINDOW / 4);
+    loop {
+        tick.tick().await;
+        for left_out in LOG.over(Instant::now()) {
+            eprintln!("culvert: {left_out}");
+        }
+    }
+}
+
+/// Whatever went into it: one line of a log is one line.
+fn one_line(line: &str) -> String {
+    let end = line.floor_char_boundary(LINE_BYTES_MAX);
+    let cut = if end < line.len() { "…" } else { "" };
+    line[..end].chars().map(|character| if is_plain(character) { character } else { '\u{fffd}' }).collect::<String>()
+        + cut
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_cannot_fill_the_log_and_what_is_left_out_is_counted() {
+        let (limit, now) = (LogLimit::new(), Instant::now());
+        let printed = (0..1_000).filter(|_| limit.another(About::Strangers, now).1).count();
+        assert_eq!(printed as u32, LINES_MAX);
+        assert!(limit.another(About::Transfers, now).1, "one kind takes the lines of another");
+        let later = now + WINDOW;
+        let (left_out, may) = limit.another(About::Strangers, later);
+        assert_eq!((left_out.as_deref(), may), (Some("… and 980 more like it in the last 60 s"), true));
+        assert_eq!(limit.another(About::Strangers, later), (None, true));
+    }
+
+    #[test]
+    fn what_was_left_out_is_told_also_when_nothing_more_comes() {
+        let (limit, now) = (LogLimit::new(), Instant::now());
+        (0..30).for_each(|_| drop(limit.another(About::Keys, now)));
+        assert!(limit.over(now).is_empty());
+        assert_eq!(limit.over(now + WINDOW), ["… and 10 more like it in the last 60 s"]);
+        assert!(limit.over(now + 2 * WINDOW).is_empty());
+    }
+
+    #[test]
+    fn a_line_is_one_line() {
+        assert_eq!(one_line("a\nculvert: forged\u{1b}[2J\u{202e}"), "a\u{fffd}culvert: forged\u{fffd}[2J\u{fffd}");
+        assert!(one_line(&"x".repeat(200_000)).len() <= LINE_BYTES_MAX + 3);
+    }
+}

@@ -1,0 +1,163 @@
+//! Who may measure to this node without being named in `[responder] allow`: partners, and the
+//! perfSONAR hosts that `[psconfig]` names.
+//!
+//! Their addresses are those of their profiles, names resolved, and those from which their nodes
+//! have come.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, ToSocketAddrs as _};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use culvert_perfsonar::sources::Permitted;
+use culvert_protocol::identity::PublicKey;
+
+use crate::node::Node;
+use crate::profiles::Profiles;
+use crate::request::split_host_port;
+
+/// How often profiles are read and names resolved again. A partner that was added or has moved may
+/// measure so long after at the latest.
+const LOOK: Duration = Duration::from_secs(60);
+/// Addresses from which partners came that are remembered; the one that was silent longest makes
+/// room.
+const CAME_MAX: usize = 1_024;
+/// Names that are resolved at most, in the order of the profiles: each may take the resolver ten
+/// seconds.
+const NAMES_MAX: usize = 1_024;
+
+/// The guests of a node's responder.
+#[derive(Debug, Default)]
+pub struct Guests {
+    /// What responders ask. Its networks are set with the settings.
+    permitted: Mutex<Permitted>,
+    /// Where partners came from, and when last.
+    came: Mutex<HashMap<IpAddr, (PublicKey, Instant)>>,
+    /// What profiles and settings say, as it was resolved last.
+    resolved: Mutex<HashSet<IpAddr>>,
+}
+
+impl Guests {
+    /// A partner's node came from an address.
+    pub fn note_partner(&self, partner: PublicKey, address: IpAddr) {
+        let is_new = {
+            let mut came = self.came.lock().unwrap_or_else(PoisonError::into_inner);
+            let address = address.to_canonical();
+            if came.len() >= CAME_MAX && !came.contains_key(&address) {
+                let oldest = came.iter().min_by_key(|(_, (_, at))| *at).map(|(&address, _)| address);
+                oldest.map(|oldest| came.remove(&oldest));
+            }
+            came.insert(address, (partner, Instant::now())).is_none()
+        };
+        if is_new {
+            self.publish();
+        }
+    }
+
+    /// Begins with the networks that the admin permits, and keeps the rest up to date as long as
+    /// the node lives.
+    ///
+    /// # Errors
+    /// In words: there is no thread.
+    pub fn invite(node: &Arc<Node>, permitted: Permitted, others: Vec<String>) -> Result<(), String> {
+        *node.path.guests.permitted.lock().unwrap_or_else(PoisonError::into_inner) = permitted;
+        let node = Arc::downgrade(node);
+        // Resolvers block, for long if a name's servers are away: a thread of its own keeps nobody
+        // waiting.
+        let thread = std::thread::Builder::new().name("culvert-guests".to_owned());
+        let keeping = move || keep(&node, &others);
+        thread.spawn(keeping).map(drop).map_err(|error| format!("the responder's thread cannot start: {error}"))
+    }
+
+    fn publish(&self) {
+        let mut addresses = self.resolved.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        addresses.extend(self.came.lock().unwrap_or_else(PoisonError::into_inner).keys());
+        self.permitted.lock().unwrap_or_else(PoisonError::into_inner).set_addresses(addresses);
+    }
+
+    /// Takes what was found: the addresses, and which keys still have a profile.
+    fn update(&self, resolved: HashSet<IpAddr>, partners: &HashSet<PublicKey>) {
+        *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = resolved;
+        self.came.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, (key, _)| partners.contains(key));
+        self.publish();
+    }
+}
+
+/// Looks again and again, until the node is gone.
+fn keep(node: &Weak<Node>, others: &[String]) {
+    let mut known = HashMap::new();
+    loop {
+        let Some(profiles) = node.upgrade().map(|node| node.profiles.clone()) else { return };
+        let (partners, hosts) = partners_and_hosts(&profiles);
+        let hosts: Vec<String> = hosts.into_iter().chain(others.iter().cloned()).take(NAMES_MAX).collect();
+        known.retain(|host, _| hosts.contains(host));
+        for host in &hosts {
+            let found = addresses_of(host);
+            // A resolver that is away for a while sends nobody away.
+            if !found.is_empty() || !known.contains_key(host) {
+                known.insert(host.clone(), found);
+            }
+            // Those that are known by now need not wait for the rest.
+            let Some(node) = node.upgrade() else { return };
+            node.path.guests.update(known.values().flatten().copied().collect(), &partners);
+        }
+        if hosts.is_empty() {
+            let Some(node) = node.upgrade() else { return };
+            node.path.guests.update(HashSet::new(), &partners);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// The partners' keys and hosts, addresses before names. A profile that cannot be read stands in
+/// nobody else's way.
+fn partners_and_hosts(profiles: &Profiles) -> (HashSet<PublicKey>, Vec<String>) {
+    let known = profiles.readable();
+    let keys = known.iter().map(|(_, profile)| profile.key).collect();
+    let hosts = known.iter().flat_map(|(_, profile)| &profile.addresses);
+    let mut hosts: Vec<String> =
+        hosts.filter_map(|address| split_host_port(address).map(|(host, _)| host.to_owned())).collect();
+    hosts.sort_by_key(|host| host.parse::<IpAddr>().is_err());
+    hosts.dedup();
+    (keys, hosts)
+}
+
+fn addresses_of(host: &str) -> HashSet<IpAddr> {
+    match host.parse::<IpAddr>() {
+        Ok(address) => HashSet::from([address.to_canonical()]),
+        Err(_) => {
+            let found = (host, 0).to_socket_addrs();
+            found.map(|found| found.map(|address| address.ip().to_canonical()).collect()).unwrap_or_default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_came_is_permitted_while_it_has_a_profile() {
+        let (guests, permitted) = (Guests::default(), Permitted::default());
+        *guests.permitted.lock().unwrap() = permitted.clone();
+        let (partner, former) = (PublicKey([1; 32]), PublicKey([2; 32]));
+        let [home, away, other] = ["192.0.2.1", "198.51.100.1", "203.0.113.1"].map(|text| text.parse().unwrap());
+        guests.note_partner(partner, away);
+        guests.note_partner(former, other);
+        assert!(permitted.contains(away) && permitted.contains(other) && !permitted.contains(home));
+        guests.update(HashSet::from([home]), &HashSet::from([partner]));
+        assert!(permitted.contains(home) && permitted.contains(away) && !permitted.contains(other));
+    }
+
+    #[test]
+    fn addresses_are_bounded_and_names_resolved() {
+        let guests = Guests::default();
+        for number in 0..2 * CAME_MAX as u32 {
+            guests.note_partner(PublicKey([1; 32]), IpAddr::V4(number.into()));
+        }
+        assert_eq!(guests.came.lock().unwrap().len(), CAME_MAX);
+        assert!(addresses_of("localhost").iter().all(IpAddr::is_loopback) && !addresses_of("localhost").is_empty());
+        assert_eq!(addresses_of("::ffff:192.0.2.1"), HashSet::from(["192.0.2.1".parse().unwrap()]));
+        assert!(addresses_of("no-such-host.invalid").is_empty());
+    }
+}

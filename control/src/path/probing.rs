@@ -1,0 +1,28 @@
+//! Probes block for seconds. Each has a thread of its own: those that the runtime has for files are
+//! few, and who waits for a listing would wait for probes too.
+
+use std::io;
+
+/// Runs a probe on a thread of its own.
+///
+/// # Errors
+/// The probe's, or that there is no thread.
+pub async fn probing<T: Send + 'static>(probe: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    let (said, result) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name("culvert-probe".to_owned());
+    // Nobody waits any more if the check has ended; the thread ends by itself.
+    thread.spawn(move || drop(said.send(probe())))?;
+    result.await.map_err(|_| io::Error::other("the probe's thread has ended"))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn results_and_errors_come_back() {
+        assert_eq!(probing(|| Ok(7)).await.unwrap(), 7);
+        let error = probing::<()>(|| Err(io::ErrorKind::TimedOut.into())).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+}

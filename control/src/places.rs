@@ -1,0 +1,277 @@
+//! Places that hosts or partners hold, so that none of them can take those of all.
+//!
+//! Who waits in a lobby costs little, and whether it is honest shows only when it goes on. So nobody who comes is sent
+//! away: who has been there longest makes room, first among the same holder's, then among those of the holder that has
+//! most. An honest one goes on within a round trip or two; one that only sits loses its place to the next. Who does work
+//! ([`Place::settle`]) is not asked to leave; if all are at work, who comes is told so.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// How many places there are.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For all together.
+    pub all: usize,
+    /// For each holder.
+    pub each: usize,
+}
+
+/// No place is free, and none can be made free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// This holder has as many as it may.
+    Holder,
+    /// All are taken.
+    All,
+}
+
+impl Full {
+    /// The word for it in metrics.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Holder => "own_places_taken",
+            Self::All => "all_places_taken",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Taken<K> {
+    holder: K,
+    /// Gone once its holder is at work.
+    leave: Option<oneshot::Sender<()>>,
+}
+
+#[derive(Debug)]
+struct Book<K> {
+    next: u64,
+    /// In the order in which they were taken.
+    taken: BTreeMap<u64, Taken<K>>,
+}
+
+/// Places for holders of one kind.
+#[derive(Debug)]
+pub struct Places<K> {
+    limits: Limits,
+    book: Mutex<Book<K>>,
+}
+
+impl<K: Copy + Eq + Hash> Places<K> {
+    /// Empty places.
+    #[must_use]
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, book: Mutex::new(Book { next: 0, taken: BTreeMap::new() }) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book<K>> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place, at the cost of who has sat longest if there is no other.
+    ///
+    /// # Errors
+    /// [`Full`] if all who could make room are at work.
+    pub fn take(self: &Arc<Self>, holder: K) -> Result<Place<K>, Full> {
+        self.take_from(self.lock(), holder)
+    }
+
+    /// As [`Places::take`], where those at work stay as long as they like, so that several holders together could keep
+    /// all others out: one has no more places than are free beside them, so that each leaves at least half of what it
+    /// found, and the last `reserved` are for holders that have none.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn take_beside(self: &Arc<Self>, holder: K, reserved: usize) -> Result<Place<K>, Full> {
+        let book = self.lock();
+        let (own, free) = (book.count_of(holder), self.limits.all.saturating_sub(book.taken.len()));
+        if own > 0 && (own >= free || free <= reserved) {
+            return Err(Full::Holder);
+        }
+        self.take_from(book, holder)
+    }
+
+    fn take_from(self: &Arc<Self>, mut book: MutexGuard<'_, Book<K>>, holder: K) -> Result<Place<K>, Full> {
+        let own = book.count_of(holder);
+        if own >= self.limits.each {
+            book.make_room(|taken| *taken == holder).ok_or(Full::Holder)?;
+        } else if book.taken.len() >= self.limits.all {
+            let largest = book.largest().ok_or(Full::All)?;
+            book.make_room(|taken| *taken == largest).ok_or(Full::All)?;
+        }
+        let (leave, asked) = oneshot::channel();
+        let id = book.next;
+        book.next += 1;
+        book.taken.insert(id, Taken { holder, leave: Some(leave) });
+        drop(book);
+        Ok(Place { places: self.clone(), id, asked: Some(asked) })
+    }
+
+    /// How many are taken.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.lock().taken.len()
+    }
+}
+
+impl<K: Copy + Eq + Hash> Book<K> {
+    fn count_of(&self, holder: K) -> usize {
+        self.taken.values().filter(|taken| taken.holder == holder).count()
+    }
+
+    /// The holder with the most places, among those that have one that can be made free.
+    fn largest(&self) -> Option<K> {
+        let mut counts: HashMap<K, (usize, bool)> = HashMap::new();
+        for taken in self.taken.values() {
+            let (count, has_idle) = counts.entry(taken.holder).or_default();
+            *count += 1;
+            *has_idle |= taken.leave.is_some();
+        }
+        counts.into_iter().filter(|(_, (_, has_idle))| *has_idle).max_by_key(|(_, (count, _))| *count).map(|(k, _)| k)
+    }
+
+    /// Asks the one that has sat longest, among the holders that `may` names, to leave.
+    fn make_room(&mut self, may: impl Fn(&K) -> bool) -> Option<()> {
+        let (&id, _) = self.taken.iter().find(|(_, taken)| taken.leave.is_some() && may(&taken.holder))?;
+        // If it has gone meanwhile it need not know.
+        self.taken.remove(&id)?.leave.map(|leave| leave.send(())).map(drop)
+    }
+}
+
+/// A place; free again when it is dropped.
+#[derive(Debug)]
+pub struct Place<K: Copy + Eq + Hash> {
+    places: Arc<Places<K>>,
+    id: u64,
+    asked: Option<oneshot::Receiver<()>>,
+}
+
+impl<K: Copy + Eq + Hash> Place<K> {
+    /// Waits until somebody else needs the place. It is lost then.
+    pub async fn lost(&mut self) {
+        if let Some(asked) = &mut self.asked {
+            let lost = asked.await.is_ok();
+            self.asked = None;
+            if lost {
+                return;
+            }
+        }
+        // At work, or told already.
+        std::future::pending::<()>().await;
+    }
+
+    /// Whoever holds it is at work from now on, and keeps it; false if it is lost already.
+    #[must_use]
+    pub fn settle(&self) -> bool {
+        self.worker().settle()
+    }
+
+    /// What settles while somebody else waits whether the place is lost.
+    #[must_use]
+    pub fn worker(&self) -> Worker<K> {
+        Worker { places: self.places.clone(), id: self.id }
+    }
+}
+
+/// See [`Place::worker`].
+#[derive(Clone, Debug)]
+pub struct Worker<K> {
+    places: Arc<Places<K>>,
+    id: u64,
+}
+
+impl<K: Copy + Eq + Hash> Worker<K> {
+    /// See [`Place::settle`].
+    #[must_use]
+    pub fn settle(&self) -> bool {
+        match self.places.lock().taken.get_mut(&self.id) {
+            Some(taken) => {
+                taken.leave = None;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash> Drop for Place<K> {
+    fn drop(&mut self) {
+        self.places.lock().taken.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_lost(place: &mut Place<u32>) -> bool {
+        use std::future::Future as _;
+        let lost = std::pin::pin!(place.lost());
+        lost.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn who_has_sat_longest_among_the_same_holders_makes_room() {
+        let places = Places::new(Limits { all: 10, each: 2 });
+        let (mut first, mut second) = (places.take(1).unwrap(), places.take(1).unwrap());
+        let mut other = places.take(2).unwrap();
+        let mut third = places.take(1).unwrap();
+        assert!(is_lost(&mut first) && !is_lost(&mut second) && !is_lost(&mut other) && !is_lost(&mut third));
+        assert_eq!(places.count(), 3);
+        drop(first);
+        assert_eq!(places.count(), 3, "a place was given back twice");
+    }
+
+    #[test]
+    fn the_holder_with_most_makes_room_for_another() {
+        let places = Places::new(Limits { all: 6, each: 5 });
+        let mut greedy: Vec<_> = (0..5).map(|_| places.take(1).unwrap()).collect();
+        let mut modest = places.take(2).unwrap();
+        let mut fresh: Vec<_> = (3..6).map(|holder| places.take(holder).unwrap()).collect();
+        let lost = greedy.iter_mut().filter_map(|place| is_lost(place).then_some(())).count();
+        assert_eq!(lost, 3);
+        assert!(!is_lost(&mut modest) && !fresh.iter_mut().any(is_lost));
+    }
+
+    #[test]
+    fn who_is_at_work_stays_and_who_comes_is_told() {
+        let places = Places::new(Limits { all: 3, each: 2 });
+        let (mut one, two) = (places.take(1).unwrap(), places.take(1).unwrap());
+        assert!(one.settle() && two.settle());
+        assert_eq!(places.take(1).err(), Some(Full::Holder));
+        let third = places.take(2).unwrap();
+        assert!(third.settle());
+        assert_eq!(places.take(3).err(), Some(Full::All));
+        assert!(!is_lost(&mut one));
+        drop(two);
+        assert!(places.take(3).is_ok());
+    }
+
+    #[test]
+    fn holders_at_work_leave_places_to_those_that_have_none() {
+        let places = Places::new(Limits { all: 64, each: 32 });
+        let mut held = Vec::new();
+        let mut take_all = |holder: u32| {
+            let before = held.len();
+            while let Ok(place) = places.take_beside(holder, 4) {
+                assert!(place.settle());
+                held.push(place);
+            }
+            held.len() - before
+        };
+        let taken: Vec<usize> = (0..4).map(&mut take_all).collect();
+        assert_eq!(taken, [32, 16, 8, 4], "each as many as it leaves");
+        // Four are left: one for each that has none.
+        assert_eq!((4..9).map(&mut take_all).collect::<Vec<_>>(), [1, 1, 1, 1, 0]);
+        assert_eq!(take_all(0), 0);
+        assert_eq!(places.take_beside(9, 4).err(), Some(Full::All));
+        held.truncate(24);
+        let place = places.take_beside(9, 4).unwrap();
+        assert!(places.take_beside(9, 4).is_ok(), "there is room again");
+        drop(place);
+    }
+}

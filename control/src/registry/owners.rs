@@ -1,0 +1,134 @@
+//! Who carries a transfer out: the node, or a command that runs beside it with the same state directory.
+//!
+//! Each process that does has a file in the state directory and holds its lock ([`crate::file_lock`]). The records of what it
+//! carries out name that file. The kernel gives the lock back when the process ends, however it ends: a record that is
+//! under way and names a lock that nobody holds is of a transfer that was cut off. Nobody has to write that down, so
+//! whoever finds it out needs no more than to read.
+//!
+//! The number of the process in the file's name is for people. It may be another process's by now, or one of another
+//! namespace; nothing depends on it.
+
+use std::sync::OnceLock;
+
+use tempfile::NamedTempFile;
+
+use crate::file_lock::{self, FileLock, LockError};
+use crate::state::{StateDirectory, StateError, give_to_owner_of, is_locked};
+
+const PREFIX: &str = "owner-";
+const SUFFIX: &str = ".lock";
+/// Others may look whether the lock of a new file is held just before this process takes it.
+const TRIES_MAX: u32 = 100;
+
+/// This process's file. It is removed when this is dropped.
+#[derive(Debug)]
+struct Own {
+    name: String,
+    _lock: FileLock,
+    _file: NamedTempFile,
+}
+
+/// The processes that carry out transfers with one state directory.
+#[derive(Debug)]
+pub(super) struct Owners {
+    state: StateDirectory,
+    own: OnceLock<Own>,
+}
+
+/// The number of the process in an owner's name.
+pub(super) fn process_in(name: &str) -> Option<u32> {
+    name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
+}
+
+/// Whether a name is one of an owner's file, and nothing else.
+fn is_name(name: &str) -> bool {
+    name.starts_with(PREFIX) && name.ends_with(SUFFIX) && !name.contains('/')
+}
+
+impl Owners {
+    pub(super) fn new(state: &StateDirectory) -> Self {
+        Self { state: state.clone(), own: OnceLock::new() }
+    }
+
+    /// This process's name, if it has one yet.
+    pub(super) fn own(&self) -> Option<&str> {
+        self.own.get().map(|own| own.name.as_str())
+    }
+
+    /// Gives this process a name. It asks the disk.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub(super) fn introduce(&self) -> Result<(), StateError> {
+        if self.own.get().is_none() {
+            // If another thread was faster, this one's file is removed again.
+            let _ = self.own.set(self.make()?);
+        }
+        Ok(())
+    }
+
+    fn make(&self) -> Result<Own, StateError> {
+        let directory = self.state.root().to_owned();
+        let os = |error| StateError::Os { what: "make a lock in", path: directory.clone(), error };
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let mut last = None;
+        for _ in 0..TRIES_MAX {
+            let file = tempfile::Builder::new().prefix(&prefix).suffix(SUFFIX).tempfile_in(&directory).map_err(os)?;
+            give_to_owner_of(&directory, file.as_file()).map_err(os)?;
+            let name = file.path().file_name().and_then(|name| name.to_str()).map(str::to_owned);
+            match (file_lock::lock(file.as_file()), name) {
+                // Who sweeps may have been between the two.
+                (Ok(lock), Some(name)) if file.path().exists() => return Ok(Own { name, _lock: lock, _file: file }),
+                (Err(LockError::Os(error)), _) => return Err(os(error)),
+                (Err(error @ LockError::Held), _) => last = Some(error),
+                (Ok(_), _) => {}
+            }
+        }
+        Err(os(std::io::Error::other(last.unwrap_or(LockError::Held))))
+    }
+
+    /// Whether the process of an owner's name lives. What cannot be told counts as alive: nobody's transfer is called cut
+    /// off for want of a permission.
+    pub(super) fn is_alive(&self, name: &str) -> bool {
+        is_name(name) && is_locked(&self.state.path(name))
+    }
+
+    /// Removes the files of processes that are gone.
+    pub(super) fn sweep(&self) {
+        for entry in std::fs::read_dir(self.state.root()).into_iter().flatten().flatten() {
+            let is_owners = entry.file_name().to_str().is_some_and(is_name);
+            if is_owners && !is_locked(&entry.path()) {
+                // If another process is faster, that is as good.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_lives_as_long_as_it_holds_its_lock_and_its_file_goes_with_it() {
+        let room = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(room.path()).unwrap();
+        let (owners, others) = (Owners::new(&state), Owners::new(&state));
+        assert_eq!(owners.own(), None);
+        owners.introduce().unwrap();
+        owners.introduce().unwrap();
+        let name = owners.own().unwrap().to_owned();
+        assert_eq!(process_in(&name), Some(std::process::id()));
+        // What a process that was killed has left.
+        let left = "owner-1-x.lock";
+        std::fs::write(state.path(left), "").unwrap();
+        assert!(others.is_alive(&name) && !others.is_alive(left));
+        others.sweep();
+        assert!(others.is_alive(&name) && !state.path(left).exists());
+        for nonsense in ["", "../identity.pk8", "owner-../../x.lock", "owner-2-y.lock"] {
+            assert!(!others.is_alive(nonsense), "{nonsense}");
+        }
+        drop(owners);
+        assert!(!others.is_alive(&name) && !state.path(&name).exists());
+    }
+}

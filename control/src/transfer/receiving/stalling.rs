@@ -1,0 +1,86 @@
+//! When nothing comes of a receiving transfer: whether it gets anywhere at all, and who owes the next step.
+//!
+//! Progress is what was verified or has newly come, and what became of files. What the sender says
+//! is none, nor is what it sends twice: else it could hold this node's buffers and files for as long
+//! as it likes by saying that it lives.
+
+use std::time::Instant;
+
+use culvert_protocol::control::RefusalCode;
+
+use super::Receiving;
+use crate::limits::{HOLDING_PATIENCE, Limit};
+use crate::transfer::TransferError;
+
+impl Receiving {
+    /// Grows with everything that brings the transfer further, and is bounded by what it moves.
+    fn progress(&self) -> u64 {
+        self.steps + self.new_bytes.iter().sum::<u64>()
+    }
+
+    /// Looks whether the transfer gets anywhere.
+    pub(super) fn check_patience(&mut self) -> Result<(), TransferError> {
+        let mut patience = self.patience;
+        let checked = patience.check(self.progress(), Instant::now(), || self.outstanding());
+        self.patience = patience;
+        checked
+    }
+
+    fn outstanding(&self) -> String {
+        let (files, under_way) = (self.files_left, self.came_by.len());
+        format!("{files} files and {under_way} chunks are outstanding; {}", self.who_owes())
+    }
+
+    /// Who owes the next step, and which.
+    fn who_owes(&self) -> String {
+        if self.partials_in_motion > 0 || self.syncing || (self.is_concluding && self.finish_sent.is_none()) {
+            return "this host's disks owe the next step".to_owned();
+        }
+        if self.finish_sent.is_some() {
+            return "the sender owes its signature".to_owned();
+        }
+        let mut owed = Vec::new();
+        let (without_hash, incomplete) =
+            (self.ours.len() + self.packs.len(), self.came_by.len().saturating_sub(self.ours.len() + self.packs.len()));
+        if incomplete > 0 {
+            owed.push(format!("the rest of {incomplete} chunks that it began"));
+        }
+        if without_hash > 0 {
+            owed.push(format!("the hashes of {without_hash} chunks"));
+        }
+        let whole = self.files.without_word();
+        if whole > 0 {
+            owed.push(format!("the word that {whole} whole files did not change"));
+        }
+        if self.sender.is_none() {
+            owed.push("the word that it sent everything".to_owned());
+        }
+        if owed.is_empty() {
+            owed.push("the chunks that it has credit for".to_owned());
+        }
+        format!("the sender owes {}", owed.join(", "))
+    }
+
+    /// The flows hold more buffers than the partner's part, and others wait: they are let go if
+    /// nothing has come of what they hold for a while, and the sender is the reason.
+    ///
+    /// # Errors
+    /// [`TransferError`] that says what the sender owes.
+    pub(super) fn others_wait(&mut self, incomplete: u32, whole: u32) -> Result<(), TransferError> {
+        self.check_patience()?;
+        let still = self.patience.still_for(Instant::now());
+        // Whole chunks wait for a disk, but for packs whose hashes have not come.
+        let is_senders = incomplete > 0 || whole as usize <= self.packs.len();
+        if still < HOLDING_PATIENCE || !is_senders || self.partials_in_motion > 0 {
+            return Ok(());
+        }
+        self.context.metrics.note_limit(Limit::Buffers);
+        let text = format!(
+            "the transfer holds buffers that transfers of other partners wait for, and nothing new has come of it for {} s ({}): \
+             it is ended, and goes on from what is stored when it is asked for again",
+            still.as_secs(),
+            self.outstanding()
+        );
+        Err(TransferError::here(RefusalCode::Temporary, text))
+    }
+}

@@ -1,0 +1,343 @@
+//! Whether all that was read of a source is of one version of it.
+//!
+//! A file is looked at when it is opened and once more when its last byte was read; what shows a
+//! change are its size, the time of its content and the time of its inode, which nobody can set
+//! back. A change leaves no trace if it comes within the tick of the file system's clock in which
+//! the last one came. So a file that was changed just now is not read before that tick is over.
+//!
+//! The inode's time alone also changes with a mode, an owner, a name, a link. Then the file is read
+//! once more, and is the same if its content is ([`SourceVersion::check_content`]).
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use culvert_protocol::control::FileError;
+use culvert_protocol::manifest::EntryKind;
+use culvert_protocol::names::printable;
+use culvert_protocol::tree_hash::ChunkHash;
+use rustix::fs::{Stat, fstat};
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::descriptors::explained;
+use crate::sources::{SourceTree, UNSIZED_REMEDY};
+
+/// Two ticks of the slowest clock that the kernel stamps inodes with (100 Hz).
+const TICK: Duration = Duration::from_millis(20);
+/// The same for file systems that keep whole seconds, or every second one.
+const COARSE_TICK: Duration = Duration::from_secs(2);
+
+/// A file that is touched again and again is read so often.
+pub const TRIES_MAX: u32 = 3;
+/// Bytes that are read at once to be hashed.
+const READ_BYTES: usize = 1 << 20;
+
+/// The version of a source that is being read.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceVersion {
+    stat: Stat,
+}
+
+impl SourceVersion {
+    /// The version that is open, once no further change can look like the last. Blocks for that
+    /// long.
+    ///
+    /// # Errors
+    /// What to say of the file if it is not what was listed.
+    pub fn begin(tree: &SourceTree, file: u32, opened: &OwnedFd) -> Result<Self, FileError> {
+        let look = || fstat(opened).map_err(|error| unreadable(tree, file, error));
+        let mut stat = look()?;
+        check_listed(tree, file, &stat)?;
+        let wait = time_to_settle(&stat, now_ns());
+        if !wait.is_zero() {
+            std::thread::sleep(wait);
+            stat = look()?;
+            check_listed(tree, file, &stat)?;
+        }
+        Ok(Self { stat })
+    }
+
+    /// Looks whether it is still the same.
+    ///
+    /// # Errors
+    /// What to say of the file if it is not.
+    pub fn check(&self, tree: &SourceTree, file: u32, opened: &OwnedFd) -> Result<Look, FileError> {
+        let now = fstat(opened).map_err(|error| unreadable(tree, file, error))?;
+        check_listed(tree, file, &now)?;
+        look(&self.stat, &now).ok_or_else(|| changed(tree, file))
+    }
+
+    /// As [`SourceVersion::check`]; a file that was touched is read once more and must have the hash
+    /// of what was sent. Without one it has changed.
+    ///
+    /// # Errors
+    /// What to say of the file if it is not.
+    pub fn check_content(
+        &self,
+        tree: &SourceTree,
+        file: u32,
+        opened: &OwnedFd,
+        hash: Option<ChunkHash>,
+    ) -> Result<(), FileError> {
+        let mut tries = 0;
+        let mut seen = *self;
+        while seen.check(tree, file, opened)? == Look::Touched {
+            tries += 1;
+            let Some(hash) = hash.filter(|_| tries <= TRIES_MAX) else { return Err(changed(tree, file)) };
+            seen = Self::begin(tree, file, opened)?;
+            let found = hash_of_content(opened).map_err(|error| unreadable(tree, file, error))?;
+            if found != hash {
+                return Err(changed(tree, file));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a file that is opened once more is the one that was open before, as far as its
+    /// attributes tell.
+    #[must_use]
+    pub fn is_of(&self, earlier: &Self) -> bool {
+        look(&earlier.stat, &self.stat).is_some()
+    }
+
+    /// What is said of a file that ended before its size: it changed, or it is one that has no
+    /// size.
+    #[must_use]
+    pub fn ended_early(&self, tree: &SourceTree, file: u32, opened: &OwnedFd) -> FileError {
+        match self.check(tree, file, opened) {
+            Ok(_) => unsized_file(tree, file),
+            Err(error) => error,
+        }
+    }
+
+    /// Bytes of the file.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.stat.st_size as u64
+    }
+
+    /// What was found when it was opened.
+    #[must_use]
+    pub const fn stat(&self) -> &Stat {
+        &self.stat
+    }
+}
+
+/// Whether a file is what was listed, by size and time.
+///
+/// # Errors
+/// What to say of it if it is not.
+pub fn check_listed(tree: &SourceTree, file: u32, now: &Stat) -> Result<(), FileError> {
+    let entry = tree.manifest.entry(file);
+    let same_bytes = matches!(entry.kind, EntryKind::File { bytes, .. } if bytes == now.st_size as u64);
+    let same_time = now.st_mtime == entry.modified.seconds && now.st_mtime_nsec as u32 == entry.modified.nanoseconds;
+    if same_bytes && same_time { Ok(()) } else { Err(changed(tree, file)) }
+}
+
+/// What a second look at a file finds that did not change in size or time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// The same version.
+    Same,
+    /// Its inode has changed: its mode, owner, name or links; or its content, whose time was set
+    /// back.
+    Touched,
+}
+
+/// Compares two looks; `None` if there are two versions.
+fn look(before: &Stat, after: &Stat) -> Option<Look> {
+    let content = |stat: &Stat| (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+    let inode = |stat: &Stat| (stat.st_ctime, stat.st_ctime_nsec);
+    let is_same_content = content(before) == content(after);
+    is_same_content.then(|| if inode(before) == inode(after) { Look::Same } else { Look::Touched })
+}
+
+/// The hash of all that an open file holds.
+fn hash_of_content(file: &OwnedFd) -> Result<ChunkHash, Errno> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; READ_BYTES];
+    let mut offset = 0;
+    loop {
+        match rustix::io::pread(file, &mut buffer[..], offset) {
+            Ok(0) => return Ok(*hasher.finalize().as_bytes()),
+            Ok(count) => {
+                hasher.update(buffer.get(..count).unwrap_or_default());
+                offset += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// How long to wait until a change will show, `now_ns` nanoseconds after the epoch. A time far
+/// ahead is another clock's or was set: the next change will have another.
+fn time_to_settle(stat: &Stat, now_ns: i128) -> Duration {
+    let changed_ns = i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec);
+    let tick = if stat.st_ctime_nsec == 0 && stat.st_mtime_nsec == 0 { COARSE_TICK } else { TICK };
+    let tick_ns = tick.as_nanos() as i128;
+    let age_ns = now_ns - changed_ns;
+    if age_ns.abs() >= tick_ns {
+        return Duration::ZERO;
+    }
+    Duration::from_nanos((tick_ns - age_ns) as u64)
+}
+
+fn now_ns() -> i128 {
+    let now = clock_gettime(ClockId::Realtime);
+    i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+}
+
+/// What is said of a file that changed while it was read.
+#[must_use]
+pub fn changed(tree: &SourceTree, file: u32) -> FileError {
+    let name = printable(tree.manifest.entry(file).name);
+    let text = format!("'{name}' changed while it was sent; send it again when nobody writes it");
+    FileError { file, code: "changed".to_owned(), text }
+}
+
+/// What is said of a file whose size is not that of its content, though nobody changes it.
+fn unsized_file(tree: &SourceTree, file: u32) -> FileError {
+    let name = printable(tree.manifest.entry(file).name);
+    let text = format!("'{name}' ends before its size: {UNSIZED_REMEDY}");
+    FileError { file, code: "unsized".to_owned(), text }
+}
+
+/// What is said of a file that cannot be read.
+#[must_use]
+pub fn unreadable(tree: &SourceTree, file: u32, error: Errno) -> FileError {
+    let name = printable(tree.manifest.entry(file).name);
+    let (code, text) = match error {
+        Errno::NOENT => ("vanished", format!("'{name}' was removed while the transfer was under way")),
+        Errno::LOOP => ("changed", format!("'{name}' became a symlink while the transfer was under way")),
+        error => ("unreadable", explained(format!("'{name}' cannot be read: {error}"))),
+    };
+    FileError { file, code: code.to_owned(), text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::{list, local_source};
+    use rustix::fs::OFlags;
+    use std::fs;
+    use std::io::Write as _;
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+    use std::path::{Path, PathBuf};
+
+    struct Room {
+        _room: tempfile::TempDir,
+        path: PathBuf,
+        tree: SourceTree,
+        opened: OwnedFd,
+    }
+
+    fn room() -> Room {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("f");
+        fs::write(&path, CONTENT).unwrap();
+        let tree = list(vec![local_source(&path).unwrap()], drop).unwrap();
+        let opened = tree.open(0, OFlags::empty()).unwrap();
+        Room { _room: room, path, tree, opened }
+    }
+
+    fn set_time_back(path: &Path, to: &fs::Metadata) {
+        fs::File::options().write(true).open(path).unwrap().set_modified(to.modified().unwrap()).unwrap();
+    }
+
+    const CONTENT: &[u8] = b"first version";
+
+    fn hash() -> Option<ChunkHash> {
+        Some(*blake3::hash(CONTENT).as_bytes())
+    }
+
+    fn write_over(path: &Path) {
+        fs::File::options().write(true).open(path).unwrap().write_all_at(b"2", 0).unwrap();
+    }
+
+    #[test]
+    fn every_change_while_it_is_read_is_seen_also_one_at_once_and_one_that_sets_the_time_back() {
+        type Change = fn(&Path, &fs::Metadata);
+        let changes: [(&str, Change); 6] = [
+            ("grows", |path, _| fs::File::options().append(true).open(path).unwrap().write_all(b"!").unwrap()),
+            ("shrinks", |path, _| fs::File::options().write(true).open(path).unwrap().set_len(3).unwrap()),
+            ("is written over", |path, _| write_over(path)),
+            ("is written over and its time set back", |path, before| {
+                write_over(path);
+                set_time_back(path, before);
+            }),
+            ("is written over, its time set back, and its mode changed", |path, before| {
+                write_over(path);
+                set_time_back(path, before);
+                fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+            }),
+            ("is written over, its time set back, and removed", |path, before| {
+                write_over(path);
+                set_time_back(path, before);
+                fs::remove_file(path).unwrap();
+            }),
+        ];
+        for (what, change) in changes {
+            let room = room();
+            let before = fs::metadata(&room.path).unwrap();
+            let version = SourceVersion::begin(&room.tree, 0, &room.opened).unwrap();
+            assert_eq!(version.check(&room.tree, 0, &room.opened).unwrap(), Look::Same);
+            // Right after the beginning: on a file system with coarse times the stamp would be that
+            // of the first version.
+            change(&room.path, &before);
+            for hash in [hash(), None] {
+                let error = version.check_content(&room.tree, 0, &room.opened, hash).unwrap_err();
+                assert_eq!(error.code, "changed", "it {what}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_or_removed_goes_on_as_the_version_that_was_opened() {
+        let room = room();
+        let version = SourceVersion::begin(&room.tree, 0, &room.opened).unwrap();
+        let other = room.path.with_extension("other");
+        fs::write(&other, "other version").unwrap();
+        set_time_back(&other, &fs::metadata(&room.path).unwrap());
+        fs::rename(&other, &room.path).unwrap();
+        version.check_content(&room.tree, 0, &room.opened, hash()).unwrap();
+        // But it is not opened once more.
+        let again = room.tree.open(0, OFlags::empty()).unwrap();
+        assert!(!SourceVersion::begin(&room.tree, 0, &again).unwrap().is_of(&version));
+        fs::remove_file(&room.path).unwrap();
+        version.check_content(&room.tree, 0, &room.opened, hash()).unwrap();
+    }
+
+    #[test]
+    fn a_new_mode_name_or_link_is_no_new_version_if_the_content_is_the_same() {
+        let room = room();
+        let version = SourceVersion::begin(&room.tree, 0, &room.opened).unwrap();
+        let check = |hash| version.check_content(&room.tree, 0, &room.opened, hash);
+        fs::set_permissions(&room.path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(version.check(&room.tree, 0, &room.opened).unwrap(), Look::Touched);
+        check(hash()).unwrap();
+        fs::hard_link(&room.path, room.path.with_extension("link")).unwrap();
+        check(hash()).unwrap();
+        fs::rename(&room.path, room.path.with_extension("name")).unwrap();
+        check(hash()).unwrap();
+        assert_eq!(check(None).unwrap_err().code, "changed", "without a hash nobody can tell");
+    }
+
+    #[test]
+    fn only_what_changed_just_now_is_waited_for() {
+        let room = room();
+        let mut stat = *SourceVersion::begin(&room.tree, 0, &room.opened).unwrap().stat();
+        let changed = i128::from(fs::metadata(&room.path).unwrap().ctime()) * 1_000_000_000;
+        let mut settle = |ctime_nsec: u32, mtime_nsec: u32, age_ms: i128| {
+            (stat.st_ctime_nsec, stat.st_mtime_nsec) = (ctime_nsec.into(), mtime_nsec.into());
+            time_to_settle(&stat, changed + i128::from(ctime_nsec) + age_ms * 1_000_000).as_millis()
+        };
+        assert_eq!([settle(5, 5, 0), settle(5, 5, 15), settle(5, 5, 20), settle(5, 5, 1_000)], [20, 5, 0, 0]);
+        assert_eq!([settle(0, 0, 0), settle(0, 0, 1_500), settle(0, 7, 30)], [2_000, 500, 0]);
+        assert_eq!(
+            [settle(5, 5, -10), settle(5, 5, -3_600_000)],
+            [30, 0],
+            "a clock that is a little ahead, and another"
+        );
+    }
+}

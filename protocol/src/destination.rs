@@ -1,0 +1,387 @@
+//! Where a flow's datagrams go, and how that changes: path validation as in RFC 9000, section 8.2
+//! (`docs/wire.md` W-49 … W-53).
+//!
+//! The address from which an authentic datagram comes is not itself authentic: whoever sees the
+//! datagram can send a copy of it from any address, and be faster. So data never follow an address
+//! that merely appeared. A flow sends a challenge there, an ordinary probe of the least size whose
+//! token nobody can guess, and goes on to the address that it has; when the token comes back,
+//! somebody with the flow's keys receives what is sent to the new address, and the flow moves.
+//!
+//! ```text
+//!                 authentic, from elsewhere            its token is answered
+//!  proved address ─────────────────────────> challenge ─────────────────────> proved address
+//!                                                │ 1 s or three round trips
+//!                                                └──> forgotten
+//! ```
+//!
+//! The lane seals the challenges, watches the time, and tells this module what came.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// What an unproved address is sent is at most so many times what came from it (RFC 9000, section
+/// 8).
+const AMPLIFICATION_MAX: u64 = 3;
+/// Challenges under way to addresses of the control connection's peer, which the TCP handshake has
+/// proved but for the port …
+const PEER_CHALLENGES: usize = 2;
+/// … and to others. The oldest makes room: who forges sources cannot keep the peer's own from being
+/// challenged.
+const OTHER_CHALLENGES: usize = 2;
+/// A challenge is repeated no sooner, and given up no sooner than after three such times.
+const PATIENCE_MIN_NS: u64 = 333_000_000;
+/// And no later than this. The newest round trip may be that of a report which waited for the control connection in a time of darkness; an
+/// answer that takes longer still finds its challenge.
+const PATIENCE_MAX_NS: u64 = 1_000_000_000;
+/// Tokens of challenges are above those of the probes for sizes, which are sizes and small numbers.
+const TOKEN_MIN: u32 = 1 << 16;
+/// Answers to challenges that nobody was sent. An honest receiver gives none but late ones; a
+/// dishonest one that guesses tokens has so many guesses at one in four thousand million in a
+/// flow's life, and afterwards the flow stays where it is.
+const WRONG_ANSWERS_MAX: u32 = 32;
+
+/// An address to which a challenge is under way.
+#[derive(Clone, Copy, Debug)]
+struct Challenge {
+    address: SocketAddr,
+    token: u32,
+    begun_ns: u64,
+    next_ns: u64,
+    /// Bytes of authentic datagrams from there, and of challenges sent there.
+    received_bytes: u64,
+    sent_bytes: u64,
+}
+
+/// What a datagram of the reverse direction meant for the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It answers no challenge: it is about something else.
+    None,
+    /// It answers a challenge that is not under way.
+    Late,
+    /// The destination is another from now on.
+    Moved,
+}
+
+/// The destination of a flow.
+#[derive(Debug)]
+pub struct Destination {
+    proved: SocketAddr,
+    /// The control connection's other end.
+    peer: IpAddr,
+    key: [u8; 32],
+    challenges_made: u64,
+    challenges: [Option<Challenge>; PEER_CHALLENGES + OTHER_CHALLENGES],
+    /// The token that moved the flow last: a repeated challenge is answered twice.
+    settled_token: u32,
+    wrong_answers: u32,
+    /// When the next challenge is due; `u64::MAX` if none is under way.
+    due_ns: u64,
+}
+
+impl Destination {
+    /// The destination that the control connection gives: its peer's address, which TCP's handshake
+    /// has proved, and the port that the peer named. Tokens are made from `key`, 32 bytes that
+    /// nobody can guess.
+    #[must_use]
+    pub const fn new(first: SocketAddr, key: [u8; 32]) -> Self {
+        let challenges = [None; PEER_CHALLENGES + OTHER_CHALLENGES];
+        Self {
+            proved: first,
+            peer: first.ip(),
+            key,
+            challenges_made: 0,
+            challenges,
+            settled_token: 0,
+            wrong_answers: 0,
+            due_ns: u64::MAX,
+        }
+    }
+
+    /// Where data go.
+    #[inline]
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.proved
+    }
+
+    /// When a challenge is due; `u64::MAX` for never.
+    #[inline]
+    #[must_use]
+    pub const fn due_ns(&self) -> u64 {
+        self.due_ns
+    }
+
+    /// An authentic datagram of `bytes`, newer than all before, came from `from`. If that is not
+    /// the destination, it is challenged.
+    pub fn on_authentic(&mut self, from: SocketAddr, bytes: usize, now_ns: u64) {
+        if from == self.proved || self.wrong_answers >= WRONG_ANSWERS_MAX {
+            return;
+        }
+        let known = self.challenges.iter_mut().flatten().find(|challenge| challenge.address == from);
+        if let Some(challenge) = known {
+            challenge.received_bytes = challenge.received_bytes.saturating_add(bytes as u64);
+        } else {
+            let token = self.next_token(from);
+            let (peers, others) = self.challenges.split_at_mut(PEER_CHALLENGES);
+            let places = if from.ip() == self.peer { peers } else { others };
+            // An empty place is older than any.
+            let oldest = places.iter_mut().min_by_key(|place| place.map_or(0, |challenge| challenge.begun_ns));
+            if let Some(place) = oldest {
+                let received_bytes = bytes as u64;
+                *place = Some(Challenge {
+                    address: from,
+                    token,
+                    begun_ns: now_ns,
+                    next_ns: now_ns,
+                    received_bytes,
+                    sent_bytes: 0,
+                });
+            }
+        }
+        self.find_due();
+    }
+
+    /// The challenge that is to be sent now, if one is: where to, and with which token, as a probe
+    /// of `bytes`. It counts as sent. `round_trip_ns` is how long an answer takes, with some
+    /// margin.
+    pub fn due(&mut self, bytes: usize, round_trip_ns: u64, now_ns: u64) -> Option<(SocketAddr, u32)> {
+        if now_ns < self.due_ns {
+            return None;
+        }
+        let patience_ns = round_trip_ns.clamp(PATIENCE_MIN_NS, PATIENCE_MAX_NS);
+        let mut due = None;
+        for place in &mut self.challenges {
+            let Some(challenge) = place else { continue };
+            if now_ns.saturating_sub(challenge.begun_ns) >= patience_ns.saturating_mul(3) {
+                *place = None;
+                continue;
+            }
+            if due.is_some() || now_ns < challenge.next_ns {
+                continue;
+            }
+            challenge.next_ns = now_ns.saturating_add(patience_ns);
+            let sent_bytes = challenge.sent_bytes.saturating_add(bytes as u64);
+            if sent_bytes <= challenge.received_bytes.saturating_mul(AMPLIFICATION_MAX) {
+                challenge.sent_bytes = sent_bytes;
+                due = Some((challenge.address, challenge.token));
+            }
+        }
+        self.find_due();
+        due
+    }
+
+    /// An authentic answer to a probe with this token came, wherever from: it shows that the probe
+    /// arrived where it was sent (RFC 9000, section 8.2.3).
+    pub fn on_answer(&mut self, token: u32) -> Answer {
+        if token < TOKEN_MIN {
+            return Answer::None;
+        }
+        let place = self.challenges.iter_mut().find(|place| place.is_some_and(|challenge| challenge.token == token));
+        let Some(challenge) = place.and_then(Option::take) else {
+            if token == self.settled_token {
+                return Answer::Late;
+            }
+            self.wrong_answers = self.wrong_answers.saturating_add(1);
+            if self.wrong_answers >= WRONG_ANSWERS_MAX {
+                self.challenges = Default::default();
+            }
+            self.find_due();
+            return Answer::Late;
+        };
+        (self.proved, self.settled_token) = (challenge.address, token);
+        self.find_due();
+        Answer::Moved
+    }
+
+    /// Bound to the address, and another one each time.
+    fn next_token(&mut self, address: SocketAddr) -> u32 {
+        let mut input = [0; 8 + 16 + 2];
+        let (number, place) = input.split_at_mut(8);
+        number.copy_from_slice(&self.challenges_made.to_be_bytes());
+        self.challenges_made = self.challenges_made.wrapping_add(1);
+        let (ip, port) = place.split_at_mut(16);
+        let octets = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
+        };
+        ip.copy_from_slice(&octets);
+        port.copy_from_slice(&address.port().to_be_bytes());
+        let [a, b, c, d, ..] = *blake3::keyed_hash(&self.key, &input).as_bytes();
+        u32::from_be_bytes([a, b, c, d]).max(TOKEN_MIN)
+    }
+
+    fn find_due(&mut self) {
+        self.due_ns = self.challenges.iter().flatten().map(|challenge| challenge.next_ns).min().unwrap_or(u64::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    const BYTES: usize = 48;
+    const ROUND_TRIP_NS: u64 = 20_000_000;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn destination() -> Destination {
+        Destination::new(address("10.0.0.2:7273"), [7; 32])
+    }
+
+    /// W-50, W-51.
+    #[test]
+    fn data_follow_an_address_only_after_its_challenge_is_answered() {
+        for elsewhere in ["10.0.0.2:40000", "10.9.9.9:7273", "[fd00::9]:1"].map(address) {
+            let mut destination = destination();
+            destination.on_authentic(elsewhere, BYTES, 10);
+            assert_eq!(destination.address(), address("10.0.0.2:7273"), "it moved without a challenge");
+            let (to, token) = destination.due(BYTES, ROUND_TRIP_NS, 10).expect("a challenge is due at once");
+            assert_eq!(to, elsewhere);
+            assert_eq!(destination.on_answer(token ^ 1), Answer::Late);
+            assert_eq!(destination.on_answer(3), Answer::None, "that is a probe for a size");
+            assert_eq!(destination.address(), address("10.0.0.2:7273"));
+            assert_eq!(destination.on_answer(token), Answer::Moved);
+            assert_eq!(destination.address(), elsewhere);
+            assert_eq!(destination.on_answer(token), Answer::Late, "once");
+            assert_eq!(destination.due_ns(), u64::MAX);
+        }
+    }
+
+    #[test]
+    fn a_challenge_that_nobody_answers_is_forgotten() {
+        let mut destination = destination();
+        destination.on_authentic(address("10.9.9.9:1"), BYTES, 0);
+        let (mut now_ns, mut sent) = (0, Vec::new());
+        while destination.due_ns() != u64::MAX {
+            now_ns = destination.due_ns();
+            sent.extend(destination.due(BYTES, ROUND_TRIP_NS, now_ns));
+        }
+        assert_eq!(sent.len(), 3, "three times what came");
+        assert!((1_000_000_000 - 1_000_000..2_000_000_000).contains(&now_ns), "{now_ns}");
+        assert_eq!(destination.on_answer(sent[0].1), Answer::Late);
+    }
+
+    /// Found in the simulator: the round trip that was seen last was that of a report which had waited for the end of darkness.
+    #[test]
+    fn a_challenge_that_is_lost_is_repeated_soon_whatever_the_last_round_trip_was() {
+        for round_trip_ns in [0, ROUND_TRIP_NS, 500_000_000, 6_000_000_000, u64::MAX] {
+            let mut destination = destination();
+            destination.on_authentic(address("10.9.9.9:1"), BYTES, 0);
+            destination.due(BYTES, round_trip_ns, 0).unwrap();
+            let (again_ns, patience_ns) = (destination.due_ns(), round_trip_ns.clamp(333_000_000, 1_000_000_000));
+            assert_eq!(again_ns, patience_ns);
+            let (_, token) = destination.due(BYTES, round_trip_ns, again_ns).expect("it is sent again");
+            assert_eq!(destination.due(BYTES, round_trip_ns, 2 * again_ns).map(|(_, again)| again), Some(token));
+            assert_eq!(destination.on_answer(token), Answer::Moved);
+        }
+    }
+
+    /// W-52: a table of fixed size in which who forges sources does not push the peer out.
+    #[test]
+    fn forged_sources_do_not_keep_the_peer_from_being_challenged() {
+        let mut destination = destination();
+        destination.on_authentic(address("10.0.0.2:40000"), BYTES, 5);
+        let (_, token) = destination.due(BYTES, ROUND_TRIP_NS, 5).unwrap();
+        for forged in 0..1_000u32 {
+            destination.on_authentic(SocketAddr::new(IpAddr::from((0x0b00_0000 + forged).to_be_bytes()), 9), BYTES, 6);
+        }
+        assert_eq!(destination.challenges.iter().flatten().count(), 1 + OTHER_CHALLENGES);
+        assert_eq!(destination.on_answer(token), Answer::Moved);
+        assert_eq!(destination.address(), address("10.0.0.2:40000"));
+    }
+
+    /// W-53.
+    #[test]
+    fn who_guesses_tokens_is_not_followed_any_more() {
+        let mut destination = destination();
+        destination.on_authentic(address("10.9.9.9:1"), BYTES, 0);
+        let (_, token) = destination.due(BYTES, ROUND_TRIP_NS, 0).unwrap();
+        for guess in 0..WRONG_ANSWERS_MAX {
+            assert_eq!(destination.on_answer((token ^ (guess + 1)) | TOKEN_MIN), Answer::Late);
+        }
+        assert_eq!(destination.on_answer(token), Answer::Late, "the right one comes too late");
+        destination.on_authentic(address("10.9.9.8:1"), BYTES, 9);
+        assert_eq!((destination.due_ns(), destination.address()), (u64::MAX, address("10.0.0.2:7273")));
+    }
+
+    #[test]
+    fn tokens_differ_by_key_by_address_and_each_time() {
+        let token = |key: u8, from: &str, before: u32| {
+            let mut destination = Destination::new(address("10.0.0.2:7273"), [key; 32]);
+            for port in 0..before {
+                destination.next_token(SocketAddr::new(IpAddr::from([10, 0, 0, 3]), port as u16));
+            }
+            destination.next_token(address(from))
+        };
+        let tokens = [
+            token(1, "10.9.9.9:1", 0),
+            token(2, "10.9.9.9:1", 0),
+            token(1, "10.9.9.9:2", 0),
+            token(1, "10.9.9.9:1", 1),
+        ];
+        for (at, one) in tokens.iter().enumerate() {
+            assert!(*one >= TOKEN_MIN && !tokens[..at].contains(one), "{tokens:?}");
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Arrives { from: u8, bytes: usize },
+        Passes { ns: u64 },
+        Answered { which: usize },
+        Guessed { token: u32 },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..12u8, 48..1_500usize).prop_map(|(from, bytes)| Step::Arrives { from, bytes }),
+            (0..500_000_000u64).prop_map(|ns| Step::Passes { ns }),
+            (0..8usize).prop_map(|which| Step::Answered { which }),
+            any::<u32>().prop_map(|token| Step::Guessed { token }),
+        ]
+    }
+
+    proptest! {
+        /// W-51 and W-52, however datagrams, time and answers follow each other.
+        #[test]
+        fn an_unproved_address_gets_at_most_three_times_what_came_from_it(steps in proptest::collection::vec(step(), 1..200)) {
+            let at = |number: u8| SocketAddr::new(IpAddr::from([10, 0, 0, number % 6]), 7_273 + u16::from(number / 6));
+            let mut destination = Destination::new(at(2), [9; 32]);
+            let (mut now_ns, mut sent) = (0u64, Vec::<(SocketAddr, u32)>::new());
+            let (mut received_bytes, mut sent_bytes) = (HashMap::new(), HashMap::new());
+            for step in steps {
+                let before = destination.address();
+                match step {
+                    Step::Arrives { from, bytes } => {
+                        *received_bytes.entry(at(from)).or_insert(0) += bytes;
+                        destination.on_authentic(at(from), bytes, now_ns);
+                        prop_assert_eq!(destination.address(), before);
+                    }
+                    Step::Passes { ns } => now_ns += ns,
+                    Step::Answered { which } => {
+                        if let Some(&(to, token)) = sent.len().checked_sub(which + 1).and_then(|at| sent.get(at)) {
+                            let answer = destination.on_answer(token);
+                            prop_assert_eq!(destination.address(), if answer == Answer::Moved { to } else { before });
+                        }
+                    }
+                    Step::Guessed { token } => {
+                        prop_assert!(sent.iter().any(|&(_, other)| other == token) || destination.on_answer(token) != Answer::Moved);
+                    }
+                }
+                while let Some((to, token)) = destination.due(BYTES, ROUND_TRIP_NS, now_ns) {
+                    *sent_bytes.entry(to).or_insert(0) += BYTES;
+                    sent.push((to, token));
+                }
+                for (to, bytes) in &sent_bytes {
+                    prop_assert!(*bytes <= 3 * received_bytes.get(to).copied().unwrap_or(0), "{} got {}", to, bytes);
+                }
+                prop_assert!(destination.challenges.iter().flatten().count() <= PEER_CHALLENGES + OTHER_CHALLENGES);
+            }
+        }
+    }
+}

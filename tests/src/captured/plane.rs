@@ -1,0 +1,437 @@
+//! The captured data plane: it has the other end of the link, and does what a script says. Between
+//! the script's steps, and after them, it does as an honest one would, so that transfers get far.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
+use std::time::Duration;
+
+use culvert_dataplane::counters::{FLOW_WORDS, LANE_WORDS};
+use culvert_dataplane::link::LaneLayout;
+use culvert_dataplane::link::commands::{Command, Event, FileSlot, ReceiveSlot, SendSlot, Sink, Source, encode};
+use culvert_dataplane::link::messages::{FromDataPlane, LaneReady, Start, ToDataPlane};
+use culvert_dataplane::link::socket::LinkSocket;
+use culvert_dataplane::ring::{Consumer, Producer, RECORD_BYTES_MAX};
+use culvert_dataplane::shared_memory::SharedMemory;
+use culvert_protocol::feedback::{REPORT_BYTES_MAX, Summary, write_report};
+use serde::Serialize;
+
+use super::steps;
+use super::truth::{Truth, chunk_hash};
+use crate::script::Script;
+
+/// Looks without anything new before it gives the conversation up.
+const IDLE_LOOKS_MAX: u32 = 60;
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// What it has done that nobody can hold against the control process.
+#[derive(Debug, Default)]
+pub struct Deeds {
+    /// Large files of which it said what is not so, or into which it wrote afterwards.
+    pub falsified: HashSet<u32>,
+    /// Paths of the descriptors that it was given, and whether it may write by them.
+    pub descriptors: Vec<(std::path::PathBuf, bool)>,
+}
+
+pub(super) struct Lane {
+    pub(super) events: Producer,
+    commands: Consumer,
+    pub(super) layout: LaneLayout,
+    buffers: Arc<SharedMemory>,
+    next_buffer: u32,
+}
+
+/// A chunk that an honest lane would have now.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Task {
+    /// To be written, or handed over.
+    Receive { lane: usize, flow: ReceiveSlot, chunk: u32, sink: Sink },
+    /// To be read and sent.
+    Send { lane: usize, flow: SendSlot, chunk: u32, source: Source },
+}
+
+/// The data plane.
+pub(super) struct Plane {
+    pub(super) socket: LinkSocket,
+    bell: OwnedFd,
+    pub(super) link: Arc<SharedMemory>,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) truth: Arc<Truth>,
+    pub(super) buffer_bytes: usize,
+    messages: Receiver<(ToDataPlane, Vec<OwnedFd>)>,
+    pub(super) sends: Vec<(usize, SendSlot)>,
+    pub(super) receives: Vec<(usize, ReceiveSlot, u32)>,
+    pub(super) files: HashMap<FileSlot, std::fs::File>,
+    /// Which of the transfer's files a slot has, as far as commands have told.
+    pub(super) file_of: HashMap<FileSlot, u32>,
+    pub(super) tasks: VecDeque<Task>,
+    asked: HashSet<u32>,
+    /// Large files of which something was called written.
+    written: HashSet<u32>,
+    pub(super) deeds: Deeds,
+    pub(super) is_over: bool,
+}
+
+/// Waits for the control process at `listener`, and does what the script says.
+pub fn run(listener: &OwnedFd, script: &[u8], truth: &Arc<Truth>) -> Deeds {
+    let mut script = Script(script);
+    let Ok(accepted) = rustix::net::accept(listener) else { return Deeds::default() };
+    let socket = LinkSocket::from_fd(accepted);
+    let Ok(Some((ToDataPlane::Start(start), descriptors))) = socket.receive() else { return Deeds::default() };
+    let mut plane = Plane::new(socket, &start, descriptors, truth);
+    if plane.greet(&start, &mut script) {
+        plane.wait_for_flows();
+    }
+    while !script.is_over() && !plane.is_over {
+        plane.look();
+        steps::step(&mut plane, &mut script);
+    }
+    plane.go_on();
+    plane.socket.close();
+    plane.deeds
+}
+
+impl Plane {
+    fn new(socket: LinkSocket, start: &Start, descriptors: Vec<OwnedFd>, truth: &Arc<Truth>) -> Self {
+        let mut descriptors = descriptors.into_iter();
+        let mut memory = |bytes: usize| {
+            let pieces = descriptors.by_ref().take(bytes.div_ceil(start.piece_bytes)).collect();
+            Arc::new(SharedMemory::from_fds(pieces, bytes, start.piece_bytes).expect("the link's memory"))
+        };
+        let link = memory(start.link_bytes);
+        let buffers: Vec<_> = start.cores.iter().map(|_| memory(start.buffer_memory_bytes)).collect();
+        let bell = descriptors.next().expect("a bell");
+        let lanes = buffers.into_iter().enumerate().map(|(number, buffers)| {
+            let layout = LaneLayout::of(number);
+            let (events, commands) =
+                (Producer::new(link.clone(), layout.events), Consumer::new(link.clone(), layout.commands));
+            Lane { events, commands, layout, buffers, next_buffer: 0 }
+        });
+        let (lanes, reader) = (lanes.collect(), socket.try_clone().expect("a second handle"));
+        let (told, messages) = channel();
+        std::thread::spawn(move || {
+            while let Ok(Some(message)) = reader.receive::<ToDataPlane>() {
+                if told.send(message).is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            socket,
+            bell,
+            link,
+            lanes,
+            truth: truth.clone(),
+            buffer_bytes: start.buffer_bytes,
+            messages,
+            sends: Vec::new(),
+            receives: Vec::new(),
+            files: HashMap::new(),
+            file_of: HashMap::new(),
+            tasks: VecDeque::new(),
+            asked: HashSet::new(),
+            written: HashSet::new(),
+            deeds: Deeds::default(),
+            is_over: false,
+        }
+    }
+
+    /// The first message: how many lanes, and what they are called. Whether the script begins with the flows.
+    fn greet(&mut self, start: &Start, script: &mut Script<'_>) -> bool {
+        let first = script.byte();
+        let lanes = match first {
+            250 => 0,
+            251 => start.cores.len() + 1,
+            252 => 300,
+            _ => start.cores.len(),
+        };
+        let ready =
+            |lane| LaneReady { port: 7_000 + lane as u16, gso: true, gro: true, receive_buffer_bytes: 1, pinned: true };
+        let text = steps::foreign_text(script.byte());
+        let message = FromDataPlane::Ready {
+            process_id: 1,
+            lanes: (0..lanes).map(ready).collect(),
+            sandbox_gaps: vec![text.clone()],
+            af_xdp: None,
+            has_all_rules: false,
+            refusals: vec![text],
+        };
+        self.say(&message);
+        first < 240
+    }
+
+    /// Waits until there is something to speak of.
+    fn wait_for_flows(&mut self) {
+        for _ in 0..IDLE_LOOKS_MAX {
+            while self.look() {}
+            if self.is_over || self.sends.len() + self.receives.len() >= self.lanes.len() {
+                return;
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    /// Sends a message on the socket.
+    pub(super) fn say(&self, message: &impl Serialize) {
+        // The control process may have given it up.
+        let _ = self.socket.send(message, &[]);
+    }
+
+    /// Takes what the control process has said. False if there was nothing.
+    pub(super) fn look(&mut self) -> bool {
+        let mut any = false;
+        loop {
+            match self.messages.try_recv() {
+                Ok((message, descriptors)) => {
+                    any = true;
+                    self.hear(message, descriptors);
+                }
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => {
+                    self.is_over = true;
+                    break;
+                }
+            }
+        }
+        let mut scratch = Box::new([0; RECORD_BYTES_MAX]);
+        for lane in 0..self.lanes.len() {
+            // What it has broken itself it cannot read any more.
+            while let Ok(Some(record)) = self.lanes[lane].commands.pop(&mut scratch) {
+                let Ok(command) = postcard::from_bytes::<Command<'_>>(record) else { break };
+                any = true;
+                self.obey(lane, &command);
+            }
+        }
+        any
+    }
+
+    fn hear(&mut self, message: ToDataPlane, descriptors: Vec<OwnedFd>) {
+        match message {
+            ToDataPlane::InstallFile { slot, .. } => {
+                for descriptor in &descriptors {
+                    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(descriptor));
+                    let flags = rustix::fs::fcntl_getfl(descriptor).expect("its flags");
+                    let may_write = flags.intersection(rustix::fs::OFlags::ACCMODE) != rustix::fs::OFlags::RDONLY;
+                    self.deeds.descriptors.push((std::fs::read_link(path).expect("its path"), may_write));
+                }
+                if let Some(first) = descriptors.into_iter().next() {
+                    self.files.insert(slot, first.into());
+                }
+                self.say(&FromDataPlane::FileInstalled { slot });
+            }
+            // A captured one keeps what it has.
+            ToDataPlane::OpenSend(open) => {
+                self.sends.push((open.lane.into(), open.slot));
+                self.say(&FromDataPlane::SendOpened { lane: open.lane, slot: open.slot });
+                let event = Event::PathOpen { flow: open.slot, stride: 1_424, rtt_us: 100 };
+                self.emit(open.lane.into(), &event);
+            }
+            ToDataPlane::OpenReceive(open) => {
+                self.receives.push((open.lane.into(), open.slot, open.flow_id));
+                self.say(&FromDataPlane::ReceiveOpened { lane: open.lane, slot: open.slot });
+            }
+            _ => {}
+        }
+    }
+
+    fn obey(&mut self, lane: usize, command: &Command<'_>) {
+        match *command {
+            Command::Place { flow, chunk, sink } => {
+                if let (Sink::File(range), Some((file, _))) = (sink, self.truth.range(chunk)) {
+                    self.file_of.insert(range.file, file);
+                }
+                self.tasks.push_back(Task::Receive { lane, flow, chunk, sink });
+            }
+            Command::Send { flow, chunk, source, .. } => self.tasks.push_back(Task::Send { lane, flow, chunk, source }),
+            Command::Filled { flow, chunk } => {
+                self.emit(lane, &Event::Delivered { flow, chunk, times: Default::default() });
+            }
+            Command::Withdraw { flow, chunk } => self.emit(lane, &Event::Withdrawn { flow, chunk }),
+            Command::Reopen { chunk, .. } | Command::Abandon { chunk, .. } => {
+                self.asked.remove(&chunk);
+            }
+            Command::CloseSend { flow } => self.emit(lane, &Event::SendClosed { flow }),
+            Command::CloseReceive { flow } => self.emit(lane, &Event::ReceiveClosed { flow }),
+            Command::Check { token, range, bytes, .. } => {
+                let mut content = vec![0; bytes as usize];
+                let read = self.files.get(&range.file).map(|file| file.read_exact_at(&mut content, range.offset));
+                let result = match read {
+                    Some(Ok(())) => Ok(chunk_hash(range.file_bytes, range.offset, &content)),
+                    _ => Err(culvert_dataplane::link::commands::DiskError::Short),
+                };
+                self.emit(lane, &Event::Checked { token, result });
+            }
+            _ => {}
+        }
+    }
+
+    /// Puts an event into a lane's ring, and notes what it says that is not so.
+    pub(super) fn emit(&mut self, lane: usize, event: &Event<'_>) {
+        if let Event::Written { chunk, .. } = *event {
+            self.note_written(chunk);
+        }
+        let mut scratch = Box::new([0; RECORD_BYTES_MAX]);
+        let record = encode(event, &mut scratch).to_vec();
+        self.push(lane, &record);
+    }
+
+    /// Puts bytes into a lane's ring.
+    pub(super) fn push(&mut self, lane: usize, record: &[u8]) {
+        if let Ok(true) = self.lanes[lane].events.push(record) {
+            let _ = rustix::io::write(&self.bell, &[1]);
+        }
+    }
+
+    /// Wakes the control process whatever its ring says.
+    pub(super) fn ring(&self) {
+        let _ = rustix::io::write(&self.bell, &[1]);
+    }
+
+    /// A chunk is called written: if its bytes are not there the file is no better than its word.
+    fn note_written(&mut self, chunk: u32) {
+        let Some((file, offset)) = self.truth.range(chunk) else { return };
+        self.written.insert(file);
+        let wanted = &self.truth.chunk_contents[chunk as usize];
+        let is_there = self.file_of.iter().filter(|&(_, of)| *of == file).any(|(slot, _)| {
+            let mut found = vec![0; wanted.len()];
+            self.files.get(slot).is_some_and(|open| open.read_exact_at(&mut found, offset).is_ok()) && found == *wanted
+        });
+        if !is_there {
+            self.deeds.falsified.insert(file);
+        }
+    }
+
+    /// Writes into an open file what does not belong there.
+    pub(super) fn falsify(&mut self, slot: FileSlot, offset: u64, bytes: &[u8]) {
+        if let Some(open) = self.files.get(&slot) {
+            let _ = open.write_all_at(bytes, offset);
+        }
+        match self.file_of.get(&slot) {
+            Some(file) if !self.written.contains(file) => {}
+            Some(&file) => drop(self.deeds.falsified.insert(file)),
+            // Whichever it is.
+            None => self.deeds.falsified.extend(0..self.truth.contents.len() as u32),
+        }
+    }
+
+    /// Asks where the next chunk goes that nobody has asked for.
+    pub(super) fn ask(&mut self) -> bool {
+        let Some(&(lane, flow, _)) = self.receives.get(self.asked.len() % self.receives.len().max(1)) else {
+            return false;
+        };
+        let Some(chunk) = (0..self.truth.chunk_count()).find(|chunk| !self.asked.contains(chunk)) else { return false };
+        self.asked.insert(chunk);
+        let chunk_bytes = self.truth.chunk_contents[chunk as usize].len() as u32;
+        self.emit(lane, &Event::Asks { flow, chunk, chunk_bytes });
+        true
+    }
+
+    /// Does the next chunk as an honest lane would.
+    pub(super) fn work(&mut self) -> bool {
+        let Some(task) = self.tasks.pop_front() else { return false };
+        let times = Default::default();
+        match task {
+            Task::Receive { lane, flow, chunk, sink } => {
+                let Some(content) = self.truth.chunk_contents.get(chunk as usize).cloned() else { return true };
+                match sink {
+                    Sink::File(range) => {
+                        if let Some(open) = self.files.get(&range.file) {
+                            let _ = open.write_all_at(&content, range.offset);
+                        }
+                        let hash = Some(chunk_hash(range.file_bytes, range.offset, &content));
+                        self.emit(lane, &Event::Written { flow, chunk, hash, times });
+                    }
+                    Sink::Hand => {
+                        let (buffer, chunk_bytes) = self.fill_buffer(lane, &content);
+                        self.emit(lane, &Event::Hand { flow, chunk, buffer, chunk_bytes });
+                    }
+                    Sink::Discard => self.emit(lane, &Event::Written { flow, chunk, hash: None, times }),
+                }
+            }
+            Task::Send { lane, flow, chunk, source } => match source {
+                Source::Fill => {
+                    let (buffer, _) = self.fill_buffer(lane, &[]);
+                    self.emit(lane, &Event::Fill { flow, chunk, buffer });
+                }
+                Source::File(_) => {
+                    let hash = self.truth.chunk_hashes.get(chunk as usize).copied().flatten().unwrap_or_default();
+                    self.emit(lane, &Event::Hashed { flow, chunk, hash });
+                    self.emit(lane, &Event::Delivered { flow, chunk, times });
+                }
+                Source::Memory => self.emit(lane, &Event::Delivered { flow, chunk, times }),
+            },
+        }
+        true
+    }
+
+    /// Puts content into the lane's next buffer; its number, and how many bytes.
+    pub(super) fn fill_buffer(&mut self, lane: usize, content: &[u8]) -> (u32, u32) {
+        let lane = &mut self.lanes[lane];
+        let count = (lane.buffers.bytes() / self.buffer_bytes) as u32;
+        let buffer = lane.next_buffer % count;
+        lane.next_buffer = (lane.next_buffer + 1) % count;
+        lane.buffers.copy_in(buffer as usize * self.buffer_bytes, &content[..content.len().min(self.buffer_bytes)]);
+        (buffer, content.len() as u32)
+    }
+
+    /// Overwrites a lane's buffers, also those that are lent.
+    pub(super) fn scribble(&self, lane: usize, fill: u8) {
+        let buffers = &self.lanes[lane].buffers;
+        buffers.copy_in(0, &vec![fill; buffers.bytes()]);
+    }
+
+    /// Numbers where the control process looks for rates, times and counters.
+    pub(super) fn falsify_words(&self, lane: usize, value: u64) {
+        let layout = &self.lanes[lane].layout;
+        let words = self.link.words(layout.counters, LANE_WORDS).iter();
+        let of_flows = self.link.words(layout.flow_blocks, 4 * FLOW_WORDS).iter();
+        words.chain(of_flows).for_each(|word| word.store(value, Ordering::Relaxed));
+    }
+
+    /// A report of a flow, with numbers of its own.
+    pub(super) fn report(&mut self, nth: usize, numbers: u64) {
+        let Some(&(lane, flow, flow_id)) = self.receives.get(nth % self.receives.len().max(1)) else { return };
+        let summary = Summary {
+            flow_id: if numbers & 1 == 0 { flow_id } else { numbers as u32 },
+            sequence: numbers,
+            bytes: numbers,
+            packets: numbers,
+            next_packet: numbers,
+            decided_below: numbers,
+            credit: numbers,
+            interval_us: numbers as u32,
+            busy_permille: numbers as u32,
+            disk_stall_permille: numbers as u32,
+            ..Summary::default()
+        };
+        let mut out = [0; REPORT_BYTES_MAX];
+        let (bytes, ..) = write_report(&mut out, &summary, &[], std::iter::empty());
+        self.emit(lane, &Event::Report { flow, bytes: &out[..bytes] });
+    }
+
+    /// Does what there is to do until the control process is done, or nothing comes any more.
+    fn go_on(&mut self) {
+        let mut idle = 0;
+        while !self.is_over && idle < IDLE_LOOKS_MAX {
+            let any = self.look() | self.work() | self.ask();
+            if any {
+                idle = 0;
+                continue;
+            }
+            idle += 1;
+            match self.messages.recv_timeout(LOOK_INTERVAL) {
+                Ok((message, descriptors)) => self.hear(message, descriptors),
+                Err(RecvTimeoutError::Disconnected) => self.is_over = true,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// Sends bytes on the socket that may be no message.
+    pub(super) fn say_bytes(&self, bytes: &[u8]) {
+        let _ = rustix::net::send(self.socket.as_fd(), bytes, rustix::net::SendFlags::NOSIGNAL);
+    }
+}

@@ -1,0 +1,155 @@
+//! What the transfer of a captured data plane moves, and what is true of it.
+
+use std::path::Path;
+
+use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
+use culvert_protocol::manifest::{Entry, EntryKind, FileTime, Manifest};
+use culvert_protocol::tree_hash::{ChunkHash, ChunkHasher};
+
+/// The transfer's chunk size, the smallest that there is.
+pub const CHUNK_BYTES: u32 = 64 << 10;
+
+/// Names and sizes: large ones with chunks of their own, small ones in a pack, in a new directory of
+/// few files and beside it, and an empty one.
+const FILES: [(&str, usize); 7] = [
+    ("big", 2 * CHUNK_BYTES as usize + 1_000),
+    ("c", 1),
+    ("d/a", 100),
+    ("d/b", 5_000),
+    ("d/mid", 20_000),
+    ("empty", 0),
+    ("whole", CHUNK_BYTES as usize),
+];
+
+/// The files, their chunks and hashes.
+#[derive(Debug)]
+pub struct Truth {
+    /// The files.
+    pub manifest: Manifest,
+    /// Their contents, by entry; none for a directory.
+    pub contents: Vec<Vec<u8>>,
+    /// Their chunks.
+    pub chunks: ChunkMap,
+    /// The chunks' bytes.
+    pub chunk_contents: Vec<Vec<u8>>,
+    /// Hashes of chunks of large files, as lanes compute them.
+    pub chunk_hashes: Vec<Option<ChunkHash>>,
+    /// Hashes of files.
+    pub file_hashes: Vec<ChunkHash>,
+}
+
+fn content(name: &str, bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|at| (at / 7 + 3 * at + name.len()) as u8).collect()
+}
+
+impl Truth {
+    /// Puts it together.
+    ///
+    /// # Panics
+    /// If the manifest cannot be.
+    #[must_use]
+    pub fn new() -> Self {
+        let (mut manifest, mut contents) = (Manifest::default(), Vec::new());
+        let mut push = |name: &str, kind, content| {
+            let modified = FileTime { seconds: 1_700_000_000, nanoseconds: 5 };
+            let entry = Entry { name: name.as_bytes(), kind, target: b"", mode: 0o755, modified };
+            manifest.push(&entry).expect("an entry");
+            contents.push(content);
+        };
+        push("d", EntryKind::Directory, Vec::new());
+        for (name, bytes) in FILES {
+            push(name, EntryKind::File { bytes: bytes as u64, is_sparse: false }, content(name, bytes));
+        }
+        let chunks = ChunkMap::new(&manifest, CHUNK_BYTES, |_| true).expect("a few chunks");
+        let mut truth = Self {
+            file_hashes: contents.iter().map(|content| *blake3::hash(content).as_bytes()).collect(),
+            manifest,
+            contents,
+            chunks,
+            chunk_contents: Vec::new(),
+            chunk_hashes: Vec::new(),
+        };
+        for chunk in 0..truth.chunk_count() {
+            let (content, hash) = truth.cut(chunk);
+            truth.chunk_contents.push(content);
+            truth.chunk_hashes.push(hash);
+        }
+        truth
+    }
+
+    /// How many chunks there are.
+    #[must_use]
+    pub const fn chunk_count(&self) -> u32 {
+        self.chunks.chunk_count()
+    }
+
+    fn cut(&self, chunk: u32) -> (Vec<u8>, Option<ChunkHash>) {
+        match self.chunks.content(chunk).expect("a chunk") {
+            ChunkContent::Pack { files, .. } => {
+                (files.iter().flat_map(|&file| self.contents[file as usize].clone()).collect(), None)
+            }
+            ChunkContent::Range { file, offset, bytes, .. } => {
+                let content = &self.contents[file as usize];
+                let range = content[offset as usize..offset as usize + bytes as usize].to_vec();
+                let hash = chunk_hash(content.len() as u64, offset, &range);
+                (range, Some(hash))
+            }
+        }
+    }
+
+    /// The hashes of a pack's files.
+    #[must_use]
+    pub fn pack_hashes(&self, chunk: u32) -> Option<Vec<ChunkHash>> {
+        match self.chunks.content(chunk) {
+            Some(ChunkContent::Pack { files, .. }) => {
+                Some(files.iter().map(|&file| self.file_hashes[file as usize]).collect())
+            }
+            _ => None,
+        }
+    }
+
+    /// The large file that a chunk is of, and where in it.
+    #[must_use]
+    pub fn range(&self, chunk: u32) -> Option<(u32, u64)> {
+        match self.chunks.content(chunk) {
+            Some(ChunkContent::Range { file, offset, .. }) => Some((file, offset)),
+            _ => None,
+        }
+    }
+
+    /// The root that the receipt of all of it has.
+    #[must_use]
+    pub fn root(&self) -> String {
+        let version = culvert_protocol::control::PROTOCOL_VERSION;
+        culvert_control::transfer::root_of(&self.manifest, &self.file_hashes, version, |_| true)
+    }
+
+    /// Writes the files.
+    ///
+    /// # Panics
+    /// If they cannot be written.
+    pub fn write_to(&self, directory: &Path) {
+        for (file, entry) in self.manifest.entries() {
+            let path = directory.join(std::str::from_utf8(entry.name).expect("plain names"));
+            if entry.kind == EntryKind::Directory {
+                std::fs::create_dir_all(path).expect("a directory");
+            } else {
+                std::fs::write(path, &self.contents[file as usize]).expect("a file");
+            }
+        }
+    }
+}
+
+impl Default for Truth {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The hash of a chunk as a lane computes it.
+#[must_use]
+pub fn chunk_hash(file_bytes: u64, offset: u64, content: &[u8]) -> ChunkHash {
+    let mut hasher = ChunkHasher::new(file_bytes, offset, CHUNK_BYTES);
+    hasher.update(content);
+    hasher.finish()
+}

@@ -1,0 +1,196 @@
+//! Whole files, read without waiting for anybody and without taking memory without bound.
+//!
+//! What stands under a file's name need not be a file: a pipe that nobody writes keeps whoever opens it for ever, a device
+//! may never end, and a symlink leads to somebody else's file. What Culvert keeps for itself is read as [`Links::Refused`]:
+//! it makes no symlinks there, so one that is found was put there. What an admin names is read as [`Links::Followed`].
+
+use std::fs::{File, FileType, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+/// What becomes of a symlink in a file's place. Those on the way to it are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// It leads to the file.
+    Followed,
+    /// It is not a file.
+    Refused,
+}
+
+/// Why a file is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The operating system refuses.
+    #[error(transparent)]
+    Os(#[from] io::Error),
+    /// It is something else.
+    #[error("it is {0} and not a file")]
+    NotAFile(&'static str),
+    /// It is longer than any file of its kind.
+    #[error("it has more than {most} bytes, and no file of its kind has")]
+    TooLarge {
+        /// What it may have.
+        most: u64,
+    },
+}
+
+impl ReadError {
+    /// Whether nothing stands under the name. A symlink that leads nowhere is something.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Os(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+impl From<ReadError> for io::Error {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Os(error) => error,
+            other => Self::new(io::ErrorKind::InvalidInput, other.to_string()),
+        }
+    }
+}
+
+/// The flags with which a file is opened so that nothing but a file can keep whoever opens it.
+#[must_use]
+pub fn open_flags(links: Links) -> i32 {
+    let links = if links == Links::Refused { OFlags::NOFOLLOW } else { OFlags::empty() };
+    (OFlags::NONBLOCK | links).bits().cast_signed()
+}
+
+/// Opens a file for reading; nothing but a file.
+///
+/// # Errors
+/// [`ReadError`].
+pub fn open(path: &Path, links: Links) -> Result<File, ReadError> {
+    let looked_at = match links {
+        Links::Followed => path.metadata(),
+        Links::Refused => path.symlink_metadata(),
+    };
+    // Before it is opened, which some devices take for an order; and after, for it may have changed.
+    check(&looked_at?)?;
+    let file = File::options().read(true).custom_flags(open_flags(links)).open(path)?;
+    check(&file.metadata()?)?;
+    Ok(file)
+}
+
+fn check(metadata: &Metadata) -> Result<(), ReadError> {
+    if metadata.is_file() { Ok(()) } else { Err(ReadError::NotAFile(word(metadata.file_type()))) }
+}
+
+fn word(kind: FileType) -> &'static str {
+    match kind {
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_symlink() => "a symlink",
+        kind if kind.is_fifo() => "a pipe",
+        kind if kind.is_socket() => "a socket",
+        _ => "a device",
+    }
+}
+
+/// The content of a file of at most `most` bytes.
+///
+/// # Errors
+/// [`ReadError`].
+pub fn read(path: &Path, most: u64, links: Links) -> Result<Vec<u8>, ReadError> {
+    read_opened(&open(path, links)?, most)
+}
+
+/// As [`read`], as text.
+///
+/// # Errors
+/// [`ReadError`]; what is not UTF-8 is an error of the operating system's kind `InvalidData`.
+pub fn read_text(path: &Path, most: u64, links: Links) -> Result<String, ReadError> {
+    let text = String::from_utf8(read(path, most, links)?);
+    text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not a text in UTF-8").into())
+}
+
+/// The rest of a file that is open already, of at most `most` bytes.
+///
+/// # Errors
+/// [`ReadError`].
+pub fn read_opened(file: &File, most: u64) -> Result<Vec<u8>, ReadError> {
+    // A length that can be known is judged before anything is read.
+    let known = file.metadata()?;
+    if known.is_file() && known.len() > most {
+        return Err(ReadError::TooLarge { most });
+    }
+    let mut bytes = Vec::new();
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most { Err(ReadError::TooLarge { most }) } else { Ok(bytes) }
+}
+
+/// The text that somebody named on a command line. It may come from a pipe or a terminal, as a shell's `<(…)` does: then
+/// `say` is told what is waited for, and it is read to its end.
+///
+/// # Errors
+/// [`ReadError`].
+pub fn read_named(path: &Path, most: u64, say: impl FnOnce(&str)) -> Result<String, ReadError> {
+    let kind = path.metadata()?.file_type();
+    if !kind.is_fifo() && !kind.is_char_device() {
+        return read_text(path, most, Links::Followed);
+    }
+    say(&format!("waiting for the end of {}, which is {}", path.display(), word(kind)));
+    let bytes = read_opened(&File::open(path)?, most)?;
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not a text in UTF-8").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType as Kind, Mode, mknodat};
+    use std::os::unix::fs::symlink;
+
+    fn make_pipe(path: &Path) {
+        mknodat(CWD, path, Kind::Fifo, Mode::RWXU, 0).unwrap();
+    }
+
+    #[test]
+    fn nothing_but_a_file_is_read_and_nothing_is_waited_for() {
+        let room = tempfile::tempdir().unwrap();
+        let at = |name: &str| room.path().join(name);
+        std::fs::write(at("file"), "four").unwrap();
+        make_pipe(&at("pipe"));
+        symlink(at("file"), at("link")).unwrap();
+        symlink(at("nothing"), at("dangling")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        let read_as = |path: &Path, links| read(path, 4, links).map_err(|error| error.to_string());
+        for links in [Links::Followed, Links::Refused] {
+            assert_eq!(read_as(&at("file"), links).unwrap(), b"four");
+            for (path, word) in [
+                (at("pipe"), "a pipe"),
+                (room.path().to_owned(), "a directory"),
+                (at("socket"), "a socket"),
+                ("/dev/zero".into(), "a device"),
+            ] {
+                let error = read_as(&path, links).unwrap_err();
+                assert!(error.contains(word), "{}: {error}", path.display());
+            }
+        }
+        assert_eq!(read_as(&at("link"), Links::Followed).unwrap(), b"four");
+        assert!(read_as(&at("link"), Links::Refused).unwrap_err().contains("a symlink"));
+        assert!(read_as(&at("dangling"), Links::Refused).unwrap_err().contains("a symlink"));
+        assert!(read(&at("dangling"), 4, Links::Followed).unwrap_err().is_not_found());
+        assert!(matches!(read(&at("file"), 3, Links::Refused), Err(ReadError::TooLarge { most: 3 })));
+    }
+
+    #[test]
+    fn a_pipe_that_somebody_names_is_read_to_its_end_and_it_is_said() {
+        let room = tempfile::tempdir().unwrap();
+        let pipe = room.path().join("pipe");
+        make_pipe(&pipe);
+        let writer = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || std::fs::write(pipe, "what a command prints")
+        });
+        let mut said = String::new();
+        let text = read_named(&pipe, 100, |text| said = text.to_owned()).unwrap();
+        writer.join().unwrap().unwrap();
+        assert_eq!(text, "what a command prints");
+        assert!(said.contains("a pipe"), "{said}");
+        assert!(matches!(read_named(Path::new("/dev/zero"), 100, |_| ()), Err(ReadError::TooLarge { .. })));
+    }
+}
