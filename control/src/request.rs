@@ -12,7 +12,7 @@ use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
 use culvert_protocol::receipt::Receipt;
 use serde::{Deserialize, Serialize};
 
-use crate::connection::{Connection, INTRODUCTION_TIMEOUT, MessageReader, connect_to_host};
+use crate::connection::{Connection, ConnectionError, INTRODUCTION_TIMEOUT, MessageReader, connect_to_host};
 use crate::destination::Reach;
 use crate::node::Node;
 use crate::registry::{LiveTransfer, RecordState, unix_ms};
@@ -238,11 +238,12 @@ async fn try_repeatedly(
     let mut pause = PAUSE_MIN;
     let mut attempt = 0;
     let mut signed = None;
+    let mut was_reached = false;
     loop {
         attempt += 1;
         note_attempt(node, id, attempt);
         live.progress.send_replace(Progress { phase: Phase::Connecting, ..Progress::default() });
-        let error = match try_once(node, id, request, live).await {
+        let error = match try_once(node, id, request, live, &mut was_reached).await {
             Ok(mut outcome) => match outcome.wait_for_partner().await {
                 Ok(()) => return Ok(outcome.or_earlier(signed)),
                 Err(error) => {
@@ -286,15 +287,17 @@ async fn try_once(
     id: TransferId,
     request: &TransferRequest,
     live: &LiveTransfer,
+    was_reached: &mut bool,
 ) -> Result<Outcome, TransferError> {
     // Started before anything is said to the partner: without a data plane there is nothing to ask for.
     let plane = node.supervisor.get().await?;
     let _awake = node.wakefulness.hold();
     let mut cancel = live.cancel.clone();
     let mut connection = tokio::select! {
-        connection = connect(node, &request.target) => connection?,
+        connection = connect(node, &request.target, *was_reached) => connection?,
         () = TransferContext::canceled(&mut cancel) => return Err(crate::transfer::manifest_exchange::canceled()),
     };
+    *was_reached = true;
     if request.options.overwrite == Overwrite::Content && connection.version < CONTENT_SINCE {
         let text = format!(
             "the partner speaks version {} of the protocol and cannot compare files by content: update it, or use --overwrite changed",
@@ -490,11 +493,12 @@ async fn receive_plan(
     }
 }
 
-/// Connects to the partner and makes sure that it is the one that is meant.
+/// Connects to the partner and makes sure that it is the one that is meant. `was_reached` says that an earlier attempt of the
+/// same transfer has had a connection.
 ///
 /// # Errors
 /// [`TransferError`].
-pub async fn connect(node: &Node, target: &Target) -> Result<Connection, TransferError> {
+pub async fn connect(node: &Node, target: &Target, was_reached: bool) -> Result<Connection, TransferError> {
     match target {
         Target::Profile(name) => {
             let (profiles, wanted) = (node.profiles.clone(), name.clone());
@@ -544,22 +548,42 @@ pub async fn connect(node: &Node, target: &Target) -> Result<Connection, Transfe
             ))
         }
         Target::FarEnd { hosts, port, key } => {
-            let mut last = TransferError::here(RefusalCode::Failed, "the far end has no address");
+            let mut last = None;
             for host in hosts {
                 match connect_to_host(&node.tls, host, *port, &node.name).await {
                     Ok(connection) => return check_key(connection, *key, host),
-                    Err(error) => last = error.into(),
+                    Err(error) => last = Some(error),
                 }
             }
-            // The far end was there a moment ago: what is in the way stays in the way.
-            let refusal = Refusal::new(
-                RefusalCode::Failed,
-                format!(
-                    "{last}; ssh reaches the host, so a firewall between the hosts closes TCP port {port}: choose an open one with --remote-ports"
-                ),
-            );
-            Err(TransferError::Here(refusal))
+            Err(TransferError::Here(last.map_or_else(
+                || Refusal::new(RefusalCode::Failed, "the far end has no address"),
+                |error| unreachable_far_end(&error, *port, was_reached),
+            )))
         }
+    }
+}
+
+/// Why there is no connection to a far end that ssh has started.
+fn unreachable_far_end(error: &ConnectionError, port: u16, was_reached: bool) -> Refusal {
+    match error {
+        // It was there a moment ago, and nobody was connected since: what is in the way stays in the way.
+        _ if !was_reached => Refusal::new(
+            RefusalCode::Failed,
+            format!(
+                "{error}; ssh reaches the host, so a firewall between the hosts closes TCP port {port}: choose an open one with --remote-ports"
+            ),
+        ),
+        // Nobody else listens on its port, so the next attempt would find nobody either.
+        ConnectionError::Connect { address, error } if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            Refusal::new(RefusalCode::Failed, format!("the far end at {address} does not listen any more"))
+        }
+        ConnectionError::NoAnswer { address, .. } => Refusal::new(
+            RefusalCode::Temporary,
+            format!(
+                "the far end at {address} has answered and does not any more: its process is stopped, its host is too busy or down, or the network is cut"
+            ),
+        ),
+        error => Refusal::new(RefusalCode::Temporary, format!("the far end cannot be reached any more: {error}")),
     }
 }
 

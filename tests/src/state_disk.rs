@@ -40,6 +40,9 @@ const RENAME_2: u32 = 45;
 /// `FATTR_SIZE`.
 const SETS_SIZE: u32 = 8;
 
+/// What a partial file's name begins with.
+const PARTIAL_PREFIX: &str = "/.culvert-partial-";
+
 /// What happens at a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -59,6 +62,7 @@ struct Plan {
     flush_takes: Duration,
     removal_takes: Duration,
     removals: u64,
+    partial_files: BTreeSet<String>,
     watched: Option<u32>,
     asked: BTreeSet<String>,
 }
@@ -139,6 +143,13 @@ impl StateDisk {
         lock(&self.plan).removals
     }
 
+    /// The partial files on it whose removal was not asked for yet. Unlike a listing this does not
+    /// wait for a removal that takes its time.
+    #[must_use]
+    pub fn partial_files(&self) -> BTreeSet<String> {
+        lock(&self.plan).partial_files.clone()
+    }
+
     /// Notes from now on what a thread asks this disk for.
     pub fn watch(&self, thread: u32) {
         let mut plan = lock(&self.plan);
@@ -203,7 +214,10 @@ impl Serving {
         if plan.is_full && needs_room(request.operation) && !path.ends_with("node.log") {
             return (Some(Err(Errno::NOSPC)), Duration::ZERO);
         }
-        plan.removals += u64::from(request.operation == UNLINK);
+        if request.operation == UNLINK {
+            plan.removals += 1;
+            plan.partial_files.remove(&path);
+        }
         let time = match request.operation {
             FSYNC | FSYNC_DIRECTORY => plan.flush_takes,
             UNLINK => plan.removal_takes,
@@ -211,6 +225,9 @@ impl Serving {
         };
         let answer = self.tree.answer(request.operation, request.node, request.body);
         if let Some(Ok(answer)) = &answer {
+            if request.operation == CREATE && path.contains(PARTIAL_PREFIX) {
+                plan.partial_files.insert(path.clone());
+            }
             self.note_path(request, answer, path);
         }
         if let Some(Fault::KillAfter(process)) = fault {

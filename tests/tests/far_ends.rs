@@ -1,34 +1,100 @@
 //! Far ends that ssh starts, and that do not live as long as their transfer.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
 
-use culvert_tests::node::{kill, wait_for};
+use culvert_tests::node::{children_of, kill, signal_process, wait_for};
 use culvert_tests::program::Ran;
 use culvert_tests::random::Random;
 use culvert_tests::ssh_stand_in::{FarEnd, far_ends_of};
 use culvert_tests::tree::temporary_files;
+use rustix::process::Signal;
+
+/// A transfer to a far end that this host stands in for.
+struct Transfer {
+    room: tempfile::TempDir,
+    child: Child,
+    far_ends: Vec<u32>,
+}
+
+impl Transfer {
+    /// Begins one, and waits for its first data.
+    fn begin(options: &[&str]) -> Self {
+        let room = tempfile::Builder::new().prefix("culvert-ssh-").tempdir().unwrap();
+        let far = FarEnd::new(room.path(), None);
+        fs::write(room.path().join("source"), Random::new(3).bytes(24 << 20)).unwrap();
+        let mut sending = far.command(&room.path().join("near"), "send", &[&["--rate", "60M"], options].concat());
+        sending.arg(room.path().join("source")).arg(FarEnd::place(&room.path().join("there")));
+        let child = sending.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for("the first data", || (!temporary_files(room.path()).is_empty()).then_some(()));
+        let far_ends = far_ends_of(child.id());
+        assert!(!far_ends.is_empty());
+        Self { room, child, far_ends }
+    }
+
+    /// Signals everything at the far end: the program and its data plane.
+    fn signal(&self, signal: Signal) {
+        for &far_end in &self.far_ends {
+            for process in [far_end].into_iter().chain(children_of(far_end)) {
+                signal_process(process, signal);
+            }
+        }
+    }
+
+    fn end(self) -> (Ran, tempfile::TempDir) {
+        (self.child.wait_with_output().unwrap().into(), self.room)
+    }
+}
+
+fn assert_stored(room: &Path) {
+    assert!(fs::read(room.join("there")).unwrap() == fs::read(room.join("source")).unwrap());
+    assert_eq!(temporary_files(room), [] as [PathBuf; 0]);
+}
 
 /// The dead far end's port was dialed again, in vain, and a firewall was blamed.
 #[test]
 fn a_far_end_that_dies_is_started_again() {
-    let room = tempfile::Builder::new().prefix("culvert-ssh-").tempdir().unwrap();
-    let far = FarEnd::new(room.path(), None);
-    let source = room.path().join("source");
-    fs::write(&source, Random::new(3).bytes(24 << 20)).unwrap();
-    let there = room.path().join("there");
-    let mut sending = far.command(&room.path().join("near"), "send", &["--rate", "60M"]);
-    sending.arg(&source).arg(FarEnd::place(&there));
-    let child = sending.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for("the first data", || (!temporary_files(room.path()).is_empty()).then_some(()));
-    let far_ends = far_ends_of(child.id());
-    assert!(!far_ends.is_empty());
-    far_ends.into_iter().for_each(kill);
-    let ran: Ran = child.wait_with_output().unwrap().into();
+    let transfer = Transfer::begin(&[]);
+    transfer.far_ends.iter().copied().for_each(kill);
+    let (ran, room) = transfer.end();
     let ran = ran.exits(0);
     assert!(ran.err.contains("is started again"), "{}", ran.err);
     assert!(ran.json()["resumed_bytes"].as_u64().is_some());
-    assert!(fs::read(there).unwrap() == fs::read(source).unwrap());
-    assert_eq!(temporary_files(room.path()), [] as [PathBuf; 0]);
+    assert_stored(room.path());
+}
+
+/// What may be tried again has a code that says so, and a firewall has nothing to do with it.
+#[test]
+fn a_far_end_that_dies_once_too_often_is_a_temporary_failure() {
+    let transfer = Transfer::begin(&["--retries", "0"]);
+    transfer.far_ends.iter().copied().for_each(kill);
+    let (ran, _room) = transfer.end();
+    assert_eq!(ran.code, 5, "{ran:?}");
+    assert!(!ran.err.contains("firewall"), "{ran:?}");
+}
+
+/// A firewall was blamed for a port that had carried half of the transfer, and nothing was tried again.
+#[test]
+fn a_far_end_that_is_stopped_for_a_while_is_waited_for() {
+    let transfer = Transfer::begin(&[]);
+    transfer.signal(Signal::STOP);
+    // Longer than it takes to give the connection up and to call in vain once.
+    std::thread::sleep(Duration::from_secs(45));
+    transfer.signal(Signal::CONT);
+    let (ran, room) = transfer.end();
+    ran.exits(0);
+    assert_stored(room.path());
+}
+
+#[test]
+fn a_far_end_that_stays_stopped_is_a_temporary_failure() {
+    let transfer = Transfer::begin(&["--retries", "1"]);
+    transfer.signal(Signal::STOP);
+    let far_ends = transfer.far_ends.clone();
+    let (ran, _room) = transfer.end();
+    far_ends.into_iter().for_each(kill);
+    assert_eq!(ran.code, 5, "{ran:?}");
+    assert!(ran.err.contains("does not any more") && !ran.err.contains("firewall"), "{ran:?}");
 }

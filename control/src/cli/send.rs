@@ -186,10 +186,16 @@ async fn over_ssh(
     loop {
         let mut far_end = FarEnd::start(host, &ssh, node.identity.public_key()).await?;
         let outcome = carry_out_here(node, request(far_end.target()), quiet).await;
-        let may_restart = outcome.is_err() && far_end.has_died() && restarts_left > 0;
+        let has_died = outcome.is_err() && far_end.has_died();
         far_end.end().await;
-        if !may_restart {
-            return outcome;
+        match outcome {
+            // What was refused is not to be tried again, whatever became of the far end.
+            Err(error) if has_died && restarts_left == 0 && error.exit_code == ExitCode::Failed as u8 => {
+                let text = format!("the far end on {host} ended unexpectedly: {error}");
+                return Err(CommandError::new(ExitCode::Temporary, text));
+            }
+            outcome if !has_died || restarts_left == 0 => return outcome,
+            _ => {}
         }
         restarts_left -= 1;
         eprintln!("culvert: the far end on {host} ended unexpectedly and is started again");

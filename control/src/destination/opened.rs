@@ -7,7 +7,8 @@
 //! Nothing is opened ahead: only when the kernel says that a mode is in the way ([`Destination::opening`]). So another transfer that
 //! ends, and closes a directory in which this one is still storing, costs this one another try. Only directories of this user are
 //! opened, beneath the destination, by descriptors that no symlink led to; and a mode is given back only to the directory that had it,
-//! if it is still open as this transfer has opened it.
+//! if it is still open as this transfer has opened it. The descriptors are kept, so a directory is found again when somebody has moved
+//! it, or one above it; of those for which there were none left the name alone is known.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, chmodat, fstat, syncfs};
 use rustix::io::Errno;
-use rustix::process::{getegid, geteuid, getgroups};
+use rustix::process::{Resource, getegid, geteuid, getgroups, getrlimit};
 
 use super::Destination;
 use super::plan::{Identity, identity};
@@ -27,6 +28,8 @@ use crate::sources::open_beneath;
 
 /// Others that end close a directory once each; so many at the same time are not expected.
 const OPENED_TRIES: usize = 10;
+/// As many directories stay in the hand; the next ones are found by name.
+const KEPT_MAX: usize = 64;
 const OWNER_ALL: u32 = 0o700;
 const SETGID: u32 = 0o2000;
 
@@ -71,12 +74,32 @@ pub struct OpenedDirectories {
     opened: Mutex<Opened>,
 }
 
+#[derive(Debug)]
+struct OpenedDirectory {
+    was: Closed,
+    kept: Option<OwnedFd>,
+}
+
 #[derive(Debug, Default)]
 struct Opened {
     /// By name: a directory comes before what is in it.
-    closed: BTreeMap<Vec<u8>, Closed>,
+    directories: BTreeMap<Vec<u8>, OpenedDirectory>,
     /// Whether nothing is opened any more.
     is_over: bool,
+}
+
+impl Opened {
+    fn insert(&mut self, name: &[u8], was: Closed, directory: OwnedFd) {
+        let kept = self.directories.values().filter(|opened| opened.kept.is_some()).count();
+        let kept = (kept < KEPT_MAX && leaves_half(&directory)).then_some(directory);
+        self.directories.insert(name.to_vec(), OpenedDirectory { was, kept });
+    }
+}
+
+/// Whether this process has at least half of its descriptors left: the kernel gives the lowest number that is free.
+fn leaves_half(directory: &OwnedFd) -> bool {
+    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    u64::try_from(directory.as_raw_fd()).is_ok_and(|number| number < most / 2)
 }
 
 /// Those of all transfers of this process.
@@ -112,10 +135,10 @@ impl OpenedDirectories {
         }
         let slashes = directory.iter().enumerate().filter(|&(_, &byte)| byte == b'/').map(|(at, _)| at);
         let names = slashes.chain([directory.len()]).filter_map(|end| directory.get(..end));
-        names.fold(true, |_, name| self.open_one(name, &mut opened.closed).unwrap_or(false))
+        names.fold(true, |_, name| self.open_one(name, &mut opened).unwrap_or(false))
     }
 
-    fn open_one(&self, name: &[u8], opened: &mut BTreeMap<Vec<u8>, Closed>) -> Result<bool, Errno> {
+    fn open_one(&self, name: &[u8], opened: &mut Opened) -> Result<bool, Errno> {
         let (directory, stat) = self.look_at(name)?;
         let mode = stat.st_mode & 0o7777;
         if mode & OWNER_ALL == OWNER_ALL {
@@ -126,11 +149,13 @@ impl OpenedDirectories {
         }
         let closed = Closed { identity: identity(&stat), mode };
         // One that was opened before and that somebody else has closed stands there with the mode that it had at first.
-        if opened.get(name) != Some(&closed) {
+        if opened.directories.get(name).map(|opened| opened.was) != Some(closed) {
             self.notes.opens(name, closed)?;
-            opened.insert(name.to_vec(), closed);
+            set_mode(&directory, closed.opened_mode())?;
+            opened.insert(name, closed, directory);
+        } else {
+            set_mode(&directory, closed.opened_mode())?;
         }
-        set_mode(&directory, closed.opened_mode())?;
         Ok(true)
     }
 
@@ -147,12 +172,12 @@ impl OpenedDirectories {
     fn close(&self, sync: impl FnOnce() -> Result<(), Errno>) -> Vec<(Vec<u8>, Errno)> {
         // Locked to the end: who finds nothing to be closed may rely on it that everything is.
         let mut opened = self.lock();
-        if opened.closed.is_empty() {
+        if opened.directories.is_empty() {
             return Vec::new();
         }
         let (mut closed, mut failed) = (Vec::new(), Vec::new());
-        for (name, was) in std::mem::take(&mut opened.closed).into_iter().rev() {
-            match self.close_one(&name, was) {
+        for (name, directory) in std::mem::take(&mut opened.directories).into_iter().rev() {
+            match self.close_one(&name, directory) {
                 Ok(()) => closed.push(name),
                 Err(error) => failed.push((name, error)),
             }
@@ -163,11 +188,16 @@ impl OpenedDirectories {
         failed
     }
 
-    fn close_one(&self, name: &[u8], was: Closed) -> Result<(), Errno> {
-        let (directory, stat) = match self.look_at(name) {
-            // Somebody has removed it, or put something else there: it is not ours any more.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
-            found => found?,
+    fn close_one(&self, name: &[u8], OpenedDirectory { was, kept }: OpenedDirectory) -> Result<(), Errno> {
+        let (directory, stat) = match kept {
+            Some(directory) => {
+                let stat = fstat(&directory)?;
+                (directory, stat)
+            }
+            // If the name leads to nothing, or to something else, nobody knows where the directory is.
+            None => self
+                .look_at(name)
+                .and_then(|found| if identity(&found.1) == was.identity { Ok(found) } else { Err(Errno::NOENT) })?,
         };
         if was.is_still(&stat) { set_mode(&directory, was.mode) } else { Ok(()) }
     }
@@ -202,17 +232,17 @@ impl Destination {
     /// An earlier attempt has opened a directory and did not come to closing it: this one will. Of its identity only the inode is known.
     pub fn adopt_opened(&self, name: &[u8], inode: u64, mode: u32) {
         let Some(opened) = &self.opened else { return };
-        let Ok((_, stat)) = opened.look_at(name) else { return };
+        let Ok((directory, stat)) = opened.look_at(name) else { return };
         let closed = Closed { identity: (stat.st_dev, inode), mode };
         if stat.st_uid == geteuid().as_raw() && closed.is_still(&stat) {
-            opened.lock().closed.insert(name.to_vec(), closed);
+            opened.lock().insert(name, closed, directory);
         }
     }
 
     /// A directory has got a mode of its own: it is not closed any more.
     pub fn forget_opened(&self, name: &[u8]) {
         let Some(opened) = &self.opened else { return };
-        if opened.lock().closed.remove(name).is_some() {
+        if opened.lock().directories.remove(name).is_some() {
             opened.notes.closed(&[name.to_vec()]);
         }
     }
@@ -281,8 +311,12 @@ mod tests {
             fs::set_permissions(self.room.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
         }
 
+        fn mode(&self, name: &str) -> u32 {
+            fs::metadata(self.room.path().join(name)).unwrap().mode() & 0o7777
+        }
+
         fn modes(&self) -> [u32; 2] {
-            ["d", "d/in"].map(|name| fs::metadata(self.room.path().join(name)).unwrap().mode() & 0o7777)
+            ["d", "d/in"].map(|name| self.mode(name))
         }
 
         fn noted(&self) -> Vec<String> {
@@ -380,6 +414,42 @@ mod tests {
         fs::rename(fixture.room.path().join("theirs"), fixture.room.path().join("d/in")).unwrap();
         assert!(destination.close_opened().is_empty());
         assert_eq!(fixture.modes(), [0o711, 0o2700]);
+        assert_eq!(fixture.mode("moved"), 0o2500);
+    }
+
+    #[test]
+    fn a_directory_that_is_moved_with_the_one_above_it_gets_its_mode_again() {
+        let (fixture, destination) = Fixture::new();
+        forbidden(&destination, b"d/in", 1).unwrap();
+        fs::rename(fixture.room.path().join("d"), fixture.room.path().join("moved")).unwrap();
+        assert!(destination.close_opened().is_empty());
+        assert_eq!(["moved", "moved/in"].map(|name| fixture.mode(name)), [0o555, 0o2500]);
+    }
+
+    #[test]
+    fn of_too_many_directories_those_that_were_moved_are_named() {
+        let (fixture, destination) = Fixture::new();
+        fixture.set("d", 0o755);
+        let names: Vec<String> = (0..KEPT_MAX + 3).map(|number| format!("d/{number:03}")).collect();
+        for name in &names {
+            fs::create_dir(fixture.room.path().join(name)).unwrap();
+            fixture.set(name, 0o500);
+            forbidden(&destination, name.as_bytes(), 1).unwrap();
+            fs::rename(fixture.room.path().join(name), fixture.room.path().join(format!("{name}-moved"))).unwrap();
+        }
+        // One is another directory's name now.
+        fs::create_dir(fixture.room.path().join(names.last().unwrap())).unwrap();
+        let failed: Vec<String> = destination
+            .close_opened()
+            .into_iter()
+            .map(|(name, error)| format!("{} {error:?}", String::from_utf8_lossy(&name)))
+            .collect();
+        let beyond = &names[KEPT_MAX..];
+        let expected: Vec<String> = beyond.iter().rev().map(|name| format!("{name} {:?}", Errno::NOENT)).collect();
+        assert_eq!(failed, expected);
+        let mode = |name: &String| fixture.mode(&format!("{name}-moved"));
+        assert!(names.iter().take(KEPT_MAX).all(|name| mode(name) == 0o500));
+        assert!(beyond.iter().all(|name| mode(name) == 0o700));
     }
 
     #[test]

@@ -319,7 +319,9 @@ impl<'a> Looker<'a> {
             self.parent = Some((parent.to_vec(), directory));
         }
         let Some((_, directory)) = &self.parent else { return Ok(None) };
-        match statat(directory, Path::new(OsStr::from_bytes(last)), AtFlags::SYMLINK_NOFOLLOW) {
+        // A directory that may be read need not be one that may be searched.
+        let look = || statat(directory, Path::new(OsStr::from_bytes(last)), AtFlags::SYMLINK_NOFOLLOW);
+        match self.destination.opening(parent, look) {
             Ok(stat) => Ok(Some(stat)),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error),

@@ -94,7 +94,7 @@ struct Conductor<'a> {
 /// [`TransferError`]: no connection, no permission.
 pub async fn check(node: &Arc<Node>, target: &Target, plan: &Plan, tell: Tell<'_>) -> Result<PathCheck, TransferError> {
     tell("connecting");
-    let mut connection = connect(node, target).await?;
+    let mut connection = connect(node, target, false).await?;
     if connection.version < PATH_CHECKS_SINCE {
         let text =
             format!("the partner runs {}, which does not answer path checks: update it", connection.partner_software);
