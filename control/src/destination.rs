@@ -284,6 +284,17 @@ impl Destination {
         self.base.as_fd()
     }
 
+    /// Whether the path under which this was opened still leads to it.
+    #[must_use]
+    pub fn is_at_its_path(&self) -> bool {
+        match (rustix::fs::stat(&self.path), fstat(&self.base)) {
+            (Ok(there), Ok(stat)) => plan::identity(&there) == plan::identity(&stat),
+            (Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP), _) => false,
+            // A directory above it may not be looked into any more: that moves nothing.
+            _ => true,
+        }
+    }
+
     /// The name that entry `file` gets here.
     #[must_use]
     pub fn name<'a>(&'a self, manifest: &'a Manifest, file: u32) -> Cow<'a, [u8]> {

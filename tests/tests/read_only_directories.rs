@@ -182,6 +182,25 @@ fn a_read_only_directory_takes_what_is_new_and_is_read_only_again() {
     assert_eq!(temporary_files(&there), [] as [PathBuf; 0]);
 }
 
+/// One that may be listed and not searched was not opened.
+#[test]
+fn a_directory_that_may_not_be_searched_takes_what_is_new_and_is_closed_again() {
+    let Some(account) = Account::new() else { return };
+    account.send_first();
+    for mode in [0o000, 0o100, 0o200, 0o400, 0o444, 0o600, 0o644, 0o311] {
+        set_mode(&account.path("source/ro"), 0o755);
+        let new = account.path("source/ro").join(format!("new-{mode:o}"));
+        fs::write(&new, "new").unwrap();
+        account.close(&account.path("source"));
+        set_mode(&account.path("there/ro"), mode);
+        let result = account.send(&["--preserve"]).exits(0).json();
+        assert_eq!(result["warning_count"], 0, "{mode:o}: {result}");
+        assert_eq!(mode_of(&account.path("there/ro")), mode);
+        set_mode(&account.path("there/ro"), 0o555);
+        assert_same(&account.path("source"), &account.path("there"));
+    }
+}
+
 #[test]
 fn without_preserve_a_read_only_directory_stays_closed() {
     let Some(account) = Account::new() else { return };

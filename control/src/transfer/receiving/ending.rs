@@ -33,6 +33,7 @@ impl Receiving {
             let stored = |file: u32| !intake.is_skipped(file) && !failed.contains(&file);
             let concluded = intake
                 .finish(preserve, overwrite)
+                .and_then(|()| intake.require_place())
                 .and_then(|()| intake.note_complete())
                 .map(|()| if has_root { root_of(&intake.manifest, &hashes, version, stored) } else { String::new() });
             let _ = done.send(Done::Concluded(concluded));

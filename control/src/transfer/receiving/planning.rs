@@ -217,6 +217,23 @@ impl Intake {
         }
     }
 
+    /// Everything is stored, but somebody may have moved the directory: then it is not where the user was told that it would be.
+    ///
+    /// # Errors
+    /// What to end the transfer with.
+    pub fn require_place(&self) -> Result<(), Refusal> {
+        match &self.destination {
+            Some(destination) if !destination.is_at_its_path() => Err(Refusal::new(
+                RefusalCode::Failed,
+                format!(
+                    "{} was moved or removed while this transfer stored files in it: they are in the directory that was there when it began, wherever that is now; move it back, or send again",
+                    destination.path.display()
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Everything is stored and the sender will be told so: from here on the journal is of use only until the sender has signed.
     ///
     /// # Errors
