@@ -4,6 +4,8 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use culvert_tests::lab::Lab;
+use culvert_tests::node::{kill, wait_for};
 use culvert_tests::program::{Ran, command};
 use culvert_tests::sides::{Sides, link_of};
 use culvert_tests::tree::assert_same;
@@ -196,4 +198,21 @@ fn a_second_program_on_the_interface_is_named() {
     let named = format!("has an XDP program already, steer (id {id}, driver mode): ");
     assert!(ran.err.contains(&named) && !ran.err.replace(&named, "").contains("(id "), "{named}: {ran:?}");
     assert_eq!(ran.exits(0).json()["datapath"], "udp");
+}
+
+/// The kernel gives a queue and an interface back some time after the process that had them.
+#[test]
+fn a_data_plane_that_was_killed_comes_back_on_its_rings() {
+    let Some(lab) = Lab::with_queues(1_500, 2) else { return };
+    let sides = Sides::over(lab, "10.96.0.2", &["--cores", "0,1"]);
+    for round in 0..6 {
+        let plane = sides.status()["dataplane"].clone();
+        assert_eq!((&plane["datapath"], &plane["af_xdp_mode"]), (&"af_xdp".into(), &"copy".into()), "{round}: {plane}");
+        let old = plane["process_id"].as_u64().unwrap();
+        kill(old as u32);
+        wait_for("another data plane", || {
+            let now = sides.status()["dataplane"]["process_id"].as_u64();
+            now.is_some_and(|now| now != old).then_some(())
+        });
+    }
 }
