@@ -91,6 +91,7 @@ impl Neighbours {
     pub fn assert_fresh_is_served(&self) {
         let (ran, elapsed) = self.serve_fresh(300_000, &[]);
         ran.exits(0);
+        eprintln!("measured: a fresh partner's transfer took {} ms", elapsed.as_millis());
         assert!(elapsed < SERVED_WITHIN, "the fresh partner waited for {elapsed:?}\n{}", self.node.log());
         self.memory.assert_bounded("a greedy partner");
     }
