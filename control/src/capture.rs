@@ -175,7 +175,8 @@ impl Capture {
     /// What it has come to by now.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        let dropped = self.lanes.iter().map(|(_, reader)| reader.dropped()).sum();
+        // The lanes write the counts.
+        let dropped = self.lanes.iter().fold(0u64, |sum, (_, reader)| sum.saturating_add(reader.dropped()));
         Summary { packets: self.packets.written(), dropped, cut_short: self.cut_short.clone() }
     }
 
@@ -232,7 +233,8 @@ impl Capture {
                 Ok(records) => has_more |= records == records_max,
                 Err(broken) => {
                     self.cut_short = Some(format!("lane {lane}: {broken}"));
-                    self.plane.give_up();
+                    // The capture says so itself.
+                    let _ = self.plane.nonsense("a capture holds what is no packet");
                 }
             }
         }

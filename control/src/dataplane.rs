@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use culvert_dataplane::counters::{FlowBlock, LaneCounters};
@@ -92,6 +92,8 @@ pub enum DataPlaneError {
 const MESSAGES_WAITING_MAX: usize = 1_024;
 /// How long a data plane may take to end when its link has.
 const END_PATIENCE: Duration = Duration::from_secs(5);
+/// What the data plane cannot tell anything of.
+const NO_SUCH_FLOW: &str = "an event of a flow that it does not have";
 /// Gaps in its sandbox, and reasons for a slower datapath, that it may tell.
 const TEXTS_MAX: usize = 64;
 
@@ -150,6 +152,8 @@ pub struct DataPlane {
     waiters: Mutex<Waiters>,
     free_files: Mutex<Vec<FileSlot>>,
     end: watch::Receiver<Option<String>>,
+    /// What it said that cannot be, if that is why it is ended.
+    nonsense: OnceLock<&'static str>,
     /// Ends the process when this life is dropped.
     _keep: watch::Sender<()>,
 }
@@ -254,6 +258,7 @@ impl DataPlane {
             waiters: Mutex::default(),
             free_files: Mutex::new((0..FILES_MAX).rev().map(FileSlot).collect()),
             end,
+            nonsense: OnceLock::new(),
             _keep: keep,
         });
         let weak = Arc::downgrade(&plane);
@@ -342,6 +347,18 @@ impl DataPlane {
         }
     }
 
+    /// Resolves when the process has ended; why, as a transfer that used it ends with it.
+    pub async fn lost(&self) -> DataPlaneError {
+        let how = self.died().await;
+        self.ended_with(how)
+    }
+
+    /// The process has ended, or does not answer any more: what it said before that is the reason,
+    /// if there is such a thing.
+    fn ended_with(&self, how: String) -> DataPlaneError {
+        self.nonsense.get().map_or(DataPlaneError::Died(how), |what| DataPlaneError::Nonsense(what))
+    }
+
     /// Whether the process is alive.
     #[must_use]
     pub fn is_alive(&self) -> bool {
@@ -356,6 +373,8 @@ impl DataPlane {
 
     /// Ends a process that said what cannot be; the error that the transfer ends with.
     pub(crate) fn nonsense(&self, what: &'static str) -> DataPlaneError {
+        // Everything that it says afterwards follows from that.
+        let what = *self.nonsense.get_or_init(|| what);
         self.give_up();
         DataPlaneError::Nonsense(what)
     }
@@ -373,14 +392,14 @@ impl DataPlane {
 
     async fn confirmed<T>(&self, confirmation: oneshot::Receiver<T>) -> Result<T, DataPlaneError> {
         tokio::select! {
-            confirmed = confirmation => confirmed.map_err(|_| DataPlaneError::Died("no answer".into())),
-            how = self.died() => Err(DataPlaneError::Died(how)),
+            confirmed = confirmation => confirmed.map_err(|_| self.ended_with("no answer".into())),
+            error = self.lost() => Err(error),
         }
     }
 
     /// Sends a message that nothing answers, or whose answer is waited for elsewhere.
     pub(crate) fn tell(&self, message: &ToDataPlane, descriptors: &[BorrowedFd<'_>]) -> Result<(), DataPlaneError> {
-        self.socket.send(message, descriptors).map_err(|error| DataPlaneError::Died(error.to_string()))
+        self.socket.send(message, descriptors).map_err(|error| self.ended_with(error.to_string()))
     }
 
     /// Opens a file in the data plane.
@@ -555,14 +574,18 @@ impl DataPlane {
     fn route(&self, lane: usize, event: &Event<'_>, lent: Option<LentBuffer>) {
         let to_send = |slot: SendSlot, event: SendEvent| {
             let routes = lock(&self.routes);
-            if let Some(Route::Taken { tag, events, .. }) = routes[lane].sends.get(usize::from(slot.0)) {
-                events.send((*tag, event));
+            match routes[lane].sends.get(usize::from(slot.0)) {
+                Some(Route::Taken { tag, events, .. }) => events.send((*tag, event)),
+                // A lane tells nothing of a flow before it was opened, and nothing after it was
+                // closed.
+                _ => drop(self.nonsense(NO_SUCH_FLOW)),
             }
         };
         let to_receive = |slot: ReceiveSlot, event: ReceiveEvent| {
             let routes = lock(&self.routes);
-            if let Some(Route::Taken { tag, events, .. }) = routes[lane].receives.get(usize::from(slot.0)) {
-                events.send((*tag, event));
+            match routes[lane].receives.get(usize::from(slot.0)) {
+                Some(Route::Taken { tag, events, .. }) => events.send((*tag, event)),
+                _ => drop(self.nonsense(NO_SUCH_FLOW)),
             }
         };
         match (*event, lent) {
@@ -691,7 +714,8 @@ async fn route_events(mut events: Events, bell: UnixStream, plane: Weak<DataPlan
             Ok(_) => tokio::task::yield_now().await,
             // A lane wrote nonsense: nothing that it says can be believed any more.
             Err(_) => {
-                alive.give_up();
+                // Whoever uses it learns so.
+                let _ = alive.nonsense("a lane's ring holds what is no event");
                 return;
             }
         }

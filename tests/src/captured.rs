@@ -10,45 +10,43 @@
 //! plane's word. A file of which the script has said what is not so is therefore only looked at for
 //! its size and place.
 
+mod falsehoods;
+pub mod lies;
+mod partner;
 mod plane;
 mod steps;
 pub mod truth;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
-use culvert_control::connection::Connection;
-use culvert_control::connection::incoming::Greeted;
 use culvert_control::dataplane::{DataPlane, Origin};
 use culvert_control::destination::Reach;
 use culvert_control::metrics::Metrics;
 use culvert_control::request::push;
 use culvert_control::shares::Shares;
 use culvert_control::sources::local_source;
-use culvert_control::tls::TlsConfigs;
 use culvert_control::transfer::receiving::{FileRequest, Incoming, receive};
 use culvert_control::transfer::{Progress, TransferContext, TransferError};
 use culvert_dataplane::link::engine::EngineConfig;
-use culvert_protocol::control::{
-    FlowOffer, LIST_BYTES, Message, Options, Overwrite, ReceiverSummary, SenderSummary, TransferId, encode_entry,
-};
+use culvert_protocol::control::{Options, Overwrite, TransferId};
 use culvert_protocol::identity::Identity;
 use culvert_protocol::names::TEMPORARY_PREFIX;
 use culvert_protocol::rate_control::Mode;
-use culvert_protocol::receipt::{Receipt, Statement, sign_line};
+use culvert_protocol::receipt::{Receipt, Statement, verify_line};
 use culvert_protocol::seal::Cipher;
-use culvert_protocol::verdict::{Limit, Verdict};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::sync::watch;
 
-use plane::Deeds;
+use lies::Lie;
+use partner::{connected, partner};
+use plane::{Deeds, Play};
 use truth::{CHUNK_BYTES, Truth};
 
 /// Longer than any script takes on a slow machine: beyond it the control process hangs.
@@ -57,12 +55,19 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Panics of any thread, also of those that nobody waits for.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
+thread_local! {
+    /// On a test's thread, between two plays: a panic there is the test's.
+    static IS_BETWEEN_PLAYS: Cell<bool> = const { Cell::new(false) };
+}
+
 fn count_panics() {
     static HOOKED: Once = Once::new();
     HOOKED.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            PANICS.fetch_add(1, Ordering::SeqCst);
+            if !IS_BETWEEN_PLAYS.try_with(Cell::get).unwrap_or(false) {
+                PANICS.fetch_add(1, Ordering::SeqCst);
+            }
             before(panic);
         }));
     });
@@ -106,29 +111,99 @@ fn snapshot_of(directory: &Path) -> Snapshot {
     into
 }
 
+/// How a transfer ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its receipt, or why there is none.
+    pub receipt: Result<Statement, TransferError>,
+    /// Files that are stored at the destination, with names and sizes that they were sent with.
+    pub stored: usize,
+    /// Whether the data plane has told its lie.
+    pub has_lied: bool,
+}
+
+/// The kinds of transfers: both directions, with and without hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Whether the control process sends.
+    pub is_sender: bool,
+    /// Whether there are hashes.
+    pub checksum: bool,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::of(0), Self::of(1), Self::of(2), Self::of(3)];
+
+    /// By a script's first byte.
+    const fn of(byte: u8) -> Self {
+        Self { is_sender: byte & 1 == 1, checksum: byte & 2 == 0 }
+    }
+}
+
 /// Plays a script.
 ///
 /// # Panics
 /// If the control process does what it may not.
 pub fn check(script: &[u8]) {
     // Whichever way it ended.
-    let _ = outcome(script);
+    let _ = with_script(script);
 }
 
-/// Plays a script; how its transfer ended, and with which receipt.
-///
-/// # Errors
-/// What the transfer ended with.
+/// How a transfer ends whose data plane does what a script says.
 ///
 /// # Panics
 /// As [`check`].
-pub fn outcome(script: &[u8]) -> Result<Option<Receipt>, TransferError> {
+#[must_use]
+pub fn with_script(script: &[u8]) -> Ended {
+    let (kind, script) = script.split_first().map_or((0, script), |(&kind, script)| (kind, script));
+    outcome(Kind::of(kind), Play::Script(script.to_vec()))
+}
+
+/// How a transfer ends whose data plane is honest.
+///
+/// # Panics
+/// As [`check`].
+#[must_use]
+pub fn honest(kind: Kind) -> Ended {
+    outcome(kind, Play::Honest)
+}
+
+/// How a transfer ends whose data plane lies once.
+///
+/// # Panics
+/// As [`check`].
+#[must_use]
+pub fn with_lie(kind: Kind, lie: Lie) -> Ended {
+    outcome(kind, Play::Lie(lie))
+}
+
+fn outcome(kind: Kind, play: Play) -> Ended {
+    // Panics are the whole process's: what another play does is not to be taken for this one's.
+    static PLAYS: Mutex<()> = Mutex::new(());
+    let _alone = PLAYS.lock().unwrap_or_else(PoisonError::into_inner);
     count_panics();
     let panics = PANICS.load(Ordering::SeqCst);
-    let (kind, script) = script.split_first().map_or((0, script), |(&kind, script)| (kind, script));
-    let ended = HALL.with_borrow(|hall| hall.runtime.block_on(play(hall, kind, script)));
+    IS_BETWEEN_PLAYS.set(false);
+    let ended = HALL.with_borrow(|hall| hall.runtime.block_on(run(hall, kind, play)));
+    IS_BETWEEN_PLAYS.set(true);
     assert_eq!(PANICS.load(Ordering::SeqCst), panics, "a task of the control process panicked");
     ended
+}
+
+/// The names of what a transfer moves, in its order.
+#[must_use]
+pub fn names() -> Vec<String> {
+    let name = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+    HALL.with_borrow(|hall| hall.truth.manifest.entries().map(|(_, entry)| name(entry.name)).collect())
+}
+
+/// Writes what a transfer moves into a directory.
+///
+/// # Panics
+/// If it cannot be written.
+pub fn write_files(directory: &Path) {
+    HALL.with_borrow(|hall| hall.truth.write_to(directory));
 }
 
 /// Transfers of both directions, with and without hashes: one that ends well, and some into which each kind of step breaks.
@@ -181,12 +256,12 @@ impl Room {
     }
 }
 
-async fn play(hall: &Hall, kind: u8, script: &[u8]) -> Result<Option<Receipt>, TransferError> {
-    let (is_sender, checksum) = (kind & 1 == 1, kind & 2 == 0);
+async fn run(hall: &Hall, kind: Kind, play: Play) -> Ended {
+    let Kind { is_sender, checksum } = kind;
     let room = Room::new(&hall.truth, is_sender);
     let (socket, listener) = listen(&room);
-    let (truth, script) = (hall.truth.clone(), script.to_vec());
-    let captured = tokio::task::spawn_blocking(move || plane::run(&listener, &script, &truth));
+    let truth = hall.truth.clone();
+    let captured = tokio::task::spawn_blocking(move || plane::run(&listener, &play, &truth));
     let config = EngineConfig {
         cores: vec![None; 2],
         memory_bytes: 8 * CHUNK_BYTES as usize,
@@ -205,12 +280,12 @@ async fn play(hall: &Hall, kind: u8, script: &[u8]) -> Result<Option<Receipt>, T
     let deeds = tokio::time::timeout(PATIENCE, captured).await.expect("the link stays open").expect("the script");
     assert_eq!(room.look(), room.before, "something outside of the destination has changed");
     look_at_descriptors(&room, &deeds, is_sender);
-    match &ended {
-        Ok(receipt) => look_at_receipt(hall, receipt.as_ref(), checksum),
-        Err(error) => assert!(error.to_string().len() > 10, "an error without a sentence: {error:?}"),
+    let receipt = ended.map(|receipt| look_at_receipt(hall, receipt.as_ref(), kind));
+    if let Err(error) = &receipt {
+        assert!(error.to_string().len() > 10, "an error without a sentence: {error:?}");
     }
-    look_at_destination(hall, &room, &deeds, checksum);
-    ended
+    let stored = look_at_destination(hall, &room, &deeds, checksum);
+    Ended { receipt, stored, has_lied: deeds.has_lied }
 }
 
 fn listen(room: &Room) -> (PathBuf, OwnedFd) {
@@ -277,129 +352,6 @@ async fn transfer(
     ended
 }
 
-/// Both ends of a control connection: this node's, and its honest partner's.
-async fn connected(hall: &Hall) -> (Connection, Connection) {
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
-    let address = listener.local_addr().expect("its address");
-    let (client, server) = (TlsConfigs::new(&hall.there), TlsConfigs::new(&hall.here));
-    let accept = async {
-        let (tcp, from) = listener.accept().await.expect("a connection");
-        Greeted::hear(tcp, from).await.expect("a hello").accept(&server, "here").await
-    };
-    let (theirs, ours) = tokio::join!(Connection::connect(&client, address, "there"), accept);
-    (ours.expect("an introduction"), theirs.expect("an introduction"))
-}
-
-/// The partner, which is honest: it says what is so as early as it may.
-async fn partner(
-    mut connection: Connection,
-    identity: Arc<Identity>,
-    other: Arc<Identity>,
-    truth: Arc<Truth>,
-    options: Options,
-    is_receiver: bool,
-) {
-    if !is_receiver && announce(&connection, &truth).await.is_none() {
-        return;
-    }
-    let writer = connection.writer.clone();
-    while let Ok(message) = connection.reader.next().await {
-        let said = match message {
-            Message::ManifestEnd { .. } => {
-                let offer = |lane| FlowOffer { flow_id: 10 + u32::from(lane), receiver_lane: lane, sender_lane: lane };
-                writer.send(Message::PlanEnd { flows: vec![offer(0), offer(1)], stored_bytes: 0 }).await
-            }
-            Message::PlanEnd { .. } if !is_receiver => {
-                for message in all_of(&truth, options.checksum) {
-                    let _ = writer.send(message).await;
-                }
-                Ok(())
-            }
-            Message::AllSent(_) => {
-                let root = if options.checksum { truth.root() } else { String::new() };
-                let line = statement(&truth, &other, &identity, root).to_line();
-                let signature = sign_line(&identity, &line).to_vec();
-                writer.send(Message::Finished { line, signature, summary: summary(&truth) }).await
-            }
-            Message::Finished { line, .. } if !is_receiver => {
-                let signature = sign_line(&identity, &line).to_vec();
-                writer.send(Message::Countersigned { signature }).await
-            }
-            Message::Ping(number) => writer.send(Message::Pong(number)).await,
-            _ => Ok(()),
-        };
-        if said.is_err() {
-            return;
-        }
-    }
-}
-
-async fn announce(connection: &Connection, truth: &Truth) -> Option<()> {
-    let mut part = Vec::new();
-    for (_, entry) in truth.manifest.entries() {
-        encode_entry(&entry, &mut part);
-    }
-    assert!(part.len() < LIST_BYTES);
-    let end = Message::ManifestEnd {
-        entries: truth.manifest.len() as u32,
-        digest: truth.manifest.digest(),
-        allocated_bytes: 1 << 20,
-        is_single_file: false,
-    };
-    connection.writer.send(Message::ManifestPart(part)).await.ok()?;
-    connection.writer.send(end).await.ok()
-}
-
-/// Everything that a sender says while it sends.
-fn all_of(truth: &Truth, checksum: bool) -> Vec<Message> {
-    let mut messages = Vec::new();
-    if checksum {
-        let hashes = (0..).zip(&truth.chunk_hashes).filter_map(|(chunk, hash)| Some((chunk, (*hash)?)));
-        messages.push(Message::ChunkHashes(hashes.collect()));
-    }
-    for chunk in 0..truth.chunk_count() {
-        if let Some(hashes) = truth.pack_hashes(chunk) {
-            messages.push(Message::PackHashes { chunk, hashes: if checksum { hashes } else { Vec::new() } });
-        }
-    }
-    let large = truth.chunks.files().map(|(file, _)| (file, truth.file_hashes[file as usize]));
-    messages.push(Message::FilesComplete(large.collect()));
-    messages.push(Message::AllSent(SenderSummary::default()));
-    messages
-}
-
-fn statement(truth: &Truth, sender: &Identity, receiver: &Identity, root_blake3: String) -> Statement {
-    Statement {
-        culvert_receipt: 1,
-        transfer: TransferId::new(1, 2).to_string(),
-        sender: sender.public_key(),
-        receiver: receiver.public_key(),
-        began_unix_ms: 1,
-        ended_unix_ms: 2,
-        files: truth.manifest.file_count(),
-        files_failed: 0,
-        bytes: truth.manifest.total_bytes(),
-        root_blake3,
-        segments_sent: 0,
-        segments_resent: 0,
-        cipher: Cipher::Aes128Gcm.name().to_owned(),
-        verdict: String::new(),
-    }
-}
-
-fn summary(truth: &Truth) -> ReceiverSummary {
-    ReceiverSummary {
-        files_stored: truth.manifest.file_count(),
-        files_skipped: 0,
-        files_failed: 0,
-        bytes_stored: truth.manifest.total_bytes(),
-        resumed_bytes: 0,
-        cpu_us: 0,
-        millicycles_per_byte: 0,
-        verdict: Verdict { limited_by: Limit::Path, share: 0.0, text: String::new() },
-    }
-}
-
 /// What the data plane was given leads to files of the transfer only, and lets it write to those that
 /// are received.
 fn look_at_descriptors(room: &Room, deeds: &Deeds, is_sender: bool) {
@@ -411,19 +363,26 @@ fn look_at_descriptors(room: &Room, deeds: &Deeds, is_sender: bool) {
 }
 
 /// A receipt is of what the sender has: its root, if every file was stored.
-fn look_at_receipt(hall: &Hall, receipt: Option<&Receipt>, checksum: bool) {
+fn look_at_receipt(hall: &Hall, receipt: Option<&Receipt>, kind: Kind) -> Statement {
     let receipt = receipt.expect("a transfer that ended has a receipt");
     let statement: Statement = serde_json::from_str(&receipt.line).expect("a statement");
+    let (sender, receiver) = if kind.is_sender { (&hall.here, &hall.there) } else { (&hall.there, &hall.here) };
+    let is_of = |identity: &Identity, signature| verify_line(identity.public_key(), &receipt.line, signature).is_ok();
+    assert!(is_of(sender, &receipt.sender_signature), "the sender has not signed");
+    assert!(is_of(receiver, &receipt.receiver_signature), "the receiver has not signed");
     let truth = &hall.truth;
     assert!(statement.files <= truth.manifest.file_count() && statement.bytes <= truth.manifest.total_bytes());
-    if checksum && statement.files == truth.manifest.file_count() {
+    if kind.checksum && statement.files == truth.manifest.file_count() {
         assert_eq!(statement.root_blake3, truth.root(), "another root than the sender's is signed");
     }
+    statement
 }
 
-/// What has a name is whole and, as far as the control process can know, what was sent.
-fn look_at_destination(hall: &Hall, room: &Room, deeds: &Deeds, checksum: bool) {
+/// What has a name is whole and, as far as the control process can know, what was sent; how many
+/// files that are.
+fn look_at_destination(hall: &Hall, room: &Room, deeds: &Deeds, checksum: bool) -> usize {
     let (truth, root) = (&hall.truth, room.path("root"));
+    let mut files = 0;
     for (path, _) in snapshot_of(&root) {
         let name = path.strip_prefix(&root).expect("beneath").as_os_str().as_encoded_bytes();
         let last = path.file_name().expect("a name").as_encoded_bytes();
@@ -433,6 +392,7 @@ fn look_at_destination(hall: &Hall, room: &Room, deeds: &Deeds, checksum: bool) 
         let (file, _) = truth.manifest.entries().find(|(_, entry)| entry.name == name).expect("a name of the manifest");
         let Some(bytes) = truth.manifest.file_bytes(file) else { continue };
         let stored = std::fs::read(&path).expect("a file");
+        files += 1;
         let (path, is_large) = (path.display(), bytes > CHUNK_BYTES as u64 / 4);
         if !(is_large && deeds.falsified.contains(&file)) {
             assert_eq!(stored.len() as u64, bytes, "the size of {path}");
@@ -441,4 +401,5 @@ fn look_at_destination(hall: &Hall, room: &Room, deeds: &Deeds, checksum: bool) 
             assert!(stored == truth.contents[file as usize], "{path} is stored and is not what was sent");
         }
     }
+    files
 }

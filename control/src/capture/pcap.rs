@@ -74,7 +74,8 @@ impl Packets {
         let mut out = Vec::with_capacity(self.bytes.len() + 16 * self.gathered.len());
         let left = packets_max.saturating_sub(self.written);
         for packet in self.gathered.drain(..).take(usize::try_from(left).unwrap_or(usize::MAX)) {
-            let time_ns = boot_ns + packet.time_ns;
+            // The lanes write the times.
+            let time_ns = boot_ns.saturating_add(packet.time_ns);
             let (seconds, nanoseconds) = ((time_ns / NS_PER_S) as u32, (time_ns % NS_PER_S) as u32);
             let captured_bytes = packet.captured.len() as u32;
             for word in [seconds, nanoseconds, captured_bytes, packet.whole_bytes as u32] {
@@ -147,6 +148,19 @@ mod tests {
                 prop_assert!(bytes.iter().all(|&byte| byte == number));
             }
         }
+    }
+
+    /// Times are the lanes' word, and a sum of one with the clock's went beyond what there is.
+    #[test]
+    fn times_of_any_size_are_written() {
+        let mut packets = Packets::new(10);
+        for time_ns in [u64::MAX, 0, u64::MAX - 1] {
+            packets.begin().push(1);
+            packets.end(time_ns, usize::MAX);
+        }
+        let mut file = packets.file_header();
+        file.extend(packets.take(u64::MAX));
+        assert_eq!(read(&file).len(), 3);
     }
 
     #[test]

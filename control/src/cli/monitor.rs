@@ -77,7 +77,7 @@ fn rates(now: &NodeStatus, previous: Option<&NodeStatus>) -> String {
         .iter()
         .map(|lane| {
             let earlier = before.iter().find(|earlier| earlier.lane == lane.lane);
-            let since = |now: u64, before: Option<u64>| now.saturating_sub(before.unwrap_or(now)) * 8;
+            let since = |now: u64, before: Option<u64>| now.saturating_sub(before.unwrap_or(now)).saturating_mul(8);
             format!(
                 "lane {}: sending {:>12}, receiving {:>12}",
                 lane.lane,

@@ -49,7 +49,7 @@ pub fn text(status: &NodeStatus) -> String {
                 }
             ));
             for lane in &plane.lanes {
-                let total = (lane.busy_ns + lane.idle_ns).max(1);
+                let total = lane.busy_ns.saturating_add(lane.idle_ns).max(1);
                 lines.push(format!(
                     "  lane {}: core {}, UDP port {}, busy {:.0} %, sent {}, received {}, {} segments sent again, {} drops, {}/{} buffers{}{}",
                     lane.lane,

@@ -202,6 +202,12 @@ impl SendingFlows {
         self.newest_rtt_us = rtt_us;
     }
 
+    /// Whether a flow's path was open.
+    #[must_use]
+    pub fn was_open(&self, tag: usize) -> bool {
+        self.flows.get(tag).is_some_and(|flow| flow.controller.is_some())
+    }
+
     /// The port that a flow cannot reach, for an error.
     #[must_use]
     pub fn port_of(&self, tag: usize) -> u16 {

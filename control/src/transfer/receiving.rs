@@ -40,7 +40,7 @@ use super::sending::{RateMeter, memory_chunks};
 use super::usage::CpuMeter;
 use super::{ErrorList, Phase, TransferContext, TransferError, blocking};
 use crate::connection::{MessageReader, SILENCE_TIMEOUT};
-use crate::dataplane::{DataPlaneError, EventReceiver, EventSender, ReceiveEvent, event_queue};
+use crate::dataplane::{EventReceiver, EventSender, ReceiveEvent, event_queue};
 use crate::destination::attributes::NotKept;
 use crate::destination::plan::Action;
 use crate::limits::Limit;
@@ -413,7 +413,7 @@ impl Receiving {
             tokio::select! {
                 biased;
                 () = TransferContext::canceled(&mut cancel) => return Err(canceled()),
-                how = plane.died() => return Err(DataPlaneError::Died(how).into()),
+                error = plane.lost() => return Err(error.into()),
                 next = events.next() => {
                     let (tag, event) = next?;
                     self.event(tag, event).await?;

@@ -6,6 +6,7 @@
 
 mod delivery;
 mod ending;
+mod events;
 mod files;
 mod preparing;
 mod standstill;
@@ -144,8 +145,9 @@ struct Sending {
     prepared: VecDeque<(u32, Source)>,
     /// Chunks in a flow's hands.
     assigned: HashMap<u32, usize>,
-    /// Packs that are being filled.
-    filling: HashSet<u32>,
+    /// Packs whose flows have asked for their content, until they are delivered; true while they
+    /// are being filled.
+    filling: HashMap<u32, bool>,
     /// Chunks that helpers work on.
     preparing: usize,
     /// Files that are looked at once more.
@@ -262,7 +264,7 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
         again: VecDeque::new(),
         prepared: VecDeque::new(),
         assigned: HashMap::new(),
-        filling: HashSet::new(),
+        filling: HashMap::new(),
         preparing: 0,
         checking: 0,
         hashed: HashMap::new(),
@@ -306,7 +308,7 @@ impl Sending {
             tokio::select! {
                 biased;
                 () = TransferContext::canceled(&mut cancel) => return Err(canceled()),
-                how = plane.died() => return Err(crate::dataplane::DataPlaneError::Died(how).into()),
+                error = plane.lost() => return Err(error.into()),
                 message = self.context.connection.reader.next() => {
                     heard = Instant::now();
                     if let Some(sent) = self.message(message?, began).await? {
@@ -361,7 +363,7 @@ impl Sending {
                 }
             }
             Done::Filled { chunk, pack, buffer } => {
-                self.filling.remove(&chunk);
+                self.filling.insert(chunk, false);
                 for error in pack.failed {
                     self.fail_file(error);
                 }
@@ -414,6 +416,9 @@ impl Sending {
     fn event(&mut self, tag: usize, event: SendEvent) -> Result<(), TransferError> {
         // A path may open again and again.
         self.steps += u64::from(!matches!(event, SendEvent::PathOpen { .. } | SendEvent::OthersWait { .. }));
+        if let Some(what) = self.impossible(tag, &event) {
+            return Err(self.context.plane.nonsense(what).into());
+        }
         match event {
             // Nothing is told of chunks that the flow does not have.
             SendEvent::Fill { chunk, .. }
@@ -432,7 +437,9 @@ impl Sending {
                 let Payload::Files { tree, chunks } = &self.payload else {
                     return Err(self.context.plane.nonsense("it wants a measurement filled").into());
                 };
-                if !matches!(chunks.content(chunk), Some(ChunkContent::Pack { .. })) || !self.filling.insert(chunk) {
+                if !matches!(chunks.content(chunk), Some(ChunkContent::Pack { .. }))
+                    || self.filling.insert(chunk, true).is_some()
+                {
                     return Err(self.context.plane.nonsense("it wants what is no pack filled, or one twice").into());
                 }
                 let (tree, chunks, done) = (tree.clone(), chunks.clone(), self.done.clone());
@@ -455,6 +462,7 @@ impl Sending {
                 self.context.metrics.note_chunk(times, true);
                 self.note_delivery();
                 self.unassign(tag, chunk);
+                self.filling.remove(&chunk);
                 self.chunk_delivered(chunk);
                 self.send_again_if_asked(chunk);
             }

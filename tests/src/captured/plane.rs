@@ -2,30 +2,44 @@
 //! the script's steps, and after them, it does as an honest one would, so that transfers get far.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::time::Duration;
 
-use culvert_dataplane::counters::{FLOW_WORDS, LANE_WORDS};
 use culvert_dataplane::link::LaneLayout;
 use culvert_dataplane::link::commands::{Command, Event, FileSlot, ReceiveSlot, SendSlot, Sink, Source, encode};
 use culvert_dataplane::link::messages::{FromDataPlane, LaneReady, Start, ToDataPlane};
 use culvert_dataplane::link::socket::LinkSocket;
 use culvert_dataplane::ring::{Consumer, Producer, RECORD_BYTES_MAX};
 use culvert_dataplane::shared_memory::SharedMemory;
-use culvert_protocol::feedback::{REPORT_BYTES_MAX, Summary, write_report};
+use culvert_protocol::tree_hash::ChunkHash;
 use serde::Serialize;
 
+use super::lies::Lie;
 use super::steps;
 use super::truth::{Truth, chunk_hash};
 use crate::script::Script;
 
-/// Looks without anything new before it gives the conversation up.
+/// Looks without anything new before it gives the conversation up. After most scripts nothing comes
+/// any more.
 const IDLE_LOOKS_MAX: u32 = 60;
+/// See [`IDLE_LOOKS_MAX`]: the control process flushes a disk when it stores, which takes as long
+/// as it takes, and an honest data plane waits for as long as the link is open.
+const PATIENT_LOOKS_MAX: u32 = 60_000;
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// What it does.
+#[derive(Clone, Debug)]
+pub enum Play {
+    /// What an honest one does, to the end.
+    Honest,
+    /// The same, with one lie.
+    Lie(Lie),
+    /// What a script says.
+    Script(Vec<u8>),
+}
 
 /// What it has done that nobody can hold against the control process.
 #[derive(Debug, Default)]
@@ -34,13 +48,15 @@ pub struct Deeds {
     pub falsified: HashSet<u32>,
     /// Paths of the descriptors that it was given, and whether it may write by them.
     pub descriptors: Vec<(std::path::PathBuf, bool)>,
+    /// Whether its lie was told.
+    pub has_lied: bool,
 }
 
 pub(super) struct Lane {
     pub(super) events: Producer,
     commands: Consumer,
     pub(super) layout: LaneLayout,
-    buffers: Arc<SharedMemory>,
+    pub(super) buffers: Arc<SharedMemory>,
     next_buffer: u32,
 }
 
@@ -68,20 +84,28 @@ pub(super) struct Plane {
     /// Which of the transfer's files a slot has, as far as commands have told.
     pub(super) file_of: HashMap<FileSlot, u32>,
     pub(super) tasks: VecDeque<Task>,
-    asked: HashSet<u32>,
+    pub(super) asked: HashSet<u32>,
     /// Large files of which something was called written.
-    written: HashSet<u32>,
+    pub(super) written: HashSet<u32>,
+    /// Whether flows hash, as they were told when they were opened.
+    pub(super) has_hashes: bool,
+    /// The next file is not taken.
+    pub(super) refuses_file: bool,
+    idle_looks_max: u32,
     pub(super) deeds: Deeds,
     pub(super) is_over: bool,
 }
 
-/// Waits for the control process at `listener`, and does what the script says.
-pub fn run(listener: &OwnedFd, script: &[u8], truth: &Arc<Truth>) -> Deeds {
-    let mut script = Script(script);
+/// Waits for the control process at `listener`, and plays.
+pub fn run(listener: &OwnedFd, play: &Play, truth: &Arc<Truth>) -> Deeds {
+    let (mut script, idle_looks_max) = match play {
+        Play::Honest | Play::Lie(_) => (Script(&[]), PATIENT_LOOKS_MAX),
+        Play::Script(script) => (Script(script), IDLE_LOOKS_MAX),
+    };
     let Ok(accepted) = rustix::net::accept(listener) else { return Deeds::default() };
     let socket = LinkSocket::from_fd(accepted);
     let Ok(Some((ToDataPlane::Start(start), descriptors))) = socket.receive() else { return Deeds::default() };
-    let mut plane = Plane::new(socket, &start, descriptors, truth);
+    let mut plane = Plane::new(socket, &start, descriptors, truth, idle_looks_max);
     if plane.greet(&start, &mut script) {
         plane.wait_for_flows();
     }
@@ -89,13 +113,22 @@ pub fn run(listener: &OwnedFd, script: &[u8], truth: &Arc<Truth>) -> Deeds {
         plane.look();
         steps::step(&mut plane, &mut script);
     }
+    if let Play::Lie(lie) = *play {
+        plane.lie(lie);
+    }
     plane.go_on();
     plane.socket.close();
     plane.deeds
 }
 
 impl Plane {
-    fn new(socket: LinkSocket, start: &Start, descriptors: Vec<OwnedFd>, truth: &Arc<Truth>) -> Self {
+    fn new(
+        socket: LinkSocket,
+        start: &Start,
+        descriptors: Vec<OwnedFd>,
+        truth: &Arc<Truth>,
+        idle_looks_max: u32,
+    ) -> Self {
         let mut descriptors = descriptors.into_iter();
         let mut memory = |bytes: usize| {
             let pieces = descriptors.by_ref().take(bytes.div_ceil(start.piece_bytes)).collect();
@@ -134,6 +167,9 @@ impl Plane {
             tasks: VecDeque::new(),
             asked: HashSet::new(),
             written: HashSet::new(),
+            has_hashes: false,
+            refuses_file: false,
+            idle_looks_max,
             deeds: Deeds::default(),
             is_over: false,
         }
@@ -165,7 +201,8 @@ impl Plane {
 
     /// Waits until there is something to speak of.
     fn wait_for_flows(&mut self) {
-        for _ in 0..IDLE_LOOKS_MAX {
+        // They come, or the link is closed.
+        for _ in 0..PATIENT_LOOKS_MAX {
             while self.look() {}
             if self.is_over || self.sends.len() + self.receives.len() >= self.lanes.len() {
                 return;
@@ -217,6 +254,10 @@ impl Plane {
                     let may_write = flags.intersection(rustix::fs::OFlags::ACCMODE) != rustix::fs::OFlags::RDONLY;
                     self.deeds.descriptors.push((std::fs::read_link(path).expect("its path"), may_write));
                 }
+                if std::mem::take(&mut self.refuses_file) {
+                    self.say(&FromDataPlane::FileNotInstalled { slot });
+                    return;
+                }
                 if let Some(first) = descriptors.into_iter().next() {
                     self.files.insert(slot, first.into());
                 }
@@ -224,12 +265,14 @@ impl Plane {
             }
             // A captured one keeps what it has.
             ToDataPlane::OpenSend(open) => {
+                self.has_hashes = open.checksum;
                 self.sends.push((open.lane.into(), open.slot));
                 self.say(&FromDataPlane::SendOpened { lane: open.lane, slot: open.slot });
                 let event = Event::PathOpen { flow: open.slot, stride: 1_424, rtt_us: 100 };
                 self.emit(open.lane.into(), &event);
             }
             ToDataPlane::OpenReceive(open) => {
+                self.has_hashes = open.checksum;
                 self.receives.push((open.lane.into(), open.slot, open.flow_id));
                 self.say(&FromDataPlane::ReceiveOpened { lane: open.lane, slot: open.slot });
             }
@@ -249,12 +292,25 @@ impl Plane {
             Command::Filled { flow, chunk } => {
                 self.emit(lane, &Event::Delivered { flow, chunk, times: Default::default() });
             }
-            Command::Withdraw { flow, chunk } => self.emit(lane, &Event::Withdrawn { flow, chunk }),
-            Command::Reopen { chunk, .. } | Command::Abandon { chunk, .. } => {
-                self.asked.remove(&chunk);
+            Command::Withdraw { flow, chunk } => {
+                self.tasks.retain(|task| !matches!(*task, Task::Send { chunk: of, .. } if of == chunk));
+                self.emit(lane, &Event::Withdrawn { flow, chunk });
             }
-            Command::CloseSend { flow } => self.emit(lane, &Event::SendClosed { flow }),
-            Command::CloseReceive { flow } => self.emit(lane, &Event::ReceiveClosed { flow }),
+            Command::Reopen { chunk, .. } => drop(self.asked.remove(&chunk)),
+            // Nobody wants it any more: a lane does not ask for it again.
+            Command::Abandon { chunk, .. } => {
+                self.tasks.retain(|task| !matches!(*task, Task::Receive { chunk: of, .. } if of == chunk));
+            }
+            // The transfer is over.
+            Command::CloseSend { flow } => {
+                self.tasks.clear();
+                self.emit(lane, &Event::SendClosed { flow });
+            }
+            Command::CloseReceive { flow } => {
+                self.tasks.clear();
+                self.asked.extend(0..self.truth.chunk_count());
+                self.emit(lane, &Event::ReceiveClosed { flow });
+            }
             Command::Check { token, range, bytes, .. } => {
                 let mut content = vec![0; bytes as usize];
                 let read = self.files.get(&range.file).map(|file| file.read_exact_at(&mut content, range.offset));
@@ -304,19 +360,6 @@ impl Plane {
         }
     }
 
-    /// Writes into an open file what does not belong there.
-    pub(super) fn falsify(&mut self, slot: FileSlot, offset: u64, bytes: &[u8]) {
-        if let Some(open) = self.files.get(&slot) {
-            let _ = open.write_all_at(bytes, offset);
-        }
-        match self.file_of.get(&slot) {
-            Some(file) if !self.written.contains(file) => {}
-            Some(&file) => drop(self.deeds.falsified.insert(file)),
-            // Whichever it is.
-            None => self.deeds.falsified.extend(0..self.truth.contents.len() as u32),
-        }
-    }
-
     /// Asks where the next chunk goes that nobody has asked for.
     pub(super) fn ask(&mut self) -> bool {
         let Some(&(lane, flow, _)) = self.receives.get(self.asked.len() % self.receives.len().max(1)) else {
@@ -327,6 +370,23 @@ impl Plane {
         let chunk_bytes = self.truth.chunk_contents[chunk as usize].len() as u32;
         self.emit(lane, &Event::Asks { flow, chunk, chunk_bytes });
         true
+    }
+
+    /// Takes a chunk's task away.
+    pub(super) fn take_task(&mut self, chunk: u32) -> Option<Task> {
+        let is_of = |task: &Task| match *task {
+            Task::Receive { chunk: of, .. } | Task::Send { chunk: of, .. } => of == chunk,
+        };
+        let at = self.tasks.iter().position(is_of)?;
+        self.tasks.remove(at)
+    }
+
+    /// Does a chunk now.
+    pub(super) fn work_on(&mut self, chunk: u32) {
+        if let Some(task) = self.take_task(chunk) {
+            self.tasks.push_front(task);
+            self.work();
+        }
     }
 
     /// Does the next chunk as an honest lane would.
@@ -341,7 +401,7 @@ impl Plane {
                         if let Some(open) = self.files.get(&range.file) {
                             let _ = open.write_all_at(&content, range.offset);
                         }
-                        let hash = Some(chunk_hash(range.file_bytes, range.offset, &content));
+                        let hash = self.has_hashes.then(|| chunk_hash(range.file_bytes, range.offset, &content));
                         self.emit(lane, &Event::Written { flow, chunk, hash, times });
                     }
                     Sink::Hand => {
@@ -357,14 +417,37 @@ impl Plane {
                     self.emit(lane, &Event::Fill { flow, chunk, buffer });
                 }
                 Source::File(_) => {
-                    let hash = self.truth.chunk_hashes.get(chunk as usize).copied().flatten().unwrap_or_default();
-                    self.emit(lane, &Event::Hashed { flow, chunk, hash });
+                    if self.has_hashes {
+                        let hash = self.hash_of(chunk);
+                        self.emit(lane, &Event::Hashed { flow, chunk, hash });
+                    }
                     self.emit(lane, &Event::Delivered { flow, chunk, times });
                 }
                 Source::Memory => self.emit(lane, &Event::Delivered { flow, chunk, times }),
             },
         }
         true
+    }
+
+    /// The right hash of a chunk of a large file.
+    pub(super) fn hash_of(&self, chunk: u32) -> ChunkHash {
+        self.truth.chunk_hashes.get(chunk as usize).copied().flatten().unwrap_or_default()
+    }
+
+    /// Does what an honest one does until there is an occasion for the lie, and tells it.
+    fn lie(&mut self, lie: Lie) {
+        let mut idle = 0;
+        while !self.is_over && idle < self.idle_looks_max {
+            let is_new = self.look();
+            if lie.tell(self) {
+                self.deeds.has_lied = true;
+                return;
+            }
+            idle = if is_new | self.work() | self.ask() { 0 } else { idle + 1 };
+            if idle > 0 {
+                std::thread::sleep(LOOK_INTERVAL);
+            }
+        }
     }
 
     /// Puts content into the lane's next buffer; its number, and how many bytes.
@@ -377,45 +460,10 @@ impl Plane {
         (buffer, content.len() as u32)
     }
 
-    /// Overwrites a lane's buffers, also those that are lent.
-    pub(super) fn scribble(&self, lane: usize, fill: u8) {
-        let buffers = &self.lanes[lane].buffers;
-        buffers.copy_in(0, &vec![fill; buffers.bytes()]);
-    }
-
-    /// Numbers where the control process looks for rates, times and counters.
-    pub(super) fn falsify_words(&self, lane: usize, value: u64) {
-        let layout = &self.lanes[lane].layout;
-        let words = self.link.words(layout.counters, LANE_WORDS).iter();
-        let of_flows = self.link.words(layout.flow_blocks, 4 * FLOW_WORDS).iter();
-        words.chain(of_flows).for_each(|word| word.store(value, Ordering::Relaxed));
-    }
-
-    /// A report of a flow, with numbers of its own.
-    pub(super) fn report(&mut self, nth: usize, numbers: u64) {
-        let Some(&(lane, flow, flow_id)) = self.receives.get(nth % self.receives.len().max(1)) else { return };
-        let summary = Summary {
-            flow_id: if numbers & 1 == 0 { flow_id } else { numbers as u32 },
-            sequence: numbers,
-            bytes: numbers,
-            packets: numbers,
-            next_packet: numbers,
-            decided_below: numbers,
-            credit: numbers,
-            interval_us: numbers as u32,
-            busy_permille: numbers as u32,
-            disk_stall_permille: numbers as u32,
-            ..Summary::default()
-        };
-        let mut out = [0; REPORT_BYTES_MAX];
-        let (bytes, ..) = write_report(&mut out, &summary, &[], std::iter::empty());
-        self.emit(lane, &Event::Report { flow, bytes: &out[..bytes] });
-    }
-
     /// Does what there is to do until the control process is done, or nothing comes any more.
     fn go_on(&mut self) {
         let mut idle = 0;
-        while !self.is_over && idle < IDLE_LOOKS_MAX {
+        while !self.is_over && idle < self.idle_looks_max {
             let any = self.look() | self.work() | self.ask();
             if any {
                 idle = 0;
@@ -428,10 +476,5 @@ impl Plane {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
-    }
-
-    /// Sends bytes on the socket that may be no message.
-    pub(super) fn say_bytes(&self, bytes: &[u8]) {
-        let _ = rustix::net::send(self.socket.as_fd(), bytes, rustix::net::SendFlags::NOSIGNAL);
     }
 }

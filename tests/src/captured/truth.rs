@@ -1,5 +1,6 @@
 //! What the transfer of a captured data plane moves, and what is true of it.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
@@ -9,16 +10,18 @@ use culvert_protocol::tree_hash::{ChunkHash, ChunkHasher};
 /// The transfer's chunk size, the smallest that there is.
 pub const CHUNK_BYTES: u32 = 64 << 10;
 
-/// Names and sizes: large ones with chunks of their own, small ones in a pack, in a new directory of
-/// few files and beside it, and an empty one.
-const FILES: [(&str, usize); 7] = [
-    ("big", 2 * CHUNK_BYTES as usize + 1_000),
-    ("c", 1),
-    ("d/a", 100),
-    ("d/b", 5_000),
-    ("d/mid", 20_000),
-    ("empty", 0),
-    ("whole", CHUNK_BYTES as usize),
+/// Names and sizes in the order in which they are listed: large ones with chunks of their own,
+/// small ones in a pack, in a new directory of few files and beside it, and an empty one. The
+/// directory has no size.
+const ENTRIES: [(&str, Option<usize>); 8] = [
+    ("big", Some(2 * CHUNK_BYTES as usize + 1_000)),
+    ("c", Some(1)),
+    ("d", None),
+    ("empty", Some(0)),
+    ("whole", Some(CHUNK_BYTES as usize)),
+    ("d/a", Some(100)),
+    ("d/b", Some(5_000)),
+    ("d/mid", Some(20_000)),
 ];
 
 /// The files, their chunks and hashes.
@@ -50,15 +53,13 @@ impl Truth {
     #[must_use]
     pub fn new() -> Self {
         let (mut manifest, mut contents) = (Manifest::default(), Vec::new());
-        let mut push = |name: &str, kind, content| {
+        for (name, bytes) in ENTRIES {
+            let file = |bytes: usize| EntryKind::File { bytes: bytes as u64, is_sparse: false };
+            let kind = bytes.map_or(EntryKind::Directory, file);
             let modified = FileTime { seconds: 1_700_000_000, nanoseconds: 5 };
             let entry = Entry { name: name.as_bytes(), kind, target: b"", mode: 0o755, modified };
             manifest.push(&entry).expect("an entry");
-            contents.push(content);
-        };
-        push("d", EntryKind::Directory, Vec::new());
-        for (name, bytes) in FILES {
-            push(name, EntryKind::File { bytes: bytes as u64, is_sparse: false }, content(name, bytes));
+            contents.push(content(name, bytes.unwrap_or(0)));
         }
         let chunks = ChunkMap::new(&manifest, CHUNK_BYTES, |_| true).expect("a few chunks");
         let mut truth = Self {
@@ -117,11 +118,18 @@ impl Truth {
         }
     }
 
+    /// The root that the receipt of all of it has but for files that failed.
+    #[must_use]
+    pub fn root_without(&self, failed: &HashSet<u32>) -> String {
+        let version = culvert_protocol::control::PROTOCOL_VERSION;
+        let is_stored = |file: u32| !failed.contains(&file);
+        culvert_control::transfer::root_of(&self.manifest, &self.file_hashes, version, is_stored)
+    }
+
     /// The root that the receipt of all of it has.
     #[must_use]
     pub fn root(&self) -> String {
-        let version = culvert_protocol::control::PROTOCOL_VERSION;
-        culvert_control::transfer::root_of(&self.manifest, &self.file_hashes, version, |_| true)
+        self.root_without(&HashSet::new())
     }
 
     /// Writes the files.
@@ -129,11 +137,10 @@ impl Truth {
     /// # Panics
     /// If they cannot be written.
     pub fn write_to(&self, directory: &Path) {
+        std::fs::create_dir_all(directory.join("d")).expect("a directory");
         for (file, entry) in self.manifest.entries() {
             let path = directory.join(std::str::from_utf8(entry.name).expect("plain names"));
-            if entry.kind == EntryKind::Directory {
-                std::fs::create_dir_all(path).expect("a directory");
-            } else {
+            if entry.kind != EntryKind::Directory {
                 std::fs::write(path, &self.contents[file as usize]).expect("a file");
             }
         }

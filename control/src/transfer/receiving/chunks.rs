@@ -20,6 +20,9 @@ use crate::transfer::{TransferError, open_files};
 
 impl Receiving {
     pub(super) async fn event(&mut self, tag: usize, event: ReceiveEvent) -> Result<(), TransferError> {
+        if self.cannot_be_of(&event) {
+            return Err(self.context.plane.nonsense("an event of a chunk that the transfer does not have").into());
+        }
         match event {
             ReceiveEvent::Report(bytes) => {
                 let Ok(report) = Report::parse(&bytes) else {
@@ -59,7 +62,7 @@ impl Receiving {
             }
             ReceiveEvent::Written { chunk, hash, times } => {
                 // Without its hash it would be taken for verified.
-                let is_possible = !self.is_handed(chunk)
+                let is_possible = self.is_placed(chunk)
                     && hash.is_some() == self.context.options.checksum
                     && !self.ours.contains_key(&chunk);
                 if !is_possible {
@@ -75,10 +78,44 @@ impl Receiving {
                     None => self.chunk_verified(chunk, [0; 32]),
                 }
             }
-            ReceiveEvent::WriteFailed { chunk, error } => self.write_failed(chunk, error)?,
-            ReceiveEvent::Closed => {}
+            ReceiveEvent::WriteFailed { chunk, error } => {
+                if self.intake.memory_bytes.is_some() || !self.is_placed(chunk) {
+                    return Err(self.context.plane.nonsense("it cannot write what it does not write").into());
+                }
+                self.write_failed(chunk, error)?;
+            }
+            // Flows are closed when nobody listens to them any more.
+            ReceiveEvent::Closed => {
+                return Err(self.context.plane.nonsense("it has closed a flow of its own accord").into());
+            }
         }
         Ok(())
+    }
+
+    /// Whether an event tells of a chunk that the transfer does not have. Lanes know how many it
+    /// has, and how large they are at most, and pass on nothing of others, whatever the sender
+    /// sends.
+    fn cannot_be_of(&self, event: &ReceiveEvent) -> bool {
+        match *event {
+            ReceiveEvent::Asks { chunk, chunk_bytes } => {
+                chunk >= self.chunk_count || chunk_bytes > self.context.options.chunk_bytes
+            }
+            ReceiveEvent::Hand { chunk, .. }
+            | ReceiveEvent::Written { chunk, .. }
+            | ReceiveEvent::WriteFailed { chunk, .. } => chunk >= self.chunk_count,
+            _ => false,
+        }
+    }
+
+    /// Whether a chunk that comes by a flow was given a place to which its lane writes it, or is to
+    /// be dropped there. A file is not closed while chunks of it come, and its chunks are placed
+    /// when it is open.
+    fn is_placed(&self, chunk: u32) -> bool {
+        if self.intake.memory_bytes.is_some() {
+            return true;
+        }
+        let content = self.chunks.content(chunk);
+        matches!(content, Some(ChunkContent::Range { file, .. }) if self.files.get(file).is_some())
     }
 
     /// Whether a chunk is handed over when it is whole, and not written by its lane.
@@ -88,8 +125,16 @@ impl Receiving {
 
     /// A lane asks where a chunk goes.
     pub(super) fn asks(&mut self, tag: usize, chunk: u32, chunk_bytes: u32) -> Result<(), TransferError> {
-        if chunk_bytes != self.chunk_bytes(chunk) {
-            return Err(TransferError::protocol(format!("it sends chunk {chunk} with a size that it does not have")));
+        let expected = self.chunk_bytes(chunk);
+        if chunk_bytes != expected {
+            // Only lanes can open what it sends: who of the two says so is not to be known here.
+            let text = format!(
+                "it sends chunk {chunk} with {chunk_bytes} bytes instead of {expected}, unless this node's data plane says so falsely"
+            );
+            return Err(TransferError::protocol(text));
+        }
+        if self.came_by.get(&chunk) == Some(&tag) {
+            return Err(self.context.plane.nonsense("it asks twice where a chunk goes").into());
         }
         if self.verified.contains(chunk) || self.came_by.contains_key(&chunk) || self.holes.contains(chunk) {
             // It is there, or comes by another flow: what was verified is not written over.

@@ -65,7 +65,7 @@ impl Receiving {
         }
         // An interface that is down, or a way that does not lead over it, is no reason.
         let Some(census) = self.context.plane.census().await else { return Ok(()) };
-        let wrong_queue: u64 = census.queues.iter().map(|queue| queue.wrong_queue).sum();
+        let wrong_queue = census.queues.iter().fold(0u64, |sum, queue| sum.saturating_add(queue.wrong_queue));
         if std::mem::replace(&mut self.wrong_queue_seen, wrong_queue) == wrong_queue {
             return Ok(());
         }

@@ -29,10 +29,12 @@ impl ReportDelay {
             self.first = Some(now);
             return false;
         };
-        self.written += Duration::from_micros(interval_us.into());
-        let waited_us = now.saturating_duration_since(first).as_micros() as i64 - self.written.as_micros() as i64;
+        self.written = self.written.saturating_add(Duration::from_micros(interval_us.into()));
+        let in_us = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        // The intervals are the lanes' word.
+        let waited_us = in_us(now.saturating_duration_since(first)).saturating_sub(in_us(self.written));
         self.least_us = self.least_us.min(waited_us);
-        waited_us - self.least_us > (WAIT_INTERVALS_MAX * asked).as_micros() as i64
+        waited_us.saturating_sub(self.least_us) > in_us(asked.saturating_mul(WAIT_INTERVALS_MAX))
     }
 }
 
@@ -65,6 +67,16 @@ mod tests {
             before = written;
             let now = began + Duration::from_millis(through);
             assert_eq!(delay.is_late(interval_us, asked, now), is_late, "the one of {written} ms");
+        }
+    }
+
+    /// They are the lanes' word.
+    #[test]
+    fn intervals_of_any_size_are_summed_up() {
+        let began = Instant::now();
+        let mut delay = ReportDelay { first: Some(began), written: Duration::MAX, least_us: i64::MAX };
+        for interval_us in [u32::MAX, 0, u32::MAX] {
+            assert!(!delay.is_late(interval_us, Duration::MAX, began + Duration::from_secs(1)));
         }
     }
 }

@@ -15,7 +15,8 @@ use crate::transfer::TransferError;
 impl Receiving {
     /// Grows with everything that brings the transfer further, and is bounded by what it moves.
     fn progress(&self) -> u64 {
-        self.steps + self.new_bytes.iter().sum::<u64>()
+        // What has come is the lanes' word.
+        self.new_bytes.iter().fold(self.steps, |sum, &bytes| sum.saturating_add(bytes))
     }
 
     /// Looks whether the transfer gets anywhere.

@@ -120,8 +120,7 @@ impl Sending {
         if sent > REPETITIONS_MAX * (under_way + u64::from(u16::MAX)) {
             // Whether it lies or one of the two control processes stood still, so that nobody read
             // what the flows were told, does not show here.
-            let text =
-                "the receiver calls everything lost that is sent, again and again, or its reports do not come through";
+            let text = "the receiver calls everything lost that is sent, again and again, or its reports do not come through, or this node's data plane counts more than it sends";
             return Err(TransferError::here(RefusalCode::Temporary, text));
         }
         Ok(())
