@@ -330,7 +330,8 @@ async fn transfer(
         start_bits_per_second: None,
         metrics: hall.metrics.clone(),
         peer: "partner".to_owned(),
-        patience: None,
+        // A script may do nothing for ever, and is given up for it.
+        patience: Some(Duration::from_secs(10)),
         share: shares.take(connection.partner),
         connection,
     };
