@@ -632,7 +632,8 @@ mod tests {
         let bytes = registry.bytes_of(id, &record(RecordState::Succeeded, "a", 5), Some("the receipt")).unwrap();
         state.write(file_of(id), &bytes).unwrap();
         let registry = Registry::open(state.clone()).unwrap();
-        assert_eq!(registry.get(id).unwrap(), record(RecordState::Succeeded, "a", 5));
+        let transfer = id.to_string();
+        assert_eq!(registry.get(id).unwrap(), TransferRecord { transfer, ..record(RecordState::Succeeded, "a", 5) });
         // The writer ends with what it has been given.
         drop(registry);
         while state.read(receipt_file_of(id)).unwrap().is_none() {
@@ -648,7 +649,8 @@ mod tests {
         let old = serde_json::to_vec(&record(RecordState::Failed, "a", 5)).unwrap();
         state.write(file_of(id), &old).unwrap();
         let registry = Registry::open(state.clone()).unwrap();
-        assert_eq!(registry.get(id).unwrap(), record(RecordState::Failed, "a", 5));
+        let transfer = id.to_string();
+        assert_eq!(registry.get(id).unwrap(), TransferRecord { transfer, ..record(RecordState::Failed, "a", 5) });
         drop(
             run(registry
                 .begin_for_partner(id, TransferRecord { ended_unix_ms: None, ..record(RecordState::Active, "a", 0) }))

@@ -238,6 +238,41 @@ mod tests {
         });
     }
 
+    /// Its owner was looked for as a path, and one that no file can be called counted as alive for ever.
+    #[test]
+    fn a_record_whose_owner_is_no_name_is_of_a_transfer_that_was_cut_off() {
+        let (_room, state) = state();
+        let owners = [
+            "x".repeat(256),
+            format!("owner-1-{}.lock", "x".repeat(243)),
+            "x".repeat(1 << 16),
+            String::new(),
+            "..".to_owned(),
+            "/".to_owned(),
+            "/etc/passwd".to_owned(),
+            "owner-1-a/../b.lock".to_owned(),
+            "owner-1-\0.lock".to_owned(),
+            "owner-1-x.lock/".to_owned(),
+        ];
+        for (number, owner) in (1..).zip(&owners) {
+            let mut file = serde_json::to_value(under_way(id(number))).unwrap();
+            file["owner"] = owner.as_str().into();
+            // It names a receipt wherever the transfer is shown.
+            file["transfer"] = "../../identity".into();
+            state.write(file_of(id(number)), file.to_string().as_bytes()).unwrap();
+        }
+        let registry = Registry::open(state).unwrap();
+        for (number, owner) in (1..).zip(&owners) {
+            let told = registry.get(id(number)).unwrap();
+            assert_eq!(
+                (told.state, told.error.unwrap().code.as_str()),
+                (RecordState::Failed, INTERRUPTED),
+                "{owner:.40?}"
+            );
+            assert_eq!(told.transfer, id(number).to_string());
+        }
+    }
+
     fn recently_cut_off_now(state: &StateDirectory) -> usize {
         // The records of these tests were made in 1970.
         super::super::seen::cut_off_since(state, 0).len()
