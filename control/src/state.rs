@@ -28,6 +28,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use culvert_protocol::control::RefusalCode;
 use culvert_protocol::identity::Identity;
 use culvert_tuning::regular_file::{self, Links, ReadError};
 use rustix::fs::{FlockOperation, flock};
@@ -37,7 +38,7 @@ use serde::de::DeserializeOwned;
 
 pub use writer::StateWriter;
 
-use crate::file_lock;
+use crate::{file_lock, os_error};
 
 /// A file or directory of the state that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -106,12 +107,33 @@ pub enum StateError {
 }
 
 /// What to do about an error of the operating system.
-fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "make room there, or name another directory with --state"
-        }
+fn remedy(error: &io::Error) -> String {
+    let errno = os_error::errno_of(error);
+    let own = match errno.map_or(RefusalCode::Failed, os_error::code) {
+        RefusalCode::NoSpace => "make room there, or name another directory with --state",
         _ => "check its owner and permissions, or name another directory with --state",
+    };
+    errno.and_then(os_error::remedy).unwrap_or_else(|| own.to_owned())
+}
+
+impl StateError {
+    /// Whether only descriptors or memory lacked: nothing is wrong with what is there.
+    #[must_use]
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, Self::Os { error, .. } if os_error::errno_of(error).is_some_and(os_error::is_shortage))
+    }
+
+    /// The kind that a transfer ends with because of it. The directory is this node's own: that something of it is not
+    /// there, or may not be used, is nothing that a partner's path is to blame for.
+    #[must_use]
+    pub fn code(&self) -> RefusalCode {
+        match self {
+            Self::Os { error, .. } => match os_error::code_of(error) {
+                RefusalCode::NotFound | RefusalCode::NotPermitted => RefusalCode::Failed,
+                code => code,
+            },
+            _ => RefusalCode::Failed,
+        }
     }
 }
 
