@@ -16,7 +16,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use culvert_dataplane::counters::{LaneCounter, LaneCounters};
 use culvert_dataplane::datapath::af_xdp::steering::Census;
-use culvert_protocol::control::TransferId;
+use culvert_protocol::control::{RefusalCode, TransferId};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -240,11 +240,10 @@ impl Api {
             }
             Err(failed) => {
                 let text = format!("the transfer could not be noted and does not begin: {failed}");
-                match failed {
-                    StateError::Os { error: full, .. } if full.kind() == std::io::ErrorKind::StorageFull => {
-                        error(StatusCode::INSUFFICIENT_STORAGE, "no_space", text)
-                    }
-                    StateError::UnderWay { .. } => error(StatusCode::CONFLICT, "failed", text),
+                match (failed.code(), failed) {
+                    (RefusalCode::NoSpace, _) => error(StatusCode::INSUFFICIENT_STORAGE, "no_space", text),
+                    (RefusalCode::Temporary, _) => error(StatusCode::SERVICE_UNAVAILABLE, "temporary", text),
+                    (_, StateError::UnderWay { .. }) => error(StatusCode::CONFLICT, "failed", text),
                     _ => error(StatusCode::INTERNAL_SERVER_ERROR, "failed", text),
                 }
             }
@@ -274,13 +273,14 @@ impl Api {
     /// The unix socket in the state directory, that only its owner can reach.
     ///
     /// # Errors
-    /// The operating system's.
-    pub fn listen(&self) -> std::io::Result<UnixListener> {
+    /// [`StateError`].
+    pub fn listen(&self) -> Result<UnixListener, StateError> {
         let path = self.node.state.path("api.sock");
+        let os = |error| StateError::Os { what: "listen for commands at", path: path.clone(), error };
         // A socket that a crash left: the node's lock says that nobody serves it.
         let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        let listener = UnixListener::bind(&path).map_err(os)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(os)?;
         Ok(listener)
     }
 
@@ -460,7 +460,8 @@ async fn show(State(api): State<Api>, Path(id): Path<String>) -> Response {
 
 /// What is known of a transfer, also if a command beside this node carries it out.
 async fn looked_at(api: &Api, id: TransferId) -> Option<TransferRecord> {
-    api.node.registry.look_before(id).await;
+    // What cannot be looked at now is shown as it was last.
+    let _ = api.node.registry.look_before(id).await;
     api.node.registry.settle_cut_off();
     api.node.registry.get(id)
 }

@@ -14,6 +14,7 @@ use crate::api::captures::{ID_HEADER, LANES_HEADER, SUMMARY_TRAILER};
 use crate::api::{ApiError, NodeStatus, Submitted};
 use crate::capture::{CaptureOptions, Summary};
 use crate::cli::exit::{CommandError, ExitCode};
+use crate::os_error;
 use crate::registry::TransferRecord;
 use crate::request::TransferRequest;
 use crate::state::StateDirectory;
@@ -29,9 +30,16 @@ pub struct ApiClient {
 
 impl ApiClient {
     /// The node that runs with a state directory, if one does.
-    pub async fn connect(state: &StateDirectory) -> Option<Self> {
+    ///
+    /// # Errors
+    /// [`CommandError`] if this process lacks the descriptors or the memory to ask.
+    pub async fn connect(state: &StateDirectory) -> Result<Option<Self>, CommandError> {
         let socket = state.path("api.sock");
-        UnixStream::connect(&socket).await.ok().map(|_| Self { socket })
+        match UnixStream::connect(&socket).await {
+            Ok(_) => Ok(Some(Self { socket })),
+            Err(error) if os_error::errno_of(&error).is_some_and(os_error::is_shortage) => Err(broken(&error)),
+            Err(_) => Ok(None),
+        }
     }
 
     /// The node, or an error that says how to start one.
@@ -40,7 +48,7 @@ impl ApiClient {
     /// [`CommandError`].
     pub async fn need(state: &StateDirectory) -> Result<Self, CommandError> {
         let root = state.root().display().to_string();
-        Self::connect(state).await.ok_or_else(|| {
+        Self::connect(state).await?.ok_or_else(|| {
             CommandError::new(ExitCode::NotFound, format!("no node runs with the state directory {root}: start one with 'culvert node', or name another with --state"))
         })
     }
@@ -171,7 +179,7 @@ impl ApiClient {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => ExitCode::Temporary,
             _ => ExitCode::Failed,
         };
-        Err(CommandError::new(code, text))
+        Err(CommandError::told(code, text))
     }
 }
 

@@ -29,6 +29,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::{TlsConnector, TlsStream};
 
+use crate::os_error;
 use crate::tls::{TlsConfigs, keys_of};
 
 /// How long connecting, the handshake and each step of the introduction may take.
@@ -61,14 +62,18 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: u64 = 8 << 20;
 
 /// What to do about a connection that cannot be made.
-fn connect_remedy(error: &std::io::Error) -> &'static str {
-    match error.kind() {
+fn connect_remedy(error: &std::io::Error) -> String {
+    if let Some(remedy) = os_error::errno_of(error).and_then(os_error::remedy) {
+        return remedy;
+    }
+    let text = match error.kind() {
         std::io::ErrorKind::ConnectionRefused => "is 'culvert node' running there, and does it listen on this port?",
         std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable => {
             "check the address, this host's routes, and the partner's network"
         }
         _ => "check the address, and that the partner's name resolves on this host",
-    }
+    };
+    text.to_owned()
 }
 
 /// Why a connection is of no use.
@@ -109,6 +114,14 @@ pub enum ConnectionError {
         /// How.
         reason: String,
     },
+}
+
+impl ConnectionError {
+    /// Whether this process only lacked descriptors or memory.
+    #[must_use]
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, Self::Connect { error, .. } if os_error::errno_of(error).is_some_and(os_error::is_shortage))
+    }
 }
 
 /// The reading end.

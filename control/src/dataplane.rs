@@ -39,6 +39,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use crate::os_error;
 pub use events::{EventReceiver, EventSender, ReceiveEvent, SendEvent, Tagged, event_queue};
 use followed::{FlowSlot, Followed};
 pub use slots::WantedFlow;
@@ -61,7 +62,12 @@ pub enum DataPlaneError {
     },
     /// Nobody starts one for us.
     #[error(
-        "cannot reach the data plane at {path}: {error}; start what listens there (systemctl start culvert-dataplane.socket), or leave dataplane_socket out and the node starts one itself"
+        "cannot reach the data plane at {path}: {}",
+        os_error::words_or_hint(
+            error,
+            "start what listens there (systemctl start culvert-dataplane.socket), or leave dataplane_socket out and the node \
+             starts one itself"
+        )
     )]
     Attach {
         /// Where it should be.
@@ -78,6 +84,12 @@ pub enum DataPlaneError {
     /// All slots of a kind are taken.
     #[error("the data plane has no room for another {0}; try again when a transfer has ended")]
     NoRoom(&'static str),
+    /// Its process may not have another file open.
+    #[error("the data plane cannot have another file open: {}", crate::descriptors::limit_of_process(*process))]
+    NoDescriptor {
+        /// The process.
+        process: u32,
+    },
     /// A transfer did not take the lanes' events as they came.
     #[error(
         "more events of the data plane wait for the transfer than this node keeps: its partner does not read what it is sent, or the data plane says far too much"
@@ -421,7 +433,7 @@ impl DataPlane {
         self.tell(&message, &descriptors)?;
         match self.confirmed(confirmation).await? {
             true => Ok(installed),
-            false => Err(DataPlaneError::NoRoom("open file")),
+            false => Err(DataPlaneError::NoDescriptor { process: self.process_id }),
         }
     }
 

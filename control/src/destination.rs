@@ -28,8 +28,9 @@ use culvert_protocol::manifest::Manifest;
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, fsync, mkdirat, openat2, syncfs};
 use rustix::io::Errno;
 
+use crate::os_error::{self, duplicate, words};
 use crate::profiles::PermittedRoot;
-use crate::sources::{Source, SourceError, local_source, open_beneath};
+use crate::sources::{Source, local_source, open_beneath};
 use opened::OpenedDirectories;
 use temporary::Attempt;
 
@@ -118,13 +119,8 @@ impl Reach {
                 if typed.ends_with(b"/") && !bytes.ends_with(b"/") {
                     bytes.push(b'/');
                 }
-                return local_source(Path::new(OsStr::from_bytes(&bytes))).map_err(|error| {
-                    let code = match error {
-                        SourceError::NotFound(_) => RefusalCode::NotFound,
-                        _ => RefusalCode::Failed,
-                    };
-                    Refusal::new(code, error.to_string())
-                });
+                let source = local_source(Path::new(OsStr::from_bytes(&bytes)));
+                return source.map_err(|error| Refusal::new(error.code(), error.to_string()));
             }
             Self::Permitted(roots) => roots,
         };
@@ -182,7 +178,7 @@ fn permitted_path(roots: &[PermittedRoot], typed: &Path, writes: bool) -> Result
 fn open_root(root: &Path) -> Result<OwnedFd, Refusal> {
     rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|error| {
         let text = format!("the permitted directory {} cannot be opened: {error}", root.display());
-        Refusal::new(RefusalCode::NotFound, text)
+        os_error::refusal(error, text)
     })
 }
 
@@ -210,7 +206,7 @@ impl Opener {
         if !self.makes {
             return match self.open_directory(below) {
                 Ok(directory) => Ok((directory, false)),
-                Err(Errno::NOENT) => Ok((self.root.try_clone().map_err(|_| self.refusal(Errno::MFILE))?, true)),
+                Err(Errno::NOENT) => Ok((duplicate(&self.root).map_err(|error| self.refusal(error))?, true)),
                 Err(error) => Err(self.refusal(error)),
             };
         }
@@ -242,7 +238,7 @@ impl Opener {
         let shown = self.shown.display();
         let (code, reason) = match error {
             Errno::NOENT => (RefusalCode::NotFound, "it does not exist".to_owned()),
-            Errno::LOOP => {
+            Errno::LOOP if !self.follows_symlinks => {
                 (RefusalCode::NotPermitted, "a symlink is on the way, and a partner's paths follow none".to_owned())
             }
             Errno::XDEV => (RefusalCode::NotPermitted, "it leads outside of the permitted directory".to_owned()),
@@ -250,8 +246,7 @@ impl Opener {
             Errno::ACCESS | Errno::PERM => {
                 (RefusalCode::NotPermitted, format!("the user who runs the node may not use it ({error})"))
             }
-            Errno::NOSPC | Errno::DQUOT => (RefusalCode::NoSpace, error.to_string()),
-            error => (RefusalCode::Failed, error.to_string()),
+            error => (os_error::code(error), words(error)),
         };
         Refusal::new(code, format!("cannot use {shown}: {reason}"))
     }
@@ -358,7 +353,7 @@ impl Destination {
     /// The operating system's.
     pub fn open_directory(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
         if name.is_empty() {
-            return self.base.try_clone().map_err(|_| Errno::MFILE);
+            return duplicate(&self.base);
         }
         let path = Path::new(OsStr::from_bytes(name));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -367,7 +362,7 @@ impl Destination {
         if device != self.device {
             let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
             if let Entry::Vacant(place) = others.entry(device) {
-                place.insert(directory.try_clone().map_err(|_| Errno::MFILE)?);
+                place.insert(duplicate(&directory)?);
             }
         }
         Ok(directory)

@@ -28,8 +28,8 @@ pub enum LockError {
     /// Another process has it.
     #[error("another process holds the lock")]
     Held,
-    /// The host has no locks at all.
-    #[error("the file system has no locks (flock), and nothing can stand in for them: {0}")]
+    /// The host has no locks at all, or not now.
+    #[error("neither the file system (flock) nor the host has a lock for it: {0}")]
     Os(#[from] io::Error),
 }
 

@@ -41,10 +41,12 @@ use std::time::Duration;
 use culvert_protocol::control::{Refusal, RefusalCode};
 use culvert_protocol::identity::{PublicKey, to_hex};
 use culvert_tuning::regular_file::{self, Links, open_flags, read_opened};
+use rustix::io::Errno;
 
 use crate::destination::temporary::Attempt;
 use crate::file_lock::{self, FileLock, LockError};
 use crate::limits::MANIFEST_BYTES_PER_PARTNER;
+use crate::os_error;
 use crate::sources::hash_of;
 use crate::state::sync_directory;
 pub use absorbing::absorb_others;
@@ -84,17 +86,25 @@ pub enum JournalError {
     },
 }
 
-/// What to do about an error of the operating system, if that is known.
-fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; make room in the state directory and start the transfer again: it goes on where it stopped"
+/// What to do about an error of the operating system, if that is known. Only a journal that is at fault is to be removed.
+fn remedy(error: &io::Error) -> String {
+    let errno = os_error::errno_of(error);
+    match errno.map_or(RefusalCode::Failed, os_error::code) {
+        RefusalCode::NoSpace => {
+            "; make room in the state directory and start the transfer again: it goes on where it stopped".to_owned()
         }
-        _ => {
+        _ if errno.is_none_or(is_of_the_journal) => {
             "; remove it, or make it one that the account of Culvert can write: without it files that are not complete are sent \
              from their beginning"
+                .to_owned()
         }
+        _ => errno.and_then(os_error::remedy).map_or_else(String::new, |remedy| format!("; {remedy}")),
     }
+}
+
+/// Whether an error says that something stands in the journal's place that cannot be used as one.
+const fn is_of_the_journal(errno: Errno) -> bool {
+    matches!(errno, Errno::ACCESS | Errno::PERM | Errno::LOOP | Errno::ISDIR | Errno::NXIO)
 }
 
 impl JournalError {
@@ -109,12 +119,12 @@ impl JournalError {
     }
 }
 
-/// What a transfer ends with whose journal cannot be written.
-#[must_use]
-pub fn code_of(error: &io::Error) -> RefusalCode {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => RefusalCode::NoSpace,
-        _ => RefusalCode::Failed,
+/// What a transfer ends with whose journal cannot be written. It is this node's own, so neither is the partner's path not
+/// found nor may the partner not use it.
+fn code_of(error: &io::Error) -> RefusalCode {
+    match os_error::code_of(error) {
+        RefusalCode::NotFound | RefusalCode::NotPermitted => RefusalCode::Failed,
+        code => code,
     }
 }
 

@@ -30,6 +30,7 @@ pub mod log_limit;
 pub mod metrics;
 pub mod next_hop;
 pub mod node;
+pub mod os_error;
 pub mod partner_hosts;
 pub mod path;
 pub mod places;

@@ -22,10 +22,12 @@ use crate::destination::Reach;
 use crate::host::Host;
 use crate::log_limit::{self, About};
 use crate::node::Node;
+use crate::os_error;
 use crate::places::{Limits, Place, Places};
 use crate::profiles::{Profile, ProfileError};
 use crate::registry::unix_ms;
 use crate::session::Admission;
+use crate::state::StateError;
 use crate::transfer::blocking;
 
 /// How long a connection may take to say what it wants: a ClientHello is one flight of packets, sent at once.
@@ -193,7 +195,7 @@ async fn find_out(node: &Node, greeted: Greeted, admission: &Admission) -> Resul
                 Err(Turned::Unknown(format!("unknown key {}", key.fingerprint())))
             }
             Err(error) => {
-                refuse(connection, Refusal::new(RefusalCode::Temporary, "this node cannot read its profiles")).await;
+                refuse(connection, unread_profiles(&error)).await;
                 Err(error.into())
             }
         },
@@ -243,6 +245,17 @@ fn unknown_key(node: &Node, key: PublicKey, is_noted: bool) -> Refusal {
         )
     };
     Refusal::new(RefusalCode::UnknownKey, text)
+}
+
+/// What a partner is told whose profile cannot be looked for. Paths of this host are none of its business.
+fn unread_profiles(error: &ProfileError) -> Refusal {
+    let mut text = "this node cannot read its profiles".to_owned();
+    if let ProfileError::State(StateError::Os { error, .. }) = error
+        && let Some(errno) = os_error::errno_of(error)
+    {
+        text = format!("{text}: {}", os_error::words(errno));
+    }
+    Refusal::new(RefusalCode::Temporary, text)
 }
 
 /// Says no, and waits until it is said.

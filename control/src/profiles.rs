@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use culvert_protocol::control::RefusalCode;
 use culvert_protocol::identity::PublicKey;
 use serde::{Deserialize, Serialize};
 
@@ -155,6 +156,18 @@ pub enum ProfileError {
     NotPending(String),
 }
 
+impl ProfileError {
+    /// The kind that a transfer ends with because of it.
+    #[must_use]
+    pub fn code(&self) -> RefusalCode {
+        match self {
+            Self::State(error) => error.code(),
+            Self::NotFound(_) | Self::NotPending(_) => RefusalCode::NotFound,
+            Self::BadName(_) | Self::Exists(_) | Self::KeyTaken(_) | Self::RelativeRoot(_) => RefusalCode::Failed,
+        }
+    }
+}
+
 /// A profile by its name.
 pub type NamedProfile = (String, Profile);
 
@@ -229,6 +242,15 @@ impl Profiles {
         Ok(Some(profile))
     }
 
+    /// As [`Profiles::find`]; one that is no good is none. One that this process only lacks the means to read may be good:
+    /// its partner is not a stranger.
+    fn find_readable(&self, name: &str) -> Result<Option<Profile>, ProfileError> {
+        match self.find(name) {
+            Err(ProfileError::State(error)) if error.is_shortage() => Err(error.into()),
+            found => Ok(found.ok().flatten()),
+        }
+    }
+
     /// A profile by name.
     ///
     /// # Errors
@@ -265,9 +287,7 @@ impl Profiles {
     /// [`ProfileError`] if the profiles cannot be listed.
     pub fn with_key(&self, key: PublicKey) -> Result<Option<(String, Profile)>, ProfileError> {
         for name in self.state.list("profiles", ".toml")? {
-            if let Ok(Some(profile)) = self.find(&name)
-                && profile.key == key
-            {
+            if let Some(profile) = self.find_readable(&name)?.filter(|profile| profile.key == key) {
                 return Ok(Some((name, profile)));
             }
         }
@@ -280,9 +300,8 @@ impl Profiles {
     /// [`ProfileError`] if the profiles cannot be listed.
     pub fn with_address(&self, address: &str) -> Result<Option<(String, Profile)>, ProfileError> {
         for name in self.state.list("profiles", ".toml")? {
-            if let Ok(Some(profile)) = self.find(&name)
-                && profile.addresses.iter().any(|known| known == address)
-            {
+            let is_named = |profile: &Profile| profile.addresses.iter().any(|known| known == address);
+            if let Some(profile) = self.find_readable(&name)?.filter(is_named) {
                 return Ok(Some((name, profile)));
             }
         }

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::limits::Limit;
 use crate::log_limit::{self, About};
 use crate::metrics::Metrics;
+use crate::os_error;
 use crate::state::{StateDirectory, StateError, StateWriter};
 use crate::transfer::result::TransferResult;
 use crate::transfer::{Progress, TransferError, blocking};
@@ -105,7 +106,7 @@ impl Registry {
         };
         for name in names {
             let Ok(id) = name.parse() else { continue };
-            if let Some(receipt) = registry.look_at(id).filter(|_| !receipts.contains(&name)) {
+            if let Some(receipt) = registry.look_at(id)?.filter(|_| !receipts.contains(&name)) {
                 registry.writer.write_later(receipt_file_of(id), receipt.into_bytes());
             }
         }
@@ -118,7 +119,7 @@ impl Registry {
     /// A refusal if the id is another's, the transfer is under way, or it cannot be noted.
     pub async fn begin_for_partner(&self, id: TransferId, record: TransferRecord) -> Result<LiveTransfer, Refusal> {
         let refuse = |code, text: &str| Err(Refusal::new(code, format!("transfer {id} {text}")));
-        self.look_before(id).await;
+        self.look_before(id).await.map_err(|error| not_noted(&error))?;
         let is_others = lock(&self.records).get(&id).is_some_and(|known| {
             known.request.is_some() || known.partner != record.partner || known.role != record.role
         });
@@ -131,13 +132,7 @@ impl Registry {
         self.note_begin(id, record, live).await.map_err(|error| {
             // Paths of this host are none of the partner's business.
             log_limit::say(About::Transfers, || format!("transfer {id} was refused: {error}"));
-            match error {
-                StateError::Os { error, .. } if error.kind() == std::io::ErrorKind::StorageFull => Refusal::new(
-                    RefusalCode::NoSpace,
-                    "this node cannot note the transfer: the disk of its state directory is full; try again when there is room",
-                ),
-                _ => Refusal::new(RefusalCode::Failed, "this node cannot note the transfer; its log says why"),
-            }
+            not_noted(&error)
         })
     }
 
@@ -146,7 +141,7 @@ impl Registry {
     /// # Errors
     /// [`StateError`] if it cannot be written down: then it has not begun, and may be begun again.
     pub async fn begin(&self, id: TransferId, record: TransferRecord) -> Result<LiveTransfer, StateError> {
-        self.look_before(id).await;
+        self.look_before(id).await?;
         let live = if self.is_left_alone(id) { None } else { self.claim(id) };
         let live = live.ok_or(StateError::UnderWay { path: self.state.path(file_of(id)) })?;
         self.note_begin(id, record, live).await
@@ -483,6 +478,22 @@ impl Drop for Claim<'_> {
     }
 }
 
+/// What a partner is told whose transfer this node cannot note.
+fn not_noted(error: &StateError) -> Refusal {
+    let text = match (error.code(), error) {
+        (RefusalCode::NoSpace, _) => {
+            "this node cannot note the transfer: the disk of its state directory is full; try again when there is room"
+                .to_owned()
+        }
+        (RefusalCode::Temporary, StateError::Os { error, .. }) => {
+            let errno = os_error::errno_or_io(error);
+            format!("this node cannot note the transfer: {}", os_error::words(errno))
+        }
+        _ => "this node cannot note the transfer; its log says why".to_owned(),
+    };
+    Refusal::new(error.code(), text)
+}
+
 fn file_of(id: TransferId) -> String {
     format!("transfers/{id}.json")
 }
@@ -632,7 +643,8 @@ mod tests {
         let bytes = registry.bytes_of(id, &record(RecordState::Succeeded, "a", 5), Some("the receipt")).unwrap();
         state.write(file_of(id), &bytes).unwrap();
         let registry = Registry::open(state.clone()).unwrap();
-        assert_eq!(registry.get(id).unwrap(), record(RecordState::Succeeded, "a", 5));
+        let transfer = id.to_string();
+        assert_eq!(registry.get(id).unwrap(), TransferRecord { transfer, ..record(RecordState::Succeeded, "a", 5) });
         // The writer ends with what it has been given.
         drop(registry);
         while state.read(receipt_file_of(id)).unwrap().is_none() {
@@ -648,7 +660,8 @@ mod tests {
         let old = serde_json::to_vec(&record(RecordState::Failed, "a", 5)).unwrap();
         state.write(file_of(id), &old).unwrap();
         let registry = Registry::open(state.clone()).unwrap();
-        assert_eq!(registry.get(id).unwrap(), record(RecordState::Failed, "a", 5));
+        let transfer = id.to_string();
+        assert_eq!(registry.get(id).unwrap(), TransferRecord { transfer, ..record(RecordState::Failed, "a", 5) });
         drop(
             run(registry
                 .begin_for_partner(id, TransferRecord { ended_unix_ms: None, ..record(RecordState::Active, "a", 0) }))

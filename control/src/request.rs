@@ -504,7 +504,7 @@ pub async fn connect(node: &Node, target: &Target, was_reached: bool) -> Result<
             let (profiles, wanted) = (node.profiles.clone(), name.clone());
             let profile = blocking(move || profiles.get(&wanted))
                 .await
-                .map_err(|error| TransferError::here(RefusalCode::NotFound, error.to_string()))?;
+                .map_err(|error| TransferError::here(error.code(), error.to_string()))?;
             let mut last = TransferError::here(
                 RefusalCode::NotFound,
                 format!(
@@ -523,8 +523,7 @@ pub async fn connect(node: &Node, target: &Target, was_reached: bool) -> Result<
         Target::Address { host, port } => {
             let connection = connect_to_host(&node.tls, host, *port, &node.name).await?;
             let address = format!("{host}:{port}");
-            let known =
-                |error: crate::profiles::ProfileError| TransferError::here(RefusalCode::Failed, error.to_string());
+            let known = |error: crate::profiles::ProfileError| TransferError::here(error.code(), error.to_string());
             let (profiles, partner, wanted) = (node.profiles.clone(), connection.partner, address.clone());
             let found = blocking(move || {
                 let named = profiles.with_address(&wanted)?;
@@ -552,6 +551,8 @@ pub async fn connect(node: &Node, target: &Target, was_reached: bool) -> Result<
             for host in hosts {
                 match connect_to_host(&node.tls, host, *port, &node.name).await {
                     Ok(connection) => return check_key(connection, *key, host),
+                    // No other address helps.
+                    Err(error) if error.is_shortage() => return Err(error.into()),
                     Err(error) => last = Some(error),
                 }
             }

@@ -1,5 +1,6 @@
 //! What a node answers: incoming connections, who may come in, and what they may ask for.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use culvert_protocol::names::NAME_BYTES_MAX;
 use culvert_protocol::path::{PathMessage, PathRequest};
 use tokio::net::TcpListener;
 
+use crate::cli::exit::{CommandError, ExitCode};
 use crate::connection::Connection;
-use crate::descriptors::remedy;
 use crate::destination::Reach;
 use crate::limits::{
     Limit, SESSIONS_MAX, SESSIONS_PER_PARTNER, SESSIONS_RESERVED, SOURCES_PER_REQUEST, sources_per_partner,
@@ -22,6 +23,7 @@ use crate::limits::{
 use crate::lobby::{Introduced, Lobbies, Turned, refuse};
 use crate::log_limit::{self, About};
 use crate::node::Node;
+use crate::os_error;
 use crate::places::{Full, Limits, Place, Places};
 use crate::registry::{LiveTransfer, RecordState, Role, TransferRecord, unix_ms};
 use crate::request::{Outcome, push};
@@ -60,22 +62,55 @@ struct Hall {
     sessions: Arc<Places<PublicKey>>,
 }
 
+/// A descriptor that is kept for the connection that comes when there is no other.
+#[derive(Debug)]
+pub struct SpareDescriptor(Option<OwnedFd>);
+
+impl SpareDescriptor {
+    /// Takes one.
+    ///
+    /// # Errors
+    /// [`CommandError`]: a node that has none could not let in anybody.
+    pub fn take() -> Result<Self, CommandError> {
+        let taken = os_error::duplicate(rustix::stdio::stderr());
+        let none = |error| CommandError::new(ExitCode::BadHost, format!("no connection could be accepted: {error}"));
+        taken.map(|spare| Self(Some(spare))).map_err(none)
+    }
+
+    /// Gives it up, so that a connection can have it; whether there was one.
+    fn give_up(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+
+    /// Takes one again if it was given up and there is one.
+    fn renew(&mut self) {
+        if self.0.is_none() {
+            self.0 = os_error::duplicate(rustix::stdio::stderr()).ok();
+        }
+    }
+}
+
 /// Answers connections until the listener fails.
-pub async fn listen(node: Arc<Node>, listener: TcpListener, admission: Admission) {
+pub async fn listen(node: Arc<Node>, listener: TcpListener, mut spare: SpareDescriptor, admission: Admission) {
     let hall = Hall { lobbies: Lobbies::default(), asking: Places::new(ASKING), sessions: Places::new(SESSIONS) };
     let (hall, admission) = (Arc::new(hall), Arc::new(admission));
     loop {
         let (tcp, address) = match listener.accept().await {
             Ok(accepted) => accepted,
-            // Out of descriptors, or the connection was gone before it was accepted.
+            // Out of descriptors: the partner is let in by the spare one, and hears in words what this node lacks.
+            Err(_) if spare.give_up() => continue,
+            // Out of descriptors all the same, or the connection was gone before it was accepted.
             Err(error) => {
-                if let Some(remedy) = remedy(&error) {
-                    log_limit::say(About::Strangers, || format!("a connection cannot be accepted: {error}; {remedy}"));
+                if os_error::errno_of(&error).is_some_and(os_error::is_shortage) {
+                    log_limit::say(About::Strangers, || {
+                        os_error::explained(format!("a connection cannot be accepted: {error}"))
+                    });
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
+        spare.renew();
         let (node, hall, admission) = (node.clone(), hall.clone(), admission.clone());
         // The place is taken here and not in the task, so that tasks are as few as places.
         let place = hall.lobbies.place(&node, address);

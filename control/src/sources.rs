@@ -10,9 +10,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::os_error::{self, is_shortage, words};
 use crate::shares::Share;
 use crate::transfer::manifest_exchange::TOO_MUCH_LISTED;
-use culvert_protocol::control::{LIST_BYTES, encode_entry};
+use culvert_protocol::control::{LIST_BYTES, RefusalCode, encode_entry};
 use culvert_protocol::manifest::{Entry, EntryKind, FileTime, Manifest};
 use culvert_protocol::names::{check_relative, printable, symlink_stays_inside};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, openat2, readlinkat, statat};
@@ -31,7 +32,7 @@ pub enum SourceError {
     #[error("the source {0} does not exist")]
     NotFound(PathBuf),
     /// It cannot be opened.
-    #[error("the source {path} cannot be opened: {error}")]
+    #[error("the source {path} cannot be opened: {}", words(*.error))]
     Unreadable {
         /// Which.
         path: PathBuf,
@@ -67,6 +68,20 @@ pub enum SourceError {
         /// Why.
         error: culvert_protocol::manifest::EntryError,
     },
+}
+
+impl SourceError {
+    /// The kind that a transfer ends with.
+    #[must_use]
+    pub const fn code(&self) -> RefusalCode {
+        match self {
+            Self::NotFound(_) => RefusalCode::NotFound,
+            Self::Collision { .. } => RefusalCode::Collision,
+            Self::TooMuchListed | Self::NotWanted => RefusalCode::Temporary,
+            Self::Unreadable { error, .. } => os_error::code(*error),
+            Self::Special(_) | Self::Entry { .. } => RefusalCode::Failed,
+        }
+    }
 }
 
 /// A file below a source that is not sent.
@@ -160,7 +175,7 @@ pub fn local_source(written: &Path) -> Result<Source, SourceError> {
     let named = written.file_name().unwrap_or_default().as_bytes().to_vec();
     let is_symlink = rustix::fs::lstat(written).is_ok_and(|stat| kind_of(&stat) == FileType::Symlink);
     let resolved = if is_symlink {
-        std::fs::canonicalize(written).map_err(|_| SourceError::NotFound(written.to_owned()))?
+        std::fs::canonicalize(written).map_err(|error| unreadable(os_error::errno_or_io(&error)))?
     } else {
         written.to_owned()
     };
@@ -259,9 +274,8 @@ impl Listing<'_> {
         self.written = written;
         self.sources.push(self.written.clone());
         self.tree.first_entries.push(self.tree.manifest.len() as u32);
-        let base_again = base
-            .try_clone()
-            .map_err(|_| SourceError::Unreadable { path: self.written.clone(), error: Errno::MFILE })?;
+        let base_again = os_error::duplicate(&base)
+            .map_err(|error| SourceError::Unreadable { path: self.written.clone(), error })?;
         self.tree.bases.push(base_again);
         let base = base.as_fd();
         let mut directories = match name {
@@ -297,7 +311,7 @@ impl Listing<'_> {
                 return Err(SourceError::Unreadable { path: self.written.clone(), error });
             }
             Err(error) => {
-                self.problem(directory, "unreadable", format!("the directory cannot be read: {error}"));
+                self.trouble(directory, "unreadable", "the directory cannot be read", error)?;
                 return Ok(Vec::new());
             }
         };
@@ -309,7 +323,7 @@ impl Listing<'_> {
                     name => names.push(name.to_vec()),
                 },
                 Err(error) => {
-                    self.problem(directory, "unreadable", format!("the directory cannot be read to its end: {error}"));
+                    self.trouble(directory, "unreadable", "the directory cannot be read to its end", error)?;
                     break;
                 }
             }
@@ -324,7 +338,7 @@ impl Listing<'_> {
                         directories.push(full);
                     }
                 }
-                Err(error) => self.problem(&full, "vanished", format!("it cannot be looked at: {error}")),
+                Err(error) => self.trouble(&full, "vanished", "it cannot be looked at", error)?,
             }
         }
         Ok(directories)
@@ -339,7 +353,7 @@ impl Listing<'_> {
         let mut target = Vec::new();
         let kind = match kind_of(stat) {
             FileType::RegularFile => {
-                if stat.st_size == 0 && !self.is_empty(base, name) {
+                if stat.st_size == 0 && !self.is_empty(base, name)? {
                     return Ok(false);
                 }
                 let bytes = stat.st_size as u64;
@@ -352,7 +366,7 @@ impl Listing<'_> {
                 target = match readlinkat(base, Path::new(OsStr::from_bytes(name)), Vec::new()) {
                     Ok(target) => target.into_bytes(),
                     Err(error) => {
-                        self.problem(name, "vanished", format!("the symlink cannot be read: {error}"));
+                        self.trouble(name, "vanished", "the symlink cannot be read", error)?;
                         return Ok(false);
                     }
                 };
@@ -397,20 +411,24 @@ impl Listing<'_> {
     /// Whether a file of size zero has no content. Those that the kernel makes when they are read
     /// are said to have no size, and so are all of some file systems; nobody may be told that
     /// nothing of them was sent.
-    fn is_empty(&mut self, base: BorrowedFd<'_>, name: &[u8]) -> bool {
+    fn is_empty(&mut self, base: BorrowedFd<'_>, name: &[u8]) -> Result<bool, SourceError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         let opened = open_beneath(base, Path::new(OsStr::from_bytes(name)), flags);
         match opened.and_then(|file| rustix::io::read(&file, &mut [0; 1])) {
-            Ok(0) => true,
-            Ok(_) => {
-                self.problem(name, "unsized", format!("it has content, but no size: {UNSIZED_REMEDY}"));
-                false
-            }
-            Err(error) => {
-                self.problem(name, "unreadable", format!("it cannot be read: {error}"));
-                false
-            }
+            Ok(0) => return Ok(true),
+            Ok(_) => self.problem(name, "unsized", format!("it has content, but no size: {UNSIZED_REMEDY}")),
+            Err(error) => self.trouble(name, "unreadable", "it cannot be read", error)?,
         }
+        Ok(false)
+    }
+
+    /// Notes what cannot be listed. What this process only lacks the means to look at is not left out: that ends the listing.
+    fn trouble(&mut self, name: &[u8], code: &'static str, what: &str, error: Errno) -> Result<(), SourceError> {
+        if is_shortage(error) {
+            return Err(SourceError::Unreadable { path: self.written.join(OsStr::from_bytes(name)), error });
+        }
+        self.problem(name, code, format!("{what}: {}", words(error)));
+        Ok(())
     }
 
     fn problem(&mut self, name: &[u8], code: &'static str, text: String) {

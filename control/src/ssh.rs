@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
+use culvert_protocol::control::RefusalCode;
 use culvert_protocol::foreign_text::foreign_text;
 use culvert_protocol::identity::PublicKey;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 
 use crate::cli::exit::{CommandError, ExitCode};
+use crate::os_error;
 use crate::request::Target;
 
 /// The version of the two lines.
@@ -105,12 +107,7 @@ impl FarEnd {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .map_err(|error| {
-                CommandError::new(
-                    ExitCode::BadHost,
-                    format!("cannot start '{program}': {error}; install an ssh client, or name one with --ssh"),
-                )
-            })?;
+            .map_err(|error| CommandError::new(ExitCode::BadHost, cannot_start(program, &error)))?;
         let (Some(mut stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
@@ -167,10 +164,14 @@ impl FarEnd {
                 format!("ssh could not reach {host} or log in there; its message is above"),
             ),
             status => {
+                // What it lacks for now, it will have another time; what does not fit there will not fit this side either.
+                let code = status.and_then(|status| ExitCode::of(u8::try_from(status).ok()?));
+                let code = code.filter(|code| matches!(code, ExitCode::Temporary | ExitCode::BadHost));
                 let status = status.map_or("a signal".to_owned(), |code| format!("status {code}"));
-                CommandError::failed(format!(
-                    "the far end on {host} ended before it answered ({status}); its message, if any, is above"
-                ))
+                CommandError::new(
+                    code.unwrap_or(ExitCode::Failed),
+                    format!("the far end on {host} ended before it answered ({status}); its message, if any, is above"),
+                )
             }
         }
     }
@@ -193,6 +194,15 @@ impl FarEnd {
         let _ = tokio::time::timeout(FAREWELL, child.wait()).await;
         let _ = tokio::time::timeout(MESSAGES_WAIT, messages).await;
     }
+}
+
+/// What is said if ssh cannot be started. Only one that is not there is to be installed.
+fn cannot_start(program: &str, error: &std::io::Error) -> String {
+    let hint = match os_error::code_of(error) {
+        RefusalCode::NotFound | RefusalCode::NotPermitted => "; install an ssh client, or name one with --ssh",
+        _ => "",
+    };
+    format!("cannot start '{program}': {error}{hint}")
 }
 
 /// More came than a far end says.

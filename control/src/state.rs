@@ -28,15 +28,17 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use culvert_protocol::control::RefusalCode;
 use culvert_protocol::identity::Identity;
 use culvert_tuning::regular_file::{self, Links, ReadError};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 pub use writer::StateWriter;
 
-use crate::file_lock;
+use crate::{file_lock, os_error};
 
 /// A file or directory of the state that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -105,12 +107,33 @@ pub enum StateError {
 }
 
 /// What to do about an error of the operating system.
-fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "make room there, or name another directory with --state"
-        }
+fn remedy(error: &io::Error) -> String {
+    let errno = os_error::errno_of(error);
+    let own = match errno.map_or(RefusalCode::Failed, os_error::code) {
+        RefusalCode::NoSpace => "make room there, or name another directory with --state",
         _ => "check its owner and permissions, or name another directory with --state",
+    };
+    errno.and_then(os_error::remedy).unwrap_or_else(|| own.to_owned())
+}
+
+impl StateError {
+    /// Whether only descriptors or memory lacked: nothing is wrong with what is there.
+    #[must_use]
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, Self::Os { error, .. } if os_error::errno_of(error).is_some_and(os_error::is_shortage))
+    }
+
+    /// The kind that a transfer ends with because of it. The directory is this node's own: that something of it is not
+    /// there, or may not be used, is nothing that a partner's path is to blame for.
+    #[must_use]
+    pub fn code(&self) -> RefusalCode {
+        match self {
+            Self::Os { error, .. } => match os_error::code_of(error) {
+                RefusalCode::NotFound | RefusalCode::NotPermitted => RefusalCode::Failed,
+                code => code,
+            },
+            _ => RefusalCode::Failed,
+        }
     }
 }
 
@@ -239,9 +262,9 @@ impl StateDirectory {
         for directory in ["", "profiles", "transfers", "receipts"] {
             for entry in fs::read_dir(self.path(directory)).into_iter().flatten().flatten() {
                 let name = entry.file_name();
-                let writer = name.to_str().and_then(|name| name.strip_prefix(WRITING_PREFIX)?.split('-').next());
+                let Some(writer) = name.to_str().and_then(|name| name.strip_prefix(WRITING_PREFIX)) else { continue };
                 // The number may be one of another namespace, so that its process is not seen here: it has a lock.
-                if writer.is_some_and(|writer| !Path::new("/proc").join(writer).exists()) && !is_locked(&entry.path()) {
+                if !writer_may_live(writer) && !is_locked(&entry.path()) {
                     // If another process is faster, that is as good.
                     let _ = fs::remove_file(entry.path());
                 }
@@ -351,12 +374,29 @@ fn begin_writing(directory: &Path) -> io::Result<tempfile::NamedTempFile> {
     Ok(file)
 }
 
+/// Whether the process of a half written file's name is there, by what follows [`WRITING_PREFIX`]. What is no number is no
+/// process's: taken for a path below `/proc`, '..' would always be there.
+fn writer_may_live(name: &str) -> bool {
+    let number = name.split('-').next().and_then(|number| number.parse::<u32>().ok());
+    number.is_some_and(|number| Path::new("/proc").join(number.to_string()).exists())
+}
+
 /// Whether a process holds the lock of a file. Where that cannot be told, it does.
 pub(crate) fn is_locked(path: &Path) -> bool {
     match regular_file::open(path, Links::Refused) {
         Ok(file) => file_lock::is_held(&file).unwrap_or(true),
-        // Nobody holds the lock of what is no file.
-        Err(error) => matches!(error, ReadError::Os(_)) && !error.is_not_found(),
+        // Nobody holds the lock of what is no file, or of what no file can be called.
+        Err(ReadError::Os(error)) => !can_be_no_file(&error),
+        Err(ReadError::NotAFile(_) | ReadError::TooLarge { .. }) => false,
+    }
+}
+
+/// Whether an error of opening a path says that no file can be there.
+fn can_be_no_file(error: &io::Error) -> bool {
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(errno) => matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::LOOP | Errno::INVAL),
+        // A NUL byte, which is not even asked for.
+        None => error.kind() == io::ErrorKind::InvalidInput,
     }
 }
 
@@ -431,13 +471,17 @@ mod tests {
     #[test]
     fn what_a_dead_process_left_half_written_is_removed() {
         let (_directory, state) = state();
-        // No process has this number: it is above the kernel's limit.
-        let (dead, living) =
-            (format!("{WRITING_PREFIX}4194305-x"), format!("{WRITING_PREFIX}{}-x", std::process::id()));
-        for name in [&dead, &living] {
-            fs::write(state.path("transfers").join(name), "half").unwrap();
+        // No process has this number, which is above the kernel's limit, and none has what is no number.
+        let gone = ["4194305", "", ".", "..", "self"].map(|writer| format!("{WRITING_PREFIX}{writer}-x"));
+        let living = format!("{WRITING_PREFIX}{}-x", std::process::id());
+        let path = |name: &String| state.path("transfers").join(name);
+        for name in gone.iter().chain([&living]) {
+            fs::write(path(name), "half").unwrap();
         }
         state.sweep();
-        assert!(!state.path("transfers").join(dead).exists() && state.path("transfers").join(living).exists());
+        for name in &gone {
+            assert!(!path(name).exists(), "{name}");
+        }
+        assert!(path(&living).exists());
     }
 }

@@ -29,6 +29,7 @@ use crate::connection::{Connection, ConnectionError};
 use crate::dataplane::{DataPlane, DataPlaneError};
 use crate::limits::{ERROR_BYTES_PER_TRANSFER, ERRORS_LISTED_MAX};
 use crate::metrics::Metrics;
+use crate::os_error::{self, SHORTAGE, explained};
 use crate::shares::Share;
 
 /// Why a transfer ended without a result.
@@ -58,6 +59,27 @@ impl TransferError {
         Self::Here(Refusal::new(code, text))
     }
 
+    /// This side gives up because of an error of the operating system, with whose words the text ends.
+    #[must_use]
+    pub fn os(errno: rustix::io::Errno, text: String) -> Self {
+        Self::Here(os_error::refusal(errno, text))
+    }
+
+    /// What ends the transfer, if an error that this side had with a file is none of the file's.
+    #[must_use]
+    pub fn of_shortage(error: &FileError) -> Option<Self> {
+        (error.code == SHORTAGE).then(|| Self::here(RefusalCode::Temporary, error.text.clone()))
+    }
+
+    /// What is said of it. Words of the partner stay as they are: what there is to do about them is to be done there.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::DataPlane(error) => explained(error.to_string()),
+            Self::Partner(_) | Self::Here(_) | Self::KeyChanged(_) | Self::Connection(_) => self.to_string(),
+        }
+    }
+
     /// The partner did something that the protocol does not allow.
     #[must_use]
     pub fn protocol(text: impl Into<String>) -> Self {
@@ -75,6 +97,7 @@ impl TransferError {
             | Self::DataPlane(
                 DataPlaneError::Died(_)
                 | DataPlaneError::NoRoom(_)
+                | DataPlaneError::NoDescriptor { .. }
                 | DataPlaneError::Overrun
                 | DataPlaneError::Nonsense(_),
             ) => RefusalCode::Temporary,
@@ -114,10 +137,16 @@ impl From<DataPlaneError> for TransferError {
     fn from(error: DataPlaneError) -> Self {
         match error {
             // The partner is told: it is not cut without a reason, and comes again.
-            DataPlaneError::NoRoom(_) | DataPlaneError::Overrun => {
+            DataPlaneError::NoRoom(_) | DataPlaneError::NoDescriptor { .. } | DataPlaneError::Overrun => {
                 Self::here(RefusalCode::Temporary, error.to_string())
             }
-            error => Self::DataPlane(error),
+            error => {
+                let text = error.to_string();
+                if os_error::tells_shortage(&text) {
+                    return Self::here(RefusalCode::Temporary, explained(text));
+                }
+                Self::DataPlane(error)
+            }
         }
     }
 }

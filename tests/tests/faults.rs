@@ -309,9 +309,9 @@ fn a_partner_that_stalls_for_a_minute_is_given_up_and_tried_again() {
     stall(60, "20");
 }
 
-/// The control process waited for ever for a confirmation that the data plane did not give.
+/// The control process waited for ever for a confirmation that the data plane did not give, and then called files faulty.
 #[test]
-fn a_data_plane_that_may_open_no_more_files_fails_them_by_name() {
+fn a_data_plane_that_may_open_no_more_files_says_so_and_the_transfer_goes_on_when_it_may() {
     let pair = Pair::new();
     let node = pair.start();
     fs::write(pair.path("first"), "content").unwrap();
@@ -328,9 +328,9 @@ fn a_data_plane_that_may_open_no_more_files_fails_them_by_name() {
         let bytes = if name == "small" { 900 } else { 3 << 20 };
         fs::write(source.join(name), Random::new(1).bytes(bytes)).unwrap();
     }
-    let result = finish(begin(&pair, &source, &["--retries", "0"])).exits(6).json();
-    assert_eq!(failed_names(&result), ["large-1", "large-2"], "{result}");
-    assert!(result["errors"][0]["text"].as_str().unwrap().contains("open file"), "{result}");
+    let ended = finish(begin(&pair, &source, &["--retries", "0"])).exits(5);
+    let whose = format!("process {data_plane} on ");
+    assert!(ended.err.contains("may have 3 files open") && ended.err.contains(&whose), "{}", ended.err);
     rustix::process::prlimit(process, rustix::process::Resource::Nofile, before).unwrap();
     finish(begin(&pair, &source, &["--retries", "0"])).exits(0);
     assert_same(&source, &pair.shared.join("in"));

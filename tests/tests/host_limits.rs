@@ -115,13 +115,35 @@ fn without_descriptors_a_command_says_that_and_whose_limit_it_is() {
         let mut shell = Command::new("timeout");
         shell.args(["--preserve-status", "60", "sh", "-c"]).arg(format!("ulimit -n {limit} && exec \"$@\"")).arg("sh");
         let started: Ran = shell.arg(node.get_program()).args(node.get_args()).output().unwrap().into();
-        let is_said = started.code == 7 && started.err.contains("ulimit -n");
+        let is_said = started.code == 5 && started.err.contains("ulimit -n");
         // With one more descriptor than these it may run until it is ended.
         assert!(is_said || limit == 20, "with {limit}: {} {}", started.code, started.err);
     }
     for limit in 4..=10 {
         let sent = room.send_limited(&format!("-n {limit}"), &room.path("file"));
-        assert!(sent.code == 7 && sent.err.contains("ulimit -n"), "with {limit}: {} {}", sent.code, sent.err);
+        assert!(sent.code == 5 && sent.err.contains("ulimit -n"), "with {limit}: {} {}", sent.code, sent.err);
+    }
+}
+
+/// Each was a plain failure with no more than the system's words, if it was not "not found".
+#[test]
+fn what_keeps_a_far_end_from_its_destination_is_told_by_kind_and_with_what_to_do() {
+    for (error, code, remedy) in [
+        ("ENFILE", 5, "fs.file-max"),
+        ("ENOMEM", 5, "short of memory"),
+        ("EACCES", 4, "may not use it"),
+        ("EROFS", 4, "mounted read-only"),
+        ("ENOSPC", 1, "No space left"),
+        ("EIO", 1, "dmesg"),
+        ("ENAMETOOLONG", 1, "take a shorter one"),
+        ("ELOOP", 1, "symlinks lead"),
+    ] {
+        let refused = format!("openat2={error}");
+        let room = Room::new(Some(Path::new(&[env!("CARGO_BIN_EXE_culvert-refuses"), &refused].join(" "))));
+        fs::write(room.path("file"), "content").unwrap();
+        let ran: Ran = room.sending(&room.path("file")).output().unwrap().into();
+        assert!(ran.code == code && ran.err.contains(remedy), "{error}: {} {}", ran.code, ran.err);
+        assert!(!ran.err.contains("remove it") && !ran.err.contains("does not exist"), "{error}: {}", ran.err);
     }
 }
 

@@ -18,6 +18,7 @@ use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::report::{plural, say};
 use crate::cli::send::{carry_out_here, options_of};
 use crate::cli::{report, second_node::SecondNode};
+use crate::os_error;
 use crate::request::{Movement, Target, TransferRequest};
 use crate::transfer::blocking;
 use crate::transfer::result::TransferResult;
@@ -37,7 +38,11 @@ pub async fn run(global: GlobalArgs, args: DemoArgs) -> Result<ExitCode, Command
     let room = room.map_err(|error| {
         CommandError::new(
             ExitCode::BadHost,
-            format!("cannot make a directory in {}: {error}; name another with --directory", parent.display()),
+            format!(
+                "cannot make a directory in {}: {}",
+                parent.display(),
+                os_error::words_or_hint(&error, "name another with --directory")
+            ),
         )
     })?;
     check_room(room.path(), args.size)?;

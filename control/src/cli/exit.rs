@@ -1,7 +1,9 @@
 //! Exit codes, and errors that carry one.
 
+use culvert_protocol::control::RefusalCode;
+
 use crate::dataplane::DataPlaneError;
-use crate::descriptors::explained;
+use crate::os_error::{self, explained, tells_shortage};
 use crate::profiles::ProfileError;
 use crate::settings::SettingsError;
 use crate::state::StateError;
@@ -68,6 +70,17 @@ impl ExitCode {
     }
 }
 
+/// What a command exits with that could not use a path which was named to it.
+#[must_use]
+pub fn of_path(error: &std::io::Error) -> ExitCode {
+    match os_error::code_of(error) {
+        RefusalCode::NotFound => ExitCode::NotFound,
+        RefusalCode::NotPermitted => ExitCode::NotPermitted,
+        RefusalCode::Temporary => ExitCode::Temporary,
+        _ => ExitCode::Failed,
+    }
+}
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
@@ -79,9 +92,17 @@ pub struct CommandError {
 }
 
 impl CommandError {
-    /// A failure with a code.
+    /// A failure of this process with a code. Where it only lacks descriptors or memory, whatever it wanted them for, that
+    /// is temporary, and the text says whose they are.
     pub fn new(code: ExitCode, text: impl std::fmt::Display) -> Self {
-        Self { exit_code: code as u8, text: explained(text.to_string()) }
+        let text = text.to_string();
+        let code = if tells_shortage(&text) { ExitCode::Temporary } else { code };
+        Self { exit_code: code as u8, text: explained(text) }
+    }
+
+    /// A failure in the words of another process, to which nothing of this one is added.
+    pub fn told(code: ExitCode, text: impl Into<String>) -> Self {
+        Self { exit_code: code as u8, text: text.into() }
     }
 
     /// A plain failure.
@@ -97,7 +118,7 @@ impl CommandError {
 
 impl From<TransferError> for CommandError {
     fn from(error: TransferError) -> Self {
-        Self { exit_code: error.exit_code(), text: explained(error.to_string()) }
+        Self { exit_code: error.exit_code(), text: error.text() }
     }
 }
 
@@ -134,6 +155,7 @@ impl From<DataPlaneError> for CommandError {
             | DataPlaneError::Attach { .. } => ExitCode::BadHost,
             DataPlaneError::Died(_)
             | DataPlaneError::NoRoom(_)
+            | DataPlaneError::NoDescriptor { .. }
             | DataPlaneError::Overrun
             | DataPlaneError::Nonsense(_) => ExitCode::Temporary,
         };

@@ -9,7 +9,7 @@ use crate::cli::args::{FarEndArgs, GlobalArgs};
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::{report, send};
 use crate::destination::Reach;
-use crate::session::{Admission, listen};
+use crate::session::{Admission, SpareDescriptor, listen};
 use crate::settings::{Ports, Settings};
 use crate::ssh::{FAR_END_VERSION, FarEndAnswer, FarEndRequest};
 use crate::state::StateDirectory;
@@ -38,6 +38,7 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
         Ports::Automatic | Ports::Any => 0,
     };
     let listener = bind(port).await?;
+    let spare = SpareDescriptor::take()?;
     let home = std::env::home_dir().unwrap_or_else(|| "/".into());
     let answer = FarEndAnswer {
         culvert_far_end: FAR_END_VERSION,
@@ -48,7 +49,7 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     };
     report::print_json(&answer)?;
     let admission = Admission::Owner { key: request.key, reach: Reach::Owner { directory: home } };
-    let listening = tokio::spawn(listen(node.clone(), listener, admission));
+    let listening = tokio::spawn(listen(node.clone(), listener, spare, admission));
     let mut rest = [0; 256];
     let ended = async { while input.read(&mut rest).await.is_ok_and(|bytes| bytes > 0) {} };
     // Of a host that is shut down, or a login session that ends.

@@ -15,7 +15,8 @@ use crate::cli::exit::{CommandError, ExitCode};
 use crate::dataplane::Origin;
 use crate::file_lock::{self, FileLock, LockError};
 use crate::node::Node;
-use crate::session::{Admission, listen};
+use crate::os_error;
+use crate::session::{Admission, SpareDescriptor, listen};
 use crate::settings::{Flags, Settings};
 use crate::state::StateDirectory;
 use crate::tuning;
@@ -59,6 +60,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
         settings.patience(),
     )?;
     let listener = bind(settings.listen.value, "the control connection", "--listen").await?;
+    let spare = SpareDescriptor::take()?;
     let port = listener.local_addr().map_err(CommandError::failed)?.port();
     node.path.configure(settings.paths.clone(), port);
     crate::path::service::start(&node).await.map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
@@ -81,13 +83,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     }
     drop(plane);
     let api = Api::new(node.clone(), Some(port));
-    let socket = api.listen().map_err(|error| {
-        let path = state.path("api.sock");
-        CommandError::new(
-            ExitCode::BadHost,
-            format!("cannot listen for commands at {}: {error}; choose another --state", path.display()),
-        )
-    })?;
+    let socket = api.listen()?;
     api.resume_interrupted();
     let serving = tokio::spawn(api.clone().serve(socket));
     if let Some(metrics) = metrics {
@@ -95,7 +91,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     }
     tokio::spawn(crate::partner_hosts::keep_known(node.clone()));
     tokio::spawn(crate::log_limit::tell_what_was_left_out());
-    tokio::spawn(listen(node.clone(), listener, Admission::Profiles));
+    tokio::spawn(listen(node.clone(), listener, spare, Admission::Profiles));
     tokio::spawn(tuning::keep(tuning::directory_in(&tuning::state_of_host(&settings))));
     tokio::spawn(tuning::count_findings(node.metrics.clone()));
     tokio::spawn(keep_data_plane(node.clone()));
@@ -189,7 +185,8 @@ async fn bind(address: std::net::SocketAddr, what: &str, option: &str) -> Result
             }
             _ => format!("choose another address with {option}"),
         };
-        CommandError::new(ExitCode::BadHost, format!("cannot listen for {what} on {address}: {error}; {hint}"))
+        let why = os_error::words_or_hint(&error, &hint);
+        CommandError::new(ExitCode::BadHost, format!("cannot listen for {what} on {address}: {why}"))
     })
 }
 

@@ -131,8 +131,8 @@ async fn run_check(global: &GlobalArgs, settings: &Settings, args: CheckArgs) ->
 
 async fn transfers_under_way(state: &StateDirectory) -> u64 {
     match ApiClient::connect(state).await {
-        Some(api) => api.status().await.map_or(0, |status| status.transfers.len() as u64),
-        None => 0,
+        Ok(Some(api)) => api.status().await.map_or(0, |status| status.transfers.len() as u64),
+        Ok(None) | Err(_) => 0,
     }
 }
 

@@ -6,7 +6,7 @@ use culvert_protocol::identity::PublicKey;
 use serde::Serialize;
 
 use crate::cli::args::{EngineArgs, GlobalArgs, ProfileAction, ProfileArgs, ProfileChange};
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::{CommandError, ExitCode, of_path};
 use crate::cli::report::{print_json, say};
 use crate::connection::connect_to_host;
 use crate::profiles::{PendingKey, PermittedRoot, Profile, Profiles};
@@ -98,7 +98,7 @@ fn permits(change: &ProfileChange) -> Result<Vec<PermittedRoot>, CommandError> {
         }
         // A root is where a partner's paths begin, so it must be the directory itself and not a symlink to it.
         let path = path.canonicalize().map_err(|error| {
-            CommandError::new(ExitCode::NotFound, format!("'{}' cannot be permitted: {error}", path.display()))
+            CommandError::new(of_path(&error), format!("'{}' cannot be permitted: {error}", path.display()))
         })?;
         Ok(PermittedRoot { path, permission })
     };

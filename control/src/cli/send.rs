@@ -138,7 +138,7 @@ async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCod
     let state = StateDirectory::open(&settings.state.value)?;
     // A node that runs with this state carries the transfer out, unless ssh must be asked by this user on this terminal.
     if !matches!(typed.partner, Place::Ssh { .. })
-        && let Some(api) = ApiClient::connect(&state).await
+        && let Some(api) = ApiClient::connect(&state).await?
     {
         if args.capture.is_some() {
             return Err(CommandError::usage(

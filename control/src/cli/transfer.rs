@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use culvert_protocol::foreign_text::plain_lines;
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::receipt::Receipt;
-use culvert_tuning::regular_file::read_named;
+use culvert_tuning::regular_file::{ReadError, read_named};
 use tokio::sync::watch;
 
 use crate::api_client::ApiClient;
 use crate::cli::args::{EngineArgs, GlobalArgs, TransferAction, TransferArgs};
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::{CommandError, ExitCode, of_path};
 use crate::cli::report::{print_json, say};
 use crate::cli::send::{options_of, read_paths, target_of};
 use crate::cli::target::Place;
@@ -227,7 +227,7 @@ fn ended(record: &TransferRecord) -> Result<ExitCode, CommandError> {
 
 /// The transfers, from the running node or from the state directory.
 async fn records(state: &StateDirectory) -> Result<Vec<TransferRecord>, CommandError> {
-    match ApiClient::connect(state).await {
+    match ApiClient::connect(state).await? {
         Some(api) => api.transfers().await,
         None => {
             let registry = Registry::open(state.clone())?;
@@ -312,7 +312,9 @@ fn receipt(
             .ok_or_else(|| CommandError::new(ExitCode::NotFound, format!("there is no receipt of transfer {id}")))?,
         None => {
             read_named(Path::new(what), RECEIPT_BYTES_MAX, |text| eprintln!("culvert: {text}")).map_err(|error| {
-                CommandError::new(ExitCode::NotFound, format!("the receipt {} cannot be read: {error}", what.display()))
+                let text = format!("the receipt {} cannot be read: {error}", what.display());
+                let code = if let ReadError::Os(error) = &error { of_path(error) } else { ExitCode::NotFound };
+                CommandError::new(code, text)
             })?
         }
     };

@@ -209,7 +209,7 @@ impl Destination {
     /// # Errors
     /// The operating system's.
     pub fn may_open(&mut self, notes: Box<dyn Notes>) -> Result<(), Errno> {
-        let base = self.base().try_clone_to_owned().map_err(|_| Errno::MFILE)?;
+        let base = crate::os_error::duplicate(self.base())?;
         self.opened = Some(OpenedDirectories::new(base, notes));
         Ok(())
     }

@@ -21,6 +21,7 @@ use super::small_files::unwritable;
 use super::temporary::temporary_name;
 use super::times::Granularities;
 use super::{Destination, split_name};
+use crate::os_error;
 use crate::sources::hash_of;
 
 /// Collisions that a refusal names.
@@ -340,7 +341,7 @@ impl<'a> Looker<'a> {
             Errno::NAMETOOLONG => {
                 Refusal::new(RefusalCode::Failed, format!("'{name}' is longer than the file system of {path} permits"))
             }
-            error => Refusal::new(RefusalCode::Failed, format!("cannot look at '{name}' in {path}: {error}")),
+            error => os_error::refusal(error, format!("cannot look at '{name}' in {path}: {error}")),
         }
     }
 }
@@ -427,19 +428,14 @@ pub fn make_directories_and_symlinks(
             continue;
         }
         made.map_err(|error| {
-            let code = match error {
-                Errno::NOSPC | Errno::DQUOT => RefusalCode::NoSpace,
-                Errno::ACCESS | Errno::PERM | Errno::ROFS => RefusalCode::NotPermitted,
-                Errno::EXIST => RefusalCode::Collision,
-                _ => RefusalCode::Failed,
-            };
+            let code = if error == Errno::EXIST { RefusalCode::Collision } else { os_error::code(error) };
             let (name, path) = (printable(&name), destination.path.display());
             let reason = match error {
                 Errno::EXIST => {
                     "it is there by now, or its name is to the file system the same as another of the transfer"
                         .to_owned()
                 }
-                error => error.to_string(),
+                error => os_error::words(error),
             };
             Refusal::new(code, format!("cannot make '{name}' in {path}: {reason}"))
         })?;

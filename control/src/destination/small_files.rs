@@ -33,7 +33,7 @@ use super::fresh_directories::{FreshDirectories, FreshDirectory};
 use super::plan::Action;
 use super::temporary::temporary_name;
 use super::{Destination, split_name};
-use crate::descriptors::explained;
+use crate::os_error::{self, words};
 use descriptor_places::DescriptorPlaces;
 
 /// A small file that is written and does not have its name yet.
@@ -446,7 +446,10 @@ pub fn unwritable(manifest: &Manifest, file: u32, error: Errno) -> FileError {
         Errno::EXIST => ("collision", format!("'{name}' was made by somebody else meanwhile and was not overwritten")),
         Errno::NOSPC | Errno::DQUOT => ("no_space", format!("'{name}' could not be stored: {error}")),
         Errno::LOOP => ("symlink", format!("'{name}' could not be stored: a symlink has appeared on the way")),
-        error => ("unwritable", explained(format!("'{name}' could not be stored: {error}"))),
+        error => {
+            let code = if os_error::is_shortage(error) { os_error::SHORTAGE } else { "unwritable" };
+            (code, format!("'{name}' could not be stored: {}", words(error)))
+        }
     };
     FileError { file, code: code.to_owned(), text }
 }

@@ -8,6 +8,7 @@
 
 use std::path::PathBuf;
 
+use culvert_protocol::control::RefusalCode;
 use culvert_protocol::manifest::Manifest;
 
 use super::{Journal, JournalError, Past, Place, directory_of};
@@ -33,7 +34,14 @@ pub fn absorb_others(
 ) -> Result<(), JournalError> {
     for path in others(place) {
         // One that is in use, cannot be read, or is of a newer version is left alone.
-        let Ok((other, theirs)) = Journal::open(path, single_name) else { continue };
+        let (other, theirs) = match Journal::open(path, single_name) {
+            Ok(opened) => opened,
+            // What only could not be looked at now would be sent once more.
+            Err(error) if error.code() == RefusalCode::Temporary && !matches!(error, JournalError::InUse) => {
+                return Err(error);
+            }
+            Err(_) => continue,
+        };
         if !theirs.is_about(&place.top_names, manifest.entries().map(|(_, entry)| hash_of(entry.name))) {
             continue;
         }

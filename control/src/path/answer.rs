@@ -22,6 +22,7 @@ use super::places::{Places, Port, TRAIN_TURN, count};
 use super::probing::probing;
 use crate::connection::{Connection, MessageReader};
 use crate::node::Node;
+use crate::os_error;
 
 /// Steps of a check at most.
 const STEPS_MAX: u32 = 1_000;
@@ -163,7 +164,9 @@ fn permit(
     request: &PathRequest,
 ) -> Result<(Arc<ProbeSocket>, PathPermission), Refusal> {
     let settings = node.path.settings().path;
-    let failed = |error: std::io::Error| Refusal::new(RefusalCode::Failed, format!("this node cannot probe: {error}"));
+    let failed = |error: std::io::Error| {
+        os_error::refusal(os_error::errno_or_io(&error), format!("this node cannot probe: {error}"))
+    };
     let local = connection.local_address.ip().to_canonical();
     let socket = ProbeSocket::bind_shared(SocketAddr::new(local, node.path.port()))
         .or_else(|_| ProbeSocket::bind(SocketAddr::new(local, 0)))

@@ -34,6 +34,7 @@ use super::check::{PathCheck, Side};
 use super::probing::probing;
 use crate::connection::{Connection, INTRODUCTION_TIMEOUT};
 use crate::node::Node;
+use crate::os_error;
 use crate::registry::unix_ms;
 use crate::request::{Target, connect};
 use crate::transfer::TransferError;
@@ -116,7 +117,7 @@ pub async fn check(node: &Arc<Node>, target: &Target, plan: &Plan, tell: Tell<'_
     };
     let far_end = SocketAddr::new(connection.address.ip().to_canonical(), permission.udp_port);
     let failed = |error: std::io::Error| {
-        TransferError::here(RefusalCode::Failed, format!("no probe can be sent to {far_end}: {error}"))
+        TransferError::os(os_error::errno_or_io(&error), format!("no probe can be sent to {far_end}: {error}"))
     };
     let socket = ProbeSocket::towards(far_end).map_err(failed)?;
     let _ = socket.ask_buffers(probe::SOCKET_BUFFER_BYTES);

@@ -18,6 +18,7 @@ use super::guests::Guests;
 use super::publish;
 use crate::api::serving;
 use crate::node::Node;
+use crate::os_error;
 
 /// Where the template is.
 pub const TEMPLATE_PATH: &str = "/psconfig/culvert.json";
@@ -54,10 +55,8 @@ pub async fn start(node: &Arc<Node>) -> Result<(), String> {
     }
     if let Some(table) = &settings.psconfig {
         let listener = TcpListener::bind(table.listen).await.map_err(|error| {
-            format!(
-                "cannot listen for the pSConfig template on {}: {error}; choose another address in [psconfig] listen",
-                table.listen
-            )
+            let why = os_error::words_or_hint(&error, "choose another address in [psconfig] listen");
+            format!("cannot listen for the pSConfig template on {}: {why}", table.listen)
         })?;
         let answers_twamp = settings.responder.as_ref().is_some_and(|responder| responder.twamp.is_some());
         let archive = settings.archive.as_ref().map(|archive| archive.url.as_str());
@@ -125,5 +124,6 @@ fn cannot_listen(what: &str, key: &str, address: SocketAddr, error: &std::io::Er
         std::io::ErrorKind::AddrInUse => "another program holds it (ss -lnp shows it)",
         _ => "choose another address",
     };
-    format!("cannot listen for {what} on {address}: {error}; {hint} ([responder] {key} in culvert.toml)")
+    let why = os_error::words_or_hint(error, hint);
+    format!("cannot listen for {what} on {address}: {why} ([responder] {key} in culvert.toml)")
 }

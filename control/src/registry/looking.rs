@@ -48,20 +48,23 @@ impl Registry {
         let known: Vec<TransferId> = lock(&self.others).keys().copied().collect();
         for id in names.iter().filter_map(|name| name.parse().ok()).chain(known) {
             if !self.is_known(id) {
-                self.look_at(id);
+                self.look_at(id)?;
             }
         }
         Ok(())
     }
 
     /// As [`Registry::look_again`], at one transfer.
-    pub async fn look_before(&self, id: TransferId) {
+    ///
+    /// # Errors
+    /// [`StateError`] if this process lacks the descriptors or the memory to look.
+    pub async fn look_before(&self, id: TransferId) -> Result<(), StateError> {
         if self.is_known(id) {
-            return;
+            return Ok(());
         }
         let (state, owners) = (self.state.clone(), self.owners.clone());
         let seen = blocking(move || look(&state, &owners, id)).await;
-        self.note_seen(id, seen);
+        self.note_seen(id, seen).map(drop)
     }
 
     /// Whether nobody else changes what this process knows of a transfer.
@@ -71,22 +74,25 @@ impl Registry {
     }
 
     /// Looks at a record; returns the receipt that stands in it.
-    pub(super) fn look_at(&self, id: TransferId) -> Option<String> {
+    ///
+    /// # Errors
+    /// As [`Registry::look_before`].
+    pub(super) fn look_at(&self, id: TransferId) -> Result<Option<String>, StateError> {
         self.note_seen(id, look(&self.state, &self.owners, id))
     }
 
-    fn note_seen(&self, id: TransferId, seen: Result<Seen, StateError>) -> Option<String> {
+    fn note_seen(&self, id: TransferId, seen: Result<Seen, StateError>) -> Result<Option<String>, StateError> {
         // Until it is noted, nobody of this process begins it.
         let live = lock(&self.live);
         if live.contains_key(&id) {
-            return None;
+            return Ok(None);
         }
         let (record, receipt) = match seen {
             Ok(Seen::Nothing) => {
                 if lock(&self.others).remove(&id).is_some() {
                     lock(&self.records).remove(id);
                 }
-                return None;
+                return Ok(None);
             }
             Ok(Seen::AtRest { record, receipt }) => {
                 lock(&self.others).remove(&id);
@@ -103,16 +109,18 @@ impl Registry {
                 lock(&self.others).insert(id, owner);
                 (record, None)
             }
+            // It may be sound: the next look finds out.
+            Err(error) if error.is_shortage() => return Err(error),
             Err(error) => {
                 self.leave_alone(id, &error);
-                return None;
+                return Ok(None);
             }
         };
         let is_new = lock(&self.records).get(&id) != Some(&record);
         if is_new {
             self.note(id, record);
         }
-        receipt
+        Ok(receipt)
     }
 
     /// Keeps a record that is of no use out of the way, so that no transfer of its id writes over it.
@@ -236,6 +244,41 @@ mod tests {
             assert_eq!((&written["state"], written["ended_unix_ms"].is_u64()), (&"failed".into(), true));
             assert_eq!(recently_cut_off_now(&state), 0);
         });
+    }
+
+    /// Its owner was looked for as a path, and one that no file can be called counted as alive for ever.
+    #[test]
+    fn a_record_whose_owner_is_no_name_is_of_a_transfer_that_was_cut_off() {
+        let (_room, state) = state();
+        let owners = [
+            "x".repeat(256),
+            format!("owner-1-{}.lock", "x".repeat(243)),
+            "x".repeat(1 << 16),
+            String::new(),
+            "..".to_owned(),
+            "/".to_owned(),
+            "/etc/passwd".to_owned(),
+            "owner-1-a/../b.lock".to_owned(),
+            "owner-1-\0.lock".to_owned(),
+            "owner-1-x.lock/".to_owned(),
+        ];
+        for (number, owner) in (1..).zip(&owners) {
+            let mut file = serde_json::to_value(under_way(id(number))).unwrap();
+            file["owner"] = owner.as_str().into();
+            // It names a receipt wherever the transfer is shown.
+            file["transfer"] = "../../identity".into();
+            state.write(file_of(id(number)), file.to_string().as_bytes()).unwrap();
+        }
+        let registry = Registry::open(state).unwrap();
+        for (number, owner) in (1..).zip(&owners) {
+            let told = registry.get(id(number)).unwrap();
+            assert_eq!(
+                (told.state, told.error.unwrap().code.as_str()),
+                (RecordState::Failed, INTERRUPTED),
+                "{owner:.40?}"
+            );
+            assert_eq!(told.transfer, id(number).to_string());
+        }
     }
 
     fn recently_cut_off_now(state: &StateDirectory) -> usize {

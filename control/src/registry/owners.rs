@@ -40,9 +40,15 @@ pub(super) fn process_in(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
 }
 
-/// Whether a name is one of an owner's file, and nothing else.
+/// Names are made of these and are no longer than this, with room for what a later version may add.
+const NAME_BYTES_MAX: usize = 128;
+
+/// Whether a name is one of an owner's file, and nothing else. Records are files that anybody may have edited: what is no name
+/// is nobody's, and never a path.
 fn is_name(name: &str) -> bool {
-    name.starts_with(PREFIX) && name.ends_with(SUFFIX) && !name.contains('/')
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let within = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX));
+    within.is_some_and(|within| !within.is_empty()) && name.len() <= NAME_BYTES_MAX && name.bytes().all(is_plain)
 }
 
 impl Owners {
@@ -125,8 +131,29 @@ mod tests {
         assert!(others.is_alive(&name) && !others.is_alive(left));
         others.sweep();
         assert!(others.is_alive(&name) && !state.path(left).exists());
-        for nonsense in ["", "../identity.pk8", "owner-../../x.lock", "owner-2-y.lock"] {
-            assert!(!others.is_alive(nonsense), "{nonsense}");
+        // A name of 255 bytes can be a file's, a longer one cannot; both were held for ever, or could be.
+        let long = [200, 255, 256, 300, 5_000].map(|bytes| format!("owner-1-{}.lock", "x".repeat(bytes - 13)));
+        let nonsense = [
+            "",
+            "owner-.lock",
+            ".",
+            "..",
+            "/",
+            "../identity.pk8",
+            "owner-../../x.lock",
+            "owner-1-/x.lock",
+            "owner-1-\0.lock",
+            "owner-1-x\0/../y.lock",
+            "owner-1-ü.lock",
+            "owner-2-y.lock",
+            "/etc/passwd",
+        ];
+        for nonsense in nonsense.into_iter().chain(long.iter().map(String::as_str)) {
+            assert!(!others.is_alive(nonsense), "{nonsense:?}");
+        }
+        // Nor is what could be a name, if somebody asks for the lock all the same.
+        for path in ["owner-1-\0.lock", &long[3], &format!("{name}/x")] {
+            assert!(!is_locked(&state.path(path)), "{path:?}");
         }
         drop(owners);
         assert!(!others.is_alive(&name) && !state.path(&name).exists());

@@ -162,6 +162,6 @@ pub fn failure(error: &TransferError) -> Failure {
     let code = serde_json::to_value(error.code()).ok().and_then(|value| value.as_str().map(str::to_owned));
     let code = if matches!(error, TransferError::KeyChanged(_)) { Some("key_changed".to_owned()) } else { code };
     // It may quote the partner, and stands in the record for ever.
-    let text = foreign_text(&error.to_string());
+    let text = foreign_text(&error.text());
     Failure { code: code.unwrap_or_default(), text, exit_code: error.exit_code() }
 }

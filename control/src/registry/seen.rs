@@ -38,6 +38,8 @@ pub(super) fn look(state: &StateDirectory, owners: &Owners, id: TransferId) -> R
     loop {
         let read = state.read_json(file_of(id), VERSION)?;
         let Some(ReadRecordFile { record, receipt, owner }) = read else { return Ok(Seen::Nothing) };
+        // What it says of its id is a text that names files elsewhere.
+        let record = TransferRecord { transfer: id.to_string(), ..record };
         if !record.state.is_under_way() {
             return Ok(Seen::AtRest { record, receipt });
         }

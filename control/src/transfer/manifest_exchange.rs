@@ -22,6 +22,7 @@ use crate::connection::MessageReader;
 use crate::destination::plan::NameCheck;
 use crate::limits::{LISTING_WAIT, LISTINGS_MAX, LISTINGS_PER_PARTNER, Limit};
 use crate::metrics::Metrics;
+use crate::os_error::explained;
 use crate::shares::{Kind, Piece, Share};
 use crate::sources::{Source, SourceError, SourceTree, list_while};
 
@@ -86,7 +87,10 @@ impl Listing {
         };
         let thread = std::thread::Builder::new().name("listing".to_owned()).spawn(list);
         thread.map_err(|error| {
-            TransferError::here(RefusalCode::Temporary, format!("this node cannot list the sources now: {error}"))
+            TransferError::here(
+                RefusalCode::Temporary,
+                explained(format!("this node cannot list the sources now: {error}")),
+            )
         })?;
         Ok(Self { parts: listed, end })
     }
@@ -123,13 +127,7 @@ async fn place_for_listing(share: &Share, metrics: &Metrics) -> Result<Option<Pi
 /// A source's error as a refusal.
 #[must_use]
 pub fn source_refusal(error: &SourceError) -> TransferError {
-    let code = match error {
-        SourceError::NotFound(_) => RefusalCode::NotFound,
-        SourceError::Collision { .. } => RefusalCode::Collision,
-        SourceError::TooMuchListed | SourceError::NotWanted => RefusalCode::Temporary,
-        SourceError::Unreadable { .. } | SourceError::Special(_) | SourceError::Entry { .. } => RefusalCode::Failed,
-    };
-    TransferError::here(code, error.to_string())
+    TransferError::here(error.code(), error.to_string())
 }
 
 /// A manifest that has arrived.

@@ -485,7 +485,7 @@ impl Receiving {
                         if error.code == "no_space" {
                             return Err(TransferError::here(RefusalCode::NoSpace, error.text));
                         }
-                        self.fail_file(error, true);
+                        self.fail_file_or_end(error)?;
                         self.files.take_waiting(file)
                     }
                 };
@@ -508,7 +508,7 @@ impl Receiving {
                 }
                 self.files_stored(&committed.stored);
                 for error in committed.failed {
-                    self.fail_file(error, true);
+                    self.fail_file_or_end(error)?;
                 }
                 if !committed.chunks.is_empty() {
                     self.say_stored(committed.chunks).await?;
@@ -526,7 +526,7 @@ impl Receiving {
                     self.say_stored(chunks).await?;
                 }
                 // Its partial file goes with it.
-                Err(error) => self.fail_file(error, true),
+                Err(error) => self.fail_file_or_end(error)?,
             },
             Done::Synced { chunks, result } => {
                 self.syncing = false;
@@ -536,7 +536,7 @@ impl Receiving {
                 self.say_stored(chunks).await?;
             }
             Done::HolesHashed(hashed) => self.holes_hashed(hashed)?,
-            Done::Punched { chunk, hash, result } => self.punched(chunk, hash, result),
+            Done::Punched { chunk, hash, result } => self.punched(chunk, hash, result)?,
             Done::Concluded(root) => self.state_what_is_stored(root.map_err(TransferError::Here)?).await?,
         }
         Ok(())
@@ -564,7 +564,7 @@ impl Receiving {
             return Err(TransferError::here(RefusalCode::NoSpace, full.text.clone()));
         }
         for error in pack.failed {
-            self.fail_file(error, true);
+            self.fail_file_or_end(error)?;
         }
         let hash_of = |file: u32| self.hashes.get(file as usize).copied().unwrap_or_default();
         let staged = pack.staged.into_iter().map(|staged| (hash_of(staged.file), staged)).collect();
@@ -593,6 +593,18 @@ impl Receiving {
             self.context.connection.writer.send(Message::Stored(part.to_vec())).await?;
         }
         Ok(())
+    }
+
+    /// Gives a file up for an error of this side, unless it only lacks the means to go on with any: then what is begun stays
+    /// for the next attempt.
+    fn fail_file_or_end(&mut self, error: FileError) -> Result<(), TransferError> {
+        match TransferError::of_shortage(&error) {
+            Some(end) => Err(end),
+            None => {
+                self.fail_file(error, true);
+                Ok(())
+            }
+        }
     }
 
     /// Gives a file up. `tell` if the sender does not know yet.

@@ -22,7 +22,6 @@ use culvert_protocol::control::{
     FileError, FlowOffer, Message, NOT_KEPT_LISTED_MAX, PACKS_ARE_TOLD_SINCE, RefusalCode,
 };
 use culvert_protocol::manifest::Manifest;
-use culvert_protocol::names::printable;
 use culvert_protocol::receipt::Receipt;
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::mpsc;
@@ -325,7 +324,7 @@ impl Sending {
                 }
                 Some(done) = finished_work.recv() => {
                     self.steps += 1;
-                    self.work_done(done);
+                    self.work_done(done)?;
                 }
                 _ = tick.tick() => {
                     self.check_patience()?;
@@ -352,27 +351,29 @@ impl Sending {
         Ok(())
     }
 
-    fn work_done(&mut self, done: Done) {
+    fn work_done(&mut self, done: Done) -> Result<(), TransferError> {
         match done {
             Done::Opened { file, result } => {
                 let waiting = self.files.opened(file, result.as_ref().ok().cloned());
                 self.preparing -= waiting.len();
                 match result {
                     Ok(_) => waiting.into_iter().for_each(|chunk| self.prepare(chunk)),
-                    Err(error) => self.fail_file(error),
+                    Err(error) => self.fail_file_or_end(error)?,
                 }
             }
             Done::Filled { chunk, pack, buffer } => {
                 self.filling.insert(chunk, false);
+                let is_told = self.context.options.checksum || self.context.connection.version >= PACKS_ARE_TOLD_SINCE;
                 for error in pack.failed {
-                    self.fail_file(error);
+                    // An older receiver would store the file as it is in the pack.
+                    if is_told { self.fail_file_or_end(error)? } else { self.fail_file(error) }
                 }
                 self.note_pack_hashes(chunk, &pack.hashes);
                 // The receiver stores a pack when it has heard of it: files of it that failed are
                 // told before.
                 if self.context.options.checksum {
                     self.outbox.others.push(Message::PackHashes { chunk, hashes: pack.hashes });
-                } else if self.context.connection.version >= PACKS_ARE_TOLD_SINCE {
+                } else if is_told {
                     self.outbox.others.push(Message::PackHashes { chunk, hashes: Vec::new() });
                 }
                 // From here on it may go.
@@ -407,10 +408,11 @@ impl Sending {
                         self.outbox.complete.push((file, hash));
                         self.context.progress.send_modify(|progress| progress.files_done += 1);
                     }
-                    Err(error) => self.fail_file(error),
+                    Err(error) => self.fail_file_or_end(error)?,
                 }
             }
         }
+        Ok(())
     }
 
     fn event(&mut self, tag: usize, event: SendEvent) -> Result<(), TransferError> {
@@ -471,7 +473,7 @@ impl Sending {
                 self.chunk_settled(chunk);
                 if let Some(file) = self.file_of(chunk) {
                     let error = self.read_error(file, error);
-                    self.fail_file(error);
+                    self.fail_file_or_end(error)?;
                 }
             }
             SendEvent::Withdrawn { chunk } => {
@@ -538,9 +540,19 @@ impl Sending {
         };
         match error {
             culvert_dataplane::link::commands::DiskError::Short => super::source_version::changed(tree, file),
-            culvert_dataplane::link::commands::DiskError::Os(_) => {
-                let name = printable(tree.manifest.entry(file).name);
-                FileError { file, code: "unreadable".to_owned(), text: format!("'{name}' cannot be read: {error}") }
+            culvert_dataplane::link::commands::DiskError::Os(number) => {
+                super::source_version::unreadable(tree, file, rustix::io::Errno::from_raw_os_error(number))
+            }
+        }
+    }
+
+    /// Gives a file up, unless this side only lacks the means to go on with any.
+    fn fail_file_or_end(&mut self, error: FileError) -> Result<(), TransferError> {
+        match TransferError::of_shortage(&error) {
+            Some(end) => Err(end),
+            None => {
+                self.fail_file(error);
+                Ok(())
             }
         }
     }

@@ -19,7 +19,7 @@ use rustix::fs::{Stat, fstat};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::descriptors::explained;
+use crate::os_error::{self, words};
 use crate::sources::{SourceTree, UNSIZED_REMEDY};
 
 /// Two ticks of the slowest clock that the kernel stamps inodes with (100 Hz).
@@ -210,7 +210,10 @@ pub fn unreadable(tree: &SourceTree, file: u32, error: Errno) -> FileError {
     let (code, text) = match error {
         Errno::NOENT => ("vanished", format!("'{name}' was removed while the transfer was under way")),
         Errno::LOOP => ("changed", format!("'{name}' became a symlink while the transfer was under way")),
-        error => ("unreadable", explained(format!("'{name}' cannot be read: {error}"))),
+        error => {
+            let code = if os_error::is_shortage(error) { os_error::SHORTAGE } else { "unreadable" };
+            (code, format!("'{name}' cannot be read: {}", words(error)))
+        }
     };
     FileError { file, code: code.to_owned(), text }
 }

@@ -36,6 +36,7 @@ fn number_of(call: &str) -> i64 {
         "fchmod" => libc::SYS_fchmod,
         "utimensat" => libc::SYS_utimensat,
         "fsync" => libc::SYS_fsync,
+        "openat2" => libc::SYS_openat2,
         _ => panic!("add the number of {call}"),
     }
 }
@@ -47,6 +48,13 @@ fn errno_of(error: &str) -> i32 {
         "EOPNOTSUPP" => libc::EOPNOTSUPP,
         "EINVAL" => libc::EINVAL,
         "EIO" => libc::EIO,
+        "EACCES" => libc::EACCES,
+        "ELOOP" => libc::ELOOP,
+        "ENAMETOOLONG" => libc::ENAMETOOLONG,
+        "ENFILE" => libc::ENFILE,
+        "ENOMEM" => libc::ENOMEM,
+        "ENOSPC" => libc::ENOSPC,
+        "EROFS" => libc::EROFS,
         _ => panic!("add the number of {error}"),
     }
 }

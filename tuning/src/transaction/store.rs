@@ -24,7 +24,7 @@ const FINISHED_KEPT: usize = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A file in it could not be read or written.
-    #[error("{path}: {source}; run as root, or name another place with --state")]
+    #[error("{path}: {source}{}", hint(source))]
     File {
         /// The file.
         path: String,
@@ -49,6 +49,22 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
+}
+
+/// What to do about an error: an admin's rights help only where rights lack.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; run as root, or name another place with --state",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room there, or name another place with --state"
+        }
+        io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::InvalidInput
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::AlreadyExists => "; put it in order, or name another place with --state",
+        _ => "",
+    }
 }
 
 /// Where journals are kept. The one for folders is [`FolderDisk`]; tests have one that crashes.

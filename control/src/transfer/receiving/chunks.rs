@@ -9,12 +9,15 @@ use culvert_protocol::control::{FileError, Message, PACKS_ARE_TOLD_SINCE, Refusa
 use culvert_protocol::feedback::Report;
 use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
+use rustix::io::Errno;
 
 use super::files::WaitingChunk;
 use super::{Done, Receiving, TRIES_MAX};
 use crate::dataplane::ReceiveEvent;
+use crate::destination::small_files::unwritable;
 use crate::limits::{Limit, files_per_partner};
 use crate::metrics::Stage;
+use crate::os_error;
 use crate::shares::Kind;
 use crate::transfer::{TransferError, open_files};
 
@@ -346,22 +349,20 @@ impl Receiving {
     pub(super) fn write_failed(&mut self, chunk: u32, error: DiskError) -> Result<(), TransferError> {
         let path = self.intake.destination.as_ref().map(|destination| destination.path.display().to_string());
         let path = path.unwrap_or_default();
-        let no_space = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT].map(rustix::io::Errno::raw_os_error);
-        if let DiskError::Os(errno) = error
-            && no_space.contains(&errno)
-        {
+        let errno = match error {
+            DiskError::Os(number) => Some(Errno::from_raw_os_error(number)),
+            DiskError::Short => None,
+        };
+        if errno.is_some_and(|errno| os_error::code(errno) == RefusalCode::NoSpace) {
             let text = format!("{path} is full: make room and start the transfer again; it goes on where it stopped");
             return Err(TransferError::here(RefusalCode::NoSpace, text));
         }
         let chunks = self.chunks.clone();
         match chunks.content(chunk) {
             Some(ChunkContent::Range { file, .. }) if !self.failed.contains(&file) => {
-                let name = printable(self.intake.manifest.entry(file).name);
-                let text = format!("'{name}' cannot be written: {error}");
-                self.fail_file(FileError { file, code: "unwritable".to_owned(), text }, true);
+                self.fail_file_or_end(unwritable(&self.intake.manifest, file, errno.unwrap_or(Errno::IO)))
             }
-            _ => {}
+            _ => Ok(()),
         }
-        Ok(())
     }
 }

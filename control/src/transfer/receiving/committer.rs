@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
-use culvert_protocol::control::{FileError, RefusalCode};
+use culvert_protocol::control::FileError;
 use culvert_protocol::tree_hash::ChunkHash;
+use rustix::io::Errno;
 
 use super::files::records_of;
 use super::planning::Intake;
@@ -217,11 +218,11 @@ fn take_batch(waiting: &Receiver<Work>, wait: bool) -> Option<Vec<Work>> {
 /// Flushes the file system: the bytes that wait for names, and the names that were given in the last round.
 fn make_durable(intake: &Intake, linked: &mut Linked, committed: &mut Committed) -> Result<(), TransferError> {
     let Some(destination) = &intake.destination else { return Ok(()) };
-    let failed = |what: &str, error: &dyn std::fmt::Display| {
+    let failed = |what: &str, error: Errno| {
         let path = destination.path.display();
-        TransferError::here(RefusalCode::Failed, format!("{what} in {path} cannot be made durable: {error}"))
+        TransferError::os(error, format!("{what} in {path} cannot be made durable: {error}"))
     };
-    destination.sync().map_err(|error| failed("the files", &error))?;
+    destination.sync().map_err(|error| failed("the files", error))?;
     let Linked { files, records, chunks } = std::mem::take(linked);
     let mut journal = intake.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(journal) = journal.as_mut() {

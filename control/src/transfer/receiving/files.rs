@@ -18,7 +18,8 @@ use crate::destination::attributes::Attributes;
 use crate::destination::files::{LeftFile, PartialFile};
 use crate::destination::small_files::{StoredFile, unwritable};
 use crate::destination::split_name;
-use crate::journal::{DIRECTORY_BYTES_MAX, Record, change_time, code_of, not_journaled};
+use crate::journal::{DIRECTORY_BYTES_MAX, Record, change_time, not_journaled};
+use crate::os_error::{self, SHORTAGE, errno_or_io};
 use crate::shares::Piece;
 use crate::sources::hash_of;
 use crate::transfer::blocking;
@@ -99,7 +100,7 @@ pub async fn open(
             if !beginning.is_of_use() {
                 blocking(move || intake.destination.iter().for_each(|destination| partial.discard(destination))).await;
             }
-            return Err(FileError { file, code: "unwritable".to_owned(), text: error.to_string() });
+            return Err(FileError { file, code: SHORTAGE.to_owned(), text: error.to_string() });
         }
     };
     Ok(OpenPartial { installed: Arc::new(installed), partial: Arc::new(partial), number, _place: Arc::new(place) })
@@ -151,9 +152,7 @@ fn fill_and_note(intake: &Intake, file: u32, partial: &PartialFile, beginning: B
         let known = intake.begun.iter().find(|begun| begun.file == file && begun.left.token == token);
         let chunks = known.into_iter().flat_map(|begun| &begun.chunks);
         let chunks = chunks.map(|&(part, hash)| Record::Chunk { file: number, part, hash });
-        journal
-            .append(std::iter::once(begun).chain(chunks))
-            .map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
+        journal.append(std::iter::once(begun).chain(chunks)).map_err(|error| errno_or_io(&error))?;
     }
     Ok(number)
 }
@@ -210,7 +209,7 @@ pub fn finish(intake: &Intake, file: u32, whole: &WholeFile, preserve: bool) -> 
     let records = records_of(&entry, whole.hash.unwrap_or_default(), &StoredFile { file, stat, refused });
     let mut journal = intake.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(journal) = journal.as_mut() {
-        let io_error = |error: std::io::Error| fail(error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error));
+        let io_error = |error: std::io::Error| fail(errno_or_io(&error));
         journal.append(records).map_err(io_error)?;
     }
     intake.note_refused(file, refused);
@@ -523,8 +522,7 @@ impl Uncommitted {
         let mut records = Vec::new();
         for (partial, number, chunks) in self.files {
             partial.sync().map_err(|error| {
-                let code = code_of(&error.into());
-                Refusal::new(code, format!("what was received cannot be made durable: {error}"))
+                os_error::refusal(error, format!("what was received cannot be made durable: {error}"))
             })?;
             let record = |(_, part, hash)| Record::Chunk { file: number, part, hash };
             records.extend(chunks.into_iter().map(record));

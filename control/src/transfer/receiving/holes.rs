@@ -177,18 +177,24 @@ impl Receiving {
     }
 
     /// A hole was made, or not.
-    pub(super) fn punched(&mut self, chunk: u32, hash: ChunkHash, result: Result<(), FileError>) {
+    pub(super) fn punched(
+        &mut self,
+        chunk: u32,
+        hash: ChunkHash,
+        result: Result<(), FileError>,
+    ) -> Result<(), TransferError> {
         self.holes.under_way.remove(&chunk);
-        let Some(ChunkContent::Range { file, bytes, .. }) = self.chunks.content(chunk) else { return };
+        let Some(ChunkContent::Range { file, bytes, .. }) = self.chunks.content(chunk) else { return Ok(()) };
         if self.failed.contains(&file) {
-            return;
+            return Ok(());
         }
         match result {
             Ok(()) => {
                 self.bytes_arrived = self.bytes_arrived.saturating_add(bytes.into());
                 self.chunk_verified(chunk, hash);
+                Ok(())
             }
-            Err(error) => self.fail_file(error, true),
+            Err(error) => self.fail_file_or_end(error),
         }
     }
 }

@@ -25,7 +25,7 @@ impl Notes for OpenedInJournal {
         let mut journal = lock(&self.0);
         let Some(journal) = journal.as_mut() else { return Ok(()) };
         let noted = journal.append([Record::opened_directory(name, inode, closed.mode)]);
-        noted.map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
+        noted.map_err(|error| crate::os_error::errno_or_io(&error))
     }
 
     fn closed(&self, names: &[Vec<u8>]) {

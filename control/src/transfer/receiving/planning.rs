@@ -26,6 +26,7 @@ use crate::destination::{Destination, Reach};
 use crate::journal::{Journal, JournalError, Past, Place, Record, absorb_others, bound, not_journaled};
 use crate::limits::{JOURNALS_PER_PARTNER, Limit};
 use crate::metrics::Metrics;
+use crate::os_error;
 use crate::sources::hash_of;
 use crate::transfer::manifest_exchange::ReceivedManifest;
 
@@ -171,7 +172,6 @@ impl Intake {
     /// # Errors
     /// What to end the transfer with.
     pub fn finish(&self, preserve: bool, overwrite: Overwrite) -> Result<(), Refusal> {
-        let failed = |text| Refusal::new(RefusalCode::Failed, text);
         let Some(destination) = self.destination.as_ref().filter(|_| preserve) else { return Ok(()) };
         let mut has_changed = false;
         for file in (0..self.manifest.len() as u32).rev() {
@@ -181,7 +181,8 @@ impl Intake {
                 let attributes = Attributes::of(&entry, preserve);
                 let refused =
                     set_directory_attributes(destination, entry.name, &attributes, is_own).map_err(|error| {
-                        failed(format!("the mode and time of '{}' cannot be set: {error}", printable(entry.name)))
+                        let name = printable(entry.name);
+                        os_error::refusal(error, format!("the mode and time of '{name}' cannot be set: {error}"))
                     })?;
                 self.note_refused(file, refused);
                 has_changed = true;
@@ -189,9 +190,9 @@ impl Intake {
         }
         self.close_opened();
         if has_changed {
-            destination
-                .sync()
-                .map_err(|error| failed(format!("the directories' modes cannot be made durable: {error}")))?;
+            destination.sync().map_err(|error| {
+                os_error::refusal(error, format!("the directories' modes cannot be made durable: {error}"))
+            })?;
         }
         Ok(())
     }
@@ -272,7 +273,7 @@ pub fn plan(
     if (options.preserve || past.has_opened()) && !options.dry_run {
         destination.may_open(Box::new(OpenedInJournal(journal.clone()))).map_err(|error| {
             let path = destination.path.display();
-            Refusal::new(RefusalCode::Temporary, format!("cannot use {path}: {error}"))
+            os_error::refusal(error, format!("cannot use {path}: {error}"))
         })?;
         adopt_opened(&destination, &manifest, &past);
     }
@@ -339,7 +340,7 @@ pub fn plan(
         // What the journal calls stored lies in them.
         destination.sync().map_err(|error| {
             let path = destination.path.display();
-            Refusal::new(RefusalCode::Failed, format!("the directories in {path} cannot be made durable: {error}"))
+            os_error::refusal(error, format!("the directories in {path} cannot be made durable: {error}"))
         })?;
         intake.fresh = find_fresh(&intake, options, &made);
     }
