@@ -278,7 +278,7 @@ impl Api {
         let path = self.node.state.path("api.sock");
         let os = |error| StateError::Os { what: "listen for commands at", path: path.clone(), error };
         // A socket that a crash left: the node's lock says that nobody serves it.
-        let _ = std::fs::remove_file(&path);
+        self.node.state.clear_for_socket("api.sock")?;
         let listener = UnixListener::bind(&path).map_err(os)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(os)?;
         Ok(listener)

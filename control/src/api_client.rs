@@ -1,7 +1,9 @@
 //! The command line's side of the node's API.
 
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 
+use culvert_tuning::regular_file::word;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
@@ -14,10 +16,11 @@ use crate::api::captures::{ID_HEADER, LANES_HEADER, SUMMARY_TRAILER};
 use crate::api::{ApiError, NodeStatus, Submitted};
 use crate::capture::{CaptureOptions, Summary};
 use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::node::LOCK;
 use crate::os_error;
 use crate::registry::TransferRecord;
 use crate::request::TransferRequest;
-use crate::state::StateDirectory;
+use crate::state::{StateDirectory, is_locked};
 
 /// Answers longer than this are not looked at.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
@@ -32,9 +35,25 @@ impl ApiClient {
     /// The node that runs with a state directory, if one does.
     ///
     /// # Errors
-    /// [`CommandError`] if this process lacks the descriptors or the memory to ask.
+    /// [`CommandError`] if this process lacks the descriptors or the memory to ask, or if a node runs that cannot be asked
+    /// because something else stands in its socket's place.
     pub async fn connect(state: &StateDirectory) -> Result<Option<Self>, CommandError> {
         let socket = state.path("api.sock");
+        // A symlink too: it would lead to another node.
+        match socket.symlink_metadata().map(|found| found.file_type()) {
+            Ok(kind) if !kind.is_socket() && is_locked(&state.path(LOCK)) => {
+                let text = format!(
+                    "a node runs with the state directory {}, but {} is {} and not its socket: move that away, and restart the \
+                     node",
+                    state.root().display(),
+                    socket.display(),
+                    word(kind)
+                );
+                return Err(CommandError::new(ExitCode::BadHost, text));
+            }
+            Ok(kind) if !kind.is_socket() => return Ok(None),
+            _ => {}
+        }
         match UnixStream::connect(&socket).await {
             Ok(_) => Ok(Some(Self { socket })),
             Err(error) if os_error::errno_of(&error).is_some_and(os_error::is_shortage) => Err(broken(&error)),
@@ -49,6 +68,10 @@ impl ApiClient {
     pub async fn need(state: &StateDirectory) -> Result<Self, CommandError> {
         let root = state.root().display().to_string();
         Self::connect(state).await?.ok_or_else(|| {
+            if is_locked(&state.path(LOCK)) {
+                let text = format!("the node that runs with the state directory {root} has no socket: it is just starting, or somebody has removed {}; try again, or restart the node", state.path("api.sock").display());
+                return CommandError::new(ExitCode::Temporary, text);
+            }
             CommandError::new(ExitCode::NotFound, format!("no node runs with the state directory {root}: start one with 'culvert node', or name another with --state"))
         })
     }

@@ -25,7 +25,7 @@ mod writer;
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use culvert_protocol::control::RefusalCode;
@@ -61,8 +61,8 @@ pub enum StateError {
         /// In what way.
         reason: String,
     },
-    /// Something that is no file, or longer than any of its kind.
-    #[error("{path} cannot be used: {reason}; put the file in its place, or move it away")]
+    /// Something that is no file or no directory, or longer than any of its kind.
+    #[error("{path} cannot be used: {reason}; put what belongs there in its place, or move it away")]
     Unusable {
         /// What.
         path: PathBuf,
@@ -160,16 +160,55 @@ impl StateDirectory {
     /// # Errors
     /// [`StateError::Os`].
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StateError> {
-        let root = root.into();
+        let state = Self { root: root.into() };
         for directory in ["", "profiles", "transfers", "receipts", "journals"] {
-            let path = root.join(directory);
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|error| StateError::Os {
-                what: "make the directory",
-                path,
-                error,
-            })?;
+            state.make_directory(directory)?;
         }
-        Ok(Self { root })
+        Ok(state)
+    }
+
+    /// Makes a directory within it, unless it is there.
+    ///
+    /// # Errors
+    /// [`StateError`]; [`StateError::Unusable`] for what has its name and is none.
+    pub fn make_directory(&self, name: &str) -> Result<(), StateError> {
+        let path = self.path(name);
+        match regular_file::make_directory(&path) {
+            Err(ReadError::Os(error)) => Err(StateError::Os { what: "make the directory", path, error }),
+            made => made.map_err(|error| StateError::Unusable { path, reason: error.to_string() }),
+        }
+    }
+
+    /// Opens a file whose lock stands for something, and makes it if it is not there.
+    ///
+    /// # Errors
+    /// [`StateError`]; [`StateError::Unusable`] for what is no file, which is not waited for.
+    pub fn open_lock(&self, name: &str) -> Result<fs::File, StateError> {
+        let path = self.path(name);
+        let mut options = fs::File::options();
+        let opened = regular_file::open_to_write(&path, options.create(true).truncate(false).write(true).mode(0o600));
+        opened.map_err(|error| match error {
+            ReadError::Os(error) => StateError::Os { what: "open", path, error },
+            error => StateError::Unusable { path, reason: error.to_string() },
+        })
+    }
+
+    /// Sets aside what stands in a socket's place and is none; one that a process has left is removed.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn clear_for_socket(&self, name: &str) -> Result<(), StateError> {
+        let path = self.path(name);
+        let os = |what| {
+            let path = path.clone();
+            move |error| StateError::Os { what, path, error }
+        };
+        match path.symlink_metadata().map(|found| found.file_type()) {
+            Ok(kind) if kind.is_socket() => fs::remove_file(&path).map_err(os("remove")),
+            Ok(kind) => self.set_aside(&path, &format!("it is {} and not a socket", regular_file::word(kind))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(os("look at")(error)),
+        }
     }
 
     /// A state directory that need not be there, and in which nothing is to be made.
@@ -253,7 +292,14 @@ impl StateDirectory {
         file.write_all(bytes).map_err(os("write"))?;
         give_to_owner_of(directory, file.as_file()).map_err(os("give to its owner"))?;
         file.as_file().sync_all().map_err(os("write"))?;
-        file.persist(&path).map_err(|error| os("replace")(error.error))?;
+        if let Err(error) = file.persist(&path) {
+            // A directory is the only thing that a file does not replace.
+            if !path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+                return Err(os("replace")(error.error));
+            }
+            self.set_aside(&path, "it is a directory and not a file")?;
+            error.file.persist(&path).map_err(|error| os("replace")(error.error))?;
+        }
         sync_directory(directory).map_err(os("write"))
     }
 
@@ -387,7 +433,7 @@ pub(crate) fn is_locked(path: &Path) -> bool {
         Ok(file) => file_lock::is_held(&file).unwrap_or(true),
         // Nobody holds the lock of what is no file, or of what no file can be called.
         Err(ReadError::Os(error)) => !can_be_no_file(&error),
-        Err(ReadError::NotAFile(_) | ReadError::TooLarge { .. }) => false,
+        Err(ReadError::NotAFile(_) | ReadError::NotADirectory(_) | ReadError::TooLarge { .. }) => false,
     }
 }
 
@@ -464,6 +510,18 @@ mod tests {
         state.write("transfers/a.json", b"two").unwrap();
         assert_eq!(state.read("transfers/a.json").unwrap().unwrap(), b"two");
         assert_eq!(state.list("transfers", ".json").unwrap(), ["a"]);
+        assert!(state.remove("transfers/a.json").unwrap());
+        // Whatever has the name, and nothing through it.
+        let path = state.path("transfers/a.json");
+        let other = state.path("other");
+        fs::write(&other, "other").unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        state.write("transfers/a.json", b"three").unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::create_dir_all(path.join("full")).unwrap();
+        state.write("transfers/a.json", b"three").unwrap();
+        assert_eq!(state.read("transfers/a.json").unwrap().unwrap(), b"three");
+        assert!(state.path("transfers/a.json.damaged/full").is_dir() && fs::read(&other).unwrap() == b"other");
         assert!(state.remove("transfers/a.json").unwrap());
         assert!(!state.remove("transfers/a.json").unwrap());
     }

@@ -98,8 +98,8 @@ pub fn watch_over(
     let path = lock_path(state_directory, id);
     let error = |source: std::io::Error| StoreError::File { path: path.display().to_string(), source };
     let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true).mode(0o600).custom_flags(open_flags(Links::Refused));
-    let file = options.open(&path).map_err(error)?;
+    options.create(true).truncate(false).write(true).mode(0o600);
+    let file = regular_file::open_to_write(&path, &mut options).map_err(|source| error(source.into()))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|why| error(why.into()))?;
     // A session of its own: the end of the terminal or of ssh does not reach it. It fails for the leader of one already.
     let _ = rustix::process::setsid();

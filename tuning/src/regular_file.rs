@@ -4,9 +4,9 @@
 //! may never end, and a symlink leads to somebody else's file. What Culvert keeps for itself is read as [`Links::Refused`]:
 //! it makes no symlinks there, so one that is found was put there. What an admin names is read as [`Links::Followed`].
 
-use std::fs::{File, FileType, Metadata};
+use std::fs::{DirBuilder, File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -29,6 +29,9 @@ pub enum ReadError {
     /// It is something else.
     #[error("it is {0} and not a file")]
     NotAFile(&'static str),
+    /// What should be a directory is something else.
+    #[error("it is {0} and not a directory")]
+    NotADirectory(&'static str),
     /// It is longer than any file of its kind.
     #[error("it has more than {most} bytes, and no file of its kind has")]
     TooLarge {
@@ -77,16 +80,48 @@ pub fn open(path: &Path, links: Links) -> Result<File, ReadError> {
     Ok(file)
 }
 
+/// Opens a file of Culvert's own as `options` say, which may make it; nothing but a file.
+///
+/// # Errors
+/// [`ReadError`].
+pub fn open_to_write(path: &Path, options: &mut OpenOptions) -> Result<File, ReadError> {
+    match path.symlink_metadata() {
+        Ok(found) => check(&found)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let file = options.custom_flags(open_flags(Links::Refused)).open(path)?;
+    check(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// Makes a directory of Culvert's own, and those on the way to it. One that is there is as good.
+///
+/// # Errors
+/// [`ReadError`]; [`ReadError::NotADirectory`] if something else has its name.
+pub fn make_directory(path: &Path) -> Result<(), ReadError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+        let found = path.symlink_metadata().map(|found| found.file_type());
+        match found {
+            Ok(kind) if error.kind() == io::ErrorKind::AlreadyExists => ReadError::NotADirectory(word(kind)),
+            _ => error.into(),
+        }
+    })
+}
+
 fn check(metadata: &Metadata) -> Result<(), ReadError> {
     if metadata.is_file() { Ok(()) } else { Err(ReadError::NotAFile(word(metadata.file_type()))) }
 }
 
-fn word(kind: FileType) -> &'static str {
+/// What something is, for people.
+#[must_use]
+pub fn word(kind: FileType) -> &'static str {
     match kind {
         kind if kind.is_dir() => "a directory",
         kind if kind.is_symlink() => "a symlink",
         kind if kind.is_fifo() => "a pipe",
         kind if kind.is_socket() => "a socket",
+        kind if kind.is_file() => "a file",
         _ => "a device",
     }
 }

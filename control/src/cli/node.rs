@@ -1,10 +1,9 @@
 //! `culvert node`.
 
 use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
+use std::time::Duration;
 
-use culvert_tuning::regular_file::{Links, open_flags};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +19,14 @@ use crate::session::{Admission, SpareDescriptor, listen};
 use crate::settings::{Flags, Settings};
 use crate::state::StateDirectory;
 use crate::tuning;
+
+/// The file whose lock a running node holds.
+pub const LOCK: &str = "node.lock";
+
+/// How often it is tried, and with which pauses.
+const LOCK_TRIES: u32 = 10;
+/// See [`LOCK_TRIES`].
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a running node leaves in its state directory for others on this host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -151,18 +158,22 @@ async fn keep_data_plane(node: Arc<Node>) {
 
 /// Keeps a second node off the same state.
 fn lock(state: &StateDirectory) -> Result<(File, FileLock), CommandError> {
-    let path = state.path("node.lock");
-    let mut options = File::options();
-    options.create(true).truncate(false).write(true).custom_flags(open_flags(Links::Refused));
-    let file = options.open(&path);
-    let file =
-        file.map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot open {}: {error}", path.display())))?;
-    let lock = file_lock::lock(&file).map_err(|error| match error {
+    let file = state.open_lock(LOCK)?;
+    let mut lock = file_lock::lock(&file);
+    for _ in 0..LOCK_TRIES {
+        if !matches!(lock, Err(LockError::Held)) {
+            break;
+        }
+        // A command may only have looked whether it is held.
+        std::thread::sleep(LOCK_PAUSE);
+        lock = file_lock::lock(&file);
+    }
+    let lock = lock.map_err(|error| match error {
         LockError::Held => {
             CommandError::failed(format!("a node runs with the state directory {} already", state.root().display()))
         }
         error @ LockError::Os(_) => {
-            CommandError::new(ExitCode::BadHost, format!("cannot lock {}: {error}", path.display()))
+            CommandError::new(ExitCode::BadHost, format!("cannot lock {}: {error}", state.path(LOCK).display()))
         }
     })?;
     Ok((file, lock))

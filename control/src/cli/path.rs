@@ -138,17 +138,15 @@ async fn transfers_under_way(state: &StateDirectory) -> u64 {
 
 /// One check at a time from this host: two would measure each other.
 fn lock(state: &StateDirectory) -> Result<(File, FileLock), CommandError> {
-    let path = state.path("paths/check.lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file =
-        file.map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot open {}: {error}", path.display())))?;
+    let name = "paths/check.lock";
+    let file = state.open_lock(name)?;
     let lock = file_lock::lock(&file).map_err(|error| match error {
         LockError::Held => CommandError::new(
             ExitCode::Temporary,
             "another path check runs with this state directory: wait for its end",
         ),
         error @ LockError::Os(_) => {
-            CommandError::new(ExitCode::BadHost, format!("cannot lock {}: {error}", path.display()))
+            CommandError::new(ExitCode::BadHost, format!("cannot lock {}: {error}", state.path(name).display()))
         }
     })?;
     Ok((file, lock))

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::check::{PathCheck, Side};
 use super::settings::{ArchiveTable, read_secret};
-use crate::state::StateDirectory;
+use crate::state::{StateDirectory, StateError};
 use crate::transfer::result::TransferResult;
 
 /// How long a delivery may take.
@@ -22,6 +22,10 @@ const DELIVERY: Duration = Duration::from_secs(30);
 /// # Errors
 /// In words.
 pub fn spool(state: &StateDirectory, table: &ArchiveTable) -> Result<Spool, String> {
+    // Here, so that it is said what stands in its place.
+    for directory in ["paths", "paths/spool"] {
+        state.make_directory(directory).map_err(|error| error.to_string())?;
+    }
     let directory = state.path("paths/spool");
     let opened = Spool::open(directory.clone(), table.spool_documents_max(), table.spool_bytes_max());
     opened.map_err(|error| format!("the spool {} cannot be used: {error}", directory.display()))
@@ -51,7 +55,11 @@ pub fn archive(state: &StateDirectory, table: &ArchiveTable, name: &str) -> Resu
         _ => return Err("the archive needs both 'user' and 'password_file', or neither".to_owned()),
     };
     let host = table.url.split("://").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default().to_owned();
-    let trust = trust(table.trust.as_deref().unwrap_or("ca"), table.ca_file.clone(), pins(state).remove(&host))?;
+    let trust = trust(
+        table.trust.as_deref().unwrap_or("ca"),
+        table.ca_file.clone(),
+        pins(state).map_err(|error| error.to_string())?.remove(&host),
+    )?;
     let http = Client::new(&trust, DELIVERY).map_err(|error| error.to_string())?;
     Ok(Archive {
         url: table.url.clone(),
@@ -67,9 +75,11 @@ const PINS: &str = "paths/pins.json";
 const PINS_VERSION: u64 = 1;
 
 /// Keys of perfSONAR hosts that were seen at first use: host and port, and the pin.
-#[must_use]
-pub fn pins(state: &StateDirectory) -> std::collections::BTreeMap<String, String> {
-    state.read_json(PINS, PINS_VERSION).ok().flatten().unwrap_or_default()
+///
+/// # Errors
+/// [`StateError`]. Whoever took pins that cannot be read for none would trust whatever key is shown next.
+pub fn pins(state: &StateDirectory) -> Result<std::collections::BTreeMap<String, String>, StateError> {
+    Ok(state.read_json(PINS, PINS_VERSION)?.unwrap_or_default())
 }
 
 /// Keeps the pin of a host that had none. Returns it if it is new.
@@ -194,7 +204,7 @@ mod tests {
         let state = StateDirectory::open(directory.path()).unwrap();
         assert_eq!(keep_pin(&state, "ps1:443", Some("sha256/x".into())).unwrap(), Some("sha256/x".to_owned()));
         assert_eq!(keep_pin(&state, "ps1:443", Some("sha256/y".into())).unwrap(), None);
-        assert_eq!(pins(&state)["ps1:443"], "sha256/x");
+        assert_eq!(pins(&state).unwrap()["ps1:443"], "sha256/x");
         assert!(trust("maybe", None, None).unwrap_err().contains("ca, pin or insecure"));
     }
 }

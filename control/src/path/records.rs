@@ -5,8 +5,6 @@
 //! paths/NAME.receive.json
 //! ```
 
-use std::os::unix::fs::DirBuilderExt as _;
-
 use culvert_perfsonar::probe::ramp::Confidence;
 use serde::{Deserialize, Serialize};
 
@@ -179,9 +177,7 @@ pub fn add(state: &StateDirectory, partner: &str, side: Side, record: PathRecord
 /// # Errors
 /// [`StateError`].
 pub fn make_directory(state: &StateDirectory) -> Result<(), StateError> {
-    let path = state.path(DIRECTORY);
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-    made.map_err(|error| StateError::Os { what: "make the directory", path, error })
+    state.make_directory(DIRECTORY)
 }
 
 /// The partners that have records, and which directions.

@@ -1,12 +1,12 @@
 //! The effect ledger: every measured effect, one JSON object a line.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::Effect;
-use crate::regular_file::{self, Links, open_flags};
+use crate::regular_file::{self, Links};
 
 /// The ledger's name in the state directory.
 const FILE: &str = "effects.jsonl";
@@ -45,11 +45,11 @@ impl EffectLedger {
     pub fn add(&self, effect: &Effect) -> Result<(), LedgerError> {
         let write = || -> io::Result<()> {
             if let Some(folder) = self.path.parent() {
-                fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+                regular_file::make_directory(folder)?;
             }
             let mut options = OpenOptions::new();
-            options.create(true).append(true).mode(0o600).custom_flags(open_flags(Links::Refused));
-            let mut file = options.open(&self.path)?;
+            options.create(true).append(true).mode(0o600);
+            let mut file = regular_file::open_to_write(&self.path, &mut options)?;
             let mut line = serde_json::to_vec(effect)?;
             line.push(b'\n');
             file.write_all(&line)?;
@@ -87,6 +87,7 @@ impl EffectLedger {
 mod tests {
     use super::*;
     use crate::measure::{Answer, Estimate};
+    use std::fs;
 
     #[test]
     fn what_was_measured_is_found_again() {

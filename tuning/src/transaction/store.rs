@@ -2,14 +2,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::journal::{self, Record};
 use super::{Transaction, TransactionError};
-use crate::regular_file::{self, Links, open_flags};
+use crate::regular_file::{self, Links};
 
 /// The folder of the journals.
 const JOURNALS: &str = "transactions";
@@ -123,11 +123,11 @@ impl Disk for FolderDisk {
 
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let path = self.folder.join(name);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        regular_file::make_directory(&self.folder)?;
         // Snapshots tell how a host is set up; only root needs to read them.
         let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o600).custom_flags(open_flags(Links::Refused));
-        let mut file = options.open(path)?;
+        options.append(true).create(true).mode(0o600);
+        let mut file = regular_file::open_to_write(&path, &mut options)?;
         file.set_len(offset)?;
         file.write_all(bytes)?;
         file.sync_all()?;
@@ -187,10 +187,13 @@ impl Store {
         let Some(folder) = &self.folder else { return Ok(None) };
         let path = folder.join("lock");
         let error = |source: io::Error| StoreError::File { path: path.display().to_string(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder.join(JOURNALS)).map_err(error)?;
+        for directory in [folder.clone(), folder.join(JOURNALS)] {
+            regular_file::make_directory(&directory)
+                .map_err(|source| StoreError::File { path: directory.display().to_string(), source: source.into() })?;
+        }
         let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true).mode(0o600).custom_flags(open_flags(Links::Refused));
-        let file = options.open(&path).map_err(error)?;
+        options.create(true).truncate(false).write(true).mode(0o600);
+        let file = regular_file::open_to_write(&path, &mut options).map_err(|source| error(source.into()))?;
         let operation = if wait { FlockOperation::LockExclusive } else { FlockOperation::NonBlockingLockExclusive };
         match flock(&file, operation) {
             Ok(()) => Ok(Some(Lock { _file: file })),

@@ -40,7 +40,7 @@ struct Shown<'a> {
 pub async fn run(global: &GlobalArgs, settings: &Settings, args: PschedulerArgs) -> Result<ExitCode, CommandError> {
     let state = StateDirectory::open(&settings.state.value)?;
     let key = args.host.trim_start_matches("https://").trim_end_matches('/').to_owned();
-    let trust = trust(&args.trust, args.ca_file.clone(), pins(&state).remove(&key)).map_err(CommandError::usage)?;
+    let trust = trust(&args.trust, args.ca_file.clone(), pins(&state)?.remove(&key)).map_err(CommandError::usage)?;
     if args.trust == "insecure" && !global.quiet {
         eprintln!(
             "culvert: warning: the certificate of {key} is not verified: anybody in between can change what it says"
