@@ -149,12 +149,13 @@ impl OpenedDirectories {
         }
         let closed = Closed { identity: identity(&stat), mode };
         // One that was opened before and that somebody else has closed stands there with the mode that it had at first.
-        if opened.directories.get(name).map(|opened| opened.was) != Some(closed) {
+        let is_known = opened.directories.get(name).is_some_and(|opened| opened.was == closed);
+        if !is_known {
             self.notes.opens(name, closed)?;
-            set_mode(&directory, closed.opened_mode())?;
+        }
+        set_mode(&directory, closed.opened_mode())?;
+        if !is_known {
             opened.insert(name, closed, directory);
-        } else {
-            set_mode(&directory, closed.opened_mode())?;
         }
         Ok(true)
     }
