@@ -28,6 +28,7 @@ use crate::registry::{LiveTransfer, RecordState, Role, TransferRecord, new_trans
 use crate::request::{Movement, TransferRequest, carry_out};
 use crate::state::StateError;
 use crate::transfer::blocking;
+use culvert_tuning::counted::{agree, counted};
 
 /// Transfers of this node's own user that run at once; the rest wait in their order.
 pub const ACTIVE_MAX: usize = 16;
@@ -224,8 +225,11 @@ impl Api {
         match registry.settle_cut_off() {
             0 => {}
             count => eprintln!(
-                "culvert: {} cut off when their process was killed: 'culvert transfer list' shows them",
-                if count == 1 { "a transfer was".to_owned() } else { format!("{count} transfers were") }
+                "culvert: {} {} cut off when {} process was killed: 'culvert transfer list' shows {}",
+                counted(count, "transfer"),
+                agree(count, "was", "were"),
+                agree(count, "its", "their"),
+                agree(count, "it", "them")
             ),
         }
     }
@@ -427,7 +431,7 @@ async fn submit(State(api): State<Api>, Json(request): Json<TransferRequest>) ->
         return error(
             StatusCode::TOO_MANY_REQUESTS,
             "temporary",
-            format!("{waiting} transfers wait already: submit again later"),
+            format!("{} {} already: submit again later", counted(waiting, "transfer"), agree(waiting, "waits", "wait")),
         );
     }
     let id = new_transfer_id();

@@ -5,6 +5,7 @@
 
 use std::io;
 
+use culvert_tuning::counted::noun;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
@@ -36,9 +37,11 @@ pub fn limit_of_process(process: u32) -> String {
 
 fn limit_of(process: u32, most: &str) -> String {
     format!(
-        "culvert's process {process} on {} may have {most} files open, which are too few: raise 'ulimit -n' there, or \
+        "culvert's process {process} on {} may have {most} {} open, too few for this: raise 'ulimit -n' there, or \
          LimitNOFILE= of its systemd unit",
-        host_name()
+        host_name(),
+        // Without a limit it is many.
+        noun(most.parse().unwrap_or(u64::MAX), "file")
     )
 }
 

@@ -23,6 +23,7 @@ use crate::transfer::result::TransferResult;
 use crate::transfer::sending::{PartnerHas, Payload, Sent, send};
 use crate::transfer::{Phase, Progress, TransferContext, TransferError, blocking};
 use crate::typed_path::TypedPath;
+use culvert_tuning::counted::counted;
 
 /// Who the partner is and where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,7 +109,7 @@ impl TransferRequest {
         match &self.movement {
             Movement::Push { sources, destination } => format!("{} → {}:{destination}", join(sources), self.target),
             Movement::Pull { sources, destination } => format!("{}:{} → {destination}", self.target, join(sources)),
-            Movement::Measure { bytes } => format!("{bytes} bytes from memory → {}", self.target),
+            Movement::Measure { bytes } => format!("{} from memory → {}", counted(*bytes, "byte"), self.target),
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::request::{Outcome, push};
 use crate::shares::{Kind, Piece, Share};
 use crate::transfer::receiving::{FileRequest, Incoming, receive};
 use crate::transfer::{TransferContext, TransferError, blocking};
+use culvert_tuning::counted::counted;
 
 /// How long a partner that is introduced may take to ask: a request follows the introduction at once.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -365,15 +366,17 @@ async fn carry_out(
 fn places_for_sources(node: &Node, share: &Share, sources: usize) -> Result<Piece, Refusal> {
     let (most, code, text) = if sources > SOURCES_PER_REQUEST {
         let text = format!(
-            "the request names {sources} sources and this node opens {SOURCES_PER_REQUEST} for one: name the directories that \
-             they are in, or divide the request"
+            "the request names {} and this node opens {SOURCES_PER_REQUEST} for one: name the directories that \
+             they are in, or divide the request",
+            counted(sources, "source")
         );
         (0, RefusalCode::Failed, text)
     } else {
         let most = sources_per_partner();
         let text = format!(
-            "the partner's transfers would have more than {most} sources open, which is all that this node opens for one: try \
-             again when another of them has ended, or name the directories that they are in"
+            "the partner's transfers would have more than {} open, which is all that this node opens for one: try \
+             again when another of them has ended, or name the directories that they are in",
+            counted(most, "source")
         );
         (most, RefusalCode::Temporary, text)
     };
@@ -428,7 +431,9 @@ fn record(request: &Request, partner: &str) -> TransferRecord {
             let first = sources.first().map(|source| printable(source)).unwrap_or_default();
             (Role::Send, format!("{first} → {partner}"))
         }
-        Wish::Measure { bytes } => (Role::Receive, format!("{bytes} bytes of measurement from {partner}")),
+        Wish::Measure { bytes } => {
+            (Role::Receive, format!("{} of measurement from {partner}", counted(*bytes, "byte")))
+        }
     };
     TransferRecord {
         transfer: request.transfer.to_string(),

@@ -11,6 +11,7 @@ use culvert_dataplane::datapath::af_xdp::ladder::AfXdpStart;
 use culvert_dataplane::datapath::af_xdp::socket::Mode;
 use culvert_dataplane::link::engine::EngineConfig;
 use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
+use culvert_tuning::counted::{agree, counted};
 use culvert_tuning::regular_file::{self, Links};
 use serde::Deserialize;
 
@@ -460,9 +461,10 @@ impl Settings {
                 name: "ports",
                 origin: self.ports.origin.clone(),
                 reason: format!(
-                    "{} ports are too few for {} lanes: each lane has one of its own",
-                    ports.len(),
-                    cores.len()
+                    "{} {} too few for {}: each lane has one of its own",
+                    counted(ports.len(), "port"),
+                    agree(ports.len(), "is", "are"),
+                    counted(cores.len(), "lane")
                 ),
             });
         }

@@ -81,19 +81,7 @@ pub fn show_rate(bits_per_second: u64) -> String {
         .map_or_else(|| format!("{bits_per_second} b/s"), |(factor, unit)| format!("{:.2} {unit}", value / factor))
 }
 
-/// Writes a number of things with a separator every three digits.
-#[must_use]
-pub fn show_count(count: u64) -> String {
-    let digits = count.to_string();
-    let mut shown = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            shown.push(',');
-        }
-        shown.push(digit);
-    }
-    shown
-}
+pub use culvert_tuning::counted::grouped as show_count;
 
 /// Writes a duration: `0.42 s`, `3 min 12 s`, `2 h 05 min`.
 #[must_use]

@@ -64,7 +64,7 @@ impl Capturing {
 /// If it does not say.
 #[must_use]
 pub fn counts_of(ran: &Ran) -> (u64, u64) {
-    let line = ran.err.lines().find(|line| line.contains("packets captured")).unwrap_or_else(|| panic!("{ran:?}"));
+    let line = ran.err.lines().find(|line| line.contains(" captured, ")).unwrap_or_else(|| panic!("{ran:?}"));
     let numbers: Vec<u64> = line.split([' ', ':']).filter_map(|word| word.replace(',', "").parse().ok()).collect();
     (numbers[0], numbers[1])
 }

@@ -119,7 +119,7 @@ fn a_command_that_was_killed_is_called_interrupted_by_whoever_looks_and_goes_on(
     assert!(told.contains("1 transfer interrupted") && told.contains(&id), "{told}");
     // A node that starts says it too, and writes it down.
     let ours = start_ours(&pair.here);
-    assert!(ours.log().contains("a transfer was cut off"), "{}", ours.log());
+    assert!(ours.log().contains("1 transfer was cut off when its process was killed"), "{}", ours.log());
     is_told(&show(&pair.here, &id));
     let written = || fs::read(pair.here.join(format!("transfers/{id}.json"))).unwrap();
     wait_for("the record", || {

@@ -220,7 +220,7 @@ fn item_3_words_and_duplicates_are_no_progress_and_the_sender_hears_what_it_owes
         std::thread::sleep(Duration::from_millis(50));
     };
     assert_eq!(refusal.code, RefusalCode::Temporary, "{refusal}");
-    assert!(refusal.text.contains("the sender owes the rest of 1 chunks that it began"), "{refusal}");
+    assert!(refusal.text.contains("the sender owes the rest of 1 chunk that it began"), "{refusal}");
     neighbours.assert_fresh_is_served();
 }
 

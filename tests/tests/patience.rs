@@ -48,7 +48,7 @@ fn a_sender_that_only_says_that_it_lives_is_given_up() {
     }
     let refusal = sender.stranger.hear_refusal();
     assert_eq!(refusal.code, RefusalCode::Temporary, "{refusal}");
-    assert!(refusal.text.contains("1 files and 0 chunks are outstanding"), "{refusal}");
+    assert!(refusal.text.contains("1 file and 0 chunks are outstanding"), "{refusal}");
     // The next is answered.
     fs::write(pair.path("file"), "content").unwrap();
     pair.send(&pair.path("file"), "next", &[]).exits(0);

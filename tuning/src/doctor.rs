@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use crate::audit::{Audit, FindingCounts};
+use crate::counted::{agree, counted};
 use crate::facts::{Facts, Link};
 use crate::finding::{Finding, Severity, Status};
 use crate::kernel_version::KernelVersion;
@@ -178,11 +179,16 @@ fn verdict_text(verdict: Verdict, audit: &Audit) -> String {
     match verdict {
         Verdict::Unknown => "Too little is known of this host to tell; see what could not be read.".to_owned(),
         Verdict::Yes => format!("This host can run at {rate}, as far as can be told."),
-        Verdict::Nearly => format!("This host comes near {rate}: {} findings cost some of it.", counts.warning),
+        Verdict::Nearly => {
+            let (findings, cost) = (counted(counts.warning, "finding"), agree(counts.warning, "costs", "cost"));
+            format!("This host comes near {rate}: {findings} {cost} some of it.")
+        }
         Verdict::No => format!(
-            "This host cannot run at {rate} yet: {} findings stand in the way, {} cost some more.",
-            counts.critical + counts.high,
-            counts.warning
+            "This host cannot run at {rate} yet: {} {} in the way, {} {} some more.",
+            counted(counts.critical + counts.high, "finding"),
+            agree(counts.critical + counts.high, "stands", "stand"),
+            counts.warning,
+            agree(counts.warning, "costs", "cost")
         ),
     }
 }
@@ -195,9 +201,9 @@ fn host_lines(facts: &Facts, audit: &Audit) -> Vec<(String, String)> {
         line(
             "cpu",
             format!(
-                "{}, {} cores",
+                "{}, {}",
                 facts.cpu.model.as_deref().unwrap_or("unknown"),
-                facts.cpu.cores.map_or("unknown".to_owned(), |cores| cores.to_string())
+                facts.cpu.cores.map_or("unknown cores".to_owned(), |cores| counted(cores, "core"))
             ),
         ),
         line("memory", format!("{:.0} GiB", facts.memory.total_bytes as f64 / (1_u64 << 30) as f64)),

@@ -19,6 +19,7 @@
 pub mod audit;
 pub mod collect;
 pub mod command;
+pub mod counted;
 pub mod cpu_set;
 pub mod doctor;
 pub mod facts;

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::counted::counted;
 use crate::host::Host;
 use crate::transaction::{ApplyOptions, Intent, Store, TransactionError, apply, roll_back};
 
@@ -101,8 +102,8 @@ impl Effect {
                 } else {
                     ""
                 };
-                let (pairs, median) = (self.pairs.len(), percent(self.ratio.median));
-                format!("{}: no effect seen in {pairs} pairs, {median} ({interval}){scatter}", self.rule)
+                let (pairs, median) = (counted(self.pairs.len(), "pair"), percent(self.ratio.median));
+                format!("{}: no effect seen in {pairs}, {median} ({interval}){scatter}", self.rule)
             }
         }
     }

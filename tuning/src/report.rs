@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::audit::Audit;
+use crate::counted::counted;
 use crate::finding::{Finding, Status};
 use crate::netlink::QdiscTree;
 use crate::plan::{Plan, PlannedChange};
@@ -52,11 +53,6 @@ pub fn audit_text(audit: &Audit, detail: Detail) -> String {
         counts.critical, counts.high, counts.warning, counts.info, counts.unknown
     );
     out
-}
-
-/// `1 lane`, `2 lanes`.
-fn counted(count: u32, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn finding_text(out: &mut String, finding: &Finding) {
@@ -114,7 +110,7 @@ fn value_text(setting: &Setting, value: &Value) -> String {
         return if words.is_empty() { "none".to_owned() } else { words.join(" + ") };
     }
     if let Setting::OwnedFile { .. } = setting {
-        return value.0.as_ref().map_or("(absent)".to_owned(), |text| format!("{} lines", text.lines().count()));
+        return value.0.as_ref().map_or("(absent)".to_owned(), |text| counted(text.lines().count(), "line"));
     }
     shorten(value.text())
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Summary;
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::units::show_count;
+use culvert_tuning::counted::counted;
 
 /// A place for a capture.
 #[derive(Debug)]
@@ -82,8 +83,8 @@ impl CaptureFile {
 pub fn conclude(summary: &Summary, name: &str, quiet: bool) -> Result<ExitCode, CommandError> {
     if !quiet || summary.dropped > 0 {
         let remedy = if summary.dropped > 0 { " (a smaller --snap or a faster reader loses fewer)" } else { "" };
-        let (packets, dropped) = (show_count(summary.packets), show_count(summary.dropped));
-        eprintln!("culvert: {packets} packets captured, {dropped} dropped for want of room{remedy}");
+        let (packets, dropped) = (counted(summary.packets, "packet"), show_count(summary.dropped));
+        eprintln!("culvert: {packets} captured, {dropped} dropped for want of room{remedy}");
     }
     match &summary.cut_short {
         Some(why) => Err(CommandError::new(

@@ -16,6 +16,7 @@ use crate::request::{Movement, Target, TransferRequest};
 use crate::settings::{SOCKET_BUFFER_BYTES, Settings};
 use crate::state::StateDirectory;
 use crate::units::show_rate;
+use culvert_tuning::counted::counted;
 
 /// Measures.
 ///
@@ -117,7 +118,10 @@ fn show_limit(
 ) -> Result<ExitCode, CommandError> {
     if result.frames_missing > 0 {
         let missing = result.frames_missing;
-        return Err(CommandError::failed(format!("{missing} frames of AF_XDP's packet memory did not come back")));
+        return Err(CommandError::failed(format!(
+            "{} of AF_XDP's packet memory did not come back",
+            counted(missing, "frame")
+        )));
     }
     if json {
         print_json(&serde_json::json!({

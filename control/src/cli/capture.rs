@@ -17,6 +17,7 @@ use crate::node::Node;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
 use crate::transfer::blocking;
+use culvert_tuning::counted::counted;
 
 /// Captures what the running node's lanes send and receive.
 ///
@@ -37,7 +38,7 @@ pub async fn run(global: GlobalArgs, args: CaptureArgs) -> Result<ExitCode, Comm
     let mut file = CaptureFile::create(&args.file)?;
     let name = file.name();
     if !global.quiet {
-        let lanes = if capture.lanes == 1 { "1 lane".to_owned() } else { format!("{} lanes", capture.lanes) };
+        let lanes = counted(capture.lanes, "lane");
         eprintln!("culvert: capturing {lanes} to {name}; Ctrl-C ends it");
     }
     receive(&api, &mut capture, &mut file).await?;

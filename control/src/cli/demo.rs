@@ -13,9 +13,11 @@ use aws_lc_rs::digest::{Context, SHA256};
 use culvert_protocol::control::Overwrite;
 use culvert_protocol::identity::to_hex;
 
+use culvert_tuning::counted::{agree, counted};
+
 use crate::cli::args::{DemoArgs, EngineArgs, GlobalArgs, TransferOptions};
 use crate::cli::exit::{CommandError, ExitCode};
-use crate::cli::report::{plural, say};
+use crate::cli::report::say;
 use crate::cli::send::{carry_out_here, options_of};
 use crate::cli::{report, second_node::SecondNode};
 use crate::os_error;
@@ -23,7 +25,7 @@ use crate::request::{Movement, Target, TransferRequest};
 use crate::transfer::blocking;
 use crate::transfer::result::TransferResult;
 use crate::typed_path::TypedPath;
-use crate::units::{show_bytes, show_count};
+use crate::units::show_bytes;
 
 /// Data is made, read and compared in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;
@@ -47,15 +49,7 @@ pub async fn run(global: GlobalArgs, args: DemoArgs) -> Result<ExitCode, Command
     })?;
     check_room(room.path(), args.size)?;
     let quiet = global.quiet || args.json;
-    tell(
-        quiet,
-        &format!(
-            "making {} {} of random data, {} in all",
-            show_count(args.files.into()),
-            plural(args.files.into(), "file"),
-            show_bytes(args.size)
-        ),
-    );
+    tell(quiet, &format!("making {} of random data, {} in all", counted(args.files, "file"), show_bytes(args.size)));
     let source = room.path().join("source");
     let made = source.clone();
     blocking(move || make_files(&made, args.size, args.files))
@@ -172,7 +166,13 @@ fn fill_randomly(piece: &mut [u8], state: &mut u64) {
 fn compare(source: &Path, destination: &Path) -> Result<(u64, String), String> {
     let (ours, theirs) = (names(source)?, names(destination)?);
     if ours != theirs {
-        return Err(format!("{} files were sent, {} are there, or their names differ", ours.len(), theirs.len()));
+        return Err(format!(
+            "{} {} sent, {} {} there, or their names differ",
+            counted(ours.len(), "file"),
+            agree(ours.len(), "was", "were"),
+            theirs.len(),
+            agree(theirs.len(), "is", "are")
+        ));
     }
     let mut all = Context::new(&SHA256);
     for name in &ours {
@@ -215,10 +215,9 @@ fn digest(path: &Path) -> Result<Vec<u8>, String> {
 
 fn table(result: &TransferResult, compared: u64, digest: &str) -> String {
     format!(
-        "{}\n  compared   {} {} byte for byte, sha256 over all {}…",
+        "{}\n  compared   {} byte for byte, sha256 over all {}…",
         report::text(result, ""),
-        show_count(compared),
-        plural(compared, "file"),
+        counted(compared, "file"),
         &digest[..16]
     )
 }

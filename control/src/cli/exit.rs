@@ -162,3 +162,24 @@ impl From<DataPlaneError> for CommandError {
         Self::new(code, error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use culvert_protocol::control::Refusal;
+
+    /// This process's limit was added to what a far end said of its own.
+    #[test]
+    fn a_limit_is_added_to_words_of_this_process_and_not_to_those_of_another() {
+        let words = "cannot use /there: Too many open files (os error 24)";
+        let theirs = TransferError::Partner(Refusal::new(RefusalCode::NotFound, words));
+        for told in [CommandError::from(theirs), CommandError::told(ExitCode::NotFound, words)] {
+            assert_eq!((told.exit_code, told.text.as_str()), (3, words), "neither is it this side's to judge");
+        }
+        let ours = CommandError::new(ExitCode::NotFound, words);
+        assert!(ours.exit_code == 5 && ours.text.contains("ulimit -n"), "{ours}");
+        let here = TransferError::os(rustix::io::Errno::MFILE, words.to_owned());
+        let ours = CommandError::from(here);
+        assert!(ours.exit_code == 5 && ours.text.contains("ulimit -n"), "{ours}");
+    }
+}

@@ -19,6 +19,7 @@ use crate::session::{Admission, SpareDescriptor, listen};
 use crate::settings::{Flags, Settings};
 use crate::state::StateDirectory;
 use crate::tuning;
+use culvert_tuning::counted::noun;
 
 /// The file whose lock a running node holds.
 pub const LOCK: &str = "node.lock";
@@ -128,7 +129,7 @@ fn greet(node: &Node, settings: &Settings, running: &RunningNode, plane: &crate:
     eprintln!(
         "culvert: listening on TCP port {}, UDP {} {}",
         running.port,
-        crate::cli::report::plural(ports.len() as u64, "port"),
+        noun(ports.len(), "port"),
         ports.join(", ")
     );
     if let (Some(port), Some(address)) = (running.metrics_port, settings.metrics.value) {

@@ -25,6 +25,7 @@ use crate::request::Target;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
 use args::{CheckArgs, PathAction, PathArgs};
+use culvert_tuning::counted::{agree, counted};
 
 /// Runs the command.
 ///
@@ -166,7 +167,9 @@ async fn publish(settings: &Settings) -> Result<ExitCode, CommandError> {
         return Err(CommandError::new(ExitCode::NothingToDo, "nothing waits for the archive"));
     }
     let (delivered, error) = archive.drain(&spool).await;
-    say(&format!("{delivered} documents delivered, {} wait", spool.len()))?;
+    let waiting = spool.len();
+    let delivered = counted(delivered, "document");
+    say(&format!("{delivered} delivered, {waiting} {}", agree(waiting, "waits", "wait")))?;
     match error {
         None => Ok(ExitCode::Done),
         Some(error) => Err(CommandError::new(ExitCode::Temporary, error)),

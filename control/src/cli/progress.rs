@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::transfer::{Phase, Progress};
 use crate::units::{show_bytes, show_count, show_rate, show_seconds};
+use culvert_tuning::counted::counted;
 
 /// Between two plain lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
@@ -67,7 +68,7 @@ fn draw(bar: &ProgressBar, now: &Progress) {
     bar.set_position(now.bytes_done.min(now.bytes_total));
     bar.set_prefix(phase_words(now.phase));
     let files = if now.files_total > 1 {
-        format!("{}/{} files  ", show_count(now.files_done), show_count(now.files_total))
+        format!("{}/{}  ", show_count(now.files_done), counted(now.files_total, "file"))
     } else {
         String::new()
     };
@@ -80,13 +81,13 @@ fn draw(bar: &ProgressBar, now: &Progress) {
 pub fn line(now: &Progress) -> String {
     let percent = if now.bytes_total > 0 { now.bytes_done as f64 * 100.0 / now.bytes_total as f64 } else { 0.0 };
     format!(
-        "{} {:.0} %: {} of {}, {} of {} files, {}{}",
+        "{} {:.0} %: {} of {}, {} of {}, {}{}",
         phase_words(now.phase),
         percent,
         show_bytes(now.bytes_done),
         show_bytes(now.bytes_total),
         show_count(now.files_done),
-        show_count(now.files_total),
+        counted(now.files_total, "file"),
         show_rate(now.rate_bits_per_second),
         match eta(now) {
             eta if eta.is_empty() => eta,

@@ -9,6 +9,7 @@ use crate::cli::exit::{CommandError, ExitCode};
 use crate::state::StateDirectory;
 use crate::transfer::result::{State, TransferResult};
 use crate::units::{show_bytes, show_count, show_rate, show_seconds};
+use culvert_tuning::counted::{agree, counted};
 
 /// Failed files that are shown to people; JSON has all that are kept.
 const ERRORS_SHOWN: usize = 10;
@@ -91,26 +92,25 @@ pub fn say(text: &str) -> Result<(), CommandError> {
 #[must_use]
 pub fn text(result: &TransferResult, receipt: &str) -> String {
     if is_nothing(result) {
-        return format!("nothing to do: all {} files are there already", show_count(result.files.total));
+        return match result.files.total {
+            1 => "nothing to do: the file is there already".to_owned(),
+            total => format!("nothing to do: all {} are there already", counted(total, "file")),
+        };
     }
     if result.seconds == 0.0 {
         return format!(
-            "would send {} files, {}; {} are there already",
-            show_count(result.files.stored),
+            "would send {}, {}; {} {} there already",
+            counted(result.files.stored, "file"),
             show_bytes(result.bytes),
-            show_count(result.files.skipped)
+            show_count(result.files.skipped),
+            agree(result.files.skipped, "is", "are")
         );
     }
     let mut lines = Vec::new();
     let what = if result.files.total == 0 {
         show_bytes(result.bytes)
     } else {
-        format!(
-            "{} {}, {}",
-            show_count(result.files.stored),
-            plural(result.files.stored, "file"),
-            show_bytes(result.bytes)
-        )
+        format!("{}, {}", counted(result.files.stored, "file"), show_bytes(result.bytes))
     };
     lines.push(format!("{what} in {}: {}", show_seconds(result.seconds), show_rate(result.goodput_bps)));
     if result.resumed_bytes > 0 {
@@ -127,15 +127,14 @@ pub fn text(result: &TransferResult, receipt: &str) -> String {
         lines.push(format!("  verified   blake3 {}", result.root_blake3));
     }
     lines.push(format!(
-        "  path       {} {} of {}-byte segments over {}, {}; rtt {:.2} ms; {} of {} segments sent again ({:.3} %)",
-        result.flows,
-        plural(result.flows.into(), "flow"),
+        "  path       {} of {}-byte segments over {}, {}; rtt {:.2} ms; {} of {} sent again ({:.3} %)",
+        counted(result.flows, "flow"),
         result.segment_bytes,
         result.datapath,
         result.cipher,
         result.rtt_ms.p50,
         show_count(result.segments_resent),
-        show_count(result.segments_sent),
+        counted(result.segments_sent, "segment"),
         result.loss * 100.0
     ));
     lines.push(format!(
@@ -150,10 +149,4 @@ pub fn text(result: &TransferResult, receipt: &str) -> String {
     }
     lines.push(format!("  verdict    {}", result.verdict.text));
     lines.join("\n")
-}
-
-/// A word, with an `s` unless it is one.
-#[must_use]
-pub fn plural(count: u64, word: &str) -> String {
-    if count == 1 { word.to_owned() } else { format!("{word}s") }
 }

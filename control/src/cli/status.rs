@@ -8,7 +8,8 @@ use crate::cli::progress;
 use crate::cli::report::{print_json, say};
 use crate::settings::Settings;
 use crate::state::StateDirectory;
-use crate::units::{show_bytes, show_count};
+use crate::units::show_bytes;
+use culvert_tuning::counted::{agree, counted};
 
 /// Shows the running node.
 ///
@@ -43,7 +44,7 @@ pub fn text(status: &NodeStatus) -> String {
                 plane.af_xdp_mode.as_ref().map_or(String::new(), |mode| format!(" ({mode})")),
                 if plane.hugepages { ", hugepages" } else { "" },
                 if status.dataplane_restarts > 0 {
-                    format!(", started again {} times", status.dataplane_restarts)
+                    format!(", started again {}", counted(status.dataplane_restarts, "time"))
                 } else {
                     String::new()
                 }
@@ -51,17 +52,17 @@ pub fn text(status: &NodeStatus) -> String {
             for lane in &plane.lanes {
                 let total = lane.busy_ns.saturating_add(lane.idle_ns).max(1);
                 lines.push(format!(
-                    "  lane {}: core {}, UDP port {}, busy {:.0} %, sent {}, received {}, {} segments sent again, {} drops, {}/{} buffers{}{}",
+                    "  lane {}: core {}, UDP port {}, busy {:.0} %, sent {}, received {}, {} sent again, {}, {}/{}{}{}",
                     lane.lane,
                     lane.core.map_or("any".to_owned(), |core| core.to_string()),
                     lane.port,
                     lane.busy_ns as f64 * 100.0 / total as f64,
                     show_bytes(lane.sent_bytes),
                     show_bytes(lane.received_bytes),
-                    show_count(lane.segments_resent),
-                    show_count(lane.socket_drops),
+                    counted(lane.segments_resent, "segment"),
+                    counted(lane.socket_drops, "drop"),
                     lane.buffers_in_use,
-                    lane.buffers,
+                    counted(u64::try_from(lane.buffers).unwrap_or(u64::MAX), "buffer"),
                     if lane.gso { "" } else { ", without GSO" },
                     if lane.gro { "" } else { ", without GRO" },
                 ));
@@ -87,7 +88,12 @@ pub fn text(status: &NodeStatus) -> String {
         }
     }
     if status.pending_keys > 0 {
-        lines.push(format!("{} keys wait for approval: 'culvert profile pending' lists them", status.pending_keys));
+        lines.push(format!(
+            "{} {} for approval: 'culvert profile pending' lists {}",
+            counted(status.pending_keys, "key"),
+            agree(status.pending_keys, "waits", "wait"),
+            agree(status.pending_keys, "it", "them")
+        ));
     }
     lines.join("\n")
 }

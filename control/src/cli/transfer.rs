@@ -23,6 +23,7 @@ use crate::settings::Settings;
 use crate::state::StateDirectory;
 use crate::transfer::Progress;
 use crate::units::{show_bytes, show_rate};
+use culvert_tuning::counted::counted;
 
 /// No receipt is longer: it is a line and two signatures.
 const RECEIPT_BYTES_MAX: u64 = 1 << 20;
@@ -332,16 +333,16 @@ fn receipt(
         print_json(&statement)?;
     } else {
         say(&format!(
-            "valid: signed by both\n  transfer   {}\n  sender     {}\n  receiver   {}\n  stored     {} files, {}; {} failed\n  blake3     {}\n  sealed     {}, {} segments, {} sent again\n  verdict    {}",
+            "valid: signed by both\n  transfer   {}\n  sender     {}\n  receiver   {}\n  stored     {}, {}; {} failed\n  blake3     {}\n  sealed     {}, {}, {} sent again\n  verdict    {}",
             statement.transfer,
             statement.sender.fingerprint(),
             statement.receiver.fingerprint(),
-            statement.files,
+            counted(statement.files, "file"),
             show_bytes(statement.bytes),
             statement.files_failed,
             if statement.root_blake3.is_empty() { "none" } else { &statement.root_blake3 },
             statement.cipher,
-            statement.segments_sent,
+            counted(statement.segments_sent, "segment"),
             statement.segments_resent,
             statement.verdict
         ))?;

@@ -11,12 +11,12 @@ use culvert_tuning::doctor::{Readiness, ReadinessState};
 
 use crate::cli::args::GlobalArgs;
 use crate::cli::exit::{CommandError, ExitCode};
-use crate::cli::report::plural;
 use crate::registry::recently_cut_off;
 use crate::settings::{Flags, SOCKET_BUFFER_BYTES, Settings, has_af_xdp};
 use crate::state::StateDirectory;
 use crate::tuning;
 use crate::units::show_bytes;
+use culvert_tuning::counted::counted;
 
 /// Audits, plans, applies and so on.
 ///
@@ -93,9 +93,8 @@ fn cut_off_transfers(state: &Path) -> Option<(ReadinessState, String)> {
     let cut_off = recently_cut_off(&StateDirectory::at(state.to_owned()));
     let newest = cut_off.iter().max()?;
     let text = format!(
-        "{} {} interrupted in the last 7 days, the newest {newest}: the same command goes on where it stopped",
-        cut_off.len(),
-        plural(cut_off.len() as u64, "transfer")
+        "{} interrupted in the last 7 days, the newest {newest}: the same command goes on where it stopped",
+        counted(cut_off.len(), "transfer")
     );
     Some((ReadinessState::Fallback, text))
 }

@@ -38,6 +38,7 @@ use crate::os_error;
 use crate::registry::unix_ms;
 use crate::request::{Target, connect};
 use crate::transfer::TransferError;
+use culvert_tuning::counted::counted;
 
 /// Trains of the ramp.
 const TRAIN_US: u32 = 100_000;
@@ -320,7 +321,7 @@ impl Conductor<'_> {
             self.rtt = Duration::from_nanos(bounds::whole(rtt.p99_us.max(0.0) * 1e3));
         }
         for (rejection, count) in &result.rejected {
-            self.check.problems.push(format!("{count} answers did not count: {rejection}"));
+            self.check.problems.push(format!("{} did not count: {rejection}", counted(*count, "answer")));
         }
     }
 

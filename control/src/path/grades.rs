@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::check::{Direction, PathCheck, Side};
 use super::records::PathRecord;
 use crate::units::show_rate;
+use culvert_tuning::counted::{agree, counted};
 
 /// Loss from which a direction is bad.
 pub const LOSS_BAD: f64 = 1e-4;
@@ -94,7 +95,7 @@ fn loss(check: &PathCheck, direction: &Direction) -> Option<Finding> {
     let loss = delivery.loss();
     if delivery.lost() == 0 {
         let resolution = delivery.loss_resolution();
-        let text = format!("no loss in {} packets, so it is below {}", delivery.sent, part(resolution));
+        let text = format!("no loss in {}, so it is below {}", counted(delivery.sent, "packet"), part(resolution));
         let remedy = if resolution > LOSS_WARN {
             "a longer check (--seconds) sees rarer loss: 1e-5 takes 300 000 packets"
         } else {
@@ -111,7 +112,7 @@ fn loss(check: &PathCheck, direction: &Direction) -> Option<Finding> {
         loss if loss >= LOSS_WARN => Grade::Warn,
         _ => Grade::Note,
     };
-    let text = format!("{} of {} packets lost ({}){means}", delivery.lost(), delivery.sent, part(loss));
+    let text = format!("{} of {} lost ({}){means}", delivery.lost(), counted(delivery.sent, "packet"), part(loss));
     Some(finding(
         "loss",
         grade,
@@ -129,13 +130,18 @@ fn reordering(direction: &Direction) -> Option<Finding> {
         reordering if reordering > 0.0 => Grade::Note,
         _ => return None,
     };
-    let text = format!("{} of {} packets were overtaken ({})", delivery.reordered, delivery.received, part(reordering));
+    let text = {
+        let were = agree(delivery.reordered, "was", "were");
+        let received = counted(delivery.received, "packet");
+        format!("{} of {received} {were} overtaken ({})", delivery.reordered, part(reordering))
+    };
     Some(finding("reordering", grade, text, "look for links that share load packet by packet instead of by flow"))
 }
 
 fn duplication(direction: &Direction) -> Option<Finding> {
     let delivery = direction.delivery.filter(|delivery| delivery.duplicates > 0)?;
-    let text = format!("{} packets came more than once ({})", delivery.duplicates, part(delivery.duplication()));
+    let text =
+        format!("{} came more than once ({})", counted(delivery.duplicates, "packet"), part(delivery.duplication()));
     Some(finding("duplication", Grade::Warn, text, "look for mirrored ports and loops in the route below"))
 }
 
@@ -216,9 +222,9 @@ fn rate(direction: &Direction) -> Option<Finding> {
     };
     let upper = rate.upper_bits_per_second.map_or(String::new(), |upper| format!(", below {}", show_rate(upper)));
     let text = format!(
-        "{} available{upper} (confidence {confidence}, {} trains)",
+        "{} available{upper} (confidence {confidence}, {})",
         show_rate(rate.bits_per_second),
-        rate.trains
+        counted(rate.trains, "train")
     );
     Some(match rate.limit {
         RampLimit::Path => finding("rate", Grade::Good, text, ""),

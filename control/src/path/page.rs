@@ -139,7 +139,7 @@ mod tests {
             "192.0.2.1",
             "80.000 ms least",
             "9000 bytes",
-            "BAD   loss to the partner: 200 of 1000000",
+            "BAD   loss to the partner: 200 of 1,000,000",
             "not measured: the time is up",
             "PARTIAL",
             "right within 0.020 ms",

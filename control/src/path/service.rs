@@ -19,6 +19,7 @@ use super::publish;
 use crate::api::serving;
 use crate::node::Node;
 use crate::os_error;
+use culvert_tuning::counted::{agree, counted};
 
 /// Where the template is.
 pub const TEMPLATE_PATH: &str = "/psconfig/culvert.json";
@@ -100,9 +101,10 @@ pub async fn start(node: &Arc<Node>) -> Result<(), String> {
                     None => tokio::time::sleep(LOOK).await,
                     Some(error) => {
                         eprintln!(
-                            "culvert: {}; {} documents wait, next try in {} s",
+                            "culvert: {}; {} {}, next try in {} s",
                             foreign_text(&error.to_string()),
-                            spool.len(),
+                            counted(spool.len(), "document"),
+                            agree(spool.len(), "waits", "wait"),
                             pause.as_secs()
                         );
                         tokio::time::sleep(pause).await;

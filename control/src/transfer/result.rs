@@ -8,6 +8,7 @@ use culvert_protocol::verdict::{Limit, Verdict};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::ERROR_BYTES_PER_TRANSFER;
+use culvert_tuning::counted::counted;
 
 /// How a transfer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,8 +215,10 @@ impl TransferResult {
         let count = self.warning_count;
         let first = self.warnings.first().filter(|_| count > 0)?;
         let mut text = match count {
-            1 => format!("attributes of 1 file were not kept: {}: {}", first.path, first.text),
-            count => format!("attributes of {count} files were not kept: first: {}: {}", first.path, first.text),
+            1 => format!("attributes of {} were not kept: {}: {}", counted(count, "file"), first.path, first.text),
+            _ => {
+                format!("attributes of {} were not kept: first: {}: {}", counted(count, "file"), first.path, first.text)
+            }
         };
         for warning in self.warnings.iter().take(NAMED).skip(1) {
             text.push_str(&format!("; {}: {}", warning.path, warning.text));
@@ -326,7 +329,7 @@ mod tests {
         assert_eq!(result.warning().unwrap(), "attributes of 1 file were not kept: a: fchmod: Operation not permitted");
         (result.warnings, result.warning_count) = (["a", "b", "c", "d"].map(warning).to_vec(), 1_000);
         let said = result.warning().unwrap();
-        assert!(said.starts_with("attributes of 1000 files were not kept: first: a: fchmod: Operation"), "{said}");
+        assert!(said.starts_with("attributes of 1,000 files were not kept: first: a: fchmod: Operation"), "{said}");
         assert!(said.ends_with("; c: fchmod: Operation not permitted; and 997 more"), "{said}");
         // Of a record of before there were warnings.
         let mut old = serde_json::to_value(&result).unwrap();

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{ApplyArgs, CommandContext, Failure, RollbackArgs, exit, load_site};
 use crate::audit::Audit;
+use crate::counted::{agree, counted};
 use crate::host::{Host, RealHost};
 use crate::persist;
 use crate::plan::{BlockedChange, Plan};
@@ -59,13 +60,13 @@ pub(super) fn apply(arguments: &ApplyArgs, context: &mut CommandContext<'_>) -> 
     }
     match options.confirm_within {
         Some(within) => context.say(&format!(
-            "\n{}: {} settings changed. Everything is undone in {} s unless you type: {} confirm",
+            "\n{}: {} changed. Everything is undone in {} s unless you type: {} confirm",
             done.id,
-            plan.changes.len(),
+            counted(plan.changes.len(), "setting"),
             within.as_secs(),
             context.tune
         )),
-        None => context.say(&format!("\n{}: {} settings changed and kept", done.id, plan.changes.len())),
+        None => context.say(&format!("\n{}: {} changed and kept", done.id, counted(plan.changes.len(), "setting"))),
     }
     Ok(exit::DONE)
 }
@@ -111,8 +112,10 @@ fn files(
     if passing > 0 {
         // Their snapshots say what was there before; a second transaction on top of them could not go back to that.
         context.warn(&format!(
-            "{passing} settings were applied without --persist and end with the next restart; to keep them longer: {} rollback --all, then {} apply --persist",
-            context.tune, context.tune
+            "{} applied without --persist, until the next restart; to keep what they set longer: {} rollback --all, then {} apply --persist",
+            format_args!("{} {}", counted(passing, "setting"), agree(passing, "was", "were")),
+            context.tune,
+            context.tune
         ));
     }
     let mut wanted = held_settings(&persistent);
@@ -137,7 +140,10 @@ pub(super) fn confirm(as_json: bool, context: &mut CommandContext<'_>) -> Result
         context.json(&json!({"transaction": done.id, "state": done.state, "persistent": done.persistent}))?;
     } else {
         let until = if done.persistent { "" } else { " until the host restarts (--persist keeps them longer)" };
-        context.text(&format!("{}: {} settings are kept{until}\n", done.id, done.wanted().len()))?;
+        context.text(&{
+            let kept = done.wanted().len();
+            format!("{}: {} {} kept{until}\n", done.id, counted(kept, "setting"), agree(kept, "is", "are"))
+        })?;
     }
     Ok(exit::DONE)
 }

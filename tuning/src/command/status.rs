@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::{CommandContext, Failure, exit};
+use crate::counted::{agree, counted};
 use crate::guard;
 use crate::host::{Host, RealHost};
 use crate::setting::{Setting, Value};
@@ -111,16 +112,18 @@ fn to_text(status: &Status) -> String {
         };
         let place =
             if one.network_namespace == "initial" { String::new() } else { format!(", {}", one.network_namespace) };
-        let _ = writeln!(out, "{}  {} ({} settings{place}): {state}", one.id, one.profile, one.settings);
+        let _ = writeln!(out, "{}  {} ({}{place}): {state}", one.id, one.profile, counted(one.settings, "setting"));
         for left in &one.left {
             let command = left.setting.command(&left.value).map(|command| format!("; by hand: {command}"));
             let _ = writeln!(out, "  not put back: {}{}", left.reason, command.unwrap_or_default());
         }
     }
+    let are_held = format!("{} {} held", counted(status.held, "setting"), agree(status.held, "is", "are"));
     let held = match (status.held, status.drifted.len()) {
         (0, _) => "nothing is held here".to_owned(),
-        (held, 0) => format!("{held} settings are held, and all have their values"),
-        (held, drifted) => format!("{held} settings are held; with another value now: {drifted}"),
+        (1, 0) => format!("{are_held}, and has its value"),
+        (_, 0) => format!("{are_held}, and all have their values"),
+        (_, drifted) => format!("{are_held}; with another value now: {drifted}"),
     };
     let _ = writeln!(out, "\n{held}");
     for drift in &status.drifted {

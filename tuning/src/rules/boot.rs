@@ -2,6 +2,7 @@
 
 use super::support::{culvert, fasterdata, kernel};
 use super::{Effect, Rule};
+use crate::counted::counted;
 use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
 use crate::profile::Targets;
@@ -62,7 +63,8 @@ fn iommu(facts: &Facts, _: &Targets) -> Vec<Finding> {
                 .step("look for iommu=pt in /proc/cmdline"),
         ];
     }
-    let current = types.iter().map(|(kind, count)| format!("{count} groups {kind}")).collect::<Vec<_>>().join(", ");
+    let current =
+        types.iter().map(|(kind, count)| format!("{} {kind}", counted(*count, "group"))).collect::<Vec<_>>().join(", ");
     if types.keys().all(|kind| kind == "identity") {
         return vec![Finding::ok("", current)];
     }

@@ -2,6 +2,7 @@
 
 use super::support::{Compare, WantedSysctl, bytes, culvert, each_link, kernel};
 use super::{Effect, Rule, Source};
+use crate::counted::{agree, counted};
 use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
 use crate::kernel_version::KernelVersion;
@@ -261,7 +262,10 @@ fn memlock(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     if limit.allows(targets.umem_bytes) {
         return vec![Finding::ok("", current)];
     }
-    let why = format!("{} lanes lock {} for packet buffers", targets.lanes, bytes(targets.umem_bytes));
+    let why = {
+        let lanes = counted(targets.lanes, "lane");
+        format!("{lanes} {} {} for packet buffers", agree(targets.lanes, "locks", "lock"), bytes(targets.umem_bytes))
+    };
     let severity =
         if limit.hard.is_none_or(|hard| hard >= targets.umem_bytes) { Severity::Info } else { Severity::High };
     let finding = Finding::differs("", severity, current, "unlimited", why);

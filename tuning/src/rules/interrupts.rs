@@ -3,6 +3,7 @@
 use super::support::{culvert, each_link, fasterdata, kernel};
 use super::{Effect, Rule};
 use crate::collect::queue_of_name;
+use crate::counted::{agree, counted};
 use crate::cpu_set::CpuSet;
 use crate::facts::{Facts, Irq, Link};
 use crate::finding::{Finding, Severity};
@@ -122,14 +123,20 @@ fn irq_affinity(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         taken.sort_unstable();
         taken.dedup();
         let shared = irqs.len() <= cores.len() && taken.windows(2).any(|pair| pair[0].0 == pair[1].0);
-        let current = format!("{} interrupts: {loose} on no core of their own, {far} on another node", irqs.len());
+        let current =
+            format!("{}: {loose} on no core of their own, {far} on another node", counted(irqs.len(), "interrupt"));
         let on_lanes_avoidable = on_lanes > 0 && !cores.is_subset(&lanes);
         if loose == 0 && far == 0 && !on_lanes_avoidable && !shared {
-            return Finding::ok(&link.name, format!("{} interrupts, each on a core of the NIC's node", irqs.len()));
+            return Finding::ok(
+                &link.name,
+                format!("{}, each on a core of the NIC's node", counted(irqs.len(), "interrupt")),
+            );
         }
         let why = match (far, on_lanes_avoidable, shared) {
             (1.., _, _) => "packets are taken on the wrong socket".to_owned(),
-            (0, true, _) => format!("{on_lanes} interrupts run on cores of lanes"),
+            (0, true, _) => {
+                format!("{} {} on cores of lanes", counted(on_lanes, "interrupt"), agree(on_lanes, "runs", "run"))
+            }
             (0, false, true) => "two queues share a core while others are free".to_owned(),
             _ => "the kernel may move them to any core of their sets".to_owned(),
         };
@@ -168,7 +175,11 @@ fn rss_spread(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             }
         }
         let (least, most) = (buckets.iter().min().unwrap_or(&0), buckets.iter().max().unwrap_or(&0));
-        let current = format!("{now} queues, {least} to {most} of {} buckets each", rss.indirection.len());
+        let current = format!(
+            "{}, {least} to {most} of {} each",
+            counted(now, "queue"),
+            counted(rss.indirection.len(), "bucket")
+        );
         // Buckets that do not divide evenly differ by one; drivers round them to twice the fair share at most.
         let fair = rss.indirection.len() / now as usize;
         if *least > 0 && *most <= (fair * 2).max(1) {
@@ -183,7 +194,7 @@ fn rss_spread(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         let evenly = buckets[..served].iter().all(|count| *count <= (rss.indirection.len() / served.max(1) * 2).max(1));
         if served > 1 && evenly && buckets[served..].iter().all(|count| *count == 0) {
             let why = "the others only send; the NIC's table may have no room for more";
-            return Finding::differs(&link.name, Severity::Info, current, format!("{served} channels"), why)
+            return Finding::differs(&link.name, Severity::Info, current, counted(served, "channel"), why)
                 .step(format!("ethtool -L {} combined {served}, if a measurement favours it", link.name));
         }
         let table: Vec<String> = (0..rss.indirection.len()).map(|bucket| (bucket % now as usize).to_string()).collect();
@@ -234,8 +245,13 @@ fn rps(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             return Finding::ok(&link.name, "off");
         }
         let why = "RSS spreads the packets already";
-        let finding =
-            Finding::differs(&link.name, Severity::Info, format!("on for {} queues", steered.len()), "off", why);
+        let finding = Finding::differs(
+            &link.name,
+            Severity::Info,
+            format!("on for {}", counted(steered.len(), "queue")),
+            "off",
+            why,
+        );
         steered.into_iter().fold(finding, |finding, queue| {
             finding.change(Setting::link_file(&link.name, format!("queues/{queue}/rps_cpus")), "0")
         })

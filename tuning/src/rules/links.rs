@@ -2,6 +2,7 @@
 
 use super::support::{each_link, fasterdata, kernel};
 use super::{Effect, Rule, Source};
+use crate::counted::{agree, counted};
 use crate::facts::{Facts, Link, PcieLink};
 use crate::finding::{Finding, Severity};
 use crate::kernel_version::KernelVersion;
@@ -170,9 +171,16 @@ fn channels(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         };
         let cores = physical_cores(facts, &local_cpus(facts, link)).len();
         let why = if wanted < channels.combined {
-            format!("the NIC's node has {cores} cores: the other queues are served from afar, or share a core")
+            format!(
+                "the NIC's node has {}: the other queues are served from afar, or share a core",
+                counted(cores, "core")
+            )
         } else {
-            format!("{} lanes need a queue each, and {cores} cores are near", targets.lanes)
+            {
+                let (lanes, near) = (counted(targets.lanes, "lane"), counted(cores, "core"));
+                let (need, are) = (agree(targets.lanes, "needs", "need"), agree(cores, "is", "are"));
+                format!("{lanes} {need} a queue each, and {near} {are} near")
+            }
         };
         let value = format!("rx {} tx {} combined {wanted}", channels.rx, channels.tx);
         Finding::differs(&link.name, Severity::Warning, current, format!("{wanted} combined"), why)

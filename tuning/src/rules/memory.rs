@@ -2,6 +2,7 @@
 
 use super::support::{Compare, WantedSysctl, bytes, culvert, kernel, tuned};
 use super::{Effect, Rule, Source};
+use crate::counted::{agree, counted};
 use crate::facts::{Facts, HugepagePool};
 use crate::finding::{Finding, Severity};
 use crate::profile::Targets;
@@ -105,15 +106,19 @@ fn hugepages(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         return vec![Finding::unknown("", "the kernel shows no pool of 2 MiB pages")];
     };
     let place = node.map_or("the host".to_owned(), |node| format!("node {}", node.id));
-    let current = format!("{} pages of 2 MiB on {place}, {} free", pool.total, pool.free);
+    let current = format!("{} of 2 MiB on {place}, {} free", counted(pool.total, "page"), pool.free);
     if pool.total >= need {
         return vec![Finding::ok("", current)];
     }
-    let why = format!("{} lanes use {} of packet buffers", targets.lanes, bytes(targets.umem_bytes));
+    let why = {
+        let lanes = counted(targets.lanes, "lane");
+        format!("{lanes} {} {} of packet buffers", agree(targets.lanes, "uses", "use"), bytes(targets.umem_bytes))
+    };
     let path = node.map_or("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages".to_owned(), |node| {
         format!("/sys/devices/system/node/node{}/hugepages/hugepages-2048kB/nr_hugepages", node.id)
     });
-    let finding = Finding::differs("", Severity::Warning, current, format!("{need} pages on {place}"), why);
+    let finding =
+        Finding::differs("", Severity::Warning, current, format!("{} on {place}", counted(need, "page")), why);
     vec![finding.change(Setting::kernel_file(path), need.to_string())]
 }
 

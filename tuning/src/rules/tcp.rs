@@ -2,6 +2,7 @@
 
 use super::support::{Compare, WantedSysctl, bytes, culvert, fasterdata, kernel, tuned};
 use super::{Effect, Rule, Source};
+use crate::counted::{agree, counted};
 use crate::facts::{Facts, Link};
 use crate::finding::{Finding, Severity};
 use crate::profile::Targets;
@@ -171,7 +172,10 @@ fn tcp_memory(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     if have >= need {
         return vec![Finding::ok(key, bytes(have))];
     }
-    let why = format!("{} streams with full buffers need {}", targets.streams, bytes(need));
+    let why = {
+        let streams = counted(targets.streams, "stream");
+        format!("{streams} with full buffers {} {}", agree(targets.streams, "needs", "need"), bytes(need))
+    };
     let finding = Finding::differs(key, Severity::Info, bytes(have), bytes(need), why);
     vec![finding.step("more memory, or fewer or smaller streams; fasterdata advises against changing tcp_mem")]
 }

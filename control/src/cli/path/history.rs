@@ -10,6 +10,7 @@ use crate::path::grades::{ms, part};
 use crate::path::records::{self, PathRecord};
 use crate::state::StateDirectory;
 use crate::units::show_rate;
+use culvert_tuning::counted::counted;
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -65,7 +66,11 @@ fn line(record: &PathRecord, newer_route: Option<&str>) -> String {
         .map_or_else(|_| none(), |at| at.strftime("%Y-%m-%d %H:%M:%S").to_string());
     let route = record.route.as_deref().map_or_else(none, |route| {
         let changed = newer_route.is_some_and(|newer| newer != route);
-        format!("{} hops {route}{}", record.hops.unwrap_or(0), if changed { " (changed after this)" } else { "" })
+        format!(
+            "{} {route}{}",
+            counted(record.hops.unwrap_or(0), "hop"),
+            if changed { " (changed after this)" } else { "" }
+        )
     });
     format!(
         "  {when:20} {:10} {:>12} {:>10} {:>8} {:>14}  {route}",

@@ -19,6 +19,7 @@ use crate::registry::unix_ms;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
 use crate::units::show_rate;
+use culvert_tuning::counted::counted;
 
 /// How long each question may take.
 const QUESTION: Duration = Duration::from_secs(30);
@@ -163,12 +164,12 @@ fn text(kind: TestKind, host: &str, dest: &str, outcome: &Outcome) -> String {
     }
     if let Some(delivery) = outcome.delivery {
         lines.push(format!(
-            "  packets      {} sent, {} lost ({}), {} overtaken, {} copies",
+            "  packets      {} sent, {} lost ({}), {} overtaken, {}",
             delivery.sent,
             delivery.lost(),
             part(delivery.loss()),
             delivery.reordered,
-            delivery.duplicates
+            counted(delivery.duplicates, "copy")
         ));
     }
     if let Some([least, mean, greatest]) = outcome.delay_us {

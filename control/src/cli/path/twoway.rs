@@ -12,6 +12,7 @@ use crate::cli::report::{print_json, say};
 use crate::path::grades::{ms, part};
 use crate::path::settings::read_secret;
 use crate::request::split_host_port;
+use culvert_tuning::counted::counted;
 
 /// STAMP's and TWAMP's port.
 const PORT: u16 = 862;
@@ -68,12 +69,12 @@ pub async fn run(protocol: Protocol, args: &TwoWayArgs) -> Result<ExitCode, Comm
         say(&text(&to.to_string(), &result))?;
     }
     for (rejection, count) in &result.rejected {
-        eprintln!("culvert: {count} answers did not count: {rejection}");
+        eprintln!("culvert: {} did not count: {rejection}", counted(*count, "answer"));
     }
     if result.round_trip.received == 0 {
         return Err(CommandError::failed(format!(
-            "none of {} packets was answered by {to}: is a reflector running there, and is its UDP port open?",
-            result.round_trip.sent
+            "none of {} was answered by {to}: is a reflector running there, and is its UDP port open?",
+            counted(result.round_trip.sent, "packet")
         )));
     }
     Ok(ExitCode::Done)
@@ -81,13 +82,13 @@ pub async fn run(protocol: Protocol, args: &TwoWayArgs) -> Result<ExitCode, Comm
 
 fn text(to: &str, result: &SessionResult) -> String {
     let mut lines = vec![format!(
-        "{} packets to {to}, {} answered, {} lost ({}), {} overtaken, {} copies",
-        result.round_trip.sent,
+        "{} to {to}, {} answered, {} lost ({}), {} overtaken, {}",
+        counted(result.round_trip.sent, "packet"),
         result.round_trip.received,
         result.round_trip.lost(),
         part(result.round_trip.loss()),
         result.round_trip.reordered,
-        result.round_trip.duplicates
+        counted(result.round_trip.duplicates, "copy")
     )];
     if let (Some(forward), Some(reverse)) = (result.forward, result.reverse) {
         lines.push(format!("  lost on the way there {}, on the way back {}", forward.lost(), reverse.lost()));

@@ -11,6 +11,7 @@ use culvert_protocol::control::RefusalCode;
 use super::Receiving;
 use crate::limits::{HOLDING_PATIENCE, Limit};
 use crate::transfer::TransferError;
+use culvert_tuning::counted::{counted, noun};
 
 impl Receiving {
     /// Grows with everything that brings the transfer further, and is bounded by what it moves.
@@ -29,7 +30,10 @@ impl Receiving {
 
     fn outstanding(&self) -> String {
         let (files, under_way) = (self.files_left, self.came_by.len());
-        format!("{files} files and {under_way} chunks are outstanding; {}", self.who_owes())
+        {
+            let (files, chunks) = (counted(files, "file"), counted(under_way, "chunk"));
+            format!("{files} and {chunks} are outstanding; {}", self.who_owes())
+        }
     }
 
     /// Who owes the next step, and which.
@@ -44,14 +48,14 @@ impl Receiving {
         let (without_hash, incomplete) =
             (self.ours.len() + self.packs.len(), self.came_by.len().saturating_sub(self.ours.len() + self.packs.len()));
         if incomplete > 0 {
-            owed.push(format!("the rest of {incomplete} chunks that it began"));
+            owed.push(format!("the rest of {} that it began", counted(incomplete, "chunk")));
         }
         if without_hash > 0 {
-            owed.push(format!("the hashes of {without_hash} chunks"));
+            owed.push(format!("the {} of {}", noun(without_hash, "hash"), counted(without_hash, "chunk")));
         }
         let whole = self.files.without_word();
         if whole > 0 {
-            owed.push(format!("the word that {whole} whole files did not change"));
+            owed.push(format!("the word that {} did not change", counted(whole, "whole file")));
         }
         if self.sender.is_none() {
             owed.push("the word that it sent everything".to_owned());

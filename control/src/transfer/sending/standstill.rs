@@ -9,6 +9,7 @@ use crate::connection::SILENCE_TIMEOUT;
 use crate::limits::{HOLDING_PATIENCE, Limit};
 use crate::transfer::TransferError;
 use crate::transfer::flows::{Moved, canonical};
+use culvert_tuning::counted::{agree, counted};
 
 /// Times that everything under way may be sent before any chunk of it is delivered. A path that loses nine of ten datagrams needs
 /// ten; a receiver that calls everything lost would never have enough.
@@ -62,9 +63,9 @@ impl Sending {
         }
         self.context.metrics.note_limit(Limit::Buffers);
         let text = format!(
-            "the transfer holds buffers that transfers with other partners wait for, and the receiver has taken nothing for {} s              ({} chunks are under way): it is ended, and goes on from what is stored when it is asked for again",
+            "the transfer holds buffers that transfers with other partners wait for, and the receiver has taken nothing for {} s              ({} under way): it is ended, and goes on from what is stored when it is asked for again",
             still.as_secs(),
-            self.assigned.len()
+            counted(self.assigned.len(), "chunk")
         );
         Err(TransferError::here(RefusalCode::Temporary, text))
     }
@@ -84,7 +85,12 @@ impl Sending {
         };
         let outstanding = || {
             format!(
-                "{assigned} chunks are under way, {preparing} are prepared, {checking} files are looked at once more, and the receiver has not said that it is done; {owes}"
+                "{} {} under way, {preparing} {} prepared, {} {} looked at once more, and the receiver has not said that it is done; {owes}",
+                counted(assigned, "chunk"),
+                agree(assigned, "is", "are"),
+                agree(preparing, "is", "are"),
+                counted(checking, "file"),
+                agree(checking, "is", "are")
             )
         };
         self.patience.check(self.steps.saturating_add(arrived), Instant::now(), outstanding)

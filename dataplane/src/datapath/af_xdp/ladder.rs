@@ -54,7 +54,7 @@ pub enum RungError {
     Socket(#[from] SocketError),
     /// More lanes than queues.
     #[error(
-        "{lanes} lanes need as many receive queues and the interface has {queues}: use fewer cores (--cores), or give it more (ethtool -L)"
+        "each lane needs a receive queue, and the interface has too few (lanes: {lanes}, queues: {queues}): use fewer cores (--cores), or give it more (ethtool -L)"
     )]
     Queues {
         /// Lanes.
