@@ -347,8 +347,8 @@ pub enum ProfileAction {
 /// Parts of a profile.
 #[derive(Clone, Debug, Args)]
 pub struct ProfileChange {
-    /// Where its node listens, HOST:PORT; may be repeated
-    #[arg(long = "address", value_name = "HOST:PORT")]
+    /// Where its node listens, HOST or HOST:PORT; may be repeated [default port: 7272]
+    #[arg(long = "address", value_name = "HOST")]
     pub addresses: Vec<String>,
     /// A directory that it may use: PATH:read, PATH:write or PATH:both; may be repeated
     #[arg(long = "permit", value_name = "PATH:HOW")]

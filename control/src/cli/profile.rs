@@ -1,5 +1,6 @@
 //! `culvert profile`.
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use culvert_protocol::identity::PublicKey;
@@ -11,7 +12,7 @@ use crate::cli::report::{print_json, say};
 use crate::connection::connect_to_host;
 use crate::profiles::{PendingKey, PermittedRoot, Profile, Profiles};
 use crate::request::split_host_port;
-use crate::settings::Settings;
+use crate::settings::{DEFAULT_PORT, Settings};
 use crate::state::StateDirectory;
 use crate::tls::TlsConfigs;
 
@@ -77,9 +78,24 @@ pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, Comm
 }
 
 fn addresses(change: &ProfileChange) -> Result<Vec<String>, CommandError> {
-    match change.addresses.iter().find(|address| split_host_port(address).is_none()) {
-        Some(bad) => Err(CommandError::usage(format!("'{bad}' is not an address: write HOST:PORT"))),
-        None => Ok(change.addresses.clone()),
+    change.addresses.iter().map(|typed| address(typed)).collect()
+}
+
+/// An address as profiles have it: with a port, and an IPv6 address in brackets.
+fn address(typed: &str) -> Result<String, CommandError> {
+    let bare = typed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(typed);
+    if bare.parse::<Ipv6Addr>().is_ok() {
+        return Ok(format!("[{bare}]:{DEFAULT_PORT}"));
+    }
+    if bare == typed && !typed.is_empty() && !typed.contains([':', '/', ' ']) {
+        return Ok(format!("{typed}:{DEFAULT_PORT}"));
+    }
+    match split_host_port(typed) {
+        Some((host, _)) if host.parse::<Ipv6Addr>().is_ok() && typed.starts_with('[') => Ok(typed.to_owned()),
+        Some((host, _)) if !host.contains([':', '[', ']', '/', ' ']) && !typed.starts_with('[') => Ok(typed.to_owned()),
+        _ => Err(CommandError::usage(format!(
+            "'{typed}' is not an address: write HOST, HOST:PORT, or [ADDRESS]:PORT for IPv6"
+        ))),
     }
 }
 
@@ -220,4 +236,49 @@ async fn verify(
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The documents' own example was refused.
+    #[test]
+    fn an_address_without_a_port_has_the_nodes() {
+        let right = [
+            ("dtn.example.org", "dtn.example.org:7272"),
+            ("dtn.example.org:7273", "dtn.example.org:7273"),
+            ("192.0.2.1", "192.0.2.1:7272"),
+            ("192.0.2.1:1", "192.0.2.1:1"),
+            ("2001:db8::1", "[2001:db8::1]:7272"),
+            ("::1", "[::1]:7272"),
+            ("[::1]", "[::1]:7272"),
+            ("[::1]:80", "[::1]:80"),
+        ];
+        for (typed, meant) in right {
+            assert_eq!(address(typed).unwrap(), meant, "{typed}");
+        }
+        let wrong = [
+            "",
+            ":",
+            ":7272",
+            "host:",
+            "host:port",
+            "host:99999",
+            "[host]",
+            "[host]:1",
+            "[::1",
+            "[::1]:",
+            "a b",
+            "a/b:1",
+            "2001:db8:::7272",
+            "::1:99999",
+            "[[::1]]:1",
+            "culvert://host:1",
+        ];
+        for typed in wrong {
+            let error = address(typed).unwrap_err();
+            assert!(error.exit_code == ExitCode::Usage as u8 && error.text.contains(&format!("'{typed}'")), "{typed}");
+        }
+    }
 }
