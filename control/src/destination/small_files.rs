@@ -33,7 +33,7 @@ use super::fresh_directories::{FreshDirectories, FreshDirectory};
 use super::plan::Action;
 use super::temporary::temporary_name;
 use super::{Destination, split_name};
-use crate::os_error::{self, words};
+use crate::os_error::{SHORTAGE, is_shortage, words};
 use descriptor_places::DescriptorPlaces;
 
 /// A small file that is written and does not have its name yet.
@@ -446,10 +446,8 @@ pub fn unwritable(manifest: &Manifest, file: u32, error: Errno) -> FileError {
         Errno::EXIST => ("collision", format!("'{name}' was made by somebody else meanwhile and was not overwritten")),
         Errno::NOSPC | Errno::DQUOT => ("no_space", format!("'{name}' could not be stored: {error}")),
         Errno::LOOP => ("symlink", format!("'{name}' could not be stored: a symlink has appeared on the way")),
-        error => {
-            let code = if os_error::is_shortage(error) { os_error::SHORTAGE } else { "unwritable" };
-            (code, format!("'{name}' could not be stored: {}", words(error)))
-        }
+        error if is_shortage(error) => (SHORTAGE, format!("'{name}' could not be stored: {}", words(error))),
+        error => ("unwritable", format!("'{name}' could not be stored: {}", words(error))),
     };
     FileError { file, code: code.to_owned(), text }
 }

@@ -19,7 +19,7 @@ use rustix::fs::{Stat, fstat};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::os_error::{self, words};
+use crate::os_error::{SHORTAGE, is_shortage, words};
 use crate::sources::{SourceTree, UNSIZED_REMEDY};
 
 /// Two ticks of the slowest clock that the kernel stamps inodes with (100 Hz).
@@ -210,10 +210,8 @@ pub fn unreadable(tree: &SourceTree, file: u32, error: Errno) -> FileError {
     let (code, text) = match error {
         Errno::NOENT => ("vanished", format!("'{name}' was removed while the transfer was under way")),
         Errno::LOOP => ("changed", format!("'{name}' became a symlink while the transfer was under way")),
-        error => {
-            let code = if os_error::is_shortage(error) { os_error::SHORTAGE } else { "unreadable" };
-            (code, format!("'{name}' cannot be read: {}", words(error)))
-        }
+        error if is_shortage(error) => (SHORTAGE, format!("'{name}' cannot be read: {}", words(error))),
+        error => ("unreadable", format!("'{name}' cannot be read: {}", words(error))),
     };
     FileError { file, code: code.to_owned(), text }
 }
