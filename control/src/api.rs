@@ -214,7 +214,7 @@ impl Api {
     pub fn resume_interrupted(&self) {
         let registry = &self.node.registry;
         if let Err(error) = registry.introduce() {
-            eprintln!("culvert: {error}");
+            say_aside!("culvert: {error}");
         }
         for (id, record) in registry.interrupted() {
             if let Some((request, live)) = record.request.zip(registry.go_on(id)) {
@@ -224,7 +224,7 @@ impl Api {
         // Those of partners, and of commands: whoever asked for them asks again.
         match registry.settle_cut_off() {
             0 => {}
-            count => eprintln!(
+            count => say_aside!(
                 "culvert: {} {} cut off when {} process was killed: 'culvert transfer list' shows {}",
                 counted(count, "transfer"),
                 agree(count, "was", "were"),
@@ -263,7 +263,7 @@ impl Api {
                 () = crate::transfer::TransferContext::canceled(&mut cancel) => {
                     let canceled = crate::transfer::manifest_exchange::canceled();
                     if let Err(error) = node.registry.fail(id, &canceled).await {
-                        eprintln!("culvert: the record of transfer {id} is not written yet: {error}; it is tried again");
+                        say_aside!("culvert: the record of transfer {id} is not written yet: {error}; it is tried again");
                     }
                     return;
                 }

@@ -251,7 +251,7 @@ impl Journal {
         if contents.end == End::Damaged {
             let aside = beside(&path, "damaged");
             replace(&aside, &aside, &bytes).map_err(os)?;
-            eprintln!(
+            say_aside!(
                 "culvert: the journal {} is damaged at byte {good_bytes}: it was copied to {}, and the transfer goes on with what \
                  comes before that",
                 path.display(),

@@ -11,6 +11,10 @@
 //!                        └──────────> dataplane <───────────────┘
 //! ```
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::print_stderr))]
+
+#[macro_use(say_aside)]
+extern crate culvert_dataplane;
 
 pub mod api;
 pub mod api_client;

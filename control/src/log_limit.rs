@@ -82,10 +82,10 @@ impl Window {
 pub fn say(about: About, line: impl FnOnce() -> String) {
     let (left_out, may) = LOG.another(about, Instant::now());
     if let Some(left_out) = left_out {
-        eprintln!("culvert: {left_out}");
+        say_aside!("culvert: {left_out}");
     }
     if may {
-        eprintln!("culvert: {}", one_line(&line()));
+        say_aside!("culvert: {}", one_line(&line()));
     }
 }
 
@@ -95,7 +95,7 @@ pub async fn tell_what_was_left_out() {
     loop {
         tick.tick().await;
         for left_out in LOG.over(Instant::now()) {
-            eprintln!("culvert: {left_out}");
+            say_aside!("culvert: {left_out}");
         }
     }
 }

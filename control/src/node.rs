@@ -80,7 +80,7 @@ impl Node {
         let registry = Registry::open(state.clone())?;
         registry.sweep();
         for sentence in registry.left_alone() {
-            eprintln!("culvert: {}", plain_lines(&sentence));
+            say_aside!("culvert: {}", plain_lines(&sentence));
         }
         let tls = Arc::new(TlsConfigs::new(&identity));
         let metrics = Arc::new(Metrics::new());

@@ -205,7 +205,7 @@ impl Registry {
         let Some(record) = self.changed_record(id, change) else { return };
         match self.bytes_of(id, &record, None) {
             Ok(bytes) => self.writer.write_later(file_of(id), bytes),
-            Err(error) => eprintln!("culvert: {error}"),
+            Err(error) => say_aside!("culvert: {error}"),
         }
         self.note(id, record);
     }
@@ -347,7 +347,7 @@ impl Registry {
             return false;
         }
         if let Err(error) = self.fail(id, &crate::transfer::manifest_exchange::canceled()).await {
-            eprintln!("culvert: the record of transfer {id} is not written yet: {error}; it is tried again");
+            say_aside!("culvert: the record of transfer {id} is not written yet: {error}; it is tried again");
         }
         true
     }

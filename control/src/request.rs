@@ -198,7 +198,7 @@ pub async fn carry_out(
         Err(error) => node.registry.fail(id, error).await,
     };
     if let Err(error) = written {
-        eprintln!("culvert: the record of transfer {id} is not written yet: {error}; it is tried again");
+        say_aside!("culvert: the record of transfer {id} is not written yet: {error}; it is tried again");
     }
     match &outcome {
         Ok(outcome) => {
@@ -222,7 +222,7 @@ async fn note_path(node: &Arc<Node>, request: &TransferRequest, result: &Transfe
     });
     let warning = noted.await;
     if let Some(warning) = warning {
-        eprintln!("culvert: warning: {warning}");
+        say_aside!("culvert: warning: {warning}");
     }
 }
 

@@ -241,9 +241,9 @@ async fn pass_on(stderr: impl AsyncRead + Unpin) {
         }
         count = count.saturating_add(1);
         if count <= MESSAGES_MAX {
-            eprintln!("{}", foreign_text(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n'])));
+            say_aside!("{}", foreign_text(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n'])));
         } else if count == MESSAGES_MAX + 1 {
-            eprintln!("culvert: the far end has more to say than {MESSAGES_MAX} lines; the rest is left out");
+            say_aside!("culvert: the far end has more to say than {MESSAGES_MAX} lines; the rest is left out");
         }
     }
 }

@@ -375,7 +375,7 @@ impl StateDirectory {
         aside.push(".damaged");
         let os = |error| StateError::Os { what: "set aside", path: path.to_owned(), error };
         fs::rename(path, &aside).map_err(os)?;
-        eprintln!("culvert: {} is damaged ({reason}) and was set aside as {}", path.display(), aside.display());
+        say_aside!("culvert: {} is damaged ({reason}) and was set aside as {}", path.display(), aside.display());
         Ok(())
     }
 

@@ -84,7 +84,7 @@ pub async fn keep(directory: PathBuf) {
             Err(error) => {
                 let error = error.to_string();
                 if error != last_error {
-                    eprintln!("culvert: tuning: {error}");
+                    say_aside!("culvert: tuning: {error}");
                 }
                 last_error = error;
                 IDLE
@@ -96,10 +96,10 @@ pub async fn keep(directory: PathBuf) {
 
 fn tell(kept: &Kept) {
     for one in &kept.recovered {
-        eprintln!("culvert: tuning: {}: {}", one.id, one.text);
+        say_aside!("culvert: tuning: {}: {}", one.id, one.text);
     }
     for drift in &kept.news {
-        eprintln!("culvert: tuning: {drift}");
+        say_aside!("culvert: tuning: {drift}");
     }
 }
 
@@ -110,7 +110,7 @@ pub async fn count_findings(metrics: Arc<Metrics>) {
         let Ok((counts, error)) = spawn_blocking(findings).await else { return };
         metrics.note_findings(&counts);
         if error.is_some() && error != last_error {
-            eprintln!(
+            say_aside!(
                 "culvert: tuning: findings are counted without the site file: {}",
                 error.as_deref().unwrap_or_default()
             );

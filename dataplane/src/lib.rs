@@ -17,6 +17,17 @@
 //! main thread, which hands the results over. `unsafe` is confined to the modules that name why they need it:
 //! [`shared_memory`], [`buffers`], [`disk`]'s ring, the UDP socket, the residency probe and [`kernel_calls`].
 #![deny(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::print_stderr))]
+
+/// Says a line on standard error, as `eprintln!` does, which panics when the line cannot be written: a reader who is gone or
+/// a full disk would end what is under way.
+#[macro_export]
+macro_rules! say_aside {
+    ($($line:tt)*) => {{
+        use ::std::io::Write as _;
+        let _ = ::std::writeln!(::std::io::stderr(), $($line)*);
+    }};
+}
 
 pub mod buffers;
 pub mod capture;

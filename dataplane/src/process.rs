@@ -226,7 +226,7 @@ impl Attendant {
         if let Some((steering, _)) = &mut self.steering
             && let Err(error) = steering.add_flow(lane, flow_id)
         {
-            eprintln!("culvert dataplane: {error}");
+            say_aside!("culvert dataplane: {error}");
         }
     }
 
@@ -342,7 +342,7 @@ impl Attendant {
         match SharedMemory::from_fds(pieces, CAPTURE_BYTES, self.piece_bytes) {
             Ok(memory) => self.deliver_tap(lane, Some(Box::new(Tap::new(Arc::new(memory), snap_bytes)))),
             // Whoever waits for the capture to begin gives up after a while.
-            Err(error) => eprintln!("culvert dataplane: cannot map the memory of a capture: {error}"),
+            Err(error) => say_aside!("culvert dataplane: cannot map the memory of a capture: {error}"),
         }
     }
 
@@ -446,7 +446,7 @@ fn challenge_key() -> Option<[u8; 32]> {
     match rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty()) {
         Ok(bytes) if bytes == key.len() => Some(key),
         failed => {
-            eprintln!("culvert dataplane: the kernel gives no random numbers ({failed:?}), so no flow can be opened");
+            say_aside!("culvert dataplane: the kernel gives no random numbers ({failed:?}), so no flow can be opened");
             None
         }
     }

@@ -5,6 +5,7 @@
 //! not be had is in [`Facts::unreadable`]. Sizes are bytes, rates bits per second, times in the unit that the name ends with.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -173,7 +174,10 @@ impl Facts {
     pub fn load(path: &Path) -> Result<Self, FactsError> {
         let name = path.display().to_string();
         let file = |source| FactsError::File { path: name.clone(), source };
-        let text = regular_file::read_named(path, FACTS_BYTES_MAX, |text| eprintln!("culvert: {text}"));
+        let text = regular_file::read_named(path, FACTS_BYTES_MAX, |text| {
+            // Without a reader of standard error nobody waits, and nothing is lost.
+            let _ = writeln!(std::io::stderr(), "culvert: {text}");
+        });
         let text = text.map_err(|error| match error {
             ReadError::TooLarge { .. } => FactsError::TooLarge { path: name.clone() },
             error => file(error.into()),

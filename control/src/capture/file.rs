@@ -84,7 +84,7 @@ pub fn conclude(summary: &Summary, name: &str, quiet: bool) -> Result<ExitCode, 
     if !quiet || summary.dropped > 0 {
         let remedy = if summary.dropped > 0 { " (a smaller --snap or a faster reader loses fewer)" } else { "" };
         let (packets, dropped) = (counted(summary.packets, "packet"), show_count(summary.dropped));
-        eprintln!("culvert: {packets} captured, {dropped} dropped for want of room{remedy}");
+        say_aside!("culvert: {packets} captured, {dropped} dropped for want of room{remedy}");
     }
     match &summary.cut_short {
         Some(why) => Err(CommandError::new(

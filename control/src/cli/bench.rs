@@ -66,7 +66,7 @@ fn limit(args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
         let listen = address(listen)?;
         let receiver = end_of(args, listen.ip(), listen.port(), None)?;
         if !json {
-            eprintln!("culvert: receiving on UDP port {}", receiver.port());
+            say_aside!("culvert: receiving on UDP port {}", receiver.port());
         }
         let mode = receiver.mode();
         return show_limit("received", &receiver.receive(), mode, args, json);

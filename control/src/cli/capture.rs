@@ -39,7 +39,7 @@ pub async fn run(global: GlobalArgs, args: CaptureArgs) -> Result<ExitCode, Comm
     let name = file.name();
     if !global.quiet {
         let lanes = counted(capture.lanes, "lane");
-        eprintln!("culvert: capturing {lanes} to {name}; Ctrl-C ends it");
+        say_aside!("culvert: capturing {lanes} to {name}; Ctrl-C ends it");
     }
     receive(&api, &mut capture, &mut file).await?;
     let summary = capture.summary().ok_or_else(|| {
@@ -122,7 +122,7 @@ impl EmbeddedCapture {
             Err(error) => Err(CommandError::failed(error)),
         };
         if let Err(error) = concluded {
-            eprintln!("culvert: {error}");
+            say_aside!("culvert: {error}");
         }
     }
 }

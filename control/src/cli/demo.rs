@@ -93,7 +93,7 @@ pub async fn run(global: GlobalArgs, args: DemoArgs) -> Result<ExitCode, Command
 
 fn tell(quiet: bool, text: &str) {
     if !quiet {
-        eprintln!("culvert: {text}");
+        say_aside!("culvert: {text}");
     }
 }
 

@@ -78,7 +78,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     };
     // Nobody else would say why a partner is refused.
     for error in node.profiles.list().map_or_else(|error| vec![error], |(_, errors)| errors) {
-        eprintln!("culvert: {error}");
+        say_aside!("culvert: {error}");
     }
     let plane = node.supervisor.get().await?;
     let running = RunningNode {
@@ -118,28 +118,28 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
         let _ = state.remove(name);
     }
     if !global.quiet {
-        eprintln!("culvert: stopped");
+        say_aside!("culvert: stopped");
     }
     Ok(if code == ExitCode::Terminated { ExitCode::Done } else { code })
 }
 
 fn greet(node: &Node, settings: &Settings, running: &RunningNode, plane: &crate::dataplane::DataPlane) {
     let ports: Vec<String> = plane.lanes().iter().map(|lane| lane.port.to_string()).collect();
-    eprintln!("culvert: node '{}', key {}", node.name, node.identity.public_key().fingerprint());
-    eprintln!(
+    say_aside!("culvert: node '{}', key {}", node.name, node.identity.public_key().fingerprint());
+    say_aside!(
         "culvert: listening on TCP port {}, UDP {} {}",
         running.port,
         noun(ports.len(), "port"),
         ports.join(", ")
     );
     if let (Some(port), Some(address)) = (running.metrics_port, settings.metrics.value) {
-        eprintln!("culvert: metrics at http://{}:{port}/metrics", address.ip());
+        say_aside!("culvert: metrics at http://{}:{port}/metrics", address.ip());
     }
     for refusal in plane.refusals() {
-        eprintln!("culvert: {refusal}");
+        say_aside!("culvert: {refusal}");
     }
     for gap in plane.sandbox_gaps() {
-        eprintln!("culvert: the data plane runs without a part of its sandbox: {gap}");
+        say_aside!("culvert: the data plane runs without a part of its sandbox: {gap}");
     }
 }
 
@@ -149,9 +149,9 @@ async fn keep_data_plane(node: Arc<Node>) {
         match node.supervisor.get().await {
             Ok(plane) => {
                 let how = plane.died().await;
-                eprintln!("culvert: the data plane ended ({how}) and is started again");
+                say_aside!("culvert: the data plane ended ({how}) and is started again");
             }
-            Err(error) => eprintln!("culvert: {error}"),
+            Err(error) => say_aside!("culvert: {error}"),
         }
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }

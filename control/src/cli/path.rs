@@ -87,7 +87,7 @@ async fn run_check(global: &GlobalArgs, settings: &Settings, args: CheckArgs) ->
     let quiet = global.quiet;
     let mut tell = |doing: &str| {
         if !quiet {
-            eprintln!("culvert: {doing}");
+            say_aside!("culvert: {doing}");
         }
     };
     let busy = transfers_under_way(&state).await;
@@ -109,7 +109,7 @@ async fn run_check(global: &GlobalArgs, settings: &Settings, args: CheckArgs) ->
         let spooled = crate::path::publish::spool(&state, table)
             .and_then(|spool| crate::path::publish::add(&spool, found.at_unix_ms, &documents));
         if let Err(why) = spooled {
-            eprintln!("culvert: the check is not published: {why}");
+            say_aside!("culvert: the check is not published: {why}");
         }
     }
     if args.json {

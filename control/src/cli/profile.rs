@@ -62,7 +62,7 @@ pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, Comm
         ProfileAction::Remove { name } => {
             profiles.remove(&name)?;
             if !args.json && !global.quiet {
-                eprintln!("culvert: the profile '{name}' is removed; its key is a stranger's again");
+                say_aside!("culvert: the profile '{name}' is removed; its key is a stranger's again");
             }
         }
         ProfileAction::Pending => pending(&profiles, args.json)?,
@@ -139,7 +139,7 @@ fn list(profiles: &Profiles, json: bool) -> Result<(), CommandError> {
     let mut errors = errors.into_iter();
     let Some(first) = errors.next() else { return Ok(()) };
     for error in errors {
-        eprintln!("culvert: {error}");
+        say_aside!("culvert: {error}");
     }
     Err(first.into())
 }

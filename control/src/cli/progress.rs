@@ -38,7 +38,7 @@ pub async fn show<T>(quiet: bool, mut progress: watch::Receiver<Progress>, until
                 match &bar {
                     Some(bar) => draw(bar, &now),
                     None if last_line.elapsed() >= LINE_INTERVAL || (now.phase != last_phase && now.phase == Phase::Waiting) => {
-                        eprintln!("culvert: {}", line(&now));
+                        say_aside!("culvert: {}", line(&now));
                         last_line = Instant::now();
                     }
                     None => {}

@@ -30,17 +30,17 @@ pub fn print(
         say(&text(result, &state.path(format!("receipts/{}.receipt", result.transfer)).display().to_string()))?;
     }
     for error in result.errors.iter().take(if json { 0 } else { ERRORS_SHOWN }) {
-        eprintln!("culvert: {}", plain_lines(&format!("{}: {}", error.path, error.text)));
+        say_aside!("culvert: {}", plain_lines(&format!("{}: {}", error.path, error.text)));
     }
     let shown = result.errors.len().min(ERRORS_SHOWN) as u64;
     if !json && result.error_count > shown {
         let listed = result.errors.len() as u64;
         let hint =
             if listed == result.error_count { "them".to_owned() } else { format!("the first {}", show_count(listed)) };
-        eprintln!("culvert: and {} more; --json lists {hint}", show_count(result.error_count - shown));
+        say_aside!("culvert: and {} more; --json lists {hint}", show_count(result.error_count - shown));
     }
     if let Some(warning) = result.warning().filter(|_| !json) {
-        eprintln!("culvert: warning: {}", plain_lines(&warning));
+        say_aside!("culvert: warning: {}", plain_lines(&warning));
     }
     Ok(exit_code(result))
 }

@@ -198,7 +198,7 @@ async fn over_ssh(
             _ => {}
         }
         restarts_left -= 1;
-        eprintln!("culvert: the far end on {host} ended unexpectedly and is started again");
+        say_aside!("culvert: the far end on {host} ended unexpectedly and is started again");
     }
 }
 
@@ -291,7 +291,7 @@ pub async fn carry_out_here(
     interrupts.abort();
     if let Some(plane) = node.supervisor.running().await.filter(|plane| plane.af_xdp_mode().is_none() && !quiet) {
         for refusal in plane.refusals() {
-            eprintln!("culvert: {refusal}");
+            say_aside!("culvert: {refusal}");
         }
     }
     Ok(outcome?.result)

@@ -233,7 +233,7 @@ async fn records(state: &StateDirectory) -> Result<Vec<TransferRecord>, CommandE
         None => {
             let registry = Registry::open(state.clone())?;
             for sentence in registry.left_alone() {
-                eprintln!("culvert: {}", plain_lines(&sentence));
+                say_aside!("culvert: {}", plain_lines(&sentence));
             }
             Ok(registry.list())
         }
@@ -312,7 +312,7 @@ fn receipt(
             .receipt(id.parse().map_err(CommandError::usage)?)?
             .ok_or_else(|| CommandError::new(ExitCode::NotFound, format!("there is no receipt of transfer {id}")))?,
         None => {
-            read_named(Path::new(what), RECEIPT_BYTES_MAX, |text| eprintln!("culvert: {text}")).map_err(|error| {
+            read_named(Path::new(what), RECEIPT_BYTES_MAX, |text| say_aside!("culvert: {text}")).map_err(|error| {
                 let text = format!("the receipt {} cannot be read: {error}", what.display());
                 let code = if let ReadError::Os(error) = &error { of_path(error) } else { ExitCode::NotFound };
                 CommandError::new(code, text)

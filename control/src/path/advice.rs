@@ -66,7 +66,7 @@ pub fn after_transfer(node: &Node, partner: &str, side: Side, result: &TransferR
     let warning = records::fresh(&known, now, node.path.settings().path.fresh_ms())
         .and_then(|record| compare(result, record, partner));
     if let Err(error) = records::add(&node.state, partner, side, records::of_transfer(result, now)) {
-        eprintln!("culvert: the path's record could not be written: {error}");
+        say_aside!("culvert: the path's record could not be written: {error}");
     }
     if let Some(table) = &node.path.settings().archive {
         let document = super::publish::of_transfer(result, &node.name, partner, side, now);
@@ -76,7 +76,7 @@ pub fn after_transfer(node: &Node, partner: &str, side: Side, result: &TransferR
             Ok(())
         });
         if let Err(why) = spooled {
-            eprintln!("culvert: the transfer is not published: {why}");
+            say_aside!("culvert: the transfer is not published: {why}");
         }
     }
     warning

@@ -43,7 +43,7 @@ pub async fn start(node: &Arc<Node>) -> Result<(), String> {
             let responder = responder.clone();
             tokio::spawn(async move {
                 if let Err(error) = responder.serve_stamp(socket).await {
-                    eprintln!("culvert: STAMP is not answered any more: {error}");
+                    say_aside!("culvert: STAMP is not answered any more: {error}");
                 }
             });
         }
@@ -94,13 +94,13 @@ pub async fn start(node: &Arc<Node>) -> Result<(), String> {
                         .unwrap_or_default()
                         .to_owned();
                     if let Ok(Some(pin)) = publish::keep_pin(&node.state, &host, archive.http.seen_pin()) {
-                        eprintln!("culvert: the key of the archive {host} is pinned: {pin}");
+                        say_aside!("culvert: the key of the archive {host} is pinned: {pin}");
                     }
                 }
                 match error {
                     None => tokio::time::sleep(LOOK).await,
                     Some(error) => {
-                        eprintln!(
+                        say_aside!(
                             "culvert: {}; {} {}, next try in {} s",
                             foreign_text(&error.to_string()),
                             counted(spool.len(), "document"),

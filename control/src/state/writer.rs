@@ -182,7 +182,7 @@ impl Writing {
         };
         let keeps = done.is_err() && job.must_succeed;
         if let (Err(error), None) = (&done, &job.told) {
-            eprintln!("culvert: {error}; it is tried again");
+            say_aside!("culvert: {error}; it is tried again");
         }
         if let Some(told) = job.told.take() {
             let _ = told.send(done);
@@ -193,7 +193,7 @@ impl Writing {
         if self.kept.len() > KEPT_MAX
             && let Some(lost) = self.kept.pop_front()
         {
-            eprintln!(
+            say_aside!(
                 "culvert: {} could not be written for too long and is given up",
                 self.state.path(lost.name).display()
             );
@@ -207,7 +207,7 @@ impl Writing {
             if waits || self.carry_out(&job).is_err() {
                 left.push_back(job);
             } else {
-                eprintln!("culvert: {} could be written now", self.state.path(&job.name).display());
+                say_aside!("culvert: {} could be written now", self.state.path(&job.name).display());
             }
         }
         self.kept = left;

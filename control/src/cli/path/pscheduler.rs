@@ -43,7 +43,7 @@ pub async fn run(global: &GlobalArgs, settings: &Settings, args: PschedulerArgs)
     let key = args.host.trim_start_matches("https://").trim_end_matches('/').to_owned();
     let trust = trust(&args.trust, args.ca_file.clone(), pins(&state)?.remove(&key)).map_err(CommandError::usage)?;
     if args.trust == "insecure" && !global.quiet {
-        eprintln!(
+        say_aside!(
             "culvert: warning: the certificate of {key} is not verified: anybody in between can change what it says"
         );
     }
@@ -57,7 +57,7 @@ pub async fn run(global: &GlobalArgs, settings: &Settings, args: PschedulerArgs)
         && result.is_ok()
         && let Some(pin) = keep_pin(&state, &key, client.http().seen_pin())?
     {
-        eprintln!("culvert: the key of {key} is now pinned: {pin}");
+        say_aside!("culvert: the key of {key} is now pinned: {pin}");
     }
     result
 }
@@ -110,7 +110,7 @@ async fn converse(
     let task = client.submit(&request).await.map_err(|error| failed(&error))?;
     let followed = client.follow(&task, Duration::from_secs(args.limit), |run| {
         if !global.quiet {
-            eprintln!("culvert: {} on {}: {}", kind.word(), client.host(), foreign_text(&run.state));
+            say_aside!("culvert: {} on {}: {}", kind.word(), client.host(), foreign_text(&run.state));
         }
     });
     let run = tokio::select! {

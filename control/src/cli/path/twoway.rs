@@ -69,7 +69,7 @@ pub async fn run(protocol: Protocol, args: &TwoWayArgs) -> Result<ExitCode, Comm
         say(&text(&to.to_string(), &result))?;
     }
     for (rejection, count) in &result.rejected {
-        eprintln!("culvert: {} did not count: {rejection}", counted(*count, "answer"));
+        say_aside!("culvert: {} did not count: {rejection}", counted(*count, "answer"));
     }
     if result.round_trip.received == 0 {
         return Err(CommandError::failed(format!(

@@ -48,7 +48,7 @@ impl KeptRules {
         // A NIC that has none is nothing to be told at each start; the status says it.
         if table.state().is_ok() {
             for why in &rules.missing {
-                eprintln!("culvert dataplane: {why}");
+                say_aside!("culvert dataplane: {why}");
             }
         }
         if rules.set.is_empty() {
@@ -60,7 +60,7 @@ impl KeptRules {
                 // Nobody would remove them later.
                 let mut missing = remove(&mut table, &rules.set);
                 missing.push(format!("receive rules need a keeper, which cannot be started: {error}"));
-                eprintln!("culvert dataplane: {}", missing.join("; "));
+                say_aside!("culvert dataplane: {}", missing.join("; "));
                 Self { rules: Rules { set: Vec::new(), missing }, keeper: None }
             }
         }
