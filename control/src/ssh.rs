@@ -209,14 +209,18 @@ fn cannot_start(program: &str, error: &std::io::Error) -> String {
 #[derive(Debug)]
 struct TooMuch;
 
-/// The far end's line; login shells may print others before it.
+/// What the far end's line begins with: its first field.
+const ANSWER_BEGINS: &[u8] = br#"{"culvert_far_end""#;
+
+/// The far end's line; login shells may print others before it, and what they print need not end its line.
 async fn first_answer(stdout: impl AsyncRead + Unpin) -> Result<Option<FarEndAnswer>, TooMuch> {
     let mut lines = BufReader::new(stdout.take(ANSWER_BYTES_MAX));
     let mut line = Vec::new();
     loop {
         line.clear();
         let read = lines.read_until(b'\n', &mut line).await;
-        if let Ok(answer) = serde_json::from_slice(&line) {
+        let begins = line.windows(ANSWER_BEGINS.len()).rposition(|bytes| bytes == ANSWER_BEGINS);
+        if let Some(Ok(answer)) = begins.and_then(|at| line.get(at..)).map(serde_json::from_slice) {
             return Ok(Some(answer));
         }
         if lines.get_ref().limit() == 0 && lines.buffer().is_empty() {
@@ -276,7 +280,7 @@ mod tests {
         assert!(first_answer(tokio::io::repeat(b'x')).await.is_err());
         let answer = FarEndAnswer { culvert_far_end: 1, key: PublicKey([7; 32]), port: 9, address: None };
         let line = serde_json::to_string(&answer).unwrap();
-        for before in ["", "welcome\nto this host\n", "\u{1b}[2J\n"] {
+        for before in ["", "welcome\nto this host\n", "\u{1b}[2J\n", "loading modules... ", "{\"culvert_far_end\" {"] {
             let told = format!("{before}{line}\n");
             assert_eq!(first_answer(told.as_bytes()).await.unwrap().map(|answer| answer.port), Some(9));
         }

@@ -1,6 +1,7 @@
 //! Far ends that ssh starts, and that do not live as long as their transfer.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -97,4 +98,35 @@ fn a_far_end_that_stays_stopped_is_a_temporary_failure() {
     far_ends.into_iter().for_each(kill);
     assert_eq!(ran.code, 5, "{ran:?}");
     assert!(ran.err.contains("does not any more") && !ran.err.contains("firewall"), "{ran:?}");
+}
+
+/// Text without a line's end before the answer was waited on for ever.
+#[test]
+fn what_a_login_shell_prints_is_passed_over() {
+    for prints in ["echo welcome", "printf 'loading modules... '", "printf 'caf\\351\\n'", "seq 1000"] {
+        let room = tempfile::Builder::new().prefix("culvert-ssh-").tempdir().unwrap();
+        let noisy = room.path().join("noisy");
+        fs::write(&noisy, format!("#!/bin/sh\n{prints}\nexec \"$@\"\n")).unwrap();
+        fs::set_permissions(&noisy, fs::Permissions::from_mode(0o755)).unwrap();
+        let far = FarEnd::new(room.path(), Some(&noisy));
+        fs::write(room.path().join("source"), prints).unwrap();
+        let mut sending = far.command(&room.path().join("near"), "send", &[]);
+        sending.arg(room.path().join("source")).arg(FarEnd::place(&room.path().join("there")));
+        Ran::from(sending.output().unwrap()).exits(0);
+        assert_stored(room.path());
+    }
+}
+
+/// It was cut at its first colon, and the rest was stored below the home directory.
+#[test]
+fn an_address_in_brackets_is_ssh_s() {
+    for host in ["u@[::1]", "[::1]", "u@[fe80::1%lo]"] {
+        let room = tempfile::Builder::new().prefix("culvert-ssh-").tempdir().unwrap();
+        let far = FarEnd::new(room.path(), None);
+        fs::write(room.path().join("source"), host).unwrap();
+        let mut sending = far.command(&room.path().join("near"), "send", &[]);
+        sending.arg(room.path().join("source")).arg(format!("{host}:{}", room.path().join("there").display()));
+        Ran::from(sending.output().unwrap()).exits(0);
+        assert_stored(room.path());
+    }
 }

@@ -1,6 +1,7 @@
 //! Telling local paths from those on a partner, the way people know it from scp and rsync.
 
 use std::ffi::OsStr;
+use std::net::Ipv6Addr;
 use std::os::unix::ffi::OsStrExt as _;
 
 use crate::cli::exit::CommandError;
@@ -72,6 +73,9 @@ pub fn parse(text: &OsStr) -> Result<Place, CommandError> {
     if let Some(rest) = bytes.strip_prefix(b"culvert://") {
         return parse_url(rest);
     }
+    if let Some(place) = parse_bracketed(text)? {
+        return Ok(place);
+    }
     let colon = bytes.iter().position(|&byte| byte == b':');
     let slash = bytes.iter().position(|&byte| byte == b'/').unwrap_or(bytes.len());
     let Some(colon) = colon.filter(|&colon| colon < slash) else {
@@ -86,6 +90,33 @@ pub fn parse(text: &OsStr) -> Result<Place, CommandError> {
         name if name.contains('@') => Ok(Place::Ssh { host: name.to_owned(), path }),
         name => Ok(Place::Profile { name: name.to_owned(), path }),
     }
+}
+
+/// `[ADDRESS]:PATH` or `USER@[ADDRESS]:PATH`, as scp and rsync take an IPv6 address; it is one of ssh's.
+fn parse_bracketed(text: &OsStr) -> Result<Option<Place>, CommandError> {
+    let bytes = text.as_bytes();
+    let Some(open) = bytes.iter().position(|&byte| matches!(byte, b'[' | b'/' | b':')).filter(|&at| bytes[at] == b'[')
+    else {
+        return Ok(None);
+    };
+    let (user, rest) = bytes.split_at(open);
+    let is_user = user.is_empty() || user.ends_with(b"@") && !user.starts_with(b"-");
+    let Some(close) = rest.windows(2).position(|pair| pair == b"]:").filter(|_| is_user) else { return Ok(None) };
+    let explain = || {
+        let shown = text.display();
+        CommandError::usage(format!(
+            "'{shown}' has no IPv6 address in its brackets: write USER@[ADDRESS]:PATH, or ./ before a name of this host"
+        ))
+    };
+    let address = std::str::from_utf8(&rest[1..close]).map_err(|_| explain())?;
+    let user = std::str::from_utf8(user).map_err(|_| explain())?;
+    // The interface that a link-local address is of.
+    let plain = address.split_once('%').map_or(address, |(plain, _)| plain);
+    if plain.parse::<Ipv6Addr>().is_err() {
+        return Err(explain());
+    }
+    let path = TypedPath(rest[close + 2..].to_vec());
+    Ok(Some(Place::Ssh { host: format!("{user}{address}"), path }))
 }
 
 fn parse_url(rest: &[u8]) -> Result<Place, CommandError> {
@@ -128,6 +159,13 @@ mod tests {
         assert_eq!(place("lab:in/x"), Place::Profile { name: "lab".into(), path: path("in/x") });
         assert_eq!(place("u@h:/x:y"), Place::Ssh { host: "u@h".into(), path: path("/x:y") });
         assert_eq!(place("u@h:"), Place::Ssh { host: "u@h".into(), path: path("") });
+        let ssh = |host: &str, name: &str| Place::Ssh { host: host.into(), path: path(name) };
+        assert_eq!(place("u@[::1]:/x:y"), ssh("u@::1", "/x:y"));
+        assert_eq!(place("[2001:db8::1]:x"), ssh("2001:db8::1", "x"));
+        assert_eq!(place("u@[fe80::1%eth1]:"), ssh("u@fe80::1%eth1", ""));
+        assert_eq!(place("run[1]"), Place::Local(path("run[1]")));
+        assert_eq!(place("./[a]:b"), Place::Local(path("./[a]:b")));
+        assert_eq!(place("lab:[::1]:x"), Place::Profile { name: "lab".into(), path: path("[::1]:x") });
         let address = |host: &str, port| Place::Address { host: host.into(), port, path: path("/x") };
         assert_eq!(place("culvert://h/x"), address("h", DEFAULT_PORT));
         assert_eq!(place("culvert://h:99/x"), address("h", 99));
@@ -137,7 +175,9 @@ mod tests {
 
     #[test]
     fn what_is_no_place_is_explained() {
-        for text in ["", ":x", "culvert:///x", "culvert://h:port/x", "-oProxyCommand=x:y"] {
+        for text in
+            ["", ":x", "culvert:///x", "culvert://h:port/x", "-oProxyCommand=x:y", "-u@[::1]:x", "u@[h]:x", "[a]:b"]
+        {
             assert!(parse(OsStr::new(text)).is_err(), "{text}");
         }
     }
