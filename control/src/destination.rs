@@ -113,7 +113,7 @@ impl Reach {
         let typed_path = Path::new(OsStr::from_bytes(typed));
         let roots = match self {
             Self::Owner { directory } => {
-                let path = directory.join(typed_path);
+                let path = owners(directory, typed_path)?;
                 // Joining drops nothing but must keep the slash that asks for the contents.
                 let mut bytes = path.into_os_string().into_vec();
                 if typed.ends_with(b"/") && !bytes.ends_with(b"/") {
@@ -147,8 +147,27 @@ fn owner_path(directory: &Path, typed: &Path) -> Result<PathBuf, Refusal> {
     if typed.as_os_str().as_bytes().contains(&0) {
         return Err(Refusal::new(RefusalCode::Protocol, "the destination's path contains a NUL byte"));
     }
-    let joined = directory.join(typed);
+    let joined = owners(directory, typed)?;
     Ok(joined.strip_prefix("/").unwrap_or(&joined).to_owned())
+}
+
+/// A path of the owner's in full. No shell has looked at it, so a leading `~` is read here, as scp's far end does.
+fn owners(directory: &Path, typed: &Path) -> Result<PathBuf, Refusal> {
+    let mut below = typed.components();
+    match below.next() {
+        Some(Component::Normal(first)) if first == "~" => match below.as_path() {
+            path if path.as_os_str().is_empty() => Ok(directory.to_owned()),
+            path => Ok(directory.join(path)),
+        },
+        Some(Component::Normal(first)) if first.as_bytes().starts_with(b"~") => Err(Refusal::new(
+            RefusalCode::NotFound,
+            format!(
+                "'{}' begins in another user's home directory, which is not looked up: write its path in full, or ./ before a name with ~",
+                typed.display()
+            ),
+        )),
+        _ => Ok(directory.join(typed)),
+    }
 }
 
 /// Splits a partner's path into the permitted root that holds it and the rest.
@@ -425,6 +444,28 @@ mod tests {
 
     fn refused(reach: &Reach, typed: &[u8]) -> Refusal {
         reach.open_destination(typed, false, true).unwrap_err()
+    }
+
+    #[test]
+    fn a_tilde_is_the_owners_directory_and_nobody_elses() {
+        let home = Path::new("/home/u");
+        let path = |typed: &str| owners(home, Path::new(typed)).map(|path| path.display().to_string());
+        let right = [
+            ("~", "/home/u"),
+            ("~/", "/home/u"),
+            ("~/in/a", "/home/u/in/a"),
+            ("in", "/home/u/in"),
+            ("/in/~", "/in/~"),
+            ("in/~/x", "/home/u/in/~/x"),
+            ("./~x", "/home/u/./~x"),
+        ];
+        for (typed, meant) in right {
+            assert_eq!(path(typed).unwrap(), meant, "{typed}");
+        }
+        for typed in ["~root", "~root/x", "~~", "~+/x"] {
+            let refusal = path(typed).unwrap_err();
+            assert!(refusal.code == RefusalCode::NotFound && refusal.text.contains(typed), "{typed}");
+        }
     }
 
     #[test]

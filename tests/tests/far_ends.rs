@@ -130,3 +130,23 @@ fn an_address_in_brackets_is_ssh_s() {
         assert_stored(room.path());
     }
 }
+
+/// A directory of the name '~' was made in the home directory.
+#[test]
+fn a_tilde_at_the_far_end_is_its_home() {
+    let room = tempfile::Builder::new().prefix("culvert-ssh-").tempdir().unwrap();
+    let far = FarEnd::new(room.path(), None);
+    let home = room.path().join("home");
+    fs::create_dir(&home).unwrap();
+    fs::write(room.path().join("source"), "content").unwrap();
+    let run = |verb: &str, from: &str, to: &str| -> Ran {
+        let mut moving = far.command(&room.path().join("near"), verb, &[]);
+        moving.args([from, to]).env("HOME", &home).current_dir(room.path()).output().unwrap().into()
+    };
+    run("send", "source", "u@far:~/in/").exits(0);
+    assert_eq!(fs::read(home.join("in/source")).unwrap(), b"content");
+    run("get", "u@far:~/in/source", "back").exits(0);
+    assert_eq!(fs::read(room.path().join("back")).unwrap(), b"content");
+    run("send", "source", "u@far:~root/in/").exits(3).says("~root/in/");
+    assert_eq!(fs::read_dir(&home).unwrap().count(), 1, "nothing else was made");
+}
