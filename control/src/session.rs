@@ -30,7 +30,7 @@ use crate::request::{Outcome, push};
 use crate::shares::{Kind, Piece, Share};
 use crate::transfer::receiving::{FileRequest, Incoming, receive};
 use crate::transfer::{TransferContext, TransferError, blocking};
-use culvert_tuning::counted::counted;
+use culvert_tuning::counted::{counted, grouped};
 
 /// How long a partner that is introduced may take to ask: a request follows the introduction at once.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -366,9 +366,10 @@ async fn carry_out(
 fn places_for_sources(node: &Node, share: &Share, sources: usize) -> Result<Piece, Refusal> {
     let (most, code, text) = if sources > SOURCES_PER_REQUEST {
         let text = format!(
-            "the request names {} and this node opens {SOURCES_PER_REQUEST} for one: name the directories that \
+            "the request names {} and this node opens {} for one: name the directories that \
              they are in, or divide the request",
-            counted(sources, "source")
+            counted(sources, "source"),
+            grouped(SOURCES_PER_REQUEST as u64)
         );
         (0, RefusalCode::Failed, text)
     } else {

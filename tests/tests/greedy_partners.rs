@@ -332,7 +332,7 @@ fn row_10_requests_with_many_sources_are_refused_with_a_sentence() {
         stranger
     };
     let refusal = ask(2_500).hear_refusal();
-    assert!(refusal.text.contains("2500 sources") && refusal.text.contains("1024"), "{refusal}");
+    assert!(refusal.text.contains("2,500 sources") && refusal.text.contains("1,024"), "{refusal}");
     let refusal = ask(1_000).hear_refusal();
     assert_eq!(refusal.code, RefusalCode::Temporary, "{refusal}");
     let held: Vec<Stranger> = (0..30).map(|_| ask(100)).collect();
