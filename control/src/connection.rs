@@ -95,6 +95,12 @@ pub enum ConnectionError {
         /// The port.
         port: u16,
     },
+    /// Its host takes connections, and nobody there says anything.
+    #[error("{address} takes connections and does not answer: its process is stopped, or its host has too much to do")]
+    Silent {
+        /// Who.
+        address: SocketAddr,
+    },
     /// The handshake failed.
     #[error("no secure connection with {address}: {reason}")]
     Handshake {
@@ -312,7 +318,7 @@ impl Connection {
         let handshake = connector.connect(server_name, tcp);
         let stream = tokio::time::timeout(INTRODUCTION_TIMEOUT, handshake)
             .await
-            .map_err(no_answer)?
+            .map_err(|_| ConnectionError::Silent { address })?
             .map_err(|error| handshake_error(address, &handshake_reason(&error)))?;
         let keys = keys_of(stream.get_ref().1, stream.get_ref().1);
         Self::introduce(TlsStream::Client(stream), keys, address, name).await

@@ -104,6 +104,9 @@ pub enum DataPlaneError {
 const MESSAGES_WAITING_MAX: usize = 1_024;
 /// How long a data plane may take to end when its link has.
 const END_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a data plane may take to confirm what it was told. It derives a key, or installs a descriptor: a host on which
+/// that takes longer than this has stopped it.
+const CONFIRMATION_PATIENCE: Duration = Duration::from_secs(60);
 /// What the data plane cannot tell anything of.
 const NO_SUCH_FLOW: &str = "an event of a flow that it does not have";
 /// Gaps in its sandbox, and reasons for a slower datapath, that it may tell.
@@ -406,6 +409,11 @@ impl DataPlane {
         tokio::select! {
             confirmed = confirmation => confirmed.map_err(|_| self.ended_with("no answer".into())),
             error = self.lost() => Err(error),
+            () = tokio::time::sleep(CONFIRMATION_PATIENCE) => {
+                // It is stopped, or hangs: the next try gets another.
+                self.give_up();
+                Err(self.ended_with(format!("it has not answered for {} s", CONFIRMATION_PATIENCE.as_secs())))
+            }
         }
     }
 

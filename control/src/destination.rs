@@ -46,6 +46,17 @@ pub enum Reach {
     Permitted(Vec<PermittedRoot>),
 }
 
+/// What has become of a destination since it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// Its path leads to it.
+    InPlace,
+    /// Its path leads to nothing, or to something else.
+    Moved,
+    /// It is gone, and what was stored in it too. Another transfer may have put a filled directory into its place.
+    Removed,
+}
+
 /// An open destination.
 #[derive(Debug)]
 pub struct Destination {
@@ -300,12 +311,16 @@ impl Destination {
 
     /// Whether the path under which this was opened still leads to it.
     #[must_use]
-    pub fn is_at_its_path(&self) -> bool {
-        match (rustix::fs::stat(&self.path), fstat(&self.base)) {
-            (Ok(there), Ok(stat)) => plan::identity(&there) == plan::identity(&stat),
-            (Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP), _) => false,
+    pub fn whereabouts(&self) -> Whereabouts {
+        let Ok(stat) = fstat(&self.base) else { return Whereabouts::InPlace };
+        if stat.st_nlink == 0 {
+            return Whereabouts::Removed;
+        }
+        match rustix::fs::stat(&self.path) {
+            Ok(there) if plan::identity(&there) == plan::identity(&stat) => Whereabouts::InPlace,
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Whereabouts::Moved,
             // A directory above it may not be looked into any more: that moves nothing.
-            _ => true,
+            Err(_) => Whereabouts::InPlace,
         }
     }
 

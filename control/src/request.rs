@@ -568,6 +568,7 @@ pub async fn connect(node: &Node, target: &Target, was_reached: bool) -> Result<
 /// Why there is no connection to a far end that ssh has started.
 fn unreachable_far_end(error: &ConnectionError, port: u16, was_reached: bool) -> Refusal {
     match error {
+        ConnectionError::Silent { .. } => Refusal::new(RefusalCode::Temporary, format!("the far end at {error}")),
         // It was there a moment ago, and nobody was connected since: what is in the way stays in the way.
         _ if !was_reached => Refusal::new(
             RefusalCode::Failed,

@@ -24,7 +24,7 @@
 mod writer;
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -371,12 +371,26 @@ impl StateDirectory {
     /// # Errors
     /// [`StateError::Os`].
     pub fn set_aside(&self, path: &Path, reason: &str) -> Result<(), StateError> {
-        let mut aside = path.to_owned().into_os_string();
-        aside.push(".damaged");
         let os = |error| StateError::Os { what: "set aside", path: path.to_owned(), error };
-        fs::rename(path, &aside).map_err(os)?;
-        say_aside!("culvert: {} is damaged ({reason}) and was set aside as {}", path.display(), aside.display());
-        Ok(())
+        // What was set aside before is replaced, unless it is a directory, or a directory is to replace it.
+        for suffix in [".damaged", ".damaged-2", ".damaged-3", ".damaged-4"] {
+            let mut aside = path.to_owned().into_os_string();
+            aside.push(suffix);
+            let is_taken = [ErrorKind::DirectoryNotEmpty, ErrorKind::IsADirectory, ErrorKind::NotADirectory];
+            match fs::rename(path, &aside) {
+                Err(error) if is_taken.contains(&error.kind()) => {}
+                renamed => {
+                    renamed.map_err(os)?;
+                    let (path, aside) = (path.display(), Path::new(&aside).display());
+                    say_aside!("culvert: {path} is damaged ({reason}) and was set aside as {aside}");
+                    return Ok(());
+                }
+            }
+        }
+        Err(StateError::Unusable {
+            path: path.to_owned(),
+            reason: format!("{reason}, and there are others that were set aside as ….damaged to ….damaged-4"),
+        })
     }
 
     /// The names of the files in a subdirectory with a suffix, without it, sorted.

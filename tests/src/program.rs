@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use rustix::process::Signal;
+
 /// The program: `CULVERT_BIN`, or the one that cargo builds beside these tests.
 ///
 /// # Panics
@@ -121,4 +123,21 @@ pub fn is_installed(name: &str) -> bool {
 #[must_use]
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Whether programs that this one starts heed a signal: below `nohup` a closed terminal ends none, and
+/// what a script starts with `&` does not end by SIGINT or SIGQUIT.
+///
+/// # Panics
+/// If the kernel does not tell.
+#[must_use]
+pub fn is_heeded(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a process may read its own status");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("it has the signals");
+    let ignored = u64::from_str_radix(ignored.trim(), 16).expect("a mask");
+    let is_heeded = ignored & (1 << (signal.as_raw() - 1)) == 0;
+    if !is_heeded {
+        eprintln!("skipped: {signal:?} is ignored by whoever started the tests (nohup, &)");
+    }
+    is_heeded
 }

@@ -3,10 +3,11 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use culvert_tests::node::{Pair, RunningNode, data_plane_of};
+use culvert_tests::node::{Pair, RunningNode, data_plane_of, signal_process};
 use culvert_tests::program::{Ran, command, culvert, is_installed, is_root, run};
 use culvert_tests::random::Random;
 use culvert_tests::tree::make_flat;
+use rustix::process::Signal;
 
 #[test]
 fn the_demo_moves_verifies_and_cleans_up() {
@@ -261,4 +262,31 @@ fn a_running_node_carries_out_its_users_transfers() {
     let id = pair.send(&source, "in", &[]).exits(0).json()["transfer"].as_str().unwrap().to_owned();
     assert!(run(&pair.here, ["transfer", "list"]).exits(0).out.contains(&id));
     assert_eq!(fs::read(pair.shared.join("in")).unwrap(), b"content");
+}
+
+/// It was called a wrong number of paths.
+#[test]
+fn options_stand_where_they_like() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    fs::write(pair.shared.join("file"), "content").unwrap();
+    let there = format!("second:{}", pair.shared.join("file").display());
+    let here = pair.path("fetched").display().to_string();
+    run(&pair.here, ["get", &there, "-q", &here]).exits(0);
+    assert_eq!(fs::read(&here).unwrap(), b"content");
+    run(&pair.here, ["get", &there, "-q"]).exits(2).says("two paths are needed");
+    run(&pair.here, ["send", "-q"]).exits(2);
+}
+
+/// A firewall was blamed for a port that takes connections.
+#[test]
+fn a_stopped_node_is_called_stopped() {
+    let pair = Pair::new();
+    let node = pair.start();
+    fs::write(pair.path("file"), "content").unwrap();
+    signal_process(node.process_id(), Signal::STOP);
+    let ran = pair.send(&pair.path("file"), "file", &["--retries", "0"]);
+    signal_process(node.process_id(), Signal::CONT);
+    assert!(ran.code == 5 && ran.err.contains("takes connections and does not answer"), "{ran:?}");
+    assert!(!ran.err.contains("firewall"), "{ran:?}");
 }

@@ -100,6 +100,50 @@ fn a_far_end_that_stays_stopped_is_a_temporary_failure() {
     assert!(ran.err.contains("does not any more") && !ran.err.contains("firewall"), "{ran:?}");
 }
 
+/// Its host takes the connection all the same, so no firewall is in the way.
+#[test]
+fn a_far_end_that_is_stopped_before_it_is_called_is_waited_for() {
+    let room = tempfile::Builder::new().prefix("culvert-ssh-").tempdir().unwrap();
+    let (relay, has_answered, goes_on) =
+        (room.path().join("relay"), room.path().join("has-answered"), room.path().join("goes-on"));
+    let script = format!(
+        "#!/bin/sh\n\"$@\" | {{ IFS= read -r line; touch {}; while [ ! -e {} ]; do sleep 0.05; done; \
+         printf '%s\\n' \"$line\"; cat; }}\n",
+        has_answered.display(),
+        goes_on.display()
+    );
+    fs::write(&relay, script).unwrap();
+    fs::set_permissions(&relay, fs::Permissions::from_mode(0o755)).unwrap();
+    let far = FarEnd::new(room.path(), Some(&relay));
+    fs::write(room.path().join("source"), "content").unwrap();
+    let mut sending = far.command(&room.path().join("near"), "send", &[]);
+    sending.arg(room.path().join("source")).arg(FarEnd::place(&room.path().join("there")));
+    let child = sending.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("the far end's answer", || has_answered.exists().then_some(()));
+    let transfer = Transfer { far_ends: far_ends_of(child.id()), room, child };
+    assert!(!transfer.far_ends.is_empty());
+    transfer.signal(Signal::STOP);
+    fs::write(goes_on, "").unwrap();
+    // Longer than a handshake may take.
+    std::thread::sleep(Duration::from_secs(13));
+    transfer.signal(Signal::CONT);
+    let (ran, room) = transfer.end();
+    ran.exits(0);
+    assert_stored(room.path());
+}
+
+/// The next attempt waited for its answer for ever.
+#[test]
+fn a_data_plane_that_stays_stopped_is_a_temporary_failure() {
+    let transfer = Transfer::begin(&["--retries", "1"]);
+    let planes: Vec<u32> = transfer.far_ends.iter().flat_map(|&far_end| children_of(far_end)).collect();
+    assert!(!planes.is_empty());
+    planes.iter().for_each(|&plane| signal_process(plane, Signal::STOP));
+    let (ran, _room) = transfer.end();
+    planes.into_iter().for_each(kill);
+    assert_eq!(ran.code, 5, "{ran:?}");
+}
+
 /// Text without a line's end before the answer was waited on for ever.
 #[test]
 fn what_a_login_shell_prints_is_passed_over() {

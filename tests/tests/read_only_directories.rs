@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use culvert_tests::node::{kill, signal_process, wait_for};
-use culvert_tests::program::{Ran, culvert, is_installed, is_root};
+use culvert_tests::program::{Ran, culvert, is_heeded, is_installed, is_root};
 use culvert_tests::random::Random;
 use culvert_tests::ssh_stand_in::{FarEnd, far_ends_of};
 use culvert_tests::tree::{assert_same, assert_same_attributes, make_flat, temporary_files};
@@ -117,18 +117,6 @@ impl Account {
         assert_eq!(mode_of(&self.path("there/ro")), 0o755, "it is open while something is stored in it");
         child
     }
-}
-
-/// Whether programs that this one starts heed a signal: below `nohup` a closed terminal ends none.
-fn is_heeded(signal: Signal) -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
-    let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
-    let is_heeded = ignored & (1 << (signal.as_raw() - 1)) == 0;
-    if !is_heeded {
-        eprintln!("skipped: {signal:?} is ignored by whoever started the tests (nohup)");
-    }
-    is_heeded
 }
 
 fn mode_of(path: &Path) -> u32 {

@@ -238,6 +238,12 @@ fn a_directory_in_the_place_of_what_a_node_writes_is_set_aside() {
     assert!(node.log().contains("node.json is damaged (it is a directory and not a file)"), "{}", node.log());
     assert!(room.path("node.json.damaged/full").is_dir());
     room.run(&["status"]).exits(0);
+    drop(node);
+    // And once more, where the first is in the way.
+    fs::create_dir_all(room.path("node.json/full again")).unwrap();
+    let node = room.start();
+    assert!(room.path("node.json.damaged-2/full again").is_dir(), "{}", node.log());
+    room.run(&["status"]).exits(0);
 }
 
 /// A pin that could not be read counted as none: whatever key was shown next was trusted.

@@ -156,7 +156,7 @@ pub enum Command {
 )]
 pub struct SendArgs {
     /// What to move, and as the last argument where to
-    #[arg(required = true, num_args = 2.., value_name = "PATH")]
+    #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<OsString>,
     /// How.
     #[command(flatten)]
@@ -375,7 +375,7 @@ pub enum TransferAction {
         #[arg(long)]
         get: bool,
         /// What to move, and as the last argument where to
-        #[arg(required = true, num_args = 2.., value_name = "PATH")]
+        #[arg(required = true, value_name = "PATH")]
         paths: Vec<OsString>,
         /// How.
         #[command(flatten)]

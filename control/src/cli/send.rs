@@ -55,8 +55,8 @@ pub struct Typed {
 /// [`CommandError`] that says which path is on the wrong side.
 pub fn read_paths(paths: &[OsString], is_get: bool) -> Result<Typed, CommandError> {
     let places = paths.iter().map(|path| parse(path)).collect::<Result<Vec<_>, _>>()?;
-    let [sources @ .., destination] = places.as_slice() else {
-        return Err(CommandError::usage("a source and a destination are needed"));
+    let ([_, .., destination], [sources @ .., _]) = (places.as_slice(), places.as_slice()) else {
+        return Err(CommandError::usage("two paths are needed: what to move, and as the last one where to"));
     };
     let is_local = |place: &Place| matches!(place, Place::Local(_));
     if is_get {

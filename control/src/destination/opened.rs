@@ -84,15 +84,19 @@ struct OpenedDirectory {
 struct Opened {
     /// By name: a directory comes before what is in it.
     directories: BTreeMap<Vec<u8>, OpenedDirectory>,
+    /// Those whose names lead to others by now, which were opened too.
+    moved: Vec<(Vec<u8>, OpenedDirectory)>,
     /// Whether nothing is opened any more.
     is_over: bool,
 }
 
 impl Opened {
     fn insert(&mut self, name: &[u8], was: Closed, directory: OwnedFd) {
-        let kept = self.directories.values().filter(|opened| opened.kept.is_some()).count();
+        let kept = self.directories.values().filter(|opened| opened.kept.is_some()).count() + self.moved.len();
         let kept = (kept < KEPT_MAX && leaves_half(&directory)).then_some(directory);
-        self.directories.insert(name.to_vec(), OpenedDirectory { was, kept });
+        let before = self.directories.insert(name.to_vec(), OpenedDirectory { was, kept });
+        // One that is known by its name alone is lost with it.
+        self.moved.extend(before.filter(|before| before.kept.is_some()).map(|before| (name.to_vec(), before)));
     }
 }
 
@@ -177,7 +181,8 @@ impl OpenedDirectories {
             return Vec::new();
         }
         let (mut closed, mut failed) = (Vec::new(), Vec::new());
-        for (name, directory) in std::mem::take(&mut opened.directories).into_iter().rev() {
+        let moved = std::mem::take(&mut opened.moved);
+        for (name, directory) in std::mem::take(&mut opened.directories).into_iter().rev().chain(moved) {
             match self.close_one(&name, directory) {
                 Ok(()) => closed.push(name),
                 Err(error) => failed.push((name, error)),
@@ -425,6 +430,20 @@ mod tests {
         fs::rename(fixture.room.path().join("d"), fixture.room.path().join("moved")).unwrap();
         assert!(destination.close_opened().is_empty());
         assert_eq!(["moved", "moved/in"].map(|name| fixture.mode(name)), [0o555, 0o2500]);
+    }
+
+    #[test]
+    fn a_directory_whose_name_another_has_that_is_opened_too_gets_its_mode_again() {
+        let (fixture, destination) = Fixture::new();
+        forbidden(&destination, b"d", 1).unwrap();
+        for (moved, mode) in [("moved", 0o500), ("moved again", 0o511)] {
+            fs::rename(fixture.room.path().join("d"), fixture.room.path().join(moved)).unwrap();
+            fs::create_dir(fixture.room.path().join("d")).unwrap();
+            fixture.set("d", mode);
+            forbidden(&destination, b"d", 1).unwrap();
+        }
+        assert!(destination.close_opened().is_empty());
+        assert_eq!(["moved", "moved again", "d"].map(|name| fixture.mode(name)), [0o555, 0o500, 0o511]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::destination::fresh_directories::FreshDirectories;
 use crate::destination::plan::{Action, Identity, Made, Policy, check_room, decide, make_directories_and_symlinks};
 use crate::destination::small_files::Unpacking;
 use crate::destination::temporary::temporary_name;
-use crate::destination::{Destination, Reach};
+use crate::destination::{Destination, Reach, Whereabouts};
 use crate::journal::{Journal, JournalError, Past, Place, Record, absorb_others, bound, not_journaled};
 use crate::limits::{JOURNALS_PER_PARTNER, Limit};
 use crate::metrics::Metrics;
@@ -223,15 +223,20 @@ impl Intake {
     /// # Errors
     /// What to end the transfer with.
     pub fn require_place(&self) -> Result<(), Refusal> {
-        match &self.destination {
-            Some(destination) if !destination.is_at_its_path() => Err(Refusal::new(
+        let Some(destination) = &self.destination else { return Ok(()) };
+        let path = destination.path.display();
+        match destination.whereabouts() {
+            Whereabouts::InPlace => Ok(()),
+            Whereabouts::Moved => Err(Refusal::new(
                 RefusalCode::Failed,
                 format!(
-                    "{} was moved or removed while this transfer stored files in it: they are in the directory that was there when it began, wherever that is now; move it back, or send again",
-                    destination.path.display()
+                    "{path} was moved or removed while this transfer stored files in it: they are in the directory that was there when it began, wherever that is now; move it back, or send again"
                 ),
             )),
-            _ => Ok(()),
+            Whereabouts::Removed => Err(Refusal::new(
+                RefusalCode::Temporary,
+                format!("{path} was removed or replaced while this transfer stored files in it, and they with it"),
+            )),
         }
     }
 
