@@ -2,7 +2,7 @@
 
 use super::support::{Compare, WantedSysctl, bytes, culvert, kernel, tuned};
 use super::{Effect, Rule, Source};
-use crate::counted::{agree, counted};
+use crate::counted::{agree, counted, grouped};
 use crate::facts::{Facts, HugepagePool};
 use crate::finding::{Finding, Severity};
 use crate::profile::Targets;
@@ -106,7 +106,7 @@ fn hugepages(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         return vec![Finding::unknown("", "the kernel shows no pool of 2 MiB pages")];
     };
     let place = node.map_or("the host".to_owned(), |node| format!("node {}", node.id));
-    let current = format!("{} of 2 MiB on {place}, {} free", counted(pool.total, "page"), pool.free);
+    let current = format!("{} of 2 MiB on {place}, {} free", counted(pool.total, "page"), grouped(pool.free));
     if pool.total >= need {
         return vec![Finding::ok("", current)];
     }
