@@ -302,9 +302,11 @@ mod tests {
         std::os::unix::fs::symlink("/dev/zero", path(5)).unwrap();
         std::fs::File::create(path(6)).unwrap().set_len(1 << 40).unwrap();
         std::fs::write(path(7), "{").unwrap();
-        // What cannot be set aside, for something has the name already.
+        // What cannot be set aside, for something has the names already.
         std::fs::create_dir(path(8)).unwrap();
-        std::fs::write(path(8).with_extension("json.damaged"), "").unwrap();
+        for taken in ["json.damaged", "json.damaged-2", "json.damaged-3", "json.damaged-4"] {
+            std::fs::write(path(8).with_extension(taken), "").unwrap();
+        }
         let registry = Registry::open(state.clone()).unwrap();
         let ids: Vec<String> = registry.list().into_iter().map(|record| record.transfer).collect();
         assert_eq!(ids, [id(1).to_string()]);
