@@ -178,6 +178,10 @@ impl MessageReader {
                     return Err(cut("the partner closed it".to_owned()));
                 }
                 Ok(count) => self.frames.push(bytes.get(..count).unwrap_or_default()),
+                // Whoever ends in order says so by TLS.
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    return Err(cut("the partner's process has ended, or its host".to_owned()));
+                }
                 Err(error) => return Err(cut(error.to_string())),
             }
         }
