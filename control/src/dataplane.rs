@@ -14,6 +14,7 @@ mod slots;
 mod supervisor;
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -107,6 +108,8 @@ const END_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a data plane may take to confirm what it was told. It derives a key, or installs a descriptor: a host on which
 /// that takes longer than this has stopped it.
 const CONFIRMATION_PATIENCE: Duration = Duration::from_secs(60);
+/// How a data plane ends that is no child of this process.
+const LINK_CLOSED: &str = "it closed the link";
 /// What the data plane cannot tell anything of.
 const NO_SUCH_FLOW: &str = "an event of a flow that it does not have";
 /// Gaps in its sandbox, and reasons for a slower datapath, that it may tell.
@@ -419,7 +422,11 @@ impl DataPlane {
 
     /// Sends a message that nothing answers, or whose answer is waited for elsewhere.
     pub(crate) fn tell(&self, message: &ToDataPlane, descriptors: &[BorrowedFd<'_>]) -> Result<(), DataPlaneError> {
-        self.socket.send(message, descriptors).map_err(|error| self.ended_with(error.to_string()))
+        self.socket.send(message, descriptors).map_err(|error| match error.kind() {
+            // Whoever writes may find it out before whoever reads: it is told alike.
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => self.ended_with(LINK_CLOSED.to_owned()),
+            _ => self.ended_with(error.to_string()),
+        })
     }
 
     /// Opens a file in the data plane.
@@ -670,7 +677,7 @@ impl Drop for Link {
 async fn ended(child: Option<&mut Child>) -> String {
     match child {
         Some(child) => child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string()),
-        None => "it closed the link".to_owned(),
+        None => LINK_CLOSED.to_owned(),
     }
 }
 
