@@ -169,7 +169,7 @@ pub fn plan_text(plan: &Plan, detail: Detail) -> String {
         }
     }
     if !plan.advice.is_empty() {
-        out.push_str("\nfor a person to do:\n");
+        out.push_str("\nto do by hand:\n");
         for finding in &plan.advice {
             let scope = if finding.scope.is_empty() { String::new() } else { format!(" [{}]", finding.scope) };
             let _ = writeln!(out, "  {:<9}{}{scope}: {}", finding.severity, finding.rule, finding.why);

@@ -73,7 +73,7 @@ pub fn findings(check: &PathCheck, history: &[PathRecord]) -> Vec<Finding> {
         found.push(finding(
             "clock",
             Grade::Note,
-            "one-way delays are relative to the least: the clocks of the two hosts are not both synchronized"
+            "one-way delays are relative to the minimum, because the clocks of the two hosts are not both synchronized"
                 .to_owned(),
             "run chrony or another NTP or PTP client on both hosts",
         ));
@@ -97,7 +97,7 @@ fn loss(check: &PathCheck, direction: &Direction) -> Option<Finding> {
         let resolution = delivery.loss_resolution();
         let text = format!("no loss in {}, so it is below {}", counted(delivery.sent, "packet"), part(resolution));
         let remedy = if resolution > LOSS_WARN {
-            "a longer check (--seconds) sees rarer loss: 1e-5 takes 300 000 packets"
+            "a longer check (--seconds) can detect rarer loss: 10⁻⁵ takes 300,000 packets"
         } else {
             ""
         };
@@ -105,7 +105,7 @@ fn loss(check: &PathCheck, direction: &Direction) -> Option<Finding> {
     }
     let mss = direction.mtu.map_or(1_448.0, |mtu| f64::from(mtu.bytes) - 52.0);
     let means = check.rtt.filter(|rtt| rtt.p50_us > 0.0).map_or(String::new(), |rtt| {
-        format!("; one classic TCP flow gets no more than {} with it", show_rate(mathis(mss, rtt.p50_us, loss)))
+        format!("; a single classic TCP flow gets at most {} at this loss", show_rate(mathis(mss, rtt.p50_us, loss)))
     });
     let grade = match loss {
         loss if loss >= LOSS_BAD => Grade::Bad,
@@ -117,7 +117,7 @@ fn loss(check: &PathCheck, direction: &Direction) -> Option<Finding> {
         "loss",
         grade,
         text,
-        "look for errors and drops on the interfaces of the route below: dirty fibre, duplex, policers, small buffers",
+        "look for errors and drops on the interfaces of the route below: dirty fiber, duplex mismatches, policers, small buffers",
     ))
 }
 
@@ -133,43 +133,43 @@ fn reordering(direction: &Direction) -> Option<Finding> {
     let text = {
         let were = agree(delivery.reordered, "was", "were");
         let received = counted(delivery.received, "packet");
-        format!("{} of {received} {were} overtaken ({})", delivery.reordered, part(reordering))
+        format!("{} of {received} {were} reordered ({})", delivery.reordered, part(reordering))
     };
-    Some(finding("reordering", grade, text, "look for links that share load packet by packet instead of by flow"))
+    Some(finding("reordering", grade, text, "look for links that balance load per packet instead of per flow"))
 }
 
 fn duplication(direction: &Direction) -> Option<Finding> {
     let delivery = direction.delivery.filter(|delivery| delivery.duplicates > 0)?;
     let text =
-        format!("{} came more than once ({})", counted(delivery.duplicates, "packet"), part(delivery.duplication()));
-    Some(finding("duplication", Grade::Warn, text, "look for mirrored ports and loops in the route below"))
+        format!("{} arrived more than once ({})", counted(delivery.duplicates, "packet"), part(delivery.duplication()));
+    Some(finding("duplication", Grade::Warn, text, "look for port mirroring and loops on the route below"))
 }
 
 fn mtu(direction: &Direction) -> Option<Finding> {
     let mtu = direction.mtu?;
     let jumbo = "enable jumbo frames (MTU 9000) on both hosts and on every switch and router between them";
     let claimed = mtu.claimed_bytes.map_or_else(String::new, |claimed| {
-        format!("; ICMP claimed {claimed} bytes, which the probes refute or which cannot be")
+        format!("; ICMP claimed {claimed} bytes, which is impossible or contradicted by the probes")
     });
     Some(match (mtu.limit, mtu.bytes) {
         (MtuLimit::BlackHole, bytes) => finding(
             "mtu",
             Grade::Bad,
             format!(
-                "packets above {bytes} bytes vanish without a word, though the interface carries {}: a black hole for TCP{claimed}",
+                "packets above {bytes} bytes are dropped silently although the interface carries {}: a black hole for TCP{claimed}",
                 mtu.interface_bytes
             ),
-            "let routers send ICMP packet-too-big, and make the MTU the same on every link of a network",
+            "let routers send ICMP packet-too-big, and use one MTU on all links of a network",
         ),
         (_, bytes) if bytes < MTU_ETHERNET => finding(
             "mtu",
             Grade::Bad,
-            format!("packets up to {bytes} bytes pass, less than Ethernet's{claimed}"),
-            "look for tunnels on the way",
+            format!("packets up to {bytes} bytes pass, fewer than Ethernet's 1500{claimed}"),
+            "look for tunnels on the path",
         ),
         (limit, bytes) if bytes < MTU_JUMBO => {
             let who = if limit == MtuLimit::PacketTooBig {
-                "a router on the way limits it"
+                "a router on the path limits it"
             } else {
                 "the interface limits it"
             };
@@ -186,27 +186,22 @@ fn rtt(check: &PathCheck, history: &[PathRecord]) -> Option<Finding> {
     let allowed = (floor * 0.1).max(1_000.0);
     if rtt.min_us - floor > allowed {
         let text = format!(
-            "the least round trip is {}, but this path once took {}: the route is longer now",
+            "the minimum round-trip time is {}, but was {} before: the route has become longer",
             ms(rtt.min_us),
             ms(floor)
         );
-        return Some(finding(
-            "rtt",
-            Grade::Warn,
-            text,
-            "compare the route with the earlier ones: culvert path history",
-        ));
+        return Some(finding("rtt", Grade::Warn, text, "compare the route with earlier ones: culvert path history"));
     }
     if rtt.p50_us - floor > allowed {
         let text = format!(
-            "half of the round trips take {} and more, {} above the route's floor: a queue stands on the way",
+            "the median round-trip time is {}, {} above the path's minimum: there is a standing queue on the path",
             ms(rtt.p50_us),
             ms(rtt.p50_us - floor)
         );
-        return Some(finding("rtt", Grade::Warn, text, "look for a full link on the route below"));
+        return Some(finding("rtt", Grade::Warn, text, "look for a congested link on the route below"));
     }
     let text = format!(
-        "round trips of {} and at most {} above it in 95 of 100",
+        "the minimum round-trip time is {}; 95 % are at most {} above it",
         ms(rtt.min_us),
         ms((rtt.p95_us - rtt.min_us).max(0.0))
     );
@@ -231,18 +226,21 @@ fn rate(direction: &Direction) -> Option<Finding> {
         RampLimit::Sender => finding(
             "rate",
             Grade::Note,
-            format!("at least {text}; the sending host's probes were the limit"),
-            "culvert bench net measures what the hosts can do",
+            format!("at least {text}; the sending host could not probe any faster"),
+            "'culvert bench net' measures what the hosts can do",
         ),
         RampLimit::Cap => finding(
             "rate",
             Grade::Note,
-            format!("at least {text}; the permitted rate was the limit"),
-            "a higher --rate looks further, if the partner's table [path] permits it",
+            format!("at least {text}; no higher rate was permitted"),
+            "raise --rate, if the partner's table [path] permits it",
         ),
-        RampLimit::Time => {
-            finding("rate", Grade::Note, format!("at least {text}; the time was up"), "a longer --limit looks further")
-        }
+        RampLimit::Time => finding(
+            "rate",
+            Grade::Note,
+            format!("at least {text}; there was no time to probe further"),
+            "raise --limit",
+        ),
     })
 }
 

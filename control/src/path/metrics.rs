@@ -24,10 +24,10 @@ pub fn render(node: &Node) -> String {
     let by_side = ["peer", "direction"];
     let rtt =
         gauge("culvert_path_rtt_seconds", "Round trip of the newest path record.", &["peer", "direction", "quantile"]);
-    let loss = gauge("culvert_path_loss_ratio", "Part of the packets that the newest path record lost.", &by_side);
-    let reordering = gauge("culvert_path_reordering_ratio", "Part of the packets that were overtaken.", &by_side);
+    let loss = gauge("culvert_path_loss_ratio", "Fraction of packets lost, by the newest path record.", &by_side);
+    let reordering = gauge("culvert_path_reordering_ratio", "Fraction of packets that arrived out of order.", &by_side);
     let duplication =
-        gauge("culvert_path_duplication_ratio", "Part of the packets that came more than once.", &by_side);
+        gauge("culvert_path_duplication_ratio", "Fraction of packets that arrived more than once.", &by_side);
     let mtu = gauge("culvert_path_mtu_bytes", "Largest IP packet of the path.", &by_side);
     let rate = gauge("culvert_path_rate_bits_per_second", "Rate that the newest path record supports.", &by_side);
     let hops = gauge("culvert_path_hops", "Hops of the route.", &by_side);

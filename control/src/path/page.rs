@@ -29,9 +29,9 @@ pub fn page(check: &PathCheck, findings: &[Finding]) -> String {
     row("duplicated", &|direction| {
         direction.delivery.map_or_else(none, |delivery| part_or_none(delivery.duplication()))
     });
-    let delay = if check.one_way_error_us.is_some() { "one-way delay, median" } else { "delay above the least" };
+    let delay = if check.one_way_error_us.is_some() { "one-way delay, median" } else { "delay above minimum" };
     row(delay, &|direction| direction.delay.map_or_else(none, |delay| ms(delay.p50_us)));
-    row("  95 of 100 within", &|direction| direction.delay.map_or_else(none, |delay| ms(delay.p95_us)));
+    row("  95th percentile", &|direction| direction.delay.map_or_else(none, |delay| ms(delay.p95_us)));
     row("largest packet", &|direction| direction.mtu.map_or_else(none, |mtu| format!("{} bytes", mtu.bytes)));
     row("available rate", &|direction| direction.rate.map_or_else(none, |rate| show_rate(rate.bits_per_second)));
     if check.send.buffer_bytes.or(check.receive.buffer_bytes).is_some() {
@@ -40,7 +40,7 @@ pub fn page(check: &PathCheck, findings: &[Finding]) -> String {
     if let Some(rtt) = check.rtt {
         lines.push(String::new());
         lines.push(format!(
-            "  round trip  {} least, {} median, {} 95 %, {} 99 %, {} most; jitter {}",
+            "  round trip  min {}, median {}, p95 {}, p99 {}, max {}; jitter {}",
             ms(rtt.min_us),
             ms(rtt.p50_us),
             ms(rtt.p95_us),
@@ -49,8 +49,8 @@ pub fn page(check: &PathCheck, findings: &[Finding]) -> String {
             ms(rtt.jitter_us)
         ));
         lines.push(match check.one_way_error_us {
-            Some(error) => format!("  clocks      synchronized; one-way delays are right within {}", ms(error as f64)),
-            None => "  clocks      not both synchronized; one-way delays show changes, not their size".to_owned(),
+            Some(error) => format!("  clocks      synchronized; one-way delays are accurate to {}", ms(error as f64)),
+            None => "  clocks      not both synchronized; one-way delays show changes, not absolute values".to_owned(),
         });
     }
     lines.push(String::new());
@@ -84,7 +84,7 @@ pub fn page(check: &PathCheck, findings: &[Finding]) -> String {
     if check.transfers_meanwhile > 0 {
         lines.push(String::new());
         lines.push(format!(
-            "  {} of this node's transfers ran meanwhile and took their share",
+            "  {} of this node's transfers ran at the same time and took bandwidth",
             check.transfers_meanwhile
         ));
     }
@@ -102,7 +102,7 @@ fn part_or_none(value: f64) -> String {
 }
 
 fn route_lines(what: &str, route: &Route) -> Vec<String> {
-    let mut lines = vec![format!("  {what}{}", if route.reached { "" } else { ", end not reached" })];
+    let mut lines = vec![format!("  {what}{}", if route.reached { "" } else { ", destination not reached" })];
     for hop in &route.hops {
         let address = hop.address.map_or("no answer".to_owned(), |address| address.to_string());
         let rtt = hop.rtt_us.map_or(String::new(), ms);
@@ -137,12 +137,12 @@ mod tests {
         let page = page(&check, &findings(&check, &[]));
         for part in [
             "192.0.2.1",
-            "80.000 ms least",
+            "min 80.000 ms",
             "9000 bytes",
             "BAD   loss to the partner: 200 of 1,000,000",
             "not measured: the time is up",
             "PARTIAL",
-            "right within 0.020 ms",
+            "accurate to 0.020 ms",
         ] {
             assert!(page.contains(part), "'{part}' is not in:\n{page}");
         }

@@ -27,36 +27,36 @@ pub struct TuneArgs {
 /// What `culvert tune` does.
 #[derive(Debug, Subcommand)]
 pub enum TuneAction {
-    /// Compare this host with what it should have; changes nothing and needs no root
+    /// Compare this host's settings with the recommended ones; changes nothing, needs no root
     Audit(AuditArgs),
-    /// Show what `apply` would change; changes nothing
+    /// Show what 'culvert tune apply' would change; changes nothing
     Plan(PlanArgs),
-    /// Change it; undone by itself unless confirmed in time
+    /// Apply the plan; rolled back automatically unless confirmed in time
     Apply(ApplyArgs),
-    /// Keep what was applied
+    /// Keep what was applied, and stop the timer that would roll it back
     Confirm {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Put back what was there before
+    /// Restore the settings from before a transaction
     Rollback(RollbackArgs),
-    /// Show what is held, what waits, and what was rolled back
+    /// Show which changes are in force, unconfirmed or rolled back
     Status {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Measure what a rule is worth on this host: runs with and without it, interleaved
+    /// Measure what a rule gains on this host, in interleaved runs with and without it
     Measure(MeasureArgs),
-    /// Show everything that is known of this host, as a document that can be saved
+    /// Print everything that is known about this host, as a document that can be saved
     Facts(FactsArgs),
-    /// Explain one rule, or list all
+    /// Explain a rule, or list all of them
     Explain {
-        /// The rule; without it, all of them
+        /// The rule [default: list all]
         rule: Option<String>,
     },
-    /// Keep held settings when drivers or other programs undo them; runs until nothing is held
+    /// Reapply confirmed settings whenever a driver or another program undoes them; runs until nothing is in force
     Watch(WatchArgs),
     /// Roll back a transaction that is not confirmed in time
     #[command(hide = true)]
@@ -69,16 +69,16 @@ pub enum TuneAction {
 /// Which host, profile and site file.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SourceArgs {
-    /// The profile: dtn-10g, dtn-40g, dtn-100g, dtn-400g or measurement; by default the site file's, or what the links suggest
+    /// Profile: dtn-10g, dtn-40g, dtn-100g, dtn-400g or measurement [default: the site file's, or what the link speeds suggest]
     #[arg(long, value_name = "NAME")]
     pub profile: Option<ProfileName>,
-    /// The site file; by default /etc/culvert/tuning.toml, if it is there
+    /// Site file [default: /etc/culvert/tuning.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     pub site: Option<PathBuf>,
-    /// Look at a saved facts document instead of this host
+    /// Read facts from a saved document instead of this host
     #[arg(long, value_name = "FILE", conflicts_with = "probe")]
     pub facts: Option<PathBuf>,
-    /// Send packets to the site file's partners, to learn round trip times and whether full packets arrive
+    /// Probe the site file's partners for round-trip times and for whether full-size packets arrive
     #[arg(long)]
     pub probe: bool,
 }
@@ -86,13 +86,13 @@ pub struct SourceArgs {
 /// Which rules.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SelectionArgs {
-    /// Only this rule, even if it only applies on request; may be given several times
+    /// Only this rule, even if it normally applies on request only; may be repeated
     #[arg(long = "rule", value_name = "RULE", value_parser = known_rule)]
     pub rules: Vec<String>,
-    /// Not this rule; may be given several times
+    /// Skip this rule; may be repeated
     #[arg(long, value_name = "RULE", value_parser = known_rule)]
     pub skip: Vec<String>,
-    /// Leave out what may cost more while it is changed: none, link-reset or reachability
+    /// Skip changes that are riskier to make than this: none, link-reset or reachability
     #[arg(long, value_name = "RISK", value_parser = risk)]
     pub max_risk: Option<Risk>,
 }
@@ -108,10 +108,10 @@ impl SelectionArgs {
 pub struct AuditArgs {
     #[command(flatten)]
     pub(super) source: SourceArgs,
-    /// Show everything that was looked at, not only what should be changed
+    /// Show everything that was checked, not only what should change
     #[arg(long)]
     pub(super) all: bool,
-    /// Exit with 7 if a finding is this bad or worse: critical, high, warning or info
+    /// Exit with status 7 if a finding is this severe or worse: critical, high, warning or info
     #[arg(long, value_name = "SEVERITY")]
     pub(super) fail_on: Option<Severity>,
     /// Print JSON
@@ -126,7 +126,7 @@ pub struct PlanArgs {
     pub(super) source: SourceArgs,
     #[command(flatten)]
     pub(super) selection: SelectionArgs,
-    /// Show every change, also those that look alike
+    /// Show every change, including those that are alike
     #[arg(long)]
     pub(super) all: bool,
     /// Print JSON
@@ -137,21 +137,21 @@ pub struct PlanArgs {
 /// Arguments of `apply`.
 #[derive(Debug, Args)]
 pub struct ApplyArgs {
-    /// The profile: dtn-10g, dtn-40g, dtn-100g, dtn-400g or measurement
+    /// Profile: dtn-10g, dtn-40g, dtn-100g, dtn-400g or measurement
     #[arg(long, value_name = "NAME")]
     pub(super) profile: Option<ProfileName>,
-    /// The site file; by default /etc/culvert/tuning.toml, if it is there
+    /// Site file [default: /etc/culvert/tuning.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     pub(super) site: Option<PathBuf>,
     #[command(flatten)]
     pub(super) selection: SelectionArgs,
-    /// Undo everything unless `culvert tune confirm` is typed within this time: seconds, or 90s, 5m
+    /// Roll back unless 'culvert tune confirm' is run within this time: seconds, or 90s, 5m
     #[arg(long, value_name = "TIME", default_value = CONFIRM_WITHIN_S, value_parser = seconds)]
     pub(super) timeout: Duration,
-    /// Keep the changes at once, without the timer
+    /// Keep the changes without a timer or a confirmation
     #[arg(long, conflicts_with = "timeout")]
     pub(super) confirmed: bool,
-    /// Have them again after a restart of the host
+    /// Apply them again after a reboot
     #[arg(long)]
     pub(super) persist: bool,
     /// Print JSON
@@ -162,12 +162,12 @@ pub struct ApplyArgs {
 /// Arguments of `rollback`.
 #[derive(Debug, Args)]
 pub struct RollbackArgs {
-    /// The transaction; by default the newest that is not over
+    /// The transaction [default: the newest that is in force]
     pub(super) transaction: Option<String>,
-    /// Everything, the newest first
+    /// Roll back all transactions, the newest first
     #[arg(long, conflicts_with = "transaction")]
     pub(super) all: bool,
-    /// Do not put anything back: for settings of a network namespace that no longer exists
+    /// Restore nothing, only forget the transaction: for settings of a network namespace that no longer exists
     #[arg(long, requires = "transaction", conflicts_with = "all")]
     pub(super) forget: bool,
     /// Print JSON
@@ -178,28 +178,28 @@ pub struct RollbackArgs {
 /// Arguments of `measure`.
 #[derive(Debug, Args)]
 pub struct MeasureArgs {
-    /// The rule; without it, what was measured before is shown
+    /// The rule [default: show earlier measurements]
     #[arg(value_parser = known_rule)]
     pub(super) rule: Option<String>,
-    /// The profile
+    /// Profile
     #[arg(long, value_name = "NAME")]
     pub(super) profile: Option<ProfileName>,
-    /// The site file
+    /// Site file
     #[arg(long, value_name = "FILE")]
     pub(super) site: Option<PathBuf>,
-    /// Pairs of runs, at least 5
+    /// Number of pairs of runs, at least 5
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(5..=1000))]
     pub(super) pairs: u16,
-    /// How long one run takes: seconds, or 90s, 5m
+    /// Duration of one run: seconds, or 90s, 5m
     #[arg(long, value_name = "TIME", default_value = "5", value_parser = seconds)]
     pub(super) run: Duration,
-    /// Streams of the loopback workload and of iperf3
+    /// Streams of the loopback workload or of iperf3
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(super) streams: u16,
-    /// Measure with iperf3 against its server on this host
+    /// Measure with iperf3 against the server on HOST
     #[arg(long, value_name = "HOST", conflicts_with = "command")]
     pub(super) iperf3: Option<String>,
-    /// Measure with a command that prints bits per second, or JSON with goodput_bps; after --
+    /// Measure with this command, which prints bits per second, or JSON with goodput_bps
     #[arg(last = true, value_name = "COMMAND")]
     pub(super) command: Vec<String>,
     /// Print JSON
@@ -210,13 +210,13 @@ pub struct MeasureArgs {
 /// Arguments of `facts`.
 #[derive(Debug, Args)]
 pub struct FactsArgs {
-    /// The site file with the partners
+    /// Site file that names the partners
     #[arg(long, value_name = "FILE")]
     pub(super) site: Option<PathBuf>,
-    /// Send packets to the site file's partners
+    /// Probe the site file's partners
     #[arg(long)]
     pub(super) probe: bool,
-    /// Facts are always JSON; accepted for the sake of scripts
+    /// Accepted for scripts; facts are always JSON
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -224,13 +224,13 @@ pub struct FactsArgs {
 /// Arguments of `watch`.
 #[derive(Debug, Args)]
 pub struct WatchArgs {
-    /// How often to look: seconds, or 90s, 5m
+    /// Time between checks: seconds, or 90s, 5m
     #[arg(long, value_name = "TIME", default_value = "10", value_parser = seconds)]
     pub(super) interval: Duration,
-    /// Look once and end
+    /// Check once and exit
     #[arg(long)]
     pub(super) once: bool,
-    /// Print a JSON object for each look that found something
+    /// Print one JSON object for each check that found something
     #[arg(long)]
     pub(super) json: bool,
 }

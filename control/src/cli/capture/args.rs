@@ -8,25 +8,25 @@ use culvert_dataplane::capture::SNAP_BYTES_MAX;
 /// `culvert capture`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "AF_XDP goes around the kernel, where tcpdump does not see it: this shows its packets as they are on the wire. Packets of UDP sockets get headers made up from their addresses.\nculvert.lua, beside the documentation, dissects the file:\n  culvert capture - | tshark -X lua_script:culvert.lua -r -"
+    after_help = "AF_XDP bypasses the kernel, so tcpdump does not see its packets; a capture has them as they are on the wire. Packets of UDP sockets get headers that are made up from their addresses.\nculvert.lua, shipped with the documentation, dissects the file in Wireshark and tshark:\n  culvert capture - | tshark -X lua_script:culvert.lua -r -"
 )]
 pub struct CaptureArgs {
-    /// Where to write, a file or - for standard output; a file that is there is overwritten
+    /// File to write, or - for standard output; an existing file is overwritten
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Only this lane, as 'culvert status' numbers them [default: all]
+    /// Capture this lane only, numbered as in 'culvert status' [default: all]
     #[arg(long, value_name = "N")]
     pub lane: Option<u16>,
-    /// Bytes of each packet; what follows the headers is sealed [default: 128]
+    /// Bytes to keep of each packet; what follows the headers is encrypted [default: 128]
     #[arg(long, value_name = "BYTES", value_parser = parse_snap)]
     pub snap: Option<usize>,
-    /// End after so many packets [default: when interrupted]
+    /// Stop after this many packets [default: when interrupted]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub packets: Option<u64>,
-    /// End after so many seconds [default: when interrupted]
+    /// Stop after this many seconds [default: when interrupted]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub seconds: Option<f64>,
-    /// Print what it came to as one JSON object on standard output
+    /// Print a summary as one JSON object on standard output
     #[arg(long)]
     pub json: bool,
 }

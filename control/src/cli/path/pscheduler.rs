@@ -164,7 +164,7 @@ fn text(kind: TestKind, host: &str, dest: &str, outcome: &Outcome) -> String {
     }
     if let Some(delivery) = outcome.delivery {
         lines.push(format!(
-            "  packets      {} sent, {} lost ({}), {} overtaken, {}",
+            "  packets      {} sent, {} lost ({}), {} reordered, {}",
             delivery.sent,
             delivery.lost(),
             part(delivery.loss()),

@@ -82,7 +82,7 @@ pub async fn run(protocol: Protocol, args: &TwoWayArgs) -> Result<ExitCode, Comm
 
 fn text(to: &str, result: &SessionResult) -> String {
     let mut lines = vec![format!(
-        "{} to {to}, {} answered, {} lost ({}), {} overtaken, {}",
+        "{} to {to}, {} answered, {} lost ({}), {} reordered, {}",
         counted(result.round_trip.sent, "packet"),
         result.round_trip.received,
         result.round_trip.lost(),
@@ -97,8 +97,8 @@ fn text(to: &str, result: &SessionResult) -> String {
     }
     let clocks = result
         .one_way_error_us
-        .map_or("relative to the least, the clocks are not both synchronized".to_owned(), |error| {
-            format!("right within {}", ms(error as f64))
+        .map_or("relative to the minimum, because the clocks are not both synchronized".to_owned(), |error| {
+            format!("accurate to {}", ms(error as f64))
         });
     for (what, delay) in [("round trip", result.rtt), ("there", result.forward_delay), ("back", result.reverse_delay)] {
         if let Some(delay) = delay {
