@@ -45,7 +45,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
     raise_descriptor_limit();
     culvert_dataplane::process::ignore_file_size_signal();
     // Known before threads make files.
-    let _ = crate::destination::process_umask();
+    let _ = crate::destination::modes::process_umask();
     let Cli { global, command } = cli;
     match command {
         Command::Send(args) => block_on(send::send(global, args)),

@@ -4,6 +4,7 @@
 //! "Too many open files in system" that of the host. Who reads them should not have to know.
 
 use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use culvert_tuning::counted::noun;
 use rustix::io::Errno;
@@ -53,6 +54,14 @@ pub fn limit_of_host() -> String {
          fs.file-max there",
         host_name()
     )
+}
+
+/// Whether this process has at least half of its descriptors left beside one that it has just got: the kernel gives the lowest number
+/// that is free.
+#[must_use]
+pub fn leaves_half(opened: &OwnedFd) -> bool {
+    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    u64::try_from(opened.as_raw_fd()).is_ok_and(|number| number < most / 2)
 }
 
 /// Looks whether a runtime can be made: where there are no descriptors for its signals it panics.

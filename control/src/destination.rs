@@ -7,6 +7,7 @@
 pub mod attributes;
 pub mod files;
 pub mod fresh_directories;
+pub mod modes;
 pub mod opened;
 pub mod plan;
 pub mod small_files;
@@ -30,7 +31,8 @@ use rustix::io::Errno;
 
 use crate::os_error::{self, duplicate, words};
 use crate::profiles::PermittedRoot;
-use crate::sources::{Source, local_source, open_beneath};
+use crate::sources::named::{SourceOpener, wants_contents};
+use crate::sources::{Source, open_beneath};
 use opened::OpenedDirectories;
 use temporary::Attempt;
 
@@ -73,7 +75,6 @@ pub struct Destination {
     pub is_fresh: bool,
     /// What the temporary names of this transfer have in common.
     pub attempt: Attempt,
-    umask: Mode,
     /// Directories that are open for as long as this is; none if none may be opened ([`opened`]).
     opened: Option<Arc<OpenedDirectories>>,
 }
@@ -116,11 +117,16 @@ impl Reach {
         Ok(Destination::new(base, shown, None, is_fresh))
     }
 
-    /// Opens a path that a partner asked for as a source.
+    /// Opens paths that a partner asked for as sources.
     ///
     /// # Errors
     /// [`Refusal`]: not permitted, not there.
-    pub fn open_source(&self, typed: &[u8]) -> Result<Source, Refusal> {
+    pub fn open_sources(&self, typed: &[Vec<u8>]) -> Result<Vec<Source>, Refusal> {
+        let mut opener = SourceOpener::default();
+        typed.iter().map(|typed| self.open_source(typed, &mut opener)).collect()
+    }
+
+    fn open_source(&self, typed: &[u8], sources: &mut SourceOpener) -> Result<Source, Refusal> {
         let typed_path = Path::new(OsStr::from_bytes(typed));
         let roots = match self {
             Self::Owner { directory } => {
@@ -130,26 +136,16 @@ impl Reach {
                 if typed.ends_with(b"/") && !bytes.ends_with(b"/") {
                     bytes.push(b'/');
                 }
-                let source = local_source(Path::new(OsStr::from_bytes(&bytes)));
+                let source = sources.local(Path::new(OsStr::from_bytes(&bytes)));
                 return source.map_err(|error| Refusal::new(error.code(), error.to_string()));
             }
             Self::Permitted(roots) => roots,
         };
         let (root, below) = permitted_path(roots, typed_path, false)?;
         let shown = root.join(&below);
-        let opener = Opener { root: open_root(&root)?, shown: shown.clone(), follows_symlinks: false, makes: false };
-        let wants_contents = typed.ends_with(b"/") || typed.ends_with(b"/.") || below.as_os_str().is_empty();
-        if wants_contents {
-            let base = opener.open_directory(&below).map_err(|error| opener.refusal(error))?;
-            return Ok(Source { base, name: None, written: shown });
-        }
-        // Looked at here, so that a missing source is refused in words before anything is listed.
-        open_beneath(opener.root.as_fd(), &below, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)
-            .map_err(|error| opener.refusal(error))?;
-        let parent = below.parent().unwrap_or(Path::new(""));
-        let base = opener.open_directory(parent).map_err(|error| opener.refusal(error))?;
-        let name = below.file_name().unwrap_or_default().as_bytes().to_vec();
-        Ok(Source { base, name: Some(name), written: shown })
+        let contents = wants_contents(typed_path) || below.as_os_str().is_empty();
+        let root = sources.bases.root(&root, open_root)?;
+        sources.beneath(&root, &below, contents, shown.clone()).map_err(|error| refusal(&shown, false, error))
     }
 }
 
@@ -265,42 +261,35 @@ impl Opener {
     }
 
     fn refusal(&self, error: Errno) -> Refusal {
-        let shown = self.shown.display();
-        let (code, reason) = match error {
-            Errno::NOENT => (RefusalCode::NotFound, "it does not exist".to_owned()),
-            Errno::LOOP if !self.follows_symlinks => {
-                (RefusalCode::NotPermitted, "a symlink is on the way, and a partner's paths follow none".to_owned())
-            }
-            Errno::XDEV => (RefusalCode::NotPermitted, "it leads outside of the permitted directory".to_owned()),
-            Errno::NOTDIR => (RefusalCode::NotFound, "a part of it is not a directory".to_owned()),
-            Errno::ACCESS | Errno::PERM => {
-                (RefusalCode::NotPermitted, format!("the user who runs the node may not use it ({error})"))
-            }
-            error => (os_error::code(error), words(error)),
-        };
-        Refusal::new(code, format!("cannot use {shown}: {reason}"))
+        refusal(&self.shown, self.follows_symlinks, error)
     }
 }
 
-/// The mode that new files are masked with. Asking changes it for an instant, so it is asked once, before threads make files.
-#[must_use]
-pub fn process_umask() -> Mode {
-    static UMASK: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
-    let raw = *UMASK.get_or_init(|| {
-        let mask = rustix::process::umask(Mode::from_raw_mode(0o077));
-        rustix::process::umask(mask);
-        mask.as_raw_mode()
-    });
-    Mode::from_raw_mode(raw)
+/// What is said of a path that cannot be used.
+fn refusal(shown: &Path, follows_symlinks: bool, error: Errno) -> Refusal {
+    let shown = shown.display();
+    let (code, reason) = match error {
+        Errno::NOENT => (RefusalCode::NotFound, "it does not exist".to_owned()),
+        Errno::LOOP if !follows_symlinks => {
+            (RefusalCode::NotPermitted, "a symlink is on the way, and a partner's paths follow none".to_owned())
+        }
+        Errno::XDEV => (RefusalCode::NotPermitted, "it leads outside of the permitted directory".to_owned()),
+        Errno::NOTDIR => (RefusalCode::NotFound, "a part of it is not a directory".to_owned()),
+        Errno::ACCESS | Errno::PERM => {
+            (RefusalCode::NotPermitted, format!("the user who runs the node may not use it ({error})"))
+        }
+        error => (os_error::code(error), words(error)),
+    };
+    Refusal::new(code, format!("cannot use {shown}: {reason}"))
 }
 
 impl Destination {
     fn new(base: OwnedFd, path: PathBuf, single_name: Option<Vec<u8>>, is_fresh: bool) -> Self {
         // A base that cannot be looked at has no other file systems below it that matter.
         let device = fstat(&base).map_or(0, |stat| stat.st_dev);
-        let (attempt, umask) = (Attempt::begin(), process_umask());
+        let attempt = Attempt::begin();
         let others = Mutex::default();
-        Self { base, device, others, path, single_name, is_fresh, attempt, umask, opened: None }
+        Self { base, device, others, path, single_name, is_fresh, attempt, opened: None }
     }
 
     /// The directory.
@@ -410,14 +399,6 @@ impl Destination {
         syncfs(&self.base)?;
         self.others.lock().unwrap_or_else(PoisonError::into_inner).values().try_for_each(syncfs)
     }
-
-    /// The mode of a new file: the sender's if it is to be preserved, else what this user's umask makes.
-    fn file_mode(&self, preserved: Option<u16>) -> Mode {
-        match preserved {
-            Some(mode) => Mode::from_raw_mode(mode.into()),
-            None => Mode::from_raw_mode(0o666) & !self.umask,
-        }
-    }
 }
 
 impl Drop for Destination {
@@ -507,11 +488,11 @@ mod tests {
         fs::write(directory.path().join("file"), "x").unwrap();
         let (reads, writes) =
             (permitted(directory.path(), Permission::Read), permitted(directory.path(), Permission::Write));
-        assert!(reads.open_source(b"file").is_ok());
-        assert_eq!(writes.open_source(b"file").unwrap_err().code, RefusalCode::NotPermitted);
+        assert!(reads.open_sources(&[b"file".to_vec()]).is_ok());
+        assert_eq!(writes.open_sources(&[b"file".to_vec()]).unwrap_err().code, RefusalCode::NotPermitted);
         assert!(writes.open_destination(b"", false, true).is_ok());
         assert_eq!(refused(&reads, b"").code, RefusalCode::NotPermitted);
-        assert_eq!(reads.open_source(b"missing").unwrap_err().code, RefusalCode::NotFound);
+        assert_eq!(reads.open_sources(&[b"missing".to_vec()]).unwrap_err().code, RefusalCode::NotFound);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::connection::{Connection, ConnectionError, INTRODUCTION_TIMEOUT, Messa
 use crate::destination::Reach;
 use crate::node::Node;
 use crate::registry::{LiveTransfer, RecordState, unix_ms};
-use crate::sources::local_source;
+use crate::sources::named::SourceOpener;
 use crate::transfer::manifest_exchange::{send_manifest, source_refusal, unexpected};
 use crate::transfer::receiving::{FileRequest, Incoming, LeftJournal, Received, receive};
 use crate::transfer::result::TransferResult;
@@ -394,8 +394,10 @@ async fn conduct(node: &Node, context: TransferContext, request: &TransferReques
         }
         Movement::Push { sources, .. } => {
             let paths = sources.clone();
-            let sources =
-                blocking(move || paths.iter().map(|path| local_source(path.as_path())).collect::<Result<Vec<_>, _>>());
+            let sources = blocking(move || {
+                let mut opener = SourceOpener::default();
+                paths.iter().map(|path| opener.local(path.as_path())).collect::<Result<Vec<_>, _>>()
+            });
             let sources = sources.await.map_err(|error| source_refusal(&error))?;
             push(context, sources).await
         }

@@ -351,8 +351,7 @@ async fn carry_out(
             Ok(received.into())
         }
         Wish::Pull { sources } => {
-            let opened =
-                blocking(move || sources.iter().map(|source| reach.open_source(source)).collect::<Result<Vec<_>, _>>());
+            let opened = blocking(move || reach.open_sources(&sources));
             let sources = opened.await.map_err(TransferError::Here)?;
             connection.writer.send(Message::Accepted(accepted)).await?;
             let pushed = push(context(connection), sources).await;

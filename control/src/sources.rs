@@ -1,14 +1,22 @@
 //! Listing what is to be sent.
 //!
 //! A source without a trailing slash is sent under its own name, one with a trailing slash as its contents, as people
-//! know it from rsync. A symlink that is named as a source is followed; symlinks within are sent as symlinks if they stay inside. Every file
-//! is later opened relative to the directory that was open when it was listed, never through a symlink.
+//! know it from rsync ([`named`]). A symlink that is named as a source is followed; symlinks within are sent as symlinks if they stay inside.
+//! Every file is later opened relative to the directory that was open when it was listed ([`bases`]), never through a symlink.
+//!
+//! Directories of one name are merged; the first has its mode and time. Anything else of one name is a collision, unless it is the same
+//! file: what was named twice is sent once.
 
+pub mod bases;
+pub mod named;
+
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::os_error::{self, is_shortage, words};
 use crate::shares::Share;
@@ -16,8 +24,11 @@ use crate::transfer::manifest_exchange::TOO_MUCH_LISTED;
 use culvert_protocol::control::{LIST_BYTES, RefusalCode, encode_entry};
 use culvert_protocol::manifest::{Entry, EntryKind, FileTime, Manifest};
 use culvert_protocol::names::{check_relative, printable, symlink_stays_inside};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, openat2, readlinkat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat, readlinkat, statat};
 use rustix::io::Errno;
+
+use bases::Base;
+pub use bases::open_beneath;
 
 /// What files without a true size are, and what to do about them.
 pub const UNSIZED_REMEDY: &str =
@@ -99,11 +110,39 @@ pub struct Problem {
 #[derive(Debug)]
 pub struct Source {
     /// The directory.
-    pub base: OwnedFd,
-    /// The name within it; `None` for the directory's contents.
-    pub name: Option<Vec<u8>>,
+    pub base: Arc<Base>,
+    /// What is wanted of it; `None` for the directory's contents.
+    pub name: Option<SourceName>,
     /// How the user wrote it.
     pub written: PathBuf,
+}
+
+/// What a source is called. The two names differ for a symlink that was followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceName {
+    /// Where it is stored.
+    pub stored: Vec<u8>,
+    /// Where it is found.
+    pub found: Vec<u8>,
+}
+
+/// Where a source's entries are found.
+#[derive(Clone, Debug)]
+struct Origin {
+    base: Arc<Base>,
+    /// What it is called, if it is stored under another name than it is found.
+    alias: Option<SourceName>,
+}
+
+impl Origin {
+    /// Where an entry is found in the base.
+    fn path<'a>(&self, entry: &'a [u8]) -> Cow<'a, [u8]> {
+        let below = self.alias.as_ref().and_then(|alias| Some((alias, entry.strip_prefix(alias.stored.as_slice())?)));
+        match below {
+            Some((alias, below)) => Cow::Owned([&alias.found, below].concat()),
+            None => Cow::Borrowed(entry),
+        }
+    }
 }
 
 /// Everything that is to be sent.
@@ -119,10 +158,11 @@ pub struct SourceTree {
     pub allocated_bytes: u64,
     /// Whether exactly one source was named and it is a regular file.
     pub is_single_file: bool,
-    bases: Vec<OwnedFd>,
     /// What the entries take of the partner's memory.
     pub share: Option<Share>,
-    /// For each base the number of its first entry.
+    /// Where the entries of each source are found.
+    origins: Vec<Origin>,
+    /// For each source the number of its first entry.
     first_entries: Vec<u32>,
 }
 
@@ -132,63 +172,11 @@ impl SourceTree {
     /// # Errors
     /// The operating system's.
     pub fn open(&self, file: u32, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let base = self.first_entries.partition_point(|&first| first <= file) - 1;
-        let name = Path::new(OsStr::from_bytes(self.manifest.entry(file).name));
+        let source = self.first_entries.partition_point(|&first| first <= file) - 1;
+        let origin = &self.origins[source];
+        let path = origin.path(self.manifest.entry(file).name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK | flags;
-        open_beneath(self.bases[base].as_fd(), name, flags)
-    }
-}
-
-/// Opens `name` beneath `base`, through no symlink.
-///
-/// # Errors
-/// The operating system's; `LOOP` for a symlink on the way.
-pub fn open_beneath(base: BorrowedFd<'_>, name: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    // EAGAIN: a rename raced with the resolution (openat2(2)); it is worth a few more tries.
-    for _ in 0..8 {
-        match openat2(base, name, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN) => {}
-            opened => return opened,
-        }
-    }
-    Err(Errno::AGAIN)
-}
-
-/// The source that a user of this host named: any path, symlinks on the way followed.
-///
-/// # Errors
-/// [`SourceError`].
-pub fn local_source(written: &Path) -> Result<Source, SourceError> {
-    let unreadable = |error: Errno| match error {
-        Errno::NOENT | Errno::NOTDIR => SourceError::NotFound(written.to_owned()),
-        error => SourceError::Unreadable { path: written.to_owned(), error },
-    };
-    let bytes = written.as_os_str().as_bytes();
-    let directory_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let open_directory = |path: &Path| rustix::fs::open(path, directory_flags, Mode::empty()).map_err(unreadable);
-    let wants_contents = bytes.ends_with(b"/") || written.file_name().is_none() || bytes.ends_with(b"/.");
-    if wants_contents {
-        return Ok(Source { base: open_directory(written)?, name: None, written: written.to_owned() });
-    }
-    let stat = rustix::fs::stat(written).map_err(unreadable)?;
-    let named = written.file_name().unwrap_or_default().as_bytes().to_vec();
-    let is_symlink = rustix::fs::lstat(written).is_ok_and(|stat| kind_of(&stat) == FileType::Symlink);
-    let resolved = if is_symlink {
-        std::fs::canonicalize(written).map_err(|error| unreadable(os_error::errno_or_io(&error)))?
-    } else {
-        written.to_owned()
-    };
-    match kind_of(&stat) {
-        FileType::Directory | FileType::RegularFile => {
-            let parent = match resolved.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent,
-                _ => Path::new("."),
-            };
-            let name = resolved.file_name().map_or(named, |name| name.as_bytes().to_vec());
-            Ok(Source { base: open_directory(parent)?, name: Some(name), written: written.to_owned() })
-        }
-        _ => Err(SourceError::Special(written.to_owned())),
+        open_beneath(origin.base.open()?.as_fd(), Path::new(OsStr::from_bytes(&path)), flags)
     }
 }
 
@@ -229,11 +217,11 @@ pub fn list_while(
             problem_count: 0,
             allocated_bytes: 0,
             is_single_file: false,
-            bases: Vec::new(),
             share: None,
+            origins: Vec::new(),
             first_entries: Vec::new(),
         },
-        names: HashMap::new(),
+        listed: HashMap::new(),
         part: Vec::new(),
         on_part: &mut on_part,
         may_take,
@@ -258,8 +246,8 @@ pub fn list_while(
 
 struct Listing<'a> {
     tree: SourceTree,
-    /// Hashes of the names so far and whose they are, if there are several sources that could collide.
-    names: HashMap<u128, u32>,
+    /// What is listed under which hash of a name, if there are several sources that could have one name.
+    listed: HashMap<u128, Listed>,
     sources: Vec<PathBuf>,
     part: Vec<u8>,
     on_part: &'a mut dyn FnMut(Vec<u8>) -> bool,
@@ -268,43 +256,85 @@ struct Listing<'a> {
     is_several: bool,
 }
 
+/// What a name stands for.
+#[derive(Clone, Copy, Debug)]
+struct Listed {
+    /// The source that has it first.
+    source: u32,
+    is_directory: bool,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+/// What a name that is come by means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// It is new.
+    New,
+    /// It is a directory, as what another source has under it, and has other things in it.
+    Merged,
+    /// It has been listed.
+    Before,
+}
+
+/// The source that is being listed.
+struct SourcePlace<'a> {
+    base: BorrowedFd<'a>,
+    origin: Origin,
+}
+
 impl Listing<'_> {
     fn source(&mut self, source: Source) -> Result<(), SourceError> {
         let Source { base, name, written } = source;
         self.written = written;
         self.sources.push(self.written.clone());
+        let alias = name.clone().filter(|name| name.stored != name.found);
+        let origin = Origin { base: base.clone(), alias };
         self.tree.first_entries.push(self.tree.manifest.len() as u32);
-        let base_again = os_error::duplicate(&base)
-            .map_err(|error| SourceError::Unreadable { path: self.written.clone(), error })?;
-        self.tree.bases.push(base_again);
-        let base = base.as_fd();
+        self.tree.origins.push(origin.clone());
+        let unreadable = |path: &Path, error| SourceError::Unreadable { path: path.to_owned(), error };
+        let opened = base.open().map_err(|error| unreadable(&self.written, error))?;
+        let place = SourcePlace { base: opened.as_fd(), origin };
         let mut directories = match name {
             None => vec![Vec::new()],
-            Some(name) => {
-                let path = Path::new(OsStr::from_bytes(&name));
-                let stat = statat(base, path, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(|error| SourceError::Unreadable { path: self.written.clone(), error })?;
-                if let Err(reason) = check_relative(&name) {
-                    let error = culvert_protocol::manifest::EntryError::Name { name: printable(&name), reason };
+            Some(SourceName { stored, found }) => {
+                let stat = statat(place.base, Path::new(OsStr::from_bytes(&found)), AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|error| unreadable(&self.written, error))?;
+                if let Err(reason) = check_relative(&stored) {
+                    let error = culvert_protocol::manifest::EntryError::Name { name: printable(&stored), reason };
                     return Err(SourceError::Entry { path: self.written.clone(), error });
                 }
-                if self.entry(base, &name, &stat)? { vec![name] } else { Vec::new() }
+                if self.entry(&place, &stored, &stat)? { vec![stored] } else { Vec::new() }
             }
         };
         // Depth first, in the order of names: the same tree gives the same manifest.
         while let Some(directory) = directories.pop() {
-            let mut below = self.directory(base, &directory)?;
+            let mut below = self.directory(&place, &directory)?;
             below.reverse();
             directories.append(&mut below);
         }
         Ok(())
     }
 
+    /// Whether what is found under a name is new.
+    fn look_up(&self, name: &[u8], stat: &Stat) -> Result<Seen, SourceError> {
+        let Some(listed) = self.listed.get(&hash_of(name)).filter(|_| self.is_several) else { return Ok(Seen::New) };
+        if listed.identity == (stat.st_dev, stat.st_ino) {
+            return Ok(Seen::Before);
+        }
+        if listed.is_directory && kind_of(stat) == FileType::Directory {
+            return Ok(Seen::Merged);
+        }
+        let first = self.sources[listed.source as usize].clone();
+        Err(SourceError::Collision { name: printable(name), first, second: self.written.clone() })
+    }
+
     /// Lists one directory; returns the directories in it.
-    fn directory(&mut self, base: BorrowedFd<'_>, directory: &[u8]) -> Result<Vec<Vec<u8>>, SourceError> {
-        let path = if directory.is_empty() { Path::new(".") } else { Path::new(OsStr::from_bytes(directory)) };
+    fn directory(&mut self, place: &SourcePlace<'_>, directory: &[u8]) -> Result<Vec<Vec<u8>>, SourceError> {
+        let path = if directory.is_empty() { Cow::Borrowed(b".".as_slice()) } else { place.origin.path(directory) };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = open_beneath(base, path, flags).and_then(|fd| Ok((Dir::read_from(&fd)?, fd)));
+        let opened = open_beneath(place.base, Path::new(OsStr::from_bytes(&path)), flags)
+            .and_then(|fd| Ok((Dir::read_from(&fd)?, fd)));
         let (mut reader, fd) = match opened {
             Ok(opened) => opened,
             Err(error) if directory.is_empty() => {
@@ -334,7 +364,7 @@ impl Listing<'_> {
             let full = if directory.is_empty() { name.clone() } else { [directory, b"/", &name].concat() };
             match statat(&fd, Path::new(OsStr::from_bytes(&name)), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => {
-                    if self.entry(base, &full, &stat)? {
+                    if self.entry(place, &full, &stat)? {
                         directories.push(full);
                     }
                 }
@@ -345,15 +375,21 @@ impl Listing<'_> {
     }
 
     /// Adds an entry to the manifest; true if it is a directory to be listed.
-    fn entry(&mut self, base: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<bool, SourceError> {
+    fn entry(&mut self, place: &SourcePlace<'_>, name: &[u8], stat: &Stat) -> Result<bool, SourceError> {
         if let Err(reason) = check_relative(name) {
             self.problem(name, "name", format!("its name cannot be sent: {reason}"));
             return Ok(false);
         }
+        match self.look_up(name, stat)? {
+            Seen::New => {}
+            Seen::Merged => return Ok(true),
+            Seen::Before => return Ok(false),
+        }
+        let path = place.origin.path(name);
         let mut target = Vec::new();
         let kind = match kind_of(stat) {
             FileType::RegularFile => {
-                if stat.st_size == 0 && !self.is_empty(base, name)? {
+                if stat.st_size == 0 && !self.is_empty(place.base, &path, name)? {
                     return Ok(false);
                 }
                 let bytes = stat.st_size as u64;
@@ -363,7 +399,7 @@ impl Listing<'_> {
             }
             FileType::Directory => EntryKind::Directory,
             FileType::Symlink => {
-                target = match readlinkat(base, Path::new(OsStr::from_bytes(name)), Vec::new()) {
+                target = match readlinkat(place.base, Path::new(OsStr::from_bytes(&path)), Vec::new()) {
                     Ok(target) => target.into_bytes(),
                     Err(error) => {
                         self.trouble(name, "vanished", "the symlink cannot be read", error)?;
@@ -390,11 +426,9 @@ impl Listing<'_> {
             modified: FileTime { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 },
         };
         if self.is_several {
-            let ours = self.sources.len() as u32 - 1;
-            if let Some(theirs) = self.names.insert(hash_of(name), ours) {
-                let first = self.sources[theirs as usize].clone();
-                return Err(SourceError::Collision { name: printable(name), first, second: self.written.clone() });
-            }
+            let (source, identity) = (self.sources.len() as u32 - 1, (stat.st_dev, stat.st_ino));
+            let is_directory = kind == EntryKind::Directory;
+            self.listed.insert(hash_of(name), Listed { source, is_directory, identity });
         }
         if !(self.may_take)(name.len() + target.len()) {
             return Err(SourceError::TooMuchListed);
@@ -411,9 +445,9 @@ impl Listing<'_> {
     /// Whether a file of size zero has no content. Those that the kernel makes when they are read
     /// are said to have no size, and so are all of some file systems; nobody may be told that
     /// nothing of them was sent.
-    fn is_empty(&mut self, base: BorrowedFd<'_>, name: &[u8]) -> Result<bool, SourceError> {
+    fn is_empty(&mut self, base: BorrowedFd<'_>, path: &[u8], name: &[u8]) -> Result<bool, SourceError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-        let opened = open_beneath(base, Path::new(OsStr::from_bytes(name)), flags);
+        let opened = open_beneath(base, Path::new(OsStr::from_bytes(path)), flags);
         match opened.and_then(|file| rustix::io::read(&file, &mut [0; 1])) {
             Ok(0) => return Ok(true),
             Ok(_) => self.problem(name, "unsized", format!("it has content, but no size: {UNSIZED_REMEDY}")),
@@ -448,12 +482,14 @@ pub fn hash_of(name: &[u8]) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use super::named::SourceOpener;
     use super::*;
     use std::fs;
     use std::os::unix::fs::symlink;
 
     fn tree_of(sources: &[&Path]) -> Result<SourceTree, SourceError> {
-        let sources = sources.iter().map(|path| local_source(path)).collect::<Result<Vec<_>, _>>()?;
+        let mut opener = SourceOpener::default();
+        let sources = sources.iter().map(|path| opener.local(path)).collect::<Result<Vec<_>, _>>()?;
         list(sources, drop)
     }
 

@@ -31,7 +31,7 @@ use culvert_control::destination::Reach;
 use culvert_control::metrics::Metrics;
 use culvert_control::request::push;
 use culvert_control::shares::Shares;
-use culvert_control::sources::local_source;
+use culvert_control::sources::named::local_source;
 use culvert_control::transfer::receiving::{FileRequest, Incoming, receive};
 use culvert_control::transfer::{Progress, TransferContext, TransferError};
 use culvert_dataplane::link::engine::EngineConfig;

@@ -27,8 +27,10 @@ pub fn is_refusal(error: Errno) -> bool {
 /// What a stored file gets beside its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Attributes {
-    /// The sender's mode, if it is preserved.
-    pub mode: Option<u16>,
+    /// The sender's mode.
+    pub mode: u16,
+    /// Whether it gets exactly that.
+    pub is_mode_preserved: bool,
     /// The sender's time of modification.
     pub modified: Option<Timespec>,
 }
@@ -39,12 +41,12 @@ impl Attributes {
     #[must_use]
     pub fn of(entry: &Entry<'_>, preserve: bool) -> Self {
         let modified = Timespec { tv_sec: entry.modified.seconds, tv_nsec: i64::from(entry.modified.nanoseconds) };
-        Self { mode: preserve.then_some(entry.mode), modified: Some(modified) }
+        Self { mode: entry.mode, is_mode_preserved: preserve, modified: Some(modified) }
     }
 
-    /// The mode to be set on a file that was made with another.
-    pub(super) fn mode_to_set(&self) -> Option<Mode> {
-        self.mode.map(|mode| Mode::from_raw_mode(mode.into()))
+    /// The sender's mode, if it is preserved.
+    pub(super) fn preserved_mode(&self) -> Option<Mode> {
+        self.is_mode_preserved.then(|| Mode::from_raw_mode(self.mode.into()))
     }
 }
 
@@ -107,27 +109,33 @@ impl NotKept {
     }
 }
 
-/// Sets mode and times. The second is tried whatever became of the first.
+/// Sets mode and times. The second is tried whatever became of the first. A mode that nobody asked for is refused only where others
+/// may read or write the file for it who should not.
 ///
 /// # Errors
 /// The operating system's, unless it is a refusal.
-pub(super) fn set_attributes(
-    file: impl AsFd,
-    mode: Option<Mode>,
-    modified: Option<Timespec>,
-) -> Result<Refused, Errno> {
+pub(super) fn set_attributes(file: impl AsFd, mode: Option<Mode>, attributes: &Attributes) -> Result<Refused, Errno> {
     let file = file.as_fd();
     let mut refused = Refused::default();
     if let Some(mode) = mode {
-        let is_other = |stat: &Stat| Mode::from_raw_mode(stat.st_mode & 0o7777) != mode;
+        let is_other = |stat: &Stat| match attributes.is_mode_preserved {
+            true => Mode::from_raw_mode(stat.st_mode & 0o7777) != mode,
+            false => is_more_open(stat, mode),
+        };
         // Where all files have one mode, that may be the one.
         refused.mode = unless_refused(fchmod(file, mode))?.filter(|_| fstat(file).as_ref().map_or(true, is_other));
     }
-    if let Some(modified) = modified {
+    if let Some(modified) = attributes.modified {
         let times = Timestamps { last_access: modified, last_modification: modified };
         refused.time = unless_refused(futimens(file, &times))?;
     }
     Ok(refused)
+}
+
+/// Whether others than the owner may read or write a file who may not with a mode.
+pub(super) const fn is_more_open(file: &Stat, mode: Mode) -> bool {
+    const OTHERS_READ_AND_WRITE: u32 = 0o066;
+    file.st_mode & !mode.as_raw_mode() & OTHERS_READ_AND_WRITE != 0
 }
 
 fn unless_refused(set: Result<(), Errno>) -> Result<Option<Errno>, Errno> {
@@ -155,9 +163,9 @@ pub fn set_directory_attributes(
         Err(Errno::ACCESS) => return Ok(Refused { mode: Some(Errno::ACCESS), time: Some(Errno::ACCESS) }),
         opened => opened?,
     };
-    let mode = attributes.mode.map(|mode| mode_of_directory(directory.as_fd(), mode, is_own)).transpose()?;
-    let refused = set_attributes(&directory, mode, attributes.modified)?;
-    if refused.mode.is_none() && mode.is_some() {
+    let mode = mode_of_directory(directory.as_fd(), attributes.mode, is_own)?;
+    let refused = set_attributes(&directory, Some(mode), attributes)?;
+    if refused.mode.is_none() {
         destination.forget_opened(name);
     }
     Ok(refused)
@@ -190,7 +198,8 @@ mod tests {
         let room = tempfile::tempdir().unwrap();
         let file = std::fs::File::create(room.path().join("f")).unwrap();
         let impossible = Timespec { tv_sec: 0, tv_nsec: 5_000_000_000 };
-        let refused = set_attributes(&file, Some(Mode::from_raw_mode(0o640)), Some(impossible)).unwrap();
+        let attributes = Attributes { mode: 0o640, is_mode_preserved: true, modified: Some(impossible) };
+        let refused = set_attributes(&file, attributes.preserved_mode(), &attributes).unwrap();
         assert_eq!(refused, Refused { mode: None, time: Some(Errno::INVAL) });
         assert_eq!(fstat(&file).unwrap().st_mode & 0o7777, 0o640);
     }

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, Stat, copy_file_range, fallocate, fstat, fsync,
-    ftruncate, ioctl_ficlone, openat, renameat, renameat_with, unlinkat,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, Stat, copy_file_range, fallocate, fchmod, fstat,
+    fsync, ftruncate, ioctl_ficlone, openat, renameat, renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::attributes::{Attributes, Refused, set_attributes};
+use super::modes::{PRIVATE, mode_to_have, permitted_in, set_mode};
 use super::plan::Action;
 use super::temporary::temporary_name;
 use super::{Destination, split_name};
@@ -57,6 +58,13 @@ impl LeftFile {
             && stat.st_uid == geteuid().as_raw()
             && (self.inode == 0 || self.inode == stat.st_ino)
     }
+
+    /// Gives its owner the rights to go on with it, and nobody else any.
+    fn make_private(&self, parent: &OwnedFd, partial: &Path) -> Result<(), Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(parent, partial, flags, Mode::empty())?;
+        if self.is_this(&fstat(&file)?) { set_mode(&file, PRIVATE) } else { Err(Errno::EXIST) }
+    }
 }
 
 impl PartialFile {
@@ -71,7 +79,7 @@ impl PartialFile {
             let token = destination.attempt.next_token();
             let partial = temporary_name(token);
             // Nobody else reads what may be private before it has its name and mode.
-            let buffered = openat(parent, &partial, flags, Mode::from_raw_mode(0o600))?;
+            let buffered = openat(parent, &partial, flags, PRIVATE)?;
             let reserved = reserve(&buffered, bytes, is_sparse).and_then(|()| fstat(&buffered));
             let stat = reserved.inspect_err(|_| {
                 let _ = unlinkat(parent, &partial, AtFlags::empty());
@@ -98,10 +106,19 @@ impl PartialFile {
         let (parent, last) = destination.parent_of(name)?;
         let partial = temporary_name(left.token);
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let buffered = openat(&parent, &partial, flags, Mode::empty())?;
+        let open = || openat(&parent, &partial, flags, Mode::empty());
+        let buffered = match open() {
+            // It was about to get its name, and had its mode already.
+            Err(Errno::ACCESS) => left.make_private(&parent, &partial).and_then(|()| open())?,
+            opened => opened?,
+        };
         let stat = fstat(&buffered)?;
         if !left.is_this(&stat) {
             return Err(Errno::EXIST);
+        }
+        if stat.st_mode & 0o7777 != PRIVATE.as_raw_mode() {
+            // Where modes are refused it has the one that all files have.
+            let _ = fchmod(&buffered, PRIVATE);
         }
         reserve(&buffered, bytes, is_sparse)?;
         let left = LeftFile { inode: stat.st_ino, ..left };
@@ -177,8 +194,14 @@ impl PartialFile {
         }
         // Direct writes come in whole blocks, so the last one may reach beyond the end.
         ftruncate(&self.buffered, bytes)?;
-        let mode = destination.file_mode(attributes.mode);
-        let refused = set_attributes(&self.buffered, Some(mode), attributes.modified)?;
+        let mode = match attributes.preserved_mode() {
+            Some(mode) => mode,
+            None => destination.opening(&self.directory, || {
+                let place = (&self.parent, self.last.as_path());
+                mode_to_have(attributes.mode, &self.buffered, place, permitted_in(&self.parent), action)
+            })?,
+        };
+        let refused = set_attributes(&self.buffered, Some(mode), attributes)?;
         fsync(&self.buffered)?;
         let rename = || rename_into_place(&self.parent, &self.partial, &self.last, action);
         destination.opening(&self.directory, rename)?;
@@ -250,7 +273,7 @@ mod tests {
     }
 
     const PRESERVED: Attributes =
-        Attributes { mode: Some(0o640), modified: Some(Timespec { tv_sec: 1_000, tv_nsec: 5 }) };
+        Attributes { mode: 0o640, is_mode_preserved: true, modified: Some(Timespec { tv_sec: 1_000, tv_nsec: 5 }) };
 
     #[test]
     fn a_file_has_its_name_only_when_it_is_whole() {

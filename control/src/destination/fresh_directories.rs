@@ -23,6 +23,7 @@ use culvert_protocol::manifest::{EntryKind, Manifest};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, fchmod, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
+use super::modes::permitted_in;
 use super::plan::{Action, Identity, identity};
 use super::temporary::temporary_name;
 use super::{Destination, split_name};
@@ -86,9 +87,13 @@ impl FreshDirectories {
         let (mut listed, mut place): (&[u8], Option<usize>) = (b"", None);
         for (file, entry) in manifest.entries() {
             let (parent, _) = split_name(entry.name);
-            // Files of a directory follow each other.
+            // Files of a directory follow each other, unless several sources have it. Then the first would wait for the last, which may
+            // come at the transfer's end.
             if parent != listed {
                 (listed, place) = (parent, places.get(parent).copied());
+                if let Some(again) = place.map(|place| &mut found[place]) {
+                    again.has_others |= again.files > 0;
+                }
             }
             let is_created = actions[file as usize] == Action::Create;
             if let Some(place) = place {
@@ -171,6 +176,8 @@ pub struct FreshDirectory {
     /// Its temporary name.
     staging: PathBuf,
     opened: OwnedFd,
+    /// What the files in it may be permitted.
+    pub permitted: Mode,
     /// How many files it gets.
     pub files: u32,
     is_in_place: AtomicBool,
@@ -187,7 +194,8 @@ impl FreshDirectory {
             let _ = unlinkat(&parent, &staging, AtFlags::REMOVEDIR);
         })?;
         let (last, ToFill { files, made }) = (last.to_owned(), to_fill);
-        Ok(Self { hash, parent, last, made, staging, opened, files, is_in_place: AtomicBool::new(false) })
+        let permitted = permitted_in(&opened);
+        Ok(Self { hash, parent, last, made, staging, opened, permitted, files, is_in_place: AtomicBool::new(false) })
     }
 
     /// Where its files are made.
@@ -281,6 +289,10 @@ mod tests {
         assert_eq!(of(&[("a", 20, 1), ("a/b", 20, 1)]), ["a/b"], "a has a directory in it");
         assert_eq!(of(&[("a", 20, 262_144), ("c", 20, 262_145)]), [] as [&str; 0], "too many bytes, and a large file");
         assert_eq!(of(&[("a", 16, 262_144), ("c", FILES_MAX, 1), ("d", FILES_MAX + 1, 1)]), ["a", "c"]);
+        let mut merged = manifest(&[("a", 16, 1), ("c", 16, 1)]);
+        let kind = EntryKind::File { bytes: 1, is_sparse: false };
+        merged.push(&Entry { name: b"a/more", kind, target: b"", mode: 0o644, modified: Default::default() }).unwrap();
+        assert_eq!(found(&merged, &vec![Action::Create; merged.len()]), ["c"], "a is listed in two parts");
         let manifest = manifest(&[("a", 16, 1), ("c", 16, 1)]);
         let mut actions = vec![Action::Create; manifest.len()];
         actions[0] = Action::Skip;

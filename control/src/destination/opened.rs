@@ -13,17 +13,19 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Debug;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, chmodat, fstat, syncfs};
+use rustix::fs::{Mode, OFlags, Stat, fstat, syncfs};
 use rustix::io::Errno;
-use rustix::process::{Resource, getegid, geteuid, getgroups, getrlimit};
+use rustix::process::{getegid, geteuid, getgroups};
 
 use super::Destination;
+use super::modes::set_mode;
 use super::plan::{Identity, identity};
+use crate::descriptors::leaves_half;
 use crate::sources::open_beneath;
 
 /// Others that end close a directory once each; so many at the same time are not expected.
@@ -100,12 +102,6 @@ impl Opened {
     }
 }
 
-/// Whether this process has at least half of its descriptors left: the kernel gives the lowest number that is free.
-fn leaves_half(directory: &OwnedFd) -> bool {
-    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    u64::try_from(directory.as_raw_fd()).is_ok_and(|number| number < most / 2)
-}
-
 /// Those of all transfers of this process.
 static ALL: Mutex<Vec<Weak<OpenedDirectories>>> = Mutex::new(Vec::new());
 
@@ -157,7 +153,7 @@ impl OpenedDirectories {
         if !is_known {
             self.notes.opens(name, closed)?;
         }
-        set_mode(&directory, closed.opened_mode())?;
+        set_mode(&directory, Mode::from_raw_mode(closed.opened_mode()))?;
         if !is_known {
             opened.insert(name, closed, directory);
         }
@@ -205,7 +201,7 @@ impl OpenedDirectories {
                 .look_at(name)
                 .and_then(|found| if identity(&found.1) == was.identity { Ok(found) } else { Err(Errno::NOENT) })?,
         };
-        if was.is_still(&stat) { set_mode(&directory, was.mode) } else { Ok(()) }
+        if was.is_still(&stat) { set_mode(&directory, Mode::from_raw_mode(was.mode)) } else { Ok(()) }
     }
 }
 
@@ -266,12 +262,6 @@ fn would_lose_setgid(stat: &Stat) -> bool {
             || getgroups().is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == stat.st_gid))
     };
     stat.st_mode & SETGID != 0 && !is_ours()
-}
-
-/// By the descriptor, which may be one for looking only: that is what `fchmod` refuses.
-fn set_mode(directory: &OwnedFd, mode: u32) -> Result<(), Errno> {
-    let path = format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd());
-    chmodat(CWD, path, Mode::from_raw_mode(mode), AtFlags::empty())
 }
 
 #[cfg(test)]

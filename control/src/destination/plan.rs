@@ -380,8 +380,9 @@ pub struct Made {
     pub failed: Vec<FileError>,
 }
 
-/// Makes the directories and symlinks of the plan, and notes in `made_all` what it has made. Where
-/// modes are to be preserved, nobody else may do more in a directory meanwhile.
+/// Makes the directories and symlinks of the plan, and notes in `made_all` what it has made. A directory
+/// gets the source's mode, as far as the kernel gives it to new ones; its owner has all rights, because
+/// it is filled. If modes are preserved it gets its own at the end.
 ///
 /// # Errors
 /// [`Refusal`] with the name in question; files have not been touched, and what came before that
@@ -390,7 +391,6 @@ pub fn make_directories_and_symlinks(
     destination: &Destination,
     manifest: &Manifest,
     actions: &[Action],
-    preserve: bool,
     made_all: &mut Made,
 ) -> Result<(), Refusal> {
     let mut made_here = HashSet::new();
@@ -403,8 +403,8 @@ pub fn make_directories_and_symlinks(
         let name = destination.name(manifest, file);
         let made = destination.in_parent_of(&name, |parent, last| match entry.kind {
             EntryKind::Directory => {
-                let mode = if preserve { u32::from(entry.mode) & 0o777 | 0o700 } else { 0o777 };
-                let made = mkdirat(parent, last, Mode::from_raw_mode(mode));
+                let mode = Mode::from_raw_mode(u32::from(entry.mode) & 0o777) | Mode::RWXU;
+                let made = mkdirat(parent, last, mode);
                 if !matches!(made, Ok(()) | Err(Errno::EXIST)) {
                     return made;
                 }
@@ -475,7 +475,8 @@ fn make_symlink(
 mod tests {
     use super::*;
     use crate::destination::Reach;
-    use crate::sources::{list, local_source};
+    use crate::sources::list;
+    use crate::sources::named::local_source;
     use std::fs;
 
     struct NothingBefore;
@@ -508,7 +509,7 @@ mod tests {
 
     fn make(destination: &Destination, manifest: &Manifest, actions: &[Action]) -> Result<Made, Refusal> {
         let mut made = Made::default();
-        make_directories_and_symlinks(destination, manifest, actions, false, &mut made).map(|()| made)
+        make_directories_and_symlinks(destination, manifest, actions, &mut made).map(|()| made)
     }
 
     #[test]

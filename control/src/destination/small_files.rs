@@ -27,9 +27,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::attributes::{Attributes, Refused, set_attributes};
+use super::attributes::{Attributes, Refused, is_more_open, set_attributes};
 use super::files::rename_into_place;
 use super::fresh_directories::{FreshDirectories, FreshDirectory};
+use super::modes::{PRIVATE, mode_to_have, permitted_in};
 use super::plan::Action;
 use super::temporary::temporary_name;
 use super::{Destination, split_name};
@@ -115,7 +116,11 @@ struct OpenDirectory<'a> {
 #[derive(Clone, Debug)]
 enum OpenPlace {
     /// Its files are linked one by one.
-    There(Arc<OwnedFd>),
+    There {
+        directory: Arc<OwnedFd>,
+        /// What new files in it may be permitted.
+        permitted: Mode,
+    },
     /// It comes to its place with all its files.
     Fresh(Arc<FreshDirectory>),
 }
@@ -213,7 +218,9 @@ impl Unpacking<'_> {
                 if !std::mem::replace(has_waited, true) {
                     DescriptorPlaces::wait_for(left);
                 }
-                OpenPlace::There(Arc::new(self.destination.open_directory(directory)?))
+                let directory = Arc::new(self.destination.open_directory(directory)?);
+                let permitted = if self.preserve { Mode::empty() } else { permitted_in(&directory) };
+                OpenPlace::There { directory, permitted }
             }
         };
         *open = Some(OpenDirectory { name: directory, place: place.clone() });
@@ -235,7 +242,13 @@ impl Unpacking<'_> {
                 let (stat, refused) = self.stage_in(&directory, file, content, &attributes)?;
                 (Place::Fresh(directory, stat), refused)
             }
-            OpenPlace::There(parent) => self.stage_alone(parent, file, content, &attributes)?,
+            OpenPlace::There { directory, permitted } => {
+                let stage = |parent: &Arc<OwnedFd>, last: &Path| {
+                    let beside = Beside { parent, last, permitted, action };
+                    self.stage_beside(&beside, content, &attributes)
+                };
+                self.destination.in_directory_of(self.name(file), directory, stage)?
+            }
         };
         Ok(StagedFile { file, place, action, refused })
     }
@@ -251,37 +264,49 @@ impl Unpacking<'_> {
         let (_, last) = split_name(self.name(file));
         let last = Path::new(OsStr::from_bytes(last));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let written = openat(directory.opened(), last, flags, mode_to_begin_with(attributes.mode))?;
-        let filled = write_all(&written, content)
-            .and_then(|()| set_attributes(&written, attributes.mode_to_set(), attributes.modified))
-            .and_then(|refused| Ok((fstat(&written)?, refused)));
-        filled.inspect_err(|_| {
+        // Nobody else looks into this directory before it has its name.
+        let (begun, mode) = match attributes.preserved_mode() {
+            Some(mode) => (PRIVATE, Some(mode)),
+            None => (Mode::from_raw_mode(attributes.mode.into()) & directory.permitted, None),
+        };
+        let written = openat(directory.opened(), last, flags, begun)?;
+        let fill = || {
+            write_all(&written, content)?;
+            let mut refused = set_attributes(&written, mode, attributes)?;
+            let mut stat = fstat(&written)?;
+            if mode.is_none() && is_more_open(&stat, begun) {
+                refused = set_attributes(&written, Some(begun), attributes)?;
+                stat = fstat(&written)?;
+            }
+            Ok((stat, refused))
+        };
+        fill().inspect_err(|_| {
             let _ = unlinkat(directory.opened(), last, AtFlags::empty());
         })
     }
 
     /// Makes a file that gets its name by itself.
-    fn stage_alone(
-        &self,
-        parent: Arc<OwnedFd>,
-        file: u32,
-        content: &[u8],
-        attributes: &Attributes,
-    ) -> Result<(Place, Refused), Errno> {
-        let stage = |parent: &Arc<OwnedFd>, _: &Path| self.stage_beside(parent, content, attributes);
-        self.destination.in_directory_of(self.name(file), parent, stage)
-    }
-
     fn stage_beside(
         &self,
-        parent: &Arc<OwnedFd>,
+        beside: &Beside<'_>,
         content: &[u8],
         attributes: &Attributes,
     ) -> Result<(Place, Refused), Errno> {
-        let (written, place) = self.open_staged(parent, attributes.mode)?;
-        let filled = write_all(&written, content)
-            .and_then(|()| set_attributes(&written, attributes.mode_to_set(), attributes.modified));
-        match (filled, place) {
+        let &Beside { parent, last, permitted, action } = beside;
+        let new = (!attributes.is_mode_preserved && action != Action::Replace)
+            .then(|| Mode::from_raw_mode(attributes.mode.into()) & permitted);
+        let (written, place) = self.open_staged(parent, new.unwrap_or(PRIVATE))?;
+        let fill = || {
+            write_all(&written, content)?;
+            let mode = match (attributes.preserved_mode(), &place) {
+                (Some(mode), _) => Some(mode),
+                // It was made with it.
+                (None, StagedPlace::Nameless(_)) if new.is_some() => None,
+                (None, _) => Some(mode_to_have(attributes.mode, &written, (&**parent, last), permitted, action)?),
+            };
+            set_attributes(&written, mode, attributes)
+        };
+        match (fill(), place) {
             (Ok(refused), StagedPlace::Nameless(places)) => {
                 let nameless = Nameless { file: written, parent: parent.clone(), _places: places };
                 Ok((Place::Nameless(nameless), refused))
@@ -296,9 +321,8 @@ impl Unpacking<'_> {
     }
 
     /// Opens a file to be staged: without a name if there are descriptors to keep it open, and if
-    /// the file system has such files; else under a temporary name.
-    fn open_staged(&self, parent: &OwnedFd, preserved: Option<u16>) -> Result<(OwnedFd, StagedPlace), Errno> {
-        let mode = mode_to_begin_with(preserved);
+    /// the file system has such files; else under a temporary name, and then it is the owner's alone.
+    fn open_staged(&self, parent: &OwnedFd, mode: Mode) -> Result<(OwnedFd, StagedPlace), Errno> {
         if let Some(places) = DescriptorPlaces::take() {
             match openat(parent, ".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode) {
                 Ok(nameless) => return Ok((nameless, StagedPlace::Nameless(places))),
@@ -308,7 +332,7 @@ impl Unpacking<'_> {
         }
         let name = temporary_name(self.destination.attempt.next_token());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok((openat(parent, &name, flags, mode)?, StagedPlace::Named(name)))
+        Ok((openat(parent, &name, flags, PRIVATE)?, StagedPlace::Named(name)))
     }
 
     /// Takes a staged file out of the directory that would bring it to its place, and from under
@@ -403,9 +427,14 @@ fn note_settled(settled: &mut Vec<(Arc<FreshDirectory>, u32)>, directory: &Arc<F
     }
 }
 
-/// The mode that a file is made with. Without one to be preserved the kernel makes it as it makes this user's files.
-fn mode_to_begin_with(preserved: Option<u16>) -> Mode {
-    Mode::from_raw_mode(if preserved.is_some() { 0o600 } else { 0o666 })
+/// Where a file will be that gets its name by itself.
+#[derive(Clone, Copy, Debug)]
+struct Beside<'a> {
+    parent: &'a Arc<OwnedFd>,
+    last: &'a Path,
+    /// What new files in there may be permitted.
+    permitted: Mode,
+    action: Action,
 }
 
 /// Where a file is that is being staged.

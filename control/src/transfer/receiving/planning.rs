@@ -336,8 +336,7 @@ pub fn plan(
     // attempt after it does not know whose they are.
     note_directories(&intake, &wanted, Record::made_directory)?;
     let mut made = Made::default();
-    let making =
-        make_directories_and_symlinks(destination, &intake.manifest, &intake.actions, options.preserve, &mut made);
+    let making = make_directories_and_symlinks(destination, &intake.manifest, &intake.actions, &mut made);
     let others: Vec<u32> = wanted.into_iter().filter(|file| !made.directories.contains_key(file)).collect();
     note_directories(&intake, &others, Record::not_made_directory)?;
     making?;

@@ -237,7 +237,8 @@ impl OutgoingFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sources::{list, local_source};
+    use crate::sources::list;
+    use crate::sources::named::local_source;
     use std::os::unix::fs::FileExt as _;
 
     #[test]
