@@ -6,7 +6,7 @@
 pub mod captures;
 pub mod serving;
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
@@ -17,6 +17,9 @@ use axum::{Json, Router};
 use culvert_dataplane::counters::{LaneCounter, LaneCounters};
 use culvert_dataplane::datapath::af_xdp::steering::Census;
 use culvert_protocol::control::{RefusalCode, TransferId};
+use rustix::fs::{Mode, fchmod};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -283,9 +286,8 @@ impl Api {
         let os = |error| StateError::Os { what: "listen for commands at", path: path.clone(), error };
         // A socket that a crash left: the node's lock says that nobody serves it.
         self.node.state.clear_for_socket("api.sock")?;
-        let listener = UnixListener::bind(&path).map_err(os)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(os)?;
-        Ok(listener)
+        let bound = bind_for_owner(&path).map_err(|error| os(error.into()))?;
+        UnixListener::from_std(bound.into()).map_err(os)
     }
 
     /// Serves the API.
@@ -312,6 +314,19 @@ impl Api {
         let router = Router::new().route("/metrics", get(metrics)).with_state(self);
         serving::serve(listener, router, serving::METRICS, metrics_of_node).await;
     }
+}
+
+/// Binds a socket that is the owner's alone from its first moment: a socket's file gets the mode that the socket has when it is bound,
+/// as far as the umask permits.
+fn bind_for_owner(path: &std::path::Path) -> Result<OwnedFd, Errno> {
+    /// Connections that may wait.
+    const BACKLOG: i32 = 1_024;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket)
 }
 
 fn error(status: StatusCode, code: &str, text: impl Into<String>) -> Response {

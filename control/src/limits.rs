@@ -41,7 +41,8 @@ pub const LISTINGS_MAX: usize = 32;
 /// How long a transfer waits for its listing to begin.
 pub const LISTING_WAIT: Duration = Duration::from_secs(60);
 
-/// Sources of one request. Each is a directory that stays open while the transfer runs.
+/// Sources of one request. Each may be in a directory that stays open while the transfer runs, of which there are at most
+/// [`HELD_MAX`](crate::sources::bases::HELD_MAX).
 pub const SOURCES_PER_REQUEST: usize = 1_024;
 
 /// Records of ended transfers that one partner asked for; the oldest go first.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{
-    CONTENT_SINCE, Message, Options, Overwrite, Refusal, RefusalCode, Request, TransferId, Wish,
+    CONTENT_SINCE, FRAME_BYTES_MAX, Message, Options, Overwrite, Refusal, RefusalCode, Request, TransferId, Wish,
 };
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
@@ -313,6 +313,7 @@ async fn try_once(
         Movement::Pull { sources, .. } => Wish::Pull { sources: sources.iter().map(|path| path.0.clone()).collect() },
         Movement::Measure { bytes } => Wish::Measure { bytes: *bytes },
     };
+    require_short(&wish).map_err(TransferError::Here)?;
     let ask = Request {
         transfer: id,
         wish,
@@ -378,6 +379,24 @@ fn check_datagram_bytes(bytes: u16) -> Result<(), TransferError> {
     }
     let text = format!("its interface carries datagrams of {bytes} bytes and data need {DATAGRAM_BYTES_MIN}");
     Err(TransferError::protocol(text))
+}
+
+/// Refuses to ask for more than a message can name.
+fn require_short(wish: &Wish) -> Result<(), Refusal> {
+    /// Room for the length of a name, and for the rest of the request.
+    const LENGTH_BYTES: usize = 3;
+    const REST_BYTES: usize = 8 << 10;
+    let Wish::Pull { sources } = wish else { return Ok(()) };
+    let bytes: usize = sources.iter().map(|source| source.len() + LENGTH_BYTES).sum();
+    if bytes + REST_BYTES <= FRAME_BYTES_MAX {
+        return Ok(());
+    }
+    let text = format!(
+        "the names of {} take more than the {FRAME_BYTES_MAX} bytes that a request to a partner may have: name the \
+         directories that they are in, or divide the request",
+        counted(sources.len() as u64, "source")
+    );
+    Err(Refusal::new(RefusalCode::Failed, text))
 }
 
 async fn conduct(node: &Node, context: TransferContext, request: &TransferRequest) -> Result<Outcome, TransferError> {

@@ -318,8 +318,11 @@ async fn carry_out(
     };
     let start_bits_per_second = crate::path::advice::start_rate(node, connection.partner).await;
     let places = match &request.wish {
-        Wish::Pull { sources } => Some(places_for_sources(node, &share, sources.len()).map_err(TransferError::Here)?),
-        Wish::Push { .. } | Wish::Measure { .. } => None,
+        // A user's own far end has all that a request can name.
+        Wish::Pull { sources } if matches!(reach, Reach::Permitted(_)) => {
+            Some(places_for_sources(node, &share, sources.len()).map_err(TransferError::Here)?)
+        }
+        Wish::Push { .. } | Wish::Pull { .. } | Wish::Measure { .. } => None,
     };
     let context = |connection| TransferContext {
         id: request.transfer,
@@ -361,7 +364,7 @@ async fn carry_out(
     }
 }
 
-/// Places for the sources of a request, each of which is a directory that stays open while the transfer runs.
+/// Places for the sources of a request, each of which may be a directory that stays open while the transfer runs.
 fn places_for_sources(node: &Node, share: &Share, sources: usize) -> Result<Piece, Refusal> {
     let (most, code, text) = if sources > SOURCES_PER_REQUEST {
         let text = format!(

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Summary;
@@ -19,13 +20,15 @@ pub enum CaptureFile {
 }
 
 impl CaptureFile {
-    /// Opens the place that `-` or a file's name means. A file that is there is overwritten.
+    /// Opens the place that `-` or a file's name means. A file that is there is overwritten; a new one is its owner's alone, because it
+    /// tells who has to do with whom.
     ///
     /// # Errors
     /// [`CommandError`].
     pub fn create(name: &Path) -> Result<Self, CommandError> {
         if name.as_os_str() != "-" {
-            let file = File::create(name).map_err(|error| {
+            let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(name);
+            let file = file.map_err(|error| {
                 CommandError::failed(format!("cannot write the capture to {}: {error}", name.display()))
             })?;
             return Ok(Self::Named(name.to_owned(), file));

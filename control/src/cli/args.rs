@@ -209,8 +209,9 @@ pub struct TransferOptions {
     /// large files by hashes and send only what differs), always
     #[arg(long, value_name = "POLICY", default_value = "never")]
     pub overwrite: Overwrite,
-    /// Keep modes too, and directories' times (files' times are always kept). Read-only directories of the destination are opened while
-    /// something is stored in them. What the destination refuses of modes and times is said, and fails nothing
+    /// Keep modes exactly, and directories' times (files' times are always kept). Without it what is new gets the source's mode as far as
+    /// the receiver's umask permits, and a file that replaces another keeps that one's. Read-only directories of the destination are opened
+    /// while something is stored in them. What the destination refuses of modes and times is said, and fails nothing
     #[arg(long)]
     pub preserve: bool,
     /// Only tell what would be sent

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
 
 use super::{HostError, RealHost, file_error};
 use crate::setting::{Setting, Value};
@@ -29,14 +31,20 @@ impl RealHost {
         result.map_err(|error| file_error(setting, Some(value), &error))
     }
 
-    /// Whole or not at all, and durable.
+    /// Whole or not at all, durable, and as the distribution's own: root's to write, everybody's to read, whatever root's umask is.
     fn replace_file(&self, path: &str, text: &str) -> io::Result<()> {
         let place = self.files.place(path);
         let folder = place.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        fs::create_dir_all(folder)?;
+        make_folders(folder)?;
         let new = place.with_extension("culvert-new");
-        let mut file = fs::File::create(&new)?;
+        // What a crash left of a replacement.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&new)?;
         file.write_all(text.as_bytes())?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
         file.sync_all()?;
         fs::rename(&new, &place)?;
         fs::File::open(folder)?.sync_all()
@@ -61,10 +69,46 @@ impl RealHost {
     }
 }
 
+/// Makes the folders that are missing.
+fn make_folders(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = folder.parent() {
+        make_folders(above)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.and_then(|()| fs::set_permissions(folder, fs::Permissions::from_mode(0o755))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::host::Host;
+    use std::os::unix::fs::MetadataExt as _;
+
+    /// With a umask of 077 nobody but root could read them, and with one of 0 everybody could write to them.
+    #[test]
+    fn files_are_roots_to_write_and_everybodys_to_read_whatever_the_umask_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut host = RealHost::below(folder.path());
+        let setting = Setting::OwnedFile { path: "/etc/systemd/system/multi-user.target.d/culvert.conf".to_owned() };
+        let place = folder.path().join("etc/systemd/system/multi-user.target.d/culvert.conf");
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        let mut modes = Vec::new();
+        for umask in [0o077, 0o000] {
+            // It is the process's. Other tests' files remain their owner's meanwhile, who is the same.
+            let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
+            let written = host.write(&setting, &Value::new(format!("{FIRST_LINE}{umask}\n")));
+            rustix::process::umask(before);
+            written.unwrap();
+            modes.push((mode(&place), mode(place.parent().unwrap())));
+            host.write(&setting, &Value(None)).unwrap();
+        }
+        assert_eq!(modes, [(0o644, 0o755); 2]);
+    }
 
     #[test]
     fn a_file_of_somebody_else_is_left_alone() {
