@@ -9,7 +9,8 @@ pub mod serving;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -31,12 +32,16 @@ use crate::registry::{LiveTransfer, RecordState, Role, TransferRecord, new_trans
 use crate::request::{Movement, TransferRequest, carry_out};
 use crate::state::StateError;
 use crate::transfer::blocking;
+use crate::units::show_bytes;
 use culvert_tuning::counted::{agree, counted};
 
 /// Transfers of this node's own user that run at once; the rest wait in their order.
 pub const ACTIVE_MAX: usize = 16;
 /// Transfers that may wait.
 const QUEUED_MAX: usize = 20_000;
+
+/// Bytes of a transfer that is submitted, with the names of its sources: half of what a record may have, in which it is kept.
+const REQUEST_BYTES_MAX: usize = 8 << 20;
 
 /// What the API's handlers share.
 #[derive(Clone, Debug)]
@@ -295,7 +300,7 @@ impl Api {
         let metrics_of_node = self.node.metrics.clone();
         let router = Router::new()
             .route("/v1/status", get(status))
-            .route("/v1/transfers", get(list).post(submit))
+            .route("/v1/transfers", get(list).post(submit).layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX)))
             .route("/v1/transfers/{id}", get(show))
             .route("/v1/transfers/{id}/cancel", post(cancel))
             .route("/v1/transfers/{id}/pause", post(pause))
@@ -440,7 +445,19 @@ fn others(api: &Api, id: TransferId) -> Option<Response> {
     Some(error(StatusCode::CONFLICT, "failed", text))
 }
 
-async fn submit(State(api): State<Api>, Json(request): Json<TransferRequest>) -> Response {
+async fn submit(State(api): State<Api>, request: Result<Json<TransferRequest>, JsonRejection>) -> Response {
+    let Json(request) = match request {
+        Ok(request) => request,
+        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            let text = format!(
+                "the names of the sources take more than the {} that a node keeps for a transfer: name the directories \
+                 that they are in, or divide the transfer",
+                show_bytes(REQUEST_BYTES_MAX as u64)
+            );
+            return error(rejection.status(), "usage", text);
+        }
+        Err(rejection) => return error(rejection.status(), "usage", rejection.body_text()),
+    };
     let waiting = api.node.registry.unfinished_count();
     if waiting >= QUEUED_MAX {
         return error(

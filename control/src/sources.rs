@@ -561,6 +561,66 @@ mod tests {
     }
 
     #[test]
+    fn a_symlink_is_listed_under_its_own_name_and_what_it_led_to_is_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let top = directory.path();
+        for (run, content) in [("run-1", "first"), ("run-2", "other")] {
+            fs::create_dir_all(top.join(run).join("d")).unwrap();
+            fs::write(top.join(run).join("d/f"), content).unwrap();
+        }
+        symlink("run-1", top.join("latest")).unwrap();
+        symlink("latest/d/f", top.join("f")).unwrap();
+        let tree = tree_of(&[&top.join("latest"), &top.join("f"), &top.join("run-1")]).unwrap();
+        assert_eq!(names(&tree), ["latest", "latest/d", "latest/d/f", "f", "run-1", "run-1/d", "run-1/d/f"]);
+        fs::remove_file(top.join("latest")).unwrap();
+        symlink("run-2", top.join("latest")).unwrap();
+        for file in [2, 3, 6] {
+            let mut content = [0; 5];
+            assert_eq!(rustix::io::read(tree.open(file, OFlags::empty()).unwrap(), &mut content), Ok(5));
+            assert_eq!(&content, b"first");
+        }
+        assert!(tree_of(&[&top.join("f")]).unwrap().is_single_file);
+    }
+
+    /// In an order that receivers of all versions accept.
+    #[test]
+    fn directories_of_one_name_are_one_entry() {
+        let directory = tempfile::tempdir().unwrap();
+        let top = directory.path();
+        for (source, file) in [("r1", "a"), ("r2", "b")] {
+            fs::create_dir_all(top.join(source).join("d/e")).unwrap();
+            fs::create_dir_all(top.join(source).join("d").join(source)).unwrap();
+            fs::write(top.join(source).join("d/e").join(file), file).unwrap();
+        }
+        let paths = ["r1/", "r2/"].map(|name| top.join(name));
+        let sources = [paths[0].as_path(), &paths[1]];
+        let tree = tree_of(&sources).unwrap();
+        assert_eq!(names(&tree), ["d", "d/e", "d/r1", "d/e/a", "d/r2", "d/e/b"]);
+        let mut check = crate::destination::plan::NameCheck::default();
+        assert!(tree.manifest.entries().all(|(_, entry)| check.add(&entry).is_ok()));
+        let mut content = [0; 1];
+        assert_eq!(rustix::io::read(tree.open(5, OFlags::empty()).unwrap(), &mut content), Ok(1));
+        assert_eq!((&content, tree.manifest.total_bytes()), (b"b", 2));
+        fs::remove_dir(top.join("r2/d/r2")).unwrap();
+        fs::write(top.join("r2/d/r1"), "").unwrap();
+        let error = tree_of(&sources).unwrap_err();
+        assert!(matches!(error, SourceError::Collision { name, .. } if name == "d/r1"));
+    }
+
+    #[test]
+    fn what_is_named_twice_is_listed_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let top = directory.path();
+        fs::create_dir_all(top.join("a/b")).unwrap();
+        fs::write(top.join("a/b/f"), "f").unwrap();
+        fs::create_dir(top.join("other")).unwrap();
+        symlink("../a", top.join("other/a")).unwrap();
+        let tree = tree_of(&[&top.join("a"), &top.join("a/../a"), &top.join("a"), &top.join("other/a")]).unwrap();
+        assert_eq!((names(&tree), tree.manifest.total_bytes()), (vec!["a".into(), "a/b".into(), "a/b/f".into()], 1));
+        assert!(!tree.is_single_file);
+    }
+
+    #[test]
     fn two_sources_of_one_name_collide() {
         let directory = tempfile::tempdir().unwrap();
         for parent in ["x", "y"] {

@@ -89,7 +89,7 @@ fn a_symlink_that_is_a_source_is_followed_and_keeps_its_name() {
         assert!(fs::symlink_metadata(room.path("there/latest.tar")).unwrap().is_file());
         assert!(fs::read(room.path("there/latest.tar")).unwrap() == fs::read(room.path("disk/release.tar")).unwrap());
         // A single file has its own name too, unless the destination says another.
-        room.transfer(is_push, &["latest.tar"], "there/", &["--overwrite", "never"]).exits(0);
+        room.transfer(is_push, &["latest.tar"], "there/", &[]).exits(9);
         fs::create_dir(room.path("single")).unwrap();
         room.transfer(is_push, &["latest.tar"], "single", &[]).exits(0);
         room.transfer(is_push, &["latest.tar"], "single/copy", &[]).exits(0);
@@ -147,7 +147,8 @@ fn a_node_follows_a_symlink_that_is_named_and_stays_in_what_it_permits() {
     make_flat(&shared("disk/run-0042/in"), 3, 3_000, &mut Random::new(54));
     symlink("disk/run-0042", shared("newest")).unwrap();
     symlink("./newest", shared("latest")).unwrap();
-    symlink("../../newest/in/file-000001", shared("disk/run-0042/one")).unwrap();
+    fs::create_dir(shared("links")).unwrap();
+    symlink("../newest/in/file-000001", shared("links/one")).unwrap();
     symlink("/etc", shared("away")).unwrap();
     symlink("../there", shared("up")).unwrap();
     symlink("round", shared("round")).unwrap();
@@ -156,7 +157,7 @@ fn a_node_follows_a_symlink_that_is_named_and_stays_in_what_it_permits() {
     assert!(fs::symlink_metadata(pair.path("fetched/latest")).unwrap().is_dir());
     pair.get("latest/", &pair.path("contents"), &[]).exits(0);
     assert_eq!(contents(&pair.path("contents/in")).len(), 3);
-    for name in ["away", "away/", "away/passwd", "up", "round", "latest/in", "disk/run-0042/one"] {
+    for name in ["away", "away/", "away/passwd", "up", "round", "latest/in", "links/one"] {
         let ran = pair.get(name, &pair.path("refused"), &["--retries", "0"]).exits(4);
         assert!(
             ran.err.contains("outside of the permitted directory") || ran.err.contains("a symlink is on the way"),
@@ -239,7 +240,7 @@ fn files_of_one_name_collide_and_so_do_a_file_and_a_directory() {
             assert!(ran.err.contains(&says), "{}", ran.err);
             assert!(sources.iter().all(|source| ran.err.contains(&source[..2])), "{}", ran.err);
         }
-        assert_eq!(room.names("there"), [] as [&str; 0]);
+        assert!(!room.path("there").exists() || room.names("there").is_empty(), "nothing was sent");
     }
 }
 

@@ -265,6 +265,7 @@ fn directories_that_are_there_keep_their_modes() {
         set_mode(&path, mode);
     }
     for overwrite in ["never", "changed", "always"] {
+        fs::write(source.join(format!("d/{overwrite}")), overwrite).unwrap();
         room.send("022", &source.join(""), "there", &["--overwrite", overwrite]).exits(0);
         assert_eq!([mode_of(&there), mode_of(&there.join("d"))], [0o751, 0o2711], "{overwrite}");
     }
@@ -335,6 +336,8 @@ fn what_culvert_keeps_is_its_owners_alone_whatever_the_umask_is() {
         pair.meet(node.port);
         pair.send(&source, "in", &[]).exits(0);
         assert!(fs::symlink_metadata(pair.there.join("api.sock")).is_ok());
+        // What the test itself puts there.
+        set_mode(&pair.there.join("node.log"), 0o600);
         for state in [room.path("near"), room.path("far"), pair.there.clone()] {
             assert_eq!(mode_of(&state), 0o700, "{umask}");
             assert_eq!(open_to_others(&state), BTreeSet::new(), "{umask}");
