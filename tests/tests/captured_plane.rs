@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use culvert_control::sources::list;
+use culvert_control::sources::listing::list;
 use culvert_control::sources::named::local_source;
 use culvert_tests::captured::lies::Lie;
 use culvert_tests::captured::{self, Ended, Kind};

@@ -1,4 +1,5 @@
-//! Sources as people name them: symlinks, many of them, the same twice, and several with directories of one name.
+//! Sources as people name them: symlinks, many of them, the same twice, and several with
+//! directories of one name.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};

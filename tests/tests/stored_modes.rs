@@ -1,4 +1,5 @@
-//! What mode files and directories get that are stored, and that nobody else reads what is private, not for a moment.
+//! What mode files and directories get that are stored, and that nobody else reads what is private,
+//! not for a moment.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -62,7 +63,8 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Files of all the ways that files are stored in, and directories, with modes that one would not guess.
+/// Files of all the ways that files are stored in, and directories, with modes that one would not
+/// guess.
 fn make_tree(root: &Path) {
     make_flat(&root.join("fresh"), 20, 5_000, &mut Random::new(31));
     fs::create_dir_all(root.join("few")).unwrap();
@@ -161,7 +163,8 @@ fn what_is_private_is_open_to_nobody_for_no_moment() {
     let mut random = Random::new(35);
     make_flat(&source.join("fresh"), 300, 3_000, &mut random);
     make_flat(&source.join("few"), 5, 3_000, &mut random);
-    // More than there are descriptors for, in a directory that is not filled beside its place: under temporary names.
+    // More than there are descriptors for, in a directory that is not filled beside its place:
+    // under temporary names.
     make_flat(&source.join("many"), 300, 3_000, &mut random);
     fs::create_dir(source.join("many/below")).unwrap();
     make_flat(&source.join("large"), 3, 8 << 20, &mut random);
@@ -318,7 +321,8 @@ fn a_default_acl_decides_instead_of_the_umask() {
     }
 }
 
-/// Keys, records, receipts, journals, the node's socket, captures: whoever may read them would know more than it should, or do more.
+/// Keys, records, receipts, journals, the node's socket, captures: whoever may read them would know
+/// more than it should, or do more.
 #[test]
 fn what_culvert_keeps_is_its_owners_alone_whatever_the_umask_is() {
     for umask in ["000", "022", "077"] {
@@ -402,8 +406,8 @@ impl OtherAccount {
     }
 }
 
-/// One that has its mode and not yet its name, because its transfer was killed in between, could not be opened any more: all of it was
-/// sent again, and it stayed.
+/// One that has its mode and not yet its name, because its transfer was killed in between, could
+/// not be opened any more: all of it was sent again, and it stayed.
 #[test]
 fn a_file_that_its_owner_may_not_write_is_gone_on_with_after_a_crash() {
     for (source_mode, left_mode) in [(0o444, 0o444), (0o200, 0o200), (0o000, 0o000), (0o640, 0o640)] {

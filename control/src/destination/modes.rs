@@ -1,8 +1,10 @@
-//! The modes of files that are stored without `--preserve`, as `cp`, `scp` and `rsync` have it: those of the source, and of these what a
-//! file that is made in that directory may have ([decision 0071](../../../docs/decisions/0071-modes.md)).
+//! The modes of files that are stored without `--preserve`, as `cp`, `scp` and `rsync` have it:
+//! those of the source, and of these what a file that is made in that directory may have ([decision
+//! 0071](../../../docs/decisions/0071-modes.md)).
 //!
-//! What a new file may have is what the directory's default ACL says, or else this process's umask; the kernel applies the same to
-//! what it makes. Under a name that others can find a file is the owner's alone until it is whole, so its mode has to be told again then.
+//! What a new file may have is what the directory's default ACL says, or else this process's umask;
+//! the kernel applies the same to what it makes. Under a name that others can find a file is the
+//! owner's alone until it is whole, so its mode has to be told again then.
 
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -37,7 +39,8 @@ fn umask_in(status: &str) -> Option<u32> {
     u32::from_str_radix(digits.trim(), 8).ok()
 }
 
-/// As the system call tells it, which changes it for an instant: what is made in that is the owner's.
+/// As the system call tells it, which changes it for an instant: what is made in that is the
+/// owner's.
 fn asked_umask() -> u32 {
     let mask = rustix::process::umask(Mode::from_raw_mode(0o077));
     rustix::process::umask(mask);
@@ -76,9 +79,10 @@ fn mode_of_acl(acl: &[u8]) -> Option<Mode> {
     Some(Mode::from_raw_mode(permissions(OWNER)? << 6 | group << 3 | permissions(OTHERS)?))
 }
 
-/// The mode of a file without one to be preserved. `source` is that of the sender's, `file` is open and will be `last` in `parent`, and
-/// `permitted` what a new one may have there. One that is replaced hands its mode on, if it is of the same owner and group and has no
-/// ACL: what it said of these it would say of others. Else the file gets what both modes permit.
+/// The mode of a file without one to be preserved. `source` is that of the sender's, `file` is open
+/// and will be `last` in `parent`, and `permitted` what a new one may have there. One that is
+/// replaced hands its mode on, if it is of the same owner and group and has no ACL: what it said of
+/// these it would say of others. Else the file gets what both modes permit.
 ///
 /// # Errors
 /// The operating system's.

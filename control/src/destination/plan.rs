@@ -475,7 +475,7 @@ fn make_symlink(
 mod tests {
     use super::*;
     use crate::destination::Reach;
-    use crate::sources::list;
+    use crate::sources::listing::list;
     use crate::sources::named::local_source;
     use std::fs;
 

@@ -1,8 +1,10 @@
-//! The directories that sources are in: each is opened once, however many sources it has, and only so many stay open.
+//! The directories that sources are in: each is opened once, however many sources it has, and only
+//! so many stay open.
 //!
-//! What was listed is later opened beneath the directory that was open when it was listed. Of the first [`HELD_MAX`] the descriptor is
-//! held. The others are opened again by their paths, and are the same if device and inode are: else somebody has put another
-//! directory there, and nothing of it is sent.
+//! What was listed is later opened beneath the directory that was open when it was listed. Of the
+//! first [`HELD_MAX`] the descriptor is held. The others are opened again by their paths, and are
+//! the same if device and inode are: else somebody has put another directory there, and nothing of
+//! it is sent.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,8 +1,8 @@
 //! Sources as somebody named them: where they lie, and what they are called.
 //!
-//! A source without a trailing slash is stored under the name that was written, one with a trailing slash (and `.`, `..` and `/`, which
-//! are no names) is its contents. A symlink that is named is followed to what it leads to now; what is sent later is that, whatever becomes of
-//! the symlink.
+//! A source without a trailing slash is stored under the name that was written, one with a trailing
+//! slash (and `.`, `..` and `/`, which are no names) is its contents. A symlink that is named is
+//! followed to what it leads to now; what is sent later is that, whatever becomes of the symlink.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd as _;
@@ -72,8 +72,9 @@ impl SourceOpener {
         Ok(Source { base, name: Some(name), written: written.to_owned() })
     }
 
-    /// The source at `below` beneath a permitted directory. Symlinks on the way to it are not followed; one that it is itself is, as long
-    /// as what it leads to is beneath that directory too.
+    /// The source at `below` beneath a permitted directory. Symlinks on the way to it are not
+    /// followed; one that it is itself is, as long as what it leads to is beneath that directory
+    /// too.
     ///
     /// # Errors
     /// The operating system's; `XDEV` for a symlink that leads elsewhere.
@@ -86,7 +87,8 @@ impl SourceOpener {
     ) -> Result<Source, Errno> {
         let followed = follow(root, below)?;
         if contents {
-            // Looked at here, so that one that cannot be read is refused in words before anything is listed.
+            // Looked at here, so that one that cannot be read is refused in words before anything
+            // is listed.
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let path = if followed.as_os_str().is_empty() { Path::new(".") } else { followed.as_path() };
             open_beneath(root.opened.as_fd(), path, flags)?;
@@ -136,8 +138,8 @@ fn follow(root: &PermittedRoot, below: &Path) -> Result<PathBuf, Errno> {
     Err(Errno::LOOP)
 }
 
-/// Where a symlink in `parent` leads, on the way to which there is no other: so `..` at its beginning is what stands before the last
-/// slash. Behind a name nobody knows what it is.
+/// Where a symlink in `parent` leads, on the way to which there is no other: so `..` at its
+/// beginning is what stands before the last slash. Behind a name nobody knows what it is.
 fn target_beneath(parent: &Path, target: &Path) -> Option<PathBuf> {
     let mut path = parent.to_owned();
     let mut has_name = false;

@@ -24,7 +24,8 @@ use crate::limits::{LISTING_WAIT, LISTINGS_MAX, LISTINGS_PER_PARTNER, Limit};
 use crate::metrics::Metrics;
 use crate::os_error::explained;
 use crate::shares::{Kind, Piece, Share};
-use crate::sources::{Source, SourceError, SourceTree, list_while};
+use crate::sources::listing::list_while;
+use crate::sources::{Source, SourceError, SourceTree};
 
 /// Parts of a manifest that may be listed and not yet sent.
 const PARTS_AHEAD: usize = 16;

@@ -219,7 +219,7 @@ pub fn unreadable(tree: &SourceTree, file: u32, error: Errno) -> FileError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sources::list;
+    use crate::sources::listing::list;
     use crate::sources::named::local_source;
     use rustix::fs::OFlags;
     use std::fs;

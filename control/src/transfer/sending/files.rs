@@ -237,7 +237,7 @@ impl OutgoingFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sources::list;
+    use crate::sources::listing::list;
     use crate::sources::named::local_source;
     use std::os::unix::fs::FileExt as _;
 
