@@ -30,6 +30,8 @@ pub mod tune;
 use std::future::Future;
 
 use args::{Cli, Command};
+use culvert_dataplane::process::StartError;
+use culvert_dataplane::process_name;
 use exit::{CommandError, ExitCode};
 
 /// Threads that may block on files at once: small files gain from a few, and none helps beyond that.
@@ -40,6 +42,7 @@ const BLOCKING_THREADS: usize = 8;
 /// # Errors
 /// [`CommandError`] with its exit code.
 pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
+    process_name::set_if_nameless();
     // Where it cannot be had, the unit's and the host's own settings hold.
     let _ = culvert_dataplane::core_dumps::forbid();
     raise_descriptor_limit();
@@ -67,7 +70,11 @@ pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Version(args) => completion::version(&args),
         Command::FarEnd(args) => block_on(far_end::run(global, args)),
         Command::RuleKeeper => culvert_dataplane::keeper::run().map(|()| ExitCode::Done).map_err(CommandError::failed),
-        Command::Dataplane => culvert_dataplane::process::run().map(|()| ExitCode::Done).map_err(CommandError::failed),
+        Command::Dataplane => match culvert_dataplane::process::run() {
+            // The control process says why.
+            Err(StartError::Told) => Ok(ExitCode::BadHost),
+            ran => ran.map(|()| ExitCode::Done).map_err(CommandError::failed),
+        },
     }
 }
 

@@ -10,6 +10,7 @@ mod events;
 mod followed;
 mod kernel_bypass;
 pub mod placement;
+pub mod ports;
 mod slots;
 mod supervisor;
 
@@ -33,9 +34,11 @@ use culvert_dataplane::link::handles::LentBuffer;
 use culvert_dataplane::link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, ToDataPlane};
 use culvert_dataplane::link::socket::LinkSocket;
 use culvert_dataplane::link::{FILES_MAX, FLOWS_PER_LANE};
+use culvert_dataplane::process_name;
 use culvert_protocol::foreign_text::foreign_text;
 use culvert_protocol::tree_hash::ChunkHash;
 use placement::Placement;
+use ports::PortsInUse;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -79,6 +82,9 @@ pub enum DataPlaneError {
     /// It says why.
     #[error("the data plane cannot start: {0}")]
     CannotStart(String),
+    /// Too few of the UDP ports that were named for its lanes are free.
+    #[error("{0}")]
+    PortsInUse(PortsInUse),
     /// It ended.
     #[error("the data plane process ended unexpectedly ({0}); transfers go on when it has been started again")]
     Died(String),
@@ -237,8 +243,12 @@ impl DataPlane {
             Some(FromDataPlane::Ready { process_id, lanes, sandbox_gaps, af_xdp, has_all_rules, refusals }) => {
                 (process_id, lanes, sandbox_gaps, af_xdp, has_all_rules, refusals)
             }
-            Some(FromDataPlane::CannotStart { text }) => {
-                return Err(DataPlaneError::CannotStart(foreign_text(&text)));
+            Some(FromDataPlane::CannotStart { text, free_ports }) => {
+                let text = foreign_text(&text);
+                return Err(match free_ports {
+                    Some(free) => DataPlaneError::PortsInUse(PortsInUse::new(config, free, text)),
+                    None => DataPlaneError::CannotStart(text),
+                });
             }
             _ => return Err(DataPlaneError::Died(link_ended(child.as_mut()).await)),
         };
@@ -660,7 +670,12 @@ impl DataPlane {
 /// Starts `program` with the other end of the link as its standard input.
 fn spawn(program: &Path, theirs: LinkSocket) -> Result<Child, DataPlaneError> {
     let mut command = Command::new(program);
-    command.arg("dataplane").stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).kill_on_drop(true);
+    command
+        .arg0(process_name::PROGRAM)
+        .arg("dataplane")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
     command.spawn().map_err(|error| DataPlaneError::Spawn { program: program.display().to_string(), error })
 }
 

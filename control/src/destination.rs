@@ -9,6 +9,7 @@ pub mod files;
 pub mod fresh_directories;
 pub mod modes;
 pub mod opened;
+mod patterns;
 pub mod plan;
 pub mod small_files;
 pub mod temporary;
@@ -117,13 +118,24 @@ impl Reach {
         Ok(Destination::new(base, shown, None, is_fresh))
     }
 
-    /// Opens paths that a partner asked for as sources.
+    /// Opens what a requester named as sources: each is one, or, if it is a pattern that is no name, all that match
+    /// ([`patterns`]). `host` is what this host is called; `may_open` is asked before more than one is opened for a
+    /// pattern, with how many more.
     ///
     /// # Errors
-    /// [`Refusal`]: not permitted, not there.
-    pub fn open_sources(&self, typed: &[Vec<u8>]) -> Result<Vec<Source>, Refusal> {
+    /// [`Refusal`]: not permitted, not there, nothing that matches or too much.
+    pub fn open_sources(
+        &self,
+        typed: &[Vec<u8>],
+        host: &str,
+        may_open: &mut dyn FnMut(usize) -> Result<(), Refusal>,
+    ) -> Result<Vec<Source>, Refusal> {
         let mut opener = SourceOpener::default();
-        typed.iter().map(|typed| self.open_source(typed, &mut opener)).collect()
+        let mut sources = Vec::with_capacity(typed.len());
+        for typed in typed {
+            patterns::open(self, typed, host, &mut opener, may_open, &mut sources)?;
+        }
+        Ok(sources)
     }
 
     fn open_source(&self, typed: &[u8], sources: &mut SourceOpener) -> Result<Source, Refusal> {
@@ -177,11 +189,23 @@ fn owners(directory: &Path, typed: &Path) -> Result<PathBuf, Refusal> {
     }
 }
 
+/// Whether a path begins as those do that a shell looks up.
+fn is_in_a_home(typed: &Path) -> bool {
+    matches!(typed.components().next(), Some(Component::Normal(first)) if first.as_bytes().starts_with(b"~"))
+}
+
 /// Splits a partner's path into the permitted root that holds it and the rest.
 fn permitted_path(roots: &[PermittedRoot], typed: &Path, writes: bool) -> Result<(PathBuf, PathBuf), Refusal> {
     let action = if writes { "store" } else { "fetch" };
     let shown = typed.display();
     let plain = typed.components().all(|part| !matches!(part, Component::ParentDir | Component::Prefix(_)));
+    if is_in_a_home(typed) {
+        let text = format!(
+            "'{shown}' begins with a home directory, and a partner's node has none: write a path in a directory that it \
+             permits, or ./ before a name with ~"
+        );
+        return Err(Refusal::new(RefusalCode::NotFound, text));
+    }
     if !plain || typed.as_os_str().as_bytes().contains(&0) {
         return Err(not_permitted(format!("'{shown}' contains '..' or a NUL byte, which no path to a partner may")));
     }

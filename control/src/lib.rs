@@ -32,6 +32,7 @@ pub mod limits;
 pub mod lobby;
 pub mod log_limit;
 pub mod metrics;
+pub mod name_pattern;
 pub mod next_hop;
 pub mod node;
 pub mod os_error;

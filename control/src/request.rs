@@ -53,7 +53,7 @@ impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Profile(name) => f.write_str(name),
-            Self::Address { host, port } => write!(f, "culvert://{host}:{port}"),
+            Self::Address { host, port } => write!(f, "culvert://{}", join_host_port(host, *port)),
             Self::FarEnd { hosts, .. } => f.write_str(hosts.first().map_or("", String::as_str)),
         }
     }
@@ -544,7 +544,7 @@ pub async fn connect(node: &Node, target: &Target, was_reached: bool) -> Result<
         }
         Target::Address { host, port } => {
             let connection = connect_to_host(&node.tls, host, *port, &node.name).await?;
-            let address = format!("{host}:{port}");
+            let address = join_host_port(host, *port);
             let known = |error: crate::profiles::ProfileError| TransferError::here(error.code(), error.to_string());
             let (profiles, partner, wanted) = (node.profiles.clone(), connection.partner, address.clone());
             let found = blocking(move || {
@@ -621,6 +621,12 @@ fn check_key(connection: Connection, expected: PublicKey, who: &str) -> Result<C
         connection.partner.fingerprint(),
         connection.address
     )))
+}
+
+/// `host:port`, or `[v6]:port`.
+#[must_use]
+pub fn join_host_port(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// Splits `host:port` or `[v6]:port`.

@@ -28,6 +28,7 @@ use crate::places::{Full, Limits, Place, Places};
 use crate::registry::{LiveTransfer, RecordState, Role, TransferRecord, unix_ms};
 use crate::request::{Outcome, push};
 use crate::shares::{Kind, Piece, Share};
+use crate::sources::Source;
 use crate::transfer::receiving::{FileRequest, Incoming, receive};
 use crate::transfer::{TransferContext, TransferError, blocking};
 use culvert_tuning::counted::{counted, grouped};
@@ -317,12 +318,9 @@ async fn carry_out(
         datagram_bytes_max: datagram_bytes,
     };
     let start_bits_per_second = crate::path::advice::start_rate(node, connection.partner).await;
-    let places = match &request.wish {
-        // A user's own far end has all that a request can name.
-        Wish::Pull { sources } if matches!(reach, Reach::Permitted(_)) => {
-            Some(places_for_sources(node, &share, sources.len()).map_err(TransferError::Here)?)
-        }
-        Wish::Push { .. } | Wish::Pull { .. } | Wish::Measure { .. } => None,
+    let opened = match &request.wish {
+        Wish::Pull { sources } => open_sources(node, &share, reach.clone(), sources.clone()).await?,
+        Wish::Push { .. } | Wish::Measure { .. } => OpenedSources::default(),
     };
     let context = |connection| TransferContext {
         id: request.transfer,
@@ -353,9 +351,8 @@ async fn carry_out(
             let received = receive(context(connection), Incoming::Memory { bytes }).await?;
             Ok(received.into())
         }
-        Wish::Pull { sources } => {
-            let opened = blocking(move || reach.open_sources(&sources));
-            let sources = opened.await.map_err(TransferError::Here)?;
+        Wish::Pull { .. } => {
+            let OpenedSources { sources, places } = opened;
             connection.writer.send(Message::Accepted(accepted)).await?;
             let pushed = push(context(connection), sources).await;
             drop(places);
@@ -364,8 +361,42 @@ async fn carry_out(
     }
 }
 
-/// Places for the sources of a request, each of which may be a directory that stays open while the transfer runs.
-fn places_for_sources(node: &Node, share: &Share, sources: usize) -> Result<Piece, Refusal> {
+/// The sources of a request, and the places that they take.
+#[derive(Default)]
+struct OpenedSources {
+    sources: Vec<Source>,
+    places: Vec<Piece>,
+}
+
+/// Opens the sources of a request. Each takes a place before it is opened, and so does each further match of a pattern.
+async fn open_sources(
+    node: &Arc<Node>,
+    share: &Share,
+    reach: Reach,
+    asked: Vec<Vec<u8>>,
+) -> Result<OpenedSources, TransferError> {
+    let (node, share) = (node.clone(), share.branch());
+    // A user's own far end has all that a request can name.
+    let is_limited = matches!(reach, Reach::Permitted(_));
+    let opened = blocking(move || {
+        let (mut places, mut count) = (Vec::new(), 0);
+        let mut may_open = |more| {
+            if is_limited {
+                places.push(places_for_sources(&node, &share, more, count)?);
+                count += more;
+            }
+            Ok(())
+        };
+        may_open(asked.len())?;
+        let sources = reach.open_sources(&asked, &node.name, &mut may_open)?;
+        Ok(OpenedSources { sources, places })
+    });
+    opened.await.map_err(TransferError::Here)
+}
+
+/// Places for sources of a request that has some already; each may be a directory that stays open while the transfer runs.
+fn places_for_sources(node: &Node, share: &Share, more: usize, already: usize) -> Result<Piece, Refusal> {
+    let sources = already.saturating_add(more);
     let (most, code, text) = if sources > SOURCES_PER_REQUEST {
         let text = format!(
             "the request names {} and this node opens {} for one: name the directories that \
@@ -383,7 +414,7 @@ fn places_for_sources(node: &Node, share: &Share, sources: usize) -> Result<Piec
         );
         (most, RefusalCode::Temporary, text)
     };
-    share.try_pieces(Kind::Sources, sources, most, usize::MAX).ok_or_else(|| {
+    share.try_pieces(Kind::Sources, more, most, usize::MAX).ok_or_else(|| {
         node.metrics.note_limit(Limit::Sources);
         Refusal::new(code, text)
     })

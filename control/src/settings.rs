@@ -456,6 +456,8 @@ impl Settings {
             Ports::Automatic | Ports::Any => Vec::new(),
             Ports::These(ports) => ports.clone(),
         };
+        // Partners' firewalls know a node's ports; a single transfer's lanes take any that are free.
+        let ports = if is_node { ports.into_iter().take(cores.len()).collect() } else { ports };
         if !ports.is_empty() && ports.len() < cores.len() {
             return Err(SettingsError::Value {
                 name: "ports",

@@ -20,6 +20,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 
 use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::target::SshHost;
 use crate::os_error;
 use crate::request::Target;
 
@@ -86,10 +87,13 @@ impl FarEnd {
     ///
     /// # Errors
     /// [`CommandError`] that says what ssh, or the program there, has to say.
-    pub async fn start(host: &str, options: &SshOptions, key: PublicKey) -> Result<Self, CommandError> {
+    pub async fn start(host: &SshHost, options: &SshOptions, key: PublicKey) -> Result<Self, CommandError> {
         let mut words = options.command.split_whitespace();
         let program = words.next().ok_or_else(|| CommandError::usage("--ssh is empty"))?;
-        let arguments: Vec<&str> = words.collect();
+        let mut arguments: Vec<String> = words.map(str::to_owned).collect();
+        if let Some(port) = host.port {
+            arguments.extend(["-p".to_owned(), port.to_string()]);
+        }
         let mut remote = vec![quote(&options.program), "far-end".to_owned()];
         if let Some(ports) = &options.ports {
             remote.extend(["--far-ports".to_owned(), quote(ports)]);
@@ -100,7 +104,7 @@ impl FarEnd {
         let mut child = Command::new(program)
             .args(&arguments)
             .arg("--")
-            .arg(host)
+            .arg(&host.name)
             .arg(remote.join(" "))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -149,14 +153,21 @@ impl FarEnd {
         Ok(Self { child, stdin, messages, target })
     }
 
-    async fn explain(host: &str, options: &SshOptions, mut child: Child) -> CommandError {
+    async fn explain(host: &SshHost, options: &SshOptions, mut child: Child) -> CommandError {
         let status = child.wait().await.ok().and_then(|status| status.code());
         match status {
             Some(127) => CommandError::new(
                 ExitCode::NotFound,
                 format!(
-                    "'{}' was not found on {host}: copy this program there (scp \"$(command -v culvert)\" {host}:), and name it with --remote-program if it is not in the PATH of commands that ssh runs",
-                    options.program
+                    "'{}' was not found on {host}: copy this program there (scp {}), and name it with --remote-program if it is not in the PATH of commands that ssh runs",
+                    options.program,
+                    host.for_scp()
+                ),
+            ),
+            Some(255) if host.is_bare_name => CommandError::new(
+                ExitCode::NotPermitted,
+                format!(
+                    "there is no profile '{host}' ('culvert profile list' shows those there are), and ssh could not reach a host of that name or log in there; its message is above"
                 ),
             ),
             Some(255) => CommandError::new(
@@ -253,9 +264,10 @@ async fn pass_on(stderr: impl AsyncRead + Unpin) {
 }
 
 /// The name or address behind `user@host`, as ssh's configuration has it.
-async fn host_name(program: &str, arguments: &[&str], host: &str) -> String {
-    let plain = host.rsplit_once('@').map_or(host, |(_, host)| host).to_owned();
-    let told = Command::new(program).args(arguments).args(["-G", "--", host]).stderr(Stdio::null()).output().await;
+async fn host_name(program: &str, arguments: &[String], host: &SshHost) -> String {
+    let plain = host.host().to_owned();
+    let told =
+        Command::new(program).args(arguments).args(["-G", "--", &host.name]).stderr(Stdio::null()).output().await;
     let Ok(told) = told else { return plain };
     let told = String::from_utf8_lossy(&told.stdout).into_owned();
     told.lines().find_map(|line| line.strip_prefix("hostname ")).map_or(plain, |name| name.trim().to_owned())

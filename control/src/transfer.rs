@@ -96,6 +96,7 @@ impl TransferError {
             Self::Connection(_)
             | Self::DataPlane(
                 DataPlaneError::Died(_)
+                | DataPlaneError::PortsInUse(_)
                 | DataPlaneError::NoRoom(_)
                 | DataPlaneError::NoDescriptor { .. }
                 | DataPlaneError::Overrun

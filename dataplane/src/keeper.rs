@@ -10,6 +10,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::datapath::af_xdp::rules::ethtool::EthtoolTable;
 use crate::datapath::af_xdp::rules::{self, SetRule};
 use crate::kernel_calls::ignore_requests_to_end;
+use crate::process_name;
 use crate::sandbox;
 
 /// What `culvert` is told to be this process.
@@ -76,7 +78,7 @@ impl Keeper {
         let list = postcard::to_stdvec(&List { interface, rules: rules.to_vec() }).map_err(io::Error::other)?;
         let (reads, writes) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let mut command = Command::new(program);
-        command.arg(COMMAND).current_dir("/").stdin(reads).stdout(Stdio::piped());
+        command.arg0(process_name::PROGRAM).arg(COMMAND).current_dir("/").stdin(reads).stdout(Stdio::piped());
         let mut child = with_inherited_right(|| command.spawn())?;
         drop(command);
         let mut pipe = std::fs::File::from(writes);
@@ -148,6 +150,7 @@ fn answer_of(stdout: Option<ChildStdout>) -> io::Result<Vec<String>> {
 /// # Errors
 /// [`KeeperError`].
 pub fn run() -> Result<(), KeeperError> {
+    process_name::set(process_name::RULE_KEEPER);
     ignore_requests_to_end();
     // Not a member of the caller's terminal session: what ends that does not end this.
     let _ = rustix::process::setsid();

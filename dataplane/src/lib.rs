@@ -43,6 +43,7 @@ pub mod limit;
 pub mod link;
 pub mod path_mtu;
 pub mod process;
+pub mod process_name;
 pub mod ring;
 pub mod rtnetlink;
 pub mod sandbox;

@@ -28,8 +28,8 @@ use crate::datapath::af_xdp::rules::Rules;
 use crate::datapath::af_xdp::rules::kept::KeptRules;
 use crate::datapath::af_xdp::socket::Mode;
 use crate::datapath::af_xdp::steering::{Census, Steering};
-use crate::datapath::udp::UdpDatapath;
 use crate::datapath::udp::source::SourceSocket;
+use crate::datapath::udp::{OpenError, UdpDatapath};
 use crate::disk::Disk;
 use crate::disk::files::FileTable;
 pub use crate::kernel_calls::ignore_file_size_signal;
@@ -42,6 +42,7 @@ use crate::link::LaneLayout;
 use crate::link::commands::{ReceiveSlot, SendSlot};
 use crate::link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, Start, ToDataPlane};
 use crate::link::socket::LinkSocket;
+use crate::process_name;
 use crate::sandbox;
 use crate::shared_memory::SharedMemory;
 
@@ -63,7 +64,18 @@ pub enum StartError {
     NoStart(String),
     /// A lane has no socket.
     #[error(transparent)]
-    Socket(#[from] crate::datapath::udp::OpenError),
+    Socket(#[from] OpenError),
+    /// Too few of the ports are free.
+    #[error("{error}")]
+    Ports {
+        /// How many are.
+        free: usize,
+        /// Why the first of the others is not.
+        error: OpenError,
+    },
+    /// The control process was told why, and tells it to people.
+    #[error("the data plane could not start")]
+    Told,
     /// A lane has no disk ring.
     #[error(
         "io_uring is not available ({0}): allow it in the container's system call filter, or set the sysctl kernel.io_uring_disabled to 0"
@@ -79,12 +91,22 @@ pub enum StartError {
     },
 }
 
+impl StartError {
+    fn free_ports(&self) -> Option<usize> {
+        match self {
+            Self::Ports { free, .. } => Some(*free),
+            _ => None,
+        }
+    }
+}
+
 /// Runs the data plane over the link that the control process left as standard input; returns when that process is gone.
 ///
 /// # Errors
 /// [`StartError`], after the control process was told too.
 pub fn run() -> Result<(), StartError> {
     // A panic anywhere leaves transfers waiting for ever: end, and be started anew.
+    process_name::set(process_name::DATA_PLANE);
     let report_panic = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report_panic(panic);
@@ -94,7 +116,11 @@ pub fn run() -> Result<(), StartError> {
     let link = LinkSocket::from_fd(input);
     let started = start(&link);
     if let Err(error) = &started {
-        let _ = link.send(&FromDataPlane::CannotStart { text: error.to_string() }, &[]);
+        let text = error.to_string();
+        let told = link.send(&FromDataPlane::CannotStart { text, free_ports: error.free_ports() }, &[]);
+        if told.is_ok() {
+            return Err(StartError::Told);
+        }
     }
     started?.attend(&link);
     Ok(())
@@ -152,6 +178,30 @@ struct Attendant {
     refusals: Vec<String>,
 }
 
+/// A socket for each lane, on the ports that are free of those given.
+fn open_sockets(start: &Start) -> Result<Vec<UdpDatapath>, StartError> {
+    let mut ports = start.ports.iter();
+    let mut sockets = Vec::with_capacity(start.cores.len());
+    let mut in_use = None;
+    while sockets.len() < start.cores.len() {
+        let port = match ports.next() {
+            Some(&port) => port,
+            None if start.ports.is_empty() => 0,
+            // Given fewer ports than it has lanes, it was given none that is wrong.
+            None => {
+                let error = in_use.unwrap_or(OpenError::TooFewPorts { lanes: start.cores.len() });
+                return Err(StartError::Ports { free: sockets.len(), error });
+            }
+        };
+        match UdpDatapath::open(start.bind, port, start.socket_buffer_bytes) {
+            Ok(socket) => sockets.push(socket),
+            Err(error @ OpenError::PortInUse { .. }) => in_use = Some(in_use.unwrap_or(error)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(sockets)
+}
+
 impl Attendant {
     /// Maps the memory and opens the sockets, while the process still may.
     fn new(start: &Start, descriptors: Vec<OwnedFd>) -> Result<Self, StartError> {
@@ -172,9 +222,7 @@ impl Attendant {
         let clone = |fd: &OwnedFd| fd.try_clone().map_err(os("duplicate a descriptor"));
         let files = Arc::new(FileTable::default());
         let (mut attendances, mut parts) = (Vec::new(), Vec::new());
-        let port = |lane: usize| start.ports.get(lane).copied().unwrap_or(0);
-        let open = |lane| UdpDatapath::open(start.bind, port(lane), start.socket_buffer_bytes);
-        let sockets = (0..start.cores.len()).map(open).collect::<Result<Vec<_>, _>>()?;
+        let sockets = open_sockets(start)?;
         let Opened { lanes, steering, refusals } = match &start.af_xdp {
             Some(af_xdp) => ladder::open(af_xdp, sockets).map_err(os("wait for sockets"))?,
             None => Opened::udp(sockets),

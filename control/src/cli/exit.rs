@@ -154,6 +154,7 @@ impl From<DataPlaneError> for CommandError {
             | DataPlaneError::Spawn { .. }
             | DataPlaneError::Attach { .. } => ExitCode::BadHost,
             DataPlaneError::Died(_)
+            | DataPlaneError::PortsInUse(_)
             | DataPlaneError::NoRoom(_)
             | DataPlaneError::NoDescriptor { .. }
             | DataPlaneError::Overrun

@@ -1,5 +1,6 @@
 //! `culvert far-end`: what ssh starts on the other host.
 
+use std::io::ErrorKind;
 use std::net::{Ipv6Addr, SocketAddr};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -8,11 +9,17 @@ use tokio::net::TcpListener;
 use crate::cli::args::{FarEndArgs, GlobalArgs};
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::{report, send};
+use crate::dataplane::DataPlaneError;
+use crate::dataplane::ports::show_ports;
 use crate::destination::Reach;
+use crate::node::host_name;
 use crate::session::{Admission, SpareDescriptor, listen};
 use crate::settings::{Ports, Settings};
 use crate::ssh::{FAR_END_VERSION, FarEndAnswer, FarEndRequest};
 use crate::state::StateDirectory;
+
+/// What names the far end's ports where the transfer is started.
+const PORTS_OPTION: &str = "--remote-ports";
 
 /// Serves one key until standard input ends.
 ///
@@ -32,12 +39,16 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
         return Err(CommandError::usage("'culvert far-end' is started by 'culvert send' and 'culvert get' over ssh"));
     };
     // The data plane starts now, so that what is wrong with this host is said before a connection is made.
-    node.supervisor.get().await?;
-    let port = match &settings.ports.value {
-        Ports::These(ports) => ports.first().copied().unwrap_or(0),
-        Ports::Automatic | Ports::Any => 0,
+    node.supervisor.get().await.map_err(|error| match error {
+        DataPlaneError::PortsInUse(ports) if args.far_ports.is_some() => {
+            DataPlaneError::PortsInUse(ports.named_with(PORTS_OPTION))
+        }
+        error => error,
+    })?;
+    let listener = match &settings.ports.value {
+        Ports::These(ports) => bind_first_free(ports).await?,
+        Ports::Automatic | Ports::Any => bind(0).await.map_err(|error| cannot_listen(0, &error))?,
     };
-    let listener = bind(port).await?;
     let spare = SpareDescriptor::take()?;
     let home = std::env::home_dir().unwrap_or_else(|| "/".into());
     let answer = FarEndAnswer {
@@ -67,13 +78,31 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     Ok(code)
 }
 
-async fn bind(port: u16) -> Result<TcpListener, CommandError> {
-    let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-    let bound = match TcpListener::bind(address).await {
-        Err(error) if port == 0 || error.kind() != std::io::ErrorKind::AddrInUse => {
-            TcpListener::bind(("0.0.0.0", port)).await
+/// Listens on the first of these TCP ports that is free.
+async fn bind_first_free(ports: &[u16]) -> Result<TcpListener, CommandError> {
+    for &port in ports {
+        match bind(port).await {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            bound => return bound.map_err(|error| cannot_listen(port, &error)),
         }
+    }
+    let text = format!(
+        "no TCP port of {} on {} is free: try again when one of the programs that hold them has ended ('ss -tlpn' there \
+         shows them), or name other ports with {PORTS_OPTION}",
+        show_ports(ports),
+        host_name()
+    );
+    Err(CommandError::new(ExitCode::Temporary, text))
+}
+
+fn cannot_listen(port: u16, error: &std::io::Error) -> CommandError {
+    CommandError::new(ExitCode::BadHost, format!("cannot listen on TCP port {port}: {error}"))
+}
+
+async fn bind(port: u16) -> std::io::Result<TcpListener> {
+    let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    match TcpListener::bind(address).await {
+        Err(error) if port == 0 || error.kind() != ErrorKind::AddrInUse => TcpListener::bind(("0.0.0.0", port)).await,
         bound => bound,
-    };
-    bound.map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot listen on TCP port {port}: {error}")))
+    }
 }

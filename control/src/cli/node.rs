@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::api::Api;
 use crate::cli::args::{GlobalArgs, NodeArgs};
 use crate::cli::exit::{CommandError, ExitCode};
-use crate::dataplane::Origin;
+use crate::dataplane::{DataPlaneError, Origin};
 use crate::file_lock::{self, FileLock, LockError};
 use crate::node::Node;
 use crate::os_error;
@@ -80,7 +80,11 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     for error in node.profiles.list().map_or_else(|error| vec![error], |(_, errors)| errors) {
         say_aside!("culvert: {error}");
     }
-    let plane = node.supervisor.get().await?;
+    let plane = node.supervisor.get().await.map_err(|error| match error {
+        // Partners' firewalls know a node's ports: there are no others to take, and waiting for them frees none.
+        DataPlaneError::PortsInUse(ports) => CommandError::new(ExitCode::BadHost, ports.of_first()),
+        error => error.into(),
+    })?;
     let running = RunningNode {
         process_id: std::process::id(),
         port,

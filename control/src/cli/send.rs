@@ -12,7 +12,7 @@ use crate::api_client::ApiClient;
 use crate::cli::args::{GlobalArgs, SendArgs, TransferOptions};
 use crate::cli::capture::EmbeddedCapture;
 use crate::cli::exit::{CommandError, ExitCode};
-use crate::cli::target::{Place, parse};
+use crate::cli::target::{Place, SshHost, parse};
 use crate::cli::{progress, report};
 use crate::dataplane::Origin;
 use crate::node::Node;
@@ -49,6 +49,9 @@ pub struct Typed {
     pub movement: Movement,
 }
 
+/// How a path on a partner is written.
+const PARTNERS_PATHS: &str = "NAME:PATH, USER@HOST:PATH, ssh://USER@HOST:PORT/PATH or culvert://HOST:PORT/PATH";
+
 /// Reads the paths of a transfer: all sources on one side, the destination on the other.
 ///
 /// # Errors
@@ -65,9 +68,9 @@ pub fn read_paths(paths: &[OsString], is_get: bool) -> Result<Typed, CommandErro
         }
         let partner = sources.first().cloned().filter(|place| !is_local(place));
         let Some(partner) = partner else {
-            return Err(CommandError::usage(
-                "'culvert get' fetches from a partner: write its paths as NAME:PATH, culvert://HOST:PORT/PATH or USER@HOST:PATH",
-            ));
+            return Err(CommandError::usage(format!(
+                "'culvert get' fetches from a partner: write its paths as {PARTNERS_PATHS}"
+            )));
         };
         if sources.iter().any(|place| place.partner() != partner.partner()) {
             return Err(CommandError::usage("all sources must be on the same partner"));
@@ -84,7 +87,7 @@ pub fn read_paths(paths: &[OsString], is_get: bool) -> Result<Typed, CommandErro
     }
     if is_local(destination) {
         return Err(CommandError::usage(format!(
-            "the destination {} is on this host: write a partner's path as NAME:PATH, culvert://HOST:PORT/PATH or USER@HOST:PATH",
+            "the destination {} is on this host: write a partner's path as {PARTNERS_PATHS}",
             destination.path()
         )));
     }
@@ -132,10 +135,11 @@ pub fn options_of(options: &TransferOptions) -> Result<Options, CommandError> {
 }
 
 async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCode, CommandError> {
-    let typed = read_paths(&args.paths, is_get)?;
+    let mut typed = read_paths(&args.paths, is_get)?;
     let options = options_of(&args.options)?;
     let settings = Settings::resolve(&global.flags(&args.engine))?;
     let state = StateDirectory::open(&settings.state.value)?;
+    typed.partner = typed.partner.or_over_ssh(|name| has_profile(&state, name));
     // A node that runs with this state carries the transfer out, unless ssh must be asked by this user on this terminal.
     if !matches!(typed.partner, Place::Ssh { .. })
         && let Some(api) = ApiClient::connect(&state).await?
@@ -167,11 +171,17 @@ async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCod
     report::print(&outcome?, args.json, global.quiet, &state)
 }
 
+/// Whether a profile has this name. One that cannot be read has it, too: what is wrong with it is said when it is used.
+#[must_use]
+pub fn has_profile(state: &StateDirectory, name: &str) -> bool {
+    !matches!(Profiles::new(state.clone()).find(name), Ok(None))
+}
+
 /// Carries a request out with a far end that ssh starts. One that has died is started again, as
 /// often as the transfer may be tried again: nobody else listens on its port.
 async fn over_ssh(
     node: &Arc<Node>,
-    host: &str,
+    host: &SshHost,
     args: &SendArgs,
     quiet: bool,
     request: impl Fn(Target) -> TransferRequest,
@@ -217,7 +227,7 @@ async fn address_of(place: &Place, state: &StateDirectory) -> Option<IpAddr> {
     let profile;
     let host = match place {
         Place::Address { host, .. } => host,
-        Place::Ssh { host, .. } => host.rsplit_once('@').map_or(host.as_str(), |(_, host)| host),
+        Place::Ssh { host, .. } => host.host(),
         Place::Profile { name, .. } => {
             profile = Profiles::new(state.clone()).get(name).ok()?;
             split_host_port(profile.addresses.first()?)?.0

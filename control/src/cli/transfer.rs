@@ -14,7 +14,7 @@ use crate::api_client::ApiClient;
 use crate::cli::args::{EngineArgs, GlobalArgs, TransferAction, TransferArgs};
 use crate::cli::exit::{CommandError, ExitCode, of_path};
 use crate::cli::report::{print_json, say};
-use crate::cli::send::{options_of, read_paths, target_of};
+use crate::cli::send::{has_profile, options_of, read_paths, target_of};
 use crate::cli::target::Place;
 use crate::cli::{progress, report};
 use crate::registry::{RecordState, Registry, TransferRecord};
@@ -24,6 +24,20 @@ use crate::state::StateDirectory;
 use crate::transfer::Progress;
 use crate::units::{show_bytes, show_rate};
 use culvert_tuning::counted::counted;
+
+/// Why a node is not asked for a transfer over ssh.
+fn by_a_user_alone(partner: &Place) -> CommandError {
+    let why = "a node cannot ask for ssh passwords: use 'culvert send' or 'culvert get'";
+    match partner {
+        Place::Profile { name, .. } => {
+            let text = format!(
+                "there is no profile '{name}' ('culvert profile list' shows those there are); if it is a host of ssh, {why}"
+            );
+            CommandError::new(ExitCode::NotFound, text)
+        }
+        _ => CommandError::usage(format!("{why} for USER@HOST:PATH")),
+    }
+}
 
 /// No receipt is longer: it is a line and two signatures.
 const RECEIPT_BYTES_MAX: u64 = 1 << 20;
@@ -41,10 +55,8 @@ pub async fn run(global: GlobalArgs, args: TransferArgs) -> Result<ExitCode, Com
     match args.action {
         TransferAction::Submit { get, paths, options } => {
             let typed = read_paths(&paths, get)?;
-            if matches!(typed.partner, Place::Ssh { .. }) {
-                return Err(CommandError::usage(
-                    "a node cannot ask for ssh passwords: use 'culvert send' or 'culvert get' for USER@HOST:PATH",
-                ));
+            if let Place::Ssh { .. } = typed.partner.clone().or_over_ssh(|name| has_profile(&state, name)) {
+                return Err(by_a_user_alone(&typed.partner));
             }
             let api = ApiClient::need(&state).await?;
             let request = TransferRequest {

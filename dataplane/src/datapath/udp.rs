@@ -60,6 +60,12 @@ pub enum OpenError {
         /// The port.
         port: u16,
     },
+    /// There are fewer ports than lanes.
+    #[error("there are too few UDP ports for {lanes} lanes: name more with --ports")]
+    TooFewPorts {
+        /// The lanes.
+        lanes: usize,
+    },
     /// Anything else.
     #[error("cannot open a UDP socket on {address} port {port}: {error}")]
     Other {

@@ -39,7 +39,7 @@ pub struct Start {
     pub buffer_bytes: usize,
     /// The address that lanes bind; the unspecified IPv6 address serves both families.
     pub bind: std::net::IpAddr,
-    /// The lanes' UDP ports; empty leaves them to the operating system.
+    /// The lanes' UDP ports: each lane takes the next that is free. Empty leaves them to the operating system.
     pub ports: Vec<u16>,
     /// Bytes of each lane's socket buffers, if the host grants them.
     pub socket_buffer_bytes: usize,
@@ -193,6 +193,8 @@ pub enum FromDataPlane {
     CannotStart {
         /// Why, and what to do.
         text: String,
+        /// How many of the ports that it was given are free, if those are too few.
+        free_ports: Option<usize>,
     },
     /// The file is there for the lanes.
     FileInstalled {

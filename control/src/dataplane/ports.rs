@@ -1,0 +1,91 @@
+//! The UDP ports that a user names for the lanes, and what is said if too few of them are free.
+
+use std::fmt;
+
+use culvert_dataplane::link::engine::EngineConfig;
+use culvert_tuning::counted::{agree, counted};
+
+use crate::node::host_name;
+
+/// Too few ports are free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortsInUse {
+    ports: Vec<u16>,
+    lanes: usize,
+    free: usize,
+    /// What the data plane says of the first that is not.
+    text: String,
+    /// The option that names others.
+    option: &'static str,
+}
+
+impl PortsInUse {
+    pub(super) fn new(config: &EngineConfig, free: usize, text: String) -> Self {
+        Self { ports: config.ports.clone(), lanes: config.cores.len(), free, text, option: "--ports" }
+    }
+
+    /// As it is said to a user who names the ports with another option.
+    #[must_use]
+    pub fn named_with(self, option: &'static str) -> Self {
+        Self { option, ..self }
+    }
+
+    /// What the data plane says of the first port that is not free: all that there is to say where each lane has one of
+    /// its own.
+    #[must_use]
+    pub fn of_first(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for PortsInUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (host, option, ports) = (host_name(), self.option, show_ports(&self.ports));
+        match self.free {
+            0 => write!(f, "no UDP port of {ports} on {host} is free")?,
+            free => {
+                let verb = agree(free, "is", "are");
+                let lanes = counted(self.lanes, "lane");
+                write!(f, "only {free} of the UDP ports {ports} on {host} {verb} free, and {lanes} need one each")?;
+            }
+        }
+        write!(
+            f,
+            ": try again when one of the programs that hold them has ended ('ss -ulpn' there shows them), or name other \
+             ports with {option}"
+        )
+    }
+}
+
+/// Ports as people type them: `7273-7276,7280`.
+#[must_use]
+pub fn show_ports(ports: &[u16]) -> String {
+    let mut sorted = ports.to_vec();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let ranges = sorted.chunk_by(|&one, &next| one.checked_add(1) == Some(next));
+    let show = |range: &[u16]| match range {
+        [first, .., last] => format!("{first}-{last}"),
+        [one] => one.to_string(),
+        [] => String::new(),
+    };
+    ranges.map(show).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_shown_as_they_are_typed() {
+        for (ports, shown) in [
+            (&[7273][..], "7273"),
+            (&[7273, 7274, 7275], "7273-7275"),
+            (&[7280, 7273, 7274], "7273-7274,7280"),
+            (&[65535, 65534], "65534-65535"),
+            (&[], ""),
+        ] {
+            assert_eq!(show_ports(ports), shown);
+        }
+    }
+}
