@@ -366,7 +366,7 @@ impl Registry {
     #[must_use]
     pub fn get(&self, id: TransferId) -> Option<TransferRecord> {
         let mut record = lock(&self.records).get(&id).cloned()?;
-        record.progress = lock(&self.live).get(&id).map(|live| *live.progress.borrow());
+        record.progress = lock(&self.live).get(&id).map(|live| live.progress.borrow().clone());
         Some(record)
     }
 

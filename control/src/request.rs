@@ -21,6 +21,7 @@ use crate::transfer::manifest_exchange::{send_manifest, source_refusal, unexpect
 use crate::transfer::receiving::{FileRequest, Incoming, LeftJournal, Received, receive};
 use crate::transfer::result::TransferResult;
 use crate::transfer::sending::{PartnerHas, Payload, Sent, send};
+use crate::transfer::udp_path::{Ends, PortsOption};
 use crate::transfer::{Phase, Progress, TransferContext, TransferError, blocking};
 use crate::typed_path::TypedPath;
 use culvert_tuning::counted::counted;
@@ -226,6 +227,15 @@ async fn note_path(node: &Arc<Node>, request: &TransferRequest, result: &Transfe
     }
 }
 
+/// What names the UDP ports of the end that receives.
+const fn ports_option(request: &TransferRequest) -> PortsOption {
+    match (&request.movement, &request.target) {
+        (Movement::Pull { .. }, _) => PortsOption::Ports,
+        (_, Target::FarEnd { .. }) => PortsOption::RemotePorts,
+        _ => PortsOption::PortsOfNode,
+    }
+}
+
 const fn is_sender(request: &TransferRequest) -> bool {
     !matches!(request.movement, Movement::Pull { .. })
 }
@@ -243,7 +253,11 @@ async fn try_repeatedly(
     loop {
         attempt += 1;
         note_attempt(node, id, attempt);
-        live.progress.send_replace(Progress { phase: Phase::Connecting, ..Progress::default() });
+        live.progress.send_modify(|progress| {
+            // What the last try ended with stands until this one moves data.
+            let notice = progress.notice.take();
+            *progress = Progress { phase: Phase::Connecting, notice, ..Progress::default() };
+        });
         let error = match try_once(node, id, request, live, &mut was_reached).await {
             Ok(mut outcome) => match outcome.wait_for_partner().await {
                 Ok(()) => return Ok(outcome.or_earlier(signed)),
@@ -266,7 +280,10 @@ async fn try_repeatedly(
             record.state = RecordState::Queued;
             record.error = Some(failure);
         });
-        live.progress.send_modify(|progress| progress.phase = Phase::Waiting);
+        live.progress.send_modify(|progress| {
+            progress.phase = Phase::Waiting;
+            progress.notice = Some(format!("{}; it is tried again", error.text()));
+        });
         let mut cancel = live.cancel.clone();
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -338,6 +355,7 @@ async fn try_once(
         metrics: node.metrics.clone(),
         patience: node.patience,
         peer: request.target.to_string(),
+        ends: Ends { here: node.name.clone(), option: ports_option(request) },
     };
     let outcome = match accepted(&mut context).await {
         Ok(()) => conduct(node, context, request).await,

@@ -30,6 +30,7 @@ use crate::request::{Outcome, push};
 use crate::shares::{Kind, Piece, Share};
 use crate::sources::Source;
 use crate::transfer::receiving::{FileRequest, Incoming, receive};
+use crate::transfer::udp_path::{Ends, PortsOption};
 use crate::transfer::{TransferContext, TransferError, blocking};
 use culvert_tuning::counted::{counted, grouped};
 
@@ -336,6 +337,8 @@ async fn carry_out(
         metrics: node.metrics.clone(),
         patience: node.patience,
         peer: partner.to_owned(),
+        // Where this end sends, the other has asked for it.
+        ends: Ends { here: node.name.clone(), option: PortsOption::Ports },
         share,
     };
     match request.wish {

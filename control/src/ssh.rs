@@ -118,6 +118,8 @@ impl FarEnd {
             return Err(CommandError::failed("ssh was started without pipes"));
         };
         let messages = tokio::spawn(pass_on(stderr));
+        // Beside the login, which takes far longer.
+        let name = tokio::spawn(host_name(program.to_owned(), arguments, host.clone()));
         let request = FarEndRequest { culvert_far_end: FAR_END_VERSION, key };
         let mut line = serde_json::to_string(&request).map_err(CommandError::failed)?;
         line.push('\n');
@@ -144,7 +146,7 @@ impl FarEnd {
                 "culvert on {host} is another version: install the same on both hosts"
             )));
         }
-        let mut hosts = vec![host_name(program, &arguments, host).await];
+        let mut hosts = vec![name.await.unwrap_or_else(|_| host.host().to_owned())];
         // What is no address is not looked up, and not shown.
         let address =
             answer.address.and_then(|address| address.parse::<IpAddr>().ok()).map(|address| address.to_string());
@@ -264,10 +266,16 @@ async fn pass_on(stderr: impl AsyncRead + Unpin) {
 }
 
 /// The name or address behind `user@host`, as ssh's configuration has it.
-async fn host_name(program: &str, arguments: &[String], host: &SshHost) -> String {
+async fn host_name(program: String, arguments: Vec<String>, host: SshHost) -> String {
     let plain = host.host().to_owned();
-    let told =
-        Command::new(program).args(arguments).args(["-G", "--", &host.name]).stderr(Stdio::null()).output().await;
+    let told = Command::new(program)
+        .args(arguments)
+        .args(["-G", "--", &host.name])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await;
     let Ok(told) = told else { return plain };
     let told = String::from_utf8_lossy(&told.stdout).into_owned();
     told.lines().find_map(|line| line.strip_prefix("hostname ")).map_or(plain, |name| name.trim().to_owned())

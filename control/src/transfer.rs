@@ -14,6 +14,7 @@ pub mod receiving;
 pub mod result;
 pub mod sending;
 pub mod source_version;
+pub mod udp_path;
 pub mod usage;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::limits::{ERROR_BYTES_PER_TRANSFER, ERRORS_LISTED_MAX};
 use crate::metrics::Metrics;
 use crate::os_error::{self, SHORTAGE, explained};
 use crate::shares::Share;
+use udp_path::Ends;
 
 /// Why a transfer ended without a result.
 #[derive(Debug, thiserror::Error)]
@@ -180,7 +182,7 @@ pub enum Phase {
 }
 
 /// How far a transfer is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Progress {
     /// What it is doing.
     pub phase: Phase,
@@ -198,6 +200,9 @@ pub struct Progress {
     pub pacing_bits_per_second: u64,
     /// The newest round trip, in microseconds.
     pub rtt_us: u32,
+    /// Why it does not go on, if it does not: a way that is closed, or what the last try ended with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
 }
 
 /// What both directions of a transfer need.
@@ -229,11 +234,22 @@ pub struct TransferContext {
     pub peer: String,
     /// How long the transfer may get nowhere; none for ever.
     pub patience: Option<std::time::Duration>,
+    /// The two ends, for errors.
+    pub ends: Ends,
     /// What the transfer takes of the partner's share of this node.
     pub share: Share,
 }
 
 impl TransferContext {
+    /// Tells the transfer's user why it does not go on, or that it does.
+    pub fn notice(&self, notice: Option<String>) {
+        self.progress.send_if_modified(|progress| {
+            let is_new = progress.notice != notice;
+            progress.notice = notice;
+            is_new
+        });
+    }
+
     /// Waits until somebody cancels.
     pub async fn canceled(cancel: &mut watch::Receiver<bool>) {
         // If the canceler is gone nobody will.

@@ -33,6 +33,7 @@ use culvert_control::request::push;
 use culvert_control::shares::Shares;
 use culvert_control::sources::named::local_source;
 use culvert_control::transfer::receiving::{FileRequest, Incoming, receive};
+use culvert_control::transfer::udp_path::{Ends, PortsOption};
 use culvert_control::transfer::{Progress, TransferContext, TransferError};
 use culvert_dataplane::link::engine::EngineConfig;
 use culvert_protocol::control::{Options, Overwrite, TransferId};
@@ -330,6 +331,7 @@ async fn transfer(
         start_bits_per_second: None,
         metrics: hall.metrics.clone(),
         peer: "partner".to_owned(),
+        ends: Ends { here: "here".to_owned(), option: PortsOption::Ports },
         // A script may do nothing for ever, and is given up for it.
         patience: Some(Duration::from_secs(10)),
         share: shares.take(connection.partner),

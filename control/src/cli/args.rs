@@ -56,7 +56,7 @@ pub struct EngineArgs {
     /// Address that the lanes bind [variable: CULVERT_BIND] [default: all]
     #[arg(long, value_name = "ADDRESS", help_heading = "Data plane")]
     pub bind: Option<String>,
-    /// UDP ports of the lanes: 7273-7276 [variable: CULVERT_PORTS] [default: any; a node's follow its TCP port]
+    /// UDP ports of the lanes, one each of those that are free: 7273-7276 [variable: CULVERT_PORTS] [default: any; a node's follow its TCP port]
     #[arg(long, value_name = "LIST", help_heading = "Data plane")]
     pub ports: Option<String>,
     /// Largest IP packet in bytes [variable: CULVERT_MTU] [default: what the path carries]
@@ -152,7 +152,7 @@ pub enum Command {
 /// `culvert send` and `culvert get`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "A path on a partner is NAME:PATH (a profile), culvert://HOST:PORT/PATH, or USER@HOST:PATH, which starts the far end over ssh.\nA source that ends in / is sent as its contents, one that does not under its own name.\nThe same command again goes on where it was interrupted."
+    after_help = "A path on a partner is NAME:PATH (a profile), culvert://HOST:PORT/PATH, or USER@HOST:PATH, HOST:PATH or ssh://USER@HOST:PORT/PATH, which start the far end over ssh.\nWith 'get' a path may be a pattern of *, ? and [...], which is matched there: quote it for this host's shell.\nA source that ends in / is sent as its contents, one that does not under its own name.\nThe same command again goes on where it was interrupted."
 )]
 pub struct SendArgs {
     /// What to move, and as the last argument where to
@@ -170,13 +170,13 @@ pub struct SendArgs {
     /// Write what this command's lanes send and receive to a pcap file; where a node runs, 'culvert capture' does so
     #[arg(long, value_name = "FILE")]
     pub capture: Option<PathBuf>,
-    /// The ssh command, as in 'ssh -p 2222'
+    /// The ssh command, as in 'ssh -i KEY'
     #[arg(long, value_name = "COMMAND", default_value = "ssh", help_heading = "Over ssh")]
     pub ssh: String,
     /// The program to start on the other host
     #[arg(long, value_name = "PATH", default_value = "culvert", help_heading = "Over ssh")]
     pub remote_program: String,
-    /// TCP port and UDP ports of the far end, for firewalls: the first is TCP, all are UDP
+    /// TCP port and UDP ports of the far end, for firewalls: it takes free ones of 7273-7280
     #[arg(long, value_name = "LIST", help_heading = "Over ssh")]
     pub remote_ports: Option<String>,
     /// Cores of the far end's lanes

@@ -23,6 +23,7 @@ pub async fn show<T>(quiet: bool, mut progress: watch::Receiver<Progress>, until
     tokio::pin!(until);
     let bar = std::io::stderr().is_terminal().then(new_bar);
     let (mut last_line, mut last_phase) = (Instant::now(), Phase::Queued);
+    let mut last_notice = None;
     let mut interval = tokio::time::interval(DRAW_INTERVAL);
     loop {
         tokio::select! {
@@ -34,7 +35,13 @@ pub async fn show<T>(quiet: bool, mut progress: watch::Receiver<Progress>, until
                 return outcome;
             }
             _ = interval.tick() => {
-                let now = *progress.borrow_and_update();
+                let now = progress.borrow_and_update().clone();
+                if now.notice != last_notice {
+                    if let Some(notice) = &now.notice {
+                        beside(bar.as_ref(), || say_aside!("culvert: {notice}"));
+                    }
+                    last_notice.clone_from(&now.notice);
+                }
                 match &bar {
                     Some(bar) => draw(bar, &now),
                     None if last_line.elapsed() >= LINE_INTERVAL || (now.phase != last_phase && now.phase == Phase::Waiting) => {
@@ -46,6 +53,14 @@ pub async fn show<T>(quiet: bool, mut progress: watch::Receiver<Progress>, until
                 last_phase = now.phase;
             }
         }
+    }
+}
+
+/// Says something above the bar, if there is one.
+fn beside(bar: Option<&ProgressBar>, say: impl FnOnce()) {
+    match bar {
+        Some(bar) => bar.suspend(say),
+        None => say(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use culvert_dataplane::process_name::PROGRAM;
 use tokio::process::{Child, Command};
 
 use crate::cli::args::EngineArgs;
@@ -47,6 +48,7 @@ impl SecondNode {
 
         let (our_cores, their_cores) = two_core_lists(engine);
         let child = Command::new(program())
+            .arg0(PROGRAM)
             .args(["node", "--quiet", "--listen", "127.0.0.1:0", "--metrics", "off", "--name", "second"])
             .args(["--cores", &their_cores, "--ports", "any"])
             .args(engine.memory.iter().flat_map(|memory| ["--memory", memory]))

@@ -194,7 +194,10 @@ async fn over_ssh(
     };
     let mut restarts_left = args.retries;
     loop {
-        let mut far_end = FarEnd::start(host, &ssh, node.identity.public_key()).await?;
+        // This host's data plane starts beside the login. Why it does not is said when it is used.
+        let starting = FarEnd::start(host, &ssh, node.identity.public_key());
+        let (far_end, _) = tokio::join!(starting, node.supervisor.get());
+        let mut far_end = far_end?;
         let outcome = carry_out_here(node, request(far_end.target()), quiet).await;
         let has_died = outcome.is_err() && far_end.has_died();
         far_end.end().await;

@@ -150,15 +150,15 @@ async fn watch_json(api: &ApiClient, id: &str) -> Result<ExitCode, CommandError>
             }
             return ended(&record);
         }
-        let now = (record.state, record.progress);
-        if shown != Some(now) {
+        let now = Some((record.state, record.progress.clone()));
+        if shown != now {
             print_json(&serde_json::json!({
                 "transfer": record.transfer,
                 "state": record.state,
                 "attempts": record.attempts,
                 "progress": record.progress,
             }))?;
-            shown = Some(now);
+            shown = now;
         }
         tokio::time::sleep(POLL).await;
     }

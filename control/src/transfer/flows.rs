@@ -18,6 +18,7 @@ use culvert_protocol::verdict::SenderTimes;
 use culvert_protocol::wire::OVERHEAD_BYTES;
 use hdrhistogram::Histogram;
 
+use super::udp_path::ClosedPath;
 use super::{TransferContext, TransferError};
 use crate::dataplane::placement::SOURCE_PORTS;
 use crate::dataplane::{DataPlane, DataPlaneError, EventSender, SendEvent, WantedFlow};
@@ -208,10 +209,10 @@ impl SendingFlows {
         self.flows.get(tag).is_some_and(|flow| flow.controller.is_some())
     }
 
-    /// The port that a flow cannot reach, for an error.
+    /// The partner's ports that no flow has reached yet.
     #[must_use]
-    pub fn port_of(&self, tag: usize) -> u16 {
-        self.flows.get(tag).map_or(0, |flow| flow.port)
+    pub fn unreached_ports(&self) -> Vec<u16> {
+        self.flows.iter().filter(|flow| flow.controller.is_none()).map(|flow| flow.port).collect()
     }
 
     /// The flow that should get the next chunk: the one with the least to do, if any has room. `left` chunks are not assigned
@@ -429,29 +430,23 @@ fn link_too_narrow(partner: IpAddr, datagram_bytes: u16) -> TransferError {
     )
 }
 
-/// Refuses a path that nothing gets through.
+/// Refuses a path that nothing gets through, or nothing that carries data.
 #[must_use]
-pub fn path_closed(address: IpAddr, port: u16, errno: i32) -> TransferError {
-    let address = canonical(address);
+pub fn path_closed(context: &TransferContext, ports: Vec<u16>, errno: i32) -> TransferError {
     if errno == rustix::io::Errno::MSGSIZE.raw_os_error() {
-        return TransferError::here(
-            RefusalCode::Failed,
-            format!(
-                "the data path to {address} delivers only datagrams of less than {DATAGRAM_BYTES_MIN} bytes, too few to carry data: \
-                 look for the link between the nodes whose MTU is below {} ('culvert path check' finds how much passes)",
-                mtu_min(address),
-            ),
-        );
+        return path_too_narrow(canonical(context.connection.address.ip()));
     }
-    let reason = if errno == 0 {
-        "no datagram was answered".to_owned()
-    } else {
-        std::io::Error::from_raw_os_error(errno).to_string()
-    };
+    let text = ClosedPath::to_partner(context, ports).because(errno).to_string();
+    TransferError::here(RefusalCode::Failed, text)
+}
+
+fn path_too_narrow(address: IpAddr) -> TransferError {
     TransferError::here(
         RefusalCode::Failed,
         format!(
-            "the data path to {address} is closed ({reason}): open UDP port {port} for this host in the firewalls between the nodes"
+            "the data path to {address} delivers only datagrams of less than {DATAGRAM_BYTES_MIN} bytes, too few to carry data: \
+             look for the link between the nodes whose MTU is below {} ('culvert path check' finds how much passes)",
+            mtu_min(address),
         ),
     )
 }
@@ -472,9 +467,7 @@ mod tests {
     fn what_is_too_narrow_is_a_sentence_with_a_remedy() {
         for (address, least) in [("10.0.0.1", "588"), ("fd00::1", "608")] {
             let address = address.parse().unwrap();
-            for error in
-                [link_too_narrow(address, 100), path_closed(address, 7_273, rustix::io::Errno::MSGSIZE.raw_os_error())]
-            {
+            for error in [link_too_narrow(address, 100), path_too_narrow(address)] {
                 let (text, temporary) = (error.to_string(), error.is_temporary());
                 assert!(text.contains(&address.to_string()) && text.contains(least) && text.contains("560"), "{text}");
                 assert!(!temporary, "another try does not widen it: {text}");

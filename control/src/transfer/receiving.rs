@@ -123,6 +123,8 @@ struct Receiving {
     chunks: Arc<ChunkMap>,
     chunk_count: u32,
     flows: Vec<ReceivingFlow>,
+    /// What was said of the flows, and what their lanes had received by then; none before they are.
+    offered_at: Option<(Instant, u64)>,
     /// Packets on other lanes' queues when flows were last looked at.
     wrong_queue_seen: u64,
     /// Of the control connection, as far as it is known.
@@ -325,6 +327,7 @@ impl Receiving {
             chunks: Arc::new(chunks),
             chunk_count,
             flows: Vec::new(),
+            offered_at: None,
             wrong_queue_seen: 0,
             rtt: Duration::ZERO,
             packs: HashMap::new(),
@@ -441,6 +444,7 @@ impl Receiving {
                     if heard.elapsed() > SILENCE_TIMEOUT {
                         return Err(TransferError::here(RefusalCode::Temporary, "the partner has not been heard of for 30 s"));
                     }
+                    self.notice_closed_path();
                     self.show_progress();
                     self.commit_written();
                     self.open_files();

@@ -332,6 +332,7 @@ impl Sending {
                         return Err(TransferError::here(RefusalCode::Temporary, "the partner has not been heard of for 30 s"));
                     }
                     self.check_standstill()?;
+                    self.notice_closed_path();
                     self.show_progress();
                     self.context.connection.writer.send_urgent(Message::Ping(0))?;
                 }
@@ -432,8 +433,7 @@ impl Sending {
             SendEvent::OthersWait { held } => self.others_wait(held)?,
             SendEvent::PathOpen { stride, rtt_us } => self.flows.path_open(tag, stride, rtt_us),
             SendEvent::PathClosed { errno } => {
-                let port = self.flows.port_of(tag);
-                return Err(path_closed(self.context.connection.address.ip(), port, errno));
+                return Err(path_closed(&self.context, self.flows.unreached_ports(), errno));
             }
             SendEvent::Fill { chunk, mut buffer } => {
                 let Payload::Files { tree, chunks } = &self.payload else {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use culvert_dataplane::link::commands::{FileRange, FileSlot};
 use culvert_dataplane::link::messages::OpenReceive;
@@ -100,6 +101,7 @@ impl Receiving {
             self.context.metrics.note_limit(Limit::Flows);
         }
         let stored_bytes = self.intake.resumed_bytes + offered_bytes;
+        self.offered_at = Some((Instant::now(), self.datagrams_received()));
         self.context.connection.writer.send(Message::PlanEnd { flows: offers, stored_bytes }).await?;
         self.place_flows().await?;
         self.context.progress.send_modify(|progress| progress.phase = Phase::Moving);

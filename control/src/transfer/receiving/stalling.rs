@@ -6,11 +6,13 @@
 
 use std::time::Instant;
 
+use culvert_dataplane::counters::LaneCounter;
 use culvert_protocol::control::RefusalCode;
 
 use super::Receiving;
 use crate::limits::{HOLDING_PATIENCE, Limit};
 use crate::transfer::TransferError;
+use crate::transfer::udp_path::{ClosedPath, UNOPENED_NOTICE};
 use culvert_tuning::counted::{counted, noun};
 
 impl Receiving {
@@ -26,6 +28,23 @@ impl Receiving {
         let checked = patience.check(self.progress(), Instant::now(), || self.outstanding());
         self.patience = patience;
         checked
+    }
+
+    /// Datagrams of any kind that the flows' lanes have received.
+    pub(super) fn datagrams_received(&self) -> u64 {
+        let mut lanes: Vec<u16> = self.flows.iter().map(|flow| flow.lane).collect();
+        lanes.dedup();
+        let received = |&lane: &u16| self.context.plane.counters(usize::from(lane)).get(LaneCounter::DatagramsReceived);
+        lanes.iter().map(received).fold(0, u64::saturating_add)
+    }
+
+    /// Tells the transfer's user of a way that has not opened, long before the sender gives it up. The sender's first
+    /// datagrams are probes, which wait for nothing: if the lanes have received none of any kind, none comes through.
+    pub(super) fn notice_closed_path(&self) {
+        let Some((at, then)) = self.offered_at.filter(|_| self.context.share.is_users()) else { return };
+        let ports = || self.flows.iter().map(|flow| self.context.plane.lanes()[usize::from(flow.lane)].port).collect();
+        let is_closed = !self.flows.is_empty() && at.elapsed() > UNOPENED_NOTICE && self.datagrams_received() == then;
+        self.context.notice(is_closed.then(|| ClosedPath::from_partner(&self.context, ports()).to_string()));
     }
 
     fn outstanding(&self) -> String {

@@ -9,6 +9,7 @@ use crate::connection::SILENCE_TIMEOUT;
 use crate::limits::{HOLDING_PATIENCE, Limit};
 use crate::transfer::TransferError;
 use crate::transfer::flows::{Moved, canonical};
+use crate::transfer::udp_path::{ClosedPath, OUTAGE_NOTICE, UNOPENED_NOTICE};
 use culvert_tuning::counted::{agree, counted};
 
 /// Times that everything under way may be sent before any chunk of it is delivered. A path that loses nine of ten datagrams needs
@@ -18,6 +19,8 @@ const REPETITIONS_MAX: u64 = 64;
 /// What is known of the progress so far.
 #[derive(Debug)]
 pub(super) struct Standstill {
+    /// When the flows were opened.
+    began: Instant,
     /// When a report last told of packets that arrived, and what the flows had done by then.
     arrived: (Instant, Moved),
     /// Bytes sent when a chunk was last delivered.
@@ -26,7 +29,8 @@ pub(super) struct Standstill {
 
 impl Standstill {
     pub(super) fn new() -> Self {
-        Self { arrived: (Instant::now(), Moved::default()), sent_at_delivery: 0 }
+        let now = Instant::now();
+        Self { began: now, arrived: (now, Moved::default()), sent_at_delivery: 0 }
     }
 
     /// Packets arrived at the receiver.
@@ -96,6 +100,27 @@ impl Sending {
         self.patience.check(self.steps.saturating_add(arrived), Instant::now(), outstanding)
     }
 
+    /// Tells the transfer's user of a way that has not opened, or that nothing takes any more, long before it is given up.
+    pub(super) fn notice_closed_path(&self) {
+        if !self.context.share.is_users() {
+            return;
+        }
+        let unreached = self.flows.unreached_ports();
+        let notice = if !unreached.is_empty() && self.standstill.began.elapsed() > UNOPENED_NOTICE {
+            Some(ClosedPath::to_partner(&self.context, unreached).to_string())
+        } else if unreached.is_empty() && self.standstill.arrived.0.elapsed() > OUTAGE_NOTICE {
+            let address = canonical(self.context.connection.address.ip());
+            let seconds = OUTAGE_NOTICE.as_secs();
+            Some(format!(
+                "nothing that is sent to {address} has arrived for {seconds} s, although its control connection lives: \
+                 the transfer goes on when UDP passes again"
+            ))
+        } else {
+            None
+        };
+        self.context.notice(notice);
+    }
+
     /// Looks whether the transfer still moves.
     ///
     /// # Errors
@@ -113,11 +138,10 @@ impl Sending {
             self.standstill.note_arrival(moved);
         } else if elapsed > SILENCE_TIMEOUT {
             let address = canonical(self.context.connection.address.ip());
-            let ports: Vec<String> = self.context.partner_lane_ports.iter().map(ToString::to_string).collect();
             let text = format!(
-                "nothing that is sent to {address} has arrived for {} s, although its control connection lives: look whether a firewall between the hosts closes UDP port {}",
+                "nothing that is sent to {address} has arrived for {} s, although its control connection lives: {}",
                 SILENCE_TIMEOUT.as_secs(),
-                ports.join(", ")
+                ClosedPath::to_partner(&self.context, self.context.partner_lane_ports.clone())
             );
             return Err(TransferError::here(RefusalCode::Temporary, text));
         }

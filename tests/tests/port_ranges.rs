@@ -1,0 +1,103 @@
+//! Ports that a user names for a firewall: a range is there so that a free one of it is taken.
+//!
+//! Before, a transfer took the first of the range and failed if somebody had it.
+
+use std::net::{TcpListener, UdpSocket};
+use std::path::Path;
+use std::{fs, ops::RangeInclusive};
+
+use culvert_tests::node::Pair;
+use culvert_tests::program::{Ran, command};
+use culvert_tests::ssh_stand_in::FarEnd;
+
+/// Ports that are taken, for as long as this lives.
+struct Taken {
+    _udp: Vec<UdpSocket>,
+    _tcp: Vec<TcpListener>,
+}
+
+/// A range of eight ports that are free, of which `taken` are then taken.
+fn range(taken: RangeInclusive<u16>) -> (String, u16, Taken) {
+    for first in (20_000..30_000).step_by(8).skip(std::process::id() as usize % 500) {
+        let is_free = |port| UdpSocket::bind(("0.0.0.0", port)).is_ok() && TcpListener::bind(("0.0.0.0", port)).is_ok();
+        if (first..first + 8).all(is_free) {
+            let udp = taken.clone().map(|port| UdpSocket::bind(("0.0.0.0", first + port)).unwrap()).collect();
+            let tcp = taken.map(|port| TcpListener::bind(("0.0.0.0", first + port)).unwrap()).collect();
+            return (format!("{first}-{}", first + 7), first, Taken { _udp: udp, _tcp: tcp });
+        }
+    }
+    panic!("no eight ports in a row are free");
+}
+
+struct Room(tempfile::TempDir);
+
+impl Room {
+    fn new() -> Self {
+        let room = tempfile::Builder::new().prefix("culvert-ports-").tempdir().unwrap();
+        fs::write(room.path().join("source"), "content").unwrap();
+        Self(room)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn send(&self, options: &[&str]) -> Ran {
+        let far = FarEnd::new(self.path(), None);
+        let mut sending = far.command(&self.path().join("near"), "send", options);
+        sending.arg(self.path().join("source")).arg(FarEnd::place(&self.path().join("there")));
+        sending.output().unwrap().into()
+    }
+}
+
+#[test]
+fn a_far_end_takes_other_ports_of_the_range_than_those_in_use() {
+    let room = Room::new();
+    let (ports, _, _taken) = range(0..=3);
+    room.send(&["--remote-ports", &ports, "--remote-cores", "0"]).exits(0);
+    assert_eq!(fs::read(room.path().join("there")).unwrap(), b"content");
+}
+
+#[test]
+fn a_command_takes_other_ports_of_the_range_than_those_in_use() {
+    let room = Room::new();
+    let (ports, _, _taken) = range(0..=6);
+    room.send(&["--ports", &ports, "--cores", "0"]).exits(0);
+}
+
+#[test]
+fn a_range_without_a_free_port_is_named_once_with_its_host_and_option() {
+    let room = Room::new();
+    let (ports, _, _taken) = range(0..=7);
+    for (option, cores) in [("--remote-ports", "--remote-cores"), ("--ports", "--cores")] {
+        let ran = room.send(&[option, &ports, cores, "0", "--retries", "0"]).exits(5);
+        assert_eq!(ran.err.matches(&format!("no UDP port of {ports} on ")).count(), 1, "{}", ran.err);
+        assert!(ran.err.contains(&format!("other ports with {option}")), "{}", ran.err);
+    }
+}
+
+#[test]
+fn too_few_free_ports_for_the_lanes_are_counted() {
+    let room = Room::new();
+    let (ports, _, _taken) = range(0..=6);
+    let cores = "0,0";
+    let ran = room.send(&["--ports", &ports, "--cores", cores, "--retries", "0"]);
+    if ran.err.contains("core") {
+        eprintln!("skipped: a core has no two lanes");
+        return;
+    }
+    ran.exits(5).says("only 1 of the UDP ports");
+}
+
+/// Partners' firewalls know a node's ports.
+#[test]
+fn a_node_takes_its_own_ports_or_none() {
+    let pair = Pair::new();
+    let (_, first, _taken) = range(0..=0);
+    let ports = format!("{first}-{}", first + 7);
+    let mut starting = command(&pair.there, ["node", "--listen", "127.0.0.1:0", "--metrics", "off", "--cores", "0"]);
+    let ran: Ran = starting.args(["--ports", &ports]).output().unwrap().into();
+    let ran = ran.exits(7);
+    assert_eq!(ran.err.matches(&format!("UDP port {first} ")).count(), 1, "said once: {}", ran.err);
+    assert!(ran.err.contains("--ports"), "{}", ran.err);
+}
