@@ -228,7 +228,7 @@ fn message(plane: &mut Plane, script: &mut Script<'_>) {
     let (lane, slot) = (script.byte().into(), script.number());
     let text = foreign_text(script.byte());
     let message = match script.byte() % 8 {
-        0 => FromDataPlane::CannotStart { text, free_ports: Some(slot) },
+        0 => FromDataPlane::CannotStart { text, free_ports: Some(slot as usize) },
         1 => FromDataPlane::FileInstalled { slot: FileSlot(slot as u32) },
         2 => FromDataPlane::FileNotInstalled { slot: file_slot(plane, script) },
         3 => FromDataPlane::SendOpened { lane, slot: SendSlot(slot as u16) },
