@@ -28,6 +28,8 @@ use crate::request::Target;
 pub const FAR_END_VERSION: u32 = 1;
 /// How long the far end may take to leave when it is told to.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How long an end is waited for that an error may have come of.
+const END_WAIT: Duration = Duration::from_millis(500);
 /// What may come before the far end's line, and the line: room for what login shells print.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 /// The longest line of messages that is kept in memory.
@@ -71,6 +73,15 @@ pub struct SshOptions {
     pub ports: Option<String>,
     /// Its cores.
     pub cores: Option<String>,
+}
+
+/// How a far end has ended that nobody let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It says that its host has too little of something, or does not fit: another would end likewise.
+    WithReason(ExitCode),
+    /// It was killed, or the way to it was cut.
+    Unexpectedly,
 }
 
 /// A far end that is alive as long as this is.
@@ -195,9 +206,19 @@ impl FarEnd {
         self.target.clone()
     }
 
-    /// Whether it has ended although nobody let it go.
-    pub fn has_died(&mut self) -> bool {
-        self.child.try_wait().is_ok_and(|ended| ended.is_some())
+    /// How it has ended although nobody let it go; none if it lives, or if the error cannot have come of that. It is
+    /// waited for a moment: ssh says it later than the network does.
+    pub async fn ended(&mut self, error: &CommandError) -> Option<Ended> {
+        let may_come_of_it = [ExitCode::Failed, ExitCode::Temporary].map(|code| code as u8).contains(&error.exit_code);
+        if !may_come_of_it {
+            return None;
+        }
+        let status = tokio::time::timeout(END_WAIT, self.child.wait()).await.ok()?.ok()?;
+        let code = status.code().and_then(|code| ExitCode::of(u8::try_from(code).ok()?));
+        Some(match code {
+            Some(code @ (ExitCode::Temporary | ExitCode::BadHost)) => Ended::WithReason(code),
+            _ => Ended::Unexpectedly,
+        })
     }
 
     /// Lets it go.

@@ -12,8 +12,8 @@ use culvert_tests::ssh_stand_in::FarEnd;
 
 /// Ports that are taken, for as long as this lives.
 struct Taken {
-    _udp: Vec<UdpSocket>,
-    _tcp: Vec<TcpListener>,
+    udp: Vec<UdpSocket>,
+    tcp: Vec<TcpListener>,
 }
 
 /// A range of eight ports that are free, of which `taken` are then taken.
@@ -23,7 +23,7 @@ fn range(taken: RangeInclusive<u16>) -> (String, u16, Taken) {
         if (first..first + 8).all(is_free) {
             let udp = taken.clone().map(|port| UdpSocket::bind(("0.0.0.0", first + port)).unwrap()).collect();
             let tcp = taken.map(|port| TcpListener::bind(("0.0.0.0", first + port)).unwrap()).collect();
-            return (format!("{first}-{}", first + 7), first, Taken { _udp: udp, _tcp: tcp });
+            return (format!("{first}-{}", first + 7), first, Taken { udp, tcp });
         }
     }
     panic!("no eight ports in a row are free");
@@ -68,11 +68,21 @@ fn a_command_takes_other_ports_of_the_range_than_those_in_use() {
 #[test]
 fn a_range_without_a_free_port_is_named_once_with_its_host_and_option() {
     let room = Room::new();
-    let (ports, _, _taken) = range(0..=7);
-    for (option, cores) in [("--remote-ports", "--remote-cores"), ("--ports", "--cores")] {
-        let ran = room.send(&[option, &ports, cores, "0", "--retries", "0"]).exits(5);
-        assert_eq!(ran.err.matches(&format!("no UDP port of {ports} on ")).count(), 1, "{}", ran.err);
+    for (option, cores, of, retries) in [
+        ("--remote-ports", "--remote-cores", "UDP", "0"),
+        ("--remote-ports", "--remote-cores", "UDP", "2"),
+        ("--remote-ports", "--remote-cores", "TCP", "2"),
+        ("--ports", "--cores", "UDP", "0"),
+    ] {
+        let (ports, _, mut taken) = range(0..=7);
+        match of {
+            "UDP" => taken.tcp.clear(),
+            _ => taken.udp.clear(),
+        }
+        let ran = room.send(&[option, &ports, cores, "0", "--retries", retries]).exits(5);
+        assert_eq!(ran.err.matches(&format!("no {of} port of {ports} on ")).count(), 1, "{}", ran.err);
         assert!(ran.err.contains(&format!("other ports with {option}")), "{}", ran.err);
+        assert!(!ran.err.contains("started again"), "another would find the same: {}", ran.err);
     }
 }
 

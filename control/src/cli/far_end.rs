@@ -38,13 +38,6 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     let Some(request) = request.filter(|request| request.culvert_far_end == FAR_END_VERSION) else {
         return Err(CommandError::usage("'culvert far-end' is started by 'culvert send' and 'culvert get' over ssh"));
     };
-    // The data plane starts now, so that what is wrong with this host is said before a connection is made.
-    node.supervisor.get().await.map_err(|error| match error {
-        DataPlaneError::PortsInUse(ports) if args.far_ports.is_some() => {
-            DataPlaneError::PortsInUse(ports.named_with(PORTS_OPTION))
-        }
-        error => error,
-    })?;
     let listener = match &settings.ports.value {
         Ports::These(ports) => bind_first_free(ports).await?,
         Ports::Automatic | Ports::Any => bind(0).await.map_err(|error| cannot_listen(0, &error))?,
@@ -61,6 +54,13 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     report::print_json(&answer)?;
     let admission = Admission::Owner { key: request.key, reach: Reach::Owner { directory: home } };
     let listening = tokio::spawn(listen(node.clone(), listener, spare, admission));
+    // Beside the partner's call. What is wrong with this host ends this process before anything is asked of it.
+    node.supervisor.get().await.map_err(|error| match error {
+        DataPlaneError::PortsInUse(ports) if args.far_ports.is_some() => {
+            DataPlaneError::PortsInUse(ports.named_with(PORTS_OPTION))
+        }
+        error => error,
+    })?;
     let mut rest = [0; 256];
     let ended = async { while input.read(&mut rest).await.is_ok_and(|bytes| bytes > 0) {} };
     // Of a host that is shut down, or a login session that ends.

@@ -20,7 +20,7 @@ use crate::profiles::Profiles;
 use crate::registry::{RecordState, Role, TransferRecord, new_transfer_id, unix_ms};
 use crate::request::{Movement, Target, TransferRequest, carry_out, split_host_port};
 use crate::settings::Settings;
-use crate::ssh::{FarEnd, SshOptions};
+use crate::ssh::{Ended, FarEnd, SshOptions};
 use crate::state::StateDirectory;
 use crate::typed_path::TypedPath;
 
@@ -199,15 +199,23 @@ async fn over_ssh(
         let (far_end, _) = tokio::join!(starting, node.supervisor.get());
         let mut far_end = far_end?;
         let outcome = carry_out_here(node, request(far_end.target()), quiet).await;
-        let has_died = outcome.is_err() && far_end.has_died();
+        let ended = match &outcome {
+            Ok(_) => None,
+            Err(error) => far_end.ended(error).await,
+        };
         far_end.end().await;
-        match outcome {
+        match (outcome, ended) {
+            (Err(_), Some(Ended::WithReason(code))) => {
+                let text =
+                    format!("the far end on {host} could not go on (status {}); its message is above", code as u8);
+                return Err(CommandError::told(code, text));
+            }
             // What was refused is not to be tried again, whatever became of the far end.
-            Err(error) if has_died && restarts_left == 0 && error.exit_code == ExitCode::Failed as u8 => {
+            (Err(error), Some(_)) if restarts_left == 0 && error.exit_code == ExitCode::Failed as u8 => {
                 let text = format!("the far end on {host} ended unexpectedly: {error}");
                 return Err(CommandError::new(ExitCode::Temporary, text));
             }
-            outcome if !has_died || restarts_left == 0 => return outcome,
+            (outcome, ended) if ended.is_none() || restarts_left == 0 => return outcome,
             _ => {}
         }
         restarts_left -= 1;
