@@ -122,7 +122,9 @@ impl FarEnd {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .map_err(|error| CommandError::new(ExitCode::BadHost, cannot_start(program, &error)))?;
+            .map_err(|error| {
+                CommandError::new(ExitCode::BadHost, format!("{}{}", no_profile(host), cannot_start(program, &error)))
+            })?;
         let (Some(mut stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
@@ -180,7 +182,8 @@ impl FarEnd {
             Some(255) if host.is_bare_name => CommandError::new(
                 ExitCode::NotPermitted,
                 format!(
-                    "there is no profile '{host}' ('culvert profile list' shows those there are), and ssh could not reach a host of that name or log in there; its message is above"
+                    "{}ssh could not reach a host of that name or log in there; its message is above",
+                    no_profile(host)
                 ),
             ),
             Some(255) => CommandError::new(
@@ -228,6 +231,16 @@ impl FarEnd {
         let _ = tokio::time::timeout(FAREWELL, child.wait()).await;
         let _ = tokio::time::timeout(MESSAGES_WAIT, messages).await;
     }
+}
+
+/// What is said first of a name that a profile could have had.
+fn no_profile(host: &SshHost) -> String {
+    if !host.is_bare_name {
+        return String::new();
+    }
+    format!(
+        "there is no profile '{host}' ('culvert profile list' shows those there are, 'culvert profile add' makes one), and "
+    )
 }
 
 /// What is said if ssh cannot be started. Only one that is not there is to be installed.

@@ -142,7 +142,12 @@ fn sources_that_are_not_there_and_wrong_commands_have_their_exit_codes() {
     let _node = pair.start();
     pair.send(&pair.path("nothing"), "in", &[]).exits(3).says("nothing");
     let send = |arguments: &[&str]| run(&pair.here, [&["send"], arguments].concat());
-    send(&["file", "nobody:/x"]).exits(3).says("nobody").says("profile add");
+    // It could be a host of ssh, and is no profile.
+    send(&["--ssh", "/nowhere/ssh", "file", "nobody:/x"])
+        .exits(7)
+        .says("nobody")
+        .says("profile add")
+        .says("/nowhere/ssh");
     send(&["one", "two"]).exits(2);
     send(&["--rate", "fast", "file", "second:/x"]).exits(2).says("fast");
     send(&["second:/a", "second:/b"]).exits(2);
