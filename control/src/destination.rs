@@ -512,11 +512,12 @@ mod tests {
         fs::write(directory.path().join("file"), "x").unwrap();
         let (reads, writes) =
             (permitted(directory.path(), Permission::Read), permitted(directory.path(), Permission::Write));
-        assert!(reads.open_sources(&[b"file".to_vec()]).is_ok());
-        assert_eq!(writes.open_sources(&[b"file".to_vec()]).unwrap_err().code, RefusalCode::NotPermitted);
+        let open = |reach: &Reach, name: &str| reach.open_source(name.as_bytes(), &mut SourceOpener::default());
+        assert!(open(&reads, "file").is_ok());
+        assert_eq!(open(&writes, "file").unwrap_err().code, RefusalCode::NotPermitted);
         assert!(writes.open_destination(b"", false, true).is_ok());
         assert_eq!(refused(&reads, b"").code, RefusalCode::NotPermitted);
-        assert_eq!(reads.open_sources(&[b"missing".to_vec()]).unwrap_err().code, RefusalCode::NotFound);
+        assert_eq!(open(&reads, "missing").unwrap_err().code, RefusalCode::NotFound);
     }
 
     #[test]
