@@ -101,12 +101,10 @@ impl fmt::Display for ClosedPath {
         let lasting = show_ports(&self.lasting_ports());
         let (port, lasting_port) = (noun(self.ports.len(), "port"), noun(self.lasting_ports().len(), "port"));
         write!(f, "UDP from {from_name} ({from}) to {to_name} ({to}), {port} {}, ", show_ports(&self.ports))?;
+        let what = if self.or_answers { "does not pass, or the answers to it do not" } else { "does not pass" };
         match &self.reason {
             Some(reason) => write!(f, "does not pass ({reason})")?,
-            None if self.or_answers => {
-                f.write_str("does not pass, or the answers to it do not, although TCP passes")?
-            }
-            None => f.write_str("does not pass, although TCP passes")?,
+            None => write!(f, "{what}, although TCP passes")?,
         }
         write!(
             f,
