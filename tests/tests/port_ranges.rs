@@ -4,6 +4,7 @@
 
 use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::{fs, ops::RangeInclusive};
 
 use culvert_tests::node::Pair;
@@ -18,7 +19,11 @@ struct Taken {
 
 /// A range of eight ports that are free, of which `taken` are then taken.
 fn range(taken: RangeInclusive<u16>) -> (String, u16, Taken) {
-    for first in (20_000..30_000).step_by(8).skip(std::process::id() as usize % 500) {
+    // Tests of one process look at different ports.
+    static LOOKED_AT: AtomicU16 = AtomicU16::new(0);
+    let begins = std::process::id() as u16 % 500;
+    for _ in 0..1_250 {
+        let first = 20_000 + (begins + LOOKED_AT.fetch_add(1, Ordering::Relaxed)) % 1_250 * 8;
         let is_free = |port| UdpSocket::bind(("0.0.0.0", port)).is_ok() && TcpListener::bind(("0.0.0.0", port)).is_ok();
         if (first..first + 8).all(is_free) {
             let udp = taken.clone().map(|port| UdpSocket::bind(("0.0.0.0", first + port)).unwrap()).collect();
