@@ -41,7 +41,17 @@ pub const ACTIVE_MAX: usize = 16;
 const QUEUED_MAX: usize = 20_000;
 
 /// Bytes of a transfer that is submitted, with the names of its sources: half of what a record may have, in which it is kept.
-const REQUEST_BYTES_MAX: usize = 8 << 20;
+pub const REQUEST_BYTES_MAX: usize = 8 << 20;
+
+/// What is said of a transfer that is longer.
+#[must_use]
+pub fn too_many_names() -> String {
+    format!(
+        "the names of the sources take more than the {} that a node keeps for a transfer: name the \
+         directories that they are in, or divide the transfer",
+        show_bytes(REQUEST_BYTES_MAX as u64)
+    )
+}
 
 /// What the API's handlers share.
 #[derive(Clone, Debug)]
@@ -449,12 +459,7 @@ async fn submit(State(api): State<Api>, request: Result<Json<TransferRequest>, J
     let Json(request) = match request {
         Ok(request) => request,
         Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            let text = format!(
-                "the names of the sources take more than the {} that a node keeps for a transfer: name the directories \
-                 that they are in, or divide the transfer",
-                show_bytes(REQUEST_BYTES_MAX as u64)
-            );
-            return error(rejection.status(), "usage", text);
+            return error(rejection.status(), "usage", too_many_names());
         }
         Err(rejection) => return error(rejection.status(), "usage", rejection.body_text()),
     };

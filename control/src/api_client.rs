@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::api::captures::{ID_HEADER, LANES_HEADER, SUMMARY_TRAILER};
-use crate::api::{ApiError, NodeStatus, Submitted};
+use crate::api::{ApiError, NodeStatus, REQUEST_BYTES_MAX, Submitted, too_many_names};
 use crate::capture::{CaptureOptions, Summary};
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::node::LOCK;
@@ -180,6 +180,10 @@ impl ApiClient {
             Some(body) => serde_json::to_vec(body).map_err(|error| broken(&error))?,
             None => Vec::new(),
         };
+        // The node would end the connection in the middle of it.
+        if bytes.len() > REQUEST_BYTES_MAX {
+            return Err(CommandError::usage(too_many_names()));
+        }
         let request = Request::builder()
             .method(method)
             .uri(path)

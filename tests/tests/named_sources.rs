@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use culvert_tests::node::{Pair, wait_for};
+use culvert_tests::node::{Pair, RunningNode, wait_for};
 use culvert_tests::program::{Ran, culvert};
 use culvert_tests::random::Random;
 use culvert_tests::ssh_stand_in::FarEnd;
@@ -277,4 +277,27 @@ fn more_sources_than_a_request_can_name_are_refused_with_a_sentence() {
     assert_ne!(ran.code, 0);
     assert!(ran.err.contains("name the directories that they are in"), "{}", ran.err);
     assert!(!Path::new(&room.path("there")).exists());
+}
+
+/// A node took two megabytes, and said so in no sentence.
+#[test]
+fn a_node_takes_many_names_and_says_when_they_are_too_many() {
+    let pair = Pair::new();
+    let _second = pair.start();
+    let arguments = ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "127.0.0.1:0"];
+    let _first = RunningNode::start(&pair.here, &mut pair.command(&pair.here, arguments));
+    let directory = pair.path("directory/with/a/name/that/takes/some/room");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("f"), "f").unwrap();
+    // The kernel takes so many words of a command line; each grows by the working directory.
+    let send = |count: usize| -> Ran {
+        let mut sending = pair.command(&pair.here, ["send", "--json"]);
+        sending.args(vec!["f"; count]).arg(format!("second:{}/", pair.shared.display()));
+        sending.current_dir(&directory).output().unwrap().into()
+    };
+    let result = send(40_000).exits(0).json();
+    assert_eq!(result["files"]["stored"], 1, "{result}");
+    assert_eq!(fs::read_to_string(pair.shared.join("f")).unwrap(), "f");
+    let ran = send(120_000).exits(2);
+    assert!(ran.err.contains("name the directories that they are in"), "{}", ran.err);
 }
