@@ -17,7 +17,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use culvert_dataplane::counters::{LaneCounter, LaneCounters};
 use culvert_dataplane::datapath::af_xdp::steering::Census;
-use culvert_protocol::control::{RefusalCode, TransferId};
+use culvert_protocol::control::{Refusal, RefusalCode, TransferId};
 use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
@@ -27,9 +27,11 @@ use tokio::sync::Semaphore;
 
 use crate::api::captures::Captures;
 use crate::capture::CaptureOptions;
+use crate::log_limit::{self, About};
 use crate::node::Node;
 use crate::registry::{LiveTransfer, RecordState, Role, TransferRecord, new_transfer_id, unix_ms};
-use crate::request::{Movement, TransferRequest, carry_out};
+use crate::request::{Movement, Target, TransferRequest, carry_out};
+use crate::sources::named::local_source;
 use crate::state::StateError;
 use crate::transfer::blocking;
 use crate::units::show_bytes;
@@ -286,8 +288,15 @@ impl Api {
                     return;
                 }
             };
-            // The outcome stands in the record.
-            let _ = carry_out(&node, id, &request, live).await;
+            match carry_out(&node, id, &request, live).await {
+                Ok(outcome) => log_limit::inform(About::Stored, || {
+                    format!("transfer {id}, {}: {}", request.description(), outcome.result.line())
+                }),
+                Err(error) if error.code() == RefusalCode::Canceled => {}
+                Err(error) => log_limit::say(About::Transfers, || {
+                    format!("transfer {id}, {}, failed: {}", request.description(), error.text())
+                }),
+            }
             drop(place);
         });
     }
@@ -471,6 +480,15 @@ async fn submit(State(api): State<Api>, request: Result<Json<TransferRequest>, J
             format!("{} {} already: submit again later", counted(waiting, "transfer"), agree(waiting, "waits", "wait")),
         );
     }
+    if let Err(refusal) = check_submitted(&api.node, &request).await {
+        let status = match refusal.code {
+            RefusalCode::NotFound => StatusCode::NOT_FOUND,
+            RefusalCode::NotPermitted => StatusCode::FORBIDDEN,
+            RefusalCode::Temporary => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::CONFLICT,
+        };
+        return error(status, refusal.code.word(), refusal.text);
+    }
     let id = new_transfer_id();
     let record = TransferRecord {
         transfer: id.to_string(),
@@ -487,6 +505,19 @@ async fn submit(State(api): State<Api>, request: Result<Json<TransferRequest>, J
         progress: None,
     };
     api.begin(id, request, record).await
+}
+
+/// What can be seen to be wrong at once is told whoever submits, and not only who looks later.
+async fn check_submitted(node: &Node, request: &TransferRequest) -> Result<(), Refusal> {
+    if let Target::Profile(name) = &request.target {
+        let (profiles, name) = (node.profiles.clone(), name.clone());
+        let found = blocking(move || profiles.get(&name)).await;
+        found.map_err(|error| Refusal::new(error.code(), error.to_string()))?;
+    }
+    let Movement::Push { sources, .. } = &request.movement else { return Ok(()) };
+    let sources = sources.clone();
+    let opened = blocking(move || sources.iter().try_for_each(|source| local_source(source.as_path()).map(drop))).await;
+    opened.map_err(|error| Refusal::new(error.code(), error.to_string()))
 }
 
 async fn show(State(api): State<Api>, Path(id): Path<String>) -> Response {

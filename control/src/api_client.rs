@@ -198,15 +198,18 @@ impl ApiClient {
             return Ok(response);
         }
         let bytes = whole(response.into_body()).await?;
-        let text = serde_json::from_slice::<ApiError>(&bytes)
-            .map_or_else(|_| String::from_utf8_lossy(&bytes).into_owned(), |error| error.text);
+        let (word, text) = match serde_json::from_slice::<ApiError>(&bytes) {
+            Ok(error) => (Some(error.code), error.text),
+            Err(_) => (None, String::from_utf8_lossy(&bytes).into_owned()),
+        };
         let code = match status {
             StatusCode::NOT_FOUND => ExitCode::NotFound,
+            StatusCode::FORBIDDEN => ExitCode::NotPermitted,
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => ExitCode::Usage,
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => ExitCode::Temporary,
             _ => ExitCode::Failed,
         };
-        Err(CommandError::told(code, text))
+        Err(CommandError { code: word, ..CommandError::told(code, text) })
     }
 }
 

@@ -10,6 +10,7 @@ pub mod completion;
 pub mod config;
 pub mod demo;
 pub mod disk_bench;
+pub mod dry_run;
 pub mod exit;
 pub mod far_end;
 pub mod identity;
@@ -26,6 +27,7 @@ pub mod status;
 pub mod target;
 pub mod transfer;
 pub mod tune;
+pub mod verbose;
 
 use std::future::Future;
 

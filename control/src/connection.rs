@@ -71,7 +71,7 @@ fn connect_remedy(error: &std::io::Error) -> String {
         std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable => {
             "check the address, this host's routes, and the partner's network"
         }
-        _ => "check the address, and that the partner's name resolves on this host",
+        _ => "check the address, and the network between the hosts",
     };
     text.to_owned()
 }
@@ -84,6 +84,20 @@ pub enum ConnectionError {
     Connect {
         /// Where to.
         address: String,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// No host has the name.
+    #[error("no host is called '{host}': check how the name is written, or name the host's address")]
+    UnknownHost {
+        /// The name.
+        host: String,
+    },
+    /// Whether a host has the name cannot be told now.
+    #[error("the name '{host}' cannot be looked up: {error}; check this host's name servers (/etc/resolv.conf)")]
+    Lookup {
+        /// The name.
+        host: String,
         /// Why not.
         error: std::io::Error,
     },
@@ -126,7 +140,7 @@ impl ConnectionError {
     /// Whether this process only lacked descriptors or memory.
     #[must_use]
     pub fn is_shortage(&self) -> bool {
-        matches!(self, Self::Connect { error, .. } if os_error::errno_of(error).is_some_and(os_error::is_shortage))
+        matches!(self, Self::Connect { error, .. } | Self::Lookup { error, .. } if os_error::errno_of(error).is_some_and(os_error::is_shortage))
     }
 }
 
@@ -501,8 +515,8 @@ pub async fn connect_to_host(
     port: u16,
     name: &str,
 ) -> Result<Connection, ConnectionError> {
-    let lookup_error = |error| ConnectionError::Connect { address: format!("{host}:{port}"), error };
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await.map_err(lookup_error)?.collect();
+    let looked_up = tokio::net::lookup_host((host, port)).await;
+    let addresses: Vec<SocketAddr> = looked_up.map_err(|error| lookup_error(host, error))?.collect();
     let mut last = None;
     for address in addresses {
         match Connection::connect(configs, address, name).await {
@@ -510,5 +524,23 @@ pub async fn connect_to_host(
             Err(error) => last = Some(error),
         }
     }
-    Err(last.unwrap_or_else(|| lookup_error(std::io::Error::other("the name has no address"))))
+    Err(last.unwrap_or_else(|| ConnectionError::UnknownHost { host: host.to_owned() }))
+}
+
+/// Why a name has no address. The resolver's reasons reach this program as words only; they are in English, since it sets no
+/// locale. What is not known to be final is taken for temporary.
+fn lookup_error(host: &str, error: std::io::Error) -> ConnectionError {
+    /// Of the GNU C library and of musl: `EAI_NONAME` and `EAI_NODATA`.
+    const FINAL: [&str; 4] = [
+        "Name or service not known",
+        "No address associated with hostname",
+        "Name does not resolve",
+        "Name has no usable address",
+    ];
+    let text = error.to_string();
+    let host = host.to_owned();
+    if FINAL.iter().any(|words| text.contains(words)) {
+        return ConnectionError::UnknownHost { host };
+    }
+    ConnectionError::Lookup { host, error }
 }

@@ -254,11 +254,15 @@ impl Opener {
     /// Makes what is missing of `below`; the second value says whether the last directory was made.
     fn make_directories(&self, below: &Path) -> Result<(OwnedFd, bool), Refusal> {
         if !self.makes {
-            return match self.open_directory(below) {
-                Ok(directory) => Ok((directory, false)),
-                Err(Errno::NOENT) => Ok((duplicate(&self.root).map_err(|error| self.refusal(error))?, true)),
-                Err(error) => Err(self.refusal(error)),
-            };
+            // The deepest of those that are there: it says how much room there is.
+            for (missing, directory) in below.ancestors().enumerate() {
+                match self.open_directory(directory) {
+                    Ok(directory) => return Ok((directory, missing > 0)),
+                    Err(Errno::NOENT) => {}
+                    Err(error) => return Err(self.refusal(error)),
+                }
+            }
+            return Ok((duplicate(&self.root).map_err(|error| self.refusal(error))?, true));
         }
         let mut made = PathBuf::new();
         let mut is_fresh = false;
@@ -297,6 +301,7 @@ fn refusal(shown: &Path, follows_symlinks: bool, error: Errno) -> Refusal {
         Errno::LOOP if !follows_symlinks => {
             (RefusalCode::NotPermitted, "a symlink is on the way, and a partner's paths follow none".to_owned())
         }
+        Errno::XDEV if follows_symlinks => (RefusalCode::NotFound, "it leads out of the file system".to_owned()),
         Errno::XDEV => (RefusalCode::NotPermitted, "it leads outside of the permitted directory".to_owned()),
         Errno::NOTDIR => (RefusalCode::NotFound, "a part of it is not a directory".to_owned()),
         Errno::ACCESS | Errno::PERM => {

@@ -49,7 +49,7 @@ use crate::limits::MANIFEST_BYTES_PER_PARTNER;
 use crate::os_error;
 use crate::sources::hash_of;
 use crate::state::sync_directory;
-pub use absorbing::absorb_others;
+pub use absorbing::{absorb_others, glimpse};
 pub use bounding::bound;
 pub use reading::{BegunFile, Contents, DoneFile, End, Past, Unknown, change_time, read, records};
 pub use record::{DIRECTORY_BYTES_MAX, Record, TOP_NAMES_MAX, VERSION, encode, encode_v1};

@@ -55,6 +55,11 @@ pub const ERRORS_LISTED_MAX: usize = 1_000;
 /// Bytes that they take with their names.
 pub const ERROR_BYTES_PER_TRANSFER: usize = 256 << 10;
 
+/// Entries that the result of a dry run lists for whoever typed it; the rest are counted.
+pub const DRY_RUN_LISTED_MAX: usize = 200_000;
+/// Bytes that they take. A record of a dry run keeps [`ERROR_BYTES_PER_TRANSFER`] of them.
+pub const DRY_RUN_LISTED_BYTES_MAX: usize = 32 << 20;
+
 /// Receipts of transfers with one partner; the oldest go first. 80 MB on most file systems, and
 /// more than most pairs of nodes exchange in their life.
 pub const RECEIPTS_PER_PARTNER: usize = 20_000;

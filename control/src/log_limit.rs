@@ -1,6 +1,7 @@
 //! Log lines about strangers and partners: whoever causes them decides how many, so each kind has a number a minute,
 //! and what is left out is counted.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,10 +18,12 @@ pub enum About {
     Transfers,
     /// Records of them that cannot be written yet.
     Records,
+    /// Transfers that have stored what they were to store.
+    Stored,
 }
 
 impl About {
-    const ALL: [Self; 4] = [Self::Strangers, Self::Keys, Self::Transfers, Self::Records];
+    const ALL: [Self; 5] = [Self::Strangers, Self::Keys, Self::Transfers, Self::Records, Self::Stored];
 }
 
 /// The time over which lines are counted.
@@ -86,6 +89,20 @@ pub fn say(about: About, line: impl FnOnce() -> String) {
     }
     if may {
         say_aside!("culvert: {}", one_line(&line()));
+    }
+}
+
+static IS_QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Whether lines about what went well are left out.
+pub fn set_quiet(is_quiet: bool) {
+    IS_QUIET.store(is_quiet, Ordering::Relaxed);
+}
+
+/// As [`say`], of something that went well.
+pub fn inform(about: About, line: impl FnOnce() -> String) {
+    if !IS_QUIET.load(Ordering::Relaxed) {
+        say(about, line);
     }
 }
 

@@ -2,17 +2,29 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use culvert_control::cli::{self, args::Cli};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
+use culvert_control::cli::{self, args::Cli, report};
 use culvert_dataplane::say_aside;
 use culvert_protocol::foreign_text::plain_lines;
 
 fn main() -> ExitCode {
-    match cli::run(Cli::parse()) {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match cli::run(cli) {
         Ok(code) => ExitCode::from(code as u8),
         Err(error) => {
             say_aside!("culvert: {}", plain_lines(&error.to_string()));
+            if asks_for_json(&matches) && !report::has_answered() {
+                // Standard output may be what failed.
+                let _ = report::print_json(&error.answer());
+            }
             ExitCode::from(error.exit_code)
         }
     }
+}
+
+/// Whether the command was given `--json`, which some have and others have not.
+fn asks_for_json(matches: &ArgMatches) -> bool {
+    let here = matches.try_get_one::<bool>("json").ok().flatten().copied().unwrap_or(false);
+    here || matches.subcommand().is_some_and(|(_, matches)| asks_for_json(matches))
 }

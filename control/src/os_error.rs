@@ -121,10 +121,31 @@ fn errno_in(text: &str) -> Option<Errno> {
     rest.split(')').next()?.parse().ok().map(Errno::from_raw_os_error)
 }
 
+/// A sentence as people read it: the operating system's words without its numbers, which are for [`errno_in`] and say nothing
+/// more.
+#[must_use]
+pub fn without_numbers(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        let number = after.split_once(')').filter(|(number, _)| number.bytes().all(|byte| byte.is_ascii_digit()));
+        plain.push_str(before);
+        match number {
+            Some((_, after)) => rest = after,
+            None => {
+                plain.push_str(" (os error ");
+                rest = after;
+            }
+        }
+    }
+    plain.push_str(rest);
+    plain
+}
+
 /// What a transfer is refused or ended with; the text ends with the error's words.
 #[must_use]
 pub fn refusal(errno: Errno, text: String) -> Refusal {
-    Refusal::new(code(errno), explained(text))
+    Refusal::new(code(errno), without_numbers(&explained(text)))
 }
 
 /// A second descriptor of what is open.
@@ -150,6 +171,16 @@ mod tests {
         assert!(once.contains("ulimit -n") && explained(once.clone()) == once);
         // Who reads it may sit at another host.
         assert!(once.contains(&format!("process {} on {}", std::process::id(), descriptors::host_name())), "{once}");
+    }
+
+    #[test]
+    fn numbers_of_errors_are_left_out_of_sentences() {
+        let text =
+            format!("cannot look: {}; {} is full", io::Error::from(Errno::ACCESS), io::Error::from(Errno::NOSPC));
+        assert_eq!(without_numbers(&text), "cannot look: Permission denied; No space left on device is full");
+        for text in ["nothing of the kind", "a file (os error x)", "cut off (os error ", ""] {
+            assert_eq!(without_numbers(text), text);
+        }
     }
 
     /// Each was "not found", or a plain failure, at one place or another.

@@ -362,6 +362,12 @@ impl Registry {
         true
     }
 
+    /// Whether a transfer is about to stop because this node's user paused it.
+    #[must_use]
+    pub fn is_pausing(&self, id: TransferId) -> bool {
+        lock(&self.live).get(&id).is_some_and(|live| live.is_pausing)
+    }
+
     /// A transfer, with its progress if it is under way.
     #[must_use]
     pub fn get(&self, id: TransferId) -> Option<TransferRecord> {

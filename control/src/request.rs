@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{
-    CONTENT_SINCE, FRAME_BYTES_MAX, Message, Options, Overwrite, Refusal, RefusalCode, Request, TransferId, Wish,
+    CONTENT_SINCE, FRAME_BYTES_MAX, Message, Options, Overwrite, PAUSES_ARE_TOLD_SINCE, Refusal, RefusalCode, Request,
+    TransferId, Wish,
 };
+use culvert_protocol::dry_run::Finding;
 use culvert_protocol::identity::PublicKey;
+use culvert_protocol::names::printable;
 use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
 use culvert_protocol::receipt::Receipt;
 use serde::{Deserialize, Serialize};
@@ -16,10 +19,12 @@ use crate::connection::{Connection, ConnectionError, INTRODUCTION_TIMEOUT, Messa
 use crate::destination::Reach;
 use crate::node::Node;
 use crate::registry::{LiveTransfer, RecordState, unix_ms};
+use crate::sources::SourceTree;
 use crate::sources::named::SourceOpener;
+use crate::transfer::dry_run::{Direction, Found};
 use crate::transfer::manifest_exchange::{send_manifest, source_refusal, unexpected};
 use crate::transfer::receiving::{FileRequest, Incoming, LeftJournal, Received, receive};
-use crate::transfer::result::TransferResult;
+use crate::transfer::result::{ResultError, TransferResult};
 use crate::transfer::sending::{PartnerHas, Payload, Sent, send};
 use crate::transfer::udp_path::{Ends, PortsOption};
 use crate::transfer::{Phase, Progress, TransferContext, TransferError, blocking};
@@ -194,7 +199,7 @@ pub async fn carry_out(
     let written = match &mut outcome {
         Ok(outcome) => {
             let forget = Outcome::forget_journal(outcome.journal.take());
-            node.registry.succeed(id, outcome.result.clone(), outcome.receipt.as_ref(), forget).await
+            node.registry.succeed(id, outcome.result.kept(), outcome.receipt.as_ref(), forget).await
         }
         Err(error) => node.registry.fail(id, error).await,
     };
@@ -338,7 +343,7 @@ async fn try_once(
         lane_ports: plane.lanes().iter().map(|lane| lane.port).collect(),
         datagram_bytes_max: datagram_bytes,
     };
-    let (writer, farewell) = (connection.writer.clone(), connection.farewell());
+    let (writer, farewell, version) = (connection.writer.clone(), connection.farewell(), connection.version);
     writer.send(Message::Request(ask)).await?;
     let mut context = TransferContext {
         share: node.shares.take_for_user(connection.partner),
@@ -366,11 +371,24 @@ async fn try_once(
     };
     if let Err(TransferError::Here(refusal)) = &outcome {
         // If the partner is gone it does not need to know.
-        let _ = writer.send(Message::Refused(refusal.clone())).await;
+        let is_pause = refusal.code == RefusalCode::Canceled && node.registry.is_pausing(id);
+        let told = if is_pause && version >= PAUSES_ARE_TOLD_SINCE {
+            let text = "the partner has paused the transfer: it goes on when it is resumed there";
+            Refusal::new(RefusalCode::Interrupted, text)
+        } else {
+            refusal.clone()
+        };
+        let _ = writer.send(Message::Refused(told)).await;
     }
     drop(writer);
     farewell.wait().await;
-    outcome
+    outcome.map_err(|error| match error {
+        // Who refuses is named: the sentence is about that host.
+        TransferError::Partner(Refusal { code, text }) => {
+            TransferError::Partner(Refusal::new(code, format!("{}: {text}", request.target)))
+        }
+        error => error,
+    })
 }
 
 /// Waits for the partner's yes.
@@ -425,6 +443,7 @@ async fn conduct(node: &Node, context: TransferContext, request: &TransferReques
                 destination: destination.0.clone(),
                 journals: node.state.path("journals"),
                 metrics: node.metrics.clone(),
+                foretells: context.options.dry_run,
             });
             let received = receive(context, incoming).await?;
             Ok(received.into())
@@ -461,23 +480,27 @@ pub async fn push(
     let chunks = ChunkMap::new(&tree.manifest, context.options.chunk_bytes, is_sent)
         .map_err(|error| TransferError::here(RefusalCode::Failed, error.to_string()))?;
     if context.options.dry_run {
-        let files = |wanted: &dyn Fn(u32) -> bool| {
-            (0..tree.manifest.len() as u32)
-                .filter(|&file| tree.manifest.file_bytes(file).is_some() && wanted(file))
-                .count() as u64
-        };
-        let bytes = (0..tree.manifest.len() as u32)
-            .filter(|&file| is_sent(file))
-            .filter_map(|file| tree.manifest.file_bytes(file))
-            .sum();
-        let (sent, skipped) = (files(&is_sent), files(&|file| has.skipped.contains(&file)));
-        let others_made = has.others_made(&tree.manifest);
-        let result =
-            crate::transfer::result::dry_run(context.id, sent, skipped, others_made, bytes, context.options.cipher);
+        let result = dry_run_of_sender(&context, &tree, &has);
         return Ok(Outcome { result, receipt: None, partner: None, journal: None });
     }
     let sent = send(context, Payload::Files { tree, chunks: Arc::new(chunks) }, has).await?;
     Ok(sent.into())
+}
+
+/// What a dry run comes to where the data would come from.
+fn dry_run_of_sender(context: &TransferContext, tree: &SourceTree, has: &PartnerHas) -> TransferResult {
+    let found = Found {
+        direction: Direction::Send,
+        manifest: &tree.manifest,
+        name: &|file| printable(tree.manifest.entry(file).name),
+        fates: context.tells_dry_run().then(|| has.fates.as_slice()),
+        is_skipped: &|file| has.skipped.contains(&file) || has.resumed.contains_key(&file),
+        stored_bytes: has.stored_bytes,
+        room: has.room,
+        left_out: (tree.problem_count, tree.problems.iter().map(ResultError::from).collect()),
+        is_listed: context.share.is_users(),
+    };
+    found.result(context.id, context.options.cipher)
 }
 
 /// Gathers the receiver's plan.
@@ -520,9 +543,20 @@ async fn receive_plan(
                 }
             }
             Message::PlanEnd { flows, stored_bytes } => {
+                if context.tells_dry_run() && has.fates.as_slice().len() != entries as usize {
+                    return Err(TransferError::protocol("it does not say what would become of every file"));
+                }
                 has.offers = flows;
                 has.stored_bytes = stored_bytes;
                 return Ok(has);
+            }
+            Message::DryRun(Finding::Fates(runs)) if context.tells_dry_run() => {
+                if !has.fates.add(&runs, entries) {
+                    return beyond();
+                }
+            }
+            Message::DryRun(Finding::Room { free_bytes, needed_bytes }) if context.tells_dry_run() => {
+                has.room = Some((needed_bytes, free_bytes));
             }
             Message::Refused(refusal) => return Err(TransferError::Partner(refusal)),
             Message::Ping(number) => context.connection.writer.send_urgent(Message::Pong(number))?,

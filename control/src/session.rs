@@ -279,6 +279,12 @@ async fn answer(node: &Arc<Node>, introduced: Introduced, request: Request) {
     match &outcome {
         Ok(outcome) => {
             node.metrics.note_result(&outcome.result, &partner, is_sender);
+            if !introduced_over_ssh {
+                let way = if is_sender { "to" } else { "from" };
+                log_limit::inform(About::Stored, || {
+                    format!("transfer {id} {way} {partner}: {}", outcome.result.line())
+                });
+            }
             // As below, unless it is told by nobody else.
             if let Some(warning) = outcome.result.warning().filter(|_| !introduced_over_ssh || !is_told) {
                 log_limit::say(About::Transfers, || format!("warning: transfer {id} with {partner}: {warning}"));
@@ -288,7 +294,15 @@ async fn answer(node: &Arc<Node>, introduced: Introduced, request: Request) {
             node.metrics.note_failure();
             // Who started a far end over ssh reads the reason from its own end.
             if !introduced_over_ssh {
-                log_limit::say(About::Transfers, || format!("transfer {id} with {partner} ended: {error}"));
+                log_limit::say(About::Transfers, || match error {
+                    // The sentence is written for whoever asked.
+                    TransferError::Here(refusal) => {
+                        format!(
+                            "transfer {id} with {partner} was refused or given up here; {partner} is told: {refusal}"
+                        )
+                    }
+                    error => format!("transfer {id} with {partner} ended: {error}"),
+                });
             }
         }
     }
@@ -345,8 +359,10 @@ async fn carry_out(
         Wish::Push { destination } => {
             connection.writer.send(Message::Accepted(accepted)).await?;
             let journals = node.state.path("journals");
-            let incoming = Incoming::Files(FileRequest { reach, destination, journals, metrics: node.metrics.clone() });
-            let received = receive(context(connection), incoming).await?;
+            let context = context(connection);
+            let (metrics, foretells) = (node.metrics.clone(), context.tells_dry_run());
+            let incoming = Incoming::Files(FileRequest { reach, destination, journals, metrics, foretells });
+            let received = receive(context, incoming).await?;
             Ok(received.into())
         }
         Wish::Measure { bytes } => {

@@ -89,7 +89,7 @@ pub enum Ended {
 pub struct FarEnd {
     child: Child,
     stdin: ChildStdin,
-    messages: JoinHandle<()>,
+    messages: JoinHandle<SshFailure>,
     target: Target,
 }
 
@@ -142,9 +142,9 @@ impl FarEnd {
         let answer = match first_answer(stdout).await {
             Ok(Some(answer)) => answer,
             Ok(None) => {
-                let why = Self::explain(host, options, child).await;
-                let _ = tokio::time::timeout(MESSAGES_WAIT, messages).await;
-                return Err(why);
+                let status = child.wait().await.ok().and_then(|status| status.code());
+                let said = tokio::time::timeout(MESSAGES_WAIT, messages).await;
+                return Err(Self::explain(host, options, status, said.ok().and_then(Result::ok).unwrap_or_default()));
             }
             Err(TooMuch) => {
                 return Err(CommandError::failed(format!(
@@ -168,8 +168,7 @@ impl FarEnd {
         Ok(Self { child, stdin, messages, target })
     }
 
-    async fn explain(host: &SshHost, options: &SshOptions, mut child: Child) -> CommandError {
-        let status = child.wait().await.ok().and_then(|status| status.code());
+    fn explain(host: &SshHost, options: &SshOptions, status: Option<i32>, said: SshFailure) -> CommandError {
         match status {
             Some(127) => CommandError::new(
                 ExitCode::NotFound,
@@ -179,17 +178,7 @@ impl FarEnd {
                     host.for_scp()
                 ),
             ),
-            Some(255) if host.is_bare_name => CommandError::new(
-                ExitCode::NotPermitted,
-                format!(
-                    "{}ssh could not reach a host of that name or log in there; its message is above",
-                    no_profile(host)
-                ),
-            ),
-            Some(255) => CommandError::new(
-                ExitCode::NotPermitted,
-                format!("ssh could not reach {host} or log in there; its message is above"),
-            ),
+            Some(255) => said.explain(&host.to_string(), &no_profile(host)),
             status => {
                 // What it lacks for now, it will have another time; what does not fit there will not fit this side either.
                 let code = status.and_then(|status| ExitCode::of(u8::try_from(status).ok()?));
@@ -279,8 +268,71 @@ async fn first_answer(stdout: impl AsyncRead + Unpin) -> Result<Option<FarEndAns
     }
 }
 
-/// Passes on what ssh and the far end have to say.
-async fn pass_on(stderr: impl AsyncRead + Unpin) {
+/// Why ssh itself has failed, as far as its messages tell: it exits with 255 whatever it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum SshFailure {
+    /// Its messages are none that are known.
+    #[default]
+    Unknown,
+    /// No host has the name.
+    NoSuchHost,
+    /// It had no connection, or lost it before anybody could log in.
+    NoConnection,
+    /// It was there and could not log in, or does not trust the host.
+    NoLogin,
+}
+
+impl SshFailure {
+    /// What a line of OpenSSH's tells, in the words that `ssh(1)` has had for twenty years; they are not translated.
+    fn of(line: &str) -> Option<Self> {
+        let has = |words: &[&str]| words.iter().any(|words| line.contains(words));
+        if has(&["Could not resolve hostname"]) {
+            let is_for_now = has(&["Temporary failure", "Try again"]);
+            return Some(if is_for_now { Self::NoConnection } else { Self::NoSuchHost });
+        }
+        if has(&["Permission denied (", "Host key verification failed", "Too many authentication failures"]) {
+            return Some(Self::NoLogin);
+        }
+        let lost = [
+            "connect to host ",
+            "kex_exchange_identification",
+            "banner exchange",
+            "Connection closed by ",
+            "Connection reset by ",
+        ];
+        has(&lost).then_some(Self::NoConnection)
+    }
+
+    fn explain(self, host: &str, no_profile: &str) -> CommandError {
+        let (code, text) = match self {
+            Self::NoSuchHost => (
+                ExitCode::NotFound,
+                format!("ssh knows no host of this name: check how '{host}' is written; its message is above"),
+            ),
+            Self::NoConnection => (
+                ExitCode::Temporary,
+                format!(
+                    "ssh could not connect to {host}: is the host up, and does its ssh server listen? Its message is above"
+                ),
+            ),
+            Self::NoLogin => (
+                ExitCode::NotPermitted,
+                format!(
+                    "ssh could not log in at {host}: 'ssh {host}' must work without a question; its message is above"
+                ),
+            ),
+            Self::Unknown => (
+                ExitCode::Failed,
+                format!("ssh could not reach {host} or log in there: try 'ssh {host}'; its message, if any, is above"),
+            ),
+        };
+        CommandError::new(code, format!("{no_profile}{text}"))
+    }
+}
+
+/// Passes on what ssh and the far end have to say, and returns what it says of ssh.
+async fn pass_on(stderr: impl AsyncRead + Unpin) -> SshFailure {
+    let mut failure = SshFailure::Unknown;
     let mut lines = BufReader::new(stderr);
     let mut line = Vec::new();
     let mut count = 0usize;
@@ -288,7 +340,10 @@ async fn pass_on(stderr: impl AsyncRead + Unpin) {
         line.clear();
         let read = (&mut lines).take(MESSAGE_BYTES_MAX).read_until(b'\n', &mut line).await;
         if !read.is_ok_and(|bytes| bytes > 0) {
-            return;
+            return failure;
+        }
+        if let Some(known) = SshFailure::of(&String::from_utf8_lossy(&line)) {
+            failure = known;
         }
         count = count.saturating_add(1);
         if count <= MESSAGES_MAX {
@@ -340,6 +395,24 @@ mod tests {
         }
         assert!(first_answer(line.as_bytes()).await.unwrap().is_some(), "an answer without its line's end");
         assert!(first_answer(b"nothing of the kind\n".as_slice()).await.unwrap().is_none());
+    }
+
+    /// ssh exits with 255 for all of them, and all of them were "not permitted".
+    #[test]
+    fn what_ssh_says_tells_why_it_failed() {
+        for (line, code) in [
+            ("ssh: Could not resolve hostname nohost: Name or service not known\r", ExitCode::NotFound),
+            ("ssh: Could not resolve hostname h: Temporary failure in name resolution", ExitCode::Temporary),
+            ("ssh: connect to host 192.0.2.1 port 22: Connection refused\r", ExitCode::Temporary),
+            ("ssh: connect to host h port 22: Connection timed out", ExitCode::Temporary),
+            ("kex_exchange_identification: Connection closed by remote host", ExitCode::Temporary),
+            ("u@h: Permission denied (publickey,password).", ExitCode::NotPermitted),
+            ("Host key verification failed.", ExitCode::NotPermitted),
+            ("something else", ExitCode::Failed),
+        ] {
+            let error = SshFailure::of(line).unwrap_or_default().explain("u@h", "");
+            assert_eq!(error.exit_code, code as u8, "{line}: {error}");
+        }
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub enum StateError {
         error: io::Error,
     },
     /// A file has been damaged or edited wrongly.
-    #[error("{path} is damaged: {reason}")]
+    #[error("{path} is damaged: {reason}; restore it from a backup, or move it away")]
     Damaged {
         /// Which.
         path: PathBuf,

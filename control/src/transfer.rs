@@ -5,6 +5,7 @@
 //! tried again from the journal by whoever asked.
 
 pub mod bit_set;
+pub mod dry_run;
 pub mod flows;
 pub mod manifest_exchange;
 pub mod open_files;
@@ -19,7 +20,9 @@ pub mod usage;
 
 use std::sync::Arc;
 
-use culvert_protocol::control::{FileError, NAMES_ARE_ESCAPED_SINCE, Options, Refusal, RefusalCode, TransferId};
+use culvert_protocol::control::{
+    DRY_RUNS_ARE_TOLD_SINCE, FileError, NAMES_ARE_ESCAPED_SINCE, Options, Refusal, RefusalCode, TransferId,
+};
 use culvert_protocol::foreign_text::foreign_text;
 use culvert_protocol::identity::{Identity, to_hex};
 use culvert_protocol::manifest::{EntryKind, Manifest};
@@ -30,7 +33,7 @@ use crate::connection::{Connection, ConnectionError};
 use crate::dataplane::{DataPlane, DataPlaneError};
 use crate::limits::{ERROR_BYTES_PER_TRANSFER, ERRORS_LISTED_MAX};
 use crate::metrics::Metrics;
-use crate::os_error::{self, SHORTAGE, explained};
+use crate::os_error::{self, SHORTAGE, explained, without_numbers};
 use crate::shares::Share;
 use udp_path::Ends;
 
@@ -77,8 +80,9 @@ impl TransferError {
     #[must_use]
     pub fn text(&self) -> String {
         match self {
-            Self::DataPlane(error) => explained(error.to_string()),
-            Self::Partner(_) | Self::Here(_) | Self::KeyChanged(_) | Self::Connection(_) => self.to_string(),
+            Self::DataPlane(error) => without_numbers(&explained(error.to_string())),
+            Self::Partner(_) => self.to_string(),
+            Self::Here(_) | Self::KeyChanged(_) | Self::Connection(_) => without_numbers(&self.to_string()),
         }
     }
 
@@ -95,6 +99,7 @@ impl TransferError {
             Self::Partner(refusal) | Self::Here(refusal) => refusal.code,
             Self::KeyChanged(_) => RefusalCode::UnknownKey,
             Self::Connection(ConnectionError::Frame(_)) => RefusalCode::Protocol,
+            Self::Connection(ConnectionError::UnknownHost { .. }) => RefusalCode::NotFound,
             Self::Connection(_)
             | Self::DataPlane(
                 DataPlaneError::Died(_)
@@ -117,7 +122,7 @@ impl TransferError {
         match self.code() {
             RefusalCode::UnknownKey | RefusalCode::NotPermitted => 4,
             RefusalCode::NotFound => 3,
-            RefusalCode::Temporary => 5,
+            RefusalCode::Temporary | RefusalCode::Interrupted => 5,
             RefusalCode::Canceled => 130,
             RefusalCode::Verification => 11,
             RefusalCode::NothingToDo => 9,
@@ -241,6 +246,12 @@ pub struct TransferContext {
 }
 
 impl TransferContext {
+    /// Whether this is a dry run whose partner understands what was found.
+    #[must_use]
+    pub fn tells_dry_run(&self) -> bool {
+        self.options.dry_run && self.connection.version >= DRY_RUNS_ARE_TOLD_SINCE
+    }
+
     /// Tells the transfer's user why it does not go on, or that it does.
     pub fn notice(&self, notice: Option<String>) {
         self.progress.send_if_modified(|progress| {

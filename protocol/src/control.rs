@@ -10,8 +10,8 @@
 //!   Request ──────────────────────────>
 //!                                       <──────────────── Accepted │ Refused
 //! data's sender                      data's receiver
-//!   ManifestPart … ManifestEnd ───────>
-//!                                       <── PlanPart …, Resumed …, Proofs …, PlanEnd
+//!   ManifestPart …, DryRun, ManifestEnd >
+//!                                       <── PlanPart …, Resumed …, Proofs …, DryRun …, PlanEnd
 //!   ChunkHashes, PackHashes, Holes ───>  <──── Feedback, Stored, SendAgain, MoveFlow
 //!   Proven, FilesComplete, FileFailed >  <──── FileRefused
 //!   AllSent ──────────────────────────>
@@ -29,7 +29,7 @@ use crate::tree_hash::ChunkHash;
 use crate::verdict::{SenderTimes, Verdict};
 
 /// The newest version of the control protocol that this program speaks.
-pub const PROTOCOL_VERSION: u16 = 6;
+pub const PROTOCOL_VERSION: u16 = 7;
 /// The version since which partners answer path checks ([`Message::Path`]).
 pub const PATH_CHECKS_SINCE: u16 = 2;
 /// The version since which partners compare files by their chunks ([`Overwrite::Content`]).
@@ -43,6 +43,10 @@ pub const PACKS_ARE_TOLD_SINCE: u16 = 5;
 pub const NAMES_ARE_ESCAPED_SINCE: u16 = 5;
 /// The version since which receivers say which attributes were refused ([`Message::NotKept`]).
 pub const NOT_KEPT_IS_TOLD_SINCE: u16 = 6;
+/// The version since which both ends say what a dry run found ([`Message::DryRun`]).
+pub const DRY_RUNS_ARE_TOLD_SINCE: u16 = 7;
+/// The version since which partners are told that a transfer is paused, and not that it was canceled.
+pub const PAUSES_ARE_TOLD_SINCE: u16 = 7;
 /// The oldest.
 pub const PROTOCOL_VERSION_MIN: u16 = 1;
 /// The longest frame. A list that does not fit is sent in parts.
@@ -229,6 +233,31 @@ pub enum RefusalCode {
     Failed,
     /// There is nothing to send.
     NothingToDo,
+    /// Whoever asked for the transfer has stopped it for a while. Only to partners of version [`PAUSES_ARE_TOLD_SINCE`]; others
+    /// hear [`RefusalCode::Canceled`].
+    Interrupted,
+}
+
+impl RefusalCode {
+    /// The contract's word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::UnknownKey => "unknown_key",
+            Self::NotPermitted => "not_permitted",
+            Self::NotFound => "not_found",
+            Self::Collision => "collision",
+            Self::NoSpace => "no_space",
+            Self::Version => "version",
+            Self::Protocol => "protocol",
+            Self::Temporary => "temporary",
+            Self::Canceled => "canceled",
+            Self::Verification => "verification",
+            Self::Failed => "failed",
+            Self::NothingToDo => "nothing_to_do",
+            Self::Interrupted => "interrupted",
+        }
+    }
 }
 
 /// A refusal, or the end of a transfer that cannot go on.
@@ -459,6 +488,8 @@ pub enum Message {
         /// The first of them, at most [`NOT_KEPT_LISTED_MAX`]; a word is `mode`, `time` or `mode_and_time`.
         first: Vec<FileError>,
     },
+    /// What a dry run found (W-58). Only in a dry run, and only to partners of version [`DRY_RUNS_ARE_TOLD_SINCE`].
+    DryRun(crate::dry_run::Finding),
 }
 
 /// Bytes that are not a message of this protocol. The connection is of no use any more.
@@ -676,6 +707,10 @@ mod tests {
             Message::FileRefused(error()),
             Message::LeftOut(vec![LeftOut { name: evil(), code: evil(), text: evil() }]),
             Message::NotKept { count: 1, first: vec![error()] },
+            Message::DryRun(crate::dry_run::Finding::LeftOut {
+                count: 1,
+                first: vec![LeftOut { name: evil(), code: evil(), text: evil() }],
+            }),
             Message::Path(crate::path::PathMessage::Report(crate::path::PathReport::Failed(evil()))),
             Message::Finished { line: String::new(), signature: Vec::new(), summary },
         ] {

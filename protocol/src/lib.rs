@@ -39,6 +39,7 @@ pub mod chunk_map;
 pub mod control;
 #[cfg(feature = "std")]
 pub mod destination;
+pub mod dry_run;
 #[cfg(feature = "std")]
 pub mod feedback;
 #[cfg(feature = "std")]

@@ -82,6 +82,10 @@ const SATURATED: f64 = 0.9;
 /// From this part on, waiting for the destination explains missing credit.
 const WRITING: f64 = 0.3;
 
+/// A transfer whose lanes were at it for less than this, all of them together, is too short for a verdict: it is over before a
+/// flow has its rate, and what it waits for is its own beginning and end.
+const TELLING_NS: u64 = 200_000_000;
+
 /// Finds the verdict. `rate_was_asked_for` says that the pacing rate was the user's cap, not the controller's.
 #[must_use]
 pub fn verdict(sender: &SenderTimes, receiver: &ReceiverTimes, rate_was_asked_for: bool) -> Verdict {
@@ -113,8 +117,9 @@ pub fn verdict(sender: &SenderTimes, receiver: &ReceiverTimes, rate_was_asked_fo
     let of = |limit: Limit| times.iter().filter(|&&(cause, _)| cause == limit).map(|&(_, ns)| ns).fold(0, add);
     let causes = times.iter().map(|&(limit, _)| (limit, of(limit)));
     let (limited_by, ns) = causes.max_by_key(|&(_, ns)| ns).unwrap_or((Limit::SenderCpu, 0));
-    let share = if total == 0 { 0.0 } else { ns as f64 / total as f64 };
-    let text = if total == 0 {
+    let is_too_short = total < TELLING_NS;
+    let share = if is_too_short { 0.0 } else { ns as f64 / total as f64 };
+    let text = if is_too_short {
         "too short to tell what limited it".to_owned()
     } else {
         format!("limited by {} ({:.0} %)", limited_by.words(), share * 100.0)
@@ -128,6 +133,12 @@ mod tests {
 
     fn times(busy_ns: u64, reading_ns: u64, pacing_ns: u64, credit_ns: u64) -> SenderTimes {
         SenderTimes { busy_ns, reading_ns, pacing_ns, credit_ns }
+    }
+
+    /// Times in tenths of a second.
+    fn tenths(busy: u64, reading: u64, pacing: u64, credit: u64) -> SenderTimes {
+        let ns = |tenths: u64| tenths * 100_000_000;
+        times(ns(busy), ns(reading), ns(pacing), ns(credit))
     }
 
     #[test]
@@ -148,7 +159,7 @@ mod tests {
 
     #[test]
     fn two_waits_with_one_cause_add_up() {
-        let verdict = verdict(&times(40, 0, 30, 30), &ReceiverTimes { busy: 0.1, writing: 0.9 }, false);
+        let verdict = verdict(&tenths(40, 0, 30, 30), &ReceiverTimes { busy: 0.1, writing: 0.9 }, false);
         assert_eq!(verdict.limited_by, Limit::DestinationWrite);
         assert_eq!(verdict.text, "limited by receiver disk write (60 %)");
     }
@@ -156,6 +167,13 @@ mod tests {
     #[test]
     fn nothing_measured_is_said() {
         assert_eq!(verdict(&times(0, 0, 0, 0), &ReceiverTimes::default(), false).share, 0.0);
+    }
+
+    /// A file of 20 KB was "limited by the partner's buffers (96 %)".
+    #[test]
+    fn a_transfer_that_is_over_at_once_has_no_verdict() {
+        let short = verdict(&times(500_000, 0, 0, 12_000_000), &ReceiverTimes::default(), false);
+        assert_eq!((short.share, short.text.as_str()), (0.0, "too short to tell what limited it"));
     }
 
     /// A partner's times are what it likes.

@@ -346,7 +346,7 @@ async fn transfer(
         }
         let reach = Reach::Owner { directory: room.path("root") };
         let (journals, metrics) = (room.path("journals"), hall.metrics.clone());
-        let request = FileRequest { reach, destination: b".".to_vec(), journals, metrics };
+        let request = FileRequest { reach, destination: b".".to_vec(), journals, metrics, foretells: false };
         receive(context, Incoming::Files(request)).await.map(|received| received.receipt)
     };
     let ended = tokio::time::timeout(PATIENCE, work).await.expect("the transfer hangs");

@@ -22,6 +22,7 @@ pub mod packets;
 pub mod program;
 pub mod random;
 pub mod rule_table;
+pub mod schema;
 pub mod script;
 pub mod sides;
 pub mod ssh_stand_in;

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use culvert_protocol::arrivals::PacketRange;
 use culvert_protocol::control::{FileError, FlowOffer, Message, Options, RefusalCode, Request, Run, Wish};
+use culvert_protocol::dry_run::{Fate, FateRun, Finding};
 use culvert_protocol::feedback::{Summary, write_report};
 use culvert_protocol::rate_control::Mode;
 use culvert_tests::hostile_receiver::HostileReceiver;
@@ -187,6 +188,32 @@ fn wishes_for_more_than_was_sent_are_refused() {
         let refusal = stranger.hear_refusal();
         assert_eq!(refusal.code, RefusalCode::Protocol, "{wish:?}: {refusal}");
     }
+    siege.lift();
+}
+
+#[test]
+fn fates_of_files_that_there_are_not_are_refused_and_so_are_too_few() {
+    let siege = Siege::begin();
+    let run = |count| FateRun { count, fate: Fate::New };
+    let end = || Message::PlanEnd { flows: Vec::new(), stored_bytes: 0 };
+    for (is_dry, runs) in [
+        // There are twenty files.
+        (true, vec![run(21)]),
+        (true, vec![run(20), run(1)]),
+        (true, vec![run(u32::MAX)]),
+        (true, vec![run(0), run(20)]),
+        (true, vec![run(19)]),
+        (true, Vec::new()),
+        // In a transfer that is none.
+        (false, vec![run(20)]),
+    ] {
+        let mut stranger = siege.pull_with(9, |options| options.dry_run = is_dry);
+        stranger.say(&Message::DryRun(Finding::Fates(runs.clone())));
+        stranger.say(&end());
+        let refusal = stranger.hear_refusal();
+        assert_eq!(refusal.code, RefusalCode::Protocol, "{is_dry}, {runs:?}: {refusal}");
+    }
+    // A partner of an older version tells none, and may not.
     siege.lift();
 }
 

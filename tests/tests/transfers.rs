@@ -44,8 +44,10 @@ fn the_same_again_has_nothing_to_do_and_a_changed_file_is_refused_or_replaced() 
     let source = pair.path("source");
     make_flat(&source, 20, 100_000, &mut Random::new(1));
     pair.send(&source.join(""), "in", &[]).exits(0);
-    let again = pair.send(&source.join(""), "in", &[]).exits(9).json();
-    assert_eq!(again["files"]["skipped"], 20);
+    let again = pair.send(&source.join(""), "in", &[]).exits(0).json();
+    assert_eq!((&again["files"]["skipped"], &again["verdict"]["limited_by"]), (&20.into(), &serde_json::Value::Null));
+    // Scripts that must know have a code of their own.
+    pair.send(&source.join(""), "in", &["--error-on-no-transfer"]).exits(9);
     fs::write(source.join("file-000003"), "changed").unwrap();
     pair.send(&source.join(""), "in", &[]).exits(1).says("file-000003");
     assert_ne!(fs::read(pair.shared.join("in/file-000003")).unwrap(), b"changed");
@@ -204,7 +206,7 @@ fn a_dry_run_tells_and_changes_nothing() {
     let source = pair.path("source");
     make_flat(&source, 3, 1_000, &mut Random::new(8));
     let result = pair.send(&source.join(""), "not/there", &["--dry-run"]).exits(0).json();
-    assert_eq!(result["files"]["stored"], 3);
+    assert_eq!((&result["files"]["stored"], &result["would"]["counts"]["new"]), (&0.into(), &3.into()));
     assert!(!pair.shared.join("not").exists());
 }
 

@@ -36,12 +36,9 @@ pub struct GlobalArgs {
     /// Configuration file [variable: CULVERT_CONFIG] [default: $XDG_CONFIG_HOME/culvert/culvert.toml, /etc/culvert/culvert.toml]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Common options")]
     pub config: Option<String>,
-    /// Say nothing but errors and results
+    /// Say nothing but errors: no progress, no messages, and no result of a transfer; --json prints its answer all the same
     #[arg(short, long, global = true, help_heading = "Common options")]
     pub quiet: bool,
-    /// Say more
-    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Common options")]
-    pub verbose: u8,
 }
 
 /// How this host's data plane is set up.
@@ -74,6 +71,26 @@ pub struct EngineArgs {
     /// Microseconds that AF_XDP polls the driver in each call [variable: CULVERT_BUSY_POLL] [default: 0, interrupts]
     #[arg(long, value_name = "MICROSECONDS", help_heading = "Data plane")]
     pub busy_poll: Option<String>,
+}
+
+impl EngineArgs {
+    /// The first of the options that were given on the command line, as people type it.
+    #[must_use]
+    pub fn given(&self) -> Option<&'static str> {
+        let Self { cores, memory, bind, ports, mtu, datapath, interface, af_xdp_mode, busy_poll } = self;
+        let options = [
+            (cores, "--cores"),
+            (memory, "--memory"),
+            (bind, "--bind"),
+            (ports, "--ports"),
+            (mtu, "--mtu"),
+            (datapath, "--datapath"),
+            (interface, "--interface"),
+            (af_xdp_mode, "--af-xdp-mode"),
+            (busy_poll, "--busy-poll"),
+        ];
+        options.into_iter().find(|(value, _)| value.is_some()).map(|(_, name)| name)
+    }
 }
 
 impl GlobalArgs {
@@ -164,9 +181,15 @@ pub struct SendArgs {
     /// How often a temporary failure is tried again
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub retries: u32,
-    /// Print the result as one JSON object
+    /// Print the result as one JSON object, also if the transfer fails
     #[arg(long)]
     pub json: bool,
+    /// Tell what is being done; with --dry-run, list every file with what would become of it and why
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Exit with code 9 if there was nothing to do, and not with 0
+    #[arg(long)]
+    pub error_on_no_transfer: bool,
     /// Write what this command's lanes send and receive to a pcap file; where a node runs, 'culvert capture' does so
     #[arg(long, value_name = "FILE")]
     pub capture: Option<PathBuf>,
@@ -214,7 +237,8 @@ pub struct TransferOptions {
     /// while something is stored in them. What the destination refuses of modes and times is said, and fails nothing
     #[arg(long)]
     pub preserve: bool,
-    /// Only tell what would be sent
+    /// Only tell what would be done: how many files are new, replaced, skipped or resumed, what would be left out, and whether there is
+    /// room. Exits as the transfer would, as far as that can be told
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -263,7 +287,7 @@ pub struct IdentityArgs {
     #[command(subcommand)]
     pub action: Option<IdentityAction>,
     /// Print one JSON object
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub json: bool,
 }
 
@@ -393,40 +417,43 @@ pub enum TransferAction {
     },
     /// Show one
     Show {
-        /// Its id
+        /// Its id, or as much of it as no other begins with
         transfer: String,
     },
     /// Wait until one has ended; exits as it did
     Wait {
-        /// Its id
+        /// Its id, or as much of it as no other begins with
         transfer: String,
         /// Give up after so many seconds
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u64>,
+        /// Exit with code 9 if there was nothing to do, and not with 0
+        #[arg(long)]
+        error_on_no_transfer: bool,
     },
     /// Follow one until it has ended; with --json a line for each change, and at last the result
     Watch {
-        /// Its id
+        /// Its id, or as much of it as no other begins with
         transfer: String,
     },
     /// Stop one until it is resumed, also over a restart of the node
     Pause {
-        /// Its id
+        /// Its id, or as much of it as no other begins with
         transfer: String,
     },
     /// Let a paused one go on where it stopped
     Resume {
-        /// Its id
+        /// Its id, or as much of it as no other begins with
         transfer: String,
     },
     /// Stop one
     Cancel {
-        /// Its id
+        /// Its id, or as much of it as no other begins with
         transfer: String,
     },
     /// Carry one that has ended out once more
     Restart {
-        /// Its id
+        /// Its id, or as much of it as no other begins with
         transfer: String,
     },
     /// Show and verify a receipt: of a transfer, or from a file

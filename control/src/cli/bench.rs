@@ -7,7 +7,7 @@ use culvert_dataplane::limit::{LimitEnd, LimitReceiver, LimitResult, Work, send_
 
 use crate::cli::args::{BenchArgs, BenchWhat, GlobalArgs, LimitArgs, NetArgs};
 use crate::cli::exit::{CommandError, ExitCode};
-use crate::cli::report::{print_json, say};
+use crate::cli::report::{Telling, print_json, say};
 use crate::cli::second_node::SecondNode;
 use crate::cli::send::{carry_out_here, embedded, options_of, target_of};
 use crate::cli::{block_on, report};
@@ -58,6 +58,19 @@ fn end_of(args: &LimitArgs, bind: IpAddr, port: u16, partner: Option<IpAddr>) ->
 }
 
 fn limit(args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    if let Some(core) = args.core.filter(|&core| cores.iter().all(|known| known.id != core)) {
+        let known: Vec<String> = cores.iter().map(|known| known.id.to_string()).collect();
+        return Err(CommandError::usage(format!(
+            "--core {core} is none of the cores that this process may run on: {}",
+            known.join(", ")
+        )));
+    }
+    if args.core.is_some() && args.receive.is_none() && args.send.is_none() {
+        return Err(CommandError::usage(
+            "--core is for one end, with --send or --receive: both ends in one process run on the first and the last core",
+        ));
+    }
     let address = |text: &str| {
         text.parse::<SocketAddr>().map_err(|_| CommandError::usage(format!("'{text}' is not an address with a port")))
     };
@@ -88,7 +101,6 @@ fn limit(args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
         ));
     }
     // Both ends here: a thread each, on different cores where there are two.
-    let cores = core_affinity::get_core_ids().unwrap_or_default();
     let receiver = LimitReceiver::bind(std::net::Ipv4Addr::LOCALHOST.into(), 0).map_err(CommandError::failed)?;
     let to = SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), receiver.port());
     let last = cores.last().copied();
@@ -149,6 +161,7 @@ fn show_limit(
 
 /// The engine from memory to memory.
 async fn net(global: GlobalArgs, args: NetArgs, json: bool) -> Result<ExitCode, CommandError> {
+    let telling = Telling { json, quiet: global.quiet, ..Telling::default() };
     let options = options_of(&args.options)?;
     let movement = Movement::Measure { bytes: args.size };
     let Some(partner) = &args.partner else {
@@ -163,7 +176,12 @@ async fn net(global: GlobalArgs, args: NetArgs, json: bool) -> Result<ExitCode, 
         let node = second.this_node().clone();
         let result = carry_out_here(&node, request, global.quiet || json).await;
         second.end().await;
-        return report::print(&result?, json, global.quiet, &node.state);
+        let mut result = result?;
+        if !json {
+            // Its receipt goes with the directory.
+            result.transfer.clear();
+        }
+        return report::print(&result, telling, &node.state);
     };
     let settings = Settings::resolve(&global.flags(&args.engine))?;
     let state = StateDirectory::open(&settings.state.value)?;
@@ -175,5 +193,5 @@ async fn net(global: GlobalArgs, args: NetArgs, json: bool) -> Result<ExitCode, 
     };
     let request = TransferRequest { target, movement, options, retries: Some(0) };
     let result = carry_out_here(&node, request, global.quiet || json).await?;
-    report::print(&result, json, global.quiet, &state)
+    report::print(&result, telling, &state)
 }

@@ -3,70 +3,81 @@
 use culvert_protocol::control::RefusalCode;
 
 use crate::dataplane::DataPlaneError;
-use crate::os_error::{self, explained, tells_shortage};
+use crate::os_error::{self, explained, tells_shortage, without_numbers};
 use crate::profiles::ProfileError;
+use crate::registry::{Failure, failure};
 use crate::settings::SettingsError;
 use crate::state::StateError;
 use crate::transfer::TransferError;
 
-/// The contract's exit codes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum ExitCode {
-    /// Done.
-    Done = 0,
-    /// Failed.
-    Failed = 1,
-    /// The command line is wrong.
-    Usage = 2,
-    /// A source or destination was not found.
-    NotFound = 3,
-    /// Not permitted by the partner, or an unknown key.
-    NotPermitted = 4,
-    /// Temporary: try again.
-    Temporary = 5,
-    /// Done, but some files failed.
-    SomeFailed = 6,
-    /// Bad configuration or host.
-    BadHost = 7,
-    /// There was nothing to do.
-    NothingToDo = 9,
-    /// Waiting timed out.
-    TimedOut = 10,
-    /// Verification failed.
-    Verification = 11,
-    /// The partner's key changed.
-    KeyChanged = 12,
-    /// Interrupted (SIGINT).
-    Interrupted = 130,
-    /// The terminal was closed (SIGHUP).
-    HungUp = 129,
-    /// Terminated (SIGTERM).
-    Terminated = 143,
+/// Makes the codes and their table from one list, so that neither has what the other lacks.
+macro_rules! exit_codes {
+    ($($name:ident = $number:literal, $word:literal, $meaning:literal, $remedy:literal;)*) => {
+        /// The contract's exit codes.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum ExitCode {
+            $(#[doc = $meaning] $name = $number,)*
+        }
+
+        impl ExitCode {
+            /// All of them. The manual pages and `docs/operations.md` have the same list.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// A word for programs: the `code` of `--json`'s error.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+
+            /// What it means.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $meaning,)* }
+            }
+
+            /// What there is to do about it; empty if there is nothing to do.
+            #[must_use]
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$name => $remedy,)* }
+            }
+        }
+    };
+}
+
+exit_codes! {
+    Done = 0, "done", "done; also where there was nothing to do", "";
+    Failed = 1, "failed", "failed", "what the message says";
+    Usage = 2, "usage", "the command line is wrong", "`culvert COMMAND --help`";
+    NotFound = 3, "not_found",
+        "a source, a destination, a host's name, a profile or a transfer does not exist",
+        "check what the message names, on the host that has it";
+    NotPermitted = 4, "not_permitted",
+        "not permitted by the partner, which may not know this key; by an account's rights; or ssh could not log in",
+        "what the message says; ask the partner's admin: `culvert profile pending` there";
+    Temporary = 5, "temporary",
+        "temporary: the partner cannot be reached or is busy, ssh cannot connect, a name server does not answer, or a process or a host has too few descriptors or too little memory",
+        "try again; `--retries` does so by itself. If the message names a limit, raise it on the host that it names";
+    SomeFailed = 6, "some_failed", "done, but some files failed or were left out",
+        "look at `errors` in the result, put it right, run the same command again: only those files are sent";
+    BadHost = 7, "bad_host", "the configuration or the host does not fit",
+        "`culvert config show --origin`, `culvert doctor`";
+    NothingToDo = 9, "nothing_to_do", "nothing to do, where `--error-on-no-transfer` asks for this code; otherwise 0",
+        "everything is there already";
+    TimedOut = 10, "timed_out", "waiting timed out", "the transfer goes on: `culvert transfer wait ID` again";
+    Verification = 11, "verification", "verification failed", "memory or disk of a host is faulty: check both";
+    KeyChanged = 12, "key_changed", "the partner's key changed",
+        "ask the partner by other means; then `culvert profile edit NAME --key KEY`";
+    HungUp = 129, "hung_up", "its terminal was closed", "the same command goes on where it stopped";
+    Interrupted = 130, "interrupted", "interrupted or canceled", "the same command goes on where it stopped";
+    Terminated = 143, "terminated", "terminated", "the same command goes on where it stopped";
 }
 
 impl ExitCode {
     /// The code of this number.
     #[must_use]
     pub fn of(code: u8) -> Option<Self> {
-        const ALL: [ExitCode; 15] = [
-            ExitCode::Done,
-            ExitCode::Failed,
-            ExitCode::Usage,
-            ExitCode::NotFound,
-            ExitCode::NotPermitted,
-            ExitCode::Temporary,
-            ExitCode::SomeFailed,
-            ExitCode::BadHost,
-            ExitCode::NothingToDo,
-            ExitCode::TimedOut,
-            ExitCode::Verification,
-            ExitCode::KeyChanged,
-            ExitCode::Interrupted,
-            ExitCode::HungUp,
-            ExitCode::Terminated,
-        ];
-        ALL.into_iter().find(|known| *known as u8 == code)
+        Self::ALL.iter().copied().find(|known| *known as u8 == code)
     }
 }
 
@@ -89,6 +100,10 @@ pub struct CommandError {
     pub exit_code: u8,
     /// What to say.
     pub text: String,
+    /// A word for programs, where there is a better one than the exit code's.
+    pub code: Option<String>,
+    /// The transfer that failed, if there is one.
+    pub transfer: Option<String>,
 }
 
 impl CommandError {
@@ -97,12 +112,33 @@ impl CommandError {
     pub fn new(code: ExitCode, text: impl std::fmt::Display) -> Self {
         let text = text.to_string();
         let code = if tells_shortage(&text) { ExitCode::Temporary } else { code };
-        Self { exit_code: code as u8, text: explained(text) }
+        let text = without_numbers(&explained(text));
+        Self { exit_code: code as u8, text, code: None, transfer: None }
     }
 
     /// A failure in the words of another process, to which nothing of this one is added.
     pub fn told(code: ExitCode, text: impl Into<String>) -> Self {
-        Self { exit_code: code as u8, text: text.into() }
+        Self { exit_code: code as u8, text: text.into(), code: None, transfer: None }
+    }
+
+    /// The same, of a transfer.
+    #[must_use]
+    pub fn of_transfer(mut self, transfer: impl std::fmt::Display) -> Self {
+        self.transfer = Some(transfer.to_string());
+        self
+    }
+
+    /// As `--json` prints it.
+    #[must_use]
+    pub fn answer(&self) -> Answer<'_> {
+        let known = ExitCode::of(self.exit_code);
+        let state = match known {
+            Some(ExitCode::Interrupted | ExitCode::HungUp | ExitCode::Terminated) => "canceled",
+            _ => "failed",
+        };
+        let code = self.code.as_deref().or_else(|| known.map(ExitCode::word)).unwrap_or("failed");
+        let error = AnswerError { code, text: &self.text, exit_code: self.exit_code };
+        Answer { transfer: self.transfer.as_deref(), state, error }
     }
 
     /// A plain failure.
@@ -116,9 +152,32 @@ impl CommandError {
     }
 }
 
+/// What `--json` prints of a command that failed.
+#[derive(Debug, serde::Serialize)]
+pub struct Answer<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transfer: Option<&'a str>,
+    state: &'static str,
+    error: AnswerError<'a>,
+}
+
+#[derive(Debug, serde::Serialize)]
+struct AnswerError<'a> {
+    code: &'a str,
+    text: &'a str,
+    exit_code: u8,
+}
+
 impl From<TransferError> for CommandError {
     fn from(error: TransferError) -> Self {
-        Self { exit_code: error.exit_code(), text: error.text() }
+        let failure = failure(&error);
+        Self { exit_code: error.exit_code(), text: error.text(), code: Some(failure.code), transfer: None }
+    }
+}
+
+impl From<Failure> for CommandError {
+    fn from(failure: Failure) -> Self {
+        Self { exit_code: failure.exit_code, text: failure.text, code: Some(failure.code), transfer: None }
     }
 }
 

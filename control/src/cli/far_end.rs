@@ -51,7 +51,7 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
         // "client-address client-port server-address server-port" (sshd(8))
         address: std::env::var("SSH_CONNECTION").ok().and_then(|told| told.split(' ').nth(2).map(str::to_owned)),
     };
-    report::print_json(&answer)?;
+    report::print_json_line(&answer)?;
     let admission = Admission::Owner { key: request.key, reach: Reach::Owner { directory: home } };
     let listening = tokio::spawn(listen(node.clone(), listener, spare, admission));
     // Beside the partner's call. What is wrong with this host ends this process before anything is asked of it.

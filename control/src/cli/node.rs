@@ -90,6 +90,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
         port,
         metrics_port: metrics.as_ref().and_then(|metrics| metrics.local_addr().ok()).map(|address| address.port()),
     };
+    crate::log_limit::set_quiet(global.quiet);
     if !global.quiet {
         greet(&node, &settings, &running, &plane);
     }

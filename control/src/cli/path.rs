@@ -164,7 +164,8 @@ async fn publish(settings: &Settings) -> Result<ExitCode, CommandError> {
     let spool = crate::path::publish::spool(&state, table).map_err(bad)?;
     let archive = crate::path::publish::archive(&state, table, &settings.name.value).map_err(bad)?;
     if spool.is_empty() {
-        return Err(CommandError::new(ExitCode::NothingToDo, "nothing waits for the archive"));
+        say("nothing waits for the archive")?;
+        return Ok(ExitCode::Done);
     }
     let (delivered, error) = archive.drain(&spool).await;
     let waiting = spool.len();

@@ -15,6 +15,7 @@ use crate::request::split_host_port;
 use crate::settings::{DEFAULT_PORT, Settings};
 use crate::state::StateDirectory;
 use crate::tls::TlsConfigs;
+use crate::transfer::TransferError;
 
 /// A profile with its name, as JSON.
 #[derive(Debug, Serialize)]
@@ -61,7 +62,9 @@ pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, Comm
         }
         ProfileAction::Remove { name } => {
             profiles.remove(&name)?;
-            if !args.json && !global.quiet {
+            if args.json {
+                print_json(&serde_json::json!({ "name": name, "removed": true }))?;
+            } else if !global.quiet {
                 say_aside!("culvert: the profile '{name}' is removed; its key is a stranger's again");
             }
         }
@@ -232,7 +235,7 @@ async fn verify(
                 }
                 return Ok(ExitCode::Done);
             }
-            Err(error) => last = CommandError::new(ExitCode::Temporary, error),
+            Err(error) => last = TransferError::from(error).into(),
         }
     }
     Err(last)

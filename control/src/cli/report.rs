@@ -1,12 +1,15 @@
 //! The result of a transfer, for people and for programs.
 
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use culvert_protocol::control::TransferId;
 use culvert_protocol::foreign_text::{plain_json, plain_lines};
 
+use crate::cli::dry_run;
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::state::StateDirectory;
+use crate::transfer::dry_run::Would;
 use crate::transfer::result::{State, TransferResult};
 use crate::units::{show_bytes, show_count, show_rate, show_seconds};
 use culvert_tuning::counted::{agree, counted};
@@ -14,20 +17,38 @@ use culvert_tuning::counted::{agree, counted};
 /// Failed files that are shown to people; JSON has all that are kept.
 const ERRORS_SHOWN: usize = 10;
 
+/// How a result is told.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Telling {
+    /// As JSON.
+    pub json: bool,
+    /// Errors only.
+    pub quiet: bool,
+    /// More than the result.
+    pub verbose: bool,
+    /// Whether nothing to do is an exit code of its own.
+    pub error_on_no_transfer: bool,
+}
+
 /// Prints a result and tells what to exit with.
 ///
 /// # Errors
 /// [`CommandError`] if standard output cannot be written.
-pub fn print(
-    result: &TransferResult,
-    json: bool,
-    quiet: bool,
-    state: &StateDirectory,
-) -> Result<ExitCode, CommandError> {
+pub fn print(result: &TransferResult, telling: Telling, state: &StateDirectory) -> Result<ExitCode, CommandError> {
+    let Telling { json, quiet, verbose, error_on_no_transfer } = telling;
     if json {
         print_json(result)?;
     } else if !quiet {
-        say(&text(result, &state.path(format!("receipts/{}.receipt", result.transfer)).display().to_string()))?;
+        if let Some(would) = result.would.as_ref().filter(|_| verbose) {
+            say_dry_run(would)?;
+        }
+        // Only where there is one; a measurement's went with its directory.
+        let receipt = state.path(format!("receipts/{}.receipt", result.transfer));
+        let receipt = if receipt.exists() { receipt.display().to_string() } else { String::new() };
+        say(&text(result, &receipt))?;
+    }
+    if let Some(refused) = result.would.as_ref().and_then(|would| would.refused.as_ref()) {
+        say_aside!("culvert: {}", plain_lines(&refused.text));
     }
     for error in result.errors.iter().take(if json { 0 } else { ERRORS_SHOWN }) {
         say_aside!("culvert: {}", plain_lines(&format!("{}: {}", error.path, error.text)));
@@ -42,37 +63,102 @@ pub fn print(
     if let Some(warning) = result.warning().filter(|_| !json) {
         say_aside!("culvert: warning: {}", plain_lines(&warning));
     }
-    Ok(exit_code(result))
+    Ok(exit_code(result, error_on_no_transfer))
 }
 
-/// What a result means for the exit code.
+/// Prints a line for each entry of a dry run.
+fn say_dry_run(would: &Would) -> Result<(), CommandError> {
+    for file in &would.files {
+        say(&dry_run::line(file))?;
+    }
+    let more = would.file_count.saturating_sub(would.files.len() as u64);
+    if more > 0 && would.counts.new.is_some() {
+        say(&format!("… and {} more", show_count(more)))?;
+    }
+    Ok(())
+}
+
+/// What a result means for the exit code. What was left out keeps its code also where nothing else was to be done: whoever
+/// goes on with the copy must hear that it is not whole.
 #[must_use]
-pub fn exit_code(result: &TransferResult) -> ExitCode {
+pub fn exit_code(result: &TransferResult, error_on_no_transfer: bool) -> ExitCode {
     match result.state {
         State::Failed => ExitCode::Failed,
         State::Canceled => ExitCode::Interrupted,
         State::SucceededWithErrors => ExitCode::SomeFailed,
-        State::Succeeded if is_nothing(result) => ExitCode::NothingToDo,
+        State::Succeeded if error_on_no_transfer && is_nothing(result) => ExitCode::NothingToDo,
         State::Succeeded => ExitCode::Done,
     }
 }
 
 /// Whether everything was there already.
 fn is_nothing(result: &TransferResult) -> bool {
+    let would_send = result.would.as_ref().is_some_and(|would| would.counts.sent > 0);
     result.files.total > 0
         && result.files.stored == 0
         && result.others_made == 0
         && result.flows == 0
+        && !would_send
         && result.files.skipped == result.files.total
 }
 
-/// Prints a value as JSON.
+/// What is said of a transfer that stored nothing.
+fn text_of_nothing(result: &TransferResult) -> Option<String> {
+    let (total, failed) = (result.files.total, result.files.failed);
+    if is_nothing(result) {
+        let are_there = match total {
+            1 => "the file is there already".to_owned(),
+            total => format!("all {} are there already", counted(total, "file")),
+        };
+        return Some(match failed {
+            0 => format!("nothing to do: {are_there}"),
+            failed => {
+                let left_out = format!("{} {} left out", counted(failed, "other"), agree(failed, "was", "were"));
+                format!("nothing was sent: {are_there}, and {left_out}")
+            }
+        });
+    }
+    let has_nothing = failed > 0 && result.files.stored == 0 && result.others_made == 0;
+    has_nothing.then(|| {
+        let skipped = match result.files.skipped {
+            0 => String::new(),
+            skipped => format!(", {} {} there already", show_count(skipped), agree(skipped, "is", "are")),
+        };
+        format!("nothing was stored: {} failed{skipped}", counted(failed, "file"))
+    })
+}
+
+/// Whether this process has printed what its user asked for with `--json`.
+static HAS_ANSWERED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the answer that `--json` promises is on standard output: there is one, also if the command fails after it.
+#[must_use]
+pub fn has_answered() -> bool {
+    HAS_ANSWERED.load(Ordering::Relaxed)
+}
+
+/// Notes that the answer has been printed by other means than [`print_json`].
+pub fn note_answer() {
+    HAS_ANSWERED.store(true, Ordering::Relaxed);
+}
+
+/// Prints a line of several, of which none is the answer by itself: a failure after them is told by another line.
+///
+/// # Errors
+/// [`CommandError`] if standard output cannot be written.
+pub fn print_json_line(value: &impl serde::Serialize) -> Result<(), CommandError> {
+    let text = serde_json::to_string(value).map_err(CommandError::failed)?;
+    say(&plain_json(&text))
+}
+
+/// Prints the answer to `--json`.
 ///
 /// # Errors
 /// [`CommandError`] if standard output cannot be written.
 pub fn print_json(value: &impl serde::Serialize) -> Result<(), CommandError> {
-    let text = serde_json::to_string(value).map_err(CommandError::failed)?;
-    say(&plain_json(&text))
+    print_json_line(value)?;
+    note_answer();
+    Ok(())
 }
 
 /// Prints a text, with nothing in it that a terminal obeys but line ends, and a line's end. A reader that has gone (`| head`) is no error.
@@ -91,20 +177,11 @@ pub fn say(text: &str) -> Result<(), CommandError> {
 /// A result as people read it.
 #[must_use]
 pub fn text(result: &TransferResult, receipt: &str) -> String {
-    if is_nothing(result) {
-        return match result.files.total {
-            1 => "nothing to do: the file is there already".to_owned(),
-            total => format!("nothing to do: all {} are there already", counted(total, "file")),
-        };
+    if let Some(would) = &result.would {
+        return super::dry_run::text(would, result);
     }
-    if result.seconds == 0.0 {
-        return format!(
-            "would send {}, {}; {} {} there already",
-            counted(result.files.stored, "file"),
-            show_bytes(result.bytes),
-            show_count(result.files.skipped),
-            agree(result.files.skipped, "is", "are")
-        );
+    if let Some(text) = text_of_nothing(result) {
+        return text;
     }
     let mut lines = Vec::new();
     let what = if result.files.total == 0 {
@@ -147,6 +224,8 @@ pub fn text(result: &TransferResult, receipt: &str) -> String {
     if result.transfer.parse::<TransferId>().is_ok() && !receipt.is_empty() {
         lines.push(format!("  receipt    {receipt}"));
     }
-    lines.push(format!("  verdict    {}", result.verdict.text));
+    if result.bytes > result.resumed_bytes {
+        lines.push(format!("  verdict    {}", result.verdict.text));
+    }
     lines.join("\n")
 }

@@ -12,14 +12,15 @@ use crate::api_client::ApiClient;
 use crate::cli::args::{GlobalArgs, SendArgs, TransferOptions};
 use crate::cli::capture::EmbeddedCapture;
 use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::report::{self, Telling};
 use crate::cli::target::{Place, SshHost, parse};
-use crate::cli::{progress, report};
+use crate::cli::{progress, verbose};
 use crate::dataplane::Origin;
 use crate::node::Node;
 use crate::profiles::Profiles;
 use crate::registry::{RecordState, Role, TransferRecord, new_transfer_id, unix_ms};
 use crate::request::{Movement, Target, TransferRequest, carry_out, split_host_port};
-use crate::settings::Settings;
+use crate::settings::{Ports, Settings};
 use crate::ssh::{Ended, FarEnd, SshOptions};
 use crate::state::StateDirectory;
 use crate::typed_path::TypedPath;
@@ -137,13 +138,28 @@ pub fn options_of(options: &TransferOptions) -> Result<Options, CommandError> {
 async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCode, CommandError> {
     let mut typed = read_paths(&args.paths, is_get)?;
     let options = options_of(&args.options)?;
+    verbose::set(args.verbose && !global.quiet);
     let settings = Settings::resolve(&global.flags(&args.engine))?;
     let state = StateDirectory::open(&settings.state.value)?;
     typed.partner = typed.partner.or_over_ssh(|name| has_profile(&state, name));
     // A node that runs with this state carries the transfer out, unless ssh must be asked by this user on this terminal.
+    // A dry run needs none of its lanes.
+    let telling = Telling {
+        json: args.json,
+        quiet: global.quiet,
+        verbose: args.verbose,
+        error_on_no_transfer: args.error_on_no_transfer,
+    };
     if !matches!(typed.partner, Place::Ssh { .. })
+        && !options.dry_run
         && let Some(api) = ApiClient::connect(&state).await?
     {
+        if let Some(given) = args.engine.given() {
+            return Err(CommandError::usage(format!(
+                "a node runs with {} and carries this transfer out with its own data plane, for which {given} cannot be set by a command: leave it out, set it where the node is started, or name another state directory with --state",
+                state.root().display()
+            )));
+        }
         if args.capture.is_some() {
             return Err(CommandError::usage(
                 "a node runs with this state and carries the transfer out: leave --capture out, and start 'culvert capture FILE' beside it",
@@ -151,7 +167,12 @@ async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCod
         }
         let target = target_of(&typed.partner);
         let request = TransferRequest { target, movement: typed.movement, options, retries: Some(args.retries) };
-        return crate::cli::transfer::submit_and_follow(&api, &request, args.json, global.quiet, &state).await;
+        return crate::cli::transfer::submit_and_follow(&api, &request, telling, &state).await;
+    }
+    let mut settings = settings;
+    if options.dry_run {
+        // A node may have the others.
+        settings.ports.value = Ports::Any;
     }
     let partner = if settings.seeks_interface() { address_of(&typed.partner, &state).await } else { None };
     let node = embedded(&settings, &state, partner)?;
@@ -168,7 +189,7 @@ async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCod
     if let Some(capture) = capture {
         capture.end(global.quiet).await;
     }
-    report::print(&outcome?, args.json, global.quiet, &state)
+    report::print(&outcome?, telling, &state)
 }
 
 /// Whether a profile has this name. One that cannot be read has it, too: what is wrong with it is said when it is used.
@@ -303,11 +324,13 @@ pub async fn carry_out_here(
         canceler.registry.cancel(id).await;
         code
     });
-    let outcome = progress::show(quiet, shown, carry_out(node, id, &request, live)).await;
+    let outcome =
+        progress::show(quiet, shown.clone(), verbose::beside(shown, carry_out(node, id, &request, live))).await;
     node.registry.settle().await;
     if outcome.is_err() && interrupts.is_finished() {
         let code = interrupts.await.unwrap_or(ExitCode::Interrupted);
-        return Err(CommandError::new(code, "interrupted; the same command goes on where this one stopped"));
+        let text = "interrupted; the same command goes on where this one stopped";
+        return Err(CommandError::new(code, text).of_transfer(id));
     }
     interrupts.abort();
     if let Some(plane) = node.supervisor.running().await.filter(|plane| plane.af_xdp_mode().is_none() && !quiet) {
@@ -315,5 +338,5 @@ pub async fn carry_out_here(
             say_aside!("culvert: {refusal}");
         }
     }
-    Ok(outcome?.result)
+    Ok(outcome.map_err(|error| CommandError::from(error).of_transfer(id))?.result)
 }

@@ -1,9 +1,12 @@
 //! `culvert transfer`.
 
+mod listing;
+
 use std::ffi::OsStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use culvert_protocol::control::TransferId;
 use culvert_protocol::foreign_text::plain_lines;
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::receipt::Receipt;
@@ -13,16 +16,16 @@ use tokio::sync::watch;
 use crate::api_client::ApiClient;
 use crate::cli::args::{EngineArgs, GlobalArgs, TransferAction, TransferArgs};
 use crate::cli::exit::{CommandError, ExitCode, of_path};
-use crate::cli::report::{print_json, say};
+use crate::cli::report::{Telling, print_json, print_json_line, say};
 use crate::cli::send::{has_profile, options_of, read_paths, target_of};
 use crate::cli::target::Place;
-use crate::cli::{progress, report};
+use crate::cli::{progress, report, verbose};
 use crate::registry::{RecordState, Registry, TransferRecord};
 use crate::request::TransferRequest;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
 use crate::transfer::Progress;
-use crate::units::{show_bytes, show_rate};
+use crate::units::show_bytes;
 use culvert_tuning::counted::counted;
 
 /// Why a node is not asked for a transfer over ssh.
@@ -83,49 +86,72 @@ pub async fn run(global: GlobalArgs, args: TransferArgs) -> Result<ExitCode, Com
             }
             Ok(ExitCode::Done)
         }
-        TransferAction::Wait { transfer, timeout } => {
+        TransferAction::Wait { transfer, timeout, error_on_no_transfer } => {
             let api = ApiClient::need(&state).await?;
+            let transfer = id_of(&state, &transfer).await?;
             let timeout = timeout.map(Duration::from_secs);
             let record = wait(&api, &transfer, timeout, None).await?;
             if json {
                 print_json(&record)?;
             }
-            ended(&record)
+            ended(&record, error_on_no_transfer)
         }
         TransferAction::Watch { transfer } => {
             let api = ApiClient::need(&state).await?;
+            let transfer = id_of(&state, &transfer).await?;
             if json {
                 watch_json(&api, &transfer).await
             } else {
-                follow(&api, &transfer, json, global.quiet, &state).await
+                follow(&api, &transfer, Telling { quiet: global.quiet, ..Telling::default() }, &state).await
             }
         }
-        TransferAction::Pause { transfer } => pause(&ApiClient::need(&state).await?, &transfer).await,
-        TransferAction::Resume { transfer } => order(&state, &transfer, "resume").await,
-        TransferAction::Restart { transfer } => order(&state, &transfer, "restart").await,
-        TransferAction::Cancel { transfer } => {
-            ApiClient::need(&state).await?.cancel(&transfer).await?;
-            Ok(ExitCode::Done)
+        TransferAction::Pause { transfer } => {
+            let api = ApiClient::need(&state).await?;
+            pause(&api, &id_of(&state, &transfer).await?, json).await
         }
+        TransferAction::Resume { transfer } => order(&state, &transfer, "resume", json).await,
+        TransferAction::Restart { transfer } => order(&state, &transfer, "restart", json).await,
+        TransferAction::Cancel { transfer } => order(&state, &transfer, "cancel", json).await,
         TransferAction::Receipt { what, sender, receiver } => {
             receipt(&state, &what, sender.as_deref(), receiver.as_deref(), json)
         }
     }
 }
 
-async fn order(state: &StateDirectory, id: &str, what: &str) -> Result<ExitCode, CommandError> {
-    ApiClient::need(state).await?.order(id, what).await?;
+async fn order(state: &StateDirectory, id: &str, what: &str, json: bool) -> Result<ExitCode, CommandError> {
+    let api = ApiClient::need(state).await?;
+    let id = &id_of(state, id).await?;
+    api.order(id, what).await?;
+    if json {
+        print_json(&StateOf::of(&api.transfer(id).await?))?;
+    }
     Ok(ExitCode::Done)
 }
 
+/// Where a transfer stands after an order.
+#[derive(serde::Serialize)]
+struct StateOf<'a> {
+    transfer: &'a str,
+    state: RecordState,
+}
+
+impl<'a> StateOf<'a> {
+    fn of(record: &'a TransferRecord) -> Self {
+        Self { transfer: &record.transfer, state: record.state }
+    }
+}
+
 /// Pauses a transfer and waits until it has stopped: from then on it stays so.
-async fn pause(api: &ApiClient, id: &str) -> Result<ExitCode, CommandError> {
+async fn pause(api: &ApiClient, id: &str, json: bool) -> Result<ExitCode, CommandError> {
     api.order(id, "pause").await?;
     loop {
         let record = api.transfer(id).await?;
         let state = record.state;
         // What still shows progress has not quite stopped.
         if state == RecordState::Paused && record.progress.is_none() {
+            if json {
+                print_json(&StateOf::of(&record))?;
+            }
             return Ok(ExitCode::Done);
         }
         if state.is_final() {
@@ -148,11 +174,11 @@ async fn watch_json(api: &ApiClient, id: &str) -> Result<ExitCode, CommandError>
                 Some(result) => print_json(result)?,
                 None => print_json(&record)?,
             }
-            return ended(&record);
+            return ended(&record, false);
         }
         let now = Some((record.state, record.progress.clone()));
         if shown != now {
-            print_json(&serde_json::json!({
+            print_json_line(&serde_json::json!({
                 "transfer": record.transfer,
                 "state": record.state,
                 "attempts": record.attempts,
@@ -171,33 +197,31 @@ async fn watch_json(api: &ApiClient, id: &str) -> Result<ExitCode, CommandError>
 pub async fn submit_and_follow(
     api: &ApiClient,
     request: &TransferRequest,
-    json: bool,
-    quiet: bool,
+    telling: Telling,
     state: &StateDirectory,
 ) -> Result<ExitCode, CommandError> {
     let id = api.submit(request).await?;
-    let following = follow(api, &id, json, quiet, state);
+    if !telling.quiet && !telling.json {
+        say_aside!("culvert: the node that runs with {} carries this out, as transfer {id}", state.root().display());
+    }
+    let following = follow(api, &id, telling, state);
     tokio::select! {
         code = following => code,
         code = crate::cli::node::interrupted() => {
             let _ = api.cancel(&id).await;
-            Err(CommandError::new(code, "interrupted; the same command goes on where this one stopped"))
+            let text = "interrupted; the same command goes on where this one stopped";
+            Err(CommandError::new(code, text).of_transfer(&id))
         }
     }
 }
 
-async fn follow(
-    api: &ApiClient,
-    id: &str,
-    json: bool,
-    quiet: bool,
-    state: &StateDirectory,
-) -> Result<ExitCode, CommandError> {
+async fn follow(api: &ApiClient, id: &str, telling: Telling, state: &StateDirectory) -> Result<ExitCode, CommandError> {
     let (shown, receiver) = watch::channel(Progress::default());
-    let record = progress::show(quiet, receiver, wait(api, id, None, Some(&shown))).await?;
+    let waiting = verbose::beside(receiver.clone(), wait(api, id, None, Some(&shown)));
+    let record = progress::show(telling.quiet, receiver, waiting).await?;
     match &record.result {
-        Some(result) => report::print(result, json, quiet, state),
-        None => ended(&record),
+        Some(result) => report::print(result, telling, state),
+        None => ended(&record, telling.error_on_no_transfer),
     }
 }
 
@@ -228,14 +252,15 @@ async fn wait(
 }
 
 /// What an ended transfer means for the exit code.
-fn ended(record: &TransferRecord) -> Result<ExitCode, CommandError> {
+fn ended(record: &TransferRecord, error_on_no_transfer: bool) -> Result<ExitCode, CommandError> {
     if let Some(result) = &record.result {
-        return Ok(report::exit_code(result));
+        return Ok(report::exit_code(result, error_on_no_transfer));
     }
-    let failure = record.error.clone();
-    let (exit_code, text) =
-        failure.map_or((ExitCode::Failed as u8, "it failed".to_owned()), |failure| (failure.exit_code, failure.text));
-    Err(CommandError { exit_code, text })
+    let error = match record.error.clone() {
+        Some(failure) => failure.into(),
+        None => CommandError::failed("it failed"),
+    };
+    Err(error.of_transfer(&record.transfer))
 }
 
 /// The transfers, from the running node or from the state directory.
@@ -253,14 +278,22 @@ async fn records(state: &StateDirectory) -> Result<Vec<TransferRecord>, CommandE
 }
 
 async fn find(state: &StateDirectory, id: &str) -> Result<TransferRecord, CommandError> {
-    let id = id.to_ascii_uppercase();
-    let found = records(state).await?.into_iter().find(|record| record.transfer == id);
-    found.ok_or_else(|| {
+    let records = records(state).await?;
+    let id = listing::id_of(id, &records)?;
+    records.into_iter().find(|record| record.transfer == id).ok_or_else(|| {
         CommandError::new(
             ExitCode::NotFound,
             format!("there is no transfer {id}; 'culvert transfer list' shows those there are"),
         )
     })
+}
+
+/// The id that is meant, which may be typed in part.
+async fn id_of(state: &StateDirectory, typed: &str) -> Result<String, CommandError> {
+    if typed.parse::<TransferId>().is_ok() {
+        return Ok(typed.to_ascii_uppercase());
+    }
+    listing::id_of(typed, &records(state).await?)
 }
 
 async fn list(state: &StateDirectory, limit: usize, active: bool, json: bool) -> Result<ExitCode, CommandError> {
@@ -269,20 +302,16 @@ async fn list(state: &StateDirectory, limit: usize, active: bool, json: bool) ->
     records.truncate(limit);
     if json {
         for record in &records {
-            print_json(record)?;
+            print_json_line(record)?;
         }
         return Ok(ExitCode::Done);
     }
     if records.is_empty() {
         say("no transfers")?;
     }
-    for record in records {
-        let how = match (&record.result, &record.progress) {
-            (Some(result), _) => format!("{}, {}", show_bytes(result.bytes), show_rate(result.goodput_bps)),
-            (None, Some(progress)) => progress::line(progress),
-            (None, None) => record.error.as_ref().map_or(String::new(), |error| error.text.clone()),
-        };
-        say(&format!("{}  {:21}  {}  {how}", record.transfer, record.state.word(), record.description))?;
+    if !records.is_empty() {
+        let columns = rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| usize::from(size.ws_col));
+        say(&listing::table(&records, columns.filter(|&columns| columns > 0)))?;
     }
     Ok(ExitCode::Done)
 }
@@ -293,6 +322,8 @@ fn describe(record: &TransferRecord, state: &StateDirectory) -> String {
         format!("what         {}", record.description),
         format!("partner      {}", record.partner),
         format!("state        {}", record.state.word()),
+        format!("started      {}", listing::time(record.created_unix_ms)),
+        format!("ended        {}", record.ended_unix_ms.map_or_else(|| "not yet".to_owned(), listing::time)),
         format!("tries        {}", record.attempts),
     ];
     if let Some(progress) = &record.progress {
@@ -319,7 +350,7 @@ fn receipt(
     receiver: Option<&str>,
     json: bool,
 ) -> Result<ExitCode, CommandError> {
-    let text = match what.to_str().filter(|id| id.parse::<culvert_protocol::control::TransferId>().is_ok()) {
+    let text = match what.to_str().filter(|id| id.parse::<TransferId>().is_ok()) {
         Some(id) => Registry::open(state.clone())?
             .receipt(id.parse().map_err(CommandError::usage)?)?
             .ok_or_else(|| CommandError::new(ExitCode::NotFound, format!("there is no receipt of transfer {id}")))?,

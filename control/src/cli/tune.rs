@@ -11,6 +11,7 @@ use culvert_tuning::doctor::{Readiness, ReadinessState};
 
 use crate::cli::args::GlobalArgs;
 use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::report::note_answer;
 use crate::registry::recently_cut_off;
 use crate::settings::{Flags, SOCKET_BUFFER_BYTES, Settings, has_af_xdp};
 use crate::state::StateDirectory;
@@ -50,7 +51,7 @@ fn with_context(
             Some(named) => format!("culvert --state {named} tune"),
             None => "culvert tune".to_owned(),
         },
-        out: &mut io::stdout(),
+        out: &mut Answering(io::stdout()),
         err: &mut io::stderr(),
         versions: if probe { vec![("culvert".to_owned(), crate::cli::completion::version_text())] } else { Vec::new() },
         readiness: if probe { readiness(bind_address(global), &state) } else { Vec::new() },
@@ -59,7 +60,21 @@ fn with_context(
     };
     match run(&mut context) {
         Ok(code) => ExitCode::of(code).ok_or_else(|| CommandError::failed(format!("unknown exit code {code}"))),
-        Err(Failure { code, text }) => Err(CommandError { exit_code: code, text }),
+        Err(Failure { code, text }) => Err(CommandError { exit_code: code, text, code: None, transfer: None }),
+    }
+}
+
+/// Standard output, of which it is noted that the answer is there.
+struct Answering(io::Stdout);
+
+impl io::Write for Answering {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        note_answer();
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 

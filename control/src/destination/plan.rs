@@ -12,6 +12,7 @@ use std::path::Path;
 
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{FileError, Options, Overwrite, Refusal, RefusalCode};
+use culvert_protocol::dry_run::Fate;
 use culvert_protocol::manifest::{Entry, EntryKind, Manifest};
 use culvert_protocol::names::printable;
 use rustix::fs::{AtFlags, FileType, Mode, Stat, fstatvfs, mkdirat, readlinkat, renameat, statat, symlinkat, unlinkat};
@@ -93,39 +94,18 @@ pub fn decide(
     policy: Policy,
     earlier: &dyn StoredBefore,
 ) -> Result<Plan, Refusal> {
-    let mut looker = Looker::new(destination);
     let mut actions = Vec::with_capacity(manifest.len());
-    let mut taken: HashMap<Identity, u32> = HashMap::new();
     let mut collisions = Vec::new();
     let mut collision_count = 0u64;
-    for (file, entry) in manifest.entries() {
-        let name = destination.name(manifest, file);
-        let there = looker.look(&name, entry.kind == EntryKind::Directory)?;
-        let action = match there {
-            None => Action::Create,
-            Some(stat) => {
-                let decided = match has_one_name(&stat).then(|| taken.insert(identity(&stat), file)).flatten() {
-                    Some(other) => {
-                        let other = printable(&destination.name(manifest, other));
-                        Err(format!("is the same name as '{other}' to the file system, which folds them"))
-                    }
-                    None => {
-                        let before = earlier.before(&entry, &stat);
-                        let is_same = looker.is_same(&entry, split_name(&name).1, &stat);
-                        decide_existing(&entry, &stat, policy, before, is_same).map_err(str::to_owned)
-                    }
-                };
-                decided.unwrap_or_else(|reason| {
-                    collision_count += 1;
-                    if collisions.len() < NAMED_MAX {
-                        collisions.push(format!("'{}' {reason}", printable(&name)));
-                    }
-                    Action::Skip
-                })
+    decide_each(destination, manifest, policy, earlier, |name, decided, _| {
+        actions.push(decided.unwrap_or_else(|reason| {
+            collision_count += 1;
+            if collisions.len() < NAMED_MAX {
+                collisions.push(format!("'{}' {reason}", printable(name)));
             }
-        };
-        actions.push(action);
-    }
+            Action::Skip
+        }));
+    })?;
     if collision_count > 0 {
         let more = collision_count - collisions.len() as u64;
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -146,6 +126,81 @@ pub fn decide(
         ));
     }
     Ok(Plan { actions })
+}
+
+/// As [`decide`], for a dry run: what may not be replaced refuses nothing, and everything has a reason. A file that collides is
+/// one that is not sent.
+///
+/// # Errors
+/// [`Refusal`] if the destination cannot be looked at.
+pub fn foretell(
+    destination: &Destination,
+    manifest: &Manifest,
+    policy: Policy,
+    earlier: &dyn StoredBefore,
+) -> Result<(Plan, Vec<Fate>), Refusal> {
+    let (mut actions, mut fates) = (Vec::with_capacity(manifest.len()), Vec::with_capacity(manifest.len()));
+    decide_each(destination, manifest, policy, earlier, |_, decided, fate| {
+        actions.push(decided.unwrap_or(Action::Skip));
+        fates.push(fate);
+    })?;
+    Ok((Plan { actions }, fates))
+}
+
+/// Decides about every entry, and hands over its name at the destination, what becomes of it or why nothing may, and its fate.
+fn decide_each(
+    destination: &Destination,
+    manifest: &Manifest,
+    policy: Policy,
+    earlier: &dyn StoredBefore,
+    mut decided: impl FnMut(&[u8], Result<Action, String>, Fate),
+) -> Result<(), Refusal> {
+    let mut looker = Looker::new(destination);
+    let mut taken: HashMap<Identity, u32> = HashMap::new();
+    for (file, entry) in manifest.entries() {
+        let name = destination.name(manifest, file);
+        let Some(stat) = looker.look(&name, entry.kind == EntryKind::Directory)? else {
+            decided(&name, Ok(Action::Create), Fate::New);
+            continue;
+        };
+        if let Some(other) = has_one_name(&stat).then(|| taken.insert(identity(&stat), file)).flatten() {
+            let other = printable(&destination.name(manifest, other));
+            let reason = format!("is the same name as '{other}' to the file system, which folds them");
+            decided(&name, Err(reason), Fate::CollidesByName);
+            continue;
+        }
+        let before = earlier.before(&entry, &stat);
+        let is_same = looker.is_same(&entry, split_name(&name).1, &stat);
+        let action = decide_existing(&entry, &stat, policy, before, is_same);
+        let fate = fate_of(&entry, &stat, policy, action);
+        decided(&name, action.map_err(str::to_owned), fate);
+    }
+    Ok(())
+}
+
+/// Why an entry whose name is taken has its action, or may not have one.
+fn fate_of(entry: &Entry<'_>, there: &Stat, policy: Policy, action: Result<Action, &'static str>) -> Fate {
+    let is_file = FileType::from_raw_mode(there.st_mode) == FileType::RegularFile;
+    // None where the two are of different kinds.
+    let has_same_size = match entry.kind {
+        EntryKind::File { bytes, .. } if is_file => Some(there.st_size as u64 == bytes),
+        _ => None,
+    };
+    let is_compared =
+        matches!(entry.kind, EntryKind::File { bytes, .. } if is_file && bytes > policy.compared_above_bytes);
+    match (action, has_same_size) {
+        (Ok(Action::Create), _) => Fate::New,
+        (Ok(Action::Skip), _) => Fate::Same,
+        (Ok(Action::Resumed), _) => Fate::StoredBefore,
+        (Ok(Action::Replace), None) => Fate::DiffersInKind,
+        (Ok(Action::Replace), Some(_)) if policy.overwrite == Overwrite::Always => Fate::ReplacedAlways,
+        (Ok(Action::Replace), Some(_)) if policy.overwrite == Overwrite::Content && is_compared => Fate::Compared,
+        (Ok(Action::Replace), Some(false)) => Fate::DiffersInSize,
+        (Ok(Action::Replace), Some(true)) => Fate::DiffersInTime,
+        (Err(_), None) => Fate::CollidesInKind,
+        (Err(_), Some(false)) => Fate::CollidesInSize,
+        (Err(_), Some(true)) => Fate::CollidesInTime,
+    }
 }
 
 /// Device and inode.
@@ -346,16 +401,18 @@ impl<'a> Looker<'a> {
     }
 }
 
+/// Bytes that are free at the destination for this process; none if the file system does not say.
+#[must_use]
+pub fn free_bytes(destination: &Destination) -> Option<u64> {
+    fstatvfs(destination.base()).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// Refuses if the file system has not room for `bytes` more.
 ///
 /// # Errors
 /// [`Refusal`] with the numbers.
 pub fn check_room(destination: &Destination, bytes: u64) -> Result<(), Refusal> {
-    let Ok(stat) = fstatvfs(destination.base()) else { return Ok(()) };
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if bytes <= free {
-        return Ok(());
-    }
+    let Some(free) = free_bytes(destination).filter(|&free| bytes > free) else { return Ok(()) };
     let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     Err(Refusal::new(
         RefusalCode::NoSpace,
@@ -424,7 +481,7 @@ pub fn make_directories_and_symlinks(
             _ => make_symlink(destination, parent, last, entry.target, action),
         });
         if made == Err(Errno::EXIST) && entry.kind == EntryKind::Symlink {
-            made_all.failed.push(unwritable(manifest, file, Errno::EXIST));
+            made_all.failed.push(unwritable(&name, file, Errno::EXIST));
             continue;
         }
         made.map_err(|error| {

@@ -187,7 +187,7 @@ impl Unpacking<'_> {
             }
             match place.and_then(|place| self.stage_one(file, content, place)) {
                 Ok(staged) => result.staged.push(staged),
-                Err(error) => result.failed.push(unwritable(self.manifest, file, error)),
+                Err(error) => result.failed.push(unwritable(&self.destination.name(self.manifest, file), file, error)),
             }
         }
         if !result.mismatched.is_empty() {
@@ -365,7 +365,7 @@ impl Unpacking<'_> {
         self.link_into_place(&staged, &name, last).map(|stat| staged.stored(stat)).map_err(|error| {
             // A file that does not get its name keeps no temporary one.
             self.unstage(&staged);
-            unwritable(self.manifest, file, error)
+            unwritable(&self.destination.name(self.manifest, file), file, error)
         })
     }
 
@@ -467,10 +467,10 @@ fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// What is said of a file that could not be stored.
+/// What is said of a file that could not be stored; `name` is what it is called at the destination.
 #[must_use]
-pub fn unwritable(manifest: &Manifest, file: u32, error: Errno) -> FileError {
-    let name = printable(manifest.entry(file).name);
+pub fn unwritable(name: &[u8], file: u32, error: Errno) -> FileError {
+    let name = printable(name);
     let (code, text) = match error {
         Errno::EXIST => ("collision", format!("'{name}' was made by somebody else meanwhile and was not overwritten")),
         Errno::NOSPC | Errno::DQUOT => ("no_space", format!("'{name}' could not be stored: {error}")),
@@ -491,7 +491,7 @@ pub fn store_empty(unpacking: &Unpacking<'_>, file: u32) -> Result<StoredFile, F
     match (staged.staged.into_iter().next(), staged.failed.into_iter().next()) {
         (Some(staged), _) => unpacking.link(staged),
         (None, Some(failed)) => Err(failed),
-        (None, None) => Err(unwritable(unpacking.manifest, file, Errno::IO)),
+        (None, None) => Err(unwritable(&unpacking.destination.name(unpacking.manifest, file), file, Errno::IO)),
     }
 }
 

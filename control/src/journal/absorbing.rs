@@ -6,12 +6,13 @@
 //! and removed. One that is in use is left to its transfer, and one of other files to its next
 //! attempt.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use culvert_protocol::control::RefusalCode;
 use culvert_protocol::manifest::Manifest;
+use culvert_tuning::regular_file::{self, Links};
 
-use super::{Journal, JournalError, Past, Place, directory_of};
+use super::{JOURNAL_BYTES_MAX, Journal, JournalError, Past, Place, VERSION, directory_of, read};
 use crate::sources::hash_of;
 use crate::state::sync_directory;
 
@@ -53,6 +54,21 @@ pub fn absorb_others(
         let _ = other.remove().and_then(|()| sync_directory(directory_of(&path)));
     }
     Ok(())
+}
+
+/// What the journals say that [`absorb_others`] would find, without opening, locking or changing any: for a dry run, which
+/// may look while the transfer itself is under way. What cannot be read says nothing.
+#[must_use]
+pub fn glimpse(place: &Place, manifest: &Manifest) -> Past {
+    let past_of = |path: &Path| {
+        let bytes = regular_file::read(path, JOURNAL_BYTES_MAX, Links::Refused).ok()?;
+        read(&bytes).ok().filter(|contents| contents.version == VERSION).map(|contents| contents.past)
+    };
+    let mut past = past_of(&place.path()).unwrap_or_default();
+    let theirs = others(place).into_iter().filter_map(|path| past_of(&path));
+    let names = || manifest.entries().map(|(_, entry)| hash_of(entry.name));
+    theirs.filter(|theirs| theirs.is_about(&place.top_names, names())).for_each(|theirs| past.absorb(theirs));
+    past
 }
 
 fn others(place: &Place) -> Vec<PathBuf> {

@@ -85,7 +85,7 @@ pub fn after_transfer(node: &Node, partner: &str, side: Side, result: &TransferR
 /// A sentence if the transfer did worse than the record, and the path is to blame.
 fn compare(result: &TransferResult, record: &PathRecord, partner: &str) -> Option<String> {
     let expected = record.rate_bits_per_second?;
-    if result.goodput_bps as f64 >= expected as f64 * WORSE || result.verdict.limited_by != Limit::Path {
+    if result.goodput_bps as f64 >= expected as f64 * WORSE || result.verdict.limited_by != Some(Limit::Path) {
         return None;
     }
     let ip_bytes = u32::from(result.segment_bytes) + 100;
@@ -112,17 +112,15 @@ fn compare(result: &TransferResult, record: &PathRecord, partner: &str) -> Optio
 mod tests {
     use super::super::records::tests::record;
     use super::*;
-    use culvert_protocol::control::TransferId;
-    use culvert_protocol::seal::Cipher;
 
     fn transfer(goodput_bps: u64, loss: f64, segment_bytes: u16, limited_by: Limit) -> TransferResult {
-        let mut result = crate::transfer::result::dry_run(TransferId(1), 1, 0, 0, 1 << 30, Cipher::default());
+        let mut result = TransferResult::empty();
         result.goodput_bps = goodput_bps;
         result.loss = loss;
         result.segment_bytes = segment_bytes;
         result.segments_sent = 1_000_000;
         result.seconds = 10.0;
-        result.verdict.limited_by = limited_by;
+        result.verdict.limited_by = Some(limited_by);
         result
     }
 

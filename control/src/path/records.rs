@@ -128,7 +128,7 @@ pub fn of_transfer(result: &TransferResult, now_unix_ms: u64) -> PathRecord {
         confidence: None,
         hops: None,
         route: None,
-        limited_by_path: result.verdict.limited_by == culvert_protocol::verdict::Limit::Path,
+        limited_by_path: result.verdict.limited_by == Some(culvert_protocol::verdict::Limit::Path),
         transfers_meanwhile: 0,
     }
 }

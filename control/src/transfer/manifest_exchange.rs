@@ -13,7 +13,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use culvert_protocol::control::{Message, RefusalCode, decode_entries};
+use culvert_protocol::control::{LIST_BYTES, LeftOut, Message, RefusalCode, decode_entries};
+use culvert_protocol::dry_run::Finding;
 use culvert_protocol::manifest::Manifest;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -45,6 +46,10 @@ pub async fn send_manifest(context: &TransferContext, sources: Vec<Source>) -> R
         connection.writer.send(Message::ManifestPart(part)).await?;
     }
     let (tree, digest) = connection.writer.keep_alive(listing.end()).await?;
+    if context.tells_dry_run() && tree.problem_count > 0 {
+        let found = Finding::LeftOut { count: tree.problem_count, first: left_out(&tree) };
+        connection.writer.send(Message::DryRun(found)).await?;
+    }
     let end = Message::ManifestEnd {
         entries: u32::try_from(tree.manifest.len()).unwrap_or(u32::MAX),
         digest,
@@ -140,13 +145,31 @@ pub struct ReceivedManifest {
     pub allocated_bytes: u64,
     /// Whether the one file may take the destination's name.
     pub is_single_file: bool,
+    /// What a dry run would leave out: how much, and the first of it.
+    pub left_out: (u64, Vec<LeftOut>),
 }
 
 /// What a partner is told whose transfers list more than this node keeps for one.
 pub(crate) const TOO_MUCH_LISTED: &str =
     "the partner's transfers together list more than this node keeps in memory for one partner: divide them";
 
-/// Gathers a manifest.
+/// The first of what was left out, as far as it fits a message.
+#[must_use]
+pub fn left_out(tree: &SourceTree) -> Vec<LeftOut> {
+    let mut bytes = 0usize;
+    let told = tree.problems.iter().take_while(|problem| {
+        bytes = bytes.saturating_add(problem.name.len()).saturating_add(problem.text.len()).saturating_add(32);
+        bytes <= LIST_BYTES
+    });
+    told.map(|problem| LeftOut {
+        name: problem.name.clone(),
+        code: problem.code.to_owned(),
+        text: problem.text.clone(),
+    })
+    .collect()
+}
+
+/// Gathers a manifest. `is_told` says that it is a dry run's, and that the partner says what it would leave out.
 ///
 /// # Errors
 /// [`TransferError`] if the partner sends anything else, or an entry that cannot be.
@@ -157,9 +180,11 @@ pub async fn receive_manifest(
     cancel: &mut watch::Receiver<bool>,
     share: &mut Share,
     metrics: &Metrics,
+    is_told: bool,
 ) -> Result<ReceivedManifest, TransferError> {
     progress.send_modify(|progress| progress.phase = Phase::Listing);
     let (mut manifest, mut names) = (Manifest::default(), NameCheck::default());
+    let mut left_out = (0, Vec::new());
     loop {
         let message = tokio::select! {
             message = reader.next_in_time() => message?,
@@ -192,7 +217,13 @@ pub async fn receive_manifest(
                     return Err(TransferError::protocol("the manifest is not the one that its end announces"));
                 }
                 let is_single_file = is_single_file && manifest.len() == 1 && manifest.file_count() == 1;
-                return Ok(ReceivedManifest { manifest, allocated_bytes, is_single_file });
+                return Ok(ReceivedManifest { manifest, allocated_bytes, is_single_file, left_out });
+            }
+            Message::DryRun(Finding::LeftOut { count, first }) if is_told && left_out.0 == 0 => {
+                if count == 0 || first.len() as u64 > count {
+                    return Err(TransferError::protocol("it lists more that it would leave out than it counts"));
+                }
+                left_out = (count, first);
             }
             Message::Refused(refusal) => return Err(TransferError::Partner(refusal)),
             Message::Ping(number) => writer.send_urgent(Message::Pong(number))?,

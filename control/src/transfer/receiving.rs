@@ -156,6 +156,8 @@ struct Receiving {
     errors: ErrorList,
     /// What the sender did not send at all, in its own words.
     left_out: Vec<LeftOut>,
+    /// What it would not send, in a dry run: how much, and the first of it.
+    would_leave_out: (u64, Vec<LeftOut>),
     /// What is stored without some of its attributes.
     not_kept: NotKept,
     /// Files whose fate is not known yet.
@@ -223,17 +225,21 @@ const HELPERS_PATIENCE: Duration = Duration::from_secs(20);
 pub async fn receive(mut context: TransferContext, incoming: Incoming) -> Result<Received, TransferError> {
     let began = Instant::now();
     let began_unix_ms = unix_ms();
+    let mut would_leave_out = (0, Vec::new());
     let intake = match incoming {
         Incoming::Files(request) => {
-            let manifest = receive_manifest(
+            let is_told = context.tells_dry_run();
+            let mut manifest = receive_manifest(
                 &mut context.connection.reader,
                 &context.connection.writer,
                 &context.progress,
                 &mut context.cancel.clone(),
                 &mut context.share,
                 &context.metrics,
+                is_told,
             )
             .await?;
+            would_leave_out = std::mem::take(&mut manifest.left_out);
             plan_files(&context, request, manifest).await?
         }
         Incoming::Memory { bytes } => Intake::memory(bytes, context.options.chunk_bytes),
@@ -241,6 +247,7 @@ pub async fn receive(mut context: TransferContext, incoming: Incoming) -> Result
     let (lane_events, events) = event_queue();
     let (done, mut finished_work) = mpsc::unbounded_channel();
     let mut receiving = Receiving::new(context, intake, done, began, began_unix_ms)?;
+    receiving.would_leave_out = would_leave_out;
     let intake = receiving.intake.clone();
     let received = receiving.conduct(&lane_events, events, &mut finished_work).await;
     // Files are closed and what was being filled is removed, which may wait for the disk; and the
@@ -346,6 +353,7 @@ impl Receiving {
             offered: HashMap::new(),
             errors: ErrorList::default(),
             left_out: Vec::new(),
+            would_leave_out: (0, Vec::new()),
             not_kept: NotKept::default(),
             files_left,
             partials_in_motion: 0,

@@ -1,13 +1,16 @@
 //! The result of a transfer, as `--json` prints it (the contract's fields) and as it is kept.
 
-use culvert_protocol::control::{FileError, ReceiverSummary, SenderSummary, TransferId};
+use culvert_protocol::control::{FileError, LeftOut, ReceiverSummary, SenderSummary, TransferId};
 use culvert_protocol::foreign_text::{foreign_name, foreign_text};
 use culvert_protocol::receipt::Statement;
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::verdict::{Limit, Verdict};
 use serde::{Deserialize, Serialize};
 
+use super::dry_run::Would;
 use crate::limits::ERROR_BYTES_PER_TRANSFER;
+use crate::sources::Problem;
+use crate::units::{show_bytes, show_rate, show_seconds};
 use culvert_tuning::counted::counted;
 
 /// How a transfer ended.
@@ -68,6 +71,18 @@ pub struct ResultError {
     pub text: String,
 }
 
+impl From<&Problem> for ResultError {
+    fn from(problem: &Problem) -> Self {
+        Self { path: problem.name.clone(), code: problem.code.to_owned(), text: problem.text.clone() }
+    }
+}
+
+impl From<&LeftOut> for ResultError {
+    fn from(left: &LeftOut) -> Self {
+        Self { path: left.name.clone(), code: left.code.clone(), text: left.text.clone() }
+    }
+}
+
 /// The result of a transfer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TransferResult {
@@ -113,7 +128,7 @@ pub struct TransferResult {
     /// Bytes that were at the destination already: stored by an earlier attempt, or the same in the file that was replaced.
     pub resumed_bytes: u64,
     /// What limited it.
-    pub verdict: Verdict,
+    pub verdict: ShownVerdict,
     /// Files that failed.
     pub errors: Vec<ResultError>,
     /// How many failed, if they are more than `errors` lists.
@@ -124,6 +139,39 @@ pub struct TransferResult {
     /// How many there are.
     #[serde(default)]
     pub warning_count: u64,
+    /// Whether nothing was to be moved.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// What a dry run found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub would: Option<Would>,
+}
+
+/// A verdict as results have it: what nothing can be said of is not named.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShownVerdict {
+    /// The cause; none if nothing can be said of it.
+    pub limited_by: Option<Limit>,
+    /// Its part of the time, 0 to 1.
+    pub share: f64,
+    /// The line that users read.
+    #[serde(deserialize_with = "culvert_protocol::foreign_text::deserialize")]
+    pub text: String,
+}
+
+impl ShownVerdict {
+    /// No verdict, and why there is none.
+    #[must_use]
+    pub fn none(text: &str) -> Self {
+        Self { limited_by: None, share: 0.0, text: text.to_owned() }
+    }
+}
+
+impl From<Verdict> for ShownVerdict {
+    fn from(verdict: Verdict) -> Self {
+        let limited_by = (verdict.share > 0.0).then_some(verdict.limited_by);
+        Self { limited_by, share: verdict.share, text: verdict.text }
+    }
 }
 
 /// What a result is made of.
@@ -199,12 +247,75 @@ impl TransferResult {
             },
             root_blake3: statement.root_blake3.clone(),
             resumed_bytes: receiver.resumed_bytes,
-            verdict: receiver.verdict.clone(),
+            verdict: if moved > 0 { receiver.verdict.clone().into() } else { ShownVerdict::none("nothing was moved") },
             errors,
             error_count,
             warnings,
             warning_count,
+            dry_run: false,
+            would: None,
         }
+    }
+
+    /// The result of a transfer that moved nothing.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            transfer: String::new(),
+            state: State::Succeeded,
+            files: FileCounts::default(),
+            others_made: 0,
+            bytes: 0,
+            seconds: 0.0,
+            goodput_bps: 0,
+            datapath: "udp".to_owned(),
+            af_xdp_mode: None,
+            flows: 0,
+            segment_bytes: 0,
+            cipher: String::new(),
+            segments_sent: 0,
+            segments_resent: 0,
+            loss: 0.0,
+            rtt_ms: RttSummary::default(),
+            cpu_seconds: BothSides::default(),
+            cycles_per_byte: BothSides::default(),
+            root_blake3: String::new(),
+            resumed_bytes: 0,
+            verdict: ShownVerdict::none("nothing was moved"),
+            errors: Vec::new(),
+            error_count: 0,
+            warnings: Vec::new(),
+            warning_count: 0,
+            dry_run: false,
+            would: None,
+        }
+    }
+
+    /// As a line of a log.
+    #[must_use]
+    pub fn line(&self) -> String {
+        if self.dry_run {
+            return "a dry run: nothing was moved".to_owned();
+        }
+        let stored = format!("{}, {}", counted(self.files.stored, "file"), show_bytes(self.bytes));
+        let others = |count: u64, what: &str| if count > 0 { format!(", {count} {what}") } else { String::new() };
+        format!(
+            "stored {stored} in {}: {}{}{}",
+            show_seconds(self.seconds),
+            show_rate(self.goodput_bps),
+            others(self.files.skipped, "there already"),
+            others(self.files.failed, "failed")
+        )
+    }
+
+    /// As it is kept in a record.
+    #[must_use]
+    pub fn kept(&self) -> Self {
+        let mut kept = self.clone();
+        if let Some(would) = &mut kept.would {
+            would.shorten();
+        }
+        kept
     }
 
     /// What is to be said of attributes that were not kept; none if all were.
@@ -228,45 +339,6 @@ impl TransferResult {
             text.push_str(&format!("; and {more} more"));
         }
         Some(text)
-    }
-}
-
-/// The result of a dry run: what would have been sent.
-#[must_use]
-pub fn dry_run(
-    id: TransferId,
-    files: u64,
-    skipped: u64,
-    others_made: u64,
-    bytes: u64,
-    cipher: Cipher,
-) -> TransferResult {
-    TransferResult {
-        transfer: id.to_string(),
-        state: State::Succeeded,
-        files: FileCounts { total: files + skipped, stored: files, skipped, failed: 0 },
-        others_made,
-        bytes,
-        seconds: 0.0,
-        goodput_bps: 0,
-        datapath: "udp".to_owned(),
-        af_xdp_mode: None,
-        flows: 0,
-        segment_bytes: 0,
-        cipher: cipher.name().to_owned(),
-        segments_sent: 0,
-        segments_resent: 0,
-        loss: 0.0,
-        rtt_ms: RttSummary::default(),
-        cpu_seconds: BothSides::default(),
-        cycles_per_byte: BothSides::default(),
-        root_blake3: String::new(),
-        resumed_bytes: 0,
-        verdict: Verdict { limited_by: Limit::SourceRead, share: 0.0, text: "a dry run: nothing was moved".to_owned() },
-        errors: Vec::new(),
-        error_count: 0,
-        warnings: Vec::new(),
-        warning_count: 0,
     }
 }
 
@@ -318,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_warning_names_the_first_and_counts_all() {
-        let mut result = dry_run(TransferId(1), 1, 0, 0, 1, Cipher::Aes256Gcm);
+        let mut result = TransferResult::empty();
         assert_eq!(result.warning(), None);
         let warning = |path: &str| ResultError {
             path: path.to_owned(),

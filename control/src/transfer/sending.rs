@@ -21,6 +21,7 @@ use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::{
     FileError, FlowOffer, Message, NOT_KEPT_LISTED_MAX, PACKS_ARE_TOLD_SINCE, RefusalCode,
 };
+use culvert_protocol::dry_run::Fates;
 use culvert_protocol::manifest::Manifest;
 use culvert_protocol::receipt::Receipt;
 use culvert_protocol::tree_hash::ChunkHash;
@@ -96,6 +97,10 @@ pub struct PartnerHas {
     pub offers: Vec<FlowOffer>,
     /// Bytes of chunks and files that earlier attempts stored.
     pub stored_bytes: u64,
+    /// In a dry run: what would become of each entry.
+    pub fates: Fates,
+    /// In a dry run: bytes that are needed at the destination, and those that are free.
+    pub room: Option<(u64, Option<u64>)>,
     /// Reports that overtook the plan's end, as urgent messages may.
     pub early_reports: Vec<Vec<u8>>,
 }

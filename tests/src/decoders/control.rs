@@ -1,9 +1,10 @@
 //! What a partner says on the control connection, and the receipts that stay.
 
 use culvert_protocol::control::{
-    Accepted, FileError, FlowOffer, FrameReader, Message, Options, Overwrite, Refusal, RefusalCode, Request, Run,
-    TransferId, Wish, decode_entries, encode_entry,
+    Accepted, FileError, FlowOffer, FrameReader, LeftOut, Message, Options, Overwrite, Refusal, RefusalCode, Request,
+    Run, TransferId, Wish, decode_entries, encode_entry,
 };
+use culvert_protocol::dry_run::{Fate, FateRun, Finding};
 use culvert_protocol::identity::Identity;
 use culvert_protocol::manifest::{Entry, EntryKind, FileTime, Manifest};
 use culvert_protocol::path::{
@@ -91,8 +92,17 @@ pub(super) fn message_samples() -> Vec<Vec<u8>> {
     };
     let entry = FileError { file: 3, code: "time".into(), text: "utimensat: Operation not permitted".into() };
     let since_6 = [Message::NotKept { count: 9, first: vec![entry] }];
+    let left = LeftOut { name: "a/pipe".into(), code: "special".into(), text: "a pipe".into() };
+    let since_7 = [
+        Message::DryRun(Finding::LeftOut { count: 3, first: vec![left] }),
+        Message::DryRun(Finding::Fates(vec![
+            FateRun { count: 9, fate: Fate::New },
+            FateRun { count: 1, fate: Fate::CollidesByName },
+        ])),
+        Message::DryRun(Finding::Room { free_bytes: Some(1 << 40), needed_bytes: 77 }),
+    ];
     // A sample's number is its file's name in the corpus.
-    transfer_messages().iter().chain(&path_messages()).chain(&since_6).map(framed).collect()
+    transfer_messages().iter().chain(&path_messages()).chain(&since_6).chain(&since_7).map(framed).collect()
 }
 
 /// A control connection's bytes: transfers' messages and path checks'.

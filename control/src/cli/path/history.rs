@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::args::HistoryArgs;
 use crate::cli::exit::{CommandError, ExitCode};
-use crate::cli::report::{print_json, say};
+use crate::cli::report::{print_json_line, say};
 use crate::path::check::Side;
 use crate::path::grades::{ms, part};
 use crate::path::records::{self, PathRecord};
@@ -42,7 +42,7 @@ pub fn run(state: &StateDirectory, args: &HistoryArgs) -> Result<ExitCode, Comma
         let newest = records.iter().rev().take(args.limit);
         if args.json {
             for record in newest {
-                print_json(&Line { partner, direction: *side, record })?;
+                print_json_line(&Line { partner, direction: *side, record })?;
             }
             continue;
         }

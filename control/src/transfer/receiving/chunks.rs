@@ -329,7 +329,7 @@ impl Receiving {
         let whole = match whole {
             Ok(whole) => whole,
             Err(()) => {
-                let name = printable(self.intake.manifest.entry(file).name);
+                let name = printable(&self.intake.name(file));
                 let text = format!("'{name}' does not have the sender's hash although all its chunks do");
                 self.fail_file(FileError { file, code: "verification".to_owned(), text }, true);
                 return;
@@ -360,7 +360,7 @@ impl Receiving {
         let chunks = self.chunks.clone();
         match chunks.content(chunk) {
             Some(ChunkContent::Range { file, .. }) if !self.failed.contains(&file) => {
-                self.fail_file_or_end(unwritable(&self.intake.manifest, file, errno.unwrap_or(Errno::IO)))
+                self.fail_file_or_end(unwritable(&self.intake.name(file), file, errno.unwrap_or(Errno::IO)))
             }
             _ => Ok(()),
         }

@@ -3,13 +3,13 @@
 use std::sync::PoisonError;
 
 use culvert_protocol::control::{Message, NOT_KEPT_IS_TOLD_SINCE, ReceiverSummary, RefusalCode};
-use culvert_protocol::manifest::EntryKind;
 use culvert_protocol::names::printable;
 use culvert_protocol::receipt::{Receipt, Statement, sign_line, verify_line};
 use culvert_protocol::verdict::{ReceiverTimes, verdict};
 
 use super::{Done, LeftJournal, Received, Receiving, unix_ms};
 use crate::destination::attributes::NotKept;
+use crate::transfer::dry_run::{Direction, Found};
 use crate::transfer::result::{ResultError, ResultParts, TransferResult, bounded, named_errors};
 use crate::transfer::usage::millicycles_per_byte;
 use crate::transfer::{TransferError, root_of};
@@ -102,12 +102,8 @@ impl Receiving {
             sender_signature: signature.try_into().unwrap_or([0; 64]),
             receiver_signature: sign_line(&self.context.identity, &self.line),
         };
-        let name = |file| printable(self.intake.manifest.entry(file).name);
-        let left_out = self.left_out.iter().map(|left| ResultError {
-            path: left.name.clone(),
-            code: left.code.clone(),
-            text: left.text.clone(),
-        });
+        let name = |file| printable(&self.intake.name(file));
+        let left_out = self.left_out.iter().map(ResultError::from);
         let result = TransferResult::new(ResultParts {
             id: self.context.id,
             statement,
@@ -129,24 +125,20 @@ impl Receiving {
 
     /// What a dry run comes to.
     pub(super) fn dry_result(&self) -> TransferResult {
-        let manifest = &self.intake.manifest;
-        let would = |wanted: &dyn Fn(u32) -> bool| {
-            manifest
-                .entries()
-                .filter(|(file, entry)| matches!(entry.kind, EntryKind::File { .. }) && wanted(*file))
-                .count() as u64
+        let (intake, foretold) = (&self.intake, self.intake.foretold.as_ref());
+        let name = |file| printable(&intake.name(file));
+        let (count, first) = &self.would_leave_out;
+        let found = Found {
+            direction: Direction::Receive,
+            manifest: &intake.manifest,
+            name: &name,
+            fates: foretold.map(|foretold| foretold.fates.as_slice()),
+            is_skipped: &|file| intake.is_skipped(file),
+            stored_bytes: intake.resumed_bytes,
+            room: foretold.map(|foretold| (foretold.needed_bytes, foretold.free_bytes)),
+            left_out: (*count, first.iter().map(ResultError::from).collect()),
+            is_listed: self.context.share.is_users(),
         };
-        let bytes = (0..manifest.len() as u32)
-            .filter(|&file| self.intake.is_sent(file))
-            .filter_map(|file| manifest.file_bytes(file))
-            .sum();
-        crate::transfer::result::dry_run(
-            self.context.id,
-            would(&|file| self.intake.is_sent(file)),
-            would(&|file| self.intake.is_skipped(file)),
-            self.intake.others_made(),
-            bytes,
-            self.context.options.cipher,
-        )
+        found.result(self.context.id, self.context.options.cipher)
     }
 }

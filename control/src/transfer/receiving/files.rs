@@ -107,7 +107,7 @@ pub async fn open(
 }
 
 fn open_partial(intake: &Intake, file: u32, beginning: Beginning) -> Result<(PartialFile, u32), FileError> {
-    let fail = |error| unwritable(&intake.manifest, file, error);
+    let fail = |error| unwritable(&intake.name(file), file, error);
     let destination = intake.destination.as_ref().ok_or_else(|| fail(Errno::INVAL))?;
     let entry = intake.manifest.entry(file);
     let EntryKind::File { bytes, is_sparse } = entry.kind else { return Err(fail(Errno::INVAL)) };
@@ -197,7 +197,7 @@ pub struct WholeFile {
 /// # Errors
 /// What to say of the file.
 pub fn finish(intake: &Intake, file: u32, whole: &WholeFile, preserve: bool) -> Result<(), FileError> {
-    let fail = |error| unwritable(&intake.manifest, file, error);
+    let fail = |error| unwritable(&intake.name(file), file, error);
     let destination = intake.destination.as_ref().ok_or_else(|| fail(Errno::INVAL))?;
     let entry = intake.manifest.entry(file);
     let bytes = intake.manifest.file_bytes(file).unwrap_or(0);

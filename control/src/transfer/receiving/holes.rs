@@ -171,7 +171,7 @@ impl Receiving {
         let (intake, done) = (self.intake.clone(), self.done.clone());
         tokio::task::spawn_blocking(move || {
             let punched = partial.punch(offset, bytes.into());
-            let result = punched.map_err(|error| unwritable(&intake.manifest, file, error));
+            let result = punched.map_err(|error| unwritable(&intake.name(file), file, error));
             let _ = done.send(Done::Punched { chunk, hash, result });
         });
     }

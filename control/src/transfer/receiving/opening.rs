@@ -9,6 +9,7 @@ use culvert_dataplane::link::commands::{FileRange, FileSlot};
 use culvert_dataplane::link::messages::OpenReceive;
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::{FlowOffer, Message, runs};
+use culvert_protocol::dry_run::{self, Finding};
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::task::JoinSet;
 
@@ -37,6 +38,14 @@ impl Receiving {
         for part in self.intake.resumed.chunks(1_000) {
             writer.send(Message::Resumed(part.to_vec())).await?;
         }
+        let Some(foretold) = self.intake.foretold.as_ref().filter(|_| self.context.tells_dry_run()) else {
+            return Ok(());
+        };
+        for part in dry_run::runs(foretold.fates.iter().copied()).chunks(4_096) {
+            writer.send(Message::DryRun(Finding::Fates(part.to_vec()))).await?;
+        }
+        let (free_bytes, needed_bytes) = (foretold.free_bytes, foretold.needed_bytes);
+        writer.send(Message::DryRun(Finding::Room { free_bytes, needed_bytes })).await?;
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! What the receiver knows before the first byte: where to, what to do with each entry, and what an earlier attempt left.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{FileError, Options, Overwrite, Refusal, RefusalCode};
+use culvert_protocol::dry_run::Fate;
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::manifest::{EntryKind, Manifest};
 use culvert_protocol::names::printable;
@@ -19,11 +21,13 @@ use super::{is_left_alone, leftovers};
 use crate::destination::attributes::{Attributes, NotKept, Refused, set_directory_attributes};
 use crate::destination::files::LeftFile;
 use crate::destination::fresh_directories::FreshDirectories;
-use crate::destination::plan::{Action, Identity, Made, Policy, check_room, decide, make_directories_and_symlinks};
+use crate::destination::plan::{
+    Action, Identity, Made, Policy, check_room, decide, foretell, free_bytes, make_directories_and_symlinks,
+};
 use crate::destination::small_files::Unpacking;
 use crate::destination::temporary::temporary_name;
 use crate::destination::{Destination, Reach, Whereabouts};
-use crate::journal::{Journal, JournalError, Past, Place, Record, absorb_others, bound, not_journaled};
+use crate::journal::{Journal, JournalError, Past, Place, Record, absorb_others, bound, glimpse, not_journaled};
 use crate::limits::{JOURNALS_PER_PARTNER, Limit};
 use crate::metrics::Metrics;
 use crate::os_error;
@@ -53,6 +57,19 @@ pub struct FileRequest {
     pub journals: PathBuf,
     /// Where limits that are reached are counted.
     pub metrics: Arc<Metrics>,
+    /// In a dry run: whether what speaks against the transfer is told instead of refusing it.
+    pub foretells: bool,
+}
+
+/// What a dry run found of the destination.
+#[derive(Debug)]
+pub struct Foretold {
+    /// What would become of each entry.
+    pub fates: Vec<Fate>,
+    /// Bytes that are free, as far as the file system says.
+    pub free_bytes: Option<u64>,
+    /// Bytes that would be needed.
+    pub needed_bytes: u64,
 }
 
 /// A file that an earlier attempt began.
@@ -106,6 +123,8 @@ pub struct Intake {
     pub not_kept: Mutex<NotKept>,
     /// The journal; none for a measurement and a dry run.
     pub journal: SharedJournal,
+    /// What a dry run found, if whoever asked for it understands that.
+    pub foretold: Option<Foretold>,
 }
 
 impl Intake {
@@ -127,6 +146,16 @@ impl Intake {
             fresh: FreshDirectories::default(),
             not_kept: Mutex::default(),
             journal: SharedJournal::default(),
+            foretold: None,
+        }
+    }
+
+    /// What an entry is called at the destination: a single file may be called otherwise than at the sender.
+    #[must_use]
+    pub fn name(&self, file: u32) -> Cow<'_, [u8]> {
+        match &self.destination {
+            Some(destination) => destination.name(&self.manifest, file),
+            None => Cow::Borrowed(self.manifest.entry(file).name),
         }
     }
 
@@ -270,7 +299,7 @@ pub fn plan(
     options: &Options,
     partner: PublicKey,
 ) -> Result<Intake, Refusal> {
-    let ReceivedManifest { manifest, allocated_bytes, is_single_file } = received;
+    let ReceivedManifest { manifest, allocated_bytes, is_single_file, .. } = received;
     let mut destination = request.reach.open_destination(&request.destination, is_single_file, !options.dry_run)?;
     let (journal, past) = open_journal(request, &destination, &manifest, options, partner)?;
     let journal = SharedJournal::new(Mutex::new(journal));
@@ -282,8 +311,13 @@ pub fn plan(
         })?;
         adopt_opened(&destination, &manifest, &past);
     }
-    let plan = match decide(&destination, &manifest, Policy::of(options), &past) {
-        Ok(plan) => plan,
+    let decided = if request.foretells {
+        foretell(&destination, &manifest, Policy::of(options), &past).map(|(plan, fates)| (plan, Some(fates)))
+    } else {
+        decide(&destination, &manifest, Policy::of(options), &past).map(|plan| (plan, None))
+    };
+    let (plan, fates) = match decided {
+        Ok(decided) => decided,
         Err(refusal) => {
             drop(destination);
             // A journal of which nothing came need not stay.
@@ -308,6 +342,7 @@ pub fn plan(
         fresh: FreshDirectories::default(),
         not_kept: Mutex::default(),
         journal,
+        foretold: None,
     };
     find_resumed(&mut intake, &past, options);
     if options.checksum {
@@ -321,13 +356,17 @@ pub fn plan(
         .filter(|&file| intake.is_sent(file))
         .filter_map(|file| intake.manifest.file_bytes(file))
         .sum();
-    check_room(destination, allocated_bytes.min(sent_bytes).saturating_sub(intake.resumed_bytes)).inspect_err(
-        |_| {
-            if past.is_empty() {
-                intake.forget_journal();
-            }
-        },
-    )?;
+    let needed_bytes = allocated_bytes.min(sent_bytes).saturating_sub(intake.resumed_bytes);
+    if let Some(fates) = fates {
+        let free_bytes = free_bytes(destination);
+        intake.foretold = Some(Foretold { fates: begun_fates(fates, &intake), free_bytes, needed_bytes });
+        return Ok(intake);
+    }
+    check_room(destination, needed_bytes).inspect_err(|_| {
+        if past.is_empty() {
+            intake.forget_journal();
+        }
+    })?;
     if options.dry_run {
         return Ok(intake);
     }
@@ -353,6 +392,16 @@ pub fn plan(
         intake.own_directories = own_directories(&intake.manifest, &made.directories, &past);
     }
     Ok(intake)
+}
+
+/// Fates, where what an earlier attempt has begun is told from what is new or different.
+fn begun_fates(mut fates: Vec<Fate>, intake: &Intake) -> Vec<Fate> {
+    for begun in intake.begun.iter().filter(|begun| !begun.chunks.is_empty()) {
+        if let Some(fate) = fates.get_mut(begun.file as usize) {
+            *fate = Fate::BegunBefore;
+        }
+    }
+    fates
 }
 
 /// Goes on with the directories that an earlier attempt has opened.
@@ -408,14 +457,18 @@ fn open_journal(
     options: &Options,
     partner: PublicKey,
 ) -> Result<(Option<Journal>, Past), Refusal> {
-    if options.dry_run {
-        return Ok((None, Past::default()));
-    }
     let top_name = |name: &'_ [u8]| name.iter().position(|&byte| byte == b'/').unwrap_or(name.len());
     let (path, single_name) = (destination.path.as_os_str().as_bytes(), destination.single_name.as_deref());
     // A single file may get another name than it has: two names are two places.
     let top_names = manifest.entries().map(|(_, entry)| single_name.unwrap_or(&entry.name[..top_name(entry.name)]));
     let place = Place::new(&request.journals, partner, path, top_names);
+    if options.dry_run {
+        let mut past = if request.foretells { glimpse(&place, manifest) } else { Past::default() };
+        if options.checksum {
+            past.need_hashes();
+        }
+        return Ok((None, past));
+    }
     let refusal = |error: JournalError| Refusal::new(error.code(), error.to_string());
     let (mut journal, mut past) = Journal::open(place.path(), single_name).map_err(refusal)?;
     absorb_others(&place, manifest, single_name, &mut journal, &mut past).map_err(refusal)?;

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use culvert_protocol::control::{LIST_BYTES, LeftOut, Message, ReceiverSummary, RefusalCode, SenderSummary};
+use culvert_protocol::control::{Message, ReceiverSummary, RefusalCode, SenderSummary};
 use culvert_protocol::names::printable;
 use culvert_protocol::receipt::{Receipt, Statement, sign_line, verify_line};
 
 use super::{Payload, Sending, Sent};
-use crate::sources::SourceTree;
+use crate::transfer::manifest_exchange::left_out;
 use crate::transfer::result::{ResultError, ResultParts, TransferResult, bounded, named_errors};
 use crate::transfer::usage::millicycles_per_byte;
 use crate::transfer::{Phase, TransferError, root_of};
@@ -86,11 +86,7 @@ impl Sending {
         let (files_total, others_made, errors, warnings) = match &self.payload {
             Payload::Files { tree, .. } => {
                 let name = |file| printable(tree.manifest.entry(file).name);
-                let problems = tree.problems.iter().map(|problem| ResultError {
-                    path: problem.name.clone(),
-                    code: problem.code.to_owned(),
-                    text: problem.text.clone(),
-                });
+                let problems = tree.problems.iter().map(ResultError::from);
                 let others_made = self.has.others_made(&tree.manifest);
                 let errors = bounded(named_errors(&self.errors.listed, name).chain(problems));
                 let warnings = bounded(named_errors(&self.not_kept.first, name));
@@ -148,19 +144,4 @@ impl Sending {
             None => String::new(),
         }
     }
-}
-
-/// The first of what was left out, as far as it fits a message.
-fn left_out(tree: &SourceTree) -> Vec<LeftOut> {
-    let mut bytes = 0;
-    let told = tree.problems.iter().take_while(|problem| {
-        bytes += problem.name.len() + problem.text.len() + 32;
-        bytes <= LIST_BYTES
-    });
-    told.map(|problem| LeftOut {
-        name: problem.name.clone(),
-        code: problem.code.to_owned(),
-        text: problem.text.clone(),
-    })
-    .collect()
 }

@@ -1,0 +1,250 @@
+//! What a dry run comes to: what would become of every file, what it would need, and what speaks against it.
+
+use culvert_protocol::control::{RefusalCode, TransferId};
+use culvert_protocol::dry_run::Fate;
+use culvert_protocol::foreign_text::foreign_name;
+use culvert_protocol::manifest::{EntryKind, Manifest};
+use culvert_protocol::seal::Cipher;
+use serde::{Deserialize, Serialize};
+
+use super::result::{FileCounts, ResultError, ShownVerdict, State, TransferResult};
+use crate::limits::{DRY_RUN_LISTED_BYTES_MAX, DRY_RUN_LISTED_MAX, ERROR_BYTES_PER_TRANSFER};
+use crate::units::show_bytes;
+use culvert_tuning::counted::{agree, counted};
+
+/// Which way data would go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// From this host.
+    Send,
+    /// To this host.
+    Receive,
+}
+
+/// Numbers of files. What only partners of newer versions tell is absent otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WouldCounts {
+    /// Files of which bytes would be sent.
+    pub sent: u64,
+    /// Those of which nothing is there.
+    pub new: Option<u64>,
+    /// Those that would replace what is there.
+    pub replaced: Option<u64>,
+    /// Files that an earlier attempt stored, or began.
+    pub resumed: Option<u64>,
+    /// Files of which the same is there.
+    pub skipped: u64,
+    /// Entries that may not replace what is there: the transfer would be refused.
+    pub collisions: Option<u64>,
+    /// What would be left out.
+    pub left_out: u64,
+}
+
+/// What would become of a file, a directory (its path ends in a slash) or a symlink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WouldFile {
+    /// Its name.
+    pub path: String,
+    /// `new`, `replaced`, `resumed`, `skipped`, `collision` or `left_out`.
+    pub action: String,
+    /// A word for programs.
+    pub reason: String,
+    /// The reason for people; empty where there is nothing to explain.
+    pub text: String,
+}
+
+/// Why the transfer would be refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WouldRefuse {
+    /// A word for programs.
+    pub code: RefusalCode,
+    /// A sentence for people.
+    pub text: String,
+}
+
+/// What a transfer would do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Would {
+    /// Which way.
+    pub direction: Direction,
+    /// How many files.
+    pub counts: WouldCounts,
+    /// Bytes that would be sent.
+    pub bytes: u64,
+    /// Bytes that the destination needs for them.
+    pub needed_bytes: Option<u64>,
+    /// Bytes that the destination's file system has free, as the receiver sees it.
+    pub free_bytes: Option<u64>,
+    /// Why the transfer would be refused; none if nothing speaks against it.
+    pub refused: Option<WouldRefuse>,
+    /// The first of the entries; directories and symlinks that are there are not among them.
+    pub files: Vec<WouldFile>,
+    /// How many entries there are to list.
+    pub file_count: u64,
+}
+
+/// What both ends found.
+pub struct Found<'a> {
+    /// Which way data would go.
+    pub direction: Direction,
+    /// The files.
+    pub manifest: &'a Manifest,
+    /// What a file is called.
+    pub name: &'a dyn Fn(u32) -> String,
+    /// What would become of each entry; none if the partner does not tell.
+    pub fates: Option<&'a [Fate]>,
+    /// Whether an entry is skipped, as every partner tells.
+    pub is_skipped: &'a dyn Fn(u32) -> bool,
+    /// Bytes that are stored already of what is not skipped.
+    pub stored_bytes: u64,
+    /// Bytes that are needed at the destination, and those that are free there, as far as the receiver tells.
+    pub room: Option<(u64, Option<u64>)>,
+    /// What would be left out: how much, and the first of it.
+    pub left_out: (u64, Vec<ResultError>),
+    /// Whether the entries are listed: a partner that asked does so itself.
+    pub is_listed: bool,
+}
+
+impl Found<'_> {
+    /// The dry run's result.
+    #[must_use]
+    pub fn result(self, id: TransferId, cipher: Cipher) -> TransferResult {
+        let is_file = |file: u32| self.manifest.file_bytes(file).is_some();
+        let others_made =
+            (0..self.manifest.len() as u32).filter(|&file| !is_file(file) && self.is_sent(file)).count() as u64;
+        let would = self.would();
+        let (total, skipped) = (self.manifest.file_count(), would.counts.skipped);
+        let (error_count, errors) = self.left_out;
+        let state = match (&would.refused, error_count) {
+            (Some(_), _) => State::Failed,
+            (None, 0) => State::Succeeded,
+            (None, _) => State::SucceededWithErrors,
+        };
+        TransferResult {
+            transfer: id.to_string(),
+            state,
+            files: FileCounts { total, stored: 0, skipped, failed: error_count },
+            others_made,
+            cipher: cipher.name().to_owned(),
+            verdict: ShownVerdict::none("a dry run: nothing was moved"),
+            errors,
+            error_count,
+            dry_run: true,
+            would: Some(would),
+            ..TransferResult::empty()
+        }
+    }
+
+    fn is_sent(&self, file: u32) -> bool {
+        match self.fates {
+            Some(fates) => fates.get(file as usize).is_some_and(|fate| fate.is_sent()),
+            None => !(self.is_skipped)(file),
+        }
+    }
+
+    fn would(&self) -> Would {
+        let files = || (0..self.manifest.len() as u32).filter(|&file| self.manifest.file_bytes(file).is_some());
+        let bytes = |wanted: &dyn Fn(u32) -> bool| {
+            files().filter(|&file| wanted(file)).filter_map(|file| self.manifest.file_bytes(file)).sum::<u64>()
+        };
+        let is = |file: u32, fate: Fate| self.fates.is_some_and(|fates| fates.get(file as usize) == Some(&fate));
+        let count_of = |action: &str| {
+            let fates = self.fates?;
+            Some(files().filter(|&file| fates.get(file as usize).is_some_and(|f| f.action() == action)).count() as u64)
+        };
+        let counts = WouldCounts {
+            sent: files().filter(|&file| self.is_sent(file)).count() as u64,
+            new: count_of("new"),
+            replaced: count_of("replaced"),
+            resumed: count_of("resumed"),
+            skipped: count_of("skipped")
+                .unwrap_or_else(|| files().filter(|&file| (self.is_skipped)(file)).count() as u64),
+            // Directories and symlinks too.
+            collisions: self.fates.map(|fates| fates.iter().filter(|fate| fate.collides()).count() as u64),
+            left_out: self.left_out.0,
+        };
+        // What earlier attempts stored is whole files, which are not sent, and parts of others.
+        let stored_in_part = self.stored_bytes.saturating_sub(bytes(&|file| is(file, Fate::StoredBefore)));
+        let bytes = bytes(&|file| self.is_sent(file)).saturating_sub(stored_in_part);
+        let (files, file_count) = self.list();
+        let (needed_bytes, free_bytes) = self.room.map_or((None, None), |(needed, free)| (Some(needed), free));
+        Would {
+            direction: self.direction,
+            refused: refusal(&counts, needed_bytes, free_bytes),
+            counts,
+            bytes,
+            needed_bytes,
+            free_bytes,
+            files,
+            file_count,
+        }
+    }
+
+    /// The entries, as many as are listed, and how many there are.
+    fn list(&self) -> (Vec<WouldFile>, u64) {
+        let Some(fates) = self.fates else { return (Vec::new(), 0) };
+        let is_worth_it =
+            |(file, fate): &(u32, Fate)| self.manifest.file_bytes(*file).is_some() || !matches!(fate, Fate::Same);
+        let entries = || (0..).zip(fates.iter().copied()).filter(is_worth_it);
+        let count = entries().count() as u64 + self.left_out.0;
+        if !self.is_listed {
+            return (Vec::new(), count);
+        }
+        let of_entry = |(file, fate): (u32, Fate)| {
+            let is_directory = self.manifest.entry(file).kind == EntryKind::Directory;
+            WouldFile {
+                path: format!("{}{}", foreign_name(&(self.name)(file)), if is_directory { "/" } else { "" }),
+                action: fate.action().to_owned(),
+                reason: fate.reason().to_owned(),
+                text: fate.words().to_owned(),
+            }
+        };
+        let of_left = |left: &ResultError| WouldFile {
+            path: left.path.clone(),
+            action: "left_out".to_owned(),
+            reason: left.code.clone(),
+            text: left.text.clone(),
+        };
+        let files = entries().map(of_entry).chain(self.left_out.1.iter().map(of_left)).take(DRY_RUN_LISTED_MAX);
+        (bounded(files, DRY_RUN_LISTED_BYTES_MAX), count)
+    }
+}
+
+/// The first of the entries, as many as have room.
+fn bounded(files: impl Iterator<Item = WouldFile>, bytes_max: usize) -> Vec<WouldFile> {
+    let mut bytes = 0usize;
+    let fits = |file: &WouldFile| {
+        bytes = bytes.saturating_add(file.path.len()).saturating_add(file.text.len()).saturating_add(64);
+        bytes <= bytes_max
+    };
+    files.take_while(fits).collect()
+}
+
+impl Would {
+    /// As it is kept in a record, of which there are many.
+    pub fn shorten(&mut self) {
+        self.files = bounded(std::mem::take(&mut self.files).into_iter(), ERROR_BYTES_PER_TRANSFER);
+    }
+}
+
+/// Why the transfer would be refused.
+fn refusal(counts: &WouldCounts, needed: Option<u64>, free: Option<u64>) -> Option<WouldRefuse> {
+    if let Some(collisions) = counts.collisions.filter(|&collisions| collisions > 0) {
+        let text = format!(
+            "{} {} already and may not be replaced: use --overwrite changed, content or always to replace files, or another destination",
+            counted(collisions, "file"),
+            agree(collisions, "exists", "exist")
+        );
+        return Some(WouldRefuse { code: RefusalCode::Collision, text });
+    }
+    let (needed, free) = (needed?, free?);
+    (needed > free).then(|| WouldRefuse {
+        code: RefusalCode::NoSpace,
+        text: format!(
+            "the destination has {} free and {} are needed: make room or choose another destination",
+            show_bytes(free),
+            show_bytes(needed)
+        ),
+    })
+}

@@ -1,0 +1,191 @@
+//! What commands answer programs with: one JSON document always, of a schema, and exit codes of one table.
+
+use std::fs;
+use std::path::Path;
+
+use culvert_control::cli::exit::ExitCode;
+use culvert_tests::node::{Pair, RunningNode, wait_for};
+use culvert_tests::program::{Ran, command, run};
+use culvert_tests::schema::assert_valid;
+use serde_json::Value;
+
+/// The one document of a command that was given `--json`.
+#[track_caller]
+fn document(ran: &Ran) -> Value {
+    let mut documents = serde_json::Deserializer::from_str(&ran.out).into_iter::<Value>();
+    let first = documents.next().unwrap_or_else(|| panic!("it answers nothing: {ran:?}"));
+    assert!(documents.next().is_none(), "it answers more than once: {ran:?}");
+    first.unwrap_or_else(|error| panic!("{error}: {ran:?}"))
+}
+
+#[track_caller]
+fn answers(ran: &Ran, schema: &str) -> Value {
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let document = document(ran);
+    assert_valid(&document, schema);
+    document
+}
+
+/// A failure: its document, and that it has the exit code's number and a word.
+#[track_caller]
+fn fails(ran: &Ran, code: i32, word: &str) -> Value {
+    let document = document(ran);
+    assert_valid(&document, "failure");
+    assert_eq!((ran.code, &document["error"]["code"]), (code, &word.into()), "{ran:?}");
+    assert_eq!(document["error"]["exit_code"], code);
+    // People read the same.
+    let text = document["error"]["text"].as_str().unwrap();
+    assert!(ran.err.contains(text.lines().next().unwrap()), "{ran:?}");
+    document
+}
+
+/// Standard output was empty, and a program had to read the sentence.
+#[test]
+fn every_failure_is_an_object_with_code_text_and_exit_code() {
+    let pair = Pair::new();
+    let here = |arguments: &[&str]| run(&pair.here, arguments);
+    fails(&here(&["identity", "--json", "--state", pair.path("empty").to_str().unwrap()]), 3, "not_found");
+    fails(&here(&["status", "--json"]), 3, "not_found");
+    fails(&here(&["send", "--json", "one"]), 2, "usage");
+    fails(&here(&["send", "--json", "/not/there", "nobody:/x"]), 3, "not_found");
+    fails(&here(&["send", "--json", "--mode", "fixed", "a", "second:b"]), 2, "usage");
+    fails(&here(&["transfer", "show", "--json", "01M7Y66XEYQTB0R7Z4Z4Y0DQVK"]), 3, "not_found");
+    fails(&here(&["transfer", "wait", "--json", "01M7Y66XEYQTB0R7Z4Z4Y0DQVK"]), 3, "not_found");
+    fails(&here(&["transfer", "receipt", "--json", "/not/there"]), 3, "not_found");
+    fails(&here(&["profile", "show", "--json", "nobody"]), 3, "not_found");
+    fails(&here(&["profile", "add", "--json", "x", "--key", "nonsense"]), 2, "usage");
+    fails(&here(&["profile", "verify", "--json", "nobody"]), 3, "not_found");
+    fails(&here(&["path", "check", "--json", "nobody"]), 3, "not_found");
+    fails(&here(&["path", "history", "--json"]), 3, "not_found");
+    fails(&here(&["bench", "limit", "--json", "--core", "4095"]), 2, "usage");
+    fails(&here(&["config", "show", "--json", "--config", "/not/there.toml"]), 7, "bad_host");
+    fails(&here(&["demo", "--json", "--directory", "/not/there"]), 7, "bad_host");
+    // A host that there is not; the name is none that anybody is asked about.
+    let unknown =
+        fails(&here(&["send", "--json", "--retries", "0", "/etc/hostname", "culvert://a..b/x"]), 3, "not_found");
+    assert!(unknown["transfer"].as_str().is_some_and(|id| id.len() == 26), "{unknown}");
+}
+
+#[test]
+fn every_answer_is_one_document_of_its_schema() {
+    let pair = Pair::new();
+    let node = pair.start();
+    let here = |arguments: &[&str]| run(&pair.here, arguments);
+    let there = |arguments: &[&str]| run(&pair.there, arguments);
+    answers(&here(&["identity", "--json"]), "identity");
+    answers(&here(&["identity", "init", "--json"]), "identity");
+    answers(&here(&["version", "--json"]), "version");
+    answers(&here(&["config", "show", "--json"]), "config");
+    answers(&here(&["profile", "list", "--json"]), "profiles");
+    answers(&here(&["profile", "show", "second", "--json"]), "profile");
+    answers(&here(&["profile", "pending", "--json"]), "pending-keys");
+    answers(&there(&["status", "--json"]), "status");
+    let file = pair.path("file");
+    fs::write(&file, "content").unwrap();
+    let sent = answers(&pair.send(&file, "copy", &[]), "transfer-result");
+    let id = sent["transfer"].as_str().unwrap();
+    answers(&pair.get("copy", &pair.path("back"), &[]), "transfer-result");
+    answers(&here(&["transfer", "show", id, "--json"]), "transfer-record");
+    answers(&here(&["transfer", "receipt", id, "--json"]), "receipt");
+    let list = here(&["transfer", "list", "--json"]).exits(0);
+    assert_eq!(list.out.lines().count(), 2);
+    list.out.lines().for_each(|line| assert_valid(&serde_json::from_str(line).unwrap(), "transfer-record"));
+    let key = "a".repeat(64);
+    answers(&here(&["profile", "add", "third", "--key", &key, "--json"]), "profile");
+    answers(&here(&["profile", "remove", "third", "--json"]), "profile-removed");
+    answers(&here(&["path", "check", "second", "--seconds", "0.2", "--no-rate", "--json"]), "path-check");
+    let history = here(&["path", "history", "--json"]).exits(0);
+    history.out.lines().for_each(|line| assert_valid(&serde_json::from_str(line).unwrap(), "path-record"));
+    answers(&here(&["bench", "limit", "--seconds", "0.2", "--json"]), "bench-limit");
+    for (arguments, schema) in [
+        (&["tune", "audit", "--json"][..], "tune-audit"),
+        (&["tune", "plan", "--json"], "tune-plan"),
+        (&["tune", "status", "--json"], "tune-status"),
+        (&["doctor", "--json"], "doctor"),
+    ] {
+        assert_valid(&document(&here(arguments)), schema);
+    }
+    drop(node);
+}
+
+/// The record was printed and the sentence after it was all that told why; without a record there was nothing.
+#[test]
+fn transfers_of_a_node_are_answered_with_their_states_and_a_missing_source_at_once() {
+    let pair = Pair::new();
+    let node = pair.start();
+    let arguments = ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "127.0.0.1:0"];
+    let ours = RunningNode::start(&pair.here, &mut command(&pair.here, arguments));
+    let here = |arguments: &[&str]| run(&pair.here, arguments);
+    let destination = format!("second:{}", pair.shared.join("in").display());
+    let missing = here(&["transfer", "submit", "--json", "/not/there", &destination]);
+    fails(&missing, 3, "not_found");
+    fails(&here(&["transfer", "submit", "--json", "/etc/hostname", "nobody:/x"]), 3, "not_found");
+    let list = here(&["transfer", "list", "--json"]).exits(0);
+    assert_eq!(list.out, "", "what was refused is no transfer");
+    let file = pair.path("file");
+    fs::write(&file, vec![1; 32 << 20]).unwrap();
+    let file = file.display().to_string();
+    let submitted = here(&["transfer", "submit", "--json", "--rate", "20M", &file, &destination]);
+    let submitted = answers(&submitted, "transfer-submitted");
+    let id = submitted["transfer"].as_str().unwrap();
+    wait_for("it to move", || {
+        let record = here(&["transfer", "show", id, "--json"]).json();
+        (record["progress"]["bytes_done"].as_u64() > Some(0)).then_some(())
+    });
+    // Any beginning will do that is no other's.
+    let paused = answers(&here(&["transfer", "pause", &id[..16], "--json"]), "transfer-state");
+    assert_eq!(paused["state"], "paused");
+    // The partner read that somebody had canceled it.
+    let record = wait_for("the partner's record", || {
+        let record = run(&pair.there, ["transfer", "show", id, "--json"]).json();
+        (record["state"] != "active").then_some(record)
+    });
+    assert_eq!((&record["state"], &record["error"]["code"]), (&"failed".into(), &"interrupted".into()), "{record}");
+    answers(&here(&["transfer", "resume", id, "--json"]), "transfer-state");
+    answers(&here(&["transfer", "cancel", id, "--json"]), "transfer-state");
+    let ended = here(&["transfer", "wait", id, "--json"]);
+    assert_eq!((ended.code, &document(&ended)["state"]), (130, &"canceled".into()), "{ended:?}");
+    assert_valid(&document(&ended), "transfer-record");
+    let watched = here(&["transfer", "watch", id, "--json"]);
+    let last: Value = serde_json::from_str(watched.out.lines().last().unwrap()).unwrap();
+    assert_eq!((watched.code, &last["error"]["exit_code"]), (130, &130.into()));
+    let table = here(&["transfer", "list"]).exits(0).out;
+    assert!(table.starts_with("ID ") && table.contains("STARTED") && table.contains(id), "{table}");
+    // Options that only a data plane of the command's own could have are not passed over in silence.
+    for option in [["--mtu", "1500"], ["--cores", "0"], ["--memory", "1G"], ["--ports", "any"]] {
+        let refused = here(&[&["send", "--json", &file, &destination][..], &option].concat());
+        let answer = fails(&refused, 2, "usage");
+        let text = answer["error"]["text"].as_str().unwrap();
+        assert!(text.contains(option[0]) && text.contains("--state"), "{text}");
+    }
+    let small = pair.path("small");
+    fs::write(&small, "content").unwrap();
+    here(&["send", small.to_str().unwrap(), &destination]).exits(0).says("the node that runs with");
+    // Both nodes say what went well, too.
+    wait_for("a line of each", || {
+        let said = |log: &str| log.contains("stored 1 file, 7 B");
+        (said(&node.log()) && said(&ours.log())).then_some(())
+    });
+}
+
+#[test]
+fn the_lists_of_exit_codes_are_those_of_the_program() {
+    let documents = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+    let operations = fs::read_to_string(documents).unwrap();
+    let table = operations.split("| exit code | meaning | what to do |").nth(1).unwrap();
+    let rows: Vec<&str> = table.lines().skip(2).take_while(|line| line.starts_with('|')).collect();
+    let rows: Vec<String> = rows.into_iter().map(str::to_owned).collect();
+    let expected: Vec<String> = ExitCode::ALL
+        .iter()
+        .map(|code| format!("| {} | {} | {} |", *code as u8, code.meaning(), code.remedy()).replace("|  |", "| |"))
+        .collect();
+    assert_eq!(rows, expected, "docs/operations.md");
+    let room = tempfile::tempdir().unwrap();
+    run(room.path(), ["completion", "man", "--directory", room.path().to_str().unwrap()]).exits(0);
+    let page = fs::read_to_string(room.path().join("culvert.1")).unwrap();
+    let section = page.split("EXIT STATUS").nth(1).expect("the man page has the list");
+    for code in ExitCode::ALL {
+        let first = code.meaning().split(['`', '-']).next().unwrap();
+        assert!(section.contains(&format!("\\fB{}\\fR\n{first}", *code as u8)), "{code:?}: {section}");
+    }
+}

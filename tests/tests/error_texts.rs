@@ -1,0 +1,144 @@
+//! What errors look like: all texts of errors in the sources, and some that the program prints.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use culvert_tests::node::Pair;
+use culvert_tests::program::run;
+
+/// Where errors are made, up to the text.
+const MAKERS: [&str; 6] = [
+    "#[error(",
+    "CommandError::usage(",
+    "CommandError::failed(",
+    "CommandError::new(",
+    "Refusal::new(",
+    "TransferError::here(",
+];
+/// Words that engineers would not use, or that say nothing.
+const BANNED: [&str; 12] = [
+    "oops",
+    "sorry",
+    "please",
+    "unknown error",
+    "something went wrong",
+    "invalid argument",
+    "illegal",
+    "gone mad",
+    "for a person to",
+    "successfully",
+    "!!",
+    "??",
+];
+
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The string literal that is the text of an error, if what follows its maker has one before anything else that may be it.
+fn text_of(mut rest: &str) -> Option<String> {
+    // A code, and what makes a text of a format.
+    for _ in 0..3 {
+        rest = rest.trim_start();
+        if let Some(literal) = rest.strip_prefix('"') {
+            return Some(unescaped(literal));
+        }
+        if let Some(format) = rest.strip_prefix("format!(") {
+            rest = format;
+            continue;
+        }
+        let word =
+            rest.find(|character: char| !character.is_ascii_alphanumeric() && !matches!(character, ':' | '_'))?;
+        rest = rest.get(word..)?.strip_prefix(',')?;
+    }
+    None
+}
+
+fn unescaped(literal: &str) -> String {
+    let mut text = String::new();
+    let mut characters = literal.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '"' => break,
+            '\\' => match characters.next() {
+                // A line that goes on after the white space of the next.
+                Some('\n') => {
+                    let rest = characters.as_str().trim_start();
+                    characters = rest.chars();
+                }
+                Some(escaped) => text.push(escaped),
+                None => break,
+            },
+            character => text.push(character),
+        }
+    }
+    text
+}
+
+fn fault_of(text: &str) -> Option<String> {
+    let first = text.split_whitespace().next().unwrap_or_default();
+    // Names that are written so: UDP, AF_XDP.
+    let is_name = first.chars().all(|character| !character.is_lowercase());
+    if text.starts_with(char::is_uppercase) && !is_name {
+        return Some("it begins with a capital".to_owned());
+    }
+    if text.ends_with('.') || text.ends_with(' ') {
+        return Some("it ends with a period or a space".to_owned());
+    }
+    if text.contains("  ") {
+        return Some("it has two spaces".to_owned());
+    }
+    if text.contains("(os error") {
+        return Some("it has a number of the operating system".to_owned());
+    }
+    let lower = text.to_lowercase();
+    BANNED.iter().find(|word| lower.contains(*word)).map(|word| format!("it says '{word}'"))
+}
+
+#[test]
+fn the_texts_of_errors_have_one_form() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files = Vec::new();
+    for package in ["control", "protocol", "dataplane", "tuning", "perfsonar"] {
+        sources(&root.join(package).join("src"), &mut files);
+    }
+    let (mut count, mut faults) = (0, Vec::new());
+    for file in files {
+        let source = fs::read_to_string(&file).unwrap();
+        let source = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        for maker in MAKERS {
+            for (at, _) in source.match_indices(maker) {
+                let Some(text) = text_of(&source[at + maker.len()..]) else { continue };
+                count += 1;
+                faults.extend(fault_of(&text).map(|fault| format!("{}: {fault}: {text}", file.display())));
+            }
+        }
+    }
+    assert!(count > 250, "only {count} texts were found");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn errors_of_the_system_are_words_and_what_is_missing_names_its_host() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    for (arguments, words) in [
+        (&["transfer", "receipt", "/proc/1/mem"][..], "/proc/1/mem"),
+        (&["send", "/not/there", "second:/x"], "/not/there"),
+        (&["demo", "--directory", "/proc/no"], "/proc/no"),
+    ] {
+        let ran = run(&pair.here, arguments);
+        assert_ne!(ran.code, 0);
+        assert!(ran.err.contains(words) && !ran.err.contains("(os error"), "{ran:?}");
+    }
+    // On whose disk it is missing, the sentence did not say.
+    let missing = pair.get("not-there", &pair.path("back"), &[]).exits(3);
+    assert!(missing.err.contains("second: ") && missing.err.contains("not-there"), "{missing:?}");
+}
