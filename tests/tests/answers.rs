@@ -49,6 +49,7 @@ fn every_failure_is_an_object_with_code_text_and_exit_code() {
     fails(&here(&["send", "--json", "one"]), 2, "usage");
     fails(&here(&["send", "--json", "/not/there", "nobody:/x"]), 3, "not_found");
     fails(&here(&["send", "--json", "--mode", "fixed", "a", "second:b"]), 2, "usage");
+    fails(&here(&["send", "--json", "--remote-ports", "5000", "/etc/hostname", "second:/x"]), 2, "usage");
     fails(&here(&["transfer", "show", "--json", "01M7Y66XEYQTB0R7Z4Z4Y0DQVK"]), 3, "not_found");
     fails(&here(&["transfer", "wait", "--json", "01M7Y66XEYQTB0R7Z4Z4Y0DQVK"]), 3, "not_found");
     fails(&here(&["transfer", "receipt", "--json", "/not/there"]), 3, "not_found");

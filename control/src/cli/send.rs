@@ -139,6 +139,14 @@ async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCod
     let mut typed = read_paths(&args.paths, is_get)?;
     let options = options_of(&args.options)?;
     verbose::set(args.verbose && !global.quiet);
+    let of_far_ends = [(&args.remote_ports, "--remote-ports"), (&args.remote_cores, "--remote-cores")];
+    if let Some((_, option)) = of_far_ends.into_iter().find(|(value, _)| value.is_some())
+        && !matches!(typed.partner, Place::Ssh { .. })
+    {
+        return Err(CommandError::usage(format!(
+            "{option} is for a far end that ssh starts, and this partner has a node of its own: leave it out"
+        )));
+    }
     let settings = Settings::resolve(&global.flags(&args.engine))?;
     let state = StateDirectory::open(&settings.state.value)?;
     typed.partner = typed.partner.or_over_ssh(|name| has_profile(&state, name));

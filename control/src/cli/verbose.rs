@@ -29,12 +29,12 @@ pub async fn beside<T>(mut progress: watch::Receiver<Progress>, until: impl Futu
             if progress.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
-            *progress.borrow_and_update()
         };
         tokio::select! {
             biased;
             outcome = &mut until => return outcome,
-            now = changed => {
+            () = changed => {
+                let now = progress.borrow_and_update();
                 if now.phase != told {
                     told = now.phase;
                     say_aside!("culvert: {}", line(&now));
