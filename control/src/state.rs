@@ -172,7 +172,8 @@ impl StateDirectory {
     /// # Errors
     /// [`StateError`]; [`StateError::Unusable`] for what has its name and is none.
     pub fn make_directory(&self, name: &str) -> Result<(), StateError> {
-        let path = self.path(name);
+        // Joining an empty name adds a slash, with which a file of this name is no file.
+        let path = if name.is_empty() { self.root.clone() } else { self.path(name) };
         match regular_file::make_directory(&path) {
             Err(ReadError::Os(error)) => Err(StateError::Os { what: "make the directory", path, error }),
             made => made.map_err(|error| StateError::Unusable { path, reason: error.to_string() }),

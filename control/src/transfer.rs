@@ -119,6 +119,16 @@ impl TransferError {
         if matches!(self, Self::KeyChanged(_)) {
             return 12;
         }
+        // What does not fit this host, or how the data plane is set up on it, fits no other transfer either.
+        if let Self::DataPlane(
+            DataPlaneError::CannotStart(_)
+            | DataPlaneError::Prepare(_)
+            | DataPlaneError::Spawn { .. }
+            | DataPlaneError::Attach { .. },
+        ) = self
+        {
+            return 7;
+        }
         match self.code() {
             RefusalCode::UnknownKey | RefusalCode::NotPermitted => 4,
             RefusalCode::NotFound => 3,

@@ -85,7 +85,7 @@ pub async fn run(global: GlobalArgs, args: DemoArgs) -> Result<ExitCode, Command
     room.close().map_err(|error| CommandError::failed(format!("cannot remove {place}: {error}")))?;
     if args.json {
         report::print_json(&result)?;
-    } else {
+    } else if !global.quiet {
         say(&table(&result, compared, &digest))?;
     }
     Ok(ExitCode::Done)

@@ -65,7 +65,7 @@ pub const BUFFERS_PER_LANE_MIN: usize = 4;
 pub enum PrepareError {
     /// Too little memory for so many lanes.
     #[error(
-        "{memory_bytes} bytes of buffers are too few: each lane needs {BUFFERS_PER_LANE_MIN} chunks of {buffer_bytes} bytes (lanes: {lanes}); raise --memory, or use fewer cores with --cores"
+        "{memory_bytes} B of buffers are too few: each lane needs {BUFFERS_PER_LANE_MIN} chunks of {buffer_bytes} bytes (lanes: {lanes}); raise --memory, or use fewer cores with --cores"
     )]
     TooLittleMemory {
         /// What there is.

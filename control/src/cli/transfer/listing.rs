@@ -12,6 +12,8 @@ use crate::units::{show_bytes, show_rate};
 const ID_CHARACTERS_MIN: usize = 4;
 /// Shown on terminals at least: enough to stay unique for a while.
 const SHOWN_CHARACTERS_MIN: usize = 12;
+/// Paths and results are not both shown where fewer columns are left for them.
+const BOTH_COLUMNS_MIN: usize = 45;
 /// Transfers that are named where a beginning stands for several.
 const NAMED_MAX: usize = 3;
 
@@ -70,7 +72,12 @@ pub fn table(records: &[TransferRecord], columns: Option<usize>) -> String {
     // Of the paths so much that something is left for the result, where there is room for both.
     if let Some(columns) = columns {
         let taken: usize = widths[..4].iter().map(|width| width + 2).sum();
-        widths[4] = widths[4].min((columns.saturating_sub(taken) * 2 / 3).max(20));
+        let left = columns.saturating_sub(taken);
+        if left < BOTH_COLUMNS_MIN {
+            rows.iter_mut().for_each(|row| row[5].clear());
+        } else {
+            widths[4] = widths[4].min(left * 2 / 3);
+        }
     }
     let lines = rows.iter().map(|row| {
         let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| pad(cell, width)).collect();
