@@ -94,10 +94,14 @@ fn every_answer_is_one_document_of_its_schema() {
     let key = "a".repeat(64);
     answers(&here(&["profile", "add", "third", "--key", &key, "--json"]), "profile");
     answers(&here(&["profile", "remove", "third", "--json"]), "profile-removed");
+    answers(&here(&["profile", "verify", "second", "--json"]), "profile-verified");
     answers(&here(&["path", "check", "second", "--seconds", "0.2", "--no-rate", "--json"]), "path-check");
     let history = here(&["path", "history", "--json"]).exits(0);
     history.out.lines().for_each(|line| assert_valid(&serde_json::from_str(line).unwrap(), "path-record"));
     answers(&here(&["bench", "limit", "--seconds", "0.2", "--json"]), "bench-limit");
+    let room = pair.path("").display().to_string();
+    answers(&here(&["bench", "disk", &room, "--size", "16M", "--json"]), "bench-disk");
+    answers(&here(&["demo", "--size", "1M", "--json"]), "transfer-result");
     for (arguments, schema) in [
         (&["tune", "audit", "--json"][..], "tune-audit"),
         (&["tune", "plan", "--json"], "tune-plan"),
@@ -150,6 +154,20 @@ fn transfers_of_a_node_are_answered_with_their_states_and_a_missing_source_at_on
     let watched = here(&["transfer", "watch", id, "--json"]);
     let last: Value = serde_json::from_str(watched.out.lines().last().unwrap()).unwrap();
     assert_eq!((watched.code, &last["error"]["exit_code"]), (130, &130.into()));
+    answers(&here(&["transfer", "restart", id, "--json"]), "transfer-state");
+    let (state, restarted) = (pair.here.clone(), id.to_owned());
+    let watching = std::thread::spawn(move || run(&state, ["transfer", "watch", &restarted, "--json"]));
+    wait_for("it to move again", || {
+        let record = here(&["transfer", "show", id, "--json"]).json();
+        (record["progress"]["bytes_done"].as_u64() > Some(0)).then_some(())
+    });
+    answers(&here(&["transfer", "cancel", id, "--json"]), "transfer-state");
+    let watched = watching.join().unwrap();
+    let lines: Vec<Value> = watched.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (last, before) = lines.split_last().unwrap();
+    assert!(!before.is_empty());
+    before.iter().for_each(|line| assert_valid(line, "transfer-line"));
+    assert_valid(last, "transfer-record");
     let table = here(&["transfer", "list"]).exits(0).out;
     assert!(table.starts_with("ID ") && table.contains("STARTED") && table.contains(id), "{table}");
     // Options that only a data plane of the command's own could have are not passed over in silence.

@@ -32,7 +32,8 @@ fn a_symlink_that_leads_elsewhere_is_not_the_same() {
         pair.send(&source.join(""), "in", &["--overwrite", policy]).exits(0);
         assert_eq!(fs::read_link(&there).unwrap(), Path::new("v2"), "{policy}");
         let nothing = if policy == "always" { 0 } else { 9 };
-        pair.send(&source.join(""), "in", &["--overwrite", policy, "--dry-run"]).exits(nothing);
+        pair.send(&source.join(""), "in", &["--overwrite", policy, "--dry-run", "--error-on-no-transfer"])
+            .exits(nothing);
         fs::remove_file(&there).unwrap();
         symlink("v1", &there).unwrap();
         pair.send(&source.join(""), "in", &["--overwrite", policy, "--dry-run"]).exits(0);
