@@ -3,6 +3,7 @@
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 
+use culvert_protocol::control::RefusalCode;
 use culvert_tuning::regular_file::word;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
@@ -12,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::accounts::{self, OwnedState};
 use crate::api::captures::{ID_HEADER, LANES_HEADER, SUMMARY_TRAILER};
 use crate::api::{ApiError, NodeStatus, REQUEST_BYTES_MAX, Submitted, too_many_names};
 use crate::capture::{CaptureOptions, Summary};
@@ -52,11 +54,13 @@ impl ApiClient {
                 return Err(CommandError::new(ExitCode::BadHost, text));
             }
             Ok(kind) if !kind.is_socket() => return Ok(None),
+            Err(error) if is_refused(&error) => return Err(forbidden(state, &error)),
             _ => {}
         }
         match UnixStream::connect(&socket).await {
             Ok(_) => Ok(Some(Self { socket })),
             Err(error) if os_error::errno_of(&error).is_some_and(os_error::is_shortage) => Err(broken(&error)),
+            Err(error) if is_refused(&error) => Err(forbidden(state, &error)),
             Err(_) => Ok(None),
         }
     }
@@ -72,7 +76,8 @@ impl ApiClient {
                 let text = format!("the node that runs with the state directory {root} has no socket: it is just starting, or somebody has removed {}; try again, or restart the node", state.path("api.sock").display());
                 return CommandError::new(ExitCode::Temporary, text);
             }
-            CommandError::new(ExitCode::NotFound, format!("no node runs with the state directory {root}: start one with 'culvert node', or name another with --state"))
+            let hint = OwnedState::hint(state.root(), "…");
+            CommandError::new(ExitCode::NotFound, format!("no node runs with the state directory {root}: start one with 'culvert node', or name another with --state{hint}"))
         })
     }
 
@@ -211,6 +216,18 @@ impl ApiClient {
         };
         Err(CommandError { code: word, ..CommandError::told(code, text) })
     }
+}
+
+fn is_refused(error: &std::io::Error) -> bool {
+    os_error::code_of(error) == RefusalCode::NotPermitted
+}
+
+/// A node may run there: who may not look cannot say that none does.
+fn forbidden(state: &StateDirectory, error: &std::io::Error) -> CommandError {
+    let socket = state.path("api.sock");
+    let remedy = accounts::remedy(&socket).unwrap_or_else(|| "check its owner and permissions".to_owned());
+    let text = format!("the node of {} cannot be asked: {error}; {remedy}", state.root().display());
+    CommandError::new(ExitCode::BadHost, text)
 }
 
 fn broken(error: &dyn std::fmt::Display) -> CommandError {

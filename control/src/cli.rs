@@ -15,6 +15,7 @@ pub mod exit;
 pub mod far_end;
 pub mod identity;
 pub mod ledger;
+pub mod man;
 pub mod monitor;
 pub mod node;
 pub mod path;
@@ -28,6 +29,7 @@ pub mod target;
 pub mod transfer;
 pub mod tune;
 pub mod verbose;
+pub mod whose;
 
 use std::future::Future;
 
@@ -51,7 +53,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
     culvert_dataplane::process::ignore_file_size_signal();
     // Known before threads make files.
     let _ = crate::destination::modes::process_umask();
-    let Cli { global, command } = cli;
+    let Cli { mut global, command } = cli;
+    whose::settle(&mut global, &command)?;
     match command {
         Command::Send(args) => block_on(send::send(global, args)),
         Command::Get(args) => block_on(send::get(global, args)),

@@ -16,6 +16,7 @@
 #[macro_use(say_aside)]
 extern crate culvert_dataplane;
 
+pub mod accounts;
 pub mod api;
 pub mod api_client;
 pub mod capture;

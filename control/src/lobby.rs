@@ -218,7 +218,9 @@ async fn note_key(node: &Node, connection: &Connection) -> bool {
         return blocking(move || profiles.pending().is_ok_and(|keys| keys.iter().any(|known| known.key == key))).await;
     }
     let (profiles, name) = (node.profiles.clone(), connection.partner_name.clone());
-    let noted = blocking(move || profiles.note_pending(key, &name, &address.to_string(), unix_ms() / 1_000)).await;
+    // The port is one that its host took for this connection: nobody listens there.
+    let host = address.ip().to_canonical().to_string();
+    let noted = blocking(move || profiles.note_pending(key, &name, &host, unix_ms() / 1_000)).await;
     match noted {
         Ok(is_noted) => {
             if !is_noted {

@@ -4,13 +4,16 @@
 //! or written over the network.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use culvert_protocol::control::RefusalCode;
 use culvert_protocol::identity::PublicKey;
 use serde::{Deserialize, Serialize};
 
+use crate::accounts::OwnedState;
 use crate::host::Host;
+use crate::settings::DEFAULT_PORT;
 use crate::state::{StateDirectory, StateError};
 
 /// The version of profiles and of the table of keys that asked. A file without a version is of
@@ -24,6 +27,9 @@ const PENDING_MAX: usize = 256;
 const PENDING_OF_HOST_MAX: usize = 8;
 /// A key that has not asked for so long makes room for one that asks now: its owner has given up, or comes again.
 const PENDING_SILENT_S: u64 = 7 * 24 * 60 * 60;
+
+/// So many fingerprints are shown of those that begin alike.
+const AMBIGUOUS_SHOWN_MAX: usize = 5;
 
 /// What a partner may do in a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,13 +125,31 @@ pub struct PendingKey {
     /// What its node calls itself. Anybody can call themselves anything.
     #[serde(deserialize_with = "culvert_protocol::foreign_text::deserialize")]
     pub name: String,
-    /// Where it came from, or where it was found.
+    /// The host it came from, without a port; or where this node's user found it, with the port of the node there.
     #[serde(deserialize_with = "culvert_protocol::foreign_text::deserialize")]
     pub address: String,
     /// When it first asked, in seconds since 1970.
     pub first_seen_unix: u64,
     /// When it last asked.
     pub last_seen_unix: u64,
+}
+
+impl PendingKey {
+    /// Whether it came to this node, so that nobody knows where its own listens.
+    #[must_use]
+    pub fn is_guest(&self) -> bool {
+        self.address.parse::<IpAddr>().is_ok()
+    }
+
+    /// Where its node listens, as profiles have it. One that came to this node is taken to listen at the port of
+    /// all nodes.
+    #[must_use]
+    pub fn node_address(&self) -> String {
+        match self.address.parse::<IpAddr>() {
+            Ok(host) => SocketAddr::new(host, DEFAULT_PORT).to_string(),
+            Err(_) => self.address.clone(),
+        }
+    }
 }
 
 /// A profile that cannot be used or made.
@@ -140,8 +164,15 @@ pub enum ProfileError {
     )]
     BadName(String),
     /// No such profile.
-    #[error("there is no profile '{0}': 'culvert profile list' shows those there are, 'culvert profile add' makes one")]
-    NotFound(String),
+    #[error(
+        "there is no profile '{name}': 'culvert profile list' shows those there are, 'culvert profile add' makes one{hint}"
+    )]
+    NotFound {
+        /// The name that was asked for.
+        name: String,
+        /// Where else there are profiles.
+        hint: String,
+    },
     /// It exists already.
     #[error("there is a profile '{0}' already; 'culvert profile edit {0}' changes it")]
     Exists(String),
@@ -152,8 +183,31 @@ pub enum ProfileError {
     #[error("'{0}' cannot be permitted: write an absolute path")]
     RelativeRoot(PathBuf),
     /// No pending key with that fingerprint.
-    #[error("no key with the fingerprint {0} has asked; 'culvert profile pending' lists those that have")]
+    #[error("no key whose fingerprint begins with '{0}' has asked; 'culvert profile pending' lists those that have")]
     NotPending(String),
+    /// Several of them.
+    #[error("more than one key that asked has a fingerprint that begins with '{beginning}': {}; write more of it", found.join(", "))]
+    Ambiguous {
+        /// What was given.
+        beginning: String,
+        /// Fingerprints that begin so.
+        found: Vec<String>,
+    },
+    /// A directory that is not permitted cannot be forbidden.
+    #[error("'{path}' is not permitted to '{name}' and cannot be forbidden; {}", permitted(.profile))]
+    NotPermitted {
+        /// What was to be forbidden.
+        path: PathBuf,
+        /// The profile's name.
+        name: String,
+        /// The profile.
+        profile: Box<Profile>,
+    },
+}
+
+fn permitted(profile: &Profile) -> String {
+    let paths: Vec<String> = profile.permit.iter().map(|root| root.path.display().to_string()).collect();
+    if paths.is_empty() { "nothing is permitted".to_owned() } else { format!("permitted: {}", paths.join(", ")) }
 }
 
 impl ProfileError {
@@ -162,8 +216,10 @@ impl ProfileError {
     pub fn code(&self) -> RefusalCode {
         match self {
             Self::State(error) => error.code(),
-            Self::NotFound(_) | Self::NotPending(_) => RefusalCode::NotFound,
-            Self::BadName(_) | Self::Exists(_) | Self::KeyTaken(_) | Self::RelativeRoot(_) => RefusalCode::Failed,
+            Self::NotFound { .. } | Self::NotPending(_) | Self::NotPermitted { .. } => RefusalCode::NotFound,
+            Self::Ambiguous { .. } | Self::BadName(_) | Self::Exists(_) | Self::KeyTaken(_) | Self::RelativeRoot(_) => {
+                RefusalCode::Failed
+            }
         }
     }
 }
@@ -175,6 +231,12 @@ pub type NamedProfile = (String, Profile);
 #[derive(Clone, Debug)]
 pub struct Profiles {
     state: StateDirectory,
+}
+
+/// Whether a profile may have this name.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    check_name(name).is_ok()
 }
 
 fn check_name(name: &str) -> Result<(), ProfileError> {
@@ -189,7 +251,8 @@ fn check_name(name: &str) -> Result<(), ProfileError> {
 
 /// Who one host is among the keys that asked: by its address, or by its name if this node's user went there.
 fn host_of(address: &str) -> Result<Host, &str> {
-    let host = address.parse::<std::net::SocketAddr>().map(|address| address.ip().into());
+    let with_port = || address.parse::<std::net::SocketAddr>().map(|address| address.ip());
+    let host = address.parse::<IpAddr>().or_else(|_| with_port()).map(Host::from);
     host.map_err(|_| address.rsplit_once(':').map_or(address, |(host, _)| host))
 }
 
@@ -256,7 +319,12 @@ impl Profiles {
     /// # Errors
     /// [`ProfileError::NotFound`] among others.
     pub fn get(&self, name: &str) -> Result<Profile, ProfileError> {
-        self.find(name)?.ok_or_else(|| ProfileError::NotFound(name.to_owned()))
+        self.find(name)?.ok_or_else(|| self.no_such(name))
+    }
+
+    fn no_such(&self, name: &str) -> ProfileError {
+        let hint = OwnedState::hint(self.state.root(), "profile list");
+        ProfileError::NotFound { name: name.to_owned(), hint }
     }
 
     /// All profiles that can be read, by name, and why the others cannot.
@@ -357,7 +425,7 @@ impl Profiles {
     /// [`ProfileError::NotFound`] among others.
     pub fn remove(&self, name: &str) -> Result<(), ProfileError> {
         check_name(name)?;
-        if self.state.remove(file_of(name))? { Ok(()) } else { Err(ProfileError::NotFound(name.to_owned())) }
+        if self.state.remove(file_of(name))? { Ok(()) } else { Err(self.no_such(name)) }
     }
 
     /// The file of a profile.
@@ -389,11 +457,15 @@ impl Profiles {
         let mut pending = self.pending_to_change()?;
         if let Some(known) = pending.iter_mut().find(|known| known.key == key) {
             // Once a minute is enough to know that it still asks.
-            if now_unix.saturating_sub(known.last_seen_unix) < 60 {
+            // Where its node listens is worth more than where it comes from.
+            let is_better = known.is_guest() || address.parse::<IpAddr>().is_err();
+            if now_unix.saturating_sub(known.last_seen_unix) < 60 && (!is_better || known.address == address) {
                 return Ok(true);
             }
             known.last_seen_unix = now_unix;
-            known.address = address.to_owned();
+            if is_better {
+                known.address = address.to_owned();
+            }
         } else {
             let host = host_of(address);
             let of_host = pending.iter().filter(|known| host_of(&known.address) == host).count();
@@ -413,13 +485,17 @@ impl Profiles {
     /// The pending key whose fingerprint begins with `fingerprint` (with or without `SHA256:`).
     ///
     /// # Errors
-    /// [`ProfileError::NotPending`] if it is none, or not the only one.
+    /// [`ProfileError::NotPending`], [`ProfileError::Ambiguous`].
     pub fn find_pending(&self, fingerprint: &str) -> Result<PendingKey, ProfileError> {
         let wanted = fingerprint.strip_prefix("SHA256:").unwrap_or(fingerprint);
         let matches = |pending: &PendingKey| pending.key.fingerprint()["SHA256:".len()..].starts_with(wanted);
-        let mut found = self.pending()?.into_iter().filter(matches);
-        match (found.next(), found.next()) {
-            (Some(pending), None) if wanted.len() >= 6 => Ok(pending),
+        let mut found: Vec<PendingKey> = self.pending()?.into_iter().filter(matches).collect();
+        match (found.pop(), found.as_slice()) {
+            (Some(pending), []) if !wanted.is_empty() => Ok(pending),
+            (Some(last), others) if !others.is_empty() => {
+                let found = others.iter().chain([&last]).take(AMBIGUOUS_SHOWN_MAX).map(|known| known.key.fingerprint());
+                Err(ProfileError::Ambiguous { beginning: fingerprint.to_owned(), found: found.collect() })
+            }
             _ => Err(ProfileError::NotPending(fingerprint.to_owned())),
         }
     }
@@ -466,7 +542,7 @@ mod tests {
         assert!(matches!(profiles.add("lab", &profile(2)), Err(ProfileError::Exists(_))));
         assert!(matches!(profiles.add("other", &profile(1)), Err(ProfileError::KeyTaken(_))));
         profiles.remove("lab").unwrap();
-        assert!(matches!(profiles.get("lab"), Err(ProfileError::NotFound(_))));
+        assert!(matches!(profiles.get("lab"), Err(ProfileError::NotFound { .. })));
     }
 
     #[test]

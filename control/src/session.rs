@@ -205,6 +205,12 @@ async fn hear_request(
             Err(refusal) => return unheard(introduced, "broken", refusal),
         },
         Ok(Message::Path(PathMessage::Ask(request))) => Asked::Path(introduced, request),
+        // Who only asks whether it is known, is.
+        Ok(Message::Ping(number)) => {
+            let _ = introduced.connection.writer.send(Message::Pong(number)).await;
+            introduced.connection.close().await;
+            return Err(None);
+        }
         Ok(_) => {
             let refusal = Refusal::new(RefusalCode::Protocol, "a request was expected");
             return unheard(introduced, "broken", refusal);

@@ -24,6 +24,8 @@ pub const DEFAULT_PORT: u16 = 7_272;
 pub const DEFAULT_METRICS: &str = "127.0.0.1:9472";
 /// The state directory of the system's node.
 pub const SYSTEM_STATE: &str = "/var/lib/culvert";
+/// The configuration of the system's node.
+pub const SYSTEM_CONFIGURATION: &str = "/etc/culvert/culvert.toml";
 /// Lanes unless cores are named: more do not help before a 100 Gb/s NIC.
 const LANES_DEFAULT_MAX: usize = 4;
 /// No configuration is longer.
@@ -551,7 +553,7 @@ fn read_file(flags: &Flags, variables: Variables<'_>) -> Result<(FileSettings, O
         None => {
             let candidates = [
                 user_directory("XDG_CONFIG_HOME", ".config", variables).map(|directory| directory.join("culvert.toml")),
-                Some("/etc/culvert/culvert.toml".into()),
+                Some(SYSTEM_CONFIGURATION.into()),
             ];
             match candidates.into_iter().flatten().find(|path| path.exists()) {
                 Some(path) => path,
@@ -576,6 +578,10 @@ fn user_directory(variable: &str, fallback: &str, variables: Variables<'_>) -> O
 }
 
 fn default_state(variables: Variables<'_>) -> PathBuf {
+    // The node's account has one state, whatever home sudo leaves it.
+    if crate::accounts::is_systems() {
+        return SYSTEM_STATE.into();
+    }
     user_directory("XDG_STATE_HOME", ".local/state", variables).unwrap_or_else(|| SYSTEM_STATE.into())
 }
 

@@ -38,13 +38,13 @@ use serde::de::DeserializeOwned;
 
 pub use writer::StateWriter;
 
-use crate::{file_lock, os_error};
+use crate::{accounts, file_lock, os_error};
 
 /// A file or directory of the state that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The operating system refuses.
-    #[error("cannot {what} {path}: {error}; {}", remedy(.error))]
+    #[error("cannot {what} {path}: {error}; {}", remedy(.path, .error))]
     Os {
         /// What was tried.
         what: &'static str,
@@ -107,13 +107,14 @@ pub enum StateError {
 }
 
 /// What to do about an error of the operating system.
-fn remedy(error: &io::Error) -> String {
+fn remedy(path: &Path, error: &io::Error) -> String {
     let errno = os_error::errno_of(error);
-    let own = match errno.map_or(RefusalCode::Failed, os_error::code) {
-        RefusalCode::NoSpace => "make room there, or name another directory with --state",
-        _ => "check its owner and permissions, or name another directory with --state",
+    let own = || match errno.map_or(RefusalCode::Failed, os_error::code) {
+        RefusalCode::NoSpace => "make room there, or name another directory with --state".to_owned(),
+        RefusalCode::NotPermitted if let Some(remedy) = accounts::remedy(path) => remedy,
+        _ => "check its owner and permissions, or name another directory with --state".to_owned(),
     };
-    errno.and_then(os_error::remedy).unwrap_or_else(|| own.to_owned())
+    errno.and_then(os_error::remedy).unwrap_or_else(own)
 }
 
 impl StateError {

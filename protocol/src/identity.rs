@@ -56,6 +56,12 @@ impl PublicKey {
         format!("SHA256:{}", base64_unpadded(digest(&SHA256, &self.to_spki()).as_ref()))
     }
 
+    /// The beginning of the fingerprint as words, for people who compare keys over a telephone.
+    #[must_use]
+    pub fn words(self) -> String {
+        crate::fingerprint_words::words_of(digest(&SHA256, &self.to_spki()).as_ref())
+    }
+
     /// Checks a signature.
     ///
     /// # Errors

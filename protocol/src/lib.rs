@@ -43,6 +43,7 @@ pub mod dry_run;
 #[cfg(feature = "std")]
 pub mod feedback;
 #[cfg(feature = "std")]
+pub mod fingerprint_words;
 pub mod foreign_text;
 #[cfg(feature = "std")]
 pub mod heap_buffers;

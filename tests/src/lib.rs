@@ -3,13 +3,16 @@
 pub mod api;
 pub mod capture;
 pub mod captured;
+pub mod debian_root;
 pub mod decoders;
+pub mod documents;
 pub mod faulty_disk;
 pub mod folding_disk;
 pub mod fuse;
 pub mod greedy;
 pub mod greedy_stranger;
 pub mod history;
+pub mod host_root;
 pub mod hostile_receiver;
 pub mod hostile_sender;
 pub mod journals;

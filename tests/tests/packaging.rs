@@ -4,10 +4,12 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use culvert_control::settings::Settings;
+use culvert_tests::documents::dead_links;
 use culvert_tests::node::Pair;
 use culvert_tests::program::{Ran, culvert, is_installed};
 use culvert_tests::units::Unit;
@@ -101,6 +103,11 @@ fn accounts_and_directories_are_made() {
     }
     run("systemd-tmpfiles", [at.as_ref(), "--create".as_ref(), packaging().join("tmpfiles.conf").as_os_str()]).exits(0);
     assert!(root.path().join("run/culvert").is_dir());
+    // Partners are added before the node has ever run: its unit alone made this too late.
+    let state = fs::metadata(root.path().join("var/lib/culvert")).unwrap();
+    let account = accounts.lines().find(|line| line.starts_with("culvert:")).unwrap();
+    assert_eq!(state.permissions().mode() & 0o7777, 0o700);
+    assert_eq!(account.split(':').nth(2), Some(state.uid().to_string().as_str()));
 }
 
 /// The fields that the program knows in a table, from what it says to one that it does not know.
@@ -235,12 +242,16 @@ fn the_package_is_accepted_by_lintian_and_what_is_in_it_works() {
     let sums = Command::new("md5sum").args(["--quiet", "-c", "DEBIAN/md5sums"]).current_dir(&tree).output().unwrap();
     assert!(sums.status.success(), "{}", String::from_utf8_lossy(&sums.stdout));
 
-    let pages: Vec<PathBuf> =
-        fs::read_dir(tree.join("usr/share/man/man1")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let dead = dead_links(&tree.join("usr/share/doc/culvert"));
+    assert!(dead.is_empty(), "links of the package lead nowhere: {dead:#?}");
+
+    let of_section = |section| fs::read_dir(tree.join("usr/share/man").join(section)).unwrap();
+    let entries = of_section("man1").chain(of_section("man5"));
+    let pages: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     assert!(pages.len() > 15, "{pages:?}");
     for page in &pages {
         let shown = run("man", [OsStr::new("--warnings"), "-l".as_ref(), page.as_os_str()]).exits(0);
-        assert!(shown.err.is_empty() && shown.out.contains("SYNOPSIS"), "{}: {}", page.display(), shown.err);
+        assert!(shown.err.is_empty() && shown.out.contains("DESCRIPTION"), "{}: {}", page.display(), shown.err);
     }
     let page = |name: &str| run("man", [OsStr::new("-l"), tree.join("usr/share/man/man1").join(name).as_os_str()]);
     assert!(page("culvert-node.1.gz").exits(0).out.contains("--dataplane-socket"));
@@ -256,6 +267,7 @@ fn the_package_is_accepted_by_lintian_and_what_is_in_it_works() {
         "usr/share/fish/vendor_completions.d/culvert.fish",
         "usr/share/doc/culvert/operations.md",
         "usr/share/doc/culvert/culvert.lua",
+        "usr/share/doc/culvert/examples/culvert.rules.test.yml",
     ] {
         assert!(tree.join(file).is_file(), "{file} is not in the package");
     }

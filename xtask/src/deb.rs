@@ -85,7 +85,9 @@ impl Package {
         output(Command::new(&self.program).args(["completion", "man", "--directory"]).arg(&pages))?;
         for page in sorted(&pages)? {
             let name = page.file_name().context("a man page without a name")?.to_string_lossy().into_owned();
-            install_zipped(&tree.join("usr/share/man/man1").join(format!("{name}.gz")), &fs::read(&page)?)?;
+            let section = name.rsplit_once('.').map_or("1", |(_, section)| section);
+            let folder = tree.join(format!("usr/share/man/man{section}"));
+            install_zipped(&folder.join(format!("{name}.gz")), &fs::read(&page)?)?;
         }
         fs::remove_dir_all(&pages)?;
         Ok(())
@@ -107,6 +109,7 @@ impl Package {
             ("tmpfiles.conf", "usr/lib/tmpfiles.d/culvert.conf"),
             ("culvert.toml", "etc/culvert/culvert.toml"),
             ("prometheus/culvert.rules.yml", "usr/share/doc/culvert/examples/culvert.rules.yml"),
+            ("prometheus/culvert.rules.test.yml", "usr/share/doc/culvert/examples/culvert.rules.test.yml"),
             ("debian/lintian-overrides", "usr/share/lintian/overrides/culvert"),
             ("nftables/culvert.nft", "usr/share/doc/culvert/examples/culvert.nft"),
         ] {
@@ -114,10 +117,12 @@ impl Package {
         }
         let copyright = fs::read(packaging.join("debian/copyright"))?;
         install(&tree.join("usr/share/doc/culvert/copyright"), &copyright, 0o644)?;
-        for document in ["operations", "security", "path", "tuning", "rate-control", "wire", "af-xdp"] {
-            copy(self.workspace.join(format!("docs/{document}.md")), &format!("usr/share/doc/culvert/{document}.md"))?;
+        // All of them, decisions and figures too: each is linked to from another.
+        let documents = self.workspace.join("docs");
+        for document in files_below(&documents)? {
+            let name = document.strip_prefix(&documents)?.to_string_lossy().into_owned();
+            copy(document, &format!("usr/share/doc/culvert/{name}"))?;
         }
-        copy(self.workspace.join("docs/culvert.lua"), "usr/share/doc/culvert/culvert.lua")?;
         Ok(())
     }
 

@@ -17,6 +17,8 @@ pub const OF_TESTS: &[(&str, &str)] = &[
     ("systemd-analyze", "systemd"),
     ("systemd-socket-activate", "systemd"),
     ("dpkg-deb", "dpkg"),
+    ("debootstrap", "debootstrap"),
+    ("mandoc", "mandoc"),
     ("strip", "binutils"),
     ("lintian", "lintian"),
     ("man", "man-db"),

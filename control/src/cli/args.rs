@@ -30,7 +30,7 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Clone, Debug, Default, Args)]
 pub struct GlobalArgs {
-    /// Directory of keys, profiles, records and journals [variable: CULVERT_STATE] [default: $XDG_STATE_HOME/culvert]
+    /// Directory of keys, profiles, records and journals [variable: CULVERT_STATE] [default: $XDG_STATE_HOME/culvert; the system's node's for its account, and where root administers it]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Common options")]
     pub state: Option<String>,
     /// Configuration file [variable: CULVERT_CONFIG] [default: $XDG_CONFIG_HOME/culvert/culvert.toml, /etc/culvert/culvert.toml]
@@ -351,9 +351,18 @@ pub enum ProfileAction {
     },
     /// List keys that asked and are not approved
     Pending,
-    /// Approve a key that asked
+    /// Print the command with which a partner's admin makes a profile of this node
+    Invite {
+        /// What the partner is to call this node [default: its name]
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Where the partner reaches this node, HOST or HOST:PORT; may be repeated [default: this host's name]
+        #[arg(long = "address", value_name = "HOST")]
+        addresses: Vec<String>,
+    },
+    /// Approve a key that asked; it keeps the address where it asked from or was found, unless --address names one
     Approve {
-        /// Its fingerprint, or the beginning of it
+        /// Its fingerprint, or as much of its beginning as no other has
         fingerprint: String,
         /// The new profile's name
         #[arg(long, value_name = "NAME")]
@@ -362,7 +371,7 @@ pub enum ProfileAction {
         #[command(flatten)]
         change: ProfileChange,
     },
-    /// Connect to a partner and compare its key
+    /// Connect to a partner, compare its key, and ask whether it knows this node
     Verify {
         /// The profile's name
         name: String,

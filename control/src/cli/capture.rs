@@ -29,7 +29,7 @@ pub async fn run(global: GlobalArgs, args: CaptureArgs) -> Result<ExitCode, Comm
     }
     CaptureFile::check(&args.file)?;
     let settings = Settings::resolve(&global.flags(&EngineArgs::default()))?;
-    let state = StateDirectory::open(&settings.state.value)?;
+    let state = StateDirectory::at(settings.state.value.clone());
     let api = ApiClient::need(&state).await?;
     let options =
         CaptureOptions { lane: args.lane, snap_bytes: args.snap, packets: args.packets, seconds: args.seconds };

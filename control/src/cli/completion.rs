@@ -15,10 +15,9 @@ use crate::cli::report::{print_json, say};
 /// # Errors
 /// [`CommandError`].
 pub fn run(args: &CompletionArgs) -> Result<ExitCode, CommandError> {
-    let mut command = Cli::command();
     if args.shell == "man" {
         let directory = args.directory.as_deref().ok_or_else(|| CommandError::usage("man pages need --directory"))?;
-        clap_mangen::generate_to(command, directory).map_err(|error| {
+        crate::cli::man::write_all(Cli::command(), directory).map_err(|error| {
             CommandError::failed(format!("man pages cannot be written to {}: {error}", directory.display()))
         })?;
         add_exit_status(&directory.join("culvert.1")).map_err(|error| {
@@ -33,7 +32,7 @@ pub fn run(args: &CompletionArgs) -> Result<ExitCode, CommandError> {
         ))
     })?;
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command, "culvert", &mut script);
+    clap_complete::generate(shell, &mut Cli::command(), "culvert", &mut script);
     say(String::from_utf8_lossy(&script).trim_end())?;
     Ok(ExitCode::Done)
 }

@@ -196,8 +196,12 @@ impl From<StateError> for CommandError {
 impl From<ProfileError> for CommandError {
     fn from(error: ProfileError) -> Self {
         let code = match &error {
-            ProfileError::NotFound(_) | ProfileError::NotPending(_) => ExitCode::NotFound,
-            ProfileError::BadName(_) | ProfileError::RelativeRoot(_) => ExitCode::Usage,
+            ProfileError::NotFound { .. } | ProfileError::NotPending(_) | ProfileError::NotPermitted { .. } => {
+                ExitCode::NotFound
+            }
+            ProfileError::Ambiguous { .. } | ProfileError::BadName(_) | ProfileError::RelativeRoot(_) => {
+                ExitCode::Usage
+            }
             ProfileError::State(_) => ExitCode::BadHost,
             ProfileError::Exists(_) | ProfileError::KeyTaken(_) => ExitCode::Failed,
         };

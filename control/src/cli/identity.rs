@@ -1,5 +1,6 @@
 //! `culvert identity`.
 
+use crate::accounts::OwnedState;
 use crate::cli::args::{EngineArgs, GlobalArgs, IdentityArgs};
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::report::{print_json, say};
@@ -18,18 +19,26 @@ pub fn run(global: &GlobalArgs, args: &IdentityArgs) -> Result<ExitCode, Command
         (Some(identity), _) => identity,
         (None, Some(_)) => state.identity()?,
         (None, None) => {
-            return Err(CommandError::new(
-                ExitCode::NotFound,
-                format!("there is no key in {} yet: 'culvert identity init' makes one", state.root().display()),
-            ));
+            let hint = OwnedState::hint(state.root(), "identity");
+            let text =
+                format!("there is no key in {} yet: 'culvert identity init' makes one{hint}", state.root().display());
+            return Err(CommandError::new(ExitCode::NotFound, text));
         }
     };
     let key = identity.public_key();
     let path = state.path("identity.pk8").display().to_string();
+    let (fingerprint, words) = (key.fingerprint(), key.words());
     if args.json {
-        print_json(&serde_json::json!({ "key": key, "fingerprint": key.fingerprint(), "file": path }))?;
+        print_json(&serde_json::json!({ "key": key, "fingerprint": fingerprint, "words": words, "file": path }))?;
     } else {
-        say(&format!("fingerprint  {}\nkey          {key}\nfile         {path}", key.fingerprint()))?;
+        say(&format!("fingerprint  {fingerprint}\nwords        {words}\nkey          {key}\nfile         {path}"))?;
+    }
+    // A key that a transfer over ssh left must not be taken for the node's.
+    if let Some(system) = OwnedState::of_system().filter(|system| system.path != state.root() && !global.quiet) {
+        say_aside!(
+            "culvert: this is a key of this account; the system's node has another: {}",
+            system.command("identity")
+        );
     }
     Ok(ExitCode::Done)
 }

@@ -1,5 +1,8 @@
 //! `culvert profile`.
 
+mod keys;
+mod verify;
+
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
@@ -9,19 +12,17 @@ use serde::Serialize;
 use crate::cli::args::{EngineArgs, GlobalArgs, ProfileAction, ProfileArgs, ProfileChange};
 use crate::cli::exit::{CommandError, ExitCode, of_path};
 use crate::cli::report::{print_json, say};
-use crate::connection::connect_to_host;
-use crate::profiles::{PendingKey, PermittedRoot, Profile, Profiles};
+use crate::profiles::{PermittedRoot, Profile, ProfileError, Profiles};
 use crate::request::split_host_port;
 use crate::settings::{DEFAULT_PORT, Settings};
 use crate::state::StateDirectory;
-use crate::tls::TlsConfigs;
-use crate::transfer::TransferError;
 
 /// A profile with its name, as JSON.
 #[derive(Debug, Serialize)]
 struct Named<'a> {
     name: &'a str,
     fingerprint: String,
+    words: String,
     #[serde(flatten)]
     profile: &'a Profile,
 }
@@ -56,7 +57,16 @@ pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, Comm
                 profile.permit.retain(|known| known.path != root.path);
                 profile.permit.push(root);
             }
-            profile.permit.retain(|root| !forbid.contains(&root.path));
+            for path in &forbid {
+                // As it was typed, or as a symlink leads to it now.
+                let target = path.canonicalize().unwrap_or_else(|_| path.clone());
+                let before = profile.permit.len();
+                profile.permit.retain(|root| root.path != *path && root.path != target);
+                if profile.permit.len() == before {
+                    let (path, profile) = (path.clone(), Box::new(profile));
+                    return Err(ProfileError::NotPermitted { path, name, profile }.into());
+                }
+            }
             profiles.replace(&name, &profile)?;
             show(&profiles, &name, args.json)?;
         }
@@ -68,14 +78,25 @@ pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, Comm
                 say_aside!("culvert: the profile '{name}' is removed; its key is a stranger's again");
             }
         }
-        ProfileAction::Pending => pending(&profiles, args.json)?,
+        ProfileAction::Pending => keys::pending(&profiles, args.json)?,
         ProfileAction::Approve { fingerprint, name, change } => {
             let pending = profiles.find_pending(&fingerprint)?;
-            let profile = Profile { key: pending.key, addresses: addresses(&change)?, permit: permits(&change)? };
-            profiles.add(&name, &profile)?;
+            let mut addresses = addresses(&change)?;
+            if addresses.is_empty() {
+                addresses.push(pending.node_address());
+                if pending.is_guest() && !global.quiet {
+                    keys::say_address_is_a_guess(&name, &addresses[0]);
+                }
+            }
+            profiles.add(&name, &Profile { key: pending.key, addresses, permit: permits(&change)? })?;
             show(&profiles, &name, args.json)?;
         }
-        ProfileAction::Verify { name } => return verify(&profiles, &state, &settings, &name, args.json).await,
+        ProfileAction::Invite { name, addresses } => {
+            let addresses = addresses.iter().map(|typed| address(typed)).collect::<Result<Vec<_>, _>>()?;
+            let identity = state.identity()?;
+            keys::invite(&settings, identity.public_key(), name, addresses, args.json, global.quiet)?;
+        }
+        ProfileAction::Verify { name } => return verify::run(&profiles, &state, &settings, &name, args.json).await,
     }
     Ok(ExitCode::Done)
 }
@@ -134,7 +155,7 @@ fn list(profiles: &Profiles, json: bool) -> Result<(), CommandError> {
     } else {
         for (name, profile) in list {
             let addresses =
-                if profile.addresses.is_empty() { "comes to us".to_owned() } else { profile.addresses.join(", ") };
+                if profile.addresses.is_empty() { "no address".to_owned() } else { profile.addresses.join(", ") };
             say(&format!("{name:16}  {}  {addresses}", profile.key.fingerprint()))?;
         }
     }
@@ -148,7 +169,7 @@ fn list(profiles: &Profiles, json: bool) -> Result<(), CommandError> {
 }
 
 fn named<'a>(name: &'a str, profile: &'a Profile) -> Named<'a> {
-    Named { name, fingerprint: profile.key.fingerprint(), profile }
+    Named { name, fingerprint: profile.key.fingerprint(), words: profile.key.words(), profile }
 }
 
 fn show(profiles: &Profiles, name: &str, json: bool) -> Result<(), CommandError> {
@@ -159,6 +180,7 @@ fn show(profiles: &Profiles, name: &str, json: bool) -> Result<(), CommandError>
     let mut lines = vec![
         format!("name         {name}"),
         format!("fingerprint  {}", profile.key.fingerprint()),
+        format!("words        {}", profile.key.words()),
         format!("key          {}", profile.key),
     ];
     lines.extend(profile.addresses.iter().map(|address| format!("address      {address}")));
@@ -171,74 +193,10 @@ fn show(profiles: &Profiles, name: &str, json: bool) -> Result<(), CommandError>
         lines.push(format!("permit       {permission} {}", root.path.display()));
     }
     if profile.permit.is_empty() {
-        lines.push("permit       nothing here: 'culvert profile edit --permit PATH:both' changes that".to_owned());
+        lines.push(format!("permit       nothing here: 'culvert profile edit {name} --permit PATH:both' changes that"));
     }
     lines.push(format!("file         {}", profiles.path(name).display()));
     say(&lines.join("\n"))
-}
-
-/// A pending key as `--json` prints it.
-#[derive(serde::Serialize)]
-struct PendingJson<'a> {
-    fingerprint: String,
-    #[serde(flatten)]
-    pending: &'a PendingKey,
-}
-
-fn pending(profiles: &Profiles, json: bool) -> Result<(), CommandError> {
-    let pending = profiles.pending()?;
-    if json {
-        let with_fingerprints: Vec<_> =
-            pending.iter().map(|key| PendingJson { fingerprint: key.key.fingerprint(), pending: key }).collect();
-        return print_json(&with_fingerprints);
-    }
-    if pending.is_empty() {
-        return say("no key waits for approval");
-    }
-    for key in pending {
-        say(&format!("{}  '{}' at {}", key.key.fingerprint(), key.name, key.address))?;
-    }
-    Ok(())
-}
-
-async fn verify(
-    profiles: &Profiles,
-    state: &StateDirectory,
-    settings: &Settings,
-    name: &str,
-    json: bool,
-) -> Result<ExitCode, CommandError> {
-    let profile = profiles.get(name)?;
-    let tls = std::sync::Arc::new(TlsConfigs::new(&state.identity()?));
-    let mut last = CommandError::new(ExitCode::NotFound, format!("the profile '{name}' names no address"));
-    for address in &profile.addresses {
-        let Some((host, port)) = split_host_port(address) else { continue };
-        match connect_to_host(&tls, host, port, &settings.name.value).await {
-            Ok(connection) => {
-                let found = connection.partner;
-                let software = connection.partner_software.clone();
-                connection.close().await;
-                if found != profile.key {
-                    let text = format!(
-                        "{address} shows the key {}, not the one of '{name}' ({})",
-                        found.fingerprint(),
-                        profile.key.fingerprint()
-                    );
-                    return Err(CommandError::new(ExitCode::KeyChanged, text));
-                }
-                if json {
-                    print_json(
-                        &serde_json::json!({ "name": name, "address": address, "software": software, "verified": true }),
-                    )?;
-                } else {
-                    say(&format!("{address} is '{name}': {software}, {}", found.fingerprint()))?;
-                }
-                return Ok(ExitCode::Done);
-            }
-            Err(error) => last = TransferError::from(error).into(),
-        }
-    }
-    Err(last)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use culvert_tuning::counted::{agree, counted};
 /// [`CommandError`].
 pub async fn run(global: GlobalArgs, args: StatusArgs) -> Result<ExitCode, CommandError> {
     let settings = Settings::resolve(&global.flags(&EngineArgs::default()))?;
-    let state = StateDirectory::open(&settings.state.value)?;
+    let state = StateDirectory::at(settings.state.value.clone());
     let status = ApiClient::need(&state).await?.status().await?;
     if args.json {
         print_json(&status)?;

@@ -1,0 +1,144 @@
+//! Accounts of this host: who owns a state directory, and how a process becomes that account.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use rustix::process::{Gid, Uid, geteuid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use crate::settings::SYSTEM_STATE;
+
+/// An account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    uid: u32,
+    gid: u32,
+    /// Its name; `'#UID'`, as a shell and sudo take it, where the host's own list has none.
+    pub name: String,
+}
+
+impl Account {
+    /// Who owns what a path leads to.
+    fn owner_of(path: &Path) -> io::Result<Self> {
+        let found = fs::metadata(path)?;
+        Ok(Self { uid: found.uid(), gid: found.gid(), name: name_of(found.uid()) })
+    }
+
+    /// Becomes the account, with its groups and without a way back. Only for a process of one thread: the kernel
+    /// keeps credentials by thread.
+    ///
+    /// # Errors
+    /// The operating system's; the process is then of no use.
+    pub fn assume(&self) -> io::Result<()> {
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        let groups = groups_of(&fs::read_to_string("/etc/group").unwrap_or_default(), &self.name);
+        set_thread_groups(&groups.into_iter().chain([self.gid]).map(Gid::from_raw).collect::<Vec<_>>())?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
+        Ok(())
+    }
+}
+
+/// The state directory of a node that has an account of its own: neither root's nor this process's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedState {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whose it is.
+    pub owner: Account,
+}
+
+impl OwnedState {
+    /// A state directory, if it is there and another account's. One of root's is nobody's in particular:
+    /// `culvert tune` makes it.
+    #[must_use]
+    pub fn at(path: &Path) -> Option<Self> {
+        let owner = Account::owner_of(path).ok()?;
+        let is_anothers = owner.uid != 0 && owner.uid != geteuid().as_raw();
+        (path.is_dir() && is_anothers).then(|| Self { path: path.to_owned(), owner })
+    }
+
+    /// The system's node's.
+    #[must_use]
+    pub fn of_system() -> Option<Self> {
+        Self::at(Path::new(SYSTEM_STATE))
+    }
+
+    /// What to type to run a command on it.
+    #[must_use]
+    pub fn command(&self, command: &str) -> String {
+        format!("sudo -u {} culvert --state {} {command}", self.owner.name, self.path.display())
+    }
+
+    /// Where the system's node is to be found, for who asks another state directory; nothing if there is none, or if
+    /// it is the one that was asked.
+    #[must_use]
+    pub fn hint(asked: &Path, command: &str) -> String {
+        Self::of_system().filter(|system| system.path != asked).map_or_else(String::new, |system| {
+            format!("; the system's node has its own in {}: {}", system.path.display(), system.command(command))
+        })
+    }
+}
+
+/// Whether the system's node runs as this account.
+#[must_use]
+pub fn is_systems() -> bool {
+    let own = geteuid();
+    !own.is_root() && fs::metadata(SYSTEM_STATE).is_ok_and(|found| found.is_dir() && found.uid() == own.as_raw())
+}
+
+/// What to do about a path that this account may not use: whose directory is in the way, and how to become them.
+#[must_use]
+pub fn remedy(path: &Path) -> Option<String> {
+    // Behind what may not be entered nothing can be looked at.
+    let seen = path.ancestors().find(|path| path.metadata().is_ok())?;
+    let owner = Account::owner_of(seen).ok().filter(|owner| owner.uid != geteuid().as_raw())?;
+    // What lies in the state directory itself is named by the state.
+    let state = if path.parent() == Some(seen) { seen } else { Path::new("DIR") }.display();
+    let (seen, name) = (seen.display(), owner.name);
+    Some(format!(
+        "{seen} belongs to {name}: run the command as that account (sudo -u {name} culvert --state {state} …), \
+         or name another directory with --state"
+    ))
+}
+
+fn name_of(uid: u32) -> String {
+    let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = accounts.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    name.unwrap_or_else(|| format!("'#{uid}'"))
+}
+
+/// The groups that have a member, in the words of group(5).
+fn groups_of(list: &str, member: &str) -> Vec<u32> {
+    let of_member = |line: &str| {
+        let mut fields = line.split(':').skip(2);
+        let (gid, members) = (fields.next()?, fields.next()?);
+        members.split(',').any(|name| name == member).then(|| gid.parse().ok())?
+    };
+    list.lines().filter_map(of_member).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_have_names_and_groups() {
+        assert_eq!((name_of(0).as_str(), name_of(4_000_000_001).as_str()), ("root", "'#4000000001'"));
+        let groups = "root:x:0:\ndata:x:1001:ann,culvert\nculvert:x:999:\nmore:x:1002:culverts\nbad:x:y:culvert\n";
+        assert_eq!(groups_of(groups, "culvert"), [1001]);
+    }
+
+    #[test]
+    fn a_directory_of_this_account_is_not_anothers() {
+        let room = tempfile::tempdir().unwrap();
+        assert_eq!(OwnedState::at(room.path()), None);
+        assert_eq!(OwnedState::at(&room.path().join("none")), None);
+        assert_eq!(remedy(&room.path().join("x")), None);
+    }
+}

@@ -1,0 +1,177 @@
+//! Man pages: what the command line's definitions say, and what a manual has beside that.
+
+mod configuration;
+mod examples;
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use clap::Command;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
+
+/// When this version's pages were last changed. Not the day of the build: the same source makes the same pages.
+const DATE: &str = "2026-11-30";
+const MANUAL: &str = "Culvert Manual";
+
+/// Exit codes as every page has them; the contract's, and `docs/operations.md` says what to do about each.
+const EXIT_STATUS: &[(&str, &str)] = &[
+    ("0", "Done."),
+    ("1", "Failed."),
+    ("2", "The command line is wrong."),
+    ("3", "A source, destination, profile or transfer was not found."),
+    ("4", "Not permitted by the partner, or it does not know this node's key."),
+    ("5", "A temporary failure: try again."),
+    ("6", "Done, but some files failed."),
+    ("7", "The configuration or the host does not fit."),
+    ("9", "There was nothing to do."),
+    ("10", "Waiting timed out."),
+    ("11", "Verification failed."),
+    ("12", "The partner's key changed."),
+    ("129, 130, 143", "Its terminal was closed, interrupted, terminated."),
+];
+
+/// Files of every command.
+const FILES: &[(&str, &str)] = &[
+    ("/etc/culvert/culvert.toml", "Settings of the system's node, see culvert.toml(5)."),
+    ("$XDG_CONFIG_HOME/culvert/culvert.toml", "Settings of a user, read instead of these."),
+    (
+        "/var/lib/culvert",
+        "State of the system's node: key, partners, records, receipts. Commands of root that concern a node use it.",
+    ),
+    ("$XDG_STATE_HOME/culvert", "State of a user; ~/.local/state/culvert where the variable is not set."),
+];
+
+/// Writes a page for each command that is not hidden, and one for the configuration.
+///
+/// # Errors
+/// The operating system's.
+pub fn write_all(command: Command, directory: &Path) -> io::Result<()> {
+    let mut command = command.disable_help_subcommand(true);
+    command.build();
+    write(&command, directory)?;
+    fs::write(directory.join("culvert.toml.5"), tidy(&configuration::page(DATE, MANUAL)?))
+}
+
+fn write(command: &Command, directory: &Path) -> io::Result<()> {
+    for subcommand in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+        write(subcommand, directory)?;
+    }
+    let man = Man::new(command.clone()).date(DATE).manual(MANUAL);
+    fs::write(directory.join(man.get_filename()), tidy(&page(&man, command)?))
+}
+
+fn page(man: &Man, command: &Command) -> io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    if command.get_subcommands().any(|command| !command.is_hide_set()) {
+        man.render_subcommands_section(&mut page)?;
+    }
+    let name = command.get_display_name().unwrap_or_else(|| command.get_name());
+    let mut rest = Roff::default();
+    if let Some(notes) = command.get_after_help() {
+        rest.control("SH", ["NOTES"]);
+        preformatted(&mut rest, notes.to_string().lines());
+    }
+    list(&mut rest, "EXIT STATUS", EXIT_STATUS);
+    list(&mut rest, "FILES", FILES);
+    let examples = examples::of(name);
+    if !examples.is_empty() {
+        rest.control("SH", ["EXAMPLES"]);
+        for (what, typed) in examples {
+            rest.control("PP", []);
+            rest.text([roman(format!("{what}:"))]);
+            rest.control("RS", ["4"]);
+            preformatted(&mut rest, [*typed]);
+            rest.control("RE", []);
+        }
+    }
+    rest.control("SH", ["SEE ALSO"]);
+    let others = see_also(name);
+    rest.text([roman(others.join(", "))]);
+    rest.to_writer(&mut page)?;
+    Ok(page)
+}
+
+/// The page above this one, and the settings.
+fn see_also(name: &str) -> Vec<String> {
+    let above = name.rsplit_once('-').map(|(above, _)| format!("{above}(1)"));
+    above.into_iter().chain(["culvert.toml(5)".to_owned()]).collect()
+}
+
+fn list(page: &mut Roff, heading: &str, entries: &[(&str, &str)]) {
+    page.control("SH", [heading]);
+    for (term, text) in entries {
+        page.control("TP", []);
+        page.text([bold(*term)]);
+        page.text([roman(*text)]);
+    }
+}
+
+fn preformatted<'a>(page: &mut Roff, lines: impl IntoIterator<Item = &'a str>) {
+    page.control("nf", []);
+    for line in lines {
+        page.text([roman(line)]);
+    }
+    page.control("fi", []);
+}
+
+/// Without paragraphs that are empty, spaces at a line's end and lines of nothing, which stand for a paragraph.
+fn tidy(page: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(page);
+    let mut tidied: Vec<&str> = Vec::new();
+    for line in text.lines().map(str::trim_end) {
+        let is_paragraph = matches!(line, ".PP" | "");
+        let follows_a_heading = tidied
+            .last()
+            .is_some_and(|last| last.starts_with(".SH") || last.starts_with(".PP") || last.starts_with(".RS"));
+        if !(is_paragraph && follows_a_heading) {
+            tidied.push(if line.is_empty() { ".PP" } else { line });
+        }
+    }
+    let mut tidied = tidied.join("\n").into_bytes();
+    let _ = tidied.write_all(b"\n");
+    tidied
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::Cli;
+    use crate::cli::exit::ExitCode;
+    use clap::{CommandFactory as _, Parser as _};
+
+    #[test]
+    fn every_exit_code_is_in_the_manual() {
+        let listed: Vec<&str> = EXIT_STATUS.iter().flat_map(|(codes, _)| codes.split(", ")).collect();
+        for code in (0..=u8::MAX).filter(|&code| ExitCode::of(code).is_some()) {
+            assert!(listed.contains(&code.to_string().as_str()), "{code}");
+        }
+    }
+
+    #[test]
+    fn examples_are_commands_that_there_are() {
+        let mut command = Cli::command();
+        command.build();
+        let mut names = vec![];
+        collect(&command, &mut names);
+        for (name, examples) in examples::ALL {
+            assert!(names.contains(&(*name).to_owned()), "{name}");
+            for (_, typed) in *examples {
+                let words = typed.split(" | ").next().unwrap().split(" > ").next().unwrap().split_whitespace();
+                let words = words.skip_while(|word| *word != "culvert");
+                assert!(Cli::try_parse_from(words).is_ok(), "{typed}");
+            }
+        }
+    }
+
+    fn collect(command: &Command, names: &mut Vec<String>) {
+        names.push(command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned());
+        command.get_subcommands().for_each(|command| collect(command, names));
+    }
+}

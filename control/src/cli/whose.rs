@@ -1,0 +1,88 @@
+//! Whose node a command is about.
+//!
+//! The system's node has an account of its own, and root administers it. Root's commands on a node's state directory
+//! run as the directory's owner: what they make there belongs to it, and a node's account cannot make root follow
+//! what it has put there.
+
+use std::path::{Path, PathBuf};
+
+use crate::accounts::OwnedState;
+use crate::cli::args::{Command, EngineArgs, GlobalArgs, TransferAction};
+use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::path::args::PathAction;
+use crate::settings::{Origin, SYSTEM_CONFIGURATION, SYSTEM_STATE, Settings};
+
+/// How a command uses a node's state directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    /// It reads and changes what is in it.
+    Files,
+    /// It speaks to the node that runs, and writes a file where whoever typed it may write.
+    Socket,
+    /// It has to do with another directory, or with none.
+    None,
+}
+
+fn use_of(command: &Command) -> Use {
+    match command {
+        Command::Identity(_) | Command::Profile(_) | Command::Status(_) | Command::Monitor(_) => Use::Files,
+        // A receipt may be a file of whoever typed the command.
+        Command::Transfer(args) => match &args.action {
+            TransferAction::Receipt { what, .. } if Path::new(what).exists() => Use::None,
+            _ => Use::Files,
+        },
+        Command::Path(args) => match args.action {
+            PathAction::Check(_) | PathAction::History(_) | PathAction::Publish => Use::Files,
+            PathAction::Pscheduler(_) | PathAction::Stamp(_) | PathAction::Twamp(_) => Use::None,
+        },
+        Command::Capture(_) => Use::Socket,
+        _ => Use::None,
+    }
+}
+
+/// Has root's command go to the system's node, unless a state directory is named, and becomes the directory's owner.
+/// To be called before there is a second thread.
+///
+/// # Errors
+/// [`CommandError`] if this process cannot become that account.
+pub fn settle(global: &mut GlobalArgs, command: &Command) -> Result<(), CommandError> {
+    let how = use_of(command);
+    if how == Use::None || !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    // What is wrong with the settings is said by the command itself.
+    let Ok(settings) = Settings::resolve(&global.flags(&EngineArgs::default())) else { return Ok(()) };
+    let path = match &settings.state.origin {
+        Origin::Default => PathBuf::from(SYSTEM_STATE),
+        _ => settings.state.value.clone(),
+    };
+    let Some(state) = OwnedState::at(&path) else { return Ok(()) };
+    if settings.state.origin == Origin::Default {
+        if matches!(command, Command::Identity(_)) && !global.quiet {
+            say_which_key(&state, &settings.state.value);
+        }
+        // Of root's own settings the node knows nothing.
+        if global.config.is_none() && std::env::var_os("CULVERT_CONFIG").is_none() {
+            global.config = Some(SYSTEM_CONFIGURATION).filter(|path| Path::new(path).exists()).map(str::to_owned);
+        }
+        global.state = Some(path.display().to_string());
+    }
+    if how == Use::Files {
+        state.owner.assume().map_err(|error| {
+            let text = format!("cannot run as '{}', to whom {} belongs: {error}", state.owner.name, path.display());
+            CommandError::new(ExitCode::BadHost, text)
+        })?;
+    }
+    Ok(())
+}
+
+/// Transfers over ssh leave a key with root too: whoever looks for one must not take it for the node's.
+fn say_which_key(state: &OwnedState, own: &Path) {
+    if own.join("identity.pk8").exists() {
+        let (node, own) = (state.path.display(), own.display());
+        say_aside!(
+            "culvert: this is the key of the system's node in {node}; root has another one: \
+             culvert --state {own} identity"
+        );
+    }
+}

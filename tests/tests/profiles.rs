@@ -1,0 +1,174 @@
+//! Partners get to know each other: keys that ask, invitations, approval, and what both sides say of each other.
+
+use std::fs;
+use std::path::Path;
+
+use culvert_tests::node::{Pair, key_of};
+use culvert_tests::program::{Ran, command, run};
+
+fn fingerprint_of(state: &Path) -> String {
+    run(state, ["identity", "--json", "init"]).exits(0).json()["fingerprint"].as_str().unwrap().to_owned()
+}
+
+fn words_of(state: &Path) -> String {
+    run(state, ["identity", "--json"]).exits(0).json()["words"].as_str().unwrap().to_owned()
+}
+
+fn pending(state: &Path) -> serde_json::Value {
+    run(state, ["profile", "pending", "--json"]).exits(0).json()
+}
+
+/// The partner's word was not asked for: a key that matched was enough.
+#[test]
+fn verify_asks_whether_the_partner_knows_this_node() {
+    let pair = Pair::new();
+    let node = pair.start();
+    let verify = |options: &[&str]| run(&pair.here, [&["profile", "verify", "second"], options].concat());
+    assert!(verify(&[]).exits(0).out.contains("it knows this node"));
+    assert_eq!(verify(&["--json"]).exits(0).json()["knows_this_node"], true);
+    run(&pair.there, ["profile", "remove", "first"]).exits(0);
+    for _ in 0..2 {
+        let refused = verify(&[]).exits(4).says("does not know this node's key").says(&fingerprint_of(&pair.here));
+        assert!(refused.out.is_empty(), "{refused:?}");
+    }
+    // Who is refused waits for approval, by its host and without the port of that connection.
+    let asked = pending(&pair.there);
+    assert_eq!((asked.as_array().unwrap().len(), &asked[0]["address"]), (1, &"127.0.0.1".into()), "{asked}");
+    run(&pair.there, ["profile", "approve", &fingerprint_of(&pair.here), "--name", "first"]).exits(0);
+    verify(&[]).exits(0);
+    drop(node);
+    verify(&[]).exits(5).says("cannot connect");
+}
+
+#[test]
+fn a_key_is_approved_by_as_much_of_its_fingerprint_as_is_unique() {
+    let pair = Pair::new();
+    let node = pair.start();
+    let (key, address) = (key_of(&pair.there), format!("127.0.0.1:{}", node.port));
+    let strangers: Vec<_> = (0..5).map(|number| pair.path(&format!("stranger-{number}"))).collect();
+    for stranger in &strangers {
+        run(stranger, ["profile", "add", "second", "--key", &key, "--address", &address]).exits(0);
+        run(stranger, ["profile", "verify", "second"]).exits(4);
+    }
+    let approve = |beginning: &str, name: &str| -> Ran {
+        run(&pair.there, ["profile", "approve", beginning, "--name", name, "--json"])
+    };
+    let of = |stranger: &Path| fingerprint_of(stranger)["SHA256:".len()..].to_owned();
+    let fingerprints: Vec<String> = strangers.iter().map(|stranger| of(stranger)).collect();
+    let unique = |fingerprint: &str| {
+        let is_others = |length: usize| {
+            fingerprints.iter().any(|other| other != fingerprint && other.starts_with(&fingerprint[..length]))
+        };
+        (1..).find(|&length| !is_others(length)).unwrap()
+    };
+    let (first, second) = (&fingerprints[0], &fingerprints[1]);
+    let short = &first[..unique(first)];
+    approve("", "nobody").exits(3);
+    approve("SHA256:", "nobody").exits(3);
+    approve("SHA256:~", "nobody").exits(3).says("begins with 'SHA256:~'").says("profile pending");
+    let approved = approve(short, "one").exits(0).says("'culvert profile edit one --address HOST:PORT'").json();
+    assert_eq!(approved["fingerprint"], format!("SHA256:{first}"));
+    assert_eq!(approved["words"].as_str().unwrap(), words_of(&strangers[0]));
+    assert_eq!(approved["addresses"][0], "127.0.0.1:7272");
+    approve(&format!("SHA256:{}", &second[..unique(second)]), "two").exits(0);
+    // Beginnings that several have: with a key more than there are letters, two begin alike.
+    let more: Vec<_> = (0..65).map(|number| pair.path(&format!("more-{number}"))).collect();
+    let table: Vec<serde_json::Value> = more
+        .iter()
+        .map(|state| {
+            let key = key_of(state);
+            serde_json::json!({ "key": key, "name": "n", "address": "a", "first_seen_unix": 1, "last_seen_unix": 1 })
+        })
+        .collect();
+    fs::write(pair.there.join("pending.json"), serde_json::to_vec(&table).unwrap()).unwrap();
+    let mut letters: Vec<String> = more.iter().map(|state| of(state)[..1].to_owned()).collect();
+    letters.sort();
+    let twice = letters.windows(2).find(|pair| pair[0] == pair[1]).unwrap()[0].clone();
+    approve(&twice, "three").exits(2).says("more than one key").says("write more of it");
+}
+
+#[test]
+fn approval_keeps_the_address_where_the_key_was_found() {
+    let pair = Pair::new();
+    let node = pair.start();
+    let (us, source) = (pair.path("newcomer"), pair.path("file"));
+    fs::write(&source, "x").unwrap();
+    let address = format!("127.0.0.1:{}", node.port);
+    let place = format!("culvert://{address}{}", pair.shared.display());
+    run(&us, ["send".as_ref(), source.as_os_str(), place.as_ref()]).exits(4).says("does not know");
+    let found = pending(&us);
+    assert_eq!(found[0]["address"], address);
+    let text = run(&us, ["profile", "pending"]).exits(0).out;
+    assert!(text.contains(&format!("was found at {address}")) && text.contains(&words_of(&pair.there)), "{text}");
+    assert!(text.contains(" UTC"), "{text}");
+    let beginning = &fingerprint_of(&pair.there)[..12];
+    let approved = run(&us, ["profile", "approve", beginning, "--name", "second", "--json"]).exits(0);
+    assert!(approved.json()["addresses"][0] == address.as_str() && approved.err.is_empty(), "{approved:?}");
+}
+
+#[test]
+fn an_invitation_is_a_line_that_the_partner_types() {
+    let pair = Pair::new();
+    let node = pair.start();
+    let address = format!("127.0.0.1:{}", node.port);
+    let invited = run(&pair.there, ["profile", "invite", "--name", "dtn-b", "--address", &address]).exits(0);
+    let words: Vec<&str> = invited.out.trim().split(' ').collect();
+    assert_eq!(invited.out.lines().count(), 1, "{invited:?}");
+    assert!(invited.err.contains(&words_of(&pair.there)), "{invited:?}");
+    assert_eq!(words[0], "culvert");
+    let shown: Ran = command(&pair.here, &words[1..]).output().unwrap().into();
+    // What one side reads aloud is what the other one sees.
+    assert!(shown.exits(0).out.contains(&words_of(&pair.there)));
+    run(&pair.here, ["profile", "verify", "dtn-b"]).exits(0);
+    let json = run(&pair.there, ["profile", "invite", "--address", "a.example.org", "--json"]).exits(0).json();
+    assert!(json["command"].as_str().unwrap().ends_with("--address a.example.org:7272"), "{json}");
+    assert_eq!(json["key"].as_str().unwrap(), key_of(&pair.there));
+    run(&pair.there, ["profile", "invite", "--name", "a b"]).exits(2).says("'a b'");
+}
+
+#[test]
+fn what_is_not_permitted_cannot_be_forbidden() {
+    let pair = Pair::new();
+    let edit = |path: &Path| run(&pair.there, ["profile", "edit", "first", "--forbid", path.to_str().unwrap()]);
+    edit(Path::new("/never/was")).exits(3).says("'/never/was' is not permitted").says(pair.shared.to_str().unwrap());
+    edit(&pair.shared).exits(0);
+    edit(&pair.shared).exits(3).says("nothing is permitted");
+    let shown = run(&pair.there, ["profile", "show", "first", "--json"]).exits(0).json();
+    assert!(shown["permit"].as_array().unwrap().is_empty(), "{shown}");
+}
+
+/// Both ways: whom the node lets in, and whom it takes a partner for.
+#[test]
+fn a_running_node_uses_a_new_key_at_once() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    let (source, new) = (pair.path("file"), pair.path("new"));
+    fs::write(&source, "x").unwrap();
+    pair.send(&source, "one", &[]).exits(0);
+    run(&pair.there, ["profile", "edit", "first", "--key", &key_of(&new)]).exits(0);
+    pair.send(&source, "two", &[]).exits(4);
+    let shown = run(&pair.here, ["profile", "show", "second", "--json"]).exits(0).json();
+    let (key, address) = (shown["key"].as_str().unwrap(), shown["addresses"][0].as_str().unwrap());
+    run(&new, ["profile", "add", "second", "--key", key, "--address", address]).exits(0);
+    run(&new, ["profile", "verify", "second"]).exits(0);
+    // The node goes to its partner: with the old key, and with one that is not the partner's.
+    let back = pair.path("back");
+    let home = Pair::new();
+    let partner = home.start();
+    let address = format!("127.0.0.1:{}", partner.port);
+    let home_key = key_of(&home.there);
+    run(
+        &home.there,
+        ["profile", "add", "it", "--key", &key_of(&pair.there), "--permit", &format!("{}:both", home.shared.display())],
+    )
+    .exits(0);
+    run(&pair.there, ["profile", "add", "home", "--key", &home_key, "--address", &address]).exits(0);
+    fs::write(home.shared.join("file"), "y").unwrap();
+    let place = format!("home:{}", home.shared.join("file").display());
+    let fetch = || run(&pair.there, ["get", &place, back.to_str().unwrap(), "--overwrite", "always"]);
+    fetch().exits(0);
+    run(&pair.there, ["profile", "edit", "home", "--key", &key_of(&pair.path("other"))]).exits(0);
+    fetch().exits(12);
+    run(&pair.there, ["profile", "edit", "home", "--key", &home_key]).exits(0);
+    fetch().exits(0);
+}

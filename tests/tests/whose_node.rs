@@ -1,0 +1,179 @@
+//! Whose node a command is about: real accounts, and a `/var/lib` of the test's own (decision 0076).
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use culvert_tests::node::wait_for;
+use culvert_tests::program::{Ran, culvert, is_installed, is_root};
+
+/// The node's account, and one of somebody else: every Debian has both.
+const NODE: (&str, u32) = ("daemon", 1);
+const USER: (&str, u32) = ("nobody", 65_534);
+
+/// A host with a state directory of the system's node.
+struct HostRoom {
+    room: tempfile::TempDir,
+}
+
+impl HostRoom {
+    fn new() -> Option<Self> {
+        if !is_root() {
+            eprintln!("skipped: accounts and mounts need root");
+            return None;
+        }
+        for program in ["unshare", "setpriv", "mount"] {
+            if !is_installed(program) {
+                eprintln!("skipped: {program} is not installed");
+                return None;
+            }
+        }
+        let room = tempfile::Builder::new().prefix("culvert-test-").tempdir().unwrap();
+        let host = Self { room };
+        for (directory, uid) in [("", 0), ("lib", 0), ("lib/culvert", NODE.1), ("home-0", 0), ("home-1", NODE.1)] {
+            host.make(directory, uid);
+        }
+        host.make("home-65534", USER.1);
+        host.make("data", NODE.1);
+        fs::set_permissions(host.path("lib/culvert"), fs::Permissions::from_mode(0o700)).unwrap();
+        // Where every account may read it.
+        fs::copy(culvert(), host.path("culvert")).unwrap();
+        Some(host)
+    }
+
+    fn make(&self, name: &str, uid: u32) {
+        let path = self.path(name);
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::chown(&path, Some(uid), Some(uid)).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.room.path().join(name)
+    }
+
+    /// The program as an account of the host, without any option of its own.
+    fn command(&self, uid: u32, arguments: &[&str]) -> Command {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+        command.arg(r#"mount --bind "$0" /var/lib && cd "$1" && shift && exec "$@""#);
+        command.arg(self.path("lib")).arg(self.path("data"));
+        if uid != 0 {
+            let (user, group) = (format!("--reuid={uid}"), format!("--regid={uid}"));
+            command.args(["setpriv", &user, &group, "--clear-groups", "--"]);
+        }
+        command.arg(self.path("culvert")).args(arguments).env_clear().env("HOME", self.path(&format!("home-{uid}")));
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, uid: u32, arguments: &[&str]) -> Ran {
+        self.command(uid, arguments).output().unwrap().into()
+    }
+
+    fn key(&self, uid: u32, arguments: &[&str]) -> String {
+        self.run(uid, arguments).exits(0).json()["key"].as_str().unwrap().to_owned()
+    }
+
+    /// Starts the node as its account.
+    fn start(&self) -> RunningNode {
+        let arguments = ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "off"];
+        let child = self.command(NODE.1, &arguments).stderr(Stdio::null()).spawn().unwrap();
+        let node = RunningNode(child);
+        wait_for("the node", || self.path("lib/culvert/node.json").exists().then_some(()));
+        node
+    }
+}
+
+struct RunningNode(Child);
+
+impl Drop for RunningNode {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn assert_owned(directory: &Path, uid: u32) {
+    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        let found = entry.metadata().unwrap();
+        assert_eq!(found.uid(), uid, "{} belongs to another", entry.path().display());
+        if found.is_dir() {
+            assert_owned(&entry.path(), uid);
+        }
+    }
+}
+
+/// What root typed made root's files in the node's directory, or showed root's own key.
+#[test]
+fn root_administers_the_systems_node_as_its_account() {
+    let Some(host) = HostRoom::new() else { return };
+    let own = host.path("home-0/.local/state/culvert").display().to_string();
+    let roots = host.key(0, &["--state", &own, "identity", "--json", "init"]);
+    let shown = host.run(0, &["identity", "--json", "init"]).exits(0).says(&format!("--state {own} identity"));
+    let nodes = shown.json()["key"].as_str().unwrap().to_owned();
+    assert_ne!(nodes, roots);
+    assert_eq!(shown.json()["file"], "/var/lib/culvert/identity.pk8");
+    // The account itself needs no option either, whatever its home is.
+    assert_eq!(host.key(NODE.1, &["identity", "--json"]), nodes);
+
+    let permit = format!("{}:write", host.path("data").display());
+    host.run(0, &["profile", "add", "lab-a", "--key", &roots, "--permit", &permit]).exits(0);
+    host.run(0, &["transfer", "list"]).exits(0);
+    // Named, it is the same.
+    host.run(0, &["--state", "/var/lib/culvert", "profile", "edit", "lab-a", "--address", "a.example.org"]).exits(0);
+    assert_owned(&host.path("lib/culvert"), NODE.1);
+    // What the node may not reach is not permitted by root's rights.
+    fs::create_dir(host.path("closed")).unwrap();
+    fs::create_dir(host.path("closed/in")).unwrap();
+    fs::set_permissions(host.path("closed"), fs::Permissions::from_mode(0o700)).unwrap();
+    let permit = format!("{}:write", host.path("closed/in").display());
+    host.run(0, &["profile", "edit", "lab-a", "--permit", &permit]).exits(4).says("Permission denied");
+
+    // Transfers of root's own are root's, and say where else there are profiles.
+    let sent = host.run(0, &["send", "culvert", "lab-a:/x"]).exits(3);
+    sent.says("no profile 'lab-a'").says("sudo -u daemon culvert --state /var/lib/culvert profile list");
+    assert_owned(&host.path("lib/culvert"), NODE.1);
+}
+
+#[test]
+fn who_has_no_node_is_told_of_the_systems() {
+    let Some(host) = HostRoom::new() else { return };
+    let nodes = host.key(NODE.1, &["identity", "--json", "init"]);
+    let shown = host.run(USER.1, &["identity"]).exits(3).says("'culvert identity init' makes one");
+    let _ = shown.says("sudo -u daemon culvert --state /var/lib/culvert identity");
+    // One that a transfer over ssh left.
+    let own = host.run(USER.1, &["identity", "--json", "init"]).exits(0).says("the system's node has another");
+    assert_ne!(own.json()["key"].as_str().unwrap(), nodes);
+    host.run(USER.1, &["status"]).exits(3).says("no node runs").says("sudo -u daemon culvert --state /var/lib/culvert");
+    host.run(USER.1, &["profile", "show", "x"]).exits(3).says("sudo -u daemon");
+    for command in [&["identity"][..], &["profile", "list"], &["status"], &["transfer", "list"], &["path", "history"]] {
+        let ran = host.run(USER.1, &[&["--state", "/var/lib/culvert"], command].concat()).exits(7);
+        let _ = ran
+            .says("Permission denied")
+            .says("belongs to daemon")
+            .says("sudo -u daemon culvert --state /var/lib/culvert");
+    }
+}
+
+#[test]
+fn a_node_that_runs_is_found_by_root_and_denied_to_nobody() {
+    let Some(host) = HostRoom::new() else { return };
+    let _node = host.start();
+    let status = host.run(0, &["status", "--json"]).exits(0).json();
+    let nodes = host.key(NODE.1, &["identity", "--json"]);
+    assert_eq!(host.key(0, &["identity", "--json"]), nodes);
+    assert!(status["dataplane"]["process_id"].as_u64().is_some(), "{status}");
+    // Root's file, where the node's account may not write.
+    let capture = host.path("home-0/capture.pcap");
+    host.run(0, &["capture", "--seconds", "1", capture.to_str().unwrap()]).exits(0);
+    assert_eq!(fs::metadata(&capture).unwrap().uid(), 0);
+    let ran = host.run(USER.1, &["--state", "/var/lib/culvert", "status"]).exits(7).says("Permission denied");
+    assert!(!ran.err.contains("no node runs"), "{ran:?}");
+    // A socket that may be seen and not used.
+    fs::set_permissions(host.path("lib/culvert"), fs::Permissions::from_mode(0o755)).unwrap();
+    let ran = host.run(USER.1, &["--state", "/var/lib/culvert", "status"]).exits(7).says("sudo -u daemon");
+    assert!(!ran.err.contains("no node runs"), "{ran:?}");
+    assert_owned(&host.path("lib/culvert"), NODE.1);
+}
