@@ -99,7 +99,7 @@ impl HostRoot {
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--target={}", self.holder.id()));
-        command.args(["--mount", "--net", "--root", "--wd=/", "--"]).args(words);
+        command.args(["--mount", "--net", "--root", "--wd", "--"]).args(words);
         command.env_clear().env("HOME", "/root").env("LC_ALL", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive");
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").stdin(Stdio::null());
         command

@@ -22,6 +22,12 @@ fn run<S: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) -
     Command::new(program).args(arguments).env("LC_ALL", "C.UTF-8").output().expect("it starts").into()
 }
 
+fn sorted_files(directory: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
 /// Says why the test ends here, if a program is missing.
 macro_rules! needs {
     ($($program:literal),+) => {
@@ -252,6 +258,25 @@ fn the_package_is_accepted_by_lintian_and_what_is_in_it_works() {
     for page in &pages {
         let shown = run("man", [OsStr::new("--warnings"), "-l".as_ref(), page.as_os_str()]).exits(0);
         assert!(shown.err.is_empty() && shown.out.contains("DESCRIPTION"), "{}: {}", page.display(), shown.err);
+    }
+    if is_installed("mandoc") {
+        let room = tempfile::tempdir().unwrap();
+        run(culvert().to_str().unwrap(), ["completion", "man", "--directory", room.path().to_str().unwrap()]).exits(0);
+        let judged = run(
+            "mandoc",
+            ["-T", "lint", "-W", "warning"]
+                .into_iter()
+                .map(OsStr::new)
+                .chain(sorted_files(room.path()).iter().map(|page| page.as_os_str())),
+        );
+        assert!(judged.code == 0 && judged.out.is_empty() && judged.err.is_empty(), "{judged:?}");
+        for page in sorted_files(room.path()) {
+            let text = fs::read_to_string(&page).unwrap();
+            assert!(text.contains(".SH FILES") && !text.contains("EXTRA"), "{}", page.display());
+            assert!(text.contains("EXIT STATUS") || page.ends_with("culvert.toml.5"), "{}", page.display());
+        }
+    } else {
+        eprintln!("skipped: mandoc is not installed");
     }
     let page = |name: &str| run("man", [OsStr::new("-l"), tree.join("usr/share/man/man1").join(name).as_os_str()]);
     assert!(page("culvert-node.1.gz").exits(0).out.contains("--dataplane-socket"));

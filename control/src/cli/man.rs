@@ -4,7 +4,7 @@ mod configuration;
 mod examples;
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use clap::Command;
@@ -25,7 +25,7 @@ const EXIT_STATUS: &[(&str, &str)] = &[
     ("5", "A temporary failure: try again."),
     ("6", "Done, but some files failed."),
     ("7", "The configuration or the host does not fit."),
-    ("9", "There was nothing to do."),
+    ("9", "There was nothing to do, where the command tells that from 0."),
     ("10", "Waiting timed out."),
     ("11", "Verification failed."),
     ("12", "The partner's key changed."),
@@ -121,22 +121,20 @@ fn preformatted<'a>(page: &mut Roff, lines: impl IntoIterator<Item = &'a str>) {
     page.control("fi", []);
 }
 
-/// Without paragraphs that are empty, spaces at a line's end and lines of nothing, which stand for a paragraph.
+/// Without vertical space where there is some already, and without spaces at a line's end.
 fn tidy(page: &[u8]) -> Vec<u8> {
+    const SPACE: [&str; 3] = [".PP", ".sp", ".br"];
     let text = String::from_utf8_lossy(page);
     let mut tidied: Vec<&str> = Vec::new();
-    for line in text.lines().map(str::trim_end) {
-        let is_paragraph = matches!(line, ".PP" | "");
-        let follows_a_heading = tidied
-            .last()
-            .is_some_and(|last| last.starts_with(".SH") || last.starts_with(".PP") || last.starts_with(".RS"));
-        if !(is_paragraph && follows_a_heading) {
-            tidied.push(if line.is_empty() { ".PP" } else { line });
+    for line in text.lines().map(str::trim_end).map(|line| if line.is_empty() { ".sp" } else { line }) {
+        let follows_space = tidied.last().is_some_and(|last| {
+            SPACE.contains(last) || [".SH", ".SS", ".RS"].iter().any(|heading| last.starts_with(heading))
+        });
+        if !(follows_space && SPACE.contains(&line)) {
+            tidied.push(line);
         }
     }
-    let mut tidied = tidied.join("\n").into_bytes();
-    let _ = tidied.write_all(b"\n");
-    tidied
+    (tidied.join("\n") + "\n").into_bytes()
 }
 
 #[cfg(test)]
