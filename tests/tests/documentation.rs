@@ -14,8 +14,16 @@ use culvert_tests::lab::{self, Lab};
 use culvert_tests::node::wait_for;
 use culvert_tests::program::{Ran, culvert};
 
-/// The documents whose commands are run.
-const RUN: [&str; 4] = ["README.md", "docs/operations.md", "docs/path.md", "docs/tuning.md"];
+/// The documents for users, whose commands are run.
+const RUN: [&str; 7] = [
+    "README.md",
+    "docs/operations.md",
+    "docs/path.md",
+    "docs/tuning.md",
+    "docs/af-xdp.md",
+    "docs/faults.md",
+    "docs/security.md",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
