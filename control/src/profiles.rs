@@ -256,6 +256,18 @@ fn host_of(address: &str) -> Result<Host, &str> {
     host.map_err(|_| address.rsplit_once(':').map_or(address, |(host, _)| host))
 }
 
+/// Earlier programs noted the port of the connection too: an IPv4 address in IPv6's form is only ever one that came in.
+fn with_plain_addresses(mut pending: Vec<PendingKey>) -> Vec<PendingKey> {
+    for known in &mut pending {
+        if let Ok(SocketAddr::V6(address)) = known.address.parse()
+            && let Some(host) = address.ip().to_ipv4_mapped()
+        {
+            known.address = host.to_string();
+        }
+    }
+    pending
+}
+
 const fn is_silent(known: &PendingKey, now_unix: u64) -> bool {
     now_unix.saturating_sub(known.last_seen_unix) > PENDING_SILENT_S
 }
@@ -439,12 +451,12 @@ impl Profiles {
     /// # Errors
     /// [`ProfileError`].
     pub fn pending(&self) -> Result<Vec<PendingKey>, ProfileError> {
-        Ok(self.state.read_json(PENDING, VERSION)?.unwrap_or_default())
+        Ok(with_plain_addresses(self.state.read_json(PENDING, VERSION)?.unwrap_or_default()))
     }
 
     /// As [`Profiles::pending`], for a table that will be written anew.
     fn pending_to_change(&self) -> Result<Vec<PendingKey>, ProfileError> {
-        Ok(self.state.read_json_or_set_aside(PENDING, VERSION)?.unwrap_or_default())
+        Ok(with_plain_addresses(self.state.read_json_or_set_aside(PENDING, VERSION)?.unwrap_or_default()))
     }
 
     /// Notes that a key without profile asked; false if there is no room for another of its host. The table is bounded:
@@ -597,6 +609,25 @@ mod tests {
 
     fn address(host: u32) -> String {
         format!("{}:4000", std::net::Ipv4Addr::from_bits(0x0a00_0000 + host))
+    }
+
+    /// What is known of a key is where it comes from, until this node's user finds where its node listens.
+    #[test]
+    fn where_a_node_listens_is_kept_and_where_it_comes_from_has_no_port() {
+        let (_directory, profiles) = profiles();
+        let key = PublicKey([7; 32]);
+        let address = || profiles.pending().unwrap()[0].address.clone();
+        let earlier = r#"[{"key": "KEY", "name": "n", "address": "[::ffff:10.78.0.1]:45230", "first_seen_unix": 1, "last_seen_unix": 1}]"#;
+        profiles.state.write(PENDING, earlier.replace("KEY", &key.to_string()).as_bytes()).unwrap();
+        assert_eq!(address(), "10.78.0.1");
+        assert_eq!(profiles.pending().unwrap()[0].node_address(), "10.78.0.1:7272");
+        assert!(profiles.note_pending(key, "n", "2001:db8::1", 100).unwrap());
+        assert_eq!(profiles.pending().unwrap()[0].node_address(), "[2001:db8::1]:7272");
+        // At once, too.
+        assert!(profiles.note_pending(key, "n", "dtn.example.org:99", 101).unwrap());
+        assert!(profiles.note_pending(key, "n", "2001:db8::1", 900).unwrap());
+        assert_eq!(address(), "dtn.example.org:99");
+        assert_eq!(profiles.pending().unwrap()[0].last_seen_unix, 900);
     }
 
     #[test]
