@@ -18,17 +18,30 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
 
-/// The package of a revision, in a directory of its own.
-fn package(room: &Path, revision: u32) -> PathBuf {
-    let directory = room.join(format!("revision-{revision}"));
-    fs::create_dir(&directory).unwrap();
+fn package(room: &Path) -> PathBuf {
     let package = xtask::deb::Package {
         workspace: workspace(),
         program: culvert().to_owned(),
         maintainer: xtask::deb::MAINTAINER.to_owned(),
-        revision,
+        revision: 1,
     };
-    package.build(&directory).unwrap()
+    package.build(room).unwrap()
+}
+
+/// The same package under a higher revision, without the time that packing takes.
+fn next_revision(package: &Path) -> PathBuf {
+    let (tree, next) = (package.with_extension("tree"), package.with_file_name("next.deb"));
+    let dpkg = |arguments: &[&std::ffi::OsStr]| {
+        assert!(Command::new("dpkg-deb").args(arguments).output().unwrap().status.success(), "{arguments:?}");
+    };
+    dpkg(&["-R".as_ref(), package.as_os_str(), tree.as_os_str()]);
+    let control = tree.join("DEBIAN/control");
+    let text = fs::read_to_string(&control).unwrap();
+    let version = text.lines().find(|line| line.starts_with("Version: ")).unwrap();
+    let higher = format!("{}-2", version.strip_suffix("-1").unwrap());
+    fs::write(&control, text.replace(version, &higher)).unwrap();
+    dpkg(&["--root-owner-group".as_ref(), "-Znone".as_ref(), "--build".as_ref(), tree.as_os_str(), next.as_os_str()]);
+    next
 }
 
 /// The lines that the documents tell an admin of a Debian to type.
@@ -95,6 +108,7 @@ fn a_bare_debian_becomes_a_node_and_none_again() {
         "APT::Install-Recommends \"false\";\nAPT::Sandbox::User \"root\";\n",
     )
     .unwrap();
+    fs::write(root.join("etc/dpkg/dpkg.cfg.d/test"), "force-unsafe-io\n").unwrap();
     let debian = HostRoot::start(&root, &lab.names()[0], &[]);
 
     // The partner is not the test's subject: it is set up with the program as it is.
@@ -111,7 +125,8 @@ fn a_bare_debian_becomes_a_node_and_none_again() {
         fs::copy(file, root.join("root").join(name)).unwrap();
         name.to_owned()
     };
-    let deb = install(&package(room.path(), 1));
+    let first = package(room.path());
+    let deb = install(&first);
     let typed = documented();
     assert!(typed.len() > 5, "docs/operations.md says little: {typed:?}");
     let mut units = None;
@@ -168,7 +183,7 @@ fn a_bare_debian_becomes_a_node_and_none_again() {
 
     // A higher revision finds what was there.
     drop(units);
-    let deb = install(&package(room.path(), 2));
+    let deb = install(&next_revision(&first));
     let upgraded = debian.run(&format!("cd /root && apt install -y ./{deb}")).exits(0);
     assert!(!upgraded.out.contains("deinstall"), "{upgraded:?}");
     let _ = debian.run("dpkg --verify culvert").exits(0);
