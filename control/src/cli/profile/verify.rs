@@ -14,6 +14,7 @@ use crate::request::split_host_port;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
 use crate::tls::TlsConfigs;
+use crate::transfer::TransferError;
 
 /// How long the partner may take to say whether it knows this node: it looks through its profiles.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,7 +40,7 @@ pub async fn run(
         let mut connection = match connect_to_host(&tls, host, port, &settings.name.value).await {
             Ok(connection) => connection,
             Err(error) => {
-                last = CommandError::new(ExitCode::Temporary, error);
+                last = TransferError::from(error).into();
                 continue;
             }
         };
