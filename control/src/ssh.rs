@@ -8,6 +8,7 @@
 //! not used, and its messages reach the terminal line by line with nothing in them that a terminal obeys.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteEx
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 
+use crate::accounts::OwnedState;
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::target::SshHost;
 use crate::os_error;
@@ -227,8 +229,10 @@ fn no_profile(host: &SshHost) -> String {
     if !host.is_bare_name {
         return String::new();
     }
+    let elsewhere = OwnedState::hint(Path::new(""), "profile list");
     format!(
-        "there is no profile '{host}' ('culvert profile list' shows those there are, 'culvert profile add' makes one), and "
+        "there is no profile '{host}' ('culvert profile list' shows those there are, 'culvert profile add' makes \
+         one{elsewhere}), and "
     )
 }
 
