@@ -25,7 +25,7 @@ const EXIT_STATUS: &[(&str, &str)] = &[
     ("5", "A temporary failure: try again."),
     ("6", "Done, but some files failed."),
     ("7", "The configuration or the host does not fit."),
-    ("9", "There was nothing to do, where the command tells that from 0."),
+    ("9", "There was nothing to do, where that is asked for (--error-on-no-transfer)."),
     ("10", "Waiting timed out."),
     ("11", "Verification failed."),
     ("12", "The partner's key changed."),
