@@ -12,11 +12,11 @@ use culvert_tuning::command::{DoctorArgs, TuneArgs};
 use crate::settings::Flags;
 use crate::units::{parse_bytes, parse_rate};
 
-/// Moves files between two hosts over UDP: encrypted, verified, as fast as cores, network and disks allow, and says what limits it.
+/// Move files between two hosts over UDP: encrypted, verified, as fast as cores, network and disks allow. Says what limited the transfer.
 #[derive(Debug, Parser)]
 #[command(name = "culvert", version, arg_required_else_help = true, propagate_version = true)]
 #[command(
-    after_help = "Begin with:\n  culvert demo                          two nodes on this machine move and verify generated data\n  culvert send ./dir user@host:/dest    send a directory; culvert must be installed on both hosts, nothing else"
+    after_help = "Start with:\n  culvert demo                          move generated data between two nodes on this machine\n  culvert send ./dir user@host:/dest    send a directory over ssh; both hosts need culvert, nothing else"
 )]
 pub struct Cli {
     /// Options of every command.
@@ -30,13 +30,13 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Clone, Debug, Default, Args)]
 pub struct GlobalArgs {
-    /// Directory of keys, profiles, records and journals [variable: CULVERT_STATE] [default: $XDG_STATE_HOME/culvert; the system's node's for its account, and where root administers it]
+    /// Directory of keys, profiles, records and journals [variable: CULVERT_STATE] [default: $XDG_STATE_HOME/culvert; the system node's for its account, and for root's administrative commands]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Common options")]
     pub state: Option<String>,
     /// Configuration file [variable: CULVERT_CONFIG] [default: $XDG_CONFIG_HOME/culvert/culvert.toml, /etc/culvert/culvert.toml]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Common options")]
     pub config: Option<String>,
-    /// Say nothing but errors: no progress, no messages, and no result of a transfer; --json prints its answer all the same
+    /// Print errors only: no progress, no messages, no result of a transfer; --json still prints its document
     #[arg(short, long, global = true, help_heading = "Common options")]
     pub quiet: bool,
 }
@@ -44,31 +44,31 @@ pub struct GlobalArgs {
 /// How this host's data plane is set up.
 #[derive(Clone, Debug, Default, Args)]
 pub struct EngineArgs {
-    /// Cores of the lanes, one each: 2,3 or 2-5 [variable: CULVERT_CORES] [default: half of the cores, at most 4]
+    /// Cores to run lanes on, one lane per core: 2,3 or 2-5 [variable: CULVERT_CORES] [default: half of the cores, at most 4]
     #[arg(long, value_name = "LIST", help_heading = "Data plane")]
     pub cores: Option<String>,
-    /// Memory for chunk buffers; bounds what can be under way [variable: CULVERT_MEMORY] [default: 64MiB a lane]
+    /// Memory for chunk buffers; limits how much data can be in flight [variable: CULVERT_MEMORY] [default: 64MiB per lane]
     #[arg(long, value_name = "SIZE", help_heading = "Data plane")]
     pub memory: Option<String>,
-    /// Address that the lanes bind [variable: CULVERT_BIND] [default: all]
+    /// Local address of the lanes' sockets [variable: CULVERT_BIND] [default: all addresses]
     #[arg(long, value_name = "ADDRESS", help_heading = "Data plane")]
     pub bind: Option<String>,
-    /// UDP ports of the lanes, one each of those that are free: 7273-7276 [variable: CULVERT_PORTS] [default: any; a node's follow its TCP port]
+    /// UDP ports for the lanes; each takes a free one of them: 7273-7276 [variable: CULVERT_PORTS] [default: any port; for a node, those after its TCP port]
     #[arg(long, value_name = "LIST", help_heading = "Data plane")]
     pub ports: Option<String>,
-    /// Largest IP packet in bytes [variable: CULVERT_MTU] [default: what the path carries]
+    /// Largest IP packet to send, in bytes [variable: CULVERT_MTU] [default: what the path carries]
     #[arg(long, value_name = "BYTES", help_heading = "Data plane")]
     pub mtu: Option<String>,
-    /// How packets move: auto, udp or af_xdp [variable: CULVERT_DATAPATH] [default: auto]
+    /// Datapath: auto, udp or af_xdp [variable: CULVERT_DATAPATH] [default: auto]
     #[arg(long, value_name = "NAME", help_heading = "Data plane")]
     pub datapath: Option<String>,
-    /// Network interface for AF_XDP [variable: CULVERT_INTERFACE] [default: the one that leads to the partner, or the only one; auto uses AF_XDP only on a named one]
+    /// Network interface for AF_XDP [variable: CULVERT_INTERFACE] [default: the one that leads to the partner, or the only one; with --datapath auto, AF_XDP is used only on an interface named here]
     #[arg(long, value_name = "NAME", help_heading = "Data plane")]
     pub interface: Option<String>,
-    /// The only mode of AF_XDP to try: zerocopy, copy or skb [variable: CULVERT_AF_XDP_MODE] [default: auto, the best]
+    /// Use this AF_XDP mode and no other: zerocopy, copy or skb [variable: CULVERT_AF_XDP_MODE] [default: auto, the best that works]
     #[arg(long, value_name = "MODE", help_heading = "Data plane")]
     pub af_xdp_mode: Option<String>,
-    /// Microseconds that AF_XDP polls the driver in each call [variable: CULVERT_BUSY_POLL] [default: 0, interrupts]
+    /// Microseconds of busy polling per AF_XDP system call [variable: CULVERT_BUSY_POLL] [default: 0, use interrupts]
     #[arg(long, value_name = "MICROSECONDS", help_heading = "Data plane")]
     pub busy_poll: Option<String>,
 }
@@ -118,42 +118,42 @@ impl GlobalArgs {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Two nodes on this machine move and verify generated data
+    /// Move generated data between two nodes on this machine, and verify it
     Demo(DemoArgs),
-    /// Send files and directories; returns when they are stored and verified
+    /// Send files and directories; returns once they are stored and verified
     Send(SendArgs),
-    /// Fetch files and directories; returns when they are stored and verified
+    /// Fetch files and directories; returns once they are stored and verified
     Get(SendArgs),
-    /// Run the node: answers partners, serves the API and metrics
+    /// Run a node, which serves partners, the local API and metrics
     Node(NodeArgs),
-    /// Show or make this node's key
+    /// Show or create this node's key
     Identity(IdentityArgs),
-    /// Partners: names, keys, addresses, and what they may do here
+    /// Manage partners: their names, keys, addresses and permissions
     Profile(ProfileArgs),
-    /// Transfers of a node: submit, list, show, wait, cancel, receipt
+    /// Manage a node's transfers: submit, list, show, wait, watch, pause, resume, cancel, restart, receipt
     Transfer(TransferArgs),
-    /// What the network between this host and another can do, before and while data moves
+    /// Measure the network path to another host
     Path(crate::cli::path::args::PathArgs),
-    /// The node, its lanes and its transfers
+    /// Show the node, its lanes and its transfers
     Status(StatusArgs),
-    /// A full-screen view of the node
+    /// Show the node's status, updated continuously
     Monitor(StatusArgs),
-    /// Write what the node's lanes send and receive to a pcap file, for Wireshark
+    /// Capture the packets of the node's lanes to a pcap file
     Capture(crate::cli::capture::args::CaptureArgs),
     /// Tune this host: audit, plan, apply, confirm, roll back
     #[command(
         after_help = "A host is tuned once, whoever types the command: unless a state directory is named, journals are in /var/lib/culvert/tuning."
     )]
     Tune(TuneArgs),
-    /// Can this host run at full speed, what is missing, and how to get it
+    /// Check whether this host can run at full speed, and what it lacks
     Doctor(DoctorArgs),
     /// Measure this host against its own limits
     Bench(BenchArgs),
-    /// Settings and where they come from
+    /// Show settings and where they come from
     Config(ConfigArgs),
-    /// Shell completions and man pages
+    /// Print shell completions, or write man pages
     Completion(CompletionArgs),
-    /// Versions of program and protocol
+    /// Print the versions of program and protocol
     Version(VersionArgs),
     /// The far end of a transfer that was started over ssh
     #[command(hide = true)]
@@ -172,37 +172,37 @@ pub enum Command {
     after_help = "A path on a partner is NAME:PATH (a profile), culvert://HOST:PORT/PATH, or USER@HOST:PATH, HOST:PATH or ssh://USER@HOST:PORT/PATH, which start the far end over ssh.\nWith 'get' a path may be a pattern of *, ? and [...], which is matched there: quote it for this host's shell.\nA source that ends in / is sent as its contents, one that does not under its own name.\nThe same command again goes on where it was interrupted."
 )]
 pub struct SendArgs {
-    /// What to move, and as the last argument where to
+    /// Sources, and the destination as the last argument
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<OsString>,
     /// How.
     #[command(flatten)]
     pub options: TransferOptions,
-    /// How often a temporary failure is tried again
+    /// Retries after a temporary failure
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub retries: u32,
-    /// Print the result as one JSON object, also if the transfer fails
+    /// Print the result as one JSON object, even if the transfer fails
     #[arg(long)]
     pub json: bool,
-    /// Tell what is being done; with --dry-run, list every file with what would become of it and why
+    /// Report each step; with --dry-run, list every file with what would happen to it and why
     #[arg(short, long)]
     pub verbose: bool,
-    /// Exit with code 9 if there was nothing to do, and not with 0
+    /// Exit with code 9 instead of 0 if there was nothing to do
     #[arg(long)]
     pub error_on_no_transfer: bool,
-    /// Write what this command's lanes send and receive to a pcap file; where a node runs, 'culvert capture' does so
+    /// Capture the packets of this command's lanes to a pcap file; if a node runs, use 'culvert capture' instead
     #[arg(long, value_name = "FILE")]
     pub capture: Option<PathBuf>,
-    /// The ssh command, as in 'ssh -i KEY'
+    /// The ssh command with its options, for instance 'ssh -i KEY'
     #[arg(long, value_name = "COMMAND", default_value = "ssh", help_heading = "Over ssh")]
     pub ssh: String,
-    /// The program to start on the other host
+    /// The program to run on the other host
     #[arg(long, value_name = "PATH", default_value = "culvert", help_heading = "Over ssh")]
     pub remote_program: String,
-    /// TCP port and UDP ports of the far end, for firewalls: it takes free ones of 7273-7280
+    /// Ports for the far end, TCP and UDP, if a firewall limits them: it takes free ones of 7273-7280
     #[arg(long, value_name = "LIST", help_heading = "Over ssh")]
     pub remote_ports: Option<String>,
-    /// Cores of the far end's lanes
+    /// Cores for the far end's lanes
     #[arg(long, value_name = "LIST", help_heading = "Over ssh")]
     pub remote_cores: Option<String>,
     /// This host's data plane.
@@ -213,32 +213,32 @@ pub struct SendArgs {
 /// How a transfer is carried out.
 #[derive(Clone, Debug, Args)]
 pub struct TransferOptions {
-    /// Send no faster than this, in bits per second: 10G [default: what the path takes]
+    /// Maximum rate in bits per second, for instance 10G [default: what the path carries]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub rate: Option<u64>,
-    /// fixed holds --rate; fair fills an empty path and leaves others their share; background yields
+    /// Rate control: fair shares the path with other traffic, background yields to it, fixed sends at exactly --rate
     #[arg(long, value_name = "MODE", default_value = "fair")]
     pub mode: Mode,
     /// Number of flows [default: one for each lane]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub flows: Option<u16>,
-    /// Hash of chunks and files: blake3 or none
+    /// Checksum of chunks and files: blake3 or none
     #[arg(long, value_name = "HASH", default_value = "blake3", value_parser = ["blake3", "none"])]
     pub checksum: String,
-    /// aes-256-gcm or aes-128-gcm
+    /// Cipher: aes-256-gcm or aes-128-gcm
     #[arg(long, value_name = "CIPHER", default_value = "aes-256-gcm")]
     pub cipher: Cipher,
-    /// Files that exist: never (refuse unless they are the same), changed (replace those that differ in size or time), content (compare
-    /// large files by hashes and send only what differs), always
+    /// What to do with files that exist: never (refuse unless they are the same), changed (replace those that differ in size or time),
+    /// content (compare large files by checksums and send only what differs), always (replace)
     #[arg(long, value_name = "POLICY", default_value = "never")]
     pub overwrite: Overwrite,
-    /// Keep modes exactly, and directories' times (files' times are always kept). Without it what is new gets the source's mode as far as
-    /// the receiver's umask permits, and a file that replaces another keeps that one's. Read-only directories of the destination are opened
-    /// while something is stored in them. What the destination refuses of modes and times is said, and fails nothing
+    /// Preserve modes exactly, and the times of directories (those of files are always preserved). Otherwise new files get the source's
+    /// mode through the receiver's umask, and replaced files keep theirs. Read-only directories at the destination are made writable
+    /// while files are stored in them. Modes and times that the destination refuses are reported and do not fail the transfer
     #[arg(long)]
     pub preserve: bool,
-    /// Only tell what would be done: how many files are new, replaced, skipped or resumed, what would be left out, and whether there is
-    /// room. Exits as the transfer would, as far as that can be told
+    /// Transfer nothing; report how many files would be new, replaced, skipped, resumed or left out, and whether there is room for them.
+    /// The exit code is that of the transfer, as far as it can be foreseen
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -246,13 +246,13 @@ pub struct TransferOptions {
 /// `culvert demo`.
 #[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
-    /// How much data
+    /// Amount of data
     #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = parse_bytes)]
     pub size: u64,
-    /// In how many files
+    /// Number of files
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub files: u32,
-    /// Where to put the data meanwhile
+    /// Directory for the data [default: the directory of temporary files]
     #[arg(long, value_name = "DIR")]
     pub directory: Option<OsString>,
     /// Print the result as one JSON object
@@ -263,16 +263,16 @@ pub struct DemoArgs {
 /// `culvert node`.
 #[derive(Clone, Debug, Args)]
 pub struct NodeArgs {
-    /// Address and TCP port of the control connection [variable: CULVERT_LISTEN] [default: all addresses, port 7272]
+    /// Address and TCP port to listen on for partners [variable: CULVERT_LISTEN] [default: all addresses, port 7272]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
-    /// Address and TCP port of /metrics, or off [variable: CULVERT_METRICS] [default: 127.0.0.1:9472]
+    /// Address and TCP port to serve /metrics on, or off [variable: CULVERT_METRICS] [default: 127.0.0.1:9472]
     #[arg(long, value_name = "ADDRESS")]
     pub metrics: Option<String>,
-    /// What the node calls itself [variable: CULVERT_NAME] [default: the host's name]
+    /// Name that partners see [variable: CULVERT_NAME] [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Socket at which systemd starts the data plane as a unit of its own [variable: CULVERT_DATAPLANE_SOCKET] [default: none; the node starts it itself]
+    /// Socket on which systemd starts the data plane as a separate unit [variable: CULVERT_DATAPLANE_SOCKET] [default: none; the node starts the data plane itself]
     #[arg(long, value_name = "PATH", help_heading = "Data plane")]
     pub dataplane_socket: Option<String>,
     /// The data plane.
@@ -294,7 +294,7 @@ pub struct IdentityArgs {
 /// What to do with the identity.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum IdentityAction {
-    /// Make the key if there is none
+    /// Create the key unless there is one
     Init,
 }
 
@@ -314,25 +314,25 @@ pub struct ProfileArgs {
 pub enum ProfileAction {
     /// List the profiles
     List,
-    /// Show one
+    /// Show a profile
     Show {
-        /// Its name
+        /// Name of the profile
         name: String,
     },
-    /// Make one
+    /// Add a profile
     Add {
-        /// Its name
+        /// Name of the profile
         name: String,
-        /// The partner's key, as 'culvert identity' prints it there
+        /// The partner's key, as printed by 'culvert identity' there
         #[arg(long, value_name = "KEY")]
         key: String,
         /// What else.
         #[command(flatten)]
         change: ProfileChange,
     },
-    /// Change one
+    /// Change a profile
     Edit {
-        /// Its name
+        /// Name of the profile
         name: String,
         /// The partner's new key
         #[arg(long, value_name = "KEY")]
@@ -340,40 +340,40 @@ pub enum ProfileAction {
         /// What else.
         #[command(flatten)]
         change: ProfileChange,
-        /// Directories that are no longer permitted
+        /// A directory to permit no longer; may be repeated
         #[arg(long, value_name = "PATH")]
         forbid: Vec<std::path::PathBuf>,
     },
-    /// Remove one: the partner is a stranger again
+    /// Remove a profile; the partner is a stranger again
     Remove {
-        /// Its name
+        /// Name of the profile
         name: String,
     },
-    /// List keys that asked and are not approved
+    /// List keys that have asked and are not approved yet
     Pending,
-    /// Print the command with which a partner's admin makes a profile of this node
+    /// Print the command that adds this node to a partner's profiles
     Invite {
-        /// What the partner is to call this node [default: its name]
+        /// Name for this node at the partner [default: this node's name]
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
-        /// Where the partner reaches this node, HOST or HOST:PORT; may be repeated [default: this host's name]
+        /// Address at which the partner reaches this node, HOST or HOST:PORT; may be repeated [default: this host's name]
         #[arg(long = "address", value_name = "HOST")]
         addresses: Vec<String>,
     },
-    /// Approve a key that asked; it keeps the address where it asked from or was found, unless --address names one
+    /// Approve a key that has asked; the profile gets the address that it asked from, unless --address gives another
     Approve {
-        /// Its fingerprint, or as much of its beginning as no other has
+        /// Fingerprint of the key, or any unique prefix of it
         fingerprint: String,
-        /// The new profile's name
+        /// Name for the new profile
         #[arg(long, value_name = "NAME")]
         name: String,
         /// What else.
         #[command(flatten)]
         change: ProfileChange,
     },
-    /// Connect to a partner, compare its key, and ask whether it knows this node
+    /// Connect to a partner, compare its key, and check that it accepts this node
     Verify {
-        /// The profile's name
+        /// Name of the profile
         name: String,
     },
 }
@@ -381,10 +381,10 @@ pub enum ProfileAction {
 /// Parts of a profile.
 #[derive(Clone, Debug, Args)]
 pub struct ProfileChange {
-    /// Where its node listens, HOST or HOST:PORT; may be repeated [default port: 7272]
+    /// Address of the partner's node, HOST or HOST:PORT; may be repeated [default port: 7272]
     #[arg(long = "address", value_name = "HOST")]
     pub addresses: Vec<String>,
-    /// A directory that it may use: PATH:read, PATH:write or PATH:both; may be repeated
+    /// A directory that the partner may use: PATH:read, PATH:write or PATH:both; may be repeated
     #[arg(long = "permit", value_name = "PATH:HOW")]
     pub permit: Vec<String>,
 }
@@ -403,12 +403,12 @@ pub struct TransferArgs {
 /// What to do with transfers.
 #[derive(Clone, Debug, Subcommand)]
 pub enum TransferAction {
-    /// Give a transfer to the running node and return at once: like send, or with --get like get
+    /// Hand a transfer to the running node and return at once; sends, or fetches with --get
     Submit {
-        /// Fetch instead of send
+        /// Fetch instead of sending
         #[arg(long)]
         get: bool,
-        /// What to move, and as the last argument where to
+        /// Sources, and the destination as the last argument
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<OsString>,
         /// How.
@@ -417,62 +417,62 @@ pub enum TransferAction {
     },
     /// List transfers, the newest first
     List {
-        /// At most so many
+        /// Show at most this many
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: usize,
-        /// Only those that have not ended
+        /// Show only those that have not ended
         #[arg(long)]
         active: bool,
     },
-    /// Show one
+    /// Show a transfer
     Show {
-        /// Its id, or as much of it as no other begins with
+        /// Transfer id, or any unique prefix of it
         transfer: String,
     },
-    /// Wait until one has ended; exits as it did
+    /// Wait until a transfer has ended, and exit with its exit code
     Wait {
-        /// Its id, or as much of it as no other begins with
+        /// Transfer id, or any unique prefix of it
         transfer: String,
-        /// Give up after so many seconds
+        /// Stop waiting after this time
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u64>,
-        /// Exit with code 9 if there was nothing to do, and not with 0
+        /// Exit with code 9 instead of 0 if there was nothing to do
         #[arg(long)]
         error_on_no_transfer: bool,
     },
-    /// Follow one until it has ended; with --json a line for each change, and at last the result
+    /// Follow a transfer until it has ended; with --json, print a line for each change and the result as the last line
     Watch {
-        /// Its id, or as much of it as no other begins with
+        /// Transfer id, or any unique prefix of it
         transfer: String,
     },
-    /// Stop one until it is resumed, also over a restart of the node
+    /// Pause a transfer until it is resumed, even across restarts of the node
     Pause {
-        /// Its id, or as much of it as no other begins with
+        /// Transfer id, or any unique prefix of it
         transfer: String,
     },
-    /// Let a paused one go on where it stopped
+    /// Resume a paused transfer where it stopped
     Resume {
-        /// Its id, or as much of it as no other begins with
+        /// Transfer id, or any unique prefix of it
         transfer: String,
     },
-    /// Stop one
+    /// Cancel a transfer
     Cancel {
-        /// Its id, or as much of it as no other begins with
+        /// Transfer id, or any unique prefix of it
         transfer: String,
     },
-    /// Carry one that has ended out once more
+    /// Run a transfer that has ended once more
     Restart {
-        /// Its id, or as much of it as no other begins with
+        /// Transfer id, or any unique prefix of it
         transfer: String,
     },
-    /// Show and verify a receipt: of a transfer, or from a file
+    /// Show and verify the receipt of a transfer, or one from a file
     Receipt {
-        /// A transfer's id, or a receipt's file
+        /// Transfer id, or a file with a receipt
         what: OsString,
-        /// The key that must have sent
+        /// Require this key as the sender's
         #[arg(long, value_name = "KEY")]
         sender: Option<String>,
-        /// The key that must have received
+        /// Require this key as the receiver's
         #[arg(long, value_name = "KEY")]
         receiver: Option<String>,
     },
@@ -500,53 +500,53 @@ pub struct BenchArgs {
 /// What to measure.
 #[derive(Clone, Debug, Subcommand)]
 pub enum BenchWhat {
-    /// The raw limit: segmented and sealed datagrams without a protocol, from one core to another
+    /// Measure the raw limit: encrypted, segmented datagrams without a protocol, from one core to another
     Limit(LimitArgs),
-    /// The engine from memory to memory, over loopback or to a partner
+    /// Measure the engine from memory to memory, over loopback or to a partner
     Net(NetArgs),
-    /// A disk: sequential direct writes and reads
+    /// Measure a disk with sequential direct writes and reads
     Disk {
-        /// A directory on it
+        /// A directory on the disk
         directory: OsString,
-        /// How much
+        /// Amount of data
         #[arg(long, value_name = "SIZE", default_value = "4G", value_parser = parse_bytes)]
         size: u64,
     },
-    /// Cycles for each byte in each stage
+    /// Measure the cycles per byte of each stage
     Ledger,
 }
 
 /// `culvert bench limit`.
 #[derive(Clone, Debug, Args)]
 pub struct LimitArgs {
-    /// Only receive, on this address and port
+    /// Only receive, at this address and port
     #[arg(long, value_name = "ADDRESS", conflicts_with = "send")]
     pub receive: Option<String>,
     /// Only send, to this address and port
     #[arg(long, value_name = "ADDRESS")]
     pub send: Option<String>,
-    /// Bytes of each datagram's payload
+    /// Payload of each datagram
     #[arg(long, value_name = "BYTES", default_value_t = 8_948)]
     pub datagram: u16,
-    /// For how long
+    /// Duration
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
     pub seconds: f64,
-    /// The core to run on
+    /// Core to run on
     #[arg(long, value_name = "CORE")]
     pub core: Option<usize>,
-    /// How packets move: udp or af_xdp; for af_xdp each end runs by itself, with --send or --receive
+    /// Datapath: udp or af_xdp; with af_xdp each end needs a command of its own, with --send or --receive
     #[arg(long, value_name = "NAME", default_value = "udp", value_parser = ["udp", "af_xdp"])]
     pub datapath: String,
     /// Network interface for AF_XDP [default: the one that leads to the other end, or the only one]
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
-    /// The only mode of AF_XDP to try: zerocopy, copy or skb [default: the best]
+    /// Use this AF_XDP mode and no other: zerocopy, copy or skb [default: the best that works]
     #[arg(long, value_name = "MODE", value_parser = ["zerocopy", "copy", "skb"])]
     pub af_xdp_mode: Option<String>,
-    /// Without the cipher: what is left is the cost of moving packets
+    /// Do not encrypt, to measure the cost of moving packets alone
     #[arg(long)]
     pub plain: bool,
-    /// Send as fast as packets can leave, whatever the receiver loses; what arrives is the result
+    /// Send as fast as possible, whatever the receiver loses; the result is what arrives
     #[arg(long, requires = "send")]
     pub no_window: bool,
 }
@@ -554,9 +554,9 @@ pub struct LimitArgs {
 /// `culvert bench net`.
 #[derive(Clone, Debug, Args)]
 pub struct NetArgs {
-    /// The partner; without it, a second node on this machine
+    /// The partner [default: a second node on this machine]
     pub partner: Option<String>,
-    /// How much
+    /// Amount of data
     #[arg(long, value_name = "SIZE", default_value = "16G", value_parser = parse_bytes)]
     pub size: u64,
     /// How.
@@ -580,7 +580,7 @@ pub struct ConfigArgs {
 pub enum ConfigAction {
     /// Show every setting
     Show {
-        /// And where it comes from
+        /// Show where each one comes from
         #[arg(long)]
         origin: bool,
         /// Print one JSON object
@@ -592,9 +592,9 @@ pub enum ConfigAction {
 /// `culvert completion`.
 #[derive(Clone, Debug, Args)]
 pub struct CompletionArgs {
-    /// bash, zsh, fish, elvish, powershell; or man, which writes man pages to --directory
+    /// bash, zsh, fish, elvish or powershell; or man, to write man pages to --directory
     pub shell: String,
-    /// Where man pages go
+    /// Directory for the man pages
     #[arg(long, value_name = "DIR")]
     pub directory: Option<std::path::PathBuf>,
 }
