@@ -80,18 +80,27 @@ pub struct Destination {
     opened: Option<Arc<OpenedDirectories>>,
 }
 
+/// What is made of a destination that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Making {
+    /// Nothing: this is a dry run.
+    Nothing,
+    /// Its directories. The last one gets this mode, as far as the umask permits, if the transfer knows one.
+    WithMode(Option<u16>),
+}
+
 fn not_permitted(text: String) -> Refusal {
     Refusal::new(RefusalCode::NotPermitted, text)
 }
 
 impl Reach {
     /// Opens the directory that a transfer is stored in, and makes it if it is not there. `typed` is the path as the user wrote
-    /// it; a single file takes its last component as its name, unless a directory of that name exists or a slash ends it. Without
-    /// `makes` (a dry run) nothing is made, and a missing directory counts as an empty one.
+    /// it; a single file takes its last component as its name, unless a directory of that name exists or a slash ends it. In
+    /// a dry run nothing is made, and a missing directory counts as an empty one.
     ///
     /// # Errors
     /// [`Refusal`]: not permitted, a symlink on the way, not a directory.
-    pub fn open_destination(&self, typed: &[u8], is_single_file: bool, makes: bool) -> Result<Destination, Refusal> {
+    pub fn open_destination(&self, typed: &[u8], is_single_file: bool, making: Making) -> Result<Destination, Refusal> {
         let typed_path = Path::new(OsStr::from_bytes(typed));
         let (root, below) = match self {
             Self::Owner { directory } => (PathBuf::from("/"), owner_path(directory, typed_path)?),
@@ -99,7 +108,7 @@ impl Reach {
         };
         let shown = root.join(&below);
         let is_owner = matches!(self, Self::Owner { .. });
-        let opener = Opener { root: open_root(&root)?, shown: shown.clone(), follows_symlinks: is_owner, makes };
+        let opener = Opener { root: open_root(&root)?, shown: shown.clone(), follows_symlinks: is_owner, making };
         let wants_directory = typed.ends_with(b"/") || typed.ends_with(b"/.") || below.as_os_str().is_empty();
         match opener.open_directory(&below) {
             Ok(base) => return Ok(Destination::new(base, shown, None, false)),
@@ -238,7 +247,7 @@ struct Opener {
     shown: PathBuf,
     /// The owner's own symlinks are followed on the way to the destination, a partner's never.
     follows_symlinks: bool,
-    makes: bool,
+    making: Making,
 }
 
 impl Opener {
@@ -253,7 +262,7 @@ impl Opener {
 
     /// Makes what is missing of `below`; the second value says whether the last directory was made.
     fn make_directories(&self, below: &Path) -> Result<(OwnedFd, bool), Refusal> {
-        if !self.makes {
+        let Making::WithMode(mode) = self.making else {
             // The deepest of those that are there: it says how much room there is.
             for (missing, directory) in below.ancestors().enumerate() {
                 match self.open_directory(directory) {
@@ -263,7 +272,9 @@ impl Opener {
                 }
             }
             return Ok((duplicate(&self.root).map_err(|error| self.refusal(error))?, true));
-        }
+        };
+        // Its owner fills it.
+        let mode = mode.map_or(0o777, |mode| u32::from(mode) & 0o777 | 0o700);
         let mut made = PathBuf::new();
         let mut is_fresh = false;
         for component in below.components() {
@@ -274,7 +285,8 @@ impl Opener {
             let parent =
                 self.open_directory(made.parent().unwrap_or(Path::new(""))).map_err(|error| self.refusal(error))?;
             let name = Path::new(made.file_name().unwrap_or_default());
-            is_fresh = match mkdirat(&parent, name, Mode::from_raw_mode(0o777)) {
+            let mode = if made == below { mode } else { 0o777 };
+            is_fresh = match mkdirat(&parent, name, Mode::from_raw_mode(mode)) {
                 Ok(()) => {
                     // What will be stored below is not durable before its directory is.
                     fsync(&parent).map_err(|error| self.refusal(error))?;
@@ -468,7 +480,7 @@ mod tests {
     }
 
     fn refused(reach: &Reach, typed: &[u8]) -> Refusal {
-        reach.open_destination(typed, false, true).unwrap_err()
+        reach.open_destination(typed, false, Making::WithMode(None)).unwrap_err()
     }
 
     #[test]
@@ -501,10 +513,12 @@ mod tests {
         fs::create_dir(directory.path().join("outside")).unwrap();
         symlink("../outside", root.join("link")).unwrap();
         let reach = permitted(&root, Permission::Both);
-        let inside = reach.open_destination(b"in/new/deep", false, true).unwrap();
+        let inside = reach.open_destination(b"in/new/deep", false, Making::WithMode(None)).unwrap();
         assert!(inside.is_fresh && root.join("in/new/deep").is_dir());
         let absolute = root.join("in/new");
-        assert!(!reach.open_destination(absolute.as_os_str().as_bytes(), false, true).unwrap().is_fresh);
+        assert!(
+            !reach.open_destination(absolute.as_os_str().as_bytes(), false, Making::WithMode(None)).unwrap().is_fresh
+        );
         for typed in [b"../outside".as_slice(), b"in/../../outside", b"/etc", b"/", b"link", b"link/x", b"a\0b"] {
             assert_eq!(refused(&reach, typed).code, RefusalCode::NotPermitted, "{typed:?}");
         }
@@ -520,7 +534,7 @@ mod tests {
         let open = |reach: &Reach, name: &str| reach.open_source(name.as_bytes(), &mut SourceOpener::default());
         assert!(open(&reads, "file").is_ok());
         assert_eq!(open(&writes, "file").unwrap_err().code, RefusalCode::NotPermitted);
-        assert!(writes.open_destination(b"", false, true).is_ok());
+        assert!(writes.open_destination(b"", false, Making::WithMode(None)).is_ok());
         assert_eq!(refused(&reads, b"").code, RefusalCode::NotPermitted);
         assert_eq!(open(&reads, "missing").unwrap_err().code, RefusalCode::NotFound);
     }
@@ -529,11 +543,11 @@ mod tests {
     fn a_single_file_may_take_the_destinations_name() {
         let directory = tempfile::tempdir().unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
-        let named = reach.open_destination(b"made/copy", true, true).unwrap();
+        let named = reach.open_destination(b"made/copy", true, Making::WithMode(None)).unwrap();
         assert_eq!(named.single_name.as_deref(), Some(b"copy".as_slice()));
         assert!(directory.path().join("made").is_dir() && !directory.path().join("made/copy").exists());
-        assert_eq!(reach.open_destination(b"made", true, true).unwrap().single_name, None);
-        assert_eq!(reach.open_destination(b"made/copy/", true, true).unwrap().single_name, None);
+        assert_eq!(reach.open_destination(b"made", true, Making::WithMode(None)).unwrap().single_name, None);
+        assert_eq!(reach.open_destination(b"made/copy/", true, Making::WithMode(None)).unwrap().single_name, None);
         assert!(directory.path().join("made/copy").is_dir());
     }
 
@@ -543,7 +557,7 @@ mod tests {
         fs::create_dir(directory.path().join("real")).unwrap();
         symlink(directory.path().join("real"), directory.path().join("link")).unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
-        reach.open_destination(b"link/new", false, true).unwrap();
+        reach.open_destination(b"link/new", false, Making::WithMode(None)).unwrap();
         assert!(directory.path().join("real/new").is_dir());
     }
 }

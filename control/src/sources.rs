@@ -154,6 +154,8 @@ pub struct SourceTree {
     pub allocated_bytes: u64,
     /// Whether exactly one source was named and it is a regular file.
     pub is_single_file: bool,
+    /// The mode of the one directory whose contents these are, if it is one.
+    pub contents_mode: Option<u16>,
     /// What the entries take of the partner's memory.
     pub share: Option<Share>,
     /// Where the entries of each source are found.

@@ -47,6 +47,8 @@ pub const NOT_KEPT_IS_TOLD_SINCE: u16 = 6;
 pub const DRY_RUNS_ARE_TOLD_SINCE: u16 = 7;
 /// The version since which partners are told that a transfer is paused, and not that it was canceled.
 pub const PAUSES_ARE_TOLD_SINCE: u16 = 7;
+/// The first protocol version in which the mode of a directory is told whose contents are sent ([`Message::ContentsOf`]).
+pub const CONTENTS_HAVE_A_MODE_SINCE: u16 = 7;
 /// The oldest.
 pub const PROTOCOL_VERSION_MIN: u16 = 1;
 /// The longest frame. A list that does not fit is sent in parts.
@@ -490,6 +492,12 @@ pub enum Message {
     },
     /// What a dry run found (W-58). Only in a dry run, and only to partners of version [`DRY_RUNS_ARE_TOLD_SINCE`].
     DryRun(crate::dry_run::Finding),
+    /// What is sent are the contents of one directory, which has this mode (W-59): the destination gets it if this transfer makes it.
+    /// Before [`Message::ManifestEnd`], once at most, and only to partners of version [`CONTENTS_HAVE_A_MODE_SINCE`].
+    ContentsOf {
+        /// Nine bits.
+        mode: u16,
+    },
 }
 
 /// Bytes that are not a message of this protocol. The connection is of no use any more.

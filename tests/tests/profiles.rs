@@ -125,6 +125,7 @@ fn an_invitation_is_a_line_that_the_partner_types() {
     let json = run(&pair.there, ["profile", "invite", "--address", "a.example.org", "--json"]).exits(0).json();
     assert!(json["command"].as_str().unwrap().ends_with("--address a.example.org:7272"), "{json}");
     assert_eq!(json["key"].as_str().unwrap(), key_of(&pair.there));
+    culvert_tests::schema::assert_valid(&json, "profile-invite");
     run(&pair.there, ["profile", "invite", "--name", "a b"]).exits(2).says("'a b'");
 }
 

@@ -92,6 +92,38 @@ fn make_tree(root: &Path) {
     }
 }
 
+/// What a private directory hid was shown by the copy of its contents.
+#[test]
+fn a_destination_that_is_made_for_the_contents_of_a_directory_gets_its_mode() {
+    let room = Room::new();
+    let source = room.path("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("readable"), "x").unwrap();
+    for (mode, umask, expected) in [(0o700, "022", 0o700), (0o755, "027", 0o750), (0o550, "000", 0o750)] {
+        set_mode(&source, mode);
+        let to = format!("above {mode:o}/new");
+        room.send(umask, &source.join(""), &to, &[]).exits(0);
+        assert_eq!(mode_of(&room.path(&to)), expected, "{mode:o} through {umask}");
+        // The other way.
+        let mut getting = room.command(umask, "get", &["--preserve"]);
+        getting.arg(FarEnd::place(&source.join(""))).arg(room.path(&format!("got {mode:o}")));
+        Ran::from(getting.output().unwrap()).exits(0);
+        assert_eq!(mode_of(&room.path(&format!("got {mode:o}"))), expected, "{mode:o} through {umask}");
+        // What is there stays as it is, and so does what is made above.
+        set_mode(&room.path(&to), 0o711);
+        fs::write(source.join(format!("more {mode:o}")), "y").unwrap();
+        room.send(umask, &source.join(""), &to, &[]).exits(0);
+        assert_eq!(mode_of(&room.path(&to)), 0o711);
+    }
+    set_mode(&source, 0o700);
+    room.send("022", &source.join(""), "way/new", &[]).exits(0);
+    assert_eq!(mode_of(&room.path("way")), 0o755);
+    // Of several sources, and of what has a name, nothing is told.
+    room.send("022", &source, "named", &[]).exits(0);
+    assert_eq!(mode_of(&room.path("named")), 0o755);
+    assert_eq!(mode_of(&room.path("named/source")), 0o700);
+}
+
 /// A file of 0600 became 0644, and a program was none any more.
 #[test]
 fn what_is_stored_has_the_sources_mode_through_the_umask() {

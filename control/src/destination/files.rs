@@ -259,7 +259,7 @@ pub(super) fn rename_into_place(parent: &OwnedFd, from: &Path, to: &Path, action
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::destination::Reach;
+    use crate::destination::{Making, Reach};
     use std::fs;
     use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
@@ -268,7 +268,7 @@ mod tests {
     fn destination() -> (tempfile::TempDir, Destination) {
         let directory = tempfile::tempdir().unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
-        let destination = reach.open_destination(b"", false, true).unwrap();
+        let destination = reach.open_destination(b"", false, Making::WithMode(None)).unwrap();
         (directory, destination)
     }
 

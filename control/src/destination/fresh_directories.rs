@@ -250,7 +250,7 @@ pub fn remove(parent: BorrowedFd<'_>, staging: &Path) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::destination::Reach;
+    use crate::destination::{Making, Reach};
     use culvert_protocol::manifest::Entry;
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
@@ -304,7 +304,7 @@ mod tests {
     fn destination() -> (tempfile::TempDir, Destination, FreshDirectories) {
         let directory = tempfile::tempdir().unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
-        let destination = reach.open_destination(b"", false, true).unwrap();
+        let destination = reach.open_destination(b"", false, Making::WithMode(None)).unwrap();
         fs::create_dir(directory.path().join("d")).unwrap();
         let manifest = manifest(&[("d", 16, 1)]);
         let made = identity(&rustix::fs::stat(directory.path().join("d")).unwrap());

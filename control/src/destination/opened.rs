@@ -267,7 +267,7 @@ fn would_lose_setgid(stat: &Stat) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::destination::Reach;
+    use crate::destination::{Making, Reach};
     use std::fs;
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
@@ -298,7 +298,7 @@ mod tests {
             fixture.set("d/in", 0o2500);
             fixture.set("d", 0o555);
             let reach = Reach::Owner { directory: fixture.room.path().to_owned() };
-            let mut destination = reach.open_destination(b"", false, true).unwrap();
+            let mut destination = reach.open_destination(b"", false, Making::WithMode(None)).unwrap();
             destination.may_open(Box::new(fixture.noted.clone())).unwrap();
             (fixture, destination)
         }
@@ -392,7 +392,7 @@ mod tests {
             assert_eq!(forbidden(&destination, b"d", 100), Err(Errno::ACCESS));
         }
         let reach = Reach::Owner { directory: fixture.room.path().to_owned() };
-        let without_preserve = reach.open_destination(b"", false, true).unwrap();
+        let without_preserve = reach.open_destination(b"", false, Making::WithMode(None)).unwrap();
         assert_eq!(forbidden(&without_preserve, b"d", 100), Err(Errno::ACCESS));
         assert_eq!(fixture.modes(), [0o555, 0o2500]);
         assert!(fixture.noted().is_empty());

@@ -16,7 +16,7 @@ use culvert_tuning::counted::grouped;
 use rustix::fs::{AtFlags, Dir, statat};
 use rustix::io::Errno;
 
-use super::{Opener, Reach, open_root, owner_path, permitted_path};
+use super::{Making, Opener, Reach, open_root, owner_path, permitted_path};
 use crate::limits::SOURCES_PER_REQUEST;
 use crate::name_pattern::NamePattern;
 use crate::os_error::is_shortage;
@@ -73,7 +73,7 @@ impl<'a> Search<'a> {
         };
         let is_owner = matches!(reach, Reach::Owner { .. });
         let shown = root.join(&below);
-        let opener = Opener { root: open_root(&root)?, shown, follows_symlinks: is_owner, makes: false };
+        let opener = Opener { root: open_root(&root)?, shown, follows_symlinks: is_owner, making: Making::Nothing };
         Ok(Self { reach, typed, host, opener, root, below, names_left: NAMES_MAX, unreadable: None })
     }
 

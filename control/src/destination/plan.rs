@@ -531,7 +531,7 @@ fn make_symlink(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::destination::Reach;
+    use crate::destination::{Making, Reach};
     use crate::sources::listing::list;
     use crate::sources::named::local_source;
     use std::fs;
@@ -560,7 +560,7 @@ mod tests {
         std::os::unix::fs::symlink("a", source.join("l")).unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
         fs::create_dir(directory.path().join("destination")).unwrap();
-        let destination = reach.open_destination(b"destination", false, true).unwrap();
+        let destination = reach.open_destination(b"destination", false, Making::WithMode(None)).unwrap();
         (directory, manifest_of(&source.join("")), destination)
     }
 

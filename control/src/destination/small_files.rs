@@ -498,7 +498,7 @@ pub fn store_empty(unpacking: &Unpacking<'_>, file: u32) -> Result<StoredFile, F
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::destination::Reach;
+    use crate::destination::{Making, Reach};
     use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
@@ -523,7 +523,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("d")).unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
-        let destination = reach.open_destination(b"", false, true).unwrap();
+        let destination = reach.open_destination(b"", false, Making::WithMode(None)).unwrap();
         (directory, destination)
     }
 

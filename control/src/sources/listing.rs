@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use culvert_protocol::control::{LIST_BYTES, encode_entry};
 use culvert_protocol::manifest::{Entry, EntryError, EntryKind, FileTime};
 use culvert_protocol::names::{check_relative, printable, symlink_stays_inside};
-use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat, readlinkat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat, fstat, readlinkat, statat};
 use rustix::io::Errno;
 
 use super::bases::open_beneath;
@@ -49,6 +49,10 @@ pub fn list_while(
         [one] => (false, one.name.is_some()),
         _ => (true, false),
     };
+    let contents_mode = match sources.as_slice() {
+        [one] if one.name.is_none() => mode_of(one),
+        _ => None,
+    };
     let mut listing = Listing {
         tree: SourceTree::default(),
         listed: HashMap::new(),
@@ -71,7 +75,14 @@ pub fn list_while(
         && tree.manifest.len() == 1
         && matches!(tree.manifest.entry(0).kind, EntryKind::File { .. })
         && !tree.manifest.entry(0).name.contains(&b'/');
+    tree.contents_mode = contents_mode;
     Ok(tree)
+}
+
+/// The permissions of a directory whose contents are sent. If they cannot be told the destination is made as others are.
+fn mode_of(source: &Source) -> Option<u16> {
+    let stat = source.base.open().and_then(|directory| fstat(&directory)).ok()?;
+    u16::try_from(stat.st_mode & 0o777).ok()
 }
 
 struct Listing<'a> {

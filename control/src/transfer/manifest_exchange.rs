@@ -13,7 +13,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use culvert_protocol::control::{LIST_BYTES, LeftOut, Message, RefusalCode, decode_entries};
+use culvert_protocol::control::{
+    CONTENTS_HAVE_A_MODE_SINCE, LIST_BYTES, LeftOut, Message, RefusalCode, decode_entries,
+};
 use culvert_protocol::dry_run::Finding;
 use culvert_protocol::manifest::Manifest;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -49,6 +51,9 @@ pub async fn send_manifest(context: &TransferContext, sources: Vec<Source>) -> R
     if context.tells_dry_run() && tree.problem_count > 0 {
         let found = Finding::LeftOut { count: tree.problem_count, first: left_out(&tree) };
         connection.writer.send(Message::DryRun(found)).await?;
+    }
+    if let Some(mode) = tree.contents_mode.filter(|_| connection.version >= CONTENTS_HAVE_A_MODE_SINCE) {
+        connection.writer.send(Message::ContentsOf { mode }).await?;
     }
     let end = Message::ManifestEnd {
         entries: u32::try_from(tree.manifest.len()).unwrap_or(u32::MAX),
@@ -145,6 +150,8 @@ pub struct ReceivedManifest {
     pub allocated_bytes: u64,
     /// Whether the one file may take the destination's name.
     pub is_single_file: bool,
+    /// The mode of the directory whose contents are sent.
+    pub contents_mode: Option<u16>,
     /// What a dry run would leave out: how much, and the first of it.
     pub left_out: (u64, Vec<LeftOut>),
 }
@@ -185,6 +192,7 @@ pub async fn receive_manifest(
     progress.send_modify(|progress| progress.phase = Phase::Listing);
     let (mut manifest, mut names) = (Manifest::default(), NameCheck::default());
     let mut left_out = (0, Vec::new());
+    let mut contents_mode = None;
     loop {
         let message = tokio::select! {
             message = reader.next_in_time() => message?,
@@ -217,13 +225,19 @@ pub async fn receive_manifest(
                     return Err(TransferError::protocol("the manifest is not the one that its end announces"));
                 }
                 let is_single_file = is_single_file && manifest.len() == 1 && manifest.file_count() == 1;
-                return Ok(ReceivedManifest { manifest, allocated_bytes, is_single_file, left_out });
+                return Ok(ReceivedManifest { manifest, allocated_bytes, is_single_file, contents_mode, left_out });
             }
             Message::DryRun(Finding::LeftOut { count, first }) if is_told && left_out.0 == 0 => {
                 if count == 0 || first.len() as u64 > count {
                     return Err(TransferError::protocol("it lists more that it would leave out than it counts"));
                 }
                 left_out = (count, first);
+            }
+            Message::ContentsOf { mode } if contents_mode.is_none() => {
+                if mode > 0o777 {
+                    return Err(TransferError::protocol(format!("its directory has the mode {mode:o}")));
+                }
+                contents_mode = Some(mode);
             }
             Message::Refused(refusal) => return Err(TransferError::Partner(refusal)),
             Message::Ping(number) => writer.send_urgent(Message::Pong(number))?,

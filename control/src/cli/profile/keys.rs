@@ -52,8 +52,8 @@ fn when(unix: u64) -> String {
 /// A key that came to this node does not tell where its own listens.
 pub fn say_address_is_a_guess(name: &str, address: &str) {
     say_aside!(
-        "culvert: '{name}' asked from there, so its node is taken to listen at {address}: \
-         'culvert profile edit {name} --address HOST:PORT' names another"
+        "culvert: '{name}' asked from there, so its node is assumed to listen at {address}; if it does not, \
+         'culvert profile edit {name} --address HOST:PORT' corrects it"
     );
 }
 
@@ -76,8 +76,8 @@ pub fn invite(
         addresses.push(own_address(settings));
         if !quiet {
             say_aside!(
-                "culvert: the address is what this host calls itself: --address HOST names another, by which the \
-                 partner reaches it"
+                "culvert: the address is this host's own name; if the partner reaches it by another, give that with \
+                 --address HOST"
             );
         }
     }
@@ -93,7 +93,7 @@ pub fn invite(
     say(&command)?;
     if !quiet {
         say_aside!(
-            "culvert: the partner types that line, and compares with you what it shows then: {fingerprint}, {words}"
+            "culvert: the partner runs this command; the fingerprint that it prints there must be {fingerprint}, {words}"
         );
     }
     Ok(())

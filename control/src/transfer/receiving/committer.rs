@@ -308,9 +308,9 @@ fn put_in_place(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::destination::Reach;
     use crate::destination::fresh_directories::FreshDirectories;
     use crate::destination::plan::Action;
+    use crate::destination::{Making, Reach};
     use culvert_protocol::manifest::{Entry, EntryKind, Manifest};
 
     /// A pack was called stored when its files were written, and one with files in no other directory never.
@@ -330,7 +330,7 @@ mod tests {
             }
         }
         let reach = Reach::Owner { directory: room.path().to_owned() };
-        let destination = reach.open_destination(b"", false, true).unwrap();
+        let destination = reach.open_destination(b"", false, Making::WithMode(None)).unwrap();
         let fresh = FreshDirectories::find(&manifest, &[Action::Create; 34], 1 << 20, |_| Some((0, 0)));
         let [a, b] = [b"a", b"b"].map(|name| fresh.enter(&destination, name).unwrap());
         let mut filling = FillingList::default();

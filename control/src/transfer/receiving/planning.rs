@@ -26,7 +26,7 @@ use crate::destination::plan::{
 };
 use crate::destination::small_files::Unpacking;
 use crate::destination::temporary::temporary_name;
-use crate::destination::{Destination, Reach, Whereabouts};
+use crate::destination::{Destination, Making, Reach, Whereabouts};
 use crate::journal::{Journal, JournalError, Past, Place, Record, absorb_others, bound, glimpse, not_journaled};
 use crate::limits::{JOURNALS_PER_PARTNER, Limit};
 use crate::metrics::Metrics;
@@ -299,8 +299,9 @@ pub fn plan(
     options: &Options,
     partner: PublicKey,
 ) -> Result<Intake, Refusal> {
-    let ReceivedManifest { manifest, allocated_bytes, is_single_file, .. } = received;
-    let mut destination = request.reach.open_destination(&request.destination, is_single_file, !options.dry_run)?;
+    let ReceivedManifest { manifest, allocated_bytes, is_single_file, contents_mode, .. } = received;
+    let making = if options.dry_run { Making::Nothing } else { Making::WithMode(contents_mode) };
+    let mut destination = request.reach.open_destination(&request.destination, is_single_file, making)?;
     let (journal, past) = open_journal(request, &destination, &manifest, options, partner)?;
     let journal = SharedJournal::new(Mutex::new(journal));
     // Without modes too, where an attempt with them has left some open: nobody else would close them.
