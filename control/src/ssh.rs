@@ -91,7 +91,7 @@ pub enum Ended {
 pub struct FarEnd {
     child: Child,
     stdin: ChildStdin,
-    messages: JoinHandle<SshFailure>,
+    messages: JoinHandle<Said>,
     target: Target,
 }
 
@@ -146,7 +146,7 @@ impl FarEnd {
             Ok(None) => {
                 let status = child.wait().await.ok().and_then(|status| status.code());
                 let said = tokio::time::timeout(MESSAGES_WAIT, messages).await;
-                return Err(Self::explain(host, options, status, said.ok().and_then(Result::ok).unwrap_or_default()));
+                return Err(Self::explain(host, options, status, &said.ok().and_then(Result::ok).unwrap_or_default()));
             }
             Err(TooMuch) => {
                 return Err(CommandError::failed(format!(
@@ -170,7 +170,7 @@ impl FarEnd {
         Ok(Self { child, stdin, messages, target })
     }
 
-    fn explain(host: &SshHost, options: &SshOptions, status: Option<i32>, said: SshFailure) -> CommandError {
+    fn explain(host: &SshHost, options: &SshOptions, status: Option<i32>, said: &Said) -> CommandError {
         match status {
             Some(127) => CommandError::new(
                 ExitCode::NotFound,
@@ -180,7 +180,7 @@ impl FarEnd {
                     host.for_scp()
                 ),
             ),
-            Some(255) => said.explain(&host.to_string(), &no_profile(host)),
+            Some(255) => said.failure.explain(&host.to_string(), &no_profile(host)),
             status => {
                 // What it lacks for now, it will have another time; what does not fit there will not fit this side either.
                 let code = status.and_then(|status| ExitCode::of(u8::try_from(status).ok()?));
@@ -188,7 +188,12 @@ impl FarEnd {
                 let status = status.map_or("a signal".to_owned(), |code| format!("status {code}"));
                 CommandError::new(
                     code.unwrap_or(ExitCode::Failed),
-                    format!("the far end on {host} ended before it answered ({status}); its message, if any, is above"),
+                    if said.last.is_empty() {
+                        format!("the far end on {host} ended before it answered ({status}) and without a message")
+                    } else {
+                        let last = said.last.trim_start_matches("culvert: ");
+                        format!("the far end on {host} ended before it answered ({status}): {last}")
+                    },
                 )
             }
         }
@@ -272,6 +277,14 @@ async fn first_answer(stdout: impl AsyncRead + Unpin) -> Result<Option<FarEndAns
     }
 }
 
+/// What came by way of ssh's standard error.
+#[derive(Debug, Default)]
+struct Said {
+    failure: SshFailure,
+    /// The last line.
+    last: String,
+}
+
 /// Why ssh itself has failed, as far as its messages tell: it exits with 255 whatever it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum SshFailure {
@@ -335,8 +348,8 @@ impl SshFailure {
 }
 
 /// Passes on what ssh and the far end have to say, and returns what it says of ssh.
-async fn pass_on(stderr: impl AsyncRead + Unpin) -> SshFailure {
-    let mut failure = SshFailure::Unknown;
+async fn pass_on(stderr: impl AsyncRead + Unpin) -> Said {
+    let mut said = Said::default();
     let mut lines = BufReader::new(stderr);
     let mut line = Vec::new();
     let mut count = 0usize;
@@ -344,14 +357,16 @@ async fn pass_on(stderr: impl AsyncRead + Unpin) -> SshFailure {
         line.clear();
         let read = (&mut lines).take(MESSAGE_BYTES_MAX).read_until(b'\n', &mut line).await;
         if !read.is_ok_and(|bytes| bytes > 0) {
-            return failure;
+            return said;
         }
         if let Some(known) = SshFailure::of(&String::from_utf8_lossy(&line)) {
-            failure = known;
+            said.failure = known;
         }
         count = count.saturating_add(1);
         if count <= MESSAGES_MAX {
-            say_aside!("{}", foreign_text(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n'])));
+            let text = foreign_text(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']));
+            say_aside!("{text}");
+            said.last = text.to_string();
         } else if count == MESSAGES_MAX + 1 {
             say_aside!("culvert: the far end has more to say than {MESSAGES_MAX} lines; the rest is left out");
         }

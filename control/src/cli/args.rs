@@ -12,6 +12,11 @@ use culvert_tuning::command::{DoctorArgs, TuneArgs};
 use crate::settings::Flags;
 use crate::units::{parse_bytes, parse_rate};
 
+/// What starts a far end, unless told otherwise.
+pub const SSH_DEFAULT: &str = "ssh";
+/// The program that it starts, unless told otherwise.
+pub const REMOTE_PROGRAM_DEFAULT: &str = "culvert";
+
 /// Move files between two hosts over UDP: encrypted, verified, as fast as cores, network and disks allow. Says what limited the transfer.
 #[derive(Debug, Parser)]
 #[command(name = "culvert", version, arg_required_else_help = true, propagate_version = true)]
@@ -194,10 +199,10 @@ pub struct SendArgs {
     #[arg(long, value_name = "FILE")]
     pub capture: Option<PathBuf>,
     /// The ssh command with its options, for instance 'ssh -i KEY'
-    #[arg(long, value_name = "COMMAND", default_value = "ssh", help_heading = "Over ssh")]
+    #[arg(long, value_name = "COMMAND", default_value = SSH_DEFAULT, help_heading = "Over ssh")]
     pub ssh: String,
     /// The program to run on the other host
-    #[arg(long, value_name = "PATH", default_value = "culvert", help_heading = "Over ssh")]
+    #[arg(long, value_name = "PATH", default_value = REMOTE_PROGRAM_DEFAULT, help_heading = "Over ssh")]
     pub remote_program: String,
     /// Ports for the far end, TCP and UDP, if a firewall limits them: it takes free ones of 7273-7280
     #[arg(long, value_name = "LIST", help_heading = "Over ssh")]

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::net::{Ipv6Addr, SocketAddr};
 
+use culvert_protocol::identity::PublicKey;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::TcpListener;
 
@@ -29,8 +30,6 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     let mut engine = args.engine.clone();
     engine.ports = engine.ports.or_else(|| args.far_ports.clone());
     let settings = Settings::resolve(&global.flags(&engine))?;
-    let state = StateDirectory::open(&settings.state.value)?;
-    let node = send::embedded(&settings, &state, None)?;
     let mut input = BufReader::new(tokio::io::stdin());
     let mut line = String::new();
     let read = input.read_line(&mut line).await;
@@ -38,6 +37,8 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     let Some(request) = request.filter(|request| request.culvert_far_end == FAR_END_VERSION) else {
         return Err(CommandError::usage("'culvert far-end' is started by 'culvert send' and 'culvert get' over ssh"));
     };
+    let state = state_beside(StateDirectory::open(&settings.state.value)?, request.key)?;
+    let node = send::embedded(&settings, &state, None)?;
     let listener = match &settings.ports.value {
         Ports::These(ports) => bind_first_free(ports).await?,
         Ports::Automatic | Ports::Any => bind(0).await.map_err(|error| cannot_listen(0, &error))?,
@@ -76,6 +77,17 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     }
     node.registry.settle().await;
     Ok(code)
+}
+
+/// The state directory of the far end: the account's, or one below it if that is the state directory of the command that has started
+/// this too. So it is with `localhost:`, and with homes that hosts share. Each end keeps a record of the transfer, under one id.
+fn state_beside(state: StateDirectory, asking: PublicKey) -> Result<StateDirectory, CommandError> {
+    /// It has what a state directory has: what is interrupted goes on from its journals.
+    const BELOW: &str = "far-end";
+    if state.identity()?.public_key() != asking {
+        return Ok(state);
+    }
+    Ok(StateDirectory::open(state.path(BELOW))?)
 }
 
 /// Listens on the first of these TCP ports that is free.

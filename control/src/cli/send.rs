@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
 use culvert_protocol::control::{Options, Overwrite};
 
 use crate::api_client::ApiClient;
-use crate::cli::args::{GlobalArgs, SendArgs, TransferOptions};
+use crate::cli::args::{GlobalArgs, REMOTE_PROGRAM_DEFAULT, SSH_DEFAULT, SendArgs, TransferOptions};
 use crate::cli::capture::EmbeddedCapture;
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::report::{self, Telling};
@@ -139,17 +140,10 @@ async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCod
     let mut typed = read_paths(&args.paths, is_get)?;
     let options = options_of(&args.options)?;
     verbose::set(args.verbose && !global.quiet);
-    let of_far_ends = [(&args.remote_ports, "--remote-ports"), (&args.remote_cores, "--remote-cores")];
-    if let Some((_, option)) = of_far_ends.into_iter().find(|(value, _)| value.is_some())
-        && !matches!(typed.partner, Place::Ssh { .. })
-    {
-        return Err(CommandError::usage(format!(
-            "{option} is for a far end that ssh starts, and this partner has a node of its own: leave it out"
-        )));
-    }
     let settings = Settings::resolve(&global.flags(&args.engine))?;
     let state = StateDirectory::open(&settings.state.value)?;
     typed.partner = typed.partner.or_over_ssh(|name| has_profile(&state, name));
+    refuse_ssh_options(&args, &typed.partner)?;
     // A node that runs with this state carries the transfer out, unless ssh must be asked by this user on this terminal.
     // A dry run needs none of its lanes.
     let telling = Telling {
@@ -200,6 +194,22 @@ async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCod
     report::print(&outcome?, telling, &state)
 }
 
+/// Refuses options of a far end where there is none.
+fn refuse_ssh_options(args: &SendArgs, partner: &Place) -> Result<(), CommandError> {
+    let given = [
+        ("--ssh", args.ssh != SSH_DEFAULT),
+        ("--remote-program", args.remote_program != REMOTE_PROGRAM_DEFAULT),
+        ("--remote-ports", args.remote_ports.is_some()),
+        ("--remote-cores", args.remote_cores.is_some()),
+    ];
+    match given.into_iter().find(|(_, is_given)| *is_given) {
+        Some((option, _)) if !matches!(partner, Place::Ssh { .. }) => Err(CommandError::usage(format!(
+            "{option} is for a far end that ssh starts, and this partner has a node of its own: leave it out"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Whether a profile has this name. One that cannot be read has it, too: what is wrong with it is said when it is used.
 #[must_use]
 pub fn has_profile(state: &StateDirectory, name: &str) -> bool {
@@ -223,10 +233,7 @@ async fn over_ssh(
     };
     let mut restarts_left = args.retries;
     loop {
-        // This host's data plane starts beside the login. Why it does not is said when it is used.
-        let starting = FarEnd::start(host, &ssh, node.identity.public_key());
-        let (far_end, _) = tokio::join!(starting, node.supervisor.get());
-        let mut far_end = far_end?;
+        let mut far_end = start_far_end(node, host, &ssh, quiet).await?;
         let outcome = carry_out_here(node, request(far_end.target()), quiet).await;
         let ended = match &outcome {
             Ok(_) => None,
@@ -249,6 +256,35 @@ async fn over_ssh(
         }
         restarts_left -= 1;
         say_aside!("culvert: the far end on {host} ended unexpectedly and is started again");
+    }
+}
+
+/// Starts the far end, and this host's data plane beside the login: why that does not start is said when it is used. Interrupts end
+/// ssh, which may be waiting for a password.
+async fn start_far_end(
+    node: &Arc<Node>,
+    host: &SshHost,
+    ssh: &SshOptions,
+    quiet: bool,
+) -> Result<FarEnd, CommandError> {
+    /// Longer than logins take that ask for nothing.
+    const SILENCE: Duration = Duration::from_secs(10);
+    let starting = FarEnd::start(host, ssh, node.identity.public_key());
+    let mut both = std::pin::pin!(async { tokio::join!(starting, node.supervisor.get()).0 });
+    let mut interrupted = std::pin::pin!(crate::cli::node::interrupted());
+    let mut silence = std::pin::pin!(tokio::time::sleep(SILENCE));
+    let mut is_told = quiet;
+    loop {
+        tokio::select! {
+            far_end = &mut both => return far_end,
+            code = &mut interrupted => {
+                return Err(CommandError::new(code, format!("interrupted while ssh connected to {host}; nothing was moved")));
+            }
+            () = &mut silence, if !is_told => {
+                is_told = true;
+                say_aside!("culvert: ssh has not reached {host} or logged in there for {} s; Ctrl-C ends it", SILENCE.as_secs());
+            }
+        }
     }
 }
 

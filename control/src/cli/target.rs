@@ -143,10 +143,10 @@ pub fn parse(text: &OsStr) -> Result<Place, CommandError> {
     if bytes.is_empty() {
         return Err(CommandError::usage("a path is empty"));
     }
-    if let Some(rest) = bytes.strip_prefix(b"culvert://") {
+    if let Some(rest) = after_scheme(bytes, b"culvert://") {
         return parse_culvert_url(rest);
     }
-    if let Some(rest) = bytes.strip_prefix(b"ssh://") {
+    if let Some(rest) = after_scheme(bytes, b"ssh://") {
         return parse_ssh_url(rest);
     }
     refuse_other_urls(text)?;
@@ -166,6 +166,11 @@ pub fn parse(text: &OsStr) -> Result<Place, CommandError> {
         return Ok(Place::Ssh { host: SshHost::new(name), path });
     }
     Ok(Place::Profile { name: name.to_owned(), path })
+}
+
+/// What follows a scheme, whose letters may be of either case (RFC 3986, section 3.1).
+fn after_scheme<'a>(text: &'a [u8], scheme: &[u8]) -> Option<&'a [u8]> {
+    text.split_at_checked(scheme.len()).filter(|(begin, _)| begin.eq_ignore_ascii_case(scheme)).map(|(_, rest)| rest)
 }
 
 /// Refuses what no host, user or profile is called.
@@ -193,6 +198,14 @@ fn check_host(name: &str, text: &OsStr) -> Result<(), CommandError> {
 
 /// A path at `host`. One that begins with a port is refused: scp's users write it so and mean the port.
 fn remote_path(host: &str, path: &[u8], text: &OsStr) -> Result<TypedPath, CommandError> {
+    if let Some(module) = path.strip_prefix(b":") {
+        return Err(CommandError::usage(format!(
+            "'{}' is how rsync writes a module of its daemon, which Culvert has not: write {host}:PATH, or {host}:./:{} \
+             for a name that begins with a colon",
+            text.display(),
+            String::from_utf8_lossy(module)
+        )));
+    }
     let digits = path.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(path.len());
     let port = std::str::from_utf8(&path[..digits]).ok().and_then(|digits| digits.parse::<u16>().ok());
     let Some(port) = port.filter(|&port| port > 0 && path.get(digits) == Some(&b':')) else {
@@ -223,6 +236,8 @@ fn refuse_other_urls(text: &OsStr) -> Result<(), CommandError> {
         ["ftp", "ftps", "globus", "gs", "gsiftp", "http", "https", "nfs", "rsync", "s3", "smb", "webdav"];
     let shown = text.to_string_lossy();
     let Some((scheme, rest)) = shown.split_once("://") else { return Ok(()) };
+    let scheme = scheme.to_ascii_lowercase();
+    let scheme = scheme.as_str();
     if OF_SSH.contains(&scheme) {
         return Err(CommandError::usage(format!("'{shown}' is not a place that culvert knows: write ssh://{rest}")));
     }

@@ -201,7 +201,7 @@ pub async fn submit_and_follow(
     state: &StateDirectory,
 ) -> Result<ExitCode, CommandError> {
     let id = api.submit(request).await?;
-    if !telling.quiet && !telling.json {
+    if !telling.quiet {
         say_aside!("culvert: the node that runs with {} carries this out, as transfer {id}", state.root().display());
     }
     let following = follow(api, &id, telling, state);

@@ -47,6 +47,8 @@ pub struct ClosedPath {
     ports: Vec<u16>,
     option: PortsOption,
     reason: Option<String>,
+    /// Whether the host that sends refuses it itself.
+    is_refused_here: bool,
     /// Whether it may be the answers that do not come through: who sends cannot tell.
     or_answers: bool,
 }
@@ -56,21 +58,23 @@ impl ClosedPath {
     #[must_use]
     pub fn to_partner(context: &TransferContext, ports: Vec<u16>) -> Self {
         let (from, to, option) = (here(context), partner(context), context.ends.option);
-        Self { from, to, ports, option, reason: None, or_answers: true }
+        Self { from, to, ports, option, reason: None, is_refused_here: false, or_answers: true }
     }
 
     /// From the partner to this host's lanes.
     #[must_use]
     pub fn from_partner(context: &TransferContext, ports: Vec<u16>) -> Self {
         let (from, to, option) = (partner(context), here(context), context.ends.option);
-        Self { from, to, ports, option, reason: None, or_answers: false }
+        Self { from, to, ports, option, reason: None, is_refused_here: false, or_answers: false }
     }
 
     /// With what the operating system says of it.
     #[must_use]
     pub fn because(self, errno: i32) -> Self {
-        let reason = (errno != 0).then(|| std::io::Error::from_raw_os_error(errno).to_string());
-        Self { reason, ..self }
+        // What sendmsg(2) says where the host's own output chain drops or rejects.
+        let is_refused_here = errno == rustix::io::Errno::PERM.raw_os_error();
+        let reason = (errno != 0).then(|| crate::os_error::words(rustix::io::Errno::from_raw_os_error(errno)));
+        Self { reason, is_refused_here, ..self }
     }
 
     /// The ports to open: the same every time, so that a firewall can know them.
@@ -101,6 +105,15 @@ impl fmt::Display for ClosedPath {
         let lasting = show_ports(&self.lasting_ports());
         let (port, lasting_port) = (noun(self.ports.len(), "port"), noun(self.lasting_ports().len(), "port"));
         write!(f, "UDP from {from_name} ({from}) to {to_name} ({to}), {port} {}, ", show_ports(&self.ports))?;
+        if self.is_refused_here {
+            let rule = format!("nft insert rule inet filter output {} daddr {to} udp dport", family_of(*to));
+            return write!(
+                f,
+                "is refused by a firewall of {from_name} itself: permit what it sends to UDP {lasting_port} {lasting} \
+                 (nftables: {rule} {} accept)",
+                set_of(&lasting)
+            );
+        }
         let what = if self.or_answers { "does not pass, or the answers to it do not" } else { "does not pass" };
         match &self.reason {
             Some(reason) => write!(f, "does not pass ({reason})")?,
@@ -131,9 +144,17 @@ impl fmt::Display for ClosedPath {
 
 /// A rule for nft(8), which goes before those that are there.
 fn nftables(from: IpAddr, ports: &str) -> String {
-    let family = if from.is_ipv6() { "ip6" } else { "ip" };
-    let ports = if ports.contains(',') { format!("{{ {} }}", ports.replace(',', ", ")) } else { ports.to_owned() };
+    let (family, ports) = (family_of(from), set_of(ports));
     format!("nftables: nft insert rule inet filter input {family} saddr {from} udp dport {ports} accept")
+}
+
+const fn family_of(address: IpAddr) -> &'static str {
+    if address.is_ipv6() { "ip6" } else { "ip" }
+}
+
+/// Ports as nft(8) reads them.
+fn set_of(ports: &str) -> String {
+    if ports.contains(',') { format!("{{ {} }}", ports.replace(',', ", ")) } else { ports.to_owned() }
 }
 
 /// Rules for firewall-cmd(1): one for each range.
@@ -157,7 +178,20 @@ mod tests {
     fn closed(from: &str, ports: &[u16], option: PortsOption) -> String {
         let end = |name: &str, address: &str| (name.to_owned(), address.parse().unwrap());
         let (from, to) = (end("dtn1", from), end("dtn2", "192.0.2.2"));
-        ClosedPath { from, to, ports: ports.to_vec(), option, reason: None, or_answers: true }.to_string()
+        let (reason, is_refused_here, or_answers) = (None, false, true);
+        ClosedPath { from, to, ports: ports.to_vec(), option, reason, is_refused_here, or_answers }.to_string()
+    }
+
+    #[test]
+    fn what_this_host_refuses_to_send_is_not_blamed_on_the_other() {
+        let end = |name: &str, address: &str| (name.to_owned(), address.parse().unwrap());
+        let (from, to, option) = (end("dtn1", "192.0.2.1"), end("dtn2", "192.0.2.2"), PortsOption::RemotePorts);
+        let closed =
+            ClosedPath { from, to, ports: vec![7_273], option, reason: None, is_refused_here: false, or_answers: true };
+        let text = closed.because(rustix::io::Errno::PERM.raw_os_error()).to_string();
+        assert!(text.contains("refused by a firewall of dtn1 itself"), "{text}");
+        assert!(text.contains("nft insert rule inet filter output ip daddr 192.0.2.2 udp dport 7273 accept"), "{text}");
+        assert!(!text.contains("input"), "{text}");
     }
 
     #[test]
