@@ -204,7 +204,8 @@ fn the_lists_of_exit_codes_are_those_of_the_program() {
     let page = fs::read_to_string(room.path().join("culvert.1")).unwrap();
     let section = page.split("EXIT STATUS").nth(1).expect("the man page has the list");
     for code in ExitCode::ALL {
+        let (_, listed) = section.split_once(&format!("\\fB{}\\fR\n", *code as u8)).expect("each code is listed");
         let first = code.meaning().split(['`', '-']).next().unwrap();
-        assert!(section.contains(&format!("\\fB{}\\fR\n{first}", *code as u8)), "{code:?}: {section}");
+        assert!(listed.to_lowercase().starts_with(&first.to_lowercase()), "{code:?}: {section}");
     }
 }

@@ -92,7 +92,7 @@ fn a_host_without_a_user_is_one_of_ssh_unless_a_profile_has_its_name() {
     let _node = pair.start();
     let places = [ssh.path("file"), pair.shared.join("x")].map(|path| path.display().to_string());
     let asked = ssh.asked();
-    ssh.run(&pair.here, "send", &[&places[0], &format!("second:{}", places[1])]).exits(0);
+    run(&pair.here, ["send", &places[0], &format!("second:{}", places[1])]).exits(0);
     assert_eq!((ssh.asked(), fs::read(&places[1]).unwrap()), (asked, b"content".to_vec()));
 }
 

@@ -1,8 +1,5 @@
 //! `culvert completion` and `culvert version`.
 
-use std::io::Write as _;
-use std::path::Path;
-
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
@@ -20,9 +17,6 @@ pub fn run(args: &CompletionArgs) -> Result<ExitCode, CommandError> {
         crate::cli::man::write_all(Cli::command(), directory).map_err(|error| {
             CommandError::failed(format!("man pages cannot be written to {}: {error}", directory.display()))
         })?;
-        add_exit_status(&directory.join("culvert.1")).map_err(|error| {
-            CommandError::failed(format!("the man page in {} cannot be completed: {error}", directory.display()))
-        })?;
         return Ok(ExitCode::Done);
     }
     let shell: Shell = args.shell.parse().map_err(|_| {
@@ -35,20 +29,6 @@ pub fn run(args: &CompletionArgs) -> Result<ExitCode, CommandError> {
     clap_complete::generate(shell, &mut Cli::command(), "culvert", &mut script);
     say(String::from_utf8_lossy(&script).trim_end())?;
     Ok(ExitCode::Done)
-}
-
-/// Adds the table of exit codes to a man page.
-fn add_exit_status(page: &Path) -> std::io::Result<()> {
-    let mut section = String::from(".SH \"EXIT STATUS\"\n");
-    for code in ExitCode::ALL {
-        let plain = |text: &str| text.replace('`', "").replace('\\', "\\\\").replace('-', "\\-");
-        let remedy = match code.remedy() {
-            "" => String::new(),
-            remedy => format!(" ({})", plain(remedy)),
-        };
-        section.push_str(&format!(".TP\n\\fB{}\\fR\n{}{remedy}\n", *code as u8, plain(code.meaning())));
-    }
-    std::fs::OpenOptions::new().append(true).open(page)?.write_all(section.as_bytes())
 }
 
 /// Prints versions.
