@@ -103,6 +103,12 @@ pub fn remedy(path: &Path) -> Option<String> {
     ))
 }
 
+/// What is said of what the account of this process has no right to: `what` is a verb and its object.
+#[must_use]
+pub fn may_not(what: &str) -> String {
+    format!("the account {} may not {what}", name_of(geteuid().as_raw()))
+}
+
 fn name_of(uid: u32) -> String {
     let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let name = accounts.lines().find_map(|line| {

@@ -585,7 +585,7 @@ async fn begin_again(api: &Api, id: &str, may: fn(RecordState) -> bool, otherwis
         return error(
             StatusCode::CONFLICT,
             "failed",
-            format!("transfer {id} {otherwise}: it is {}", record.state.word()),
+            format!("transfer {id} {otherwise}; it {}", record.state.predicate()),
         );
     }
     let Some(request) = record.request.clone() else {

@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod man;
 pub mod monitor;
 pub mod node;
+pub mod numbers;
 pub mod path;
 pub mod profile;
 pub mod progress;

@@ -11,6 +11,7 @@ pub mod modes;
 pub mod opened;
 mod patterns;
 pub mod plan;
+pub mod rights;
 pub mod small_files;
 pub mod temporary;
 pub mod times;
@@ -30,6 +31,7 @@ use culvert_protocol::manifest::Manifest;
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, fsync, mkdirat, openat2, syncfs};
 use rustix::io::Errno;
 
+use crate::accounts::may_not;
 use crate::os_error::{self, duplicate, words};
 use crate::profiles::PermittedRoot;
 use crate::sources::named::{SourceOpener, wants_contents};
@@ -166,7 +168,9 @@ impl Reach {
         let shown = root.join(&below);
         let contents = wants_contents(typed_path) || below.as_os_str().is_empty();
         let root = sources.bases.root(&root, open_root)?;
-        sources.beneath(&root, &below, contents, shown.clone()).map_err(|error| refusal(&shown, false, error))
+        sources
+            .beneath(&root, &below, contents, shown.clone())
+            .map_err(|error| refusal(&shown, false, "read it", error))
     }
 }
 
@@ -227,10 +231,20 @@ fn permitted_path(roots: &[PermittedRoot], typed: &Path, writes: bool) -> Result
         permitted.next().map(|root| (root.path.clone(), below))
     };
     found.ok_or_else(|| {
-        not_permitted(format!(
-            "the partner does not permit this node to {action} '{shown}': its admin can permit a directory with 'culvert profile edit NAME --permit PATH:{}'",
-            if writes { "write" } else { "read" }
-        ))
+        let right = if writes { "write" } else { "read" };
+        let edit = "culvert profile edit NAME --permit";
+        // Whether it is a directory is not told to whom it is not permitted.
+        not_permitted(if typed.is_absolute() {
+            format!(
+                "the partner does not permit this node to {action} '{shown}': its admin can permit it, or a directory \
+                 above it, with '{edit} {shown}:{right}'"
+            )
+        } else {
+            format!(
+                "the partner does not permit this node to {action} anything: its admin can permit a directory with \
+                 '{edit} DIRECTORY:{right}'"
+            )
+        })
     })
 }
 
@@ -293,7 +307,9 @@ impl Opener {
                     true
                 }
                 Err(Errno::EXIST) => false,
-                Err(error) => return Err(self.refusal(error)),
+                Err(error) => {
+                    return Err(refusal(&self.shown, self.follows_symlinks, &writing_above(&self.shown), error));
+                }
             };
         }
         let directory = self.open_directory(below).map_err(|error| self.refusal(error))?;
@@ -301,13 +317,13 @@ impl Opener {
     }
 
     fn refusal(&self, error: Errno) -> Refusal {
-        refusal(&self.shown, self.follows_symlinks, error)
+        refusal(&self.shown, self.follows_symlinks, "enter and read it", error)
     }
 }
 
-/// What is said of a path that cannot be used.
-fn refusal(shown: &Path, follows_symlinks: bool, error: Errno) -> Refusal {
-    let shown = shown.display();
+/// What is said of a path that cannot be used; `wanted` is what the account would have had to be permitted.
+fn refusal(path: &Path, follows_symlinks: bool, wanted: &str, error: Errno) -> Refusal {
+    let shown = path.display();
     let (code, reason) = match error {
         Errno::NOENT => (RefusalCode::NotFound, "it does not exist".to_owned()),
         Errno::LOOP if !follows_symlinks => {
@@ -315,13 +331,31 @@ fn refusal(shown: &Path, follows_symlinks: bool, error: Errno) -> Refusal {
         }
         Errno::XDEV if follows_symlinks => (RefusalCode::NotFound, "it leads out of the file system".to_owned()),
         Errno::XDEV => (RefusalCode::NotPermitted, "it leads outside of the permitted directory".to_owned()),
-        Errno::NOTDIR => (RefusalCode::NotFound, "a part of it is not a directory".to_owned()),
-        Errno::ACCESS | Errno::PERM => {
-            (RefusalCode::NotPermitted, format!("the user who runs the node may not use it ({error})"))
-        }
+        Errno::NOTDIR => (RefusalCode::NotFound, no_directory(path)),
+        Errno::ACCESS | Errno::PERM => (RefusalCode::NotPermitted, may_not(wanted)),
         error => (os_error::code(error), words(error)),
     };
     Refusal::new(code, format!("cannot use {shown}: {reason}"))
+}
+
+/// What it takes to make what a path leads to.
+fn writing_above(path: &Path) -> String {
+    let above = path.ancestors().find(|part| part.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
+    format!("write to {}", above.display())
+}
+
+/// Which part of a path is none of the directories that it is taken for.
+fn no_directory(path: &Path) -> String {
+    let found = path.ancestors().find_map(|part| Some((part, part.metadata().ok()?)));
+    let Some((part, found)) = found.filter(|(_, found)| !found.is_dir()) else {
+        return "a part of it is not a directory".to_owned();
+    };
+    let name = match path.file_name() {
+        Some(name) if part == path => Path::new(name),
+        _ => part,
+    };
+    let kind = if found.is_file() { "a file, not a directory" } else { "not a directory" };
+    format!("'{}' is {kind}", name.display())
 }
 
 impl Destination {

@@ -239,11 +239,11 @@ fn unknown_key(node: &Node, key: PublicKey, is_noted: bool) -> Refusal {
     let (name, fingerprint) = (&node.name, key.fingerprint());
     let text = if is_noted {
         format!(
-            "'{name}' does not know this node's key ({fingerprint}): its admin can approve it with 'culvert profile approve {fingerprint} --name NAME --permit DIRECTORY:both'"
+            "'{name}' does not know this node's key ({fingerprint}): its admin can approve it with 'culvert profile approve {fingerprint} --name NAME --permit DIRECTORY:write' (:read to let it fetch)"
         )
     } else {
         format!(
-            "'{name}' does not know this node's key ({fingerprint}), and keeps no more keys of this host for approval: come again later, or have its admin type 'culvert profile add NAME --key {key} --permit DIRECTORY:both'"
+            "'{name}' does not know this node's key ({fingerprint}), and keeps no more keys of this host for approval: come again later, or have its admin type 'culvert profile add NAME --key {key} --permit DIRECTORY:write' (:read to let it fetch)"
         )
     };
     Refusal::new(RefusalCode::UnknownKey, text)

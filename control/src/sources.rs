@@ -17,6 +17,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::accounts::may_not;
 use crate::os_error::{self, words};
 use crate::shares::Share;
 use crate::transfer::manifest_exchange::TOO_MUCH_LISTED;
@@ -39,7 +40,7 @@ pub enum SourceError {
     #[error("the source {0} does not exist")]
     NotFound(PathBuf),
     /// It cannot be opened.
-    #[error("the source {path} cannot be opened: {}", words(*.error))]
+    #[error("the source {path} cannot be read: {}", reading_words(*.error))]
     Unreadable {
         /// Which.
         path: PathBuf,
@@ -175,6 +176,14 @@ impl SourceTree {
         let path = origin.path(self.manifest.entry(file).name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK | flags;
         open_beneath(origin.base.open()?.as_fd(), Path::new(OsStr::from_bytes(&path)), flags)
+    }
+}
+
+/// Why a source cannot be read.
+fn reading_words(error: Errno) -> String {
+    match error {
+        Errno::ACCESS | Errno::PERM => may_not("read it"),
+        error => words(error),
     }
 }
 

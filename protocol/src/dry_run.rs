@@ -37,6 +37,8 @@ pub enum Fate {
     CollidesInKind,
     /// To the destination's file system it has the same name as another entry.
     CollidesByName,
+    /// The receiver's account may not write to the directory that it would be stored in: it would fail, and the others would not.
+    NotPermitted,
 }
 
 impl Fate {
@@ -51,6 +53,7 @@ impl Fate {
             Self::Same => "skipped",
             Self::StoredBefore | Self::BegunBefore => "resumed",
             Self::CollidesInSize | Self::CollidesInTime | Self::CollidesInKind | Self::CollidesByName => "collision",
+            Self::NotPermitted => "left_out",
         }
     }
 
@@ -68,6 +71,7 @@ impl Fate {
             Self::StoredBefore => "stored_before",
             Self::BegunBefore => "begun_before",
             Self::CollidesByName => "same_name",
+            Self::NotPermitted => "unwritable",
         }
     }
 
@@ -88,13 +92,16 @@ impl Fate {
             Self::CollidesInTime => "exists already and differs in time",
             Self::CollidesInKind => "exists already and is of another kind, or leads elsewhere",
             Self::CollidesByName => "has the same name as another of these files to the destination's file system",
+            Self::NotPermitted => {
+                "could not be stored: the receiver's account may not write to the directory that it would be stored in"
+            }
         }
     }
 
     /// Whether its bytes, or a part of them, would be sent.
     #[must_use]
     pub const fn is_sent(self) -> bool {
-        !matches!(self, Self::Same | Self::StoredBefore) && !self.collides()
+        !matches!(self, Self::Same | Self::StoredBefore | Self::NotPermitted) && !self.collides()
     }
 
     /// Whether it would have the whole transfer refused.

@@ -131,7 +131,7 @@ fn what_keeps_a_far_end_from_its_destination_is_told_by_kind_and_with_what_to_do
     for (error, code, remedy) in [
         ("ENFILE", 5, "fs.file-max"),
         ("ENOMEM", 5, "short of memory"),
-        ("EACCES", 4, "may not use it"),
+        ("EACCES", 4, "may not enter and read it"),
         ("EROFS", 4, "mounted read-only"),
         ("ENOSPC", 1, "No space left"),
         ("EIO", 1, "dmesg"),

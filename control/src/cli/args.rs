@@ -9,6 +9,7 @@ use culvert_protocol::rate_control::Mode;
 use culvert_protocol::seal::Cipher;
 use culvert_tuning::command::{DoctorArgs, TuneArgs};
 
+use crate::cli::numbers::{number_in, number_of};
 use crate::settings::Flags;
 use crate::units::{parse_bytes, parse_rate};
 
@@ -184,7 +185,7 @@ pub struct SendArgs {
     #[command(flatten)]
     pub options: TransferOptions,
     /// Retries after a temporary failure
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = number_of::<u32>("retries"))]
     pub retries: u32,
     /// Print the result as one JSON object, even if the transfer fails
     #[arg(long)]
@@ -225,7 +226,7 @@ pub struct TransferOptions {
     #[arg(long, value_name = "MODE", default_value = "fair")]
     pub mode: Mode,
     /// Number of flows [default: one for each lane]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", value_parser = number_in(1u16..=256))]
     pub flows: Option<u16>,
     /// Checksum of chunks and files: blake3 or none
     #[arg(long, value_name = "HASH", default_value = "blake3", value_parser = ["blake3", "none"])]
@@ -255,7 +256,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = parse_bytes)]
     pub size: u64,
     /// Number of files
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = number_in(1u32..=1_000_000))]
     pub files: u32,
     /// Directory for the data [default: the directory of temporary files]
     #[arg(long, value_name = "DIR")]
@@ -423,7 +424,7 @@ pub enum TransferAction {
     /// List transfers, the newest first
     List {
         /// Show at most this many
-        #[arg(long, value_name = "N", default_value_t = 20)]
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = number_of::<usize>("transfers"))]
         limit: usize,
         /// Show only those that have not ended
         #[arg(long)]
@@ -439,7 +440,7 @@ pub enum TransferAction {
         /// Transfer id, or any unique prefix of it
         transfer: String,
         /// Stop waiting after this time
-        #[arg(long, value_name = "SECONDS")]
+        #[arg(long, value_name = "SECONDS", value_parser = number_of::<u64>("seconds"))]
         timeout: Option<u64>,
         /// Exit with code 9 instead of 0 if there was nothing to do
         #[arg(long)]
@@ -531,13 +532,13 @@ pub struct LimitArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub send: Option<String>,
     /// Payload of each datagram
-    #[arg(long, value_name = "BYTES", default_value_t = 8_948)]
+    #[arg(long, value_name = "BYTES", default_value_t = 8_948, value_parser = number_of::<u16>("bytes"))]
     pub datagram: u16,
     /// Duration
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = number_of::<f64>("seconds"))]
     pub seconds: f64,
     /// Core to run on
-    #[arg(long, value_name = "CORE")]
+    #[arg(long, value_name = "CORE", value_parser = number_in(0usize..=65_535))]
     pub core: Option<usize>,
     /// Datapath: udp or af_xdp; with af_xdp each end needs a command of its own, with --send or --receive
     #[arg(long, value_name = "NAME", default_value = "udp", value_parser = ["udp", "af_xdp"])]

@@ -193,7 +193,9 @@ fn show(profiles: &Profiles, name: &str, json: bool) -> Result<(), CommandError>
         lines.push(format!("permit       {permission} {}", root.path.display()));
     }
     if profile.permit.is_empty() {
-        lines.push(format!("permit       nothing here: 'culvert profile edit {name} --permit PATH:both' changes that"));
+        lines.push(format!(
+            "permit       nothing here: 'culvert profile edit {name} --permit PATH:read' (or :write) changes that"
+        ));
     }
     lines.push(format!("file         {}", profiles.path(name).display()));
     say(&lines.join("\n"))

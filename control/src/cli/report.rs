@@ -10,7 +10,7 @@ use crate::cli::dry_run;
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::state::StateDirectory;
 use crate::transfer::dry_run::Would;
-use crate::transfer::result::{State, TransferResult};
+use crate::transfer::result::{ResultError, State, TransferResult};
 use crate::units::{show_bytes, show_count, show_rate, show_seconds};
 use culvert_tuning::counted::{agree, counted};
 
@@ -51,7 +51,7 @@ pub fn print(result: &TransferResult, telling: Telling, state: &StateDirectory) 
         say_aside!("culvert: {}", plain_lines(&refused.text));
     }
     for error in result.errors.iter().take(if json { 0 } else { ERRORS_SHOWN }) {
-        say_aside!("culvert: {}", plain_lines(&format!("{}: {}", error.path, error.text)));
+        say_aside!("culvert: {}", plain_lines(&sentence(error)));
     }
     let shown = result.errors.len().min(ERRORS_SHOWN) as u64;
     if !json && result.error_count > shown {
@@ -64,6 +64,12 @@ pub fn print(result: &TransferResult, telling: Telling, state: &StateDirectory) 
         say_aside!("culvert: warning: {}", plain_lines(&warning));
     }
     Ok(exit_code(result, error_on_no_transfer))
+}
+
+/// What is said of a file: its name once.
+fn sentence(error: &ResultError) -> String {
+    let ResultError { path, text, .. } = error;
+    if text.starts_with(&format!("'{path}'")) { text.clone() } else { format!("{path}: {text}") }
 }
 
 /// Prints a line for each entry of a dry run.
@@ -174,6 +180,9 @@ pub fn say(text: &str) -> Result<(), CommandError> {
     }
 }
 
+/// Of fewer bytes the cycles are those of beginning and ending.
+const CYCLES_SHOWN_FROM_BYTES: u64 = 1 << 20;
+
 /// A result as people read it.
 #[must_use]
 pub fn text(result: &TransferResult, receipt: &str) -> String {
@@ -189,21 +198,40 @@ pub fn text(result: &TransferResult, receipt: &str) -> String {
     } else {
         format!("{}, {}", counted(result.files.stored, "file"), show_bytes(result.bytes))
     };
-    lines.push(format!("{what} in {}: {}", show_seconds(result.seconds), show_rate(result.goodput_bps)));
+    let rate = match result.goodput_bps {
+        0 => String::new(),
+        rate => format!(": {}", show_rate(rate)),
+    };
+    lines.push(format!("{what} in {}{rate}", show_seconds(result.seconds)));
     if result.resumed_bytes > 0 {
         lines.push(format!("  resumed    {} were there already", show_bytes(result.resumed_bytes)));
     }
-    if result.files.skipped + result.files.failed > 0 {
-        lines.push(format!(
-            "  left out   {} skipped (there already), {} failed",
-            show_count(result.files.skipped),
-            show_count(result.files.failed)
-        ));
+    let left_out = [(result.files.skipped, "skipped (there already)"), (result.files.failed, "failed")];
+    let left_out = left_out.iter().filter(|(count, _)| *count > 0);
+    let left_out: Vec<_> = left_out.map(|(count, how)| format!("{} {how}", show_count(*count))).collect();
+    if !left_out.is_empty() {
+        lines.push(format!("  left out   {}", left_out.join(", ")));
     }
     if !result.root_blake3.is_empty() {
         lines.push(format!("  verified   blake3 {}", result.root_blake3));
     }
-    lines.push(format!(
+    // Where nothing moved there was no path.
+    if result.flows > 0 {
+        lines.push(path_line(result));
+    }
+    lines.push(cost_line(result));
+    if result.transfer.parse::<TransferId>().is_ok() && !receipt.is_empty() {
+        lines.push(format!("  receipt    {receipt}"));
+    }
+    if result.bytes > result.resumed_bytes {
+        lines.push(format!("  verdict    {}", result.verdict.text));
+    }
+    lines.join("\n")
+}
+
+/// What a transfer moved through.
+fn path_line(result: &TransferResult) -> String {
+    format!(
         "  path       {} of {}-byte segments over {}, {}; rtt {:.2} ms; {} of {} sent again ({:.3} %)",
         counted(result.flows, "flow"),
         result.segment_bytes,
@@ -213,19 +241,16 @@ pub fn text(result: &TransferResult, receipt: &str) -> String {
         show_count(result.segments_resent),
         counted(result.segments_sent, "segment"),
         result.loss * 100.0
-    ));
-    lines.push(format!(
-        "  cost       {:.2} s CPU to send, {:.2} s to receive ({:.2} and {:.2} cycles/byte)",
-        result.cpu_seconds.send,
-        result.cpu_seconds.receive,
-        result.cycles_per_byte.send,
-        result.cycles_per_byte.receive
-    ));
-    if result.transfer.parse::<TransferId>().is_ok() && !receipt.is_empty() {
-        lines.push(format!("  receipt    {receipt}"));
-    }
-    if result.bytes > result.resumed_bytes {
-        lines.push(format!("  verdict    {}", result.verdict.text));
-    }
-    lines.join("\n")
+    )
+}
+
+/// What a transfer cost both ends.
+fn cost_line(result: &TransferResult) -> String {
+    let (seconds, cycles) = (&result.cpu_seconds, &result.cycles_per_byte);
+    let cycles = if result.bytes.saturating_sub(result.resumed_bytes) >= CYCLES_SHOWN_FROM_BYTES {
+        format!(" ({:.2} and {:.2} cycles/byte)", cycles.send, cycles.receive)
+    } else {
+        String::new()
+    };
+    format!("  cost       {:.2} s CPU to send, {:.2} s to receive{cycles}", seconds.send, seconds.receive)
 }

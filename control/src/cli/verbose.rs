@@ -48,7 +48,10 @@ pub async fn beside<T>(mut progress: watch::Receiver<Progress>, until: impl Futu
 fn line(now: &Progress) -> String {
     let phase = phase_words(now.phase);
     match now.phase {
-        Phase::Planning | Phase::Moving if now.files_total > 0 => {
+        Phase::Planning if now.files_total > 0 => {
+            format!("comparing {} with the destination", counted(now.files_total, "file"))
+        }
+        Phase::Moving if now.files_total > 0 => {
             format!("{phase}: {}, {}", counted(now.files_total, "file"), show_bytes(now.bytes_total))
         }
         _ => phase.to_owned(),

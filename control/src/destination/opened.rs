@@ -144,7 +144,7 @@ impl OpenedDirectories {
         if mode & OWNER_ALL == OWNER_ALL {
             return Ok(true);
         }
-        if stat.st_uid != geteuid().as_raw() || would_lose_setgid(&stat) {
+        if !is_openable(&stat) {
             return Ok(false);
         }
         let closed = Closed { identity: identity(&stat), mode };
@@ -253,6 +253,11 @@ impl Destination {
     pub fn close_opened(&self) -> Vec<(Vec<u8>, Errno)> {
         self.opened.as_ref().map_or_else(Vec::new, |opened| opened.close(|| self.sync()))
     }
+}
+
+/// Whether this process may open a directory, and give it its mode back.
+pub fn is_openable(stat: &Stat) -> bool {
+    stat.st_uid == geteuid().as_raw() && !would_lose_setgid(stat)
 }
 
 /// Whether the kernel would take the setgid bit away with any change of the mode (chmod(2)).

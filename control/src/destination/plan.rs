@@ -24,6 +24,7 @@ use super::times::Granularities;
 use super::{Destination, split_name};
 use crate::os_error;
 use crate::sources::hash_of;
+use crate::units::show_bytes;
 
 /// Collisions that a refusal names.
 const NAMED_MAX: usize = 5;
@@ -413,14 +414,13 @@ pub fn free_bytes(destination: &Destination) -> Option<u64> {
 /// [`Refusal`] with the numbers.
 pub fn check_room(destination: &Destination, bytes: u64) -> Result<(), Refusal> {
     let Some(free) = free_bytes(destination).filter(|&free| bytes > free) else { return Ok(()) };
-    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     Err(Refusal::new(
         RefusalCode::NoSpace,
         format!(
-            "{} has {:.2} GiB free, the transfer needs {:.2} GiB: make room or choose another destination",
+            "{} has {} free, the transfer needs {}: make room or choose another destination",
             destination.path.display(),
-            gib(free),
-            gib(bytes)
+            show_bytes(free),
+            show_bytes(bytes)
         ),
     ))
 }
@@ -728,6 +728,6 @@ mod tests {
         assert!(check_room(&destination, 1).is_ok());
         let refusal = check_room(&destination, u64::MAX / 2).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::NoSpace);
-        assert!(refusal.text.contains("GiB free"), "{refusal}");
+        assert!(refusal.text.contains("iB free") && refusal.text.contains("PiB:"), "{refusal}");
     }
 }

@@ -61,6 +61,20 @@ impl RecordState {
         Self::Canceled,
     ];
 
+    /// What is the matter with a transfer of this state: a verb with what belongs to it.
+    #[must_use]
+    pub const fn predicate(self) -> &'static str {
+        match self {
+            Self::Queued => "is queued",
+            Self::Active => "is under way",
+            Self::Paused => "is paused",
+            Self::Succeeded => "has succeeded",
+            Self::SucceededWithErrors => "has ended, and some of its files failed",
+            Self::Failed => "has failed",
+            Self::Canceled => "was canceled",
+        }
+    }
+
     /// The contract's word.
     #[must_use]
     pub const fn word(self) -> &'static str {

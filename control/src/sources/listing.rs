@@ -146,6 +146,12 @@ impl Listing<'_> {
                     let error = EntryError::Name { name: printable(&stored), reason };
                     return Err(SourceError::Entry { path: self.written.clone(), error });
                 }
+                // Where it is the only one nothing would be sent; of several the others are.
+                if !self.is_several && matches!(kind_of(&stat), FileType::RegularFile | FileType::Directory) {
+                    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+                    open_beneath(place.base, Path::new(OsStr::from_bytes(&found)), flags)
+                        .map_err(|error| unreadable(&self.written, error))?;
+                }
                 if self.entry(&place, &stored, &stat)? { vec![stored] } else { Vec::new() }
             }
         };

@@ -7,7 +7,7 @@ use culvert_protocol::manifest::{EntryKind, Manifest};
 use culvert_protocol::seal::Cipher;
 use serde::{Deserialize, Serialize};
 
-use super::result::{FileCounts, ResultError, ShownVerdict, State, TransferResult};
+use super::result::{FileCounts, ResultError, ShownVerdict, State, TransferResult, bounded as bounded_errors};
 use crate::limits::{DRY_RUN_LISTED_BYTES_MAX, DRY_RUN_LISTED_MAX, ERROR_BYTES_PER_TRANSFER};
 use crate::units::show_bytes;
 use culvert_tuning::counted::{agree, counted};
@@ -115,7 +115,8 @@ impl Found<'_> {
             (0..self.manifest.len() as u32).filter(|&file| !is_file(file) && self.is_sent(file)).count() as u64;
         let would = self.would();
         let (total, skipped) = (self.manifest.file_count(), would.counts.skipped);
-        let (error_count, errors) = self.left_out;
+        let error_count = would.counts.left_out;
+        let errors = bounded_errors(self.would_fail().map(|file| self.failure(file)).chain(self.left_out.1.clone()));
         let state = match (&would.refused, error_count) {
             (Some(_), _) => State::Failed,
             (None, 0) => State::Succeeded,
@@ -134,6 +135,18 @@ impl Found<'_> {
             would: Some(would),
             ..TransferResult::empty()
         }
+    }
+
+    /// Files that the receiver could not store.
+    fn would_fail(&self) -> impl Iterator<Item = u32> {
+        let fates = self.fates.unwrap_or_default();
+        (0..).zip(fates).filter(|&(_, &fate)| fate == Fate::NotPermitted).map(|(file, _)| file)
+    }
+
+    fn failure(&self, file: u32) -> ResultError {
+        let fate = Fate::NotPermitted;
+        let path = foreign_name(&(self.name)(file));
+        ResultError { path, code: fate.reason().to_owned(), text: fate.words().to_owned() }
     }
 
     fn is_sent(&self, file: u32) -> bool {
@@ -162,7 +175,7 @@ impl Found<'_> {
                 .unwrap_or_else(|| files().filter(|&file| (self.is_skipped)(file)).count() as u64),
             // Directories and symlinks too.
             collisions: self.fates.map(|fates| fates.iter().filter(|fate| fate.collides()).count() as u64),
-            left_out: self.left_out.0,
+            left_out: self.left_out.0.saturating_add(self.would_fail().count() as u64),
         };
         // What earlier attempts stored is whole files, which are not sent, and parts of others.
         let stored_in_part = self.stored_bytes.saturating_sub(bytes(&|file| is(file, Fate::StoredBefore)));

@@ -98,6 +98,7 @@ pub(super) fn message_samples() -> Vec<Vec<u8>> {
         Message::DryRun(Finding::Fates(vec![
             FateRun { count: 9, fate: Fate::New },
             FateRun { count: 1, fate: Fate::CollidesByName },
+            FateRun { count: 2, fate: Fate::NotPermitted },
         ])),
         Message::DryRun(Finding::Room { free_bytes: Some(1 << 40), needed_bytes: 77 }),
     ];

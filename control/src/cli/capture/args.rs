@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use culvert_dataplane::capture::SNAP_BYTES_MAX;
 
+use crate::cli::numbers::number_in;
+
 /// `culvert capture`.
 #[derive(Clone, Debug, Args)]
 #[command(
@@ -15,13 +17,13 @@ pub struct CaptureArgs {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// Capture this lane only, numbered as in 'culvert status' [default: all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number_in(0u16..=65_535))]
     pub lane: Option<u16>,
     /// Bytes to keep of each packet; what follows the headers is encrypted [default: 128]
     #[arg(long, value_name = "BYTES", value_parser = parse_snap)]
     pub snap: Option<usize>,
     /// Stop after this many packets [default: when interrupted]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number_in(1u64..=1_000_000_000_000))]
     pub packets: Option<u64>,
     /// Stop after this many seconds [default: when interrupted]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]

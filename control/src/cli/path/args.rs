@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use crate::cli::numbers::{number_in, number_of};
 use crate::units::parse_rate;
 
 /// `culvert path`.
@@ -50,13 +51,13 @@ pub struct PschedulerArgs {
     #[arg(long)]
     pub two_ended: bool,
     /// Duration of a throughput test
-    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(5..=3_600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = number_in(5u32..=3_600))]
     pub seconds: u32,
     /// TCP streams of a throughput test
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=128))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = number_in(1u32..=128))]
     pub streams: u32,
     /// Packets of a latency or rtt test
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = number_in(1u32..=100_000))]
     pub packets: u32,
     /// Insist on this tool, for instance iperf3
     #[arg(long, value_name = "NAME")]
@@ -65,7 +66,7 @@ pub struct PschedulerArgs {
     #[arg(long, value_name = "NAME")]
     pub partner: Option<String>,
     /// Give up after this time, including the wait for the test's turn
-    #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = number_in(1u64..=86_400))]
     pub limit: u64,
     /// How to verify the host's certificate: ca, pin (trust the first one seen and no other) or insecure
     #[arg(long, value_name = "HOW", default_value = "pin", value_parser = ["ca", "pin", "insecure"])]
@@ -84,16 +85,16 @@ pub struct TwoWayArgs {
     /// The reflector or server: HOST or HOST:PORT [default port: 862]
     pub host: String,
     /// Number of packets
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = number_in(1u32..=100_000_000))]
     pub packets: u32,
     /// Time between packets
     #[arg(long, value_name = "SECONDS", default_value_t = 0.1, value_parser = parse_interval)]
     pub interval: f64,
     /// UDP payload of each packet
-    #[arg(long, value_name = "BYTES", default_value_t = 44, value_parser = clap::value_parser!(u16).range(44..=65_000))]
+    #[arg(long, value_name = "BYTES", default_value_t = 44, value_parser = number_in(44u16..=65_000))]
     pub size: u16,
     /// DSCP of the packets
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=63))]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = number_in(0u8..=63))]
     pub dscp: u8,
     /// File with the shared secret of authenticated STAMP
     #[arg(long, value_name = "FILE")]
@@ -126,16 +127,16 @@ pub struct CheckArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = parse_seconds)]
     pub seconds: f64,
     /// Packets per second of the loss measurement
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=45_000))]
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = number_in(1u32..=45_000))]
     pub packets_per_second: u32,
     /// Payload of each packet of the loss measurement
-    #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = clap::value_parser!(u16).range(116..=8_900))]
+    #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = number_in(116u16..=8_900))]
     pub size: u16,
     /// Never send faster than this [default: path.rate in culvert.toml, or 10G]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub rate: Option<u64>,
     /// Give up on the whole check after this time
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = number_in(1u32..=86_400))]
     pub limit: u32,
     /// Also measure the bottleneck's buffer, by filling it for a second; other traffic on the path suffers meanwhile
     #[arg(long)]
@@ -160,7 +161,7 @@ pub struct HistoryArgs {
     /// The partner [default: all that have records]
     pub partner: Option<String>,
     /// Show at most this many records of each direction
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = number_of::<usize>("records"))]
     pub limit: usize,
     /// Print one JSON object per record
     #[arg(long)]

@@ -48,7 +48,10 @@ pub async fn run(
         if found != profile.key {
             let (found, known) = (found.fingerprint(), profile.key.fingerprint());
             connection.close().await;
-            let text = format!("{address} shows the key {found}, not the one of '{name}' ({known})");
+            let text = format!(
+                "{address} shows the key {found}, not the one of '{name}' ({known}); either its node was set up anew, \
+                 or somebody is in between. Ask its admin, and only then type 'culvert profile edit {name} --key …'"
+            );
             return Err(CommandError::new(ExitCode::KeyChanged, text));
         }
         let software = connection.partner_software.clone();

@@ -24,6 +24,7 @@ use crate::destination::fresh_directories::FreshDirectories;
 use crate::destination::plan::{
     Action, Identity, Made, Policy, check_room, decide, foretell, free_bytes, make_directories_and_symlinks,
 };
+use crate::destination::rights;
 use crate::destination::small_files::Unpacking;
 use crate::destination::temporary::temporary_name;
 use crate::destination::{Destination, Making, Reach, Whereabouts};
@@ -317,6 +318,13 @@ pub fn plan(
     } else {
         decide(&destination, &manifest, Policy::of(options), &past).map(|plan| (plan, None))
     };
+    // A dry run tells collisions first, as the transfer does.
+    let decided = decided.and_then(|(plan, mut fates)| {
+        if !fates.as_ref().is_some_and(|fates| fates.iter().any(|fate| fate.collides())) {
+            rights::check(&destination, &manifest, &plan.actions, options.preserve, fates.as_deref_mut())?;
+        }
+        Ok((plan, fates))
+    });
     let (plan, fates) = match decided {
         Ok(decided) => decided,
         Err(refusal) => {
