@@ -543,18 +543,38 @@ async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Response {
         Ok(id) if api.node.registry.cancel(id).await => {
             Json(serde_json::json!({ "canceled": id.to_string() })).into_response()
         }
-        Ok(id) => others(&api, id)
-            .unwrap_or_else(|| error(StatusCode::NOT_FOUND, "not_found", format!("transfer {id} is not under way"))),
+        Ok(id) => match looked_at(&api, id).await {
+            Some(record) if record.state == RecordState::Canceled => {
+                Json(serde_json::json!({ "canceled": id.to_string() })).into_response()
+            }
+            record => cannot(&api, id, record, "cannot be canceled now"),
+        },
         Err(text) => error(StatusCode::BAD_REQUEST, "usage", text),
     }
+}
+
+/// Says why an order does not fit the state in which a transfer is.
+fn cannot(api: &Api, id: TransferId, record: Option<TransferRecord>, otherwise: &str) -> Response {
+    let Some(record) = record else {
+        return error(StatusCode::NOT_FOUND, "not_found", format!("there is no transfer {id}"));
+    };
+    let text = if record.state.is_final() {
+        format!("transfer {id} has ended ({})", record.state.word())
+    } else {
+        format!("transfer {id} {otherwise}; it {}", record.state.predicate())
+    };
+    others(api, id).unwrap_or_else(|| error(StatusCode::CONFLICT, "failed", text))
 }
 
 async fn pause(State(api): State<Api>, Path(id): Path<String>) -> Response {
     match id.parse() {
         Ok(id) if api.node.registry.pause(id) => Json(serde_json::json!({ "pausing": id.to_string() })).into_response(),
         Ok(id) => {
-            let text = format!("transfer {id} is not under way, or the partner asked for it and has to pause it");
-            others(&api, id).unwrap_or_else(|| error(StatusCode::NOT_FOUND, "not_found", text))
+            let record = looked_at(&api, id).await;
+            if record.as_ref().is_some_and(|record| record.state == RecordState::Paused) {
+                return Json(serde_json::json!({ "pausing": id.to_string() })).into_response();
+            }
+            cannot(&api, id, record, "was asked for by the partner, who alone can pause it")
         }
         Err(text) => error(StatusCode::BAD_REQUEST, "usage", text),
     }
@@ -582,11 +602,7 @@ async fn begin_again(api: &Api, id: &str, may: fn(RecordState) -> bool, otherwis
     }
     // What still shows progress has not quite stopped.
     if !may(record.state) || record.progress.is_some() {
-        return error(
-            StatusCode::CONFLICT,
-            "failed",
-            format!("transfer {id} {otherwise}; it {}", record.state.predicate()),
-        );
+        return cannot(api, id, Some(record), otherwise);
     }
     let Some(request) = record.request.clone() else {
         let text = format!(

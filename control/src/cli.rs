@@ -13,6 +13,7 @@ pub mod disk_bench;
 pub mod dry_run;
 pub mod exit;
 pub mod far_end;
+pub mod habits;
 pub mod identity;
 pub mod ledger;
 pub mod man;

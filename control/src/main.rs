@@ -3,12 +3,15 @@
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
-use culvert_control::cli::{self, args::Cli, report};
+use culvert_control::cli::{self, args::Cli, habits, report};
 use culvert_dataplane::say_aside;
 use culvert_protocol::foreign_text::plain_lines;
 
 fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
+    let matches = Cli::command().try_get_matches().unwrap_or_else(|error| {
+        let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+        habits::advised(error, &Cli::command(), &arguments).exit()
+    });
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match cli::run(cli) {
         Ok(code) => ExitCode::from(code as u8),

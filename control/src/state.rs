@@ -94,6 +94,15 @@ pub enum StateError {
         /// The file that comes before.
         path: PathBuf,
     },
+    /// There is no private key, and partners know this node by one.
+    #[error(
+        "{path} is missing, and there are profiles: partners know this node by the key in that file. Restore it from the backup; or \
+         make a new key with 'culvert identity init', after which each partner must confirm it with 'culvert profile edit NAME --key KEY'"
+    )]
+    LostKey {
+        /// The key file.
+        path: PathBuf,
+    },
     /// The private key could be read by others.
     #[error(
         "{path} can be read by others (mode {mode:o}): run 'chmod 600 {path}', and make a new key if somebody may have read it"
@@ -231,11 +240,50 @@ impl StateDirectory {
         self.root.join(name)
     }
 
-    /// The node's key; makes one if there is none.
+    /// The node's key; makes one where there are neither key nor profiles.
+    ///
+    /// # Errors
+    /// [`StateError`]; [`StateError::LostKey`] if there are profiles: to their partners a new key is another node's.
+    pub fn identity(&self) -> Result<Identity, StateError> {
+        match self.identity_unless_lost()? {
+            Some(identity) => Ok(identity),
+            None => self.make_identity(),
+        }
+    }
+
+    /// The node's key; `None` where there are neither key nor profiles.
+    ///
+    /// # Errors
+    /// As [`StateDirectory::identity`].
+    pub fn identity_unless_lost(&self) -> Result<Option<Identity>, StateError> {
+        if let Some(identity) = self.existing_identity()? {
+            return Ok(Some(identity));
+        }
+        if !self.has_profiles()? {
+            return Ok(None);
+        }
+        // Another process may have made the key and a profile since.
+        let lost = || StateError::LostKey { path: self.path("identity.pk8") };
+        self.existing_identity()?.ok_or_else(lost).map(Some)
+    }
+
+    fn has_profiles(&self) -> Result<bool, StateError> {
+        let path = self.path("profiles");
+        match fs::read_dir(&path) {
+            // One that cannot be read is a partner's too.
+            Ok(mut entries) => Ok(entries.any(|entry| {
+                entry.is_ok_and(|entry| Path::new(&entry.file_name()).extension().is_some_and(|end| end == "toml"))
+            })),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(StateError::Os { what: "look into", path, error }),
+        }
+    }
+
+    /// The node's key; makes one if there is none, whoever knew this node by another.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn identity(&self) -> Result<Identity, StateError> {
+    pub fn make_identity(&self) -> Result<Identity, StateError> {
         if let Some(identity) = self.existing_identity()? {
             return Ok(identity);
         }
@@ -252,7 +300,7 @@ impl StateDirectory {
                 Ok(identity)
             }
             // Another process was faster: its key is the node's.
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => self.identity(),
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => self.make_identity(),
             Err(error) => Err(os(error.error)),
         }
     }

@@ -227,6 +227,84 @@ fn completions_manuals_settings_and_versions() {
     ran.exits(7).says("CULVERT_MEMORY").says("plenty");
 }
 
+/// What people type who come from scp and rsync: an unexpected argument, and nothing to do about it.
+#[test]
+fn habits_of_other_programs_are_answered_with_what_to_type() {
+    let room = tempfile::tempdir().unwrap();
+    let state = room.path().join("state");
+    fs::write(room.path().join("a"), "a").unwrap();
+    fs::write(room.path().join("b"), "b").unwrap();
+    let table: &[(&str, &[&str])] = &[
+        ("send -r a you@dtn:", &["'-r': directories are always copied whole"]),
+        ("send -R a you@dtn:", &["always copied whole"]),
+        ("send --recursive a you@dtn:", &["always copied whole"]),
+        ("send -p a you@dtn:", &["--preserve"]),
+        ("get --archive you@dtn:a .", &["--preserve"]),
+        ("send -avz a you@dtn:", &["'-a': '--preserve' keeps modes", "'-z': there is no compression"]),
+        ("send -n a you@dtn:", &["--dry-run"]),
+        ("send -P 2222 a you@dtn:", &["ssh://HOST:PORT/PATH"]),
+        ("send -p2222 a you@dtn:", &["ssh://HOST:PORT/PATH"]),
+        ("send -p 2222 -r a you@dtn:", &["ssh://HOST:PORT/PATH", "always copied whole"]),
+        ("send -aP a you@dtn:", &["goes on where it stopped"]),
+        ("send -i key a you@dtn:", &["--ssh 'ssh -i KEY'"]),
+        ("send -e ssh a you@dtn:", &["--ssh 'ssh"]),
+        ("send -o Port=22 a you@dtn:", &["--ssh 'ssh"]),
+        ("send -l 1000 a you@dtn:", &["--rate"]),
+        ("send --bwlimit=1000 a you@dtn:", &["'--bwlimit': '--rate RATE'"]),
+        ("send -C a you@dtn:", &["there is no compression"]),
+        ("send --exclude=*.o a you@dtn:", &["Culvert has no --exclude"]),
+        ("send --include x a you@dtn:", &["no --include"]),
+        ("transfer submit --files-from list a lab:", &["Culvert has no --files-from"]),
+        ("send --delete a you@dtn:", &["Culvert has no --delete"]),
+        ("cp -r a you@dtn:", &["write 'send' in place of 'cp'"]),
+        ("copy you@dtn:a .", &["write 'get' in place of 'copy'"]),
+        ("push a you@dtn:", &["'culvert send'"]),
+        ("put a you@dtn:", &["'culvert send'"]),
+        ("upload a you@dtn:", &["'culvert send'"]),
+        ("pull you@dtn:a .", &["'culvert get'"]),
+        ("fetch you@dtn:a .", &["'culvert get'"]),
+        ("download you@dtn:a .", &["'culvert get'"]),
+        ("a b you@dtn:", &["did you mean 'culvert send a b you@dtn:'?"]),
+        ("you@dtn:a .", &["did you mean 'culvert get you@dtn:a .'?"]),
+        ("-r a you@dtn:", &["always copied whole", "did you mean 'culvert send'"]),
+        ("a b", &["for copies on this host use cp"]),
+        ("send a b", &["for copies on this host use cp"]),
+        ("send a you@dtn", &["write you@dtn: for the home directory"]),
+        ("get you@dtn .", &["or you@dtn:PATH"]),
+        ("a you@dtn", &["you@dtn: with its colon"]),
+    ];
+    let typed = |line: &str| -> Ran {
+        let mut typed = std::process::Command::new(culvert_tests::program::culvert());
+        typed.args(line.split(' ')).current_dir(room.path()).env("CULVERT_STATE", &state).output().unwrap().into()
+    };
+    for (line, tips) in table {
+        let mut ran = typed(line).exits(2);
+        for tip in *tips {
+            ran = ran.says(tip);
+        }
+        assert!(!ran.err.contains("as a value"), "{ran:?}");
+    }
+    // Elsewhere such an option is merely wrong.
+    for line in ["node -p 22", "transfer list -n", "status -r", "stats"] {
+        let ran = typed(line).exits(2);
+        assert!(!ran.err.contains("--preserve") && !ran.err.contains("dry-run") && !ran.err.contains("cp"), "{ran:?}");
+    }
+    // What nobody is to type is not suggested.
+    for line in ["dataplan", "far-en", "farend", "rule-keepe", "--far-ports 1", "help dataplan"] {
+        let ran = typed(line).exits(2);
+        for hidden in ["'dataplane'", "'far-end", "'rule-keeper'"] {
+            assert!(!ran.err.contains(hidden), "{ran:?}");
+        }
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&state, ["completion", shell]).exits(0).out;
+        for hidden in ["dataplane\n", "far-end", "far__end", "rule-keeper", "'dataplane:", "\"dataplane\""] {
+            assert!(!script.contains(hidden), "{shell} offers {hidden}");
+        }
+        assert!(script.contains("monitor") && script.contains("overwrite"), "{shell}");
+    }
+}
+
 #[test]
 fn a_key_is_made_once_and_kept_from_others() {
     use std::os::unix::fs::MetadataExt as _;

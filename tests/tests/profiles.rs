@@ -18,6 +18,43 @@ fn pending(state: &Path) -> serde_json::Value {
     run(state, ["profile", "pending", "--json"]).exits(0).json()
 }
 
+/// A node that was restored without its key made another, and every partner took it for an impostor.
+#[test]
+fn a_key_that_is_gone_is_not_replaced_by_the_way() {
+    let pair = Pair::new();
+    let key = pair.here.join("identity.pk8");
+    let aside = pair.path("key");
+    drop(pair.start());
+    fs::rename(&key, &aside).unwrap();
+    let node = ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "off"];
+    for command in [
+        &node[..],
+        &["identity"],
+        &["identity", "--json"],
+        &["profile", "invite"],
+        &["profile", "verify", "second"],
+        &["send", "/proc/version", "second:/x"],
+    ] {
+        let refused = run(&pair.here, command).exits(7).says("identity.pk8 is missing").says("from the backup");
+        let _ = refused.says("culvert identity init").says("each partner must confirm it");
+        assert!(!key.exists(), "{command:?} made a key");
+    }
+    // Looking is no making, and neither is a profile that is added before the key is back.
+    run(&pair.here, ["transfer", "list"]).exits(0);
+    run(&pair.here, ["profile", "add", "third", "--key", &key_of(&pair.path("third"))]).exits(0);
+    assert!(!key.exists());
+    fs::copy(&aside, &key).unwrap();
+    run(&pair.here, ["identity"]).exits(0);
+    fs::remove_file(&key).unwrap();
+    let new = fingerprint_of(&pair.here);
+    assert!(run(&pair.here, ["identity"]).exits(0).out.contains(&new));
+
+    // Who begins with a profile gets a key along with it.
+    let fresh = pair.path("fresh");
+    run(&fresh, ["profile", "add", "second", "--key", &key_of(&pair.there)]).exits(0);
+    run(&fresh, ["identity"]).exits(0);
+}
+
 /// The partner's word was not asked for: a key that matched was enough.
 #[test]
 fn verify_asks_whether_the_partner_knows_this_node() {

@@ -51,7 +51,7 @@ fn a_paused_transfer_stays_so_over_a_restart_and_goes_on_where_it_stopped() {
     transfer(&pair, &["pause", &id]).exits(0);
     assert_eq!(state_of(&pair, &id), "paused");
     assert_eq!(temporary_files(&pair.shared).len(), 1);
-    transfer(&pair, &["pause", &id]).exits(3);
+    transfer(&pair, &["pause", &id]).exits(0).says("is paused already");
     transfer(&pair, &["restart", &id]).exits(1).says("has not ended");
     transfer(&pair, &["wait", &id, "--timeout", "1"]).exits(10);
 
@@ -64,7 +64,9 @@ fn a_paused_transfer_stays_so_over_a_restart_and_goes_on_where_it_stopped() {
     let record = transfer(&pair, &["wait", &id, "--timeout", "60", "--json"]).exits(0).json();
     assert!(record["result"]["resumed_bytes"].as_u64().unwrap() >= 4 << 20, "{record}");
     assert_same(&source, &pair.shared.join("in"));
-    transfer(&pair, &["resume", &id]).exits(1).says("is not paused");
+    for order in ["pause", "resume", "cancel"] {
+        transfer(&pair, &[order, &id]).exits(1).says(&format!("transfer {id} has ended (succeeded)"));
+    }
 }
 
 #[test]
@@ -80,11 +82,18 @@ fn a_queued_transfer_is_paused_and_a_paused_one_is_canceled() {
     let ran: Ran = submitting.arg(pair.path("file")).arg(destination).output().unwrap().into();
     let id = ran.exits(0).out.trim().to_owned();
     wait_for("a try that failed", || (state_of(&pair, &id) == "queued").then_some(()));
+    transfer(&pair, &["resume", &id]).exits(1).says("is not paused: it is queued");
     transfer(&pair, &["pause", &id]).exits(0);
     assert_eq!(state_of(&pair, &id), "paused");
     transfer(&pair, &["cancel", &id]).exits(0);
     assert_eq!(state_of(&pair, &id), "canceled");
-    transfer(&pair, &["cancel", &id]).exits(3);
+    transfer(&pair, &["cancel", &id]).exits(0).says("is canceled already");
+    for order in ["pause", "resume"] {
+        transfer(&pair, &[order, &id]).exits(1).says(&format!("transfer {id} has ended (canceled)"));
+    }
+    for order in ["pause", "resume", "cancel", "restart"] {
+        transfer(&pair, &[order, "01ARZ3NDEKTSV4RRFFQ69G5FAV"]).exits(3).says("there is no transfer");
+    }
 }
 
 #[test]

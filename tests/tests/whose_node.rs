@@ -138,6 +138,23 @@ fn root_administers_the_systems_node_as_its_account() {
     assert_owned(&host.path("lib/culvert"), NODE.1);
 }
 
+/// It ran with root's own state and key, while `culvert identity` showed root the system's.
+#[test]
+fn root_starts_no_node_of_its_own_by_mistake() {
+    let Some(host) = HostRoom::new() else { return };
+    let node = ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "off"];
+    let refused = host.run(0, &node).exits(7).says("systemctl start culvert").says("sudo -u daemon culvert node");
+    let _ = refused.says("/var/lib/culvert, which belongs to daemon").says("--state");
+    assert!(!host.path("home-0/.local").exists(), "nothing is made");
+    // One that is named is meant.
+    let own = host.path("own");
+    let mut command = host.command(0, &[&node[..], &["--state", own.to_str().unwrap()]].concat());
+    let _running = RunningNode(command.stderr(Stdio::null()).spawn().unwrap());
+    wait_for("root's node", || own.join("node.json").exists().then_some(()));
+    // Nor is root in the way of the account itself.
+    let _systems = host.start();
+}
+
 #[test]
 fn who_has_no_node_is_told_of_the_systems() {
     let Some(host) = HostRoom::new() else { return };

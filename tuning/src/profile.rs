@@ -142,7 +142,7 @@ impl Targets {
             (None, None, Some((speed, link))) => {
                 (ProfileName::of_rate(speed), format!("{link} has {}", gigabits(speed)))
             }
-            (None, None, None) => (ProfileName::Dtn10g, "no link for transfers tells its speed".to_owned()),
+            (None, None, None) => (ProfileName::Dtn10g, "no data link reports its speed".to_owned()),
         };
         let rate = fastest.map(|(speed, _)| speed).or(profile.nominal_bits_per_second()).unwrap_or(10 * GIGABIT);
         let partner_rtts = site.partners.iter().filter_map(|partner| partner.rtt_ms);

@@ -36,7 +36,7 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Clone, Debug, Default, Args)]
 pub struct GlobalArgs {
-    /// Directory of keys, profiles, records and journals [variable: CULVERT_STATE] [default: $XDG_STATE_HOME/culvert; the system node's for its account, and for root's administrative commands]
+    /// Directory of keys, profiles, records and journals [variable: CULVERT_STATE] [default: $XDG_STATE_HOME/culvert; /var/lib/culvert for the culvert account and for root's node commands]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Common options")]
     pub state: Option<String>,
     /// Configuration file [variable: CULVERT_CONFIG] [default: $XDG_CONFIG_HOME/culvert/culvert.toml, /etc/culvert/culvert.toml]
@@ -350,7 +350,7 @@ pub enum ProfileAction {
         #[arg(long, value_name = "PATH")]
         forbid: Vec<std::path::PathBuf>,
     },
-    /// Remove a profile; the partner is a stranger again
+    /// Remove a profile; its key is no longer known
     Remove {
         /// Name of the profile
         name: String,

@@ -1,6 +1,6 @@
 //! `culvert completion` and `culvert version`.
 
-use clap::CommandFactory as _;
+use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 
 use crate::cli::args::{Cli, CompletionArgs, VersionArgs};
@@ -26,9 +26,16 @@ pub fn run(args: &CompletionArgs) -> Result<ExitCode, CommandError> {
         ))
     })?;
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "culvert", &mut script);
+    clap_complete::generate(shell, &mut without_hidden(&Cli::command()), "culvert", &mut script);
     say(String::from_utf8_lossy(&script).trim_end())?;
     Ok(ExitCode::Done)
+}
+
+/// The program without the commands that it has for itself, which shells would offer.
+fn without_hidden(full: &Command) -> Command {
+    let visible: Vec<Command> = full.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
+    let command = Command::new("culvert").version(env!("CARGO_PKG_VERSION")).propagate_version(true);
+    command.args(full.get_arguments().cloned().collect::<Vec<_>>()).subcommands(visible)
 }
 
 /// Prints versions.

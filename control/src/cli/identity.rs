@@ -1,7 +1,7 @@
 //! `culvert identity`.
 
 use crate::accounts::OwnedState;
-use crate::cli::args::{EngineArgs, GlobalArgs, IdentityArgs};
+use crate::cli::args::{EngineArgs, GlobalArgs, IdentityAction, IdentityArgs};
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::report::{print_json, say};
 use crate::settings::Settings;
@@ -14,16 +14,14 @@ use crate::state::StateDirectory;
 pub fn run(global: &GlobalArgs, args: &IdentityArgs) -> Result<ExitCode, CommandError> {
     let settings = Settings::resolve(&global.flags(&EngineArgs::default()))?;
     let state = StateDirectory::open(&settings.state.value)?;
-    let existing = state.existing_identity()?;
-    let identity = match (existing, args.action) {
-        (Some(identity), _) => identity,
-        (None, Some(_)) => state.identity()?,
-        (None, None) => {
+    let identity = match args.action {
+        Some(IdentityAction::Init) => state.make_identity()?,
+        None => state.identity_unless_lost()?.ok_or_else(|| {
             let hint = OwnedState::hint(state.root(), "identity");
             let text =
                 format!("there is no key in {} yet: 'culvert identity init' makes one{hint}", state.root().display());
-            return Err(CommandError::new(ExitCode::NotFound, text));
-        }
+            CommandError::new(ExitCode::NotFound, text)
+        })?,
     };
     let key = identity.public_key();
     let path = state.path("identity.pk8").display().to_string();

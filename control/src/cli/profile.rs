@@ -15,7 +15,7 @@ use crate::cli::report::{print_json, say};
 use crate::profiles::{PermittedRoot, Profile, ProfileError, Profiles};
 use crate::request::split_host_port;
 use crate::settings::{DEFAULT_PORT, Settings};
-use crate::state::StateDirectory;
+use crate::state::{StateDirectory, StateError};
 
 /// A profile with its name, as JSON.
 #[derive(Debug, Serialize)]
@@ -41,6 +41,7 @@ pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, Comm
         ProfileAction::Add { name, key, change } => {
             let key = key.parse::<PublicKey>().map_err(CommandError::usage)?;
             let profile = Profile { key, addresses: addresses(&change)?, permit: permits(&change)? };
+            make_first_key(&state)?;
             profiles.add(&name, &profile)?;
             show(&profiles, &name, args.json)?;
         }
@@ -75,7 +76,7 @@ pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, Comm
             if args.json {
                 print_json(&serde_json::json!({ "name": name, "removed": true }))?;
             } else if !global.quiet {
-                say_aside!("culvert: the profile '{name}' is removed; its key is a stranger's again");
+                say_aside!("culvert: the profile '{name}' is removed; its key is no longer known");
             }
         }
         ProfileAction::Pending => keys::pending(&profiles, args.json)?,
@@ -88,7 +89,9 @@ pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, Comm
                     keys::say_address_is_a_guess(&name, &addresses[0]);
                 }
             }
-            profiles.add(&name, &Profile { key: pending.key, addresses, permit: permits(&change)? })?;
+            let profile = Profile { key: pending.key, addresses, permit: permits(&change)? };
+            make_first_key(&state)?;
+            profiles.add(&name, &profile)?;
             show(&profiles, &name, args.json)?;
         }
         ProfileAction::Invite { name, addresses } => {
@@ -99,6 +102,15 @@ pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, Comm
         ProfileAction::Verify { name } => return verify::run(&profiles, &state, &settings, &name, args.json).await,
     }
     Ok(ExitCode::Done)
+}
+
+/// Makes the key before the first profile: profiles without one mean that the key is lost.
+fn make_first_key(state: &StateDirectory) -> Result<(), CommandError> {
+    match state.identity() {
+        // Who restores a node may add profiles before the key is back.
+        Err(StateError::LostKey { .. }) | Ok(_) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn addresses(change: &ProfileChange) -> Result<Vec<String>, CommandError> {

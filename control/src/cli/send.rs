@@ -13,6 +13,7 @@ use crate::api_client::ApiClient;
 use crate::cli::args::{GlobalArgs, REMOTE_PROGRAM_DEFAULT, SSH_DEFAULT, SendArgs, TransferOptions};
 use crate::cli::capture::EmbeddedCapture;
 use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::habits::lacks_colon;
 use crate::cli::report::{self, Telling};
 use crate::cli::target::{Place, SshHost, parse};
 use crate::cli::{progress, verbose};
@@ -70,6 +71,9 @@ pub fn read_paths(paths: &[OsString], is_get: bool) -> Result<Typed, CommandErro
         }
         let partner = sources.first().cloned().filter(|place| !is_local(place));
         let Some(partner) = partner else {
+            if let Some(source) = sources.first().filter(|source| lacks_colon(source.path().as_path())) {
+                return Err(without_colon(source.path()));
+            }
             return Err(CommandError::usage(format!(
                 "'culvert get' fetches from a partner: write its paths as {PARTNERS_PATHS}"
             )));
@@ -88,14 +92,24 @@ pub fn read_paths(paths: &[OsString], is_get: bool) -> Result<Typed, CommandErro
         )));
     }
     if is_local(destination) {
+        if lacks_colon(destination.path().as_path()) {
+            return Err(without_colon(destination.path()));
+        }
         return Err(CommandError::usage(format!(
-            "the destination {} is on this host: write a partner's path as {PARTNERS_PATHS}",
+            "the destination {} is on this host: write a partner's path as {PARTNERS_PATHS}; for copies on this host use cp",
             destination.path()
         )));
     }
     let sources = sources.iter().map(|place| absolute(place.path())).collect::<Result<_, _>>()?;
     let movement = Movement::Push { sources, destination: destination.path().clone() };
     Ok(Typed { partner: destination.clone(), movement })
+}
+
+/// What names a host and has no colon is a path of this host, and seldom meant as one.
+fn without_colon(path: &TypedPath) -> CommandError {
+    CommandError::usage(format!(
+        "{path} has no colon, so it is a path on this host: write {path}: for the home directory there, or {path}:PATH"
+    ))
 }
 
 /// A local path, absolute, with its slash at the end if it had one.

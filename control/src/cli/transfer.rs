@@ -107,15 +107,32 @@ pub async fn run(global: GlobalArgs, args: TransferArgs) -> Result<ExitCode, Com
         }
         TransferAction::Pause { transfer } => {
             let api = ApiClient::need(&state).await?;
-            pause(&api, &id_of(&state, &transfer).await?, json).await
+            let id = id_of(&state, &transfer).await?;
+            say_if_already(&api, &id, RecordState::Paused, global.quiet).await?;
+            pause(&api, &id, json).await
         }
         TransferAction::Resume { transfer } => order(&state, &transfer, "resume", json).await,
         TransferAction::Restart { transfer } => order(&state, &transfer, "restart", json).await,
-        TransferAction::Cancel { transfer } => order(&state, &transfer, "cancel", json).await,
+        TransferAction::Cancel { transfer } => {
+            let api = ApiClient::need(&state).await?;
+            let id = id_of(&state, &transfer).await?;
+            say_if_already(&api, &id, RecordState::Canceled, global.quiet).await?;
+            order(&state, &id, "cancel", json).await
+        }
         TransferAction::Receipt { what, sender, receiver } => {
             receipt(&state, &what, sender.as_deref(), receiver.as_deref(), json)
         }
     }
+}
+
+/// Says that an order changes nothing, as the transfer is where it would have it.
+async fn say_if_already(api: &ApiClient, id: &str, wanted: RecordState, quiet: bool) -> Result<(), CommandError> {
+    let record = api.transfer(id).await?;
+    // What still shows progress has not quite stopped.
+    if record.state == wanted && record.progress.is_none() && !quiet {
+        say_aside!("culvert: transfer {id} is {} already", wanted.word());
+    }
+    Ok(())
 }
 
 async fn order(state: &StateDirectory, id: &str, what: &str, json: bool) -> Result<ExitCode, CommandError> {
@@ -156,7 +173,7 @@ async fn pause(api: &ApiClient, id: &str, json: bool) -> Result<ExitCode, Comman
         }
         if state.is_final() {
             return Err(CommandError::failed(format!(
-                "transfer {id} ended before it could be paused: it {}",
+                "transfer {id} has ended ({}) before it could be paused",
                 state.word()
             )));
         }

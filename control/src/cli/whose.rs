@@ -46,6 +46,9 @@ fn use_of(command: &Command) -> Use {
 /// # Errors
 /// [`CommandError`] if this process cannot become that account.
 pub fn settle(global: &mut GlobalArgs, command: &Command) -> Result<(), CommandError> {
+    if matches!(command, Command::Node(_)) {
+        return refuse_roots_own_node(global);
+    }
     let how = use_of(command);
     if how == Use::None || !rustix::process::geteuid().is_root() {
         return Ok(());
@@ -74,6 +77,26 @@ pub fn settle(global: &mut GlobalArgs, command: &Command) -> Result<(), CommandE
         })?;
     }
     Ok(())
+}
+
+/// Refuses a node of root's own beside the system's, unless its state directory is named: it would have another key than
+/// `culvert identity` shows root.
+fn refuse_roots_own_node(global: &GlobalArgs) -> Result<(), CommandError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    // What is wrong with the settings is said by the command itself.
+    let Ok(settings) = Settings::resolve(&global.flags(&EngineArgs::default())) else { return Ok(()) };
+    let Some(system) = OwnedState::of_system().filter(|_| settings.state.origin == Origin::Default) else {
+        return Ok(());
+    };
+    let (path, owner) = (system.path.display(), &system.owner.name);
+    let text = format!(
+        "the system's node has its state in {path}, which belongs to {owner}, and one that root starts would be another \
+         with another key: start the system's with 'systemctl start culvert' or 'sudo -u {owner} culvert node', or name \
+         another node's state directory with --state"
+    );
+    Err(CommandError::new(ExitCode::BadHost, text))
 }
 
 /// Transfers over ssh leave a key with root too: whoever looks for one must not take it for the node's.

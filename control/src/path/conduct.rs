@@ -35,6 +35,7 @@ use super::probing::probing;
 use crate::connection::{Connection, INTRODUCTION_TIMEOUT};
 use crate::node::Node;
 use crate::os_error;
+use crate::os_error::without_numbers;
 use crate::registry::unix_ms;
 use crate::request::{Target, connect};
 use crate::transfer::TransferError;
@@ -381,7 +382,7 @@ impl Conductor<'_> {
                 Ok(route) => self.check.side_mut(side).route_icmp = Some(route),
                 // ICMP needs a permission that many hosts do not give; UDP's route stands.
                 Err(why) if kind == TraceKind::Icmp => {
-                    (self.tell)(&format!("no ICMP route in direction {}: {why}", side.word()));
+                    (self.tell)(&format!("no ICMP route in direction {}: {}", side.word(), with_remedy(side, &why)));
                 }
                 Err(why) => self.problem(format!("no route in direction {}: {why}", side.word())),
             }
@@ -545,9 +546,34 @@ impl Conductor<'_> {
     }
 }
 
+/// Why there is no ICMP route, and what would change that.
+fn with_remedy(side: Side, why: &str) -> String {
+    let why = without_numbers(why);
+    // In the words of EPERM and EACCES, which may be the partner's.
+    if !why.contains("Operation not permitted") && !why.contains("Permission denied") {
+        return why;
+    }
+    let host = if side == Side::Send { "this host" } else { "the partner's host" };
+    format!("{why}; on {host} the group of Culvert's account must be within net.ipv4.ping_group_range")
+}
+
 fn note_fate(search: &mut MtuSearch, size: u32, fate: SizeFate) {
     search.note(size, fate.passed);
     if let Some(mtu) = fate.too_big {
         search.too_big(size, mtu);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_that_lacks_a_permission_says_which() {
+        let error = std::io::Error::from_raw_os_error(1).to_string();
+        let text = with_remedy(Side::Send, &error);
+        assert!(text.starts_with("Operation not permitted; on this host"), "{text}");
+        assert!(text.ends_with("net.ipv4.ping_group_range"), "{text}");
+        assert_eq!(with_remedy(Side::Receive, "No route to host (os error 113)"), "No route to host");
     }
 }

@@ -47,7 +47,7 @@ pub(super) struct Receipts {
 impl Receipts {
     /// Those of a state directory.
     pub(super) fn new(state: &StateDirectory) -> Self {
-        let own_key = state.identity().ok().map(|identity| identity.public_key());
+        let own_key = state.existing_identity().ok().flatten().map(|identity| identity.public_key());
         Self { state: state.clone(), own_key, index: OnceLock::new() }
     }
 
