@@ -82,7 +82,7 @@ fn a_queued_transfer_is_paused_and_a_paused_one_is_canceled() {
     let ran: Ran = submitting.arg(pair.path("file")).arg(destination).output().unwrap().into();
     let id = ran.exits(0).out.trim().to_owned();
     wait_for("a try that failed", || (state_of(&pair, &id) == "queued").then_some(()));
-    transfer(&pair, &["resume", &id]).exits(1).says("is not paused: it is queued");
+    transfer(&pair, &["resume", &id]).exits(1).says("is not paused; it is queued");
     transfer(&pair, &["pause", &id]).exits(0);
     assert_eq!(state_of(&pair, &id), "paused");
     transfer(&pair, &["cancel", &id]).exits(0);
