@@ -122,7 +122,7 @@ fn a_destination_that_may_not_be_written_to_is_told_before_the_first_byte() {
     set_mode(&room.path("closed"), 0o744);
     refused(
         |options| room.run("send", options, &[room.here("source/a"), room.there("closed")]),
-        &["the account nobody may not enter"],
+        &["cannot look at 'a' in", "Permission denied"],
     );
 }
 
