@@ -61,7 +61,7 @@ pub enum OpenError {
         port: u16,
     },
     /// There are fewer ports than lanes.
-    #[error("there are too few UDP ports for {lanes} lanes: name more with --ports")]
+    #[error("the number of UDP ports is below that of lanes ({lanes}): name more with --ports")]
     TooFewPorts {
         /// The lanes.
         lanes: usize,
