@@ -60,13 +60,13 @@ pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
     match command {
         Command::Send(args) => block_on(send::send(global, args)),
         Command::Get(args) => block_on(send::get(global, args)),
-        Command::Demo(args) => block_on(demo::run(global, args)),
+        Command::Demo(args) => block_on(or_interrupted(demo::run(global, args))),
         Command::Node(args) => block_on(node::run(global, args)),
         Command::Identity(args) => identity::run(&global, &args),
-        Command::Profile(args) => block_on(profile::run(global, args)),
-        Command::Transfer(args) => block_on(transfer::run(global, args)),
-        Command::Path(args) => block_on(path::run(global, args)),
-        Command::Status(args) => block_on(status::run(global, args)),
+        Command::Profile(args) => block_on(or_interrupted(profile::run(global, args))),
+        Command::Transfer(args) => block_on(or_interrupted(transfer::run(global, args))),
+        Command::Path(args) => block_on(or_interrupted(path::run(global, args))),
+        Command::Status(args) => block_on(or_interrupted(status::run(global, args))),
         Command::Monitor(args) => block_on(monitor::run(global, args)),
         Command::Capture(args) => block_on(capture::run(global, args)),
         Command::Tune(args) => tune::tune(&global, args),
@@ -82,6 +82,15 @@ pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
             Err(StartError::Told) => Ok(ExitCode::BadHost),
             ran => ran.map(|()| ExitCode::Done).map_err(CommandError::failed),
         },
+    }
+}
+
+/// A command that has nothing to end in order when it is interrupted: it stops where it is, what it has made for itself goes with it,
+/// and it answers as every command that fails.
+async fn or_interrupted<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+    tokio::select! {
+        answer = command => answer,
+        code = node::interrupted() => Err(CommandError::new(code, "interrupted")),
     }
 }
 

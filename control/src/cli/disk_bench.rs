@@ -31,10 +31,10 @@ pub fn run(directory: &OsStr, size: u64, json: bool) -> Result<ExitCode, Command
     let file =
         tempfile::Builder::new().prefix("culvert-bench-").tempfile_in(directory).map_err(|error| fail(&error))?;
     let open = |flags| openat(CWD, file.path(), OFlags::RDWR | OFlags::CLOEXEC | flags, Mode::empty());
-    let (fd, is_direct) = match open(OFlags::DIRECT) {
-        Ok(fd) => (fd, true),
-        Err(_) => (open(OFlags::empty()).map_err(|error| fail(&error))?, false),
-    };
+    let opened = open(OFlags::DIRECT).map(|fd| (fd, true)).or_else(|_| Ok((open(OFlags::empty())?, false)));
+    let (fd, is_direct) = opened.map_err(|error: Errno| fail(&error))?;
+    // It has no name any more when it grows: whatever ends this process, nothing is left behind.
+    file.close().map_err(|error| fail(&error))?;
     let pieces = (size as usize / PIECE_BYTES).max(THREADS);
     let bytes = pieces * PIECE_BYTES;
     let _ = fallocate(&fd, FallocateFlags::empty(), 0, bytes as u64);

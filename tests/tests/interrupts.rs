@@ -1,0 +1,87 @@
+//! Commands that are interrupted answer as those that fail, and leave nothing behind.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use culvert_tests::node::{Pair, RunningNode, wait_for};
+use culvert_tests::program::{Ran, command, run};
+use culvert_tests::schema::assert_valid;
+
+/// Whether a process has a handler for a signal (proc_pid_status(5), `SigCgt`).
+fn handles(process: u32, signal: u32) -> Option<()> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+    (u64::from_str_radix(caught.trim(), 16).ok()? >> (signal - 1) & 1 == 1).then_some(())
+}
+
+/// Starts a command, waits for `begun`, and sends it a signal.
+fn interrupted(state: &Path, arguments: &[&str], signal: &str, mut begun: impl FnMut(u32) -> Option<()>) -> Ran {
+    let mut starting = command(state, arguments);
+    let running = starting.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("the command's beginning", || begun(running.id()));
+    Command::new("kill").args([&format!("-{signal}"), &running.id().to_string()]).status().unwrap();
+    Ran::from(running.wait_with_output().unwrap())
+}
+
+fn entries(directory: &Path) -> usize {
+    fs::read_dir(directory).unwrap().count()
+}
+
+/// It died of the signal, and its data stayed where temporary files are.
+#[test]
+fn a_demo_that_is_interrupted_removes_its_data_and_says_so() {
+    let room = tempfile::tempdir().unwrap();
+    let data = room.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let directory = data.display().to_string();
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let arguments = ["demo", "--json", "--size", "400M", "--directory", &directory];
+        let begun = |process| fs::read_dir(&data).unwrap().next().and(handles(process, 15));
+        let document = interrupted(&room.path().join("state"), &arguments, signal, begun).exits(code).json();
+        assert_valid(&document, "failure");
+        assert_eq!(document["state"], "canceled", "{document}");
+        assert_eq!(entries(&data), 0, "something is left behind");
+    }
+}
+
+/// Its file of gigabytes stayed.
+#[test]
+fn a_disk_bench_that_is_killed_leaves_no_file() {
+    let room = tempfile::tempdir().unwrap();
+    let data = room.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let directory = data.display().to_string();
+    let before = rustix::fs::statvfs(&data).unwrap().f_bavail;
+    // Its file grows when it has no name any more.
+    let begun = |_| (rustix::fs::statvfs(&data).unwrap().f_bavail + 8_192 < before).then_some(());
+    let ran = interrupted(&room.path().join("state"), &["bench", "disk", "--size", "1G", &directory], "KILL", begun);
+    assert!(ran.code != 0, "it had ended before it was killed: {ran:?}");
+    assert_eq!(entries(&data), 0, "something is left behind");
+}
+
+/// It died of the signal, with a line of progress as its last word.
+#[test]
+fn who_waits_for_a_transfer_and_is_interrupted_hears_so() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    let mut starting = command(&pair.here, ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "off"]);
+    let _ours = RunningNode::start(&pair.here, &mut starting);
+    let large = pair.path("large");
+    fs::write(&large, vec![7; 20 << 20]).unwrap();
+    let mut submitting = command(&pair.here, ["transfer", "submit", "--json", "--rate", "1M"]);
+    submitting.arg(&large).arg(format!("second:{}", pair.shared.join("large").display()));
+    let id = Ran::from(submitting.output().unwrap()).exits(0).json()["transfer"].as_str().unwrap().to_owned();
+    for (verb, signal, code) in [("wait", "INT", 130), ("watch", "TERM", 143)] {
+        let begun = |process| handles(process, 2).and(handles(process, 15));
+        let ran = interrupted(&pair.here, &["transfer", verb, "--json", &id], signal, begun).exits(code);
+        let last = ran.out.lines().last().unwrap_or_else(|| panic!("{ran:?}"));
+        let document: serde_json::Value = serde_json::from_str(last).unwrap();
+        assert_valid(&document, "failure");
+        assert_eq!(document["state"], "canceled", "{document}");
+    }
+    // The transfer itself goes on.
+    let shown = run(&pair.here, ["transfer", "show", "--json", &id]).exits(0).json();
+    assert!(["active", "queued"].contains(&shown["state"].as_str().unwrap()), "{shown}");
+    run(&pair.here, ["transfer", "cancel", &id]).exits(0);
+}
