@@ -130,7 +130,7 @@ impl Reach {
     }
 
     /// Opens what a requester named as sources: each is one, or, if it is a pattern that is no name, all that match
-    /// ([`patterns`]). `host` is what this host is called; `may_open` is asked before more than one is opened for a
+    /// (`patterns`). `host` is what this host is called; `may_open` is asked before more than one is opened for a
     /// pattern, with how many more.
     ///
     /// # Errors

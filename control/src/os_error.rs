@@ -121,7 +121,7 @@ fn errno_in(text: &str) -> Option<Errno> {
     rest.split(')').next()?.parse().ok().map(Errno::from_raw_os_error)
 }
 
-/// A sentence as people read it: the operating system's words without its numbers, which are for [`errno_in`] and say nothing
+/// A sentence as people read it: the operating system's words without its numbers, which are for `errno_in` and say nothing
 /// more.
 #[must_use]
 pub fn without_numbers(text: &str) -> String {
