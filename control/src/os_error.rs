@@ -41,11 +41,20 @@ pub fn code_of(error: &io::Error) -> RefusalCode {
     errno_of(error).map_or(RefusalCode::Failed, code)
 }
 
+/// The error of a number that the data plane or a text tells. What no kernel says is one of input and output: the type has no place for
+/// it.
+#[must_use]
+pub fn errno_of_number(number: i32) -> Errno {
+    /// The largest that a system call returns (include/linux/err.h, `MAX_ERRNO`).
+    const ERRNO_MAX: i32 = 4_095;
+    if (1..=ERRNO_MAX).contains(&number) { Errno::from_raw_os_error(number) } else { Errno::IO }
+}
+
 /// The operating system's number of an error that others may have wrapped, as those who make temporary files do.
 #[must_use]
 pub fn errno_of(error: &io::Error) -> Option<Errno> {
     if let Some(number) = error.raw_os_error() {
-        return Some(Errno::from_raw_os_error(number));
+        return Some(errno_of_number(number));
     }
     let mut cause: Option<&(dyn Error + 'static)> = error.get_ref().map(|inner| inner as _);
     while let Some(inner) = cause {
@@ -118,7 +127,7 @@ pub fn tells_shortage(text: &str) -> bool {
 /// The last of the causes is what the operating system said, whoever wrapped it.
 fn errno_in(text: &str) -> Option<Errno> {
     let (_, rest) = text.rsplit_once("(os error ")?;
-    rest.split(')').next()?.parse().ok().map(Errno::from_raw_os_error)
+    rest.split(')').next()?.parse().ok().map(errno_of_number)
 }
 
 /// A sentence as people read it: the operating system's words without its numbers, which are for `errno_in` and say nothing
@@ -159,6 +168,18 @@ pub fn duplicate(descriptor: impl AsFd) -> Result<OwnedFd, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A data plane that was taken over told one, and the control process fell over it.
+    #[test]
+    fn numbers_that_no_kernel_says_are_errors_of_input_and_output() {
+        for number in [i32::MIN, -1, 0, 4_096, i32::MAX] {
+            assert_eq!(errno_of_number(number), Errno::IO, "{number}");
+            assert_eq!(errno_of(&io::Error::from_raw_os_error(number)), Some(Errno::IO), "{number}");
+            assert!(!tells_shortage(&format!("it failed (os error {number})")), "{number}");
+        }
+        assert_eq!(errno_of_number(2), Errno::NOENT);
+        assert_eq!(errno_of_number(4_095).raw_os_error(), 4_095);
+    }
 
     #[test]
     fn the_own_limit_and_the_hosts_are_told_apart_and_told_once() {

@@ -503,7 +503,7 @@ pub(crate) fn is_locked(path: &Path) -> bool {
 
 /// Whether an error of opening a path says that no file can be there.
 fn can_be_no_file(error: &io::Error) -> bool {
-    match error.raw_os_error().map(Errno::from_raw_os_error) {
+    match error.raw_os_error().map(os_error::errno_of_number) {
         Some(errno) => matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::LOOP | Errno::INVAL),
         // A NUL byte, which is not even asked for.
         None => error.kind() == io::ErrorKind::InvalidInput,

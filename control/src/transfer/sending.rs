@@ -546,7 +546,7 @@ impl Sending {
         match error {
             culvert_dataplane::link::commands::DiskError::Short => super::source_version::changed(tree, file),
             culvert_dataplane::link::commands::DiskError::Os(number) => {
-                super::source_version::unreadable(tree, file, rustix::io::Errno::from_raw_os_error(number))
+                super::source_version::unreadable(tree, file, crate::os_error::errno_of_number(number))
             }
         }
     }

@@ -9,6 +9,7 @@ use culvert_tuning::counted::noun;
 use super::TransferContext;
 use super::flows::canonical;
 use crate::dataplane::ports::show_ports;
+use crate::os_error;
 use crate::settings::DEFAULT_PORT;
 
 /// Ports that the operating system hands out begin here (net.ipv4.ip_local_port_range): nobody opens one of them ahead.
@@ -73,7 +74,7 @@ impl ClosedPath {
     pub fn because(self, errno: i32) -> Self {
         // What sendmsg(2) says where the host's own output chain drops or rejects.
         let is_refused_here = errno == rustix::io::Errno::PERM.raw_os_error();
-        let reason = (errno != 0).then(|| crate::os_error::words(rustix::io::Errno::from_raw_os_error(errno)));
+        let reason = (errno != 0).then(|| os_error::words(os_error::errno_of_number(errno)));
         Self { reason, is_refused_here, ..self }
     }
 

@@ -350,7 +350,7 @@ impl Receiving {
         let path = self.intake.destination.as_ref().map(|destination| destination.path.display().to_string());
         let path = path.unwrap_or_default();
         let errno = match error {
-            DiskError::Os(number) => Some(Errno::from_raw_os_error(number)),
+            DiskError::Os(number) => Some(os_error::errno_of_number(number)),
             DiskError::Short => None,
         };
         if errno.is_some_and(|errno| os_error::code(errno) == RefusalCode::NoSpace) {
