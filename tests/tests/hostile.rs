@@ -59,7 +59,7 @@ fn messages_out_of_turn_are_refused() {
     let mut node = pair.start();
     for message in [
         Message::AllSent(culvert_protocol::control::SenderSummary::default()),
-        Message::Ping(1),
+        Message::Pong(1),
         Message::Countersigned { signature: Vec::new() },
     ] {
         let mut stranger = Stranger::introduced(&pair.here, node.port);
