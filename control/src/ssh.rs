@@ -146,7 +146,7 @@ impl FarEnd {
             Ok(None) => {
                 let status = child.wait().await.ok().and_then(|status| status.code());
                 let said = tokio::time::timeout(MESSAGES_WAIT, messages).await;
-                return Err(Self::explain(host, options, status, &said.ok().and_then(Result::ok).unwrap_or_default()));
+                return Err(Self::explain(host, options, status, said.ok().and_then(Result::ok).unwrap_or_default()));
             }
             Err(TooMuch) => {
                 return Err(CommandError::failed(format!(
@@ -170,7 +170,10 @@ impl FarEnd {
         Ok(Self { child, stdin, messages, target })
     }
 
-    fn explain(host: &SshHost, options: &SshOptions, status: Option<i32>, said: &Said) -> CommandError {
+    fn explain(host: &SshHost, options: &SshOptions, status: Option<i32>, mut said: Said) -> CommandError {
+        if matches!(status, Some(127 | 255)) {
+            said.show();
+        }
         match status {
             Some(127) => CommandError::new(
                 ExitCode::NotFound,
@@ -189,7 +192,9 @@ impl FarEnd {
                 CommandError::new(
                     code.unwrap_or(ExitCode::Failed),
                     if said.last.is_empty() {
-                        format!("the far end on {host} ended before it answered ({status}) and without a message")
+                        format!(
+                            "the far end on {host} ended before it answered ({status}); its message, if any, is above"
+                        )
                     } else {
                         let last = said.last.trim_start_matches("culvert: ");
                         format!("the far end on {host} ended before it answered ({status}): {last}")
@@ -225,7 +230,9 @@ impl FarEnd {
         let Self { mut child, stdin, messages, .. } = self;
         drop(stdin);
         let _ = tokio::time::timeout(FAREWELL, child.wait()).await;
-        let _ = tokio::time::timeout(MESSAGES_WAIT, messages).await;
+        if let Ok(Ok(mut said)) = tokio::time::timeout(MESSAGES_WAIT, messages).await {
+            said.show();
+        }
     }
 }
 
@@ -281,8 +288,17 @@ async fn first_answer(stdout: impl AsyncRead + Unpin) -> Result<Option<FarEndAns
 #[derive(Debug, Default)]
 struct Said {
     failure: SshFailure,
-    /// The last line.
+    /// The last line, if it is not shown yet.
     last: String,
+}
+
+impl Said {
+    fn show(&mut self) {
+        let last = std::mem::take(&mut self.last);
+        if !last.is_empty() {
+            say_aside!("{last}");
+        }
+    }
 }
 
 /// Why ssh itself has failed, as far as its messages tell: it exits with 255 whatever it was.
@@ -348,25 +364,40 @@ impl SshFailure {
 }
 
 /// Passes on what ssh and the far end have to say, and returns what it says of ssh.
+///
+/// A line of the far end's own is held back for a moment: if it is the last, and the far end has ended before it answered, it is the
+/// reason, which is said with the error and not before it.
 async fn pass_on(stderr: impl AsyncRead + Unpin) -> Said {
+    /// Longer than a process takes to end that has said why.
+    const HELD: Duration = Duration::from_millis(500);
     let mut said = Said::default();
     let mut lines = BufReader::new(stderr);
     let mut line = Vec::new();
     let mut count = 0usize;
     loop {
         line.clear();
-        let read = (&mut lines).take(MESSAGE_BYTES_MAX).read_until(b'\n', &mut line).await;
+        let mut bounded = (&mut lines).take(MESSAGE_BYTES_MAX);
+        let mut reading = std::pin::pin!(bounded.read_until(b'\n', &mut line));
+        let read = match tokio::time::timeout(HELD, &mut reading).await {
+            Ok(read) => read,
+            Err(_) => {
+                said.show();
+                reading.await
+            }
+        };
         if !read.is_ok_and(|bytes| bytes > 0) {
             return said;
         }
+        said.show();
         if let Some(known) = SshFailure::of(&String::from_utf8_lossy(&line)) {
             said.failure = known;
         }
         count = count.saturating_add(1);
         if count <= MESSAGES_MAX {
-            let text = foreign_text(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']));
-            say_aside!("{text}");
-            said.last = text.to_string();
+            said.last = foreign_text(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n'])).to_string();
+            if !said.last.starts_with("culvert: ") {
+                said.show();
+            }
         } else if count == MESSAGES_MAX + 1 {
             say_aside!("culvert: the far end has more to say than {MESSAGES_MAX} lines; the rest is left out");
         }
