@@ -1,7 +1,7 @@
 //! A transfer that this node's user asks for: reaching the partner, asking, sending or receiving, and trying again.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{
@@ -16,7 +16,6 @@ use culvert_protocol::receipt::Receipt;
 use serde::{Deserialize, Serialize};
 
 use crate::connection::{Connection, ConnectionError, INTRODUCTION_TIMEOUT, MessageReader, connect_to_host};
-use crate::dataplane::DataPlane;
 use crate::destination::Reach;
 use crate::node::Node;
 use crate::registry::{LiveTransfer, RecordState, unix_ms};
@@ -306,33 +305,6 @@ fn note_attempt(node: &Node, id: TransferId, attempt: u32) {
     });
 }
 
-/// The data plane, and a connection to the partner. They begin side by side, because a command that moves one small file
-/// takes longer for them than for the file. Nothing is asked for before both are there.
-async fn begin(
-    node: &Arc<Node>,
-    target: &Target,
-    was_reached: bool,
-) -> Result<(Arc<DataPlane>, Connection), TransferError> {
-    /// The partner waits 5 s for a request. One that waited for a slow data plane for most of it is called again.
-    const STALE: Duration = Duration::from_secs(3);
-    // A start that has begun is not given up with the try: the next one needs it.
-    let starting = tokio::spawn({
-        let node = node.clone();
-        async move { node.supervisor.get().await }
-    });
-    let plane = async {
-        let failed = |error| TransferError::here(RefusalCode::Failed, format!("the data plane did not start: {error}"));
-        Ok::<_, TransferError>(starting.await.map_err(failed)??)
-    };
-    let connecting = async { Ok((connect(node, target, was_reached).await?, Instant::now())) };
-    let (plane, (connection, since)) = tokio::try_join!(plane, connecting)?;
-    if since.elapsed() < STALE {
-        return Ok((plane, connection));
-    }
-    connection.close().await;
-    Ok((plane, connect(node, target, true).await?))
-}
-
 async fn try_once(
     node: &Arc<Node>,
     id: TransferId,
@@ -340,10 +312,12 @@ async fn try_once(
     live: &LiveTransfer,
     was_reached: &mut bool,
 ) -> Result<Outcome, TransferError> {
+    // Started before anything is said to the partner: without a data plane there is nothing to ask for.
+    let plane = node.supervisor.get().await?;
     let _awake = node.wakefulness.hold();
     let mut cancel = live.cancel.clone();
-    let (plane, mut connection) = tokio::select! {
-        begun = begin(node, &request.target, *was_reached) => begun?,
+    let mut connection = tokio::select! {
+        connection = connect(node, &request.target, *was_reached) => connection?,
         () = TransferContext::canceled(&mut cancel) => return Err(crate::transfer::manifest_exchange::canceled()),
     };
     *was_reached = true;

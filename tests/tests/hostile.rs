@@ -82,6 +82,23 @@ fn messages_out_of_turn_are_refused() {
     assert_goes_on(&pair, &mut node);
 }
 
+/// W-59: nine bits, once.
+#[test]
+fn a_mode_of_what_is_sent_that_cannot_be_is_refused() {
+    let pair = Pair::new();
+    let mut node = pair.start();
+    for modes in [vec![0o4755], vec![u16::MAX], vec![0o700, 0o700]] {
+        let mut stranger = Stranger::introduced(&pair.here, node.port);
+        push_manifest(&mut stranger, &pair.shared.join("in"), &[file(b"file", 10)]);
+        for &mode in &modes {
+            stranger.say(&Message::ContentsOf { mode });
+        }
+        assert_eq!(stranger.hear_refusal().code, RefusalCode::Protocol, "{modes:?}");
+    }
+    assert!(!pair.shared.join("in").exists(), "something was made");
+    assert_goes_on(&pair, &mut node);
+}
+
 fn end_manifest(stranger: &mut Stranger, entries: &[Entry<'_>]) {
     let mut manifest = culvert_protocol::manifest::Manifest::default();
     for entry in entries {
