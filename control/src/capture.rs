@@ -17,9 +17,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_dataplane::capture::{CAPTURE_BYTES, Packet, Reader, SNAP_BYTES_MAX, State};
-use culvert_dataplane::link::messages::ToDataPlane;
-use culvert_dataplane::shared_memory::SharedMemory;
+use culvert_link::capture::{CAPTURE_BYTES, Packet, Reader, SNAP_BYTES_MAX, State};
+use culvert_link::messages::ToDataPlane;
+use culvert_link::shared_memory::SharedMemory;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;

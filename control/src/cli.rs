@@ -37,7 +37,7 @@ use std::future::Future;
 
 use args::{Cli, Command};
 use culvert_dataplane::process::StartError;
-use culvert_dataplane::process_name;
+use culvert_link::process_name;
 use exit::{CommandError, ExitCode};
 
 /// Threads that may block on files at once: small files gain from a few, and none helps beyond that.

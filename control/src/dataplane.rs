@@ -24,17 +24,18 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use culvert_dataplane::counters::{FlowBlock, LaneCounters};
-use culvert_dataplane::datapath::af_xdp::socket::Mode;
-use culvert_dataplane::datapath::af_xdp::steering::Census;
-use culvert_dataplane::datapath::udp::source::SourceSocket;
-use culvert_dataplane::link::commands::{self, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot};
-use culvert_dataplane::link::engine::{Commands, Engine, EngineConfig, Events, PrepareError, prepare};
-use culvert_dataplane::link::handles::LentBuffer;
-use culvert_dataplane::link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, ToDataPlane};
-use culvert_dataplane::link::socket::LinkSocket;
-use culvert_dataplane::link::{FILES_MAX, FLOWS_PER_LANE};
-use culvert_dataplane::process_name;
+use culvert_link::command_rings::Commands;
+use culvert_link::commands::{self, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot};
+use culvert_link::counters::{FlowBlock, LaneCounters};
+use culvert_link::engine::{Engine, EngineConfig, Events, PrepareError, prepare};
+use culvert_link::handles::LentBuffer;
+use culvert_link::kernel_bypass::Census;
+use culvert_link::kernel_bypass::Mode;
+use culvert_link::layout::{FILES_MAX, FLOWS_PER_LANE};
+use culvert_link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, ToDataPlane};
+use culvert_link::process_name;
+use culvert_link::socket::LinkSocket;
+use culvert_link::udp_port::UdpPort;
 use culvert_protocol::foreign_text::foreign_text;
 use culvert_protocol::tree_hash::ChunkHash;
 use placement::Placement;
@@ -546,8 +547,8 @@ impl DataPlane {
     /// [`DataPlaneError::Died`].
     pub fn move_send(&self, lane: u16, slot: SendSlot, source_port: u16) -> Result<(), DataPlaneError> {
         let (address, buffer_bytes) = self.bind;
-        let Ok(source) = SourceSocket::bind(address, source_port, buffer_bytes) else { return Ok(()) };
-        let message = ToDataPlane::SetSource { lane, slot, port: source.port(), is_v6: source.is_v6() };
+        let Ok(source) = UdpPort::bind(address, source_port, buffer_bytes) else { return Ok(()) };
+        let message = ToDataPlane::SetSource { lane, slot, port: source_port, is_v6: source.is_v6() };
         self.tell(&message, &[source.into_fd().as_fd()])
     }
 

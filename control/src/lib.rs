@@ -14,7 +14,7 @@
 #![cfg_attr(not(test), warn(clippy::print_stderr))]
 
 #[macro_use(say_aside)]
-extern crate culvert_dataplane;
+extern crate culvert_link;
 
 pub mod accounts;
 pub mod api;

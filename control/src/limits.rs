@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use culvert_dataplane::link::FLOWS_PER_LANE;
+use culvert_link::layout::FLOWS_PER_LANE;
 
 use crate::transfer::open_files;
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use culvert_control::cli::{self, args::Cli, habits, report};
-use culvert_dataplane::say_aside;
+use culvert_link::say_aside;
 use culvert_protocol::foreign_text::plain_lines;
 
 fn main() -> ExitCode {

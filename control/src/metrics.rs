@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use culvert_dataplane::counters::{LANE_WORDS, LaneCounter, LaneCounters};
-use culvert_dataplane::link::commands::ChunkTimes;
+use culvert_link::commands::ChunkTimes;
+use culvert_link::counters::{LANE_WORDS, LaneCounter, LaneCounters};
 use culvert_tuning::audit::FindingCounts;
 use prometheus::{
     Counter, CounterVec, Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,

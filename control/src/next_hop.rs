@@ -24,8 +24,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use culvert_dataplane::datapath::af_xdp::headers::NextHop;
-use culvert_dataplane::rtnetlink::{LINK_BYTES, NLM_F_DUMP, RouteSocket, attributes, text_of, u32_of};
+use culvert_link::kernel_bypass::NextHop;
+use culvert_link::rtnetlink::{LINK_BYTES, NLM_F_DUMP, RouteSocket, attributes, text_of, u32_of};
 
 use number::*;
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_dataplane::link::engine::EngineConfig;
+use culvert_link::engine::EngineConfig;
 use culvert_protocol::foreign_text::plain_lines;
 use culvert_protocol::identity::Identity;
 
@@ -107,7 +107,7 @@ impl Node {
     #[must_use]
     pub fn datagram_bytes_towards(&self, partner: std::net::SocketAddr) -> u16 {
         let partner = std::net::SocketAddr::new(partner.ip().to_canonical(), partner.port());
-        let carried = culvert_dataplane::path_mtu::datagram_bytes_towards(partner).unwrap_or(DATAGRAM_BYTES_UNKNOWN);
+        let carried = culvert_link::path_mtu::datagram_bytes_towards(partner).unwrap_or(DATAGRAM_BYTES_UNKNOWN);
         carried.min(self.datagram_bytes_cap.unwrap_or(u16::MAX))
     }
 }

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use crate::next_hop::Tables;
 use crate::next_hop::interface::InterfaceError;
-use culvert_dataplane::datapath::af_xdp::ladder::AfXdpStart;
-use culvert_dataplane::datapath::af_xdp::socket::Mode;
-use culvert_dataplane::link::engine::EngineConfig;
+use culvert_link::engine::EngineConfig;
+use culvert_link::kernel_bypass::AfXdpStart;
+use culvert_link::kernel_bypass::Mode;
 use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
 use culvert_tuning::counted::{agree, counted};
 use culvert_tuning::regular_file::{self, Links};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use culvert_protocol::receiver_flow::{BufferId, ChunkMemory};
 
-use crate::shared_memory::SharedMemory;
+use culvert_link::shared_memory::SharedMemory;
 
 /// The buffers of one lane, on the lane's side.
 #[derive(Debug)]

@@ -8,9 +8,9 @@ pub mod udp;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
-use crate::capture::Tap;
-use af_xdp::headers::NextHop;
 use af_xdp::umem::Account;
+use culvert_link::capture::Tap;
+use culvert_link::kernel_bypass::NextHop;
 use udp::source::SourceSocket;
 
 /// Between which ends a run of datagrams goes.

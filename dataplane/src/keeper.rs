@@ -15,14 +15,15 @@ use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
 
 use caps::{CapSet, Capability};
+use culvert_link::kernel_bypass::SetRule;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::datapath::af_xdp::rules::ethtool::EthtoolTable;
-use crate::datapath::af_xdp::rules::{self, SetRule};
+use crate::datapath::af_xdp::rules::{self};
 use crate::kernel_calls::ignore_requests_to_end;
-use crate::process_name;
 use crate::sandbox;
+use culvert_link::process_name;
 
 /// What `culvert` is told to be this process.
 pub const COMMAND: &str = "rule-keeper";
@@ -186,7 +187,7 @@ fn read_list(pipe: &mut impl io::Read) -> Result<List, KeeperError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::af_xdp::rules::Family;
+    use culvert_link::kernel_bypass::Family;
 
     #[test]
     fn a_list_is_read_as_it_was_written_and_nonsense_is_refused() {

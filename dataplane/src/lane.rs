@@ -27,12 +27,12 @@ use culvert_protocol::receiver_flow::{BufferId, ChunkMemory as _};
 use culvert_protocol::wire::{Header, SegmentKind};
 
 use crate::buffers::Buffers;
-use crate::counters::LaneCounter;
 use crate::datapath::{Arrival, Datapath};
 use crate::disk::Disk;
 use crate::disk::files::FileTable;
-use crate::link::FLOWS_PER_LANE;
-use crate::link::commands::{Command, Event, ReceiveSlot, SendSlot, Sink};
+use culvert_link::commands::{Command, Event, ReceiveSlot, SendSlot, Sink};
+use culvert_link::counters::LaneCounter;
+use culvert_link::layout::FLOWS_PER_LANE;
 use flows::{Attendance, Delivery, Departure};
 use jobs::{Job, Role};
 use lane_link::LaneLink;

@@ -19,32 +19,13 @@
 #![deny(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::print_stderr))]
 
-/// Says a line on standard error, as `eprintln!` does, which panics when the line cannot be written: a reader who is gone or
-/// a full disk would end what is under way.
-#[macro_export]
-macro_rules! say_aside {
-    ($($line:tt)*) => {{
-        use ::std::io::Write as _;
-        let _ = ::std::writeln!(::std::io::stderr(), $($line)*);
-    }};
-}
-
 pub mod buffers;
-pub mod capture;
-pub mod clock;
 pub mod core_dumps;
-pub mod counters;
 pub mod datapath;
 pub mod disk;
 pub mod keeper;
 pub mod kernel_calls;
 pub mod lane;
 pub mod limit;
-pub mod link;
-pub mod path_mtu;
 pub mod process;
-pub mod process_name;
-pub mod ring;
-pub mod rtnetlink;
 pub mod sandbox;
-pub mod shared_memory;

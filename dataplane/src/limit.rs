@@ -16,9 +16,9 @@ use culvert_protocol::wire::{HEADER_BYTES, Header, OVERHEAD_BYTES, STRIDE_MIN, S
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::clock::monotonic_ns;
 use crate::datapath::Datapath;
 use crate::datapath::udp::{OpenError, SUPER_BUFFER_BYTES};
+use culvert_link::clock::monotonic_ns;
 use end::Hops;
 pub use end::{FindHop, LimitEnd};
 

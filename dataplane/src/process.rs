@@ -10,6 +10,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 
+use culvert_link::doorbell::{doorbell, silence};
+use culvert_link::kernel_bypass::Census;
+use culvert_link::say_aside;
 use culvert_protocol::destination::Destination;
 use culvert_protocol::keys::{Direction, KeySchedule};
 use culvert_protocol::path_mtu::PathMtuSearch;
@@ -19,32 +22,33 @@ use culvert_protocol::wire::STRIDE_MIN;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::buffers::Buffers;
-use crate::capture::{CAPTURE_BYTES, Tap};
-use crate::clock::{monotonic_ns, wire_us};
-use crate::counters::FlowBlock;
 use crate::datapath::Datapath;
 use crate::datapath::af_xdp::ladder::{self, LaneDatapath, Opened};
 use crate::datapath::af_xdp::rules::Rules;
 use crate::datapath::af_xdp::rules::kept::KeptRules;
-use crate::datapath::af_xdp::socket::Mode;
-use crate::datapath::af_xdp::steering::{Census, Steering};
+use crate::datapath::af_xdp::steering::Steering;
 use crate::datapath::udp::source::SourceSocket;
 use crate::datapath::udp::{OpenError, UdpDatapath};
 use crate::disk::Disk;
 use crate::disk::files::FileTable;
 pub use crate::kernel_calls::ignore_file_size_signal;
-use crate::lane::flows::{Attendance, Delivery, Departure, doorbell, silence};
+use crate::lane::flows::{Attendance, Delivery, Departure};
 use crate::lane::lane_link::LaneLink;
 use crate::lane::receiving::ReceiveFlow;
 use crate::lane::sending::SendFlow;
 use crate::lane::{Lane, runner};
-use crate::link::LaneLayout;
-use crate::link::commands::{ReceiveSlot, SendSlot};
-use crate::link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, Start, ToDataPlane};
-use crate::link::socket::LinkSocket;
-use crate::process_name;
 use crate::sandbox;
-use crate::shared_memory::SharedMemory;
+use culvert_link::capture::{CAPTURE_BYTES, Tap};
+use culvert_link::clock::{monotonic_ns, wire_us};
+use culvert_link::commands::{ReceiveSlot, SendSlot};
+use culvert_link::counters::FlowBlock;
+use culvert_link::kernel_bypass::Mode;
+use culvert_link::layout::LaneLayout;
+use culvert_link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, Start, ToDataPlane};
+use culvert_link::process_name;
+use culvert_link::shared_memory::SharedMemory;
+use culvert_link::socket::LinkSocket;
+use culvert_link::udp_port::UdpPort;
 
 /// What every IPv6 path carries.
 const DATAGRAM_BYTES_ORDINARY: u16 = 1_232;
@@ -354,7 +358,7 @@ impl Attendant {
                     (self.attendances.get(usize::from(lane)), descriptors.into_iter().next())
                 {
                     // A full queue is a lane that hangs; the flow goes on from where it was.
-                    let source = SourceSocket::from_fd(fd, port, is_v6);
+                    let source = SourceSocket::new(UdpPort::from_fd(fd, is_v6), port);
                     let _ = attendance.deliver(Delivery::Source { slot, source });
                 }
                 None

@@ -35,7 +35,7 @@ use culvert_control::sources::named::local_source;
 use culvert_control::transfer::receiving::{FileRequest, Incoming, receive};
 use culvert_control::transfer::udp_path::{Ends, PortsOption};
 use culvert_control::transfer::{Progress, TransferContext, TransferError};
-use culvert_dataplane::link::engine::EngineConfig;
+use culvert_link::engine::EngineConfig;
 use culvert_protocol::control::{Options, Overwrite, TransferId};
 use culvert_protocol::identity::Identity;
 use culvert_protocol::names::TEMPORARY_PREFIX;

@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use culvert_dataplane::datapath::af_xdp::rules::spec::Spec;
-use culvert_dataplane::datapath::af_xdp::rules::{Family, Rule};
 use culvert_dataplane::keeper::COMMAND;
+use culvert_link::kernel_bypass::{Family, Rule};
 use culvert_tests::lab::Lab;
 use culvert_tests::node::wait_for;
 use culvert_tests::rule_table::PlayedTable;

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout)]
 
 mod ebpf;
+mod house;
 mod packages;
 mod steps;
 mod test_output;
@@ -30,8 +31,10 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Formatting, lints, documentation, licences and advisories
+    /// Formatting, house rules, lints, documentation, licences and advisories
     Check,
+    /// The house rules alone: arrows between crates, circles of files, sizes, rules of the wire
+    House,
     /// Everything that CI runs: check, then test, then the virtual machine
     Ci,
     /// AF_XDP in zero-copy mode on a real driver, in a virtual machine; needs QEMU, and downloads a Debian kernel
@@ -103,6 +106,7 @@ fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Test { arguments } => steps::test(&arguments),
         Task::Check => steps::check(),
+        Task::House => house::check(),
         Task::Ci => {
             steps::check()?;
             steps::test(&[])?;

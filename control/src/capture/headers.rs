@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use culvert_dataplane::capture::{Direction, Layer, Packet};
+use culvert_link::capture::{Direction, Layer, Packet};
 
 /// Partners whose local addresses are kept. Beyond them they are looked up anew.
 const PARTNERS_MAX: usize = 1_024;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use culvert_dataplane::clock::monotonic_ns;
+use culvert_link::clock::monotonic_ns;
 
 /// Says the byte order, and nanoseconds.
 const MAGIC: u32 = 0xa1b2_3c4d;

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use culvert_dataplane::datapath::af_xdp::socket::Mode;
 use culvert_dataplane::limit::{LimitEnd, LimitReceiver, LimitResult, Work, send_limit};
+use culvert_link::kernel_bypass::Mode;
 
 use crate::cli::args::{BenchArgs, BenchWhat, GlobalArgs, LimitArgs, NetArgs};
 use crate::cli::exit::{CommandError, ExitCode};

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use culvert_dataplane::process_name::PROGRAM;
+use culvert_link::process_name::PROGRAM;
 use tokio::process::{Child, Command};
 
 use crate::cli::args::EngineArgs;

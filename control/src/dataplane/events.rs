@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use culvert_dataplane::link::commands::{ChunkTimes, DiskError};
-use culvert_dataplane::link::handles::LentBuffer;
+use culvert_link::commands::{ChunkTimes, DiskError};
+use culvert_link::handles::LentBuffer;
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::mpsc;
 
 use super::DataPlaneError;
 
-/// What a sending flow reports: the events of [`culvert_dataplane::link::commands::Event`], owned.
+/// What a sending flow reports: the events of [`culvert_link::commands::Event`], owned.
 #[derive(Debug)]
 pub enum SendEvent {
     /// The path is open for segments of this size.

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use culvert_dataplane::datapath::af_xdp::headers::NextHop;
-use culvert_dataplane::link::commands::{ReceiveSlot, SendSlot};
+use culvert_link::commands::{ReceiveSlot, SendSlot};
+use culvert_link::kernel_bypass::NextHop;
 
 /// Ways that are followed. Beyond them, lanes use their UDP sockets.
 const WAYS_MAX: usize = 1_024;

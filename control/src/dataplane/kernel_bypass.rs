@@ -6,9 +6,9 @@ use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use culvert_dataplane::datapath::af_xdp::headers::NextHop;
-use culvert_dataplane::datapath::af_xdp::steering::Census;
-use culvert_dataplane::link::messages::ToDataPlane;
+use culvert_link::kernel_bypass::Census;
+use culvert_link::kernel_bypass::NextHop;
+use culvert_link::messages::ToDataPlane;
 use tokio::sync::oneshot;
 
 use super::followed::FlowSlot;

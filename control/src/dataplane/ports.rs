@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use culvert_dataplane::link::engine::EngineConfig;
+use culvert_link::engine::EngineConfig;
 use culvert_tuning::counted::{agree, counted};
 
 use crate::node::host_name;

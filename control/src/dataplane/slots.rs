@@ -53,7 +53,7 @@ pub(super) fn take_slot<E>(
 mod tests {
     use super::*;
     use crate::dataplane::events::{SendEvent, event_queue};
-    use culvert_dataplane::link::FLOWS_PER_LANE;
+    use culvert_link::layout::FLOWS_PER_LANE;
 
     fn take(slots: &mut [Route<SendEvent>], holder: u32, flows: usize) -> usize {
         let events = event_queue().0;

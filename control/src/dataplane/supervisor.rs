@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use culvert_dataplane::link::engine::EngineConfig;
+use culvert_link::engine::EngineConfig;
 
 use super::{DataPlane, DataPlaneError, Origin};
 use crate::transfer::result::TransferResult;
@@ -71,7 +71,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::time::Duration;
 
-    use culvert_dataplane::link::messages::{FromDataPlane, LaneReady};
+    use culvert_link::messages::{FromDataPlane, LaneReady};
 
     use super::*;
 

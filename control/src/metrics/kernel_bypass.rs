@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use culvert_dataplane::counters::LaneCounter;
-use culvert_dataplane::datapath::af_xdp::socket::Mode;
+use culvert_link::counters::LaneCounter;
+use culvert_link::kernel_bypass::Mode;
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use crate::dataplane::DataPlane;

@@ -4,7 +4,7 @@
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixDatagram as StdDatagram;
 
-use culvert_dataplane::rtnetlink;
+use culvert_link::rtnetlink;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, netlink::SocketAddrNetlink};
 use tokio::net::UnixDatagram;

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use culvert_dataplane::datapath::af_xdp::ladder::AfXdpStart;
+use culvert_link::kernel_bypass::AfXdpStart;
 
 use super::number::{IFF_LOOPBACK, IFF_UP};
 use super::{Link, Tables};

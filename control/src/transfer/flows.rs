@@ -4,12 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_dataplane::clock::{monotonic_ns, wire_us};
-use culvert_dataplane::counters::{FlowBlock, FlowWord};
-use culvert_dataplane::lane::sending::{ASSIGNED_MAX, IP_UDP_BYTES};
-use culvert_dataplane::link::commands::{Command, SendSlot, Source};
-use culvert_dataplane::link::messages::OpenSend;
-use culvert_dataplane::path_mtu::mtu_min;
+use culvert_link::clock::{monotonic_ns, wire_us};
+use culvert_link::commands::{ASSIGNED_MAX, IP_UDP_BYTES};
+use culvert_link::commands::{Command, SendSlot, Source};
+use culvert_link::counters::{FlowBlock, FlowWord};
+use culvert_link::messages::OpenSend;
+use culvert_link::path_mtu::mtu_min;
 use culvert_protocol::control::{FLOWS_MAX, FlowOffer, RefusalCode, SenderSummary};
 use culvert_protocol::feedback::{Report, Summary};
 use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use culvert_dataplane::link::handles::LentBuffer;
+use culvert_link::handles::LentBuffer;
 use culvert_protocol::control::FileError;
 use culvert_protocol::tree_hash::ChunkHash;
 use rustix::fs::OFlags;

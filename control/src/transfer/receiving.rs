@@ -22,8 +22,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use culvert_dataplane::link::commands::{Command, ReceiveSlot};
-use culvert_dataplane::link::handles::LentBuffer;
+use culvert_link::commands::{Command, ReceiveSlot};
+use culvert_link::handles::LentBuffer;
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::{
     FileError, LeftOut, Message, ReceiverSummary, Refusal, RefusalCode, Run, SenderSummary, runs,

@@ -15,8 +15,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use culvert_dataplane::link::commands::Source;
-use culvert_dataplane::link::handles::LentBuffer;
+use culvert_link::commands::Source;
+use culvert_link::handles::LentBuffer;
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::{
     FileError, FlowOffer, Message, NOT_KEPT_LISTED_MAX, PACKS_ARE_TOLD_SINCE, RefusalCode,
@@ -539,13 +539,13 @@ impl Sending {
         }
     }
 
-    fn read_error(&self, file: u32, error: culvert_dataplane::link::commands::DiskError) -> FileError {
+    fn read_error(&self, file: u32, error: culvert_link::commands::DiskError) -> FileError {
         let Payload::Files { tree, .. } = &self.payload else {
             return FileError { file, code: "unreadable".to_owned(), text: error.to_string() };
         };
         match error {
-            culvert_dataplane::link::commands::DiskError::Short => super::source_version::changed(tree, file),
-            culvert_dataplane::link::commands::DiskError::Os(number) => {
+            culvert_link::commands::DiskError::Short => super::source_version::changed(tree, file),
+            culvert_link::commands::DiskError::Os(number) => {
                 super::source_version::unreadable(tree, file, crate::os_error::errno_of_number(number))
             }
         }

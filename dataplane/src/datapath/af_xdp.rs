@@ -29,15 +29,16 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use culvert_link::kernel_bypass::{Mode, NextHop};
 use rustix::event::epoll;
 
 use super::udp::UdpDatapath;
 use super::udp::source::SourceSocket;
 use super::{Arrival, Datapath, QueueCondition, RingCensus, SendOutcome, Way, Ways};
-use crate::capture::{Direction, Tap};
-use headers::{NextHop, Template, parse};
+use culvert_link::capture::{Direction, Tap};
+use headers::{Template, parse};
 use queue::Queue;
-use socket::{Mode, XdpSocket};
+use socket::XdpSocket;
 use umem::{Account, CHUNK_BYTES, Frame, Purpose, Umem};
 
 /// Packets taken from a queue in one turn: as many as a few super-buffers of the UDP datapath hold.
@@ -187,7 +188,7 @@ impl AfXdpDatapath {
 impl Datapath for AfXdpDatapath {
     #[inline]
     fn now_ns(&self) -> u64 {
-        crate::clock::monotonic_ns()
+        culvert_link::clock::monotonic_ns()
     }
 
     #[inline]

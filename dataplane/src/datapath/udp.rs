@@ -13,8 +13,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll;
 
-use crate::capture::{Direction, Tap};
-use crate::clock::monotonic_ns;
+use culvert_link::capture::{Direction, Tap};
+use culvert_link::clock::monotonic_ns;
+use culvert_link::path_mtu::DATAGRAM_BYTES_MAX;
+use culvert_link::udp_port::UdpPort;
 
 use super::{Arrival, Datapath, QueueCondition, SendOutcome, Way};
 use socket::{Incoming, UdpSocket};
@@ -22,7 +24,7 @@ use source::SourceSocket;
 
 /// Bytes of a super-buffer: the most that crosses as one packet on both families (65,473 on IPv6, measured; one more and the kernel
 /// cuts it before the device, and nothing is joined on the other side).
-pub const SUPER_BUFFER_BYTES: usize = 65_473;
+pub const SUPER_BUFFER_BYTES: usize = DATAGRAM_BYTES_MAX as usize;
 /// Super-buffers taken in one turn. More hold the other work of a turn up; fewer pay for the turn too often.
 const RECEIVE_BATCH: usize = 8;
 
@@ -85,15 +87,14 @@ impl UdpDatapath {
     /// # Errors
     /// [`OpenError`].
     pub fn open(address: IpAddr, port: u16, socket_buffer_bytes: usize) -> Result<Self, OpenError> {
-        let socket = UdpSocket::bind(SocketAddr::new(address, port)).map_err(|error| match error.kind() {
+        let socket = UdpPort::bind(address, port, socket_buffer_bytes).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => OpenError::PortInUse { address, port },
             _ => OpenError::Other { address, port, error },
         })?;
-        socket.set_buffers(socket_buffer_bytes);
-        socket.probe_by_ourselves();
+        let socket = UdpSocket::new(socket);
         let gro = socket.enable_gro();
         let segments_max = socket::probe_segments_max();
-        let port = socket.port().map_err(|error| OpenError::Other { address, port, error })?;
+        let port = socket.port().number().map_err(|error| OpenError::Other { address, port, error })?;
         let readiness = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|error| OpenError::Other {
             address,
             port,
@@ -119,7 +120,7 @@ impl UdpDatapath {
     /// # Errors
     /// The operating system's.
     pub fn port(&self) -> io::Result<u16> {
-        self.socket.port()
+        self.socket.port().number()
     }
 
     /// Whether the kernel joins datagrams.
@@ -131,7 +132,7 @@ impl UdpDatapath {
     /// Bytes of receive buffer that the host granted.
     #[must_use]
     pub fn receive_buffer_bytes(&self) -> usize {
-        self.socket.receive_buffer_bytes()
+        self.socket.port().receive_buffer_bytes()
     }
 
     /// As [`Self::transmit`], and shows what has left.
@@ -367,10 +368,9 @@ mod tests {
     #[test]
     fn a_flow_can_be_sent_from_another_port_and_is_answered_there() {
         let (mut sender, mut receiver, to) = pair();
-        let bound = SourceSocket::bind("::".parse().unwrap(), 0, 1 << 20).unwrap();
-        let port = bound.socket.port().unwrap();
-        let is_v6 = bound.is_v6();
-        let source = SourceSocket::from_fd(bound.into_fd(), port, is_v6);
+        let bound = UdpPort::bind("::".parse().unwrap(), 0, 1 << 20).unwrap();
+        let (port, is_v6) = (bound.number().unwrap(), bound.is_v6());
+        let source = SourceSocket::new(UdpPort::from_fd(bound.into_fd(), is_v6), port);
         sender.watch(&source);
         let run = |room: &mut [u8], _| {
             room[..600].fill(7);

@@ -11,8 +11,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::link::FILES_MAX;
-use crate::link::commands::FileSlot;
+use culvert_link::commands::FileSlot;
+use culvert_link::layout::FILES_MAX;
 
 /// Offsets, lengths and addresses of direct I/O are multiples of this: no file system in use asks for more, and chunks
 /// and buffers are aligned to it anyway.

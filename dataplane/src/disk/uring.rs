@@ -133,7 +133,7 @@ mod tests {
 
     use super::*;
     use crate::disk::COMPLETIONS_PER_TURN;
-    use crate::shared_memory::SharedMemory;
+    use culvert_link::shared_memory::SharedMemory;
 
     /// A ring, a buffer, and a file that holds `content`; none where io_uring cannot be used.
     fn fixture(entries: u32, content: &[u8]) -> Option<(Uring, Buffers, BufferId, std::fs::File)> {

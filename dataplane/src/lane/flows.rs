@@ -3,17 +3,17 @@
 
 use crossbeam::queue::ArrayQueue;
 use culvert_protocol::seal::PacketKey;
-use rustix::event::EventfdFlags;
-use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+
+use culvert_link::doorbell::ring;
 
 use super::receiving::ReceiveFlow;
 use super::sending::SendFlow;
-use crate::capture::Tap;
-use crate::datapath::af_xdp::headers::NextHop;
 use crate::datapath::udp::source::SourceSocket;
-use crate::link::commands::{ReceiveSlot, SendSlot};
+use culvert_link::capture::Tap;
+use culvert_link::commands::{ReceiveSlot, SendSlot};
+use culvert_link::kernel_bypass::NextHop;
 
 /// Enough for every flow of a lane to come, go and want a key at the same time.
 const QUEUE_LENGTH: usize = 2_048;
@@ -140,23 +140,4 @@ impl Attendance {
     pub fn next_departure(&self) -> Option<Departure> {
         self.departures.pop()
     }
-}
-
-/// A doorbell: an eventfd.
-///
-/// # Errors
-/// The operating system's.
-pub fn doorbell() -> io::Result<OwnedFd> {
-    Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
-}
-
-/// Rings a doorbell.
-pub fn ring(bell: BorrowedFd<'_>) {
-    // It can fail only when the counter overflows, and then the other side has been rung often enough.
-    let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
-}
-
-/// Silences a doorbell that may have rung.
-pub fn silence(bell: BorrowedFd<'_>) {
-    let _ = rustix::io::read(bell, &mut [0u8; 8]);
 }

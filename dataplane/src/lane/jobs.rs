@@ -10,12 +10,12 @@ use culvert_protocol::receiver_flow::{BufferId, ChunkMemory as _};
 use culvert_protocol::tree_hash::{ChunkHash, ChunkHasher};
 
 use super::Body;
-use crate::clock::monotonic_ns;
-use crate::counters::LaneCounter;
 use crate::disk::files::DIRECT_ALIGNMENT;
 use crate::disk::residency::is_resident;
 use crate::disk::{COMPLETIONS_PER_TURN, Completion, Operation, Transfer};
-use crate::link::commands::{ChunkTimes, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot, Sink};
+use culvert_link::clock::monotonic_ns;
+use culvert_link::commands::{ChunkTimes, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot, Sink};
+use culvert_link::counters::LaneCounter;
 
 /// A piece through the page cache: a quarter of an L2 cache, copied in some 25 µs.
 pub const CACHED_PIECE_BYTES: u32 = 256 << 10;

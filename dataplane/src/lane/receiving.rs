@@ -11,10 +11,10 @@ use culvert_protocol::wire::{Header, SegmentKind};
 use super::Body;
 use super::jobs::{HASH_STEP_BYTES, Role};
 use super::shares::{Claim, FlowMemory};
-use crate::clock::wire_us;
-use crate::counters::{LaneCounter, LaneCounters};
 use crate::datapath::{Arrival, Datapath, QueueCondition};
-use crate::link::commands::{Event, ReceiveSlot, Sink};
+use culvert_link::clock::wire_us;
+use culvert_link::commands::{Event, ReceiveSlot, Sink};
+use culvert_link::counters::{LaneCounter, LaneCounters};
 
 /// A sender that has used its credit up is told of new credit at once, and of very many losses, but not more often than this.
 const URGENT_REPORT_NS: u64 = 200_000;

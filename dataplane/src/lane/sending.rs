@@ -14,15 +14,13 @@ use culvert_protocol::wire::{Header, OVERHEAD_BYTES, SegmentKind};
 use super::Body;
 use super::jobs::{CACHED_PIECE_BYTES, HASH_STEP_BYTES, Role};
 use super::lane_link::LaneLink;
-use crate::clock::wire_us;
-use crate::counters::{FlowBlock, FlowWord, LaneCounter, LaneCounters};
 use crate::datapath::udp::SUPER_BUFFER_BYTES;
 use crate::datapath::udp::source::SourceSocket;
 use crate::datapath::{Arrival, Datapath, Way};
-use crate::link::commands::{DiskError, Event, SendSlot, Source};
+use culvert_link::clock::wire_us;
+use culvert_link::commands::{ASSIGNED_MAX, DiskError, Event, IP_UDP_BYTES, SendSlot, Source};
+use culvert_link::counters::{FlowBlock, FlowWord, LaneCounter, LaneCounters};
 
-/// Chunks that may be assigned to a flow and not in hand yet; the control process keeps to it.
-pub const ASSIGNED_MAX: usize = 64;
 /// Super-buffers that one flow sends before the lane looks at its other work. Eight are half a megabyte, 100 µs at 40 Gb/s.
 const RUNS_PER_TURN: usize = 8;
 /// Chunks that wait, read or being read, behind the one that is being sent. From memory and the page cache two are
@@ -34,8 +32,6 @@ const READY_CHUNKS_DIRECT: usize = 8;
 const READY_CHUNKS_FILLED: usize = 4;
 /// Bytes that a read through the page cache runs ahead of sending.
 const CACHED_READ_AHEAD_BYTES: u32 = 2 * CACHED_PIECE_BYTES;
-/// Bytes of IP and UDP headers that the pacer counts with each datagram (IPv4; twenty more on IPv6 are neglected).
-pub const IP_UDP_BYTES: usize = 28;
 /// Rounds of probes on a path that was open before come each after twice the time of the last, so often: at most 2.6 s.
 const PROBE_DOUBLINGS_MAX: u32 = 7;
 /// Time between two rounds of probes.

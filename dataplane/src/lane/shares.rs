@@ -12,7 +12,7 @@ use culvert_protocol::receiver_flow::{BufferId, ChunkMemory};
 
 use super::Body;
 use crate::buffers::Buffers;
-use crate::link::commands::Event;
+use culvert_link::commands::Event;
 
 /// Credit that was not used for so long is not kept free any more.
 const ASLEEP_AFTER_NS: u64 = 1_000_000_000;

@@ -4,13 +4,14 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use super::{LimitError, LimitResult, RECEIVE_BUFFER_BYTES, Work, receive_over, send_over};
-use crate::clock::monotonic_ns;
 use crate::datapath::Datapath;
-use crate::datapath::af_xdp::headers::NextHop;
-use crate::datapath::af_xdp::ladder::{self, AfXdpStart, LaneDatapath};
-use crate::datapath::af_xdp::socket::Mode;
+use crate::datapath::af_xdp::ladder::{self, LaneDatapath};
 use crate::datapath::af_xdp::steering::Steering;
 use crate::datapath::udp::UdpDatapath;
+use culvert_link::clock::monotonic_ns;
+use culvert_link::kernel_bypass::AfXdpStart;
+use culvert_link::kernel_bypass::Mode;
+use culvert_link::kernel_bypass::NextHop;
 
 /// How often a next hop is looked for that is not known yet.
 const LOOK_NS: u64 = 10_000_000;

@@ -8,9 +8,9 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
-use culvert_dataplane::capture::{Direction, Tap};
 use culvert_dataplane::datapath::sim::SimDatapath;
 use culvert_dataplane::datapath::{Arrival, Datapath, QueueCondition, SendOutcome, Way};
+use culvert_link::capture::{Direction, Tap};
 
 thread_local! {
     static IN_LANE: Cell<bool> = const { Cell::new(false) };

@@ -16,21 +16,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use culvert_dataplane::buffers::Buffers;
-use culvert_dataplane::capture::{CAPTURE_BYTES, Direction as Way, Reader, State, Tap};
-use culvert_dataplane::clock::wire_us;
-use culvert_dataplane::counters::{FlowBlock, FlowWord, LaneCounter, LaneCounters};
 use culvert_dataplane::datapath::sim::{SimNetwork, SimPath, SimRandom};
 use culvert_dataplane::disk::Disk;
 use culvert_dataplane::disk::files::FileTable;
 use culvert_dataplane::lane::Lane;
-use culvert_dataplane::lane::flows::{Attendance, Delivery, Departure, doorbell};
+use culvert_dataplane::lane::flows::{Attendance, Delivery, Departure};
 use culvert_dataplane::lane::lane_link::LaneLink;
 use culvert_dataplane::lane::receiving::ReceiveFlow;
-use culvert_dataplane::lane::sending::{ASSIGNED_MAX, SendFlow};
-use culvert_dataplane::link::LaneLayout;
-use culvert_dataplane::link::commands::{Command, Event, ReceiveSlot, SendSlot, Sink, Source, encode};
-use culvert_dataplane::ring::{Consumer, Producer, RECORD_BYTES_MAX};
-use culvert_dataplane::shared_memory::SharedMemory;
+use culvert_dataplane::lane::sending::SendFlow;
+use culvert_link::capture::{CAPTURE_BYTES, Direction as Way, Reader, State, Tap};
+use culvert_link::clock::wire_us;
+use culvert_link::commands::ASSIGNED_MAX;
+use culvert_link::commands::{Command, Event, ReceiveSlot, SendSlot, Sink, Source, encode};
+use culvert_link::counters::{FlowBlock, FlowWord, LaneCounter, LaneCounters};
+use culvert_link::doorbell::doorbell;
+use culvert_link::layout::LaneLayout;
+use culvert_link::ring::{Consumer, Producer, RECORD_BYTES_MAX};
+use culvert_link::shared_memory::SharedMemory;
 use culvert_protocol::destination::Destination;
 use culvert_protocol::keys::{Direction, KeySchedule, Secret};
 use culvert_protocol::receiver_flow::{ReceiverConfig, ReceiverFlow};
@@ -350,7 +352,7 @@ fn a_capture_shows_every_datagram_and_asks_for_no_memory() {
     let [sent, received] = captures.each_mut().map(|capture| {
         assert_eq!((capture.state(), capture.dropped()), (State::Ended, 0));
         let mut seen = Vec::new();
-        let mut each = |packet: &culvert_dataplane::capture::Packet<'_>| {
+        let mut each = |packet: &culvert_link::capture::Packet<'_>| {
             let header = Header::parse(packet.bytes).expect("the captured bytes are a header");
             assert!(header.announces(packet.whole_bytes), "{header:?} of {} bytes", packet.whole_bytes);
             seen.push((packet.direction, header));

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use culvert_dataplane::link::FLOWS_PER_LANE;
+use culvert_link::layout::FLOWS_PER_LANE;
 use culvert_protocol::feedback::{REPORT_BYTES_MAX, Report};
 use culvert_protocol::receiver_flow::Received;
 use culvert_protocol::wire::{OVERHEAD_BYTES, TAG_BYTES};

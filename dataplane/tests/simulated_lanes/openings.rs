@@ -1,8 +1,8 @@
 //! What happens between the answer to a flow's first probes and its first data.
 
-use culvert_dataplane::counters::{FlowBlock, FlowWord};
 use culvert_dataplane::datapath::sim::SimPath;
-use culvert_dataplane::link::LaneLayout;
+use culvert_link::counters::{FlowBlock, FlowWord};
+use culvert_link::layout::LaneLayout;
 
 use super::{HERE, SEND, THERE, World, seeds};
 

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt as _;
 
 use culvert_dataplane::datapath::Datapath as _;
 use culvert_dataplane::datapath::sim::SimDatapath;
-use culvert_dataplane::link::commands::{DiskError, FileRange, FileSlot};
+use culvert_link::commands::{DiskError, FileRange, FileSlot};
 use culvert_protocol::seal::PacketKey;
 use culvert_protocol::tree_hash::ChunkHasher;
 use culvert_protocol::wire::{OVERHEAD_BYTES, segment_count};

@@ -5,8 +5,8 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::Ordering;
 
-use culvert_dataplane::counters::{FLOW_WORDS, LANE_WORDS};
-use culvert_dataplane::link::commands::{Event, FileSlot};
+use culvert_link::commands::{Event, FileSlot};
+use culvert_link::counters::{FLOW_WORDS, LANE_WORDS};
 use culvert_protocol::feedback::{REPORT_BYTES_MAX, Summary, write_report};
 
 use super::plane::Plane;

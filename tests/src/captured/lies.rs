@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use culvert_dataplane::link::commands::{DiskError, Event, FileSlot, ReceiveSlot, SendSlot, Sink, Source};
-use culvert_dataplane::link::messages::FromDataPlane;
+use culvert_link::commands::{DiskError, Event, FileSlot, ReceiveSlot, SendSlot, Sink, Source};
+use culvert_link::messages::FromDataPlane;
 
 use super::plane::{Plane, Task};
 use super::truth::CHUNK_BYTES;

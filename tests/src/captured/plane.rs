@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::time::Duration;
 
-use culvert_dataplane::link::LaneLayout;
-use culvert_dataplane::link::commands::{Command, Event, FileSlot, ReceiveSlot, SendSlot, Sink, Source, encode};
-use culvert_dataplane::link::messages::{FromDataPlane, LaneReady, Start, ToDataPlane};
-use culvert_dataplane::link::socket::LinkSocket;
-use culvert_dataplane::ring::{Consumer, Producer, RECORD_BYTES_MAX};
-use culvert_dataplane::shared_memory::SharedMemory;
+use culvert_link::commands::{Command, Event, FileSlot, ReceiveSlot, SendSlot, Sink, Source, encode};
+use culvert_link::layout::LaneLayout;
+use culvert_link::messages::{FromDataPlane, LaneReady, Start, ToDataPlane};
+use culvert_link::ring::{Consumer, Producer, RECORD_BYTES_MAX};
+use culvert_link::shared_memory::SharedMemory;
+use culvert_link::socket::LinkSocket;
 use culvert_protocol::tree_hash::ChunkHash;
 use serde::Serialize;
 
@@ -316,7 +316,7 @@ impl Plane {
                 let read = self.files.get(&range.file).map(|file| file.read_exact_at(&mut content, range.offset));
                 let result = match read {
                     Some(Ok(())) => Ok(chunk_hash(range.file_bytes, range.offset, &content)),
-                    _ => Err(culvert_dataplane::link::commands::DiskError::Short),
+                    _ => Err(culvert_link::commands::DiskError::Short),
                 };
                 self.emit(lane, &Event::Checked { token, result });
             }

@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use culvert_dataplane::datapath::af_xdp::steering::Census;
-use culvert_dataplane::link::commands::{ChunkTimes, DiskError, Event, FileSlot, ReceiveSlot, SendSlot};
-use culvert_dataplane::link::messages::FromDataPlane;
+use culvert_link::commands::{ChunkTimes, DiskError, Event, FileSlot, ReceiveSlot, SendSlot};
+use culvert_link::kernel_bypass::Census;
+use culvert_link::messages::FromDataPlane;
 use culvert_protocol::tree_hash::ChunkHash;
 
 use super::plane::{Plane, Task};

@@ -9,13 +9,11 @@ use culvert_control::destination::attributes::Refused;
 use culvert_control::journal::{self, Contents, End, Record, records};
 use culvert_control::profiles::Profile;
 use culvert_control::settings::Settings;
-use culvert_dataplane::datapath::af_xdp::headers::NextHop;
-use culvert_dataplane::link::commands::{
-    ChunkTimes, Command, Event, FileRange, FileSlot, ReceiveSlot, SendSlot, Sink, Source,
-};
-use culvert_dataplane::link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, Start, ToDataPlane};
-use culvert_dataplane::ring::{Consumer, RECORD_BYTES_MAX, RING_CONTROL_BYTES, RingPlace};
-use culvert_dataplane::shared_memory::SharedMemory;
+use culvert_link::commands::{ChunkTimes, Command, Event, FileRange, FileSlot, ReceiveSlot, SendSlot, Sink, Source};
+use culvert_link::kernel_bypass::NextHop;
+use culvert_link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, Start, ToDataPlane};
+use culvert_link::ring::{Consumer, RECORD_BYTES_MAX, RING_CONTROL_BYTES, RingPlace};
+use culvert_link::shared_memory::SharedMemory;
 use culvert_protocol::identity::Identity;
 use culvert_protocol::keys::Secret;
 use culvert_protocol::manifest::FileTime;

@@ -25,7 +25,7 @@ fn segment(kind: SegmentKind, index: u32, chunk_bytes: u32, bytes: usize) -> Vec
 
 /// An Ethernet frame around a datagram.
 fn frame(source: &str, to: &str, vlan: Option<u16>, datagram: &[u8]) -> Vec<u8> {
-    let hop = headers::NextHop {
+    let hop = culvert_link::kernel_bypass::NextHop {
         source_mac: [2, 0, 0, 0, 0, 1],
         destination_mac: [2, 0, 0, 0, 0, 2],
         vlan,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use culvert_dataplane::capture::SNAP_BYTES_MAX;
+use culvert_link::capture::SNAP_BYTES_MAX;
 
 use crate::cli::numbers::number_in;
 

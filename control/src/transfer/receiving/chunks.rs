@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use culvert_dataplane::link::commands::{Command, DiskError, FileRange, Sink};
+use culvert_link::commands::{Command, DiskError, FileRange, Sink};
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::{FileError, Message, PACKS_ARE_TOLD_SINCE, RefusalCode};
 use culvert_protocol::feedback::Report;

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use culvert_dataplane::link::commands::FileSlot;
+use culvert_link::commands::FileSlot;
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{FileError, Refusal};
 use culvert_protocol::manifest::{Entry, EntryKind};

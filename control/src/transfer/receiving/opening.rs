@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use culvert_dataplane::link::commands::{FileRange, FileSlot};
-use culvert_dataplane::link::messages::OpenReceive;
+use culvert_link::commands::{FileRange, FileSlot};
+use culvert_link::messages::OpenReceive;
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::{FlowOffer, Message, runs};
 use culvert_protocol::dry_run::{self, Finding};

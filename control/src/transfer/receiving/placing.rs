@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use culvert_dataplane::link::commands::Command;
+use culvert_link::commands::Command;
 use culvert_protocol::control::{MOVES_SINCE, Message};
 
 use super::{Receiving, random_u32};

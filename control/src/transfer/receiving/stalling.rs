@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use culvert_dataplane::counters::LaneCounter;
+use culvert_link::counters::LaneCounter;
 use culvert_protocol::control::RefusalCode;
 
 use super::Receiving;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use culvert_dataplane::link::commands::FileSlot;
+use culvert_link::commands::FileSlot;
 use culvert_protocol::control::FileError;
 use culvert_protocol::tree_hash::ChunkHash;
 use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, fstat, seek};

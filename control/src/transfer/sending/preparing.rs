@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use culvert_dataplane::link::commands::{FileRange, Source};
+use culvert_link::commands::{FileRange, Source};
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::tree_hash::hash_of_zeros;
 

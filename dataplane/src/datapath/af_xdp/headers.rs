@@ -6,8 +6,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use serde::{Deserialize, Serialize};
-
+use culvert_link::kernel_bypass::NextHop;
 /// Bytes of the longest headers: Ethernet, a VLAN tag, IPv6, UDP.
 pub const HEADERS_MAX: usize = 14 + 4 + IPV6_BYTES + UDP_BYTES;
 const IPV4_BYTES: usize = 20;
@@ -15,21 +14,6 @@ const IPV6_BYTES: usize = 40;
 const UDP_BYTES: usize = 8;
 const UDP: u8 = 17;
 const HOP_LIMIT: u8 = 64;
-
-/// The next hop of a way: what the kernel's routes, neighbours and links say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NextHop {
-    /// The interface's own.
-    pub source_mac: [u8; 6],
-    /// The gateway's, or the partner's on the same network.
-    pub destination_mac: [u8; 6],
-    /// The tag to write, if the route leads over a VLAN interface.
-    pub vlan: Option<u16>,
-    /// The address that the kernel would send from.
-    pub source: IpAddr,
-    /// Bytes of an IP packet on this link.
-    pub mtu: u32,
-}
 
 /// The headers of packets to one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

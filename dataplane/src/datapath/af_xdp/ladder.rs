@@ -4,12 +4,11 @@
 //! sentence with its remedy. A rung holds for all lanes or for none, so that a host's numbers mean one thing.
 
 use std::io;
-use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+use culvert_link::kernel_bypass::{AfXdpStart, Mode};
 
 use super::queue::Queue;
-use super::socket::{Mode, SocketError, SocketOptions, XdpSocket};
+use super::socket::{SocketError, SocketOptions, XdpSocket};
 use super::steering::{AttachMode, Steering, SteeringError};
 use super::umem::{RECEIVE_CAPACITY_BYTES, Umem, UmemLayout};
 use super::{AfXdpDatapath, privilege};
@@ -23,25 +22,6 @@ const TRANSMIT_FRAMES: u32 = 512;
 const RING_ENTRIES: u32 = 2_048;
 /// Ethernet, a VLAN tag, and what a NIC may leave of the check sequence.
 const LINK_BYTES: u32 = 14 + 4 + 4;
-
-/// The interface to use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AfXdpStart {
-    /// Its index.
-    pub interface: u32,
-    /// Its name.
-    pub name: String,
-    /// Its receive queues in use.
-    pub queues: u32,
-    /// Its MTU.
-    pub mtu: u32,
-    /// The host's addresses: the ports are the lanes' at these only.
-    pub addresses: Vec<IpAddr>,
-    /// The only mode to try; `None` tries all, best first.
-    pub only: Option<Mode>,
-    /// Microseconds of busy polling in each call, preferred over interrupts.
-    pub busy_poll_us: Option<u32>,
-}
 
 /// Why a rung does not hold.
 #[derive(Debug, thiserror::Error)]

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::rings::{CONTINUES, Consumer, Descriptor, Producer};
 use super::umem::{CHUNK_BYTES, Frame, Purpose, Umem};
-use crate::clock::monotonic_ns;
+use culvert_link::clock::monotonic_ns;
 
 /// Bytes of a packet that is gathered at most; a longer one is dropped and counted.
 const GATHER_BYTES_MAX: usize = 1 << 16;

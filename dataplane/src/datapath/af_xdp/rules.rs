@@ -14,78 +14,13 @@ pub mod kept;
 pub mod spec;
 
 use std::io;
-use std::net::IpAddr;
 
+use culvert_link::kernel_bypass::{Family, Rule, SetRule};
 use serde::{Deserialize, Serialize};
 use spec::Spec;
 
 /// Rules that are looked at. A NIC with more has an owner who thinks of everything.
 const RULES_MAX: u32 = 8_192;
-
-/// Packets that a rule is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Family {
-    /// UDP over IPv4.
-    Udp4,
-    /// UDP over IPv6.
-    Udp6,
-}
-
-impl Family {
-    /// Its name, as ethtool has it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Udp4 => "udp4",
-            Self::Udp6 => "udp6",
-        }
-    }
-
-    /// The families that a socket serves which is bound to an address.
-    #[must_use]
-    pub const fn served_by(bind: IpAddr) -> &'static [Self] {
-        match bind {
-            IpAddr::V4(_) => &[Self::Udp4],
-            IpAddr::V6(address) if address.is_unspecified() => &[Self::Udp4, Self::Udp6],
-            IpAddr::V6(_) => &[Self::Udp6],
-        }
-    }
-}
-
-/// One destination port to one queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// Of which packets.
-    pub family: Family,
-    /// The destination port.
-    pub port: u16,
-    /// The receive queue.
-    pub queue: u32,
-}
-
-/// A rule that is in the NIC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SetRule {
-    /// The destination port.
-    pub port: u16,
-    /// Of which packets.
-    pub family: Family,
-    /// The receive queue.
-    pub queue: u32,
-    /// Where it is in the NIC's table.
-    pub location: u32,
-}
-
-impl SetRule {
-    const fn new(rule: Rule, location: u32) -> Self {
-        Self { port: rule.port, family: rule.family, queue: rule.queue, location }
-    }
-
-    const fn rule(&self) -> Rule {
-        Rule { family: self.family, port: self.port, queue: self.queue }
-    }
-}
 
 /// The rules that are in place, and why others are not, in words.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

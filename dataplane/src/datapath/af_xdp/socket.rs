@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use culvert_link::kernel_bypass::Mode;
 use rustix::io::Errno;
 use rustix::net::xdp::{
     SocketAddrXdp, SocketAddrXdpFlags, SocketAddrXdpWithSharedUmem, XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING,
@@ -24,29 +25,6 @@ const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 const SEND_BUFFER_BYTES: usize = 64 << 20;
 /// Packets that a busy poll takes: the default weight of NAPI.
 const BUSY_POLL_BUDGET: libc::c_int = 64;
-
-/// How a socket moves packets, best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-pub enum Mode {
-    /// The NIC reads and writes the frames.
-    ZeroCopy,
-    /// The driver runs the program; the kernel copies.
-    Copy,
-    /// The program runs behind the driver, on socket buffers; the kernel copies.
-    Skb,
-}
-
-impl Mode {
-    /// As results and metrics say it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ZeroCopy => "zerocopy",
-            Self::Copy => "copy",
-            Self::Skb => "skb",
-        }
-    }
-}
 
 /// How to open a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,8 +17,7 @@ use aya::maps::{Array, MapData, MapError, XskMap};
 use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfError};
-
-use super::rules::SetRule;
+use culvert_link::kernel_bypass::{Census, Verdicts};
 
 /// The object, compiled from `ebpf/`.
 pub const OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/steering.o");
@@ -81,56 +80,6 @@ pub enum AttachMode {
 const LINES_PER_QUEUE: u32 = 64;
 /// Sources that [`Steering::census`] names: those that sent most.
 const SOURCES_TOLD: usize = 16;
-
-/// What happened to packets of a queue, or of all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Verdicts {
-    /// Not for a lane.
-    pub passed: u64,
-    /// To a lane's socket.
-    pub redirected: u64,
-    /// To a lane's port and no segment: dropped.
-    pub malformed: u64,
-    /// To a lane's port, of an unknown flow: dropped.
-    pub unknown_flow: u64,
-    /// Of another lane than the queue's: through the kernel.
-    pub wrong_queue: u64,
-    /// Of a lane without a socket on the queue: through the kernel.
-    pub no_socket: u64,
-}
-
-impl Verdicts {
-    /// Each count with its name in metrics.
-    #[must_use]
-    pub const fn named(&self) -> [(&'static str, u64); 6] {
-        [
-            ("passed", self.passed),
-            ("redirected", self.redirected),
-            ("malformed", self.malformed),
-            ("unknown_flow", self.unknown_flow),
-            ("wrong_queue", self.wrong_queue),
-            ("no_socket", self.no_socket),
-        ]
-    }
-
-    const fn of(counts: [u64; 8]) -> Self {
-        let [passed, redirected, malformed, unknown_flow, wrong_queue, no_socket, ..] = counts;
-        Self { passed, redirected, malformed, unknown_flow, wrong_queue, no_socket }
-    }
-}
-
-/// What the program has counted since it was loaded.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Census {
-    /// Of each queue of the interface, in their order.
-    pub queues: Vec<Verdicts>,
-    /// Who sent most of what was dropped, as far as it was attributed.
-    pub sources: Vec<(IpAddr, u64)>,
-    /// The NIC's rules that lead packets to the lanes' queues.
-    pub rules: Vec<SetRule>,
-    /// Why there are not more of them, in words.
-    pub rules_missing: Vec<String>,
-}
 
 /// The loaded program and its maps.
 pub struct Steering {

@@ -4,9 +4,9 @@
 use std::io;
 use std::mem::{MaybeUninit, size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use culvert_link::udp_port::UdpPort;
 
 use crate::datapath::QueueCondition;
 
@@ -29,85 +29,28 @@ pub(super) struct Incoming {
     pub(super) from: SocketAddr,
 }
 
-/// A non-blocking UDP socket, bound and not connected.
+/// What is sent from a port and received at it.
 #[derive(Debug)]
 pub(super) struct UdpSocket {
-    fd: OwnedFd,
-    is_v6: bool,
+    port: UdpPort,
 }
 
 impl UdpSocket {
-    pub(super) fn bind(address: SocketAddr) -> io::Result<Self> {
-        match Self::bind_family(address) {
-            // A host without IPv6: "any address" then means any IPv4 address.
-            Err(error)
-                if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-                    && matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) =>
-            {
-                Self::bind_family(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
-            }
-            bound => bound,
-        }
+    pub(super) const fn new(port: UdpPort) -> Self {
+        Self { port }
     }
 
-    fn bind_family(address: SocketAddr) -> io::Result<Self> {
-        let is_v6 = address.is_ipv6();
-        let family = if is_v6 { AddressFamily::INET6 } else { AddressFamily::INET };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let fd = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
-        if is_v6 {
-            sockopt::set_ipv6_v6only(&fd, false)?;
-        }
-        rustix::net::bind(&fd, &address)?;
-        Ok(Self { fd, is_v6 })
-    }
-
-    pub(super) const fn from_fd(fd: OwnedFd, is_v6: bool) -> Self {
-        Self { fd, is_v6 }
-    }
-
-    pub(super) fn into_fd(self) -> OwnedFd {
-        self.fd
-    }
-
-    pub(super) const fn is_v6(&self) -> bool {
-        self.is_v6
-    }
-
-    pub(super) fn port(&self) -> io::Result<u16> {
-        let address = SocketAddr::try_from(rustix::net::getsockname(&self.fd)?)?;
-        Ok(address.port())
-    }
-
-    /// Asks for large buffers: beyond the host's limit if this process may, else up to it.
-    pub(super) fn set_buffers(&self, bytes: usize) {
-        if sockopt::set_socket_recv_buffer_size_force(&self.fd, bytes).is_err() {
-            let _ = sockopt::set_socket_recv_buffer_size(&self.fd, bytes);
-        }
-        if sockopt::set_socket_send_buffer_size_force(&self.fd, bytes).is_err() {
-            let _ = sockopt::set_socket_send_buffer_size(&self.fd, bytes);
-        }
-    }
-
-    pub(super) fn receive_buffer_bytes(&self) -> usize {
-        // The kernel doubles what it is asked for, to cover its own overhead.
-        sockopt::socket_recv_buffer_size(&self.fd).unwrap_or(0) / 2
-    }
-
-    /// Sets DF on every datagram and ignores the kernel's idea of the path's MTU (RFC 8899: the flow probes it).
-    pub(super) fn probe_by_ourselves(&self) {
-        let _ = sockopt::set_ip_mtu_discover(&self.fd, sockopt::Ipv4PathMtuDiscovery::PROBE);
-        if self.is_v6 {
-            let _ = sockopt::set_ipv6_mtu_discover(&self.fd, sockopt::Ipv6PathMtuDiscovery::PROBE);
-        }
+    /// The port, to be passed on or asked.
+    pub(super) const fn port(&self) -> &UdpPort {
+        &self.port
     }
 
     pub(super) fn enable_gro(&self) -> bool {
-        set_int_option(&self.fd, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok()
+        set_int_option(self.port.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).is_ok()
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.port.as_fd()
     }
 
     /// Sends `bytes`, cut into datagrams of `datagram_bytes` if given.
@@ -138,7 +81,7 @@ impl UdpSocket {
         let mut has_pending_error = true;
         loop {
             // SAFETY: every pointer in the message lives until the call returns, and the kernel only reads through them.
-            let sent = unsafe { libc::sendmsg(self.fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT) };
+            let sent = unsafe { libc::sendmsg(self.port.as_fd().as_raw_fd(), &raw const message, libc::MSG_DONTWAIT) };
             if sent >= 0 {
                 return Ok(());
             }
@@ -170,7 +113,8 @@ impl UdpSocket {
         let bytes = loop {
             // SAFETY: every pointer in the message lives until the call returns and is valid for
             // writes of the announced length.
-            let received = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+            let received =
+                unsafe { libc::recvmsg(self.port.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
             match usize::try_from(received) {
                 Ok(bytes) => break bytes,
                 // What waits is taken all the same.
@@ -206,7 +150,7 @@ impl UdpSocket {
         // SAFETY: the kernel writes at most `length` bytes to `words`.
         let done = unsafe {
             libc::getsockopt(
-                self.fd.as_raw_fd(),
+                self.port.as_fd().as_raw_fd(),
                 libc::SOL_SOCKET,
                 SO_MEMINFO,
                 words.as_mut_ptr().cast(),
@@ -225,7 +169,7 @@ impl UdpSocket {
         // SAFETY: an all-zero socket address is a valid value.
         let mut raw: libc::sockaddr_in6 = unsafe { zeroed() };
         let ip = match address.ip() {
-            IpAddr::V4(ip) if !self.is_v6 => {
+            IpAddr::V4(ip) if !self.port.is_v6() => {
                 // SAFETY: a sockaddr_in6 is larger than a sockaddr_in and at least as aligned.
                 let raw_v4 = unsafe { &mut *(&raw mut raw).cast::<libc::sockaddr_in>() };
                 raw_v4.sin_family = libc::AF_INET as libc::sa_family_t;
@@ -287,7 +231,7 @@ fn address_from_raw(raw: &libc::sockaddr_in6) -> Option<SocketAddr> {
     }
 }
 
-fn set_int_option(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+fn set_int_option(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the kernel reads one int from a live int.
     let done = unsafe {
         libc::setsockopt(
@@ -301,11 +245,15 @@ fn set_int_option(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: li
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Room for the probe's segments, of whatever size the kernel takes them for.
+const PROBE_BUFFER_BYTES: usize = 1 << 20;
+
 /// How many segments the kernel takes in one call: 128 from about Linux 6.9 on, 64 before, 1 without the offload. Asked of
 /// the kernel by sending to ourselves.
 pub(super) fn probe_segments_max() -> usize {
-    let Ok(socket) = UdpSocket::bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)) else { return 1 };
-    let Ok(port) = socket.port() else { return 1 };
+    let Ok(bound) = UdpPort::bind(Ipv4Addr::LOCALHOST.into(), 0, PROBE_BUFFER_BYTES) else { return 1 };
+    let Ok(port) = bound.number() else { return 1 };
+    let socket = UdpSocket::new(bound);
     let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
     let bytes = [0; 128 * 32];
     [128, 64].into_iter().find(|&segments| socket.send(to, &bytes[..segments * 32], Some(32)).is_ok()).unwrap_or(1)
@@ -320,17 +268,17 @@ mod tests {
     #[test]
     fn what_icmp_says_of_one_datagram_costs_no_other() {
         let local = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
-        let socket = UdpSocket::bind(local(0)).unwrap();
-        let ours = local(socket.port().unwrap());
+        let socket = UdpSocket::new(UdpPort::bind(Ipv4Addr::LOCALHOST.into(), 0, 1 << 20).unwrap());
+        let ours = local(socket.port().number().unwrap());
         let partner = std::net::UdpSocket::bind(local(0)).unwrap();
         let theirs = partner.local_addr().unwrap();
         partner.send_to(b"waits", ours).unwrap();
-        rustix::net::connect(&socket.fd, &theirs).unwrap();
+        rustix::net::connect(socket.fd(), &theirs).unwrap();
         drop(partner);
         // Nobody listens any more: the kernel answers with "port unreachable" at once on loopback.
         let refused = || {
             socket.send(theirs, b"to nobody", None).unwrap();
-            let mut fds = [rustix::event::PollFd::new(&socket.fd, rustix::event::PollFlags::ERR)];
+            let mut fds = [rustix::event::PollFd::from_borrowed_fd(socket.fd(), rustix::event::PollFlags::ERR)];
             let patience = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
             assert_eq!(rustix::event::poll(&mut fds, Some(&patience)).unwrap(), 1, "nothing was refused");
         };

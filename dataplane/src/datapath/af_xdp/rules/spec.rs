@@ -8,8 +8,7 @@
 //! IPv6 16 + 16 + 2.
 
 use crate::kernel_calls::{LOCATION_OFFSET, SPEC_BYTES};
-
-use super::{Family, Rule};
+use culvert_link::kernel_bypass::{Family, Rule};
 
 const HEADER_OFFSET: usize = 4;
 const MASK_OFFSET: usize = 76;
@@ -22,20 +21,18 @@ const UDP_V6_FLOW: u32 = 0x06;
 /// Flow types carry flags in their upper bits (`FLOW_EXT`, `FLOW_MAC_EXT`, `FLOW_RSS`).
 const FLOW_TYPE_MASK: u32 = 0x00ff_ffff;
 
-impl Family {
-    const fn flow_type(self) -> u32 {
-        match self {
-            Self::Udp4 => UDP_V4_FLOW,
-            Self::Udp6 => UDP_V6_FLOW,
-        }
+const fn flow_type_of(family: Family) -> u32 {
+    match family {
+        Family::Udp4 => UDP_V4_FLOW,
+        Family::Udp6 => UDP_V6_FLOW,
     }
+}
 
-    /// Where the destination port stands in a header.
-    const fn port_offset(self) -> usize {
-        match self {
-            Self::Udp4 => 4 + 4 + 2,
-            Self::Udp6 => 16 + 16 + 2,
-        }
+/// Where the destination port stands in a header.
+const fn port_offset(family: Family) -> usize {
+    match family {
+        Family::Udp4 => 4 + 4 + 2,
+        Family::Udp6 => 16 + 16 + 2,
     }
 }
 
@@ -55,9 +52,9 @@ impl Spec {
     pub fn of(rule: Rule, location: u32) -> Self {
         let mut spec = Self([0; SPEC_BYTES]);
         let mut put = |offset: usize, bytes: &[u8]| spec.0[offset..offset + bytes.len()].copy_from_slice(bytes);
-        put(0, &rule.family.flow_type().to_ne_bytes());
-        put(HEADER_OFFSET + rule.family.port_offset(), &rule.port.to_be_bytes());
-        put(MASK_OFFSET + rule.family.port_offset(), &[0xff; 2]);
+        put(0, &flow_type_of(rule.family).to_ne_bytes());
+        put(HEADER_OFFSET + port_offset(rule.family), &rule.port.to_be_bytes());
+        put(MASK_OFFSET + port_offset(rule.family), &[0xff; 2]);
         put(ACTION_OFFSET, &u64::from(rule.queue).to_ne_bytes());
         put(LOCATION_OFFSET, &location.to_ne_bytes());
         spec
@@ -66,8 +63,9 @@ impl Spec {
     /// The rule, if it is one of the form that [`Spec::of`] makes: one destination port to one queue, and no other condition.
     #[must_use]
     pub fn rule(&self) -> Option<Rule> {
-        let family = [Family::Udp4, Family::Udp6].into_iter().find(|family| self.flow_type() == family.flow_type())?;
-        let at = MASK_OFFSET + family.port_offset();
+        let family =
+            [Family::Udp4, Family::Udp6].into_iter().find(|&family| self.flow_type() == flow_type_of(family))?;
+        let at = MASK_OFFSET + port_offset(family);
         let mut mask = self.0[MASK_OFFSET..MASK_OFFSET + MATCH_BYTES].iter().enumerate();
         let is_port = |number: usize| (at..at + 2).contains(&(MASK_OFFSET + number));
         if !mask.all(|(number, &byte)| byte == if is_port(number) { 0xff } else { 0 }) {
@@ -82,9 +80,9 @@ impl Spec {
     /// Whether packets of this family to this port may meet the rule, by itself or among other conditions.
     #[must_use]
     pub fn concerns(&self, family: Family, port: u16) -> bool {
-        let mask_at = MASK_OFFSET + family.port_offset();
+        let mask_at = MASK_OFFSET + port_offset(family);
         let mask = u16::from_be_bytes([self.0[mask_at], self.0[mask_at + 1]]);
-        self.flow_type() & FLOW_TYPE_MASK == family.flow_type() && mask != 0 && (self.port(family) ^ port) & mask == 0
+        self.flow_type() & FLOW_TYPE_MASK == flow_type_of(family) && mask != 0 && (self.port(family) ^ port) & mask == 0
     }
 
     /// Where it is in the table.
@@ -98,7 +96,7 @@ impl Spec {
     }
 
     fn port(&self, family: Family) -> u16 {
-        let at = HEADER_OFFSET + family.port_offset();
+        let at = HEADER_OFFSET + port_offset(family);
         u16::from_be_bytes([self.0[at], self.0[at + 1]])
     }
 

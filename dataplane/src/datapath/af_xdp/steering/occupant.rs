@@ -2,7 +2,7 @@
 
 use aya::programs::loaded_programs;
 
-use crate::rtnetlink::{LINK_BYTES, RouteSocket, attributes, u32_of};
+use culvert_link::rtnetlink::{LINK_BYTES, RouteSocket, attributes, u32_of};
 
 // Attributes of include/uapi/linux/if_link.h.
 const IFLA_XDP: u16 = 43;

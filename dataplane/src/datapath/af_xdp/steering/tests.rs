@@ -2,10 +2,11 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use culvert_link::kernel_bypass::NextHop;
 use culvert_protocol::wire::{HEADER_BYTES, Header, OVERHEAD_BYTES, SegmentKind};
 
 use super::*;
-use crate::datapath::af_xdp::headers::{NextHop, Template};
+use crate::datapath::af_xdp::headers::Template;
 use crate::datapath::af_xdp::socket::{SocketOptions, XdpSocket};
 use crate::datapath::af_xdp::umem::{Umem, UmemLayout};
 

@@ -16,8 +16,14 @@
 use culvert_protocol::tree_hash::ChunkHash;
 use serde::{Deserialize, Serialize};
 
-use super::{FILES_MAX, FLOWS_PER_LANE};
+use crate::layout::{FILES_MAX, FLOWS_PER_LANE};
 use crate::ring::RECORD_BYTES_MAX;
+
+/// Chunks that may be assigned to a flow and not in hand yet; the control process keeps to it.
+pub const ASSIGNED_MAX: usize = 64;
+/// Bytes of IP and UDP headers that pacing counts with each datagram (IPv4; twenty more on IPv6 are
+/// neglected).
+pub const IP_UDP_BYTES: usize = 28;
 
 /// A lane's sending flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -13,28 +13,22 @@
     )
 )]
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use super::LaneLayout;
-use super::commands::{Command, Event, encode};
-use super::handles::{LentBuffer, Place};
-use super::messages::{Start, ToDataPlane};
-use super::socket::{DESCRIPTORS_MAX, LinkSocket};
-use crate::counters::{FlowBlock, LaneCounters};
-use crate::datapath::af_xdp::ladder::AfXdpStart;
-use crate::lane::flows::{doorbell, ring};
-use crate::link::commands::SendSlot;
-use crate::ring::{Broken, Consumer, Producer, RECORD_BYTES_MAX};
+use crate::command_rings::Commands;
+use crate::commands::{Command, Event};
+use crate::doorbell::doorbell;
+use crate::handles::{LentBuffer, Place};
+use crate::kernel_bypass::AfXdpStart;
+use crate::layout::LaneLayout;
+use crate::messages::{Start, ToDataPlane};
+use crate::ring::{Broken, Consumer, RECORD_BYTES_MAX};
 use crate::shared_memory::{SharedMemory, piece_bytes, piece_count};
-
-/// Commands that wait because a lane's ring is full. A lane that is so far behind hangs, and its process is given up.
-const OVERFLOW_MAX: usize = 100_000;
+use crate::socket::{DESCRIPTORS_MAX, LinkSocket};
 
 /// How the data plane shall be.
 #[derive(Clone, Debug)]
@@ -166,116 +160,6 @@ pub fn prepare(config: &EngineConfig, socket: LinkSocket) -> Result<Engine, Prep
     Ok(Engine { socket, commands, events, bell, on_hugepages, buffers_per_lane })
 }
 
-#[derive(Debug)]
-struct LaneCommands {
-    producer: Producer,
-    overflow: VecDeque<Vec<u8>>,
-    scratch: Box<[u8; RECORD_BYTES_MAX]>,
-}
-
-/// Sends commands to lanes, from any thread.
-#[derive(Debug)]
-pub struct Commands {
-    link: Arc<SharedMemory>,
-    lanes: Vec<(Mutex<LaneCommands>, OwnedFd)>,
-    /// Which of each lane's buffers the control process has.
-    lent: Vec<Box<[AtomicBool]>>,
-}
-
-impl Commands {
-    fn new(link: Arc<SharedMemory>, bells: Vec<OwnedFd>, buffers_per_lane: usize) -> Self {
-        let none_lent = || (0..buffers_per_lane).map(|_| AtomicBool::new(false)).collect();
-        let lent = bells.iter().map(|_| none_lent()).collect();
-        let lanes = bells
-            .into_iter()
-            .enumerate()
-            .map(|(lane, bell)| {
-                let producer = Producer::new(link.clone(), LaneLayout::of(lane).commands);
-                let scratch = Box::new([0; RECORD_BYTES_MAX]);
-                (Mutex::new(LaneCommands { producer, overflow: VecDeque::new(), scratch }), bell)
-            })
-            .collect();
-        Self { link, lanes, lent }
-    }
-
-    /// Whether a lane has the buffer and not lent it before; it is lent from now on.
-    pub(super) fn lend(&self, lane: usize, buffer: u32) -> bool {
-        let lent = self.lent.get(lane).and_then(|lent| lent.get(buffer as usize));
-        lent.is_some_and(|is_lent| !is_lent.swap(true, Ordering::AcqRel))
-    }
-
-    /// A buffer goes back.
-    pub(super) fn take_back(&self, lane: usize, buffer: u32) {
-        if let Some(is_lent) = self.lent.get(lane).and_then(|lent| lent.get(buffer as usize)) {
-            is_lent.store(false, Ordering::Release);
-        }
-    }
-
-    /// How many lanes there are.
-    #[must_use]
-    pub fn lanes(&self) -> usize {
-        self.lanes.len()
-    }
-
-    /// Sends a command. It waits here if the ring is full, behind those that wait already. False if too many wait: the command is lost,
-    /// and with it whatever it was to bring about, so the process must be given up.
-    ///
-    #[must_use]
-    pub fn send(&self, lane: usize, command: &Command<'_>) -> bool {
-        let Some((commands, bell)) = self.lanes.get(lane) else { return false };
-        let mut commands = commands.lock().unwrap_or_else(PoisonError::into_inner);
-        let LaneCommands { producer, overflow, scratch } = &mut *commands;
-        let record = encode(command, scratch);
-        // A lane has events only if it gets its commands: who waits for an event to move what waits here may wait for ever.
-        push_waiting(producer, overflow, bell);
-        if overflow.is_empty()
-            && let Ok(sleeping) = producer.push(record)
-        {
-            if sleeping {
-                ring(bell.as_fd());
-            }
-            return true;
-        }
-        if overflow.len() >= OVERFLOW_MAX {
-            return false;
-        }
-        overflow.push_back(record.to_vec());
-        true
-    }
-
-    /// Moves waiting commands into the rings, as far as there is room.
-    pub fn flush(&self) {
-        for (commands, bell) in &self.lanes {
-            let mut commands = commands.lock().unwrap_or_else(PoisonError::into_inner);
-            let LaneCommands { producer, overflow, .. } = &mut *commands;
-            push_waiting(producer, overflow, bell);
-        }
-    }
-
-    /// A lane's counters.
-    #[must_use]
-    pub fn counters(&self, lane: usize) -> LaneCounters {
-        LaneCounters::new(self.link.clone(), &LaneLayout::of(lane))
-    }
-
-    /// The shared words of a sending flow.
-    #[must_use]
-    pub fn flow_block(&self, lane: usize, slot: SendSlot) -> FlowBlock {
-        FlowBlock::new(self.link.clone(), &LaneLayout::of(lane), slot.0)
-    }
-}
-
-/// Moves commands that wait into a lane's ring, as far as there is room.
-fn push_waiting(producer: &mut Producer, overflow: &mut VecDeque<Vec<u8>>, bell: &OwnedFd) {
-    while let Some(record) = overflow.front() {
-        let Ok(sleeping) = producer.push(record) else { break };
-        overflow.pop_front();
-        if sleeping {
-            ring(bell.as_fd());
-        }
-    }
-}
-
 /// Reads the lanes' events.
 #[derive(Debug)]
 pub struct Events {
@@ -342,7 +226,10 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::commands::ReceiveSlot;
+    use crate::command_rings::OVERFLOW_MAX;
+    use crate::commands::ReceiveSlot;
+    use crate::commands::{SendSlot, encode};
+    use crate::ring::Producer;
 
     /// An engine of one lane, and the lane's ends of its rings.
     fn engine_and_lane() -> (Engine, Consumer, Producer, LinkSocket) {
@@ -409,7 +296,7 @@ mod tests {
 
     #[test]
     fn flows_that_cannot_be_break_the_link() {
-        let (flow, is_send) = (super::super::FLOWS_PER_LANE, [true, false]);
+        let (flow, is_send) = (crate::layout::FLOWS_PER_LANE, [true, false]);
         for is_send in is_send {
             let (mut engine, _commands, mut events, _theirs) = engine_and_lane();
             let event = |flow| match is_send {
@@ -430,7 +317,7 @@ mod tests {
         let report = [7; 8_000];
         let command = |slot| Command::Report { flow: SendSlot(slot), bytes: &report };
         let mut sent = 0;
-        while engine.commands.lanes[0].0.lock().unwrap().overflow.len() < 3 {
+        while engine.commands.waiting(0) < 3 {
             assert!(engine.commands.send(0, &command(sent)));
             sent += 1;
         }

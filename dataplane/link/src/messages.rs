@@ -16,12 +16,12 @@ use culvert_protocol::keys::Secret;
 use culvert_protocol::seal::Cipher;
 use serde::{Deserialize, Serialize};
 
-use crate::datapath::af_xdp::headers::NextHop;
-use crate::datapath::af_xdp::ladder::AfXdpStart;
-use crate::datapath::af_xdp::socket::Mode;
-use crate::datapath::af_xdp::steering::Census;
+use crate::kernel_bypass::AfXdpStart;
+use crate::kernel_bypass::Census;
+use crate::kernel_bypass::Mode;
+use crate::kernel_bypass::NextHop;
 
-use super::commands::{FileSlot, ReceiveSlot, SendSlot};
+use crate::commands::{FileSlot, ReceiveSlot, SendSlot};
 
 /// How the data plane is to be set up. Comes with descriptors: the pieces of the link's memory,
 /// those of each lane's buffer memory, the control process's doorbell, and each lane's.

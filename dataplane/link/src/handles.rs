@@ -13,8 +13,8 @@
 
 use std::sync::Arc;
 
-use super::commands::Command;
-use super::engine::Commands;
+use crate::command_rings::Commands;
+use crate::commands::Command;
 use crate::shared_memory::SharedMemory;
 
 /// A buffer that a lane has lent to the control process, to fill it with small files or to unpack them from it.
@@ -35,21 +35,21 @@ pub struct LentBuffer {
 
 /// Where a buffer lies that an event lends.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// Bytes of every buffer of the lane.
-    pub(super) buffer_bytes: usize,
+    pub(crate) buffer_bytes: usize,
     /// The buffer's number.
-    pub(super) number: u32,
+    pub(crate) number: u32,
     /// Bytes that are lent.
-    pub(super) bytes: u32,
+    pub(crate) bytes: u32,
 }
 
 impl LentBuffer {
     /// The buffer that an event of `lane` lends, to be given back with `back`. `None` if the lane has no such buffer, or
     /// has lent it already: it has gone mad.
     ///
-    /// Only [`super::engine::Events`] calls this, once an event.
-    pub(super) fn new(
+    /// Only [`crate::engine::Events`] calls this, once an event.
+    pub(crate) fn new(
         memory: &Arc<SharedMemory>,
         place: Place,
         commands: &Arc<Commands>,

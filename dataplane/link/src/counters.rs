@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::link::LaneLayout;
+use crate::layout::LaneLayout;
 use crate::shared_memory::SharedMemory;
 
 /// What a lane counts. All but the last group only grow.

@@ -11,9 +11,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
 
-use crate::datapath::udp::SUPER_BUFFER_BYTES;
 use crate::rtnetlink::{LINK_BYTES, RouteSocket, attributes, u32_of};
 
+/// The largest datagram: the most that crosses as one packet on both families (measured; of one byte
+/// more the kernel makes two packets before the device, and nothing is joined on the other side).
+pub const DATAGRAM_BYTES_MAX: u16 = 65_473;
 // Numbers of include/uapi/linux/rtnetlink.h and if_link.h.
 const RTM_GETROUTE: u16 = 26;
 /// Bytes of `struct rtmsg`, and where its flags stand.
@@ -42,7 +44,7 @@ pub fn datagram_bytes_towards(partner: SocketAddr) -> io::Result<u16> {
     // A kernel that does not know the question has no answer to it; the interface's is one.
     let route_mtu = route(&socket, partner, RTM_F_FIB_MATCH).ok().and_then(|route| route.mtu);
     let mtu = route_mtu.filter(|&mtu| mtu > 0).map_or(link_mtu, |mtu| mtu.min(link_mtu));
-    let bytes = mtu.saturating_sub(header_bytes(partner.ip())).min(SUPER_BUFFER_BYTES as u32);
+    let bytes = mtu.saturating_sub(header_bytes(partner.ip())).min(u32::from(DATAGRAM_BYTES_MAX));
     u16::try_from(bytes).map_err(io::Error::other)
 }
 
@@ -121,7 +123,7 @@ mod tests {
                 continue;
             };
             let mtu = std::fs::read_to_string("/sys/class/net/lo/mtu").unwrap().trim().parse::<usize>().unwrap();
-            assert_eq!(usize::from(bytes), (mtu - headers).min(SUPER_BUFFER_BYTES));
+            assert_eq!(usize::from(bytes), (mtu - headers).min(usize::from(DATAGRAM_BYTES_MAX)));
         }
     }
 

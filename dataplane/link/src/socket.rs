@@ -141,8 +141,8 @@ impl AsFd for LinkSocket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::commands::FileSlot;
-    use crate::link::messages::ToDataPlane;
+    use crate::commands::FileSlot;
+    use crate::messages::ToDataPlane;
 
     #[test]
     fn messages_and_descriptors_arrive_together() {

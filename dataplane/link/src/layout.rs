@@ -1,11 +1,4 @@
-//! The link between the control process and the data plane.
-//!
-//! Three ways, each for what it does best:
-//! * a unix socket (`SOCK_SEQPACKET`) carries descriptors and secrets, and what is rare: start, files, flows ([`messages`]);
-//! * two rings a lane in shared memory carry what follows the data: commands to the lane, events from it ([`commands`]);
-//! * words in shared memory carry rates and counters ([`crate::counters`]).
-//!
-//! [`Engine`](engine::Engine) is the control process's end, [`crate::process`] the data plane's.
+//! Where the parts of each lane lie in the link's memory.
 #![cfg_attr(
     not(test),
     deny(
@@ -16,12 +9,6 @@
         clippy::expect_used
     )
 )]
-
-pub mod commands;
-pub mod engine;
-pub mod handles;
-pub mod messages;
-pub mod socket;
 
 use crate::counters::{FLOW_WORDS, LANE_WORDS};
 use crate::ring::{RECORD_BYTES_MAX, RingPlace};

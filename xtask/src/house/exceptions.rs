@@ -1,0 +1,32 @@
+//! What stands against a house rule, and why. Whoever mends one removes it here.
+
+use std::path::Path;
+
+/// Files that know each other in a circle.
+pub struct KnownCircle {
+    /// From the root of the repository, in the order of their paths.
+    pub files: &'static [&'static str],
+    /// Why it is there still.
+    #[expect(dead_code, reason = "read by people")]
+    pub reason: &'static str,
+}
+
+impl KnownCircle {
+    /// Whether these files, in the order of their paths, are all that the circle has.
+    pub fn is(&self, paths: &[&Path]) -> bool {
+        self.files.len() == paths.len() && self.files.iter().zip(paths).all(|(file, path)| path.as_os_str() == *file)
+    }
+}
+
+/// A file beyond what a file may have.
+pub struct LargeFile {
+    /// From the root of the repository.
+    pub path: &'static str,
+    /// Why it is one.
+    #[expect(dead_code, reason = "read by people")]
+    pub reason: &'static str,
+}
+
+pub const CIRCLES: &[KnownCircle] = &[];
+
+pub const LARGE_FILES: &[LargeFile] = &[];

@@ -1,0 +1,90 @@
+//! Files that have grown without a reason, and comment lines that are too long to read.
+
+use super::exceptions::LargeFile;
+use super::finding::Finding;
+use super::sources::{Source, Tree};
+
+/// A file beyond this needs a reason.
+pub const LINES_MAX: usize = 600;
+/// What a comment line has at most, its indentation with it.
+pub const COMMENT_COLUMNS_MAX: usize = 100;
+
+/// Large files that no exception names, exceptions that nothing needs, and long comment lines.
+pub fn check(tree: &Tree, large: &[LargeFile]) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = tree.sources().flat_map(long_comments).collect();
+    let mut met = vec![false; large.len()];
+    for source in tree.sources() {
+        let lines = source.text.lines().count();
+        if lines <= LINES_MAX {
+            continue;
+        }
+        match large.iter().position(|file| source.path.as_os_str() == file.path) {
+            Some(at) => met[at] = true,
+            None => {
+                let text = format!(
+                    "{lines} lines: split it by meaning (at most {LINES_MAX}), \
+                     or give the reason in xtask/src/house/exceptions.rs"
+                );
+                findings.push(Finding::of_file(&source.path, text));
+            }
+        }
+    }
+    for (file, _) in large.iter().zip(met).filter(|(_, is_met)| !is_met) {
+        let text = format!("has {LINES_MAX} lines at most, or is not there: remove it from LARGE_FILES");
+        findings.push(Finding::of_file(file.path, text));
+    }
+    findings
+}
+
+fn long_comments(source: &Source) -> Vec<Finding> {
+    let is_long = |line: &str| {
+        let comment = line.trim_start();
+        // What cannot be broken is not too long: a table's row, an address.
+        let is_whole = comment.contains("://") || comment.trim_start_matches(['/', '!', ' ']).starts_with('|');
+        comment.starts_with("//") && !is_whole && line.chars().count() > COMMENT_COLUMNS_MAX
+    };
+    let lines = source.text.lines().enumerate().filter(|(_, line)| is_long(line));
+    let text =
+        |line: &str| format!("a comment line of {} columns: wrap it at {COMMENT_COLUMNS_MAX}", line.chars().count());
+    lines.map(|(at, line)| Finding::of_line(&source.path, at + 1, text(line))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::house::sources::Crate;
+
+    fn found(text: &str, large: &[LargeFile]) -> Vec<String> {
+        let one = Crate {
+            name: "a".to_owned(),
+            library: "a".to_owned(),
+            directory: PathBuf::from("a"),
+            dependencies: Vec::new(),
+            sources: vec![Source { path: PathBuf::from("a/src/lib.rs"), text: text.to_owned() }],
+            beside: Vec::new(),
+        };
+        let tree = Tree { root: PathBuf::new(), crates: vec![one] };
+        check(&tree, large).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_file_of_more_lines_than_allowed_needs_a_reason_and_no_other_does() {
+        let excepted = [LargeFile { path: "a/src/lib.rs", reason: "a test" }];
+        assert_eq!(found(&"\n".repeat(LINES_MAX), &[]), Vec::<String>::new());
+        assert!(found(&"\n".repeat(LINES_MAX + 1), &[])[0].starts_with("a/src/lib.rs: 601 lines: split it"));
+        assert_eq!(found(&"\n".repeat(LINES_MAX + 1), &excepted), Vec::<String>::new());
+        assert!(found("\n", &excepted)[0].contains("remove it from LARGE_FILES"));
+    }
+
+    #[test]
+    fn a_long_comment_line_is_found_and_a_long_line_of_code_is_not() {
+        let long = "x".repeat(COMMENT_COLUMNS_MAX);
+        assert_eq!(
+            found(&format!("let x;\n    /// {long}\nlet {long};\n"), &[]),
+            ["a/src/lib.rs:2: a comment line of 108 columns: wrap it at 100"]
+        );
+        assert_eq!(found(&format!("// https://{long}\n//! | {long} |\n"), &[]), Vec::<String>::new());
+    }
+}
