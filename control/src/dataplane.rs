@@ -29,8 +29,7 @@ use culvert_link::commands::{self, DiskError, Event, FileRange, FileSlot, Receiv
 use culvert_link::counters::{FlowBlock, LaneCounters};
 use culvert_link::engine::{Engine, EngineConfig, Events, PrepareError, prepare};
 use culvert_link::handles::LentBuffer;
-use culvert_link::kernel_bypass::Census;
-use culvert_link::kernel_bypass::Mode;
+use culvert_link::kernel_bypass::{Census, Mode};
 use culvert_link::layout::{FILES_MAX, FLOWS_PER_LANE};
 use culvert_link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, ToDataPlane};
 use culvert_link::process_name;

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use culvert_link::commands::ChunkTimes;
-use culvert_link::counters::{LANE_WORDS, LaneCounter, LaneCounters};
+use culvert_link::counters::{LaneCounter, LaneCounters};
+use culvert_link::layout::LANE_WORDS;
 use culvert_tuning::audit::FindingCounts;
 use prometheus::{
     Counter, CounterVec, Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,

@@ -9,16 +9,16 @@
 //! ([`files`]); what a chunk's pieces are, in [`crate::lane`].
 
 pub mod files;
+mod operation;
 pub mod residency;
 mod uring;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
-
-use culvert_protocol::receiver_flow::BufferId;
+use std::os::fd::BorrowedFd;
 
 use crate::buffers::Buffers;
+pub use operation::{Completion, Operation, Transfer};
 use uring::Uring;
 
 /// Operations in the kernel's hands at once, a lane. Pieces are up to a megabyte, so this is more than any disk queue is deep.
@@ -26,43 +26,6 @@ const IN_FLIGHT_MAX: u32 = 128;
 
 /// Operations whose end is looked after in one turn; the ring keeps the rest for the next.
 pub const COMPLETIONS_PER_TURN: usize = 32;
-
-/// Which way the bytes go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transfer {
-    /// From the file to the buffer.
-    Read,
-    /// From the buffer to the file.
-    Write,
-}
-
-/// One operation: a piece of a chunk.
-#[derive(Clone, Copy, Debug)]
-pub struct Operation {
-    /// Which way.
-    pub transfer: Transfer,
-    /// The file.
-    pub fd: RawFd,
-    /// The chunk's buffer.
-    pub buffer: BufferId,
-    /// Where the piece begins in the buffer.
-    pub buffer_offset: u32,
-    /// Its bytes.
-    pub bytes: u32,
-    /// Where it begins in the file.
-    pub file_offset: u64,
-}
-
-/// The end of an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Completion {
-    /// The chunk's buffer.
-    pub buffer: BufferId,
-    /// Where the piece began in the buffer.
-    pub buffer_offset: u32,
-    /// Bytes moved, or the negated error number.
-    pub result: i32,
-}
 
 /// Tries to make a lane's ring and throws it away, for `culvert doctor`.
 ///

@@ -6,8 +6,7 @@ use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use culvert_link::kernel_bypass::Census;
-use culvert_link::kernel_bypass::NextHop;
+use culvert_link::kernel_bypass::{Census, NextHop};
 use culvert_link::messages::ToDataPlane;
 use tokio::sync::oneshot;
 

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_link::clock::{monotonic_ns, wire_us};
-use culvert_link::commands::{ASSIGNED_MAX, IP_UDP_BYTES};
-use culvert_link::commands::{Command, SendSlot, Source};
+use culvert_link::commands::{ASSIGNED_MAX, Command, IP_UDP_BYTES, SendSlot, Source};
 use culvert_link::counters::{FlowBlock, FlowWord};
 use culvert_link::messages::OpenSend;
 use culvert_link::path_mtu::mtu_min;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::layout::LaneLayout;
+use crate::layout::{FLOW_WORDS, LANE_WORDS, LaneLayout};
 use crate::shared_memory::SharedMemory;
 
 /// What a lane counts. All but the last group only grow.
@@ -96,9 +96,6 @@ pub enum LaneCounter {
     RingWakeups,
 }
 
-/// How many words the counters take, with room to grow.
-pub const LANE_WORDS: usize = 64;
-
 /// The counters of one lane.
 #[derive(Clone, Debug)]
 pub struct LaneCounters {
@@ -161,9 +158,6 @@ pub enum FlowWord {
     /// Payload bytes sent by this flow.
     PayloadSent,
 }
-
-/// Words of one flow block: two cache lines.
-pub const FLOW_WORDS: usize = 16;
 
 /// The shared words of one flow.
 #[derive(Clone, Debug)]

@@ -10,9 +10,12 @@
     )
 )]
 
-use crate::counters::{FLOW_WORDS, LANE_WORDS};
 use crate::ring::{RECORD_BYTES_MAX, RingPlace};
 
+/// Words of a lane's counters, with room to grow.
+pub const LANE_WORDS: usize = 64;
+/// Words of a flow block: two cache lines.
+pub const FLOW_WORDS: usize = 16;
 /// Flows that a lane can send at once, and as many that it can receive.
 pub const FLOWS_PER_LANE: u16 = 256;
 /// Files that can be open in the data plane at once.

@@ -32,9 +32,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use culvert_link::kernel_bypass::{Mode, NextHop};
 use rustix::event::epoll;
 
+use super::interface::{Arrival, Datapath, RingCensus, SendOutcome, Way, Ways};
 use super::udp::UdpDatapath;
+use super::udp::socket::QueueCondition;
 use super::udp::source::SourceSocket;
-use super::{Arrival, Datapath, QueueCondition, RingCensus, SendOutcome, Way, Ways};
 use culvert_link::capture::{Direction, Tap};
 use headers::{Template, parse};
 use queue::Queue;

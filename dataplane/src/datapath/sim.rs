@@ -11,7 +11,8 @@ use std::rc::Rc;
 
 use culvert_protocol::wire::{Header, SegmentKind};
 
-use super::{Arrival, Datapath, QueueCondition, SendOutcome, Way};
+use super::interface::{Arrival, Datapath, SendOutcome, Way};
+use super::udp::socket::QueueCondition;
 
 /// What the network does to a datagram.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,7 @@
 //! call, which cuts it (GSO) as late as it can; on receive the kernel joins what belongs together (GRO), and one call brings up to
 //! 64 KiB. Where a path cannot segment (`EIO`), the run goes out datagram by datagram from then on.
 
-mod socket;
+pub(super) mod socket;
 pub mod source;
 
 use std::io;
@@ -18,8 +18,8 @@ use culvert_link::clock::monotonic_ns;
 use culvert_link::path_mtu::DATAGRAM_BYTES_MAX;
 use culvert_link::udp_port::UdpPort;
 
-use super::{Arrival, Datapath, QueueCondition, SendOutcome, Way};
-use socket::{Incoming, UdpSocket};
+use super::interface::{Arrival, Datapath, SendOutcome, Way};
+use socket::{Incoming, QueueCondition, UdpSocket};
 use source::SourceSocket;
 
 /// Bytes of a super-buffer: the most that crosses as one packet on both families (65,473 on IPv6, measured; one more and the kernel

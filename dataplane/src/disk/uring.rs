@@ -8,7 +8,7 @@ use culvert_protocol::receiver_flow::BufferId;
 use io_uring::register::Restriction;
 use io_uring::{IoUring, opcode, types};
 
-use super::{Completion, Operation, Transfer};
+use super::operation::{Completion, Operation, Transfer};
 use crate::buffers::Buffers;
 
 /// `IORING_REGISTER_BUFFERS_UPDATE` (include/uapi/linux/io_uring.h), the one registration that is made later.

@@ -1,53 +1,20 @@
 //! One end of a measurement: a datapath that is open, and for AF_XDP what a control process would otherwise do for it.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{LimitError, LimitResult, RECEIVE_BUFFER_BYTES, Work, receive_over, send_over};
+use super::hops::{FindHop, Hops};
+use super::measuring::{LimitError, LimitResult, RECEIVE_BUFFER_BYTES, Work, receive_over, send_over};
 use crate::datapath::Datapath;
 use crate::datapath::af_xdp::ladder::{self, LaneDatapath};
 use crate::datapath::af_xdp::steering::Steering;
 use crate::datapath::udp::UdpDatapath;
 use culvert_link::clock::monotonic_ns;
-use culvert_link::kernel_bypass::AfXdpStart;
-use culvert_link::kernel_bypass::Mode;
-use culvert_link::kernel_bypass::NextHop;
+use culvert_link::kernel_bypass::{AfXdpStart, Mode};
 
-/// How often a next hop is looked for that is not known yet.
-const LOOK_NS: u64 = 10_000_000;
+/// What a UDP sender's socket holds.
+const SEND_BUFFER_BYTES: usize = 4 << 20;
 /// For how long frames that are under way are waited for at the end.
 const SETTLE_NS: u64 = 1_000_000_000;
-
-/// Finds the next hop towards an address, if it is known by now.
-pub type FindHop = Box<dyn FnMut(IpAddr) -> Option<NextHop> + Send>;
-
-/// Next hops for a datapath that needs them.
-pub(super) struct Hops {
-    find: Option<FindHop>,
-    next_ns: u64,
-}
-
-impl fmt::Debug for Hops {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Hops").field("wanted", &self.find.is_some()).finish_non_exhaustive()
-    }
-}
-
-impl Hops {
-    /// Tells the datapath the way to the partner, once it is known. Until then its datagrams go through the kernel, which finds it.
-    pub(super) fn look(&mut self, datapath: &mut impl Datapath, to: IpAddr) {
-        let Some(find) = &mut self.find else { return };
-        let now_ns = monotonic_ns();
-        if now_ns < self.next_ns {
-            return;
-        }
-        self.next_ns = now_ns + LOOK_NS;
-        if let Some(hop) = find(to) {
-            datapath.set_next_hop(to, Some(&hop));
-            self.find = None;
-        }
-    }
-}
 
 /// One end of a measurement, open and not running yet.
 #[derive(Debug)]
@@ -132,5 +99,75 @@ impl LimitEnd {
             }
             std::thread::yield_now();
         }
+    }
+}
+
+/// A receiver on a UDP socket, bound and not running yet.
+#[derive(Debug)]
+pub struct LimitReceiver {
+    end: LimitEnd,
+}
+
+impl LimitReceiver {
+    /// Binds `address` and `port` (0 for any).
+    ///
+    /// # Errors
+    /// [`LimitError::Open`].
+    pub fn bind(address: IpAddr, port: u16) -> Result<Self, LimitError> {
+        Ok(Self { end: LimitEnd::udp(address, port, RECEIVE_BUFFER_BYTES)? })
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.end.port()
+    }
+
+    /// Receives one run: opens what is sealed, acknowledges, and returns when the sender ends or falls silent.
+    #[must_use]
+    pub fn run(self) -> LimitResult {
+        self.end.receive()
+    }
+}
+
+/// Sends to a receiver from a UDP socket for `seconds`, in datagrams of `datagram_bytes`; sealed, or bare for the ledger.
+///
+/// # Errors
+/// [`LimitError`].
+pub fn send_limit(
+    to: SocketAddr,
+    datagram_bytes: usize,
+    seconds: f64,
+    sealed: bool,
+) -> Result<LimitResult, LimitError> {
+    let bind = if to.is_ipv6() { "::" } else { "0.0.0.0" };
+    let bind = bind.parse().expect("a constant address");
+    let work = Work { datagram_bytes, seconds, sealed, windowed: true };
+    LimitEnd::udp(bind, 0, SEND_BUFFER_BYTES)?.send(to, work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ends_count_the_same() {
+        for sealed in [true, false] {
+            let receiver = LimitReceiver::bind("127.0.0.1".parse().unwrap(), 0).unwrap();
+            let to = SocketAddr::new("127.0.0.1".parse().unwrap(), receiver.port());
+            let receiving = std::thread::spawn(move || receiver.run());
+            let sent = send_limit(to, 1_472, 0.2, sealed).unwrap();
+            let received = receiving.join().unwrap();
+            assert!(received.bytes > 0);
+            assert!(sent.bytes <= received.bytes, "{} acknowledged, {} received", sent.bytes, received.bytes);
+        }
+    }
+
+    #[test]
+    fn a_receiver_that_is_not_there_is_named() {
+        let nobody = "127.0.0.1:1".parse().unwrap();
+        let error = send_limit(nobody, 1_472, 30.0, true).unwrap_err().to_string();
+        assert!(error.contains("127.0.0.1:1"), "{error}");
+        assert!(send_limit(nobody, 100, 0.1, true).is_err());
     }
 }

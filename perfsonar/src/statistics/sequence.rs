@@ -10,7 +10,7 @@
     )
 )]
 
-use super::Delivery;
+use super::delivery::Delivery;
 
 /// Sequence numbers that are remembered, to tell copies from late packets.
 const WINDOW: u32 = 1 << 16;

@@ -5,7 +5,7 @@ use super::history::{Entry, History, Sums};
 use super::share::CubicShare;
 use crate::wire::OVERHEAD_BYTES;
 
-use super::{ControllerConfig, Observation, RATE_MAX, RATE_MIN, RateController, RateLimit};
+use super::controller::{ControllerConfig, Observation, RATE_MAX, RATE_MIN, RateController, RateLimit};
 
 /// Header and tag, UDP and IPv4.
 const PACKET_OVERHEAD_BYTES: u64 = OVERHEAD_BYTES as u64 + 28;

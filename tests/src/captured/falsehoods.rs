@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::Ordering;
 
 use culvert_link::commands::{Event, FileSlot};
-use culvert_link::counters::{FLOW_WORDS, LANE_WORDS};
+use culvert_link::layout::{FLOW_WORDS, LANE_WORDS};
 use culvert_protocol::feedback::{REPORT_BYTES_MAX, Summary, write_report};
 
 use super::plane::Plane;

@@ -8,13 +8,20 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use culvert_link::udp_port::UdpPort;
 
-use crate::datapath::QueueCondition;
-
 /// `SO_MEMINFO` (include/uapi/asm-generic/socket.h) and two of its words (include/uapi/linux/sock_diag.h).
 const SO_MEMINFO: libc::c_int = 55;
 const SK_MEMINFO_RMEM_ALLOC: usize = 0;
 const SK_MEMINFO_DROPS: usize = 8;
 const SK_MEMINFO_VARS: usize = 9;
+
+/// What a datapath knows of its own receive queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueCondition {
+    /// Bytes that wait, as the kernel accounts them.
+    pub backlog_bytes: u32,
+    /// Datagrams dropped for want of room since the datapath was opened.
+    pub drops: u64,
+}
 
 /// Control messages of both directions fit here: one `int` or `u16`, aligned.
 #[repr(C, align(8))]
