@@ -24,6 +24,7 @@ pub mod path;
 pub mod profile;
 pub mod progress;
 pub mod report;
+pub mod said;
 pub mod second_node;
 pub mod send;
 pub mod status;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
-use culvert_control::cli::{self, args::Cli, habits, report};
+use culvert_control::cli::{self, args::Cli, habits, report, said};
 use culvert_link::say_aside;
 use culvert_protocol::foreign_text::plain_lines;
 
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     match cli::run(cli) {
         Ok(code) => ExitCode::from(code as u8),
         Err(error) => {
-            say_aside!("culvert: {}", plain_lines(&error.to_string()));
+            say_aside!("culvert: {}", plain_lines(&said::unless_said(&error.to_string())));
             if asks_for_json(&matches) && !report::has_answered() {
                 // Standard output may be what failed.
                 let _ = report::print_json(&error.answer());

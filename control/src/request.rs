@@ -232,13 +232,15 @@ async fn note_path(node: &Arc<Node>, request: &TransferRequest, result: &Transfe
     }
 }
 
-/// What names the UDP ports of the end that receives.
-const fn ports_option(request: &TransferRequest) -> PortsOption {
-    match (&request.movement, &request.target) {
-        (Movement::Pull { .. }, _) => PortsOption::Ports,
-        (_, Target::FarEnd { .. }) => PortsOption::RemotePorts,
+/// The two ends, and what names the UDP ports of each.
+fn ends(node: &Node, request: &TransferRequest) -> Ends {
+    let there = match &request.target {
+        Target::FarEnd { .. } => PortsOption::RemotePorts,
         _ => PortsOption::PortsOfNode,
-    }
+    };
+    let (option, senders_option) =
+        if is_sender(request) { (there, PortsOption::Ports) } else { (PortsOption::Ports, there) };
+    Ends { here: node.name.clone(), option, senders_option }
 }
 
 const fn is_sender(request: &TransferRequest) -> bool {
@@ -276,7 +278,7 @@ async fn try_repeatedly(
             Err(error) => error,
         };
         let may_try_again = request.retries.is_none_or(|retries| attempt <= retries);
-        if !error.is_temporary() || !may_try_again {
+        if !error.is_worth_another_try() || !may_try_again {
             return Err(error);
         }
         node.metrics.note_retry();
@@ -360,7 +362,7 @@ async fn try_once(
         metrics: node.metrics.clone(),
         patience: node.patience,
         peer: request.target.to_string(),
-        ends: Ends { here: node.name.clone(), option: ports_option(request) },
+        ends: ends(node, request),
     };
     let outcome = match accepted(&mut context).await {
         Ok(()) => conduct(node, context, request).await,
@@ -369,14 +371,14 @@ async fn try_once(
             Err(error)
         }
     };
-    if let Err(TransferError::Here(refusal)) = &outcome {
+    if let Some(refusal) = outcome.as_ref().err().and_then(TransferError::told) {
         // If the partner is gone it does not need to know.
         let is_pause = refusal.code == RefusalCode::Canceled && node.registry.is_pausing(id);
         let told = if is_pause && version >= PAUSES_ARE_TOLD_SINCE {
             let text = "the partner has paused the transfer: it goes on when it is resumed there";
             Refusal::new(RefusalCode::Interrupted, text)
         } else {
-            refusal.clone()
+            refusal
         };
         let _ = writer.send(Message::Refused(told)).await;
     }
@@ -630,36 +632,37 @@ pub async fn connect(node: &Node, target: &Target, was_reached: bool) -> Result<
                     Err(error) => last = Some(error),
                 }
             }
-            Err(TransferError::Here(last.map_or_else(
-                || Refusal::new(RefusalCode::Failed, "the far end has no address"),
+            Err(last.map_or_else(
+                || TransferError::here(RefusalCode::Failed, "the far end has no address"),
                 |error| unreachable_far_end(&error, *port, was_reached),
-            )))
+            ))
         }
     }
 }
 
 /// Why there is no connection to a far end that ssh has started.
-fn unreachable_far_end(error: &ConnectionError, port: u16, was_reached: bool) -> Refusal {
+fn unreachable_far_end(error: &ConnectionError, port: u16, was_reached: bool) -> TransferError {
     match error {
-        ConnectionError::Silent { .. } => Refusal::new(RefusalCode::Temporary, format!("the far end at {error}")),
+        ConnectionError::Silent { .. } => {
+            TransferError::here(RefusalCode::Temporary, format!("the far end at {error}"))
+        }
         // It was there a moment ago, and nobody was connected since: what is in the way stays in the way.
-        _ if !was_reached => Refusal::new(
-            RefusalCode::Failed,
-            format!(
-                "{error}; ssh reaches the host, so a firewall between the hosts closes TCP port {port}: choose an open one with --remote-ports"
-            ),
-        ),
+        _ if !was_reached => TransferError::Closed(format!(
+            "{error}; ssh reaches the host, so a firewall between the hosts closes TCP port {port}: choose an open one with --remote-ports"
+        )),
         // Nobody else listens on its port, so the next attempt would find nobody either.
         ConnectionError::Connect { address, error } if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            Refusal::new(RefusalCode::Failed, format!("the far end at {address} does not listen any more"))
+            TransferError::here(RefusalCode::Failed, format!("the far end at {address} does not listen any more"))
         }
-        ConnectionError::NoAnswer { address, .. } => Refusal::new(
+        ConnectionError::NoAnswer { address, .. } => TransferError::here(
             RefusalCode::Temporary,
             format!(
                 "the far end at {address} has answered and does not any more: its process is stopped, its host is too busy or down, or the network is cut"
             ),
         ),
-        error => Refusal::new(RefusalCode::Temporary, format!("the far end cannot be reached any more: {error}")),
+        error => {
+            TransferError::here(RefusalCode::Temporary, format!("the far end cannot be reached any more: {error}"))
+        }
     }
 }
 

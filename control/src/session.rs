@@ -42,7 +42,7 @@ const ASKING: Limits = Limits { all: 2 * SESSIONS_MAX, each: SESSIONS_PER_PARTNE
 /// Partners' transfers and path checks that run at once; more are told to come again.
 const SESSIONS: Limits = Limits { all: SESSIONS_MAX, each: SESSIONS_PER_PARTNER };
 /// Bytes of a measurement that a partner may ask for: an hour at 100 Gb/s.
-const MEASURE_BYTES_MAX: u64 = 45_000_000_000_000;
+pub const MEASURE_BYTES_MAX: u64 = 45_000_000_000_000;
 
 /// Whom a node lets in, and how far.
 #[derive(Clone, Debug)]
@@ -256,8 +256,8 @@ async fn answer(node: &Arc<Node>, introduced: Introduced, request: Request) {
     if let Ok(outcome) = &mut outcome {
         node.supervisor.note_datapath(&mut outcome.result).await;
     }
-    if let Err(TransferError::Here(refusal)) = &outcome {
-        let _ = writer.send(Message::Refused(refusal.clone())).await;
+    if let Some(refusal) = outcome.as_ref().err().and_then(TransferError::told) {
+        let _ = writer.send(Message::Refused(refusal)).await;
     }
     // Before the goodbye, for which the partner waits (W-56): it may come again with the same transfer at
     // once, or have this node stopped.
@@ -300,14 +300,12 @@ async fn answer(node: &Arc<Node>, introduced: Introduced, request: Request) {
             node.metrics.note_failure();
             // Who started a far end over ssh reads the reason from its own end.
             if !introduced_over_ssh {
-                log_limit::say(About::Transfers, || match error {
+                log_limit::say(About::Transfers, || match error.told() {
                     // The sentence is written for whoever asked.
-                    TransferError::Here(refusal) => {
-                        format!(
-                            "transfer {id} with {partner} was refused or given up here; {partner} is told: {refusal}"
-                        )
-                    }
-                    error => format!("transfer {id} with {partner} ended: {error}"),
+                    Some(refusal) => format!(
+                        "transfer {id} with {partner} was refused or given up here; {partner} is told: {refusal}"
+                    ),
+                    None => format!("transfer {id} with {partner} ended: {error}"),
                 });
             }
         }
@@ -343,6 +341,7 @@ async fn carry_out(
         Wish::Pull { sources } => open_sources(node, &share, reach.clone(), sources.clone()).await?,
         Wish::Push { .. } | Wish::Measure { .. } => OpenedSources::default(),
     };
+    let is_owners = matches!(reach, Reach::Owner { .. });
     let context = |connection| TransferContext {
         id: request.transfer,
         options: request.options,
@@ -357,8 +356,12 @@ async fn carry_out(
         metrics: node.metrics.clone(),
         patience: node.patience,
         peer: partner.to_owned(),
-        // Where this end sends, the other has asked for it.
-        ends: Ends { here: node.name.clone(), option: PortsOption::Ports },
+        // Where this end sends, the other has asked for it, and reads what this end says.
+        ends: Ends {
+            here: node.name.clone(),
+            option: PortsOption::Ports,
+            senders_option: if is_owners { PortsOption::RemotePorts } else { PortsOption::PortsOfNode },
+        },
         share,
     };
     match request.wish {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::next_hop::Tables;
 use crate::next_hop::interface::InterfaceError;
-use culvert_link::engine::EngineConfig;
+use culvert_link::engine::{BUFFERS_PER_LANE_MIN, EngineConfig};
 use culvert_link::kernel_bypass::{AfXdpStart, Mode};
 use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
 use culvert_tuning::counted::{agree, counted};
@@ -56,6 +56,16 @@ impl std::fmt::Display for Origin {
             Self::Variable(name) => write!(f, "variable {name}"),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+impl Origin {
+    /// A setting as those know it who have set it.
+    fn name_of(&self, name: &str) -> String {
+        match self {
+            Self::Flag => format!("--{}", name.strip_suffix("_us").unwrap_or(name).replace('_', "-")),
+            origin => format!("{name} (from {origin})"),
         }
     }
 }
@@ -150,7 +160,7 @@ pub enum SettingsError {
         reason: String,
     },
     /// A value.
-    #[error("{name} (from {origin}) cannot be used: {reason}")]
+    #[error("{} cannot be used: {reason}", origin.name_of(name))]
     Value {
         /// The setting.
         name: &'static str,
@@ -159,6 +169,24 @@ pub enum SettingsError {
         /// Why not.
         reason: String,
     },
+    /// A value that this host has no such thing for.
+    #[error("{} cannot be used: {reason}", origin.name_of(name))]
+    Host {
+        /// The setting.
+        name: &'static str,
+        /// Where its value came from.
+        origin: Origin,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl SettingsError {
+    /// Whether the command line has to be typed otherwise.
+    #[must_use]
+    pub const fn is_of_command_line(&self) -> bool {
+        matches!(self, Self::Value { origin: Origin::Flag, .. })
+    }
 }
 
 /// UDP ports of lanes.
@@ -449,6 +477,17 @@ impl Settings {
             0 => cores.len() * LANE_MEMORY_BYTES,
             bytes => bytes,
         };
+        let least = cores.len() * BUFFERS_PER_LANE_MIN * CHUNK_BYTES_DEFAULT as usize;
+        if memory_bytes < least {
+            let origin = self.memory.origin.clone();
+            let reason = format!(
+                "{} is too little for {}: write {} or more, or use fewer cores",
+                show_bytes(memory_bytes as u64),
+                counted(cores.len(), "lane"),
+                show_bytes(least as u64)
+            );
+            return Err(SettingsError::Value { name: "memory", origin, reason });
+        }
         let first = self.listen.value.port();
         let ports = match &self.ports.value {
             Ports::Automatic if is_node && first > 0 => {
@@ -507,7 +546,7 @@ impl Settings {
         match found {
             Ok(start) => Ok((Some(AfXdpStart { only, busy_poll_us, ..start }), Vec::new())),
             Err(error @ InterfaceError::Unclear { .. }) => Ok((None, vec![format!("{error}; UDP sockets are used")])),
-            Err(error) => Err(SettingsError::Value {
+            Err(error) => Err(SettingsError::Host {
                 name: "interface",
                 origin: self.interface.origin.clone(),
                 reason: error.to_string(),
@@ -603,14 +642,22 @@ fn parse_metrics(text: &str) -> Result<Option<SocketAddr>, String> {
     }
 }
 
-fn parse_cores(text: &str) -> Result<Vec<usize>, String> {
+/// Reads a list of cores.
+///
+/// # Errors
+/// In words.
+pub fn parse_cores(text: &str) -> Result<Vec<usize>, String> {
     let explain = || format!("'{text}' is not a list of cores: write for instance 2,3 or 2-5");
     let cores = parse_ranges(text).ok_or_else(explain)?;
     let cores: Vec<usize> = cores.into_iter().map(|core| core as usize).collect();
     if cores.is_empty() || cores.len() > 64 { Err(explain()) } else { Ok(cores) }
 }
 
-fn parse_ports(text: &str) -> Result<Ports, String> {
+/// Reads a list of UDP ports.
+///
+/// # Errors
+/// In words.
+pub fn parse_ports(text: &str) -> Result<Ports, String> {
     if text == "any" {
         return Ok(Ports::Any);
     }
@@ -709,7 +756,7 @@ mod tests {
     fn mistakes_are_named_with_their_origin() {
         let fails = |flags: Flags| Settings::resolve_with(&flags, &none).unwrap_err().to_string();
         let error = fails(Flags { mtu: Some("9k".into()), ..Flags::default() });
-        assert!(error.contains("mtu (from flag)") && error.contains("1280"), "{error}");
+        assert!(error.contains("--mtu cannot be used") && error.contains("1280"), "{error}");
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("culvert.toml");
         std::fs::write(&path, "nmae = 'typo'\n").unwrap();

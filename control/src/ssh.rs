@@ -187,7 +187,13 @@ impl FarEnd {
             status => {
                 // What it lacks for now, it will have another time; what does not fit there will not fit this side either.
                 let code = status.and_then(|status| ExitCode::of(u8::try_from(status).ok()?));
-                let code = code.filter(|code| matches!(code, ExitCode::Temporary | ExitCode::BadHost));
+                let is_given = options.ports.is_some() || options.cores.is_some();
+                let code = code.filter(|code| match code {
+                    ExitCode::Temporary | ExitCode::BadHost => true,
+                    // What it was given, it was given on this command line.
+                    ExitCode::Usage => is_given,
+                    _ => false,
+                });
                 let status = status.map_or("a signal".to_owned(), |code| format!("status {code}"));
                 CommandError::new(
                     code.unwrap_or(ExitCode::Failed),

@@ -46,6 +46,10 @@ pub enum TransferError {
     /// This side refuses or gives up; the partner is told.
     #[error("{0}")]
     Here(Refusal),
+    /// Nothing passes between the two hosts where something else does: somebody can open the way, but another try at once
+    /// would find it as it is. The partner is told.
+    #[error("{0}")]
+    Closed(String),
     /// The partner's key is not the one that its profile names.
     #[error("{0}")]
     KeyChanged(String),
@@ -76,13 +80,25 @@ impl TransferError {
         (error.code == SHORTAGE).then(|| Self::here(RefusalCode::Temporary, error.text.clone()))
     }
 
+    /// What the partner is told, if this side ends the transfer.
+    #[must_use]
+    pub fn told(&self) -> Option<Refusal> {
+        match self {
+            Self::Here(refusal) => Some(refusal.clone()),
+            Self::Closed(text) => Some(Refusal::new(RefusalCode::Temporary, text.clone())),
+            _ => None,
+        }
+    }
+
     /// What is said of it. Words of the partner stay as they are: what there is to do about them is to be done there.
     #[must_use]
     pub fn text(&self) -> String {
         match self {
             Self::DataPlane(error) => without_numbers(&explained(error.to_string())),
             Self::Partner(_) => self.to_string(),
-            Self::Here(_) | Self::KeyChanged(_) | Self::Connection(_) => without_numbers(&self.to_string()),
+            Self::Here(_) | Self::Closed(_) | Self::KeyChanged(_) | Self::Connection(_) => {
+                without_numbers(&self.to_string())
+            }
         }
     }
 
@@ -100,7 +116,8 @@ impl TransferError {
             Self::KeyChanged(_) => RefusalCode::UnknownKey,
             Self::Connection(ConnectionError::Frame(_)) => RefusalCode::Protocol,
             Self::Connection(ConnectionError::UnknownHost { .. }) => RefusalCode::NotFound,
-            Self::Connection(_)
+            Self::Closed(_)
+            | Self::Connection(_)
             | Self::DataPlane(
                 DataPlaneError::Died(_)
                 | DataPlaneError::PortsInUse(_)
@@ -144,10 +161,10 @@ impl TransferError {
         }
     }
 
-    /// Whether another try may succeed.
+    /// Whether another try may succeed by itself.
     #[must_use]
-    pub fn is_temporary(&self) -> bool {
-        self.code() == RefusalCode::Temporary
+    pub fn is_worth_another_try(&self) -> bool {
+        self.code() == RefusalCode::Temporary && !matches!(self, Self::Closed(_))
     }
 }
 

@@ -331,7 +331,7 @@ async fn transfer(
         start_bits_per_second: None,
         metrics: hall.metrics.clone(),
         peer: "partner".to_owned(),
-        ends: Ends { here: "here".to_owned(), option: PortsOption::Ports },
+        ends: Ends { here: "here".to_owned(), option: PortsOption::Ports, senders_option: PortsOption::Ports },
         // A script may do nothing for ever, and is given up for it.
         patience: Some(Duration::from_secs(10)),
         share: shares.take(connection.partner),

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use clap::CommandFactory as _;
+use culvert_control::cli::args::Cli;
 use culvert_control::cli::exit::ExitCode;
 use culvert_tests::node::{Pair, RunningNode, wait_for};
 use culvert_tests::program::{Ran, command, run};
@@ -208,4 +210,83 @@ fn the_lists_of_exit_codes_are_those_of_the_program() {
         let first = code.meaning().split(['`', '-', '\'']).next().unwrap();
         assert!(listed.to_lowercase().starts_with(&first.to_lowercase()), "{code:?}: {section}");
     }
+}
+
+/// Values that no option of this kind takes: kinds are the names of values in the help.
+fn wrong_values(option: &str, kind: &str) -> &'static [&'static str] {
+    match (option, kind) {
+        ("memory", _) => &["x", "-1", "1"],
+        ("ports" | "remote-ports", _) => &["x", "0", "70000", "9-1"],
+        ("cores", _) => &["x", "9-1", "4095"],
+        ("remote-cores", _) => &["x", "9-1"],
+        ("datapath" | "listen" | "metrics" | "bind" | "af-xdp-mode" | "profile", _) => &["non sense"],
+        // Zero of these is a number like others.
+        ("dscp" | "retries" | "limit" | "lane" | "timeout" | "busy-poll", _) => &["x", "-1", "99999999999999999999"],
+        (_, "N" | "SECONDS" | "BYTES" | "TIME") => &["x", "-1", "0", "99999999999999999999", "nan"],
+        (_, "SIZE") => &["x", "-1", "99999999999999999999T"],
+        (_, "RATE") => &["x", "0", "-1"],
+        (_, "CORE") => &["x", "4095"],
+        (_, "MODE" | "HASH" | "CIPHER" | "POLICY" | "HOW" | "RISK" | "SEVERITY" | "TEST" | "RULE" | "KEY") => {
+            &["non sense"]
+        }
+        _ => &[],
+    }
+}
+
+/// Commands with all of their options that take a value.
+fn options_of(command: &clap::Command, path: &[String], found: &mut Vec<(Vec<String>, String, String)>) {
+    for argument in command.get_arguments().filter(|argument| argument.get_action().takes_values()) {
+        let kind = argument.get_value_names().and_then(|names| names.first()).map_or("", |name| name.as_str());
+        if let Some(long) = argument.get_long() {
+            found.push((path.to_vec(), long.to_owned(), kind.to_owned()));
+        }
+    }
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+        options_of(below, &[path, &[below.get_name().to_owned()]].concat(), found);
+    }
+}
+
+/// `--mtu 1` was the host's fault, and `--flows 0` the command line's.
+#[test]
+fn a_value_out_of_range_is_the_command_lines_fault() {
+    let pair = Pair::new();
+    let mut found = Vec::new();
+    options_of(&Cli::command(), &[], &mut found);
+    let mut count = 0;
+    for (path, option, kind) in &found {
+        let rest: &[&str] = match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["send" | "demo"] | ["transfer", "submit"] => &["/etc/hostname", "second:/x"],
+            ["get"] => &["second:/x", "/tmp"],
+            ["transfer", _] => &["01M7Y66XEYQTB0R7Z4Z4Y0DQVK"],
+            ["profile", "add" | "edit"] => &["third"],
+            ["bench", "disk"] => &["/tmp"],
+            ["path", "check" | "stamp" | "twamp" | "pscheduler"] => &["second"],
+            ["capture"] => &["/dev/null"],
+            _ => &[],
+        };
+        let rest = if path == &["demo"] { &[] } else { rest };
+        for wrong in wrong_values(option, kind) {
+            let mut typed = path.clone();
+            typed.push(format!("--{option}={wrong}"));
+            typed.extend(rest.iter().map(|word| (*word).to_owned()));
+            let ran = run(&pair.here, &typed);
+            assert_eq!(ran.code, 2, "{typed:?}: {ran:?}");
+            assert!(ran.err.contains(wrong) || ran.err.contains(&format!("--{option}")), "{typed:?}: {ran:?}");
+            count += 1;
+        }
+    }
+    assert!(count > 150, "only {count} were tried");
+    // What a variable or a file says is the configuration.
+    for (variable, wrong) in
+        [("CULVERT_MTU", "1"), ("CULVERT_PORTS", "0"), ("CULVERT_MEMORY", "1"), ("CULVERT_CORES", "4095")]
+    {
+        let mut sending = command(&pair.here, ["send", "/etc/hostname", "second:/x"]);
+        let ran: Ran = sending.env(variable, wrong).output().unwrap().into();
+        ran.exits(7).says(variable);
+    }
+    let configuration = pair.path("culvert.toml");
+    fs::write(&configuration, "mtu = 1\n").unwrap();
+    let file = configuration.to_str().unwrap();
+    run(&pair.here, ["--config", file, "send", "/etc/hostname", "second:/x"]).exits(7).says("culvert.toml");
+    fails(&run(&pair.here, ["send", "--json", "--mtu", "1", "/etc/hostname", "second:/x"]), 2, "usage");
 }

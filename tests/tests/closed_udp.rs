@@ -93,71 +93,155 @@ impl Walled {
     }
 }
 
-/// Runs a transfer that is refused; what it says first and when, all that it says, and its exit code.
-fn told(mut transfer: Command) -> (String, Duration, String, i32) {
-    let began = Instant::now();
-    let mut child = transfer.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut errors = BufReader::new(child.stderr.take().unwrap());
-    let mut first = String::new();
-    errors.read_line(&mut first).unwrap();
-    let within = began.elapsed();
-    let mut rest = String::new();
-    errors.read_to_string(&mut rest).unwrap();
-    let code = child.wait().unwrap().code().unwrap();
-    (first.clone(), within, first + &rest, code)
+/// What a transfer said that is refused.
+struct Told {
+    /// What it said first.
+    first: String,
+    /// After how long.
+    within: Duration,
+    /// The rest of standard error.
+    rest: String,
+    /// Standard output.
+    document: String,
+    code: i32,
 }
 
-/// Closes what receives, reads what is said, does what it says, and sees it work.
-fn assert_told_and_mended(verb: &str, is_over_ssh: bool) {
-    let Some(walled) = Walled::new() else { return };
-    let _node = (!is_over_ssh).then(|| walled.node(&[]));
-    let (receiver, from, to) =
-        if verb == "send" { (1, "10.96.0.1", "10.96.0.2") } else { (0, "10.96.0.2", "10.96.0.1") };
-    walled.close(receiver);
-    let (first, within, all, code) = told(walled.transfer(verb, is_over_ssh, &[]));
-    assert!(within < NOTICE_WITHIN + LOAD, "said after {within:?}: {first}");
-    assert_eq!(code, 1, "{all}");
-    let option = if verb == "send" && is_over_ssh { "--remote-ports" } else { "--ports" };
-    for told in [&first, &all] {
-        for part in [
-            &format!("({from})"),
-            &format!("({to})"),
-            "udp dport 7273 accept",
-            &format!("ip saddr {from}"),
-            "port port=7273 protocol=udp accept",
-            option,
-        ] {
-            assert!(told.contains(part), "'{part}' is not in: {told}");
+/// Runs a transfer that is refused.
+fn told(mut transfer: Command) -> Told {
+    let began = Instant::now();
+    let mut child = transfer.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut first = String::new();
+    loop {
+        first.clear();
+        errors.read_line(&mut first).unwrap();
+        // Who carries it out is said before anything is known.
+        if !first.contains("carries this out") {
+            break;
         }
-        let (first_at, second_at) = (told.find(&format!("({from})")), told.find(&format!("({to})")));
-        assert!(first_at < second_at, "the wrong way round: {told}");
     }
+    let within = began.elapsed();
+    let (mut rest, mut document) = (String::new(), String::new());
+    errors.read_to_string(&mut rest).unwrap();
+    child.stdout.take().unwrap().read_to_string(&mut document).unwrap();
+    let code = child.wait().unwrap().code().unwrap();
+    Told { first, within, rest, document, code }
+}
+
+/// The commands for nftables in a text, as `nft` takes them.
+fn rules(text: &str) -> Vec<&str> {
+    text.split("nftables: nft ").skip(1).filter_map(|rest| rest.split(';').next()).collect()
+}
+
+/// The option for ports that a text gives, and its value, if they came by chance.
+fn options(text: &str) -> Vec<&str> {
+    let advised = text.split("by chance: add ").skip(1);
+    advised.flat_map(|rest| rest.split([' ', ';', ',', '\n']).take(2)).collect()
+}
+
+/// Which datagrams a host drops that takes none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dropped {
+    Data,
+    Answers,
+}
+
+/// The host that receives the data, or the answers, takes no UDP: reads what is said, does what it says, and sees it work.
+fn assert_told_and_mended(verb: &str, is_over_ssh: bool, dropped: Dropped) {
+    let Some(walled) = Walled::new() else { return };
+    let _node = (!is_over_ssh).then(|| walled.node(&["--ports", "7273"]));
+    let receiver = usize::from(verb == "send");
+    let closed = if dropped == Dropped::Data { receiver } else { 1 - receiver };
+    walled.close(closed);
+    let Told { first, within, rest, code, .. } = told(walled.transfer(verb, is_over_ssh, &[]));
+    eprintln!("{verb}, over ssh {is_over_ssh}, {dropped:?}, after {within:?}:\n{first}{rest}");
+    assert!(within < NOTICE_WITHIN + LOAD, "said after {within:?}: {first}");
+    assert_eq!(code, 5, "the partner cannot be reached: {first}{rest}");
+    let (from, to) = if closed == 1 { ("10.96.0.1", "10.96.0.2") } else { ("10.96.0.2", "10.96.0.1") };
+    for part in [
+        &format!("({from})"),
+        &format!("({to})"),
+        "udp dport 7273 accept",
+        &format!("ip saddr {from}"),
+        &format!("for {from} on "),
+        "port port=7273 protocol=udp accept",
+        "ports",
+    ] {
+        assert!(first.contains(part), "'{part}' is not in: {first}");
+    }
+    // Who sends hears the receiver or does not; who receives knows which of both it is.
+    let (first_at, second_at) = (first.find(&format!("({from})")), first.find(&format!("({to})")));
+    let is_certain = dropped == Dropped::Data || verb == "get";
+    assert_eq!(first_at < second_at, is_certain, "the wrong way round: {first}");
+    assert_eq!(rules(&first).len(), if is_certain { 1 } else { 2 }, "{first}");
+    // The error says by itself what failed, and what opens the way stands once in all.
+    assert!(rest.contains(&format!("({from})")) && rest.contains(&format!("({to})")), "{rest}");
+    assert!(rest.contains("does not pass") && rest.contains("said above"), "{rest}");
+    assert!(!rest.contains("nft") && !rest.contains("firewall-cmd"), "said twice: {first}{rest}");
     // What it says is done, and is enough.
-    let rule = all.split("nftables: nft ").nth(1).and_then(|rest| rest.split(';').next()).unwrap();
-    walled.lab.tool(receiver, "nft", &[rule]);
-    let options: &[&str] = if option == "--ports" && verb == "send" { &[] } else { &[option, "7273"] };
-    let output = walled.transfer(verb, is_over_ssh, options).output().unwrap();
+    for rule in rules(&first) {
+        let side = usize::from(rule.contains("saddr 10.96.0.1"));
+        if side == closed {
+            walled.lab.tool(side, "nft", &[rule]);
+        }
+    }
+    let output = walled.transfer(verb, is_over_ssh, &options(&first)).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
 fn closed_ports_of_a_far_end_are_told_and_how_to_open_them() {
-    assert_told_and_mended("send", true);
+    assert_told_and_mended("send", true, Dropped::Data);
 }
 
 #[test]
 fn closed_ports_of_who_fetches_over_ssh_are_told_and_how_to_open_them() {
-    assert_told_and_mended("get", true);
+    assert_told_and_mended("get", true, Dropped::Data);
 }
 
 #[test]
 fn closed_ports_of_a_node_are_told_and_how_to_open_them() {
-    assert_told_and_mended("send", false);
+    assert_told_and_mended("send", false, Dropped::Data);
 }
 
 #[test]
 fn closed_ports_of_who_fetches_from_a_node_are_told_and_how_to_open_them() {
-    assert_told_and_mended("get", false);
+    assert_told_and_mended("get", false, Dropped::Data);
+}
+
+/// Who fetched was told after six seconds, and to open the way that was open.
+#[test]
+fn a_far_end_that_gets_no_answers_is_told_of_in_time() {
+    assert_told_and_mended("get", true, Dropped::Answers);
+}
+
+#[test]
+fn a_node_that_gets_no_answers_is_told_of_in_time() {
+    assert_told_and_mended("get", false, Dropped::Answers);
+}
+
+#[test]
+fn who_sends_over_ssh_and_gets_no_answers_is_told_how_to_open_their_way_too() {
+    assert_told_and_mended("send", true, Dropped::Answers);
+}
+
+#[test]
+fn who_sends_to_a_node_and_gets_no_answers_is_told_how_to_open_their_way_too() {
+    assert_told_and_mended("send", false, Dropped::Answers);
+}
+
+/// Where no notice is shown the error has all of it; a document always has.
+#[test]
+fn an_error_has_what_was_not_said_before() {
+    let Some(walled) = Walled::new() else { return };
+    walled.close(1);
+    let quiet = told(walled.transfer("send", true, &["--quiet"]));
+    assert_eq!((quiet.code, rules(&quiet.first).len()), (5, 1), "{}", quiet.first);
+    let json = told(walled.transfer("send", true, &["--json"]));
+    let document: serde_json::Value = serde_json::from_str(&json.document).unwrap();
+    let error = &document["error"];
+    assert_eq!((&error["code"], &error["exit_code"]), (&"temporary".into(), &5.into()), "{document}");
+    assert_eq!(rules(error["text"].as_str().unwrap()).len(), 1, "{document}");
 }
 
 /// For fifteen seconds there was "waiting before another try" and nothing else.
@@ -171,7 +255,8 @@ fn what_a_try_ended_with_is_said_before_the_next() {
     let destination = format!("second:{}", pair.shared.join("in").display());
     let mut sending = command(&pair.here, ["send", "--retries", "2"]);
     sending.arg(pair.path("file")).arg(destination);
-    let (first, _, all, code) = told(sending);
+    let Told { first, rest, code, .. } = told(sending);
+    let all = format!("{first}{rest}");
     assert_eq!(code, 5, "{all}");
     assert!(first.contains("refused") && first.contains(&port.to_string()) && first.contains("tried again"), "{all}");
     assert_eq!(all.matches("tried again").count(), 1, "the same reason is said once: {all}");

@@ -4,13 +4,17 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use culvert_dataplane::datapath::udp::SUPER_BUFFER_BYTES;
 use culvert_protocol::control::Overwrite;
+use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
 use culvert_protocol::rate_control::Mode;
 use culvert_protocol::seal::Cipher;
 use culvert_tuning::command::{DoctorArgs, TuneArgs};
 
-use crate::cli::numbers::{number_in, number_of};
-use crate::settings::Flags;
+use crate::cli::numbers::{checked, number_in, number_of, size_in};
+use crate::cli::path::args::parse_seconds;
+use crate::session::MEASURE_BYTES_MAX;
+use crate::settings::{Flags, parse_cores, parse_ports};
 use crate::units::{parse_bytes, parse_rate};
 
 /// What starts a far end, unless told otherwise.
@@ -206,10 +210,10 @@ pub struct SendArgs {
     #[arg(long, value_name = "PATH", default_value = REMOTE_PROGRAM_DEFAULT, help_heading = "Over ssh")]
     pub remote_program: String,
     /// Ports for the far end, TCP and UDP, if a firewall limits them: it takes free ones of 7273-7280
-    #[arg(long, value_name = "LIST", help_heading = "Over ssh")]
+    #[arg(long, value_name = "LIST", help_heading = "Over ssh", value_parser = checked(parse_ports))]
     pub remote_ports: Option<String>,
     /// Cores for the far end's lanes
-    #[arg(long, value_name = "LIST", help_heading = "Over ssh")]
+    #[arg(long, value_name = "LIST", help_heading = "Over ssh", value_parser = checked(parse_cores))]
     pub remote_cores: Option<String>,
     /// This host's data plane.
     #[command(flatten)]
@@ -532,10 +536,10 @@ pub struct LimitArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub send: Option<String>,
     /// Payload of each datagram
-    #[arg(long, value_name = "BYTES", default_value_t = 8_948, value_parser = number_of::<u16>("bytes"))]
+    #[arg(long, value_name = "BYTES", default_value_t = 8_948, value_parser = number_in(DATAGRAM_BYTES_MIN..=SUPER_BUFFER_BYTES as u16))]
     pub datagram: u16,
     /// Duration
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = number_of::<f64>("seconds"))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = parse_seconds)]
     pub seconds: f64,
     /// Core to run on
     #[arg(long, value_name = "CORE", value_parser = number_in(0usize..=65_535))]
@@ -563,7 +567,7 @@ pub struct NetArgs {
     /// The partner [default: a second node on this machine]
     pub partner: Option<String>,
     /// Amount of data
-    #[arg(long, value_name = "SIZE", default_value = "16G", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", default_value = "16G", value_parser = size_in(1..=MEASURE_BYTES_MAX))]
     pub size: u64,
     /// How.
     #[command(flatten)]

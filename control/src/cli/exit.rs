@@ -183,26 +183,31 @@ impl From<Failure> for CommandError {
 
 impl From<SettingsError> for CommandError {
     fn from(error: SettingsError) -> Self {
-        Self::new(ExitCode::BadHost, error)
+        let code = if error.is_of_command_line() { ExitCode::Usage } else { ExitCode::BadHost };
+        Self::new(code, error)
     }
 }
 
 impl From<StateError> for CommandError {
     fn from(error: StateError) -> Self {
+        // A full disk has one word, whichever side it is on, and is not how the host is set up.
+        if error.code() == RefusalCode::NoSpace {
+            return Self { code: Some("no_space".to_owned()), ..Self::failed(error) };
+        }
         Self::new(ExitCode::BadHost, error)
     }
 }
 
 impl From<ProfileError> for CommandError {
     fn from(error: ProfileError) -> Self {
-        let code = match &error {
+        let code = match error {
+            ProfileError::State(error) => return error.into(),
             ProfileError::NotFound { .. } | ProfileError::NotPending(_) | ProfileError::NotPermitted { .. } => {
                 ExitCode::NotFound
             }
             ProfileError::Ambiguous { .. } | ProfileError::BadName(_) | ProfileError::RelativeRoot(_) => {
                 ExitCode::Usage
             }
-            ProfileError::State(_) => ExitCode::BadHost,
             ProfileError::Exists(_) | ProfileError::KeyTaken(_) => ExitCode::Failed,
         };
         Self::new(code, error)
@@ -231,6 +236,19 @@ impl From<DataPlaneError> for CommandError {
 mod tests {
     use super::*;
     use culvert_protocol::control::Refusal;
+
+    /// It was `bad_host` where the command runs and `no_space` where the partner does.
+    #[test]
+    fn a_full_disk_has_one_word_on_either_side() {
+        let full = || {
+            let error = std::io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
+            StateError::Os { what: "make", path: "/state/x".into(), error }
+        };
+        let theirs = TransferError::Partner(Refusal::new(RefusalCode::NoSpace, "full"));
+        for error in [full().into(), ProfileError::State(full()).into(), CommandError::from(theirs)] {
+            assert_eq!((error.exit_code, error.code.as_deref()), (1, Some("no_space")), "{error}");
+        }
+    }
 
     /// This process's limit was added to what a far end said of its own.
     #[test]

@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use crate::units::parse_bytes;
+
 /// Reads a number of a range.
 pub fn number_in<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
 where
@@ -18,6 +20,29 @@ where
 /// Reads a number, of which `what` says what it is of.
 pub fn number_of<T: FromStr>(what: &'static str) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
     move |text| text.parse().map_err(|_| format!("'{text}' is not a number of {what}"))
+}
+
+/// Reads a size of a range.
+pub fn size_in(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let bytes = parse_bytes(text)?;
+        let (least, most) = (range.start(), range.end());
+        if range.contains(&bytes) {
+            Ok(bytes)
+        } else {
+            Err(format!("'{text}' is not a size from {least} to {most} bytes"))
+        }
+    }
+}
+
+/// Takes a text as it is if `parse` can read it: who uses it reads it again.
+pub fn checked<T>(
+    parse: fn(&str) -> Result<T, String>,
+) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static
+where
+    T: 'static,
+{
+    move |text| parse(text).map(|_| text.to_owned())
 }
 
 #[cfg(test)]

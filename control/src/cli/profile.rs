@@ -127,6 +127,7 @@ fn address(typed: &str) -> Result<String, CommandError> {
         return Ok(format!("{typed}:{DEFAULT_PORT}"));
     }
     match split_host_port(typed) {
+        Some((_, 0)) => Err(CommandError::usage(format!("'{typed}' is not an address: nobody listens on port 0"))),
         Some((host, _)) if host.parse::<Ipv6Addr>().is_ok() && typed.starts_with('[') => Ok(typed.to_owned()),
         Some((host, _)) if !host.contains([':', '[', ']', '/', ' ']) && !typed.starts_with('[') => Ok(typed.to_owned()),
         _ => Err(CommandError::usage(format!(
@@ -240,6 +241,8 @@ mod tests {
             "host:",
             "host:port",
             "host:99999",
+            "host:0",
+            "[::1]:0",
             "[host]",
             "[host]:1",
             "[::1",

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::watch;
 
+use crate::cli::said;
 use crate::transfer::{Phase, Progress};
 use crate::units::{show_bytes, show_count, show_rate, show_seconds};
 use culvert_tuning::counted::counted;
@@ -38,6 +39,7 @@ pub async fn show<T>(quiet: bool, mut progress: watch::Receiver<Progress>, until
                 let now = progress.borrow_and_update().clone();
                 if now.notice != last_notice {
                     if let Some(notice) = &now.notice {
+                        let notice = said::unless_said(notice);
                         beside(bar.as_ref(), || say_aside!("culvert: {notice}"));
                     }
                     last_notice.clone_from(&now.notice);

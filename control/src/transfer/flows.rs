@@ -214,6 +214,19 @@ impl SendingFlows {
         self.flows.iter().filter(|flow| flow.controller.is_none()).map(|flow| flow.port).collect()
     }
 
+    /// What the lanes' probes have met with so far, as an error of the operating system; 0 for silence.
+    #[must_use]
+    pub fn probes_met(&self) -> i32 {
+        let met = self.flows.iter().map(|flow| flow.block.get(FlowWord::ProbesMet)).find(|&errno| errno != 0);
+        i32::try_from(met.unwrap_or(0)).unwrap_or(0)
+    }
+
+    /// Whether any datagram of the receiver's has come.
+    #[must_use]
+    pub fn were_heard(&self) -> bool {
+        self.sum(FlowWord::Heard) > 0
+    }
+
     /// The flow that should get the next chunk: the one with the least to do, if any has room. `left` chunks are not assigned
     /// yet; towards the end each flow gets only its share, so that none is left with more than the others.
     #[must_use]
@@ -431,12 +444,13 @@ fn link_too_narrow(partner: IpAddr, datagram_bytes: u16) -> TransferError {
 
 /// Refuses a path that nothing gets through, or nothing that carries data.
 #[must_use]
-pub fn path_closed(context: &TransferContext, ports: Vec<u16>, errno: i32) -> TransferError {
+pub fn path_closed(context: &TransferContext, flows: &SendingFlows, errno: i32) -> TransferError {
     if errno == rustix::io::Errno::MSGSIZE.raw_os_error() {
         return path_too_narrow(canonical(context.connection.address.ip()));
     }
-    let text = ClosedPath::to_partner(context, ports).because(errno).to_string();
-    TransferError::here(RefusalCode::Failed, text)
+    TransferError::Closed(
+        ClosedPath::to_partner(context, flows.unreached_ports(), flows.were_heard()).because(errno).to_string(),
+    )
 }
 
 fn path_too_narrow(address: IpAddr) -> TransferError {
@@ -467,7 +481,7 @@ mod tests {
         for (address, least) in [("10.0.0.1", "588"), ("fd00::1", "608")] {
             let address = address.parse().unwrap();
             for error in [link_too_narrow(address, 100), path_too_narrow(address)] {
-                let (text, temporary) = (error.to_string(), error.is_temporary());
+                let (text, temporary) = (error.to_string(), error.is_worth_another_try());
                 assert!(text.contains(&address.to_string()) && text.contains(least) && text.contains("560"), "{text}");
                 assert!(!temporary, "another try does not widen it: {text}");
             }

@@ -82,7 +82,7 @@ mod tests {
         assert!(patience.check(0, at(18), what).is_ok(), "what is lost and comes again is no progress");
         assert_eq!(patience.still_for(at(18)), Duration::from_secs(9));
         let error = patience.check(1, at(19), what).unwrap_err();
-        assert!(error.is_temporary() && error.to_string().contains("a chunk"), "{error}");
+        assert!(error.is_worth_another_try() && error.to_string().contains("a chunk"), "{error}");
         let mut endless = Patience::new(None, began);
         assert!(endless.check(0, at(1 << 30), what).is_ok());
     }

@@ -123,8 +123,10 @@ struct Receiving {
     chunks: Arc<ChunkMap>,
     chunk_count: u32,
     flows: Vec<ReceivingFlow>,
-    /// What was said of the flows, and what their lanes had received by then; none before they are.
-    offered_at: Option<(Instant, u64)>,
+    /// When the sender was told of the flows; none before.
+    offered_at: Option<Instant>,
+    /// What has come by each flow.
+    opening: Vec<stalling::Opening>,
     /// Packets on other lanes' queues when flows were last looked at.
     wrong_queue_seen: u64,
     /// Of the control connection, as far as it is known.
@@ -335,6 +337,7 @@ impl Receiving {
             chunk_count,
             flows: Vec::new(),
             offered_at: None,
+            opening: Vec::new(),
             wrong_queue_seen: 0,
             rtt: Duration::ZERO,
             packs: HashMap::new(),

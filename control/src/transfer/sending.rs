@@ -438,7 +438,7 @@ impl Sending {
             SendEvent::OthersWait { held } => self.others_wait(held)?,
             SendEvent::PathOpen { stride, rtt_us } => self.flows.path_open(tag, stride, rtt_us),
             SendEvent::PathClosed { errno } => {
-                return Err(path_closed(&self.context, self.flows.unreached_ports(), errno));
+                return Err(path_closed(&self.context, &self.flows, errno));
             }
             SendEvent::Fill { chunk, mut buffer } => {
                 let Payload::Files { tree, chunks } = &self.payload else {

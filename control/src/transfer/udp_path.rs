@@ -38,35 +38,78 @@ pub struct Ends {
     pub here: String,
     /// What names the receiver's ports.
     pub option: PortsOption,
+    /// What names the sender's ports.
+    pub senders_option: PortsOption,
 }
 
 /// A way that UDP does not take.
 #[derive(Debug)]
 pub struct ClosedPath {
+    way: Way,
+    reason: Option<String>,
+    /// Whether the host that sends refuses it itself.
+    is_refused_here: bool,
+    known: Known,
+}
+
+/// From one host to ports of another.
+#[derive(Clone, Debug)]
+struct Way {
     from: (String, IpAddr),
     to: (String, IpAddr),
     ports: Vec<u16>,
     option: PortsOption,
-    reason: Option<String>,
-    /// Whether the host that sends refuses it itself.
-    is_refused_here: bool,
-    /// Whether it may be the answers that do not come through: who sends cannot tell.
-    or_answers: bool,
 }
 
+/// What is known of the other way, on which the answers come.
+#[derive(Debug)]
+enum Known {
+    /// Nothing, and nothing depends on it.
+    Nothing,
+    /// It is open.
+    Open,
+    /// Nothing has come on it: it may be closed, too, or this one way only.
+    Silent(Way),
+}
+
+/// Where a sentence of a closed way goes over to what opens it: what was said already need not be said again.
+pub const REMEDY: &str = ": open UDP ";
+
 impl ClosedPath {
-    /// From this host to these ports of the partner's.
+    /// From this host, which sends, to these ports of the partner's. `was_heard` says whether anything comes from there: the
+    /// receiver sends the first datagrams and waits for nothing.
     #[must_use]
-    pub fn to_partner(context: &TransferContext, ports: Vec<u16>) -> Self {
-        let (from, to, option) = (here(context), partner(context), context.ends.option);
-        Self { from, to, ports, option, reason: None, is_refused_here: false, or_answers: true }
+    pub fn to_partner(context: &TransferContext, ports: Vec<u16>, was_heard: bool) -> Self {
+        let way = Way { from: here(context), to: partner(context), ports, option: context.ends.option };
+        let back = || {
+            let ports = context.plane.lanes().iter().map(|lane| lane.port).collect();
+            Way { from: partner(context), to: here(context), ports, option: context.ends.senders_option }
+        };
+        let known = if was_heard { Known::Open } else { Known::Silent(back()) };
+        Self { way, reason: None, is_refused_here: false, known }
     }
 
-    /// From the partner to this host's lanes.
+    /// From this host to the partner's lanes: it was open.
+    #[must_use]
+    pub fn closed_since(context: &TransferContext) -> Self {
+        let (ports, option) = (context.partner_lane_ports.clone(), context.ends.option);
+        let way = Way { from: here(context), to: partner(context), ports, option };
+        Self { way, reason: None, is_refused_here: false, known: Known::Nothing }
+    }
+
+    /// From the partner, which sends, to this host's lanes.
     #[must_use]
     pub fn from_partner(context: &TransferContext, ports: Vec<u16>) -> Self {
-        let (from, to, option) = (partner(context), here(context), context.ends.option);
-        Self { from, to, ports, option, reason: None, is_refused_here: false, or_answers: false }
+        let way = Way { from: partner(context), to: here(context), ports, option: context.ends.option };
+        Self { way, reason: None, is_refused_here: false, known: Known::Nothing }
+    }
+
+    /// From this host, which receives, to the partner's lanes, whose probes come.
+    #[must_use]
+    pub fn of_answers(context: &TransferContext) -> Self {
+        let (ports, option) = (context.partner_lane_ports.clone(), context.ends.senders_option);
+        let way = Way { from: here(context), to: partner(context), ports, option };
+        Self { way, reason: None, is_refused_here: false, known: Known::Open }
     }
 
     /// With what the operating system says of it.
@@ -77,7 +120,17 @@ impl ClosedPath {
         let reason = (errno != 0).then(|| os_error::words(os_error::errno_of_number(errno)));
         Self { reason, is_refused_here, ..self }
     }
+}
 
+fn here(context: &TransferContext) -> (String, IpAddr) {
+    (context.ends.here.clone(), canonical(context.connection.local_address.ip()))
+}
+
+fn partner(context: &TransferContext) -> (String, IpAddr) {
+    (context.connection.partner_name.clone(), canonical(context.connection.address.ip()))
+}
+
+impl Way {
     /// The ports to open: the same every time, so that a firewall can know them.
     fn lasting_ports(&self) -> Vec<u16> {
         if !self.are_random() {
@@ -90,55 +143,67 @@ impl ClosedPath {
     fn are_random(&self) -> bool {
         self.ports.iter().any(|&port| port >= RANDOM_PORTS_BEGIN)
     }
-}
 
-fn here(context: &TransferContext) -> (String, IpAddr) {
-    (context.ends.here.clone(), canonical(context.connection.local_address.ip()))
-}
+    /// The ports to open, as they are shown, behind their noun.
+    fn shown_ports(&self) -> String {
+        let ports = self.lasting_ports();
+        format!("{} {}", noun(ports.len(), "port"), show_ports(&ports))
+    }
 
-fn partner(context: &TransferContext) -> (String, IpAddr) {
-    (context.connection.partner_name.clone(), canonical(context.connection.address.ip()))
+    /// What opens it where it ends, and the option that names its ports.
+    fn opening(&self) -> String {
+        let ((_, from), (to_name, _)) = (&self.from, &self.to);
+        let lasting = show_ports(&self.lasting_ports());
+        let port = noun(self.ports.len(), "port");
+        let option = match (self.option, self.are_random()) {
+            (PortsOption::RemotePorts, true) => {
+                format!("the {port} of this transfer came by chance: add --remote-ports {lasting}")
+            }
+            (PortsOption::Ports, true) => {
+                format!("the {port} of this transfer came by chance: add --ports {lasting}")
+            }
+            (PortsOption::PortsOfNode, true) => {
+                format!("the node there took its {port} by chance: start it with --ports {lasting}")
+            }
+            (PortsOption::RemotePorts, false) => "--remote-ports names others".to_owned(),
+            (PortsOption::Ports, false) => "--ports names others".to_owned(),
+            (PortsOption::PortsOfNode, false) => "--ports of the node there names others".to_owned(),
+        };
+        format!(
+            "{} for {from} on {to_name} and in the firewalls on the way ({}; {}); {option}",
+            self.shown_ports(),
+            nftables(*from, &lasting),
+            firewalld(*from, &lasting)
+        )
+    }
 }
 
 impl fmt::Display for ClosedPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ((from_name, from), (to_name, to)) = (&self.from, &self.to);
-        let lasting = show_ports(&self.lasting_ports());
-        let (port, lasting_port) = (noun(self.ports.len(), "port"), noun(self.lasting_ports().len(), "port"));
-        write!(f, "UDP from {from_name} ({from}) to {to_name} ({to}), {port} {}, ", show_ports(&self.ports))?;
+        let Way { from: (from_name, from), to: (to_name, to), ports, .. } = &self.way;
+        let port = noun(ports.len(), "port");
+        write!(f, "UDP from {from_name} ({from}) to {to_name} ({to}), {port} {}, ", show_ports(ports))?;
         if self.is_refused_here {
             let rule = format!("nft insert rule inet filter output {} daddr {to} udp dport", family_of(*to));
             return write!(
                 f,
-                "is refused by a firewall of {from_name} itself: permit what it sends to UDP {lasting_port} {lasting} \
-                 (nftables: {rule} {} accept)",
-                set_of(&lasting)
+                "is refused by a firewall of {from_name} itself{REMEDY}{} for what it sends (nftables: {rule} {} accept)",
+                self.way.shown_ports(),
+                set_of(&show_ports(&self.way.lasting_ports()))
             );
         }
-        let what = if self.or_answers { "does not pass, or the answers to it do not" } else { "does not pass" };
-        match &self.reason {
-            Some(reason) => write!(f, "does not pass ({reason})")?,
-            None => write!(f, "{what}, although TCP passes")?,
+        match (&self.reason, &self.known) {
+            (Some(reason), _) => write!(f, "does not pass ({reason})")?,
+            (None, Known::Nothing) => f.write_str("does not pass, although TCP passes")?,
+            (None, Known::Open) => write!(f, "does not pass, although TCP and UDP from {to_name} pass")?,
+            (None, Known::Silent(_)) => {
+                f.write_str("does not pass, or the answers to it do not, although TCP passes")?;
+            }
         }
-        write!(
-            f,
-            ": open UDP {lasting_port} {lasting} for {from} on {to_name} and in the firewalls on the way ({}; {})",
-            nftables(*from, &lasting),
-            firewalld(*from, &lasting)
-        )?;
-        match (self.option, self.are_random()) {
-            (PortsOption::RemotePorts, true) => {
-                write!(f, "; the {port} of this transfer came by chance: add --remote-ports {lasting}")
-            }
-            (PortsOption::Ports, true) => {
-                write!(f, "; the {port} of this transfer came by chance: add --ports {lasting}")
-            }
-            (PortsOption::PortsOfNode, true) => {
-                write!(f, "; the node there took its {port} by chance: start it with --ports {lasting}")
-            }
-            (PortsOption::RemotePorts, false) => f.write_str("; --remote-ports names others"),
-            (PortsOption::Ports, false) => f.write_str("; --ports names others"),
-            (PortsOption::PortsOfNode, false) => f.write_str("; --ports of the node there names others"),
+        write!(f, "{REMEDY}{}", self.way.opening())?;
+        match &self.known {
+            Known::Silent(back) => write!(f, "; and for the answers UDP {}", back.opening()),
+            Known::Open | Known::Nothing => Ok(()),
         }
     }
 }
@@ -176,23 +241,40 @@ fn firewalld(from: IpAddr, ports: &str) -> String {
 mod tests {
     use super::*;
 
-    fn closed(from: &str, ports: &[u16], option: PortsOption) -> String {
+    fn way(from: &str, ports: &[u16], option: PortsOption) -> Way {
         let end = |name: &str, address: &str| (name.to_owned(), address.parse().unwrap());
-        let (from, to) = (end("dtn1", from), end("dtn2", "192.0.2.2"));
-        let (reason, is_refused_here, or_answers) = (None, false, true);
-        ClosedPath { from, to, ports: ports.to_vec(), option, reason, is_refused_here, or_answers }.to_string()
+        Way { from: end("dtn1", from), to: end("dtn2", "192.0.2.2"), ports: ports.to_vec(), option }
+    }
+
+    fn closed(from: &str, ports: &[u16], option: PortsOption) -> String {
+        let way = way(from, ports, option);
+        ClosedPath { way, reason: None, is_refused_here: false, known: Known::Nothing }.to_string()
     }
 
     #[test]
     fn what_this_host_refuses_to_send_is_not_blamed_on_the_other() {
-        let end = |name: &str, address: &str| (name.to_owned(), address.parse().unwrap());
-        let (from, to, option) = (end("dtn1", "192.0.2.1"), end("dtn2", "192.0.2.2"), PortsOption::RemotePorts);
-        let closed =
-            ClosedPath { from, to, ports: vec![7_273], option, reason: None, is_refused_here: false, or_answers: true };
+        let way = way("192.0.2.1", &[7_273], PortsOption::RemotePorts);
+        let closed = ClosedPath { way, reason: None, is_refused_here: false, known: Known::Nothing };
         let text = closed.because(rustix::io::Errno::PERM.raw_os_error()).to_string();
         assert!(text.contains("refused by a firewall of dtn1 itself"), "{text}");
         assert!(text.contains("nft insert rule inet filter output ip daddr 192.0.2.2 udp dport 7273 accept"), "{text}");
         assert!(!text.contains("input"), "{text}");
+    }
+
+    /// The way of the answers was the closed one, and the other was to be opened.
+    #[test]
+    fn where_nothing_comes_back_both_ways_are_to_be_opened() {
+        let back = Way {
+            from: ("dtn2".to_owned(), "192.0.2.2".parse().unwrap()),
+            to: ("dtn1".to_owned(), "192.0.2.1".parse().unwrap()),
+            ports: vec![7_280],
+            option: PortsOption::Ports,
+        };
+        let way = way("192.0.2.1", &[7_273], PortsOption::RemotePorts);
+        let text = ClosedPath { way, reason: None, is_refused_here: false, known: Known::Silent(back) }.to_string();
+        assert!(text.contains("or the answers to it do not"), "{text}");
+        assert!(text.contains("saddr 192.0.2.1 udp dport 7273") && text.contains("saddr 192.0.2.2 udp dport 7280"));
+        assert_eq!(text.matches(REMEDY).count(), 1, "{text}");
     }
 
     #[test]

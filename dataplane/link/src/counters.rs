@@ -157,6 +157,10 @@ pub enum FlowWord {
     SegmentsResent,
     /// Payload bytes sent by this flow.
     PayloadSent,
+    /// What the probes that open the path have met with, as an error of the operating system; 0 for silence.
+    ProbesMet,
+    /// Authentic datagrams of the receiver's.
+    Heard,
 }
 
 /// The shared words of one flow.

@@ -383,6 +383,7 @@ impl SendFlow {
         if !self.protocol.open_reply(datagram, header) {
             return false;
         }
+        self.block.add(FlowWord::Heard, 1);
         // An authentic, new datagram may show where the receiver is now: behind an address
         // translator that may be another address than the control connection knows. Or somebody was
         // faster with a copy. The answer to a challenge tells (W-50).
@@ -408,6 +409,7 @@ impl SendFlow {
                 // Something passes, but nothing that carries data: if no more does, that is why the
                 // path is closed.
                 probing.errno = libc::EMSGSIZE;
+                self.block.set(FlowWord::ProbesMet, libc::EMSGSIZE as u64);
             } else if probing.best.is_none_or(|(best, _)| delivered > best) && self.search.common().contains(&delivered)
             {
                 probing.best = Some((delivered, first_ns));
@@ -497,6 +499,7 @@ impl SendFlow {
             // Too large for the first link: not the path's refusal of everything.
             if let Some(errno) = outcome.error.filter(|&errno| errno != libc::EMSGSIZE) {
                 probing.errno = errno;
+                self.block.set(FlowWord::ProbesMet, u64::try_from(errno).unwrap_or(0));
             }
         }
         true

@@ -35,6 +35,9 @@ impl Receiving {
                 if let Some(new_bytes) = self.new_bytes.get_mut(tag) {
                     *new_bytes = summary.bytes.saturating_sub(summary.duplicate_bytes);
                 }
+                if let Some(opening) = self.opening.get_mut(tag) {
+                    opening.note(&summary, Instant::now());
+                }
                 if let Some(delay) = self.report_delays.get_mut(tag) {
                     let is_late = delay.is_late(summary.interval_us, self.report_interval, Instant::now());
                     self.context.metrics.note_own_report(is_late);

@@ -80,7 +80,7 @@ impl Receiving {
                 self.context.progress.send_modify(|progress| progress.phase = Phase::Finishing);
             }
             Message::Countersigned { signature } => return self.countersigned(&signature).await.map(Some),
-            Message::Refused(refusal) => return Err(TransferError::Partner(refusal)),
+            Message::Refused(refusal) => return Err(self.refused(refusal)),
             other => return Err(unexpected(&other, "hashes")),
         }
         Ok(None)

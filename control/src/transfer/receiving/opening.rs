@@ -89,6 +89,7 @@ impl Receiving {
             let place = Place::new(partner, plane.lanes()[usize::from(lane)].port, (nth / lanes) as u32);
             self.flows.push(ReceivingFlow { id, lane, slot, place });
             self.new_bytes.push(0);
+            self.opening.push(Default::default());
             self.report_delays.push(Default::default());
             let open = OpenReceive {
                 lane,
@@ -110,7 +111,7 @@ impl Receiving {
             self.context.metrics.note_limit(Limit::Flows);
         }
         let stored_bytes = self.intake.resumed_bytes + offered_bytes;
-        self.offered_at = Some((Instant::now(), self.datagrams_received()));
+        self.offered_at = Some(Instant::now());
         self.context.connection.writer.send(Message::PlanEnd { flows: offers, stored_bytes }).await?;
         self.place_flows().await?;
         self.context.progress.send_modify(|progress| progress.phase = Phase::Moving);

@@ -8,7 +8,7 @@ use super::Sending;
 use crate::connection::SILENCE_TIMEOUT;
 use crate::limits::{HOLDING_PATIENCE, Limit};
 use crate::transfer::TransferError;
-use crate::transfer::flows::{Moved, canonical};
+use crate::transfer::flows::{Moved, canonical, path_closed};
 use crate::transfer::udp_path::{ClosedPath, OUTAGE_NOTICE, UNOPENED_NOTICE};
 use culvert_tuning::counted::{agree, counted};
 
@@ -107,7 +107,7 @@ impl Sending {
         }
         let unreached = self.flows.unreached_ports();
         let notice = if !unreached.is_empty() && self.standstill.began.elapsed() > UNOPENED_NOTICE {
-            Some(ClosedPath::to_partner(&self.context, unreached).to_string())
+            Some(path_closed(&self.context, &self.flows, self.flows.probes_met()).text())
         } else if unreached.is_empty() && self.standstill.arrived.0.elapsed() > OUTAGE_NOTICE {
             let address = canonical(self.context.connection.address.ip());
             let seconds = OUTAGE_NOTICE.as_secs();
@@ -141,7 +141,7 @@ impl Sending {
             let text = format!(
                 "nothing that is sent to {address} has arrived for {} s, although its control connection lives: {}",
                 SILENCE_TIMEOUT.as_secs(),
-                ClosedPath::to_partner(&self.context, self.context.partner_lane_ports.clone())
+                ClosedPath::closed_since(&self.context)
             );
             return Err(TransferError::here(RefusalCode::Temporary, text));
         }
