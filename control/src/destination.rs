@@ -26,14 +26,14 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use culvert_protocol::control::{Refusal, RefusalCode};
+use culvert_protocol::control::{Leave, Refusal, RefusalCode};
 use culvert_protocol::manifest::Manifest;
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, fsync, mkdirat, openat2, syncfs};
 use rustix::io::Errno;
 
 use crate::accounts::may_not;
 use crate::os_error::{self, duplicate, words};
-use crate::profiles::PermittedRoot;
+use crate::profiles::{Leaves, PermittedRoot};
 use crate::sources::named::{SourceOpener, wants_contents};
 use crate::sources::{Source, open_beneath};
 use opened::OpenedDirectories;
@@ -96,6 +96,15 @@ fn not_permitted(text: String) -> Refusal {
 }
 
 impl Reach {
+    /// Whether files may be stored here, and whether they may be fetched. May wait for a disk.
+    #[must_use]
+    pub fn leaves(&self) -> Leaves {
+        match self {
+            Self::Owner { .. } => Leaves { store: Leave::Yes, fetch: Leave::Yes },
+            Self::Permitted(roots) => Leaves::of(roots),
+        }
+    }
+
     /// Opens the directory that a transfer is stored in, and makes it if it is not there. `typed` is the path as the user wrote
     /// it; a single file takes its last component as its name, unless a directory of that name exists or a slash ends it. In
     /// a dry run nothing is made, and a missing directory counts as an empty one.

@@ -7,8 +7,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use culvert_protocol::control::RefusalCode;
+use culvert_protocol::control::{Leave, RefusalCode};
 use culvert_protocol::identity::PublicKey;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::OwnedState;
@@ -78,6 +80,39 @@ pub struct PermittedRoot {
     pub path: PathBuf,
     /// How.
     pub permission: Permission,
+}
+
+/// What a partner may do here, without the directories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Leaves {
+    /// Whether it may store files.
+    pub store: Leave,
+    /// Whether it may fetch files.
+    pub fetch: Leave,
+}
+
+impl Leaves {
+    /// What these directories come to. May wait for a disk.
+    #[must_use]
+    pub fn of(roots: &[PermittedRoot]) -> Self {
+        let leave = |may: fn(Permission) -> bool| {
+            let permitted = || roots.iter().filter(|root| may(root.permission));
+            match permitted().next() {
+                None => Leave::No,
+                Some(_) if permitted().any(|root| root.cannot_be_opened().is_none()) => Leave::Yes,
+                Some(_) => Leave::Unusable,
+            }
+        };
+        Self { store: leave(Permission::writes), fetch: leave(Permission::reads) }
+    }
+}
+
+impl PermittedRoot {
+    /// Why it cannot be opened by this process, if it cannot.
+    #[must_use]
+    pub fn cannot_be_opened(&self) -> Option<Errno> {
+        rustix::fs::open(&self.path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).err()
+    }
 }
 
 /// A partner.

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use culvert_protocol::chunk_map::{CHUNK_BYTES, CHUNKS_MAX};
 use culvert_protocol::control::{
-    Accepted, FLOWS_MAX, Message, NOT_KEPT_IS_TOLD_SINCE, Refusal, RefusalCode, Request, Wish,
+    Accepted, FLOWS_MAX, Message, NOT_KEPT_IS_TOLD_SINCE, PERMISSIONS_ARE_TOLD_SINCE, Refusal, RefusalCode, Request,
+    Wish,
 };
 use culvert_protocol::foreign_text::foreign_text;
 use culvert_protocol::identity::PublicKey;
@@ -25,6 +26,7 @@ use crate::log_limit::{self, About};
 use crate::node::Node;
 use crate::os_error;
 use crate::places::{Full, Limits, Place, Places};
+use crate::profiles::Leaves;
 use crate::registry::{LiveTransfer, RecordState, Role, TransferRecord, unix_ms};
 use crate::request::{Outcome, push};
 use crate::shares::{Kind, Piece, Share};
@@ -36,6 +38,8 @@ use culvert_tuning::counted::{counted, grouped};
 
 /// How long a partner that is introduced may take to ask: a request follows the introduction at once.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a file server may take to say whether the directories are there that a partner may use.
+const DIRECTORIES_PATIENCE: Duration = Duration::from_secs(3);
 /// Partners that are introduced and have not asked, or are told no. One partner has as many as it may have transfers: a
 /// script may begin all of them within one round trip.
 const ASKING: Limits = Limits { all: 2 * SESSIONS_MAX, each: SESSIONS_PER_PARTNER };
@@ -207,6 +211,14 @@ async fn hear_request(
         Ok(Message::Path(PathMessage::Ask(request))) => Asked::Path(introduced, request),
         // Who only asks whether it is known, is.
         Ok(Message::Ping(number)) => {
+            if introduced.connection.version >= PERMISSIONS_ARE_TOLD_SINCE {
+                let reach = introduced.reach.clone();
+                let leaves = tokio::time::timeout(DIRECTORIES_PATIENCE, blocking(move || reach.leaves())).await;
+                // Who hears nothing of it knows as little as from an older program.
+                if let Ok(Leaves { store, fetch }) = leaves {
+                    let _ = introduced.connection.writer.send(Message::Permits { store, fetch }).await;
+                }
+            }
             let _ = introduced.connection.writer.send(Message::Pong(number)).await;
             introduced.connection.close().await;
             return Err(None);

@@ -29,7 +29,7 @@ use crate::tree_hash::ChunkHash;
 use crate::verdict::{SenderTimes, Verdict};
 
 /// The newest version of the control protocol that this program speaks.
-pub const PROTOCOL_VERSION: u16 = 7;
+pub const PROTOCOL_VERSION: u16 = 8;
 /// The version since which partners answer path checks ([`Message::Path`]).
 pub const PATH_CHECKS_SINCE: u16 = 2;
 /// The version since which partners compare files by their chunks ([`Overwrite::Content`]).
@@ -49,6 +49,8 @@ pub const DRY_RUNS_ARE_TOLD_SINCE: u16 = 7;
 pub const PAUSES_ARE_TOLD_SINCE: u16 = 7;
 /// The first protocol version in which the mode of a directory is told whose contents are sent ([`Message::ContentsOf`]).
 pub const CONTENTS_HAVE_A_MODE_SINCE: u16 = 7;
+/// The version since which who asks whether it is known hears what it may do ([`Message::Permits`]).
+pub const PERMISSIONS_ARE_TOLD_SINCE: u16 = 8;
 /// The oldest.
 pub const PROTOCOL_VERSION_MIN: u16 = 1;
 /// The longest frame. A list that does not fit is sent in parts.
@@ -498,6 +500,28 @@ pub enum Message {
         /// Nine bits.
         mode: u16,
     },
+    /// What the speaker lets the other end do here (W-60). Before the [`Message::Pong`] to a [`Message::Ping`] in the place of a
+    /// request, and only to partners of version [`PERMISSIONS_ARE_TOLD_SINCE`].
+    Permits {
+        /// Whether it may store files.
+        store: Leave,
+        /// Whether it may fetch files.
+        fetch: Leave,
+    },
+}
+
+/// Whether a partner may do something. Which directories it is about is not told.
+///
+/// Variants are only ever appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Leave {
+    /// It may not.
+    No,
+    /// It may, in one directory or more.
+    Yes,
+    /// It may, but none of the directories can be opened.
+    Unusable,
 }
 
 /// Bytes that are not a message of this protocol. The connection is of no use any more.

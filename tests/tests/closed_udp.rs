@@ -42,10 +42,16 @@ impl Walled {
 
     /// A side takes no UDP.
     fn close(&self, side: usize) {
-        let rules = "add table inet filter; \
-                     add chain inet filter input { type filter hook input priority 0; policy accept; }; \
-                     add rule inet filter input meta l4proto udp drop";
-        self.lab.tool(side, "nft", &[rules]);
+        self.drop_at(side, "meta l4proto udp drop");
+    }
+
+    fn drop_at(&self, side: usize, rule: &str) {
+        let rules = format!(
+            "add table inet filter; \
+             add chain inet filter input {{ type filter hook input priority 0; policy accept; }}; \
+             add rule inet filter input {rule}"
+        );
+        self.lab.tool(side, "nft", &[&rules]);
     }
 
     fn node(&self, options: &[&str]) -> RunningNode {
@@ -228,6 +234,21 @@ fn who_sends_over_ssh_and_gets_no_answers_is_told_how_to_open_their_way_too() {
 #[test]
 fn who_sends_to_a_node_and_gets_no_answers_is_told_how_to_open_their_way_too() {
     assert_told_and_mended("send", false, Dropped::Answers);
+}
+
+/// The same cause had 1 over ssh and 5 between nodes.
+#[test]
+fn a_closed_tcp_port_ends_with_5_over_ssh_and_between_nodes() {
+    let Some(walled) = Walled::new() else { return };
+    let _node = walled.node(&[]);
+    walled.drop_at(1, "tcp flags syn drop");
+    for is_over_ssh in [true, false] {
+        let ran = told(walled.transfer("send", is_over_ssh, &["--json"]));
+        assert_eq!(ran.code, 5, "{}{}", ran.first, ran.rest);
+        let document: serde_json::Value = serde_json::from_str(&ran.document).unwrap();
+        assert_eq!(document["error"]["code"], "temporary", "{document}");
+        assert!(ran.first.contains("TCP port"), "{}", ran.first);
+    }
 }
 
 /// Where no notice is shown the error has all of it; a document always has.

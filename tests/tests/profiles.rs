@@ -3,8 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use culvert_protocol::control::{Leave, Message, RefusalCode};
 use culvert_tests::node::{Pair, key_of};
 use culvert_tests::program::{Ran, command, run};
+use culvert_tests::schema::assert_valid;
+use culvert_tests::stranger::Stranger;
+use serde_json::json;
 
 fn fingerprint_of(state: &Path) -> String {
     run(state, ["identity", "--json", "init"]).exits(0).json()["fingerprint"].as_str().unwrap().to_owned()
@@ -75,6 +79,74 @@ fn verify_asks_whether_the_partner_knows_this_node() {
     verify(&[]).exits(0);
     drop(node);
     verify(&[]).exits(5).says("cannot connect");
+}
+
+/// It said that both knew each other, and the first transfer was refused.
+#[test]
+fn verify_tells_what_each_side_permits_and_what_to_change_on_which_host() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    let verify = || {
+        let text = run(&pair.here, ["profile", "verify", "second"]).exits(0).out;
+        let answer = run(&pair.here, ["profile", "verify", "second", "--json"]).exits(0).json();
+        assert_valid(&answer, "profile-verified");
+        (text, answer)
+    };
+    let permit = |state: &Path, name: &str, what: &[&str]| {
+        run(state, [&["profile", "edit", name], what].concat()).exits(0);
+    };
+    let shared = pair.shared.display().to_string();
+    let (text, answer) = verify();
+    assert_eq!(answer["permitted_there"], json!({ "store": "yes", "fetch": "yes" }), "{answer}");
+    assert_eq!(answer["permitted_here"], json!({ "store": "no", "fetch": "no" }), "{answer}");
+    assert!(text.contains("this node may store and fetch files there"), "{text}");
+    assert!(text.contains("'second' may neither store nor fetch files here"), "{text}");
+    assert_eq!(answer["remedies"], json!([]), "one direction is enough: {answer}");
+    // Directions, and not directories.
+    permit(&pair.there, "first", &["--permit", &format!("{shared}:read")]);
+    let (text, answer) = verify();
+    assert_eq!(answer["permitted_there"], json!({ "store": "no", "fetch": "yes" }), "{answer}");
+    assert!(text.contains("may fetch files and not store any there") && !text.contains(&shared), "{text}");
+    // Neither lets the other do anything.
+    permit(&pair.there, "first", &["--forbid", &shared]);
+    let (text, answer) = verify();
+    assert_eq!(answer["remedies"].as_array().unwrap().len(), 2, "{answer}");
+    for part in
+        ["on the host of 'second'", "profile edit NAME --permit", "on this host", "profile edit second --permit"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    // What is permitted and is not there any more.
+    let gone = pair.path("gone");
+    fs::create_dir(&gone).unwrap();
+    let permitted = format!("{}:write", gone.display());
+    permit(&pair.there, "first", &["--permit", &permitted]);
+    permit(&pair.here, "second", &["--permit", &permitted]);
+    fs::remove_dir(&gone).unwrap();
+    let (text, answer) = verify();
+    assert_eq!(answer["permitted_there"], json!({ "store": "unusable", "fetch": "no" }), "{answer}");
+    assert!(text.contains("no directory that is permitted for it can be opened"), "{text}");
+    assert!(text.contains(&format!("--forbid {}", gone.display())), "{text}");
+}
+
+/// W-60.
+#[test]
+fn what_is_permitted_is_told_to_those_who_understand_it() {
+    let pair = Pair::new();
+    let node = pair.start();
+    for version in [1, 7] {
+        let mut old = Stranger::introduced_as(&pair.here, node.port, version);
+        old.say(&Message::Ping(5));
+        assert_eq!(old.hear(), Some(Message::Pong(5)), "version {version}");
+    }
+    let mut new = Stranger::introduced(&pair.here, node.port);
+    new.say(&Message::Ping(5));
+    assert_eq!(new.hear(), Some(Message::Permits { store: Leave::Yes, fetch: Leave::Yes }));
+    assert_eq!(new.hear(), Some(Message::Pong(5)));
+    // Nobody asked for it.
+    let mut liar = Stranger::introduced(&pair.here, node.port);
+    liar.say(&Message::Permits { store: Leave::Yes, fetch: Leave::Yes });
+    assert_eq!(liar.hear_refusal().code, RefusalCode::Protocol);
 }
 
 #[test]

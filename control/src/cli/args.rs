@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use culvert_dataplane::datapath::udp::SUPER_BUFFER_BYTES;
 use culvert_protocol::control::Overwrite;
+use culvert_protocol::identity::PublicKey;
 use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
 use culvert_protocol::rate_control::Mode;
 use culvert_protocol::seal::Cipher;
@@ -480,12 +481,20 @@ pub enum TransferAction {
         /// Transfer id, or a file with a receipt
         what: OsString,
         /// Require this key as the sender's
-        #[arg(long, value_name = "KEY")]
+        #[arg(long, value_name = "KEY", value_parser = key_or_fingerprint)]
         sender: Option<String>,
         /// Require this key as the receiver's
-        #[arg(long, value_name = "KEY")]
+        #[arg(long, value_name = "KEY", value_parser = key_or_fingerprint)]
         receiver: Option<String>,
     },
+}
+
+/// Takes what a receipt's keys are compared with.
+fn key_or_fingerprint(text: &str) -> Result<String, String> {
+    match text.parse::<PublicKey>() {
+        Err(error) if !text.starts_with("SHA256:") => Err(format!("{error}, nor a fingerprint (SHA256:…)")),
+        _ => Ok(text.to_owned()),
+    }
 }
 
 /// `culvert status` and `culvert monitor`.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use culvert_dataplane::limit::{LimitEnd, LimitReceiver, LimitResult, Work, send_limit};
 use culvert_link::kernel_bypass::Mode;
 
-use crate::cli::args::{BenchArgs, BenchWhat, GlobalArgs, LimitArgs, NetArgs};
+use crate::cli::args::{BenchArgs, BenchWhat, EngineArgs, GlobalArgs, LimitArgs, NetArgs};
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::report::{Telling, print_json, say};
 use crate::cli::second_node::SecondNode;
@@ -159,12 +159,33 @@ fn show_limit(
     Ok(ExitCode::Done)
 }
 
+/// Refuses options that the second node of this machine cannot have. Both nodes listen on loopback, on ports of their own.
+fn require_second(global: &GlobalArgs, engine: &EngineArgs) -> Result<(), CommandError> {
+    Settings::resolve(&global.flags(engine))?.engine(false, None)?;
+    let EngineArgs { cores: _, memory: _, mtu: _, bind, ports, datapath, interface, af_xdp_mode, busy_poll } = engine;
+    let others = [
+        (bind, "--bind"),
+        (ports, "--ports"),
+        (datapath, "--datapath"),
+        (interface, "--interface"),
+        (af_xdp_mode, "--af-xdp-mode"),
+        (busy_poll, "--busy-poll"),
+    ];
+    match others.into_iter().find(|(value, _)| value.as_deref().is_some_and(|value| value != "udp")) {
+        Some((_, option)) => Err(CommandError::usage(format!(
+            "{option} is for a measurement with a partner: without one both nodes are on this machine, over loopback"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// The engine from memory to memory.
 async fn net(global: GlobalArgs, args: NetArgs, json: bool) -> Result<ExitCode, CommandError> {
     let telling = Telling { json, quiet: global.quiet, ..Telling::default() };
     let options = options_of(&args.options)?;
     let movement = Movement::Measure { bytes: args.size };
     let Some(partner) = &args.partner else {
+        require_second(&global, &args.engine)?;
         let room = tempfile::Builder::new().prefix("culvert-bench-").tempdir().map_err(CommandError::failed)?;
         let second = SecondNode::start(room.path(), &args.engine).await?;
         let request = TransferRequest {

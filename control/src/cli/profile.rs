@@ -46,11 +46,12 @@ pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, Comm
             show(&profiles, &name, args.json)?;
         }
         ProfileAction::Edit { name, key, change, forbid } => {
+            let key = key.map(|key| key.parse::<PublicKey>().map_err(CommandError::usage)).transpose()?;
+            let new_addresses = addresses(&change)?;
             let mut profile = profiles.get(&name)?;
             if let Some(key) = key {
-                profile.key = key.parse::<PublicKey>().map_err(CommandError::usage)?;
+                profile.key = key;
             }
-            let new_addresses = addresses(&change)?;
             if !new_addresses.is_empty() {
                 profile.addresses = new_addresses;
             }

@@ -1,8 +1,8 @@
 //! What a partner says on the control connection, and the receipts that stay.
 
 use culvert_protocol::control::{
-    Accepted, FileError, FlowOffer, FrameReader, LeftOut, Message, Options, Overwrite, Refusal, RefusalCode, Request,
-    Run, TransferId, Wish, decode_entries, encode_entry,
+    Accepted, FileError, FlowOffer, FrameReader, Leave, LeftOut, Message, Options, Overwrite, Refusal, RefusalCode,
+    Request, Run, TransferId, Wish, decode_entries, encode_entry,
 };
 use culvert_protocol::dry_run::{Fate, FateRun, Finding};
 use culvert_protocol::identity::Identity;
@@ -102,8 +102,16 @@ pub(super) fn message_samples() -> Vec<Vec<u8>> {
         ])),
         Message::DryRun(Finding::Room { free_bytes: Some(1 << 40), needed_bytes: 77 }),
     ];
+    let since_8 = [Message::Permits { store: Leave::Yes, fetch: Leave::Unusable }];
     // A sample's number is its file's name in the corpus.
-    transfer_messages().iter().chain(&path_messages()).chain(&since_6).chain(&since_7).map(framed).collect()
+    transfer_messages()
+        .iter()
+        .chain(&path_messages())
+        .chain(&since_6)
+        .chain(&since_7)
+        .chain(&since_8)
+        .map(framed)
+        .collect()
 }
 
 /// A control connection's bytes: transfers' messages and path checks'.

@@ -7,6 +7,9 @@ use culvert_link::capture::SNAP_BYTES_MAX;
 
 use crate::cli::numbers::number_in;
 
+/// A year; a clock that counts more may not.
+const SECONDS_MAX: f64 = 31_536_000.0;
+
 /// `culvert capture`.
 #[derive(Clone, Debug, Args)]
 #[command(
@@ -34,8 +37,8 @@ pub struct CaptureArgs {
 }
 
 fn parse_seconds(text: &str) -> Result<f64, String> {
-    let seconds = text.parse().ok().filter(|seconds: &f64| seconds.is_finite() && *seconds > 0.0);
-    seconds.ok_or_else(|| "a number of seconds above 0 is needed".to_owned())
+    let seconds = text.parse().ok().filter(|seconds: &f64| *seconds > 0.0 && *seconds <= SECONDS_MAX);
+    seconds.ok_or_else(|| format!("'{text}' is not a number of seconds above 0, at most {SECONDS_MAX}"))
 }
 
 fn parse_snap(text: &str) -> Result<usize, String> {

@@ -1,15 +1,16 @@
-//! `culvert profile verify`: whether two nodes know each other.
+//! `culvert profile verify`: whether two nodes know each other, and what each lets the other do.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_protocol::control::{Message, RefusalCode};
+use culvert_protocol::control::{Leave, Message, RefusalCode};
 use culvert_protocol::foreign_text::plain_lines;
 
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::report::{print_json, say};
 use crate::connection::{Connection, connect_to_host};
-use crate::profiles::Profiles;
+use crate::os_error;
+use crate::profiles::{Leaves, Profile, Profiles};
 use crate::request::split_host_port;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
@@ -57,30 +58,118 @@ pub async fn run(
         let software = connection.partner_software.clone();
         let knows = ask(&mut connection).await;
         connection.close().await;
-        knows.map_err(|error| CommandError {
+        let there = knows.map_err(|error| CommandError {
             text: format!("{address} is '{name}', but {}", plain_lines(&error.text)),
             ..error
         })?;
+        let both = BothSides { name, there, here: Leaves::of(&profile.permit) };
         if json {
             print_json(&serde_json::json!({
                 "name": name, "address": address, "software": software, "verified": true, "knows_this_node": true,
+                "permitted_there": both.there, "permitted_here": both.here, "remedies": both.remedies(&profile),
             }))?;
         } else {
             say(&format!("{address} is '{name}': {software}, {}; it knows this node", found.fingerprint()))?;
+            say(&both.lines(&profile).join("\n"))?;
         }
         return Ok(ExitCode::Done);
     }
     Err(last)
 }
 
+/// No directory is permitted.
+const NOTHING: Leaves = Leaves { store: Leave::No, fetch: Leave::No };
+
+/// What each side lets the other do.
+struct BothSides<'a> {
+    name: &'a str,
+    /// What this node may do there; none if the partner does not say.
+    there: Option<Leaves>,
+    /// What the partner may do here.
+    here: Leaves,
+}
+
+impl BothSides<'_> {
+    fn lines(&self, profile: &Profile) -> Vec<String> {
+        let there = self.there.map_or_else(
+            || "its program does not say what this node may do there".to_owned(),
+            |there| format!("this node may {} there", words(there)),
+        );
+        let mut lines = vec![
+            format!("  there      {there}"),
+            format!("  here       '{}' may {} here", self.name, words(self.here)),
+        ];
+        lines.extend(self.remedies(profile).iter().map(|remedy| format!("  to change  {remedy}")));
+        lines
+    }
+
+    /// What stands in the way of transfers, and what takes it away on the host where it has to be done. That one direction is
+    /// permitted and the other is not is how most nodes are set up, and nothing to mend.
+    fn remedies(&self, profile: &Profile) -> Vec<String> {
+        let name = self.name;
+        let mut remedies = Vec::new();
+        if let Some(there) = self.there {
+            if there == NOTHING {
+                remedies.push(format!(
+                    "on the host of '{name}': this node may do nothing there: 'culvert profile edit NAME --permit DIRECTORY:write' \
+                     lets it store files (:read lets it fetch; NAME is this node's name there)"
+                ));
+                if self.here == NOTHING {
+                    remedies.push(format!(
+                        "on this host: '{name}' may do nothing here either, so that no transfer between the two is possible: \
+                         'culvert profile edit {name} --permit DIRECTORY:write' lets it store files (:read lets it fetch)"
+                    ));
+                }
+            }
+            for (verb, leave) in [("store", there.store), ("fetch", there.fetch)] {
+                if leave == Leave::Unusable {
+                    remedies.push(format!(
+                        "on the host of '{name}': this node may {verb} files there, but no directory that is permitted for it \
+                         can be opened: 'culvert profile show NAME' there names them"
+                    ));
+                }
+            }
+        }
+        for root in &profile.permit {
+            if let Some(error) = root.cannot_be_opened() {
+                let path = root.path.display();
+                remedies.push(format!(
+                    "on this host: {path} is permitted to '{name}' and cannot be opened ({}): make it, or take it back with \
+                     'culvert profile edit {name} --forbid {path}'",
+                    os_error::words(error)
+                ));
+            }
+        }
+        remedies
+    }
+}
+
+fn words(leaves: Leaves) -> &'static str {
+    let may = |leave| leave != Leave::No;
+    match (may(leaves.store), may(leaves.fetch)) {
+        (true, true) => "store and fetch files",
+        (true, false) => "store files and not fetch any",
+        (false, true) => "fetch files and not store any",
+        (false, false) => "neither store nor fetch files",
+    }
+}
+
 /// Asks for the smallest of answers. A partner refuses whom it does not know before it looks at what they say, and
-/// answers others, be it that this is nothing to ask for (versions of before answer so).
-async fn ask(connection: &mut Connection) -> Result<(), CommandError> {
+/// answers others, be it that this is nothing to ask for (versions of before answer so). What it permits comes before, if it says so.
+async fn ask(connection: &mut Connection) -> Result<Option<Leaves>, CommandError> {
     // Whoever refuses may have closed the connection already: what it said is still there to be read.
     let _ = connection.writer.send(Message::Ping(1)).await;
-    let answer = tokio::time::timeout(ANSWER_TIMEOUT, connection.reader.next()).await;
-    match answer {
-        Ok(Ok(Message::Refused(refusal))) if refusal.code == RefusalCode::Protocol => Ok(()),
+    let mut permits = None;
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, async {
+        loop {
+            match connection.reader.next().await {
+                Ok(Message::Permits { store, fetch }) if permits.is_none() => permits = Some(Leaves { store, fetch }),
+                answer => return answer,
+            }
+        }
+    });
+    match answer.await {
+        Ok(Ok(Message::Refused(refusal))) if refusal.code == RefusalCode::Protocol => Ok(None),
         Ok(Ok(Message::Refused(refusal))) => {
             let code = match refusal.code {
                 RefusalCode::UnknownKey | RefusalCode::NotPermitted => ExitCode::NotPermitted,
@@ -89,7 +178,7 @@ async fn ask(connection: &mut Connection) -> Result<(), CommandError> {
             };
             Err(CommandError::told(code, format!("refuses this node: {}", refusal.text)))
         }
-        Ok(Ok(_)) => Ok(()),
+        Ok(Ok(_)) => Ok(permits),
         Ok(Err(error)) => {
             Err(CommandError::new(ExitCode::Temporary, format!("does not say whether it knows this node: {error}")))
         }
