@@ -92,6 +92,20 @@ pub fn say(about: About, line: impl FnOnce() -> String) {
     }
 }
 
+/// Lets each line on standard error begin with the time, unless standard error is the journal, which notes it by itself.
+pub fn stamp_lines() {
+    if !is_journal() {
+        // To milliseconds, in UTC (RFC 3339).
+        culvert_link::aside::stamp_with(|| format!("{:.3} ", jiff::Timestamp::now()));
+    }
+}
+
+/// Whether standard error is the journal: systemd says which device and inode that is (systemd.exec(5), `JOURNAL_STREAM`).
+fn is_journal() -> bool {
+    let Some(told) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    rustix::fs::fstat(rustix::stdio::stderr()).is_ok_and(|stat| told == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
 static IS_QUIET: AtomicBool = AtomicBool::new(false);
 
 /// Whether lines about what went well are left out.

@@ -119,6 +119,18 @@ pub struct Metrics {
     lanes_seen: Mutex<LaneSeen>,
 }
 
+/// Who may be turned away, and why.
+const TURNED_AWAY: &[(&str, &[&str])] = &[
+    ("control", &["silent", "crowded", "too_many", "slow", "broken", "unknown_key", "profiles"]),
+    ("asking", &["silent", "crowded", "broken", "own_places_taken", "all_places_taken"]),
+    ("pending_keys", &["too_many", "all_places_taken"]),
+    ("metrics", OF_PROGRAMS),
+    ("psconfig", OF_PROGRAMS),
+    ("api", OF_PROGRAMS),
+];
+/// Why programs are turned away that ask over HTTP.
+const OF_PROGRAMS: &[&str] = &["silent", "broken", "crowded", "slow", "own_places_taken", "all_places_taken"];
+
 /// Makes a metric and registers it. The names are constants, so a mistake in one shows in the first test.
 macro_rules! register {
     ($registry:expr, $metric:expr) => {{
@@ -319,6 +331,11 @@ impl Metrics {
             registry,
         };
         // Series that exist from the beginning let alert rules tell "none" from "not scraped".
+        for (lobby, reasons) in TURNED_AWAY {
+            for reason in *reasons {
+                metrics.turned_away.with_label_values(&[*lobby, *reason]);
+            }
+        }
         for state in RecordState::ALL {
             metrics.transfers.with_label_values(&[state.word()]).set(0);
         }
@@ -398,6 +415,10 @@ impl Metrics {
 
     /// Somebody found no place, or did not go on in time.
     pub fn note_turned_away(&self, lobby: &str, reason: &str) {
+        debug_assert!(
+            TURNED_AWAY.iter().any(|(known, reasons)| *known == lobby && reasons.contains(&reason)),
+            "{lobby} has a series for {reason} from the beginning"
+        );
         self.turned_away.with_label_values(&[lobby, reason]).inc();
     }
 

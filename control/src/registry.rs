@@ -10,9 +10,9 @@ mod seen;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use culvert_protocol::control::{Refusal, RefusalCode, TransferId};
+use culvert_protocol::control::{PAUSES_ARE_TOLD_SINCE, Refusal, RefusalCode, TransferId};
 use culvert_protocol::receipt::Receipt;
 use tokio::sync::watch;
 
@@ -30,13 +30,31 @@ pub use record::{Failure, RecordState, Role, TransferRecord, failure};
 use record::{RecordFile, VERSION};
 pub use seen::{INTERRUPTED, recently_cut_off};
 
+/// How long connections may take to say why a transfer ends when the process does.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 #[derive(Debug)]
 struct Live {
     progress: watch::Receiver<Progress>,
     cancel: watch::Sender<bool>,
-    /// Whether it is stopped to go on later.
-    is_pausing: bool,
+    /// Why it is to stop, once it is.
+    stop: Stop,
 }
+
+/// Why a transfer is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// For good.
+    Canceled,
+    /// Until this node's user resumes it.
+    Paused,
+    /// This node ends in order: its user's transfer goes on when it is started again, a partner's when it asks again.
+    NodeStops,
+}
+
+/// What a partner is told, and the record of its transfer says, when this node ends in order.
+const NODE_WAS_STOPPED: &str =
+    "the node was stopped: the transfer goes on from what is stored when the node runs again";
 
 /// A live transfer's handles for whoever carries it out.
 #[derive(Debug)]
@@ -155,7 +173,7 @@ impl Registry {
             Entry::Occupied(_) => None,
             Entry::Vacant(_) if lock(&self.others).contains_key(&id) => None,
             Entry::Vacant(place) => {
-                place.insert(Live { progress: progress_receiver, cancel, is_pausing: false });
+                place.insert(Live { progress: progress_receiver, cancel, stop: Stop::Canceled });
                 Some(LiveTransfer { progress, cancel: cancel_receiver })
             }
         }
@@ -316,11 +334,16 @@ impl Registry {
     /// [`StateError`] if that is not written down yet; it will be when the disk takes it.
     pub async fn fail(&self, id: TransferId, error: &TransferError) -> Result<(), StateError> {
         let is_canceled = error.code() == RefusalCode::Canceled;
-        let is_pausing = lock(&self.live).get(&id).is_some_and(|live| live.is_pausing);
+        let stop = lock(&self.live).get(&id).map_or(Stop::Canceled, |live| live.stop);
         self.end(id, None, std::future::ready(()), |record| {
-            if is_canceled && is_pausing {
-                (record.state, record.error) = (RecordState::Paused, None);
-                return;
+            match stop {
+                Stop::Paused if is_canceled => {
+                    (record.state, record.error) = (RecordState::Paused, None);
+                    return;
+                }
+                // It stays noted as it is, and goes on when the node is started again.
+                Stop::NodeStops if is_canceled && record.request.is_some() => return,
+                Stop::Canceled | Stop::Paused | Stop::NodeStops => {}
             }
             record.state = if is_canceled { RecordState::Canceled } else { RecordState::Failed };
             record.ended_unix_ms = Some(unix_ms());
@@ -337,7 +360,7 @@ impl Registry {
     /// Asks a transfer to stop; false if it is neither under way nor paused.
     pub async fn cancel(&self, id: TransferId) -> bool {
         if let Some(live) = lock(&self.live).get_mut(&id) {
-            live.is_pausing = false;
+            live.stop = Stop::Canceled;
             live.cancel.send_replace(true);
             return true;
         }
@@ -357,15 +380,47 @@ impl Registry {
         let is_ours = lock(&self.records).get(&id).is_some_and(|record| record.request.is_some());
         let mut live = lock(&self.live);
         let Some(live) = live.get_mut(&id).filter(|_| is_ours) else { return false };
-        live.is_pausing = true;
+        live.stop = Stop::Paused;
         live.cancel.send_replace(true);
         true
     }
 
-    /// Whether a transfer is about to stop because this node's user paused it.
+    /// Stops all transfers because this node ends in order, and waits for them, but not for `patience`.
+    pub async fn stop_all(&self, patience: Duration) {
+        if lock(&self.live).is_empty() {
+            return;
+        }
+        for live in lock(&self.live).values_mut() {
+            // What is being canceled or paused stays so.
+            if !live.cancel.send_replace(true) {
+                live.stop = Stop::NodeStops;
+            }
+        }
+        let ended = async {
+            while !lock(&self.live).is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        // What hangs is cut off with this process.
+        let _ = tokio::time::timeout(patience, ended).await;
+        // For the last words to partners, which connections' tasks write.
+        tokio::time::sleep(LAST_WORDS).await;
+    }
+
+    /// What a transfer's partner is told instead of this refusal, if the transfer stops to go on later. `version` is what the
+    /// partner speaks.
     #[must_use]
-    pub fn is_pausing(&self, id: TransferId) -> bool {
-        lock(&self.live).get(&id).is_some_and(|live| live.is_pausing)
+    pub fn told(&self, id: TransferId, refusal: Refusal, version: u16) -> Refusal {
+        let stop = lock(&self.live).get(&id).map_or(Stop::Canceled, |live| live.stop);
+        match stop {
+            _ if refusal.code != RefusalCode::Canceled => refusal,
+            Stop::Paused if version >= PAUSES_ARE_TOLD_SINCE => {
+                let text = "the partner has paused the transfer: it goes on when it is resumed there";
+                Refusal::new(RefusalCode::Interrupted, text)
+            }
+            Stop::NodeStops => Refusal::new(RefusalCode::Temporary, NODE_WAS_STOPPED),
+            Stop::Canceled | Stop::Paused => refusal,
+        }
     }
 
     /// A transfer, with its progress if it is under way.

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{
-    CONTENT_SINCE, FRAME_BYTES_MAX, Message, Options, Overwrite, PAUSES_ARE_TOLD_SINCE, Refusal, RefusalCode, Request,
-    TransferId, Wish,
+    CONTENT_SINCE, FRAME_BYTES_MAX, Message, Options, Overwrite, Refusal, RefusalCode, Request, TransferId, Wish,
 };
 use culvert_protocol::dry_run::Finding;
 use culvert_protocol::identity::PublicKey;
@@ -373,14 +372,7 @@ async fn try_once(
     };
     if let Some(refusal) = outcome.as_ref().err().and_then(TransferError::told) {
         // If the partner is gone it does not need to know.
-        let is_pause = refusal.code == RefusalCode::Canceled && node.registry.is_pausing(id);
-        let told = if is_pause && version >= PAUSES_ARE_TOLD_SINCE {
-            let text = "the partner has paused the transfer: it goes on when it is resumed there";
-            Refusal::new(RefusalCode::Interrupted, text)
-        } else {
-            refusal
-        };
-        let _ = writer.send(Message::Refused(told)).await;
+        let _ = writer.send(Message::Refused(node.registry.told(id, refusal, version))).await;
     }
     drop(writer);
     farewell.wait().await;

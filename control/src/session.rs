@@ -262,13 +262,18 @@ async fn answer(node: &Arc<Node>, introduced: Introduced, request: Request) {
         Err(refusal) => return refuse(connection, refusal).await,
     };
     let (writer, farewell) = (connection.writer.clone(), connection.farewell());
-    let is_told = connection.version >= NOT_KEPT_IS_TOLD_SINCE;
+    let version = connection.version;
+    let is_told = version >= NOT_KEPT_IS_TOLD_SINCE;
     let is_sender = matches!(request.wish, Wish::Pull { .. });
     let mut outcome = carry_out(node, connection, request, reach, Begun { live, share }, &partner).await;
     if let Ok(outcome) = &mut outcome {
         node.supervisor.note_datapath(&mut outcome.result).await;
     }
     if let Some(refusal) = outcome.as_ref().err().and_then(TransferError::told) {
+        let refusal = node.registry.told(id, refusal, version);
+        if refusal.code == RefusalCode::Temporary {
+            outcome = Err(TransferError::Here(refusal.clone()));
+        }
         let _ = writer.send(Message::Refused(refusal)).await;
     }
     // Before the goodbye, for which the partner waits (W-56): it may come again with the same transfer at

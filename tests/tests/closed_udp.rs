@@ -241,13 +241,13 @@ fn who_sends_to_a_node_and_gets_no_answers_is_told_how_to_open_their_way_too() {
 fn a_closed_tcp_port_ends_with_5_over_ssh_and_between_nodes() {
     let Some(walled) = Walled::new() else { return };
     let _node = walled.node(&[]);
-    walled.drop_at(1, "tcp flags syn drop");
+    walled.drop_at(1, "tcp flags syn reject with tcp reset");
     for is_over_ssh in [true, false] {
         let ran = told(walled.transfer("send", is_over_ssh, &["--json"]));
         assert_eq!(ran.code, 5, "{}{}", ran.first, ran.rest);
         let document: serde_json::Value = serde_json::from_str(&ran.document).unwrap();
         assert_eq!(document["error"]["code"], "temporary", "{document}");
-        assert!(ran.first.contains("TCP port"), "{}", ran.first);
+        assert!(ran.first.contains("10.96.0.2"), "{}", ran.first);
     }
 }
 

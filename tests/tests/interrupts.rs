@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use culvert_tests::node::{Pair, RunningNode, wait_for};
 use culvert_tests::program::{Ran, command, run};
 use culvert_tests::schema::assert_valid;
+use rustix::process::Signal;
 
 /// Whether a process has a handler for a signal (proc_pid_status(5), `SigCgt`).
 fn handles(process: u32, signal: u32) -> Option<()> {
@@ -22,6 +23,12 @@ fn interrupted(state: &Path, arguments: &[&str], signal: &str, mut begun: impl F
     wait_for("the command's beginning", || begun(running.id()));
     Command::new("kill").args([&format!("-{signal}"), &running.id().to_string()]).status().unwrap();
     Ran::from(running.wait_with_output().unwrap())
+}
+
+/// Whether a line begins with a time in UTC (RFC 3339).
+fn is_timed(line: &str) -> bool {
+    let shape = |character: char| if character.is_ascii_digit() { '0' } else { character };
+    line.chars().map(shape).collect::<String>().starts_with("0000-00-00T00:00:00.000Z culvert: ")
 }
 
 fn entries(directory: &Path) -> usize {
@@ -84,4 +91,52 @@ fn who_waits_for_a_transfer_and_is_interrupted_hears_so() {
     let shown = run(&pair.here, ["transfer", "show", "--json", &id]).exits(0).json();
     assert!(["active", "queued"].contains(&shown["state"].as_str().unwrap()), "{shown}");
     run(&pair.here, ["transfer", "cancel", &id]).exits(0);
+}
+
+/// Its record said that its process was killed, and the partner's that the connection was cut.
+#[test]
+fn a_node_that_is_stopped_says_so_to_partners_and_to_itself_and_goes_on_with_its_own() {
+    for is_asked in [true, false] {
+        let pair = Pair::new();
+        let node = pair.start();
+        let large = pair.path("large");
+        fs::write(&large, vec![7; 20 << 20]).unwrap();
+        let destination = format!("second:{}", pair.shared.join("large").display());
+        let state_of = |state: &Path, id: &str| {
+            run(state, ["transfer", "show", "--json", id]).exits(0).json()["state"].as_str().unwrap().to_owned()
+        };
+        let is_begun = || (entries(&pair.shared) > 0).then_some(());
+        if is_asked {
+            let mut sending = command(&pair.here, ["send", "--json", "--rate", "1M", "--retries", "0"]);
+            sending.arg(&large).arg(&destination);
+            let sending = sending.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            wait_for("the first data", is_begun);
+            let log = node.log();
+            assert!(node.end_by(Signal::TERM).success());
+            let ran = Ran::from(sending.wait_with_output().unwrap()).exits(5).says("second: the node was stopped");
+            let id = ran.json()["transfer"].as_str().unwrap().to_owned();
+            let record = run(&pair.there, ["transfer", "show", "--json", &id]).exits(0).json();
+            assert_eq!((&record["state"], &record["error"]["exit_code"]), (&"failed".into(), &5.into()), "{record}");
+            assert!(record["error"]["text"].as_str().unwrap().contains("the node was stopped"), "{record}");
+            // Nobody else notes the time of what stands in the log.
+            assert!(log.lines().next().is_some_and(|line| is_timed(line)), "{log}");
+            continue;
+        }
+        let mut starting =
+            command(&pair.here, ["node", "--listen", "127.0.0.1:0", "--ports", "any", "--metrics", "off"]);
+        let ours = RunningNode::start(&pair.here, &mut starting);
+        let mut submitting = command(&pair.here, ["transfer", "submit", "--json", "--rate", "1M"]);
+        submitting.arg(&large).arg(&destination);
+        let id = Ran::from(submitting.output().unwrap()).exits(0).json()["transfer"].as_str().unwrap().to_owned();
+        wait_for("the first data", is_begun);
+        assert!(ours.end_by(Signal::TERM).success());
+        let record = wait_for("the partner's record", || {
+            let record = run(&pair.there, ["transfer", "show", "--json", &id]).exits(0).json();
+            (record["state"] == "failed").then_some(record)
+        });
+        assert!(record["error"]["text"].as_str().unwrap().contains("the node was stopped"), "{record}");
+        let _again = RunningNode::start(&pair.here, &mut starting);
+        wait_for("what goes on", || (state_of(&pair.here, &id) == "active").then_some(()));
+        run(&pair.here, ["transfer", "cancel", &id]).exits(0);
+    }
 }

@@ -67,6 +67,8 @@ fn silent_connections_keep_no_partner_out_that_was_not_seen_before() {
         let pair = Pair::new();
         let node = pair.start();
         let port = node.port;
+        let from_the_beginning = "culvert_turned_away_total{lobby=\"asking\",reason=\"all_places_taken\"} 0";
+        assert!(node.metrics().contains(from_the_beginning), "a series begins with its first event");
         let silent = Greedy::start(20, 1_000, move || connect_from(last, port).ok());
         silent.wait_for(130);
         assert_served(&pair.here, port);

@@ -28,6 +28,8 @@ pub const LOCK: &str = "node.lock";
 const LOCK_TRIES: u32 = 10;
 /// See [`LOCK_TRIES`].
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// How long transfers may take to end when the node does; what hangs on a disk is cut off.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a running node leaves in its state directory for others on this host.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,6 +57,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     let settings = Settings::resolve(&flags)?;
     let state = StateDirectory::open(&settings.state.value)?;
     let _lock = lock(&state)?;
+    crate::log_limit::stamp_lines();
     let dataplane = match &settings.dataplane_socket.value {
         Some(path) => Origin::Socket(path.clone()),
         None => Origin::Child(crate::cli::send::program()),
@@ -104,7 +107,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     }
     tokio::spawn(crate::partner_hosts::keep_known(node.clone()));
     tokio::spawn(crate::log_limit::tell_what_was_left_out());
-    tokio::spawn(listen(node.clone(), listener, spare, Admission::Profiles));
+    let listening = tokio::spawn(listen(node.clone(), listener, spare, Admission::Profiles));
     tokio::spawn(tuning::keep(tuning::directory_in(&tuning::state_of_host(&settings))));
     tokio::spawn(tuning::count_findings(node.metrics.clone()));
     tokio::spawn(keep_data_plane(node.clone()));
@@ -117,7 +120,10 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
             return Err(CommandError::failed(format!("the API cannot be served: {reason}")));
         }
     };
-    // Transfers that are under way stay noted as such, and go on when the node is started again.
+    // Those that this node's user asked for stay noted as under way, and go on when the node is started again; partners hear why
+    // theirs end.
+    listening.abort();
+    node.registry.stop_all(STOP_PATIENCE).await;
     node.registry.settle().await;
     for name in ["node.json", "api.sock"] {
         let _ = state.remove(name);

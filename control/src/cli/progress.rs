@@ -93,24 +93,23 @@ fn draw(bar: &ProgressBar, now: &Progress) {
     bar.tick();
 }
 
-/// Progress as one line.
+/// Progress as one line. Before anything is known there are no numbers.
 #[must_use]
 pub fn line(now: &Progress) -> String {
+    let phase = phase_words(now.phase);
+    if now.bytes_total == 0 && now.files_total == 0 && now.bytes_done == 0 {
+        return phase.to_owned();
+    }
     let percent = if now.bytes_total > 0 { now.bytes_done as f64 * 100.0 / now.bytes_total as f64 } else { 0.0 };
-    format!(
-        "{} {:.0} %: {} of {}, {} of {}, {}{}",
-        phase_words(now.phase),
-        percent,
-        show_bytes(now.bytes_done),
-        show_bytes(now.bytes_total),
-        show_count(now.files_done),
-        counted(now.files_total, "file"),
-        show_rate(now.rate_bits_per_second),
-        match eta(now) {
-            eta if eta.is_empty() => eta,
-            eta => format!(", {eta}"),
-        }
-    )
+    let mut line = format!("{phase} {percent:.0} %: {} of {}", show_bytes(now.bytes_done), show_bytes(now.bytes_total));
+    if now.files_total > 0 {
+        line += &format!(", {} of {}", show_count(now.files_done), counted(now.files_total, "file"));
+    }
+    line += &format!(", {}", show_rate(now.rate_bits_per_second));
+    match eta(now) {
+        eta if eta.is_empty() => line,
+        eta => format!("{line}, {eta}"),
+    }
 }
 
 fn eta(now: &Progress) -> String {
@@ -150,6 +149,9 @@ mod tests {
             rate_bits_per_second: 8 << 30,
             ..Progress::default()
         };
+        assert_eq!(line(&Progress { phase: Phase::Connecting, ..Progress::default() }), "connecting");
+        let of_memory = Progress { files_done: 0, files_total: 0, ..now.clone() };
+        assert_eq!(line(&of_memory), "moving 25 %: 1.00 GiB of 4.00 GiB, 8.59 Gb/s, 3.00 s left");
         assert_eq!(line(&now), "moving 25 %: 1.00 GiB of 4.00 GiB, 1 of 4 files, 8.59 Gb/s, 3.00 s left");
     }
 }

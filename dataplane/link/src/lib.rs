@@ -22,10 +22,16 @@
 macro_rules! say_aside {
     ($($line:tt)*) => {{
         use ::std::io::Write as _;
-        let _ = ::std::writeln!(::std::io::stderr(), $($line)*);
+        let _ = ::std::writeln!(
+            ::std::io::stderr(),
+            "{}{}",
+            $crate::aside::stamp(),
+            ::std::format_args!($($line)*)
+        );
     }};
 }
 
+pub mod aside;
 pub mod capture;
 pub mod clock;
 pub mod command_rings;

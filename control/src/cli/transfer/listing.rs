@@ -14,6 +14,8 @@ const ID_CHARACTERS_MIN: usize = 4;
 const SHOWN_CHARACTERS_MIN: usize = 12;
 /// Paths and results are not both shown where fewer columns are left for them.
 const BOTH_COLUMNS_MIN: usize = 45;
+/// Of an error so much is shown where lines are not cut; 'transfer show' and JSON have all of it.
+const ERROR_CHARACTERS_MAX: usize = 80;
 /// Transfers that are named where a beginning stands for several.
 const NAMED_MAX: usize = 3;
 
@@ -96,7 +98,10 @@ fn row(record: &TransferRecord, characters: usize, is_short: bool) -> [String; 6
         (Some(result), _) if result.dry_run => "dry run".to_owned(),
         (Some(result), _) => format!("{}, {}", show_bytes(result.bytes), show_rate(result.goodput_bps)),
         (None, Some(progress)) => progress::line(progress),
-        (None, None) => record.error.as_ref().map_or_else(|| "-".to_owned(), |error| error.text.clone()),
+        (None, None) => {
+            let error = record.error.as_ref().and_then(|error| error.text.lines().next());
+            error.map_or_else(|| "-".to_owned(), |error| cut(error, ERROR_CHARACTERS_MAX))
+        }
     };
     [
         record.transfer.chars().take(characters).collect(),
@@ -135,7 +140,7 @@ fn cut(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::Role;
+    use crate::registry::{Failure, Role};
 
     fn record(id: &str) -> TransferRecord {
         TransferRecord {
@@ -177,5 +182,13 @@ mod tests {
         let whole = table(&all, None);
         assert!(whole.contains(&all[0].transfer) && whole.contains(&all[0].description), "{whole}");
         assert!(whole.contains("2026-09-21T"), "{whole}");
+        // But for errors, which may name every port and rule of a firewall.
+        let mut failed = record("01JD3V5K6C0000000000000000");
+        let text = format!("UDP does not pass: {}", "open it ".repeat(90));
+        failed.error = Some(Failure { code: "temporary".to_owned(), text, exit_code: 5 });
+        let whole = table(&[failed], None);
+        assert!(whole.contains("  UDP does not pass: open it") && whole.ends_with('…'), "{whole}");
+        let row = whole.lines().last().unwrap().chars().count();
+        assert!(row < whole.lines().next().unwrap().chars().count() + 80, "{whole}");
     }
 }
