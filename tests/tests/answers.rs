@@ -259,9 +259,8 @@ fn a_value_out_of_range_is_the_command_lines_fault() {
             ["get"] => &["second:/x", "/tmp"],
             ["transfer", _] => &["01M7Y66XEYQTB0R7Z4Z4Y0DQVK"],
             ["profile", "add"] => &["third"],
-            ["profile", "edit"] => &["second"],
             ["bench", "disk"] => &["/tmp"],
-            ["path", "check" | "stamp" | "twamp" | "pscheduler"] => &["second"],
+            ["profile", "edit"] | ["path", "check" | "stamp" | "twamp" | "pscheduler"] => &["second"],
             ["capture"] => &["/dev/null"],
             _ => &[],
         };

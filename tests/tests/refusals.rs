@@ -1,6 +1,7 @@
 //! Bad input gets a clear error, nothing outside the permitted directory changes, and the node goes on.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -238,6 +239,20 @@ fn a_full_disk_is_said_before_and_while_data_move() {
     pair.send(&source, "in", &["--overwrite", "always"]);
     assert!(fs::read(pair.shared.join("in")).unwrap() == fs::read(&source).unwrap());
     drop(node);
+}
+
+/// It was `bad_host` here and `no_space` where the partner's state is.
+#[test]
+fn a_full_disk_under_this_hosts_state_is_no_space_too() {
+    let pair = Pair::new();
+    let state = pair.path("small");
+    fs::create_dir(&state).unwrap();
+    let Some(_mounted) = SmallFileSystem::mount(&state, "256k") else { return };
+    run(&state, ["identity", "init"]).exits(0);
+    let mut filler = fs::File::create(state.join("filler")).unwrap();
+    while filler.write_all(&[7; 1 << 10]).is_ok() {}
+    let ran = run(&state, ["send", "--json", "/etc/hostname", "culvert://127.0.0.1:1/x"]).exits(1).says("make room");
+    assert_eq!(ran.json()["error"]["code"], "no_space", "{ran:?}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::dataplane::ports::show_ports;
 use crate::destination::Reach;
 use crate::node::host_name;
 use crate::session::{Admission, SpareDescriptor, listen};
-use crate::settings::{Ports, Settings};
+use crate::settings::{Origin, Ports, Settings, SettingsError};
 use crate::ssh::{FAR_END_VERSION, FarEndAnswer, FarEndRequest};
 use crate::state::StateDirectory;
 
@@ -29,7 +29,7 @@ const PORTS_OPTION: &str = "--remote-ports";
 pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, CommandError> {
     let mut engine = args.engine.clone();
     engine.ports = engine.ports.or_else(|| args.far_ports.clone());
-    let settings = Settings::resolve(&global.flags(&engine))?;
+    let settings = Settings::resolve(&global.flags(&engine)).map_err(as_typed)?;
     let mut input = BufReader::new(tokio::io::stdin());
     let mut line = String::new();
     let read = input.read_line(&mut line).await;
@@ -38,6 +38,8 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
         return Err(CommandError::usage("'culvert far-end' is started by 'culvert send' and 'culvert get' over ssh"));
     };
     let state = state_beside(StateDirectory::open(&settings.state.value)?, request.key)?;
+    // Before anything is made that has to be ended in order.
+    settings.engine(false, None).map_err(as_typed)?;
     let node = send::embedded(&settings, &state, None)?;
     let listener = match &settings.ports.value {
         Ports::These(ports) => bind_first_free(ports).await?,
@@ -77,6 +79,19 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     }
     node.registry.settle().await;
     Ok(code)
+}
+
+/// A value that this end was given, by the option that it was given with where the transfer is started.
+fn as_typed(error: SettingsError) -> SettingsError {
+    match error {
+        SettingsError::Value { name: "cores", origin: Origin::Flag, reason } => {
+            SettingsError::Value { name: "remote_cores", origin: Origin::Flag, reason }
+        }
+        SettingsError::Value { name: "ports", origin: Origin::Flag, reason } => {
+            SettingsError::Value { name: "remote_ports", origin: Origin::Flag, reason }
+        }
+        error => error,
+    }
 }
 
 /// The state directory of the far end: the account's, or one below it if that is the state directory of the command that has started
