@@ -1,5 +1,5 @@
-//! Through AF_XDP in copy mode on a veth pair with one queue: the engine against the raw rings with the cipher, those against rings without, the
-//! steering program's cost, and a transfer beside a flood.
+//! AF_XDP in copy mode on a veth pair with one queue: the engine against the raw rings with the
+//! cipher, those against rings without, the steering program's cost, and a transfer during a flood.
 
 use std::process::{Child, Stdio};
 use std::time::Instant;
@@ -78,7 +78,7 @@ fn steering() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A transfer while the data port is flooded, against one over UDP sockets in peace.
+/// A transfer while the data port is flooded, against one over UDP sockets without a flood.
 fn beside_junk(gigabytes: u64, rounds: usize) -> anyhow::Result<()> {
     let field = Field::new(1_500, std::path::Path::new("/dev/shm"))?;
     let mut junk_rates = Vec::new();
@@ -109,7 +109,7 @@ fn beside_junk(gigabytes: u64, rounds: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One transfer over a new node, beside a flood if there is a place for its rate.
+/// One transfer over a new node, during a flood if there is a variable for its rate.
 fn transfer(
     field: &Field,
     gigabytes: u64,

@@ -2,11 +2,11 @@
 
 use anyhow::Context as _;
 
-/// Somebody who can be measured.
+/// A contender.
 pub struct Contender<'a> {
     /// What it is called in the table.
     pub name: String,
-    /// One run: what it reached, in the table's unit.
+    /// One run: the result, in the table's unit.
     pub run: Box<dyn FnMut() -> anyhow::Result<f64> + 'a>,
 }
 
@@ -53,13 +53,13 @@ pub fn median(numbers: &[f64]) -> Option<f64> {
     }
 }
 
-/// Between which two of the numbers the median of what they are drawn from lies with this
-/// confidence, whatever its distribution (the interval of the sign test); none if they are too few.
+/// Between which two of the numbers the median of their distribution lies with this confidence,
+/// whatever the distribution (the interval of the sign test); none if there are too few.
 #[must_use]
 pub fn median_interval(numbers: &[f64], confidence: f64) -> Option<(f64, f64)> {
     let ascending = ascending(numbers);
     let count = ascending.len();
-    // Each number is below the median or above it like a coin: how many are below is binomial.
+    // Each number is below or above the median like a coin toss: how many are below is binomial.
     let mut probability = 0.5f64.powi(i32::try_from(count).ok()?);
     let (mut outside, mut cut) = (0.0, 0);
     while cut < count {
@@ -80,8 +80,9 @@ pub fn range(numbers: &[f64]) -> (f64, f64) {
     (low, numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max))
 }
 
-/// Lets everybody run once in each round, after a round that does not count. Every other round goes backwards, so that nobody always
-/// comes after the same one and what changes with time meets all alike. Who fails once is out, with the reason.
+/// Lets every contender run once in each round, after a warm-up round. Every other round runs in
+/// reverse order, so that nobody always follows the same contender and changes over time affect all
+/// alike. A contender that fails once is out, with the reason.
 pub fn hold(mut contenders: Vec<Contender<'_>>, rounds: usize) -> Vec<Score> {
     let empty = |contender: &Contender<'_>| Score { name: contender.name.clone(), reached: Vec::new(), failure: None };
     let mut scores: Vec<Score> = contenders.iter().map(empty).collect();

@@ -47,7 +47,7 @@ impl<'a> Engine<'a> {
         Self::start_of(field, culvert(), options)
     }
 
-    /// Starts the receiving node of a build; its commands on the sending side are of the same.
+    /// Starts the receiving node of a build; its commands on the sending side use the same build.
     pub fn start_of(field: &'a Field, program: &Path, options: &[&str]) -> Self {
         let pair = Pair::of(program);
         field.wait_for_free_port(DATA_PORT);

@@ -1,4 +1,4 @@
-//! Where the contests take place: the lab, its cores, and directories that are gone afterwards.
+//! Where the contests run: the lab, its cores, and temporary directories.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -61,7 +61,8 @@ impl Field {
         let hosts = HostsFiles::make(lab.names())?;
         let field = Self { lab, room, _hosts: hosts };
         for side in [SENDER, RECEIVER] {
-            // Peers are measured with CUBIC, as hosts have it. Where the kernel does not allow it to namespaces, they run with what there is.
+            // Peers are measured with CUBIC, the usual default. If the kernel does not permit it in
+            // namespaces, they run with what is available.
             let _ = field
                 .command(side, "sysctl", &["-qw", "net.ipv4.tcp_congestion_control=cubic"])
                 .stderr(Stdio::null())
@@ -113,8 +114,8 @@ impl Field {
         Ok((String::from_utf8_lossy(&output.stdout).into_owned(), took))
     }
 
-    /// Waits until nobody on the receiving side has a UDP port: a data plane ends a moment after the node that was killed. Not for ever: what
-    /// comes next says that the port is in use.
+    /// Waits until no UDP port is in use on the receiving side: a data plane ends a moment after
+    /// the node that was killed. Not forever: the next step reports it if the port is in use.
     pub fn wait_for_free_port(&self, port: u16) {
         for _ in 0..100 {
             let bound = self.command(RECEIVER, "ss", &["-Huan", &format!("sport = :{port}")]).output();
@@ -159,8 +160,8 @@ impl Drop for Server {
     }
 }
 
-/// CUBIC for the peers' namespaces, as long as this lives: kernels whose default is another allow a namespace only what the
-/// host's list names.
+/// CUBIC for the peers' namespaces, as long as this lives: kernels with another default permit a
+/// namespace only what the host's list contains.
 #[derive(Debug)]
 pub struct CubicAllowed(Option<String>);
 

@@ -1,4 +1,4 @@
-//! A flood of small datagrams that are no segments, at a million a second where the core can.
+//! A flood of small datagrams that are not segments, at a million per second if the core can.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ const DATAGRAM_BYTES: usize = 64;
 /// What is aimed at.
 const PER_SECOND: f64 = 1e6;
 
-/// Sends until it is killed; each second it says on standard error how much.
+/// Sends until it is killed; prints its rate on standard error every second.
 pub fn send(to: SocketAddr) -> anyhow::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(to)?;
@@ -21,7 +21,7 @@ pub fn send(to: SocketAddr) -> anyhow::Result<()> {
     loop {
         let elapsed = began.elapsed().as_secs_f64();
         if (sent as f64) < elapsed * PER_SECOND {
-            // What the kernel refuses now is sent in the next turn.
+            // What the kernel refuses now is sent in the next round.
             if socket.send(&junk).is_ok() {
                 sent += DATAGRAMS as u64;
             }

@@ -42,10 +42,11 @@ struct Arguments {
     /// MTU of the lab's link, for the tables of memory
     #[arg(long, default_values_t = [9_000, 1_500])]
     mtu: Vec<u32>,
-    /// Another culvert program, say of before a change, for the table of versions
+    /// Another culvert program, for example from before a change, for the table of versions
     #[arg(long, value_name = "PATH")]
     against: Option<PathBuf>,
-    /// Only send junk to this address and port until killed: what the table of AF_XDP starts beside a transfer
+    /// Only send junk to this address and port until killed: started by the AF_XDP table alongside
+    /// a transfer
     #[arg(long, value_name = "ADDRESS", hide = true)]
     junk: Option<std::net::SocketAddr>,
 }
@@ -64,7 +65,7 @@ enum Table {
     Ledger,
     /// Through AF_XDP: the engine, the raw limit with and without the cipher, the steering program, a flood of junk
     AfXdp,
-    /// This build beside the one of --against, in turns; only with that option
+    /// This build compared with the one of --against, alternating; only with that option
     Versions,
 }
 
@@ -73,7 +74,7 @@ impl Arguments {
         self.tables.is_empty() || self.tables.contains(&table)
     }
 
-    /// Whom the table of versions compares with: asked before anything is measured, which takes long.
+    /// The program to compare with: checked before the measurements, which take long.
     fn other_build(&self) -> anyhow::Result<Option<versions::Build>> {
         let Some(path) = &self.against else {
             ensure!(!self.tables.contains(&Table::Versions), "the table 'versions' needs --against PATH");

@@ -82,7 +82,7 @@ impl Tree {
         Ok(engine.send(&self.source.join(""), &self.target)?.1)
     }
 
-    /// Lets somebody copy all into an empty target; files a second.
+    /// Lets a contender copy all into an empty target; files per second.
     pub fn copied(&self, copy: &dyn Fn() -> anyhow::Result<Duration>) -> anyhow::Result<f64> {
         std::fs::remove_dir_all(&self.target)?;
         make_target(&self.target)?;

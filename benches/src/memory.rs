@@ -55,7 +55,7 @@ pub fn run(mtu: u32, gigabytes: u64, rounds: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A peer that could not be set up says so each time it is asked.
+/// A peer that could not be set up reports it each time it is asked.
 pub fn again(error: &anyhow::Error) -> anyhow::Error {
     anyhow::anyhow!("{error:#}")
 }

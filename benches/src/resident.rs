@@ -87,7 +87,7 @@ fn watch_sender(is_over: &AtomicBool) -> (u64, u64) {
     (control, data_plane)
 }
 
-/// `VmHWM`: with shared buffers, which are the data plane's and the control process's both.
+/// `VmHWM`: includes the shared buffers, which both the data plane and the control process map.
 fn peak_mib(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let kib = status

@@ -1,4 +1,5 @@
-//! This build beside another one, say of before a change: both run in turns, so that what the machine does meanwhile meets both.
+//! This build compared with another one, for example from before a change: both run alternately, so
+//! that other load on the machine affects both.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,10 +15,10 @@ use crate::files::{LargeFile, disk};
 use crate::many_files::Tree;
 use crate::table::show;
 
-/// Below this ratio this build is called slower.
+/// Below this ratio, this build counts as slower.
 const SLOWER_BELOW: f64 = 0.97;
-/// How sure it must be: a machine of which others take a part gives the same program ratios between
-/// 0.6 and 1.6 in single rounds.
+/// The required confidence: on a shared machine the same program gives ratios between 0.6 and 1.6
+/// in single rounds.
 const CONFIDENCE: f64 = 0.95;
 /// A small transfer, and how many of them are sent in a row.
 const SMALL_BYTES: u64 = 20_000;
@@ -43,7 +44,7 @@ impl Build {
         let answer = answer.with_context(|| format!("{shown} does not run: {remedy}"))?;
         let said = String::from_utf8_lossy(&answer.stdout);
         let said = said.lines().next().unwrap_or_default();
-        // It may be any program: what it prints is nobody's to trust.
+        // It may be any program, so its output is not trusted.
         let said: String = said.chars().filter(|character| !character.is_control()).take(100).collect();
         let is_culvert = answer.status.success() && said.starts_with("culvert ");
         ensure!(is_culvert, "{shown} answers 'version' with '{said}' ({}): {remedy}", answer.status);
@@ -143,7 +144,8 @@ impl Comparison {
         Ok(())
     }
 
-    /// Lets both take turns, each with a node of its own that runs only for its turn: they share the core and the ports.
+    /// Lets both take turns, each with its own node that runs only for its turn: they share the
+    /// core and the ports.
     fn row(&mut self, what: &str, unit: &str, field: &Field, measure: Measure<'_>) {
         let contender = |build| Contender {
             name: what.to_owned(),
@@ -172,7 +174,7 @@ fn line(scores: &[Score], unit: &str) -> anyhow::Result<String> {
     let [this, other] = scores else { bail!("two builds are compared") };
     let medians = this.median().zip(other.median());
     let (ours, theirs) = medians.context("without a round nothing is measured: use --rounds 1 or more")?;
-    // The two runs of a round are neighbours in time: what the machine does meets both.
+    // The two runs of a round are close in time: other load on the machine affects both.
     let of_rounds: Vec<f64> = this.reached.iter().zip(&other.reached).map(|(this, other)| this / other).collect();
     let ratio = median(&of_rounds).context("without a round nothing is measured")?;
     let interval = median_interval(&of_rounds, CONFIDENCE);

@@ -19,7 +19,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Who owns what a path leads to.
+    /// The owner of what a path leads to.
     fn owner_of(path: &Path) -> io::Result<Self> {
         let found = fs::metadata(path)?;
         Ok(Self { uid: found.uid(), gid: found.gid(), name: name_of(found.uid()) })
@@ -50,8 +50,8 @@ pub struct OwnedState {
 }
 
 impl OwnedState {
-    /// A state directory, if it is there and another account's. One of root's is nobody's in particular:
-    /// `culvert tune` makes it.
+    /// A state directory, if it exists and belongs to another account. A directory that belongs to
+    /// root is not considered to be anybody's in particular: `culvert tune` creates it.
     #[must_use]
     pub fn at(path: &Path) -> Option<Self> {
         let owner = Account::owner_of(path).ok()?;
@@ -71,8 +71,8 @@ impl OwnedState {
         format!("sudo -u {} culvert --state {} {command}", self.owner.name, self.path.display())
     }
 
-    /// Where the system's node is to be found, for who asks another state directory; nothing if there is none, or if
-    /// it is the one that was asked.
+    /// Where to find the system's node, for a caller that asks about another state directory;
+    /// nothing if there is none, or if it is the same one.
     #[must_use]
     pub fn hint(asked: &Path, command: &str) -> String {
         Self::of_system().filter(|system| system.path != asked).map_or_else(String::new, |system| {

@@ -49,8 +49,8 @@ pub const REQUEST_BYTES_MAX: usize = 8 << 20;
 #[must_use]
 pub fn too_many_names() -> String {
     format!(
-        "the names of the sources take more than the {} that a node keeps for a transfer: name the \
-         directories that they are in, or divide the transfer",
+        "the names of the sources exceed the {} a node keeps for a transfer: name the directories \
+         they are in, or split the transfer",
         show_bytes(REQUEST_BYTES_MAX as u64)
     )
 }
@@ -107,19 +107,19 @@ pub struct LaneStatus {
     pub received_bytes: u64,
     /// Segments sent again.
     pub segments_resent: u64,
-    /// Datagrams dropped for want of room.
+    /// Datagrams dropped because a socket buffer was full.
     pub socket_drops: u64,
     /// Buffers in use, of how many.
     pub buffers_in_use: u64,
     /// See `buffers_in_use`.
     pub buffers: usize,
-    /// Datagrams that came through the rings of AF_XDP, and through the kernel beside them.
+    /// Datagrams that arrived through the rings of AF_XDP, and through the kernel instead of them.
     #[serde(default)]
     pub ring_received: u64,
     /// See `ring_received`.
     #[serde(default)]
     pub kernel_received: u64,
-    /// Datagrams that left through the rings of AF_XDP, and through the kernel beside them.
+    /// Datagrams that left through the rings of AF_XDP, and through the kernel instead of them.
     #[serde(default)]
     pub ring_sent: u64,
     /// See `ring_sent`.
@@ -241,7 +241,7 @@ impl Api {
                 self.carry_out(id, request, live);
             }
         }
-        // Those of partners, and of commands: whoever asked for them asks again.
+        // Those of partners and of commands: they request them again.
         match registry.settle_cut_off() {
             0 => {}
             count => say_aside!(
@@ -263,7 +263,7 @@ impl Api {
                 Json(Submitted { transfer: id.to_string() }).into_response()
             }
             Err(failed) => {
-                let text = format!("the transfer could not be noted and does not begin: {failed}");
+                let text = format!("the transfer could not be recorded and was not started: {failed}");
                 match (failed.code(), failed) {
                     (RefusalCode::NoSpace, _) => error(StatusCode::INSUFFICIENT_STORAGE, "no_space", text),
                     (RefusalCode::Temporary, _) => error(StatusCode::SERVICE_UNAVAILABLE, "temporary", text),
@@ -283,7 +283,7 @@ impl Api {
                 () = crate::transfer::TransferContext::canceled(&mut cancel) => {
                     let canceled = crate::transfer::manifest_exchange::canceled();
                     if let Err(error) = node.registry.fail(id, &canceled).await {
-                        say_aside!("culvert: the record of transfer {id} is not written yet: {error}; it is tried again");
+                        say_aside!("culvert: the record of transfer {id} has not been written yet: {error}; retrying");
                     }
                     return;
                 }
@@ -308,7 +308,7 @@ impl Api {
     pub fn listen(&self) -> Result<UnixListener, StateError> {
         let path = self.node.state.path("api.sock");
         let os = |error| StateError::Os { what: "listen for commands at", path: path.clone(), error };
-        // A socket that a crash left: the node's lock says that nobody serves it.
+        // A socket left by a crash: the node's lock shows that nothing serves it.
         self.node.state.clear_for_socket("api.sock")?;
         let bound = bind_for_owner(&path).map_err(|error| os(error.into()))?;
         UnixListener::from_std(bound.into()).map_err(os)
@@ -447,19 +447,19 @@ async fn list(State(api): State<Api>) -> Response {
     .await
 }
 
-/// Looks at what commands beside this node do with its state directory. It asks the disk.
+/// Looks at what separate commands do with this node's state directory. Reads the disk.
 fn look_at_others(node: &Node) {
     // What cannot be listed now is shown as it was last.
     let _ = node.registry.look_again();
     node.registry.settle_cut_off();
 }
 
-/// Whom to turn to with a transfer that a command beside this node carries out.
+/// Where to turn for a transfer that a separate command runs.
 fn others(api: &Api, id: TransferId) -> Option<Response> {
     let process = api.node.registry.others_process(id)?;
     let text = format!(
-        "transfer {id} is carried out by a command, process {process}, and not by this node: interrupt that command, and start \
-         it again to go on"
+        "transfer {id} is run by a separate command (process {process}), not by this node: \
+         interrupt that command; run it again to resume"
     );
     Some(error(StatusCode::CONFLICT, "failed", text))
 }
@@ -507,7 +507,8 @@ async fn submit(State(api): State<Api>, request: Result<Json<TransferRequest>, J
     api.begin(id, request, record).await
 }
 
-/// What can be seen to be wrong at once is told whoever submits, and not only who looks later.
+/// Errors that can be detected at once are reported to the submitter, not only to those who look
+/// later.
 async fn check_submitted(node: &Node, request: &TransferRequest) -> Result<(), Refusal> {
     if let Target::Profile(name) = &request.target {
         let (profiles, name) = (node.profiles.clone(), name.clone());
@@ -530,7 +531,7 @@ async fn show(State(api): State<Api>, Path(id): Path<String>) -> Response {
     }
 }
 
-/// What is known of a transfer, also if a command beside this node carries it out.
+/// What is known about a transfer, even if a separate command runs it.
 async fn looked_at(api: &Api, id: TransferId) -> Option<TransferRecord> {
     // What cannot be looked at now is shown as it was last.
     let _ = api.node.registry.look_before(id).await;
@@ -574,7 +575,7 @@ async fn pause(State(api): State<Api>, Path(id): Path<String>) -> Response {
             if record.as_ref().is_some_and(|record| record.state == RecordState::Paused) {
                 return Json(serde_json::json!({ "pausing": id.to_string() })).into_response();
             }
-            cannot(&api, id, record, "was asked for by the partner, who alone can pause it")
+            cannot(&api, id, record, "was requested by the partner, and only the partner can pause it")
         }
         Err(text) => error(StatusCode::BAD_REQUEST, "usage", text),
     }
@@ -588,7 +589,7 @@ async fn restart(State(api): State<Api>, Path(id): Path<String>) -> Response {
     begin_again(&api, &id, RecordState::is_final, "has not ended").await
 }
 
-/// Lets a transfer of this node's user go on or begin anew, if its state is one from which it may.
+/// Resumes or restarts a transfer of this node's user, if its state permits it.
 async fn begin_again(api: &Api, id: &str, may: fn(RecordState) -> bool, otherwise: &str) -> Response {
     let id = match id.parse() {
         Ok(id) => id,
@@ -606,7 +607,8 @@ async fn begin_again(api: &Api, id: &str, may: fn(RecordState) -> bool, otherwis
     }
     let Some(request) = record.request.clone() else {
         let text = format!(
-            "transfer {id} was asked for by the partner, who has to ask again, or by a command, which has to be started again"
+            "transfer {id} was requested by the partner, who must request it again, or by a \
+             command, which must be run again"
         );
         return error(StatusCode::CONFLICT, "failed", text);
     };

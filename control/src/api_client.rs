@@ -45,8 +45,8 @@ impl ApiClient {
         match socket.symlink_metadata().map(|found| found.file_type()) {
             Ok(kind) if !kind.is_socket() && is_locked(&state.path(LOCK)) => {
                 let text = format!(
-                    "a node runs with the state directory {}, but {} is {} and not its socket: move that away, and restart the \
-                     node",
+                    "a node is running with the state directory {}, but {} is {}, not its socket: \
+                     move it away and restart the node",
                     state.root().display(),
                     socket.display(),
                     word(kind)
@@ -73,11 +73,21 @@ impl ApiClient {
         let root = state.root().display().to_string();
         Self::connect(state).await?.ok_or_else(|| {
             if is_locked(&state.path(LOCK)) {
-                let text = format!("the node that runs with the state directory {root} has no socket: it is just starting, or somebody has removed {}; try again, or restart the node", state.path("api.sock").display());
+                let text = format!(
+                    "the node running with the state directory {root} has no socket: \
+                    it is still starting, or {} was removed; try again, or restart the node",
+                    state.path("api.sock").display()
+                );
                 return CommandError::new(ExitCode::Temporary, text);
             }
             let hint = OwnedState::hint(state.root(), "…");
-            CommandError::new(ExitCode::NotFound, format!("no node runs with the state directory {root}: start one with 'culvert node', or name another with --state{hint}"))
+            CommandError::new(
+                ExitCode::NotFound,
+                format!(
+                    "no node is running with the state \
+                directory {root}: start one with 'culvert node', or name another directory with --state{hint}"
+                ),
+            )
         })
     }
 
@@ -222,11 +232,11 @@ fn is_refused(error: &std::io::Error) -> bool {
     os_error::code_of(error) == RefusalCode::NotPermitted
 }
 
-/// A node may run there: who may not look cannot say that none does.
+/// A node may be running there: without permission to look, its absence cannot be claimed.
 fn forbidden(state: &StateDirectory, error: &std::io::Error) -> CommandError {
     let socket = state.path("api.sock");
     let remedy = accounts::remedy(&socket).unwrap_or_else(|| "check its owner and permissions".to_owned());
-    let text = format!("the node of {} cannot be asked: {error}; {remedy}", state.root().display());
+    let text = format!("cannot reach the node of {}: {error}; {remedy}", state.root().display());
     CommandError::new(ExitCode::BadHost, text)
 }
 
@@ -254,7 +264,7 @@ impl RunningCapture {
     /// The next bytes of the file; `None` at its end.
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {
-            // An answer that breaks off has no summary, which says so.
+            // A truncated answer has no summary, which shows it.
             match self.body.frame().await?.ok()?.into_data() {
                 Ok(bytes) => return Some(bytes),
                 Err(frame) => {

@@ -63,16 +63,19 @@ pub enum CaptureError {
     #[error("{0}")]
     Option(String),
     /// The data plane is captured already.
-    #[error("another capture of this data plane runs: wait until it ends, or stop it with Ctrl-C where it was started")]
+    #[error(
+        "another capture of this data plane is running: wait until it ends, or stop it with \
+        Ctrl-C where it was started"
+    )]
     Busy,
     /// No memory.
-    #[error("cannot make the memory of the capture: {0}")]
+    #[error("cannot allocate the memory of the capture: {0}")]
     Memory(#[from] io::Error),
     /// The data plane.
     #[error(transparent)]
     DataPlane(#[from] DataPlaneError),
     /// A lane does nothing.
-    #[error("lane {0} did not begin to capture; the node's standard error may say why")]
+    #[error("lane {0} did not start capturing; the node's standard error may say why")]
     NoBegin(u16),
 }
 
@@ -81,9 +84,9 @@ pub enum CaptureError {
 pub struct Summary {
     /// Packets that were captured.
     pub packets: u64,
-    /// Packets that were dropped for want of room.
+    /// Packets dropped because a ring was full.
     pub dropped: u64,
-    /// What ended the capture although nobody asked for its end.
+    /// What ended the capture without a request.
     pub cut_short: Option<String>,
 }
 
@@ -233,7 +236,7 @@ impl Capture {
                 Ok(records) => has_more |= records == records_max,
                 Err(broken) => {
                     self.cut_short = Some(format!("lane {lane}: {broken}"));
-                    // The capture says so itself.
+                    // The capture itself reports it.
                     let _ = self.plane.nonsense("a capture holds what is no packet");
                 }
             }

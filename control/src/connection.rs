@@ -88,20 +88,20 @@ pub enum ConnectionError {
         error: std::io::Error,
     },
     /// No host has the name.
-    #[error("no host is called '{host}': check how the name is written, or name the host's address")]
+    #[error("there is no host '{host}': check the spelling, or give the host's address")]
     UnknownHost {
         /// The name.
         host: String,
     },
     /// Whether a host has the name cannot be told now.
-    #[error("the name '{host}' cannot be looked up: {error}; check this host's name servers (/etc/resolv.conf)")]
+    #[error("cannot resolve '{host}': {error}; check this host's name servers (/etc/resolv.conf)")]
     Lookup {
         /// The name.
         host: String,
         /// Why not.
         error: std::io::Error,
     },
-    /// Nobody answered in time.
+    /// There was no answer in time.
     #[error("{address} does not answer: is a Culvert node running there, and is TCP port {port} open in its firewall?")]
     NoAnswer {
         /// Where to.
@@ -109,14 +109,14 @@ pub enum ConnectionError {
         /// The port.
         port: u16,
     },
-    /// Its host takes connections, and nobody there says anything.
-    #[error("{address} takes connections and does not answer: its process is stopped, or its host has too much to do")]
+    /// Its host accepts connections, but nothing on it responds.
+    #[error("{address} accepts connections but does not answer: its process is stopped, or its host is overloaded")]
     Silent {
-        /// Who.
+        /// The address.
         address: SocketAddr,
     },
     /// The handshake failed.
-    #[error("no secure connection with {address}: {reason}")]
+    #[error("cannot establish a secure connection with {address}: {reason}")]
     Handshake {
         /// With whom.
         address: String,
@@ -154,8 +154,8 @@ pub struct MessageReader {
     stream: Option<ReadHalf<TlsStream<TcpStream>>>,
     frames: FrameReader,
     address: SocketAddr,
-    /// Whether the partner said that it closes the connection. Only TLS tells that from a process or
-    /// host that is gone.
+    /// Whether the partner announced that it closes the connection. Only TLS distinguishes that
+    /// from a process or host that is gone.
     is_closed: bool,
 }
 
@@ -169,7 +169,7 @@ impl MessageReader {
         let address = self.address;
         let silent = |_| ConnectionError::Cut {
             address,
-            reason: format!("the partner has not been heard of for {} s", SILENCE_TIMEOUT.as_secs()),
+            reason: format!("nothing was received from the partner for {} s", SILENCE_TIMEOUT.as_secs()),
         };
         tokio::time::timeout(SILENCE_TIMEOUT, self.next()).await.map_err(silent)?
     }
@@ -192,9 +192,9 @@ impl MessageReader {
                     return Err(cut("the partner closed it".to_owned()));
                 }
                 Ok(count) => self.frames.push(bytes.get(..count).unwrap_or_default()),
-                // Whoever ends in order says so by TLS.
+                // An orderly end is announced by TLS.
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                    return Err(cut("the partner's process has ended, or its host".to_owned()));
+                    return Err(cut("the partner's process or its host went down".to_owned()));
                 }
                 Err(error) => return Err(cut(error.to_string())),
             }
@@ -242,7 +242,7 @@ pub struct MessageWriter {
 /// The connection cannot be written any more; the reader says why. Or the partner reads so little that what it should know by now
 /// fills the queue.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the control connection is closed, or the partner does not read it")]
+#[error("the control connection is closed, or the partner does not read from it")]
 pub struct Closed;
 
 impl MessageWriter {
@@ -262,7 +262,7 @@ impl MessageWriter {
         self.urgent.try_send(message).map_err(|_| Closed)
     }
 
-    /// Does work that may take long, and tells the partner meanwhile that this end lives.
+    /// Does work that may take long, and keeps telling the partner that this end is alive.
     pub async fn keep_alive<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         let mut tick = tokio::time::interval(SIGN_OF_LIFE_INTERVAL);
@@ -331,7 +331,7 @@ impl Connection {
             .map_err(no_answer)?
             .map_err(|error| ConnectionError::Connect { address: address.to_string(), error })?;
         let connector = TlsConnector::from(configs.client.clone());
-        // No name is verified: the key is who the partner is.
+        // No name is verified: the key identifies the partner.
         let server_name = rustls::pki_types::ServerName::IpAddress(address.ip().into());
         let handshake = connector.connect(server_name, tcp);
         let stream = tokio::time::timeout(INTRODUCTION_TIMEOUT, handshake)
@@ -370,14 +370,15 @@ impl Connection {
         let _ = writer.send(hello).await;
         let answer = tokio::time::timeout(INTRODUCTION_TIMEOUT, reader.next())
             .await
-            .map_err(|_| handshake_error(address, &"the partner does not introduce itself"))??;
+            .map_err(|_| handshake_error(address, &"the partner did not introduce itself"))??;
         let Message::Hello { version_min, version_max, software, name } = answer else {
-            return Err(handshake_error(address, &"the partner does not introduce itself"));
+            return Err(handshake_error(address, &"the partner did not introduce itself"));
         };
         if version_max < PROTOCOL_VERSION_MIN || version_min > PROTOCOL_VERSION {
             let software: String = software.chars().take(NAME_CHARACTERS_MAX).collect();
             let text = format!(
-                "'{software}' speaks versions {version_min} to {version_max} of the protocol, this program {PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}: update the older of the two"
+                "'{software}' speaks versions {version_min} to {version_max} of the protocol, this \
+                 program {PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}: update the older one"
             );
             let _ = writer.send(Message::Refused(Refusal::new(RefusalCode::Version, text.clone()))).await;
             return Err(handshake_error(address, &text));
@@ -409,8 +410,8 @@ impl Connection {
     }
 }
 
-/// Connects, and tries again if the attempt ends at once with an error that one ICMP message can
-/// cause. A host that is not there says so each time.
+/// Connects, and retries if the attempt fails at once with an error that a single ICMP message can
+/// cause. A host that does not exist fails every time.
 async fn connect_in_spite_of_icmp(address: SocketAddr) -> std::io::Result<TcpStream> {
     let began = tokio::time::Instant::now();
     let mut tries = CONNECT_TRIES;
@@ -423,9 +424,9 @@ async fn connect_in_spite_of_icmp(address: SocketAddr) -> std::io::Result<TcpStr
     }
 }
 
-/// As [`TcpStream::connect`], which asks `SO_ERROR` whether it has succeeded. That also tells what
-/// ICMP said of a handshake that went well all the same ("soft" errors, RFC 5461); whether there is
-/// a partner does not.
+/// Like [`TcpStream::connect`], which reads `SO_ERROR` to see whether it succeeded. That also
+/// returns ICMP errors from a handshake that succeeded all the same ("soft" errors, RFC 5461);
+/// checking for a peer address does not.
 async fn connect_once(address: SocketAddr) -> std::io::Result<TcpStream> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };

@@ -64,13 +64,13 @@ pub enum DataPlaneError {
         /// Why it failed.
         error: std::io::Error,
     },
-    /// Nobody starts one for us.
+    /// There is nothing that starts one for us.
     #[error(
         "cannot reach the data plane at {path}: {}",
         os_error::words_or_hint(
             error,
-            "start what listens there (systemctl start culvert-dataplane.socket), or leave dataplane_socket out and the node \
-             starts one itself"
+            "start the listener (systemctl start culvert-dataplane.socket), or leave \
+             dataplane_socket out so that the node starts its own"
         )
     )]
     Attach {
@@ -86,24 +86,25 @@ pub enum DataPlaneError {
     #[error("{0}")]
     PortsInUse(PortsInUse),
     /// It ended.
-    #[error("the data plane process ended unexpectedly ({0}); transfers go on when it has been started again")]
+    #[error("the data plane process ended unexpectedly ({0}); transfers continue when it has been restarted")]
     Died(String),
     /// All slots of a kind are taken.
     #[error("the data plane has no room for another {0}; try again when a transfer has ended")]
     NoRoom(&'static str),
     /// Its process may not have another file open.
-    #[error("the data plane cannot have another file open: {}", crate::descriptors::limit_of_process(*process))]
+    #[error("the data plane cannot open another file: {}", crate::descriptors::limit_of_process(*process))]
     NoDescriptor {
         /// The process.
         process: u32,
     },
     /// A transfer did not take the lanes' events as they came.
     #[error(
-        "more events of the data plane wait for the transfer than this node keeps: its partner does not read what it is sent, or the data plane says far too much"
+        "too many events of the data plane are waiting for the transfer: its partner does not read \
+         what it is sent, or the data plane sends far too many"
     )]
     Overrun,
     /// It says what cannot be.
-    #[error("the data plane said what cannot be ({0}): it is ended, and started again when it is wanted")]
+    #[error("the data plane sent an impossible message ({0}): it was terminated and is restarted when it is needed")]
     Nonsense(&'static str),
 }
 
@@ -116,9 +117,9 @@ const END_PATIENCE: Duration = Duration::from_secs(5);
 const CONFIRMATION_PATIENCE: Duration = Duration::from_secs(60);
 /// How a data plane ends that is no child of this process.
 const LINK_CLOSED: &str = "it closed the link";
-/// What the data plane cannot tell anything of.
-const NO_SUCH_FLOW: &str = "an event of a flow that it does not have";
-/// Gaps in its sandbox, and reasons for a slower datapath, that it may tell.
+/// Events that do not concern the data plane's knowledge.
+const NO_SUCH_FLOW: &str = "it sent it sent an event of a flow that it does not have";
+/// Gaps in its sandbox, and reasons for a slower datapath, that it may report.
 const TEXTS_MAX: usize = 64;
 
 #[derive(Debug)]
@@ -142,8 +143,8 @@ struct Waiters {
 pub enum Origin {
     /// This process starts `PROGRAM dataplane`.
     Child(PathBuf),
-    /// Whoever listens at this `SOCK_SEQPACKET` socket starts one with each connection as its standard input, as systemd does for a socket
-    /// unit with `Accept=yes`.
+    /// The listener on this `SOCK_SEQPACKET` socket starts a data plane with each connection as its
+    /// standard input, as systemd does for a socket unit with `Accept=yes`.
     Socket(PathBuf),
 }
 
@@ -253,7 +254,7 @@ impl DataPlane {
             _ => return Err(DataPlaneError::Died(link_ended(child.as_mut()).await)),
         };
         if lanes.len() != config.cores.len() {
-            return Err(DataPlaneError::Nonsense("it has other lanes than it was told to have"));
+            return Err(DataPlaneError::Nonsense("its lanes are not those that it was told to run"));
         }
         let [sandbox_gaps, refusals] = [&sandbox_gaps, &refusals].map(|texts| in_foreign_words(texts));
         let (end_sender, end) = watch::channel(None);
@@ -361,7 +362,7 @@ impl DataPlane {
     /// Sends a command to a lane.
     pub fn command(&self, lane: u16, command: &commands::Command<'_>) {
         if !self.commands.send(lane.into(), command) {
-            // The lane hangs: what was lost would leave transfers waiting for ever.
+            // The lane hangs: what was lost would leave transfers waiting forever.
             self.give_up();
         }
     }
@@ -409,7 +410,8 @@ impl DataPlane {
 
     /// Ends a process that talks nonsense.
     pub(crate) fn give_up(&self) {
-        // It ends with its link, as long as it is sane enough to look at it. A child's number is known for sure, and nobody else's.
+        // It ends with its link, as long as it is sane enough to watch it. Only a child's process
+        // id is known for sure.
         self.socket.close();
         if self.is_child
             && let Some(process) = rustix::process::Pid::from_raw(self.process_id as i32)
@@ -433,7 +435,7 @@ impl DataPlane {
     /// Sends a message that nothing answers, or whose answer is waited for elsewhere.
     pub(crate) fn tell(&self, message: &ToDataPlane, descriptors: &[BorrowedFd<'_>]) -> Result<(), DataPlaneError> {
         self.socket.send(message, descriptors).map_err(|error| match error.kind() {
-            // Whoever writes may find it out before whoever reads: it is told alike.
+            // A writer may notice it before a reader does: both report it alike.
             ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => self.ended_with(LINK_CLOSED.to_owned()),
             _ => self.ended_with(error.to_string()),
         })
@@ -449,7 +451,8 @@ impl DataPlane {
         direct: Option<&OwnedFd>,
     ) -> Result<InstalledFile, DataPlaneError> {
         let slot = lock(&self.free_files).pop().ok_or(DataPlaneError::NoRoom("file"))?;
-        // From here on the slot is given back whatever happens, also if nobody waits for the confirmation any more.
+        // From here on, the slot is returned whatever happens, even if nothing waits for the
+        // confirmation any more.
         let installed = InstalledFile { plane: self.clone(), slot };
         let (done, confirmation) = oneshot::channel();
         lock(&self.waiters).installed.insert(slot, done);
@@ -471,7 +474,7 @@ impl DataPlane {
     fn remove_file(&self, slot: FileSlot) {
         // If the process is gone, so is the file.
         if self.tell(&ToDataPlane::RemoveFile { slot }, &[]).is_ok() {
-            // Lanes may hear of it later than of the next file in its place.
+            // Lanes may learn of it after the slot's next file has been opened.
             lock(&self.free_files).push(slot.next());
         }
     }
@@ -594,7 +597,7 @@ impl DataPlane {
             FromDataPlane::SendOpened { lane, slot } => waiters.send_opened.remove(&(*lane, *slot)),
             FromDataPlane::ReceiveOpened { lane, slot } => waiters.receive_opened.remove(&(*lane, *slot)),
             FromDataPlane::Census(census) => {
-                // One count answers all who have asked by now.
+                // One count answers all who have asked so far.
                 for waiter in waiters.censuses.drain(..) {
                     let _ = waiter.send(census.clone());
                 }
@@ -603,7 +606,7 @@ impl DataPlane {
             FromDataPlane::Ready { .. } | FromDataPlane::CannotStart { .. } => None,
         };
         if let Some(waiter) = waiter {
-            // Nobody waits any more if the transfer was canceled meanwhile.
+            // Nothing waits any more if the transfer was canceled meanwhile.
             let _ = waiter.send(());
         }
     }
@@ -613,8 +616,7 @@ impl DataPlane {
             let routes = lock(&self.routes);
             match routes[lane].sends.get(usize::from(slot.0)) {
                 Some(Route::Taken { tag, events, .. }) => events.send((*tag, event)),
-                // A lane tells nothing of a flow before it was opened, and nothing after it was
-                // closed.
+                // A lane reports nothing about a flow before it was opened, or after it was closed.
                 _ => drop(self.nonsense(NO_SUCH_FLOW)),
             }
         };
@@ -705,7 +707,7 @@ async fn link_ended(child: Option<&mut Child>) -> String {
     }
     // It may be gone by now.
     let _ = child.start_kill();
-    format!("it closed the link or said what cannot be read: {}", ended(Some(child)).await)
+    format!("it closed the link or sent an unreadable message: {}", ended(Some(child)).await)
 }
 
 /// Texts of the data plane, as many as it may have something to say about.
@@ -756,8 +758,8 @@ async fn route_events(mut events: Events, bell: UnixStream, plane: Weak<DataPlan
             Ok(_) => tokio::task::yield_now().await,
             // A lane wrote nonsense: nothing that it says can be believed any more.
             Err(_) => {
-                // Whoever uses it learns so.
-                let _ = alive.nonsense("a lane's ring holds what is no event");
+                // Its users find out.
+                let _ = alive.nonsense("a lane's ring contains an invalid event");
                 return;
             }
         }

@@ -1,7 +1,7 @@
-//! Descriptors that are not to be had: whether this process has as many as it may, or the host.
+//! Running out of descriptors: whether this process has reached its limit, or the host.
 //!
-//! The operating system's own words differ by two letters of meaning: "Too many open files" is this process's limit,
-//! "Too many open files in system" that of the host. Who reads them should not have to know.
+//! The operating system's messages differ by two words: "Too many open files" is this process's
+//! limit, "Too many open files in system" that of the host. Users should not have to know this.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -38,8 +38,8 @@ pub fn limit_of_process(process: u32) -> String {
 
 fn limit_of(process: u32, most: &str) -> String {
     format!(
-        "culvert's process {process} on {} may have {most} {} open, too few for this: raise 'ulimit -n' there, or \
-         LimitNOFILE= of its systemd unit",
+        "culvert's process {process} on {} may have {most} {} open, too few for this: raise 'ulimit \
+         -n' there, or LimitNOFILE= in its systemd unit",
         host_name(),
         // Without a limit it is many.
         noun(most.parse().unwrap_or(u64::MAX), "file")
@@ -50,14 +50,14 @@ fn limit_of(process: u32, most: &str) -> String {
 #[must_use]
 pub fn limit_of_host() -> String {
     format!(
-        "all processes of the host {} together have as many files open as it permits: end some, or raise the sysctl \
-         fs.file-max there",
+        "the processes of the host {} together have as many files open as it permits: end some, or \
+         raise the sysctl fs.file-max there",
         host_name()
     )
 }
 
-/// Whether this process has at least half of its descriptors left beside one that it has just got: the kernel gives the lowest number
-/// that is free.
+/// Whether this process has at least half of its descriptors left in addition to one that it has
+/// just got: the kernel assigns the lowest free number.
 #[must_use]
 pub fn leaves_half(opened: &OwnedFd) -> bool {
     let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
@@ -71,7 +71,7 @@ pub fn leaves_half(opened: &OwnedFd) -> bool {
 pub fn require_least() -> Result<(), String> {
     let taken: Result<Vec<_>, Errno> = (0..LEAST).map(|_| rustix::io::dup(rustix::stdio::stderr())).collect();
     match taken {
-        // Without standard error there is nobody to say anything to.
+        // Without standard error there is nowhere to report anything.
         Ok(_) | Err(Errno::BADF) => Ok(()),
         Err(error) => Err(explained(format!("cannot start: {}", io::Error::from(error)))),
     }

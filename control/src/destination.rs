@@ -42,7 +42,8 @@ use temporary::Attempt;
 /// Which part of this host's files a request may reach.
 #[derive(Clone, Debug)]
 pub enum Reach {
-    /// All that the user may reach who runs this process: for that user's own requests. Relative paths begin in the directory.
+    /// Everything that the user who runs this process may reach: for that user's own requests.
+    /// Relative paths start in the directory.
     Owner {
         /// Where relative paths begin.
         directory: PathBuf,
@@ -51,7 +52,7 @@ pub enum Reach {
     Permitted(Vec<PermittedRoot>),
 }
 
-/// What has become of a destination since it was opened.
+/// What has happened to a destination since it was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whereabouts {
     /// Its path leads to it.
@@ -203,7 +204,8 @@ fn owners(directory: &Path, typed: &Path) -> Result<PathBuf, Refusal> {
         Some(Component::Normal(first)) if first.as_bytes().starts_with(b"~") => Err(Refusal::new(
             RefusalCode::NotFound,
             format!(
-                "'{}' begins in another user's home directory, which is not looked up: write its path in full, or ./ before a name with ~",
+                "'{}' is in another user's home directory, which Culvert does not look up: write \
+                 the full path, or put ./ in front of a name that starts with ~",
                 typed.display()
             ),
         )),
@@ -223,13 +225,15 @@ fn permitted_path(roots: &[PermittedRoot], typed: &Path, writes: bool) -> Result
     let plain = typed.components().all(|part| !matches!(part, Component::ParentDir | Component::Prefix(_)));
     if is_in_a_home(typed) {
         let text = format!(
-            "'{shown}' begins with a home directory, and a partner's node has none: write a path in a directory that it \
-             permits, or ./ before a name with ~"
+            "'{shown}' is in a home directory, but a partner's node has none: write a path in a \
+             directory that it permits, or put ./ in front of a name that starts with ~"
         );
         return Err(Refusal::new(RefusalCode::NotFound, text));
     }
     if !plain || typed.as_os_str().as_bytes().contains(&0) {
-        return Err(not_permitted(format!("'{shown}' contains '..' or a NUL byte, which no path to a partner may")));
+        return Err(not_permitted(format!(
+            "'{shown}' contains '..' or a NUL byte, which paths at a partner must not contain"
+        )));
     }
     let may = |root: &&PermittedRoot| if writes { root.permission.writes() } else { root.permission.reads() };
     let mut permitted = roots.iter().filter(may);
@@ -242,7 +246,7 @@ fn permitted_path(roots: &[PermittedRoot], typed: &Path, writes: bool) -> Result
     found.ok_or_else(|| {
         let right = if writes { "write" } else { "read" };
         let edit = "culvert profile edit NAME --permit";
-        // Whether it is a directory is not told to whom it is not permitted.
+        // Whether it is a directory is not revealed to partners without permission.
         not_permitted(if typed.is_absolute() {
             format!(
                 "the partner does not permit this node to {action} '{shown}': its admin can permit it, or a directory \
@@ -335,9 +339,10 @@ fn refusal(path: &Path, follows_symlinks: bool, wanted: &str, error: Errno) -> R
     let shown = path.display();
     let (code, reason) = match error {
         Errno::NOENT => (RefusalCode::NotFound, "it does not exist".to_owned()),
-        Errno::LOOP if !follows_symlinks => {
-            (RefusalCode::NotPermitted, "a symlink is on the way, and a partner's paths follow none".to_owned())
-        }
+        Errno::LOOP if !follows_symlinks => (
+            RefusalCode::NotPermitted,
+            "a symlink is in the path, and paths from partners do not follow symlinks".to_owned(),
+        ),
         Errno::XDEV if follows_symlinks => (RefusalCode::NotFound, "it leads out of the file system".to_owned()),
         Errno::XDEV => (RefusalCode::NotPermitted, "it leads outside of the permitted directory".to_owned()),
         Errno::NOTDIR => (RefusalCode::NotFound, no_directory(path)),
@@ -406,7 +411,7 @@ impl Destination {
         }
     }
 
-    /// Opens the directory that holds `name`, and tells the last component.
+    /// Opens the directory that holds `name`, and returns the last component.
     ///
     /// # Errors
     /// The operating system's.
@@ -446,8 +451,8 @@ impl Destination {
                 Err(_) if is_removed(parent.as_fd()) => {}
                 done => return done,
             }
-            // While the other transfer's rename is under way the name still leads to the directory
-            // that is being replaced.
+            // During the other transfer's rename, the name still leads to the directory that is
+            // being replaced.
             std::thread::sleep(REPLACED_PAUSE);
             parent = Arc::new(self.open_directory(directory)?);
         }

@@ -20,7 +20,7 @@ const STRANGERS: Limit = Limit { burst: 400.0, per_second: 50.0 };
 /// Handshakes of strangers' hosts that have had hardly any yet, together: some hosts that use up what all strangers
 /// share do not keep out one that comes for the first time.
 const NEWCOMERS: Limit = Limit { burst: 200.0, per_second: 25.0 };
-/// Handshakes with which a host counts among the newcomers: a person who tries again now and then.
+/// Handshakes up to which a host counts as a newcomer: a person who retries now and then.
 const NEWCOMER: Limit = Limit { burst: 4.0, per_second: 0.1 };
 /// Handshakes of one host from which only strangers came.
 const STRANGER: Limit = Limit { burst: 200.0, per_second: 20.0 };
@@ -28,8 +28,8 @@ const STRANGER: Limit = Limit { burst: 200.0, per_second: 20.0 };
 const PARTNER: Limit = Limit { burst: 1_000.0, per_second: 200.0 };
 /// Keys of strangers that are noted for approval, together: each costs a durable write.
 const NOTES: Limit = Limit { burst: 64.0, per_second: 2.0 };
-/// Keys of one host that are noted. A host has one key, an institute behind one address a few; more are only wanted by
-/// who wants to fill the table.
+/// Keys of one host that are recorded. A host has one key, an institute behind one address a few;
+/// more are only used to fill the table.
 const NOTES_OF_HOST: Limit = Limit { burst: 8.0, per_second: 1.0 / 60.0 };
 /// A host is a partner's for so long after its key came, and as long as a profile names it.
 const PARTNER_FOR: Duration = Duration::from_secs(24 * 60 * 60);
@@ -102,7 +102,7 @@ struct Door {
     notes: Bucket,
 }
 
-/// Decides who may begin a handshake.
+/// Decides whether a handshake may begin.
 #[derive(Debug)]
 pub struct Doorman {
     door: Mutex<Door>,
@@ -196,7 +196,8 @@ impl Door {
         Some(known)
     }
 
-    /// Forgets strangers that have been away long enough to have all buckets full again, and those who were partners.
+    /// Forgets strangers that have been away long enough for all buckets to be full again, and
+    /// former partners.
     fn make_room(&mut self, now: Instant) {
         if self.hosts.len() >= HOSTS_MAX {
             self.hosts.retain(|_, known| {

@@ -29,7 +29,7 @@ pub enum LockError {
     #[error("another process holds the lock")]
     Held,
     /// The host has no locks at all, or not now.
-    #[error("neither the file system (flock) nor the host has a lock for it: {0}")]
+    #[error("neither the file system (flock) nor the host can lock it: {0}")]
     Os(#[from] io::Error),
 }
 
@@ -46,7 +46,7 @@ pub fn lock(file: &File) -> Result<FileLock, LockError> {
     }
 }
 
-/// Whether a process holds the lock of a file. Who only asks keeps nobody from asking too.
+/// Whether a process holds the lock of a file. Asking does not keep others from asking.
 ///
 /// # Errors
 /// The host has no locks.
@@ -90,7 +90,7 @@ mod tests {
             let held = take(&first).unwrap();
             assert!(matches!(take(&second), Err(LockError::Held)));
             assert!(take(&File::create(&other).unwrap()).is_ok(), "another file has another lock");
-            // Whether `flock` is asked or the name, one of them says so.
+            // Whether `flock` or the socket name is used, one of them shows it.
             assert!(is_held(&second).unwrap() || matches!(lock_by_name(&second), Err(LockError::Held)));
             drop((held, first));
             assert!(!is_held(&second).unwrap());

@@ -1,4 +1,4 @@
-//! Who is one host, for everything that is counted per host.
+//! What counts as one host, for everything that is limited per host.
 
 use std::net::{IpAddr, Ipv6Addr};
 

@@ -1,12 +1,13 @@
-//! What an incoming transfer has stored so far: an append-only file, by which an interrupted transfer goes on.
+//! What an incoming transfer has stored so far: an append-only file from which an interrupted
+//! transfer resumes.
 //!
-//! A journal belongs to a partner, a destination and the names that are stored there ([`Place`]).
-//! It is written only after what it says is durable, and read when the same partner comes with the
-//! same again. So several transfers of one partner can fill one directory at once, each with a
-//! journal of its own; what another has left of the same files is taken over ([`absorb_others`]).
-//! When a transfer has stored everything the journal is removed.
+//! A journal belongs to a partner, a destination and the names stored there ([`Place`]). Entries
+//! are written only when what they record is durable, and read when the same partner repeats the
+//! request. Several transfers of one partner can thus fill one directory at the same time, each
+//! with its own journal; the remains of another journal of the same files are taken over
+//! ([`absorb_others`]). When a transfer has stored everything, the journal is removed.
 //!
-//! What is found when a journal is opened, and what becomes of it:
+//! What may be found when a journal is opened, and what is done:
 //!
 //! | found | done |
 //! |---|---|
@@ -62,13 +63,14 @@ const JOURNAL_BYTES_MAX: u64 = MANIFEST_BYTES_PER_PARTNER;
 pub enum JournalError {
     /// Another transfer writes it.
     #[error(
-        "another transfer of the same files from the same partner to the same destination is under way: wait for it, or cancel it"
+        "another transfer of the same files from the same partner to the same destination is \
+         running: wait for it, or cancel it"
     )]
     InUse,
     /// Not all of it is understood.
     #[error(
-        "the journal of this transfer, {path}, was left as it is: {unknown}. A newer Culvert has written it: use that one, or \
-         remove the file, and all files that are not complete are sent from their beginning"
+        "the journal of this transfer, {path}, was left as it is: {unknown}. A newer Culvert wrote \
+         it: use that version, or remove the file; incomplete files are then sent from the beginning"
     )]
     Unknown {
         /// Which.
@@ -91,11 +93,11 @@ fn remedy(error: &io::Error) -> String {
     let errno = os_error::errno_of(error);
     match errno.map_or(RefusalCode::Failed, os_error::code) {
         RefusalCode::NoSpace => {
-            "; make room in the state directory and start the transfer again: it goes on where it stopped".to_owned()
+            "; make room in the state directory and start the transfer again: it resumes where it stopped".to_owned()
         }
         _ if errno.is_none_or(is_of_the_journal) => {
-            "; remove it, or make it one that the account of Culvert can write: without it files that are not complete are sent \
-             from their beginning"
+            "; remove it, or make it writable for Culvert's account: without it, incomplete files \
+             are sent from the beginning"
                 .to_owned()
         }
         _ => errno.and_then(os_error::remedy).map_or_else(String::new, |remedy| format!("; {remedy}")),
@@ -157,7 +159,7 @@ pub struct Place {
     key: String,
     /// What they began with before the partner had digits of its own.
     former_key: String,
-    /// What tells them from each other.
+    /// What distinguishes them.
     names: String,
     /// Hashes of the least of those names.
     top_names: Vec<u32>,
@@ -229,7 +231,7 @@ impl Journal {
     /// [`JournalError`].
     pub fn open(path: PathBuf, single_name: Option<&[u8]>) -> Result<(Self, Past), JournalError> {
         let os = |error| JournalError::Os { path: path.clone(), error };
-        // Neither a pipe that nobody writes nor a device is waited for.
+        // Neither a pipe without a writer nor a device blocks.
         let mut options = File::options();
         options.read(true).append(true).create(true).mode(0o600).custom_flags(open_flags(Links::Refused));
         let mut file = options.open(&path).map_err(os)?;
@@ -241,7 +243,8 @@ impl Journal {
             error @ LockError::Os(_) => os(io::Error::other(error)),
         })?;
         let bytes = read_opened(&file, JOURNAL_BYTES_MAX).map_err(|error| os(error.into()))?;
-        // Whoever had the lock before may have removed the file between the two calls: then this is a file without a name.
+        // The previous holder of the lock may have removed the file between the two calls: then
+        // this is a file without a name.
         if !is_named(&file, &path).map_err(os)? {
             return Err(JournalError::InUse);
         }
@@ -252,8 +255,8 @@ impl Journal {
             let aside = beside(&path, "damaged");
             replace(&aside, &aside, &bytes).map_err(os)?;
             say_aside!(
-                "culvert: the journal {} is damaged at byte {good_bytes}: it was copied to {}, and the transfer goes on with what \
-                 comes before that",
+                "culvert: the journal {} is damaged at byte {good_bytes}: it was copied to {}, and \
+                 the transfer continues with the part before that",
                 path.display(),
                 aside.display()
             );
@@ -285,10 +288,12 @@ impl Journal {
         Ok((journal, contents.past))
     }
 
-    /// Removes the journals in `directory` that have nothing more to tell: those of transfers that were complete, and those that
-    /// nothing was written to. Younger ones than `age` stay: a partner whose signature is missing may come again.
+    /// Removes the journals in `directory` that have no useful content: those of complete
+    /// transfers, and those that were never written to. Journals younger than `age` stay: a partner
+    /// whose signature is missing may come back.
     ///
-    /// What was begun goes too if nobody has come back for it for `age_begun`.
+    /// Journals of started transfers are also removed if nobody has come back for them for
+    /// `age_begun`.
     pub fn sweep(directory: &Path, age: Duration, age_begun: Duration) {
         for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
             let modified = entry.metadata().and_then(|metadata| metadata.modified());
@@ -374,7 +379,7 @@ impl Journal {
     }
 }
 
-/// Whether a journal has nothing more to tell: nothing has been begun or stored since everything
+/// Whether a journal has no useful content: nothing has been started or stored since everything
 /// was, or at all.
 fn is_over(bytes: &[u8]) -> bool {
     records(bytes).fold(true, |is_over, record| match record {
@@ -384,7 +389,8 @@ fn is_over(bytes: &[u8]) -> bool {
     })
 }
 
-/// Removes a journal of which `may` says so, unless a transfer uses it, it cannot be read, or a newer program has written it.
+/// Removes a journal if `may` permits it, unless a transfer uses it, it cannot be read, or a newer
+/// program has written it.
 fn remove_unused(path: &Path, may: impl FnOnce(&[u8]) -> bool) -> bool {
     let Ok(file) = regular_file::open(path, Links::Refused) else { return false };
     let Ok(_lock) = file_lock::lock(&file) else { return false };
@@ -402,7 +408,7 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("."))
 }
 
-/// A name beside a journal's.
+/// A name derived from a journal's.
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
@@ -733,7 +739,8 @@ mod tests {
                 assert_eq!(std::fs::read(&victim).unwrap(), b"safe", "{suffix}");
                 let _ = std::fs::remove_file(&aside);
             }
-            // A directory is nobody's to remove: nothing is begun that could lose the journal.
+            // A directory is not ours to remove: no transfer could start that would lose the
+            // journal.
             std::fs::write(&path, &bytes).unwrap();
             std::fs::create_dir(beside(&path, suffix)).unwrap();
             let error = Journal::open(path.clone(), None).unwrap_err();
@@ -742,7 +749,7 @@ mod tests {
         }
     }
 
-    /// On a file system of whole seconds the change time is the same for everything within one.
+    /// On a file system with whole seconds, the change time is the same for everything within one.
     #[test]
     fn what_whole_seconds_cannot_show_does_not_count_as_stored() {
         use crate::destination::plan::{Before, StoredBefore as _};

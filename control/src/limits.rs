@@ -16,7 +16,8 @@ use crate::transfer::open_files;
 
 /// Transfers and path checks of all partners that run at once.
 pub const SESSIONS_MAX: usize = 256;
-/// Those of one partner; it has at most as many as are free beside them, too, so each partner leaves half of what it found.
+/// Sessions of one partner. It may also have at most as many as are free besides, so each partner
+/// leaves half of what it found.
 pub const SESSIONS_PER_PARTNER: usize = SESSIONS_MAX / 2;
 /// The last of them are for partners that have none.
 pub const SESSIONS_RESERVED: usize = SESSIONS_MAX / 16;
@@ -30,8 +31,8 @@ pub const FLOWS_PER_TRANSFER_AND_LANE: usize = FLOWS_PER_LANE as usize / 4;
 /// Flows of a lane that are kept for partners that have none, when another's next transfer comes.
 pub const FLOWS_RESERVED_PER_LANE: usize = FLOWS_PER_LANE as usize / 4;
 
-/// A transfer whose partner has more than its part of a lane's buffers, while another's waits for
-/// one, is ended if nothing new has come of it for so long.
+/// A transfer whose partner has more than its share of a lane's buffers, while another partner
+/// waits for one, is ended if it makes no progress for this long.
 pub const HOLDING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Listings for one partner that run at once, each on a thread of its own.
@@ -55,7 +56,7 @@ pub const ERRORS_LISTED_MAX: usize = 1_000;
 /// Bytes that they take with their names.
 pub const ERROR_BYTES_PER_TRANSFER: usize = 256 << 10;
 
-/// Entries that the result of a dry run lists for whoever typed it; the rest are counted.
+/// Entries that the result of a dry run lists for the user; the rest are counted.
 pub const DRY_RUN_LISTED_MAX: usize = 200_000;
 /// Bytes that they take. A record of a dry run keeps [`ERROR_BYTES_PER_TRANSFER`] of them.
 pub const DRY_RUN_LISTED_BYTES_MAX: usize = 32 << 20;
@@ -66,11 +67,11 @@ pub const RECEIPTS_PER_PARTNER: usize = 20_000;
 /// Journals of one partner's transfers, those that run and those that were given up; of the latter
 /// those that say least go first.
 pub const JOURNALS_PER_PARTNER: usize = 2 * SESSIONS_PER_PARTNER;
-/// A journal that nobody has come back for is kept so long.
+/// A journal whose partner does not come back is kept this long.
 pub const JOURNAL_AGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
-/// Holes of one partner's transfers are hashed by one helper, who then rests for as many times as long
-/// as it hashed.
+/// Holes of one partner's transfers are hashed by one helper, which then rests for this many times
+/// as long as it hashed.
 pub const HOLE_HASHING_REST: u32 = 1;
 
 /// Files with chunks of their own that are open for one partner's transfers.

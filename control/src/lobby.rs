@@ -1,12 +1,14 @@
-//! From a TCP connection to a partner that may ask: who waits, how long, and who is turned away with which reason.
+//! From a TCP connection to a partner that may make requests: who waits, how long, and who is
+//! turned away with which reason.
 //!
 //! ```text
 //! accept ──> waiting: 3 s for the ClientHello ──> introducing: handshake, Hello, profile ──> asking: 5 s for a request
 //!            places per host                      places per host, rate per host              places per partner
 //! ```
 //!
-//! Strangers' hosts and partners' have lobbies of their own. In each, whoever has sat longest makes room
-//! ([`crate::places`]), so silence never keeps anybody out, not even behind the same address.
+//! Strangers' hosts and partners' hosts have separate lobbies. In each, the oldest waiting
+//! connection makes room ([`crate::places`]), so silence never locks anybody out, not even behind
+//! the same address.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -67,13 +69,13 @@ impl Default for Lobbies {
 #[derive(Debug, thiserror::Error)]
 pub enum Turned {
     /// No ClientHello.
-    #[error("it said nothing for {} s", HELLO_TIMEOUT.as_secs())]
+    #[error("it sent nothing for {} s", HELLO_TIMEOUT.as_secs())]
     Silent,
     /// Newer connections took its place.
-    #[error("newer connections of its host needed its place")]
+    #[error("newer connections from its host needed its slot")]
     Crowded,
     /// More handshakes than its host may begin.
-    #[error("its host begins more handshakes than this node has time for")]
+    #[error("its host starts too many handshakes")]
     TooMany,
     /// The introduction took too long.
     #[error("its introduction took longer than {} s", INTRODUCTION_TIMEOUT.as_secs())]
@@ -81,7 +83,7 @@ pub enum Turned {
     /// What came was no introduction of a Culvert node.
     #[error("{0}")]
     Broken(String),
-    /// Nobody whom this node knows.
+    /// Nobody that this node knows.
     #[error("{0}")]
     Unknown(String),
     /// This node cannot tell.
@@ -116,7 +118,7 @@ pub struct Introduced {
     pub partner: String,
 }
 
-/// A place among those who wait.
+/// A slot for a waiting connection.
 #[derive(Debug)]
 pub struct Seat {
     address: SocketAddr,
@@ -133,15 +135,15 @@ impl Lobbies {
     #[must_use]
     pub fn place(&self, node: &Node, address: SocketAddr) -> Option<Seat> {
         let is_partners = node.doorman.knows(address.ip(), Instant::now());
-        // Nobody who waits is at work, so one can always be made free.
+        // A waiting connection is never busy, so one slot can always be freed.
         let place = self.of(is_partners).waiting.take(address.ip().into()).ok()?;
         Some(Seat { address, is_partners, place })
     }
 
-    /// Waits for what a connection wants, and finds out who it is.
+    /// Waits for a connection's first message, and authenticates its peer.
     ///
     /// # Errors
-    /// [`Turned`]; who could hear a reason has heard it.
+    /// [`Turned`]; a peer that could receive a reason has received it.
     pub async fn introduce(
         &self,
         node: &Node,
@@ -170,7 +172,7 @@ impl Lobbies {
     }
 }
 
-/// Shakes hands, finds out who it is, and turns strangers away with a reason.
+/// Performs the handshake, authenticates the peer, and turns strangers away with a reason.
 async fn find_out(node: &Node, greeted: Greeted, admission: &Admission) -> Result<Introduced, Turned> {
     let connection = greeted.accept(&node.tls, &node.name).await.map_err(|error| Turned::Broken(error.to_string()))?;
     let key = connection.partner;
@@ -179,7 +181,7 @@ async fn find_out(node: &Node, greeted: Greeted, admission: &Admission) -> Resul
             Ok(Introduced { connection, reach: reach.clone(), partner: "ssh".to_owned() })
         }
         Admission::Owner { .. } => {
-            let text = "this far end serves only who started it";
+            let text = "this far end serves only the command that started it";
             refuse(connection, Refusal::new(RefusalCode::UnknownKey, text)).await;
             Err(Turned::Unknown(text.to_owned()))
         }
@@ -202,7 +204,7 @@ async fn find_out(node: &Node, greeted: Greeted, admission: &Admission) -> Resul
     }
 }
 
-/// The profile with a key. The files are read beside the runtime's thread.
+/// The profile with a key. The files are read outside the runtime's thread.
 async fn profile_with(node: &Node, key: PublicKey) -> Result<Option<(String, Profile)>, ProfileError> {
     let profiles = node.profiles.clone();
     blocking(move || profiles.with_key(key)).await
@@ -218,7 +220,7 @@ async fn note_key(node: &Node, connection: &Connection) -> bool {
         return blocking(move || profiles.pending().is_ok_and(|keys| keys.iter().any(|known| known.key == key))).await;
     }
     let (profiles, name) = (node.profiles.clone(), connection.partner_name.clone());
-    // The port is one that its host took for this connection: nobody listens there.
+    // The port is one that its host chose for this connection: nothing listens there.
     let host = address.ip().to_canonical().to_string();
     let noted = blocking(move || profiles.note_pending(key, &name, &host, unix_ms() / 1_000)).await;
     match noted {
@@ -229,7 +231,9 @@ async fn note_key(node: &Node, connection: &Connection) -> bool {
             is_noted
         }
         Err(error) => {
-            log_limit::say(About::Keys, || format!("the key {} is not noted for approval: {error}", key.fingerprint()));
+            log_limit::say(About::Keys, || {
+                format!("the key {} was not recorded for approval: {error}", key.fingerprint())
+            });
             false
         }
     }
@@ -243,13 +247,16 @@ fn unknown_key(node: &Node, key: PublicKey, is_noted: bool) -> Refusal {
         )
     } else {
         format!(
-            "'{name}' does not know this node's key ({fingerprint}), and keeps no more keys of this host for approval: come again later, or have its admin type 'culvert profile add NAME --key {key} --permit DIRECTORY:write' (:read to let it fetch)"
+            "'{name}' does not know this node's key ({fingerprint}), and records no more keys from \
+             this host for approval: try again later, or have its admin run 'culvert profile add \
+             NAME --key {key} --permit DIRECTORY:write' (:read to let it fetch)"
         )
     };
     Refusal::new(RefusalCode::UnknownKey, text)
 }
 
-/// What a partner is told whose profile cannot be looked for. Paths of this host are none of its business.
+/// The message to a partner whose profile cannot be looked up. It does not reveal paths of this
+/// host.
 fn unread_profiles(error: &ProfileError) -> Refusal {
     let mut text = "this node cannot read its profiles".to_owned();
     if let ProfileError::State(StateError::Os { error, .. }) = error

@@ -1,5 +1,5 @@
-//! Log lines about strangers and partners: whoever causes them decides how many, so each kind has a number a minute,
-//! and what is left out is counted.
+//! Log lines about strangers and partners. Their number is controlled by others, so each kind has a
+//! limit per minute, and omitted lines are counted.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use culvert_protocol::foreign_text::is_plain;
 /// What a line is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum About {
-    /// Connections that did not introduce themselves, or that nobody knows.
+    /// Connections that did not authenticate, or whose key is unknown.
     Strangers,
     /// Strangers' keys that cannot be noted.
     Keys,
@@ -28,7 +28,8 @@ impl About {
 
 /// The time over which lines are counted.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Lines of a kind in that time: enough to see what goes on, and at most some 100 MB in a year for each kind.
+/// Lines of a kind in that time: enough to see what is going on, and at most about 100 MB a year
+/// for each kind.
 const LINES_MAX: u32 = 20;
 /// The longest line: two foreign texts and what is said around them.
 const LINE_BYTES_MAX: usize = 4 << 10;

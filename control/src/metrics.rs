@@ -165,7 +165,7 @@ impl Metrics {
         let metrics = Self {
             transfers: register!(
                 r,
-                IntGaugeVec::new(Opts::new("culvert_transfers", "Transfers that are kept, by state."), &["state"])
+                IntGaugeVec::new(Opts::new("culvert_transfers", "Recorded transfers, by state."), &["state"])
             ),
             transfer_bytes: register!(
                 r,
@@ -184,7 +184,7 @@ impl Metrics {
             files: register!(
                 r,
                 IntCounterVec::new(
-                    Opts::new("culvert_files_total", "Files of ended transfers, by what became of them."),
+                    Opts::new("culvert_files_total", "Files of ended transfers, by result."),
                     &["result"]
                 )
             ),
@@ -207,7 +207,7 @@ impl Metrics {
                 r,
                 IntCounter::new(
                     "culvert_socket_drops_total",
-                    "Datagrams that the lanes' sockets dropped for want of room."
+                    "Datagrams dropped because a lane's socket buffer was full."
                 )
             ),
             pacing: register!(
@@ -270,7 +270,7 @@ impl Metrics {
                 r,
                 Counter::new(
                     "culvert_dataplane_restarts_total",
-                    "How often the data plane process had to be started again."
+                    "How often the data plane process had to be restarted."
                 )
             ),
             tuning_findings: register!(
@@ -299,7 +299,7 @@ impl Metrics {
             ),
             retries: register!(
                 r,
-                IntCounter::new("culvert_transfer_retries_total", "Tries that failed and were made again.")
+                IntCounter::new("culvert_transfer_retries_total", "Attempts that failed and were retried.")
             ),
             own_reports: register!(
                 r,
@@ -320,7 +320,8 @@ impl Metrics {
                 IntCounterVec::new(
                     Opts::new(
                         "culvert_turned_away_total",
-                        "Connections, requests and keys that found no place or did not go on in time, by lobby and reason.",
+                        "Connections, requests and keys turned away because no slot was free or \
+                         time ran out, by lobby and reason.",
                     ),
                     &["lobby", "reason"]
                 )
@@ -413,7 +414,7 @@ impl Metrics {
         self.refused_connections.inc();
     }
 
-    /// Somebody found no place, or did not go on in time.
+    /// A connection or request found no free slot, or timed out.
     pub fn note_turned_away(&self, lobby: &str, reason: &str) {
         debug_assert!(
             TURNED_AWAY.iter().any(|(known, reasons)| *known == lobby && reasons.contains(&reason)),

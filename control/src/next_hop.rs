@@ -34,7 +34,7 @@ const ROUTE_BYTES: usize = 12;
 const NEIGHBOUR_BYTES: usize = 12;
 /// What the kernel counts times to user space in: 100 a second, on every architecture that Culvert runs on.
 const TICK: Duration = Duration::from_millis(10);
-/// A neighbour of which nobody has heard for so long is asked after while it is in use.
+/// A neighbor that has been silent this long is resolved again while it is in use.
 const STALE_FOR_LONG: Duration = Duration::from_secs(30);
 
 /// A socket for questions to the kernel's tables.
@@ -48,8 +48,8 @@ pub struct Tables {
 pub struct Way {
     /// The next hop, if the way leads through the interface and the neighbour is known.
     pub hop: Option<NextHop>,
-    /// Whether the way leads through the interface and the kernel should be made to look for the neighbour: it is not known, or nobody has
-    /// heard of it for long.
+    /// Whether the route leads through the interface and the kernel should be made to resolve the
+    /// neighbor: it is unknown, or has been silent for a long time.
     pub wants_asking: bool,
 }
 
@@ -161,7 +161,7 @@ impl Tables {
         Ok(Some(route))
     }
 
-    /// What is known of a neighbour; nothing, if nobody asked for it yet.
+    /// What is known about a neighbor; nothing, if it was never resolved.
     fn neighbour(&self, address: IpAddr, interface: u32) -> io::Result<Neighbour> {
         let (family, octets) = family_and_octets(address);
         let mut request = [0u8; NEIGHBOUR_BYTES];

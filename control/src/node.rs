@@ -24,8 +24,8 @@ use crate::tuning::Wakefulness;
 
 /// Journals of complete transfers whose sender never signed are kept so long for it to come again.
 const COMPLETE_JOURNAL_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-/// Where the kernel does not tell what the interface carries, the flow begins with Ethernet's and
-/// lets probes decide.
+/// If the kernel does not report the interface's MTU, the flow starts with Ethernet's and lets
+/// probes decide.
 const DATAGRAM_BYTES_UNKNOWN: u16 = 1_472;
 
 /// A node.
@@ -51,13 +51,13 @@ pub struct Node {
     pub wakefulness: Wakefulness,
     /// The largest datagram that it sends, if the user limits it.
     pub datagram_bytes_cap: Option<u16>,
-    /// What it knows of paths, and how it answers those who measure.
+    /// What it knows about paths, and how it answers measurements.
     pub path: crate::path::PathRoom,
-    /// Who may begin a handshake.
+    /// Decides which handshakes may begin.
     pub doorman: Doorman,
     /// What partners take of this node's memory.
     pub shares: Arc<Shares>,
-    /// How long a transfer may get nowhere; none for ever.
+    /// How long a transfer may make no progress; no limit if none.
     pub patience: Option<Duration>,
 }
 
@@ -103,7 +103,8 @@ impl Node {
         }))
     }
 
-    /// The largest datagram towards a partner: what the first link carries, or less if the user says so.
+    /// The largest datagram towards a partner: what the first link carries, or less if the user
+    /// says so.
     #[must_use]
     pub fn datagram_bytes_towards(&self, partner: std::net::SocketAddr) -> u16 {
         let partner = std::net::SocketAddr::new(partner.ip().to_canonical(), partner.port());

@@ -1,7 +1,9 @@
-//! What an error of the operating system means: which kind a transfer ends with because of it, and what to do about it.
+//! The meaning of an operating system error: which kind a transfer ends with because of it, and
+//! what to do about it.
 //!
-//! Everything that turns one into a [`RefusalCode`], an exit code or a remedy asks here. What is not there, what may not be
-//! used and what this process only lacks the means to look at are three different things to whoever reads of them.
+//! All code that turns one into a [`RefusalCode`], an exit code or a remedy uses this module.
+//! Something that does not exist, something that may not be used, and something that this process
+//! merely lacks the means to look at are three different things for the user.
 
 use std::error::Error;
 use std::io;
@@ -12,8 +14,9 @@ use rustix::io::Errno;
 
 use crate::descriptors;
 
-/// The code of a file's error that is none of the file's: the host or this process lacks what it takes to go on. It ends the
-/// transfer, which goes on where it stopped, and no partner hears it of a file.
+/// The code of a file's error that is not about the file: the host or this process lacks the
+/// resources to continue. It ends the transfer, which resumes where it stopped, and no partner gets
+/// it as the error of a file.
 pub const SHORTAGE: &str = "temporary";
 
 /// Whether an error says that this process or its host has too little of something, whatever it was needed for.
@@ -41,8 +44,8 @@ pub fn code_of(error: &io::Error) -> RefusalCode {
     errno_of(error).map_or(RefusalCode::Failed, code)
 }
 
-/// The error of a number that the data plane or a text tells. What no kernel says is one of input and output: the type has no place for
-/// it.
+/// The error for a number from the data plane or from a text. A number that no kernel returns
+/// becomes an I/O error: the type cannot represent it.
 #[must_use]
 pub fn errno_of_number(number: i32) -> Errno {
     /// The largest that a system call returns (include/linux/err.h, `MAX_ERRNO`).
@@ -50,7 +53,8 @@ pub fn errno_of_number(number: i32) -> Errno {
     if (1..=ERRNO_MAX).contains(&number) { Errno::from_raw_os_error(number) } else { Errno::IO }
 }
 
-/// The operating system's number of an error that others may have wrapped, as those who make temporary files do.
+/// The operating system's number of an error that may have been wrapped, for example by the crate
+/// for temporary files.
 #[must_use]
 pub fn errno_of(error: &io::Error) -> Option<Errno> {
     if let Some(number) = error.raw_os_error() {
@@ -66,7 +70,7 @@ pub fn errno_of(error: &io::Error) -> Option<Errno> {
         }
         cause = inner.source();
     }
-    // Who makes temporary files keeps nothing but the words.
+    // The crate for temporary files keeps only the text.
     errno_in(&error.to_string())
 }
 
@@ -76,20 +80,20 @@ pub fn errno_or_io(error: &io::Error) -> Errno {
     errno_of(error).unwrap_or(Errno::IO)
 }
 
-/// What there is to do about an error, whatever it was that failed. It is of this process and this host, and says which they
-/// are: whoever reads it may sit at another.
+/// What to do about an error, whatever failed. It concerns this process and this host, and names
+/// both, because the reader may be at another host.
 #[must_use]
 pub fn remedy(errno: Errno) -> Option<String> {
     let text = match errno {
         Errno::MFILE => return Some(descriptors::own_limit()),
         Errno::NFILE => return Some(descriptors::limit_of_host()),
         Errno::NOMEM | Errno::NOBUFS => {
-            return Some(format!("the host {} is short of memory: end something there", descriptors::host_name()));
+            return Some(format!("the host {} is short of memory: stop some programs there", descriptors::host_name()));
         }
         Errno::ROFS => "its file system is mounted read-only: mount it so that it can be written",
-        Errno::IO => "the disk or its server is at fault: look at the kernel's log (dmesg)",
-        Errno::NAMETOOLONG => "most file systems permit names of 255 bytes and paths of 4,095: take a shorter one",
-        Errno::LOOP => "symlinks lead from one to the other without end, or are where none may be: remove them",
+        Errno::IO => "the disk or its server is at fault: check the kernel log (dmesg)",
+        Errno::NAMETOOLONG => "most file systems permit names of 255 bytes and paths of 4,095: use a shorter one",
+        Errno::LOOP => "symlinks form a loop, or are where none are permitted: remove them",
         _ => return None,
     };
     Some(text.to_owned())
@@ -124,7 +128,7 @@ pub fn tells_shortage(text: &str) -> bool {
     errno_in(text).is_some_and(is_shortage)
 }
 
-/// The last of the causes is what the operating system said, whoever wrapped it.
+/// The last of the causes is the operating system's, whichever layer wrapped it.
 fn errno_in(text: &str) -> Option<Errno> {
     let (_, rest) = text.rsplit_once("(os error ")?;
     rest.split(')').next()?.parse().ok().map(errno_of_number)
@@ -190,7 +194,7 @@ mod tests {
         let wrapped = format!("cannot listen at /x: {}; choose another --state", io::Error::from(Errno::MFILE));
         let once = explained(wrapped);
         assert!(once.contains("ulimit -n") && explained(once.clone()) == once);
-        // Who reads it may sit at another host.
+        // The reader may be at another host.
         assert!(once.contains(&format!("process {} on {}", std::process::id(), descriptors::host_name())), "{once}");
     }
 

@@ -18,7 +18,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Hosts that are looked up each time; those beyond wait among strangers until they have been here.
 const HOSTS_MAX: usize = 512;
 
-/// Keeps the doorman told, for ever.
+/// Keeps the doorman up to date, forever.
 pub async fn keep_known(node: Arc<Node>) {
     let mut tick = tokio::time::interval(INTERVAL);
     loop {

@@ -37,7 +37,7 @@ pub struct PathRoom {
     pub checks: Arc<places::Places>,
     /// What the responder counted.
     pub counters: Arc<ResponderCounters>,
-    /// Whom the responder answers beside those that its settings name.
+    /// Addresses that the responder answers in addition to those in its settings.
     pub guests: guests::Guests,
     /// What became of documents for the archive.
     pub archive: ArchiveCounters,

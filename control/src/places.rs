@@ -1,9 +1,11 @@
-//! Places that hosts or partners hold, so that none of them can take those of all.
+//! Slots held by hosts or partners, so that none of them can take everybody's.
 //!
-//! Who waits in a lobby costs little, and whether it is honest shows only when it goes on. So nobody who comes is sent
-//! away: who has been there longest makes room, first among the same holder's, then among those of the holder that has
-//! most. An honest one goes on within a round trip or two; one that only sits loses its place to the next. Who does work
-//! ([`Place::settle`]) is not asked to leave; if all are at work, who comes is told so.
+//! A connection that waits in a lobby costs little, and only its next step shows whether it is
+//! honest. Newcomers are therefore never refused there: the oldest waiting connection makes room,
+//! first among the same holder's, then among those of the holder with the most. An honest
+//! connection moves on within one or two round trips; one that just waits loses its slot to the
+//! next. A busy one ([`Place::settle`]) keeps its slot; if all are busy, the newcomer gets an
+//! error.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -72,17 +74,18 @@ impl<K: Copy + Eq + Hash> Places<K> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place, at the cost of who has sat longest if there is no other.
+    /// Takes a slot, evicting the oldest waiting holder if none is free.
     ///
     /// # Errors
-    /// [`Full`] if all who could make room are at work.
+    /// [`Full`] if all candidates for eviction are busy.
     pub fn take(self: &Arc<Self>, holder: K) -> Result<Place<K>, Full> {
         self.take_from(self.lock(), holder)
     }
 
-    /// As [`Places::take`], where those at work stay as long as they like, so that several holders together could keep
-    /// all others out: one has no more places than are free beside them, so that each leaves at least half of what it
-    /// found, and the last `reserved` are for holders that have none.
+    /// Like [`Places::take`], for slots whose busy holders stay as long as they like, so that
+    /// several holders together could lock out all others. A holder gets at most as many slots as
+    /// remain free, so each leaves at least half of what it found, and the last `reserved` are for
+    /// holders that have none.
     ///
     /// # Errors
     /// [`Full`].
@@ -164,7 +167,7 @@ impl<K: Copy + Eq + Hash> Place<K> {
         std::future::pending::<()>().await;
     }
 
-    /// Whoever holds it is at work from now on, and keeps it; false if it is lost already.
+    /// Marks the holder as busy, so that it keeps the slot; false if it is already lost.
     #[must_use]
     pub fn settle(&self) -> bool {
         self.worker().settle()

@@ -27,7 +27,8 @@ const PENDING: &str = "pending.json";
 const PENDING_MAX: usize = 256;
 /// Keys of one host among them: a host has one key, an institute behind one address a few.
 const PENDING_OF_HOST_MAX: usize = 8;
-/// A key that has not asked for so long makes room for one that asks now: its owner has given up, or comes again.
+/// A pending key that has been silent this long is evicted for a new one: its owner has given up,
+/// or will come back.
 const PENDING_SILENT_S: u64 = 7 * 24 * 60 * 60;
 
 /// So many fingerprints are shown of those that begin alike.
@@ -170,7 +171,8 @@ pub struct PendingKey {
 }
 
 impl PendingKey {
-    /// Whether it came to this node, so that nobody knows where its own listens.
+    /// Whether it connected to this node, so that the address where its own node listens is
+    /// unknown.
     #[must_use]
     pub fn is_guest(&self) -> bool {
         self.address.parse::<IpAddr>().is_ok()
@@ -195,13 +197,12 @@ pub enum ProfileError {
     State(#[from] StateError),
     /// The name.
     #[error(
-        "'{0}' cannot be a profile's name: use letters, digits, '-', '_' and '.', at most 64, beginning with a letter or digit"
+        "'{0}' is not a valid profile name: use at most 64 letters, digits, '-', '_' and '.', \
+         starting with a letter or digit"
     )]
     BadName(String),
     /// No such profile.
-    #[error(
-        "there is no profile '{name}': 'culvert profile list' shows those there are, 'culvert profile add' makes one{hint}"
-    )]
+    #[error("there is no profile '{name}': 'culvert profile list' lists all, 'culvert profile add' creates one{hint}")]
     NotFound {
         /// The name that was asked for.
         name: String,
@@ -209,19 +210,20 @@ pub enum ProfileError {
         hint: String,
     },
     /// It exists already.
-    #[error("there is a profile '{0}' already; 'culvert profile edit {0}' changes it")]
+    #[error("the profile '{0}' already exists; 'culvert profile edit {0}' changes it")]
     Exists(String),
     /// Another profile has the key.
-    #[error("the profile '{0}' has this key already")]
+    #[error("the profile '{0}' already has this key")]
     KeyTaken(String),
     /// A permitted directory that is not absolute.
     #[error("'{0}' cannot be permitted: write an absolute path")]
     RelativeRoot(PathBuf),
     /// No pending key with that fingerprint.
-    #[error("no key whose fingerprint begins with '{0}' has asked; 'culvert profile pending' lists those that have")]
+    #[error("no pending key has a fingerprint that starts with '{0}'; 'culvert profile pending' lists all")]
     NotPending(String),
     /// Several of them.
-    #[error("more than one key that asked has a fingerprint that begins with '{beginning}': {}; write more of it", found.join(", "))]
+    #[error("more than one pending key has a fingerprint that starts with '{beginning}': {}; give \
+        more of it", found.join(", "))]
     Ambiguous {
         /// What was given.
         beginning: String,
@@ -284,7 +286,8 @@ fn check_name(name: &str) -> Result<(), ProfileError> {
     }
 }
 
-/// Who one host is among the keys that asked: by its address, or by its name if this node's user went there.
+/// What counts as one host among the pending keys: its address, or its name if this node's user
+/// connected to it.
 fn host_of(address: &str) -> Result<Host, &str> {
     let with_port = || address.parse::<std::net::SocketAddr>().map(|address| address.ip());
     let host = address.parse::<IpAddr>().or_else(|_| with_port()).map(Host::from);
@@ -396,7 +399,7 @@ impl Profiles {
         names.into_iter().filter_map(|name| self.find(&name).ok().flatten().map(|profile| (name, profile))).collect()
     }
 
-    /// The profile with a key. A profile that cannot be read stands in nobody else's way.
+    /// The profile with a key. An unreadable profile does not affect the others.
     ///
     /// # Errors
     /// [`ProfileError`] if the profiles cannot be listed.
@@ -489,14 +492,15 @@ impl Profiles {
         Ok(with_plain_addresses(self.state.read_json(PENDING, VERSION)?.unwrap_or_default()))
     }
 
-    /// As [`Profiles::pending`], for a table that will be written anew.
+    /// Like [`Profiles::pending`], for a table that will be written again.
     fn pending_to_change(&self) -> Result<Vec<PendingKey>, ProfileError> {
         Ok(with_plain_addresses(self.state.read_json_or_set_aside(PENDING, VERSION)?.unwrap_or_default()))
     }
 
-    /// Notes that a key without profile asked; false if there is no room for another of its host. The table is bounded:
-    /// what has been silent for a week makes room first, then the youngest key of the host that has most. So a key that
-    /// a person waits to have approved stays, whatever comes after it.
+    /// Records that a key without a profile connected; false if there is no room for another of its
+    /// host. The table is bounded: keys that have been silent for a week are evicted first, then
+    /// the youngest key of the host with the most. A key whose owner waits for approval therefore
+    /// stays, whatever comes after it.
     ///
     /// # Errors
     /// [`ProfileError`].
@@ -620,7 +624,7 @@ mod tests {
         let newer = format!("version = 2\nwhat = 'is not known'\n{text}");
         std::fs::write(profiles.path("lab"), &newer).unwrap();
         let error = profiles.get("lab").unwrap_err().to_string();
-        assert!(error.contains("lab.toml is of version 2") && error.contains("newer Culvert"), "{error}");
+        assert!(error.contains("lab.toml has version 2") && error.contains("newer Culvert"), "{error}");
         assert!(profiles.with_key(PublicKey([1; 32])).unwrap().is_none());
         assert!(profiles.replace("lab", &profile(1)).is_err());
         assert_eq!(std::fs::read_to_string(profiles.path("lab")).unwrap(), newer);
@@ -697,7 +701,7 @@ mod tests {
         assert!(profiles.note_pending(newcomer, "new", &address(2_000_000), 900).unwrap());
         assert!(is_there(waiting) && is_there(newcomer));
         assert_eq!(profiles.pending().unwrap().len(), PENDING_MAX);
-        // Hosts with one key each: those that came first stay, and who comes now is noted.
+        // Hosts with one key each: the first ones stay, and a new one is recorded.
         for key in 10_000..10_000 + 2 * PENDING_MAX as u32 {
             assert!(profiles.note_pending(numbered(key), "n", &address(key), 1_000).unwrap());
         }

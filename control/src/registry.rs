@@ -1,4 +1,4 @@
-//! The transfers of a node: those under way with their progress, and the records of all.
+//! The transfers of a node: running ones with their progress, and the records of all.
 
 mod kept;
 mod looking;
@@ -67,10 +67,9 @@ pub struct LiveTransfer {
 
 /// The transfers of a node.
 ///
-/// What is written is written beside the caller's thread ([`StateWriter`]). A transfer begins when
-/// its record is on the disk; what becomes of it later is true at once, and written as soon as the
-/// disk takes it: after a crash a record that is behind shows a transfer that was under way, which
-/// then finds out how far it came.
+/// Writing is done outside the caller's thread ([`StateWriter`]). A transfer starts when its record
+/// is on disk. Later changes are effective at once, and written as soon as the disk accepts them:
+/// after a crash, an outdated record shows a running transfer, which then finds out how far it got.
 #[derive(Debug)]
 pub struct Registry {
     state: StateDirectory,
@@ -80,9 +79,10 @@ pub struct Registry {
     receipts: Receipts,
     metrics: OnceLock<Arc<Metrics>>,
     owners: Arc<Owners>,
-    /// Transfers that other processes carried out when they were last looked at, and who.
+    /// Transfers that other processes were running at the last look, and which processes.
     others: Mutex<HashMap<TransferId, String>>,
-    /// Transfers that were cut off and that nothing goes on with by itself; their files do not say so.
+    /// Transfers that were interrupted and that nothing resumes by itself; their files do not say
+    /// so.
     cut_off: Mutex<HashSet<TransferId>>,
     /// Transfers whose records are left as they are, and what to say of them.
     left_alone: Mutex<HashMap<TransferId, String>>,
@@ -100,9 +100,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Registry {
-    /// Reads the records of a state directory. One that cannot be understood is set aside, and one
-    /// that cannot be read or that a newer program has written is left alone: it keeps nobody from
-    /// the others.
+    /// Reads the records of a state directory. An invalid record is set aside, and one that cannot
+    /// be read or was written by a newer program is left alone; neither affects the others.
     ///
     /// # Errors
     /// [`StateError`] if they cannot be listed.
@@ -131,10 +130,11 @@ impl Registry {
         Ok(registry)
     }
 
-    /// A partner's request begins a transfer, or goes on with one of its own. The partner chose the id, so it may be anybody's.
+    /// A partner's request starts a transfer, or continues one of its own. The partner chose the
+    /// id, so it may be anybody's.
     ///
     /// # Errors
-    /// A refusal if the id is another's, the transfer is under way, or it cannot be noted.
+    /// A refusal if the id is another's, the transfer is running, or it cannot be recorded.
     pub async fn begin_for_partner(&self, id: TransferId, record: TransferRecord) -> Result<LiveTransfer, Refusal> {
         let refuse = |code, text: &str| Err(Refusal::new(code, format!("transfer {id} {text}")));
         self.look_before(id).await.map_err(|error| not_noted(&error))?;
@@ -142,10 +142,10 @@ impl Registry {
             known.request.is_some() || known.partner != record.partner || known.role != record.role
         });
         if is_others || self.is_left_alone(id) {
-            return refuse(RefusalCode::Protocol, "is another one at this node: use a new id");
+            return refuse(RefusalCode::Protocol, "is a different one at this node: use a new id");
         }
         let Some(live) = self.claim(id) else {
-            return refuse(RefusalCode::Temporary, "is still under way at this node: try again");
+            return refuse(RefusalCode::Temporary, "is still running at this node: try again");
         };
         self.note_begin(id, record, live).await.map_err(|error| {
             // Paths of this host are none of the partner's business.
@@ -154,10 +154,10 @@ impl Registry {
         })
     }
 
-    /// A new transfer begins, or one goes on after a restart.
+    /// A new transfer starts, or one continues after a restart.
     ///
     /// # Errors
-    /// [`StateError`] if it cannot be written down: then it has not begun, and may be begun again.
+    /// [`StateError`] if it cannot be recorded: then it has not started, and may be started again.
     pub async fn begin(&self, id: TransferId, record: TransferRecord) -> Result<LiveTransfer, StateError> {
         self.look_before(id).await?;
         let live = if self.is_left_alone(id) { None } else { self.claim(id) };
@@ -165,7 +165,7 @@ impl Registry {
         self.note_begin(id, record, live).await
     }
 
-    /// Makes a transfer live, so that nobody else begins it; `None` if somebody has.
+    /// Makes a transfer live, so that nothing else starts it; `None` if it is live already.
     fn claim(&self, id: TransferId) -> Option<LiveTransfer> {
         let (progress, progress_receiver) = watch::channel(Progress::default());
         let (cancel, cancel_receiver) = watch::channel(false);
@@ -206,8 +206,8 @@ impl Registry {
         Ok(live)
     }
 
-    /// A transfer that was under way when the node was stopped goes on; `None` if it does already.
-    /// Its file says that it is under way, so a disk that is full does not keep it.
+    /// A transfer that was running when the node was stopped continues; `None` if it does already.
+    /// Its file says that it is running, so a full disk does not prevent it.
     #[must_use]
     pub fn go_on(&self, id: TransferId) -> Option<LiveTransfer> {
         let live = self.claim(id)?;
@@ -218,7 +218,7 @@ impl Registry {
         Some(live)
     }
 
-    /// Changes a record. It is written down beside.
+    /// Changes a record. It is written in the background.
     pub fn update(&self, id: TransferId, change: impl FnOnce(&mut TransferRecord)) {
         let Some(record) = self.changed_record(id, change) else { return };
         match self.bytes_of(id, &record, None) {
@@ -234,8 +234,9 @@ impl Registry {
         Some(record)
     }
 
-    /// Changes the record of a transfer that has ended, writes it and its receipt down, and lets it
-    /// go whatever comes of that. `recorded` is done between the two: the record has the receipt too.
+    /// Changes the record of a transfer that has ended, writes it and its receipt, and releases the
+    /// transfer whatever the result. `recorded` runs between the two: the record contains the
+    /// receipt too.
     async fn end(
         &self,
         id: TransferId,
@@ -357,25 +358,26 @@ impl Registry {
         self.writer.settle().await;
     }
 
-    /// Asks a transfer to stop; false if it is neither under way nor paused.
+    /// Asks a transfer to stop; false if it is neither running nor paused.
     pub async fn cancel(&self, id: TransferId) -> bool {
         if let Some(live) = lock(&self.live).get_mut(&id) {
             live.stop = Stop::Canceled;
             live.cancel.send_replace(true);
             return true;
         }
-        // Nobody may let it go on meanwhile.
+        // Nothing may resume it meanwhile.
         let is_paused = || lock(&self.records).get(&id).is_some_and(|record| record.state == RecordState::Paused);
         if !is_paused() || self.claim(id).is_none() {
             return false;
         }
         if let Err(error) = self.fail(id, &crate::transfer::manifest_exchange::canceled()).await {
-            say_aside!("culvert: the record of transfer {id} is not written yet: {error}; it is tried again");
+            say_aside!("culvert: the record of transfer {id} has not been written yet: {error}; retrying");
         }
         true
     }
 
-    /// Asks a transfer of this node's user to stop until they want it to go on; false if there is none under way.
+    /// Asks a transfer of this node's user to stop until they resume it; false if it is not
+    /// running.
     pub fn pause(&self, id: TransferId) -> bool {
         let is_ours = lock(&self.records).get(&id).is_some_and(|record| record.request.is_some());
         let mut live = lock(&self.live);
@@ -415,7 +417,7 @@ impl Registry {
         match stop {
             _ if refusal.code != RefusalCode::Canceled => refusal,
             Stop::Paused if version >= PAUSES_ARE_TOLD_SINCE => {
-                let text = "the partner has paused the transfer: it goes on when it is resumed there";
+                let text = "the partner has paused the transfer: it continues when it is resumed there";
                 Refusal::new(RefusalCode::Interrupted, text)
             }
             Stop::NodeStops => Refusal::new(RefusalCode::Temporary, NODE_WAS_STOPPED),
@@ -423,7 +425,7 @@ impl Registry {
         }
     }
 
-    /// A transfer, with its progress if it is under way.
+    /// A transfer, with its progress if it is running.
     #[must_use]
     pub fn get(&self, id: TransferId) -> Option<TransferRecord> {
         let mut record = lock(&self.records).get(&id).cloned()?;
@@ -460,8 +462,8 @@ impl Registry {
         counts
     }
 
-    /// Transfers that had not ended when the node was stopped and that it goes on with, in the order in
-    /// which they were asked for.
+    /// Transfers that had not ended when the node was stopped and that it resumes, in the order in
+    /// which they were requested.
     #[must_use]
     pub fn interrupted(&self) -> Vec<(TransferId, TransferRecord)> {
         let (live, others, records) = (lock(&self.live), lock(&self.others), lock(&self.records));
@@ -480,7 +482,7 @@ impl Registry {
         lock(&self.live).keys().copied().collect()
     }
 
-    /// How many transfers wait or are under way.
+    /// How many transfers are waiting or running.
     #[must_use]
     pub fn unfinished_count(&self) -> usize {
         lock(&self.records).values().filter(|record| !record.state.is_final()).count()
@@ -518,7 +520,7 @@ impl Registry {
     }
 }
 
-/// A transfer's place among those under way, which it loses when this is dropped.
+/// A transfer's place among the running ones, which it loses when this is dropped.
 struct Claim<'a> {
     live: &'a Mutex<HashMap<TransferId, Live>>,
     id: TransferId,
@@ -539,18 +541,19 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// What a partner is told whose transfer this node cannot note.
+/// The message to a partner whose transfer this node cannot record.
 fn not_noted(error: &StateError) -> Refusal {
     let text = match (error.code(), error) {
         (RefusalCode::NoSpace, _) => {
-            "this node cannot note the transfer: the disk of its state directory is full; try again when there is room"
+            "this node cannot record the transfer: the disk of its state directory is full; try \
+             again when there is room"
                 .to_owned()
         }
         (RefusalCode::Temporary, StateError::Os { error, .. }) => {
             let errno = os_error::errno_or_io(error);
-            format!("this node cannot note the transfer: {}", os_error::words(errno))
+            format!("this node cannot record the transfer: {}", os_error::words(errno))
         }
-        _ => "this node cannot note the transfer; its log says why".to_owned(),
+        _ => "this node cannot record the transfer; its log says why".to_owned(),
     };
     Refusal::new(error.code(), text)
 }
@@ -627,8 +630,8 @@ mod tests {
         });
     }
 
-    /// Its record stood in memory before it was on the disk, and its id was under way until the
-    /// node was started again.
+    /// Its record was in memory before it was on the disk, and its id counted as running until the
+    /// node was restarted.
     #[test]
     fn a_transfer_that_cannot_be_noted_has_not_begun_and_may_begin_later() {
         let (_directory, state, registry) = registry();
@@ -654,7 +657,7 @@ mod tests {
         });
     }
 
-    /// The end of a transfer that could not be written left it under way for ever.
+    /// The end of a transfer that could not be written left it running forever.
     #[test]
     fn a_transfer_whose_end_cannot_be_written_has_ended_and_is_written_later() {
         let (_directory, state, registry) = registry();

@@ -30,7 +30,7 @@ use crate::transfer::{Phase, Progress, TransferContext, TransferError, blocking}
 use crate::typed_path::TypedPath;
 use culvert_tuning::counted::counted;
 
-/// Who the partner is and where.
+/// The partner's identity and address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
@@ -126,21 +126,21 @@ pub struct Outcome {
     pub result: TransferResult,
     /// The receipt; none for a dry run.
     pub receipt: Option<Receipt>,
-    /// What tells when the partner has written it down too; none for a dry run.
+    /// The record whose completion at the partner is awaited; none for a dry run.
     pub partner: Option<MessageReader>,
     /// The journal, where this end received.
     pub journal: Option<LeftJournal>,
 }
 
 impl Outcome {
-    /// Waits until the partner has written down what came of the transfer: who is told that it
-    /// succeeded finds the receipt on both ends, whatever becomes of either afterwards (W-56).
+    /// Waits until the partner has recorded the transfer's result: a user who is told of success
+    /// finds the receipt at both ends, whatever happens to either afterwards (W-56).
     async fn wait_for_partner(&mut self) -> Result<(), TransferError> {
         let Some(partner) = self.partner.take() else { return Ok(()) };
         if partner.wait_for_goodbye().await {
             return Ok(());
         }
-        let text = "everything is stored and signed, but the partner was gone before it had written that down";
+        let text = "everything is stored and signed, but the partner disconnected before it had recorded that";
         Err(TransferError::here(RefusalCode::Temporary, text))
     }
 
@@ -203,7 +203,7 @@ pub async fn carry_out(
         Err(error) => node.registry.fail(id, error).await,
     };
     if let Err(error) = written {
-        say_aside!("culvert: the record of transfer {id} is not written yet: {error}; it is tried again");
+        say_aside!("culvert: the record of transfer {id} has not been written yet: {error}; retrying");
     }
     match &outcome {
         Ok(outcome) => {
@@ -288,7 +288,7 @@ async fn try_repeatedly(
         });
         live.progress.send_modify(|progress| {
             progress.phase = Phase::Waiting;
-            progress.notice = Some(format!("{}; it is tried again", error.text()));
+            progress.notice = Some(format!("{}; retrying", error.text()));
         });
         let mut cancel = live.cancel.clone();
         tokio::select! {
@@ -377,7 +377,7 @@ async fn try_once(
     drop(writer);
     farewell.wait().await;
     outcome.map_err(|error| match error {
-        // Who refuses is named: the sentence is about that host.
+        // The refusing host is named: the message is about that host.
         TransferError::Partner(Refusal { code, text }) => {
             TransferError::Partner(Refusal::new(code, format!("{}: {text}", request.target)))
         }
@@ -407,7 +407,7 @@ fn check_datagram_bytes(bytes: u16) -> Result<(), TransferError> {
     if bytes >= DATAGRAM_BYTES_MIN {
         return Ok(());
     }
-    let text = format!("its interface carries datagrams of {bytes} bytes and data need {DATAGRAM_BYTES_MIN}");
+    let text = format!("its interface carries datagrams of {bytes} bytes, but data needs {DATAGRAM_BYTES_MIN}");
     Err(TransferError::protocol(text))
 }
 
@@ -422,8 +422,8 @@ fn require_short(wish: &Wish) -> Result<(), Refusal> {
         return Ok(());
     }
     let text = format!(
-        "the names of {} take more than the {FRAME_BYTES_MAX} bytes that a request to a partner may have: name the \
-         directories that they are in, or divide the request",
+        "the names of {} exceed the {FRAME_BYTES_MAX} bytes that a request to a partner may have: \
+         name the directories they are in, or split the request",
         counted(sources.len() as u64, "source")
     );
     Err(Refusal::new(RefusalCode::Failed, text))
@@ -512,7 +512,7 @@ async fn receive_plan(
             message = context.connection.reader.next_in_time() => message?,
             () = TransferContext::canceled(&mut cancel) => return Err(crate::transfer::manifest_exchange::canceled()),
         };
-        let beyond = || Err(TransferError::protocol("its plan names files that the manifest does not have"));
+        let beyond = || Err(TransferError::protocol("its plan names files that are not in the manifest"));
         match message {
             Message::PlanPart { skipped } => {
                 for run in skipped {
@@ -533,12 +533,12 @@ async fn receive_plan(
             Message::Proofs(proofs) => {
                 has.proofs.extend(proofs);
                 if has.proofs.len() as u64 > chunks_max {
-                    return Err(TransferError::protocol("it has more chunks stored than the transfer has"));
+                    return Err(TransferError::protocol("it reports more stored chunks than the transfer has"));
                 }
             }
             Message::PlanEnd { flows, stored_bytes } => {
                 if context.tells_dry_run() && has.fates.as_slice().len() != entries as usize {
-                    return Err(TransferError::protocol("it does not say what would become of every file"));
+                    return Err(TransferError::protocol("it does not report an outcome for every file"));
                 }
                 has.offers = flows;
                 has.stored_bytes = stored_bytes;
@@ -576,7 +576,8 @@ pub async fn connect(node: &Node, target: &Target, was_reached: bool) -> Result<
             let mut last = TransferError::here(
                 RefusalCode::NotFound,
                 format!(
-                    "the profile '{name}' names no address: add one with 'culvert profile edit {name} --address HOST:PORT'"
+                    "the profile '{name}' has no address: add one with 'culvert profile edit {name} \
+                     --address HOST:PORT'"
                 ),
             );
             for address in &profile.addresses {
@@ -610,7 +611,9 @@ pub async fn connect(node: &Node, target: &Target, was_reached: bool) -> Result<
             Err(TransferError::here(
                 RefusalCode::UnknownKey,
                 format!(
-                    "{address} shows a key that this node does not know ({fingerprint}): compare it with what 'culvert identity' prints there, then type 'culvert profile approve {fingerprint} --name NAME'"
+                    "{address} presented a key that this node does not know ({fingerprint}): \
+                     compare it with what 'culvert identity' prints there, then run 'culvert \
+                     profile approve {fingerprint} --name NAME'"
                 ),
             ))
         }
@@ -640,21 +643,21 @@ fn unreachable_far_end(error: &ConnectionError, port: u16, was_reached: bool) ->
         }
         // It was there a moment ago, and nobody was connected since: what is in the way stays in the way.
         _ if !was_reached => TransferError::Closed(format!(
-            "{error}; ssh reaches the host, so a firewall between the hosts closes TCP port {port}: choose an open one with --remote-ports"
+            "{error}; ssh reaches the host, so a firewall between the hosts blocks TCP port {port}: \
+             choose an open one with --remote-ports"
         )),
         // Nobody else listens on its port, so the next attempt would find nobody either.
         ConnectionError::Connect { address, error } if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            TransferError::here(RefusalCode::Failed, format!("the far end at {address} does not listen any more"))
+            TransferError::here(RefusalCode::Failed, format!("the far end at {address} no longer listens"))
         }
         ConnectionError::NoAnswer { address, .. } => TransferError::here(
             RefusalCode::Temporary,
             format!(
-                "the far end at {address} has answered and does not any more: its process is stopped, its host is too busy or down, or the network is cut"
+                "the far end at {address} has stopped answering: its process is stopped, its host \
+                 is overloaded or down, or the network is interrupted"
             ),
         ),
-        error => {
-            TransferError::here(RefusalCode::Temporary, format!("the far end cannot be reached any more: {error}"))
-        }
+        error => TransferError::here(RefusalCode::Temporary, format!("the far end can no longer be reached: {error}")),
     }
 }
 
@@ -663,7 +666,9 @@ fn check_key(connection: Connection, expected: PublicKey, who: &str) -> Result<C
         return Ok(connection);
     }
     Err(TransferError::KeyChanged(format!(
-        "the key of '{who}' has CHANGED: expected {}, found {} at {}; either its node was set up anew, or somebody is in between. Ask its admin, and only then type 'culvert profile edit {who} --key …'",
+        "the key of '{who}' has CHANGED: expected {}, found {} at {}; either its node was \
+         reinstalled, or somebody is impersonating it. Ask its admin before you run 'culvert \
+         profile edit {who} --key …'",
         expected.fingerprint(),
         connection.partner.fingerprint(),
         connection.address
@@ -692,7 +697,7 @@ mod tests {
     fn a_partner_whose_datagrams_carry_no_data_is_refused_with_a_sentence() {
         for bytes in [0, 47, 100, 559] {
             let error = check_datagram_bytes(bytes).unwrap_err().to_string();
-            assert!(error.contains(&format!("datagrams of {bytes} bytes and data need 560")), "{error}");
+            assert!(error.contains(&format!("datagrams of {bytes} bytes, but data needs 560")), "{error}");
         }
         assert!(check_datagram_bytes(560).is_ok());
     }

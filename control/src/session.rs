@@ -51,7 +51,7 @@ pub const MEASURE_BYTES_MAX: u64 = 45_000_000_000_000;
 /// Whom a node lets in, and how far.
 #[derive(Clone, Debug)]
 pub enum Admission {
-    /// Whoever has a profile, as far as it permits.
+    /// Any partner with a profile, as far as it permits.
     Profiles,
     /// One key only, whose owner started this node over ssh and may do what they may do there.
     Owner {
@@ -104,7 +104,8 @@ pub async fn listen(node: Arc<Node>, listener: TcpListener, mut spare: SpareDesc
     loop {
         let (tcp, address) = match listener.accept().await {
             Ok(accepted) => accepted,
-            // Out of descriptors: the partner is let in by the spare one, and hears in words what this node lacks.
+            // Out of descriptors: the partner is admitted with the spare one, and gets a message
+            // about what this node lacks.
             Err(_) if spare.give_up() => continue,
             // Out of descriptors all the same, or the connection was gone before it was accepted.
             Err(error) => {
@@ -140,7 +141,7 @@ pub async fn listen(node: Arc<Node>, listener: TcpListener, mut spare: SpareDesc
 
 /// Attends to a partner until it has asked and been answered.
 async fn attend(node: &Arc<Node>, hall: &Hall, introduced: Introduced) {
-    // Nobody who has not asked is at work, so one place can always be made free.
+    // A connection without a request is never busy, so one slot can always be freed.
     let Ok(mut place) = hall.asking.take(introduced.connection.partner) else { return };
     let asked = hear_request(node, hall, introduced, &mut place).await;
     match asked {
@@ -161,7 +162,7 @@ async fn attend(node: &Arc<Node>, hall: &Hall, introduced: Introduced) {
                 () = place.lost() => {}
             }
         }
-        // Who connects and leaves, for instance to see whether the port is open, is left.
+        // Clients that connect and leave, for example to see whether the port is open, are ignored.
         Err(None) => {}
     }
 }
@@ -172,7 +173,7 @@ enum Asked {
     Path(Introduced, PathRequest),
 }
 
-/// A partner that is told no before anything is done for it.
+/// A partner that is refused before anything is done for it.
 struct Unheard {
     connection: Connection,
     reason: &'static str,
@@ -194,7 +195,7 @@ async fn hear_request(
         biased;
         message = introduced.connection.reader.next() => message,
         () = place.lost() => {
-            let text = "newer connections of this partner, which ask nothing either, needed the place of this one";
+            let text = "newer connections of this partner without a request needed the slot of this one";
             return unheard(introduced, "crowded", temporary(text));
         }
         () = tokio::time::sleep(REQUEST_TIMEOUT) => {
@@ -209,7 +210,7 @@ async fn hear_request(
             Err(refusal) => return unheard(introduced, "broken", refusal),
         },
         Ok(Message::Path(PathMessage::Ask(request))) => Asked::Path(introduced, request),
-        // Who only asks whether it is known, is.
+        // A client that only asks whether it is known, is.
         Ok(Message::Ping(number)) => {
             if introduced.connection.version >= PERMISSIONS_ARE_TOLD_SINCE {
                 let reach = introduced.reach.clone();
@@ -235,10 +236,8 @@ async fn hear_request(
         Err(full) => full,
     };
     let text = match full {
-        Full::Holder => {
-            "this node carries out as many transfers for this partner as it does for one, beside those of others: come again later"
-        }
-        Full::All => "this node carries out as many transfers as it can: come again later",
+        Full::Holder => "this node is running as many transfers for this partner as its share permits: try again later",
+        Full::All => "this node is running as many transfers as it can: try again later",
     };
     node.metrics.note_limit(Limit::Sessions);
     let (Asked::Transfer(introduced, _) | Asked::Path(introduced, _)) = asked;
@@ -295,7 +294,7 @@ async fn answer(node: &Arc<Node>, introduced: Introduced, request: Request) {
     };
     if let Err(error) = written {
         log_limit::say(About::Records, || {
-            format!("the record of transfer {id} is not written yet: {error}; it is tried again")
+            format!("the record of transfer {id} has not been written yet: {error}; retrying")
         });
     }
     farewell.wait().await;
@@ -308,19 +307,19 @@ async fn answer(node: &Arc<Node>, introduced: Introduced, request: Request) {
                     format!("transfer {id} {way} {partner}: {}", outcome.result.line())
                 });
             }
-            // As below, unless it is told by nobody else.
+            // As below, unless it is reported elsewhere.
             if let Some(warning) = outcome.result.warning().filter(|_| !introduced_over_ssh || !is_told) {
                 log_limit::say(About::Transfers, || format!("warning: transfer {id} with {partner}: {warning}"));
             }
         }
         Err(error) => {
             node.metrics.note_failure();
-            // Who started a far end over ssh reads the reason from its own end.
+            // The user who started a far end over ssh reads the reason from their own end.
             if !introduced_over_ssh {
                 log_limit::say(About::Transfers, || match error.told() {
                     // The sentence is written for whoever asked.
                     Some(refusal) => format!(
-                        "transfer {id} with {partner} was refused or given up here; {partner} is told: {refusal}"
+                        "transfer {id} with {partner} was refused or abandoned here; {partner} is told: {refusal}"
                     ),
                     None => format!("transfer {id} with {partner} ended: {error}"),
                 });
@@ -444,8 +443,8 @@ fn places_for_sources(node: &Node, share: &Share, more: usize, already: usize) -
     let sources = already.saturating_add(more);
     let (most, code, text) = if sources > SOURCES_PER_REQUEST {
         let text = format!(
-            "the request names {} and this node opens {} for one: name the directories that \
-             they are in, or divide the request",
+            "the request names {}, but this node opens at most {} for one: name the directories \
+             they are in, or split the request",
             counted(sources, "source"),
             grouped(SOURCES_PER_REQUEST as u64)
         );
@@ -453,8 +452,8 @@ fn places_for_sources(node: &Node, share: &Share, more: usize, already: usize) -
     } else {
         let most = sources_per_partner();
         let text = format!(
-            "the partner's transfers would have more than {} open, which is all that this node opens for one: try \
-             again when another of them has ended, or name the directories that they are in",
+            "the partner's transfers would have more than {} open, the most this node opens for one \
+             partner: try again when another of them has ended, or name the directories they are in",
             counted(most, "source")
         );
         (most, RefusalCode::Temporary, text)
@@ -487,16 +486,16 @@ fn check(request: &Request) -> Result<(), Refusal> {
     if request.datagram_bytes_max < least {
         let bytes = request.datagram_bytes_max;
         return refuse(&format!(
-            "the requester's interface carries datagrams of {bytes} bytes and data need {least}: give it a larger MTU"
+            "the requester's interface carries datagrams of {bytes} bytes, but data needs {least}: give it a larger MTU"
         ));
     }
     match &request.wish {
         Wish::Pull { sources } if sources.is_empty() => refuse("the request names no source"),
         Wish::Measure { bytes } if *bytes == 0 || *bytes > MEASURE_BYTES_MAX => {
-            refuse("a measurement moves between a byte and 45 TB")
+            refuse("a measurement must be between 1 byte and 45 TB")
         }
         Wish::Measure { bytes } if bytes.div_ceil(chunk_bytes.into()) > CHUNKS_MAX.into() => {
-            refuse("a measurement of so many bytes needs larger chunks")
+            refuse("a measurement of this size needs larger chunks")
         }
         _ => Ok(()),
     }

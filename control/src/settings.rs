@@ -29,7 +29,8 @@ pub const SYSTEM_CONFIGURATION: &str = "/etc/culvert/culvert.toml";
 const LANES_DEFAULT_MAX: usize = 4;
 /// No configuration is longer.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// Chunk buffers of each lane unless memory is set: what 10 Gb/s have under way over 50 ms, and small enough for any host.
+/// Chunk buffers of each lane unless memory is set: what 10 Gb/s have in flight over 50 ms, and
+/// small enough for any host.
 const LANE_MEMORY_BYTES: usize = 64 << 20;
 /// Bytes asked for each lane's socket; hosts grant what `net.core.rmem_max` allows. 16 MiB are 3 ms at 40 Gb/s.
 pub const SOCKET_BUFFER_BYTES: usize = 16 << 20;
@@ -45,7 +46,7 @@ pub enum Origin {
     Variable(&'static str),
     /// A file.
     File(PathBuf),
-    /// Nobody set it.
+    /// It was not set.
     Default,
 }
 
@@ -460,7 +461,7 @@ impl Settings {
         ]
     }
 
-    /// How long a transfer may get nowhere; none for ever.
+    /// How long a transfer may make no progress; no limit if none.
     #[must_use]
     pub fn patience(&self) -> Option<std::time::Duration> {
         Some(std::time::Duration::from_secs(self.patience_s.value.into())).filter(|patience| !patience.is_zero())
@@ -712,7 +713,7 @@ fn parse_af_xdp_mode(text: &str) -> Result<Option<Mode>, String> {
 
 fn parse_busy_poll(text: &str) -> Result<u32, String> {
     let us = text.parse().ok().filter(|&us| us <= BUSY_POLL_US_MAX);
-    us.ok_or_else(|| format!("'{text}' is no time to poll: write microseconds from 0 (off) to {BUSY_POLL_US_MAX}"))
+    us.ok_or_else(|| format!("'{text}' is not a time to poll: write microseconds from 0 (off) to {BUSY_POLL_US_MAX}"))
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use tokio::sync::Semaphore;
 
 use crate::limits::MANIFEST_BYTES_PER_PARTNER;
 
-/// Bytes that an entry takes beside its name: its record, its place in the plan, its hash, and the planning's own tables.
+/// Bytes that an entry takes in addition to its name: its record, its place in the plan, its hash,
+/// and the planning's own tables.
 const ENTRY_BYTES: u64 = 256;
 
 /// What is counted piece by piece.
@@ -180,7 +181,7 @@ impl Share {
         Some(Piece { shares: self.shares.clone(), partner: self.partner, kind, count })
     }
 
-    /// Who has the permit hashes the partner's holes.
+    /// The holder of the permit hashes the partner's holes.
     #[must_use]
     pub fn hole_helper(&self) -> Arc<Semaphore> {
         self.shares.lock().of(self.partner).hole_helper.clone()

@@ -31,7 +31,7 @@ pub use bases::open_beneath;
 
 /// What files without a true size are, and what to do about them.
 pub const UNSIZED_REMEDY: &str =
-    "the kernel makes it when it is read, or its file system does not know sizes; copy it to a file and send that";
+    "the kernel generates it when it is read, or its file system does not know sizes; copy it to a file and send that";
 
 /// A source that cannot be sent at all.
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +65,8 @@ pub enum SourceError {
     /// The partner's transfers list more than this node keeps for one.
     #[error("{}", TOO_MUCH_LISTED)]
     TooMuchListed,
-    /// Nobody takes what is listed any more.
-    #[error("the listing was not wanted any more")]
+    /// The listing is no longer wanted.
+    #[error("the listing is no longer wanted")]
     NotWanted,
     /// The manifest refuses an entry.
     #[error("{path}: {error}")]

@@ -28,9 +28,9 @@ use crate::request::Target;
 
 /// The version of the two lines.
 pub const FAR_END_VERSION: u32 = 1;
-/// How long the far end may take to leave when it is told to.
+/// How long the far end may take to exit when it is asked to.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// How long an end is waited for that an error may have come of.
+/// How long to wait for an exit that may have caused an error.
 const END_WAIT: Duration = Duration::from_millis(500);
 /// What may come before the far end's line, and the line: room for what login shells print.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
@@ -38,8 +38,8 @@ const ANSWER_BYTES_MAX: u64 = 64 << 10;
 const MESSAGE_BYTES_MAX: u64 = 4 << 10;
 /// Lines of messages that are passed on.
 const MESSAGES_MAX: usize = 1_000;
-/// How long the rest of the messages is waited for after the end. A connection that ssh keeps for later commands
-/// (ControlPersist) keeps them open for ever.
+/// How long to wait for the remaining messages after the end. A connection that ssh keeps for later
+/// commands (ControlPersist) keeps them open forever.
 const MESSAGES_WAIT: Duration = Duration::from_secs(1);
 
 /// The line to the far end.
@@ -47,7 +47,7 @@ const MESSAGES_WAIT: Duration = Duration::from_secs(1);
 pub struct FarEndRequest {
     /// [`FAR_END_VERSION`].
     pub culvert_far_end: u32,
-    /// Who may ask it.
+    /// The key that may use it.
     pub key: PublicKey,
 }
 
@@ -77,7 +77,7 @@ pub struct SshOptions {
     pub cores: Option<String>,
 }
 
-/// How a far end has ended that nobody let go.
+/// How a far end exited without being asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// It says that its host has too little of something, or does not fit: another would end likewise.
@@ -150,7 +150,8 @@ impl FarEnd {
             }
             Err(TooMuch) => {
                 return Err(CommandError::failed(format!(
-                    "'{}' on {host} printed more than {} KiB and none of it is a far end's answer: is it culvert, and do its login shell's files print nothing endless?",
+                    "'{}' on {host} printed more than {} KiB, and none of it is a far end's answer: \
+                     is it culvert, and do the login shell's startup files print too much?",
                     options.program,
                     ANSWER_BYTES_MAX >> 10
                 )));
@@ -158,7 +159,7 @@ impl FarEnd {
         };
         if answer.culvert_far_end != FAR_END_VERSION {
             return Err(CommandError::failed(format!(
-                "culvert on {host} is another version: install the same on both hosts"
+                "culvert on {host} is a different version: install the same version on both hosts"
             )));
         }
         let mut hosts = vec![name.await.unwrap_or_else(|_| host.host().to_owned())];
@@ -178,7 +179,8 @@ impl FarEnd {
             Some(127) => CommandError::new(
                 ExitCode::NotFound,
                 format!(
-                    "'{}' was not found on {host}: copy this program there (scp {}), and name it with --remote-program if it is not in the PATH of commands that ssh runs",
+                    "'{}' was not found on {host}: copy this program there (scp {}), and name it \
+                     with --remote-program if it is not in the PATH of commands run over ssh",
                     options.program,
                     host.for_scp()
                 ),
@@ -216,8 +218,8 @@ impl FarEnd {
         self.target.clone()
     }
 
-    /// How it has ended although nobody let it go; none if it lives, or if the error cannot have come of that. It is
-    /// waited for a moment: ssh says it later than the network does.
+    /// How it exited without being asked to; none if it is alive, or if that cannot have caused the
+    /// error. It waits a moment: ssh reports it later than the network does.
     pub async fn ended(&mut self, error: &CommandError) -> Option<Ended> {
         let may_come_of_it = [ExitCode::Failed, ExitCode::Temporary].map(|code| code as u8).contains(&error.exit_code);
         if !may_come_of_it {
@@ -249,8 +251,8 @@ fn no_profile(host: &SshHost) -> String {
     }
     let elsewhere = OwnedState::hint(Path::new(""), "profile list");
     format!(
-        "there is no profile '{host}' ('culvert profile list' shows those there are, 'culvert profile add' makes \
-         one{elsewhere}), and "
+        "there is no profile '{host}' ('culvert profile list' lists all, 'culvert profile add' \
+         creates one{elsewhere}), and "
     )
 }
 
@@ -290,7 +292,7 @@ async fn first_answer(stdout: impl AsyncRead + Unpin) -> Result<Option<FarEndAns
     }
 }
 
-/// What came by way of ssh's standard error.
+/// Output on ssh's standard error.
 #[derive(Debug, Default)]
 struct Said {
     failure: SshFailure,
@@ -307,7 +309,7 @@ impl Said {
     }
 }
 
-/// Why ssh itself has failed, as far as its messages tell: it exits with 255 whatever it was.
+/// Why ssh itself has failed, as far as its messages show: it always exits with 255.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum SshFailure {
     /// Its messages are none that are known.
@@ -322,7 +324,8 @@ enum SshFailure {
 }
 
 impl SshFailure {
-    /// What a line of OpenSSH's tells, in the words that `ssh(1)` has had for twenty years; they are not translated.
+    /// The meaning of a line from OpenSSH, in the words that `ssh(1)` has used for twenty years;
+    /// they are not translated.
     fn of(line: &str) -> Option<Self> {
         let has = |words: &[&str]| words.iter().any(|words| line.contains(words));
         if has(&["Could not resolve hostname"]) {
@@ -346,7 +349,7 @@ impl SshFailure {
         let (code, text) = match self {
             Self::NoSuchHost => (
                 ExitCode::NotFound,
-                format!("ssh knows no host of this name: check how '{host}' is written; its message is above"),
+                format!("ssh knows no host of this name: check the spelling of '{host}'; its message is above"),
             ),
             Self::NoConnection => (
                 ExitCode::Temporary,
@@ -357,7 +360,7 @@ impl SshFailure {
             Self::NoLogin => (
                 ExitCode::NotPermitted,
                 format!(
-                    "ssh could not log in at {host}: 'ssh {host}' must work without a question; its message is above"
+                    "ssh could not log in to {host}: 'ssh {host}' must work without a prompt; its message is above"
                 ),
             ),
             Self::Unknown => (
@@ -405,7 +408,7 @@ async fn pass_on(stderr: impl AsyncRead + Unpin) -> Said {
                 said.show();
             }
         } else if count == MESSAGES_MAX + 1 {
-            say_aside!("culvert: the far end has more to say than {MESSAGES_MAX} lines; the rest is left out");
+            say_aside!("culvert: the far end printed more than {MESSAGES_MAX} lines; the rest is left out");
         }
     }
 }

@@ -13,13 +13,13 @@
 //! owner-….lock     of each process that carries transfers out
 //! ```
 //!
-//! Versions: JSON and TOML files may say theirs under `version` at the top level; those that do not
-//! are of version 1. A receipt's stands in its first field, a journal's in its first record. A file
-//! of a version that this program does not read was written by a newer one: it is left as it is,
-//! and who needs it gets [`StateError::Newer`].
+//! Versions: JSON and TOML files may state theirs under `version` at the top level; those without
+//! have version 1. A receipt's version is in its first field, a journal's in its first record. A
+//! file with an unknown version was written by a newer program: it is left as it is, and its users
+//! get [`StateError::Newer`].
 //!
-//! What stands in a file's place and is none (a pipe, a device, a symlink) is not opened, so nobody waits for it:
-//! [`StateError::Unusable`].
+//! Anything other than a file in a file's place (a pipe, a device, a symlink) is not opened, so
+//! nothing blocks on it: [`StateError::Unusable`].
 
 mod writer;
 
@@ -62,7 +62,7 @@ pub enum StateError {
         reason: String,
     },
     /// Something that is no file or no directory, or longer than any of its kind.
-    #[error("{path} cannot be used: {reason}; put what belongs there in its place, or move it away")]
+    #[error("{path} cannot be used: {reason}; replace it with what belongs there, or move it away")]
     Unusable {
         /// What.
         path: PathBuf,
@@ -71,8 +71,8 @@ pub enum StateError {
     },
     /// A file that a newer program has written.
     #[error(
-        "{path} is of version {found}, and this program reads version {known} and older: it was left as it is. A newer Culvert has \
-         written it: use that one, or move the file away"
+        "{path} has version {found}, but this program reads version {known} and older: it was left \
+         as it is. A newer Culvert wrote it: use that version, or move the file away"
     )]
     Newer {
         /// Which.
@@ -83,21 +83,22 @@ pub enum StateError {
         known: u64,
     },
     /// A transfer that has begun already.
-    #[error("the transfer of {path} is under way already")]
+    #[error("the transfer of {path} is already running")]
     UnderWay {
         /// Its record.
         path: PathBuf,
     },
     /// A file whose turn has not come.
-    #[error("{path} could not be written yet, and what follows it waits")]
+    #[error("{path} could not be written yet, and later writes are waiting for it")]
     Waits {
         /// The file that comes before.
         path: PathBuf,
     },
     /// There is no private key, and partners know this node by one.
     #[error(
-        "{path} is missing, and there are profiles: partners know this node by the key in that file. Restore it from the backup; or \
-         make a new key with 'culvert identity init', after which each partner must confirm it with 'culvert profile edit NAME --key KEY'"
+        "{path} is missing, but there are profiles: partners know this node by the key in that \
+         file. Restore it from a backup, or create a new key with 'culvert identity init', after \
+         which each partner must confirm it with 'culvert profile edit NAME --key KEY'"
     )]
     LostKey {
         /// The key file.
@@ -105,7 +106,8 @@ pub enum StateError {
     },
     /// The private key could be read by others.
     #[error(
-        "{path} can be read by others (mode {mode:o}): run 'chmod 600 {path}', and make a new key if somebody may have read it"
+        "{path} can be read by others (mode {mode:o}): run 'chmod 600 {path}', and create a new key \
+         if somebody may have read it"
     )]
     ExposedKey {
         /// The key file.
@@ -398,8 +400,8 @@ impl StateDirectory {
         }
     }
 
-    /// As [`StateDirectory::read_json`], for a file that will be written anew: one that is damaged,
-    /// or is none, is set aside as `….damaged` and counts as none.
+    /// Like [`StateDirectory::read_json`], for a file that will be written again: one that is
+    /// damaged, or is not a file, is set aside as `….damaged` and counts as absent.
     ///
     /// # Errors
     /// [`StateError`].
@@ -416,7 +418,7 @@ impl StateDirectory {
         }
     }
 
-    /// Renames what is of no use, and says so.
+    /// Renames a useless file, and reports it.
     ///
     /// # Errors
     /// [`StateError::Os`].
@@ -479,7 +481,7 @@ impl StateDirectory {
 fn begin_writing(directory: &Path) -> io::Result<tempfile::NamedTempFile> {
     let prefix = format!("{WRITING_PREFIX}{}-", std::process::id());
     let file = tempfile::Builder::new().prefix(&prefix).tempfile_in(directory)?;
-    // Whoever sweeps sees that it is written. Where there are no locks the number has to do.
+    // A cleanup sees that it is written. Without locks, the number has to do.
     let _ = flock(file.as_file(), FlockOperation::NonBlockingLockExclusive);
     Ok(file)
 }
@@ -495,7 +497,7 @@ fn writer_may_live(name: &str) -> bool {
 pub(crate) fn is_locked(path: &Path) -> bool {
     match regular_file::open(path, Links::Refused) {
         Ok(file) => file_lock::is_held(&file).unwrap_or(true),
-        // Nobody holds the lock of what is no file, or of what no file can be called.
+        // Nothing holds the lock of a non-file, or of a name that cannot be a file's.
         Err(ReadError::Os(error)) => !can_be_no_file(&error),
         Err(ReadError::NotAFile(_) | ReadError::NotADirectory(_) | ReadError::TooLarge { .. }) => false,
     }

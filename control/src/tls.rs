@@ -178,7 +178,7 @@ impl TlsConfigs {
 /// # Errors
 /// In words, if the handshake left either out.
 pub fn keys_of(connection: &rustls::CommonState, exporter: &impl ExportKeys) -> Result<(PublicKey, Secret), String> {
-    let key = connection.peer_certificates().and_then(|chain| chain.first()).ok_or("the partner showed no key")?;
+    let key = connection.peer_certificates().and_then(|chain| chain.first()).ok_or("the partner presented no key")?;
     let key = PublicKey::from_spki(key).map_err(|error| error.to_string())?;
     let secret = Secret::filled(|secret| exporter.export(secret)).map_err(|error| error.to_string())?;
     Ok((key, secret))

@@ -1,8 +1,8 @@
 //! Transfers: what both directions have in common, and what comes out of them.
 //!
-//! A transfer is one task over one control connection. [`sending`] drives it where the data comes from, [`receiving`] where it
-//! goes to; who asked for it does not matter to either. Any failure ends the task; a temporary one is
-//! tried again from the journal by whoever asked.
+//! A transfer is one task over one control connection. [`sending`] drives it where the data comes
+//! from, [`receiving`] where it goes to; it does not matter to either who requested it. Any failure
+//! ends the task; after a temporary one, the requester retries it from the journal.
 
 pub mod bit_set;
 pub mod dry_run;
@@ -43,7 +43,7 @@ pub enum TransferError {
     /// The partner refuses or gives up.
     #[error("{0}")]
     Partner(Refusal),
-    /// This side refuses or gives up; the partner is told.
+    /// This side refuses or gives up; the partner is notified.
     #[error("{0}")]
     Here(Refusal),
     /// Nothing passes between the two hosts where something else does: somebody can open the way, but another try at once
@@ -171,7 +171,7 @@ impl TransferError {
 impl From<DataPlaneError> for TransferError {
     fn from(error: DataPlaneError) -> Self {
         match error {
-            // The partner is told: it is not cut without a reason, and comes again.
+            // The partner is notified: it is not disconnected without a reason, and will come back.
             DataPlaneError::NoRoom(_) | DataPlaneError::NoDescriptor { .. } | DataPlaneError::Overrun => {
                 Self::here(RefusalCode::Temporary, error.to_string())
             }
@@ -232,7 +232,7 @@ pub struct Progress {
     pub pacing_bits_per_second: u64,
     /// The newest round trip, in microseconds.
     pub rtt_us: u32,
-    /// Why it does not go on, if it does not: a way that is closed, or what the last try ended with.
+    /// Why it does not continue, if it does not: a blocked path, or the last attempt's error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,
 }
@@ -264,7 +264,7 @@ pub struct TransferContext {
     pub metrics: Arc<Metrics>,
     /// The partner's name in them.
     pub peer: String,
-    /// How long the transfer may get nowhere; none for ever.
+    /// How long the transfer may make no progress; no limit if none.
     pub patience: Option<std::time::Duration>,
     /// The two ends, for errors.
     pub ends: Ends,
@@ -279,7 +279,7 @@ impl TransferContext {
         self.options.dry_run && self.connection.version >= DRY_RUNS_ARE_TOLD_SINCE
     }
 
-    /// Tells the transfer's user why it does not go on, or that it does.
+    /// Tells the transfer's user why it does not continue, or that it does.
     pub fn notice(&self, notice: Option<String>) {
         self.progress.send_if_modified(|progress| {
             let is_new = progress.notice != notice;
@@ -290,7 +290,7 @@ impl TransferContext {
 
     /// Waits until somebody cancels.
     pub async fn canceled(cancel: &mut watch::Receiver<bool>) {
-        // If the canceler is gone nobody will.
+        // If the canceler is gone, it will never happen.
         if cancel.wait_for(|&canceled| canceled).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -383,7 +383,7 @@ fn hash_of_file(manifest: &Manifest, hashes: &[ChunkHash], file: u32) -> ChunkHa
     }
 }
 
-/// Runs something that blocks (files, hashes) beside the runtime.
+/// Runs something that blocks (files, hashes) outside the runtime's thread.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,

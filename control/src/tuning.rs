@@ -43,8 +43,8 @@ impl Wakefulness {
     }
 }
 
-/// The state directory whose tuning is this host's. A host is tuned once, whoever types the command: unless a
-/// directory is named, it is the system's and not the user's.
+/// The state directory that holds this host's tuning. A host is tuned as a whole, by any user:
+/// unless a directory is named, it is the system's and not the user's.
 #[must_use]
 pub fn state_of_host(settings: &Settings) -> PathBuf {
     match settings.state.origin {

@@ -62,7 +62,7 @@ impl<'de> Deserialize<'de> for TypedPath {
         digits
             .as_bytes()
             .chunks(2)
-            .map(|pair| byte(pair).ok_or_else(|| serde::de::Error::custom("a path's hexadecimal digits are damaged")))
+            .map(|pair| byte(pair).ok_or_else(|| serde::de::Error::custom("a path has invalid hexadecimal digits")))
             .collect::<Result<_, _>>()
             .map(Self)
     }

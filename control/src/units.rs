@@ -42,7 +42,7 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
     };
     match scale(number, factor) {
         Some(rate) if rate >= 1_000 => Ok(rate),
-        Some(_) => Err(format!("a rate of '{text}' is too low: nothing moves below 1 kb/s")),
+        Some(_) => Err(format!("a rate of '{text}' is too low: the minimum is 1 kb/s")),
         None => Err(explain()),
     }
 }

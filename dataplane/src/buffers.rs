@@ -1,7 +1,7 @@
-//! A lane's chunk buffers: cut from shared memory, taken and given back last in, first out.
+//! A lane's chunk buffers: cut from shared memory, taken and returned last in, first out.
 //!
-//! The last buffer given back is the first taken, because what is still in the cache is worth 40 % of the rate
-//! (`docs/decisions/0004-buffers.md`). The pool never grows; a lane that finds it empty waits.
+//! The last buffer returned is the first taken, because having it in the cache is worth 40 % of the
+//! rate (`docs/decisions/0004-buffers.md`). The pool never grows; a lane that finds it empty waits.
 #![allow(unsafe_code)]
 
 use std::ops::Range;

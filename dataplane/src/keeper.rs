@@ -1,12 +1,14 @@
-//! The keeper: a small process that removes the data plane's receive rules from the NIC when the data plane has ended, however it ended.
+//! The rule keeper: a small process that removes the data plane's receive rules from the NIC when
+//! the data plane has ended, however it ended.
 //!
 //! ```text
 //!  data plane, at its start ── spawns, tells the rules ──> keeper: ignores requests to end, has CAP_NET_ADMIN and nothing else
 //!     └── holds the pipe ─────────────────────────────────> reads ... the pipe's end: removes the rules, ends
 //! ```
 //!
-//! The kernel keeps a NIC's rules until somebody removes them. The data plane gives up the right to do so before the first segment, and after
-//! `kill -9` it could not anyway; the control process never had it.
+//! The kernel keeps a NIC's rules until they are removed. The data plane drops the privilege to do
+//! so before the first segment, and after `kill -9` it could not do it anyway; the control process
+//! never had the privilege.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,7 +27,7 @@ use crate::kernel_calls::ignore_requests_to_end;
 use crate::sandbox;
 use culvert_link::process_name;
 
-/// What `culvert` is told to be this process.
+/// The argument that makes `culvert` run as this process.
 pub const COMMAND: &str = "rule-keeper";
 /// What a keeper says when it has its list and is in its sandbox; what that lacks follows.
 const READY: &str = "ready";
@@ -34,7 +36,7 @@ const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 /// A list is no longer: two rules for each of 256 lanes are less.
 const LIST_BYTES_MAX: usize = 64 << 10;
 
-/// What a keeper is told.
+/// The keeper's instructions.
 #[derive(Debug, Serialize, Deserialize)]
 struct List {
     /// The index of the interface.
@@ -54,13 +56,13 @@ pub struct Keeper {
 /// Why a process cannot be a keeper.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
-    /// Nobody told it what to keep.
-    #[error("this process is started by Culvert's data plane and of no use by itself: {0}")]
+    /// It received no instructions.
+    #[error("this process is started by Culvert's data plane and is not meant to be run directly: {0}")]
     NoList(String),
     /// The operating system refuses.
     #[error("the keeper of the receive rules cannot {what}: {error}")]
     Os {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
         /// Why it failed.
         error: io::Error,
@@ -127,7 +129,7 @@ fn with_inherited_right<T>(spawn: impl FnOnce() -> io::Result<T>) -> io::Result<
 
 /// A keeper's one line: that it is ready, and what its sandbox lacks.
 fn answer_of(stdout: Option<ChildStdout>) -> io::Result<Vec<String>> {
-    let no_answer = || io::Error::other("it did not get ready");
+    let no_answer = || io::Error::other("it did not become ready");
     let mut stdout = stdout.ok_or_else(no_answer)?;
     let mut line = Vec::new();
     let mut buffer = [0; 1_024];

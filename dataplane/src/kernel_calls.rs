@@ -69,7 +69,7 @@ impl EthtoolSocket {
         Ok(Self { socket, interface })
     }
 
-    /// What is switched on, as far as the old flags tell.
+    /// The features that are turned on, as far as the old flags show them.
     ///
     /// # Errors
     /// The driver's.
@@ -153,7 +153,8 @@ impl EthtoolSocket {
     }
 }
 
-/// From now on this process does not end because somebody asks: not with its terminal or service, but when its work is done.
+/// From now on this process ignores requests to terminate, from its terminal or service: it ends
+/// when its work is done.
 pub fn ignore_requests_to_end() {
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
         // SAFETY: no handler runs when a signal is ignored.

@@ -1,8 +1,9 @@
-//! A lane: one thread's loop over everything that it owns.
+//! A lane: one thread's loop over everything it owns.
 //!
-//! A turn of the loop takes commands, receives, lets the disk go on, sends, and reports, each in bounded amount, and never waits.
-//! Between turns that moved nothing the runner ([`runner`]) lets the thread sleep until something happens. What a turn found
-//! nothing to do for is charged to its cause, flow by flow; the verdict on a transfer is made of these times.
+//! An iteration of the loop takes commands, receives, advances the disk, sends, and reports, each
+//! within a bound, and never blocks. After iterations that moved nothing, the runner ([`runner`])
+//! lets the thread sleep until something happens. Idle time is charged to its cause, flow by flow;
+//! the verdict on a transfer is computed from these times.
 //!
 //! ```text
 //!            assigned ── buffer, reads ──> hash ──> seal ──> datapath
@@ -220,8 +221,8 @@ impl<D: Datapath> Lane<D> {
         progress
     }
 
-    /// Writes the reports that are due, as far as they fit; the others go on waiting, and come
-    /// first in the next turn.
+    /// Writes the reports that are due, as far as they fit; the others keep waiting, and come first
+    /// in the next turn.
     fn report(&mut self) {
         self.body.share_out();
         let now_ns = self.datapath.now_ns();
@@ -280,7 +281,8 @@ impl<D: Datapath> Lane<D> {
         }
     }
 
-    /// Tells where the frames of packet memory are while no flow uses any: what is missing then is lost.
+    /// Counts where the frames of packet memory are while no flow uses any: frames missing then are
+    /// lost.
     fn count_frames(&mut self) {
         let Some(census) = self.datapath.ring_census() else { return };
         let counters = &self.body.link.counters;
@@ -295,7 +297,7 @@ impl<D: Datapath> Lane<D> {
         counters.set(LaneCounter::RingWakeups, census.wakeups);
     }
 
-    /// Charges the time since the last account to what it was spent on.
+    /// Charges the time since the last accounting to its cause.
     fn account(&mut self, progress: bool, now_ns: u64) {
         let spent_ns = now_ns.saturating_sub(self.accounted_ns);
         self.accounted_ns = now_ns;
@@ -379,8 +381,8 @@ impl Body {
         }
     }
 
-    /// A datagram of the reverse direction. The id was chosen by the partner, so several flows may bear it; the
-    /// key tells which is meant.
+    /// A datagram of the reverse direction. The partner chose the id, so several flows may have the
+    /// same one; the key shows which is meant.
     fn reply_from_receiver(&mut self, datagram: &[u8], header: &Header, by: Arrival) {
         let mut is_known = false;
         for &slot in &self.active_sends {
@@ -562,7 +564,7 @@ impl Body {
         Some(BufferId(at as u32))
     }
 
-    /// A chunk's sink is told.
+    /// The destination of a chunk is known.
     fn place(&mut self, slot: ReceiveSlot, chunk: u32, sink: Sink) {
         let Some(buffer) = self.buffer_of(Role::Receive(slot), chunk) else { return };
         if self.jobs[buffer.0 as usize].sink.is_none() {

@@ -1,9 +1,11 @@
-//! The raw limit of a path: segmented, sealed datagrams from one core to another, with nothing of the protocol.
+//! The raw limit of a path: segmented, encrypted datagrams from one core to another, without the
+//! protocol.
 //!
-//! What the engine reaches is told as a part of this, measured in the same run. So it must be a limit: it seals out of place from a source that
-//! stays in the cache and opens into a sink that does, copies nothing of its own, sends whole super-buffers, and keeps a window
-//! of bytes under way that the receiver acknowledges every few super-buffers, so that nothing is lost and neither side waits for the
-//! other longer than it must.
+//! The engine's result is given as a fraction of this limit, measured in the same run, so it must
+//! really be a limit. It encrypts out of place from a source that stays in the cache and decrypts
+//! into a sink that does, copies nothing itself, sends whole super-buffers, and keeps a window of
+//! bytes in flight that the receiver acknowledges every few super-buffers. Nothing is lost, and
+//! neither side waits for the other longer than necessary.
 
 mod end;
 mod hops;

@@ -64,7 +64,7 @@ const RETIRED_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The control process did not say how.
-    #[error("this process is started by 'culvert node' or 'culvert send' and of no use by itself: {0}")]
+    #[error("this process is started by 'culvert node' or 'culvert send' and is not meant to be run directly: {0}")]
     NoStart(String),
     /// A lane has no socket.
     #[error(transparent)]
@@ -77,7 +77,7 @@ pub enum StartError {
         /// Why the first of the others is not.
         error: OpenError,
     },
-    /// The control process was told why, and tells it to people.
+    /// The control process was told why, and reports it to the user.
     #[error("the data plane could not start")]
     Told,
     /// A lane has no disk ring.
@@ -88,7 +88,7 @@ pub enum StartError {
     /// Something else that the operating system refuses.
     #[error("cannot {what}: {error}")]
     Os {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
         /// Why it failed.
         error: io::Error,
@@ -109,7 +109,7 @@ impl StartError {
 /// # Errors
 /// [`StartError`], after the control process was told too.
 pub fn run() -> Result<(), StartError> {
-    // A panic anywhere leaves transfers waiting for ever: end, and be started anew.
+    // A panic anywhere leaves transfers waiting forever: exit, and be restarted.
     process_name::set(process_name::DATA_PLANE);
     let report_panic = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -177,7 +177,7 @@ struct Attendant {
     receive_schedules: HashMap<(u16, ReceiveSlot), KeySchedule>,
     /// The program that leads packets to the lanes, for as long as this process lives.
     steering: Option<(Steering, Mode)>,
-    /// The NIC's rules, and who removes them.
+    /// The NIC's rules, and the process that removes them.
     kept: KeptRules,
     refusals: Vec<String>,
 }
@@ -357,7 +357,7 @@ impl Attendant {
                 if let (Some(attendance), Some(fd)) =
                     (self.attendances.get(usize::from(lane)), descriptors.into_iter().next())
                 {
-                    // A full queue is a lane that hangs; the flow goes on from where it was.
+                    // A full queue means that a lane hangs; the flow continues from where it was.
                     let source = SourceSocket::new(UdpPort::from_fd(fd, is_v6), port);
                     let _ = attendance.deliver(Delivery::Source { slot, source });
                 }
@@ -365,7 +365,7 @@ impl Attendant {
             }
             ToDataPlane::SetNextHop { lane, to, hop } => {
                 if let Some(attendance) = self.attendances.get(usize::from(lane)) {
-                    // A full queue is a lane that hangs; it goes on over its UDP socket.
+                    // A full queue means that a lane hangs; it continues on its UDP socket.
                     let _ = attendance.deliver(Delivery::NextHop { to, hop });
                 }
                 None
@@ -393,7 +393,7 @@ impl Attendant {
     fn begin_capture(&self, lane: u16, pieces: Vec<OwnedFd>, snap_bytes: usize) {
         match SharedMemory::from_fds(pieces, CAPTURE_BYTES, self.piece_bytes) {
             Ok(memory) => self.deliver_tap(lane, Some(Box::new(Tap::new(Arc::new(memory), snap_bytes)))),
-            // Whoever waits for the capture to begin gives up after a while.
+            // The process that waits for the capture to start gives up after a while.
             Err(error) => say_aside!("culvert dataplane: cannot map the memory of a capture: {error}"),
         }
     }
@@ -410,8 +410,8 @@ impl Attendant {
         let attendance = self.attendances.get(usize::from(open.lane))?;
         let schedule = |direction| KeySchedule::new(open.cipher, &open.secret, open.flow_id, direction);
         let (mut forward, mut reverse) = (schedule(Direction::Forward), schedule(Direction::Reverse));
-        // The window is sized for what every path but the oddest carries; on one of those, fewer
-        // packets are under way.
+        // The window is sized for what all but the most unusual paths carry; on those, fewer
+        // packets are in flight.
         let smallest = open.probe_datagram_bytes.iter().rev().find(|&&bytes| bytes >= DATAGRAM_BYTES_ORDINARY);
         let smallest = smallest.or(open.probe_datagram_bytes.first()).copied().unwrap_or(0);
         let config = SenderConfig {
@@ -498,7 +498,9 @@ fn challenge_key() -> Option<[u8; 32]> {
     match rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty()) {
         Ok(bytes) if bytes == key.len() => Some(key),
         failed => {
-            say_aside!("culvert dataplane: the kernel gives no random numbers ({failed:?}), so no flow can be opened");
+            say_aside!(
+                "culvert dataplane: the kernel provides no random numbers ({failed:?}), so no flow can be opened"
+            );
             None
         }
     }

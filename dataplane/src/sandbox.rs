@@ -1,9 +1,10 @@
-//! What the data plane gives up once it runs: every capability, and every system call that moving data does not need; and what its keeper
-//! ([`crate::keeper`]) gives up.
+//! What the data plane gives up once it runs: every capability, and every system call that moving
+//! data does not need; and what its rule keeper ([`crate::keeper`]) gives up.
 //!
-//! Sockets are open, memory is mapped and rings are made before; files come as descriptors. So the process needs no name
-//! of a file, no new socket, no other process. A partner who found a way into it could corrupt or read the data of
-//! running transfers, and could do nothing else to the host.
+//! Sockets are opened, memory is mapped and rings are created before that; files arrive as
+//! descriptors. The process therefore needs no file names, no new sockets and no other processes.
+//! An attacker in control of it could corrupt or read the data of running transfers, but could do
+//! nothing else to the host.
 
 use std::collections::BTreeMap;
 
@@ -33,10 +34,11 @@ pub fn drop_capabilities() -> Result<(), String> {
     Ok(())
 }
 
-/// Drops all capabilities of the calling thread but that to change interfaces. Returns what could not be had, in words.
+/// Drops all capabilities of the calling thread except the one to change interfaces. Returns those
+/// that are missing, in words.
 ///
 /// # Errors
-/// What is missing, in words.
+/// What failed, in words.
 pub fn keep_network_administration() -> Result<(), String> {
     let kept = caps::CapsHashSet::from([Capability::CAP_NET_ADMIN]);
     let gap = |error: caps::errors::CapsError| format!("capabilities could not be dropped: {error}");
@@ -110,7 +112,7 @@ fn allowed_system_calls() -> Vec<libc::c_long> {
 /// The system calls that remain to the keeper, but for [`IOCTLS`].
 fn allowed_to_keeper() -> Vec<libc::c_long> {
     vec![
-        // Its pipe, and what it has to say.
+        // Its pipe, and its messages.
         libc::SYS_read,
         libc::SYS_write,
         libc::SYS_close,

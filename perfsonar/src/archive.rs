@@ -36,7 +36,7 @@ pub enum DeliveryError {
     #[error(transparent)]
     Http(#[from] HttpError),
     /// The archive refuses this one; another try would not help.
-    #[error("the archive refuses the document ({status}): {text}")]
+    #[error("the archive rejects the document ({status}): {text}")]
     Refused {
         /// How.
         status: u16,
@@ -44,7 +44,7 @@ pub enum DeliveryError {
         text: String,
     },
     /// The archive refuses at present, or refuses this node.
-    #[error("the archive takes nothing at present ({status}): {text}")]
+    #[error("the archive accepts nothing at present ({status}): {text}")]
     Unavailable {
         /// How.
         status: u16,
@@ -75,8 +75,9 @@ impl Archive {
         }
     }
 
-    /// Delivers what waits, the oldest first, until nothing waits or something fails. Returns how many were taken, and what failed.
-    /// A document that the archive refuses for good is dropped and counted, so that it stands in nobody's way.
+    /// Delivers waiting documents, the oldest first, until none is left or something fails. Returns
+    /// how many were accepted, and what failed. A document that the archive rejects permanently is
+    /// dropped and counted, so that it does not block the others.
     pub async fn drain(&self, spool: &Spool) -> (u64, Option<DeliveryError>) {
         let mut delivered = 0;
         loop {

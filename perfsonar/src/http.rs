@@ -1,8 +1,8 @@
-//! A small HTTP client for pScheduler and archives: one request a connection, over TLS with a CA, with a pinned key, or explicitly
-//! without verification; bounded in time and size.
+//! A small HTTP client for pScheduler and archives: one request per connection, over TLS with a CA,
+//! with a pinned key, or explicitly without verification; bounded in time and size.
 //!
-//! perfSONAR hosts are shipped with self-signed certificates, so a pin that is taken at first use is the mode that works for most
-//! and still notices somebody in between later.
+//! perfSONAR hosts ship with self-signed certificates, so trust on first use is the mode that works
+//! for most hosts and still detects a later man in the middle.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -56,7 +56,7 @@ pub enum HttpError {
         reason: String,
     },
     /// The certificate is not believed.
-    #[error("{to} shows a certificate that is not trusted: {reason}")]
+    #[error("{to} presents a certificate that is not trusted: {reason}")]
     Certificate {
         /// Who.
         to: String,
@@ -65,7 +65,8 @@ pub enum HttpError {
     },
     /// The pin is another.
     #[error(
-        "the key of {to} has CHANGED: {expected} was pinned, {found} is shown; either it was set up anew, or somebody is in between"
+        "the key of {to} has CHANGED: {expected} was pinned, but it presents {found}; either it was \
+         reinstalled, or somebody is impersonating it"
     )]
     PinChanged {
         /// Whose.
@@ -84,7 +85,7 @@ pub enum HttpError {
         seconds: u64,
     },
     /// The answer is too long.
-    #[error("the answer of {to} has more than {} MiB: it is not what was asked for", ANSWER_BYTES_MAX >> 20)]
+    #[error("the answer of {to} has more than {} MiB: it is not what was requested", ANSWER_BYTES_MAX >> 20)]
     TooLong {
         /// Whose.
         to: String,
@@ -241,7 +242,7 @@ impl Client {
             CertificateError::UnknownIssuer => hint.to_owned(),
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                "it is another host's".to_owned()
+                "it belongs to another host".to_owned()
             }
             other => format!("{other}; {hint}"),
         };
@@ -287,11 +288,11 @@ fn roots(file: Option<&std::path::Path>) -> Result<RootCertStore, HttpError> {
         match file {
             Some(file) => file.to_owned(),
             None => CA_FILES.iter().map(std::path::PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
-                HttpError::Ca("this host has none; install ca-certificates, or name a file".to_owned())
+                HttpError::Ca("this host has none; install ca-certificates, or give a file".to_owned())
             })?,
         };
     let fail = |reason: String| HttpError::Ca(format!("{}: {reason}", path.display()));
-    // What is not there is told below. A pipe would be waited for.
+    // A missing file is reported below. Opening a pipe would block.
     if path.metadata().is_ok_and(|found| !found.is_file()) {
         return Err(fail("it is not a file".to_owned()));
     }

@@ -1,7 +1,8 @@
-//! Probes between two nodes: echoes, MTU, trains, traces. Each is a function that blocks for a bounded time and belongs on a thread
-//! of its own; [`ramp`] and [`mtu`] decide, as pure functions of what came back, what to send next.
+//! Probes between two nodes: echoes, MTU, trains, traces. Each is a function that blocks for a
+//! bounded time and belongs on its own thread; [`ramp`] and [`mtu`] decide what to send next, as
+//! pure functions of what came back.
 //!
-//! All packets are authenticated STAMP packets. The step's number is their SSID.
+//! All packets are authenticated STAMP packets. Their SSID is the step's number.
 
 pub mod echo;
 pub mod mtu;
@@ -43,7 +44,7 @@ impl Stop {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Says that it is over when this is dropped: a probe does not outlive those who wait for it.
+    /// Signals the end when dropped: a probe does not outlive those who wait for it.
     #[must_use]
     pub fn on_drop(&self) -> StopOnDrop {
         StopOnDrop(self.clone())

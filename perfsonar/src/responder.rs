@@ -22,7 +22,7 @@ use crate::stamp::reflector::{REQUEST_BYTES_MAX, Reflector};
 
 use places::{Full, Place, Places};
 
-/// Control connections at once.
+/// Maximum number of concurrent control connections.
 const CONNECTIONS_MAX: usize = 64;
 /// Control connections of one host: twice what perfSONAR's tests of one host to another have at the
 /// same time.
@@ -35,7 +35,7 @@ const SESSIONS_PART: usize = 4;
 pub struct ResponderConfig {
     /// Who may measure.
     pub permitted: Permitted,
-    /// Sessions at once, of all clients.
+    /// Maximum number of concurrent sessions, of all clients.
     pub sessions: usize,
     /// Packets of one source in a second.
     pub packets_per_second: u32,
@@ -183,12 +183,12 @@ impl Responder {
         })
     }
 
-    /// The reflector of a TWAMP session. Clients may send from the range of test ports, since
-    /// theirs is the same one: that a packet is a reflection shows by what is in it.
+    /// The reflector of a TWAMP session. Clients may send from the range of test ports, because
+    /// they use the same range: reflections are recognized by their content.
     fn session_reflector(&self) -> Reflector {
         let networks = ["0.0.0.0/0", "::/0"].into_iter().filter_map(|network| network.parse().ok());
         let limits = ReflectorLimits {
-            // The client is permitted, and nobody else is listened to.
+            // Only this client is permitted; packets from others are ignored.
             permitted: Permitted::networks(networks.collect()),
             ports: self.session_ports(),
             sessions: 1,
@@ -235,7 +235,7 @@ async fn reflect_on(
                 Err(_) => return Ok(()),
             },
         };
-        // An error is ICMP's about an earlier answer; the socket goes on.
+        // ICMP reports an error about an earlier answer; the socket keeps working.
         let Ok(received) = received else { continue };
         if client.is_some_and(|client| client.address != canonical(received.from)) {
             counters.note_refused(Refused::Source);

@@ -1,4 +1,5 @@
-//! UDP sockets that tell when, with which TTL and from where a packet came, and what ICMP says about those that did not.
+//! UDP sockets that report when, with which TTL and from where a packet came, and what ICMP says
+//! about packets that did not arrive.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -17,7 +18,8 @@ pub const MEASUREMENT_TTL: u32 = 255;
 const CONTROL_BYTES: usize = 512;
 /// A packet is handed to the kernel so often if errors of earlier ones are in the way.
 const SEND_TRIES: u32 = 4;
-/// Never fragment, ignore what the kernel believes of the path, and report what is too big (`ip(7)`, `ipv6(7)`).
+/// Never fragment, ignore the kernel's cached path MTU, and report packets that are too big
+/// (`ip(7)`, `ipv6(7)`).
 const PMTUDISC_PROBE: i32 = 3;
 
 /// What came with a packet.
@@ -40,9 +42,9 @@ pub struct Received {
 pub struct PathError {
     /// Bytes of the packet that it concerns, at the beginning of the buffer.
     pub bytes: usize,
-    /// Who says so; none if this host does.
+    /// Who reports it; none if this host does.
     pub from: Option<IpAddr>,
-    /// The ICMP or ICMPv6 type and code; none if this host says so.
+    /// The ICMP or ICMPv6 type and code; none if this host reports it.
     pub icmp: Option<(u8, u8)>,
     /// The error as an errno.
     pub errno: i32,
@@ -145,7 +147,7 @@ impl ProbeSocket {
         self.socket.connect(partner)
     }
 
-    /// The TTL or hop limit of what is sent.
+    /// The TTL or hop limit of outgoing packets.
     ///
     /// # Errors
     /// The operating system's.
@@ -153,7 +155,7 @@ impl ProbeSocket {
         self.ip_option(libc::IP_TTL, libc::IPV6_UNICAST_HOPS, ttl as i32)
     }
 
-    /// The traffic class of what is sent.
+    /// The traffic class of outgoing packets.
     ///
     /// # Errors
     /// The operating system's.
@@ -187,12 +189,12 @@ impl ProbeSocket {
         socket.set_send_buffer_size(bytes)
     }
 
-    /// How long [`Self::receive`] waits; `None` for ever.
+    /// How long [`Self::receive`] blocks; `None` for no limit.
     ///
     /// # Errors
     /// The operating system's.
     pub fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        // Zero means for ever to the kernel.
+        // Zero means no limit to the kernel.
         self.socket.set_read_timeout(timeout.map(|timeout| timeout.max(Duration::from_micros(1))))
     }
 
@@ -252,9 +254,9 @@ impl ProbeSocket {
         })
     }
 
-    /// Sends, and once more where the call only told what ICMP said of an earlier packet: each such
-    /// error is told once, instead of sending. Without this the packet would be missing and the
-    /// path blamed for it.
+    /// Sends, and sends again if the call only returned an ICMP error about an earlier packet: the
+    /// kernel reports each such error once, instead of sending. Otherwise the packet would be
+    /// missing, and the path blamed for it.
     fn in_spite_of_icmp(&self, mut send: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
         let mut tries = SEND_TRIES;
         loop {
@@ -312,7 +314,7 @@ impl ProbeSocket {
         Ok(received)
     }
 
-    /// The next error that was kept; `None` if there is none.
+    /// The next queued error; `None` if there is none.
     ///
     /// # Errors
     /// The operating system's.
@@ -348,7 +350,7 @@ pub struct AsyncProbeSocket {
 }
 
 impl AsyncProbeSocket {
-    /// The socket, for everything that does not wait.
+    /// The socket, for operations that do not block.
     #[must_use]
     pub const fn get(&self) -> &ProbeSocket {
         &self.socket
@@ -363,7 +365,7 @@ impl AsyncProbeSocket {
     }
 }
 
-/// The next error that a socket kept; `None` if there is none.
+/// The next error queued on a socket; `None` if there is none.
 ///
 /// # Errors
 /// The operating system's.

@@ -84,7 +84,7 @@ pub struct Permitted {
 }
 
 impl Permitted {
-    /// Networks, and no address beside them yet.
+    /// Networks, without additional addresses so far.
     #[must_use]
     pub fn networks(networks: Vec<Network>) -> Self {
         Self { networks, addresses: Arc::default() }
@@ -98,14 +98,14 @@ impl Permitted {
             || self.addresses.read().unwrap_or_else(PoisonError::into_inner).contains(&address)
     }
 
-    /// Replaces the addresses beside the networks, for all clones.
+    /// Replaces the additional addresses, for all clones.
     pub fn set_addresses(&self, addresses: impl IntoIterator<Item = IpAddr>) {
         let addresses = addresses.into_iter().map(|address| address.to_canonical()).collect();
         *self.addresses.write().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 }
 
-/// A token bucket: so much in a second on average, one second's worth at once.
+/// A token bucket: a rate per second on average, and one second's worth in a burst.
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket {
     per_second: u64,
@@ -120,11 +120,11 @@ impl Bucket {
         Self { per_second, thousandths: per_second.saturating_mul(1_000), at_ns: now_ns }
     }
 
-    /// Whether there is so much in it, which is then taken out.
+    /// Whether it holds this much, which is then taken out.
     pub fn take(&mut self, amount: u64, now_ns: i64) -> bool {
         let passed_us = now_ns.saturating_sub(self.at_ns).max(0).unsigned_abs() / 1_000;
         let gained = passed_us.saturating_mul(self.per_second) / 1_000;
-        // A clock that was set back gives nothing, and goes on from there.
+        // A clock that was set back adds nothing; the bucket continues from there.
         if gained > 0 || now_ns < self.at_ns {
             let most = self.per_second.saturating_mul(1_000);
             self.thousandths = self.thousandths.saturating_add(gained).min(most);
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(taken(&mut budgets, b, 0), 10);
         assert_eq!(taken(&mut budgets, a, 500_000_000), 5);
         assert_eq!(taken(&mut budgets, a, 3_600_000_000_000), 10);
-        // A clock that goes back gives nothing at once, and from then on what it gave before.
+        // A clock that goes back adds nothing at first, and from then on the usual rate.
         assert_eq!(taken(&mut budgets, a, 0), 0);
         assert_eq!(taken(&mut budgets, a, 500_000_000), 5);
     }

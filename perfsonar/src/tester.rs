@@ -69,7 +69,7 @@ pub enum MeasurementError {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => "; the port is closed: nothing listens there, or a firewall refuses",
+        io::ErrorKind::ConnectionRefused => "; the port is closed: nothing listens there, or a firewall rejects it",
         io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => "; there is no route to it",
         _ => "",
     }
@@ -135,7 +135,7 @@ async fn read<const N: usize>(control: &mut TcpStream, to: SocketAddr) -> Result
     match timeout(STEP, control.read_exact(&mut message)).await {
         Ok(Ok(_)) => Ok(message),
         Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            let error = ControlError::Malformed("it closes the connection before it says anything of use");
+            let error = ControlError::Malformed("it closed the connection without a usable answer");
             Err(MeasurementError::Control { to, error })
         }
         Ok(Err(error)) => Err(MeasurementError::Os { to, error }),

@@ -22,10 +22,10 @@ const SECOND_NS: i64 = 1_000_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TimestampError {
     /// It lies before 1970: the clock was never set.
-    #[error("the timestamp lies before 1970 ({0} s since 1900): the clock of the host that wrote it was never set")]
+    #[error("the timestamp is before 1970 ({0} s since 1900): the clock of the host that wrote it was never set")]
     BeforeUnix(u32),
     /// A truncated PTP timestamp with a billion nanoseconds or more.
-    #[error("the timestamp has {0} ns in a second: it is not what its Z flag says")]
+    #[error("the timestamp has {0} ns in a second: its format is not what its Z flag says")]
     Nanoseconds(u32),
 }
 

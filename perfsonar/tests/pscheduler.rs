@@ -188,7 +188,7 @@ async fn every_test_is_submitted_followed_and_read() {
 #[tokio::test]
 async fn refusals_are_sentences() {
     for (status, text, expected) in [
-        (403, "Task forbidden by limits:\nHints: requester: 192.0.2.1", "its limits forbid it"),
+        (403, "Task forbidden by limits:\nHints: requester: 192.0.2.1", "its limits do not permit it"),
         (409, "conflict", "409"),
         (422, "No tool in common among the participants.", "No tool in common"),
         (501, "API level 9", "too old"),

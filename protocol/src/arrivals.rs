@@ -1,10 +1,11 @@
-//! Which packet numbers of a flow have arrived: the replay window and the finder of gaps in one bitmap.
+//! Which packet numbers of a flow have arrived: the replay window and the gap detector in one
+//! bitmap.
 //!
-//! Every packet number is *undecided* until it either arrives or is declared lost; then it is *decided* and
-//! never accepted again. So one bit a packet answers three questions: is this a replay (W-8), what shall the
-//! sender send again, and how far back must the sender remember. Loss is declared by the caller, who knows
-//! time and reordering ([`Arrivals::declare_lost`]), or by force when a packet arrives so far ahead that
-//! the window must move.
+//! Every packet number is *undecided* until it either arrives or is declared lost; then it is
+//! *decided* and never accepted again. One bit per packet thus answers three questions: is this a
+//! replay (W-8), what must the sender retransmit, and how far back must the sender remember. Loss
+//! is declared by the caller, who knows time and reordering ([`Arrivals::declare_lost`]), or by
+//! force when a packet arrives so far ahead that the window must move.
 
 /// Packet numbers that the window spans. At 4 million packets a second this is 16 ms of reordering, far more than
 /// any path shows within one flow; it costs 8 KiB a flow.

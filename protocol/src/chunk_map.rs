@@ -1,8 +1,10 @@
-//! How a manifest's files are cut and packed into chunks. Both ends compute it; it never travels.
+//! How a manifest's files are split and packed into chunks. Both ends compute this; it is never
+//! sent.
 //!
-//! A file larger than [`ChunkMap::pack_file_bytes_max`] has chunks of its own, each a whole BLAKE3 subtree. Smaller files
-//! are packed, one behind the other, into chunks of up to the chunk size, so that ten thousand tiny files cost a few dozen chunks.
-//! Empty files, directories and symlinks have no chunk.
+//! A file larger than [`ChunkMap::pack_file_bytes_max`] has chunks of its own, each a complete
+//! BLAKE3 subtree. Smaller files are packed one after another into chunks of up to the chunk size,
+//! so that ten thousand tiny files cost a few dozen chunks. Empty files, directories and symlinks
+//! have no chunk.
 
 use crate::manifest::Manifest;
 
@@ -50,7 +52,7 @@ impl ChunkContent<'_> {
 
 /// The transfer does not fit the chunk numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the transfer has more than {CHUNKS_MAX} chunks of {chunk_bytes} bytes: use a larger chunk size or divide it")]
+#[error("the transfer has more than {CHUNKS_MAX} chunks of {chunk_bytes} bytes: use a larger chunk size or split it")]
 pub struct TooManyChunks {
     chunk_bytes: u32,
 }
@@ -73,8 +75,8 @@ pub struct ChunkMap {
 }
 
 impl ChunkMap {
-    /// Files up to this size are packed. A quarter of a chunk: no pack is less than three quarters full for want of a
-    /// fitting file, and larger files gain from direct I/O.
+    /// Files up to this size are packed. A quarter of a chunk: every pack is at least three
+    /// quarters full even if the next file does not fit, and larger files benefit from direct I/O.
     #[must_use]
     pub const fn pack_file_bytes_max(chunk_bytes: u32) -> u64 {
         chunk_bytes as u64 / 4
@@ -139,13 +141,13 @@ impl ChunkMap {
         self.chunk_bytes
     }
 
-    /// How many chunks there are; their numbers are below it.
+    /// The number of chunks; chunk numbers are below it.
     #[must_use]
     pub const fn chunk_count(&self) -> u32 {
         self.chunk_count
     }
 
-    /// How many chunks of its own a file of `file_bytes` has; none if it is packed.
+    /// The number of chunks that a file of `file_bytes` has of its own; zero if it is packed.
     #[must_use]
     pub fn chunks_of_file(&self, file_bytes: u64) -> u64 {
         if file_bytes > Self::pack_file_bytes_max(self.chunk_bytes) {

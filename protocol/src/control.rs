@@ -47,7 +47,8 @@ pub const NOT_KEPT_IS_TOLD_SINCE: u16 = 6;
 pub const DRY_RUNS_ARE_TOLD_SINCE: u16 = 7;
 /// The version since which partners are told that a transfer is paused, and not that it was canceled.
 pub const PAUSES_ARE_TOLD_SINCE: u16 = 7;
-/// The first protocol version in which the mode of a directory is told whose contents are sent ([`Message::ContentsOf`]).
+/// The first protocol version that transmits the mode of a directory whose contents are sent
+/// ([`Message::ContentsOf`]).
 pub const CONTENTS_HAVE_A_MODE_SINCE: u16 = 7;
 /// The version since which who asks whether it is known hears what it may do ([`Message::Permits`]).
 pub const PERMISSIONS_ARE_TOLD_SINCE: u16 = 8;
@@ -112,7 +113,7 @@ impl TransferId {
     }
 }
 
-/// What becomes of a destination file that exists already.
+/// What to do with a destination file that already exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Overwrite {
@@ -123,8 +124,9 @@ pub enum Overwrite {
     Changed,
     /// Every file is replaced.
     Always,
-    /// Files with chunks of their own are compared by these chunks' hashes, whatever their size and time: what is the same is not sent. Others are
-    /// treated as in [`Overwrite::Changed`]. Only to partners of version [`CONTENT_SINCE`].
+    /// Files with chunks of their own are compared by the hashes of these chunks, whatever their
+    /// size and time, and equal chunks are not sent. Other files are treated as in
+    /// [`Overwrite::Changed`]. Only to partners of version [`CONTENT_SINCE`].
     Content,
 }
 
@@ -151,7 +153,7 @@ pub struct Options {
     pub checksum: bool,
     /// The cipher.
     pub cipher: Cipher,
-    /// What becomes of files that exist.
+    /// What to do with existing files.
     pub overwrite: Overwrite,
     /// Whether modes and times are set as they were.
     pub preserve: bool,
@@ -161,7 +163,7 @@ pub struct Options {
     pub mode: Mode,
     /// The rate of all flows together, if one was asked for.
     pub rate_bits_per_second: Option<u64>,
-    /// Only plan: tell what would be sent.
+    /// Only plan: report what would be sent.
     pub dry_run: bool,
 }
 
@@ -188,7 +190,7 @@ pub enum Wish {
 /// Asks for a transfer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// The transfer; a request that is repeated with the same id goes on where it was interrupted.
+    /// The transfer. A request repeated with the same id continues where it was interrupted.
     pub transfer: TransferId,
     /// What for.
     pub wish: Wish,
@@ -229,7 +231,7 @@ pub enum RefusalCode {
     Protocol,
     /// Something that may work later.
     Temporary,
-    /// Somebody canceled the transfer.
+    /// A user canceled the transfer.
     Canceled,
     /// Hashes do not agree.
     Verification,
@@ -237,8 +239,8 @@ pub enum RefusalCode {
     Failed,
     /// There is nothing to send.
     NothingToDo,
-    /// Whoever asked for the transfer has stopped it for a while. Only to partners of version [`PAUSES_ARE_TOLD_SINCE`]; others
-    /// hear [`RefusalCode::Canceled`].
+    /// The requester has paused the transfer. Only to partners of version
+    /// [`PAUSES_ARE_TOLD_SINCE`]; others receive [`RefusalCode::Canceled`].
     Interrupted,
 }
 
@@ -264,7 +266,7 @@ impl RefusalCode {
     }
 }
 
-/// A refusal, or the end of a transfer that cannot go on.
+/// A refusal, or the end of a transfer that cannot continue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{text}")]
 pub struct Refusal {
@@ -276,7 +278,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal. Its text may quote what somebody else has said, so it is a foreign one: plain, and not too long for a
+    /// A refusal. Its text may quote foreign text, so it is sanitized, and short enough for a
     /// message, a log or a record.
     #[must_use]
     pub fn new(code: RefusalCode, text: impl Into<String>) -> Self {
@@ -417,7 +419,8 @@ pub enum Message {
     },
     /// Files that an earlier attempt stored whole, with the hashes that it verified; they are not sent.
     Resumed(Vec<(u32, ChunkHash)>),
-    /// Chunks that an earlier attempt stored, or that the file to be replaced has, with the hashes of what is stored now.
+    /// Chunks that an earlier attempt stored, or that the file to be replaced contains, with the
+    /// hashes of what is stored now.
     Proofs(Vec<(u32, ChunkHash)>),
     /// The plan is complete: the sender may begin.
     PlanEnd {
@@ -481,21 +484,22 @@ pub enum Message {
     MoveFlow {
         /// The flow.
         flow_id: u32,
-        /// The port, one of those that nobody owns (RFC 6335: 49152 and above).
+        /// The port, from the dynamic range (RFC 6335: 49152 and above).
         source_port: u16,
     },
     /// Files and directories that are stored without some of their attributes, because the destination refuses these (W-57). Before
     /// [`Message::Finished`], and only to partners of version [`NOT_KEPT_IS_TOLD_SINCE`].
     NotKept {
-        /// How many there are.
+        /// The number of entries.
         count: u64,
         /// The first of them, at most [`NOT_KEPT_LISTED_MAX`]; a word is `mode`, `time` or `mode_and_time`.
         first: Vec<FileError>,
     },
     /// What a dry run found (W-58). Only in a dry run, and only to partners of version [`DRY_RUNS_ARE_TOLD_SINCE`].
     DryRun(crate::dry_run::Finding),
-    /// What is sent are the contents of one directory, which has this mode (W-59): the destination gets it if this transfer makes it.
-    /// Before [`Message::ManifestEnd`], once at most, and only to partners of version [`CONTENTS_HAVE_A_MODE_SINCE`].
+    /// The contents of one directory are sent, which has this mode (W-59). The destination gets the
+    /// mode if this transfer creates it. Before [`Message::ManifestEnd`], at most once, and only to
+    /// partners of version [`CONTENTS_HAVE_A_MODE_SINCE`].
     ContentsOf {
         /// Nine bits.
         mode: u16,
@@ -529,7 +533,8 @@ pub enum Leave {
 pub enum FrameError {
     /// A length beyond the limit; most often something else than Culvert speaks.
     #[error(
-        "the partner announces a message of {0} bytes, the limit is {FRAME_BYTES_MAX}: it does not speak Culvert's protocol"
+        "the partner announces a message of {0} bytes, but the limit is {FRAME_BYTES_MAX}: it does \
+         not speak Culvert's protocol"
     )]
     TooLong(u32),
     /// A body that is not a message, or has bytes left over.
@@ -538,9 +543,10 @@ pub enum FrameError {
 }
 
 impl Message {
-    /// Appends the message as a frame to `out`. One that exceeds a frame, which senders of lists avoid by keeping to
-    /// [`LIST_BYTES`], goes as a refusal that says so: the partner hears a sentence, and this end does not fall over
-    /// something that a partner may have had it quote.
+    /// Appends the message as a frame to `out`. A message that exceeds a frame, which senders of
+    /// lists avoid by observing [`LIST_BYTES`], is replaced by a refusal that says so. The partner
+    /// receives an explanation, and a partner cannot make this end fail by having it quote a long
+    /// text.
     #[expect(clippy::expect_used, reason = "what is written is this program's own, and has a postcard form")]
     pub fn write_frame(&self, out: &mut Vec<u8>) {
         let begin = out.len();
@@ -748,7 +754,7 @@ mod tests {
         ] {
             let body = postcard::to_allocvec(&message).unwrap();
             let text = format!("{:?}", Message::parse(&body).unwrap());
-            // `Debug` escapes what it prints, so an escape that was there already has two backslashes.
+            // `Debug` escapes what it prints, so an existing escape has two backslashes.
             for raw in ["\\u{1b}", "\\u{202e}", "\\n"] {
                 assert!(!text.replace(&format!("\\{raw}"), "").contains(raw), "{text:.300}");
             }

@@ -21,11 +21,11 @@ use std::net::{IpAddr, SocketAddr};
 /// What an unproved address is sent is at most so many times what came from it (RFC 9000, section
 /// 8).
 const AMPLIFICATION_MAX: u64 = 3;
-/// Challenges under way to addresses of the control connection's peer, which the TCP handshake has
-/// proved but for the port …
+/// Outstanding challenges to addresses of the control connection's peer, which the TCP handshake
+/// has proved except for the port …
 const PEER_CHALLENGES: usize = 2;
-/// … and to others. The oldest makes room: who forges sources cannot keep the peer's own from being
-/// challenged.
+/// … and to others. The oldest is dropped first. Forged sources cannot keep the peer's own
+/// addresses from being challenged.
 const OTHER_CHALLENGES: usize = 2;
 /// A challenge is repeated no sooner, and given up no sooner than after three such times.
 const PATIENCE_MIN_NS: u64 = 333_000_000;
@@ -34,12 +34,12 @@ const PATIENCE_MIN_NS: u64 = 333_000_000;
 const PATIENCE_MAX_NS: u64 = 1_000_000_000;
 /// Tokens of challenges are above those of the probes for sizes, which are sizes and small numbers.
 const TOKEN_MIN: u32 = 1 << 16;
-/// Answers to challenges that nobody was sent. An honest receiver gives none but late ones; a
-/// dishonest one that guesses tokens has so many guesses at one in four thousand million in a
-/// flow's life, and afterwards the flow stays where it is.
+/// Answers that match no challenge sent. An honest receiver sends only late ones. A dishonest one
+/// that guesses tokens has this many guesses in a flow's life, each with a chance of one in four
+/// billion; after that, the flow keeps its destination.
 const WRONG_ANSWERS_MAX: u32 = 32;
 
-/// An address to which a challenge is under way.
+/// An address with an outstanding challenge.
 #[derive(Clone, Copy, Debug)]
 struct Challenge {
     address: SocketAddr,
@@ -56,7 +56,7 @@ struct Challenge {
 pub enum Answer {
     /// It answers no challenge: it is about something else.
     None,
-    /// It answers a challenge that is not under way.
+    /// It answers a challenge that is not outstanding.
     Late,
     /// The destination is another from now on.
     Moved,
@@ -74,14 +74,14 @@ pub struct Destination {
     /// The token that moved the flow last: a repeated challenge is answered twice.
     settled_token: u32,
     wrong_answers: u32,
-    /// When the next challenge is due; `u64::MAX` if none is under way.
+    /// When the next challenge is due; `u64::MAX` if none is outstanding.
     due_ns: u64,
 }
 
 impl Destination {
-    /// The destination that the control connection gives: its peer's address, which TCP's handshake
-    /// has proved, and the port that the peer named. Tokens are made from `key`, 32 bytes that
-    /// nobody can guess.
+    /// The destination given by the control connection: its peer's address, proved by the TCP
+    /// handshake, and the port that the peer named. Tokens are derived from `key`, 32 unguessable
+    /// bytes.
     #[must_use]
     pub const fn new(first: SocketAddr, key: [u8; 32]) -> Self {
         let challenges = [None; PEER_CHALLENGES + OTHER_CHALLENGES];
@@ -281,7 +281,7 @@ mod tests {
         }
     }
 
-    /// W-52: a table of fixed size in which who forges sources does not push the peer out.
+    /// W-52: a table of fixed size in which forged sources do not displace the peer.
     #[test]
     fn forged_sources_do_not_keep_the_peer_from_being_challenged() {
         let mut destination = destination();

@@ -1,17 +1,19 @@
-//! What both ends of a dry run tell each other: what would become of every entry, what would be left out, and whether there is room.
+//! What the ends of a dry run report to each other: the outcome of every entry, what would be left
+//! out, and whether there is enough room.
 //!
-//! Nothing depends on it but what the user reads. So an end that knows less says less, and the other bounds what it hears.
+//! Nothing depends on it except what the user reads. An end that knows less reports less, and the
+//! other end bounds what it receives.
 
 use serde::{Deserialize, Serialize};
 
 use crate::control::LeftOut;
 
-/// What would become of an entry, and why.
+/// The outcome of an entry, and the reason.
 ///
 /// Variants are only ever appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Fate {
-    /// Nothing of its name is there: it would be made.
+    /// The name does not exist: it would be created.
     New,
     /// A file of another size is there, which it would replace.
     DiffersInSize,
@@ -82,18 +84,18 @@ impl Fate {
             Self::New => "",
             Self::DiffersInSize => "differs in size",
             Self::DiffersInTime => "differs in time",
-            Self::DiffersInKind => "is of another kind, or leads elsewhere",
+            Self::DiffersInKind => "is of another kind, or has another target",
             Self::ReplacedAlways => "--overwrite always",
             Self::Compared => "compared by content; only what differs is sent",
             Self::Same => "the same is there",
             Self::StoredBefore => "an earlier attempt stored it",
-            Self::BegunBefore => "an earlier attempt stored a part of it",
+            Self::BegunBefore => "an earlier attempt stored part of it",
             Self::CollidesInSize => "exists already and differs in size",
             Self::CollidesInTime => "exists already and differs in time",
-            Self::CollidesInKind => "exists already and is of another kind, or leads elsewhere",
+            Self::CollidesInKind => "exists already and is of another kind, or has another target",
             Self::CollidesByName => "has the same name as another of these files to the destination's file system",
             Self::NotPermitted => {
-                "could not be stored: the receiver's account may not write to the directory that it would be stored in"
+                "could not be stored: the receiver's account may not write to the directory it would be stored in"
             }
         }
     }
@@ -116,7 +118,7 @@ impl Fate {
 pub struct FateRun {
     /// How many, at least one.
     pub count: u32,
-    /// What would become of them.
+    /// Their outcome.
     pub fate: Fate,
 }
 
@@ -130,7 +132,8 @@ pub enum Finding {
         /// The first of it.
         first: Vec<LeftOut>,
     },
-    /// From the receiver, before the plan's end: what would become of the next entries, in the manifest's order.
+    /// From the receiver, before the end of the plan: the outcomes of the next entries, in the
+    /// manifest's order.
     Fates(Vec<FateRun>),
     /// From the receiver, before the plan's end.
     Room {
@@ -153,7 +156,7 @@ pub fn runs(fates: impl IntoIterator<Item = Fate>) -> Vec<FateRun> {
     runs
 }
 
-/// The fates that a partner tells, as many as there are entries.
+/// The outcomes reported by a partner, one per entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fates(Vec<Fate>);
 

@@ -1,9 +1,11 @@
-//! The receiver's report: what arrived, what is lost, how long it took, and how much more may come.
+//! The receiver's report: what arrived, what is lost, how long it took, and how much more may be
+//! sent.
 //!
-//! A report travels over the TCP control connection, which is reliable and in order. So each lost packet and each
-//! completed chunk is told exactly once, and a report's size depends on what happened since the last one, not on what is under way.
-//! The receiving lane writes the bytes; both control processes and the sending lane read them through
-//! [`Report::parse`], which proves the whole report before anybody acts on a part of it.
+//! Reports travel over the TCP control connection, which is reliable and ordered. Each lost packet
+//! and each completed chunk is therefore reported exactly once, and a report's size depends on what
+//! happened since the last one, not on what is in flight. The receiving lane writes the bytes. Both
+//! control processes and the sending lane read them through [`Report::parse`], which validates the
+//! whole report before any part of it is used.
 //!
 //! `docs/wire.md` W-20 … W-26 specify the encoding: all numbers are LEB128 ([`crate::varint`]).
 
@@ -48,7 +50,8 @@ pub struct Summary {
     pub disk_stall_permille: u32,
     /// Bytes that waited in the lane's socket when the report was written.
     pub backlog_bytes: u32,
-    /// Datagrams that the lane's socket dropped for want of room, since the lane began.
+    /// Datagrams that the lane's socket dropped because its buffer was full, since the lane
+    /// started.
     pub socket_drops: u64,
 }
 
@@ -150,11 +153,11 @@ fn summary_numbers(s: &Summary) -> [u64; 17] {
 }
 
 impl<'a> Report<'a> {
-    /// Reads and proves a report.
+    /// Parses and validates a report.
     ///
     /// # Errors
-    /// [`MalformedReport`] if a number is cut off or out of its field's range, a list is not in order or not
-    /// of its announced length, or bytes are left over.
+    /// [`MalformedReport`] if a number is truncated or out of its field's range, a list is not in
+    /// order or does not have its announced length, or bytes are left over.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, MalformedReport> {
         if bytes.len() > REPORT_BYTES_MAX {
             return Err(MalformedReport("longer than a report may be"));

@@ -1,9 +1,10 @@
-//! Text that somebody else wrote, made fit for a terminal, a log, a record and a label.
+//! Foreign text, made safe for a terminal, a log, a record and a label.
 //!
-//! Every text of a partner, a stranger or a far end comes through [`foreign_text`], and every name of a file through
-//! [`crate::names::printable`], which escapes the same characters. Messages do it where they are decoded, so whoever
-//! prints one need not think of it. What comes out can move no cursor, end no line, turn no direction of writing, hide
-//! nothing, and fill nothing: it has at most [`TEXT_BYTES_MAX`] bytes.
+//! All text from a partner, a stranger or a far end passes through [`foreign_text`], and every file
+//! name through [`crate::names::printable`], which escapes the same characters. Messages do this
+//! where they are decoded, so code that prints them need not consider it. The result cannot move a
+//! cursor, end a line, reverse the direction of writing, hide anything or flood anything: it has at
+//! most [`TEXT_BYTES_MAX`] bytes.
 
 use serde::{Deserialize as _, Deserializer};
 
@@ -12,10 +13,11 @@ pub const TEXT_BYTES_MAX: usize = 1 << 10;
 /// The longest name of a file as text: as many bytes as the name itself may have.
 pub const NAME_TEXT_BYTES_MAX: usize = 4 << 10;
 
-/// Whether a character shows itself, and nothing but itself.
+/// Whether a character is visible and shows nothing but itself.
 ///
-/// Not plain are controls, line separators, everything that changes the direction of writing, and what takes no room:
-/// with these a text can look like another, or like several lines of somebody else.
+/// Not plain are control characters, line separators, everything that changes the direction of
+/// writing, and zero-width characters: with these a text can look like another, or like several
+/// lines from another source.
 #[must_use]
 pub const fn is_plain(character: char) -> bool {
     !matches!(
@@ -31,7 +33,8 @@ pub const fn is_plain(character: char) -> bool {
             // Word joiner, invisible operators, isolates, deprecated format characters.
             | '\u{2060}'..='\u{206f}'
             | '\u{3164}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
-            // Shorthand and musical format controls, tags and the variation selectors beside them.
+            // Shorthand and musical format controls, tags, and the variation selectors next to
+            // them.
             | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
     )
 }
@@ -41,8 +44,8 @@ pub(crate) fn push_plain(character: char, out: &mut String) {
     if is_plain(character) { out.push(character) } else { out.extend(character.escape_default()) }
 }
 
-/// A text of somebody else: what is not plain is escaped, and a text that is too long loses its middle, with a mark that
-/// says so. What was made once is not changed by being made again.
+/// Sanitizes foreign text: characters that are not plain are escaped, and a text that is too long
+/// loses its middle, which is marked. Sanitizing twice changes nothing.
 #[must_use]
 pub fn foreign_text(text: &str) -> String {
     bounded(text, TEXT_BYTES_MAX)
@@ -54,8 +57,8 @@ pub fn foreign_name(name: &str) -> String {
     bounded(name, NAME_TEXT_BYTES_MAX)
 }
 
-/// Text that is this program's own but may quote others: what is not plain is escaped, except line ends and tabs.
-/// The last net before a terminal, for texts of any length.
+/// This program's own text that may quote others: characters that are not plain are escaped, except
+/// line breaks and tabs. The last safeguard before a terminal, for texts of any length.
 #[must_use]
 pub fn plain_lines(text: &str) -> std::borrow::Cow<'_, str> {
     let may = |character: char| is_plain(character) || matches!(character, '\n' | '\t');
@@ -69,7 +72,7 @@ pub fn plain_lines(text: &str) -> std::borrow::Cow<'_, str> {
     plain.into()
 }
 
-/// JSON that means the same and has in its strings nothing that is not plain: what is not is written as `\uXXXX`.
+/// Equivalent JSON whose strings contain only plain characters: all others are written as `\uXXXX`.
 #[must_use]
 pub fn plain_json(json: &str) -> std::borrow::Cow<'_, str> {
     if json.chars().all(is_plain) {

@@ -1,5 +1,5 @@
-//! Chunk buffers on the heap, for whoever runs flows without a data plane: the simulator, the ledger, the tests. A lane's own
-//! buffers lie in memory that it shares with the control process.
+//! Chunk buffers on the heap, for code that runs flows without a data plane: the simulator, the
+//! ledger, the tests. A lane's own buffers are in memory shared with the control process.
 
 use std::ops::Range;
 
@@ -27,7 +27,7 @@ impl HeapBuffers {
         self.free.len()
     }
 
-    /// How many there are: as many as are free when no flow is open, or one has leaked.
+    /// The number of buffers. All of them are free when no flow is open; otherwise one has leaked.
     #[must_use]
     pub const fn count(&self) -> usize {
         self.buffers.len()

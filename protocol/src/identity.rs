@@ -1,7 +1,8 @@
-//! Who a node is: an Ed25519 key, and the fingerprint by which people compare keys.
+//! The identity of a node: an Ed25519 key, and the fingerprint by which people compare keys.
 //!
-//! Nodes authenticate each other with raw public keys (RFC 7250) pinned in profiles. A fingerprint looks like
-//! SSH's, because that is what administrators know: `SHA256:` and the Base64 of the hash of the key's SubjectPublicKeyInfo.
+//! Nodes authenticate each other with raw public keys (RFC 7250) pinned in profiles. A fingerprint
+//! looks like SSH's, because administrators know that format: `SHA256:` and the Base64 of the hash
+//! of the key's SubjectPublicKeyInfo.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
@@ -26,8 +27,8 @@ pub enum IdentityError {
     /// The key file does not hold a private key.
     #[error("the file does not hold an Ed25519 private key in PKCS#8 form")]
     NotAPrivateKey,
-    /// A signature does not belong to key and text.
-    #[error("the signature does not belong to this key and text")]
+    /// A signature does not match key and text.
+    #[error("the signature does not match this key and text")]
     BadSignature,
 }
 
@@ -56,7 +57,7 @@ impl PublicKey {
         format!("SHA256:{}", base64_unpadded(digest(&SHA256, &self.to_spki()).as_ref()))
     }
 
-    /// The beginning of the fingerprint as words, for people who compare keys over a telephone.
+    /// The beginning of the fingerprint as words, for people who compare keys over the telephone.
     #[must_use]
     pub fn words(self) -> String {
         crate::fingerprint_words::words_of(digest(&SHA256, &self.to_spki()).as_ref())

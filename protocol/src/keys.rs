@@ -6,10 +6,11 @@
 //!                                                                   └──HKDF("next")──> epoch 1 ──> packet key 1 …
 //! ```
 //!
-//! AES-GCM's limits are reached in seconds at 100 Gb/s, so keys change with the upper bits of the packet number
-//! (W-7), without any signalling. Each epoch's secret is a one-way step from the one before, so a key that leaks does
-//! not open what was sent earlier. Making a key allocates; therefore a lane holds the key of the next
-//! epoch long before it needs it and asks somebody else ([`KeySchedule`] is `Send`) for the one after.
+//! AES-GCM's limits are reached in seconds at 100 Gb/s, so keys change with the upper bits of the
+//! packet number (W-7), without any signaling. Each epoch's secret is derived from the previous one
+//! by a one-way function, so a leaked key does not reveal what was sent earlier. Deriving a key
+//! allocates memory. A lane therefore holds the key of the next epoch long before it needs it, and
+//! has another thread derive the one after ([`KeySchedule`] is `Send`).
 
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -109,7 +110,7 @@ impl PartialEq for Secret {
 
 impl Eq for Secret {}
 
-/// For the data plane of the same node: whoever serializes it wipes what it wrote.
+/// For the data plane of the same node: the code that serializes it wipes what it wrote.
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.expose().serialize(serializer)
@@ -168,10 +169,11 @@ impl KeySchedule {
     }
 }
 
-/// The keys that a flow holds at any time: of the epoch before, this one and the next.
+/// The keys that a flow holds at any time: of the previous epoch, the current one and the next.
 ///
-/// The one before opens segments that were under way when the epoch changed; the next is there before the first segment
-/// that needs it. Whoever owns the window refills it with [`KeyWindow::push`] when [`KeyWindow::wants`] says so.
+/// The previous key decrypts segments that were in flight when the epoch changed; the next exists
+/// before the first segment that needs it. The owner of the window refills it with
+/// [`KeyWindow::push`] when [`KeyWindow::wants`] asks for it.
 #[derive(Debug)]
 pub struct KeyWindow {
     epoch: u64,

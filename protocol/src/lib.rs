@@ -15,8 +15,8 @@
 //!
 //! `docs/wire.md` numbers the rules of the format; code cites the rule it implements as `wire.md W-n`.
 #![forbid(unsafe_code)]
-// Most values here come from a partner, a stranger or a path: none may end the process. What is
-// exempt says why it cannot.
+// Most values here come from a partner, a stranger or a path, and none of them may end the process.
+// Every exemption explains why it cannot.
 #![cfg_attr(
     not(test),
     deny(

@@ -44,7 +44,7 @@ pub struct Entry<'a> {
     /// The name below the destination.
     #[serde(borrow)]
     pub name: &'a [u8],
-    /// What it is.
+    /// The kind of entry.
     pub kind: EntryKind,
     /// The target of a symlink, else empty.
     #[serde(borrow)]
@@ -75,7 +75,7 @@ pub enum EntryError {
         target: String,
     },
     /// A size, mode or time beyond what a file system has.
-    #[error("'{name}' has {what} beyond what a file system can have")]
+    #[error("'{name}' has {what} beyond what file systems support")]
     OutOfRange {
         /// The name, printable.
         name: String,
@@ -83,7 +83,7 @@ pub enum EntryError {
         what: &'static str,
     },
     /// One entry too many.
-    #[error("the manifest has more than {ENTRIES_MAX} entries: divide the transfer")]
+    #[error("the manifest has more than {ENTRIES_MAX} entries: split the transfer")]
     TooMany,
 }
 
@@ -213,13 +213,13 @@ impl Manifest {
         self.digest.update(&fixed).update(entry.name).update(entry.target);
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
@@ -240,7 +240,7 @@ impl Manifest {
     /// Entry number `at`.
     ///
     /// # Panics
-    /// If there is no such entry: whoever has a number from a partner compares it with
+    /// If there is no such entry: code that gets a number from a partner must compare it with
     /// [`Manifest::len`] first.
     #[must_use]
     #[expect(
@@ -272,7 +272,7 @@ impl Manifest {
     /// The size of entry `at` if it is a regular file.
     ///
     /// # Panics
-    /// If there is no such entry: whoever has a number from a partner compares it with
+    /// If there is no such entry: code that gets a number from a partner must compare it with
     /// [`Manifest::len`] first.
     #[must_use]
     #[expect(clippy::indexing_slicing, reason = "the number is the caller's duty")]
@@ -294,7 +294,7 @@ impl Manifest {
     }
 }
 
-/// The length of a name or target; [`Entry::check`] has refused what is longer than 64 KiB.
+/// The length of a name or target; [`Entry::check`] has refused anything longer than 64 KiB.
 fn length_of(name: &[u8]) -> u16 {
     u16::try_from(name.len()).unwrap_or(u16::MAX)
 }

@@ -1,13 +1,15 @@
-//! When a receiver says where it is: openings, by which a sender hears of an address that it does not know (`docs/wire.md` W-54).
+//! When a receiver announces its address: openings, from which a sender learns of an address that
+//! it does not know (`docs/wire.md` W-54).
 //!
-//! The lane seals the openings, watches the time, and tells this module what came.
+//! The lane encrypts the openings, watches the time, and tells this module what arrived.
 
 /// Until the first datagram has come, the way for it is opened this often …
 const OPENING_NS: u64 = 50_000_000;
 /// … but not for longer than the sender probes.
 const OPENINGS_MAX: u32 = 120;
-/// When nothing has come for so long although something had, the way is opened again: a translator on the way may have forgotten this end
-/// or given it another address, of which the sender hears by this datagram only.
+/// When nothing has arrived for this long although something had before, openings are sent again: a
+/// NAT on the path may have forgotten this end or given it another address, which the sender learns
+/// only from this datagram.
 const REOPENING_NS: u64 = 500_000_000;
 /// Each opening in silence comes after twice the time of the last, so often: at last every four seconds, for as long as the flow is open.
 const REOPENING_DOUBLINGS_MAX: u32 = 3;

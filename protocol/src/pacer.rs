@@ -1,8 +1,8 @@
 //! When the next datagrams may leave: earliest departure times at the controller's rate.
 //!
-//! The pacer keeps one number, the time at which the flow's next bytes are due. A lane that comes late may catch up,
-//! but by no more than [`BURST_NS`]: beyond that the lost time stays lost, so no burst exceeds a millisecond of
-//! the rate.
+//! The pacer keeps one number, the time at which the flow's next bytes are due. A late lane may
+//! catch up, but by at most [`BURST_NS`]. Any further lost time stays lost, so no burst exceeds a
+//! millisecond of the rate.
 
 /// The most time that a late lane may make up for. A millisecond is what switches and receivers with small
 /// buffers bear (`reference: "QUIC Steps", CoNEXT 2025`, Linux TCP's pacing has the same bound).
@@ -28,8 +28,9 @@ impl Pacer {
 
     /// Changes the rate. A rate of 0 counts as 1 kb/s.
     ///
-    /// What was sent before is waited for at the new rate if that is higher: a datagram that left at a kilobit per second would
-    /// otherwise keep a flow of gigabits waiting for a minute. At a lower one nothing waits longer than it was to.
+    /// Data already sent is waited for at the new rate if that is higher: otherwise a datagram sent
+    /// at one kilobit per second would keep a flow of gigabits waiting for a minute. At a lower
+    /// rate, no wait becomes longer than it was.
     #[inline]
     pub fn set_rate(&mut self, rate_bits_per_second: u64, now_ns: u64) {
         if rate_bits_per_second != self.rate_bits_per_second {

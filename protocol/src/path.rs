@@ -75,7 +75,7 @@ pub struct Train {
     pub packet_bytes: u16,
 }
 
-/// What the answerer does until it is told that the step is done.
+/// What the answerer does until it receives the end of the step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StepKind {
     /// Reflects.
@@ -123,7 +123,7 @@ pub struct TrainReceived {
     pub bytes: u64,
     /// From the first to the last.
     pub duration_us: u64,
-    /// One-way delays relative to the least of the train: the median of its first quarter.
+    /// One-way delays relative to the minimum of the train: the median of its first quarter.
     pub early_delay_us: u32,
     /// The median of its last quarter.
     pub late_delay_us: u32,
@@ -136,7 +136,7 @@ pub struct TrainReceived {
 pub struct Hop {
     /// How far.
     pub ttl: u8,
-    /// Who answered; none if nobody did.
+    /// The address that answered; none if there was no answer.
     pub address: Option<std::net::IpAddr>,
     /// The round trip.
     pub rtt_us: Option<f64>,
@@ -158,8 +158,8 @@ pub struct Route {
 /// What a step came to on the answerer's side.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum PathReport {
-    /// Requests that arrived, each once; copies; overtaken ones; reflections that this host could not send for their size, and the MTU
-    /// that somebody on the way back named.
+    /// Requests that arrived, each counted once; copies; overtaken ones; reflections too large for
+    /// this host to send, and the MTU that a host on the way back named.
     Reflected {
         /// Requests, each once.
         received: u64,
@@ -178,7 +178,7 @@ pub enum PathReport {
     TrainSent(TrainSent),
     /// The route back.
     Route(Route),
-    /// The step failed; the check goes on with the next.
+    /// The step failed; the check continues with the next.
     Failed(#[serde(deserialize_with = "crate::foreign_text::deserialize")] String),
 }
 

@@ -1,10 +1,12 @@
-//! How large a datagram the path delivers: the search that goes on while data move.
+//! The largest datagram that the path delivers: the search that continues while data moves.
 //!
-//! A flow opens with the largest of a few common sizes that the path answers to, because data wait for it. Between that size and the
-//! next one that was not answered there may be more: a tunnel takes 20 to 100 bytes off a common size, and a probe may
-//! have been lost by chance. This module is packetization-layer path MTU discovery from there on (RFC 8899 section 5.2): one probe
-//! at a time, each size tried three times before it counts as too large, first the common sizes upwards, then the
-//! middle between the largest size that was delivered and the smallest that was not. Sizes are UDP payload bytes.
+//! A flow opens with the largest of a few common sizes that the path answers, because data waits
+//! for it. Between that size and the next unanswered one, more may be possible: a tunnel takes 20
+//! to 100 bytes off a common size, and a probe may have been lost by chance. From there on, this
+//! module is packetization-layer path MTU discovery (RFC 8899 section 5.2): one probe at a time,
+//! each size tried three times before it counts as too large, first the common sizes upwards, then
+//! the midpoint between the largest delivered and the smallest undelivered size. Sizes are UDP
+//! payload bytes.
 //!
 //! | RFC 8899 | here |
 //! |---|---|
@@ -13,7 +15,7 @@
 //! | Search complete | nothing is due until [`RAISE_NS`] have passed |
 //! | Error, black hole | the flow opens anew, then [`PathMtuSearch::opened`] |
 //!
-//! The lane seals the probes, watches the time, and tells this module what was answered.
+//! The lane encrypts the probes, watches the time, and tells this module which were answered.
 
 use crate::wire::{OVERHEAD_BYTES, STRIDE_MIN};
 
@@ -76,13 +78,14 @@ impl PathMtuSearch {
         self.common.first().copied().unwrap_or(0)
     }
 
-    /// The flow has opened, for the first time or anew, with datagrams of `bytes`: the search begins above.
+    /// The flow has opened, or opened again, with datagrams of `bytes`: the search starts above
+    /// that.
     pub fn opened(&mut self, bytes: u16, now_ns: u64) {
         self.delivered = bytes;
         self.begin(now_ns);
     }
 
-    /// Nothing is searched for while the flow is opened anew.
+    /// No search runs while the flow is being opened again.
     pub const fn closed(&mut self) {
         self.candidate = 0;
         self.due_ns = u64::MAX;
@@ -104,7 +107,7 @@ impl PathMtuSearch {
             None => middle(),
         };
         self.due_ns = match self.candidate {
-            // The interface itself carries no more.
+            // The interface itself does not carry more.
             0 if self.largest() == self.delivered => u64::MAX,
             0 => now_ns.saturating_add(RAISE_NS),
             _ => now_ns,

@@ -1,21 +1,26 @@
 //! One pacing rate per flow, from the receiver's reports and the time.
 //!
-//! A controller is a pure function of its observations: it reads no clock and keeps no thread, so it runs in the
-//! simulator as it runs in production. The control process feeds it every report; the lane's pacer takes the rate.
+//! A controller is a pure function of its observations. It reads no clock and has no thread, so it
+//! runs in the simulator as in production. The control process feeds it every report; the lane's
+//! pacer takes the rate.
 //!
-//! Three modes ([`Mode`]). `fixed` holds the rate it was told. `fair` fills an empty path with a short queue, takes loss without a queue
-//! for noise, shares equally with its own kind and takes a TCP flow's part beside others. `background` keeps a queue so short
-//! that it gives way to all of them.
+//! There are three modes ([`Mode`]). `fixed` sends at the given rate. `fair` fills an empty path
+//! with a short queue, treats loss without a queue as noise, shares equally with its own kind, and
+//! takes a TCP flow's share next to others. `background` keeps the queue so short that it yields to
+//! all of them.
 //!
-//! The model of both (`adaptive`): the path delivers the best delivery rate of the last rounds, and a queue on top of that. Each report
-//! sets the rate to that delivery rate times 1 + gain × (target − queue) / round trip. The target is linear in the logarithm of
-//! the rate, so of two flows the slower goes up and the faster down until they are equal. A drain every forty rounds shows
-//! all flows the empty path, and which loss is not due to the queue (`base_delay`). A queue that never drains is somebody
-//! else's (`share`). `docs/rate-control.md` has the constants with their experiments.
+//! The model of both (`adaptive`): the path delivers the best delivery rate of the last rounds, and
+//! anything more builds a queue. Each report sets the rate to that delivery rate times 1 + gain ×
+//! (target − queue) / round trip. The target is linear in the logarithm of the rate, so of two
+//! flows the slower speeds up and the faster slows down until they are equal. A drain every forty
+//! rounds shows all flows the empty path, and which loss is not due to the queue (`base_delay`). A
+//! queue that never drains is caused by other traffic (`share`). `docs/rate-control.md` lists the
+//! constants with their experiments.
 //!
-//! Ideas are from BBR (delivery rate as the model; Cardwell and others, ACM Queue 2016), LEDBAT (delay as the signal; RFC 6817), Copa (a target
-//! queue that falls with the rate; Arun and Balakrishnan, NSDI 2018) and Swift (the same for data centres; Kumar and others, SIGCOMM
-//! 2020), Smith's predictor (1957), CUBIC (RFC 9438) and Careful Resume (draft-ietf-tsvwg-careful-resume).
+//! Ideas are from BBR (delivery rate as the model; Cardwell and others, ACM Queue 2016), LEDBAT
+//! (delay as the signal; RFC 6817), Copa (a target queue that falls with the rate; Arun and
+//! Balakrishnan, NSDI 2018) and Swift (the same for data centers; Kumar and others, SIGCOMM 2020),
+//! Smith's predictor (1957), CUBIC (RFC 9438) and Careful Resume (draft-ietf-tsvwg-careful-resume).
 
 mod adaptive;
 mod base_delay;
@@ -183,7 +188,7 @@ mod tests {
         }
         go_on(&mut *controller, &mut now_ns, 5);
         assert_eq!(controller.rate_bits_per_second(), CAP);
-        // The short end of a chunk, from a host that stood still meanwhile.
+        // The short end of a chunk, from a host that was stalled in between.
         deliver(&mut *controller, &mut now_ns, 1_853, 42_900, 0);
         let fell_to = controller.rate_bits_per_second();
         go_on(&mut *controller, &mut now_ns, 10);

@@ -24,9 +24,9 @@ pub struct Statement {
     /// The transfer's id.
     #[serde(deserialize_with = "crate::foreign_text::deserialize")]
     pub transfer: String,
-    /// Who sent.
+    /// The sender's key.
     pub sender: PublicKey,
-    /// Who received.
+    /// The receiver's key.
     pub receiver: PublicKey,
     /// When the receiver accepted the request, in milliseconds since 1970, by its clock.
     pub began_unix_ms: u64,
@@ -72,10 +72,10 @@ pub enum ReceiptError {
     #[error("it is not a Culvert receipt: {0}")]
     Shape(String),
     /// A version that this program does not know.
-    #[error("it is a receipt of version {0}, this program knows version 1: use a newer one")]
+    #[error("it is a receipt of version {0}, but this program knows only version 1: use a newer one")]
     Version(u32),
     /// A signature that does not fit.
-    #[error("the {0}'s signature does not belong to this receipt: it was changed, or never given")]
+    #[error("the {0}'s signature does not match this receipt: the receipt was changed, or never signed")]
     Signature(&'static str),
 }
 
@@ -110,7 +110,8 @@ impl Receipt {
     /// Reads the three lines and checks both signatures against the keys in the statement.
     ///
     /// # Errors
-    /// [`ReceiptError`] says what is wrong. Whether the keys are those of the right nodes is for the caller to ask.
+    /// [`ReceiptError`] says what is wrong. Whether the keys belong to the right nodes is for the
+    /// caller to check.
     pub fn verify(text: &str) -> Result<(Self, Statement), ReceiptError> {
         let shape = |what: &str| ReceiptError::Shape(what.to_owned());
         if text.len() > RECEIPT_BYTES_MAX {

@@ -62,9 +62,9 @@ pub enum Received {
         /// Bytes of the whole chunk.
         chunk_bytes: u32,
     },
-    /// A segment of a chunk that begins anew at another stride (W-11), and is not whole yet. Of
-    /// what came before nothing counts any more: every place of the buffer will be written again,
-    /// and whatever was computed from its bytes is of other bytes.
+    /// A segment of a chunk that starts over at another stride (W-11) and is not complete yet.
+    /// Nothing received before counts any more: every place in the buffer will be written again,
+    /// and anything computed from its bytes applies to other bytes.
     BeganAnew {
         /// The chunk.
         chunk: u32,
@@ -73,11 +73,11 @@ pub enum Received {
     },
     /// Placed, or known already; its chunk is not whole yet.
     Placed {
-        /// The chunk that it belongs to; `None` for a repeated segment of a whole chunk.
+        /// The chunk that it belongs to; `None` for a repeated segment of a complete chunk.
         chunk: Option<u32>,
     },
-    /// The last missing segment of a chunk: the buffer is the caller's now, who returns it to the memory and tells
-    /// the flow with [`ReceiverFlow::release`].
+    /// The last missing segment of a chunk: the buffer now belongs to the caller, who returns it to
+    /// the memory and notifies the flow with [`ReceiverFlow::release`].
     Completed(CompletedChunk),
     /// An authentic probe; answer it with [`ReceiverFlow::seal_probe_reply`].
     Probe(Header),
@@ -92,7 +92,7 @@ pub enum Beginning {
     Earlier,
     /// With this one: no [`Received::Began`] came before.
     Now,
-    /// With this one, for which it began anew: no [`Received::BeganAnew`] came before.
+    /// With this one, for which it started over: no [`Received::BeganAnew`] came before.
     Anew,
 }
 
@@ -325,8 +325,8 @@ impl ReceiverFlow {
         })
     }
 
-    /// A segment that may not be opened in place: it is there already, or the chunk is being sent anew at
-    /// another stride because the path's MTU changed (W-11).
+    /// A segment that may not be decrypted in place: it is already there, or the chunk is being
+    /// sent again at another stride because the path's MTU changed (W-11).
     #[cold]
     fn receive_unusual<M: ChunkMemory>(
         &mut self,
@@ -497,8 +497,9 @@ impl ReceiverFlow {
         self.begun >= self.reported_credit && self.current_credit() > self.reported_credit
     }
 
-    /// Whether so much is missing that a report should tell of it before its time: on a path of 100 Gb/s and 200 ms that loses 5 %,
-    /// three thousand packets are lost between two reports, more than one report can list.
+    /// Whether so much is missing that a report should be sent early: on a path of 100 Gb/s and 200
+    /// ms that loses 5 %, three thousand packets are lost between two reports, more than one report
+    /// can list.
     #[must_use]
     pub const fn is_loss_urgent(&self) -> bool {
         self.arrivals.is_list_filling()
@@ -595,8 +596,8 @@ impl ReceiverFlow {
         self.keys.push(epoch, key);
     }
 
-    /// Gives one incomplete chunk up: nobody wants it any more, and what still comes of it counts as known. Returns its
-    /// buffer if it had one.
+    /// Gives up one incomplete chunk: it is no longer wanted, and anything of it that still arrives
+    /// counts as known. Returns its buffer if it had one.
     pub fn abandon_chunk(&mut self, chunk: u32) -> Option<BufferId> {
         if chunk >= self.chunk_count {
             return None;

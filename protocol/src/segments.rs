@@ -102,8 +102,8 @@ impl SegmentSet {
     #[inline]
     pub fn contiguous(&mut self) -> u32 {
         while let Some(&word) = self.words.get(self.prefix as usize / 64).filter(|_| self.prefix < self.segments) {
-            // Zeros come in from above, so there are no more ones than are left of the word, or it
-            // is whole.
+            // Zeros are shifted in from above, so there are at most as many ones as bits left in
+            // the word, unless it is full.
             let ones = (word >> (self.prefix % 64)).trailing_ones();
             if ones == 0 {
                 break;

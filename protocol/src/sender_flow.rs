@@ -1,8 +1,10 @@
-//! The sending end of a flow: which segment goes next, what is under way, and what must go again.
+//! The sending end of a flow: which segment goes next, what is in flight, and what must be sent
+//! again.
 //!
-//! The flow does not hold data. It knows which bytes of which buffers are to be sent, seals segment after segment from
-//! there into the packet that the lane offers, and remembers for each packet number which segment it carried
-//! until the receiver has decided that packet's fate. A lost segment is sent again under a new packet number, before new data.
+//! The flow does not hold data. It knows which bytes of which buffers are to be sent, encrypts
+//! segment after segment from there into the packet that the lane offers, and remembers for each
+//! packet number which segment it carried until the receiver has decided that packet's fate. A lost
+//! segment is sent again under a new packet number, before new data.
 
 use std::collections::VecDeque;
 
@@ -34,7 +36,7 @@ pub enum Blocked {
     Reading,
     /// The receiver has no buffer for another chunk.
     Credit,
-    /// Too many packets are under way whose fate the receiver has not reported.
+    /// Too many packets are in flight whose fate the receiver has not reported.
     Window,
     /// The next epoch's key has not been made yet.
     Key,
@@ -46,7 +48,7 @@ struct Outgoing {
     chunk: u32,
     chunk_bytes: u32,
     buffer: BufferId,
-    /// Payload bytes of its segments but the last; the flow's stride when it was begun (W-11).
+    /// Payload bytes of its segments except the last; the flow's stride when it was started (W-11).
     stride: u16,
     /// Bytes from the beginning that have been read.
     available: u32,
@@ -60,7 +62,8 @@ struct Outgoing {
     sent_whole: bool,
 }
 
-/// One slot of the flow. The generation tells records of an earlier chunk in the same slot from the present one's.
+/// One slot of the flow. The generation distinguishes records of an earlier chunk in the same slot
+/// from those of the current one.
 #[derive(Debug)]
 struct Slot {
     generation: u16,
@@ -86,8 +89,8 @@ impl PacketRecord {
     }
 }
 
-/// The most packets that one flow lets be under way; 8 MiB of records. At 1428-byte segments it is 1.5 GB,
-/// 120 Gb/s over 100 ms.
+/// The most packets that one flow may have in flight; 8 MiB of records. At 1428-byte segments it is
+/// 1.5 GB, 120 Gb/s over 100 ms.
 const WINDOW_PACKETS_MAX: usize = 1 << 20;
 
 /// The part of the timeout, in eighths, after which the end of a transfer is repeated, and how much of it.
@@ -142,7 +145,7 @@ pub struct SenderFlow {
 /// A path that carries no segments: a full one would be of fewer bytes than the least
 /// ([`STRIDE_MIN`], W-4). It counts as closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the path carries segments of {0} bytes only, the least is {STRIDE_MIN}")]
+#[error("the path carries only segments of {0} bytes, but the minimum is {STRIDE_MIN}")]
 pub struct PathTooNarrow(pub u16);
 
 /// A segment that [`SenderFlow::seal_next`] sealed.
@@ -163,7 +166,8 @@ impl SenderFlow {
         let chunks = config.chunks_max as usize;
         let slots = u16::try_from(config.chunks_max).unwrap_or(u16::MAX);
         let segments = chunks.saturating_mul(segment_count(config.chunk_bytes_max, config.stride) as usize);
-        // Twice the segments under way leaves room for each to be sent again before its first fate is known.
+        // Twice the segments in flight leaves room for each to be sent again before its first fate
+        // is known.
         let window = segments.saturating_mul(2).clamp(1 << 12, WINDOW_PACKETS_MAX).next_power_of_two();
         Self {
             flow_id: config.flow_id,
@@ -289,7 +293,7 @@ impl SenderFlow {
             sent_us: now_us,
         };
         let payload_bytes = header.payload_bytes();
-        // What was assigned lies within a chunk of at most 16 MiB, and a stride beyond that is no
+        // Assigned data lies within a chunk of at most 16 MiB, and a stride beyond that does not
         // overflow either.
         let datagram_bytes = OVERHEAD_BYTES.wrapping_add(payload_bytes);
         if datagram_bytes > bytes_max {
@@ -303,7 +307,8 @@ impl SenderFlow {
         let key = self.keys.key(epoch)?;
         key.seal(header.packet_number, clear, payload, sealed);
 
-        // At the end of a transfer nothing follows that would show the receiver a gap, so what was lost goes twice.
+        // At the end of a transfer nothing follows that would show the receiver a gap, so a lost
+        // segment is sent twice.
         self.owes_twin = again && self.fresh.is_empty() && !self.owes_twin;
         if again {
             if !self.owes_twin {
@@ -343,7 +348,7 @@ impl SenderFlow {
         self.under_way() >= (self.records.len() as u64 / 8).wrapping_mul(7)
     }
 
-    /// Packets whose fate is not known. What is decided is below what was sent.
+    /// Packets whose fate is not known. Decided packets are below those sent.
     const fn under_way(&self) -> u64 {
         self.next_packet.wrapping_sub(self.decided_below)
     }
@@ -366,7 +371,8 @@ impl SenderFlow {
         readable.then_some((slot, outgoing.next_index, false))
     }
 
-    /// The chunk whose bytes go next for the first time: chunk, buffer, and how many of its bytes have gone.
+    /// The chunk whose bytes go next for the first time: chunk, buffer, and how many of its bytes
+    /// have been sent.
     #[inline]
     #[must_use]
     pub fn fresh_front(&self) -> Option<(u32, BufferId, u32)> {
@@ -401,13 +407,13 @@ impl SenderFlow {
         }
     }
 
-    /// Acts on a report: notes what is lost, hands each delivered chunk and its buffer to
-    /// `delivered`. Returns how many packets it looked up: over a flow's life not more than it has
-    /// sent, however its reports lie.
+    /// Acts on a report: records losses, and hands each delivered chunk and its buffer to
+    /// `delivered`. Returns how many packets it looked up: over a flow's life at most as many as it
+    /// has sent, even if its reports are false.
     ///
-    /// A report can only make the flow send again what is under way, each packet once. Receivers
-    /// name lost packets in order, in one report and from each to the next (W-23), so what is named
-    /// again is not looked at.
+    /// A report can only make the flow send again what is in flight, each packet once. Receivers
+    /// report lost packets in order, within one report and from each report to the next (W-23), so
+    /// repeated ones are not looked up.
     pub fn on_report(&mut self, report: &Report<'_>, now_ns: u64, mut delivered: impl FnMut(u32, BufferId)) -> u64 {
         let mut looked_up = 0;
         for range in report.lost() {
@@ -456,12 +462,13 @@ impl SenderFlow {
         }
     }
 
-    /// Called when time passes without a report that decides anything. After `timeout_ns` (doubled with
-    /// each repetition) the last segment under way goes again: its arrival shows the receiver every gap before it. When there is
-    /// nothing left to send the first repetition comes earlier, as soon as a report should have come, and is of several segments.
-    /// Returns whether something was queued.
+    /// Called when time passes without a report that decides anything. After `timeout_ns` (doubled
+    /// with each repetition), the last segment in flight is sent again: its arrival shows the
+    /// receiver every gap before it. If there is nothing left to send, the first repetition comes
+    /// earlier, as soon as a report is overdue, and consists of several segments. Returns whether
+    /// something was queued.
     ///
-    /// `timeout_ns` should be two round trips and a little.
+    /// `timeout_ns` should be slightly more than two round trips.
     pub fn on_silence(&mut self, now_ns: u64, timeout_ns: u64) -> bool {
         let is_tail = self.fresh.is_empty() && self.timeouts == 0;
         let (since, patience, segments) = if is_tail {
@@ -502,21 +509,22 @@ impl SenderFlow {
         self.unanswered_since_ns.map_or(0, |since_ns| now_ns.saturating_sub(since_ns))
     }
 
-    /// Begins to count both anew: the path was found to be open.
+    /// Restarts both counters: the path was found to be open.
     pub const fn forget_silence(&mut self) {
         self.timeouts = 0;
         self.unanswered_since_ns = None;
     }
 
-    /// Says that what was sealed has been handed to the network.
+    /// Records that encrypted packets were handed to the network.
     #[inline]
     pub fn note_sent(&mut self, now_ns: u64) {
         self.last_sent_ns = now_ns;
         self.unanswered_since_ns.get_or_insert(now_ns);
     }
 
-    /// Changes the segment size because the path's MTU changed. Chunks of which nothing was sent yet, and those to come, have the
-    /// new one; chunks under way keep theirs if it is smaller, and begin anew if it is larger than what the path carries now (W-11).
+    /// Changes the segment size because the path's MTU changed. Chunks of which nothing was sent
+    /// yet, and future chunks, have the new size. Chunks in flight keep theirs if it is smaller,
+    /// and start over if it is larger than what the path now carries (W-11).
     ///
     /// # Errors
     /// [`PathTooNarrow`] if the stride is below [`STRIDE_MIN`]; nothing is changed then.
@@ -543,8 +551,9 @@ impl SenderFlow {
         Ok(())
     }
 
-    /// Seals a probe that makes a datagram of `datagram_bytes` (at least [`OVERHEAD_BYTES`]) into `out`. `None` if it does not fit
-    /// there, or so many packets are under way that a record of one of them would be overwritten.
+    /// Encrypts a probe that makes a datagram of `datagram_bytes` (at least [`OVERHEAD_BYTES`])
+    /// into `out`. `None` if it does not fit there, or if so many packets are in flight that a
+    /// record of one of them would be overwritten.
     pub fn seal_probe(&mut self, token: u32, datagram_bytes: usize, now_us: u32, out: &mut [u8]) -> Option<usize> {
         static PADDING: [u8; u16::MAX as usize] = [0; u16::MAX as usize];
         if self.under_way() >= self.records.len() as u64 && self.is_record_in_use(self.next_packet) {
@@ -595,13 +604,14 @@ impl SenderFlow {
         self.free_slots.len() < self.slots.len()
     }
 
-    /// Whether packets are under way whose fate is not known.
+    /// Whether packets are in flight whose fate is not known.
     #[must_use]
     pub const fn is_waiting(&self) -> bool {
         self.decided_below < self.next_packet
     }
 
-    /// Whether the flow is idle in the sense of [`SenderFlow::on_silence`]: under way but nothing to send.
+    /// Whether the flow is idle in the sense of [`SenderFlow::on_silence`]: data in flight but
+    /// nothing to send.
     #[must_use]
     pub const fn last_activity_ns(&self) -> u64 {
         if self.last_sent_ns > self.last_report_ns { self.last_sent_ns } else { self.last_report_ns }

@@ -1,9 +1,9 @@
 //! The hash of a file from the hashes of its chunks: the same value that `b3sum` prints.
 //!
-//! BLAKE3 is a binary tree over 1 KiB blocks. A chunk whose size is a power of two and that begins at a multiple of it is
-//! a whole subtree, so lanes hash chunks independently and in any order, and [`TreeHash`] joins their chaining
-//! values. Neighbouring subtrees are joined as soon as both are there: the memory is bounded by how far apart chunks arrive, not
-//! by the file.
+//! BLAKE3 is a binary tree over 1 KiB blocks. A chunk whose size is a power of two and that starts
+//! at a multiple of it is a complete subtree, so lanes hash chunks independently and in any order,
+//! and [`TreeHash`] joins their chaining values. Neighboring subtrees are joined as soon as both
+//! exist: memory is bounded by how far apart chunks arrive, not by the file.
 
 use std::collections::BTreeMap;
 

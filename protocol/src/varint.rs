@@ -54,8 +54,8 @@ impl<'a> VarintWriter<'a> {
     }
 }
 
-/// Reads one integer from the front of `bytes` and moves `bytes` past it. `None` if it is cut off, longer than 64
-/// bits, or not the shortest encoding of its value.
+/// Reads one integer from the front of `bytes` and moves `bytes` past it. `None` if it is
+/// truncated, longer than 64 bits, or not the shortest encoding of its value.
 pub fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let (mut value, mut shift, mut rest) = (0u64, 0u32, *bytes);
     while let Some((&byte, after)) = rest.split_first() {

@@ -51,7 +51,7 @@ pub struct SenderTimes {
     pub reading_ns: u64,
     /// Waiting for the pacer.
     pub pacing_ns: u64,
-    /// Waiting for credit or for the fate of what is under way.
+    /// Waiting for credit or for the fate of packets in flight.
     pub credit_ns: u64,
 }
 
@@ -76,14 +76,15 @@ pub struct Verdict {
     pub text: String,
 }
 
-/// From this part of the time on, a receiving lane counts as the brake rather than the path in front of it.
-/// A lane that is busy 90 % of the time has an interval without a spare cycle in most of its reports.
+/// From this share of the time on, a receiving lane counts as the bottleneck rather than the path
+/// before it. A lane that is busy 90 % of the time has an interval without a spare cycle in most of
+/// its reports.
 const SATURATED: f64 = 0.9;
 /// From this part on, waiting for the destination explains missing credit.
 const WRITING: f64 = 0.3;
 
-/// A transfer whose lanes were at it for less than this, all of them together, is too short for a verdict: it is over before a
-/// flow has its rate, and what it waits for is its own beginning and end.
+/// A transfer whose lanes took less than this, all of them together, is too short for a verdict: it
+/// is over before a flow reaches its rate, and most of its waiting is for its own start and end.
 const TELLING_NS: u64 = 200_000_000;
 
 /// Finds the verdict. `rate_was_asked_for` says that the pacing rate was the user's cap, not the controller's.
@@ -176,7 +177,7 @@ mod tests {
         assert_eq!((short.share, short.text.as_str()), (0.0, "too short to tell what limited it"));
     }
 
-    /// A partner's times are what it likes.
+    /// A partner can report any times.
     #[test]
     fn times_of_any_size_are_summed_up_without_overflow() {
         let most = u64::MAX;

@@ -28,7 +28,7 @@
 pub const HEADER_BYTES: usize = 32;
 /// Bytes of the AES-GCM tag that ends every datagram.
 pub const TAG_BYTES: usize = 16;
-/// What a datagram carries beside its payload.
+/// What a datagram carries in addition to its payload.
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + TAG_BYTES;
 /// The only version of the format so far (W-2).
 pub const VERSION: u8 = 1;
@@ -188,7 +188,7 @@ impl Header {
         (self.index as usize).wrapping_mul(self.stride as usize)
     }
 
-    /// Payload bytes of a data segment: the stride, or what is left of the chunk.
+    /// Payload bytes of a data segment: the stride, or the rest of the chunk.
     #[inline]
     #[must_use]
     pub fn payload_bytes(&self) -> usize {

@@ -377,7 +377,7 @@ fn a_report_that_loses_everything_forever_makes_each_packet_go_again_once() {
     assert_eq!(world.sender.counts().0, 3 * first, "the same lie told ten times costs one repetition");
 }
 
-/// Whatever a report names, over a flow's life no more packets are looked up than were sent.
+/// Whatever a report contains, over a flow's life no more packets are looked up than were sent.
 #[test]
 fn reports_that_lie_cost_no_more_than_what_was_sent() {
     for seed in seeds(20) {
@@ -420,7 +420,7 @@ fn a_path_too_narrow_for_segments_is_an_error_and_changes_nothing() {
     let mut sender = sender(1424, 2);
     for stride in [0, 1, 52, 511] {
         let error = sender.set_stride(stride).unwrap_err();
-        assert!(error.to_string().contains(&format!("{stride} bytes only, the least is 512")), "{error}");
+        assert!(error.to_string().contains(&format!("{stride} bytes, but the minimum is 512")), "{error}");
         assert_eq!(sender.stride(), 1424);
     }
     sender.set_stride(512).unwrap();

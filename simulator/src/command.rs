@@ -8,10 +8,11 @@ use crate::matrix::{Extent, Finding, run_matrix};
 /// Options of `cargo xtask sim`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct SimArguments {
-    /// Run the part that every test run has, not the whole.
+    /// Run only the part included in every test run.
     #[arg(long)]
     pub quick: bool,
-    /// Run one group only: alone, fairness, "among CUBIC", "among BBR", background, changes, "path changes".
+    /// Run one group only: alone, fairness, "among CUBIC", "among BBR", background, changes, "path
+    /// changes".
     #[arg(long)]
     pub group: Option<String>,
     /// The seed that all randomness comes from.
@@ -28,7 +29,7 @@ pub enum SimError {
     /// Something could not be written.
     #[error("the result cannot be written: {0}")]
     Io(#[from] std::io::Error),
-    /// Some required numbers do not keep their bounds.
+    /// Some required bounds are not met.
     #[error("{0} of {1} numbers do not keep their bounds (seed {2})")]
     BoundsBroken(usize, usize, u64),
 }

@@ -26,7 +26,7 @@ pub struct Cubic {
     reno_window: f64,
     rtt_ns: u64,
     rtt_min_ns: u64,
-    /// Loss of packets sent before this time belongs to a reduction that was made.
+    /// Loss of packets sent before this time was already answered with a reduction.
     recovery_until_ns: u64,
     heard_ns: u64,
 }

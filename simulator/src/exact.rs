@@ -34,7 +34,7 @@ const IP_UDP_BYTES: usize = 28;
 /// Bytes of IP, TCP and TLS around a report.
 const REPORT_OVERHEAD_BYTES: usize = 20 + 20 + 12 + 22;
 
-/// What came of a transfer.
+/// The result of a transfer.
 #[derive(Clone, Copy, Debug)]
 pub struct ExactOutcome {
     /// When the last chunk was whole at the receiver.
@@ -81,7 +81,7 @@ struct Transfer {
 }
 
 /// A path whose MTU changes all the time, and a sender that sends other bytes after each change:
-/// what begins anew begins with them.
+/// chunks that start over start with the new bytes.
 #[derive(Debug)]
 struct Restarts {
     strides: Vec<u16>,
@@ -113,12 +113,12 @@ fn hasher() -> ChunkHasher {
     ChunkHasher::new(CHUNK_BYTES.into(), 0, CHUNK_BYTES)
 }
 
-/// Moves chunks as [`transfer`] does, while the segments' size changes to one of `strides` again
-/// and again. Returns how often a chunk began anew.
+/// Moves chunks like [`transfer`], while the segment size changes to one of `strides` repeatedly.
+/// Returns how often a chunk started over.
 ///
 /// # Panics
-/// If it does not end, or the hash that a lane makes while a chunk arrives is not that of the bytes
-/// in its buffer.
+/// If it does not end, or if the hash that a lane computes while a chunk arrives is not that of the
+/// bytes in its buffer.
 #[must_use]
 pub fn transfer_over_changing_mtu(
     path: Path,
@@ -214,7 +214,7 @@ impl Transfer {
         }
     }
 
-    /// Lets a little time pass, and does what is due.
+    /// Advances time a little, and does what is due.
     fn advance(&mut self) {
         self.now_ns += (self.path.rtt_ns / 400).clamp(10_000, 100_000);
         while self.next_chunk < self.chunks && self.sender.room() > 0 {

@@ -70,8 +70,9 @@ impl<R> FeedbackChannel<R> {
         self.under_way.push_back((self.last_ns, report));
     }
 
-    /// Light or darkness. After darkness TCP finds out by its doubled timeouts: what waited comes with the first one that
-    /// falls into the light, at the latest after as long again as it was dark.
+    /// Opens or closes the path. After darkness TCP finds out through its doubled timeouts: what
+    /// was waiting is delivered with the first timeout after the path opens, at the latest after as
+    /// long again as it was dark.
     pub fn set_dark(&mut self, is_dark: bool, now_ns: u64, dark_since_ns: u64) {
         if self.is_dark && !is_dark {
             let mut retry_ns = dark_since_ns;

@@ -25,7 +25,7 @@ const WINDOW_PACKETS: f64 = 1_048_576.0;
 /// What a flow is opened with.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowOptions {
-    /// How it treats others.
+    /// How it treats other traffic.
     pub mode: Mode,
     /// The user's rate.
     pub cap: Option<u64>,
@@ -208,7 +208,7 @@ impl CulvertFlow {
         (self.packets, self.lost, self.delay_min_ns, self.reported_ns) = (0.0, 0.0, u64::MAX, now_ns);
     }
 
-    /// The sender reads what reports have come.
+    /// The sender reads the reports that have arrived.
     pub fn observe(&mut self, now_ns: u64) {
         while let Some(report) = self.feedback.receive(now_ns) {
             let elapsed_ns = (now_ns - self.observed_ns).max(1);

@@ -37,9 +37,9 @@ pub struct Path {
     pub reordering: f64,
     /// How much later.
     pub reordering_ns: u64,
-    /// Part that arrives twice.
+    /// Fraction that arrives twice.
     pub duplication: f64,
-    /// Part that arrives damaged, which is to be lost at the receiver.
+    /// Fraction that arrives damaged, which the receiver must treat as lost.
     pub corruption: f64,
     /// Whether nothing passes in either direction.
     pub is_dark: bool,
@@ -129,7 +129,7 @@ impl Link {
         }
     }
 
-    /// How long a packet that came now would wait.
+    /// How long a packet that arrives now would wait.
     #[must_use]
     pub fn queue_ns(&self) -> f64 {
         self.queued_bytes * 8e9 / self.path.rate_bits_per_second

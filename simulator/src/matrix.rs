@@ -11,7 +11,7 @@ use crate::scenes::{alone, among, background, fair, gives_way, together};
 use crate::series::jain;
 use crate::world::{Kind, Outcome, run};
 
-/// One number and what it must be.
+/// One measured value and its bound.
 #[derive(Clone, Debug)]
 pub struct Finding {
     /// The group that it belongs to.
@@ -22,11 +22,11 @@ pub struct Finding {
     pub what: &'static str,
     /// The number.
     pub measured: f64,
-    /// What it must reach or not exceed.
+    /// The bound.
     pub bound: f64,
     /// Whether the bound is the least (else the most).
     pub is_least: bool,
-    /// Whether it is one of the requirements; else it is what a user would wish for, told but not judged.
+    /// Whether it is a requirement. Otherwise it is a wish of users, reported but not judged.
     pub is_required: bool,
 }
 
@@ -278,7 +278,8 @@ fn coexistence_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
     }
 }
 
-/// What each other flow has beside Culvert, against what it has beside one more of its own kind.
+/// What each other flow gets next to Culvert, compared with what it gets next to one more of its
+/// own kind.
 fn coexistence(group: &'static str, other: Kind, rate: f64, rtt_ms: f64, others: usize, seed: u64) -> Vec<Finding> {
     let path = Path::clean(rate, rtt_ms);
     // Which of the equals is ahead is chance, so they are compared rank by rank, over three spacings of their beginnings.
@@ -308,7 +309,7 @@ fn coexistence(group: &'static str, other: Kind, rate: f64, rtt_ms: f64, others:
     vec![
         finding("left to each, at least", least, 0.5),
         finding("left to all", mean, 0.5),
-        // Not asked for; but a flow that gets less than TCP would is of no use beside TCP.
+        // Not required; but a flow that gets less than TCP would is of no use next to TCP.
         Finding {
             is_required: false,
             ..finding("Culvert's own, of what CUBIC would have had", with_culvert[others] / with_cubic[others], 0.5)

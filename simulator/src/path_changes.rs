@@ -1,9 +1,11 @@
-//! A receiver whose address changes while data move, and somebody who copies its datagrams from elsewhere, on virtual time.
+//! A receiver whose address changes while data moves, and a third party that copies its datagrams
+//! from elsewhere, in virtual time.
 //!
-//! The receiver's port or address changes, with the path in the light or in the dark; a third party's copies of its answers come before
-//! the answers themselves, from a few addresses or from thousands. In every run nothing but challenges goes to an address that has
-//! not answered one, at most three times what came from there; once the receiver is heard from where it is, data go there within round
-//! trips; and the flow is as fast there as before.
+//! The receiver's port or address changes, while the path is open or dark. A third party's copies
+//! of its answers arrive before the answers themselves, from a few addresses or from thousands. In
+//! every run, nothing but challenges goes to an address that has not answered one, with at most
+//! three times the bytes received from it. Once the receiver is heard from at its new address, data
+//! goes there within a few round trips, and the flow becomes as fast as before.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -22,7 +24,7 @@ const FOLLOW_ROUNDS_MAX: f64 = 4.0;
 /// The queue may be full: what went on at the last rate for half a second without a report may be more than the buffer holds. A
 /// challenge that is dropped there is repeated after a third of a second, or a little more than two round trips.
 const REPEAT_SECONDS: f64 = 0.34;
-/// Half a second of silence and the way of an opening.
+/// Half a second of silence and the travel time of an opening.
 const HEARD_SECONDS_MAX: f64 = 0.75;
 /// Where datagrams are lost, or copies come first: openings are four seconds apart at last. Two in a row may be raced and two lost, and
 /// the path may have become light just after one.
@@ -31,8 +33,8 @@ const HEARD_SECONDS_MAX_HARMED: f64 = 20.1;
 const FOLLOW_SECONDS_MAX_HARMED: f64 = 6.0;
 /// Goodput after a move, of the link, when it counts as come back, and from then on: the matrix's bound for the worst loss here.
 pub(crate) const GOODPUT_MIN: f64 = 0.8;
-/// Round trips and seconds until it is back. What went to the old address in half a second of silence counts as lost, so the controller
-/// comes back from as low as its floor.
+/// Round trips and seconds until it has recovered. What was sent to the old address during half a
+/// second of silence counts as lost, so the controller recovers from as low as its minimum.
 const RECOVERY_MAX: (f64, f64) = (200.0, 3.0);
 /// What a user would wish for.
 const RECOVERY_WISH: (f64, f64) = (60.0, 1.0);
@@ -42,9 +44,9 @@ const RECOVERY_WISH: (f64, f64) = (60.0, 1.0);
 pub enum Change {
     /// Nothing, for as long as goodput is measured.
     Stay,
-    /// It is another.
+    /// It changes.
     To(SocketAddr),
-    /// Nothing passes for some time; in the middle of it the address becomes another.
+    /// Nothing passes for some time; in the middle of it the address changes.
     DarkTo {
         /// For how long.
         dark_ns: u64,
@@ -62,20 +64,20 @@ pub struct PathChanges {
     pub path: Path,
     /// What happens, each when the flow has been measured after the last.
     pub changes: Vec<Change>,
-    /// Who copies, from the beginning to the end.
+    /// The third party that copies datagrams, throughout the run.
     pub forger: Option<Forger>,
     /// Where all randomness comes from.
     pub seed: u64,
 }
 
-/// What came of one change.
+/// The result of one change.
 #[derive(Clone, Copy, Debug)]
 pub struct Move {
     /// What it was.
     pub change: Change,
     /// Since when the receiver was there and could be reached.
     pub begun_ns: u64,
-    /// When the sender heard of it.
+    /// When the sender learned of it.
     pub heard_ns: u64,
     /// When the first data went there.
     pub followed_ns: u64,
@@ -85,7 +87,7 @@ pub struct Move {
     pub goodput: f64,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct PathChangesOutcome {
     /// Each change that was completed.

@@ -1,4 +1,4 @@
-//! What a run leaves behind: samples over time, and the numbers that are judged.
+//! What a run produces: samples over time, and the judged values.
 
 /// One sample.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct Sample {
 pub struct Waits(Vec<f32>);
 
 impl Waits {
-    /// Notes the wait of a step.
+    /// Records the wait of a step.
     pub fn push(&mut self, queue_ns: f64) {
         self.0.push((queue_ns / 1e6) as f32);
     }
@@ -37,7 +37,7 @@ impl Waits {
     }
 }
 
-/// Jain's fairness index of some rates: 1 if all are equal, 1/n if one has everything.
+/// Jain's fairness index of some rates: 1 if all are equal, 1/n if one gets everything.
 #[must_use]
 pub fn jain(rates: &[f64]) -> f64 {
     let sum: f64 = rates.iter().sum();

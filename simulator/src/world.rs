@@ -68,7 +68,7 @@ pub struct Scene {
     pub seed: u64,
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug)]
 pub struct Outcome {
     /// Payload bits per second of each flow over the judged time; of cross traffic those of whole packets.

@@ -195,7 +195,7 @@ fn a_second_program_on_the_interface_is_named() {
     // Other interfaces of this host may have one of the same name: that of this interface is meant.
     let link = sides.link(1);
     let id = link.split("prog/xdp id ").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("an id");
-    let named = format!("has an XDP program already, steer (id {id}, driver mode): ");
+    let named = format!("already has an XDP program, steer (id {id}, driver mode): ");
     assert!(ran.err.contains(&named) && !ran.err.replace(&named, "").contains("(id "), "{named}: {ran:?}");
     assert_eq!(ran.exits(0).json()["datapath"], "udp");
 }

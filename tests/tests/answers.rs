@@ -181,7 +181,7 @@ fn transfers_of_a_node_are_answered_with_their_states_and_a_missing_source_at_on
     }
     let small = pair.path("small");
     fs::write(&small, "content").unwrap();
-    here(&["send", small.to_str().unwrap(), &destination]).exits(0).says("the node that runs with");
+    here(&["send", small.to_str().unwrap(), &destination]).exits(0).says("the node running with");
     // Both nodes say what went well, too.
     wait_for("a line of each", || {
         let said = |log: &str| log.contains("stored 1 file, 7 B");

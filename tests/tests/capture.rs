@@ -214,7 +214,7 @@ fn a_reader_that_is_too_slow_loses_packets_and_is_told_how_many() {
     capturing.signal(Signal::STOP);
     let result = pair.send(&source, "in", &["--mtu", "1500", "--cores", "1"]).exits(0).json();
     capturing.signal(Signal::CONT);
-    let ran = capturing.interrupt().exits(0).says("dropped for want of room");
+    let ran = capturing.interrupt().exits(0).says("dropped because the buffer was full");
     let (packets, dropped) = counts_of(&ran);
     assert!(dropped > 0 && packets > 0, "{}", ran.err);
     let sent = result["segments_sent"].as_u64().unwrap();
@@ -295,7 +295,7 @@ fn a_capture_ends_as_it_is_told() {
     wait_for("packets", || (fs::metadata(&file).unwrap().len() > 100_000).then_some(()));
     kill(node.data_plane());
     let ran = orphaned.wait().exits(5).says("the data plane process ended");
-    assert!(ran.err.contains("what came before"), "{ran:?}");
+    assert!(ran.err.contains("what was captured until then"), "{ran:?}");
     let found = packets_of(&file);
     assert!(of_kind(&found, DATA).len() > 1_000, "{} packets", found.len());
 }

@@ -265,7 +265,7 @@ fn an_error_has_what_was_not_said_before() {
     assert_eq!(rules(error["text"].as_str().unwrap()).len(), 1, "{document}");
 }
 
-/// For fifteen seconds there was "waiting before another try" and nothing else.
+/// For fifteen seconds there was "waiting before the next attempt" and nothing else.
 #[test]
 fn what_a_try_ended_with_is_said_before_the_next() {
     let pair = Pair::new();
@@ -279,6 +279,6 @@ fn what_a_try_ended_with_is_said_before_the_next() {
     let Told { first, rest, code, .. } = told(sending);
     let all = format!("{first}{rest}");
     assert_eq!(code, 5, "{all}");
-    assert!(first.contains("refused") && first.contains(&port.to_string()) && first.contains("tried again"), "{all}");
-    assert_eq!(all.matches("tried again").count(), 1, "the same reason is said once: {all}");
+    assert!(first.contains("refused") && first.contains(&port.to_string()) && first.contains("retrying"), "{all}");
+    assert_eq!(all.matches("retrying").count(), 1, "the same reason is said once: {all}");
 }

@@ -245,7 +245,7 @@ fn habits_of_other_programs_are_answered_with_what_to_type() {
         ("send -P 2222 a you@dtn:", &["ssh://HOST:PORT/PATH"]),
         ("send -p2222 a you@dtn:", &["ssh://HOST:PORT/PATH"]),
         ("send -p 2222 -r a you@dtn:", &["ssh://HOST:PORT/PATH", "always copied whole"]),
-        ("send -aP a you@dtn:", &["goes on where it stopped"]),
+        ("send -aP a you@dtn:", &["running the same command again resumes"]),
         ("send -i key a you@dtn:", &["--ssh 'ssh -i KEY'"]),
         ("send -e ssh a you@dtn:", &["--ssh 'ssh"]),
         ("send -o Port=22 a you@dtn:", &["--ssh 'ssh"]),
@@ -256,8 +256,8 @@ fn habits_of_other_programs_are_answered_with_what_to_type() {
         ("send --include x a you@dtn:", &["no --include"]),
         ("transfer submit --files-from list a lab:", &["Culvert has no --files-from"]),
         ("send --delete a you@dtn:", &["Culvert has no --delete"]),
-        ("cp -r a you@dtn:", &["write 'send' in place of 'cp'"]),
-        ("copy you@dtn:a .", &["write 'get' in place of 'copy'"]),
+        ("cp -r a you@dtn:", &["write 'send' instead of 'cp'"]),
+        ("copy you@dtn:a .", &["write 'get' instead of 'copy'"]),
         ("push a you@dtn:", &["'culvert send'"]),
         ("put a you@dtn:", &["'culvert send'"]),
         ("upload a you@dtn:", &["'culvert send'"]),
@@ -365,6 +365,6 @@ fn a_stopped_node_is_called_stopped() {
     signal_process(node.process_id(), Signal::STOP);
     let ran = pair.send(&pair.path("file"), "file", &["--retries", "0"]);
     signal_process(node.process_id(), Signal::CONT);
-    assert!(ran.code == 5 && ran.err.contains("takes connections and does not answer"), "{ran:?}");
+    assert!(ran.code == 5 && ran.err.contains("accepts connections but does not answer"), "{ran:?}");
     assert!(!ran.err.contains("firewall"), "{ran:?}");
 }

@@ -111,7 +111,7 @@ fn a_command_that_was_killed_is_called_interrupted_by_whoever_looks_and_goes_on(
 
     let is_told = |record: &Value| {
         assert_eq!((&record["state"], &record["error"]["code"]), (&"failed".into(), &"interrupted".into()), "{record}");
-        assert!(record["error"]["text"].as_str().unwrap().contains("goes on where it stopped"));
+        assert!(record["error"]["text"].as_str().unwrap().contains("resumes where it stopped"));
     };
     is_told(&show(&pair.here, &id));
     is_told(&listed(&pair.here)[0]);
@@ -150,8 +150,8 @@ fn a_node_that_is_started_beside_a_command_knows_whose_transfer_it_is() {
     let status = run(&pair.here, ["status", "--json"]).exits(0).json();
     assert_eq!(status["transfers"][0]["transfer"], id.as_str());
     run(&pair.here, ["transfer", "cancel", &id]).exits(1).says(&format!("process {}", process.0.id()));
-    run(&pair.here, ["transfer", "pause", &id]).exits(1).says("is carried out by a command");
-    run(&pair.here, ["transfer", "restart", &id]).exits(1).says("is carried out by a command");
+    run(&pair.here, ["transfer", "pause", &id]).exits(1).says("is run by a separate command");
+    run(&pair.here, ["transfer", "restart", &id]).exits(1).says("is run by a separate command");
     assert_eq!(process.end(), 0);
     assert_eq!(show(&pair.here, &id)["state"], "succeeded");
     run(&pair.here, ["transfer", "wait", &id]).exits(0);

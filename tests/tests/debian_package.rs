@@ -197,7 +197,7 @@ fn a_bare_debian_becomes_a_node_and_none_again() {
     let _ = debian.run("apt remove -y culvert").exits(0);
     assert!(!debian.path("usr/bin/culvert").exists() && debian.path("etc/culvert/culvert.toml").exists());
     let purged = debian.run("apt purge -y culvert").exits(0);
-    assert!(format!("{}{}", purged.out, purged.err).contains("stay in /var/lib/culvert"), "{purged:?}");
+    assert!(format!("{}{}", purged.out, purged.err).contains("remain in /var/lib/culvert"), "{purged:?}");
     assert!(!debian.path("etc/culvert/culvert.toml").exists() && !debian.path("usr/share/doc/culvert").exists());
     assert!(debian.path("var/lib/culvert/identity.pk8").exists());
 }

@@ -61,7 +61,7 @@ fn a_far_end_that_dies_is_started_again() {
     transfer.far_ends.iter().copied().for_each(kill);
     let (ran, room) = transfer.end();
     let ran = ran.exits(0);
-    assert!(ran.err.contains("is started again"), "{}", ran.err);
+    assert!(ran.err.contains("is being restarted"), "{}", ran.err);
     assert!(ran.json()["resumed_bytes"].as_u64().is_some());
     assert_stored(room.path());
 }

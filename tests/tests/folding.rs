@@ -144,7 +144,7 @@ fn two_files_that_would_replace_the_same_are_refused_before_the_first_byte() {
         make_pairs(&source);
         for overwrite in ["always", "changed", "content"] {
             let ran = pair.send(&source.join(""), "in", &["--retries", "0", "--overwrite", overwrite]);
-            ran.exits(1).says("folds them");
+            ran.exits(1).says("folds names");
             assert_eq!(contents(&pair.shared.join("in")), before);
         }
         // One of each may replace what is there.
@@ -176,10 +176,10 @@ fn two_directories_that_a_file_system_folds_into_one_are_refused() {
             fs::write(path, name).unwrap();
         }
         let ran = pair.send(&source.join(""), "in", &["--retries", "0"]);
-        ran.exits(1).says("the same as another of the transfer");
+        ran.exits(1).says("another one of the transfer for the same");
         assert!(contents(&pair.shared).into_values().all(|item| item == Item::Directory));
         // Once more, now that one of them is there.
-        pair.send(&source.join(""), "in", &["--retries", "0"]).exits(1).says("folds them");
+        pair.send(&source.join(""), "in", &["--retries", "0"]).exits(1).says("folds names");
         fs::remove_dir_all(source.join("dir")).unwrap();
         pair.send(&source.join(""), "in", &["--retries", "0"]).exits(0);
         assert_eq!(fs::read_to_string(pair.shared.join("in/Dir/a")).unwrap(), "Dir/a");

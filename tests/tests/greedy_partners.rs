@@ -135,7 +135,7 @@ fn row_7_who_holds_too_much_and_sends_nothing_is_ended_for_those_who_wait() {
     begin_and_never_finish(&mut waiting, 2_000, Duration::from_secs(2));
     let refusal = greedy.stranger.hear_refusal();
     assert_eq!(refusal.code, RefusalCode::Temporary, "{refusal}");
-    let says = ["transfers of other partners wait for", "the sender owes the rest of"];
+    let says = ["other partners' transfers are waiting for", "waiting for the sender to send the rest of"];
     assert!(says.iter().all(|words| refusal.text.contains(words)), "{refusal}");
     assert!(neighbours.node.metric("culvert_limits_reached_total{limit=\"buffers\"}") >= 1.0);
     neighbours.assert_fresh_is_served();
@@ -220,7 +220,7 @@ fn item_3_words_and_duplicates_are_no_progress_and_the_sender_hears_what_it_owes
         std::thread::sleep(Duration::from_millis(50));
     };
     assert_eq!(refusal.code, RefusalCode::Temporary, "{refusal}");
-    assert!(refusal.text.contains("the sender owes the rest of 1 chunk that it began"), "{refusal}");
+    assert!(refusal.text.contains("waiting for the sender to send the rest of 1 chunk that it started"), "{refusal}");
     neighbours.assert_fresh_is_served();
 }
 

@@ -135,8 +135,8 @@ fn what_keeps_a_far_end_from_its_destination_is_told_by_kind_and_with_what_to_do
         ("EROFS", 4, "mounted read-only"),
         ("ENOSPC", 1, "No space left"),
         ("EIO", 1, "dmesg"),
-        ("ENAMETOOLONG", 1, "take a shorter one"),
-        ("ELOOP", 1, "symlinks lead"),
+        ("ENAMETOOLONG", 1, "use a shorter one"),
+        ("ELOOP", 1, "symlinks form"),
     ] {
         let refused = format!("openat2={error}");
         let room = Room::new(Some(Path::new(&[env!("CARGO_BIN_EXE_culvert-refuses"), &refused].join(" "))));
@@ -168,6 +168,6 @@ fn a_state_directory_without_locks_is_used_without_them() {
     let first = RunningNode::start(&state, &mut starting(&state));
     let second: Ran = starting(&state).output().unwrap().into();
     assert_ne!(second.code, 0);
-    assert!(second.err.contains("a node runs with the state directory"), "{}", second.err);
+    assert!(second.err.contains("a node is already running with the state directory"), "{}", second.err);
     drop(first);
 }

@@ -187,7 +187,7 @@ fn long_names_of_several_manifests_are_refused_at_the_partners_share() {
         assert!(held.len() < 8, "the share has no end");
     };
     assert_eq!(refusal.code, RefusalCode::Temporary, "{refusal}");
-    assert!(refusal.text.contains("divide them"), "{refusal}");
+    assert!(refusal.text.contains("split them"), "{refusal}");
     let (control, _) = watch.most();
     eprintln!("the control process had {control} KiB");
     // The share, a vector that grows by doubling, and a little.

@@ -235,7 +235,7 @@ fn new_keys_of_one_host_keep_no_other_key_from_being_noted() {
     stranger.introduce();
     let refusal = stranger.hear_refusal();
     assert!(
-        refusal.text.contains("keeps no more keys of this host") && refusal.text.contains("profile add"),
+        refusal.text.contains("records no more keys from this host") && refusal.text.contains("profile add"),
         "{refusal}"
     );
     drop(flood);

@@ -111,7 +111,7 @@ fn a_check_is_over_when_its_time_is_and_when_its_partner_is_silent() {
             asker.begin(StepKind::Reflect(ReplySize::Same));
         }
         let refusal = asker.stranger.hear_refusal();
-        assert!(refusal.text.contains("nothing was heard of this partner for 10 s"), "{refusal:?}");
+        assert!(refusal.text.contains("nothing was received from this partner for 10 s"), "{refusal:?}");
     }
     assert_eq!(node.metric("culvert_path_checks_total{result=\"silent\"}"), 2.0);
     check(&pair.here).exits(0);
@@ -146,12 +146,12 @@ fn a_greedy_partner_keeps_nobody_elses_check_waiting() {
     drop(silent);
     let mut slow = again(&pair, &node);
     // One for each partner.
-    check(&pair.here).exits(5).says("answers another path check of this partner");
+    check(&pair.here).exits(5).says("is already answering a path check of this partner");
     slow.show_itself();
     let train = Train { rate_bits_per_second: 1, duration_us: u32::MAX, packet_bytes: 1_400 };
     let heard = slow.step(StepKind::SendTrain(train));
     let Some(Message::Path(PathMessage::Report(PathReport::Failed(why)))) = heard else { panic!("{heard:?}") };
-    assert!(why.contains("a train of 1 b/s says nothing"), "{why}");
+    assert!(why.contains("a train of 1 b/s is too slow"), "{why}");
     served("wants a train at 1 b/s", &QUICK);
     assert!(node.metric("culvert_path_checks_total{result=\"busy\"}") >= 1.0);
     memory.assert_bounded("path checks without end");

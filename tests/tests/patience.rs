@@ -26,7 +26,7 @@ fn a_transfer_that_gets_nowhere_is_given_up_and_goes_on_from_what_is_stored() {
     wait_for("the first data", || (!temporary_files(&pair.shared).is_empty()).then_some(()));
     let data_plane = node.data_plane();
     signal_process(data_plane, Signal::STOP);
-    wait_for("the end of the first try", || node.log().contains("nothing has come of the transfer").then_some(()));
+    wait_for("the end of the first try", || node.log().contains("the transfer made no progress").then_some(()));
     signal_process(data_plane, Signal::CONT);
     let ran: Ran = child.wait_with_output().unwrap().into();
     ran.exits(0);

@@ -39,7 +39,7 @@ fn a_key_that_is_gone_is_not_replaced_by_the_way() {
         &["profile", "verify", "second"],
         &["send", "/proc/version", "second:/x"],
     ] {
-        let refused = run(&pair.here, command).exits(7).says("identity.pk8 is missing").says("from the backup");
+        let refused = run(&pair.here, command).exits(7).says("identity.pk8 is missing").says("from a backup");
         let _ = refused.says("culvert identity init").says("each partner must confirm it");
         assert!(!key.exists(), "{command:?} made a key");
     }
@@ -172,9 +172,9 @@ fn a_key_is_approved_by_as_much_of_its_fingerprint_as_is_unique() {
     };
     let (first, second) = (&fingerprints[0], &fingerprints[1]);
     let short = &first[..unique(first)];
-    approve("", "nobody").exits(2).says("more than one key");
-    approve("SHA256:", "nobody").exits(2).says("more than one key");
-    approve("SHA256:~", "nobody").exits(3).says("begins with 'SHA256:~'").says("profile pending");
+    approve("", "nobody").exits(2).says("more than one pending key");
+    approve("SHA256:", "nobody").exits(2).says("more than one pending key");
+    approve("SHA256:~", "nobody").exits(3).says("starts with 'SHA256:~'").says("profile pending");
     let approved = approve(short, "one").exits(0).says("'culvert profile edit one --address HOST:PORT'").json();
     assert_eq!(approved["fingerprint"], format!("SHA256:{first}"));
     assert_eq!(approved["words"].as_str().unwrap(), words_of(&strangers[0]));
@@ -193,7 +193,7 @@ fn a_key_is_approved_by_as_much_of_its_fingerprint_as_is_unique() {
     let mut letters: Vec<String> = more.iter().map(|state| of(state)[..1].to_owned()).collect();
     letters.sort();
     let twice = letters.windows(2).find(|pair| pair[0] == pair[1]).unwrap()[0].clone();
-    approve(&twice, "three").exits(2).says("more than one key").says("write more of it");
+    approve(&twice, "three").exits(2).says("more than one pending key").says("give more of it");
 }
 
 #[test]

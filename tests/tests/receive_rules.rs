@@ -176,7 +176,7 @@ fn rules_of_a_killed_keeper_are_taken_over_and_those_of_others_stay() {
 fn a_keeper_by_itself_says_that_it_is_of_no_use() {
     let ran = culvert_tests::program::run(Path::new("/"), [COMMAND]);
     assert_ne!(ran.code, 0);
-    ran.says("of no use by itself");
+    ran.says("not meant to be run directly");
 }
 
 #[test]

@@ -353,7 +353,7 @@ fn an_interrupted_command_ends_with_its_code_and_goes_on_later() {
     let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let ran: Ran = child.wait_with_output().unwrap().into();
-    ran.exits(130).says("goes on");
+    ran.exits(130).says("run the same command again");
     pair.send(&source, "in", &[]).exits(0);
     assert!(fs::read(pair.shared.join("in")).unwrap() == fs::read(&source).unwrap());
 }

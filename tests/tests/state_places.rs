@@ -203,7 +203,7 @@ fn what_is_no_socket_in_the_sockets_place_is_set_aside() {
         remove(&aside);
         kind.put(&path, &room.file);
         // Nobody runs yet.
-        room.run(&["status"]).exits(3).says("no node runs");
+        room.run(&["status"]).exits(3).says("no node is running");
         let node = room.start();
         if kind == Kind::Socket {
             assert!(!node.log().contains("set aside") && aside.symlink_metadata().is_err(), "{case}: {}", node.log());
@@ -217,7 +217,7 @@ fn what_is_no_socket_in_the_sockets_place_is_set_aside() {
         // Under a node that runs.
         kind.put(&path, &room.file);
         if kind != Kind::Socket {
-            let what = format!("{} is {} and not its socket", path.display(), kind.word());
+            let what = format!("{} is {}, not its socket", path.display(), kind.word());
             room.run(&["status"]).exits(7).says(&what).says("restart the node");
             room.run(&["transfer", "list"]).exits(7).says(&what);
         }

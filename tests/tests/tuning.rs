@@ -141,7 +141,7 @@ fn mistakes_are_answered_with_their_place_and_exit_code() {
     fs::write(&bad, "{\"culvert_facts\": 1, \"cpus\": 2}").unwrap();
     run(room.path(), ["tune", "audit", "--facts", bad.to_str().unwrap()]).exits(7).says("unknown field `cpus`");
     run(room.path(), ["tune", "apply", "--rule", "nic.ring"]).exits(2).says("nic.rings");
-    run(room.path(), ["tune", "apply", "--timeout", "never"]).exits(2).says("no time between");
+    run(room.path(), ["tune", "apply", "--timeout", "never"]).exits(2).says("not a time between");
     run(room.path(), ["tune", "explain", "nic.rings"]).exits(0);
 }
 
@@ -158,7 +158,7 @@ fn apply_confirm_and_rollback_in_a_namespace() {
     let json = applied.says(&hint).json();
     assert_eq!((&json["state"], &json["confirm_within_s"]), (&Value::from("pending"), &Value::from(600)));
     assert_eq!(side.mtu(), 4_000);
-    side.tune(&["apply"]).exits(5).says("wait to be confirmed");
+    side.tune(&["apply"]).exits(5).says("waiting to be confirmed");
     side.run(["tune", "confirm"]).exits(0);
     side.run(["tune", "confirm"]).exits(9);
     side.tune(&["apply"]).exits(9);

@@ -159,12 +159,15 @@ fn root_starts_no_node_of_its_own_by_mistake() {
 fn who_has_no_node_is_told_of_the_systems() {
     let Some(host) = HostRoom::new() else { return };
     let nodes = host.key(NODE.1, &["identity", "--json", "init"]);
-    let shown = host.run(USER.1, &["identity"]).exits(3).says("'culvert identity init' makes one");
+    let shown = host.run(USER.1, &["identity"]).exits(3).says("'culvert identity init' creates one");
     let _ = shown.says("sudo -u daemon culvert --state /var/lib/culvert identity");
     // One that a transfer over ssh left.
     let own = host.run(USER.1, &["identity", "--json", "init"]).exits(0).says("the system's node has another");
     assert_ne!(own.json()["key"].as_str().unwrap(), nodes);
-    host.run(USER.1, &["status"]).exits(3).says("no node runs").says("sudo -u daemon culvert --state /var/lib/culvert");
+    host.run(USER.1, &["status"])
+        .exits(3)
+        .says("no node is running")
+        .says("sudo -u daemon culvert --state /var/lib/culvert");
     host.run(USER.1, &["profile", "show", "x"]).exits(3).says("sudo -u daemon");
     for command in [&["identity"][..], &["profile", "list"], &["status"], &["transfer", "list"], &["path", "history"]] {
         let ran = host.run(USER.1, &[&["--state", "/var/lib/culvert"], command].concat()).exits(7);
@@ -188,10 +191,10 @@ fn a_node_that_runs_is_found_by_root_and_denied_to_nobody() {
     host.run(0, &["capture", "--seconds", "1", capture.to_str().unwrap()]).exits(0);
     assert_eq!(fs::metadata(&capture).unwrap().uid(), 0);
     let ran = host.run(USER.1, &["--state", "/var/lib/culvert", "status"]).exits(7).says("Permission denied");
-    assert!(!ran.err.contains("no node runs"), "{ran:?}");
+    assert!(!ran.err.contains("no node is running"), "{ran:?}");
     // A socket that may be seen and not used.
     fs::set_permissions(host.path("lib/culvert"), fs::Permissions::from_mode(0o755)).unwrap();
     let ran = host.run(USER.1, &["--state", "/var/lib/culvert", "status"]).exits(7).says("sudo -u daemon");
-    assert!(!ran.err.contains("no node runs"), "{ran:?}");
+    assert!(!ran.err.contains("no node is running"), "{ran:?}");
     assert_owned(&host.path("lib/culvert"), NODE.1);
 }

@@ -34,7 +34,7 @@ impl Collector<'_> {
         self.unreadable.push(Unreadable { what: what.to_owned(), why: why.to_string() });
     }
 
-    /// The value, or a note of why there is none.
+    /// The value, or a note on why there is none.
     fn known<T, E: std::fmt::Display>(&mut self, what: &str, result: Result<T, E>) -> Option<T> {
         result.map_err(|error| self.missing(what, &error)).ok()
     }

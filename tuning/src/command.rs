@@ -62,7 +62,8 @@ pub struct CommandContext<'a> {
     pub err: &'a mut dyn Write,
     /// Programs with their versions, for `doctor`.
     pub versions: Vec<(String, String)>,
-    /// What the caller has probed of the data plane, for `doctor`; beats what facts tell of the part of the same name.
+    /// What the caller has probed of the data plane, for `doctor`. Takes precedence over facts
+    /// about the same part.
     pub readiness: Vec<Readiness>,
     /// Whether the program's data plane has AF_XDP, for `doctor`.
     pub has_af_xdp: bool,
@@ -188,8 +189,9 @@ impl CommandContext<'_> {
         }
     }
 
-    /// Puts right what a crash left behind, for commands that change something and hold the lock. `confirming` leaves what
-    /// waits to be confirmed alone, even if its guard has died: whoever types that can still reach the host.
+    /// Repairs what a crash left behind, for commands that change something and hold the lock.
+    /// `confirming` leaves transactions that wait for confirmation alone, even if their guard has
+    /// died: a user who can type the command can still reach the host.
     fn recover(&mut self, store: &mut Store, host: &mut dyn Host, confirming: bool) -> Result<(), Failure> {
         let state = self.state_directory.clone();
         let recovered = recover(store, host, &|id| confirming || guard::lives(&state, id))?;
@@ -212,7 +214,7 @@ impl CommandContext<'_> {
             Ok(_lock) => self.recover(&mut store, host, false),
         };
         if let Err(failure) = result {
-            self.warn(&format!("earlier changes could not be put right: {}", failure.text));
+            self.warn(&format!("earlier changes could not be repaired: {}", failure.text));
         }
     }
 

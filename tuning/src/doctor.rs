@@ -96,8 +96,9 @@ pub struct Doctor {
 }
 
 impl Doctor {
-    /// Joins everything. `readiness` is what the caller has probed: it beats what facts tell of the part of the same name.
-    /// `has_af_xdp` says whether the program's data plane has AF_XDP. `measured` gives the latest measured effect of a rule.
+    /// Joins everything. `readiness` is what the caller has probed; it takes precedence over facts
+    /// about the same part. `has_af_xdp` says whether the program's data plane has AF_XDP.
+    /// `measured` gives the latest measured effect of a rule.
     #[must_use]
     pub fn examine(
         facts: &Facts,
@@ -177,7 +178,7 @@ fn verdict_text(verdict: Verdict, audit: &Audit) -> String {
     let rate = gigabits(audit.targets.rate_bits_per_second);
     let counts = &audit.counts;
     match verdict {
-        Verdict::Unknown => "Too little is known of this host to tell; see what could not be read.".to_owned(),
+        Verdict::Unknown => "Too little is known about this host to tell; see what could not be read.".to_owned(),
         Verdict::Yes => format!("This host can run at {rate}, as far as can be told."),
         Verdict::Nearly => {
             let (findings, cost) = (counted(counts.warning, "finding"), agree(counts.warning, "costs", "cost"));
@@ -249,7 +250,7 @@ fn to_do(finding: &Finding, measured: &dyn Fn(&str) -> Option<Effect>) -> ToDo {
     }
 }
 
-/// What facts tell of the data plane.
+/// What the facts say about the data plane.
 fn readiness_of(facts: &Facts, audit: &Audit, has_af_xdp: bool) -> Vec<Readiness> {
     let one = |name: &str, state, why: &str| Readiness { name: name.to_owned(), state, why: why.to_owned() };
     let mut all = Vec::new();
@@ -258,8 +259,8 @@ fn readiness_of(facts: &Facts, audit: &Audit, has_af_xdp: bool) -> Vec<Readiness
         all.push(Readiness { name: format!("af_xdp {}", link.name), state, why: why.to_owned() });
         let cuts = link.has_feature("tx-udp-segmentation");
         let (state, why) = match cuts {
-            Some(true) => (ReadinessState::Ready, "GSO and GRO, the NIC cuts the segments"),
-            Some(false) => (ReadinessState::Ready, "GSO and GRO, the kernel cuts the segments"),
+            Some(true) => (ReadinessState::Ready, "GSO and GRO, segmented by the NIC"),
+            Some(false) => (ReadinessState::Ready, "GSO and GRO, segmented by the kernel"),
             None => (ReadinessState::Unknown, "the offloads are not known"),
         };
         all.push(Readiness { name: format!("udp {}", link.name), state, why: why.to_owned() });
@@ -271,7 +272,7 @@ fn readiness_of(facts: &Facts, audit: &Audit, has_af_xdp: bool) -> Vec<Readiness
     let built = facts.datapath.kernel_features.get("IO_URING").map(String::as_str);
     all.push(match (built, io_uring) {
         (Some("absent"), _) => {
-            one("io_uring", ReadinessState::Missing, "the kernel has none: the data plane does not start")
+            one("io_uring", ReadinessState::Missing, "not in this kernel: the data plane does not start")
         }
         (_, Some(2)) => one(
             "io_uring",
@@ -281,7 +282,7 @@ fn readiness_of(facts: &Facts, audit: &Audit, has_af_xdp: bool) -> Vec<Readiness
         (_, Some(1)) if facts.system.root => one("io_uring", ReadinessState::Ready, "for privileged users"),
         (_, Some(1)) => one("io_uring", ReadinessState::Unknown, "for privileged users and kernel.io_uring_group only"),
         (_, Some(_)) | (Some(_), None) => one("io_uring", ReadinessState::Ready, "not switched off"),
-        (None, None) => one("io_uring", ReadinessState::Unknown, "the kernel does not tell"),
+        (None, None) => one("io_uring", ReadinessState::Unknown, "the kernel does not report it"),
     });
     all.push(match status("datapath.cipher") {
         Some(Status::Ok) => one("cipher", ReadinessState::Ready, "AES and carry-less multiplication, wide"),
@@ -324,7 +325,7 @@ fn af_xdp(facts: &Facts, link: &Link, has_af_xdp: bool) -> (ReadinessState, &'st
         return (ReadinessState::Fallback, "the kernel is older than 5.11: udp");
     }
     let Some(xdp) = &link.xdp else {
-        return (ReadinessState::Unknown, "the kernel does not tell (before 6.3): it is tried");
+        return (ReadinessState::Unknown, "the kernel does not report it (before 6.3): it is tried");
     };
     if xdp.program_attached == Some(true) {
         return (ReadinessState::Fallback, "an XDP program is attached already");
@@ -345,7 +346,9 @@ fn queue_choice(link: &Link) -> Option<Readiness> {
     let rules = link.features.get("rx-ntuple-filter");
     let hashes_ports = link.flow_hash.get("udp4").is_some_and(|fields| fields == "sdfn");
     let (state, why) = match (rules, hashes_ports) {
-        (Some(rules), _) if rules.active => (ReadinessState::Ready, "receive rules lead each lane's port to its queue"),
+        (Some(rules), _) if rules.active => {
+            (ReadinessState::Ready, "receive rules direct each lane's port to its queue")
+        }
         (Some(rules), _) if !rules.fixed => {
             (ReadinessState::Fallback, "receive rules are off: ethtool -K LINK ntuple on, or the hash decides")
         }
@@ -415,7 +418,7 @@ mod tests {
             }
         };
         for (rules, hash, state, words) in [
-            (Some((true, false)), "sd", ReadinessState::Ready, "receive rules lead"),
+            (Some((true, false)), "sd", ReadinessState::Ready, "receive rules direct"),
             (Some((false, false)), "sdfn", ReadinessState::Fallback, "ethtool -K n0 ntuple on"),
             (Some((false, true)), "sdfn", ReadinessState::Fallback, "the hash over addresses and ports decides"),
             (Some((false, true)), "sd", ReadinessState::Fallback, "does not count ports"),

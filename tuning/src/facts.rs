@@ -83,7 +83,8 @@ pub struct Origin {
     pub collected_unix_s: u64,
     /// The program that collected them.
     pub collected_by: String,
-    /// Public documents that the facts were written from, for a host that nobody collected from.
+    /// Public documents that the facts were constructed from, for a host from which nothing was
+    /// collected.
     pub constructed_from: Vec<String>,
     /// Anything a reader should know.
     pub note: String,
@@ -143,13 +144,13 @@ pub enum FactsError {
         source: std::io::Error,
     },
     /// The file is larger than any facts document.
-    #[error("{path}: it has more bytes than a facts document can have ({FACTS_BYTES_MAX}): is it another file?")]
+    #[error("{path}: it is larger than a facts document can be ({FACTS_BYTES_MAX} bytes): is it the right file?")]
     TooLarge {
         /// The file.
         path: String,
     },
     /// Not a facts document.
-    #[error("{path}: it is not a facts document: {reason}; make one with `culvert tune facts --json`")]
+    #[error("{path}: it is not a facts document: {reason}; create one with `culvert tune facts --json`")]
     Shape {
         /// The file.
         path: String,
@@ -157,7 +158,7 @@ pub enum FactsError {
         reason: String,
     },
     /// A version that this program does not know.
-    #[error("{path}: it is a facts document of version {found}, this program reads version {FACTS_VERSION}")]
+    #[error("{path}: it is a facts document of version {found}, but this program reads version {FACTS_VERSION}")]
     Version {
         /// The file.
         path: String,
@@ -175,7 +176,7 @@ impl Facts {
         let name = path.display().to_string();
         let file = |source| FactsError::File { path: name.clone(), source };
         let text = regular_file::read_named(path, FACTS_BYTES_MAX, |text| {
-            // Without a reader of standard error nobody waits, and nothing is lost.
+            // If nobody reads standard error, nobody waits for the message, and nothing is lost.
             let _ = writeln!(std::io::stderr(), "culvert: {text}");
         });
         let text = text.map_err(|error| match error {

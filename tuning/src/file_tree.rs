@@ -124,7 +124,8 @@ impl FileTree {
         Some(format!("/{}", real.strip_prefix(root).ok()?.to_str()?))
     }
 
-    /// The folder of the PCI device that something in sysfs belongs to: the nearest one above with a PCI class.
+    /// The directory of the PCI device that something in sysfs belongs to: the nearest one above
+    /// with a PCI class.
     #[must_use]
     pub fn pci_device(&self, path: &str) -> Option<String> {
         let mut folder = self.resolve(path)?;

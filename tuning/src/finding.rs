@@ -177,7 +177,7 @@ impl Finding {
         self
     }
 
-    /// Whether somebody should do something.
+    /// Whether the finding calls for action.
     #[must_use]
     pub fn is_open(&self) -> bool {
         matches!(self.status, Status::Differs | Status::Conflict)

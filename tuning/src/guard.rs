@@ -1,8 +1,9 @@
-//! The guard: a process of its own that rolls a transaction back unless it is confirmed in time.
+//! The guard: a separate process that rolls a transaction back unless it is confirmed in time.
 //!
-//! `apply` starts it before the first write, so that nothing depends on the terminal, the ssh connection, the node, or the
-//! process that applies: when that one dies in the middle, the guard puts everything back at once. It leaves the
-//! session of its parent and holds a lock on a file of its own for as long as it lives, by which others see that it does.
+//! `apply` starts it before the first write, so that nothing depends on the terminal, the ssh
+//! connection, the node, or the applying process. If that process dies midway, the guard restores
+//! everything at once. The guard leaves its parent's session and holds a lock on its own file as
+//! long as it lives, which shows others that it is alive.
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -79,13 +80,14 @@ fn lock_path(state_directory: &Path, id: &str) -> PathBuf {
 #[must_use]
 pub fn lives(state_directory: &Path, id: &str) -> bool {
     let Ok(file) = regular_file::open(&lock_path(state_directory, id), Links::Refused) else { return false };
-    // A file system without locks tells nothing.
+    // A file system without locks reveals nothing.
     flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
-/// The guard's life: waits until the transaction is over, confirmed, or must be rolled back, and does that.
+/// The guard's main loop: waits until the transaction has ended, was confirmed, or must be rolled
+/// back, and then rolls it back.
 ///
-/// `out` is told once that it is ready. Returns what it did, for the log.
+/// `out` receives one message when the guard is ready. Returns what it did, for the log.
 ///
 /// # Errors
 /// [`TransactionError`] if rolling back failed for ten minutes.
@@ -101,7 +103,8 @@ pub fn watch_over(
     options.create(true).truncate(false).write(true).mode(0o600);
     let file = regular_file::open_to_write(&path, &mut options).map_err(|source| error(source.into()))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|why| error(why.into()))?;
-    // A session of its own: the end of the terminal or of ssh does not reach it. It fails for the leader of one already.
+    // A new session: the end of the terminal or of ssh does not reach it. Fails for a process that
+    // already leads one.
     let _ = rustix::process::setsid();
     let _ = std::env::set_current_dir("/");
     writeln!(out, "{READY}").and_then(|()| out.flush()).map_err(error)?;
@@ -133,14 +136,14 @@ fn look(store: &mut Store, id: &str, host: &mut dyn Host) -> Result<Option<Strin
     let Some(transaction) = store.transaction(id)? else { return Ok(Some(format!("{id} is gone"))) };
     let due = |deadline: Option<u64>| deadline.is_some_and(|deadline| host.now_boot_ms() >= deadline);
     let (wait_for_lock, reason) = match transaction.state {
-        State::Held | State::RolledBack | State::Ended => return Ok(Some(format!("{id} is over or confirmed"))),
+        State::Held | State::RolledBack | State::Ended => return Ok(Some(format!("{id} has ended or was confirmed"))),
         State::Pending if due(transaction.deadline_boot_ms) => (true, TIME_IS_UP),
-        State::Pending if transaction.attended => (false, "the process that attended it died"),
+        State::Pending if transaction.attended => (false, "the process that watched over it died"),
         State::Pending => return Ok(None),
-        State::Applying => (false, "the process that applied it died before it was done"),
+        State::Applying => (false, "the process that applied it died before it had finished"),
         State::RollingBack => (false, "rolling back was interrupted"),
     };
-    // Whoever applies, confirms or rolls back holds the lock meanwhile.
+    // A process that applies, confirms or rolls back holds the lock meanwhile.
     let _lock = match store.lock(wait_for_lock) {
         Err(StoreError::Locked { .. }) => return Ok(None),
         other => other?,

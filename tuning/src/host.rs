@@ -47,7 +47,7 @@ pub enum HostError {
         /// The kernel's reason.
         reason: String,
     },
-    /// A file where Culvert keeps its own is somebody else's.
+    /// A file with the name of one of Culvert's belongs to somebody else.
     #[error("{path}: the file was not written by culvert tune; move it away, or keep it and do without --persist")]
     NotOurs {
         /// The file.
@@ -63,7 +63,8 @@ impl HostError {
     }
 }
 
-/// Where and when settings live: what is written in one boot or network namespace is not undone in another.
+/// Where and when settings exist: what is written in one boot or network namespace is not undone in
+/// another.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {

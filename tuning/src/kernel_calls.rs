@@ -111,7 +111,7 @@ pub(crate) fn set_flow_hash(link: &str, flow: &str, fields: &str) -> io::Result<
     for letter in fields.chars() {
         let bit = HASH_FIELDS.iter().find(|(known, _)| *known == letter).map(|(_, bit)| bit);
         request[1] |= bit.ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, format!("'{letter}' is no header field of ethtool's"))
+            io::Error::new(io::ErrorKind::InvalidInput, format!("'{letter}' is not a header field of ethtool"))
         })?;
     }
     ethtool(link, &mut request)
@@ -121,7 +121,7 @@ pub(crate) fn set_flow_hash(link: &str, flow: &str, fields: &str) -> io::Result<
 pub(crate) fn receive_hash(link: &str) -> io::Result<ReceiveHashParameters> {
     let words = |request: &[u64]| -> Vec<u8> { request.iter().flat_map(|word| word.to_ne_bytes()).collect() };
     let word = |bytes: &[u8], at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    // Asked without room, the driver tells the sizes.
+    // Asked with no space, the driver reports the sizes.
     let mut request = buffer(ETHTOOL_GRSSH, 0, 0);
     ethtool(link, &mut request)?;
     let sizes = words(&request);

@@ -24,7 +24,7 @@ pub use workload::{CommandWorkload, LoopbackWorkload, Workload, WorkloadError};
 pub const PAIRS_MIN: usize = 5;
 /// How much longer than expected a measurement may take before the guard undoes the change.
 const PATIENCE: u32 = 4;
-/// An interval wider than this hides effects that somebody would care about.
+/// A wider interval would hide relevant effects.
 const SCATTER_MAX: f64 = 0.1;
 /// Added to that, for changes that reset links.
 const PATIENCE_MORE: Duration = Duration::from_secs(120);
@@ -109,7 +109,8 @@ impl Effect {
     }
 }
 
-/// Runs the workload in pairs with and without `intents`, and leaves the host as it was. `progress` hears of each run.
+/// Runs the workload in pairs with and without `intents`, and leaves the host as it was. `progress`
+/// is called for each run.
 ///
 /// The caller holds the store's lock and has called [`crate::transaction::recover`].
 ///

@@ -1,9 +1,10 @@
-//! Files that make held settings outlive a restart of the host.
+//! Files that preserve held settings across a reboot.
 //!
-//! sysctl.d and udev rules set what they can early in the boot; the rest (interrupts, queueing disciplines, rings) is set by
-//! a service that runs the watcher. There is no `.link` file: the first that matches a NIC hides all others, and with them
-//! the names that the distribution gives (`docs/decisions/0012-persistence.md`). Every file starts with the line by which
-//! Culvert knows its own.
+//! sysctl.d and udev rules set what they can early in the boot; the rest (interrupts, queueing
+//! disciplines, rings) is set by a service that runs the watcher. There is no `.link` file: the
+//! first one that matches a NIC hides all others, and with them the distribution's names
+//! (`docs/decisions/0012-persistence.md`). Every file starts with a line that marks it as
+//! Culvert's.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -18,17 +19,19 @@ pub const SYSCTL_FILE: &str = "/etc/sysctl.d/90-culvert.conf";
 pub const UDEV_FILE: &str = "/etc/udev/rules.d/90-culvert.rules";
 /// The service that runs the watcher.
 pub const SERVICE_FILE: &str = "/etc/systemd/system/culvert-tune.service";
-/// What makes the system want it: a drop-in, since a link of `systemctl enable` is nobody's own.
+/// Makes the system start the service: a drop-in, because a link created by `systemctl enable`
+/// cannot be marked as Culvert's.
 pub const WANTS_FILE: &str = "/etc/systemd/system/multi-user.target.d/90-culvert-tune.conf";
 /// The service's name.
 pub const SERVICE: &str = "culvert-tune.service";
 
-/// What the files must be for `wanted` to outlive a restart, as intents; only those that are not so already.
+/// The files needed for `wanted` to survive a reboot, as intents; only those that differ from what
+/// exists.
 ///
 /// `watch_command` is the program that runs the watcher, with an absolute path, and its arguments.
 ///
 /// # Errors
-/// [`HostError`] if a file there is somebody else's, or cannot be read.
+/// [`HostError`] if a file of that name belongs to somebody else, or cannot be read.
 pub fn intents(
     wanted: &BTreeMap<Setting, Value>,
     watch_command: &[&str],

@@ -154,7 +154,7 @@ impl Plan {
     }
 }
 
-/// The error without the setting's name, which stands beside it.
+/// The error without the setting's name, which is printed beside it.
 fn reason_of(error: &HostError) -> String {
     match error {
         HostError::Missing { reason, .. } => format!("it does not exist here: {reason}"),

@@ -210,7 +210,8 @@ pub fn gigabits(bits_per_second: u64) -> String {
     if gigabits.fract() == 0.0 { format!("{gigabits:.0} Gb/s") } else { format!("{gigabits:.2} Gb/s") }
 }
 
-/// Physical links that are up and fast; if there is none, all physical links that are up. The site file beats both.
+/// Physical links that are up and fast; if there is none, all physical links that are up. The site
+/// file overrides both.
 fn data_links(facts: &Facts, site: &Site) -> Vec<String> {
     let said = |link: &Link| site.links.get(&link.name).and_then(|site| site.data);
     let candidate = |link: &&Link| link.is_physical() && link.up && link.carrier != Some(false) && said(link).is_none();

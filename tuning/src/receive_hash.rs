@@ -31,7 +31,7 @@ enum HashedFields {
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveHashError {
     /// The driver does not say.
-    #[error("the driver does not tell its receive hash: {0}")]
+    #[error("the driver does not report its receive hash: {0}")]
     Unreadable(#[from] io::Error),
     /// It is none that this program knows.
     #[error("the receive hash is not Toeplitz over addresses, or addresses and ports")]
@@ -62,7 +62,7 @@ impl ReceiveHash {
     }
 
     fn is_usable(&self) -> bool {
-        // A key has four bytes more than what it hashes.
+        // A key has four bytes more than its input.
         self.key.len() >= 40 && self.indirection.len().is_power_of_two()
     }
 
@@ -94,8 +94,8 @@ impl ReceiveHash {
     }
 }
 
-/// For every bit of `input` that is set, the 32 bits of the key that begin at its place, all added without carry. A key that is too
-/// short goes on with zeros.
+/// For every set bit of `input`, the 32 bits of the key that start at its position, all XORed
+/// together. A key that is too short is continued with zeros.
 fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
     let byte = |at: usize| u64::from(key.get(at).copied().unwrap_or(0));
     let mut hash = 0;

@@ -1,8 +1,9 @@
-//! Whole files, read without waiting for anybody and without taking memory without bound.
+//! Reads whole files without blocking and without unbounded memory.
 //!
-//! What stands under a file's name need not be a file: a pipe that nobody writes keeps whoever opens it for ever, a device
-//! may never end, and a symlink leads to somebody else's file. What Culvert keeps for itself is read as [`Links::Refused`]:
-//! it makes no symlinks there, so one that is found was put there. What an admin names is read as [`Links::Followed`].
+//! What a file name refers to need not be a file. Opening a pipe without a writer blocks forever, a
+//! device may never end, and a symlink may lead to somebody else's file. Culvert's own files are
+//! read with [`Links::Refused`]: it creates no symlinks there, so an existing one was planted.
+//! Files named by an admin are read with [`Links::Followed`].
 
 use std::fs::{DirBuilder, File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -11,7 +12,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// What becomes of a symlink in a file's place. Those on the way to it are followed.
+/// How to treat a symlink in the place of the file. Symlinks in its path are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Links {
     /// It leads to the file.
@@ -33,7 +34,7 @@ pub enum ReadError {
     #[error("it is {0} and not a directory")]
     NotADirectory(&'static str),
     /// It is longer than any file of its kind.
-    #[error("it has more than {most} bytes, and no file of its kind has")]
+    #[error("it has more than {most} bytes, which is too large for a file of its kind")]
     TooLarge {
         /// What it may have.
         most: u64,
@@ -57,7 +58,7 @@ impl From<ReadError> for io::Error {
     }
 }
 
-/// The flags with which a file is opened so that nothing but a file can keep whoever opens it.
+/// Flags for opening a file such that only a regular file can block the caller.
 #[must_use]
 pub fn open_flags(links: Links) -> i32 {
     let links = if links == Links::Refused { OFlags::NOFOLLOW } else { OFlags::empty() };
@@ -140,7 +141,7 @@ pub fn read(path: &Path, most: u64, links: Links) -> Result<Vec<u8>, ReadError> 
 /// [`ReadError`]; what is not UTF-8 is an error of the operating system's kind `InvalidData`.
 pub fn read_text(path: &Path, most: u64, links: Links) -> Result<String, ReadError> {
     let text = String::from_utf8(read(path, most, links)?);
-    text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not a text in UTF-8").into())
+    text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not valid UTF-8").into())
 }
 
 /// The rest of a file that is open already, of at most `most` bytes.
@@ -158,8 +159,8 @@ pub fn read_opened(file: &File, most: u64) -> Result<Vec<u8>, ReadError> {
     if bytes.len() as u64 > most { Err(ReadError::TooLarge { most }) } else { Ok(bytes) }
 }
 
-/// The text that somebody named on a command line. It may come from a pipe or a terminal, as a shell's `<(…)` does: then
-/// `say` is told what is waited for, and it is read to its end.
+/// The text of a file named on the command line. It may come from a pipe or a terminal, as in a
+/// shell's `<(…)`: then `say` is told what is being waited for, and it is read to its end.
 ///
 /// # Errors
 /// [`ReadError`].
@@ -170,7 +171,7 @@ pub fn read_named(path: &Path, most: u64, say: impl FnOnce(&str)) -> Result<Stri
     }
     say(&format!("waiting for the end of {}, which is {}", path.display(), word(kind)));
     let bytes = read_opened(&File::open(path)?, most)?;
-    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not a text in UTF-8").into())
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not valid UTF-8").into())
 }
 
 #[cfg(test)]

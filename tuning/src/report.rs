@@ -18,7 +18,7 @@ const ALIKE_SHOWN: usize = 3;
 /// How much of an audit is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
-    /// What somebody should do something about.
+    /// Findings that call for action.
     Open,
     /// Everything that was looked at.
     All,
@@ -147,7 +147,7 @@ pub fn plan_text(plan: &Plan, detail: Detail) -> String {
             let risk = match change.risk {
                 Risk::None => "",
                 Risk::LinkReset => "  (the link goes down for seconds)",
-                Risk::Reachability => "  (peers that do not agree cannot be reached)",
+                Risk::Reachability => "  (peers with another MTU cannot be reached)",
             };
             let _ = writeln!(out, "{}  [{}]{risk}", change.setting, change.rule);
             let _ = writeln!(out, "  - {}", value_text(&change.setting, &change.from));

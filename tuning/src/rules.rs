@@ -77,7 +77,7 @@ pub struct Rule {
     pub effect: Effect,
     /// Where it comes from.
     pub sources: &'static [Source],
-    /// Whether `apply` leaves it out until somebody asks for it by name.
+    /// Whether `apply` skips it unless it is requested by name.
     pub on_request: bool,
     /// Looks at a host.
     pub(crate) check: fn(&Facts, &Targets) -> Vec<Finding>,
@@ -132,7 +132,7 @@ pub fn find(id: &str) -> Result<&'static Rule, String> {
     };
     let near: Vec<&str> = all().filter(near).map(|rule| rule.id).collect();
     let near = if near.is_empty() { all().map(|rule| rule.id).collect() } else { near };
-    Err(format!("there is no rule '{id}'; there are {}", near.join(", ")))
+    Err(format!("there is no rule '{id}'; the rules are {}", near.join(", ")))
 }
 
 #[cfg(test)]

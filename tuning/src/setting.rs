@@ -115,7 +115,7 @@ pub enum Setting {
         /// The driver's name for the interrupt.
         vector: String,
     },
-    /// A file of configuration that Culvert owns; absent if there is none.
+    /// A configuration file that Culvert owns; absent if there is none.
     OwnedFile {
         /// Its path.
         path: String,
@@ -191,7 +191,7 @@ impl Setting {
         Self::LinkBytes { link: link.to_owned(), size: LinkBytes::Mtu }
     }
 
-    /// The IPv6 MTU of a link, which follows the link's own unless somebody set it.
+    /// The IPv6 MTU of a link, which follows the link's own unless it was set.
     #[must_use]
     pub fn ipv6_mtu(link: &str) -> Self {
         Self::Sysctl { key: format!("net/ipv6/conf/{link}/mtu") }
@@ -259,7 +259,8 @@ impl Setting {
 
     /// Whether a write of this setting may disturb `other`, one of the same link.
     ///
-    /// Drivers reopen their queues for most of these and start with fresh ones; some then forget what was set.
+    /// Drivers reopen their queues for most of these, with default settings; some then lose earlier
+    /// ones.
     #[must_use]
     pub fn disturbs(&self, other: &Self) -> bool {
         let queues = matches!(
@@ -333,8 +334,8 @@ impl Setting {
     }
 }
 
-/// Whether the tree that is there has what was wanted at every place that was named. A default root is only like another
-/// default root: else rolling back would leave what was hung there.
+/// Whether the existing tree has what was wanted at every place named. A default root equals only
+/// another default root: otherwise a rollback would leave what was attached there.
 fn same_qdiscs(wanted: &str, found: &str) -> bool {
     let tree = |text: &str| serde_json::from_str::<QdiscTree>(text).ok();
     let (Some(wanted), Some(found)) = (tree(wanted), tree(found)) else { return false };

@@ -1,6 +1,8 @@
-//! The site file: what an admin knows of the host and its network that no fact tells, and what they want otherwise.
+//! The site file: what an admin knows about the host and its network that facts cannot show, and
+//! what they want changed.
 //!
-//! `docs/tuning.md` describes the format. Every mistake is an error that names the file, the line and the remedy.
+//! `docs/tuning.md` describes the format. Every mistake is an error that names the file, the line
+//! and the remedy.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -85,7 +87,7 @@ struct SiteText {
     partners: Vec<SitePartner>,
 }
 
-/// What the site file says; everything is left out where there is none.
+/// The contents of the site file; everything is absent if there is none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Site {
     /// Where it came from.
@@ -106,7 +108,7 @@ pub struct Site {
     pub pacing: Pacing,
     /// Rules that are left out.
     pub skip: Vec<String>,
-    /// Rules that only apply where somebody asks for them.
+    /// Rules that apply only on request.
     pub enable: Vec<String>,
     /// Links.
     pub links: BTreeMap<String, SiteLink>,
@@ -127,7 +129,7 @@ pub struct SiteError {
 }
 
 impl Site {
-    /// This host's own site file ([`SITE_FILE`]), or nothing where there is none.
+    /// This host's own site file ([`SITE_FILE`]), or an empty one if it does not exist.
     ///
     /// # Errors
     /// [`SiteError`].
@@ -144,7 +146,7 @@ impl Site {
         let name = path.display().to_string();
         let error = |reason: String| SiteError { path: name.clone(), reason };
         let text = regular_file::read_text(path, SITE_BYTES_MAX, Links::Followed)
-            .map_err(|why| error(format!("the site file cannot be read: {why}; name another with --site")))?;
+            .map_err(|why| error(format!("the site file cannot be read: {why}; name another one with --site")))?;
         Self::from_toml(&text, &name)
     }
 

@@ -1,5 +1,5 @@
-//! Transactions: change many settings of a host so that either all of them hold and somebody confirmed it, or all are as
-//! they were.
+//! Transactions: change many settings of a host so that either all of them hold and are confirmed,
+//! or all are as they were.
 //!
 //! ```text
 //! begin, snapshot ──> guard starts ──> write, read back, compare ──> applied ──> confirmed ──> held by the watcher
@@ -7,9 +7,10 @@
 //!                         └──── dies, fails, is not confirmed in time ──┴──> rolling back ──> rolled back
 //! ```
 //!
-//! The snapshot holds everything that is written and everything that a write may disturb ([`Setting::disturbs`]). It is on
-//! disk before the first write, so whatever happens after that, putting it back needs nothing else. Putting back is
-//! idempotent: after a crash in the middle of it, it is done again from the start.
+//! The snapshot holds everything that is written and everything that a write may disturb
+//! ([`Setting::disturbs`]). It is on disk before the first write, so that restoring needs nothing
+//! else, whatever happens afterwards. Restoring is idempotent: after a crash midway, it starts
+//! over.
 //!
 //! [`Setting::disturbs`]: crate::setting::Setting::disturbs
 
@@ -48,7 +49,7 @@ pub enum State {
     Ended,
 }
 
-/// A transaction, as its journal tells it.
+/// A transaction, as recorded in its journal.
 #[derive(Clone, Debug)]
 pub struct Transaction {
     /// Its name: a number that rises, and the time at which it began.
@@ -108,7 +109,8 @@ pub enum TransactionError {
     Store(#[from] StoreError),
     /// Another one waits to be confirmed.
     #[error(
-        "the changes of {id} wait to be confirmed: type `culvert tune confirm` to keep them or `culvert tune rollback` to undo them first"
+        "the changes of {id} are waiting to be confirmed: first run `culvert tune confirm` to keep \
+         them or `culvert tune rollback` to undo them"
     )]
     Waiting {
         /// The other one.
@@ -131,7 +133,7 @@ pub enum TransactionError {
         outcome: String,
     },
     /// There is nothing to confirm.
-    #[error("no changes wait to be confirmed{0}")]
+    #[error("no changes are waiting to be confirmed{0}")]
     NothingPending(String),
     /// There is nothing to roll back.
     #[error("there is nothing to roll back")]

@@ -1,7 +1,8 @@
-//! The watcher: keeps what was confirmed, when drivers or other programs undo it, and says so.
+//! The watcher: keeps confirmed settings in force when drivers or other programs undo them, and
+//! reports it.
 //!
-//! It has no thread and no clock of its own: whoever has a loop (the node, `culvert tune watch`) calls
-//! [`Watcher::keep`] every [`Watcher::interval`].
+//! It has no thread and no clock of its own: the caller's loop (the node, `culvert tune watch`)
+//! calls [`Watcher::keep`] every [`Watcher::interval`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,9 +20,9 @@ use crate::transaction::{
 
 /// How often it looks, unless told otherwise: as often as irqbalance moves interrupts.
 pub const INTERVAL: Duration = Duration::from_secs(10);
-/// How often a setting is set again before the watcher takes it that somebody else insists.
+/// How often a setting is set again before the watcher concludes that another program insists.
 const TIMES_MAX: u32 = 5;
-/// After this long without setting it again, counting begins anew.
+/// After this long without setting it again, counting starts over.
 const COUNTED_FOR: Duration = Duration::from_secs(600);
 
 /// Keeps held settings.
@@ -29,7 +30,8 @@ const COUNTED_FOR: Duration = Duration::from_secs(600);
 pub struct Watcher {
     interval: Duration,
     strikes: BTreeMap<Setting, Strikes>,
-    /// What the last look told, so that what is not there is told once, not every ten seconds.
+    /// The result of the last look, so that a missing setting is reported once, not every ten
+    /// seconds.
     told: Vec<Drift>,
 }
 
@@ -44,7 +46,7 @@ struct Strikes {
 pub struct WatchReport {
     /// How many settings are held here.
     pub held: usize,
-    /// Whether it did not look, because a transaction is under way.
+    /// Whether it did not look, because a transaction is in progress.
     pub paused: bool,
     /// Settings that had another value.
     pub drifted: Vec<Drift>,
@@ -53,11 +55,11 @@ pub struct WatchReport {
 /// What one round of [`Watcher::keep`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// What a crash or a dead guard had left behind, and was put right.
+    /// What a crash or a dead guard had left behind, and was repaired.
     pub recovered: Vec<Recovered>,
     /// How many settings are held here.
     pub held: usize,
-    /// Whether it did not look, because a transaction is under way.
+    /// Whether it did not look, because a transaction is in progress.
     pub paused: bool,
     /// Settings that had another value, without those that the last round told in the same words.
     pub news: Vec<Drift>,
@@ -112,7 +114,7 @@ impl fmt::Display for Drift {
             DriftOutcome::SetAgain => {
                 write!(out, "{}: it {found}, set again to '{}'{suspects}", self.setting, self.wanted)
             }
-            DriftOutcome::NotThere(reason) => write!(out, "{}: not there at present: {reason}", self.setting),
+            DriftOutcome::NotThere(reason) => write!(out, "{}: does not exist at present: {reason}", self.setting),
             DriftOutcome::Failed(reason) => {
                 write!(
                     out,
@@ -122,7 +124,8 @@ impl fmt::Display for Drift {
             }
             DriftOutcome::GivenUp => write!(
                 out,
-                "{}: it {found} again after {TIMES_MAX} times; left alone for ten minutes{suspects}; stop what changes it, or culvert tune rollback",
+                "{}: it {found} again after {TIMES_MAX} times; left alone for ten \
+                 minutes{suspects}; stop what changes it, or run culvert tune rollback",
                 self.setting
             ),
         }
@@ -148,12 +151,14 @@ impl Watcher {
         self.interval
     }
 
-    /// One round for those who have a loop: puts right what a crash left behind, then looks ([`Watcher::check_once`]).
+    /// One round for callers with a loop: repairs what a crash left behind, then looks
+    /// ([`Watcher::check_once`]).
     ///
-    /// Where nothing was ever applied it makes no file and touches nothing.
+    /// If nothing was ever applied, it creates no file and touches nothing.
     ///
     /// # Errors
-    /// [`TransactionError`] if the state directory cannot be used, or something could not be put right here.
+    /// [`TransactionError`] if the state directory cannot be used, or something could not be
+    /// repaired here.
     pub fn keep(
         &mut self,
         state_directory: &Path,
@@ -172,15 +177,15 @@ impl Watcher {
         let report = self.check_once(&store, host, now)?;
         let is_news = |drift: &&Drift| drift.outcome == DriftOutcome::SetAgain || !self.told.contains(drift);
         let news = report.drifted.iter().filter(is_news).cloned().collect();
-        // A look that did not happen tells nothing new either.
+        // Without a look there is nothing new to report either.
         if !report.paused {
             self.told = report.drifted;
         }
         Ok(Kept { recovered, held: report.held, paused: report.paused, news })
     }
 
-    /// Looks at every held setting and sets again what has another value. While a transaction is under way it only says
-    /// that it waits.
+    /// Checks every held setting and sets those again whose value differs. While a transaction is
+    /// in progress, it only reports that it waits.
     ///
     /// # Errors
     /// [`TransactionError::Store`] if the state directory cannot be read.
@@ -241,7 +246,8 @@ impl Watcher {
     }
 }
 
-/// What is held in this network namespace, in the order in which it is written. Files are left to those who own the host.
+/// What is held in this network namespace, in the order in which it is written. Files are left to
+/// the owner of the host.
 #[must_use]
 pub fn held_here(transactions: &[Transaction], host: &dyn Host) -> Vec<(Setting, Value)> {
     let here = host.place();

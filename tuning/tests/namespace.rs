@@ -126,7 +126,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // A guard that is left would be in the way of nobody, but it has nothing to do any more.
+        // A leftover guard would not disturb anybody, but it has nothing left to do.
         let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
     }
 }
@@ -274,8 +274,8 @@ fn settings_change_and_come_back_exactly() {
     });
 }
 
-/// sysfs shows the links of the namespace in which it was mounted. `ip netns exec` mounts it anew, so this test starts itself
-/// again in there.
+/// sysfs shows the links of the namespace in which it was mounted. `ip netns exec` mounts it again,
+/// so this test restarts itself in there.
 #[test]
 fn files_of_a_link_such_as_threaded_napi_change_and_come_back() {
     const INSIDE: &str = "CULVERT_TEST_INSIDE";
@@ -347,7 +347,7 @@ fn a_shaper_with_its_options_comes_back() {
     tc(&["qdisc", "replace", "dev", "tunv0", "root", "handle", "6:", "htb", "default", "1"]);
     namespace.inside(|| {
         let error = RealHost::open().read(&Setting::Qdisc { link: "tunv0".to_owned() }).unwrap_err().to_string();
-        assert!(error.contains("htb") && error.contains("could not be put back"), "{error}");
+        assert!(error.contains("htb") && error.contains("could not be restored"), "{error}");
     });
 }
 

@@ -243,7 +243,7 @@ fn every_crash_of_the_process_is_put_right_by_the_next_start() {
         let mut store = MemoryDisk::default().store();
         apply(&mut store, &mut measured, wanted.clone(), &options(false), &mut no_guard).unwrap();
         let (operations, mut crashed) = (measured.operations(), 0);
-        // Each crash is followed by another one while the first is put right.
+        // Each crash is followed by another one during the repair.
         for at in 0..operations {
             let mut host = untouched.clone();
             let disk = MemoryDisk::default();
@@ -366,7 +366,7 @@ fn a_link_that_vanishes_undoes_the_others() {
     assert_same!(&expected, shared.borrow());
 }
 
-/// A host that somebody else can pull a link out of meanwhile.
+/// A host from which a link can disappear at any time.
 struct Unplugging<'a> {
     host: &'a std::cell::RefCell<FakeHost>,
 }
@@ -436,7 +436,7 @@ fn what_was_attended_ends_with_its_process() {
     let options = ApplyOptions { attended: true, ..options(false) };
     apply(&mut disk.store(), &mut host, wanted, &options, &mut no_guard).unwrap();
     let recovered = recover(&mut disk.store(), &mut host, &|_| true).unwrap();
-    assert!(recovered[0].text.contains("attended"), "{recovered:?}");
+    assert!(recovered[0].text.contains("watched over it"), "{recovered:?}");
     assert_same!(&before, host);
 }
 

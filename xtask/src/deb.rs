@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail, ensure};
 use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
 
-/// Who is named as the package's maintainer, unless somebody else is.
+/// The package's maintainer, unless another is given.
 pub const MAINTAINER: &str = "Culvert maintainers <culvert@packages.debian.org>";
 
 /// Programs that building needs.
@@ -67,7 +67,7 @@ impl Package {
         Ok(package)
     }
 
-    /// The program without its symbols, and what it says of itself.
+    /// The program without symbols, and its version output.
     fn install_program(&self, tree: &Path) -> anyhow::Result<()> {
         let target = tree.join("usr/bin/culvert");
         install(&target, &fs::read(&self.program).with_context(|| self.program.display().to_string())?, 0o755)?;
@@ -142,7 +142,7 @@ impl Package {
     }
 }
 
-/// The newest version of the C library whose symbols the program wants.
+/// The newest version of the C library whose symbols the program uses.
 fn libc_version(program: &[u8]) -> String {
     const PREFIX: &[u8] = b"GLIBC_2.";
     let minor = program.windows(PREFIX.len() + 2).filter(|window| window.starts_with(PREFIX)).filter_map(|window| {

@@ -13,7 +13,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-/// The compiler that made the committed object; another makes another object of the same meaning.
+/// The compiler that made the committed object; another compiler makes a different but equivalent
+/// object.
 const RUSTC_VERSION: &str = "1.96.0";
 
 /// Compiles the program. Replaces the committed object, or compares with it.
@@ -35,7 +36,7 @@ pub fn build(check: bool) -> anyhow::Result<()> {
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_DIR", &target)
         .env("PATH", search_path())
-        // What the caller's toolchain set for itself.
+        // Set by the caller's toolchain for itself.
         .env_remove("RUSTUP_TOOLCHAIN")
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
@@ -58,7 +59,7 @@ pub fn build(check: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A check that cannot be made says so; a build that cannot be made fails.
+/// A check that cannot be done is skipped with a message; a build that cannot be done fails.
 fn missing(check: bool, why: &str) -> anyhow::Result<()> {
     if check {
         println!("skipped: the steering program is not compiled and compared: {why}");

@@ -1,6 +1,6 @@
-//! The repository's tasks, for people and for CI: what is typed is the same for both.
+//! The repository's tasks, for people and for CI: both use the same commands.
 #![forbid(unsafe_code)]
-// What a task does and finds is what it prints.
+// The output of a task is its result.
 #![allow(clippy::print_stdout)]
 
 mod ebpf;
@@ -27,19 +27,20 @@ struct Arguments {
 enum Task {
     /// Run every test; as root, install the programs that some of them use first
     Test {
-        /// Passed on to cargo test, for instance a test's name
+        /// Passed on to cargo test, for example a test's name
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Formatting, house rules, lints, documentation, licences and advisories
+    /// Formatting, house rules, lints, documentation, licenses and advisories
     Check,
-    /// The house rules alone: arrows between crates, circles of files, sizes, rules of the wire
+    /// Only the house rules: dependencies between crates, cycles of files, sizes, rules of the wire
+    /// protocol
     House,
     /// Everything that CI runs: check, then test, then the virtual machine
     Ci,
     /// AF_XDP in zero-copy mode on a real driver, in a virtual machine; needs QEMU, and downloads a Debian kernel
     Vmtest {
-        /// Of the optimized program, for its figures
+        /// Use the optimized program, for its figures
         #[arg(long)]
         release: bool,
     },
@@ -51,21 +52,21 @@ enum Task {
     },
     /// Build a Debian package of the program; prints its path
     Deb {
-        /// A program that is built already, instead of a release build
+        /// Use an existing program instead of a release build
         #[arg(long, value_name = "FILE")]
         program: Option<PathBuf>,
-        /// Where the package goes
+        /// Where to put the package
         #[arg(long, value_name = "DIRECTORY", default_value = "target/debian")]
         output: PathBuf,
-        /// Who is named as its maintainer
+        /// Maintainer of the package
         #[arg(long, value_name = "NAME <ADDRESS>", default_value = xtask::deb::MAINTAINER)]
         maintainer: String,
         /// Revision of the package, after the version
         #[arg(long, value_name = "NUMBER", default_value_t = 1)]
         revision: u32,
     },
-    /// Measure the engine beside the machine's limits and the installed peers, or another build of it (`--against`);
-    /// prints tables of ratios
+    /// Compare the engine with the machine's limits and installed peers, or with another build
+    /// (`--against`); prints tables of ratios
     Bench {
         /// Passed on to the benchmark: --help lists the tables
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -77,13 +78,15 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Two namespaces with a long, lossy path between them, to try things on: --rtt 100ms --rate 1Gbit --loss 0.01; root
+    /// Two namespaces with a long, lossy path between them, for experiments: --rtt 100ms --rate
+    /// 1Gbit --loss 0.01; needs root
     Lab {
         /// Passed on to the emulator: --help lists the options
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Real transfers on an emulated path beside iperf3 with CUBIC and BBR; prints a table; root
+    /// Real transfers on an emulated path, compared with iperf3 (CUBIC and BBR); prints a table;
+    /// needs root
     WanTable {
         /// Passed on to the emulator: --help lists the options
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -95,7 +98,8 @@ fn main() -> ExitCode {
     match run(Arguments::parse().task) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // In one line, without the backtrace that RUST_BACKTRACE would add: it would be of this program only.
+            // On one line, without the backtrace that RUST_BACKTRACE would add, which would concern
+            // only this program.
             println!("error: {error:#}");
             ExitCode::FAILURE
         }

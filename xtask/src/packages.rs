@@ -1,10 +1,11 @@
-//! Distribution packages that tests and benchmarks use when they are there.
+//! Distribution packages used by tests and benchmarks if they are installed.
 //!
-//! Nothing needs them to build or to run Culvert. Where they cannot be installed, what would use them says `skipped: why`.
+//! Building and running Culvert does not need them. If they cannot be installed, their users print
+//! `skipped: why`.
 
 use std::process::{Command, Stdio};
 
-/// Programs of the tests, and the packages that bring them on Debian and its kin.
+/// Programs used by the tests, and the packages that contain them on Debian and derivatives.
 pub const OF_TESTS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("sshd", "openssh-server"),
@@ -62,7 +63,8 @@ pub const OF_BENCHMARKS: &[(&str, &str)] = &[
     ("globus-url-copy", "globus-gass-copy-progs"),
 ];
 
-/// Installs what is missing, if this is root on a machine with apt-get; says what stays missing.
+/// Installs what is missing, if this is root on a machine with apt-get; reports what is still
+/// missing.
 pub fn install_missing(wanted: &[(&str, &str)]) {
     let mut missing: Vec<&str> = missing(wanted);
     if missing.is_empty() {
@@ -71,7 +73,7 @@ pub fn install_missing(wanted: &[(&str, &str)]) {
     if rustix::process::geteuid().is_root() && is_installed("apt-get") {
         println!("installing {}", missing.join(" "));
         apt_get(&["update"]);
-        // One that a distribution does not have must not keep the others away.
+        // A package that a distribution lacks must not prevent the others from being installed.
         for package in &missing {
             apt_get(&["install", "--no-install-recommends", package]);
         }

@@ -1,4 +1,4 @@
-//! What the tasks consist of: commands, run one after the other, that stop at the first failure.
+//! The steps of the tasks: commands run one after another, stopping at the first failure.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,10 +9,10 @@ use anyhow::{Context as _, anyhow, bail};
 use crate::packages::{OF_BENCHMARKS, OF_PACKAGING, OF_TESTS, install_missing, is_installed};
 use crate::test_output::TestOutput;
 
-/// The version of cargo-deny that is installed where there is none: the newest that builds on Rust 1.95.
+/// The version of cargo-deny to install if there is none: the newest that builds with Rust 1.95.
 const CARGO_DENY_VERSION: &str = "0.20.2";
 
-/// Formatting, lints, documentation, licences.
+/// Formatting, lints, documentation, licenses.
 pub fn check() -> anyhow::Result<()> {
     cargo(&["fmt", "--all", "--check"], &[])?;
     crate::ebpf::build(true)?;
@@ -24,7 +24,7 @@ pub fn check() -> anyhow::Result<()> {
     deny()
 }
 
-/// Licences, advisories, sources and duplicates of all dependencies.
+/// Licenses, advisories, sources and duplicates of all dependencies.
 fn deny() -> anyhow::Result<()> {
     if !is_installed("cargo-deny") && !cargo_bin("cargo-deny").is_some_and(|path| path.is_file()) {
         let install = cargo(&["install", "--quiet", "--locked", "cargo-deny", "--version", CARGO_DENY_VERSION], &[]);
@@ -33,7 +33,8 @@ fn deny() -> anyhow::Result<()> {
             return Ok(());
         }
     }
-    // Advisories come from a repository that not every machine reaches; licences and sources need nothing.
+    // Advisories come from a repository that not every machine can reach; licenses and sources need
+    // no network.
     cargo(&["deny", "check", "bans", "licenses", "sources"], &[])?;
     let advisories = Command::new("cargo").args(["deny", "check", "advisories"]).output().context("cargo deny")?;
     let said = String::from_utf8_lossy(&advisories.stderr);
@@ -56,9 +57,10 @@ fn cargo_bin(program: &str) -> Option<PathBuf> {
 /// Every test of every crate.
 pub fn test(arguments: &[String]) -> anyhow::Result<()> {
     install_missing(OF_TESTS);
-    // The whole-system tests run the program as users have it, and must not build it while a test's clock runs.
+    // The whole-system tests run the program as users have it, and must not build it while a test
+    // is being timed.
     cargo(&["build", "--locked", "--package", "culvert"], &[])?;
-    // One test that fails must not hide what the programs after it would have said.
+    // A failing test must not hide the results of the programs after it.
     let mut test = vec!["test", "--workspace", "--locked", "--no-fail-fast"];
     test.extend(arguments.iter().map(String::as_str));
     // `skipped: why` must be seen.
@@ -79,7 +81,7 @@ pub fn test(arguments: &[String]) -> anyhow::Result<()> {
     result.with_context(|| format!("{} tests failed: {}", names.len(), names.join(", ")))
 }
 
-/// Runs cargo and passes on what is of interest; returns what it gathered of it, and how it ended.
+/// Runs cargo and passes on relevant output; returns what it collected, and how it ended.
 fn run_tests(arguments: &[&str]) -> anyhow::Result<(TestOutput, anyhow::Result<()>)> {
     use std::io::{BufRead as _, BufReader};
     println!("cargo {}", arguments.join(" "));
@@ -124,7 +126,8 @@ pub fn bench(arguments: &[String]) -> anyhow::Result<()> {
     if !arguments.iter().any(|argument| argument == "--help") {
         install_missing(OF_BENCHMARKS);
     }
-    // By itself, as the benchmark asks for it: beside other packages it would have their features too, and be built twice.
+    // Built separately, as the benchmark requests it: together with other packages it would have
+    // their features too, and be built twice.
     cargo(&["build", "--release", "--locked", "--package", "culvert"], &[])?;
     run_release(&["--package", "culvert-benches"], arguments)
 }
@@ -150,7 +153,7 @@ fn run_release(what: &[&str], arguments: &[String]) -> anyhow::Result<()> {
     cargo(&run, &[])
 }
 
-/// Runs cargo, and says what it took.
+/// Runs cargo, and reports how long it took.
 pub fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<()> {
     println!("cargo {}", arguments.join(" "));
     let began = Instant::now();

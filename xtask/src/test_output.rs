@@ -5,8 +5,8 @@
 //! in it. Thousands of lines of it would bury the failures: of the tests that passed only those
 //! lines go on.
 
-/// Of the output of a test that failed, so many lines are repeated at the end: the first ones say
-/// what it did, the panic is among the last.
+/// The number of lines of a failed test's output to repeat at the end: the first ones say what it
+/// did, and the panic is among the last.
 const FIRST_LINES: usize = 10;
 const LAST_LINES: usize = 40;
 

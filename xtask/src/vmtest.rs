@@ -21,14 +21,14 @@ use initramfs::Initramfs;
 use kernel::Kernel;
 use switch::{QUEUES, Switch};
 
-/// The machine is given up after this many seconds. It takes a minute or two on an idle machine with two cores, and eight on one with six times the
-/// work that it can do.
+/// The machine is stopped after this many seconds. It takes a minute or two on an idle machine with
+/// two cores, and eight on one with six times its capacity in work.
 const PATIENCE_SECONDS: u32 = 1_200;
 /// Without `iommu_platform` the zero-copy bind has no device to map memory for; with a guest offload switched on, the driver refuses XDP.
 const NIC_OPTIONS: &str = "guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,csum=off,gso=off,\
                            iommu_platform=on,disable-legacy=on,rx_queue_size=1024,romfile=";
 
-/// Runs the machine; says why not where it cannot.
+/// Runs the machine; says why not if it cannot.
 pub fn run(release: bool) -> anyhow::Result<()> {
     if std::env::consts::ARCH != "x86_64" {
         println!("skipped: the virtual machine's kernel is for x86_64");
@@ -90,7 +90,7 @@ fn installed(program: &str) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("{program} is not installed"))
 }
 
-/// Boots, shows what the guest says, and believes its last line.
+/// Boots, prints the guest's output, and uses its last line as the verdict.
 fn boot(image: &Path, archive: &Path) -> anyhow::Result<()> {
     let began = Instant::now();
     let switch = Switch::new();
@@ -121,7 +121,7 @@ fn boot(image: &Path, archive: &Path) -> anyhow::Result<()> {
     }
     machine.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = machine.spawn().context("the virtual machine does not start")?;
-    // QEMU warns of much that is as it should be; what it said counts when the guest failed.
+    // QEMU warns about much that is normal; its output matters only if the guest failed.
     let mut said = child.stderr.take().context("no standard error")?;
     let warnings = std::thread::spawn(move || {
         let mut text = String::new();

@@ -81,7 +81,7 @@ impl Captures {
     }
 }
 
-/// Passes a capture on, until it ends or nobody takes it any more.
+/// Passes a capture on until it ends or its reader goes away.
 async fn pass_on(mut capture: Capture, pieces: &mpsc::Sender<Frame<Bytes>>) {
     loop {
         let piece = tokio::select! {

@@ -1,7 +1,9 @@
-//! Serving HTTP to whoever can reach a socket: how many connections there may be, and how long each may take.
+//! Serving HTTP to any client that can reach a socket: how many connections there may be, and how
+//! long each may take.
 //!
-//! A connection carries one request. Until that is there it sits in a lobby, where newer connections of the same host
-//! take its place ([`crate::places`]); so silent ones keep nobody out, and their number costs nothing.
+//! A connection carries one request. Until it arrives, the connection waits in a lobby, where newer
+//! connections of the same host take its place ([`crate::places`]). Silent connections therefore
+//! lock nobody out, however many there are.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -43,19 +45,19 @@ pub struct Entrance {
     pub name: &'static str,
     /// Connections.
     pub limits: Limits,
-    /// How long one may take in all; none if an answer may go on for ever.
+    /// How long one may take in total; none if an answer may continue forever.
     pub life: Option<Duration>,
 }
 
 /// The metrics' port. All accounts of this host are one host to it.
 pub const METRICS: Entrance =
     Entrance { name: "metrics", limits: Limits { all: 64, each: 16 }, life: Some(Duration::from_secs(30)) };
-/// The pSConfig template's port, where whoever can reach it may ask.
+/// The pSConfig template's port, open to anybody who can reach it.
 pub const TEMPLATE: Entrance = Entrance { name: "psconfig", ..METRICS };
 /// The API's socket, which only the node's own user can open: a limit for mistakes.
 pub const API: Entrance = Entrance { name: "api", limits: Limits { all: 256, each: 256 }, life: None };
 
-/// Who holds places at an entrance.
+/// The kind of slot holders at an entrance.
 pub trait Caller {
     /// The host; none if only this one can call.
     fn host(&self) -> Option<Host>;
@@ -73,7 +75,7 @@ impl Caller for tokio::net::unix::SocketAddr {
     }
 }
 
-/// Serves connections for ever.
+/// Serves connections forever.
 pub async fn serve<L>(mut listener: L, router: Router, entrance: Entrance, metrics: Arc<Metrics>)
 where
     L: Listener,
@@ -100,8 +102,10 @@ where
     }
 }
 
-/// The answer to who finds all at work.
-const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{\"code\":\"temporary\",\"text\":\"this node answers as many requests as it can: ask again later\"}";
+/// The answer when all are busy.
+const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: \
+    application/json\r\nconnection: close\r\n\r\n{\"code\":\"temporary\",\"text\":\"this node is \
+    answering as many requests as it can: try again later\"}";
 
 /// Attends to one connection; a word for why it was given up, if it was.
 async fn attend(

@@ -20,8 +20,8 @@ pub enum CaptureFile {
 }
 
 impl CaptureFile {
-    /// Opens the place that `-` or a file's name means. A file that is there is overwritten; a new one is its owner's alone, because it
-    /// tells who has to do with whom.
+    /// Opens `-` or a file by name. An existing file is overwritten; a new one is readable only by
+    /// its owner, because it shows who communicates with whom.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -44,13 +44,14 @@ impl CaptureFile {
     pub fn check(name: &Path) -> Result<(), CommandError> {
         if name.as_os_str() == "-" && io::stdout().is_terminal() {
             return Err(CommandError::usage(
-                "a capture is no text for a terminal: name a file, or pipe it into 'tshark -r -' or 'wireshark -k -i -'",
+                "a capture is binary and is not written to a terminal: name a file, or pipe it into \
+                 'tshark -r -' or 'wireshark -k -i -'",
             ));
         }
         Ok(())
     }
 
-    /// Appends bytes. False if whoever reads standard output has gone.
+    /// Appends bytes. False if the reader of standard output has gone.
     ///
     /// # Errors
     /// [`CommandError`].
@@ -87,12 +88,12 @@ pub fn conclude(summary: &Summary, name: &str, quiet: bool) -> Result<ExitCode, 
     if !quiet || summary.dropped > 0 {
         let remedy = if summary.dropped > 0 { " (a smaller --snap or a faster reader loses fewer)" } else { "" };
         let (packets, dropped) = (counted(summary.packets, "packet"), show_count(summary.dropped));
-        say_aside!("culvert: {packets} captured, {dropped} dropped for want of room{remedy}");
+        say_aside!("culvert: {packets} captured, {dropped} dropped because the buffer was full{remedy}");
     }
     match &summary.cut_short {
         Some(why) => Err(CommandError::new(
             ExitCode::Temporary,
-            format!("{why}: the capture in {name} has what came before; start it again to go on"),
+            format!("{why}: {name} contains what was captured until then; start the capture again to continue"),
         )),
         None => Ok(ExitCode::Done),
     }

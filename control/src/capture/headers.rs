@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use culvert_link::capture::{Direction, Layer, Packet};
 
-/// Partners whose local addresses are kept. Beyond them they are looked up anew.
+/// Partners whose local addresses are cached. Beyond them, addresses are looked up each time.
 const PARTNERS_MAX: usize = 1_024;
 const UDP: u8 = 17;
 const HOPS: u8 = 64;

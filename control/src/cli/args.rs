@@ -23,7 +23,7 @@ pub const SSH_DEFAULT: &str = "ssh";
 /// The program that it starts, unless told otherwise.
 pub const REMOTE_PROGRAM_DEFAULT: &str = "culvert";
 
-/// Move files between two hosts over UDP: encrypted, verified, as fast as cores, network and disks allow. Says what limited the transfer.
+/// Move files between two hosts over UDP: encrypted, verified, as fast as cores, network and disks allow. Reports what limited the transfer.
 #[derive(Debug, Parser)]
 #[command(name = "culvert", version, arg_required_else_help = true, propagate_version = true)]
 #[command(
@@ -64,7 +64,7 @@ pub struct EngineArgs {
     /// Local address of the lanes' sockets [variable: CULVERT_BIND] [default: all addresses]
     #[arg(long, value_name = "ADDRESS", help_heading = "Data plane")]
     pub bind: Option<String>,
-    /// UDP ports for the lanes; each takes a free one of them: 7273-7276 [variable: CULVERT_PORTS] [default: any port; for a node, those after its TCP port]
+    /// UDP ports for the lanes, for example 7273-7276; each lane uses a free one [variable: CULVERT_PORTS] [default: any port; for a node, those after its TCP port]
     #[arg(long, value_name = "LIST", help_heading = "Data plane")]
     pub ports: Option<String>,
     /// Largest IP packet to send, in bytes [variable: CULVERT_MTU] [default: what the path carries]
@@ -153,10 +153,10 @@ pub enum Command {
     Capture(crate::cli::capture::args::CaptureArgs),
     /// Tune this host: audit, plan, apply, confirm, roll back
     #[command(
-        after_help = "A host is tuned once, whoever types the command: unless a state directory is named, journals are in /var/lib/culvert/tuning."
+        after_help = "A host is tuned as a whole, so journals are in /var/lib/culvert/tuning for all users unless a state directory is named."
     )]
     Tune(TuneArgs),
-    /// Check whether this host can run at full speed, and what it lacks
+    /// Check whether this host can run at full speed, and what is missing
     Doctor(DoctorArgs),
     /// Measure this host against its own limits
     Bench(BenchArgs),
@@ -180,7 +180,7 @@ pub enum Command {
 /// `culvert send` and `culvert get`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "A path on a partner is NAME:PATH (a profile), culvert://HOST:PORT/PATH, or USER@HOST:PATH, HOST:PATH or ssh://USER@HOST:PORT/PATH, which start the far end over ssh.\nWith 'get' a path may be a pattern of *, ? and [...], which is matched there: quote it for this host's shell.\nA source that ends in / is sent as its contents, one that does not under its own name.\nThe same command again goes on where it was interrupted."
+    after_help = "A path on a partner is NAME:PATH (a profile), culvert://HOST:PORT/PATH, or USER@HOST:PATH, HOST:PATH or ssh://USER@HOST:PORT/PATH, which start the far end over ssh.\nWith 'get', a path may be a pattern with *, ? and [...], which is matched on the partner: quote it for this host's shell.\nA source is stored under its own name; one that ends in / is stored as its contents.\nRun the same command again to resume an interrupted transfer."
 )]
 pub struct SendArgs {
     /// Sources, and the destination as the last argument
@@ -204,7 +204,7 @@ pub struct SendArgs {
     /// Capture the packets of this command's lanes to a pcap file; if a node runs, use 'culvert capture' instead
     #[arg(long, value_name = "FILE")]
     pub capture: Option<PathBuf>,
-    /// The ssh command with its options, for instance 'ssh -i KEY'
+    /// The ssh command with its options, for example 'ssh -i KEY'
     #[arg(long, value_name = "COMMAND", default_value = SSH_DEFAULT, help_heading = "Over ssh")]
     pub ssh: String,
     /// The program to run on the other host
@@ -224,13 +224,13 @@ pub struct SendArgs {
 /// How a transfer is carried out.
 #[derive(Clone, Debug, Args)]
 pub struct TransferOptions {
-    /// Maximum rate in bits per second, for instance 10G [default: what the path carries]
+    /// Maximum rate in bits per second, for example 10G [default: what the path carries]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub rate: Option<u64>,
     /// Rate control: fair shares the path with other traffic, background yields to it, fixed sends at exactly --rate
     #[arg(long, value_name = "MODE", default_value = "fair")]
     pub mode: Mode,
-    /// Number of flows [default: one for each lane]
+    /// Number of flows [default: one per lane]
     #[arg(long, value_name = "N", value_parser = number_in(1u16..=256))]
     pub flows: Option<u16>,
     /// Checksum of chunks and files: blake3 or none
@@ -249,7 +249,7 @@ pub struct TransferOptions {
     #[arg(long)]
     pub preserve: bool,
     /// Transfer nothing; report how many files would be new, replaced, skipped, resumed or left out, and whether there is room for them.
-    /// The exit code is that of the transfer, as far as it can be foreseen
+    /// The exit code is that of the transfer, as far as it can be predicted
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -351,16 +351,16 @@ pub enum ProfileAction {
         /// What else.
         #[command(flatten)]
         change: ProfileChange,
-        /// A directory to permit no longer; may be repeated
+        /// A directory that is no longer permitted; may be repeated
         #[arg(long, value_name = "PATH")]
         forbid: Vec<std::path::PathBuf>,
     },
-    /// Remove a profile; its key is no longer known
+    /// Remove a profile; its key becomes unknown
     Remove {
         /// Name of the profile
         name: String,
     },
-    /// List keys that have asked and are not approved yet
+    /// List keys that are waiting for approval
     Pending,
     /// Print the command that adds this node to a partner's profiles
     Invite {
@@ -371,7 +371,7 @@ pub enum ProfileAction {
         #[arg(long = "address", value_name = "HOST")]
         addresses: Vec<String>,
     },
-    /// Approve a key that has asked; the profile gets the address that it asked from, unless --address gives another
+    /// Approve a pending key; the profile gets the address it connected from, unless --address gives another
     Approve {
         /// Fingerprint of the key, or any unique prefix of it
         fingerprint: String,
@@ -471,7 +471,7 @@ pub enum TransferAction {
         /// Transfer id, or any unique prefix of it
         transfer: String,
     },
-    /// Run a transfer that has ended once more
+    /// Run a transfer that has ended again
     Restart {
         /// Transfer id, or any unique prefix of it
         transfer: String,
@@ -565,7 +565,7 @@ pub struct LimitArgs {
     /// Do not encrypt, to measure the cost of moving packets alone
     #[arg(long)]
     pub plain: bool,
-    /// Send as fast as possible, whatever the receiver loses; the result is what arrives
+    /// Send as fast as possible, regardless of loss; the result is what arrives
     #[arg(long, requires = "send")]
     pub no_window: bool,
 }

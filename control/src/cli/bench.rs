@@ -62,13 +62,14 @@ fn limit(args: &LimitArgs, json: bool) -> Result<ExitCode, CommandError> {
     if let Some(core) = args.core.filter(|&core| cores.iter().all(|known| known.id != core)) {
         let known: Vec<String> = cores.iter().map(|known| known.id.to_string()).collect();
         return Err(CommandError::usage(format!(
-            "--core {core} is none of the cores that this process may run on: {}",
+            "--core {core} is not among the cores this process may run on: {}",
             known.join(", ")
         )));
     }
     if args.core.is_some() && args.receive.is_none() && args.send.is_none() {
         return Err(CommandError::usage(
-            "--core is for one end, with --send or --receive: both ends in one process run on the first and the last core",
+            "--core applies to a single end, with --send or --receive: both ends in one process run \
+             on the first and the last core",
         ));
     }
     let address = |text: &str| {

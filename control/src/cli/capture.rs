@@ -43,7 +43,7 @@ pub async fn run(global: GlobalArgs, args: CaptureArgs) -> Result<ExitCode, Comm
     }
     receive(&api, &mut capture, &mut file).await?;
     let summary = capture.summary().ok_or_else(|| {
-        CommandError::new(ExitCode::Temporary, format!("the node ended: the capture in {name} has what came before"))
+        CommandError::new(ExitCode::Temporary, format!("the node ended: {name} contains what was captured until then"))
     })?;
     if args.json {
         print_json(&summary)?;
@@ -51,7 +51,8 @@ pub async fn run(global: GlobalArgs, args: CaptureArgs) -> Result<ExitCode, Comm
     conclude(&summary, &name, global.quiet)
 }
 
-/// Writes the capture until it ends. An interrupt ends it in the node, and what is under way still comes; a second one ends this command.
+/// Writes the capture until it ends. An interrupt ends it in the node, and packets in flight still
+/// arrive; a second one ends this command.
 async fn receive(api: &ApiClient, capture: &mut RunningCapture, file: &mut CaptureFile) -> Result<(), CommandError> {
     let mut interrupted = Box::pin(crate::cli::node::interrupted());
     let mut is_ending = false;
@@ -71,7 +72,7 @@ async fn receive(api: &ApiClient, capture: &mut RunningCapture, file: &mut Captu
         };
         let Some(bytes) = bytes else { return Ok(()) };
         if !file.append(&bytes)? && !is_ending {
-            // Whoever read the capture has enough.
+            // The reader of the capture has enough.
             is_ending = true;
             let _ = api.stop_capture(capture.id).await;
         }
@@ -104,7 +105,7 @@ impl EmbeddedCapture {
         let (name, stop) = (file.name(), capture.stop());
         let writing = tokio::spawn(async move {
             while let Some(bytes) = capture.next().await {
-                // The transfer that is captured goes on meanwhile.
+                // The captured transfer continues meanwhile.
                 let appended = blocking(move || file.append(&bytes).map(|_| file));
                 file = appended.await?;
             }
@@ -113,7 +114,7 @@ impl EmbeddedCapture {
         Ok(Self { name, stop, writing })
     }
 
-    /// Ends it and tells what it came to. What becomes of the transfer does not depend on it.
+    /// Ends it and reports the result. The transfer does not depend on it.
     pub async fn end(self, quiet: bool) {
         self.stop.stop();
         let concluded = match self.writing.await {

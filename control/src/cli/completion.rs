@@ -21,7 +21,7 @@ pub fn run(args: &CompletionArgs) -> Result<ExitCode, CommandError> {
     }
     let shell: Shell = args.shell.parse().map_err(|_| {
         CommandError::usage(format!(
-            "'{}' is not a shell that completions are made for: bash, zsh, fish, elvish, powershell; or man",
+            "there are no completions for '{}': write bash, zsh, fish, elvish, powershell, or man",
             args.shell
         ))
     })?;

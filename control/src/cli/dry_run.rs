@@ -6,7 +6,7 @@ use crate::transfer::dry_run::{Direction, Would, WouldFile};
 use crate::transfer::result::TransferResult;
 use crate::units::{show_bytes, show_count};
 
-/// The line that tells an entry's fate.
+/// The line that shows an entry's outcome.
 #[must_use]
 pub fn line(file: &WouldFile) -> String {
     let action = match file.action.as_str() {
@@ -35,7 +35,7 @@ pub fn text(would: &Would, result: &TransferResult) -> String {
             show_count(counts.left_out)
         )),
         _ => lines.push(
-            "  files      the partner is too old to say more than these numbers: with a newer one, -v lists the files"
+            "  files      the partner's version reports only these numbers; with a newer one, -v lists the files"
                 .to_owned(),
         ),
     }
@@ -47,7 +47,10 @@ pub fn text(would: &Would, result: &TransferResult) -> String {
             if needed > free { ": it would not fit" } else { "" }
         )),
         (Some(needed), None) => {
-            lines.push(format!("  room       {} needed; the destination does not say what it has", show_bytes(needed)));
+            lines.push(format!(
+                "  room       {} needed; the destination does not report its free space",
+                show_bytes(needed)
+            ));
         }
         (None, _) => {}
     }

@@ -46,31 +46,41 @@ macro_rules! exit_codes {
 }
 
 exit_codes! {
-    Done = 0, "done", "done; also where there was nothing to do", "";
+    Done = 0, "done", "done, or nothing to do", "";
     Failed = 1, "failed", "failed", "what the message says";
     Usage = 2, "usage", "the command line is wrong", "`culvert COMMAND --help`";
     NotFound = 3, "not_found",
-        "a source, a destination, a host's name, a profile or a transfer does not exist",
-        "check what the message names, on the host that has it";
+        "a source, destination, host name, profile or transfer does not exist",
+        "check what the message names, on the host it names";
     NotPermitted = 4, "not_permitted",
-        "not permitted by the partner, which may not know this key; by an account's rights; or ssh could not log in",
-        "what the message says; ask the partner's admin: `culvert profile pending` there";
+        "not permitted: the partner refused or does not know this key, an account lacks permissions, or ssh could not log in",
+        "follow the message; ask the partner's admin to run `culvert profile pending`";
     Temporary = 5, "temporary",
-        "temporary: the partner cannot be reached or is busy, ssh cannot connect, a name server does not answer, or a process or a host has too few descriptors or too little memory",
-        "try again; `--retries` does so by itself. If the message names a limit, raise it on the host that it names";
-    SomeFailed = 6, "some_failed", "done, but some files failed or were left out",
-        "look at `errors` in the result, put it right, run the same command again: only those files are sent";
-    BadHost = 7, "bad_host", "the configuration or the host does not fit",
+        "temporary: the partner is unreachable or busy, ssh cannot connect, a name server does not answer, or a process or host is out of descriptors or memory",
+        "try again, or let `--retries` do it. If the message names a limit, raise it on the host it names";
+    SomeFailed = 6, "some_failed",
+        "done, but some files failed or were left out",
+        "fix the causes listed under `errors` in the result and run the same command again: only those files are sent";
+    BadHost = 7, "bad_host",
+        "the configuration or the host is unsuitable",
         "`culvert config show --origin`, `culvert doctor`";
-    NothingToDo = 9, "nothing_to_do", "nothing to do, where `--error-on-no-transfer` asks for this code; otherwise 0",
-        "everything is there already";
-    TimedOut = 10, "timed_out", "waiting timed out", "the transfer goes on: `culvert transfer wait ID` again";
-    Verification = 11, "verification", "verification failed", "memory or disk of a host is faulty: check both";
-    KeyChanged = 12, "key_changed", "the partner's key changed",
-        "ask the partner by other means; then `culvert profile edit NAME --key KEY`";
-    HungUp = 129, "hung_up", "its terminal was closed", "the same command goes on where it stopped";
-    Interrupted = 130, "interrupted", "interrupted or canceled", "the same command goes on where it stopped";
-    Terminated = 143, "terminated", "terminated", "the same command goes on where it stopped";
+    NothingToDo = 9, "nothing_to_do",
+        "nothing to do, with `--error-on-no-transfer` only; otherwise 0",
+        "nothing: the files already exist";
+    TimedOut = 10, "timed_out",
+        "timed out while waiting",
+        "the transfer continues: run `culvert transfer wait ID` again";
+    Verification = 11, "verification",
+        "verification failed",
+        "memory or disk of one host is faulty: check both";
+    KeyChanged = 12, "key_changed",
+        "the partner's key changed",
+        "confirm the new key with the partner over another channel, then `culvert profile edit NAME --key KEY`";
+    HungUp = 129, "hung_up", "the terminal was closed", "run the same command again to resume";
+    Interrupted = 130, "interrupted",
+        "interrupted or canceled",
+        "run the same command again to resume";
+    Terminated = 143, "terminated", "terminated", "run the same command again to resume";
 }
 
 impl ExitCode {

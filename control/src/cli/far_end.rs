@@ -72,8 +72,8 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
         code = super::node::interrupted() => code,
     };
     listening.abort();
-    // A transfer that is still under way is cut off: whoever started it is gone, and it goes on from its journal. What it
-    // has opened is closed.
+    // A transfer that is still running is interrupted: its requester is gone, and it resumes from
+    // its journal. What it has opened is closed.
     for id in node.registry.under_way() {
         node.registry.cancel(id).await;
     }
@@ -97,7 +97,7 @@ fn as_typed(error: SettingsError) -> SettingsError {
 /// The state directory of the far end: the account's, or one below it if that is the state directory of the command that has started
 /// this too. So it is with `localhost:`, and with homes that hosts share. Each end keeps a record of the transfer, under one id.
 fn state_beside(state: StateDirectory, asking: PublicKey) -> Result<StateDirectory, CommandError> {
-    /// It has what a state directory has: what is interrupted goes on from its journals.
+    /// It has the contents of a state directory: interrupted transfers resume from its journals.
     const BELOW: &str = "far-end";
     if state.identity()?.public_key() != asking {
         return Ok(state);
@@ -114,8 +114,8 @@ async fn bind_first_free(ports: &[u16]) -> Result<TcpListener, CommandError> {
         }
     }
     let text = format!(
-        "no TCP port of {} on {} is free: try again when one of the programs that hold them has ended ('ss -tlpn' there \
-         shows them), or name other ports with {PORTS_OPTION}",
+        "no TCP port of {} on {} is free: stop one of the programs that use them ('ss -tlpn' there \
+         lists them), or choose other ports with {PORTS_OPTION}",
         show_ports(ports),
         host_name()
     );

@@ -1,7 +1,7 @@
-//! What people type who come from scp and rsync, and what Culvert has in its place.
+//! What users of scp and rsync type, and Culvert's equivalents.
 //!
-//! An error of the command line says it as a tip. What an option meant elsewhere is not carried out: `-p` is a port to
-//! one program and modes to another.
+//! Errors of the command line show them as tips. An option's meaning elsewhere is never applied:
+//! `-p` is a port to one program and modes to another.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -18,27 +18,27 @@ const OPTIONS: &[(&[&str], &str)] = &[
         &["-a", "-p", "-t", "--archive", "--perms", "--times"],
         "'--preserve' keeps modes exactly; times of files are always kept",
     ),
-    (&["-n"], "'--dry-run' transfers nothing and says what would happen; '--dry-run -v' lists every file"),
+    (&["-n"], "'--dry-run' transfers nothing and shows what would happen; '--dry-run -v' lists every file"),
     (&["-i"], "write --ssh 'ssh -i KEY'; a host's key may also be in ssh's configuration"),
-    (&["-e", "-o", "-F", "-J", "--rsh"], "options of ssh go into its command: --ssh 'ssh -o OPTION', for instance"),
+    (&["-e", "-o", "-F", "-J", "--rsh"], "put options of ssh into its command, for example --ssh 'ssh -o OPTION'"),
     (&["-l", "--bwlimit"], "'--rate RATE' limits the rate, in bits per second: '--rate 1G'"),
     (&["-z", "-C", "--compress"], "there is no compression; leave it out"),
     (&["-u", "--update"], "'--overwrite changed' replaces files that differ in size or time"),
     (&["-c"], "'--overwrite content' compares files by their checksums"),
     (
         &["-P", "--partial", "--progress"],
-        "progress is shown on a terminal, and the same command again goes on where it stopped; leave it out",
+        "leave it out: progress is shown on a terminal, and running the same command again resumes a transfer",
     ),
     (
         &["--exclude", "--include"],
         "Culvert has no --exclude and no --include: every file of a source is sent; name the files and directories to send",
     ),
     (&["--files-from"], "Culvert has no --files-from: name the sources on the command line"),
-    (&["--delete"], "Culvert has no --delete: it removes nothing at the destination"),
+    (&["--delete"], "Culvert has no --delete: it never removes files at the destination"),
 ];
 /// Options that are followed by a port, if what follows is a number.
 const PORT_OPTIONS: &[&str] = &["-P", "-p", "--port"];
-const PORT: &str = "a port of sshd stands in the address: ssh://HOST:PORT/PATH";
+const PORT: &str = "give the port of sshd in the address: ssh://HOST:PORT/PATH";
 /// Options whose value may follow in the same word.
 const WITH_VALUE: &[char] = &['P', 'p', 'i', 'e', 'o', 'F', 'J', 'l'];
 
@@ -205,7 +205,7 @@ fn tips_for_command(arguments: &[OsString]) -> Vec<String> {
         return tip_for_paths(&words, words.len() < arguments.len()).into_iter().collect();
     };
     let command = command.unwrap_or_else(|| direction(paths).unwrap_or("send"));
-    vec![format!("'culvert {command}' is the command for it: write '{command}' in place of '{name}'")]
+    vec![format!("'culvert {command}' does that: write '{command}' instead of '{name}'")]
 }
 
 /// The command that copies between these paths.

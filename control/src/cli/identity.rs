@@ -19,7 +19,7 @@ pub fn run(global: &GlobalArgs, args: &IdentityArgs) -> Result<ExitCode, Command
         None => state.identity_unless_lost()?.ok_or_else(|| {
             let hint = OwnedState::hint(state.root(), "identity");
             let text =
-                format!("there is no key in {} yet: 'culvert identity init' makes one{hint}", state.root().display());
+                format!("there is no key in {} yet: 'culvert identity init' creates one{hint}", state.root().display());
             CommandError::new(ExitCode::NotFound, text)
         })?,
     };
@@ -34,7 +34,7 @@ pub fn run(global: &GlobalArgs, args: &IdentityArgs) -> Result<ExitCode, Command
     // A key that a transfer over ssh left must not be taken for the node's.
     if let Some(system) = OwnedState::of_system().filter(|system| system.path != state.root() && !global.quiet) {
         say_aside!(
-            "culvert: this is a key of this account; the system's node has another: {}",
+            "culvert: this is this account's own key; the system's node has another one: {}",
             system.command("identity")
         );
     }

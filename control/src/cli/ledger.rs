@@ -36,7 +36,7 @@ pub fn run(json: bool) -> Result<ExitCode, CommandError> {
     if hertz == 0.0 {
         return Err(CommandError::new(
             ExitCode::BadHost,
-            "this host does not tell its processors' clock in /proc/cpuinfo",
+            "/proc/cpuinfo does not give the clock rate of this host's processors",
         ));
     }
     let per_byte = |seconds: f64, bytes: usize| seconds * hertz / bytes as f64;
@@ -61,10 +61,7 @@ pub fn run(json: bool) -> Result<ExitCode, CommandError> {
         print_json(&serde_json::json!({ "nominal_hertz": hertz, "cycles_per_byte": table }))?;
         return Ok(ExitCode::Done);
     }
-    say(&format!(
-        "cycles per byte at the nominal {:.2} GHz; in brackets, Gb/s of one core that does nothing else",
-        hertz / 1e9
-    ))?;
+    say(&format!("cycles per byte at the nominal {:.2} GHz; in brackets, Gb/s of one dedicated core", hertz / 1e9))?;
     for (stage, cycles) in rows {
         say(&format!("  {stage:32} {cycles:7.4}  [{:.0}]", hertz / cycles * 8.0 / 1e9))?;
     }

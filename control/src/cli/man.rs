@@ -1,4 +1,4 @@
-//! Man pages: what the command line's definitions say, and what a manual has beside that.
+//! Man pages: the definitions of the command line, and what a manual needs in addition.
 
 mod configuration;
 mod examples;
@@ -20,12 +20,12 @@ const MANUAL: &str = "Culvert Manual";
 /// Files of every command.
 const FILES: &[(&str, &str)] = &[
     ("/etc/culvert/culvert.toml", "Settings of the system's node, see culvert.toml(5)."),
-    ("$XDG_CONFIG_HOME/culvert/culvert.toml", "Settings of a user, read instead of these."),
+    ("$XDG_CONFIG_HOME/culvert/culvert.toml", "Settings of a user, read instead of the system's."),
     (
         "/var/lib/culvert",
-        "State of the system's node: key, partners, records, receipts. Commands of root that concern a node use it.",
+        "State of the system's node: key, partners, records, receipts. Node commands run by root use it.",
     ),
-    ("$XDG_STATE_HOME/culvert", "State of a user; ~/.local/state/culvert where the variable is not set."),
+    ("$XDG_STATE_HOME/culvert", "State of a user; ~/.local/state/culvert if the variable is not set."),
 ];
 
 /// Writes a page for each command that is not hidden, and one for the configuration.

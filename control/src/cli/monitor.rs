@@ -1,4 +1,4 @@
-//! `culvert monitor`: the status, drawn anew every second on the terminal's other screen.
+//! `culvert monitor`: the status, redrawn every second on the terminal's alternate screen.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;

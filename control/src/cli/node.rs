@@ -42,7 +42,7 @@ pub struct RunningNode {
     pub metrics_port: Option<u16>,
 }
 
-/// Runs the node until it is told to stop.
+/// Runs the node until it is asked to stop.
 ///
 /// # Errors
 /// [`CommandError`].
@@ -79,7 +79,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
         Some(address) => Some(bind(address, "metrics", "--metrics").await?),
         None => None,
     };
-    // Nobody else would say why a partner is refused.
+    // Nothing else would report why a partner is refused.
     for error in node.profiles.list().map_or_else(|error| vec![error], |(_, errors)| errors) {
         say_aside!("culvert: {error}");
     }
@@ -160,7 +160,7 @@ async fn keep_data_plane(node: Arc<Node>) {
         match node.supervisor.get().await {
             Ok(plane) => {
                 let how = plane.died().await;
-                say_aside!("culvert: the data plane ended ({how}) and is started again");
+                say_aside!("culvert: the data plane ended ({how}) and is being restarted");
             }
             Err(error) => say_aside!("culvert: {error}"),
         }
@@ -181,9 +181,10 @@ fn lock(state: &StateDirectory) -> Result<(File, FileLock), CommandError> {
         lock = file_lock::lock(&file);
     }
     let lock = lock.map_err(|error| match error {
-        LockError::Held => {
-            CommandError::failed(format!("a node runs with the state directory {} already", state.root().display()))
-        }
+        LockError::Held => CommandError::failed(format!(
+            "a node is already running with the state directory {}",
+            state.root().display()
+        )),
         error @ LockError::Os(_) => {
             CommandError::new(ExitCode::BadHost, format!("cannot lock {}: {error}", state.path(LOCK).display()))
         }
@@ -234,7 +235,7 @@ pub async fn interrupted() -> ExitCode {
     }
 }
 
-/// Whether whoever started this process wants it to outlive its terminal (proc_pid_status(5), `SigIgn`).
+/// Whether this process was started to outlive its terminal (proc_pid_status(5), `SigIgn`).
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -144,7 +144,7 @@ fn lock(state: &StateDirectory) -> Result<(File, FileLock), CommandError> {
     let lock = file_lock::lock(&file).map_err(|error| match error {
         LockError::Held => CommandError::new(
             ExitCode::Temporary,
-            "another path check runs with this state directory: wait for its end",
+            "another path check is running with this state directory: wait until it ends",
         ),
         error @ LockError::Os(_) => {
             CommandError::new(ExitCode::BadHost, format!("cannot lock {}: {error}", state.path(name).display()))
@@ -157,14 +157,14 @@ fn lock(state: &StateDirectory) -> Result<(File, FileLock), CommandError> {
 async fn publish(settings: &Settings) -> Result<ExitCode, CommandError> {
     let state = StateDirectory::open(&settings.state.value)?;
     let Some(table) = &settings.paths.archive else {
-        return Err(CommandError::usage("there is no archive: name one in the table [archive] of culvert.toml"));
+        return Err(CommandError::usage("no archive is configured: add the table [archive] to culvert.toml"));
     };
     let bad = |text: String| CommandError::new(ExitCode::BadHost, text);
     records::make_directory(&state)?;
     let spool = crate::path::publish::spool(&state, table).map_err(bad)?;
     let archive = crate::path::publish::archive(&state, table, &settings.name.value).map_err(bad)?;
     if spool.is_empty() {
-        say("nothing waits for the archive")?;
+        say("nothing is waiting for the archive")?;
         return Ok(ExitCode::Done);
     }
     let (delivered, error) = archive.drain(&spool).await;

@@ -108,7 +108,7 @@ pub async fn run(global: GlobalArgs, args: ProfileArgs) -> Result<ExitCode, Comm
 /// Makes the key before the first profile: profiles without one mean that the key is lost.
 fn make_first_key(state: &StateDirectory) -> Result<(), CommandError> {
     match state.identity() {
-        // Who restores a node may add profiles before the key is back.
+        // When a node is restored, profiles may be added before the key is back.
         Err(StateError::LostKey { .. }) | Ok(_) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -165,7 +165,7 @@ fn list(profiles: &Profiles, json: bool) -> Result<(), CommandError> {
         let named: Vec<_> = list.iter().map(|(name, profile)| named(name, profile)).collect();
         print_json(&named)?;
     } else if list.is_empty() && errors.is_empty() {
-        say("no profiles; 'culvert profile add' or 'culvert profile approve' makes one")?;
+        say("no profiles; 'culvert profile add' or 'culvert profile approve' creates one")?;
     } else {
         for (name, profile) in list {
             let addresses =

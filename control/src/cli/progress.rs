@@ -130,7 +130,7 @@ pub const fn phase_words(phase: Phase) -> &'static str {
         Phase::Planning => "planning",
         Phase::Moving => "moving",
         Phase::Finishing => "finishing",
-        Phase::Waiting => "waiting before another try",
+        Phase::Waiting => "waiting before the next attempt",
     }
 }
 

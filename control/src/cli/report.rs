@@ -17,7 +17,7 @@ use culvert_tuning::counted::{agree, counted};
 /// Failed files that are shown to people; JSON has all that are kept.
 const ERRORS_SHOWN: usize = 10;
 
-/// How a result is told.
+/// How a result is printed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Telling {
     /// As JSON.
@@ -30,7 +30,7 @@ pub struct Telling {
     pub error_on_no_transfer: bool,
 }
 
-/// Prints a result and tells what to exit with.
+/// Prints a result and returns the exit code.
 ///
 /// # Errors
 /// [`CommandError`] if standard output cannot be written.
@@ -84,8 +84,8 @@ fn say_dry_run(would: &Would) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// What a result means for the exit code. What was left out keeps its code also where nothing else was to be done: whoever
-/// goes on with the copy must hear that it is not whole.
+/// The exit code for a result. Left-out files keep their code even if there was nothing else to do:
+/// whoever uses the copy must know that it is incomplete.
 #[must_use]
 pub fn exit_code(result: &TransferResult, error_on_no_transfer: bool) -> ExitCode {
     match result.state {
@@ -148,7 +148,8 @@ pub fn note_answer() {
     HAS_ANSWERED.store(true, Ordering::Relaxed);
 }
 
-/// Prints a line of several, of which none is the answer by itself: a failure after them is told by another line.
+/// Prints one of several lines, none of which is the answer by itself: a failure after them is
+/// reported in another line.
 ///
 /// # Errors
 /// [`CommandError`] if standard output cannot be written.

@@ -88,7 +88,7 @@ impl SecondNode {
                 ));
             }
             if began.elapsed() > START_PATIENCE {
-                return Err(CommandError::new(ExitCode::BadHost, "the second node does not get ready"));
+                return Err(CommandError::new(ExitCode::BadHost, "the second node did not become ready"));
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

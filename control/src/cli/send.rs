@@ -62,7 +62,7 @@ const PARTNERS_PATHS: &str = "NAME:PATH, USER@HOST:PATH, ssh://USER@HOST:PORT/PA
 pub fn read_paths(paths: &[OsString], is_get: bool) -> Result<Typed, CommandError> {
     let places = paths.iter().map(|path| parse(path)).collect::<Result<Vec<_>, _>>()?;
     let ([_, .., destination], [sources @ .., _]) = (places.as_slice(), places.as_slice()) else {
-        return Err(CommandError::usage("two paths are needed: what to move, and as the last one where to"));
+        return Err(CommandError::usage("two paths are needed: a source, and the destination as the last one"));
     };
     let is_local = |place: &Place| matches!(place, Place::Local(_));
     if is_get {
@@ -116,7 +116,7 @@ fn without_colon(path: &TypedPath) -> CommandError {
 fn absolute(path: &TypedPath) -> Result<TypedPath, CommandError> {
     use std::os::unix::ffi::OsStringExt as _;
     let joined = std::env::current_dir()
-        .map_err(|error| CommandError::failed(format!("the current directory cannot be told: {error}")))?
+        .map_err(|error| CommandError::failed(format!("cannot determine the current directory: {error}")))?
         .join(path.as_path());
     let mut bytes = joined.into_os_string().into_vec();
     if path.0.ends_with(b"/") && !bytes.ends_with(b"/") {
@@ -132,10 +132,12 @@ fn absolute(path: &TypedPath) -> Result<TypedPath, CommandError> {
 pub fn options_of(options: &TransferOptions) -> Result<Options, CommandError> {
     use culvert_protocol::rate_control::Mode;
     if options.mode == Mode::Fixed && options.rate.is_none() {
-        return Err(CommandError::usage("--mode fixed needs --rate: it holds exactly that"));
+        return Err(CommandError::usage("--mode fixed needs --rate: it sends at exactly that rate"));
     }
     if options.overwrite == Overwrite::Content && options.checksum == "none" {
-        return Err(CommandError::usage("--overwrite content compares hashes: leave --checksum none out"));
+        return Err(CommandError::usage(
+            "--overwrite content compares hashes, so it cannot be used with --checksum none",
+        ));
     }
     Ok(Options {
         chunk_bytes: CHUNK_BYTES_DEFAULT,
@@ -172,13 +174,16 @@ async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCod
     {
         if let Some(given) = args.engine.given() {
             return Err(CommandError::usage(format!(
-                "a node runs with {} and carries this transfer out with its own data plane, for which {given} cannot be set by a command: leave it out, set it where the node is started, or name another state directory with --state",
+                "a node is running with {} and runs this transfer on its own data plane, for which \
+                 a command cannot set {given}: leave it out, set it where the node is started, or \
+                 name another state directory with --state",
                 state.root().display()
             )));
         }
         if args.capture.is_some() {
             return Err(CommandError::usage(
-                "a node runs with this state and carries the transfer out: leave --capture out, and start 'culvert capture FILE' beside it",
+                "a node is running with this state directory and runs the transfer: leave --capture \
+                 out, and run 'culvert capture FILE' at the same time",
             ));
         }
         let target = target_of(&typed.partner);
@@ -218,7 +223,7 @@ fn refuse_ssh_options(args: &SendArgs, partner: &Place) -> Result<(), CommandErr
     ];
     match given.into_iter().find(|(_, is_given)| *is_given) {
         Some((option, _)) if !matches!(partner, Place::Ssh { .. }) => Err(CommandError::usage(format!(
-            "{option} is for a far end that ssh starts, and this partner has a node of its own: leave it out"
+            "{option} is for far ends started over ssh, but this partner has its own node: leave it out"
         ))),
         _ => Ok(()),
     }
@@ -230,8 +235,8 @@ pub fn has_profile(state: &StateDirectory, name: &str) -> bool {
     !matches!(Profiles::new(state.clone()).find(name), Ok(None))
 }
 
-/// Carries a request out with a far end that ssh starts. One that has died is started again, as
-/// often as the transfer may be tried again: nobody else listens on its port.
+/// Runs a request with a far end started over ssh. A far end that has died is restarted, as often
+/// as the transfer may be retried: nothing else listens on its port.
 async fn over_ssh(
     node: &Arc<Node>,
     host: &SshHost,
@@ -256,8 +261,7 @@ async fn over_ssh(
         far_end.end().await;
         match (outcome, ended) {
             (Err(_), Some(Ended::WithReason(code))) => {
-                let text =
-                    format!("the far end on {host} could not go on (status {}); its message is above", code as u8);
+                let text = format!("the far end on {host} failed (status {}); its message is above", code as u8);
                 return Err(CommandError::told(code, text));
             }
             // What was refused is not to be tried again, whatever became of the far end.
@@ -269,12 +273,12 @@ async fn over_ssh(
             _ => {}
         }
         restarts_left -= 1;
-        say_aside!("culvert: the far end on {host} ended unexpectedly and is started again");
+        say_aside!("culvert: the far end on {host} ended unexpectedly and is being restarted");
     }
 }
 
-/// Starts the far end, and this host's data plane beside the login: why that does not start is said when it is used. Interrupts end
-/// ssh, which may be waiting for a password.
+/// Starts the far end, and this host's data plane during the login; if that fails to start, the
+/// reason is reported when it is used. Interrupts end ssh, which may be waiting for a password.
 async fn start_far_end(
     node: &Arc<Node>,
     host: &SshHost,
@@ -292,17 +296,19 @@ async fn start_far_end(
         tokio::select! {
             far_end = &mut both => return far_end,
             code = &mut interrupted => {
-                return Err(CommandError::new(code, format!("interrupted while ssh connected to {host}; nothing was moved")));
+                return Err(CommandError::new(code, format!("interrupted while ssh was connecting to \
+                    {host}; nothing was transferred")));
             }
             () = &mut silence, if !is_told => {
                 is_told = true;
-                say_aside!("culvert: ssh has not reached {host} or logged in there for {} s; Ctrl-C ends it", SILENCE.as_secs());
+                say_aside!("culvert: ssh has not connected to {host} or logged in there for {} s; \
+                    press Ctrl-C to give up", SILENCE.as_secs());
             }
         }
     }
 }
 
-/// A partner's place as a target. Far ends are made from what ssh tells.
+/// A partner's location as a target. Far ends are made from what ssh reports.
 #[must_use]
 pub fn target_of(place: &Place) -> Target {
     match place {
@@ -387,7 +393,7 @@ pub async fn carry_out_here(
     node.registry.settle().await;
     if outcome.is_err() && interrupts.is_finished() {
         let code = interrupts.await.unwrap_or(ExitCode::Interrupted);
-        let text = "interrupted; the same command goes on where this one stopped";
+        let text = "interrupted; run the same command again to resume";
         return Err(CommandError::new(code, text).of_transfer(id));
     }
     interrupts.abort();

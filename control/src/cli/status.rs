@@ -35,7 +35,7 @@ pub fn text(status: &NodeStatus) -> String {
         lines.push(format!("listening on TCP port {port}"));
     }
     match &status.dataplane {
-        None => lines.push("the data plane does not run".to_owned()),
+        None => lines.push("the data plane is not running".to_owned()),
         Some(plane) => {
             lines.push(format!(
                 "data plane: process {}, {}{}{}{}",
@@ -44,7 +44,7 @@ pub fn text(status: &NodeStatus) -> String {
                 plane.af_xdp_mode.as_ref().map_or(String::new(), |mode| format!(" ({mode})")),
                 if plane.hugepages { ", hugepages" } else { "" },
                 if status.dataplane_restarts > 0 {
-                    format!(", started again {}", counted(status.dataplane_restarts, "time"))
+                    format!(", restarted {}", counted(status.dataplane_restarts, "time"))
                 } else {
                     String::new()
                 }
@@ -79,7 +79,7 @@ pub fn text(status: &NodeStatus) -> String {
         }
     }
     match status.transfers.as_slice() {
-        [] => lines.push("no transfers under way".to_owned()),
+        [] => lines.push("no transfers are running".to_owned()),
         transfers => {
             for record in transfers {
                 let how = record.progress.as_ref().map_or(record.state.word().to_owned(), progress::line);

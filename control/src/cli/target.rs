@@ -159,7 +159,8 @@ pub fn parse(text: &OsStr) -> Result<Place, CommandError> {
     let Some(colon) = colon.filter(|&colon| colon < slash) else {
         return Ok(Place::Local(TypedPath(bytes.to_vec())));
     };
-    let name = std::str::from_utf8(&bytes[..colon]).map_err(|_| CommandError::usage("a partner's name is not text"))?;
+    let name =
+        std::str::from_utf8(&bytes[..colon]).map_err(|_| CommandError::usage("a partner's name is not valid UTF-8"))?;
     check_host(name, text)?;
     let path = remote_path(name, &bytes[colon + 1..], text)?;
     if name.contains('@') {
@@ -178,7 +179,7 @@ fn check_host(name: &str, text: &OsStr) -> Result<(), CommandError> {
     let shown = text.display();
     let usage = |text: String| Err(CommandError::usage(text));
     if name.is_empty() {
-        return usage(format!("'{shown}' names no partner before the colon: write ./ before a name of this host"));
+        return usage(format!("'{shown}' names no partner before the colon: put ./ in front of a local name"));
     }
     // ssh would take it for an option.
     if name.starts_with('-') {
@@ -186,7 +187,7 @@ fn check_host(name: &str, text: &OsStr) -> Result<(), CommandError> {
     }
     if name.chars().any(|character| character.is_whitespace() || character.is_control()) {
         return usage(format!(
-            "'{shown}' has a space before its colon, which no host's name has: write ./ before a name of this host"
+            "'{shown}' has a space before its colon, which host names cannot have: put ./ in front of a local name"
         ));
     }
     let (user, host) = name.rsplit_once('@').unwrap_or(("user", name));
@@ -200,8 +201,8 @@ fn check_host(name: &str, text: &OsStr) -> Result<(), CommandError> {
 fn remote_path(host: &str, path: &[u8], text: &OsStr) -> Result<TypedPath, CommandError> {
     if let Some(module) = path.strip_prefix(b":") {
         return Err(CommandError::usage(format!(
-            "'{}' is how rsync writes a module of its daemon, which Culvert has not: write {host}:PATH, or {host}:./:{} \
-             for a name that begins with a colon",
+            "'{}' is rsync's syntax for a module of its daemon, which Culvert does not have: write \
+             {host}:PATH, or {host}:./:{} for a name that starts with a colon",
             text.display(),
             String::from_utf8_lossy(module)
         )));
@@ -223,8 +224,8 @@ fn remote_path(host: &str, path: &[u8], text: &OsStr) -> Result<TypedPath, Comma
         format!(", or culvert://{host}:{port}{path_of_url} for a node that listens on that port")
     };
     Err(CommandError::usage(format!(
-        "'{}' has {port} where its path begins: for sshd on that port write ssh://{host}:{port}{path_of_url} or \
-         --ssh 'ssh -p {port}'{node}; for a path that begins so write {host}:./{port}:{rest}",
+        "'{}' has {port} at the start of its path: for sshd on that port write ssh://{host}:{port}{path_of_url} or \
+         --ssh 'ssh -p {port}'{node}; for a path that starts with it write {host}:./{port}:{rest}",
         text.display()
     )))
 }
@@ -239,7 +240,9 @@ fn refuse_other_urls(text: &OsStr) -> Result<(), CommandError> {
     let scheme = scheme.to_ascii_lowercase();
     let scheme = scheme.as_str();
     if OF_SSH.contains(&scheme) {
-        return Err(CommandError::usage(format!("'{shown}' is not a place that culvert knows: write ssh://{rest}")));
+        return Err(CommandError::usage(format!(
+            "'{shown}' is not a location that culvert supports: write ssh://{rest}"
+        )));
     }
     if scheme == "file" {
         return Err(CommandError::usage(format!("'{shown}' is not a path: write the path alone")));
@@ -253,7 +256,7 @@ fn refuse_other_urls(text: &OsStr) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Refuses an IPv6 address without brackets, of which nobody could say where it ends.
+/// Refuses an IPv6 address without brackets, whose end would be ambiguous.
 fn refuse_bare_v6(text: &OsStr) -> Result<(), CommandError> {
     let shown = text.to_string_lossy();
     let head = shown.split('/').next().unwrap_or_default();
@@ -265,7 +268,8 @@ fn refuse_bare_v6(text: &OsStr) -> Result<(), CommandError> {
         _ => return Ok(()),
     };
     Err(CommandError::usage(format!(
-        "'{shown}' has an IPv6 address without brackets: write {user}[{address}]:{path}, or ./ before a name of this host"
+        "'{shown}' has an IPv6 address without brackets: write {user}[{address}]:{path}, or put ./ \
+         in front of a local name"
     )))
 }
 
@@ -292,7 +296,8 @@ fn parse_bracketed(text: &OsStr) -> Result<Option<Place>, CommandError> {
     let Some(close) = rest.windows(2).position(|pair| pair == b"]:").filter(|_| is_user) else { return Ok(None) };
     let explain = || {
         CommandError::usage(format!(
-            "'{shown}' has no IPv6 address in its brackets: write USER@[ADDRESS]:PATH, or ./ before a name of this host"
+            "'{shown}' has no IPv6 address in its brackets: write USER@[ADDRESS]:PATH, or put ./ in \
+             front of a local name"
         ))
     };
     let address = std::str::from_utf8(&rest[1..close]).ok().filter(|address| is_v6(address)).ok_or_else(explain)?;
@@ -308,7 +313,7 @@ fn parse_culvert_url(rest: &[u8]) -> Result<Place, CommandError> {
     let (authority, path) = split_url(rest).ok_or_else(|| not_a_url(SCHEME, rest))?;
     if authority.contains('@') {
         return Err(CommandError::usage(format!(
-            "'culvert://{}' names a user, which a node does not ask for: write culvert://HOST:PORT/PATH, or \
+            "'culvert://{}' names a user, but a node has no users: write culvert://HOST:PORT/PATH, or \
              ssh://USER@HOST/PATH to log in over ssh",
             String::from_utf8_lossy(rest)
         )));
@@ -328,8 +333,8 @@ fn parse_ssh_url(rest: &[u8]) -> Result<Place, CommandError> {
         authority.rsplit_once('@').map_or((None, authority), |(user, rest)| (Some(user), rest));
     if user.is_some_and(|user| user.contains(':')) {
         return Err(CommandError::usage(
-            "an address has a password in it, which other users of this host can see while the command runs: leave it \
-             out, and ssh asks for it",
+            "an address has a password in it, which other users of this host can see while the \
+             command runs: leave it out, and ssh will ask for it",
         ));
     }
     let (host, port) = host_and_port(host_and_its_port).ok_or_else(explain)?;
@@ -363,5 +368,7 @@ fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
 fn not_a_url(scheme: &str, rest: &[u8]) -> CommandError {
     let shown = String::from_utf8_lossy(rest);
     let form = if scheme == "ssh" { "ssh://USER@HOST:PORT/PATH" } else { "culvert://HOST:PORT/PATH" };
-    CommandError::usage(format!("'{scheme}://{shown}' is not a place: write {form}, with an IPv6 address in brackets"))
+    CommandError::usage(format!(
+        "'{scheme}://{shown}' is not a valid location: write {form}, with an IPv6 address in brackets"
+    ))
 }

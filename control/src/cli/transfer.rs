@@ -33,9 +33,8 @@ fn by_a_user_alone(partner: &Place) -> CommandError {
     let why = "a node cannot ask for ssh passwords: use 'culvert send' or 'culvert get'";
     match partner {
         Place::Profile { name, .. } => {
-            let text = format!(
-                "there is no profile '{name}' ('culvert profile list' shows those there are); if it is a host of ssh, {why}"
-            );
+            let text =
+                format!("there is no profile '{name}' ('culvert profile list' lists all); if it is an ssh host, {why}");
             CommandError::new(ExitCode::NotFound, text)
         }
         _ => CommandError::usage(format!("{why} for USER@HOST:PATH")),
@@ -130,7 +129,7 @@ async fn say_if_already(api: &ApiClient, id: &str, wanted: RecordState, quiet: b
     let record = api.transfer(id).await?;
     // What still shows progress has not quite stopped.
     if record.state == wanted && record.progress.is_none() && !quiet {
-        say_aside!("culvert: transfer {id} is {} already", wanted.word());
+        say_aside!("culvert: transfer {id} is already {}", wanted.word());
     }
     Ok(())
 }
@@ -219,14 +218,14 @@ pub async fn submit_and_follow(
 ) -> Result<ExitCode, CommandError> {
     let id = api.submit(request).await?;
     if !telling.quiet {
-        say_aside!("culvert: the node that runs with {} carries this out, as transfer {id}", state.root().display());
+        say_aside!("culvert: the node running with {} runs this as transfer {id}", state.root().display());
     }
     let following = follow(api, &id, telling, state);
     tokio::select! {
         code = following => code,
         code = crate::cli::node::interrupted() => {
             let _ = api.cancel(&id).await;
-            let text = "interrupted; the same command goes on where this one stopped";
+            let text = "interrupted; run the same command again to resume";
             Err(CommandError::new(code, text).of_transfer(&id))
         }
     }
@@ -298,10 +297,7 @@ async fn find(state: &StateDirectory, id: &str) -> Result<TransferRecord, Comman
     let records = records(state).await?;
     let id = listing::id_of(id, &records)?;
     records.into_iter().find(|record| record.transfer == id).ok_or_else(|| {
-        CommandError::new(
-            ExitCode::NotFound,
-            format!("there is no transfer {id}; 'culvert transfer list' shows those there are"),
-        )
+        CommandError::new(ExitCode::NotFound, format!("there is no transfer {id}; 'culvert transfer list' lists all"))
     })
 }
 

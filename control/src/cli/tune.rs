@@ -78,8 +78,8 @@ impl io::Write for Answering {
     }
 }
 
-/// The state directory. One that is named on the command line is all that is needed: the guard must be able to roll back
-/// whatever has become of the configuration file.
+/// The state directory. One named on the command line is all that is needed: the guard must be able
+/// to roll back whatever happened to the configuration file.
 fn state(global: &GlobalArgs) -> Result<PathBuf, CommandError> {
     let named = global.state.as_ref().map(PathBuf::from);
     let state = match named {
@@ -89,7 +89,8 @@ fn state(global: &GlobalArgs) -> Result<PathBuf, CommandError> {
     std::path::absolute(&state).map_err(|error| CommandError::usage(format!("--state {}: {error}", state.display())))
 }
 
-/// Where lanes would bind; a bad configuration is told by other commands, and must not hide the page.
+/// Where lanes would bind; a bad configuration is reported by other commands, and must not hide the
+/// page.
 fn bind_address(global: &GlobalArgs) -> IpAddr {
     let flags = Flags { config: global.config.clone(), ..Flags::default() };
     Settings::resolve(&flags).map_or(std::net::Ipv6Addr::UNSPECIFIED.into(), |settings| settings.bind.value)
@@ -108,7 +109,7 @@ fn cut_off_transfers(state: &Path) -> Option<(ReadinessState, String)> {
     let cut_off = recently_cut_off(&StateDirectory::at(state.to_owned()));
     let newest = cut_off.iter().max()?;
     let text = format!(
-        "{} interrupted in the last 7 days, the newest {newest}: the same command goes on where it stopped",
+        "{} interrupted in the last 7 days, the newest {newest}: run the same command again to resume",
         counted(cut_off.len(), "transfer")
     );
     Some((ReadinessState::Fallback, text))
@@ -121,15 +122,15 @@ fn udp(bind: IpAddr) -> (ReadinessState, String) {
     };
     let (state, offloads) = match (datapath.segments_runs(), datapath.has_gro()) {
         (true, true) => (ReadinessState::Ready, "GSO and GRO work"),
-        (true, false) => (ReadinessState::Fallback, "GSO works; no GRO: every datagram is received by itself"),
-        (false, true) => (ReadinessState::Fallback, "GRO works; no GSO: every datagram is sent by itself"),
-        (false, false) => (ReadinessState::Fallback, "neither GSO nor GRO: every datagram is a call"),
+        (true, false) => (ReadinessState::Fallback, "GSO works; no GRO: every datagram is received individually"),
+        (false, true) => (ReadinessState::Fallback, "GRO works; no GSO: every datagram is sent individually"),
+        (false, false) => (ReadinessState::Fallback, "neither GSO nor GRO: every datagram costs a system call"),
     };
     let buffer = show_bytes(datapath.receive_buffer_bytes() as u64);
     (
         state,
         format!(
-            "{offloads}; a lane's socket gets {buffer} of buffer (asks for {})",
+            "{offloads}; a lane's socket gets a buffer of {buffer} (it asks for {})",
             show_bytes(SOCKET_BUFFER_BYTES as u64)
         ),
     )
@@ -137,9 +138,10 @@ fn udp(bind: IpAddr) -> (ReadinessState, String) {
 
 fn io_uring() -> (ReadinessState, String) {
     match culvert_dataplane::disk::probe() {
-        Ok(()) => (ReadinessState::Ready, "a lane's ring can be made".to_owned()),
-        Err(error) => {
-            (ReadinessState::Missing, format!("the data plane does not start: a lane's ring cannot be made ({error})"))
-        }
+        Ok(()) => (ReadinessState::Ready, "a lane's ring can be created".to_owned()),
+        Err(error) => (
+            ReadinessState::Missing,
+            format!("the data plane does not start: a lane's ring cannot be created ({error})"),
+        ),
     }
 }

@@ -11,7 +11,7 @@ use culvert_tuning::counted::counted;
 
 static IS_VERBOSE: AtomicBool = AtomicBool::new(false);
 
-/// Whether this command tells what it does.
+/// Whether this command reports what it does.
 pub fn set(is_verbose: bool) {
     IS_VERBOSE.store(is_verbose, Ordering::Relaxed);
 }
@@ -25,7 +25,7 @@ pub async fn beside<T>(mut progress: watch::Receiver<Progress>, until: impl Futu
     let mut told = Phase::Queued;
     loop {
         let changed = async {
-            // Whoever has gone changes nothing any more.
+            // A reader that has gone does not matter any more.
             if progress.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }

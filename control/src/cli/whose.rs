@@ -17,7 +17,7 @@ use crate::settings::{Origin, SYSTEM_CONFIGURATION, SYSTEM_STATE, Settings};
 enum Use {
     /// It reads and changes what is in it.
     Files,
-    /// It speaks to the node that runs, and writes a file where whoever typed it may write.
+    /// It talks to the running node, and writes a file where the user may write.
     Socket,
     /// It has to do with another directory, or with none.
     None,
@@ -26,7 +26,7 @@ enum Use {
 fn use_of(command: &Command) -> Use {
     match command {
         Command::Identity(_) | Command::Profile(_) | Command::Status(_) | Command::Monitor(_) => Use::Files,
-        // A receipt may be a file of whoever typed the command.
+        // A receipt may be a file of the user who runs the command.
         Command::Transfer(args) => match &args.action {
             TransferAction::Receipt { what, .. } if Path::new(what).exists() => Use::None,
             _ => Use::Files,
@@ -72,15 +72,15 @@ pub fn settle(global: &mut GlobalArgs, command: &Command) -> Result<(), CommandE
     }
     if how == Use::Files {
         state.owner.assume().map_err(|error| {
-            let text = format!("cannot run as '{}', to whom {} belongs: {error}", state.owner.name, path.display());
+            let text = format!("cannot run as '{}', the owner of {}: {error}", state.owner.name, path.display());
             CommandError::new(ExitCode::BadHost, text)
         })?;
     }
     Ok(())
 }
 
-/// Refuses a node of root's own beside the system's, unless its state directory is named: it would have another key than
-/// `culvert identity` shows root.
+/// Refuses a second node of root's next to the system's, unless its state directory is named: it
+/// would have a different key from the one `culvert identity` shows root.
 fn refuse_roots_own_node(global: &GlobalArgs) -> Result<(), CommandError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
@@ -92,19 +92,19 @@ fn refuse_roots_own_node(global: &GlobalArgs) -> Result<(), CommandError> {
     };
     let (path, owner) = (system.path.display(), &system.owner.name);
     let text = format!(
-        "the system's node has its state in {path}, which belongs to {owner}, and one that root starts would be another \
-         with another key: start the system's with 'systemctl start culvert' or 'sudo -u {owner} culvert node', or name \
-         another node's state directory with --state"
+        "the system's node has its state in {path}, which belongs to {owner}; a node started by \
+         root would be another one with another key: start the system's node with 'systemctl start \
+         culvert' or 'sudo -u {owner} culvert node', or name another node's state directory with --state"
     );
     Err(CommandError::new(ExitCode::BadHost, text))
 }
 
-/// Transfers over ssh leave a key with root too: whoever looks for one must not take it for the node's.
+/// Transfers over ssh leave a key in root's state too: it must not be mistaken for the node's.
 fn say_which_key(state: &OwnedState, own: &Path) {
     if own.join("identity.pk8").exists() {
         let (node, own) = (state.path.display(), own.display());
         say_aside!(
-            "culvert: this is the key of the system's node in {node}; root has another one: \
+            "culvert: this is the key of the system's node in {node}; root's own key is another: \
              culvert --state {own} identity"
         );
     }

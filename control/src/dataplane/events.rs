@@ -1,4 +1,5 @@
-//! What the lanes tell about flows, as transfers hear it: the events of the link, owned, in a queue of bounded size.
+//! Events of the lanes about flows, as transfers receive them: the events of the link, owned, in a
+//! bounded queue.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -102,7 +103,7 @@ pub enum ReceiveEvent {
     },
     /// A report for the partner.
     Report(Vec<u8>),
-    /// Most of the flow came by the kernel lately, although its lane has rings.
+    /// Most of the flow arrived through the kernel lately, although its lane has rings.
     Astray,
     /// The partner's flows hold more than their part of the lane's buffers, and others wait.
     OthersWait {
@@ -184,7 +185,7 @@ impl<E: Waits> EventSender<E> {
             return;
         }
         self.waiting.bytes.fetch_add(bytes, Ordering::AcqRel);
-        // Nobody takes it if the transfer has ended.
+        // It is not taken if the transfer has ended.
         let _ = self.queue.send(event);
     }
 }
@@ -219,7 +220,8 @@ impl<E: Waits> EventReceiver<E> {
 mod tests {
     use super::*;
 
-    /// A lane that says the same for ever, or a transfer that waits for a partner that does not read, took all memory.
+    /// A lane that repeats itself endlessly, or a transfer that waits for a partner that does not
+    /// read, used up all memory.
     #[test]
     fn events_that_wait_are_bounded_and_what_was_lost_ends_the_transfer() {
         let report = || (0, ReceiveEvent::Report(vec![0; 8_000]));

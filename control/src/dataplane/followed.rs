@@ -42,7 +42,7 @@ impl Followed {
         true
     }
 
-    /// A lane's flow has ended. Returns the partner to whom the lane has no flow any more.
+    /// A lane's flow has ended. Returns the partner to which the lane has no more flows.
     pub fn end(&mut self, lane: u16, flow: FlowSlot) -> Option<IpAddr> {
         let to = self.flows.remove(&(lane, flow))?;
         let way = self.ways.get_mut(&(lane, to))?;
@@ -54,13 +54,13 @@ impl Followed {
         Some(to)
     }
 
-    /// The partners to whom there are flows.
+    /// The partners to which there are flows.
     #[must_use]
     pub fn partners(&self) -> HashSet<IpAddr> {
         self.ways.keys().map(|&(_, to)| to).collect()
     }
 
-    /// The next hop to a partner is this now. Calls `tell` with each lane that knows another.
+    /// Sets the current next hop to a partner. Calls `tell` for each lane that has a different one.
     pub fn update(&mut self, to: IpAddr, hop: Option<NextHop>, mut tell: impl FnMut(u16)) {
         for (&(lane, _), way) in self.ways.iter_mut().filter(|((_, partner), way)| *partner == to && way.hop != hop) {
             way.hop = hop;

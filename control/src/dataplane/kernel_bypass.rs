@@ -1,5 +1,6 @@
-//! What the control process does for lanes on AF_XDP: it says how packets move, tells the lanes the next hops to their partners for as
-//! long as they have flows there, and asks what the steering program has counted.
+//! The control process's part for lanes on AF_XDP: it configures how packets move, tells the lanes
+//! the next hops to their partners as long as they have flows there, and reads what the steering
+//! program has counted.
 
 use std::net::IpAddr;
 use std::sync::Weak;
@@ -97,7 +98,8 @@ impl DataPlane {
         let _ = self.tell(&ToDataPlane::SetNextHop { lane, to, hop }, &[]);
     }
 
-    /// Looks all next hops up again, tells the lanes what changed, and asks after neighbours that nobody has heard of.
+    /// Looks up all next hops again, tells the lanes what changed, and triggers resolution of
+    /// neighbors that have been silent.
     fn refresh_next_hops(&self, asker: &mut Asker) {
         let Some((_, interface)) = self.af_xdp else { return };
         let partners = lock(&self.followed).partners();

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use culvert_tuning::receive_hash::ReceiveHash;
 
-/// Ports that a receiver may ask for: those that nobody owns (RFC 6335, 6).
+/// Ports that a receiver may request: the dynamic range (RFC 6335, 6).
 pub const SOURCE_PORTS: std::ops::RangeInclusive<u16> = 49_152..=u16::MAX;
 
 /// The queues of an interface and their lanes.
@@ -41,7 +41,7 @@ impl Placement {
         self.lanes > 1
     }
 
-    /// What the NIC hashes now, if that decides; it may be set anew at any time.
+    /// What the NIC hashes at present, if that decides; it may be reconfigured at any time.
     #[must_use]
     pub fn hash(&self) -> Option<ReceiveHash> {
         ReceiveHash::read(&self.interface).ok().filter(|_| !self.is_ruled)

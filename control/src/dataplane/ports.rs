@@ -24,7 +24,7 @@ impl PortsInUse {
         Self { ports: config.ports.clone(), lanes: config.cores.len(), free, text, option: "--ports" }
     }
 
-    /// As it is said to a user who names the ports with another option.
+    /// As shown to a user who names the ports with another option.
     #[must_use]
     pub fn named_with(self, option: &'static str) -> Self {
         Self { option, ..self }
@@ -51,8 +51,8 @@ impl fmt::Display for PortsInUse {
         }
         write!(
             f,
-            ": try again when one of the programs that hold them has ended ('ss -ulpn' there shows them), or name other \
-             ports with {option}"
+            ": stop one of the programs that use them ('ss -ulpn' there lists them), or choose \
+             other ports with {option}"
         )
     }
 }

@@ -1,8 +1,8 @@
-//! The slots of a lane: which flow has which, and who may have another.
+//! The slots of a lane: which flow has which, and which partner may have another.
 //!
-//! A partner gets at most as many as are free beside its own, so each leaves half of what it found
-//! for the next. A transfer of a partner that has some gets its first flow while enough are left
-//! for partners that have none.
+//! A partner gets at most half of the free slots, so each leaves as much for the next. A transfer
+//! of a partner that already has some gets its first flow only while enough are left for partners
+//! that have none.
 
 use super::DataPlaneError;
 use super::events::EventSender;

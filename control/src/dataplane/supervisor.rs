@@ -78,7 +78,7 @@ mod tests {
     /// Longer than a loaded host takes to end a process.
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// A data plane that says `messages` and then stays for ever.
+    /// A data plane that sends `messages` and then stays alive forever.
     async fn start(messages: &[Vec<u8>]) -> Result<Arc<DataPlane>, DataPlaneError> {
         let room = tempfile::tempdir().unwrap();
         let program = room.path().join("plane");
@@ -135,7 +135,7 @@ mod tests {
         let plane = start(&[ready(1), nonsense]).await.expect("it has started");
         assert_eq!(plane.sandbox_gaps(), ["\\u{1b}[2J"]);
         let how = tokio::time::timeout(PATIENCE, plane.died()).await.expect("it is taken to be alive");
-        assert!(how.contains("said what cannot be read"), "{how}");
+        assert!(how.contains("sent an unreadable message"), "{how}");
     }
 
     #[tokio::test]

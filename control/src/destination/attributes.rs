@@ -24,7 +24,7 @@ pub fn is_refusal(error: Errno) -> bool {
     refusals.contains(&error)
 }
 
-/// What a stored file gets beside its bytes.
+/// What a stored file gets in addition to its data.
 #[derive(Clone, Copy, Debug)]
 pub struct Attributes {
     /// The sender's mode.
@@ -109,8 +109,8 @@ impl NotKept {
     }
 }
 
-/// Sets mode and times. The second is tried whatever became of the first. A mode that nobody asked for is refused only where others
-/// may read or write the file for it who should not.
+/// Sets mode and times. The second is tried whatever the result of the first. A mode that was not
+/// requested counts as refused only if others may then read or write the file who should not.
 ///
 /// # Errors
 /// The operating system's, unless it is a refusal.
@@ -132,7 +132,7 @@ pub(super) fn set_attributes(file: impl AsFd, mode: Option<Mode>, attributes: &A
     Ok(refused)
 }
 
-/// Whether others than the owner may read or write a file who may not with a mode.
+/// Whether users other than the owner may read or write a file beyond what a mode permits.
 pub(super) const fn is_more_open(file: &Stat, mode: Mode) -> bool {
     const OTHERS_READ_AND_WRITE: u32 = 0o066;
     file.st_mode & !mode.as_raw_mode() & OTHERS_READ_AND_WRITE != 0
@@ -146,9 +146,9 @@ fn unless_refused(set: Result<(), Errno>) -> Result<Option<Errno>, Errno> {
     }
 }
 
-/// Sets a directory's mode and time, after everything in it has been stored. Of one that the
-/// transfer has not made the setuid, setgid and sticky bits stay as they are: they are not about
-/// who reads and writes, but about whose the files in it are.
+/// Sets a directory's mode and time, after everything in it has been stored. A directory that the
+/// transfer did not create keeps its setuid, setgid and sticky bits: they determine not who reads
+/// and writes, but who owns the files in it.
 ///
 /// # Errors
 /// The operating system's, unless it is a refusal.

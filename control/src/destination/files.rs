@@ -49,8 +49,8 @@ pub struct LeftFile {
 }
 
 impl LeftFile {
-    /// Whether what is there under the name is the file that was left: ours, and nobody else's
-    /// under a name that somebody has seen.
+    /// Whether the file under the name is the one that was left: ours, and not somebody else's
+    /// under a name they have seen.
     #[must_use]
     pub fn is_this(&self, stat: &Stat) -> bool {
         FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
@@ -59,7 +59,7 @@ impl LeftFile {
             && (self.inode == 0 || self.inode == stat.st_ino)
     }
 
-    /// Gives its owner the rights to go on with it, and nobody else any.
+    /// Gives its owner the permissions to continue with it, and others none.
     fn make_private(&self, parent: &OwnedFd, partial: &Path) -> Result<(), Errno> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(parent, partial, flags, Mode::empty())?;
@@ -78,7 +78,7 @@ impl PartialFile {
         destination.in_parent_of(name, |parent, last| {
             let token = destination.attempt.next_token();
             let partial = temporary_name(token);
-            // Nobody else reads what may be private before it has its name and mode.
+            // Nobody else may read what may be private before it has its name and mode.
             let buffered = openat(parent, &partial, flags, PRIVATE)?;
             let reserved = reserve(&buffered, bytes, is_sparse).and_then(|()| fstat(&buffered));
             let stat = reserved.inspect_err(|_| {

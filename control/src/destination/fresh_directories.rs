@@ -1,14 +1,15 @@
-//! Directories that a transfer makes and that get nothing but small files: filled beside their place, and put there with one rename.
+//! New directories that receive only small files: filled under a temporary name, and put in place
+//! with one rename.
 //!
-//! Giving each small file its name costs as much as writing it. Where a whole directory of them is new, its files are made under
-//! their own names in a directory that has a temporary one; when all are durable, that takes the place of the empty directory which has
-//! been there since the plan. A rename over a directory is refused unless it is empty, so whatever somebody else put
-//! there meanwhile stays, and the files are renamed one by one.
+//! Giving each small file its name costs as much as writing it. If a whole directory of them is
+//! new, its files are created under their own names in a directory with a temporary name. When all
+//! are durable, that directory replaces the empty one that was created with the plan. Renaming over
+//! a directory is refused unless it is empty, so anything others have put there stays, and the
+//! files are renamed one by one.
 //!
-//! Their temporary names are those of the attempt ([`super::temporary`]), which stands in the
-//! journal before the first is made. So the next attempt finds what a crash has left, and removes
-//! it. A directory that somebody else has made after the plan is never replaced: they may have it
-//! open.
+//! The temporary names belong to the attempt ([`super::temporary`]), which is journaled before the
+//! first is created, so the next attempt finds and removes what a crash has left. A directory
+//! created by somebody else after the plan is never replaced: they may have it open.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -35,11 +36,11 @@ const FILES_MIN: u32 = 16;
 const FILES_MAX: u32 = 4 * PACK_FILES_MAX as u32;
 /// As [`FILES_MAX`], in chunks.
 const CHUNKS_MAX: u64 = 4;
-/// Directories that are filled at once. A sender that keeps to the manifest's order needs one or two for each pack that is
-/// under way; what another sender begins beyond this is stored file by file.
+/// Directories filled at the same time. A sender that keeps to the manifest's order needs one or
+/// two for each pack in progress; what another sender starts beyond this is stored file by file.
 const FILLED_AT_ONCE_MAX: usize = 64;
 
-/// The directories of a transfer that can be filled beside their place.
+/// The directories of a transfer that can be filled under a temporary name.
 #[derive(Debug, Default)]
 pub struct FreshDirectories {
     /// By the hash of their names: how many files each gets.
@@ -47,7 +48,7 @@ pub struct FreshDirectories {
     begun: Mutex<Begun>,
 }
 
-/// A directory that can be filled beside its place.
+/// A directory that can be filled under a temporary name.
 #[derive(Clone, Copy, Debug)]
 struct ToFill {
     /// How many files it gets.
@@ -164,7 +165,8 @@ impl FreshDirectories {
     }
 }
 
-/// A directory that is being filled beside its place. When it is dropped before it is there, it is removed with what it holds.
+/// A directory that is being filled under a temporary name. If it is dropped before it has its
+/// final name, it is removed with its contents.
 #[derive(Debug)]
 pub struct FreshDirectory {
     hash: u128,
@@ -187,7 +189,7 @@ impl FreshDirectory {
     fn make(destination: &Destination, name: &[u8], hash: u128, to_fill: ToFill) -> Result<Self, Errno> {
         let (parent, last) = destination.parent_of(name)?;
         let staging = temporary_name(destination.attempt.next_token());
-        // Nobody looks into it before it has its name; that brings the mode with it.
+        // Nobody looks into it before it has its name, which brings the mode with it.
         mkdirat(&parent, &staging, Mode::RWXU)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = openat(&parent, &staging, flags, Mode::empty()).inspect_err(|_| {

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::plan::Action;
 
-/// What is being written, and is nobody's but the owner's.
+/// The mode of files being written: accessible only to their owner.
 pub const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// Permissions, without the setuid, setgid and sticky bits.
 const PERMISSIONS: u32 = 0o777;
@@ -39,8 +39,8 @@ fn umask_in(status: &str) -> Option<u32> {
     u32::from_str_radix(digits.trim(), 8).ok()
 }
 
-/// As the system call tells it, which changes it for an instant: what is made in that is the
-/// owner's.
+/// As read with the system call, which changes it for a moment: files created in that moment are
+/// accessible only to their owner.
 fn asked_umask() -> u32 {
     let mask = rustix::process::umask(Mode::from_raw_mode(0o077));
     rustix::process::umask(mask);

@@ -1,14 +1,18 @@
-//! Directories of the destination that their owner may not write to: opened for as long as storing in them takes.
+//! Directories of the destination that their owner may not write to: made writable for as long as
+//! storing in them takes.
 //!
-//! A transfer with `--preserve` leaves directories with the modes of the source's, and those may be read-only. The next one that has
-//! something for such a directory gives its owner all rights in it and, at its end, the mode back that it had, as rsync does.
-//! What was opened stands in the journal before it is, so an attempt that goes on after a crash gives the mode back too.
+//! A transfer with `--preserve` leaves directories with the source's modes, which may be read-only.
+//! The next transfer that stores something there gives the owner all permissions and restores the
+//! mode at its end, as rsync does. A directory is journaled before it is opened, so an attempt that
+//! continues after a crash restores the mode too.
 //!
-//! Nothing is opened ahead: only when the kernel says that a mode is in the way ([`Destination::opening`]). So another transfer that
-//! ends, and closes a directory in which this one is still storing, costs this one another try. Only directories of this user are
-//! opened, beneath the destination, by descriptors that no symlink led to; and a mode is given back only to the directory that had it,
-//! if it is still open as this transfer has opened it. The descriptors are kept, so a directory is found again when somebody has moved
-//! it, or one above it; of those for which there were none left the name alone is known.
+//! Nothing is opened in advance: only when the kernel reports that a mode is in the way
+//! ([`Destination::opening`]). If another transfer ends and closes a directory in which this one is
+//! still storing, this one just tries again. Only directories of this user are opened, beneath the
+//! destination, through descriptors found without following a symlink. A mode is restored only on
+//! the directory that had it, if it is still open as this transfer has opened it. The descriptors
+//! are kept, so a directory is found again if it, or one above it, has been moved; if there were no
+//! descriptors left, only its name is known.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -49,7 +53,7 @@ impl Closed {
         self.mode | OWNER_ALL
     }
 
-    /// Whether a directory is this one, open, and nobody has given it another mode.
+    /// Whether a directory is this one, open, and its mode has not been changed by others.
     fn is_still(self, stat: &Stat) -> bool {
         identity(stat) == self.identity && stat.st_mode & 0o7777 == self.opened_mode()
     }
@@ -127,7 +131,8 @@ impl OpenedDirectories {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a directory and those on the way to it as far as this user may; whether it is open now, whoever has done it.
+    /// Opens a directory and those above it as far as this user may; returns whether it is open
+    /// now, whoever opened it.
     fn open_up(&self, directory: &[u8]) -> bool {
         let mut opened = self.lock();
         if directory.is_empty() || opened.is_over {
@@ -171,7 +176,8 @@ impl OpenedDirectories {
     /// Gives the directories their modes again, what is in a directory before it, and `sync` makes that durable; names those that
     /// could not get them. They stay in the journal, for the next attempt.
     fn close(&self, sync: impl FnOnce() -> Result<(), Errno>) -> Vec<(Vec<u8>, Errno)> {
-        // Locked to the end: who finds nothing to be closed may rely on it that everything is.
+        // Locked until the end: a caller that finds nothing to close may rely on everything being
+        // closed.
         let mut opened = self.lock();
         if opened.directories.is_empty() {
             return Vec::new();
@@ -196,7 +202,7 @@ impl OpenedDirectories {
                 let stat = fstat(&directory)?;
                 (directory, stat)
             }
-            // If the name leads to nothing, or to something else, nobody knows where the directory is.
+            // If the name leads to nothing, or to something else, the directory cannot be found.
             None => self
                 .look_at(name)
                 .and_then(|found| if identity(&found.1) == was.identity { Ok(found) } else { Err(Errno::NOENT) })?,
@@ -348,7 +354,7 @@ mod tests {
             (fixture.modes(), fixture.noted()),
             ([0o555, 0o2500], vec!["d/in closed".into(), "d closed".into()])
         );
-        // Who does not come to closing them closes them when it is dropped.
+        // If closing is never reached, it closes them when it is dropped.
         forbidden(&destination, b"d", 1).unwrap();
         assert_eq!(fixture.modes(), [0o755, 0o2500]);
         drop(destination);

@@ -172,8 +172,8 @@ impl<'a> Search<'a> {
         Ok(statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok())
     }
 
-    /// Opens a match as a source. One that has gone meanwhile is left out; one that cannot be sent is told of by the
-    /// listing, as what is found in a directory is.
+    /// Opens a match as a source. One that has disappeared meanwhile is left out; one that cannot
+    /// be sent is reported by the listing, as when found in a directory.
     fn open(&mut self, below: &Path, opener: &mut SourceOpener) -> Result<Option<Source>, Refusal> {
         let written = self.root.join(below);
         let mut typed = written.as_os_str().as_bytes().to_vec();
@@ -242,7 +242,7 @@ mod tests {
         Ok(sources.iter().map(|source| source.written.display().to_string()).collect())
     }
 
-    /// Both who has all and whom a root is permitted find the same.
+    /// An unrestricted user and one with a permitted root find the same.
     fn assert_found(room: &Path, pattern: &str, names: &[&str]) {
         let permitted = PermittedRoot { path: room.to_owned(), permission: Permission::Read };
         for reach in [Reach::Owner { directory: room.to_owned() }, Reach::Permitted(vec![permitted])] {
@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(found(&Reach::Permitted(vec![writes]), "*.fits").unwrap_err().code, RefusalCode::NotPermitted);
     }
 
-    /// One socket does not keep the files beside it from being sent.
+    /// One socket does not prevent the files next to it from being sent.
     #[test]
     fn a_match_that_cannot_be_sent_is_told_of_by_the_listing() {
         let room = room();

@@ -29,7 +29,7 @@ use crate::units::show_bytes;
 /// Collisions that a refusal names.
 const NAMED_MAX: usize = 5;
 
-/// What becomes of an entry.
+/// What happens to an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Nothing is there: it is made.
@@ -148,7 +148,8 @@ pub fn foretell(
     Ok((Plan { actions }, fates))
 }
 
-/// Decides about every entry, and hands over its name at the destination, what becomes of it or why nothing may, and its fate.
+/// Decides about every entry, and hands over its name at the destination, what happens to it or why
+/// nothing may, and its outcome.
 fn decide_each(
     destination: &Destination,
     manifest: &Manifest,
@@ -166,7 +167,7 @@ fn decide_each(
         };
         if let Some(other) = has_one_name(&stat).then(|| taken.insert(identity(&stat), file)).flatten() {
             let other = printable(&destination.name(manifest, other));
-            let reason = format!("is the same name as '{other}' to the file system, which folds them");
+            let reason = format!("is the same name as '{other}' to the file system, which folds names");
             decided(&name, Err(reason), Fate::CollidesByName);
             continue;
         }
@@ -218,8 +219,8 @@ fn has_one_name(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory || stat.st_nlink == 1
 }
 
-/// What becomes of an entry whose name is taken; the error says by what. `is_same` says that what
-/// is there looks like the entry: a file of its size and time, a symlink that leads to the same
+/// What happens to an entry whose name is taken; the error says by what. `is_same` says whether the
+/// existing object looks like the entry: a file of its size and time, a symlink with the same
 /// target.
 fn decide_existing(
     entry: &Entry<'_>,
@@ -235,8 +236,8 @@ fn decide_existing(
         EntryKind::Directory => Err("is there and is not a directory"),
         _ if kind == FileType::Directory => Err("is there and is a directory"),
         EntryKind::File { bytes, .. } => {
-            // Whoever wants every file sent, or compared by content, does not take the size and the
-            // time of the source for its content: what is stored is proved by its hashes.
+            // A user who wants every file sent, or compared by content, does not rely on the
+            // source's size and time: what is stored is proved by its hashes.
             let is_proved = match overwrite {
                 Overwrite::Never | Overwrite::Changed => true,
                 Overwrite::Content => bytes <= policy.compared_above_bytes,
@@ -303,7 +304,7 @@ impl NameCheck {
 }
 
 fn refuse_name(name: &[u8], what: &str) -> Result<(), Refusal> {
-    let text = format!("the partner's manifest {what} ('{}'): it is not one that Culvert makes", printable(name));
+    let text = format!("the partner's manifest {what} ('{}'): Culvert does not make such manifests", printable(name));
     Err(Refusal::new(RefusalCode::Protocol, text))
 }
 
@@ -428,7 +429,7 @@ pub fn check_room(destination: &Destination, bytes: u64) -> Result<(), Refusal> 
 /// What was made of a plan before any file.
 #[derive(Debug, Default)]
 pub struct Made {
-    /// The entries of directories that were not there, and that nobody else has made since the
+    /// The entries of directories that did not exist, and that nobody else has created since the
     /// plan; and which they are.
     pub directories: HashMap<u32, Identity>,
     /// Whether anything was made.
@@ -489,7 +490,7 @@ pub fn make_directories_and_symlinks(
             let (name, path) = (printable(&name), destination.path.display());
             let reason = match error {
                 Errno::EXIST => {
-                    "it is there by now, or its name is to the file system the same as another of the transfer"
+                    "it exists by now, or the file system takes its name and another one of the transfer for the same"
                         .to_owned()
                 }
                 error => os_error::words(error),
@@ -615,7 +616,7 @@ mod tests {
         }
     }
 
-    /// The transfer could not go on: its own file was somebody else's.
+    /// The transfer could not continue: its own file was taken for somebody else's.
     #[test]
     fn a_file_that_was_stored_without_its_time_counts_as_stored_where_its_content_is_taken_for_granted() {
         let (directory, manifest, destination) = fixture();

@@ -74,7 +74,7 @@ struct Obstacle {
 
 impl Obstacle {
     fn find(destination: &Destination, directory: &[u8], opens: bool) -> Option<Self> {
-        // What cannot be looked at now is told by whoever comes to store in it.
+        // What cannot be checked now is reported when something is stored in it.
         let opened = destination.open_directory(directory).ok()?;
         let error = may_store(opened.as_fd()).err()?;
         let is_modes = error == Errno::ACCESS && opens && !directory.is_empty();

@@ -132,11 +132,11 @@ pub struct Unpacking<'a> {
     pub destination: &'a Destination,
     /// The transfer's files.
     pub manifest: &'a Manifest,
-    /// What becomes of each.
+    /// The outcome of each.
     pub actions: &'a [Action],
     /// Whether modes and times are kept.
     pub preserve: bool,
-    /// Directories that are filled beside their place.
+    /// Directories that are filled under a temporary name.
     pub fresh: &'a FreshDirectories,
 }
 
@@ -214,7 +214,8 @@ impl Unpacking<'_> {
         let place = match self.fresh.enter(self.destination, directory) {
             Some(fresh) => OpenPlace::Fresh(fresh),
             None => {
-                // Once for a pack: who has some of the room and waits for more may wait for itself.
+                // Once per pack: a task that holds some of the room and waits for more could wait
+                // for itself.
                 if !std::mem::replace(has_waited, true) {
                     DescriptorPlaces::wait_for(left);
                 }
@@ -412,8 +413,8 @@ impl Unpacking<'_> {
     }
 }
 
-/// What `ours` is now under its name. If somebody else has replaced it since, what it was: nobody
-/// takes theirs for ours then.
+/// The current state of `ours` under its name; if somebody else has replaced it since, its earlier
+/// state: their file is never taken for ours.
 fn stat_of(parent: BorrowedFd<'_>, last: &Path, ours: &Stat) -> Result<Stat, Errno> {
     let there = statat(parent, last, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) { there } else { *ours })
@@ -472,9 +473,9 @@ fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
 pub fn unwritable(name: &[u8], file: u32, error: Errno) -> FileError {
     let name = printable(name);
     let (code, text) = match error {
-        Errno::EXIST => ("collision", format!("'{name}' was made by somebody else meanwhile and was not overwritten")),
+        Errno::EXIST => ("collision", format!("'{name}' was created by somebody else and was not overwritten")),
         Errno::NOSPC | Errno::DQUOT => ("no_space", format!("'{name}' could not be stored: {error}")),
-        Errno::LOOP => ("symlink", format!("'{name}' could not be stored: a symlink has appeared on the way")),
+        Errno::LOOP => ("symlink", format!("'{name}' could not be stored: a symlink appeared in its path")),
         error if is_shortage(error) => (SHORTAGE, format!("'{name}' could not be stored: {}", words(error))),
         error => ("unwritable", format!("'{name}' could not be stored: {}", words(error))),
     };
@@ -486,7 +487,7 @@ pub fn unwritable(name: &[u8], file: u32, error: Errno) -> FileError {
 /// # Errors
 /// What became of it instead.
 pub fn store_empty(unpacking: &Unpacking<'_>, file: u32) -> Result<StoredFile, FileError> {
-    // The committer does this, and it is who makes room: it would wait for itself.
+    // The committer does this, and it is what makes room: it would wait for itself.
     let staged = unpacking.stage_when(true, &[file], &[], None, |_| false);
     match (staged.staged.into_iter().next(), staged.failed.into_iter().next()) {
         (Some(staged), _) => unpacking.link(staged),

@@ -1,10 +1,10 @@
-//! Names that files and directories have until they are whole.
+//! Names of files and directories until they are complete.
 //!
-//! Nobody can predict them: each is drawn at random when it is needed, and what is made under it is
-//! made with `O_EXCL`. So two transfers never share a temporary file, and nobody can put one there
-//! beforehand. The first half of a name is the same for all of an attempt and stands in its journal
-//! before the first is used; by it the next attempt finds what a crash has left and removes it.
-//! What the next attempt goes on with stands in the journal by its whole name.
+//! They are unpredictable: each is chosen at random when it is needed, and created with `O_EXCL`.
+//! Two transfers therefore never share a temporary file, and nobody can plant one in advance. The
+//! first half of a name is common to the attempt and is journaled before the first use, so that the
+//! next attempt can find and remove what a crash has left. Files that the next attempt continues
+//! with are journaled with their full names.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -41,8 +41,8 @@ impl Attempt {
         self.0
     }
 
-    /// A name that nobody has used. What is made under it must be made so that it fails if somebody
-    /// has.
+    /// An unused name. Whatever is created under it must be created such that it fails if the name
+    /// exists.
     #[must_use]
     pub fn next_token(self) -> u128 {
         u128::from(self.0) | u128::from(random() >> 16) << (8 * ATTEMPT_BYTES)

@@ -1,6 +1,6 @@
-//! How finely a file system keeps times. Some keep whole seconds, FAT every second one: a file
-//! stored there never has the time that it was given, and would be taken for a changed one for
-//! ever.
+//! The resolution at which a file system stores times. Some store whole seconds, FAT every second
+//! one: a file stored there never has exactly the time that it was given, and would forever be
+//! taken for a changed one.
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -25,7 +25,8 @@ pub struct Granularities {
 }
 
 impl Granularities {
-    /// Whether `there`, in `directory`, has the time `wanted`, as far as its file system can tell.
+    /// Whether `there`, in `directory`, has the time `wanted`, at the resolution of its file
+    /// system.
     pub fn has_time(&mut self, directory: BorrowedFd<'_>, there: &Stat, wanted: FileTime) -> bool {
         let wanted = i128::from(wanted.seconds) * SECOND_NS + i128::from(wanted.nanoseconds);
         let stored = i128::from(there.st_mtime) * SECOND_NS + i128::from(there.st_mtime_nsec);

@@ -56,8 +56,9 @@ pub fn absorb_others(
     Ok(())
 }
 
-/// What the journals say that [`absorb_others`] would find, without opening, locking or changing any: for a dry run, which
-/// may look while the transfer itself is under way. What cannot be read says nothing.
+/// What the journals contain that [`absorb_others`] would find, without opening, locking or
+/// changing any: for a dry run, which may run during the transfer itself. Unreadable journals are
+/// skipped.
 #[must_use]
 pub fn glimpse(place: &Place, manifest: &Manifest) -> Past {
     let past_of = |path: &Path| {

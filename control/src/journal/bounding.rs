@@ -8,10 +8,10 @@ use culvert_tuning::regular_file::{self, Links};
 
 use super::{JOURNAL_BYTES_MAX, PARTNER_DIGITS, Place, is_over, remove_unused};
 
-/// Removes journals of the partner of `place` until no more than `most` are left: first those that
-/// have nothing more to tell, then the oldest. Those that are in use stay, and `place`'s own. Of a
-/// transfer whose journal went is sent again what was not complete, and its partial files stay
-/// under their temporary names. Returns how many went.
+/// Removes journals of the partner of `place` until at most `most` are left: first those with no
+/// useful content, then the oldest. Journals in use stay, and so does `place`'s own. If a
+/// transfer's journal was removed, its incomplete files are sent again, and its partial files stay
+/// under their temporary names. Returns how many were removed.
 pub fn bound(place: &Place, most: usize) -> usize {
     let of_partner = place.key.get(..PARTNER_DIGITS).unwrap_or_default();
     let own = place.path();

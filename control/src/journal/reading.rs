@@ -253,15 +253,15 @@ pub struct Contents {
     pub end: End,
 }
 
-/// A journal of which this program does not understand everything. It is to be left as it is:
-/// whoever wrote it does.
+/// A journal that this program does not fully understand. It must be left as it is: the program
+/// that wrote it understands it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unknown {
     /// Its version is none of those that this program reads.
-    #[error("it is of version {0}, and this program reads versions {VERSION_MIN} to {VERSION}")]
+    #[error("it has version {0}, but this program reads versions {VERSION_MIN} to {VERSION}")]
     Version(u32),
     /// A record that is whole, and that this program does not know.
-    #[error("the record at byte {0} is whole and of a kind that this program does not know")]
+    #[error("the record at byte {0} is intact but of a kind that this program does not know")]
     Record(usize),
 }
 
@@ -351,8 +351,7 @@ fn end_of(rest: &[u8], version: Option<u32>) -> End {
     if rest.len() > longest || has_record() { End::Damaged } else { End::Torn }
 }
 
-/// The whole records of a journal, in order and as the present version has them, for those who look
-/// into one.
+/// The intact records of a journal, in order and in the current format, for tools that inspect one.
 pub fn records(bytes: &[u8]) -> impl Iterator<Item = Record> + '_ {
     let mut rest = bytes;
     let version = whole(bytes).and_then(|(body, _)| version_of(body)).unwrap_or(VERSION);

@@ -78,7 +78,7 @@ pub enum Record {
     },
     /// Everything is stored, and the sender was told: only its signature may be missing.
     Complete,
-    /// A directory may be filled beside its place. Only version 1 says so; what came after it has
+    /// A directory may be filled under a temporary name. Only version 1 has this; its successor is
     /// [`Record::Attempt`].
     Filling {
         /// What its temporary name is made of.
@@ -103,9 +103,9 @@ const OPENED_DIRECTORY: ChunkHash = [0xd2; 32];
 /// As [`MADE_DIRECTORY`], of an entry that is stored without some of its attributes.
 const NOT_KEPT: ChunkHash = [0xd3; 32];
 
-/// What is said of an entry beside what is done. The form is a [`Record::Done`]'s, which all programs
-/// of version 2 read, and in which none of them finds anything to do: no entry has such a name, or
-/// no file such a hash.
+/// Additional information about an entry. It has the form of a [`Record::Done`], which all programs
+/// of version 2 can read and which has no effect on them: no entry has such a name, or no file such
+/// a hash.
 impl Record {
     /// That a directory, given by the hash of its name, is not there and the transfer makes it: what
     /// is there later is its own.
@@ -167,12 +167,13 @@ impl Record {
     }
 }
 
-/// What [`beside`] is about.
+/// The subject of a [`beside`] record.
 pub(super) const OPENED: u8 = b'o';
 /// See [`OPENED`].
 pub(super) const ATTRIBUTES: u8 = b'a';
 
-/// A name's hash for what is said beside what is done of it. No name has a NUL byte, so it is no other entry's.
+/// A name's hash for additional information about it. No name has a NUL byte, so it belongs to no
+/// other entry.
 #[must_use]
 pub(super) fn beside(name: &[u8], what: u8) -> u128 {
     hash_of(&[name, &[0, what]].concat())

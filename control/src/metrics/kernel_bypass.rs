@@ -26,7 +26,7 @@ const FRAMES: [(LaneCounter, &str, &str); 6] = [
     (LaneCounter::TransmitFramesLent, "transmit", "lent"),
 ];
 
-/// A series that follows a number of the data plane, which begins anew with each life of its process.
+/// A series that follows a counter of the data plane, which restarts with each of its processes.
 #[derive(Debug, Default)]
 struct Seen {
     process: u32,
@@ -56,7 +56,7 @@ impl KernelBypassMetrics {
                 registry,
                 vector(
                     "culvert_xdp_frames_total",
-                    "Packets of the interface's queues, by what the steering program did with them.",
+                    "Packets of the interface's queues, by the steering program's verdict.",
                     &["queue", "result"]
                 )
             ),
@@ -64,7 +64,7 @@ impl KernelBypassMetrics {
                 registry,
                 vector(
                     "culvert_xdp_datagrams_total",
-                    "Datagrams of lanes on AF_XDP, by the way that they took.",
+                    "Datagrams of lanes on AF_XDP, through the rings or the kernel.",
                     &["lane", "direction", "way"]
                 )
             ),
@@ -78,10 +78,7 @@ impl KernelBypassMetrics {
             ),
             malformed: register!(
                 registry,
-                IntCounter::new(
-                    "culvert_xdp_descriptors_malformed_total",
-                    "Descriptors from the kernel that made no sense."
-                )
+                IntCounter::new("culvert_xdp_descriptors_malformed_total", "Invalid descriptors from the kernel.")
             ),
             wakeups: register!(
                 registry,
@@ -91,7 +88,7 @@ impl KernelBypassMetrics {
                 registry,
                 IntCounter::new(
                     "culvert_xdp_flow_moves_total",
-                    "Times that a flow was asked to come from another port, to arrive on its lane's queue."
+                    "Requests to send a flow from another port, so that it arrives on its lane's queue."
                 )
             ),
             mode: register!(

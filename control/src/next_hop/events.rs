@@ -47,7 +47,8 @@ impl Changes {
         }
     }
 
-    /// Takes what has come by now. Whether there was any, or some was lost for want of room: then too something has changed.
+    /// Takes all pending events. Returns whether there were any, or some were lost because the
+    /// buffer was full: then something has changed too.
     ///
     /// # Errors
     /// As [`Changes::next`].

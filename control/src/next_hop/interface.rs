@@ -1,5 +1,6 @@
-//! Which interface AF_XDP may use: the named one, or the one that leads to the partner, or the only one that can be meant. One that carries the
-//! caller's own ssh connection must be named: whoever experiments should not lose the way home.
+//! Which interface AF_XDP may use: the named one, or the one that leads to the partner, or the only
+//! candidate. An interface that carries the caller's own ssh connection must be named, so that
+//! nobody locks themselves out by experimenting.
 
 use std::io;
 use std::net::IpAddr;
@@ -16,10 +17,10 @@ pub enum InterfaceError {
     #[error("cannot read the kernel's tables of interfaces: {0}")]
     Tables(#[from] io::Error),
     /// No such interface.
-    #[error("there is no interface '{0}': ip link shows those that there are")]
+    #[error("there is no interface '{0}': 'ip link' lists all")]
     Unknown(String),
     /// Which one?
-    #[error("AF_XDP needs to know its interface and {found}: name it with --interface")]
+    #[error("AF_XDP needs an interface, but {found}: name one with --interface")]
     Unclear {
         /// What was found, in words.
         found: String,
@@ -120,7 +121,7 @@ impl Situation {
         let candidates: Vec<&Link> = self.links.iter().filter(can_be_meant).collect();
         let found = match candidates[..] {
             [link] => return Ok(link),
-            [] => "none is up that does not carry this ssh connection".to_owned(),
+            [] => "no interface is up that does not carry this ssh connection".to_owned(),
             _ => {
                 let names: Vec<&str> = candidates.iter().map(|link| link.name.as_str()).collect();
                 format!("several are up ({})", names.join(", "))

@@ -91,18 +91,19 @@ fn compare(result: &TransferResult, record: &PathRecord, partner: &str) -> Optio
     let ip_bytes = u32::from(result.segment_bytes) + 100;
     let suspect = match (record.loss, record.mtu_bytes) {
         (Some(loss), _) if result.loss > LOSS_WARN * 10.0 && result.loss > loss * 10.0 => {
-            format!("loss is the suspect: {} now, {} then", part(result.loss), part(loss))
+            format!("the likely cause is loss: {} now, {} then", part(result.loss), part(loss))
         }
         (_, Some(mtu)) if result.segment_bytes > 0 && ip_bytes < mtu.min(9_000) * 9 / 10 => {
             format!(
-                "the MTU is the suspect: segments of {} bytes now, packets of {mtu} bytes then",
+                "the likely cause is the MTU: segments of {} bytes now, packets of {mtu} bytes then",
                 result.segment_bytes
             )
         }
-        _ => "the rate is the suspect: other traffic takes it, or the path has become smaller".to_owned(),
+        _ => "the likely cause is the rate: other traffic uses it, or the path has become slower".to_owned(),
     };
     Some(format!(
-        "the transfer did {} where the path's record has {}; {suspect}. 'culvert path check {partner}' looks again",
+        "the transfer reached {}, but the path's record has {}; {suspect}. 'culvert path check \
+         {partner}' measures again",
         show_rate(result.goodput_bps),
         show_rate(expected)
     ))
@@ -130,9 +131,9 @@ mod tests {
         let warning = |result: TransferResult| compare(&result, &known, "lab");
         assert_eq!(warning(transfer(9_000_000_000, 0.0, 8_948, Limit::Path)), None);
         assert_eq!(warning(transfer(1_000_000_000, 0.0, 8_948, Limit::SourceRead)), None);
-        assert!(warning(transfer(1_000_000_000, 0.001, 8_948, Limit::Path)).unwrap().contains("loss is the suspect"));
-        assert!(warning(transfer(1_000_000_000, 0.0, 1_400, Limit::Path)).unwrap().contains("MTU is the suspect"));
-        assert!(warning(transfer(1_000_000_000, 0.0, 8_948, Limit::Path)).unwrap().contains("rate is the suspect"));
+        assert!(warning(transfer(1_000_000_000, 0.001, 8_948, Limit::Path)).unwrap().contains("cause is loss"));
+        assert!(warning(transfer(1_000_000_000, 0.0, 1_400, Limit::Path)).unwrap().contains("cause is the MTU"));
+        assert!(warning(transfer(1_000_000_000, 0.0, 8_948, Limit::Path)).unwrap().contains("cause is the rate"));
     }
 
     #[test]

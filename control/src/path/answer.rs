@@ -41,7 +41,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(500);
 /// How long a step with a train may take: the train, its tail, and messages on a slow path.
 const TRAIN_STEP_MAX: Duration = Duration::from_secs(10);
-/// How much longer than permitted a check may take: its last step's messages are under way.
+/// How much longer than permitted a check may take: its last step's messages are in flight.
 const MARGIN: Duration = Duration::from_secs(5);
 
 /// Why a check ends before its end.
@@ -52,7 +52,7 @@ enum Ended {
     Silent,
     /// Its time is up, or a step's.
     Overdue,
-    /// It is told this.
+    /// It receives this.
     Refused(Refusal),
 }
 
@@ -75,7 +75,7 @@ pub(crate) async fn answer(node: &Arc<Node>, mut connection: Connection, request
     farewell.wait().await;
 }
 
-/// Counts how a check ended; what the partner is told.
+/// Counts how a check ended; the message for the partner.
 fn note(node: &Node, ended: Ended, request: &PathRequest) -> Option<Refusal> {
     let counters = &node.path.checks.counters;
     let temporary = |text: String| Some(Refusal::new(RefusalCode::Temporary, text));
@@ -87,7 +87,7 @@ fn note(node: &Node, ended: Ended, request: &PathRequest) -> Option<Refusal> {
         Ended::Silent => {
             count(&counters.silent);
             temporary(format!(
-                "the path check has ended: nothing was heard of this partner for {} s",
+                "the path check has ended: nothing was received from this partner for {} s",
                 SILENCE_MAX.as_secs()
             ))
         }
@@ -199,7 +199,7 @@ async fn unless_gone<T>(reader: &mut MessageReader, work: impl Future<Output = T
     tokio::select! {
         done = work => Ok(done),
         message = reader.next() => Err(match message {
-            Ok(_) => broken("nothing was to be said while a path check's step is done"),
+            Ok(_) => broken("no message is allowed during a step of a path check"),
             Err(_) => Ended::Gone,
         }),
     }
@@ -278,7 +278,7 @@ impl Answerer {
         let (socket, authentication, stopped) = (self.socket.clone(), self.authentication.clone(), stop.clone());
         let until = self.until.min(Instant::now() + TRAIN_STEP_MAX);
         let work = probing(move || train::receive(&socket, &authentication, number, until, &stopped));
-        // What comes when, says whoever sends it: the step's time is what bounds it.
+        // The sender decides what arrives when; only the step's time limits it.
         let heard = AtomicU64::new(0);
         let step = until_done(connection, work, &stop, &heard);
         let turn_ends = async {
@@ -313,7 +313,7 @@ impl Answerer {
         };
         if train.rate_bits_per_second < train::RATE_MIN {
             return Ok(PathReport::Failed(format!(
-                "a train of {} b/s says nothing: ask for {} b/s or more",
+                "a train of {} b/s is too slow to measure anything: ask for {} b/s or more",
                 train.rate_bits_per_second,
                 train::RATE_MIN
             )));
@@ -327,11 +327,11 @@ impl Answerer {
         Ok(sent.map_or_else(|error| PathReport::Failed(error.to_string()), PathReport::TrainSent))
     }
 
-    /// Counts another train; what the partner is told if it has had enough of them.
+    /// Counts another train; the message for the partner if it has had too many.
     fn another_train(&mut self) -> Option<PathReport> {
         self.trains += 1;
         let has_all = self.trains > TRAINS_MAX;
-        has_all.then(|| PathReport::Failed(format!("a path check has no more than {TRAINS_MAX} trains")))
+        has_all.then(|| PathReport::Failed(format!("a path check has at most {TRAINS_MAX} trains")))
     }
 
     async fn trace(&mut self, connection: &mut Connection, number: u16, kind: TraceKind) -> Result<PathReport, Ended> {
@@ -349,8 +349,8 @@ impl Answerer {
     }
 }
 
-/// Says that this side is ready, works until the partner says that it is done, and returns what
-/// came of it. `heard` counts what the work hears of the partner.
+/// Announces that this side is ready, works until the partner announces the end, and returns the
+/// result. `heard` counts what the work receives from the partner.
 async fn until_done<T>(
     connection: &mut Connection,
     work: impl Future<Output = T>,

@@ -53,7 +53,7 @@ const HOP_WAIT: Duration = Duration::from_millis(500);
 /// What is to be checked.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// How long the echoes go on.
+    /// How long the echoes continue.
     pub echo_seconds: f64,
     /// How many echoes in a second.
     pub echoes_per_second: u32,
@@ -212,7 +212,7 @@ impl Conductor<'_> {
 
     fn left(&self) -> Result<Duration, String> {
         let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err("the time is up: what is missing was not measured".to_owned()) } else { Ok(left) }
+        if left.is_zero() { Err("the time is up: the rest was not measured".to_owned()) } else { Ok(left) }
     }
 
     fn problem(&mut self, what: impl Into<String>) {
@@ -233,7 +233,8 @@ impl Conductor<'_> {
     }
 
     async fn next(&mut self) -> Result<PathMessage, String> {
-        // The partner works within the same time; a little more tells a slow one from a dead one.
+        // The partner works within the same time; a little more distinguishes a slow one from a
+        // dead one.
         let left = self.deadline.saturating_duration_since(Instant::now());
         let patience = left.saturating_add(INTRODUCTION_TIMEOUT);
         match tokio::time::timeout(patience, self.connection.reader.next()).await {
@@ -241,7 +242,7 @@ impl Conductor<'_> {
             Ok(Ok(Message::Refused(refusal))) => Err(format!("the partner ended the check: {refusal}")),
             Ok(Ok(_)) => Err("the partner broke the protocol of path checks".to_owned()),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("the partner does not answer any more".to_owned()),
+            Err(_) => Err("the partner stopped answering".to_owned()),
         }
     }
 
@@ -322,7 +323,7 @@ impl Conductor<'_> {
             self.rtt = Duration::from_nanos(bounds::whole(rtt.p99_us.max(0.0) * 1e3));
         }
         for (rejection, count) in &result.rejected {
-            self.check.problems.push(format!("{} did not count: {rejection}", counted(*count, "answer")));
+            self.check.problems.push(format!("ignored {}: {rejection}", counted(*count, "answer")));
         }
     }
 
@@ -336,7 +337,7 @@ impl Conductor<'_> {
                 self.left()?;
                 let fate = self.try_size(number, size, patience).await?;
                 if !fate.passed {
-                    // The partner hears nothing of what is too big.
+                    // The partner does not receive packets that are too big.
                     let _ = echo::sign_of_life(&self.socket, &self.authentication, number);
                 }
                 note_fate(&mut search, size, fate);
@@ -358,7 +359,7 @@ impl Conductor<'_> {
         }
         self.check.side_mut(side).mtu = search.result();
         if search.result().is_none() {
-            self.problem(format!("the MTU in direction {} was not found: no probe was answered", side.word()));
+            self.problem(format!("the MTU in direction {} was not determined: no probe was answered", side.word()));
         }
         Ok(())
     }
@@ -405,7 +406,7 @@ impl Conductor<'_> {
         Ok(route.map_err(|error| error.to_string()))
     }
 
-    /// Does what the partner hears nothing of, and lets it hear that this side is there.
+    /// Runs an operation that the partner does not notice, and sends it signs of life.
     async fn with_signs_of_life<T>(&self, number: u16, work: impl Future<Output = T>) -> T {
         let mut work = std::pin::pin!(work);
         loop {
@@ -449,7 +450,7 @@ impl Conductor<'_> {
     /// One train; none if one side failed.
     async fn train(&mut self, side: Side, train: Train) -> Result<Option<(TrainSent, TrainReceived)>, String> {
         let (socket, authentication) = (self.socket.clone(), self.authentication.clone());
-        // What is under way when the train is sent still comes.
+        // Packets in flight when the train has been sent still arrive.
         let tail = self.patience().saturating_add(Duration::from_millis(50));
         if side == Side::Send {
             let number = self.begin(StepKind::TakeTrain).await?;
@@ -463,7 +464,7 @@ impl Conductor<'_> {
                     None
                 }
                 (_, PathReport::Failed(why)) => {
-                    self.problem(format!("the partner could not take a train: {why}"));
+                    self.problem(format!("the partner could not receive a train: {why}"));
                     None
                 }
                 _ => return Err("the partner broke the protocol of path checks".to_owned()),
@@ -488,7 +489,7 @@ impl Conductor<'_> {
                 None
             }
             (_, Err(error)) => {
-                self.problem(format!("a train could not be taken: {error}"));
+                self.problem(format!("a train could not be received: {error}"));
                 None
             }
             _ => return Err("the partner broke the protocol of path checks".to_owned()),
@@ -516,11 +517,11 @@ impl Conductor<'_> {
         self.check.side_mut(side).rate = ramp.result(out_of_time);
         if ramp.result(out_of_time).is_none() {
             self.problem(format!(
-                "the available rate in direction {} was not found: no train arrived whole",
+                "the available rate in direction {} was not determined: no train arrived complete",
                 side.word()
             ));
         }
-        if out_of_time { Err("the time is up: what is missing was not measured".to_owned()) } else { Ok(()) }
+        if out_of_time { Err("the time is up: the rest was not measured".to_owned()) } else { Ok(()) }
     }
 
     async fn buffer(&mut self, side: Side, packet_bytes: u16) -> Result<(), String> {
@@ -537,7 +538,8 @@ impl Conductor<'_> {
             self.check.side_mut(side).buffer_bytes = buffer_bytes;
             if buffer_bytes.is_none() {
                 self.problem(format!(
-                    "the buffer in direction {} is deeper than a second of excess fills, or lost nothing",
+                    "the buffer in direction {} was not measured: it is too deep to fill in a \
+                     second, or nothing was lost",
                     side.word()
                 ));
             }

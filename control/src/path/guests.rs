@@ -1,8 +1,8 @@
 //! Who may measure to this node without being named in `[responder] allow`: partners, and the
-//! perfSONAR hosts that `[psconfig]` names.
+//! perfSONAR hosts in `[psconfig]`.
 //!
-//! Their addresses are those of their profiles, names resolved, and those from which their nodes
-//! have come.
+//! Their addresses are those in their profiles, with names resolved, and those that their nodes
+//! have connected from.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, ToSocketAddrs as _};
@@ -19,8 +19,8 @@ use crate::request::split_host_port;
 /// How often profiles are read and names resolved again. A partner that was added or has moved may
 /// measure so long after at the latest.
 const LOOK: Duration = Duration::from_secs(60);
-/// Addresses from which partners came that are remembered; the one that was silent longest makes
-/// room.
+/// Addresses that partners have connected from; the one that has been silent longest is dropped
+/// first.
 const CAME_MAX: usize = 1_024;
 /// Names that are resolved at most, in the order of the profiles: each may take the resolver ten
 /// seconds.
@@ -62,8 +62,8 @@ impl Guests {
     pub fn invite(node: &Arc<Node>, permitted: Permitted, others: Vec<String>) -> Result<(), String> {
         *node.path.guests.permitted.lock().unwrap_or_else(PoisonError::into_inner) = permitted;
         let node = Arc::downgrade(node);
-        // Resolvers block, for long if a name's servers are away: a thread of its own keeps nobody
-        // waiting.
+        // Resolvers block, for long if a name's servers are unreachable; a separate thread keeps
+        // others from waiting.
         let thread = std::thread::Builder::new().name("culvert-guests".to_owned());
         let keeping = move || keep(&node, &others);
         thread.spawn(keeping).map(drop).map_err(|error| format!("the responder's thread cannot start: {error}"))
@@ -93,7 +93,7 @@ fn keep(node: &Weak<Node>, others: &[String]) {
         known.retain(|host, _| hosts.contains(host));
         for host in &hosts {
             let found = addresses_of(host);
-            // A resolver that is away for a while sends nobody away.
+            // A resolver that is temporarily unreachable does not revoke anybody's permission.
             if !found.is_empty() || !known.contains_key(host) {
                 known.insert(host.clone(), found);
             }
@@ -109,8 +109,8 @@ fn keep(node: &Weak<Node>, others: &[String]) {
     }
 }
 
-/// The partners' keys and hosts, addresses before names. A profile that cannot be read stands in
-/// nobody else's way.
+/// The partners' keys and hosts, addresses before names. An unreadable profile does not affect the
+/// others.
 fn partners_and_hosts(profiles: &Profiles) -> (HashSet<PublicKey>, Vec<String>) {
     let known = profiles.readable();
     let keys = known.iter().map(|(_, profile)| profile.key).collect();

@@ -1,4 +1,5 @@
-//! `culvert_path_*`: the newest record of each partner and direction, whoever made it, and what the responder counted.
+//! `culvert_path_*`: the newest record of each partner and direction, whatever its source, and the
+//! responder's counters.
 
 use std::sync::atomic::Ordering;
 
@@ -10,8 +11,8 @@ use crate::node::Node;
 /// Partners and directions that are shown at most.
 const SERIES_MAX: usize = 1_000;
 
-/// The metrics as text. They are made anew at each scrape, from files: a check by the command line
-/// shows in the node's metrics too.
+/// The metrics as text. They are generated from files at each scrape: a check run on the command
+/// line shows in the node's metrics too.
 #[must_use]
 pub fn render(node: &Node) -> String {
     let registry = Registry::new();
@@ -31,7 +32,7 @@ pub fn render(node: &Node) -> String {
     let mtu = gauge("culvert_path_mtu_bytes", "Largest IP packet of the path.", &by_side);
     let rate = gauge("culvert_path_rate_bits_per_second", "Rate that the newest path record supports.", &by_side);
     let hops = gauge("culvert_path_hops", "Hops of the route.", &by_side);
-    let at = gauge("culvert_path_record_timestamp_seconds", "When the newest path record was made.", &by_side);
+    let at = gauge("culvert_path_record_timestamp_seconds", "Time of the newest path record.", &by_side);
     for (partner, side) in records::partners(&node.state).into_iter().take(SERIES_MAX) {
         let Ok(all) = records::read(&node.state, &partner, side) else { continue };
         let labels = [partner.as_str(), side.word()];
@@ -72,8 +73,8 @@ fn archive(node: &Node, registry: &Registry) {
     let Some(spool) = settings.archive.and_then(|table| publish::spool(&node.state, &table).ok()) else { return };
     let (documents, bytes) = spool.usage();
     let gauges = [
-        ("culvert_path_archive_waiting_documents", "Documents that wait for the archive.", documents as f64),
-        ("culvert_path_archive_waiting_bytes", "Bytes of the documents that wait for the archive.", bytes as f64),
+        ("culvert_path_archive_waiting_documents", "Documents waiting for the archive.", documents as f64),
+        ("culvert_path_archive_waiting_bytes", "Bytes of the documents waiting for the archive.", bytes as f64),
     ];
     for (name, help, value) in gauges {
         if let Ok(gauge) = Gauge::new(name, help) {
@@ -83,13 +84,13 @@ fn archive(node: &Node, registry: &Registry) {
     }
     let counters = &node.path.archive;
     let totals = [
-        ("culvert_path_archive_delivered_total", "Documents that the archive took.", &counters.delivered),
+        ("culvert_path_archive_delivered_total", "Documents delivered to the archive.", &counters.delivered),
         (
             "culvert_path_archive_dropped_total",
-            "Documents given up: the spool was full, or the archive refused them for good.",
+            "Documents dropped: the spool was full, or the archive refused them permanently.",
             &counters.dropped,
         ),
-        ("culvert_path_archive_failures_total", "Deliveries that failed and are tried again.", &counters.failures),
+        ("culvert_path_archive_failures_total", "Deliveries that failed and are retried.", &counters.failures),
     ];
     for (name, help, total) in totals {
         if let Ok(counter) = IntCounter::new(name, help) {
@@ -103,7 +104,7 @@ fn archive(node: &Node, registry: &Registry) {
 fn checks(node: &Node, registry: &Registry) {
     let counters = &node.path.checks.counters;
     let results = IntCounterVec::new(
-        Opts::new("culvert_path_checks_total", "Path checks that partners asked for, by what became of them."),
+        Opts::new("culvert_path_checks_total", "Path checks requested by partners, by result."),
         &["result"],
     );
     let suppressed = IntCounter::new(
@@ -129,14 +130,11 @@ fn checks(node: &Node, registry: &Registry) {
 fn responder(node: &Node, registry: &Registry) {
     let counters = &node.path.counters;
     let answers = IntCounterVec::new(
-        Opts::new("culvert_path_responder_packets_total", "STAMP and TWAMP packets, by what became of them."),
+        Opts::new("culvert_path_responder_packets_total", "STAMP and TWAMP packets, by result."),
         &["result"],
     );
     let clients = IntCounterVec::new(
-        Opts::new(
-            "culvert_path_responder_turned_away_total",
-            "TWAMP clients and sessions that found no place, by reason.",
-        ),
+        Opts::new("culvert_path_responder_turned_away_total", "TWAMP clients and sessions turned away, by reason."),
         &["reason"],
     );
     let sessions = IntGauge::new("culvert_path_responder_sessions", "TWAMP sessions that are open.");

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 /// Checks that are answered at once, of different partners. Each has a socket, its buffers, and a
 /// thread.
 pub const CHECKS_MAX: usize = 8;
-/// How long a check waits for the probes' port. Who asks waits for ten seconds.
+/// How long a check waits for the probes' port. The initiator waits for ten seconds.
 const PORT_WAIT: Duration = Duration::from_secs(9);
 /// How long a check has the port for itself: permission, first step and first probe take two round
 /// trips.
@@ -31,7 +31,7 @@ pub const TRAIN_TURN: Duration = Duration::from_secs(3);
 /// nothing of others: discard.
 const NOWHERE: u16 = 9;
 
-/// The places, and what became of those who asked.
+/// The slots, and the results of requests.
 #[derive(Debug)]
 pub struct Places {
     partners: Mutex<HashSet<PublicKey>>,
@@ -78,32 +78,32 @@ fn busy(text: &str) -> Refusal {
 }
 
 impl Places {
-    /// A place for a partner's check.
+    /// A slot for a partner's check.
     ///
     /// # Errors
-    /// What to tell the partner.
+    /// The message for the partner.
     pub fn take(self: &Arc<Self>, partner: PublicKey) -> Result<Place, Refusal> {
         let mut partners = self.partners.lock().unwrap_or_else(PoisonError::into_inner);
         if partners.contains(&partner) {
             return Err(busy(
-                "this node answers another path check of this partner at present: come again when it has ended",
+                "this node is already answering a path check of this partner: try again when that has ended",
             ));
         }
         if partners.len() >= CHECKS_MAX {
-            return Err(busy("this node answers as many path checks as it can at present: come again in a minute"));
+            return Err(busy("this node is answering as many path checks as it can: try again in a minute"));
         }
         partners.insert(partner);
         Ok(Place { places: self.clone(), partner })
     }
 
-    /// The probes' port, in the order in which it was asked for.
+    /// The probes' port, in the order of the requests.
     ///
     /// # Errors
-    /// What to tell the partner.
+    /// The message for the partner.
     pub async fn port(&self) -> Result<Port, Refusal> {
         match timeout(PORT_WAIT, self.port.clone().acquire_owned()).await {
             Ok(Ok(turn)) => Ok(Port { turn: Mutex::new(Some(turn)) }),
-            _ => Err(busy("this node begins other path checks at present: come again in a minute")),
+            _ => Err(busy("this node is starting other path checks: try again in a minute")),
         }
     }
 
@@ -165,7 +165,7 @@ mod tests {
         let places = Arc::new(Places::default());
         let partner = |number: usize| PublicKey([number as u8; 32]);
         let first = places.take(partner(0)).unwrap();
-        assert!(places.take(partner(0)).unwrap_err().to_string().contains("another path check of this partner"));
+        assert!(places.take(partner(0)).unwrap_err().to_string().contains("a path check of this partner"));
         let others: Vec<_> = (1..CHECKS_MAX).map(|number| places.take(partner(number)).unwrap()).collect();
         assert!(places.take(partner(99)).unwrap_err().to_string().contains("as many path checks as it can"));
         drop(first);

@@ -1,5 +1,5 @@
-//! Probes block for seconds. Each has a thread of its own: those that the runtime has for files are
-//! few, and who waits for a listing would wait for probes too.
+//! Probes block for seconds. Each has its own thread: the runtime's threads for files are few, and
+//! listings would have to wait for probes too.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use std::io;
 pub async fn probing<T: Send + 'static>(probe: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     let (said, result) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("culvert-probe".to_owned());
-    // Nobody waits any more if the check has ended; the thread ends by itself.
+    // Nothing waits any more if the check has ended; the thread ends by itself.
     thread.spawn(move || drop(said.send(probe())))?;
     result.await.map_err(|_| io::Error::other("the probe's thread has ended"))?
 }

@@ -74,10 +74,11 @@ const PINS: &str = "paths/pins.json";
 /// The version of that file. One without a version is of version 1.
 const PINS_VERSION: u64 = 1;
 
-/// Keys of perfSONAR hosts that were seen at first use: host and port, and the pin.
+/// Keys of perfSONAR hosts that were accepted on first use: host and port, and the pin.
 ///
 /// # Errors
-/// [`StateError`]. Whoever took pins that cannot be read for none would trust whatever key is shown next.
+/// [`StateError`]. Treating unreadable pins as none would mean trusting whatever key is presented
+/// next.
 pub fn pins(state: &StateDirectory) -> Result<std::collections::BTreeMap<String, String>, StateError> {
     Ok(state.read_json(PINS, PINS_VERSION)?.unwrap_or_default())
 }

@@ -67,7 +67,7 @@ pub struct PathRecord {
     pub rate_bits_per_second: Option<u64>,
     /// How sure the rate is.
     pub confidence: Option<Confidence>,
-    /// Hops of the route, and what tells it from another.
+    /// Hops of the route, and what distinguishes it from others.
     pub hops: Option<u32>,
     /// See `hops`.
     pub route: Option<String>,

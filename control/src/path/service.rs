@@ -1,5 +1,5 @@
-//! What a running node does for paths beside answering checks: the responder, the pSConfig template, and delivery to the archive. All of
-//! it only if it is configured.
+//! What a running node does for paths in addition to answering checks: the responder, the pSConfig
+//! template, and delivery to the archive. Each only if it is configured.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub async fn start(node: &Arc<Node>) -> Result<(), String> {
             let responder = responder.clone();
             tokio::spawn(async move {
                 if let Err(error) = responder.serve_stamp(socket).await {
-                    say_aside!("culvert: STAMP is not answered any more: {error}");
+                    say_aside!("culvert: the STAMP responder has stopped: {error}");
                 }
             });
         }
@@ -69,8 +69,7 @@ pub async fn start(node: &Arc<Node>) -> Result<(), String> {
         let spool = publish::spool(&node.state, table)?;
         let archive = publish::archive(&node.state, table, &node.name)?;
         let node = Arc::clone(node);
-        // The spool is files, and so is the pin: on a thread of its own nobody waits for them but
-        // the archive.
+        // Spool and pin are files: in a separate thread, only the archive waits for them.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("the archive's thread cannot start: {error}"))?;
         let delivering = async move {
@@ -101,7 +100,7 @@ pub async fn start(node: &Arc<Node>) -> Result<(), String> {
                     None => tokio::time::sleep(LOOK).await,
                     Some(error) => {
                         say_aside!(
-                            "culvert: {}; {} {}, next try in {} s",
+                            "culvert: {}; {} {}, next attempt in {} s",
                             foreign_text(&error.to_string()),
                             counted(spool.len(), "document"),
                             agree(spool.len(), "waits", "wait"),
@@ -123,7 +122,7 @@ fn cannot_listen(what: &str, key: &str, address: SocketAddr, error: &std::io::Er
         std::io::ErrorKind::PermissionDenied => {
             "ports below 1024 need the capability net_bind_service, or choose a higher one"
         }
-        std::io::ErrorKind::AddrInUse => "another program holds it (ss -lnp shows it)",
+        std::io::ErrorKind::AddrInUse => "another program uses it (ss -lnp shows it)",
         _ => "choose another address",
     };
     let why = os_error::words_or_hint(error, hint);

@@ -165,7 +165,7 @@ pub struct ResponderTable {
     pub stamp: Option<SocketAddr>,
     /// Address and TCP port of TWAMP-Control.
     pub twamp: Option<SocketAddr>,
-    /// Who may measure beside partners and the hosts of `[psconfig]`.
+    /// Who may measure in addition to partners and the hosts of `[psconfig]`.
     #[serde(default)]
     pub allow: Vec<Network>,
     /// Sessions at once.

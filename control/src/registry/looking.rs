@@ -1,5 +1,5 @@
-//! Looking at records that this process does not write: those that are there when it starts, and those of commands that run
-//! beside it.
+//! Reading records that this process does not write: those that exist when it starts, and those of
+//! commands that run at the same time.
 
 use culvert_protocol::control::TransferId;
 
@@ -67,7 +67,7 @@ impl Registry {
         self.note_seen(id, seen).map(drop)
     }
 
-    /// Whether nobody else changes what this process knows of a transfer.
+    /// Whether nothing else changes what this process knows about a transfer.
     fn is_known(&self, id: TransferId) -> bool {
         let is_own = lock(&self.records).contains_key(&id) && !lock(&self.others).contains_key(&id);
         is_own || lock(&self.live).contains_key(&id) || self.is_left_alone(id)
@@ -82,7 +82,7 @@ impl Registry {
     }
 
     fn note_seen(&self, id: TransferId, seen: Result<Seen, StateError>) -> Result<Option<String>, StateError> {
-        // Until it is noted, nobody of this process begins it.
+        // Until it is recorded, nothing in this process starts it.
         let live = lock(&self.live);
         if live.contains_key(&id) {
             return Ok(None);
@@ -177,7 +177,7 @@ mod tests {
         serde_json::from_slice(&state.read(file_of(id)).unwrap().unwrap()).unwrap()
     }
 
-    /// A node that was started beside a command called its transfer failed.
+    /// A node that was started alongside a command reported the command's transfer as failed.
     #[test]
     fn a_transfer_belongs_to_its_process_as_long_as_that_lives() {
         let (_room, state) = state();
@@ -204,7 +204,7 @@ mod tests {
         });
     }
 
-    /// It was called active for ever.
+    /// It was reported as active forever.
     #[test]
     fn a_transfer_whose_process_is_gone_was_interrupted_and_its_file_says_so_when_a_node_has_seen_it() {
         let (_room, state) = state();
@@ -246,7 +246,8 @@ mod tests {
         });
     }
 
-    /// Its owner was looked for as a path, and one that no file can be called counted as alive for ever.
+    /// Its owner was looked up as a path, and an owner that cannot be a file name counted as alive
+    /// forever.
     #[test]
     fn a_record_whose_owner_is_no_name_is_of_a_transfer_that_was_cut_off() {
         let (_room, state) = state();
@@ -286,7 +287,7 @@ mod tests {
         super::super::seen::cut_off_since(state, 0).len()
     }
 
-    /// Each of them kept a node from starting, or kept it for ever.
+    /// Each of them kept a node from starting, or blocked it forever.
     #[test]
     fn what_cannot_be_read_is_set_aside_or_left_alone_and_hides_nothing_else() {
         let (_room, state) = state();

@@ -1,12 +1,12 @@
-//! Who carries a transfer out: the node, or a command that runs beside it with the same state directory.
+//! The process that runs a transfer: the node, or a separate command with the same state directory.
 //!
-//! Each process that does has a file in the state directory and holds its lock ([`crate::file_lock`]). The records of what it
-//! carries out name that file. The kernel gives the lock back when the process ends, however it ends: a record that is
-//! under way and names a lock that nobody holds is of a transfer that was cut off. Nobody has to write that down, so
-//! whoever finds it out needs no more than to read.
+//! Each such process has a file in the state directory and holds its lock ([`crate::file_lock`]).
+//! The records of its transfers name that file. The kernel releases the lock when the process ends,
+//! however it ends. A running record whose lock is not held belongs to an interrupted transfer.
+//! Nobody has to write that down: reading is enough to find out.
 //!
-//! The number of the process in the file's name is for people. It may be another process's by now, or one of another
-//! namespace; nothing depends on it.
+//! The process id in the file's name is for people. It may belong to another process by now, or to
+//! another namespace; nothing depends on it.
 
 use std::sync::OnceLock;
 
@@ -43,8 +43,8 @@ pub(super) fn process_in(name: &str) -> Option<u32> {
 /// Names are made of these and are no longer than this, with room for what a later version may add.
 const NAME_BYTES_MAX: usize = 128;
 
-/// Whether a name is one of an owner's file, and nothing else. Records are files that anybody may have edited: what is no name
-/// is nobody's, and never a path.
+/// Whether a name is that of an owner's file, and nothing else. Records are files that anybody may
+/// have edited: anything that is not such a name is never used as a path.
 fn is_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let within = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX));
@@ -83,7 +83,7 @@ impl Owners {
             give_to_owner_of(&directory, file.as_file()).map_err(os)?;
             let name = file.path().file_name().and_then(|name| name.to_str()).map(str::to_owned);
             match (file_lock::lock(file.as_file()), name) {
-                // Who sweeps may have been between the two.
+                // A cleanup may have come in between.
                 (Ok(lock), Some(name)) if file.path().exists() => return Ok(Own { name, _lock: lock, _file: file }),
                 (Err(LockError::Os(error)), _) => return Err(os(error)),
                 (Err(error @ LockError::Held), _) => last = Some(error),
@@ -93,8 +93,8 @@ impl Owners {
         Err(os(std::io::Error::other(last.unwrap_or(LockError::Held))))
     }
 
-    /// Whether the process of an owner's name lives. What cannot be told counts as alive: nobody's transfer is called cut
-    /// off for want of a permission.
+    /// Whether the process of an owner's name is alive. If it cannot be determined, it counts as
+    /// alive: no transfer is reported as interrupted because of a missing permission.
     pub(super) fn is_alive(&self, name: &str) -> bool {
         is_name(name) && is_locked(&self.state.path(name))
     }
@@ -131,7 +131,8 @@ mod tests {
         assert!(others.is_alive(&name) && !others.is_alive(left));
         others.sweep();
         assert!(others.is_alive(&name) && !state.path(left).exists());
-        // A name of 255 bytes can be a file's, a longer one cannot; both were held for ever, or could be.
+        // A name of 255 bytes can be a file's, a longer one cannot; both were held forever, or
+        // could be.
         let long = [200, 255, 256, 300, 5_000].map(|bytes| format!("owner-1-{}.lock", "x".repeat(bytes - 13)));
         let nonsense = [
             "",

@@ -51,8 +51,8 @@ impl Receipts {
         Self { state: state.clone(), own_key, index: OnceLock::new() }
     }
 
-    /// Notes the receipt of a transfer that a partner asked for. `remove` is told of those that go
-    /// for it. The first also lets those be counted that are there, but for those of
+    /// Records the receipt of a transfer requested by a partner. `remove` is called for those that
+    /// are displaced by it. The first call also counts existing receipts, except those of
     /// `own_transfers`.
     pub(super) fn note(
         &self,

@@ -25,7 +25,7 @@ pub enum RecordState {
     Queued,
     /// Under way.
     Active,
-    /// Stopped by this node's user until they let it go on; also after a restart of the node.
+    /// Stopped by this node's user until they resume it; also after a restart of the node.
     Paused,
     /// See [`State`].
     Succeeded,
@@ -156,7 +156,7 @@ pub(super) struct RecordFile<'a> {
     pub(super) record: &'a TransferRecord,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) receipt: Option<&'a str>,
-    /// Who carries it out, if it is under way ([`super::owners`]).
+    /// The owner that runs it, if it is running ([`super::owners`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) owner: Option<&'a str>,
 }
@@ -175,7 +175,7 @@ pub(super) struct ReadRecordFile {
 pub fn failure(error: &TransferError) -> Failure {
     let code = serde_json::to_value(error.code()).ok().and_then(|value| value.as_str().map(str::to_owned));
     let code = if matches!(error, TransferError::KeyChanged(_)) { Some("key_changed".to_owned()) } else { code };
-    // It may quote the partner, and stands in the record for ever.
+    // It may quote the partner, and stays in the record forever.
     let text = foreign_text(&error.text());
     Failure { code: code.unwrap_or_default(), text, exit_code: error.exit_code() }
 }

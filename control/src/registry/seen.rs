@@ -1,4 +1,4 @@
-//! What a record's file says of a transfer, and of who carries it out.
+//! What a record's file says about a transfer, and about the process that runs it.
 
 use culvert_protocol::control::TransferId;
 
@@ -9,7 +9,7 @@ use crate::state::{StateDirectory, StateError};
 
 /// The word for what was cut off, for programs.
 pub const INTERRUPTED: &str = "interrupted";
-/// What `culvert doctor` tells is no older, in milliseconds.
+/// The maximum age of what `culvert doctor` reports, in milliseconds.
 const RECENT_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
 /// What was seen.
@@ -23,7 +23,7 @@ pub(super) enum Seen {
         /// One that is not in its own file yet, perhaps.
         receipt: Option<String>,
     },
-    /// It was under way, and its process is gone. The record says so, its file does not.
+    /// It was running, and its process is gone. The record says so, its file does not.
     CutOff(TransferRecord),
     /// Another process carries it out.
     Others { record: TransferRecord, owner: String },
@@ -58,18 +58,19 @@ pub(super) fn look(state: &StateDirectory, owners: &Owners, id: TransferId) -> R
 fn cut_off(record: TransferRecord) -> TransferRecord {
     let failure = |text: &str| Failure { code: INTERRUPTED.to_owned(), text: text.to_owned(), exit_code: 5 };
     if record.request.is_some() {
-        // A node goes on with it when it starts.
-        let error = failure("interrupted: the node that carried it out is gone; 'culvert node' goes on with it");
+        // A node resumes it when it starts.
+        let error = failure("interrupted: the node that ran it is gone; 'culvert node' resumes it");
         return TransferRecord { state: RecordState::Queued, error: Some(error), ..record };
     }
     let error = failure(
-        "interrupted: the process that carried it out was killed or its host went down; asked for once more, it goes on \
-         where it stopped",
+        "interrupted: the process that ran it was killed or its host went down; when requested \
+         again, it resumes where it stopped",
     );
     TransferRecord { state: RecordState::Failed, error: Some(error), ..record }
 }
 
-/// Transfers of the last days that were cut off and that nothing goes on with by itself. Nothing is changed.
+/// Transfers of the last days that were interrupted and that nothing resumes by itself. Changes
+/// nothing.
 #[must_use]
 pub fn recently_cut_off(state: &StateDirectory) -> Vec<TransferId> {
     cut_off_since(state, unix_ms().saturating_sub(RECENT_MS))

@@ -216,7 +216,7 @@ impl Listing<'_> {
                         directories.push(full);
                     }
                 }
-                Err(error) => self.trouble(&full, "vanished", "it cannot be looked at", error)?,
+                Err(error) => self.trouble(&full, "vanished", "it cannot be accessed", error)?,
             }
         }
         Ok(directories)
@@ -255,7 +255,7 @@ impl Listing<'_> {
                     }
                 };
                 if !symlink_stays_inside(name, &target) {
-                    let text = format!("the symlink leads outside of what is sent (to '{}')", printable(&target));
+                    let text = format!("the symlink leads outside what is sent (to '{}')", printable(&target));
                     self.problem(name, "symlink_leaves", text);
                     return Ok(false);
                 }
@@ -290,9 +290,9 @@ impl Listing<'_> {
         Ok(entry.kind == EntryKind::Directory)
     }
 
-    /// Whether a file of size zero has no content. Those that the kernel makes when they are read
-    /// are said to have no size, and so are all of some file systems; nobody may be told that
-    /// nothing of them was sent.
+    /// Whether a file of size zero has no content. Files that the kernel generates on read report
+    /// no size, and so do all files of some file systems; it must not go unreported that nothing of
+    /// them was sent.
     fn is_empty(&mut self, base: BorrowedFd<'_>, path: &[u8], name: &[u8]) -> Result<bool, SourceError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         let opened = open_beneath(base, Path::new(OsStr::from_bytes(path)), flags);

@@ -1,8 +1,8 @@
-//! Sources as somebody named them: where they lie, and what they are called.
+//! Sources as the user named them: where they are, and what they are called.
 //!
-//! A source without a trailing slash is stored under the name that was written, one with a trailing
-//! slash (and `.`, `..` and `/`, which are no names) is its contents. A symlink that is named is
-//! followed to what it leads to now; what is sent later is that, whatever becomes of the symlink.
+//! A source without a trailing slash is stored under the name that was written; one with a trailing
+//! slash (and `.`, `..` and `/`, which are not names) stands for its contents. A named symlink is
+//! followed to its current target, and that target is sent, whatever happens to the symlink later.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd as _;

@@ -1,9 +1,9 @@
-//! Writes state files beside the runtime's thread, those of one name in the order in which they
-//! were given.
+//! Writes state files outside the runtime's thread, those of one name in the order in which they
+//! were submitted.
 //!
-//! Each write flushes the disk twice, which takes as long as the disk likes: the thread that
-//! carries feedback must not wait for it. What could not be written although it must not get lost
-//! is kept, and tried until it is: a disk that was full has room again some day.
+//! Each write flushes the disk twice, which can take arbitrarily long, and the thread that carries
+//! feedback must not wait for it. Writes that must not be lost are kept and retried until they
+//! succeed: a full disk will have room again some day.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -182,7 +182,7 @@ impl Writing {
         };
         let keeps = done.is_err() && job.must_succeed;
         if let (Err(error), None) = (&done, &job.told) {
-            say_aside!("culvert: {error}; it is tried again");
+            say_aside!("culvert: {error}; retrying");
         }
         if let Some(told) = job.told.take() {
             let _ = told.send(done);
@@ -194,7 +194,7 @@ impl Writing {
             && let Some(lost) = self.kept.pop_front()
         {
             say_aside!(
-                "culvert: {} could not be written for too long and is given up",
+                "culvert: {} could not be written for too long; giving up",
                 self.state.path(lost.name).display()
             );
         }
@@ -207,7 +207,7 @@ impl Writing {
             if waits || self.carry_out(&job).is_err() {
                 left.push_back(job);
             } else {
-                say_aside!("culvert: {} could be written now", self.state.path(&job.name).display());
+                say_aside!("culvert: {} has now been written", self.state.path(&job.name).display());
             }
         }
         self.kept = left;

@@ -1,4 +1,4 @@
-//! What a dry run comes to: what would become of every file, what it would need, and what speaks against it.
+//! The result of a dry run: the outcome for every file, what it would need, and what prevents it.
 
 use culvert_protocol::control::{RefusalCode, TransferId};
 use culvert_protocol::dry_run::Fate;
@@ -22,7 +22,7 @@ pub enum Direction {
     Receive,
 }
 
-/// Numbers of files. What only partners of newer versions tell is absent otherwise.
+/// Numbers of files. Those that only partners of newer versions report are absent otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WouldCounts {
     /// Files of which bytes would be sent.
@@ -41,7 +41,7 @@ pub struct WouldCounts {
     pub left_out: u64,
 }
 
-/// What would become of a file, a directory (its path ends in a slash) or a symlink.
+/// The outcome for a file, a directory (its path ends in a slash) or a symlink.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WouldFile {
     /// Its name.
@@ -92,13 +92,14 @@ pub struct Found<'a> {
     pub manifest: &'a Manifest,
     /// What a file is called.
     pub name: &'a dyn Fn(u32) -> String,
-    /// What would become of each entry; none if the partner does not tell.
+    /// The outcome for each entry; none if the partner does not report it.
     pub fates: Option<&'a [Fate]>,
-    /// Whether an entry is skipped, as every partner tells.
+    /// Whether an entry is skipped, as every partner reports.
     pub is_skipped: &'a dyn Fn(u32) -> bool,
     /// Bytes that are stored already of what is not skipped.
     pub stored_bytes: u64,
-    /// Bytes that are needed at the destination, and those that are free there, as far as the receiver tells.
+    /// Bytes that are needed at the destination, and those that are free there, as far as the
+    /// receiver reports them.
     pub room: Option<(u64, Option<u64>)>,
     /// What would be left out: how much, and the first of it.
     pub left_out: (u64, Vec<ResultError>),
@@ -128,7 +129,7 @@ impl Found<'_> {
             files: FileCounts { total, stored: 0, skipped, failed: error_count },
             others_made,
             cipher: cipher.name().to_owned(),
-            verdict: ShownVerdict::none("a dry run: nothing was moved"),
+            verdict: ShownVerdict::none("a dry run: nothing was transferred"),
             errors,
             error_count,
             dry_run: true,

@@ -183,7 +183,7 @@ impl SendingFlows {
         let flows = self.flows.len() as u64;
         let flow = &mut self.flows[tag];
         flow.stride = stride;
-        // A path that was probed anew has another size; its controller goes on.
+        // A path that was probed again has another size; its controller continues.
         if flow.controller.is_some() {
             return;
         }
@@ -388,7 +388,7 @@ impl Drop for SendingFlows {
     }
 }
 
-/// What a report tells a controller.
+/// The information that a report gives a controller.
 pub(crate) fn observe(now: &Summary, before: &Summary, lost: u64, now_ns: u64, paced_permille: u32) -> Observation {
     let packets = now.packets.saturating_sub(before.packets);
     let bytes = now.bytes.saturating_sub(before.bytes);
@@ -434,8 +434,8 @@ fn link_too_narrow(partner: IpAddr, datagram_bytes: u16) -> TransferError {
     TransferError::here(
         RefusalCode::Failed,
         format!(
-            "the interface towards {partner}, here or there, carries datagrams of {datagram_bytes} bytes and data need \
-             {DATAGRAM_BYTES_MIN}: give it an MTU of {} or more ('ip link set dev NAME mtu {}')",
+            "the interface towards {partner}, here or there, carries datagrams of {datagram_bytes} \
+             bytes, but data needs {DATAGRAM_BYTES_MIN}: give it an MTU of {} or more ('ip link set dev NAME mtu {}')",
             mtu_min(partner),
             if partner.is_ipv6() { 1_280 } else { 1_500 },
         ),
@@ -457,8 +457,9 @@ fn path_too_narrow(address: IpAddr) -> TransferError {
     TransferError::here(
         RefusalCode::Failed,
         format!(
-            "the data path to {address} delivers only datagrams of less than {DATAGRAM_BYTES_MIN} bytes, too few to carry data: \
-             look for the link between the nodes whose MTU is below {} ('culvert path check' finds how much passes)",
+            "the data path to {address} delivers only datagrams of less than {DATAGRAM_BYTES_MIN} \
+             bytes, too small to carry data: look for a link between the nodes with an MTU below {} \
+             ('culvert path check' measures the path's MTU)",
             mtu_min(address),
         ),
     )

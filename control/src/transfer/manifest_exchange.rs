@@ -70,8 +70,7 @@ pub async fn send_manifest(context: &TransferContext, sources: Vec<Source>) -> R
     Ok(Arc::new(tree))
 }
 
-/// A listing under way, on a thread of its own: who reads it slowly keeps that thread waiting and
-/// nobody else.
+/// A listing in progress, in its own thread: a slow reader blocks that thread and nothing else.
 struct Listing {
     parts: mpsc::Receiver<Vec<u8>>,
     end: oneshot::Receiver<Result<(SourceTree, [u8; 32]), SourceError>>,
@@ -84,7 +83,7 @@ impl Listing {
         let (told, end) = oneshot::channel();
         let list = move || {
             let mut may_take = |name_bytes| share.is_users() || share.take_entry(name_bytes);
-            // If nobody takes the parts any more nobody wants the rest either.
+            // If the parts are not taken any more, the rest is not wanted either.
             let tree = list_while(sources, |part| parts.blocking_send(part).is_ok(), &mut may_take);
             drop(parts);
             let listed = tree.map(|mut tree| {
@@ -93,7 +92,7 @@ impl Listing {
                 (tree, digest)
             });
             drop(place);
-            // Nobody waits any more if the transfer has ended.
+            // Nothing waits any more if the transfer has ended.
             let _ = told.send(listed);
         };
         let thread = std::thread::Builder::new().name("listing".to_owned()).spawn(list);
@@ -127,7 +126,8 @@ async fn place_for_listing(share: &Share, metrics: &Metrics) -> Result<Option<Pi
         if began.elapsed() >= LISTING_WAIT {
             metrics.note_limit(Limit::Listings);
             let text = format!(
-                "this node lists the sources of {LISTINGS_PER_PARTNER} of the partner's transfers at once, and these take long: try again"
+                "this node is already listing the sources of {LISTINGS_PER_PARTNER} of the \
+                 partner's transfers, which is taking long: try again"
             );
             return Err(TransferError::here(RefusalCode::Temporary, text));
         }
@@ -156,9 +156,9 @@ pub struct ReceivedManifest {
     pub left_out: (u64, Vec<LeftOut>),
 }
 
-/// What a partner is told whose transfers list more than this node keeps for one.
+/// The message to a partner whose transfers list more than this node keeps for one.
 pub(crate) const TOO_MUCH_LISTED: &str =
-    "the partner's transfers together list more than this node keeps in memory for one partner: divide them";
+    "the partner's transfers together list more than this node keeps in memory for one partner: split them";
 
 /// The first of what was left out, as far as it fits a message.
 #[must_use]
@@ -222,7 +222,7 @@ pub async fn receive_manifest(
                 let hashing = blocking(move || (manifest.digest(), manifest));
                 let (ours, manifest) = writer.keep_alive(hashing).await;
                 if entries as usize != manifest.len() || digest != ours {
-                    return Err(TransferError::protocol("the manifest is not the one that its end announces"));
+                    return Err(TransferError::protocol("the manifest does not match the count and digest at its end"));
                 }
                 let is_single_file = is_single_file && manifest.len() == 1 && manifest.file_count() == 1;
                 return Ok(ReceivedManifest { manifest, allocated_bytes, is_single_file, contents_mode, left_out });

@@ -1,5 +1,5 @@
-//! How many files with chunks of their own are open at once: as many as this process's descriptors
-//! allow beside everything else.
+//! How many files with chunks of their own are open at the same time: as many as this process's
+//! descriptors permit in addition to everything else.
 
 use std::sync::OnceLock;
 
@@ -15,15 +15,16 @@ const SHARE: u64 = 4;
 /// Fewer would wait for each other, more fill no disk's queue better.
 const FILES: std::ops::RangeInclusive<u64> = 4..=1_024;
 
-/// Descriptors that this process may have beside those that it always needs.
+/// Descriptors that this process may have in addition to those that it always needs.
 #[must_use]
 pub fn descriptors_to_share() -> u64 {
     static LIMIT: OnceLock<u64> = OnceLock::new();
     *LIMIT.get_or_init(|| getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_RESERVED))
 }
 
-/// Large files that may be open at once, of all transfers together. Whoever has none open, or whose
-/// open files all wait for chunks, opens one all the same: else two could wait for each other.
+/// Large files that may be open at the same time, of all transfers together. A transfer that has
+/// none open, or whose open files all wait for chunks, opens one all the same: otherwise two could
+/// wait for each other.
 #[must_use]
 pub fn at_once_max() -> usize {
     files_of(descriptors_to_share())

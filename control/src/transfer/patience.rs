@@ -1,9 +1,10 @@
-//! The end of a transfer that gets nowhere although everything around it lives.
+//! Ends a transfer that makes no progress although everything around it is alive.
 //!
-//! A dead process, a cut connection and a dark path are noticed by what they are. What is left is a transfer in which both nodes answer
-//! each other and nothing comes of it: a disk that hangs, a partner that gives no credit, a mistake in one of the programs. Nobody can
-//! tell these apart from outside, but all of them look the same: nothing new for a long time. Then the transfer ends with a reason that
-//! says what was outstanding, and is tried again from the journal like one whose connection was lost.
+//! A dead process, a cut connection and a dark path are detected directly. What remains are
+//! transfers in which both nodes answer each other but nothing moves: a disk that hangs, a partner
+//! that gives no credit, a defect in one of the programs. From outside they look the same: nothing
+//! new for a long time. The transfer then ends with a reason that says what it was waiting for, and
+//! is retried from the journal like one whose connection was lost.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ pub const PATIENCE_DEFAULT: Duration = Duration::from_secs(600);
 /// Watches whether a transfer gets anywhere.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// How long it may get nowhere; none for ever.
+    /// How long it may make no progress; no limit if none.
     limit: Option<Duration>,
     /// The most that there was so far. What is lost and comes again is no progress.
     progress: u64,
@@ -37,8 +38,8 @@ impl Patience {
         now.saturating_duration_since(self.since)
     }
 
-    /// Looks whether `progress`, which grows with everything that brings the transfer further, has grown lately. `outstanding` says what
-    /// has not come to an end yet, and who owes the next step.
+    /// Checks whether `progress`, which grows with everything that advances the transfer, has grown
+    /// recently. `outstanding` says what is incomplete, and whose turn it is.
     ///
     /// # Errors
     /// [`TransferError`], temporary, if it has not.
@@ -55,7 +56,8 @@ impl Patience {
         match self.limit {
             Some(limit) if now.saturating_duration_since(self.since) >= limit => {
                 let text = format!(
-                    "nothing has come of the transfer for {} s although both nodes are alive ({}): it is given up and can go on from what is stored",
+                    "the transfer made no progress for {} s although both nodes are alive ({}): it \
+                     was abandoned and can be resumed from what is stored",
                     limit.as_secs(),
                     outstanding()
                 );

@@ -73,8 +73,8 @@ pub struct Received {
     pub journal: LeftJournal,
 }
 
-/// The journal of a transfer that has stored everything. Until the transfer's record is written it
-/// is what tells a partner that comes again that everything is there.
+/// The journal of a transfer that has stored everything. Until the transfer's record is written, it
+/// tells a returning partner that everything is stored.
 #[derive(Debug)]
 pub struct LeftJournal(Arc<Intake>);
 
@@ -164,8 +164,8 @@ struct Receiving {
     not_kept: NotKept,
     /// Files whose fate is not known yet.
     files_left: u64,
-    /// Partial files that are being opened or removed. The transfer does not end before: nobody
-    /// would remove them.
+    /// Partial files that are being opened or removed. The transfer does not end before that:
+    /// nothing else would remove them.
     partials_in_motion: u32,
     /// Chunks of a measurement that are not verified yet.
     memory_left: u32,
@@ -223,7 +223,7 @@ const HELPERS_PATIENCE: Duration = Duration::from_secs(20);
 /// Receives a transfer that both sides have agreed upon.
 ///
 /// # Errors
-/// [`TransferError`]; the caller tells the partner if it was this side's doing.
+/// [`TransferError`]; the caller notifies the partner if the error is this side's.
 pub async fn receive(mut context: TransferContext, incoming: Incoming) -> Result<Received, TransferError> {
     let began = Instant::now();
     let began_unix_ms = unix_ms();
@@ -252,10 +252,10 @@ pub async fn receive(mut context: TransferContext, incoming: Incoming) -> Result
     receiving.would_leave_out = would_leave_out;
     let intake = receiving.intake.clone();
     let received = receiving.conduct(&lane_events, events, &mut finished_work).await;
-    // Files are closed and what was being filled is removed, which may wait for the disk; and the
-    // journal is free before the partner is told that it may come again.
+    // Files are closed and half-filled directories are removed, which may wait for the disk; and
+    // the journal is free before the partner learns that it may come back.
     blocking(move || receiving.put_away()).await;
-    // What helpers have still to remove stays for ever if this process ends before them.
+    // What helpers have not removed yet stays forever if this process ends first.
     while let Ok(Some(done)) = tokio::time::timeout(HELPERS_PATIENCE, finished_work.recv()).await {
         blocking(move || drop(done)).await;
     }
@@ -381,7 +381,7 @@ impl Receiving {
         })
     }
 
-    /// The whole of it: tells the plan, opens the flows, receives.
+    /// All of it: sends the plan, opens the flows, receives.
     async fn conduct(
         &mut self,
         lane_events: &EventSender<ReceiveEvent>,
@@ -453,7 +453,7 @@ impl Receiving {
                 _ = tick.tick() => {
                     self.check_patience()?;
                     if heard.elapsed() > SILENCE_TIMEOUT {
-                        return Err(TransferError::here(RefusalCode::Temporary, "the partner has not been heard of for 30 s"));
+                        return Err(TransferError::here(RefusalCode::Temporary, "nothing was received from the partner for 30 s"));
                     }
                     self.notice_closed_path();
                     self.show_progress();
@@ -610,8 +610,8 @@ impl Receiving {
         Ok(())
     }
 
-    /// Gives a file up for an error of this side, unless it only lacks the means to go on with any: then what is begun stays
-    /// for the next attempt.
+    /// Gives up a file because of an error of this side, unless it merely lacks the resources to
+    /// continue with any: then what was started stays for the next attempt.
     fn fail_file_or_end(&mut self, error: FileError) -> Result<(), TransferError> {
         match TransferError::of_shortage(&error) {
             Some(end) => Err(end),
@@ -622,7 +622,7 @@ impl Receiving {
         }
     }
 
-    /// Gives a file up. `tell` if the sender does not know yet.
+    /// Gives up a file. `tell` if the sender does not know yet.
     fn fail_file(&mut self, error: FileError, tell: bool) {
         let file = error.file;
         if self.stored.contains(file) || !self.failed.insert(file) {
@@ -655,8 +655,7 @@ impl Receiving {
         self.open_files();
     }
 
-    /// Removes a partial file beside the runtime's thread: to give its blocks back may take a
-    /// while.
+    /// Removes a partial file outside the runtime's thread: freeing its blocks may take a while.
     fn remove_beside(&mut self, file: u32, partial: files::Discarded) {
         self.partials_in_motion += 1;
         // The journal, which the intake has, keeps the next attempt away until the name is free.
@@ -679,7 +678,7 @@ impl Receiving {
         }
     }
 
-    /// Makes what is written so far durable, and says so in the journal.
+    /// Makes what was written so far durable, and records it in the journal.
     fn commit_written(&mut self) {
         if !self.syncing && self.committed_at.elapsed() >= COMMIT_INTERVAL {
             self.commit();

@@ -295,7 +295,7 @@ impl TransferResult {
     #[must_use]
     pub fn line(&self) -> String {
         if self.dry_run {
-            return "a dry run: nothing was moved".to_owned();
+            return "a dry run: nothing was transferred".to_owned();
         }
         let stored = format!("{}, {}", counted(self.files.stored, "file"), show_bytes(self.bytes));
         let others = |count: u64, what: &str| if count > 0 { format!(", {count} {what}") } else { String::new() };
@@ -354,8 +354,8 @@ pub fn named_errors<'a>(
     })
 }
 
-/// The first of the errors, as many as a record has room for: one is kept for every transfer, and a partner decides how many
-/// files fail and with which names.
+/// The first of the errors, as many as fit into a record: one is kept for every transfer, and a
+/// partner decides how many files fail and with which names.
 #[must_use]
 pub fn bounded(errors: impl Iterator<Item = ResultError>) -> Vec<ResultError> {
     let mut bytes = 0usize;

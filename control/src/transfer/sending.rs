@@ -1,8 +1,9 @@
 //! The sending side of a transfer.
 //!
-//! One task listens to the partner, to the lanes and to its own helpers (files being opened, packs being filled), and hands chunk
-//! after chunk to whichever flow has the least to do. A chunk is *prepared* (its file opened, its hole found, its proof checked) before it is
-//! assigned; what becomes of it comes back as an event.
+//! One task listens to the partner, to the lanes and to its own helpers (which open files and fill
+//! packs), and assigns chunk after chunk to the flow with the least to do. A chunk is *prepared*
+//! (its file opened, its hole found, its proof checked) before it is assigned; its result comes
+//! back as an event.
 
 mod delivery;
 mod ending;
@@ -97,7 +98,7 @@ pub struct PartnerHas {
     pub offers: Vec<FlowOffer>,
     /// Bytes of chunks and files that earlier attempts stored.
     pub stored_bytes: u64,
-    /// In a dry run: what would become of each entry.
+    /// In a dry run: the outcome for each entry.
     pub fates: Fates,
     /// In a dry run: bytes that are needed at the destination, and those that are free.
     pub room: Option<(u64, Option<u64>)>,
@@ -138,7 +139,7 @@ struct Sending {
     progress_of: HashMap<u32, OutgoingProgress>,
     /// The files' hashes, shared with the helper that computes the root.
     hashes: Arc<Vec<ChunkHash>>,
-    /// The next chunk that nobody has looked at.
+    /// The next chunk that has not been looked at.
     next_chunk: u32,
     chunk_count: u32,
     /// Chunks that the receiver says to have stored.
@@ -290,7 +291,7 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
         sending.flows.on_report(&report)?;
     }
     let sent = sending.run(events, finished_work, began).await;
-    // What is still open is closed, and a large manifest given back, beside the runtime's thread.
+    // Open files are closed, and a large manifest freed, outside the runtime's thread.
     blocking(move || drop(sending)).await;
     sent
 }
@@ -334,7 +335,7 @@ impl Sending {
                 _ = tick.tick() => {
                     self.check_patience()?;
                     if heard.elapsed() > SILENCE_TIMEOUT {
-                        return Err(TransferError::here(RefusalCode::Temporary, "the partner has not been heard of for 30 s"));
+                        return Err(TransferError::here(RefusalCode::Temporary, "nothing was received from the partner for 30 s"));
                     }
                     self.check_standstill()?;
                     self.notice_closed_path();
@@ -428,7 +429,7 @@ impl Sending {
             return Err(self.context.plane.nonsense(what).into());
         }
         match event {
-            // Nothing is told of chunks that the flow does not have.
+            // Nothing is reported about chunks that the flow does not have.
             SendEvent::Fill { chunk, .. }
             | SendEvent::Hashed { chunk, .. }
             | SendEvent::Delivered { chunk, .. }
@@ -442,12 +443,16 @@ impl Sending {
             }
             SendEvent::Fill { chunk, mut buffer } => {
                 let Payload::Files { tree, chunks } = &self.payload else {
-                    return Err(self.context.plane.nonsense("it wants a measurement filled").into());
+                    return Err(self.context.plane.nonsense("it asks for a measurement to be filled").into());
                 };
                 if !matches!(chunks.content(chunk), Some(ChunkContent::Pack { .. }))
                     || self.filling.insert(chunk, true).is_some()
                 {
-                    return Err(self.context.plane.nonsense("it wants what is no pack filled, or one twice").into());
+                    return Err(self
+                        .context
+                        .plane
+                        .nonsense("it asks for something to be filled that is not a pack, or for one twice")
+                        .into());
                 }
                 let (tree, chunks, done) = (tree.clone(), chunks.clone(), self.done.clone());
                 let (checksum, metrics) = (self.context.options.checksum, self.context.metrics.clone());
@@ -551,7 +556,7 @@ impl Sending {
         }
     }
 
-    /// Gives a file up, unless this side only lacks the means to go on with any.
+    /// Gives up a file, unless this side merely lacks the resources to continue with any.
     fn fail_file_or_end(&mut self, error: FileError) -> Result<(), TransferError> {
         match TransferError::of_shortage(&error) {
             Some(end) => Err(end),
@@ -562,7 +567,7 @@ impl Sending {
         }
     }
 
-    /// Gives a file up: tells the receiver, and takes its chunks back.
+    /// Gives up a file: notifies the receiver, and takes its chunks back.
     fn fail_file(&mut self, error: FileError) {
         let file = error.file;
         if !self.failed.insert(file) {
@@ -673,7 +678,7 @@ impl Sending {
         if is_possible {
             return Ok(NotKept { count, first });
         }
-        Err(TransferError::protocol("it did not keep attributes of more files than it names or has"))
+        Err(TransferError::protocol("it reports refused attributes of more files than it names or has"))
     }
 
     fn show_progress(&mut self) {

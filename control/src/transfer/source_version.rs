@@ -1,12 +1,12 @@
-//! Whether all that was read of a source is of one version of it.
+//! Whether everything read from a source belongs to a single version of it.
 //!
-//! A file is looked at when it is opened and once more when its last byte was read; what shows a
-//! change are its size, the time of its content and the time of its inode, which nobody can set
-//! back. A change leaves no trace if it comes within the tick of the file system's clock in which
-//! the last one came. So a file that was changed just now is not read before that tick is over.
+//! A file is checked when it is opened and again after its last byte was read. Changes show in its
+//! size, its modification time, and its inode change time, which cannot be set back. A change
+//! leaves no trace if it falls within the same tick of the file system's clock as the previous one.
+//! A file that was changed just now is therefore not read before that tick is over.
 //!
-//! The inode's time alone also changes with a mode, an owner, a name, a link. Then the file is read
-//! once more, and is the same if its content is ([`SourceVersion::check_content`]).
+//! The inode change time also changes with the mode, the owner, a name or a link. Then the file is
+//! read again, and counts as unchanged if its content is ([`SourceVersion::check_content`]).
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -93,8 +93,8 @@ impl SourceVersion {
         Ok(())
     }
 
-    /// Whether a file that is opened once more is the one that was open before, as far as its
-    /// attributes tell.
+    /// Whether a file that is opened again is the one that was open before, as far as its
+    /// attributes show.
     #[must_use]
     pub fn is_of(&self, earlier: &Self) -> bool {
         look(&earlier.stat, &self.stat).is_some()
@@ -192,11 +192,11 @@ fn now_ns() -> i128 {
 #[must_use]
 pub fn changed(tree: &SourceTree, file: u32) -> FileError {
     let name = printable(tree.manifest.entry(file).name);
-    let text = format!("'{name}' changed while it was sent; send it again when nobody writes it");
+    let text = format!("'{name}' changed while it was sent; send it again when nothing writes to it");
     FileError { file, code: "changed".to_owned(), text }
 }
 
-/// What is said of a file whose size is not that of its content, though nobody changes it.
+/// The message about a file whose size is not that of its content, although it does not change.
 fn unsized_file(tree: &SourceTree, file: u32) -> FileError {
     let name = printable(tree.manifest.entry(file).name);
     let text = format!("'{name}' ends before its size: {UNSIZED_REMEDY}");
@@ -208,8 +208,8 @@ fn unsized_file(tree: &SourceTree, file: u32) -> FileError {
 pub fn unreadable(tree: &SourceTree, file: u32, error: Errno) -> FileError {
     let name = printable(tree.manifest.entry(file).name);
     let (code, text) = match error {
-        Errno::NOENT => ("vanished", format!("'{name}' was removed while the transfer was under way")),
-        Errno::LOOP => ("changed", format!("'{name}' became a symlink while the transfer was under way")),
+        Errno::NOENT => ("vanished", format!("'{name}' was removed during the transfer")),
+        Errno::LOOP => ("changed", format!("'{name}' became a symlink during the transfer")),
         error if is_shortage(error) => (SHORTAGE, format!("'{name}' cannot be read: {}", words(error))),
         error => ("unreadable", format!("'{name}' cannot be read: {}", words(error))),
     };

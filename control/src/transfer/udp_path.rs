@@ -12,12 +12,14 @@ use crate::dataplane::ports::show_ports;
 use crate::os_error;
 use crate::settings::DEFAULT_PORT;
 
-/// Ports that the operating system hands out begin here (net.ipv4.ip_local_port_range): nobody opens one of them ahead.
+/// The first port that the operating system assigns by itself (net.ipv4.ip_local_port_range):
+/// nobody opens one of those in a firewall.
 const RANDOM_PORTS_BEGIN: u16 = 32_768;
 
-/// A way that has not opened after so long is told of. It is no error yet: the host may be busy, or the way long.
+/// A path that has not opened after this long is reported. It is not an error yet: the host may be
+/// busy, or the path long.
 pub const UNOPENED_NOTICE: Duration = Duration::from_secs(3);
-/// A way that was open and has brought nothing for so long is told of.
+/// A path that was open and has delivered nothing for this long is reported.
 pub const OUTAGE_NOTICE: Duration = Duration::from_secs(5);
 
 /// What names the UDP ports of the end that receives.
@@ -170,7 +172,7 @@ impl Way {
             (PortsOption::PortsOfNode, false) => "--ports of the node there names others".to_owned(),
         };
         format!(
-            "{} for {from} on {to_name} and in the firewalls on the way ({}; {}); {option}",
+            "{} for {from} on {to_name} and in the firewalls in between ({}; {}); {option}",
             self.shown_ports(),
             nftables(*from, &lasting),
             firewalld(*from, &lasting)
@@ -193,7 +195,7 @@ impl fmt::Display for ClosedPath {
             );
         }
         match (&self.reason, &self.known) {
-            (Some(reason), _) => write!(f, "does not pass ({reason})")?,
+            (Some(reason), _) => write!(f, "does not get through ({reason})")?,
             (None, Known::Nothing) => f.write_str("does not pass, although TCP passes")?,
             (None, Known::Open) => write!(f, "does not pass, although TCP and UDP from {to_name} pass")?,
             (None, Known::Silent(_)) => {
@@ -256,7 +258,7 @@ mod tests {
         let way = way("192.0.2.1", &[7_273], PortsOption::RemotePorts);
         let closed = ClosedPath { way, reason: None, is_refused_here: false, known: Known::Nothing };
         let text = closed.because(rustix::io::Errno::PERM.raw_os_error()).to_string();
-        assert!(text.contains("refused by a firewall of dtn1 itself"), "{text}");
+        assert!(text.contains("blocked by a firewall on dtn1 itself"), "{text}");
         assert!(text.contains("nft insert rule inet filter output ip daddr 192.0.2.2 udp dport 7273 accept"), "{text}");
         assert!(!text.contains("input"), "{text}");
     }
@@ -281,7 +283,7 @@ mod tests {
     fn it_says_from_where_to_where_and_what_opens_the_way() {
         let text = closed("192.0.2.1", &[7_273, 7_274], PortsOption::PortsOfNode);
         for part in [
-            "UDP from dtn1 (192.0.2.1) to dtn2 (192.0.2.2), ports 7273-7274, does not pass",
+            "UDP from dtn1 (192.0.2.1) to dtn2 (192.0.2.2), ports 7273-7274, does not get through",
             "open UDP ports 7273-7274 for 192.0.2.1 on dtn2",
             "nft insert rule inet filter input ip saddr 192.0.2.1 udp dport 7273-7274 accept",
             "firewall-cmd --add-rich-rule='rule family=ipv4 source address=192.0.2.1 port port=7273-7274 protocol=udp accept'",
@@ -302,7 +304,7 @@ mod tests {
             (PortsOption::PortsOfNode, "start it with --ports 7273-7274"),
         ] {
             let text = closed("192.0.2.1", &[40_001, 50_002], option);
-            assert!(text.contains("ports 40001,50002, does not pass") && text.contains(words), "{text}");
+            assert!(text.contains("ports 40001,50002, does not get through") && text.contains(words), "{text}");
             assert!(text.contains("open UDP ports 7273-7274") && text.contains("dport 7273-7274"), "{text}");
         }
     }

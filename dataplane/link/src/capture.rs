@@ -40,7 +40,7 @@ pub enum State {
     Waiting = 0,
     /// Packets are taken.
     Running = 1,
-    /// Nothing comes any more; what is in the ring is the rest.
+    /// Nothing more will be written; what is in the ring is the rest.
     Ended = 2,
 }
 
@@ -133,7 +133,7 @@ impl Tap {
         self.packets_in_record += 1;
     }
 
-    /// Ends a batch: shows the reader what was taken, or drops it where the ring has no room.
+    /// Ends a batch: shows the reader what was taken, or drops it if the ring has no room.
     #[inline]
     pub fn flush(&mut self) {
         if self.filled == 0 {

@@ -85,7 +85,8 @@ impl Commands {
         let mut commands = commands.lock().unwrap_or_else(PoisonError::into_inner);
         let LaneCommands { producer, overflow, scratch } = &mut *commands;
         let record = encode(command, scratch);
-        // A lane has events only if it gets its commands: who waits for an event to move what waits here may wait for ever.
+        // A lane has events only if it gets its commands: waiting for an event before moving what
+        // is queued here could wait forever.
         push_waiting(producer, overflow, bell);
         if overflow.is_empty()
             && let Ok(sleeping) = producer.push(record)

@@ -33,11 +33,11 @@ pub struct SendSlot(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ReceiveSlot(pub u16);
 
-/// A file that is open in the data plane: its place in the table modulo [`FILES_MAX`], and above
-/// that which of the place's files it is.
+/// A file that is open in the data plane: its slot in the table modulo [`FILES_MAX`], and above
+/// that which of the slot's files it is.
 ///
-/// A lane may hear late that a file is closed. What it still wants to write to that file must not
-/// reach the next one of the place.
+/// A lane may learn late that a file is closed. What it still wants to write to that file must not
+/// reach the slot's next file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FileSlot(pub u32);
 
@@ -109,7 +109,7 @@ pub enum Command<'a> {
         /// The chunk.
         chunk: u32,
     },
-    /// Give a chunk up, whatever has become of it; answered by [`Event::Withdrawn`] if the flow had it.
+    /// Give up a chunk, whatever its state; answered by [`Event::Withdrawn`] if the flow had it.
     Withdraw {
         /// The flow.
         flow: SendSlot,
@@ -322,7 +322,7 @@ pub enum Event<'a> {
         /// Why.
         error: DiskError,
     },
-    /// Most of a flow came by the kernel lately, although the lane has rings.
+    /// Most of a flow arrived through the kernel lately, although the lane has rings.
     Astray {
         /// The flow.
         flow: ReceiveSlot,

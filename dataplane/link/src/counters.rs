@@ -40,7 +40,7 @@ pub enum LaneCounter {
     RejectedOverCredit,
     /// Segments that travel the wrong way.
     RejectedDirection,
-    /// Datagrams that the socket dropped for want of room.
+    /// Datagrams that the socket dropped because its buffer was full.
     SocketDrops,
     /// Sends that the network refused (`EMSGSIZE`, unreachable).
     SendErrors,
@@ -70,15 +70,15 @@ pub enum LaneCounter {
     BuffersInUse,
     /// Datagrams that arrived through the rings of AF_XDP.
     RingReceived,
-    /// Datagrams that arrived through the kernel beside the rings.
+    /// Datagrams that arrived through the kernel instead of the rings.
     KernelReceived,
     /// Datagrams that left through the rings of AF_XDP.
     RingSent,
-    /// Datagrams that left through the kernel beside the rings.
+    /// Datagrams that left through the kernel instead of the rings.
     KernelSent,
     /// Receive frames of AF_XDP in the pool, when the lane last had no flow.
     ReceiveFramesFree,
-    /// Those in somebody's hands within the lane.
+    /// Frames in use within the lane.
     ReceiveFramesHeld,
     /// Those that the kernel had.
     ReceiveFramesLent,
@@ -86,7 +86,7 @@ pub enum LaneCounter {
     ReceiveFramesInRings,
     /// Transmit frames of AF_XDP in the pool, when the lane last had no flow.
     TransmitFramesFree,
-    /// Those in somebody's hands within the lane.
+    /// Frames in use within the lane.
     TransmitFramesHeld,
     /// Those that the kernel had.
     TransmitFramesLent,
@@ -135,7 +135,7 @@ impl LaneCounters {
     }
 }
 
-/// What a sending flow and the control process tell each other outside of the rings.
+/// What a sending flow and the control process exchange outside of the rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum FlowWord {

@@ -47,7 +47,7 @@ pub struct EngineConfig {
     pub socket_buffer_bytes: usize,
     /// The interface for AF_XDP, if it shall be tried.
     pub af_xdp: Option<AfXdpStart>,
-    /// What is known before the start to stand in the way of a better datapath, in words.
+    /// Reasons, known before the start, why a better datapath cannot be used, in words.
     pub refusals: Vec<String>,
 }
 
@@ -71,15 +71,15 @@ pub enum PrepareError {
     },
     /// The limit on file sizes cuts the memory into more pieces than a message holds descriptors.
     #[error(
-        "the limit on file sizes (ulimit -f) is too small for the memory that the processes share, which would be cut into {pieces} \
-         pieces: raise it, or lower --memory"
+        "the limit on file sizes (ulimit -f) is too small for the memory that the processes share, \
+         which would be split into {pieces} pieces: raise it, or lower --memory"
     )]
     TooManyPieces {
         /// How many they would be.
         pieces: usize,
     },
     /// The operating system refuses.
-    #[error("cannot make the memory that the processes share: {0}")]
+    #[error("cannot create the memory that the processes share: {0}")]
     Os(#[from] io::Error),
 }
 
@@ -211,7 +211,8 @@ impl Events {
         Ok(count)
     }
 
-    /// Announces that the reader goes to sleep on [`Engine::bell`]; false if an event has come meanwhile.
+    /// Announces that the reader is about to sleep on [`Engine::bell`]; false if an event has
+    /// arrived meanwhile.
     #[must_use]
     pub fn prepare_to_sleep(&self) -> bool {
         self.consumers.iter().all(Consumer::prepare_to_sleep)
@@ -261,7 +262,8 @@ mod tests {
         events.push(encode(event, &mut scratch)).unwrap();
     }
 
-    /// The buffers of a transfer that ended while packs were unpacked or filled stayed lent for ever, and its flow was never closed.
+    /// The buffers of a transfer that ended while packs were unpacked or filled stayed lent
+    /// forever, and its flow was never closed.
     #[test]
     fn a_lent_buffer_goes_back_when_it_is_dropped() {
         let (mut engine, mut commands, mut events, _theirs) = engine_and_lane();

@@ -17,10 +17,12 @@ use crate::command_rings::Commands;
 use crate::commands::Command;
 use crate::shared_memory::SharedMemory;
 
-/// A buffer that a lane has lent to the control process, to fill it with small files or to unpack them from it.
+/// A buffer that a lane has lent to the control process, to fill it with small files or to unpack
+/// them from it.
 ///
-/// It exists between the event that lends it and the command that gives it back; the lane does not touch it meanwhile. It goes back when it
-/// is dropped, whoever drops it: a transfer that ends in the middle would otherwise take its buffers, and its flow's slot, with it.
+/// It exists between the event that lends it and the command that returns it; in between, the lane
+/// does not touch it. It is returned when it is dropped: otherwise a transfer that ends midway
+/// would take its buffers, and its flow's slot, with it.
 #[derive(Debug)]
 pub struct LentBuffer {
     memory: Arc<SharedMemory>,
@@ -89,7 +91,7 @@ impl LentBuffer {
 impl Drop for LentBuffer {
     fn drop(&mut self) {
         self.commands.take_back(self.lane, self.number);
-        // A lane that hangs is noticed by whoever sends it the next command.
+        // A hung lane is noticed when the next command is sent to it.
         let _ = self.commands.send(self.lane, &self.back);
     }
 }

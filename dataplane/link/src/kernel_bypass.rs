@@ -1,8 +1,9 @@
-//! What the two processes tell each other of AF_XDP: which interface to use and how, the ways to
-//! partners, and what became of packets.
+//! What the two processes exchange about AF_XDP: which interface to use and how, the next hops to
+//! partners, and packet counts.
 //!
-//! The control process asks the kernel's tables for interfaces and next hops, which the data plane,
-//! in its sandbox, cannot; the data plane counts what its steering program did with each packet.
+//! The control process queries the kernel's tables for interfaces and next hops, which the
+//! sandboxed data plane cannot do. The data plane counts what its steering program did with each
+//! packet.
 
 use std::net::IpAddr;
 
@@ -178,7 +179,7 @@ impl Verdicts {
 pub struct Census {
     /// Of each queue of the interface, in their order.
     pub queues: Vec<Verdicts>,
-    /// Who sent most of what was dropped, as far as it was attributed.
+    /// The sources of most dropped packets, as far as they were attributed.
     pub sources: Vec<(IpAddr, u64)>,
     /// The NIC's rules that lead packets to the lanes' queues.
     pub rules: Vec<SetRule>,

@@ -1,4 +1,5 @@
-//! The link between the control process and the data plane: all that either knows of the other.
+//! The link between the control process and the data plane: everything that either knows of the
+//! other.
 //!
 //! Three ways, each for what it does best:
 //! * a unix socket (`SOCK_SEQPACKET`) carries descriptors and secrets, and what is rare: start,

@@ -142,14 +142,15 @@ pub enum ToDataPlane {
     },
     /// Asks what the steering program has counted.
     TakeCensus,
-    /// Shows a lane's packets from now on. Comes with the capture's memory, in which the lane tells that it has begun.
+    /// Starts to show a lane's packets. Comes with the capture's memory, in which the lane reports
+    /// that it has started.
     BeginCapture {
         /// The lane.
         lane: u16,
         /// Bytes of each packet that are taken at most.
         snap_bytes: usize,
     },
-    /// Shows them no more; the lane tells in the capture's memory when it has ended.
+    /// Stops showing them; the lane reports in the capture's memory when it has stopped.
     EndCapture {
         /// The lane.
         lane: u16,

@@ -1,10 +1,10 @@
-//! What the first link towards a partner carries, from the kernel's tables of routes and links.
+//! The MTU of the first link towards a partner, from the kernel's tables of routes and links.
 //!
-//! What the kernel believes of the path beyond it is not asked for: anybody can make it believe
-//! something. One forged ICMP message ("fragmentation needed", "packet too big") sets the MTU of a
-//! whole address for ten minutes (`net.ipv4.route.mtu_expires`), down to 552 bytes or whatever
-//! `min_pmtu` says, and `IP_MTU`, `IPV6_MTU` and `ip route get` all tell that number. The flow
-//! probes the path itself (RFC 8899), so ICMP has nothing to add.
+//! The kernel's idea of the path beyond that link is ignored, because anybody can change it. One
+//! forged ICMP message ("fragmentation needed", "packet too big") sets the MTU of a whole address
+//! for ten minutes (`net.ipv4.route.mtu_expires`), down to 552 bytes or whatever `min_pmtu` says,
+//! and `IP_MTU`, `IPV6_MTU` and `ip route get` all report that number. The flow probes the path
+//! itself (RFC 8899), so ICMP has nothing to add.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

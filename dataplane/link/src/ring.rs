@@ -58,7 +58,7 @@ pub trait RingMemory {
     fn load(&self, offset: usize, ordering: Ordering) -> u64;
     /// Writes the word at byte `offset`.
     fn store(&self, offset: usize, value: u64, ordering: Ordering);
-    /// Writes the word at byte `offset` and returns what was there.
+    /// Writes the word at byte `offset` and returns the previous one.
     fn swap(&self, offset: usize, value: u64, ordering: Ordering) -> u64;
     /// A sequentially consistent fence.
     fn fence(&self);
@@ -240,7 +240,7 @@ impl<M: RingMemory> Consumer<M> {
     /// Copies the next record into `scratch`; `None` if there is none.
     ///
     /// # Errors
-    /// [`Broken`] if what the producer wrote cannot be.
+    /// [`Broken`] if what the producer wrote is impossible.
     #[inline]
     pub fn pop<'a>(&mut self, scratch: &'a mut [u8; RECORD_BYTES_MAX]) -> Result<Option<&'a [u8]>, Broken> {
         loop {
@@ -283,8 +283,8 @@ impl<M: RingMemory> Consumer<M> {
         self.read == self.shared.load(WRITTEN, Ordering::Acquire)
     }
 
-    /// Announces that the consumer is about to sleep until its doorbell rings. False if a record has come in
-    /// meanwhile: then it must not sleep.
+    /// Announces that the consumer is about to sleep until its doorbell rings. False if a record
+    /// has arrived meanwhile: then it must not sleep.
     #[must_use]
     pub fn prepare_to_sleep(&self) -> bool {
         // Exchanged rather than stored: so it stands in one order with the producer's exchange, whatever else is reordered.

@@ -1,6 +1,8 @@
-//! Questions to the kernel's tables of links, addresses, routes and neighbours (rtnetlink), which take no privilege.
+//! Queries to the kernel's tables of links, addresses, routes and neighbors (rtnetlink), which need
+//! no privilege.
 //!
-//! Both processes ask: the control process for ways to partners, the data plane, at its start, for who has an interface already.
+//! Both processes use them: the control process for next hops to partners, the data plane, at
+//! startup, to see whether an interface is already in use.
 #![cfg_attr(
     not(test),
     deny(

@@ -47,7 +47,7 @@ const fn piece_bytes_at(limit_bytes: usize) -> usize {
     if bytes == 0 { PAGE_BYTES } else { bytes }
 }
 
-/// How many pieces so much memory is made of.
+/// The number of pieces that make up this much memory.
 #[must_use]
 pub fn piece_count(bytes: usize) -> usize {
     bytes.div_ceil(piece_bytes())
@@ -80,7 +80,8 @@ impl SharedMemory {
         let make = |begin: usize| {
             let fd = rustix::fs::memfd_create(name, flags)?;
             rustix::fs::ftruncate(&fd, piece_bytes.min(bytes - begin) as u64)?;
-            // Nobody can shrink the memory under the other's feet, whose next access would end it.
+            // Neither process can shrink the memory under the other, whose next access would then
+            // kill it.
             rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
             Ok(fd)
         };
@@ -121,19 +122,19 @@ impl SharedMemory {
         };
         let base =
             NonNull::new(base.cast()).ok_or_else(|| io::Error::other("the kernel mapped memory at address 0"))?;
-        // Whatever fails from here on, what is mapped so far is unmapped when this is dropped.
+        // If anything fails from here on, the mapping made so far is removed when this is dropped.
         let memory = Self { base, bytes, fds, on_hugepages };
         if memory.fds.len() > 1 {
             for (fd, begin) in memory.fds.iter().zip((0..bytes).step_by(piece_bytes)) {
                 let piece = piece_bytes.min(bytes - begin);
                 let flags = MapFlags::SHARED | MapFlags::FIXED;
-                // SAFETY: the piece lies within the mapping that was just made, which nobody uses
-                // yet: it replaces a part of it.
+                // SAFETY: the piece lies within the mapping just made, which is not used yet: it
+                // replaces a part of it.
                 unsafe { rustix::mm::mmap(base.as_ptr().add(begin).cast(), piece, access, flags, fd, 0)? };
             }
         }
-        // SAFETY: advice on the mapping just made; a kernel that cannot follow it says so and
-        // nothing changes.
+        // SAFETY: advice on the mapping just made; a kernel that cannot follow it returns an error,
+        // and nothing changes.
         let _ = unsafe { rustix::mm::madvise(base.as_ptr().cast(), bytes, Advice::LinuxHugepage) };
         Ok(memory)
     }
@@ -167,8 +168,8 @@ impl SharedMemory {
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset).cast::<AtomicU64>(), count) }
     }
 
-    /// Copies `bytes` to `offset`. The caller's protocol (the rings' indices) keeps others from reading them meanwhile; a
-    /// reader that does not keep to it gets mixed bytes, no more.
+    /// Copies `bytes` to `offset`. The caller's protocol (the rings' indices) keeps others from
+    /// reading them meanwhile; a reader that ignores it gets mixed bytes, and nothing worse.
     ///
     /// # Panics
     /// If they are not within the memory.

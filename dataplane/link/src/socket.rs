@@ -36,7 +36,7 @@ pub struct LinkSocket {
 }
 
 impl LinkSocket {
-    /// Both ends. Neither is inherited by a started program unless somebody says so.
+    /// Both ends. Neither is inherited by a started program unless explicitly passed.
     ///
     /// # Errors
     /// The operating system's.
@@ -45,7 +45,8 @@ impl LinkSocket {
         Ok((Self { fd: ours }, Self { fd: theirs }))
     }
 
-    /// Connects to whoever starts data planes at `path`, for instance systemd: the other end becomes a new data plane's standard input.
+    /// Connects to a service that starts data planes at `path`, for example systemd: the other end
+    /// becomes a new data plane's standard input.
     ///
     /// # Errors
     /// The operating system's.
@@ -84,7 +85,7 @@ impl LinkSocket {
     /// If the message or the number of descriptors exceeds its limit: both are bounded by construction.
     pub fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         assert!(descriptors.len() <= DESCRIPTORS_MAX, "{} descriptors in a message", descriptors.len());
-        // Some have secrets: what was written is wiped, and never moved while it grows.
+        // Some messages contain secrets: the buffer is wiped, and never moved while it grows.
         let mut room = Zeroizing::new(vec![0; MESSAGE_BYTES_MAX]);
         let bytes = match postcard::to_slice(message, &mut room) {
             Ok(bytes) => &*bytes,

@@ -96,7 +96,7 @@ impl UdpPort {
     /// Bytes of its receive buffer, as it was granted.
     #[must_use]
     pub fn receive_buffer_bytes(&self) -> usize {
-        // The kernel doubles what it is asked for, to cover its own overhead.
+        // The kernel doubles the requested size, to cover its own overhead.
         sockopt::socket_recv_buffer_size(&self.fd).unwrap_or(0) / 2
     }
 

@@ -9,11 +9,13 @@
 //!   └── no next hop known, or the interface is down ──> the lane's UDP socket
 //! ```
 //!
-//! A lane keeps its UDP socket beside the rings. It holds the port, takes what the program lets pass (a flow on the wrong queue, a packet with
-//! options), and sends wherever no next hop is known. So nothing that AF_XDP cannot carry is lost, and when it fails altogether,
-//! transfers go on over what is left.
+//! A lane keeps its UDP socket in addition to the rings. It holds the port, receives what the
+//! program lets pass (a flow on the wrong queue, a packet with options), and sends if no next hop
+//! is known. Nothing that AF_XDP cannot carry is lost, and if it fails completely, transfers
+//! continue over the socket.
 //!
-//! The control process finds next hops in the kernel's tables and hands them over; [`ladder`] opens all this in the best mode there is.
+//! The control process finds next hops in the kernel's tables and passes them on; [`ladder`] opens
+//! all this in the best available mode.
 
 pub mod headers;
 pub mod ladder;
@@ -108,7 +110,7 @@ impl AfXdpDatapath {
         self.mode
     }
 
-    /// The UDP socket beside the rings.
+    /// The UDP socket used alongside the rings.
     #[must_use]
     pub const fn udp(&self) -> &UdpDatapath {
         &self.udp
@@ -130,7 +132,7 @@ impl AfXdpDatapath {
     /// Closes the sockets and returns where the frames are then: all of them in the pool.
     #[must_use]
     pub fn close(mut self) -> [Account; 2] {
-        // With the sockets go their rings; then nobody else has any frame.
+        // The sockets' rings go with them; then no frame is in use elsewhere.
         self.queues.clear();
         self.umem.reclaim_all();
         self.accounts()
@@ -201,7 +203,7 @@ impl Datapath for AfXdpDatapath {
                 queue.flush(&mut self.umem);
             }
             let mut take = |packet: &[u8], taken_ns| {
-                // The program lets nothing else through; a packet that is none of ours is ignored.
+                // The program lets nothing else through; a packet that is not ours is ignored.
                 if let Some(datagram) = parse(packet).filter(|datagram| datagram.port == port) {
                     each(datagram.payload, Arrival { from: datagram.from, is_astray: false, taken_ns });
                     datagrams += 1;
@@ -318,7 +320,7 @@ impl Datapath for AfXdpDatapath {
         if self.umem.free(Purpose::Transmit) > 0 && queue.has_room(self.umem.transmit_bytes()) {
             return false;
         }
-        // The ring is full: without this nobody would wake a kernel that stopped half way.
+        // The ring is full: without this, nothing would wake a kernel that stopped midway.
         queue.flush(&mut self.umem);
         self.umem.free(Purpose::Transmit) == 0 || !queue.has_room(self.umem.transmit_bytes())
     }

@@ -84,8 +84,8 @@ impl SimRandom {
 /// When, and a number that keeps keys apart.
 type ArrivalKey = (u64, u64);
 
-/// Somebody who sees datagrams on their way to an address and sends copies of them from elsewhere,
-/// which come first.
+/// An observer who sees datagrams on their way to an address and sends copies of them from
+/// elsewhere, which arrive first.
 #[derive(Clone, Debug)]
 pub struct SimForger {
     /// Whose datagrams are copied.
@@ -107,7 +107,7 @@ pub struct SimTraffic {
     pub data: u64,
 }
 
-/// What is on its way to one address: from whom, and the bytes.
+/// What is in flight to one address: the source, and the bytes.
 type Wire = BTreeMap<ArrivalKey, (SocketAddr, Vec<u8>)>;
 
 /// The network: a clock, and the datagrams on their way.
@@ -145,13 +145,13 @@ impl SimNetwork {
         })
     }
 
-    /// From now on the lane at `address` seems to be at `apparent`, and what is sent to any address
-    /// that it had before is lost.
+    /// From now on, the lane at `address` appears at `apparent`, and datagrams sent to any of its
+    /// earlier addresses are lost.
     pub fn rebind(&self, address: SocketAddr, apparent: SocketAddr) {
         self.apparent.borrow_mut().insert(address, apparent);
     }
 
-    /// Somebody copies datagrams from now on, or nobody.
+    /// Sets an observer who copies datagrams from now on, or none.
     pub fn set_forger(&self, forger: Option<SimForger>) {
         *self.forger.borrow_mut() = forger;
     }
@@ -234,8 +234,8 @@ impl SimNetwork {
 }
 
 impl SimNetwork {
-    /// The lane that gets what is sent to an address; none if the address is that of a lane which
-    /// is known by another now.
+    /// The lane that receives datagrams for an address; none if the address is that of a lane now
+    /// known by another one.
     fn lane_at(&self, to: SocketAddr) -> Option<SocketAddr> {
         let apparent = self.apparent.borrow();
         let behind = apparent.iter().find(|&(_, known)| *known == to).map(|(&lane, _)| lane);

@@ -40,7 +40,7 @@ pub struct UdpDatapath {
     /// A sealed run for which the socket had no room: where to, its bytes, and the size of its datagrams. It goes out from the lane's own port,
     /// whichever it was meant for: receivers do not look at it.
     waiting: Option<(SocketAddr, usize, usize)>,
-    /// The lane's own, for those who look at packets.
+    /// The lane's own address, for captures.
     port: u16,
     pub(super) tap: Option<Box<Tap>>,
     /// Ready when any of several sockets is. Made while the process still may.
@@ -52,9 +52,10 @@ pub struct UdpDatapath {
 /// Why a lane has no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The port belongs to somebody else.
+    /// The port is in use by another program.
     #[error(
-        "UDP port {port} on {address} is in use: stop the program that holds it (ss -ulpn shows it) or choose other ports with --ports"
+        "UDP port {port} on {address} is in use: stop the program that uses it (ss -ulpn shows it) \
+         or choose other ports with --ports"
     )]
     PortInUse {
         /// The address.
@@ -63,7 +64,7 @@ pub enum OpenError {
         port: u16,
     },
     /// There are fewer ports than lanes.
-    #[error("the number of UDP ports is below that of lanes ({lanes}): name more with --ports")]
+    #[error("there are fewer UDP ports than lanes ({lanes}): name more with --ports")]
     TooFewPorts {
         /// The lanes.
         lanes: usize,

@@ -49,7 +49,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub struct FileTable {
     slots: Box<[Slot]>,
-    /// Files that were removed while chunks of them were under way, with their slots.
+    /// Files that were removed while their chunks were in progress, with their slots.
     retired: Mutex<Vec<(FileSlot, Owned)>>,
 }
 
@@ -98,7 +98,7 @@ impl FileTable {
         }
     }
 
-    /// Closes removed files that nobody uses any more; true if some are left to be closed.
+    /// Closes removed files that are no longer used; true if some are left to be closed.
     pub fn close_retired(&self) -> bool {
         let mut retired = lock(&self.retired);
         retired.retain(|&(slot, _)| self.place(slot).is_some_and(|place| place.uses.load(Ordering::SeqCst) > 0));

@@ -23,7 +23,8 @@ struct Stat {
     recently_evicted: u64,
 }
 
-/// Whether at least nine tenths of the range are in the page cache. False where the kernel cannot tell.
+/// Whether at least nine tenths of the range are in the page cache. False if the kernel cannot
+/// tell.
 #[must_use]
 pub fn is_resident(fd: RawFd, offset: u64, bytes: u64) -> bool {
     let range = Range { offset, bytes };

@@ -15,7 +15,7 @@ use culvert_link::capture::Tap;
 use culvert_link::commands::{ReceiveSlot, SendSlot};
 use culvert_link::kernel_bypass::NextHop;
 
-/// Enough for every flow of a lane to come, go and want a key at the same time.
+/// Enough for every flow of a lane to come, go and request a key at the same time.
 const QUEUE_LENGTH: usize = 2_048;
 
 /// From the attendant to the lane.
@@ -130,7 +130,8 @@ impl Attendance {
 
     /// Hands something to the attendant.
     pub fn depart(&self, departure: Departure) {
-        // A full queue means that the attendant hangs; what is lost then is freed here or wanted again.
+        // A full queue means that the attendant hangs; what is lost then is freed here or requested
+        // again.
         let _ = self.departures.push(departure);
         ring(self.attendant_bell.as_fd());
     }

@@ -27,7 +27,7 @@ pub const HASH_STEP_BYTES: u32 = 64 << 10;
 /// Whose a buffer is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
-    /// Nobody's.
+    /// Not in use.
     #[default]
     Free,
     /// A sending flow's.
@@ -55,7 +55,7 @@ pub struct Job {
     pub sink: Option<Sink>,
     /// Whether all of the chunk has arrived, on the receiving side.
     pub is_whole: bool,
-    /// Whether nobody wants the result any more: the buffer is freed when the kernel is done with it.
+    /// Whether the result is no longer wanted: the buffer is freed when the kernel is done with it.
     pub is_abandoned: bool,
     /// Whether the control process has the buffer.
     pub is_lent: bool,
@@ -131,7 +131,7 @@ impl Job {
         self.io.map(|io| io.file)
     }
 
-    /// Whether operations on the buffer are under way.
+    /// Whether operations on the buffer are in progress.
     #[must_use]
     pub fn is_in_kernel(&self) -> bool {
         self.io.is_some_and(|io| io.in_flight > 0)
@@ -207,7 +207,7 @@ impl Body {
         true
     }
 
-    /// Lets the disk go on and looks after what has ended.
+    /// Advances the disk and handles completed operations.
     pub(super) fn disk_turn(&mut self) -> bool {
         // Cached writes and checks: one piece of one buffer a turn.
         let next = self.jobs.iter().position(|job| job.has_pieces_left() && !matches!(job.role, Role::Send(_)));
@@ -251,7 +251,8 @@ impl Body {
                 if reached >= piece_end {
                     io.note_done(piece, job_bytes);
                 } else if io.error.is_none() {
-                    // A short transfer in the middle: go on where it stopped. Direct I/O can only do so from a whole block.
+                    // A short transfer in the middle: continue where it stopped. Direct I/O can
+                    // only continue at a whole block.
                     let from = if io.is_direct { reached / DIRECT_ALIGNMENT * DIRECT_ALIGNMENT } else { reached };
                     if from > completion.buffer_offset {
                         self.disk.start(io.operation(buffer, from, piece_end - from));
@@ -288,7 +289,7 @@ impl Body {
         }
     }
 
-    /// Frees a buffer that nobody wants any more, once the kernel is done with it.
+    /// Frees a buffer that is no longer wanted, once the kernel is done with it.
     pub(super) fn release_abandoned(&mut self, buffer: BufferId) {
         let role = self.jobs[buffer.0 as usize].role;
         self.free_buffer(buffer);
@@ -368,8 +369,8 @@ impl Body {
         }
     }
 
-    /// The chunk in `buffer` begins anew (W-11): its bytes will be others, and so will their hash.
-    /// Where it goes stays.
+    /// The chunk in `buffer` starts over (W-11): its bytes will change, and so will their hash. Its
+    /// destination stays.
     pub(super) fn begin_anew(&mut self, slot: ReceiveSlot, buffer: BufferId) {
         let Job { role, chunk, bytes, sink, .. } = std::mem::take(&mut self.jobs[buffer.0 as usize]);
         let hasher = sink.and_then(|sink| self.hasher_for(slot, sink, bytes));

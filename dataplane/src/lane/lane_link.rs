@@ -162,7 +162,8 @@ impl LaneLink {
         })
     }
 
-    /// Announces that the lane goes to sleep on its bell; false if a command has come meanwhile.
+    /// Announces that the lane is about to sleep on its bell; false if a command has arrived
+    /// meanwhile.
     #[must_use]
     pub fn prepare_to_sleep(&self) -> bool {
         self.commands.prepare_to_sleep()

@@ -16,13 +16,15 @@ use culvert_link::clock::wire_us;
 use culvert_link::commands::{Event, ReceiveSlot, Sink};
 use culvert_link::counters::{LaneCounter, LaneCounters};
 
-/// A sender that has used its credit up is told of new credit at once, and of very many losses, but not more often than this.
+/// A sender that has used up its credit is told of new credit at once, and also of very many
+/// losses, but not more often than this.
 const URGENT_REPORT_NS: u64 = 200_000;
 /// A flow on which nothing happens reports this often, so that its sender knows that it is heard.
 const KEEPALIVE_NS: u64 = 100_000_000;
 /// A flow is looked at this often for whether it arrives on another lane's queue …
 const ASTRAY_LOOK_NS: u64 = 100_000_000;
-/// … if it brought so many segments meanwhile: fewer cost the lane nothing worth a change.
+/// … if it brought this many segments in between: fewer do not cost the lane enough to justify a
+/// change.
 const ASTRAY_SEGMENTS_MIN: u64 = 64;
 
 /// A receiving flow.
@@ -105,7 +107,8 @@ impl ReceiveFlow {
         self.openings.begin(now_ns);
     }
 
-    /// Whether most of the flow came by the kernel lately. It then arrives on another lane's queue, or not by this interface.
+    /// Whether most of the flow arrived through the kernel lately. It then arrives on another
+    /// lane's queue, or not through this interface.
     pub(super) fn is_astray(&mut self, now_ns: u64) -> bool {
         if now_ns < self.next_astray_look_ns {
             return false;
@@ -175,7 +178,7 @@ impl ReceiveFlow {
 
     /// When the flow next has something to do by itself.
     pub(super) fn deadline_ns(&self) -> u64 {
-        // It waits for the disk or the control process, who wake the lane.
+        // It waits for the disk or the control process, which wake the lane.
         if self.is_closing {
             return u64::MAX;
         }
@@ -189,7 +192,7 @@ impl ReceiveFlow {
         self.protocol.release();
     }
 
-    /// Buffers with whole chunks: what becomes of them is not the sender's matter.
+    /// Buffers with complete chunks: what happens to them is no longer up to the sender.
     pub(super) fn whole(&self) -> u32 {
         self.whole
     }
@@ -277,8 +280,8 @@ impl Body {
         }
     }
 
-    /// Closes a receiving flow: incomplete chunks are dropped, whole ones whose destination is not known too; writes go on to
-    /// their end.
+    /// Closes a receiving flow: incomplete chunks are dropped, and so are complete ones whose
+    /// destination is not known; writes in progress are completed.
     pub(super) fn close_receive(&mut self, slot: ReceiveSlot) {
         let Some(flow) = self.receives.get_mut(usize::from(slot.0)).and_then(Option::as_mut) else { return };
         flow.is_closing = true;

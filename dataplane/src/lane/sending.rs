@@ -40,10 +40,11 @@ const PROBE_ROUND_NS: u64 = 20_000_000;
 const PROBE_GRACE_NS: u64 = 60_000_000;
 /// After so long without an answer the path counts as closed.
 const PROBE_PATIENCE_NS: u64 = 6_000_000_000;
-/// Repetitions without an answer after which the path is probed anew.
+/// Unanswered repetitions after which the path is probed again.
 const BLACK_HOLE_TIMEOUTS: u32 = 3;
-/// Patiences with silence, and the least time, after which a path that data still go out on is probed anew, too: as long as there is
-/// something new to send nothing is repeated. The control connection's own loss can hold reports back for so long.
+/// Timeouts with silence, and the minimum time, after which a path that is still being sent to is
+/// probed again too: as long as there is new data to send, nothing is repeated. Losses on the
+/// control connection itself can delay reports for that long.
 const BLACK_HOLE_PATIENCES: u64 = 4;
 /// See [`BLACK_HOLE_PATIENCES`].
 const BLACK_HOLE_NS_MIN: u64 = 500_000_000;
@@ -67,7 +68,7 @@ enum Waiting {
     Source,
     /// The pacer.
     Pacer,
-    /// Credit, or the fate of what is under way.
+    /// Credit, or the fate of packets in flight.
     Credit,
 }
 
@@ -480,7 +481,7 @@ impl SendFlow {
             }
         } else if !self.was_open && now_ns.saturating_sub(probing.begun_ns) > PROBE_PATIENCE_NS {
             body.link.emit(&Event::PathClosed { flow: self.slot, errno: probing.errno });
-            // Told once; the control process closes the flow, and until then it goes on trying.
+            // Reported once; the control process closes the flow, and until then it keeps trying.
             probing.begun_ns = now_ns;
         }
         if now_ns < probing.next_round_ns {
@@ -555,8 +556,9 @@ impl SendFlow {
             return;
         }
         self.protocol.on_silence(now_ns, patience_ns);
-        // The path is dark, or swallows datagrams of this size now (a black hole, RFC 8899 section 4.3): probes tell which, and
-        // what still passes. Nothing else goes until one is answered.
+        // The path is dark, or now drops datagrams of this size (a black hole, RFC 8899 section
+        // 4.3): probes show which, and what still passes. Nothing else is sent until one is
+        // answered.
         let black_hole_ns = (BLACK_HOLE_PATIENCES * patience_ns).max(BLACK_HOLE_NS_MIN);
         if self.protocol.timeouts() >= BLACK_HOLE_TIMEOUTS || self.protocol.unanswered_ns(now_ns) > black_hole_ns {
             self.probing = Some(Probing::beginning(now_ns));

@@ -1,12 +1,12 @@
-//! Who may have how many of a lane's buffers: they are shared out by partner first, then by flow.
+//! Allocation of a lane's buffers: they are shared by partner first, then by flow.
 //!
-//! Credit that was given cannot be taken back (W-25), and an honest sender whose segments find no
-//! buffer takes them for lost. So a credit is a promise: what may be begun on it is kept free, and
-//! no more is promised than there is. A partner gets its part of the buffers and no more, however
-//! many flows it has; a few are kept for the next one that comes.
+//! Credit cannot be revoked (W-25), and an honest sender whose segments find no buffer takes them
+//! for lost. Credit is therefore a promise: the buffers for it are kept free, and no more is
+//! promised than exists. A partner gets its share of the buffers and no more, however many flows it
+//! has; a few are reserved for the next partner.
 //!
-//! A flow that has had credit for a while and begins nothing is asleep. What was promised to it is
-//! given to others: it wakes if there is room.
+//! A flow that has had credit for a while and starts nothing is asleep. What was promised to it is
+//! given to others; it wakes up if there is room.
 
 use culvert_protocol::receiver_flow::{BufferId, ChunkMemory};
 
@@ -183,8 +183,8 @@ impl Claim {
 }
 
 impl Body {
-    /// A buffer for something else than a receiving flow, if there is one that nobody was promised
-    /// and `account` may have it.
+    /// A buffer for something other than a receiving flow, if there is one that is not promised and
+    /// `account` may have it.
     pub(super) fn may_take_buffer(&mut self, account: Option<usize>) -> bool {
         let free = self.buffers.free_count();
         match account {
@@ -249,8 +249,8 @@ impl Body {
         }
     }
 
-    /// Tells the flows of partners that hold more than their part that others wait. Their
-    /// transfers know whether anything comes of what they hold.
+    /// Notifies the flows of partners that hold more than their share that others are waiting.
+    /// Their transfers know whether they make progress with what they hold.
     pub(super) fn tell_who_holds_too_much(&mut self) {
         if !self.shares.has_waiting || self.now_ns < self.shares.next_telling_ns {
             return;

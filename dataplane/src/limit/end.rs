@@ -63,7 +63,7 @@ impl LimitEnd {
         self.steering.as_ref().map(|&(_, mode)| mode)
     }
 
-    /// Receives one run: opens what is sealed, acknowledges, and returns when the sender ends or falls silent.
+    /// Receives one run: decrypts, acknowledges, and returns when the sender ends or falls silent.
     #[must_use]
     pub fn receive(mut self) -> LimitResult {
         let mut result = match &mut self.datapath {
@@ -87,7 +87,8 @@ impl LimitEnd {
         Ok(result)
     }
 
-    /// Frames that are neither in the pool nor, for packets to come, at the kernel, after those under way had time to return.
+    /// Frames that are neither in the pool nor, for incoming packets, with the kernel, after those
+    /// in flight had time to return.
     fn frames_missing(&mut self) -> usize {
         let LaneDatapath::AfXdp(datapath) = &mut self.datapath else { return 0 };
         let give_up_ns = monotonic_ns() + SETTLE_NS;

@@ -81,7 +81,7 @@ pub enum LimitError {
     #[error("datagrams of {0} bytes cannot be measured: choose between {min} and {SUPER_BUFFER_BYTES}", min = STRIDE_MIN as usize + OVERHEAD_BYTES)]
     Size(usize),
     /// The network refuses.
-    #[error("the network refuses to send ({error}): is {datagram_bytes} bytes more than the MTU permits?")]
+    #[error("the network refuses to send ({error}): do {datagram_bytes} bytes exceed the MTU?")]
     Refused {
         /// The operating system's error.
         error: io::Error,

@@ -53,7 +53,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Runs a lane's code; returns what it came to and how often it allocated or freed.
+/// Runs a lane's code; returns its result and how often it allocated or freed.
 pub fn in_lane<T>(work: impl FnOnce() -> T) -> (T, u64) {
     let before = COUNT.get();
     let result = switched(true, work);

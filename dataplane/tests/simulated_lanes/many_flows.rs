@@ -72,7 +72,7 @@ fn reports_of_all_flows_go_in_turn_however_late_they_are_read() {
     }
     side.lane.turn();
     network.advance(1_000_000);
-    // Nobody reads: the lane goes on until the ring is full, and loses nothing.
+    // Without a reader, the lane continues until the ring is full, and loses nothing.
     for _ in 0..100 {
         side.lane.turn();
     }

@@ -1,5 +1,5 @@
-//! Addresses that change, and copies that somebody sends from elsewhere: data follow proved
-//! addresses only (`docs/wire.md` W-49 … W-54).
+//! Addresses that change, and copies sent from elsewhere: data follows only proved addresses
+//! (`docs/wire.md` W-49 … W-54).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -78,8 +78,8 @@ fn a_receiver_that_is_elsewhere_is_followed_within_about_a_round_trip() {
                 (came - moved_ns) / 1_000_000,
                 (followed - came) / 1_000_000
             );
-            // The datagram's way, the challenge, its answer; where the flow found the old path dark
-            // meanwhile, the probes for the size.
+            // The datagram's way, the challenge, its answer; if the flow found the old path dark in
+            // between, also the probes for the size.
             if path.loss == 0.0 {
                 assert!(followed - came <= 6 * DELAY_NS, "seed {seed}: move {at} took {} ns", followed - came);
             }

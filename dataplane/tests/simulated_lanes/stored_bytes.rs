@@ -34,7 +34,7 @@ struct Sending {
     version: u64,
 }
 
-/// A chunk whose place has not been told yet, and the command that will tell it.
+/// A chunk whose destination is not known yet, and the command that will set it.
 type Unplaced = (u32, u32);
 
 struct Partner {
@@ -292,7 +292,7 @@ impl Receiver {
         self.network.advance(200_000);
     }
 
-    /// What was accepted is there still.
+    /// Accepted data still exists.
     fn check_verified(&self) {
         for (&chunk, &hash) in &self.verified {
             assert_eq!(self.hash_on_disk(chunk), hash, "chunk {chunk}: what was verified was written over");

@@ -89,7 +89,7 @@ impl Spool {
         }
         let path = self.directory.join(format!("{at_unix_ms:015}-{id}.json"));
         let temporary = path.with_extension("part");
-        // What a crash left, or somebody put there.
+        // Left by a crash, or placed there by somebody.
         let _ = fs::remove_file(&temporary);
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(document).and_then(|()| file.sync_all())?;

@@ -76,8 +76,8 @@ pub fn run(
     Ok(session.result())
 }
 
-/// Sends one request that nobody waits for: it tells a far end that reflects that this one is still
-/// there.
+/// Sends one request without waiting for an answer. It tells the reflecting end that this one is
+/// still alive.
 ///
 /// # Errors
 /// The operating system's.

@@ -1,9 +1,9 @@
-//! Looks for the path's MTU as RFC 8899 does: probes of growing size that nobody may fragment, each tried three times. The search
-//! itself is pure; the probes are echoes.
+//! Path MTU discovery as in RFC 8899: unfragmentable probes of growing size, each tried three
+//! times. The search itself is pure; the probes are echoes.
 //!
-//! What ICMP says is a hint for the next size and the reason that is given for the result; it fails
-//! no size. Anybody can send it, so a claim that cannot be, or that probes refute, is told as
-//! claimed.
+//! ICMP is only a hint for the next size and for the reason reported with the result; it never
+//! rules out a size. Anybody can send ICMP, so a claim that is impossible or refuted by probes is
+//! reported as a claim.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -28,11 +28,11 @@ const TRIES: u32 = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MtuLimit {
-    /// The first link: the whole path carries what it does.
+    /// The first link: the whole path carries as much as it does.
     Interface,
-    /// A router says so with ICMP, as it should.
+    /// A router reports it with ICMP, as it should.
     PacketTooBig,
-    /// Larger packets vanish and nobody says so: a black hole for TCP.
+    /// Larger packets vanish without a report: a black hole for TCP.
     BlackHole,
 }
 
@@ -89,7 +89,7 @@ impl MtuSearch {
             return [MTU_MIN, MTU_SMALLEST].into_iter().find(|&size| size < self.bad);
         }
         let rungs: Vec<u32> = LADDER.into_iter().filter(|&size| size > self.good && size < self.bad).collect();
-        // A common size that passed is most often the limit itself: one more byte tells.
+        // If a common size passed, it is most often the limit itself; one more byte shows it.
         if Some(self.good) == self.hint || (rungs.is_empty() && LADDER.contains(&self.good)) {
             return Some(self.good + 1);
         }
@@ -141,7 +141,7 @@ impl MtuSearch {
 pub struct SizeFate {
     /// Whether a probe was answered.
     pub passed: bool,
-    /// What ICMP or the host says would fit; none if nobody said anything.
+    /// The size that would fit according to ICMP or the host; none if there was no such report.
     pub too_big: Option<u32>,
 }
 
@@ -166,8 +166,8 @@ pub fn try_size(
     let (mut packet, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
     let mut too_big = None;
     for number in 0..TRIES {
-        // Where a router says so there is no need for a third try; the answer to the first or
-        // second would prove it wrong.
+        // If a router reports it, a third try is unnecessary; an answer to the first or second
+        // would refute the report.
         if too_big.is_some() && number + 1 == TRIES {
             break;
         }
@@ -251,7 +251,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever anybody claims, whenever, of whichever size.
+        /// Whatever is claimed, at any time, about any size.
         #[test]
         fn claims_change_nothing_but_the_reason(
             ceiling in 1_280..9_300u32, mtu in 1_280..9_300u32, is_ipv6: bool,

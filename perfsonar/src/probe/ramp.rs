@@ -30,7 +30,7 @@ const CONTRADICTIONS_MAX: u32 = 1;
 const LOSS_MAX: f64 = 0.005;
 /// A train that arrives slower than this part of its rate met its limit.
 const DELIVERED_MIN: f64 = 0.93;
-/// A sender that is slower than this part of what it should send is the limit itself.
+/// A sender slower than this fraction of the requested rate is the limit itself.
 const SENT_MIN: f64 = 0.9;
 /// A queue that grows by less is noise, in microseconds, and as part of the train's length.
 const QUEUE_US_MIN: u64 = 1_500;
@@ -350,7 +350,7 @@ mod tests {
     }
 
     proptest! {
-        /// What arrived is the partner's word, and so is what it sent.
+        /// What arrived is the partner's claim, and so is what it sent.
         #[test]
         fn whatever_a_partner_reports_the_ramp_ends_and_stays_below_its_cap(
             cap in any_number(),

@@ -108,7 +108,7 @@ impl<'a> Gate<'a> {
     }
 }
 
-/// Reflects until it is stopped. `on_request` is told of each authentic request before it is
+/// Reflects until it is stopped. `on_request` is called for each authentic request before it is
 /// answered.
 ///
 /// # Errors

@@ -1,4 +1,5 @@
-//! Routes: probes whose TTL is used up on the way, and who says so. No privileges: errors come through the socket (`IP_RECVERR`).
+//! Routes: probes whose TTL expires on the way, and who reports it. Needs no privileges: errors are
+//! read from the socket (`IP_RECVERR`).
 #![cfg_attr(
     not(test),
     deny(
@@ -30,16 +31,16 @@ use crate::stamp::{Authentication, SenderSession};
 const TRIES: u32 = 2;
 /// After so many silent hops in a row the rest is silent too, or the far end does not answer.
 const SILENT_MAX: u32 = 6;
-/// Where hops are silent the far end hears something so often.
+/// How often the far end hears from this one while hops are silent.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 /// Bytes of an ICMP probe.
 const ICMP_BYTES: usize = 40;
 
 /// What one probe met.
 enum Met {
-    /// A router, or the far host with an error, after so many microseconds. Whether the error
-    /// quotes so much of the probe that whoever sent it has seen the probe: only then it ends the
-    /// trace.
+    /// A router, or the far host with an error, after this many microseconds. Also whether the
+    /// error quotes enough of the probe to prove that its sender has seen it; only then does it end
+    /// the trace.
     Somebody {
         error: PathError,
         rtt_us: f64,
@@ -68,7 +69,7 @@ fn follow(far_end: IpAddr, stop: &Stop, mut probe: impl FnMut(u8) -> io::Result<
                 }
                 Met::Somebody { error, rtt_us, is_proved } => {
                     (hop.address, hop.rtt_us) = (error.from, Some(rtt_us));
-                    // 11.0 and 3.0 (IPv6) say that the TTL was used up, which is what was asked for.
+                    // 11.0 and 3.0 (IPv6) say that the TTL expired, which was the intention.
                     let used_up =
                         matches!((far_end.is_ipv4(), error.icmp), (true, Some((11, _))) | (false, Some((3, _))));
                     hop.icmp = error.icmp.filter(|_| !used_up && is_proved);
@@ -117,7 +118,7 @@ pub fn udp(
     let mut signed = Instant::now();
     let route = follow(far_end.ip(), stop, |ttl| {
         if signed.elapsed() > SIGN_OF_LIFE {
-            // What dies on the way does not tell the far end that this one is still there.
+            // Packets that expire on the way do not tell the far end that this one is still alive.
             signed = Instant::now();
             socket.set_ttl(MEASUREMENT_TTL)?;
             super::echo::sign_of_life(socket, authentication, number)?;
@@ -132,7 +133,7 @@ pub fn udp(
         let began = Instant::now();
         while let Some(left) = timeout.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) {
             if let Some(error) = socket.receive_error(&mut buffer)? {
-                // Of an earlier probe, if the packet is there to tell.
+                // Of an earlier probe, if the quoted packet shows it.
                 let is_other = error.bytes >= 4 && buffer.get(..4) != packet.get(..4);
                 if !is_other {
                     let (is_proved, after_ns) = (error.bytes >= 4, error.at_ns.saturating_sub(sent_ns));
@@ -313,7 +314,7 @@ mod tests {
                 let told = errno == libc::EMSGSIZE && mtu >= least;
                 assert!(route.hops.iter().all(|hop| hop.mtu == told.then_some(mtu)), "{error:?}: {route:?}");
                 if !is_proved {
-                    // It ended the trace, and named what it liked as the last hop.
+                    // It ended the trace, and could name anything as the last hop.
                     assert!(!route.reached && route.hops.len() == usize::from(HOPS_MAX), "{error:?}: {route:?}");
                     assert!(route.hops.iter().all(|hop| hop.icmp.is_none()), "{error:?}: {route:?}");
                 }

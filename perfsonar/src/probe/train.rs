@@ -1,4 +1,4 @@
-//! Trains of packets at an even rate, and what is left of the evenness when they arrive.
+//! Trains of packets at an even rate, and how even they still are on arrival.
 #![cfg_attr(
     not(test),
     deny(
@@ -27,16 +27,17 @@ use crate::timestamp::{ErrorEstimate, TimestampFormat, decode, encode};
 pub const PACKETS_MAX: u32 = 200_000;
 /// Packets of a train at least: fewer say nothing.
 const PACKETS_MIN: u32 = 20;
-/// The slowest train that says something. A path that is slower is known to be bad without one.
+/// The slowest meaningful train. A path that is slower is known to be bad without one.
 pub const RATE_MIN: u64 = 100_000;
 /// No train takes longer, however few of its packets have left: twenty of 1,500 bytes at the
 /// slowest rate take half of it.
 pub const TIME_MAX: Duration = Duration::from_secs(5);
 /// How often a train that waits for its next packet looks whether it is over.
 const LOOK: Duration = Duration::from_millis(20);
-/// Segments handed to the kernel at once cover no more than this, so that bursts stay small.
+/// Segments passed to the kernel in one call cover at most this much time, so that bursts stay
+/// small.
 const BURST: Duration = Duration::from_micros(500);
-/// Bytes handed to the kernel at once at most (a UDP GSO super-buffer).
+/// Most bytes passed to the kernel in one call (a UDP GSO super-buffer).
 const BURST_BYTES_MAX: u32 = 60_000;
 const BURST_SEGMENTS_MAX: u32 = 60;
 /// What waits in the socket when the time is up is taken for so long.
@@ -51,7 +52,7 @@ fn shape(train: &Train, is_ipv6: bool) -> (u32, f64) {
     ((packets as u32).clamp(PACKETS_MIN, PACKETS_MAX), interval_ns)
 }
 
-/// Packets that are handed to the kernel at once, from one to the next so many nanoseconds.
+/// Packets passed to the kernel in one call, and the nanoseconds from one call to the next.
 #[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates, and is clamped")]
 fn at_once(packet_bytes: u16, interval_ns: f64) -> u32 {
     let in_burst = (BURST.as_nanos() as f64 / interval_ns) as u32;
@@ -162,8 +163,8 @@ pub fn receive(
         }
         let received = match socket.receive(&mut buffer) {
             Ok(received) => received,
-            // What waits in the socket when the train is over belongs to it, also behind an error
-            // that ICMP caused.
+            // Packets waiting in the socket when the train is over belong to it, even behind an
+            // error caused by ICMP.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && over => break,
             Err(error) if super::echo::is_passing(&error) => continue,
             Err(error) => return Err(error),

@@ -16,7 +16,7 @@ const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long one question waits on the server's side.
 const WAIT: Duration = Duration::from_secs(30);
-/// Between questions that the server answered at once.
+/// Pause between requests that the server answered at once.
 const POLL: Duration = Duration::from_millis(500);
 /// Hits that make sense of a list.
 const LIST_MAX: usize = 1_000;
@@ -81,9 +81,9 @@ pub enum SchedulerError {
 
 fn hint(status: StatusCode) -> &'static str {
     match status.as_u16() {
-        403 => "; its limits forbid it to this host: ask its admin, or ask for less",
-        404 => "; it does not exist there (any more)",
-        422 => "; no tool there can do this test, or a participant has none in common",
+        403 => "; its limits do not permit it for this host: ask its admin, or request less",
+        404 => "; it does not exist there (or no longer does)",
+        422 => "; no tool there can run this test, or the participants have no tool in common",
         501 => "; its pScheduler is too old for this request",
         500..=599 => "; it is in trouble: try again later",
         _ => "",
@@ -200,7 +200,8 @@ impl Client {
     fn names(&self, list: &Value, what: &'static str) -> Result<Vec<String>, SchedulerError> {
         let list = list.as_array().ok_or_else(|| self.shape(what, "not a list"))?;
         let name = |entry: &Value| {
-            // Names are at the end of an address, in `name`, or since API 6 within `tool` beside `can-run`.
+            // Names are at the end of an address, in `name`, or since API 6 within `tool` next to
+            // `can-run`.
             let can_run = entry.pointer("/can-run/can-run").and_then(Value::as_bool).unwrap_or(true);
             let text = entry
                 .as_str()
@@ -260,7 +261,7 @@ impl Client {
         let until = Instant::now() + limit;
         let ended = self.follow_until(task, until, limit, &mut tell).await;
         if ended.is_err() {
-            // Whatever went wrong, nothing of ours goes on there.
+            // Whatever went wrong, none of our tasks keeps running there.
             let _ = self.abort(task).await;
         }
         ended

@@ -19,7 +19,7 @@ pub struct Outcome {
     pub delay_us: Option<[f64; 3]>,
     /// The MTU.
     pub mtu_bytes: Option<u32>,
-    /// Addresses of the hops; none where nobody answered.
+    /// Addresses of the hops; none for a hop that did not answer.
     pub hops: Vec<Option<String>>,
 }
 
@@ -30,7 +30,7 @@ pub enum OutcomeError {
     #[error("the test failed on the perfSONAR host: {0}")]
     Failed(String),
     /// Something is missing or of another type.
-    #[error("the result is not of the documented shape: '{0}' is missing or of another type")]
+    #[error("the result does not have the documented form: '{0}' is missing or has another type")]
     Shape(&'static str),
 }
 

@@ -23,17 +23,17 @@ use crate::twamp::messages::{
 };
 use crate::twamp::server::{ServerConnection, Step};
 
-/// How long a client may take for its first message, for the rest of each, and to take what it is
-/// answered: a few round trips around the world, and retransmissions.
+/// How long a client may take for its first message, for the rest of each message, and to read an
+/// answer: a few round trips around the world, plus retransmissions.
 const STEP: Duration = Duration::from_secs(5);
-/// How long a client without sessions that run may say nothing (SERVWAIT, RFC 5357 3.1, which
-/// proposes 900 s). Programs ask for what they want at once.
+/// How long a client without running sessions may be silent (SERVWAIT; RFC 5357 3.1 proposes 900
+/// s). Programs make their requests immediately.
 const SERVER_WAIT: Duration = Duration::from_secs(60);
 /// How long the client of a session may send no packet (REFWAIT, RFC 5357 4.2: 900 s).
 const REFLECTOR_WAIT: Duration = Duration::from_secs(900);
 /// How long a session may last, whatever its client does.
 const SESSION_MAX: Duration = Duration::from_secs(7 * 86_400);
-/// How long reflectors go on after Stop-Sessions at most.
+/// How long reflectors run after Stop-Sessions at most.
 const STOP_TIMEOUT_MAX: Duration = Duration::from_secs(10);
 /// Sessions of one control connection.
 const SESSIONS_PER_CONNECTION: u32 = 16;
@@ -58,8 +58,8 @@ impl Responder {
                 Ok(place) => place,
                 Err(why) => {
                     self.counters.note_turned_away(why);
-                    // That no mode is offered says "not now" (RFC 4656 3.1). It fits into the
-                    // socket's buffer, so nobody waits.
+                    // Offering no mode means "not now" (RFC 4656 3.1). It fits into the socket's
+                    // buffer, so nothing blocks.
                     if why != TurnedAway::Source {
                         let _ = timeout(Duration::ZERO, stream.write_all(&closed_greeting())).await;
                     }
@@ -225,7 +225,7 @@ impl Control {
         let open = OpenSession::new(counters.clone(), place);
         self.reflectors.spawn(async move {
             let stopped = async {
-                // Packets that are under way when the client stops are still answered.
+                // Packets in flight when the client stops are still answered.
                 if stop.wait_for(Option::is_some).await.is_ok() {
                     tokio::time::sleep(stop_timeout).await;
                 }

@@ -1,4 +1,4 @@
-//! Places of one kind, of which no host gets more than its part.
+//! Slots of one kind, with a limit per host.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -36,7 +36,7 @@ pub struct ReflectorPorts {
 }
 
 impl ReflectorPorts {
-    /// Single ports and a range, beside the services'.
+    /// Single ports and a range, in addition to the services'.
     #[must_use]
     pub const fn new(ports: Vec<u16>, range: Option<(u16, u16)>) -> Self {
         Self { ports, range }
@@ -56,10 +56,10 @@ impl ReflectorPorts {
 pub struct ReflectorLimits {
     /// Who may ask.
     pub permitted: Permitted,
-    /// Ports that nobody may ask from.
+    /// Ports from which requests are never answered.
     pub ports: ReflectorPorts,
-    /// Sessions that are remembered. One that is silent makes room, and a host that has its part
-    /// makes room for itself.
+    /// Sessions with state. A silent one is evicted for another; a host at its limit evicts its
+    /// own.
     pub sessions: usize,
     /// Packets of one host in a second.
     pub packets_per_second: u32,

@@ -126,7 +126,7 @@ pub struct Reflected {
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut array = [0; N];
-    // A TWAMP packet may be shorter than STAMP's: what is missing is zero (RFC 8762 4.6).
+    // A TWAMP packet may be shorter than STAMP's: the missing bytes count as zero (RFC 8762 4.6).
     array.iter_mut().zip(bytes.get(at..).unwrap_or_default()).for_each(|(place, &byte)| *place = byte);
     array
 }
@@ -266,8 +266,9 @@ impl Reflected {
     }
 }
 
-/// A reflector answers at once: its two times are no further apart than this, in seconds. Generous,
-/// since slow ones may be overloaded, and far below what random bytes meet by chance.
+/// A reflector answers immediately, so its two timestamps are at most this many seconds apart.
+/// Generous, because slow reflectors may be overloaded, and still far below what random bytes match
+/// by chance.
 const HELD_SECONDS_MAX: u32 = 60;
 
 /// Seconds of a time on the wire, in either format.
@@ -301,9 +302,9 @@ impl Reflected {
         }
     }
 
-    /// Whether a packet that came to a reflector answers one that this reflector has sent: it
-    /// carries one of its sequence numbers below `next` and a time of the last minute where
-    /// reflections copy those of what they answer. Finds reflectors that know no time.
+    /// Whether a packet received by a reflector answers one that this reflector has sent: it
+    /// carries one of its sequence numbers below `next` and a time of the last minute, where
+    /// reflections copy those of what they answer. Detects reflectors that do not know the time.
     #[must_use]
     pub fn answers_us(authentication: &Authentication, packet: &[u8], next: u32, now: [u8; 8]) -> bool {
         let at = layout(authentication);

@@ -75,10 +75,10 @@ pub enum Rejection {
     #[error("answers to packets that were never sent")]
     Foreign,
     /// The reflector's own sequence number jumps.
-    #[error("sequence numbers of the reflector that jump")]
+    #[error("sequence numbers of the reflector that jumpeded")]
     SequenceJump,
     /// The reflector's time is before 1970, or is no time.
-    #[error("timestamps before 1970 or of no time: the reflector's clock was never set")]
+    #[error("timestamps that are invalid or before 1970: the reflector's clock was never set")]
     Clock,
 }
 

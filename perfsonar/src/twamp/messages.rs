@@ -89,11 +89,11 @@ pub enum ControlError {
 const fn why(accept: Accept) -> &'static str {
     match accept {
         Accept::Ok => "no reason",
-        Accept::Rejected => "it does not say why; it may not permit this host, or have no room for more clients",
+        Accept::Rejected => "it gives no reason; it may not permit this host, or have no room for more clients",
         Accept::Internal => "it has an internal error",
-        Accept::Unsupported => "something of the request is not supported there",
+        Accept::Unsupported => "part of the request is not supported there",
         Accept::PermanentLimit => "its limits do not permit it",
-        Accept::TemporaryLimit => "it has too many sessions at present, come again later",
+        Accept::TemporaryLimit => "it has too many sessions at present; try again later",
     }
 }
 
@@ -301,7 +301,7 @@ pub fn accept_session(accept: Accept, port: u16, session_id: [u8; 16]) -> [u8; A
 pub fn accepted_port(message: &[u8; ACCEPT_BYTES]) -> Result<u16, ControlError> {
     accepted("the session", message[0])?;
     match u16_at(message, 2) {
-        0 => Err(ControlError::Malformed("it accepts a session on port 0")),
+        0 => Err(ControlError::Malformed("it accepted a session on port 0")),
         port => Ok(port),
     }
 }
@@ -381,7 +381,7 @@ mod tests {
         let error = set_up_response(&greeting).unwrap_err().to_string();
         assert!(error.contains("no unauthenticated mode"), "{error}");
         let error = accepted_port(&accept_session(Accept::TemporaryLimit, 0, [0; 16])).unwrap_err().to_string();
-        assert!(error.contains("come again later"), "{error}");
+        assert!(error.contains("try again later"), "{error}");
         assert!(check_server_start(&server_start(Accept::Rejected, [0; 16], [0; 8])).is_err());
         assert!(check_start_ack(&start_ack(Accept::Ok)).is_ok());
     }

@@ -16,11 +16,11 @@ const INITIAL_RATE_MAX: u64 = 2_000_000_000;
 /// A queue of this part of the round trip, and at least this long, ends the doubling …
 const START_QUEUE: f64 = 0.02;
 const START_QUEUE_NS_MIN: f64 = 1e6;
-/// … the first hint of one holds the rate back to what is delivered until the next report …
+/// … the first hint of one limits the rate to what is delivered until the next report …
 const HINT_QUEUE: f64 = 0.005;
 const HINT_QUEUE_NS_MIN: f64 = 400_000.0;
-/// … and the rate is never more than this times what is delivered: as much as doubling needs, for reports tell of a
-/// round trip ago.
+/// … and the rate is never more than this multiple of what is delivered. Doubling needs that much,
+/// because reports describe the state one round trip ago.
 const START_GAIN: f64 = 2.4;
 /// The part of a rate measured before at which start-up begins: half, as Careful Resume (draft-ietf-tsvwg-careful-resume) has it,
 /// since the path may be shared by now; a round trip later it is doubled.
@@ -42,7 +42,7 @@ const RATE_OF_NO_QUEUE: f64 = 150e9;
 const GAIN: f64 = 1.4;
 /// Rounds without a queue after which the rate grows faster than the law has it …
 const EMPTY_ROUNDS: f64 = 4.0;
-/// … by so much more each round.
+/// … growing by this much each round.
 const EMPTY_GROWTH: f64 = 1.5;
 /// Time between two drains.
 const DRAIN_ROUNDS: u64 = 40;
@@ -51,13 +51,13 @@ const DRAIN_NS_MIN: u64 = 500_000_000;
 const DRAIN_DIVISOR: u64 = 2;
 /// Loss beyond this is never noise.
 const NOISE_MAX: f64 = 0.10;
-/// What is left of older measurements of noise at each new one.
+/// The weight of older noise measurements at each new one.
 const NOISE_MEMORY: f64 = 0.85;
 /// Packets that a part of them lost must be taken from to mean anything.
 const SAMPLE_PACKETS: u64 = 100;
 /// Time for which a queue that made loss is not built again.
 const CLIP_ROUNDS: u64 = 100;
-/// Rounds that a queue must stand against a falling rate to be somebody else's.
+/// Rounds that a queue must persist against a falling rate to be attributed to other traffic.
 const FOREIGN_ROUNDS: u64 = 10;
 /// A flow that yields does not grow for so many rounds after a queue of so many targets and this part of a round trip: room that appears is
 /// meant for the others.
@@ -92,7 +92,7 @@ pub(super) struct Patience {
     growth_max: f64,
     /// Loss beyond noise that is borne.
     loss: f64,
-    /// Whether it takes a TCP flow's part beside others that fill the buffer, or gives way.
+    /// Whether it takes a TCP flow's share alongside others that fill the buffer, or yields.
     shares: bool,
 }
 
@@ -159,7 +159,7 @@ pub(super) struct AdaptiveRate {
     /// The present or last drain.
     drain_ns: (u64, u64),
     next_drain_ns: u64,
-    /// Packets lost and all, of what was sent while there was no queue.
+    /// Packets lost and in total, of those sent while there was no queue.
     noise: (f64, f64),
     lossy_since_ns: Option<u64>,
     /// The queue that is not exceeded because it made loss, and until when.
@@ -261,7 +261,8 @@ impl AdaptiveRate {
         let expected = self.history.rate_at(begun_ns).unwrap_or(self.rate) as f64 * (1.0 - self.noise());
         let delivered = recent.delivered_rate() as f64;
         let is_paced = recent.paced_permille() >= PACED_PERMILLE;
-        // The newest report alone: what is sent until the next one is on top of what overfills the path already.
+        // Only the newest report: what is sent until the next one adds to what already overfills
+        // the path.
         let newest = self.history.sums(1);
         let is_queued = newest.queue_ns_max as f64 > (START_QUEUE * self.scale_ns()).max(START_QUEUE_NS_MIN);
         let is_short = is_paced && delivered < expected * 0.75;
@@ -292,7 +293,7 @@ impl AdaptiveRate {
         } else if is_paced && !is_short && !is_queued {
             let rounds = (u64::from(seen.interval_us) * 1_000) as f64 / self.round_ns() as f64;
             let doubled = self.rate as f64 * 2f64.powf(rounds.min(1.0));
-            // A rate far above what is delivered is a guess that no report has confirmed yet.
+            // A rate far above the delivery rate is a guess that no report has confirmed yet.
             let confirmed = START_GAIN * newest.delivered_rate() as f64;
             self.rate = self.rate.max(doubled.min(confirmed.max(delivered * START_GAIN)) as u64);
         }
@@ -353,8 +354,8 @@ impl AdaptiveRate {
         self.rate = if now_ns < self.yields_until_ns { rate.min(self.rate) } else { rate };
     }
 
-    /// The queue that the last round trip's packets will make, of which no report can tell yet (a Smith predictor): without it the
-    /// gain would have to be half.
+    /// The queue that the last round trip's packets will cause, which no report can show yet (a
+    /// Smith predictor). Without it, the gain would have to be half.
     fn queue_under_way_ns(&self) -> f64 {
         let best = self.best_before_noise().max(1.0);
         let excess_us: f64 = self
@@ -397,7 +398,7 @@ impl AdaptiveRate {
         } else if now_ns.saturating_sub(since_ns) < self.round_ns() {
             return;
         } else if self.noise.1 < SAMPLE_PACKETS as f64 {
-            // Nothing is known of noise yet: a drain tells.
+            // Nothing is known about noise yet: a drain will show it.
             if now_ns > self.drain_ns.1 + 3 * self.round_ns() {
                 self.next_drain_ns = now_ns;
             }
@@ -411,8 +412,9 @@ impl AdaptiveRate {
         }
     }
 
-    /// Whether the queue is somebody else's, and this flow takes its share of the path from now on. Flows of Culvert's own keep the queue
-    /// at the target and empty it at times; one that never does, however far the rate falls, is kept by others.
+    /// Whether the queue is caused by other traffic, and this flow takes its share of the path from
+    /// now on. Culvert's flows keep the queue at the target and empty it at times. A queue that
+    /// never empties, however far the rate falls, is kept by other traffic.
     fn is_foreign(&mut self, now_ns: u64, queue_ns: f64) -> bool {
         let target_ns = self.target_ns(self.best);
         if queue_ns <= target_ns {

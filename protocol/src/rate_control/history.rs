@@ -7,7 +7,7 @@
 /// reports 2 ms apart.
 const ENTRIES: usize = 64;
 
-/// What one report says, with what it was at the time.
+/// The contents of one report, and the state when it was made.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Entry {
     /// When it came.

@@ -1,12 +1,14 @@
-//! The part of the path that a flow takes beside others that fill the buffer: what TCP CUBIC would take.
+//! The share of the path that a flow takes alongside others that fill the buffer: what TCP CUBIC
+//! would take.
 //!
-//! A flow that keeps the queue short gets nothing beside flows that keep it full. While such flows are there, the rate
-//! follows CUBIC's window (RFC 9438), reduced once for each round that loses more than noise. So a Culvert flow in `fair`
-//! mode takes the place of one CUBIC flow, and leaves others what that would have left them.
+//! A flow that keeps the queue short gets nothing next to flows that keep it full. While such flows
+//! exist, the rate follows CUBIC's window (RFC 9438), reduced once for each round that loses more
+//! than noise. In `fair` mode, a Culvert flow thus takes the place of one CUBIC flow, and leaves
+//! others what that flow would have left them.
 
 /// RFC 9438 section 5: packets per second cubed.
 const SCALE: f64 = 0.4;
-/// RFC 9438 section 4.6: what is left of the window after a loss.
+/// RFC 9438 section 4.6: the fraction of the window that remains after a loss.
 const BETA: f64 = 0.7;
 /// RFC 9438 section 4.3: Reno's additive increase that has the same mean at this BETA.
 const RENO_PACKETS_PER_ROUND: f64 = 3.0 * (1.0 - BETA) / (1.0 + BETA);

@@ -27,27 +27,30 @@ const SEARCH_NS: u64 = 100_000_000;
 /// Tokens of probes for sizes are below, those of challenges not (W-50).
 const CHALLENGE_TOKEN_MIN: u32 = 1 << 16;
 
-/// Somebody who sees what the receiver sends to the sender, and sends copies of it from other addresses.
+/// An observer who sees what the receiver sends to the sender, and sends copies of it from other
+/// addresses.
 #[derive(Clone, Debug)]
 pub struct Forger {
     /// The sources of the copies, in turn.
     pub sources: Vec<SocketAddr>,
     /// Copies of each datagram.
     pub copies: usize,
-    /// In what part of the cases the copies are faster than the original.
+    /// The fraction of cases in which the copies are faster than the original.
     pub wins: f64,
-    /// But not oftener than so many times before an original comes first: who always is could drop everything as well.
+    /// But at most this many times in a row before an original is first: an attacker who is always
+    /// first could drop everything as well.
     pub wins_in_a_row_max: u32,
 }
 
-/// What went to an address that has not answered a challenge, and what authentic datagrams came from it.
+/// What was sent to an address that has not answered a challenge, and the authentic datagrams that
+/// came from it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     sent_bytes: u64,
     received_bytes: u64,
 }
 
-/// What goes where, seen from outside of the code that decides it.
+/// What is sent where, observed independently of the code that decides it.
 #[derive(Debug)]
 pub struct Ledger {
     /// The control connection's address, and those that have answered a challenge.
@@ -188,7 +191,7 @@ impl Transfer {
         self.addresses.probing = Some(Probing { rounds: 0, next_ns: self.now_ns });
     }
 
-    /// What both ends do beside moving data.
+    /// What both ends do in addition to moving data.
     pub(super) fn look_after_addresses(&mut self) {
         if !self.addresses.is_live {
             return;
@@ -204,7 +207,7 @@ impl Transfer {
         self.probe();
     }
 
-    /// After how much silence something is amiss, as `control` sets it.
+    /// After how much silence something is wrong, as `control` sets it.
     pub(super) const fn patience_ns(&self) -> u64 {
         2 * self.rtt_ns + 10_000_000
     }

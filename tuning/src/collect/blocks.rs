@@ -3,7 +3,7 @@
 use super::Collector;
 use crate::facts::{Block, Mount, PcieLink};
 
-/// Block devices that hold nobody's data.
+/// Block devices that hold no data of their own.
 const NOT_DATA: [&str; 6] = ["loop", "ram", "zram", "sr", "fd", "nbd"];
 /// File systems that hold data.
 const DATA_FILE_SYSTEMS: [&str; 18] = [

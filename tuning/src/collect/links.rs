@@ -134,7 +134,7 @@ impl Collector<'_> {
         if self.files.exists(&file("device")) {
             link.device = link.device.take().or_else(|| self.files.link_name(&file("device")));
         }
-        // -1 where the firmware does not tell.
+        // -1 if the firmware does not report it.
         link.numa_node = self
             .files
             .number(&file("device/numa_node"))
@@ -156,7 +156,8 @@ impl Collector<'_> {
     }
 }
 
-/// Whether the mounted sysfs shows this network namespace: else its files belong to another device of the same name.
+/// Whether the mounted sysfs shows this network namespace. Otherwise its files belong to another
+/// device of the same name.
 pub(crate) fn sysfs_shows(files: &FileTree, link: &str, index: u32) -> bool {
     files.number::<u32>(&format!("/sys/class/net/{link}/ifindex")) == Some(index)
 }
@@ -177,7 +178,8 @@ pub(crate) fn irq_vectors(files: &FileTree, link: &str) -> BTreeMap<u32, String>
     named.collect()
 }
 
-/// Whether a vector's name tells of a queue, for kernels that do not say which interrupt serves which NAPI instance.
+/// Whether a vector's name identifies a queue, for kernels that do not say which interrupt serves
+/// which NAPI instance.
 fn is_queue_vector(vector: &str) -> bool {
     let vector = vector.to_ascii_lowercase();
     let other =

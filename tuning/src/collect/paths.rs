@@ -121,7 +121,8 @@ impl Echo {
         Ok(Self { socket, version_6, with_ip_header: raw && !version_6, sequence: 0 })
     }
 
-    /// The time until the answer to a packet of `mtu` bytes in all; `None` if it does not fit or nobody answers.
+    /// The time until the answer to a packet of `mtu` bytes in total; `None` if it does not fit or
+    /// there is no answer.
     fn round_trip(&mut self, mtu: u32) -> io::Result<Option<Duration>> {
         let header = if self.version_6 { IPV6_HEADER_BYTES } else { IPV4_HEADER_BYTES };
         let length = (mtu - header) as usize;
@@ -139,7 +140,8 @@ impl Echo {
                 match recv(&self.socket, &mut *answer, RecvFlags::empty()) {
                     Ok((_, bytes)) if self.is_answer(&answer[..bytes], length) => return Ok(Some(sent.elapsed())),
                     Ok(_) => {}
-                    // Time out, or a router's word that it does not fit or go on.
+                    // A timeout, or a router's report that the packet does not fit or cannot be
+                    // forwarded.
                     Err(_) => break,
                 }
             }

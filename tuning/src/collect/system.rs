@@ -94,7 +94,7 @@ const KERNEL_PARAMETERS: [&str; 18] = [
     "transparent_hugepage",
 ];
 
-/// Words in DMI's maker or product, and the hypervisor that they tell of.
+/// Words in DMI's vendor or product fields, and the hypervisor they indicate.
 const HYPERVISORS: [(&str, &str); 10] = [
     ("KVM", "kvm"),
     ("QEMU", "kvm"),
@@ -138,7 +138,8 @@ impl Collector<'_> {
         }
     }
 
-    /// Only what rules look at: a command line can hold things that do not belong into a document that is passed around.
+    /// Only what rules use: a command line can contain things that do not belong in a document that
+    /// is passed around.
     fn kernel_parameters(&self) -> Vec<String> {
         let line = self.files.text("/proc/cmdline").unwrap_or_default();
         let known = |parameter: &&str| {
@@ -156,7 +157,7 @@ impl Collector<'_> {
             .map(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"));
         let from_dmi = HYPERVISORS.iter().find(|(word, _)| dmi.contains(word)).map(|(_, name)| (*name).to_owned());
         let hypervisor = from_dmi.or_else(|| self.files.text("/sys/hypervisor/type"));
-        // ARM has no such flag; there DMI or nothing tells.
+        // ARM has no such flag; there, only DMI can tell.
         Virtualization { virtual_machine: flag.or(hypervisor.is_some().then_some(true)), hypervisor }
     }
 

@@ -81,7 +81,10 @@ fn refuse_mistakes(blocked: &[BlockedChange]) -> Result<(), Failure> {
     if mistakes.is_empty() {
         return Ok(());
     }
-    let text = format!("nothing was changed: the site file asks for what is not there: {}", mistakes.join("; "));
+    let text = format!(
+        "nothing was changed: the site file asks for something that does not exist here: {}",
+        mistakes.join("; ")
+    );
     Err(Failure::new(exit::BAD_HOST, format!("{text}; correct it under [sysctl]")))
 }
 
@@ -110,9 +113,11 @@ fn files(
         store.transactions()?.into_iter().partition(|one| one.persistent);
     let passing = held_settings(&passing).len();
     if passing > 0 {
-        // Their snapshots say what was there before; a second transaction on top of them could not go back to that.
+        // Their snapshots say what was there before; a second transaction on top of them could not
+        // go back to that.
         context.warn(&format!(
-            "{} applied without --persist, until the next restart; to keep what they set longer: {} rollback --all, then {} apply --persist",
+            "{} applied without --persist, until the next reboot; to keep the changes longer: {} \
+             rollback --all, then {} apply --persist",
             format_args!("{} {}", counted(passing, "setting"), agree(passing, "was", "were")),
             context.tune,
             context.tune
@@ -154,10 +159,10 @@ pub(super) fn roll_back(arguments: &RollbackArgs, context: &mut CommandContext<'
     let _lock = store.lock(true)?;
     if let (true, Some(id)) = (arguments.forget, &arguments.transaction) {
         forget(&mut store, id)?;
-        context.say(&format!("{id}: closed; nothing was put back"));
+        context.say(&format!("{id}: closed; nothing was restored"));
         return Ok(exit::DONE);
     }
-    let reason = "rollback was asked for";
+    let reason = "rollback was requested";
     let done: Vec<Recovered> = if arguments.all {
         roll_back_all(&mut store, &mut host, reason)?
     } else {

@@ -260,7 +260,7 @@ fn risk(word: &str) -> Result<Risk, String> {
 
 /// `90`, `90s`, `5m`.
 fn seconds(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("'{text}' is no time between 1s and 24h: write seconds, or 90s, 5m, 1h");
+    let wrong = || format!("'{text}' is not a time between 1s and 24h: write seconds, or 90s, 5m, 1h");
     let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
         Some(number) => (number, text.chars().last()),
         None => (text, None),

@@ -22,7 +22,7 @@ pub(super) fn audit(arguments: &AuditArgs, context: &mut CommandContext<'_>) -> 
     Ok(if failed { exit::BAD_HOST } else { exit::DONE })
 }
 
-/// The audit with what the rules say of themselves beside each finding.
+/// The audit with each rule's description beside its finding.
 fn audit_json(audit: &Audit) -> Json {
     let mut value = json!(audit);
     value["findings"] = audit.findings.iter().map(finding_json).collect();

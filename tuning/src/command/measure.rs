@@ -31,7 +31,7 @@ pub(super) fn measure(arguments: &MeasureArgs, context: &mut CommandContext<'_>)
         return Err(Failure::new(exit::BAD_HOST, text));
     }
     if plan.is_empty() {
-        context.say(&format!("{rule}: there is nothing to change here, so nothing to compare"));
+        context.say(&format!("{rule}: there is nothing to change on this host, so there is nothing to compare"));
         return Ok(exit::NOTHING);
     }
     let intents: Vec<Intent> = plan.changes.iter().map(Intent::from).collect();
@@ -82,7 +82,7 @@ fn show(ledger: &EffectLedger, as_json: bool, context: &mut CommandContext<'_>) 
     if as_json {
         context.json(&json!({ "effects": effects }))?;
     } else if effects.is_empty() {
-        context.say("nothing was measured yet; name a rule, such as: culvert tune measure cpu.governor");
+        context.say("nothing has been measured yet; name a rule, such as: culvert tune measure cpu.governor");
     } else {
         for effect in &effects {
             context.text(&format!("{} [{}, kernel {}]\n", effect.text(), effect.workload, effect.kernel))?;

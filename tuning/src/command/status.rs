@@ -1,4 +1,4 @@
-//! `status`: what is held, what waits, what was rolled back.
+//! `status`: what is in force, what waits for confirmation, what was rolled back.
 
 use std::fmt::Write;
 
@@ -90,7 +90,7 @@ fn describe(one: &Transaction, now_boot_ms: u64, context: &CommandContext<'_>) -
 
 fn to_text(status: &Status) -> String {
     if status.transactions.is_empty() {
-        return "nothing was ever changed here\n".to_owned();
+        return "nothing has been changed on this host\n".to_owned();
     }
     let mut out = String::new();
     let over = |one: &&TransactionStatus| matches!(one.state, State::RolledBack | State::Ended);
@@ -108,14 +108,14 @@ fn to_text(status: &Status) -> String {
             State::Held => "kept until the host restarts".to_owned(),
             State::RollingBack => "being rolled back".to_owned(),
             State::RolledBack => format!("rolled back: {}", one.reason.as_deref().unwrap_or("nothing was changed")),
-            State::Ended => "ended with a restart of the host, or was forgotten".to_owned(),
+            State::Ended => "ended with a reboot, or was forgotten".to_owned(),
         };
         let place =
             if one.network_namespace == "initial" { String::new() } else { format!(", {}", one.network_namespace) };
         let _ = writeln!(out, "{}  {} ({}{place}): {state}", one.id, one.profile, counted(one.settings, "setting"));
         for left in &one.left {
             let command = left.setting.command(&left.value).map(|command| format!("; by hand: {command}"));
-            let _ = writeln!(out, "  not put back: {}{}", left.reason, command.unwrap_or_default());
+            let _ = writeln!(out, "  not restored: {}{}", left.reason, command.unwrap_or_default());
         }
     }
     let are_held = format!("{} {} held", counted(status.held, "setting"), agree(status.held, "is", "are"));

@@ -43,7 +43,7 @@ pub struct System {
 pub struct Virtualization {
     /// Whether a hypervisor is there (the CPU's `hypervisor` flag, or DMI).
     pub virtual_machine: Option<bool>,
-    /// Its name as far as DMI or the kernel tell (`kvm`, `vmware`, …).
+    /// Its name, as far as DMI or the kernel know it (`kvm`, `vmware`, …).
     pub hypervisor: Option<String>,
 }
 
@@ -157,7 +157,7 @@ pub struct HugepagePool {
     pub page_bytes: u64,
     /// Pages in the pool.
     pub total: u64,
-    /// Pages that nobody uses.
+    /// Unused pages.
     pub free: u64,
 }
 

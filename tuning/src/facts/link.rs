@@ -42,7 +42,8 @@ pub struct Link {
     pub rx_queues: Option<u32>,
     /// Transmit queues that exist.
     pub tx_queues: Option<u32>,
-    /// The largest segmentation-offload packet, IPv6 and, where the kernel tells them apart, IPv4.
+    /// The largest segmentation-offload packet, for IPv6 and, if the kernel distinguishes them, for
+    /// IPv4.
     pub gso_max_bytes: Option<u32>,
     /// See `gso_max_bytes`.
     pub gso_ipv4_max_bytes: Option<u32>,
@@ -277,7 +278,7 @@ pub struct PcieLink {
     pub width_max: Option<u32>,
 }
 
-/// Counters that tell of losses in this host.
+/// Counters of losses in this host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Counters {

@@ -24,7 +24,7 @@ pub enum Fault {
     ReadOnly,
 }
 
-/// What a crash throws, so that tests can tell it from other panics.
+/// The panic payload of a simulated crash, so that tests can distinguish it from other panics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crash;
 
@@ -124,7 +124,7 @@ impl FakeHost {
         self.settings.keys().filter(|setting| setting.link() == Some(link)).cloned().collect()
     }
 
-    /// What a driver does to other settings when it starts its queues anew.
+    /// What a driver does to other settings when it restarts its queues.
     fn reset_queues(&mut self, link: &str) {
         for setting in self.of_link(link) {
             let fresh = match &setting {
@@ -181,7 +181,7 @@ impl FakeHost {
     }
 
     fn feature_changed(&mut self, link: &str, feature: &str, on: bool) {
-        // Segmentation needs scatter-gather; what was asked for comes back with it.
+        // Segmentation needs scatter-gather; requested offloads return with it.
         if feature != "tx-scatter-gather" {
             return;
         }
@@ -258,7 +258,7 @@ impl FakeHost {
     }
 }
 
-/// fq always tells its rate; no limit is the largest number.
+/// fq always reports its rate; no limit is the largest number.
 fn fq_options(max_rate_bits_per_second: Option<u64>) -> String {
     QdiscEntry::fq("", Some(max_rate_bits_per_second.unwrap_or(u64::from(u32::MAX) * 8))).options
 }
@@ -303,7 +303,7 @@ impl Host for FakeHost {
         }
         let after = match setting {
             Setting::Qdisc { .. } => self.hang(value),
-            // What is in force follows from what is asked for.
+            // What is in force follows from what is requested.
             Setting::Feature { .. } => Value::new(value.text().rsplit(' ').next().unwrap_or_default()),
             // The kernel writes masks in words of eight digits.
             Setting::LinkFile { file, .. } if file.ends_with("_cpus") => {

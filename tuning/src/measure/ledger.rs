@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(ledger.all().unwrap().len(), 2);
         fs::write(&path, "nonsense\n").unwrap();
         assert!(ledger.all().unwrap_err().to_string().contains("line 1"));
-        // A pipe is not waited for, by whoever reads or by whoever writes.
+        // Neither the reader nor the writer blocks on a pipe.
         fs::remove_file(&path).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
         assert!(ledger.all().unwrap_err().to_string().contains("a pipe"));

@@ -1,4 +1,4 @@
-//! What is run to measure: a command that tells its rate, or TCP over loopback.
+//! The measured workload: a command that prints its rate, or TCP over loopback.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 const WRITE_BYTES: usize = 128 << 10;
 /// The longest output of a command that is looked at.
 const OUTPUT_BYTES_MAX: usize = 16 << 20;
-/// Fields in which tools tell their rate: Culvert's own result, and iperf3's report (`iperf3 -J`).
+/// Fields in which tools report their rate: Culvert's own result, and iperf3's report (`iperf3
+/// -J`).
 const RATE_FIELDS: [&str; 4] =
     ["/goodput_bps", "/end/sum_received/bits_per_second", "/end/sum/bits_per_second", "/bits_per_second"];
 
@@ -20,7 +21,7 @@ const RATE_FIELDS: [&str; 4] =
 #[error("{0}")]
 pub struct WorkloadError(pub String);
 
-/// Something that moves data and tells how fast.
+/// Something that moves data and reports how fast.
 pub trait Workload {
     /// What it is, for the ledger.
     fn name(&self) -> String;
@@ -66,7 +67,7 @@ impl Workload for CommandWorkload {
             .map_err(|why| error(why.to_string()))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            let said = said.lines().last().unwrap_or("it said nothing on its standard error");
+            let said = said.lines().last().unwrap_or("it printed nothing on standard error");
             return Err(error(format!("{}: {said}", output.status)));
         }
         let text = String::from_utf8_lossy(&output.stdout[..output.stdout.len().min(OUTPUT_BYTES_MAX)]).into_owned();
@@ -94,7 +95,7 @@ pub struct LoopbackWorkload {
 }
 
 impl LoopbackWorkload {
-    /// With so many streams at once.
+    /// With this many concurrent streams.
     #[must_use]
     pub fn new(streams: usize) -> Self {
         Self { streams: streams.clamp(1, 64) }

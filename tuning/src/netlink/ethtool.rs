@@ -61,7 +61,8 @@ pub enum PauseField {
 pub(crate) struct FeatureState {
     /// In force.
     pub(crate) active: bool,
-    /// Asked for; what is in force can differ while another offload that it needs is off.
+    /// The requested state; the state in force can differ while another offload that it needs is
+    /// off.
     pub(crate) wanted: bool,
     /// Whether it can be changed.
     pub(crate) changeable: bool,
@@ -219,7 +220,7 @@ impl Netlink {
         }))
     }
 
-    /// Sets both ring sizes at once, since each change resets the link.
+    /// Sets both ring sizes in one request, because each change resets the link.
     pub(crate) fn set_rings(&mut self, link: &str, rx: u32, tx: u32) -> Result<(), NetlinkError> {
         self.ethtool_set(ETHTOOL_MSG_RINGS_SET, link, &format!("setting the rings to rx {rx} tx {tx}"), |body| {
             body.u32(ETHTOOL_A_RINGS_RX, rx).u32(ETHTOOL_A_RINGS_TX, tx);
@@ -320,7 +321,7 @@ impl Netlink {
         })
     }
 
-    /// Offloads by name; empty if the kernel does not tell.
+    /// Offloads by name; empty if the kernel does not report them.
     pub(crate) fn features(&mut self, link: &str) -> Result<BTreeMap<String, FeatureState>, NetlinkError> {
         let answer = self.ethtool_get(ETHTOOL_MSG_FEATURES_GET, link, "reading the offloads")?;
         let Some(answer) = answer else { return Ok(BTreeMap::new()) };
@@ -338,7 +339,8 @@ impl Netlink {
         Ok(states.collect())
     }
 
-    /// Asks for an offload, or no longer. The kernel accepts what it cannot fulfil: read it back.
+    /// Requests an offload, or stops requesting it. The kernel accepts requests that it cannot
+    /// fulfil: read the state back.
     pub(crate) fn set_feature(&mut self, link: &str, name: &str, on: bool) -> Result<(), NetlinkError> {
         self.ethtool_set(ETHTOOL_MSG_FEATURES_SET, link, &format!("setting {name} to {on}"), |body| {
             one_bit(body, ETHTOOL_A_FEATURES_WANTED, name, on);

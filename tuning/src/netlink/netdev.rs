@@ -32,7 +32,7 @@ impl Netlink {
         }))
     }
 
-    /// The NAPI instances of a link; empty if the kernel does not tell.
+    /// The NAPI instances of a link; empty if the kernel does not report them.
     ///
     /// # Errors
     /// [`NetlinkError`].

@@ -76,7 +76,7 @@ impl QdiscEntry {
             handle: handle_name(u32_of(&header[8..12])?),
             options: to_hex(attributes.get(TCA_OPTIONS).unwrap_or_default()),
         };
-        // Ingress and clsact stand beside the root and are not ours to touch.
+        // Ingress and clsact exist next to the root and are not touched.
         (parent != TC_H_INGRESS).then_some((u32_of(&header[4..8])?, entry))
     }
 }
@@ -147,7 +147,7 @@ impl Netlink {
     /// Hangs one queueing discipline where its parent says, in place of the one there.
     pub(crate) fn replace_qdisc(&mut self, index: u32, entry: &QdiscEntry) -> Result<(), NetlinkError> {
         let wrong = || NetlinkError {
-            request: format!("hanging the queueing discipline {}", entry.kind),
+            request: format!("attaching the queueing discipline {}", entry.kind),
             errno: None,
             reason: format!("parent '{}', handle '{}' or options are damaged", entry.parent, entry.handle),
         };
@@ -160,7 +160,7 @@ impl Netlink {
         if !options.is_empty() {
             body.bytes(TCA_OPTIONS, &options);
         }
-        let request = format!("hanging the queueing discipline {} at {}", entry.kind, entry.parent);
+        let request = format!("attaching the queueing discipline {} at {}", entry.kind, entry.parent);
         self.route.change(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE, &body, &request)
     }
 

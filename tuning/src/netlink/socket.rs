@@ -19,7 +19,8 @@ const HEADER_BYTES: usize = 16;
 const GENERIC_HEADER_BYTES: usize = 4;
 /// The largest datagram that is received: the kernel's dumps use at most 32 KiB, single answers a few pages.
 const RECEIVE_BYTES: usize = 256 << 10;
-/// How often a dump is repeated that the kernel marks as inconsistent, because something changed meanwhile.
+/// How often a dump is repeated if the kernel marks it as inconsistent because something changed
+/// during it.
 const DUMP_TRIES: usize = 10;
 /// `NLMSGERR_ATTR_MSG` of netlink.h: the kernel's explanation in words.
 const NLMSGERR_ATTR_MSG: u16 = 1;
@@ -127,7 +128,7 @@ impl Connection {
         Err(NetlinkError {
             request: request.to_owned(),
             errno: None,
-            reason: "the kernel's tables changed during every try: try again".to_owned(),
+            reason: "the kernel's tables changed during every attempt: try again".to_owned(),
         })
     }
 }

@@ -14,7 +14,7 @@ pub(super) const RULES: &[Rule] = &[
         recommends: "iommu=pt on the kernel's command line",
         reason: "translated DMA pays for every buffer that is mapped; up to 40 % difference",
         applies_when: "an IOMMU is in use on a host that is not a virtual machine",
-        conflicts_with: &["untrusted devices (Thunderbolt), which should stay translated"],
+        conflicts_with: &["untrusted devices (Thunderbolt), whose DMA should stay translated"],
         effect: Effect::Medium,
         sources: &[fasterdata("100G Tuning: IOMMU"), kernel("admin-guide/kernel-parameters, iommu")],
         on_request: false,
@@ -36,8 +36,9 @@ pub(super) const RULES: &[Rule] = &[
         id: "boot.idle_parameters",
         title: "idle states off by boot parameters",
         recommends: "no limit on idle states or clocks by old parameters",
-        reason: "idle=poll, processor.max_cstate and intel_idle.max_cstate burn power all day; the node asks for less only while it works",
-        applies_when: "one of them is there",
+        reason: "idle=poll, processor.max_cstate and intel_idle.max_cstate waste power all day; the \
+            node holds its limit only while transfers run",
+        applies_when: "one of them is set",
         conflicts_with: &[],
         effect: Effect::None,
         sources: &[kernel("admin-guide/pm/cpuidle"), culvert("idle states")],
@@ -59,7 +60,7 @@ fn iommu(facts: &Facts, _: &Targets) -> Vec<Finding> {
     let types = &facts.iommu.domain_types;
     if types.is_empty() {
         return vec![
-            Finding::unknown("", "the kernel does not show the domains' types (before 5.11)")
+            Finding::unknown("", "the kernel does not show the types of the domains (before 5.11)")
                 .step("look for iommu=pt in /proc/cmdline"),
         ];
     }
@@ -116,7 +117,7 @@ fn idle_parameters(facts: &Facts, _: &Targets) -> Vec<Finding> {
     if found.is_empty() {
         return vec![Finding::not_applicable("", "none is there")];
     }
-    let why = "the host never sleeps deeply, transfers or not";
+    let why = "the host never enters deep idle states, even without transfers";
     let finding = Finding::differs("", Severity::Info, found.join(" "), "none of them", why);
-    vec![finding.step("take them from the kernel's command line once the node holds the limit itself")]
+    vec![finding.step("remove them from the kernel's command line once the node holds the limit itself")]
 }

@@ -1,4 +1,4 @@
-//! Programs and files that undo or contradict what is recommended.
+//! Programs and files that undo or contradict recommendations.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ pub(super) const RULES: &[Rule] = &[
         title: "tuned",
         recommends: "off, or a profile of the site's own that includes none of the capped values",
         reason: "network-throughput caps tcp_rmem and tcp_wmem at 16 MiB, 1.34 Gb/s for each stream at 100 ms, and re-applies it",
-        applies_when: "it runs with a profile that sets what is recommended otherwise",
+        applies_when: "it runs with a profile that contradicts a recommendation",
         conflicts_with: &["net.tcp_buffers", "memory.transparent_hugepages", "cpu.governor"],
         effect: Effect::Large,
         sources: &[
@@ -49,7 +49,7 @@ pub(super) const RULES: &[Rule] = &[
         id: "conflict.power_profiles",
         title: "power-profiles-daemon",
         recommends: "the profile performance, or stopped",
-        reason: "it sets the clock governor and its preference by the desktop's wishes",
+        reason: "it sets the clock governor and its preference from the desktop's settings",
         applies_when: "it runs",
         conflicts_with: &["cpu.governor"],
         effect: Effect::Small,
@@ -60,9 +60,9 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "conflict.sysctl_files",
         title: "files that set other values at boot",
-        recommends: "one place for each key",
-        reason: "the last file in the order of names wins when the host starts",
-        applies_when: "a file of sysctl.d gives a recommended key a value that falls short",
+        recommends: "each key is set in one place",
+        reason: "at boot, the file whose name sorts last wins",
+        applies_when: "a file in sysctl.d sets a recommended key to a lower value",
         conflicts_with: &[],
         effect: Effect::None,
         sources: &[Source { document: "sysctl.d(5)", section: "Configuration Directories and Precedence" }],
@@ -95,7 +95,7 @@ fn irqbalance(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     if facts.system.systemd {
         return vec![finding.change(Setting::Service { unit: "irqbalance".to_owned() }, "stopped")];
     }
-    vec![finding.step("stop irqbalance the way that this system starts it")]
+    vec![finding.step("stop irqbalance the way this system starts it")]
 }
 
 fn tuned(facts: &Facts, _: &Targets) -> Vec<Finding> {
@@ -106,12 +106,14 @@ fn tuned(facts: &Facts, _: &Targets) -> Vec<Finding> {
     let capped = profile.split_whitespace().any(|name| TUNED_CAPS.contains(&name));
     let saving = ["balanced", "powersave", "desktop"].iter().any(|name| profile.contains(name));
     if !capped && !saving {
-        return vec![Finding::ok("", format!("profile {profile}")).step("the watcher tells if it undoes a setting")];
+        return vec![
+            Finding::ok("", format!("profile {profile}")).step("the watcher reports it if tuned undoes a setting"),
+        ];
     }
     let why = if capped {
         "it caps TCP buffers at 16 MiB (1.34 Gb/s for each stream at 100 ms) and re-applies its values"
     } else {
-        "it lets the cores clock down"
+        "it lets the cores lower their clock rate"
     };
     vec![
         Finding::conflict("", Severity::High, format!("profile {profile}"), "off", why)
@@ -153,19 +155,19 @@ fn sysctl_files(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             (*value).clone_into(current);
         }
     }
-    // What the rules would find at the next boot tells which files fall short.
+    // What the rules would find at the next boot shows which files set lower values.
     let wanted = wanted_sysctls(&facts_at_boot, targets);
     let findings: Vec<Finding> = wanted
         .iter()
         .filter_map(|(key, wanted)| {
             let (file, value) = last.get(key.as_str()).filter(|(file, _)| *file != OWN_FILE)?;
-            let why = format!("{file} sets it when the host starts");
+            let why = format!("{file} sets it at boot");
             Some(Finding::conflict(key, Severity::Warning, *value, wanted, why).step(format!(
-                "take {key} out of {file}; with --persist the node's service sets it again after every start"
+                "remove {key} from {file}; with --persist the tuning service sets it again after every boot"
             )))
         })
         .collect();
-    if findings.is_empty() { vec![Finding::not_applicable("", "no file falls short")] } else { findings }
+    if findings.is_empty() { vec![Finding::not_applicable("", "no file sets a lower value")] } else { findings }
 }
 
 fn site_sysctls(facts: &Facts, targets: &Targets) -> Vec<Finding> {
@@ -185,5 +187,5 @@ fn site_sysctls(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             Finding::differs(key, Severity::Warning, "not in the facts", value, why).change(Setting::sysctl(key), value)
         })
         .collect();
-    if findings.is_empty() { vec![Finding::not_applicable("", "the site file has none")] } else { findings }
+    if findings.is_empty() { vec![Finding::not_applicable("", "none in the site file")] } else { findings }
 }

@@ -15,7 +15,7 @@ pub(super) const RULES: &[Rule] = &[
         id: "cpu.governor",
         title: "clock governor",
         recommends: "performance",
-        reason: "the clock rate of one core decides the rate of one flow, and rises too late for bursts",
+        reason: "the clock rate of one core limits the rate of one flow, and it rises too late for bursts",
         applies_when: "the kernel controls the clock (not in most virtual machines)",
         conflicts_with: &["power-profiles-daemon, tuned balanced or powersave"],
         effect: Effect::Medium,
@@ -43,7 +43,8 @@ pub(super) const RULES: &[Rule] = &[
         title: "deep idle states",
         recommends: "states that take longer than 10 us to leave: off on the NIC's node, or a limit held while transfers run",
         reason: "a core that must wake up first takes the first packets of a burst late",
-        applies_when: "deep states exist; a node that runs with the right to do so holds the limit itself, so apply leaves it out unless asked",
+        applies_when: "deep states exist; a node with permission holds the limit itself, so apply \
+            skips the rule unless asked",
         conflicts_with: &["power consumption while idle"],
         effect: Effect::Small,
         sources: &[tuned("latency-performance"), kernel("admin-guide/pm/cpuidle; power/pm_qos_interface")],
@@ -53,9 +54,10 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "cpu.smt",
         title: "threads that share a core",
-        recommends: "off at 100G and above, if a measurement on this host favours it",
+        recommends: "off at 100G and above, if a measurement on this host favors it",
         reason: "fasterdata saw very inconsistent results with it, on AMD above all; other tuners advise the opposite",
-        applies_when: "100G and above; never changed by apply: taking CPUs away changes the CPU sets of other services, which could not be put back",
+        applies_when: "100G and above; never changed by apply: taking CPUs offline changes the CPU \
+            sets of other services, which could not be restored",
         conflicts_with: &["hosts that also compute"],
         effect: Effect::Small,
         sources: &[fasterdata("100G Tuning")],
@@ -102,7 +104,7 @@ fn governor(facts: &Facts, _: &Targets) -> Vec<Finding> {
         Severity::High,
         &current,
         "performance",
-        "cores clock down between bursts and come up too late",
+        "cores lower their clock rate between bursts and raise it too late",
     );
     for policy in &facts.cpu.frequency {
         let folder = format!("/sys/devices/system/cpu/cpufreq/{}", policy.policy);
@@ -128,7 +130,7 @@ fn governor(facts: &Facts, _: &Targets) -> Vec<Finding> {
 fn boost(facts: &Facts, _: &Targets) -> Vec<Finding> {
     match facts.cpu.boost {
         Some(true) => vec![Finding::ok("", "on")],
-        None => vec![Finding::not_applicable("", "the kernel does not tell")],
+        None => vec![Finding::not_applicable("", "the kernel does not report it")],
         Some(false) => {
             let why = "the cores stay at their base rate";
             let step = "echo 1 > /sys/devices/system/cpu/cpufreq/boost, or echo 0 > /sys/devices/system/cpu/intel_pstate/no_turbo; or in the BIOS";
@@ -159,7 +161,7 @@ fn c_states(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         open.iter().map(|(state, _)| format!("{} {} us", state.name, state.latency_us)).collect::<Vec<_>>().join(", ");
     let why = "a core that sleeps deeply takes the first packets of a burst late";
     let mut finding = Finding::differs("", Severity::Info, current, "at most 10 us", why)
-        .step("kept off only while transfers run: give the node the right to hold /dev/cpu_dma_latency");
+        .step("to avoid them only while transfers run, let the node open /dev/cpu_dma_latency");
     for (state, cpus) in open {
         for cpu in cpus.iter() {
             let path = format!("/sys/devices/system/cpu/cpu{cpu}/cpuidle/state{}/disable", state.index);
@@ -174,7 +176,7 @@ fn smt(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         return vec![Finding::not_applicable("", "below 100G")];
     }
     match facts.cpu.smt_active {
-        None => vec![Finding::unknown("", "the kernel does not tell")],
+        None => vec![Finding::unknown("", "the kernel does not report it")],
         Some(false) => vec![Finding::ok("", "off")],
         Some(true) => {
             let why = "two lanes or interrupts may share a core; measure both ways before deciding";
@@ -190,7 +192,7 @@ fn numa_placement(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     }
     each_link(facts, targets, |link| {
         let Some(node) = link.numa_node else {
-            return Finding::unknown(&link.name, "the firmware does not tell the NIC's node")
+            return Finding::unknown(&link.name, "the firmware does not report the NIC's node")
                 .step("in the BIOS: node interleaving off");
         };
         let near = local_cpus(facts, link);
@@ -218,7 +220,7 @@ fn numa_placement(facts: &Facts, targets: &Targets) -> Vec<Finding> {
                 .step(format!("lane_cores = \"{suggestion}\" in the site file, --cores {suggestion} for a transfer"));
         }
         if !disks.is_empty() {
-            let why = format!("{} hang at another node: their data crosses sockets", disks.join(", "));
+            let why = format!("{} on another node: their data crosses sockets", disks.join(", "));
             return Finding::differs(&link.name, Severity::Info, current, "disks on the NIC's node", why)
                 .step("move the disks or the NIC to slots of one node where possible");
         }
@@ -231,7 +233,7 @@ fn numa_balancing(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     if facts.numa.len() < 2 || !targets.is_at_least(25) {
         return vec![Finding::not_applicable(key, "one memory node, or below 40G")];
     }
-    let why = "pages of pinned lanes are moved about".to_owned();
+    let why = "pages of pinned lanes are migrated".to_owned();
     let wanted = "0".to_owned();
     vec![WantedSysctl { key, wanted, compare: Compare::Equal, severity: Severity::Warning, why }.check(facts, targets)]
 }

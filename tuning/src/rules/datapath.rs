@@ -11,7 +11,7 @@ use crate::setting::Setting;
 
 /// AF_XDP with busy polling and the options that the data plane relies on.
 const AF_XDP_SINCE: KernelVersion = KernelVersion::new(5, 11);
-/// The kernel tells XDP features by netlink from here on.
+/// Since this version, the kernel reports XDP features through netlink.
 const XDP_FEATURES_SINCE: KernelVersion = KernelVersion::new(6, 3);
 /// Zero-copy takes packets of several buffers from here on.
 const MULTI_BUFFER_SINCE: KernelVersion = KernelVersion::new(6, 6);
@@ -23,9 +23,10 @@ pub(super) const RULES: &[Rule] = &[
         id: "datapath.kernel",
         title: "kernel",
         recommends: "6.6 or later; at least 5.11",
-        reason: "5.11 brought AF_XDP with busy polling, 6.3 tells what a NIC can, 6.6 brought jumbo frames to zero-copy",
+        reason: "5.11 added AF_XDP busy polling, 6.3 reports what a NIC supports, 6.6 added jumbo frames to zero-copy",
         applies_when: "always",
-        conflicts_with: &["vendor kernels that backport: the features that the kernel tells count, not its number"],
+        conflicts_with: &["vendor kernels with backports: what counts is the features the kernel \
+            reports, not its version"],
         effect: Effect::Medium,
         sources: &[kernel("networking/af_xdp"), culvert("AF_XDP readiness")],
         on_request: false,
@@ -36,8 +37,8 @@ pub(super) const RULES: &[Rule] = &[
         title: "AF_XDP readiness",
         recommends: "a driver with xsk-zerocopy",
         reason: "zero-copy takes packets from the NIC without the kernel's network stack; copy mode and the udp datapath work everywhere",
-        applies_when: "the kernel has AF_XDP and tells the NIC's features",
-        conflicts_with: &["an XDP program of somebody else on the link"],
+        applies_when: "the kernel has AF_XDP and reports the NIC's features",
+        conflicts_with: &["another XDP program on the link"],
         effect: Effect::Large,
         sources: &[kernel("networking/af_xdp; netlink/specs/netdev"), culvert("AF_XDP readiness")],
         on_request: false,
@@ -74,8 +75,9 @@ pub(super) const RULES: &[Rule] = &[
         id: "datapath.io_uring",
         title: "io_uring",
         recommends: "kernel.io_uring_disabled: 0",
-        reason: "lanes read and write disks by io_uring and have no other way: without it the data plane does not start",
-        applies_when: "the kernel has the switch; it is left to the admin, since distributions close it for safety",
+        reason: "lanes read and write disks only through io_uring: without it the data plane does not start",
+        applies_when: "the kernel has the switch; it is left to the admin, because distributions \
+            disable io_uring for security",
         conflicts_with: &["hardened distributions; seccomp profiles of containers"],
         effect: Effect::Large,
         sources: &[kernel("admin-guide/sysctl/kernel, io_uring_disabled")],
@@ -99,7 +101,7 @@ pub(super) const RULES: &[Rule] = &[
         title: "memory that may be locked",
         recommends: "LimitMEMLOCK=infinity for the data plane, or CAP_IPC_LOCK",
         reason: "packet buffers are locked; registering them fails with ENOBUFS beyond the limit",
-        applies_when: "always; the limit is that of the process that looked, a service may have another",
+        applies_when: "always; the limit shown is that of the process that looked, and a service may have another",
         conflicts_with: &[],
         effect: Effect::Large,
         sources: &[kernel("networking/af_xdp"), Source { document: "systemd.exec(5)", section: "Process Properties" }],
@@ -110,7 +112,7 @@ pub(super) const RULES: &[Rule] = &[
         id: "datapath.cipher",
         title: "AES in the CPU",
         recommends: "aes and pclmulqdq (x86) or aes and pmull (ARM); vaes and avx512 for twice the speed",
-        reason: "every byte is encrypted: without these instructions a core does it thirty times slower",
+        reason: "every byte is encrypted: without these instructions a core is thirty times slower",
         applies_when: "always",
         conflicts_with: &["hypervisors that hide the flags from the guest"],
         effect: Effect::Large,
@@ -128,9 +130,9 @@ fn kernel_version(facts: &Facts, _: &Targets) -> Vec<Finding> {
     let (severity, why) = if version < AF_XDP_SINCE {
         (Severity::High, "AF_XDP lacks busy polling; the udp datapath is used")
     } else if version < XDP_FEATURES_SINCE {
-        (Severity::Info, "the kernel cannot tell what the NIC can: AF_XDP is tried and may fall back")
+        (Severity::Info, "the kernel cannot report what the NIC supports: AF_XDP is tried and may fall back")
     } else if version < MULTI_BUFFER_SINCE {
-        (Severity::Info, "zero-copy takes no jumbo frames yet")
+        (Severity::Info, "zero-copy does not support jumbo frames yet")
     } else {
         return vec![Finding::ok("", release)];
     };
@@ -152,7 +154,7 @@ fn af_xdp(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     }
     each_link(facts, targets, |link| {
         let Some(xdp) = &link.xdp else {
-            return Finding::unknown(&link.name, "the kernel does not tell (before 6.3)");
+            return Finding::unknown(&link.name, "the kernel does not report it (before 6.3)");
         };
         let current = if xdp.features.is_empty() { "none".to_owned() } else { xdp.features.join(", ") };
         if xdp.program_attached == Some(true) {
@@ -161,9 +163,9 @@ fn af_xdp(facts: &Facts, targets: &Targets) -> Vec<Finding> {
                 Severity::Warning,
                 "an XDP program is attached",
                 "none but Culvert's",
-                "the link's queues belong to that program; if it is Culvert's own, all is well",
+                "the link's queues belong to that program; if it is Culvert's own, nothing needs to be done",
             )
-            .step(format!("ip link set dev {} xdp off, if nobody needs it", link.name));
+            .step(format!("ip link set dev {} xdp off, if it is not needed", link.name));
         }
         if xdp.has("xsk-zerocopy") {
             return Finding::ok(&link.name, current);
@@ -190,8 +192,8 @@ fn af_xdp_mtu(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         let segments = xdp.zero_copy_segments_max.unwrap_or(1);
         let current =
             format!("MTU {mtu}, rx-sg {}, {segments} zero-copy segments", if xdp.has("rx-sg") { "yes" } else { "no" });
-        let step =
-            "transfers use the udp datapath on this link, which takes jumbo frames; or an MTU of 3498 for AF_XDP";
+        let step = "transfers use the udp datapath on this link, which supports jumbo frames; or set an \
+             MTU of 3498 for AF_XDP";
         if !xdp.has("rx-sg") {
             let why = "the XDP program cannot attach at this MTU";
             return Finding::differs(&link.name, Severity::Warning, current, "rx-sg", why).step(step);

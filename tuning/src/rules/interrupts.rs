@@ -17,8 +17,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "nic.irq_affinity",
         title: "interrupts on cores",
-        recommends: "each queue's interrupt on a core of its own, on the NIC's node, not on a lane's core",
-        reason: "up to a factor of two lies between the right and the wrong socket",
+        recommends: "each queue's interrupt on its own core, on the NIC's node and not on a lane's core",
+        reason: "the right socket is up to twice as fast as the wrong one",
         applies_when: "the host has more than one CPU and the driver lets interrupts be moved",
         conflicts_with: &["irqbalance rewrites them every ten seconds", "drivers forget them when the link is reset"],
         effect: Effect::Large,
@@ -43,7 +43,7 @@ pub(super) const RULES: &[Rule] = &[
         title: "hash of UDP flows",
         recommends: "udp4, udp6: addresses and ports (sdfn)",
         reason: "many drivers hash UDP by the addresses only: all flows between two hosts then land in one queue, on one core",
-        applies_when: "several receive queues and a driver that tells its hash",
+        applies_when: "several receive queues and a driver that reports its hash",
         conflicts_with: &["fragmented UDP, which Culvert never sends"],
         effect: Effect::Large,
         sources: &[kernel("networking/scaling, RSS; ethtool rx-flow-hash"), culvert("flows and queues")],
@@ -54,7 +54,7 @@ pub(super) const RULES: &[Rule] = &[
         id: "nic.rps",
         title: "receive packet steering",
         recommends: "rps_cpus empty where RSS has several queues",
-        reason: "a second spread in software costs an interrupt to another core for every train",
+        reason: "spreading again in software costs an interrupt to another core for every train",
         applies_when: "several receive queues",
         conflicts_with: &[],
         effect: Effect::Small,
@@ -66,7 +66,7 @@ pub(super) const RULES: &[Rule] = &[
         id: "nic.xps",
         title: "transmit packet steering",
         recommends: "each transmit queue serves the core that its interrupt runs on",
-        reason: "a queue that many cores share is a lock that they wait for",
+        reason: "cores that share a queue wait for its lock",
         applies_when: "several transmit queues whose steering is empty",
         conflicts_with: &["drivers that set it by themselves (ixgbe, i40e, mlx5) are left alone"],
         effect: Effect::Small,
@@ -124,7 +124,7 @@ fn irq_affinity(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         taken.dedup();
         let shared = irqs.len() <= cores.len() && taken.windows(2).any(|pair| pair[0].0 == pair[1].0);
         let current =
-            format!("{}: {loose} on no core of their own, {far} on another node", counted(irqs.len(), "interrupt"));
+            format!("{}: {loose} without a core of their own, {far} on another node", counted(irqs.len(), "interrupt"));
         let on_lanes_avoidable = on_lanes > 0 && !cores.is_subset(&lanes);
         if loose == 0 && far == 0 && !on_lanes_avoidable && !shared {
             return Finding::ok(
@@ -133,12 +133,12 @@ fn irq_affinity(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             );
         }
         let why = match (far, on_lanes_avoidable, shared) {
-            (1.., _, _) => "packets are taken on the wrong socket".to_owned(),
+            (1.., _, _) => "packets are processed on the wrong socket".to_owned(),
             (0, true, _) => {
                 format!("{} {} on cores of lanes", counted(on_lanes, "interrupt"), agree(on_lanes, "runs", "run"))
             }
             (0, false, true) => "two queues share a core while others are free".to_owned(),
-            _ => "the kernel may move them to any core of their sets".to_owned(),
+            _ => "the kernel may move them to any core in their sets".to_owned(),
         };
         let severity = if far > 0 { Severity::High } else { Severity::Warning };
         let recommended = format!("one core for each queue, of {cores}");
@@ -186,7 +186,8 @@ fn rss_spread(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             return Finding::ok(&link.name, current);
         }
         if let Some(wanted) = super::links::wanted_channels(facts, targets, link) {
-            let why = format!("nic.channels changes the queues to {wanted} first; the driver then spreads anew");
+            let why =
+                format!("nic.channels changes the queues to {wanted} first; the driver then spreads the buckets again");
             return Finding { current, ..Finding::unknown(&link.name, why) };
         }
         // Some NICs have room for fewer queues in the table than they have queues (ixgbe: 16).
@@ -195,7 +196,7 @@ fn rss_spread(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         if served > 1 && evenly && buckets[served..].iter().all(|count| *count == 0) {
             let why = "the others only send; the NIC's table may have no room for more";
             return Finding::differs(&link.name, Severity::Info, current, counted(served, "channel"), why)
-                .step(format!("ethtool -L {} combined {served}, if a measurement favours it", link.name));
+                .step(format!("ethtool -L {} combined {served}, if a measurement favors it", link.name));
         }
         let table: Vec<String> = (0..rss.indirection.len()).map(|bucket| (bucket % now as usize).to_string()).collect();
         let why = if *least == 0 { "some queues get nothing" } else { "one queue gets more than twice its share" };
@@ -211,7 +212,7 @@ fn flow_hash(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         }
         let known: Vec<(&String, &String)> = link.flow_hash.iter().filter(|(_, fields)| !fields.is_empty()).collect();
         if known.is_empty() {
-            return Finding::unknown(&link.name, "the driver does not tell its hash");
+            return Finding::unknown(&link.name, "the driver does not report its hash");
         }
         let current = known.iter().map(|(flow, fields)| format!("{flow} {fields}")).collect::<Vec<_>>().join(", ");
         let lacking: Vec<&String> = known

@@ -36,8 +36,9 @@ pub(super) const RULES: &[Rule] = &[
         id: "nic.channels",
         title: "channels against cores and lanes",
         recommends: "no more than the cores of the NIC's node; 8 to 16 at 100G, 16 to 32 at 400G; at least one for each lane",
-        reason: "a queue served by a core of the other socket pays for every packet; a lane without a queue of its own cannot use AF_XDP",
-        applies_when: "the driver lets channels be set and no XDP program holds the queues",
+        reason: "a queue served by a core of the other socket costs more for every packet; a lane \
+            without its own queue cannot use AF_XDP",
+        applies_when: "the driver can set channels and no XDP program holds the queues",
         conflicts_with: &["a change resets the link, and mlx5 refuses it while an AF_XDP socket is bound"],
         effect: Effect::Medium,
         sources: &[fasterdata("100G Tuning, Interrupt Binding"), kernel("networking/scaling, RSS")],
@@ -49,7 +50,8 @@ pub(super) const RULES: &[Rule] = &[
         title: "interrupt coalescing",
         recommends: "adaptive-rx on, adaptive-tx on",
         reason: "an interrupt for every packet costs the core that should carry the packet",
-        applies_when: "the driver can adapt; a measurement host is told, not changed, since coalescing blurs its times",
+        applies_when: "the driver supports it; on a measurement host it is only reported, because \
+            coalescing blurs timestamps",
         conflicts_with: &["latency measurements without hardware timestamps"],
         effect: Effect::Medium,
         sources: &[fasterdata("100G Tuning")],
@@ -99,7 +101,8 @@ pub(super) const RULES: &[Rule] = &[
         id: "nic.losses",
         title: "packets lost in the NIC",
         recommends: "no missed packets, no damaged packets",
-        reason: "missed packets came while the host was too slow to give the NIC memory; damaged ones tell of a bad cable or optic",
+        reason: "packets are missed when the host is too slow to give the NIC memory; damaged ones \
+            point to a bad cable or optic",
         applies_when: "always",
         conflicts_with: &[],
         effect: Effect::Medium,
@@ -172,7 +175,7 @@ fn channels(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         let cores = physical_cores(facts, &local_cpus(facts, link)).len();
         let why = if wanted < channels.combined {
             format!(
-                "the NIC's node has {}: the other queues are served from afar, or share a core",
+                "the NIC's node has {}: the other queues are served by remote cores, or share one",
                 counted(cores, "core")
             )
         } else {
@@ -195,7 +198,8 @@ fn coalescing(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         };
         let word = |on: Option<bool>| on.map_or("not available", |on| if on { "on" } else { "off" });
         let current = format!("adaptive-rx {}, adaptive-tx {}", word(coalesce.adaptive_rx), word(coalesce.adaptive_tx));
-        // virtio and others answer with `off` for what they do not have; there is a delay to adapt only where one is set.
+        // virtio and others report `off` for what they do not have; there is a delay to adapt only
+        // if one is set.
         if link.driver.as_deref() == Some("virtio_net") {
             return Finding { current, ..Finding::not_applicable(&link.name, "virtio_net: the hypervisor coalesces") };
         }
@@ -240,7 +244,7 @@ fn pause(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         let finding = Finding::differs(&link.name, Severity::Warning, current, "rx on, tx on", why);
         if pause.autoneg {
             return finding.step(format!(
-                "it is negotiated: switch it on at the other end, or ethtool -A {} autoneg off rx on tx on",
+                "it is negotiated: turn it on at the other end, or run ethtool -A {} autoneg off rx on tx on",
                 link.name
             ));
         }
@@ -291,7 +295,7 @@ fn pcie(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             return Finding::not_applicable(&link.name, "not a PCIe device, or behind a hypervisor");
         };
         let Some(carries) = pcie.bits_per_second() else {
-            return Finding::unknown(&link.name, "the slot does not tell its width");
+            return Finding::unknown(&link.name, "the slot does not report its width");
         };
         let current = format!("{}, {}", describe(pcie), gigabits((carries / 1e9).floor() as u64 * 1_000_000_000));
         let narrow = matches!((pcie.width, pcie.width_max), (Some(now), Some(max)) if now < max);
@@ -306,7 +310,7 @@ fn pcie(facts: &Facts, targets: &Targets) -> Vec<Finding> {
                 .step(step);
         }
         if narrow || slow {
-            let why = "the slot gives the card less than it can take; what is left suffices for the link";
+            let why = "the slot gives the card less than it supports, but enough for the link";
             return Finding::differs(&link.name, Severity::Info, current, "the card's full width and speed", why)
                 .step(step);
         }
@@ -318,7 +322,7 @@ fn losses(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     each_link(facts, targets, |link| {
         let counters = &link.counters;
         let Some(packets) = counters.rx_packets.filter(|packets| *packets > 0) else {
-            return Finding::unknown(&link.name, "no packet came yet");
+            return Finding::unknown(&link.name, "no packets yet");
         };
         let (missed, errors) = (counters.rx_missed.unwrap_or(0), counters.rx_errors.unwrap_or(0));
         let current = format!("{missed} missed, {errors} damaged of {packets}");
@@ -331,15 +335,15 @@ fn losses(facts: &Facts, targets: &Targets) -> Vec<Finding> {
                 "none",
                 "damaged packets count as loss on every transfer",
             )
-            .step("clean or change the optic, the fibre or the cable; look at `ethtool -m` for the light levels"),
+            .step("clean or replace the optic, the fiber or the cable; `ethtool -m` shows the light levels"),
             (_, true) => Finding::differs(
                 &link.name,
                 Severity::Warning,
                 current,
                 "none",
-                "the host gave the NIC memory too late",
+                "the host was too slow to give the NIC memory",
             )
-            .step("look at nic.rings, nic.irq_affinity, cpu.governor and cpu.c_states of this audit first"),
+            .step("first look at nic.rings, nic.irq_affinity, cpu.governor and cpu.c_states in this audit"),
             _ => Finding::ok(&link.name, current),
         }
     })

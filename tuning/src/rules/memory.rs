@@ -17,9 +17,9 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "memory.hugepages",
         title: "hugepages for packet buffers",
-        recommends: "2 MiB pages for 64 MiB a lane, on the NIC's node",
-        reason: "buffers in small pages miss the TLB on nearly every packet; they work, only slower",
-        applies_when: "100G and above; below, small pages do",
+        recommends: "2 MiB pages for 64 MiB per lane, on the NIC's node",
+        reason: "buffers in small pages miss the TLB on nearly every packet; they work, but more slowly",
+        applies_when: "100G and above; below that, small pages suffice",
         conflicts_with: &["other users of the pool"],
         effect: Effect::Small,
         sources: &[kernel("admin-guide/mm/hugetlbpage"), culvert("choosing values")],
@@ -30,7 +30,7 @@ pub(super) const RULES: &[Rule] = &[
         id: "memory.transparent_hugepages",
         title: "transparent hugepages",
         recommends: "madvise",
-        reason: "programs that gain ask for them; 'always' stalls others while pages are put together",
+        reason: "programs that benefit ask for them; 'always' stalls others while pages are assembled",
         applies_when: "the kernel has them",
         conflicts_with: &["tuned throughput-performance and hpc-compute set always"],
         effect: Effect::Small,
@@ -42,7 +42,8 @@ pub(super) const RULES: &[Rule] = &[
         id: "memory.min_free",
         title: "memory kept free for interrupts",
         recommends: "vm.min_free_kbytes: 1 % of the memory, at most 4 GiB",
-        reason: "a NIC takes memory in interrupts, where nothing can be freed first; with jumbo frames in larger pieces",
+        reason: "a NIC allocates memory in interrupts, where nothing can be freed first, and with \
+            jumbo frames in larger pieces",
         applies_when: "100G and above",
         conflicts_with: &[],
         effect: Effect::Small,
@@ -78,7 +79,7 @@ pub(super) const RULES: &[Rule] = &[
         id: "memory.zone_reclaim",
         title: "reclaiming before going to the other node",
         recommends: "vm.zone_reclaim_mode: 0",
-        reason: "the page cache of one node would be thrown away while the other has memory",
+        reason: "the page cache of one node would be dropped while the other has memory",
         applies_when: "several memory nodes",
         conflicts_with: &["tuned hpc-compute sets 1"],
         effect: Effect::Small,
@@ -97,7 +98,7 @@ fn small_pages(pools: &[HugepagePool]) -> Option<&HugepagePool> {
 
 fn hugepages(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     if !targets.is_at_least(100) {
-        return vec![Finding::not_applicable("", "below 100G small pages do")];
+        return vec![Finding::not_applicable("", "below 100G small pages suffice")];
     }
     let need = targets.umem_bytes.div_ceil(HUGEPAGE_BYTES);
     let node = targets.links(facts).find_map(|link| facts.node(link.numa_node?));
@@ -126,7 +127,7 @@ fn transparent_hugepages(facts: &Facts, _: &Targets) -> Vec<Finding> {
     match facts.memory.transparent_hugepages.as_deref() {
         None => vec![Finding::not_applicable("", "the kernel has none")],
         Some("always") => {
-            let why = "programs that did not ask are stalled while pages are put together";
+            let why = "programs that did not ask for them are stalled while pages are assembled";
             let setting = Setting::kernel_file("/sys/kernel/mm/transparent_hugepage/enabled");
             vec![Finding::differs("", Severity::Info, "always", "madvise", why).change(setting, "madvise")]
         }
@@ -187,7 +188,7 @@ fn zone_reclaim(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     if facts.numa.len() < 2 {
         return vec![Finding::not_applicable(key, "there is one memory node")];
     }
-    let why = "the page cache of one node is thrown away while the other has memory".to_owned();
+    let why = "the page cache of one node is dropped while the other has memory".to_owned();
     let wanted = "0".to_owned();
     vec![WantedSysctl { key, wanted, compare: Compare::Equal, severity: Severity::Warning, why }.check(facts, targets)]
 }

@@ -34,8 +34,8 @@ pub(super) const RULES: &[Rule] = &[
         title: "segmentation, checksum and receive offloads",
         recommends: "checksums, scatter-gather, TSO, GSO, GRO, VLAN stripping: on",
         reason: "the stack then handles up to 64 KiB at once instead of one packet",
-        applies_when: "the driver lets them be changed",
-        conflicts_with: &["old guides that switch them off for latency or capture"],
+        applies_when: "the driver can change them",
+        conflicts_with: &["old guides that turn them off for latency or capture"],
         effect: Effect::Large,
         sources: &[fasterdata("Host Tuning, Linux; 100G Tuning"), kernel("networking/segmentation-offloads")],
         on_request: false,
@@ -45,8 +45,8 @@ pub(super) const RULES: &[Rule] = &[
         id: "nic.udp_segmentation",
         title: "UDP segmentation offload",
         recommends: "tx-udp-segmentation: on",
-        reason: "the udp datapath hands the kernel trains of segments; the NIC should cut them, not the core",
-        applies_when: "the driver lets it be changed",
+        reason: "the udp datapath passes trains of segments to the kernel; the NIC should split them, not the core",
+        applies_when: "the driver can change it",
         conflicts_with: &[],
         effect: Effect::Medium,
         sources: &[kernel("networking/segmentation-offloads, UDP GSO"), culvert("the udp datapath")],
@@ -92,7 +92,7 @@ fn offloads(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         if off.is_empty() {
             return Finding::ok(&link.name, "on");
         }
-        let why = "the stack handles packet by packet what could go in trains";
+        let why = "the stack handles packets one by one instead of in trains";
         let finding = Finding::differs(&link.name, Severity::High, format!("off: {}", off.join(", ")), "on", why);
         off.into_iter().fold(finding, |finding, name| {
             finding.change(Setting::Feature { link: link.name.clone(), feature: name.to_owned() }, "on")
@@ -127,14 +127,14 @@ fn has_what_it_needs(link: &Link, name: &str) -> bool {
 
 fn udp_segmentation(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     each_link(facts, targets, |link| match link.features.get(UDP_SEGMENTATION) {
-        None => Finding::unknown(&link.name, "the kernel does not tell"),
+        None => Finding::unknown(&link.name, "the kernel does not report it"),
         Some(feature) if feature.active => Finding::ok(&link.name, "on"),
         Some(feature) if feature.fixed || !has_what_it_needs(link, UDP_SEGMENTATION) => Finding::not_applicable(
             &link.name,
-            "the NIC cannot; the kernel cuts the segments, which costs some of a core",
+            "the NIC cannot do it; the kernel splits the segments, which costs part of a core",
         ),
         Some(_) => {
-            let why = "the kernel cuts the segments on the core that sends them";
+            let why = "the kernel splits the segments on the core that sends them";
             Finding::differs(&link.name, Severity::Warning, "off", "on", why)
                 .change(Setting::Feature { link: link.name.clone(), feature: UDP_SEGMENTATION.to_owned() }, "on")
         }

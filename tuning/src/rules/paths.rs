@@ -15,7 +15,7 @@ pub(super) const RULES: &[Rule] = &[
         id: "nic.mtu",
         title: "MTU",
         recommends: "9000 end to end, where the network has it",
-        reason: "a sixth of the packets, and so of the cost per packet, and six times the rate that TCP keeps at the same loss",
+        reason: "a sixth of the packets and of their cost, and six times the rate that TCP sustains at the same loss",
         applies_when: "changed only if the site file gives the MTU of the network behind the link; the confirm timer undoes what cuts the admin off",
         conflicts_with: &[
             "a switch port, router or peer with a smaller MTU",
@@ -30,7 +30,8 @@ pub(super) const RULES: &[Rule] = &[
         id: "path.mtu",
         title: "MTU along the path",
         recommends: "packets of the link's MTU reach every partner",
-        reason: "a path that drops full packets without a word (a black hole) stops transfers that looked fine while small",
+        reason: "a path that silently drops full-size packets (a black hole) stops transfers that \
+            worked while packets were small",
         applies_when: "the site file names partners; with --probe, packets are sent to them",
         conflicts_with: &["firewalls that drop ICMP"],
         effect: Effect::Large,
@@ -41,8 +42,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "path.rtt",
         title: "round trip times",
-        recommends: "rtt_ms in the site file: the longest that transfers have",
-        reason: "buffers follow from the rate times the round trip",
+        recommends: "rtt_ms in the site file: the longest of all transfers",
+        reason: "buffer sizes follow from the rate times the round-trip time",
         applies_when: "always",
         conflicts_with: &[],
         effect: Effect::None,
@@ -62,7 +63,7 @@ fn mtu(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             }
             if link.mtu_max_bytes.is_some_and(|max| wanted > max) {
                 let why = format!(
-                    "the site file asks for {wanted}, the driver takes no more than {}",
+                    "the site file asks for {wanted}, but the driver supports at most {}",
                     link.mtu_max_bytes.unwrap_or(0)
                 );
                 return Finding::conflict(&link.name, Severity::High, current, wanted.to_string(), why)
@@ -77,14 +78,24 @@ fn mtu(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             return Finding::ok(&link.name, current);
         }
         if link.mtu_max_bytes.is_some_and(|max| max < JUMBO_BYTES) {
-            return Finding { current, ..Finding::not_applicable(&link.name, "the driver takes no jumbo frames") };
+            return Finding {
+                current,
+                ..Finding::not_applicable(&link.name, "the driver does not support jumbo frames")
+            };
         }
         let severity = if targets.is_at_least(10) { Severity::High } else { Severity::Info };
-        Finding::differs(&link.name, severity, current, JUMBO_BYTES.to_string(), "six times the packets for the same bytes")
-            .step(format!(
-                "ask whether the network has jumbo frames end to end; if so write [links.{}] mtu = 9000 into the site file and apply",
-                link.name
-            ))
+        Finding::differs(
+            &link.name,
+            severity,
+            current,
+            JUMBO_BYTES.to_string(),
+            "six times the packets for the same bytes",
+        )
+        .step(format!(
+            "ask whether the network supports jumbo frames end to end; if so, write [links.{}] \
+                 mtu = 9000 into the site file and apply",
+            link.name
+        ))
     })
 }
 
@@ -117,7 +128,7 @@ fn path_mtu(facts: &Facts, targets: &Targets) -> Vec<Finding> {
                 (None, Some(kernel)) if kernel < link.mtu_bytes => Finding::differs(
                     &path.partner,
                     Severity::Warning,
-                    format!("{kernel} bytes by a route or a router's word"),
+                    format!("{kernel} bytes according to a route or a router"),
                     format!("{} bytes", link.mtu_bytes),
                     format!("the path to {} is narrower than {}", path.address, link.name),
                 )
@@ -137,6 +148,6 @@ fn rtt(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     if known {
         return vec![Finding::ok("", format!("{} ms", targets.rtt_ms))];
     }
-    let why = format!("buffers are made for {} ms, the profile's assumption", targets.rtt_ms);
+    let why = format!("buffers are sized for {} ms, the profile's default", targets.rtt_ms);
     vec![Finding::unknown("", why).step("write rtt_ms into the site file, or name partners and run with --probe")]
 }

@@ -11,7 +11,7 @@ use crate::site::Pacing;
 
 /// The handle of the mq that is hung at a link with several queues: `cu` in hexadecimal digits as near as they come.
 const MQ_HANDLE: &str = "c001:";
-/// Roots that pace nothing and hold nothing: these are replaced. Others were chosen by somebody.
+/// Roots that neither pace nor shape: these are replaced. Others were chosen by somebody.
 const REPLACEABLE: [&str; 5] = ["pfifo_fast", "fq_codel", "fq", "mq", "pfifo"];
 /// The most that fq's rate of a flow can say: 32 bits of bytes per second.
 const FQ_RATE_MAX_BITS_PER_SECOND: u64 = 8 * (u32::MAX as u64 - 1);
@@ -21,7 +21,7 @@ pub(super) const RULES: &[Rule] = &[
         id: "net.default_qdisc",
         title: "default queueing discipline",
         recommends: "default_qdisc: fq",
-        reason: "fq paces each flow by the rate that its socket asks for; it concerns links that come up later",
+        reason: "fq paces each flow at the rate its socket asks for; this applies to links that come up later",
         applies_when: "the kernel has fq",
         conflicts_with: &["systemd's 50-default.conf sets fq_codel"],
         effect: Effect::Medium,
@@ -33,8 +33,9 @@ pub(super) const RULES: &[Rule] = &[
         id: "nic.qdisc",
         title: "queueing discipline of links",
         recommends: "fq; under mq where the link has several queues",
-        reason: "a burst at line rate overruns the shallow buffers on the way; pacing gains 2 to 4 times on paths of 50 to 80 ms",
-        applies_when: "the kernel has fq and the link's root is not one that somebody chose",
+        reason: "a burst at line rate overruns shallow buffers on the path; pacing gains a factor \
+            of 2 to 4 on paths of 50 to 80 ms",
+        applies_when: "the kernel has fq and the link's root was not chosen by somebody",
         conflicts_with: &[
             "shaping by htb or tbf, which is left alone",
             "tuned network-throughput does not set fq, though OSG's text says so",
@@ -47,10 +48,12 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "nic.pacing",
         title: "pacing below the rate of the link",
-        recommends: "80 to 90 % of the link in all: by the programs, as Culvert does, or by fq's maxrate for every flow",
-        reason: "a host that sends faster than the slowest part of the path loses packets there; what is left is for others",
+        recommends: "80 to 90 % of the link in total: by the programs, as Culvert does, or by fq's \
+            maxrate for every flow",
+        reason: "a host that sends faster than the slowest part of the path loses packets there; \
+            the rest is for other traffic",
         applies_when: "pacing = \"qdisc\" in the site file sets fq's maxrate to 85 % of the link divided by the streams",
-        conflicts_with: &["it holds for all traffic of the host"],
+        conflicts_with: &["it applies to all traffic of the host"],
         effect: Effect::Large,
         sources: &[fasterdata("Packet Pacing"), culvert("choosing values")],
         on_request: false,
@@ -74,7 +77,7 @@ fn default_qdisc(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         );
         return vec![finding.step("install the kernel's extra modules, or a kernel with sch_fq")];
     }
-    let why = "fq_codel and pfifo_fast do not pace; this concerns links that come up later".to_owned();
+    let why = "fq_codel and pfifo_fast do not pace; this applies to links that come up later".to_owned();
     let wanted = "fq".to_owned();
     vec![WantedSysctl { key, wanted, compare: Compare::Equal, severity: Severity::Warning, why }.check(facts, targets)]
 }
@@ -147,14 +150,14 @@ fn link_qdisc(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         if root.kind == "noqueue" {
             return Finding::not_applicable(&link.name, "the link has no queue of its own");
         }
-        let why = "what leaves the link in bursts is lost in the shallow buffers behind it";
+        let why = "bursts that leave the link are lost in the shallow buffers behind it";
         if !REPLACEABLE.contains(&root.kind.as_str()) {
             return Finding::conflict(
                 &link.name,
                 Severity::Warning,
                 current,
                 "fq",
-                format!("{why}; {} was hung there on purpose and is left alone", root.kind),
+                format!("{why}; {} was attached on purpose and is left alone", root.kind),
             )
             .step(format!("if it is not needed: tc qdisc del dev {} root", link.name));
         }
@@ -174,7 +177,7 @@ fn link_qdisc(facts: &Facts, targets: &Targets) -> Vec<Finding> {
 fn pacing(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     each_link(facts, targets, |link| {
         let Some(speed) = link.speed_bits_per_second else {
-            return Finding::unknown(&link.name, "the link does not tell its speed");
+            return Finding::unknown(&link.name, "the link does not report its speed");
         };
         let each = targets.paced_rate_bits_per_second(speed);
         match (targets.site.pacing, flow_rate(link)) {
@@ -187,9 +190,9 @@ fn pacing(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             (Pacing::Sockets, Some(rate)) => Finding::conflict(
                 &link.name,
                 Severity::Warning,
-                format!("fq holds every flow to {}", gigabits(rate)),
+                format!("fq limits every flow to {}", gigabits(rate)),
                 "no limit by fq, or pacing = \"qdisc\" in the site file",
-                "Culvert's flows pace themselves and would be held to this rate too",
+                "Culvert's flows pace themselves and would be limited to this rate too",
             ),
         }
     })

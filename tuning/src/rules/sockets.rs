@@ -6,7 +6,8 @@ use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
 use crate::profile::{ProfileName, Targets, gigabits};
 
-/// The kernel's own default of `rmem_default` and `wmem_default`, rounded up: what is far above was raised by somebody.
+/// The kernel's own default of `rmem_default` and `wmem_default`, rounded up; a much higher value
+/// was set by somebody.
 const SANE_DEFAULT_BYTES: i64 = 4 << 20;
 /// One drop in a million packets is no accident.
 const DROPS_PER_PACKET: f64 = 1e-6;
@@ -29,7 +30,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "net.buffer_defaults",
         title: "default socket buffers",
-        recommends: "rmem_default, wmem_default: as the kernel has them (212992)",
+        recommends: "rmem_default, wmem_default: the kernel's (212992)",
         reason: "every UDP and raw socket may pin that much memory, asked for or not; only the maximum helps transfers",
         applies_when: "a default is above 4 MiB",
         conflicts_with: &["OSG fasterdata-tuning.sh, which sets rmem_max / 4"],
@@ -40,9 +41,10 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         id: "net.optmem_max",
-        title: "memory for zero-copy notes",
+        title: "memory for zero-copy bookkeeping",
         recommends: "optmem_max: at least 1048576",
-        reason: "MSG_ZEROCOPY and io_uring's zero-copy send keep their notes there and fail with ENOBUFS when it is full",
+        reason: "MSG_ZEROCOPY and io_uring's zero-copy send keep their bookkeeping there and fail \
+            with ENOBUFS when it is full",
         applies_when: "100G and above",
         conflicts_with: &[],
         effect: Effect::Small,
@@ -54,7 +56,7 @@ pub(super) const RULES: &[Rule] = &[
         id: "net.backlog",
         title: "backlog queue of the CPUs",
         recommends: "netdev_max_backlog: 250000 (10G), 400000 (40G), 500000 (100G), 1000000 (400G) where packets were dropped",
-        reason: "packets that another CPU or a virtual link hands over wait there; a full queue drops them",
+        reason: "packets from another CPU or a virtual link wait there; a full queue drops them",
         applies_when: "column 2 of softnet_stat shows more than one drop in a million packets",
         conflicts_with: &[],
         effect: Effect::Medium,
@@ -81,7 +83,7 @@ pub(super) const RULES: &[Rule] = &[
 
 fn socket_buffers(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     let why = format!(
-        "{} at {} ms is {} on the way, and no stream has more on the way than its buffer holds",
+        "{} at {} ms means {} in flight, and a stream cannot have more in flight than its buffer holds",
         gigabits(targets.rate_bits_per_second),
         targets.rtt_ms,
         bytes((targets.rate_bits_per_second as f64 / 8.0 * targets.rtt_ms / 1e3) as u64),
@@ -103,7 +105,7 @@ fn buffer_defaults(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             if facts.sysctl_number(key).is_some_and(|value| value <= SANE_DEFAULT_BYTES) {
                 return Finding::ok(key, facts.sysctl(key).unwrap_or_default());
             }
-            let why = "somebody raised it: every UDP socket of this host may pin that much memory".to_owned();
+            let why = "it was raised: every UDP socket of this host may pin that much memory".to_owned();
             let wanted = "212992".to_owned();
             WantedSysctl { key, wanted, compare: Compare::AtMost, severity: Severity::Info, why }.check(facts, targets)
         })
@@ -114,7 +116,7 @@ fn optmem_max(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     if !targets.is_at_least(100) {
         return vec![Finding::not_applicable("net.core.optmem_max", "below 100G")];
     }
-    let why = "zero-copy sends fail when their notes do not fit".to_owned();
+    let why = "zero-copy sends fail when their bookkeeping does not fit".to_owned();
     let wanted = "1048576".to_owned();
     let key = "net.core.optmem_max";
     vec![
@@ -130,7 +132,7 @@ fn share(part: Option<u64>, whole: Option<u64>) -> Option<f64> {
 fn backlog(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     let key = "net.core.netdev_max_backlog";
     let Some(drops) = share(facts.softnet.dropped, facts.softnet.processed) else {
-        return vec![Finding::unknown(key, "softnet_stat could not be read, or no packet came yet")];
+        return vec![Finding::unknown(key, "softnet_stat could not be read, or there were no packets yet")];
     };
     if drops <= DROPS_PER_PACKET {
         return vec![Finding::not_applicable(key, "no packet was dropped there")];
@@ -141,7 +143,7 @@ fn backlog(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         ProfileName::Dtn100g => "500000",
         ProfileName::Dtn400g => "1000000",
     };
-    let why = format!("{:.4} % of the packets were dropped in front of a CPU's queue", drops * 100.0);
+    let why = format!("{:.4} % of the packets were dropped because a CPU's queue was full", drops * 100.0);
     let wanted = wanted.to_owned();
     vec![WantedSysctl { key, wanted, compare: Compare::AtLeast, severity: Severity::High, why }.check(facts, targets)]
 }
@@ -150,11 +152,11 @@ fn budget(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     let Some(squeezes) = share(facts.softnet.time_squeeze, facts.softnet.processed) else {
         return vec![Finding::unknown(
             "net.core.netdev_budget",
-            "softnet_stat could not be read, or no packet came yet",
+            "softnet_stat could not be read, or there were no packets yet",
         )];
     };
     if squeezes <= SQUEEZES_PER_PACKET {
-        return vec![Finding::not_applicable("net.core.netdev_budget", "polling rounds end with their work done")];
+        return vec![Finding::not_applicable("net.core.netdev_budget", "polling rounds finish their work")];
     }
     let why = format!("{:.2} polling rounds in a thousand packets ended with work left", squeezes * 1e3);
     [("net.core.netdev_budget", "600"), ("net.core.netdev_budget_usecs", "8000")]

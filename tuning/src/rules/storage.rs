@@ -54,8 +54,8 @@ pub(super) const RULES: &[Rule] = &[
         id: "storage.pcie",
         title: "slots of NVMe disks",
         recommends: "all lanes at full speed",
-        reason: "a disk that trained to half its width has half its rate",
-        applies_when: "NVMe disks whose slot tells",
+        reason: "a disk whose link trained to half its width has half its rate",
+        applies_when: "NVMe disks whose slot reports it",
         conflicts_with: &[],
         effect: Effect::Medium,
         sources: &[Source { document: "PCI Express Base Specification", section: "link speeds and widths" }],
@@ -66,7 +66,7 @@ pub(super) const RULES: &[Rule] = &[
         id: "storage.poll_queues",
         title: "poll queues of NVMe disks",
         recommends: "nvme.poll_queues=N as a module parameter, where lanes poll for completions",
-        reason: "a completion that is polled for costs no interrupt",
+        reason: "polling for a completion costs no interrupt",
         applies_when: "NVMe disks, 100G and above; measure",
         conflicts_with: &["a restart, or reloading the driver"],
         effect: Effect::Small,
@@ -92,7 +92,7 @@ fn scheduler(facts: &Facts, _: &Targets) -> Vec<Finding> {
         Some("none") => Finding::ok(&block.name, "none"),
         None => Finding::unknown(&block.name, "sysfs does not show it"),
         Some(other) => {
-            let why = "requests wait for a lock in front of queues that need none";
+            let why = "requests wait for a lock in front of queues that do not need one";
             let path = format!("/sys/block/{}/queue/scheduler", block.name);
             Finding::differs(&block.name, Severity::Warning, other, "none", why)
                 .change(Setting::kernel_file(path), "none")
@@ -108,7 +108,7 @@ fn read_ahead(facts: &Facts, _: &Targets) -> Vec<Finding> {
         None => Finding::unknown(&block.name, "sysfs does not show it"),
         Some(now) if now >= READ_AHEAD_KIB => Finding::ok(&block.name, format!("{now} KiB")),
         Some(now) => {
-            let why = "buffered reads of large files are cut into small requests";
+            let why = "buffered reads of large files are split into small requests";
             let path = format!("/sys/block/{}/queue/read_ahead_kb", block.name);
             Finding::differs(&block.name, Severity::Info, format!("{now} KiB"), format!("{READ_AHEAD_KIB} KiB"), why)
                 .change(Setting::kernel_file(path), READ_AHEAD_KIB.to_string())
@@ -147,7 +147,7 @@ fn mount_finding(mount: &Mount) -> Finding {
 
 fn mount_options(facts: &Facts, _: &Targets) -> Vec<Finding> {
     let findings = facts.mounts.iter().filter(|mount| mount.block.is_some()).map(mount_finding).collect();
-    or_none(findings, "no file system lies on a disk of this host")
+    or_none(findings, "no file system is on a disk of this host")
 }
 
 fn pcie(facts: &Facts, _: &Targets) -> Vec<Finding> {
@@ -160,7 +160,7 @@ fn pcie(facts: &Facts, _: &Targets) -> Vec<Finding> {
         {
             let best =
                 format!("x{} at {} GT/s", pcie.width_max.unwrap_or(0), pcie.speed_max_gigatransfers.unwrap_or(0.0));
-            let why = "the disk's link trained below what it can";
+            let why = "the disk's link trained below what it supports";
             return Some(
                 Finding::differs(&block.name, Severity::Warning, current, best, why)
                     .step("reseat the disk; check backplane, cable and BIOS"),
@@ -168,7 +168,7 @@ fn pcie(facts: &Facts, _: &Targets) -> Vec<Finding> {
         }
         Some(Finding::ok(&block.name, current))
     });
-    or_none(findings.collect(), "no NVMe disk tells its slot")
+    or_none(findings.collect(), "no NVMe disk reports its slot")
 }
 
 fn poll_queues(facts: &Facts, targets: &Targets) -> Vec<Finding> {
@@ -182,14 +182,14 @@ fn poll_queues(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     let (with, without) = (names(Some(true)), names(Some(false)));
     if !without.is_empty() {
         let current = format!("no poll queues: {}", without.join(", "));
-        let why = "completions come by interrupt only";
+        let why = "completions arrive by interrupt only";
         return vec![
             Finding::differs("", Severity::Info, current, "nvme.poll_queues, if measured", why)
                 .step("options nvme poll_queues=8 in /etc/modprobe.d, then restart"),
         ];
     }
     if with.is_empty() {
-        return vec![Finding::not_applicable("", "there is no NVMe disk that tells")];
+        return vec![Finding::not_applicable("", "there is no NVMe disk that reports it")];
     }
     vec![Finding::ok("", format!("polled completions work: {}", with.join(", ")))]
 }

@@ -21,7 +21,7 @@ pub(super) const RULES: &[Rule] = &[
         title: "open files",
         recommends: "LimitNOFILE=1048576",
         reason: "many flows and many files at once",
-        applies_when: "always; the limit is that of the process that looked, a service may have another",
+        applies_when: "always; the limit shown is that of the process that looked, and a service may have another",
         conflicts_with: &[],
         effect: Effect::None,
         sources: &[Source { document: "systemd.exec(5)", section: "Process Properties" }],
@@ -81,9 +81,9 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         id: "host.facts",
-        title: "facts that could not be had",
+        title: "facts that could not be read",
         recommends: "run as root once, to see everything",
-        reason: "what is not known is never taken for good",
+        reason: "what is unknown is never assumed to be good",
         applies_when: "something could not be read",
         conflicts_with: &[],
         effect: Effect::None,
@@ -137,7 +137,7 @@ fn clock(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             let why = format!("the clock may be wrong by {:.1} ms", error as f64 / 1e3);
             vec![
                 Finding::differs("", Severity::Info, current, format!("within {} ms", most / 1000), why)
-                    .step("nearer or more time servers; PTP where the NIC has a hardware clock"),
+                    .step("use nearer or more time servers, or PTP if the NIC has a hardware clock"),
             ]
         }
         (Some(true), _) => vec![Finding::ok("", current)],
@@ -149,8 +149,10 @@ fn clock_source(facts: &Facts, _: &Targets) -> Vec<Finding> {
         None => vec![Finding::unknown("", "sysfs does not show it")],
         Some(slow @ ("hpet" | "acpi_pm" | "jiffies" | "pit")) => {
             let why = "reading the clock takes a microsecond instead of nanoseconds";
-            vec![Finding::differs("", Severity::High, slow, "tsc", why)
-                .step("look in the kernel's log why tsc was called unstable; BIOS update; tsc=reliable only if the maker says so")]
+            vec![Finding::differs("", Severity::High, slow, "tsc", why).step(
+                "see the kernel log for why tsc was marked unstable; update the BIOS; use \
+                    tsc=reliable only if the vendor says so",
+            )]
         }
         Some(source) => vec![Finding::ok("", source)],
     }
@@ -177,7 +179,7 @@ fn container(facts: &Facts, _: &Targets) -> Vec<Finding> {
 
 fn virtual_machine(facts: &Facts, _: &Targets) -> Vec<Finding> {
     if facts.system.virtualization.virtual_machine != Some(true) {
-        return vec![Finding::not_applicable("", "not a virtual machine, or it cannot be told")];
+        return vec![Finding::not_applicable("", "not a virtual machine, or not detectable")];
     }
     let current = facts.system.virtualization.hypervisor.clone().unwrap_or_else(|| "unknown hypervisor".to_owned());
     let why = "clock, idle states and interrupts of the real host decide the speed";

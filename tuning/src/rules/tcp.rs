@@ -34,7 +34,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "net.tcp_memory",
         title: "memory for all TCP buffers",
-        recommends: "tcp_mem as the kernel scaled it, and large enough for the streams",
+        recommends: "tcp_mem as scaled by the kernel, and large enough for the streams",
         reason: "the kernel scales it to the memory; where it is small, autotuning stops early under load",
         applies_when: "always",
         conflicts_with: &[],
@@ -46,7 +46,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "net.congestion_control",
         title: "congestion control",
-        recommends: "cubic; at 100G and above bbr where a measurement favours it",
+        recommends: "cubic; at 100G and above bbr if a measurement favors it",
         reason: "Reno needs hours without loss to fill a long fast path",
         applies_when: "always",
         conflicts_with: &[],
@@ -64,7 +64,7 @@ pub(super) const RULES: &[Rule] = &[
         recommends: "tcp_window_scaling, tcp_timestamps, tcp_sack, tcp_moderate_rcvbuf: 1",
         reason: "without window scaling no window exceeds 64 KiB; without the others losses are repaired slowly and buffers do not grow",
         applies_when: "always",
-        conflicts_with: &["old hardening guides that switch timestamps off"],
+        conflicts_with: &["old hardening guides that turn timestamps off"],
         effect: Effect::Large,
         sources: &[Source { document: "RFC 7323", section: "section 2" }, kernel("networking/ip-sysctl")],
         on_request: false,
@@ -74,7 +74,8 @@ pub(super) const RULES: &[Rule] = &[
         id: "net.tcp_mtu_probing",
         title: "TCP black hole detection",
         recommends: "tcp_mtu_probing: 1",
-        reason: "with jumbo frames, a router that drops large packets without a word stops a connection; probing finds the size that passes",
+        reason: "with jumbo frames, a router that silently drops large packets stops a connection; \
+            probing finds a size that works",
         applies_when: "a link for transfers has an MTU above 1500",
         conflicts_with: &[],
         effect: Effect::None,
@@ -86,7 +87,7 @@ pub(super) const RULES: &[Rule] = &[
         id: "net.tcp_metrics",
         title: "memory of old connections",
         recommends: "tcp_no_metrics_save: 1",
-        reason: "a new connection inherits the slow start threshold of an earlier one that met a loss",
+        reason: "a new connection inherits the slow start threshold of an earlier one with a loss",
         applies_when: "always",
         conflicts_with: &[],
         effect: Effect::Small,
@@ -126,7 +127,7 @@ pub(super) const RULES: &[Rule] = &[
 fn tcp_buffers(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     let max = targets.tcp_buffer_max_bytes;
     let per_stream = |bytes: u64| bytes as f64 * 8.0 / (targets.rtt_ms / 1e3) / 1e9;
-    let limit = if targets.limited_by_memory { "; this host's memory allows no more" } else { "" };
+    let limit = if targets.limited_by_memory { "; this host's memory permits no more" } else { "" };
     let hundred = targets.is_at_least(100);
     let defaults = [
         ("net.ipv4.tcp_rmem", if hundred { "131072" } else { "87380" }),
@@ -210,7 +211,7 @@ fn tcp_options(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             if facts.sysctl_number(&key).is_some_and(|value| value >= 1) {
                 return Finding::ok(&key, facts.sysctl(&key).unwrap_or_default());
             }
-            let why = "somebody switched it off; large windows do not work without it".to_owned();
+            let why = "it was turned off; large windows do not work without it".to_owned();
             let wanted = "1".to_owned();
             WantedSysctl { key: &key, wanted, compare: Compare::Equal, severity: Severity::Critical, why }
                 .check(facts, targets)
@@ -235,7 +236,7 @@ fn tcp_mtu_probing(facts: &Facts, targets: &Targets) -> Vec<Finding> {
 }
 
 fn tcp_metrics(facts: &Facts, targets: &Targets) -> Vec<Finding> {
-    let why = "a connection that met a loss slows the next one to the same host".to_owned();
+    let why = "a connection with a loss slows the next one to the same host".to_owned();
     let (key, wanted) = ("net.ipv4.tcp_no_metrics_save", "1".to_owned());
     vec![WantedSysctl { key, wanted, compare: Compare::Equal, severity: Severity::Warning, why }.check(facts, targets)]
 }

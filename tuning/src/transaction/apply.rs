@@ -15,7 +15,7 @@ use crate::setting::{Setting, Value};
 pub struct ApplyOptions {
     /// The profile, for the record.
     pub profile: String,
-    /// How long confirming may take; without it the changes are confirmed at once.
+    /// How long the confirmation may take; without it, the changes are confirmed at once.
     pub confirm_within: Option<Duration>,
     /// Whether it is to be there again after a restart of the host: the files for that are among the intents, and the
     /// watcher sets the rest.
@@ -93,7 +93,7 @@ fn take_snapshot(host: &mut dyn Host, intents: &[Intent]) -> Result<Vec<Snapshot
     for setting in disturbed.iter().filter(|setting| !wanted.contains(setting)) {
         match host.read(setting) {
             Ok(value) => entries.push(SnapshotEntry { setting: setting.clone(), value }),
-            // It may be one that this host lacks, such as a preference beside a governor.
+            // It may be one that this host lacks, such as a preference that accompanies a governor.
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(error),
         }
@@ -110,7 +110,7 @@ fn write_all(host: &mut dyn Host, transaction: &Transaction) -> Result<(), (Stri
         write_and_compare(host, &intent.setting, &intent.to).map_err(|error| (intent.rule.clone(), error))?;
     }
     put_back_disturbed(host, transaction, &intents);
-    // A later write may have disturbed an earlier one in a way that nobody knew of.
+    // A later write may have disturbed an earlier one in an unknown way.
     for intent in &intents {
         let holds = host.read(&intent.setting).map(|found| intent.setting.same(&intent.to, &found));
         if holds != Ok(true) {
@@ -120,9 +120,10 @@ fn write_all(host: &mut dyn Host, transaction: &Transaction) -> Result<(), (Stri
     Ok(())
 }
 
-/// What a reset of the link made the driver forget, and nobody asked to change, is given back as far as it can be.
+/// Restores, as far as possible, what a link reset made the driver lose although nobody asked to
+/// change it.
 ///
-/// Not where the number of queues changed: then the old values are of other queues.
+/// Not if the number of queues changed: then the old values belong to other queues.
 fn put_back_disturbed(host: &mut dyn Host, transaction: &Transaction, intents: &[&Intent]) {
     let resets = |link: &str, setting: &Setting| {
         setting.link() == Some(link)
@@ -158,7 +159,7 @@ fn put_back_disturbed(host: &mut dyn Host, transaction: &Transaction, intents: &
     }
 }
 
-/// Puts everything back after a failure and makes the error that says so.
+/// Restores everything after a failure and creates the error that says so.
 fn undo(
     store: &mut Store,
     host: &mut dyn Host,
@@ -191,13 +192,13 @@ pub(super) fn describe(left: &[Left]) -> String {
     format!("the host is as it was, except: {}", left.collect::<Vec<_>>().join("; "))
 }
 
-/// Keeps what was applied: writes the files that outlive the boot, and ends the timer.
+/// Keeps what was applied: writes the files that survive a reboot, and stops the timer.
 ///
 /// The caller holds the store's lock.
 ///
 /// # Errors
-/// [`TransactionError::NothingPending`], also when the time was up; [`TransactionError::Failed`] if a file could not be
-/// written, and then everything is rolled back.
+/// [`TransactionError::NothingPending`], also if the time was up; [`TransactionError::Failed`] if a
+/// file could not be written, and then everything is rolled back.
 pub fn confirm(store: &mut Store, host: &mut dyn Host) -> Result<Transaction, TransactionError> {
     let transactions = store.transactions()?;
     let Some(mut transaction) = transactions.iter().rfind(|one| one.state == State::Pending).cloned() else {

@@ -1,4 +1,5 @@
-//! The journal of one transaction: one JSON record a line, each on disk before what it announces is done.
+//! The journal of one transaction: one JSON record per line, each on disk before what it announces
+//! is done.
 
 use serde::{Deserialize, Serialize};
 
@@ -112,8 +113,8 @@ impl Record {
     }
 }
 
-/// Reads a journal. A last line without end is what a crash left of a write; it never counted, since what it announced
-/// is only done when the whole line is on disk.
+/// Reads a journal. A last line without an end is what a crash left of a write. It never counted,
+/// because what it announces is done only when the whole line is on disk.
 pub(super) fn read(id: &str, path: &str, bytes: &[u8]) -> Result<Option<Transaction>, StoreError> {
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     let mut transaction: Option<Transaction> = None;
@@ -122,7 +123,9 @@ pub(super) fn read(id: &str, path: &str, bytes: &[u8]) -> Result<Option<Transact
         let record: Record = serde_json::from_slice(line).map_err(|error| damaged(error.to_string()))?;
         match (record, &mut transaction) {
             (Record::Begin { version, .. }, None) if version != JOURNAL_VERSION => {
-                return Err(damaged(format!("it is of version {version}, this program knows {JOURNAL_VERSION}")));
+                return Err(damaged(format!(
+                    "it has version {version}, but this program knows version {JOURNAL_VERSION}"
+                )));
             }
             (Record::Begin { at_unix_s, place, profile, persistent, attended, intents, .. }, None) => {
                 transaction = Some(Transaction {

@@ -63,13 +63,14 @@ fn put_back(
     Ok(recovered)
 }
 
-/// Puts right what a crash, a restart or a dead guard left behind. Every command and the node call this first.
+/// Repairs what a crash, a reboot or a dead guard left behind. Every command and the node call this
+/// first.
 ///
-/// `guard_lives` tells whether the guard of a transaction is alive. The caller holds the store's lock, so a transaction
-/// that is being applied now is not among those found.
+/// `guard_lives` says whether the guard of a transaction is alive. The caller holds the store's
+/// lock, so a transaction that is being applied now is not among those found.
 ///
 /// # Errors
-/// [`TransactionError`] if a transaction cannot be put right here; the others are, first.
+/// [`TransactionError`] if a transaction cannot be repaired here; the others are repaired first.
 pub fn recover(
     store: &mut Store,
     host: &mut dyn Host,
@@ -93,7 +94,7 @@ pub fn recover(
                 store.append(&mut transaction, &Record::RolledBack { left: Vec::new() })?;
                 continue;
             }
-            State::Applying => "the process that applied it died before it was done".to_owned(),
+            State::Applying => "the process that applied it died before it had finished".to_owned(),
             State::RollingBack => {
                 let why = transaction.reason.clone().unwrap_or_default();
                 format!("rolling back was interrupted ({why})")
@@ -103,7 +104,7 @@ pub fn recover(
                 "it was not confirmed in time".to_owned()
             }
             // Its process would hold the lock.
-            State::Pending if transaction.attended => "the process that attended it died".to_owned(),
+            State::Pending if transaction.attended => "the process that watched over it died".to_owned(),
             State::Pending if guard_lives(&transaction.id) => continue,
             State::Pending => "the guard that would undo it has died".to_owned(),
         };

@@ -66,7 +66,7 @@ fn rounds(host: &mut dyn Host, entries: &[&SnapshotEntry]) -> Vec<Left> {
             return left;
         }
     }
-    // Something still moves: what differs now is what is left.
+    // Something is still changing; what differs now cannot be restored.
     left = entries.iter().filter_map(|entry| still_different(host, entry)).collect();
     left
 }
@@ -75,7 +75,7 @@ fn still_different(host: &mut dyn Host, entry: &SnapshotEntry) -> Option<Left> {
     let reason = match host.read(&entry.setting) {
         Ok(found) if entry.setting.same(&entry.value, &found) => return None,
         Err(error) if error.is_missing() => return None,
-        Ok(found) => format!("it is '{found}' again after every write"),
+        Ok(found) => format!("it reads '{found}' again after every write"),
         Err(error) => error.to_string(),
     };
     Some(Left { setting: entry.setting.clone(), value: entry.value.clone(), reason })
@@ -91,6 +91,6 @@ pub(crate) fn write_and_compare(host: &mut dyn Host, setting: &Setting, value: &
     Err(HostError::Refused {
         setting: setting.to_string(),
         value: value.to_string(),
-        reason: format!("it was accepted without a word, and reads '{found}'"),
+        reason: format!("it was accepted without an error, but reads '{found}'"),
     })
 }

@@ -32,14 +32,15 @@ pub enum StoreError {
         source: io::Error,
     },
     /// Another process is at work.
-    #[error("{path}: another culvert process is changing settings; try again when it is done")]
+    #[error("{path}: another culvert process is changing settings; try again when it has finished")]
     Locked {
         /// The lock.
         path: String,
     },
     /// A journal makes no sense.
     #[error(
-        "{path}: line {line}: {reason}; the file was damaged or not written by culvert: its settings must be put back by hand, its snapshot lists them"
+        "{path}: line {line}: {reason}; the file was damaged or not written by culvert: its \
+         settings must be restored by hand; its snapshot lists them"
     )]
     Damaged {
         /// The journal.
@@ -54,15 +55,15 @@ pub enum StoreError {
 /// What to do about an error: an admin's rights help only where rights lack.
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => "; run as root, or name another place with --state",
+        io::ErrorKind::PermissionDenied => "; run as root, or name another directory with --state",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; make room there, or name another place with --state"
+            "; make room there, or name another directory with --state"
         }
         io::ErrorKind::ReadOnlyFilesystem
         | io::ErrorKind::InvalidInput
         | io::ErrorKind::NotADirectory
         | io::ErrorKind::IsADirectory
-        | io::ErrorKind::AlreadyExists => "; put it in order, or name another place with --state",
+        | io::ErrorKind::AlreadyExists => "; repair it, or name another directory with --state",
         _ => "",
     }
 }
@@ -124,7 +125,7 @@ impl Disk for FolderDisk {
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let path = self.folder.join(name);
         regular_file::make_directory(&self.folder)?;
-        // Snapshots tell how a host is set up; only root needs to read them.
+        // Snapshots reveal how a host is set up; only root needs to read them.
         let mut options = OpenOptions::new();
         options.append(true).create(true).mode(0o600);
         let mut file = regular_file::open_to_write(&path, &mut options)?;
@@ -146,7 +147,8 @@ impl Disk for FolderDisk {
     }
 }
 
-/// The lock: whoever holds it may change settings. It is let go when it is dropped, or the process dies.
+/// The lock: its holder may change settings. It is released when it is dropped, or when the process
+/// dies.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,

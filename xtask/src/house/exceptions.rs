@@ -1,4 +1,4 @@
-//! What stands against a house rule, and why. Whoever mends one removes it here.
+//! Exceptions to house rules, and their reasons. Remove an exception here when you fix its cause.
 
 use std::path::Path;
 

@@ -12,9 +12,10 @@ const SECONDS_MAX: f64 = 31_536_000.0;
 
 /// `culvert capture`.
 #[derive(Clone, Debug, Args)]
-#[command(
-    after_help = "AF_XDP bypasses the kernel, so tcpdump does not see its packets; a capture has them as they are on the wire. Packets of UDP sockets get headers that are made up from their addresses.\nculvert.lua, shipped with the documentation, dissects the file in Wireshark and tshark:\n  culvert capture - | tshark -X lua_script:culvert.lua -r -"
-)]
+#[command(after_help = "AF_XDP bypasses the kernel, so tcpdump does not see its packets; a capture shows \
+        them as they are on the wire. Packets of UDP sockets get synthetic headers made from their \
+        addresses.\nculvert.lua, shipped with the documentation, dissects the file in Wireshark and \
+        tshark:\n  culvert capture - | tshark -X lua_script:culvert.lua -r -")]
 pub struct CaptureArgs {
     /// File to write, or - for standard output; an existing file is overwritten
     #[arg(value_name = "FILE")]

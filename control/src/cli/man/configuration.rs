@@ -46,7 +46,7 @@ pub fn page(date: &str, manual: &str) -> io::Result<Vec<u8>> {
     page.control("SH", ["FILES"]);
     for (file, text) in [
         ("/etc/culvert/culvert.toml", "The system's."),
-        ("$XDG_CONFIG_HOME/culvert/culvert.toml", "A user's own, read instead of it."),
+        ("$XDG_CONFIG_HOME/culvert/culvert.toml", "A user's own, read instead of the system's."),
     ] {
         page.control("TP", []);
         page.text([bold(file)]);

@@ -25,9 +25,9 @@ pub const ALL: &[(&str, Examples)] = &[
         "culvert-send",
         &[
             ("Send a directory over ssh", "culvert send ./run-42 you@dtn.example.org:/data/incoming"),
-            ("Send the contents of one to a partner", "culvert send ./run-42/ lab-b:/data/incoming/run-42"),
+            ("Send the contents of a directory to a partner", "culvert send ./run-42/ lab-b:/data/incoming/run-42"),
             (
-                "At no more than 10 Gb/s, yielding to others",
+                "Limit the rate to 10 Gb/s, and yield to other traffic",
                 "culvert send --rate 10G --mode background ./run-42 lab-b:/data/incoming",
             ),
             (
@@ -40,68 +40,68 @@ pub const ALL: &[(&str, Examples)] = &[
         "culvert-get",
         &[
             ("Fetch a directory over ssh", "culvert get you@dtn.example.org:/data/results ."),
-            ("Fetch what has changed", "culvert get --overwrite changed lab-b:/data/results/ ./results"),
+            ("Fetch what is new or has changed", "culvert get --overwrite changed lab-b:/data/results/ ./results"),
         ],
     ),
     (
         "culvert-node",
         &[
-            ("Answer partners", "culvert node"),
-            ("With two lanes on cores of the NIC's NUMA node", "culvert node --cores 8,9"),
+            ("Serve partners", "culvert node"),
+            ("Run two lanes on cores of the NIC's NUMA node", "culvert node --cores 8,9"),
         ],
     ),
     (
         "culvert-identity",
         &[
-            ("Show this node's key, fingerprint, and that in words", "culvert identity"),
-            ("Make the key", "culvert identity init"),
-            ("The system's node's, as another account than root", "sudo -u culvert culvert identity"),
+            ("Show this node's key, and its fingerprint in digits and words", "culvert identity"),
+            ("Create the key", "culvert identity init"),
+            ("Show the key of the system's node, if you are not root", "sudo -u culvert culvert identity"),
         ],
     ),
     (
         "culvert-profile",
         &[
-            ("Who asked, and who may come in", "culvert profile pending"),
-            ("Whether both nodes know each other", "culvert profile verify lab-b"),
+            ("List keys that are waiting for approval", "culvert profile pending"),
+            ("Check that both nodes know each other", "culvert profile verify lab-b"),
         ],
     ),
     (
         "culvert-profile-add",
         &[(
-            "Let a partner store, and be reached by name",
+            "Add a partner under a name, and let it store files",
             "culvert profile add lab-b --key 4f2a… --address dtn.lab-b.org --permit /data/incoming:write",
         )],
     ),
     (
         "culvert-profile-edit",
         &[
-            ("Take a partner's new key", "culvert profile edit lab-b --key 4f2a…"),
-            ("Take a permission back", "culvert profile edit lab-b --forbid /data/incoming"),
+            ("Accept a partner's new key", "culvert profile edit lab-b --key 4f2a…"),
+            ("Revoke a permission", "culvert profile edit lab-b --forbid /data/incoming"),
         ],
     ),
     (
         "culvert-profile-approve",
         &[(
-            "Approve by as much of the fingerprint as is unique",
+            "Approve a key by a unique prefix of its fingerprint",
             "culvert profile approve nUr --name lab-c --permit /data/outgoing:read",
         )],
     ),
     (
         "culvert-profile-invite",
         &[(
-            "Print the line that the partner's admin types",
+            "Print the command for the partner's admin to run",
             "culvert profile invite --name lab-a --address dtn.lab-a.org",
         )],
     ),
     (
         "culvert-profile-verify",
-        &[("Compare the key, and ask whether the partner knows this node", "culvert profile verify lab-b")],
+        &[("Compare the key, and check that the partner knows this node", "culvert profile verify lab-b")],
     ),
     (
         "culvert-transfer",
         &[
-            ("Give a transfer to the node", "culvert transfer submit /data/run-42 lab-b:/data/incoming"),
-            ("What is under way", "culvert transfer list --active"),
+            ("Submit a transfer to the node", "culvert transfer submit /data/run-42 lab-b:/data/incoming"),
+            ("List running transfers", "culvert transfer list --active"),
         ],
     ),
     (
@@ -114,9 +114,9 @@ pub const ALL: &[(&str, Examples)] = &[
     (
         "culvert-path-check",
         &[
-            ("A page on the path to a partner", "culvert path check lab-b"),
+            ("Report on the path to a partner", "culvert path check lab-b"),
             (
-                "See loss of one packet in a million",
+                "Detect loss of one packet in a million",
                 "culvert path check lab-b --seconds 300 --packets-per-second 10000",
             ),
         ],
@@ -124,27 +124,27 @@ pub const ALL: &[(&str, Examples)] = &[
     (
         "culvert-capture",
         &[
-            ("A thousand packets for Wireshark", "culvert capture --packets 1000 lanes.pcap"),
+            ("Capture a thousand packets for Wireshark", "culvert capture --packets 1000 lanes.pcap"),
             (
-                "Dissect them as they come",
+                "Dissect packets as they arrive",
                 "culvert capture - | tshark -X lua_script:/usr/share/doc/culvert/culvert.lua -r -",
             ),
         ],
     ),
-    ("culvert-status", &[("The node, its lanes and its transfers", "culvert status")]),
-    ("culvert-config-show", &[("Every setting, and where it comes from", "culvert config show --origin")]),
+    ("culvert-status", &[("Show the node, its lanes and its transfers", "culvert status")]),
+    ("culvert-config-show", &[("Show every setting and where it comes from", "culvert config show --origin")]),
     (
         "culvert-completion",
         &[(
-            "Complete commands in this bash",
+            "Install completion for bash",
             "culvert completion bash > ~/.local/share/bash-completion/completions/culvert",
         )],
     ),
     (
         "culvert-tune",
         &[
-            ("What would be changed", "culvert tune plan"),
-            ("Change it, and keep it if this host can still be reached", "culvert tune apply"),
+            ("Show what would be changed", "culvert tune plan"),
+            ("Apply the changes, and keep them if this host can still be reached", "culvert tune apply"),
             ("Go back", "culvert tune rollback"),
         ],
     ),

@@ -34,7 +34,7 @@ pub fn run(state: &StateDirectory, args: &HistoryArgs) -> Result<ExitCode, Comma
         let what = args.partner.as_ref().map_or("any partner".to_owned(), |partner| format!("'{partner}'"));
         return Err(CommandError::new(
             ExitCode::NotFound,
-            format!("nothing is known of the path to {what}: 'culvert path check PARTNER' measures it"),
+            format!("there are no records of the path to {what}: 'culvert path check PARTNER' measures it"),
         ));
     }
     for (partner, side) in &known {

@@ -44,7 +44,7 @@ pub async fn run(global: &GlobalArgs, settings: &Settings, args: PschedulerArgs)
     let trust = trust(&args.trust, args.ca_file.clone(), pins(&state)?.remove(&key)).map_err(CommandError::usage)?;
     if args.trust == "insecure" && !global.quiet {
         say_aside!(
-            "culvert: warning: the certificate of {key} is not verified: anybody in between can change what it says"
+            "culvert: warning: the certificate of {key} is not verified: anybody in between can change its answers"
         );
     }
     let http = HttpClient::new(&trust, QUESTION).map_err(|error| CommandError::new(ExitCode::BadHost, error))?;
@@ -174,7 +174,7 @@ fn text(kind: TestKind, host: &str, dest: &str, outcome: &Outcome) -> String {
     }
     if let Some([least, mean, greatest]) = outcome.delay_us {
         let what = if kind == TestKind::Rtt { "round trip " } else { "one way    " };
-        lines.push(format!("  {what}  {} least, {} mean, {} most", ms(least), ms(mean), ms(greatest)));
+        lines.push(format!("  {what}  min {}, mean {}, max {}", ms(least), ms(mean), ms(greatest)));
     }
     if let Some(mtu) = outcome.mtu_bytes {
         lines.push(format!("  MTU          {mtu} bytes"));

@@ -69,11 +69,11 @@ pub async fn run(protocol: Protocol, args: &TwoWayArgs) -> Result<ExitCode, Comm
         say(&text(&to.to_string(), &result))?;
     }
     for (rejection, count) in &result.rejected {
-        say_aside!("culvert: {} did not count: {rejection}", counted(*count, "answer"));
+        say_aside!("culvert: ignored {}: {rejection}", counted(*count, "answer"));
     }
     if result.round_trip.received == 0 {
         return Err(CommandError::failed(format!(
-            "none of {} was answered by {to}: is a reflector running there, and is its UDP port open?",
+            "none of the {} was answered by {to}: is a reflector running there, and is its UDP port open?",
             counted(result.round_trip.sent, "packet")
         )));
     }
@@ -93,7 +93,7 @@ fn text(to: &str, result: &SessionResult) -> String {
     if let (Some(forward), Some(reverse)) = (result.forward, result.reverse) {
         lines.push(format!("  lost on the way there {}, on the way back {}", forward.lost(), reverse.lost()));
     } else {
-        lines.push("  the reflector keeps no numbers of its own, so loss cannot be told by direction".to_owned());
+        lines.push("  the reflector does not number its answers, so loss cannot be split by direction".to_owned());
     }
     let clocks = result
         .one_way_error_us
@@ -104,7 +104,7 @@ fn text(to: &str, result: &SessionResult) -> String {
         if let Some(delay) = delay {
             let note = if what == "round trip" { String::new() } else { format!(" ({clocks})") };
             lines.push(format!(
-                "  {what:10}  {} least, {} median, {} 95 %, {} most{note}",
+                "  {what:10}  min {}, median {}, p95 {}, max {}{note}",
                 ms(delay.min_us),
                 ms(delay.p50_us),
                 ms(delay.p95_us),

@@ -27,7 +27,7 @@ pub fn pending(profiles: &Profiles, json: bool) -> Result<(), CommandError> {
         return print_json(&shown);
     }
     if pending.is_empty() {
-        return say("no key waits for approval");
+        return say("no keys are waiting for approval");
     }
     pending.iter().try_for_each(|key| say(&text(key)))
 }
@@ -49,7 +49,7 @@ fn when(unix: u64) -> String {
     time.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
-/// A key that came to this node does not tell where its own listens.
+/// A key that connected to this node does not reveal where its own node listens.
 pub fn say_address_is_a_guess(name: &str, address: &str) {
     say_aside!(
         "culvert: '{name}' asked from there, so its node is assumed to listen at {address}; if it does not, \
@@ -69,15 +69,15 @@ pub fn invite(
     let name = name.unwrap_or_else(|| settings.name.value.clone());
     if !is_name(&name) {
         return Err(CommandError::usage(format!(
-            "'{name}' cannot be a profile's name at the partner: give this node another with --name"
+            "'{name}' is not a valid profile name at the partner: choose another with --name"
         )));
     }
     if addresses.is_empty() {
         addresses.push(own_address(settings));
         if !quiet {
             say_aside!(
-                "culvert: the address is this host's own name; if the partner reaches it by another, give that with \
-                 --address HOST"
+                "culvert: the address is this host's own name; if the partner reaches it by another \
+                 name, give it with --address HOST"
             );
         }
     }
@@ -92,9 +92,7 @@ pub fn invite(
     }
     say(&command)?;
     if !quiet {
-        say_aside!(
-            "culvert: the partner runs this command; the fingerprint that it prints there must be {fingerprint}, {words}"
-        );
+        say_aside!("culvert: the partner runs this command; it must print the fingerprint {fingerprint}, {words}");
     }
     Ok(())
 }

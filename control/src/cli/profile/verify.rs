@@ -32,9 +32,7 @@ pub async fn run(
     let tls = Arc::new(TlsConfigs::new(&state.identity()?));
     let mut last = CommandError::new(
         ExitCode::NotFound,
-        format!(
-            "the profile '{name}' names no address: add one with 'culvert profile edit {name} --address HOST:PORT'"
-        ),
+        format!("the profile '{name}' has no address: add one with 'culvert profile edit {name} --address HOST:PORT'"),
     );
     for address in &profile.addresses {
         let Some((host, port)) = split_host_port(address) else { continue };
@@ -50,8 +48,9 @@ pub async fn run(
             let (found, known) = (found.fingerprint(), profile.key.fingerprint());
             connection.close().await;
             let text = format!(
-                "{address} shows the key {found}, not the one of '{name}' ({known}); either its node was set up anew, \
-                 or somebody is in between. Ask its admin, and only then type 'culvert profile edit {name} --key …'"
+                "{address} presented the key {found}, not the one of '{name}' ({known}); either its \
+                 node was reinstalled, or somebody is impersonating it. Ask its admin before you \
+                 run 'culvert profile edit {name} --key …'"
             );
             return Err(CommandError::new(ExitCode::KeyChanged, text));
         }

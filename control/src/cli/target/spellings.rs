@@ -50,7 +50,7 @@ const SPELLINGS: &[(&str, Meaning)] = &[
     ("lab:0:x", Named("lab", "0:x")),
     ("lab:65536:x", Named("lab", "65536:x")),
     ("lab:7272:/x", Refused("culvert://lab:7272/x for a node")),
-    ("lab:12:30.log", Refused("for a path that begins so write lab:./12:30.log")),
+    ("lab:12:30.log", Refused("for a path that starts with it write lab:./12:30.log")),
     (":x", Refused("names no partner before the colon")),
     ("-oProxyCommand=x:y", Refused("cannot be a partner's name")),
     ("my file: draft", Refused("has a space before its colon")),
@@ -74,7 +74,7 @@ const SPELLINGS: &[(&str, Meaning)] = &[
     ("u@h:2222:/tmp/x", Refused("write ssh://u@h:2222/tmp/x or --ssh 'ssh -p 2222'")),
     ("u@h:2222:x", Refused("write ssh://u@h:2222/~/x or")),
     ("u@h:2222:~/x", Refused("write ssh://u@h:2222/~/x or")),
-    ("u@h:2222:/x", Refused("for a path that begins so write u@h:./2222:/x")),
+    ("u@h:2222:/x", Refused("for a path that starts with it write u@h:./2222:/x")),
     ("@h:/x", Refused("lacks a user or a host")),
     ("u@:/x", Refused("lacks a user or a host")),
     ("-u@h:/x", Refused("cannot be a partner's name")),
@@ -162,7 +162,7 @@ fn each_spelling_means_one_thing_or_is_refused_with_a_sentence() {
     }
 }
 
-/// What a refusal tells people to write is not refused in its turn.
+/// A spelling suggested by an error message is not refused in its turn.
 #[test]
 fn what_refusals_propose_is_a_place() {
     for text in [

@@ -33,7 +33,7 @@ pub fn id_of(typed: &str, records: &[TransferRecord]) -> Result<String, CommandE
         [] if id.parse::<TransferId>().is_ok() => Ok(id),
         [] => Err(CommandError::new(
             ExitCode::NotFound,
-            format!("there is no transfer {typed}; 'culvert transfer list' shows those there are"),
+            format!("there is no transfer {typed}; 'culvert transfer list' lists all"),
         )),
         several => {
             let named = several.get(..NAMED_MAX).unwrap_or(several).join(", ");
@@ -113,7 +113,7 @@ fn row(record: &TransferRecord, characters: usize, is_short: bool) -> [String; 6
     ]
 }
 
-/// So many characters tell all ids apart.
+/// This many characters distinguish all ids.
 fn characters(records: &[TransferRecord]) -> usize {
     let mut ids: Vec<&str> = records.iter().map(|record| record.transfer.as_str()).collect();
     ids.sort_unstable();

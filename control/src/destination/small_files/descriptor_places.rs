@@ -25,7 +25,8 @@ impl DescriptorPlaces {
         DESCRIPTORS_STAGED.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `files` more can be staged. The committer, which never waits for this, makes room.
+    /// Waits until `files` more can be staged. The committer, which never waits for this, makes
+    /// room.
     pub(super) fn wait_for(files: usize) {
         let wanted = files as u64 * DESCRIPTORS_PER_FILE;
         if wanted <= Self::limit() {
@@ -49,7 +50,7 @@ impl Drop for DescriptorPlaces {
     fn drop(&mut self) {
         let mut staged = Self::staged();
         *staged -= DESCRIPTORS_PER_FILE;
-        // Those who wait want room for a pack, not for a file.
+        // The waiters need room for a pack, not for a file.
         if *staged == 0 || staged.is_multiple_of(32) {
             DESCRIPTORS_STAGED.1.notify_all();
         }

@@ -1,5 +1,5 @@
-//! What a check makes of the numbers that the partner gives: whatever they are, what is sent, and
-//! what is told, stays within bounds.
+//! Bounds for the numbers that the partner sends in a check: whatever they are, what is sent and
+//! reported stays within limits.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! What becomes of chunks: where they go, whether both sides hash them alike, and when a file has all of its own.
+//! What happens to chunks: where they go, whether both sides compute the same hash, and when a file
+//! has all of its own.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -24,12 +25,16 @@ use crate::transfer::{TransferError, open_files};
 impl Receiving {
     pub(super) async fn event(&mut self, tag: usize, event: ReceiveEvent) -> Result<(), TransferError> {
         if self.cannot_be_of(&event) {
-            return Err(self.context.plane.nonsense("an event of a chunk that the transfer does not have").into());
+            return Err(self
+                .context
+                .plane
+                .nonsense("it sent an event of a chunk that the transfer does not have")
+                .into());
         }
         match event {
             ReceiveEvent::Report(bytes) => {
                 let Ok(report) = Report::parse(&bytes) else {
-                    return Err(self.context.plane.nonsense("a report that is none").into());
+                    return Err(self.context.plane.nonsense("it sent an invalid report").into());
                 };
                 let summary = report.summary;
                 if let Some(new_bytes) = self.new_bytes.get_mut(tag) {
@@ -60,7 +65,7 @@ impl Receiving {
                     return Err(self
                         .context
                         .plane
-                        .nonsense("it hands over what is no pack, or not a whole one")
+                        .nonsense("it delivered something that is not a complete pack")
                         .into());
                 }
                 self.packs.insert(chunk, buffer);
@@ -72,7 +77,11 @@ impl Receiving {
                     && hash.is_some() == self.context.options.checksum
                     && !self.ours.contains_key(&chunk);
                 if !is_possible {
-                    return Err(self.context.plane.nonsense("a chunk is written that it does not write").into());
+                    return Err(self
+                        .context
+                        .plane
+                        .nonsense("it reports a chunk as written that it was not to write")
+                        .into());
                 }
                 self.context.metrics.note_chunk(times, false);
                 self.bytes_arrived += u64::from(self.chunk_bytes(chunk));
@@ -86,21 +95,24 @@ impl Receiving {
             }
             ReceiveEvent::WriteFailed { chunk, error } => {
                 if self.intake.memory_bytes.is_some() || !self.is_placed(chunk) {
-                    return Err(self.context.plane.nonsense("it cannot write what it does not write").into());
+                    return Err(self
+                        .context
+                        .plane
+                        .nonsense("it reports a failed write that it was not to make")
+                        .into());
                 }
                 self.write_failed(chunk, error)?;
             }
-            // Flows are closed when nobody listens to them any more.
+            // Flows are closed when they have no listener any more.
             ReceiveEvent::Closed => {
-                return Err(self.context.plane.nonsense("it has closed a flow of its own accord").into());
+                return Err(self.context.plane.nonsense("it closed a flow of its own accord").into());
             }
         }
         Ok(())
     }
 
-    /// Whether an event tells of a chunk that the transfer does not have. Lanes know how many it
-    /// has, and how large they are at most, and pass on nothing of others, whatever the sender
-    /// sends.
+    /// Whether an event concerns a chunk that the transfer does not have. Lanes know how many it
+    /// has, and their maximum size, and pass on nothing about others, whatever the sender sends.
     fn cannot_be_of(&self, event: &ReceiveEvent) -> bool {
         match *event {
             ReceiveEvent::Asks { chunk, chunk_bytes } => {
@@ -133,9 +145,11 @@ impl Receiving {
     pub(super) fn asks(&mut self, tag: usize, chunk: u32, chunk_bytes: u32) -> Result<(), TransferError> {
         let expected = self.chunk_bytes(chunk);
         if chunk_bytes != expected {
-            // Only lanes can open what it sends: who of the two says so is not to be known here.
+            // Only lanes can decrypt what it sends: this process cannot know which of the two is
+            // wrong.
             let text = format!(
-                "it sends chunk {chunk} with {chunk_bytes} bytes instead of {expected}, unless this node's data plane says so falsely"
+                "it sends chunk {chunk} with {chunk_bytes} bytes instead of {expected}, unless this \
+                 node's data plane reports it wrongly"
             );
             return Err(TransferError::protocol(text));
         }
@@ -162,7 +176,8 @@ impl Receiving {
             Some(ChunkContent::Range { file, .. }) if self.failed.contains(&file) => self.abandon(tag, chunk),
             Some(ChunkContent::Range { file, .. }) => {
                 self.came_by.insert(chunk, tag);
-                // What was found in its place will be written over, whatever becomes of what comes.
+                // What was found in its place will be overwritten, whatever happens to what
+                // arrives.
                 self.offered.remove(&chunk);
                 if self.files.get(file).is_some() {
                     self.place_in_file(tag, chunk);
@@ -174,7 +189,7 @@ impl Receiving {
         Ok(())
     }
 
-    /// Lets a chunk wait until its file is open, and opens it if nobody does.
+    /// Lets a chunk wait until its file is open, and opens it if it is not being opened.
     pub(super) fn wait_for_file(&mut self, file: u32, chunk: WaitingChunk) {
         self.files.wait_for(file, chunk);
         self.open_files();
@@ -292,7 +307,8 @@ impl Receiving {
         *tries += 1;
         if *tries >= TRIES_MAX {
             let text = format!(
-                "chunk {chunk} arrived {TRIES_MAX} times with bytes that do not have the sender's hash: memory or disk of one of the hosts is faulty"
+                "chunk {chunk} arrived {TRIES_MAX} times with data that does not match the sender's \
+                 hash: memory or disk of one of the hosts is faulty"
             );
             return Err(TransferError::here(RefusalCode::Verification, text));
         }
@@ -333,7 +349,7 @@ impl Receiving {
             Ok(whole) => whole,
             Err(()) => {
                 let name = printable(&self.intake.name(file));
-                let text = format!("'{name}' does not have the sender's hash although all its chunks do");
+                let text = format!("'{name}' does not match the sender's hash although all its chunks do");
                 self.fail_file(FileError { file, code: "verification".to_owned(), text }, true);
                 return;
             }
@@ -357,7 +373,7 @@ impl Receiving {
             DiskError::Short => None,
         };
         if errno.is_some_and(|errno| os_error::code(errno) == RefusalCode::NoSpace) {
-            let text = format!("{path} is full: make room and start the transfer again; it goes on where it stopped");
+            let text = format!("{path} is full: make room and start the transfer again; it resumes where it stopped");
             return Err(TransferError::here(RefusalCode::NoSpace, text));
         }
         let chunks = self.chunks.clone();

@@ -1,8 +1,11 @@
-//! Gives small files their names, many at a time: first everything durable, then the names, then the names durable too.
+//! Gives small files their names, many at a time: first all data is made durable, then the files
+//! get their names, then the names are made durable too.
 //!
-//! One `syncfs` (of each file system below the destination) makes the bytes of all packs that wait durable, and with them the names that the round before gave. So in
-//! steady state each round costs one flush of the file system, however many files it has. A directory that was filled beside its place
-//! gives all its files their names at once, when the last of them is durable.
+//! One `syncfs` (of each file system below the destination) makes the data of all waiting packs
+//! durable, and with it the names assigned in the previous round. In steady state, each round
+//! therefore costs one flush of the file system, however many files it has. A directory filled
+//! under a temporary name gives all its files their names at once, when the last of them is
+//! durable.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -133,7 +136,8 @@ impl Filling {
     }
 }
 
-/// The directories that are being filled: as few as there are packs under way, if the sender keeps to the manifest's order.
+/// The directories that are being filled: as few as there are packs in progress, if the sender
+/// keeps to the manifest's order.
 #[derive(Debug, Default)]
 struct FillingList {
     directories: Vec<Filling>,

@@ -15,7 +15,7 @@ use crate::transfer::usage::millicycles_per_byte;
 use crate::transfer::{TransferError, root_of};
 
 impl Receiving {
-    /// When everything is stored: makes the last of it durable and computes the root, beside the
+    /// When everything is stored: makes the last of it durable and computes the root, outside the
     /// runtime's thread.
     pub(super) fn conclude_if_done(&mut self) {
         let has_work = self.files_left > 0 || self.memory_left > 0 || self.partials_in_motion > 0;
@@ -92,7 +92,7 @@ impl Receiving {
     /// The sender has signed too: the transfer is over.
     pub(super) async fn countersigned(&mut self, signature: &[u8]) -> Result<Received, TransferError> {
         let (Some(statement), Some(receiver), Some(sender)) = (&self.finish_sent, &self.receiver, &self.sender) else {
-            return Err(TransferError::protocol("it signs a receipt that was not stated"));
+            return Err(TransferError::protocol("it signed a receipt that it was not given"));
         };
         verify_line(self.context.connection.partner, &self.line, signature).map_err(|_| {
             TransferError::here(RefusalCode::Verification, "the partner's signature does not belong to the receipt")

@@ -255,7 +255,7 @@ struct IncomingFile {
     chunks_left: u64,
     tree: Option<TreeHash>,
     open: Option<OpenPartial>,
-    /// Chunks that wait until the file is open. `None` while nobody opens it.
+    /// Chunks that wait until the file is open. `None` while it is not being opened.
     waiting: Option<Vec<WaitingChunk>>,
     /// How it is opened again, if it was closed to make room.
     closed: Option<(LeftFile, u32)>,
@@ -270,8 +270,8 @@ struct IncomingFile {
     verified: HashSet<u64>,
 }
 
-/// The files of a transfer that have chunks of their own. Only those under way take memory. When this is dropped partial files stay:
-/// the next attempt goes on with them.
+/// The files of a transfer that have chunks of their own. Only those in progress take memory. When
+/// this is dropped, partial files stay: the next attempt continues with them.
 #[derive(Debug)]
 pub struct IncomingFiles {
     files: HashMap<u32, IncomingFile>,
@@ -284,7 +284,7 @@ pub struct IncomingFiles {
 }
 
 impl IncomingFiles {
-    /// None under way.
+    /// None in progress.
     #[must_use]
     pub fn new(intake: &Intake, chunks: &ChunkMap) -> Self {
         let untouched = chunks
@@ -322,8 +322,8 @@ impl IncomingFiles {
         self.files.get(&file)?.open.as_ref().map(OpenPartial::slot)
     }
 
-    /// Lets a chunk wait for its file. The file is opened once, whoever wants it: opening it
-    /// empties it.
+    /// Lets a chunk wait for its file. The file is opened only once, whoever needs it: opening
+    /// truncates it.
     pub fn wait_for(&mut self, file: u32, chunk: WaitingChunk) {
         if self.want_open(file)
             && let Some(waiting) = self.files.get_mut(&file).and_then(|incoming| incoming.waiting.as_mut())
@@ -343,10 +343,10 @@ impl IncomingFiles {
         true
     }
 
-    /// The next file to be opened now, and what it begins with. `is_full` says whether this node or
-    /// the partner has as many open as may be. Then one that gets its name is waited for, or one
-    /// that nothing comes for just now makes room ([`IncomingFiles::close_idle`]). A transfer
-    /// without any open file opens one all the same: else two could wait for each other.
+    /// The next file to open now, and what it starts with. `is_full` says whether this node or the
+    /// partner has as many open as permitted. Then the transfer waits for one that is about to get
+    /// its name, or closes an idle one ([`IncomingFiles::close_idle`]). A transfer without any open
+    /// file opens one all the same: otherwise two could wait for each other.
     pub fn next_to_open(&mut self, is_full: bool) -> Option<(u32, Beginning)> {
         if is_full && self.opened() > 0 {
             return None;

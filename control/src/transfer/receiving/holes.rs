@@ -1,10 +1,10 @@
-//! Chunks that the sender's file has as holes: their hashes are computed and the holes are made
-//! beside the runtime's thread, while the task goes on with everything else.
+//! Chunks that are holes in the sender's file: their hashes are computed and the holes are made
+//! outside the runtime's thread, while the task continues with everything else.
 //!
 //! A partner names up to 512 holes in a message, each of which costs the hashing of a chunk. One
-//! helper at a time works through them in the order in which they came; the task reads no further
-//! message while more wait than a few messages name, so that what waits is bounded, and so is what
-//! a partner takes: one thread, and half of its time.
+//! helper at a time works through them in order. The task reads no further message while more are
+//! waiting than a few messages name. This bounds both what is waiting and what a partner uses: one
+//! thread, and half of its time.
 #![cfg_attr(
     not(test),
     deny(
@@ -32,7 +32,7 @@ use crate::transfer::{TransferError, blocking};
 
 /// Holes that may wait before the partner has to.
 const WAITING_MAX: usize = 2_048;
-/// Holes that a helper hashes before it says so.
+/// Holes that a helper hashes before it reports.
 const AT_ONCE: usize = 16;
 
 /// A hole that the sender named.
@@ -128,8 +128,9 @@ impl Receiving {
         let (intake, chunks, done) = (self.intake.clone(), self.chunks.clone(), self.done.clone());
         let helper = self.context.share.hole_helper();
         tokio::spawn(async move {
-            // One at a time for each partner, and not all of the time: what a message of a few bytes
-            // costs here is the same as what it costs an honest sender, who reads nothing either.
+            // One at a time for each partner, and not all of the time: what a message of a few
+            // bytes costs here is the same as what it costs an honest sender, who reads nothing
+            // either.
             let Ok(_permit) = helper.acquire().await else { return };
             let began = Instant::now();
             let hashed: Vec<HashedHole> =

@@ -1,10 +1,10 @@
-//! What earlier attempts left under temporary names is removed before this one begins: partial files
-//! that its sources do not have any more or have otherwise, directories that were being filled, files
-//! that were about to get their names. What it goes on with stays.
+//! Removes what earlier attempts left under temporary names, before this one starts: partial files
+//! that the sources no longer contain or contain in another version, directories that were being
+//! filled, files that were about to get their names. What the attempt continues with stays.
 //!
-//! It is looked for in the directories that this attempt names, and in those below them, and below
-//! the top names of the earlier ones, that it does not name any more. Nothing but what bears a name of
-//! one of these attempts, which nobody can predict, is touched.
+//! The search covers the directories that this attempt names and those below them, and those below
+//! the top-level names of earlier attempts that it no longer names. Only names of these attempts,
+//! which are unpredictable, are touched.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -87,7 +87,7 @@ impl Leftovers {
             || (!self.kept.contains(name) && self.attempts.iter().any(|attempt| attempt.has(name)))
     }
 
-    /// Removes what is left in a directory, and tells the names of the directories in it.
+    /// Removes leftovers in a directory, and returns the names of the directories in it.
     fn remove_from(&self, destination: &Destination, directory_name: &[u8], mut found: impl FnMut(&[u8])) {
         let Ok(directory) = destination.open_directory(directory_name) else { return };
         let Ok(entries) = Dir::read_from(&directory) else { return };

@@ -18,7 +18,7 @@ use crate::transfer::manifest_exchange::unexpected;
 use crate::transfer::{Phase, TransferError};
 
 impl Receiving {
-    /// A message. By itself it is no progress: only what becomes of it is.
+    /// A message. By itself it is not progress: only its effect is.
     pub(super) async fn message(&mut self, message: Message) -> Result<Option<Received>, TransferError> {
         match message {
             Message::ChunkHashes(hashes) => {
@@ -41,7 +41,9 @@ impl Receiving {
                 let wanted = |files: &[u32]| if self.context.options.checksum { files.len() } else { 0 };
                 let fits = matches!(self.chunks.content(chunk), Some(ChunkContent::Pack { files, .. }) if hashes.len() == wanted(files));
                 if !fits {
-                    return Err(TransferError::protocol(format!("it names hashes of a pack {chunk} that is none")));
+                    return Err(TransferError::protocol(format!(
+                        "it names hashes of chunk {chunk}, which is not a pack"
+                    )));
                 }
                 if self.verified.contains(chunk) {
                     return Ok(None);

@@ -1,4 +1,5 @@
-//! The journal tells which directories are open: the next attempt closes what a crash has left.
+//! The journal records which directories are open: the next attempt closes what a crash has left
+//! open.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +11,7 @@ use crate::journal::{Journal, Record};
 /// A transfer's journal, if it has one.
 pub type SharedJournal = Arc<Mutex<Option<Journal>>>;
 
-/// The journal, also if somebody who had it has panicked: every append leaves it readable.
+/// The journal, even if a holder of its lock has panicked: every append leaves it readable.
 pub fn lock(journal: &SharedJournal) -> MutexGuard<'_, Option<Journal>> {
     journal.lock().unwrap_or_else(PoisonError::into_inner)
 }

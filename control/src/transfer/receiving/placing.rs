@@ -14,8 +14,8 @@ use crate::transfer::flows::canonical;
 /// A flow is asked to move so often at most. Guesses are right once in as many times as there are lanes; a flow that arrives by another
 /// interface will never be.
 const MOVES_MAX: u32 = 32;
-/// What is under way comes from the old port for a round trip, and the lane looks every tenth of a second: judged earlier, a flow would
-/// be judged by what it was.
+/// Packets in flight come from the old port for a round trip, and the lane looks every tenth of a
+/// second: judged earlier, a flow would be judged by its past.
 const SETTLING: Duration = Duration::from_millis(250);
 
 /// What is known of a flow's place.
@@ -53,7 +53,8 @@ impl Receiving {
         Ok(())
     }
 
-    /// Most of a flow came by the kernel lately: it is moved if other lanes' queues are the reason.
+    /// Most of a flow arrived through the kernel lately: it is moved if other lanes' queues are the
+    /// reason.
     pub(super) async fn astray(&mut self, tag: usize) -> Result<(), TransferError> {
         let place = self.flows[tag].place;
         let settling = SETTLING + 2 * self.rtt;

@@ -58,14 +58,14 @@ pub struct FileRequest {
     pub journals: PathBuf,
     /// Where limits that are reached are counted.
     pub metrics: Arc<Metrics>,
-    /// In a dry run: whether what speaks against the transfer is told instead of refusing it.
+    /// In a dry run: whether obstacles to the transfer are reported instead of refusing it.
     pub foretells: bool,
 }
 
 /// What a dry run found of the destination.
 #[derive(Debug)]
 pub struct Foretold {
-    /// What would become of each entry.
+    /// The outcome for each entry.
     pub fates: Vec<Fate>,
     /// Bytes that are free, as far as the file system says.
     pub free_bytes: Option<u64>,
@@ -100,7 +100,7 @@ pub struct Intake {
     pub manifest: Manifest,
     /// Where to; none for a measurement.
     pub destination: Option<Destination>,
-    /// What becomes of each entry.
+    /// What happens to each entry.
     pub actions: Vec<Action>,
     /// Files that an earlier attempt stored, with their hashes.
     pub resumed: Vec<(u32, ChunkHash)>,
@@ -118,13 +118,14 @@ pub struct Intake {
     pub chunk_bytes: u32,
     /// Bytes of a measurement.
     pub memory_bytes: Option<u64>,
-    /// Directories that are filled beside their place. What is left of them goes before the journal does, which keeps others out.
+    /// Directories that are filled under a temporary name. Their remains are removed before the
+    /// journal, which locks out others.
     pub fresh: FreshDirectories,
     /// What is stored without some of its attributes.
     pub not_kept: Mutex<NotKept>,
     /// The journal; none for a measurement and a dry run.
     pub journal: SharedJournal,
-    /// What a dry run found, if whoever asked for it understands that.
+    /// The findings of a dry run, if the requester understands them.
     pub foretold: Option<Foretold>,
 }
 
@@ -260,12 +261,13 @@ impl Intake {
             Whereabouts::Moved => Err(Refusal::new(
                 RefusalCode::Failed,
                 format!(
-                    "{path} was moved or removed while this transfer stored files in it: they are in the directory that was there when it began, wherever that is now; move it back, or send again"
+                    "{path} was moved or removed while this transfer stored files in it: they are \
+                     in the original directory, wherever that is now; move it back, or send again"
                 ),
             )),
             Whereabouts::Removed => Err(Refusal::new(
                 RefusalCode::Temporary,
-                format!("{path} was removed or replaced while this transfer stored files in it, and they with it"),
+                format!("{path} was removed or replaced while this transfer stored files in it, and the files with it"),
             )),
         }
     }
@@ -280,7 +282,7 @@ impl Intake {
         journal.append([Record::Complete]).map_err(|error| not_journaled(&error))
     }
 
-    /// The transfer is over: its journal has nothing more to tell.
+    /// The transfer is over: its journal has no useful content left.
     pub fn forget_journal(&self) {
         let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(journal) = journal {
@@ -305,7 +307,8 @@ pub fn plan(
     let mut destination = request.reach.open_destination(&request.destination, is_single_file, making)?;
     let (journal, past) = open_journal(request, &destination, &manifest, options, partner)?;
     let journal = SharedJournal::new(Mutex::new(journal));
-    // Without modes too, where an attempt with them has left some open: nobody else would close them.
+    // Even without modes, if an attempt with modes has left some open: nothing else would close
+    // them.
     if (options.preserve || past.has_opened()) && !options.dry_run {
         destination.may_open(Box::new(OpenedInJournal(journal.clone()))).map_err(|error| {
             let path = destination.path.display();
@@ -318,7 +321,7 @@ pub fn plan(
     } else {
         decide(&destination, &manifest, Policy::of(options), &past).map(|plan| (plan, None))
     };
-    // A dry run tells collisions first, as the transfer does.
+    // A dry run reports collisions first, as the transfer does.
     let decided = decided.and_then(|(plan, mut fates)| {
         if !fates.as_ref().is_some_and(|fates| fates.iter().any(|fate| fate.collides())) {
             rights::check(&destination, &manifest, &plan.actions, options.preserve, fates.as_deref_mut())?;
@@ -403,7 +406,7 @@ pub fn plan(
     Ok(intake)
 }
 
-/// Fates, where what an earlier attempt has begun is told from what is new or different.
+/// Outcomes in which data from an earlier attempt is distinguished from new or changed data.
 fn begun_fates(mut fates: Vec<Fate>, intake: &Intake) -> Vec<Fate> {
     for begun in intake.begun.iter().filter(|begun| !begun.chunks.is_empty()) {
         if let Some(fate) = fates.get_mut(begun.file as usize) {
@@ -452,7 +455,7 @@ fn note_directories(intake: &Intake, directories: &[u32], record: fn(u128) -> Re
     Ok(())
 }
 
-/// Finds the directories that are to be filled beside their place.
+/// Finds the directories to fill under a temporary name.
 fn find_fresh(intake: &Intake, options: &Options, made: &Made) -> FreshDirectories {
     let of = |entry: u32| made.directories.get(&entry).copied();
     FreshDirectories::find(&intake.manifest, &intake.actions, options.chunk_bytes, of)
@@ -560,7 +563,8 @@ fn find_compared(intake: &mut Intake, past: &Past, options: &Options) {
             continue;
         }
         let old_bytes = old.st_size as u64;
-        // A chunk is whole in the old file if the old file goes on to the chunk's end, or ends with it where the new one does.
+        // A chunk is complete in the old file if the old file extends to the chunk's end, or ends
+        // with it where the new one does.
         let parts = if old_bytes >= bytes { bytes.div_ceil(chunk_bytes) } else { old_bytes / chunk_bytes };
         if parts > 0 {
             intake.compared.push(Compared { file, parts });

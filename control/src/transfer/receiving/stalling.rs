@@ -1,8 +1,8 @@
-//! When nothing comes of a receiving transfer: whether it gets anywhere at all, and who owes the next step.
+//! When a receiving transfer stalls: whether it makes any progress, and whose turn it is.
 //!
-//! Progress is what was verified or has newly come, and what became of files. What the sender says
-//! is none, nor is what it sends twice: else it could hold this node's buffers and files for as long
-//! as it likes by saying that it lives.
+//! Progress is what was verified or newly arrived, and files whose outcome is known. The sender's
+//! claims are not progress, nor is anything it sends twice: otherwise it could hold this node's
+//! buffers and files as long as it likes by claiming to be alive.
 
 use std::time::Instant;
 
@@ -107,41 +107,41 @@ impl Receiving {
         }
     }
 
-    /// Who owes the next step, and which.
+    /// Whose turn it is, and for what.
     fn who_owes(&self) -> String {
         if self.partials_in_motion > 0 || self.syncing || (self.is_concluding && self.finish_sent.is_none()) {
-            return "this host's disks owe the next step".to_owned();
+            return "waiting for this host's disks".to_owned();
         }
         if self.finish_sent.is_some() {
-            return "the sender owes its signature".to_owned();
+            return "waiting for the sender's signature".to_owned();
         }
         let mut owed = Vec::new();
         let (without_hash, incomplete) =
             (self.ours.len() + self.packs.len(), self.came_by.len().saturating_sub(self.ours.len() + self.packs.len()));
         if incomplete > 0 {
-            owed.push(format!("the rest of {} that it began", counted(incomplete, "chunk")));
+            owed.push(format!("the rest of {} that it started", counted(incomplete, "chunk")));
         }
         if without_hash > 0 {
             owed.push(format!("the {} of {}", noun(without_hash, "hash"), counted(without_hash, "chunk")));
         }
         let whole = self.files.without_word();
         if whole > 0 {
-            owed.push(format!("the word that {} did not change", counted(whole, "whole file")));
+            owed.push(format!("confirmation that {} did not change", counted(whole, "whole file")));
         }
         if self.sender.is_none() {
-            owed.push("the word that it sent everything".to_owned());
+            owed.push("confirmation that it sent everything".to_owned());
         }
         if owed.is_empty() {
             owed.push("the chunks that it has credit for".to_owned());
         }
-        format!("the sender owes {}", owed.join(", "))
+        format!("waiting for the sender to send {}", owed.join(", "))
     }
 
-    /// The flows hold more buffers than the partner's part, and others wait: they are let go if
-    /// nothing has come of what they hold for a while, and the sender is the reason.
+    /// The flows hold more buffers than the partner's share, and others wait: the transfer is ended
+    /// if it has made no progress with them for a while, and the sender is the reason.
     ///
     /// # Errors
-    /// [`TransferError`] that says what the sender owes.
+    /// [`TransferError`] that says what the transfer waits for.
     pub(super) fn others_wait(&mut self, incomplete: u32, whole: u32) -> Result<(), TransferError> {
         self.check_patience()?;
         let still = self.patience.still_for(Instant::now());
@@ -152,8 +152,8 @@ impl Receiving {
         }
         self.context.metrics.note_limit(Limit::Buffers);
         let text = format!(
-            "the transfer holds buffers that transfers of other partners wait for, and nothing new has come of it for {} s ({}): \
-             it is ended, and goes on from what is stored when it is asked for again",
+            "the transfer holds buffers that other partners' transfers are waiting for, and made no \
+             progress for {} s ({}): it was ended, and resumes from what is stored when it is requested again",
             still.as_secs(),
             self.outstanding()
         );

@@ -1,6 +1,7 @@
-//! What becomes of chunks that were delivered, and of those that the receiver wants once more.
+//! Handling of delivered chunks, and of those that the receiver requests again.
 //!
-//! A chunk counts once, however often it goes. When a file's chunks all count it is looked at once more, and its hash is said.
+//! A chunk counts once, however often it is sent. When all of a file's chunks count, the file is
+//! checked once more, and its hash is announced.
 
 use std::sync::Arc;
 
@@ -45,8 +46,8 @@ pub struct AskedAgain {
 }
 
 impl Sending {
-    /// The receiver found a chunk's bytes damaged. It gives up after a few times, so nobody honest asks more often, or for what was
-    /// not sent.
+    /// The receiver found a chunk's data damaged. It gives up after a few attempts, so an honest
+    /// receiver does not ask more often, or for chunks that were not sent.
     pub(super) fn asked_again(&mut self, chunk: u32) -> Result<(), TransferError> {
         // The request may overtake the report that the chunk arrived: then it goes again after that.
         let is_under_way = self.assigned.contains_key(&chunk);
@@ -66,7 +67,8 @@ impl Sending {
         Ok(())
     }
 
-    /// A chunk was delivered: if the receiver has asked for it meanwhile, it goes once more.
+    /// A chunk was delivered: if the receiver has requested it again meanwhile, it is sent once
+    /// more.
     pub(super) fn send_again_if_asked(&mut self, chunk: u32) {
         if self.asked_again.get(&chunk).is_some_and(|asked| asked.waits) {
             self.send_again(chunk);
@@ -81,7 +83,7 @@ impl Sending {
         self.again.push_back(chunk);
     }
 
-    /// The receiver has a chunk, however it came by it.
+    /// The receiver has a chunk, however it got it.
     pub(super) fn chunk_delivered(&mut self, chunk: u32) {
         self.bytes_delivered += u64::from(self.chunk_bytes(chunk));
         let hash = self.hashed.remove(&chunk);

@@ -13,7 +13,7 @@ use crate::transfer::usage::millicycles_per_byte;
 use crate::transfer::{Phase, TransferError, root_of};
 
 impl Sending {
-    /// Says that everything is sent, when it is; again if something had to go once more.
+    /// Announces that everything is sent, when it is; again if something had to be sent once more.
     pub(super) fn say_all_sent(&mut self) {
         let is_idle = self.next_chunk >= self.chunk_count
             && self.again.is_empty()
@@ -71,7 +71,7 @@ impl Sending {
             && statement.receiver == partner
             && root == statement.root_blake3;
         if !is_ours || !self.said_all_sent {
-            let text = "the partner's receipt does not say what this node sent: the data must be checked by hand";
+            let text = "the partner's receipt does not match what this node sent: the data must be checked by hand";
             return Err(TransferError::here(RefusalCode::Verification, text));
         }
         let sender_signature = sign_line(&identity, line);

@@ -30,7 +30,7 @@ impl Sending {
             | SendEvent::Withdrawn { chunk }
                 if chunk >= self.chunk_count =>
             {
-                Some("an event of a chunk that the transfer does not have")
+                Some("it sent an event of a chunk that the transfer does not have")
             }
             SendEvent::Fill { chunk, .. }
             | SendEvent::Hashed { chunk, .. }
@@ -41,22 +41,22 @@ impl Sending {
             {
                 None
             }
-            SendEvent::Hashed { chunk, .. } if !self.is_hashed(chunk) => Some("it hashes what it is not to hash"),
-            SendEvent::Hashed { chunk, .. } if self.hashed.contains_key(&chunk) => Some("it hashes a chunk twice"),
+            SendEvent::Hashed { chunk, .. } if !self.is_hashed(chunk) => Some("it hashed something it was not to hash"),
+            SendEvent::Hashed { chunk, .. } if self.hashed.contains_key(&chunk) => Some("it hashed a chunk twice"),
             SendEvent::Delivered { chunk, .. } if self.is_hashed(chunk) && !self.hashed.contains_key(&chunk) => {
-                Some("a chunk is delivered that it has not hashed")
+                Some("it delivered a chunk that it has not hashed")
             }
             SendEvent::Delivered { chunk, .. } if self.is_pack(chunk) && self.filling.get(&chunk) != Some(&false) => {
-                Some("a pack is delivered that is not filled")
+                Some("it delivered a pack that is not filled")
             }
             SendEvent::ReadFailed { chunk, .. } if self.file_of(chunk).is_none() => {
-                Some("it cannot read what it does not read")
+                Some("it reports a failed read that it was not to make")
             }
             // Chunks are taken back of files that were given up, and of no others.
-            SendEvent::Withdrawn { chunk } if !self.is_given_up(chunk) => Some("it gives a chunk up of its own accord"),
-            SendEvent::PathClosed { .. } if self.flows.was_open(tag) => Some("a path is closed that was open"),
-            // Flows are closed when nobody listens to them any more.
-            SendEvent::Closed => Some("it has closed a flow of its own accord"),
+            SendEvent::Withdrawn { chunk } if !self.is_given_up(chunk) => Some("it gave up a chunk of its own accord"),
+            SendEvent::PathClosed { .. } if self.flows.was_open(tag) => Some("it reports an open path as closed"),
+            // Flows are closed when they have no listener any more.
+            SendEvent::Closed => Some("it closed a flow of its own accord"),
             _ => None,
         }
     }

@@ -94,7 +94,7 @@ fn open_descriptors(tree: &SourceTree, file: u32, earlier: Option<SourceVersion>
     Ok((buffered, direct, version, holes))
 }
 
-/// The file's holes, ascending. A file system that cannot tell has none.
+/// The file's holes, ascending. None on a file system that cannot report them.
 fn find_holes(file: &OwnedFd, bytes: u64) -> Vec<(u64, u64)> {
     let mut holes = Vec::new();
     let mut at = 0;
@@ -159,7 +159,7 @@ impl OutgoingFiles {
         }
     }
 
-    /// Whether a file is open, or may be opened beside those that are.
+    /// Whether a file is open, or may be opened in addition to those that are.
     #[must_use]
     pub fn has_place_for(&self, file: u32, open_in_all: usize, open_of_partner: usize) -> bool {
         let open = self.files.len().max(open_in_all);

@@ -12,8 +12,9 @@ use crate::transfer::flows::{Moved, canonical, path_closed};
 use crate::transfer::udp_path::{ClosedPath, OUTAGE_NOTICE, UNOPENED_NOTICE};
 use culvert_tuning::counted::{agree, counted};
 
-/// Times that everything under way may be sent before any chunk of it is delivered. A path that loses nine of ten datagrams needs
-/// ten; a receiver that calls everything lost would never have enough.
+/// How often everything in flight may be sent before any chunk of it is delivered. A path that
+/// loses nine of ten datagrams needs ten; a receiver that reports everything as lost would never
+/// have enough.
 const REPETITIONS_MAX: u64 = 64;
 
 /// What is known of the progress so far.
@@ -53,8 +54,8 @@ impl Sending {
         }
     }
 
-    /// The flows hold more buffers than the partner's part, and others wait: they are let go if the
-    /// receiver takes nothing of what they hold.
+    /// The flows hold more buffers than the partner's share, and others wait: the transfer is ended
+    /// if the receiver accepts nothing of what they hold.
     ///
     /// # Errors
     /// [`TransferError`] that says so.
@@ -83,13 +84,14 @@ impl Sending {
         let arrived = self.flows.arrived_bytes().min(self.flows.moved().sent_bytes);
         let (assigned, preparing, checking) = (self.assigned.len(), self.preparing, self.checking);
         let owes = match (preparing + checking, assigned) {
-            (0, 0) => "the receiver owes its statement of what is stored",
-            (0, _) => "the receiver owes credit for them, or the word that they have come",
-            _ => "this host's disks owe the next step",
+            (0, 0) => "waiting for the receiver's statement of what is stored",
+            (0, _) => "waiting for the receiver to give credit for them or to confirm their arrival",
+            _ => "waiting for this host's disks",
         };
         let outstanding = || {
             format!(
-                "{} {} under way, {preparing} {} prepared, {} {} looked at once more, and the receiver has not said that it is done; {owes}",
+                "{} {} in flight, {preparing} {} being prepared, {} {} being rechecked, and the \
+                 receiver has not finished; {owes}",
                 counted(assigned, "chunk"),
                 agree(assigned, "is", "are"),
                 agree(preparing, "is", "are"),
@@ -112,8 +114,8 @@ impl Sending {
             let address = canonical(self.context.connection.address.ip());
             let seconds = OUTAGE_NOTICE.as_secs();
             Some(format!(
-                "nothing that is sent to {address} has arrived for {seconds} s, although its control connection lives: \
-                 the transfer goes on when UDP passes again"
+                "nothing sent to {address} has arrived for {seconds} s, although its control \
+                 connection is alive: the transfer continues when UDP gets through again"
             ))
         } else {
             None
@@ -139,7 +141,7 @@ impl Sending {
         } else if elapsed > SILENCE_TIMEOUT {
             let address = canonical(self.context.connection.address.ip());
             let text = format!(
-                "nothing that is sent to {address} has arrived for {} s, although its control connection lives: {}",
+                "nothing sent to {address} has arrived for {} s, although its control connection is alive: {}",
                 SILENCE_TIMEOUT.as_secs(),
                 ClosedPath::closed_since(&self.context)
             );
@@ -148,9 +150,10 @@ impl Sending {
         let under_way: u64 = self.assigned.keys().map(|&chunk| u64::from(self.chunk_bytes(chunk))).sum();
         let sent = moved.sent_bytes.saturating_sub(self.standstill.sent_at_delivery);
         if sent > REPETITIONS_MAX * (under_way + u64::from(u16::MAX)) {
-            // Whether it lies or one of the two control processes stood still, so that nobody read
-            // what the flows were told, does not show here.
-            let text = "the receiver calls everything lost that is sent, again and again, or its reports do not come through, or this node's data plane counts more than it sends";
+            // Whether it lies, or one of the two control processes was stalled so that nothing read
+            // what the flows received, cannot be seen here.
+            let text = "the receiver keeps reporting everything as lost, or its reports do not get \
+                through, or this node's data plane counts more than it sends";
             return Err(TransferError::here(RefusalCode::Temporary, text));
         }
         Ok(())

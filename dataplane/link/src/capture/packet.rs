@@ -51,12 +51,13 @@ pub struct Packet<'a> {
     pub layer: Layer,
     /// Bytes before anything was cut off.
     pub whole_bytes: usize,
-    /// What was captured of them.
+    /// The captured bytes.
     pub bytes: &'a [u8],
 }
 
 impl<'a> Packet<'a> {
-    /// Reads the packet that `record` begins with, and returns what follows it. `None` if there is none.
+    /// Reads the packet at the start of `record`, and returns what follows it. `None` if there is
+    /// none.
     pub(super) fn read(record: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let (head, rest) = record.split_first_chunk()?;
         let Head { time_ns, direction, layer, whole_bytes, captured_bytes } = Head::read(head);

@@ -79,7 +79,7 @@ proptest! {
 fn what_finds_no_room_is_dropped_and_counted() {
     let (mut tap, mut reader) = ends(1_000);
     let mut taken = 0u64;
-    // Nobody reads: sooner or later batches are dropped, whole.
+    // Without a reader, batches are eventually dropped, as a whole.
     while tap.dropped == 0 {
         for _ in 0..7 {
             tap.frame(Direction::Sent, &[7; 1_000]);

@@ -66,7 +66,7 @@ impl RingMemory for ModelMemory {
     }
 }
 
-/// A doorbell: rung before or while somebody waits, it wakes.
+/// A doorbell: if rung before or during a wait, it wakes the waiter.
 #[derive(Default)]
 struct Bell {
     rung: Mutex<bool>,
@@ -88,8 +88,8 @@ impl Bell {
     }
 }
 
-/// Whatever the order, the reader gets every record once and whole, and never sleeps while one waits: loom reports a sleeper whom nobody wakes as
-/// a deadlock.
+/// In any order, the reader gets every record once and complete, and never sleeps while one is
+/// waiting: loom reports a sleeper that is never woken as a deadlock.
 #[test]
 fn every_record_arrives_and_no_sleeper_is_forgotten() {
     const RECORDS: u64 = 2;

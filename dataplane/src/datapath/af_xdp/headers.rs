@@ -155,11 +155,11 @@ fn fold(mut sum: u64) -> u16 {
 /// A UDP datagram in a received packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<'a> {
-    /// Who sent it.
+    /// The sender's address.
     pub from: SocketAddr,
     /// To which port.
     pub port: u16,
-    /// What it says.
+    /// The payload.
     pub payload: &'a [u8],
 }
 

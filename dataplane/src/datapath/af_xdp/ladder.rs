@@ -43,7 +43,7 @@ pub enum RungError {
         queues: u32,
     },
     /// The memory.
-    #[error("cannot make the packet memory: {0}")]
+    #[error("cannot create the packet memory: {0}")]
     Memory(io::Error),
 }
 
@@ -52,7 +52,7 @@ pub enum RungError {
 pub enum LaneDatapath {
     /// A UDP socket.
     Udp(UdpDatapath),
-    /// AF_XDP, with a UDP socket beside it.
+    /// AF_XDP, together with a UDP socket.
     AfXdp(Box<AfXdpDatapath>),
 }
 
@@ -86,10 +86,10 @@ impl Opened {
     }
 }
 
-/// Opens AF_XDP beside the lanes' UDP sockets, or leaves them as they are and says why.
+/// Opens AF_XDP in addition to the lanes' UDP sockets, or leaves them as they are and says why.
 ///
 /// # Errors
-/// The operating system's, if a descriptor cannot be made that any datapath needs.
+/// The operating system's, if a descriptor that any datapath needs cannot be created.
 pub fn open(start: &AfXdpStart, lanes: Vec<UdpDatapath>) -> io::Result<Opened> {
     let name = &start.name;
     let missing = privilege::missing();
@@ -158,7 +158,8 @@ fn lane_parts(start: &AfXdpStart, mode: Mode, lane: u16, lanes: u32) -> Result<P
     let options = SocketOptions {
         ring_entries: RING_ENTRIES,
         busy_poll_us: start.busy_poll_us,
-        // Drivers whose zero-copy mode has no multi-buffer refuse it altogether where it is asked for.
+        // Drivers whose zero-copy mode has no multi-buffer support refuse the mode entirely if it
+        // is requested.
         multi_buffer: packet_bytes > RECEIVE_CAPACITY_BYTES || mode != Mode::ZeroCopy,
     };
     let numbers: Vec<u32> = queues_of(start, lane, lanes).collect();

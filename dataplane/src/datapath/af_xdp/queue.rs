@@ -104,7 +104,7 @@ struct Gathering {
     is_spoilt: bool,
 }
 
-/// A queue: rings, and what is between packets.
+/// A queue: rings, and the packets between them.
 #[derive(Debug)]
 pub struct Queue<W: Wake> {
     /// Before the socket: memory that stays mapped keeps the socket, and with it the NIC's queue, in use.
@@ -154,7 +154,7 @@ impl<W: Wake> Queue<W> {
         &self.wake
     }
 
-    /// What was counted.
+    /// The counters.
     #[must_use]
     pub const fn counters(&self) -> QueueCounters {
         self.counters
@@ -172,7 +172,8 @@ impl<W: Wake> Queue<W> {
         self.is_down
     }
 
-    /// Whether a flush is due although nothing new is to be sent: the kernel took a part, and nobody else would wake it for the rest.
+    /// Whether a flush is due although there is nothing new to send: the kernel took a part, and
+    /// nothing else would wake it for the rest.
     #[inline]
     #[must_use]
     pub const fn owes_wakeup(&self) -> bool {
@@ -299,7 +300,8 @@ impl<W: Wake> Queue<W> {
         }
     }
 
-    /// Shows the kernel what is in TX and wakes it if it wants to be. Takes back what has left meanwhile.
+    /// Shows the kernel what is in TX and wakes it if it asks for that. Takes back the frames that
+    /// have been sent meanwhile.
     pub fn flush(&mut self, umem: &mut Umem) {
         self.rings.transmit.publish();
         let mut calls = 2 + self.rings.transmit.pending() / DESCRIPTORS_PER_KICK;

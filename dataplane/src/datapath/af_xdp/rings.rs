@@ -30,7 +30,7 @@ pub struct Descriptor {
     pub options: u32,
 }
 
-/// `XDP_PKT_CONTD`: the packet goes on in the next descriptor.
+/// `XDP_PKT_CONTD`: the packet continues in the next descriptor.
 pub const CONTINUES: u32 = 1;
 /// `XDP_RING_NEED_WAKEUP`.
 const NEED_WAKEUP: u32 = 1;
@@ -74,7 +74,7 @@ impl<T: Entry> RingMemory<T> {
         let mapped_bytes = offsets.desc as usize + size as usize * size_of::<T>();
         let furthest_word = offsets.producer.max(offsets.consumer).max(flags) as usize + size_of::<AtomicU32>();
         if furthest_word > mapped_bytes || !(offsets.desc as usize).is_multiple_of(align_of::<T>()) {
-            return Err(io::Error::other("the kernel's ring offsets make no sense"));
+            return Err(io::Error::other("the kernel's ring offsets are invalid"));
         }
         // SAFETY: a fresh mapping chosen by the kernel overlaps nothing; it is unmapped only in drop.
         let base = unsafe {
@@ -223,7 +223,7 @@ impl<T: Entry> Producer<T> {
         true
     }
 
-    /// Shows the other end what was written. Returns how many entries that were.
+    /// Shows the other end the written entries. Returns how many there were.
     #[inline]
     pub fn publish(&mut self) -> u32 {
         let news = self.written.wrapping_sub(self.published);

@@ -1,4 +1,5 @@
-//! Rules in the NIC that lead packets to a lane's UDP port to the lane's queue, whatever the NIC's hash says.
+//! Rules in the NIC that direct packets for a lane's UDP port to the lane's queue, whatever the
+//! NIC's hash says.
 //!
 //! ```text
 //!  lanes' ports and queues ── set ──> table of the NIC ([`RuleTable`], [`ethtool`])
@@ -6,8 +7,9 @@
 //!                                       └──> keeper ([`crate::keeper`]), which removes it when the data plane has ended
 //! ```
 //!
-//! A rule of exactly our form on a lane's port is one that a killed data plane and its killed keeper left: it is replaced, and removed in the end. Rules
-//! of any other form are somebody else's and stay. Where there can be no rules the hash decides, as without them.
+//! A rule of exactly our form on a lane's port was left by a killed data plane and its killed rule
+//! keeper: it is replaced, and removed in the end. Rules of any other form are somebody else's and
+//! stay. If rules are not possible, the hash decides, as without them.
 
 pub mod ethtool;
 pub mod kept;
@@ -19,7 +21,7 @@ use culvert_link::kernel_bypass::{Family, Rule, SetRule};
 use serde::{Deserialize, Serialize};
 use spec::Spec;
 
-/// Rules that are looked at. A NIC with more has an owner who thinks of everything.
+/// Rules that are examined. A NIC with more has an owner who manages them.
 const RULES_MAX: u32 = 8_192;
 
 /// The rules that are in place, and why others are not, in words.
@@ -101,7 +103,7 @@ pub trait RuleTable {
     fn delete(&mut self, location: u32) -> io::Result<()>;
 }
 
-/// Sets rules, as far as the NIC takes them. `interface` is its name, for what is said.
+/// Sets rules, as far as the NIC accepts them. `interface` is its name, for messages.
 #[must_use]
 pub fn set(table: &mut impl RuleTable, wanted: &[Rule], interface: &str) -> Rules {
     let unreadable = |error: io::Error| Rules::none(format!("the NIC's receive rules cannot be read: {error}"));
@@ -114,14 +116,14 @@ pub fn set(table: &mut impl RuleTable, wanted: &[Rule], interface: &str) -> Rule
     };
     if !state.is_on {
         return Rules::none(format!(
-            "{interface} does not use receive rules: switch them on (ethtool -K {interface} ntuple on)"
+            "{interface} does not use receive rules: turn them on (ethtool -K {interface} ntuple on)"
         ));
     }
     if state.rules > RULES_MAX {
         return Rules::none(format!("{interface} has {} receive rules, too many to look through", state.rules));
     }
     let mut present = match if state.rules == 0 { Ok(Vec::new()) } else { table.locations(state.rules) } {
-        // One that went meanwhile is none.
+        // A rule that disappeared in between does not count.
         Ok(locations) => locations.into_iter().filter_map(|location| table.get(location).ok()).collect::<Vec<_>>(),
         Err(error) => return unreadable(error),
     };
@@ -185,10 +187,11 @@ fn set_one(
             Ok(SetRule::new(rule, location))
         }
         _ => {
-            // What is not as it was set cannot be told from others' later.
+            // A rule that was changed by the driver could not be distinguished from somebody else's
+            // later.
             let _ = table.delete(location);
             Err(format!(
-                "{interface} does not keep a receive rule for {} as it is given: port {port}, queue {queue}",
+                "{interface} does not keep a receive rule for {} as it was given: port {port}, queue {queue}",
                 family.name()
             ))
         }
@@ -207,7 +210,8 @@ fn refused(error: &io::Error, family: Family, interface: &str) -> String {
     }
 }
 
-/// Removes what was set, unless somebody has changed it since. Returns what could not be removed, in words.
+/// Removes the rules that were set, unless they were changed since. Returns what could not be
+/// removed, in words.
 pub fn remove(table: &mut impl RuleTable, rules: &[SetRule]) -> Vec<String> {
     let mut left = Vec::new();
     for set in rules {

@@ -44,17 +44,18 @@ pub enum SocketError {
     #[error("this kernel has no AF_XDP (CONFIG_XDP_SOCKETS)")]
     NoAfXdp,
     /// No `CAP_NET_RAW`.
-    #[error("AF_XDP sockets need CAP_NET_RAW: run as root, or give the program the capability")]
+    #[error("AF_XDP sockets need CAP_NET_RAW: run as root, or grant the program the capability")]
     NotPermitted,
     /// The memory may not be locked.
     #[error(
-        "{bytes} bytes of packet memory may not be locked: raise the limit (ulimit -l, or LimitMEMLOCK= in the service), or give CAP_IPC_LOCK"
+        "{bytes} bytes of packet memory may not be locked: raise the limit (ulimit -l, or \
+         LimitMEMLOCK= in the service), or grant CAP_IPC_LOCK"
     )]
     MemoryLock {
         /// Of the UMEM.
         bytes: usize,
     },
-    /// Somebody has the queue.
+    /// The queue is in use.
     #[error("queue {queue} of the interface is in use by another AF_XDP socket: stop the program that has it")]
     QueueBusy {
         /// The queue.
@@ -65,7 +66,7 @@ pub enum SocketError {
     NoSuchQueue {
         /// The queue.
         queue: u32,
-        /// What was tried.
+        /// The operation that failed.
         mode: Mode,
     },
     /// The driver cannot do it.
@@ -80,7 +81,7 @@ pub enum SocketError {
     /// Something else.
     #[error("cannot {what}: {}", io::Error::from(*error))]
     Os {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
         /// Why it failed.
         error: Errno,
@@ -191,7 +192,8 @@ impl XdpSocket {
         Ok(())
     }
 
-    /// Packets that the kernel dropped before this socket: for want of room in RX, for want of frames, and for other reasons.
+    /// Packets that the kernel dropped before this socket: because RX was full, because no frame
+    /// was free, and for other reasons.
     #[must_use]
     pub fn drops(&self) -> u64 {
         sockopt::xdp_statistics(&self.fd).map_or(0, |statistics| {

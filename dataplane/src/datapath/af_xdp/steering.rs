@@ -28,14 +28,15 @@ pub const PROGRAM: &str = "steer";
 #[derive(Debug, thiserror::Error)]
 pub enum SteeringError {
     /// Capabilities are missing.
-    #[error("{} missing: run as root, or give the program the capabilities", .0.join(" and "))]
+    #[error("{} missing: run as root, or grant the program the capabilities", .0.join(" and "))]
     NotPermitted(Vec<&'static str>),
     /// The kernel refuses the program.
     #[error("the kernel refuses the steering program: {0}")]
     Load(String),
-    /// Somebody else's program is there.
+    /// Another program is attached.
     #[error(
-        "the interface has an XDP program already{program}: detach it (ip link set DEVICE xdp off, or stop its owner), or leave the interface out"
+        "the interface already has an XDP program{program}: detach it (ip link set DEVICE xdp off, \
+         or stop its owner), or leave the interface out"
     )]
     Occupied {
         /// Which, in words with a comma before them; empty if it cannot be told.
@@ -46,12 +47,14 @@ pub enum SteeringError {
     NoXdp,
     /// The MTU is too large.
     #[error(
-        "the driver refuses XDP at the interface's MTU: lower it (3498 bytes fit one page), or use a kernel whose driver takes multi-buffer packets"
+        "the driver refuses XDP at the interface's MTU: lower it (3498 bytes fit one page), or use \
+         a kernel whose driver supports multi-buffer packets"
     )]
     MtuTooLarge,
     /// Receive merging or channels are in the way.
     #[error(
-        "the driver refuses XDP ({0}): some need receive merging off (ethtool -K DEVICE lro off gro-hw off), or half of their channels free (ethtool -L)"
+        "the driver refuses XDP ({0}): some drivers need receive merging turned off (ethtool -K \
+         DEVICE lro off gro-hw off), or half of their channels free (ethtool -L)"
     )]
     Refused(io::Error),
     /// The interface is gone.
@@ -248,7 +251,7 @@ impl Steering {
         Census { queues, sources, ..Census::default() }
     }
 
-    /// Who sent what was dropped, as far as it was attributed; most first.
+    /// The sources of dropped packets, as far as they were attributed; those with most first.
     #[must_use]
     pub fn sources(&self) -> Vec<(IpAddr, u64)> {
         let mut sources: Vec<(IpAddr, u64)> = self

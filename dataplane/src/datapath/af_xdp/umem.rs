@@ -1,13 +1,15 @@
-//! UMEM: the memory that NIC and lane share, and who has which part of it.
+//! UMEM: the memory shared by NIC and lane, and who owns which part of it.
 //!
-//! The memory is chunks of 4 KiB, the most that the kernel takes. A receive frame is one chunk. A transmit frame is as many
-//! consecutive chunks as the largest packet needs: the packet is sealed into it in one piece, and leaves as one descriptor a
-//! chunk (multi-buffer), so a jumbo packet costs no copy either.
+//! The memory consists of 4 KiB chunks, the largest that the kernel accepts. A receive frame is one
+//! chunk. A transmit frame is as many consecutive chunks as the largest packet needs: the packet is
+//! encrypted into it in one piece, and sent as one descriptor per chunk (multi-buffer), so a jumbo
+//! packet costs no copy either.
 //!
-//! A [`Frame`] is a token of which there is one for each frame and no way to copy it. Who holds the token may use the memory; who lends the
-//! frame to the kernel gives the token away, and gets it back with the address that the kernel returns. A ledger stands behind
-//! the tokens: an address that was not lent yields none, so not even a broken driver makes two owners of one frame, and
-//! [`Umem::account`] says at any time where each frame is.
+//! A [`Frame`] is a token that exists once per frame and cannot be copied. The holder of the token
+//! may use the memory. Lending the frame to the kernel consumes the token; it comes back with the
+//! address that the kernel returns. A ledger backs the tokens: an address that was not lent yields
+//! none, so that even a broken driver cannot create two owners of one frame. [`Umem::account`] says
+//! at any time where each frame is.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -88,7 +90,7 @@ enum Place {
 pub struct Account {
     /// Free.
     pub pool: usize,
-    /// Held by somebody in this process.
+    /// Held by this process.
     pub held: usize,
     /// Lent to the kernel.
     pub kernel: usize,
@@ -96,10 +98,10 @@ pub struct Account {
 
 /// The kernel returned an address that was not lent to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the kernel returned the address {0:#x}, which it did not have: the NIC's driver is broken")]
+#[error("the kernel returned the address {0:#x}, which it was not given: the NIC's driver is broken")]
 pub struct NotLent(pub u64);
 
-/// Memory, and who has it.
+/// The memory, and which parts are in use.
 #[derive(Debug)]
 pub struct Umem {
     base: NonNull<u8>,
@@ -228,7 +230,8 @@ impl Umem {
     #[must_use]
     pub fn frame(&self, frame: &Frame) -> &[u8] {
         let (offset, bytes) = self.range_of(self.number_of(frame));
-        // SAFETY: in bounds, initialised by the mapping, and nobody else's while the token exists.
+        // SAFETY: in bounds, initialised by the mapping, and not used by anyone else while the
+        // token exists.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset), bytes) }
     }
 
@@ -296,8 +299,9 @@ impl Umem {
         if !is_lent || offset as u64 != address || bytes > frame_bytes {
             return None;
         }
-        // SAFETY: in bounds, initialised by the mapping. Nobody writes to a transmit frame before its token comes back, and the exclusive borrow
-        // that this takes cannot be had while the slice lives.
+        // SAFETY: in bounds, initialised by the mapping. Nothing writes to a transmit frame before
+        // its token comes back, and the exclusive borrow that this takes cannot be had while the
+        // slice lives.
         Some(unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset), bytes) })
     }
 
@@ -385,7 +389,7 @@ impl Umem {
 
 impl Drop for Umem {
     fn drop(&mut self) {
-        // SAFETY: mapped in `new` with this size; whoever borrowed it has given it back.
+        // SAFETY: mapped in `new` with this size; all borrows have ended.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.mapped_bytes) };
     }
 }
@@ -399,7 +403,8 @@ fn map(bytes: usize, hugepages: bool) -> io::Result<NonNull<u8>> {
     // SAFETY: a fresh mapping chosen by the kernel overlaps nothing; it is unmapped only in drop.
     let base = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, protection, flags)? };
     if !hugepages {
-        // SAFETY: advice on the mapping just made; a kernel that cannot follow it says so and nothing changes.
+        // SAFETY: advice on the mapping just made; a kernel that cannot follow it returns an error,
+        // and nothing changes.
         let _ = unsafe { rustix::mm::madvise(base, bytes, Advice::LinuxHugepage) };
     }
     NonNull::new(base.cast()).ok_or_else(|| io::Error::other("the kernel mapped memory at address 0"))

@@ -36,7 +36,7 @@ pub(super) struct Incoming {
     pub(super) from: SocketAddr,
 }
 
-/// What is sent from a port and received at it.
+/// Sends from a port and receives at it.
 #[derive(Debug)]
 pub(super) struct UdpSocket {
     port: UdpPort,
@@ -134,7 +134,8 @@ impl UdpSocket {
             }
         };
         let mut datagram_bytes = bytes;
-        // SAFETY: the kernel has set controllen to what it wrote; the CMSG functions stay within it.
+        // SAFETY: the kernel has set controllen to what it wrote; the CMSG functions stay within
+        // it.
         unsafe {
             let mut header = libc::CMSG_FIRSTHDR(&raw const message);
             while !header.is_null() {
@@ -197,9 +198,9 @@ impl UdpSocket {
     }
 }
 
-/// Whether an error may be what ICMP said of an earlier datagram. The kernel tells it once, instead
-/// of what was asked for, where a socket is connected or wants errors; the lanes' are and do
-/// neither, and this keeps a change of that from losing datagrams.
+/// Whether an error may be an ICMP error about an earlier datagram. On a connected socket, or one
+/// that asks for errors, the kernel reports it once instead of performing the requested operation.
+/// The lanes' sockets are neither; this keeps a change of that from losing datagrams.
 const fn is_of_another_datagram(errno: i32) -> bool {
     matches!(
         errno,
@@ -282,7 +283,8 @@ mod tests {
         partner.send_to(b"waits", ours).unwrap();
         rustix::net::connect(socket.fd(), &theirs).unwrap();
         drop(partner);
-        // Nobody listens any more: the kernel answers with "port unreachable" at once on loopback.
+        // There is no longer a listener: on loopback, the kernel answers with "port unreachable" at
+        // once.
         let refused = || {
             socket.send(theirs, b"to nobody", None).unwrap();
             let mut fds = [rustix::event::PollFd::from_borrowed_fd(socket.fd(), rustix::event::PollFlags::ERR)];

@@ -177,7 +177,7 @@ fn is_forbidden(facts: &Facts, setting: &Setting) -> bool {
         return true;
     }
     match setting {
-        // These may be read and not written in a network namespace of its own.
+        // In a separate network namespace, these are read-only.
         Setting::Sysctl { key } if system.initial_network_namespace == Some(false) && key.starts_with("net.core.") => {
             true
         }

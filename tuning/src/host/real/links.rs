@@ -68,7 +68,7 @@ impl RealHost {
             setting: setting.to_string(),
             reason: "the driver has no such parameter".to_owned(),
         };
-        // A link that is gone is told apart from a parameter that its driver lacks.
+        // Distinguishes a link that is gone from a parameter that its driver lacks.
         self.index(setting, link)?;
         let netlink = self.netlink(setting)?;
         let text = match setting {
@@ -137,7 +137,7 @@ impl RealHost {
                 netlink.set_private_flag(link, flag, switch(setting, value)?).map_err(fail)
             }
             Setting::Feature { feature, .. } => {
-                // What is put back is the request; what is in force follows from it.
+                // The request is restored; what is in force follows from it.
                 let requested = value.text().rsplit(' ').next().unwrap_or_default();
                 let on = switch(setting, &Value::new(requested))?;
                 netlink.set_feature(link, feature, on).map_err(fail)
@@ -153,8 +153,8 @@ impl RealHost {
         }
     }
 
-    /// A table that is the driver's own is put back by asking for that, so that the kernel goes on adapting it to the number
-    /// of channels; any other is written as it is.
+    /// The driver's own table is restored by asking for it, so that the kernel keeps adapting it to
+    /// the number of channels. Any other table is written as it is.
     fn write_rss(&mut self, setting: &Setting, link: &str, value: &Value) -> Result<(), HostError> {
         let table: Result<Vec<u32>, _> = value.text().split_whitespace().map(str::parse).collect();
         let table = table.map_err(|_| malformed(setting, value, "queue numbers"))?;

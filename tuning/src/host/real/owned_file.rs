@@ -58,7 +58,7 @@ impl RealHost {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // A drop-in folder that nobody else uses goes as well; one with files in it stays.
+        // A drop-in directory that nobody else uses is removed too; one with files in it stays.
         if let Some(folder) = place.parent().filter(|folder| folder.ends_with("multi-user.target.d")) {
             let _ = fs::remove_dir(folder);
         }
@@ -89,7 +89,8 @@ mod tests {
     use crate::host::Host;
     use std::os::unix::fs::MetadataExt as _;
 
-    /// With a umask of 077 nobody but root could read them, and with one of 0 everybody could write to them.
+    /// With a umask of 077 only root could read them, and with one of 0 everybody could write to
+    /// them.
     #[test]
     fn files_are_roots_to_write_and_everybodys_to_read_whatever_the_umask_is() {
         let folder = tempfile::tempdir().unwrap();
@@ -99,7 +100,8 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
         let mut modes = Vec::new();
         for umask in [0o077, 0o000] {
-            // It is the process's. Other tests' files remain their owner's meanwhile, who is the same.
+            // The umask is per process. Files of other tests still belong to their owner meanwhile,
+            // who is the same.
             let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
             let written = host.write(&setting, &Value::new(format!("{FIRST_LINE}{umask}\n")));
             rustix::process::umask(before);

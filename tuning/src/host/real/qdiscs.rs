@@ -21,7 +21,7 @@ impl RealHost {
         if let Some(entry) = tree.0.iter().find(|entry| !RESTORABLE.contains(&entry.kind.as_str())) {
             return Err(HostError::Unsupported {
                 setting: setting.to_string(),
-                reason: format!("{} at {} could not be put back; remove it by hand first", entry.kind, entry.parent),
+                reason: format!("{} at {} could not be restored; remove it by hand first", entry.kind, entry.parent),
             });
         }
         Ok(Value::new(serde_json::to_string(&tree).expect("a tree has a JSON form")))
@@ -41,7 +41,8 @@ impl RealHost {
             }
             Ok(())
         };
-        // Changing the one in place keeps its packets; where that leaves options over, or is refused, it is made anew.
+        // Changing it in place keeps its packets. If that would leave options over, or is refused,
+        // it is replaced.
         let changed = hang(self);
         let found = self.read_qdisc(setting, link)?;
         if changed.is_ok() && setting.same(value, &found) {

@@ -25,7 +25,7 @@ impl RealHost {
 
     pub(super) fn may_start_and_stop(&self, setting: &Setting) -> Result<(), HostError> {
         if !self.files.is_host() || !self.files.exists("/run/systemd/system") {
-            let reason = "systemd does not run here: start and stop it the way that this system does".to_owned();
+            let reason = "systemd is not running here: start and stop it the way this system does".to_owned();
             return Err(HostError::Unsupported { setting: setting.to_string(), reason });
         }
         if !rustix::process::geteuid().is_root() {

@@ -1,4 +1,5 @@
-//! What is said of hosts that cannot do better: each sentence names the cause and what to do, and the lanes stay usable.
+//! Messages for hosts that cannot do better: each names the cause and the remedy, and the lanes
+//! stay usable.
 
 use std::net::Ipv4Addr;
 

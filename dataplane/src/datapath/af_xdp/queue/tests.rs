@@ -114,7 +114,7 @@ impl Kernel {
     }
 }
 
-/// A packet whose bytes tell its number and their place.
+/// A packet whose bytes contain its number and their positions.
 fn packet(number: usize, bytes: usize) -> Vec<u8> {
     (0..bytes).map(|at| (number.wrapping_mul(31) + at.wrapping_mul(7) + at / 251) as u8).collect()
 }
@@ -143,7 +143,7 @@ fn what_the_kernel_left_in_the_ring_is_remembered() {
     let mut queue = Queue::new(rings, &answers, &mut umem, RECEIVE_FRAMES as usize);
     let frame = umem.take(Purpose::Transmit).unwrap();
     queue.send(&mut umem, frame, 100).unwrap();
-    // A kernel that is always busy is not asked for ever.
+    // A kernel that is always busy is not retried forever.
     answers.transmit.set(Some(Errno::AGAIN));
     queue.flush(&mut umem);
     assert!(queue.owes_wakeup() && !queue.is_broken(), "the packet is still in the ring");

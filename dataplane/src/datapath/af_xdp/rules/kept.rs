@@ -14,13 +14,14 @@ use culvert_link::say_aside;
 /// The program that runs, by what runs: an update may have replaced the file.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
-/// A keeper acts at once. One that did not by then was killed too, and what it left is taken over.
+/// A rule keeper acts at once. One that has not acted by then was killed too, and its rules are
+/// taken over.
 const KEEPER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Rules, and the process that removes them when this is gone.
 #[derive(Debug, Default)]
 pub struct KeptRules {
-    /// What is in place.
+    /// The installed rules.
     pub rules: Rules,
     keeper: Option<Keeper>,
 }
@@ -59,9 +60,9 @@ impl KeptRules {
         match Keeper::start(Path::new(THIS_PROGRAM), start.interface, &rules.set) {
             Ok(keeper) => Self { rules, keeper: Some(keeper) },
             Err(error) => {
-                // Nobody would remove them later.
+                // Nothing would remove them later.
                 let mut missing = remove(&mut table, &rules.set);
-                missing.push(format!("receive rules need a keeper, which cannot be started: {error}"));
+                missing.push(format!("receive rules need the rule keeper, which cannot be started: {error}"));
                 say_aside!("culvert dataplane: {}", missing.join("; "));
                 Self { rules: Rules { set: Vec::new(), missing }, keeper: None }
             }

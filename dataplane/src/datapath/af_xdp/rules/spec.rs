@@ -72,7 +72,7 @@ impl Spec {
             return None;
         }
         let action = self.0[ACTION_OFFSET..ACTION_OFFSET + ACTION_BYTES].first_chunk();
-        // What is more than 32 bits is a virtual function, or a packet's end.
+        // More than 32 bits means a virtual function, or a drop.
         let queue = u32::try_from(action.map_or(u64::MAX, |bytes| u64::from_ne_bytes(*bytes))).ok()?;
         Some(Rule { family, port: self.port(family), queue })
     }

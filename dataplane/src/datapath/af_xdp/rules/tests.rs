@@ -91,7 +91,7 @@ fn wanted() -> Vec<Rule> {
         .collect()
 }
 
-/// A rule of somebody who wants more of a packet than its port.
+/// A rule of somebody else that matches more of a packet than its port.
 fn foreign(port: u16, location: u32) -> Spec {
     let mut spec = Spec::of(rule(Family::Udp4, port, 5), location);
     // The mask of the source address.
@@ -207,7 +207,7 @@ fn a_form_is_told_from_others() {
     assert_eq!((ours.rule(), ours.location()), (Some(rule(Family::Udp6, 7_273, 9)), 4));
     assert!(ours.concerns(Family::Udp6, 7_273) && !ours.concerns(Family::Udp6, 7_274));
     assert!(!ours.concerns(Family::Udp4, 7_273), "another family");
-    // Each bit of the flow type, the mask and what is done beyond a queue makes it another's.
+    // Each bit of the flow type, the mask and the action beyond a queue makes it somebody else's.
     let of_type = (0..4).filter(|at| *at != 0).map(|at| (at, 1 << 5));
     let of_mask = (76..148).map(|at| (at, 1));
     let of_action = (156..160).map(|at| (at, 0x80));

@@ -13,7 +13,7 @@ use crate::datapath::af_xdp::umem::{Umem, UmemLayout};
 const LANE: u16 = 0;
 const PORT: u16 = 7_273;
 const FLOW: u32 = 1;
-/// The flow of packets that nobody has asked for.
+/// The flow of unrequested packets.
 const OTHER_FLOW: u32 = 2;
 
 /// What a run of the program takes, in nanoseconds.

@@ -143,7 +143,7 @@ fn each_packet_meets_its_fate() {
             let lying = changed(&|f| f[udp + 5] ^= 1);
             run(&mut steering, &name("UDP length against IP length"), &lying, DROP, |v| &mut v.malformed);
 
-            // Somebody else's.
+            // One that is not ours.
             let other_port = changed(&|f| f[udp + 2..udp + 4].copy_from_slice(&22u16.to_be_bytes()));
             run(&mut steering, &name("other port"), &other_port, PASS, |v| &mut v.passed);
             let other_lane = changed(&|f| f[udp + 2..udp + 4].copy_from_slice(&(PORT + 1).to_be_bytes()));
@@ -243,7 +243,7 @@ fn a_flood_of_forged_sources_is_dropped_whole_and_attributed_in_part() {
     let beyond = attributed(&steering, |source| (FORGED + 1_000..FORGED + FLOOD).contains(&source));
     assert!(flood > 500 && beyond == 0, "{flood} were attributed, {beyond} of them beyond the first thousand");
     assert!(steering.sources().len() <= 1_024, "the table has {} sources", steering.sources().len());
-    // Whoever comes later is told none the less.
+    // A later request gets it all the same.
     await_second_after(program_second());
     flood_from([REAL; 5], &mut steering);
     assert_eq!(attributed(&steering, |source| source == REAL), 5, "{:?}", &steering.sources()[..3]);
@@ -291,8 +291,8 @@ fn what_a_driver_refuses_is_said_with_its_remedy() {
     for (errno, words) in [
         (libc::ERANGE, ["MTU", "3498"]),
         (libc::EOPNOTSUPP, ["driver", "no XDP"]),
-        (libc::EBUSY, ["XDP program already", "ip link set DEVICE xdp off"]),
-        (libc::EEXIST, ["XDP program already", "stop its owner"]),
+        (libc::EBUSY, ["already has an XDP program", "ip link set DEVICE xdp off"]),
+        (libc::EEXIST, ["already has an XDP program", "stop its owner"]),
         (libc::ENODEV, ["interface", "gone"]),
         (libc::EINVAL, ["lro off", "ethtool -L"]),
     ] {
