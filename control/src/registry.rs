@@ -54,7 +54,7 @@ enum Stop {
 
 /// What a partner is told, and the record of its transfer says, when this node ends in order.
 const NODE_WAS_STOPPED: &str =
-    "the node was stopped: the transfer goes on from what is stored when the node runs again";
+    "the node was stopped: the transfer resumes from what is stored when the node runs again";
 
 /// A live transfer's handles for whoever carries it out.
 #[derive(Debug)]

@@ -122,7 +122,7 @@ fn told(mut transfer: Command) -> Told {
         first.clear();
         errors.read_line(&mut first).unwrap();
         // Who carries it out is said before anything is known.
-        if !first.contains("carries this out") {
+        if !first.contains("runs this as transfer") {
             break;
         }
     }
@@ -182,7 +182,7 @@ fn assert_told_and_mended(verb: &str, is_over_ssh: bool, dropped: Dropped) {
     assert_eq!(rules(&first).len(), if is_certain { 1 } else { 2 }, "{first}");
     // The error says by itself what failed, and what opens the way stands once in all.
     assert!(rest.contains(&format!("({from})")) && rest.contains(&format!("({to})")), "{rest}");
-    assert!(rest.contains("does not pass") && rest.contains("said above"), "{rest}");
+    assert!(rest.contains("does not get through") && rest.contains("see above"), "{rest}");
     assert!(!rest.contains("nft") && !rest.contains("firewall-cmd"), "said twice: {first}{rest}");
     // What it says is done, and is enough.
     for rule in rules(&first) {

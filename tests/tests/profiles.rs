@@ -106,7 +106,7 @@ fn verify_tells_what_each_side_permits_and_what_to_change_on_which_host() {
     permit(&pair.there, "first", &["--permit", &format!("{shared}:read")]);
     let (text, answer) = verify();
     assert_eq!(answer["permitted_there"], json!({ "store": "no", "fetch": "yes" }), "{answer}");
-    assert!(text.contains("may fetch files and not store any there") && !text.contains(&shared), "{text}");
+    assert!(text.contains("may fetch files but not store any there") && !text.contains(&shared), "{text}");
     // Neither lets the other do anything.
     permit(&pair.there, "first", &["--forbid", &shared]);
     let (text, answer) = verify();

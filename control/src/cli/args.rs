@@ -210,7 +210,7 @@ pub struct SendArgs {
     /// The program to run on the other host
     #[arg(long, value_name = "PATH", default_value = REMOTE_PROGRAM_DEFAULT, help_heading = "Over ssh")]
     pub remote_program: String,
-    /// Ports for the far end, TCP and UDP, if a firewall limits them: it takes free ones of 7273-7280
+    /// TCP and UDP ports for the far end, if a firewall limits them, for example 7273-7280; free ones are used
     #[arg(long, value_name = "LIST", help_heading = "Over ssh", value_parser = checked(parse_ports))]
     pub remote_ports: Option<String>,
     /// Cores for the far end's lanes

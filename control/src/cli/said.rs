@@ -20,7 +20,7 @@ pub fn unless_said(text: &str) -> String {
 fn without_said(text: &str, said: &mut Vec<String>) -> String {
     let Some((what, remedy)) = text.split_once(REMEDY) else { return text.to_owned() };
     if let Some(rest) = said.iter().find_map(|said| remedy.strip_prefix(said.as_str())) {
-        return format!("{what}; what opens the way is said above{rest}");
+        return format!("{what}; see above for how to open it{rest}");
     }
     if said.len() < REMEMBERED_MAX {
         said.push(remedy.to_owned());
@@ -38,7 +38,7 @@ mod tests {
         let mut say = |text: &str| without_said(text, &mut said);
         let notice = "UDP from a to b does not pass: open UDP port 7273 on b";
         assert_eq!(say(notice), notice);
-        let brief = "UDP from a to b does not pass; what opens the way is said above";
+        let brief = "UDP from a to b does not pass; see above for how to open it";
         assert_eq!(say(notice), brief);
         assert_eq!(say(&format!("{notice}; it is tried again")), format!("{brief}; it is tried again"));
         assert_eq!(say(&format!("b: {notice}")), format!("b: {brief}"));

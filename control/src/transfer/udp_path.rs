@@ -159,17 +159,17 @@ impl Way {
         let port = noun(self.ports.len(), "port");
         let option = match (self.option, self.are_random()) {
             (PortsOption::RemotePorts, true) => {
-                format!("the {port} of this transfer came by chance: add --remote-ports {lasting}")
+                format!("the next transfer would use other ports: add --remote-ports {lasting}")
             }
             (PortsOption::Ports, true) => {
-                format!("the {port} of this transfer came by chance: add --ports {lasting}")
+                format!("the next transfer would use other ports: add --ports {lasting}")
             }
             (PortsOption::PortsOfNode, true) => {
-                format!("the node there took its {port} by chance: start it with --ports {lasting}")
+                format!("the node there chose its {port} at random: start it with --ports {lasting}")
             }
-            (PortsOption::RemotePorts, false) => "--remote-ports names others".to_owned(),
-            (PortsOption::Ports, false) => "--ports names others".to_owned(),
-            (PortsOption::PortsOfNode, false) => "--ports of the node there names others".to_owned(),
+            (PortsOption::RemotePorts, false) => "--remote-ports selects others".to_owned(),
+            (PortsOption::Ports, false) => "--ports selects others".to_owned(),
+            (PortsOption::PortsOfNode, false) => "--ports of the node there selects others".to_owned(),
         };
         format!(
             "{} for {from} on {to_name} and in the firewalls in between ({}; {}); {option}",
@@ -189,17 +189,18 @@ impl fmt::Display for ClosedPath {
             let rule = format!("nft insert rule inet filter output {} daddr {to} udp dport", family_of(*to));
             return write!(
                 f,
-                "is refused by a firewall of {from_name} itself{REMEDY}{} for what it sends (nftables: {rule} {} accept)",
+                "is blocked by a firewall on {from_name} itself{REMEDY}{} for what it sends \
+                 (nftables: {rule} {} accept)",
                 self.way.shown_ports(),
                 set_of(&show_ports(&self.way.lasting_ports()))
             );
         }
         match (&self.reason, &self.known) {
             (Some(reason), _) => write!(f, "does not get through ({reason})")?,
-            (None, Known::Nothing) => f.write_str("does not pass, although TCP passes")?,
-            (None, Known::Open) => write!(f, "does not pass, although TCP and UDP from {to_name} pass")?,
+            (None, Known::Nothing) => f.write_str("does not get through, although TCP does")?,
+            (None, Known::Open) => write!(f, "does not get through, although TCP and UDP from {to_name} do")?,
             (None, Known::Silent(_)) => {
-                f.write_str("does not pass, or the answers to it do not, although TCP passes")?;
+                f.write_str("does not get through, or the answers to it do not, although TCP does")?;
             }
         }
         write!(f, "{REMEDY}{}", self.way.opening())?;

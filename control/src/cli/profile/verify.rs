@@ -91,7 +91,7 @@ struct BothSides<'a> {
 impl BothSides<'_> {
     fn lines(&self, profile: &Profile) -> Vec<String> {
         let there = self.there.map_or_else(
-            || "its program does not say what this node may do there".to_owned(),
+            || "its version does not report what this node may do there".to_owned(),
             |there| format!("this node may {} there", words(there)),
         );
         let mut lines = vec![
@@ -133,8 +133,8 @@ impl BothSides<'_> {
             if let Some(error) = root.cannot_be_opened() {
                 let path = root.path.display();
                 remedies.push(format!(
-                    "on this host: {path} is permitted to '{name}' and cannot be opened ({}): make it, or take it back with \
-                     'culvert profile edit {name} --forbid {path}'",
+                    "on this host: {path} is permitted to '{name}' and cannot be opened ({}): \
+                     create it, or revoke the permission with 'culvert profile edit {name} --forbid {path}'",
                     os_error::words(error)
                 ));
             }
@@ -147,8 +147,8 @@ fn words(leaves: Leaves) -> &'static str {
     let may = |leave| leave != Leave::No;
     match (may(leaves.store), may(leaves.fetch)) {
         (true, true) => "store and fetch files",
-        (true, false) => "store files and not fetch any",
-        (false, true) => "fetch files and not store any",
+        (true, false) => "store files but not fetch any",
+        (false, true) => "fetch files but not store any",
         (false, false) => "neither store nor fetch files",
     }
 }
