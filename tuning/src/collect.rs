@@ -5,11 +5,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::facts::{FACTS_VERSION, Facts, Origin, Unreadable};
+use crate::facts::{FACTS_VERSION, Facts, Origin};
 use crate::file_tree::FileTree;
 use crate::netlink::Netlink;
 
 mod blocks;
+mod collector;
 mod cpu;
 mod kernel_features;
 mod links;
@@ -18,27 +19,10 @@ mod paths;
 mod sysctls;
 mod system;
 
+use collector::Collector;
 pub(crate) use links::{irq_vectors, queue_of_name, sysfs_shows};
 pub use paths::Partner;
 pub(crate) use sysctls::{normal_value, path_of_key};
-
-/// What the collector works with.
-struct Collector<'a> {
-    files: &'a FileTree,
-    unreadable: Vec<Unreadable>,
-}
-
-impl Collector<'_> {
-    /// Notes why a fact is unknown.
-    fn missing(&mut self, what: &str, why: &dyn std::fmt::Display) {
-        self.unreadable.push(Unreadable { what: what.to_owned(), why: why.to_string() });
-    }
-
-    /// The value, or a note on why there is none.
-    fn known<T, E: std::fmt::Display>(&mut self, what: &str, result: Result<T, E>) -> Option<T> {
-        result.map_err(|error| self.missing(what, &error)).ok()
-    }
-}
 
 /// Collects the facts of this host.
 ///

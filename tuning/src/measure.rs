@@ -6,16 +6,17 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
-
-use crate::counted::counted;
 use crate::host::Host;
 use crate::transaction::{ApplyOptions, Intent, Store, TransactionError, apply, roll_back};
 
+mod answer;
+mod effect;
 mod ledger;
 mod statistics;
 mod workload;
 
+pub use answer::Answer;
+pub use effect::Effect;
 pub use ledger::{EffectLedger, LedgerError};
 pub use statistics::Estimate;
 pub use workload::{CommandWorkload, LoopbackWorkload, Workload, WorkloadError};
@@ -24,44 +25,8 @@ pub use workload::{CommandWorkload, LoopbackWorkload, Workload, WorkloadError};
 pub const PAIRS_MIN: usize = 5;
 /// How much longer than expected a measurement may take before the guard undoes the change.
 const PATIENCE: u32 = 4;
-/// A wider interval would hide relevant effects.
-const SCATTER_MAX: f64 = 0.1;
 /// Added to that, for changes that reset links.
 const PATIENCE_MORE: Duration = Duration::from_secs(120);
-
-/// What a measurement answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Answer {
-    /// Faster with the rule.
-    Faster,
-    /// Slower with the rule.
-    Slower,
-    /// The interval of confidence holds both.
-    NoEffect,
-}
-
-/// One measured effect, as the ledger keeps it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Effect {
-    /// The rule.
-    pub rule: String,
-    /// When, in seconds since 1970.
-    pub at_unix_s: u64,
-    /// The kernel, since a newer one may answer otherwise.
-    pub kernel: String,
-    /// What was run.
-    pub workload: String,
-    /// What was changed, in words.
-    pub changes: Vec<String>,
-    /// Bits per second without and with the rule, pair by pair.
-    pub pairs: Vec<(f64, f64)>,
-    /// With over without: the median of the pairs, and its 95 % interval by bootstrap.
-    pub ratio: Estimate,
-    /// The answer.
-    pub answer: Answer,
-}
 
 /// Why a measurement did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -85,28 +50,6 @@ pub struct MeasureOptions {
     pub run: Duration,
     /// The kernel's release.
     pub kernel: String,
-}
-
-impl Effect {
-    /// The answer in a sentence.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let percent = |ratio: f64| format!("{:+.1} %", (ratio - 1.0) * 100.0);
-        let interval = format!("95 %: {} to {}", percent(self.ratio.low), percent(self.ratio.high));
-        match self.answer {
-            Answer::Faster => format!("{}: faster, {} ({interval})", self.rule, percent(self.ratio.median)),
-            Answer::Slower => format!("{}: slower, {} ({interval})", self.rule, percent(self.ratio.median)),
-            Answer::NoEffect => {
-                let scatter = if self.ratio.high - self.ratio.low > SCATTER_MAX {
-                    "; the runs scatter too much to see a small one: more --pairs, or a longer --run"
-                } else {
-                    ""
-                };
-                let (pairs, median) = (counted(self.pairs.len(), "pair"), percent(self.ratio.median));
-                format!("{}: no effect seen in {pairs}, {median} ({interval}){scatter}", self.rule)
-            }
-        }
-    }
 }
 
 /// Runs the workload in pairs with and without `intents`, and leaves the host as it was. `progress`

@@ -1,6 +1,6 @@
 //! Block devices and the file systems on them.
 
-use super::Collector;
+use super::collector::Collector;
 use crate::facts::{Block, Mount, PcieLink};
 
 /// Block devices that hold no data of their own.

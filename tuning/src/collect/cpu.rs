@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Collector;
+use super::collector::Collector;
 use crate::cpu_set::CpuSet;
 use crate::facts::{Cpu, FrequencyPolicy, IdleState, Iommu, NumaNode};
 

@@ -7,7 +7,7 @@ use flate2::read::GzDecoder;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use super::Collector;
+use super::collector::Collector;
 use crate::facts::Datapath;
 
 /// Configuration names, and the module that each makes when it is one.

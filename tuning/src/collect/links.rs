@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Collector;
+use super::collector::Collector;
 use crate::facts::{Feature, Irq, Link, Qdisc, Queue};
 use crate::file_tree::FileTree;
 use crate::kernel_calls;

@@ -1,6 +1,6 @@
 //! Memory and hugepages.
 
-use super::Collector;
+use super::collector::Collector;
 use crate::facts::{HugepagePool, Memory};
 
 impl Collector<'_> {

@@ -16,7 +16,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, ipproto, recv, send, socket_with,
 };
 
-use super::Collector;
+use super::collector::Collector;
 use crate::facts::{Link, PathFact};
 
 /// How long an answer may take.

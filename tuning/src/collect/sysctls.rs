@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Collector;
+use super::collector::Collector;
 use crate::facts::SysctlFileEntry;
 
 /// Every sysctl that a rule reads.

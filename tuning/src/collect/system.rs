@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rustix::process::{Resource, getrlimit};
 
-use super::Collector;
+use super::collector::Collector;
 use crate::facts::{Clock, Limit, Limits, Service, Softnet, System, Virtualization};
 use crate::kernel_calls;
 

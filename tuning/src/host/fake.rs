@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Host, HostError, Place};
+use super::interface::{Host, HostError, Place};
 use crate::collect::queue_of_name;
 use crate::cpu_set::CpuSet;
 use crate::netlink::{CoalesceField, LinkBytes, QdiscEntry, QdiscTree};

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use super::{Host, HostError, Place};
+use super::interface::{Host, HostError, Place};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -17,8 +17,6 @@ mod links;
 mod owned_file;
 mod qdiscs;
 mod services;
-
-pub(crate) use owned_file::FIRST_LINE as OWNED_FILE_FIRST_LINE;
 
 /// This machine, or a copy of its files in a folder (then without links and services).
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::Effect;
+use super::effect::Effect;
 use crate::regular_file::{self, Links};
 
 /// The ledger's name in the state directory.

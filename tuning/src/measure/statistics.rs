@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Answer;
+use super::answer::Answer;
 
 /// Resamples of the bootstrap.
 const RESAMPLES: usize = 4_000;

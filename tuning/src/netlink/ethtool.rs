@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::attributes::{Attributes, Body, u32_of};
+use super::error::NetlinkError;
 use super::numbers::{
     ETHTOOL_A_BITSET_BIT_NAME, ETHTOOL_A_BITSET_BIT_VALUE, ETHTOOL_A_BITSET_BITS, ETHTOOL_A_BITSET_BITS_BIT,
     ETHTOOL_A_BITSET_NOMASK, ETHTOOL_A_CHANNELS_COMBINED_COUNT, ETHTOOL_A_CHANNELS_COMBINED_MAX,
@@ -23,7 +24,7 @@ use super::numbers::{
     ETHTOOL_MSG_PAUSE_SET, ETHTOOL_MSG_PRIVFLAGS_GET, ETHTOOL_MSG_PRIVFLAGS_SET, ETHTOOL_MSG_RINGS_GET,
     ETHTOOL_MSG_RINGS_SET, ETHTOOL_MSG_RSS_GET,
 };
-use super::{Netlink, NetlinkError};
+use super::sockets::Netlink;
 use crate::facts::{Channels, Coalesce, Pause, Rings, Rss};
 
 /// One parameter of interrupt coalescing.

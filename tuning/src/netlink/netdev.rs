@@ -1,12 +1,13 @@
 //! The generic netlink family `netdev`: XDP features (6.3) and NAPI instances (6.7).
 
 use super::attributes::{Attributes, Body};
+use super::error::NetlinkError;
 use super::numbers::{
     NETDEV_A_DEV_IFINDEX, NETDEV_A_DEV_XDP_FEATURES, NETDEV_A_DEV_XDP_ZC_MAX_SEGS, NETDEV_A_NAPI_DEFER_HARD_IRQS,
     NETDEV_A_NAPI_GRO_FLUSH_TIMEOUT, NETDEV_A_NAPI_ID, NETDEV_A_NAPI_IFINDEX, NETDEV_A_NAPI_IRQ, NETDEV_CMD_DEV_GET,
     NETDEV_CMD_NAPI_GET, XDP_FEATURE_NAMES,
 };
-use super::{Netlink, NetlinkError};
+use super::sockets::Netlink;
 use crate::facts::{Napi, XdpFeatures};
 
 impl Netlink {

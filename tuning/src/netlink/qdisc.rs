@@ -4,10 +4,11 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use serde::{Deserialize, Serialize};
 
 use super::attributes::{Attributes, Body, u32_of};
+use super::error::NetlinkError;
 use super::numbers::{
     RTM_DELQDISC, RTM_GETQDISC, RTM_NEWQDISC, TC_H_INGRESS, TC_H_ROOT, TCA_FQ_FLOW_MAX_RATE, TCA_KIND, TCA_OPTIONS,
 };
-use super::{Netlink, NetlinkError};
+use super::sockets::Netlink;
 
 /// Length of `struct tcmsg`.
 const TCMSG_BYTES: usize = 20;

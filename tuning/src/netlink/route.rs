@@ -6,13 +6,14 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use super::attributes::{Attributes, Body, u32_of};
+use super::error::NetlinkError;
 use super::numbers::{
     IFA_ADDRESS, IFA_LOCAL, IFF_UP, IFLA_CARRIER, IFLA_GRO_IPV4_MAX_SIZE, IFLA_GRO_MAX_SIZE, IFLA_GSO_IPV4_MAX_SIZE,
     IFLA_GSO_MAX_SIZE, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MASTER, IFLA_MAX_MTU, IFLA_MIN_MTU, IFLA_MTU,
     IFLA_NUM_RX_QUEUES, IFLA_NUM_TX_QUEUES, IFLA_PARENT_DEV_NAME, IFLA_STATS64, IFLA_XDP, IFLA_XDP_ATTACHED,
     RT_TABLE_MAIN, RTA_DST, RTA_OIF, RTA_TABLE, RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE, RTM_SETLINK,
 };
-use super::{Netlink, NetlinkError};
+use super::sockets::Netlink;
 use crate::facts::Counters;
 
 /// Length of `struct ifinfomsg`.

@@ -9,8 +9,8 @@ use netlink_packet_core::{
 use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 
-use super::NetlinkError;
 use super::attributes::{Attributes, Body};
+use super::error::NetlinkError;
 use super::numbers::{CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME, CTRL_CMD_GETFAMILY, GENL_ID_CTRL};
 
 /// Length of `struct nlmsghdr`.

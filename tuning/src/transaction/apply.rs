@@ -1,29 +1,16 @@
 //! Applying a plan, and confirming it.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::journal::{Intent, Left, Record, SnapshotEntry};
-use super::restore::{restore, write_and_compare};
-use super::{State, Store, Transaction, TransactionError};
+use super::error::TransactionError;
+use super::journal::Record;
+use super::restore::{check_place, restore, write_and_compare};
+use super::state::{ApplyOptions, Intent, SnapshotEntry, State, Transaction, describe};
+use super::store::Store;
 use crate::host::{Host, HostError, disturbed_by};
 use crate::netlink::LinkBytes;
 use crate::setting::{Setting, Value};
-
-/// How a plan is applied.
-#[derive(Clone, Debug, Default)]
-pub struct ApplyOptions {
-    /// The profile, for the record.
-    pub profile: String,
-    /// How long the confirmation may take; without it, the changes are confirmed at once.
-    pub confirm_within: Option<Duration>,
-    /// Whether it is to be there again after a restart of the host: the files for that are among the intents, and the
-    /// watcher sets the rest.
-    pub persistent: bool,
-    /// Whether the process stays, holding the store's lock, and rolls back itself, as a measurement does: then a free lock
-    /// means that it has died.
-    pub attended: bool,
-}
 
 /// Writes what is intended, or nothing.
 ///
@@ -180,18 +167,6 @@ fn undo(
     TransactionError::Failed { rule, reason: reason.to_owned(), outcome }
 }
 
-/// What the host is like after putting back.
-pub(super) fn describe(left: &[Left]) -> String {
-    if left.is_empty() {
-        return "the host is as it was".to_owned();
-    }
-    let left = left.iter().map(|left| {
-        let command = left.setting.command(&left.value).map(|command| format!("; by hand: {command}"));
-        format!("{} (was '{}'){}", left.reason, left.value, command.unwrap_or_default())
-    });
-    format!("the host is as it was, except: {}", left.collect::<Vec<_>>().join("; "))
-}
-
 /// Keeps what was applied: writes the files that survive a reboot, and stops the timer.
 ///
 /// The caller holds the store's lock.
@@ -206,7 +181,7 @@ pub fn confirm(store: &mut Store, host: &mut dyn Host) -> Result<Transaction, Tr
         let hint = last.and_then(|last| Some(format!("; {} was rolled back: {}", last.id, last.reason.as_ref()?)));
         return Err(TransactionError::NothingPending(hint.unwrap_or_default()));
     };
-    super::recovery::check_place(host, &transaction)?;
+    check_place(host, &transaction)?;
     let files: Vec<Intent> =
         transaction.intents.iter().filter(|intent| !intent.setting.ends_with_the_boot()).cloned().collect();
     for file in &files {

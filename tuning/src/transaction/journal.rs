@@ -3,9 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ApplyOptions, State, StoreError, Transaction};
+use super::error::StoreError;
+use super::state::{ApplyOptions, Intent, Left, SnapshotEntry, State, Transaction};
 use crate::host::Place;
-use crate::setting::{Setting, Value};
 
 /// The version of the journal.
 const JOURNAL_VERSION: u32 = 1;
@@ -55,40 +55,6 @@ pub enum Record {
     },
     /// The host restarted and forgot it.
     Ended,
-}
-
-/// One setting with the value that it is to have, and the rule that wants it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Intent {
-    /// The rule.
-    pub rule: String,
-    /// The setting.
-    pub setting: Setting,
-    /// The value.
-    pub to: Value,
-}
-
-/// One setting with the value that it had.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SnapshotEntry {
-    /// The setting.
-    pub setting: Setting,
-    /// The value.
-    pub value: Value,
-}
-
-/// A setting that could not be put back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Left {
-    /// The setting.
-    pub setting: Setting,
-    /// The value that it should have.
-    pub value: Value,
-    /// Why not.
-    pub reason: String,
 }
 
 impl Record {
@@ -176,6 +142,7 @@ fn take(transaction: &mut Transaction, record: Record) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::setting::{Setting, Value};
 
     fn place() -> Place {
         Place { boot_id: "b".to_owned(), network_namespace: "initial".to_owned() }

@@ -1,9 +1,10 @@
 //! Rolling back: on request, in time, and after a crash.
 
-use super::apply::describe;
+use super::error::TransactionError;
 use super::journal::Record;
-use super::restore::restore;
-use super::{State, Store, Transaction, TransactionError};
+use super::restore::{check_place, restore};
+use super::state::{State, Transaction, describe};
+use super::store::Store;
 use crate::host::Host;
 
 /// The namespace that a host starts with.
@@ -18,20 +19,6 @@ pub struct Recovered {
     pub text: String,
     /// Whether something could not be put back.
     pub incomplete: bool,
-}
-
-/// Whether this is the network namespace in which the transaction's settings live. Those of another boot live nowhere but in
-/// files, except in the initial one, where the files put them at the start.
-pub(super) fn check_place(host: &dyn Host, transaction: &Transaction) -> Result<(), TransactionError> {
-    let here = host.place();
-    let same_boot = here.boot_id == transaction.place.boot_id;
-    if same_boot && here.network_namespace != transaction.place.network_namespace {
-        return Err(TransactionError::WrongPlace {
-            id: transaction.id.clone(),
-            namespace: transaction.place.network_namespace.clone(),
-        });
-    }
-    Ok(())
 }
 
 /// Puts a transaction's snapshot back.

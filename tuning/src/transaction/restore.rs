@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::journal::{Left, SnapshotEntry};
+use super::error::TransactionError;
+use super::state::{Left, SnapshotEntry, Transaction};
 use crate::host::{Host, HostError};
 use crate::setting::{Setting, Value};
 
@@ -93,4 +94,18 @@ pub(crate) fn write_and_compare(host: &mut dyn Host, setting: &Setting, value: &
         value: value.to_string(),
         reason: format!("it was accepted without an error, but reads '{found}'"),
     })
+}
+
+/// Whether this is the network namespace in which the transaction's settings live. Those of another boot live nowhere but in
+/// files, except in the initial one, where the files put them at the start.
+pub(super) fn check_place(host: &dyn Host, transaction: &Transaction) -> Result<(), TransactionError> {
+    let here = host.place();
+    let same_boot = here.boot_id == transaction.place.boot_id;
+    if same_boot && here.network_namespace != transaction.place.network_namespace {
+        return Err(TransactionError::WrongPlace {
+            id: transaction.id.clone(),
+            namespace: transaction.place.network_namespace.clone(),
+        });
+    }
+    Ok(())
 }

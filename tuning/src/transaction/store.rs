@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::error::{StoreError, TransactionError};
 use super::journal::{self, Record};
-use super::{Transaction, TransactionError};
+use super::state::Transaction;
 use crate::regular_file::{self, Links};
 
 /// The folder of the journals.
@@ -19,54 +20,6 @@ const EXTENSION: &str = ".jsonl";
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 /// Journals of transactions that are over, beyond which the oldest are removed.
 const FINISHED_KEPT: usize = 32;
-
-/// Why the state directory does not serve.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A file in it could not be read or written.
-    #[error("{path}: {source}{}", hint(source))]
-    File {
-        /// The file.
-        path: String,
-        /// The reason.
-        source: io::Error,
-    },
-    /// Another process is at work.
-    #[error("{path}: another culvert process is changing settings; try again when it has finished")]
-    Locked {
-        /// The lock.
-        path: String,
-    },
-    /// A journal makes no sense.
-    #[error(
-        "{path}: line {line}: {reason}; the file was damaged or not written by culvert: its \
-         settings must be restored by hand; its snapshot lists them"
-    )]
-    Damaged {
-        /// The journal.
-        path: String,
-        /// The line.
-        line: usize,
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-/// What to do about an error: an admin's rights help only where rights lack.
-fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => "; run as root, or name another directory with --state",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; make room there, or name another directory with --state"
-        }
-        io::ErrorKind::ReadOnlyFilesystem
-        | io::ErrorKind::InvalidInput
-        | io::ErrorKind::NotADirectory
-        | io::ErrorKind::IsADirectory
-        | io::ErrorKind::AlreadyExists => "; repair it, or name another directory with --state",
-        _ => "",
-    }
-}
 
 /// Where journals are kept. The one for folders is [`FolderDisk`]; tests have one that crashes.
 pub trait Disk: std::fmt::Debug + Send {

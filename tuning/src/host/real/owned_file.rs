@@ -6,15 +6,13 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::Path;
 
 use super::{HostError, RealHost, file_error};
+use crate::host::interface::OWNED_FILE_FIRST_LINE;
 use crate::setting::{Setting, Value};
-
-/// How every file begins that Culvert writes into folders of other programs. All of them take `#` as a comment.
-pub(crate) const FIRST_LINE: &str = "# Written by culvert tune; do not edit: culvert tune rollback removes it.\n";
 
 impl RealHost {
     pub(super) fn read_owned(&self, setting: &Setting, path: &str) -> Result<Value, HostError> {
         match self.files.read(path) {
-            Ok(text) if text.starts_with(FIRST_LINE) => Ok(Value::new(text)),
+            Ok(text) if text.starts_with(OWNED_FILE_FIRST_LINE) => Ok(Value::new(text)),
             Ok(_) => Err(HostError::NotOurs { path: path.to_owned() }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Value(None)),
             Err(error) => Err(file_error(setting, None, &error)),
@@ -103,7 +101,7 @@ mod tests {
             // The umask is per process. Files of other tests still belong to their owner meanwhile,
             // who is the same.
             let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
-            let written = host.write(&setting, &Value::new(format!("{FIRST_LINE}{umask}\n")));
+            let written = host.write(&setting, &Value::new(format!("{OWNED_FILE_FIRST_LINE}{umask}\n")));
             rustix::process::umask(before);
             written.unwrap();
             modes.push((mode(&place), mode(place.parent().unwrap())));
@@ -118,7 +116,7 @@ mod tests {
         let mut host = RealHost::below(folder.path());
         let setting = Setting::OwnedFile { path: "/etc/sysctl.d/90-culvert.conf".to_owned() };
         assert_eq!(host.read(&setting), Ok(Value(None)));
-        let ours = Value::new(format!("{FIRST_LINE}net.core.rmem_max = 1\n"));
+        let ours = Value::new(format!("{OWNED_FILE_FIRST_LINE}net.core.rmem_max = 1\n"));
         host.write(&setting, &ours).unwrap();
         assert_eq!(host.read(&setting), Ok(ours));
         host.write(&setting, &Value(None)).unwrap();

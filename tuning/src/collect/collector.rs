@@ -1,0 +1,22 @@
+//! What collecting facts needs everywhere: the files, the kernel's answers, and what cannot be read.
+
+use crate::facts::Unreadable;
+use crate::file_tree::FileTree;
+
+/// What the collector works with.
+pub(super) struct Collector<'a> {
+    pub(super) files: &'a FileTree,
+    pub(super) unreadable: Vec<Unreadable>,
+}
+
+impl Collector<'_> {
+    /// Notes why a fact is unknown.
+    pub(super) fn missing(&mut self, what: &str, why: &dyn std::fmt::Display) {
+        self.unreadable.push(Unreadable { what: what.to_owned(), why: why.to_string() });
+    }
+
+    /// The value, or a note on why there is none.
+    pub(super) fn known<T, E: std::fmt::Display>(&mut self, what: &str, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.missing(what, &error)).ok()
+    }
+}
