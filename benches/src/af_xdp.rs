@@ -15,7 +15,8 @@ use crate::table::{Bound, print};
 
 /// Headers of IPv4 and UDP.
 const HEADERS: u32 = 28;
-/// Payloads of datagrams: what Ethernet carries, one page with XDP's headroom, jumbo frames in three pieces.
+/// Payloads of datagrams: what Ethernet carries, one page with XDP's headroom, jumbo frames in
+/// three pieces.
 const DATAGRAM_BYTES: [u32; 3] = [1_472, 3_400, 8_900];
 /// Runs of the program for each fate.
 const REPEAT: u32 = 1_000_000;

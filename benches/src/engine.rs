@@ -1,4 +1,5 @@
-//! The engine as a contender: its own node on the receiving side, its own command on the sending side.
+//! The engine as a contender: its own node on the receiving side, its own command on the sending
+//! side.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

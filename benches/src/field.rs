@@ -24,8 +24,8 @@ pub struct Field {
     _hosts: HostsFiles,
 }
 
-/// Names for the lab's addresses: some peers' servers do not start where their address has none. `ip netns exec` shows these files
-/// as the namespaces' `/etc/hosts`.
+/// Names for the lab's addresses: some peers' servers do not start where their address has none.
+/// `ip netns exec` shows these files as the namespaces' `/etc/hosts`.
 #[derive(Debug)]
 struct HostsFiles([PathBuf; 2]);
 

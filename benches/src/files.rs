@@ -1,5 +1,5 @@
-//! A file in the page cache to a file on disk: hashed, synced, and named only when it is whole. The peers do less: they sync
-//! nothing, and none but the engine verifies what it stored.
+//! A file in the page cache to a file on disk: hashed, synced, and named only when it is whole. The
+//! peers do less: they sync nothing, and none but the engine verifies what it stored.
 
 use std::path::{Path, PathBuf};
 

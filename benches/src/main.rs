@@ -1,9 +1,10 @@
 //! `cargo xtask bench`: how fast the engine is, told in ratios.
 //!
-//! Absolute rates mean little on a machine that others share, so every table is made in one run: its contenders take turns
-//! ([`contest`]), each gets its median, and the engine's is divided by theirs. The contenders are the path's raw limit and the peers that are
-//! installed ([`peers`]), in the lab of two network namespaces, one core for each side. With `--against` another build of the engine is a
-//! contender ([`versions`]): whether a change made it slower.
+//! Absolute rates mean little on a machine that others share, so every table is made in one run:
+//! its contenders take turns ([`contest`]), each gets its median, and the engine's is divided by
+//! theirs. The contenders are the path's raw limit and the peers that are installed ([`peers`]), in
+//! the lab of two network namespaces, one core for each side. With `--against` another build of the
+//! engine is a contender ([`versions`]): whether a change made it slower.
 #![forbid(unsafe_code)]
 // A benchmark's result is what it prints.
 #![allow(clippy::print_stdout)]
@@ -63,7 +64,8 @@ enum Table {
     Resident,
     /// Cycles for each byte, stage by stage
     Ledger,
-    /// Through AF_XDP: the engine, the raw limit with and without the cipher, the steering program, a flood of junk
+    /// Through AF_XDP: the engine, the raw limit with and without the cipher, the steering program,
+    /// a flood of junk
     AfXdp,
     /// This build compared with the one of --against, alternating; only with that option
     Versions,

@@ -1,4 +1,5 @@
-//! Memory to memory: the engine against the same path's raw limit, plain TCP, and encrypted GridFTP.
+//! Memory to memory: the engine against the same path's raw limit, plain TCP, and encrypted
+//! GridFTP.
 
 use crate::contest::{Contender, hold};
 use crate::engine::{Engine, limit};

@@ -1,4 +1,5 @@
-//! Tools that people move data with today, as contenders. Each comes from the distribution; one that is not installed is skipped by name.
+//! Tools that people move data with today, as contenders. Each comes from the distribution; one
+//! that is not installed is skipped by name.
 
 mod certificates;
 mod gridftp;

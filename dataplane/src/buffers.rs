@@ -25,7 +25,8 @@ impl Buffers {
     #[must_use]
     pub fn new(memory: Arc<SharedMemory>, buffer_bytes: usize) -> Self {
         let count = memory.bytes() / buffer_bytes;
-        // Lowest on top: a transfer that needs few buffers touches the beginning of the memory only.
+        // Lowest on top: a transfer that needs few buffers touches the beginning of the memory
+        // only.
         let free = (0..count as u32).rev().map(BufferId).collect();
         Self { memory, buffer_bytes, free, in_use: vec![false; count].into_boxed_slice() }
     }
@@ -82,17 +83,19 @@ impl ChunkMemory for Buffers {
     #[inline]
     fn bytes(&self, buffer: BufferId, part: Range<usize>) -> &[u8] {
         let place = self.place(buffer, part);
-        // SAFETY: the lane owns buffers in use, and borrows of a lane's buffers end within the turn that made them. A part is read only
-        // after the disk has filled it or a segment was opened into it, and neither writes there again before the buffer
-        // is given back. The control process touches a buffer only between the events and commands that hand it over.
+        // SAFETY: the lane owns buffers in use, and borrows of a lane's buffers end within the turn
+        // that made them. A part is read only after the disk has filled it or a segment was opened
+        // into it, and neither writes there again before the buffer is given back. The control
+        // process touches a buffer only between the events and commands that hand it over.
         unsafe { self.memory.slice(place) }
     }
 
     #[inline]
     fn bytes_mut(&mut self, buffer: BufferId, part: Range<usize>) -> &mut [u8] {
         let place = self.place(buffer, part);
-        // SAFETY: as above, and `&mut self` keeps other borrows away. Segments are opened only into parts that nothing else is
-        // reading: the disk writes a chunk after its last segment has arrived.
+        // SAFETY: as above, and `&mut self` keeps other borrows away. Segments are opened only into
+        // parts that nothing else is reading: the disk writes a chunk after its last segment has
+        // arrived.
         unsafe { self.memory.slice_mut(place) }
     }
 }

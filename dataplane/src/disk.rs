@@ -1,12 +1,13 @@
 //! A lane's disk: one io_uring, made on the lane's thread, polled once a turn, never waited for.
 //!
-//! The ring is born restricted: the kernel accepts reads and writes on it and nothing else, so the seccomp filter, which does
-//! not see what a ring is asked to do, has no hole here. Chunk buffers are registered with the ring as they are first used,
-//! as far as the host's memory-lock limit lets an unprivileged process; a buffer that could not be registered is used all the same,
-//! a little slower.
+//! The ring is born restricted: the kernel accepts reads and writes on it and nothing else, so the
+//! seccomp filter, which does not see what a ring is asked to do, has no hole here. Chunk buffers
+//! are registered with the ring as they are first used, as far as the host's memory-lock limit lets
+//! an unprivileged process; a buffer that could not be registered is used all the same, a little
+//! slower.
 //!
-//! Which descriptor an operation uses, the one for direct or the one for buffered access, is decided per chunk
-//! ([`files`]); what a chunk's pieces are, in [`crate::lane`].
+//! Which descriptor an operation uses, the one for direct or the one for buffered access, is
+//! decided per chunk ([`files`]); what a chunk's pieces are, in [`crate::lane`].
 
 pub mod files;
 mod operation;
@@ -21,7 +22,8 @@ use crate::buffers::Buffers;
 pub use operation::{Completion, Operation, Transfer};
 use uring::Uring;
 
-/// Operations in the kernel's hands at once, a lane. Pieces are up to a megabyte, so this is more than any disk queue is deep.
+/// Operations in the kernel's hands at once, a lane. Pieces are up to a megabyte, so this is more
+/// than any disk queue is deep.
 const IN_FLIGHT_MAX: u32 = 128;
 
 /// Operations whose end is looked after in one turn; the ring keeps the rest for the next.
@@ -44,14 +46,17 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Makes the ring; call it on the lane's thread. `backlog_max` operations may wait for the kernel.
+    /// Makes the ring; call it on the lane's thread. `backlog_max` operations may wait for the
+    /// kernel.
     ///
-    /// `bell`, an eventfd, rings when an operation ends. A lane sleeps on that and not on the ring's own descriptor: with
-    /// `IORING_SETUP_DEFER_TASKRUN` the end of an operation does not always wake a thread that polls the ring (seen on 6.18: a check of
-    /// stored chunks slept for good), while it always rings a registered eventfd.
+    /// `bell`, an eventfd, rings when an operation ends. A lane sleeps on that and not on the
+    /// ring's own descriptor: with `IORING_SETUP_DEFER_TASKRUN` the end of an operation does not
+    /// always wake a thread that polls the ring (seen on 6.18: a check of stored chunks slept for
+    /// good), while it always rings a registered eventfd.
     ///
     /// # Errors
-    /// The operating system's: io_uring is switched off (`kernel.io_uring_disabled`), or forbidden by a container's filter.
+    /// The operating system's: io_uring is switched off (`kernel.io_uring_disabled`), or forbidden
+    /// by a container's filter.
     pub fn new(buffers: &Buffers, backlog_max: usize, bell: Option<BorrowedFd<'_>>) -> io::Result<Self> {
         let ring = Uring::new(IN_FLIGHT_MAX, buffers.count() as u32, bell)?;
         Ok(Self { ring, in_flight: 0, backlog: VecDeque::with_capacity(backlog_max) })
@@ -63,7 +68,8 @@ impl Disk {
         self.backlog.push_back(operation);
     }
 
-    /// Hands waiting operations to the kernel and collects what has ended. Returns whether anything happened.
+    /// Hands waiting operations to the kernel and collects what has ended. Returns whether anything
+    /// happened.
     pub fn turn(&mut self, buffers: &Buffers, ended: &mut [Option<Completion>; COMPLETIONS_PER_TURN]) -> bool {
         let mut started = 0;
         while self.in_flight + started < IN_FLIGHT_MAX

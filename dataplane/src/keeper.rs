@@ -2,7 +2,7 @@
 //! the data plane has ended, however it ended.
 //!
 //! ```text
-//!  data plane, at its start ── spawns, tells the rules ──> keeper: ignores requests to end, has CAP_NET_ADMIN and nothing else
+//!  data plane, at its start ── spawns, tells the rules ──> keeper: ignores requests to end, has CAP_NET_ADMIN only
 //!     └── holds the pipe ─────────────────────────────────> reads ... the pipe's end: removes the rules, ends
 //! ```
 //!
@@ -73,7 +73,8 @@ pub enum KeeperError {
 }
 
 impl Keeper {
-    /// Starts `program` as the keeper of rules of the interface with this index, and waits until it is ready.
+    /// Starts `program` as the keeper of rules of the interface with this index, and waits until it
+    /// is ready.
     ///
     /// # Errors
     /// The operating system's; there is no keeper then.
@@ -110,7 +111,8 @@ impl Keeper {
     }
 }
 
-/// Spawns with the right to change interfaces passed on to a program that has none by its file, and takes that back.
+/// Spawns with the right to change interfaces passed on to a program that has none by its file, and
+/// takes that back.
 fn with_inherited_right<T>(spawn: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let sets = [CapSet::Inheritable, CapSet::Ambient];
     let had = sets.map(|set| caps::has_cap(None, set, Capability::CAP_NET_ADMIN).unwrap_or(false));

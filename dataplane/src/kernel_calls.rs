@@ -1,4 +1,5 @@
-//! Calls that no safe library offers: the ioctl that reads and changes a NIC's receive rules, and signals that a process ignores.
+//! Calls that no safe library offers: the ioctl that reads and changes a NIC's receive rules, and
+//! signals that a process ignores.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -80,7 +81,8 @@ impl EthtoolSocket {
         Ok(request.u32(4))
     }
 
-    /// How many rules there are, and what the driver says of its table: its size, and in the uppermost bit whether it chooses locations itself.
+    /// How many rules there are, and what the driver says of its table: its size, and in the
+    /// uppermost bit whether it chooses locations itself.
     ///
     /// # Errors
     /// The driver's.
@@ -136,8 +138,9 @@ impl EthtoolSocket {
     fn run(&self, request: &mut Request) -> io::Result<()> {
         let mut interface = self.named()?;
         interface.ifr_ifru.ifru_data = request.bytes.as_mut_ptr().cast();
-        // SAFETY: the request lives through the call. The kernel reads and writes a `struct ethtool_rxnfc` and as many locations behind it as the
-        // request's count says, and `Request::new` made room for those; nothing else sets the count or the command.
+        // SAFETY: the request lives through the call. The kernel reads and writes a
+        // `struct ethtool_rxnfc` and as many locations behind it as the request's count says, and
+        // `Request::new` made room for those; nothing else sets the count or the command.
         let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut interface) };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
@@ -169,7 +172,8 @@ pub fn ignore_file_size_signal() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-/// Sizes, offsets and numbers as they are used here, for a test to hold against the kernel's header.
+/// Sizes, offsets and numbers as they are used here, for a test to hold against the kernel's
+/// header.
 #[cfg(test)]
 pub fn layout() -> String {
     let (data, count, locations) = (DATA_OFFSET, COUNT_OFFSET, LOCATIONS_OFFSET);

@@ -50,7 +50,8 @@ const HOUSEKEEPING_NS: u64 = 1_000_000;
 const EVENTS_PER_TURN: usize = 1_024;
 /// Reports written in one turn. The flows behind the last one come first in the next.
 const REPORTS_PER_TURN: usize = 32;
-/// Sources of flows besides the lane's own port are looked at every so many turns: only answers to probes come there.
+/// Sources of flows besides the lane's own port are looked at every so many turns: only answers to
+/// probes come there.
 const TURNS_PER_SOURCE_LOOK: u32 = 4;
 /// Probes answered in one turn; the rest are dropped, and probed again.
 const PROBE_REPLIES_PER_TURN: usize = 16;
@@ -207,7 +208,8 @@ impl<D: Datapath> Lane<D> {
         let mut progress = false;
         for at in 0..self.body.active_sends.len() {
             let slot = self.body.active_sends[at];
-            // The flow is taken out of its place so that it and the rest of the lane can be borrowed at once.
+            // The flow is taken out of its place so that it and the rest of the lane can be
+            // borrowed at once.
             let Some(mut flow) = self.body.sends[usize::from(slot.0)].take() else { continue };
             progress |= flow.turn(&mut self.datapath, &mut self.body, now_ns);
             self.body.sends[usize::from(slot.0)] = Some(flow);
@@ -343,7 +345,8 @@ impl<D: Datapath> Lane<D> {
         self.body.attendance.has_deliveries()
     }
 
-    /// How many buffers are free and how many there are: equal when no flow is open, or one has leaked.
+    /// How many buffers are free and how many there are: equal when no flow is open, or one has
+    /// leaked.
     #[must_use]
     pub fn buffer_counts(&self) -> (usize, usize) {
         (self.body.buffers.free_count(), self.body.buffers.count())
@@ -404,7 +407,8 @@ impl Body {
             let mut scratch = self.link.lend_command_scratch();
             let record = self.link.next_command(&mut scratch);
             if let Some(record) = record {
-                // Its flow was delivered before it was sent, but perhaps after this turn looked for deliveries.
+                // Its flow was delivered before it was sent, but perhaps after this turn looked for
+                // deliveries.
                 self.take_deliveries(datapath, now_ns);
                 match postcard::from_bytes::<Command<'_>>(record) {
                     Ok(command) => self.command(&command, now_ns),

@@ -1,8 +1,8 @@
 //! The data plane: a process of its own whose lanes move sealed segments between network and disk.
 //!
-//! A lane is one pinned thread with its own datapath, disk ring, chunk buffers and flows; lanes share nothing. The control
-//! process starts the data plane, hands it sockets, files and secrets over a unix socket, and talks to each lane through
-//! two rings in shared memory:
+//! A lane is one pinned thread with its own datapath, disk ring, chunk buffers and flows; lanes
+//! share nothing. The control process starts the data plane, hands it sockets, files and secrets
+//! over a unix socket, and talks to each lane through two rings in shared memory:
 //!
 //! ```text
 //!  control process                                data plane process
@@ -13,9 +13,10 @@
 //!     └── flow blocks: pacing rate, times, counters ─────────────────────────────────────────  │
 //! ```
 //!
-//! While data moves a lane does not allocate, lock, log or block; what allocates (opening flows, deriving keys) happens on the
-//! main thread, which hands the results over. `unsafe` is confined to the modules that name why they need it:
-//! [`shared_memory`], [`buffers`], [`disk`]'s ring, the UDP socket, the residency probe and [`kernel_calls`].
+//! While data moves a lane does not allocate, lock, log or block; what allocates (opening flows,
+//! deriving keys) happens on the main thread, which hands the results over. `unsafe` is confined to
+//! the modules that name why they need it: [`shared_memory`], [`buffers`], [`disk`]'s ring, the UDP
+//! socket, the residency probe and [`kernel_calls`].
 #![deny(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::print_stderr))]
 

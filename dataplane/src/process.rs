@@ -1,8 +1,8 @@
 //! The data plane process: sets lanes up, locks itself in, and attends to them.
 //!
-//! The main thread is the *attendant*. It receives what needs a descriptor, a secret or an allocation, prepares it, and
-//! hands it to the lane; it makes keys ahead of time; it frees what lanes are done with. When the control process is gone, so is
-//! this one.
+//! The main thread is the *attendant*. It receives what needs a descriptor, a secret or an
+//! allocation, prepares it, and hands it to the lane; it makes keys ahead of time; it frees what
+//! lanes are done with. When the control process is gone, so is this one.
 
 use std::collections::HashMap;
 use std::io;
@@ -52,9 +52,11 @@ use culvert_link::udp_port::UdpPort;
 
 /// What every IPv6 path carries.
 const DATAGRAM_BYTES_ORDINARY: u16 = 1_232;
-/// Pieces of all operations that a lane's buffers can have at once: 16 MiB chunks in 256 KiB pieces.
+/// Pieces of all operations that a lane's buffers can have at once: 16 MiB chunks in 256 KiB
+/// pieces.
 const PIECES_PER_BUFFER: usize = 64;
-/// Chunks that one flow has memory for; with chunks of 4 MiB a gigabyte, more than the buffers of any lane so far.
+/// Chunks that one flow has memory for; with chunks of 4 MiB a gigabyte, more than the buffers of
+/// any lane so far.
 const CHUNKS_PER_FLOW_MAX: usize = 256;
 
 /// How often files that were removed while they were in use are looked at.
@@ -104,7 +106,8 @@ impl StartError {
     }
 }
 
-/// Runs the data plane over the link that the control process left as standard input; returns when that process is gone.
+/// Runs the data plane over the link that the control process left as standard input; returns when
+/// that process is gone.
 ///
 /// # Errors
 /// [`StartError`], after the control process was told too.
@@ -273,7 +276,8 @@ impl Attendant {
         self.steering.as_ref().map(|&(_, mode)| mode)
     }
 
-    /// Leads a flow's packets to its lane. What cannot be led is dropped before the lane, and the flow's probes stay unanswered.
+    /// Leads a flow's packets to its lane. What cannot be led is dropped before the lane, and the
+    /// flow's probes stay unanswered.
     fn steer_flow(&mut self, lane: u16, flow_id: u32) {
         if let Some((steering, _)) = &mut self.steering
             && let Err(error) = steering.add_flow(lane, flow_id)
@@ -333,7 +337,8 @@ impl Attendant {
 
     fn obey(&mut self, message: ToDataPlane, descriptors: Vec<OwnedFd>, link: &LinkSocket) {
         let answer = match message {
-            // A second start is a control process gone mad; its link breaks below when nothing fits.
+            // A second start is a control process gone mad; its link breaks below when nothing
+            // fits.
             ToDataPlane::Start(_) => None,
             ToDataPlane::InstallFile { slot, direct } => {
                 let mut descriptors = descriptors.into_iter();
@@ -443,7 +448,8 @@ impl Attendant {
             flow_id: open.flow_id,
             chunk_count: open.chunk_count,
             chunk_bytes_max: open.chunk_bytes.min(self.buffer_bytes as u32),
-            // The lane shares its buffers out when it takes the flow over; until then the flow grants nothing.
+            // The lane shares its buffers out when it takes the flow over; until then the flow
+            // grants nothing.
             allowance: 0,
             assemblies_max: buffers,
         };
@@ -521,7 +527,8 @@ fn lane_thread(parts: LaneParts, ready: &Ready) {
         receive_buffer_bytes: datapath.udp().receive_buffer_bytes(),
         pinned,
     };
-    // The ring is made before capabilities go, so that CAP_IPC_LOCK, where it was there, spares the memory-lock limit.
+    // The ring is made before capabilities go, so that CAP_IPC_LOCK, where it was there, spares the
+    // memory-lock limit.
     let disk = match Disk::new(&buffers, buffers.count() * PIECES_PER_BUFFER, Some(link.bell())) {
         Ok(disk) => disk,
         Err(error) => {

@@ -15,7 +15,8 @@ use seccompiler::{
 
 use crate::kernel_calls::IOCTLS;
 
-/// `BPF_MAP_LOOKUP_ELEM`, `…UPDATE_ELEM`, `…DELETE_ELEM`, `…GET_NEXT_KEY` (include/uapi/linux/bpf.h).
+/// `BPF_MAP_LOOKUP_ELEM`, `…UPDATE_ELEM`, `…DELETE_ELEM`, `…GET_NEXT_KEY`
+/// (include/uapi/linux/bpf.h).
 const MAP_COMMANDS: [u64; 4] = [1, 2, 3, 4];
 
 /// Drops the calling thread's capabilities. Returns what could not be had, in words.
@@ -23,8 +24,8 @@ const MAP_COMMANDS: [u64; 4] = [1, 2, 3, 4];
 /// A thread's capabilities are its own: every thread of the process calls this.
 pub fn drop_capabilities() -> Result<(), String> {
     let gap = |error: caps::errors::CapsError| format!("capabilities could not be dropped: {error}");
-    // Only a privileged process may shrink its bounding set; for others nothing can come back through it anyway, because the
-    // filter forbids execve.
+    // Only a privileged process may shrink its bounding set; for others nothing can come back
+    // through it anyway, because the filter forbids execve.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {
         caps::clear(None, CapSet::Bounding).map_err(gap)?;
     }
@@ -139,7 +140,8 @@ fn only(argument: u8, values: &[u64]) -> Result<Vec<SeccompRule>, seccompiler::B
     rules.collect()
 }
 
-/// Builds a filter of whole calls and one call that is restricted: its number, which argument, and the values that this may have.
+/// Builds a filter of whole calls and one call that is restricted: its number, which argument, and
+/// the values that this may have.
 fn filter(calls: Vec<libc::c_long>, restricted: (libc::c_long, u8, &[u64])) -> Result<BpfProgram, String> {
     let arch: TargetArch =
         std::env::consts::ARCH.try_into().map_err(|_| format!("there is no filter for {}", std::env::consts::ARCH))?;
@@ -152,7 +154,8 @@ fn filter(calls: Vec<libc::c_long>, restricted: (libc::c_long, u8, &[u64])) -> R
         .map_err(not_built)
 }
 
-/// The data plane's. Flows come and go in the steering program's maps: of the call that does it only what reads and changes maps that are open.
+/// The data plane's. Flows come and go in the steering program's maps: of the call that does it
+/// only what reads and changes maps that are open.
 fn data_plane_filter() -> Result<BpfProgram, String> {
     filter(allowed_system_calls(), (libc::SYS_bpf, 0, &MAP_COMMANDS))
 }

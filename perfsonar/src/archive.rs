@@ -1,4 +1,5 @@
-//! Publishing: documents of the shape that perfSONAR's Logstash pipeline takes apart, a bounded spool on disk, and delivery in order.
+//! Publishing: documents of the shape that perfSONAR's Logstash pipeline takes apart, a bounded
+//! spool on disk, and delivery in order.
 
 pub mod document;
 pub mod spool;

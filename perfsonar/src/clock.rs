@@ -31,7 +31,8 @@ impl ClockQuality {
             .map_or(Self::UNKNOWN, |(synchronized, error_us)| Self { synchronized, error_us })
     }
 
-    /// The greatest error of a one-way delay between two clocks; none if one of them is not synchronized.
+    /// The greatest error of a one-way delay between two clocks; none if one of them is not
+    /// synchronized.
     #[must_use]
     pub fn one_way_error_us(self, other: Self) -> Option<u64> {
         (self.synchronized && other.synchronized).then(|| self.error_us.saturating_add(other.error_us))

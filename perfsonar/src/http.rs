@@ -32,7 +32,8 @@ const CA_FILES: [&str; 3] =
 pub enum Trust {
     /// If a CA of this PEM file signed it; without a file, one of the host's own.
     Ca(Option<std::path::PathBuf>),
-    /// If its key has this pin; without one, whatever it is, which the caller then keeps ([`Client::seen_pin`]).
+    /// If its key has this pin; without one, whatever it is, which the caller then keeps
+    /// ([`Client::seen_pin`]).
     Pin(Option<String>),
     /// Always.
     Insecure,
@@ -299,7 +300,8 @@ fn roots(file: Option<&std::path::Path>) -> Result<RootCertStore, HttpError> {
     let mut store = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(&path).map_err(|error| fail(error.to_string()))? {
         let certificate = certificate.map_err(|error| fail(error.to_string()))?;
-        // A host's bundle may have one that webpki does not understand; a named file must be usable.
+        // A host's bundle may have one that webpki does not understand; a named file must be
+        // usable.
         if let Err(error) = store.add(certificate)
             && file.is_some()
         {
@@ -309,7 +311,8 @@ fn roots(file: Option<&std::path::Path>) -> Result<RootCertStore, HttpError> {
     if store.is_empty() { Err(fail("it has no certificate".to_owned())) } else { Ok(store) }
 }
 
-/// The pin of a certificate: SHA-256 of its public key, so that a renewed certificate of the same key keeps it.
+/// The pin of a certificate: SHA-256 of its public key, so that a renewed certificate of the same
+/// key keeps it.
 #[must_use]
 pub fn pin_of(certificate: &CertificateDer<'_>) -> String {
     use base64::Engine as _;

@@ -6,7 +6,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// The kernel's view of its clock: whether something disciplines it, and its greatest error in microseconds.
+/// The kernel's view of its clock: whether something disciplines it, and its greatest error in
+/// microseconds.
 pub(crate) fn clock_state() -> io::Result<(bool, u64)> {
     // SAFETY: `timex` is plain data; all zeroes asks to change nothing.
     let mut state: libc::timex = unsafe { std::mem::zeroed() };

@@ -1,10 +1,12 @@
-//! A client of perfSONAR's pScheduler: tests between a perfSONAR host and this one, submitted, followed, fetched and aborted.
+//! A client of perfSONAR's pScheduler: tests between a perfSONAR host and this one, submitted,
+//! followed, fetched and aborted.
 //!
 //! ```text
 //! TestRequest ──task──> POST /tasks ──> GET task?detail ──> GET run?wait-merged … ──result──> Outcome
 //! ```
 //!
-//! Facts of the API are from perfSONAR 5.2's sources; where peers differ by age, the lowest schema that expresses a request is sent.
+//! Facts of the API are from perfSONAR 5.2's sources; where peers differ by age, the lowest schema
+//! that expresses a request is sent.
 
 pub mod client;
 pub mod outcome;

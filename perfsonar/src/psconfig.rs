@@ -16,7 +16,8 @@ pub struct Template<'a> {
 }
 
 impl Template<'_> {
-    /// The template as pSConfig agents read it. Without perfSONAR hosts it has addresses and tests, and no task.
+    /// The template as pSConfig agents read it. Without perfSONAR hosts it has addresses and tests,
+    /// and no task.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut addresses = Map::new();

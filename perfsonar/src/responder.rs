@@ -1,4 +1,5 @@
-//! Answers measurements: STAMP and TWAMP-Light on a UDP port, TWAMP-Control on a TCP port. Off unless configured, and bounded.
+//! Answers measurements: STAMP and TWAMP-Light on a UDP port, TWAMP-Control on a TCP port. Off
+//! unless configured, and bounded.
 
 mod control;
 mod places;

@@ -12,7 +12,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::kernel_calls::set_option;
 
-/// The TTL of measurement packets, so that the far end sees how many hops there were (RFC 5357 4.2.1).
+/// The TTL of measurement packets, so that the far end sees how many hops there were (RFC 5357
+/// 4.2.1).
 pub const MEASUREMENT_TTL: u32 = 255;
 /// Room for all control messages of a packet.
 const CONTROL_BYTES: usize = 512;
@@ -76,7 +77,8 @@ impl AsRawFd for ProbeSocket {
 }
 
 impl ProbeSocket {
-    /// Binds a UDP socket: kernel timestamps, TTLs and traffic classes of what comes in, TTL 255 on what goes out.
+    /// Binds a UDP socket: kernel timestamps, TTLs and traffic classes of what comes in, TTL 255 on
+    /// what goes out.
     ///
     /// # Errors
     /// The operating system's.
@@ -239,7 +241,8 @@ impl ProbeSocket {
         self.in_spite_of_icmp(|| self.socket.send_to(bytes, to))
     }
 
-    /// Sends several datagrams of `segment_bytes` each with one call (UDP GSO). The last may be shorter.
+    /// Sends several datagrams of `segment_bytes` each with one call (UDP GSO). The last may be
+    /// shorter.
     ///
     /// # Errors
     /// The operating system's.
@@ -280,7 +283,8 @@ impl ProbeSocket {
         self.is_refused.swap(false, Ordering::Relaxed)
     }
 
-    /// Receives a packet with what came with it. Of a packet that exceeds the buffer the rest is lost.
+    /// Receives a packet with what came with it. Of a packet that exceeds the buffer the rest is
+    /// lost.
     ///
     /// # Errors
     /// The operating system's; `WouldBlock` when nothing came in time.

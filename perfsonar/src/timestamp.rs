@@ -1,4 +1,5 @@
-//! The 64-bit timestamps and the error estimates of OWAMP, TWAMP and STAMP (RFC 4656 4.1.2, RFC 8186).
+//! The 64-bit timestamps and the error estimates of OWAMP, TWAMP and STAMP (RFC 4656 4.1.2, RFC
+//! 8186).
 #![cfg_attr(
     not(test),
     deny(
@@ -92,7 +93,8 @@ pub fn decode(bytes: [u8; 8], format: TimestampFormat, now_ns: i64) -> Result<i6
     }
 }
 
-/// How far a timestamp can be believed: `S Z Scale(6) Multiplier(8)`, error = multiplier · 2^scale · 2^-32 s.
+/// How far a timestamp can be believed: `S Z Scale(6) Multiplier(8)`, error = multiplier · 2^scale
+/// · 2^-32 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorEstimate(pub u16);
 

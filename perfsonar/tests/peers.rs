@@ -1,5 +1,6 @@
-//! STAMP and TWAMP-Light against an independent implementation: scapy's STAMP layer, from PyPI, in a virtual environment that the
-//! test makes. Skipped where Python or the registry is not to be had.
+//! STAMP and TWAMP-Light against an independent implementation: scapy's STAMP layer, from PyPI, in
+//! a virtual environment that the test makes. Skipped where Python or the registry is not to be
+//! had.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

@@ -1,5 +1,5 @@
-//! How long a TWAMP server waits for clients that say nothing: a minute without sessions, a quarter of an hour for the packets
-//! of one that runs. The clock is the test's.
+//! How long a TWAMP server waits for clients that say nothing: a minute without sessions, a quarter
+//! of an hour for the packets of one that runs. The clock is the test's.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

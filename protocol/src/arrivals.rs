@@ -7,8 +7,8 @@
 //! is declared by the caller, who knows time and reordering ([`Arrivals::declare_lost`]), or by
 //! force when a packet arrives so far ahead that the window must move.
 
-/// Packet numbers that the window spans. At 4 million packets a second this is 16 ms of reordering, far more than
-/// any path shows within one flow; it costs 8 KiB a flow.
+/// Packet numbers that the window spans. At 4 million packets a second this is 16 ms of reordering,
+/// far more than any path shows within one flow; it costs 8 KiB a flow.
 pub const WINDOW_PACKETS: u64 = 65_536;
 const WORDS: usize = (WINDOW_PACKETS / 64) as usize;
 /// Ranges of lost packets that wait for the next report. A range costs the report about four bytes.
@@ -49,7 +49,8 @@ pub struct Arrivals {
     base_word: u64,
     /// One past the highest packet number that arrived.
     next: u64,
-    /// How often a packet number was skipped since the last [`Arrivals::clear_lost`]: the list of lost ranges is no longer than this.
+    /// How often a packet number was skipped since the last [`Arrivals::clear_lost`]: the list of
+    /// lost ranges is no longer than this.
     gaps: usize,
     lost: Vec<PacketRange>,
 }
@@ -61,7 +62,8 @@ impl Default for Arrivals {
 }
 
 impl Arrivals {
-    /// Whether `packet_number` may still be accepted. Changes nothing: the packet is not authenticated yet.
+    /// Whether `packet_number` may still be accepted. Changes nothing: the packet is not
+    /// authenticated yet.
     ///
     /// # Errors
     /// [`Stale`] if it was decided before.
@@ -91,7 +93,8 @@ impl Arrivals {
         self.advance();
     }
 
-    /// Decides every packet number below `horizon`: what has not arrived is lost, and listed for the next report.
+    /// Decides every packet number below `horizon`: what has not arrived is lost, and listed for
+    /// the next report.
     #[expect(clippy::arithmetic_side_effects, reason = "a word is a packet number's 64th part, a bit of it below 64")]
     pub fn declare_lost(&mut self, horizon: u64) {
         let horizon = horizon.min(self.next);
@@ -138,7 +141,8 @@ impl Arrivals {
         self.gaps = self.lost.len();
     }
 
-    /// Whether the list of lost ranges may soon be so long that it overflows, or does not fit into a report.
+    /// Whether the list of lost ranges may soon be so long that it overflows, or does not fit into
+    /// a report.
     #[inline]
     #[must_use]
     pub const fn is_list_filling(&self) -> bool {
@@ -174,7 +178,8 @@ impl Arrivals {
     )]
     fn make_room_for(&mut self, word: u64) {
         let new_base = word + 1 - WORDS as u64;
-        // Everything before the new base is decided; only words within the old window can hold arrivals.
+        // Everything before the new base is decided; only words within the old window can hold
+        // arrivals.
         let old_end = self.base_word + WORDS as u64;
         let saved_next = self.next;
         self.next = u64::MAX;
@@ -200,8 +205,9 @@ const fn bit(packet_number: u64) -> u64 {
     1 << (packet_number % 64)
 }
 
-/// Appends a range that begins at or after the last one's end. When the list is full the last range grows over the
-/// gap instead: the sender then sends some packets again that have arrived, which costs a little and loses nothing.
+/// Appends a range that begins at or after the last one's end. When the list is full the last range
+/// grows over the gap instead: the sender then sends some packets again that have arrived, which
+/// costs a little and loses nothing.
 fn push_range(lost: &mut Vec<PacketRange>, range: PacketRange) {
     let full = lost.len() == LOST_RANGES_MAX;
     match lost.last_mut() {

@@ -82,7 +82,8 @@ impl ChunkMap {
         chunk_bytes as u64 / 4
     }
 
-    /// Cuts and packs those of `manifest`'s files that `is_sent` names into chunks of `chunk_bytes`.
+    /// Cuts and packs those of `manifest`'s files that `is_sent` names into chunks of
+    /// `chunk_bytes`.
     ///
     /// # Errors
     /// [`TooManyChunks`] if their numbers would exceed [`CHUNKS_MAX`].

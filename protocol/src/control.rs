@@ -1,8 +1,8 @@
 //! The messages of the control connection, and how they are framed.
 //!
-//! A frame is a length (four bytes, big-endian, at most [`FRAME_BYTES_MAX`]) and a [`Message`] in postcard's encoding.
-//! Variants are only ever appended; a changed meaning is a new [`PROTOCOL_VERSION`]. `docs/wire.md` W-30 … W-45 tell the
-//! order of the conversation:
+//! A frame is a length (four bytes, big-endian, at most [`FRAME_BYTES_MAX`]) and a [`Message`] in
+//! postcard's encoding. Variants are only ever appended; a changed meaning is a new
+//! [`PROTOCOL_VERSION`]. `docs/wire.md` W-30 … W-45 tell the order of the conversation:
 //!
 //! ```text
 //! requester                          answerer
@@ -36,8 +36,8 @@ pub const PATH_CHECKS_SINCE: u16 = 2;
 pub const CONTENT_SINCE: u16 = 3;
 /// The version since which senders change a flow's source port on request ([`Message::MoveFlow`]).
 pub const MOVES_SINCE: u16 = 4;
-/// The version since which senders say of every pack that it was read ([`Message::PackHashes`]), also
-/// without checksums.
+/// The version since which senders say of every pack that it was read ([`Message::PackHashes`]),
+/// also without checksums.
 pub const PACKS_ARE_TOLD_SINCE: u16 = 5;
 /// The version since which the root of a tree is over escaped names (W-43).
 pub const NAMES_ARE_ESCAPED_SINCE: u16 = 5;
@@ -45,12 +45,14 @@ pub const NAMES_ARE_ESCAPED_SINCE: u16 = 5;
 pub const NOT_KEPT_IS_TOLD_SINCE: u16 = 6;
 /// The version since which both ends say what a dry run found ([`Message::DryRun`]).
 pub const DRY_RUNS_ARE_TOLD_SINCE: u16 = 7;
-/// The version since which partners are told that a transfer is paused, and not that it was canceled.
+/// The version since which partners are told that a transfer is paused, and not that it was
+/// canceled.
 pub const PAUSES_ARE_TOLD_SINCE: u16 = 7;
 /// The first protocol version that transmits the mode of a directory whose contents are sent
 /// ([`Message::ContentsOf`]).
 pub const CONTENTS_HAVE_A_MODE_SINCE: u16 = 7;
-/// The version since which who asks whether it is known hears what it may do ([`Message::Permits`]).
+/// The version since which who asks whether it is known hears what it may do
+/// ([`Message::Permits`]).
 pub const PERMISSIONS_ARE_TOLD_SINCE: u16 = 8;
 /// The oldest.
 pub const PROTOCOL_VERSION_MIN: u16 = 1;
@@ -117,7 +119,8 @@ impl TransferId {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Overwrite {
-    /// A file of the same size and time is skipped; any other refuses the transfer before its first byte.
+    /// A file of the same size and time is skipped; any other refuses the transfer before its first
+    /// byte.
     #[default]
     Never,
     /// A file of the same size and time is skipped; any other is replaced.
@@ -180,7 +183,8 @@ pub enum Wish {
         /// Paths on the answerer's host.
         sources: Vec<Vec<u8>>,
     },
-    /// The requester sends bytes from memory, which the answerer verifies and forgets: a measurement of everything but the disks.
+    /// The requester sends bytes from memory, which the answerer verifies and forgets: a
+    /// measurement of everything but the disks.
     Measure {
         /// How many bytes.
         bytes: u64,
@@ -319,7 +323,8 @@ pub struct FileError {
     pub text: String,
 }
 
-/// Something below a source that the sender did not put into the manifest: a device, a symlink that leads outside.
+/// Something below a source that the sender did not put into the manifest: a device, a symlink that
+/// leads outside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     /// Its name, printable.
@@ -367,7 +372,8 @@ pub struct ReceiverSummary {
     pub files_failed: u64,
     /// Bytes of the files stored.
     pub bytes_stored: u64,
-    /// Those among them that were there already: stored by an earlier attempt, or the same in the file that was replaced.
+    /// Those among them that were there already: stored by an earlier attempt, or the same in the
+    /// file that was replaced.
     pub resumed_bytes: u64,
     /// Processor time that the receiving node spent, in microseconds.
     pub cpu_us: u64,
@@ -409,7 +415,8 @@ pub enum Message {
         digest: [u8; 32],
         /// Bytes that the files take on the sender's disk: what the destination needs room for.
         allocated_bytes: u64,
-        /// Whether the user named exactly one source, and it is a regular file: it may take the destination's name.
+        /// Whether the user named exactly one source, and it is a regular file: it may take the
+        /// destination's name.
         is_single_file: bool,
     },
     /// Entries that need not be sent, because the destination has them.
@@ -417,7 +424,8 @@ pub enum Message {
         /// The entries.
         skipped: Vec<Run>,
     },
-    /// Files that an earlier attempt stored whole, with the hashes that it verified; they are not sent.
+    /// Files that an earlier attempt stored whole, with the hashes that it verified; they are not
+    /// sent.
     Resumed(Vec<(u32, ChunkHash)>),
     /// Chunks that an earlier attempt stored, or that the file to be replaced contains, with the
     /// hashes of what is stored now.
@@ -429,7 +437,8 @@ pub enum Message {
         /// Bytes of the files and chunks that [`Message::Resumed`] and [`Message::Proofs`] named.
         stored_bytes: u64,
     },
-    /// The sender's source has these chunks with the hashes that [`Message::Proofs`] named; they are not sent.
+    /// The sender's source has these chunks with the hashes that [`Message::Proofs`] named; they
+    /// are not sent.
     Proven(Vec<u32>),
     /// A report of a flow ([`crate::feedback`]).
     Feedback(Vec<u8>),
@@ -444,8 +453,9 @@ pub enum Message {
     },
     /// Chunks that are holes of their sparse files, and their hashes if the transfer has hashes.
     Holes(Vec<(u32, ChunkHash)>),
-    /// Files with chunks of their own of which every chunk was delivered and which did not change while they were read, and their
-    /// hashes (zero if the transfer has none). Only then they may get their names.
+    /// Files with chunks of their own of which every chunk was delivered and which did not change
+    /// while they were read, and their hashes (zero if the transfer has none). Only then they may
+    /// get their names.
     FilesComplete(Vec<(u32, ChunkHash)>),
     /// The sender gives a file up.
     FileFailed(FileError),
@@ -475,27 +485,32 @@ pub enum Message {
     Ping(u64),
     /// The answer.
     Pong(u64),
-    /// The first things that the sender left out, for the receiver's user; [`SenderSummary::problems`] counts all of them.
+    /// The first things that the sender left out, for the receiver's user;
+    /// [`SenderSummary::problems`] counts all of them.
     LeftOut(Vec<LeftOut>),
-    /// A path check's conversation, instead of a transfer's. Only to partners of version [`PATH_CHECKS_SINCE`].
+    /// A path check's conversation, instead of a transfer's. Only to partners of version
+    /// [`PATH_CHECKS_SINCE`].
     Path(crate::path::PathMessage),
-    /// The receiver wants a flow sent from another port, so that its NIC gives it to the right lane. Only to partners of version
-    /// [`MOVES_SINCE`].
+    /// The receiver wants a flow sent from another port, so that its NIC gives it to the right
+    /// lane. Only to partners of version [`MOVES_SINCE`].
     MoveFlow {
         /// The flow.
         flow_id: u32,
         /// The port, from the dynamic range (RFC 6335: 49152 and above).
         source_port: u16,
     },
-    /// Files and directories that are stored without some of their attributes, because the destination refuses these (W-57). Before
-    /// [`Message::Finished`], and only to partners of version [`NOT_KEPT_IS_TOLD_SINCE`].
+    /// Files and directories that are stored without some of their attributes, because the
+    /// destination refuses these (W-57). Before [`Message::Finished`], and only to partners of
+    /// version [`NOT_KEPT_IS_TOLD_SINCE`].
     NotKept {
         /// The number of entries.
         count: u64,
-        /// The first of them, at most [`NOT_KEPT_LISTED_MAX`]; a word is `mode`, `time` or `mode_and_time`.
+        /// The first of them, at most [`NOT_KEPT_LISTED_MAX`]; a word is `mode`, `time` or
+        /// `mode_and_time`.
         first: Vec<FileError>,
     },
-    /// What a dry run found (W-58). Only in a dry run, and only to partners of version [`DRY_RUNS_ARE_TOLD_SINCE`].
+    /// What a dry run found (W-58). Only in a dry run, and only to partners of version
+    /// [`DRY_RUNS_ARE_TOLD_SINCE`].
     DryRun(crate::dry_run::Finding),
     /// The contents of one directory are sent, which has this mode (W-59). The destination gets the
     /// mode if this transfer creates it. Before [`Message::ManifestEnd`], at most once, and only to
@@ -504,8 +519,9 @@ pub enum Message {
         /// Nine bits.
         mode: u16,
     },
-    /// What the speaker lets the other end do here (W-60). Before the [`Message::Pong`] to a [`Message::Ping`] in the place of a
-    /// request, and only to partners of version [`PERMISSIONS_ARE_TOLD_SINCE`].
+    /// What the speaker lets the other end do here (W-60). Before the [`Message::Pong`] to a
+    /// [`Message::Ping`] in the place of a request, and only to partners of version
+    /// [`PERMISSIONS_ARE_TOLD_SINCE`].
     Permits {
         /// Whether it may store files.
         store: Leave,

@@ -29,8 +29,8 @@ const PEER_CHALLENGES: usize = 2;
 const OTHER_CHALLENGES: usize = 2;
 /// A challenge is repeated no sooner, and given up no sooner than after three such times.
 const PATIENCE_MIN_NS: u64 = 333_000_000;
-/// And no later than this. The newest round trip may be that of a report which waited for the control connection in a time of darkness; an
-/// answer that takes longer still finds its challenge.
+/// And no later than this. The newest round trip may be that of a report which waited for the
+/// control connection in a time of darkness; an answer that takes longer still finds its challenge.
 const PATIENCE_MAX_NS: u64 = 1_000_000_000;
 /// Tokens of challenges are above those of the probes for sizes, which are sizes and small numbers.
 const TOKEN_MIN: u32 = 1 << 16;
@@ -266,7 +266,8 @@ mod tests {
         assert_eq!(destination.on_answer(sent[0].1), Answer::Late);
     }
 
-    /// Found in the simulator: the round trip that was seen last was that of a report which had waited for the end of darkness.
+    /// Found in the simulator: the round trip that was seen last was that of a report which had
+    /// waited for the end of darkness.
     #[test]
     fn a_challenge_that_is_lost_is_repeated_soon_whatever_the_last_round_trip_was() {
         for round_trip_ns in [0, ROUND_TRIP_NS, 500_000_000, 6_000_000_000, u64::MAX] {

@@ -19,9 +19,11 @@ pub enum Fate {
     DiffersInSize,
     /// A file of the same size and another time is there, which it would replace.
     DiffersInTime,
-    /// Something of another kind is there, or a symlink that leads elsewhere, which it would replace.
+    /// Something of another kind is there, or a symlink that leads elsewhere, which it would
+    /// replace.
     DiffersInKind,
-    /// A file is there that it would replace whatever the two have in common: the user wants every file sent.
+    /// A file is there that it would replace whatever the two have in common: the user wants every
+    /// file sent.
     ReplacedAlways,
     /// A file is there that it would be compared with, and replace with what differs sent.
     Compared,
@@ -35,11 +37,13 @@ pub enum Fate {
     CollidesInSize,
     /// A file of the same size and another time is there, and may not be replaced.
     CollidesInTime,
-    /// Something of another kind is there, or a symlink that leads elsewhere, and may not be replaced.
+    /// Something of another kind is there, or a symlink that leads elsewhere, and may not be
+    /// replaced.
     CollidesInKind,
     /// To the destination's file system it has the same name as another entry.
     CollidesByName,
-    /// The receiver's account may not write to the directory that it would be stored in: it would fail, and the others would not.
+    /// The receiver's account may not write to the directory that it would be stored in: it would
+    /// fail, and the others would not.
     NotPermitted,
 }
 
@@ -137,7 +141,8 @@ pub enum Finding {
     Fates(Vec<FateRun>),
     /// From the receiver, before the plan's end.
     Room {
-        /// Bytes that are free at the destination, for the account that would store; none if its file system does not say.
+        /// Bytes that are free at the destination, for the account that would store; none if its
+        /// file system does not say.
         free_bytes: Option<u64>,
         /// Bytes that the transfer would need there.
         needed_bytes: u64,

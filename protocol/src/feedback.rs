@@ -69,8 +69,8 @@ pub struct Report<'a> {
 #[error("malformed feedback report: {0}")]
 pub struct MalformedReport(&'static str);
 
-/// Writes a report into `out` (at most [`REPORT_BYTES_MAX`] of it), with as many of the ranges and chunks as fit. Returns the
-/// report's length and how many of each it holds.
+/// Writes a report into `out` (at most [`REPORT_BYTES_MAX`] of it), with as many of the ranges and
+/// chunks as fit. Returns the report's length and how many of each it holds.
 ///
 /// # Panics
 /// If `out` is shorter than 256 bytes.
@@ -82,8 +82,8 @@ pub fn write_report(
 ) -> (usize, usize, usize) {
     let bytes = out.len().min(REPORT_BYTES_MAX);
     let mut writer = VarintWriter::new(out.get_mut(..bytes).unwrap_or_default());
-    // The lists' counts are written before the lists, so decide first what fits: a range costs at most two full
-    // integers, a chunk five bytes, and the ranges leave room for some chunks.
+    // The lists' counts are written before the lists, so decide first what fits: a range costs at
+    // most two full integers, a chunk five bytes, and the ranges leave room for some chunks.
     const NUMBERS_BYTES_MAX: usize = 19 * VARINT_BYTES_MAX;
     assert!(bytes >= 256, "a report needs more room than {bytes} bytes");
     let room = bytes.saturating_sub(NUMBERS_BYTES_MAX);

@@ -1,7 +1,8 @@
-//! A fingerprint as words that two people read to each other, by the PGP word list (Zimmermann and Juola, 1995).
+//! A fingerprint as words that two people read to each other, by the PGP word list (Zimmermann and
+//! Juola, 1995).
 //!
-//! A byte at an even place is a word of two syllables, one at an odd place a word of three, so that a word which is left
-//! out or said twice is noticed.
+//! A byte at an even place is a word of two syllables, one at an odd place a word of three, so that
+//! a word which is left out or said twice is noticed.
 
 /// Bytes of the fingerprint that are said. A key with the same words takes 2⁸⁰ tries.
 pub const BYTES_SAID: usize = 10;

@@ -28,7 +28,8 @@ pub const fn is_plain(character: char) -> bool {
             | '\u{ad}' | '\u{34f}'
             // Arabic letter mark, Hangul fillers, Khmer inherent vowels, Mongolian separators.
             | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
-            // Zero width, directional marks; line and paragraph separators, embeddings and overrides.
+            // Zero width, directional marks; line and paragraph separators, embeddings and
+            // overrides.
             | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             // Word joiner, invisible operators, isolates, deprecated format characters.
             | '\u{2060}'..='\u{206f}'
@@ -83,7 +84,8 @@ pub fn plain_json(json: &str) -> std::borrow::Cow<'_, str> {
         if is_plain(character) {
             plain.push(character);
         } else {
-            // Outside of strings JSON has no such characters, and inside it escapes controls itself.
+            // Outside of strings JSON has no such characters, and inside it escapes controls
+            // itself.
             for unit in character.encode_utf16(&mut [0; 2]) {
                 plain.push_str(&format!("\\u{unit:04x}"));
             }

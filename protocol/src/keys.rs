@@ -32,8 +32,8 @@ pub enum Direction {
     Reverse,
 }
 
-/// A secret of the schedule. It stands in one place of the heap, so that nothing is left behind when
-/// it is handed on; wiped when dropped, never printed.
+/// A secret of the schedule. It stands in one place of the heap, so that nothing is left behind
+/// when it is handed on; wiped when dropped, never printed.
 #[derive(Clone)]
 pub struct Secret(Box<[u8; SECRET_BYTES]>);
 
@@ -202,7 +202,8 @@ impl KeyWindow {
         }
     }
 
-    /// Moves on when `epoch` is the next one, because a segment was sealed or authentically opened under it.
+    /// Moves on when `epoch` is the next one, because a segment was sealed or authentically opened
+    /// under it.
     #[inline]
     pub fn advance_to(&mut self, epoch: u64) {
         if epoch.wrapping_sub(self.epoch) == 1

@@ -13,7 +13,8 @@
 //!                   rate_control, pacer  <═══════════════ feedback (over TCP) ═══════════════ arrivals
 //! ```
 //!
-//! `docs/wire.md` numbers the rules of the format; code cites the rule it implements as `wire.md W-n`.
+//! `docs/wire.md` numbers the rules of the format; code cites the rule it implements as
+//! `wire.md W-n`.
 #![forbid(unsafe_code)]
 // Most values here come from a partner, a stranger or a path, and none of them may end the process.
 // Every exemption explains why it cannot.

@@ -1,8 +1,8 @@
 //! The ordered list of a transfer's files.
 //!
-//! The sender makes it from its sources, the receiver checks it and plans with it, and both derive the same chunks from it
-//! ([`crate::chunk_map`]). A million entries are an ordinary manifest, so [`Manifest`] keeps names in one
-//! allocation and an entry in 56 bytes.
+//! The sender makes it from its sources, the receiver checks it and plans with it, and both derive
+//! the same chunks from it ([`crate::chunk_map`]). A million entries are an ordinary manifest, so
+//! [`Manifest`] keeps names in one allocation and an entry in 56 bytes.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,8 @@ use crate::names::{NameError, check_relative, printable, symlink_stays_inside};
 
 /// The most entries that a manifest may have: what half a gigabyte of memory holds.
 pub const ENTRIES_MAX: usize = 4_000_000;
-/// The largest file: beyond it, offsets no longer fit the kernel's signed 64 bits with room for a chunk.
+/// The largest file: beyond it, offsets no longer fit the kernel's signed 64 bits with room for a
+/// chunk.
 pub const FILE_BYTES_MAX: u64 = 1 << 62;
 
 /// A point in time of a file, as the file system keeps it.

@@ -1,13 +1,16 @@
-//! Names of files as they travel: relative, of plain components, and never believed before they were checked here.
+//! Names of files as they travel: relative, of plain components, and never believed before they
+//! were checked here.
 //!
-//! A name is bytes, as Unix has it; it need not be UTF-8. The receiver checks every name with [`check_relative`]
-//! before it uses any part of it, and then still opens it beneath the permitted root only.
+//! A name is bytes, as Unix has it; it need not be UTF-8. The receiver checks every name with
+//! [`check_relative`] before it uses any part of it, and then still opens it beneath the permitted
+//! root only.
 
 /// The longest name of a file within a transfer.
 pub const NAME_BYTES_MAX: usize = 4_096;
 /// The longest component of a name.
 pub const COMPONENT_BYTES_MAX: usize = 255;
-/// What the names of Culvert's own temporary files begin with; no transferred file may bear such a name.
+/// What the names of Culvert's own temporary files begin with; no transferred file may bear such a
+/// name.
 pub const TEMPORARY_PREFIX: &[u8] = b".culvert-partial-";
 
 /// Why a name is refused.
@@ -54,10 +57,12 @@ pub fn check_relative(name: &[u8]) -> Result<(), NameError> {
     })
 }
 
-/// Checks that a symlink at `name` with `target` stays inside the transfer: relative, and climbing no higher than the top.
+/// Checks that a symlink at `name` with `target` stays inside the transfer: relative, and climbing
+/// no higher than the top.
 ///
-/// `..` is accepted only at the target's beginning, where it climbs through directories that the transfer itself made.
-/// Behind another component it could climb out of where a second symlink leads.
+/// `..` is accepted only at the target's beginning, where it climbs through directories that the
+/// transfer itself made. Behind another component it could climb out of where a second symlink
+/// leads.
 #[must_use]
 pub fn symlink_stays_inside(name: &[u8], target: &[u8]) -> bool {
     if target.is_empty() || target.len() > NAME_BYTES_MAX || target.starts_with(b"/") || target.contains(&0) {
@@ -79,8 +84,8 @@ pub fn symlink_stays_inside(name: &[u8], target: &[u8]) -> bool {
     })
 }
 
-/// How a name is printed: as it is where it is UTF-8 that shows itself ([`crate::foreign_text::is_plain`]), else with its
-/// other characters and bytes escaped.
+/// How a name is printed: as it is where it is UTF-8 that shows itself
+/// ([`crate::foreign_text::is_plain`]), else with its other characters and bytes escaped.
 #[must_use]
 pub fn printable(name: &[u8]) -> String {
     let mut out = String::with_capacity(name.len());

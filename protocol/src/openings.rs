@@ -11,7 +11,8 @@ const OPENINGS_MAX: u32 = 120;
 /// NAT on the path may have forgotten this end or given it another address, which the sender learns
 /// only from this datagram.
 const REOPENING_NS: u64 = 500_000_000;
-/// Each opening in silence comes after twice the time of the last, so often: at last every four seconds, for as long as the flow is open.
+/// Each opening in silence comes after twice the time of the last, so often: at last every four
+/// seconds, for as long as the flow is open.
 const REOPENING_DOUBLINGS_MAX: u32 = 3;
 
 /// The openings of one flow.
@@ -28,7 +29,8 @@ pub struct Openings {
 }
 
 impl Openings {
-    /// The flow begins, or its sender will send from elsewhere: the way from there has to be opened.
+    /// The flow begins, or its sender will send from elsewhere: the way from there has to be
+    /// opened.
     pub const fn begin(&mut self, now_ns: u64) {
         (self.has_heard, self.sent, self.next_ns) = (false, 0, now_ns);
     }

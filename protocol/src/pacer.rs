@@ -4,15 +4,17 @@
 //! catch up, but by at most [`BURST_NS`]. Any further lost time stays lost, so no burst exceeds a
 //! millisecond of the rate.
 
-/// The most time that a late lane may make up for. A millisecond is what switches and receivers with small
-/// buffers bear (`reference: "QUIC Steps", CoNEXT 2025`, Linux TCP's pacing has the same bound).
+/// The most time that a late lane may make up for. A millisecond is what switches and receivers
+/// with small buffers bear (`reference: "QUIC Steps", CoNEXT 2025`, Linux TCP's pacing has the same
+/// bound).
 pub const BURST_NS: u64 = 1_000_000;
 
 /// Paces one flow.
 #[derive(Debug)]
 pub struct Pacer {
     rate_bits_per_second: u64,
-    /// Femtoseconds that one byte takes at the rate: fine enough for 400 Gb/s, and a mebibyte at 1 kb/s still fits 64 bits.
+    /// Femtoseconds that one byte takes at the rate: fine enough for 400 Gb/s, and a mebibyte at 1
+    /// kb/s still fits 64 bits.
     byte_fs: u64,
     due_ns: u64,
     /// Fractions of a nanosecond not yet counted in `due_ns`.
@@ -70,8 +72,9 @@ impl Pacer {
         self.due_ns.saturating_sub(now_ns)
     }
 
-    /// How much of a wait of `waited_ns` that ends now the pacer is the reason for. A lane that comes later than it may make up for was
-    /// kept from its core, and that says nothing of the rate.
+    /// How much of a wait of `waited_ns` that ends now the pacer is the reason for. A lane that
+    /// comes later than it may make up for was kept from its core, and that says nothing of the
+    /// rate.
     #[inline]
     #[must_use]
     pub const fn held_back_ns(&self, waited_ns: u64, now_ns: u64) -> u64 {

@@ -11,8 +11,9 @@
 //!   End ───────────────────────>
 //! ```
 //!
-//! Probes are authenticated STAMP packets (RFC 8762 4.2.2) whose key comes from the control connection's TLS exporter, so nobody
-//! else can take part, and the requester does nothing that the answerer's limits do not permit.
+//! Probes are authenticated STAMP packets (RFC 8762 4.2.2) whose key comes from the control
+//! connection's TLS exporter, so nobody else can take part, and the requester does nothing that the
+//! answerer's limits do not permit.
 
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +31,8 @@ pub struct PathRequest {
     pub datagram_bytes_max: u16,
 }
 
-/// What the answerer permits: the requester keeps to the lower of both, and the answerer sees to it.
+/// What the answerer permits: the requester keeps to the lower of both, and the answerer sees to
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathPermission {
     /// Where probes go.

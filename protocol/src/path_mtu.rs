@@ -27,12 +27,15 @@ pub const DATAGRAM_BYTES_MIN: u16 = OVERHEAD + STRIDE_MIN;
 const OVERHEAD: u16 = OVERHEAD_BYTES as u16;
 /// Tries of one size before it counts as too large (MAX_PROBES of RFC 8899 section 5.1.2).
 const TRIES_MAX: u32 = 3;
-/// A search ends when so many bytes, or fewer, are in doubt: below a tenth of a per cent of a standard frame's worth of goodput for
-/// each further probe, three of which have to be lost to know.
+/// A search ends when so many bytes, or fewer, are in doubt: below a tenth of a per cent of a
+/// standard frame's worth of goodput for each further probe, three of which have to be lost to
+/// know.
 const DOUBT_BYTES: u16 = 8;
-/// After so long a finished search looks again whether the path carries more (PMTU_RAISE_TIMER of RFC 8899 section 5.1.1).
+/// After so long a finished search looks again whether the path carries more (PMTU_RAISE_TIMER of
+/// RFC 8899 section 5.1.1).
 pub const RAISE_NS: u64 = 600_000_000_000;
-/// A probe counts as lost no sooner than this; RFC 8899 section 5.1.1 wants patience well beyond a round trip.
+/// A probe counts as lost no sooner than this; RFC 8899 section 5.1.1 wants patience well beyond a
+/// round trip.
 const PATIENCE_MIN_NS: u64 = 100_000_000;
 
 /// The search for the largest datagram of one path in one direction.
@@ -121,7 +124,8 @@ impl PathMtuSearch {
         self.due_ns
     }
 
-    /// The datagram that is to be probed with now, if any. `round_trip_ns` is how long an answer takes, with some margin.
+    /// The datagram that is to be probed with now, if any. `round_trip_ns` is how long an answer
+    /// takes, with some margin.
     pub fn due(&mut self, now_ns: u64, round_trip_ns: u64) -> Option<u16> {
         if now_ns < self.due_ns {
             return None;
@@ -165,8 +169,8 @@ mod tests {
     const COMMON: [u16; 4] = [8_972, 4_052, 1_472, 1_232];
     const ROUND_TRIP_NS: u64 = 200_000_000;
 
-    /// Runs a search on a path that delivers up to `path_bytes` and loses what `is_lost` says; returns the size it ends
-    /// with, the probes that were sent, and when it ended.
+    /// Runs a search on a path that delivers up to `path_bytes` and loses what `is_lost` says;
+    /// returns the size it ends with, the probes that were sent, and when it ended.
     fn run(opened: u16, path_bytes: u16, mut is_lost: impl FnMut() -> bool) -> (u16, u32, u64) {
         let mut search = PathMtuSearch::new(COMMON.into());
         let (mut now_ns, mut probes, mut known) = (1_000, 0, opened);

@@ -74,7 +74,8 @@ mod tests {
         }
     }
 
-    /// A path of `capacity` bits per second with a queue, driven at the controller's rate for `seconds`.
+    /// A path of `capacity` bits per second with a queue, driven at the controller's rate for
+    /// `seconds`.
     fn drive(controller: &mut dyn RateController, capacity: f64, rtt_ms: f64, loss: f64, seconds: f64) -> (f64, f64) {
         let interval = (rtt_ms / 4.0).max(2.0) / 1e3;
         let (mut now, mut queue_bits, mut delivered, mut queue_max) = (0.0, 0.0f64, 0.0, 0.0f64);
@@ -165,8 +166,9 @@ mod tests {
         });
     }
 
-    /// Segments of 64 KiB, as loopback has them, come at the lowest rate four times a second: a flow that had fallen so low drained its
-    /// empty queue twice a second, for a report's time each, and stayed there for minutes.
+    /// Segments of 64 KiB, as loopback has them, come at the lowest rate four times a second: a
+    /// flow that had fallen so low drained its empty queue twice a second, for a report's time
+    /// each, and stayed there for minutes.
     #[test]
     fn a_flow_of_large_segments_comes_back_from_the_lowest_rate() {
         const SEGMENT_BYTES: u64 = 65_501;

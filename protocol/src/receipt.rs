@@ -1,7 +1,9 @@
-//! The receipt of a transfer: what moved, when, between whom, with which hash; signed by both nodes.
+//! The receipt of a transfer: what moved, when, between whom, with which hash; signed by both
+//! nodes.
 //!
-//! A receipt is a text of three lines, so that it can be checked with other tools too: the statement as one line of
-//! JSON, then each node's Ed25519 signature over exactly the bytes of that line.
+//! A receipt is a text of three lines, so that it can be checked with other tools too: the
+//! statement as one line of JSON, then each node's Ed25519 signature over exactly the bytes of that
+//! line.
 //!
 //! ```text
 //! {"culvert_receipt":1,"transfer":"01J…","sender":"9f…","receiver":"4c…",…}
@@ -32,14 +34,16 @@ pub struct Statement {
     pub began_unix_ms: u64,
     /// When everything was stored, by the receiver's clock.
     pub ended_unix_ms: u64,
-    /// Regular files stored by this transfer, including those that were there already with the same content.
+    /// Regular files stored by this transfer, including those that were there already with the same
+    /// content.
     pub files: u64,
     /// Files that failed; their names are in the transfer's result.
     pub files_failed: u64,
     /// Bytes of the stored files.
     pub bytes: u64,
-    /// BLAKE3: a single file's hash, as `b3sum` prints it; of several files the hash of `b3sum`'s listing of them
-    /// in the manifest's order, names relative to the destination. Empty if the transfer was made without hashes.
+    /// BLAKE3: a single file's hash, as `b3sum` prints it; of several files the hash of `b3sum`'s
+    /// listing of them in the manifest's order, names relative to the destination. Empty if the
+    /// transfer was made without hashes.
     #[serde(deserialize_with = "crate::foreign_text::deserialize")]
     pub root_blake3: String,
     /// Segments sent, and those among them that were sent again.

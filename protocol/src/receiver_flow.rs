@@ -1,10 +1,11 @@
-//! The receiving end of a flow: opens segments, puts them where they belong, and knows what to report.
+//! The receiving end of a flow: opens segments, puts them where they belong, and knows what to
+//! report.
 //!
-//! A segment is decrypted straight from the packet into its place in a chunk buffer. Three cases may
-//! not do that, because a forged packet would then destroy what authentic ones brought: a segment that has
-//! arrived before, one whose stride differs from its chunk's, and any segment of a chunk that is whole. These are opened
-//! into a scratch buffer first (W-10). A chunk that is new gets a buffer before its first segment is authenticated, and
-//! loses it again if it was forged.
+//! A segment is decrypted straight from the packet into its place in a chunk buffer. Three cases
+//! may not do that, because a forged packet would then destroy what authentic ones brought: a
+//! segment that has arrived before, one whose stride differs from its chunk's, and any segment of a
+//! chunk that is whole. These are opened into a scratch buffer first (W-10). A chunk that is new
+//! gets a buffer before its first segment is authenticated, and loses it again if it was forged.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -144,13 +145,15 @@ struct Assembly {
     chunk_bytes: u32,
     stride: u16,
     buffer: BufferId,
-    /// The highest packet number that brought a segment of this stride; an older one of another stride is stale.
+    /// The highest packet number that brought a segment of this stride; an older one of another
+    /// stride is stale.
     newest_packet: u64,
     segments: SegmentSet,
 }
 
-/// A segment waits this many packets before a gap behind it counts as loss, unless a whole report interval
-/// has passed. One flow keeps to one path, so reordering is by a GSO super-buffer (up to 44 segments at MTU 1500) or two.
+/// A segment waits this many packets before a gap behind it counts as loss, unless a whole report
+/// interval has passed. One flow keeps to one path, so reordering is by a GSO super-buffer (up to
+/// 44 segments at MTU 1500) or two.
 const REORDERING_PACKETS: u64 = 128;
 
 /// The receiving end of one flow.
@@ -285,7 +288,8 @@ impl ReceiverFlow {
         Ok(self.mark(at, header))
     }
 
-    /// The first segment of a chunk: takes a buffer for it, and gives the buffer back if the segment was forged.
+    /// The first segment of a chunk: takes a buffer for it, and gives the buffer back if the
+    /// segment was forged.
     #[cold]
     fn begin_chunk<M: ChunkMemory>(
         &mut self,
@@ -429,7 +433,8 @@ impl ReceiverFlow {
         }
     }
 
-    /// How many bytes of an incomplete chunk are there without a gap from its beginning, and in which buffer.
+    /// How many bytes of an incomplete chunk are there without a gap from its beginning, and in
+    /// which buffer.
     pub fn contiguous(&mut self, chunk: u32) -> Option<(BufferId, usize)> {
         let at = self.find(chunk)?;
         let assembly = self.active.get_mut(at)?;
@@ -448,7 +453,8 @@ impl ReceiverFlow {
         self.allowance = buffers;
     }
 
-    /// Forgets that `chunk` is whole, so that it can be received once more: its bytes did not have the sender's hash.
+    /// Forgets that `chunk` is whole, so that it can be received once more: its bytes did not have
+    /// the sender's hash.
     pub fn reopen(&mut self, chunk: u32) {
         if let Some(word) = self.whole.get_mut(chunk as usize / 64).filter(|_| chunk < self.chunk_count) {
             *word &= !(1 << (chunk % 64));
@@ -557,7 +563,8 @@ impl ReceiverFlow {
         self.seal_reverse(reply, out)
     }
 
-    /// Seals a datagram that opens the way from the sender to here through what stands before this host.
+    /// Seals a datagram that opens the way from the sender to here through what stands before this
+    /// host.
     pub fn seal_opening(&mut self, now_us: u32, out: &mut [u8]) -> usize {
         let opening = Header {
             kind: SegmentKind::Opening,
@@ -578,7 +585,8 @@ impl ReceiverFlow {
         let out = out.get_mut(..OVERHEAD_BYTES).unwrap_or_default();
         let Some((clear, sealed)) = out.split_first_chunk_mut::<HEADER_BYTES>() else { return 0 };
         header.write(clear);
-        // 2^22 replies to probes never come about; if they do, the flow stops answering rather than reuse a key.
+        // 2^22 replies to probes never come about; if they do, the flow stops answering rather than
+        // reuse a key.
         if let Some(key) = self.reply_keys.key(header.epoch()) {
             key.seal(header.packet_number, clear, &[], sealed);
         }
@@ -611,7 +619,8 @@ impl ReceiverFlow {
         Some(buffer)
     }
 
-    /// Hands every buffer that an incomplete chunk holds to `each`. The flow receives nothing afterwards.
+    /// Hands every buffer that an incomplete chunk holds to `each`. The flow receives nothing
+    /// afterwards.
     pub fn abandon(&mut self, mut each: impl FnMut(BufferId)) {
         for Assembly { buffer, segments, .. } in self.active.drain(..) {
             each(buffer);

@@ -1,8 +1,9 @@
-//! Sealing one segment with AES-GCM: out of place, so that the cipher's pass over the data is also the
-//! only copy between a chunk buffer and a packet.
+//! Sealing one segment with AES-GCM: out of place, so that the cipher's pass over the data is also
+//! the only copy between a chunk buffer and a packet.
 //!
-//! AWS-LC does it, three to five times faster than the portable implementation on the machines this was measured
-//! on (`docs/decisions/0002-aead.md`). The tests hold every sealed vector against the `aes-gcm` crate.
+//! AWS-LC does it, three to five times faster than the portable implementation on the machines this
+//! was measured on (`docs/decisions/0002-aead.md`). The tests hold every sealed vector against the
+//! `aes-gcm` crate.
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use serde::{Deserialize, Serialize};
@@ -108,7 +109,8 @@ impl PacketKey {
 
     /// Decrypts `sealed` (ciphertext and tag) into `payload` if it is authentic.
     ///
-    /// On failure `payload` holds unspecified bytes, so callers never open over bytes that they still need (W-10).
+    /// On failure `payload` holds unspecified bytes, so callers never open over bytes that they
+    /// still need (W-10).
     ///
     /// # Errors
     /// [`NotAuthentic`] if header, ciphertext or tag are not what the key's holder sealed.

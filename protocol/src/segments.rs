@@ -1,18 +1,20 @@
-//! Which segments of one chunk are there: the receiver's bitmap, and the sender's of what to send again.
+//! Which segments of one chunk are there: the receiver's bitmap, and the sender's of what to send
+//! again.
 
 use crate::wire::{CHUNK_BYTES_MAX, STRIDE_MIN, segment_count};
 
 /// Segments that a chunk of the largest size has at the smallest stride.
 pub const SEGMENTS_MAX: u32 = segment_count(CHUNK_BYTES_MAX, STRIDE_MIN);
 
-/// A set of segment indices of one chunk. Its memory is allocated once, for the largest chunk of the transfer, and
-/// reused for chunk after chunk.
+/// A set of segment indices of one chunk. Its memory is allocated once, for the largest chunk of
+/// the transfer, and reused for chunk after chunk.
 #[derive(Clone, Debug)]
 pub struct SegmentSet {
     words: Box<[u64]>,
     segments: u32,
     members: u32,
-    /// Every index below this is a member. A hint that only moves forward, kept so that the prefix costs nothing to know.
+    /// Every index below this is a member. A hint that only moves forward, kept so that the prefix
+    /// costs nothing to know.
     prefix: u32,
 }
 

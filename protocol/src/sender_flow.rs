@@ -70,8 +70,9 @@ struct Slot {
     outgoing: Option<Outgoing>,
 }
 
-/// The segment that a packet number carried, in 64 bits: slot + 1, generation, index. Zero if it carried none, or
-/// its loss was dealt with; so a fresh window is zeroed memory, which costs nothing before it is used.
+/// The segment that a packet number carried, in 64 bits: slot + 1, generation, index. Zero if it
+/// carried none, or its loss was dealt with; so a fresh window is zeroed memory, which costs
+/// nothing before it is used.
 #[derive(Clone, Copy, Debug, Default)]
 struct PacketRecord(u64);
 
@@ -93,7 +94,8 @@ impl PacketRecord {
 /// 1.5 GB, 120 Gb/s over 100 ms.
 const WINDOW_PACKETS_MAX: usize = 1 << 20;
 
-/// The part of the timeout, in eighths, after which the end of a transfer is repeated, and how much of it.
+/// The part of the timeout, in eighths, after which the end of a transfer is repeated, and how much
+/// of it.
 const TAIL_EIGHTHS: u64 = 5;
 const TAIL_SEGMENTS: u32 = 16;
 
@@ -137,7 +139,8 @@ pub struct SenderFlow {
     last_report_ns: u64,
     /// When the first packet went that the receiver has not answered with any decision since.
     unanswered_since_ns: Option<u64>,
-    /// Behind the newest packet that carried data. A lost probe of an idle flow, which no later packet shows to be lost, is no silence.
+    /// Behind the newest packet that carried data. A lost probe of an idle flow, which no later
+    /// packet shows to be lost, is no silence.
     data_end: u64,
     timeouts: u32,
 }
@@ -217,7 +220,8 @@ impl SenderFlow {
         self.free_slots.len()
     }
 
-    /// Takes over a chunk whose bytes are, or will be, in `buffer`. Nothing is sent before [`SenderFlow::set_available`].
+    /// Takes over a chunk whose bytes are, or will be, in `buffer`. Nothing is sent before
+    /// [`SenderFlow::set_available`].
     ///
     /// # Panics
     /// If there is no [`SenderFlow::room`].
@@ -246,7 +250,8 @@ impl SenderFlow {
         self.fresh.push_back(slot);
     }
 
-    /// Says that the first `bytes` bytes of the chunk have been read. False if the flow no longer has the chunk.
+    /// Says that the first `bytes` bytes of the chunk have been read. False if the flow no longer
+    /// has the chunk.
     pub fn set_available(&mut self, chunk: u32, bytes: u32) -> bool {
         match self.outgoing_mut(chunk) {
             Some(outgoing) => {
@@ -263,8 +268,9 @@ impl SenderFlow {
         Some(self.free(slot)?.buffer)
     }
 
-    /// Seals the next segment into `out` and returns its length; lost segments go first. `None` if nothing may be
-    /// sent ([`SenderFlow::blocked_by`] says why), or if the next datagram is longer than `bytes_max`.
+    /// Seals the next segment into `out` and returns its length; lost segments go first. `None` if
+    /// nothing may be sent ([`SenderFlow::blocked_by`] says why), or if the next datagram is longer
+    /// than `bytes_max`.
     #[inline]
     pub fn seal_next<M: ChunkMemory>(
         &mut self,
@@ -342,7 +348,8 @@ impl SenderFlow {
         Some(SealedSegment { datagram_bytes })
     }
 
-    /// An eighth of the window is kept for probes, which find out whether a path that has gone dark is open again.
+    /// An eighth of the window is kept for probes, which find out whether a path that has gone dark
+    /// is open again.
     const fn is_window_full(&self) -> bool {
         // The window is a power of two of at least 4,096.
         self.under_way() >= (self.records.len() as u64 / 8).wrapping_mul(7)
@@ -440,7 +447,8 @@ impl SenderFlow {
             self.decided_below = decided;
             self.timeouts = 0;
             self.unanswered_since_ns = (decided < self.data_end).then_some(now_ns);
-            // A report that decides nothing is a sign of life of the control connection, not of the path.
+            // A report that decides nothing is a sign of life of the control connection, not of the
+            // path.
             self.last_report_ns = now_ns;
         }
         looked_up
@@ -472,7 +480,8 @@ impl SenderFlow {
     pub fn on_silence(&mut self, now_ns: u64, timeout_ns: u64) -> bool {
         let is_tail = self.fresh.is_empty() && self.timeouts == 0;
         let (since, patience, segments) = if is_tail {
-            // A report comes every quarter of a round trip: 1.3 round trips after the last segment one should have told of it.
+            // A report comes every quarter of a round trip: 1.3 round trips after the last segment
+            // one should have told of it.
             (now_ns.saturating_sub(self.last_sent_ns), (timeout_ns / 8).saturating_mul(TAIL_EIGHTHS), TAIL_SEGMENTS)
         } else {
             let since = now_ns.saturating_sub(self.last_sent_ns.max(self.last_report_ns));
@@ -503,7 +512,8 @@ impl SenderFlow {
         self.timeouts
     }
 
-    /// For how long data have gone out of which the receiver has said nothing: neither that they came, nor that they are lost.
+    /// For how long data have gone out of which the receiver has said nothing: neither that they
+    /// came, nor that they are lost.
     #[must_use]
     pub fn unanswered_ns(&self, now_ns: u64) -> u64 {
         self.unanswered_since_ns.map_or(0, |since_ns| now_ns.saturating_sub(since_ns))
@@ -582,8 +592,9 @@ impl SenderFlow {
         Some(datagram_bytes)
     }
 
-    /// Opens a datagram from the receiver ([`SegmentKind::ProbeReply`] or [`SegmentKind::Opening`]); true if it is
-    /// authentic and newer than those before, so that a replayed one cannot lead the flow elsewhere.
+    /// Opens a datagram from the receiver ([`SegmentKind::ProbeReply`] or
+    /// [`SegmentKind::Opening`]); true if it is authentic and newer than those before, so that a
+    /// replayed one cannot lead the flow elsewhere.
     #[must_use]
     pub fn open_reply(&mut self, datagram: &[u8], header: &Header) -> bool {
         let Some((clear, sealed)) = datagram.split_first_chunk::<HEADER_BYTES>() else { return false };

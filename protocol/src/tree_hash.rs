@@ -17,11 +17,13 @@ pub struct ChunkHasher {
     is_whole_file: bool,
 }
 
-/// The hash of a chunk: the chaining value of its subtree, or the file's hash if the chunk is the whole file.
+/// The hash of a chunk: the chaining value of its subtree, or the file's hash if the chunk is the
+/// whole file.
 pub type ChunkHash = [u8; 32];
 
 impl ChunkHasher {
-    /// Begins the chunk at `offset` of a file of `file_bytes`; `chunk_bytes` is the transfer's chunk size.
+    /// Begins the chunk at `offset` of a file of `file_bytes`; `chunk_bytes` is the transfer's
+    /// chunk size.
     #[must_use]
     pub fn new(file_bytes: u64, offset: u64, chunk_bytes: u32) -> Self {
         debug_assert!(chunk_bytes.is_power_of_two() && chunk_bytes >= 1024, "chunks are subtrees");
@@ -65,7 +67,8 @@ pub fn hash_of_zeros(file_bytes: u64, offset: u64, bytes: u32, chunk_bytes: u32)
 #[derive(Clone, Debug)]
 pub struct TreeHash {
     chunks: u64,
-    /// Joined subtrees by the number of their first chunk; the value is (chunks in it, chaining value).
+    /// Joined subtrees by the number of their first chunk; the value is (chunks in it, chaining
+    /// value).
     subtrees: BTreeMap<u64, (u64, ChainingValue)>,
     added: u64,
 }
@@ -86,8 +89,8 @@ impl TreeHash {
         debug_assert!(at < self.chunks, "chunk {at} of {}", self.chunks);
         self.added += 1;
         let (mut first, mut count, mut value) = (at, 1, hash);
-        // A subtree of 2^k chunks has its sibling at the neighbouring multiple of 2^k. The last join is the root's,
-        // which `finish` makes.
+        // A subtree of 2^k chunks has its sibling at the neighbouring multiple of 2^k. The last
+        // join is the root's, which `finish` makes.
         while count * 2 < self.chunks {
             let is_left = (first / count).is_multiple_of(2);
             let sibling = if is_left { first + count } else { first - count };
@@ -124,8 +127,8 @@ impl TreeHash {
         Some(Hash::from_bytes(self.join(0, self.chunks, true)))
     }
 
-    /// Joins the subtrees that cover `count` chunks from `first`; BLAKE3's left subtree is the largest power of two that
-    /// leaves something for the right.
+    /// Joins the subtrees that cover `count` chunks from `first`; BLAKE3's left subtree is the
+    /// largest power of two that leaves something for the right.
     #[expect(clippy::arithmetic_side_effects, reason = "called for two chunks or more, divided until one is left")]
     fn join(&self, first: u64, count: u64, is_root: bool) -> ChainingValue {
         if let Some(&(there, value)) = self.subtrees.get(&first)

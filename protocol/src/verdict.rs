@@ -1,8 +1,9 @@
 //! What limited a transfer, from where its lanes spent their time.
 //!
-//! Each lane measures how long it was busy and how long it waited for what. The verdict is arithmetic on
-//! these measurements: the cause with the greatest share of the transfer's time. The sender sees first whether it was itself
-//! the brake; only when it waited for credit or for the controller does the receiver's side of the story decide.
+//! Each lane measures how long it was busy and how long it waited for what. The verdict is
+//! arithmetic on these measurements: the cause with the greatest share of the transfer's time. The
+//! sender sees first whether it was itself the brake; only when it waited for credit or for the
+//! controller does the receiver's side of the story decide.
 
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +43,8 @@ impl Limit {
     }
 }
 
-/// Where the sending lanes spent their time, in nanoseconds, while they had the transfer's chunks to send or waited for them.
+/// Where the sending lanes spent their time, in nanoseconds, while they had the transfer's chunks
+/// to send or waited for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SenderTimes {
     /// Sealing, hashing and sending.
@@ -87,7 +89,8 @@ const WRITING: f64 = 0.3;
 /// is over before a flow reaches its rate, and most of its waiting is for its own start and end.
 const TELLING_NS: u64 = 200_000_000;
 
-/// Finds the verdict. `rate_was_asked_for` says that the pacing rate was the user's cap, not the controller's.
+/// Finds the verdict. `rate_was_asked_for` says that the pacing rate was the user's cap, not the
+/// controller's.
 #[must_use]
 pub fn verdict(sender: &SenderTimes, receiver: &ReceiverTimes, rate_was_asked_for: bool) -> Verdict {
     let paced_by = if rate_was_asked_for {

@@ -17,12 +17,12 @@
 //!  +-----------------------------------------------------------------------+
 //! ```
 //!
-//! All fields are big-endian; the header is in clear and is the additional authenticated data of the
-//! payload (`docs/wire.md` W-1 … W-9). The key epoch is not a field of its own: it is the upper 42 bits of the
-//! packet number, so the two cannot contradict each other.
+//! All fields are big-endian; the header is in clear and is the additional authenticated data of
+//! the payload (`docs/wire.md` W-1 … W-9). The key epoch is not a field of its own: it is the upper
+//! 42 bits of the packet number, so the two cannot contradict each other.
 //!
-//! This module needs neither an allocator nor the standard library and cannot panic: the XDP steering
-//! program uses it as it stands.
+//! This module needs neither an allocator nor the standard library and cannot panic: the XDP
+//! steering program uses it as it stands.
 
 /// Bytes of the clear header. Two AES blocks, so that hashing it as AAD costs no padding.
 pub const HEADER_BYTES: usize = 32;
@@ -32,10 +32,11 @@ pub const TAG_BYTES: usize = 16;
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + TAG_BYTES;
 /// The only version of the format so far (W-2).
 pub const VERSION: u8 = 1;
-/// Packet numbers of one key epoch: 2^22, half of what RFC 9001 B.1 permits for packets above 2 KiB (W-7).
+/// Packet numbers of one key epoch: 2^22, half of what RFC 9001 B.1 permits for packets above 2 KiB
+/// (W-7).
 pub const EPOCH_BITS: u32 = 22;
-/// The smallest payload of a full segment. Below it a chunk would need more bitmap than it is worth, and
-/// no path that carries IPv4's or IPv6's minimum MTU asks for less.
+/// The smallest payload of a full segment. Below it a chunk would need more bitmap than it is
+/// worth, and no path that carries IPv4's or IPv6's minimum MTU asks for less.
 pub const STRIDE_MIN: u16 = 512;
 /// The largest chunk that a header may announce.
 pub const CHUNK_BYTES_MAX: u32 = 16 << 20;
@@ -46,13 +47,14 @@ pub const CHUNK_BYTES_MAX: u32 = 16 << 20;
 pub enum SegmentKind {
     /// A segment of a chunk, sealed under the flow's forward key.
     Data = 0,
-    /// A padded probe from the data's sender: is a datagram of this size delivered, and where from does it come?
+    /// A padded probe from the data's sender: is a datagram of this size delivered, and where from
+    /// does it come?
     Probe = 1,
-    /// The answer to a probe, sealed under the flow's reverse key. `index` repeats the bytes of the datagram that
-    /// arrived, `chunk` the probe's token, `sent_us` the probe's time stamp.
+    /// The answer to a probe, sealed under the flow's reverse key. `index` repeats the bytes of the
+    /// datagram that arrived, `chunk` the probe's token, `sent_us` the probe's time stamp.
     ProbeReply = 2,
-    /// An empty datagram from the data's receiver, sealed under the reverse key, that opens the way through
-    /// address translators and stateful firewalls on the receiver's side.
+    /// An empty datagram from the data's receiver, sealed under the reverse key, that opens the way
+    /// through address translators and stateful firewalls on the receiver's side.
     Opening = 3,
 }
 
@@ -69,7 +71,8 @@ impl SegmentKind {
     }
 }
 
-/// A parsed header. Parsing proves its shape, not its truth: only opening the payload authenticates it.
+/// A parsed header. Parsing proves its shape, not its truth: only opening the payload authenticates
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// What the datagram is for.
@@ -106,10 +109,11 @@ pub enum HeaderError {
 }
 
 impl Header {
-    /// Reads a header from the first [`HEADER_BYTES`] of `bytes` and checks that its fields agree (W-4, W-5).
+    /// Reads a header from the first [`HEADER_BYTES`] of `bytes` and checks that its fields agree
+    /// (W-4, W-5).
     ///
-    /// The length of the datagram is checked by [`Header::parse_datagram`]; a program that sees only the
-    /// beginning of a packet uses this function.
+    /// The length of the datagram is checked by [`Header::parse_datagram`]; a program that sees
+    /// only the beginning of a packet uses this function.
     ///
     /// # Errors
     /// [`HeaderError`] names the first rule that does not hold.

@@ -1,7 +1,7 @@
 //! A sending and a receiving flow with a bad network between them, on virtual time.
 //!
-//! Every case is made from a seed that a failing run prints; `CULVERT_SEED=n cargo test -p culvert-protocol --test flows`
-//! repeats it alone.
+//! Every case is made from a seed that a failing run prints;
+//! `CULVERT_SEED=n cargo test -p culvert-protocol --test flows` repeats it alone.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -311,7 +311,8 @@ fn a_replayed_datagram_is_stale_and_a_forged_one_destroys_nothing() {
     assert_eq!(receive(&datagram, &header).1, 1);
     assert_eq!(receive(&datagram, &header).0, Received::Rejected(Rejected::Stale));
 
-    // The same segment under a packet number that was never used: forged, aimed at bytes that are there.
+    // The same segment under a packet number that was never used: forged, aimed at bytes that are
+    // there.
     let mut aimed = datagram.clone();
     aimed[8..16].copy_from_slice(&500u64.to_be_bytes());
     let aimed_header = Header::parse_datagram(&aimed).unwrap();

@@ -54,7 +54,8 @@ impl Cubic {
     fn grow(&mut self, packets: f64, now_ns: u64) {
         if self.window < self.threshold {
             self.window += packets;
-            // HyStart leaves slow start when the delay has grown by an eighth, at least 4 and at most 16 ms.
+            // HyStart leaves slow start when the delay has grown by an eighth, at least 4 and at
+            // most 16 ms.
             let allowed = (self.rtt_min_ns / 8).clamp(4_000_000, 16_000_000);
             if self.rtt_ns > self.rtt_min_ns + allowed {
                 self.threshold = self.window;

@@ -1,8 +1,9 @@
 //! The feedback channel: reports over a TCP connection, in order and never lost, but late.
 //!
-//! A report whose packet is lost is repaired by TCP: after three later segments have told (fast retransmit) or after a
-//! timeout of a round trip and 200 ms, whichever is first, and all reports behind it wait for it (head-of-line
-//! delay). That is the only way in which loss shows on this channel.
+//! A report whose packet is lost is repaired by TCP: after three later segments have told (fast
+//! retransmit) or after a timeout of a round trip and 200 ms, whichever is first, and all reports
+//! behind it wait for it (head-of-line delay). That is the only way in which loss shows on this
+//! channel.
 
 use std::collections::VecDeque;
 

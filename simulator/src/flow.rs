@@ -1,9 +1,11 @@
-//! A Culvert flow of the batch simulator: the real controller, with its sender and receiver reduced to counts.
+//! A Culvert flow of the batch simulator: the real controller, with its sender and receiver reduced
+//! to counts.
 //!
-//! The sender releases whole packets at the controller's rate, as the pacer does. Lost packets go again before new data, so
-//! every arrival is new data as long as nothing is called lost that is only late; goodput is then the payload of
-//! what arrives. The receiver reports as the real one does: at each interval of max(RTT/4, 2 ms) if there is news, every
-//! 100 ms otherwise. What it reports is put together as `control` does it from two reports.
+//! The sender releases whole packets at the controller's rate, as the pacer does. Lost packets go
+//! again before new data, so every arrival is new data as long as nothing is called lost that is
+//! only late; goodput is then the payload of what arrives. The receiver reports as the real one
+//! does: at each interval of max(RTT/4, 2 ms) if there is news, every 100 ms otherwise. What it
+//! reports is put together as `control` does it from two reports.
 
 use culvert_protocol::rate_control::{ControllerConfig, Mode, Observation, RateController, controller};
 

@@ -1,9 +1,11 @@
-//! The bottleneck: a queue of batches, served at a rate, with what a path does to packets behind it.
+//! The bottleneck: a queue of batches, served at a rate, with what a path does to packets behind
+//! it.
 //!
-//! A batch is what one flow sends in one step of the virtual clock: a count of equal packets. The queue is first in, first
-//! out between steps; what arrives within one step shares the room that is left in proportion, as interleaved packets
-//! would. Random loss is drawn per packet of a batch (binomial); the Gilbert–Elliott chain changes its state between
-//! batches with the chance that it would have changed within as many packets.
+//! A batch is what one flow sends in one step of the virtual clock: a count of equal packets. The
+//! queue is first in, first out between steps; what arrives within one step shares the room that is
+//! left in proportion, as interleaved packets would. Random loss is drawn per packet of a batch
+//! (binomial); the Gilbert–Elliott chain changes its state between batches with the chance that it
+//! would have changed within as many packets.
 
 use std::collections::VecDeque;
 

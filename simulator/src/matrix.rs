@@ -1,7 +1,8 @@
 //! What the controller must show, as a table of findings.
 //!
-//! Goodput is payload over the rate of the link, which carries whole IP packets of 9000 bytes: 99.15 % is all that there is.
-//! Bounds are those of the requirements and are not to be moved; what fails is recorded as failing.
+//! Goodput is payload over the rate of the link, which carries whole IP packets of 9000 bytes:
+//! 99.15 % is all that there is. Bounds are those of the requirements and are not to be moved; what
+//! fails is recorded as failing.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -90,7 +91,8 @@ fn cases(extent: Extent) -> Vec<(&'static str, Case)> {
     cases
 }
 
-/// The named runs of [`crate::path_changes`], and random ones; each from the matrix's seed and its number.
+/// The named runs of [`crate::path_changes`], and random ones; each from the matrix's seed and its
+/// number.
 fn path_change_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
     let count = if extent == Extent::Quick { 4 } else { 200 };
     for at in 0..path_changes::named(0).len() {
@@ -282,7 +284,8 @@ fn coexistence_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
 /// own kind.
 fn coexistence(group: &'static str, other: Kind, rate: f64, rtt_ms: f64, others: usize, seed: u64) -> Vec<Finding> {
     let path = Path::clean(rate, rtt_ms);
-    // Which of the equals is ahead is chance, so they are compared rank by rank, over three spacings of their beginnings.
+    // Which of the equals is ahead is chance, so they are compared rank by rank, over three
+    // spacings of their beginnings.
     let ranked = |newcomer: Kind| {
         let mut sums = vec![0.0; others + 1];
         for spacing_seconds in [0.3, 0.5, 0.7] {
@@ -353,9 +356,10 @@ fn background_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {
     ));
 }
 
-/// The other flow comes after 10 s. From 2 s after then it must be as if the background flow were not there: what the other gets
-/// is compared with what it gets if the background flow ends at that moment. Against an empty path all along it also pays for what it
-/// met when it came, which for TCP's slow start is much.
+/// The other flow comes after 10 s. From 2 s after then it must be as if the background flow were
+/// not there: what the other gets is compared with what it gets if the background flow ends at that
+/// moment. Against an empty path all along it also pays for what it met when it came, which for
+/// TCP's slow start is much.
 fn gives_way_to(rate: f64, rtt_ms: f64, other: Kind, name: &str, seed: u64) -> Vec<Finding> {
     let scene = gives_way(Path::clean(rate, rtt_ms), other, 10.0, seed);
     let delivered = run(&scene).delivered[1];
@@ -379,7 +383,8 @@ fn gives_way_to(rate: f64, rtt_ms: f64, other: Kind, name: &str, seed: u64) -> V
     ]
 }
 
-/// Name, what the path becomes and when, the path at first, and the mean rate in parts of the first.
+/// Name, what the path becomes and when, the path at first, and the mean rate in parts of the
+/// first.
 type ChangingPath = (&'static str, Vec<(f64, Path)>, Path, f64);
 
 fn change_cases(extent: Extent, cases: &mut Vec<(&'static str, Case)>) {

@@ -18,20 +18,24 @@ use crate::random::Random;
 
 /// The group of the matrix.
 pub const GROUP: &str = "path changes";
-/// From the first datagram from a new address to the first data that go there, where nothing is lost: the challenge and its answer, and
-/// a probe and its answer where the old path was found dark meanwhile; each may find a queue.
+/// From the first datagram from a new address to the first data that go there, where nothing is
+/// lost: the challenge and its answer, and a probe and its answer where the old path was found dark
+/// meanwhile; each may find a queue.
 const FOLLOW_ROUNDS_MAX: f64 = 4.0;
-/// The queue may be full: what went on at the last rate for half a second without a report may be more than the buffer holds. A
-/// challenge that is dropped there is repeated after a third of a second, or a little more than two round trips.
+/// The queue may be full: what went on at the last rate for half a second without a report may be
+/// more than the buffer holds. A challenge that is dropped there is repeated after a third of a
+/// second, or a little more than two round trips.
 const REPEAT_SECONDS: f64 = 0.34;
 /// Half a second of silence and the travel time of an opening.
 const HEARD_SECONDS_MAX: f64 = 0.75;
-/// Where datagrams are lost, or copies come first: openings are four seconds apart at last. Two in a row may be raced and two lost, and
-/// the path may have become light just after one.
+/// Where datagrams are lost, or copies come first: openings are four seconds apart at last. Two in
+/// a row may be raced and two lost, and the path may have become light just after one.
 const HEARD_SECONDS_MAX_HARMED: f64 = 20.1;
-/// Three challenges in a second may be lost, or pushed out by those to the copies' sources; the next opening is four seconds away.
+/// Three challenges in a second may be lost, or pushed out by those to the copies' sources; the
+/// next opening is four seconds away.
 const FOLLOW_SECONDS_MAX_HARMED: f64 = 6.0;
-/// Goodput after a move, of the link, when it counts as come back, and from then on: the matrix's bound for the worst loss here.
+/// Goodput after a move, of the link, when it counts as come back, and from then on: the matrix's
+/// bound for the worst loss here.
 pub(crate) const GOODPUT_MIN: f64 = 0.8;
 /// Round trips and seconds until it has recovered. What was sent to the old address during half a
 /// second of silence counts as lost, so the controller recovers from as low as its minimum.

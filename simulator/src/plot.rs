@@ -1,4 +1,5 @@
-//! Plots as SVG: panels above each other over the same time, lines in them. Small enough to need no library.
+//! Plots as SVG: panels above each other over the same time, lines in them. Small enough to need no
+//! library.
 
 use std::fmt::Write as _;
 use std::io;

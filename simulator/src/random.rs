@@ -37,8 +37,8 @@ impl Random {
 
     /// How many of `count` trials succeed, each with chance `part`.
     ///
-    /// Exact by waiting times while successes are few; beyond 64 expected ones by the normal approximation, whose error is then below
-    /// the spread of the draw itself.
+    /// Exact by waiting times while successes are few; beyond 64 expected ones by the normal
+    /// approximation, whose error is then below the spread of the draw itself.
     pub fn binomial(&mut self, count: u64, part: f64) -> u64 {
         if count == 0 || part <= 0.0 {
             return 0;

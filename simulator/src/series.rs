@@ -5,7 +5,8 @@
 pub struct Sample {
     /// Seconds since the run began.
     pub seconds: f64,
-    /// Payload (or, of cross traffic, packet) bits per second that each flow delivered since the last sample.
+    /// Payload (or, of cross traffic, packet) bits per second that each flow delivered since the
+    /// last sample.
     pub delivered: Vec<f64>,
     /// The rate at which each flow would send.
     pub rates: Vec<f64>,

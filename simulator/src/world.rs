@@ -1,8 +1,9 @@
 //! The batch simulator: flows, one bottleneck, a virtual clock that goes in steps.
 //!
-//! A step is a 64th of the round trip, between 20 µs and 500 µs: short against every time constant of a controller, which hears
-//! four reports a round trip, and long enough that a minute of 400 Gb/s takes a second. In a step each flow sends one
-//! batch, the bottleneck serves its queue, and receivers and senders hear what has arrived.
+//! A step is a 64th of the round trip, between 20 µs and 500 µs: short against every time constant
+//! of a controller, which hears four reports a round trip, and long enough that a minute of 400
+//! Gb/s takes a second. In a step each flow sends one batch, the bottleneck serves its queue, and
+//! receivers and senders hear what has arrived.
 
 use crate::bbr::Bbr;
 use crate::cross::{Acknowledgement, CrossFlow, acknowledgement_of};
@@ -71,7 +72,8 @@ pub struct Scene {
 /// The result.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Payload bits per second of each flow over the judged time; of cross traffic those of whole packets.
+    /// Payload bits per second of each flow over the judged time; of cross traffic those of whole
+    /// packets.
     pub delivered: Vec<f64>,
     /// Waits at the bottleneck over the judged time.
     pub waits: Waits,

@@ -1,4 +1,5 @@
-//! Whole transfers, segment by segment: their end, their feedback, and that batches tell the same story.
+//! Whole transfers, segment by segment: their end, their feedback, and that batches tell the same
+//! story.
 
 use culvert_simulator::exact::{transfer, transfer_over_changing_mtu};
 use culvert_simulator::flow::FlowOptions;
@@ -13,7 +14,8 @@ fn the_last_chunks_cost_at_most_two_round_trips_at_one_percent_loss() {
         let path = Path::clean(1e9, rtt_ms).with_loss(0.01);
         let outcome =
             transfer(path, &FlowOptions { start: Some(1_000_000_000), ..FlowOptions::default() }, chunks, seed);
-        // The data itself is there half a round trip after its last segment was sent, behind the queue.
+        // The data itself is there half a round trip after its last segment was sent, behind the
+        // queue.
         let ends_ns = outcome.last_fresh_ns + path.rtt_ns / 2;
         let tail = outcome.whole_ns.saturating_sub(ends_ns) as f64 / path.rtt_ns as f64;
         eprintln!("seed {seed}: {tail:.2} round trips at {rtt_ms} ms");

@@ -1,4 +1,5 @@
-//! Addresses that change and copies from elsewhere, in real flows on virtual time (`docs/wire.md` W-49 … W-54). Each run prints its seed;
+//! Addresses that change and copies from elsewhere, in real flows on virtual time (`docs/wire.md`
+//! W-49 … W-54). Each run prints its seed;
 //! `CULVERT_SEED=n cargo test -p culvert-simulator --test path_changes` repeats it alone, and
 //! `cargo xtask sim --group "path changes"` makes two hundred.
 

@@ -1,5 +1,5 @@
-//! `culvert tune` and `culvert doctor` by themselves: what the tests of this crate start, so that they need no other.
-//! People use the `culvert` binary, which mounts the same.
+//! `culvert tune` and `culvert doctor` by themselves: what the tests of this crate start, so that
+//! they need no other. People use the `culvert` binary, which mounts the same.
 //!
 //! ```text
 //! cargo run -p culvert-tuning --example tune -- doctor

@@ -56,7 +56,8 @@ impl FindingCounts {
         counts
     }
 
-    /// The values of the label `severity` with their counts, all of them, so that a series never vanishes.
+    /// The values of the label `severity` with their counts, all of them, so that a series never
+    /// vanishes.
     #[must_use]
     pub fn labels(&self) -> [(&'static str, u32); 5] {
         [
@@ -70,7 +71,8 @@ impl FindingCounts {
 }
 
 impl Audit {
-    /// Runs every rule. `named` beats the site file's profile, which beats the one that the facts suggest.
+    /// Runs every rule. `named` beats the site file's profile, which beats the one that the facts
+    /// suggest.
     #[must_use]
     pub fn run(facts: &Facts, site: &Site, named: Option<ProfileName>) -> Self {
         let targets = Targets::choose(facts, site, named);

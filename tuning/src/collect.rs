@@ -1,7 +1,7 @@
 //! Collects the facts of this host from netlink, sysfs and procfs.
 //!
-//! Nothing here changes the host, and nothing needs root: what cannot be read is left unknown and listed in
-//! [`Facts::unreadable`]. A part that fails never hides the others.
+//! Nothing here changes the host, and nothing needs root: what cannot be read is left unknown and
+//! listed in [`Facts::unreadable`]. A part that fails never hides the others.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -26,8 +26,9 @@ pub(crate) use sysctls::{normal_value, path_of_key};
 
 /// Collects the facts of this host.
 ///
-/// `files` is the host's tree; `netlink` is left out for a tree that is a copy, and where a sandbox forbids it.
-/// `partners` are asked for the state of the path to them; with `probe`, packets are sent to them.
+/// `files` is the host's tree; `netlink` is left out for a tree that is a copy, and where a sandbox
+/// forbids it. `partners` are asked for the state of the path to them; with `probe`, packets are
+/// sent to them.
 #[must_use]
 pub fn collect(files: &FileTree, netlink: Option<&mut Netlink>, partners: &[Partner], probe: bool) -> Facts {
     let mut collector = Collector { files, unreadable: Vec::new() };

@@ -1,7 +1,7 @@
 //! `culvert tune …` and `culvert doctor`: the arguments, and what they do.
 //!
-//! The `culvert` binary mounts [`TuneArgs`] and [`DoctorArgs`] and gives them a [`CommandContext`]. Results go to its `out`,
-//! messages to its `err`; the answer is the exit code of the command.
+//! The `culvert` binary mounts [`TuneArgs`] and [`DoctorArgs`] and gives them a [`CommandContext`].
+//! Results go to its `out`, messages to its `err`; the answer is the exit code of the command.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -52,7 +52,8 @@ pub struct CommandContext<'a> {
     pub state_directory: PathBuf,
     /// This program, which is started again as guard.
     pub program: PathBuf,
-    /// The arguments that lead to the `tune` command again: `["--state", "DIR", "tune"]`, as the program wants them.
+    /// The arguments that lead to the `tune` command again: `["--state", "DIR", "tune"]`, as the
+    /// program wants them.
     pub arguments: Vec<String>,
     /// What people type for `tune`: `culvert tune`, or with the state directory if that was named.
     pub tune: String,

@@ -1,5 +1,6 @@
-//! Numbers of things in texts for people, with the words that go with them: `1 file is`, `2,000 files are`. Every count in a
-//! text that people read is made here, so that one of a kind is not called several.
+//! Numbers of things in texts for people, with the words that go with them: `1 file is`,
+//! `2,000 files are`. Every count in a text that people read is made here, so that one of a kind is
+//! not called several.
 
 /// A count, whatever number it comes as.
 fn number(count: impl TryInto<u64>) -> u64 {

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 /// No host has more CPUs than this; a larger number in a file is an error of that file.
 const CPU_NUMBER_MAX: u32 = 65_535;
 
-/// A set of CPU numbers, written and read as the kernel's list format (`Documentation/core-api/cpu_hotplug`, cpulist).
+/// A set of CPU numbers, written and read as the kernel's list format
+/// (`Documentation/core-api/cpu_hotplug`, cpulist).
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CpuSet(BTreeSet<u32>);
@@ -61,7 +62,8 @@ impl CpuSet {
         self.0.is_subset(&other.0)
     }
 
-    /// Reads the kernel's mask format: groups of 32 bits in hexadecimal, the highest first (`ff,00000003`).
+    /// Reads the kernel's mask format: groups of 32 bits in hexadecimal, the highest first
+    /// (`ff,00000003`).
     ///
     /// # Errors
     /// [`CpuSetError`] for a text that is no such mask.

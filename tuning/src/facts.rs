@@ -1,8 +1,9 @@
 //! What is known of a host: one document that every rule reads and nothing else.
 //!
-//! [`crate::collect`] fills it from netlink, sysfs and procfs; it is saved and loaded as JSON, so a rule runs as well on
-//! the facts of a host that is not here. `null` means that the fact could not be had, never that all is well; why it could
-//! not be had is in [`Facts::unreadable`]. Sizes are bytes, rates bits per second, times in the unit that the name ends with.
+//! [`crate::collect`] fills it from netlink, sysfs and procfs; it is saved and loaded as JSON, so a
+//! rule runs as well on the facts of a host that is not here. `null` means that the fact could not
+//! be had, never that all is well; why it could not be had is in [`Facts::unreadable`]. Sizes are
+//! bytes, rates bits per second, times in the unit that the name ends with.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -49,9 +50,11 @@ pub struct Facts {
     pub memory: Memory,
     /// The I/O memory management unit.
     pub iommu: Iommu,
-    /// Sysctls by dotted name, with single blanks between their words. A key that the kernel lacks is absent.
+    /// Sysctls by dotted name, with single blanks between their words. A key that the kernel lacks
+    /// is absent.
     pub sysctls: BTreeMap<String, String>,
-    /// What the files of sysctl.d say, in the order in which they are read at boot: the last entry of a key wins.
+    /// What the files of sysctl.d say, in the order in which they are read at boot: the last entry
+    /// of a key wins.
     pub sysctl_files: Vec<SysctlFileEntry>,
     /// Network interfaces.
     pub links: Vec<Link>,
@@ -112,7 +115,8 @@ pub struct PathFact {
     pub address: String,
     /// The interface that they leave by.
     pub link: Option<String>,
-    /// The MTU that the kernel uses for this destination (route, exceptions learned from routers), in bytes.
+    /// The MTU that the kernel uses for this destination (route, exceptions learned from routers),
+    /// in bytes.
     pub kernel_mtu_bytes: Option<u32>,
     /// The largest packet that was seen to arrive and be answered, in bytes.
     pub proven_mtu_bytes: Option<u32>,

@@ -72,7 +72,8 @@ impl FileTree {
         self.text(path)?.parse().ok()
     }
 
-    /// A file that lists words and marks the one in force: `none [mq-deadline] kyber`. Gives that one, and all.
+    /// A file that lists words and marks the one in force: `none [mq-deadline] kyber`. Gives that
+    /// one, and all.
     #[must_use]
     pub fn choice(&self, path: &str) -> Option<(Option<String>, Vec<String>)> {
         let text = self.text(path)?;

@@ -1,6 +1,8 @@
-//! The host as the plan, the transaction and the watcher see it: settings that are read and written.
+//! The host as the plan, the transaction and the watcher see it: settings that are read and
+//! written.
 //!
-//! [`RealHost`] is this machine; [`fake::FakeHost`] is a map with the same manners, for tests here and elsewhere.
+//! [`RealHost`] is this machine; [`fake::FakeHost`] is a map with the same manners, for tests here
+//! and elsewhere.
 
 use crate::setting::Setting;
 

@@ -1,4 +1,5 @@
-//! The few calls that no safe library offers: ethtool's old ioctl for what ethtool netlink lacks, and `adjtimex`.
+//! The few calls that no safe library offers: ethtool's old ioctl for what ethtool netlink lacks,
+//! and `adjtimex`.
 //!
 //! This is the only module with unsafe code. Each call owns the memory that it hands to the kernel.
 
@@ -16,7 +17,8 @@ const ETHTOOL_SRXFHINDIR: u32 = 0x39;
 const ETHTOOL_GRSSH: u32 = 0x46;
 const UDP_V4_FLOW: u32 = 0x02;
 const UDP_V6_FLOW: u32 = 0x06;
-/// Where `fw_version` stands in `struct ethtool_drvinfo`: after the command, `driver[32]` and `version[32]`.
+/// Where `fw_version` stands in `struct ethtool_drvinfo`: after the command, `driver[32]` and
+/// `version[32]`.
 const FIRMWARE_OFFSET: usize = 4 + 32 + 32;
 /// The length of `fw_version`.
 const FIRMWARE_BYTES: usize = 32;
@@ -24,7 +26,8 @@ const FIRMWARE_BYTES: usize = 32;
 const HASH_FIELDS: [(char, u64); 7] =
     [('m', 1 << 1), ('v', 1 << 2), ('t', 1 << 3), ('s', 1 << 4), ('d', 1 << 5), ('f', 1 << 6), ('n', 1 << 7)];
 
-/// Bytes of `struct ethtool_rxfh` before its table and key: command, context, their sizes, function, transformation, reserved.
+/// Bytes of `struct ethtool_rxfh` before its table and key: command, context, their sizes,
+/// function, transformation, reserved.
 const RSS_HEADER_BYTES: usize = 4 * 4 + 4 + 4;
 /// `ETH_RSS_HASH_TOP`, the Toeplitz function.
 const RSS_TOEPLITZ: u8 = 1;
@@ -57,8 +60,8 @@ fn flow_type(flow: &str) -> io::Result<u32> {
     }
 }
 
-/// Runs one `SIOCETHTOOL` with a buffer of native words that starts with the command. The buffer has room for the largest
-/// structure of the commands used here.
+/// Runs one `SIOCETHTOOL` with a buffer of native words that starts with the command. The buffer
+/// has room for the largest structure of the commands used here.
 fn ethtool(link: &str, buffer: &mut [u64]) -> io::Result<()> {
     let name = link.as_bytes();
     // SAFETY: `ifreq` is plain data; all zeroes is a valid value.
@@ -71,8 +74,8 @@ fn ethtool(link: &str, buffer: &mut [u64]) -> io::Result<()> {
     }
     request.ifr_ifru.ifru_data = buffer.as_mut_ptr().cast::<c_char>();
     let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
-    // SAFETY: the request points to `buffer`, which outlives the call and is longer than the structures of the commands
-    // that this module sends; the kernel writes no further than those.
+    // SAFETY: the request points to `buffer`, which outlives the call and is longer than the
+    // structures of the commands that this module sends; the kernel writes no further than those.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

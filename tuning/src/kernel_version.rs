@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The first two numbers of a kernel release. Vendors backport; a rule that can ask the kernel does not use this.
+/// The first two numbers of a kernel release. Vendors backport; a rule that can ask the kernel does
+/// not use this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KernelVersion {
     /// The 6 of 6.11.

@@ -1,5 +1,6 @@
-//! A limit on the wake-up latency of CPUs for as long as it is held: deep idle states are out of bounds while transfers
-//! run, and allowed again afterwards (`Documentation/power/pm_qos_interface.rst`).
+//! A limit on the wake-up latency of CPUs for as long as it is held: deep idle states are out of
+//! bounds while transfers run, and allowed again afterwards
+//! (`Documentation/power/pm_qos_interface.rst`).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

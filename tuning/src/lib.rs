@@ -9,11 +9,13 @@
 //! procfs                                                                         change   guard
 //! ```
 //!
-//! Everything that is read or written goes through [`host::Host`], so that a plan for a host that is not here, and every crash
-//! of a transaction, run on a fake one. [`command`] is `culvert tune` and `culvert doctor`.
+//! Everything that is read or written goes through [`host::Host`], so that a plan for a host that
+//! is not here, and every crash of a transaction, run on a fake one. [`command`] is `culvert tune`
+//! and `culvert doctor`.
 //!
 //! For the node: [`watch::Watcher::keep`] at its start and every [`watch::Watcher::interval`],
-//! [`audit::FindingCounts::labels`] for its metrics, [`latency_hold::LatencyHold`] while transfers run.
+//! [`audit::FindingCounts::labels`] for its metrics, [`latency_hold::LatencyHold`] while transfers
+//! run.
 #![deny(unsafe_code)]
 
 pub mod audit;

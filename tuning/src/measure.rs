@@ -1,8 +1,9 @@
 //! What a rule is worth on this host: an interleaved benchmark with and without it.
 //!
-//! Rules come with an expected effect; this measures the real one. Runs are paired and their order alternates (before,
-//! after, after, before, …), so that a drift of the machine falls on both sides. "No effect" is an answer. The rule is in
-//! force only while it is measured: each change is a transaction with its guard, and the last thing is a rollback.
+//! Rules come with an expected effect; this measures the real one. Runs are paired and their order
+//! alternates (before, after, after, before, …), so that a drift of the machine falls on both
+//! sides. "No effect" is an answer. The rule is in force only while it is measured: each change is
+//! a transaction with its guard, and the last thing is a rollback.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

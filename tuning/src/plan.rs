@@ -1,4 +1,5 @@
-//! From findings to what would be written: the difference between what the host has and what it should have.
+//! From findings to what would be written: the difference between what the host has and what it
+//! should have.
 //!
 //! Making a plan reads settings and writes none.
 
@@ -15,7 +16,8 @@ use crate::setting::{Risk, Setting, Value};
 /// Which findings the plan takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Only these rules, if any is named. A rule that is named is taken even if it only applies on request.
+    /// Only these rules, if any is named. A rule that is named is taken even if it only applies on
+    /// request.
     pub only: Vec<String>,
     /// Not these.
     pub skip: Vec<String>,

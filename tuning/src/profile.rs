@@ -1,7 +1,9 @@
-//! Profiles: which values a host of this kind should have, from its fastest link, the round trip time and its memory.
+//! Profiles: which values a host of this kind should have, from its fastest link, the round trip
+//! time and its memory.
 //!
-//! The numbers are those of fasterdata.es.net ("Host Tuning", "100G Tuning", "Test/Measurement Host Tuning"); section 6
-//! of `docs/tuning.md` lists them with their sources. 400G has no row there: it says "100G and above".
+//! The numbers are those of fasterdata.es.net ("Host Tuning", "100G Tuning", "Test/Measurement Host
+//! Tuning"); section 6 of `docs/tuning.md` lists them with their sources. 400G has no row there: it
+//! says "100G and above".
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +21,8 @@ const MIB: u64 = 1 << 20;
 const DATA_LINK_BITS_PER_SECOND: u64 = 10 * GIGABIT;
 /// A TCP window tops at 65535 · 2^14 (RFC 7323), so no larger buffer is of use to one stream.
 const TCP_BUFFER_MAX: u64 = 1 << 30;
-/// Streams of one transfer where the site file does not say: with these, the formula gives fasterdata's values.
+/// Streams of one transfer where the site file does not say: with these, the formula gives
+/// fasterdata's values.
 const STREAMS: u32 = 8;
 /// Memory of one lane's packet buffers: 16 Ki frames of 4 KiB.
 const UMEM_BYTES_PER_LANE: u64 = 64 * MIB;
@@ -128,7 +131,8 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// Chooses the profile and works out its values. `named` beats the site file, which beats the facts.
+    /// Chooses the profile and works out its values. `named` beats the site file, which beats the
+    /// facts.
     #[must_use]
     pub fn choose(facts: &Facts, site: &Site, named: Option<ProfileName>) -> Self {
         let data_links = data_links(facts, site);
@@ -187,7 +191,8 @@ impl Targets {
         self.site.enable.iter().any(|id| id == rule)
     }
 
-    /// The rate for each stream when fq paces: 85 % of the link in all (fasterdata, "Packet Pacing": 80 to 90 %).
+    /// The rate for each stream when fq paces: 85 % of the link in all (fasterdata, "Packet
+    /// Pacing": 80 to 90 %).
     #[must_use]
     pub fn qdisc_rate_bits_per_second(&self, link: &Link) -> Option<u64> {
         if self.site.pacing != Pacing::Qdisc {
@@ -227,7 +232,8 @@ fn data_links(facts: &Facts, site: &Site) -> Vec<String> {
     chosen
 }
 
-/// One lane for each 12.5 Gb/s or so, on physical cores of the NIC's node, half of them left for interrupts and disks.
+/// One lane for each 12.5 Gb/s or so, on physical cores of the NIC's node, half of them left for
+/// interrupts and disks.
 fn lanes(facts: &Facts, site: &Site, data_links: &[String], column: ProfileName) -> u32 {
     if let Some(lanes) = site.lanes {
         return lanes;
@@ -254,7 +260,8 @@ pub fn local_cpus(facts: &Facts, link: &Link) -> CpuSet {
     node.map_or_else(|| facts.cpu.online.clone(), |node| node.cpus.intersection(&facts.cpu.online))
 }
 
-/// One CPU of each core: the first half of the node's CPUs where two share a core, as kernels number them.
+/// One CPU of each core: the first half of the node's CPUs where two share a core, as kernels
+/// number them.
 #[must_use]
 pub fn physical_cores(facts: &Facts, cpus: &CpuSet) -> CpuSet {
     if facts.cpu.smt_active == Some(true) { cpus.iter().take(cpus.len().div_ceil(2)).collect() } else { cpus.clone() }

@@ -1,9 +1,12 @@
-//! Which receive queue a NIC gives a flow to: the hash over addresses and ports, computed here as the NIC computes it.
+//! Which receive queue a NIC gives a flow to: the hash over addresses and ports, computed here as
+//! the NIC computes it.
 //!
-//! A NIC with several queues hashes each packet's addresses and ports (Toeplitz, with a key that the driver set) and looks the lowest bits up in an
-//! indirection table. Key, table and hashed fields can be read by anybody, so a receiver can tell beforehand on which queue a flow
-//! will arrive, and which source port would bring it to another. Source: Microsoft's "RSS Hashing Types" and the verification suite
-//! beside it; include/uapi/linux/ethtool.h (`ETHTOOL_GRSSH`, `ETHTOOL_GRXFH`).
+//! A NIC with several queues hashes each packet's addresses and ports (Toeplitz, with a key that
+//! the driver set) and looks the lowest bits up in an indirection table. Key, table and hashed
+//! fields can be read by anybody, so a receiver can tell beforehand on which queue a flow will
+//! arrive, and which source port would bring it to another. Source: Microsoft's "RSS Hashing Types"
+//! and the verification suite beside it; include/uapi/linux/ethtool.h (`ETHTOOL_GRSSH`,
+//! `ETHTOOL_GRXFH`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -72,7 +75,8 @@ impl ReceiveHash {
         (if source.is_ipv4() { self.v4 } else { self.v6 }) == HashedFields::AddressesAndPorts
     }
 
-    /// The queue of UDP packets from `source` to `destination`; `None` if they are of different families.
+    /// The queue of UDP packets from `source` to `destination`; `None` if they are of different
+    /// families.
     #[must_use]
     pub fn queue_of(&self, source: SocketAddr, destination: SocketAddr) -> Option<u32> {
         let value = toeplitz(&self.key, &self.input(source, destination)?);

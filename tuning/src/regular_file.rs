@@ -74,7 +74,8 @@ pub fn open(path: &Path, links: Links) -> Result<File, ReadError> {
         Links::Followed => path.metadata(),
         Links::Refused => path.symlink_metadata(),
     };
-    // Before it is opened, which some devices take for an order; and after, for it may have changed.
+    // Before it is opened, which some devices take for an order; and after, for it may have
+    // changed.
     check(&looked_at?)?;
     let file = File::options().read(true).custom_flags(open_flags(links)).open(path)?;
     check(&file.metadata()?)?;

@@ -1,7 +1,8 @@
 //! The rules: each a pure function of facts and targets, with its reason and its source.
 //!
-//! A rule reads nothing but the facts document and the targets of the profile, so it gives the same findings for a saved
-//! document as on the host. What it would change it names as settings; writing them is the transaction's job.
+//! A rule reads nothing but the facts document and the targets of the profile, so it gives the same
+//! findings for a saved document as on the host. What it would change it names as settings; writing
+//! them is the transaction's job.
 
 use crate::facts::Facts;
 use crate::finding::Finding;
@@ -23,7 +24,8 @@ mod support;
 mod system;
 mod tcp;
 
-/// How much following a rule is worth where it applies, by its sources; measuring (`culvert tune measure`) beats it.
+/// How much following a rule is worth where it applies, by its sources; measuring
+/// (`culvert tune measure`) beats it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Effect {
     /// A multiple of the speed.

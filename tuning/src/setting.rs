@@ -1,8 +1,8 @@
-//! The things that tuning can change: what each is called, its value, in which order they are written, and what a change of
-//! one may disturb.
+//! The things that tuning can change: what each is called, its value, in which order they are
+//! written, and what a change of one may disturb.
 //!
-//! A setting is named by what stays the same while the host lives: an interrupt by its link and the driver's name for it,
-//! not by a number that changes with the number of channels.
+//! A setting is named by what stays the same while the host lives: an interrupt by its link and the
+//! driver's name for it, not by a number that changes with the number of channels.
 
 use std::fmt;
 
@@ -28,13 +28,14 @@ pub enum Setting {
         /// The dotted name.
         key: String,
     },
-    /// `vm.dirty_bytes` and `vm.dirty_ratio`, or the two of the background: setting one clears the other, so they are one
-    /// setting with the value `bytes N` or `ratio N`.
+    /// `vm.dirty_bytes` and `vm.dirty_ratio`, or the two of the background: setting one clears the
+    /// other, so they are one setting with the value `bytes N` or `ratio N`.
     DirtyLimit {
         /// Whether it is the limit where background writing starts.
         background: bool,
     },
-    /// A file below `/sys` or `/proc` that holds one value. Of a list with a chosen word, the value is that word.
+    /// A file below `/sys` or `/proc` that holds one value. Of a list with a chosen word, the value
+    /// is that word.
     KernelFile {
         /// Its path.
         path: String,
@@ -305,8 +306,8 @@ impl Setting {
         }
     }
 
-    /// Whether a value that was found is the one that was wanted, whatever blanks, zeroes or extra attributes the kernel
-    /// writes.
+    /// Whether a value that was found is the one that was wanted, whatever blanks, zeroes or extra
+    /// attributes the kernel writes.
     #[must_use]
     pub fn same(&self, wanted: &Value, found: &Value) -> bool {
         let (Some(wanted), Some(found)) = (&wanted.0, &found.0) else { return wanted.0 == found.0 };

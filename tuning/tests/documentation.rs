@@ -1,6 +1,8 @@
-//! `docs/tuning.md` against the program: the table of all rules, and the sections that rules name as their source.
+//! `docs/tuning.md` against the program: the table of all rules, and the sections that rules name
+//! as their source.
 //!
-//! `CULVERT_UPDATE_GOLDEN=1 cargo test -p culvert-tuning --test documentation` writes the table anew.
+//! `CULVERT_UPDATE_GOLDEN=1 cargo test -p culvert-tuning --test documentation` writes the table
+//! anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};

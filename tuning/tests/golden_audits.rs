@@ -1,7 +1,8 @@
 //! Audits and plans of recorded hosts against files that people have read.
 //!
-//! `CULVERT_UPDATE_GOLDEN=1 cargo test -p culvert-tuning --test golden_audits` writes the files anew; the change is then
-//! reviewed as any other. The facts were constructed from public documents, which each document names.
+//! `CULVERT_UPDATE_GOLDEN=1 cargo test -p culvert-tuning --test golden_audits` writes the files
+//! anew; the change is then reviewed as any other. The facts were constructed from public
+//! documents, which each document names.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! Persistence, a crash of the whole host, and real drivers, in a virtual machine with systemd: `tests/guest/run.sh`.
+//! Persistence, a crash of the whole host, and real drivers, in a virtual machine with systemd:
+//! `tests/guest/run.sh`.
 //!
 //! Outside of the default run, since it installs a Debian and restarts it three times:
 //! `cargo test -p culvert-tuning --test guest -- --ignored --nocapture`

@@ -1,8 +1,8 @@
-//! The real thing, as root in a network namespace: what a veth pair has of links, queues and offloads, the sysctls of
-//! the namespace, the command with its guard, and kill -9.
+//! The real thing, as root in a network namespace: what a veth pair has of links, queues and
+//! offloads, the sysctls of the namespace, the command with its guard, and kill -9.
 //!
-//! Each test makes namespaces of its own, whose names begin with `tuning-`, and removes them. The command is the example
-//! `tune`.
+//! Each test makes namespaces of its own, whose names begin with `tuning-`, and removes them. The
+//! command is the example `tune`.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,8 @@ use culvert_tuning::transaction::{ApplyOptions, Intent, Store, apply, roll_back}
 use rustix::fd::AsFd;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// How long something that must happen may take before the test fails; nothing is asserted about how fast it is.
+/// How long something that must happen may take before the test fails; nothing is asserted about
+/// how fast it is.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A network namespace with the veth pair tunv0 and tunv1.
@@ -131,7 +132,8 @@ impl Drop for Namespace {
     }
 }
 
-/// The example `tune`, built from the same source as this test: `cargo test --test namespace` alone would leave an old one.
+/// The example `tune`, built from the same source as this test: `cargo test --test namespace` alone
+/// would leave an old one.
 fn example() -> Option<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
@@ -470,8 +472,8 @@ fn kill_at_any_moment_leaves_the_host_as_it_was() {
     for round in 0..16_u64 {
         let mut apply = namespace.command(&with_rules(&["apply", "--timeout", "1"], &site)).unwrap();
         let mut child = apply.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // From right after the snapshot to after the last write, which is a matter of milliseconds, so the journal is watched without a
-        // pause; in the first rounds before.
+        // From right after the snapshot to after the last write, which is a matter of milliseconds,
+        // so the journal is watched without a pause; in the first rounds before.
         let began = Instant::now();
         while round >= 3 && !journal(&namespace).contains("snapshot") {
             assert!(began.elapsed() < Duration::from_secs(30), "no snapshot was taken");

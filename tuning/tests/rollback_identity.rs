@@ -1,8 +1,9 @@
-//! Applying and rolling back leaves a host as it was: for every subset of rules, every crash of the process, every torn
-//! write to the journal, and every setting that refuses.
+//! Applying and rolling back leaves a host as it was: for every subset of rules, every crash of the
+//! process, every torn write to the journal, and every setting that refuses.
 //!
-//! The hosts are fakes with the manners of real drivers, made from the recorded facts. A crash is a panic that unwinds out
-//! of the engine; what is left are the host's settings and the bytes on the disk, as after `kill -9`.
+//! The hosts are fakes with the manners of real drivers, made from the recorded facts. A crash is a
+//! panic that unwinds out of the engine; what is left are the host's settings and the bytes on the
+//! disk, as after `kill -9`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -328,7 +329,8 @@ fn a_setting_that_refuses_or_lies_undoes_the_others() {
                 assert!(error.contains(&format!("--skip {}", change.rule)), "{error}");
                 host.heal();
                 let difference = difference(&before, host.settings());
-                // What refuses to be written refuses to be put back; it may have been disturbed before.
+                // What refuses to be written refuses to be put back; it may have been disturbed
+                // before.
                 let excused = |line: &String| line.starts_with(&change.setting.to_string());
                 assert!(difference.iter().all(excused), "{name}, {}: {difference:#?}", change.setting);
                 if !difference.is_empty() {
@@ -488,7 +490,8 @@ fn after_a_restart_only_what_is_ours_is_put_back() {
     roll_back(&mut disk.store(), &mut host, None, "the test asks").unwrap();
     let mut expected = before;
     expected.insert(changed, Value::new("33"));
-    // Settings that were only disturbed are not known to be ours; this host has none that a restart keeps.
+    // Settings that were only disturbed are not known to be ours; this host has none that a restart
+    // keeps.
     let difference = difference(&expected, host.settings());
     let only_disturbed =
         |line: &String| line.contains("coalescing") || line.contains("interrupt") || line.contains("_cpus");

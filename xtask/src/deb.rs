@@ -132,7 +132,8 @@ impl Package {
         Ok(text.replace("@MAINTAINER@", &self.maintainer))
     }
 
-    /// When the source was last changed, as changelogs write it: the same source makes the same package.
+    /// When the source was last changed, as changelogs write it: the same source makes the same
+    /// package.
     fn date(&self) -> anyhow::Result<String> {
         let log = output(Command::new("git").arg("-C").arg(&self.workspace).args(["log", "-1", "--format=%aD"]));
         match log {

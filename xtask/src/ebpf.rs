@@ -1,6 +1,8 @@
-//! The XDP steering program: compiled for the kernel's virtual machine, and the committed object compared with its source.
+//! The XDP steering program: compiled for the kernel's virtual machine, and the committed object
+//! compared with its source.
 //!
-//! That takes a compiler with its library's source (`rust-src`), because `core` is compiled along, and `bpf-linker` over the same LLVM. On Debian 12:
+//! That takes a compiler with its library's source (`rust-src`), because `core` is compiled along,
+//! and `bpf-linker` over the same LLVM. On Debian 12:
 //!
 //! ```text
 //! apt-get install rustc-web cargo-web rust-web-src llvm-22-dev libpolly-22-dev

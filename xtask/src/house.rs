@@ -1,10 +1,10 @@
 //! The house rules that a compiler does not know: which crate may know which, no circle between
 //! files, no long comment line, no file that has grown without a reason, no wire rule without code.
 //!
-//! Each rule reads the tree by itself and returns what it found as [`finding::Finding`]s; [`check`] prints
-//! them all, so that one run tells everything. What stands against a rule for a reason is named in
-//! `house/exceptions.rs`. An exception that nothing needs any more is a finding too: the list can
-//! only shrink unnoticed, never grow.
+//! Each rule reads the tree by itself and returns what it found as [`finding::Finding`]s; [`check`]
+//! prints them all, so that one run tells everything. What stands against a rule for a reason is
+//! named in `house/exceptions.rs`. An exception that nothing needs any more is a finding too: the
+//! list can only shrink unnoticed, never grow.
 
 mod arrows;
 mod circles;

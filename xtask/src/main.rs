@@ -38,7 +38,8 @@ enum Task {
     House,
     /// Everything that CI runs: check, then test, then the virtual machine
     Ci,
-    /// AF_XDP in zero-copy mode on a real driver, in a virtual machine; needs QEMU, and downloads a Debian kernel
+    /// AF_XDP in zero-copy mode on a real driver, in a virtual machine; needs QEMU, and downloads a
+    /// Debian kernel
     Vmtest {
         /// Use the optimized program, for its figures
         #[arg(long)]

@@ -1,9 +1,11 @@
-//! AF_XDP on a real driver in zero-copy mode: a virtual machine with two `virtio_net` NICs, on a kernel whose driver has it (6.13 or later), and
-//! two more with two queues each and a receive hash, where taps and a bridge can be made for them.
+//! AF_XDP on a real driver in zero-copy mode: a virtual machine with two `virtio_net` NICs, on a
+//! kernel whose driver has it (6.13 or later), and two more with two queues each and a receive
+//! hash, where taps and a bridge can be made for them.
 //!
-//! The kernel is Debian's, downloaded and unpacked and not installed. The root file system is an archive in memory with the few programs that the
-//! guest runs; its first process is `culvert-guest` (`tests/src/bin/culvert-guest.rs`), which does everything and prints the verdict. QEMU emulates
-//! in software, so any machine can run it.
+//! The kernel is Debian's, downloaded and unpacked and not installed. The root file system is an
+//! archive in memory with the few programs that the guest runs; its first process is
+//! `culvert-guest` (`tests/src/bin/culvert-guest.rs`), which does everything and prints the
+//! verdict. QEMU emulates in software, so any machine can run it.
 
 mod initramfs;
 mod kernel;
@@ -24,7 +26,8 @@ use switch::{QUEUES, Switch};
 /// The machine is stopped after this many seconds. It takes a minute or two on an idle machine with
 /// two cores, and eight on one with six times its capacity in work.
 const PATIENCE_SECONDS: u32 = 1_200;
-/// Without `iommu_platform` the zero-copy bind has no device to map memory for; with a guest offload switched on, the driver refuses XDP.
+/// Without `iommu_platform` the zero-copy bind has no device to map memory for; with a guest
+/// offload switched on, the driver refuses XDP.
 const NIC_OPTIONS: &str = "guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,csum=off,gso=off,\
                            iommu_platform=on,disable-legacy=on,rx_queue_size=1024,romfile=";
 
@@ -112,7 +115,8 @@ fn boot(image: &Path, archive: &Path) -> anyhow::Result<()> {
     }
     for (number, tap) in switch.iter().flat_map(Switch::taps).enumerate() {
         let backend = format!("tap,id=t{number},ifname={tap},queues={QUEUES},script=no,downscript=no,vhost=off");
-        // Two vectors for each queue pair, one for the control queue and one for changes of the configuration.
+        // Two vectors for each queue pair, one for the control queue and one for changes of the
+        // configuration.
         let vectors = 2 * QUEUES + 2;
         let device = format!(
             "virtio-net-pci,netdev=t{number},mq=on,rss=on,vectors={vectors},mac=02:00:00:00:00:1{number},{NIC_OPTIONS}"

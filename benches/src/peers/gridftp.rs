@@ -66,7 +66,8 @@ impl<'a> GridFtp<'a> {
         self.copy(&["-fast", "-p", "4"], &source.display().to_string(), destination)
     }
 
-    /// Stores a directory's contents in another: commands sent ahead of their answers, eight files at once.
+    /// Stores a directory's contents in another: commands sent ahead of their answers, eight files
+    /// at once.
     pub fn put_all(&self, source: &Path, target: &Path) -> anyhow::Result<Duration> {
         let (from, to) = (format!("{}/", source.display()), format!("{}/", target.display()));
         self.copy(&["-r", "-cd", "-pp", "-fast", "-cc", "8"], &from, &to)

@@ -1,4 +1,5 @@
-//! scp, rsync and tar over OpenSSH with its fastest cipher, and rclone, which speaks to the same server.
+//! scp, rsync and tar over OpenSSH with its fastest cipher, and rclone, which speaks to the same
+//! server.
 
 use std::path::Path;
 use std::process::Command;
@@ -59,8 +60,8 @@ impl<'a> Ssh<'a> {
         Ok(self.field.run("rsync", &[&["-e", &shell], options_and_sources, &[destination.as_str()]].concat())?.1)
     }
 
-    /// rclone to the server's SFTP, a directory's contents, files side by side. It compares no hashes, which would cost it a
-    /// command at the server for each file.
+    /// rclone to the server's SFTP, a directory's contents, files side by side. It compares no
+    /// hashes, which would cost it a command at the server for each file.
     pub fn rclone(&self, source: &Path, target: &Path) -> anyhow::Result<Duration> {
         need(&["rclone"])?;
         let key = self.field.path("ssh-user").display().to_string();

@@ -1,4 +1,5 @@
-//! What stands before each line on standard error: nothing, or the time where the lines are a log and nobody else notes it.
+//! What stands before each line on standard error: nothing, or the time where the lines are a log
+//! and nobody else notes it.
 
 use std::sync::OnceLock;
 

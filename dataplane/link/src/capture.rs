@@ -1,12 +1,14 @@
-//! Packets of a lane, copied for whoever looks at them (`culvert capture`): what goes around the kernel no other program sees.
+//! Packets of a lane, copied for whoever looks at them (`culvert capture`): what goes around the
+//! kernel no other program sees.
 //!
 //! ```text
 //!  datapath ── packets of a batch ──> Tap ── records ──> ring in memory of this capture ──> Reader (control process)
 //! ```
 //!
-//! A datapath has a [`Tap`] only while a capture runs, so without one a batch costs a branch. The tap cuts each packet and gathers those of a batch into
-//! records of a [`crate::ring`]; what finds no room is dropped and counted. The reader comes by every few milliseconds instead of being woken: the lane
-//! makes no system call for it. The memory is the capture's own and goes with it.
+//! A datapath has a [`Tap`] only while a capture runs, so without one a batch costs a branch. The
+//! tap cuts each packet and gathers those of a batch into records of a [`crate::ring`]; what finds
+//! no room is dropped and counted. The reader comes by every few milliseconds instead of being
+//! woken: the lane makes no system call for it. The memory is the capture's own and goes with it.
 
 mod packet;
 
@@ -23,7 +25,8 @@ use packet::{HEAD_BYTES, Head};
 
 /// Bytes of a packet that are captured at most.
 pub const SNAP_BYTES_MAX: usize = RECORD_BYTES_MAX - HEAD_BYTES;
-/// Bytes of the ring between a lane and the reader: 25,000 packets of 128 bytes, the packets of 10 Gb/s at 1500 bytes for 30 ms.
+/// Bytes of the ring between a lane and the reader: 25,000 packets of 128 bytes, the packets of 10
+/// Gb/s at 1500 bytes for 30 ms.
 const RING_BYTES: usize = 4 << 20;
 /// Words before the ring.
 const STATE: usize = 0;
@@ -59,7 +62,8 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// A tap into `memory` of at least [`CAPTURE_BYTES`], which takes the first `snap_bytes` of a packet, at most [`SNAP_BYTES_MAX`].
+    /// A tap into `memory` of at least [`CAPTURE_BYTES`], which takes the first `snap_bytes` of a
+    /// packet, at most [`SNAP_BYTES_MAX`].
     ///
     /// # Panics
     /// If the memory is smaller.
@@ -104,8 +108,8 @@ impl Tap {
         self.add(direction, Layer::Frame, frame);
     }
 
-    /// Takes the datagrams of `datagram_bytes` that `bytes` are, the last of which may be shorter. What the kernel puts before them, the
-    /// reader makes up from the addresses.
+    /// Takes the datagrams of `datagram_bytes` that `bytes` are, the last of which may be shorter.
+    /// What the kernel puts before them, the reader makes up from the addresses.
     #[inline]
     pub fn datagrams(
         &mut self,
@@ -167,7 +171,8 @@ impl Reader {
         Self { memory, ring, record: Box::new([0; RECORD_BYTES_MAX]) }
     }
 
-    /// How far the lane is. Ask before [`Reader::drain`]: what comes before the end is then in the ring.
+    /// How far the lane is. Ask before [`Reader::drain`]: what comes before the end is then in the
+    /// ring.
     #[must_use]
     pub fn state(&self) -> State {
         match self.memory.words(STATE, 1)[0].load(Ordering::Acquire) {
@@ -183,7 +188,8 @@ impl Reader {
         self.memory.words(DROPPED, 1)[0].load(Ordering::Relaxed)
     }
 
-    /// Hands the packets of up to `records_max` records to `each`. Returns how many records there were.
+    /// Hands the packets of up to `records_max` records to `each`. Returns how many records there
+    /// were.
     ///
     /// # Errors
     /// [`Broken`] if the lane wrote nonsense.

@@ -22,7 +22,8 @@ use crate::layout::LaneLayout;
 use crate::ring::{Producer, RECORD_BYTES_MAX};
 use crate::shared_memory::SharedMemory;
 
-/// Commands that wait because a lane's ring is full. A lane that is so far behind hangs, and its process is given up.
+/// Commands that wait because a lane's ring is full. A lane that is so far behind hangs, and its
+/// process is given up.
 pub(crate) const OVERFLOW_MAX: usize = 100_000;
 
 #[derive(Debug)]
@@ -76,8 +77,9 @@ impl Commands {
         self.lanes.len()
     }
 
-    /// Sends a command. It waits here if the ring is full, behind those that wait already. False if too many wait: the command is lost,
-    /// and with it whatever it was to bring about, so the process must be given up.
+    /// Sends a command. It waits here if the ring is full, behind those that wait already. False if
+    /// too many wait: the command is lost, and with it whatever it was to bring about, so the
+    /// process must be given up.
     ///
     #[must_use]
     pub fn send(&self, lane: usize, command: &Command<'_>) -> bool {

@@ -1,7 +1,8 @@
 //! What travels in a lane's two rings.
 //!
-//! Flows and files are named by slots, small numbers that the control process hands out. A slot is reused only after the
-//! lane has confirmed that it is free ([`Event::SendClosed`], [`Event::ReceiveClosed`]).
+//! Flows and files are named by slots, small numbers that the control process hands out. A slot is
+//! reused only after the lane has confirmed that it is free ([`Event::SendClosed`],
+//! [`Event::ReceiveClosed`]).
 #![cfg_attr(
     not(test),
     deny(
@@ -139,7 +140,8 @@ pub enum Command<'a> {
         /// The buffer.
         buffer: u32,
     },
-    /// Give a chunk up that its sender gave up: incomplete, it is dropped and ignored from now on; whole, it is discarded.
+    /// Give a chunk up that its sender gave up: incomplete, it is dropped and ignored from now on;
+    /// whole, it is discarded.
     Abandon {
         /// The flow.
         flow: ReceiveSlot,
@@ -197,8 +199,8 @@ pub struct ChunkTimes {
     pub disk_us: u32,
     /// Hashing.
     pub hash_us: u32,
-    /// Between buffer and network: from the first byte that could be sent to the receiver's word that all arrived, or from the first segment to the
-    /// last.
+    /// Between buffer and network: from the first byte that could be sent to the receiver's word
+    /// that all arrived, or from the first segment to the last.
     pub network_us: u32,
 }
 
@@ -402,7 +404,8 @@ pub const EVENT_BYTES_MAX: usize = 96;
 /// Writes a command or event into `scratch`.
 ///
 /// # Panics
-/// If it does not fit: no command or event but a report is longer than 200 bytes, and a report is at most half a record.
+/// If it does not fit: no command or event but a report is longer than 200 bytes, and a report is
+/// at most half a record.
 #[expect(
     clippy::expect_used,
     reason = "nothing from outside makes them longer; a report is cut to its room by its writer"

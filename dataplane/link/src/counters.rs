@@ -1,4 +1,5 @@
-//! Numbers that a lane keeps in shared memory for the control process to read, and the rates that it reads there.
+//! Numbers that a lane keeps in shared memory for the control process to read, and the rates that
+//! it reads there.
 //!
 //! Each word has one writer, so "add" is a load and a store, without a locked instruction.
 
@@ -157,7 +158,8 @@ pub enum FlowWord {
     SegmentsResent,
     /// Payload bytes sent by this flow.
     PayloadSent,
-    /// What the probes that open the path have met with, as an error of the operating system; 0 for silence.
+    /// What the probes that open the path have met with, as an error of the operating system; 0 for
+    /// silence.
     ProbesMet,
     /// Authentic datagrams of the receiver's.
     Heard,

@@ -15,7 +15,8 @@ pub fn doorbell() -> io::Result<OwnedFd> {
 
 /// Rings a doorbell.
 pub fn ring(bell: BorrowedFd<'_>) {
-    // It can fail only when the counter overflows, and then the other side has been rung often enough.
+    // It can fail only when the counter overflows, and then the other side has been rung often
+    // enough.
     let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
 }
 

@@ -1,7 +1,8 @@
 //! The control process's end of the link: makes the shared memory, sends commands, reads events.
 //!
-//! Nothing here waits or needs a runtime. [`prepare`] makes everything that the data plane needs and writes its first message into the
-//! caller's end of a socket; the data plane has the other end as its standard input.
+//! Nothing here waits or needs a runtime. [`prepare`] makes everything that the data plane needs
+//! and writes its first message into the caller's end of a socket; the data plane has the other end
+//! as its standard input.
 #![cfg_attr(
     not(test),
     deny(
@@ -51,7 +52,8 @@ pub struct EngineConfig {
     pub refusals: Vec<String>,
 }
 
-/// Fewer buffers than this in a lane and it cannot read, send and wait for reports at the same time.
+/// Fewer buffers than this in a lane and it cannot read, send and wait for reports at the same
+/// time.
 pub const BUFFERS_PER_LANE_MIN: usize = 4;
 
 /// A configuration that cannot be.
@@ -92,8 +94,9 @@ pub struct Engine {
     pub commands: Arc<Commands>,
     /// Events from the lanes.
     pub events: Events,
-    /// Becomes readable when an event comes while the reader sleeps; a socket rather than an eventfd, because that is what
-    /// asynchronous runtimes wait for without unsafe code. Non-blocking.
+    /// Becomes readable when an event comes while the reader sleeps; a socket rather than an
+    /// eventfd, because that is what asynchronous runtimes wait for without unsafe code.
+    /// Non-blocking.
     pub bell: UnixStream,
     /// Whether the chunk buffers lie on hugepages.
     pub on_hugepages: bool,
@@ -172,8 +175,9 @@ pub struct Events {
 }
 
 impl Events {
-    /// Hands up to `events_max` events to `each`: the lane, the event, and the buffer that it lends, if it lends one
-    /// (an [`Event::Fill`] lends a whole buffer). Returns how many there were.
+    /// Hands up to `events_max` events to `each`: the lane, the event, and the buffer that it
+    /// lends, if it lends one (an [`Event::Fill`] lends a whole buffer). Returns how many there
+    /// were.
     ///
     /// # Errors
     /// [`Broken`] if a lane wrote nonsense: its process must be given up.

@@ -47,8 +47,8 @@ pub(crate) struct Place {
 }
 
 impl LentBuffer {
-    /// The buffer that an event of `lane` lends, to be given back with `back`. `None` if the lane has no such buffer, or
-    /// has lent it already: it has gone mad.
+    /// The buffer that an event of `lane` lends, to be given back with `back`. `None` if the lane
+    /// has no such buffer, or has lent it already: it has gone mad.
     ///
     /// Only [`crate::engine::Events`] calls this, once an event.
     pub(crate) fn new(
@@ -76,7 +76,8 @@ impl LentBuffer {
     /// The chunk's bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the lane lent the buffer and leaves it alone until it gets it back; this handle is the only one.
+        // SAFETY: the lane lent the buffer and leaves it alone until it gets it back; this handle
+        // is the only one.
         unsafe { self.memory.slice(self.place.clone()) }
     }
 

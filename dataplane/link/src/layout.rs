@@ -20,11 +20,13 @@ pub const FLOW_WORDS: usize = 16;
 pub const FLOWS_PER_LANE: u16 = 256;
 /// Files that can be open in the data plane at once.
 pub const FILES_MAX: u32 = 4_096;
-/// Bytes of a lane's command ring: a transfer's chunk commands and its partner's reports for many milliseconds.
+/// Bytes of a lane's command ring: a transfer's chunk commands and its partner's reports for many
+/// milliseconds.
 const COMMAND_RING_BYTES: usize = 512 << 10;
 /// Bytes of a lane's event ring.
 const EVENT_RING_BYTES: usize = 1 << 20;
-// A ring that is nearly full must still take a record of the longest kind once its reader has gone on.
+// A ring that is nearly full must still take a record of the longest kind once its reader has gone
+// on.
 const _: () = assert!(COMMAND_RING_BYTES >= 4 * RECORD_BYTES_MAX && EVENT_RING_BYTES >= 4 * RECORD_BYTES_MAX);
 
 /// Where a lane's parts lie in the link's memory.

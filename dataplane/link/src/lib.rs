@@ -8,10 +8,10 @@
 //!   from it ([`commands`], [`ring`]);
 //! * words in shared memory carry rates and counters ([`counters`]).
 //!
-//! [`engine`] is the control process's end; the other is in the data plane's crate, which the control
-//! process does not know. Beside the ways stands what both ends must do alike: read the clock, find
-//! the largest datagram of a link ([`path_mtu`]), bind a port as a lane's ([`udp_port`]), carry
-//! captured packets ([`capture`]).
+//! [`engine`] is the control process's end; the other is in the data plane's crate, which the
+//! control process does not know. Beside the ways stands what both ends must do alike: read the
+//! clock, find the largest datagram of a link ([`path_mtu`]), bind a port as a lane's
+//! ([`udp_port`]), carry captured packets ([`capture`]).
 //!
 //! `unsafe` is confined to [`shared_memory`] and [`handles`].
 #![deny(unsafe_code)]

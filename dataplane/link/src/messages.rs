@@ -39,7 +39,8 @@ pub struct Start {
     pub buffer_bytes: usize,
     /// The address that lanes bind; the unspecified IPv6 address serves both families.
     pub bind: std::net::IpAddr,
-    /// The lanes' UDP ports: each lane takes the next that is free. Empty leaves them to the operating system.
+    /// The lanes' UDP ports: each lane takes the next that is free. Empty leaves them to the
+    /// operating system.
     pub ports: Vec<u16>,
     /// Bytes of each lane's socket buffers, if the host grants them.
     pub socket_buffer_bytes: usize,
@@ -104,7 +105,8 @@ pub struct OpenReceive {
 pub enum ToDataPlane {
     /// The first message.
     Start(Start),
-    /// Opens a file in a slot. Comes with a descriptor for buffered access and, if `direct`, one for `O_DIRECT`.
+    /// Opens a file in a slot. Comes with a descriptor for buffered access and, if `direct`, one
+    /// for `O_DIRECT`.
     InstallFile {
         /// The slot.
         slot: FileSlot,
@@ -187,7 +189,8 @@ pub enum FromDataPlane {
         af_xdp: Option<Mode>,
         /// Whether rules in the NIC lead all packets to the lanes' ports to the lanes' queues.
         has_all_rules: bool,
-        /// What a better datapath lacks, in words; empty if the best is in place or none was asked for.
+        /// What a better datapath lacks, in words; empty if the best is in place or none was asked
+        /// for.
         refusals: Vec<String>,
     },
     /// It cannot start; it ends now.
@@ -202,7 +205,8 @@ pub enum FromDataPlane {
         /// The slot.
         slot: FileSlot,
     },
-    /// The file is not there: its descriptors did not arrive, because this process has as many as it may have.
+    /// The file is not there: its descriptors did not arrive, because this process has as many as
+    /// it may have.
     FileNotInstalled {
         /// The slot.
         slot: FileSlot,

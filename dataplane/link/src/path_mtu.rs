@@ -13,8 +13,9 @@ use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
 
 use crate::rtnetlink::{LINK_BYTES, RouteSocket, attributes, u32_of};
 
-/// The largest datagram: the most that crosses as one packet on both families (measured; of one byte
-/// more the kernel makes two packets before the device, and nothing is joined on the other side).
+/// The largest datagram: the most that crosses as one packet on both families (measured; of one
+/// byte more the kernel makes two packets before the device, and nothing is joined on the other
+/// side).
 pub const DATAGRAM_BYTES_MAX: u16 = 65_473;
 // Numbers of include/uapi/linux/rtnetlink.h and if_link.h.
 const RTM_GETROUTE: u16 = 26;

@@ -1,4 +1,5 @@
-//! What tools call a process: `ps` shows the words it was started with, `ss -p` and `top` its kernel name.
+//! What tools call a process: `ps` shows the words it was started with, `ss -p` and `top` its
+//! kernel name.
 //!
 //! Culvert starts its own processes as `/proc/self/exe`, so that an update of the file does not mix
 //! versions. Without a word of its own such a process would be called `exe` everywhere.
@@ -17,8 +18,8 @@ pub const RULE_KEEPER: &CStr = c"culvert-rules";
 /// Any other process's, unless its file's name says more.
 const OTHER: &CStr = c"culvert";
 
-/// Names this process, and the threads that it starts from now on and that are not named otherwise. To be called by its
-/// main thread, whose name the process's is.
+/// Names this process, and the threads that it starts from now on and that are not named otherwise.
+/// To be called by its main thread, whose name the process's is.
 pub fn set(name: &CStr) {
     // A kernel without names is a kernel without them.
     let _ = rustix::thread::set_name(name);

@@ -1,14 +1,17 @@
 //! A ring of records in shared memory: one producer, one consumer, in different processes.
 //!
-//! The indices are bytes written and read since the beginning, on cache lines of their own. A record is a length and its bytes,
-//! contiguous; one that would not fit before the end of the ring is preceded by a skip mark. The consumer copies a record
-//! out before it looks at it, and takes nothing of the indices for granted: a ring whose indices make no sense is reported as
+//! The indices are bytes written and read since the beginning, on cache lines of their own. A
+//! record is a length and its bytes, contiguous; one that would not fit before the end of the ring
+//! is preceded by a skip mark. The consumer copies a record out before it looks at it, and takes
+//! nothing of the indices for granted: a ring whose indices make no sense is reported as
 //! [`Broken`], and its process is treated as dead.
 //!
-//! The indices and the wake-up are the only lock-free protocol between the processes, so it is checked by a model of weak memory (`ring/model.rs`): the
-//! same code runs there on [`RingMemory`] of the model's.
+//! The indices and the wake-up are the only lock-free protocol between the processes, so it is
+//! checked by a model of weak memory (`ring/model.rs`): the same code runs there on [`RingMemory`]
+//! of the model's.
 //!
-//! A consumer that wants to sleep says so in the ring ([`Consumer::prepare_to_sleep`]); the producer then rings the doorbell, an eventfd, and only then.
+//! A consumer that wants to sleep says so in the ring ([`Consumer::prepare_to_sleep`]); the
+//! producer then rings the doorbell, an eventfd, and only then.
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -52,7 +55,8 @@ pub struct Full;
 #[error("a ring between the processes is broken")]
 pub struct Broken;
 
-/// What a ring needs of the memory that it lies in; see [`SharedMemory`] for the meaning of the methods.
+/// What a ring needs of the memory that it lies in; see [`SharedMemory`] for the meaning of the
+/// methods.
 pub trait RingMemory {
     /// Reads the word at byte `offset`.
     fn load(&self, offset: usize, ordering: Ordering) -> u64;
@@ -209,7 +213,8 @@ impl<M: RingMemory> Producer<M> {
         self.shared.memory.copy_in(at + 8, record);
         self.written += needed as u64;
         self.shared.store(WRITTEN, self.written, Ordering::Release);
-        // Pairs with the fence in prepare_to_sleep: either we see the sleeper or it sees the record.
+        // Pairs with the fence in prepare_to_sleep: either we see the sleeper or it sees the
+        // record.
         self.shared.memory.fence();
         let sleeping = self.shared.place.offset + SLEEPING * 8;
         let memory = &self.shared.memory;
@@ -287,7 +292,8 @@ impl<M: RingMemory> Consumer<M> {
     /// has arrived meanwhile: then it must not sleep.
     #[must_use]
     pub fn prepare_to_sleep(&self) -> bool {
-        // Exchanged rather than stored: so it stands in one order with the producer's exchange, whatever else is reordered.
+        // Exchanged rather than stored: so it stands in one order with the producer's exchange,
+        // whatever else is reordered.
         let sleeping = self.shared.place.offset + SLEEPING * 8;
         self.shared.memory.swap(sleeping, 1, Ordering::AcqRel);
         // Pairs with the fence in push.

@@ -1,8 +1,10 @@
-//! Memory that the control process and the data plane share, and the only place where it is touched unsafely.
+//! Memory that the control process and the data plane share, and the only place where it is touched
+//! unsafely.
 //!
-//! Both processes are one program and trust each other with the data, but a partner's packets end up here, and a process may
-//! die at any instruction. So the shared words are atomics, records are copied out before they are looked at, and chunk
-//! buffers are handed out only to the one that owns them at the time.
+//! Both processes are one program and trust each other with the data, but a partner's packets end
+//! up here, and a process may die at any instruction. So the shared words are atomics, records are
+//! copied out before they are looked at, and chunk buffers are handed out only to the one that owns
+//! them at the time.
 //!
 //! To the kernel such memory is a file, and the limit on file sizes (`ulimit -f`) holds for it too.
 //! Where there is one, the memory is made of several files that are mapped one behind the other.
@@ -53,14 +55,15 @@ pub fn piece_count(bytes: usize) -> usize {
     bytes.div_ceil(piece_bytes())
 }
 
-// SAFETY: the mapping is plain memory, valid from every thread until drop; all access goes through the methods below, whose
-// own contracts rule out unsynchronised access to the same bytes.
+// SAFETY: the mapping is plain memory, valid from every thread until drop; all access goes through
+// the methods below, whose own contracts rule out unsynchronised access to the same bytes.
 unsafe impl Send for SharedMemory {}
 // SAFETY: as above; the safe methods use atomics or copy.
 unsafe impl Sync for SharedMemory {}
 
 impl SharedMemory {
-    /// Makes a piece of `bytes` zero bytes, on hugepages if `prefer_hugepages` and the host has enough of them free.
+    /// Makes a piece of `bytes` zero bytes, on hugepages if `prefer_hugepages` and the host has
+    /// enough of them free.
     ///
     /// # Errors
     /// The operating system's, if it has no such memory.
@@ -163,8 +166,8 @@ impl SharedMemory {
     #[must_use]
     pub fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
         assert!(offset.is_multiple_of(8) && offset + count * 8 <= self.bytes, "words outside of shared memory");
-        // SAFETY: in bounds and aligned (the mapping begins on a page); every bit pattern is an AtomicU64; atomics may be
-        // shared with another process that also accesses them as atomics.
+        // SAFETY: in bounds and aligned (the mapping begins on a page); every bit pattern is an
+        // AtomicU64; atomics may be shared with another process that also accesses them as atomics.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset).cast::<AtomicU64>(), count) }
     }
 
@@ -175,7 +178,8 @@ impl SharedMemory {
     /// If they are not within the memory.
     pub fn copy_in(&self, offset: usize, bytes: &[u8]) {
         assert!(offset + bytes.len() <= self.bytes, "bytes outside of shared memory");
-        // SAFETY: in bounds; the source is a Rust slice, so it cannot overlap this mapping's unshared bytes.
+        // SAFETY: in bounds; the source is a Rust slice, so it cannot overlap this mapping's
+        // unshared bytes.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.as_ptr().add(offset), bytes.len()) };
     }
 
@@ -192,7 +196,8 @@ impl SharedMemory {
     /// A part of the memory as a slice.
     ///
     /// # Safety
-    /// Nobody, in either process or the kernel on their behalf, may write to this part while the slice lives.
+    /// Nobody, in either process or the kernel on their behalf, may write to this part while the
+    /// slice lives.
     ///
     /// # Panics
     /// If the part is not within the memory.
@@ -232,8 +237,8 @@ impl SharedMemory {
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made in `map` and every borrow of it has ended. An error is impossible for a valid
-        // mapping and could not be acted upon.
+        // SAFETY: the mapping was made in `map` and every borrow of it has ended. An error is
+        // impossible for a valid mapping and could not be acted upon.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }

@@ -24,7 +24,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-/// The longest message: the steering program's counts on 256 queues, six numbers of up to ten bytes each.
+/// The longest message: the steering program's counts on 256 queues, six numbers of up to ten bytes
+/// each.
 const MESSAGE_BYTES_MAX: usize = 32 << 10;
 /// The most descriptors in a message; the kernel's own limit is 253.
 pub const DESCRIPTORS_MAX: usize = 250;
@@ -82,7 +83,8 @@ impl LinkSocket {
     /// The operating system's; `BrokenPipe` when the other process is gone.
     ///
     /// # Panics
-    /// If the message or the number of descriptors exceeds its limit: both are bounded by construction.
+    /// If the message or the number of descriptors exceeds its limit: both are bounded by
+    /// construction.
     pub fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         assert!(descriptors.len() <= DESCRIPTORS_MAX, "{} descriptors in a message", descriptors.len());
         // Some messages contain secrets: the buffer is wiped, and never moved while it grows.

@@ -1,5 +1,5 @@
-//! The datapath of hosts whose NIC and privileges permit it: AF_XDP, packets between a NIC queue and the lane's memory
-//! without the kernel's network stack.
+//! The datapath of hosts whose NIC and privileges permit it: AF_XDP, packets between a NIC queue
+//! and the lane's memory without the kernel's network stack.
 //!
 //! ```text
 //!  NIC queue ── steering program ──> RX ring ──> lane            ([`queue`], [`umem`], [`rings`], [`socket`])

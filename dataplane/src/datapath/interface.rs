@@ -32,8 +32,9 @@ pub struct Arrival {
     pub from: SocketAddr,
     /// It came through the kernel, and the lane has rings.
     pub is_astray: bool,
-    /// When it was taken: never earlier than it came, or a lane that was kept from its core meanwhile would make a delay of less
-    /// than the path has, by which all later ones are measured.
+    /// When it was taken: never earlier than it came, or a lane that was kept from its core
+    /// meanwhile would make a delay of less than the path has, by which all later ones are
+    /// measured.
     pub taken_ns: u64,
 }
 
@@ -70,8 +71,8 @@ pub struct RingCensus {
     pub receive: Account,
     /// Frames for packets that leave.
     pub transmit: Account,
-    /// Of the receive frames that the kernel has, those that lie in a ring. The rest is in the NIC's hands; in copy mode the kernel keeps
-    /// back at most a few.
+    /// Of the receive frames that the kernel has, those that lie in a ring. The rest is in the
+    /// NIC's hands; in copy mode the kernel keeps back at most a few.
     pub receive_in_rings: usize,
     /// Descriptors from the kernel that made no sense.
     pub malformed: u64,
@@ -84,7 +85,8 @@ pub trait Datapath {
     /// The time by which the lane lives, in nanoseconds.
     fn now_ns(&self) -> u64;
 
-    /// Takes what has arrived, up to a batch, and hands each datagram and how it came to `each`. Returns how many there were.
+    /// Takes what has arrived, up to a batch, and hands each datagram and how it came to `each`.
+    /// Returns how many there were.
     fn receive(&mut self, each: impl FnMut(&[u8], Arrival)) -> usize;
 
     /// As [`Datapath::receive`], of what was sent to another port than the lane's own.
@@ -92,12 +94,13 @@ pub trait Datapath {
         0
     }
 
-    /// Makes the descriptor of [`Datapath::poll_fd`] ready also when something arrives at another port, until that is closed.
+    /// Makes the descriptor of [`Datapath::poll_fd`] ready also when something arrives at another
+    /// port, until that is closed.
     fn watch(&mut self, _source: &SourceSocket) {}
 
-    /// Sends up to `datagrams_max` datagrams. `seal` writes the next one into the slice that it is given and returns its length;
-    /// the second argument is the most that it may have. `None` ends the run. Within a run every datagram but the
-    /// last has the same length.
+    /// Sends up to `datagrams_max` datagrams. `seal` writes the next one into the slice that it is
+    /// given and returns its length; the second argument is the most that it may have. `None` ends
+    /// the run. Within a run every datagram but the last has the same length.
     fn send_run(
         &mut self,
         way: Way<'_>,
@@ -135,11 +138,12 @@ pub trait Datapath {
         false
     }
 
-    /// Tells the next hop of packets to `to`, or that it is not known (any more). A datapath whose kernel finds the way needs none.
+    /// Tells the next hop of packets to `to`, or that it is not known (any more). A datapath whose
+    /// kernel finds the way needs none.
     fn set_next_hop(&mut self, _to: IpAddr, _hop: Option<&NextHop>) {}
 
-    /// Takes the tap to which packets are shown from now on, or `None`. Returns the one before; a datapath that shows nothing returns what
-    /// it was given.
+    /// Takes the tap to which packets are shown from now on, or `None`. Returns the one before; a
+    /// datapath that shows nothing returns what it was given.
     fn set_tap(&mut self, tap: Option<Box<Tap>>) -> Option<Box<Tap>> {
         tap
     }

@@ -1,7 +1,8 @@
-//! A network in memory, on a virtual clock: for tests that need loss, reordering and damage, and need them again.
+//! A network in memory, on a virtual clock: for tests that need loss, reordering and damage, and
+//! need them again.
 //!
-//! All lanes of a simulation share one [`SimNetwork`] and live in one thread; a random number generator with a given seed decides
-//! every datagram's fate, so a seed repeats a run exactly.
+//! All lanes of a simulation share one [`SimNetwork`] and live in one thread; a random number
+//! generator with a given seed decides every datagram's fate, so a seed repeats a run exactly.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -1,8 +1,9 @@
 //! The datapath that works everywhere: a UDP socket with segmentation offload in both directions.
 //!
-//! A run of datagrams of one size is sealed into a super-buffer of up to [`SUPER_BUFFER_BYTES`] and handed to the kernel in one
-//! call, which cuts it (GSO) as late as it can; on receive the kernel joins what belongs together (GRO), and one call brings up to
-//! 64 KiB. Where a path cannot segment (`EIO`), the run goes out datagram by datagram from then on.
+//! A run of datagrams of one size is sealed into a super-buffer of up to [`SUPER_BUFFER_BYTES`] and
+//! handed to the kernel in one call, which cuts it (GSO) as late as it can; on receive the kernel
+//! joins what belongs together (GRO), and one call brings up to 64 KiB. Where a path cannot segment
+//! (`EIO`), the run goes out datagram by datagram from then on.
 
 pub(super) mod socket;
 pub mod source;
@@ -22,10 +23,12 @@ use super::interface::{Arrival, Datapath, SendOutcome, Way};
 use socket::{Incoming, QueueCondition, UdpSocket};
 use source::SourceSocket;
 
-/// Bytes of a super-buffer: the most that crosses as one packet on both families (65,473 on IPv6, measured; one more and the kernel
-/// cuts it before the device, and nothing is joined on the other side).
+/// Bytes of a super-buffer: the most that crosses as one packet on both families (65,473 on IPv6,
+/// measured; one more and the kernel cuts it before the device, and nothing is joined on the other
+/// side).
 pub const SUPER_BUFFER_BYTES: usize = DATAGRAM_BYTES_MAX as usize;
-/// Super-buffers taken in one turn. More hold the other work of a turn up; fewer pay for the turn too often.
+/// Super-buffers taken in one turn. More hold the other work of a turn up; fewer pay for the turn
+/// too often.
 const RECEIVE_BATCH: usize = 8;
 
 /// A lane's UDP socket and its two super-buffers.
@@ -37,8 +40,9 @@ pub struct UdpDatapath {
     segments_max: usize,
     gso: bool,
     gro: bool,
-    /// A sealed run for which the socket had no room: where to, its bytes, and the size of its datagrams. It goes out from the lane's own port,
-    /// whichever it was meant for: receivers do not look at it.
+    /// A sealed run for which the socket had no room: where to, its bytes, and the size of its
+    /// datagrams. It goes out from the lane's own port, whichever it was meant for: receivers do
+    /// not look at it.
     waiting: Option<(SocketAddr, usize, usize)>,
     /// The lane's own address, for captures.
     port: u16,
@@ -82,8 +86,9 @@ pub enum OpenError {
 }
 
 impl UdpDatapath {
-    /// Opens a socket on `address` and `port` (0 for any) with buffers of `socket_buffer_bytes`, as far as the host
-    /// grants them. The unspecified IPv6 address serves both families, and falls back to IPv4 on a host without IPv6.
+    /// Opens a socket on `address` and `port` (0 for any) with buffers of `socket_buffer_bytes`, as
+    /// far as the host grants them. The unspecified IPv6 address serves both families, and falls
+    /// back to IPv4 on a host without IPv6.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -159,7 +164,8 @@ impl UdpDatapath {
         }
         if self.gso {
             match socket.send(to, &self.outgoing[..bytes], Some(datagram_bytes as u16)) {
-                // The device on this path cannot compute checksums of segments: cut by hand from now on.
+                // The device on this path cannot compute checksums of segments: cut by hand from
+                // now on.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL)) => self.gso = false,
                 done => return done,
             }

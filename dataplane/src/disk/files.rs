@@ -1,11 +1,14 @@
-//! The files that are open in the data plane: slots that the control process fills and the lanes read.
+//! The files that are open in the data plane: slots that the control process fills and the lanes
+//! read.
 //!
-//! The data plane opens nothing by name. The control process opens each file, twice where the file system has direct I/O,
-//! and passes the descriptors; the attendant puts them here; lanes read them without a lock.
+//! The data plane opens nothing by name. The control process opens each file, twice where the file
+//! system has direct I/O, and passes the descriptors; the attendant puts them here; lanes read them
+//! without a lock.
 //!
-//! A lane hands descriptors to the kernel by number, piece by piece, so a number may not come to mean another file while a chunk is
-//! being read or written. Lanes therefore say what they use ([`FileTable::acquire`]), and a file that is removed meanwhile is retired: its
-//! slot is free at once, its descriptors are closed when nobody uses them any more ([`FileTable::close_retired`]).
+//! A lane hands descriptors to the kernel by number, piece by piece, so a number may not come to
+//! mean another file while a chunk is being read or written. Lanes therefore say what they use
+//! ([`FileTable::acquire`]), and a file that is removed meanwhile is retired: its slot is free at
+//! once, its descriptors are closed when nobody uses them any more ([`FileTable::close_retired`]).
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -14,8 +17,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use culvert_link::commands::FileSlot;
 use culvert_link::layout::FILES_MAX;
 
-/// Offsets, lengths and addresses of direct I/O are multiples of this: no file system in use asks for more, and chunks
-/// and buffers are aligned to it anyway.
+/// Offsets, lengths and addresses of direct I/O are multiples of this: no file system in use asks
+/// for more, and chunks and buffers are aligned to it anyway.
 pub const DIRECT_ALIGNMENT: u32 = 4_096;
 
 /// A file's descriptors, as a lane uses them.
@@ -33,7 +36,8 @@ struct Slot {
     direct: AtomicI32,
     /// Which of the place's files it is ([`FileSlot`]).
     holder: AtomicU32,
-    /// Chunks that are read from or written to a file of this slot, the one that is there or one that was.
+    /// Chunks that are read from or written to a file of this slot, the one that is there or one
+    /// that was.
     uses: AtomicU32,
     /// Keeps the descriptors open. Only the attendant locks it, never a lane.
     owned: Mutex<Option<Owned>>,
@@ -82,7 +86,8 @@ impl FileTable {
         true
     }
 
-    /// Empties a slot. Its file is closed at once, or when the last chunk that uses it is done with.
+    /// Empties a slot. Its file is closed at once, or when the last chunk that uses it is done
+    /// with.
     pub fn remove(&self, slot: FileSlot) {
         let Some(place) = self.place(slot).filter(|place| place.holder.load(Ordering::SeqCst) == slot.0) else {
             return;
@@ -90,7 +95,8 @@ impl FileTable {
         place.buffered.store(-1, Ordering::SeqCst);
         place.direct.store(-1, Ordering::SeqCst);
         let owned = lock(&place.owned).take();
-        // A lane counts its use before it looks at the number, so either it has found none or it is seen here.
+        // A lane counts its use before it looks at the number, so either it has found none or it is
+        // seen here.
         if let Some(owned) = owned
             && place.uses.load(Ordering::SeqCst) > 0
         {
@@ -164,8 +170,8 @@ mod tests {
         table.release(gone.next());
     }
 
-    /// The pieces of a chunk that were not yet handed to the kernel when its file was removed would have gone to whatever file got
-    /// the number next.
+    /// The pieces of a chunk that were not yet handed to the kernel when its file was removed would
+    /// have gone to whatever file got the number next.
     #[test]
     fn a_file_that_is_removed_while_a_chunk_of_it_is_written_stays_open_until_the_chunk_is_done() {
         let table = FileTable::default();

@@ -1,10 +1,12 @@
-//! Whether a range of a file is in the page cache: then reading it through the cache is several times faster than asking the
-//! disk again, and otherwise direct reads spare the copy and the cache.
+//! Whether a range of a file is in the page cache: then reading it through the cache is several
+//! times faster than asking the disk again, and otherwise direct reads spare the copy and the
+//! cache.
 #![allow(unsafe_code)]
 
 use std::os::fd::RawFd;
 
-/// `cachestat(2)`, Linux 6.5 (include/uapi/asm-generic/unistd.h; the same number on every architecture).
+/// `cachestat(2)`, Linux 6.5 (include/uapi/asm-generic/unistd.h; the same number on every
+/// architecture).
 pub const SYS_CACHESTAT: libc::c_long = 451;
 
 #[repr(C)]
@@ -29,7 +31,8 @@ struct Stat {
 pub fn is_resident(fd: RawFd, offset: u64, bytes: u64) -> bool {
     let range = Range { offset, bytes };
     let mut stat = Stat::default();
-    // SAFETY: the kernel reads `range` and writes `stat`, both live and of the layouts that the system call has.
+    // SAFETY: the kernel reads `range` and writes `stat`, both live and of the layouts that the
+    // system call has.
     let done = unsafe { libc::syscall(SYS_CACHESTAT, fd, &raw const range, &raw mut stat, 0) };
     done == 0 && stat.cached * 4096 * 10 >= bytes * 9
 }

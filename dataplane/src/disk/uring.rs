@@ -11,7 +11,8 @@ use io_uring::{IoUring, opcode, types};
 use super::operation::{Completion, Operation, Transfer};
 use crate::buffers::Buffers;
 
-/// `IORING_REGISTER_BUFFERS_UPDATE` (include/uapi/linux/io_uring.h), the one registration that is made later.
+/// `IORING_REGISTER_BUFFERS_UPDATE` (include/uapi/linux/io_uring.h), the one registration that is
+/// made later.
 const REGISTER_BUFFERS_UPDATE: u8 = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +36,8 @@ impl std::fmt::Debug for Uring {
 
 impl Uring {
     pub(super) fn new(entries: u32, buffers: u32, bell: Option<BorrowedFd<'_>>) -> io::Result<Self> {
-        // TASKRUN_FLAG: without it completions of a ring with DEFER_TASKRUN never show to a thread that only polls
-        // (measured on 6.18: a hundred enters, no completion).
+        // TASKRUN_FLAG: without it completions of a ring with DEFER_TASKRUN never show to a thread
+        // that only polls (measured on 6.18: a hundred enters, no completion).
         let ring = IoUring::builder()
             .setup_r_disabled()
             .setup_single_issuer()
@@ -68,7 +69,8 @@ impl Uring {
             use culvert_protocol::receiver_flow::ChunkMemory as _;
             let bytes = buffers.buffer_bytes();
             let vector = libc::iovec { iov_base: buffers.address(buffer, 0..bytes).cast(), iov_len: bytes };
-            // SAFETY: the buffer lies in memory that stays mapped as long as the lane, and so its ring, lives.
+            // SAFETY: the buffer lies in memory that stays mapped as long as the lane, and so its
+            // ring, lives.
             let done = unsafe { self.ring.submitter().register_buffers_update(buffer.0, &[vector], None) };
             *registration = if done.is_ok() { Registration::Registered } else { Registration::Refused };
         }
@@ -89,8 +91,8 @@ impl Uring {
             (Transfer::Write, false) => opcode::Write::new(fd, address, bytes).offset(offset).build(),
         };
         let entry = entry.user_data(u64::from(operation.buffer.0) << 32 | u64::from(operation.buffer_offset));
-        // SAFETY: the address range lies within a buffer in use, which the lane does not give back before the completion; the memory
-        // stays mapped until the ring is closed.
+        // SAFETY: the address range lies within a buffer in use, which the lane does not give back
+        // before the completion; the memory stays mapped until the ring is closed.
         unsafe { self.ring.submission().push(&entry).is_ok() }
     }
 
@@ -98,10 +100,12 @@ impl Uring {
     pub(super) fn enter(&mut self, has_submissions: bool) {
         let mut submission = self.ring.submission();
         submission.sync();
-        // What the kernel did not take last time still waits in the queue, and nothing else would ever bring it there.
+        // What the kernel did not take last time still waits in the queue, and nothing else would
+        // ever bring it there.
         if has_submissions || !submission.is_empty() || submission.taskrun() || submission.cq_overflow() {
             drop(submission);
-            // EBUSY and EAGAIN leave the entries in the queue for the next turn; no other error is possible for a valid ring.
+            // EBUSY and EAGAIN leave the entries in the queue for the next turn; no other error is
+            // possible for a valid ring.
             let _ = self.ring.submit();
         }
     }
@@ -109,8 +113,9 @@ impl Uring {
     /// Takes ended operations off the ring, as many as there is room for; returns how many.
     pub(super) fn completions(&mut self, ended: &mut [Option<Completion>]) -> u32 {
         let mut count = 0;
-        // The places first: `zip` takes from its first iterator before it finds the second empty, and an entry that is taken off the ring
-        // and dropped would be an operation that never ends.
+        // The places first: `zip` takes from its first iterator before it finds the second empty,
+        // and an entry that is taken off the ring and dropped would be an operation that never
+        // ends.
         for (place, entry) in ended.iter_mut().zip(self.ring.completion()) {
             let user = entry.user_data();
             *place = Some(Completion {
@@ -154,8 +159,9 @@ mod tests {
         Operation { transfer: Transfer::Read, fd, buffer, buffer_offset: at, bytes, file_offset }
     }
 
-    /// The 33rd was lost, and the chunk that it was a piece of never came to its end: a transfer hung when more operations had ended
-    /// at once than a turn looks after, as with a sparse file whose holes were read back for a resume.
+    /// The 33rd was lost, and the chunk that it was a piece of never came to its end: a transfer
+    /// hung when more operations had ended at once than a turn looks after, as with a sparse file
+    /// whose holes were read back for a resume.
     #[test]
     fn completions_beyond_those_of_one_turn_wait_for_the_next() {
         let Some((mut ring, buffers, buffer, file)) = fixture(64, &[7; 40]) else { return };
@@ -177,8 +183,8 @@ mod tests {
         assert_eq!(ended, (0..40).collect::<Vec<_>>());
     }
 
-    /// The kernel refuses entries when it is short of memory (`EAGAIN`): they stayed in the queue until another operation came, and with
-    /// the last chunk of a transfer none does.
+    /// The kernel refuses entries when it is short of memory (`EAGAIN`): they stayed in the queue
+    /// until another operation came, and with the last chunk of a transfer none does.
     #[test]
     fn operations_that_the_kernel_did_not_take_are_handed_over_again() {
         let Some((mut ring, buffers, buffer, file)) = fixture(8, b"content") else { return };

@@ -1,5 +1,5 @@
-//! What a lane and the attendant (the data plane's main thread) pass to each other: flows and keys, which are allocated and freed where
-//! it does not matter.
+//! What a lane and the attendant (the data plane's main thread) pass to each other: flows and keys,
+//! which are allocated and freed where it does not matter.
 
 use crossbeam::queue::ArrayQueue;
 use culvert_protocol::seal::PacketKey;
@@ -96,7 +96,8 @@ pub struct Attendance {
 }
 
 impl Attendance {
-    /// The queues of a lane. `lane_bell` wakes the lane; `attendant_bell`, an eventfd, the attendant.
+    /// The queues of a lane. `lane_bell` wakes the lane; `attendant_bell`, an eventfd, the
+    /// attendant.
     #[must_use]
     pub fn new(lane_bell: OwnedFd, attendant_bell: OwnedFd) -> Self {
         Self {
@@ -107,7 +108,8 @@ impl Attendance {
         }
     }
 
-    /// Hands something to the lane; false if its queue is full, which a lane that takes turns never lets happen.
+    /// Hands something to the lane; false if its queue is full, which a lane that takes turns never
+    /// lets happen.
     #[must_use]
     pub fn deliver(&self, delivery: Delivery) -> bool {
         let delivered = self.deliveries.push(delivery).is_ok();

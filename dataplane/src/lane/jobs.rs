@@ -1,8 +1,9 @@
 //! What each buffer is busy with: pieces to be read or written, and the hash that goes with them.
 //!
-//! A chunk travels between file and buffer in pieces. With direct I/O all pieces are the kernel's at once, for the disk's queue;
-//! through the page cache, where "reading" is a copy made on the spot, a piece is taken only when it is needed, so that it is
-//! still in the cache when it is hashed and sealed, and so that no turn is held up by a whole chunk.
+//! A chunk travels between file and buffer in pieces. With direct I/O all pieces are the kernel's
+//! at once, for the disk's queue; through the page cache, where "reading" is a copy made on the
+//! spot, a piece is taken only when it is needed, so that it is still in the cache when it is
+//! hashed and sealed, and so that no turn is held up by a whole chunk.
 
 use std::os::fd::RawFd;
 
@@ -21,7 +22,8 @@ use culvert_link::counters::LaneCounter;
 pub const CACHED_PIECE_BYTES: u32 = 256 << 10;
 /// A piece of direct I/O: what disks take in one request.
 pub const DIRECT_PIECE_BYTES: u32 = 1 << 20;
-/// A step of the hash: whole groups of BLAKE3's widest SIMD, and small enough to stay in the cache until it is sealed.
+/// A step of the hash: whole groups of BLAKE3's widest SIMD, and small enough to stay in the cache
+/// until it is sealed.
 pub const HASH_STEP_BYTES: u32 = 64 << 10;
 
 /// Whose a buffer is.
@@ -105,8 +107,8 @@ impl Job {
         self.whole_ns = now_ns;
     }
 
-    /// How long the chunk took until now. Sending, it was read first and is delivered now; receiving, it came first and is
-    /// written now.
+    /// How long the chunk took until now. Sending, it was read first and is delivered now;
+    /// receiving, it came first and is written now.
     #[must_use]
     pub fn times(&self, now_ns: u64) -> ChunkTimes {
         let us = |ns: u64| (ns / 1_000).min(u32::MAX.into()) as u32;
@@ -163,7 +165,8 @@ impl Job {
 }
 
 impl Body {
-    /// Prepares the reading of a chunk. False if the control process has closed the file: it has given the chunk up.
+    /// Prepares the reading of a chunk. False if the control process has closed the file: it has
+    /// given the chunk up.
     pub(super) fn begin_read(&mut self, buffer: BufferId, range: &FileRange) -> bool {
         let Some(files) = self.files.acquire(range.file) else { return false };
         let job = &mut self.jobs[buffer.0 as usize];
@@ -180,8 +183,8 @@ impl Body {
         let Some(files) = self.files.acquire(range.file) else { return false };
         let bytes = self.jobs[buffer.0 as usize].bytes;
         if files.direct.is_some() {
-            // Direct writes come in whole blocks. What stands behind the chunk's end must not be another chunk's data, though the file is
-            // cut to its size before anybody sees it.
+            // Direct writes come in whole blocks. What stands behind the chunk's end must not be
+            // another chunk's data, though the file is cut to its size before anybody sees it.
             let padded = bytes.next_multiple_of(DIRECT_ALIGNMENT);
             self.buffers.bytes_mut(buffer, bytes as usize..padded as usize).fill(0);
         }
@@ -323,7 +326,8 @@ impl Body {
         self.jobs[buffer.0 as usize].hasher.take().map(|hasher| hasher.finish())
     }
 
-    /// Begins to read and hash a range, for a resume. Without a free buffer the answer is "try again".
+    /// Begins to read and hash a range, for a resume. Without a free buffer the answer is "try
+    /// again".
     pub(super) fn begin_check(&mut self, token: u32, range: FileRange, bytes: u32, chunk_bytes: u32) {
         let failed = |error| Event::Checked { token, result: Err(error) };
         let Some(buffer) = self.take_buffer(Role::Check(token), None) else {

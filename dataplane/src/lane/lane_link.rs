@@ -137,7 +137,8 @@ impl LaneLink {
         }
     }
 
-    /// Lends the scratch for [`LaneLink::next_command`], so that the command does not borrow the link.
+    /// Lends the scratch for [`LaneLink::next_command`], so that the command does not borrow the
+    /// link.
     ///
     /// # Panics
     /// If it is lent already.

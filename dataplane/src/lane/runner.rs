@@ -8,12 +8,13 @@ use super::Lane;
 use crate::datapath::Datapath;
 use culvert_link::counters::LaneCounter;
 
-/// A lane that found nothing to do looks again for this long before it sleeps: falling asleep and being woken costs about
-/// 5 µs of its core, and at 40 Gb/s the next super-buffer is 12 µs away.
+/// A lane that found nothing to do looks again for this long before it sleeps: falling asleep and
+/// being woken costs about 5 µs of its core, and at 40 Gb/s the next super-buffer is 12 µs away.
 const SPIN_NS: u64 = 15_000;
 
-/// How long to look again before the next sleep. Looking pays only if the wait is short: each sleep that was longer halves it, one
-/// that was not brings it back. A slow stream leaves the core to others so, with whom the lane may share it.
+/// How long to look again before the next sleep. Looking pays only if the wait is short: each sleep
+/// that was longer halves it, one that was not brings it back. A slow stream leaves the core to
+/// others so, with whom the lane may share it.
 #[derive(Clone, Copy, Debug)]
 struct Spin {
     ns: u64,
@@ -52,7 +53,8 @@ pub fn run<D: Datapath>(lane: &mut Lane<D>, stop: &AtomicBool) {
     }
 }
 
-/// Sleeps until a datagram comes, or `wait_ns` are over, or the bell rings: for a command, a delivery, the end of a disk operation.
+/// Sleeps until a datagram comes, or `wait_ns` are over, or the bell rings: for a command, a
+/// delivery, the end of a disk operation.
 fn sleep<D: Datapath>(lane: &Lane<D>, wait_ns: u64) {
     let link = lane.link();
     if lane.has_deliveries() || !link.prepare_to_sleep() {

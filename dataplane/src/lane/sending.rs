@@ -1,4 +1,5 @@
-//! A sending flow within its lane: chunks in hand, probing, pacing, and the account of where the time went.
+//! A sending flow within its lane: chunks in hand, probing, pacing, and the account of where the
+//! time went.
 
 use std::collections::VecDeque;
 
@@ -21,10 +22,11 @@ use culvert_link::clock::wire_us;
 use culvert_link::commands::{ASSIGNED_MAX, DiskError, Event, IP_UDP_BYTES, SendSlot, Source};
 use culvert_link::counters::{FlowBlock, FlowWord, LaneCounter, LaneCounters};
 
-/// Super-buffers that one flow sends before the lane looks at its other work. Eight are half a megabyte, 100 µs at 40 Gb/s.
+/// Super-buffers that one flow sends before the lane looks at its other work. Eight are half a
+/// megabyte, 100 µs at 40 Gb/s.
 const RUNS_PER_TURN: usize = 8;
-/// Chunks that wait, read or being read, behind the one that is being sent. From memory and the page cache two are
-/// enough, and stay in the cache; a disk wants a queue.
+/// Chunks that wait, read or being read, behind the one that is being sent. From memory and the
+/// page cache two are enough, and stay in the cache; a disk wants a queue.
 const READY_CHUNKS_CACHED: usize = 2;
 /// See [`READY_CHUNKS_CACHED`].
 const READY_CHUNKS_DIRECT: usize = 8;
@@ -32,11 +34,13 @@ const READY_CHUNKS_DIRECT: usize = 8;
 const READY_CHUNKS_FILLED: usize = 4;
 /// Bytes that a read through the page cache runs ahead of sending.
 const CACHED_READ_AHEAD_BYTES: u32 = 2 * CACHED_PIECE_BYTES;
-/// Rounds of probes on a path that was open before come each after twice the time of the last, so often: at most 2.6 s.
+/// Rounds of probes on a path that was open before come each after twice the time of the last, so
+/// often: at most 2.6 s.
 const PROBE_DOUBLINGS_MAX: u32 = 7;
 /// Time between two rounds of probes.
 const PROBE_ROUND_NS: u64 = 20_000_000;
-/// How long the best size waits for an answer once a smaller one has been answered: more than a probe's own queueing.
+/// How long the best size waits for an answer once a smaller one has been answered: more than a
+/// probe's own queueing.
 const PROBE_GRACE_NS: u64 = 60_000_000;
 /// After so long without an answer the path counts as closed.
 const PROBE_PATIENCE_NS: u64 = 6_000_000_000;
@@ -276,7 +280,8 @@ impl SendFlow {
         progress
     }
 
-    /// Before bytes are sealed: reads the next pieces through the page cache, and hashes what the next run will take.
+    /// Before bytes are sealed: reads the next pieces through the page cache, and hashes what the
+    /// next run will take.
     fn prepare_front(&mut self, body: &mut Body) {
         let Some((chunk, buffer, sent)) = self.protocol.fresh_front() else { return };
         let job = &body.jobs[buffer.0 as usize];

@@ -1,4 +1,5 @@
-//! One end of a measurement: a datapath that is open, and for AF_XDP what a control process would otherwise do for it.
+//! One end of a measurement: a datapath that is open, and for AF_XDP what a control process would
+//! otherwise do for it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -38,7 +39,8 @@ impl LimitEnd {
     /// An end on AF_XDP, in the best mode that `start` permits.
     ///
     /// # Errors
-    /// [`LimitError::NoAfXdp`] with what each mode lacks: measuring another datapath instead would mislead.
+    /// [`LimitError::NoAfXdp`] with what each mode lacks: measuring another datapath instead would
+    /// mislead.
     pub fn af_xdp(start: &AfXdpStart, bind: IpAddr, port: u16, find: FindHop) -> Result<Self, LimitError> {
         let udp = UdpDatapath::open(bind, port, RECEIVE_BUFFER_BYTES)?;
         let mut opened =
@@ -124,14 +126,16 @@ impl LimitReceiver {
         self.end.port()
     }
 
-    /// Receives one run: opens what is sealed, acknowledges, and returns when the sender ends or falls silent.
+    /// Receives one run: opens what is sealed, acknowledges, and returns when the sender ends or
+    /// falls silent.
     #[must_use]
     pub fn run(self) -> LimitResult {
         self.end.receive()
     }
 }
 
-/// Sends to a receiver from a UDP socket for `seconds`, in datagrams of `datagram_bytes`; sealed, or bare for the ledger.
+/// Sends to a receiver from a UDP socket for `seconds`, in datagrams of `datagram_bytes`; sealed,
+/// or bare for the ledger.
 ///
 /// # Errors
 /// [`LimitError`].

@@ -18,7 +18,8 @@ use culvert_link::clock::monotonic_ns;
 const MEMORY_BYTES: usize = 512 << 10;
 /// What a UDP receiver's socket holds: several windows.
 pub(super) const RECEIVE_BUFFER_BYTES: usize = 16 << 20;
-/// Bytes under way, unless the receiver's socket holds less. Measured on veth: 1 MiB keeps both cores busy, more only lengthens the queue.
+/// Bytes under way, unless the receiver's socket holds less. Measured on veth: 1 MiB keeps both
+/// cores busy, more only lengthens the queue.
 const WINDOW_BYTES: u64 = 1 << 20;
 /// The receiver acknowledges after so many bytes: an eighth of the window.
 const ACKNOWLEDGE_BYTES: u64 = WINDOW_BYTES / 8;
@@ -61,7 +62,8 @@ pub struct Work {
     pub seconds: f64,
     /// Sealed, or bare: with a header and whatever else the memory held.
     pub sealed: bool,
-    /// With a window of bytes under way. Without it packets are sent as fast as the datapath takes them, and lost beyond what the receiver takes.
+    /// With a window of bytes under way. Without it packets are sent as fast as the datapath takes
+    /// them, and lost beyond what the receiver takes.
     pub windowed: bool,
 }
 
@@ -251,7 +253,8 @@ pub(super) fn send_over<D: Datapath>(
             continue;
         }
         if is_full {
-            // Something was lost after all: what is under way counts as sent, and the window begins anew.
+            // Something was lost after all: what is under way counts as sent, and the window begins
+            // anew.
             sent = acknowledged;
         }
         let outcome = datapath.send_run(to.into(), run_datagrams, |room, _| {

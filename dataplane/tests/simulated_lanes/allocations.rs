@@ -1,7 +1,7 @@
 //! Holds the lanes to their promise: while data move, a lane asks nobody for memory.
 //!
-//! An allocator that counts, for the thread and only while a lane's own code runs: the simulated network below it allocates
-//! freely and is left out.
+//! An allocator that counts, for the thread and only while a lane's own code runs: the simulated
+//! network below it allocates freely and is left out.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -67,7 +67,8 @@ fn switched<T>(in_lane: bool, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A simulated datapath whose own allocations do not count, and which shows its datagrams, as the real ones do, in what counts.
+/// A simulated datapath whose own allocations do not count, and which shows its datagrams, as the
+/// real ones do, in what counts.
 #[derive(Debug)]
 pub struct Uncounted {
     datapath: SimDatapath,

@@ -1,7 +1,9 @@
-//! Two lanes over the simulated datapath, on virtual time: real lane code, real flows, a bad network, no kernel.
+//! Two lanes over the simulated datapath, on virtual time: real lane code, real flows, a bad
+//! network, no kernel.
 //!
-//! Each case prints its seed; `CULVERT_SEED=n cargo test -p culvert-dataplane --test simulated_lanes` repeats it alone. In each case a lane
-//! that allocates while data move fails the test ([`allocations`]).
+//! Each case prints its seed;
+//! `CULVERT_SEED=n cargo test -p culvert-dataplane --test simulated_lanes` repeats it alone. In
+//! each case a lane that allocates while data move fails the test ([`allocations`]).
 
 mod allocations;
 mod many_flows;
@@ -463,7 +465,8 @@ fn a_path_that_becomes_narrow_is_found_out() {
     }
 }
 
-/// Found on the emulated path: as long as there was something new to send, nothing was ever repeated, and so nothing was probed.
+/// Found on the emulated path: as long as there was something new to send, nothing was ever
+/// repeated, and so nothing was probed.
 #[test]
 fn a_black_hole_is_found_while_there_is_more_to_send() {
     let wide = SimPath { delay_ns: 5_000_000, ..SimPath::default() };
@@ -529,8 +532,8 @@ fn a_path_that_is_closed_is_said_to_be() {
 
 #[test]
 fn keys_change_in_the_middle_of_a_transfer() {
-    // 2^22 packets an epoch are too many for a test, so the sender begins just before the change. Probes use
-    // packet numbers up: they need no chunk.
+    // 2^22 packets an epoch are too many for a test, so the sender begins just before the change.
+    // Probes use packet numbers up: they need no chunk.
     let mut world = World::new(7, SimPath::default(), 40, 8, 4_000_000_000);
     let mut flow_schedule = schedule(Direction::Forward);
     let config = SenderConfig { flow_id: FLOW, stride: 1200, chunk_bytes_max: CHUNK_BYTES, chunks_max: 8 };

@@ -9,13 +9,14 @@ use super::{HERE, SEND, THERE, World, seeds};
 const DELAY_NS: u64 = 5_000_000;
 const CHUNKS: u32 = 20;
 
-/// Found on the emulated path: the search for a larger size began before the control process had said how fast to send, and so at a
-/// kilobit per second one probe kept the data for half a minute.
+/// Found on the emulated path: the search for a larger size began before the control process had
+/// said how fast to send, and so at a kilobit per second one probe kept the data for half a minute.
 #[test]
 fn data_go_as_soon_as_a_path_that_is_narrower_than_the_interface_is_open() {
     for seed in seeds(4) {
         for datagram_bytes_max in [8_972, 4_000, 1_472, 1_410] {
-            // How soon the control process answers; the common sizes are 8,972, 4,000, 1,472 and 1,252.
+            // How soon the control process answers; the common sizes are 8,972, 4,000, 1,472 and
+            // 1,252.
             for answers_after_ns in [0, 1_000_000, 250_000_000] {
                 let path = SimPath { datagram_bytes_max, delay_ns: DELAY_NS, ..SimPath::default() };
                 let mut world = World::new(seed, path, CHUNKS, 8, 0);
@@ -47,7 +48,8 @@ fn data_go_as_soon_as_a_path_that_is_narrower_than_the_interface_is_open() {
     }
 }
 
-/// Nothing follows the probe of an idle flow that shows it to be lost, and so each was taken for a black hole.
+/// Nothing follows the probe of an idle flow that shows it to be lost, and so each was taken for a
+/// black hole.
 #[test]
 fn an_idle_flow_ends_its_search_for_a_larger_size() {
     for seed in seeds(4) {

@@ -1,6 +1,7 @@
 //! Documents in pScheduler's shapes, as its archiver would send them.
 //!
-//! The pipeline makes a series of what has the same test, tool and observer, so these stay the same from one document to the next.
+//! The pipeline makes a series of what has the same test, tool and observer, so these stay the same
+//! from one document to the next.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +44,8 @@ pub fn uuid() -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
-/// Seconds as an ISO 8601 duration without weeks, months and years, the only one that perfSONAR takes.
+/// Seconds as an ISO 8601 duration without weeks, months and years, the only one that perfSONAR
+/// takes.
 #[must_use]
 pub fn iso_duration(seconds: f64) -> String {
     let text = format!("{:.6}", seconds.max(0.0));

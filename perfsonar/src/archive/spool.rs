@@ -1,5 +1,5 @@
-//! Documents that wait for the archive: files in a directory, delivered in their order, bounded in number and bytes. When it is
-//! full the oldest make room.
+//! Documents that wait for the archive: files in a directory, delivered in their order, bounded in
+//! number and bytes. When it is full the oldest make room.
 
 use std::fs;
 use std::io::{self, Write as _};

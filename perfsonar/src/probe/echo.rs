@@ -26,7 +26,8 @@ pub struct EchoPlan {
     pub wait: Duration,
 }
 
-/// Sends echoes on a connected socket and takes the answers. What was measured when it was stopped is the result.
+/// Sends echoes on a connected socket and takes the answers. What was measured when it was stopped
+/// is the result.
 ///
 /// # Errors
 /// The operating system's, if nothing was answered before.

@@ -145,7 +145,8 @@ pub struct SizeFate {
     pub too_big: Option<u32>,
 }
 
-/// Sends probes of one size on a connected socket that probes the MTU; the far end answers short, or as its step says.
+/// Sends probes of one size on a connected socket that probes the MTU; the far end answers short,
+/// or as its step says.
 ///
 /// # Errors
 /// The operating system's.

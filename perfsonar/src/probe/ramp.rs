@@ -1,7 +1,9 @@
-//! Looks for the available rate with short trains: doubles until the path objects, then halves the distance. Pure.
+//! Looks for the available rate with short trains: doubles until the path objects, then halves the
+//! distance. Pure.
 //!
-//! A path objects by losing packets, by delivering them slower than they left, or by a queue that grows during the train. Trains
-//! are long against interrupt coalescing and GRO, which destroy the dispersion of pairs of packets above 10 Gb/s.
+//! A path objects by losing packets, by delivering them slower than they left, or by a queue that
+//! grows during the train. Trains are long against interrupt coalescing and GRO, which destroy the
+//! dispersion of pairs of packets above 10 Gb/s.
 #![cfg_attr(
     not(test),
     deny(
@@ -24,7 +26,8 @@ const TRAINS_MAX: u32 = 24;
 const CLOSE: f64 = 1.08;
 /// How often the found rate must pass again.
 const CONFIRMATIONS: u32 = 2;
-/// How often it may fail then before it counts as luck: one train of 100 ms meets a busy host's scheduler now and then.
+/// How often it may fail then before it counts as luck: one train of 100 ms meets a busy host's
+/// scheduler now and then.
 const CONTRADICTIONS_MAX: u32 = 1;
 /// Loss that a train may have.
 const LOSS_MAX: f64 = 0.005;
@@ -69,7 +72,8 @@ pub struct AvailableRate {
     pub bits_per_second: u64,
     /// The lowest rate at which the path objected; none if it never did.
     pub upper_bits_per_second: Option<u64>,
-    /// What an overdriven path delivered: the bottleneck's rate less cross traffic; none if it was never overdriven.
+    /// What an overdriven path delivered: the bottleneck's rate less cross traffic; none if it was
+    /// never overdriven.
     pub delivered_bits_per_second: Option<u64>,
     /// What limits.
     pub limit: RampLimit,
@@ -205,7 +209,8 @@ impl Ramp {
         let mut delivered = self.delivered.clone();
         delivered.sort_unstable();
         let delivered_bits_per_second = delivered.get(delivered.len() / 2).copied();
-        // What an overdriven path delivers is all that it can: a queue that one train fills hides a few percent.
+        // What an overdriven path delivers is all that it can: a queue that one train fills hides a
+        // few percent.
         let delivered_when_over = delivered_bits_per_second.filter(|_| self.high.is_some());
         let bits_per_second = if self.low > 0 {
             delivered_when_over.map_or(self.low, |most| self.low.min(most))

@@ -75,7 +75,8 @@ fn follow(far_end: IpAddr, stop: &Stop, mut probe: impl FnMut(u8) -> io::Result<
                     hop.icmp = error.icmp.filter(|_| !used_up && is_proved);
                     // A claim, and told as one; below what every path carries it is none.
                     hop.mtu = (error.errno == libc::EMSGSIZE && error.mtu >= mtu_least(far_end)).then_some(error.mtu);
-                    // The far host without a listener says that its port is closed: it is reached all the same.
+                    // The far host without a listener says that its port is closed: it is reached
+                    // all the same.
                     route.reached = error.from == Some(far_end) && !used_up && is_proved;
                 }
                 Met::Nobody => continue,
@@ -96,8 +97,8 @@ fn follow(far_end: IpAddr, stop: &Stop, mut probe: impl FnMut(u8) -> io::Result<
     Ok(route)
 }
 
-/// Traces with the probes' own ports, so that routers that share load by ports choose the same way (Paris traceroute). The far end
-/// reflects.
+/// Traces with the probes' own ports, so that routers that share load by ports choose the same way
+/// (Paris traceroute). The far end reflects.
 ///
 /// # Errors
 /// The operating system's.
@@ -160,7 +161,8 @@ pub fn udp(
     route
 }
 
-/// Traces with ICMP echoes, where this user may send them (`net.ipv4.ping_group_range`), or as root.
+/// Traces with ICMP echoes, where this user may send them (`net.ipv4.ping_group_range`), or as
+/// root.
 ///
 /// # Errors
 /// The operating system's: `PermissionDenied` if this user may not.

@@ -229,7 +229,8 @@ impl Client {
     /// Submits a task; returns its path on the server.
     ///
     /// # Errors
-    /// [`SchedulerError`]. A task is submitted once: a broken connection is not tried again, for the task may have arrived.
+    /// [`SchedulerError`]. A task is submitted once: a broken connection is not tried again, for
+    /// the task may have arrived.
     pub async fn submit(&self, request: &TestRequest) -> Result<String, SchedulerError> {
         let body = serde_json::to_vec(&request.task()).map_err(|error| self.shape("the task", error.to_string()))?;
         let answer = self.once(Method::POST, "/tasks", body, Duration::from_secs(30)).await?;
@@ -238,8 +239,8 @@ impl Client {
         self.path_of(task, "the task")
     }
 
-    /// The path of an address on this server. Servers write their own name, which may not be the one that reaches them; nothing
-    /// is ever fetched from elsewhere.
+    /// The path of an address on this server. Servers write their own name, which may not be the
+    /// one that reaches them; nothing is ever fetched from elsewhere.
     fn path_of(&self, address: &str, what: &'static str) -> Result<String, SchedulerError> {
         let path = address.split_once("/pscheduler/").map(|(_, path)| path);
         let is_plain = |path: &&str| {
@@ -253,7 +254,8 @@ impl Client {
         }
     }
 
-    /// Waits for the first run of a task until it has ended. A run that does not end within `limit` is aborted.
+    /// Waits for the first run of a task until it has ended. A run that does not end within `limit`
+    /// is aborted.
     ///
     /// # Errors
     /// [`SchedulerError`].

@@ -171,7 +171,8 @@ impl Control {
         }
     }
 
-    /// The next whole message; none if the client says nothing for too long, or something that is no message.
+    /// The next whole message; none if the client says nothing for too long, or something that is
+    /// no message.
     async fn next_message(&mut self, server: &ServerConnection, patience: Duration) -> io::Result<Option<Vec<u8>>> {
         // While reflectors answer, silence is what clients do; the end of the last session, or of
         // the connection, ends it.

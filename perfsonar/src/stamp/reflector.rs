@@ -1,4 +1,5 @@
-//! The reflecting end: answers requests within limits, with its own sequence numbers for each session (RFC 8762 4.3).
+//! The reflecting end: answers requests within limits, with its own sequence numbers for each
+//! session (RFC 8762 4.3).
 #![cfg_attr(
     not(test),
     deny(
@@ -83,8 +84,9 @@ impl Reflector {
         self.sessions.len()
     }
 
-    /// Turns a request into its answer, in place. `packet` holds the request; it is never made longer, unless short requests are
-    /// answered. `now_ns` becomes T3, so the answer must be sent at once. Returns the traffic class that the answer should have.
+    /// Turns a request into its answer, in place. `packet` holds the request; it is never made
+    /// longer, unless short requests are answered. `now_ns` becomes T3, so the answer must be sent
+    /// at once. Returns the traffic class that the answer should have.
     ///
     /// # Errors
     /// [`Refused`]: nothing is to be sent.

@@ -1,4 +1,5 @@
-//! The sending end of a session: makes requests, proves answers, and keeps the statistics. TWAMP-Test senders use it too.
+//! The sending end of a session: makes requests, proves answers, and keeps the statistics.
+//! TWAMP-Test senders use it too.
 #![cfg_attr(
     not(test),
     deny(
@@ -32,7 +33,8 @@ pub struct SenderConfig {
     pub ssid: u16,
     /// How times are written.
     pub format: TimestampFormat,
-    /// UDP payload of each packet. Less than the base packet is brought up to it, or for TWAMP to 41 bytes.
+    /// UDP payload of each packet. Less than the base packet is brought up to it, or for TWAMP to
+    /// 41 bytes.
     pub packet_bytes: usize,
     /// TLVs behind the base packet, as [`tlv::append`] makes them.
     pub tlvs: Vec<u8>,
@@ -112,7 +114,8 @@ pub struct SessionResult {
     pub forward_delay: Option<DelaySummary>,
     /// One-way delays back; without synchronized clocks relative to the least.
     pub reverse_delay: Option<DelaySummary>,
-    /// The greatest error of the one-way delays; none: the clocks are not synchronized, and the delays are relative.
+    /// The greatest error of the one-way delays; none: the clocks are not synchronized, and the
+    /// delays are relative.
     pub one_way_error_us: Option<u64>,
     /// Answers that do not count, by reason.
     pub rejected: BTreeMap<Rejection, u64>,
@@ -239,7 +242,8 @@ impl SenderSession {
         let format = reflected.error.format();
         let received_ns = decode(reflected.received, format, at_ns).map_err(clock)?;
         let reflected_ns = decode(reflected.sent, format, at_ns).map_err(clock)?;
-        // Duplicates made on the way there have numbers of their own, those made on the way back have not.
+        // Duplicates made on the way there have numbers of their own, those made on the way back
+        // have not.
         let reflection = self.reflections.note(reflected.sequence);
         if reflection == Arrival::Jump {
             return Err(Rejection::SequenceJump);
@@ -306,8 +310,8 @@ impl SenderSession {
         }
     }
 
-    /// Which direction lost what. The reflector's numbers tell how many requests it had; of those behind the last answer nothing
-    /// is known, so they count as lost on the way there.
+    /// Which direction lost what. The reflector's numbers tell how many requests it had; of those
+    /// behind the last answer nothing is known, so they count as lost on the way there.
     fn split(&self, round_trip: &Delivery) -> (Option<Delivery>, Option<Delivery>) {
         if !self.is_stateful && round_trip.lost() > 0 {
             return (None, None);
@@ -402,7 +406,8 @@ mod tests {
         // There: 2 and 3 are lost, 5 is overtaken by 6, 8 comes twice.
         let order = [0, 1, 4, 6, 5, 7, 8, 8, 9];
         let answers: Vec<_> = order.map(|number: usize| lab.reflect(requests[number].clone(), at)).into();
-        // Back: the answer to 1 is lost, that to 4 comes twice, that to 9 overtakes that to the second 8.
+        // Back: the answer to 1 is lost, that to 4 comes twice, that to 9 overtakes that to the
+        // second 8.
         for index in [0, 2, 2, 3, 4, 5, 6, 8, 7] {
             lab.sender.receive(&answers[index], at + MS).unwrap();
         }

@@ -1,7 +1,8 @@
 //! The TLVs behind STAMP's base packets (RFC 8972 4): `flags 1 · type 1 · length 2 · value`.
 //!
-//! A sender sets the U flag on every TLV; a reflector clears it on those that it understands, sets M on the first that is
-//! malformed and stops there, and sets I on all if the HMAC TLV is wrong (RFC 8972 4, 4.8). Nothing is dropped for a TLV's sake.
+//! A sender sets the U flag on every TLV; a reflector clears it on those that it understands, sets
+//! M on the first that is malformed and stops there, and sets I on all if the HMAC TLV is wrong
+//! (RFC 8972 4, 4.8). Nothing is dropped for a TLV's sake.
 #![cfg_attr(
     not(test),
     deny(
@@ -100,7 +101,8 @@ pub fn append(packet: &mut Vec<u8>, kind: Type, value: &[u8]) {
     packet.extend_from_slice(value);
 }
 
-/// Appends padding so that the packet has `bytes` in all. Four bytes are the least that can be added; less adds nothing.
+/// Appends padding so that the packet has `bytes` in all. Four bytes are the least that can be
+/// added; less adds nothing.
 pub fn pad_to(packet: &mut Vec<u8>, bytes: usize) {
     if let Some(value_bytes) = bytes.checked_sub(packet.len().saturating_add(HEADER_BYTES)) {
         append(packet, Type::ExtraPadding, &vec![0; value_bytes.min(usize::from(u16::MAX))]);
@@ -144,7 +146,8 @@ pub struct Facts<'a> {
     pub key: Option<&'a hmac::Key>,
 }
 
-/// Turns a request's TLVs into a reflection's, in place: flags are set, values filled in, no byte added.
+/// Turns a request's TLVs into a reflection's, in place: flags are set, values filled in, no byte
+/// added.
 pub fn reflect(sequence: [u8; 4], new_sequence: [u8; 4], tlvs: &mut [u8], facts: &Facts<'_>) {
     let integrity = check_integrity(&sequence, tlvs, facts.key);
     let mut at = 0usize;
@@ -227,7 +230,8 @@ fn fill(kind: u8, value: &mut [u8], facts: &Facts<'_>) -> Filled {
         }
         kind if kind == Type::ClassOfService as u8 => {
             let [first, second, third, ..] = value else { return Filled::Malformed };
-            // DSCP1 6 · DSCP2 6 · ECN 2 · RP 2 · reserved: DSCP2 and ECN as they arrived, RP 0 because DSCP1 is used back.
+            // DSCP1 6 · DSCP2 6 · ECN 2 · RP 2 · reserved: DSCP2 and ECN as they arrived, RP 0
+            // because DSCP1 is used back.
             let (dscp, ecn) = (facts.traffic_class >> 2, facts.traffic_class & 3);
             *first = *first & 0xfc | dscp >> 4;
             *second = (dscp & 0x0f) << 4 | ecn << 2;

@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 /// Delays are kept up to ten minutes; what is beyond counts as ten minutes.
 const DELAY_NS_MAX: u64 = 600_000_000_000;
 
-/// Delays in nanoseconds. Kept as distances from the first one, so that a clock's offset of hours costs no precision.
+/// Delays in nanoseconds. Kept as distances from the first one, so that a clock's offset of hours
+/// costs no precision.
 #[derive(Clone, Debug)]
 pub struct Delays {
     first_ns: Option<i64>,
@@ -144,7 +145,8 @@ impl Delays {
         })
     }
 
-    /// Delays in milliseconds with two decimals, and how many had each: pScheduler's `histogram-latency`.
+    /// Delays in milliseconds with two decimals, and how many had each: pScheduler's
+    /// `histogram-latency`.
     #[must_use]
     pub fn histogram_ms(&self) -> std::collections::BTreeMap<String, u64> {
         let mut buckets = std::collections::BTreeMap::new();
@@ -164,7 +166,8 @@ impl Delays {
 }
 
 impl DelaySummary {
-    /// The same distribution with its least delay as zero: what is left when the clocks are not synchronized.
+    /// The same distribution with its least delay as zero: what is left when the clocks are not
+    /// synchronized.
     #[must_use]
     pub fn relative(self) -> Self {
         let least = self.min_us;

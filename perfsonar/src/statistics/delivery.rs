@@ -40,7 +40,8 @@ impl Delivery {
         ratio(self.duplicates, self.received)
     }
 
-    /// The least loss that so many packets can show with 95 % confidence when none was lost: the rule of three.
+    /// The least loss that so many packets can show with 95 % confidence when none was lost: the
+    /// rule of three.
     #[must_use]
     pub fn loss_resolution(&self) -> f64 {
         if self.sent == 0 { 1.0 } else { (3.0 / self.sent as f64).min(1.0) }

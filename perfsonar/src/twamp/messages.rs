@@ -115,7 +115,8 @@ fn u16_at(message: &[u8], at: usize) -> u16 {
     u16::from_be_bytes(array_at(message, at))
 }
 
-/// The greeting of a server that offers the unauthenticated mode. Challenge and salt are for the other modes, and still random.
+/// The greeting of a server that offers the unauthenticated mode. Challenge and salt are for the
+/// other modes, and still random.
 #[must_use]
 pub fn greeting(challenge: [u8; 16], salt: [u8; 16]) -> [u8; GREETING_BYTES] {
     let mut message = [0; GREETING_BYTES];
@@ -253,7 +254,8 @@ impl SessionRequest {
             6 => true,
             _ => return Err(Accept::Unsupported),
         };
-        // A TWAMP client is the sender itself: it asks for no sender or receiver, and for no schedule (RFC 5357 3.5).
+        // A TWAMP client is the sender itself: it asks for no sender or receiver, and for no
+        // schedule (RFC 5357 3.5).
         if message[2] != 0
             || message[3] != 0
             || u32_at(message, 4) != 0

@@ -1,4 +1,5 @@
-//! The server's end of a control connection: what to read next, and what to do with it. No socket, no clock.
+//! The server's end of a control connection: what to read next, and what to do with it. No socket,
+//! no clock.
 #![cfg_attr(
     not(test),
     deny(

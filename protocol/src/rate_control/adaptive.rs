@@ -11,7 +11,8 @@ use super::controller::{ControllerConfig, Observation, RATE_MAX, RATE_MIN, RateC
 const PACKET_OVERHEAD_BYTES: u64 = OVERHEAD_BYTES as u64 + 28;
 /// Full segments in the first round trip.
 const INITIAL_SEGMENTS: u64 = 320;
-/// The first rate is never above this, however short the round trip: a receiver on a LAN is reached in five doublings, 20 ms.
+/// The first rate is never above this, however short the round trip: a receiver on a LAN is reached
+/// in five doublings, 20 ms.
 const INITIAL_RATE_MAX: u64 = 2_000_000_000;
 /// A queue of this part of the round trip, and at least this long, ends the doubling …
 const START_QUEUE: f64 = 0.02;
@@ -22,16 +23,19 @@ const HINT_QUEUE_NS_MIN: f64 = 400_000.0;
 /// … and the rate is never more than this multiple of what is delivered. Doubling needs that much,
 /// because reports describe the state one round trip ago.
 const START_GAIN: f64 = 2.4;
-/// The part of a rate measured before at which start-up begins: half, as Careful Resume (draft-ietf-tsvwg-careful-resume) has it,
-/// since the path may be shared by now; a round trip later it is doubled.
+/// The part of a rate measured before at which start-up begins: half, as Careful Resume
+/// (draft-ietf-tsvwg-careful-resume) has it, since the path may be shared by now; a round trip
+/// later it is doubled.
 const SEED_DIVISOR: u64 = 2;
 /// A round is at least this long: two reports of the shortest interval.
 const ROUND_NS_MIN: u64 = 4_000_000;
 /// Queues are judged by the least of this time at least.
 const RECENT_NS_MIN: u64 = 5_000_000;
-/// Queues are judged in parts of the round trip, of at least this: below, the receiver's scheduler makes queues as long.
+/// Queues are judged in parts of the round trip, of at least this: below, the receiver's scheduler
+/// makes queues as long.
 const SCALE_NS_MIN: u64 = 14_000_000;
-/// The part of the time that the pacer must have been the brake for, before a delivery rate says what the path can do.
+/// The part of the time that the pacer must have been the brake for, before a delivery rate says
+/// what the path can do.
 const PACED_PERMILLE: u64 = 300;
 /// The best delivery rate is that of the last rounds, and of at least this time.
 const BEST_NS_MIN: u64 = 30_000_000;
@@ -59,8 +63,8 @@ const SAMPLE_PACKETS: u64 = 100;
 const CLIP_ROUNDS: u64 = 100;
 /// Rounds that a queue must persist against a falling rate to be attributed to other traffic.
 const FOREIGN_ROUNDS: u64 = 10;
-/// A flow that yields does not grow for so many rounds after a queue of so many targets and this part of a round trip: room that appears is
-/// meant for the others.
+/// A flow that yields does not grow for so many rounds after a queue of so many targets and this
+/// part of a round trip: room that appears is meant for the others.
 const YIELD_ROUNDS: u64 = 10;
 const YIELD_TARGETS: f64 = 3.0;
 const YIELD_PART: f64 = 0.03;
@@ -80,7 +84,8 @@ const RTT_NS_MAX: u64 = 600_000_000_000;
 /// How much queue and loss a mode bears before it gives way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// Target queue for each factor of e between the rate and [`RATE_OF_NO_QUEUE`], in parts of the round trip.
+    /// Target queue for each factor of e between the rate and [`RATE_OF_NO_QUEUE`], in parts of the
+    /// round trip.
     slope: f64,
     /// The target is longer by this: schedulers and interrupts make queues as long.
     target_ns_min: f64,
@@ -151,7 +156,8 @@ pub(super) struct AdaptiveRate {
     held_back: Option<u64>,
     /// Since when there has been no queue to speak of.
     empty_since_ns: Option<u64>,
-    /// Since when the queue has stood above the target, and the best rate then; and since when far above.
+    /// Since when the queue has stood above the target, and the best rate then; and since when far
+    /// above.
     foreign_since: Option<(u64, u64)>,
     high_since_ns: Option<u64>,
     /// Until when a flow that yields does not grow.
@@ -209,7 +215,8 @@ impl AdaptiveRate {
         self.rtt_least_ns.max(ROUND_NS_MIN)
     }
 
-    /// Half a round, and never so short that a receiver that was asleep for a moment looks like a queue.
+    /// Half a round, and never so short that a receiver that was asleep for a moment looks like a
+    /// queue.
     fn recent_us(&self) -> u64 {
         (self.round_ns() / 2).max(RECENT_NS_MIN) / 1_000
     }
@@ -218,8 +225,9 @@ impl AdaptiveRate {
         self.rtt_least_ns.max(SCALE_NS_MIN) as f64
     }
 
-    /// The queue that the flow wants to see at a rate. It is the longer the lower the rate: of two flows that see the same
-    /// queue, the slower one goes up and the faster one down until they are equal.
+    /// The queue that the flow wants to see at a rate. It is the longer the lower the rate: of two
+    /// flows that see the same queue, the slower one goes up and the faster one down until they are
+    /// equal.
     fn target_ns(&self, rate: u64) -> f64 {
         let part = self.patience.slope * (RATE_OF_NO_QUEUE / rate.max(1) as f64).ln();
         let target = self.scale_ns() * part.max(0.0) + self.patience.target_ns_min;
@@ -240,8 +248,8 @@ impl AdaptiveRate {
         }
     }
 
-    /// Notes the best delivery rate of late. A flow that was not held back by its pacer says nothing of what the path could do,
-    /// unless it did more than ever.
+    /// Notes the best delivery rate of late. A flow that was not held back by its pacer says
+    /// nothing of what the path could do, unless it did more than ever.
     fn update_best(&mut self, span_ns: u64) {
         let span_us = span_ns / 1_000;
         let most = self.history.within(span_us).map(|entry| entry.delivered_rate).max().unwrap_or(0);
@@ -319,8 +327,9 @@ impl AdaptiveRate {
         let target_ns = self.target_ns(self.best);
         if now_ns >= self.next_drain_ns {
             let drain_ns = self.round_ns().max(SCALE_NS_MIN) / DRAIN_DIVISOR;
-            // Between packets that are farther apart than a drain is long no queue lasts, and the drain would end with the next report only:
-            // at the lowest rate one followed the other, and the flow never came out of it.
+            // Between packets that are farther apart than a drain is long no queue lasts, and the
+            // drain would end with the next report only: at the lowest rate one followed the other,
+            // and the flow never came out of it.
             if u64::from(seen.interval_us) * 1_000 <= drain_ns {
                 self.drain_ns = (now_ns, now_ns + drain_ns);
             }
@@ -380,8 +389,8 @@ impl AdaptiveRate {
         (GAIN * target_ns / self.scale_ns() * EMPTY_GROWTH.powf(rounds.min(20.0))).min(self.patience.growth_max)
     }
 
-    /// Loss beyond noise is the end of a buffer: the queue that made it is not built again for a while, a quarter as long if there was none to
-    /// speak of, for then it may have been chance.
+    /// Loss beyond noise is the end of a buffer: the queue that made it is not built again for a
+    /// while, a quarter as long if there was none to speak of, for then it may have been chance.
     fn heed_loss(&mut self, now_ns: u64, round: &Sums) {
         if self.clip.is_some_and(|(_, until_ns)| now_ns >= until_ns) {
             self.clip = None;

@@ -1,8 +1,9 @@
 //! The least one-way delay seen lately: the path without a queue.
 //!
-//! Delays are differences of two clocks, in microseconds that wrap, so only their distances mean anything. The least one is kept
-//! for two windows, because routes change and clocks drift; the flow empties the queue itself more often than a window lasts
-//! (LEDBAT, RFC 6817, keeps ten one-minute minima; a DTN's path changes its mind faster and its drains are deliberate).
+//! Delays are differences of two clocks, in microseconds that wrap, so only their distances mean
+//! anything. The least one is kept for two windows, because routes change and clocks drift; the
+//! flow empties the queue itself more often than a window lasts (LEDBAT, RFC 6817, keeps ten
+//! one-minute minima; a DTN's path changes its mind faster and its drains are deliberate).
 
 /// A window is at least this long: drift of 50 ppm is then half a millisecond at most.
 const WINDOW_NS_MIN: u64 = 5_000_000_000;

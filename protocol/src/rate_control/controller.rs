@@ -33,7 +33,8 @@ impl std::str::FromStr for Mode {
 pub struct Observation {
     /// When the report came in.
     pub now_ns: u64,
-    /// Round trip: from a segment's departure to the report that echoes it, less the time that the receiver held it.
+    /// Round trip: from a segment's departure to the report that echoes it, less the time that the
+    /// receiver held it.
     pub rtt_ns: u64,
     /// The least one-way delay of the interval, in microseconds, with an unknown constant.
     pub delay_min_us: u32,
@@ -47,7 +48,8 @@ pub struct Observation {
     pub lost_packets: u64,
     /// Parts per thousand of the interval that the receiving lane was busy.
     pub busy_permille: u32,
-    /// Parts per thousand of the interval that the flow had data and credit and only the pacer held it back.
+    /// Parts per thousand of the interval that the flow had data and credit and only the pacer held
+    /// it back.
     pub paced_permille: u32,
 }
 
@@ -77,7 +79,8 @@ pub struct ControllerConfig {
     pub mode: Mode,
     /// The flow's share of the user's rate, if one was asked for.
     pub cap_bits_per_second: Option<u64>,
-    /// The flow's share of a rate that a path check or an earlier transfer measured, if there is one: start-up begins there.
+    /// The flow's share of a rate that a path check or an earlier transfer measured, if there is
+    /// one: start-up begins there.
     pub start_bits_per_second: Option<u64>,
     /// The round trip that the probes measured.
     pub rtt_ns: u64,
@@ -85,7 +88,8 @@ pub struct ControllerConfig {
     pub stride: u16,
 }
 
-/// The lowest rate: a segment every few milliseconds, so that a dark path is noticed when it is light again.
+/// The lowest rate: a segment every few milliseconds, so that a dark path is noticed when it is
+/// light again.
 pub const RATE_MIN: u64 = 2_000_000;
 /// The highest rate of one flow: beyond any lane.
 pub const RATE_MAX: u64 = 400_000_000_000;

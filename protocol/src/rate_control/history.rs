@@ -1,10 +1,10 @@
 //! The reports of the last rounds, and sums over the newest of them.
 //!
-//! Spans are counted in the receiver's time: reports that TCP held up come in a bunch, but what each says about its own
-//! interval stays true.
+//! Spans are counted in the receiver's time: reports that TCP held up come in a bunch, but what
+//! each says about its own interval stays true.
 
-/// Entries kept. A round has four reports, and the longest window that anybody asks for is a few rounds, or 60 ms of
-/// reports 2 ms apart.
+/// Entries kept. A round has four reports, and the longest window that anybody asks for is a few
+/// rounds, or 60 ms of reports 2 ms apart.
 const ENTRIES: usize = 64;
 
 /// The contents of one report, and the state when it was made.
@@ -90,8 +90,8 @@ impl History {
         Self { entries: [EMPTY; ENTRIES], end: 0 }
     }
 
-    /// Adds an entry, to the newest one as long as that covers less than `least_us`: urgent reports come more often than the
-    /// history could hold.
+    /// Adds an entry, to the newest one as long as that covers less than `least_us`: urgent reports
+    /// come more often than the history could hold.
     pub(super) fn push(&mut self, entry: Entry, least_us: u64) {
         if let Some(newest) = self.newest_mut()
             && newest.interval_us < least_us

@@ -1,8 +1,10 @@
-//! Both ends' addresses in a transfer: the receiver's, which change, the sender's destination, which follows, and a third party's, from
-//! which copies of authentic datagrams come (`docs/wire.md` W-49 … W-54).
+//! Both ends' addresses in a transfer: the receiver's, which change, the sender's destination,
+//! which follows, and a third party's, from which copies of authentic datagrams come
+//! (`docs/wire.md` W-49 … W-54).
 //!
-//! Destination and openings are the protocol's own. What a lane does around them, that it stops and probes when its path is dark, is
-//! here as far as a path of one size needs it. A ledger of its own judges what goes where.
+//! Destination and openings are the protocol's own. What a lane does around them, that it stops and
+//! probes when its path is dark, is here as far as a path of one size needs it. A ledger of its own
+//! judges what goes where.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -22,7 +24,8 @@ const PROBE_DOUBLINGS_MAX: u32 = 7;
 /// When the path counts as dark (`lane/sending.rs`).
 const DARK_TIMEOUTS: u32 = 3;
 const DARK_NS_MIN: u64 = 500_000_000;
-/// Probes that go while data move, as those of the search for a larger size: each answer is something to copy.
+/// Probes that go while data move, as those of the search for a larger size: each answer is
+/// something to copy.
 const SEARCH_NS: u64 = 100_000_000;
 /// Tokens of probes for sizes are below, those of challenges not (W-50).
 const CHALLENGE_TOKEN_MIN: u32 = 1 << 16;
@@ -129,7 +132,8 @@ struct Probing {
 /// The addresses of a transfer.
 #[derive(Debug)]
 pub struct Addresses {
-    /// Whether anything is sent but data: in transfers whose addresses do not change the path is open from the beginning.
+    /// Whether anything is sent but data: in transfers whose addresses do not change the path is
+    /// open from the beginning.
     is_live: bool,
     pub(super) destination: Destination,
     pub(super) openings: Openings,

@@ -1,4 +1,5 @@
-//! A transfer whose receiver moves: one change after the other, each measured until the flow is as fast as before.
+//! A transfer whose receiver moves: one change after the other, each measured until the flow is as
+//! fast as before.
 
 use std::net::SocketAddr;
 
@@ -67,7 +68,8 @@ impl Transfer {
         let heard_ns = self.now_ns;
         self.wait_until(begun_ns, |transfer| transfer.data_sent_to(to) > data_before)?;
         let followed_ns = self.now_ns;
-        // After darkness the control connection's own retransmission comes late, and nothing tells the sender what arrived.
+        // After darkness the control connection's own retransmission comes late, and nothing tells
+        // the sender what arrived.
         let packets = self.previous.packets;
         self.wait_until(begun_ns, |transfer| transfer.previous.packets > packets)?;
         let told_ns = self.now_ns;

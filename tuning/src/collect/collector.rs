@@ -1,4 +1,5 @@
-//! What collecting facts needs everywhere: the files, the kernel's answers, and what cannot be read.
+//! What collecting facts needs everywhere: the files, the kernel's answers, and what cannot be
+//! read.
 
 use crate::facts::Unreadable;
 use crate::file_tree::FileTree;

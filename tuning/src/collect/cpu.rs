@@ -134,7 +134,8 @@ impl Collector<'_> {
         states.collect()
     }
 
-    /// Reading `/dev/cpu_dma_latency` gives the limit in force as four native bytes (`Documentation/power/pm_qos_interface`).
+    /// Reading `/dev/cpu_dma_latency` gives the limit in force as four native bytes
+    /// (`Documentation/power/pm_qos_interface`).
     fn latency_limit(&self) -> Option<u32> {
         let bytes = self.files.read_bytes("/dev/cpu_dma_latency").ok()?;
         u32::try_from(i32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?)).ok()

@@ -1,4 +1,5 @@
-//! Network interfaces: rtnetlink, ethtool netlink and netdev netlink, and what only sysfs and procfs have.
+//! Network interfaces: rtnetlink, ethtool netlink and netdev netlink, and what only sysfs and
+//! procfs have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,7 +77,8 @@ impl Collector<'_> {
 
     fn ethtool(&mut self, netlink: &mut Netlink, link: &mut Link) {
         let name = link.name.clone();
-        // lo and some virtual links answer most of these with an error that says no more than "not here".
+        // lo and some virtual links answer most of these with an error that says no more than "not
+        // here".
         let mut ask = |what: &str, error: NetlinkError| {
             if !matches!(error.errno, Some(libc::EOPNOTSUPP | libc::ENODEV)) {
                 self.missing(&format!("{name}: {what}"), &error.reason);
@@ -188,7 +190,8 @@ fn is_queue_vector(vector: &str) -> bool {
     !other.iter().any(|word| vector.contains(word)) && queue.iter().any(|word| vector.contains(word))
 }
 
-/// The queue that a vector's name ends in or contains after its kind: `mlx5_comp12@pci…` and `ice-eth0-TxRx-12` are 12.
+/// The queue that a vector's name ends in or contains after its kind: `mlx5_comp12@pci…` and
+/// `ice-eth0-TxRx-12` are 12.
 pub(crate) fn queue_of_name(vector: &str) -> Option<u32> {
     let name = vector.split('@').next().unwrap_or(vector);
     let digits = name.rfind(|c: char| !c.is_ascii_digit()).map_or(name, |at| &name[at + 1..]);

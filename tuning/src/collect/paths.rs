@@ -1,7 +1,9 @@
-//! The way to partners: what the kernel believes of its MTU and, if asked for, what an echo with the full MTU shows.
+//! The way to partners: what the kernel believes of its MTU and, if asked for, what an echo with
+//! the full MTU shows.
 //!
-//! The echo is one ICMP packet that must not be fragmented. It proves a size when an answer comes and nothing when none
-//! does: a partner may not answer. `culvert path check` measures with the partner's help; this works without it.
+//! The echo is one ICMP packet that must not be fragmented. It proves a size when an answer comes
+//! and nothing when none does: a partner may not answer. `culvert path check` measures with the
+//! partner's help; this works without it.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};

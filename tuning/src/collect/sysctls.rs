@@ -64,7 +64,8 @@ pub(crate) const KEYS: [&str; 51] = [
 const FOLDERS: [&str; 5] =
     ["/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d"];
 
-/// The value with single blanks between its words: the kernel separates with tabs, people with blanks.
+/// The value with single blanks between its words: the kernel separates with tabs, people with
+/// blanks.
 pub(crate) fn normal_value(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

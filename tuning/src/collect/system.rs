@@ -173,7 +173,8 @@ impl Collector<'_> {
             .or_else(|| self.files.exists("/var/run/secrets/kubernetes.io").then(|| "kubernetes".to_owned()))
     }
 
-    /// Only the initial network namespace has the sysctls of the device layer (`net/core/sysctl_net_core.c`).
+    /// Only the initial network namespace has the sysctls of the device layer
+    /// (`net/core/sysctl_net_core.c`).
     fn initial_network_namespace(&self) -> Option<bool> {
         self.files.exists("/proc/sys/net/core").then(|| self.files.exists("/proc/sys/net/core/netdev_max_backlog"))
     }

@@ -187,7 +187,8 @@ fn after_confirming(done: &Transaction, context: &mut CommandContext<'_>) {
     }
 }
 
-/// Runs systemctl where there is systemd. What it does is also done at the next start of the host, so a failure is only told.
+/// Runs systemctl where there is systemd. What it does is also done at the next start of the host,
+/// so a failure is only told.
 fn reload_systemd(arguments: &[&str], context: &mut CommandContext<'_>) {
     if !Path::new("/run/systemd/system").exists() {
         return;

@@ -56,7 +56,8 @@ pub enum TuneAction {
         /// The rule [default: list all]
         rule: Option<String>,
     },
-    /// Reapply confirmed settings whenever a driver or another program undoes them; runs until nothing is in force
+    /// Reapply confirmed settings whenever a driver or another program undoes them; runs until
+    /// nothing is in force
     Watch(WatchArgs),
     /// Roll back a transaction that is not confirmed in time
     #[command(hide = true)]
@@ -69,7 +70,8 @@ pub enum TuneAction {
 /// Which host, profile and site file.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SourceArgs {
-    /// Profile: dtn-10g, dtn-40g, dtn-100g, dtn-400g or measurement [default: the site file's, or what the link speeds suggest]
+    /// Profile: dtn-10g, dtn-40g, dtn-100g, dtn-400g or measurement [default: the site file's, or
+    /// what the link speeds suggest]
     #[arg(long, value_name = "NAME")]
     pub profile: Option<ProfileName>,
     /// Site file [default: /etc/culvert/tuning.toml, if it exists]
@@ -167,7 +169,8 @@ pub struct RollbackArgs {
     /// Roll back all transactions, the newest first
     #[arg(long, conflicts_with = "transaction")]
     pub(super) all: bool,
-    /// Restore nothing, only forget the transaction: for settings of a network namespace that no longer exists
+    /// Restore nothing, only forget the transaction: for settings of a network namespace that no
+    /// longer exists
     #[arg(long, requires = "transaction", conflicts_with = "all")]
     pub(super) forget: bool,
     /// Print JSON

@@ -65,11 +65,13 @@ pub struct Cpu {
     pub allowed: CpuSet,
     /// Flags that matter for ciphers and hashes, of those that the CPU has.
     pub flags: Vec<String>,
-    /// `/sys/devices/system/cpu/smt/control`: `on`, `off`, `forceoff`, `notsupported`, `notimplemented`.
+    /// `/sys/devices/system/cpu/smt/control`: `on`, `off`, `forceoff`, `notsupported`,
+    /// `notimplemented`.
     pub smt_control: Option<String>,
     /// Whether two CPUs share a core.
     pub smt_active: Option<bool>,
-    /// Frequency policies; none where the kernel does not control the clock (most virtual machines).
+    /// Frequency policies; none where the kernel does not control the clock (most virtual
+    /// machines).
     pub frequency: Vec<FrequencyPolicy>,
     /// Whether the CPU may clock above its base rate.
     pub boost: Option<bool>,
@@ -77,7 +79,8 @@ pub struct Cpu {
     pub idle_driver: Option<String>,
     /// Idle states, the shallowest first.
     pub idle_states: Vec<IdleState>,
-    /// The strictest wake-up latency that any process asks for at present (`/dev/cpu_dma_latency`), in microseconds.
+    /// The strictest wake-up latency that any process asks for at present (`/dev/cpu_dma_latency`),
+    /// in microseconds.
     pub latency_limit_us: Option<u32>,
 }
 
@@ -237,7 +240,8 @@ pub struct Datapath {
     pub xdp_sockets: Option<bool>,
     /// Whether `/sys/kernel/btf/vmlinux` is there.
     pub btf: Option<bool>,
-    /// Kernel features by configuration name (`NET_SCH_FQ`): `builtin`, `module`, `loaded` or `absent`.
+    /// Kernel features by configuration name (`NET_SCH_FQ`): `builtin`, `module`, `loaded` or
+    /// `absent`.
     pub kernel_features: BTreeMap<String, String>,
 }
 

@@ -69,8 +69,8 @@ pub struct Link {
     pub private_flags: BTreeMap<String, bool>,
     /// Receive side scaling.
     pub rss: Option<Rss>,
-    /// The header fields that choose the receive queue, per flow type (`udp4`): ethtool's letters, `sdfn` is both addresses
-    /// and both ports.
+    /// The header fields that choose the receive queue, per flow type (`udp4`): ethtool's letters,
+    /// `sdfn` is both addresses and both ports.
     pub flow_hash: BTreeMap<String, String>,
     /// What XDP can do here.
     pub xdp: Option<XdpFeatures>,
@@ -202,7 +202,8 @@ pub struct Rss {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct XdpFeatures {
-    /// The kernel's names: `basic`, `redirect`, `ndo-xmit`, `xsk-zerocopy`, `hw-offload`, `rx-sg`, `ndo-xmit-sg`.
+    /// The kernel's names: `basic`, `redirect`, `ndo-xmit`, `xsk-zerocopy`, `hw-offload`, `rx-sg`,
+    /// `ndo-xmit-sg`.
     pub features: Vec<String>,
     /// Fragments of one packet in zero-copy mode; 1 is no multi-buffer.
     pub zero_copy_segments_max: Option<u32>,
@@ -336,8 +337,8 @@ impl XdpFeatures {
 }
 
 impl PcieLink {
-    /// Bits per second that the link carries after its line code (8b/10b up to 5 GT/s, 128b/130b from 8 GT/s, close to
-    /// 1 with FLIT from 64 GT/s; PCI Express Base Specification).
+    /// Bits per second that the link carries after its line code (8b/10b up to 5 GT/s, 128b/130b
+    /// from 8 GT/s, close to 1 with FLIT from 64 GT/s; PCI Express Base Specification).
     #[must_use]
     pub fn bits_per_second(&self) -> Option<f64> {
         let speed = self.speed_gigatransfers?;

@@ -1,7 +1,9 @@
-//! A host that is a map, with the manners of real ones: drivers that forget interrupts and coalescing when they reset,
-//! channels that come and go, values that follow others, writes that are refused or ignored, and crashes.
+//! A host that is a map, with the manners of real ones: drivers that forget interrupts and
+//! coalescing when they reset, channels that come and go, values that follow others, writes that
+//! are refused or ignored, and crashes.
 //!
-//! For tests, here and in other crates; and for plans on saved facts, where it stands for the host that is not here.
+//! For tests, here and in other crates; and for plans on saved facts, where it stands for the host
+//! that is not here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -71,7 +73,8 @@ impl FakeHost {
         self.crash_at = None;
     }
 
-    /// Crashes (panics with [`Crash`]) at the n-th read or write from now on, before it has an effect.
+    /// Crashes (panics with [`Crash`]) at the n-th read or write from now on, before it has an
+    /// effect.
     pub fn crash_at(&mut self, operation: usize) {
         self.operations = 0;
         self.crash_at = Some(operation);
@@ -151,7 +154,8 @@ impl FakeHost {
                 _ => None,
             })
             .collect();
-        // The first of each series: `comp0@pci` where there is a `comp1@pci`, and not the `0` at the end of a link's name.
+        // The first of each series: `comp0@pci` where there is a `comp1@pci`, and not the `0` at
+        // the end of a link's name.
         let name_of = |first: &str, queue: u32| {
             let (name, rest) = first.split_once('@').map_or((first, None), |(name, rest)| (name, Some(rest)));
             let name = format!("{}{queue}", name.strip_suffix('0')?);
@@ -196,7 +200,8 @@ impl FakeHost {
         }
     }
 
-    /// The tree that a link gets: a default root brings its leaves, others get handles where they name none.
+    /// The tree that a link gets: a default root brings its leaves, others get handles where they
+    /// name none.
     fn hang(&mut self, value: &Value) -> Value {
         let Ok(mut tree) = serde_json::from_str::<QdiscTree>(value.text()) else { return value.clone() };
         for entry in &mut tree.0 {

@@ -2,7 +2,8 @@
 
 use crate::setting::{Setting, Value};
 
-/// How every file begins that Culvert writes into folders of other programs. All of them take `#` as a comment.
+/// How every file begins that Culvert writes into folders of other programs. All of them take `#`
+/// as a comment.
 pub(crate) const OWNED_FILE_FIRST_LINE: &str =
     "# Written by culvert tune; do not edit: culvert tune rollback removes it.\n";
 

@@ -114,7 +114,8 @@ impl RealHost {
 
     fn may_write_file(&self, setting: &Setting, path: &str) -> Result<(), HostError> {
         let place = self.files.place(path);
-        // The kernel's own answer: read-only mounts, and sysctls of another namespace that even root may not write.
+        // The kernel's own answer: read-only mounts, and sysctls of another namespace that even
+        // root may not write.
         accessat(CWD, place.as_path(), Access::WRITE_OK, AtFlags::EACCESS)
             .map_err(|error| file_error(setting, None, &error.into()))
     }

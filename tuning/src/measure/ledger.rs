@@ -58,7 +58,8 @@ impl EffectLedger {
         write().map_err(|error| self.error(&error))
     }
 
-    /// All effects, the oldest first; empty if nothing was measured yet. A torn last line is left out.
+    /// All effects, the oldest first; empty if nothing was measured yet. A torn last line is left
+    /// out.
     ///
     /// # Errors
     /// [`LedgerError`].

@@ -11,7 +11,8 @@ const SEED: u64 = 0x00c0_1fee_7a11_5eed;
 /// Differences below this are no effect, however sure they are.
 const RELEVANT: f64 = 0.005;
 
-/// A ratio with its 95 % interval (percentile bootstrap of the median; Efron and Tibshirani 1993, chapter 13).
+/// A ratio with its 95 % interval (percentile bootstrap of the median; Efron and Tibshirani 1993,
+/// chapter 13).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Estimate {

@@ -33,8 +33,8 @@ pub trait Workload {
     fn run(&mut self, duration: Duration) -> Result<f64, WorkloadError>;
 }
 
-/// A command. Its last line of output, or all of it, is JSON with a rate in a field that Culvert or iperf3 use, or a
-/// plain number of bits per second.
+/// A command. Its last line of output, or all of it, is JSON with a rate in a field that Culvert or
+/// iperf3 use, or a plain number of bits per second.
 #[derive(Clone, Debug)]
 pub struct CommandWorkload {
     words: Vec<String>,
@@ -88,7 +88,8 @@ fn rate_of(text: &str) -> Option<f64> {
     Some(rate).filter(|rate: &f64| rate.is_finite() && *rate > 0.0)
 }
 
-/// TCP streams from memory to memory over loopback. It shows what sysctls and the CPU's settings do, and nothing of NICs.
+/// TCP streams from memory to memory over loopback. It shows what sysctls and the CPU's settings
+/// do, and nothing of NICs.
 #[derive(Clone, Debug)]
 pub struct LoopbackWorkload {
     streams: usize,

@@ -2,7 +2,8 @@
 
 use netlink_packet_core::{NLA_F_NESTED, NlasIterator};
 
-/// A run of attributes to read. Reading stops quietly at a damaged attribute: the kernel sends none.
+/// A run of attributes to read. Reading stops quietly at a damaged attribute: the kernel sends
+/// none.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
 

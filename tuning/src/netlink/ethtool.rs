@@ -1,4 +1,5 @@
-//! NIC parameters by the generic netlink family `ethtool` (`Documentation/networking/ethtool-netlink.rst`).
+//! NIC parameters by the generic netlink family `ethtool`
+//! (`Documentation/networking/ethtool-netlink.rst`).
 //!
 //! A getter answers `None` where the driver has no such parameter.
 
@@ -126,8 +127,8 @@ impl PauseField {
     }
 }
 
-/// The bits of a verbose bitset by name. A set without mask lists the set bits only; one with a mask lists every bit that
-/// the mask has and says which are set.
+/// The bits of a verbose bitset by name. A set without mask lists the set bits only; one with a
+/// mask lists every bit that the mask has and says which are set.
 fn bits_of(bitset: Attributes<'_>) -> BTreeMap<String, bool> {
     let no_mask = bitset.get(ETHTOOL_A_BITSET_NOMASK).is_some();
     let bits = bitset.nest(ETHTOOL_A_BITSET_BITS).unwrap_or_default();

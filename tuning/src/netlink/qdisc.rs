@@ -1,4 +1,5 @@
-//! Queueing disciplines by rtnetlink: what hangs at a link's root, with the options as the kernel wrote them.
+//! Queueing disciplines by rtnetlink: what hangs at a link's root, with the options as the kernel
+//! wrote them.
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use serde::{Deserialize, Serialize};
@@ -45,7 +46,8 @@ impl QdiscEntry {
         (self.kind == "fq" && bytes_per_second != u32::MAX).then(|| u64::from(bytes_per_second) * 8)
     }
 
-    /// An fq with a rate for each flow; the attribute has 32 bits for bytes per second, so 34 Gb/s is the most.
+    /// An fq with a rate for each flow; the attribute has 32 bits for bytes per second, so 34 Gb/s
+    /// is the most.
     #[must_use]
     pub fn fq(parent: &str, max_rate_bits_per_second: Option<u64>) -> Self {
         let mut options = Body::default();
@@ -55,7 +57,8 @@ impl QdiscEntry {
         Self { kind: "fq".to_owned(), parent: parent.to_owned(), handle: String::new(), options: to_hex(&options.0) }
     }
 
-    /// Whether the options of `wanted` are all among these: as attributes where both are, else byte by byte.
+    /// Whether the options of `wanted` are all among these: as attributes where both are, else byte
+    /// by byte.
     pub(crate) fn options_include(&self, wanted: &str) -> bool {
         if wanted.is_empty() || self.options == wanted {
             return true;
@@ -82,7 +85,8 @@ impl QdiscEntry {
     }
 }
 
-/// Whether bytes are well-formed attributes; some kinds (pfifo, pfifo_fast) have a bare structure instead.
+/// Whether bytes are well-formed attributes; some kinds (pfifo, pfifo_fast) have a bare structure
+/// instead.
 fn is_attributes(bytes: &[u8]) -> bool {
     let mut rest = bytes;
     while let Some(length) = rest.get(..4).map(|head| usize::from(u16::from_ne_bytes([head[0], head[1]]))) {

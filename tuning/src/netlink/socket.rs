@@ -17,7 +17,8 @@ use super::numbers::{CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME, CTRL_CMD_GETFAM
 const HEADER_BYTES: usize = 16;
 /// Length of `struct genlmsghdr`.
 const GENERIC_HEADER_BYTES: usize = 4;
-/// The largest datagram that is received: the kernel's dumps use at most 32 KiB, single answers a few pages.
+/// The largest datagram that is received: the kernel's dumps use at most 32 KiB, single answers a
+/// few pages.
 const RECEIVE_BYTES: usize = 256 << 10;
 /// How often a dump is repeated if the kernel marks it as inconsistent because something changed
 /// during it.
@@ -133,13 +134,15 @@ impl Connection {
     }
 }
 
-/// The errno at the start of an error or done message, with the kernel's words behind `skip` bytes if there are any.
+/// The errno at the start of an error or done message, with the kernel's words behind `skip` bytes
+/// if there are any.
 fn check_code(body: &[u8], flags: u16, skip: usize, request: &str) -> Result<(), NetlinkError> {
     let code = body.get(..4).map_or(0, |code| i32::from_ne_bytes(code.try_into().expect("four bytes")));
     if code >= 0 {
         return Ok(());
     }
-    // Without `NLM_F_CAPPED` the words would stand behind a copy of the request; capped answers were asked for.
+    // Without `NLM_F_CAPPED` the words would stand behind a copy of the request; capped answers
+    // were asked for.
     let words = (flags & NLM_F_ACK_TLVS != 0 && (flags & NLM_F_CAPPED != 0 || skip == 4))
         .then(|| body.get(skip..))
         .flatten()

@@ -3,7 +3,8 @@
 use super::error::NetlinkError;
 use super::socket::{GenericSocket, RouteSocket};
 
-/// Connections to the kernel's netlink families in the network namespace of the thread that opened them.
+/// Connections to the kernel's netlink families in the network namespace of the thread that opened
+/// them.
 #[derive(Debug)]
 pub struct Netlink {
     pub(super) route: RouteSocket,

@@ -116,7 +116,8 @@ fn governor(facts: &Facts, _: &Targets) -> Vec<Finding> {
                 finding.steps.push(format!("{}: its driver offers no governor 'performance'", policy.policy));
             }
         } else if policy.energy_preference.is_some() && !performance(&policy.energy_preference) {
-            // The drivers move the preference with the governor; where they do not, it holds the clock back.
+            // The drivers move the preference with the governor; where they do not, it holds the
+            // clock back.
             let setting = Setting::kernel_file(format!("{folder}/energy_performance_preference"));
             finding = finding.change(setting, "performance");
         }

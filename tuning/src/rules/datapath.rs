@@ -15,7 +15,8 @@ const AF_XDP_SINCE: KernelVersion = KernelVersion::new(5, 11);
 const XDP_FEATURES_SINCE: KernelVersion = KernelVersion::new(6, 3);
 /// Zero-copy takes packets of several buffers from here on.
 const MULTI_BUFFER_SINCE: KernelVersion = KernelVersion::new(6, 6);
-/// The largest MTU whose packet fits one page with the driver's headroom (measured on veth: 3506; ena: 3498).
+/// The largest MTU whose packet fits one page with the driver's headroom (measured on veth: 3506;
+/// ena: 3498).
 const ONE_BUFFER_MTU_BYTES: u32 = 3498;
 
 pub(super) const RULES: &[Rule] = &[

@@ -76,7 +76,8 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
-/// The cores for the link's interrupts: near, physical, and not the lanes' as far as there are enough others.
+/// The cores for the link's interrupts: near, physical, and not the lanes' as far as there are
+/// enough others.
 fn interrupt_cores(facts: &Facts, targets: &Targets, link: &Link) -> CpuSet {
     let near = physical_cores(facts, &local_cpus(facts, link));
     let lanes = targets.site.lane_cores.clone().unwrap_or_default();
@@ -85,8 +86,8 @@ fn interrupt_cores(facts: &Facts, targets: &Targets, link: &Link) -> CpuSet {
     if free.is_empty() { near } else { free }
 }
 
-/// The core for each interrupt: queue n on the n-th core, round and round. Receive and transmit interrupts of the same
-/// queue share a core.
+/// The core for each interrupt: queue n on the n-th core, round and round. Receive and transmit
+/// interrupts of the same queue share a core.
 fn placement<'a>(irqs: &[&'a Irq], cores: &CpuSet) -> Vec<(&'a Irq, u32)> {
     let cores: Vec<u32> = cores.iter().collect();
     let places = irqs.iter().enumerate().map(|(at, irq)| {
@@ -98,7 +99,8 @@ fn placement<'a>(irqs: &[&'a Irq], cores: &CpuSet) -> Vec<(&'a Irq, u32)> {
 
 fn irq_affinity(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     each_link(facts, targets, |link| {
-        // Interrupts of queues that nic.channels takes away are not moved first; new ones come with the next audit.
+        // Interrupts of queues that nic.channels takes away are not moved first; new ones come with
+        // the next audit.
         let queues = super::links::wanted_channels(facts, targets, link).unwrap_or(u32::MAX);
         let stays = |irq: &&Irq| queue_of_name(&irq.vector).is_none_or(|queue| queue < queues);
         let irqs: Vec<&Irq> = link.queue_irqs().filter(stays).collect();
@@ -111,7 +113,8 @@ fn irq_affinity(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         }
         let near = local_cpus(facts, link);
         let lanes = targets.site.lane_cores.clone().unwrap_or_default();
-        // An affinity of several CPUs still has one that takes the interrupt; it may be any of them tomorrow.
+        // An affinity of several CPUs still has one that takes the interrupt; it may be any of them
+        // tomorrow.
         let loose = irqs.iter().filter(|irq| irq.affinity.len() != 1).count();
         let far = irqs.iter().filter(|irq| irq.affinity.intersection(&near).is_empty()).count();
         let on_lanes = irqs.iter().filter(|irq| irq.affinity.len() == 1 && irq.affinity.is_subset(&lanes)).count();
@@ -180,7 +183,8 @@ fn rss_spread(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             counted(now, "queue"),
             counted(rss.indirection.len(), "bucket")
         );
-        // Buckets that do not divide evenly differ by one; drivers round them to twice the fair share at most.
+        // Buckets that do not divide evenly differ by one; drivers round them to twice the fair
+        // share at most.
         let fair = rss.indirection.len() / now as usize;
         if *least > 0 && *most <= (fair * 2).max(1) {
             return Finding::ok(&link.name, current);

@@ -1,4 +1,5 @@
-//! Parameters of NICs: rings, channels, coalescing, flow control, the driver's own switches, the slot.
+//! Parameters of NICs: rings, channels, coalescing, flow control, the driver's own switches, the
+//! slot.
 
 use super::support::{each_link, fasterdata, kernel};
 use super::{Effect, Rule, Source};

@@ -8,7 +8,8 @@ use crate::kernel_version::KernelVersion;
 use crate::profile::Targets;
 use crate::setting::Setting;
 
-/// Offloads that every transfer wants. A NIC has one kind of checksum offload or the other; those it lacks are fixed.
+/// Offloads that every transfer wants. A NIC has one kind of checksum offload or the other; those
+/// it lacks are fixed.
 const WANTED: [&str; 10] = [
     "rx-checksum",
     "tx-checksum-ip-generic",
@@ -21,7 +22,8 @@ const WANTED: [&str; 10] = [
     "rx-gro",
     "rx-vlan-hw-parse",
 ];
-/// The UDP segmentation that the socket datapath sends with; the kernel does it in software where this is off.
+/// The UDP segmentation that the socket datapath sends with; the kernel does it in software where
+/// this is off.
 const UDP_SEGMENTATION: &str = "tx-udp-segmentation";
 /// BIG TCP for IPv4 came with this kernel.
 const BIG_TCP_SINCE: KernelVersion = KernelVersion::new(6, 3);
@@ -111,8 +113,8 @@ fn is_other_checksum(link: &Link, name: &str) -> bool {
     }
 }
 
-/// Whether the link has, or can have, what an offload needs; without it the kernel takes the switch and leaves the offload off
-/// (`netdev_fix_features` in `net/core/dev.c`).
+/// Whether the link has, or can have, what an offload needs; without it the kernel takes the switch
+/// and leaves the offload off (`netdev_fix_features` in `net/core/dev.c`).
 fn has_what_it_needs(link: &Link, name: &str) -> bool {
     let can = |name: &str| link.features.get(name).is_some_and(|feature| feature.active || !feature.fixed);
     let generic = can("tx-checksum-ip-generic");
@@ -200,8 +202,9 @@ mod tests {
     use crate::facts::Feature;
     use crate::site::Site;
 
-    /// virtio_net behind a hypervisor that offers no checksums: scatter-gather is fixed off, and the kernel accepts
-    /// generic segmentation without ever switching it on (seen on Linux 6.1 in QEMU).
+    /// virtio_net behind a hypervisor that offers no checksums: scatter-gather is fixed off, and
+    /// the kernel accepts generic segmentation without ever switching it on (seen on Linux 6.1 in
+    /// QEMU).
     #[test]
     fn what_the_kernel_would_not_switch_on_is_not_asked_for() {
         let feature = |fixed| Feature { active: false, fixed };

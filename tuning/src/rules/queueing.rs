@@ -9,7 +9,8 @@ use crate::profile::{Targets, gigabits};
 use crate::setting::Setting;
 use crate::site::Pacing;
 
-/// The handle of the mq that is hung at a link with several queues: `cu` in hexadecimal digits as near as they come.
+/// The handle of the mq that is hung at a link with several queues: `cu` in hexadecimal digits as
+/// near as they come.
 const MQ_HANDLE: &str = "c001:";
 /// Roots that neither pace nor shape: these are replaced. Others were chosen by somebody.
 const REPLACEABLE: [&str; 5] = ["pfifo_fast", "fq_codel", "fq", "mq", "pfifo"];

@@ -137,7 +137,8 @@ fn tcp_buffers(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         .into_iter()
         .map(|(key, default)| {
             let wanted = format!("4096 {default} {max}");
-            // A larger start value than ours is the admin's; a smaller one matters little, so only the end is compared.
+            // A larger start value than ours is the admin's; a smaller one matters little, so only
+            // the end is compared.
             let current = facts.sysctl(key).unwrap_or_default();
             let wanted = keep_first_two(current, &wanted);
             let now = current.split_whitespace().nth(2).and_then(|last| last.parse::<u64>().ok()).unwrap_or(0);

@@ -14,9 +14,10 @@ use crate::setting::{Setting, Value};
 
 /// Writes what is intended, or nothing.
 ///
-/// `intents` come in the order in which they are written; files that Culvert owns among them are written when the
-/// transaction is confirmed, so that nothing unconfirmed outlives a restart of the host. `start_guard` is called with
-/// the transaction's name once the snapshot is on disk and before the first write; if it fails, nothing is written.
+/// `intents` come in the order in which they are written; files that Culvert owns among them are
+/// written when the transaction is confirmed, so that nothing unconfirmed outlives a restart of the
+/// host. `start_guard` is called with the transaction's name once the snapshot is on disk and
+/// before the first write; if it fails, nothing is written.
 ///
 /// The caller holds the store's lock and has called [`super::recover`].
 ///

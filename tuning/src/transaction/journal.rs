@@ -119,7 +119,8 @@ pub(super) fn read(id: &str, path: &str, bytes: &[u8]) -> Result<Option<Transact
 
 fn take(transaction: &mut Transaction, record: Record) {
     match record {
-        // A journal has one beginning; another would be the same program's fault and changes nothing.
+        // A journal has one beginning; another would be the same program's fault and changes
+        // nothing.
         Record::Begin { .. } => {}
         Record::Snapshot { entries } => transaction.snapshot = entries,
         Record::Applied { deadline_boot_ms } => {

@@ -145,7 +145,8 @@ pub fn roll_back_all(store: &mut Store, host: &mut dyn Host, reason: &str) -> Re
     }
 }
 
-/// Closes a transaction without putting anything back, for settings of a network namespace that no longer exists.
+/// Closes a transaction without putting anything back, for settings of a network namespace that no
+/// longer exists.
 ///
 /// # Errors
 /// [`TransactionError`].

@@ -7,16 +7,17 @@ use super::state::{Left, SnapshotEntry, Transaction};
 use crate::host::{Host, HostError};
 use crate::setting::{Setting, Value};
 
-/// Rounds over the snapshot: one write may disturb another, and what disturbs comes first in each round.
+/// Rounds over the snapshot: one write may disturb another, and what disturbs comes first in each
+/// round.
 const ROUNDS_MAX: usize = 6;
 
 /// Puts every setting of a snapshot back, until a whole round finds nothing that differs.
 ///
-/// With `ours`, only settings that still have the value in it are put back (files always): after a restart of the host,
-/// whatever else is there was not made by the transaction.
+/// With `ours`, only settings that still have the value in it are put back (files always): after a
+/// restart of the host, whatever else is there was not made by the transaction.
 ///
-/// What cannot be put back is returned. A setting that is gone with its device, or whose interrupt the driver no longer
-/// has, is not: there is nothing to put back.
+/// What cannot be put back is returned. A setting that is gone with its device, or whose interrupt
+/// the driver no longer has, is not: there is nothing to put back.
 pub(super) fn restore(
     host: &mut dyn Host,
     snapshot: &[SnapshotEntry],
@@ -32,7 +33,8 @@ pub(super) fn restore(
         });
     }
     entries.sort_by_key(|entry| entry.setting.stage());
-    // A service such as irqbalance changes settings when it starts again, so it starts when all is in place.
+    // A service such as irqbalance changes settings when it starts again, so it starts when all is
+    // in place.
     let (services, others): (Vec<_>, Vec<_>) =
         entries.into_iter().partition(|entry| matches!(entry.setting, Setting::Service { .. }));
     let mut left = rounds(host, &others);
@@ -96,8 +98,9 @@ pub(crate) fn write_and_compare(host: &mut dyn Host, setting: &Setting, value: &
     })
 }
 
-/// Whether this is the network namespace in which the transaction's settings live. Those of another boot live nowhere but in
-/// files, except in the initial one, where the files put them at the start.
+/// Whether this is the network namespace in which the transaction's settings live. Those of another
+/// boot live nowhere but in files, except in the initial one, where the files put them at the
+/// start.
 pub(super) fn check_place(host: &dyn Host, transaction: &Transaction) -> Result<(), TransactionError> {
     let here = host.place();
     let same_boot = here.boot_id == transaction.place.boot_id;

@@ -12,7 +12,8 @@ use crate::setting::{Setting, Value};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Nothing was written yet, or not all; the process that applies it holds the lock, or has died.
+    /// Nothing was written yet, or not all; the process that applies it holds the lock, or has
+    /// died.
     Applying,
     /// Everything is written and waits to be confirmed.
     Pending,
@@ -119,11 +120,11 @@ pub struct ApplyOptions {
     pub profile: String,
     /// How long the confirmation may take; without it, the changes are confirmed at once.
     pub confirm_within: Option<Duration>,
-    /// Whether it is to be there again after a restart of the host: the files for that are among the intents, and the
-    /// watcher sets the rest.
+    /// Whether it is to be there again after a restart of the host: the files for that are among
+    /// the intents, and the watcher sets the rest.
     pub persistent: bool,
-    /// Whether the process stays, holding the store's lock, and rolls back itself, as a measurement does: then a free lock
-    /// means that it has died.
+    /// Whether the process stays, holding the store's lock, and rolls back itself, as a measurement
+    /// does: then a free lock means that it has died.
     pub attended: bool,
 }
 

@@ -35,7 +35,8 @@ pub trait Disk: std::fmt::Debug + Send {
     /// The disk's.
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
 
-    /// Cuts a file to `offset` bytes, appends, and returns when it is durable. Makes the file if there is none.
+    /// Cuts a file to `offset` bytes, appends, and returns when it is durable. Makes the file if
+    /// there is none.
     ///
     /// # Errors
     /// The disk's; the file then has its first `offset` bytes and perhaps some of the others.
@@ -134,7 +135,8 @@ impl Store {
         self.folder.as_deref()
     }
 
-    /// Takes the lock, which the caller holds while it changes settings. `wait` waits for another process to finish.
+    /// Takes the lock, which the caller holds while it changes settings. `wait` waits for another
+    /// process to finish.
     ///
     /// # Errors
     /// [`StoreError::Locked`], or [`StoreError::File`] if the directory cannot be made.
@@ -161,7 +163,8 @@ impl Store {
         StoreError::File { path: self.disk.place(name), source }
     }
 
-    /// Every transaction, the oldest first. Journals that do not have their first line yet are left out.
+    /// Every transaction, the oldest first. Journals that do not have their first line yet are left
+    /// out.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -188,7 +191,8 @@ impl Store {
     /// Begins a journal under a new name.
     pub(super) fn begin(&mut self, record: &Record, began_unix_s: u64) -> Result<Transaction, TransactionError> {
         self.remove_oldest_finished()?;
-        // A number orders the journals, since clocks are set back now and then; the time is for people.
+        // A number orders the journals, since clocks are set back now and then; the time is for
+        // people.
         let names = self.disk.names().map_err(|error| self.error("", error))?;
         let last = names.iter().filter_map(|name| name.split('-').next()?.parse::<u64>().ok()).max().unwrap_or(0);
         let id = format!("{:06}-{}", last + 1, utc_stamp(began_unix_s));

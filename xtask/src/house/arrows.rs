@@ -19,7 +19,8 @@ const MAP: &[(&str, &[&str])] = &[
     ("culvert", &["culvert-protocol", "culvert-link", "culvert-dataplane", "culvert-tuning", "culvert-perfsonar"]),
 ];
 
-/// Crates that only try, measure or build the others: they may know every room, and none knows them.
+/// Crates that only try, measure or build the others: they may know every room, and none knows
+/// them.
 const WORKSHOP: &[&str] = &["culvert-simulator", "culvert-tests", "culvert-benches", "xtask"];
 
 /// The arrows, in manifests and in code, that the map does not have.

@@ -8,6 +8,8 @@ use super::sources::{Source, Tree};
 pub const LINES_MAX: usize = 600;
 /// What a comment line has at most, its indentation with it.
 pub const COMMENT_COLUMNS_MAX: usize = 100;
+/// What a line between three backquotes has at most: a drawing, or code, which has as much.
+const DRAWING_COLUMNS_MAX: usize = 120;
 
 /// Large files that no exception names, exceptions that nothing needs, and long comment lines.
 pub fn check(tree: &Tree, large: &[LargeFile]) -> Vec<Finding> {
@@ -37,16 +39,22 @@ pub fn check(tree: &Tree, large: &[LargeFile]) -> Vec<Finding> {
 }
 
 fn long_comments(source: &Source) -> Vec<Finding> {
-    let is_long = |line: &str| {
+    let mut findings = Vec::new();
+    let mut is_drawing = false;
+    for (at, line) in source.text.lines().enumerate() {
         let comment = line.trim_start();
+        let said = comment.trim_start_matches(['/', '!', ' ']);
+        is_drawing = comment.starts_with("//") && (is_drawing != said.starts_with("```"));
         // What cannot be broken is not too long: a table's row, an address.
-        let is_whole = comment.contains("://") || comment.trim_start_matches(['/', '!', ' ']).starts_with('|');
-        comment.starts_with("//") && !is_whole && line.chars().count() > COMMENT_COLUMNS_MAX
-    };
-    let lines = source.text.lines().enumerate().filter(|(_, line)| is_long(line));
-    let text =
-        |line: &str| format!("a comment line of {} columns: wrap it at {COMMENT_COLUMNS_MAX}", line.chars().count());
-    lines.map(|(at, line)| Finding::of_line(&source.path, at + 1, text(line))).collect()
+        let is_whole = comment.contains("://") || said.starts_with('|');
+        let columns_max = if is_drawing { DRAWING_COLUMNS_MAX } else { COMMENT_COLUMNS_MAX };
+        let columns = line.chars().count();
+        if comment.starts_with("//") && !is_whole && columns > columns_max {
+            let text = format!("a comment line of {columns} columns: wrap it at {columns_max}");
+            findings.push(Finding::of_line(&source.path, at + 1, text));
+        }
+    }
+    findings
 }
 
 #[cfg(test)]
@@ -86,5 +94,7 @@ mod tests {
             ["a/src/lib.rs:2: a comment line of 108 columns: wrap it at 100"]
         );
         assert_eq!(found(&format!("// https://{long}\n//! | {long} |\n"), &[]), Vec::<String>::new());
+        assert_eq!(found(&format!("//! ```text\n//! {long}\n//! ```\n"), &[]), Vec::<String>::new());
+        assert_eq!(found(&format!("//! ```text\n//! ```\n//! {long}\n"), &[]).len(), 1);
     }
 }

@@ -74,7 +74,8 @@ impl Initramfs {
         let name = name.trim_start_matches('/');
         let links = if mode & DIRECTORY != 0 { 2 } else { 1 };
         let (size, name_size) = (bytes.len() as u32, name.len() as u32 + 1);
-        // Inode, mode, owner, group, links, time, size, file system (2), device (2), length of the name, checksum.
+        // Inode, mode, owner, group, links, time, size, file system (2), device (2), length of the
+        // name, checksum.
         let fields = [self.entries, mode, 0, 0, links, 0, size, 0, 0, device.0, device.1, name_size, 0];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {

@@ -1,4 +1,5 @@
-//! The newest cloud kernel of Debian's backports, downloaded by apt into a folder of its own: nothing on the host changes.
+//! The newest cloud kernel of Debian's backports, downloaded by apt into a folder of its own:
+//! nothing on the host changes.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,5 +1,5 @@
-//! Two taps with several queues each and a bridge between them, in a network namespace of their own: what NICs with several queues are
-//! plugged into. QEMU's own hub has one queue.
+//! Two taps with several queues each and a bridge between them, in a network namespace of their
+//! own: what NICs with several queues are plugged into. QEMU's own hub has one queue.
 
 use std::process::{Command, Stdio};
 

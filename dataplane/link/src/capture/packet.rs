@@ -1,4 +1,5 @@
-//! A captured packet between the processes: a head of fixed size, and as much of the packet as was asked for.
+//! A captured packet between the processes: a head of fixed size, and as much of the packet as was
+//! asked for.
 #![cfg_attr(
     not(test),
     deny(

@@ -1,5 +1,6 @@
-//! The ring on a model of weak memory: loom runs two threads through every order of their accesses, and lets each read see every value that the
-//! memory model permits. The code is the one that the processes run; only the memory is the model's.
+//! The ring on a model of weak memory: loom runs two threads through every order of their accesses,
+//! and lets each read see every value that the memory model permits. The code is the one that the
+//! processes run; only the memory is the model's.
 
 use std::sync::Arc;
 
@@ -93,7 +94,8 @@ impl Bell {
 #[test]
 fn every_record_arrives_and_no_sleeper_is_forgotten() {
     const RECORDS: u64 = 2;
-    // More changes of thread at any place take a minute and have shown nothing further; LOOM_MAX_PREEMPTIONS sets another number.
+    // More changes of thread at any place take a minute and have shown nothing further;
+    // LOOM_MAX_PREEMPTIONS sets another number.
     let mut model = loom::model::Builder::new();
     model.preemption_bound = model.preemption_bound.or(Some(4));
     model.check(|| {

@@ -1,8 +1,10 @@
-//! Ethernet, IP and UDP: written from a template in front of what a lane sends, and read off what it receives.
+//! Ethernet, IP and UDP: written from a template in front of what a lane sends, and read off what
+//! it receives.
 //!
-//! A [`Template`] is made once for a way to a partner, from what the kernel's tables say of the next hop; a packet then costs a copy of 42 to
-//! 66 bytes and its lengths. IPv4 sends the UDP checksum 0, which it may: the segment authenticates itself. IPv6 may not
-//! (RFC 8200, 8.1), so there it is computed. Neither is checked on receipt: the cipher's tag is the better check.
+//! A [`Template`] is made once for a way to a partner, from what the kernel's tables say of the
+//! next hop; a packet then costs a copy of 42 to 66 bytes and its lengths. IPv4 sends the UDP
+//! checksum 0, which it may: the segment authenticates itself. IPv6 may not (RFC 8200, 8.1), so
+//! there it is computed. Neither is checked on receipt: the cipher's tag is the better check.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -23,7 +25,8 @@ pub struct Template {
     /// Where the IP header begins.
     ip: usize,
     is_v6: bool,
-    /// The checksum's sum over all that does not change: of the IPv4 header, or of IPv6's pseudo header and the ports.
+    /// The checksum's sum over all that does not change: of the IPv4 header, or of IPv6's pseudo
+    /// header and the ports.
     constant_sum: u64,
     datagram_bytes_max: usize,
 }
@@ -50,7 +53,8 @@ impl Template {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let header = &mut headers[ip..ip + IPV4_BYTES];
                 header[0] = 0x45;
-                // Don't fragment: the flow probes the path (RFC 8899), and a packet that is never cut needs no number (RFC 6864).
+                // Don't fragment: the flow probes the path (RFC 8899), and a packet that is never
+                // cut needs no number (RFC 6864).
                 header[6] = 0x40;
                 header[8] = HOP_LIMIT;
                 header[9] = UDP;
@@ -97,7 +101,8 @@ impl Template {
         self.datagram_bytes_max
     }
 
-    /// Writes the headers before the datagram that lies in `packet` from [`Template::bytes`] to the end.
+    /// Writes the headers before the datagram that lies in `packet` from [`Template::bytes`] to the
+    /// end.
     ///
     /// # Panics
     /// If `packet` is shorter than the headers or longer than 64 KiB, which no frame is.
@@ -132,8 +137,8 @@ impl Template {
     }
 }
 
-/// The sum of the 16-bit words of `bytes` in memory's own order, which folds to the same checksum (RFC 1071, 2 (B)). An odd last byte is
-/// followed by a zero.
+/// The sum of the 16-bit words of `bytes` in memory's own order, which folds to the same checksum
+/// (RFC 1071, 2 (B)). An odd last byte is followed by a zero.
 #[inline]
 fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<4>();
@@ -163,7 +168,8 @@ pub struct Datagram<'a> {
     pub payload: &'a [u8],
 }
 
-/// Reads the packets that the steering program lets through: Ethernet, at most one VLAN tag, IPv4 without options and fragments or IPv6, UDP.
+/// Reads the packets that the steering program lets through: Ethernet, at most one VLAN tag, IPv4
+/// without options and fragments or IPv6, UDP.
 #[inline]
 #[must_use]
 pub fn parse(packet: &[u8]) -> Option<Datagram<'_>> {

@@ -1,7 +1,8 @@
 //! AF_XDP for all lanes of a data plane, in the best mode that the host has.
 //!
-//! The rungs: zero copy, copy in the driver, copy behind the driver, and the UDP sockets that the lanes have anyway. Each refusal is kept as a
-//! sentence with its remedy. A rung holds for all lanes or for none, so that a host's numbers mean one thing.
+//! The rungs: zero copy, copy in the driver, copy behind the driver, and the UDP sockets that the
+//! lanes have anyway. Each refusal is kept as a sentence with its remedy. A rung holds for all
+//! lanes or for none, so that a host's numbers mean one thing.
 
 use std::io;
 
@@ -14,7 +15,8 @@ use super::umem::{RECEIVE_CAPACITY_BYTES, Umem, UmemLayout};
 use super::{AfXdpDatapath, privilege};
 use crate::datapath::udp::UdpDatapath;
 
-/// Frames for packets that arrive, of each lane: 16 MiB, as many packets of one chunk as a UDP socket of the default buffer holds.
+/// Frames for packets that arrive, of each lane: 16 MiB, as many packets of one chunk as a UDP
+/// socket of the default buffer holds.
 const RECEIVE_FRAMES: u32 = 4_096;
 /// Frames for packets that leave, of each lane.
 const TRANSMIT_FRAMES: u32 = 512;
@@ -129,7 +131,8 @@ fn rung(start: &AfXdpStart, mode: Mode, lanes: &[UdpDatapath]) -> Result<(Steeri
     for &address in &start.addresses {
         steering.register_address(address)?;
     }
-    // Before the sockets are bound: some drivers (gve) make their queues ready for them only with a program.
+    // Before the sockets are bound: some drivers (gve) make their queues ready for them only with a
+    // program.
     steering.attach(start.interface, if mode == Mode::Skb { AttachMode::Skb } else { AttachMode::Driver })?;
     let mut all_parts = Vec::with_capacity(lanes.len());
     for (number, lane) in (0u16..).zip(lanes) {

@@ -1,12 +1,13 @@
-//! One NIC queue's four rings at work: packets out of RX, frames back into FILL, packets into TX, frames out of COMPLETION.
+//! One NIC queue's four rings at work: packets out of RX, frames back into FILL, packets into TX,
+//! frames out of COMPLETION.
 //!
 //! ```text
 //!   pool ──> FILL ──(kernel)──> RX ──> the lane reads ──> pool          a chunk each
 //!   pool ──> the lane seals ──> TX ──(kernel)──> COMPLETION ──> pool    a frame of several chunks, a descriptor each
 //! ```
 //!
-//! A packet of several descriptors is gathered into one piece of memory, because the cipher opens in one piece; a batch may end in the
-//! middle of one, so the gathering outlives the batch.
+//! A packet of several descriptors is gathered into one piece of memory, because the cipher opens
+//! in one piece; a batch may end in the middle of one, so the gathering outlives the batch.
 
 use rustix::io::Errno;
 
@@ -16,7 +17,8 @@ use culvert_link::clock::monotonic_ns;
 
 /// Bytes of a packet that is gathered at most; a longer one is dropped and counted.
 const GATHER_BYTES_MAX: usize = 1 << 16;
-/// Copy mode sends so many descriptors a system call (`TX_BATCH_SIZE`, net/xdp/xsk.c) unless `XDP_MAX_TX_SKB_BUDGET` is set.
+/// Copy mode sends so many descriptors a system call (`TX_BATCH_SIZE`, net/xdp/xsk.c) unless
+/// `XDP_MAX_TX_SKB_BUDGET` is set.
 const DESCRIPTORS_PER_KICK: u32 = 32;
 
 /// The rings of a socket.
@@ -44,7 +46,8 @@ pub trait Wake {
     /// # Errors
     /// The kernel's.
     fn wake_receive(&self) -> Result<(), Errno>;
-    /// Whether the kernel is woken whatever the rings' flags say: preferred busy polling runs the driver from these calls only.
+    /// Whether the kernel is woken whatever the rings' flags say: preferred busy polling runs the
+    /// driver from these calls only.
     fn always(&self) -> bool {
         false
     }
@@ -85,7 +88,8 @@ pub struct QueueCounters {
     pub sent: u64,
     /// Packets of several descriptors among the received.
     pub gathered: u64,
-    /// Descriptors that made no sense: outside of their frame, of a frame that the kernel did not have, or of packets too long.
+    /// Descriptors that made no sense: outside of their frame, of a frame that the kernel did not
+    /// have, or of packets too long.
     pub malformed: u64,
     /// Wake-up calls.
     pub wakeups: u64,
@@ -107,7 +111,8 @@ struct Gathering {
 /// A queue: rings, and the packets between them.
 #[derive(Debug)]
 pub struct Queue<W: Wake> {
-    /// Before the socket: memory that stays mapped keeps the socket, and with it the NIC's queue, in use.
+    /// Before the socket: memory that stays mapped keeps the socket, and with it the NIC's queue,
+    /// in use.
     rings: Rings,
     wake: W,
     gathering: Gathering,
@@ -122,8 +127,9 @@ pub struct Queue<W: Wake> {
 }
 
 impl<W: Wake> Queue<W> {
-    /// Puts a queue together and fills FILL with `share` frames, as far as the UMEM and the ring have them. Do so before the socket is
-    /// bound: Intel's drivers need a filled ring in zero-copy mode.
+    /// Puts a queue together and fills FILL with `share` frames, as far as the UMEM and the ring
+    /// have them. Do so before the socket is bound: Intel's drivers need a filled ring in zero-copy
+    /// mode.
     #[must_use]
     pub fn new(rings: Rings, wake: W, umem: &mut Umem, share: usize) -> Self {
         let gathering = Gathering {
@@ -192,8 +198,8 @@ impl<W: Wake> Queue<W> {
         (self.rings.fill.pending() + self.rings.receive.available()) as usize
     }
 
-    /// Takes up to `packets_max` packets and hands each to `each`, in one piece, with a time at which it had come. Returns how many there
-    /// were.
+    /// Takes up to `packets_max` packets and hands each to `each`, in one piece, with a time at
+    /// which it had come. Returns how many there were.
     #[inline]
     pub fn receive(&mut self, umem: &mut Umem, packets_max: usize, mut each: impl FnMut(&[u8], u64)) -> usize {
         let (mut packets, mut known, mut taken_ns) = (0, 0, 0);
@@ -262,7 +268,8 @@ impl<W: Wake> Queue<W> {
         self.rings.transmit.room(pieces) >= pieces
     }
 
-    /// Puts the packet in the first `bytes` of `frame` into TX. It leaves with the next [`Queue::flush`].
+    /// Puts the packet in the first `bytes` of `frame` into TX. It leaves with the next
+    /// [`Queue::flush`].
     ///
     /// # Errors
     /// Gives the frame back if there is no room.

@@ -1,12 +1,16 @@
-//! The four rings that a socket shares with the kernel, and the only place where their memory is touched.
+//! The four rings that a socket shares with the kernel, and the only place where their memory is
+//! touched.
 //!
-//! A ring is a power of two of entries between a producer's index and a consumer's, both 32 bits and free-running: they wrap, and
-//! only their difference means anything (Documentation/networking/af_xdp.rst). Each end caches both indices and writes its own
-//! back once a batch. The producer publishes with a release store, the consumer reads with an acquire load, and the other way round for
-//! entries that are free again; the flags word, through which the kernel asks to be woken, is read as an atomic too.
+//! A ring is a power of two of entries between a producer's index and a consumer's, both 32 bits
+//! and free-running: they wrap, and only their difference means anything
+//! (Documentation/networking/af_xdp.rst). Each end caches both indices and writes its own back once
+//! a batch. The producer publishes with a release store, the consumer reads with an acquire load,
+//! and the other way round for entries that are free again; the flags word, through which the
+//! kernel asks to be woken, is read as an atomic too.
 //!
-//! Whatever the other end writes into the indices, an access stays within the ring's memory: entries are addressed through the mask,
-//! and an index that claims more than the ring has is cut to its size.
+//! Whatever the other end writes into the indices, an access stays within the ring's memory:
+//! entries are addressed through the mask, and an index that claims more than the ring has is cut
+//! to its size.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -61,8 +65,8 @@ struct RingMemory<T> {
     size: u32,
 }
 
-// SAFETY: the pointers lead into memory that lives as long as the value and belongs to no thread. The two ends of a ring touch an
-// entry at different times only, which the indices see to.
+// SAFETY: the pointers lead into memory that lives as long as the value and belongs to no thread.
+// The two ends of a ring touch an entry at different times only, which the indices see to.
 unsafe impl<T: Entry> Send for RingMemory<T> {}
 // SAFETY: as above; shared access is to atomics, and to entries that an end owns by the indices.
 unsafe impl<T: Entry> Sync for RingMemory<T> {}
@@ -76,7 +80,8 @@ impl<T: Entry> RingMemory<T> {
         if furthest_word > mapped_bytes || !(offsets.desc as usize).is_multiple_of(align_of::<T>()) {
             return Err(io::Error::other("the kernel's ring offsets are invalid"));
         }
-        // SAFETY: a fresh mapping chosen by the kernel overlaps nothing; it is unmapped only in drop.
+        // SAFETY: a fresh mapping chosen by the kernel overlaps nothing; it is unmapped only in
+        // drop.
         let base = unsafe {
             rustix::mm::mmap(
                 std::ptr::null_mut(),
@@ -111,8 +116,8 @@ impl<T: Entry> RingMemory<T> {
         let words = 2 + (size as usize * size_of::<T>()).div_ceil(8);
         let mut allocated = vec![0u64; words].into_boxed_slice();
         let base = NonNull::from(&mut allocated[0]).cast::<u8>();
-        // SAFETY: two 64-bit words for three indices and flags, then the entries, all within the allocation; boxed, so it does
-        // not move with the value.
+        // SAFETY: two 64-bit words for three indices and flags, then the entries, all within the
+        // allocation; boxed, so it does not move with the value.
         let memory = unsafe {
             Self {
                 base,
@@ -199,7 +204,8 @@ impl<T: Entry> Producer<T> {
         self.memory.size
     }
 
-    /// How many entries can be written. Asks the other end only if fewer than `wanted` are known to be free.
+    /// How many entries can be written. Asks the other end only if fewer than `wanted` are known to
+    /// be free.
     #[inline]
     pub fn room(&mut self, wanted: u32) -> u32 {
         let known = self.memory.size.saturating_sub(self.written.wrapping_sub(self.consumed));
@@ -211,7 +217,8 @@ impl<T: Entry> Producer<T> {
         self.memory.size.saturating_sub(self.written.wrapping_sub(self.consumed))
     }
 
-    /// Writes an entry, which the other end sees after [`Producer::publish`]. False if there is no room.
+    /// Writes an entry, which the other end sees after [`Producer::publish`]. False if there is no
+    /// room.
     #[inline]
     #[must_use]
     pub fn push(&mut self, entry: T) -> bool {
@@ -308,7 +315,8 @@ impl<T: Entry> Consumer<T> {
     }
 }
 
-/// Both ends of a ring of `size` entries in this process, whose indices begin at `first_index`: the kernel's part in tests.
+/// Both ends of a ring of `size` entries in this process, whose indices begin at `first_index`: the
+/// kernel's part in tests.
 ///
 /// # Panics
 /// If `size` is no power of two.
@@ -345,7 +353,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a queue that keeps the two ends apart as the indices do, from any index, so that they wrap.
+        /// Against a queue that keeps the two ends apart as the indices do, from any index, so that
+        /// they wrap.
         #[test]
         fn a_ring_is_a_bounded_queue(steps in steps(), size_bits in 0u32..6, before_the_wrap in 0u32..100) {
             let size = 1 << size_bits;
@@ -384,7 +393,8 @@ mod tests {
             }
         }
 
-        /// Whatever the other end writes into its index, nothing outside of the ring is touched and no count exceeds it.
+        /// Whatever the other end writes into its index, nothing outside of the ring is touched and
+        /// no count exceeds it.
         #[test]
         fn a_mad_index_stays_within_the_ring(index: u32, first: u32) {
             let (mut producer, mut consumer) = in_memory::<Descriptor>(8, first);

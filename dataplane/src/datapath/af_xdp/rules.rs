@@ -4,7 +4,7 @@
 //! ```text
 //!  lanes' ports and queues ── set ──> table of the NIC ([`RuleTable`], [`ethtool`])
 //!                                       │ what was set
-//!                                       └──> keeper ([`crate::keeper`]), which removes it when the data plane has ended
+//!                                       └──> keeper ([`crate::keeper`]) removes it when the data plane has ended
 //! ```
 //!
 //! A rule of exactly our form on a lane's port was left by a killed data plane and its killed rule
@@ -137,8 +137,8 @@ pub fn set(table: &mut impl RuleTable, wanted: &[Rule], interface: &str) -> Rule
     rules
 }
 
-/// Whether there are rules of our form on the ports of rules that are wanted: of an earlier data plane, whose keeper is about to remove them
-/// or is gone.
+/// Whether there are rules of our form on the ports of rules that are wanted: of an earlier data
+/// plane, whose keeper is about to remove them or is gone.
 #[must_use]
 pub fn are_left(table: &mut impl RuleTable, wanted: &[Rule]) -> bool {
     let Ok(state) = table.state() else { return false };

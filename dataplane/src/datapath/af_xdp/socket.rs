@@ -1,7 +1,8 @@
 //! The AF_XDP socket: opened, sized, mapped, bound, woken.
 //!
-//! The order matters (Documentation/networking/af_xdp.rst): memory is registered, rings are sized and mapped, FILL is filled, the program
-//! is attached, and only then the socket is bound to a queue.
+//! The order matters (Documentation/networking/af_xdp.rst): memory is registered, rings are sized
+//! and mapped, FILL is filled, the program is attached, and only then the socket is bound to a
+//! queue.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -19,9 +20,11 @@ use super::queue::{Rings, Wake};
 use super::rings::{Consumer, Producer};
 use super::umem::{CHUNK_BYTES, Umem};
 
-/// `XDP_MAX_TX_SKB_BUDGET` (include/uapi/linux/if_xdp.h from 6.17 on): descriptors that copy mode sends in one call.
+/// `XDP_MAX_TX_SKB_BUDGET` (include/uapi/linux/if_xdp.h from 6.17 on): descriptors that copy mode
+/// sends in one call.
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
-/// Copy mode allocates what it sends from the socket's send buffer, so it must hold a ring of jumbo packets.
+/// Copy mode allocates what it sends from the socket's send buffer, so it must hold a ring of jumbo
+/// packets.
 const SEND_BUFFER_BYTES: usize = 64 << 20;
 /// Packets that a busy poll takes: the default weight of NAPI.
 const BUSY_POLL_BUDGET: libc::c_int = 64;
@@ -29,9 +32,11 @@ const BUSY_POLL_BUDGET: libc::c_int = 64;
 /// How to open a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SocketOptions {
-    /// Entries of RX and TX, a power of two. FILL and COMPLETION have as many as the UMEM has chunks, rounded up.
+    /// Entries of RX and TX, a power of two. FILL and COMPLETION have as many as the UMEM has
+    /// chunks, rounded up.
     pub ring_entries: u32,
-    /// Busy polling for so many microseconds a call, preferred over interrupts; needs `CAP_NET_ADMIN`.
+    /// Busy polling for so many microseconds a call, preferred over interrupts; needs
+    /// `CAP_NET_ADMIN`.
     pub busy_poll_us: Option<u32>,
     /// Packets of several descriptors.
     pub multi_buffer: bool,
@@ -97,7 +102,8 @@ pub struct XdpSocket {
 }
 
 impl XdpSocket {
-    /// Opens a socket over `umem`, with its rings, not bound yet. `shares_with` is a bound socket over the same UMEM.
+    /// Opens a socket over `umem`, with its rings, not bound yet. `shares_with` is a bound socket
+    /// over the same UMEM.
     ///
     /// # Errors
     /// [`SocketError`].
@@ -154,8 +160,8 @@ impl XdpSocket {
         Ok((socket, rings))
     }
 
-    /// Binds to a queue of an interface. The program is attached by then, in the driver for all modes
-    /// but [`Mode::Skb`].
+    /// Binds to a queue of an interface. The program is attached by then, in the driver for all
+    /// modes but [`Mode::Skb`].
     ///
     /// # Errors
     /// [`SocketError`].

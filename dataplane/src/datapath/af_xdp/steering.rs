@@ -1,8 +1,10 @@
-//! The steering program seen from the data plane: loaded, attached, and told of queues, ports and flows.
+//! The steering program seen from the data plane: loaded, attached, and told of queues, ports and
+//! flows.
 //!
-//! The program (`ebpf/src/main.rs`) is committed as an object; `cargo xtask build-ebpf` makes it. It is loaded and attached while the process has
-//! its capabilities. Its maps are changed later through their descriptors, which takes none (Linux 5.19). The attachment
-//! is a BPF link: it ends with the process, however that ends.
+//! The program (`ebpf/src/main.rs`) is committed as an object; `cargo xtask build-ebpf` makes it.
+//! It is loaded and attached while the process has its capabilities. Its maps are changed later
+//! through their descriptors, which takes none (Linux 5.19). The attachment is a BPF link: it ends
+//! with the process, however that ends.
 
 pub mod cost;
 mod occupant;
@@ -95,7 +97,8 @@ pub struct Steering {
     flows: aya::maps::HashMap<MapData, u64, u8>,
     sources: aya::maps::HashMap<MapData, [u8; 16], u64>,
     verdicts: Array<MapData, [u64; 8]>,
-    /// How many flows bear an id on a lane: ids of sending flows are chosen by partners, so two may be the same.
+    /// How many flows bear an id on a lane: ids of sending flows are chosen by partners, so two may
+    /// be the same.
     bearers: HashMap<u64, u32>,
     lines: u32,
     /// Queues that are counted: those of the interface.
@@ -208,7 +211,8 @@ impl Steering {
         *bearers -= 1;
         if *bearers == 0 {
             self.bearers.remove(&key);
-            // It was there; if it cannot be removed, its packets reach the lane, which rejects them.
+            // It was there; if it cannot be removed, its packets reach the lane, which rejects
+            // them.
             let _ = self.flows.remove(&key);
         }
     }
@@ -264,7 +268,8 @@ impl Steering {
         sources
     }
 
-    /// Runs the program on `frame` `repeat` times without a network. Returns its action (`XDP_*`) and the mean time of a run in nanoseconds.
+    /// Runs the program on `frame` `repeat` times without a network. Returns its action (`XDP_*`)
+    /// and the mean time of a run in nanoseconds.
     ///
     /// # Errors
     /// [`SteeringError::Load`], if the kernel refuses to run it.

@@ -18,13 +18,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
-/// Bytes of a chunk. The kernel takes 2048 to 4096 (`xdp_umem_reg`; 8192 is refused even on hugepages, measured on 6.18).
+/// Bytes of a chunk. The kernel takes 2048 to 4096 (`xdp_umem_reg`; 8192 is refused even on
+/// hugepages, measured on 6.18).
 pub const CHUNK_BYTES: usize = 4096;
 /// The kernel keeps so many bytes before a received packet (`XDP_PACKET_HEADROOM`).
 pub const RECEIVE_HEADROOM_BYTES: usize = 256;
 /// Bytes of a received packet that fit one chunk.
 pub const RECEIVE_CAPACITY_BYTES: usize = CHUNK_BYTES - RECEIVE_HEADROOM_BYTES;
-/// Chunks of a transmit frame at most: 64 KiB, which is all that UDP carries, and below the 17 pieces of copy mode (`MAX_SKB_FRAGS`).
+/// Chunks of a transmit frame at most: 64 KiB, which is all that UDP carries, and below the 17
+/// pieces of copy mode (`MAX_SKB_FRAGS`).
 pub const PIECES_MAX: usize = 16;
 const HUGEPAGE_BYTES: usize = 2 << 20;
 
@@ -119,11 +121,13 @@ pub struct Umem {
     foreign_returns: u64,
 }
 
-// SAFETY: the mapping is plain memory that belongs to no thread; all access goes through methods of one owner.
+// SAFETY: the mapping is plain memory that belongs to no thread; all access goes through methods of
+// one owner.
 unsafe impl Send for Umem {}
 
 impl Umem {
-    /// Maps the memory, from hugepages where the host has enough of them, on the NUMA node of the calling thread.
+    /// Maps the memory, from hugepages where the host has enough of them, on the NUMA node of the
+    /// calling thread.
     ///
     /// # Errors
     /// The operating system's; `InvalidInput` for a layout without frames.
@@ -247,7 +251,8 @@ impl Umem {
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(offset), bytes) }
     }
 
-    /// Gives a frame to the kernel, which will return `pieces` of its chunks, the first ones. Returns where the frame begins.
+    /// Gives a frame to the kernel, which will return `pieces` of its chunks, the first ones.
+    /// Returns where the frame begins.
     ///
     /// # Panics
     /// If the frame is another UMEM's or has no such number of chunks.
@@ -262,7 +267,8 @@ impl Umem {
         offset as u64
     }
 
-    /// Takes back the chunk that `address` lies in. With the last chunk of a frame its token comes back.
+    /// Takes back the chunk that `address` lies in. With the last chunk of a frame its token comes
+    /// back.
     ///
     /// # Errors
     /// [`NotLent`]: nothing changes.
@@ -290,7 +296,8 @@ impl Umem {
         }
     }
 
-    /// The first `bytes` of the transmit frame that begins at `address` and was lent: the kernel only reads it.
+    /// The first `bytes` of the transmit frame that begins at `address` and was lent: the kernel
+    /// only reads it.
     #[must_use]
     pub fn lent_for_transmission(&self, address: u64, bytes: usize) -> Option<&[u8]> {
         let number = self.number_at(address).filter(|&number| number >= self.layout.receive_frames)?;
@@ -336,7 +343,8 @@ impl Umem {
         })
     }
 
-    /// Takes back all that was lent, when the socket that had it is closed and its rings are unmapped.
+    /// Takes back all that was lent, when the socket that had it is closed and its rings are
+    /// unmapped.
     pub(super) fn reclaim_all(&mut self) {
         for number in 0..self.places.len() as u32 {
             if let Place::Kernel(_) = self.places[number as usize] {
@@ -460,7 +468,8 @@ mod tests {
     }
 
     proptest! {
-        /// Any sequence of moves leaves every frame in exactly one place, and no two tokens reach the same memory.
+        /// Any sequence of moves leaves every frame in exactly one place, and no two tokens reach
+        /// the same memory.
         #[test]
         fn frames_are_conserved(moves in proptest::collection::vec((0u8..4, any::<u16>()), 0..400)) {
             let mut umem = small();

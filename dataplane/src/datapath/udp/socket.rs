@@ -1,4 +1,5 @@
-//! The socket itself: what `rustix` does not offer (segment sizes in control messages, `SO_MEMINFO`) through `libc`.
+//! The socket itself: what `rustix` does not offer (segment sizes in control messages,
+//! `SO_MEMINFO`) through `libc`.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -8,7 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use culvert_link::udp_port::UdpPort;
 
-/// `SO_MEMINFO` (include/uapi/asm-generic/socket.h) and two of its words (include/uapi/linux/sock_diag.h).
+/// `SO_MEMINFO` (include/uapi/asm-generic/socket.h) and two of its words
+/// (include/uapi/linux/sock_diag.h).
 const SO_MEMINFO: libc::c_int = 55;
 const SK_MEMINFO_RMEM_ALLOC: usize = 0;
 const SK_MEMINFO_DROPS: usize = 8;
@@ -74,8 +76,9 @@ impl UdpSocket {
         message.msg_iovlen = 1;
         if let Some(datagram_bytes) = datagram_bytes {
             message.msg_control = control.0.as_mut_ptr().cast();
-            // SAFETY: CMSG_SPACE and CMSG_LEN compute on their argument; the control space is aligned and larger than one u16's
-            // message, so CMSG_FIRSTHDR points into it and so does its data.
+            // SAFETY: CMSG_SPACE and CMSG_LEN compute on their argument; the control space is
+            // aligned and larger than one u16's message, so CMSG_FIRSTHDR points into it and so
+            // does its data.
             unsafe {
                 message.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as u32) as usize;
                 let header = libc::CMSG_FIRSTHDR(&raw const message);
@@ -87,7 +90,8 @@ impl UdpSocket {
         }
         let mut has_pending_error = true;
         loop {
-            // SAFETY: every pointer in the message lives until the call returns, and the kernel only reads through them.
+            // SAFETY: every pointer in the message lives until the call returns, and the kernel
+            // only reads through them.
             let sent = unsafe { libc::sendmsg(self.port.as_fd().as_raw_fd(), &raw const message, libc::MSG_DONTWAIT) };
             if sent >= 0 {
                 return Ok(());
@@ -256,8 +260,8 @@ fn set_int_option(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, val
 /// Room for the probe's segments, of whatever size the kernel takes them for.
 const PROBE_BUFFER_BYTES: usize = 1 << 20;
 
-/// How many segments the kernel takes in one call: 128 from about Linux 6.9 on, 64 before, 1 without the offload. Asked of
-/// the kernel by sending to ourselves.
+/// How many segments the kernel takes in one call: 128 from about Linux 6.9 on, 64 before, 1
+/// without the offload. Asked of the kernel by sending to ourselves.
 pub(super) fn probe_segments_max() -> usize {
     let Ok(bound) = UdpPort::bind(Ipv4Addr::LOCALHOST.into(), 0, PROBE_BUFFER_BYTES) else { return 1 };
     let Ok(port) = bound.number() else { return 1 };

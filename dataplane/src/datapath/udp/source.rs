@@ -1,9 +1,9 @@
 //! Another port to send a flow from than its lane's own.
 //!
-//! The NIC at the other end chooses a receive queue by a hash over addresses and ports. Where that is
-//! another lane's queue the receiver asks for another source port (`docs/wire.md` W-48). The control
-//! process binds it ([`UdpPort`]) and passes the descriptor; the flow owns it. The receiver's answers
-//! to probes come to it.
+//! The NIC at the other end chooses a receive queue by a hash over addresses and ports. Where that
+//! is another lane's queue the receiver asks for another source port (`docs/wire.md` W-48). The
+//! control process binds it ([`UdpPort`]) and passes the descriptor; the flow owns it. The
+//! receiver's answers to probes come to it.
 
 use std::os::fd::{AsFd, BorrowedFd};
 

@@ -1,4 +1,5 @@
-//! A fake host with the values that a facts document holds, and with the rights that its collector had.
+//! A fake host with the values that a facts document holds, and with the rights that its collector
+//! had.
 
 use super::{FakeHost, Fault, fq_options, to_json};
 use crate::facts::{Facts, Link};

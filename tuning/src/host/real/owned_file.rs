@@ -1,4 +1,5 @@
-//! Files of configuration that Culvert owns: known by their first line, replaced whole, removed without a trace.
+//! Files of configuration that Culvert owns: known by their first line, replaced whole, removed
+//! without a trace.
 
 use std::fs;
 use std::io::{self, Write};
@@ -29,7 +30,8 @@ impl RealHost {
         result.map_err(|error| file_error(setting, Some(value), &error))
     }
 
-    /// Whole or not at all, durable, and as the distribution's own: root's to write, everybody's to read, whatever root's umask is.
+    /// Whole or not at all, durable, and as the distribution's own: root's to write, everybody's to
+    /// read, whatever root's umask is.
     fn replace_file(&self, path: &str, text: &str) -> io::Result<()> {
         let place = self.files.place(path);
         let folder = place.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;

@@ -1,14 +1,15 @@
 //! Queueing disciplines: read whole, put back whole.
 //!
-//! A default one cannot be made by name: it comes when the root is removed, of the kind that `net.core.default_qdisc` names
-//! at that moment. So that sysctl is set to the kind that was there while the root is removed, and then put back.
+//! A default one cannot be made by name: it comes when the root is removed, of the kind that
+//! `net.core.default_qdisc` names at that moment. So that sysctl is set to the kind that was there
+//! while the root is removed, and then put back.
 
 use super::{HostError, RealHost, malformed, netlink_error};
 use crate::netlink::{QdiscEntry, QdiscTree};
 use crate::setting::{Setting, Value};
 
-/// Kinds whose whole state the kernel gives in one message each, so that they can be put back. Others have classes and
-/// filters (htb, hfsc, prio) or a state of their own, and are left alone.
+/// Kinds whose whole state the kernel gives in one message each, so that they can be put back.
+/// Others have classes and filters (htb, hfsc, prio) or a state of their own, and are left alone.
 const RESTORABLE: [&str; 10] =
     ["noqueue", "pfifo_fast", "pfifo", "bfifo", "mq", "fq", "fq_codel", "codel", "sfq", "tbf"];
 /// The sysctl that decides which kind a default one is.

@@ -10,7 +10,8 @@ fn start(interface: u32, name: &str, queues: u32) -> AfXdpStart {
     AfXdpStart { interface, name: name.to_owned(), queues, mtu: 1_500, addresses, only: None, busy_poll_us: None }
 }
 
-/// Opens the ladder over a lane on loopback; what it said. `None`, and why, where that takes capabilities that are not there.
+/// Opens the ladder over a lane on loopback; what it said. `None`, and why, where that takes
+/// capabilities that are not there.
 fn refusals(start: &AfXdpStart) -> Option<String> {
     let missing = privilege::missing();
     if !missing.is_empty() {

@@ -78,7 +78,8 @@ impl Kernel {
         }
     }
 
-    /// Moves up to `pieces_max` pieces into RX, as far as FILL has frames. The kernel writes to the memory behind the tokens.
+    /// Moves up to `pieces_max` pieces into RX, as far as FILL has frames. The kernel writes to the
+    /// memory behind the tokens.
     fn deliver(&mut self, umem: &mut Umem, pieces_max: usize) {
         for _ in 0..pieces_max {
             if self.arriving.is_empty() || self.receive.room(1) == 0 {
@@ -264,8 +265,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Whatever the two sides do in whatever order: packets arrive whole and in order, packets leave whole and in order, every frame is in one
-    /// place, and when the kernel has finished, all of them are where they were.
+    /// Whatever the two sides do in whatever order: packets arrive whole and in order, packets
+    /// leave whole and in order, every frame is in one place, and when the kernel has finished, all
+    /// of them are where they were.
     #[test]
     fn packets_are_whole_and_frames_are_conserved(steps in steps()) {
         let (mut umem, answers) = (umem(), Answers::default());

@@ -6,7 +6,8 @@ use super::spec::Spec;
 use super::{RuleTable, TableState};
 use crate::kernel_calls::{ETH_FLAG_NTUPLE, EthtoolSocket};
 
-/// The uppermost bit of what a driver says of its table (`RX_CLS_LOC_SPECIAL`): it chooses locations itself.
+/// The uppermost bit of what a driver says of its table (`RX_CLS_LOC_SPECIAL`): it chooses
+/// locations itself.
 const CHOOSES_LOCATIONS: u32 = 1 << 31;
 
 /// The table of an interface.

@@ -27,7 +27,8 @@ pub struct KeptRules {
 }
 
 impl KeptRules {
-    /// Sets the rules of lanes that are bound to `bind`, as far as the NIC takes them, and starts a keeper for them.
+    /// Sets the rules of lanes that are bound to `bind`, as far as the NIC takes them, and starts a
+    /// keeper for them.
     #[must_use]
     pub fn set(start: &AfXdpStart, bind: IpAddr, lanes: &[LaneDatapath]) -> Self {
         match lanes.len() {
@@ -42,7 +43,8 @@ impl KeptRules {
             Ok(table) => table,
             Err(error) => return Self::none(format!("the NIC's receive rules cannot be reached: {error}")),
         };
-        // A data plane that is started again at once finds the rules of the one before. Its keeper must not remove them when they are ours.
+        // A data plane that is started again at once finds the rules of the one before. Its keeper
+        // must not remove them when they are ours.
         let began = Instant::now();
         while are_left(&mut table, wanted) && began.elapsed() < KEEPER_PATIENCE {
             std::thread::sleep(KEEPER_PATIENCE / 100);

@@ -1,11 +1,12 @@
-//! A rule as the kernel's `struct ethtool_rx_flow_spec` (include/uapi/linux/ethtool.h), byte for byte.
+//! A rule as the kernel's `struct ethtool_rx_flow_spec` (include/uapi/linux/ethtool.h), byte for
+//! byte.
 //!
 //! ```text
 //!   0 flow type │ 4 header │ 56 more of it │ 76 mask │ 128 more of it │ 152 what to do │ 160 location
 //! ```
 //!
-//! Header and mask are unions. For UDP over IPv4 the destination port follows two addresses and the source port: 4 + 4 + 2 bytes; over
-//! IPv6 16 + 16 + 2.
+//! Header and mask are unions. For UDP over IPv4 the destination port follows two addresses and the
+//! source port: 4 + 4 + 2 bytes; over IPv6 16 + 16 + 2.
 
 use crate::kernel_calls::{LOCATION_OFFSET, SPEC_BYTES};
 use culvert_link::kernel_bypass::{Family, Rule};
@@ -60,7 +61,8 @@ impl Spec {
         spec
     }
 
-    /// The rule, if it is one of the form that [`Spec::of`] makes: one destination port to one queue, and no other condition.
+    /// The rule, if it is one of the form that [`Spec::of`] makes: one destination port to one
+    /// queue, and no other condition.
     #[must_use]
     pub fn rule(&self) -> Option<Rule> {
         let family =
@@ -77,7 +79,8 @@ impl Spec {
         Some(Rule { family, port: self.port(family), queue })
     }
 
-    /// Whether packets of this family to this port may meet the rule, by itself or among other conditions.
+    /// Whether packets of this family to this port may meet the rule, by itself or among other
+    /// conditions.
     #[must_use]
     pub fn concerns(&self, family: Family, port: u16) -> bool {
         let mask_at = MASK_OFFSET + port_offset(family);

@@ -1,4 +1,5 @@
-//! Rules in a table that is played here, and the bytes of a rule beside those that a C compiler makes of the kernel's own header.
+//! Rules in a table that is played here, and the bytes of a rule beside those that a C compiler
+//! makes of the kernel's own header.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -231,7 +232,8 @@ fn a_form_is_told_from_others() {
     assert!(group.rule().is_none() && group.concerns(Family::Udp6, 7_273));
 }
 
-/// What a C program prints that knows the kernel's header; `None`, and why, where it cannot be made.
+/// What a C program prints that knows the kernel's header; `None`, and why, where it cannot be
+/// made.
 fn said_by_c(body: &str) -> Option<String> {
     let room = tempfile::tempdir().unwrap();
     let (source, program) = (room.path().join("rule.c"), room.path().join("rule"));

@@ -1,4 +1,5 @@
-//! What the steering program costs a packet: run by the kernel on packets of each fate, without a network (`BPF_PROG_TEST_RUN`).
+//! What the steering program costs a packet: run by the kernel on packets of each fate, without a
+//! network (`BPF_PROG_TEST_RUN`).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -58,7 +59,8 @@ pub fn measure(repeat: u32) -> Result<Cost, SteeringError> {
     })
 }
 
-/// A probe, the shortest segment: the program reads headers only, so its cost does not depend on the length.
+/// A probe, the shortest segment: the program reads headers only, so its cost does not depend on
+/// the length.
 fn packet(to: IpAddr, port: u16, flow_id: u32) -> Option<Vec<u8>> {
     let source = Ipv4Addr::new(10, 96, 0, 1).into();
     let hop =

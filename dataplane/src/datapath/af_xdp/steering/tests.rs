@@ -1,4 +1,5 @@
-//! The committed object, parsed without privileges; the program, run on a table of packets with `BPF_PROG_TEST_RUN`.
+//! The committed object, parsed without privileges; the program, run on a table of packets with
+//! `BPF_PROG_TEST_RUN`.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -271,7 +272,8 @@ fn flows_come_and_go_while_it_runs() {
     let frame = packet(false, None, &data(), OVERHEAD_BYTES + 1_424);
     let action = |steering: &mut Steering| steering.test_run(&frame, 1).unwrap().0;
     assert_eq!(action(&mut steering), DROP);
-    // Two flows with one id, which two partners may choose: the first that goes does not take the other along.
+    // Two flows with one id, which two partners may choose: the first that goes does not take the
+    // other along.
     steering.add_flow(0, FLOW).unwrap();
     steering.add_flow(0, FLOW).unwrap();
     assert_eq!(action(&mut steering), PASS, "no queue has a lane yet");
