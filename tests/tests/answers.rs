@@ -108,6 +108,11 @@ fn every_answer_is_one_document_of_its_schema() {
         (&["tune", "audit", "--json"][..], "tune-audit"),
         (&["tune", "plan", "--json"], "tune-plan"),
         (&["tune", "status", "--json"], "tune-status"),
+        (&["tune", "facts", "--json"], "tune-facts"),
+        (&["tune", "measure", "--json"], "tune-measure"),
+        (&["tune", "watch", "--once", "--json"], "tune-watch-line"),
+        (&["tune", "confirm", "--json"], "tune-confirm"),
+        (&["tune", "rollback", "--json"], "tune-rollback"),
         (&["doctor", "--json"], "doctor"),
     ] {
         assert_valid(&document(&here(arguments)), schema);
@@ -126,6 +131,7 @@ fn transfers_of_a_node_are_answered_with_their_states_and_a_missing_source_at_on
     let destination = format!("second:{}", pair.shared.join("in").display());
     let missing = here(&["transfer", "submit", "--json", "/not/there", &destination]);
     fails(&missing, 3, "not_found");
+    fails(&here(&["transfer", "submit", "--json", "/dev/null", &destination]), 1, "failed");
     fails(&here(&["transfer", "submit", "--json", "/etc/hostname", "nobody:/x"]), 3, "not_found");
     let list = here(&["transfer", "list", "--json"]).exits(0);
     assert_eq!(list.out, "", "what was refused is no transfer");
@@ -187,6 +193,109 @@ fn transfers_of_a_node_are_answered_with_their_states_and_a_missing_source_at_on
         let said = |log: &str| log.contains("stored 1 file, 7 B");
         (said(&node.log()) && said(&ours.log())).then_some(())
     });
+}
+
+/// The schemas of each command's `--json`.
+const SCHEMAS: &[(&str, &[&str])] = &[
+    ("bench disk", &["bench-disk"]),
+    ("bench ledger", &["bench-ledger"]),
+    ("bench limit", &["bench-limit"]),
+    ("bench net", &["transfer-result"]),
+    ("capture", &["capture"]),
+    ("config show", &["config"]),
+    ("demo", &["transfer-result"]),
+    ("doctor", &["doctor"]),
+    ("get", &["transfer-result"]),
+    ("identity", &["identity"]),
+    ("identity init", &["identity"]),
+    ("monitor", &["status"]),
+    ("path check", &["path-check"]),
+    ("path history", &["path-record"]),
+    ("path pscheduler", &["path-pscheduler"]),
+    ("path stamp", &["path-two-way"]),
+    ("path twamp", &["path-two-way"]),
+    ("profile add", &["profile"]),
+    ("profile approve", &["profile"]),
+    ("profile edit", &["profile"]),
+    ("profile invite", &["profile-invite"]),
+    ("profile list", &["profiles"]),
+    ("profile pending", &["pending-keys"]),
+    ("profile remove", &["profile-removed"]),
+    ("profile show", &["profile"]),
+    ("profile verify", &["profile-verified"]),
+    ("send", &["transfer-result"]),
+    ("status", &["status"]),
+    ("transfer cancel", &["transfer-state"]),
+    ("transfer list", &["transfer-record"]),
+    ("transfer pause", &["transfer-state"]),
+    ("transfer receipt", &["receipt"]),
+    ("transfer restart", &["transfer-state"]),
+    ("transfer resume", &["transfer-state"]),
+    ("transfer show", &["transfer-record"]),
+    ("transfer submit", &["transfer-submitted"]),
+    ("transfer wait", &["transfer-record"]),
+    ("transfer watch", &["transfer-line", "transfer-result", "transfer-record"]),
+    ("tune apply", &["tune-apply"]),
+    ("tune audit", &["tune-audit"]),
+    ("tune confirm", &["tune-confirm"]),
+    ("tune facts", &["tune-facts"]),
+    ("tune measure", &["tune-measure"]),
+    ("tune plan", &["tune-plan"]),
+    ("tune rollback", &["tune-rollback"]),
+    ("tune status", &["tune-status"]),
+    ("tune watch", &["tune-watch-line"]),
+    ("version", &["version"]),
+];
+
+/// The commands that can be run and have `--json`.
+fn with_json(command: &clap::Command, above: &str, found: &mut Vec<String>) {
+    let name = format!("{above} {}", command.get_name()).trim().to_owned();
+    let has_json = command.get_arguments().any(|argument| argument.get_long() == Some("json"));
+    if has_json && !command.is_subcommand_required_set() {
+        found.push(name.clone());
+    }
+    let below = command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help");
+    below.for_each(|below| with_json(below, &name, found));
+}
+
+/// A perfSONAR host is not at hand; what is printed of its answers is.
+#[test]
+fn answers_of_a_perfsonar_host_are_of_their_schema() {
+    use culvert_perfsonar::pscheduler::{Discovery, Outcome};
+    let offered = Discovery { api: 5, hostname: "ps".into(), tests: vec!["rtt".into()], tools: vec!["ping".into()] };
+    assert_valid(&serde_json::to_value(offered).unwrap(), "path-pscheduler");
+    let hops = vec![Some("192.0.2.1".to_owned()), None];
+    let outcome = Outcome { delay_us: Some([1.0, 2.0, 3.0]), mtu_bytes: Some(9_000), hops, ..Outcome::default() };
+    let mut found = serde_json::to_value(outcome).unwrap();
+    for (name, value) in [("host", "ps"), ("test", "trace"), ("dest", "d"), ("task", "https://ps/task")] {
+        found[name] = value.into();
+    }
+    assert_valid(&found, "path-pscheduler");
+}
+
+/// Some had none.
+#[test]
+fn every_command_with_json_has_a_schema_that_the_table_lists() {
+    let mut program = Cli::command();
+    program.build();
+    let mut found = Vec::new();
+    program.get_subcommands().filter(|below| !below.is_hide_set()).for_each(|below| with_json(below, "", &mut found));
+    found.sort_unstable();
+    let listed: Vec<&str> = SCHEMAS.iter().map(|&(command, _)| command).collect();
+    assert_eq!(found, listed, "commands with --json, and those of which the schemas are known");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas");
+    let table = fs::read_to_string(directory.join("README.md")).unwrap();
+    for &(command, schemas) in SCHEMAS {
+        for schema in schemas {
+            let title = culvert_tests::schema::schema(&format!("{schema}.json"))["title"].clone();
+            assert!(title.is_string(), "{schema}");
+            assert!(table.contains(&format!("({schema}.json)")), "{schema}");
+        }
+        let verb = command.split(' ').next_back().unwrap();
+        let is_told =
+            |row: &str| row.contains(verb) && schemas.iter().any(|schema| row.contains(&format!("({schema}.json)")));
+        assert!(table.lines().any(is_told), "the table of docs/schemas says nothing of '{command}'");
+    }
 }
 
 #[test]

@@ -258,6 +258,7 @@ fn a_capture_ends_as_it_is_told() {
     // After so many seconds, with nothing to capture.
     let timed = command(&pair.there, ["capture", "--seconds", "0.2", "--json"]).arg(&file).output().unwrap();
     let timed = Ran::from(timed).exits(0);
+    culvert_tests::schema::assert_valid(&timed.json(), "capture");
     assert_eq!(timed.json(), serde_json::json!({ "packets": 0, "dropped": 0, "cut_short": null }));
     assert_eq!(packets_of(&file), []);
 

@@ -531,6 +531,7 @@ fn a_configured_node_answers_stamp_and_twamp_and_serves_its_template() {
         );
         let result = ran.exits(0).json();
         assert_eq!(result["round_trip"]["received"], 30, "{protocol}: {result}");
+        culvert_tests::schema::assert_valid(&result, "path-two-way");
     }
     assert_eq!(node.metric("culvert_path_responder_packets_total{result=\"reflected\"}"), 60.0);
     let answer = get(&format!("127.0.0.1:{template}"), "/psconfig/culvert.json");

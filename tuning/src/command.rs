@@ -42,8 +42,6 @@ pub mod exit {
     pub const TEMPORARY: u8 = 5;
     /// Bad configuration or host.
     pub const BAD_HOST: u8 = 7;
-    /// Nothing to do.
-    pub const NOTHING: u8 = 9;
 }
 
 /// What a command works with.
@@ -107,12 +105,11 @@ impl From<TransactionError> for Failure {
             TransactionError::Store(_) | TransactionError::Unreadable(_) | TransactionError::WrongPlace { .. } => {
                 exit::BAD_HOST
             }
-            TransactionError::NothingPending(why) if why.is_empty() => exit::NOTHING,
-            TransactionError::NothingToRollBack => exit::NOTHING,
             TransactionError::NoSuchTransaction(_) | TransactionError::NotNewest { .. } => exit::USAGE,
-            TransactionError::NothingPending(_) | TransactionError::Guard(_) | TransactionError::Failed { .. } => {
-                exit::FAILED
-            }
+            TransactionError::NothingPending(_)
+            | TransactionError::NothingToRollBack
+            | TransactionError::Guard(_)
+            | TransactionError::Failed { .. } => exit::FAILED,
         };
         Self::new(code, error.to_string())
     }
@@ -176,6 +173,15 @@ impl CommandContext<'_> {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
             _ => Ok(()),
         }
+    }
+
+    /// There is nothing to do, which is no failure: `why` for people, `document` for programs.
+    fn nothing_to_do(&mut self, why: &str, document: Option<&impl Serialize>) -> Result<u8, Failure> {
+        match document {
+            Some(document) => self.json(document)?,
+            None => self.say(why),
+        }
+        Ok(exit::DONE)
     }
 
     fn store(&self) -> Store {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::{ApplyArgs, CommandContext, Failure, RollbackArgs, exit, load_site};
 use crate::audit::Audit;
@@ -13,7 +13,7 @@ use crate::persist;
 use crate::plan::{BlockedChange, Plan};
 use crate::report::{Detail, plan_text};
 use crate::transaction::{
-    ApplyOptions, Intent, Recovered, State, Store, Transaction, apply as apply_transaction,
+    ApplyOptions, Intent, Recovered, State, Store, Transaction, TransactionError, apply as apply_transaction,
     confirm as confirm_transaction, forget, held_settings, refuse_if_waiting, roll_back as roll_back_transaction,
     roll_back_all,
 };
@@ -35,7 +35,7 @@ pub(super) fn apply(arguments: &ApplyArgs, context: &mut CommandContext<'_>) -> 
         intents.extend(files(&store, &intents, context, &mut host)?);
     }
     if intents.is_empty() {
-        return nothing_to_change(&plan, arguments.json, context);
+        return nothing_to_change(&plan, &audit, arguments.json, context);
     }
     let options = ApplyOptions {
         profile: audit.targets.profile.to_string(),
@@ -50,11 +50,8 @@ pub(super) fn apply(arguments: &ApplyArgs, context: &mut CommandContext<'_>) -> 
         after_confirming(&done, context);
     }
     if arguments.json {
-        let mut value = super::audit::plan_json(&plan, &audit);
-        value["transaction"] = json!(done.id);
-        value["state"] = json!(done.state);
-        value["confirm_within_s"] = json!(options.confirm_within.map(|within| within.as_secs()));
-        context.json(&value)?;
+        let within = options.confirm_within.map(|within| within.as_secs());
+        context.json(&applied_json(&plan, &audit, Some(&done), within))?;
     } else {
         context.text(&plan_text(&plan, Detail::Open))?;
     }
@@ -88,15 +85,29 @@ fn refuse_mistakes(blocked: &[BlockedChange]) -> Result<(), Failure> {
     Err(Failure::new(exit::BAD_HOST, format!("{text}; correct it under [sysctl]")))
 }
 
-fn nothing_to_change(plan: &Plan, as_json: bool, context: &mut CommandContext<'_>) -> Result<u8, Failure> {
+/// The plan and what became of it; without a transaction nothing was changed.
+fn applied_json(plan: &Plan, audit: &Audit, done: Option<&Transaction>, within_s: Option<u64>) -> Json {
+    let mut value = super::audit::plan_json(plan, audit);
+    value["transaction"] = json!(done.map(|done| &done.id));
+    value["state"] = json!(done.map(|done| done.state));
+    value["confirm_within_s"] = json!(within_s);
+    value
+}
+
+fn nothing_to_change(
+    plan: &Plan,
+    audit: &Audit,
+    as_json: bool,
+    context: &mut CommandContext<'_>,
+) -> Result<u8, Failure> {
     if as_json {
-        context.json(&plan)?;
+        context.json(&applied_json(plan, audit, None, None))?;
     } else {
         context.text(&plan_text(plan, Detail::Open))?;
     }
     if plan.blocked.is_empty() {
         context.say("\nnothing to do");
-        return Ok(exit::NOTHING);
+        return Ok(exit::DONE);
     }
     context.say("\nnothing can be changed from here; the commands above are for the host's admin");
     Ok(exit::BAD_HOST)
@@ -139,7 +150,14 @@ pub(super) fn confirm(as_json: bool, context: &mut CommandContext<'_>) -> Result
     let mut store = context.store();
     let _lock = store.lock(true)?;
     context.recover(&mut store, &mut host, true)?;
-    let done = confirm_transaction(&mut store, &mut host)?;
+    let done = match confirm_transaction(&mut store, &mut host) {
+        // What timed out is said, and a failure: it is not in force.
+        Err(TransactionError::NothingPending(why)) if why.is_empty() => {
+            let document = json!({"transaction": null, "state": null, "persistent": false});
+            return context.nothing_to_do("nothing waits to be confirmed", as_json.then_some(&document));
+        }
+        done => done?,
+    };
     after_confirming(&done, context);
     if as_json {
         context.json(&json!({"transaction": done.id, "state": done.state, "persistent": done.persistent}))?;
@@ -160,13 +178,25 @@ pub(super) fn roll_back(arguments: &RollbackArgs, context: &mut CommandContext<'
     if let (true, Some(id)) = (arguments.forget, &arguments.transaction) {
         forget(&mut store, id)?;
         context.say(&format!("{id}: closed; nothing was restored"));
+        if arguments.json {
+            context.json(&json!({"rolled_back": [], "forgotten": id}))?;
+        }
         return Ok(exit::DONE);
     }
     let reason = "rollback was requested";
-    let done: Vec<Recovered> = if arguments.all {
-        roll_back_all(&mut store, &mut host, reason)?
+    let rolled_back = if arguments.all {
+        roll_back_all(&mut store, &mut host, reason)
     } else {
-        vec![roll_back_transaction(&mut store, &mut host, arguments.transaction.as_deref(), reason)?]
+        let named = arguments.transaction.as_deref();
+        roll_back_transaction(&mut store, &mut host, named, reason).map(|one| vec![one])
+    };
+    let done: Vec<Recovered> = match rolled_back {
+        Err(TransactionError::NothingToRollBack) => {
+            let document = json!({"rolled_back": []});
+            return context
+                .nothing_to_do("nothing is in force that could be rolled back", arguments.json.then_some(&document));
+        }
+        done => done?,
     };
     reload_systemd(&["daemon-reload"], context);
     if arguments.json {

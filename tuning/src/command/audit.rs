@@ -55,7 +55,7 @@ pub(super) fn plan(arguments: &PlanArgs, context: &mut CommandContext<'_>) -> Re
         let detail = if arguments.all { Detail::All } else { Detail::Open };
         context.text(&plan_text(&plan, detail))?;
     }
-    Ok(if plan.is_empty() { exit::NOTHING } else { exit::DONE })
+    Ok(exit::DONE)
 }
 
 pub(super) fn plan_json(plan: &Plan, audit: &Audit) -> Json {

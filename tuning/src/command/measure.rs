@@ -31,8 +31,9 @@ pub(super) fn measure(arguments: &MeasureArgs, context: &mut CommandContext<'_>)
         return Err(Failure::new(exit::BAD_HOST, text));
     }
     if plan.is_empty() {
-        context.say(&format!("{rule}: there is nothing to change on this host, so there is nothing to compare"));
-        return Ok(exit::NOTHING);
+        let why = format!("{rule}: there is nothing to change on this host, so there is nothing to compare");
+        let document = json!({ "effects": [] });
+        return context.nothing_to_do(&why, arguments.json.then_some(&document));
     }
     let intents: Vec<Intent> = plan.changes.iter().map(Intent::from).collect();
     let options = MeasureOptions {
@@ -88,5 +89,5 @@ fn show(ledger: &EffectLedger, as_json: bool, context: &mut CommandContext<'_>) 
             context.text(&format!("{} [{}, kernel {}]\n", effect.text(), effect.workload, effect.kernel))?;
         }
     }
-    Ok(if effects.is_empty() { exit::NOTHING } else { exit::DONE })
+    Ok(exit::DONE)
 }
