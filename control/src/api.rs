@@ -34,6 +34,7 @@ use crate::request::{Movement, Target, TransferRequest, carry_out};
 use crate::sources::named::local_source;
 use crate::state::StateError;
 use crate::transfer::blocking;
+use crate::typed_path::TypedPath;
 use crate::units::show_bytes;
 use culvert_tuning::counted::{agree, counted};
 
@@ -517,7 +518,12 @@ async fn check_submitted(node: &Node, request: &TransferRequest) -> Result<(), R
     }
     let Movement::Push { sources, .. } = &request.movement else { return Ok(()) };
     let sources = sources.clone();
-    let opened = blocking(move || sources.iter().try_for_each(|source| local_source(source.as_path()).map(drop))).await;
+    let is_one = sources.len() == 1;
+    let look = move |source: &TypedPath| {
+        let source = local_source(source.as_path())?;
+        if is_one { source.require_kind() } else { Ok(()) }
+    };
+    let opened = blocking(move || sources.iter().try_for_each(look)).await;
     opened.map_err(|error| Refusal::new(error.code(), error.to_string()))
 }
 

@@ -187,7 +187,9 @@ fn reading_words(error: Errno) -> String {
     }
 }
 
-fn kind_of(stat: &Stat) -> FileType {
+/// What kind of thing was looked at.
+#[must_use]
+pub const fn kind_of(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 

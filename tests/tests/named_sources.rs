@@ -103,6 +103,64 @@ fn a_symlink_that_is_a_source_is_followed_and_keeps_its_name() {
     }
 }
 
+/// One pipe among them had all refused.
+#[test]
+fn of_several_sources_those_that_cannot_be_sent_are_left_out_by_name() {
+    for is_push in DIRECTIONS {
+        let room = Room::new();
+        room.put("a", "a");
+        room.put("d/b", "b");
+        for name in ["pipe", "e/socket"] {
+            fs::create_dir_all(room.path(name).parent().unwrap()).unwrap();
+        }
+        assert!(Command::new("mkfifo").arg(room.path("pipe")).status().unwrap().success());
+        let _socket = std::os::unix::net::UnixListener::bind(room.path("e/socket")).unwrap();
+        symlink("e/socket", room.path("to-socket")).unwrap();
+        for options in [&["--dry-run"][..], &[]] {
+            let sources = ["a", "pipe", "d", "e/socket", "to-socket"];
+            let result = room.transfer(is_push, &sources, "there", options).exits(6).json();
+            let mut left: Vec<_> =
+                result["errors"].as_array().unwrap().iter().map(|e| (e["path"].as_str(), e["code"].as_str())).collect();
+            left.sort_unstable();
+            let special = Some("special");
+            assert_eq!(left, [(Some("pipe"), special), (Some("socket"), special), (Some("to-socket"), special)]);
+        }
+        assert_eq!(room.names("there"), ["a", "d", "d/b"]);
+        // Alone there is nothing else to be sent.
+        for name in ["pipe", "e/socket", "to-socket"] {
+            let ran = room.transfer(is_push, &[name], "nowhere", &[]).exits(1);
+            assert!(ran.err.contains("neither a file nor a directory"), "{}", ran.err);
+        }
+    }
+}
+
+/// One that a pattern matched was stored, and one that was named was not found.
+#[test]
+fn a_symlink_that_leads_nowhere_is_no_source_whether_named_or_matched() {
+    let room = Room::new();
+    room.put("in/a.fits", "a");
+    for (name, target) in [("in/gone.fits", "nowhere"), ("in/round.fits", "round.fits"), ("in/away.fits", "/no/where")]
+    {
+        symlink(target, room.path(name)).unwrap();
+    }
+    for is_push in DIRECTIONS {
+        for sources in [&["in/gone.fits"][..], &["in/a.fits", "in/gone.fits"]] {
+            room.transfer(is_push, sources, "named", &["--retries", "0"]).exits(3);
+        }
+        // In a directory a symlink is what is sent, wherever it leads below it.
+        let to = format!("inside-{is_push}");
+        let result = room.transfer(is_push, &["in/"], &to, &[]).exits(6).json();
+        assert_eq!(result["error_count"], 1, "{result}");
+        assert_eq!(room.names(&to), ["a.fits", "gone.fits", "round.fits"]);
+    }
+    let result = room.transfer(false, &["in/*.fits"], "matched", &[]).exits(6).json();
+    let codes: Vec<_> = result["errors"].as_array().unwrap().iter().map(|error| error["code"].clone()).collect();
+    assert_eq!(codes, ["symlink_unusable"; 3], "{result}");
+    assert_eq!(room.names("matched"), ["a.fits"]);
+    room.transfer(false, &["in/g*.fits"], "none", &["--retries", "0"]).exits(3);
+    assert!(!room.path("named").exists() && !room.path("none").exists());
+}
+
 /// What is sent is what it led to at the beginning, whole.
 #[test]
 fn a_symlink_that_leads_elsewhere_meanwhile_switches_no_trees() {

@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 use culvert_protocol::control::{Refusal, RefusalCode};
 use culvert_protocol::names::printable;
 use culvert_tuning::counted::grouped;
-use rustix::fs::{AtFlags, Dir, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Stat, statat};
 use rustix::io::Errno;
 
 use super::{Making, Opener, Reach, open_root, owner_path, permitted_path};
@@ -21,7 +21,7 @@ use crate::limits::SOURCES_PER_REQUEST;
 use crate::name_pattern::NamePattern;
 use crate::os_error::is_shortage;
 use crate::sources::named::SourceOpener;
-use crate::sources::{Source, SourceName};
+use crate::sources::{Source, SourceName, kind_of};
 
 /// Names that are looked at for one pattern.
 const NAMES_MAX: usize = 1_000_000;
@@ -60,7 +60,7 @@ struct Search<'a> {
     root: PathBuf,
     below: PathBuf,
     names_left: usize,
-    /// Why the first directory of those that could not be read was not.
+    /// Why the first of what could not be read was not.
     unreadable: Option<Refusal>,
 }
 
@@ -85,7 +85,7 @@ impl<'a> Search<'a> {
     ) -> Result<(), Refusal> {
         let mut there = Vec::new();
         for path in self.paths()? {
-            if self.is_there(&path)? {
+            if self.look(&path)?.is_some() {
                 there.push(path);
             }
         }
@@ -94,12 +94,17 @@ impl<'a> Search<'a> {
         }
         may_open(there.len().saturating_sub(1))?;
         let before = sources.len();
+        let mut has_usable = false;
         for path in there {
-            sources.extend(self.open(&path, opener)?);
+            if let Some((source, is_usable)) = self.open(&path, opener)? {
+                sources.push(source);
+                has_usable |= is_usable;
+            }
         }
-        if sources.len() > before {
+        if has_usable {
             return Ok(());
         }
+        sources.truncate(before);
         Err(self.unreadable.unwrap_or_else(|| {
             let text = format!("no file or directory on {} matches '{}'", self.host, printable(self.typed));
             Refusal::new(RefusalCode::NotFound, text)
@@ -165,16 +170,17 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Whether anything has the name that a path ends in.
-    fn is_there(&mut self, below: &Path) -> Result<bool, Refusal> {
-        let Some(parent) = self.open_directory(below.parent().unwrap_or(Path::new("")))? else { return Ok(false) };
+    /// What has the name that a path ends in, if anything does.
+    fn look(&mut self, below: &Path) -> Result<Option<Stat>, Refusal> {
+        let Some(parent) = self.open_directory(below.parent().unwrap_or(Path::new("")))? else { return Ok(None) };
         let name = Path::new(below.file_name().unwrap_or(OsStr::new(".")));
-        Ok(statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+        Ok(statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).ok())
     }
 
-    /// Opens a match as a source. One that has disappeared meanwhile is left out; one that cannot
-    /// be sent is reported by the listing, as when found in a directory.
-    fn open(&mut self, below: &Path, opener: &mut SourceOpener) -> Result<Option<Source>, Refusal> {
+    /// Opens a match as a source, and says whether it can be sent. One that has disappeared meanwhile
+    /// is left out; one that cannot be sent is reported by the listing, as when found in a
+    /// directory; so is a symlink that leads nowhere.
+    fn open(&mut self, below: &Path, opener: &mut SourceOpener) -> Result<Option<(Source, bool)>, Refusal> {
         let written = self.root.join(below);
         let mut typed = written.as_os_str().as_bytes().to_vec();
         let wants_contents = self.typed.ends_with(b"/");
@@ -182,11 +188,11 @@ impl<'a> Search<'a> {
             typed.push(b'/');
         }
         let refusal = match self.reach.open_source(&typed, opener) {
-            Ok(source) => return Ok(Some(source)),
+            Ok(source) => return Ok(Some((source, true))),
             Err(refusal) if refusal.code == RefusalCode::Temporary => return Err(refusal),
             Err(refusal) => refusal,
         };
-        if !wants_contents && self.is_there(below)? {
+        if !wants_contents && let Some(stat) = self.look(below)? {
             let parent = below.parent().unwrap_or(Path::new(""));
             let base = match self.reach {
                 Reach::Owner { .. } => opener.bases.anywhere(&self.root.join(parent)),
@@ -198,7 +204,11 @@ impl<'a> Search<'a> {
             if let Ok(base) = base {
                 let name = below.file_name().unwrap_or_default().as_bytes().to_vec();
                 let name = SourceName { stored: name.clone(), found: name };
-                return Ok(Some(Source { base, name: Some(name), written }));
+                let is_usable = kind_of(&stat) != FileType::Symlink;
+                if !is_usable {
+                    self.unreadable.get_or_insert(refusal);
+                }
+                return Ok(Some((Source { base, name: Some(name), written }, is_usable)));
             }
         }
         if refusal.code != RefusalCode::NotFound {

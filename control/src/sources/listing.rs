@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use culvert_protocol::control::{LIST_BYTES, encode_entry};
 use culvert_protocol::manifest::{Entry, EntryError, EntryKind, FileTime};
 use culvert_protocol::names::{check_relative, printable, symlink_stays_inside};
-use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat, fstat, readlinkat, statat};
+use rustix::fs::{Access, AtFlags, Dir, FileType, OFlags, Stat, accessat, fstat, readlinkat, statat};
 use rustix::io::Errno;
 
 use super::bases::open_beneath;
@@ -32,7 +32,16 @@ pub fn list(sources: Vec<Source>, mut on_part: impl FnMut(Vec<u8>)) -> Result<So
         on_part(part);
         true
     };
-    list_while(sources, on_part, &mut |_| true)
+    list_while(sources, on_part, &mut |_| true, Readable::FoundOut)
+}
+
+/// How it is known that a file can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readable {
+    /// When it is opened to be sent.
+    FoundOut,
+    /// The kernel is asked: this is a dry run, and nothing will be opened.
+    Asked,
 }
 
 /// As [`list`], as long as `on_part` wants more. `may_take` is asked for memory for each entry,
@@ -44,6 +53,7 @@ pub fn list_while(
     sources: Vec<Source>,
     mut on_part: impl FnMut(Vec<u8>) -> bool,
     may_take: &mut dyn FnMut(usize) -> bool,
+    readable: Readable,
 ) -> Result<SourceTree, SourceError> {
     let (is_several, is_one_by_name) = match sources.as_slice() {
         [one] => (false, one.name.is_some()),
@@ -62,6 +72,7 @@ pub fn list_while(
         written: PathBuf::new(),
         sources: Vec::new(),
         is_several,
+        readable,
     };
     for source in sources {
         listing.source(source)?;
@@ -96,6 +107,7 @@ struct Listing<'a> {
     may_take: &'a mut dyn FnMut(usize) -> bool,
     written: PathBuf,
     is_several: bool,
+    readable: Readable,
 }
 
 /// What a name stands for.
@@ -147,12 +159,18 @@ impl Listing<'_> {
                     return Err(SourceError::Entry { path: self.written.clone(), error });
                 }
                 // Where it is the only one nothing would be sent; of several the others are.
-                if !self.is_several && matches!(kind_of(&stat), FileType::RegularFile | FileType::Directory) {
-                    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-                    open_beneath(place.base, Path::new(OsStr::from_bytes(&found)), flags)
-                        .map_err(|error| unreadable(&self.written, error))?;
+                if !self.is_several {
+                    self.require_usable(place.base, &found, &stat)?;
                 }
-                if self.entry(&place, &stored, &stat)? { vec![stored] } else { Vec::new() }
+                // What is named, or matched by a pattern, is followed; this leads nowhere.
+                if kind_of(&stat) == FileType::Symlink {
+                    self.symlink_to_nothing(place.base, &stored, &found);
+                    Vec::new()
+                } else if self.entry(&place, &stored, &stat)? {
+                    vec![stored]
+                } else {
+                    Vec::new()
+                }
             }
         };
         // Depth first, in the order of names: the same tree gives the same manifest.
@@ -162,6 +180,29 @@ impl Listing<'_> {
             directories.append(&mut below);
         }
         Ok(())
+    }
+
+    /// Makes sure that the only source can be sent.
+    fn require_usable(&self, base: BorrowedFd<'_>, found: &[u8], stat: &Stat) -> Result<(), SourceError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        match kind_of(stat) {
+            FileType::RegularFile | FileType::Directory => {
+                open_beneath(base, Path::new(OsStr::from_bytes(found)), flags)
+                    .map(drop)
+                    .map_err(|error| SourceError::Unreadable { path: self.written.clone(), error })
+            }
+            // It did not lead to itself a moment ago.
+            FileType::Symlink => Err(SourceError::NotFound(self.written.clone())),
+            _ => Err(SourceError::Special(self.written.clone())),
+        }
+    }
+
+    /// Leaves a symlink out that a pattern has matched, and that cannot be followed.
+    fn symlink_to_nothing(&mut self, base: BorrowedFd<'_>, stored: &[u8], found: &[u8]) {
+        let target = readlinkat(base, Path::new(OsStr::from_bytes(found)), Vec::new()).unwrap_or_default();
+        let target = printable(target.as_bytes());
+        let text = format!("the symlink leads to nothing that can be sent (to '{target}')");
+        self.problem(stored, "symlink_unusable", text);
     }
 
     /// Whether what is found under a name is new.
@@ -240,6 +281,9 @@ impl Listing<'_> {
                 if stat.st_size == 0 && !self.is_empty(place.base, &path, name)? {
                     return Ok(false);
                 }
+                if self.readable == Readable::Asked && !self.may_read(place.base, &path, name)? {
+                    return Ok(false);
+                }
                 let bytes = stat.st_size as u64;
                 let allocated = stat.st_blocks as u64 * 512;
                 self.tree.allocated_bytes += allocated.min(bytes);
@@ -288,6 +332,23 @@ impl Listing<'_> {
             return Err(SourceError::NotWanted);
         }
         Ok(entry.kind == EntryKind::Directory)
+    }
+
+    /// Whether this account may read a file.
+    fn may_read(&mut self, base: BorrowedFd<'_>, path: &[u8], name: &[u8]) -> Result<bool, SourceError> {
+        let asked = accessat(
+            base,
+            Path::new(OsStr::from_bytes(path)),
+            Access::READ_OK,
+            AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW,
+        );
+        match asked {
+            Err(error @ (Errno::ACCESS | Errno::PERM)) => {
+                self.trouble(name, "unreadable", "it cannot be read", error)?;
+                Ok(false)
+            }
+            _ => Ok(true),
+        }
     }
 
     /// Whether a file of size zero has no content. Files that the kernel generates on read report

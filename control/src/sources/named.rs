@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{FileType, OFlags, readlinkat};
+use rustix::fs::{AtFlags, FileType, OFlags, readlinkat, statat};
 use rustix::io::Errno;
 
 use super::bases::{Base, Bases, PermittedRoot, open_beneath};
@@ -56,15 +56,12 @@ impl SourceOpener {
             return Ok(Source { base, name: None, written: written.to_owned() });
         }
         let stat = rustix::fs::lstat(written).map_err(unreadable)?;
-        let (kind, found) = if kind_of(&stat) == FileType::Symlink {
-            let resolved = std::fs::canonicalize(written).map_err(|error| unreadable(os_error::errno_or_io(&error)))?;
-            (kind_of(&rustix::fs::stat(&resolved).map_err(unreadable)?), resolved)
+        // What is neither a file nor a directory is told of by the listing.
+        let found = if kind_of(&stat) == FileType::Symlink {
+            std::fs::canonicalize(written).map_err(|error| unreadable(os_error::errno_or_io(&error)))?
         } else {
-            (kind_of(&stat), written.to_owned())
+            written.to_owned()
         };
-        if !matches!(kind, FileType::Directory | FileType::RegularFile) {
-            return Err(SourceError::Special(written.to_owned()));
-        }
         let (parent, found) = parent_and_last(&found);
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         let base = self.bases.anywhere(parent).map_err(unreadable)?;
@@ -99,6 +96,24 @@ impl SourceOpener {
         require(&base, &found)?;
         let name = SourceName { stored: last_of(below), found };
         Ok(Source { base, name: Some(name), written: shown })
+    }
+}
+
+impl Source {
+    /// Makes sure that it is a file or a directory: where it is the only source nothing else would
+    /// be sent.
+    ///
+    /// # Errors
+    /// [`SourceError::Special`].
+    pub fn require_kind(&self) -> Result<(), SourceError> {
+        let Some(name) = &self.name else { return Ok(()) };
+        let found = Path::new(OsStr::from_bytes(&name.found));
+        let stat = self.base.open().and_then(|base| statat(base.as_fd(), found, AtFlags::SYMLINK_NOFOLLOW));
+        match stat.map(|stat| kind_of(&stat)) {
+            // What cannot be looked at is told when it is listed.
+            Err(_) | Ok(FileType::RegularFile | FileType::Directory) => Ok(()),
+            Ok(_) => Err(SourceError::Special(self.written.clone())),
+        }
     }
 }
 

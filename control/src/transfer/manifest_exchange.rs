@@ -27,7 +27,7 @@ use crate::limits::{LISTING_WAIT, LISTINGS_MAX, LISTINGS_PER_PARTNER, Limit};
 use crate::metrics::Metrics;
 use crate::os_error::explained;
 use crate::shares::{Kind, Piece, Share};
-use crate::sources::listing::list_while;
+use crate::sources::listing::{Readable, list_while};
 use crate::sources::{Source, SourceError, SourceTree};
 
 /// Parts of a manifest that may be listed and not yet sent.
@@ -43,7 +43,8 @@ pub async fn send_manifest(context: &TransferContext, sources: Vec<Source>) -> R
     let place = context.connection.writer.keep_alive(place_for_listing(&context.share, &context.metrics)).await?;
     let (connection, progress) = (&context.connection, &context.progress);
     progress.send_modify(|progress| progress.phase = Phase::Listing);
-    let mut listing = Listing::begin(sources, context.share.branch(), place)?;
+    let readable = if context.options.dry_run { Readable::Asked } else { Readable::FoundOut };
+    let mut listing = Listing::begin(sources, context.share.branch(), place, readable)?;
     while let Some(part) = connection.writer.keep_alive(listing.parts.recv()).await {
         connection.writer.send(Message::ManifestPart(part)).await?;
     }
@@ -78,13 +79,18 @@ struct Listing {
 
 impl Listing {
     /// Begins to list. `share` is what the entries are counted in, `place` is kept until the end.
-    fn begin(sources: Vec<Source>, mut share: Share, place: Option<Piece>) -> Result<Self, TransferError> {
+    fn begin(
+        sources: Vec<Source>,
+        mut share: Share,
+        place: Option<Piece>,
+        readable: Readable,
+    ) -> Result<Self, TransferError> {
         let (parts, listed) = mpsc::channel(PARTS_AHEAD);
         let (told, end) = oneshot::channel();
         let list = move || {
             let mut may_take = |name_bytes| share.is_users() || share.take_entry(name_bytes);
             // If the parts are not taken any more, the rest is not wanted either.
-            let tree = list_while(sources, |part| parts.blocking_send(part).is_ok(), &mut may_take);
+            let tree = list_while(sources, |part| parts.blocking_send(part).is_ok(), &mut may_take, readable);
             drop(parts);
             let listed = tree.map(|mut tree| {
                 tree.share = Some(share);
