@@ -8,10 +8,13 @@ pub mod attributes;
 pub mod files;
 pub mod fresh_directories;
 pub mod modes;
+pub mod old_files;
 pub mod opened;
+mod opener;
 mod patterns;
 pub mod plan;
 pub mod rights;
+pub mod room;
 pub mod small_files;
 pub mod temporary;
 pub mod times;
@@ -28,7 +31,7 @@ use std::time::Duration;
 
 use culvert_protocol::control::{Leave, Refusal, RefusalCode};
 use culvert_protocol::manifest::Manifest;
-use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, fsync, mkdirat, openat2, syncfs};
+use rustix::fs::{Mode, OFlags, fstat, syncfs};
 use rustix::io::Errno;
 
 use crate::accounts::may_not;
@@ -37,6 +40,7 @@ use crate::profiles::{Leaves, PermittedRoot};
 use crate::sources::named::{SourceOpener, wants_contents};
 use crate::sources::{Source, open_beneath};
 use opened::OpenedDirectories;
+use opener::Opener;
 use temporary::Attempt;
 
 /// Which part of this host's files a request may reach.
@@ -266,72 +270,6 @@ fn open_root(root: &Path) -> Result<OwnedFd, Refusal> {
         let text = format!("the permitted directory {} cannot be opened: {error}", root.display());
         os_error::refusal(error, text)
     })
-}
-
-/// Opens and makes directories below a root.
-struct Opener {
-    root: OwnedFd,
-    shown: PathBuf,
-    /// The owner's own symlinks are followed on the way to the destination, a partner's never.
-    follows_symlinks: bool,
-    making: Making,
-}
-
-impl Opener {
-    fn open_directory(&self, below: &Path) -> Result<OwnedFd, Errno> {
-        let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        if self.follows_symlinks {
-            return openat2(&self.root, below, flags, Mode::empty(), ResolveFlags::IN_ROOT);
-        }
-        open_beneath(self.root.as_fd(), below, flags)
-    }
-
-    /// Makes what is missing of `below`; the second value says whether the last directory was made.
-    fn make_directories(&self, below: &Path) -> Result<(OwnedFd, bool), Refusal> {
-        let Making::WithMode(mode) = self.making else {
-            // The deepest of those that are there: it says how much room there is.
-            for (missing, directory) in below.ancestors().enumerate() {
-                match self.open_directory(directory) {
-                    Ok(directory) => return Ok((directory, missing > 0)),
-                    Err(Errno::NOENT) => {}
-                    Err(error) => return Err(self.refusal(error)),
-                }
-            }
-            return Ok((duplicate(&self.root).map_err(|error| self.refusal(error))?, true));
-        };
-        // Its owner fills it.
-        let mode = mode.map_or(0o777, |mode| u32::from(mode) & 0o777 | 0o700);
-        let mut made = PathBuf::new();
-        let mut is_fresh = false;
-        for component in below.components() {
-            made.push(component);
-            if !matches!(component, Component::Normal(_)) {
-                continue;
-            }
-            let parent =
-                self.open_directory(made.parent().unwrap_or(Path::new(""))).map_err(|error| self.refusal(error))?;
-            let name = Path::new(made.file_name().unwrap_or_default());
-            let mode = if made == below { mode } else { 0o777 };
-            is_fresh = match mkdirat(&parent, name, Mode::from_raw_mode(mode)) {
-                Ok(()) => {
-                    // What will be stored below is not durable before its directory is.
-                    fsync(&parent).map_err(|error| self.refusal(error))?;
-                    true
-                }
-                Err(Errno::EXIST) => false,
-                Err(error) => {
-                    return Err(refusal(&self.shown, self.follows_symlinks, &writing_above(&self.shown), error));
-                }
-            };
-        }
-        let directory = self.open_directory(below).map_err(|error| self.refusal(error))?;
-        Ok((directory, is_fresh))
-    }
-
-    fn refusal(&self, error: Errno) -> Refusal {
-        refusal(&self.shown, self.follows_symlinks, "enter and read it", error)
-    }
 }
 
 /// What is said of a path that cannot be used; `wanted` is what the account would have had to be permitted.

@@ -45,6 +45,7 @@ pub mod registry;
 pub mod request;
 pub mod session;
 pub mod settings;
+pub mod settling;
 pub mod shares;
 pub mod sources;
 pub mod ssh;

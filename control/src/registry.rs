@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::os_error;
 use crate::state::{StateDirectory, StateError, StateWriter};
 use crate::transfer::result::TransferResult;
+use crate::transfer::stored_names::StoredNames;
 use crate::transfer::{Progress, TransferError, blocking};
 use kept::Kept;
 use owners::Owners;
@@ -63,6 +64,8 @@ pub struct LiveTransfer {
     pub progress: watch::Sender<Progress>,
     /// Becomes true when somebody cancels.
     pub cancel: watch::Receiver<bool>,
+    /// Where the names of stored files go, if somebody reads them.
+    pub names: Option<Arc<StoredNames>>,
 }
 
 /// The transfers of a node.
@@ -174,7 +177,7 @@ impl Registry {
             Entry::Vacant(_) if lock(&self.others).contains_key(&id) => None,
             Entry::Vacant(place) => {
                 place.insert(Live { progress: progress_receiver, cancel, stop: Stop::Canceled });
-                Some(LiveTransfer { progress, cancel: cancel_receiver })
+                Some(LiveTransfer { progress, cancel: cancel_receiver, names: None })
             }
         }
     }

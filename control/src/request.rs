@@ -7,7 +7,7 @@ use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{
     CONTENT_SINCE, FRAME_BYTES_MAX, Message, Options, Overwrite, Refusal, RefusalCode, Request, TransferId, Wish,
 };
-use culvert_protocol::dry_run::Finding;
+use culvert_protocol::dry_run::{Finding, Room};
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::names::printable;
 use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
@@ -357,6 +357,7 @@ async fn try_once(
         datagram_bytes_max: datagram_bytes,
         progress: live.progress.clone(),
         cancel: live.cancel.clone(),
+        names: live.names.clone(),
         start_bits_per_second,
         metrics: node.metrics.clone(),
         patience: node.patience,
@@ -550,7 +551,11 @@ async fn receive_plan(
                 }
             }
             Message::DryRun(Finding::Room { free_bytes, needed_bytes }) if context.tells_dry_run() => {
-                has.room = Some((needed_bytes, free_bytes));
+                has.room = Some(Room { needed_bytes, free_bytes, ..has.room.unwrap_or_default() });
+            }
+            Message::DryRun(Finding::Inodes { free, needed }) if context.tells_dry_run() => {
+                let (needed_inodes, free_inodes) = (needed, free);
+                has.room = has.room.map(|room| Room { needed_inodes, free_inodes, ..room });
             }
             Message::Refused(refusal) => return Err(TransferError::Partner(refusal)),
             Message::Ping(number) => context.connection.writer.send_urgent(Message::Pong(number))?,

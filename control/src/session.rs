@@ -368,6 +368,7 @@ async fn carry_out(
         datagram_bytes_max: datagram_bytes.min(request.datagram_bytes_max),
         progress: live.progress,
         cancel: live.cancel,
+        names: live.names,
         start_bits_per_second,
         metrics: node.metrics.clone(),
         patience: node.patience,

@@ -15,6 +15,7 @@ pub mod receiving;
 pub mod result;
 pub mod sending;
 pub mod source_version;
+pub mod stored_names;
 pub mod udp_path;
 pub mod usage;
 
@@ -35,6 +36,7 @@ use crate::limits::{ERROR_BYTES_PER_TRANSFER, ERRORS_LISTED_MAX};
 use crate::metrics::Metrics;
 use crate::os_error::{self, SHORTAGE, explained, without_numbers};
 use crate::shares::Share;
+use stored_names::StoredNames;
 use udp_path::Ends;
 
 /// Why a transfer ended without a result.
@@ -260,6 +262,8 @@ pub struct TransferContext {
     pub cancel: watch::Receiver<bool>,
     /// The rate that a fresh record of the path supports, for all flows.
     pub start_bits_per_second: Option<u64>,
+    /// Where the names of stored files go, if the transfer's user reads them.
+    pub names: Option<Arc<StoredNames>>,
     /// Where measurements go.
     pub metrics: Arc<Metrics>,
     /// The partner's name in them.

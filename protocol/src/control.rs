@@ -54,6 +54,11 @@ pub const CONTENTS_HAVE_A_MODE_SINCE: u16 = 7;
 /// The version since which who asks whether it is known hears what it may do
 /// ([`Message::Permits`]).
 pub const PERMISSIONS_ARE_TOLD_SINCE: u16 = 8;
+/// The version since which a dry run tells files that get another mode and no bytes
+/// ([`Fate::SameButMode`]), and inodes.
+///
+/// [`Fate::SameButMode`]: crate::dry_run::Fate::SameButMode
+pub const SAME_MODES_ARE_TOLD_SINCE: u16 = 8;
 /// The oldest.
 pub const PROTOCOL_VERSION_MIN: u16 = 1;
 /// The longest frame. A list that does not fit is sent in parts.

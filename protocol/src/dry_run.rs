@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::LeftOut;
+use crate::control::{LeftOut, SAME_MODES_ARE_TOLD_SINCE};
 
 /// The outcome of an entry, and the reason.
 ///
@@ -45,9 +45,21 @@ pub enum Fate {
     /// The receiver's account may not write to the directory that it would be stored in: it would
     /// fail, and the others would not.
     NotPermitted,
+    /// The same is there with another mode, which it would get: it would be skipped. Since version
+    /// [`SAME_MODES_ARE_TOLD_SINCE`].
+    SameButMode,
 }
 
 impl Fate {
+    /// As a partner of a version knows it.
+    #[must_use]
+    pub const fn known_to(self, version: u16) -> Self {
+        match self {
+            Self::SameButMode if version < SAME_MODES_ARE_TOLD_SINCE => Self::Same,
+            fate => fate,
+        }
+    }
+
     /// What would be done: a word for programs.
     #[must_use]
     pub const fn action(self) -> &'static str {
@@ -56,7 +68,7 @@ impl Fate {
             Self::DiffersInSize | Self::DiffersInTime | Self::DiffersInKind | Self::ReplacedAlways | Self::Compared => {
                 "replaced"
             }
-            Self::Same => "skipped",
+            Self::Same | Self::SameButMode => "skipped",
             Self::StoredBefore | Self::BegunBefore => "resumed",
             Self::CollidesInSize | Self::CollidesInTime | Self::CollidesInKind | Self::CollidesByName => "collision",
             Self::NotPermitted => "left_out",
@@ -74,6 +86,7 @@ impl Fate {
             Self::ReplacedAlways => "overwrite_always",
             Self::Compared => "compared_by_content",
             Self::Same => "same",
+            Self::SameButMode => "mode",
             Self::StoredBefore => "stored_before",
             Self::BegunBefore => "begun_before",
             Self::CollidesByName => "same_name",
@@ -92,6 +105,7 @@ impl Fate {
             Self::ReplacedAlways => "--overwrite always",
             Self::Compared => "compared by content; only what differs is sent",
             Self::Same => "the same is there",
+            Self::SameButMode => "the same is there; its mode is set",
             Self::StoredBefore => "an earlier attempt stored it",
             Self::BegunBefore => "an earlier attempt stored part of it",
             Self::CollidesInSize => "exists already and differs in size",
@@ -107,7 +121,7 @@ impl Fate {
     /// Whether its bytes, or a part of them, would be sent.
     #[must_use]
     pub const fn is_sent(self) -> bool {
-        !matches!(self, Self::Same | Self::StoredBefore | Self::NotPermitted) && !self.collides()
+        !matches!(self, Self::Same | Self::SameButMode | Self::StoredBefore | Self::NotPermitted) && !self.collides()
     }
 
     /// Whether it would have the whole transfer refused.
@@ -147,6 +161,27 @@ pub enum Finding {
         /// Bytes that the transfer would need there.
         needed_bytes: u64,
     },
+    /// From the receiver, after [`Finding::Room`]: files, directories and symlinks. Since version
+    /// [`SAME_MODES_ARE_TOLD_SINCE`].
+    Inodes {
+        /// As many are free; none if the file system does not say.
+        free: Option<u64>,
+        /// As many would be made.
+        needed: u64,
+    },
+}
+
+/// What a transfer needs at its destination, and what that has for the account that stores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that it needs.
+    pub needed_bytes: u64,
+    /// Bytes that are free; none if the file system does not say.
+    pub free_bytes: Option<u64>,
+    /// Files, directories and symlinks that it makes.
+    pub needed_inodes: u64,
+    /// As many are free; none if the file system or the partner does not say.
+    pub free_inodes: Option<u64>,
 }
 
 /// Joins fates to runs.
@@ -208,5 +243,14 @@ mod tests {
         }
         assert!(!Fates::default().add(&[FateRun { count: 0, fate: Fate::New }], 5));
         assert!(!Fates::default().add(&[FateRun { count: u32::MAX, fate: Fate::New }], 5));
+    }
+
+    /// What it does not know would end the conversation.
+    #[test]
+    fn a_partner_hears_no_fate_that_its_version_does_not_have() {
+        assert_eq!(Fate::SameButMode.known_to(SAME_MODES_ARE_TOLD_SINCE), Fate::SameButMode);
+        assert_eq!(Fate::SameButMode.known_to(SAME_MODES_ARE_TOLD_SINCE - 1), Fate::Same);
+        assert_eq!(Fate::New.known_to(SAME_MODES_ARE_TOLD_SINCE - 1), Fate::New);
+        assert!(!Fate::SameButMode.is_sent() && !Fate::SameButMode.collides());
     }
 }

@@ -329,6 +329,7 @@ async fn transfer(
         progress: watch::channel(Progress::default()).0,
         cancel,
         start_bits_per_second: None,
+        names: None,
         metrics: hall.metrics.clone(),
         peer: "partner".to_owned(),
         ends: Ends { here: "here".to_owned(), option: PortsOption::Ports, senders_option: PortsOption::Ports },

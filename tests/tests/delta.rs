@@ -3,8 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use culvert_tests::node::Pair;
+use culvert_tests::program::is_root;
 use culvert_tests::random::{Random, seeds};
 use culvert_tests::tree::temporary_files;
 use serde_json::Value;
@@ -88,16 +90,80 @@ fn the_same_bytes_under_another_time_are_not_sent() {
     let (pair, source) = pair_with(&random.bytes((20 << 20) + 77));
     let other = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
     fs::File::options().write(true).open(&source).unwrap().set_modified(other).unwrap();
+    let old_inode = fs::metadata(pair.shared.join("file")).unwrap().ino();
     let _node = pair.start();
     // By size and time it is another file.
     pair.send(&source, "file", &[]).exits(1).says("differs in size or time");
     let result = pair.send(&source, "file", &["--overwrite", "content"]).exits(0).json();
     assert_eq!(result["segments_sent"], 0, "{result}");
-    assert_eq!(result["resumed_bytes"], (20 << 20) + 77);
+    assert_eq!((&result["files"]["stored"], &result["files"]["skipped"]), (&0.into(), &1.into()), "{result}");
+    assert_eq!((&result["bytes"], &result["resumed_bytes"]), (&0.into(), &0.into()), "{result}");
     assert_stored(&pair, &source);
-    assert_eq!(fs::metadata(pair.shared.join("file")).unwrap().modified().unwrap(), other);
+    let there = fs::metadata(pair.shared.join("file")).unwrap();
+    assert_eq!(there.modified().unwrap(), other);
+    // It was made anew, and counted as stored.
+    assert_eq!(there.ino(), old_inode);
     // And now by size and time it is the same.
     pair.send(&source, "file", &[]).exits(0);
+}
+
+/// The room of all of them was asked for, and a copy was made of each.
+#[test]
+fn files_that_are_the_same_need_no_room_and_stay() {
+    if !is_root() {
+        eprintln!("skipped: this needs root, to mount a small file system");
+        return;
+    }
+    let pair = Pair::new();
+    let small = Small::mount(&pair.shared);
+    let source = pair.path("source");
+    fs::create_dir(&source).unwrap();
+    for (number, name) in ["a", "b", "c"].into_iter().enumerate() {
+        fs::write(source.join(name), Random::new(8 + number as u64).bytes(12 << 20)).unwrap();
+    }
+    let _node = pair.start();
+    pair.send(&source.join(""), "in", &[]).exits(0);
+    let inodes = || ["a", "b", "c"].map(|name| fs::metadata(pair.shared.join("in").join(name)).unwrap().ino());
+    let before = inodes();
+    let options = ["--overwrite", "content", "--error-on-no-transfer"];
+    let result = pair.send(&source.join(""), "in", &options).exits(9).json();
+    assert_eq!((&result["files"]["stored"], &result["files"]["skipped"]), (&0.into(), &3.into()), "{result}");
+    assert_eq!(inodes(), before);
+    // One that differs is replaced, and the others stay.
+    change(&source.join("b"), 5 << 20, b"another thing");
+    let result = pair.send(&source.join(""), "in", &["--overwrite", "content"]).exits(0).json();
+    assert_eq!((&result["files"]["stored"], &result["files"]["skipped"]), (&1.into(), &2.into()), "{result}");
+    let after = inodes();
+    assert_eq!([after[0] == before[0], after[1] == before[1], after[2] == before[2]], [true, false, true]);
+    for name in ["a", "b", "c"] {
+        assert!(fs::read(source.join(name)).unwrap() == fs::read(pair.shared.join("in").join(name)).unwrap());
+    }
+    // What certainly differs does not fit, and a dry run says the same.
+    for name in ["a", "b", "c"] {
+        fs::write(source.join(name), Random::new(9).bytes(13 << 20)).unwrap();
+    }
+    let foretold = pair.send(&source.join(""), "in", &["--overwrite", "content", "--dry-run"]).exits(1).json();
+    assert_eq!(foretold["would"]["refused"]["code"], "no_space", "{foretold}");
+    pair.send(&source.join(""), "in", &["--overwrite", "content"]).exits(1).says("free");
+    drop(_node);
+    drop(small);
+}
+
+/// A file system of 56 MiB, in a namespace of nobody else: unmounted with this.
+struct Small<'a>(&'a Path);
+
+impl<'a> Small<'a> {
+    fn mount(place: &'a Path) -> Self {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=56m", "tmpfs"]).arg(place).status();
+        assert!(mounted.unwrap().success());
+        Self(place)
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
 }
 
 #[test]

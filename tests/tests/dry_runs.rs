@@ -4,13 +4,15 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 
 use culvert_protocol::control::{DRY_RUNS_ARE_TOLD_SINCE, Message, Overwrite, RefusalCode, Wish};
 use culvert_protocol::manifest::{Entry, EntryKind};
 use culvert_tests::hostile_sender::{new_id, say_manifest};
 use culvert_tests::node::{Pair, wait_for};
-use culvert_tests::program::{Ran, run};
+use culvert_tests::program::{Ran, is_root, run};
 use culvert_tests::schema::assert_valid;
+use culvert_tests::ssh_stand_in::FarEnd;
 use culvert_tests::stranger::{Stranger, request};
 use serde_json::Value;
 
@@ -113,6 +115,69 @@ fn people_read_a_line_for_each_file_and_a_sentence_that_says_which_way() {
     let from = format!("{destination}/");
     let fetched = run(&pair.here, ["get", "--dry-run", &from, &back]).exits(0);
     assert!(fetched.out.contains("would fetch 3 files") && !fetched.out.contains("\nnew "), "{}", fetched.out);
+}
+
+/// It said that all was well.
+#[test]
+fn a_destination_that_is_a_symlink_to_nothing_is_foretold() {
+    let room = tempfile::Builder::new().prefix("culvert-dangling-").tempdir().unwrap();
+    let far = FarEnd::new(room.path(), None);
+    let at = |name: &str| room.path().join(name);
+    fs::create_dir(at("source")).unwrap();
+    fs::write(at("source/file"), "content").unwrap();
+    symlink("nowhere", at("link")).unwrap();
+    let cases = [
+        ("source/", "link"),
+        ("source/", "link/below"),
+        ("source", "link/"),
+        ("source/file", "link"),
+        ("source/file", "link/x"),
+    ];
+    for (source, to) in cases {
+        let codes = [&["--dry-run"][..], &[]].map(|options| {
+            let mut sending = far.command(&at("near"), "send", options);
+            let from = format!("{}{}", at(source).display(), if source.ends_with('/') { "/" } else { "" });
+            let place = format!("{}{}", FarEnd::place(&at(to)), if to.ends_with('/') { "/" } else { "" });
+            let ran: Ran = sending.arg(from.replace("//", "/")).arg(place).output().unwrap().into();
+            (ran.code, ran.err.contains("symlink"))
+        });
+        assert_eq!(codes[0].0, codes[1].0, "{source} {to}: {codes:?}");
+        assert!(codes[0].0 != 0, "{source} {to}: {codes:?}");
+    }
+    assert!(!at("nowhere").exists());
+}
+
+/// Small files take whole blocks, and each an inode.
+#[test]
+fn small_files_need_blocks_and_inodes() {
+    if !is_root() {
+        eprintln!("skipped: this needs root, to mount a small file system");
+        return;
+    }
+    let pair = Pair::new();
+    let mount = |options: &str| {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&pair.shared).status();
+        assert!(mounted.unwrap().success());
+    };
+    let unmount = || assert!(Command::new("umount").arg("-l").arg(&pair.shared).status().unwrap().success());
+    let source = pair.path("source");
+    fs::create_dir(&source).unwrap();
+    for number in 0..400 {
+        fs::write(source.join(number.to_string()), "x").unwrap();
+    }
+    for (options, what) in [("size=1m", "free"), ("size=16m,nr_inodes=200", "inodes")] {
+        mount(options);
+        let node = pair.start();
+        let foretold = pair.send(&source.join(""), "in", &["--dry-run"]).exits(1).json();
+        let would = &foretold["would"];
+        assert_eq!(would["refused"]["code"], "no_space", "{options}: {would}");
+        assert!(would["refused"]["text"].as_str().unwrap().contains(what), "{options}: {would}");
+        assert_valid(&foretold, "transfer-result");
+        assert_eq!(would["needed_inodes"], 400, "{would}");
+        pair.send(&source.join(""), "in", &[]).exits(1).says(what);
+        drop(node);
+        unmount();
+    }
 }
 
 /// They refused the dry run, as they do the transfer.

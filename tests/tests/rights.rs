@@ -214,6 +214,10 @@ fn a_single_source_that_may_not_be_read_is_refused_and_one_of_several_is_left_ou
         refused(|options| room.run("get", options, &[room.there(name), room.here("closed")]), &may_not);
     }
     let several = |verb: &str, paths: [String; 3]| {
+        // What could be read was not foretold.
+        let foretold = room.run_as_nobody(verb, &["--dry-run"], &paths).exits(6).json();
+        let counts = &foretold["would"]["counts"];
+        assert_eq!((&counts["sent"], &counts["left_out"]), (&1.into(), &1.into()), "{foretold}");
         let result = room.run_as_nobody(verb, &[], &paths).exits(6).json();
         assert_eq!((&result["files"]["stored"], &result["files"]["failed"]), (&1.into(), &1.into()), "{result}");
     };

@@ -289,6 +289,102 @@ fn a_file_of_another_group_that_is_replaced_opens_the_new_one_to_nobody() {
     }
 }
 
+/// It was passed over, because its bytes need not be sent.
+#[test]
+fn a_file_that_is_the_same_gets_its_mode_with_preserve() {
+    let room = Room::new();
+    let (source, there) = (room.path("source"), room.path("there"));
+    fs::create_dir_all(source.join("closed")).unwrap();
+    for (name, bytes) in [("small", 5), ("set-user", 7), ("closed/large", 5 << 20)] {
+        fs::write(source.join(name), Random::new(41).bytes(bytes)).unwrap();
+        set_mode(&source.join(name), 0o640);
+    }
+    let names = ["small", "set-user", "closed/large"];
+    let modes = || names.map(|name| mode_of(&there.join(name)));
+    let inodes = || names.map(|name| fs::metadata(there.join(name)).unwrap().ino());
+    room.send("022", &source.join(""), "there", &[]).exits(0);
+    let before = inodes();
+    for overwrite in ["never", "changed", "content"] {
+        set_mode(&there.join("small"), 0o604);
+        set_mode(&there.join("set-user"), 0o4711);
+        set_mode(&there.join("closed/large"), 0o444);
+        let options = ["--preserve", "--overwrite", overwrite];
+        let foretold = room.send("022", &source.join(""), "there", &[&options[..], &["--dry-run"]].concat());
+        let foretold = foretold.exits(0).json();
+        assert_eq!(modes(), [0o604, 0o4711, 0o444], "nothing was done");
+        let files = foretold["would"]["files"].as_array().unwrap();
+        let of = |name: &str| files.iter().find(|file| file["path"] == name).unwrap().clone();
+        assert_eq!((&of("small")["action"], &of("small")["reason"]), (&"skipped".into(), &"mode".into()), "{foretold}");
+        // Without --preserve nothing is to be done.
+        let foretold = room.send("022", &source.join(""), "there", &["--dry-run"]).exits(0).json();
+        assert_eq!(foretold["would"]["files"][0]["reason"], "same", "{foretold}");
+        let result = room.send("022", &source.join(""), "there", &options).exits(0).json();
+        assert_eq!(modes(), [0o640; 3], "{overwrite}");
+        assert_eq!(inodes(), before, "{overwrite}");
+        let files = &result["files"];
+        assert_eq!((&files["stored"], &files["skipped"], &result["bytes"]), (&0.into(), &3.into(), &0.into()));
+        assert_eq!(result["warning_count"], 0, "{result}");
+    }
+    // The other way.
+    set_mode(&there.join("small"), 0o604);
+    let mut getting = room.command("022", "get", &["--preserve"]);
+    getting.arg(FarEnd::place(&source.join(""))).arg(&there);
+    Ran::from(getting.output().unwrap()).exits(0);
+    assert_eq!(modes(), [0o640; 3]);
+    if is_root() {
+        // Root could, and has not been asked to.
+        chown(there.join("small"), Some(NOBODY), None).unwrap();
+        set_mode(&there.join("small"), 0o604);
+        let result = room.send("022", &source.join(""), "there", &["--preserve"]).exits(0).json();
+        assert_eq!((modes()[0], &result["warning_count"]), (0o604, &1.into()), "{result}");
+        assert_eq!(result["warnings"][0]["code"], "mode", "{result}");
+    }
+}
+
+/// And one that an earlier attempt has stored, before modes were asked for.
+#[test]
+fn a_file_that_an_interrupted_transfer_stored_gets_its_mode_too() {
+    let room = Room::new();
+    let source = room.path("source");
+    fs::create_dir(&source).unwrap();
+    for (name, bytes) in [("a", 3 << 20), ("b", 24 << 20)] {
+        fs::write(source.join(name), Random::new(42).bytes(bytes)).unwrap();
+        set_mode(&source.join(name), 0o666);
+    }
+    let mut sending = room.sending("022", &source.join(""), "there", &["--rate", "60M", "--retries", "0"]);
+    let mut child = sending.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("the first file", || room.path("there/a").exists().then_some(()));
+    far_ends_of(child.id()).into_iter().for_each(kill);
+    child.wait().unwrap();
+    assert_eq!(mode_of(&room.path("there/a")), 0o644);
+    room.send("022", &source.join(""), "there", &["--preserve", "--retries", "5"]).exits(0);
+    assert_eq!(["there/a", "there/b"].map(|name| mode_of(&room.path(name))), [0o666; 2]);
+    assert_same(&source, &room.path("there"));
+}
+
+/// As with `mkdir -p` and `cp -a`: whose the files in it are is the directory's matter.
+#[test]
+fn new_directories_keep_the_setgid_bit_of_the_one_that_they_are_in() {
+    for options in [&[][..], &["--preserve"]] {
+        let room = Room::new();
+        let (source, there) = (room.path("source"), room.path("there"));
+        make_flat(&source.join("flat"), 20, 3_000, &mut Random::new(43));
+        fs::create_dir_all(source.join("deep/deeper")).unwrap();
+        set_mode(&source.join("deep"), 0o750);
+        fs::create_dir(&there).unwrap();
+        set_mode(&there, 0o2775);
+        room.send("022", &source.join(""), "there", options).exits(0);
+        let modes = ["flat", "deep", "deep/deeper"].map(|name| mode_of(&there.join(name)));
+        assert_eq!(modes, [0o2755, 0o2750, 0o2755], "{options:?}");
+        // Also those that are there when it comes again, and none elsewhere.
+        room.send("022", &source.join(""), "there", &[options, &["--overwrite", "changed"]].concat()).exits(0);
+        assert_eq!(mode_of(&there.join("deep")), 0o2750, "{options:?}");
+        set_mode(&source.join("deep"), 0o2750);
+        room.send("022", &source.join(""), "elsewhere", options).exits(0);
+        assert_eq!(mode_of(&room.path("elsewhere/deep")), 0o750, "{options:?}");
+    }
+}
+
 #[test]
 fn directories_that_are_there_keep_their_modes() {
     let room = Room::new();

@@ -9,6 +9,46 @@ use culvert_tests::program::{command, run};
 use culvert_tests::random::{Random, seeds};
 use culvert_tests::tree::{assert_same, assert_same_attributes, contents, make_flat, make_nasty, temporary_files};
 
+/// `-v` told phases only.
+#[test]
+fn verbose_tells_each_file_once_and_its_name_moves_no_cursor() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    let source = pair.path("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("large"), vec![1; 9 << 20]).unwrap();
+    fs::write(source.join("evil\n\x1b[2Jname"), "x").unwrap();
+    fs::write(source.join("empty"), "").unwrap();
+    for number in 0..40 {
+        fs::write(source.join(format!("small-{number}")), "small").unwrap();
+    }
+    let there = format!("second:{}", pair.shared.join("in").display());
+    let (from, back) = (source.join("").display().to_string(), pair.path("back").display().to_string());
+    let again = format!("{there}/");
+    for (words, verb) in [(["send", &from, &there], "sent"), (["get", &again, &back], "stored")] {
+        let told = |options: &[&str]| {
+            let ran = run(&pair.here, [&words[..], options].concat()).exits(0);
+            let begins = format!("culvert: {verb} ");
+            let lines = ran.err.lines().filter_map(|line| line.strip_prefix(&begins)).map(str::to_owned);
+            let mut lines: Vec<String> = lines.collect();
+            lines.sort_unstable();
+            lines
+        };
+        let lines = told(&["-v"]);
+        assert_eq!(lines.len(), 43, "{verb}: {lines:?}");
+        assert!(
+            lines.contains(&"empty (0 B)".to_owned()) && lines.contains(&"large (9.00 MiB)".to_owned()),
+            "{lines:?}"
+        );
+        assert!(lines.contains(&"evil\\n\\u{1b}[2Jname (1 B)".to_owned()), "{lines:?}");
+        // What is there already is not told.
+        assert_eq!(told(&["-v"]), [] as [String; 0]);
+        let other = ["--overwrite", "always"];
+        assert_eq!(told(&other), [] as [String; 0], "without -v");
+        assert_eq!(told(&[&other[..], &["-v"]].concat()).len(), 43);
+    }
+}
+
 #[test]
 fn a_nasty_tree_arrives_as_it_was() {
     for seed in seeds(1) {

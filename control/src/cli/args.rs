@@ -195,7 +195,9 @@ pub struct SendArgs {
     /// Print the result as one JSON object, even if the transfer fails
     #[arg(long)]
     pub json: bool,
-    /// Report each step; with --dry-run, list every file with what would happen to it and why
+    /// Report each step and each file: 'get' as soon as it is stored, 'send' as soon as the receiver
+    /// has acknowledged all its bytes, or at the end. If a running node carries the transfer out,
+    /// steps only. With --dry-run, list every file with what would happen to it and why
     #[arg(short, long)]
     pub verbose: bool,
     /// Exit with code 9 instead of 0 if there was nothing to do

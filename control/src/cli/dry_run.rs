@@ -54,6 +54,11 @@ pub fn text(would: &Would, result: &TransferResult) -> String {
         }
         (None, _) => {}
     }
+    if let (Some(needed), Some(free)) = (would.needed_inodes, would.free_inodes)
+        && needed > free
+    {
+        lines.push(format!("  inodes     {} needed, {} free: it would not fit", show_count(needed), show_count(free)));
+    }
     lines.join("\n")
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::watch;
 
-use crate::cli::said;
+use crate::cli::{said, verbose};
 use crate::transfer::{Phase, Progress};
 use crate::units::{show_bytes, show_count, show_rate, show_seconds};
 use culvert_tuning::counted::counted;
@@ -22,7 +22,8 @@ pub async fn show<T>(quiet: bool, mut progress: watch::Receiver<Progress>, until
         return until.await;
     }
     tokio::pin!(until);
-    let bar = std::io::stderr().is_terminal().then(new_bar);
+    // Lines that come by themselves leave no place for a bar.
+    let bar = (std::io::stderr().is_terminal() && !verbose::is_set()).then(new_bar);
     let (mut last_line, mut last_phase) = (Instant::now(), Phase::Queued);
     let mut last_notice = None;
     let mut interval = tokio::time::interval(DRAW_INTERVAL);

@@ -103,7 +103,6 @@ fn is_nothing(result: &TransferResult) -> bool {
     result.files.total > 0
         && result.files.stored == 0
         && result.others_made == 0
-        && result.flows == 0
         && !would_send
         && result.files.skipped == result.files.total
 }

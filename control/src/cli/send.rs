@@ -16,6 +16,7 @@ use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::habits::lacks_colon;
 use crate::cli::report::{self, Telling};
 use crate::cli::target::{Place, SshHost, parse};
+use crate::cli::verbose::FileTeller;
 use crate::cli::{progress, verbose};
 use crate::dataplane::Origin;
 use crate::node::Node;
@@ -366,9 +367,10 @@ pub async fn carry_out_here(
     quiet: bool,
 ) -> Result<crate::transfer::result::TransferResult, CommandError> {
     let id = new_transfer_id();
+    let is_get = matches!(request.movement, Movement::Pull { .. });
     let record = TransferRecord {
         transfer: id.to_string(),
-        role: if matches!(request.movement, Movement::Pull { .. }) { Role::Receive } else { Role::Send },
+        role: if is_get { Role::Receive } else { Role::Send },
         partner: request.target.to_string(),
         description: request.description(),
         state: RecordState::Active,
@@ -380,7 +382,9 @@ pub async fn carry_out_here(
         request: None,
         progress: None,
     };
-    let live = node.registry.begin(id, record).await?;
+    let mut live = node.registry.begin(id, record).await?;
+    let teller = FileTeller::begin(if is_get { "stored" } else { "sent" });
+    live.names = teller.as_ref().map(FileTeller::names);
     let shown = live.progress.subscribe();
     let canceler = node.clone();
     let interrupts = tokio::spawn(async move {
@@ -390,6 +394,7 @@ pub async fn carry_out_here(
     });
     let outcome =
         progress::show(quiet, shown.clone(), verbose::beside(shown, carry_out(node, id, &request, live))).await;
+    drop(teller);
     node.registry.settle().await;
     if outcome.is_err() && interrupts.is_finished() {
         let code = interrupts.await.unwrap_or(ExitCode::Interrupted);

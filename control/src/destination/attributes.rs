@@ -11,6 +11,7 @@ use culvert_protocol::control::{FileError, NOT_KEPT_LISTED_MAX};
 use culvert_protocol::manifest::Entry;
 use rustix::fs::{Mode, Stat, Timespec, Timestamps, fchmod, fstat, futimens};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::Destination;
 
@@ -146,9 +147,26 @@ fn unless_refused(set: Result<(), Errno>) -> Result<Option<Errno>, Errno> {
     }
 }
 
+/// Permissions, without the setuid, setgid and sticky bits.
+pub(super) const PERMISSIONS: u32 = 0o777;
+
+/// Whether a file that is there has other permissions than the sender's.
+#[must_use]
+pub const fn has_other_mode(there: &Stat, wanted: u16) -> bool {
+    (there.st_mode ^ wanted as u32) & PERMISSIONS != 0
+}
+
+/// Whether this account may be asked to change the mode of a file that it did not write just now:
+/// root could change anybody's.
+#[must_use]
+pub fn is_own(there: &Stat) -> bool {
+    there.st_uid == geteuid().as_raw()
+}
+
 /// Sets a directory's mode and time, after everything in it has been stored. A directory that the
-/// transfer did not create keeps its setuid, setgid and sticky bits: they determine not who reads
-/// and writes, but who owns the files in it.
+/// transfer created keeps the setgid bit that it inherited from its parent, as with `mkdir -p` and
+/// `cp -a`. One that the transfer did not create keeps its setuid, setgid and sticky bits: they
+/// determine not who reads and writes, but who owns the files in it.
 ///
 /// # Errors
 /// The operating system's, unless it is a refusal.
@@ -173,9 +191,9 @@ pub fn set_directory_attributes(
 
 fn mode_of_directory(directory: BorrowedFd<'_>, wanted: u16, is_own: bool) -> Result<Mode, Errno> {
     const SPECIAL: u32 = 0o7000;
-    let kept = if is_own { 0 } else { fstat(directory)?.st_mode & SPECIAL };
-    let wanted = u32::from(wanted) & if is_own { u32::MAX } else { !SPECIAL };
-    Ok(Mode::from_raw_mode(wanted | kept))
+    const SETGID: u32 = 0o2000;
+    let kept = fstat(directory)?.st_mode & if is_own { SETGID } else { SPECIAL };
+    Ok(Mode::from_raw_mode(u32::from(wanted) & PERMISSIONS | kept))
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, Stat, copy_file_range, fallocate, fchmod, fstat,
-    fsync, ftruncate, ioctl_ficlone, openat, renameat, renameat_with, unlinkat,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, Stat, fallocate, fchmod, fstat, fsync, ftruncate,
+    openat, renameat, renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -16,9 +16,6 @@ use super::modes::{PRIVATE, mode_to_have, permitted_in, set_mode};
 use super::plan::Action;
 use super::temporary::temporary_name;
 use super::{Destination, split_name};
-
-/// Bytes that are copied at once.
-const COPY_BYTES: usize = 1 << 30;
 
 /// A file that is being received.
 #[derive(Debug)]
@@ -84,7 +81,7 @@ impl PartialFile {
             let stat = reserved.inspect_err(|_| {
                 let _ = unlinkat(parent, &partial, AtFlags::empty());
             })?;
-            let direct = open_direct(parent, &partial, &stat);
+            let direct = open_direct(parent, &partial, &stat, OFlags::RDWR);
             let left = LeftFile { token, inode: stat.st_ino };
             let (directory, _) = split_name(name);
             let (parent, directory, last) = (parent.clone(), directory.to_vec(), last.to_owned());
@@ -122,39 +119,10 @@ impl PartialFile {
         }
         reserve(&buffered, bytes, is_sparse)?;
         let left = LeftFile { inode: stat.st_ino, ..left };
-        let direct = open_direct(&parent, &partial, &stat);
+        let direct = open_direct(&parent, &partial, &stat, OFlags::RDWR);
         let (directory, _) = split_name(name);
         let (parent, directory, last) = (Arc::new(parent), directory.to_vec(), last.to_owned());
         Ok(Self { parent, directory, last, partial, left, buffered, direct })
-    }
-
-    /// Copies as much of the file that this one replaces as fits into `bytes`: shares its blocks where the file system can, so that nothing is
-    /// read or written. The old file is only read.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub fn copy_old(&self, bytes: u64) -> Result<(), Errno> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let old = openat(&self.parent, &self.last, flags, Mode::empty())?;
-        let stat = fstat(&old)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Errno::INVAL);
-        }
-        if ioctl_ficlone(&self.buffered, &old).is_ok() {
-            return ftruncate(&self.buffered, bytes);
-        }
-        let (mut from, end) = (0, bytes.min(stat.st_size as u64));
-        let mut to = 0;
-        while from < end {
-            let most = usize::try_from(end - from).unwrap_or(usize::MAX).min(COPY_BYTES);
-            match copy_file_range(&old, Some(&mut from), &self.buffered, Some(&mut to), most) {
-                // It became shorter meanwhile: what is missing is not the sender's, and its hash shows it.
-                Ok(0) => break,
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 
     /// Makes a range a hole, so that what an earlier attempt wrote there reads as zeros.
@@ -234,8 +202,8 @@ fn reserve(file: &OwnedFd, bytes: u64, is_sparse: bool) -> Result<(), Errno> {
 }
 
 /// The same file once more, for direct access; `None` where the file system has none.
-fn open_direct(parent: &OwnedFd, name: &Path, file: &Stat) -> Option<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+pub(super) fn open_direct(parent: &OwnedFd, name: &Path, file: &Stat, flags: OFlags) -> Option<OwnedFd> {
+    let flags = flags | OFlags::DIRECT | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let direct = openat(parent, name, flags, Mode::empty()).ok()?;
     let stat = fstat(&direct).ok()?;
     ((stat.st_dev, stat.st_ino) == (file.st_dev, file.st_ino)).then_some(direct)

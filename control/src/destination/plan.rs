@@ -15,16 +15,16 @@ use culvert_protocol::control::{FileError, Options, Overwrite, Refusal, RefusalC
 use culvert_protocol::dry_run::Fate;
 use culvert_protocol::manifest::{Entry, EntryKind, Manifest};
 use culvert_protocol::names::printable;
-use rustix::fs::{AtFlags, FileType, Mode, Stat, fstatvfs, mkdirat, readlinkat, renameat, statat, symlinkat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, Stat, mkdirat, readlinkat, renameat, statat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
+use super::attributes::{has_other_mode, is_own};
 use super::small_files::unwritable;
 use super::temporary::temporary_name;
 use super::times::Granularities;
 use super::{Destination, split_name};
 use crate::os_error;
 use crate::sources::hash_of;
-use crate::units::show_bytes;
 
 /// Collisions that a refusal names.
 const NAMED_MAX: usize = 5;
@@ -68,21 +68,44 @@ pub struct Policy {
     pub overwrite: Overwrite,
     /// Larger files can be compared by their chunks' hashes.
     pub compared_above_bytes: u64,
+    /// Files get the sender's mode, also those that need not be sent.
+    pub preserve: bool,
 }
 
 impl Policy {
     /// The policy of a transfer.
     #[must_use]
     pub const fn of(options: &Options) -> Self {
-        Self { overwrite: options.overwrite, compared_above_bytes: ChunkMap::pack_file_bytes_max(options.chunk_bytes) }
+        let compared_above_bytes = ChunkMap::pack_file_bytes_max(options.chunk_bytes);
+        Self { overwrite: options.overwrite, compared_above_bytes, preserve: options.preserve }
     }
 }
 
 /// The plan: an action for each entry.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Plan {
     /// By entry.
     pub actions: Vec<Action>,
+    /// Files that are not sent and are to get another mode, ascending, and which they are.
+    pub other_modes: Vec<(u32, Identity)>,
+}
+
+/// What was decided about an entry.
+struct Decided {
+    /// What becomes of it, or why nothing may.
+    action: Result<Action, String>,
+    fate: Fate,
+    /// The file that is there, if it only gets another mode.
+    other_mode: Option<Identity>,
+}
+
+impl Plan {
+    /// Adds the next entry. One that collides is not sent.
+    fn push(&mut self, action: Action, other_mode: Option<Identity>) {
+        let file = self.actions.len() as u32;
+        self.other_modes.extend(other_mode.map(|there| (file, there)));
+        self.actions.push(action);
+    }
 }
 
 /// Decides about a manifest whose names have been checked ([`NameCheck`]). Nothing is changed.
@@ -95,17 +118,18 @@ pub fn decide(
     policy: Policy,
     earlier: &dyn StoredBefore,
 ) -> Result<Plan, Refusal> {
-    let mut actions = Vec::with_capacity(manifest.len());
+    let mut plan = Plan { actions: Vec::with_capacity(manifest.len()), ..Plan::default() };
     let mut collisions = Vec::new();
     let mut collision_count = 0u64;
-    decide_each(destination, manifest, policy, earlier, |name, decided, _| {
-        actions.push(decided.unwrap_or_else(|reason| {
+    decide_each(destination, manifest, policy, earlier, |name, decided| {
+        let action = decided.action.unwrap_or_else(|reason| {
             collision_count += 1;
             if collisions.len() < NAMED_MAX {
                 collisions.push(format!("'{}' {reason}", printable(name)));
             }
             Action::Skip
-        }));
+        });
+        plan.push(action, decided.other_mode);
     })?;
     if collision_count > 0 {
         let more = collision_count - collisions.len() as u64;
@@ -126,7 +150,7 @@ pub fn decide(
             ),
         ));
     }
-    Ok(Plan { actions })
+    Ok(plan)
 }
 
 /// As [`decide`], for a dry run: what may not be replaced refuses nothing, and everything has a reason. A file that collides is
@@ -140,42 +164,48 @@ pub fn foretell(
     policy: Policy,
     earlier: &dyn StoredBefore,
 ) -> Result<(Plan, Vec<Fate>), Refusal> {
-    let (mut actions, mut fates) = (Vec::with_capacity(manifest.len()), Vec::with_capacity(manifest.len()));
-    decide_each(destination, manifest, policy, earlier, |_, decided, fate| {
-        actions.push(decided.unwrap_or(Action::Skip));
-        fates.push(fate);
+    let mut plan = Plan { actions: Vec::with_capacity(manifest.len()), ..Plan::default() };
+    let mut fates = Vec::with_capacity(manifest.len());
+    decide_each(destination, manifest, policy, earlier, |_, decided| {
+        plan.push(decided.action.unwrap_or(Action::Skip), decided.other_mode);
+        fates.push(decided.fate);
     })?;
-    Ok((Plan { actions }, fates))
+    Ok((plan, fates))
 }
 
-/// Decides about every entry, and hands over its name at the destination, what happens to it or why
-/// nothing may, and its outcome.
+/// Decides about every entry, and hands the decision over with its name at the destination.
 fn decide_each(
     destination: &Destination,
     manifest: &Manifest,
     policy: Policy,
     earlier: &dyn StoredBefore,
-    mut decided: impl FnMut(&[u8], Result<Action, String>, Fate),
+    mut decided: impl FnMut(&[u8], Decided),
 ) -> Result<(), Refusal> {
     let mut looker = Looker::new(destination);
     let mut taken: HashMap<Identity, u32> = HashMap::new();
     for (file, entry) in manifest.entries() {
         let name = destination.name(manifest, file);
         let Some(stat) = looker.look(&name, entry.kind == EntryKind::Directory)? else {
-            decided(&name, Ok(Action::Create), Fate::New);
+            decided(&name, Decided { action: Ok(Action::Create), fate: Fate::New, other_mode: None });
             continue;
         };
         if let Some(other) = has_one_name(&stat).then(|| taken.insert(identity(&stat), file)).flatten() {
             let other = printable(&destination.name(manifest, other));
             let reason = format!("is the same name as '{other}' to the file system, which folds names");
-            decided(&name, Err(reason), Fate::CollidesByName);
+            decided(&name, Decided { action: Err(reason), fate: Fate::CollidesByName, other_mode: None });
             continue;
         }
         let before = earlier.before(&entry, &stat);
         let is_same = looker.is_same(&entry, split_name(&name).1, &stat);
         let action = decide_existing(&entry, &stat, policy, before, is_same);
-        let fate = fate_of(&entry, &stat, policy, action);
-        decided(&name, action.map_err(str::to_owned), fate);
+        let is_left_alone = matches!(action, Ok(Action::Skip | Action::Resumed));
+        let gets_mode = policy.preserve && is_left_alone && matches!(entry.kind, EntryKind::File { .. });
+        let other_mode = (gets_mode && has_other_mode(&stat, entry.mode)).then(|| identity(&stat));
+        let fate = match fate_of(&entry, &stat, policy, action) {
+            Fate::Same if other_mode.is_some() && is_own(&stat) => Fate::SameButMode,
+            fate => fate,
+        };
+        decided(&name, Decided { action: action.map_err(str::to_owned), fate, other_mode });
     }
     Ok(())
 }
@@ -403,29 +433,6 @@ impl<'a> Looker<'a> {
     }
 }
 
-/// Bytes that are free at the destination for this process; none if the file system does not say.
-#[must_use]
-pub fn free_bytes(destination: &Destination) -> Option<u64> {
-    fstatvfs(destination.base()).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-/// Refuses if the file system has not room for `bytes` more.
-///
-/// # Errors
-/// [`Refusal`] with the numbers.
-pub fn check_room(destination: &Destination, bytes: u64) -> Result<(), Refusal> {
-    let Some(free) = free_bytes(destination).filter(|&free| bytes > free) else { return Ok(()) };
-    Err(Refusal::new(
-        RefusalCode::NoSpace,
-        format!(
-            "{} has {} free, the transfer needs {}: make room or choose another destination",
-            destination.path.display(),
-            show_bytes(free),
-            show_bytes(bytes)
-        ),
-    ))
-}
-
 /// What was made of a plan before any file.
 #[derive(Debug, Default)]
 pub struct Made {
@@ -545,7 +552,7 @@ mod tests {
     }
 
     fn policy(overwrite: Overwrite) -> Policy {
-        Policy { overwrite, compared_above_bytes: 2 }
+        Policy { overwrite, compared_above_bytes: 2, preserve: false }
     }
 
     fn manifest_of(path: &Path) -> Manifest {
@@ -721,14 +728,5 @@ mod tests {
             let refused = entries.iter().find_map(|entry| check.add(entry).err());
             assert_eq!(refused.unwrap().code, RefusalCode::Protocol);
         }
-    }
-
-    #[test]
-    fn too_little_room_is_told_with_numbers() {
-        let (_directory, _, destination) = fixture();
-        assert!(check_room(&destination, 1).is_ok());
-        let refusal = check_room(&destination, u64::MAX / 2).unwrap_err();
-        assert_eq!(refusal.code, RefusalCode::NoSpace);
-        assert!(refusal.text.contains("iB free") && refusal.text.contains("PiB:"), "{refusal}");
     }
 }

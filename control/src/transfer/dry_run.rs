@@ -1,15 +1,15 @@
 //! The result of a dry run: the outcome for every file, what it would need, and what prevents it.
 
-use culvert_protocol::control::{RefusalCode, TransferId};
-use culvert_protocol::dry_run::Fate;
+use culvert_protocol::control::{Refusal, RefusalCode, TransferId};
+use culvert_protocol::dry_run::{Fate, Room};
 use culvert_protocol::foreign_text::foreign_name;
 use culvert_protocol::manifest::{EntryKind, Manifest};
 use culvert_protocol::seal::Cipher;
 use serde::{Deserialize, Serialize};
 
 use super::result::{FileCounts, ResultError, ShownVerdict, State, TransferResult, bounded as bounded_errors};
+use crate::destination::room;
 use crate::limits::{DRY_RUN_LISTED_BYTES_MAX, DRY_RUN_LISTED_MAX, ERROR_BYTES_PER_TRANSFER};
-use crate::units::show_bytes;
 use culvert_tuning::counted::{agree, counted};
 
 /// Which way data would go.
@@ -76,6 +76,12 @@ pub struct Would {
     pub needed_bytes: Option<u64>,
     /// Bytes that the destination's file system has free, as the receiver sees it.
     pub free_bytes: Option<u64>,
+    /// Files, directories and symlinks that would be made there.
+    #[serde(default)]
+    pub needed_inodes: Option<u64>,
+    /// Inodes that the destination's file system has free, if it counts them.
+    #[serde(default)]
+    pub free_inodes: Option<u64>,
     /// Why the transfer would be refused; none if nothing speaks against it.
     pub refused: Option<WouldRefuse>,
     /// The first of the entries; directories and symlinks that are there are not among them.
@@ -98,9 +104,8 @@ pub struct Found<'a> {
     pub is_skipped: &'a dyn Fn(u32) -> bool,
     /// Bytes that are stored already of what is not skipped.
     pub stored_bytes: u64,
-    /// Bytes that are needed at the destination, and those that are free there, as far as the
-    /// receiver reports them.
-    pub room: Option<(u64, Option<u64>)>,
+    /// What is needed at the destination and what is free there, as far as the receiver reports it.
+    pub room: Option<Room>,
     /// What would be left out: how much, and the first of it.
     pub left_out: (u64, Vec<ResultError>),
     /// Whether the entries are listed: a partner that asked does so itself.
@@ -182,14 +187,15 @@ impl Found<'_> {
         let stored_in_part = self.stored_bytes.saturating_sub(bytes(&|file| is(file, Fate::StoredBefore)));
         let bytes = bytes(&|file| self.is_sent(file)).saturating_sub(stored_in_part);
         let (files, file_count) = self.list();
-        let (needed_bytes, free_bytes) = self.room.map_or((None, None), |(needed, free)| (Some(needed), free));
         Would {
             direction: self.direction,
-            refused: refusal(&counts, needed_bytes, free_bytes),
+            refused: refusal(&counts, self.room.as_ref()),
             counts,
             bytes,
-            needed_bytes,
-            free_bytes,
+            needed_bytes: self.room.map(|room| room.needed_bytes),
+            free_bytes: self.room.and_then(|room| room.free_bytes),
+            needed_inodes: self.room.map(|room| room.needed_inodes),
+            free_inodes: self.room.and_then(|room| room.free_inodes),
             files,
             file_count,
         }
@@ -243,7 +249,7 @@ impl Would {
 }
 
 /// Why the transfer would be refused.
-fn refusal(counts: &WouldCounts, needed: Option<u64>, free: Option<u64>) -> Option<WouldRefuse> {
+fn refusal(counts: &WouldCounts, room: Option<&Room>) -> Option<WouldRefuse> {
     if let Some(collisions) = counts.collisions.filter(|&collisions| collisions > 0) {
         let text = format!(
             "{} {} already and may not be replaced: use --overwrite changed, content or always to replace files, or another destination",
@@ -252,13 +258,6 @@ fn refusal(counts: &WouldCounts, needed: Option<u64>, free: Option<u64>) -> Opti
         );
         return Some(WouldRefuse { code: RefusalCode::Collision, text });
     }
-    let (needed, free) = (needed?, free?);
-    (needed > free).then(|| WouldRefuse {
-        code: RefusalCode::NoSpace,
-        text: format!(
-            "the destination has {} free and {} are needed: make room or choose another destination",
-            show_bytes(free),
-            show_bytes(needed)
-        ),
-    })
+    let Refusal { code, text } = room::check(room?, "the destination").err()?;
+    Some(WouldRefuse { code, text })
 }

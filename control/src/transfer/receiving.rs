@@ -11,11 +11,13 @@ mod files;
 mod holes;
 mod leftovers;
 mod messages;
+mod old_files;
 mod opened_in_journal;
 mod opening;
 mod placing;
 mod planning;
 mod report_delay;
+mod same_modes;
 mod stalling;
 
 use std::collections::{HashMap, HashSet};
@@ -28,6 +30,7 @@ use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::{
     FileError, LeftOut, Message, ReceiverSummary, Refusal, RefusalCode, Run, SenderSummary, runs,
 };
+use culvert_protocol::names::printable;
 use culvert_protocol::receipt::{Receipt, Statement};
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::mpsc;
@@ -109,6 +112,10 @@ enum Done {
     Finished { file: u32, result: Result<(), FileError> },
     /// What was written of some files so far is durable.
     Synced { chunks: Vec<u32>, result: Result<(), Refusal> },
+    /// The file that is there has the sender's bytes, and stays or not.
+    Kept { file: u32, hash: ChunkHash, result: Result<old_files::Kept, FileError> },
+    /// Chunks of the file that is there were copied, or not.
+    Copied { file: u32, copied: old_files::Copied },
     /// Holes were hashed; those of which the sender says otherwise are not the same.
     HolesHashed(Vec<holes::HashedHole>),
     /// A chunk of a file was made a hole, or not.
@@ -144,6 +151,7 @@ struct Receiving {
     tries: HashMap<u32, u32>,
     /// Bytes of chunks that the file to be replaced had, and the sender's has too.
     reused_bytes: u64,
+    old: old_files::OldFiles,
     holes: holes::Holes,
     /// Which flow a chunk comes by, from its first segment until it is verified. By another flow it is not taken.
     came_by: HashMap<u32, usize>,
@@ -347,6 +355,7 @@ impl Receiving {
             ours: HashMap::new(),
             tries: HashMap::new(),
             reused_bytes: 0,
+            old: old_files::OldFiles::default(),
             holes: holes::Holes::default(),
             came_by: HashMap::new(),
             hashes,
@@ -550,6 +559,8 @@ impl Receiving {
                 self.open_files();
                 self.say_stored(chunks).await?;
             }
+            Done::Kept { file, hash, result } => self.kept(file, hash, result)?,
+            Done::Copied { file, copied } => self.copied(file, copied).await?,
             Done::HolesHashed(hashed) => self.holes_hashed(hashed)?,
             Done::Punched { chunk, hash, result } => self.punched(chunk, hash, result)?,
             Done::Concluded(root) => self.state_what_is_stored(root.map_err(TransferError::Here)?).await?,
@@ -593,7 +604,11 @@ impl Receiving {
             if !self.failed.contains(&file) && self.stored.insert(file) {
                 self.files_left -= 1;
                 self.files_stored += 1;
-                self.bytes_stored += self.intake.manifest.file_bytes(file).unwrap_or(0);
+                let bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
+                self.bytes_stored += bytes;
+                if let Some(names) = &self.context.names {
+                    names.add(&printable(&self.intake.name(file)), bytes);
+                }
             }
         }
         let stored = self.files_stored - before;

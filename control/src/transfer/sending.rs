@@ -11,6 +11,7 @@ mod events;
 mod files;
 mod preparing;
 mod standstill;
+mod telling;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::{
     FileError, FlowOffer, Message, NOT_KEPT_LISTED_MAX, PACKS_ARE_TOLD_SINCE, RefusalCode,
 };
-use culvert_protocol::dry_run::Fates;
+use culvert_protocol::dry_run::{Fates, Room};
 use culvert_protocol::manifest::Manifest;
 use culvert_protocol::receipt::Receipt;
 use culvert_protocol::tree_hash::ChunkHash;
@@ -45,6 +46,7 @@ use crate::sources::SourceTree;
 use delivery::{AskedAgain, OutgoingProgress};
 use files::{OpenedFile, OutgoingFiles};
 use standstill::Standstill;
+use telling::Telling;
 
 /// Chunks that are being prepared at once, a flow: enough to hide the opening of files.
 const PREPARING_PER_FLOW: usize = 8;
@@ -100,8 +102,8 @@ pub struct PartnerHas {
     pub stored_bytes: u64,
     /// In a dry run: the outcome for each entry.
     pub fates: Fates,
-    /// In a dry run: bytes that are needed at the destination, and those that are free.
-    pub room: Option<(u64, Option<u64>)>,
+    /// In a dry run: what is needed at the destination, and is free.
+    pub room: Option<Room>,
     /// Reports that overtook the plan's end, as urgent messages may.
     pub early_reports: Vec<Vec<u8>>,
 }
@@ -164,6 +166,8 @@ struct Sending {
     not_kept: NotKept,
     failed: HashSet<u32>,
     asked_again: HashMap<u32, AskedAgain>,
+    /// What was told of files by name; none if nobody reads that.
+    telling: Option<Telling>,
     standstill: Standstill,
     patience: Patience,
     /// Counts what brought the transfer further.
@@ -254,6 +258,7 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
         }
     }
     let patience = Patience::new(context.patience, began);
+    let telling = context.names.is_some().then(|| Telling::new(file_count));
     let mut sending = Sending {
         files: OutgoingFiles::default(),
         cpu: CpuMeter::begin(context.plane.process_id()),
@@ -278,6 +283,7 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
         not_kept: NotKept::default(),
         failed: HashSet::new(),
         asked_again: HashMap::new(),
+        telling,
         standstill: Standstill::new(),
         patience,
         steps: 0,
@@ -395,6 +401,7 @@ impl Sending {
             Done::Proved { chunk, same: Some(hash) } => {
                 self.preparing -= 1;
                 self.outbox.proven.push(chunk);
+                self.tell_proven(chunk);
                 self.hashed.insert(chunk, hash);
                 // The bytes were counted when the partner's plan came.
                 self.bytes_delivered = self.bytes_delivered.saturating_sub(self.chunk_bytes(chunk).into());

@@ -9,7 +9,6 @@
 //! read again, and counts as unchanged if its content is ([`SourceVersion::check_content`]).
 
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 use culvert_protocol::control::FileError;
 use culvert_protocol::manifest::EntryKind;
@@ -17,15 +16,10 @@ use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
 use rustix::fs::{Stat, fstat};
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::os_error::{SHORTAGE, is_shortage, words};
+use crate::settling::{now_ns, time_to_settle};
 use crate::sources::{SourceTree, UNSIZED_REMEDY};
-
-/// Two ticks of the slowest clock that the kernel stamps inodes with (100 Hz).
-const TICK: Duration = Duration::from_millis(20);
-/// The same for file systems that keep whole seconds, or every second one.
-const COARSE_TICK: Duration = Duration::from_secs(2);
 
 /// A file that is touched again and again is read so often.
 pub const TRIES_MAX: u32 = 3;
@@ -168,24 +162,6 @@ fn hash_of_content(file: &OwnedFd) -> Result<ChunkHash, Errno> {
             Err(error) => return Err(error),
         }
     }
-}
-
-/// How long to wait until a change will show, `now_ns` nanoseconds after the epoch. A time far
-/// ahead is another clock's or was set: the next change will have another.
-fn time_to_settle(stat: &Stat, now_ns: i128) -> Duration {
-    let changed_ns = i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec);
-    let tick = if stat.st_ctime_nsec == 0 && stat.st_mtime_nsec == 0 { COARSE_TICK } else { TICK };
-    let tick_ns = tick.as_nanos() as i128;
-    let age_ns = now_ns - changed_ns;
-    if age_ns.abs() >= tick_ns {
-        return Duration::ZERO;
-    }
-    Duration::from_nanos((tick_ns - age_ns) as u64)
-}
-
-fn now_ns() -> i128 {
-    let now = clock_gettime(ClockId::Realtime);
-    i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
 }
 
 /// What is said of a file that changed while it was read.

@@ -102,7 +102,11 @@ pub(super) fn message_samples() -> Vec<Vec<u8>> {
         ])),
         Message::DryRun(Finding::Room { free_bytes: Some(1 << 40), needed_bytes: 77 }),
     ];
-    let since_8 = [Message::Permits { store: Leave::Yes, fetch: Leave::Unusable }];
+    let since_8 = [
+        Message::Permits { store: Leave::Yes, fetch: Leave::Unusable },
+        Message::DryRun(Finding::Fates(vec![FateRun { count: 3, fate: Fate::SameButMode }])),
+        Message::DryRun(Finding::Inodes { free: None, needed: 7 }),
+    ];
     // A sample's number is its file's name in the corpus.
     transfer_messages()
         .iter()

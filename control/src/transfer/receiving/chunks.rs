@@ -226,7 +226,7 @@ impl Receiving {
             _ => None,
         };
         let busy: HashSet<u32> = self.came_by.keys().chain(self.holes.under_way()).filter_map(of).collect();
-        match self.files.close_idle(|file| busy.contains(&file)) {
+        match self.files.close_idle(|file| busy.contains(&file) || self.old.is_copying(file)) {
             // Closing may wait for a file server.
             Some(closing) => drop(tokio::task::spawn_blocking(move || drop(closing))),
             // What is written so far is made durable first.
@@ -341,18 +341,14 @@ impl Receiving {
         if self.failed.contains(&file) {
             return;
         }
+        self.use_old(file);
         let Some(whole) = self.files.take_if_ready(file) else {
             self.open_files();
             return;
         };
-        let whole = match whole {
-            Ok(whole) => whole,
-            Err(()) => {
-                let name = printable(&self.intake.name(file));
-                let text = format!("'{name}' does not match the sender's hash although all its chunks do");
-                self.fail_file(FileError { file, code: "verification".to_owned(), text }, true);
-                return;
-            }
+        let Ok(whole) = whole else {
+            self.fail_wrong_whole(file);
+            return;
         };
         if let (Some(place), Some(hash)) = (self.hashes.get_mut(file as usize), whole.hash) {
             *place = hash;
@@ -363,6 +359,13 @@ impl Receiving {
             let result = super::files::finish(&intake, file, &whole, preserve);
             let _ = done.send(Done::Finished { file, result });
         });
+    }
+
+    /// Gives a file up whose chunks are right and which is not.
+    pub(super) fn fail_wrong_whole(&mut self, file: u32) {
+        let name = printable(&self.intake.name(file));
+        let text = format!("'{name}' does not match the sender's hash although all its chunks do");
+        self.fail_file(FileError { file, code: "verification".to_owned(), text }, true);
     }
 
     pub(super) fn write_failed(&mut self, chunk: u32, error: DiskError) -> Result<(), TransferError> {

@@ -53,9 +53,10 @@ impl Receiving {
             receiver: self.context.identity.public_key(),
             began_unix_ms: self.began_unix_ms,
             ended_unix_ms: unix_ms(),
-            files: self.files_stored,
+            // What was compared is proved, whoever stored it.
+            files: self.files_stored.saturating_add(self.old.same_count()),
             files_failed: self.errors.count,
-            bytes: bytes_stored,
+            bytes: bytes_stored.saturating_add(self.old.same_bytes),
             root_blake3: root,
             segments_sent: sender.segments_sent,
             segments_resent: sender.segments_resent,
@@ -64,10 +65,10 @@ impl Receiving {
         };
         let cpu_us = self.cpu.elapsed_us();
         let resumed_bytes = self.intake.resumed_bytes + self.reused_bytes;
-        let moved = self.bytes_arrived.saturating_sub(resumed_bytes);
+        let moved = self.bytes_arrived.saturating_sub(resumed_bytes).saturating_sub(self.old.same_bytes);
         let summary = ReceiverSummary {
             files_stored: self.files_stored,
-            files_skipped: self.intake.skipped_files(),
+            files_skipped: self.intake.skipped_files().saturating_add(self.old.same_count()),
             files_failed: self.errors.count,
             bytes_stored,
             resumed_bytes,
@@ -135,7 +136,7 @@ impl Receiving {
             fates: foretold.map(|foretold| foretold.fates.as_slice()),
             is_skipped: &|file| intake.is_skipped(file),
             stored_bytes: intake.resumed_bytes,
-            room: foretold.map(|foretold| (foretold.needed_bytes, foretold.free_bytes)),
+            room: foretold.map(|foretold| foretold.room),
             left_out: (*count, first.iter().map(ResultError::from).collect()),
             is_listed: self.context.share.is_users(),
         };

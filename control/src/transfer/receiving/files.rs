@@ -42,6 +42,12 @@ impl OpenPartial {
         self.installed.slot()
     }
 
+    /// The file.
+    #[must_use]
+    pub fn partial(&self) -> Arc<PartialFile> {
+        self.partial.clone()
+    }
+
     /// How it is found again when it is closed.
     #[must_use]
     pub fn left(&self) -> LeftFile {
@@ -68,8 +74,6 @@ pub enum Beginning {
     Left(LeftFile),
     /// What this attempt closed, with its number in the journal.
     Closed(LeftFile, u32),
-    /// A copy of the file that it replaces.
-    OldFile,
 }
 
 impl Beginning {
@@ -116,7 +120,7 @@ fn open_partial(intake: &Intake, file: u32, beginning: Beginning) -> Result<(Par
         Beginning::Left(left) | Beginning::Closed(left, _) => {
             PartialFile::reopen(destination, &name, left, bytes, is_sparse)
         }
-        Beginning::Empty | Beginning::OldFile => PartialFile::create(destination, &name, bytes, is_sparse),
+        Beginning::Empty => PartialFile::create(destination, &name, bytes, is_sparse),
     };
     let partial = partial.map_err(fail)?;
     let begun = fill_and_note(intake, file, &partial, beginning);
@@ -136,9 +140,6 @@ fn fill_and_note(intake: &Intake, file: u32, partial: &PartialFile, beginning: B
     }
     let entry = intake.manifest.entry(file);
     let bytes = intake.manifest.file_bytes(file).unwrap_or(0);
-    if beginning == Beginning::OldFile {
-        partial.copy_old(bytes)?;
-    }
     let mut journal = intake.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut number = 0;
     if let Some(journal) = journal.as_mut() {
@@ -485,6 +486,24 @@ impl IncomingFiles {
     #[must_use]
     pub fn partial(&self, file: u32) -> Option<Arc<PartialFile>> {
         Some(self.files.get(&file)?.open.as_ref()?.partial.clone())
+    }
+
+    /// A file that is open.
+    #[must_use]
+    pub fn opened_file(&self, file: u32) -> Option<OpenPartial> {
+        self.files.get(&file)?.open.clone()
+    }
+
+    /// Whether a file was closed to make room, and nobody wants it just now.
+    #[must_use]
+    pub fn is_closed(&self, file: u32) -> bool {
+        self.files.get(&file).is_some_and(|one| one.open.is_none() && one.closed.is_some() && one.waiting.is_none())
+    }
+
+    /// What the sender says the hash of a file is, if it has said that the file did not change.
+    #[must_use]
+    pub fn complete(&self, file: u32) -> Option<ChunkHash> {
+        self.files.get(&file)?.complete
     }
 
     /// What is verified and not in the journal yet; `None` if there is nothing.

@@ -98,7 +98,7 @@ impl Receiving {
     /// A chunk that was here already is the sender's.
     pub(super) fn proven(&mut self, chunk: u32) -> Result<(), TransferError> {
         let chunks = self.chunks.clone();
-        let Some(ChunkContent::Range { file, part, bytes, .. }) = chunks.content(chunk) else {
+        let Some(ChunkContent::Range { file, part, .. }) = chunks.content(chunk) else {
             return Err(TransferError::protocol("it proves a pack, which nobody asked for"));
         };
         // Only what was found to be undamaged was offered, and nothing that came meanwhile counts twice.
@@ -107,15 +107,13 @@ impl Receiving {
         let Some(hash) = offered else {
             return Err(TransferError::protocol("it proves a chunk that is not stored"));
         };
-        // What an earlier attempt stored stands in its journal and counted from the beginning; what the old file has does neither.
-        let is_of_old_file = self.intake.compared.binary_search_by_key(&file, |compared| compared.file).is_ok();
-        if is_of_old_file {
-            self.reused_bytes = self.reused_bytes.saturating_add(bytes.into());
-            self.bytes_arrived = self.bytes_arrived.saturating_add(bytes.into());
-        }
         self.verified.insert(chunk);
         self.steps = self.steps.saturating_add(1);
-        self.files.chunk_verified(file, chunk, part, Some(hash), !is_of_old_file);
+        // What an earlier attempt stored is where it belongs, stands in its journal and counted from
+        // the beginning; what the old file has does neither.
+        if !self.proved_in_old(file, chunk, part, hash) {
+            self.files.chunk_verified(file, chunk, part, Some(hash), true);
+        }
         self.finish_file_if_ready(file);
         Ok(())
     }

@@ -8,8 +8,8 @@ use std::time::Instant;
 use culvert_link::commands::{FileRange, FileSlot};
 use culvert_link::messages::OpenReceive;
 use culvert_protocol::chunk_map::ChunkContent;
-use culvert_protocol::control::{FlowOffer, Message, runs};
-use culvert_protocol::dry_run::{self, Finding};
+use culvert_protocol::control::{FlowOffer, Message, SAME_MODES_ARE_TOLD_SINCE, runs};
+use culvert_protocol::dry_run::{self, Finding, Room};
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::task::JoinSet;
 
@@ -41,11 +41,16 @@ impl Receiving {
         let Some(foretold) = self.intake.foretold.as_ref().filter(|_| self.context.tells_dry_run()) else {
             return Ok(());
         };
-        for part in dry_run::runs(foretold.fates.iter().copied()).chunks(4_096) {
+        let version = self.context.connection.version;
+        let fates = foretold.fates.iter().map(|fate| fate.known_to(version));
+        for part in dry_run::runs(fates).chunks(4_096) {
             writer.send(Message::DryRun(Finding::Fates(part.to_vec()))).await?;
         }
-        let (free_bytes, needed_bytes) = (foretold.free_bytes, foretold.needed_bytes);
+        let Room { needed_bytes, free_bytes, needed_inodes: needed, free_inodes: free } = foretold.room;
         writer.send(Message::DryRun(Finding::Room { free_bytes, needed_bytes })).await?;
+        if version >= SAME_MODES_ARE_TOLD_SINCE {
+            writer.send(Message::DryRun(Finding::Inodes { free, needed })).await?;
+        }
         Ok(())
     }
 
@@ -138,29 +143,8 @@ impl Receiving {
         Ok(())
     }
 
-    /// Copies files that are to be replaced, and hashes the copies: what the sender's file has too need not be sent. The old files
-    /// themselves are only read. Returns the bytes that were hashed.
-    async fn prove_old_files(&mut self) -> Result<u64, TransferError> {
-        let intake = self.intake.clone();
-        let first_chunks: HashMap<u32, u32> = self.chunks.files().collect();
-        let mut bytes = 0;
-        for compared in &intake.compared {
-            let Some(&first) = first_chunks.get(&compared.file) else { continue };
-            let (plane, place) = (&self.context.plane, self.context.share.piece(Kind::Files));
-            let opened = super::files::open(plane, intake.clone(), compared.file, Beginning::OldFile, place).await;
-            // What cannot be copied is sent, and fails there by name.
-            let Ok(opened) = opened else { continue };
-            let hashed = self.hash_chunks(opened.slot(), first..first + compared.parts as u32).await?;
-            bytes += hashed.iter().map(|&(chunk, _)| u64::from(self.chunk_bytes(chunk))).sum::<u64>();
-            self.offered.extend(hashed);
-            self.files.leave(compared.file, opened.left());
-            tokio::task::spawn_blocking(move || drop(opened));
-        }
-        Ok(bytes)
-    }
-
     /// Reads chunks of an open file back and hashes them, on all lanes at once. Those that cannot be read are left out.
-    async fn hash_chunks(
+    pub(super) async fn hash_chunks(
         &self,
         slot: FileSlot,
         mut chunks: impl Iterator<Item = u32>,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{FileError, Options, Overwrite, Refusal, RefusalCode};
-use culvert_protocol::dry_run::Fate;
+use culvert_protocol::dry_run::{Fate, Room};
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::manifest::{EntryKind, Manifest};
 use culvert_protocol::names::printable;
@@ -21,10 +21,9 @@ use super::{is_left_alone, leftovers};
 use crate::destination::attributes::{Attributes, NotKept, Refused, set_directory_attributes};
 use crate::destination::files::LeftFile;
 use crate::destination::fresh_directories::FreshDirectories;
-use crate::destination::plan::{
-    Action, Identity, Made, Policy, check_room, decide, foretell, free_bytes, make_directories_and_symlinks,
-};
+use crate::destination::plan::{Action, Identity, Made, Policy, decide, foretell, make_directories_and_symlinks};
 use crate::destination::rights;
+use crate::destination::room::{self, Free, Needs};
 use crate::destination::small_files::Unpacking;
 use crate::destination::temporary::temporary_name;
 use crate::destination::{Destination, Making, Reach, Whereabouts};
@@ -67,10 +66,8 @@ pub struct FileRequest {
 pub struct Foretold {
     /// The outcome for each entry.
     pub fates: Vec<Fate>,
-    /// Bytes that are free, as far as the file system says.
-    pub free_bytes: Option<u64>,
-    /// Bytes that would be needed.
-    pub needed_bytes: u64,
+    /// What would be needed, and is free.
+    pub room: Room,
 }
 
 /// A file that an earlier attempt began.
@@ -91,6 +88,10 @@ pub struct Compared {
     pub file: u32,
     /// Chunks that the old file has whole.
     pub parts: u64,
+    /// Whether the old file has the size of the new one, and may be the same.
+    pub may_be_same: bool,
+    /// Whether an earlier attempt of the transfer stored it.
+    pub was_stored: bool,
 }
 
 /// The plan of a transfer, and everything that carrying it out needs.
@@ -102,7 +103,9 @@ pub struct Intake {
     pub destination: Option<Destination>,
     /// What happens to each entry.
     pub actions: Vec<Action>,
-    /// Files that an earlier attempt stored, with their hashes.
+    /// Files that are not sent and are to get another mode, ascending, and which they are.
+    pub other_modes: Vec<(u32, Identity)>,
+    /// Files that an earlier attempt stored, with their hashes, ascending.
     pub resumed: Vec<(u32, ChunkHash)>,
     /// Files that an earlier attempt began, ascending.
     pub begun: Vec<Begun>,
@@ -137,6 +140,7 @@ impl Intake {
             manifest: Manifest::default(),
             destination: None,
             actions: Vec::new(),
+            other_modes: Vec::new(),
             resumed: Vec::new(),
             begun: Vec::new(),
             compared: Vec::new(),
@@ -196,15 +200,15 @@ impl Intake {
         Some(Unpacking { destination, manifest, actions, preserve, fresh })
     }
 
-    /// After the last file: directories get their modes and times, deepest first. Those that were
-    /// there before keep theirs, unless what is there may be replaced; those that were opened get
-    /// back what they had.
+    /// After the last file: files that need not be sent get their modes; directories get their modes
+    /// and times, deepest first. Those that were there before keep theirs, unless what is there may
+    /// be replaced; those that were opened get back what they had.
     ///
     /// # Errors
     /// What to end the transfer with.
     pub fn finish(&self, preserve: bool, overwrite: Overwrite) -> Result<(), Refusal> {
         let Some(destination) = self.destination.as_ref().filter(|_| preserve) else { return Ok(()) };
-        let mut has_changed = false;
+        let mut has_changed = self.set_other_modes(destination)?;
         for file in (0..self.manifest.len() as u32).rev() {
             let entry = self.manifest.entry(file);
             let is_own = self.own_directories.contains(&file);
@@ -343,6 +347,7 @@ pub fn plan(
         manifest,
         destination: Some(destination),
         actions: plan.actions,
+        other_modes: plan.other_modes,
         resumed: Vec::new(),
         begun: Vec::new(),
         compared: Vec::new(),
@@ -364,17 +369,12 @@ pub fn plan(
         leftovers::remove(&intake, &past);
     }
     let Some(destination) = &intake.destination else { return Ok(intake) };
-    let sent_bytes: u64 = (0..intake.manifest.len() as u32)
-        .filter(|&file| intake.is_sent(file))
-        .filter_map(|file| intake.manifest.file_bytes(file))
-        .sum();
-    let needed_bytes = allocated_bytes.min(sent_bytes).saturating_sub(intake.resumed_bytes);
+    let room = room_for(&intake, destination, allocated_bytes);
     if let Some(fates) = fates {
-        let free_bytes = free_bytes(destination);
-        intake.foretold = Some(Foretold { fates: begun_fates(fates, &intake), free_bytes, needed_bytes });
+        intake.foretold = Some(Foretold { fates: begun_fates(fates, &intake), room });
         return Ok(intake);
     }
-    check_room(destination, needed_bytes).inspect_err(|_| {
+    room::check(&room, &destination.path.display().to_string()).inspect_err(|_| {
         if past.is_empty() {
             intake.forget_journal();
         }
@@ -404,6 +404,19 @@ pub fn plan(
         intake.own_directories = own_directories(&intake.manifest, &made.directories, &past);
     }
     Ok(intake)
+}
+
+/// What a transfer needs of its destination, where its files take `allocated_bytes` at the sender.
+fn room_for(intake: &Intake, destination: &Destination, allocated_bytes: u64) -> Room {
+    let mut needs = Needs::of(Free::at(destination));
+    let may_be_same: HashSet<u32> =
+        intake.compared.iter().filter(|compared| compared.may_be_same).map(|compared| compared.file).collect();
+    let is_wanted = |file: u32| intake.is_sent(file) && !may_be_same.contains(&file);
+    let wanted = intake.manifest.entries().filter(|&(file, _)| is_wanted(file));
+    wanted.for_each(|(file, entry)| needs.add(&entry, intake.actions[file as usize]));
+    // Of what earlier attempts stored only the parts of files are among these.
+    let whole: u64 = intake.resumed.iter().filter_map(|&(file, _)| intake.manifest.file_bytes(file)).sum();
+    needs.room(allocated_bytes, intake.resumed_bytes.saturating_sub(whole))
 }
 
 /// Outcomes in which data from an earlier attempt is distinguished from new or changed data.
@@ -508,7 +521,9 @@ fn find_resumed(intake: &mut Intake, past: &Past, options: &Options) {
                 intake.resumed.push((file, hash));
                 intake.resumed_bytes += bytes;
                 if let Some(refused) = past.refused(&entry) {
-                    intake.note_refused(file, refused);
+                    // It has its mode by now, or that is tried once more.
+                    let mode = refused.mode.filter(|_| !options.preserve);
+                    intake.note_refused(file, Refused { mode, ..refused });
                 }
             }
             Action::Create | Action::Replace => {
@@ -567,7 +582,8 @@ fn find_compared(intake: &mut Intake, past: &Past, options: &Options) {
         // with it where the new one does.
         let parts = if old_bytes >= bytes { bytes.div_ceil(chunk_bytes) } else { old_bytes / chunk_bytes };
         if parts > 0 {
-            intake.compared.push(Compared { file, parts });
+            let (may_be_same, was_stored) = (old_bytes == bytes, past.done(&entry).is_some());
+            intake.compared.push(Compared { file, parts, may_be_same, was_stored });
         }
     }
 }

@@ -82,6 +82,7 @@ impl Sending {
             sender_signature,
             receiver_signature: signature.try_into().unwrap_or([0; 64]),
         };
+        self.tell_rest();
         let summary = self.summary();
         let (files_total, others_made, errors, warnings) = match &self.payload {
             Payload::Files { tree, .. } => {

@@ -50,7 +50,12 @@ impl Sending {
     pub(super) fn note_stored(&mut self, stored: &[Run]) {
         for run in stored {
             let end = run.first.saturating_add(run.count).min(self.chunk_count);
-            self.steps += (run.first..end).filter(|&chunk| self.stored.insert(chunk)).count() as u64;
+            for chunk in run.first..end {
+                if self.stored.insert(chunk) {
+                    self.steps += 1;
+                    self.tell_chunk(chunk);
+                }
+            }
         }
     }
 

@@ -1,0 +1,179 @@
+//! Files that are there: compared with those that would replace them, or the same already.
+//!
+//! Their bytes are only read. One that turns out to have the sender's bytes stays the file that it
+//! is, with the sender's time; of one that has some of them these are copied. What says that a file
+//! is still what was hashed is the same as with sources: who it is, its size, the time of its
+//! content and the time of its inode.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags, Stat, copy_file_range, fstat, fsync, openat};
+use rustix::io::Errno;
+
+use super::attributes::{Attributes, PERMISSIONS, Refused, has_other_mode, is_own, set_attributes};
+use super::files::{PartialFile, open_direct};
+use super::modes::set_mode;
+use super::plan::{Identity, identity};
+use super::{Destination, split_name};
+use crate::settling::settle;
+
+/// How a file was when it was hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OldVersion {
+    identity: Identity,
+    /// Its size.
+    pub bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl OldVersion {
+    fn of(stat: &Stat) -> Self {
+        Self {
+            identity: identity(stat),
+            bytes: stat.st_size as u64,
+            modified: (stat.st_mtime, stat.st_mtime_nsec as i64),
+            changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
+        }
+    }
+}
+
+/// A file that is open to be hashed.
+#[derive(Debug)]
+pub struct OldFile {
+    /// For access through the page cache.
+    pub buffered: OwnedFd,
+    /// For direct access, where the file system has it.
+    pub direct: Option<OwnedFd>,
+    /// How it is now.
+    pub version: OldVersion,
+}
+
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+
+impl OldFile {
+    /// Opens the file that has a name, once no further change can look like the last.
+    ///
+    /// # Errors
+    /// The operating system's; `INVAL` if it is no regular file.
+    pub fn open(destination: &Destination, name: &[u8]) -> Result<Self, Errno> {
+        destination.in_parent_of(name, |parent, last| {
+            let buffered = openat(parent, last, READ, Mode::empty())?;
+            let stat = settle(&buffered)?;
+            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                return Err(Errno::INVAL);
+            }
+            let direct = open_direct(parent, last, &stat, READ);
+            Ok(Self { buffered, direct, version: OldVersion::of(&stat) })
+        })
+    }
+}
+
+/// A part of a file: where it begins, and its bytes.
+pub type Range = (u64, u32);
+
+/// Copies ranges of the file that has a name to its partial file: shares blocks where the file
+/// system can, so that nothing is read or written. Whether the old file was what it had been all
+/// the while: if not, nobody knows what was copied.
+///
+/// # Errors
+/// The operating system's.
+pub fn copy_ranges(
+    destination: &Destination,
+    name: &[u8],
+    version: OldVersion,
+    partial: &PartialFile,
+    ranges: &[Range],
+) -> Result<bool, Errno> {
+    let (directory, last) = split_name(name);
+    let parent = destination.open_directory(directory)?;
+    let old = openat(&parent, Path::new(OsStr::from_bytes(last)), READ, Mode::empty())?;
+    let is_unchanged = || Ok::<_, Errno>(OldVersion::of(&fstat(&old)?) == version);
+    if !is_unchanged()? {
+        return Ok(false);
+    }
+    for &(offset, bytes) in ranges {
+        let (mut from, mut to, end) = (offset, offset, offset.saturating_add(bytes.into()));
+        while from < end {
+            let most = usize::try_from(end - from).unwrap_or(usize::MAX);
+            match copy_file_range(&old, Some(&mut from), &partial.buffered, Some(&mut to), most) {
+                // It became shorter.
+                Ok(0) => return Ok(false),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    is_unchanged()
+}
+
+/// The file that has a name has the sender's bytes: it stays, gets the sender's time (and its mode,
+/// if modes are preserved), and all of it is durable when this returns. Tells which attributes it
+/// could not get; none if it is not what was hashed any more.
+///
+/// # Errors
+/// The operating system's.
+pub fn keep(
+    destination: &Destination,
+    name: &[u8],
+    version: OldVersion,
+    attributes: &Attributes,
+) -> Result<Option<Refused>, Errno> {
+    let (directory, last) = split_name(name);
+    let parent = destination.open_directory(directory)?;
+    let file = match openat(&parent, Path::new(OsStr::from_bytes(last)), READ, Mode::empty()) {
+        Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+        opened => opened?,
+    };
+    // Bytes that somebody wrote a moment ago are as durable as those that were sent.
+    fsync(&file)?;
+    let stat = fstat(&file)?;
+    if OldVersion::of(&stat) != version {
+        return Ok(None);
+    }
+    let mode = attributes.preserved_mode().filter(|_| has_other_mode(&stat, attributes.mode));
+    let time = attributes.modified.filter(|time| (time.tv_sec, time.tv_nsec) != version.modified);
+    if mode.is_none() && time.is_none() {
+        return Ok(Some(Refused::default()));
+    }
+    let wanted = Attributes { modified: time, ..*attributes };
+    let mut refused = set_attributes(&file, mode.filter(|_| is_own(&stat)), &wanted)?;
+    if mode.is_some() && !is_own(&stat) {
+        refused.mode = Some(Errno::PERM);
+    }
+    fsync(&file)?;
+    Ok(Some(refused))
+}
+
+/// Gives a file that is the same as the sender's the sender's mode, as a new one would get it, and
+/// returns how it is then. `there` is which file that was; what has its name by now is left alone.
+/// Its bytes are not at stake, so whatever is in the way is refused.
+pub fn set_mode_of_same(
+    destination: &Destination,
+    name: &[u8],
+    there: Identity,
+    wanted: u16,
+) -> (Refused, Option<Stat>) {
+    let set = destination.in_parent_of(name, |parent, last| {
+        // Its owner need not be permitted to read it.
+        let file = openat(parent, last, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let stat = fstat(&file)?;
+        if identity(&stat) != there {
+            return Err(Errno::NOENT);
+        }
+        if !is_own(&stat) {
+            return Err(Errno::PERM);
+        }
+        set_mode(&file, Mode::from_raw_mode(u32::from(wanted) & PERMISSIONS))?;
+        fstat(&file)
+    });
+    match set {
+        // A file system that has one mode for all files may say yes.
+        Ok(stat) => (Refused::default(), Some(stat)),
+        Err(Errno::NOENT) => (Refused::default(), None),
+        Err(error) => (Refused { mode: Some(error), time: None }, None),
+    }
+}
