@@ -25,8 +25,8 @@ impl Account {
         Ok(Self { uid: found.uid(), gid: found.gid(), name: name_of(found.uid()) })
     }
 
-    /// Becomes the account, with its groups and without a way back. Only for a process of one thread: the kernel
-    /// keeps credentials by thread.
+    /// Becomes the account, with its groups and without a way back. Only for a process of one
+    /// thread: the kernel keeps credentials by thread.
     ///
     /// # Errors
     /// The operating system's; the process is then of no use.
@@ -88,7 +88,8 @@ pub fn is_systems() -> bool {
     !own.is_root() && fs::metadata(SYSTEM_STATE).is_ok_and(|found| found.is_dir() && found.uid() == own.as_raw())
 }
 
-/// What to do about a path that this account may not use: whose directory is in the way, and how to become them.
+/// What to do about a path that this account may not use: whose directory is in the way, and how to
+/// become them.
 #[must_use]
 pub fn remedy(path: &Path) -> Option<String> {
     // Behind what may not be entered nothing can be looked at.
@@ -103,7 +104,8 @@ pub fn remedy(path: &Path) -> Option<String> {
     ))
 }
 
-/// What is said of what the account of this process has no right to: `what` is a verb and its object.
+/// What is said of what the account of this process has no right to: `what` is a verb and its
+/// object.
 #[must_use]
 pub fn may_not(what: &str) -> String {
     format!("the account {} may not {what}", name_of(geteuid().as_raw()))

@@ -1,7 +1,8 @@
-//! The node's API: JSON over HTTP on a unix socket in the state directory, and `/metrics` on a TCP port.
+//! The node's API: JSON over HTTP on a unix socket in the state directory, and `/metrics` on a TCP
+//! port.
 //!
-//! The socket belongs to the user who runs the node and to nobody else; whoever may open it may do what that user may. The
-//! metrics' port serves nothing but metrics.
+//! The socket belongs to the user who runs the node and to nobody else; whoever may open it may do
+//! what that user may. The metrics' port serves nothing but metrics.
 
 pub mod captures;
 pub mod serving;
@@ -43,7 +44,8 @@ pub const ACTIVE_MAX: usize = 16;
 /// Transfers that may wait.
 const QUEUED_MAX: usize = 20_000;
 
-/// Bytes of a transfer that is submitted, with the names of its sources: half of what a record may have, in which it is kept.
+/// Bytes of a transfer that is submitted, with the names of its sources: half of what a record may
+/// have, in which it is kept.
 pub const REQUEST_BYTES_MAX: usize = 8 << 20;
 
 /// What is said of a transfer that is longer.
@@ -131,7 +133,8 @@ pub struct LaneStatus {
     pub frames: FrameStatus,
 }
 
-/// Where the frames of a lane's packet memory were when it last had no flow. All zero without AF_XDP.
+/// Where the frames of a lane's packet memory were when it last had no flow. All zero without
+/// AF_XDP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrameStatus {
     /// For packets that arrive: free.
@@ -341,8 +344,8 @@ impl Api {
     }
 }
 
-/// Binds a socket that is the owner's alone from its first moment: a socket's file gets the mode that the socket has when it is bound,
-/// as far as the umask permits.
+/// Binds a socket that is the owner's alone from its first moment: a socket's file gets the mode
+/// that the socket has when it is bound, as far as the umask permits.
 fn bind_for_owner(path: &std::path::Path) -> Result<OwnedFd, Errno> {
     /// Connections that may wait.
     const BACKLOG: i32 = 1_024;

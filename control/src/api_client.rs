@@ -37,8 +37,8 @@ impl ApiClient {
     /// The node that runs with a state directory, if one does.
     ///
     /// # Errors
-    /// [`CommandError`] if this process lacks the descriptors or the memory to ask, or if a node runs that cannot be asked
-    /// because something else stands in its socket's place.
+    /// [`CommandError`] if this process lacks the descriptors or the memory to ask, or if a node
+    /// runs that cannot be asked because something else stands in its socket's place.
     pub async fn connect(state: &StateDirectory) -> Result<Option<Self>, CommandError> {
         let socket = state.path("api.sock");
         // A symlink too: it would lead to another node.

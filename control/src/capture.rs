@@ -5,8 +5,9 @@
 //!  lane ── Tap ──> ring ──┴─> Capture::next ── headers, pcap ──> the API's answer ──> `culvert capture` ──> file
 //! ```
 //!
-//! The rings are looked into every few milliseconds. Whoever takes the bytes too slowly makes the rings full, and their lanes drop and count; nothing
-//! grows. A capture that is dropped ends in the lanes too.
+//! The rings are looked into every few milliseconds. Whoever takes the bytes too slowly makes the
+//! rings full, and their lanes drop and count; nothing grows. A capture that is dropped ends in the
+//! lanes too.
 
 pub mod file;
 mod headers;
@@ -28,7 +29,8 @@ use crate::dataplane::{DataPlane, DataPlaneError};
 use headers::Headers;
 use pcap::Packets;
 
-/// Bytes of each packet unless more are asked for: all headers and the header of Culvert's datagrams. What follows is sealed.
+/// Bytes of each packet unless more are asked for: all headers and the header of Culvert's
+/// datagrams. What follows is sealed.
 pub const SNAP_BYTES_DEFAULT: usize = 128;
 /// How often the rings are looked into.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -221,7 +223,8 @@ impl Capture {
             || self.packets.written() >= self.packets_max
     }
 
-    /// Takes what lies in the rings, in the order of time. Returns the file's bytes, and whether there may be more at once.
+    /// Takes what lies in the rings, in the order of time. Returns the file's bytes, and whether
+    /// there may be more at once.
     fn look(&mut self) -> (Vec<u8>, bool) {
         let records_max = RECORDS_PER_LOOK.div_ceil(self.lanes.len().max(1));
         let mut has_more = false;

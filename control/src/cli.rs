@@ -1,7 +1,7 @@
 //! The command line: what people type, and what they read.
 //!
-//! Results go to standard output, progress and messages to standard error. Every command ends with one of the contract's exit codes
-//! ([`exit`]).
+//! Results go to standard output, progress and messages to standard error. Every command ends with
+//! one of the contract's exit codes ([`exit`]).
 
 pub mod args;
 pub mod bench;
@@ -41,7 +41,8 @@ use culvert_dataplane::process::StartError;
 use culvert_link::process_name;
 use exit::{CommandError, ExitCode};
 
-/// Threads that may block on files at once: small files gain from a few, and none helps beyond that.
+/// Threads that may block on files at once: small files gain from a few, and none helps beyond
+/// that.
 const BLOCKING_THREADS: usize = 8;
 
 /// Carries a command out.
@@ -86,8 +87,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
     }
 }
 
-/// A command that has nothing to end in order when it is interrupted: it stops where it is, what it has made for itself goes with it,
-/// and it answers as every command that fails.
+/// A command that has nothing to end in order when it is interrupted: it stops where it is, what it
+/// has made for itself goes with it, and it answers as every command that fails.
 async fn or_interrupted<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
     tokio::select! {
         answer = command => answer,
@@ -95,7 +96,8 @@ async fn or_interrupted<T>(command: impl Future<Output = Result<T, CommandError>
     }
 }
 
-/// Runs a command on a runtime of one thread: what it does is wait, and a lane has better use for the cores.
+/// Runs a command on a runtime of one thread: what it does is wait, and a lane has better use for
+/// the cores.
 pub(crate) fn block_on<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
     crate::descriptors::require_least().map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
     let runtime = tokio::runtime::Builder::new_current_thread()

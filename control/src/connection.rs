@@ -1,7 +1,7 @@
 //! A control connection: framed messages over TLS over TCP, with a fast lane for feedback.
 //!
-//! Reports must not wait behind a manifest of a million entries. So a task of its own writes the connection, and takes urgent
-//! messages before the others whenever it comes to a message's end.
+//! Reports must not wait behind a manifest of a million entries. So a task of its own writes the
+//! connection, and takes urgent messages before the others whenever it comes to a message's end.
 #![cfg_attr(
     not(test),
     deny(
@@ -41,20 +41,22 @@ const CONNECT_TRIES: u32 = 3;
 const CONNECT_TRIES_WITHIN: Duration = Duration::from_secs(1);
 /// Ordinary messages that may wait to be written; then their senders wait.
 const QUEUE_LENGTH: usize = 32;
-/// Urgent messages that may wait to be written. A partner that does not read for so long is given up.
+/// Urgent messages that may wait to be written. A partner that does not read for so long is given
+/// up.
 const URGENT_QUEUE_LENGTH: usize = 1 << 15;
 /// How often an end that is busy with something long says that it lives.
 const SIGN_OF_LIFE_INTERVAL: Duration = Duration::from_secs(2);
-/// A connection over which nothing has come for so long is dead: partners ping each other far more often.
+/// A connection over which nothing has come for so long is dead: partners ping each other far more
+/// often.
 pub const SILENCE_TIMEOUT: Duration = Duration::from_millis(SILENCE_MS as u64);
 const SILENCE_MS: u32 = 30_000;
 
 /// What a node calls itself and its software is not longer: it stands in lists, one line for each.
 const NAME_CHARACTERS_MAX: usize = 64;
 
-/// How long the end that asked for a transfer waits for the other's record of it. Longer than a disk
-/// takes for the few flushes; and everything is stored and signed by then, so nothing is lost if it
-/// waits in vain.
+/// How long the end that asked for a transfer waits for the other's record of it. Longer than a
+/// disk takes for the few flushes; and everything is stored and signed by then, so nothing is lost
+/// if it waits in vain.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection that this end gave up is still read.
 const LINGER: Duration = Duration::from_secs(2);
@@ -146,8 +148,9 @@ impl ConnectionError {
 
 /// The reading end.
 ///
-/// When it is dropped, what the partner still sends is read and thrown away for a moment: a socket that is closed with unread
-/// bytes resets the connection, and the reset overtakes this end's last message, which is the one that says why.
+/// When it is dropped, what the partner still sends is read and thrown away for a moment: a socket
+/// that is closed with unread bytes resets the connection, and the reset overtakes this end's last
+/// message, which is the one that says why.
 #[derive(Debug)]
 pub struct MessageReader {
     /// There until it is dropped.
@@ -160,8 +163,8 @@ pub struct MessageReader {
 }
 
 impl MessageReader {
-    /// The next message of a partner that has to say something within [`SILENCE_TIMEOUT`], and be it that it lives. Cancelling
-    /// the future loses nothing.
+    /// The next message of a partner that has to say something within [`SILENCE_TIMEOUT`], and be
+    /// it that it lives. Cancelling the future loses nothing.
     ///
     /// # Errors
     /// [`ConnectionError`]; the connection is then of no use.
@@ -239,8 +242,8 @@ pub struct MessageWriter {
     ordinary: mpsc::Sender<Message>,
 }
 
-/// The connection cannot be written any more; the reader says why. Or the partner reads so little that what it should know by now
-/// fills the queue.
+/// The connection cannot be written any more; the reader says why. Or the partner reads so little
+/// that what it should know by now fills the queue.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the control connection is closed, or the partner does not read from it")]
 pub struct Closed;
@@ -254,7 +257,8 @@ impl MessageWriter {
         self.ordinary.send(message).await.map_err(|_| Closed)
     }
 
-    /// Sends a message before all ordinary ones. For feedback and other small things whose order does not matter.
+    /// Sends a message before all ordinary ones. For feedback and other small things whose order
+    /// does not matter.
     ///
     /// # Errors
     /// [`Closed`].
@@ -300,15 +304,16 @@ pub struct Connection {
     writing: Option<tokio::task::JoinHandle<()>>,
 }
 
-/// What is left to do when a connection is not needed any more: to wait until its last messages are written.
+/// What is left to do when a connection is not needed any more: to wait until its last messages are
+/// written.
 #[derive(Debug)]
 pub struct Farewell {
     writing: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Farewell {
-    /// Waits until everything is written, after the last [`MessageWriter`] is gone. A partner that reads nothing any more does
-    /// not keep this node.
+    /// Waits until everything is written, after the last [`MessageWriter`] is gone. A partner that
+    /// reads nothing any more does not keep this node.
     pub async fn wait(self) {
         if let Some(mut writing) = self.writing
             && tokio::time::timeout(INTRODUCTION_TIMEOUT, &mut writing).await.is_err()
@@ -452,7 +457,8 @@ async fn connect_once(address: SocketAddr) -> std::io::Result<TcpStream> {
     }
 }
 
-/// Lets the kernel find out that the partner's host is gone or unreachable, also while neither end has anything to say.
+/// Lets the kernel find out that the partner's host is gone or unreachable, also while neither end
+/// has anything to say.
 fn notice_a_dead_partner(tcp: &TcpStream) {
     use rustix::net::sockopt;
     // Where one of them cannot be had, silence is noticed while data move.
@@ -528,8 +534,8 @@ pub async fn connect_to_host(
     Err(last.unwrap_or_else(|| ConnectionError::UnknownHost { host: host.to_owned() }))
 }
 
-/// Why a name has no address. The resolver's reasons reach this program as words only; they are in English, since it sets no
-/// locale. What is not known to be final is taken for temporary.
+/// Why a name has no address. The resolver's reasons reach this program as words only; they are in
+/// English, since it sets no locale. What is not known to be final is taken for temporary.
 fn lookup_error(host: &str, error: std::io::Error) -> ConnectionError {
     /// Of the GNU C library and of musl: `EAI_NONAME` and `EAI_NODATA`.
     const FINAL: [&str; 4] = [

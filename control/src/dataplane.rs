@@ -1,10 +1,11 @@
 //! The data plane as the control process sees it: started, listened to, and noticed when it dies.
 //!
-//! It is a child of this process, or, where an admin gave it an account and rights of its own, a process that somebody else (systemd)
-//! starts for each connection to a socket ([`Origin`]).
+//! It is a child of this process, or, where an admin gave it an account and rights of its own, a
+//! process that somebody else (systemd) starts for each connection to a socket ([`Origin`]).
 //!
-//! A [`DataPlane`] stands for one life of the data plane process. When that ends, by order or not, [`DataPlane::died`] resolves, every
-//! transfer that used it ends with a temporary error, and [`Supervisor::get`] starts the next.
+//! A [`DataPlane`] stands for one life of the data plane process. When that ends, by order or not,
+//! [`DataPlane::died`] resolves, every transfer that used it ends with a temporary error, and
+//! [`Supervisor::get`] starts the next.
 
 mod events;
 mod followed;
@@ -112,8 +113,8 @@ pub enum DataPlaneError {
 const MESSAGES_WAITING_MAX: usize = 1_024;
 /// How long a data plane may take to end when its link has.
 const END_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a data plane may take to confirm what it was told. It derives a key, or installs a descriptor: a host on which
-/// that takes longer than this has stopped it.
+/// How long a data plane may take to confirm what it was told. It derives a key, or installs a
+/// descriptor: a host on which that takes longer than this has stopped it.
 const CONFIRMATION_PATIENCE: Duration = Duration::from_secs(60);
 /// How a data plane ends that is no child of this process.
 const LINK_CLOSED: &str = "it closed the link";
@@ -183,7 +184,8 @@ pub struct DataPlane {
     _keep: watch::Sender<()>,
 }
 
-/// A file that is open in the data plane. When it is dropped it is closed there, after the last operation on it has ended.
+/// A file that is open in the data plane. When it is dropped it is closed there, after the last
+/// operation on it has ended.
 #[derive(Debug)]
 pub struct InstalledFile {
     plane: Arc<DataPlane>,
@@ -479,7 +481,8 @@ impl DataPlane {
         }
     }
 
-    /// Takes a free sending slot of `lane`, if the partner may have another; its events go to `events` with `tag`.
+    /// Takes a free sending slot of `lane`, if the partner may have another; its events go to
+    /// `events` with `tag`.
     ///
     /// # Errors
     /// [`DataPlaneError::NoRoom`].
@@ -493,7 +496,8 @@ impl DataPlane {
         take_slot(&mut routes[usize::from(lane)].sends, wanted, events).map(SendSlot)
     }
 
-    /// Takes a free receiving slot of `lane`, if the partner may have another; its events go to `events` with `tag`.
+    /// Takes a free receiving slot of `lane`, if the partner may have another; its events go to
+    /// `events` with `tag`.
     ///
     /// # Errors
     /// [`DataPlaneError::NoRoom`].
@@ -543,7 +547,8 @@ impl DataPlane {
         self.confirmed(confirmation).await
     }
 
-    /// Sends a flow from `source_port` from now on. A port that cannot be had leaves it where it is.
+    /// Sends a flow from `source_port` from now on. A port that cannot be had leaves it where it
+    /// is.
     ///
     /// # Errors
     /// [`DataPlaneError::Died`].
@@ -698,8 +703,8 @@ async fn ended(child: Option<&mut Child>) -> String {
     }
 }
 
-/// The link is closed, or nothing that comes by it can be read: a child closes it a moment before it is gone, and one that
-/// stays is ended.
+/// The link is closed, or nothing that comes by it can be read: a child closes it a moment before
+/// it is gone, and one that stays is ended.
 async fn link_ended(child: Option<&mut Child>) -> String {
     let Some(child) = child else { return ended(None).await };
     if let Ok(how) = tokio::time::timeout(END_PATIENCE, ended(Some(child))).await {

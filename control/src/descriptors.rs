@@ -12,7 +12,8 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::os_error::explained;
 
-/// Descriptors without which no command can say what it lacks: those of a runtime, and one or two for what it is about.
+/// Descriptors without which no command can say what it lacks: those of a runtime, and one or two
+/// for what it is about.
 const LEAST: usize = 8;
 
 /// What this host calls itself.

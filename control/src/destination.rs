@@ -1,8 +1,10 @@
-//! Where an incoming transfer is stored: a directory that is open, and nothing that is not beneath it.
+//! Where an incoming transfer is stored: a directory that is open, and nothing that is not beneath
+//! it.
 //!
-//! Names come from a partner. Each was checked when it was parsed ([`culvert_protocol::names`]); here it is opened with
-//! `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)`, so that even a name that changes its meaning between two calls cannot lead
-//! outside. [`plan`] decides what will happen to each entry before the first byte moves; [`files`] carries it out.
+//! Names come from a partner. Each was checked when it was parsed ([`culvert_protocol::names`]);
+//! here it is opened with `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)`, so that even a name
+//! that changes its meaning between two calls cannot lead outside. [`plan`] decides what will
+//! happen to each entry before the first byte moves; [`files`] carries it out.
 
 pub mod attributes;
 pub mod files;
@@ -63,7 +65,8 @@ pub enum Whereabouts {
     InPlace,
     /// Its path leads to nothing, or to something else.
     Moved,
-    /// It is gone, and what was stored in it too. Another transfer may have put a filled directory into its place.
+    /// It is gone, and what was stored in it too. Another transfer may have put a filled directory
+    /// into its place.
     Removed,
 }
 
@@ -72,7 +75,8 @@ pub enum Whereabouts {
 pub struct Destination {
     /// The directory that the manifest's names are relative to.
     base: OwnedFd,
-    /// The base's file system, and a directory of each other one that is mounted below it and was come by.
+    /// The base's file system, and a directory of each other one that is mounted below it and was
+    /// come by.
     device: u64,
     others: Mutex<HashMap<u64, OwnedFd>>,
     /// How it is shown.
@@ -92,7 +96,8 @@ pub struct Destination {
 pub enum Making {
     /// Nothing: this is a dry run.
     Nothing,
-    /// Its directories. The last one gets this mode, as far as the umask permits, if the transfer knows one.
+    /// Its directories. The last one gets this mode, as far as the umask permits, if the transfer
+    /// knows one.
     WithMode(Option<u16>),
 }
 
@@ -110,9 +115,10 @@ impl Reach {
         }
     }
 
-    /// Opens the directory that a transfer is stored in, and makes it if it is not there. `typed` is the path as the user wrote
-    /// it; a single file takes its last component as its name, unless a directory of that name exists or a slash ends it. In
-    /// a dry run nothing is made, and a missing directory counts as an empty one.
+    /// Opens the directory that a transfer is stored in, and makes it if it is not there. `typed`
+    /// is the path as the user wrote it; a single file takes its last component as its name, unless
+    /// a directory of that name exists or a slash ends it. In a dry run nothing is made, and a
+    /// missing directory counts as an empty one.
     ///
     /// # Errors
     /// [`Refusal`]: not permitted, a symlink on the way, not a directory.
@@ -143,9 +149,9 @@ impl Reach {
         Ok(Destination::new(base, shown, None, is_fresh))
     }
 
-    /// Opens what a requester named as sources: each is one, or, if it is a pattern that is no name, all that match
-    /// (`patterns`). `host` is what this host is called; `may_open` is asked before more than one is opened for a
-    /// pattern, with how many more.
+    /// Opens what a requester named as sources: each is one, or, if it is a pattern that is no
+    /// name, all that match (`patterns`). `host` is what this host is called; `may_open` is asked
+    /// before more than one is opened for a pattern, with how many more.
     ///
     /// # Errors
     /// [`Refusal`]: not permitted, not there, nothing that matches or too much.
@@ -197,7 +203,8 @@ fn owner_path(directory: &Path, typed: &Path) -> Result<PathBuf, Refusal> {
     Ok(joined.strip_prefix("/").unwrap_or(&joined).to_owned())
 }
 
-/// A path of the owner's in full. No shell has looked at it, so a leading `~` is read here, as scp's far end does.
+/// A path of the owner's in full. No shell has looked at it, so a leading `~` is read here, as
+/// scp's far end does.
 fn owners(directory: &Path, typed: &Path) -> Result<PathBuf, Refusal> {
     let mut below = typed.components();
     match below.next() {
@@ -272,7 +279,8 @@ fn open_root(root: &Path) -> Result<OwnedFd, Refusal> {
     })
 }
 
-/// What is said of a path that cannot be used; `wanted` is what the account would have had to be permitted.
+/// What is said of a path that cannot be used; `wanted` is what the account would have had to be
+/// permitted.
 fn refusal(path: &Path, follows_symlinks: bool, wanted: &str, error: Errno) -> Refusal {
     let shown = path.display();
     let (code, reason) = match error {
@@ -418,7 +426,8 @@ impl Destination {
         Ok(directory)
     }
 
-    /// Makes everything durable that was written, made and named so far: the base's file system, and those that are mounted below it.
+    /// Makes everything durable that was written, made and named so far: the base's file system,
+    /// and those that are mounted below it.
     ///
     /// # Errors
     /// The operating system's.
@@ -430,7 +439,8 @@ impl Destination {
 
 impl Drop for Destination {
     fn drop(&mut self) {
-        // A transfer that has stored everything has done it before, and knows what could not be closed.
+        // A transfer that has stored everything has done it before, and knows what could not be
+        // closed.
         let _ = self.close_opened();
     }
 }

@@ -1,8 +1,10 @@
-//! How many connections may begin a handshake: what strangers cost is limited before the first cryptography.
+//! How many connections may begin a handshake: what strangers cost is limited before the first
+//! cryptography.
 //!
-//! A handshake takes this host about a millisecond. So hosts of which no approved key is known yet share a small rate,
-//! each has a smaller one of its own, the first handshakes of each are kept apart from what the busy ones use up, and
-//! partners' hosts have their own, which no stranger elsewhere can touch. All of it is kept in a table of fixed size.
+//! A handshake takes this host about a millisecond. So hosts of which no approved key is known yet
+//! share a small rate, each has a smaller one of its own, the first handshakes of each are kept
+//! apart from what the busy ones use up, and partners' hosts have their own, which no stranger
+//! elsewhere can touch. All of it is kept in a table of fixed size.
 //!
 //! A host is a partner's if an approved key has come from it, or if a profile names it.
 
@@ -17,8 +19,8 @@ use crate::host::Host;
 const HOSTS_MAX: usize = 1_024;
 /// Handshakes of all strangers together: at once, and a second.
 const STRANGERS: Limit = Limit { burst: 400.0, per_second: 50.0 };
-/// Handshakes of strangers' hosts that have had hardly any yet, together: some hosts that use up what all strangers
-/// share do not keep out one that comes for the first time.
+/// Handshakes of strangers' hosts that have had hardly any yet, together: some hosts that use up
+/// what all strangers share do not keep out one that comes for the first time.
 const NEWCOMERS: Limit = Limit { burst: 200.0, per_second: 25.0 };
 /// Handshakes up to which a host counts as a newcomer: a person who retries now and then.
 const NEWCOMER: Limit = Limit { burst: 4.0, per_second: 0.1 };
@@ -173,8 +175,8 @@ impl Doorman {
         });
     }
 
-    /// Whether a stranger's key may be noted for approval now. A host that has noted its keys takes nothing of what is
-    /// left for all.
+    /// Whether a stranger's key may be noted for approval now. A host that has noted its keys takes
+    /// nothing of what is left for all.
     #[must_use]
     pub fn may_note_key(&self, address: IpAddr, now: Instant) -> bool {
         self.with(|door| {

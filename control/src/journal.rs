@@ -88,7 +88,8 @@ pub enum JournalError {
     },
 }
 
-/// What to do about an error of the operating system, if that is known. Only a journal that is at fault is to be removed.
+/// What to do about an error of the operating system, if that is known. Only a journal that is at
+/// fault is to be removed.
 fn remedy(error: &io::Error) -> String {
     let errno = os_error::errno_of(error);
     match errno.map_or(RefusalCode::Failed, os_error::code) {
@@ -121,8 +122,8 @@ impl JournalError {
     }
 }
 
-/// What a transfer ends with whose journal cannot be written. It is this node's own, so neither is the partner's path not
-/// found nor may the partner not use it.
+/// What a transfer ends with whose journal cannot be written. It is this node's own, so neither is
+/// the partner's path not found nor may the partner not use it.
 fn code_of(error: &io::Error) -> RefusalCode {
     match os_error::code_of(error) {
         RefusalCode::NotFound | RefusalCode::NotPermitted => RefusalCode::Failed,

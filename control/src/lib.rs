@@ -1,7 +1,9 @@
-//! The control process: sessions with partners, transfers, profiles, the API, and the command line around them.
+//! The control process: sessions with partners, transfers, profiles, the API, and the command line
+//! around them.
 //!
-//! Everything that speaks to the outside in TCP, TLS, HTTP or JSON is here, and runs without privileges. What moves data
-//! is in the data plane process, which [`dataplane`] starts and talks to.
+//! Everything that speaks to the outside in TCP, TLS, HTTP or JSON is here, and runs without
+//! privileges. What moves data is in the data plane process, which [`dataplane`] starts and talks
+//! to.
 //!
 //! ```text
 //! cli ──> request ──> connection ═══ TLS ═══> session <── listener of a partner's node

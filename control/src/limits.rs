@@ -42,16 +42,16 @@ pub const LISTINGS_MAX: usize = 32;
 /// How long a transfer waits for its listing to begin.
 pub const LISTING_WAIT: Duration = Duration::from_secs(60);
 
-/// Sources of one request. Each may be in a directory that stays open while the transfer runs, of which there are at most
-/// [`HELD_MAX`](crate::sources::bases::HELD_MAX).
+/// Sources of one request. Each may be in a directory that stays open while the transfer runs, of
+/// which there are at most [`HELD_MAX`](crate::sources::bases::HELD_MAX).
 pub const SOURCES_PER_REQUEST: usize = 1_024;
 
 /// Records of ended transfers that one partner asked for; the oldest go first.
 pub const RECORDS_PER_PARTNER: usize = 2_000;
 /// Bytes of those records; the oldest go first.
 pub const RECORD_BYTES_PER_PARTNER: usize = 16 << 20;
-/// Errors of single files that a result lists; the rest are counted. What is said of one is a foreign text
-/// ([`culvert_protocol::foreign_text`]).
+/// Errors of single files that a result lists; the rest are counted. What is said of one is a
+/// foreign text ([`culvert_protocol::foreign_text`]).
 pub const ERRORS_LISTED_MAX: usize = 1_000;
 /// Bytes that they take with their names.
 pub const ERROR_BYTES_PER_TRANSFER: usize = 256 << 10;
@@ -90,7 +90,8 @@ pub fn sources_per_partner() -> usize {
 /// A limit that a partner has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// [`SESSIONS_PER_PARTNER`], [`SESSIONS_MAX`], [`SESSIONS_RESERVED`]: somebody was told to come again.
+    /// [`SESSIONS_PER_PARTNER`], [`SESSIONS_MAX`], [`SESSIONS_RESERVED`]: somebody was told to come
+    /// again.
     Sessions,
     /// [`MANIFEST_BYTES_PER_PARTNER`].
     ManifestBytes,

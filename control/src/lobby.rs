@@ -32,16 +32,19 @@ use crate::session::Admission;
 use crate::state::StateError;
 use crate::transfer::blocking;
 
-/// How long a connection may take to say what it wants: a ClientHello is one flight of packets, sent at once.
+/// How long a connection may take to say what it wants: a ClientHello is one flight of packets,
+/// sent at once.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
-/// Connections whose ClientHello has not come. They cost a descriptor and some kilobytes; one host's are replaced after
-/// 64 newer ones, which at 20 a second is as long as they may wait anyway.
+/// Connections whose ClientHello has not come. They cost a descriptor and some kilobytes; one
+/// host's are replaced after 64 newer ones, which at 20 a second is as long as they may wait
+/// anyway.
 const WAITING: Limits = Limits { all: 256, each: 64 };
-/// Strangers' hosts that shake hands or are told no. One host may begin 20 handshakes a second ([`crate::doorman`]), so
-/// each keeps its place for more than a second, longer than a handshake by way of a satellite takes; and so many may come
-/// within one round trip.
+/// Strangers' hosts that shake hands or are told no. One host may begin 20 handshakes a second
+/// ([`crate::doorman`]), so each keeps its place for more than a second, longer than a handshake by
+/// way of a satellite takes; and so many may come within one round trip.
 const INTRODUCING_STRANGERS: Limits = Limits { all: 128, each: 32 };
-/// The same for partners' hosts, behind each of which may be others' accounts. A script may begin many transfers at once.
+/// The same for partners' hosts, behind each of which may be others' accounts. A script may begin
+/// many transfers at once.
 const INTRODUCING_PARTNERS: Limits = Limits { all: 256, each: 96 };
 
 /// Where hosts of one kind wait.
@@ -210,8 +213,8 @@ async fn profile_with(node: &Node, key: PublicKey) -> Result<Option<(String, Pro
     blocking(move || profiles.with_key(key)).await
 }
 
-/// Notes a stranger's key for approval; whether it stands in the table now. A table that cannot be written must not open
-/// the door either.
+/// Notes a stranger's key for approval; whether it stands in the table now. A table that cannot be
+/// written must not open the door either.
 async fn note_key(node: &Node, connection: &Connection) -> bool {
     let (key, address) = (connection.partner, connection.address);
     if !node.doorman.may_note_key(address.ip(), Instant::now()) {

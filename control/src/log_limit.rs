@@ -53,7 +53,8 @@ impl LogLimit {
         Self { windows: Mutex::new([Window { began: None, lines: 0 }; About::ALL.len()]) }
     }
 
-    /// What may be printed now: what was left out of the window before, and whether there is room for another line.
+    /// What may be printed now: what was left out of the window before, and whether there is room
+    /// for another line.
     fn another(&self, about: About, now: Instant) -> (Option<String>, bool) {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         let window = &mut windows[about as usize];
@@ -93,7 +94,8 @@ pub fn say(about: About, line: impl FnOnce() -> String) {
     }
 }
 
-/// Lets each line on standard error begin with the time, unless standard error is the journal, which notes it by itself.
+/// Lets each line on standard error begin with the time, unless standard error is the journal,
+/// which notes it by itself.
 pub fn stamp_lines() {
     if !is_journal() {
         // To milliseconds, in UTC (RFC 3339).
@@ -101,7 +103,8 @@ pub fn stamp_lines() {
     }
 }
 
-/// Whether standard error is the journal: systemd says which device and inode that is (systemd.exec(5), `JOURNAL_STREAM`).
+/// Whether standard error is the journal: systemd says which device and inode that is
+/// (systemd.exec(5), `JOURNAL_STREAM`).
 fn is_journal() -> bool {
     let Some(told) = std::env::var("JOURNAL_STREAM").ok() else { return false };
     rustix::fs::fstat(rustix::stdio::stderr()).is_ok_and(|stat| told == format!("{}:{}", stat.st_dev, stat.st_ino))

@@ -1,5 +1,5 @@
-//! What a node counts, in Prometheus' text format. Names, labels and meanings are part of the contract; nothing here ever carries a
-//! file's name, a user or a transfer's id.
+//! What a node counts, in Prometheus' text format. Names, labels and meanings are part of the
+//! contract; nothing here ever carries a file's name, a user or a transfer's id.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -131,7 +131,8 @@ const TURNED_AWAY: &[(&str, &[&str])] = &[
 /// Why programs are turned away that ask over HTTP.
 const OF_PROGRAMS: &[&str] = &["silent", "broken", "crowded", "slow", "own_places_taken", "all_places_taken"];
 
-/// Makes a metric and registers it. The names are constants, so a mistake in one shows in the first test.
+/// Makes a metric and registers it. The names are constants, so a mistake in one shows in the first
+/// test.
 macro_rules! register {
     ($registry:expr, $metric:expr) => {{
         let metric = $metric.expect("the metric's name and labels are well-formed");
@@ -370,7 +371,8 @@ impl Metrics {
         self.chunk_seconds.with_label_values(&[stage.word()]).observe(time.as_secs_f64());
     }
 
-    /// How long a lane had a chunk: on the sending side from disk to network, on the receiving side the other way.
+    /// How long a lane had a chunk: on the sending side from disk to network, on the receiving side
+    /// the other way.
     pub fn note_chunk(&self, times: ChunkTimes, is_sender: bool) {
         let (disk, hash, network) = if is_sender {
             (Stage::Read, Stage::Hash, Stage::Send)

@@ -82,7 +82,8 @@ impl NamePattern {
         }
         let (name, parts) = (units_of(name), self.parts.as_slice());
         let (mut name, mut parts) = (name.as_slice(), parts);
-        // Where the last star stands, and what it is tried with next: a later star makes earlier ones settled.
+        // Where the last star stands, and what it is tried with next: a later star makes earlier
+        // ones settled.
         let mut star: Option<(&[Part], &[Unit])> = None;
         loop {
             match (parts.split_first(), name.split_first()) {

@@ -1,9 +1,10 @@
 //! Next hops, interfaces and addresses from the kernel's tables, by rtnetlink.
 //!
-//! AF_XDP packets carry their own link headers, so somebody has to ask the kernel what it would write there: the route's interface and
-//! gateway, the gateway's address on the link, a VLAN's tag. This process does; the lanes get the answer. It asks again when the
-//! tables have changed ([`events`]), and makes the kernel look for neighbours that it has lost or not seen for long ([`asking`]). None
-//! of this takes privilege.
+//! AF_XDP packets carry their own link headers, so somebody has to ask the kernel what it would
+//! write there: the route's interface and gateway, the gateway's address on the link, a VLAN's tag.
+//! This process does; the lanes get the answer. It asks again when the tables have changed
+//! ([`events`]), and makes the kernel look for neighbours that it has lost or not seen for long
+//! ([`asking`]). None of this takes privilege.
 #![cfg_attr(
     not(test),
     deny(
@@ -32,7 +33,8 @@ use number::*;
 const ADDRESS_BYTES: usize = 8;
 const ROUTE_BYTES: usize = 12;
 const NEIGHBOUR_BYTES: usize = 12;
-/// What the kernel counts times to user space in: 100 a second, on every architecture that Culvert runs on.
+/// What the kernel counts times to user space in: 100 a second, on every architecture that Culvert
+/// runs on.
 const TICK: Duration = Duration::from_millis(10);
 /// A neighbor that has been silent this long is resolved again while it is in use.
 const STALE_FOR_LONG: Duration = Duration::from_secs(30);
@@ -103,7 +105,8 @@ impl Tables {
         Ok(Self { socket: RouteSocket::open()? })
     }
 
-    /// The next hop of packets to `to`, if they leave through `interface` (a VLAN on it included) and it is known by now.
+    /// The next hop of packets to `to`, if they leave through `interface` (a VLAN on it included)
+    /// and it is known by now.
     ///
     /// # Errors
     /// The operating system's; no route is no error.

@@ -1,7 +1,9 @@
-//! A node: one identity, one state directory, one data plane, and the transfers between it and its partners.
+//! A node: one identity, one state directory, one data plane, and the transfers between it and its
+//! partners.
 //!
-//! `culvert node` keeps one running; `culvert send` makes one for the length of its transfer; so does the far end that ssh starts.
-//! They differ in what they listen on and in whom they let in ([`crate::session::Admission`]).
+//! `culvert node` keeps one running; `culvert send` makes one for the length of its transfer; so
+//! does the far end that ssh starts. They differ in what they listen on and in whom they let in
+//! ([`crate::session::Admission`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +64,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Puts a node together. Nothing listens yet, and the data plane starts when it is first needed.
+    /// Puts a node together. Nothing listens yet, and the data plane starts when it is first
+    /// needed.
     ///
     /// # Errors
     /// [`StateError`].

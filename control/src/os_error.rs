@@ -19,7 +19,8 @@ use crate::descriptors;
 /// it as the error of a file.
 pub const SHORTAGE: &str = "temporary";
 
-/// Whether an error says that this process or its host has too little of something, whatever it was needed for.
+/// Whether an error says that this process or its host has too little of something, whatever it was
+/// needed for.
 #[must_use]
 pub const fn is_shortage(errno: Errno) -> bool {
     matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)
@@ -105,15 +106,16 @@ pub fn words(errno: Errno) -> String {
     explained(errno.to_string())
 }
 
-/// As [`words`], with a hint of the caller's where there is nothing to do that helps whatever failed.
+/// As [`words`], with a hint of the caller's where there is nothing to do that helps whatever
+/// failed.
 #[must_use]
 pub fn words_or_hint(error: &io::Error, hint: &str) -> String {
     let remedy = errno_of(error).and_then(remedy);
     format!("{error}; {}", remedy.as_deref().unwrap_or(hint))
 }
 
-/// A sentence of this process that ends with the words of an error, with what there is to do about it. Never one of a
-/// partner: its limits are not this process's.
+/// A sentence of this process that ends with the words of an error, with what there is to do about
+/// it. Never one of a partner: its limits are not this process's.
 #[must_use]
 pub fn explained(text: String) -> String {
     match errno_in(&text).and_then(remedy) {
@@ -134,8 +136,8 @@ fn errno_in(text: &str) -> Option<Errno> {
     rest.split(')').next()?.parse().ok().map(errno_of_number)
 }
 
-/// A sentence as people read it: the operating system's words without its numbers, which are for `errno_in` and say nothing
-/// more.
+/// A sentence as people read it: the operating system's words without its numbers, which are for
+/// `errno_in` and say nothing more.
 #[must_use]
 pub fn without_numbers(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());

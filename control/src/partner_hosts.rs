@@ -1,5 +1,5 @@
-//! Where partners come from, as their profiles say: known from the start and looked up again from time to time, so that
-//! a partner that has not been here yet does not wait among strangers.
+//! Where partners come from, as their profiles say: known from the start and looked up again from
+//! time to time, so that a partner that has not been here yet does not wait among strangers.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,9 +9,11 @@ use crate::node::Node;
 use crate::request::split_host_port;
 use crate::transfer::blocking;
 
-/// How often the profiles are read and their names looked up: a profile that an admin adds counts from then on.
+/// How often the profiles are read and their names looked up: a profile that an admin adds counts
+/// from then on.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// How long a host counts as a partner's after it was last found in a profile: a few lookups may fail.
+/// How long a host counts as a partner's after it was last found in a profile: a few lookups may
+/// fail.
 const EXPECTED_FOR: Duration = Duration::from_secs(5 * 60);
 /// How long a lookup may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);

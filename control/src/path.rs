@@ -1,4 +1,5 @@
-//! Knowing the path to a partner: checks before transfers, records of what was found, and what transfers do with it.
+//! Knowing the path to a partner: checks before transfers, records of what was found, and what
+//! transfers do with it.
 //!
 //! ```text
 //! culvert path check ──> conduct ═══ control connection, UDP probes ═══ answer <── session of the partner's node
@@ -55,7 +56,8 @@ pub struct ArchiveCounters {
 }
 
 impl PathRoom {
-    /// Takes the settings over, once. `port` is the control connection's: probes use the same number over UDP.
+    /// Takes the settings over, once. `port` is the control connection's: probes use the same
+    /// number over UDP.
     pub fn configure(&self, settings: PathSettings, port: u16) {
         let _ = self.settings.set((settings, port));
     }

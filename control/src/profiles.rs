@@ -1,7 +1,7 @@
 //! What a node knows of its partners, and the keys that would like to become partners.
 //!
-//! A profile is a TOML file that an admin can read and edit. Without a profile that permits it, nothing of this node can be read
-//! or written over the network.
+//! A profile is a TOML file that an admin can read and edit. Without a profile that permits it,
+//! nothing of this node can be read or written over the network.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -122,7 +122,8 @@ impl PermittedRoot {
 pub struct Profile {
     /// The partner's key.
     pub key: PublicKey,
-    /// Where its node listens, `host:port`, in the order in which they are tried; empty if it only comes to us.
+    /// Where its node listens, `host:port`, in the order in which they are tried; empty if it only
+    /// comes to us.
     #[serde(default)]
     pub addresses: Vec<String>,
     /// What it may use here.
@@ -161,7 +162,8 @@ pub struct PendingKey {
     /// What its node calls itself. Anybody can call themselves anything.
     #[serde(deserialize_with = "culvert_protocol::foreign_text::deserialize")]
     pub name: String,
-    /// The host it came from, without a port; or where this node's user found it, with the port of the node there.
+    /// The host it came from, without a port; or where this node's user found it, with the port of
+    /// the node there.
     #[serde(deserialize_with = "culvert_protocol::foreign_text::deserialize")]
     pub address: String,
     /// When it first asked, in seconds since 1970.
@@ -178,8 +180,8 @@ impl PendingKey {
         self.address.parse::<IpAddr>().is_ok()
     }
 
-    /// Where its node listens, as profiles have it. One that came to this node is taken to listen at the port of
-    /// all nodes.
+    /// Where its node listens, as profiles have it. One that came to this node is taken to listen
+    /// at the port of all nodes.
     #[must_use]
     pub fn node_address(&self) -> String {
         match self.address.parse::<IpAddr>() {
@@ -294,7 +296,8 @@ fn host_of(address: &str) -> Result<Host, &str> {
     host.map_err(|_| address.rsplit_once(':').map_or(address, |(host, _)| host))
 }
 
-/// Earlier programs noted the port of the connection too: an IPv4 address in IPv6's form is only ever one that came in.
+/// Earlier programs noted the port of the connection too: an IPv4 address in IPv6's form is only
+/// ever one that came in.
 fn with_plain_addresses(mut pending: Vec<PendingKey>) -> Vec<PendingKey> {
     for known in &mut pending {
         if let Ok(SocketAddr::V6(address)) = known.address.parse()
@@ -355,8 +358,8 @@ impl Profiles {
         Ok(Some(profile))
     }
 
-    /// As [`Profiles::find`]; one that is no good is none. One that this process only lacks the means to read may be good:
-    /// its partner is not a stranger.
+    /// As [`Profiles::find`]; one that is no good is none. One that this process only lacks the
+    /// means to read may be good: its partner is not a stranger.
     fn find_readable(&self, name: &str) -> Result<Option<Profile>, ProfileError> {
         match self.find(name) {
             Err(ProfileError::State(error)) if error.is_shortage() => Err(error.into()),
@@ -426,8 +429,8 @@ impl Profiles {
         Ok(None)
     }
 
-    /// The hosts that profiles name, as `host` finds them in addresses; at most `max`. A profile that cannot be read
-    /// names none.
+    /// The hosts that profiles name, as `host` finds them in addresses; at most `max`. A profile
+    /// that cannot be read names none.
     #[must_use]
     pub fn hosts(&self, max: usize, host: impl Fn(&str) -> Option<String>) -> Vec<String> {
         let names = self.state.list("profiles", ".toml").unwrap_or_default();
@@ -650,7 +653,8 @@ mod tests {
         format!("{}:4000", std::net::Ipv4Addr::from_bits(0x0a00_0000 + host))
     }
 
-    /// What is known of a key is where it comes from, until this node's user finds where its node listens.
+    /// What is known of a key is where it comes from, until this node's user finds where its node
+    /// listens.
     #[test]
     fn where_a_node_listens_is_kept_and_where_it_comes_from_has_no_port() {
         let (_directory, profiles) = profiles();

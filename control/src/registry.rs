@@ -49,7 +49,8 @@ enum Stop {
     Canceled,
     /// Until this node's user resumes it.
     Paused,
-    /// This node ends in order: its user's transfer goes on when it is started again, a partner's when it asks again.
+    /// This node ends in order: its user's transfer goes on when it is started again, a partner's
+    /// when it asks again.
     NodeStops,
 }
 
@@ -263,8 +264,8 @@ impl Registry {
         written.and(kept)
     }
 
-    /// A transfer has ended with a result, and with a receipt unless it was a dry run. `recorded` is
-    /// done when this node will not forget it.
+    /// A transfer has ended with a result, and with a receipt unless it was a dry run. `recorded`
+    /// is done when this node will not forget it.
     ///
     /// # Errors
     /// [`StateError`] if that is not written down yet; it will be when the disk takes it.
@@ -390,7 +391,8 @@ impl Registry {
         true
     }
 
-    /// Stops all transfers because this node ends in order, and waits for them, but not for `patience`.
+    /// Stops all transfers because this node ends in order, and waits for them, but not for
+    /// `patience`.
     pub async fn stop_all(&self, patience: Duration) {
         if lock(&self.live).is_empty() {
             return;
@@ -412,8 +414,8 @@ impl Registry {
         tokio::time::sleep(LAST_WORDS).await;
     }
 
-    /// What a transfer's partner is told instead of this refusal, if the transfer stops to go on later. `version` is what the
-    /// partner speaks.
+    /// What a transfer's partner is told instead of this refusal, if the transfer stops to go on
+    /// later. `version` is what the partner speaks.
     #[must_use]
     pub fn told(&self, id: TransferId, refusal: Refusal, version: u16) -> Refusal {
         let stop = lock(&self.live).get(&id).map_or(Stop::Canceled, |live| live.stop);

@@ -1,4 +1,5 @@
-//! A transfer that this node's user asks for: reaching the partner, asking, sending or receiving, and trying again.
+//! A transfer that this node's user asks for: reaching the partner, asking, sending or receiving,
+//! and trying again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -313,7 +314,8 @@ async fn try_once(
     live: &LiveTransfer,
     was_reached: &mut bool,
 ) -> Result<Outcome, TransferError> {
-    // Started before anything is said to the partner: without a data plane there is nothing to ask for.
+    // Started before anything is said to the partner: without a data plane there is nothing to ask
+    // for.
     let plane = node.supervisor.get().await?;
     let _awake = node.wakefulness.hold();
     let mut cancel = live.cancel.clone();
@@ -566,8 +568,8 @@ async fn receive_plan(
     }
 }
 
-/// Connects to the partner and makes sure that it is the one that is meant. `was_reached` says that an earlier attempt of the
-/// same transfer has had a connection.
+/// Connects to the partner and makes sure that it is the one that is meant. `was_reached` says that
+/// an earlier attempt of the same transfer has had a connection.
 ///
 /// # Errors
 /// [`TransferError`].
@@ -646,7 +648,8 @@ fn unreachable_far_end(error: &ConnectionError, port: u16, was_reached: bool) ->
         ConnectionError::Silent { .. } => {
             TransferError::here(RefusalCode::Temporary, format!("the far end at {error}"))
         }
-        // It was there a moment ago, and nobody was connected since: what is in the way stays in the way.
+        // It was there a moment ago, and nobody was connected since: what is in the way stays in
+        // the way.
         _ if !was_reached => TransferError::Closed(format!(
             "{error}; ssh reaches the host, so a firewall between the hosts blocks TCP port {port}: \
              choose an open one with --remote-ports"

@@ -36,12 +36,13 @@ use crate::transfer::udp_path::{Ends, PortsOption};
 use crate::transfer::{TransferContext, TransferError, blocking};
 use culvert_tuning::counted::{counted, grouped};
 
-/// How long a partner that is introduced may take to ask: a request follows the introduction at once.
+/// How long a partner that is introduced may take to ask: a request follows the introduction at
+/// once.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a file server may take to say whether the directories are there that a partner may use.
 const DIRECTORIES_PATIENCE: Duration = Duration::from_secs(3);
-/// Partners that are introduced and have not asked, or are told no. One partner has as many as it may have transfers: a
-/// script may begin all of them within one round trip.
+/// Partners that are introduced and have not asked, or are told no. One partner has as many as it
+/// may have transfers: a script may begin all of them within one round trip.
 const ASKING: Limits = Limits { all: 2 * SESSIONS_MAX, each: SESSIONS_PER_PARTNER };
 /// Partners' transfers and path checks that run at once; more are told to come again.
 const SESSIONS: Limits = Limits { all: SESSIONS_MAX, each: SESSIONS_PER_PARTNER };
@@ -275,8 +276,8 @@ async fn answer(node: &Arc<Node>, introduced: Introduced, request: Request) {
         }
         let _ = writer.send(Message::Refused(refusal)).await;
     }
-    // Before the goodbye, for which the partner waits (W-56): it may come again with the same transfer at
-    // once, or have this node stopped.
+    // Before the goodbye, for which the partner waits (W-56): it may come again with the same
+    // transfer at once, or have this node stopped.
     let written = match &mut outcome {
         Ok(outcome) => {
             let journal = outcome.journal.take();
@@ -413,7 +414,8 @@ struct OpenedSources {
     places: Vec<Piece>,
 }
 
-/// Opens the sources of a request. Each takes a place before it is opened, and so does each further match of a pattern.
+/// Opens the sources of a request. Each takes a place before it is opened, and so does each further
+/// match of a pattern.
 async fn open_sources(
     node: &Arc<Node>,
     share: &Share,
@@ -439,7 +441,8 @@ async fn open_sources(
     opened.await.map_err(TransferError::Here)
 }
 
-/// Places for sources of a request that has some already; each may be a directory that stays open while the transfer runs.
+/// Places for sources of a request that has some already; each may be a directory that stays open
+/// while the transfer runs.
 fn places_for_sources(node: &Node, share: &Share, more: usize, already: usize) -> Result<Piece, Refusal> {
     let sources = already.saturating_add(more);
     let (most, code, text) = if sources > SOURCES_PER_REQUEST {

@@ -1,4 +1,5 @@
-//! Settings: flags beat `CULVERT_*` variables, these beat the configuration file, and that beats the defaults.
+//! Settings: flags beat `CULVERT_*` variables, these beat the configuration file, and that beats
+//! the defaults.
 //!
 //! Every setting remembers where its value came from, so `culvert config show --origin` can tell.
 
@@ -32,7 +33,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Chunk buffers of each lane unless memory is set: what 10 Gb/s have in flight over 50 ms, and
 /// small enough for any host.
 const LANE_MEMORY_BYTES: usize = 64 << 20;
-/// Bytes asked for each lane's socket; hosts grant what `net.core.rmem_max` allows. 16 MiB are 3 ms at 40 Gb/s.
+/// Bytes asked for each lane's socket; hosts grant what `net.core.rmem_max` allows. 16 MiB are 3 ms
+/// at 40 Gb/s.
 pub const SOCKET_BUFFER_BYTES: usize = 16 << 20;
 /// A longer poll takes the core from what waits for it.
 const BUSY_POLL_US_MAX: u32 = 10_000;
@@ -230,7 +232,8 @@ pub struct Settings {
     pub dataplane_socket: Setting<Option<PathBuf>>,
     /// The only mode of AF_XDP that is tried; `None` tries all, best first.
     pub af_xdp_mode: Setting<Option<Mode>>,
-    /// Microseconds that AF_XDP sockets poll the NIC's driver in each call; 0 leaves it to interrupts.
+    /// Microseconds that AF_XDP sockets poll the NIC's driver in each call; 0 leaves it to
+    /// interrupts.
     pub busy_poll_us: Setting<u32>,
     /// Seconds after which a transfer that gets nowhere is given up; 0 never.
     pub patience_s: Setting<u32>,
@@ -281,7 +284,8 @@ impl Settings {
         Self::resolve_with(flags, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
-    /// What a configuration file of this text sets, without flags and variables; `path` is for errors and origins.
+    /// What a configuration file of this text sets, without flags and variables; `path` is for
+    /// errors and origins.
     ///
     /// # Errors
     /// [`SettingsError`] names the first that cannot be used.
@@ -467,8 +471,9 @@ impl Settings {
         Some(std::time::Duration::from_secs(self.patience_s.value.into())).filter(|patience| !patience.is_zero())
     }
 
-    /// The data plane's set-up. `is_node` says that this process is a node with ports of its own, rather than one for a single transfer;
-    /// `partner` is that transfer's partner, as far as it is known.
+    /// The data plane's set-up. `is_node` says that this process is a node with ports of its own,
+    /// rather than one for a single transfer; `partner` is that transfer's partner, as far as it is
+    /// known.
     ///
     /// # Errors
     /// [`SettingsError`]: cores that this process may not use.
@@ -497,7 +502,8 @@ impl Settings {
             Ports::Automatic | Ports::Any => Vec::new(),
             Ports::These(ports) => ports.clone(),
         };
-        // Partners' firewalls know a node's ports; a single transfer's lanes take any that are free.
+        // Partners' firewalls know a node's ports; a single transfer's lanes take any that are
+        // free.
         let ports = if is_node { ports.into_iter().take(cores.len()).collect() } else { ports };
         if !ports.is_empty() && ports.len() < cores.len() {
             return Err(SettingsError::Value {
@@ -530,7 +536,8 @@ impl Settings {
         self.datapath.value == "af_xdp" && self.interface.value.is_none()
     }
 
-    /// The interface for AF_XDP, or why there is none: where it was asked for, and by itself only where an interface was named.
+    /// The interface for AF_XDP, or why there is none: where it was asked for, and by itself only
+    /// where an interface was named.
     fn af_xdp(&self, partner: Option<IpAddr>) -> Result<(Option<AfXdpStart>, Vec<String>), SettingsError> {
         let name = self.interface.value.as_deref();
         let is_wanted = match self.datapath.value.as_str() {
@@ -568,7 +575,8 @@ impl Settings {
         if !self.cores.value.is_empty() {
             return Ok(self.cores.value.clone());
         }
-        // Half of the cores, beginning somewhere else in each process, so that two nodes on a host do not meet.
+        // Half of the cores, beginning somewhere else in each process, so that two nodes on a host
+        // do not meet.
         let lanes = (usable.len() / 2).clamp(1, LANES_DEFAULT_MAX);
         let begin = std::process::id() as usize;
         Ok((0..lanes).map(|lane| usable.get((begin + lane) % usable.len().max(1)).copied().unwrap_or(0)).collect())

@@ -1,7 +1,7 @@
 //! When a file's times would show another change.
 //!
-//! A change leaves no trace if it comes within the tick of the file system's clock in which the last
-//! one came.
+//! A change leaves no trace if it comes within the tick of the file system's clock in which the
+//! last one came.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;

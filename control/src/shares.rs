@@ -1,4 +1,5 @@
-//! What each partner takes of this node: transfers at once, memory for what it says before it sends, open files, listings.
+//! What each partner takes of this node: transfers at once, memory for what it says before it
+//! sends, open files, listings.
 //!
 //! Partners are approved, but not trusted with everything: none can keep the others out by asking
 //! for all that there is ([`crate::limits`]).
@@ -84,8 +85,8 @@ impl Shares {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The share of a transfer that a partner asked for. It has a place among the node's sessions already
-    /// ([`crate::session`]), by which their number is bounded.
+    /// The share of a transfer that a partner asked for. It has a place among the node's sessions
+    /// already ([`crate::session`]), by which their number is bounded.
     #[must_use]
     pub fn take(self: &Arc<Self>, partner: PublicKey) -> Share {
         self.share(partner, false)
@@ -129,7 +130,8 @@ impl Share {
         self.is_users
     }
 
-    /// Takes memory for another entry of the manifest; false if the partner has taken all that it may.
+    /// Takes memory for another entry of the manifest; false if the partner has taken all that it
+    /// may.
     #[must_use]
     pub fn take_entry(&mut self, name_bytes: usize) -> bool {
         self.take_bytes(ENTRY_BYTES + name_bytes as u64)

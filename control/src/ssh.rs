@@ -1,11 +1,12 @@
 //! Starting the far end of a transfer over ssh.
 //!
-//! ssh knows the user and the host, so it vouches for both ends' keys: the line that goes there carries this node's key, the line that comes
-//! back the far end's. From then on the nodes speak to each other directly; ssh only holds the far end alive, which ends
-//! when its standard input does.
+//! ssh knows the user and the host, so it vouches for both ends' keys: the line that goes there
+//! carries this node's key, the line that comes back the far end's. From then on the nodes speak to
+//! each other directly; ssh only holds the far end alive, which ends when its standard input does.
 //!
-//! What comes back through ssh is foreign text: what the far end says before its line is bounded, its address is one or is
-//! not used, and its messages reach the terminal line by line with nothing in them that a terminal obeys.
+//! What comes back through ssh is foreign text: what the far end says before its line is bounded,
+//! its address is one or is not used, and its messages reach the terminal line by line with nothing
+//! in them that a terminal obeys.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -80,7 +81,8 @@ pub struct SshOptions {
 /// How a far end exited without being asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It says that its host has too little of something, or does not fit: another would end likewise.
+    /// It says that its host has too little of something, or does not fit: another would end
+    /// likewise.
     WithReason(ExitCode),
     /// It was killed, or the way to it was cut.
     Unexpectedly,
@@ -187,7 +189,8 @@ impl FarEnd {
             ),
             Some(255) => said.failure.explain(&host.to_string(), &no_profile(host)),
             status => {
-                // What it lacks for now, it will have another time; what does not fit there will not fit this side either.
+                // What it lacks for now, it will have another time; what does not fit there will
+                // not fit this side either.
                 let code = status.and_then(|status| ExitCode::of(u8::try_from(status).ok()?));
                 let is_given = options.ports.is_some() || options.cores.is_some();
                 let code = code.filter(|code| match code {
@@ -272,7 +275,8 @@ struct TooMuch;
 /// What the far end's line begins with: its first field.
 const ANSWER_BEGINS: &[u8] = br#"{"culvert_far_end""#;
 
-/// The far end's line; login shells may print others before it, and what they print need not end its line.
+/// The far end's line; login shells may print others before it, and what they print need not end
+/// its line.
 async fn first_answer(stdout: impl AsyncRead + Unpin) -> Result<Option<FarEndAnswer>, TooMuch> {
     let mut lines = BufReader::new(stdout.take(ANSWER_BYTES_MAX));
     let mut line = Vec::new();
@@ -374,8 +378,8 @@ impl SshFailure {
 
 /// Passes on what ssh and the far end have to say, and returns what it says of ssh.
 ///
-/// A line of the far end's own is held back for a moment: if it is the last, and the far end has ended before it answered, it is the
-/// reason, which is said with the error and not before it.
+/// A line of the far end's own is held back for a moment: if it is the last, and the far end has
+/// ended before it answered, it is the reason, which is said with the error and not before it.
 async fn pass_on(stderr: impl AsyncRead + Unpin) -> Said {
     /// Longer than a process takes to end that has said why.
     const HELD: Duration = Duration::from_millis(500);

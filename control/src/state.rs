@@ -135,8 +135,9 @@ impl StateError {
         matches!(self, Self::Os { error, .. } if os_error::errno_of(error).is_some_and(os_error::is_shortage))
     }
 
-    /// The kind that a transfer ends with because of it. The directory is this node's own: that something of it is not
-    /// there, or may not be used, is nothing that a partner's path is to blame for.
+    /// The kind that a transfer ends with because of it. The directory is this node's own: that
+    /// something of it is not there, or may not be used, is nothing that a partner's path is to
+    /// blame for.
     #[must_use]
     pub fn code(&self) -> RefusalCode {
         match self {
@@ -155,7 +156,8 @@ struct Versioned {
     version: u64,
 }
 
-/// No file of the state but a journal is longer. The longest are records whose request names many sources.
+/// No file of the state but a journal is longer. The longest are records whose request names many
+/// sources.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 /// What files are called until they are whole; the number of the process that writes them follows.
 const WRITING_PREFIX: &str = ".culvert-writing-";
@@ -167,7 +169,8 @@ pub struct StateDirectory {
 }
 
 impl StateDirectory {
-    /// Uses `root`, and makes it with its subdirectories if it is not there. Only its owner may look into it.
+    /// Uses `root`, and makes it with its subdirectories if it is not there. Only its owner may
+    /// look into it.
     ///
     /// # Errors
     /// [`StateError::Os`].
@@ -206,7 +209,8 @@ impl StateDirectory {
         })
     }
 
-    /// Sets aside what stands in a socket's place and is none; one that a process has left is removed.
+    /// Sets aside what stands in a socket's place and is none; one that a process has left is
+    /// removed.
     ///
     /// # Errors
     /// [`StateError`].
@@ -245,7 +249,8 @@ impl StateDirectory {
     /// The node's key; makes one where there are neither key nor profiles.
     ///
     /// # Errors
-    /// [`StateError`]; [`StateError::LostKey`] if there are profiles: to their partners a new key is another node's.
+    /// [`StateError`]; [`StateError::LostKey`] if there are profiles: to their partners a new key
+    /// is another node's.
     pub fn identity(&self) -> Result<Identity, StateError> {
         match self.identity_unless_lost()? {
             Some(identity) => Ok(identity),
@@ -328,8 +333,8 @@ impl StateDirectory {
         Identity::from_pkcs8(&pkcs8).map(Some).map_err(|error| StateError::Damaged { path, reason: error.to_string() })
     }
 
-    /// Writes a file so that it is there either whole or not at all. What root writes belongs to the directory's owner: the node, which
-    /// runs under that account, must be able to read it.
+    /// Writes a file so that it is there either whole or not at all. What root writes belongs to
+    /// the directory's owner: the node, which runs under that account, must be able to read it.
     ///
     /// # Errors
     /// [`StateError::Os`].
@@ -361,7 +366,8 @@ impl StateDirectory {
             for entry in fs::read_dir(self.path(directory)).into_iter().flatten().flatten() {
                 let name = entry.file_name();
                 let Some(writer) = name.to_str().and_then(|name| name.strip_prefix(WRITING_PREFIX)) else { continue };
-                // The number may be one of another namespace, so that its process is not seen here: it has a lock.
+                // The number may be one of another namespace, so that its process is not seen here:
+                // it has a lock.
                 if !writer_may_live(writer) && !is_locked(&entry.path()) {
                     // If another process is faster, that is as good.
                     let _ = fs::remove_file(entry.path());
@@ -424,7 +430,8 @@ impl StateDirectory {
     /// [`StateError::Os`].
     pub fn set_aside(&self, path: &Path, reason: &str) -> Result<(), StateError> {
         let os = |error| StateError::Os { what: "set aside", path: path.to_owned(), error };
-        // What was set aside before is replaced, unless it is a directory, or a directory is to replace it.
+        // What was set aside before is replaced, unless it is a directory, or a directory is to
+        // replace it.
         for suffix in [".damaged", ".damaged-2", ".damaged-3", ".damaged-4"] {
             let mut aside = path.to_owned().into_os_string();
             aside.push(suffix);
@@ -486,8 +493,8 @@ fn begin_writing(directory: &Path) -> io::Result<tempfile::NamedTempFile> {
     Ok(file)
 }
 
-/// Whether the process of a half written file's name is there, by what follows [`WRITING_PREFIX`]. What is no number is no
-/// process's: taken for a path below `/proc`, '..' would always be there.
+/// Whether the process of a half written file's name is there, by what follows [`WRITING_PREFIX`].
+/// What is no number is no process's: taken for a path below `/proc`, '..' would always be there.
 fn writer_may_live(name: &str) -> bool {
     let number = name.split('-').next().and_then(|number| number.parse::<u32>().ok());
     number.is_some_and(|number| Path::new("/proc").join(number.to_string()).exists())
@@ -595,7 +602,8 @@ mod tests {
     #[test]
     fn what_a_dead_process_left_half_written_is_removed() {
         let (_directory, state) = state();
-        // No process has this number, which is above the kernel's limit, and none has what is no number.
+        // No process has this number, which is above the kernel's limit, and none has what is no
+        // number.
         let gone = ["4194305", "", ".", "..", "self"].map(|writer| format!("{WRITING_PREFIX}{writer}-x"));
         let living = format!("{WRITING_PREFIX}{}-x", std::process::id());
         let path = |name: &String| state.path("transfers").join(name);

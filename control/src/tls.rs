@@ -1,8 +1,9 @@
 //! TLS 1.3 with raw Ed25519 keys: what a control connection is wrapped in.
 //!
-//! Both ends prove possession of their key (RFC 7250, RFC 8446 4.4.3); TLS accepts any such key. Whether the key is one that
-//! this node knows is decided right after the handshake by [`crate::session`], which can then answer with a reason and keep a
-//! stranger's key for approval, instead of an alert that nobody understands.
+//! Both ends prove possession of their key (RFC 7250, RFC 8446 4.4.3); TLS accepts any such key.
+//! Whether the key is one that this node knows is decided right after the handshake by
+//! [`crate::session`], which can then answer with a reason and keep a stranger's key for approval,
+//! instead of an alert that nobody understands.
 
 use std::sync::Arc;
 
@@ -135,8 +136,8 @@ pub struct TlsConfigs {
 }
 
 impl TlsConfigs {
-    /// Makes the configurations. AWS-LC does the cryptography, and X25519MLKEM768 is offered first, so that what is
-    /// recorded today stays closed to tomorrow's computers.
+    /// Makes the configurations. AWS-LC does the cryptography, and X25519MLKEM768 is offered first,
+    /// so that what is recorded today stays closed to tomorrow's computers.
     ///
     /// # Panics
     /// If rustls and AWS-LC disagree about what they support, which their tests exclude.
@@ -184,7 +185,8 @@ pub fn keys_of(connection: &rustls::CommonState, exporter: &impl ExportKeys) -> 
     Ok((key, secret))
 }
 
-/// A connection that exports key material (RFC 8446 7.5); client and server connections do, as different types.
+/// A connection that exports key material (RFC 8446 7.5); client and server connections do, as
+/// different types.
 pub trait ExportKeys {
     /// Fills `secret`.
     ///

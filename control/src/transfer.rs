@@ -48,8 +48,8 @@ pub enum TransferError {
     /// This side refuses or gives up; the partner is notified.
     #[error("{0}")]
     Here(Refusal),
-    /// Nothing passes between the two hosts where something else does: somebody can open the way, but another try at once
-    /// would find it as it is. The partner is told.
+    /// Nothing passes between the two hosts where something else does: somebody can open the way,
+    /// but another try at once would find it as it is. The partner is told.
     #[error("{0}")]
     Closed(String),
     /// The partner's key is not the one that its profile names.
@@ -70,7 +70,8 @@ impl TransferError {
         Self::Here(Refusal::new(code, text))
     }
 
-    /// This side gives up because of an error of the operating system, with whose words the text ends.
+    /// This side gives up because of an error of the operating system, with whose words the text
+    /// ends.
     #[must_use]
     pub fn os(errno: rustix::io::Errno, text: String) -> Self {
         Self::Here(os_error::refusal(errno, text))
@@ -92,7 +93,8 @@ impl TransferError {
         }
     }
 
-    /// What is said of it. Words of the partner stay as they are: what there is to do about them is to be done there.
+    /// What is said of it. Words of the partner stay as they are: what there is to do about them is
+    /// to be done there.
     #[must_use]
     pub fn text(&self) -> String {
         match self {
@@ -138,7 +140,8 @@ impl TransferError {
         if matches!(self, Self::KeyChanged(_)) {
             return 12;
         }
-        // What does not fit this host, or how the data plane is set up on it, fits no other transfer either.
+        // What does not fit this host, or how the data plane is set up on it, fits no other
+        // transfer either.
         if let Self::DataPlane(
             DataPlaneError::CannotStart(_)
             | DataPlaneError::Prepare(_)
@@ -332,9 +335,10 @@ impl ErrorList {
 /// Bytes of a listing that are hashed at once: BLAKE3 is at its widest from 16 KiB on.
 const LISTING_STEP_BYTES: usize = 64 << 10;
 
-/// The root of what was stored: one file's hash as `b3sum` prints it, or the hash of `b3sum`'s listing of several files in the
-/// manifest's order. Both ends speak `version`; before [`NAMES_ARE_ESCAPED_SINCE`] line ends in names
-/// stood in the listing as they are, so that two trees could have one root.
+/// The root of what was stored: one file's hash as `b3sum` prints it, or the hash of `b3sum`'s
+/// listing of several files in the manifest's order. Both ends speak `version`; before
+/// [`NAMES_ARE_ESCAPED_SINCE`] line ends in names stood in the listing as they are, so that two
+/// trees could have one root.
 #[must_use]
 pub fn root_of(manifest: &Manifest, hashes: &[ChunkHash], version: u16, is_stored: impl Fn(u32) -> bool) -> String {
     let stored = manifest

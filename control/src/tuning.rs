@@ -1,6 +1,7 @@
 //! Host tuning in the node: what was applied is put right or kept, and findings are counted.
 //!
-//! Everything here reads files and netlink and may take a while, so it runs off the runtime's thread.
+//! Everything here reads files and netlink and may take a while, so it runs off the runtime's
+//! thread.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -21,11 +22,13 @@ const IDLE: Duration = Duration::from_secs(60);
 /// How often findings are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// What a CPU may need to wake up while transfers run, in microseconds: the limit of the rule `cpu.c_states`.
+/// What a CPU may need to wake up while transfers run, in microseconds: the limit of the rule
+/// `cpu.c_states`.
 const WAKE_UP_US: u32 = 10;
 
-/// Keeps CPUs out of deep idle states while at least one transfer runs. The right to do so is root's, or whom the admin
-/// gives `/dev/cpu_dma_latency` to; without it transfers run all the same.
+/// Keeps CPUs out of deep idle states while at least one transfer runs. The right to do so is
+/// root's, or whom the admin gives `/dev/cpu_dma_latency` to; without it transfers run all the
+/// same.
 #[derive(Debug, Default)]
 pub struct Wakefulness(Mutex<Weak<LatencyHold>>);
 
@@ -59,8 +62,9 @@ pub fn directory_in(state: &Path) -> PathBuf {
     state.join("tuning")
 }
 
-/// Puts right what a crash or a restart left half done, and then keeps what was confirmed for as long as the node runs.
-/// What it does it says on standard error. Only root can change a host, so for others it ends at once.
+/// Puts right what a crash or a restart left half done, and then keeps what was confirmed for as
+/// long as the node runs. What it does it says on standard error. Only root can change a host, so
+/// for others it ends at once.
 pub async fn keep(directory: PathBuf) {
     if !rustix::process::geteuid().is_root() {
         return;

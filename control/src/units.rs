@@ -1,6 +1,7 @@
 //! Sizes and rates, as people write and read them.
 
-/// Reads a size in bytes: `4096`, `10G`, `64MiB`, `1.5k`. Decimal suffixes are powers of 1000, `Ki` … `Ti` powers of 1024.
+/// Reads a size in bytes: `4096`, `10G`, `64MiB`, `1.5k`. Decimal suffixes are powers of 1000, `Ki`
+/// … `Ti` powers of 1024.
 ///
 /// # Errors
 /// In words.

@@ -1,14 +1,14 @@
 //! The control process's side of the link in the hands of a captured data plane.
 //!
-//! A transfer runs as it does in a node: the same tasks, a real destination, a control connection to an
-//! honest partner. Only the data plane is the test's: it has the other end of the socket and of the
-//! rings, and does what a script says. Whatever that is, the control process lives and says how the
-//! transfer ended; nothing outside of the destination changes; what the control process hashes itself
-//! is stored as it was sent; and no receipt has another root than the sender's.
+//! A transfer runs as it does in a node: the same tasks, a real destination, a control connection
+//! to an honest partner. Only the data plane is the test's: it has the other end of the socket and
+//! of the rings, and does what a script says. Whatever that is, the control process lives and says
+//! how the transfer ended; nothing outside of the destination changes; what the control process
+//! hashes itself is stored as it was sent; and no receipt has another root than the sender's.
 //!
-//! What it cannot know stands in `docs/security.md`: the hash of a chunk of a large file is the data
-//! plane's word. A file of which the script has said what is not so is therefore only looked at for
-//! its size and place.
+//! What it cannot know stands in `docs/security.md`: the hash of a chunk of a large file is the
+//! data plane's word. A file of which the script has said what is not so is therefore only looked
+//! at for its size and place.
 
 mod falsehoods;
 pub mod lies;
@@ -207,7 +207,8 @@ pub fn write_files(directory: &Path) {
     HALL.with_borrow(|hall| hall.truth.write_to(directory));
 }
 
-/// Transfers of both directions, with and without hashes: one that ends well, and some into which each kind of step breaks.
+/// Transfers of both directions, with and without hashes: one that ends well, and some into which
+/// each kind of step breaks.
 #[must_use]
 pub fn samples() -> Vec<Vec<u8>> {
     let mut samples: Vec<Vec<u8>> = (0..4).map(|kind| vec![kind, 0]).collect();
@@ -356,8 +357,8 @@ async fn transfer(
     ended
 }
 
-/// What the data plane was given leads to files of the transfer only, and lets it write to those that
-/// are received.
+/// What the data plane was given leads to files of the transfer only, and lets it write to those
+/// that are received.
 fn look_at_descriptors(room: &Room, deeds: &Deeds, is_sender: bool) {
     let beneath = std::fs::canonicalize(room.path(if is_sender { "source" } else { "root" })).expect("a directory");
     for (path, may_write) in &deeds.descriptors {

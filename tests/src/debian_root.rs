@@ -1,4 +1,5 @@
-//! A bare Debian: what debootstrap makes of this host's release, from where this host has its packages.
+//! A bare Debian: what debootstrap makes of this host's release, from where this host has its
+//! packages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,8 +7,8 @@ use std::process::Command;
 
 use crate::program::is_installed;
 
-/// Unpacks a bare Debian into `root`, or says why there is none. It is kept in `target/`, so only the first test on a
-/// machine waits for a minute.
+/// Unpacks a bare Debian into `root`, or says why there is none. It is kept in `target/`, so only
+/// the first test on a machine waits for a minute.
 ///
 /// # Errors
 /// Why it cannot be had.

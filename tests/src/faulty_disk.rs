@@ -1,9 +1,11 @@
 //! A disk that loses power and has bad blocks, for real file systems on it.
 //!
-//! The disk is memory of this process. A FUSE file system of one file shows it to the kernel, a loop device makes a block device of
-//! the file, and ext4 is mounted from that. So the system under test runs unchanged on a real file system, while this
-//! process sees every write and every flush that reaches the medium: it can refuse them, and it can tell afterwards what would have
-//! been left if the power had failed at any moment, when writes that no flush had covered may or may not have arrived.
+//! The disk is memory of this process. A FUSE file system of one file shows it to the kernel, a
+//! loop device makes a block device of the file, and ext4 is mounted from that. So the system under
+//! test runs unchanged on a real file system, while this process sees every write and every flush
+//! that reaches the medium: it can refuse them, and it can tell afterwards what would have been
+//! left if the power had failed at any moment, when writes that no flush had covered may or may not
+//! have arrived.
 
 mod server;
 
@@ -217,8 +219,9 @@ impl Drop for FaultyDisk {
     }
 }
 
-/// What a power failure just before event number `cut` leaves of `disk`, which began as `image`: everything up to its last flush, and
-/// of what was written since whatever `random` says; nothing without it.
+/// What a power failure just before event number `cut` leaves of `disk`, which began as `image`:
+/// everything up to its last flush, and of what was written since whatever `random` says; nothing
+/// without it.
 #[must_use]
 pub fn after_power_failure(
     image: &[u8],

@@ -1,7 +1,9 @@
-//! A file system that folds names: those that differ by case, or by how a letter is composed, are the same to it.
+//! A file system that folds names: those that differ by case, or by how a letter is composed, are
+//! the same to it.
 //!
-//! It is a FUSE file system in the memory of this process, as small as a receiving node needs it (include/uapi/linux/fuse.h). Kernels
-//! with `CONFIG_UNICODE` have such directories on ext4 (`chattr +F`); where there are none this one shows the same.
+//! It is a FUSE file system in the memory of this process, as small as a receiving node needs it
+//! (include/uapi/linux/fuse.h). Kernels with `CONFIG_UNICODE` have such directories on ext4
+//! (`chattr +F`); where there are none this one shows the same.
 
 use std::fs;
 use std::path::{Path, PathBuf};

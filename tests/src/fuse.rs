@@ -1,4 +1,5 @@
-//! What file systems of this process have in common: requests from the kernel, and answers (include/uapi/linux/fuse.h).
+//! What file systems of this process have in common: requests from the kernel, and answers
+//! (include/uapi/linux/fuse.h).
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -62,8 +63,8 @@ pub struct Request<'a> {
     pub body: Fields<'a>,
 }
 
-/// Mounts a file system whose root has `root_mode` (octal digits) at `path`, and answers requests with `answer` (operation, node, body) until
-/// it is unmounted; then the thread ends.
+/// Mounts a file system whose root has `root_mode` (octal digits) at `path`, and answers requests
+/// with `answer` (operation, node, body) until it is unmounted; then the thread ends.
 ///
 /// # Panics
 /// If that cannot be done.

@@ -1,4 +1,5 @@
-//! An approved partner that takes all that it can get, beside one that has just come and wants little.
+//! An approved partner that takes all that it can get, beside one that has just come and wants
+//! little.
 //!
 //! What the greedy one takes differs from test to test; what is asked for is the same: the fresh
 //! partner is served while the other does its worst.
@@ -84,7 +85,8 @@ impl Neighbours {
         (ran, elapsed)
     }
 
-    /// The fresh partner is served, within what a loaded host needs for it, and the node has taken no more memory than it may.
+    /// The fresh partner is served, within what a loaded host needs for it, and the node has taken
+    /// no more memory than it may.
     ///
     /// # Panics
     /// If it is not.

@@ -1,4 +1,5 @@
-//! Somebody who takes whatever there is to take: the same thing again and again, at a rate, and nothing of it given back.
+//! Somebody who takes whatever there is to take: the same thing again and again, at a rate, and
+//! nothing of it given back.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ pub struct Greedy {
 }
 
 impl Greedy {
-    /// Does `take` so often a second and keeps what came of the last `held_max` times; what failed is tried again.
+    /// Does `take` so often a second and keeps what came of the last `held_max` times; what failed
+    /// is tried again.
     #[must_use]
     pub fn start<T: Send + 'static>(
         per_second: u32,

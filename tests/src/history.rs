@@ -1,6 +1,8 @@
-//! The whole history of a destination's journals, for finding out afterwards whether anything was stored twice.
+//! The whole history of a destination's journals, for finding out afterwards whether anything was
+//! stored twice.
 //!
-//! A journal is appended to for as long as its transfer lives, and removed at the end. A second link keeps what was in it.
+//! A journal is appended to for as long as its transfer lives, and removed at the end. A second
+//! link keeps what was in it.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -44,7 +46,8 @@ impl Stored {
 }
 
 impl History {
-    /// Watches the journals of `state`; keeps them in `kept`, which must lie on the same file system.
+    /// Watches the journals of `state`; keeps them in `kept`, which must lie on the same file
+    /// system.
     ///
     /// # Panics
     /// If that directory cannot be made.
@@ -97,7 +100,8 @@ impl History {
 
 /// Reads a journal; an error if it shows that something that was stored was stored once more.
 ///
-/// An attempt that goes on with a file begins it anew in the journal and repeats, at once, the chunks that are known.
+/// An attempt that goes on with a file begins it anew in the journal and repeats, at once, the
+/// chunks that are known.
 fn read_into(bytes: &[u8], stored: &mut Stored) -> Result<(), String> {
     let mut names = Vec::new();
     // Of each beginning, what it has to repeat.

@@ -1,5 +1,5 @@
-//! A host in a directory: a root file system and a network namespace of its own, in which commands run as they would
-//! on a machine.
+//! A host in a directory: a root file system and a network namespace of its own, in which commands
+//! run as they would on a machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use crate::node::wait_for;
 use crate::program::{Ran, is_installed, is_root};
 
-/// Mounts what every host has below the root `$1`, then `$2` onto `$3` and so on, and waits in it. Everything is
-/// mounted for this process and those that join it, and goes with them.
+/// Mounts what every host has below the root `$1`, then `$2` onto `$3` and so on, and waits in it.
+/// Everything is mounted for this process and those that join it, and goes with them.
 const HOLDER: &str = r#"
 set -e
 root=$1; shift
@@ -43,8 +43,8 @@ pub fn missing() -> Option<&'static str> {
 }
 
 impl HostRoot {
-    /// Makes a host of a root directory and a namespace that `ip netns` made; `binds` are directories of this host and
-    /// where they are to be seen.
+    /// Makes a host of a root directory and a namespace that `ip netns` made; `binds` are
+    /// directories of this host and where they are to be seen.
     ///
     /// # Panics
     /// If it cannot be made.

@@ -1,4 +1,5 @@
-//! A receiver with its own malice: it opens the way for a sender's segments, and then reports what it wants.
+//! A receiver with its own malice: it opens the way for a sender's segments, and then reports what
+//! it wants.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, UdpSocket};
@@ -58,7 +59,8 @@ impl HostileReceiver {
         }
     }
 
-    /// Takes in what has come, and answers probes as an honest receiver does: otherwise nothing would follow them.
+    /// Takes in what has come, and answers probes as an honest receiver does: otherwise nothing
+    /// would follow them.
     pub fn take_in(&mut self) {
         let mut datagram = vec![0; usize::from(u16::MAX)];
         // Not more at once than leaves time for reports.
@@ -117,8 +119,8 @@ impl HostileReceiver {
         std::mem::take(&mut self.lost)
     }
 
-    /// Reports what `lie` makes of what was seen, and returns what the node has said; an error when it has closed the connection. Takes a
-    /// few milliseconds.
+    /// Reports what `lie` makes of what was seen, and returns what the node has said; an error when
+    /// it has closed the connection. Takes a few milliseconds.
     ///
     /// # Errors
     /// The operating system's.
@@ -144,7 +146,8 @@ impl HostileReceiver {
         self.stranger.say(message);
     }
 
-    /// Reports every few milliseconds what `lie` makes of what was seen, until the node has had enough; returns why.
+    /// Reports every few milliseconds what `lie` makes of what was seen, until the node has had
+    /// enough; returns why.
     ///
     /// # Panics
     /// If it never has.

@@ -1,4 +1,5 @@
-//! A sender with its own malice: it says what it wants on the control connection and seals whatever segments it likes.
+//! A sender with its own malice: it says what it wants on the control connection and seals whatever
+//! segments it likes.
 
 use std::collections::HashSet;
 use std::net::UdpSocket;
@@ -80,7 +81,8 @@ impl HostileSender {
         if is_push {
             say_manifest(&mut stranger, entries);
         }
-        // A flow that reports has been taken over by its lane; before, its segments would be nobody's. Reports may overtake the plan.
+        // A flow that reports has been taken over by its lane; before, its segments would be
+        // nobody's. Reports may overtake the plan.
         let (mut flows, mut reporting) = (None, HashSet::new());
         let flows = loop {
             match stranger.hear() {

@@ -1,11 +1,13 @@
-//! The lab: two network namespaces joined by a veth pair, made and removed by the test that uses them.
+//! The lab: two network namespaces joined by a veth pair, made and removed by the test that uses
+//! them.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::program::{is_installed, is_root};
 
-/// Two namespaces with a link between them: `10.96.0.1` and `fd96::1` on the first side, `.2` and `::2` on the second.
+/// Two namespaces with a link between them: `10.96.0.1` and `fd96::1` on the first side, `.2` and
+/// `::2` on the second.
 #[derive(Debug)]
 pub struct Lab {
     sides: [String; 2],

@@ -1,4 +1,5 @@
-//! What the whole-system tests share: the program, nodes, trees of files, seeds, and the lab of network namespaces.
+//! What the whole-system tests share: the program, nodes, trees of files, seeds, and the lab of
+//! network namespaces.
 
 pub mod api;
 pub mod capture;

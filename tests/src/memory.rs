@@ -1,8 +1,9 @@
 //! What a node's processes take of the host's memory, and what they may.
 //!
-//! Counted is what is a process's own: `RssAnon` (heap and stacks) and `RssFile` (the program's pages that it has touched) of
-//! `/proc/PID/status`. Not counted is `RssShmem`, nor hugepages: that is the memory of chunk buffers and rings, which an admin
-//! configures (`--memory`), and both processes map the same of it. The frames of AF_XDP lie in it, too.
+//! Counted is what is a process's own: `RssAnon` (heap and stacks) and `RssFile` (the program's
+//! pages that it has touched) of `/proc/PID/status`. Not counted is `RssShmem`, nor hugepages: that
+//! is the memory of chunk buffers and rings, which an admin configures (`--memory`), and both
+//! processes map the same of it. The frames of AF_XDP lie in it, too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

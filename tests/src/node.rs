@@ -1,4 +1,5 @@
-//! Nodes: running ones that are killed at will, and the state directories of two partners that know each other.
+//! Nodes: running ones that are killed at will, and the state directories of two partners that know
+//! each other.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -13,7 +14,8 @@ use crate::program::{Ran, command_of, culvert, run};
 /// How long something may take before a test gives it up. Not a measure: only a way to end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Two partners on this host, with a directory into which the first may store and from which it may fetch.
+/// Two partners on this host, with a directory into which the first may store and from which it may
+/// fetch.
 #[derive(Debug)]
 pub struct Pair {
     /// What both partners run.
@@ -29,7 +31,8 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Makes the state directories and the profiles. The node's port is told later ([`Pair::meet`]).
+    /// Makes the state directories and the profiles. The node's port is told later
+    /// ([`Pair::meet`]).
     ///
     /// # Panics
     /// If that fails.

@@ -18,7 +18,8 @@ pub fn culvert() -> &'static Path {
         if let Some(path) = std::env::var_os("CULVERT_BIN") {
             return path.into();
         }
-        // A test is target/PROFILE/deps/test, a benchmark target/PROFILE/benchmark; the program is target/PROFILE/culvert.
+        // A test is target/PROFILE/deps/test, a benchmark target/PROFILE/benchmark; the program is
+        // target/PROFILE/culvert.
         let this = std::env::current_exe().expect("a program knows its own file");
         let directory = this.parent().expect("a program lies in a directory");
         let profile = if directory.ends_with("deps") {
@@ -97,7 +98,8 @@ pub fn run<S: AsRef<OsStr>>(state: &Path, arguments: impl IntoIterator<Item = S>
     command(state, arguments).output().expect("the program starts").into()
 }
 
-/// The program with a state directory and arguments, not started yet. Variables of the environment do not reach it.
+/// The program with a state directory and arguments, not started yet. Variables of the environment
+/// do not reach it.
 pub fn command<S: AsRef<OsStr>>(state: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
     command_of(culvert(), state, arguments)
 }
@@ -125,8 +127,8 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whether programs that this one starts heed a signal: below `nohup` a closed terminal ends none, and
-/// what a script starts with `&` does not end by SIGINT or SIGQUIT.
+/// Whether programs that this one starts heed a signal: below `nohup` a closed terminal ends none,
+/// and what a script starts with `&` does not end by SIGINT or SIGQUIT.
 ///
 /// # Panics
 /// If the kernel does not tell.

@@ -36,7 +36,8 @@ impl Random {
     }
 }
 
-/// The seeds of a test: `count` of them from the clock, or the one that `CULVERT_SEED` names. Print each before it is used.
+/// The seeds of a test: `count` of them from the clock, or the one that `CULVERT_SEED` names. Print
+/// each before it is used.
 ///
 /// # Panics
 /// If `CULVERT_SEED` is not a number.

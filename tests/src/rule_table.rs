@@ -1,4 +1,5 @@
-//! A NIC with receive rules where there is none: `rule_table.c`, compiled and put in front of a program's calls.
+//! A NIC with receive rules where there is none: `rule_table.c`, compiled and put in front of a
+//! program's calls.
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,7 +20,8 @@ pub struct PlayedTable {
 }
 
 impl PlayedTable {
-    /// Compiles the library into a directory; `None`, and a reason on standard error, where that cannot be.
+    /// Compiles the library into a directory; `None`, and a reason on standard error, where that
+    /// cannot be.
     ///
     /// # Panics
     /// If it does not compile although there are a compiler and the kernel's headers.

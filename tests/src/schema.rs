@@ -1,6 +1,7 @@
 //! The schemas of `docs/schemas`, and whether a document is one of theirs.
 //!
-//! They use a small part of JSON Schema 2020-12; a keyword beyond it is an error here, so that none is passed over in silence.
+//! They use a small part of JSON Schema 2020-12; a keyword beyond it is an error here, so that none
+//! is passed over in silence.
 
 use std::path::Path;
 

@@ -12,11 +12,13 @@ use crate::program::{Ran, command, run};
 use crate::random::Random;
 use crate::tree::make_flat;
 
-/// Frames of a lane's packet memory for packets that arrive (`dataplane/src/datapath/af_xdp/ladder.rs`).
+/// Frames of a lane's packet memory for packets that arrive
+/// (`dataplane/src/datapath/af_xdp/ladder.rs`).
 const RECEIVE_FRAMES: u64 = 4_096;
 /// Frames for packets that leave.
 const TRANSMIT_FRAMES: u64 = 512;
-/// Frames that the kernel keeps back in copy mode, out of the rings: those of a packet for which RX had no room.
+/// Frames that the kernel keeps back in copy mode, out of the rings: those of a packet for which RX
+/// had no room.
 const KEPT_BACK_MAX: u64 = 8;
 
 /// A node on the lab's second side whose lane is on AF_XDP, and what a sender on the first needs.
@@ -33,7 +35,8 @@ pub struct Sides {
 }
 
 impl Sides {
-    /// Sides of a new lab that meet at `address`; `None`, and a reason on standard error, where there can be none.
+    /// Sides of a new lab that meet at `address`; `None`, and a reason on standard error, where
+    /// there can be none.
     #[must_use]
     pub fn start(mtu: u32, address: &str) -> Option<Self> {
         Some(Self::over(Lab::new(mtu)?, address, &["--cores", "0"]))
@@ -150,7 +153,8 @@ impl Sides {
         self.account_for_frames_in("copy");
     }
 
-    /// Makes sure that every frame of the node's lanes is where it should be, once all that was sent has left.
+    /// Makes sure that every frame of the node's lanes is where it should be, once all that was
+    /// sent has left.
     ///
     /// # Panics
     /// With the account, if one is missing.

@@ -18,7 +18,8 @@ use culvert_protocol::seal::Cipher;
 
 use crate::node::PATIENCE;
 
-/// Connects to a port of this host from another of its addresses, 127.0.0.`last`, as a host that nobody knows.
+/// Connects to a port of this host from another of its addresses, 127.0.0.`last`, as a host that
+/// nobody knows.
 ///
 /// # Errors
 /// The operating system's.
@@ -175,7 +176,8 @@ impl Stranger {
         }
     }
 
-    /// Reads without writing first what could not be written before: the node's last words are there also if it does not listen any more.
+    /// Reads without writing first what could not be written before: the node's last words are
+    /// there also if it does not listen any more.
     fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
         let rustls::StreamOwned { conn, sock } = &mut self.stream;
         if conn.is_handshaking() {

@@ -115,8 +115,9 @@ pub fn temporary_files_of(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A tree with everything that a file system has and a careless program gets wrong: empty files and directories, deep and wide
-/// directories, names that are no UTF-8 or contain newlines, symlinks, sparse files, sizes around those of chunks and pieces.
+/// A tree with everything that a file system has and a careless program gets wrong: empty files and
+/// directories, deep and wide directories, names that are no UTF-8 or contain newlines, symlinks,
+/// sparse files, sizes around those of chunks and pieces.
 ///
 /// # Panics
 /// If it cannot be made.

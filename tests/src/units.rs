@@ -1,4 +1,5 @@
-//! The systemd units that are shipped, as tests read them: their lines, and the system calls that their filters let through.
+//! The systemd units that are shipped, as tests read them: their lines, and the system calls that
+//! their filters let through.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -46,8 +47,8 @@ impl Unit {
         values[0]
     }
 
-    /// The system calls that `SystemCallFilter=` lets through, by the sets that the installed systemd knows (systemd.exec(5)). `@default`
-    /// is always in an allow list.
+    /// The system calls that `SystemCallFilter=` lets through, by the sets that the installed
+    /// systemd knows (systemd.exec(5)). `@default` is always in an allow list.
     ///
     /// # Panics
     /// If systemd-analyze does not run, or the first line is no allow list.

@@ -1,9 +1,10 @@
 //! The WAN emulator: a router between two network namespaces that delays, limits and harms packets.
 //!
-//! Kernels without `sch_netem` can neither delay nor lose packets, so this router does it in user space. Each namespace gets a TUN
-//! device whose other end is the router; one thread for each direction reads packets, puts them through an emulated link
-//! ([`link`]) and writes them to the other side when they are due. A TUN device without offloads makes the
-//! kernel cut super-packets into real ones, so every packet of the path is met singly, as a router would.
+//! Kernels without `sch_netem` can neither delay nor lose packets, so this router does it in user
+//! space. Each namespace gets a TUN device whose other end is the router; one thread for each
+//! direction reads packets, puts them through an emulated link ([`link`]) and writes them to the
+//! other side when they are due. A TUN device without offloads makes the kernel cut super-packets
+//! into real ones, so every packet of the path is met singly, as a router would.
 //!
 //! ```text
 //!  namespace a                router                namespace b
@@ -39,7 +40,8 @@ pub struct WanConfig {
 }
 
 impl WanConfig {
-    /// The same clean link both ways: a round trip of `rtt_ms` and a buffer of one product of bandwidth and delay.
+    /// The same clean link both ways: a round trip of `rtt_ms` and a buffer of one product of
+    /// bandwidth and delay.
     #[must_use]
     pub fn clean(rate_bits_per_second: u64, rtt_ms: f64) -> Self {
         let link = LinkConfig::clean(rate_bits_per_second, rtt_ms);
@@ -47,8 +49,8 @@ impl WanConfig {
     }
 }
 
-/// Two namespaces with an emulated path between them: `10.97.0.1` and `fd97::1` on the first side, `.2` and `::2` on the second.
-/// Dropping it removes them.
+/// Two namespaces with an emulated path between them: `10.97.0.1` and `fd97::1` on the first side,
+/// `.2` and `::2` on the second. Dropping it removes them.
 #[derive(Debug)]
 pub struct Wan {
     sides: [String; 2],
@@ -89,7 +91,8 @@ impl Wan {
             ip(&["netns", "add", side])?;
             ip(&["-n", side, "link", "set", "lo", "up"])?;
             devices.push(tun::create(side, "wan")?);
-            // A router that is late for a moment must not lose packets that the emulated path would not have lost.
+            // A router that is late for a moment must not lose packets that the emulated path would
+            // not have lost.
             ip(&["-n", side, "link", "set", "wan", "mtu", &config.mtu.to_string(), "txqueuelen", "10000", "up"])?;
             let other = 3 - last;
             ip(&[
@@ -104,7 +107,8 @@ impl Wan {
                 "wan",
             ])?;
             ip(&["-n", side, "-6", "addr", "add", &format!("fd97::{last}/64"), "dev", "wan", "nodad"])?;
-            // TCP's default of a few megabytes would be the limit of a long path, not its congestion control.
+            // TCP's default of a few megabytes would be the limit of a long path, not its
+            // congestion control.
             for (sysctl, value) in [("tcp_rmem", "4096 262144 268435456"), ("tcp_wmem", "4096 262144 268435456")] {
                 let path = format!("/proc/sys/net/ipv4/{sysctl}");
                 run(Command::new("ip").args(["netns", "exec", side, "sh", "-c", &format!("echo {value} > {path}")]))?;

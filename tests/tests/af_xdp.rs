@@ -1,4 +1,5 @@
-//! Transfers through AF_XDP between two network namespaces: families, packet sizes, processes that are killed, links that go down.
+//! Transfers through AF_XDP between two network namespaces: families, packet sizes, processes that
+//! are killed, links that go down.
 
 use std::fs;
 use std::process::Command;

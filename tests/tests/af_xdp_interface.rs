@@ -1,4 +1,5 @@
-//! Which interface AF_XDP takes without being told: the one that leads to the partner, and never the one of the caller's ssh connection.
+//! Which interface AF_XDP takes without being told: the one that leads to the partner, and never
+//! the one of the caller's ssh connection.
 
 use std::process::{Command, Stdio};
 
@@ -7,7 +8,8 @@ use culvert_tests::node::wait_for;
 use culvert_tests::program::Ran;
 use culvert_tests::sides::Sides;
 
-/// Two links between the sides, the node on the first one. Also the first side's name of the second link.
+/// Two links between the sides, the node on the first one. Also the first side's name of the second
+/// link.
 fn two_links() -> Option<(Sides, String)> {
     let lab = Lab::new(1_500)?;
     let [second, _] = lab.add_link();
@@ -15,7 +17,8 @@ fn two_links() -> Option<(Sides, String)> {
     Some((Sides::over(lab, "10.96.0.2", &["--cores", "0", "--interface", &theirs]), second))
 }
 
-/// An ssh connection that somebody on the second side has to the first one, over a network of theirs.
+/// An ssh connection that somebody on the second side has to the first one, over a network of
+/// theirs.
 fn ssh(network: &str) -> String {
     format!("{network}.2 50000 {network}.1 22")
 }

@@ -1,4 +1,5 @@
-//! AF_XDP on interfaces with several queues, behind VLANs, and on links that change or go away in the middle of a transfer.
+//! AF_XDP on interfaces with several queues, behind VLANs, and on links that change or go away in
+//! the middle of a transfer.
 
 use std::fs;
 use std::process::Child;
@@ -38,7 +39,8 @@ fn two_lanes_have_a_queue_each() {
     assert_eq!(result["flows"], 2, "{result}");
     assert_same(&source, &sides.pair.shared.join("in"));
     let status = sides.status();
-    // veth keeps the queue's number: a sender's lane reaches the lane of the same number through the rings.
+    // veth keeps the queue's number: a sender's lane reaches the lane of the same number through
+    // the rings.
     for number in 0..2 {
         assert!(verdicts(&status, number, "redirected") > 500, "queue {number}: {status}");
         assert!(lane(&status, number, "ring_received") > 500, "lane {number}: {status}");
@@ -95,7 +97,8 @@ fn packets_carry_the_tag_of_a_vlan() {
 #[test]
 fn a_next_hop_that_gets_another_address_costs_a_pause() {
     let Some(lab) = Lab::new(1_500) else { return };
-    // The receiver is on UDP sockets: its kernel ignores frames to an address that is no longer its own.
+    // The receiver is on UDP sockets: its kernel ignores frames to an address that is no longer its
+    // own.
     let sides = Sides::over(lab, "10.96.0.2", &["--cores", "0", "--datapath", "udp"]);
     let source = sides.large_source(32 << 20);
     let child = sides.start_sending(&source, &["--rate", "150M"]);
@@ -144,7 +147,8 @@ fn a_transfer_that_loses_its_interface_goes_on_over_another() {
 #[test]
 fn a_flow_on_another_lanes_queue_is_moved_to_its_own() {
     let Some(sides) = two_queues("0,1", "0,1") else { return };
-    // From UDP sockets the kernel chooses the queue by a hash that nobody tells: with eight flows all are right at once one time in 256.
+    // From UDP sockets the kernel chooses the queue by a hash that nobody tells: with eight flows
+    // all are right at once one time in 256.
     let source = sides.large_source(96 << 20);
     let child = sides.start_sending(&source, &["--datapath", "udp", "--flows", "8", "--rate", "120M"]);
     let began = std::time::Instant::now();

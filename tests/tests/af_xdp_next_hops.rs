@@ -1,5 +1,5 @@
-//! AF_XDP and the kernel's tables: gateways and neighbours that change in the middle of a transfer are learned, and the lanes go on through the
-//! rings.
+//! AF_XDP and the kernel's tables: gateways and neighbours that change in the middle of a transfer
+//! are learned, and the lanes go on through the rings.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -49,7 +49,8 @@ const FAMILIES: [Family; 2] = [
     },
 ];
 
-/// Two sides whose hosts' addresses lie behind the link, with two gateways to the first one: interfaces with addresses of their own.
+/// Two sides whose hosts' addresses lie behind the link, with two gateways to the first one:
+/// interfaces with addresses of their own.
 struct Routed {
     sides: Sides,
     family: &'static Family,

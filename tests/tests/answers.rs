@@ -1,4 +1,5 @@
-//! What commands answer programs with: one JSON document always, of a schema, and exit codes of one table.
+//! What commands answer programs with: one JSON document always, of a schema, and exit codes of one
+//! table.
 
 use std::fs;
 use std::path::Path;
@@ -120,7 +121,8 @@ fn every_answer_is_one_document_of_its_schema() {
     drop(node);
 }
 
-/// The record was printed and the sentence after it was all that told why; without a record there was nothing.
+/// The record was printed and the sentence after it was all that told why; without a record there
+/// was nothing.
 #[test]
 fn transfers_of_a_node_are_answered_with_their_states_and_a_missing_source_at_once() {
     let pair = Pair::new();
@@ -178,7 +180,8 @@ fn transfers_of_a_node_are_answered_with_their_states_and_a_missing_source_at_on
     assert_valid(last, "transfer-record");
     let table = here(&["transfer", "list"]).exits(0).out;
     assert!(table.starts_with("ID ") && table.contains("STARTED") && table.contains(id), "{table}");
-    // Options that only a data plane of the command's own could have are not passed over in silence.
+    // Options that only a data plane of the command's own could have are not passed over in
+    // silence.
     for option in [["--mtu", "1500"], ["--cores", "0"], ["--memory", "1G"], ["--ports", "any"]] {
         let refused = here(&[&["send", "--json", &file, &destination][..], &option].concat());
         let answer = fails(&refused, 2, "usage");

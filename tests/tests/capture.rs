@@ -1,4 +1,5 @@
-//! `culvert capture` and the dissector: what lanes send and receive, on AF_XDP and on UDP sockets, as tshark reads it.
+//! `culvert capture` and the dissector: what lanes send and receive, on AF_XDP and on UDP sockets,
+//! as tshark reads it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -57,7 +58,8 @@ fn check_sound(packets: &[Packet]) {
     assert!(unsound.is_empty(), "{unsound:?}");
 }
 
-/// Makes sure that as many segments arrived as a result says were sent, less those that were lost and sent again.
+/// Makes sure that as many segments arrived as a result says were sent, less those that were lost
+/// and sent again.
 fn check_count(data: &[&Packet], result: &serde_json::Value) {
     let (sent, resent) = (result["segments_sent"].as_u64().unwrap(), result["segments_resent"].as_u64().unwrap());
     assert!((sent - resent..=sent).contains(&(data.len() as u64)), "{} segments of {result}", data.len());

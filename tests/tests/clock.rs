@@ -1,7 +1,7 @@
 //! Somebody sets the clock of a host by a day, forwards and back, while a transfer is under way.
 //!
-//! `libfaketime` shows the processes of both sides another wall clock, and moves it when a file says so. The monotonic clock goes on as it
-//! does when an admin sets the time.
+//! `libfaketime` shows the processes of both sides another wall clock, and moves it when a file
+//! says so. The monotonic clock goes on as it does when an admin sets the time.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! Standard error that takes nothing: its disk is full, or its reader is gone. What could not be said ends nothing.
+//! Standard error that takes nothing: its disk is full, or its reader is gone. What could not be
+//! said ends nothing.
 
 use std::fs::{self, File};
 use std::process::{Command, Stdio};

@@ -1,8 +1,8 @@
-//! Hosts between which TCP passes and UDP does not: the user reads within seconds from where to where nothing comes, and
-//! what opens the way, and that does open it.
+//! Hosts between which TCP passes and UDP does not: the user reads within seconds from where to
+//! where nothing comes, and what opens the way, and that does open it.
 //!
-//! Before, three transfers named three ports that had come by chance, no option and no firewall's command; and who fetched
-//! read its own host's address as the partner's.
+//! Before, three transfers named three ports that had come by chance, no option and no firewall's
+//! command; and who fetched read its own host's address as the partner's.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -152,7 +152,8 @@ enum Dropped {
     Answers,
 }
 
-/// The host that receives the data, or the answers, takes no UDP: reads what is said, does what it says, and sees it work.
+/// The host that receives the data, or the answers, takes no UDP: reads what is said, does what it
+/// says, and sees it work.
 fn assert_told_and_mended(verb: &str, is_over_ssh: bool, dropped: Dropped) {
     let Some(walled) = Walled::new() else { return };
     let _node = (!is_over_ssh).then(|| walled.node(&["--ports", "7273"]));

@@ -138,7 +138,8 @@ fn metrics_have_the_contracts_names_and_pass_promtool() {
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
     let said = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
-    // The contract's names are in bits per second, as networks are; promtool would have bytes. Nothing else may be said.
+    // The contract's names are in bits per second, as networks are; promtool would have bytes.
+    // Nothing else may be said.
     let unexpected: Vec<_> =
         said.lines().filter(|line| !line.contains("use base unit \"bytes\" instead of \"bits\"")).collect();
     assert!(unexpected.is_empty(), "{unexpected:#?}");
@@ -227,7 +228,8 @@ fn completions_manuals_settings_and_versions() {
     ran.exits(7).says("CULVERT_MEMORY").says("plenty");
 }
 
-/// What people type who come from scp and rsync: an unexpected argument, and nothing to do about it.
+/// What people type who come from scp and rsync: an unexpected argument, and nothing to do about
+/// it.
 #[test]
 fn habits_of_other_programs_are_answered_with_what_to_type() {
     let room = tempfile::tempdir().unwrap();

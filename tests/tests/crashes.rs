@@ -1,15 +1,18 @@
-//! Crash consistency: any of the four processes is killed at any moment, again and again, until the transfer is done.
+//! Crash consistency: any of the four processes is killed at any moment, again and again, until the
+//! transfer is done.
 //!
-//! Each round has a seed, which it prints, and which decides the tree, the direction, the options, who dies and when.
-//! `CULVERT_SEED=n` repeats one round. The default run has 20 rounds, in two tests that run side by side; the long run has 200:
+//! Each round has a seed, which it prints, and which decides the tree, the direction, the options,
+//! who dies and when. `CULVERT_SEED=n` repeats one round. The default run has 20 rounds, in two
+//! tests that run side by side; the long run has 200:
 //!
 //! ```text
 //! cargo test -p culvert-tests --test crashes -- --ignored --nocapture
 //! ```
 //!
-//! While a round runs a watcher looks at the destination all the time: what has its final name must be whole, with its final mode.
-//! After the round bytes, modes and times are equal, no temporary file and no journal remains, and the journal's
-//! whole history shows that nothing that was acknowledged as stored was stored again.
+//! While a round runs a watcher looks at the destination all the time: what has its final name must
+//! be whole, with its final mode. After the round bytes, modes and times are equal, no temporary
+//! file and no journal remains, and the journal's whole history shows that nothing that was
+//! acknowledged as stored was stored again.
 
 use std::collections::HashMap;
 use std::fs;
@@ -58,7 +61,8 @@ impl Round {
     }
 }
 
-/// A tree of everything: small files, some with chunks of their own, one with many, holes, links, names, modes and times.
+/// A tree of everything: small files, some with chunks of their own, one with many, holes, links,
+/// names, modes and times.
 fn make_tree(root: &Path, random: &mut Random) {
     fs::create_dir(root).unwrap();
     make_flat(&root.join("flat"), 200, 20_000, random);
@@ -140,7 +144,8 @@ fn look(
             if kind.is_dir() {
                 directories.push(name);
             } else if kind.is_file() {
-                // One open file, so that what is looked at is one file, whatever the name means a moment later.
+                // One open file, so that what is looked at is one file, whatever the name means a
+                // moment later.
                 let Ok(file) = fs::File::open(entry.path()) else { continue };
                 let metadata = file.metadata().unwrap();
                 let state = (metadata.ino(), metadata.ctime(), metadata.ctime_nsec());
@@ -217,8 +222,8 @@ fn journals(stage: &Stage) -> Vec<PathBuf> {
     journals.map(|entry| entry.unwrap().path()).collect()
 }
 
-/// A receiver that died after its last word, before the sender's signature came, keeps a journal that is complete. A node removes it
-/// after a day; the same command, typed again, at once.
+/// A receiver that died after its last word, before the sender's signature came, keeps a journal
+/// that is complete. A node removes it after a day; the same command, typed again, at once.
 fn tidy_up(stage: &Stage, seed: u64) {
     for journal in journals(stage) {
         let last = records(&fs::read(&journal).unwrap()).last();

@@ -1,5 +1,5 @@
-//! Transfers whose process is gone, and who knows of whose: commands and nodes that share a state directory, and what stands
-//! in it that is no file.
+//! Transfers whose process is gone, and who knows of whose: commands and nodes that share a state
+//! directory, and what stands in it that is no file.
 
 use std::fs;
 use std::io::Write as _;
@@ -239,7 +239,8 @@ fn what_is_no_file_in_the_state_directory_does_not_keep_a_node_from_starting() {
     assert!(at("pending.json".to_owned()).symlink_metadata().unwrap().file_type().is_fifo(), "it was left alone");
 }
 
-/// For a key and a configuration the only remedy is somebody who puts it in order: they are told at once.
+/// For a key and a configuration the only remedy is somebody who puts it in order: they are told at
+/// once.
 #[test]
 fn a_pipe_in_the_place_of_a_key_or_a_configuration_is_an_error() {
     let pair = Pair::new();

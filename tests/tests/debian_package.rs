@@ -1,5 +1,6 @@
-//! The first hour of an admin: the package on a bare Debian, set up as `docs/operations.md` writes it, and what becomes
-//! of it. There is no service manager: its units are verified there, and what they start is started by hand.
+//! The first hour of an admin: the package on a bare Debian, set up as `docs/operations.md` writes
+//! it, and what becomes of it. There is no service manager: its units are verified there, and what
+//! they start is started by hand.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

@@ -1,7 +1,9 @@
-//! Every decoder against its corpus, in every run: whole, cut anywhere, and mutated from a printed seed.
+//! Every decoder against its corpus, in every run: whole, cut anywhere, and mutated from a printed
+//! seed.
 //!
-//! A corpus (`fuzz/corpora/DECODER`) holds well-formed samples, a small choice of what fuzzing found interesting, and every finding.
-//! `CULVERT_SEED=n` repeats a run; `CULVERT_WRITE_CORPORA=1` writes the samples anew.
+//! A corpus (`fuzz/corpora/DECODER`) holds well-formed samples, a small choice of what fuzzing
+//! found interesting, and every finding. `CULVERT_SEED=n` repeats a run; `CULVERT_WRITE_CORPORA=1`
+//! writes the samples anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -84,7 +86,8 @@ macro_rules! replayed {
 
 replayed!(datagram report flow message entries receipt journal configuration link stamp twamp captured);
 
-/// Each decoder has a fuzz target, a corpus and a test above, and none of these is for a decoder that there is not.
+/// Each decoder has a fuzz target, a corpus and a test above, and none of these is for a decoder
+/// that there is not.
 #[test]
 fn each_decoder_is_fuzzed_and_replayed() {
     let decoders: Vec<&str> = DECODERS.iter().map(|decoder| decoder.name).collect();

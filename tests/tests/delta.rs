@@ -79,7 +79,8 @@ fn changes_here_and_there_cost_a_chunk_each_at_most() {
     let _node = pair.start();
     let result = pair.send(&source, "file", &["--overwrite", "content"]).exits(0).json();
     assert_stored(&pair, &source);
-    // A change may lie across two chunks; the last segment of a chunk is shorter than it counts here.
+    // A change may lie across two chunks; the last segment of a chunk is shorter than it counts
+    // here.
     let bound = CHANGES * 2 * (CHUNK_BYTES + 64_000);
     assert!(bytes_sent(&result) <= bound, "{} bytes for {CHANGES} changes: {result}", bytes_sent(&result));
 }
@@ -193,7 +194,8 @@ fn fetching_compares_too() {
     assert!(bytes_sent(&result) <= 2 * CHUNK_BYTES, "{result}");
 }
 
-/// Whatever is written to the old file while the transfer compares it with the source, the result is the source.
+/// Whatever is written to the old file while the transfer compares it with the source, the result
+/// is the source.
 #[test]
 fn a_destination_that_changes_meanwhile_does_not_harm_the_result() {
     let seed = seeds(1)[0];

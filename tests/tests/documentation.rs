@@ -1,7 +1,8 @@
-//! What documents say, done: their commands are typed as they stand on two hosts of the test's own, their settings are
-//! read by the program, and their links lead somewhere.
+//! What documents say, done: their commands are typed as they stand on two hosts of the test's own,
+//! their settings are read by the program, and their links lead somewhere.
 //!
-//! Words in capitals stand for what only a reader knows: `KEY` is the other host's key, `SHA256:…` one that has asked.
+//! Words in capitals stand for what only a reader knows: `KEY` is the other host's key, `SHA256:…`
+//! one that has asked.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

@@ -199,7 +199,8 @@ fn collisions_are_told_one_by_one_and_exit_as_the_transfer_would() {
     pair.send(&source.join(""), "in", &[]).exits(1).says("differs in size or time");
 }
 
-/// A dry run does not know what an interrupted transfer left unless it looks into the journal, which it leaves alone.
+/// A dry run does not know what an interrupted transfer left unless it looks into the journal,
+/// which it leaves alone.
 #[test]
 fn what_an_interrupted_transfer_stored_would_be_resumed() {
     let pair = Pair::new();

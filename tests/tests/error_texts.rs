@@ -42,7 +42,8 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The string literal that is the text of an error, if what follows its maker has one before anything else that may be it.
+/// The string literal that is the text of an error, if what follows its maker has one before
+/// anything else that may be it.
 fn text_of(mut rest: &str) -> Option<String> {
     // A code, and what makes a text of a format.
     for _ in 0..3 {

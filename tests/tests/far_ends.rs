@@ -76,7 +76,8 @@ fn a_far_end_that_dies_once_too_often_is_a_temporary_failure() {
     assert!(!ran.err.contains("firewall"), "{ran:?}");
 }
 
-/// A firewall was blamed for a port that had carried half of the transfer, and nothing was tried again.
+/// A firewall was blamed for a port that had carried half of the transfer, and nothing was tried
+/// again.
 #[test]
 fn a_far_end_that_is_stopped_for_a_while_is_waited_for() {
     let transfer = Transfer::begin(&[]);

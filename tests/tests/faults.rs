@@ -76,7 +76,8 @@ fn make_with_bad_blocks(source: &Path) {
     }
 }
 
-/// A node whose destination is a disk that cannot write the bad blocks of [`make_with_bad_blocks`]. Fields are dropped in order.
+/// A node whose destination is a disk that cannot write the bad blocks of [`make_with_bad_blocks`].
+/// Fields are dropped in order.
 struct BadDestination {
     _node: RunningNode,
     pair: Pair,
@@ -170,7 +171,8 @@ fn a_bad_block_of_the_destination_fails_its_file_by_name() {
     let bad = BadDestination::without("4-small-bad");
     let (pair, source) = (&bad.pair, &bad.source);
     let ran = finish(begin(pair, source, &["--retries", "0"]));
-    // Where the disk has direct access the write says so; where it has not, the flush does, for all files.
+    // Where the disk has direct access the write says so; where it has not, the flush does, for all
+    // files.
     if ran.code == 6 {
         assert_eq!(failed_names(&ran.json()), ["2-bad"]);
         assert!(temporary_files(&pair.shared).is_empty());
@@ -309,7 +311,8 @@ fn a_partner_that_stalls_for_a_minute_is_given_up_and_tried_again() {
     stall(60, "20");
 }
 
-/// The control process waited for ever for a confirmation that the data plane did not give, and then called files faulty.
+/// The control process waited for ever for a confirmation that the data plane did not give, and
+/// then called files faulty.
 #[test]
 fn a_data_plane_that_may_open_no_more_files_says_so_and_the_transfer_goes_on_when_it_may() {
     let pair = Pair::new();
@@ -357,7 +360,8 @@ fn a_core_that_is_taken_away_slows_a_transfer_and_no_more() {
     assert_same(&source, &pair.shared.join("in"));
 }
 
-/// Timers that follow the wall clock would fire, or never fire, when somebody sets it. So nothing but records may ask for it.
+/// Timers that follow the wall clock would fire, or never fire, when somebody sets it. So nothing
+/// but records may ask for it.
 #[test]
 fn the_wall_clock_is_asked_for_records_and_nothing_else() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -447,7 +451,8 @@ fn sixty_four_transfers_at_once_all_end() {
 
 #[test]
 fn ten_thousand_queued_transfers_leave_the_node_responsive() {
-    // In memory, where there is such a place: each is written down durably, which is the disk's speed and not the node's.
+    // In memory, where there is such a place: each is written down durably, which is the disk's
+    // speed and not the node's.
     let memory = Path::new("/dev/shm");
     let room = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
     let (there, shared) = (room.path().join("there"), room.path().join("shared"));
@@ -485,7 +490,8 @@ fn ten_thousand_queued_transfers_leave_the_node_responsive() {
             .then_some(())
     });
     let resident = resident_kib(ours.process_id());
-    // What a side may have for a million files; the list of ten thousand transfers passes through it several times.
+    // What a side may have for a million files; the list of ten thousand transfers passes through
+    // it several times.
     assert!(resident < 512 << 10, "the node grew to {resident} KiB");
     pair.send(&source, "afterwards", &[]).exits(0);
 }

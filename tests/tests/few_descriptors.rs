@@ -1,5 +1,6 @@
-//! Accounts that may have only a few files open, at either end: a transfer ends well, or it says whose limit keeps it and goes
-//! on when that is lifted. Nothing that is only out of reach is called missing, and nothing sound is to be removed.
+//! Accounts that may have only a few files open, at either end: a transfer ends well, or it says
+//! whose limit keeps it and goes on when that is lifted. Nothing that is only out of reach is
+//! called missing, and nothing sound is to be removed.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use culvert_tests::tree::assert_same;
 
 /// From a limit with which nothing starts to one with which everything is well.
 const LIMITS: std::ops::RangeInclusive<u32> = 6..=40;
-/// No measure: only a way to end what hangs. It ends with the code of a signal, which no test expects.
+/// No measure: only a way to end what hangs. It ends with the code of a signal, which no test
+/// expects.
 const PATIENCE: [&str; 4] = ["timeout", "--signal=KILL", "--preserve-status", "60"];
 
 /// Files with chunks of their own, some in packs, and an empty one, in directories.
@@ -98,7 +100,8 @@ fn by_ssh(is_far: bool) {
     }
 }
 
-/// It was "not found", a plain failure, or a part of the files; and the limit was said to be the near end's.
+/// It was "not found", a plain failure, or a part of the files; and the limit was said to be the
+/// near end's.
 #[test]
 fn a_far_end_with_few_descriptors_says_so() {
     by_ssh(true);
@@ -138,7 +141,8 @@ fn a_command_with_few_descriptors_says_so() {
     }
 }
 
-/// Starts a node with a limit, runs `act` if it listens, and ends it. Returns what it said if it did not get so far.
+/// Starts a node with a limit, runs `act` if it listens, and ends it. Returns what it said if it
+/// did not get so far.
 fn with_limited_node(pair: &Pair, limit: u32, act: impl FnOnce()) -> Option<Ran> {
     let (log, running) = (pair.path("limited.log"), pair.there.join("node.json"));
     let _ = fs::remove_file(&running);

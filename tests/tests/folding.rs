@@ -1,6 +1,8 @@
-//! Destinations whose file system takes different names for the same: by case, by how a letter is composed, by what it folds to.
+//! Destinations whose file system takes different names for the same: by case, by how a letter is
+//! composed, by what it folds to.
 //!
-//! Two files of a transfer never become one in silence: either nothing is sent, or the second fails by name.
+//! Two files of a transfer never become one in silence: either nothing is sent, or the second fails
+//! by name.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -86,7 +88,8 @@ const PAIRS: [(&str, &str, bool); 6] = [
     ("File", "file", true),
     ("caf\u{e9}", "cafe\u{301}", true),
     ("stra\u{df}e", "STRASSE", true),
-    // The dotted capital I folds to a small one with a dot above it, the dotless small one to nothing else.
+    // The dotted capital I folds to a small one with a dot above it, the dotless small one to
+    // nothing else.
     ("D\u{130}Z", "di\u{307}z", true),
     ("d\u{131}z", "diz", false),
     ("LARGE", "large", true),

@@ -1,4 +1,5 @@
-//! An approved partner takes all that it can get of one resource: another that has just come is served all the same.
+//! An approved partner takes all that it can get of one resource: another that has just come is
+//! served all the same.
 
 use std::net::UdpSocket;
 use std::path::Path;
@@ -16,7 +17,8 @@ use culvert_tests::program::run;
 use culvert_tests::random::Random;
 use culvert_tests::stranger::{Stranger, file, request};
 
-/// Descriptors that a node may have open: so few that a partner without a bound has them all at once.
+/// Descriptors that a node may have open: so few that a partner without a bound has them all at
+/// once.
 fn with_descriptors(limit: u32) -> impl FnOnce(&mut std::process::Command) {
     move |starting| {
         let program = starting.get_program().to_owned();
@@ -35,8 +37,8 @@ fn with_descriptors(limit: u32) -> impl FnOnce(&mut std::process::Command) {
     }
 }
 
-/// Holes cost their receiver the hashing of zeros: however many transfers of one partner name them, they take half of one
-/// processor's time, and others are served.
+/// Holes cost their receiver the hashing of zeros: however many transfers of one partner name them,
+/// they take half of one processor's time, and others are served.
 #[test]
 fn holes_without_end_take_half_of_a_processor() {
     const CHUNK: u32 = 4 << 20;
@@ -85,8 +87,8 @@ fn processor_ms(process: u32) -> u64 {
     ticks * 1_000 / rustix::param::clock_ticks_per_second()
 }
 
-/// Row 7: all buffers were held by chunks that nobody finished, and the other transfer was told that
-/// it had broken the protocol.
+/// Row 7: all buffers were held by chunks that nobody finished, and the other transfer was told
+/// that it had broken the protocol.
 #[test]
 fn row_7_chunks_that_are_never_finished_leave_buffers_for_others() {
     let neighbours = Neighbours::begin(|_| {});
@@ -363,7 +365,8 @@ fn row_11_words_about_files_are_kept_as_far_as_anybody_reads_them() {
     neighbours.assert_fresh_is_served();
 }
 
-/// Two partners had half of the sessions each, and a third was told to come again for as long as they liked.
+/// Two partners had half of the sessions each, and a third was told to come again for as long as
+/// they liked.
 #[test]
 fn two_partners_that_take_all_sessions_leave_some_to_a_third() {
     let neighbours = Neighbours::begin(|_| {});

@@ -103,7 +103,8 @@ fn with_few_descriptors_fewer_files_are_open_at_once() {
     assert_eq!(temporary_files(&room.path("there")), [] as [PathBuf; 0]);
 }
 
-/// Without a descriptor for the runtime's signals both commands panicked, and others said "Too many open files" and not whose.
+/// Without a descriptor for the runtime's signals both commands panicked, and others said "Too many
+/// open files" and not whose.
 #[test]
 fn without_descriptors_a_command_says_that_and_whose_limit_it_is() {
     let room = Room::new(None);

@@ -243,7 +243,8 @@ fn every_byte_of_a_request_turned_does_no_harm() {
         let mut turned = frame.clone();
         turned[at] ^= 1 << (at % 8);
         let mut stranger = Stranger::introduced(&pair.here, node.port);
-        // What comes may be a valid request for something else, even an acceptable one; the connection is closed either way.
+        // What comes may be a valid request for something else, even an acceptable one; the
+        // connection is closed either way.
         let _ = stranger.say_bytes(&turned);
     }
     assert_goes_on(&pair, &mut node);

@@ -1,4 +1,5 @@
-//! Manifests of millions of entries, and manifests that announce more: from an approved partner that means harm.
+//! Manifests of millions of entries, and manifests that announce more: from an approved partner
+//! that means harm.
 //!
 //! What they cost the node is measured while it happens, in both of its processes.
 
@@ -12,7 +13,8 @@ use culvert_tests::tree::contents;
 
 /// Bytes of a part of the manifest, less than a message may have.
 const PART_BYTES: usize = 200 << 10;
-/// What 4,000,000 entries with short names may take at a node, with everything that it has of each while the plan is made.
+/// What 4,000,000 entries with short names may take at a node, with everything that it has of each
+/// while the plan is made.
 const CONTROL_KIB_MAX: u64 = 512 << 10;
 /// The data plane hears nothing of manifests.
 const DATA_PLANE_KIB_MAX: u64 = 100 << 10;
@@ -25,7 +27,8 @@ fn begin(pair: &Pair, node: &RunningNode) -> Stranger {
     stranger
 }
 
-/// Says entries of tiny files, as many as there shall be or as the node takes; returns how many. `manifest` gets them too.
+/// Says entries of tiny files, as many as there shall be or as the node takes; returns how many.
+/// `manifest` gets them too.
 fn say_entries(stranger: &mut Stranger, entries: usize, mut manifest: Option<&mut Manifest>) -> usize {
     let mut part = Vec::new();
     for number in 0..entries {
@@ -140,7 +143,8 @@ fn a_manifest_that_announces_a_trillion_entries_takes_no_memory_for_them() {
         assert_eq!(say_entries(&mut stranger, 3, None), 3);
         stranger.say_bytes(&end_that_announces(announced)).unwrap();
         let answer = answer(&mut stranger);
-        // A number that the message has no room for makes it none, and who speaks no messages gets none either.
+        // A number that the message has no room for makes it none, and who speaks no messages gets
+        // none either.
         let is_message = announced <= u32::MAX.into();
         assert_eq!(
             answer.as_ref().map(|refusal| refusal.code),

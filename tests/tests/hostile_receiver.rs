@@ -1,6 +1,7 @@
 //! An approved partner that fetches with malice: its plan, its reports or its wishes lie.
 //!
-//! In every case the node that sends ends the transfer with a named reason, stays small, and serves others.
+//! In every case the node that sends ends the transfer with a named reason, stays small, and serves
+//! others.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -95,7 +96,8 @@ fn plans_that_lie_are_refused() {
     let siege = Siege::begin();
     let run = |first, count| Run { first, count };
     let lies = [
-        // Files that there are not, and files named again and again, which would cost more each time than they say.
+        // Files that there are not, and files named again and again, which would cost more each
+        // time than they say.
         Message::PlanPart { skipped: vec![run(0, 21)] },
         Message::PlanPart { skipped: vec![run(u32::MAX, u32::MAX)] },
         Message::PlanPart { skipped: vec![run(0, 20), run(0, 20)] },
@@ -271,7 +273,8 @@ fn reports_from_the_future_and_of_other_flows_change_nothing() {
             break;
         }
     }
-    // Whatever the reports say, nothing was sent, and no probe was answered; or one of them was found to be none.
+    // Whatever the reports say, nothing was sent, and no probe was answered; or one of them was
+    // found to be none.
     let refusal = stranger.hear_refusal();
     assert!([RefusalCode::Failed, RefusalCode::Protocol].contains(&refusal.code), "{refusal}");
     siege.lift();
@@ -318,7 +321,8 @@ fn a_flow_moves_to_the_port_that_its_receiver_asks_for_and_not_for_ever() {
     let mut datagram = [0; 1 << 16];
     let mut from = || socket.recv_from(&mut datagram).expect("the node probes the path").1.port();
     let own = from();
-    // Ports that are free now; another process may take one, then the flow stays where it was for a step.
+    // Ports that are free now; another process may take one, then the flow stays where it was for a
+    // step.
     let free: Vec<u16> = (50_000..60_000).filter(|&port| UdpSocket::bind(("::", port)).is_ok()).take(80).collect();
     let may_be_asked_for = &free[..64];
     for &source_port in may_be_asked_for {
@@ -351,7 +355,8 @@ fn a_receiver_that_never_gives_credit_is_given_up() {
     siege.lift();
 }
 
-/// A chunk that went once more before the others of its file counted for one of them: the file's hash was said too early, and was none.
+/// A chunk that went once more before the others of its file counted for one of them: the file's
+/// hash was said too early, and was none.
 #[test]
 fn a_chunk_that_is_wanted_twice_counts_once() {
     let siege = Siege::begin();
@@ -362,7 +367,8 @@ fn a_chunk_that_is_wanted_twice_counts_once() {
         (options.mode, options.rate_bits_per_second) = (Mode::Fixed, Some(50_000_000));
     });
     let mut receiver = HostileReceiver::begin(stranger, socket);
-    // The first file's five chunks; the others of them are not reported before the first has come twice.
+    // The first file's five chunks; the others of them are not reported before the first has come
+    // twice.
     let (mut came, mut kept_back) = (0, Vec::new());
     let mut said: HashMap<u32, [u8; 32]> = HashMap::new();
     wait_for("the hashes of all files", || {

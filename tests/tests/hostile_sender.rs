@@ -1,7 +1,8 @@
 //! An approved partner that sends with malice: its manifest, its messages or its segments lie.
 //!
-//! In every case the transfer fails with a named reason or the lie is ignored, both of the node's processes stay small, nothing
-//! outside of the destination changes, and another partner's transfer, begun before, comes to its end.
+//! In every case the transfer fails with a named reason or the lie is ignored, both of the node's
+//! processes stay small, nothing outside of the destination changes, and another partner's
+//! transfer, begun before, comes to its end.
 
 use std::fs;
 use std::path::PathBuf;
@@ -29,7 +30,8 @@ struct Siege {
     outside: std::collections::BTreeMap<PathBuf, Item>,
 }
 
-/// What the node's processes may take: their buffers (256 MiB at most, if all have been used) and a little.
+/// What the node's processes may take: their buffers (256 MiB at most, if all have been used) and a
+/// little.
 const CONTROL_KIB_MAX: u64 = 200 << 10;
 const DATA_PLANE_KIB_MAX: u64 = 500 << 10;
 
@@ -374,7 +376,8 @@ fn segments_under_an_old_epoch_are_dropped() {
     let (good, evil) = (file_of_chunks(2, 8), file_of_chunks(2, 9));
     let mut sender = siege.attack(&[file(b"file", good.len() as u64)]);
     let old = sender.segment(0, 0, part_of(&evil, 0), 5);
-    // Two epochs on, one after the other: the receiver gets each key when it has seen the one before.
+    // Two epochs on, one after the other: the receiver gets each key when it has seen the one
+    // before.
     for epoch in 1..=2u64 {
         sender.skip_to(0, epoch << EPOCH_BITS);
         let first = sender.segment(0, epoch as u32 - 1, part_of(&good, epoch as usize - 1), 0);
@@ -556,7 +559,8 @@ fn names_that_differ_by_case_or_by_form_only_are_stored_as_they_are_or_fail_by_n
     hear_finished(&mut sender);
     let shared = siege.pair.shared.join("in");
     let stored = fs::read_dir(&shared).unwrap().count();
-    // A file system that folds case has one of each pair; whatever is there is what was sent under that name.
+    // A file system that folds case has one of each pair; whatever is there is what was sent under
+    // that name.
     assert!(stored == 4 || stored == 2, "{stored} files");
     for (name, content) in names.iter().zip(&contents).filter(|_| stored == 4) {
         let name: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(name);

@@ -119,7 +119,7 @@ fn a_node_that_is_stopped_says_so_to_partners_and_to_itself_and_goes_on_with_its
             assert_eq!((&record["state"], &record["error"]["exit_code"]), (&"failed".into(), &5.into()), "{record}");
             assert!(record["error"]["text"].as_str().unwrap().contains("the node was stopped"), "{record}");
             // Nobody else notes the time of what stands in the log.
-            assert!(log.lines().next().is_some_and(|line| is_timed(line)), "{log}");
+            assert!(log.lines().next().is_some_and(is_timed), "{log}");
             continue;
         }
         let mut starting =

@@ -83,8 +83,8 @@ fn what_an_attempt_left_in_directories_that_are_left_out_is_removed_and_nothing_
     }
 }
 
-/// Sends `source` slowly to `copy`, and dies when some of its chunks are in the journal. Returns the
-/// partial file.
+/// Sends `source` slowly to `copy`, and dies when some of its chunks are in the journal. Returns
+/// the partial file.
 fn interrupt_in_the_middle(pair: &Pair, source: &Path) -> PathBuf {
     let destination = format!("second:{}", pair.shared.join("copy").display());
     let mut sending = command(&pair.here, ["send", "--retries", "0", "--rate", "40M"]);
@@ -255,8 +255,8 @@ fn an_interrupted_command_ends_when_everything_is_removed_that_it_gave_up() {
         fs::write(source.join(number.to_string()), Random::new(number).bytes(3 << 20)).unwrap();
     }
     let there = disk.mounted.join("in");
-    // Each file is a chunk of its own, and most of them are on their way at once: one partner has 14
-    // of the 16 buffers.
+    // Each file is a chunk of its own, and most of them are on their way at once: one partner has
+    // 14 of the 16 buffers.
     let mut fetching = command(&pair.here, ["get", "--retries", "0", "--rate", "25M", "--flows", "12"]);
     fetching.arg(format!("second:{}", source.join("").display())).arg(&there);
     let mut child = fetching.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -275,8 +275,8 @@ fn an_interrupted_command_ends_when_everything_is_removed_that_it_gave_up() {
     for number in 0..FILES {
         fs::write(source.join(number.to_string()), "another version").unwrap();
     }
-    // One removal is being answered, and the others wait for the directory: the kernel lets one after
-    // the other change it.
+    // One removal is being answered, and the others wait for the directory: the kernel lets one
+    // after the other change it.
     let process = child.id();
     let given_up = wait_for("the removal of every partial file", || {
         let left = disk.partial_files();

@@ -1,5 +1,6 @@
-//! Who comes in and who waits: strangers, partners and local accounts that take what there is to take before they are
-//! introduced or ask for anything, and the texts that they bring. Rows are those of the attacks of 2026-11-28.
+//! Who comes in and who waits: strangers, partners and local accounts that take what there is to
+//! take before they are introduced or ask for anything, and the texts that they bring. Rows are
+//! those of the attacks of 2026-11-28.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -18,8 +19,8 @@ use culvert_tests::program::run;
 use culvert_tests::ssh_stand_in::FarEnd;
 use culvert_tests::stranger::{Stranger, connect_from, request};
 
-/// Within this an honest partner is served whatever others do. It is promised in 2 s; the rest is for a host on which
-/// other tests run. Who has to wait for places waits 10 s and is refused then.
+/// Within this an honest partner is served whatever others do. It is promised in 2 s; the rest is
+/// for a host on which other tests run. Who has to wait for places waits 10 s and is refused then.
 const SERVED: Duration = Duration::from_secs(6);
 
 /// Introduces the partner of `state` and tells how long it took.
@@ -179,7 +180,8 @@ fn who_asks_slowly_for_metrics_is_let_go() {
     memory.assert_bounded("slow requests");
 }
 
-/// Row 12: a version that this node does not speak, with a name that would forge lines and rule the terminal.
+/// Row 12: a version that this node does not speak, with a name that would forge lines and rule the
+/// terminal.
 #[test]
 fn what_strangers_call_themselves_forges_nothing_in_the_log() {
     let pair = Pair::new();
@@ -325,7 +327,8 @@ fn a_partner_whose_address_its_profile_names_does_not_wait_among_strangers() {
     run(&pair.there, ["profile", "edit", "first", "--address", "127.0.0.1:7272"]).exits(0);
     let node = pair.start();
     let port = node.port;
-    // As many strangers' hosts as there are places, each with more handshakes than strangers may begin together.
+    // As many strangers' hosts as there are places, each with more handshakes than strangers may
+    // begin together.
     let floods: Vec<Greedy> = (20..40)
         .map(|last| {
             let identity = Identity::generate();

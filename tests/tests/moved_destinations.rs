@@ -1,4 +1,5 @@
-//! Somebody moves the directory that a transfer stores in: the transfer does not say that files are where they are not.
+//! Somebody moves the directory that a transfer stores in: the transfer does not say that files are
+//! where they are not.
 
 use std::fs;
 use std::os::unix::fs::symlink;

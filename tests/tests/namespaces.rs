@@ -1,4 +1,5 @@
-//! Transfers between two network namespaces: families, packet sizes, and paths that do not carry everything.
+//! Transfers between two network namespaces: families, packet sizes, and paths that do not carry
+//! everything.
 
 use std::fs;
 use std::path::{Path, PathBuf};

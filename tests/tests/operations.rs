@@ -1,4 +1,5 @@
-//! `docs/operations.md` says what each error means: every exit code and every kind that the program can name.
+//! `docs/operations.md` says what each error means: every exit code and every kind that the program
+//! can name.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,6 @@
-//! A partner holds all the places of one kind that it can get, and does nothing with them: another's
-//! transfer has at least nine tenths of the goodput that it has alone. Places cost no time.
+//! A partner holds all the places of one kind that it can get, and does nothing with them:
+//! another's transfer has at least nine tenths of the goodput that it has alone. Places cost no
+//! time.
 //!
 //! What is compared is the best of three runs alone with the best of up to five beside, both at a
 //! rate that this host has many times over: other work on the host can make a run slower and none

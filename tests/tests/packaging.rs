@@ -1,5 +1,5 @@
-//! What `packaging/` ships: units that are as strict as promised, settings that the program takes, alerts that fire, and a Debian package
-//! that lintian accepts.
+//! What `packaging/` ships: units that are as strict as promised, settings that the program takes,
+//! alerts that fire, and a Debian package that lintian accepts.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -1,4 +1,5 @@
-//! `culvert path`: checks between real nodes, on loopback without privileges and over routers in network namespaces.
+//! `culvert path`: checks between real nodes, on loopback without privileges and over routers in
+//! network namespaces.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -144,8 +145,9 @@ fn a_check_that_runs_out_of_time_is_a_partial_result() {
     assert!(found["rtt"]["count"].as_u64().unwrap() > 50);
 }
 
-/// Two hosts and a router between them, in namespaces: `10.97.1.1` and `fd97:1::1` on the near side, `10.97.2.2` and `fd97:2::2` on the
-/// far one. The near links have MTU 9000, the far ones 1500.
+/// Two hosts and a router between them, in namespaces: `10.97.1.1` and `fd97:1::1` on the near
+/// side, `10.97.2.2` and `fd97:2::2` on the far one. The near links have MTU 9000, the far ones
+/// 1500.
 struct Routed {
     names: [String; 3],
 }
@@ -244,7 +246,8 @@ fn routes_and_mtus_of_both_directions_and_families() {
             assert_eq!(hops("send", kind), [router_near, far], "{kind}");
             assert_eq!(hops("receive", kind), [router_far, near], "{kind}");
         }
-        // To the partner a router has the smaller link and says so; from the partner the interface has it.
+        // To the partner a router has the smaller link and says so; from the partner the interface
+        // has it.
         assert_eq!(
             (found["send"]["mtu"]["bytes"].as_u64(), found["send"]["mtu"]["limit"].as_str()),
             (Some(1_500), Some("packet_too_big")),
@@ -302,9 +305,9 @@ fn the_bottlenecks_rate_and_buffer_are_found_and_transfers_are_compared() {
         return;
     }
     let options = ["--seconds", "0.5", "--no-trace", "--buffer", "--rate", "400M", "--json"];
-    // The shaper keeps no credit beyond its burst: where the machine is busy with other tests it is slower than it was
-    // asked to be, and what is measured is right to be lower. It is never faster, so no check may say more, and the
-    // best of them has found the rate.
+    // The shaper keeps no credit beyond its burst: where the machine is busy with other tests it is
+    // slower than it was asked to be, and what is measured is right to be lower. It is never
+    // faster, so no check may say more, and the best of them has found the rate.
     let mut checks = Vec::new();
     while checks.len() < 6 {
         let found = lab.check(&pair, &options).json();
@@ -369,7 +372,8 @@ fn loss_order_and_copies_are_told_apart_by_direction() {
     let copies = count("send", "duplicates");
     assert!((9..=72).contains(&copies), "{copies} copies where 1 % are doubled");
     assert!(count("send", "reordered") >= 60, "{found}");
-    // What did not arrive was not answered; everything that was answered came back, once and in order of the answers.
+    // What did not arrive was not answered; everything that was answered came back, once and in
+    // order of the answers.
     assert_eq!(count("receive", "received"), count("receive", "sent"), "{found}");
     let least_ms = found["rtt"]["min_us"].as_f64().unwrap() / 1e3;
     assert!((19.5..60.0).contains(&least_ms), "{least_ms} ms where the path has 20");
@@ -596,7 +600,8 @@ fn wireshark_finds_no_malformed_packet() {
     ] {
         assert!(control.contains(message), "'{message}' is not in:\n{control}");
     }
-    // Ten packets of each protocol in each direction, and the TTL of requests that crossed one router.
+    // Ten packets of each protocol in each direction, and the TTL of requests that crossed one
+    // router.
     let answers = decode(
         &capture,
         "twamp.test && ip.src == 10.97.2.2",

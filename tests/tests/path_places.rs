@@ -223,7 +223,8 @@ fn strangers_are_not_measured_to_unless_the_admin_says_so() {
     assert_eq!(measure(), Some(5));
 }
 
-/// As many control connections and sessions of TWAMP as a host gets, of several hosts: all of them open, all of them silent.
+/// As many control connections and sessions of TWAMP as a host gets, of several hosts: all of them
+/// open, all of them silent.
 #[test]
 fn twamp_sessions_of_many_clients_take_bounded_memory() {
     let pair = Pair::new();

@@ -1,4 +1,5 @@
-//! Transfers that get nowhere although everything around them lives: they are given up by name, and go on from what is stored.
+//! Transfers that get nowhere although everything around them lives: they are given up by name, and
+//! go on from what is stored.
 
 use std::fs;
 use std::process::Stdio;

@@ -1,9 +1,11 @@
-//! Power loss: the receiver's disks see every write and every flush of a real run; then the power fails at every point.
+//! Power loss: the receiver's disks see every write and every flush of a real run; then the power
+//! fails at every point.
 //!
-//! The receiver stores on one disk and keeps its state on another ([`culvert_tests::faulty_disk`]), each an ext4 that promises as little
-//! as ext4 can. For a cut the two disks get back what was flushed, and of what was not whatever chance says, are
-//! mounted, and looked at: final names hold whole files only, what the journal calls stored is there, and what was
-//! reported as done is all there. From some cuts the transfer is really resumed.
+//! The receiver stores on one disk and keeps its state on another ([`culvert_tests::faulty_disk`]),
+//! each an ext4 that promises as little as ext4 can. For a cut the two disks get back what was
+//! flushed, and of what was not whatever chance says, are mounted, and looked at: final names hold
+//! whole files only, what the journal calls stored is there, and what was reported as done is all
+//! there. From some cuts the transfer is really resumed.
 //!
 //! The default run looks at a sample of cuts; this looks at every flush and every fourth write:
 //!
@@ -31,7 +33,8 @@ const STATE: usize = 1;
 const BEGUN: u64 = 1;
 const REPORTED: u64 = 2;
 
-/// Small files in several directories, files with chunks of their own, one that takes several commits of the journal.
+/// Small files in several directories, files with chunks of their own, one that takes several
+/// commits of the journal.
 fn make_tree(root: &Path, random: &mut Random) {
     make_flat(&root.join("flat"), 120, 12_000, random);
     make_flat(&root.join("some/where/deep"), 40, 5_000, random);

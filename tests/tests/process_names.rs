@@ -1,4 +1,5 @@
-//! What `ps`, `ss -p` and `top` call Culvert's processes: before, the data plane was `/proc/self/exe dataplane`, and `exe`.
+//! What `ps`, `ss -p` and `top` call Culvert's processes: before, the data plane was
+//! `/proc/self/exe dataplane`, and `exe`.
 
 use std::fs;
 

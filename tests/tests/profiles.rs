@@ -1,4 +1,5 @@
-//! Partners get to know each other: keys that ask, invitations, approval, and what both sides say of each other.
+//! Partners get to know each other: keys that ask, invitations, approval, and what both sides say
+//! of each other.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +23,8 @@ fn pending(state: &Path) -> serde_json::Value {
     run(state, ["profile", "pending", "--json"]).exits(0).json()
 }
 
-/// A node that was restored without its key made another, and every partner took it for an impostor.
+/// A node that was restored without its key made another, and every partner took it for an
+/// impostor.
 #[test]
 fn a_key_that_is_gone_is_not_replaced_by_the_way() {
     let pair = Pair::new();

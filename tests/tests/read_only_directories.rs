@@ -1,6 +1,8 @@
-//! Directories that an earlier transfer has left read-only: the next one opens those that it stores in, and leaves them as they were.
+//! Directories that an earlier transfer has left read-only: the next one opens those that it stores
+//! in, and leaves them as they were.
 //!
-//! Root may write everywhere, so the program runs as an account without rights where the tests do not.
+//! Root may write everywhere, so the program runs as an account without rights where the tests do
+//! not.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, lchown};
@@ -33,7 +35,8 @@ impl Account {
         let far = FarEnd::new(room.path(), None);
         // Where the build lies, that account may not be able to go.
         let program = room.path().join("culvert");
-        // By another process: a descriptor that this one writes with would be inherited by what other tests start meanwhile.
+        // By another process: a descriptor that this one writes with would be inherited by what
+        // other tests start meanwhile.
         assert!(Command::new("cp").arg(culvert()).arg(&program).status().unwrap().success());
         let account = Self { room, far, program };
         account.give(account.room.path());
@@ -104,7 +107,8 @@ impl Account {
         sending.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
-    /// Begins to send a large file into `ro`, slowly, and waits until it has come so far that `ro` is open.
+    /// Begins to send a large file into `ro`, slowly, and waits until it has come so far that `ro`
+    /// is open.
     fn spawn_slowly(&self) -> Child {
         fs::write(self.path("source/ro/large"), Random::new(21).bytes(24 << 20)).unwrap();
         self.give(&self.path("source/ro/large"));
@@ -244,7 +248,8 @@ fn what_a_killed_transfer_has_opened_is_closed_though_the_source_has_it_no_more(
     fs::write(account.path("source/open/new"), "new").unwrap();
     account.give(&account.path("source"));
     account.send(&["--preserve"]).exits(0);
-    // The journal is another one where the top names are others, and of another transfer; it knows `open/file`.
+    // The journal is another one where the top names are others, and of another transfer; it knows
+    // `open/file`.
     assert_eq!(mode_of(&account.path("there/ro")), 0o555);
 }
 

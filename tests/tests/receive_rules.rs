@@ -1,4 +1,5 @@
-//! Receive rules in the NIC and the process that removes them: without such a NIC, and with one that is played in front of ethtool's ioctl.
+//! Receive rules in the NIC and the process that removes them: without such a NIC, and with one
+//! that is played in front of ethtool's ioctl.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -115,7 +116,8 @@ fn rules_live_and_end_with_the_data_plane() {
     let stat = fs::read_to_string(format!("/proc/{keeper}/stat")).unwrap();
     let session = stat.rsplit(')').next().unwrap().split_whitespace().nth(3).unwrap();
     assert_eq!(session, keeper.to_string(), "it has a session of its own");
-    // Nothing of the data plane's is kept open: the link, the memory, the lanes' sockets, the program at the interface.
+    // Nothing of the data plane's is kept open: the link, the memory, the lanes' sockets, the
+    // program at the interface.
     let (held, by_plane, by_this) = (held_by(&keeper.to_string()), held_by(&plane.to_string()), held_by("self"));
     let is_thing = |held: &&String| ["socket:", "anon_inode:", "memfd:"].iter().any(|kind| held.contains(kind));
     let shared: Vec<&String> = held.intersection(&by_plane).filter(|held| !by_this.contains(*held)).collect();
@@ -185,7 +187,8 @@ fn the_units_let_the_keeper_live_and_act() {
     for setting in ["CapabilityBoundingSet", "AmbientCapabilities"] {
         assert!(unit.one(setting).split(' ').any(|one| one == "CAP_NET_ADMIN"), "{setting}");
     }
-    // The whole group is asked to end, which a keeper ignores; it is gone by itself long before the group is killed.
+    // The whole group is asked to end, which a keeper ignores; it is gone by itself long before the
+    // group is killed.
     assert!(unit.all("KillMode").iter().all(|mode| *mode == "control-group"));
     assert!(unit.all("TimeoutStopSec").is_empty() && unit.all("SendSIGKILL").is_empty());
     assert!(unit.one("RestrictAddressFamilies").split(' ').any(|family| family == "AF_INET"));

@@ -1,4 +1,5 @@
-//! Bad input gets a clear error, nothing outside the permitted directory changes, and the node goes on.
+//! Bad input gets a clear error, nothing outside the permitted directory changes, and the node goes
+//! on.
 
 use std::fs;
 use std::io::Write as _;
@@ -226,7 +227,8 @@ fn a_full_disk_is_said_before_and_while_data_move() {
     let filler = pair.shared.join("filler");
     let _ = fs::write(&filler, Random::new(2).bytes(48 << 20));
     let ran: Ran = child.wait_with_output().unwrap().into();
-    // Room for the whole file was reserved when it was opened, so either the filler or the file has to give way.
+    // Room for the whole file was reserved when it was opened, so either the filler or the file has
+    // to give way.
     if ran.code == 0 {
         assert!(fs::read(pair.shared.join("in")).unwrap() == fs::read(&source).unwrap());
         assert!(fs::metadata(&filler).unwrap().len() < 48 << 20);
@@ -431,7 +433,8 @@ fn connections_that_say_nothing_or_nonsense_do_not_stop_the_node() {
         let mut tcp = TcpStream::connect(("127.0.0.1", node.port)).unwrap();
         let _ = std::io::Write::write_all(&mut tcp, &Random::new(seed).bytes(5_000));
     }
-    // More connections than may introduce themselves at once; those that say nothing are thrown out in time.
+    // More connections than may introduce themselves at once; those that say nothing are thrown out
+    // in time.
     assert_goes_on(&pair);
     drop(silent);
     assert!(node.metric("culvert_connections_refused_total") >= 1.0, "{}", node.metrics());

@@ -1,5 +1,5 @@
-//! Destinations that take bytes and refuse modes or times: CIFS, exFAT, object stores under FUSE, files of another owner. What is whole and
-//! verified is stored, and it is said what was not kept.
+//! Destinations that take bytes and refuse modes or times: CIFS, exFAT, object stores under FUSE,
+//! files of another owner. What is whole and verified is stored, and it is said what was not kept.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -41,7 +41,8 @@ impl Room {
     }
 }
 
-/// A large file, small ones, an empty one, a directory that is new and of small files only, and a symlink: 25 that have attributes.
+/// A large file, small ones, an empty one, a directory that is new and of small files only, and a
+/// symlink: 25 that have attributes.
 fn make_tree(root: &Path) {
     make_flat(&root.join("directory"), 20, 5_000, &mut Random::new(14));
     fs::write(root.join("large"), Random::new(15).bytes(9 << 20)).unwrap();
@@ -215,7 +216,8 @@ fn a_partner_of_an_older_version_is_not_told_and_the_log_is() {
     }
 }
 
-/// With another time than the source's, a file that an earlier attempt stored was taken for somebody else's.
+/// With another time than the source's, a file that an earlier attempt stored was taken for
+/// somebody else's.
 #[test]
 fn an_interrupted_transfer_goes_on_where_times_are_refused() {
     let room = Room::refusing("utimensat=EPERM");
@@ -225,7 +227,8 @@ fn an_interrupted_transfer_goes_on_where_times_are_refused() {
     let mut sending = room.far.command(&room.path("near"), "send", &["--rate", "60M", "--retries", "0"]);
     sending.arg(source.join("")).arg(FarEnd::place(&room.path("there")));
     let mut child = sending.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    // All of the small ones: of one that has its name and is not noted yet nobody knows whose it is.
+    // All of the small ones: of one that has its name and is not noted yet nobody knows whose it
+    // is.
     let are_journaled = || {
         let journals = culvert_tests::journals::journals(&room.path("far"));
         let is_done = culvert_tests::journals::is_done;

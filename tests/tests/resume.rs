@@ -184,7 +184,8 @@ fn stored_bytes_that_were_damaged_are_sent_again() {
     assert!(fs::read(pair.shared.join("copy")).unwrap() == fs::read(&source).unwrap());
 }
 
-/// More reads ended at once than a lane looked after in a turn, one was lost, and the transfer hung: holes are read without a disk.
+/// More reads ended at once than a lane looked after in a turn, one was lost, and the transfer
+/// hung: holes are read without a disk.
 #[test]
 fn many_holes_that_were_stored_are_proved_at_once() {
     let pair = Pair::new();
@@ -338,8 +339,8 @@ fn root_of(directory: &Path) -> String {
     listing.finalize().to_hex().to_string()
 }
 
-/// Partners in memory: to make all of a disk durable takes as long as others have written to it, and
-/// before that no small file is called stored.
+/// Partners in memory: to make all of a disk durable takes as long as others have written to it,
+/// and before that no small file is called stored.
 fn pair_in_memory() -> Pair {
     let room = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let (there, shared) = (room.path().join("there"), room.path().join("shared"));
@@ -347,8 +348,8 @@ fn pair_in_memory() -> Pair {
 }
 
 /// An attempt that stores small files, and a large one as a rule, and dies with another one half
-/// there: which of the large ones is opened first is chance. It is so slow that also a busy disk has
-/// got that far before all has come. Returns how many files it stored.
+/// there: which of the large ones is opened first is chance. It is so slow that also a busy disk
+/// has got that far before all has come. Returns how many files it stored.
 fn interrupt_with_some_stored(pair: &Pair, source: &Path, options: &[&str]) -> usize {
     let destination = format!("second:{}", pair.shared.join("in").display());
     let mut sending = command(&pair.here, ["send", "--json", "--retries", "0", "--rate", "40M"]);

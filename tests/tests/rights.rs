@@ -1,4 +1,5 @@
-//! What the accounts of both ends may not read or write is told before the first byte moves, by a dry run as by the transfer.
+//! What the accounts of both ends may not read or write is told before the first byte moves, by a
+//! dry run as by the transfer.
 //!
 //! Root may do everything, so one end runs as an account without rights.
 
@@ -97,14 +98,16 @@ fn refused(run: impl Fn(&[&str]) -> Ran, texts: &[&str]) {
     }
 }
 
-/// A dry run foretold that everything would be sent; a single file was sent whole and then ended with 6.
+/// A dry run foretold that everything would be sent; a single file was sent whole and then ended
+/// with 6.
 #[test]
 fn a_destination_that_may_not_be_written_to_is_told_before_the_first_byte() {
     let Some(room) = Room::new() else { return };
     let closed = room.here("closed");
     let may_not = ["the account nobody may not write to", closed.as_str()];
     let cases = [
-        // A directory, a file, a file of another name, and contents for a directory that is to be made.
+        // A directory, a file, a file of another name, and contents for a directory that is to be
+        // made.
         ("source", "closed"),
         ("source/a", "closed"),
         ("source/a", "closed/renamed"),
@@ -126,7 +129,8 @@ fn a_destination_that_may_not_be_written_to_is_told_before_the_first_byte() {
     );
 }
 
-/// What is the same already, or goes into directories that are open, needs no right in the destination itself.
+/// What is the same already, or goes into directories that are open, needs no right in the
+/// destination itself.
 #[test]
 fn only_what_is_to_be_made_needs_rights() {
     let Some(room) = Room::new() else { return };
@@ -162,7 +166,8 @@ fn files_of_closed_directories_fail_by_name_and_a_dry_run_foretells_them() {
     // A directory that cannot be made ends the transfer, so it is not begun.
     room.make("source/sub/more", 0);
     refused(|options| room.run("send", options, &paths), &["cannot make 'more' in", "open/sub", "may not write to it"]);
-    // One that the account has closed itself is opened by a transfer that keeps modes, and by no other.
+    // One that the account has closed itself is opened by a transfer that keeps modes, and by no
+    // other.
     chown(room.path("open/sub"), Some(NOBODY), Some(NOBODY)).unwrap();
     set_mode(&room.path("open/sub"), 0o555);
     refused(|options| room.run("send", options, &paths), &["may not write to it"]);

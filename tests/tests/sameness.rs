@@ -99,8 +99,8 @@ fn files_whose_nanoseconds_the_destination_cannot_keep_are_recognised() {
     drop(node);
 }
 
-/// What an earlier attempt had stored was taken for the source's by size and time, also by those who
-/// want every file sent or compared by content.
+/// What an earlier attempt had stored was taken for the source's by size and time, also by those
+/// who want every file sent or compared by content.
 #[test]
 fn an_interrupted_transfer_that_replaces_everything_takes_no_file_for_the_same_by_its_time() {
     for policy in ["always", "content"] {

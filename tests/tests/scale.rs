@@ -1,6 +1,8 @@
-//! Very many files: bounded memory, progress that can be asked for, and a resume that does not begin anew.
+//! Very many files: bounded memory, progress that can be asked for, and a resume that does not
+//! begin anew.
 //!
-//! The default run has 20,000 files. The million takes some minutes, 15 GB of disk for each side's tree, and is best run in release:
+//! The default run has 20,000 files. The million takes some minutes, 15 GB of disk for each side's
+//! tree, and is best run in release:
 //!
 //! ```text
 //! cargo test --release -p culvert-tests --test scale -- --ignored --nocapture
@@ -26,7 +28,8 @@ const SIDE_KIB_MAX: u64 = 512 << 10;
 /// How long the first tenth may take; a million files are listed first.
 const SUBMITTED_TO_TENTH_MAX: Duration = Duration::from_secs(300);
 
-/// Where file number `number` lies: a tenth in one wide directory, a few far down, the rest in directories of a thousand.
+/// Where file number `number` lies: a tenth in one wide directory, a few far down, the rest in
+/// directories of a thousand.
 fn place(number: usize) -> PathBuf {
     match number % 10 {
         0 => format!("wide/file-{number:07}").into(),
@@ -63,7 +66,8 @@ fn make(root: &Path, files: usize) -> u64 {
     bytes
 }
 
-/// The most memory that a side's processes have had: the control process beside what it shares, and the data plane with it.
+/// The most memory that a side's processes have had: the control process beside what it shares, and
+/// the data plane with it.
 fn peak_kib(control: u32, data_plane: u32) -> u64 {
     let field = |process: u32, name: &str| -> u64 {
         let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();

@@ -21,8 +21,8 @@ fn script(path: &Path, text: &str) -> PathBuf {
     path.to_owned()
 }
 
-/// `localhost:` is what people try first, and hosts may share homes: the far end refused the transfer, because it knew one of
-/// that id, its own.
+/// `localhost:` is what people try first, and hosts may share homes: the far end refused the
+/// transfer, because it knew one of that id, its own.
 #[test]
 fn both_ends_may_have_one_state_directory() {
     let room = room();

@@ -1,5 +1,6 @@
-//! What stands in the place of a file, a directory or a socket of the state directory and is another kind of thing: it is
-//! said what it is, where, and what to do, or it is gone around with a warning. Nobody waits for it.
+//! What stands in the place of a file, a directory or a socket of the state directory and is
+//! another kind of thing: it is said what it is, where, and what to do, or it is gone around with a
+//! warning. Nobody waits for it.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink};
@@ -156,7 +157,8 @@ fn a_symlink_to_a_directory_in_a_directorys_place_is_followed() {
     room.run(&["transfer", "list"]).exits(0);
 }
 
-/// The lock of a path check waited for ever for whoever would read a pipe, and both named no remedy.
+/// The lock of a path check waited for ever for whoever would read a pipe, and both named no
+/// remedy.
 #[test]
 fn what_is_no_file_in_a_locks_place_is_named_and_not_waited_for() {
     let room = Room::new();

@@ -1,4 +1,5 @@
-//! Hosts without an approved key: what they send costs a fixed table and a little time, and is counted.
+//! Hosts without an approved key: what they send costs a fixed table and a little time, and is
+//! counted.
 
 use std::fs;
 use std::io::Write as _;

@@ -1,4 +1,5 @@
-//! `culvert transfer pause`, `resume`, `restart` and `watch`: what a node's user does with transfers that the node carries out.
+//! `culvert transfer pause`, `resume`, `restart` and `watch`: what a node's user does with
+//! transfers that the node carries out.
 
 use std::fs;
 use std::path::Path;

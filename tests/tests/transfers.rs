@@ -196,7 +196,8 @@ fn a_file_beyond_a_tebibyte_arrives_sparse() {
     huge.write_all_at(b"beginning", 0).unwrap();
     huge.write_all_at(b"middle", 700 << 30).unwrap();
     huge.write_all_at(b"end", bytes - 3).unwrap();
-    // Hashing a tebibyte of zeros on both sides would take minutes; the cipher still authenticates every segment.
+    // Hashing a tebibyte of zeros on both sides would take minutes; the cipher still authenticates
+    // every segment.
     let result = pair.send(&file, "copy", &["--checksum", "none"]).exits(0).json();
     assert_eq!(result["bytes"], bytes);
     let copy = fs::File::open(pair.shared.join("copy")).unwrap();

@@ -1,7 +1,9 @@
-//! `culvert tune`, `culvert doctor` and the node's part in tuning, as people and Prometheus meet them. What the engine does in every case
-//! is tested in its own crate; here is what mounting it in the program promises: commands, exit codes, JSON, state.
+//! `culvert tune`, `culvert doctor` and the node's part in tuning, as people and Prometheus meet
+//! them. What the engine does in every case is tested in its own crate; here is what mounting it in
+//! the program promises: commands, exit codes, JSON, state.
 //!
-//! Nothing here touches the settings of the machine: saved facts, or a network namespace of the lab and rules that end there.
+//! Nothing here touches the settings of the machine: saved facts, or a network namespace of the lab
+//! and rules that end there.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -168,7 +170,8 @@ fn apply_confirm_and_rollback_in_a_namespace() {
     let nothing = side.tune(&["apply", "--json"]).exits(0).json();
     assert_valid(&nothing, "tune-apply");
     assert_eq!(nothing["transaction"], Value::Null, "{nothing}");
-    // What was applied for this boot cannot become lasting on top of itself, and no file is written for nothing.
+    // What was applied for this boot cannot become lasting on top of itself, and no file is written
+    // for nothing.
     side.tune(&["apply", "--persist", "--timeout", "1"]).exits(0).says("applied without --persist");
     assert_eq!(side.states(), ["held"]);
 
@@ -192,7 +195,8 @@ fn what_nobody_confirms_is_undone_by_the_programs_own_guard() {
     side.run(["tune", "confirm"]).exits(1).says("not confirmed in time");
 }
 
-/// The guard is started with the state directory and nothing else, so a relative one must be made absolute.
+/// The guard is started with the state directory and nothing else, so a relative one must be made
+/// absolute.
 #[test]
 fn a_relative_state_directory_serves_the_guard_too() {
     let Some(side) = Side::new() else { return };

@@ -1,5 +1,6 @@
-//! Unsafe code stands in modules that are named here, each of which has one job that cannot be done without; the lint `unsafe_code` denies it
-//! everywhere else, and `undocumented_unsafe_blocks` every block without its reason.
+//! Unsafe code stands in modules that are named here, each of which has one job that cannot be done
+//! without; the lint `unsafe_code` denies it everywhere else, and `undocumented_unsafe_blocks`
+//! every block without its reason.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,8 +22,8 @@ const MODULES: [(&str, &str); 14] = [
     ("tests/src/wan/tun.rs", "the emulator's tun devices"),
     ("tuning/src/kernel_calls.rs", "ethtool's and other ioctls"),
 ];
-/// Workspaces of their own: the XDP program, whose every access to a map or packet is the verifier's to judge, and the fuzz targets, of which
-/// there is one line each.
+/// Workspaces of their own: the XDP program, whose every access to a map or packet is the
+/// verifier's to judge, and the fuzz targets, of which there is one line each.
 const OTHER_WORKSPACES: [&str; 2] = ["ebpf", "fuzz"];
 
 fn root() -> PathBuf {

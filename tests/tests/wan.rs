@@ -1,5 +1,5 @@
-//! Real processes over emulated long, fat and lossy paths. Bytes are judged, and parts of the emulated rate that a loaded machine
-//! reaches too; `culvert-lab table` measures the rest.
+//! Real processes over emulated long, fat and lossy paths. Bytes are judged, and parts of the
+//! emulated rate that a loaded machine reaches too; `culvert-lab table` measures the rest.
 
 use std::fs;
 use std::process::Command;

@@ -1,4 +1,5 @@
-//! Whose node a command is about: real accounts, and a `/var/lib` of the test's own (decision 0076).
+//! Whose node a command is about: real accounts, and a `/var/lib` of the test's own (decision
+//! 0076).
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

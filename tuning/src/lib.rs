@@ -3,10 +3,11 @@
 //! The way of the data through it:
 //!
 //! ```text
-//! collect ──> facts ──> rules (with profile and site) ──> findings ──> audit ──> plan ──> transaction ──> watch
-//! netlink,    JSON      pure functions                                 report    what     snapshot,       keeps what
-//! sysfs,      document                                                 doctor    would    journal,        was confirmed
+//! collect ──> facts ──> rules (with profile and site) ──> findings ──> audit ──> plan ──> transaction ─> watch
+//! netlink,    JSON      pure functions                                 report    what     snapshot,      keeps what
+//! sysfs,      document                                                 doctor    would    journal,       was confirmed
 //! procfs                                                                         change   guard
+//!
 //! ```
 //!
 //! Everything that is read or written goes through [`host::Host`], so that a plan for a host that

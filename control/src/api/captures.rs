@@ -1,4 +1,5 @@
-//! Captures over the API: the answer is the file, sent while it comes, with what it came to as trailers behind it.
+//! Captures over the API: the answer is the file, sent while it comes, with what it came to as
+//! trailers behind it.
 
 use std::collections::HashMap;
 use std::pin::Pin;

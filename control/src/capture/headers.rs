@@ -1,7 +1,8 @@
 //! The headers of packets that went through the kernel, made up from what is known of them.
 //!
-//! The lane knows the partner's address and both ports; the local address is the one by which this host's routes reach the partner. Of the Ethernet
-//! header nothing is known: this host's address there is `02:00:00:00` and the lane's number, the partner's is zero.
+//! The lane knows the partner's address and both ports; the local address is the one by which this
+//! host's routes reach the partner. Of the Ethernet header nothing is known: this host's address
+//! there is `02:00:00:00` and the lane's number, the partner's is zero.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -27,7 +28,8 @@ impl Headers {
         Self { bound: (!bind.is_unspecified()).then_some(bind.to_canonical()), local: HashMap::new() }
     }
 
-    /// Appends what goes before the packet's bytes to `out`: nothing where they begin at the Ethernet header. Returns how many bytes that were.
+    /// Appends what goes before the packet's bytes to `out`: nothing where they begin at the
+    /// Ethernet header. Returns how many bytes that were.
     pub fn write(&mut self, lane: u16, packet: &Packet<'_>, out: &mut Vec<u8>) -> usize {
         let Layer::Datagram { local_port, partner } = packet.layer else { return 0 };
         let local = SocketAddr::new(self.local_address(partner), local_port);
@@ -59,7 +61,8 @@ impl Headers {
     }
 }
 
-/// Ethernet, IP and UDP of a datagram of `bytes`. Without sums where none are needed: they are the NIC's business.
+/// Ethernet, IP and UDP of a datagram of `bytes`. Without sums where none are needed: they are the
+/// NIC's business.
 fn write(out: &mut Vec<u8>, source: ([u8; 6], SocketAddr), destination: ([u8; 6], SocketAddr), bytes: usize) {
     let ((source_mac, source), (destination_mac, destination)) = (source, destination);
     let udp_bytes = (8 + bytes).min(usize::from(u16::MAX)) as u16;
@@ -90,7 +93,8 @@ fn write(out: &mut Vec<u8>, source: ([u8; 6], SocketAddr), destination: ([u8; 6]
                     IpAddr::V6(address) => address.octets(),
                 });
             }
-            // UDP over IPv6 must have a sum. This is of the pseudo-header, what other tools see of packets whose sum the NIC fills in.
+            // UDP over IPv6 must have a sum. This is of the pseudo-header, what other tools see of
+            // packets whose sum the NIC fills in.
             let mut pseudo = out[begin..].to_vec();
             pseudo.extend(udp_bytes.to_be_bytes());
             pseudo.extend([0, UDP]);

@@ -1,4 +1,5 @@
-//! The pcap format: a header of 24 bytes, then each packet behind 16 of its own (draft-ietf-opsawg-pcap). With nanoseconds.
+//! The pcap format: a header of 24 bytes, then each packet behind 16 of its own
+//! (draft-ietf-opsawg-pcap). With nanoseconds.
 
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -66,7 +67,8 @@ impl Packets {
         self.gathered.push(Gathered { time_ns, whole_bytes, captured });
     }
 
-    /// Writes the gathered packets in the order of their times, as long as the file has no more than `packets_max`.
+    /// Writes the gathered packets in the order of their times, as long as the file has no more
+    /// than `packets_max`.
     pub fn take(&mut self, packets_max: u64) -> Vec<u8> {
         // Packets of the same time are of one batch, and stay in its order.
         self.gathered.sort_by_key(|packet| packet.time_ns);
@@ -89,7 +91,8 @@ impl Packets {
     }
 }
 
-/// What the clock on the wall said when the monotonic one began. Asked for each time, so that it follows when the clock is set.
+/// What the clock on the wall said when the monotonic one began. Asked for each time, so that it
+/// follows when the clock is set.
 fn boot_time_ns() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     (since_epoch.as_nanos() as u64).saturating_sub(monotonic_ns())

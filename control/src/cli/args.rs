@@ -1,4 +1,5 @@
-//! The definitions of all commands and options. Shell completions and man pages are made from them too.
+//! The definitions of all commands and options. Shell completions and man pages are made from them
+//! too.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -23,7 +24,8 @@ pub const SSH_DEFAULT: &str = "ssh";
 /// The program that it starts, unless told otherwise.
 pub const REMOTE_PROGRAM_DEFAULT: &str = "culvert";
 
-/// Move files between two hosts over UDP: encrypted, verified, as fast as cores, network and disks allow. Reports what limited the transfer.
+/// Move files between two hosts over UDP: encrypted, verified, as fast as cores, network and disks
+/// allow. Reports what limited the transfer.
 #[derive(Debug, Parser)]
 #[command(name = "culvert", version, arg_required_else_help = true, propagate_version = true)]
 #[command(
@@ -41,13 +43,17 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Clone, Debug, Default, Args)]
 pub struct GlobalArgs {
-    /// Directory of keys, profiles, records and journals [variable: CULVERT_STATE] [default: $XDG_STATE_HOME/culvert; /var/lib/culvert for the culvert account and for root's node commands]
+    /// Directory of keys, profiles, records and journals [variable: CULVERT_STATE] [default:
+    /// $XDG_STATE_HOME/culvert; /var/lib/culvert for the culvert account and for root's node
+    /// commands]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Common options")]
     pub state: Option<String>,
-    /// Configuration file [variable: CULVERT_CONFIG] [default: $XDG_CONFIG_HOME/culvert/culvert.toml, /etc/culvert/culvert.toml]
+    /// Configuration file [variable: CULVERT_CONFIG] [default:
+    /// $XDG_CONFIG_HOME/culvert/culvert.toml, /etc/culvert/culvert.toml]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Common options")]
     pub config: Option<String>,
-    /// Print errors only: no progress, no messages, no result of a transfer; --json still prints its document
+    /// Print errors only: no progress, no messages, no result of a transfer; --json still prints
+    /// its document
     #[arg(short, long, global = true, help_heading = "Common options")]
     pub quiet: bool,
 }
@@ -55,16 +61,19 @@ pub struct GlobalArgs {
 /// How this host's data plane is set up.
 #[derive(Clone, Debug, Default, Args)]
 pub struct EngineArgs {
-    /// Cores to run lanes on, one lane per core: 2,3 or 2-5 [variable: CULVERT_CORES] [default: half of the cores, at most 4]
+    /// Cores to run lanes on, one lane per core: 2,3 or 2-5 [variable: CULVERT_CORES] [default:
+    /// half of the cores, at most 4]
     #[arg(long, value_name = "LIST", help_heading = "Data plane")]
     pub cores: Option<String>,
-    /// Memory for chunk buffers; limits how much data can be in flight [variable: CULVERT_MEMORY] [default: 64MiB per lane]
+    /// Memory for chunk buffers; limits how much data can be in flight [variable: CULVERT_MEMORY]
+    /// [default: 64MiB per lane]
     #[arg(long, value_name = "SIZE", help_heading = "Data plane")]
     pub memory: Option<String>,
     /// Local address of the lanes' sockets [variable: CULVERT_BIND] [default: all addresses]
     #[arg(long, value_name = "ADDRESS", help_heading = "Data plane")]
     pub bind: Option<String>,
-    /// UDP ports for the lanes, for example 7273-7276; each lane uses a free one [variable: CULVERT_PORTS] [default: any port; for a node, those after its TCP port]
+    /// UDP ports for the lanes, for example 7273-7276; each lane uses a free one [variable:
+    /// CULVERT_PORTS] [default: any port; for a node, those after its TCP port]
     #[arg(long, value_name = "LIST", help_heading = "Data plane")]
     pub ports: Option<String>,
     /// Largest IP packet to send, in bytes [variable: CULVERT_MTU] [default: what the path carries]
@@ -73,13 +82,17 @@ pub struct EngineArgs {
     /// Datapath: auto, udp or af_xdp [variable: CULVERT_DATAPATH] [default: auto]
     #[arg(long, value_name = "NAME", help_heading = "Data plane")]
     pub datapath: Option<String>,
-    /// Network interface for AF_XDP [variable: CULVERT_INTERFACE] [default: the one that leads to the partner, or the only one; with --datapath auto, AF_XDP is used only on an interface named here]
+    /// Network interface for AF_XDP [variable: CULVERT_INTERFACE] [default: the one that leads to
+    /// the partner, or the only one; with --datapath auto, AF_XDP is used only on an interface
+    /// named here]
     #[arg(long, value_name = "NAME", help_heading = "Data plane")]
     pub interface: Option<String>,
-    /// Use this AF_XDP mode and no other: zerocopy, copy or skb [variable: CULVERT_AF_XDP_MODE] [default: auto, the best that works]
+    /// Use this AF_XDP mode and no other: zerocopy, copy or skb [variable: CULVERT_AF_XDP_MODE]
+    /// [default: auto, the best that works]
     #[arg(long, value_name = "MODE", help_heading = "Data plane")]
     pub af_xdp_mode: Option<String>,
-    /// Microseconds of busy polling per AF_XDP system call [variable: CULVERT_BUSY_POLL] [default: 0, use interrupts]
+    /// Microseconds of busy polling per AF_XDP system call [variable: CULVERT_BUSY_POLL] [default:
+    /// 0, use interrupts]
     #[arg(long, value_name = "MICROSECONDS", help_heading = "Data plane")]
     pub busy_poll: Option<String>,
 }
@@ -141,7 +154,8 @@ pub enum Command {
     Identity(IdentityArgs),
     /// Manage partners: their names, keys, addresses and permissions
     Profile(ProfileArgs),
-    /// Manage a node's transfers: submit, list, show, wait, watch, pause, resume, cancel, restart, receipt
+    /// Manage a node's transfers: submit, list, show, wait, watch, pause, resume, cancel, restart,
+    /// receipt
     Transfer(TransferArgs),
     /// Measure the network path to another host
     Path(crate::cli::path::args::PathArgs),
@@ -195,15 +209,17 @@ pub struct SendArgs {
     /// Print the result as one JSON object, even if the transfer fails
     #[arg(long)]
     pub json: bool,
-    /// Report each step and each file: 'get' as soon as it is stored, 'send' as soon as the receiver
-    /// has acknowledged all its bytes, or at the end. If a running node carries the transfer out,
-    /// steps only. With --dry-run, list every file with what would happen to it and why
+    /// Report each step and each file: 'get' as soon as it is stored, 'send' as soon as the
+    /// receiver has acknowledged all its bytes, or at the end. If a running node carries the
+    /// transfer out, steps only. With --dry-run, list every file with what would happen to it and
+    /// why
     #[arg(short, long)]
     pub verbose: bool,
     /// Exit with code 9 instead of 0 if there was nothing to do
     #[arg(long)]
     pub error_on_no_transfer: bool,
-    /// Capture the packets of this command's lanes to a pcap file; if a node runs, use 'culvert capture' instead
+    /// Capture the packets of this command's lanes to a pcap file; if a node runs, use 'culvert
+    /// capture' instead
     #[arg(long, value_name = "FILE")]
     pub capture: Option<PathBuf>,
     /// The ssh command with its options, for example 'ssh -i KEY'
@@ -212,7 +228,8 @@ pub struct SendArgs {
     /// The program to run on the other host
     #[arg(long, value_name = "PATH", default_value = REMOTE_PROGRAM_DEFAULT, help_heading = "Over ssh")]
     pub remote_program: String,
-    /// TCP and UDP ports for the far end, if a firewall limits them, for example 7273-7280; free ones are used
+    /// TCP and UDP ports for the far end, if a firewall limits them, for example 7273-7280; free
+    /// ones are used
     #[arg(long, value_name = "LIST", help_heading = "Over ssh", value_parser = checked(parse_ports))]
     pub remote_ports: Option<String>,
     /// Cores for the far end's lanes
@@ -229,7 +246,8 @@ pub struct TransferOptions {
     /// Maximum rate in bits per second, for example 10G [default: what the path carries]
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     pub rate: Option<u64>,
-    /// Rate control: fair shares the path with other traffic, background yields to it, fixed sends at exactly --rate
+    /// Rate control: fair shares the path with other traffic, background yields to it, fixed sends
+    /// at exactly --rate
     #[arg(long, value_name = "MODE", default_value = "fair")]
     pub mode: Mode,
     /// Number of flows [default: one per lane]
@@ -241,17 +259,21 @@ pub struct TransferOptions {
     /// Cipher: aes-256-gcm or aes-128-gcm
     #[arg(long, value_name = "CIPHER", default_value = "aes-256-gcm")]
     pub cipher: Cipher,
-    /// What to do with files that exist: never (refuse unless they are the same), changed (replace those that differ in size or time),
-    /// content (compare large files by checksums and send only what differs), always (replace)
+    /// What to do with files that exist: never (refuse unless they are the same), changed (replace
+    /// those that differ in size or time), content (compare large files by checksums and send only
+    /// what differs), always (replace)
     #[arg(long, value_name = "POLICY", default_value = "never")]
     pub overwrite: Overwrite,
-    /// Preserve modes exactly, and the times of directories (those of files are always preserved). Otherwise new files get the source's
-    /// mode through the receiver's umask, and replaced files keep theirs. Read-only directories at the destination are made writable
-    /// while files are stored in them. Modes and times that the destination refuses are reported and do not fail the transfer
+    /// Preserve modes exactly, and the times of directories (those of files are always preserved).
+    /// Otherwise new files get the source's mode through the receiver's umask, and replaced files
+    /// keep theirs. Read-only directories at the destination are made writable while files are
+    /// stored in them. Modes and times that the destination refuses are reported and do not fail
+    /// the transfer
     #[arg(long)]
     pub preserve: bool,
-    /// Transfer nothing; report how many files would be new, replaced, skipped, resumed or left out, and whether there is room for them.
-    /// The exit code is that of the transfer, as far as it can be predicted
+    /// Transfer nothing; report how many files would be new, replaced, skipped, resumed or left
+    /// out, and whether there is room for them. The exit code is that of the transfer, as far as it
+    /// can be predicted
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -276,16 +298,19 @@ pub struct DemoArgs {
 /// `culvert node`.
 #[derive(Clone, Debug, Args)]
 pub struct NodeArgs {
-    /// Address and TCP port to listen on for partners [variable: CULVERT_LISTEN] [default: all addresses, port 7272]
+    /// Address and TCP port to listen on for partners [variable: CULVERT_LISTEN] [default: all
+    /// addresses, port 7272]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
-    /// Address and TCP port to serve /metrics on, or off [variable: CULVERT_METRICS] [default: 127.0.0.1:9472]
+    /// Address and TCP port to serve /metrics on, or off [variable: CULVERT_METRICS] [default:
+    /// 127.0.0.1:9472]
     #[arg(long, value_name = "ADDRESS")]
     pub metrics: Option<String>,
     /// Name that partners see [variable: CULVERT_NAME] [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// Socket on which systemd starts the data plane as a separate unit [variable: CULVERT_DATAPLANE_SOCKET] [default: none; the node starts the data plane itself]
+    /// Socket on which systemd starts the data plane as a separate unit [variable:
+    /// CULVERT_DATAPLANE_SOCKET] [default: none; the node starts the data plane itself]
     #[arg(long, value_name = "PATH", help_heading = "Data plane")]
     pub dataplane_socket: Option<String>,
     /// The data plane.
@@ -369,11 +394,13 @@ pub enum ProfileAction {
         /// Name for this node at the partner [default: this node's name]
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
-        /// Address at which the partner reaches this node, HOST or HOST:PORT; may be repeated [default: this host's name]
+        /// Address at which the partner reaches this node, HOST or HOST:PORT; may be repeated
+        /// [default: this host's name]
         #[arg(long = "address", value_name = "HOST")]
         addresses: Vec<String>,
     },
-    /// Approve a pending key; the profile gets the address it connected from, unless --address gives another
+    /// Approve a pending key; the profile gets the address it connected from, unless --address
+    /// gives another
     Approve {
         /// Fingerprint of the key, or any unique prefix of it
         fingerprint: String,
@@ -453,7 +480,8 @@ pub enum TransferAction {
         #[arg(long)]
         error_on_no_transfer: bool,
     },
-    /// Follow a transfer until it has ended; with --json, print a line for each change and the result as the last line
+    /// Follow a transfer until it has ended; with --json, print a line for each change and the
+    /// result as the last line
     Watch {
         /// Transfer id, or any unique prefix of it
         transfer: String,
@@ -521,7 +549,8 @@ pub struct BenchArgs {
 /// What to measure.
 #[derive(Clone, Debug, Subcommand)]
 pub enum BenchWhat {
-    /// Measure the raw limit: encrypted, segmented datagrams without a protocol, from one core to another
+    /// Measure the raw limit: encrypted, segmented datagrams without a protocol, from one core to
+    /// another
     Limit(LimitArgs),
     /// Measure the engine from memory to memory, over loopback or to a partner
     Net(NetArgs),
@@ -555,7 +584,8 @@ pub struct LimitArgs {
     /// Core to run on
     #[arg(long, value_name = "CORE", value_parser = number_in(0usize..=65_535))]
     pub core: Option<usize>,
-    /// Datapath: udp or af_xdp; with af_xdp each end needs a command of its own, with --send or --receive
+    /// Datapath: udp or af_xdp; with af_xdp each end needs a command of its own, with --send or
+    /// --receive
     #[arg(long, value_name = "NAME", default_value = "udp", value_parser = ["udp", "af_xdp"])]
     pub datapath: String,
     /// Network interface for AF_XDP [default: the one that leads to the other end, or the only one]

@@ -160,7 +160,8 @@ fn show_limit(
     Ok(ExitCode::Done)
 }
 
-/// Refuses options that the second node of this machine cannot have. Both nodes listen on loopback, on ports of their own.
+/// Refuses options that the second node of this machine cannot have. Both nodes listen on loopback,
+/// on ports of their own.
 fn require_second(global: &GlobalArgs, engine: &EngineArgs) -> Result<(), CommandError> {
     Settings::resolve(&global.flags(engine))?.engine(false, None)?;
     let EngineArgs { cores: _, memory: _, mtu: _, bind, ports, datapath, interface, af_xdp_mode, busy_poll } = engine;

@@ -1,7 +1,7 @@
 //! `culvert demo`: two nodes on this machine move and verify generated data, over the real path.
 //!
-//! Both nodes have both processes; between them are TLS, UDP over loopback, AES-GCM, BLAKE3 and the disk. What arrived is compared with what was sent by
-//! another hash than the transfer's own.
+//! Both nodes have both processes; between them are TLS, UDP over loopback, AES-GCM, BLAKE3 and the
+//! disk. What arrived is compared with what was sent by another hash than the transfer's own.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -162,7 +162,8 @@ fn fill_randomly(piece: &mut [u8], state: &mut u64) {
     }
 }
 
-/// Compares two directories file by file; returns how many files are the same and a digest over all.
+/// Compares two directories file by file; returns how many files are the same and a digest over
+/// all.
 fn compare(source: &Path, destination: &Path) -> Result<(u64, String), String> {
     let (ours, theirs) = (names(source)?, names(destination)?);
     if ours != theirs {

@@ -117,8 +117,8 @@ pub struct CommandError {
 }
 
 impl CommandError {
-    /// A failure of this process with a code. Where it only lacks descriptors or memory, whatever it wanted them for, that
-    /// is temporary, and the text says whose they are.
+    /// A failure of this process with a code. Where it only lacks descriptors or memory, whatever
+    /// it wanted them for, that is temporary, and the text says whose they are.
     pub fn new(code: ExitCode, text: impl std::fmt::Display) -> Self {
         let text = text.to_string();
         let code = if tells_shortage(&text) { ExitCode::Temporary } else { code };

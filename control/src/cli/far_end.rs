@@ -57,7 +57,8 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     report::print_json_line(&answer)?;
     let admission = Admission::Owner { key: request.key, reach: Reach::Owner { directory: home } };
     let listening = tokio::spawn(listen(node.clone(), listener, spare, admission));
-    // Beside the partner's call. What is wrong with this host ends this process before anything is asked of it.
+    // Beside the partner's call. What is wrong with this host ends this process before anything is
+    // asked of it.
     node.supervisor.get().await.map_err(|error| match error {
         DataPlaneError::PortsInUse(ports) if args.far_ports.is_some() => {
             DataPlaneError::PortsInUse(ports.named_with(PORTS_OPTION))
@@ -81,7 +82,8 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     Ok(code)
 }
 
-/// A value that this end was given, by the option that it was given with where the transfer is started.
+/// A value that this end was given, by the option that it was given with where the transfer is
+/// started.
 fn as_typed(error: SettingsError) -> SettingsError {
     match error {
         SettingsError::Value { name: "cores", origin: Origin::Flag, reason } => {
@@ -94,8 +96,9 @@ fn as_typed(error: SettingsError) -> SettingsError {
     }
 }
 
-/// The state directory of the far end: the account's, or one below it if that is the state directory of the command that has started
-/// this too. So it is with `localhost:`, and with homes that hosts share. Each end keeps a record of the transfer, under one id.
+/// The state directory of the far end: the account's, or one below it if that is the state
+/// directory of the command that has started this too. So it is with `localhost:`, and with homes
+/// that hosts share. Each end keeps a record of the transfer, under one id.
 fn state_beside(state: StateDirectory, asking: PublicKey) -> Result<StateDirectory, CommandError> {
     /// It has the contents of a state directory: interrupted transfers resume from its journals.
     const BELOW: &str = "far-end";

@@ -42,7 +42,8 @@ const PORT: &str = "give the port of sshd in the address: ssh://HOST:PORT/PATH";
 /// Options whose value may follow in the same word.
 const WITH_VALUE: &[char] = &['P', 'p', 'i', 'e', 'o', 'F', 'J', 'l'];
 
-/// Commands of other programs, and whose they are here; `None` for those that copy in either direction.
+/// Commands of other programs, and whose they are here; `None` for those that copy in either
+/// direction.
 const COMMANDS: &[(&str, Option<&str>)] = &[
     ("cp", None),
     ("copy", None),

@@ -1,7 +1,8 @@
 //! `culvert bench ledger`: what each stage of the way costs, in cycles for each byte.
 //!
-//! Each stage is measured alone, on one core, with data that stays in the cache as it does in a lane. Cycles are of the nominal
-//! clock, which `/proc/cpuinfo` tells; cores may really run faster, so only ratios between rows mean something.
+//! Each stage is measured alone, on one core, with data that stays in the cache as it does in a
+//! lane. Cycles are of the nominal clock, which `/proc/cpuinfo` tells; cores may really run faster,
+//! so only ratios between rows mean something.
 
 mod feedback;
 

@@ -13,7 +13,8 @@ use clap_mangen::roff::{Roff, bold, roman};
 
 use crate::cli::exit::ExitCode;
 
-/// When this version's pages were last changed. Not the day of the build: the same source makes the same pages.
+/// When this version's pages were last changed. Not the day of the build: the same source makes the
+/// same pages.
 const DATE: &str = "2026-11-30";
 const MANUAL: &str = "Culvert Manual";
 

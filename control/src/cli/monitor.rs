@@ -16,14 +16,16 @@ use crate::units::show_rate;
 
 /// Between two drawings.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Switches to the other screen and hides the cursor; and back (ECMA-48, xterm's control sequences).
+/// Switches to the other screen and hides the cursor; and back (ECMA-48, xterm's control
+/// sequences).
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 /// See [`ENTER`].
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 /// Goes to the first line and column, and clears what is below.
 const HOME: &str = "\x1b[H\x1b[J";
 
-/// Draws until it is interrupted. Without a terminal it prints the status once, or every second as JSON Lines.
+/// Draws until it is interrupted. Without a terminal it prints the status once, or every second as
+/// JSON Lines.
 ///
 /// # Errors
 /// [`CommandError`].

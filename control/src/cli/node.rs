@@ -84,7 +84,8 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
         say_aside!("culvert: {error}");
     }
     let plane = node.supervisor.get().await.map_err(|error| match error {
-        // Partners' firewalls know a node's ports: there are no others to take, and waiting for them frees none.
+        // Partners' firewalls know a node's ports: there are no others to take, and waiting for
+        // them frees none.
         DataPlaneError::PortsInUse(ports) => CommandError::new(ExitCode::BadHost, ports.of_first()),
         error => error.into(),
     })?;
@@ -120,8 +121,8 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
             return Err(CommandError::failed(format!("the API cannot be served: {reason}")));
         }
     };
-    // Those that this node's user asked for stay noted as under way, and go on when the node is started again; partners hear why
-    // theirs end.
+    // Those that this node's user asked for stay noted as under way, and go on when the node is
+    // started again; partners hear why theirs end.
     listening.abort();
     node.registry.stop_all(STOP_PATIENCE).await;
     node.registry.settle().await;
@@ -154,7 +155,8 @@ fn greet(node: &Node, settings: &Settings, running: &RunningNode, plane: &crate:
     }
 }
 
-/// Starts the data plane again when it has died, so that partners do not wait for the first request.
+/// Starts the data plane again when it has died, so that partners do not wait for the first
+/// request.
 async fn keep_data_plane(node: Arc<Node>) {
     loop {
         match node.supervisor.get().await {

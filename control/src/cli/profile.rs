@@ -150,7 +150,8 @@ fn permits(change: &ProfileChange) -> Result<Vec<PermittedRoot>, CommandError> {
                 path.display()
             )));
         }
-        // A root is where a partner's paths begin, so it must be the directory itself and not a symlink to it.
+        // A root is where a partner's paths begin, so it must be the directory itself and not a
+        // symlink to it.
         let path = path.canonicalize().map_err(|error| {
             CommandError::new(of_path(&error), format!("'{}' cannot be permitted: {error}", path.display()))
         })?;

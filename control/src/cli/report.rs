@@ -136,7 +136,8 @@ fn text_of_nothing(result: &TransferResult) -> Option<String> {
 /// Whether this process has printed what its user asked for with `--json`.
 static HAS_ANSWERED: AtomicBool = AtomicBool::new(false);
 
-/// Whether the answer that `--json` promises is on standard output: there is one, also if the command fails after it.
+/// Whether the answer that `--json` promises is on standard output: there is one, also if the
+/// command fails after it.
 #[must_use]
 pub fn has_answered() -> bool {
     HAS_ANSWERED.load(Ordering::Relaxed)
@@ -167,7 +168,8 @@ pub fn print_json(value: &impl serde::Serialize) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Prints a text, with nothing in it that a terminal obeys but line ends, and a line's end. A reader that has gone (`| head`) is no error.
+/// Prints a text, with nothing in it that a terminal obeys but line ends, and a line's end. A
+/// reader that has gone (`| head`) is no error.
 ///
 /// # Errors
 /// [`CommandError`] if standard output cannot be written.

@@ -1,5 +1,5 @@
-//! What was said already: the commands that open a way stand in a notice, and are not said again when the transfer ends for
-//! that very way.
+//! What was said already: the commands that open a way stand in a notice, and are not said again
+//! when the transfer ends for that very way.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -32,7 +32,8 @@ impl SecondNode {
     /// The name of its profile here.
     pub const NAME: &str = "second";
 
-    /// Starts it with everything in `room`. The lanes of the two get different cores, where there are two.
+    /// Starts it with everything in `room`. The lanes of the two get different cores, where there
+    /// are two.
     ///
     /// # Errors
     /// [`CommandError`].

@@ -161,8 +161,8 @@ async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCod
     let state = StateDirectory::open(&settings.state.value)?;
     typed.partner = typed.partner.or_over_ssh(|name| has_profile(&state, name));
     refuse_ssh_options(&args, &typed.partner)?;
-    // A node that runs with this state carries the transfer out, unless ssh must be asked by this user on this terminal.
-    // A dry run needs none of its lanes.
+    // A node that runs with this state carries the transfer out, unless ssh must be asked by this
+    // user on this terminal. A dry run needs none of its lanes.
     let telling = Telling {
         json: args.json,
         quiet: global.quiet,
@@ -230,7 +230,8 @@ fn refuse_ssh_options(args: &SendArgs, partner: &Place) -> Result<(), CommandErr
     }
 }
 
-/// Whether a profile has this name. One that cannot be read has it, too: what is wrong with it is said when it is used.
+/// Whether a profile has this name. One that cannot be read has it, too: what is wrong with it is
+/// said when it is used.
 #[must_use]
 pub fn has_profile(state: &StateDirectory, name: &str) -> bool {
     !matches!(Profiles::new(state.clone()).find(name), Ok(None))
@@ -334,7 +335,8 @@ async fn address_of(place: &Place, state: &StateDirectory) -> Option<IpAddr> {
     tokio::net::lookup_host((host, 0)).await.ok()?.next().map(|address| address.ip())
 }
 
-/// A node for the length of this command. `partner` is the one that it has to do with, as far as it is known.
+/// A node for the length of this command. `partner` is the one that it has to do with, as far as it
+/// is known.
 ///
 /// # Errors
 /// [`CommandError`].
@@ -351,7 +353,8 @@ pub fn embedded(
     Ok(node)
 }
 
-/// This program, for starting the data plane: by what runs, not by a name that an update may have replaced.
+/// This program, for starting the data plane: by what runs, not by a name that an update may have
+/// replaced.
 #[must_use]
 pub fn program() -> PathBuf {
     PathBuf::from("/proc/self/exe")

@@ -197,7 +197,8 @@ fn check_host(name: &str, text: &OsStr) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// A path at `host`. One that begins with a port is refused: scp's users write it so and mean the port.
+/// A path at `host`. One that begins with a port is refused: scp's users write it so and mean the
+/// port.
 fn remote_path(host: &str, path: &[u8], text: &OsStr) -> Result<TypedPath, CommandError> {
     if let Some(module) = path.strip_prefix(b":") {
         return Err(CommandError::usage(format!(
@@ -278,7 +279,8 @@ fn is_v6(text: &str) -> bool {
     text.split_once('%').map_or(text, |(address, _)| address).parse::<Ipv6Addr>().is_ok()
 }
 
-/// `[ADDRESS]:PATH` or `USER@[ADDRESS]:PATH`, as scp and rsync take an IPv6 address; it is one of ssh's.
+/// `[ADDRESS]:PATH` or `USER@[ADDRESS]:PATH`, as scp and rsync take an IPv6 address; it is one of
+/// ssh's.
 fn parse_bracketed(text: &OsStr) -> Result<Option<Place>, CommandError> {
     let bytes = text.as_bytes();
     let Some(open) = bytes.iter().position(|&byte| matches!(byte, b'[' | b'/' | b':')).filter(|&at| bytes[at] == b'[')
@@ -323,8 +325,8 @@ fn parse_culvert_url(rest: &[u8]) -> Result<Place, CommandError> {
     Ok(Place::Address { host: host.to_owned(), port: port.unwrap_or(DEFAULT_PORT), path })
 }
 
-/// `ssh://USER@HOST:PORT/PATH`, as git has it: the path is absolute, and one that begins with `/~` is in a home
-/// directory.
+/// `ssh://USER@HOST:PORT/PATH`, as git has it: the path is absolute, and one that begins with `/~`
+/// is in a home directory.
 fn parse_ssh_url(rest: &[u8]) -> Result<Place, CommandError> {
     const SCHEME: &str = "ssh";
     let explain = || not_a_url(SCHEME, rest);

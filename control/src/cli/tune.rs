@@ -1,4 +1,5 @@
-//! `culvert tune` and `culvert doctor`: the commands of the tuning room, with what they need of this program.
+//! `culvert tune` and `culvert doctor`: the commands of the tuning room, with what they need of
+//! this program.
 
 use std::io;
 use std::net::IpAddr;
@@ -96,7 +97,8 @@ fn bind_address(global: &GlobalArgs) -> IpAddr {
     Settings::resolve(&flags).map_or(std::net::Ipv6Addr::UNSPECIFIED.into(), |settings| settings.bind.value)
 }
 
-/// Tries what a lane does when it starts: a socket and a ring. Looks for transfers that were cut off.
+/// Tries what a lane does when it starts: a socket and a ring. Looks for transfers that were cut
+/// off.
 fn readiness(bind: IpAddr, state: &Path) -> Vec<Readiness> {
     let one = |name: &str, (state, why): (ReadinessState, String)| Readiness { name: name.to_owned(), state, why };
     let mut parts = vec![one("udp", udp(bind)), one("io_uring", io_uring())];

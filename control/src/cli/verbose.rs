@@ -78,7 +78,8 @@ fn file_line(verb: &str, told: &Told) -> String {
     }
 }
 
-/// Tells the phases of a transfer, if they are to be told, until `until` resolves, and returns what that resolves to.
+/// Tells the phases of a transfer, if they are to be told, until `until` resolves, and returns what
+/// that resolves to.
 pub async fn beside<T>(mut progress: watch::Receiver<Progress>, until: impl Future<Output = T>) -> T {
     if !is_set() {
         return until.await;

@@ -1,8 +1,8 @@
 //! Whose node a command is about.
 //!
-//! The system's node has an account of its own, and root administers it. Root's commands on a node's state directory
-//! run as the directory's owner: what they make there belongs to it, and a node's account cannot make root follow
-//! what it has put there.
+//! The system's node has an account of its own, and root administers it. Root's commands on a
+//! node's state directory run as the directory's owner: what they make there belongs to it, and a
+//! node's account cannot make root follow what it has put there.
 
 use std::path::{Path, PathBuf};
 
@@ -40,8 +40,8 @@ fn use_of(command: &Command) -> Use {
     }
 }
 
-/// Has root's command go to the system's node, unless a state directory is named, and becomes the directory's owner.
-/// To be called before there is a second thread.
+/// Has root's command go to the system's node, unless a state directory is named, and becomes the
+/// directory's owner. To be called before there is a second thread.
 ///
 /// # Errors
 /// [`CommandError`] if this process cannot become that account.

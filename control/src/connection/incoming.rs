@@ -1,5 +1,5 @@
-//! Connections that come to this node: first they say hello, which costs this node nothing but a descriptor, then both
-//! ends shake hands, which costs a millisecond of cryptography.
+//! Connections that come to this node: first they say hello, which costs this node nothing but a
+//! descriptor, then both ends shake hands, which costs a millisecond of cryptography.
 
 use std::net::SocketAddr;
 

@@ -119,8 +119,9 @@ pub enum ReceiveEvent {
 /// An event with the number that its transfer gave the flow.
 pub type Tagged<E> = (usize, E);
 
-/// Bytes of events that may wait for a transfer. It takes them as they come, but for the moments in which its partner does not
-/// read what it is sent; reports of a hundred flows take a minute to come to so many.
+/// Bytes of events that may wait for a transfer. It takes them as they come, but for the moments in
+/// which its partner does not read what it is sent; reports of a hundred flows take a minute to
+/// come to so many.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// What an event takes while it waits.

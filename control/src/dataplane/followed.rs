@@ -1,4 +1,5 @@
-//! Which lanes have flows to which partners, and the next hop that each lane was told. A way is followed for as long as a flow needs it.
+//! Which lanes have flows to which partners, and the next hop that each lane was told. A way is
+//! followed for as long as a flow needs it.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -32,7 +33,8 @@ pub struct Followed {
 }
 
 impl Followed {
-    /// A lane's flow needs the way to a partner. Returns whether that is followed: not if there are too many.
+    /// A lane's flow needs the way to a partner. Returns whether that is followed: not if there are
+    /// too many.
     pub fn begin(&mut self, lane: u16, flow: FlowSlot, to: IpAddr) -> bool {
         if self.ways.len() >= WAYS_MAX && !self.ways.contains_key(&(lane, to)) {
             return false;

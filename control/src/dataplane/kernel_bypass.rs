@@ -63,7 +63,8 @@ impl DataPlane {
         self.moves.load(Ordering::Relaxed)
     }
 
-    /// What the steering program has counted; `None` without AF_XDP, or if the process does not answer.
+    /// What the steering program has counted; `None` without AF_XDP, or if the process does not
+    /// answer.
     pub async fn census(&self) -> Option<Census> {
         self.af_xdp?;
         let (answer, answered) = oneshot::channel();
@@ -72,7 +73,8 @@ impl DataPlane {
         tokio::time::timeout(CENSUS_PATIENCE, self.confirmed(answered)).await.ok()?.ok()
     }
 
-    /// Tells a lane the next hop towards a flow's partner, now and whenever it changes while the flow lives.
+    /// Tells a lane the next hop towards a flow's partner, now and whenever it changes while the
+    /// flow lives.
     pub(super) fn follow(&self, lane: u16, flow: FlowSlot, to: IpAddr) {
         let Some((_, interface)) = self.af_xdp else { return };
         // IPv4 as the lanes' sockets say it.
@@ -93,7 +95,8 @@ impl DataPlane {
         }
     }
 
-    /// Without a hop the lane uses its UDP socket; if the process is gone, the next message shows it.
+    /// Without a hop the lane uses its UDP socket; if the process is gone, the next message shows
+    /// it.
     fn tell_hop(&self, lane: u16, to: IpAddr, hop: Option<NextHop>) {
         let _ = self.tell(&ToDataPlane::SetNextHop { lane, to, hop }, &[]);
     }
@@ -118,8 +121,8 @@ impl DataPlane {
     }
 }
 
-/// Follows the kernel's tables for as long as the data plane lives: a gateway that changes, a neighbour that is found or lost, a link
-/// that goes down.
+/// Follows the kernel's tables for as long as the data plane lives: a gateway that changes, a
+/// neighbour that is found or lost, a link that goes down.
 pub(super) async fn follow_next_hops(plane: Weak<DataPlane>) {
     let mut asker = Asker::new(Instant::now());
     let mut changes = Changes::subscribe().ok();

@@ -1,9 +1,10 @@
 //! Which of the NIC's queues a flow arrives on, and the source port that brings it to its lane's.
 //!
-//! A lane on AF_XDP sees only its own queues; what arrives on another lane's takes the slow way through the kernel. The NIC chooses the queue by a
-//! hash over addresses and ports. Everything in it is given but the port that the sender sends from, so the receiver asks for one
-//! (`docs/wire.md` W-48): computed where the NIC tells its hash, guessed where it does not or where the computation turned out wrong, because
-//! of a translated address for instance.
+//! A lane on AF_XDP sees only its own queues; what arrives on another lane's takes the slow way
+//! through the kernel. The NIC chooses the queue by a hash over addresses and ports. Everything in
+//! it is given but the port that the sender sends from, so the receiver asks for one
+//! (`docs/wire.md` W-48): computed where the NIC tells its hash, guessed where it does not or where
+//! the computation turned out wrong, because of a translated address for instance.
 
 use std::net::SocketAddr;
 
@@ -47,8 +48,8 @@ impl Placement {
         ReceiveHash::read(&self.interface).ok().filter(|_| !self.is_ruled)
     }
 
-    /// The port that a flow should be sent from instead of `source`'s, so that it arrives on its lane's `nth` queue; `None` if it does, or if
-    /// no port would change that.
+    /// The port that a flow should be sent from instead of `source`'s, so that it arrives on its
+    /// lane's `nth` queue; `None` if it does, or if no port would change that.
     #[must_use]
     pub fn better_port(
         &self,
@@ -92,7 +93,8 @@ mod tests {
     use super::*;
 
     fn hash(queues: u32) -> ReceiveHash {
-        // The default key of many drivers, repeated bytes as the kernel's netdev_rss_key_fill would not give, but a key.
+        // The default key of many drivers, repeated bytes as the kernel's netdev_rss_key_fill would
+        // not give, but a key.
         let key = (0..40u8).map(|at| at.wrapping_mul(37) ^ 0x5a).collect();
         ReceiveHash::new(key, (0..128).map(|entry| entry % queues).collect())
     }

@@ -30,8 +30,8 @@ impl PortsInUse {
         Self { option, ..self }
     }
 
-    /// What the data plane says of the first port that is not free: all that there is to say where each lane has one of
-    /// its own.
+    /// What the data plane says of the first port that is not free: all that there is to say where
+    /// each lane has one of its own.
     #[must_use]
     pub fn of_first(&self) -> &str {
         &self.text

@@ -26,7 +26,8 @@ pub struct WantedFlow {
     pub has_others: bool,
 }
 
-/// Takes a free slot of a lane: by partner first, then by transfer, so that each leaves room for the next.
+/// Takes a free slot of a lane: by partner first, then by transfer, so that each leaves room for
+/// the next.
 pub(super) fn take_slot<E>(
     slots: &mut [Route<E>],
     wanted: WantedFlow,

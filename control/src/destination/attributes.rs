@@ -1,8 +1,10 @@
 //! What a stored file gets beside its bytes: its mode and its times.
 //!
-//! A file system may take bytes and refuse these (CIFS, exFAT, object stores under FUSE, files of another owner). What is whole and verified
-//! is not thrown away for that: it gets its name, and what was refused is noted and said ([decision 0069](../../../docs/decisions/0069-refused-attributes.md)).
-//! Any other error, of a disk that fails or is full, fails the file as it always did.
+//! A file system may take bytes and refuse these (CIFS, exFAT, object stores under FUSE, files of
+//! another owner). What is whole and verified is not thrown away for that: it gets its name, and
+//! what was refused is noted and said ([decision
+//! 0069](../../../docs/decisions/0069-refused-attributes.md)). Any other error, of a disk that
+//! fails or is full, fails the file as it always did.
 
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,7 +19,8 @@ use super::Destination;
 
 /// Whether an error says that an attribute cannot be had here, and nothing about the bytes.
 ///
-/// `INVAL` and `OVERFLOW` are what a file system says of a time that it has no form for, `ACCESS` what a file server says for `PERM`.
+/// `INVAL` and `OVERFLOW` are what a file system says of a time that it has no form for, `ACCESS`
+/// what a file server says for `PERM`.
 #[must_use]
 pub fn is_refusal(error: Errno) -> bool {
     // `NOTSUP` and `OPNOTSUPP` are one number on Linux.
@@ -37,8 +40,8 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    /// What `entry` gets. Files always keep their time, because by size and time the same file is recognised next time;
-    /// modes, and the times of directories, are kept on request.
+    /// What `entry` gets. Files always keep their time, because by size and time the same file is
+    /// recognised next time; modes, and the times of directories, are kept on request.
     #[must_use]
     pub fn of(entry: &Entry<'_>, preserve: bool) -> Self {
         let modified = Timespec { tv_sec: entry.modified.seconds, tv_nsec: i64::from(entry.modified.nanoseconds) };

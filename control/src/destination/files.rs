@@ -1,4 +1,5 @@
-//! Large files: made under a temporary name, written by the data plane, and renamed when they are whole and durable.
+//! Large files: made under a temporary name, written by the data plane, and renamed when they are
+//! whole and durable.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -145,7 +146,8 @@ impl PartialFile {
         rustix::fs::fdatasync(&self.buffered)
     }
 
-    /// Gives the whole file its size, attributes and name, all of it durable when this returns. Tells which attributes it could not get.
+    /// Gives the whole file its size, attributes and name, all of it durable when this returns.
+    /// Tells which attributes it could not get.
     ///
     /// # Errors
     /// The operating system's; `EXIST` if the name was taken meanwhile and may not be replaced.
@@ -180,7 +182,8 @@ impl PartialFile {
     /// Removes the file.
     pub fn discard(&self, destination: &Destination) {
         let remove = || unlinkat(&self.parent, &self.partial, AtFlags::empty());
-        // If it cannot be removed it stays under its temporary name, which no result shows as stored.
+        // If it cannot be removed it stays under its temporary name, which no result shows as
+        // stored.
         let _ = destination.opening(&self.directory, remove);
     }
 }
@@ -215,7 +218,8 @@ pub(super) fn rename_into_place(parent: &OwnedFd, from: &Path, to: &Path, action
         return renameat(parent, from, parent, to);
     }
     match renameat_with(parent, from, parent, to, RenameFlags::NOREPLACE) {
-        // A file system without the flag (NFS): a second link fails if the name is taken, as it should.
+        // A file system without the flag (NFS): a second link fails if the name is taken, as it
+        // should.
         Err(Errno::INVAL | Errno::NOSYS) => {
             rustix::fs::linkat(parent, from, parent, to, AtFlags::empty())?;
             unlinkat(parent, from, AtFlags::empty())

@@ -32,7 +32,8 @@ use crate::sources::hash_of;
 
 /// A directory with fewer files is not worth the calls that it takes itself.
 const FILES_MIN: u32 = 16;
-/// A directory with more files or bytes would keep too many of them from view, and lose too many to a crash.
+/// A directory with more files or bytes would keep too many of them from view, and lose too many to
+/// a crash.
 const FILES_MAX: u32 = 4 * PACK_FILES_MAX as u32;
 /// As [`FILES_MAX`], in chunks.
 const CHUNKS_MAX: u64 = 4;
@@ -88,8 +89,8 @@ impl FreshDirectories {
         let (mut listed, mut place): (&[u8], Option<usize>) = (b"", None);
         for (file, entry) in manifest.entries() {
             let (parent, _) = split_name(entry.name);
-            // Files of a directory follow each other, unless several sources have it. Then the first would wait for the last, which may
-            // come at the transfer's end.
+            // Files of a directory follow each other, unless several sources have it. Then the
+            // first would wait for the last, which may come at the transfer's end.
             if parent != listed {
                 (listed, place) = (parent, places.get(parent).copied());
                 if let Some(again) = place.map(|place| &mut found[place]) {

@@ -109,7 +109,8 @@ impl Opened {
 /// Those of all transfers of this process.
 static ALL: Mutex<Vec<Weak<OpenedDirectories>>> = Mutex::new(Vec::new());
 
-/// Closes what the transfers of this process have opened, for good: the process ends, and waits for none of their helpers.
+/// Closes what the transfers of this process have opened, for good: the process ends, and waits for
+/// none of their helpers.
 pub fn close_all() {
     let all = std::mem::take(&mut *ALL.lock().unwrap_or_else(PoisonError::into_inner));
     for directories in all.iter().filter_map(Weak::upgrade) {
@@ -153,7 +154,8 @@ impl OpenedDirectories {
             return Ok(false);
         }
         let closed = Closed { identity: identity(&stat), mode };
-        // One that was opened before and that somebody else has closed stands there with the mode that it had at first.
+        // One that was opened before and that somebody else has closed stands there with the mode
+        // that it had at first.
         let is_known = opened.directories.get(name).is_some_and(|opened| opened.was == closed);
         if !is_known {
             self.notes.opens(name, closed)?;
@@ -173,8 +175,9 @@ impl OpenedDirectories {
         Ok((directory, stat))
     }
 
-    /// Gives the directories their modes again, what is in a directory before it, and `sync` makes that durable; names those that
-    /// could not get them. They stay in the journal, for the next attempt.
+    /// Gives the directories their modes again, what is in a directory before it, and `sync` makes
+    /// that durable; names those that could not get them. They stay in the journal, for the next
+    /// attempt.
     fn close(&self, sync: impl FnOnce() -> Result<(), Errno>) -> Vec<(Vec<u8>, Errno)> {
         // Locked until the end: a caller that finds nothing to close may rely on everything being
         // closed.
@@ -222,7 +225,8 @@ impl Destination {
         Ok(())
     }
 
-    /// Does something that a mode of `directory`, or of one on the way to it, may forbid: then they are opened, and it is done again.
+    /// Does something that a mode of `directory`, or of one on the way to it, may forbid: then they
+    /// are opened, and it is done again.
     ///
     /// # Errors
     /// The operating system's.
@@ -237,7 +241,8 @@ impl Destination {
         act()
     }
 
-    /// An earlier attempt has opened a directory and did not come to closing it: this one will. Of its identity only the inode is known.
+    /// An earlier attempt has opened a directory and did not come to closing it: this one will. Of
+    /// its identity only the inode is known.
     pub fn adopt_opened(&self, name: &[u8], inode: u64, mode: u32) {
         let Some(opened) = &self.opened else { return };
         let Ok((directory, stat)) = opened.look_at(name) else { return };
@@ -255,7 +260,8 @@ impl Destination {
         }
     }
 
-    /// Gives the directories that were opened their modes again; names those that could not get them.
+    /// Gives the directories that were opened their modes again; names those that could not get
+    /// them.
     pub fn close_opened(&self) -> Vec<(Vec<u8>, Errno)> {
         self.opened.as_ref().map_or_else(Vec::new, |opened| opened.close(|| self.sync()))
     }

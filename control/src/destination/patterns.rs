@@ -1,8 +1,8 @@
 //! Sources that a requester names by a pattern: `/data/*.fits`.
 //!
 //! No shell sees a pattern. Each directory on its way is opened as a source is, beneath the same
-//! roots and under the same rules about symlinks, and its names are matched here; each match is then
-//! opened as if it had been named. A source that has exactly the name that was written is that
+//! roots and under the same rules about symlinks, and its names are matched here; each match is
+//! then opened as if it had been named. A source that has exactly the name that was written is that
 //! source, whatever is in it: names with `*` need no other spelling.
 
 use std::ffi::OsStr;
@@ -111,7 +111,8 @@ impl<'a> Search<'a> {
         }))
     }
 
-    /// The paths below the root that match, as far as that can be said without a look at what the last components name.
+    /// The paths below the root that match, as far as that can be said without a look at what the
+    /// last components name.
     fn paths(&mut self) -> Result<Vec<PathBuf>, Refusal> {
         let mut paths = vec![PathBuf::new()];
         let below = self.below.clone();
@@ -177,9 +178,9 @@ impl<'a> Search<'a> {
         Ok(statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).ok())
     }
 
-    /// Opens a match as a source, and says whether it can be sent. One that has disappeared meanwhile
-    /// is left out; one that cannot be sent is reported by the listing, as when found in a
-    /// directory; so is a symlink that leads nowhere.
+    /// Opens a match as a source, and says whether it can be sent. One that has disappeared
+    /// meanwhile is left out; one that cannot be sent is reported by the listing, as when found in
+    /// a directory; so is a symlink that leads nowhere.
     fn open(&mut self, below: &Path, opener: &mut SourceOpener) -> Result<Option<(Source, bool)>, Refusal> {
         let written = self.root.join(below);
         let mut typed = written.as_os_str().as_bytes().to_vec();

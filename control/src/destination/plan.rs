@@ -1,8 +1,9 @@
 //! What will happen to each entry of a manifest, decided before the first byte moves.
 //!
-//! Names that contradict each other are refused as they come. The plan refuses the whole transfer if files would be overwritten that may not be, or if there is not enough room;
-//! it notes what is there already and need not be sent. Only when nothing speaks against it does it make directories and
-//! symlinks.
+//! Names that contradict each other are refused as they come. The plan refuses the whole transfer
+//! if files would be overwritten that may not be, or if there is not enough room; it notes what is
+//! there already and need not be sent. Only when nothing speaks against it does it make directories
+//! and symlinks.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -153,8 +154,8 @@ pub fn decide(
     Ok(plan)
 }
 
-/// As [`decide`], for a dry run: what may not be replaced refuses nothing, and everything has a reason. A file that collides is
-/// one that is not sent.
+/// As [`decide`], for a dry run: what may not be replaced refuses nothing, and everything has a
+/// reason. A file that collides is one that is not sent.
 ///
 /// # Errors
 /// [`Refusal`] if the destination cannot be looked at.
@@ -244,7 +245,8 @@ pub const fn identity(stat: &Stat) -> Identity {
     (stat.st_dev, stat.st_ino)
 }
 
-/// Whether only one name can lead to what is there: two that do are one to the file system, by case or by the form of a letter.
+/// Whether only one name can lead to what is there: two that do are one to the file system, by case
+/// or by the form of a letter.
 fn has_one_name(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory || stat.st_nlink == 1
 }
@@ -274,7 +276,8 @@ fn decide_existing(
                 Overwrite::Always => false,
             };
             match before {
-                // A file system of whole seconds shows no change within one by the change time alone.
+                // A file system of whole seconds shows no change within one by the change time
+                // alone.
                 Before::Stored if is_proved && is_same => return Ok(Action::Resumed),
                 // Its size and the time of its last change are what they were.
                 Before::StoredAtAnotherTime if is_proved => return Ok(Action::Resumed),
@@ -300,7 +303,8 @@ fn decide_existing(
     }
 }
 
-/// Checks, entry by entry, that names are unique and that every parent is a directory that is listed before its children.
+/// Checks, entry by entry, that names are unique and that every parent is a directory that is
+/// listed before its children.
 #[derive(Debug, Default)]
 pub struct NameCheck {
     names: HashSet<u128>,
@@ -338,7 +342,8 @@ fn refuse_name(name: &[u8], what: &str) -> Result<(), Refusal> {
     Err(Refusal::new(RefusalCode::Protocol, text))
 }
 
-/// Looks at what is there, directory by directory; below a directory that is missing it need not look.
+/// Looks at what is there, directory by directory; below a directory that is missing it need not
+/// look.
 struct Looker<'a> {
     destination: &'a Destination,
     parent: Option<(Vec<u8>, OwnedFd)>,
@@ -445,9 +450,9 @@ pub struct Made {
     pub failed: Vec<FileError>,
 }
 
-/// Makes the directories and symlinks of the plan, and notes in `made_all` what it has made. A directory
-/// gets the source's mode, as far as the kernel gives it to new ones; its owner has all rights, because
-/// it is filled. If modes are preserved it gets its own at the end.
+/// Makes the directories and symlinks of the plan, and notes in `made_all` what it has made. A
+/// directory gets the source's mode, as far as the kernel gives it to new ones; its owner has all
+/// rights, because it is filled. If modes are preserved it gets its own at the end.
 ///
 /// # Errors
 /// [`Refusal`] with the name in question; files have not been touched, and what came before that
@@ -475,8 +480,9 @@ pub fn make_directories_and_symlinks(
                 }
                 let there = identity(&statat(parent, last, AtFlags::SYMLINK_NOFOLLOW)?);
                 match made {
-                    // Another transfer may have made it meanwhile; if it is no directory, its files will say so. But if this one has made it,
-                    // it was under another name, and the two directories would become one.
+                    // Another transfer may have made it meanwhile; if it is no directory, its files
+                    // will say so. But if this one has made it, it was under another name, and the
+                    // two directories would become one.
                     Err(Errno::EXIST) if !made_here.contains(&there) => Ok(()),
                     Err(error) => Err(error),
                     Ok(()) => {

@@ -1,9 +1,10 @@
 //! Whether the account may make what a plan says, asked of the kernel before the first byte moves.
 //!
-//! Each directory that is there and gets something new is asked about once. Where the destination itself may not be written
-//! to the transfer is refused, and so it is where a directory or a symlink cannot be made. A file in another directory fails
-//! by its name when its turn comes, and a dry run foretells that. A directory that the transfer may open for itself
-//! ([`super::opened`]) is no obstacle.
+//! Each directory that is there and gets something new is asked about once. Where the destination
+//! itself may not be written to the transfer is refused, and so it is where a directory or a
+//! symlink cannot be made. A file in another directory fails by its name when its turn comes, and a
+//! dry run foretells that. A directory that the transfer may open for itself ([`super::opened`]) is
+//! no obstacle.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -22,8 +23,8 @@ use crate::accounts::may_not;
 use crate::os_error;
 use crate::sources::hash_of;
 
-/// Looks whether what `actions` say can be done, and notes in `fates` the files that would fail. `opens` says that the
-/// transfer may open directories of this account for as long as it takes.
+/// Looks whether what `actions` say can be done, and notes in `fates` the files that would fail.
+/// `opens` says that the transfer may open directories of this account for as long as it takes.
 ///
 /// # Errors
 /// [`Refusal`] that names what cannot be made, and why.

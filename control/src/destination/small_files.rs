@@ -1,14 +1,17 @@
-//! Small files: unpacked from a chunk, written without a name, made durable together, and linked into place.
+//! Small files: unpacked from a chunk, written without a name, made durable together, and linked
+//! into place.
 //!
-//! A file without a name (`O_TMPFILE`) leaves nothing behind when its process dies. Where a file system has no such files they get a temporary
-//! name. One `syncfs` makes all files of a pack durable before the first gets its name, because an `fsync` for each would
-//! cost a journal commit for each.
+//! A file without a name (`O_TMPFILE`) leaves nothing behind when its process dies. Where a file
+//! system has no such files they get a temporary name. One `syncfs` makes all files of a pack
+//! durable before the first gets its name, because an `fsync` for each would cost a journal commit
+//! for each.
 //!
-//! A nameless file lives by its descriptor, and descriptors are scarce: half of what this process may have are for staged files
-//! (`DescriptorPlaces`). A pack waits for its share; one that would need more than there can be is staged under temporary names
-//! instead, which needs none.
+//! A nameless file lives by its descriptor, and descriptors are scarce: half of what this process
+//! may have are for staged files (`DescriptorPlaces`). A pack waits for its share; one that would
+//! need more than there can be is staged under temporary names instead, which needs none.
 //!
-//! Where a whole directory is new its files need neither: see [`FreshDirectories`](super::fresh_directories).
+//! Where a whole directory is new its files need neither: see
+//! [`FreshDirectories`](super::fresh_directories).
 
 mod descriptor_places;
 
@@ -71,7 +74,8 @@ enum Place {
 }
 
 impl StagedFile {
-    /// The directory that brings it to its place, and what it is; none for a file that is linked by itself.
+    /// The directory that brings it to its place, and what it is; none for a file that is linked by
+    /// itself.
     #[must_use]
     pub fn fresh(&self) -> Option<(&Arc<FreshDirectory>, StoredFile)> {
         match &self.place {
@@ -102,7 +106,8 @@ pub struct StagedPack {
     pub failed: Vec<FileError>,
     /// Those whose bytes do not have the sender's hash.
     pub mismatched: Vec<u32>,
-    /// Directories that are being filled, and how many of their files came with this pack, whatever became of them.
+    /// Directories that are being filled, and how many of their files came with this pack, whatever
+    /// became of them.
     pub settled: Vec<(Arc<FreshDirectory>, u32)>,
 }
 
@@ -141,8 +146,9 @@ pub struct Unpacking<'a> {
 }
 
 impl Unpacking<'_> {
-    /// Writes the files of a pack. The pack lies where the data plane may still write: what is hashed and what is stored is one
-    /// copy of each file. `hashes` are the sender's, if the transfer has hashes; `skip` says which files the sender gave up.
+    /// Writes the files of a pack. The pack lies where the data plane may still write: what is
+    /// hashed and what is stored is one copy of each file. `hashes` are the sender's, if the
+    /// transfer has hashes; `skip` says which files the sender gave up.
     #[must_use]
     pub fn stage(
         &self,
@@ -199,7 +205,8 @@ impl Unpacking<'_> {
         result
     }
 
-    /// Opens the directory of a file, unless the file before was of the same: `left` files may follow.
+    /// Opens the directory of a file, unless the file before was of the same: `left` files may
+    /// follow.
     fn enter<'m>(
         &'m self,
         file: u32,
@@ -322,7 +329,8 @@ impl Unpacking<'_> {
     }
 
     /// Opens a file to be staged: without a name if there are descriptors to keep it open, and if
-    /// the file system has such files; else under a temporary name, and then it is the owner's alone.
+    /// the file system has such files; else under a temporary name, and then it is the owner's
+    /// alone.
     fn open_staged(&self, parent: &OwnedFd, mode: Mode) -> Result<(OwnedFd, StagedPlace), Errno> {
         if let Some(places) = DescriptorPlaces::take() {
             match openat(parent, ".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode) {
@@ -446,7 +454,8 @@ enum StagedPlace {
 }
 
 fn link_nameless(file: &OwnedFd, parent: &OwnedFd, name: &Path) -> Result<(), Errno> {
-    // From Linux 6.10 on the owner of a file may link it by its descriptor; before, it takes a capability or the way through /proc.
+    // From Linux 6.10 on the owner of a file may link it by its descriptor; before, it takes a
+    // capability or the way through /proc.
     match linkat(file, "", parent, name, AtFlags::EMPTY_PATH) {
         Err(Errno::NOENT) => {
             let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));

@@ -83,7 +83,8 @@ impl Past {
         self.done(entry).is_some_and(|done| Record::is_made_directory(&done.hash))
     }
 
-    /// A directory that an earlier attempt has opened and not closed: its inode, and the mode that it had.
+    /// A directory that an earlier attempt has opened and not closed: its inode, and the mode that
+    /// it had.
     #[must_use]
     pub fn opened(&self, name: &[u8]) -> Option<(u64, u32)> {
         let opened = self.done.get(&beside(name, OPENED)).filter(|done| Record::is_opened_directory(&done.hash))?;

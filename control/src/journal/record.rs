@@ -107,8 +107,8 @@ const NOT_KEPT: ChunkHash = [0xd3; 32];
 /// of version 2 can read and which has no effect on them: no entry has such a name, or no file such
 /// a hash.
 impl Record {
-    /// That a directory, given by the hash of its name, is not there and the transfer makes it: what
-    /// is there later is its own.
+    /// That a directory, given by the hash of its name, is not there and the transfer makes it:
+    /// what is there later is its own.
     #[must_use]
     pub const fn made_directory(name: u128) -> Self {
         Self::aside(name, MADE_DIRECTORY, 0, 0)

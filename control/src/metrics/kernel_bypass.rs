@@ -1,4 +1,5 @@
-//! What AF_XDP counts: packets by what the steering program did with them, datagrams by the way that they took, and where frames are.
+//! What AF_XDP counts: packets by what the steering program did with them, datagrams by the way
+//! that they took, and where frames are.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,6 +1,7 @@
-//! Makes the kernel look for neighbours. It resolves and verifies a neighbour when it has a packet for it, and what goes through rings it never
-//! sees. So it gets one: an empty datagram to the partner's discard port with a hop limit of 1. That takes the partner's
-//! route, needs exactly the neighbour that the lanes need, and goes no further than to that. It takes no privilege.
+//! Makes the kernel look for neighbours. It resolves and verifies a neighbour when it has a packet
+//! for it, and what goes through rings it never sees. So it gets one: an empty datagram to the
+//! partner's discard port with a hop limit of 1. That takes the partner's route, needs exactly the
+//! neighbour that the lanes need, and goes no further than to that. It takes no privilege.
 
 use std::collections::HashMap;
 use std::io;
@@ -35,7 +36,8 @@ impl Asker {
         Self { port: DISCARD_PORT, tokens: BURST, since: now, last: HashMap::new() }
     }
 
-    /// Asks after the neighbour on the way to a partner. Returns whether it did: not if it did lately, or asks too much as it is.
+    /// Asks after the neighbour on the way to a partner. Returns whether it did: not if it did
+    /// lately, or asks too much as it is.
     pub fn ask(&mut self, partner: IpAddr, now: Instant) -> bool {
         self.last.retain(|_, asked| now.duration_since(*asked) < REPEAT);
         if self.last.contains_key(&partner) || !self.take_token(now) {

@@ -1,5 +1,6 @@
-//! That the kernel's tables have changed. What has changed is not read out of the messages: a route or a neighbour decides the way to a
-//! partner together with rules, links and addresses, and asking the kernel again gives its own answer.
+//! That the kernel's tables have changed. What has changed is not read out of the messages: a route
+//! or a neighbour decides the way to a partner together with rules, links and addresses, and asking
+//! the kernel again gives its own answer.
 
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixDatagram as StdDatagram;
@@ -17,8 +18,9 @@ const DRAIN_MAX: usize = 4_096;
 /// A subscription to changes.
 #[derive(Debug)]
 pub struct Changes {
-    /// A netlink socket in the dress of another kind of datagram socket: what the runtime offers for bare descriptors takes unsafe code, and this
-    /// does the same, which is to wait for a descriptor and to call `recv` on it.
+    /// A netlink socket in the dress of another kind of datagram socket: what the runtime offers
+    /// for bare descriptors takes unsafe code, and this does the same, which is to wait for a
+    /// descriptor and to call `recv` on it.
     socket: UnixDatagram,
 }
 

@@ -38,8 +38,8 @@ struct Situation {
 }
 
 impl Tables {
-    /// What the data plane needs to know of an interface: the named one; or else the one that leads to `partner`; or, if no partner is
-    /// known either, the only one that can be meant.
+    /// What the data plane needs to know of an interface: the named one; or else the one that leads
+    /// to `partner`; or, if no partner is known either, the only one that can be meant.
     ///
     /// # Errors
     /// [`InterfaceError`].
@@ -66,7 +66,8 @@ impl Tables {
         })
     }
 
-    /// Interfaces that the caller's ssh connection needs: `SSH_CONNECTION` is its four ends, client first.
+    /// Interfaces that the caller's ssh connection needs: `SSH_CONNECTION` is its four ends, client
+    /// first.
     fn ssh_interfaces(&self, addresses: &[(u32, IpAddr)]) -> io::Result<Vec<u32>> {
         let Ok(connection) = std::env::var("SSH_CONNECTION") else { return Ok(Vec::new()) };
         let mut words = connection.split(' ').map(|word| word.parse::<IpAddr>().ok());
@@ -89,7 +90,8 @@ impl Situation {
         self.links.iter().find(|link| link.index == index)
     }
 
-    /// Whether the caller's ssh connection goes through a link: itself, a VLAN on it, or the bridge or bond that it belongs to.
+    /// Whether the caller's ssh connection goes through a link: itself, a VLAN on it, or the bridge
+    /// or bond that it belongs to.
     fn carries_ssh(&self, link: &Link) -> bool {
         self.ssh.iter().filter_map(|&index| self.with_index(index)).any(|on| {
             let below = on.vlan.map(|(below, _)| below);
@@ -110,7 +112,8 @@ impl Situation {
         Ok(link)
     }
 
-    /// The only interface that can be meant: up, with an address, neither loopback nor one that the caller's ssh connection needs.
+    /// The only interface that can be meant: up, with an address, neither loopback nor one that the
+    /// caller's ssh connection needs.
     fn only_candidate(&self) -> Result<&Link, InterfaceError> {
         let can_be_meant = |link: &&Link| {
             link.flags & (IFF_UP | IFF_LOOPBACK) == IFF_UP

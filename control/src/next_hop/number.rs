@@ -31,5 +31,6 @@ pub const IFF_UP: u32 = 1;
 pub const IFF_LOOPBACK: u32 = 8;
 pub const IFA_ADDRESS: u16 = 1;
 pub const IFA_LOCAL: u16 = 2;
-/// Groups of changes by their numbers: links, neighbours, addresses, routes and rules of both families, next hops that several routes share.
+/// Groups of changes by their numbers: links, neighbours, addresses, routes and rules of both
+/// families, next hops that several routes share.
 pub const RTNLGRPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 32];

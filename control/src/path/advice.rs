@@ -1,4 +1,5 @@
-//! What transfers do with the records: the rate to begin with, and a warning when they do worse than the path did.
+//! What transfers do with the records: the rate to begin with, and a warning when they do worse
+//! than the path did.
 
 use std::sync::atomic::Ordering;
 

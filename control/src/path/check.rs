@@ -38,7 +38,8 @@ pub struct Direction {
     pub delivery: Option<Delivery>,
     /// Their one-way delays; relative to the least if the clocks are not synchronized.
     pub delay: Option<DelaySummary>,
-    /// One-way delays in milliseconds and how many had each; empty if the clocks are not synchronized.
+    /// One-way delays in milliseconds and how many had each; empty if the clocks are not
+    /// synchronized.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub delay_histogram_ms: std::collections::BTreeMap<String, u64>,
     /// The largest packet.
@@ -77,7 +78,8 @@ pub struct PathCheck {
     pub rtt_histogram_ms: std::collections::BTreeMap<String, u64>,
     /// This host's clock.
     pub clock: ClockQuality,
-    /// The greatest error of one-way delays; none: the clocks are not synchronized, and the delays are relative to the least.
+    /// The greatest error of one-way delays; none: the clocks are not synchronized, and the delays
+    /// are relative to the least.
     pub one_way_error_us: Option<u64>,
     /// Answers that did not count: `not packets of the protocol` and the like.
     pub rejected: u64,

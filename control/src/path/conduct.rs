@@ -1,4 +1,5 @@
-//! The asking end of a check: one step after the other over the control connection, within the time and rate that both permit.
+//! The asking end of a check: one step after the other over the control connection, within the time
+//! and rate that both permit.
 #![cfg_attr(
     not(test),
     deny(

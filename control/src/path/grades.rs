@@ -1,6 +1,7 @@
 //! What a check means: each finding with a grade, the reason, and what to do.
 //!
-//! Thresholds are those of data transfer nodes: a loss that a web page does not notice ruins a TCP flow over 80 ms.
+//! Thresholds are those of data transfer nodes: a loss that a web page does not notice ruins a TCP
+//! flow over 80 ms.
 
 use culvert_perfsonar::probe::mtu::MtuLimit;
 use culvert_perfsonar::probe::ramp::{Confidence, RampLimit};

@@ -1,4 +1,5 @@
-//! What was found of the paths to partners: kept per partner and direction in the state directory, the newest last.
+//! What was found of the paths to partners: kept per partner and direction in the state directory,
+//! the newest last.
 //!
 //! ```text
 //! paths/NAME.send.json      a JSON array of records

@@ -1,5 +1,5 @@
-//! The tables `[path]`, `[responder]`, `[archive]` and `[psconfig]` of the configuration file. All but `[path]` are off unless they are
-//! there.
+//! The tables `[path]`, `[responder]`, `[archive]` and `[psconfig]` of the configuration file. All
+//! but `[path]` are off unless they are there.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,8 +36,8 @@ pub struct PathSettings {
 }
 
 impl PathSettings {
-    /// Every setting as name and text, and whether the file sets it, for `culvert config show`. The secrets' files are named, never
-    /// read.
+    /// Every setting as name and text, and whether the file sets it, for `culvert config show`. The
+    /// secrets' files are named, never read.
     #[must_use]
     pub fn table(&self) -> Vec<(String, String, bool)> {
         let mut rows = Rows { table: "path", rows: Vec::new() };

@@ -11,7 +11,8 @@ use culvert_protocol::control::TransferId;
 use super::TransferRecord;
 use crate::limits::{RECORD_BYTES_PER_PARTNER, RECORDS_PER_PARTNER};
 
-/// Records of ended transfers that this node's user asked for; beyond them the oldest are forgotten.
+/// Records of ended transfers that this node's user asked for; beyond them the oldest are
+/// forgotten.
 const OWN_MAX: usize = 20_000;
 /// One in so many is forgotten at once, so that it is seldom done.
 const EXCESS_PART: usize = 20;

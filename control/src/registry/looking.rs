@@ -9,7 +9,8 @@ use crate::state::StateError;
 use crate::transfer::blocking;
 
 impl Registry {
-    /// What is left alone because it cannot be read or a newer program has written it, a sentence for each.
+    /// What is left alone because it cannot be read or a newer program has written it, a sentence
+    /// for each.
     #[must_use]
     pub fn left_alone(&self) -> Vec<String> {
         lock(&self.left_alone).values().cloned().collect()
@@ -19,8 +20,8 @@ impl Registry {
         lock(&self.left_alone).contains_key(&id)
     }
 
-    /// The number of the process that carries a transfer out, if it is another than this one. It is what that process
-    /// was called where it runs.
+    /// The number of the process that carries a transfer out, if it is another than this one. It is
+    /// what that process was called where it runs.
     #[must_use]
     pub fn others_process(&self, id: TransferId) -> Option<u32> {
         owners::process_in(lock(&self.others).get(&id)?)
@@ -31,7 +32,8 @@ impl Registry {
         self.owners.sweep();
     }
 
-    /// Makes this process one that carries transfers out, before the first begins. It asks the disk.
+    /// Makes this process one that carries transfers out, before the first begins. It asks the
+    /// disk.
     ///
     /// # Errors
     /// [`StateError`]. Then each transfer that begins tries once more.
@@ -39,7 +41,8 @@ impl Registry {
         self.owners.introduce()
     }
 
-    /// Looks at the transfers of other processes once more: what they have begun, and what became of it. It asks the disk.
+    /// Looks at the transfers of other processes once more: what they have begun, and what became
+    /// of it. It asks the disk.
     ///
     /// # Errors
     /// [`StateError`] if the records cannot be listed.
@@ -123,7 +126,8 @@ impl Registry {
         Ok(receipt)
     }
 
-    /// Keeps a record that is of no use out of the way, so that no transfer of its id writes over it.
+    /// Keeps a record that is of no use out of the way, so that no transfer of its id writes over
+    /// it.
     fn leave_alone(&self, id: TransferId, error: &StateError) {
         let is_set_aside = match error {
             StateError::Damaged { path, reason } | StateError::Unusable { path, reason } => {
@@ -137,7 +141,8 @@ impl Registry {
         }
     }
 
-    /// Writes down that transfers were cut off. Only a node does, of which there is one; returns how many they were.
+    /// Writes down that transfers were cut off. Only a node does, of which there is one; returns
+    /// how many they were.
     pub fn settle_cut_off(&self) -> usize {
         let cut_off = std::mem::take(&mut *lock(&self.cut_off));
         for &id in &cut_off {

@@ -16,7 +16,8 @@ use culvert_protocol::receipt::Receipt;
 use crate::limits::RECEIPTS_PER_PARTNER;
 use crate::state::StateDirectory;
 
-/// By partner: when each receipt was written here, and its transfer. What a receipt says of times is a partner's word.
+/// By partner: when each receipt was written here, and its transfer. What a receipt says of times
+/// is a partner's word.
 #[derive(Debug, Default)]
 struct Index {
     receipts: HashMap<PublicKey, BTreeSet<(u64, TransferId)>>,

@@ -46,8 +46,8 @@ pub(super) fn look(state: &StateDirectory, owners: &Owners, id: TransferId) -> R
         match owner {
             Some(owner) if Some(owner.as_str()) == owners.own() => return Ok(Seen::Nothing),
             Some(owner) if owners.is_alive(&owner) => return Ok(Seen::Others { record, owner }),
-            // A process writes what became of its transfer before it goes: what was read before it went may be out of
-            // date, what is read afterwards is not.
+            // A process writes what became of its transfer before it goes: what was read before it
+            // went may be out of date, what is read afterwards is not.
             owner if gone.as_ref() == Some(&owner) => return Ok(Seen::CutOff(cut_off(record))),
             owner => gone = Some(owner),
         }

@@ -26,7 +26,8 @@ const PROBLEMS_MAX: usize = 10_000;
 /// Lists everything below `sources`. `on_part` gets encoded entries as they are found.
 ///
 /// # Errors
-/// [`SourceError`] if a source as such cannot be sent; files below it that cannot are [`SourceTree::problems`].
+/// [`SourceError`] if a source as such cannot be sent; files below it that cannot are
+/// [`SourceTree::problems`].
 pub fn list(sources: Vec<Source>, mut on_part: impl FnMut(Vec<u8>)) -> Result<SourceTree, SourceError> {
     let on_part = |part| {
         on_part(part);
@@ -90,7 +91,8 @@ pub fn list_while(
     Ok(tree)
 }
 
-/// The permissions of a directory whose contents are sent. If they cannot be told the destination is made as others are.
+/// The permissions of a directory whose contents are sent. If they cannot be told the destination
+/// is made as others are.
 fn mode_of(source: &Source) -> Option<u16> {
     let stat = source.base.open().and_then(|directory| fstat(&directory)).ok()?;
     u16::try_from(stat.st_mode & 0o777).ok()

@@ -19,7 +19,8 @@ impl BitSet {
         self.words.get(number as usize / 64).is_some_and(|word| word >> (number % 64) & 1 == 1)
     }
 
-    /// Puts `number` into the set; whether it was not there. A number beyond the limit is never there.
+    /// Puts `number` into the set; whether it was not there. A number beyond the limit is never
+    /// there.
     pub fn insert(&mut self, number: u32) -> bool {
         let Some(word) = self.words.get_mut(number as usize / 64) else { return false };
         let bit = 1 << (number % 64);

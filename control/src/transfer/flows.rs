@@ -119,7 +119,8 @@ impl SendingFlows {
             } else {
                 Err(DataPlaneError::NoRoom("flow of this transfer"))
             };
-            // An offer that is not taken up stays unused: the receiver needs no segment of each flow.
+            // An offer that is not taken up stays unused: the receiver needs no segment of each
+            // flow.
             let slot = match taken {
                 Ok(slot) => slot,
                 Err(error) => {
@@ -214,7 +215,8 @@ impl SendingFlows {
         self.flows.iter().filter(|flow| flow.controller.is_none()).map(|flow| flow.port).collect()
     }
 
-    /// What the lanes' probes have met with so far, as an error of the operating system; 0 for silence.
+    /// What the lanes' probes have met with so far, as an error of the operating system; 0 for
+    /// silence.
     #[must_use]
     pub fn probes_met(&self) -> i32 {
         let met = self.flows.iter().map(|flow| flow.block.get(FlowWord::ProbesMet)).find(|&errno| errno != 0);
@@ -227,8 +229,9 @@ impl SendingFlows {
         self.sum(FlowWord::Heard) > 0
     }
 
-    /// The flow that should get the next chunk: the one with the least to do, if any has room. `left` chunks are not assigned
-    /// yet; towards the end each flow gets only its share, so that none is left with more than the others.
+    /// The flow that should get the next chunk: the one with the least to do, if any has room.
+    /// `left` chunks are not assigned yet; towards the end each flow gets only its share, so that
+    /// none is left with more than the others.
     #[must_use]
     pub fn with_room(&self, left: usize) -> Option<usize> {
         let limit = left.div_ceil(self.flows.len().max(1)).clamp(ASSIGNED_LEAST, ASSIGNED_MAX);
@@ -276,7 +279,8 @@ impl SendingFlows {
         self.flows[tag].lane
     }
 
-    /// A report of the partner: proved, observed, and passed on to the lane. True if it brought a new round trip.
+    /// A report of the partner: proved, observed, and passed on to the lane. True if it brought a
+    /// new round trip.
     ///
     /// # Errors
     /// [`TransferError`] if it is malformed. One for a flow that is not there is ignored.
@@ -410,8 +414,8 @@ pub(crate) fn observe(now: &Summary, before: &Summary, lost: u64, now_ns: u64, p
     }
 }
 
-/// After how much silence the last segment goes again: reports come at least every quarter of a round trip or 2 ms, so twice the
-/// round trip and a little is silence.
+/// After how much silence the last segment goes again: reports come at least every quarter of a
+/// round trip or 2 ms, so twice the round trip and a little is silence.
 const fn silence_ns(rtt_ns: u64) -> u64 {
     2 * rtt_ns + 10_000_000
 }

@@ -1,4 +1,5 @@
-//! The manifest on its way: listed and sent part by part on one side, checked and gathered on the other.
+//! The manifest on its way: listed and sent part by part on one side, checked and gathered on the
+//! other.
 #![cfg_attr(
     not(test),
     deny(
@@ -182,7 +183,8 @@ pub fn left_out(tree: &SourceTree) -> Vec<LeftOut> {
     .collect()
 }
 
-/// Gathers a manifest. `is_told` says that it is a dry run's, and that the partner says what it would leave out.
+/// Gathers a manifest. `is_told` says that it is a dry run's, and that the partner says what it
+/// would leave out.
 ///
 /// # Errors
 /// [`TransferError`] if the partner sends anything else, or an entry that cannot be.

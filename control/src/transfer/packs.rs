@@ -1,4 +1,5 @@
-//! Filling a pack: small files read one behind the other into a lane's buffer, and hashed while they are in the cache.
+//! Filling a pack: small files read one behind the other into a lane's buffer, and hashed while
+//! they are in the cache.
 
 use std::os::fd::OwnedFd;
 
@@ -20,7 +21,8 @@ pub struct FilledPack {
     pub failed: Vec<FileError>,
 }
 
-/// Reads `files` into `buffer`. A file that cannot be read, or is not what was listed, leaves zeros and fails by name.
+/// Reads `files` into `buffer`. A file that cannot be read, or is not what was listed, leaves zeros
+/// and fails by name.
 #[must_use]
 pub fn fill(tree: &SourceTree, files: &[u32], buffer: &mut LentBuffer, checksum: bool) -> FilledPack {
     let mut filled = FilledPack { hashes: Vec::with_capacity(files.len()), failed: Vec::new() };

@@ -12,7 +12,8 @@ use culvert_protocol::control::RefusalCode;
 
 use super::TransferError;
 
-/// How long a transfer may get nowhere unless another time is set: longer than a file server is away for a restart.
+/// How long a transfer may get nowhere unless another time is set: longer than a file server is
+/// away for a restart.
 pub const PATIENCE_DEFAULT: Duration = Duration::from_secs(600);
 
 /// Watches whether a transfer gets anywhere.

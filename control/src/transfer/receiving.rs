@@ -1,8 +1,10 @@
 //! The receiving side of a transfer.
 //!
-//! The plan is made before the first byte: what is there, what may be replaced, whether there is room, what an earlier attempt left. Then
-//! the task answers the lanes' questions (where does this chunk go?), compares hashes as they come from both sides, makes what
-//! is written durable, and gives files their names when the sender says that they did not change and every chunk is verified.
+//! The plan is made before the first byte: what is there, what may be replaced, whether there is
+//! room, what an earlier attempt left. Then the task answers the lanes' questions (where does this
+//! chunk go?), compares hashes as they come from both sides, makes what is written durable, and
+//! gives files their names when the sender says that they did not change and every chunk is
+//! verified.
 
 mod chunks;
 mod committer;
@@ -53,14 +55,15 @@ pub use planning::{FileRequest, Incoming, Intake};
 
 /// How often progress is measured and written chunks are made durable.
 const TICK: Duration = Duration::from_millis(250);
-/// Written chunks are made durable and journaled this often, so that a crash costs no more than this.
+/// Written chunks are made durable and journaled this often, so that a crash costs no more than
+/// this.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time between two reports of a flow; the round trip's quarter if that is longer.
 const REPORT_INTERVAL_US: u32 = 2_000;
 /// A chunk whose bytes were wrong so often is not asked for again.
 pub(super) const TRIES_MAX: u32 = 3;
-/// Hashes of the sender's that may wait for their chunks. An honest sender hashes what it is about to send, and sends what the
-/// receiver has buffers for.
+/// Hashes of the sender's that may wait for their chunks. An honest sender hashes what it is about
+/// to send, and sends what the receiver has buffers for.
 const WAITING_HASHES_MAX: usize = 1 << 16;
 
 /// What comes out of receiving.
@@ -153,13 +156,15 @@ struct Receiving {
     reused_bytes: u64,
     old: old_files::OldFiles,
     holes: holes::Holes,
-    /// Which flow a chunk comes by, from its first segment until it is verified. By another flow it is not taken.
+    /// Which flow a chunk comes by, from its first segment until it is verified. By another flow it
+    /// is not taken.
     came_by: HashMap<u32, usize>,
     hashes: Vec<ChunkHash>,
     failed: HashSet<u32>,
     /// Files that have their names for good.
     stored: BitSet,
-    /// Chunks that are verified, whichever way they came. Nothing is written to their places any more.
+    /// Chunks that are verified, whichever way they came. Nothing is written to their places any
+    /// more.
     verified: BitSet,
     /// Chunks of which the sender was told that they are here already, with their hashes.
     offered: HashMap<u32, ChunkHash>,
@@ -194,7 +199,8 @@ struct Receiving {
     committed_at: Instant,
     syncing: bool,
     patience: Patience,
-    /// Counts what brought the transfer further: chunks that were verified and made durable, files whose fate is known.
+    /// Counts what brought the transfer further: chunks that were verified and made durable, files
+    /// whose fate is known.
     steps: u64,
     /// Bytes of segments that had not come before, by flow.
     new_bytes: Vec<u64>,
@@ -224,8 +230,8 @@ impl WeightedMean {
     }
 }
 
-/// How long an ended transfer waits for the next of its helpers: a slow disk has its time, but one may wait for a data plane
-/// that hangs.
+/// How long an ended transfer waits for the next of its helpers: a slow disk has its time, but one
+/// may wait for a data plane that hangs.
 const HELPERS_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Receives a transfer that both sides have agreed upon.
@@ -650,7 +656,8 @@ impl Receiving {
         }
         if tell {
             let message = Message::FileRefused(error.clone());
-            // The order against other messages does not matter, and a closed connection shows when it is read.
+            // The order against other messages does not matter, and a closed connection shows when
+            // it is read.
             let _ = self.context.connection.writer.send_urgent(message);
         }
         self.errors.push(error);

@@ -125,7 +125,8 @@ pub struct TransferResult {
     pub cycles_per_byte: BothSides,
     /// See [`Statement::root_blake3`].
     pub root_blake3: String,
-    /// Bytes that were at the destination already: stored by an earlier attempt, or the same in the file that was replaced.
+    /// Bytes that were at the destination already: stored by an earlier attempt, or the same in the
+    /// file that was replaced.
     pub resumed_bytes: u64,
     /// What limited it.
     pub verdict: ShownVerdict,

@@ -61,8 +61,8 @@ impl SourceVersion {
         look(&self.stat, &now).ok_or_else(|| changed(tree, file))
     }
 
-    /// As [`SourceVersion::check`]; a file that was touched is read once more and must have the hash
-    /// of what was sent. Without one it has changed.
+    /// As [`SourceVersion::check`]; a file that was touched is read once more and must have the
+    /// hash of what was sent. Without one it has changed.
     ///
     /// # Errors
     /// What to say of the file if it is not.

@@ -1,4 +1,5 @@
-//! What is said when TCP passes between two hosts and UDP does not: from where to where, which ports, and how to open them.
+//! What is said when TCP passes between two hosts and UDP does not: from where to where, which
+//! ports, and how to open them.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -74,12 +75,13 @@ enum Known {
     Silent(Way),
 }
 
-/// Where a sentence of a closed way goes over to what opens it: what was said already need not be said again.
+/// Where a sentence of a closed way goes over to what opens it: what was said already need not be
+/// said again.
 pub const REMEDY: &str = ": open UDP ";
 
 impl ClosedPath {
-    /// From this host, which sends, to these ports of the partner's. `was_heard` says whether anything comes from there: the
-    /// receiver sends the first datagrams and waits for nothing.
+    /// From this host, which sends, to these ports of the partner's. `was_heard` says whether
+    /// anything comes from there: the receiver sends the first datagrams and waits for nothing.
     #[must_use]
     pub fn to_partner(context: &TransferContext, ports: Vec<u16>, was_heard: bool) -> Self {
         let way = Way { from: here(context), to: partner(context), ports, option: context.ends.option };

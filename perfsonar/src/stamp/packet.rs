@@ -4,8 +4,8 @@
 //! unauthenticated  0 Seq 4 · 4 Timestamp 8 · 12 Error 2 · 14 SSID 2 · then request: MBZ 28
 //!                  reflected: 16 T2 8 · 24 SenderSeq 4 · 28 T1 8 · 36 SenderError 2 · 38 MBZ 2 · 40 TTL 1 · 41 MBZ 3
 //! authenticated    0 Seq 4 · 4 MBZ 12 · 16 Timestamp 8 · 24 Error 2 · 26 SSID 2 · then request: MBZ 68 · 96 HMAC 16
-//!                  reflected: 28 MBZ 4 · 32 T2 8 · 40 MBZ 8 · 48 SenderSeq 4 · 52 MBZ 12 · 64 T1 8 · 72 SenderError 2 ·
-//!                  74 MBZ 6 · 80 TTL 1 · 81 MBZ 15 · 96 HMAC 16
+//!                  reflected: 28 MBZ 4 · 32 T2 8 · 40 MBZ 8 · 48 SenderSeq 4 · 52 MBZ 12 · 64 T1 8 · 72 SenderError 2
+//!                  · 74 MBZ 6 · 80 TTL 1 · 81 MBZ 15 · 96 HMAC 16
 //! ```
 #![cfg_attr(
     not(test),

@@ -1,5 +1,6 @@
-//! What runs in the virtual machine of `cargo xtask vmtest`, as its first process: transfers over two `virtio_net` NICs in zero-copy mode and in
-//! copy mode, a kill, flows on NICs with several queues, and packets per second of both modes. Its last line is the verdict.
+//! What runs in the virtual machine of `cargo xtask vmtest`, as its first process: transfers over
+//! two `virtio_net` NICs in zero-copy mode and in copy mode, a kill, flows on NICs with several
+//! queues, and packets per second of both modes. Its last line is the verdict.
 // What it finds is what it prints.
 #![allow(clippy::print_stdout)]
 #![forbid(unsafe_code)]
@@ -23,7 +24,8 @@ const NICS: [&str; 2] = ["eth0", "eth1"];
 const NICS_WITH_QUEUES: [&str; 2] = ["eth2", "eth3"];
 /// Drivers that the kernel has as modules, in the order of their needs.
 const MODULES: [&str; 8] = ["failover", "net_failover", "virtio_net", "llc", "stp", "garp", "mrp", "8021q"];
-/// Zero copy should move so many times the packets of copy mode. Reported, not enforced: QEMU, which carries the packets, has no core of its own here.
+/// Zero copy should move so many times the packets of copy mode. Reported, not enforced: QEMU,
+/// which carries the packets, has no core of its own here.
 const SPEEDUP_WANTED: f64 = 3.0;
 /// Rounds of the two modes in turn, of which the medians count.
 const ROUNDS: usize = 3;
@@ -111,7 +113,8 @@ fn tagged_transfer() {
     say("zerocopy: a transfer over a VLAN, byte for byte");
 }
 
-/// Eight flows to two lanes over NICs that hash: the source ports are computed, and no flow has to be moved by trial.
+/// Eight flows to two lanes over NICs that hash: the source ports are computed, and no flow has to
+/// be moved by trial.
 fn flows_on_their_lanes_queues() {
     let [sender, receiver] = NICS_WITH_QUEUES;
     let options = ["--cores", "0,1", "--memory", "128M", "--interface", receiver];

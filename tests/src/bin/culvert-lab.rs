@@ -1,4 +1,5 @@
-//! The WAN emulator by hand: `culvert-lab lab --rtt 100ms --rate 1Gbit --loss 0.01`, and the table of docs/rate-control.md.
+//! The WAN emulator by hand: `culvert-lab lab --rtt 100ms --rate 1Gbit --loss 0.01`, and the table
+//! of docs/rate-control.md.
 
 use std::process::ExitCode;
 

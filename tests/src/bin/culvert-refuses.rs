@@ -1,5 +1,5 @@
-//! Runs a command for which some system calls fail, as on file systems that do not have what they ask for:
-//! `culvert-refuses flock=ENOSYS,fchmod=EPERM COMMAND …`.
+//! Runs a command for which some system calls fail, as on file systems that do not have what they
+//! ask for: `culvert-refuses flock=ENOSYS,fchmod=EPERM COMMAND …`.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt as _;

@@ -175,7 +175,8 @@ impl Plane {
         }
     }
 
-    /// The first message: how many lanes, and what they are called. Whether the script begins with the flows.
+    /// The first message: how many lanes, and what they are called. Whether the script begins with
+    /// the flows.
     fn greet(&mut self, start: &Start, script: &mut Script<'_>) -> bool {
         let first = script.byte();
         let lanes = match first {

@@ -1,4 +1,5 @@
-//! What a captured data plane may do, step by step: each takes a letter of the script and what it needs.
+//! What a captured data plane may do, step by step: each takes a letter of the script and what it
+//! needs.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -195,7 +195,8 @@ pub(super) fn receipt_samples() -> Vec<Vec<u8>> {
     vec![receipt.to_text().into_bytes()]
 }
 
-/// A receipt's file. Whatever verifies is what both signed: it says the same when it is written again.
+/// A receipt's file. Whatever verifies is what both signed: it says the same when it is written
+/// again.
 pub(super) fn receipt(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok((receipt, _)) = Receipt::verify(text) {

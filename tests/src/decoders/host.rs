@@ -1,4 +1,5 @@
-//! What a node reads on its own host: its journal, files that people write, and what its two processes say to each other.
+//! What a node reads on its own host: its journal, files that people write, and what its two
+//! processes say to each other.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -22,7 +23,8 @@ use culvert_tuning::site::Site;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-/// Bodies of records, each with a length of two bytes before it: the journal's own checksums would keep a fuzzer out.
+/// Bodies of records, each with a length of two bytes before it: the journal's own checksums would
+/// keep a fuzzer out.
 pub(super) fn journal_samples() -> Vec<Vec<u8>> {
     let modified = FileTime { seconds: 5, nanoseconds: 6 };
     let records = [
@@ -216,7 +218,8 @@ pub(super) fn link_samples() -> Vec<Vec<u8>> {
     ]
 }
 
-/// What the control process and the data plane say to each other: messages on the socket, records, and a ring whose other end went mad.
+/// What the control process and the data plane say to each other: messages on the socket, records,
+/// and a ring whose other end went mad.
 pub(super) fn link(bytes: &[u8]) {
     let Some((&kind, rest)) = bytes.split_first() else { return };
     match kind {

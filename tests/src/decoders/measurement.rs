@@ -99,7 +99,8 @@ pub(super) fn twamp_samples() -> Vec<Vec<u8>> {
     vec![greeting.to_vec(), conversation]
 }
 
-/// A client's side of a control connection as the server reads it, and a server's messages as the client does.
+/// A client's side of a control connection as the server reads it, and a server's messages as the
+/// client does.
 pub(super) fn twamp(bytes: &[u8]) {
     const SESSIONS_MAX: u32 = 2;
     let ports = ReflectorPorts::new(vec![8_620], None);

@@ -1,4 +1,5 @@
-//! What arrives over UDP: segments, as a socket or an AF_XDP queue hands them over, and the feedback in reports.
+//! What arrives over UDP: segments, as a socket or an AF_XDP queue hands them over, and the
+//! feedback in reports.
 
 use culvert_dataplane::datapath::af_xdp::headers;
 use culvert_protocol::arrivals::PacketRange;

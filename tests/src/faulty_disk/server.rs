@@ -1,4 +1,5 @@
-//! The FUSE file system of one file: its root is a regular file, mounted over another one (include/uapi/linux/fuse.h).
+//! The FUSE file system of one file: its root is a regular file, mounted over another one
+//! (include/uapi/linux/fuse.h).
 
 use std::path::Path;
 use std::sync::Arc;

@@ -78,7 +78,8 @@ pub struct LabArguments {
     /// The path.
     #[command(flatten)]
     pub path: PathArguments,
-    /// A command to run on the first side; without one, the path stays until Enter is pressed or input ends
+    /// A command to run on the first side; without one, the path stays until Enter is pressed or
+    /// input ends
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }

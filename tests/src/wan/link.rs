@@ -1,7 +1,8 @@
 //! One direction of an emulated path: when each packet comes out, if at all.
 //!
-//! The link is a rate with a buffer before it (a packet that finds it full is dropped), a delay, and harm: loss (each for itself or in
-//! bursts), duplication, reordering, damage. Time comes in as a value.
+//! The link is a rate with a buffer before it (a packet that finds it full is dropped), a delay,
+//! and harm: loss (each for itself or in bursts), duplication, reordering, damage. Time comes in as
+//! a value.
 
 use crate::random::Random;
 
@@ -18,7 +19,8 @@ pub struct LinkConfig {
     pub packet_bytes_max: usize,
     /// Chance that a packet is lost.
     pub loss: f64,
-    /// Mean length of a burst of losses; 1 or less for losses each for itself. The part that is lost is the same.
+    /// Mean length of a burst of losses; 1 or less for losses each for itself. The part that is
+    /// lost is the same.
     pub loss_burst: f64,
     /// Part that comes later than its followers, by up to [`LinkConfig::reordering_ns`].
     pub reordering: f64,
@@ -31,7 +33,8 @@ pub struct LinkConfig {
 }
 
 impl LinkConfig {
-    /// A clean link, half a round trip long, with a buffer of one product of bandwidth and round trip.
+    /// A clean link, half a round trip long, with a buffer of one product of bandwidth and round
+    /// trip.
     #[must_use]
     pub fn clean(rate_bits_per_second: u64, rtt_ms: f64) -> Self {
         Self {
@@ -72,7 +75,8 @@ pub struct Counters {
     pub duplicated: u64,
     /// Came with a flipped bit.
     pub corrupted: u64,
-    /// Dropped because the emulator itself had no room: its results are worth nothing if this is not 0.
+    /// Dropped because the emulator itself had no room: its results are worth nothing if this is
+    /// not 0.
     pub emulator_full: u64,
     /// Dropped because the receiving side's device refused them.
     pub refused: u64,

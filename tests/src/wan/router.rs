@@ -1,6 +1,8 @@
-//! The router's two threads. Each reads one device, keeps packets until they are due, and writes them to the other device.
+//! The router's two threads. Each reads one device, keeps packets until they are due, and writes
+//! them to the other device.
 //!
-//! Packets wait in slots of one arena, which is allocated at the start and touched only as far as it is used.
+//! Packets wait in slots of one arena, which is allocated at the start and touched only as far as
+//! it is used.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -124,7 +126,8 @@ struct Store {
 impl Store {
     fn new(link: &LinkConfig, slot_bytes: usize) -> Self {
         let on_the_way = link.rate_bits_per_second as u128 * u128::from(link.delay_ns) / 8_000_000_000;
-        // Packets are smaller than the MTU now and then; acknowledgements are, but then there are few of them.
+        // Packets are smaller than the MTU now and then; acknowledgements are, but then there are
+        // few of them.
         let slots = 2 * (on_the_way as usize + link.buffer_bytes as usize) / slot_bytes + SPARE_SLOTS;
         let slots = slots.min(ARENA_BYTES_MAX / slot_bytes);
         Self {
@@ -259,7 +262,8 @@ impl Direction {
                     counters.bytes_out += u64::from(first.bytes);
                     counters.late_us_max = counters.late_us_max.max((now_ns - first.due_ns) / 1_000);
                 }
-                // A flipped bit in the IP header makes a packet that the kernel does not take: it is lost, as it would be.
+                // A flipped bit in the IP header makes a packet that the kernel does not take: it
+                // is lost, as it would be.
                 Err(Errno::INVAL) => counters.lost += 1,
                 Err(_) => counters.refused += 1,
             }

@@ -1,4 +1,5 @@
-//! Culvert beside iperf3 with CUBIC and BBR on the same emulated path, in the same run: the table of docs/rate-control.md.
+//! Culvert beside iperf3 with CUBIC and BBR on the same emulated path, in the same run: the table
+//! of docs/rate-control.md.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -51,7 +52,8 @@ pub struct WanPair {
 }
 
 impl WanPair {
-    /// Starts a node on the second side that the first knows as `second`, or says why the test is skipped.
+    /// Starts a node on the second side that the first knows as `second`, or says why the test is
+    /// skipped.
     ///
     /// # Panics
     /// If the path or the node cannot be made although it should.
@@ -166,7 +168,8 @@ pub fn table(arguments: &TableArguments, out: &mut impl Write) -> io::Result<()>
     Ok(())
 }
 
-/// What iperf3 delivers over a fresh emulated path, in bits per second; `None` if it is not installed.
+/// What iperf3 delivers over a fresh emulated path, in bits per second; `None` if it is not
+/// installed.
 fn iperf3(config: &WanConfig, congestion: &str, seconds: u64) -> Option<f64> {
     if !is_installed("iperf3") {
         return None;

@@ -22,7 +22,8 @@ struct InterfaceRequest {
     rest: [u8; 22],
 }
 
-/// Makes a TUN device called `name` in a namespace that `ip netns` made, and returns its descriptor, which does not block.
+/// Makes a TUN device called `name` in a namespace that `ip netns` made, and returns its
+/// descriptor, which does not block.
 ///
 /// # Errors
 /// The operating system's.
@@ -36,7 +37,8 @@ pub(crate) fn create(namespace: &str, name: &str) -> io::Result<OwnedFd> {
         let mut request = InterfaceRequest { name: [0; 16], flags: FLAGS, rest: [0; 22] };
         let bytes = name.as_bytes();
         request.name[..bytes.len().min(15)].copy_from_slice(&bytes[..bytes.len().min(15)]);
-        // SAFETY: TUNSETIFF reads a `struct ifreq`, which InterfaceRequest is laid out as; the kernel keeps no pointer to it.
+        // SAFETY: TUNSETIFF reads a `struct ifreq`, which InterfaceRequest is laid out as; the
+        // kernel keeps no pointer to it.
         unsafe { ioctl(&device, Setter::<TUNSETIFF, InterfaceRequest>::new(request))? };
         Ok(device)
     });

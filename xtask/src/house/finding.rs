@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// Something in the tree that a rule does not allow.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
     /// Where it is, from the root of the repository.
     pub file: PathBuf,

@@ -1,8 +1,10 @@
-//! The ledger's row for quality control: what the receiver's reports cost, spread over the bytes that they are about.
+//! The ledger's row for quality control: what the receiver's reports cost, spread over the bytes
+//! that they are about.
 //!
-//! A sending and a receiving flow exchange sealed segments in memory; one in a hundred is lost. Only the handling of the reports is
-//! timed: the receiver writes one, both control processes and the sending lane prove it, the controller
-//! makes a rate of it, and the sending flow queues what was lost.
+//! A sending and a receiving flow exchange sealed segments in memory; one in a hundred is lost.
+//! Only the handling of the reports is timed: the receiver writes one, both control processes and
+//! the sending lane prove it, the controller makes a rate of it, and the sending flow queues what
+//! was lost.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +44,8 @@ struct Flow {
     report_bytes: usize,
 }
 
-/// Seconds that the reports of a transfer cost on both sides, the bytes of the transfer, and the bytes of its reports.
+/// Seconds that the reports of a transfer cost on both sides, the bytes of the transfer, and the
+/// bytes of its reports.
 pub fn feedback(datagram: usize) -> (f64, usize, usize) {
     let schedule = |direction| KeySchedule::new(Cipher::Aes256Gcm, &Secret::new(&[3; 32]), FLOW_ID, direction);
     let (mut forward, mut reverse) = (schedule(Direction::Forward), schedule(Direction::Reverse));

@@ -1,4 +1,5 @@
-//! culvert.toml(5), made from the file that packages install: it names every setting, which a test holds it to.
+//! culvert.toml(5), made from the file that packages install: it names every setting, which a test
+//! holds it to.
 
 use std::io;
 

@@ -16,7 +16,8 @@ pub struct PathArgs {
 /// What to do with paths.
 #[derive(Clone, Debug, Subcommand)]
 pub enum PathAction {
-    /// Measure the path to a partner before data moves: round-trip time, loss, one-way delay, reordering, MTU, available rate, route
+    /// Measure the path to a partner before data moves: round-trip time, loss, one-way delay,
+    /// reordering, MTU, available rate, route
     Check(CheckArgs),
     /// Show earlier checks of the path to a partner, and the transfers over it
     History(HistoryArgs),
@@ -41,7 +42,8 @@ pub struct PschedulerArgs {
     /// Test to run: throughput, latency, rtt, trace or mtu
     #[arg(long, value_name = "TEST")]
     pub test: Option<culvert_perfsonar::pscheduler::TestKind>,
-    /// Destination of the test, by a name that the perfSONAR host can resolve [default: this host's name]
+    /// Destination of the test, by a name that the perfSONAR host can resolve [default: this host's
+    /// name]
     #[arg(long, value_name = "HOST")]
     pub dest: Option<String>,
     /// Source of the test [default: the perfSONAR host itself]
@@ -68,7 +70,8 @@ pub struct PschedulerArgs {
     /// Give up after this time, including the wait for the test's turn
     #[arg(long, value_name = "SECONDS", default_value_t = 900, value_parser = number_in(1u64..=86_400))]
     pub limit: u64,
-    /// How to verify the host's certificate: ca, pin (trust the first one seen and no other) or insecure
+    /// How to verify the host's certificate: ca, pin (trust the first one seen and no other) or
+    /// insecure
     #[arg(long, value_name = "HOW", default_value = "pin", value_parser = ["ca", "pin", "insecure"])]
     pub trust: String,
     /// CA certificates for --trust ca [default: this host's]
@@ -138,7 +141,8 @@ pub struct CheckArgs {
     /// Give up on the whole check after this time
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = number_in(1u32..=86_400))]
     pub limit: u32,
-    /// Also measure the bottleneck's buffer, by filling it for a second; other traffic on the path suffers meanwhile
+    /// Also measure the bottleneck's buffer, by filling it for a second; other traffic on the path
+    /// suffers meanwhile
     #[arg(long)]
     pub buffer: bool,
     /// Skip the available rate

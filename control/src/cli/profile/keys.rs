@@ -1,4 +1,5 @@
-//! Keys of nodes that would like to become partners: those that asked, and this node's own for a partner.
+//! Keys of nodes that would like to become partners: those that asked, and this node's own for a
+//! partner.
 
 use culvert_protocol::identity::PublicKey;
 

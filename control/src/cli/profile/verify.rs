@@ -102,8 +102,9 @@ impl BothSides<'_> {
         lines
     }
 
-    /// What stands in the way of transfers, and what takes it away on the host where it has to be done. That one direction is
-    /// permitted and the other is not is how most nodes are set up, and nothing to mend.
+    /// What stands in the way of transfers, and what takes it away on the host where it has to be
+    /// done. That one direction is permitted and the other is not is how most nodes are set up, and
+    /// nothing to mend.
     fn remedies(&self, profile: &Profile) -> Vec<String> {
         let name = self.name;
         let mut remedies = Vec::new();
@@ -153,10 +154,12 @@ fn words(leaves: Leaves) -> &'static str {
     }
 }
 
-/// Asks for the smallest of answers. A partner refuses whom it does not know before it looks at what they say, and
-/// answers others, be it that this is nothing to ask for (versions of before answer so). What it permits comes before, if it says so.
+/// Asks for the smallest of answers. A partner refuses whom it does not know before it looks at
+/// what they say, and answers others, be it that this is nothing to ask for (versions of before
+/// answer so). What it permits comes before, if it says so.
 async fn ask(connection: &mut Connection) -> Result<Option<Leaves>, CommandError> {
-    // Whoever refuses may have closed the connection already: what it said is still there to be read.
+    // Whoever refuses may have closed the connection already: what it said is still there to be
+    // read.
     let _ = connection.writer.send(Message::Ping(1)).await;
     let mut permits = None;
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, async {

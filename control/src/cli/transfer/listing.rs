@@ -8,7 +8,8 @@ use crate::cli::progress;
 use crate::registry::{RecordState, TransferRecord};
 use crate::units::{show_bytes, show_rate};
 
-/// The shortest beginning of an id that is shown and understood: its first ten characters are a time.
+/// The shortest beginning of an id that is shown and understood: its first ten characters are a
+/// time.
 const ID_CHARACTERS_MIN: usize = 4;
 /// Shown on terminals at least: enough to stay unique for a while.
 const SHOWN_CHARACTERS_MIN: usize = 12;

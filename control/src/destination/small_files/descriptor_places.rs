@@ -1,4 +1,5 @@
-//! Room for the descriptors of nameless files, so that a slow disk does not take those that everything else needs.
+//! Room for the descriptors of nameless files, so that a slow disk does not take those that
+//! everything else needs.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

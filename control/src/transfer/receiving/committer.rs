@@ -55,7 +55,8 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Starts the thread; `report` gets each round's outcome. It ends when the committer is dropped.
+    /// Starts the thread; `report` gets each round's outcome. It ends when the committer is
+    /// dropped.
     pub fn start(intake: Arc<Intake>, preserve: bool, report: impl Fn(Committed) + Send + 'static) -> Self {
         if intake.destination.is_none() {
             return Self { work: None, thread: None };
@@ -74,7 +75,8 @@ impl Committer {
         }
     }
 
-    /// Gives a written pack to the committer: its files, and how many files of which directories came with it.
+    /// Gives a written pack to the committer: its files, and how many files of which directories
+    /// came with it.
     pub fn commit(&self, chunk: u32, staged: Vec<(ChunkHash, StagedFile)>, settled: Vec<(Arc<FreshDirectory>, u32)>) {
         self.send(Work::Pack { chunk, staged, settled });
     }
@@ -169,7 +171,8 @@ impl FillingList {
         self.directories.extract_if(.., |filling| filling.settled >= filling.directory.files).collect()
     }
 
-    /// A directory's files have their names: whether a pack that some of them came with has none in others.
+    /// A directory's files have their names: whether a pack that some of them came with has none in
+    /// others.
     fn is_last_of(&mut self, chunk: u32) -> bool {
         let Entry::Occupied(mut left) = self.directories_of.entry(chunk) else { return false };
         *left.get_mut() -= 1;
@@ -204,7 +207,8 @@ fn commit_rounds(intake: &Intake, preserve: bool, waiting: &Receiver<Work>, repo
     }
 }
 
-/// Everything that waits; waits for the first if there is nothing else to do. `None` when the transfer is over.
+/// Everything that waits; waits for the first if there is nothing else to do. `None` when the
+/// transfer is over.
 fn take_batch(waiting: &Receiver<Work>, wait: bool) -> Option<Vec<Work>> {
     let mut batch = Vec::new();
     if wait {
@@ -219,7 +223,8 @@ fn take_batch(waiting: &Receiver<Work>, wait: bool) -> Option<Vec<Work>> {
     }
 }
 
-/// Flushes the file system: the bytes that wait for names, and the names that were given in the last round.
+/// Flushes the file system: the bytes that wait for names, and the names that were given in the
+/// last round.
 fn make_durable(intake: &Intake, linked: &mut Linked, committed: &mut Committed) -> Result<(), TransferError> {
     let Some(destination) = &intake.destination else { return Ok(()) };
     let failed = |what: &str, error: Errno| {
@@ -290,7 +295,8 @@ fn link_one(
     }
 }
 
-/// Brings a directory to its place; if that is not empty any more, its files one by one. Returns the packs that they came with.
+/// Brings a directory to its place; if that is not empty any more, its files one by one. Returns
+/// the packs that they came with.
 fn put_in_place(
     intake: &Intake,
     unpacking: &Unpacking<'_>,
@@ -317,7 +323,8 @@ mod tests {
     use crate::destination::{Making, Reach};
     use culvert_protocol::manifest::{Entry, EntryKind, Manifest};
 
-    /// A pack was called stored when its files were written, and one with files in no other directory never.
+    /// A pack was called stored when its files were written, and one with files in no other
+    /// directory never.
     #[test]
     fn a_pack_is_stored_when_the_last_of_its_directories_is_in_its_place() {
         let room = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! How a receiving transfer ends: the statement of what was stored, both signatures, and the result.
+//! How a receiving transfer ends: the statement of what was stored, both signatures, and the
+//! result.
 
 use std::sync::PoisonError;
 

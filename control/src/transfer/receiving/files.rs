@@ -1,4 +1,5 @@
-//! Files with chunks of their own that are being received: open partial files, what of them is verified, and what is durable.
+//! Files with chunks of their own that are being received: open partial files, what of them is
+//! verified, and what is durable.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -54,7 +55,8 @@ impl OpenPartial {
         self.partial.left
     }
 
-    /// Gives its places to others at once; what is returned is to be dropped where a disk may be waited for.
+    /// Gives its places to others at once; what is returned is to be dropped where a disk may be
+    /// waited for.
     fn give_way(self) -> Arc<PartialFile> {
         self.partial
     }
@@ -83,7 +85,8 @@ impl Beginning {
     }
 }
 
-/// Makes a partial file, or opens the one that an earlier attempt left, and notes it in the journal.
+/// Makes a partial file, or opens the one that an earlier attempt left, and notes it in the
+/// journal.
 ///
 /// # Errors
 /// What to say of the file.
@@ -410,7 +413,8 @@ impl IncomingFiles {
         self.files.get_mut(&file).and_then(|incoming| incoming.waiting.take()).unwrap_or_default()
     }
 
-    /// Files whose chunks are all verified, and of which the sender has not said that they did not change.
+    /// Files whose chunks are all verified, and of which the sender has not said that they did not
+    /// change.
     #[must_use]
     pub fn without_word(&self) -> usize {
         self.files.values().filter(|incoming| incoming.chunks_left == 0 && incoming.complete.is_none()).count()
@@ -558,7 +562,8 @@ impl Uncommitted {
 mod tests {
     use super::*;
 
-    /// A file that a hole and a chunk wanted at the same time was opened twice, and the second opening emptied what the first had got.
+    /// A file that a hole and a chunk wanted at the same time was opened twice, and the second
+    /// opening emptied what the first had got.
     #[test]
     fn a_file_is_opened_once_for_holes_and_for_chunks() {
         let mut files = IncomingFiles {

@@ -96,7 +96,8 @@ impl Leftovers {
             if name.starts_with(TEMPORARY_PREFIX) {
                 let left = Path::new(OsStr::from_bytes(name));
                 if self.has(left) {
-                    // What cannot be removed stays under its temporary name, which no result shows as stored.
+                    // What cannot be removed stays under its temporary name, which no result shows
+                    // as stored.
                     let _ = destination.opening(directory_name, || remove_one(directory.as_fd(), left));
                 }
             } else if matches!(entry.file_type(), FileType::Directory | FileType::Unknown) && !is_dots(name) {

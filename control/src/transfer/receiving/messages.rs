@@ -1,4 +1,5 @@
-//! What the sender says while it sends. Nothing that it names is believed to exist before it was looked up.
+//! What the sender says while it sends. Nothing that it names is believed to exist before it was
+//! looked up.
 #![cfg_attr(
     not(test),
     deny(
@@ -101,7 +102,8 @@ impl Receiving {
         let Some(ChunkContent::Range { file, part, .. }) = chunks.content(chunk) else {
             return Err(TransferError::protocol("it proves a pack, which nobody asked for"));
         };
-        // Only what was found to be undamaged was offered, and nothing that came meanwhile counts twice.
+        // Only what was found to be undamaged was offered, and nothing that came meanwhile counts
+        // twice.
         let offered =
             self.offered.remove(&chunk).filter(|_| !self.came_by.contains_key(&chunk) && !self.holes.contains(chunk));
         let Some(hash) = offered else {
@@ -109,8 +111,8 @@ impl Receiving {
         };
         self.verified.insert(chunk);
         self.steps = self.steps.saturating_add(1);
-        // What an earlier attempt stored is where it belongs, stands in its journal and counted from
-        // the beginning; what the old file has does neither.
+        // What an earlier attempt stored is where it belongs, stands in its journal and counted
+        // from the beginning; what the old file has does neither.
         if !self.proved_in_old(file, chunk, part, hash) {
             self.files.chunk_verified(file, chunk, part, Some(hash), true);
         }

@@ -105,8 +105,8 @@ fn keep_old(intake: &Intake, file: u32, version: OldVersion, preserve: bool) -> 
 }
 
 impl Receiving {
-    /// Hashes files that would be replaced: what the sender's file has too need not be sent. Returns
-    /// the bytes that were hashed.
+    /// Hashes files that would be replaced: what the sender's file has too need not be sent.
+    /// Returns the bytes that were hashed.
     pub(super) async fn prove_old_files(&mut self) -> Result<u64, TransferError> {
         let intake = self.intake.clone();
         let first_chunks: HashMap<u32, u32> = self.chunks.files().collect();

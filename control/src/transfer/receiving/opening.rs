@@ -1,5 +1,5 @@
-//! How a receiving transfer begins: the sender learns what need not be sent, what an earlier attempt stored is proved, and the
-//! flows are opened.
+//! How a receiving transfer begins: the sender learns what need not be sent, what an earlier
+//! attempt stored is proved, and the flows are opened.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -22,7 +22,8 @@ use crate::shares::Kind;
 use crate::transfer::flows::canonical;
 use crate::transfer::{Phase, TransferError};
 
-/// Bits that all flows of a transfer together may keep of its chunks: 64 MiB, which is sixteen flows of 128 TiB in chunks of 4 MiB.
+/// Bits that all flows of a transfer together may keep of its chunks: 64 MiB, which is sixteen
+/// flows of 128 TiB in chunks of 4 MiB.
 const CHUNK_BITS_MAX: u64 = 64 << 23;
 /// Chunks that each lane reads back and hashes at once.
 const CHECKS_PER_LANE: usize = 4;
@@ -143,7 +144,8 @@ impl Receiving {
         Ok(())
     }
 
-    /// Reads chunks of an open file back and hashes them, on all lanes at once. Those that cannot be read are left out.
+    /// Reads chunks of an open file back and hashes them, on all lanes at once. Those that cannot
+    /// be read are left out.
     pub(super) async fn hash_chunks(
         &self,
         slot: FileSlot,

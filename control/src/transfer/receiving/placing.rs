@@ -1,4 +1,5 @@
-//! Flows to their lanes' queues: source ports asked for before a flow begins, and again when it arrives elsewhere.
+//! Flows to their lanes' queues: source ports asked for before a flow begins, and again when it
+//! arrives elsewhere.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -11,8 +12,8 @@ use crate::dataplane::placement::Placement;
 use crate::transfer::TransferError;
 use crate::transfer::flows::canonical;
 
-/// A flow is asked to move so often at most. Guesses are right once in as many times as there are lanes; a flow that arrives by another
-/// interface will never be.
+/// A flow is asked to move so often at most. Guesses are right once in as many times as there are
+/// lanes; a flow that arrives by another interface will never be.
 const MOVES_MAX: u32 = 32;
 /// Packets in flight come from the old port for a round trip, and the lane looks every tenth of a
 /// second: judged earlier, a flow would be judged by its past.
@@ -38,7 +39,8 @@ impl Place {
 }
 
 impl Receiving {
-    /// Asks for source ports by which the flows will arrive on their lanes' queues, where the NIC's hash can be computed.
+    /// Asks for source ports by which the flows will arrive on their lanes' queues, where the NIC's
+    /// hash can be computed.
     pub(super) async fn place_flows(&mut self) -> Result<(), TransferError> {
         let Some(hash) = self.movable().and_then(Placement::hash) else { return Ok(()) };
         for tag in 0..self.flows.len() {

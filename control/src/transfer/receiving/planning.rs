@@ -1,4 +1,5 @@
-//! What the receiver knows before the first byte: where to, what to do with each entry, and what an earlier attempt left.
+//! What the receiver knows before the first byte: where to, what to do with each entry, and what an
+//! earlier attempt left.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -156,7 +157,8 @@ impl Intake {
         }
     }
 
-    /// What an entry is called at the destination: a single file may be called otherwise than at the sender.
+    /// What an entry is called at the destination: a single file may be called otherwise than at
+    /// the sender.
     #[must_use]
     pub fn name(&self, file: u32) -> Cow<'_, [u8]> {
         match &self.destination {
@@ -200,9 +202,9 @@ impl Intake {
         Some(Unpacking { destination, manifest, actions, preserve, fresh })
     }
 
-    /// After the last file: files that need not be sent get their modes; directories get their modes
-    /// and times, deepest first. Those that were there before keep theirs, unless what is there may
-    /// be replaced; those that were opened get back what they had.
+    /// After the last file: files that need not be sent get their modes; directories get their
+    /// modes and times, deepest first. Those that were there before keep theirs, unless what is
+    /// there may be replaced; those that were opened get back what they had.
     ///
     /// # Errors
     /// What to end the transfer with.
@@ -253,7 +255,8 @@ impl Intake {
         }
     }
 
-    /// Everything is stored, but somebody may have moved the directory: then it is not where the user was told that it would be.
+    /// Everything is stored, but somebody may have moved the directory: then it is not where the
+    /// user was told that it would be.
     ///
     /// # Errors
     /// What to end the transfer with.
@@ -276,7 +279,8 @@ impl Intake {
         }
     }
 
-    /// Everything is stored and the sender will be told so: from here on the journal is of use only until the sender has signed.
+    /// Everything is stored and the sender will be told so: from here on the journal is of use only
+    /// until the sender has signed.
     ///
     /// # Errors
     /// What to end the transfer with.
@@ -290,7 +294,8 @@ impl Intake {
     pub fn forget_journal(&self) {
         let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(journal) = journal {
-            // A journal that cannot be removed makes the next transfer look at files that are there: no harm.
+            // A journal that cannot be removed makes the next transfer look at files that are
+            // there: no harm.
             let _ = journal.remove();
         }
     }
@@ -299,7 +304,8 @@ impl Intake {
 /// Makes the plan, and directories and symlinks with it.
 ///
 /// # Errors
-/// [`Refusal`] before anything was changed, except that the destination directory may have been made.
+/// [`Refusal`] before anything was changed, except that the destination directory may have been
+/// made.
 pub fn plan(
     request: &FileRequest,
     received: ReceivedManifest,
@@ -552,7 +558,8 @@ fn find_resumed(intake: &mut Intake, past: &Past, options: &Options) {
     }
 }
 
-/// Finds files with chunks of their own that replace a regular file, and of which no earlier attempt left anything.
+/// Finds files with chunks of their own that replace a regular file, and of which no earlier
+/// attempt left anything.
 fn find_compared(intake: &mut Intake, past: &Past, options: &Options) {
     let Some(destination) = &intake.destination else { return };
     let (chunk_bytes, packed_bytes) =

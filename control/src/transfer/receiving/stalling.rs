@@ -15,8 +15,8 @@ use crate::transfer::TransferError;
 use crate::transfer::udp_path::{ClosedPath, REMEDY, UNOPENED_NOTICE};
 use culvert_tuning::counted::{counted, noun};
 
-/// A sender that hears no answer probes fifty times in a second; one that was answered soon stops, and waits for
-/// its disk perhaps. Half of them may be lost.
+/// A sender that hears no answer probes fifty times in a second; one that was answered soon stops,
+/// and waits for its disk perhaps. Half of them may be lost.
 const PROBES_PER_SECOND_MIN: f64 = 25.0;
 
 /// What has come by a flow before its first data.
@@ -26,7 +26,8 @@ pub(super) struct Opening {
     packets: u64,
     /// Whether there were data among them.
     has_data: bool,
-    /// When the newest second began and when the one before, and how many datagrams had come by then.
+    /// When the newest second began and when the one before, and how many datagrams had come by
+    /// then.
     seconds: [Option<(Instant, u64)>; 2],
 }
 
@@ -63,9 +64,9 @@ impl Receiving {
         checked
     }
 
-    /// The way that has not opened, if it is one, long before the sender gives it up. The sender's first datagrams are
-    /// probes, which wait for nothing: if none has come by a flow, none comes through; if they go on coming and
-    /// nothing else does, the answers to them do not.
+    /// The way that has not opened, if it is one, long before the sender gives it up. The sender's
+    /// first datagrams are probes, which wait for nothing: if none has come by a flow, none comes
+    /// through; if they go on coming and nothing else does, the answers to them do not.
     pub(super) fn closed_path(&self) -> Option<ClosedPath> {
         self.offered_at.filter(|at| at.elapsed() > UNOPENED_NOTICE)?;
         let ports: Vec<u16> = self
@@ -82,8 +83,8 @@ impl Receiving {
         is_probed.then(|| ClosedPath::of_answers(&self.context))
     }
 
-    /// What a refusal of the sender's ends the transfer with. One that gives a closed way up cannot tell which of the two it
-    /// is; this end can.
+    /// What a refusal of the sender's ends the transfer with. One that gives a closed way up cannot
+    /// tell which of the two it is; this end can.
     pub(super) fn refused(&self, refusal: Refusal) -> TransferError {
         let is_way = self.context.share.is_users() && refusal.text.contains(REMEDY);
         match self.closed_path().filter(|_| is_way) {
@@ -167,7 +168,8 @@ mod tests {
 
     use super::*;
 
-    /// Whether the sender probes after so many milliseconds, of which each had what `arrived` says by then.
+    /// Whether the sender probes after so many milliseconds, of which each had what `arrived` says
+    /// by then.
     fn is_probed(milliseconds: u64, arrived: impl Fn(u64) -> (u64, u64)) -> bool {
         let (began, mut opening) = (Instant::now(), Opening::default());
         let at = |after| began + Duration::from_millis(after);

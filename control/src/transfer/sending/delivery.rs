@@ -49,7 +49,8 @@ impl Sending {
     /// The receiver found a chunk's data damaged. It gives up after a few attempts, so an honest
     /// receiver does not ask more often, or for chunks that were not sent.
     pub(super) fn asked_again(&mut self, chunk: u32) -> Result<(), TransferError> {
-        // The request may overtake the report that the chunk arrived: then it goes again after that.
+        // The request may overtake the report that the chunk arrived: then it goes again after
+        // that.
         let is_under_way = self.assigned.contains_key(&chunk);
         let first = AskedAgain { times: 0, waits: false, is_counted: !is_under_way };
         let asked = self.asked_again.entry(chunk).or_insert(first);
@@ -132,7 +133,8 @@ impl Sending {
     /// A chunk needs its file no longer.
     pub(super) fn chunk_settled(&mut self, chunk: u32) {
         if let Some(file) = self.file_of(chunk) {
-            // Chunks are prepared in order, so a file is done with once the next chunk is another file's.
+            // Chunks are prepared in order, so a file is done with once the next chunk is another
+            // file's.
             let is_over = self.file_of(self.next_chunk) != Some(file);
             self.files.end_use(file, is_over);
         }

@@ -1,4 +1,5 @@
-//! How a sending transfer ends: the sender says that everything is sent, checks what the receiver states, and signs it too.
+//! How a sending transfer ends: the sender says that everything is sent, checks what the receiver
+//! states, and signs it too.
 
 use std::time::Instant;
 

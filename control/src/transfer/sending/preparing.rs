@@ -1,4 +1,5 @@
-//! What a chunk needs before a flow can have it: an open file, the proof that the partner has it already, the hash of a hole.
+//! What a chunk needs before a flow can have it: an open file, the proof that the partner has it
+//! already, the hash of a hole.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! When a transfer moves no more although both ends live: the path is dark, or the receiver wants the same again and again.
+//! When a transfer moves no more although both ends live: the path is dark, or the receiver wants
+//! the same again and again.
 
 use std::time::Instant;
 
@@ -107,7 +108,8 @@ impl Sending {
         self.patience.check(self.steps.saturating_add(arrived), Instant::now(), outstanding)
     }
 
-    /// Tells the transfer's user of a way that has not opened, or that nothing takes any more, long before it is given up.
+    /// Tells the transfer's user of a way that has not opened, or that nothing takes any more, long
+    /// before it is given up.
     pub(super) fn notice_closed_path(&self) {
         if !self.context.share.is_users() {
             return;
