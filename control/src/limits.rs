@@ -14,6 +14,8 @@ use culvert_link::layout::FLOWS_PER_LANE;
 
 use crate::transfer::open_files;
 
+/// Bytes of a measurement that a partner may ask for: an hour at 100 Gb/s.
+pub const MEASURE_BYTES_MAX: u64 = 45_000_000_000_000;
 /// Transfers and path checks of all partners that run at once.
 pub const SESSIONS_MAX: usize = 256;
 /// Sessions of one partner. It may also have at most as many as are free besides, so each partner

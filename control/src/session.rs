@@ -19,7 +19,8 @@ use crate::cli::exit::{CommandError, ExitCode};
 use crate::connection::Connection;
 use crate::destination::Reach;
 use crate::limits::{
-    Limit, SESSIONS_MAX, SESSIONS_PER_PARTNER, SESSIONS_RESERVED, SOURCES_PER_REQUEST, sources_per_partner,
+    Limit, MEASURE_BYTES_MAX, SESSIONS_MAX, SESSIONS_PER_PARTNER, SESSIONS_RESERVED, SOURCES_PER_REQUEST,
+    sources_per_partner,
 };
 use crate::lobby::{Introduced, Lobbies, Turned, refuse};
 use crate::log_limit::{self, About};
@@ -46,8 +47,6 @@ const DIRECTORIES_PATIENCE: Duration = Duration::from_secs(3);
 const ASKING: Limits = Limits { all: 2 * SESSIONS_MAX, each: SESSIONS_PER_PARTNER };
 /// Partners' transfers and path checks that run at once; more are told to come again.
 const SESSIONS: Limits = Limits { all: SESSIONS_MAX, each: SESSIONS_PER_PARTNER };
-/// Bytes of a measurement that a partner may ask for: an hour at 100 Gb/s.
-pub const MEASURE_BYTES_MAX: u64 = 45_000_000_000_000;
 
 /// Whom a node lets in, and how far.
 #[derive(Clone, Debug)]

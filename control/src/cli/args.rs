@@ -15,7 +15,7 @@ use culvert_tuning::command::{DoctorArgs, TuneArgs};
 
 use crate::cli::numbers::{checked, number_in, number_of, size_in};
 use crate::cli::path::args::parse_seconds;
-use crate::session::MEASURE_BYTES_MAX;
+use crate::limits::MEASURE_BYTES_MAX;
 use crate::settings::{Flags, parse_cores, parse_ports};
 use crate::units::{parse_bytes, parse_rate};
 
