@@ -15,8 +15,8 @@
 //!
 //! While data moves a lane does not allocate, lock, log or block; what allocates (opening flows,
 //! deriving keys) happens on the main thread, which hands the results over. `unsafe` is confined to
-//! the modules that name why they need it: [`shared_memory`], [`buffers`], [`disk`]'s ring, the UDP
-//! socket, the residency probe and [`kernel_calls`].
+//! the modules that name why they need it: [`buffers`], [`disk`]'s ring, the UDP socket, the
+//! residency probe and [`kernel_calls`].
 #![deny(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::print_stderr))]
 

@@ -139,9 +139,9 @@ fn rules(text: &str) -> Vec<&str> {
     text.split("nftables: nft ").skip(1).filter_map(|rest| rest.split(';').next()).collect()
 }
 
-/// The option for ports that a text gives, and its value, if they came by chance.
+/// The option for ports that a text gives, and its value, if the ports were random.
 fn options(text: &str) -> Vec<&str> {
-    let advised = text.split("by chance: add ").skip(1);
+    let advised = text.split("use other ports: add ").skip(1);
     advised.flat_map(|rest| rest.split([' ', ';', ',', '\n']).take(2)).collect()
 }
 

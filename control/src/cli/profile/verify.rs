@@ -124,7 +124,7 @@ impl BothSides<'_> {
             for (verb, leave) in [("store", there.store), ("fetch", there.fetch)] {
                 if leave == Leave::Unusable {
                     remedies.push(format!(
-                        "on the host of '{name}': this node may {verb} files there, but no directory that is permitted for it \
+                        "on the host of '{name}': this node may {verb} there, but no directory permitted to it \
                          can be opened: 'culvert profile show NAME' there names them"
                     ));
                 }
