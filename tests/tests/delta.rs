@@ -150,6 +150,25 @@ fn files_that_are_the_same_need_no_room_and_stay() {
     drop(small);
 }
 
+/// The copy of a file with holes had none, and no room on a disk that the file fits.
+#[test]
+fn holes_stay_holes() {
+    let pair = Pair::new();
+    let source = pair.path("source");
+    for file in [&source, &pair.shared.join("file")] {
+        fs::File::create(file).unwrap().set_len(200 << 20).unwrap();
+        change(file, 77, b"some");
+        change(file, 90 << 20, b"bytes");
+    }
+    change(&source, (90 << 20) + 1, b"u");
+    let _node = pair.start();
+    let result = pair.send(&source, "file", &["--overwrite", "content"]).exits(0).json();
+    assert_eq!(result["files"]["stored"], 1, "{result}");
+    assert_stored(&pair, &source);
+    let taken = fs::metadata(pair.shared.join("file")).unwrap().blocks() * 512;
+    assert!(taken <= 2 * CHUNK_BYTES, "{taken} bytes are taken");
+}
+
 /// A file system of 56 MiB, in a namespace of nobody else: unmounted with this.
 struct Small<'a>(&'a Path);
 

@@ -10,7 +10,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, copy_file_range, fstat, fsync, openat};
+use rustix::fs::{
+    FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat, copy_file_range, fallocate, fstat, fsync, openat, seek,
+};
 use rustix::io::Errno;
 
 use super::attributes::{Attributes, PERMISSIONS, Refused, has_other_mode, is_own, set_attributes};
@@ -57,11 +59,16 @@ const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXE
 impl OldFile {
     /// Opens the file that has a name, once no further change can look like the last.
     ///
+    /// What a program wrote through a memory mapping is written back first: a store to a page that
+    /// is dirty already changes neither of the file's times, one to a clean page does. On file
+    /// systems without pages to write back (tmpfs) such stores remain unseen.
+    ///
     /// # Errors
     /// The operating system's; `INVAL` if it is no regular file.
     pub fn open(destination: &Destination, name: &[u8]) -> Result<Self, Errno> {
         destination.in_parent_of(name, |parent, last| {
             let buffered = openat(parent, last, READ, Mode::empty())?;
+            fsync(&buffered)?;
             let stat = settle(&buffered)?;
             if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                 return Err(Errno::INVAL);
@@ -96,18 +103,70 @@ pub fn copy_ranges(
         return Ok(false);
     }
     for &(offset, bytes) in ranges {
-        let (mut from, mut to, end) = (offset, offset, offset.saturating_add(bytes.into()));
-        while from < end {
-            let most = usize::try_from(end - from).unwrap_or(usize::MAX);
-            match copy_file_range(&old, Some(&mut from), &partial.buffered, Some(&mut to), most) {
-                // It became shorter.
-                Ok(0) => return Ok(false),
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
-            }
+        if !copy_range(&old, offset..offset.saturating_add(bytes.into()), &partial.buffered)? {
+            return Ok(false);
         }
     }
     is_unchanged()
+}
+
+/// Copies a range of a file to the same place in another, holes as holes. False if the file has
+/// become shorter.
+fn copy_range(old: &OwnedFd, range: std::ops::Range<u64>, new: &OwnedFd) -> Result<bool, Errno> {
+    let mut from = range.start;
+    while from < range.end {
+        let data = next_extent(old, from, range.end)?;
+        make_hole(new, from, data.start, old)?;
+        from = data.end;
+        if !copy_extent(old, data, new)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The next part of a file that is no hole, from one offset to another; empty, at the end, if there
+/// is none. A file system that does not tell has no holes.
+fn next_extent(file: &OwnedFd, from: u64, end: u64) -> Result<std::ops::Range<u64>, Errno> {
+    let start = match seek(file, SeekFrom::Data(from)) {
+        Ok(start) => start.clamp(from, end),
+        Err(Errno::NXIO) => end,
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(from..end),
+        Err(error) => return Err(error),
+    };
+    if start == end {
+        return Ok(end..end);
+    }
+    // There is a hole behind every file's end.
+    let hole = seek(file, SeekFrom::Hole(start)).unwrap_or(end).clamp(start, end);
+    Ok(start..hole)
+}
+
+/// Makes a part of a file a hole: an earlier attempt may have left something there. Where holes
+/// cannot be made the old file's zeros are copied.
+fn make_hole(file: &OwnedFd, from: u64, end: u64, old: &OwnedFd) -> Result<(), Errno> {
+    if from >= end {
+        return Ok(());
+    }
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match fallocate(file, flags, from, end - from) {
+        Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => copy_extent(old, from..end, file).map(drop),
+        made => made,
+    }
+}
+
+/// Copies a part of a file to the same place in another. False if the file has become shorter.
+fn copy_extent(old: &OwnedFd, part: std::ops::Range<u64>, new: &OwnedFd) -> Result<bool, Errno> {
+    let (mut from, mut to) = (part.start, part.start);
+    while from < part.end {
+        let most = usize::try_from(part.end - from).unwrap_or(usize::MAX);
+        match copy_file_range(old, Some(&mut from), new, Some(&mut to), most) {
+            Ok(0) => return Ok(false),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }
 
 /// The file that has a name has the sender's bytes: it stays, gets the sender's time (and its mode,
@@ -175,5 +234,35 @@ pub fn set_mode_of_same(
         Ok(stat) => (Refused::default(), Some(stat)),
         Err(Errno::NOENT) => (Refused::default(), None),
         Err(error) => (Refused { mode: Some(error), time: None }, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+
+    use super::*;
+
+    /// Holes were filled: a sparse file that fitted did not any more.
+    #[test]
+    fn holes_are_copied_as_holes_over_whatever_was_there() {
+        const BYTES: usize = 8 << 20;
+        let (old, new) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        old.set_len(BYTES as u64).unwrap();
+        for at in [0, 3 << 20, BYTES as u64 - 1] {
+            old.write_all_at(b"x", at).unwrap();
+        }
+        new.write_all_at(&vec![7; BYTES], 0).unwrap();
+        let (from, to): (OwnedFd, OwnedFd) = (old.try_clone().unwrap().into(), new.try_clone().unwrap().into());
+        assert_eq!(copy_range(&from, 0..BYTES as u64, &to), Ok(true));
+        let read = |file: &File| {
+            let mut bytes = vec![1; BYTES];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            bytes
+        };
+        assert!(read(&old) == read(&new), "the copy has other bytes");
+        let taken = |file: &File| file.metadata().unwrap().blocks() * 512;
+        assert!(taken(&new) <= taken(&old) + (64 << 10), "{} bytes for {}", taken(&new), taken(&old));
     }
 }

@@ -18,6 +18,10 @@ use crate::units::show_bytes;
 /// Blocks beyond this are what a file server likes to be asked for at once, not what a file takes.
 const BLOCK_BYTES_MAX: u64 = 4_096;
 
+/// Small files that are under way to their names at once, at most: the files of a new directory
+/// that appears as a whole. Of those that replace others each has two inodes meanwhile.
+const REPLACED_AT_ONCE_MAX: u64 = 8_192;
+
 /// What a file system has for this process, as far as it says.
 #[derive(Clone, Copy, Debug)]
 pub struct Free {
@@ -48,6 +52,7 @@ pub struct Needs {
     rounded_bytes: u64,
     files: u64,
     inodes: u64,
+    replaced: u64,
     other_bytes: u64,
 }
 
@@ -55,13 +60,14 @@ impl Needs {
     /// Nothing yet, of a file system that has so much.
     #[must_use]
     pub const fn of(free: Free) -> Self {
-        Self { free, rounded_bytes: 0, files: 0, inodes: 0, other_bytes: 0 }
+        Self { free, rounded_bytes: 0, files: 0, inodes: 0, replaced: 0, other_bytes: 0 }
     }
 
     /// Counts an entry that is made, or replaces what is there.
     pub fn add(&mut self, entry: &Entry<'_>, action: Action) {
         let block_bytes = self.free.block_bytes;
         self.inodes += u64::from(action == Action::Create);
+        self.replaced += u64::from(action == Action::Replace && entry.kind != EntryKind::Directory);
         match entry.kind {
             EntryKind::File { bytes, .. } => {
                 self.files += 1;
@@ -83,7 +89,7 @@ impl Needs {
         Room {
             needed_bytes: bytes.saturating_sub(stored_bytes).saturating_add(self.other_bytes),
             free_bytes: self.free.bytes,
-            needed_inodes: self.inodes,
+            needed_inodes: self.inodes.saturating_add(self.replaced.min(REPLACED_AT_ONCE_MAX)),
             free_inodes: self.free.inodes,
         }
     }
@@ -97,7 +103,12 @@ pub fn check(room: &Room, what: &str) -> Result<(), Refusal> {
     let remedy = "make room or choose another destination";
     let refuse = |text: String| Err(Refusal::new(RefusalCode::NoSpace, text));
     if let Some(free) = room.free_bytes.filter(|&free| room.needed_bytes > free) {
-        let (free, needed) = (show_bytes(free), show_bytes(room.needed_bytes));
+        let (mut shown_free, mut needed) = (show_bytes(free), show_bytes(room.needed_bytes));
+        if shown_free == needed {
+            // Nobody believes that so much is too little for as much.
+            (shown_free, needed) = (counted(free, "byte"), counted(room.needed_bytes, "byte"));
+        }
+        let free = shown_free;
         return refuse(format!("{what} has {free} free, the transfer needs {needed}: {remedy}"));
     }
     if let Some(free) = room.free_inodes.filter(|&free| room.needed_inodes > free) {
@@ -131,7 +142,7 @@ mod tests {
         let mut sparse = Needs::of(FREE);
         sparse.add(&file(1 << 40), Action::Replace);
         let room = sparse.room(10_000, 0);
-        assert_eq!((room.needed_bytes, room.needed_inodes), (14_096, 0));
+        assert_eq!((room.needed_bytes, room.needed_inodes), (14_096, 1));
     }
 
     #[test]
@@ -144,6 +155,12 @@ mod tests {
         assert!(refusal.text.contains("/d has 1.00 GiB free") && refusal.text.contains("PiB:"), "{refusal}");
         let refusal = check(&Room { needed_inodes: 1_000, ..room }, "/d").unwrap_err();
         assert!(refusal.text.contains("3 inodes free") && refusal.text.contains("1,000"), "{refusal}");
+        let close = Room { needed_bytes: (1 << 30) + 1, free_bytes: Some(1 << 30), ..room };
+        let refusal = check(&close, "/d").unwrap_err();
+        assert!(
+            refusal.text.contains("1,073,741,824 bytes free") && refusal.text.contains("1,073,741,825"),
+            "{refusal}"
+        );
         let unknown = Room { free_bytes: None, free_inodes: None, ..many };
         assert!(check(&unknown, "/d").is_ok());
     }

@@ -420,6 +420,14 @@ fn room_for(intake: &Intake, destination: &Destination, allocated_bytes: u64) ->
     let is_wanted = |file: u32| intake.is_sent(file) && !may_be_same.contains(&file);
     let wanted = intake.manifest.entries().filter(|&(file, _)| is_wanted(file));
     wanted.for_each(|(file, entry)| needs.add(&entry, intake.actions[file as usize]));
+    // The sender tells what all of its files take. What is not wanted and has no holes takes at
+    // least its bytes of that.
+    let unwanted = intake.manifest.entries().filter(|&(file, _)| !is_wanted(file));
+    let unwanted_bytes = unwanted.fold(0u64, |sum, (_, entry)| match entry.kind {
+        EntryKind::File { bytes, is_sparse: false } => sum.saturating_add(bytes),
+        _ => sum,
+    });
+    let allocated_bytes = allocated_bytes.saturating_sub(unwanted_bytes);
     // Of what earlier attempts stored only the parts of files are among these.
     let whole: u64 = intake.resumed.iter().filter_map(|&(file, _)| intake.manifest.file_bytes(file)).sum();
     needs.room(allocated_bytes, intake.resumed_bytes.saturating_sub(whole))
