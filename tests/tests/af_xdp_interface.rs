@@ -58,7 +58,7 @@ fn the_interface_of_the_ssh_connection_must_be_named() {
     let ours = sides.lab.link(0).to_owned();
     let ssh = ssh("10.96.0");
     let ran = Ran::from(over_ssh(sides.sending(&source, &[]), Some(&ssh)).output().unwrap()).exits(0);
-    let said = format!("{ours}, which leads to 10.96.0.2, carries this ssh connection: name it with --interface");
+    let said = format!("{ours}, which leads to 10.96.0.2, carries this ssh connection: name one with --interface");
     assert!(ran.err.contains(&said) && ran.err.contains("UDP sockets are used"), "{said}: {ran:?}");
     assert_eq!(ran.json()["datapath"], "udp", "{ran:?}");
 
