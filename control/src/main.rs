@@ -1,18 +1,24 @@
 //! The `culvert` program: reads the command line, carries it out, and says what went wrong.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
+use clap::{ArgMatches, CommandFactory as _, Error, FromArgMatches as _};
+use culvert_control::cli::exit::{self, CommandError};
 use culvert_control::cli::{self, args::Cli, habits, report, said};
 use culvert_link::say_aside;
 use culvert_protocol::foreign_text::plain_lines;
 
 fn main() -> ExitCode {
-    let matches = Cli::command().try_get_matches().unwrap_or_else(|error| {
-        let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-        habits::advised(error, &Cli::command(), &arguments).exit()
-    });
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return not_understood(&habits::advised(error, &Cli::command(), &arguments), &arguments),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return not_understood(&error, &arguments),
+    };
     match cli::run(cli) {
         Ok(code) => ExitCode::from(code as u8),
         Err(error) => {
@@ -24,6 +30,16 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_code)
         }
     }
+}
+
+/// Answers a command line that is none, or that asks for help or the version.
+fn not_understood(error: &Error, arguments: &[OsString]) -> ExitCode {
+    // Where it goes may be closed.
+    let _ = error.print();
+    if error.use_stderr() && arguments.iter().take_while(|word| *word != "--").any(|word| word == "--json") {
+        let _ = report::print_json(&CommandError::misspelled(error).answer());
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::ExitCode::Usage as u8))
 }
 
 /// Whether the command was given `--json`, which some have and others have not.

@@ -70,6 +70,32 @@ fn every_failure_is_an_object_with_code_text_and_exit_code() {
     assert!(unknown["transfer"].as_str().is_some_and(|id| id.len() == 26), "{unknown}");
 }
 
+/// Errors that clap finds were only said on standard error.
+#[test]
+fn a_command_line_that_is_none_is_answered_like_every_failure() {
+    let room = tempfile::tempdir().unwrap();
+    for line in [
+        "send --json --rate 10x a lab:s5",
+        "send --json --bogus a lab:s5",
+        "send --bogus a lab:s5 --json",
+        "send --json",
+        "sned --json a lab:s5",
+        "profile add --json x",
+        "profile --json",
+        "transfer show --json",
+        "tune --json nonsense",
+    ] {
+        let ran = run(room.path(), line.split(' '));
+        let document = fails(&ran, 2, "usage");
+        let text = document["error"]["text"].as_str().unwrap();
+        assert!(!text.starts_with("error") && !text.contains("--help"), "{text}");
+    }
+    for line in ["send --bogus a lab:s5", "send --bogus -- --json", "transfer show"] {
+        assert_eq!(run(room.path(), line.split(' ')).exits(2).out, "");
+    }
+    assert!(run(room.path(), ["send", "--json", "--help"]).exits(0).out.contains("Usage"));
+}
+
 #[test]
 fn every_answer_is_one_document_of_its_schema() {
     let pair = Pair::new();

@@ -291,6 +291,11 @@ fn habits_of_other_programs_are_answered_with_what_to_type() {
         let ran = typed(line).exits(2);
         assert!(!ran.err.contains("--preserve") && !ran.err.contains("dry-run") && !ran.err.contains("cp"), "{ran:?}");
     }
+    // The name of a command with a slip is no path.
+    for (line, command) in [("sned ./run-42 bob@host:in", "'send'"), ("gte bob@host:in .", "'get'")] {
+        let ran = typed(line).exits(2).says(command);
+        assert!(!ran.err.contains("did you mean"), "{ran:?}");
+    }
     // What nobody is to type is not suggested.
     for line in ["dataplan", "far-en", "farend", "rule-keepe", "--far-ports 1", "help dataplan"] {
         let ran = typed(line).exits(2);

@@ -160,6 +160,16 @@ impl CommandError {
     pub fn usage(text: impl std::fmt::Display) -> Self {
         Self::new(ExitCode::Usage, text)
     }
+
+    /// A command line that clap does not take: its sentence and tips, without the usage that
+    /// follows them on a terminal.
+    #[must_use]
+    pub fn misspelled(error: &clap::Error) -> Self {
+        let text = error.to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        let ends = ["\n\nUsage: ", "\n\nFor more information"].iter().filter_map(|end| text.find(end)).min();
+        Self::told(ExitCode::Usage, text.get(..ends.unwrap_or(text.len())).unwrap_or(text).trim())
+    }
 }
 
 /// What `--json` prints of a command that failed.

@@ -64,7 +64,7 @@ pub fn advised(mut error: Error, command: &Command, arguments: &[OsString]) -> E
     let tips = match error.kind() {
         ErrorKind::UnknownArgument => tips_for_options(command, arguments),
         ErrorKind::InvalidSubcommand if context(&error, ContextKind::InvalidSubcommand) == first(arguments) => {
-            tips_for_command(arguments)
+            tips_for_command(arguments, error.get(ContextKind::SuggestedSubcommand).is_some())
         }
         _ => Vec::new(),
     };
@@ -199,9 +199,14 @@ fn habits_in(argument: &str, next: &str) -> Vec<(String, &'static str)> {
     found
 }
 
-fn tips_for_command(arguments: &[OsString]) -> Vec<String> {
+/// `has_near`: a command is spelled almost so, which says more than that paths are to follow one.
+fn tips_for_command(arguments: &[OsString], has_near: bool) -> Vec<String> {
     let words = operands(arguments);
     let Some((name, paths)) = words.split_first() else { return Vec::new() };
+    let is_known = COMMANDS.iter().any(|(known, _)| name == known);
+    if has_near && !is_known && !is_remote(name) && Path::new(name).symlink_metadata().is_err() {
+        return Vec::new();
+    }
     let Some((name, command)) = COMMANDS.iter().find(|(known, _)| name == known) else {
         return tip_for_paths(&words, words.len() < arguments.len()).into_iter().collect();
     };
