@@ -66,7 +66,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Node(args) => block_on(node::run(global, args)),
         Command::Identity(args) => identity::run(&global, &args),
         Command::Profile(args) => block_on(or_interrupted(profile::run(global, args))),
-        Command::Transfer(args) => block_on(or_interrupted(transfer::run(global, args))),
+        Command::Transfer(args) => block_on(transfer::run(global, args)),
         Command::Path(args) => block_on(or_interrupted(path::run(global, args))),
         Command::Status(args) => block_on(or_interrupted(status::run(global, args))),
         Command::Monitor(args) => block_on(monitor::run(global, args)),

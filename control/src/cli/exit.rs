@@ -5,7 +5,7 @@ use culvert_protocol::control::RefusalCode;
 use crate::dataplane::DataPlaneError;
 use crate::os_error::{self, explained, tells_shortage, without_numbers};
 use crate::profiles::ProfileError;
-use crate::registry::{Failure, failure};
+use crate::registry::{Failure, RecordState, failure};
 use crate::settings::SettingsError;
 use crate::state::StateError;
 use crate::transfer::TransferError;
@@ -84,6 +84,12 @@ exit_codes! {
 }
 
 impl ExitCode {
+    /// Whether somebody ended the command with a signal.
+    #[must_use]
+    pub const fn is_interrupt(self) -> bool {
+        matches!(self, Self::HungUp | Self::Interrupted | Self::Terminated)
+    }
+
     /// The code of this number.
     #[must_use]
     pub fn of(code: u8) -> Option<Self> {
@@ -114,6 +120,8 @@ pub struct CommandError {
     pub code: Option<String>,
     /// The transfer that failed, if there is one.
     pub transfer: Option<String>,
+    /// Where that transfer stands, if it goes on without the command.
+    pub goes_on: Option<RecordState>,
 }
 
 impl CommandError {
@@ -123,12 +131,12 @@ impl CommandError {
         let text = text.to_string();
         let code = if tells_shortage(&text) { ExitCode::Temporary } else { code };
         let text = without_numbers(&explained(text));
-        Self { exit_code: code as u8, text, code: None, transfer: None }
+        Self { exit_code: code as u8, text, code: None, transfer: None, goes_on: None }
     }
 
     /// A failure in the words of another process, to which nothing of this one is added.
     pub fn told(code: ExitCode, text: impl Into<String>) -> Self {
-        Self { exit_code: code as u8, text: text.into(), code: None, transfer: None }
+        Self { exit_code: code as u8, text: text.into(), code: None, transfer: None, goes_on: None }
     }
 
     /// The same, of a transfer.
@@ -138,12 +146,20 @@ impl CommandError {
         self
     }
 
+    /// The same, of a transfer that was followed and goes on: only the following has ended.
+    #[must_use]
+    pub fn of_followed(mut self, transfer: impl std::fmt::Display, state: RecordState) -> Self {
+        self.goes_on = Some(state);
+        self.of_transfer(transfer)
+    }
+
     /// As `--json` prints it.
     #[must_use]
     pub fn answer(&self) -> Answer<'_> {
         let known = ExitCode::of(self.exit_code);
         let state = match known {
-            Some(ExitCode::Interrupted | ExitCode::HungUp | ExitCode::Terminated) => "canceled",
+            _ if let Some(state) = self.goes_on => state.word(),
+            Some(code) if code.is_interrupt() => "canceled",
             _ => "failed",
         };
         let code = self.code.as_deref().or_else(|| known.map(ExitCode::word)).unwrap_or("failed");
@@ -191,13 +207,25 @@ struct AnswerError<'a> {
 impl From<TransferError> for CommandError {
     fn from(error: TransferError) -> Self {
         let failure = failure(&error);
-        Self { exit_code: error.exit_code(), text: error.text(), code: Some(failure.code), transfer: None }
+        Self {
+            exit_code: error.exit_code(),
+            text: error.text(),
+            code: Some(failure.code),
+            transfer: None,
+            goes_on: None,
+        }
     }
 }
 
 impl From<Failure> for CommandError {
     fn from(failure: Failure) -> Self {
-        Self { exit_code: failure.exit_code, text: failure.text, code: Some(failure.code), transfer: None }
+        Self {
+            exit_code: failure.exit_code,
+            text: failure.text,
+            code: Some(failure.code),
+            transfer: None,
+            goes_on: None,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod listing;
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use crate::cli::exit::{CommandError, ExitCode, of_path};
 use crate::cli::report::{Telling, print_json, print_json_line, say};
 use crate::cli::send::{has_profile, options_of, read_paths, target_of};
 use crate::cli::target::Place;
-use crate::cli::{progress, report, verbose};
+use crate::cli::{or_interrupted, progress, report, verbose};
 use crate::registry::{RecordState, Registry, TransferRecord};
 use crate::request::TransferRequest;
 use crate::settings::Settings;
@@ -51,6 +52,35 @@ const POLL: Duration = Duration::from_millis(150);
 /// # Errors
 /// [`CommandError`].
 pub async fn run(global: GlobalArgs, args: TransferArgs) -> Result<ExitCode, CommandError> {
+    let followed = Followed::default();
+    let done = or_interrupted(act(global, args, &followed)).await;
+    done.map_err(|error| followed.explain(error))
+}
+
+/// A transfer that is waited for, as it was last seen: the command may end before it does.
+#[derive(Debug, Default)]
+struct Followed(RefCell<Option<(String, RecordState)>>);
+
+impl Followed {
+    fn note(&self, record: &TransferRecord) {
+        self.0.replace(Some((record.transfer.clone(), record.state)));
+    }
+
+    /// Says of an error that the transfer goes on, if it does.
+    fn explain(&self, error: CommandError) -> CommandError {
+        let Some((id, state)) = self.0.take().filter(|(_, state)| !state.is_final()) else { return error };
+        let is_interrupt = ExitCode::of(error.exit_code).is_some_and(ExitCode::is_interrupt);
+        let error = if is_interrupt {
+            let text = format!("interrupted: only the waiting has ended; transfer {id} {}", state.predicate());
+            CommandError { text, ..error }
+        } else {
+            error
+        };
+        error.of_followed(id, state)
+    }
+}
+
+async fn act(global: GlobalArgs, args: TransferArgs, followed: &Followed) -> Result<ExitCode, CommandError> {
     let settings = Settings::resolve(&global.flags(&EngineArgs::default()))?;
     let state = StateDirectory::open(&settings.state.value)?;
     let json = args.json;
@@ -89,7 +119,7 @@ pub async fn run(global: GlobalArgs, args: TransferArgs) -> Result<ExitCode, Com
             let api = ApiClient::need(&state).await?;
             let transfer = id_of(&state, &transfer).await?;
             let timeout = timeout.map(Duration::from_secs);
-            let record = wait(&api, &transfer, timeout, None).await?;
+            let record = wait(&api, &transfer, timeout, None, followed).await?;
             if json {
                 print_json(&record)?;
             }
@@ -99,9 +129,10 @@ pub async fn run(global: GlobalArgs, args: TransferArgs) -> Result<ExitCode, Com
             let api = ApiClient::need(&state).await?;
             let transfer = id_of(&state, &transfer).await?;
             if json {
-                watch_json(&api, &transfer).await
+                watch_json(&api, &transfer, followed).await
             } else {
-                follow(&api, &transfer, Telling { quiet: global.quiet, ..Telling::default() }, &state).await
+                let telling = Telling { quiet: global.quiet, ..Telling::default() };
+                follow(&api, &transfer, telling, &state, followed).await
             }
         }
         TransferAction::Pause { transfer } => {
@@ -181,10 +212,11 @@ async fn pause(api: &ApiClient, id: &str, json: bool) -> Result<ExitCode, Comman
 }
 
 /// Prints a line of JSON for each change of a transfer, and its result or its record at last.
-async fn watch_json(api: &ApiClient, id: &str) -> Result<ExitCode, CommandError> {
+async fn watch_json(api: &ApiClient, id: &str, followed: &Followed) -> Result<ExitCode, CommandError> {
     let mut shown = None;
     loop {
         let record = api.transfer(id).await?;
+        followed.note(&record);
         if record.state.is_final() {
             match &record.result {
                 Some(result) => print_json(result)?,
@@ -220,9 +252,10 @@ pub async fn submit_and_follow(
     if !telling.quiet {
         say_aside!("culvert: the node running with {} runs this as transfer {id}", state.root().display());
     }
-    let following = follow(api, &id, telling, state);
+    let followed = Followed::default();
+    let following = follow(api, &id, telling, state, &followed);
     tokio::select! {
-        code = following => code,
+        code = following => code.map_err(|error| followed.explain(error)),
         code = crate::cli::node::interrupted() => {
             let _ = api.cancel(&id).await;
             let text = "interrupted; run the same command again to resume";
@@ -231,9 +264,15 @@ pub async fn submit_and_follow(
     }
 }
 
-async fn follow(api: &ApiClient, id: &str, telling: Telling, state: &StateDirectory) -> Result<ExitCode, CommandError> {
+async fn follow(
+    api: &ApiClient,
+    id: &str,
+    telling: Telling,
+    state: &StateDirectory,
+    followed: &Followed,
+) -> Result<ExitCode, CommandError> {
     let (shown, receiver) = watch::channel(Progress::default());
-    let waiting = verbose::beside(receiver.clone(), wait(api, id, None, Some(&shown)));
+    let waiting = verbose::beside(receiver.clone(), wait(api, id, None, Some(&shown), followed));
     let record = progress::show(telling.quiet, receiver, waiting).await?;
     match &record.result {
         Some(result) => report::print(result, telling, state),
@@ -247,10 +286,12 @@ async fn wait(
     id: &str,
     timeout: Option<Duration>,
     shown: Option<&watch::Sender<Progress>>,
+    followed: &Followed,
 ) -> Result<TransferRecord, CommandError> {
     let began = Instant::now();
     loop {
         let record = api.transfer(id).await?;
+        followed.note(&record);
         if record.state.is_final() {
             return Ok(record);
         }

@@ -61,7 +61,9 @@ fn with_context(
     };
     match run(&mut context) {
         Ok(code) => ExitCode::of(code).ok_or_else(|| CommandError::failed(format!("unknown exit code {code}"))),
-        Err(Failure { code, text }) => Err(CommandError { exit_code: code, text, code: None, transfer: None }),
+        Err(Failure { code, text }) => {
+            Err(CommandError { exit_code: code, text, code: None, transfer: None, goes_on: None })
+        }
     }
 }
 
