@@ -378,13 +378,14 @@ fn describe(record: &TransferRecord, state: &StateDirectory) -> String {
         format!("state        {}", record.state.word()),
         format!("started      {}", listing::time(record.created_unix_ms)),
         format!("ended        {}", record.ended_unix_ms.map_or_else(|| "not yet".to_owned(), listing::time)),
-        format!("tries        {}", record.attempts),
+        format!("attempts     {}", record.attempts),
     ];
     if let Some(progress) = &record.progress {
         lines.push(format!("progress     {}", progress::line(progress)));
     }
     if let Some(error) = &record.error {
-        let what = if record.state == RecordState::Queued { "waiting, last try" } else { "error" };
+        // That of an attempt before the one that is under way.
+        let what = if record.state.is_final() { "error" } else { "last attempt:" };
         lines.push(format!("{what:12} {}", error.text));
     }
     if let Some(result) = &record.result {
