@@ -12,6 +12,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use culvert_protocol::control::{Refusal, RefusalCode};
 use rustix::io::Errno;
 
+pub use culvert_link::aside::without_numbers;
+
 use crate::descriptors;
 
 /// The code of a file's error that is not about the file: the host or this process lacks the
@@ -103,7 +105,7 @@ pub fn remedy(errno: Errno) -> Option<String> {
 /// The words of an error, with what there is to do about it.
 #[must_use]
 pub fn words(errno: Errno) -> String {
-    explained(errno.to_string())
+    without_numbers(&explained(errno.to_string()))
 }
 
 /// As [`words`], with a hint of the caller's where there is nothing to do that helps whatever
@@ -134,27 +136,6 @@ pub fn tells_shortage(text: &str) -> bool {
 fn errno_in(text: &str) -> Option<Errno> {
     let (_, rest) = text.rsplit_once("(os error ")?;
     rest.split(')').next()?.parse().ok().map(errno_of_number)
-}
-
-/// A sentence as people read it: the operating system's words without its numbers, which are for
-/// `errno_in` and say nothing more.
-#[must_use]
-pub fn without_numbers(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once(" (os error ") {
-        let number = after.split_once(')').filter(|(number, _)| number.bytes().all(|byte| byte.is_ascii_digit()));
-        plain.push_str(before);
-        match number {
-            Some((_, after)) => rest = after,
-            None => {
-                plain.push_str(" (os error ");
-                rest = after;
-            }
-        }
-    }
-    plain.push_str(rest);
-    plain
 }
 
 /// What a transfer is refused or ended with; the text ends with the error's words.
@@ -198,16 +179,6 @@ mod tests {
         assert!(once.contains("ulimit -n") && explained(once.clone()) == once);
         // The reader may be at another host.
         assert!(once.contains(&format!("process {} on {}", std::process::id(), descriptors::host_name())), "{once}");
-    }
-
-    #[test]
-    fn numbers_of_errors_are_left_out_of_sentences() {
-        let text =
-            format!("cannot look: {}; {} is full", io::Error::from(Errno::ACCESS), io::Error::from(Errno::NOSPC));
-        assert_eq!(without_numbers(&text), "cannot look: Permission denied; No space left on device is full");
-        for text in ["nothing of the kind", "a file (os error x)", "cut off (os error ", ""] {
-            assert_eq!(without_numbers(text), text);
-        }
     }
 
     /// Each was "not found", or a plain failure, at one place or another.

@@ -179,8 +179,8 @@ impl SourceTree {
     }
 }
 
-/// Why a source cannot be read.
-fn reading_words(error: Errno) -> String {
+/// Why a source, or something below it, cannot be read.
+pub(crate) fn reading_words(error: Errno) -> String {
     match error {
         Errno::ACCESS | Errno::PERM => may_not("read it"),
         error => words(error),

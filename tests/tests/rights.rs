@@ -225,6 +225,8 @@ fn a_single_source_that_may_not_be_read_is_refused_and_one_of_several_is_left_ou
         assert_eq!((&counts["sent"], &counts["left_out"]), (&1.into(), &1.into()), "{foretold}");
         let result = room.run_as_nobody(verb, &[], &paths).exits(6).json();
         assert_eq!((&result["files"]["stored"], &result["files"]["failed"]), (&1.into(), &1.into()), "{result}");
+        let why = result["errors"][0]["text"].as_str().unwrap();
+        assert!(why.contains("the account nobody may not read it") && !why.contains("os error"), "{result}");
     };
     several("send", [room.here("source/a"), room.here("source/secret"), room.there("open")]);
     several("get", [room.there("source/b"), room.there("source/secret"), room.here("open")]);

@@ -13,6 +13,7 @@ use culvert_tuning::doctor::{Readiness, ReadinessState};
 use crate::cli::args::GlobalArgs;
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::report::note_answer;
+use crate::os_error::without_numbers;
 use crate::registry::recently_cut_off;
 use crate::settings::{Flags, SOCKET_BUFFER_BYTES, Settings, has_af_xdp};
 use crate::state::StateDirectory;
@@ -61,9 +62,13 @@ fn with_context(
     };
     match run(&mut context) {
         Ok(code) => ExitCode::of(code).ok_or_else(|| CommandError::failed(format!("unknown exit code {code}"))),
-        Err(Failure { code, text }) => {
-            Err(CommandError { exit_code: code, text, code: None, transfer: None, goes_on: None })
-        }
+        Err(Failure { code, text }) => Err(CommandError {
+            exit_code: code,
+            text: without_numbers(&text),
+            code: None,
+            transfer: None,
+            goes_on: None,
+        }),
     }
 }
 

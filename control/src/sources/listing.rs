@@ -17,8 +17,10 @@ use rustix::fs::{Access, AtFlags, Dir, FileType, OFlags, Stat, accessat, fstat, 
 use rustix::io::Errno;
 
 use super::bases::open_beneath;
-use super::{Origin, Problem, Source, SourceError, SourceName, SourceTree, UNSIZED_REMEDY, hash_of, kind_of};
-use crate::os_error::{is_shortage, words};
+use super::{
+    Origin, Problem, Source, SourceError, SourceName, SourceTree, UNSIZED_REMEDY, hash_of, kind_of, reading_words,
+};
+use crate::os_error::is_shortage;
 
 /// Problems that are told by name; the rest are counted.
 const PROBLEMS_MAX: usize = 10_000;
@@ -373,7 +375,7 @@ impl Listing<'_> {
         if is_shortage(error) {
             return Err(SourceError::Unreadable { path: self.written.join(OsStr::from_bytes(name)), error });
         }
-        self.problem(name, code, format!("{what}: {}", words(error)));
+        self.problem(name, code, format!("{what}: {}", reading_words(error)));
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dry_run::Would;
 use crate::limits::ERROR_BYTES_PER_TRANSFER;
+use crate::os_error::without_numbers;
 use crate::sources::Problem;
 use crate::units::{show_bytes, show_rate, show_seconds};
 use culvert_tuning::counted::counted;
@@ -351,7 +352,7 @@ pub fn named_errors<'a>(
     errors.iter().map(move |FileError { file, code, text }| ResultError {
         path: foreign_name(&name(*file)),
         code: foreign_text(code),
-        text: foreign_text(text),
+        text: without_numbers(&foreign_text(text)),
     })
 }
 

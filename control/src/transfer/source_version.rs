@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use crate::os_error::{SHORTAGE, is_shortage, words};
 use crate::settling::{now_ns, time_to_settle};
-use crate::sources::{SourceTree, UNSIZED_REMEDY};
+use crate::sources::{SourceTree, UNSIZED_REMEDY, reading_words};
 
 /// A file that is touched again and again is read so often.
 pub const TRIES_MAX: u32 = 3;
@@ -187,7 +187,7 @@ pub fn unreadable(tree: &SourceTree, file: u32, error: Errno) -> FileError {
         Errno::NOENT => ("vanished", format!("'{name}' was removed during the transfer")),
         Errno::LOOP => ("changed", format!("'{name}' became a symlink during the transfer")),
         error if is_shortage(error) => (SHORTAGE, format!("'{name}' cannot be read: {}", words(error))),
-        error => ("unreadable", format!("'{name}' cannot be read: {}", words(error))),
+        error => ("unreadable", format!("'{name}' cannot be read: {}", reading_words(error))),
     };
     FileError { file, code: code.to_owned(), text }
 }

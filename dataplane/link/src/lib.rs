@@ -27,7 +27,7 @@ macro_rules! say_aside {
             ::std::io::stderr(),
             "{}{}",
             $crate::aside::stamp(),
-            ::std::format_args!($($line)*)
+            $crate::aside::without_numbers(&::std::format!($($line)*))
         );
     }};
 }

@@ -193,6 +193,8 @@ fn unreadable(facts: &Facts, _: &Targets) -> Vec<Finding> {
     if facts.unreadable.is_empty() {
         return vec![Finding::not_applicable("", "everything could be read")];
     }
-    let findings = facts.unreadable.iter().map(|missing| Finding::unknown(&missing.what, &missing.why));
+    // Without the operating system's numbers, which say nothing more.
+    let words = |why: &str| why.split(" (os error").next().unwrap_or_default().to_owned();
+    let findings = facts.unreadable.iter().map(|missing| Finding::unknown(&missing.what, &words(&missing.why)));
     findings.collect()
 }
