@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use culvert_dataplane::process::start_beyond_terminal;
 use culvert_protocol::control::RefusalCode;
 use culvert_protocol::foreign_text::foreign_text;
 use culvert_protocol::identity::PublicKey;
@@ -116,19 +117,21 @@ impl FarEnd {
         if let Some(cores) = &options.cores {
             remote.extend(["--cores".to_owned(), quote(cores)]);
         }
-        let mut child = Command::new(program)
-            .args(&arguments)
+        let mut ssh = Command::new(program);
+        ssh.args(&arguments)
             .arg("--")
             .arg(&host.name)
             .arg(remote.join(" "))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| {
-                CommandError::new(ExitCode::BadHost, format!("{}{}", no_profile(host), cannot_start(program, &error)))
-            })?;
+            .kill_on_drop(true);
+        // Ctrl-C is this process's to answer: it first says goodbye, for which the far end has to
+        // be there, and ends ssh afterwards. A process group of its own would be in the background,
+        // where ssh cannot ask for a password.
+        let mut child = start_beyond_terminal(|| ssh.spawn()).map_err(|error| {
+            CommandError::new(ExitCode::BadHost, format!("{}{}", no_profile(host), cannot_start(program, &error)))
+        })?;
         let (Some(mut stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {

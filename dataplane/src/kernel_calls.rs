@@ -172,6 +172,47 @@ pub fn ignore_file_size_signal() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
+/// Signals that a terminal sends to every process of its foreground group.
+const OF_TERMINAL: [i32; 2] = [libc::SIGHUP, libc::SIGINT];
+
+/// Starts a process that ignores what a terminal sends to all, unless it decides otherwise: who
+/// starts it ends it, in an order that a program that dies at once would break. For a process of
+/// one thread, which meanwhile ignores them too.
+pub fn start_beyond_terminal<T>(start: impl FnOnce() -> T) -> T {
+    let _ignored = OF_TERMINAL.map(Ignored::begin);
+    start()
+}
+
+/// A signal that is ignored as long as this is.
+struct Ignored {
+    signal: i32,
+    before: Option<libc::sigaction>,
+}
+
+impl Ignored {
+    fn begin(signal: i32) -> Self {
+        // SAFETY: `sigaction` is plain data; all zeroes is a valid value, with an empty mask and no
+        // flags.
+        let mut ignore: libc::sigaction = unsafe { std::mem::zeroed() };
+        ignore.sa_sigaction = libc::SIG_IGN;
+        // SAFETY: as above.
+        let mut before: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: both live through the call, and no handler runs when a signal is ignored.
+        let result = unsafe { libc::sigaction(signal, &raw const ignore, &raw mut before) };
+        Self { signal, before: (result == 0).then_some(before) }
+    }
+}
+
+impl Drop for Ignored {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // SAFETY: what was in force before is put back as the kernel told it, and what it
+            // refers to is never unloaded.
+            unsafe { libc::sigaction(self.signal, before, std::ptr::null_mut()) };
+        }
+    }
+}
+
 /// Sizes, offsets and numbers as they are used here, for a test to hold against the kernel's
 /// header.
 #[cfg(test)]

@@ -31,7 +31,7 @@ use crate::datapath::udp::source::SourceSocket;
 use crate::datapath::udp::{OpenError, UdpDatapath};
 use crate::disk::Disk;
 use crate::disk::files::FileTable;
-pub use crate::kernel_calls::ignore_file_size_signal;
+pub use crate::kernel_calls::{ignore_file_size_signal, start_beyond_terminal};
 use crate::lane::flows::{Attendance, Delivery, Departure};
 use crate::lane::lane_link::LaneLink;
 use crate::lane::receiving::ReceiveFlow;

@@ -51,6 +51,25 @@ fn both_ends_may_have_one_state_directory() {
     assert_eq!(send(&[]).exits(0).json()["files"]["stored"], 0);
 }
 
+/// Ctrl-C reaches all of a terminal's foreground processes: ssh was gone before the far end could
+/// be told, which then recorded that its process was killed.
+#[test]
+fn what_a_terminal_sends_to_all_does_not_end_ssh_before_its_time() {
+    let room = room();
+    let told = room.path().join("told");
+    let ssh = script(
+        &room.path().join("ssh"),
+        &format!("#!/bin/sh\ngrep SigIgn /proc/self/status >>'{}'\nexit 255\n", told.display()),
+    );
+    let mut sending = command(&room.path().join("near"), ["send", "--retries", "0", "--ssh"]);
+    let ran: Ran = sending.arg(&ssh).args(["/etc/hostname", "u@far:x"]).output().unwrap().into();
+    assert_ne!(ran.code, 0);
+    let told = fs::read_to_string(&told).unwrap();
+    let masks = told.lines().filter_map(|line| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok());
+    // SIGHUP and SIGINT are 1 and 2. Asked about the host's name, ssh may end when it likes.
+    assert!(masks.into_iter().any(|mask| mask & 0b11 == 0b11), "{told}");
+}
+
 /// An interrupt was the process's death: no words, no JSON, and ssh was left behind at its prompt.
 #[test]
 fn an_interrupt_while_ssh_connects_is_answered_and_ends_ssh() {
