@@ -292,8 +292,12 @@ fn habits_of_other_programs_are_answered_with_what_to_type() {
         assert!(!ran.err.contains("--preserve") && !ran.err.contains("dry-run") && !ran.err.contains("cp"), "{ran:?}");
     }
     // The name of a command with a slip is no path.
-    for (line, command) in [("sned ./run-42 bob@host:in", "'send'"), ("gte bob@host:in .", "'get'")] {
-        let ran = typed(line).exits(2).says(command);
+    for (line, tip) in [
+        ("sned ./run-42 bob@host:in", "write 'send' instead of 'sned'"),
+        ("gte bob@host:in .", "write 'get' instead of 'gte'"),
+        ("statsu", "'status'"),
+    ] {
+        let ran = typed(line).exits(2).says(tip);
         assert!(!ran.err.contains("did you mean"), "{ran:?}");
     }
     // What nobody is to type is not suggested.

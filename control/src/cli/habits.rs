@@ -203,11 +203,13 @@ fn habits_in(argument: &str, next: &str) -> Vec<(String, &'static str)> {
 fn tips_for_command(arguments: &[OsString], has_near: bool) -> Vec<String> {
     let words = operands(arguments);
     let Some((name, paths)) = words.split_first() else { return Vec::new() };
-    let is_known = COMMANDS.iter().any(|(known, _)| name == known);
-    if has_near && !is_known && !is_remote(name) && Path::new(name).symlink_metadata().is_err() {
-        return Vec::new();
+    let known = COMMANDS.iter().find(|(known, _)| name == known);
+    if has_near && known.is_none() && !is_remote(name) && Path::new(name).symlink_metadata().is_err() {
+        // Where the paths tell which it is, spelling need not be guessed from.
+        let instead = |command| format!("write '{command}' instead of '{}'", name.to_string_lossy());
+        return direction(paths).map(instead).into_iter().collect();
     }
-    let Some((name, command)) = COMMANDS.iter().find(|(known, _)| name == known) else {
+    let Some((name, command)) = known else {
         return tip_for_paths(&words, words.len() < arguments.len()).into_iter().collect();
     };
     let command = command.unwrap_or_else(|| direction(paths).unwrap_or("send"));
