@@ -88,16 +88,14 @@ pub fn is_systems() -> bool {
     !own.is_root() && fs::metadata(SYSTEM_STATE).is_ok_and(|found| found.is_dir() && found.uid() == own.as_raw())
 }
 
-/// What to do about a path that this account may not use: whose directory is in the way, and how to
-/// become them.
+/// What to do about a path in a state directory that this account may not use: whose directory is in
+/// the way, and how to become them.
 #[must_use]
-pub fn remedy(path: &Path) -> Option<String> {
+pub fn remedy(path: &Path, state: &Path) -> Option<String> {
     // Behind what may not be entered nothing can be looked at.
     let seen = path.ancestors().find(|path| path.metadata().is_ok())?;
     let owner = Account::owner_of(seen).ok().filter(|owner| owner.uid != geteuid().as_raw())?;
-    // What lies in the state directory itself is named by the state.
-    let state = if path.parent() == Some(seen) { seen } else { Path::new("DIR") }.display();
-    let (seen, name) = (seen.display(), owner.name);
+    let (seen, state, name) = (seen.display(), state.display(), owner.name);
     Some(format!(
         "{seen} belongs to {name}: run the command as that account (sudo -u {name} culvert --state {state} …), \
          or name another directory with --state"
@@ -147,6 +145,6 @@ mod tests {
         let room = tempfile::tempdir().unwrap();
         assert_eq!(OwnedState::at(room.path()), None);
         assert_eq!(OwnedState::at(&room.path().join("none")), None);
-        assert_eq!(remedy(&room.path().join("x")), None);
+        assert_eq!(remedy(&room.path().join("x"), room.path()), None);
     }
 }

@@ -235,9 +235,10 @@ fn is_refused(error: &std::io::Error) -> bool {
 /// A node may be running there: without permission to look, its absence cannot be claimed.
 fn forbidden(state: &StateDirectory, error: &std::io::Error) -> CommandError {
     let socket = state.path("api.sock");
-    let remedy = accounts::remedy(&socket).unwrap_or_else(|| "check its owner and permissions".to_owned());
+    let remedy =
+        accounts::remedy(&socket, state.root()).unwrap_or_else(|| "check its owner and permissions".to_owned());
     let text = format!("cannot reach the node of {}: {error}; {remedy}", state.root().display());
-    CommandError::new(ExitCode::BadHost, text)
+    CommandError::new(ExitCode::NotPermitted, text)
 }
 
 fn broken(error: &dyn std::fmt::Display) -> CommandError {

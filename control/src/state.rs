@@ -122,13 +122,33 @@ fn remedy(path: &Path, error: &io::Error) -> String {
     let errno = os_error::errno_of(error);
     let own = || match errno.map_or(RefusalCode::Failed, os_error::code) {
         RefusalCode::NoSpace => "make room there, or name another directory with --state".to_owned(),
-        RefusalCode::NotPermitted if let Some(remedy) = accounts::remedy(path) => remedy,
+        RefusalCode::NotPermitted if let Some(remedy) = accounts::remedy(path, root_of(path)) => remedy,
         _ => "check its owner and permissions, or name another directory with --state".to_owned(),
     };
     errno.and_then(os_error::remedy).unwrap_or_else(own)
 }
 
+/// The state directory that a path is of, or is.
+fn root_of(path: &Path) -> &Path {
+    let parent = path.parent().unwrap_or(path);
+    let is_one_of = |path: &Path, names: &[&str]| path.file_name().is_some_and(|name| names.iter().any(|n| name == *n));
+    match parent.parent() {
+        Some(root) if is_one_of(parent, &DIRECTORIES) => root,
+        _ if is_one_of(path, &DIRECTORIES) || path.extension().is_some_and(|end| ENDINGS.iter().any(|e| end == *e)) => {
+            parent
+        }
+        _ => path,
+    }
+}
+
 impl StateError {
+    /// Whether the account of this process lacks the right.
+    #[must_use]
+    pub fn is_not_permitted(&self) -> bool {
+        let errno = if let Self::Os { error, .. } = self { os_error::errno_of(error) } else { None };
+        matches!(errno, Some(Errno::ACCESS | Errno::PERM))
+    }
+
     /// Whether only descriptors or memory lacked: nothing is wrong with what is there.
     #[must_use]
     pub fn is_shortage(&self) -> bool {
@@ -156,6 +176,10 @@ struct Versioned {
     version: u64,
 }
 
+/// The directories in it that every command makes.
+const DIRECTORIES: [&str; 4] = ["profiles", "transfers", "receipts", "journals"];
+/// How the names of files end that are in it, and in no directory of it.
+const ENDINGS: [&str; 4] = ["pk8", "json", "sock", "lock"];
 /// No file of the state but a journal is longer. The longest are records whose request names many
 /// sources.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -176,7 +200,7 @@ impl StateDirectory {
     /// [`StateError::Os`].
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StateError> {
         let state = Self { root: root.into() };
-        for directory in ["", "profiles", "transfers", "receipts", "journals"] {
+        for directory in [""].into_iter().chain(DIRECTORIES) {
             state.make_directory(directory)?;
         }
         Ok(state)

@@ -171,12 +171,23 @@ fn who_has_no_node_is_told_of_the_systems() {
         .says("sudo -u daemon culvert --state /var/lib/culvert");
     host.run(USER.1, &["profile", "show", "x"]).exits(3).says("sudo -u daemon");
     for command in [&["identity"][..], &["profile", "list"], &["status"], &["transfer", "list"], &["path", "history"]] {
-        let ran = host.run(USER.1, &[&["--state", "/var/lib/culvert"], command].concat()).exits(7);
+        let ran = host.run(USER.1, &[&["--state", "/var/lib/culvert"], command].concat()).exits(4);
         let _ = ran
             .says("Permission denied")
             .says("belongs to daemon")
             .says("sudo -u daemon culvert --state /var/lib/culvert");
     }
+    // The directory that was named, and not one above it.
+    let locked = host.path("locked");
+    fs::create_dir(&locked).unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o700)).unwrap();
+    let state = locked.join("x").display().to_string();
+    for command in [&["identity"][..], &["identity", "init"], &["status"], &["profile", "list"]] {
+        let ran = host.run(USER.1, &[&["--state", &state], command].concat()).exits(4);
+        let _ = ran.says(&format!("culvert --state {state} "));
+    }
+    let pages = locked.join("pages").display().to_string();
+    host.run(USER.1, &["completion", "man", "--directory", &pages]).exits(4).says("Permission denied");
 }
 
 #[test]
@@ -191,11 +202,13 @@ fn a_node_that_runs_is_found_by_root_and_denied_to_nobody() {
     let capture = host.path("home-0/capture.pcap");
     host.run(0, &["capture", "--seconds", "1", capture.to_str().unwrap()]).exits(0);
     assert_eq!(fs::metadata(&capture).unwrap().uid(), 0);
-    let ran = host.run(USER.1, &["--state", "/var/lib/culvert", "status"]).exits(7).says("Permission denied");
+    let unwritable = host.path("lib/culvert/no/capture.pcap");
+    host.run(0, &["capture", "--seconds", "1", unwritable.to_str().unwrap()]).exits(3).says("cannot write the capture");
+    let ran = host.run(USER.1, &["--state", "/var/lib/culvert", "status"]).exits(4).says("Permission denied");
     assert!(!ran.err.contains("no node is running"), "{ran:?}");
     // A socket that may be seen and not used.
     fs::set_permissions(host.path("lib/culvert"), fs::Permissions::from_mode(0o755)).unwrap();
-    let ran = host.run(USER.1, &["--state", "/var/lib/culvert", "status"]).exits(7).says("sudo -u daemon");
+    let ran = host.run(USER.1, &["--state", "/var/lib/culvert", "status"]).exits(4).says("sudo -u daemon");
     assert!(!ran.err.contains("no node is running"), "{ran:?}");
     assert_owned(&host.path("lib/culvert"), NODE.1);
 }

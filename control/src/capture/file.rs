@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Summary;
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::{CommandError, ExitCode, of_path};
 use crate::units::show_count;
 use culvert_tuning::counted::counted;
 
@@ -29,7 +29,7 @@ impl CaptureFile {
         if name.as_os_str() != "-" {
             let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(name);
             let file = file.map_err(|error| {
-                CommandError::failed(format!("cannot write the capture to {}: {error}", name.display()))
+                CommandError::new(of_path(&error), format!("cannot write the capture to {}: {error}", name.display()))
             })?;
             return Ok(Self::Named(name.to_owned(), file));
         }

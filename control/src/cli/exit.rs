@@ -242,7 +242,8 @@ impl From<StateError> for CommandError {
         if error.code() == RefusalCode::NoSpace {
             return Self { code: Some("no_space".to_owned()), ..Self::failed(error) };
         }
-        Self::new(ExitCode::BadHost, error)
+        let code = if error.is_not_permitted() { ExitCode::NotPermitted } else { ExitCode::BadHost };
+        Self::new(code, error)
     }
 }
 
