@@ -55,6 +55,17 @@ pub enum Target {
     },
 }
 
+impl Target {
+    /// A path there, as it is typed.
+    fn place(&self, path: &str) -> String {
+        match self {
+            Self::Address { .. } if path.starts_with('/') => format!("{self}{path}"),
+            Self::Address { .. } => format!("{self}/{path}"),
+            Self::Profile(_) | Self::FarEnd { .. } => format!("{self}:{path}"),
+        }
+    }
+}
+
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -113,8 +124,10 @@ impl TransferRequest {
             [] => String::new(),
         };
         match &self.movement {
-            Movement::Push { sources, destination } => format!("{} → {}:{destination}", join(sources), self.target),
-            Movement::Pull { sources, destination } => format!("{}:{} → {destination}", self.target, join(sources)),
+            Movement::Push { sources, destination } => {
+                format!("{} → {}", join(sources), self.target.place(&destination.to_string()))
+            }
+            Movement::Pull { sources, destination } => format!("{} → {destination}", self.target.place(&join(sources))),
             Movement::Measure { bytes } => format!("{} from memory → {}", counted(*bytes, "byte"), self.target),
         }
     }
@@ -700,6 +713,14 @@ pub fn split_host_port(address: &str) -> Option<(&str, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_at_an_address_is_shown_as_it_is_typed() {
+        let address = |host: &str| Target::Address { host: host.to_owned(), port: 7272 };
+        assert_eq!(address("h").place("/x"), "culvert://h:7272/x");
+        assert_eq!(address("::1").place("x"), "culvert://[::1]:7272/x");
+        assert_eq!(Target::Profile("lab".to_owned()).place("/x"), "lab:/x");
+    }
 
     #[test]
     fn a_partner_whose_datagrams_carry_no_data_is_refused_with_a_sentence() {

@@ -118,6 +118,8 @@ pub async fn listen(node: Arc<Node>, listener: TcpListener, mut spare: SpareDesc
                 continue;
             }
         };
+        // One that came over an IPv6 socket is shown as the IPv4 address that it is.
+        let address = std::net::SocketAddr::new(address.ip().to_canonical(), address.port());
         spare.renew();
         let (node, hall, admission) = (node.clone(), hall.clone(), admission.clone());
         // The place is taken here and not in the task, so that tasks are as few as places.

@@ -656,7 +656,8 @@ fn parse_metrics(text: &str) -> Result<Option<SocketAddr>, String> {
 /// # Errors
 /// In words.
 pub fn parse_cores(text: &str) -> Result<Vec<usize>, String> {
-    let explain = || format!("'{text}' is not a list of cores: write for instance 2,3 or 2-5");
+    let explain =
+        || backwards(text).unwrap_or_else(|| format!("'{text}' is not a list of cores: write for instance 2,3 or 2-5"));
     let cores = parse_ranges(text).ok_or_else(explain)?;
     let cores: Vec<usize> = cores.into_iter().map(|core| core as usize).collect();
     if cores.is_empty() || cores.len() > 64 { Err(explain()) } else { Ok(cores) }
@@ -670,10 +671,19 @@ pub fn parse_ports(text: &str) -> Result<Ports, String> {
     if text == "any" {
         return Ok(Ports::Any);
     }
-    let explain = || format!("'{text}' is not a list of UDP ports: write for instance 7273-7276, or any");
+    let otherwise = || format!("'{text}' is not a list of UDP ports: write for instance 7273-7276, or any");
+    let explain = || backwards(text).unwrap_or_else(otherwise);
     let ports = parse_ranges(text).ok_or_else(explain)?;
     let port = |port| u16::try_from(port).ok().filter(|&port| port > 0).ok_or_else(explain);
     ports.into_iter().map(port).collect::<Result<_, _>>().map(Ports::These)
+}
+
+/// What is said of a list with a range whose first number is above its last, if it is one.
+fn backwards(text: &str) -> Option<String> {
+    let ranges = text.split(',').filter_map(|part| part.trim().split_once('-'));
+    let mut ranges = ranges.filter_map(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
+    let (first, last): (u32, u32) = ranges.find(|(first, last)| first > last)?;
+    Some(format!("the range {first}-{last} has its first number above its last: write {last}-{first}"))
 }
 
 /// `2,4-6` as numbers.
@@ -783,6 +793,8 @@ mod tests {
         for text in ["", "a", "3-1", "1,,2", "0-99999"] {
             assert!(parse_cores(text).is_err(), "{text}");
         }
+        assert!(parse_ports("7280-7273").unwrap_err().contains("write 7273-7280"));
+        assert!(parse_cores("1,5-2").unwrap_err().contains("write 2-5"));
         assert!(parse_ports("0").is_err() && parse_ports("70000").is_err());
     }
 

@@ -317,6 +317,16 @@ fn habits_of_other_programs_are_answered_with_what_to_type() {
 }
 
 #[test]
+fn man_pages_make_their_directory_and_a_quiet_audit_says_nothing() {
+    let room = tempfile::tempdir().unwrap();
+    let (state, pages) = (room.path().join("state"), room.path().join("new/man"));
+    run(&state, ["completion", "man", "--directory", pages.to_str().unwrap()]).exits(0);
+    assert!(pages.join("culvert.1").exists());
+    assert_eq!(run(&state, ["tune", "audit", "-q"]).exits(0).out, "");
+    assert_eq!(run(&state, ["tune", "audit", "-q", "--fail-on", "unheard-of"]).exits(2).out, "");
+}
+
+#[test]
 fn a_key_is_made_once_and_kept_from_others() {
     use std::os::unix::fs::MetadataExt as _;
     let room = tempfile::tempdir().unwrap();

@@ -441,3 +441,16 @@ fn connections_that_say_nothing_or_nonsense_do_not_stop_the_node() {
     kill(node.data_plane());
     assert_goes_on(&pair);
 }
+
+/// It showed the address as the kernel maps it into IPv6.
+#[test]
+fn a_stranger_over_ipv4_is_logged_by_that_address() {
+    let pair = Pair::new();
+    // On every address, of both families where there are two.
+    let mut starting = command(&pair.there, ["node", "--listen", "0", "--ports", "any", "--metrics", "off"]);
+    let node = RunningNode::start(&pair.there, &mut starting);
+    let mut stranger = TcpStream::connect(("127.0.0.1", node.port)).unwrap();
+    stranger.write_all(&[0; 64]).unwrap();
+    let log = wait_for("the refusal in the log", || Some(node.log()).filter(|log| log.contains("was refused")));
+    assert!(log.contains("a connection from 127.0.0.1:"), "{log}");
+}

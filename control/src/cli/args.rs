@@ -52,8 +52,8 @@ pub struct GlobalArgs {
     /// $XDG_CONFIG_HOME/culvert/culvert.toml, /etc/culvert/culvert.toml]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Common options")]
     pub config: Option<String>,
-    /// Print errors only: no progress, no messages, no result of a transfer; --json still prints
-    /// its document
+    /// Print errors only: no progress, no messages, no result of a transfer or an audit; --json
+    /// still prints its document
     #[arg(short, long, global = true, help_heading = "Common options")]
     pub quiet: bool,
 }

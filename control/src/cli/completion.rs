@@ -4,7 +4,7 @@ use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 
 use crate::cli::args::{Cli, CompletionArgs, VersionArgs};
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::{CommandError, ExitCode, of_path};
 use crate::cli::report::{print_json, say};
 
 /// Prints a shell's completions, or writes man pages.
@@ -15,7 +15,10 @@ pub fn run(args: &CompletionArgs) -> Result<ExitCode, CommandError> {
     if args.shell == "man" {
         let directory = args.directory.as_deref().ok_or_else(|| CommandError::usage("man pages need --directory"))?;
         crate::cli::man::write_all(Cli::command(), directory).map_err(|error| {
-            CommandError::failed(format!("man pages cannot be written to {}: {error}", directory.display()))
+            CommandError::new(
+                of_path(&error),
+                format!("man pages cannot be written to {}: {error}", directory.display()),
+            )
         })?;
         return Ok(ExitCode::Done);
     }

@@ -34,6 +34,7 @@ const FILES: &[(&str, &str)] = &[
 /// # Errors
 /// The operating system's.
 pub fn write_all(command: Command, directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
     let mut command = command.disable_help_subcommand(true);
     command.build();
     write(&command, directory)?;

@@ -14,7 +14,7 @@ pub(super) fn audit(arguments: &AuditArgs, context: &mut CommandContext<'_>) -> 
     let Examined { audit, .. } = arguments.source.examine(context)?;
     if arguments.json {
         context.json(&audit_json(&audit))?;
-    } else {
+    } else if !context.quiet {
         let detail = if arguments.all { Detail::All } else { Detail::Open };
         context.text(&audit_text(&audit, detail))?;
     }
