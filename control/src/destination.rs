@@ -229,6 +229,9 @@ fn is_in_a_home(typed: &Path) -> bool {
     matches!(typed.components().next(), Some(Component::Normal(first)) if first.as_bytes().starts_with(b"~"))
 }
 
+/// What a partner is told first that may not do what it asks.
+pub const NOT_PERMITTED: &str = "the partner does not permit this node";
+
 /// Splits a partner's path into the permitted root that holds it and the rest.
 fn permitted_path(roots: &[PermittedRoot], typed: &Path, writes: bool) -> Result<(PathBuf, PathBuf), Refusal> {
     let action = if writes { "store" } else { "fetch" };
@@ -260,12 +263,12 @@ fn permitted_path(roots: &[PermittedRoot], typed: &Path, writes: bool) -> Result
         // Whether it is a directory is not revealed to partners without permission.
         not_permitted(if typed.is_absolute() {
             format!(
-                "the partner does not permit this node to {action} '{shown}': its admin can permit it, or a directory \
+                "{NOT_PERMITTED} to {action} '{shown}': its admin can permit it, or a directory \
                  above it, with '{edit} {shown}:{right}'"
             )
         } else {
             format!(
-                "the partner does not permit this node to {action} anything: its admin can permit a directory with \
+                "{NOT_PERMITTED} to {action} anything: its admin can permit a directory with \
                  '{edit} DIRECTORY:{right}'"
             )
         })

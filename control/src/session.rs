@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::connection::Connection;
-use crate::destination::Reach;
+use crate::destination::{NOT_PERMITTED, Reach};
 use crate::limits::{
     Limit, MEASURE_BYTES_MAX, SESSIONS_MAX, SESSIONS_PER_PARTNER, SESSIONS_RESERVED, SOURCES_PER_REQUEST,
     sources_per_partner,
@@ -320,9 +320,10 @@ async fn answer(node: &Arc<Node>, introduced: Introduced, request: Request) {
             if !introduced_over_ssh {
                 log_limit::say(About::Transfers, || match error.told() {
                     // The sentence is written for whoever asked.
-                    Some(refusal) => format!(
-                        "transfer {id} with {partner} was refused or abandoned here; {partner} is told: {refusal}"
-                    ),
+                    Some(refusal) => {
+                        let why = refusal.text.replace(NOT_PERMITTED, &format!("this node does not permit {partner}"));
+                        format!("transfer {id} with {partner} was refused or ended by this node: {why}")
+                    }
                     None => format!("transfer {id} with {partner} ended: {error}"),
                 });
             }

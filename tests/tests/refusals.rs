@@ -70,7 +70,7 @@ fn a_changed_key_stops_everything() {
 #[test]
 fn nothing_outside_the_permitted_directory_can_be_named() {
     let pair = Pair::new();
-    let _node = pair.start();
+    let node = pair.start();
     let (source, outside) = (pair.path("file"), pair.path("outside"));
     fs::write(&source, "content").unwrap();
     fs::create_dir(&outside).unwrap();
@@ -86,6 +86,9 @@ fn nothing_outside_the_permitted_directory_can_be_named() {
         )
     };
     send(&outside.join("file")).exits(4).says("does not permit").says("--permit");
+    // The log is read by who may permit it.
+    let log = wait_for("the log", || Some(node.log()).filter(|log| log.contains("does not permit")));
+    assert!(log.contains("this node does not permit ") && !log.contains("the partner does not"), "{log}");
     send(&pair.shared.join("../outside/file")).exits(4);
     send(&pair.shared.join("link/file")).exits(4);
     send(&pair.shared.join("link/")).exits(4);
@@ -109,7 +112,7 @@ fn nothing_outside_the_permitted_directory_can_be_named() {
 #[test]
 fn a_symlink_inside_the_destination_is_not_followed() {
     let pair = Pair::new();
-    let _node = pair.start();
+    let node = pair.start();
     let (source, outside) = (pair.path("source"), pair.path("outside"));
     fs::create_dir_all(source.join("deep")).unwrap();
     fs::write(source.join("deep/file"), "content").unwrap();

@@ -181,16 +181,18 @@ fn verdict_text(verdict: Verdict, audit: &Audit) -> String {
         Verdict::Unknown => "Too little is known about this host to tell; see what could not be read.".to_owned(),
         Verdict::Yes => format!("This host can run at {rate}, as far as can be told."),
         Verdict::Nearly => {
-            let (findings, cost) = (counted(counts.warning, "finding"), agree(counts.warning, "costs", "cost"));
-            format!("This host comes near {rate}: {findings} {cost} some of it.")
+            let (findings, reduce) = (counted(counts.warning, "finding"), agree(counts.warning, "reduces", "reduce"));
+            format!("This host comes close to {rate}: {findings} {reduce} the rate.")
         }
-        Verdict::No => format!(
-            "This host cannot run at {rate} yet: {} {} in the way, {} {} some more.",
-            counted(counts.critical + counts.high, "finding"),
-            agree(counts.critical + counts.high, "stands", "stand"),
-            counts.warning,
-            agree(counts.warning, "costs", "cost")
-        ),
+        Verdict::No => {
+            let (severe, more) = (counts.critical + counts.high, counts.warning);
+            let (findings, prevent) = (counted(severe, "finding"), agree(severe, "prevents", "prevent"));
+            let rest = match more {
+                0 => String::new(),
+                more => format!(", and {more} more {} the rate", agree(more, "reduces", "reduce")),
+            };
+            format!("This host cannot run at {rate} yet: {findings} {prevent} it{rest}.")
+        }
     }
 }
 

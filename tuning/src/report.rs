@@ -73,7 +73,12 @@ fn finding_text(out: &mut String, finding: &Finding) {
         }
         Status::Differs | Status::Conflict => {
             let against = if finding.status == Status::Conflict { "conflict: " } else { "" };
-            let _ = writeln!(out, ": {against}{}, better {}", shorten(&finding.current), shorten(&finding.recommended));
+            let _ = writeln!(
+                out,
+                ": {against}{}, recommended: {}",
+                shorten(&finding.current),
+                shorten(&finding.recommended)
+            );
             let _ = writeln!(out, "{:9}{}", "", finding.why);
         }
     }

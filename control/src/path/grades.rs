@@ -98,7 +98,7 @@ fn loss(check: &PathCheck, direction: &Direction) -> Option<Finding> {
         let resolution = delivery.loss_resolution();
         let text = format!("no loss in {}, so it is below {}", counted(delivery.sent, "packet"), part(resolution));
         let remedy = if resolution > LOSS_WARN {
-            "a longer check (--seconds) can detect rarer loss: 10⁻⁵ takes 300,000 packets"
+            "a longer check (--seconds) can detect rarer loss: measuring a loss rate of 10⁻⁵ takes 300,000 packets"
         } else {
             ""
         };

@@ -148,7 +148,7 @@ fn min_free(facts: &Facts, targets: &Targets) -> Vec<Finding> {
 }
 
 fn swappiness(facts: &Facts, targets: &Targets) -> Vec<Finding> {
-    let why = "programs are pushed out for the page cache".to_owned();
+    let why = "programs are swapped out in favor of the page cache".to_owned();
     let (key, wanted) = ("vm.swappiness", "10".to_owned());
     vec![WantedSysctl { key, wanted, compare: Compare::AtMost, severity: Severity::Info, why }.check(facts, targets)]
 }

@@ -71,7 +71,7 @@ pub(super) const RULES: &[Rule] = &[
         id: "host.virtual_machine",
         title: "virtual machine",
         recommends: "a NIC passed through (SR-IOV), pinned CPUs, the host's CPU model",
-        reason: "the clock, idle states, interrupts and slots of the real host decide, and only its admin sees them",
+        reason: "the clock, idle states, interrupts and slots of the physical host decide, and only its admin sees them",
         applies_when: "the kernel runs on a hypervisor",
         conflicts_with: &[],
         effect: Effect::None,
@@ -182,10 +182,10 @@ fn virtual_machine(facts: &Facts, _: &Targets) -> Vec<Finding> {
         return vec![Finding::not_applicable("", "not a virtual machine, or not detectable")];
     }
     let current = facts.system.virtualization.hypervisor.clone().unwrap_or_else(|| "unknown hypervisor".to_owned());
-    let why = "clock, idle states and interrupts of the real host decide the speed";
+    let why = "clock, idle states and interrupts of the physical host decide the speed";
     vec![
         Finding::differs("", Severity::Info, current, "SR-IOV, pinned CPUs, host CPU model", why)
-            .step("run culvert tune audit on the real host as well"),
+            .step("run culvert tune audit on the physical host as well"),
     ]
 }
 

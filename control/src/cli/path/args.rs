@@ -126,7 +126,7 @@ pub fn parse_interval(text: &str) -> Result<f64, String> {
 pub struct CheckArgs {
     /// The partner: the name of a profile, or culvert://HOST:PORT
     pub partner: String,
-    /// Duration of the loss measurement; telling 10⁻⁵ takes 300,000 packets
+    /// Duration of the loss measurement; measuring a loss rate of 10⁻⁵ takes 300,000 packets
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = parse_seconds)]
     pub seconds: f64,
     /// Packets per second of the loss measurement
