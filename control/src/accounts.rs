@@ -88,8 +88,8 @@ pub fn is_systems() -> bool {
     !own.is_root() && fs::metadata(SYSTEM_STATE).is_ok_and(|found| found.is_dir() && found.uid() == own.as_raw())
 }
 
-/// What to do about a path in a state directory that this account may not use: whose directory is in
-/// the way, and how to become them.
+/// What to do about a path in a state directory that this account may not use: whose directory is
+/// in the way, and how to become them.
 #[must_use]
 pub fn remedy(path: &Path, state: &Path) -> Option<String> {
     // Behind what may not be entered nothing can be looked at.
