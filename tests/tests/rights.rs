@@ -129,6 +129,42 @@ fn a_destination_that_may_not_be_written_to_is_told_before_the_first_byte() {
     );
 }
 
+/// What may be entered and not read was refused on the way, although mkdir(1) passes through it, and
+/// a dry run said that it may be used.
+#[test]
+fn a_directory_on_the_way_need_not_be_readable() {
+    let Some(room) = Room::new() else { return };
+    set_mode(&room.path("closed"), 0o711);
+    room.make("closed/mine", NOBODY);
+    for (destination, stored) in
+        [("closed/mine/new", "closed/mine/new"), ("closed/mine/deep/er/", "closed/mine/deep/er/a")]
+    {
+        for receive in ["send", "get"] {
+            let run = |options: &[&str]| match receive {
+                "send" => room.run("send", options, &[room.here("source/a"), room.there(destination)]),
+                _ => room.run_as_nobody("get", options, &[room.there("source/a"), room.here(destination)]),
+            };
+            run(&["--dry-run"]).exits(0);
+            run(&[]).exits(0);
+            assert_eq!(fs::read(room.path(stored)).unwrap(), b"a", "{receive}");
+            fs::remove_file(room.path(stored)).unwrap();
+        }
+    }
+    // Where something is made need not be readable either.
+    set_mode(&room.path("closed"), 0o733);
+    let into = [room.here("source/"), room.there("closed/in")];
+    room.run("send", &["--dry-run"], &into).exits(0);
+    room.run("send", &[], &into).exits(0);
+    assert_eq!(fs::read(room.path("closed/in/a")).unwrap(), b"a");
+    // Where files are stored has to be; the one that keeps this account out is named.
+    for (mode, action, destination) in [(0o733, "read", "closed/new"), (0o700, "enter", "closed/mine/new")] {
+        set_mode(&room.path("closed"), mode);
+        let named = format!("the account nobody may not {action} {}\n", room.here("closed"));
+        let paths = [room.here("source/a"), room.there(destination)];
+        refused(|options| room.run("send", options, &paths), &[&named]);
+    }
+}
+
 /// What is the same already, or goes into directories that are open, needs no right in the
 /// destination itself.
 #[test]

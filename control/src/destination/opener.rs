@@ -4,7 +4,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use culvert_protocol::control::{Refusal, RefusalCode};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, fsync, mkdirat, openat2, statat};
+use rustix::fs::{
+    Access, AtFlags, CWD, Mode, OFlags, ResolveFlags, accessat, fsync, mkdirat, openat, openat2, statat, syncfs,
+};
 use rustix::io::Errno;
 
 use super::{Making, refusal, writing_above};
@@ -21,9 +23,19 @@ pub(super) struct Opener {
 }
 
 impl Opener {
+    /// Opens a directory that something is stored in: it is read, and made durable.
     pub(super) fn open_directory(&self, below: &Path) -> Result<OwnedFd, Errno> {
+        self.open(below, OFlags::RDONLY)
+    }
+
+    /// Opens a directory on the way, which need not be readable: mkdir(2) asks for no more.
+    fn open_on_the_way(&self, below: &Path) -> Result<OwnedFd, Errno> {
+        self.open(below, OFlags::PATH)
+    }
+
+    fn open(&self, below: &Path, access: OFlags) -> Result<OwnedFd, Errno> {
         let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let flags = access | OFlags::DIRECTORY | OFlags::CLOEXEC;
         if self.follows_symlinks {
             return openat2(&self.root, below, flags, Mode::empty(), ResolveFlags::IN_ROOT);
         }
@@ -35,7 +47,9 @@ impl Opener {
         let Making::WithMode(mode) = self.making else {
             // The deepest of those that are there: it says how much room there is.
             for (missing, directory) in below.ancestors().enumerate() {
-                match self.open_directory(directory) {
+                let opened =
+                    if missing == 0 { self.open_directory(directory) } else { self.open_on_the_way(directory) };
+                match opened {
                     Ok(directory) => {
                         if let Some(missing) = missing.checked_sub(1).and_then(|above| below.ancestors().nth(above)) {
                             self.require_nothing(&directory, missing)?;
@@ -58,13 +72,13 @@ impl Opener {
                 continue;
             }
             let parent =
-                self.open_directory(made.parent().unwrap_or(Path::new(""))).map_err(|error| self.refusal(error))?;
+                self.open_on_the_way(made.parent().unwrap_or(Path::new(""))).map_err(|error| self.refusal(error))?;
             let name = Path::new(made.file_name().unwrap_or_default());
             let mode = if made == below { mode } else { 0o777 };
             is_fresh = match mkdirat(&parent, name, Mode::from_raw_mode(mode)) {
                 Ok(()) => {
                     // What will be stored below is not durable before its directory is.
-                    fsync(&parent).map_err(|error| self.refusal(error))?;
+                    self.sync(&parent, &made).map_err(|error| self.refusal(error))?;
                     true
                 }
                 Err(Errno::EXIST) => false,
@@ -79,6 +93,18 @@ impl Opener {
             error => self.refusal(error),
         })?;
         Ok((directory, is_fresh))
+    }
+
+    /// Makes durable that `parent` has the directory `made`.
+    fn sync(&self, parent: &OwnedFd, made: &Path) -> Result<(), Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match openat(parent, ".", flags, Mode::empty()) {
+            Ok(parent) => fsync(&parent),
+            // One that may not be read cannot be synced by itself; what it has got is on the same
+            // file system.
+            Err(Errno::ACCESS) => syncfs(self.open_directory(made)?),
+            Err(error) => Err(error),
+        }
     }
 
     /// In a dry run: makes sure that the name of a directory that is to be made is free for it.
@@ -102,6 +128,21 @@ impl Opener {
     }
 
     pub(super) fn refusal(&self, error: Errno) -> Refusal {
-        refusal(&self.shown, self.follows_symlinks, "enter and read it", error)
+        refusal(&self.shown, self.follows_symlinks, &entering(&self.shown), error)
+    }
+}
+
+/// What it takes to come to a directory and to store in it: names the one that does not permit it.
+fn entering(path: &Path) -> String {
+    let permits = |part: &Path, access| !matches!(accessat(CWD, part, access, AtFlags::EACCESS), Err(Errno::ACCESS));
+    let mut from_the_root: Vec<&Path> = path.ancestors().collect();
+    from_the_root.reverse();
+    if let Some(closed) = from_the_root.iter().find(|part| part.is_dir() && !permits(part, Access::EXEC_OK)) {
+        return format!("enter {}", closed.display());
+    }
+    // What is not there yet is stored in the last one that is.
+    match path.ancestors().find(|part| part.is_dir()) {
+        Some(last) if !permits(last, Access::READ_OK) => format!("read {}", last.display()),
+        _ => "enter and read it".to_owned(),
     }
 }
