@@ -154,12 +154,11 @@ impl Way {
         format!("{} {}", noun(ports.len(), "port"), show_ports(&ports))
     }
 
-    /// What opens it where it ends, and the option that names its ports.
-    fn opening(&self) -> String {
-        let ((_, from), (to_name, _)) = (&self.from, &self.to);
+    /// What names its ports, and has to where they are other ones every time.
+    fn naming(&self) -> String {
         let lasting = show_ports(&self.lasting_ports());
         let port = noun(self.ports.len(), "port");
-        let option = match (self.option, self.are_random()) {
+        match (self.option, self.are_random()) {
             (PortsOption::RemotePorts, true) => {
                 format!("the next transfer would use other ports: add --remote-ports {lasting}")
             }
@@ -172,12 +171,33 @@ impl Way {
             (PortsOption::RemotePorts, false) => "--remote-ports selects others".to_owned(),
             (PortsOption::Ports, false) => "--ports selects others".to_owned(),
             (PortsOption::PortsOfNode, false) => "--ports of the node there selects others".to_owned(),
-        };
+        }
+    }
+
+    /// What opens it where it ends, and the option that names its ports.
+    fn opening(&self) -> String {
+        let ((_, from), (to_name, _)) = (&self.from, &self.to);
+        let lasting = show_ports(&self.lasting_ports());
         format!(
-            "{} for {from} on {to_name} and in the firewalls in between ({}; {}); {option}",
+            "{} for {from} on {to_name} and in the firewalls in between ({}; {}); {}",
             self.shown_ports(),
             nftables(*from, &lasting),
-            firewalld(*from, &lasting)
+            firewalld(*from, &lasting),
+            self.naming()
+        )
+    }
+
+    /// What opens it where it begins, and the option that names its ports.
+    fn opening_output(&self) -> String {
+        let (_, to) = &self.to;
+        let (ports, family) = (show_ports(&self.lasting_ports()), family_of(*to));
+        let rule = rich_rules(("destination", *to), &ports);
+        format!(
+            "{} for what it sends (nftables: nft insert rule inet filter output {family} daddr {to} udp dport {} \
+             accept; firewalld: firewall-cmd --policy NAME {rule}, NAME being its policy for HOST); {}",
+            self.shown_ports(),
+            set_of(&ports),
+            self.naming()
         )
     }
 }
@@ -188,14 +208,8 @@ impl fmt::Display for ClosedPath {
         let port = noun(ports.len(), "port");
         write!(f, "UDP from {from_name} ({from}) to {to_name} ({to}), {port} {}, ", show_ports(ports))?;
         if self.is_refused_here {
-            let rule = format!("nft insert rule inet filter output {} daddr {to} udp dport", family_of(*to));
-            return write!(
-                f,
-                "is blocked by a firewall on {from_name} itself{REMEDY}{} for what it sends \
-                 (nftables: {rule} {} accept)",
-                self.way.shown_ports(),
-                set_of(&show_ports(&self.way.lasting_ports()))
-            );
+            let opening = self.way.opening_output();
+            return write!(f, "is blocked by a firewall on {from_name} itself{REMEDY}{opening}");
         }
         match (&self.reason, &self.known) {
             (Some(reason), _) => write!(f, "does not get through ({reason})")?,
@@ -228,18 +242,24 @@ fn set_of(ports: &str) -> String {
     if ports.contains(',') { format!("{{ {} }}", ports.replace(',', ", ")) } else { ports.to_owned() }
 }
 
-/// Rules for firewall-cmd(1): one for each range.
+/// What [`nftables`] says, for firewalld.
 fn firewalld(from: IpAddr, ports: &str) -> String {
-    let family = if from.is_ipv6() { "ipv6" } else { "ipv4" };
+    format!("firewalld: firewall-cmd {}", rich_rules(("source", from), ports))
+}
+
+/// Rules for firewall-cmd(1): one for each range. An end is `source` or
+/// `destination`, and its address.
+fn rich_rules((end, address): (&str, IpAddr), ports: &str) -> String {
+    let family = if address.is_ipv6() { "ipv6" } else { "ipv4" };
     let rules: Vec<String> = ports
         .split(',')
         .map(|range| {
             format!(
-                "--add-rich-rule='rule family={family} source address={from} port port={range} protocol=udp accept'"
+                "--add-rich-rule='rule family={family} {end} address={address} port port={range} protocol=udp accept'"
             )
         })
         .collect();
-    format!("firewalld: firewall-cmd {}", rules.join(" "))
+    rules.join(" ")
 }
 
 #[cfg(test)]
@@ -264,6 +284,20 @@ mod tests {
         assert!(text.contains("blocked by a firewall on dtn1 itself"), "{text}");
         assert!(text.contains("nft insert rule inet filter output ip daddr 192.0.2.2 udp dport 7273 accept"), "{text}");
         assert!(!text.contains("input"), "{text}");
+    }
+
+    /// The next transfer had another port, which the rule did not open.
+    #[test]
+    fn what_opens_this_hosts_output_is_for_the_next_transfer_too() {
+        let way = way("192.0.2.1", &[40_001], PortsOption::RemotePorts);
+        let text = ClosedPath { way, reason: None, is_refused_here: true, known: Known::Nothing }.to_string();
+        for part in [
+            "output ip daddr 192.0.2.2 udp dport 7273 accept;",
+            "destination address=192.0.2.2 port port=7273 protocol=udp accept",
+            "use other ports: add --remote-ports 7273",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 
     /// The way of the answers was the closed one, and the other was to be opened.
