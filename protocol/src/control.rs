@@ -54,6 +54,9 @@ pub const CONTENTS_HAVE_A_MODE_SINCE: u16 = 7;
 /// The version since which who asks whether it is known hears what it may do
 /// ([`Message::Permits`]).
 pub const PERMISSIONS_ARE_TOLD_SINCE: u16 = 8;
+/// The first version in which a sender says that its own host refuses what it sends
+/// ([`Message::RefusedHere`]).
+pub const OWN_FIREWALLS_ARE_TOLD_SINCE: u16 = 8;
 /// The version since which a dry run tells files that get another mode and no bytes
 /// ([`Fate::SameButMode`]), and inodes.
 ///
@@ -533,6 +536,10 @@ pub enum Message {
         /// Whether it may fetch files.
         fetch: Leave,
     },
+    /// The sender's own host refuses to send its datagrams (W-61): no flow of the transfer has
+    /// reached the receiver, and the receiver's firewall is not the reason. Only to partners of
+    /// version [`OWN_FIREWALLS_ARE_TOLD_SINCE`].
+    RefusedHere,
 }
 
 /// Whether a partner may do something. Which directories it is about is not told.

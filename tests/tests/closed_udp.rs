@@ -46,10 +46,14 @@ impl Walled {
     }
 
     fn drop_at(&self, side: usize, rule: &str) {
+        self.refuse(side, "input", rule);
+    }
+
+    fn refuse(&self, side: usize, hook: &str, rule: &str) {
         let rules = format!(
             "add table inet filter; \
-             add chain inet filter input {{ type filter hook input priority 0; policy accept; }}; \
-             add rule inet filter input {rule}"
+             add chain inet filter {hook} {{ type filter hook {hook} priority 0; policy accept; }}; \
+             add rule inet filter {hook} {rule}"
         );
         self.lab.tool(side, "nft", &[&rules]);
     }
@@ -249,6 +253,28 @@ fn a_closed_tcp_port_ends_with_5_over_ssh_and_between_nodes() {
         let document: serde_json::Value = serde_json::from_str(&ran.document).unwrap();
         assert_eq!(document["error"]["code"], "temporary", "{document}");
         assert!(ran.first.contains("10.96.0.2"), "{}", ran.first);
+    }
+}
+
+/// The rule that was advised opened a port that the next transfer did not use; and who fetched was
+/// to open its own host's input, which was open.
+#[test]
+fn what_a_senders_own_host_refuses_is_told_with_what_opens_it() {
+    for (verb, sender) in [("send", 0), ("get", 1)] {
+        let Some(walled) = Walled::new() else { return };
+        walled.refuse(sender, "output", "meta l4proto udp drop");
+        let Told { first, within, rest, code, .. } = told(walled.transfer(verb, true, &[]));
+        eprintln!("{verb}, after {within:?}:\n{first}{rest}");
+        assert!(code == 5 && within < NOTICE_WITHIN + LOAD, "{first}{rest}");
+        let to = if sender == 0 { "10.96.0.2" } else { "10.96.0.1" };
+        for part in ["is blocked by a firewall on", "itself", &format!("output ip daddr {to} udp dport 7273 accept")] {
+            assert!(first.contains(part), "'{part}' is not in: {first}");
+        }
+        assert!(!format!("{first}{rest}").contains("input"), "{first}{rest}");
+        assert_eq!(options(&first).len(), 2, "{first}");
+        rules(&first).into_iter().for_each(|rule| walled.lab.tool(sender, "nft", &[rule]));
+        let mended = walled.transfer(verb, true, &options(&first)).output().unwrap();
+        assert!(mended.status.success(), "{}", String::from_utf8_lossy(&mended.stderr));
     }
 }
 

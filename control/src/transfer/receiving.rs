@@ -135,6 +135,8 @@ struct Receiving {
     flows: Vec<ReceivingFlow>,
     /// When the sender was told of the flows; none before.
     offered_at: Option<Instant>,
+    /// Whether the sender's own host refuses what it sends.
+    is_refused_there: bool,
     /// What has come by each flow.
     opening: Vec<stalling::Opening>,
     /// Packets on other lanes' queues when flows were last looked at.
@@ -351,6 +353,7 @@ impl Receiving {
             chunk_count,
             flows: Vec::new(),
             offered_at: None,
+            is_refused_there: false,
             opening: Vec::new(),
             wrong_queue_seen: 0,
             rtt: Duration::ZERO,

@@ -345,6 +345,7 @@ impl Sending {
                     }
                     self.check_standstill()?;
                     self.notice_closed_path();
+                    self.tell_what_is_refused_here()?;
                     self.show_progress();
                     self.context.connection.writer.send_urgent(Message::Ping(0))?;
                 }

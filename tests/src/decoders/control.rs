@@ -106,6 +106,7 @@ pub(super) fn message_samples() -> Vec<Vec<u8>> {
         Message::Permits { store: Leave::Yes, fetch: Leave::Unusable },
         Message::DryRun(Finding::Fates(vec![FateRun { count: 3, fate: Fate::SameButMode }])),
         Message::DryRun(Finding::Inodes { free: None, needed: 7 }),
+        Message::RefusedHere,
     ];
     // A sample's number is its file's name in the corpus.
     transfer_messages()

@@ -77,6 +77,7 @@ impl Receiving {
                 }
                 self.fail_file(error, false);
             }
+            Message::RefusedHere => self.is_refused_there = true,
             Message::LeftOut(left_out) => self.left_out = left_out,
             Message::AllSent(summary) => {
                 self.sender = Some(summary);

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use culvert_protocol::control::{Refusal, RefusalCode};
 use culvert_protocol::feedback::Summary;
+use rustix::io::Errno;
 
 use super::Receiving;
 use crate::limits::{HOLDING_PATIENCE, Limit};
@@ -77,7 +78,10 @@ impl Receiving {
             .filter_map(|(flow, _)| Some(self.context.plane.lanes().get(usize::from(flow.lane))?.port))
             .collect();
         if !ports.is_empty() {
-            return Some(ClosedPath::from_partner(&self.context, ports));
+            let closed = ClosedPath::from_partner(&self.context, ports);
+            // The sender knows, and what is open here is not to be opened.
+            let met = if self.is_refused_there { Errno::PERM.raw_os_error() } else { 0 };
+            return Some(closed.because(met));
         }
         let is_probed = self.opening.iter().any(|opening| opening.is_probed(Instant::now()));
         is_probed.then(|| ClosedPath::of_answers(&self.context))

@@ -3,7 +3,8 @@
 
 use std::time::Instant;
 
-use culvert_protocol::control::{RefusalCode, Run};
+use culvert_protocol::control::{Message, OWN_FIREWALLS_ARE_TOLD_SINCE, RefusalCode, Run};
+use rustix::io::Errno;
 
 use super::Sending;
 use crate::connection::SILENCE_TIMEOUT;
@@ -27,12 +28,14 @@ pub(super) struct Standstill {
     arrived: (Instant, Moved),
     /// Bytes sent when a chunk was last delivered.
     sent_at_delivery: u64,
+    /// Whether the receiver was told that this host refuses what is sent.
+    has_told: bool,
 }
 
 impl Standstill {
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self { began: now, arrived: (now, Moved::default()), sent_at_delivery: 0 }
+        Self { began: now, arrived: (now, Moved::default()), sent_at_delivery: 0, has_told: false }
     }
 
     /// Packets arrived at the receiver.
@@ -128,6 +131,18 @@ impl Sending {
             None
         };
         self.context.notice(notice);
+    }
+
+    /// Tells the receiver, once, that this host refuses to send to it: it would blame its own.
+    pub(super) fn tell_what_is_refused_here(&mut self) -> Result<(), TransferError> {
+        let connection = &self.context.connection;
+        let is_refused = self.flows.probes_met() == Errno::PERM.raw_os_error();
+        let understands = connection.version >= OWN_FIREWALLS_ARE_TOLD_SINCE;
+        if !self.standstill.has_told && is_refused && understands && !self.flows.unreached_ports().is_empty() {
+            connection.writer.send_urgent(Message::RefusedHere)?;
+            self.standstill.has_told = true;
+        }
+        Ok(())
     }
 
     /// Looks whether the transfer still moves.
