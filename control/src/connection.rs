@@ -58,6 +58,10 @@ const NAME_CHARACTERS_MAX: usize = 64;
 /// disk takes for the few flushes; and everything is stored and signed by then, so nothing is lost
 /// if it waits in vain.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A host that has not answered for this long is reported. It is not an error yet.
+pub const UNANSWERED_NOTICE: Duration = Duration::from_secs(3);
+/// Who is told of it.
+pub type Unanswered<'a> = dyn Fn(SocketAddr) + Sync + 'a;
 /// How long a connection that this end gave up is still read.
 const LINGER: Duration = Duration::from_secs(2);
 /// How much is read of it: more than one message in each direction of every buffer between the two.
@@ -330,11 +334,28 @@ impl Connection {
     /// # Errors
     /// [`ConnectionError`].
     pub async fn connect(configs: &TlsConfigs, address: SocketAddr, name: &str) -> Result<Self, ConnectionError> {
+        Self::connect_telling(configs, address, name, &|_| ()).await
+    }
+
+    /// As [`Connection::connect`]; `unanswered` is told of an address whose host has not answered
+    /// for a while, long before it is given up.
+    async fn connect_telling(
+        configs: &TlsConfigs,
+        address: SocketAddr,
+        name: &str,
+        unanswered: &Unanswered<'_>,
+    ) -> Result<Self, ConnectionError> {
         let no_answer = |_| ConnectionError::NoAnswer { address: address.to_string(), port: address.port() };
-        let tcp = tokio::time::timeout(INTRODUCTION_TIMEOUT, connect_in_spite_of_icmp(address))
-            .await
-            .map_err(no_answer)?
-            .map_err(|error| ConnectionError::Connect { address: address.to_string(), error })?;
+        let mut connecting = std::pin::pin!(connect_in_spite_of_icmp(address));
+        let connected = match tokio::time::timeout(UNANSWERED_NOTICE, &mut connecting).await {
+            Ok(connected) => connected,
+            Err(_) => {
+                unanswered(address);
+                let left = INTRODUCTION_TIMEOUT.saturating_sub(UNANSWERED_NOTICE);
+                tokio::time::timeout(left, connecting).await.map_err(no_answer)?
+            }
+        };
+        let tcp = connected.map_err(|error| ConnectionError::Connect { address: address.to_string(), error })?;
         let connector = TlsConnector::from(configs.client.clone());
         // No name is verified: the key identifies the partner.
         let server_name = rustls::pki_types::ServerName::IpAddress(address.ip().into());
@@ -522,11 +543,26 @@ pub async fn connect_to_host(
     port: u16,
     name: &str,
 ) -> Result<Connection, ConnectionError> {
+    connect_to_host_telling(configs, host, port, name, &|_| ()).await
+}
+
+/// As [`connect_to_host`]; `unanswered` is told of each address that does not answer, long before
+/// it is given up.
+///
+/// # Errors
+/// As [`connect_to_host`].
+pub async fn connect_to_host_telling(
+    configs: &Arc<TlsConfigs>,
+    host: &str,
+    port: u16,
+    name: &str,
+    unanswered: &Unanswered<'_>,
+) -> Result<Connection, ConnectionError> {
     let looked_up = tokio::net::lookup_host((host, port)).await;
     let addresses: Vec<SocketAddr> = looked_up.map_err(|error| lookup_error(host, error))?.collect();
     let mut last = None;
     for address in addresses {
-        match Connection::connect(configs, address, name).await {
+        match Connection::connect_telling(configs, address, name, unanswered).await {
             Ok(connection) => return Ok(connection),
             Err(error) => last = Some(error),
         }

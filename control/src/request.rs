@@ -15,7 +15,10 @@ use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
 use culvert_protocol::receipt::Receipt;
 use serde::{Deserialize, Serialize};
 
-use crate::connection::{Connection, ConnectionError, INTRODUCTION_TIMEOUT, MessageReader, connect_to_host};
+use crate::connection::{
+    Connection, ConnectionError, INTRODUCTION_TIMEOUT, MessageReader, Unanswered, connect_to_host,
+    connect_to_host_telling,
+};
 use crate::destination::Reach;
 use crate::node::Node;
 use crate::registry::{LiveTransfer, RecordState, unix_ms};
@@ -26,6 +29,7 @@ use crate::transfer::manifest_exchange::{send_manifest, source_refusal, unexpect
 use crate::transfer::receiving::{FileRequest, Incoming, LeftJournal, Received, receive};
 use crate::transfer::result::{ResultError, TransferResult};
 use crate::transfer::sending::{PartnerHas, Payload, Sent, send};
+use crate::transfer::tcp_path::ClosedTcp;
 use crate::transfer::udp_path::{Ends, PortsOption};
 use crate::transfer::{Phase, Progress, TransferContext, TransferError, blocking};
 use crate::typed_path::TypedPath;
@@ -333,7 +337,7 @@ async fn try_once(
     let _awake = node.wakefulness.hold();
     let mut cancel = live.cancel.clone();
     let mut connection = tokio::select! {
-        connection = connect(node, &request.target, *was_reached) => connection?,
+        connection = connect_and_tell(node, &request.target, *was_reached, live) => connection?,
         () = TransferContext::canceled(&mut cancel) => return Err(crate::transfer::manifest_exchange::canceled()),
     };
     *was_reached = true;
@@ -581,12 +585,41 @@ async fn receive_plan(
     }
 }
 
+/// Connects, and tells the transfer's user of a far end that TCP does not reach before it is given
+/// up.
+async fn connect_and_tell(
+    node: &Node,
+    target: &Target,
+    was_reached: bool,
+    live: &LiveTransfer,
+) -> Result<Connection, TransferError> {
+    let Target::FarEnd { .. } = target else { return connect(node, target, was_reached).await };
+    let unanswered = |address| {
+        // One that was there a moment ago has been stopped, or its network is interrupted.
+        let closed = if was_reached { None } else { ClosedTcp::unanswered(&node.name, address) };
+        if let Some(closed) = closed {
+            live.progress.send_modify(|progress| progress.notice = Some(closed.to_string()));
+        }
+    };
+    connect_telling(node, target, was_reached, &unanswered).await
+}
+
 /// Connects to the partner and makes sure that it is the one that is meant. `was_reached` says that
 /// an earlier attempt of the same transfer has had a connection.
 ///
 /// # Errors
 /// [`TransferError`].
 pub async fn connect(node: &Node, target: &Target, was_reached: bool) -> Result<Connection, TransferError> {
+    connect_telling(node, target, was_reached, &|_| ()).await
+}
+
+/// As [`connect`]; `unanswered` is told of each of a far end's addresses that does not answer.
+async fn connect_telling(
+    node: &Node,
+    target: &Target,
+    was_reached: bool,
+    unanswered: &Unanswered<'_>,
+) -> Result<Connection, TransferError> {
     match target {
         Target::Profile(name) => {
             let (profiles, wanted) = (node.profiles.clone(), name.clone());
@@ -640,7 +673,7 @@ pub async fn connect(node: &Node, target: &Target, was_reached: bool) -> Result<
         Target::FarEnd { hosts, port, key } => {
             let mut last = None;
             for host in hosts {
-                match connect_to_host(&node.tls, host, *port, &node.name).await {
+                match connect_to_host_telling(&node.tls, host, *port, &node.name, unanswered).await {
                     Ok(connection) => return check_key(connection, *key, host),
                     // No other address helps.
                     Err(error) if error.is_shortage() => return Err(error.into()),
@@ -649,23 +682,23 @@ pub async fn connect(node: &Node, target: &Target, was_reached: bool) -> Result<
             }
             Err(last.map_or_else(
                 || TransferError::here(RefusalCode::Failed, "the far end has no address"),
-                |error| unreachable_far_end(&error, *port, was_reached),
+                |error| unreachable_far_end(&node.name, &error, *port, was_reached),
             ))
         }
     }
 }
 
 /// Why there is no connection to a far end that ssh has started.
-fn unreachable_far_end(error: &ConnectionError, port: u16, was_reached: bool) -> TransferError {
+fn unreachable_far_end(here: &str, error: &ConnectionError, port: u16, was_reached: bool) -> TransferError {
     match error {
         ConnectionError::Silent { .. } => {
             TransferError::here(RefusalCode::Temporary, format!("the far end at {error}"))
         }
         // It was there a moment ago, and nobody was connected since: what is in the way stays in
         // the way.
-        _ if !was_reached => TransferError::Closed(format!(
-            "{error}; ssh reaches the host, so a firewall between the hosts blocks TCP port {port}: \
-             choose an open one with --remote-ports"
+        _ if !was_reached => TransferError::Closed(ClosedTcp::because(here, error).map_or_else(
+            || format!("{error}; ssh reaches the host, and data need TCP port {port} to be open between the hosts"),
+            |closed| closed.to_string(),
         )),
         // Nobody else listens on its port, so the next attempt would find nobody either.
         ConnectionError::Connect { address, error } if error.kind() == std::io::ErrorKind::ConnectionRefused => {

@@ -16,6 +16,7 @@ pub mod result;
 pub mod sending;
 pub mod source_version;
 pub mod stored_names;
+pub mod tcp_path;
 pub mod udp_path;
 pub mod usage;
 

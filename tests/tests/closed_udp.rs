@@ -278,6 +278,24 @@ fn what_a_senders_own_host_refuses_is_told_with_what_opens_it() {
     }
 }
 
+/// Nothing was said for ten seconds, and then to look for a node, which is none over ssh.
+#[test]
+fn a_far_ends_closed_tcp_port_is_told_in_time_with_what_opens_it() {
+    let Some(walled) = Walled::new() else { return };
+    walled.drop_at(1, "meta l4proto tcp drop");
+    let Told { first, within, rest, code, .. } = told(walled.transfer("send", true, &[]));
+    eprintln!("after {within:?}:\n{first}{rest}");
+    assert!(first.starts_with("culvert: TCP from ") && first.contains("has not been answered for 3 s"), "{first}");
+    assert!(code == 5 && !rest.contains("nft") && rest.contains("for 10 s"), "{first}{rest}");
+    assert!(!first.contains("node running") && !rest.contains("node running"), "{first}{rest}");
+    rules(&first).into_iter().for_each(|rule| walled.lab.tool(1, "nft", &[rule]));
+    let output = walled.transfer("send", true, &options(&first)).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // A port that was chosen is opened, and no other.
+    let chosen = told(walled.transfer("send", true, &["--remote-ports", "7300"]));
+    assert!(chosen.first.contains("tcp dport 7300 accept") && !chosen.first.contains("--remote-ports"));
+}
+
 /// Where no notice is shown the error has all of it; a document always has.
 #[test]
 fn an_error_has_what_was_not_said_before() {

@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::transfer::udp_path::REMEDY;
+use crate::transfer::{tcp_path, udp_path};
 
 /// Remedies that are remembered; a transfer has a few ports.
 const REMEMBERED_MAX: usize = 16;
@@ -18,7 +18,10 @@ pub fn unless_said(text: &str) -> String {
 }
 
 fn without_said(text: &str, said: &mut Vec<String>) -> String {
-    let Some((what, remedy)) = text.split_once(REMEDY) else { return text.to_owned() };
+    let begins = [udp_path::REMEDY, tcp_path::REMEDY];
+    let Some((what, remedy)) = begins.iter().find_map(|begins| text.split_once(begins)) else {
+        return text.to_owned();
+    };
     if let Some(rest) = said.iter().find_map(|said| remedy.strip_prefix(said.as_str())) {
         return format!("{what}; see above for how to open it{rest}");
     }

@@ -15,7 +15,7 @@ use crate::settings::DEFAULT_PORT;
 
 /// The first port that the operating system assigns by itself (net.ipv4.ip_local_port_range):
 /// nobody opens one of those in a firewall.
-const RANDOM_PORTS_BEGIN: u16 = 32_768;
+pub(super) const RANDOM_PORTS_BEGIN: u16 = 32_768;
 
 /// A path that has not opened after this long is reported. It is not an error yet: the host may be
 /// busy, or the path long.
@@ -181,8 +181,8 @@ impl Way {
         format!(
             "{} for {from} on {to_name} and in the firewalls in between ({}; {}); {}",
             self.shown_ports(),
-            nftables(*from, &lasting),
-            firewalld(*from, &lasting),
+            nftables("udp", *from, &lasting),
+            firewalld("udp", *from, &lasting),
             self.naming()
         )
     }
@@ -191,7 +191,7 @@ impl Way {
     fn opening_output(&self) -> String {
         let (_, to) = &self.to;
         let (ports, family) = (show_ports(&self.lasting_ports()), family_of(*to));
-        let rule = rich_rules(("destination", *to), &ports);
+        let rule = rich_rules("udp", ("destination", *to), &ports);
         format!(
             "{} for what it sends (nftables: nft insert rule inet filter output {family} daddr {to} udp dport {} \
              accept; firewalld: firewall-cmd --policy NAME {rule}, NAME being its policy for HOST); {}",
@@ -228,9 +228,9 @@ impl fmt::Display for ClosedPath {
 }
 
 /// A rule for nft(8), which goes before those that are there.
-fn nftables(from: IpAddr, ports: &str) -> String {
+pub(super) fn nftables(protocol: &str, from: IpAddr, ports: &str) -> String {
     let (family, ports) = (family_of(from), set_of(ports));
-    format!("nftables: nft insert rule inet filter input {family} saddr {from} udp dport {ports} accept")
+    format!("nftables: nft insert rule inet filter input {family} saddr {from} {protocol} dport {ports} accept")
 }
 
 const fn family_of(address: IpAddr) -> &'static str {
@@ -243,19 +243,19 @@ fn set_of(ports: &str) -> String {
 }
 
 /// What [`nftables`] says, for firewalld.
-fn firewalld(from: IpAddr, ports: &str) -> String {
-    format!("firewalld: firewall-cmd {}", rich_rules(("source", from), ports))
+pub(super) fn firewalld(protocol: &str, from: IpAddr, ports: &str) -> String {
+    format!("firewalld: firewall-cmd {}", rich_rules(protocol, ("source", from), ports))
 }
 
 /// Rules for firewall-cmd(1): one for each range. An end is `source` or
 /// `destination`, and its address.
-fn rich_rules((end, address): (&str, IpAddr), ports: &str) -> String {
+fn rich_rules(protocol: &str, (end, address): (&str, IpAddr), ports: &str) -> String {
     let family = if address.is_ipv6() { "ipv6" } else { "ipv4" };
     let rules: Vec<String> = ports
         .split(',')
         .map(|range| {
             format!(
-                "--add-rich-rule='rule family={family} {end} address={address} port port={range} protocol=udp accept'"
+                "--add-rich-rule='rule family={family} {end} address={address} port port={range} protocol={protocol} accept'"
             )
         })
         .collect();
