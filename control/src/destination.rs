@@ -261,7 +261,14 @@ fn permitted_path(roots: &[PermittedRoot], typed: &Path, writes: bool) -> Result
         let right = if writes { "write" } else { "read" };
         let edit = "culvert profile edit NAME --permit";
         // Whether it is a directory is not revealed to partners without permission.
-        not_permitted(if typed.is_absolute() {
+        let above = typed.parent().filter(|above| typed.is_absolute() && above.parent().is_some());
+        not_permitted(if let Some(above) = above.filter(|_| !writes && !wants_contents(typed)) {
+            format!(
+                "the partner does not permit this node to {action} '{shown}': its admin can permit the directory that \
+                 it is in with '{edit} {}:{right}', or itself if it is a directory",
+                above.display()
+            )
+        } else if typed.is_absolute() {
             format!(
                 "{NOT_PERMITTED} to {action} '{shown}': its admin can permit it, or a directory \
                  above it, with '{edit} {shown}:{right}'"

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use culvert_protocol::control::{Leave, RefusalCode};
 use culvert_protocol::identity::PublicKey;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -96,24 +96,51 @@ impl Leaves {
     /// What these directories come to. May wait for a disk.
     #[must_use]
     pub fn of(roots: &[PermittedRoot]) -> Self {
-        let leave = |may: fn(Permission) -> bool| {
+        let leave = |may: fn(Permission) -> bool, writes: bool| {
             let permitted = || roots.iter().filter(|root| may(root.permission));
             match permitted().next() {
                 None => Leave::No,
-                Some(_) if permitted().any(|root| root.cannot_be_opened().is_none()) => Leave::Yes,
+                Some(_) if permitted().any(|root| root.obstacle(writes).is_none()) => Leave::Yes,
                 Some(_) => Leave::Unusable,
             }
         };
-        Self { store: leave(Permission::writes), fetch: leave(Permission::reads) }
+        Self { store: leave(Permission::writes, true), fetch: leave(Permission::reads, false) }
     }
 }
 
 impl PermittedRoot {
-    /// Why it cannot be opened by this process, if it cannot.
+    /// What keeps the account of this process from storing in it, or from entering it, if anything
+    /// does. A name in a directory that cannot be listed can be fetched.
     #[must_use]
-    pub fn cannot_be_opened(&self) -> Option<Errno> {
-        rustix::fs::open(&self.path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).err()
+    pub fn obstacle(&self, writes: bool) -> Option<Obstacle> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = match rustix::fs::open(&self.path, flags, Mode::empty()) {
+            Ok(directory) => directory,
+            Err(Errno::ACCESS) => return Some(Obstacle::Entering),
+            Err(error) => return Some(Obstacle::Opening(error)),
+        };
+        let may = |access| accessat(&directory, ".", access, AtFlags::EACCESS);
+        match may(Access::EXEC_OK) {
+            Err(Errno::ACCESS) => Some(Obstacle::Entering),
+            Ok(()) if writes => may(Access::WRITE_OK).err().map(|error| match error {
+                Errno::ACCESS => Obstacle::Writing,
+                error => Obstacle::Opening(error),
+            }),
+            // What cannot be asked is not in the way.
+            _ => None,
+        }
     }
+}
+
+/// What keeps an account from using a directory that it permits others to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// It cannot be opened: it is not there, is no directory, or is mounted so.
+    Opening(Errno),
+    /// The account may not enter it.
+    Entering,
+    /// The account may not write to it.
+    Writing,
 }
 
 /// A partner.

@@ -552,7 +552,7 @@ pub enum Leave {
     No,
     /// It may, in one directory or more.
     Yes,
-    /// It may, but none of the directories can be opened.
+    /// It may, but the account there cannot use any of the directories.
     Unusable,
 }
 

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use culvert_control::destination::Reach;
 use culvert_protocol::control::{Leave, Message, RefusalCode};
 use culvert_tests::node::{Pair, key_of};
 use culvert_tests::program::{Ran, command, run};
@@ -127,8 +128,26 @@ fn verify_tells_what_each_side_permits_and_what_to_change_on_which_host() {
     fs::remove_dir(&gone).unwrap();
     let (text, answer) = verify();
     assert_eq!(answer["permitted_there"], json!({ "store": "unusable", "fetch": "no" }), "{answer}");
-    assert!(text.contains("no directory that is permitted for it can be opened"), "{text}");
+    assert!(text.contains("no directory that this node is permitted to store in there can be used"), "{text}");
+    assert!(text.contains("this node may neither store nor fetch files there"), "{text}");
     assert!(text.contains(&format!("--forbid {}", gone.display())), "{text}");
+}
+
+/// A file was permitted, as was advised, and it could not be fetched.
+#[test]
+fn what_is_permitted_is_a_directory() {
+    let pair = Pair::new();
+    let _node = pair.start();
+    let file = pair.path("file");
+    fs::write(&file, "").unwrap();
+    let above = format!("--permit {}:read", pair.path("").canonicalize().unwrap().display());
+    let permit = format!("{}:read", file.display());
+    let refused = run(&pair.here, ["profile", "edit", "second", "--permit", &permit]).exits(2);
+    assert!(refused.err.contains("not a directory") && refused.err.contains(&above), "{}", refused.err);
+    // What a partner may not fetch may be a file.
+    let reach = Reach::Permitted(Vec::new());
+    let refusal = reach.open_sources(&[b"/data/run/file".to_vec()], "there", &mut |_| Ok(())).unwrap_err();
+    assert!(refusal.text.contains("--permit /data/run:read'"), "{}", refusal.text);
 }
 
 /// W-60.

@@ -8,7 +8,8 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use culvert_tests::program::{Ran, culvert, is_installed, is_root};
+use culvert_tests::node::Pair;
+use culvert_tests::program::{Ran, command, culvert, is_installed, is_root, run};
 use culvert_tests::ssh_stand_in::FarEnd;
 use serde_json::Value;
 
@@ -266,4 +267,37 @@ fn a_single_source_that_may_not_be_read_is_refused_and_one_of_several_is_left_ou
     };
     several("send", [room.here("source/a"), room.here("source/secret"), room.there("open")]);
     several("get", [room.there("source/b"), room.there("source/secret"), room.here("open")]);
+}
+
+/// Only a directory that was not there was named.
+#[test]
+fn verify_names_what_the_account_may_not_use_for_others() {
+    let Some(room) = Room::new() else { return };
+    let pair = Pair::new();
+    let _node = pair.start();
+    room.make("locked", 0);
+    set_mode(&room.path("locked"), 0o700);
+    let (closed, locked, open) = (room.here("closed"), room.here("locked"), room.here("open"));
+    for (path, permission) in [(&closed, "both"), (&locked, "read"), (&open, "write")] {
+        run(&pair.here, ["profile", "edit", "second", "--permit", &format!("{path}:{permission}")]).exits(0);
+    }
+    set_mode(&pair.path(""), 0o755);
+    let owner = NOBODY.to_string();
+    assert!(Command::new("chown").arg("-R").arg(owner).arg(&pair.here).status().unwrap().success());
+    let verify = command(&pair.here, ["profile", "verify", "second"]);
+    let mut words = AS_NOBODY.split(' ');
+    let mut as_nobody = Command::new(words.next().unwrap());
+    as_nobody.args(words).arg(room.path("culvert")).args(verify.get_args());
+    as_nobody.envs(verify.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let ran: Ran = as_nobody.output().unwrap().into();
+    let text = ran.exits(0).out;
+    for part in [
+        format!("{closed} is permitted to 'second' and cannot be stored in: the account nobody may not write to it"),
+        format!("--permit {closed}:read"),
+        format!("{locked} is permitted to 'second' and cannot be used: the account nobody may not enter it"),
+        format!("--forbid {locked}"),
+    ] {
+        assert!(text.contains(&part), "{part}: {text}");
+    }
+    assert!(!text.contains(&open), "{text}");
 }

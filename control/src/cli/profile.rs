@@ -155,6 +155,16 @@ fn permits(change: &ProfileChange) -> Result<Vec<PermittedRoot>, CommandError> {
         let path = path.canonicalize().map_err(|error| {
             CommandError::new(of_path(&error), format!("'{}' cannot be permitted: {error}", path.display()))
         })?;
+        if path.metadata().is_ok_and(|found| !found.is_dir()) {
+            let above = path.parent().unwrap_or(&path);
+            let text = format!(
+                "'{}' cannot be permitted: it is not a directory; permit the one that it is in, with --permit {}:{}",
+                path.display(),
+                above.display(),
+                text.rsplit_once(':').map_or("read", |(_, permission)| permission)
+            );
+            return Err(CommandError::usage(text));
+        }
         Ok(PermittedRoot { path, permission })
     };
     change.permit.iter().map(permit).collect()

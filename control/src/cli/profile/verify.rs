@@ -6,11 +6,12 @@ use std::time::Duration;
 use culvert_protocol::control::{Leave, Message, RefusalCode};
 use culvert_protocol::foreign_text::plain_lines;
 
+use crate::accounts::may_not;
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::report::{print_json, say};
 use crate::connection::{Connection, connect_to_host};
 use crate::os_error;
-use crate::profiles::{Leaves, Profile, Profiles};
+use crate::profiles::{Leaves, Obstacle, Permission, PermittedRoot, Profile, Profiles};
 use crate::request::split_host_port;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
@@ -121,31 +122,43 @@ impl BothSides<'_> {
                     ));
                 }
             }
-            for (verb, leave) in [("store", there.store), ("fetch", there.fetch)] {
+            for (verb, leave) in [("store in", there.store), ("fetch from", there.fetch)] {
                 if leave == Leave::Unusable {
                     remedies.push(format!(
-                        "on the host of '{name}': this node may {verb} there, but no directory permitted to it \
-                         can be opened: 'culvert profile show NAME' there names them"
+                        "on the host of '{name}': no directory that this node is permitted to {verb} there can be \
+                         used by the node's account: 'culvert profile show NAME' there names them"
                     ));
                 }
             }
         }
         for root in &profile.permit {
-            if let Some(error) = root.cannot_be_opened() {
-                let path = root.path.display();
-                remedies.push(format!(
-                    "on this host: {path} is permitted to '{name}' and cannot be opened ({}): \
-                     create it, or revoke the permission with 'culvert profile edit {name} --forbid {path}'",
-                    os_error::words(error)
-                ));
+            if let Some(obstacle) = root.obstacle(root.permission.writes()) {
+                remedies.push(remedy_of(root, obstacle, name));
             }
         }
         remedies
     }
 }
 
+/// What stands in the way of a directory that is permitted here, and what takes it away.
+fn remedy_of(root: &PermittedRoot, obstacle: Obstacle, name: &str) -> String {
+    let path = root.path.display();
+    let (problem, mend) = match obstacle {
+        Obstacle::Opening(error) => (format!("cannot be opened ({})", os_error::words(error)), "create it"),
+        Obstacle::Entering => (format!("cannot be used: {}", may_not("enter it")), "give it that right"),
+        Obstacle::Writing => (format!("cannot be stored in: {}", may_not("write to it")), "give it that right"),
+    };
+    let less = if obstacle == Obstacle::Writing && root.permission == Permission::Both {
+        format!("permit only to fetch from it with 'culvert profile edit {name} --permit {path}:read'")
+    } else {
+        format!("revoke the permission with 'culvert profile edit {name} --forbid {path}'")
+    };
+    format!("on this host: {path} is permitted to '{name}' and {problem}: {mend}, or {less}")
+}
+
+/// What can be done: a permission that is of no use is among the remedies.
 fn words(leaves: Leaves) -> &'static str {
-    let may = |leave| leave != Leave::No;
+    let may = |leave| leave == Leave::Yes;
     match (may(leaves.store), may(leaves.fetch)) {
         (true, true) => "store and fetch files",
         (true, false) => "store files but not fetch any",
