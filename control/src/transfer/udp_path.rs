@@ -247,8 +247,8 @@ pub(super) fn firewalld(protocol: &str, from: IpAddr, ports: &str) -> String {
     format!("firewalld: firewall-cmd {}", rich_rules(protocol, ("source", from), ports))
 }
 
-/// Rules for firewall-cmd(1): one for each range. An end is `source` or
-/// `destination`, and its address.
+/// Rules for firewall-cmd(1): one for each range. An end is `source` or `destination`, and its
+/// address.
 fn rich_rules(protocol: &str, (end, address): (&str, IpAddr), ports: &str) -> String {
     let family = if address.is_ipv6() { "ipv6" } else { "ipv4" };
     let rules: Vec<String> = ports
