@@ -112,7 +112,7 @@ fn nothing_outside_the_permitted_directory_can_be_named() {
 #[test]
 fn a_symlink_inside_the_destination_is_not_followed() {
     let pair = Pair::new();
-    let node = pair.start();
+    let _node = pair.start();
     let (source, outside) = (pair.path("source"), pair.path("outside"));
     fs::create_dir_all(source.join("deep")).unwrap();
     fs::write(source.join("deep/file"), "content").unwrap();

@@ -195,6 +195,6 @@ fn unreadable(facts: &Facts, _: &Targets) -> Vec<Finding> {
     }
     // Without the operating system's numbers, which say nothing more.
     let words = |why: &str| why.split(" (os error").next().unwrap_or_default().to_owned();
-    let findings = facts.unreadable.iter().map(|missing| Finding::unknown(&missing.what, &words(&missing.why)));
+    let findings = facts.unreadable.iter().map(|missing| Finding::unknown(&missing.what, words(&missing.why)));
     findings.collect()
 }
