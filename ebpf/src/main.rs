@@ -22,8 +22,7 @@ use culvert_protocol::wire::{HEADER_BYTES, Header};
 
 /// Queues of a NIC that can have a socket.
 const QUEUES_MAX: u32 = 256;
-/// Counter slots per queue. Cores beyond that share slots; a queue is served by one core at a time,
-/// except in skb mode.
+/// Lines of counters that each queue has. Cores beyond share lines; a queue is served by one core at a time but for skb mode.
 const LINES_PER_QUEUE: u32 = 64;
 
 /// Receive queue → AF_XDP socket.
@@ -38,7 +37,7 @@ static QUEUE_LANES: Array<u32> = Array::with_max_entries(QUEUES_MAX, 0);
 #[map]
 static PORTS: HashMap<u16, u32> = HashMap::with_max_entries(QUEUES_MAX, 0);
 
-/// Addresses of this host to which the ports apply; IPv4 as mapped IPv6.
+/// Addresses of this host at which the ports are its own; IPv4 as mapped IPv6.
 #[map]
 static ADDRESSES: HashMap<[u8; 16], u8> = HashMap::with_max_entries(256, 0);
 
@@ -46,22 +45,20 @@ static ADDRESSES: HashMap<[u8; 16], u8> = HashMap::with_max_entries(256, 0);
 #[map]
 static FLOWS: HashMap<u64, u8> = HashMap::with_max_entries(65_536, 0);
 
-/// Sources of dropped packets: source address → packets. The least recently used entry is evicted.
+/// Who sent what was dropped: source address → packets. The least recent gives way.
 #[map]
 static SOURCES: LruHashMap<[u8; 16], u64> = LruHashMap::with_max_entries(1_024, 0);
 
-/// Maximum number of new sources per second and core. A source in the table is always counted, so a
-/// loud source takes nothing from others; and a flood of forged sources does not use up the core
-/// with evictions.
+/// So many sources a second and core find their way into the table. Who is in it is always counted, so one that is loud takes nothing from others; and a
+/// flood of forged sources does not spend the core on making room.
 const NEW_SOURCES_PER_SECOND: u64 = 1_000;
 
-/// The current second, and the number of sources that are new in it on this core.
+/// The running second, and the sources that are new in it on this core.
 #[map]
 static ATTRIBUTION: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
 
-/// Queue and core → packet counts by [`Verdict`], each in its own cache line; the slots of a queue
-/// are adjacent. Not a per-core map: reading one requires the number of possible cores from a file,
-/// and the data plane can no longer open files when it reads this.
+/// Queue and core → what happened to packets there, by [`Verdict`], in a cache line of its own: a queue's lines lie in a row. No per-core map: reading
+/// one takes the number of possible cores from a file, and the data plane opens no files any more when it reads this.
 #[map]
 static VERDICTS: Array<[u64; 8]> = Array::with_max_entries(QUEUES_MAX * LINES_PER_QUEUE, 0);
 
@@ -73,9 +70,9 @@ enum Verdict {
     Passed = 0,
     /// To the lane.
     Redirected = 1,
-    /// For a lane, but not a segment of this version: dropped.
+    /// For a lane, and no segment of this version: dropped.
     Malformed = 2,
-    /// For a lane, of a flow that the lane does not have: dropped.
+    /// For a lane, of a flow that it does not have: dropped.
     UnknownFlow = 3,
     /// For another lane than this queue's: through the kernel.
     WrongQueue = 4,
@@ -115,7 +112,7 @@ struct Packet {
     source: [u8; 16],
 }
 
-/// The parts of a UDP datagram.
+/// Where a UDP datagram's parts are.
 struct Datagram {
     source: [u8; 16],
     destination: [u8; 16],
@@ -125,7 +122,7 @@ struct Datagram {
     bytes: usize,
 }
 
-/// Classifies a packet; `None` if it does not concern the lanes.
+/// What a packet is; `None` if it is none of the lanes' business.
 #[inline(always)]
 fn examine(ctx: &XdpContext) -> Option<Packet> {
     let datagram = find_datagram(ctx)?;
@@ -217,8 +214,7 @@ fn segment(ctx: &XdpContext, datagram: &Datagram) -> Option<Header> {
 #[inline(always)]
 fn attribute(source: &[u8; 16]) {
     if let Some(count) = SOURCES.get_ptr_mut(source) {
-        // SAFETY: the value stays in place while the program runs. Two cores that count the same
-        // source at the same time may lose a count.
+        // SAFETY: the value stays where it is while the program runs. Two cores that count one source at once may lose a count.
         unsafe { *count += 1 };
         return;
     }
@@ -234,7 +230,7 @@ fn attribute(source: &[u8; 16]) {
         return;
     }
     *new_sources += 1;
-    // If the table cannot take it now, only the attribution is lost.
+    // A table that cannot take it now costs an attribution, nothing else.
     let _ = SOURCES.insert(source, &1, 0);
 }
 
@@ -257,8 +253,7 @@ fn read<const N: usize>(ctx: &XdpContext, offset: usize) -> Option<[u8; N]> {
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // If this path survives the optimizer, it is an endless loop, which the verifier refuses to
-    // load.
+    // A way here that survives the optimizer is an endless loop, which the verifier refuses to load.
     loop {}
 }
 

@@ -130,8 +130,8 @@ fn a_destination_that_may_not_be_written_to_is_told_before_the_first_byte() {
     );
 }
 
-/// What may be entered and not read was refused on the way, although mkdir(1) passes through it, and
-/// a dry run said that it may be used.
+/// What may be entered and not read was refused on the way, although mkdir(1) passes through it,
+/// and a dry run said that it may be used.
 #[test]
 fn a_directory_on_the_way_need_not_be_readable() {
     let Some(room) = Room::new() else { return };
