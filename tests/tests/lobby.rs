@@ -13,7 +13,7 @@ use culvert_control::state::StateDirectory;
 use culvert_protocol::control::{Message, PROTOCOL_VERSION, RefusalCode, Wish};
 use culvert_protocol::identity::Identity;
 use culvert_tests::greedy_stranger::Greedy;
-use culvert_tests::memory::{IDLE_KIB_MAX, MemoryWatch, own_kib};
+use culvert_tests::memory::{IDLE_HEAP_KIB_MAX, IDLE_KIB_MAX, MemoryWatch, heap_kib, own_kib};
 use culvert_tests::node::{Pair, RunningNode, key_of, wait_for};
 use culvert_tests::program::run;
 use culvert_tests::ssh_stand_in::FarEnd;
@@ -59,6 +59,8 @@ fn a_node_without_work_has_little_memory() {
     for control in [fresh.0, after.0] {
         assert!(control > 0 && control <= IDLE_KIB_MAX, "the control process has {control} KiB");
     }
+    let heap = heap_kib(node.process_id());
+    assert!(heap > 0 && heap <= IDLE_HEAP_KIB_MAX, "{heap} KiB are the control process's heap and stacks");
 }
 
 /// Row 4, from another host and from the partner's own address, behind which others are.
