@@ -172,14 +172,13 @@ pub fn ignore_file_size_signal() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-/// Signals that a terminal sends to every process of its foreground group.
-const OF_TERMINAL: [i32; 2] = [libc::SIGHUP, libc::SIGINT];
-
-/// Starts a process that ignores what a terminal sends to all, unless it decides otherwise: who
-/// starts it ends it, in an order that a program that dies at once would break. For a process of
-/// one thread, which meanwhile ignores them too.
+/// Starts a process that ignores Ctrl-C, which a terminal sends to its whole foreground group,
+/// unless the process decides otherwise. The caller ends it, in an order that a program that dies
+/// at once would break. The caller ignores the signal meanwhile too, so it has one thread.
+///
+/// SIGHUP is not ignored: what the process starts would inherit that, and outlive its session.
 pub fn start_beyond_terminal<T>(start: impl FnOnce() -> T) -> T {
-    let _ignored = OF_TERMINAL.map(Ignored::begin);
+    let _ignored = Ignored::begin(libc::SIGINT);
     start()
 }
 

@@ -52,7 +52,7 @@ fn a_paused_transfer_stays_so_over_a_restart_and_goes_on_where_it_stopped() {
     transfer(&pair, &["pause", &id]).exits(0);
     assert_eq!(state_of(&pair, &id), "paused");
     assert_eq!(temporary_files(&pair.shared).len(), 1);
-    transfer(&pair, &["pause", &id]).exits(0).says("is paused already");
+    transfer(&pair, &["pause", &id]).exits(0).says("is already paused");
     transfer(&pair, &["restart", &id]).exits(1).says("has not ended");
     transfer(&pair, &["wait", &id, "--timeout", "1"]).exits(10);
 
@@ -88,7 +88,7 @@ fn a_queued_transfer_is_paused_and_a_paused_one_is_canceled() {
     assert_eq!(state_of(&pair, &id), "paused");
     transfer(&pair, &["cancel", &id]).exits(0);
     assert_eq!(state_of(&pair, &id), "canceled");
-    transfer(&pair, &["cancel", &id]).exits(0).says("is canceled already");
+    transfer(&pair, &["cancel", &id]).exits(0).says("is already canceled");
     for order in ["pause", "resume"] {
         transfer(&pair, &[order, &id]).exits(1).says(&format!("transfer {id} has ended (canceled)"));
     }
