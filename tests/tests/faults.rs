@@ -371,7 +371,7 @@ fn the_wall_clock_is_asked_for_records_and_nothing_else() {
         "control/src/registry.rs",
         "control/src/transfer/receiving.rs",
         // Whether a source changed just now: file systems stamp their inodes with it.
-        "control/src/transfer/source_version.rs",
+        "control/src/settling.rs",
         // How old a finished transfer's journal is, in days.
         "control/src/journal.rs",
         // When a path was measured, and what a schedule says.
