@@ -143,7 +143,10 @@ impl Packet {
     /// Whether it is Culvert's, and breaks no rule of any protocol.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.text("frame.protocols").ends_with(":udp:culvert") && self.text("_ws.expert.message").is_empty()
+        let remark = self.text("_ws.expert.message");
+        // A guess by the port alone, when a flow's happens to be one that traceroute uses.
+        let is_guess = remark.starts_with("Possible traceroute");
+        self.text("frame.protocols").ends_with(":udp:culvert") && (remark.is_empty() || is_guess)
     }
 
     /// Whether it is a datagram of this kind (W-3).
