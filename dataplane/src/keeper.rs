@@ -18,6 +18,7 @@ use std::process::{ChildStdout, Command, Stdio};
 
 use caps::{CapSet, Capability};
 use culvert_link::kernel_bypass::SetRule;
+use culvert_link::process_name;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +26,6 @@ use crate::datapath::af_xdp::rules::ethtool::EthtoolTable;
 use crate::datapath::af_xdp::rules::{self};
 use crate::kernel_calls::ignore_requests_to_end;
 use crate::sandbox;
-use culvert_link::process_name;
 
 /// The argument that makes `culvert` run as this process.
 pub const COMMAND: &str = "rule-keeper";

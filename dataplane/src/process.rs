@@ -10,9 +10,20 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 
+use culvert_link::capture::{CAPTURE_BYTES, Tap};
+use culvert_link::clock::{monotonic_ns, wire_us};
+use culvert_link::commands::{ReceiveSlot, SendSlot};
+use culvert_link::counters::FlowBlock;
 use culvert_link::doorbell::{doorbell, silence};
 use culvert_link::kernel_bypass::Census;
+use culvert_link::kernel_bypass::Mode;
+use culvert_link::layout::LaneLayout;
+use culvert_link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, Start, ToDataPlane};
+use culvert_link::process_name;
 use culvert_link::say_aside;
+use culvert_link::shared_memory::SharedMemory;
+use culvert_link::socket::LinkSocket;
+use culvert_link::udp_port::UdpPort;
 use culvert_protocol::destination::Destination;
 use culvert_protocol::keys::{Direction, KeySchedule};
 use culvert_protocol::path_mtu::PathMtuSearch;
@@ -38,17 +49,6 @@ use crate::lane::receiving::ReceiveFlow;
 use crate::lane::sending::SendFlow;
 use crate::lane::{Lane, runner};
 use crate::sandbox;
-use culvert_link::capture::{CAPTURE_BYTES, Tap};
-use culvert_link::clock::{monotonic_ns, wire_us};
-use culvert_link::commands::{ReceiveSlot, SendSlot};
-use culvert_link::counters::FlowBlock;
-use culvert_link::kernel_bypass::Mode;
-use culvert_link::layout::LaneLayout;
-use culvert_link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, Start, ToDataPlane};
-use culvert_link::process_name;
-use culvert_link::shared_memory::SharedMemory;
-use culvert_link::socket::LinkSocket;
-use culvert_link::udp_port::UdpPort;
 
 /// What every IPv6 path carries.
 const DATAGRAM_BYTES_ORDINARY: u16 = 1_232;

@@ -144,9 +144,17 @@ impl Packet {
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let remark = self.text("_ws.expert.message");
-        // A guess by the port alone, when a flow's happens to be one that traceroute uses.
-        let is_guess = remark.starts_with("Possible traceroute");
-        self.text("frame.protocols").ends_with(":udp:culvert") && (remark.is_empty() || is_guess)
+        self.text("frame.protocols").ends_with(":udp:culvert") && (remark.is_empty() || self.is_guess(remark))
+    }
+
+    /// Whether all that tshark remarks is which hop it would be of a traceroute, which it does of
+    /// every datagram to one of traceroute's ports. A flow's port comes by chance.
+    fn is_guess(&self, remark: &str) -> bool {
+        const TRACEROUTE_PORTS: std::ops::RangeInclusive<u64> = 33_434..=33_533;
+        let counts = remark.strip_prefix("Possible traceroute: hop #").and_then(|rest| rest.split_once(", attempt #"));
+        let is_whole =
+            counts.is_some_and(|(hop, attempt)| hop.parse::<u32>().is_ok() && attempt.parse::<u32>().is_ok());
+        is_whole && ["udp.srcport", "udp.dstport"].iter().any(|port| TRACEROUTE_PORTS.contains(&self.number(port)))
     }
 
     /// Whether it is a datagram of this kind (W-3).

@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use crate::node::RunningNode;
 
-/// What the control process of a node without work may have. Of an unoptimized program, whose code
-/// is several times as large, the pages of the program are not what users have: it may have more.
-pub const IDLE_KIB_MAX: u64 = if cfg!(debug_assertions) { 40 << 10 } else { 30 << 10 };
-/// What of that may be heap and stacks, however the program is built.
+/// What the control process of a node without work may have.
+pub const IDLE_KIB_MAX: u64 = 30 << 10;
+/// What of that may be heap and stacks.
 pub const IDLE_HEAP_KIB_MAX: u64 = 10 << 10;
 /// What either process of a node may have, whatever strangers and partners do to it.
 pub const ATTACKED_KIB_MAX: u64 = 256 << 10;

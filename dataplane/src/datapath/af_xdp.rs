@@ -31,6 +31,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use culvert_link::capture::{Direction, Tap};
 use culvert_link::kernel_bypass::{Mode, NextHop};
 use rustix::event::epoll;
 
@@ -38,7 +39,6 @@ use super::interface::{Arrival, Datapath, RingCensus, SendOutcome, Way, Ways};
 use super::udp::UdpDatapath;
 use super::udp::socket::QueueCondition;
 use super::udp::source::SourceSocket;
-use culvert_link::capture::{Direction, Tap};
 use headers::{Template, parse};
 use queue::Queue;
 use socket::XdpSocket;

@@ -12,12 +12,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::epoll;
-
 use culvert_link::capture::{Direction, Tap};
 use culvert_link::clock::monotonic_ns;
 use culvert_link::path_mtu::DATAGRAM_BYTES_MAX;
 use culvert_link::udp_port::UdpPort;
+use rustix::event::epoll;
 
 use super::interface::{Arrival, Datapath, SendOutcome, Way};
 use socket::{Incoming, QueueCondition, UdpSocket};

@@ -2,18 +2,17 @@
 //! which are allocated and freed where it does not matter.
 
 use crossbeam::queue::ArrayQueue;
+use culvert_link::capture::Tap;
+use culvert_link::commands::{ReceiveSlot, SendSlot};
+use culvert_link::doorbell::ring;
+use culvert_link::kernel_bypass::NextHop;
 use culvert_protocol::seal::PacketKey;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use culvert_link::doorbell::ring;
-
 use super::receiving::ReceiveFlow;
 use super::sending::SendFlow;
 use crate::datapath::udp::source::SourceSocket;
-use culvert_link::capture::Tap;
-use culvert_link::commands::{ReceiveSlot, SendSlot};
-use culvert_link::kernel_bypass::NextHop;
 
 /// Enough for every flow of a lane to come, go and request a key at the same time.
 const QUEUE_LENGTH: usize = 2_048;

@@ -7,6 +7,9 @@
 
 use std::os::fd::RawFd;
 
+use culvert_link::clock::monotonic_ns;
+use culvert_link::commands::{ChunkTimes, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot, Sink};
+use culvert_link::counters::LaneCounter;
 use culvert_protocol::receiver_flow::{BufferId, ChunkMemory as _};
 use culvert_protocol::tree_hash::{ChunkHash, ChunkHasher};
 
@@ -14,9 +17,6 @@ use super::Body;
 use crate::disk::files::DIRECT_ALIGNMENT;
 use crate::disk::residency::is_resident;
 use crate::disk::{COMPLETIONS_PER_TURN, Completion, Operation, Transfer};
-use culvert_link::clock::monotonic_ns;
-use culvert_link::commands::{ChunkTimes, DiskError, Event, FileRange, FileSlot, ReceiveSlot, SendSlot, Sink};
-use culvert_link::counters::LaneCounter;
 
 /// A piece through the page cache: a quarter of an L2 cache, copied in some 25 µs.
 pub const CACHED_PIECE_BYTES: u32 = 256 << 10;

@@ -11,14 +11,13 @@ use std::sync::Arc;
 
 use std::collections::VecDeque;
 
-use culvert_link::doorbell::{ring, silence};
-use culvert_protocol::feedback::REPORT_BYTES_MAX;
-
 use culvert_link::commands::{EVENT_BYTES_MAX, Event, ReceiveSlot, encode};
 use culvert_link::counters::LaneCounters;
+use culvert_link::doorbell::{ring, silence};
 use culvert_link::layout::LaneLayout;
 use culvert_link::ring::{Consumer, Producer, RECORD_BYTES_MAX};
 use culvert_link::shared_memory::SharedMemory;
+use culvert_protocol::feedback::REPORT_BYTES_MAX;
 
 type Scratch = Box<[u8; RECORD_BYTES_MAX]>;
 

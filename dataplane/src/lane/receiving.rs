@@ -2,6 +2,9 @@
 
 use std::net::SocketAddr;
 
+use culvert_link::clock::wire_us;
+use culvert_link::commands::{Event, ReceiveSlot, Sink};
+use culvert_link::counters::{LaneCounter, LaneCounters};
 use culvert_protocol::openings::Openings;
 use culvert_protocol::receiver_flow::{
     Beginning, BufferId, ChunkMemory as _, LaneCondition, Received, ReceiverFlow, Rejected,
@@ -12,9 +15,6 @@ use super::Body;
 use super::jobs::{HASH_STEP_BYTES, Role};
 use super::shares::{Claim, FlowMemory};
 use crate::datapath::{Arrival, Datapath, QueueCondition};
-use culvert_link::clock::wire_us;
-use culvert_link::commands::{Event, ReceiveSlot, Sink};
-use culvert_link::counters::{LaneCounter, LaneCounters};
 
 /// A sender that has used up its credit is told of new credit at once, and also of very many
 /// losses, but not more often than this.

@@ -2,11 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use culvert_link::counters::LaneCounter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Lane;
 use crate::datapath::Datapath;
-use culvert_link::counters::LaneCounter;
 
 /// A lane that found nothing to do looks again for this long before it sleeps: falling asleep and
 /// being woken costs about 5 µs of its core, and at 40 Gb/s the next super-buffer is 12 µs away.

@@ -3,6 +3,9 @@
 
 use std::collections::VecDeque;
 
+use culvert_link::clock::wire_us;
+use culvert_link::commands::{ASSIGNED_MAX, DiskError, Event, IP_UDP_BYTES, SendSlot, Source};
+use culvert_link::counters::{FlowBlock, FlowWord, LaneCounter, LaneCounters};
 use culvert_protocol::destination::{Answer, Destination};
 use culvert_protocol::feedback::Report;
 use culvert_protocol::pacer::Pacer;
@@ -18,9 +21,6 @@ use super::lane_link::LaneLink;
 use crate::datapath::udp::SUPER_BUFFER_BYTES;
 use crate::datapath::udp::source::SourceSocket;
 use crate::datapath::{Arrival, Datapath, Way};
-use culvert_link::clock::wire_us;
-use culvert_link::commands::{ASSIGNED_MAX, DiskError, Event, IP_UDP_BYTES, SendSlot, Source};
-use culvert_link::counters::{FlowBlock, FlowWord, LaneCounter, LaneCounters};
 
 /// Super-buffers that one flow sends before the lane looks at its other work. Eight are half a
 /// megabyte, 100 µs at 40 Gb/s.

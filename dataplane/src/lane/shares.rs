@@ -8,11 +8,11 @@
 //! A flow that has had credit for a while and starts nothing is asleep. What was promised to it is
 //! given to others; it wakes up if there is room.
 
+use culvert_link::commands::Event;
 use culvert_protocol::receiver_flow::{BufferId, ChunkMemory};
 
 use super::Body;
 use crate::buffers::Buffers;
-use culvert_link::commands::Event;
 
 /// Credit that was not used for so long is not kept free any more.
 const ASLEEP_AFTER_NS: u64 = 1_000_000_000;

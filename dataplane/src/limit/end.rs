@@ -3,14 +3,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use culvert_link::clock::monotonic_ns;
+use culvert_link::kernel_bypass::{AfXdpStart, Mode};
+
 use super::hops::{FindHop, Hops};
 use super::measuring::{LimitError, LimitResult, RECEIVE_BUFFER_BYTES, Work, receive_over, send_over};
 use crate::datapath::Datapath;
 use crate::datapath::af_xdp::ladder::{self, LaneDatapath};
 use crate::datapath::af_xdp::steering::Steering;
 use crate::datapath::udp::UdpDatapath;
-use culvert_link::clock::monotonic_ns;
-use culvert_link::kernel_bypass::{AfXdpStart, Mode};
 
 /// What a UDP sender's socket holds.
 const SEND_BUFFER_BYTES: usize = 4 << 20;

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use culvert_link::clock::monotonic_ns;
 use culvert_protocol::keys::{Direction, KeySchedule, Secret};
 use culvert_protocol::seal::{Cipher, PacketKey};
 use culvert_protocol::wire::{HEADER_BYTES, Header, OVERHEAD_BYTES, STRIDE_MIN, SegmentKind, TAG_BYTES};
@@ -12,7 +13,6 @@ use rustix::time::{ClockId, clock_gettime};
 use super::hops::Hops;
 use crate::datapath::Datapath;
 use crate::datapath::udp::{OpenError, SUPER_BUFFER_BYTES};
-use culvert_link::clock::monotonic_ns;
 
 /// Source and sink: they fit a second-level cache together with a super-buffer.
 const MEMORY_BYTES: usize = 512 << 10;

@@ -9,6 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use culvert_link::kernel_bypass::NextHop;
+
 /// Bytes of the longest headers: Ethernet, a VLAN tag, IPv6, UDP.
 pub const HEADERS_MAX: usize = 14 + 4 + IPV6_BYTES + UDP_BYTES;
 const IPV4_BYTES: usize = 20;

@@ -9,11 +9,11 @@
 //! A packet of several descriptors is gathered into one piece of memory, because the cipher opens
 //! in one piece; a batch may end in the middle of one, so the gathering outlives the batch.
 
+use culvert_link::clock::monotonic_ns;
 use rustix::io::Errno;
 
 use super::rings::{CONTINUES, Consumer, Descriptor, Producer};
 use super::umem::{CHUNK_BYTES, Frame, Purpose, Umem};
-use culvert_link::clock::monotonic_ns;
 
 /// Bytes of a packet that is gathered at most; a longer one is dropped and counted.
 const GATHER_BYTES_MAX: usize = 1 << 16;

@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use culvert_link::kernel_bypass::{AfXdpStart, Family, Rule};
+use culvert_link::say_aside;
+
 use super::ethtool::EthtoolTable;
 use super::{RuleTable as _, Rules, are_left, remove, set};
 use crate::datapath::af_xdp::ladder::LaneDatapath;
 use crate::keeper::Keeper;
-use culvert_link::kernel_bypass::{AfXdpStart, Family, Rule};
-use culvert_link::say_aside;
 
 /// The program that runs, by what runs: an update may have replaced the file.
 const THIS_PROGRAM: &str = "/proc/self/exe";

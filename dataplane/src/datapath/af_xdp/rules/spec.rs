@@ -8,8 +8,9 @@
 //! Header and mask are unions. For UDP over IPv4 the destination port follows two addresses and the
 //! source port: 4 + 4 + 2 bytes; over IPv6 16 + 16 + 2.
 
-use crate::kernel_calls::{LOCATION_OFFSET, SPEC_BYTES};
 use culvert_link::kernel_bypass::{Family, Rule};
+
+use crate::kernel_calls::{LOCATION_OFFSET, SPEC_BYTES};
 
 const HEADER_OFFSET: usize = 4;
 const MASK_OFFSET: usize = 76;

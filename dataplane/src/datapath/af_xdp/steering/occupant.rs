@@ -1,7 +1,6 @@
 //! Which XDP program an interface has, for the message that names it.
 
 use aya::programs::loaded_programs;
-
 use culvert_link::rtnetlink::{LINK_BYTES, RouteSocket, attributes, u32_of};
 
 // Attributes of include/uapi/linux/if_link.h.
