@@ -19,6 +19,7 @@ use axum::{Json, Router};
 use culvert_link::counters::{LaneCounter, LaneCounters};
 use culvert_link::kernel_bypass::Census;
 use culvert_protocol::control::{Refusal, RefusalCode, TransferId};
+use culvert_protocol::counted::{agree, counted};
 use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
@@ -37,7 +38,6 @@ use crate::state::StateError;
 use crate::transfer::blocking;
 use crate::typed_path::TypedPath;
 use crate::units::show_bytes;
-use culvert_tuning::counted::{agree, counted};
 
 /// Transfers of this node's own user that run at once; the rest wait in their order.
 pub const ACTIVE_MAX: usize = 16;

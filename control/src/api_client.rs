@@ -4,7 +4,9 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 
 use culvert_protocol::control::RefusalCode;
-use culvert_tuning::regular_file::word;
+use culvert_system::accounts::{self, OwnedState};
+use culvert_system::os_error;
+use culvert_system::regular_file::word;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
@@ -13,13 +15,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::accounts::{self, OwnedState};
 use crate::api::captures::{ID_HEADER, LANES_HEADER, SUMMARY_TRAILER};
 use crate::api::{ApiError, NodeStatus, REQUEST_BYTES_MAX, Submitted, too_many_names};
 use crate::capture::{CaptureOptions, Summary};
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::node::LOCK;
-use crate::os_error;
 use crate::registry::TransferRecord;
 use crate::request::TransferRequest;
 use crate::state::{StateDirectory, is_locked};

@@ -36,9 +36,10 @@ pub mod whose;
 
 use std::future::Future;
 
-use args::{Cli, Command};
 use culvert_dataplane::process::StartError;
 use culvert_link::process_name;
+
+use args::{Cli, Command};
 use exit::{CommandError, ExitCode};
 
 /// Threads that may block on files at once: small files gain from a few, and none helps beyond
@@ -99,7 +100,7 @@ async fn or_interrupted<T>(command: impl Future<Output = Result<T, CommandError>
 /// Runs a command on a runtime of one thread: what it does is wait, and a lane has better use for
 /// the cores.
 pub(crate) fn block_on<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
-    crate::descriptors::require_least().map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
+    culvert_system::descriptors::require_least().map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)

@@ -24,12 +24,12 @@ use culvert_protocol::control::{
 };
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::keys::Secret;
+use culvert_system::os_error;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::{TlsConnector, TlsStream};
 
-use crate::os_error;
 use crate::tls::{TlsConfigs, keys_of};
 
 /// How long connecting, the handshake and each step of the introduction may take.

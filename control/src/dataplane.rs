@@ -38,15 +38,15 @@ use culvert_link::socket::LinkSocket;
 use culvert_link::udp_port::UdpPort;
 use culvert_protocol::foreign_text::foreign_text;
 use culvert_protocol::tree_hash::ChunkHash;
-use placement::Placement;
-use ports::PortsInUse;
+use culvert_system::os_error;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use crate::os_error;
 pub use events::{EventReceiver, EventSender, ReceiveEvent, SendEvent, Tagged, event_queue};
 use followed::{FlowSlot, Followed};
+use placement::Placement;
+use ports::PortsInUse;
 pub use slots::WantedFlow;
 use slots::{Route, take_slot};
 pub use supervisor::Supervisor;
@@ -93,7 +93,7 @@ pub enum DataPlaneError {
     #[error("the data plane has no room for another {0}; try again when a transfer has ended")]
     NoRoom(&'static str),
     /// Its process may not have another file open.
-    #[error("the data plane cannot open another file: {}", crate::descriptors::limit_of_process(*process))]
+    #[error("the data plane cannot open another file: {}", culvert_system::descriptors::limit_of_process(*process))]
     NoDescriptor {
         /// The process.
         process: u32,

@@ -33,11 +33,11 @@ use std::time::Duration;
 
 use culvert_protocol::control::{Leave, Refusal, RefusalCode};
 use culvert_protocol::manifest::Manifest;
+use culvert_system::accounts::may_not;
+use culvert_system::os_error::{self, duplicate, words};
 use rustix::fs::{Mode, OFlags, fstat, syncfs};
 use rustix::io::Errno;
 
-use crate::accounts::may_not;
-use crate::os_error::{self, duplicate, words};
 use crate::profiles::{Leaves, PermittedRoot};
 use crate::sources::named::{SourceOpener, wants_contents};
 use crate::sources::{Source, open_beneath};

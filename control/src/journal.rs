@@ -41,13 +41,13 @@ use std::time::Duration;
 
 use culvert_protocol::control::{Refusal, RefusalCode};
 use culvert_protocol::identity::{PublicKey, to_hex};
-use culvert_tuning::regular_file::{self, Links, open_flags, read_opened};
+use culvert_system::file_lock::{self, FileLock, LockError};
+use culvert_system::os_error;
+use culvert_system::regular_file::{self, Links, open_flags, read_opened};
 use rustix::io::Errno;
 
 use crate::destination::temporary::Attempt;
-use crate::file_lock::{self, FileLock, LockError};
 use crate::limits::MANIFEST_BYTES_PER_PARTNER;
-use crate::os_error;
 use crate::sources::hash_of;
 use crate::state::sync_directory;
 pub use absorbing::{absorb_others, glimpse};

@@ -18,17 +18,14 @@
 #[macro_use(say_aside)]
 extern crate culvert_link;
 
-pub mod accounts;
 pub mod api;
 pub mod api_client;
 pub mod capture;
 pub mod cli;
 pub mod connection;
 pub mod dataplane;
-pub mod descriptors;
 pub mod destination;
 pub mod doorman;
-pub mod file_lock;
 pub mod host;
 pub mod journal;
 pub mod limits;
@@ -38,7 +35,6 @@ pub mod metrics;
 pub mod name_pattern;
 pub mod next_hop;
 pub mod node;
-pub mod os_error;
 pub mod partner_hosts;
 pub mod path;
 pub mod places;
@@ -47,7 +43,6 @@ pub mod registry;
 pub mod request;
 pub mod session;
 pub mod settings;
-pub mod settling;
 pub mod shares;
 pub mod sources;
 pub mod ssh;

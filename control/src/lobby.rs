@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use culvert_protocol::control::{Message, Refusal, RefusalCode};
 use culvert_protocol::identity::PublicKey;
+use culvert_system::os_error;
 use tokio::net::TcpStream;
 
 use crate::connection::incoming::Greeted;
@@ -24,7 +25,6 @@ use crate::destination::Reach;
 use crate::host::Host;
 use crate::log_limit::{self, About};
 use crate::node::Node;
-use crate::os_error;
 use crate::places::{Limits, Place, Places};
 use crate::profiles::{Profile, ProfileError};
 use crate::registry::unix_ms;

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use culvert_protocol::control::{Leave, RefusalCode};
 use culvert_protocol::identity::PublicKey;
+use culvert_system::accounts::OwnedState;
 use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::accounts::OwnedState;
 use crate::host::Host;
 use crate::settings::DEFAULT_PORT;
 use crate::state::{StateDirectory, StateError};

@@ -14,12 +14,12 @@ use std::time::{Duration, SystemTime};
 
 use culvert_protocol::control::{PAUSES_ARE_TOLD_SINCE, Refusal, RefusalCode, TransferId};
 use culvert_protocol::receipt::Receipt;
+use culvert_system::os_error;
 use tokio::sync::watch;
 
 use crate::limits::Limit;
 use crate::log_limit::{self, About};
 use crate::metrics::Metrics;
-use crate::os_error;
 use crate::state::{StateDirectory, StateError, StateWriter};
 use crate::transfer::result::TransferResult;
 use crate::transfer::stored_names::StoredNames;

@@ -8,6 +8,7 @@ use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{
     CONTENT_SINCE, FRAME_BYTES_MAX, Message, Options, Overwrite, Refusal, RefusalCode, Request, TransferId, Wish,
 };
+use culvert_protocol::counted::counted;
 use culvert_protocol::dry_run::{Finding, Room};
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::names::printable;
@@ -33,7 +34,6 @@ use crate::transfer::tcp_path::ClosedTcp;
 use crate::transfer::udp_path::{Ends, PortsOption};
 use crate::transfer::{Phase, Progress, TransferContext, TransferError, blocking};
 use crate::typed_path::TypedPath;
-use culvert_tuning::counted::counted;
 
 /// The partner's identity and address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,10 +9,12 @@ use culvert_protocol::control::{
     Accepted, FLOWS_MAX, Message, NOT_KEPT_IS_TOLD_SINCE, PERMISSIONS_ARE_TOLD_SINCE, Refusal, RefusalCode, Request,
     Wish,
 };
+use culvert_protocol::counted::{counted, grouped};
 use culvert_protocol::foreign_text::foreign_text;
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::names::NAME_BYTES_MAX;
 use culvert_protocol::path::{PathMessage, PathRequest};
+use culvert_system::os_error;
 use tokio::net::TcpListener;
 
 use crate::cli::exit::{CommandError, ExitCode};
@@ -25,7 +27,6 @@ use crate::limits::{
 use crate::lobby::{Introduced, Lobbies, Turned, refuse};
 use crate::log_limit::{self, About};
 use crate::node::Node;
-use crate::os_error;
 use crate::places::{Full, Limits, Place, Places};
 use crate::profiles::Leaves;
 use crate::registry::{LiveTransfer, RecordState, Role, TransferRecord, unix_ms};
@@ -35,7 +36,6 @@ use crate::sources::Source;
 use crate::transfer::receiving::{FileRequest, Incoming, receive};
 use crate::transfer::udp_path::{Ends, PortsOption};
 use crate::transfer::{TransferContext, TransferError, blocking};
-use culvert_tuning::counted::{counted, grouped};
 
 /// How long a partner that is introduced may take to ask: a request follows the introduction at
 /// once.

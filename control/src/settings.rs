@@ -6,15 +6,16 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use crate::next_hop::Tables;
-use crate::next_hop::interface::InterfaceError;
 use culvert_link::engine::{BUFFERS_PER_LANE_MIN, EngineConfig};
 use culvert_link::kernel_bypass::{AfXdpStart, Mode};
 use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
-use culvert_tuning::counted::{agree, counted};
-use culvert_tuning::regular_file::{self, Links};
+use culvert_protocol::counted::{agree, counted};
+use culvert_system::accounts::SYSTEM_STATE;
+use culvert_system::regular_file::{self, Links};
 use serde::Deserialize;
 
+use crate::next_hop::Tables;
+use crate::next_hop::interface::InterfaceError;
 use crate::transfer::patience::PATIENCE_DEFAULT;
 use crate::units::{parse_bytes, show_bytes};
 
@@ -22,8 +23,6 @@ use crate::units::{parse_bytes, show_bytes};
 pub const DEFAULT_PORT: u16 = 7_272;
 /// Where a node serves metrics unless told otherwise.
 pub const DEFAULT_METRICS: &str = "127.0.0.1:9472";
-/// The state directory of the system's node.
-pub const SYSTEM_STATE: &str = "/var/lib/culvert";
 /// The configuration of the system's node.
 pub const SYSTEM_CONFIGURATION: &str = "/etc/culvert/culvert.toml";
 /// Lanes unless cores are named: more do not help before a 100 Gb/s NIC.
@@ -626,7 +625,7 @@ fn user_directory(variable: &str, fallback: &str, variables: Variables<'_>) -> O
 
 fn default_state(variables: Variables<'_>) -> PathBuf {
     // The node's account has one state, whatever home sudo leaves it.
-    if crate::accounts::is_systems() {
+    if culvert_system::accounts::is_systems() {
         return SYSTEM_STATE.into();
     }
     user_directory("XDG_STATE_HOME", ".local/state", variables).unwrap_or_else(|| SYSTEM_STATE.into())

@@ -17,15 +17,15 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::accounts::may_not;
-use crate::os_error::{self, words};
-use crate::shares::Share;
-use crate::transfer::manifest_exchange::TOO_MUCH_LISTED;
 use culvert_protocol::control::RefusalCode;
 use culvert_protocol::manifest::Manifest;
+use culvert_system::accounts::may_not;
+use culvert_system::os_error::{self, words};
 use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::shares::Share;
+use crate::transfer::manifest_exchange::TOO_MUCH_LISTED;
 use bases::Base;
 pub use bases::open_beneath;
 

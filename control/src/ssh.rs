@@ -17,15 +17,15 @@ use culvert_dataplane::process::start_beyond_terminal;
 use culvert_protocol::control::RefusalCode;
 use culvert_protocol::foreign_text::foreign_text;
 use culvert_protocol::identity::PublicKey;
+use culvert_system::accounts::OwnedState;
+use culvert_system::os_error;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 
-use crate::accounts::OwnedState;
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::target::SshHost;
-use crate::os_error;
 use crate::request::Target;
 
 /// The version of the two lines.

@@ -30,15 +30,14 @@ use std::path::{Path, PathBuf};
 
 use culvert_protocol::control::RefusalCode;
 use culvert_protocol::identity::Identity;
-use culvert_tuning::regular_file::{self, Links, ReadError};
+use culvert_system::regular_file::{self, Links, ReadError};
+use culvert_system::{accounts, file_lock, os_error};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 pub use writer::StateWriter;
-
-use crate::{accounts, file_lock, os_error};
 
 /// A file or directory of the state that cannot be used.
 #[derive(Debug, thiserror::Error)]

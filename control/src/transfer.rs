@@ -29,13 +29,13 @@ use culvert_protocol::foreign_text::foreign_text;
 use culvert_protocol::identity::{Identity, to_hex};
 use culvert_protocol::manifest::{EntryKind, Manifest};
 use culvert_protocol::tree_hash::ChunkHash;
+use culvert_system::os_error::{self, SHORTAGE, explained, without_numbers};
 use tokio::sync::watch;
 
 use crate::connection::{Connection, ConnectionError};
 use crate::dataplane::{DataPlane, DataPlaneError};
 use crate::limits::{ERROR_BYTES_PER_TRANSFER, ERRORS_LISTED_MAX};
 use crate::metrics::Metrics;
-use crate::os_error::{self, SHORTAGE, explained, without_numbers};
 use crate::shares::Share;
 use stored_names::StoredNames;
 use udp_path::Ends;

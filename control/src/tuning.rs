@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use culvert_system::accounts::SYSTEM_STATE;
 use culvert_tuning::audit::{Audit, FindingCounts};
 use culvert_tuning::host::RealHost;
 use culvert_tuning::latency_hold::LatencyHold;
@@ -15,7 +16,7 @@ use culvert_tuning::watch::{Kept, Watcher};
 use tokio::task::spawn_blocking;
 
 use crate::metrics::Metrics;
-use crate::settings::{Origin, SYSTEM_STATE, Settings};
+use crate::settings::{Origin, Settings};
 
 /// How often the node looks whether something was applied, while nothing is.
 const IDLE: Duration = Duration::from_secs(60);

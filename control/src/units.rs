@@ -82,7 +82,7 @@ pub fn show_rate(bits_per_second: u64) -> String {
         .map_or_else(|| format!("{bits_per_second} b/s"), |(factor, unit)| format!("{:.2} {unit}", value / factor))
 }
 
-pub use culvert_tuning::counted::grouped as show_count;
+pub use culvert_protocol::counted::grouped as show_count;
 
 /// Writes a duration: `0.42 s`, `3 min 12 s`, `2 h 05 min`.
 #[must_use]

@@ -39,6 +39,8 @@ pub mod chunk_map;
 #[cfg(feature = "std")]
 pub mod control;
 #[cfg(feature = "std")]
+pub mod counted;
+#[cfg(feature = "std")]
 pub mod destination;
 pub mod dry_run;
 #[cfg(feature = "std")]

@@ -104,7 +104,7 @@ fn every_count_in_a_text_for_people_is_made_by_one_helper() {
             }
         }
     }
-    assert!(by_hand.is_empty(), "use culvert_tuning::counted:\n{}", by_hand.join("\n"));
+    assert!(by_hand.is_empty(), "use culvert_protocol::counted:\n{}", by_hand.join("\n"));
 }
 
 #[test]

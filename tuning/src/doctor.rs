@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
+use culvert_protocol::counted::{agree, counted};
 use serde::Serialize;
 
 use crate::audit::{Audit, FindingCounts};
-use crate::counted::{agree, counted};
 use crate::facts::{Facts, Link};
 use crate::finding::{Finding, Severity, Status};
 use crate::kernel_version::KernelVersion;

@@ -9,9 +9,8 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 
+use culvert_system::regular_file::{self, ReadError};
 use serde::{Deserialize, Serialize};
-
-use crate::regular_file::{self, ReadError};
 
 pub mod host;
 pub mod link;

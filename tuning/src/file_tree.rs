@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::regular_file::{Links, open_flags};
+use culvert_system::regular_file::{Links, open_flags};
 
 /// The longest file that is read: `/proc/cpuinfo` of a host with a thousand CPUs has two megabytes.
 const FILE_BYTES_MAX: u64 = 16 << 20;

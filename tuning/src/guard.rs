@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use culvert_system::regular_file::{self, Links, open_flags};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::host::Host;
-use crate::regular_file::{self, Links, open_flags};
 use crate::transaction::{State, Store, StoreError, TransactionError, roll_back};
 
 /// What the guard says on its standard output when it is ready.

@@ -22,7 +22,6 @@
 pub mod audit;
 pub mod collect;
 pub mod command;
-pub mod counted;
 pub mod cpu_set;
 pub mod doctor;
 pub mod facts;
@@ -38,7 +37,6 @@ pub mod persist;
 pub mod plan;
 pub mod profile;
 pub mod receive_hash;
-pub mod regular_file;
 pub mod report;
 pub mod rules;
 pub mod setting;

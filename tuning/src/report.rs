@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use culvert_protocol::counted::counted;
+
 use crate::audit::Audit;
-use crate::counted::counted;
 use crate::finding::{Finding, Status};
 use crate::netlink::QdiscTree;
 use crate::plan::{Plan, PlannedChange};

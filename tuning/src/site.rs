@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use culvert_system::regular_file::{self, Links};
 use serde::{Deserialize, Serialize};
 
 use crate::collect::{Partner, normal_value};
 use crate::cpu_set::CpuSet;
 use crate::profile::ProfileName;
-use crate::regular_file::{self, Links};
 use crate::rules;
 
 /// The site file that is read if none is named.

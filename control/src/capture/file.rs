@@ -5,10 +5,11 @@ use std::io::{self, IsTerminal as _, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use culvert_protocol::counted::counted;
+
 use super::Summary;
 use crate::cli::exit::{CommandError, ExitCode, of_path};
 use crate::units::show_count;
-use culvert_tuning::counted::counted;
 
 /// A place for a capture.
 #[derive(Debug)]

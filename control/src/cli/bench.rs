@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use culvert_dataplane::limit::{LimitEnd, LimitReceiver, LimitResult, Work, send_limit};
 use culvert_link::kernel_bypass::Mode;
+use culvert_protocol::counted::counted;
 
 use crate::cli::args::{BenchArgs, BenchWhat, EngineArgs, GlobalArgs, LimitArgs, NetArgs};
 use crate::cli::exit::{CommandError, ExitCode};
@@ -16,7 +17,6 @@ use crate::request::{Movement, Target, TransferRequest};
 use crate::settings::{SOCKET_BUFFER_BYTES, Settings};
 use crate::state::StateDirectory;
 use crate::units::show_rate;
-use culvert_tuning::counted::counted;
 
 /// Measures.
 ///

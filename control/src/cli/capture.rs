@@ -4,6 +4,7 @@ pub mod args;
 
 use std::path::Path;
 
+use culvert_protocol::counted::counted;
 use tokio::task::JoinHandle;
 
 use crate::api_client::{ApiClient, RunningCapture};
@@ -17,7 +18,6 @@ use crate::node::Node;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
 use crate::transfer::blocking;
-use culvert_tuning::counted::counted;
 
 /// Captures what the running node's lanes send and receive.
 ///

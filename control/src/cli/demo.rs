@@ -11,16 +11,15 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use culvert_protocol::control::Overwrite;
+use culvert_protocol::counted::{agree, counted};
 use culvert_protocol::identity::to_hex;
-
-use culvert_tuning::counted::{agree, counted};
+use culvert_system::os_error;
 
 use crate::cli::args::{DemoArgs, EngineArgs, GlobalArgs, TransferOptions};
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::report::say;
 use crate::cli::send::{carry_out_here, options_of};
 use crate::cli::{report, second_node::SecondNode};
-use crate::os_error;
 use crate::request::{Movement, Target, TransferRequest};
 use crate::transfer::blocking;
 use crate::transfer::result::TransferResult;

@@ -1,6 +1,6 @@
 //! What a dry run found, for people.
 
-use culvert_tuning::counted::{agree, counted};
+use culvert_protocol::counted::{agree, counted};
 
 use crate::transfer::dry_run::{Direction, Would, WouldFile};
 use crate::transfer::result::TransferResult;

@@ -1,9 +1,9 @@
 //! Exit codes, and errors that carry one.
 
 use culvert_protocol::control::RefusalCode;
+use culvert_system::os_error::{self, explained, tells_shortage, without_numbers};
 
 use crate::dataplane::DataPlaneError;
-use crate::os_error::{self, explained, tells_shortage, without_numbers};
 use crate::profiles::ProfileError;
 use crate::registry::{Failure, RecordState, failure};
 use crate::settings::SettingsError;

@@ -1,6 +1,7 @@
 //! `culvert identity`.
 
-use crate::accounts::OwnedState;
+use culvert_system::accounts::OwnedState;
+
 use crate::cli::args::{EngineArgs, GlobalArgs, IdentityAction, IdentityArgs};
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::report::{print_json, say};

@@ -4,6 +4,9 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_protocol::counted::noun;
+use culvert_system::file_lock::{self, FileLock, LockError};
+use culvert_system::os_error;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,14 +15,11 @@ use crate::api::Api;
 use crate::cli::args::{GlobalArgs, NodeArgs};
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::dataplane::{DataPlaneError, Origin};
-use crate::file_lock::{self, FileLock, LockError};
 use crate::node::Node;
-use crate::os_error;
 use crate::session::{Admission, SpareDescriptor, listen};
 use crate::settings::{Flags, Settings};
 use crate::state::StateDirectory;
 use crate::tuning;
-use culvert_tuning::counted::noun;
 
 /// The file whose lock a running node holds.
 pub const LOCK: &str = "node.lock";

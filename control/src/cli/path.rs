@@ -8,6 +8,8 @@ mod twoway;
 use std::ffi::OsStr;
 use std::fs::File;
 
+use culvert_protocol::counted::{agree, counted};
+use culvert_system::file_lock::{self, FileLock, LockError};
 use serde::Serialize;
 
 use crate::api_client::ApiClient;
@@ -16,7 +18,6 @@ use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::report::{print_json, say};
 use crate::cli::send::{embedded, target_of};
 use crate::cli::target::{Place, parse};
-use crate::file_lock::{self, FileLock, LockError};
 use crate::path::check::{PathCheck, Side};
 use crate::path::conduct::{Plan, check};
 use crate::path::grades::{Finding, findings};
@@ -25,7 +26,6 @@ use crate::request::Target;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
 use args::{CheckArgs, PathAction, PathArgs};
-use culvert_tuning::counted::{agree, counted};
 
 /// Runs the command.
 ///

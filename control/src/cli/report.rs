@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use culvert_protocol::control::TransferId;
+use culvert_protocol::counted::{agree, counted};
 use culvert_protocol::foreign_text::{plain_json, plain_lines};
 
 use crate::cli::dry_run;
@@ -12,7 +13,6 @@ use crate::state::StateDirectory;
 use crate::transfer::dry_run::Would;
 use crate::transfer::result::{ResultError, State, TransferResult};
 use crate::units::{show_bytes, show_count, show_rate, show_seconds};
-use culvert_tuning::counted::{agree, counted};
 
 /// Failed files that are shown to people; JSON has all that are kept.
 const ERRORS_SHOWN: usize = 10;

@@ -1,5 +1,7 @@
 //! `culvert status`.
 
+use culvert_protocol::counted::{agree, counted};
+
 use crate::api::NodeStatus;
 use crate::api_client::ApiClient;
 use crate::cli::args::{EngineArgs, GlobalArgs, StatusArgs};
@@ -9,7 +11,6 @@ use crate::cli::report::{print_json, say};
 use crate::settings::Settings;
 use crate::state::StateDirectory;
 use crate::units::show_bytes;
-use culvert_tuning::counted::{agree, counted};
 
 /// Shows the running node.
 ///

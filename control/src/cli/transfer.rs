@@ -8,10 +8,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use culvert_protocol::control::TransferId;
+use culvert_protocol::counted::counted;
 use culvert_protocol::foreign_text::plain_lines;
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::receipt::Receipt;
-use culvert_tuning::regular_file::{ReadError, read_named};
+use culvert_system::regular_file::{ReadError, read_named};
 use tokio::sync::watch;
 
 use crate::api_client::ApiClient;
@@ -27,7 +28,6 @@ use crate::settings::Settings;
 use crate::state::StateDirectory;
 use crate::transfer::Progress;
 use crate::units::show_bytes;
-use culvert_tuning::counted::counted;
 
 /// Why a node is not asked for a transfer over ssh.
 fn by_a_user_alone(partner: &Place) -> CommandError {

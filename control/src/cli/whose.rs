@@ -6,11 +6,13 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::accounts::OwnedState;
+use culvert_system::accounts::OwnedState;
+use culvert_system::accounts::SYSTEM_STATE;
+
 use crate::cli::args::{Command, EngineArgs, GlobalArgs, TransferAction};
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::path::args::PathAction;
-use crate::settings::{Origin, SYSTEM_CONFIGURATION, SYSTEM_STATE, Settings};
+use crate::settings::{Origin, SYSTEM_CONFIGURATION, Settings};
 
 /// How a command uses a node's state directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

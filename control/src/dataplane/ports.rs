@@ -3,7 +3,7 @@
 use std::fmt;
 
 use culvert_link::engine::EngineConfig;
-use culvert_tuning::counted::{agree, counted};
+use culvert_protocol::counted::{agree, counted};
 
 use crate::node::host_name;
 

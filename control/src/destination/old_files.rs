@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use culvert_system::settling::settle;
 use rustix::fs::{
     FallocateFlags, FileType, Mode, OFlags, SeekFrom, Stat, copy_file_range, fallocate, fstat, fsync, openat, seek,
 };
@@ -20,7 +21,6 @@ use super::files::{PartialFile, open_direct};
 use super::modes::set_mode;
 use super::plan::{Identity, identity};
 use super::{Destination, split_name};
-use crate::settling::settle;
 
 /// How a file was when it was hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

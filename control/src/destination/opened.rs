@@ -22,6 +22,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use culvert_system::descriptors::leaves_half;
 use rustix::fs::{Mode, OFlags, Stat, fstat, syncfs};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
@@ -29,7 +30,6 @@ use rustix::process::{getegid, geteuid, getgroups};
 use super::Destination;
 use super::modes::set_mode;
 use super::plan::{Identity, identity};
-use crate::descriptors::leaves_half;
 use crate::sources::open_beneath;
 
 /// Others that end close a directory once each; so many at the same time are not expected.
@@ -220,7 +220,7 @@ impl Destination {
     /// # Errors
     /// The operating system's.
     pub fn may_open(&mut self, notes: Box<dyn Notes>) -> Result<(), Errno> {
-        let base = crate::os_error::duplicate(self.base())?;
+        let base = culvert_system::os_error::duplicate(self.base())?;
         self.opened = Some(OpenedDirectories::new(base, notes));
         Ok(())
     }

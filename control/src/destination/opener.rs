@@ -4,13 +4,13 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use culvert_protocol::control::{Refusal, RefusalCode};
+use culvert_system::os_error::duplicate;
 use rustix::fs::{
     Access, AtFlags, CWD, Mode, OFlags, ResolveFlags, accessat, fsync, mkdirat, openat, openat2, statat, syncfs,
 };
 use rustix::io::Errno;
 
 use super::{Making, refusal, writing_above};
-use crate::os_error::duplicate;
 use crate::sources::open_beneath;
 
 /// Opens and makes directories below a root.

@@ -11,15 +11,15 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use culvert_protocol::control::{Refusal, RefusalCode};
+use culvert_protocol::counted::grouped;
 use culvert_protocol::names::printable;
-use culvert_tuning::counted::grouped;
+use culvert_system::os_error::is_shortage;
 use rustix::fs::{AtFlags, Dir, FileType, Stat, statat};
 use rustix::io::Errno;
 
 use super::{Making, Opener, Reach, open_root, owner_path, permitted_path};
 use crate::limits::SOURCES_PER_REQUEST;
 use crate::name_pattern::NamePattern;
-use crate::os_error::is_shortage;
 use crate::sources::named::SourceOpener;
 use crate::sources::{Source, SourceName, kind_of};
 

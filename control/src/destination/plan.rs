@@ -16,6 +16,7 @@ use culvert_protocol::control::{FileError, Options, Overwrite, Refusal, RefusalC
 use culvert_protocol::dry_run::Fate;
 use culvert_protocol::manifest::{Entry, EntryKind, Manifest};
 use culvert_protocol::names::printable;
+use culvert_system::os_error;
 use rustix::fs::{AtFlags, FileType, Mode, Stat, mkdirat, readlinkat, renameat, statat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
@@ -24,7 +25,6 @@ use super::small_files::unwritable;
 use super::temporary::temporary_name;
 use super::times::Granularities;
 use super::{Destination, split_name};
-use crate::os_error;
 use crate::sources::hash_of;
 
 /// Collisions that a refusal names.

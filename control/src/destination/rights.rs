@@ -13,14 +13,14 @@ use culvert_protocol::control::Refusal;
 use culvert_protocol::dry_run::Fate;
 use culvert_protocol::manifest::{EntryKind, Manifest};
 use culvert_protocol::names::printable;
+use culvert_system::accounts::may_not;
+use culvert_system::os_error;
 use rustix::fs::{Access, AtFlags, accessat, fstat};
 use rustix::io::Errno;
 
 use super::opened::is_openable;
 use super::plan::Action;
 use super::{Destination, refusal, split_name, writing_above};
-use crate::accounts::may_not;
-use crate::os_error;
 use crate::sources::hash_of;
 
 /// Looks whether what `actions` say can be done, and notes in `fates` the files that would fail.

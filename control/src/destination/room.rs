@@ -6,9 +6,9 @@
 //! ask for no room here: if they differ, room is reserved when each is begun.
 
 use culvert_protocol::control::{Refusal, RefusalCode};
+use culvert_protocol::counted::{counted, grouped};
 use culvert_protocol::dry_run::Room;
 use culvert_protocol::manifest::{Entry, EntryKind};
-use culvert_tuning::counted::{counted, grouped};
 use rustix::fs::fstatvfs;
 
 use super::Destination;

@@ -25,6 +25,7 @@ use culvert_protocol::control::FileError;
 use culvert_protocol::manifest::Manifest;
 use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
+use culvert_system::os_error::{SHORTAGE, is_shortage, words};
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RenameFlags, Stat, fstat, linkat, openat, renameat_with, statat, unlinkat,
 };
@@ -37,7 +38,6 @@ use super::modes::{PRIVATE, mode_to_have, permitted_in};
 use super::plan::Action;
 use super::temporary::temporary_name;
 use super::{Destination, split_name};
-use crate::os_error::{SHORTAGE, is_shortage, words};
 use descriptor_places::DescriptorPlaces;
 
 /// A small file that is written and does not have its name yet.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use culvert_protocol::control::RefusalCode;
 use culvert_protocol::manifest::Manifest;
-use culvert_tuning::regular_file::{self, Links};
+use culvert_system::regular_file::{self, Links};
 
 use super::{JOURNAL_BYTES_MAX, Journal, JournalError, Past, Place, VERSION, directory_of, read};
 use crate::sources::hash_of;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use culvert_tuning::regular_file::{self, Links};
+use culvert_system::regular_file::{self, Links};
 
 use super::{JOURNAL_BYTES_MAX, PARTNER_DIGITS, Place, is_over, remove_unused};
 

@@ -16,13 +16,13 @@ use culvert_protocol::control::{Message, Refusal, RefusalCode};
 use culvert_protocol::path::{
     PathMessage, PathPermission, PathReport, PathRequest, PathStep, ReplySize, StepKind, TraceKind, Train,
 };
+use culvert_system::os_error;
 use tokio::time::{sleep, timeout};
 
 use super::places::{Places, Port, TRAIN_TURN, count};
 use super::probing::probing;
 use crate::connection::{Connection, MessageReader};
 use crate::node::Node;
-use crate::os_error;
 
 /// Steps of a check at most.
 const STEPS_MAX: u32 = 1_000;

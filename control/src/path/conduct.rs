@@ -25,22 +25,22 @@ use culvert_perfsonar::probe::{self, Stop, reflect, trace, train};
 use culvert_perfsonar::socket::{ProbeSocket, header_bytes};
 use culvert_perfsonar::stamp::{Authentication, SessionResult};
 use culvert_protocol::control::{Message, PATH_CHECKS_SINCE, RefusalCode};
+use culvert_protocol::counted::counted;
 use culvert_protocol::path::{
     PathMessage, PathPermission, PathReport, PathRequest, PathStep, ReplySize, Route, StepKind, TraceKind, Train,
     TrainReceived, TrainSent,
 };
+use culvert_system::os_error;
+use culvert_system::os_error::without_numbers;
 
 use super::answer::TRAIN_US_MAX;
 use super::check::{PathCheck, Side};
 use super::probing::probing;
 use crate::connection::{Connection, INTRODUCTION_TIMEOUT};
 use crate::node::Node;
-use crate::os_error;
-use crate::os_error::without_numbers;
 use crate::registry::unix_ms;
 use crate::request::{Target, connect};
 use crate::transfer::TransferError;
-use culvert_tuning::counted::counted;
 
 /// Trains of the ramp.
 const TRAIN_US: u32 = 100_000;

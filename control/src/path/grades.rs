@@ -5,12 +5,12 @@
 
 use culvert_perfsonar::probe::mtu::MtuLimit;
 use culvert_perfsonar::probe::ramp::{Confidence, RampLimit};
+use culvert_protocol::counted::{agree, counted};
 use serde::Serialize;
 
 use super::check::{Direction, PathCheck, Side};
 use super::records::PathRecord;
 use crate::units::show_rate;
-use culvert_tuning::counted::{agree, counted};
 
 /// Loss from which a direction is bad.
 pub const LOSS_BAD: f64 = 1e-4;

@@ -11,15 +11,15 @@ use culvert_perfsonar::archive::{PAUSE_MAX, PAUSE_MIN};
 use culvert_perfsonar::psconfig::Template;
 use culvert_perfsonar::responder::Responder;
 use culvert_perfsonar::socket::ProbeSocket;
+use culvert_protocol::counted::{agree, counted};
 use culvert_protocol::foreign_text::foreign_text;
+use culvert_system::os_error;
 use tokio::net::TcpListener;
 
 use super::guests::Guests;
 use super::publish;
 use crate::api::serving;
 use crate::node::Node;
-use crate::os_error;
-use culvert_tuning::counted::{agree, counted};
 
 /// Where the template is.
 pub const TEMPLATE_PATH: &str = "/psconfig/culvert.json";

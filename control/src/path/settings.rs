@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use culvert_perfsonar::responder::ResponderConfig;
 use culvert_perfsonar::sources::{Network, Permitted};
-use culvert_tuning::regular_file::{self, Links};
+use culvert_system::regular_file::{self, Links};
 use serde::Deserialize;
 
 use crate::units::parse_rate;

@@ -1,6 +1,6 @@
 //! The process that runs a transfer: the node, or a separate command with the same state directory.
 //!
-//! Each such process has a file in the state directory and holds its lock ([`crate::file_lock`]).
+//! Each such process has a file in the state directory and holds its lock ([`culvert_system::file_lock`]).
 //! The records of its transfers name that file. The kernel releases the lock when the process ends,
 //! however it ends. A running record whose lock is not held belongs to an interrupted transfer.
 //! Nobody has to write that down: reading is enough to find out.
@@ -10,9 +10,9 @@
 
 use std::sync::OnceLock;
 
+use culvert_system::file_lock::{self, FileLock, LockError};
 use tempfile::NamedTempFile;
 
-use crate::file_lock::{self, FileLock, LockError};
 use crate::state::{StateDirectory, StateError, give_to_owner_of, is_locked};
 
 const PREFIX: &str = "owner-";

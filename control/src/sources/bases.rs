@@ -11,10 +11,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use culvert_system::descriptors::leaves_half;
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, open, openat2};
 use rustix::io::Errno;
-
-use crate::descriptors::leaves_half;
 
 /// As many directories of a transfer's sources stay open.
 pub const HELD_MAX: usize = 64;

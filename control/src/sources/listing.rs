@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use culvert_protocol::control::{LIST_BYTES, encode_entry};
 use culvert_protocol::manifest::{Entry, EntryError, EntryKind, FileTime};
 use culvert_protocol::names::{check_relative, printable, symlink_stays_inside};
+use culvert_system::os_error::is_shortage;
 use rustix::fs::{Access, AtFlags, Dir, FileType, OFlags, Stat, accessat, fstat, readlinkat, statat};
 use rustix::io::Errno;
 
@@ -20,7 +21,6 @@ use super::bases::open_beneath;
 use super::{
     Origin, Problem, Source, SourceError, SourceName, SourceTree, UNSIZED_REMEDY, hash_of, kind_of, reading_words,
 };
-use crate::os_error::is_shortage;
 
 /// Problems that are told by name; the rest are counted.
 const PROBLEMS_MAX: usize = 10_000;

@@ -9,12 +9,12 @@ use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
+use culvert_system::os_error;
 use rustix::fs::{AtFlags, FileType, OFlags, readlinkat, statat};
 use rustix::io::Errno;
 
 use super::bases::{Base, Bases, PermittedRoot, open_beneath};
 use super::{Source, SourceError, SourceName, kind_of};
-use crate::os_error;
 
 /// Symlinks that lead to each other, of which a partner's source may be the first.
 const SYMLINKS_MAX: usize = 8;

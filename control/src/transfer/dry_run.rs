@@ -1,6 +1,7 @@
 //! The result of a dry run: the outcome for every file, what it would need, and what prevents it.
 
 use culvert_protocol::control::{Refusal, RefusalCode, TransferId};
+use culvert_protocol::counted::{agree, counted};
 use culvert_protocol::dry_run::{Fate, Room};
 use culvert_protocol::foreign_text::foreign_name;
 use culvert_protocol::manifest::{EntryKind, Manifest};
@@ -10,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use super::result::{FileCounts, ResultError, ShownVerdict, State, TransferResult, bounded as bounded_errors};
 use crate::destination::room;
 use crate::limits::{DRY_RUN_LISTED_BYTES_MAX, DRY_RUN_LISTED_MAX, ERROR_BYTES_PER_TRANSFER};
-use culvert_tuning::counted::{agree, counted};
 
 /// Which way data would go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

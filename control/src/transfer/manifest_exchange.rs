@@ -19,6 +19,7 @@ use culvert_protocol::control::{
 };
 use culvert_protocol::dry_run::Finding;
 use culvert_protocol::manifest::Manifest;
+use culvert_system::os_error::explained;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Phase, Progress, TransferContext, TransferError, blocking};
@@ -26,7 +27,6 @@ use crate::connection::MessageReader;
 use crate::destination::plan::NameCheck;
 use crate::limits::{LISTING_WAIT, LISTINGS_MAX, LISTINGS_PER_PARTNER, Limit};
 use crate::metrics::Metrics;
-use crate::os_error::explained;
 use crate::shares::{Kind, Piece, Share};
 use crate::sources::listing::{Readable, list_while};
 use crate::sources::{Source, SourceError, SourceTree};

@@ -1,18 +1,18 @@
 //! The result of a transfer, as `--json` prints it (the contract's fields) and as it is kept.
 
 use culvert_protocol::control::{FileError, LeftOut, ReceiverSummary, SenderSummary, TransferId};
+use culvert_protocol::counted::counted;
 use culvert_protocol::foreign_text::{foreign_name, foreign_text};
 use culvert_protocol::receipt::Statement;
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::verdict::{Limit, Verdict};
+use culvert_system::os_error::without_numbers;
 use serde::{Deserialize, Serialize};
 
 use super::dry_run::Would;
 use crate::limits::ERROR_BYTES_PER_TRANSFER;
-use crate::os_error::without_numbers;
 use crate::sources::Problem;
 use crate::units::{show_bytes, show_rate, show_seconds};
-use culvert_tuning::counted::counted;
 
 /// How a transfer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -559,7 +559,7 @@ impl Sending {
         match error {
             culvert_link::commands::DiskError::Short => super::source_version::changed(tree, file),
             culvert_link::commands::DiskError::Os(number) => {
-                super::source_version::unreadable(tree, file, crate::os_error::errno_of_number(number))
+                super::source_version::unreadable(tree, file, culvert_system::os_error::errno_of_number(number))
             }
         }
     }

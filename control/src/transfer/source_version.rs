@@ -14,11 +14,11 @@ use culvert_protocol::control::FileError;
 use culvert_protocol::manifest::EntryKind;
 use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
+use culvert_system::os_error::{SHORTAGE, is_shortage, words};
+use culvert_system::settling::{now_ns, time_to_settle};
 use rustix::fs::{Stat, fstat};
 use rustix::io::Errno;
 
-use crate::os_error::{SHORTAGE, is_shortage, words};
-use crate::settling::{now_ns, time_to_settle};
 use crate::sources::{SourceTree, UNSIZED_REMEDY, reading_words};
 
 /// A file that is touched again and again is read so often.

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use culvert_protocol::counted::{agree, counted};
 use serde_json::{Value as Json, json};
 
 use super::{ApplyArgs, CommandContext, Failure, RollbackArgs, exit, load_site};
 use crate::audit::Audit;
-use crate::counted::{agree, counted};
 use crate::host::{Host, RealHost};
 use crate::persist;
 use crate::plan::{BlockedChange, Plan};

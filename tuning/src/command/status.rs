@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
+use culvert_protocol::counted::{agree, counted};
 use serde::Serialize;
 
 use super::{CommandContext, Failure, exit};
-use crate::counted::{agree, counted};
 use crate::guard;
 use crate::host::{Host, RealHost};
 use crate::setting::{Setting, Value};

@@ -1,9 +1,10 @@
 //! A setting's measured effect, as the ledger keeps it.
 
+use culvert_protocol::counted::counted;
+use serde::{Deserialize, Serialize};
+
 use super::answer::Answer;
 use super::statistics::Estimate;
-use crate::counted::counted;
-use serde::{Deserialize, Serialize};
 
 /// A wider interval would hide relevant effects.
 const SCATTER_MAX: f64 = 0.1;

@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use culvert_system::regular_file::{self, Links};
+
 use super::effect::Effect;
-use crate::regular_file::{self, Links};
 
 /// The ledger's name in the state directory.
 const FILE: &str = "effects.jsonl";

@@ -1,8 +1,9 @@
 //! What is decided when the host starts: kernel parameters and firmware. Only ever advised.
 
+use culvert_protocol::counted::counted;
+
 use super::support::{culvert, fasterdata, kernel};
 use super::{Effect, Rule};
-use crate::counted::counted;
 use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
 use crate::profile::Targets;

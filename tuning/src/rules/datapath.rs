@@ -1,8 +1,9 @@
 //! What Culvert's data plane needs: AF_XDP, busy polling, io_uring, ciphers.
 
+use culvert_protocol::counted::{agree, counted};
+
 use super::support::{Compare, WantedSysctl, bytes, culvert, each_link, kernel};
 use super::{Effect, Rule, Source};
-use crate::counted::{agree, counted};
 use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
 use crate::kernel_version::KernelVersion;

@@ -1,9 +1,10 @@
 //! Which core serves which queue: interrupts, receive side scaling, steering.
 
+use culvert_protocol::counted::{agree, counted};
+
 use super::support::{culvert, each_link, fasterdata, kernel};
 use super::{Effect, Rule};
 use crate::collect::queue_of_name;
-use crate::counted::{agree, counted};
 use crate::cpu_set::CpuSet;
 use crate::facts::{Facts, Irq, Link};
 use crate::finding::{Finding, Severity};

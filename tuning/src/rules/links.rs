@@ -1,9 +1,10 @@
 //! Parameters of NICs: rings, channels, coalescing, flow control, the driver's own switches, the
 //! slot.
 
+use culvert_protocol::counted::{agree, counted};
+
 use super::support::{each_link, fasterdata, kernel};
 use super::{Effect, Rule, Source};
-use crate::counted::{agree, counted};
 use crate::facts::{Facts, Link, PcieLink};
 use crate::finding::{Finding, Severity};
 use crate::kernel_version::KernelVersion;

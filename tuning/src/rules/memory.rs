@@ -1,8 +1,9 @@
 //! Memory: hugepages for packet buffers, the page cache, reserves.
 
+use culvert_protocol::counted::{agree, counted, grouped};
+
 use super::support::{Compare, WantedSysctl, bytes, culvert, kernel, tuned};
 use super::{Effect, Rule, Source};
-use crate::counted::{agree, counted, grouped};
 use crate::facts::{Facts, HugepagePool};
 use crate::finding::{Finding, Severity};
 use crate::profile::Targets;

@@ -1,8 +1,9 @@
 //! TCP: what other tools on the host use, and Culvert's control connection.
 
+use culvert_protocol::counted::{agree, counted};
+
 use super::support::{Compare, WantedSysctl, bytes, culvert, fasterdata, kernel, tuned};
 use super::{Effect, Rule, Source};
-use crate::counted::{agree, counted};
 use crate::facts::{Facts, Link};
 use crate::finding::{Finding, Severity};
 use crate::profile::Targets;

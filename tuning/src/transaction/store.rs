@@ -5,12 +5,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use culvert_system::regular_file::{self, Links};
 use rustix::fs::{FlockOperation, flock};
 
 use super::error::{StoreError, TransactionError};
 use super::journal::{self, Record};
 use super::state::Transaction;
-use crate::regular_file::{self, Links};
 
 /// The folder of the journals.
 const JOURNALS: &str = "transactions";

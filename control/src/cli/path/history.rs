@@ -1,5 +1,6 @@
 //! `culvert path history`.
 
+use culvert_protocol::counted::counted;
 use serde::Serialize;
 
 use super::args::HistoryArgs;
@@ -10,7 +11,6 @@ use crate::path::grades::{ms, part};
 use crate::path::records::{self, PathRecord};
 use crate::state::StateDirectory;
 use crate::units::show_rate;
-use culvert_tuning::counted::counted;
 
 #[derive(Serialize)]
 struct Line<'a> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use culvert_perfsonar::http::{Client as HttpClient, HttpError};
 use culvert_perfsonar::pscheduler::{Client, Outcome, SchedulerError, TestKind, TestRequest};
+use culvert_protocol::counted::counted;
 use culvert_protocol::foreign_text::foreign_text;
 use serde::Serialize;
 
@@ -19,7 +20,6 @@ use crate::registry::unix_ms;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
 use crate::units::show_rate;
-use culvert_tuning::counted::counted;
 
 /// How long each question may take.
 const QUESTION: Duration = Duration::from_secs(30);

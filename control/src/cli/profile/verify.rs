@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use culvert_protocol::control::{Leave, Message, RefusalCode};
 use culvert_protocol::foreign_text::plain_lines;
+use culvert_system::accounts::may_not;
+use culvert_system::os_error;
 
-use crate::accounts::may_not;
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::report::{print_json, say};
 use crate::connection::{Connection, connect_to_host};
-use crate::os_error;
 use crate::profiles::{Leaves, Obstacle, Permission, PermittedRoot, Profile, Profiles};
 use crate::request::split_host_port;
 use crate::settings::Settings;

@@ -1,7 +1,7 @@
 //! Transfers as a table, and the ids by which people name them.
 
 use culvert_protocol::control::TransferId;
-use culvert_tuning::counted::counted;
+use culvert_protocol::counted::counted;
 
 use crate::cli::exit::{CommandError, ExitCode};
 use crate::cli::progress;

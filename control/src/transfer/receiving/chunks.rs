@@ -10,6 +10,7 @@ use culvert_protocol::control::{FileError, Message, PACKS_ARE_TOLD_SINCE, Refusa
 use culvert_protocol::feedback::Report;
 use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
+use culvert_system::os_error;
 use rustix::io::Errno;
 
 use super::files::WaitingChunk;
@@ -18,7 +19,6 @@ use crate::dataplane::ReceiveEvent;
 use crate::destination::small_files::unwritable;
 use crate::limits::{Limit, files_per_partner};
 use crate::metrics::Stage;
-use crate::os_error;
 use crate::shares::Kind;
 use crate::transfer::{TransferError, open_files};
 

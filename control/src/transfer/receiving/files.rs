@@ -9,6 +9,7 @@ use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{FileError, Refusal};
 use culvert_protocol::manifest::{Entry, EntryKind};
 use culvert_protocol::tree_hash::{ChunkHash, TreeHash};
+use culvert_system::os_error::{self, SHORTAGE, errno_or_io};
 use rustix::fs::fstat;
 use rustix::io::Errno;
 
@@ -20,7 +21,6 @@ use crate::destination::files::{LeftFile, PartialFile};
 use crate::destination::small_files::{StoredFile, unwritable};
 use crate::destination::split_name;
 use crate::journal::{DIRECTORY_BYTES_MAX, Record, change_time, not_journaled};
-use crate::os_error::{self, SHORTAGE, errno_or_io};
 use crate::shares::Piece;
 use crate::sources::hash_of;
 use crate::transfer::blocking;

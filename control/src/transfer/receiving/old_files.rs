@@ -13,6 +13,7 @@ use culvert_link::commands::FileRange;
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::{FileError, Message, RefusalCode};
 use culvert_protocol::tree_hash::{ChunkHash, TreeHash};
+use culvert_system::os_error;
 use rustix::io::Errno;
 
 use super::planning::Intake;
@@ -20,7 +21,6 @@ use super::{Done, Receiving};
 use crate::destination::attributes::Attributes;
 use crate::destination::old_files::{OldFile, OldVersion, Range, copy_ranges, keep};
 use crate::destination::small_files::unwritable;
-use crate::os_error;
 use crate::shares::Kind;
 use crate::transfer::{TransferError, blocking};
 

@@ -26,7 +26,7 @@ impl Notes for OpenedInJournal {
         let mut journal = lock(&self.0);
         let Some(journal) = journal.as_mut() else { return Ok(()) };
         let noted = journal.append([Record::opened_directory(name, inode, closed.mode)]);
-        noted.map_err(|error| crate::os_error::errno_or_io(&error))
+        noted.map_err(|error| culvert_system::os_error::errno_or_io(&error))
     }
 
     fn closed(&self, names: &[Vec<u8>]) {

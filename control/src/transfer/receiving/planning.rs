@@ -14,6 +14,7 @@ use culvert_protocol::identity::PublicKey;
 use culvert_protocol::manifest::{EntryKind, Manifest};
 use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
+use culvert_system::os_error;
 use rustix::fs::{AtFlags, FileType, statat};
 use rustix::io::Errno;
 
@@ -31,7 +32,6 @@ use crate::destination::{Destination, Making, Reach, Whereabouts};
 use crate::journal::{Journal, JournalError, Past, Place, Record, absorb_others, bound, glimpse, not_journaled};
 use crate::limits::{JOURNALS_PER_PARTNER, Limit};
 use crate::metrics::Metrics;
-use crate::os_error;
 use crate::sources::hash_of;
 use crate::transfer::manifest_exchange::ReceivedManifest;
 

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use culvert_protocol::control::{Refusal, RefusalCode};
+use culvert_protocol::counted::{counted, noun};
 use culvert_protocol::feedback::Summary;
 use rustix::io::Errno;
 
@@ -14,7 +15,6 @@ use super::Receiving;
 use crate::limits::{HOLDING_PATIENCE, Limit};
 use crate::transfer::TransferError;
 use crate::transfer::udp_path::{ClosedPath, REMEDY, UNOPENED_NOTICE};
-use culvert_tuning::counted::{counted, noun};
 
 /// A sender that hears no answer probes fifty times in a second; one that was answered soon stops,
 /// and waits for its disk perhaps. Half of them may be lost.

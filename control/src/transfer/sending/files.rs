@@ -63,7 +63,7 @@ pub async fn open(
     let (buffered, direct, version, holes) = blocking(move || open_descriptors(&tree, file, earlier)).await?;
     let installed = plane.install_file(&buffered, direct.as_ref()).await.map_err(|error| FileError {
         file,
-        code: crate::os_error::SHORTAGE.to_owned(),
+        code: culvert_system::os_error::SHORTAGE.to_owned(),
         text: error.to_string(),
     })?;
     // Closing may wait for a file server.

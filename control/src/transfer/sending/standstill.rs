@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use culvert_protocol::control::{Message, OWN_FIREWALLS_ARE_TOLD_SINCE, RefusalCode, Run};
+use culvert_protocol::counted::{agree, counted};
 use rustix::io::Errno;
 
 use super::Sending;
@@ -12,7 +13,6 @@ use crate::limits::{HOLDING_PATIENCE, Limit};
 use crate::transfer::TransferError;
 use crate::transfer::flows::{Moved, canonical, path_closed};
 use crate::transfer::udp_path::{ClosedPath, OUTAGE_NOTICE, UNOPENED_NOTICE};
-use culvert_tuning::counted::{agree, counted};
 
 /// How often everything in flight may be sent before any chunk of it is delivered. A path that
 /// loses nine of ten datagrams needs ten; a receiver that reports everything as lost would never

@@ -7,7 +7,8 @@ use std::{fs, io};
 use rustix::process::{Gid, Uid, geteuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::settings::SYSTEM_STATE;
+/// The state directory of the system's node.
+pub const SYSTEM_STATE: &str = "/var/lib/culvert";
 
 /// An account.
 #[derive(Clone, Debug, PartialEq, Eq)]

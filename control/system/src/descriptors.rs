@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use culvert_tuning::counted::noun;
+use culvert_protocol::counted::noun;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 

@@ -1,0 +1,12 @@
+//! The operating system as Culvert's programs meet it: what its errors mean and what helps, whose
+//! a file is, how a file is read that somebody may have replaced, who holds a lock.
+//!
+//! Every room above has to say the same of the same error, and none of them owns these questions.
+#![forbid(unsafe_code)]
+
+pub mod accounts;
+pub mod descriptors;
+pub mod file_lock;
+pub mod os_error;
+pub mod regular_file;
+pub mod settling;
