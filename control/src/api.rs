@@ -18,6 +18,11 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use culvert_link::counters::{LaneCounter, LaneCounters};
 use culvert_link::kernel_bypass::Census;
+use culvert_model::record::{RecordState, Role, TransferRecord};
+use culvert_model::request::{Movement, Target, TransferRequest};
+use culvert_model::typed_path::TypedPath;
+use culvert_model::units::show_bytes;
+use culvert_objects::fs::sources::named::local_source;
 use culvert_protocol::control::{Refusal, RefusalCode, TransferId};
 use culvert_protocol::counted::{agree, counted};
 use rustix::fs::{Mode, fchmod};
@@ -31,13 +36,10 @@ use crate::api::captures::Captures;
 use crate::capture::CaptureOptions;
 use crate::log_limit::{self, About};
 use crate::node::Node;
-use crate::registry::{LiveTransfer, RecordState, Role, TransferRecord, new_transfer_id, unix_ms};
-use crate::request::{Movement, Target, TransferRequest, carry_out};
-use crate::sources::named::local_source;
+use crate::registry::{LiveTransfer, new_transfer_id, unix_ms};
+use crate::request::carry_out;
 use crate::state::StateError;
 use crate::transfer::blocking;
-use crate::typed_path::TypedPath;
-use crate::units::show_bytes;
 
 /// Transfers of this node's own user that run at once; the rest wait in their order.
 pub const ACTIVE_MAX: usize = 16;

@@ -3,6 +3,9 @@
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
 
+use culvert_model::exit_code::ExitCode;
+use culvert_model::record::TransferRecord;
+use culvert_model::request::TransferRequest;
 use culvert_protocol::control::RefusalCode;
 use culvert_system::accounts::{self, OwnedState};
 use culvert_system::os_error;
@@ -18,10 +21,8 @@ use tokio::net::UnixStream;
 use crate::api::captures::{ID_HEADER, LANES_HEADER, SUMMARY_TRAILER};
 use crate::api::{ApiError, NodeStatus, REQUEST_BYTES_MAX, Submitted, too_many_names};
 use crate::capture::{CaptureOptions, Summary};
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::node::LOCK;
-use crate::registry::TransferRecord;
-use crate::request::TransferRequest;
 use crate::state::{StateDirectory, is_locked};
 
 /// Answers longer than this are not looked at.

@@ -38,9 +38,10 @@ use std::future::Future;
 
 use culvert_dataplane::process::StartError;
 use culvert_link::process_name;
+use culvert_model::exit_code::ExitCode;
 
 use args::{Cli, Command};
-use exit::{CommandError, ExitCode};
+use exit::CommandError;
 
 /// Threads that may block on files at once: small files gain from a few, and none helps beyond
 /// that.
@@ -57,7 +58,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
     raise_descriptor_limit();
     culvert_dataplane::process::ignore_file_size_signal();
     // Known before threads make files.
-    let _ = crate::destination::modes::process_umask();
+    let _ = culvert_objects::fs::destination::modes::process_umask();
     let Cli { mut global, command } = cli;
     whose::settle(&mut global, &command)?;
     match command {
@@ -107,7 +108,7 @@ pub(crate) fn block_on<T>(command: impl Future<Output = Result<T, CommandError>>
         .build()
         .map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot start: {error}")))?;
     let result = runtime.block_on(command);
-    crate::destination::opened::close_all();
+    culvert_objects::fs::destination::opened::close_all();
     // A helper that still reads a file does not keep the command.
     runtime.shutdown_background();
     result

@@ -39,6 +39,8 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use culvert_objects::fs::destination::temporary::Attempt;
+use culvert_objects::fs::sources::hash_of;
 use culvert_protocol::control::{Refusal, RefusalCode};
 use culvert_protocol::identity::{PublicKey, to_hex};
 use culvert_system::file_lock::{self, FileLock, LockError};
@@ -46,9 +48,7 @@ use culvert_system::os_error;
 use culvert_system::regular_file::{self, Links, open_flags, read_opened};
 use rustix::io::Errno;
 
-use crate::destination::temporary::Attempt;
 use crate::limits::MANIFEST_BYTES_PER_PARTNER;
-use crate::sources::hash_of;
 use crate::state::sync_directory;
 pub use absorbing::{absorb_others, glimpse};
 pub use bounding::bound;
@@ -460,10 +460,12 @@ fn migrate(contents: &mut Contents, bytes: &[u8], single_name: Option<&[u8]>) ->
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::HashMap;
+
     use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
     use proptest::prelude::*;
-    use std::collections::HashMap;
+
+    use super::*;
 
     const MODIFIED: FileTime = FileTime { seconds: 5, nanoseconds: 6 };
 
@@ -753,7 +755,7 @@ mod tests {
     /// On a file system with whole seconds, the change time is the same for everything within one.
     #[test]
     fn what_whole_seconds_cannot_show_does_not_count_as_stored() {
-        use crate::destination::plan::{Before, StoredBefore as _};
+        use culvert_objects::fs::destination::plan::{Before, StoredBefore as _};
         let (room, path) = room();
         let stored = room.path().join("stored");
         std::fs::write(&stored, [7; 20]).unwrap();
@@ -778,8 +780,8 @@ mod tests {
 
     #[test]
     fn what_was_opened_and_what_was_not_kept_stands_in_the_journal() {
-        use crate::destination::attributes::Refused;
-        use crate::destination::plan::{Before, StoredBefore as _};
+        use culvert_objects::fs::destination::attributes::Refused;
+        use culvert_objects::fs::destination::plan::{Before, StoredBefore as _};
         use rustix::io::Errno;
         let (room, path) = room();
         let stored = room.path().join("stored");

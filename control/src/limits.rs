@@ -11,6 +11,8 @@
 use std::time::Duration;
 
 use culvert_link::layout::FLOWS_PER_LANE;
+use culvert_objects::fs::sources::SOURCES_PER_REQUEST;
+use culvert_system::descriptors::descriptors_to_share;
 
 use crate::transfer::open_files;
 
@@ -44,24 +46,10 @@ pub const LISTINGS_MAX: usize = 32;
 /// How long a transfer waits for its listing to begin.
 pub const LISTING_WAIT: Duration = Duration::from_secs(60);
 
-/// Sources of one request. Each may be in a directory that stays open while the transfer runs, of
-/// which there are at most [`HELD_MAX`](crate::sources::bases::HELD_MAX).
-pub const SOURCES_PER_REQUEST: usize = 1_024;
-
 /// Records of ended transfers that one partner asked for; the oldest go first.
 pub const RECORDS_PER_PARTNER: usize = 2_000;
 /// Bytes of those records; the oldest go first.
 pub const RECORD_BYTES_PER_PARTNER: usize = 16 << 20;
-/// Errors of single files that a result lists; the rest are counted. What is said of one is a
-/// foreign text ([`culvert_protocol::foreign_text`]).
-pub const ERRORS_LISTED_MAX: usize = 1_000;
-/// Bytes that they take with their names.
-pub const ERROR_BYTES_PER_TRANSFER: usize = 256 << 10;
-
-/// Entries that the result of a dry run lists for the user; the rest are counted.
-pub const DRY_RUN_LISTED_MAX: usize = 200_000;
-/// Bytes that they take. A record of a dry run keeps [`ERROR_BYTES_PER_TRANSFER`] of them.
-pub const DRY_RUN_LISTED_BYTES_MAX: usize = 32 << 20;
 
 /// Receipts of transfers with one partner; the oldest go first. 80 MB on most file systems, and
 /// more than most pairs of nodes exchange in their life.
@@ -85,7 +73,7 @@ pub fn files_per_partner() -> usize {
 /// Sources that are open for one partner's transfers.
 #[must_use]
 pub fn sources_per_partner() -> usize {
-    let descriptors = usize::try_from(open_files::descriptors_to_share()).unwrap_or(usize::MAX);
+    let descriptors = usize::try_from(descriptors_to_share()).unwrap_or(usize::MAX);
     (descriptors / 8).clamp(16, 2 * SOURCES_PER_REQUEST)
 }
 

@@ -14,6 +14,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use culvert_model::profile::Profile;
+use culvert_objects::fs::destination::Reach;
 use culvert_protocol::control::{Message, Refusal, RefusalCode};
 use culvert_protocol::identity::PublicKey;
 use culvert_system::os_error;
@@ -21,12 +23,11 @@ use tokio::net::TcpStream;
 
 use crate::connection::incoming::Greeted;
 use crate::connection::{Connection, INTRODUCTION_TIMEOUT};
-use crate::destination::Reach;
 use crate::host::Host;
 use crate::log_limit::{self, About};
 use crate::node::Node;
 use crate::places::{Limits, Place, Places};
-use crate::profiles::{Profile, ProfileError};
+use crate::profiles::ProfileError;
 use crate::registry::unix_ms;
 use crate::session::Admission;
 use crate::state::StateError;

@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, Error, FromArgMatches as _};
-use culvert_control::cli::exit::{self, CommandError};
-use culvert_control::cli::{self, args::Cli, habits, report, said};
+use culvert_control::cli::args::Cli;
+use culvert_control::cli::exit::CommandError;
+use culvert_control::cli::{self, habits, report, said};
 use culvert_link::say_aside;
 use culvert_protocol::foreign_text::plain_lines;
 
@@ -39,7 +40,7 @@ fn not_understood(error: &Error, arguments: &[OsString]) -> ExitCode {
     if error.use_stderr() && arguments.iter().take_while(|word| *word != "--").any(|word| word == "--json") {
         let _ = report::print_json(&CommandError::misspelled(error).answer());
     }
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::ExitCode::Usage as u8))
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(culvert_model::exit_code::ExitCode::Usage as u8))
 }
 
 /// Whether the command was given `--json`, which some have and others have not.

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use culvert_link::commands::ChunkTimes;
 use culvert_link::counters::{LaneCounter, LaneCounters};
 use culvert_link::layout::LANE_WORDS;
+use culvert_model::record::RecordState;
+use culvert_model::result::TransferResult;
 use culvert_tuning::audit::FindingCounts;
 use prometheus::{
     Counter, CounterVec, Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
@@ -17,9 +19,7 @@ use prometheus::{
 use crate::dataplane::DataPlane;
 use crate::limits::Limit;
 use crate::node::Node;
-use crate::registry::RecordState;
 use crate::transfer::blocking;
-use crate::transfer::result::TransferResult;
 
 /// Bounds of round trips in seconds: a LAN to the far side of a satellite.
 const RTT_SECONDS: [f64; 14] =

@@ -7,15 +7,12 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use culvert_protocol::control::{Leave, RefusalCode};
+use culvert_model::profile::{NamedProfile, PendingKey, Profile};
+use culvert_protocol::control::RefusalCode;
 use culvert_protocol::identity::PublicKey;
 use culvert_system::accounts::OwnedState;
-use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat};
-use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 use crate::host::Host;
-use crate::settings::DEFAULT_PORT;
 use crate::state::{StateDirectory, StateError};
 
 /// The version of profiles and of the table of keys that asked. A file without a version is of
@@ -34,188 +31,25 @@ const PENDING_SILENT_S: u64 = 7 * 24 * 60 * 60;
 /// So many fingerprints are shown of those that begin alike.
 const AMBIGUOUS_SHOWN_MAX: usize = 5;
 
-/// What a partner may do in a directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Permission {
-    /// Fetch from it.
-    Read,
-    /// Store into it.
-    Write,
-    /// Both.
-    Both,
-}
-
-impl Permission {
-    /// Whether it lets a partner fetch.
-    #[must_use]
-    pub const fn reads(self) -> bool {
-        matches!(self, Self::Read | Self::Both)
-    }
-
-    /// Whether it lets a partner store.
-    #[must_use]
-    pub const fn writes(self) -> bool {
-        matches!(self, Self::Write | Self::Both)
-    }
-}
-
-impl std::str::FromStr for Permission {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "read" => Ok(Self::Read),
-            "write" => Ok(Self::Write),
-            "both" => Ok(Self::Both),
-            _ => Err(format!("unknown permission '{text}': write read, write or both")),
-        }
-    }
-}
-
-/// A directory of this node that a partner may use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PermittedRoot {
-    /// The directory, absolute.
-    pub path: PathBuf,
-    /// How.
-    pub permission: Permission,
-}
-
-/// What a partner may do here, without the directories.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Leaves {
-    /// Whether it may store files.
-    pub store: Leave,
-    /// Whether it may fetch files.
-    pub fetch: Leave,
-}
-
-impl Leaves {
-    /// What these directories come to. May wait for a disk.
-    #[must_use]
-    pub fn of(roots: &[PermittedRoot]) -> Self {
-        let leave = |may: fn(Permission) -> bool, writes: bool| {
-            let permitted = || roots.iter().filter(|root| may(root.permission));
-            match permitted().next() {
-                None => Leave::No,
-                Some(_) if permitted().any(|root| root.obstacle(writes).is_none()) => Leave::Yes,
-                Some(_) => Leave::Unusable,
-            }
-        };
-        Self { store: leave(Permission::writes, true), fetch: leave(Permission::reads, false) }
-    }
-}
-
-impl PermittedRoot {
-    /// What keeps the account of this process from storing in it, or from entering it, if anything
-    /// does. A name in a directory that cannot be listed can be fetched.
-    #[must_use]
-    pub fn obstacle(&self, writes: bool) -> Option<Obstacle> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = match rustix::fs::open(&self.path, flags, Mode::empty()) {
-            Ok(directory) => directory,
-            Err(Errno::ACCESS) => return Some(Obstacle::Entering),
-            Err(error) => return Some(Obstacle::Opening(error)),
-        };
-        let may = |access| accessat(&directory, ".", access, AtFlags::EACCESS);
-        match may(Access::EXEC_OK) {
-            Err(Errno::ACCESS) => Some(Obstacle::Entering),
-            Ok(()) if writes => may(Access::WRITE_OK).err().map(|error| match error {
-                Errno::ACCESS => Obstacle::Writing,
-                error => Obstacle::Opening(error),
-            }),
-            // What cannot be asked is not in the way.
-            _ => None,
-        }
-    }
-}
-
-/// What keeps an account from using a directory that it permits others to use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Obstacle {
-    /// It cannot be opened: it is not there, is no directory, or is mounted so.
-    Opening(Errno),
-    /// The account may not enter it.
-    Entering,
-    /// The account may not write to it.
-    Writing,
-}
-
-/// A partner.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Profile {
-    /// The partner's key.
-    pub key: PublicKey,
-    /// Where its node listens, `host:port`, in the order in which they are tried; empty if it only
-    /// comes to us.
-    #[serde(default)]
-    pub addresses: Vec<String>,
-    /// What it may use here.
-    #[serde(default)]
-    pub permit: Vec<PermittedRoot>,
-}
-
-impl Profile {
-    /// Reads a profile from its file's text.
-    ///
-    /// # Errors
-    /// What is wrong and where, in words.
-    pub fn from_toml(text: &str) -> Result<Self, String> {
-        let profile = match version_of(text) {
-            None => toml::from_str(text),
-            Some(_) => toml::from_str(text).and_then(|mut table: toml::Table| {
-                table.remove("version");
-                table.try_into()
-            }),
-        };
-        profile.map_err(|error| error.to_string())
-    }
+/// Reads a profile from its file's text.
+///
+/// # Errors
+/// What is wrong and where, in words.
+pub fn profile_from_toml(text: &str) -> Result<Profile, String> {
+    let profile = match version_of(text) {
+        None => toml::from_str(text),
+        Some(_) => toml::from_str(text).and_then(|mut table: toml::Table| {
+            table.remove("version");
+            table.try_into()
+        }),
+    };
+    profile.map_err(|error| error.to_string())
 }
 
 /// The version that a profile's file says it has.
 fn version_of(text: &str) -> Option<u64> {
     let table: toml::Table = toml::from_str(text).ok()?;
     table.get("version")?.as_integer()?.try_into().ok()
-}
-
-/// A key that asked and has no profile.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PendingKey {
-    /// The key.
-    pub key: PublicKey,
-    /// What its node calls itself. Anybody can call themselves anything.
-    #[serde(deserialize_with = "culvert_protocol::foreign_text::deserialize")]
-    pub name: String,
-    /// The host it came from, without a port; or where this node's user found it, with the port of
-    /// the node there.
-    #[serde(deserialize_with = "culvert_protocol::foreign_text::deserialize")]
-    pub address: String,
-    /// When it first asked, in seconds since 1970.
-    pub first_seen_unix: u64,
-    /// When it last asked.
-    pub last_seen_unix: u64,
-}
-
-impl PendingKey {
-    /// Whether it connected to this node, so that the address where its own node listens is
-    /// unknown.
-    #[must_use]
-    pub fn is_guest(&self) -> bool {
-        self.address.parse::<IpAddr>().is_ok()
-    }
-
-    /// Where its node listens, as profiles have it. One that came to this node is taken to listen
-    /// at the port of all nodes.
-    #[must_use]
-    pub fn node_address(&self) -> String {
-        match self.address.parse::<IpAddr>() {
-            Ok(host) => SocketAddr::new(host, DEFAULT_PORT).to_string(),
-            Err(_) => self.address.clone(),
-        }
-    }
 }
 
 /// A profile that cannot be used or made.
@@ -289,9 +123,6 @@ impl ProfileError {
         }
     }
 }
-
-/// A profile by its name.
-pub type NamedProfile = (String, Profile);
 
 /// The profiles of a node.
 #[derive(Clone, Debug)]
@@ -378,7 +209,7 @@ impl Profiles {
         if let Some(found) = version_of(&text).filter(|&found| found > VERSION) {
             return Err(StateError::Newer { path: self.state.path(file_of(name)), found, known: VERSION }.into());
         }
-        let profile = Profile::from_toml(&text).map_err(damaged)?;
+        let profile = profile_from_toml(&text).map_err(damaged)?;
         if let Some(root) = profile.permit.iter().find(|root| !root.path.is_absolute()) {
             return Err(ProfileError::RelativeRoot(root.path.clone()));
         }
@@ -597,6 +428,8 @@ impl Profiles {
 
 #[cfg(test)]
 mod tests {
+    use culvert_model::profile::{Permission, PermittedRoot};
+
     use super::*;
 
     fn profiles() -> (tempfile::TempDir, Profiles) {

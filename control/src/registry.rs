@@ -4,7 +4,7 @@ mod kept;
 mod looking;
 mod owners;
 mod receipts;
-mod record;
+mod record_file;
 mod seen;
 
 use std::collections::hash_map::Entry;
@@ -12,6 +12,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use culvert_model::progress::Progress;
+use culvert_model::record::{RecordState, TransferRecord};
+use culvert_model::result::TransferResult;
 use culvert_protocol::control::{PAUSES_ARE_TOLD_SINCE, Refusal, RefusalCode, TransferId};
 use culvert_protocol::receipt::Receipt;
 use culvert_system::os_error;
@@ -21,14 +24,13 @@ use crate::limits::Limit;
 use crate::log_limit::{self, About};
 use crate::metrics::Metrics;
 use crate::state::{StateDirectory, StateError, StateWriter};
-use crate::transfer::result::TransferResult;
+use crate::transfer::blocking;
+use crate::transfer::error::{TransferError, failure};
 use crate::transfer::stored_names::StoredNames;
-use crate::transfer::{Progress, TransferError, blocking};
 use kept::Kept;
 use owners::Owners;
 use receipts::Receipts;
-pub use record::{Failure, RecordState, Role, TransferRecord, failure};
-use record::{RecordFile, VERSION};
+use record_file::{RecordFile, VERSION};
 pub use seen::{INTERRUPTED, recently_cut_off};
 
 /// How long connections may take to say why a transfer ends when the process does.
@@ -590,6 +592,8 @@ pub type SharedRegistry = Arc<Registry>;
 
 #[cfg(test)]
 mod tests {
+    use culvert_model::record::Role;
+
     use super::*;
 
     pub(super) fn record(state: RecordState, partner: &str, ended: u64) -> TransferRecord {

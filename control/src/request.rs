@@ -4,9 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_model::address::{join_host_port, split_host_port};
+use culvert_model::progress::{Phase, Progress};
+use culvert_model::record::RecordState;
+use culvert_model::request::{Movement, Target, TransferRequest};
+use culvert_model::result::{ResultError, TransferResult};
+use culvert_model::would::Direction;
+use culvert_objects::fs::destination::Reach;
+use culvert_objects::fs::sources::SourceTree;
+use culvert_objects::fs::sources::named::SourceOpener;
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{
-    CONTENT_SINCE, FRAME_BYTES_MAX, Message, Options, Overwrite, Refusal, RefusalCode, Request, TransferId, Wish,
+    CONTENT_SINCE, FRAME_BYTES_MAX, Message, Overwrite, Refusal, RefusalCode, Request, TransferId, Wish,
 };
 use culvert_protocol::counted::counted;
 use culvert_protocol::dry_run::{Finding, Room};
@@ -14,128 +23,21 @@ use culvert_protocol::identity::PublicKey;
 use culvert_protocol::names::printable;
 use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
 use culvert_protocol::receipt::Receipt;
-use serde::{Deserialize, Serialize};
 
 use crate::connection::{
     Connection, ConnectionError, INTRODUCTION_TIMEOUT, MessageReader, Unanswered, connect_to_host,
     connect_to_host_telling,
 };
-use crate::destination::Reach;
 use crate::node::Node;
-use crate::registry::{LiveTransfer, RecordState, unix_ms};
-use crate::sources::SourceTree;
-use crate::sources::named::SourceOpener;
-use crate::transfer::dry_run::{Direction, Found};
+use crate::registry::{LiveTransfer, unix_ms};
+use crate::transfer::dry_run::Found;
+use crate::transfer::error::TransferError;
 use crate::transfer::manifest_exchange::{send_manifest, source_refusal, unexpected};
 use crate::transfer::receiving::{FileRequest, Incoming, LeftJournal, Received, receive};
-use crate::transfer::result::{ResultError, TransferResult};
 use crate::transfer::sending::{PartnerHas, Payload, Sent, send};
 use crate::transfer::tcp_path::ClosedTcp;
 use crate::transfer::udp_path::{Ends, PortsOption};
-use crate::transfer::{Phase, Progress, TransferContext, TransferError, blocking};
-use crate::typed_path::TypedPath;
-
-/// The partner's identity and address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Target {
-    /// A profile's name.
-    Profile(String),
-    /// A host and port, as in `culvert://host:port/path`.
-    Address {
-        /// The host.
-        host: String,
-        /// The TCP port.
-        port: u16,
-    },
-    /// A far end that was started over ssh for this transfer, and its key, which ssh vouches for.
-    FarEnd {
-        /// Addresses and names to try.
-        hosts: Vec<String>,
-        /// Its TCP port.
-        port: u16,
-        /// Its key.
-        key: PublicKey,
-    },
-}
-
-impl Target {
-    /// A path there, as it is typed.
-    fn place(&self, path: &str) -> String {
-        match self {
-            Self::Address { .. } if path.starts_with('/') => format!("{self}{path}"),
-            Self::Address { .. } => format!("{self}/{path}"),
-            Self::Profile(_) | Self::FarEnd { .. } => format!("{self}:{path}"),
-        }
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Profile(name) => f.write_str(name),
-            Self::Address { host, port } => write!(f, "culvert://{}", join_host_port(host, *port)),
-            Self::FarEnd { hosts, .. } => f.write_str(hosts.first().map_or("", String::as_str)),
-        }
-    }
-}
-
-/// What is to be moved.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Movement {
-    /// Files of this host to the partner.
-    Push {
-        /// What, absolute.
-        sources: Vec<TypedPath>,
-        /// Where to, on the partner's host.
-        destination: TypedPath,
-    },
-    /// The partner's files to this host.
-    Pull {
-        /// What, on the partner's host.
-        sources: Vec<TypedPath>,
-        /// Where to, absolute.
-        destination: TypedPath,
-    },
-    /// Bytes from memory to the partner's memory.
-    Measure {
-        /// How many.
-        bytes: u64,
-    },
-}
-
-/// A user's request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TransferRequest {
-    /// With whom.
-    pub target: Target,
-    /// What.
-    pub movement: Movement,
-    /// How.
-    pub options: Options,
-    /// How often it is tried again after a temporary failure; none for until it is canceled.
-    pub retries: Option<u32>,
-}
-
-impl TransferRequest {
-    /// From where to where, for people.
-    #[must_use]
-    pub fn description(&self) -> String {
-        let join = |paths: &[TypedPath]| match paths {
-            [one] => one.to_string(),
-            [first, rest @ ..] => format!("{first} and {} more", rest.len()),
-            [] => String::new(),
-        };
-        match &self.movement {
-            Movement::Push { sources, destination } => {
-                format!("{} → {}", join(sources), self.target.place(&destination.to_string()))
-            }
-            Movement::Pull { sources, destination } => format!("{} → {destination}", self.target.place(&join(sources))),
-            Movement::Measure { bytes } => format!("{} from memory → {}", counted(*bytes, "byte"), self.target),
-        }
-    }
-}
+use crate::transfer::{TransferContext, blocking};
 
 /// What a request comes to.
 #[derive(Debug)]
@@ -299,7 +201,7 @@ async fn try_repeatedly(
             return Err(error);
         }
         node.metrics.note_retry();
-        let failure = crate::registry::failure(&error);
+        let failure = crate::transfer::error::failure(&error);
         node.registry.update(id, |record| {
             record.state = RecordState::Queued;
             record.error = Some(failure);
@@ -486,7 +388,7 @@ async fn conduct(node: &Node, context: TransferContext, request: &TransferReques
 /// [`TransferError`].
 pub async fn push(
     mut context: TransferContext,
-    sources: Vec<crate::sources::Source>,
+    sources: Vec<culvert_objects::fs::sources::Source>,
 ) -> Result<Outcome, TransferError> {
     let tree = send_manifest(&context, sources).await?;
     let has = receive_plan(&mut context, tree.manifest.len() as u32, tree.manifest.total_bytes()).await?;
@@ -729,31 +631,9 @@ fn check_key(connection: Connection, expected: PublicKey, who: &str) -> Result<C
     )))
 }
 
-/// `host:port`, or `[v6]:port`.
-#[must_use]
-pub fn join_host_port(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
-/// Splits `host:port` or `[v6]:port`.
-#[must_use]
-pub fn split_host_port(address: &str) -> Option<(&str, u16)> {
-    let (host, port) = address.rsplit_once(':')?;
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    Some((host, port.parse().ok()?)).filter(|(host, _)| !host.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_path_at_an_address_is_shown_as_it_is_typed() {
-        let address = |host: &str| Target::Address { host: host.to_owned(), port: 7272 };
-        assert_eq!(address("h").place("/x"), "culvert://h:7272/x");
-        assert_eq!(address("::1").place("x"), "culvert://[::1]:7272/x");
-        assert_eq!(Target::Profile("lab".to_owned()).place("/x"), "lab:/x");
-    }
 
     #[test]
     fn a_partner_whose_datagrams_carry_no_data_is_refused_with_a_sentence() {
@@ -762,14 +642,5 @@ mod tests {
             assert!(error.contains(&format!("datagrams of {bytes} bytes, but data needs 560")), "{error}");
         }
         assert!(check_datagram_bytes(560).is_ok());
-    }
-
-    #[test]
-    fn addresses_are_split() {
-        assert_eq!(split_host_port("host:7272"), Some(("host", 7272)));
-        assert_eq!(split_host_port("[::1]:7272"), Some(("::1", 7272)));
-        assert_eq!(split_host_port("host"), None);
-        assert_eq!(split_host_port(":1"), None);
-        assert_eq!(split_host_port("host:99999"), None);
     }
 }

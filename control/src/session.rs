@@ -4,6 +4,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_model::exit_code::ExitCode;
+use culvert_model::profile::Leaves;
+use culvert_model::record::{RecordState, Role, TransferRecord};
+use culvert_objects::fs::destination::{NOT_PERMITTED, Reach};
+use culvert_objects::fs::sources::{SOURCES_PER_REQUEST, Source};
 use culvert_protocol::chunk_map::{CHUNK_BYTES, CHUNKS_MAX};
 use culvert_protocol::control::{
     Accepted, FLOWS_MAX, Message, NOT_KEPT_IS_TOLD_SINCE, PERMISSIONS_ARE_TOLD_SINCE, Refusal, RefusalCode, Request,
@@ -17,25 +22,22 @@ use culvert_protocol::path::{PathMessage, PathRequest};
 use culvert_system::os_error;
 use tokio::net::TcpListener;
 
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::connection::Connection;
-use crate::destination::{NOT_PERMITTED, Reach};
 use crate::limits::{
-    Limit, MEASURE_BYTES_MAX, SESSIONS_MAX, SESSIONS_PER_PARTNER, SESSIONS_RESERVED, SOURCES_PER_REQUEST,
-    sources_per_partner,
+    Limit, MEASURE_BYTES_MAX, SESSIONS_MAX, SESSIONS_PER_PARTNER, SESSIONS_RESERVED, sources_per_partner,
 };
 use crate::lobby::{Introduced, Lobbies, Turned, refuse};
 use crate::log_limit::{self, About};
 use crate::node::Node;
 use crate::places::{Full, Limits, Place, Places};
-use crate::profiles::Leaves;
-use crate::registry::{LiveTransfer, RecordState, Role, TransferRecord, unix_ms};
+use crate::registry::{LiveTransfer, unix_ms};
 use crate::request::{Outcome, push};
 use crate::shares::{Kind, Piece, Share};
-use crate::sources::Source;
+use crate::transfer::error::TransferError;
 use crate::transfer::receiving::{FileRequest, Incoming, receive};
 use crate::transfer::udp_path::{Ends, PortsOption};
-use crate::transfer::{TransferContext, TransferError, blocking};
+use crate::transfer::{TransferContext, blocking};
 
 /// How long a partner that is introduced may take to ask: a request follows the introduction at
 /// once.

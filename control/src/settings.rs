@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use culvert_link::engine::{BUFFERS_PER_LANE_MIN, EngineConfig};
 use culvert_link::kernel_bypass::{AfXdpStart, Mode};
+use culvert_model::address::DEFAULT_PORT;
+use culvert_model::units::{parse_bytes, show_bytes};
 use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
 use culvert_protocol::counted::{agree, counted};
 use culvert_system::accounts::SYSTEM_STATE;
@@ -17,10 +19,7 @@ use serde::Deserialize;
 use crate::next_hop::Tables;
 use crate::next_hop::interface::InterfaceError;
 use crate::transfer::patience::PATIENCE_DEFAULT;
-use crate::units::{parse_bytes, show_bytes};
 
-/// The TCP port of a node unless another is set; its lanes' UDP ports follow it.
-pub const DEFAULT_PORT: u16 = 7_272;
 /// Where a node serves metrics unless told otherwise.
 pub const DEFAULT_METRICS: &str = "127.0.0.1:9472";
 /// The configuration of the system's node.

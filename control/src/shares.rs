@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use culvert_objects::fs::sources::Held;
 use culvert_protocol::identity::PublicKey;
 use tokio::sync::Semaphore;
 
@@ -189,6 +190,8 @@ impl Share {
         self.shares.lock().of(self.partner).hole_helper.clone()
     }
 }
+
+impl Held for Share {}
 
 impl Drop for Share {
     fn drop(&mut self) {

@@ -14,6 +14,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use culvert_dataplane::process::start_beyond_terminal;
+use culvert_model::exit_code::ExitCode;
+use culvert_model::request::Target;
 use culvert_protocol::control::RefusalCode;
 use culvert_protocol::foreign_text::foreign_text;
 use culvert_protocol::identity::PublicKey;
@@ -24,9 +26,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteEx
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::target::SshHost;
-use crate::request::Target;
 
 /// The version of the two lines.
 pub const FAR_END_VERSION: u32 = 1;

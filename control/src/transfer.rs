@@ -6,13 +6,14 @@
 
 pub mod bit_set;
 pub mod dry_run;
+pub mod error;
+pub mod file_errors;
 pub mod flows;
 pub mod manifest_exchange;
 pub mod open_files;
 pub mod packs;
 pub mod patience;
 pub mod receiving;
-pub mod result;
 pub mod sending;
 pub mod source_version;
 pub mod stored_names;
@@ -22,226 +23,19 @@ pub mod usage;
 
 use std::sync::Arc;
 
-use culvert_protocol::control::{
-    DRY_RUNS_ARE_TOLD_SINCE, FileError, NAMES_ARE_ESCAPED_SINCE, Options, Refusal, RefusalCode, TransferId,
-};
-use culvert_protocol::foreign_text::foreign_text;
+use culvert_model::progress::Progress;
+use culvert_protocol::control::{DRY_RUNS_ARE_TOLD_SINCE, NAMES_ARE_ESCAPED_SINCE, Options, TransferId};
 use culvert_protocol::identity::{Identity, to_hex};
 use culvert_protocol::manifest::{EntryKind, Manifest};
 use culvert_protocol::tree_hash::ChunkHash;
-use culvert_system::os_error::{self, SHORTAGE, explained, without_numbers};
 use tokio::sync::watch;
 
-use crate::connection::{Connection, ConnectionError};
-use crate::dataplane::{DataPlane, DataPlaneError};
-use crate::limits::{ERROR_BYTES_PER_TRANSFER, ERRORS_LISTED_MAX};
+use crate::connection::Connection;
+use crate::dataplane::DataPlane;
 use crate::metrics::Metrics;
 use crate::shares::Share;
 use stored_names::StoredNames;
 use udp_path::Ends;
-
-/// Why a transfer ended without a result.
-#[derive(Debug, thiserror::Error)]
-pub enum TransferError {
-    /// The partner refuses or gives up.
-    #[error("{0}")]
-    Partner(Refusal),
-    /// This side refuses or gives up; the partner is notified.
-    #[error("{0}")]
-    Here(Refusal),
-    /// Nothing passes between the two hosts where something else does: somebody can open the way,
-    /// but another try at once would find it as it is. The partner is told.
-    #[error("{0}")]
-    Closed(String),
-    /// The partner's key is not the one that its profile names.
-    #[error("{0}")]
-    KeyChanged(String),
-    /// The connection.
-    #[error(transparent)]
-    Connection(#[from] ConnectionError),
-    /// The data plane.
-    #[error(transparent)]
-    DataPlane(DataPlaneError),
-}
-
-impl TransferError {
-    /// This side gives up.
-    #[must_use]
-    pub fn here(code: RefusalCode, text: impl Into<String>) -> Self {
-        Self::Here(Refusal::new(code, text))
-    }
-
-    /// This side gives up because of an error of the operating system, with whose words the text
-    /// ends.
-    #[must_use]
-    pub fn os(errno: rustix::io::Errno, text: String) -> Self {
-        Self::Here(os_error::refusal(errno, text))
-    }
-
-    /// What ends the transfer, if an error that this side had with a file is none of the file's.
-    #[must_use]
-    pub fn of_shortage(error: &FileError) -> Option<Self> {
-        (error.code == SHORTAGE).then(|| Self::here(RefusalCode::Temporary, error.text.clone()))
-    }
-
-    /// What the partner is told, if this side ends the transfer.
-    #[must_use]
-    pub fn told(&self) -> Option<Refusal> {
-        match self {
-            Self::Here(refusal) => Some(refusal.clone()),
-            Self::Closed(text) => Some(Refusal::new(RefusalCode::Temporary, text.clone())),
-            _ => None,
-        }
-    }
-
-    /// What is said of it. Words of the partner stay as they are: what there is to do about them is
-    /// to be done there.
-    #[must_use]
-    pub fn text(&self) -> String {
-        match self {
-            Self::DataPlane(error) => without_numbers(&explained(error.to_string())),
-            Self::Partner(_) => self.to_string(),
-            Self::Here(_) | Self::Closed(_) | Self::KeyChanged(_) | Self::Connection(_) => {
-                without_numbers(&self.to_string())
-            }
-        }
-    }
-
-    /// The partner did something that the protocol does not allow.
-    #[must_use]
-    pub fn protocol(text: impl Into<String>) -> Self {
-        Self::here(RefusalCode::Protocol, format!("the partner broke the protocol: {}", text.into()))
-    }
-
-    /// The kind, for exit codes and retries.
-    #[must_use]
-    pub const fn code(&self) -> RefusalCode {
-        match self {
-            Self::Partner(refusal) | Self::Here(refusal) => refusal.code,
-            Self::KeyChanged(_) => RefusalCode::UnknownKey,
-            Self::Connection(ConnectionError::Frame(_)) => RefusalCode::Protocol,
-            Self::Connection(ConnectionError::UnknownHost { .. }) => RefusalCode::NotFound,
-            Self::Closed(_)
-            | Self::Connection(_)
-            | Self::DataPlane(
-                DataPlaneError::Died(_)
-                | DataPlaneError::PortsInUse(_)
-                | DataPlaneError::NoRoom(_)
-                | DataPlaneError::NoDescriptor { .. }
-                | DataPlaneError::Overrun
-                | DataPlaneError::Nonsense(_),
-            ) => RefusalCode::Temporary,
-            Self::DataPlane(_) => RefusalCode::Failed,
-        }
-    }
-
-    /// What `culvert send` exits with (the contract's exit codes).
-    #[must_use]
-    pub const fn exit_code(&self) -> u8 {
-        if matches!(self, Self::KeyChanged(_)) {
-            return 12;
-        }
-        // What does not fit this host, or how the data plane is set up on it, fits no other
-        // transfer either.
-        if let Self::DataPlane(
-            DataPlaneError::CannotStart(_)
-            | DataPlaneError::Prepare(_)
-            | DataPlaneError::Spawn { .. }
-            | DataPlaneError::Attach { .. },
-        ) = self
-        {
-            return 7;
-        }
-        match self.code() {
-            RefusalCode::UnknownKey | RefusalCode::NotPermitted => 4,
-            RefusalCode::NotFound => 3,
-            RefusalCode::Temporary | RefusalCode::Interrupted => 5,
-            RefusalCode::Canceled => 130,
-            RefusalCode::Verification => 11,
-            RefusalCode::NothingToDo => 9,
-            RefusalCode::Collision
-            | RefusalCode::NoSpace
-            | RefusalCode::Version
-            | RefusalCode::Protocol
-            | RefusalCode::Failed => 1,
-        }
-    }
-
-    /// Whether another try may succeed by itself.
-    #[must_use]
-    pub fn is_worth_another_try(&self) -> bool {
-        self.code() == RefusalCode::Temporary && !matches!(self, Self::Closed(_))
-    }
-}
-
-impl From<DataPlaneError> for TransferError {
-    fn from(error: DataPlaneError) -> Self {
-        match error {
-            // The partner is notified: it is not disconnected without a reason, and will come back.
-            DataPlaneError::NoRoom(_) | DataPlaneError::NoDescriptor { .. } | DataPlaneError::Overrun => {
-                Self::here(RefusalCode::Temporary, error.to_string())
-            }
-            error => {
-                let text = error.to_string();
-                if os_error::tells_shortage(&text) {
-                    return Self::here(RefusalCode::Temporary, explained(text));
-                }
-                Self::DataPlane(error)
-            }
-        }
-    }
-}
-
-impl From<crate::connection::Closed> for TransferError {
-    fn from(closed: crate::connection::Closed) -> Self {
-        Self::here(RefusalCode::Temporary, closed.to_string())
-    }
-}
-
-/// What a transfer is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Waiting for its turn.
-    #[default]
-    Queued,
-    /// Connecting to the partner.
-    Connecting,
-    /// Listing the sources.
-    Listing,
-    /// The receiver plans.
-    Planning,
-    /// Data moves.
-    Moving,
-    /// The last files get their names, the receipt is signed.
-    Finishing,
-    /// Waiting before another try.
-    Waiting,
-}
-
-/// How far a transfer is.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Progress {
-    /// What it is doing.
-    pub phase: Phase,
-    /// Bytes moved or found to be there.
-    pub bytes_done: u64,
-    /// Bytes in all, as far as they are known.
-    pub bytes_total: u64,
-    /// Files stored or found to be there.
-    pub files_done: u64,
-    /// Files in all, as far as they are known.
-    pub files_total: u64,
-    /// Payload per second over the last second, in bits.
-    pub rate_bits_per_second: u64,
-    /// The pacing rate of all flows, in bits per second; 0 on the receiving side.
-    pub pacing_bits_per_second: u64,
-    /// The newest round trip, in microseconds.
-    pub rtt_us: u32,
-    /// Why it does not continue, if it does not: a blocked path, or the last attempt's error.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub notice: Option<String>,
-}
 
 /// What both directions of a transfer need.
 #[derive(Debug)]
@@ -301,34 +95,6 @@ impl TransferContext {
         // If the canceler is gone, it will never happen.
         if cancel.wait_for(|&canceled| canceled).await.is_err() {
             std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// A list of errors that does not grow beyond what anybody reads.
-#[derive(Clone, Debug, Default)]
-pub struct ErrorList {
-    /// The first of them.
-    pub listed: Vec<FileError>,
-    /// How many there were.
-    pub count: u64,
-    /// Bytes of those that are listed.
-    bytes: usize,
-}
-
-impl ErrorList {
-    /// Adds one.
-    pub fn push(&mut self, mut error: FileError) {
-        self.count += 1;
-        for text in [&mut error.code, &mut error.text] {
-            *text = foreign_text(text);
-        }
-        let bytes = error.code.len() + error.text.len() + size_of::<FileError>();
-        if self.listed.len() < ERRORS_LISTED_MAX && self.bytes + bytes <= ERROR_BYTES_PER_TRANSFER {
-            self.bytes += bytes;
-            error.code.shrink_to_fit();
-            error.text.shrink_to_fit();
-            self.listed.push(error);
         }
     }
 }

@@ -5,8 +5,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use culvert_control::request::{Movement, Target, TransferRequest};
-use culvert_control::typed_path::TypedPath;
+use culvert_model::request::{Movement, Target, TransferRequest};
+use culvert_model::typed_path::TypedPath;
 use culvert_protocol::control::{Options, Overwrite};
 use culvert_protocol::rate_control::Mode;
 use culvert_protocol::seal::Cipher;

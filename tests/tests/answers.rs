@@ -6,7 +6,7 @@ use std::path::Path;
 
 use clap::CommandFactory as _;
 use culvert_control::cli::args::Cli;
-use culvert_control::cli::exit::ExitCode;
+use culvert_model::exit_code::ExitCode;
 use culvert_tests::node::{Pair, RunningNode, wait_for};
 use culvert_tests::program::{Ran, command, run};
 use culvert_tests::schema::assert_valid;

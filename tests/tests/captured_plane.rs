@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use culvert_control::sources::listing::list;
-use culvert_control::sources::named::local_source;
+use culvert_objects::fs::sources::listing::list;
+use culvert_objects::fs::sources::named::local_source;
 use culvert_tests::captured::lies::Lie;
 use culvert_tests::captured::{self, Ended, Kind};
 use culvert_tests::memory::{ATTACKED_KIB_MAX, own_kib};

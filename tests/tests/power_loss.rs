@@ -18,8 +18,8 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use culvert_control::destination::temporary::temporary_name;
-use culvert_control::sources::hash_of;
+use culvert_objects::fs::destination::temporary::temporary_name;
+use culvert_objects::fs::sources::hash_of;
 use culvert_tests::faulty_disk::{Event, FaultyDisk, Record, after_power_failure, missing};
 use culvert_tests::history::History;
 use culvert_tests::node::Pair;

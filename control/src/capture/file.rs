@@ -5,11 +5,12 @@ use std::io::{self, IsTerminal as _, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use culvert_model::exit_code::ExitCode;
+use culvert_model::units::show_count;
 use culvert_protocol::counted::counted;
 
 use super::Summary;
-use crate::cli::exit::{CommandError, ExitCode, of_path};
-use crate::units::show_count;
+use crate::cli::exit::{CommandError, of_path};
 
 /// A place for a capture.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use culvert_dataplane::datapath::udp::SUPER_BUFFER_BYTES;
+use culvert_model::units::{parse_bytes, parse_rate};
 use culvert_protocol::control::Overwrite;
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
@@ -17,7 +18,6 @@ use crate::cli::numbers::{checked, number_in, number_of, size_in};
 use crate::cli::path::args::parse_seconds;
 use crate::limits::MEASURE_BYTES_MAX;
 use crate::settings::{Flags, parse_cores, parse_ports};
-use crate::units::{parse_bytes, parse_rate};
 
 /// What starts a far end, unless told otherwise.
 pub const SSH_DEFAULT: &str = "ssh";

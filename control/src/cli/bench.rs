@@ -4,19 +4,20 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use culvert_dataplane::limit::{LimitEnd, LimitReceiver, LimitResult, Work, send_limit};
 use culvert_link::kernel_bypass::Mode;
+use culvert_model::exit_code::ExitCode;
+use culvert_model::request::{Movement, Target, TransferRequest};
+use culvert_model::units::show_rate;
 use culvert_protocol::counted::counted;
 
 use crate::cli::args::{BenchArgs, BenchWhat, EngineArgs, GlobalArgs, LimitArgs, NetArgs};
-use crate::cli::exit::{CommandError, ExitCode};
-use crate::cli::report::{Telling, print_json, say};
+use crate::cli::block_on;
+use crate::cli::exit::CommandError;
+use crate::cli::report::{self, Telling, print_json, say};
 use crate::cli::second_node::SecondNode;
 use crate::cli::send::{carry_out_here, embedded, options_of, target_of};
-use crate::cli::{block_on, report};
 use crate::next_hop::Tables;
-use crate::request::{Movement, Target, TransferRequest};
 use crate::settings::{SOCKET_BUFFER_BYTES, Settings};
 use crate::state::StateDirectory;
-use crate::units::show_rate;
 
 /// Measures.
 ///

@@ -4,6 +4,7 @@ pub mod args;
 
 use std::path::Path;
 
+use culvert_model::exit_code::ExitCode;
 use culvert_protocol::counted::counted;
 use tokio::task::JoinHandle;
 
@@ -12,7 +13,7 @@ use crate::capture::file::{CaptureFile, conclude};
 use crate::capture::{Capture, CaptureError, CaptureOptions, Stop, Summary};
 use crate::cli::args::{EngineArgs, GlobalArgs};
 use crate::cli::capture::args::CaptureArgs;
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::report::print_json;
 use crate::node::Node;
 use crate::settings::Settings;

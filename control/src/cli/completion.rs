@@ -2,9 +2,10 @@
 
 use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
+use culvert_model::exit_code::ExitCode;
 
 use crate::cli::args::{Cli, CompletionArgs, VersionArgs};
-use crate::cli::exit::{CommandError, ExitCode, of_path};
+use crate::cli::exit::{CommandError, of_path};
 use crate::cli::report::{print_json, say};
 
 /// Prints a shell's completions, or writes man pages.

@@ -1,7 +1,9 @@
 //! `culvert config`.
 
+use culvert_model::exit_code::ExitCode;
+
 use crate::cli::args::{ConfigAction, ConfigArgs, EngineArgs, GlobalArgs};
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::report::{print_json, say};
 use crate::settings::{Origin, Settings};
 

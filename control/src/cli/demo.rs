@@ -10,21 +10,22 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256};
+use culvert_model::exit_code::ExitCode;
+use culvert_model::request::{Movement, Target, TransferRequest};
+use culvert_model::result::TransferResult;
+use culvert_model::typed_path::TypedPath;
+use culvert_model::units::show_bytes;
 use culvert_protocol::control::Overwrite;
 use culvert_protocol::counted::{agree, counted};
 use culvert_protocol::identity::to_hex;
 use culvert_system::os_error;
 
 use crate::cli::args::{DemoArgs, EngineArgs, GlobalArgs, TransferOptions};
-use crate::cli::exit::{CommandError, ExitCode};
-use crate::cli::report::say;
+use crate::cli::exit::CommandError;
+use crate::cli::report::{self, say};
+use crate::cli::second_node::SecondNode;
 use crate::cli::send::{carry_out_here, options_of};
-use crate::cli::{report, second_node::SecondNode};
-use crate::request::{Movement, Target, TransferRequest};
 use crate::transfer::blocking;
-use crate::transfer::result::TransferResult;
-use crate::typed_path::TypedPath;
-use crate::units::show_bytes;
 
 /// Data is made, read and compared in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;

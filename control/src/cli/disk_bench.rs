@@ -5,12 +5,13 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
 
+use culvert_model::exit_code::ExitCode;
+use culvert_model::units::show_rate;
 use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, fallocate, fsync, openat};
 use rustix::io::Errno;
 
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::report::{print_json, say};
-use crate::units::show_rate;
 
 /// One request: a chunk.
 const PIECE_BYTES: usize = 4 << 20;

@@ -1,10 +1,9 @@
 //! What a dry run found, for people.
 
+use culvert_model::result::TransferResult;
+use culvert_model::units::{show_bytes, show_count};
+use culvert_model::would::{Direction, Would, WouldFile};
 use culvert_protocol::counted::{agree, counted};
-
-use crate::transfer::dry_run::{Direction, Would, WouldFile};
-use crate::transfer::result::TransferResult;
-use crate::units::{show_bytes, show_count};
 
 /// The line that shows an entry's outcome.
 #[must_use]

@@ -1,101 +1,15 @@
 //! Exit codes, and errors that carry one.
 
+use culvert_model::exit_code::ExitCode;
+use culvert_model::record::{Failure, RecordState};
 use culvert_protocol::control::RefusalCode;
 use culvert_system::os_error::{self, explained, tells_shortage, without_numbers};
 
 use crate::dataplane::DataPlaneError;
 use crate::profiles::ProfileError;
-use crate::registry::{Failure, RecordState, failure};
 use crate::settings::SettingsError;
 use crate::state::StateError;
-use crate::transfer::TransferError;
-
-/// Makes the codes and their table from one list, so that neither has what the other lacks.
-macro_rules! exit_codes {
-    ($($name:ident = $number:literal, $word:literal, $meaning:literal, $remedy:literal;)*) => {
-        /// The contract's exit codes.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(u8)]
-        pub enum ExitCode {
-            $(#[doc = $meaning] $name = $number,)*
-        }
-
-        impl ExitCode {
-            /// All of them. The manual pages and `docs/operations.md` have the same list.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// A word for programs: the `code` of `--json`'s error.
-            #[must_use]
-            pub const fn word(self) -> &'static str {
-                match self { $(Self::$name => $word,)* }
-            }
-
-            /// What it means.
-            #[must_use]
-            pub const fn meaning(self) -> &'static str {
-                match self { $(Self::$name => $meaning,)* }
-            }
-
-            /// What there is to do about it; empty if there is nothing to do.
-            #[must_use]
-            pub const fn remedy(self) -> &'static str {
-                match self { $(Self::$name => $remedy,)* }
-            }
-        }
-    };
-}
-
-exit_codes! {
-    Done = 0, "done", "done, or nothing to do", "";
-    Failed = 1, "failed", "failed", "what the message says";
-    Usage = 2, "usage", "the command line is wrong", "`culvert COMMAND --help`";
-    NotFound = 3, "not_found",
-        "a source, destination, host name, profile or transfer does not exist",
-        "check what the message names, on the host it names";
-    NotPermitted = 4, "not_permitted",
-        "not permitted: the partner refused or does not know this key, an account lacks permissions, or ssh could not log in",
-        "follow the message; ask the partner's admin to run `culvert profile pending`";
-    Temporary = 5, "temporary",
-        "temporary: the partner is unreachable or busy, ssh cannot connect, a name server does not answer, or a process or host is out of descriptors or memory",
-        "try again, or let `--retries` do it. If the message names a limit, raise it on the host it names";
-    SomeFailed = 6, "some_failed",
-        "done, but some files failed or were left out",
-        "fix the causes listed under `errors` in the result and run the same command again: only those files are sent";
-    BadHost = 7, "bad_host",
-        "the configuration or the host is unsuitable",
-        "`culvert config show --origin`, `culvert doctor`";
-    NothingToDo = 9, "nothing_to_do",
-        "nothing to do, with `--error-on-no-transfer` only; otherwise 0",
-        "nothing: the files already exist";
-    TimedOut = 10, "timed_out",
-        "timed out while waiting",
-        "the transfer continues: run `culvert transfer wait ID` again";
-    Verification = 11, "verification",
-        "verification failed",
-        "memory or disk of one host is faulty: check both";
-    KeyChanged = 12, "key_changed",
-        "the partner's key changed",
-        "confirm the new key with the partner over another channel, then `culvert profile edit NAME --key KEY`";
-    HungUp = 129, "hung_up", "the terminal was closed", "run the same command again to resume";
-    Interrupted = 130, "interrupted",
-        "interrupted or canceled",
-        "run the same command again to resume";
-    Terminated = 143, "terminated", "terminated", "run the same command again to resume";
-}
-
-impl ExitCode {
-    /// Whether somebody ended the command with a signal.
-    #[must_use]
-    pub const fn is_interrupt(self) -> bool {
-        matches!(self, Self::HungUp | Self::Interrupted | Self::Terminated)
-    }
-
-    /// The code of this number.
-    #[must_use]
-    pub fn of(code: u8) -> Option<Self> {
-        Self::ALL.iter().copied().find(|known| *known as u8 == code)
-    }
-}
+use crate::transfer::error::{TransferError, failure};
 
 /// What a command exits with that could not use a path which was named to it.
 #[must_use]
@@ -283,8 +197,9 @@ impl From<DataPlaneError> for CommandError {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use culvert_protocol::control::Refusal;
+
+    use super::*;
 
     /// It was `bad_host` where the command runs and `no_space` where the partner does.
     #[test]

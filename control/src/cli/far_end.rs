@@ -3,16 +3,17 @@
 use std::io::ErrorKind;
 use std::net::{Ipv6Addr, SocketAddr};
 
+use culvert_model::exit_code::ExitCode;
+use culvert_objects::fs::destination::Reach;
 use culvert_protocol::identity::PublicKey;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::TcpListener;
 
 use crate::cli::args::{FarEndArgs, GlobalArgs};
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::{report, send};
 use crate::dataplane::DataPlaneError;
 use crate::dataplane::ports::show_ports;
-use crate::destination::Reach;
 use crate::node::host_name;
 use crate::session::{Admission, SpareDescriptor, listen};
 use crate::settings::{Origin, Ports, Settings, SettingsError};

@@ -1,9 +1,10 @@
 //! `culvert identity`.
 
+use culvert_model::exit_code::ExitCode;
 use culvert_system::accounts::OwnedState;
 
 use crate::cli::args::{EngineArgs, GlobalArgs, IdentityAction, IdentityArgs};
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::report::{print_json, say};
 use crate::settings::Settings;
 use crate::state::StateDirectory;

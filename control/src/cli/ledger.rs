@@ -12,12 +12,13 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use culvert_dataplane::limit::{LimitReceiver, send_limit};
+use culvert_model::exit_code::ExitCode;
 use culvert_protocol::keys::{Direction, KeySchedule, Secret};
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::tree_hash::ChunkHasher;
 use culvert_protocol::wire::{OVERHEAD_BYTES, TAG_BYTES};
 
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::report::{print_json, say};
 use crate::transfer::usage::nominal_hertz;
 

@@ -3,15 +3,13 @@
 mod configuration;
 mod examples;
 
-use std::fs;
-use std::io;
 use std::path::Path;
+use std::{fs, io};
 
 use clap::Command;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
-
-use crate::cli::exit::ExitCode;
+use culvert_model::exit_code::ExitCode;
 
 /// When this version's pages were last changed. Not the day of the build: the same source makes the
 /// same pages.
@@ -140,9 +138,10 @@ fn tidy(page: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
     use super::*;
     use crate::cli::args::Cli;
-    use clap::{CommandFactory as _, Parser as _};
 
     #[test]
     fn examples_are_commands_that_there_are() {

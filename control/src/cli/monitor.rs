@@ -3,16 +3,17 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
+use culvert_model::exit_code::ExitCode;
+use culvert_model::units::show_rate;
 use culvert_protocol::foreign_text::plain_lines;
 
 use crate::api::NodeStatus;
 use crate::api_client::ApiClient;
 use crate::cli::args::{EngineArgs, GlobalArgs, StatusArgs};
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::{report, status};
 use crate::settings::Settings;
 use crate::state::StateDirectory;
-use crate::units::show_rate;
 
 /// Between two drawings.
 const INTERVAL: Duration = Duration::from_secs(1);

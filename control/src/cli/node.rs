@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_model::exit_code::ExitCode;
 use culvert_protocol::counted::noun;
 use culvert_system::file_lock::{self, FileLock, LockError};
 use culvert_system::os_error;
@@ -13,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::Api;
 use crate::cli::args::{GlobalArgs, NodeArgs};
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::dataplane::{DataPlaneError, Origin};
 use crate::node::Node;
 use crate::session::{Admission, SpareDescriptor, listen};

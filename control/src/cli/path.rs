@@ -8,13 +8,15 @@ mod twoway;
 use std::ffi::OsStr;
 use std::fs::File;
 
+use culvert_model::exit_code::ExitCode;
+use culvert_model::request::Target;
 use culvert_protocol::counted::{agree, counted};
 use culvert_system::file_lock::{self, FileLock, LockError};
 use serde::Serialize;
 
 use crate::api_client::ApiClient;
 use crate::cli::args::GlobalArgs;
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::report::{print_json, say};
 use crate::cli::send::{embedded, target_of};
 use crate::cli::target::{Place, parse};
@@ -22,7 +24,6 @@ use crate::path::check::{PathCheck, Side};
 use crate::path::conduct::{Plan, check};
 use crate::path::grades::{Finding, findings};
 use crate::path::{page, records};
-use crate::request::Target;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
 use args::{CheckArgs, PathAction, PathArgs};

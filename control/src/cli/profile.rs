@@ -6,15 +6,17 @@ mod verify;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
+use culvert_model::address::{DEFAULT_PORT, split_host_port};
+use culvert_model::exit_code::ExitCode;
+use culvert_model::profile::{PermittedRoot, Profile};
 use culvert_protocol::identity::PublicKey;
 use serde::Serialize;
 
 use crate::cli::args::{EngineArgs, GlobalArgs, ProfileAction, ProfileArgs, ProfileChange};
-use crate::cli::exit::{CommandError, ExitCode, of_path};
+use crate::cli::exit::{CommandError, of_path};
 use crate::cli::report::{print_json, say};
-use crate::profiles::{PermittedRoot, Profile, ProfileError, Profiles};
-use crate::request::split_host_port;
-use crate::settings::{DEFAULT_PORT, Settings};
+use crate::profiles::{ProfileError, Profiles};
+use crate::settings::Settings;
 use crate::state::{StateDirectory, StateError};
 
 /// A profile with its name, as JSON.
@@ -211,9 +213,9 @@ fn show(profiles: &Profiles, name: &str, json: bool) -> Result<(), CommandError>
     lines.extend(profile.addresses.iter().map(|address| format!("address      {address}")));
     for root in &profile.permit {
         let permission = match root.permission {
-            crate::profiles::Permission::Read => "may read",
-            crate::profiles::Permission::Write => "may write",
-            crate::profiles::Permission::Both => "may read and write",
+            culvert_model::profile::Permission::Read => "may read",
+            culvert_model::profile::Permission::Write => "may write",
+            culvert_model::profile::Permission::Both => "may read and write",
         };
         lines.push(format!("permit       {permission} {}", root.path.display()));
     }

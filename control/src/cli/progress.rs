@@ -3,13 +3,13 @@
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
+use culvert_model::progress::{Phase, Progress};
+use culvert_model::units::{show_bytes, show_count, show_rate, show_seconds};
 use culvert_protocol::counted::counted;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::watch;
 
 use crate::cli::{said, verbose};
-use crate::transfer::{Phase, Progress};
-use crate::units::{show_bytes, show_count, show_rate, show_seconds};
 
 /// Between two plain lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);

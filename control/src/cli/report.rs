@@ -3,16 +3,17 @@
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use culvert_model::exit_code::ExitCode;
+use culvert_model::result::{ResultError, State, TransferResult};
+use culvert_model::units::{show_bytes, show_count, show_rate, show_seconds};
+use culvert_model::would::Would;
 use culvert_protocol::control::TransferId;
 use culvert_protocol::counted::{agree, counted};
 use culvert_protocol::foreign_text::{plain_json, plain_lines};
 
 use crate::cli::dry_run;
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::state::StateDirectory;
-use crate::transfer::dry_run::Would;
-use crate::transfer::result::{ResultError, State, TransferResult};
-use crate::units::{show_bytes, show_count, show_rate, show_seconds};
 
 /// Failed files that are shown to people; JSON has all that are kept.
 const ERRORS_SHOWN: usize = 10;

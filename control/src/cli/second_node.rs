@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_link::process_name::PROGRAM;
+use culvert_model::exit_code::ExitCode;
+use culvert_model::profile::{Permission, PermittedRoot, Profile};
 use tokio::process::{Child, Command};
 
 use crate::cli::args::EngineArgs;
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::node::RunningNode;
 use crate::cli::send::{embedded, program};
 use crate::node::Node;
-use crate::profiles::{Permission, PermittedRoot, Profile, Profiles};
+use crate::profiles::Profiles;
 use crate::settings::{Flags, Settings};
 use crate::state::StateDirectory;
 

@@ -6,27 +6,31 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_model::address::split_host_port;
+use culvert_model::exit_code::ExitCode;
+use culvert_model::record::{RecordState, Role, TransferRecord};
+use culvert_model::request::{Movement, Target, TransferRequest};
+use culvert_model::typed_path::TypedPath;
 use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
 use culvert_protocol::control::{Options, Overwrite};
 
 use crate::api_client::ApiClient;
 use crate::cli::args::{GlobalArgs, REMOTE_PROGRAM_DEFAULT, SSH_DEFAULT, SendArgs, TransferOptions};
 use crate::cli::capture::EmbeddedCapture;
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::habits::lacks_colon;
+use crate::cli::progress;
 use crate::cli::report::{self, Telling};
 use crate::cli::target::{Place, SshHost, parse};
-use crate::cli::verbose::FileTeller;
-use crate::cli::{progress, verbose};
+use crate::cli::verbose::{self, FileTeller};
 use crate::dataplane::Origin;
 use crate::node::Node;
 use crate::profiles::Profiles;
-use crate::registry::{RecordState, Role, TransferRecord, new_transfer_id, unix_ms};
-use crate::request::{Movement, Target, TransferRequest, carry_out, split_host_port};
+use crate::registry::{new_transfer_id, unix_ms};
+use crate::request::carry_out;
 use crate::settings::{Ports, Settings};
 use crate::ssh::{Ended, FarEnd, SshOptions};
 use crate::state::StateDirectory;
-use crate::typed_path::TypedPath;
 
 /// `culvert send`.
 ///
@@ -245,7 +249,7 @@ async fn over_ssh(
     args: &SendArgs,
     quiet: bool,
     request: impl Fn(Target) -> TransferRequest,
-) -> Result<crate::transfer::result::TransferResult, CommandError> {
+) -> Result<culvert_model::result::TransferResult, CommandError> {
     let ssh = SshOptions {
         command: args.ssh.clone(),
         program: args.remote_program.clone(),
@@ -368,7 +372,7 @@ pub async fn carry_out_here(
     node: &Arc<Node>,
     request: TransferRequest,
     quiet: bool,
-) -> Result<crate::transfer::result::TransferResult, CommandError> {
+) -> Result<culvert_model::result::TransferResult, CommandError> {
     let id = new_transfer_id();
     let is_get = matches!(request.movement, Movement::Pull { .. });
     let record = TransferRecord {

@@ -1,16 +1,17 @@
 //! `culvert status`.
 
+use culvert_model::exit_code::ExitCode;
+use culvert_model::units::show_bytes;
 use culvert_protocol::counted::{agree, counted};
 
 use crate::api::NodeStatus;
 use crate::api_client::ApiClient;
 use crate::cli::args::{EngineArgs, GlobalArgs, StatusArgs};
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::progress;
 use crate::cli::report::{print_json, say};
 use crate::settings::Settings;
 use crate::state::StateDirectory;
-use crate::units::show_bytes;
 
 /// Shows the running node.
 ///

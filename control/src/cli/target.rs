@@ -19,10 +19,10 @@ use std::ffi::OsStr;
 use std::net::Ipv6Addr;
 use std::os::unix::ffi::OsStrExt as _;
 
+use culvert_model::address::{DEFAULT_PORT, join_host_port};
+use culvert_model::typed_path::TypedPath;
+
 use crate::cli::exit::CommandError;
-use crate::request::join_host_port;
-use crate::settings::DEFAULT_PORT;
-use crate::typed_path::TypedPath;
 
 /// A path as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,11 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use culvert_model::exit_code::ExitCode;
+use culvert_model::progress::Progress;
+use culvert_model::record::{RecordState, TransferRecord};
+use culvert_model::request::TransferRequest;
+use culvert_model::units::show_bytes;
 use culvert_protocol::control::TransferId;
 use culvert_protocol::counted::counted;
 use culvert_protocol::foreign_text::plain_lines;
@@ -17,17 +22,14 @@ use tokio::sync::watch;
 
 use crate::api_client::ApiClient;
 use crate::cli::args::{EngineArgs, GlobalArgs, TransferAction, TransferArgs};
-use crate::cli::exit::{CommandError, ExitCode, of_path};
-use crate::cli::report::{Telling, print_json, print_json_line, say};
+use crate::cli::exit::{CommandError, of_path};
+use crate::cli::report::{self, Telling, print_json, print_json_line, say};
 use crate::cli::send::{has_profile, options_of, read_paths, target_of};
 use crate::cli::target::Place;
-use crate::cli::{or_interrupted, progress, report, verbose};
-use crate::registry::{RecordState, Registry, TransferRecord};
-use crate::request::TransferRequest;
+use crate::cli::{or_interrupted, progress, verbose};
+use crate::registry::Registry;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
-use crate::transfer::Progress;
-use crate::units::show_bytes;
 
 /// Why a node is not asked for a transfer over ssh.
 fn by_a_user_alone(partner: &Place) -> CommandError {

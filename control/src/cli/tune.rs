@@ -7,19 +7,20 @@ use std::path::{Path, PathBuf};
 
 use culvert_dataplane::datapath::Datapath as _;
 use culvert_dataplane::datapath::udp::UdpDatapath;
+use culvert_model::exit_code::ExitCode;
+use culvert_model::units::show_bytes;
 use culvert_protocol::counted::counted;
 use culvert_system::os_error::without_numbers;
 use culvert_tuning::command::{CommandContext, DoctorArgs, Failure, TuneArgs};
 use culvert_tuning::doctor::{Readiness, ReadinessState};
 
 use crate::cli::args::GlobalArgs;
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::report::note_answer;
 use crate::registry::recently_cut_off;
 use crate::settings::{Flags, SOCKET_BUFFER_BYTES, Settings, has_af_xdp};
 use crate::state::StateDirectory;
 use crate::tuning;
-use crate::units::show_bytes;
 
 /// Audits, plans, applies and so on.
 ///

@@ -6,11 +6,11 @@
 
 use std::path::{Path, PathBuf};
 
-use culvert_system::accounts::OwnedState;
-use culvert_system::accounts::SYSTEM_STATE;
+use culvert_model::exit_code::ExitCode;
+use culvert_system::accounts::{OwnedState, SYSTEM_STATE};
 
 use crate::cli::args::{Command, EngineArgs, GlobalArgs, TransferAction};
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::path::args::PathAction;
 use crate::settings::{Origin, SYSTEM_CONFIGURATION, Settings};
 

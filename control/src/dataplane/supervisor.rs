@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use culvert_link::engine::EngineConfig;
+use culvert_model::result::TransferResult;
 
 use super::{DataPlane, DataPlaneError, Origin};
-use crate::transfer::result::TransferResult;
 
 /// Keeps a data plane running.
 #[derive(Debug)]

@@ -42,10 +42,11 @@ pub fn bound(place: &Place, most: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::destination::temporary::Attempt;
-    use crate::journal::{Journal, Record};
+    use culvert_objects::fs::destination::temporary::Attempt;
     use culvert_protocol::identity::PublicKey;
+
+    use super::*;
+    use crate::journal::{Journal, Record};
 
     /// "Degraded": each push that was given up left a journal.
     #[test]

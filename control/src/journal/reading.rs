@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use culvert_objects::fs::destination::attributes::Refused;
+use culvert_objects::fs::destination::plan::{Before, StoredBefore};
+use culvert_objects::fs::sources::hash_of;
 use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
 use culvert_protocol::tree_hash::ChunkHash;
 use rustix::fs::Stat;
@@ -10,9 +13,6 @@ use super::record::{
     ATTRIBUTES, OPENED, Record, TOP_NAMES_MAX, VERSION, VERSION_MIN, beside, decode, encode, version_of, whole,
 };
 use super::top_name_hash;
-use crate::destination::attributes::Refused;
-use crate::destination::plan::{Before, StoredBefore};
-use crate::sources::hash_of;
 
 /// A file that an earlier attempt stored whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,13 +9,12 @@
 //! The form has been the same in all versions. So a program knows of any record whether it is
 //! whole, and of any journal, by its first record, which version wrote it.
 
+use culvert_objects::fs::destination::attributes::Refused;
+use culvert_objects::fs::sources::hash_of;
 use culvert_protocol::manifest::FileTime;
 use culvert_protocol::tree_hash::ChunkHash;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-
-use crate::destination::attributes::Refused;
-use crate::sources::hash_of;
 
 /// The version that is written.
 pub const VERSION: u32 = 2;
@@ -44,7 +43,7 @@ pub enum Record {
         /// The chunk size.
         chunk_bytes: u32,
         /// What the partial file's temporary name is made of
-        /// ([`temporary_name`](crate::destination::temporary::temporary_name)).
+        /// ([`temporary_name`](culvert_objects::fs::destination::temporary::temporary_name)).
         token: u128,
         /// The partial file's inode; 0 if it is not known.
         inode: u64,
@@ -85,7 +84,7 @@ pub enum Record {
         staging: u128,
     },
     /// An attempt begins: what it makes under temporary names can be told by this number
-    /// ([`Attempt`](crate::destination::temporary::Attempt)).
+    /// ([`Attempt`](culvert_objects::fs::destination::temporary::Attempt)).
     Attempt {
         /// The number.
         number: u64,

@@ -3,6 +3,9 @@
 
 use std::sync::atomic::Ordering;
 
+use culvert_model::request::Target;
+use culvert_model::result::TransferResult;
+use culvert_model::units::show_rate;
 use culvert_perfsonar::probe::ramp::Confidence;
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::verdict::Limit;
@@ -12,10 +15,7 @@ use super::grades::{LOSS_WARN, part};
 use super::records::{self, PathRecord};
 use crate::node::Node;
 use crate::registry::unix_ms;
-use crate::request::Target;
 use crate::transfer::blocking;
-use crate::transfer::result::TransferResult;
-use crate::units::show_rate;
 
 /// A transfer below this part of the record's rate does worse than the path did.
 const WORSE: f64 = 0.5;

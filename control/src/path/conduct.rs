@@ -17,11 +17,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use culvert_model::request::Target;
 use culvert_perfsonar::clock::ClockQuality;
-use culvert_perfsonar::probe::echo;
 use culvert_perfsonar::probe::mtu::{self, MtuSearch, SizeFate};
 use culvert_perfsonar::probe::ramp::Ramp;
-use culvert_perfsonar::probe::{self, Stop, reflect, trace, train};
+use culvert_perfsonar::probe::{self, Stop, echo, reflect, trace, train};
 use culvert_perfsonar::socket::{ProbeSocket, header_bytes};
 use culvert_perfsonar::stamp::{Authentication, SessionResult};
 use culvert_protocol::control::{Message, PATH_CHECKS_SINCE, RefusalCode};
@@ -30,8 +30,7 @@ use culvert_protocol::path::{
     PathMessage, PathPermission, PathReport, PathRequest, PathStep, ReplySize, Route, StepKind, TraceKind, Train,
     TrainReceived, TrainSent,
 };
-use culvert_system::os_error;
-use culvert_system::os_error::without_numbers;
+use culvert_system::os_error::{self, without_numbers};
 
 use super::answer::TRAIN_US_MAX;
 use super::check::{PathCheck, Side};
@@ -39,8 +38,8 @@ use super::probing::probing;
 use crate::connection::{Connection, INTRODUCTION_TIMEOUT};
 use crate::node::Node;
 use crate::registry::unix_ms;
-use crate::request::{Target, connect};
-use crate::transfer::TransferError;
+use crate::request::connect;
+use crate::transfer::error::TransferError;
 
 /// Trains of the ramp.
 const TRAIN_US: u32 = 100_000;

@@ -3,6 +3,7 @@
 //! Thresholds are those of data transfer nodes: a loss that a web page does not notice ruins a TCP
 //! flow over 80 ms.
 
+use culvert_model::units::show_rate;
 use culvert_perfsonar::probe::mtu::MtuLimit;
 use culvert_perfsonar::probe::ramp::{Confidence, RampLimit};
 use culvert_protocol::counted::{agree, counted};
@@ -10,7 +11,6 @@ use serde::Serialize;
 
 use super::check::{Direction, PathCheck, Side};
 use super::records::PathRecord;
-use crate::units::show_rate;
 
 /// Loss from which a direction is bad.
 pub const LOSS_BAD: f64 = 1e-4;

@@ -9,12 +9,12 @@ use std::net::{IpAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use culvert_model::address::split_host_port;
 use culvert_perfsonar::sources::Permitted;
 use culvert_protocol::identity::PublicKey;
 
 use crate::node::Node;
 use crate::profiles::Profiles;
-use crate::request::split_host_port;
 
 /// How often profiles are read and names resolved again. A partner that was added or has moved may
 /// measure so long after at the latest.

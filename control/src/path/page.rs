@@ -1,10 +1,10 @@
 //! A check as people read it.
 
+use culvert_model::units::{show_bytes, show_rate};
 use culvert_protocol::path::Route;
 
 use super::check::{Direction, PathCheck, Side};
 use super::grades::{Finding, Grade, ms, part};
-use crate::units::{show_bytes, show_rate};
 
 /// The page.
 #[must_use]
@@ -114,9 +114,11 @@ fn route_lines(what: &str, route: &Route) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::grades::{findings, tests::check};
-    use super::*;
     use culvert_protocol::path::Hop;
+
+    use super::super::grades::findings;
+    use super::super::grades::tests::check;
+    use super::*;
 
     #[test]
     fn the_page_has_all_that_was_found_and_says_what_is_missing() {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use culvert_model::result::TransferResult;
 use culvert_perfsonar::archive::Archive;
 use culvert_perfsonar::archive::document::{self, Measurement};
 use culvert_perfsonar::archive::spool::Spool;
@@ -12,7 +13,6 @@ use serde_json::Value;
 use super::check::{PathCheck, Side};
 use super::settings::{ArchiveTable, read_secret};
 use crate::state::{StateDirectory, StateError};
-use crate::transfer::result::TransferResult;
 
 /// How long a delivery may take.
 const DELIVERY: Duration = Duration::from_secs(30);

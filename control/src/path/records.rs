@@ -6,12 +6,12 @@
 //! paths/NAME.receive.json
 //! ```
 
+use culvert_model::result::TransferResult;
 use culvert_perfsonar::probe::ramp::Confidence;
 use serde::{Deserialize, Serialize};
 
 use super::check::{PathCheck, Side};
 use crate::state::{StateDirectory, StateError};
-use crate::transfer::result::TransferResult;
 
 /// Records that are kept for each partner and direction.
 pub const RECORDS_MAX: usize = 200;

@@ -4,12 +4,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use culvert_model::units::parse_rate;
 use culvert_perfsonar::responder::ResponderConfig;
 use culvert_perfsonar::sources::{Network, Permitted};
 use culvert_system::regular_file::{self, Links};
 use serde::Deserialize;
-
-use crate::units::parse_rate;
 
 /// The highest rate of a check's probes unless another is set.
 pub const RATE_DEFAULT: u64 = 10_000_000_000;
@@ -44,7 +43,7 @@ impl PathSettings {
         let path = &self.path;
         rows.with_default("answer", path.answer.as_ref(), &true);
         rows.list("refuse", &path.refuse, "nobody");
-        rows.add("rate", crate::units::show_rate(path.rate_bits_per_second_max()), path.rate.is_some());
+        rows.add("rate", culvert_model::units::show_rate(path.rate_bits_per_second_max()), path.rate.is_some());
         rows.with_default("seconds", path.seconds.as_ref(), &SECONDS_DEFAULT);
         rows.or("port", path.port.as_ref(), "as listen");
         rows.with_default("fresh_hours", path.fresh_hours.as_ref(), &FRESH_HOURS_DEFAULT);

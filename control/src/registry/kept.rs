@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 
+use culvert_model::record::TransferRecord;
 use culvert_protocol::control::TransferId;
 
-use super::TransferRecord;
 use crate::limits::{RECORD_BYTES_PER_PARTNER, RECORDS_PER_PARTNER};
 
 /// Records of ended transfers that this node's user asked for; beyond them the oldest are
@@ -108,8 +108,10 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use culvert_model::record::{Failure, RecordState};
+
     use super::*;
-    use crate::registry::{Failure, RecordState, tests::record};
+    use crate::registry::tests::record;
 
     fn id(number: u64) -> TransferId {
         TransferId::new(1, number.into())

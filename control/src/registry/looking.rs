@@ -154,14 +154,16 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{record, run};
-    use super::super::{INTERRUPTED, RecordState, Registry, TransferRecord, file_of};
-    use super::*;
-    use crate::request::{Movement, Target, TransferRequest};
-    use crate::state::StateDirectory;
-    use crate::transfer::TransferError;
+    use culvert_model::record::{RecordState, TransferRecord};
+    use culvert_model::request::{Movement, Target, TransferRequest};
     use culvert_protocol::control::RefusalCode;
     use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::super::tests::{record, run};
+    use super::super::{INTERRUPTED, Registry, file_of};
+    use super::*;
+    use crate::state::StateDirectory;
+    use crate::transfer::error::TransferError;
 
     fn id(number: u64) -> TransferId {
         TransferId::new(1, number.into())

@@ -1,9 +1,10 @@
 //! The process that runs a transfer: the node, or a separate command with the same state directory.
 //!
-//! Each such process has a file in the state directory and holds its lock ([`culvert_system::file_lock`]).
-//! The records of its transfers name that file. The kernel releases the lock when the process ends,
-//! however it ends. A running record whose lock is not held belongs to an interrupted transfer.
-//! Nobody has to write that down: reading is enough to find out.
+//! Each such process has a file in the state directory and holds its lock
+//! ([`culvert_system::file_lock`]). The records of its transfers name that file. The kernel
+//! releases the lock when the process ends, however it ends. A running record whose lock is not
+//! held belongs to an interrupted transfer. Nobody has to write that down: reading is enough to
+//! find out.
 //!
 //! The process id in the file's name is for people. It may belong to another process by now, or to
 //! another namespace; nothing depends on it.

@@ -124,7 +124,7 @@ impl StateWriter {
     fn send(&self, job: Job) {
         // A transfer's record and receipt have one stem and so one thread: the record is there
         // before the receipt.
-        let hash = crate::sources::hash_of(stem_of(&job.name).as_bytes());
+        let hash = culvert_objects::fs::sources::hash_of(stem_of(&job.name).as_bytes());
         if let Some(thread) = self.threads.get(hash as usize % THREADS) {
             let _ = thread.get_or_init(|| self.start()).send(Order::CarryOut(job));
         }
@@ -223,8 +223,9 @@ impl Writing {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::fs;
+
+    use super::*;
 
     fn state() -> (tempfile::TempDir, StateDirectory, StateWriter) {
         let room = tempfile::tempdir().unwrap();

@@ -17,11 +17,12 @@ use culvert_protocol::verdict::SenderTimes;
 use culvert_protocol::wire::OVERHEAD_BYTES;
 use hdrhistogram::Histogram;
 
+use super::TransferContext;
 use super::udp_path::ClosedPath;
-use super::{TransferContext, TransferError};
 use crate::dataplane::placement::SOURCE_PORTS;
 use crate::dataplane::{DataPlane, DataPlaneError, EventSender, SendEvent, WantedFlow};
 use crate::limits::{FLOWS_PER_TRANSFER_AND_LANE, Limit};
+use crate::transfer::error::TransferError;
 
 /// Datagram sizes that a path is probed with below the interface's own: Ethernet's jumbo and
 /// standard frames, what every IPv6 path must carry, and the least that carries data, for IPv4's

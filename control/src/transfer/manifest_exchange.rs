@@ -14,6 +14,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use culvert_model::progress::{Phase, Progress};
+use culvert_objects::fs::destination::plan::NameCheck;
+use culvert_objects::fs::sources::listing::{Readable, list_while};
+use culvert_objects::fs::sources::{Source, SourceError, SourceTree, TOO_MUCH_LISTED};
 use culvert_protocol::control::{
     CONTENTS_HAVE_A_MODE_SINCE, LIST_BYTES, LeftOut, Message, RefusalCode, decode_entries,
 };
@@ -22,14 +26,12 @@ use culvert_protocol::manifest::Manifest;
 use culvert_system::os_error::explained;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Phase, Progress, TransferContext, TransferError, blocking};
+use super::{TransferContext, blocking};
 use crate::connection::MessageReader;
-use crate::destination::plan::NameCheck;
 use crate::limits::{LISTING_WAIT, LISTINGS_MAX, LISTINGS_PER_PARTNER, Limit};
 use crate::metrics::Metrics;
 use crate::shares::{Kind, Piece, Share};
-use crate::sources::listing::{Readable, list_while};
-use crate::sources::{Source, SourceError, SourceTree};
+use crate::transfer::error::TransferError;
 
 /// Parts of a manifest that may be listed and not yet sent.
 const PARTS_AHEAD: usize = 16;
@@ -94,7 +96,7 @@ impl Listing {
             let tree = list_while(sources, |part| parts.blocking_send(part).is_ok(), &mut may_take, readable);
             drop(parts);
             let listed = tree.map(|mut tree| {
-                tree.share = Some(share);
+                tree.held = Some(Box::new(share));
                 let digest = tree.manifest.digest();
                 (tree, digest)
             });
@@ -162,10 +164,6 @@ pub struct ReceivedManifest {
     /// What a dry run would leave out: how much, and the first of it.
     pub left_out: (u64, Vec<LeftOut>),
 }
-
-/// The message to a partner whose transfers list more than this node keeps for one.
-pub(crate) const TOO_MUCH_LISTED: &str =
-    "the partner's transfers together list more than this node keeps in memory for one partner: split them";
 
 /// The first of what was left out, as far as it fits a message.
 #[must_use]

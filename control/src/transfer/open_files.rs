@@ -1,12 +1,8 @@
 //! How many files with chunks of their own are open at the same time: as many as this process's
 //! descriptors permit in addition to everything else.
 
-use std::sync::OnceLock;
+use culvert_system::descriptors::descriptors_to_share;
 
-use rustix::process::{Resource, getrlimit};
-
-/// Descriptors that sockets, the state directory and the data plane's link need, whatever moves.
-pub const DESCRIPTORS_RESERVED: u64 = 64;
 /// Of a file that is received: its directory's, and its own twice, for access with and without the
 /// page cache.
 const DESCRIPTORS_PER_FILE: u64 = 3;
@@ -14,13 +10,6 @@ const DESCRIPTORS_PER_FILE: u64 = 3;
 const SHARE: u64 = 4;
 /// Fewer would wait for each other, more fill no disk's queue better.
 const FILES: std::ops::RangeInclusive<u64> = 4..=1_024;
-
-/// Descriptors that this process may have in addition to those that it always needs.
-#[must_use]
-pub fn descriptors_to_share() -> u64 {
-    static LIMIT: OnceLock<u64> = OnceLock::new();
-    *LIMIT.get_or_init(|| getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_RESERVED))
-}
 
 /// Large files that may be open at the same time, of all transfers together. A transfer that has
 /// none open, or whose open files all wait for chunks, opens one all the same: otherwise two could
@@ -36,6 +25,8 @@ fn files_of(descriptors: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use culvert_system::descriptors::DESCRIPTORS_RESERVED;
+
     use super::*;
 
     #[test]

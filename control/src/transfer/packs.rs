@@ -4,13 +4,13 @@
 use std::os::fd::OwnedFd;
 
 use culvert_link::handles::LentBuffer;
+use culvert_objects::fs::sources::SourceTree;
 use culvert_protocol::control::FileError;
 use culvert_protocol::tree_hash::ChunkHash;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::source_version::{Look, SourceVersion, TRIES_MAX, changed, unreadable};
-use crate::sources::SourceTree;
 
 /// A filled pack.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use culvert_protocol::control::RefusalCode;
 
-use super::TransferError;
+use crate::transfer::error::TransferError;
 
 /// How long a transfer may get nowhere unless another time is set: longer than a file server is
 /// away for a restart.

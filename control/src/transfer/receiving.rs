@@ -28,6 +28,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use culvert_link::commands::{Command, ReceiveSlot};
 use culvert_link::handles::LentBuffer;
+use culvert_model::progress::Phase;
+use culvert_model::result::TransferResult;
+use culvert_objects::fs::destination::attributes::NotKept;
+use culvert_objects::fs::destination::plan::Action;
+use culvert_objects::fs::sources::TOO_MUCH_LISTED;
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::{
     FileError, LeftOut, Message, ReceiverSummary, Refusal, RefusalCode, Run, SenderSummary, runs,
@@ -38,17 +43,16 @@ use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::mpsc;
 
 use super::bit_set::BitSet;
-use super::manifest_exchange::{ReceivedManifest, TOO_MUCH_LISTED, canceled, receive_manifest};
+use super::manifest_exchange::{ReceivedManifest, canceled, receive_manifest};
 use super::patience::Patience;
-use super::result::TransferResult;
 use super::sending::{RateMeter, memory_chunks};
 use super::usage::CpuMeter;
-use super::{ErrorList, Phase, TransferContext, TransferError, blocking};
+use super::{TransferContext, blocking};
 use crate::connection::{MessageReader, SILENCE_TIMEOUT};
 use crate::dataplane::{EventReceiver, EventSender, ReceiveEvent, event_queue};
-use crate::destination::attributes::NotKept;
-use crate::destination::plan::Action;
 use crate::limits::Limit;
+use crate::transfer::error::TransferError;
+use crate::transfer::file_errors::ErrorList;
 use committer::{Committed, Committer};
 use files::{IncomingFiles, WaitingChunk};
 pub use planning::{FileRequest, Incoming, Intake};
@@ -108,7 +112,7 @@ enum Done {
     /// A partial file was opened, or not.
     Opened { file: u32, result: Result<files::OpenPartial, FileError> },
     /// A pack was written; its files go to the committer.
-    Unpacked { chunk: u32, pack: crate::destination::small_files::StagedPack },
+    Unpacked { chunk: u32, pack: culvert_objects::fs::destination::small_files::StagedPack },
     /// Files of packs, and empty files, have their names for good.
     Committed(Committed),
     /// A large file has its name for good, or not.
@@ -580,7 +584,7 @@ impl Receiving {
     async fn unpacked(
         &mut self,
         chunk: u32,
-        pack: crate::destination::small_files::StagedPack,
+        pack: culvert_objects::fs::destination::small_files::StagedPack,
     ) -> Result<(), TransferError> {
         if !pack.mismatched.is_empty() {
             // The files that were right are dropped with it; they come again with the chunk.

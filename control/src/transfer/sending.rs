@@ -19,6 +19,10 @@ use std::time::{Duration, Instant};
 
 use culvert_link::commands::Source;
 use culvert_link::handles::LentBuffer;
+use culvert_model::progress::Phase;
+use culvert_model::result::TransferResult;
+use culvert_objects::fs::destination::attributes::NotKept;
+use culvert_objects::fs::sources::SourceTree;
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::{
     FileError, FlowOffer, Message, NOT_KEPT_LISTED_MAX, PACKS_ARE_TOLD_SINCE, RefusalCode,
@@ -35,14 +39,13 @@ use super::flows::{SendingFlows, path_closed};
 use super::manifest_exchange::{canceled, unexpected};
 use super::packs::{FilledPack, fill};
 use super::patience::Patience;
-use super::result::TransferResult;
 use super::usage::CpuMeter;
-use super::{ErrorList, Phase, TransferContext, TransferError, blocking};
+use super::{TransferContext, blocking};
 use crate::connection::{MessageReader, SILENCE_TIMEOUT};
 use crate::dataplane::{EventReceiver, SendEvent, event_queue};
-use crate::destination::attributes::NotKept;
 use crate::metrics::Stage;
-use crate::sources::SourceTree;
+use crate::transfer::error::TransferError;
+use crate::transfer::file_errors::ErrorList;
 use delivery::{AskedAgain, OutgoingProgress};
 use files::{OpenedFile, OutgoingFiles};
 use standstill::Standstill;

@@ -10,6 +10,7 @@
 
 use std::os::fd::OwnedFd;
 
+use culvert_objects::fs::sources::{SourceTree, UNSIZED_REMEDY, reading_words};
 use culvert_protocol::control::FileError;
 use culvert_protocol::manifest::EntryKind;
 use culvert_protocol::names::printable;
@@ -18,8 +19,6 @@ use culvert_system::os_error::{SHORTAGE, is_shortage, words};
 use culvert_system::settling::{now_ns, time_to_settle};
 use rustix::fs::{Stat, fstat};
 use rustix::io::Errno;
-
-use crate::sources::{SourceTree, UNSIZED_REMEDY, reading_words};
 
 /// A file that is touched again and again is read so often.
 pub const TRIES_MAX: u32 = 3;
@@ -194,14 +193,16 @@ pub fn unreadable(tree: &SourceTree, file: u32, error: Errno) -> FileError {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::sources::listing::list;
-    use crate::sources::named::local_source;
-    use rustix::fs::OFlags;
     use std::fs;
     use std::io::Write as _;
     use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
     use std::path::{Path, PathBuf};
+
+    use culvert_objects::fs::sources::listing::list;
+    use culvert_objects::fs::sources::named::local_source;
+    use rustix::fs::OFlags;
+
+    use super::*;
 
     struct Room {
         _room: tempfile::TempDir,

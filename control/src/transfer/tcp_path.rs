@@ -5,10 +5,11 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
+use culvert_model::address::DEFAULT_PORT;
+
 use super::flows::canonical;
 use super::udp_path::{RANDOM_PORTS_BEGIN, firewalld, nftables};
 use crate::connection::{ConnectionError, INTRODUCTION_TIMEOUT, UNANSWERED_NOTICE};
-use crate::settings::DEFAULT_PORT;
 
 /// Where the sentence goes over to what opens the way ([`super::udp_path::REMEDY`]).
 pub const REMEDY: &str = ": open TCP ";

@@ -5,13 +5,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use culvert_model::address::DEFAULT_PORT;
 use culvert_protocol::counted::noun;
 use culvert_system::os_error;
 
 use super::TransferContext;
 use super::flows::canonical;
 use crate::dataplane::ports::show_ports;
-use crate::settings::DEFAULT_PORT;
 
 /// The first port that the operating system assigns by itself (net.ipv4.ip_local_port_range):
 /// nobody opens one of those in a firewall.

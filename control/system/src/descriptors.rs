@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::OnceLock;
 
 use culvert_protocol::counted::noun;
 use rustix::io::Errno;
@@ -15,6 +16,15 @@ use crate::os_error::explained;
 /// Descriptors without which no command can say what it lacks: those of a runtime, and one or two
 /// for what it is about.
 const LEAST: usize = 8;
+/// Descriptors that sockets, the state directory and the data plane's link need, whatever moves.
+pub const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// Descriptors that this process may have in addition to those that it always needs.
+#[must_use]
+pub fn descriptors_to_share() -> u64 {
+    static LIMIT: OnceLock<u64> = OnceLock::new();
+    *LIMIT.get_or_init(|| getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_RESERVED))
+}
 
 /// What this host calls itself.
 #[must_use]

@@ -6,15 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use culvert_control::destination::attributes::Refused;
 use culvert_control::journal::{self, Contents, End, Record, records};
-use culvert_control::profiles::Profile;
+use culvert_control::profiles::profile_from_toml;
 use culvert_control::settings::Settings;
 use culvert_link::commands::{ChunkTimes, Command, Event, FileRange, FileSlot, ReceiveSlot, SendSlot, Sink, Source};
 use culvert_link::kernel_bypass::NextHop;
 use culvert_link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, Start, ToDataPlane};
 use culvert_link::ring::{Consumer, RECORD_BYTES_MAX, RING_CONTROL_BYTES, RingPlace};
 use culvert_link::shared_memory::SharedMemory;
+use culvert_objects::fs::destination::attributes::Refused;
 use culvert_protocol::identity::Identity;
 use culvert_protocol::keys::Secret;
 use culvert_protocol::manifest::FileTime;
@@ -133,9 +133,9 @@ pub(super) fn configuration(bytes: &[u8]) {
     if let Err(error) = Settings::from_toml(text, Path::new("culvert.toml")) {
         assert!(!error.to_string().is_empty());
     }
-    if let Ok(profile) = Profile::from_toml(text) {
+    if let Ok(profile) = profile_from_toml(text) {
         let again = toml::to_string_pretty(&profile).expect("a profile can be written");
-        assert_eq!(Profile::from_toml(&again), Ok(profile));
+        assert_eq!(profile_from_toml(&again), Ok(profile));
     }
     if let Err(error) = Site::from_toml(text, "site.toml") {
         assert!(!error.to_string().is_empty());

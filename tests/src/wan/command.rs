@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::{Command, ExitCode};
 
-use culvert_control::units::{parse_bytes, parse_rate};
+use culvert_model::units::{parse_bytes, parse_rate};
 
 use super::link::{Counters, LinkConfig};
 use super::{Wan, WanConfig, missing};

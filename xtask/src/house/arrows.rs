@@ -14,9 +14,24 @@ const MAP: &[(&str, &[&str])] = &[
     ("culvert-protocol", &[]),
     ("culvert-link", &["culvert-protocol"]),
     ("culvert-dataplane", &["culvert-link", "culvert-protocol"]),
-    ("culvert-tuning", &[]),
+    ("culvert-system", &["culvert-protocol", "culvert-link"]),
+    ("culvert-model", &["culvert-protocol"]),
+    ("culvert-objects", &["culvert-protocol", "culvert-system", "culvert-model"]),
+    ("culvert-tuning", &["culvert-protocol", "culvert-system"]),
     ("culvert-perfsonar", &["culvert-protocol"]),
-    ("culvert", &["culvert-protocol", "culvert-link", "culvert-dataplane", "culvert-tuning", "culvert-perfsonar"]),
+    (
+        "culvert",
+        &[
+            "culvert-protocol",
+            "culvert-link",
+            "culvert-dataplane",
+            "culvert-system",
+            "culvert-model",
+            "culvert-objects",
+            "culvert-tuning",
+            "culvert-perfsonar",
+        ],
+    ),
 ];
 
 /// Crates that only try, measure or build the others: they may know every room, and none knows

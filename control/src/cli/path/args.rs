@@ -1,9 +1,9 @@
 //! The options of `culvert path`.
 
 use clap::{Args, Subcommand};
+use culvert_model::units::parse_rate;
 
 use crate::cli::numbers::{number_in, number_of};
-use crate::units::parse_rate;
 
 /// `culvert path`.
 #[derive(Clone, Debug, Args)]

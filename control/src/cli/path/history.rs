@@ -1,16 +1,17 @@
 //! `culvert path history`.
 
+use culvert_model::exit_code::ExitCode;
+use culvert_model::units::show_rate;
 use culvert_protocol::counted::counted;
 use serde::Serialize;
 
 use super::args::HistoryArgs;
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::report::{print_json_line, say};
 use crate::path::check::Side;
 use crate::path::grades::{ms, part};
 use crate::path::records::{self, PathRecord};
 use crate::state::StateDirectory;
-use crate::units::show_rate;
 
 #[derive(Serialize)]
 struct Line<'a> {

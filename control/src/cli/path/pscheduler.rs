@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use culvert_model::exit_code::ExitCode;
+use culvert_model::units::show_rate;
 use culvert_perfsonar::http::{Client as HttpClient, HttpError};
 use culvert_perfsonar::pscheduler::{Client, Outcome, SchedulerError, TestKind, TestRequest};
 use culvert_protocol::counted::counted;
@@ -10,7 +12,7 @@ use serde::Serialize;
 
 use super::args::PschedulerArgs;
 use crate::cli::args::GlobalArgs;
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::report::{print_json, say};
 use crate::path::check::Side;
 use crate::path::grades::{ms, part};
@@ -19,7 +21,6 @@ use crate::path::records::{self, PathRecord, RecordSource};
 use crate::registry::unix_ms;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
-use crate::units::show_rate;
 
 /// How long each question may take.
 const QUESTION: Duration = Duration::from_secs(30);

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
+use culvert_model::address::split_host_port;
+use culvert_model::exit_code::ExitCode;
 use culvert_perfsonar::stamp::sender::SenderConfig;
 use culvert_perfsonar::stamp::{Authentication, SessionResult};
 use culvert_perfsonar::tester::{Measurement, MeasurementError, measure, measure_twamp};
 use culvert_protocol::counted::counted;
 
 use super::args::TwoWayArgs;
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::report::{print_json, say};
 use crate::path::grades::{ms, part};
 use crate::path::settings::read_secret;
-use crate::request::split_host_port;
 
 /// STAMP's and TWAMP's port.
 const PORT: u16 = 862;

@@ -1,12 +1,14 @@
 //! Keys of nodes that would like to become partners: those that asked, and this node's own for a
 //! partner.
 
+use culvert_model::address::DEFAULT_PORT;
+use culvert_model::profile::PendingKey;
 use culvert_protocol::identity::PublicKey;
 
 use crate::cli::exit::CommandError;
 use crate::cli::report::{print_json, say};
-use crate::profiles::{PendingKey, Profiles, is_name};
-use crate::settings::{DEFAULT_PORT, Settings};
+use crate::profiles::{Profiles, is_name};
+use crate::settings::Settings;
 
 /// A pending key as `--json` prints it.
 #[derive(serde::Serialize)]

@@ -3,20 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_model::address::split_host_port;
+use culvert_model::exit_code::ExitCode;
+use culvert_model::profile::{Leaves, Permission, PermittedRoot, Profile};
+use culvert_objects::fs::destination::permitted::{Obstacle, leaves_of, obstacle};
 use culvert_protocol::control::{Leave, Message, RefusalCode};
 use culvert_protocol::foreign_text::plain_lines;
 use culvert_system::accounts::may_not;
 use culvert_system::os_error;
 
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::report::{print_json, say};
 use crate::connection::{Connection, connect_to_host};
-use crate::profiles::{Leaves, Obstacle, Permission, PermittedRoot, Profile, Profiles};
-use crate::request::split_host_port;
+use crate::profiles::Profiles;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
 use crate::tls::TlsConfigs;
-use crate::transfer::TransferError;
+use crate::transfer::error::TransferError;
 
 /// How long the partner may take to say whether it knows this node: it looks through its profiles.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,7 +65,7 @@ pub async fn run(
             text: format!("{address} is '{name}', but {}", plain_lines(&error.text)),
             ..error
         })?;
-        let both = BothSides { name, there, here: Leaves::of(&profile.permit) };
+        let both = BothSides { name, there, here: leaves_of(&profile.permit) };
         if json {
             print_json(&serde_json::json!({
                 "name": name, "address": address, "software": software, "verified": true, "knows_this_node": true,
@@ -132,7 +135,7 @@ impl BothSides<'_> {
             }
         }
         for root in &profile.permit {
-            if let Some(obstacle) = root.obstacle(root.permission.writes()) {
+            if let Some(obstacle) = obstacle(root, root.permission.writes()) {
                 remedies.push(remedy_of(root, obstacle, name));
             }
         }

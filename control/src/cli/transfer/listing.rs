@@ -1,12 +1,13 @@
 //! Transfers as a table, and the ids by which people name them.
 
+use culvert_model::exit_code::ExitCode;
+use culvert_model::record::{RecordState, TransferRecord};
+use culvert_model::units::{show_bytes, show_rate};
 use culvert_protocol::control::TransferId;
 use culvert_protocol::counted::counted;
 
-use crate::cli::exit::{CommandError, ExitCode};
+use crate::cli::exit::CommandError;
 use crate::cli::progress;
-use crate::registry::{RecordState, TransferRecord};
-use crate::units::{show_bytes, show_rate};
 
 /// The shortest beginning of an id that is shown and understood: its first ten characters are a
 /// time.
@@ -140,8 +141,9 @@ fn cut(text: &str, width: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use culvert_model::record::{Failure, Role};
+
     use super::*;
-    use crate::registry::{Failure, Role};
 
     fn record(id: &str) -> TransferRecord {
         TransferRecord {

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use culvert_link::commands::{Command, DiskError, FileRange, Sink};
+use culvert_objects::fs::destination::small_files::unwritable;
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::{FileError, Message, PACKS_ARE_TOLD_SINCE, RefusalCode};
 use culvert_protocol::feedback::Report;
@@ -16,11 +17,11 @@ use rustix::io::Errno;
 use super::files::WaitingChunk;
 use super::{Done, Receiving, TRIES_MAX};
 use crate::dataplane::ReceiveEvent;
-use crate::destination::small_files::unwritable;
 use crate::limits::{Limit, files_per_partner};
 use crate::metrics::Stage;
 use crate::shares::Kind;
-use crate::transfer::{TransferError, open_files};
+use crate::transfer::error::TransferError;
+use crate::transfer::open_files;
 
 impl Receiving {
     pub(super) async fn event(&mut self, tag: usize, event: ReceiveEvent) -> Result<(), TransferError> {

@@ -13,17 +13,17 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
+use culvert_objects::fs::destination::fresh_directories::FreshDirectory;
+use culvert_objects::fs::destination::small_files::{StagedFile, StoredFile, Unpacking, store_empty};
+use culvert_objects::fs::destination::split_name;
 use culvert_protocol::control::FileError;
 use culvert_protocol::tree_hash::ChunkHash;
 use rustix::io::Errno;
 
 use super::files::records_of;
 use super::planning::Intake;
-use crate::destination::fresh_directories::FreshDirectory;
-use crate::destination::small_files::{StagedFile, StoredFile, Unpacking, store_empty};
-use crate::destination::split_name;
 use crate::journal::{Record, not_journaled};
-use crate::transfer::TransferError;
+use crate::transfer::error::TransferError;
 
 /// Work for the committer.
 #[derive(Debug)]
@@ -317,11 +317,12 @@ fn put_in_place(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::destination::fresh_directories::FreshDirectories;
-    use crate::destination::plan::Action;
-    use crate::destination::{Making, Reach};
+    use culvert_objects::fs::destination::fresh_directories::FreshDirectories;
+    use culvert_objects::fs::destination::plan::Action;
+    use culvert_objects::fs::destination::{Making, Reach};
     use culvert_protocol::manifest::{Entry, EntryKind, Manifest};
+
+    use super::*;
 
     /// A pack was called stored when its files were written, and one with files in no other
     /// directory never.

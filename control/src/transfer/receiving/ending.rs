@@ -3,17 +3,20 @@
 
 use std::sync::PoisonError;
 
+use culvert_model::result::{ResultError, ResultParts, TransferResult, bounded};
+use culvert_model::would::Direction;
+use culvert_objects::fs::destination::attributes::NotKept;
 use culvert_protocol::control::{Message, NOT_KEPT_IS_TOLD_SINCE, ReceiverSummary, RefusalCode};
 use culvert_protocol::names::printable;
 use culvert_protocol::receipt::{Receipt, Statement, sign_line, verify_line};
 use culvert_protocol::verdict::{ReceiverTimes, verdict};
 
 use super::{Done, LeftJournal, Received, Receiving, unix_ms};
-use crate::destination::attributes::NotKept;
-use crate::transfer::dry_run::{Direction, Found};
-use crate::transfer::result::{ResultError, ResultParts, TransferResult, bounded, named_errors};
+use crate::transfer::dry_run::Found;
+use crate::transfer::error::TransferError;
+use crate::transfer::file_errors::named_errors;
+use crate::transfer::root_of;
 use crate::transfer::usage::millicycles_per_byte;
-use crate::transfer::{TransferError, root_of};
 
 impl Receiving {
     /// When everything is stored: makes the last of it durable and computes the root, outside the

@@ -5,6 +5,11 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use culvert_link::commands::FileSlot;
+use culvert_objects::fs::destination::attributes::Attributes;
+use culvert_objects::fs::destination::files::{LeftFile, PartialFile};
+use culvert_objects::fs::destination::small_files::{StoredFile, unwritable};
+use culvert_objects::fs::destination::{Destination, split_name};
+use culvert_objects::fs::sources::hash_of;
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{FileError, Refusal};
 use culvert_protocol::manifest::{Entry, EntryKind};
@@ -15,14 +20,8 @@ use rustix::io::Errno;
 
 use super::planning::Intake;
 use crate::dataplane::{DataPlane, InstalledFile};
-use crate::destination::Destination;
-use crate::destination::attributes::Attributes;
-use crate::destination::files::{LeftFile, PartialFile};
-use crate::destination::small_files::{StoredFile, unwritable};
-use crate::destination::split_name;
 use crate::journal::{DIRECTORY_BYTES_MAX, Record, change_time, not_journaled};
 use crate::shares::Piece;
-use crate::sources::hash_of;
 use crate::transfer::blocking;
 
 /// A partial file that is open here and in the data plane.

@@ -19,6 +19,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
 
+use culvert_objects::fs::destination::small_files::unwritable;
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::FileError;
 use culvert_protocol::tree_hash::{ChunkHash, hash_of_zeros};
@@ -26,9 +27,9 @@ use culvert_protocol::tree_hash::{ChunkHash, hash_of_zeros};
 use super::files::WaitingChunk;
 use super::planning::Intake;
 use super::{Done, Receiving};
-use crate::destination::small_files::unwritable;
 use crate::limits::HOLE_HASHING_REST;
-use crate::transfer::{TransferError, blocking};
+use crate::transfer::blocking;
+use crate::transfer::error::TransferError;
 
 /// Holes that may wait before the partner has to.
 const WAITING_MAX: usize = 2_048;

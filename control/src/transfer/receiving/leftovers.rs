@@ -12,17 +12,16 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use culvert_objects::fs::destination::temporary::{Attempt, temporary_name};
+use culvert_objects::fs::destination::{Destination, fresh_directories};
+use culvert_objects::fs::sources::hash_of;
 use culvert_protocol::manifest::EntryKind;
 use culvert_protocol::names::{TEMPORARY_PREFIX, check_relative};
 use rustix::fs::{AtFlags, Dir, FileType, unlinkat};
 use rustix::io::Errno;
 
 use super::planning::Intake;
-use crate::destination::Destination;
-use crate::destination::fresh_directories;
-use crate::destination::temporary::{Attempt, temporary_name};
 use crate::journal::Past;
-use crate::sources::hash_of;
 
 /// Directories that are looked into although this attempt does not name them. In those beyond it
 /// what was left stays, under names that no result shows as stored.

@@ -11,12 +11,13 @@
     )
 )]
 
+use culvert_model::progress::Phase;
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::Message;
 
 use super::{Received, Receiving, WAITING_HASHES_MAX};
+use crate::transfer::error::TransferError;
 use crate::transfer::manifest_exchange::unexpected;
-use crate::transfer::{Phase, TransferError};
 
 impl Receiving {
     /// A message. By itself it is not progress: only its effect is.

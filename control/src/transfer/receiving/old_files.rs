@@ -10,6 +10,9 @@
 use std::collections::{HashMap, HashSet};
 
 use culvert_link::commands::FileRange;
+use culvert_objects::fs::destination::attributes::Attributes;
+use culvert_objects::fs::destination::old_files::{OldFile, OldVersion, Range, copy_ranges, keep};
+use culvert_objects::fs::destination::small_files::unwritable;
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::{FileError, Message, RefusalCode};
 use culvert_protocol::tree_hash::{ChunkHash, TreeHash};
@@ -18,11 +21,9 @@ use rustix::io::Errno;
 
 use super::planning::Intake;
 use super::{Done, Receiving};
-use crate::destination::attributes::Attributes;
-use crate::destination::old_files::{OldFile, OldVersion, Range, copy_ranges, keep};
-use crate::destination::small_files::unwritable;
 use crate::shares::Kind;
-use crate::transfer::{TransferError, blocking};
+use crate::transfer::blocking;
+use crate::transfer::error::TransferError;
 
 /// A chunk that the sender has proved to be in the old file, and that is nowhere else yet.
 #[derive(Clone, Copy, Debug)]

@@ -3,9 +3,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use culvert_objects::fs::destination::opened::{Closed, Notes};
 use rustix::io::Errno;
 
-use crate::destination::opened::{Closed, Notes};
 use crate::journal::{Journal, Record};
 
 /// A transfer's journal, if it has one.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use culvert_link::commands::{FileRange, FileSlot};
 use culvert_link::messages::OpenReceive;
+use culvert_model::progress::Phase;
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::{FlowOffer, Message, SAME_MODES_ARE_TOLD_SINCE, runs};
 use culvert_protocol::dry_run::{self, Finding, Room};
@@ -19,8 +20,8 @@ use super::{REPORT_INTERVAL_US, Receiving, ReceivingFlow, random_u32};
 use crate::dataplane::{EventSender, ReceiveEvent, WantedFlow};
 use crate::limits::{FLOWS_PER_TRANSFER_AND_LANE, Limit};
 use crate::shares::Kind;
+use crate::transfer::error::TransferError;
 use crate::transfer::flows::canonical;
-use crate::transfer::{Phase, TransferError};
 
 /// Bits that all flows of a transfer together may keep of its chunks: 64 MiB, which is sixteen
 /// flows of 128 TiB in chunks of 4 MiB.

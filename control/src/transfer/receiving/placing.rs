@@ -9,7 +9,7 @@ use culvert_protocol::control::{MOVES_SINCE, Message};
 
 use super::{Receiving, random_u32};
 use crate::dataplane::placement::Placement;
-use crate::transfer::TransferError;
+use crate::transfer::error::TransferError;
 use crate::transfer::flows::canonical;
 
 /// A flow is asked to move so often at most. Guesses are right once in as many times as there are

@@ -7,6 +7,17 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use culvert_objects::fs::destination::attributes::{Attributes, NotKept, Refused, set_directory_attributes};
+use culvert_objects::fs::destination::files::LeftFile;
+use culvert_objects::fs::destination::fresh_directories::FreshDirectories;
+use culvert_objects::fs::destination::plan::{
+    Action, Identity, Made, Policy, decide, foretell, make_directories_and_symlinks,
+};
+use culvert_objects::fs::destination::room::{self, Free, Needs};
+use culvert_objects::fs::destination::small_files::Unpacking;
+use culvert_objects::fs::destination::temporary::temporary_name;
+use culvert_objects::fs::destination::{Destination, Making, Reach, Whereabouts, rights};
+use culvert_objects::fs::sources::hash_of;
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{FileError, Options, Overwrite, Refusal, RefusalCode};
 use culvert_protocol::dry_run::{Fate, Room};
@@ -20,19 +31,9 @@ use rustix::io::Errno;
 
 use super::opened_in_journal::{OpenedInJournal, SharedJournal, lock};
 use super::{is_left_alone, leftovers};
-use crate::destination::attributes::{Attributes, NotKept, Refused, set_directory_attributes};
-use crate::destination::files::LeftFile;
-use crate::destination::fresh_directories::FreshDirectories;
-use crate::destination::plan::{Action, Identity, Made, Policy, decide, foretell, make_directories_and_symlinks};
-use crate::destination::rights;
-use crate::destination::room::{self, Free, Needs};
-use crate::destination::small_files::Unpacking;
-use crate::destination::temporary::temporary_name;
-use crate::destination::{Destination, Making, Reach, Whereabouts};
 use crate::journal::{Journal, JournalError, Past, Place, Record, absorb_others, bound, glimpse, not_journaled};
 use crate::limits::{JOURNALS_PER_PARTNER, Limit};
 use crate::metrics::Metrics;
-use crate::sources::hash_of;
 use crate::transfer::manifest_exchange::ReceivedManifest;
 
 /// What is to be received.

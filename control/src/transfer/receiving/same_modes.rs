@@ -5,14 +5,14 @@
 
 use std::sync::PoisonError;
 
+use culvert_objects::fs::destination::Destination;
+use culvert_objects::fs::destination::attributes::Refused;
+use culvert_objects::fs::destination::old_files::set_mode_of_same;
+use culvert_objects::fs::destination::small_files::StoredFile;
 use culvert_protocol::control::Refusal;
 
 use super::files::records_of;
 use super::planning::Intake;
-use crate::destination::Destination;
-use crate::destination::attributes::Refused;
-use crate::destination::old_files::set_mode_of_same;
-use crate::destination::small_files::StoredFile;
 use crate::journal::not_journaled;
 
 /// Files whose new modes are journaled at once.

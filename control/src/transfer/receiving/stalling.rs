@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::Receiving;
 use crate::limits::{HOLDING_PATIENCE, Limit};
-use crate::transfer::TransferError;
+use crate::transfer::error::TransferError;
 use crate::transfer::udp_path::{ClosedPath, REMEDY, UNOPENED_NOTICE};
 
 /// A sender that hears no answer probes fifty times in a second; one that was answered soon stops,

@@ -9,7 +9,7 @@ use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::tree_hash::{ChunkHash, TreeHash};
 
 use super::{Done, Payload, Sending, files};
-use crate::transfer::TransferError;
+use crate::transfer::error::TransferError;
 use crate::transfer::receiving::TRIES_MAX;
 
 /// A file with chunks of its own, on its way.

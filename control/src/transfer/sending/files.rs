@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use culvert_link::commands::FileSlot;
+use culvert_objects::fs::sources::SourceTree;
 use culvert_protocol::control::FileError;
 use culvert_protocol::tree_hash::ChunkHash;
 use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, fstat, seek};
@@ -13,7 +14,6 @@ use rustix::io::Errno;
 use crate::dataplane::{DataPlane, InstalledFile};
 use crate::limits::files_per_partner;
 use crate::shares::Piece;
-use crate::sources::SourceTree;
 use crate::transfer::source_version::{SourceVersion, changed, check_listed, unreadable};
 use crate::transfer::{blocking, open_files};
 
@@ -236,10 +236,12 @@ impl OutgoingFiles {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::sources::listing::list;
-    use crate::sources::named::local_source;
     use std::os::unix::fs::FileExt as _;
+
+    use culvert_objects::fs::sources::listing::list;
+    use culvert_objects::fs::sources::named::local_source;
+
+    use super::*;
 
     #[test]
     fn holes_are_found() {

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use culvert_link::commands::{FileRange, Source};
+use culvert_objects::fs::sources::SourceTree;
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::tree_hash::hash_of_zeros;
 
 use super::files::OpenedFile;
 use super::{Done, PREPARING_PER_FLOW, Payload, Sending};
 use crate::shares::Kind;
-use crate::sources::SourceTree;
 use crate::transfer::blocking;
 
 impl Sending {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::Sending;
 use crate::connection::SILENCE_TIMEOUT;
 use crate::limits::{HOLDING_PATIENCE, Limit};
-use crate::transfer::TransferError;
+use crate::transfer::error::TransferError;
 use crate::transfer::flows::{Moved, canonical, path_closed};
 use crate::transfer::udp_path::{ClosedPath, OUTAGE_NOTICE, UNOPENED_NOTICE};
 

@@ -1,0 +1,48 @@
+//! How far a transfer is, for whoever watches it.
+
+use serde::{Deserialize, Serialize};
+
+/// What a transfer is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Waiting for its turn.
+    #[default]
+    Queued,
+    /// Connecting to the partner.
+    Connecting,
+    /// Listing the sources.
+    Listing,
+    /// The receiver plans.
+    Planning,
+    /// Data moves.
+    Moving,
+    /// The last files get their names, the receipt is signed.
+    Finishing,
+    /// Waiting before another try.
+    Waiting,
+}
+
+/// How far a transfer is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What it is doing.
+    pub phase: Phase,
+    /// Bytes moved or found to be there.
+    pub bytes_done: u64,
+    /// Bytes in all, as far as they are known.
+    pub bytes_total: u64,
+    /// Files stored or found to be there.
+    pub files_done: u64,
+    /// Files in all, as far as they are known.
+    pub files_total: u64,
+    /// Payload per second over the last second, in bits.
+    pub rate_bits_per_second: u64,
+    /// The pacing rate of all flows, in bits per second; 0 on the receiving side.
+    pub pacing_bits_per_second: u64,
+    /// The newest round trip, in microseconds.
+    pub rtt_us: u32,
+    /// Why it does not continue, if it does not: a blocked path, or the last attempt's error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
+}

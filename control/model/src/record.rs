@@ -1,0 +1,142 @@
+//! What is kept of a transfer.
+
+use serde::{Deserialize, Serialize};
+
+use crate::progress::Progress;
+use crate::request::TransferRequest;
+use crate::result::{State, TransferResult};
+
+/// Which way this node's part of a transfer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It sends.
+    Send,
+    /// It receives.
+    Receive,
+}
+
+/// Where a transfer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordState {
+    /// Waiting for its turn or for the next try.
+    Queued,
+    /// Under way.
+    Active,
+    /// Stopped by this node's user until they resume it; also after a restart of the node.
+    Paused,
+    /// See [`State`].
+    Succeeded,
+    /// See [`State`].
+    SucceededWithErrors,
+    /// See [`State`].
+    Failed,
+    /// See [`State`].
+    Canceled,
+}
+
+impl RecordState {
+    /// Whether nothing more will happen.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        !matches!(self, Self::Queued | Self::Active | Self::Paused)
+    }
+
+    /// Whether some process carries it out.
+    #[must_use]
+    pub const fn is_under_way(self) -> bool {
+        matches!(self, Self::Queued | Self::Active)
+    }
+
+    /// All of them, for metrics.
+    pub const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Active,
+        Self::Paused,
+        Self::Succeeded,
+        Self::SucceededWithErrors,
+        Self::Failed,
+        Self::Canceled,
+    ];
+
+    /// What is the matter with a transfer of this state: a verb with what belongs to it.
+    #[must_use]
+    pub const fn predicate(self) -> &'static str {
+        match self {
+            Self::Queued => "is queued",
+            Self::Active => "is under way",
+            Self::Paused => "is paused",
+            Self::Succeeded => "has succeeded",
+            Self::SucceededWithErrors => "has ended, and some of its files failed",
+            Self::Failed => "has failed",
+            Self::Canceled => "was canceled",
+        }
+    }
+
+    /// The contract's word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Active => "active",
+            Self::Paused => "paused",
+            Self::Succeeded => "succeeded",
+            Self::SucceededWithErrors => "succeeded_with_errors",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        }
+    }
+}
+
+impl From<State> for RecordState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Succeeded => Self::Succeeded,
+            State::SucceededWithErrors => Self::SucceededWithErrors,
+            State::Failed => Self::Failed,
+            State::Canceled => Self::Canceled,
+        }
+    }
+}
+
+/// Why a transfer failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// A word for programs.
+    pub code: String,
+    /// A sentence for people.
+    pub text: String,
+    /// What `culvert send` exits with.
+    pub exit_code: u8,
+}
+
+/// What is kept of a transfer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TransferRecord {
+    /// Its id.
+    pub transfer: String,
+    /// This node's part.
+    pub role: Role,
+    /// The partner, by profile name, address or fingerprint.
+    pub partner: String,
+    /// From where to where.
+    pub description: String,
+    /// Where it stands.
+    pub state: RecordState,
+    /// When it was asked for, in milliseconds since 1970.
+    pub created_unix_ms: u64,
+    /// When it ended.
+    pub ended_unix_ms: Option<u64>,
+    /// Tries so far.
+    pub attempts: u32,
+    /// Its result, if it has one.
+    pub result: Option<TransferResult>,
+    /// Why it failed, or waits for the next try.
+    pub error: Option<Failure>,
+    /// What this node's user asked for; none if the partner did.
+    pub request: Option<TransferRequest>,
+    /// How far it is; only in answers of a running node.
+    #[serde(default)]
+    pub progress: Option<Progress>,
+}

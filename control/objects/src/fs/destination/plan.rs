@@ -1,0 +1,739 @@
+//! What will happen to each entry of a manifest, decided before the first byte moves.
+//!
+//! Names that contradict each other are refused as they come. The plan refuses the whole transfer
+//! if files would be overwritten that may not be, or if there is not enough room; it notes what is
+//! there already and need not be sent. Only when nothing speaks against it does it make directories
+//! and symlinks.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use culvert_protocol::chunk_map::ChunkMap;
+use culvert_protocol::control::{FileError, Options, Overwrite, Refusal, RefusalCode};
+use culvert_protocol::dry_run::Fate;
+use culvert_protocol::manifest::{Entry, EntryKind, Manifest};
+use culvert_protocol::names::printable;
+use culvert_system::os_error;
+use rustix::fs::{AtFlags, FileType, Mode, Stat, mkdirat, readlinkat, renameat, statat, symlinkat, unlinkat};
+use rustix::io::Errno;
+
+use crate::fs::destination::attributes::{has_other_mode, is_own};
+use crate::fs::destination::small_files::unwritable;
+use crate::fs::destination::temporary::temporary_name;
+use crate::fs::destination::times::Granularities;
+use crate::fs::destination::{Destination, split_name};
+use crate::fs::sources::hash_of;
+
+/// Collisions that a refusal names.
+const NAMED_MAX: usize = 5;
+
+/// What happens to an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing is there: it is made.
+    Create,
+    /// A file is there that it replaces, at once and only when it is whole.
+    Replace,
+    /// The same is there: it is not sent.
+    Skip,
+    /// An earlier attempt of this transfer stored it: it is not sent, and counts as stored.
+    Resumed,
+}
+
+/// What an earlier attempt of the transfer did about a file that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// Nothing, or somebody has touched it since.
+    Nothing,
+    /// It stored it whole.
+    Stored,
+    /// It stored it whole, but could not give it its time.
+    StoredAtAnotherTime,
+    /// It stored it whole and without the hash that this attempt is to sign.
+    StoredWithoutHash,
+}
+
+/// What is known of destination files from earlier attempts.
+pub trait StoredBefore {
+    /// What an earlier attempt did about `entry`, of which `stat` is there.
+    fn before(&self, entry: &Entry<'_>, stat: &Stat) -> Before;
+}
+
+/// What is to happen to files that exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What the user said.
+    pub overwrite: Overwrite,
+    /// Larger files can be compared by their chunks' hashes.
+    pub compared_above_bytes: u64,
+    /// Files get the sender's mode, also those that need not be sent.
+    pub preserve: bool,
+}
+
+impl Policy {
+    /// The policy of a transfer.
+    #[must_use]
+    pub const fn of(options: &Options) -> Self {
+        let compared_above_bytes = ChunkMap::pack_file_bytes_max(options.chunk_bytes);
+        Self { overwrite: options.overwrite, compared_above_bytes, preserve: options.preserve }
+    }
+}
+
+/// The plan: an action for each entry.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// By entry.
+    pub actions: Vec<Action>,
+    /// Files that are not sent and are to get another mode, ascending, and which they are.
+    pub other_modes: Vec<(u32, Identity)>,
+}
+
+/// What was decided about an entry.
+struct Decided {
+    /// What becomes of it, or why nothing may.
+    action: Result<Action, String>,
+    fate: Fate,
+    /// The file that is there, if it only gets another mode.
+    other_mode: Option<Identity>,
+}
+
+impl Plan {
+    /// Adds the next entry. One that collides is not sent.
+    fn push(&mut self, action: Action, other_mode: Option<Identity>) {
+        let file = self.actions.len() as u32;
+        self.other_modes.extend(other_mode.map(|there| (file, there)));
+        self.actions.push(action);
+    }
+}
+
+/// Decides about a manifest whose names have been checked ([`NameCheck`]). Nothing is changed.
+///
+/// # Errors
+/// [`Refusal`] with the names in question.
+pub fn decide(
+    destination: &Destination,
+    manifest: &Manifest,
+    policy: Policy,
+    earlier: &dyn StoredBefore,
+) -> Result<Plan, Refusal> {
+    let mut plan = Plan { actions: Vec::with_capacity(manifest.len()), ..Plan::default() };
+    let mut collisions = Vec::new();
+    let mut collision_count = 0u64;
+    decide_each(destination, manifest, policy, earlier, |name, decided| {
+        let action = decided.action.unwrap_or_else(|reason| {
+            collision_count += 1;
+            if collisions.len() < NAMED_MAX {
+                collisions.push(format!("'{}' {reason}", printable(name)));
+            }
+            Action::Skip
+        });
+        plan.push(action, decided.other_mode);
+    })?;
+    if collision_count > 0 {
+        let more = collision_count - collisions.len() as u64;
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        return Err(Refusal::new(
+            RefusalCode::Collision,
+            format!(
+                "in {} {}{more}: nothing was sent; {}",
+                destination.path.display(),
+                collisions.join(", "),
+                match policy.overwrite {
+                    Overwrite::Never => {
+                        "use --overwrite changed, content or always to replace files, or another destination"
+                    }
+                    _ =>
+                        "a directory and a file never replace each other: move what is there, or use another destination",
+                }
+            ),
+        ));
+    }
+    Ok(plan)
+}
+
+/// As [`decide`], for a dry run: what may not be replaced refuses nothing, and everything has a
+/// reason. A file that collides is one that is not sent.
+///
+/// # Errors
+/// [`Refusal`] if the destination cannot be looked at.
+pub fn foretell(
+    destination: &Destination,
+    manifest: &Manifest,
+    policy: Policy,
+    earlier: &dyn StoredBefore,
+) -> Result<(Plan, Vec<Fate>), Refusal> {
+    let mut plan = Plan { actions: Vec::with_capacity(manifest.len()), ..Plan::default() };
+    let mut fates = Vec::with_capacity(manifest.len());
+    decide_each(destination, manifest, policy, earlier, |_, decided| {
+        plan.push(decided.action.unwrap_or(Action::Skip), decided.other_mode);
+        fates.push(decided.fate);
+    })?;
+    Ok((plan, fates))
+}
+
+/// Decides about every entry, and hands the decision over with its name at the destination.
+fn decide_each(
+    destination: &Destination,
+    manifest: &Manifest,
+    policy: Policy,
+    earlier: &dyn StoredBefore,
+    mut decided: impl FnMut(&[u8], Decided),
+) -> Result<(), Refusal> {
+    let mut looker = Looker::new(destination);
+    let mut taken: HashMap<Identity, u32> = HashMap::new();
+    for (file, entry) in manifest.entries() {
+        let name = destination.name(manifest, file);
+        let Some(stat) = looker.look(&name, entry.kind == EntryKind::Directory)? else {
+            decided(&name, Decided { action: Ok(Action::Create), fate: Fate::New, other_mode: None });
+            continue;
+        };
+        if let Some(other) = has_one_name(&stat).then(|| taken.insert(identity(&stat), file)).flatten() {
+            let other = printable(&destination.name(manifest, other));
+            let reason = format!("is the same name as '{other}' to the file system, which folds names");
+            decided(&name, Decided { action: Err(reason), fate: Fate::CollidesByName, other_mode: None });
+            continue;
+        }
+        let before = earlier.before(&entry, &stat);
+        let is_same = looker.is_same(&entry, split_name(&name).1, &stat);
+        let action = decide_existing(&entry, &stat, policy, before, is_same);
+        let is_left_alone = matches!(action, Ok(Action::Skip | Action::Resumed));
+        let gets_mode = policy.preserve && is_left_alone && matches!(entry.kind, EntryKind::File { .. });
+        let other_mode = (gets_mode && has_other_mode(&stat, entry.mode)).then(|| identity(&stat));
+        let fate = match fate_of(&entry, &stat, policy, action) {
+            Fate::Same if other_mode.is_some() && is_own(&stat) => Fate::SameButMode,
+            fate => fate,
+        };
+        decided(&name, Decided { action: action.map_err(str::to_owned), fate, other_mode });
+    }
+    Ok(())
+}
+
+/// Why an entry whose name is taken has its action, or may not have one.
+fn fate_of(entry: &Entry<'_>, there: &Stat, policy: Policy, action: Result<Action, &'static str>) -> Fate {
+    let is_file = FileType::from_raw_mode(there.st_mode) == FileType::RegularFile;
+    // None where the two are of different kinds.
+    let has_same_size = match entry.kind {
+        EntryKind::File { bytes, .. } if is_file => Some(there.st_size as u64 == bytes),
+        _ => None,
+    };
+    let is_compared =
+        matches!(entry.kind, EntryKind::File { bytes, .. } if is_file && bytes > policy.compared_above_bytes);
+    match (action, has_same_size) {
+        (Ok(Action::Create), _) => Fate::New,
+        (Ok(Action::Skip), _) => Fate::Same,
+        (Ok(Action::Resumed), _) => Fate::StoredBefore,
+        (Ok(Action::Replace), None) => Fate::DiffersInKind,
+        (Ok(Action::Replace), Some(_)) if policy.overwrite == Overwrite::Always => Fate::ReplacedAlways,
+        (Ok(Action::Replace), Some(_)) if policy.overwrite == Overwrite::Content && is_compared => Fate::Compared,
+        (Ok(Action::Replace), Some(false)) => Fate::DiffersInSize,
+        (Ok(Action::Replace), Some(true)) => Fate::DiffersInTime,
+        (Err(_), None) => Fate::CollidesInKind,
+        (Err(_), Some(false)) => Fate::CollidesInSize,
+        (Err(_), Some(true)) => Fate::CollidesInTime,
+    }
+}
+
+/// Device and inode.
+pub type Identity = (u64, u64);
+
+/// What a name leads to, whatever it is called.
+#[must_use]
+pub const fn identity(stat: &Stat) -> Identity {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// Whether only one name can lead to what is there: two that do are one to the file system, by case
+/// or by the form of a letter.
+fn has_one_name(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory || stat.st_nlink == 1
+}
+
+/// What happens to an entry whose name is taken; the error says by what. `is_same` says whether the
+/// existing object looks like the entry: a file of its size and time, a symlink with the same
+/// target.
+fn decide_existing(
+    entry: &Entry<'_>,
+    there: &Stat,
+    policy: Policy,
+    before: Before,
+    is_same: bool,
+) -> Result<Action, &'static str> {
+    let kind = FileType::from_raw_mode(there.st_mode);
+    let overwrite = policy.overwrite;
+    match entry.kind {
+        EntryKind::Directory if kind == FileType::Directory => Ok(Action::Skip),
+        EntryKind::Directory => Err("is there and is not a directory"),
+        _ if kind == FileType::Directory => Err("is there and is a directory"),
+        EntryKind::File { bytes, .. } => {
+            // A user who wants every file sent, or compared by content, does not rely on the
+            // source's size and time: what is stored is proved by its hashes.
+            let is_proved = match overwrite {
+                Overwrite::Never | Overwrite::Changed => true,
+                Overwrite::Content => bytes <= policy.compared_above_bytes,
+                Overwrite::Always => false,
+            };
+            match before {
+                // A file system of whole seconds shows no change within one by the change time
+                // alone.
+                Before::Stored if is_proved && is_same => return Ok(Action::Resumed),
+                // Its size and the time of its last change are what they were.
+                Before::StoredAtAnotherTime if is_proved => return Ok(Action::Resumed),
+                // It is this transfer's own, so no policy protects it: what can be compared is
+                // hashed, the rest is sent again.
+                Before::StoredWithoutHash => return Ok(Action::Replace),
+                Before::Stored | Before::StoredAtAnotherTime | Before::Nothing => {}
+            }
+            match overwrite {
+                Overwrite::Never | Overwrite::Changed if is_same => Ok(Action::Skip),
+                Overwrite::Content if is_same && bytes <= policy.compared_above_bytes => Ok(Action::Skip),
+                Overwrite::Always | Overwrite::Changed | Overwrite::Content => Ok(Action::Replace),
+                Overwrite::Never if kind != FileType::RegularFile => Err("exists already and is not a file"),
+                Overwrite::Never => Err("exists already and differs in size or time"),
+            }
+        }
+        EntryKind::Symlink if is_same => Ok(Action::Skip),
+        EntryKind::Symlink => match overwrite {
+            Overwrite::Never if kind == FileType::Symlink => Err("exists already and leads elsewhere"),
+            Overwrite::Never => Err("exists already and is not a symlink"),
+            Overwrite::Changed | Overwrite::Content | Overwrite::Always => Ok(Action::Replace),
+        },
+    }
+}
+
+/// Checks, entry by entry, that names are unique and that every parent is a directory that is
+/// listed before its children.
+#[derive(Debug, Default)]
+pub struct NameCheck {
+    names: HashSet<u128>,
+    directories: HashSet<u128>,
+    /// The parent that was found listed last: files of a directory follow each other.
+    listed_parent: Vec<u8>,
+}
+
+impl NameCheck {
+    /// Looks at the next entry.
+    ///
+    /// # Errors
+    /// [`Refusal`] if it contradicts those before it.
+    pub fn add(&mut self, entry: &Entry<'_>) -> Result<(), Refusal> {
+        let hash = hash_of(entry.name);
+        if !self.names.insert(hash) {
+            return refuse_name(entry.name, "names a file twice");
+        }
+        let (parent, _) = split_name(entry.name);
+        if !parent.is_empty() && parent != self.listed_parent {
+            if !self.directories.contains(&hash_of(parent)) {
+                return refuse_name(entry.name, "lists a file before its directory");
+            }
+            self.listed_parent = parent.to_vec();
+        }
+        if entry.kind == EntryKind::Directory {
+            self.directories.insert(hash);
+        }
+        Ok(())
+    }
+}
+
+fn refuse_name(name: &[u8], what: &str) -> Result<(), Refusal> {
+    let text = format!("the partner's manifest {what} ('{}'): Culvert does not make such manifests", printable(name));
+    Err(Refusal::new(RefusalCode::Protocol, text))
+}
+
+/// Looks at what is there, directory by directory; below a directory that is missing it need not
+/// look.
+struct Looker<'a> {
+    destination: &'a Destination,
+    parent: Option<(Vec<u8>, OwnedFd)>,
+    missing: HashSet<u128>,
+    /// The parent that was found missing last: files of a directory follow each other.
+    missing_parent: Vec<u8>,
+    granularities: Granularities,
+}
+
+impl<'a> Looker<'a> {
+    fn new(destination: &'a Destination) -> Self {
+        let (missing, missing_parent) = (HashSet::new(), Vec::new());
+        Self { destination, parent: None, missing, missing_parent, granularities: Granularities::default() }
+    }
+
+    /// Whether what was found as `last` in the directory that was looked into looks like `entry`.
+    fn is_same(&mut self, entry: &Entry<'_>, last: &[u8], there: &Stat) -> bool {
+        let Some((_, directory)) = &self.parent else { return false };
+        match (entry.kind, FileType::from_raw_mode(there.st_mode)) {
+            (EntryKind::File { bytes, .. }, FileType::RegularFile) => {
+                there.st_size as u64 == bytes && self.granularities.has_time(directory.as_fd(), there, entry.modified)
+            }
+            (EntryKind::Symlink, FileType::Symlink) => {
+                readlinkat(directory, Path::new(OsStr::from_bytes(last)), Vec::new())
+                    .is_ok_and(|target| target.as_bytes() == entry.target)
+            }
+            _ => false,
+        }
+    }
+
+    fn look(&mut self, name: &[u8], is_directory: bool) -> Result<Option<Stat>, Refusal> {
+        let (parent, last) = split_name(name);
+        let found = if self.is_missing(parent) {
+            None
+        } else {
+            self.stat(parent, last).map_err(|error| self.refusal(name, error))?
+        };
+        if found.is_none() && is_directory {
+            self.missing.insert(hash_of(name));
+        }
+        Ok(found)
+    }
+
+    fn is_missing(&mut self, directory: &[u8]) -> bool {
+        if directory.is_empty() {
+            return self.destination.is_fresh;
+        }
+        if self.missing_parent == directory {
+            return true;
+        }
+        let is_missing = self.missing.contains(&hash_of(directory));
+        if is_missing {
+            self.missing_parent = directory.to_vec();
+        }
+        is_missing
+    }
+
+    fn stat(&mut self, parent: &[u8], last: &[u8]) -> Result<Option<Stat>, Errno> {
+        if self.parent.as_ref().is_none_or(|(open, _)| open != parent) {
+            let directory = match self.destination.open_directory(parent) {
+                Ok(directory) => directory,
+                // Something else is there; the directory's own entry has been found to collide.
+                Err(Errno::NOTDIR | Errno::NOENT) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            self.parent = Some((parent.to_vec(), directory));
+        }
+        let Some((_, directory)) = &self.parent else { return Ok(None) };
+        // A directory that may be read need not be one that may be searched.
+        let look = || statat(directory, Path::new(OsStr::from_bytes(last)), AtFlags::SYMLINK_NOFOLLOW);
+        match self.destination.opening(parent, look) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn refusal(&self, name: &[u8], error: Errno) -> Refusal {
+        let (name, path) = (printable(name), self.destination.path.display());
+        match error {
+            Errno::LOOP => Refusal::new(
+                RefusalCode::NotPermitted,
+                format!(
+                    "'{name}' in {path} would be stored through a symlink: remove the symlink or choose another destination"
+                ),
+            ),
+            Errno::NAMETOOLONG => {
+                Refusal::new(RefusalCode::Failed, format!("'{name}' is longer than the file system of {path} permits"))
+            }
+            error => os_error::refusal(error, format!("cannot look at '{name}' in {path}: {error}")),
+        }
+    }
+}
+
+/// What was made of a plan before any file.
+#[derive(Debug, Default)]
+pub struct Made {
+    /// The entries of directories that did not exist, and that nobody else has created since the
+    /// plan; and which they are.
+    pub directories: HashMap<u32, Identity>,
+    /// Whether anything was made.
+    pub has_made: bool,
+    /// Symlinks whose names somebody else has taken since the plan.
+    pub failed: Vec<FileError>,
+}
+
+/// Makes the directories and symlinks of the plan, and notes in `made_all` what it has made. A
+/// directory gets the source's mode, as far as the kernel gives it to new ones; its owner has all
+/// rights, because it is filled. If modes are preserved it gets its own at the end.
+///
+/// # Errors
+/// [`Refusal`] with the name in question; files have not been touched, and what came before that
+/// name is made.
+pub fn make_directories_and_symlinks(
+    destination: &Destination,
+    manifest: &Manifest,
+    actions: &[Action],
+    made_all: &mut Made,
+) -> Result<(), Refusal> {
+    let mut made_here = HashSet::new();
+    for (file, entry) in manifest.entries() {
+        let action = actions[file as usize];
+        if action == Action::Skip || matches!(entry.kind, EntryKind::File { .. }) {
+            continue;
+        }
+        made_all.has_made = true;
+        let name = destination.name(manifest, file);
+        let made = destination.in_parent_of(&name, |parent, last| match entry.kind {
+            EntryKind::Directory => {
+                let mode = Mode::from_raw_mode(u32::from(entry.mode) & 0o777) | Mode::RWXU;
+                let made = mkdirat(parent, last, mode);
+                if !matches!(made, Ok(()) | Err(Errno::EXIST)) {
+                    return made;
+                }
+                let there = identity(&statat(parent, last, AtFlags::SYMLINK_NOFOLLOW)?);
+                match made {
+                    // Another transfer may have made it meanwhile; if it is no directory, its files
+                    // will say so. But if this one has made it, it was under another name, and the
+                    // two directories would become one.
+                    Err(Errno::EXIST) if !made_here.contains(&there) => Ok(()),
+                    Err(error) => Err(error),
+                    Ok(()) => {
+                        made_here.insert(there);
+                        made_all.directories.insert(file, there);
+                        Ok(())
+                    }
+                }
+            }
+            _ => make_symlink(destination, parent, last, entry.target, action),
+        });
+        if made == Err(Errno::EXIST) && entry.kind == EntryKind::Symlink {
+            made_all.failed.push(unwritable(&name, file, Errno::EXIST));
+            continue;
+        }
+        made.map_err(|error| {
+            let code = if error == Errno::EXIST { RefusalCode::Collision } else { os_error::code(error) };
+            let (name, path) = (printable(&name), destination.path.display());
+            let reason = match error {
+                Errno::EXIST => {
+                    "it exists by now, or the file system takes its name and another one of the transfer for the same"
+                        .to_owned()
+                }
+                error => os_error::words(error),
+            };
+            Refusal::new(code, format!("cannot make '{name}' in {path}: {reason}"))
+        })?;
+    }
+    Ok(())
+}
+
+/// Makes a symlink; replaces what is there at once, if it may.
+fn make_symlink(
+    destination: &Destination,
+    parent: &OwnedFd,
+    last: &Path,
+    target: &[u8],
+    action: Action,
+) -> Result<(), Errno> {
+    let target = Path::new(OsStr::from_bytes(target));
+    if action != Action::Replace {
+        return match symlinkat(target, parent, last) {
+            // Another transfer was faster with the same.
+            Err(Errno::EXIST)
+                if readlinkat(parent, last, Vec::new())
+                    .is_ok_and(|there| there.as_bytes() == target.as_os_str().as_bytes()) =>
+            {
+                Ok(())
+            }
+            made => made,
+        };
+    }
+    let temporary = temporary_name(destination.attempt.next_token());
+    symlinkat(target, parent, &temporary)?;
+    renameat(parent, &temporary, parent, last).inspect_err(|_| {
+        let _ = unlinkat(parent, &temporary, AtFlags::empty());
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::fs::destination::{Making, Reach};
+    use crate::fs::sources::listing::list;
+    use crate::fs::sources::named::local_source;
+
+    struct NothingBefore;
+    impl StoredBefore for NothingBefore {
+        fn before(&self, _: &Entry<'_>, _: &Stat) -> Before {
+            Before::Nothing
+        }
+    }
+
+    fn policy(overwrite: Overwrite) -> Policy {
+        Policy { overwrite, compared_above_bytes: 2, preserve: false }
+    }
+
+    fn manifest_of(path: &Path) -> Manifest {
+        list(vec![local_source(path).unwrap()], drop).unwrap().manifest
+    }
+
+    fn fixture() -> (tempfile::TempDir, Manifest, Destination) {
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("source");
+        fs::create_dir_all(source.join("d")).unwrap();
+        fs::write(source.join("a"), "aaa").unwrap();
+        fs::write(source.join("d/b"), "bbb").unwrap();
+        std::os::unix::fs::symlink("a", source.join("l")).unwrap();
+        let reach = Reach::Owner { directory: directory.path().to_owned() };
+        fs::create_dir(directory.path().join("destination")).unwrap();
+        let destination = reach.open_destination(b"destination", false, Making::WithMode(None)).unwrap();
+        (directory, manifest_of(&source.join("")), destination)
+    }
+
+    fn make(destination: &Destination, manifest: &Manifest, actions: &[Action]) -> Result<Made, Refusal> {
+        let mut made = Made::default();
+        make_directories_and_symlinks(destination, manifest, actions, &mut made).map(|()| made)
+    }
+
+    #[test]
+    fn an_empty_destination_gets_everything() {
+        let (directory, manifest, destination) = fixture();
+        let plan = decide(&destination, &manifest, policy(Overwrite::Never), &NothingBefore).unwrap();
+        assert!(plan.actions.iter().all(|&action| action == Action::Create));
+        make(&destination, &manifest, &plan.actions).unwrap();
+        assert!(directory.path().join("destination/d").is_dir());
+        assert_eq!(fs::read_link(directory.path().join("destination/l")).unwrap(), Path::new("a"));
+    }
+
+    #[test]
+    fn a_different_file_refuses_the_transfer_unless_it_may_be_replaced() {
+        let (directory, manifest, destination) = fixture();
+        fs::write(directory.path().join("destination/a"), "other").unwrap();
+        let refusal = decide(&destination, &manifest, policy(Overwrite::Never), &NothingBefore).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Collision);
+        assert!(refusal.text.contains("'a'"), "{refusal}");
+        let plan = decide(&destination, &manifest, policy(Overwrite::Changed), &NothingBefore).unwrap();
+        assert_eq!(plan.actions[0], Action::Replace);
+    }
+
+    #[test]
+    fn the_same_file_is_skipped() {
+        let (directory, manifest, destination) = fixture();
+        let copy = directory.path().join("destination/a");
+        fs::write(&copy, "aaa").unwrap();
+        let time = fs::metadata(directory.path().join("source/a")).unwrap().modified().unwrap();
+        fs::File::options().write(true).open(&copy).unwrap().set_modified(time).unwrap();
+        // The file has three bytes, and larger ones than two are compared by content.
+        for (overwrite, action) in [
+            (Overwrite::Never, Action::Skip),
+            (Overwrite::Changed, Action::Skip),
+            (Overwrite::Content, Action::Replace),
+            (Overwrite::Always, Action::Replace),
+        ] {
+            assert_eq!(decide(&destination, &manifest, policy(overwrite), &NothingBefore).unwrap().actions[0], action);
+        }
+    }
+
+    struct AtAnotherTime;
+    impl StoredBefore for AtAnotherTime {
+        fn before(&self, _: &Entry<'_>, _: &Stat) -> Before {
+            Before::StoredAtAnotherTime
+        }
+    }
+
+    /// The transfer could not continue: its own file was taken for somebody else's.
+    #[test]
+    fn a_file_that_was_stored_without_its_time_counts_as_stored_where_its_content_is_taken_for_granted() {
+        let (directory, manifest, destination) = fixture();
+        fs::write(directory.path().join("destination/a"), "aaa").unwrap();
+        for (overwrite, action) in [
+            (Overwrite::Never, Action::Resumed),
+            (Overwrite::Changed, Action::Resumed),
+            // Of more than two bytes: compared by content.
+            (Overwrite::Content, Action::Replace),
+            (Overwrite::Always, Action::Replace),
+        ] {
+            assert_eq!(decide(&destination, &manifest, policy(overwrite), &AtAnotherTime).unwrap().actions[0], action);
+        }
+    }
+
+    #[test]
+    fn kinds_that_contradict_each_other_are_refused_even_if_everything_may_be_replaced() {
+        let (directory, manifest, destination) = fixture();
+        fs::write(directory.path().join("destination/d"), "a file").unwrap();
+        let refusal = decide(&destination, &manifest, policy(Overwrite::Always), &NothingBefore).unwrap_err();
+        assert!(refusal.text.contains("not a directory"), "{refusal}");
+    }
+
+    #[test]
+    fn a_symlink_on_the_way_is_refused() {
+        let (directory, manifest, destination) = fixture();
+        std::os::unix::fs::symlink("/tmp", directory.path().join("destination/d")).unwrap();
+        let refusal = decide(&destination, &manifest, policy(Overwrite::Always), &NothingBefore).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Collision, "{refusal}");
+    }
+
+    /// A symlink with another target was taken for the same.
+    #[test]
+    fn a_symlink_that_leads_elsewhere_differs_as_a_file_does() {
+        let (directory, manifest, destination) = fixture();
+        let place = directory.path().join("destination/l");
+        let link = manifest.entries().find(|(_, entry)| entry.kind == EntryKind::Symlink).unwrap().0 as usize;
+        let decided = |overwrite| decide(&destination, &manifest, policy(overwrite), &NothingBefore);
+        std::os::unix::fs::symlink("a", &place).unwrap();
+        for overwrite in [Overwrite::Never, Overwrite::Changed, Overwrite::Content, Overwrite::Always] {
+            assert_eq!(decided(overwrite).unwrap().actions[link], Action::Skip, "{overwrite:?}");
+        }
+        for (put, said) in [(true, "leads elsewhere"), (false, "not a symlink")] {
+            fs::remove_file(&place).unwrap();
+            if put {
+                std::os::unix::fs::symlink("b", &place).unwrap();
+            } else {
+                fs::write(&place, "file").unwrap();
+            }
+            let refusal = decided(Overwrite::Never).unwrap_err();
+            assert!(refusal.code == RefusalCode::Collision && refusal.text.contains(said), "{refusal}");
+            for overwrite in [Overwrite::Changed, Overwrite::Content, Overwrite::Always] {
+                let actions = decided(overwrite).unwrap().actions;
+                assert_eq!(actions[link], Action::Replace, "{overwrite:?}");
+                make(&destination, &manifest, &actions).unwrap();
+                assert_eq!(fs::read_link(&place).unwrap(), Path::new("a"));
+                fs::remove_file(&place).unwrap();
+                std::os::unix::fs::symlink("b", &place).unwrap();
+            }
+        }
+        let names: Vec<_> = fs::read_dir(directory.path().join("destination"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names.len(), 2, "nothing temporary remains: {names:?}");
+    }
+
+    /// It ended the whole transfer.
+    #[test]
+    fn a_symlink_whose_name_was_taken_after_the_plan_fails_by_name() {
+        let (directory, manifest, destination) = fixture();
+        let actions = decide(&destination, &manifest, policy(Overwrite::Never), &NothingBefore).unwrap().actions;
+        let place = directory.path().join("destination/l");
+        std::os::unix::fs::symlink("theirs", &place).unwrap();
+        let made = make(&destination, &manifest, &actions).unwrap();
+        let [error] = made.failed.as_slice() else { panic!("one fails: {:?}", made.failed) };
+        assert_eq!((error.code.as_str(), manifest.entry(error.file).name), ("collision", b"l".as_slice()));
+        assert_eq!(fs::read_link(&place).unwrap(), Path::new("theirs"));
+        assert_eq!(made.directories.len(), 1, "the rest is made");
+    }
+
+    #[test]
+    fn a_directory_that_somebody_else_made_is_not_counted_as_made() {
+        let (directory, manifest, destination) = fixture();
+        let actions = decide(&destination, &manifest, policy(Overwrite::Never), &NothingBefore).unwrap().actions;
+        fs::create_dir(directory.path().join("destination/d")).unwrap();
+        let made = make(&destination, &manifest, &actions).unwrap();
+        assert!(made.has_made && made.directories.is_empty());
+    }
+
+    #[test]
+    fn manifests_that_contradict_themselves_are_refused() {
+        let entry =
+            |name: &'static [u8], kind| Entry { name, kind, target: b"", mode: 0o644, modified: Default::default() };
+        let file = EntryKind::File { bytes: 1, is_sparse: false };
+        for entries in [
+            vec![entry(b"a", file), entry(b"a", file)],
+            vec![entry(b"a", file), entry(b"a/b", file)],
+            vec![entry(b"d/a", file), entry(b"d", EntryKind::Directory)],
+        ] {
+            let mut check = NameCheck::default();
+            let refused = entries.iter().find_map(|entry| check.add(entry).err());
+            assert_eq!(refused.unwrap().code, RefusalCode::Protocol);
+        }
+    }
+}

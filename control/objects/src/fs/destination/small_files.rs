@@ -1,0 +1,644 @@
+//! Small files: unpacked from a chunk, written without a name, made durable together, and linked
+//! into place.
+//!
+//! A file without a name (`O_TMPFILE`) leaves nothing behind when its process dies. Where a file
+//! system has no such files they get a temporary name. One `syncfs` makes all files of a pack
+//! durable before the first gets its name, because an `fsync` for each would cost a journal commit
+//! for each.
+//!
+//! A nameless file lives by its descriptor, and descriptors are scarce: half of what this process
+//! may have are for staged files (`DescriptorPlaces`). A pack waits for its share; one that would
+//! need more than there can be is staged under temporary names instead, which needs none.
+//!
+//! Where a whole directory is new its files need neither: see
+//! [`FreshDirectories`](crate::fs::destination::fresh_directories).
+
+mod descriptor_places;
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use culvert_protocol::control::FileError;
+use culvert_protocol::manifest::Manifest;
+use culvert_protocol::names::printable;
+use culvert_protocol::tree_hash::ChunkHash;
+use culvert_system::os_error::{SHORTAGE, is_shortage, words};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, RenameFlags, Stat, fstat, linkat, openat, renameat_with, statat, unlinkat,
+};
+use rustix::io::Errno;
+
+use crate::fs::destination::attributes::{Attributes, Refused, is_more_open, set_attributes};
+use crate::fs::destination::files::rename_into_place;
+use crate::fs::destination::fresh_directories::{FreshDirectories, FreshDirectory};
+use crate::fs::destination::modes::{PRIVATE, mode_to_have, permitted_in};
+use crate::fs::destination::plan::Action;
+use crate::fs::destination::small_files::descriptor_places::DescriptorPlaces;
+use crate::fs::destination::temporary::temporary_name;
+use crate::fs::destination::{Destination, split_name};
+
+/// A small file that is written and does not have its name yet.
+#[derive(Debug)]
+pub struct StagedFile {
+    /// Its entry.
+    pub file: u32,
+    place: Place,
+    action: Action,
+    /// What it could not get.
+    refused: Refused,
+}
+
+/// A small file that has its name.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredFile {
+    /// Its entry.
+    pub file: u32,
+    /// What it is now.
+    pub stat: Stat,
+    /// What it could not get.
+    pub refused: Refused,
+}
+
+/// Where a staged file is.
+#[derive(Debug)]
+enum Place {
+    /// Nowhere: only this process has it.
+    Nameless(Nameless),
+    /// Under a temporary name, in this directory.
+    Partial(PathBuf, Arc<OwnedFd>),
+    /// In a directory that is being filled, under its own name; and what it is.
+    Fresh(Arc<FreshDirectory>, Stat),
+}
+
+impl StagedFile {
+    /// The directory that brings it to its place, and what it is; none for a file that is linked by
+    /// itself.
+    #[must_use]
+    pub fn fresh(&self) -> Option<(&Arc<FreshDirectory>, StoredFile)> {
+        match &self.place {
+            Place::Fresh(directory, stat) => Some((directory, self.stored(*stat))),
+            Place::Nameless(_) | Place::Partial(..) => None,
+        }
+    }
+
+    const fn stored(&self, stat: Stat) -> StoredFile {
+        StoredFile { file: self.file, stat, refused: self.refused }
+    }
+}
+
+/// A file without a name, and where it belongs.
+#[derive(Debug)]
+struct Nameless {
+    file: OwnedFd,
+    parent: Arc<OwnedFd>,
+    _places: DescriptorPlaces,
+}
+
+/// The files of a pack, written.
+#[derive(Debug, Default)]
+pub struct StagedPack {
+    /// Those that can be linked.
+    pub staged: Vec<StagedFile>,
+    /// Those that could not be written.
+    pub failed: Vec<FileError>,
+    /// Those whose bytes do not have the sender's hash.
+    pub mismatched: Vec<u32>,
+    /// Directories that are being filled, and how many of their files came with this pack, whatever
+    /// became of them.
+    pub settled: Vec<(Arc<FreshDirectory>, u32)>,
+}
+
+/// The directory that files are being staged in.
+#[derive(Debug)]
+struct OpenDirectory<'a> {
+    name: &'a [u8],
+    place: OpenPlace,
+}
+
+#[derive(Clone, Debug)]
+enum OpenPlace {
+    /// Its files are linked one by one.
+    There {
+        directory: Arc<OwnedFd>,
+        /// What new files in it may be permitted.
+        permitted: Mode,
+    },
+    /// It comes to its place with all its files.
+    Fresh(Arc<FreshDirectory>),
+}
+
+/// What unpacking needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Unpacking<'a> {
+    /// Where to.
+    pub destination: &'a Destination,
+    /// The transfer's files.
+    pub manifest: &'a Manifest,
+    /// The outcome of each.
+    pub actions: &'a [Action],
+    /// Whether modes and times are kept.
+    pub preserve: bool,
+    /// Directories that are filled under a temporary name.
+    pub fresh: &'a FreshDirectories,
+}
+
+impl Unpacking<'_> {
+    /// Writes the files of a pack. The pack lies where the data plane may still write: what is
+    /// hashed and what is stored is one copy of each file. `hashes` are the sender's, if the
+    /// transfer has hashes; `skip` says which files the sender gave up.
+    #[must_use]
+    pub fn stage(
+        &self,
+        files: &[u32],
+        pack: &[u8],
+        hashes: Option<&[ChunkHash]>,
+        skip: impl Fn(u32) -> bool,
+    ) -> StagedPack {
+        self.stage_when(false, files, pack, hashes, skip)
+    }
+
+    /// As [`Unpacking::stage`]; one that `has_waited` for descriptors does not wait for them.
+    fn stage_when(
+        &self,
+        mut has_waited: bool,
+        files: &[u32],
+        pack: &[u8],
+        hashes: Option<&[ChunkHash]>,
+        skip: impl Fn(u32) -> bool,
+    ) -> StagedPack {
+        let mut result = StagedPack::default();
+        let mut open: Option<OpenDirectory<'_>> = None;
+        let mut rest = pack;
+        let mut copy = Vec::new();
+        for (at, &file) in files.iter().enumerate() {
+            let bytes = self.manifest.file_bytes(file).unwrap_or(0) as usize;
+            let Some((content, after)) = rest.split_at_checked(bytes) else { break };
+            rest = after;
+            copy.clear();
+            copy.extend_from_slice(content);
+            let content = copy.as_slice();
+            let place = self.enter(file, files.len() - at, &mut has_waited, &mut open);
+            if let Ok(OpenPlace::Fresh(directory)) = &place {
+                note_settled(&mut result.settled, directory);
+            }
+            if skip(file) {
+                continue;
+            }
+            if hashes.is_some_and(|hashes| hashes.get(at) != Some(blake3::hash(content).as_bytes())) {
+                result.mismatched.push(file);
+                continue;
+            }
+            match place.and_then(|place| self.stage_one(file, content, place)) {
+                Ok(staged) => result.staged.push(staged),
+                Err(error) => result.failed.push(unwritable(&self.destination.name(self.manifest, file), file, error)),
+            }
+        }
+        if !result.mismatched.is_empty() {
+            // They come again with the others, or fail; nothing of them may be there then.
+            for staged in result.staged.drain(..) {
+                self.unstage(&staged);
+            }
+        }
+        result
+    }
+
+    /// Opens the directory of a file, unless the file before was of the same: `left` files may
+    /// follow.
+    fn enter<'m>(
+        &'m self,
+        file: u32,
+        left: usize,
+        has_waited: &mut bool,
+        open: &mut Option<OpenDirectory<'m>>,
+    ) -> Result<OpenPlace, Errno> {
+        let (directory, _) = split_name(self.name(file));
+        if let Some(open) = open.as_ref().filter(|open| open.name == directory) {
+            return Ok(open.place.clone());
+        }
+        let place = match self.fresh.enter(self.destination, directory) {
+            Some(fresh) => OpenPlace::Fresh(fresh),
+            None => {
+                // Once per pack: a task that holds some of the room and waits for more could wait
+                // for itself.
+                if !std::mem::replace(has_waited, true) {
+                    DescriptorPlaces::wait_for(left);
+                }
+                let directory = Arc::new(self.destination.open_directory(directory)?);
+                let permitted = if self.preserve { Mode::empty() } else { permitted_in(&directory) };
+                OpenPlace::There { directory, permitted }
+            }
+        };
+        *open = Some(OpenDirectory { name: directory, place: place.clone() });
+        Ok(place)
+    }
+
+    fn name(&self, file: u32) -> &[u8] {
+        match &self.destination.single_name {
+            Some(name) => name,
+            None => self.manifest.entry(file).name,
+        }
+    }
+
+    fn stage_one(&self, file: u32, content: &[u8], place: OpenPlace) -> Result<StagedFile, Errno> {
+        let action = self.actions[file as usize];
+        let attributes = Attributes::of(&self.manifest.entry(file), self.preserve);
+        let (place, refused) = match place {
+            OpenPlace::Fresh(directory) => {
+                let (stat, refused) = self.stage_in(&directory, file, content, &attributes)?;
+                (Place::Fresh(directory, stat), refused)
+            }
+            OpenPlace::There { directory, permitted } => {
+                let stage = |parent: &Arc<OwnedFd>, last: &Path| {
+                    let beside = Beside { parent, last, permitted, action };
+                    self.stage_beside(&beside, content, &attributes)
+                };
+                self.destination.in_directory_of(self.name(file), directory, stage)?
+            }
+        };
+        Ok(StagedFile { file, place, action, refused })
+    }
+
+    /// Makes a file under its own name in a directory that is being filled.
+    fn stage_in(
+        &self,
+        directory: &FreshDirectory,
+        file: u32,
+        content: &[u8],
+        attributes: &Attributes,
+    ) -> Result<(Stat, Refused), Errno> {
+        let (_, last) = split_name(self.name(file));
+        let last = Path::new(OsStr::from_bytes(last));
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Nobody else looks into this directory before it has its name.
+        let (begun, mode) = match attributes.preserved_mode() {
+            Some(mode) => (PRIVATE, Some(mode)),
+            None => (Mode::from_raw_mode(attributes.mode.into()) & directory.permitted, None),
+        };
+        let written = openat(directory.opened(), last, flags, begun)?;
+        let fill = || {
+            write_all(&written, content)?;
+            let mut refused = set_attributes(&written, mode, attributes)?;
+            let mut stat = fstat(&written)?;
+            if mode.is_none() && is_more_open(&stat, begun) {
+                refused = set_attributes(&written, Some(begun), attributes)?;
+                stat = fstat(&written)?;
+            }
+            Ok((stat, refused))
+        };
+        fill().inspect_err(|_| {
+            let _ = unlinkat(directory.opened(), last, AtFlags::empty());
+        })
+    }
+
+    /// Makes a file that gets its name by itself.
+    fn stage_beside(
+        &self,
+        beside: &Beside<'_>,
+        content: &[u8],
+        attributes: &Attributes,
+    ) -> Result<(Place, Refused), Errno> {
+        let &Beside { parent, last, permitted, action } = beside;
+        let new = (!attributes.is_mode_preserved && action != Action::Replace)
+            .then(|| Mode::from_raw_mode(attributes.mode.into()) & permitted);
+        let (written, place) = self.open_staged(parent, new.unwrap_or(PRIVATE))?;
+        let fill = || {
+            write_all(&written, content)?;
+            let mode = match (attributes.preserved_mode(), &place) {
+                (Some(mode), _) => Some(mode),
+                // It was made with it.
+                (None, StagedPlace::Nameless(_)) if new.is_some() => None,
+                (None, _) => Some(mode_to_have(attributes.mode, &written, (&**parent, last), permitted, action)?),
+            };
+            set_attributes(&written, mode, attributes)
+        };
+        match (fill(), place) {
+            (Ok(refused), StagedPlace::Nameless(places)) => {
+                let nameless = Nameless { file: written, parent: parent.clone(), _places: places };
+                Ok((Place::Nameless(nameless), refused))
+            }
+            (Ok(refused), StagedPlace::Named(name)) => Ok((Place::Partial(name, parent.clone()), refused)),
+            (Err(error), StagedPlace::Nameless(_)) => Err(error),
+            (Err(error), StagedPlace::Named(name)) => {
+                let _ = unlinkat(&**parent, &name, AtFlags::empty());
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens a file to be staged: without a name if there are descriptors to keep it open, and if
+    /// the file system has such files; else under a temporary name, and then it is the owner's
+    /// alone.
+    fn open_staged(&self, parent: &OwnedFd, mode: Mode) -> Result<(OwnedFd, StagedPlace), Errno> {
+        if let Some(places) = DescriptorPlaces::take() {
+            match openat(parent, ".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode) {
+                Ok(nameless) => return Ok((nameless, StagedPlace::Nameless(places))),
+                Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let name = temporary_name(self.destination.attempt.next_token());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok((openat(parent, &name, flags, PRIVATE)?, StagedPlace::Named(name)))
+    }
+
+    /// Takes a staged file out of the directory that would bring it to its place, and from under
+    /// its temporary name.
+    fn unstage(&self, staged: &StagedFile) {
+        match &staged.place {
+            Place::Fresh(directory, _) => {
+                let (_, last) = split_name(self.name(staged.file));
+                let _ = unlinkat(directory.opened(), Path::new(OsStr::from_bytes(last)), AtFlags::empty());
+            }
+            Place::Partial(partial, parent) => {
+                let (directory, _) = split_name(self.name(staged.file));
+                let remove = || unlinkat(&**parent, partial, AtFlags::empty());
+                let _ = self.destination.opening(directory, remove);
+            }
+            Place::Nameless(_) => {}
+        }
+    }
+
+    /// Gives a staged and durable file its name.
+    ///
+    /// # Errors
+    /// What became of it instead.
+    #[expect(clippy::needless_pass_by_value, reason = "the file is closed when it has its name")]
+    pub fn link(&self, staged: StagedFile) -> Result<StoredFile, FileError> {
+        let name = self.destination.name(self.manifest, staged.file);
+        let (_, last) = split_name(&name);
+        let last = Path::new(OsStr::from_bytes(last));
+        let file = staged.file;
+        self.link_into_place(&staged, &name, last).map(|stat| staged.stored(stat)).map_err(|error| {
+            // A file that does not get its name keeps no temporary one.
+            self.unstage(&staged);
+            unwritable(&self.destination.name(self.manifest, file), file, error)
+        })
+    }
+
+    fn link_into_place(&self, staged: &StagedFile, name: &[u8], last: &Path) -> Result<Stat, Errno> {
+        match &staged.place {
+            Place::Nameless(Nameless { file, parent, .. }) => {
+                let link = |parent: &Arc<OwnedFd>, last: &Path| self.link_staged(file, parent, last, staged.action);
+                self.destination.in_directory_of(name, parent.clone(), link)?;
+                fstat(file)
+            }
+            Place::Partial(partial, parent) => {
+                // A directory with a temporary file in it is not empty: nothing takes its place.
+                let ours = statat(&**parent, partial, AtFlags::SYMLINK_NOFOLLOW)?;
+                rename_into_place(parent, partial, last, staged.action)?;
+                stat_of(parent.as_fd(), last, &ours)
+            }
+            Place::Fresh(fresh, ours) => {
+                self.destination.in_parent_of(name, |parent, last| {
+                    match renameat_with(fresh.opened(), last, parent, last, RenameFlags::NOREPLACE) {
+                        // A file system without the flag: a second link fails if the name is taken,
+                        // and the first goes with its directory.
+                        Err(Errno::INVAL | Errno::NOSYS) => {
+                            linkat(fresh.opened(), last, parent, last, AtFlags::empty())?;
+                            unlinkat(fresh.opened(), last, AtFlags::empty())?;
+                        }
+                        renamed => renamed?,
+                    }
+                    stat_of(parent.as_fd(), last, ours)
+                })
+            }
+        }
+    }
+
+    fn link_staged(&self, nameless: &OwnedFd, parent: &OwnedFd, last: &Path, action: Action) -> Result<(), Errno> {
+        if action != Action::Replace {
+            return link_nameless(nameless, parent, last);
+        }
+        // A link cannot replace; a rename can.
+        let partial = temporary_name(self.destination.attempt.next_token());
+        link_nameless(nameless, parent, &partial)?;
+        rename_into_place(parent, &partial, last, Action::Replace).inspect_err(|_| {
+            let _ = unlinkat(parent, &partial, AtFlags::empty());
+        })
+    }
+}
+
+/// The current state of `ours` under its name; if somebody else has replaced it since, its earlier
+/// state: their file is never taken for ours.
+fn stat_of(parent: BorrowedFd<'_>, last: &Path, ours: &Stat) -> Result<Stat, Errno> {
+    let there = statat(parent, last, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) { there } else { *ours })
+}
+
+/// Counts a pack's file for its directory.
+fn note_settled(settled: &mut Vec<(Arc<FreshDirectory>, u32)>, directory: &Arc<FreshDirectory>) {
+    match settled.last_mut().filter(|(last, _)| Arc::ptr_eq(last, directory)) {
+        Some((_, files)) => *files += 1,
+        None => settled.push((directory.clone(), 1)),
+    }
+}
+
+/// Where a file will be that gets its name by itself.
+#[derive(Clone, Copy, Debug)]
+struct Beside<'a> {
+    parent: &'a Arc<OwnedFd>,
+    last: &'a Path,
+    /// What new files in there may be permitted.
+    permitted: Mode,
+    action: Action,
+}
+
+/// Where a file is that is being staged.
+#[derive(Debug)]
+enum StagedPlace {
+    Nameless(DescriptorPlaces),
+    Named(PathBuf),
+}
+
+fn link_nameless(file: &OwnedFd, parent: &OwnedFd, name: &Path) -> Result<(), Errno> {
+    // From Linux 6.10 on the owner of a file may link it by its descriptor; before, it takes a
+    // capability or the way through /proc.
+    match linkat(file, "", parent, name, AtFlags::EMPTY_PATH) {
+        Err(Errno::NOENT) => {
+            let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            linkat(CWD, &path, parent, name, AtFlags::SYMLINK_FOLLOW)
+        }
+        linked => linked,
+    }
+}
+
+fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::write(file, bytes) {
+            Ok(0) => return Err(Errno::NOSPC),
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// What is said of a file that could not be stored; `name` is what it is called at the destination.
+#[must_use]
+pub fn unwritable(name: &[u8], file: u32, error: Errno) -> FileError {
+    let name = printable(name);
+    let (code, text) = match error {
+        Errno::EXIST => ("collision", format!("'{name}' was created by somebody else and was not overwritten")),
+        Errno::NOSPC | Errno::DQUOT => ("no_space", format!("'{name}' could not be stored: {error}")),
+        Errno::LOOP => ("symlink", format!("'{name}' could not be stored: a symlink appeared in its path")),
+        error if is_shortage(error) => (SHORTAGE, format!("'{name}' could not be stored: {}", words(error))),
+        error => ("unwritable", format!("'{name}' could not be stored: {}", words(error))),
+    };
+    FileError { file, code: code.to_owned(), text }
+}
+
+/// Makes an empty file with its name at once; there is nothing that could be half there.
+///
+/// # Errors
+/// What became of it instead.
+pub fn store_empty(unpacking: &Unpacking<'_>, file: u32) -> Result<StoredFile, FileError> {
+    // The committer does this, and it is what makes room: it would wait for itself.
+    let staged = unpacking.stage_when(true, &[file], &[], None, |_| false);
+    match (staged.staged.into_iter().next(), staged.failed.into_iter().next()) {
+        (Some(staged), _) => unpacking.link(staged),
+        (None, Some(failed)) => Err(failed),
+        (None, None) => Err(unwritable(&unpacking.destination.name(unpacking.manifest, file), file, Errno::IO)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+
+    use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
+
+    use super::*;
+    use crate::fs::destination::{Making, Reach};
+
+    fn manifest() -> Manifest {
+        let mut manifest = Manifest::default();
+        let file = |name: &'static [u8], bytes| Entry {
+            name,
+            kind: EntryKind::File { bytes, is_sparse: false },
+            target: b"",
+            mode: 0o600,
+            modified: FileTime { seconds: 77, nanoseconds: 0 },
+        };
+        manifest.push(&Entry { kind: EntryKind::Directory, ..file(b"d", 0) }).unwrap();
+        for entry in [file(b"a", 3), file(b"d/b", 2), file(b"d/\xff", 4), file(b"empty", 0)] {
+            manifest.push(&entry).unwrap();
+        }
+        manifest
+    }
+
+    fn destination() -> (tempfile::TempDir, Destination) {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("d")).unwrap();
+        let reach = Reach::Owner { directory: directory.path().to_owned() };
+        let destination = reach.open_destination(b"", false, Making::WithMode(None)).unwrap();
+        (directory, destination)
+    }
+
+    fn unpacking<'a>(
+        destination: &'a Destination,
+        manifest: &'a Manifest,
+        actions: &'a [Action],
+        fresh: &'a FreshDirectories,
+    ) -> Unpacking<'a> {
+        Unpacking { destination, manifest, actions, preserve: true, fresh }
+    }
+
+    #[test]
+    fn a_pack_becomes_files_that_appear_whole() {
+        let (directory, destination) = destination();
+        let manifest = manifest();
+        let actions = [Action::Create; 5];
+        let fresh = FreshDirectories::default();
+        let unpacking = unpacking(&destination, &manifest, &actions, &fresh);
+        let hashes = [b"aaa".as_slice(), b"bb", b"xxxx"].map(|content| *blake3::hash(content).as_bytes());
+        let damaged = unpacking.stage(&[1, 2, 3], b"aaabbcccc", Some(&hashes), |_| false);
+        assert_eq!((&*damaged.mismatched, damaged.staged.len()), ([3].as_slice(), 0), "a pack comes again as a whole");
+        let pack = unpacking.stage(&[1, 2, 3], b"aaabbxxxx", Some(&hashes), |_| false);
+        assert!(pack.mismatched.is_empty());
+        assert!(!directory.path().join("a").exists(), "nothing has its name before it is durable");
+        let stored: Vec<u32> = pack.staged.into_iter().map(|staged| unpacking.link(staged).unwrap().file).collect();
+        assert_eq!(stored, [1, 2, 3]);
+        assert_eq!(fs::read(directory.path().join("d/b")).unwrap(), b"bb");
+        let metadata = fs::metadata(directory.path().join("a")).unwrap();
+        assert_eq!((metadata.mode() & 0o777, metadata.mtime()), (0o600, 77));
+        assert_eq!(store_empty(&unpacking, 4).unwrap().file, 4);
+        assert_eq!(fs::metadata(directory.path().join("empty")).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn existing_files_are_replaced_only_if_they_may() {
+        let (directory, destination) = destination();
+        let manifest = manifest();
+        fs::write(directory.path().join("a"), "mine").unwrap();
+        for (action, expected) in [(Action::Create, "mine"), (Action::Replace, "aaa")] {
+            let actions = [action; 5];
+            let unpacking = Unpacking {
+                destination: &destination,
+                manifest: &manifest,
+                actions: &actions,
+                preserve: false,
+                fresh: &FreshDirectories::default(),
+            };
+            let mut pack = unpacking.stage(&[1], b"aaa", None, |_| false);
+            let linked = unpacking.link(pack.staged.pop().unwrap());
+            assert_eq!(linked.is_ok(), action == Action::Replace);
+            assert_eq!(fs::read_to_string(directory.path().join("a")).unwrap(), expected);
+        }
+        let names: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "no temporary file remains: {names:?}");
+    }
+
+    /// A new directory `d` with sixteen files of one byte.
+    fn new_directory() -> Manifest {
+        let mut manifest = Manifest::default();
+        let mut push = |name: &str, kind| {
+            let (name, modified) = (name.as_bytes(), FileTime { seconds: 77, nanoseconds: 0 });
+            manifest.push(&Entry { name, kind, target: b"", mode: 0o640, modified }).unwrap();
+        };
+        push("d", EntryKind::Directory);
+        for file in 1..=16 {
+            push(&format!("d/{file}"), EntryKind::File { bytes: 1, is_sparse: false });
+        }
+        manifest
+    }
+
+    #[test]
+    fn files_of_a_new_directory_come_with_it_and_one_by_one_if_it_is_not_empty_any_more() {
+        let (directory, destination) = destination();
+        let (manifest, actions) = (new_directory(), [Action::Create; 17]);
+        let made = crate::fs::destination::plan::identity(&rustix::fs::stat(directory.path().join("d")).unwrap());
+        let fresh = FreshDirectories::find(&manifest, &actions, 4 << 20, |_| Some(made));
+        let unpacking = unpacking(&destination, &manifest, &actions, &fresh);
+        let files: Vec<u32> = (1..=16).collect();
+        let hashes = vec![*blake3::hash(b"x").as_bytes(); 16];
+        let damaged = unpacking.stage(&files, b"xxxxxxx?xxxxxxxx", Some(&hashes), |_| false);
+        assert_eq!((&*damaged.mismatched, damaged.staged.len()), ([8].as_slice(), 0));
+        drop(damaged);
+        let pack = unpacking.stage(&files, &[b'x'; 16], Some(&hashes), |file| file == 3);
+        assert_eq!(pack.staged.len(), 15);
+        let [(filled, 16)] = pack.settled.as_slice() else { panic!("one directory settles: {:?}", pack.settled) };
+        let names = |directory: &Path| fs::read_dir(directory).unwrap().count();
+        let place = directory.path().join("d");
+        assert_eq!(names(&place), 0);
+        fs::write(place.join("5"), "theirs").unwrap();
+        assert_eq!(filled.put_in_place(), Err(Errno::NOTEMPTY));
+        for staged in pack.staged {
+            let file = staged.file;
+            match unpacking.link(staged) {
+                Ok(StoredFile { stat, .. }) => {
+                    assert_eq!((stat.st_size, stat.st_mtime, stat.st_mode & 0o777), (1, 77, 0o640));
+                }
+                Err(error) => assert_eq!((file, error.code.as_str()), (5, "collision")),
+            }
+        }
+        assert_eq!(names(&place), 15, "the third was skipped, the fifth is somebody else's");
+        assert_eq!(fs::read(place.join("5")).unwrap(), b"theirs");
+        drop((pack.settled, fresh));
+        assert_eq!(names(directory.path()), 1, "nothing temporary remains");
+    }
+}
