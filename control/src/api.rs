@@ -25,6 +25,7 @@ use culvert_model::units::show_bytes;
 use culvert_objects::fs::sources::named::local_source;
 use culvert_protocol::control::{Refusal, RefusalCode, TransferId};
 use culvert_protocol::counted::{agree, counted};
+use culvert_system::log_limit::{self, About};
 use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
@@ -34,7 +35,6 @@ use tokio::sync::Semaphore;
 
 use crate::api::captures::Captures;
 use crate::capture::CaptureOptions;
-use crate::log_limit::{self, About};
 use crate::node::Node;
 use crate::registry::{LiveTransfer, new_transfer_id, unix_ms};
 use crate::request::carry_out;

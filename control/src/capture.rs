@@ -9,7 +9,6 @@
 //! rings full, and their lanes drop and count; nothing grows. A capture that is dropped ends in the
 //! lanes too.
 
-pub mod file;
 mod headers;
 mod pcap;
 
@@ -21,11 +20,11 @@ use std::time::Duration;
 use culvert_link::capture::{CAPTURE_BYTES, Packet, Reader, SNAP_BYTES_MAX, State};
 use culvert_link::messages::ToDataPlane;
 use culvert_link::shared_memory::SharedMemory;
+use culvert_plane::dataplane::{DataPlane, DataPlaneError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
-use crate::dataplane::{DataPlane, DataPlaneError};
 use headers::Headers;
 use pcap::Packets;
 

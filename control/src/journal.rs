@@ -45,11 +45,10 @@ use culvert_protocol::control::{Refusal, RefusalCode};
 use culvert_protocol::identity::{PublicKey, to_hex};
 use culvert_system::file_lock::{self, FileLock, LockError};
 use culvert_system::os_error;
-use culvert_system::regular_file::{self, Links, open_flags, read_opened};
+use culvert_system::regular_file::{self, Links, open_flags, read_opened, sync_directory};
 use rustix::io::Errno;
 
 use crate::limits::MANIFEST_BYTES_PER_PARTNER;
-use crate::state::sync_directory;
 pub use absorbing::{absorb_others, glimpse};
 pub use bounding::bound;
 pub use reading::{BegunFile, Contents, DoneFile, End, Past, Unknown, change_time, read, records};

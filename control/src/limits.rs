@@ -32,8 +32,6 @@ pub const MANIFEST_BYTES_PER_PARTNER: u64 = 2 << 30;
 /// Flows of one transfer in a lane, of the lane's 256. Beside it a partner has at most as many as
 /// are free, so each partner leaves at least half of what it found.
 pub const FLOWS_PER_TRANSFER_AND_LANE: usize = FLOWS_PER_LANE as usize / 4;
-/// Flows of a lane that are kept for partners that have none, when another's next transfer comes.
-pub const FLOWS_RESERVED_PER_LANE: usize = FLOWS_PER_LANE as usize / 4;
 
 /// A transfer whose partner has more than its share of a lane's buffers, while another partner
 /// waits for one, is ended if it makes no progress for this long.

@@ -18,13 +18,13 @@ use culvert_model::profile::Profile;
 use culvert_objects::fs::destination::Reach;
 use culvert_protocol::control::{Message, Refusal, RefusalCode};
 use culvert_protocol::identity::PublicKey;
+use culvert_system::log_limit::{self, About};
 use culvert_system::os_error;
 use tokio::net::TcpStream;
 
 use crate::connection::incoming::Greeted;
 use crate::connection::{Connection, INTRODUCTION_TIMEOUT};
 use crate::host::Host;
-use crate::log_limit::{self, About};
 use crate::node::Node;
 use crate::places::{Limits, Place, Places};
 use crate::profiles::ProfileError;

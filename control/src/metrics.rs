@@ -10,13 +10,13 @@ use culvert_link::counters::{LaneCounter, LaneCounters};
 use culvert_link::layout::LANE_WORDS;
 use culvert_model::record::RecordState;
 use culvert_model::result::TransferResult;
+use culvert_plane::dataplane::DataPlane;
 use culvert_tuning::audit::FindingCounts;
 use prometheus::{
     Counter, CounterVec, Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::dataplane::DataPlane;
 use crate::limits::Limit;
 use crate::node::Node;
 use crate::transfer::blocking;

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_link::engine::EngineConfig;
+use culvert_plane::dataplane::{Origin, Supervisor};
 use culvert_protocol::foreign_text::plain_lines;
 use culvert_protocol::identity::Identity;
 
-use crate::dataplane::{Origin, Supervisor};
 use crate::doorman::Doorman;
 use crate::journal::Journal;
 use crate::limits::JOURNAL_AGE;
@@ -114,10 +114,4 @@ impl Node {
         let carried = culvert_link::path_mtu::datagram_bytes_towards(partner).unwrap_or(DATAGRAM_BYTES_UNKNOWN);
         carried.min(self.datagram_bytes_cap.unwrap_or(u16::MAX))
     }
-}
-
-/// What this host calls itself.
-#[must_use]
-pub fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -17,11 +17,11 @@ use culvert_model::record::{RecordState, TransferRecord};
 use culvert_model::result::TransferResult;
 use culvert_protocol::control::{PAUSES_ARE_TOLD_SINCE, Refusal, RefusalCode, TransferId};
 use culvert_protocol::receipt::Receipt;
+use culvert_system::log_limit::{self, About};
 use culvert_system::os_error;
 use tokio::sync::watch;
 
 use crate::limits::Limit;
-use crate::log_limit::{self, About};
 use crate::metrics::Metrics;
 use crate::state::{StateDirectory, StateError, StateWriter};
 use crate::transfer::blocking;

@@ -19,6 +19,7 @@ use culvert_protocol::foreign_text::foreign_text;
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::names::NAME_BYTES_MAX;
 use culvert_protocol::path::{PathMessage, PathRequest};
+use culvert_system::log_limit::{self, About};
 use culvert_system::os_error;
 use tokio::net::TcpListener;
 
@@ -28,7 +29,6 @@ use crate::limits::{
     Limit, MEASURE_BYTES_MAX, SESSIONS_MAX, SESSIONS_PER_PARTNER, SESSIONS_RESERVED, sources_per_partner,
 };
 use crate::lobby::{Introduced, Lobbies, Turned, refuse};
-use crate::log_limit::{self, About};
 use crate::node::Node;
 use crate::places::{Full, Limits, Place, Places};
 use crate::registry::{LiveTransfer, unix_ms};

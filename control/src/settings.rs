@@ -10,14 +10,14 @@ use culvert_link::engine::{BUFFERS_PER_LANE_MIN, EngineConfig};
 use culvert_link::kernel_bypass::{AfXdpStart, Mode};
 use culvert_model::address::DEFAULT_PORT;
 use culvert_model::units::{parse_bytes, show_bytes};
+use culvert_plane::next_hop::Tables;
+use culvert_plane::next_hop::interface::InterfaceError;
 use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
 use culvert_protocol::counted::{agree, counted};
 use culvert_system::accounts::SYSTEM_STATE;
 use culvert_system::regular_file::{self, Links};
 use serde::Deserialize;
 
-use crate::next_hop::Tables;
-use crate::next_hop::interface::InterfaceError;
 use crate::transfer::patience::PATIENCE_DEFAULT;
 
 /// Where a node serves metrics unless told otherwise.
@@ -317,7 +317,14 @@ impl Settings {
                 || default_state(variables),
                 |text| Ok(PathBuf::from(text)),
             )?,
-            name: r.resolve("name", "CULVERT_NAME", flags.name.as_ref(), file.name, crate::node::host_name, text)?,
+            name: r.resolve(
+                "name",
+                "CULVERT_NAME",
+                flags.name.as_ref(),
+                file.name,
+                culvert_system::descriptors::host_name,
+                text,
+            )?,
             listen: r.resolve(
                 "listen",
                 "CULVERT_LISTEN",

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 
 use culvert_protocol::control::RefusalCode;
 use culvert_protocol::identity::Identity;
-use culvert_system::regular_file::{self, Links, ReadError};
+use culvert_system::regular_file::{self, Links, ReadError, sync_directory};
 use culvert_system::{accounts, file_lock, os_error};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -556,14 +556,6 @@ pub(crate) fn give_to_owner_of(directory: &Path, file: &fs::File) -> io::Result<
     }
     let owner = fs::metadata(directory)?;
     std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))
-}
-
-/// Makes the names in a directory durable.
-///
-/// # Errors
-/// The operating system's.
-pub fn sync_directory(directory: &Path) -> io::Result<()> {
-    fs::File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

@@ -19,11 +19,11 @@ pub mod source_version;
 pub mod stored_names;
 pub mod tcp_path;
 pub mod udp_path;
-pub mod usage;
 
 use std::sync::Arc;
 
 use culvert_model::progress::Progress;
+use culvert_plane::dataplane::DataPlane;
 use culvert_protocol::control::{DRY_RUNS_ARE_TOLD_SINCE, NAMES_ARE_ESCAPED_SINCE, Options, TransferId};
 use culvert_protocol::identity::{Identity, to_hex};
 use culvert_protocol::manifest::{EntryKind, Manifest};
@@ -31,7 +31,6 @@ use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::watch;
 
 use crate::connection::Connection;
-use crate::dataplane::DataPlane;
 use crate::metrics::Metrics;
 use crate::shares::Share;
 use stored_names::StoredNames;

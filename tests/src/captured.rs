@@ -26,7 +26,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
-use culvert_control::dataplane::{DataPlane, Origin};
 use culvert_control::metrics::Metrics;
 use culvert_control::request::push;
 use culvert_control::shares::Shares;
@@ -38,6 +37,7 @@ use culvert_link::engine::EngineConfig;
 use culvert_model::progress::Progress;
 use culvert_objects::fs::destination::Reach;
 use culvert_objects::fs::sources::named::local_source;
+use culvert_plane::dataplane::{DataPlane, Origin};
 use culvert_protocol::control::{Options, Overwrite, TransferId};
 use culvert_protocol::identity::Identity;
 use culvert_protocol::names::TEMPORARY_PREFIX;

@@ -10,12 +10,12 @@ use std::task::{Context, Poll};
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
+use culvert_plane::dataplane::Supervisor;
 use hyper::body::Frame;
 use tokio::sync::mpsc;
 
 use super::error;
 use crate::capture::{Capture, CaptureError, CaptureOptions, Stop, Summary};
-use crate::dataplane::Supervisor;
 
 /// The number by which a capture is stopped, in the head of the answer.
 pub const ID_HEADER: &str = "culvert-capture";

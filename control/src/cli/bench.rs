@@ -7,6 +7,7 @@ use culvert_link::kernel_bypass::Mode;
 use culvert_model::exit_code::ExitCode;
 use culvert_model::request::{Movement, Target, TransferRequest};
 use culvert_model::units::show_rate;
+use culvert_plane::next_hop::Tables;
 use culvert_protocol::counted::counted;
 
 use crate::cli::args::{BenchArgs, BenchWhat, EngineArgs, GlobalArgs, LimitArgs, NetArgs};
@@ -15,7 +16,6 @@ use crate::cli::exit::CommandError;
 use crate::cli::report::{self, Telling, print_json, say};
 use crate::cli::second_node::SecondNode;
 use crate::cli::send::{carry_out_here, embedded, options_of, target_of};
-use crate::next_hop::Tables;
 use crate::settings::{SOCKET_BUFFER_BYTES, Settings};
 use crate::state::StateDirectory;
 

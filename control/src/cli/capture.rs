@@ -1,6 +1,7 @@
 //! `culvert capture`, and the captures of commands that have lanes of their own.
 
 pub mod args;
+mod file;
 
 use std::path::Path;
 
@@ -9,10 +10,10 @@ use culvert_protocol::counted::counted;
 use tokio::task::JoinHandle;
 
 use crate::api_client::{ApiClient, RunningCapture};
-use crate::capture::file::{CaptureFile, conclude};
 use crate::capture::{Capture, CaptureError, CaptureOptions, Stop, Summary};
 use crate::cli::args::{EngineArgs, GlobalArgs};
 use crate::cli::capture::args::CaptureArgs;
+use crate::cli::capture::file::{CaptureFile, conclude};
 use crate::cli::exit::CommandError;
 use crate::cli::report::print_json;
 use crate::node::Node;

@@ -2,10 +2,10 @@
 
 use culvert_model::exit_code::ExitCode;
 use culvert_model::record::{Failure, RecordState};
+use culvert_plane::dataplane::DataPlaneError;
 use culvert_protocol::control::RefusalCode;
 use culvert_system::os_error::{self, explained, tells_shortage, without_numbers};
 
-use crate::dataplane::DataPlaneError;
 use crate::profiles::ProfileError;
 use crate::settings::SettingsError;
 use crate::state::StateError;

@@ -5,16 +5,16 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use culvert_model::exit_code::ExitCode;
 use culvert_objects::fs::destination::Reach;
+use culvert_plane::dataplane::DataPlaneError;
+use culvert_plane::dataplane::ports::show_ports;
 use culvert_protocol::identity::PublicKey;
+use culvert_system::descriptors::host_name;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::TcpListener;
 
 use crate::cli::args::{FarEndArgs, GlobalArgs};
 use crate::cli::exit::CommandError;
 use crate::cli::{report, send};
-use crate::dataplane::DataPlaneError;
-use crate::dataplane::ports::show_ports;
-use crate::node::host_name;
 use crate::session::{Admission, SpareDescriptor, listen};
 use crate::settings::{Origin, Ports, Settings, SettingsError};
 use crate::ssh::{FAR_END_VERSION, FarEndAnswer, FarEndRequest};

@@ -17,10 +17,10 @@ use culvert_protocol::keys::{Direction, KeySchedule, Secret};
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::tree_hash::ChunkHasher;
 use culvert_protocol::wire::{OVERHEAD_BYTES, TAG_BYTES};
+use culvert_system::processor_time::nominal_hertz;
 
 use crate::cli::exit::CommandError;
 use crate::cli::report::{print_json, say};
-use crate::transfer::usage::nominal_hertz;
 
 /// How much each stage moves.
 const STAGE_BYTES: usize = 512 << 20;

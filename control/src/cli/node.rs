@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_model::exit_code::ExitCode;
+use culvert_plane::dataplane::{DataPlaneError, Origin};
 use culvert_protocol::counted::noun;
 use culvert_system::file_lock::{self, FileLock, LockError};
 use culvert_system::os_error;
@@ -15,12 +16,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::api::Api;
 use crate::cli::args::{GlobalArgs, NodeArgs};
 use crate::cli::exit::CommandError;
-use crate::dataplane::{DataPlaneError, Origin};
 use crate::node::Node;
 use crate::session::{Admission, SpareDescriptor, listen};
 use crate::settings::{Flags, Settings};
 use crate::state::StateDirectory;
-use crate::tuning;
+use crate::{log_lines, tuning};
 
 /// The file whose lock a running node holds.
 pub const LOCK: &str = "node.lock";
@@ -58,7 +58,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     let settings = Settings::resolve(&flags)?;
     let state = StateDirectory::open(&settings.state.value)?;
     let _lock = lock(&state)?;
-    crate::log_limit::stamp_lines();
+    log_lines::stamp_lines();
     let dataplane = match &settings.dataplane_socket.value {
         Some(path) => Origin::Socket(path.clone()),
         None => Origin::Child(crate::cli::send::program()),
@@ -95,7 +95,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
         port,
         metrics_port: metrics.as_ref().and_then(|metrics| metrics.local_addr().ok()).map(|address| address.port()),
     };
-    crate::log_limit::set_quiet(global.quiet);
+    culvert_system::log_limit::set_quiet(global.quiet);
     if !global.quiet {
         greet(&node, &settings, &running, &plane);
     }
@@ -108,7 +108,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
         tokio::spawn(api.serve_metrics(metrics));
     }
     tokio::spawn(crate::partner_hosts::keep_known(node.clone()));
-    tokio::spawn(crate::log_limit::tell_what_was_left_out());
+    tokio::spawn(log_lines::tell_what_was_left_out());
     let listening = tokio::spawn(listen(node.clone(), listener, spare, Admission::Profiles));
     tokio::spawn(tuning::keep(tuning::directory_in(&tuning::state_of_host(&settings))));
     tokio::spawn(tuning::count_findings(node.metrics.clone()));
@@ -136,7 +136,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     Ok(if code == ExitCode::Terminated { ExitCode::Done } else { code })
 }
 
-fn greet(node: &Node, settings: &Settings, running: &RunningNode, plane: &crate::dataplane::DataPlane) {
+fn greet(node: &Node, settings: &Settings, running: &RunningNode, plane: &culvert_plane::dataplane::DataPlane) {
     let ports: Vec<String> = plane.lanes().iter().map(|lane| lane.port.to_string()).collect();
     say_aside!("culvert: node '{}', key {}", node.name, node.identity.public_key().fingerprint());
     say_aside!(

@@ -11,6 +11,7 @@ use culvert_model::exit_code::ExitCode;
 use culvert_model::record::{RecordState, Role, TransferRecord};
 use culvert_model::request::{Movement, Target, TransferRequest};
 use culvert_model::typed_path::TypedPath;
+use culvert_plane::dataplane::Origin;
 use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
 use culvert_protocol::control::{Options, Overwrite};
 
@@ -23,7 +24,6 @@ use crate::cli::progress;
 use crate::cli::report::{self, Telling};
 use crate::cli::target::{Place, SshHost, parse};
 use crate::cli::verbose::{self, FileTeller};
-use crate::dataplane::Origin;
 use crate::node::Node;
 use crate::profiles::Profiles;
 use crate::registry::{new_transfer_id, unix_ms};

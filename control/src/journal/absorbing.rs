@@ -11,10 +11,9 @@ use std::path::{Path, PathBuf};
 use culvert_objects::fs::sources::hash_of;
 use culvert_protocol::control::RefusalCode;
 use culvert_protocol::manifest::Manifest;
-use culvert_system::regular_file::{self, Links};
+use culvert_system::regular_file::{self, Links, sync_directory};
 
 use super::{JOURNAL_BYTES_MAX, Journal, JournalError, Past, Place, VERSION, directory_of, read};
-use crate::state::sync_directory;
 
 /// Journals of one partner and destination that are looked into; more are not left by anything but
 /// malice.

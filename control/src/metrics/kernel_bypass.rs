@@ -6,9 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use culvert_link::counters::LaneCounter;
 use culvert_link::kernel_bypass::Mode;
+use culvert_plane::dataplane::DataPlane;
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
-
-use crate::dataplane::DataPlane;
 
 /// Datagrams by way and direction.
 const WAYS: [(LaneCounter, &str, &str); 4] = [

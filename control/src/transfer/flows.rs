@@ -9,6 +9,8 @@ use culvert_link::commands::{ASSIGNED_MAX, Command, IP_UDP_BYTES, SendSlot, Sour
 use culvert_link::counters::{FlowBlock, FlowWord};
 use culvert_link::messages::OpenSend;
 use culvert_link::path_mtu::mtu_min;
+use culvert_plane::dataplane::placement::SOURCE_PORTS;
+use culvert_plane::dataplane::{DataPlane, DataPlaneError, EventSender, SendEvent, WantedFlow};
 use culvert_protocol::control::{FLOWS_MAX, FlowOffer, RefusalCode, SenderSummary};
 use culvert_protocol::feedback::{Report, Summary};
 use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
@@ -19,8 +21,6 @@ use hdrhistogram::Histogram;
 
 use super::TransferContext;
 use super::udp_path::ClosedPath;
-use crate::dataplane::placement::SOURCE_PORTS;
-use crate::dataplane::{DataPlane, DataPlaneError, EventSender, SendEvent, WantedFlow};
 use crate::limits::{FLOWS_PER_TRANSFER_AND_LANE, Limit};
 use crate::transfer::error::TransferError;
 

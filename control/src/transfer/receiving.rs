@@ -33,6 +33,7 @@ use culvert_model::result::TransferResult;
 use culvert_objects::fs::destination::attributes::NotKept;
 use culvert_objects::fs::destination::plan::Action;
 use culvert_objects::fs::sources::TOO_MUCH_LISTED;
+use culvert_plane::dataplane::{EventReceiver, EventSender, ReceiveEvent, event_queue};
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::{
     FileError, LeftOut, Message, ReceiverSummary, Refusal, RefusalCode, Run, SenderSummary, runs,
@@ -40,16 +41,15 @@ use culvert_protocol::control::{
 use culvert_protocol::names::printable;
 use culvert_protocol::receipt::{Receipt, Statement};
 use culvert_protocol::tree_hash::ChunkHash;
+use culvert_system::processor_time::CpuMeter;
 use tokio::sync::mpsc;
 
 use super::bit_set::BitSet;
 use super::manifest_exchange::{ReceivedManifest, canceled, receive_manifest};
 use super::patience::Patience;
 use super::sending::{RateMeter, memory_chunks};
-use super::usage::CpuMeter;
 use super::{TransferContext, blocking};
 use crate::connection::{MessageReader, SILENCE_TIMEOUT};
-use crate::dataplane::{EventReceiver, EventSender, ReceiveEvent, event_queue};
 use crate::limits::Limit;
 use crate::transfer::error::TransferError;
 use crate::transfer::file_errors::ErrorList;

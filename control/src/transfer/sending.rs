@@ -23,6 +23,7 @@ use culvert_model::progress::Phase;
 use culvert_model::result::TransferResult;
 use culvert_objects::fs::destination::attributes::NotKept;
 use culvert_objects::fs::sources::SourceTree;
+use culvert_plane::dataplane::{EventReceiver, SendEvent, event_queue};
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::{
     FileError, FlowOffer, Message, NOT_KEPT_LISTED_MAX, PACKS_ARE_TOLD_SINCE, RefusalCode,
@@ -31,6 +32,7 @@ use culvert_protocol::dry_run::{Fates, Room};
 use culvert_protocol::manifest::Manifest;
 use culvert_protocol::receipt::Receipt;
 use culvert_protocol::tree_hash::ChunkHash;
+use culvert_system::processor_time::CpuMeter;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -39,10 +41,8 @@ use super::flows::{SendingFlows, path_closed};
 use super::manifest_exchange::{canceled, unexpected};
 use super::packs::{FilledPack, fill};
 use super::patience::Patience;
-use super::usage::CpuMeter;
 use super::{TransferContext, blocking};
 use crate::connection::{MessageReader, SILENCE_TIMEOUT};
-use crate::dataplane::{EventReceiver, SendEvent, event_queue};
 use crate::metrics::Stage;
 use crate::transfer::error::TransferError;
 use crate::transfer::file_errors::ErrorList;

@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert_model::address::DEFAULT_PORT;
+use culvert_plane::dataplane::ports::show_ports;
 use culvert_protocol::counted::noun;
 use culvert_system::os_error;
 
 use super::TransferContext;
 use super::flows::canonical;
-use crate::dataplane::ports::show_ports;
 
 /// The first port that the operating system assigns by itself (net.ipv4.ip_local_port_range):
 /// nobody opens one of those in a firewall.

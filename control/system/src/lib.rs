@@ -3,10 +3,16 @@
 //!
 //! Every room above has to say the same of the same error, and none of them owns these questions.
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::print_stderr))]
+
+#[macro_use(say_aside)]
+extern crate culvert_link;
 
 pub mod accounts;
 pub mod descriptors;
 pub mod file_lock;
+pub mod log_limit;
 pub mod os_error;
+pub mod processor_time;
 pub mod regular_file;
 pub mod settling;

@@ -175,11 +175,21 @@ pub fn read_named(path: &Path, most: u64, say: impl FnOnce(&str)) -> Result<Stri
     String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not valid UTF-8").into())
 }
 
+/// Makes the names in a directory durable.
+///
+/// # Errors
+/// The operating system's.
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use rustix::fs::{CWD, FileType as Kind, Mode, mknodat};
     use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, FileType as Kind, Mode, mknodat};
+
+    use super::*;
 
     fn make_pipe(path: &Path) {
         mknodat(CWD, path, Kind::Fifo, Mode::RWXU, 0).unwrap();

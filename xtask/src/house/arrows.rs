@@ -18,6 +18,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("culvert-model", &["culvert-protocol"]),
     ("culvert-objects", &["culvert-protocol", "culvert-system", "culvert-model"]),
     ("culvert-tuning", &["culvert-protocol", "culvert-system"]),
+    ("culvert-plane", &["culvert-protocol", "culvert-link", "culvert-system", "culvert-model", "culvert-tuning"]),
     ("culvert-perfsonar", &["culvert-protocol"]),
     (
         "culvert",
@@ -29,6 +30,7 @@ const MAP: &[(&str, &[&str])] = &[
             "culvert-model",
             "culvert-objects",
             "culvert-tuning",
+            "culvert-plane",
             "culvert-perfsonar",
         ],
     ),

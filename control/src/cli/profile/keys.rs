@@ -106,7 +106,7 @@ fn own_address(settings: &Settings) -> String {
         0 => DEFAULT_PORT,
         port => port,
     };
-    format!("{}:{port}", crate::node::host_name())
+    format!("{}:{port}", culvert_system::descriptors::host_name())
 }
 
 #[cfg(test)]

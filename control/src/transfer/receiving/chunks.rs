@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use culvert_link::commands::{Command, DiskError, FileRange, Sink};
 use culvert_objects::fs::destination::small_files::unwritable;
+use culvert_plane::dataplane::ReceiveEvent;
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::{FileError, Message, PACKS_ARE_TOLD_SINCE, RefusalCode};
 use culvert_protocol::feedback::Report;
@@ -16,7 +17,6 @@ use rustix::io::Errno;
 
 use super::files::WaitingChunk;
 use super::{Done, Receiving, TRIES_MAX};
-use crate::dataplane::ReceiveEvent;
 use crate::limits::{Limit, files_per_partner};
 use crate::metrics::Stage;
 use crate::shares::Kind;

@@ -10,13 +10,13 @@ use culvert_protocol::control::{Message, NOT_KEPT_IS_TOLD_SINCE, ReceiverSummary
 use culvert_protocol::names::printable;
 use culvert_protocol::receipt::{Receipt, Statement, sign_line, verify_line};
 use culvert_protocol::verdict::{ReceiverTimes, verdict};
+use culvert_system::processor_time::millicycles_per_byte;
 
 use super::{Done, LeftJournal, Received, Receiving, unix_ms};
 use crate::transfer::dry_run::Found;
 use crate::transfer::error::TransferError;
 use crate::transfer::file_errors::named_errors;
 use crate::transfer::root_of;
-use crate::transfer::usage::millicycles_per_byte;
 
 impl Receiving {
     /// When everything is stored: makes the last of it durable and computes the root, outside the

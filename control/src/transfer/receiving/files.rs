@@ -10,6 +10,7 @@ use culvert_objects::fs::destination::files::{LeftFile, PartialFile};
 use culvert_objects::fs::destination::small_files::{StoredFile, unwritable};
 use culvert_objects::fs::destination::{Destination, split_name};
 use culvert_objects::fs::sources::hash_of;
+use culvert_plane::dataplane::{DataPlane, InstalledFile};
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{FileError, Refusal};
 use culvert_protocol::manifest::{Entry, EntryKind};
@@ -19,7 +20,6 @@ use rustix::fs::fstat;
 use rustix::io::Errno;
 
 use super::planning::Intake;
-use crate::dataplane::{DataPlane, InstalledFile};
 use crate::journal::{DIRECTORY_BYTES_MAX, Record, change_time, not_journaled};
 use crate::shares::Piece;
 use crate::transfer::blocking;

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use culvert_link::commands::Command;
+use culvert_plane::dataplane::placement::Placement;
 use culvert_protocol::control::{MOVES_SINCE, Message};
 
 use super::{Receiving, random_u32};
-use crate::dataplane::placement::Placement;
 use crate::transfer::error::TransferError;
 use crate::transfer::flows::canonical;
 

@@ -8,13 +8,13 @@ use culvert_model::result::{ResultError, ResultParts, TransferResult, bounded};
 use culvert_protocol::control::{Message, ReceiverSummary, RefusalCode, SenderSummary};
 use culvert_protocol::names::printable;
 use culvert_protocol::receipt::{Receipt, Statement, sign_line, verify_line};
+use culvert_system::processor_time::millicycles_per_byte;
 
 use super::{Payload, Sending, Sent};
 use crate::transfer::error::TransferError;
 use crate::transfer::file_errors::named_errors;
 use crate::transfer::manifest_exchange::left_out;
 use crate::transfer::root_of;
-use crate::transfer::usage::millicycles_per_byte;
 
 impl Sending {
     /// Announces that everything is sent, when it is; again if something had to be sent once more.

@@ -14,10 +14,10 @@
     )
 )]
 
+use culvert_plane::dataplane::SendEvent;
 use culvert_protocol::chunk_map::ChunkContent;
 
 use super::{Payload, Sending};
-use crate::dataplane::SendEvent;
 
 impl Sending {
     /// Why an event cannot be, if it cannot.

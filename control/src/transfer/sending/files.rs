@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use culvert_link::commands::FileSlot;
 use culvert_objects::fs::sources::SourceTree;
+use culvert_plane::dataplane::{DataPlane, InstalledFile};
 use culvert_protocol::control::FileError;
 use culvert_protocol::tree_hash::ChunkHash;
 use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, fstat, seek};
 use rustix::io::Errno;
 
-use crate::dataplane::{DataPlane, InstalledFile};
 use crate::limits::files_per_partner;
 use crate::shares::Piece;
 use crate::transfer::source_version::{SourceVersion, changed, check_listed, unreadable};

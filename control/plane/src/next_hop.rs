@@ -28,7 +28,7 @@ use std::time::Duration;
 use culvert_link::kernel_bypass::NextHop;
 use culvert_link::rtnetlink::{LINK_BYTES, NLM_F_DUMP, RouteSocket, attributes, text_of, u32_of};
 
-use number::*;
+use crate::next_hop::number::*;
 
 const ADDRESS_BYTES: usize = 8;
 const ROUTE_BYTES: usize = 12;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use culvert_link::engine::EngineConfig;
 use culvert_model::result::TransferResult;
 
-use super::{DataPlane, DataPlaneError, Origin};
+use crate::dataplane::{DataPlane, DataPlaneError, Origin};
 
 /// Keeps a data plane running.
 #[derive(Debug)]

@@ -28,6 +28,8 @@ impl About {
 
 /// The time over which lines are counted.
 const WINDOW: Duration = Duration::from_secs(60);
+/// See [`tell_what_was_left_out`].
+pub const TELL_EVERY: Duration = Duration::from_secs(WINDOW.as_secs() / 4);
 /// Lines of a kind in that time: enough to see what is going on, and at most about 100 MB a year
 /// for each kind.
 const LINES_MAX: u32 = 20;
@@ -94,20 +96,12 @@ pub fn say(about: About, line: impl FnOnce() -> String) {
     }
 }
 
-/// Lets each line on standard error begin with the time, unless standard error is the journal,
-/// which notes it by itself.
-pub fn stamp_lines() {
-    if !is_journal() {
-        // To milliseconds, in UTC (RFC 3339).
-        culvert_link::aside::stamp_with(|| format!("{:.3} ", jiff::Timestamp::now()));
+/// Tells what was left out of windows that are over. To be called every [`TELL_EVERY`], so that it
+/// is told also when nothing more comes.
+pub fn tell_what_was_left_out() {
+    for left_out in LOG.over(Instant::now()) {
+        say_aside!("culvert: {left_out}");
     }
-}
-
-/// Whether standard error is the journal: systemd says which device and inode that is
-/// (systemd.exec(5), `JOURNAL_STREAM`).
-fn is_journal() -> bool {
-    let Some(told) = std::env::var("JOURNAL_STREAM").ok() else { return false };
-    rustix::fs::fstat(rustix::stdio::stderr()).is_ok_and(|stat| told == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 static IS_QUIET: AtomicBool = AtomicBool::new(false);
@@ -121,17 +115,6 @@ pub fn set_quiet(is_quiet: bool) {
 pub fn inform(about: About, line: impl FnOnce() -> String) {
     if !IS_QUIET.load(Ordering::Relaxed) {
         say(about, line);
-    }
-}
-
-/// Tells from time to time what was left out, also when nothing more comes.
-pub async fn tell_what_was_left_out() {
-    let mut tick = tokio::time::interval(WINDOW / 4);
-    loop {
-        tick.tick().await;
-        for left_out in LOG.over(Instant::now()) {
-            say_aside!("culvert: {left_out}");
-        }
     }
 }
 

@@ -4,9 +4,13 @@
 //! of a partner that already has some gets its first flow only while enough are left for partners
 //! that have none.
 
-use super::DataPlaneError;
-use super::events::EventSender;
-use crate::limits::FLOWS_RESERVED_PER_LANE;
+use culvert_link::layout::FLOWS_PER_LANE;
+
+use crate::dataplane::DataPlaneError;
+use crate::dataplane::events::EventSender;
+
+/// Flows of a lane that are kept for partners that have none, when another's next transfer comes.
+pub const FLOWS_RESERVED_PER_LANE: usize = FLOWS_PER_LANE as usize / 4;
 
 /// Whose a slot of a lane is.
 #[derive(Debug)]
@@ -52,9 +56,10 @@ pub(super) fn take_slot<E>(
 
 #[cfg(test)]
 mod tests {
+    use culvert_link::layout::FLOWS_PER_LANE;
+
     use super::*;
     use crate::dataplane::events::{SendEvent, event_queue};
-    use culvert_link::layout::FLOWS_PER_LANE;
 
     fn take(slots: &mut [Route<SendEvent>], holder: u32, flows: usize) -> usize {
         let events = event_queue().0;

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use culvert_link::kernel_bypass::AfXdpStart;
 
-use super::number::{IFF_LOOPBACK, IFF_UP};
-use super::{Link, Tables};
+use crate::next_hop::number::{IFF_LOOPBACK, IFF_UP};
+use crate::next_hop::{Link, Tables};
 
 /// Why no interface can be used for AF_XDP.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use culvert_model::exit_code::ExitCode;
 use culvert_model::units::show_count;
 use culvert_protocol::counted::counted;
 
-use super::Summary;
+use crate::capture::Summary;
 use crate::cli::exit::{CommandError, of_path};
 
 /// A place for a capture.

@@ -7,10 +7,11 @@ use std::os::unix::net::UnixDatagram as StdDatagram;
 
 use culvert_link::rtnetlink;
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, netlink::SocketAddrNetlink};
+use rustix::net::SocketFlags;
+use rustix::net::netlink::SocketAddrNetlink;
 use tokio::net::UnixDatagram;
 
-use super::number::RTNLGRPS;
+use crate::next_hop::number::RTNLGRPS;
 
 /// Messages taken at once: in a storm of routes others get their turn too.
 const DRAIN_MAX: usize = 4_096;

@@ -11,9 +11,9 @@ use culvert_link::kernel_bypass::{Census, NextHop};
 use culvert_link::messages::ToDataPlane;
 use tokio::sync::oneshot;
 
-use super::followed::FlowSlot;
-use super::placement::Placement;
-use super::{DataPlane, lock};
+use crate::dataplane::followed::FlowSlot;
+use crate::dataplane::placement::Placement;
+use crate::dataplane::{DataPlane, lock};
 use crate::next_hop::Tables;
 use crate::next_hop::asking::Asker;
 use crate::next_hop::events::Changes;

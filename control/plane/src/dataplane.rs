@@ -43,13 +43,13 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-pub use events::{EventReceiver, EventSender, ReceiveEvent, SendEvent, Tagged, event_queue};
-use followed::{FlowSlot, Followed};
-use placement::Placement;
-use ports::PortsInUse;
-pub use slots::WantedFlow;
-use slots::{Route, take_slot};
-pub use supervisor::Supervisor;
+pub use crate::dataplane::events::{EventReceiver, EventSender, ReceiveEvent, SendEvent, Tagged, event_queue};
+use crate::dataplane::followed::{FlowSlot, Followed};
+use crate::dataplane::placement::Placement;
+use crate::dataplane::ports::PortsInUse;
+pub use crate::dataplane::slots::WantedFlow;
+use crate::dataplane::slots::{Route, take_slot};
+pub use crate::dataplane::supervisor::Supervisor;
 
 /// Why there is no data plane.
 #[derive(Debug, thiserror::Error)]
@@ -403,7 +403,8 @@ impl DataPlane {
     }
 
     /// Ends a process that said what cannot be; the error that the transfer ends with.
-    pub(crate) fn nonsense(&self, what: &'static str) -> DataPlaneError {
+    #[must_use]
+    pub fn nonsense(&self, what: &'static str) -> DataPlaneError {
         // Everything that it says afterwards follows from that.
         let what = *self.nonsense.get_or_init(|| what);
         self.give_up();
@@ -435,7 +436,10 @@ impl DataPlane {
     }
 
     /// Sends a message that nothing answers, or whose answer is waited for elsewhere.
-    pub(crate) fn tell(&self, message: &ToDataPlane, descriptors: &[BorrowedFd<'_>]) -> Result<(), DataPlaneError> {
+    ///
+    /// # Errors
+    /// [`DataPlaneError`] with which the process ended.
+    pub fn tell(&self, message: &ToDataPlane, descriptors: &[BorrowedFd<'_>]) -> Result<(), DataPlaneError> {
         self.socket.send(message, descriptors).map_err(|error| match error.kind() {
             // A writer may notice it before a reader does: both report it alike.
             ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => self.ended_with(LINK_CLOSED.to_owned()),

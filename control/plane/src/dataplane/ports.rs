@@ -4,8 +4,7 @@ use std::fmt;
 
 use culvert_link::engine::EngineConfig;
 use culvert_protocol::counted::{agree, counted};
-
-use crate::node::host_name;
+use culvert_system::descriptors::host_name;
 
 /// Too few ports are free.
 #[derive(Clone, Debug, PartialEq, Eq)]
