@@ -16,9 +16,12 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use culvert_engine::clock::unix_ms;
+use culvert_engine::records::LiveTransfer;
+use culvert_engine::transfer::blocking;
 use culvert_link::counters::{LaneCounter, LaneCounters};
 use culvert_link::kernel_bypass::Census;
-use culvert_model::record::{RecordState, Role, TransferRecord};
+use culvert_model::record::{RecordState, TransferRecord};
 use culvert_model::request::{Movement, Target, TransferRequest};
 use culvert_model::typed_path::TypedPath;
 use culvert_model::units::show_bytes;
@@ -35,11 +38,9 @@ use tokio::sync::Semaphore;
 
 use crate::api::captures::Captures;
 use crate::capture::CaptureOptions;
-use crate::node::Node;
-use crate::registry::{LiveTransfer, new_transfer_id, unix_ms};
-use crate::request::carry_out;
+use crate::node::{Node, carry_out};
+use crate::registry::new_transfer_id;
 use crate::state::StateError;
-use crate::transfer::blocking;
 
 /// Transfers of this node's own user that run at once; the rest wait in their order.
 pub const ACTIVE_MAX: usize = 16;
@@ -286,8 +287,8 @@ impl Api {
             let mut cancel = live.cancel.clone();
             let place = tokio::select! {
                 place = places.acquire_owned() => place,
-                () = crate::transfer::TransferContext::canceled(&mut cancel) => {
-                    let canceled = crate::transfer::manifest_exchange::canceled();
+                () = culvert_engine::transfer::TransferContext::canceled(&mut cancel) => {
+                    let canceled = culvert_engine::transfer::manifest_exchange::canceled();
                     if let Err(error) = node.registry.fail(id, &canceled).await {
                         say_aside!("culvert: the record of transfer {id} has not been written yet: {error}; retrying");
                     }
@@ -372,7 +373,7 @@ async fn metrics(State(api): State<Api>) -> Response {
 
 async fn status(State(api): State<Api>) -> Json<NodeStatus> {
     let node = &api.node;
-    let plane = node.supervisor.running().await;
+    let plane = node.engine.supervisor.running().await;
     let steering = match &plane {
         Some(plane) => plane.census().await,
         None => None,
@@ -391,7 +392,7 @@ async fn status(State(api): State<Api>) -> Json<NodeStatus> {
                 let (ready, counters) = (&plane.lanes()[lane], plane.counters(lane));
                 LaneStatus {
                     lane,
-                    core: node.supervisor.config().cores.get(lane).copied().flatten().filter(|_| ready.pinned),
+                    core: node.engine.supervisor.config().cores.get(lane).copied().flatten().filter(|_| ready.pinned),
                     port: ready.port,
                     gso: counters.get(LaneCounter::GsoEnabled) == 1 || ready.gso,
                     gro: ready.gro,
@@ -420,19 +421,19 @@ async fn status(State(api): State<Api>) -> Json<NodeStatus> {
     });
     let pending_keys = pending_keys.await;
     Json(NodeStatus {
-        name: node.name.clone(),
+        name: node.engine.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        fingerprint: node.identity.public_key().fingerprint(),
+        fingerprint: node.engine.identity.public_key().fingerprint(),
         port: api.listen,
         dataplane,
-        dataplane_restarts: node.supervisor.restarts(),
+        dataplane_restarts: node.engine.supervisor.restarts(),
         transfers: node.registry.unfinished(),
         pending_keys,
     })
 }
 
 async fn capture(State(api): State<Api>, Query(options): Query<CaptureOptions>) -> Response {
-    api.captures.answer(&api.node.supervisor, &options).await
+    api.captures.answer(&api.node.engine.supervisor, &options).await
 }
 
 async fn stop_capture(State(api): State<Api>, Path(id): Path<u64>) -> Response {
@@ -496,20 +497,8 @@ async fn submit(State(api): State<Api>, request: Result<Json<TransferRequest>, J
         return error(status, refusal.code.word(), refusal.text);
     }
     let id = new_transfer_id();
-    let record = TransferRecord {
-        transfer: id.to_string(),
-        role: if matches!(request.movement, Movement::Pull { .. }) { Role::Receive } else { Role::Send },
-        partner: request.target.to_string(),
-        description: request.description(),
-        state: RecordState::Queued,
-        created_unix_ms: unix_ms(),
-        ended_unix_ms: None,
-        attempts: 0,
-        result: None,
-        error: None,
-        request: Some(request.clone()),
-        progress: None,
-    };
+    let record = TransferRecord::of_request(id, &request, RecordState::Queued, unix_ms());
+    let record = TransferRecord { request: Some(request.clone()), ..record };
     api.begin(id, request, record).await
 }
 
@@ -623,6 +612,5 @@ async fn begin_again(api: &Api, id: &str, may: fn(RecordState) -> bool, otherwis
         );
         return error(StatusCode::CONFLICT, "failed", text);
     };
-    let record = TransferRecord { ended_unix_ms: None, result: None, error: None, progress: None, ..record };
-    api.begin(id, request, record).await
+    api.begin(id, request, record.again()).await
 }

@@ -14,24 +14,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use culvert_engine::clock::unix_ms;
+use culvert_engine::connection::incoming::Greeted;
+use culvert_engine::connection::{Connection, INTRODUCTION_TIMEOUT, refuse};
+use culvert_engine::responder::Introduced;
+use culvert_engine::transfer::blocking;
 use culvert_model::profile::Profile;
 use culvert_objects::fs::destination::Reach;
-use culvert_protocol::control::{Message, Refusal, RefusalCode};
+use culvert_protocol::control::{Refusal, RefusalCode};
 use culvert_protocol::identity::PublicKey;
 use culvert_system::log_limit::{self, About};
 use culvert_system::os_error;
 use tokio::net::TcpStream;
 
-use crate::connection::incoming::Greeted;
-use crate::connection::{Connection, INTRODUCTION_TIMEOUT};
 use crate::host::Host;
 use crate::node::Node;
 use crate::places::{Limits, Place, Places};
 use crate::profiles::ProfileError;
-use crate::registry::unix_ms;
-use crate::session::Admission;
+use crate::reception::Admission;
 use crate::state::StateError;
-use crate::transfer::blocking;
 
 /// How long a connection may take to say what it wants: a ClientHello is one flight of packets,
 /// sent at once.
@@ -111,17 +112,6 @@ impl Turned {
     }
 }
 
-/// A partner that may ask.
-#[derive(Debug)]
-pub struct Introduced {
-    /// The connection.
-    pub connection: Connection,
-    /// What it may reach.
-    pub reach: Reach,
-    /// Its profile's name.
-    pub partner: String,
-}
-
 /// A slot for a waiting connection.
 #[derive(Debug)]
 pub struct Seat {
@@ -178,7 +168,8 @@ impl Lobbies {
 
 /// Performs the handshake, authenticates the peer, and turns strangers away with a reason.
 async fn find_out(node: &Node, greeted: Greeted, admission: &Admission) -> Result<Introduced, Turned> {
-    let connection = greeted.accept(&node.tls, &node.name).await.map_err(|error| Turned::Broken(error.to_string()))?;
+    let connection =
+        greeted.accept(&node.engine.tls, &node.engine.name).await.map_err(|error| Turned::Broken(error.to_string()))?;
     let key = connection.partner;
     match admission {
         Admission::Owner { key: owner, reach } if key == *owner => {
@@ -244,7 +235,7 @@ async fn note_key(node: &Node, connection: &Connection) -> bool {
 }
 
 fn unknown_key(node: &Node, key: PublicKey, is_noted: bool) -> Refusal {
-    let (name, fingerprint) = (&node.name, key.fingerprint());
+    let (name, fingerprint) = (&node.engine.name, key.fingerprint());
     let text = if is_noted {
         format!(
             "'{name}' does not know this node's key ({fingerprint}): its admin can approve it with 'culvert profile approve {fingerprint} --name NAME --permit DIRECTORY:write' (:read to let it fetch)"
@@ -269,10 +260,4 @@ fn unread_profiles(error: &ProfileError) -> Refusal {
         text = format!("{text}: {}", os_error::words(errno));
     }
     Refusal::new(RefusalCode::Temporary, text)
-}
-
-/// Says no, and waits until it is said.
-pub async fn refuse(connection: Connection, refusal: Refusal) {
-    let _ = connection.writer.send(Message::Refused(refusal)).await;
-    connection.close().await;
 }

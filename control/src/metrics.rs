@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use culvert_engine::events::{Event, Observer, Stage};
+use culvert_engine::limits::Limit;
+use culvert_engine::transfer::blocking;
 use culvert_link::commands::ChunkTimes;
 use culvert_link::counters::{LaneCounter, LaneCounters};
 use culvert_link::layout::LANE_WORDS;
@@ -17,9 +20,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::limits::Limit;
 use crate::node::Node;
-use crate::transfer::blocking;
 
 /// Bounds of round trips in seconds: a LAN to the far side of a satellite.
 const RTT_SECONDS: [f64; 14] =
@@ -45,39 +46,6 @@ const STALLS: [(LaneCounter, &str); 4] = [
     (LaneCounter::StallCreditNs, "partner_credit"),
     (LaneCounter::StallWritingNs, "destination_write"),
 ];
-
-/// The stages of a chunk's way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// From the source into a buffer.
-    Read,
-    /// Hashing at the sender.
-    Hash,
-    /// From the buffer to the receiver.
-    Send,
-    /// From the first segment to the last.
-    Receive,
-    /// Hashing at the receiver.
-    Verify,
-    /// From the buffer to the destination.
-    Write,
-}
-
-impl Stage {
-    const ALL: [Self; 6] = [Self::Read, Self::Hash, Self::Send, Self::Receive, Self::Verify, Self::Write];
-
-    /// The contract's word.
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Hash => "hash",
-            Self::Send => "send",
-            Self::Receive => "receive",
-            Self::Verify => "verify",
-            Self::Write => "write",
-        }
-    }
-}
 
 /// A lane's counters when they were last taken over.
 #[derive(Debug, Default)]
@@ -147,6 +115,25 @@ mod kernel_bypass;
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Observer for Metrics {
+    fn note(&self, event: Event<'_>) {
+        match event {
+            Event::LimitReached(limit) => self.note_limit(limit),
+            Event::AttemptFailed => self.retries.inc(),
+            Event::Reported { partner, round_trip, pacing_bits_per_second } => {
+                self.note_report(partner, round_trip, pacing_bits_per_second);
+            }
+            Event::ReportSent { is_late } => {
+                self.own_reports.with_label_values(&[if is_late { "late" } else { "in_time" }]).inc();
+            }
+            Event::ChunkMoved { times, is_sender } => self.note_chunk(times, is_sender),
+            Event::StageTook { stage, time } => self.note_stage(stage, time),
+            Event::Succeeded { result, partner, is_sender } => self.note_result(result, partner, is_sender),
+            Event::Failed => self.failures.inc(),
+        }
     }
 }
 
@@ -351,7 +338,7 @@ impl Metrics {
     }
 
     /// A transfer ended with a result.
-    pub fn note_result(&self, result: &TransferResult, peer: &str, is_sender: bool) {
+    fn note_result(&self, result: &TransferResult, peer: &str, is_sender: bool) {
         let direction = if is_sender { "send" } else { "receive" };
         self.transfer_bytes.with_label_values(&[direction, peer]).inc_by(result.bytes);
         self.goodput.with_label_values(&[direction, peer]).set(result.goodput_bps as f64);
@@ -361,19 +348,19 @@ impl Metrics {
     }
 
     /// A flow's pacing rate and round trip, at a report.
-    pub fn note_report(&self, peer: &str, rtt: Duration, pacing_bits_per_second: u64) {
+    fn note_report(&self, peer: &str, rtt: Duration, pacing_bits_per_second: u64) {
         self.rtt.with_label_values(&[peer]).observe(rtt.as_secs_f64());
         self.pacing.with_label_values(&[peer]).set(pacing_bits_per_second as f64);
     }
 
     /// The time that a chunk spent in a stage.
-    pub fn note_stage(&self, stage: Stage, time: Duration) {
+    fn note_stage(&self, stage: Stage, time: Duration) {
         self.chunk_seconds.with_label_values(&[stage.word()]).observe(time.as_secs_f64());
     }
 
     /// How long a lane had a chunk: on the sending side from disk to network, on the receiving side
     /// the other way.
-    pub fn note_chunk(&self, times: ChunkTimes, is_sender: bool) {
+    fn note_chunk(&self, times: ChunkTimes, is_sender: bool) {
         let (disk, hash, network) = if is_sender {
             (Stage::Read, Stage::Hash, Stage::Send)
         } else {
@@ -384,24 +371,9 @@ impl Metrics {
         }
     }
 
-    /// A transfer ended without a result.
-    pub fn note_failure(&self) {
-        self.failures.inc();
-    }
-
     /// A partner has reached a limit.
     pub fn note_limit(&self, limit: Limit) {
         self.limits.with_label_values(&[limit.word()]).inc();
-    }
-
-    /// A try failed and will be made again.
-    pub fn note_retry(&self) {
-        self.retries.inc();
-    }
-
-    /// A report of a receiving flow goes to the partner.
-    pub fn note_own_report(&self, is_late: bool) {
-        self.own_reports.with_label_values(&[if is_late { "late" } else { "in_time" }]).inc();
     }
 
     /// The host was audited.
@@ -433,9 +405,9 @@ impl Metrics {
             self.transfers.with_label_values(&[state.word()]).set(count as i64);
         }
         self.up_seconds.set(self.began.elapsed().as_secs_f64());
-        let restarts = node.supervisor.restarts() as f64;
+        let restarts = node.engine.supervisor.restarts() as f64;
         self.restarts.inc_by((restarts - self.restarts.get()).max(0.0));
-        if let Some(plane) = node.supervisor.running().await {
+        if let Some(plane) = node.engine.supervisor.running().await {
             self.kernel_bypass.take_over(&plane).await;
             self.take_lanes_over(&plane);
         }

@@ -3,64 +3,75 @@
 //!
 //! `culvert node` keeps one running; `culvert send` makes one for the length of its transfer; so
 //! does the far end that ssh starts. They differ in what they listen on and in whom they let in
-//! ([`crate::session::Admission`]).
+//! ([`crate::reception::Admission`]).
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_engine::clock::SystemClock;
+use culvert_engine::engine::{Engine, TransferBounds};
+use culvert_engine::events::{Event, Observer};
+use culvert_engine::journal::Journal;
+use culvert_engine::limits::JOURNAL_AGE;
+use culvert_engine::outcome::Outcome;
+use culvert_engine::records::LiveTransfer;
+use culvert_engine::requester;
+use culvert_engine::tls::TlsConfigs;
+use culvert_engine::transfer::blocking;
+use culvert_engine::transfer::error::TransferError;
 use culvert_link::engine::EngineConfig;
+use culvert_model::request::TransferRequest;
+use culvert_model::result::TransferResult;
 use culvert_plane::dataplane::{Origin, Supervisor};
+use culvert_protocol::control::TransferId;
 use culvert_protocol::foreign_text::plain_lines;
-use culvert_protocol::identity::Identity;
 
 use crate::doorman::Doorman;
-use crate::journal::Journal;
-use crate::limits::JOURNAL_AGE;
 use crate::metrics::Metrics;
+use crate::path::advice::{self, Advice};
+use crate::path::{PathRoom, Side};
 use crate::profiles::Profiles;
 use crate::registry::Registry;
-use crate::shares::Shares;
 use crate::state::{StateDirectory, StateError};
-use crate::tls::TlsConfigs;
 use crate::tuning::Wakefulness;
 
 /// Journals of complete transfers whose sender never signed are kept so long for it to come again.
 const COMPLETE_JOURNAL_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-/// If the kernel does not report the interface's MTU, the flow starts with Ethernet's and lets
-/// probes decide.
-const DATAGRAM_BYTES_UNKNOWN: u16 = 1_472;
-
 /// A node.
 #[derive(Debug)]
 pub struct Node {
+    /// What its transfers are carried out with.
+    pub engine: Arc<Engine>,
     /// Its state directory.
     pub state: StateDirectory,
-    /// Its key.
-    pub identity: Arc<Identity>,
-    /// What it calls itself.
-    pub name: String,
-    /// Its TLS configurations.
-    pub tls: Arc<TlsConfigs>,
     /// Its partners.
     pub profiles: Profiles,
-    /// Its data plane.
-    pub supervisor: Supervisor,
     /// Its transfers.
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
     /// What it counts.
     pub metrics: Arc<Metrics>,
-    /// Keeps CPUs awake while transfers run.
-    pub wakefulness: Wakefulness,
-    /// The largest datagram that it sends, if the user limits it.
-    pub datagram_bytes_cap: Option<u16>,
     /// What it knows about paths, and how it answers measurements.
-    pub path: crate::path::PathRoom,
+    pub path: Arc<PathRoom>,
     /// Decides which handshakes may begin.
     pub doorman: Doorman,
-    /// What partners take of this node's memory.
-    pub shares: Arc<Shares>,
-    /// How long a transfer may make no progress; no limit if none.
-    pub patience: Option<Duration>,
+}
+
+/// Counts what transfers do, and keeps processors awake while they run.
+#[derive(Debug)]
+struct NodeObserver {
+    metrics: Arc<Metrics>,
+    wakefulness: Wakefulness,
+}
+
+impl Observer for NodeObserver {
+    fn note(&self, event: Event<'_>) {
+        self.metrics.note(event);
+    }
+
+    fn hold_for_transfer(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.wakefulness.hold().map(|hold| hold as Arc<dyn Any + Send + Sync>)
+    }
 }
 
 impl Node {
@@ -74,8 +85,7 @@ impl Node {
         name: String,
         dataplane: Origin,
         engine: EngineConfig,
-        datagram_bytes_cap: Option<u16>,
-        patience: Option<Duration>,
+        bounds: TransferBounds,
     ) -> Result<Arc<Self>, StateError> {
         let identity = Arc::new(state.identity()?);
         state.sweep();
@@ -88,30 +98,52 @@ impl Node {
         let tls = Arc::new(TlsConfigs::new(&identity));
         let metrics = Arc::new(Metrics::new());
         registry.count_in(&metrics);
-        Ok(Arc::new(Self {
-            profiles: Profiles::new(state.clone()),
-            registry,
-            supervisor: Supervisor::new(dataplane, engine),
-            path: crate::path::PathRoom::default(),
-            doorman: Doorman::default(),
-            shares: Arc::default(),
-            metrics,
-            wakefulness: Wakefulness::default(),
-            state,
+        let (registry, profiles, path) = (Arc::new(registry), Profiles::new(state.clone()), Arc::<PathRoom>::default());
+        let advice = Advice { profiles: profiles.clone(), state: state.clone(), path: path.clone() };
+        let engine = Engine {
             identity,
             name,
             tls,
-            datagram_bytes_cap,
-            patience,
-        }))
+            supervisor: Supervisor::new(dataplane, engine),
+            journals: state.path("journals"),
+            records: registry.clone(),
+            partners: Arc::new(profiles.clone()),
+            advice: Arc::new(advice),
+            observer: Arc::new(NodeObserver { metrics: metrics.clone(), wakefulness: Wakefulness::default() }),
+            shares: Arc::default(),
+            clock: Arc::new(SystemClock),
+            bounds,
+        };
+        let engine = Arc::new(engine);
+        Ok(Arc::new(Self { engine, state, profiles, registry, metrics, path, doorman: Doorman::default() }))
     }
+}
 
-    /// The largest datagram towards a partner: what the first link carries, or less if the user
-    /// says so.
-    #[must_use]
-    pub fn datagram_bytes_towards(&self, partner: std::net::SocketAddr) -> u16 {
-        let partner = std::net::SocketAddr::new(partner.ip().to_canonical(), partner.port());
-        let carried = culvert_link::path_mtu::datagram_bytes_towards(partner).unwrap_or(DATAGRAM_BYTES_UNKNOWN);
-        carried.min(self.datagram_bytes_cap.unwrap_or(u16::MAX))
+/// Carries a request of this node's user out, and keeps what it says of the path.
+///
+/// # Errors
+/// [`TransferError`] of the last try.
+pub async fn carry_out(
+    node: &Arc<Node>,
+    id: TransferId,
+    request: &TransferRequest,
+    live: LiveTransfer,
+) -> Result<Outcome, TransferError> {
+    let outcome = requester::carry_out(&node.engine, id, request, live).await?;
+    note_path(node, request, &outcome.result).await;
+    Ok(outcome)
+}
+
+/// Keeps what the transfer says of the path, and warns if it did worse than the path's record.
+async fn note_path(node: &Arc<Node>, request: &TransferRequest, result: &TransferResult) {
+    let side = if request.is_sender() { Side::Send } else { Side::Receive };
+    let (node, target, result) = (node.clone(), request.target.clone(), result.clone());
+    let noted = blocking(move || {
+        let partner = advice::name_of(&node, &target)?;
+        advice::after_transfer(&node, &partner, side, &result)
+    });
+    let warning = noted.await;
+    if let Some(warning) = warning {
+        say_aside!("culvert: warning: {warning}");
     }
 }

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use culvert_engine::transfer::blocking;
 use culvert_model::address::split_host_port;
 
 use crate::node::Node;
-use crate::transfer::blocking;
 
 /// How often the profiles are read and their names looked up: a profile that an admin adds counts
 /// from then on.

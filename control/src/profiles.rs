@@ -7,8 +7,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use culvert_engine::clock::unix_ms;
+use culvert_engine::partners::Partners;
 use culvert_model::profile::{NamedProfile, PendingKey, Profile};
-use culvert_protocol::control::RefusalCode;
+use culvert_protocol::control::{Refusal, RefusalCode};
 use culvert_protocol::identity::PublicKey;
 use culvert_system::accounts::OwnedState;
 
@@ -424,6 +426,29 @@ impl Profiles {
             .map_err(|error| StateError::Damaged { path: self.state.path(PENDING), reason: error.to_string() })?;
         Ok(self.state.write(PENDING, &text)?)
     }
+}
+
+impl Partners for Profiles {
+    fn named(&self, name: &str) -> Result<Profile, Refusal> {
+        self.get(name).map_err(|error| refusal(&error))
+    }
+
+    fn with_address(&self, address: &str) -> Result<Option<NamedProfile>, Refusal> {
+        Self::with_address(self, address).map_err(|error| refusal(&error))
+    }
+
+    fn with_key(&self, key: PublicKey) -> Result<Option<NamedProfile>, Refusal> {
+        Self::with_key(self, key).map_err(|error| refusal(&error))
+    }
+
+    fn note_stranger(&self, key: PublicKey, name: &str, address: &str) {
+        // The table may be full or unwritable; what the user is told says all that matters.
+        let _ = self.note_pending(key, name, address, unix_ms() / 1_000);
+    }
+}
+
+fn refusal(error: &ProfileError) -> Refusal {
+    Refusal::new(error.code(), error.to_string())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The transfers of a node: running ones with their progress, and the records of all.
 
+mod for_engine;
 mod kept;
 mod looking;
 mod owners;
@@ -10,8 +11,13 @@ mod seen;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use culvert_engine::clock::unix_ms;
+use culvert_engine::limits::Limit;
+use culvert_engine::records::LiveTransfer;
+use culvert_engine::transfer::blocking;
+use culvert_engine::transfer::error::{TransferError, failure};
 use culvert_model::progress::Progress;
 use culvert_model::record::{RecordState, TransferRecord};
 use culvert_model::result::TransferResult;
@@ -21,12 +27,8 @@ use culvert_system::log_limit::{self, About};
 use culvert_system::os_error;
 use tokio::sync::watch;
 
-use crate::limits::Limit;
 use crate::metrics::Metrics;
 use crate::state::{StateDirectory, StateError, StateWriter};
-use crate::transfer::blocking;
-use crate::transfer::error::{TransferError, failure};
-use crate::transfer::stored_names::StoredNames;
 use kept::Kept;
 use owners::Owners;
 use receipts::Receipts;
@@ -60,17 +62,6 @@ enum Stop {
 const NODE_WAS_STOPPED: &str =
     "the node was stopped: the transfer resumes from what is stored when the node runs again";
 
-/// A live transfer's handles for whoever carries it out.
-#[derive(Debug)]
-pub struct LiveTransfer {
-    /// Where progress goes.
-    pub progress: watch::Sender<Progress>,
-    /// Becomes true when somebody cancels.
-    pub cancel: watch::Receiver<bool>,
-    /// Where the names of stored files go, if somebody reads them.
-    pub names: Option<Arc<StoredNames>>,
-}
-
 /// The transfers of a node.
 ///
 /// Writing is done outside the caller's thread ([`StateWriter`]). A transfer starts when its record
@@ -93,12 +84,6 @@ pub struct Registry {
     /// Transfers whose records are left as they are, and what to say of them.
     left_alone: Mutex<HashMap<TransferId, String>>,
     changed: watch::Sender<u64>,
-}
-
-/// The time, in milliseconds since 1970.
-#[must_use]
-pub fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -226,12 +211,35 @@ impl Registry {
 
     /// Changes a record. It is written in the background.
     pub fn update(&self, id: TransferId, change: impl FnOnce(&mut TransferRecord)) {
-        let Some(record) = self.changed_record(id, change) else { return };
+        // What is not known is not changed.
+        let _ = self.update_if(id, |_| true, change);
+    }
+
+    /// Changes a record that is as `may` wants it; nothing changes it in between. It is written in
+    /// the background.
+    ///
+    /// # Errors
+    /// The state of the record that is not as `may` wants it, if there is one.
+    fn update_if(
+        &self,
+        id: TransferId,
+        may: impl FnOnce(&TransferRecord) -> bool,
+        change: impl FnOnce(&mut TransferRecord),
+    ) -> Result<(), Option<RecordState>> {
+        let mut records = lock(&self.records);
+        let mut record = records.get(&id).cloned().ok_or(None)?;
+        if !may(&record) {
+            return Err(Some(record.state));
+        }
+        change(&mut record);
         match self.bytes_of(id, &record, None) {
             Ok(bytes) => self.writer.write_later(file_of(id), bytes),
             Err(error) => say_aside!("culvert: {error}"),
         }
-        self.note(id, record);
+        let forgotten = records.insert(id, record);
+        drop(records);
+        self.noted(forgotten);
+        Ok(())
     }
 
     fn changed_record(&self, id: TransferId, change: impl FnOnce(&mut TransferRecord)) -> Option<TransferRecord> {
@@ -376,7 +384,7 @@ impl Registry {
         if !is_paused() || self.claim(id).is_none() {
             return false;
         }
-        if let Err(error) = self.fail(id, &crate::transfer::manifest_exchange::canceled()).await {
+        if let Err(error) = self.fail(id, &culvert_engine::transfer::manifest_exchange::canceled()).await {
             say_aside!("culvert: the record of transfer {id} has not been written yet: {error}; retrying");
         }
         true
@@ -510,7 +518,12 @@ impl Registry {
 
     /// Makes a record what this node answers.
     fn note(&self, id: TransferId, record: TransferRecord) {
-        for forgotten in lock(&self.records).insert(id, record) {
+        let forgotten = lock(&self.records).insert(id, record);
+        self.noted(forgotten);
+    }
+
+    fn noted(&self, forgotten: impl IntoIterator<Item = TransferId>) {
+        for forgotten in forgotten {
             self.note_limit(Limit::Records);
             self.writer.remove_later(file_of(forgotten));
         }
@@ -586,9 +599,6 @@ pub fn new_transfer_id() -> TransferId {
 pub fn receipt_path(state: &StateDirectory, id: &str) -> std::path::PathBuf {
     state.path(format!("receipts/{id}.receipt"))
 }
-
-/// A registry shared by the node's tasks.
-pub type SharedRegistry = Arc<Registry>;
 
 #[cfg(test)]
 mod tests {

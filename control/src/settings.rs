@@ -6,6 +6,8 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use culvert_engine::engine::TransferBounds;
+use culvert_engine::transfer::patience::PATIENCE_DEFAULT;
 use culvert_link::engine::{BUFFERS_PER_LANE_MIN, EngineConfig};
 use culvert_link::kernel_bypass::{AfXdpStart, Mode};
 use culvert_model::address::DEFAULT_PORT;
@@ -17,8 +19,6 @@ use culvert_protocol::counted::{agree, counted};
 use culvert_system::accounts::SYSTEM_STATE;
 use culvert_system::regular_file::{self, Links};
 use serde::Deserialize;
-
-use crate::transfer::patience::PATIENCE_DEFAULT;
 
 /// Where a node serves metrics unless told otherwise.
 pub const DEFAULT_METRICS: &str = "127.0.0.1:9472";
@@ -470,9 +470,15 @@ impl Settings {
         ]
     }
 
+    /// How far the user limits transfers.
+    #[must_use]
+    pub fn transfer_bounds(&self) -> TransferBounds {
+        TransferBounds { datagram_bytes: self.datagram_bytes_cap(), patience: self.patience() }
+    }
+
     /// How long a transfer may make no progress; no limit if none.
     #[must_use]
-    pub fn patience(&self) -> Option<std::time::Duration> {
+    fn patience(&self) -> Option<std::time::Duration> {
         Some(std::time::Duration::from_secs(self.patience_s.value.into())).filter(|patience| !patience.is_zero())
     }
 
@@ -589,7 +595,7 @@ impl Settings {
 
     /// The largest UDP payload, if the MTU is limited.
     #[must_use]
-    pub fn datagram_bytes_cap(&self) -> Option<u16> {
+    fn datagram_bytes_cap(&self) -> Option<u16> {
         self.mtu.value.map(|mtu| mtu - 28)
     }
 }

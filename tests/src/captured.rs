@@ -26,13 +26,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
-use culvert_control::metrics::Metrics;
-use culvert_control::request::push;
-use culvert_control::shares::Shares;
-use culvert_control::transfer::TransferContext;
-use culvert_control::transfer::error::TransferError;
-use culvert_control::transfer::receiving::{FileRequest, Incoming, receive};
-use culvert_control::transfer::udp_path::{Ends, PortsOption};
+use culvert_engine::events::Unobserved;
+use culvert_engine::pushing::push;
+use culvert_engine::shares::Shares;
+use culvert_engine::transfer::TransferContext;
+use culvert_engine::transfer::error::TransferError;
+use culvert_engine::transfer::receiving::{FileRequest, Incoming, receive};
+use culvert_engine::transfer::udp_path::{Ends, PortsOption};
 use culvert_link::engine::EngineConfig;
 use culvert_model::progress::Progress;
 use culvert_objects::fs::destination::Reach;
@@ -81,7 +81,6 @@ struct Hall {
     here: Arc<Identity>,
     there: Arc<Identity>,
     truth: Arc<Truth>,
-    metrics: Arc<Metrics>,
 }
 
 thread_local! {
@@ -90,7 +89,6 @@ thread_local! {
         here: Arc::new(Identity::generate()),
         there: Arc::new(Identity::generate()),
         truth: Arc::new(Truth::new()),
-        metrics: Arc::new(Metrics::new()),
     });
 }
 
@@ -333,7 +331,7 @@ async fn transfer(
         cancel,
         start_bits_per_second: None,
         names: None,
-        metrics: hall.metrics.clone(),
+        observer: Arc::new(Unobserved),
         peer: "partner".to_owned(),
         ends: Ends { here: "here".to_owned(), option: PortsOption::Ports, senders_option: PortsOption::Ports },
         // A script may do nothing for ever, and is given up for it.
@@ -349,8 +347,8 @@ async fn transfer(
             return push(context, vec![source]).await.map(|outcome| outcome.receipt);
         }
         let reach = Reach::Owner { directory: room.path("root") };
-        let (journals, metrics) = (room.path("journals"), hall.metrics.clone());
-        let request = FileRequest { reach, destination: b".".to_vec(), journals, metrics, foretells: false };
+        let (journals, observer) = (room.path("journals"), Arc::new(Unobserved));
+        let request = FileRequest { reach, destination: b".".to_vec(), journals, observer, foretells: false };
         receive(context, Incoming::Files(request)).await.map(|received| received.receipt)
     };
     let ended = tokio::time::timeout(PATIENCE, work).await.expect("the transfer hangs");

@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use culvert_control::journal::{Record, records};
+use culvert_engine::journal::{Record, records};
 
 /// Keeps every journal of a state directory that it gets to see.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use culvert_control::journal::{Record, records};
+use culvert_engine::journal::{Record, records};
 
 use crate::node::wait_for;
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use culvert_control::state::StateDirectory;
-use culvert_control::tls::TlsConfigs;
+use culvert_engine::tls::TlsConfigs;
 use culvert_protocol::control::{
     FrameReader, Message, Options, Overwrite, PROTOCOL_VERSION, Refusal, Request, TransferId, Wish, encode_entry,
 };
@@ -118,7 +118,7 @@ impl Stranger {
     /// If the handshake is not complete.
     #[must_use]
     pub fn secret(&self) -> culvert_protocol::keys::Secret {
-        culvert_control::tls::keys_of(&self.stream.conn, &self.stream.conn).expect("the handshake is complete").1
+        culvert_engine::tls::keys_of(&self.stream.conn, &self.stream.conn).expect("the handshake is complete").1
     }
 
     /// Sends a message.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use culvert_control::journal::{Record as JournalRecord, records};
+use culvert_engine::journal::{Record as JournalRecord, records};
 use culvert_tests::history::{History, Stored};
 use culvert_tests::node::{Pair, RunningNode, data_plane_of, kill};
 use culvert_tests::program::{Ran, command};

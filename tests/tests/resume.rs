@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use culvert_control::journal::Record;
+use culvert_engine::journal::Record;
 use culvert_tests::journals::{is_done, journals};
 use culvert_tests::node::{Pair, RunningNode, data_plane_of, kill, wait_for};
 use culvert_tests::program::{Ran, command};

@@ -1,5 +1,6 @@
 //! What is kept of a transfer.
 
+use culvert_protocol::control::TransferId;
 use serde::{Deserialize, Serialize};
 
 use crate::progress::Progress;
@@ -139,4 +140,52 @@ pub struct TransferRecord {
     /// How far it is; only in answers of a running node.
     #[serde(default)]
     pub progress: Option<Progress>,
+}
+
+impl TransferRecord {
+    /// A transfer that somebody has asked for and of which nothing has happened yet. Whose user
+    /// asked, says `request`; until it is set the partner's did.
+    #[must_use]
+    pub fn new(
+        transfer: TransferId,
+        role: Role,
+        partner: &str,
+        description: String,
+        state: RecordState,
+        created_unix_ms: u64,
+    ) -> Self {
+        Self {
+            transfer: transfer.to_string(),
+            role,
+            partner: partner.to_owned(),
+            description,
+            state,
+            created_unix_ms,
+            ended_unix_ms: None,
+            attempts: 0,
+            result: None,
+            error: None,
+            request: None,
+            progress: None,
+        }
+    }
+
+    /// As [`TransferRecord::new`], for a request of this node's user.
+    #[must_use]
+    pub fn of_request(
+        transfer: TransferId,
+        request: &TransferRequest,
+        state: RecordState,
+        created_unix_ms: u64,
+    ) -> Self {
+        let role = if request.is_sender() { Role::Send } else { Role::Receive };
+        let partner = request.target.to_string();
+        Self::new(transfer, role, &partner, request.description(), state, created_unix_ms)
+    }
+
+    /// As it is when its transfer is asked for again.
+    #[must_use]
+    pub fn again(self) -> Self {
+        Self { ended_unix_ms: None, result: None, error: None, progress: None, ..self }
+    }
 }

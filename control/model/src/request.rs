@@ -92,6 +92,12 @@ pub struct TransferRequest {
 }
 
 impl TransferRequest {
+    /// Whether this end sends.
+    #[must_use]
+    pub const fn is_sender(&self) -> bool {
+        !matches!(self.movement, Movement::Pull { .. })
+    }
+
     /// From where to where, for people.
     #[must_use]
     pub fn description(&self) -> String {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use culvert_dataplane::datapath::udp::SUPER_BUFFER_BYTES;
+use culvert_engine::limits::MEASURE_BYTES_MAX;
 use culvert_model::units::{parse_bytes, parse_rate};
 use culvert_protocol::control::Overwrite;
 use culvert_protocol::identity::PublicKey;
@@ -16,7 +17,6 @@ use culvert_tuning::command::{DoctorArgs, TuneArgs};
 
 use crate::cli::numbers::{checked, number_in, number_of, size_in};
 use crate::cli::path::args::parse_seconds;
-use crate::limits::MEASURE_BYTES_MAX;
 use crate::settings::{Flags, parse_cores, parse_ports};
 
 /// What starts a far end, unless told otherwise.

@@ -5,6 +5,7 @@ mod file;
 
 use std::path::Path;
 
+use culvert_engine::transfer::blocking;
 use culvert_model::exit_code::ExitCode;
 use culvert_protocol::counted::counted;
 use tokio::task::JoinHandle;
@@ -19,7 +20,6 @@ use crate::cli::report::print_json;
 use crate::node::Node;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
-use crate::transfer::blocking;
 
 /// Captures what the running node's lanes send and receive.
 ///
@@ -98,7 +98,7 @@ impl EmbeddedCapture {
         if file.as_os_str() == "-" {
             return Err(CommandError::usage("--capture needs a file: standard output is for the result"));
         }
-        let plane = node.supervisor.get().await?;
+        let plane = node.engine.supervisor.get().await?;
         let mut capture = Capture::begin(plane, &CaptureOptions::default()).await.map_err(|error| match error {
             CaptureError::DataPlane(error) => error.into(),
             error => CommandError::failed(error),

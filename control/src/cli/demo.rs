@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256};
+use culvert_engine::transfer::blocking;
 use culvert_model::exit_code::ExitCode;
 use culvert_model::request::{Movement, Target, TransferRequest};
 use culvert_model::result::TransferResult;
@@ -25,7 +26,6 @@ use crate::cli::exit::CommandError;
 use crate::cli::report::{self, say};
 use crate::cli::second_node::SecondNode;
 use crate::cli::send::{carry_out_here, options_of};
-use crate::transfer::blocking;
 
 /// Data is made, read and compared in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;

@@ -1,5 +1,6 @@
 //! Exit codes, and errors that carry one.
 
+use culvert_engine::transfer::error::{TransferError, failure};
 use culvert_model::exit_code::ExitCode;
 use culvert_model::record::{Failure, RecordState};
 use culvert_plane::dataplane::DataPlaneError;
@@ -9,7 +10,6 @@ use culvert_system::os_error::{self, explained, tells_shortage, without_numbers}
 use crate::profiles::ProfileError;
 use crate::settings::SettingsError;
 use crate::state::StateError;
-use crate::transfer::error::{TransferError, failure};
 
 /// What a command exits with that could not use a path which was named to it.
 #[must_use]

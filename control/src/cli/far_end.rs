@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use crate::cli::args::{FarEndArgs, GlobalArgs};
 use crate::cli::exit::CommandError;
 use crate::cli::{report, send};
-use crate::session::{Admission, SpareDescriptor, listen};
+use crate::reception::{Admission, SpareDescriptor, listen};
 use crate::settings::{Origin, Ports, Settings, SettingsError};
 use crate::ssh::{FAR_END_VERSION, FarEndAnswer, FarEndRequest};
 use crate::state::StateDirectory;
@@ -46,11 +46,11 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
         Ports::These(ports) => bind_first_free(ports).await?,
         Ports::Automatic | Ports::Any => bind(0).await.map_err(|error| cannot_listen(0, &error))?,
     };
-    let spare = SpareDescriptor::take()?;
+    let spare = SpareDescriptor::take().map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
     let home = std::env::home_dir().unwrap_or_else(|| "/".into());
     let answer = FarEndAnswer {
         culvert_far_end: FAR_END_VERSION,
-        key: node.identity.public_key(),
+        key: node.engine.identity.public_key(),
         port: listener.local_addr().map_err(CommandError::failed)?.port(),
         // "client-address client-port server-address server-port" (sshd(8))
         address: std::env::var("SSH_CONNECTION").ok().and_then(|told| told.split(' ').nth(2).map(str::to_owned)),
@@ -60,7 +60,7 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     let listening = tokio::spawn(listen(node.clone(), listener, spare, admission));
     // Beside the partner's call. What is wrong with this host ends this process before anything is
     // asked of it.
-    node.supervisor.get().await.map_err(|error| match error {
+    node.engine.supervisor.get().await.map_err(|error| match error {
         DataPlaneError::PortsInUse(ports) if args.far_ports.is_some() => {
             DataPlaneError::PortsInUse(ports.named_with(PORTS_OPTION))
         }

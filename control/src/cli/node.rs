@@ -17,7 +17,7 @@ use crate::api::Api;
 use crate::cli::args::{GlobalArgs, NodeArgs};
 use crate::cli::exit::CommandError;
 use crate::node::Node;
-use crate::session::{Admission, SpareDescriptor, listen};
+use crate::reception::{Admission, SpareDescriptor, listen};
 use crate::settings::{Flags, Settings};
 use crate::state::StateDirectory;
 use crate::{log_lines, tuning};
@@ -68,11 +68,10 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
         settings.name.value.clone(),
         dataplane,
         settings.engine(true, None)?,
-        settings.datagram_bytes_cap(),
-        settings.patience(),
+        settings.transfer_bounds(),
     )?;
     let listener = bind(settings.listen.value, "the control connection", "--listen").await?;
-    let spare = SpareDescriptor::take()?;
+    let spare = SpareDescriptor::take().map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
     let port = listener.local_addr().map_err(CommandError::failed)?.port();
     node.path.configure(settings.paths.clone(), port);
     crate::path::service::start(&node).await.map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
@@ -84,7 +83,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     for error in node.profiles.list().map_or_else(|error| vec![error], |(_, errors)| errors) {
         say_aside!("culvert: {error}");
     }
-    let plane = node.supervisor.get().await.map_err(|error| match error {
+    let plane = node.engine.supervisor.get().await.map_err(|error| match error {
         // Partners' firewalls know a node's ports: there are no others to take, and waiting for
         // them frees none.
         DataPlaneError::PortsInUse(ports) => CommandError::new(ExitCode::BadHost, ports.of_first()),
@@ -138,7 +137,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
 
 fn greet(node: &Node, settings: &Settings, running: &RunningNode, plane: &culvert_plane::dataplane::DataPlane) {
     let ports: Vec<String> = plane.lanes().iter().map(|lane| lane.port.to_string()).collect();
-    say_aside!("culvert: node '{}', key {}", node.name, node.identity.public_key().fingerprint());
+    say_aside!("culvert: node '{}', key {}", node.engine.name, node.engine.identity.public_key().fingerprint());
     say_aside!(
         "culvert: listening on TCP port {}, UDP {} {}",
         running.port,
@@ -160,7 +159,7 @@ fn greet(node: &Node, settings: &Settings, running: &RunningNode, plane: &culver
 /// request.
 async fn keep_data_plane(node: Arc<Node>) {
     loop {
-        match node.supervisor.get().await {
+        match node.engine.supervisor.get().await {
             Ok(plane) => {
                 let how = plane.died().await;
                 say_aside!("culvert: the data plane ended ({how}) and is being restarted");

@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::transfer::{tcp_path, udp_path};
+use culvert_engine::transfer::{tcp_path, udp_path};
 
 /// Remedies that are remembered; a transfer has a few ports.
 const REMEMBERED_MAX: usize = 16;

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_engine::clock::unix_ms;
 use culvert_model::address::split_host_port;
 use culvert_model::exit_code::ExitCode;
-use culvert_model::record::{RecordState, Role, TransferRecord};
+use culvert_model::record::{RecordState, TransferRecord};
 use culvert_model::request::{Movement, Target, TransferRequest};
 use culvert_model::typed_path::TypedPath;
 use culvert_plane::dataplane::Origin;
@@ -24,10 +25,9 @@ use crate::cli::progress;
 use crate::cli::report::{self, Telling};
 use crate::cli::target::{Place, SshHost, parse};
 use crate::cli::verbose::{self, FileTeller};
-use crate::node::Node;
+use crate::node::{Node, carry_out};
 use crate::profiles::Profiles;
-use crate::registry::{new_transfer_id, unix_ms};
-use crate::request::carry_out;
+use crate::registry::new_transfer_id;
 use crate::settings::{Ports, Settings};
 use crate::ssh::{Ended, FarEnd, SshOptions};
 use crate::state::StateDirectory;
@@ -293,8 +293,8 @@ async fn start_far_end(
 ) -> Result<FarEnd, CommandError> {
     /// Longer than logins take that ask for nothing.
     const SILENCE: Duration = Duration::from_secs(10);
-    let starting = FarEnd::start(host, ssh, node.identity.public_key());
-    let mut both = std::pin::pin!(async { tokio::join!(starting, node.supervisor.get()).0 });
+    let starting = FarEnd::start(host, ssh, node.engine.identity.public_key());
+    let mut both = std::pin::pin!(async { tokio::join!(starting, node.engine.supervisor.get()).0 });
     let mut interrupted = std::pin::pin!(crate::cli::node::interrupted());
     let mut silence = std::pin::pin!(tokio::time::sleep(SILENCE));
     let mut is_told = quiet;
@@ -351,8 +351,7 @@ pub fn embedded(
 ) -> Result<Arc<Node>, CommandError> {
     let engine = settings.engine(false, partner)?;
     let name = settings.name.value.clone();
-    let (cap, patience) = (settings.datagram_bytes_cap(), settings.patience());
-    let node = Node::new(state.clone(), name, Origin::Child(program()), engine, cap, patience)?;
+    let node = Node::new(state.clone(), name, Origin::Child(program()), engine, settings.transfer_bounds())?;
     node.path.configure(settings.paths.clone(), 0);
     Ok(node)
 }
@@ -375,20 +374,7 @@ pub async fn carry_out_here(
 ) -> Result<culvert_model::result::TransferResult, CommandError> {
     let id = new_transfer_id();
     let is_get = matches!(request.movement, Movement::Pull { .. });
-    let record = TransferRecord {
-        transfer: id.to_string(),
-        role: if is_get { Role::Receive } else { Role::Send },
-        partner: request.target.to_string(),
-        description: request.description(),
-        state: RecordState::Active,
-        created_unix_ms: unix_ms(),
-        ended_unix_ms: None,
-        attempts: 0,
-        result: None,
-        error: None,
-        request: None,
-        progress: None,
-    };
+    let record = TransferRecord::of_request(id, &request, RecordState::Active, unix_ms());
     let mut live = node.registry.begin(id, record).await?;
     let teller = FileTeller::begin(if is_get { "stored" } else { "sent" });
     live.names = teller.as_ref().map(FileTeller::names);
@@ -409,7 +395,8 @@ pub async fn carry_out_here(
         return Err(CommandError::new(code, text).of_transfer(id));
     }
     interrupts.abort();
-    if let Some(plane) = node.supervisor.running().await.filter(|plane| plane.af_xdp_mode().is_none() && !quiet) {
+    if let Some(plane) = node.engine.supervisor.running().await.filter(|plane| plane.af_xdp_mode().is_none() && !quiet)
+    {
         for refusal in plane.refusals() {
             say_aside!("culvert: {refusal}");
         }

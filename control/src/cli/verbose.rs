@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use culvert_engine::transfer::stored_names::{StoredNames, Told};
 use culvert_model::progress::{Phase, Progress};
 use culvert_model::units::show_bytes;
 use culvert_protocol::counted::counted;
 use tokio::sync::watch;
 
 use crate::cli::progress::phase_words;
-use crate::transfer::stored_names::{StoredNames, Told};
 
 static IS_VERBOSE: AtomicBool = AtomicBool::new(false);
 

@@ -1,8 +1,13 @@
 //! What transfers do with the records: the rate to begin with, and a warning when they do worse
 //! than the path did.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use culvert_engine::clock::unix_ms;
+use culvert_engine::partners::PathAdvice;
+use culvert_engine::records::Waiting;
+use culvert_engine::transfer::blocking;
 use culvert_model::request::Target;
 use culvert_model::result::TransferResult;
 use culvert_model::units::show_rate;
@@ -10,27 +15,40 @@ use culvert_perfsonar::probe::ramp::Confidence;
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::verdict::Limit;
 
+use super::PathRoom;
 use super::check::Side;
 use super::grades::{LOSS_WARN, part};
 use super::records::{self, PathRecord};
 use crate::node::Node;
-use crate::registry::unix_ms;
-use crate::transfer::blocking;
+use crate::profiles::Profiles;
+use crate::state::StateDirectory;
 
 /// A transfer below this part of the record's rate does worse than the path did.
 const WORSE: f64 = 0.5;
 /// Transfers shorter than this say nothing of the path.
 const SECONDS_MIN: f64 = 2.0;
 
-/// The rate at which a transfer to a partner may begin, from a fresh record.
-pub async fn start_rate(node: &Node, partner: PublicKey) -> Option<u64> {
-    let (profiles, state, fresh_ms) = (node.profiles.clone(), node.state.clone(), node.path.settings().path.fresh_ms());
-    blocking(move || {
-        let (name, _) = profiles.with_key(partner).ok()??;
-        let records = records::read(&state, &name, Side::Send).ok()?;
-        supported(records::fresh(&records, unix_ms(), fresh_ms)?)
-    })
-    .await
+/// What the records of paths say to transfers.
+#[derive(Debug)]
+pub struct Advice {
+    /// Whom the node knows.
+    pub profiles: Profiles,
+    /// Where the records are.
+    pub state: StateDirectory,
+    /// How long they are fresh.
+    pub path: Arc<PathRoom>,
+}
+
+impl PathAdvice for Advice {
+    fn start_rate(&self, partner: PublicKey) -> Waiting<'_, Option<u64>> {
+        let (profiles, state) = (self.profiles.clone(), self.state.clone());
+        let fresh_ms = self.path.settings().path.fresh_ms();
+        Box::pin(blocking(move || {
+            let (name, _) = profiles.with_key(partner).ok()??;
+            let records = records::read(&state, &name, Side::Send).ok()?;
+            supported(records::fresh(&records, unix_ms(), fresh_ms)?)
+        }))
+    }
 }
 
 /// What a record supports from the first packet on: less than it found, the less sure it was.
@@ -70,7 +88,7 @@ pub fn after_transfer(node: &Node, partner: &str, side: Side, result: &TransferR
         say_aside!("culvert: the path's record could not be written: {error}");
     }
     if let Some(table) = &node.path.settings().archive {
-        let document = super::publish::of_transfer(result, &node.name, partner, side, now);
+        let document = super::publish::of_transfer(result, &node.engine.name, partner, side, now);
         let spooled = super::publish::spool(&node.state, table).and_then(|spool| {
             super::publish::add(&spool, now, &[document])?;
             node.path.archive.dropped.fetch_add(spool.dropped(), Ordering::Relaxed);

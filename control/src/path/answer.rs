@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use culvert_engine::connection::{Connection, MessageReader};
 use culvert_perfsonar::probe::{self, Stop, reflect, trace, train};
 use culvert_perfsonar::socket::ProbeSocket;
 use culvert_perfsonar::stamp::Authentication;
@@ -21,7 +22,6 @@ use tokio::time::{sleep, timeout};
 
 use super::places::{Places, Port, TRAIN_TURN, count};
 use super::probing::probing;
-use crate::connection::{Connection, MessageReader};
 use crate::node::Node;
 
 /// Steps of a check at most.
@@ -111,7 +111,7 @@ fn may_ask(node: &Node, partner: &str) -> Result<(), Refusal> {
     if settings.answer == Some(false) || settings.refuse.iter().any(|refused| refused == partner) {
         let text = format!(
             "'{}' does not permit path checks to this partner: its admin can permit them in the table [path] of culvert.toml",
-            node.name
+            node.engine.name
         );
         return Err(Refusal::new(RefusalCode::NotPermitted, text));
     }
@@ -177,7 +177,7 @@ fn permit(
         udp_port: socket.local_address().map_err(failed)?.port(),
         seconds_max: settings.seconds_max().min(request.seconds_max),
         rate_bits_per_second_max: settings.rate_bits_per_second_max().min(request.rate_bits_per_second_max),
-        datagram_bytes_max: node.datagram_bytes_towards(connection.address),
+        datagram_bytes_max: node.engine.datagram_bytes_towards(connection.address),
     };
     Ok((Arc::new(socket), permission))
 }

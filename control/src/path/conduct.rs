@@ -17,6 +17,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use culvert_engine::clock::unix_ms;
+use culvert_engine::connecting::connect;
+use culvert_engine::connection::{Connection, INTRODUCTION_TIMEOUT};
+use culvert_engine::transfer::error::TransferError;
 use culvert_model::request::Target;
 use culvert_perfsonar::clock::ClockQuality;
 use culvert_perfsonar::probe::mtu::{self, MtuSearch, SizeFate};
@@ -35,11 +39,7 @@ use culvert_system::os_error::{self, without_numbers};
 use super::answer::TRAIN_US_MAX;
 use super::check::{PathCheck, Side};
 use super::probing::probing;
-use crate::connection::{Connection, INTRODUCTION_TIMEOUT};
 use crate::node::Node;
-use crate::registry::unix_ms;
-use crate::request::connect;
-use crate::transfer::error::TransferError;
 
 /// Trains of the ramp.
 const TRAIN_US: u32 = 100_000;
@@ -97,7 +97,7 @@ struct Conductor<'a> {
 /// [`TransferError`]: no connection, no permission.
 pub async fn check(node: &Arc<Node>, target: &Target, plan: &Plan, tell: Tell<'_>) -> Result<PathCheck, TransferError> {
     tell("connecting");
-    let mut connection = connect(node, target, false).await?;
+    let mut connection = connect(&node.engine, target, false).await?;
     if connection.version < PATH_CHECKS_SINCE {
         let text =
             format!("the partner runs {}, which does not answer path checks: update it", connection.partner_software);
@@ -106,7 +106,7 @@ pub async fn check(node: &Arc<Node>, target: &Target, plan: &Plan, tell: Tell<'_
     let request = PathRequest {
         seconds_max: plan.seconds_max,
         rate_bits_per_second_max: plan.rate_bits_per_second_max,
-        datagram_bytes_max: node.datagram_bytes_towards(connection.address),
+        datagram_bytes_max: node.engine.datagram_bytes_towards(connection.address),
     };
     connection.writer.send(Message::Path(PathMessage::Ask(request))).await?;
     let answer = tokio::time::timeout(INTRODUCTION_TIMEOUT, connection.reader.next()).await;
@@ -115,7 +115,9 @@ pub async fn check(node: &Arc<Node>, target: &Target, plan: &Plan, tell: Tell<'_
     })?? {
         Message::Path(PathMessage::Permitted(permission)) => permission,
         Message::Refused(refusal) => return Err(TransferError::Partner(refusal)),
-        other => return Err(crate::transfer::manifest_exchange::unexpected(&other, "an answer to the path check")),
+        other => {
+            return Err(culvert_engine::transfer::manifest_exchange::unexpected(&other, "an answer to the path check"));
+        }
     };
     let far_end = SocketAddr::new(connection.address.ip().to_canonical(), permission.udp_port);
     let failed = |error: std::io::Error| {

@@ -67,7 +67,7 @@ pub async fn start(node: &Arc<Node>) -> Result<(), String> {
     }
     if let Some(table) = &settings.archive {
         let spool = publish::spool(&node.state, table)?;
-        let archive = publish::archive(&node.state, table, &node.name)?;
+        let archive = publish::archive(&node.state, table, &node.engine.name)?;
         let node = Arc::clone(node);
         // Spool and pin are files: in a separate thread, only the archive waits for them.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

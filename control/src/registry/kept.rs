@@ -6,10 +6,9 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 
+use culvert_engine::limits::{RECORD_BYTES_PER_PARTNER, RECORDS_PER_PARTNER};
 use culvert_model::record::TransferRecord;
 use culvert_protocol::control::TransferId;
-
-use crate::limits::{RECORD_BYTES_PER_PARTNER, RECORDS_PER_PARTNER};
 
 /// Records of ended transfers that this node's user asked for; beyond them the oldest are
 /// forgotten.

@@ -1,12 +1,13 @@
 //! Reading records that this process does not write: those that exist when it starts, and those of
 //! commands that run at the same time.
 
+use culvert_engine::clock::unix_ms;
+use culvert_engine::transfer::blocking;
 use culvert_protocol::control::TransferId;
 
 use super::seen::{Seen, look};
-use super::{Registry, lock, owners, unix_ms};
+use super::{Registry, lock, owners};
 use crate::state::StateError;
-use crate::transfer::blocking;
 
 impl Registry {
     /// What is left alone because it cannot be read or a newer program has written it, a sentence
@@ -154,6 +155,7 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
+    use culvert_engine::transfer::error::TransferError;
     use culvert_model::record::{RecordState, TransferRecord};
     use culvert_model::request::{Movement, Target, TransferRequest};
     use culvert_protocol::control::RefusalCode;
@@ -163,7 +165,6 @@ mod tests {
     use super::super::{INTERRUPTED, Registry, file_of};
     use super::*;
     use crate::state::StateDirectory;
-    use crate::transfer::error::TransferError;
 
     fn id(number: u64) -> TransferId {
         TransferId::new(1, number.into())

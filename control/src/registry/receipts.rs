@@ -9,11 +9,11 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
+use culvert_engine::limits::RECEIPTS_PER_PARTNER;
 use culvert_protocol::control::TransferId;
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::receipt::Receipt;
 
-use crate::limits::RECEIPTS_PER_PARTNER;
 use crate::state::StateDirectory;
 
 /// By partner: when each receipt was written here, and its transfer. What a receipt says of times

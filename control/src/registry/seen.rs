@@ -1,10 +1,11 @@
 //! What a record's file says about a transfer, and about the process that runs it.
 
+use culvert_engine::clock::unix_ms;
 use culvert_model::record::{Failure, RecordState, TransferRecord};
 use culvert_protocol::control::TransferId;
 
+use super::file_of;
 use super::owners::Owners;
-use super::{file_of, unix_ms};
 use crate::registry::record_file::{ReadRecordFile, VERSION};
 use crate::state::{StateDirectory, StateError};
 

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use culvert_control::connection::incoming::Greeted;
-use culvert_control::connection::{Closed, Connection, MessageWriter};
-use culvert_control::tls::TlsConfigs;
+use culvert_engine::connection::incoming::Greeted;
+use culvert_engine::connection::{Closed, Connection, MessageWriter};
+use culvert_engine::tls::TlsConfigs;
 use culvert_protocol::control::{
     FlowOffer, LIST_BYTES, Message, Options, ReceiverSummary, SenderSummary, TransferId, encode_entry,
 };

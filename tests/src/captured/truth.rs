@@ -123,7 +123,7 @@ impl Truth {
     pub fn root_without(&self, failed: &HashSet<u32>) -> String {
         let version = culvert_protocol::control::PROTOCOL_VERSION;
         let is_stored = |file: u32| !failed.contains(&file);
-        culvert_control::transfer::root_of(&self.manifest, &self.file_hashes, version, is_stored)
+        culvert_engine::transfer::root_of(&self.manifest, &self.file_hashes, version, is_stored)
     }
 
     /// The root that the receipt of all of it has.

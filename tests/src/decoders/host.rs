@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use culvert_control::journal::{self, Contents, End, Record, records};
 use culvert_control::profiles::profile_from_toml;
 use culvert_control::settings::Settings;
+use culvert_engine::journal::{self, Contents, End, Record, records};
 use culvert_link::commands::{ChunkTimes, Command, Event, FileRange, FileSlot, ReceiveSlot, SendSlot, Sink, Source};
 use culvert_link::kernel_bypass::NextHop;
 use culvert_link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, Start, ToDataPlane};

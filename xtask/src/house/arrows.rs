@@ -18,8 +18,19 @@ const MAP: &[(&str, &[&str])] = &[
     ("culvert-model", &["culvert-protocol"]),
     ("culvert-objects", &["culvert-protocol", "culvert-system", "culvert-model"]),
     ("culvert-tuning", &["culvert-protocol", "culvert-system"]),
-    ("culvert-plane", &["culvert-protocol", "culvert-link", "culvert-system", "culvert-model", "culvert-tuning"]),
     ("culvert-perfsonar", &["culvert-protocol"]),
+    ("culvert-plane", &["culvert-protocol", "culvert-link", "culvert-system", "culvert-model", "culvert-tuning"]),
+    (
+        "culvert-engine",
+        &[
+            "culvert-protocol",
+            "culvert-link",
+            "culvert-system",
+            "culvert-model",
+            "culvert-objects",
+            "culvert-plane",
+        ],
+    ),
     (
         "culvert",
         &[
@@ -30,8 +41,9 @@ const MAP: &[(&str, &[&str])] = &[
             "culvert-model",
             "culvert-objects",
             "culvert-tuning",
-            "culvert-plane",
             "culvert-perfsonar",
+            "culvert-plane",
+            "culvert-engine",
         ],
     ),
 ];

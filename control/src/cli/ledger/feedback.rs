@@ -8,6 +8,7 @@
 
 use std::time::{Duration, Instant};
 
+use culvert_engine::transfer::flows::observe;
 use culvert_protocol::feedback::{REPORT_BYTES_MAX, Report, Summary};
 use culvert_protocol::heap_buffers::HeapBuffers;
 use culvert_protocol::keys::{Direction, KeySchedule, Secret};
@@ -16,8 +17,6 @@ use culvert_protocol::receiver_flow::{ChunkMemory, LaneCondition, Received, Rece
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
 use culvert_protocol::wire::{Header, OVERHEAD_BYTES};
-
-use crate::transfer::flows::observe;
 
 /// Bytes between two reports: what 10 Gb/s moves in a quarter of a round trip of 100 ms.
 const REPORT_EVERY_BYTES: u32 = 32 << 20;

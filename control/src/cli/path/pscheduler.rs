@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use culvert_engine::clock::unix_ms;
 use culvert_model::exit_code::ExitCode;
 use culvert_model::units::show_rate;
 use culvert_perfsonar::http::{Client as HttpClient, HttpError};
@@ -18,7 +19,6 @@ use crate::path::check::Side;
 use crate::path::grades::{ms, part};
 use crate::path::publish::{keep_pin, pins, trust};
 use crate::path::records::{self, PathRecord, RecordSource};
-use crate::registry::unix_ms;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
 

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_engine::connection::{Connection, connect_to_host};
+use culvert_engine::tls::TlsConfigs;
+use culvert_engine::transfer::error::TransferError;
 use culvert_model::address::split_host_port;
 use culvert_model::exit_code::ExitCode;
 use culvert_model::profile::{Leaves, Permission, PermittedRoot, Profile};
@@ -14,12 +17,9 @@ use culvert_system::os_error;
 
 use crate::cli::exit::CommandError;
 use crate::cli::report::{print_json, say};
-use crate::connection::{Connection, connect_to_host};
 use crate::profiles::Profiles;
 use crate::settings::Settings;
 use crate::state::StateDirectory;
-use crate::tls::TlsConfigs;
-use crate::transfer::error::TransferError;
 
 /// How long the partner may take to say whether it knows this node: it looks through its profiles.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);

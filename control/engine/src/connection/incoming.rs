@@ -1,0 +1,49 @@
+//! Connections that come to this node: first they say hello, which costs this node nothing but a
+//! descriptor, then both ends shake hands, which costs a millisecond of cryptography.
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpStream;
+use tokio_rustls::server::StartHandshake;
+use tokio_rustls::{LazyConfigAcceptor, TlsStream};
+
+use crate::connection::{Connection, ConnectionError, INTRODUCTION_TIMEOUT, handshake_error};
+use crate::tls::{TlsConfigs, keys_of};
+
+/// A connection whose ClientHello has come whole.
+pub struct Greeted {
+    start: StartHandshake<TcpStream>,
+    address: SocketAddr,
+}
+
+impl std::fmt::Debug for Greeted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Greeted").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Greeted {
+    /// Waits for the ClientHello. For how long is the caller's to say.
+    ///
+    /// # Errors
+    /// [`ConnectionError`] if something else comes.
+    pub async fn hear(tcp: TcpStream, address: SocketAddr) -> Result<Self, ConnectionError> {
+        let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp).await;
+        let start = hello.map_err(|error| handshake_error(address, &error))?;
+        Ok(Self { start, address })
+    }
+
+    /// Shakes hands and introduces this node as `name`.
+    ///
+    /// # Errors
+    /// [`ConnectionError`].
+    pub async fn accept(self, configs: &TlsConfigs, name: &str) -> Result<Connection, ConnectionError> {
+        let Self { start, address } = self;
+        let stream = tokio::time::timeout(INTRODUCTION_TIMEOUT, start.into_stream(configs.server.clone()))
+            .await
+            .map_err(|_| handshake_error(address, &"it takes too long"))?
+            .map_err(|error| handshake_error(address, &error))?;
+        let keys = keys_of(stream.get_ref().1, stream.get_ref().1);
+        Connection::introduce(TlsStream::Server(stream), keys, address, name).await
+    }
+}

@@ -1,0 +1,299 @@
+//! A transfer that a partner asks for: whether it may, what it gets, and what is written down.
+
+use std::sync::Arc;
+
+use culvert_model::record::{RecordState, Role, TransferRecord};
+use culvert_objects::fs::destination::{NOT_PERMITTED, Reach};
+use culvert_objects::fs::sources::{SOURCES_PER_REQUEST, Source};
+use culvert_protocol::chunk_map::{CHUNK_BYTES, CHUNKS_MAX};
+use culvert_protocol::control::{
+    Accepted, FLOWS_MAX, Message, NOT_KEPT_IS_TOLD_SINCE, Refusal, RefusalCode, Request, Wish,
+};
+use culvert_protocol::counted::{counted, grouped};
+use culvert_protocol::foreign_text::foreign_text;
+use culvert_protocol::names::NAME_BYTES_MAX;
+use culvert_system::log_limit::{self, About};
+
+use crate::connection::{Connection, refuse};
+use crate::engine::Engine;
+use crate::events::Event;
+use crate::limits::{Limit, MEASURE_BYTES_MAX, sources_per_partner};
+use crate::outcome::{Ended, Outcome, conclude, tell_partner};
+use crate::pushing::push;
+use crate::records::LiveTransfer;
+use crate::shares::{Kind, Piece, Share};
+use crate::transfer::error::TransferError;
+use crate::transfer::receiving::{FileRequest, Incoming, receive};
+use crate::transfer::udp_path::{Ends, PortsOption};
+use crate::transfer::{TransferContext, blocking};
+
+/// A partner that may ask.
+#[derive(Debug)]
+pub struct Introduced {
+    /// The connection.
+    pub connection: Connection,
+    /// What it may reach.
+    pub reach: Reach,
+    /// Its profile's name.
+    pub partner: String,
+}
+
+/// What a transfer has at this node.
+struct Begun {
+    live: LiveTransfer,
+    share: Share,
+}
+
+/// Answers one request.
+pub async fn answer(engine: &Arc<Engine>, introduced: Introduced, request: Request) {
+    let Introduced { mut connection, reach, partner } = introduced;
+    let introduced_over_ssh = matches!(reach, Reach::Owner { .. });
+    let id = request.transfer;
+    let share = engine.shares.take(connection.partner);
+    let live = match engine.records.claim(id, record(&request, &partner, engine.clock.unix_ms())).await {
+        Ok(live) => live,
+        Err(refusal) => return refuse(connection, refusal).await,
+    };
+    let (writer, farewell) = (connection.writer.clone(), connection.farewell());
+    let version = connection.version;
+    let is_told = version >= NOT_KEPT_IS_TOLD_SINCE;
+    let is_sender = matches!(request.wish, Wish::Pull { .. });
+    let mut outcome = carry_out(engine, connection, request, reach, Begun { live, share }, &partner).await;
+    if let Err(error) = &outcome
+        && let Some(refusal) = tell_partner(engine, id, error, &writer, version).await
+        && refusal.code == RefusalCode::Temporary
+    {
+        outcome = Err(TransferError::Here(refusal));
+    }
+    let ended = Ended { id, partner: &partner, is_sender };
+    let written = conclude(engine, &ended, &mut outcome, || drop(writer)).await;
+    if let Err(error) = written {
+        log_limit::say(About::Records, || {
+            format!("the record of transfer {id} has not been written yet: {error}; retrying")
+        });
+    }
+    farewell.wait().await;
+    match &outcome {
+        Ok(outcome) => {
+            if !introduced_over_ssh {
+                let way = if is_sender { "to" } else { "from" };
+                log_limit::inform(About::Stored, || {
+                    format!("transfer {id} {way} {partner}: {}", outcome.result.line())
+                });
+            }
+            // As below, unless it is reported elsewhere.
+            if let Some(warning) = outcome.result.warning().filter(|_| !introduced_over_ssh || !is_told) {
+                log_limit::say(About::Transfers, || format!("warning: transfer {id} with {partner}: {warning}"));
+            }
+        }
+        Err(error) => {
+            // The user who started a far end over ssh reads the reason from their own end.
+            if !introduced_over_ssh {
+                log_limit::say(About::Transfers, || match error.told() {
+                    // The sentence is written for whoever asked.
+                    Some(refusal) => {
+                        let why = refusal.text.replace(NOT_PERMITTED, &format!("this node does not permit {partner}"));
+                        format!("transfer {id} with {partner} was refused or ended by this node: {why}")
+                    }
+                    None => format!("transfer {id} with {partner} ended: {error}"),
+                });
+            }
+        }
+    }
+}
+
+async fn carry_out(
+    engine: &Arc<Engine>,
+    connection: Connection,
+    request: Request,
+    reach: Reach,
+    begun: Begun,
+    partner: &str,
+) -> Result<Outcome, TransferError> {
+    let Begun { live, share } = begun;
+    let plane = engine.supervisor.get().await?;
+    let _held = engine.observer.hold_for_transfer();
+    if request.options.chunk_bytes as usize > plane.buffer_bytes() {
+        let text = format!(
+            "chunks of {} bytes exceed this node's buffers of {}",
+            request.options.chunk_bytes,
+            plane.buffer_bytes()
+        );
+        return Err(TransferError::here(RefusalCode::Protocol, text));
+    }
+    let datagram_bytes = engine.datagram_bytes_towards(connection.address);
+    let accepted = Accepted {
+        lane_ports: plane.lanes().iter().map(|lane| lane.port).collect(),
+        datagram_bytes_max: datagram_bytes,
+    };
+    let start_bits_per_second = engine.advice.start_rate(connection.partner).await;
+    let opened = match &request.wish {
+        Wish::Pull { sources } => open_sources(engine, &share, reach.clone(), sources.clone()).await?,
+        Wish::Push { .. } | Wish::Measure { .. } => OpenedSources::default(),
+    };
+    let is_owners = matches!(reach, Reach::Owner { .. });
+    let context = |connection| TransferContext {
+        id: request.transfer,
+        options: request.options,
+        identity: engine.identity.clone(),
+        plane,
+        connection,
+        partner_lane_ports: request.lane_ports,
+        datagram_bytes_max: datagram_bytes.min(request.datagram_bytes_max),
+        progress: live.progress,
+        cancel: live.cancel,
+        names: live.names,
+        start_bits_per_second,
+        observer: engine.observer.clone(),
+        patience: engine.bounds.patience,
+        peer: partner.to_owned(),
+        // Where this end sends, the other has asked for it, and reads what this end says.
+        ends: Ends {
+            here: engine.name.clone(),
+            option: PortsOption::Ports,
+            senders_option: if is_owners { PortsOption::RemotePorts } else { PortsOption::PortsOfNode },
+        },
+        share,
+    };
+    match request.wish {
+        Wish::Push { destination } => {
+            connection.writer.send(Message::Accepted(accepted)).await?;
+            let journals = engine.journals.clone();
+            let context = context(connection);
+            let (observer, foretells) = (engine.observer.clone(), context.tells_dry_run());
+            let incoming = Incoming::Files(FileRequest { reach, destination, journals, observer, foretells });
+            let received = receive(context, incoming).await?;
+            Ok(received.into())
+        }
+        Wish::Measure { bytes } => {
+            connection.writer.send(Message::Accepted(accepted)).await?;
+            let received = receive(context(connection), Incoming::Memory { bytes }).await?;
+            Ok(received.into())
+        }
+        Wish::Pull { .. } => {
+            let OpenedSources { sources, places } = opened;
+            connection.writer.send(Message::Accepted(accepted)).await?;
+            let pushed = push(context(connection), sources).await;
+            drop(places);
+            pushed
+        }
+    }
+}
+
+/// The sources of a request, and the places that they take.
+#[derive(Default)]
+struct OpenedSources {
+    sources: Vec<Source>,
+    places: Vec<Piece>,
+}
+
+/// Opens the sources of a request. Each takes a place before it is opened, and so does each further
+/// match of a pattern.
+async fn open_sources(
+    engine: &Arc<Engine>,
+    share: &Share,
+    reach: Reach,
+    asked: Vec<Vec<u8>>,
+) -> Result<OpenedSources, TransferError> {
+    let (engine, share) = (engine.clone(), share.branch());
+    // A user's own far end has all that a request can name.
+    let is_limited = matches!(reach, Reach::Permitted(_));
+    let opened = blocking(move || {
+        let (mut places, mut count) = (Vec::new(), 0);
+        let mut may_open = |more| {
+            if is_limited {
+                places.push(places_for_sources(&engine, &share, more, count)?);
+                count += more;
+            }
+            Ok(())
+        };
+        may_open(asked.len())?;
+        let sources = reach.open_sources(&asked, &engine.name, &mut may_open)?;
+        Ok(OpenedSources { sources, places })
+    });
+    opened.await.map_err(TransferError::Here)
+}
+
+/// Places for sources of a request that has some already; each may be a directory that stays open
+/// while the transfer runs.
+fn places_for_sources(engine: &Engine, share: &Share, more: usize, already: usize) -> Result<Piece, Refusal> {
+    let sources = already.saturating_add(more);
+    let (most, code, text) = if sources > SOURCES_PER_REQUEST {
+        let text = format!(
+            "the request names {}, but this node opens at most {} for one: name the directories \
+             they are in, or split the request",
+            counted(sources, "source"),
+            grouped(SOURCES_PER_REQUEST as u64)
+        );
+        (0, RefusalCode::Failed, text)
+    } else {
+        let most = sources_per_partner();
+        let text = format!(
+            "the partner's transfers would have more than {} open, the most this node opens for one \
+             partner: try again when another of them has ended, or name the directories they are in",
+            counted(most, "source")
+        );
+        (most, RefusalCode::Temporary, text)
+    };
+    share.try_pieces(Kind::Sources, more, most, usize::MAX).ok_or_else(|| {
+        engine.observer.note(Event::LimitReached(Limit::Sources));
+        Refusal::new(code, text)
+    })
+}
+
+/// Refuses requests that no honest node makes.
+///
+/// # Errors
+/// The refusal.
+pub fn check(request: &Request) -> Result<(), Refusal> {
+    let refuse = |text: &str| Err(Refusal::new(RefusalCode::Protocol, text));
+    let chunk_bytes = request.options.chunk_bytes;
+    if !chunk_bytes.is_power_of_two() || !CHUNK_BYTES.contains(&chunk_bytes) {
+        return refuse("the chunk size is not a power of two between 64 KiB and 16 MiB");
+    }
+    if request.lane_ports.is_empty() || request.lane_ports.len() > usize::from(FLOWS_MAX) {
+        return refuse("the request names no lanes, or too many");
+    }
+    let paths = match &request.wish {
+        Wish::Push { destination } => std::slice::from_ref(destination),
+        Wish::Pull { sources } => sources,
+        Wish::Measure { .. } => &[],
+    };
+    if paths.iter().any(|path| path.len() > NAME_BYTES_MAX) {
+        return refuse(&format!("the request names a path of more than {NAME_BYTES_MAX} bytes"));
+    }
+    let least = culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
+    if request.datagram_bytes_max < least {
+        let bytes = request.datagram_bytes_max;
+        return refuse(&format!(
+            "the requester's interface carries datagrams of {bytes} bytes, but data needs {least}: give it a larger MTU"
+        ));
+    }
+    match &request.wish {
+        Wish::Pull { sources } if sources.is_empty() => refuse("the request names no source"),
+        Wish::Measure { bytes } if *bytes == 0 || *bytes > MEASURE_BYTES_MAX => {
+            refuse("a measurement must be between 1 byte and 45 TB")
+        }
+        Wish::Measure { bytes } if bytes.div_ceil(chunk_bytes.into()) > CHUNKS_MAX.into() => {
+            refuse("a measurement of this size needs larger chunks")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn record(request: &Request, partner: &str, created_unix_ms: u64) -> TransferRecord {
+    let printable = |path: &[u8]| foreign_text(&culvert_protocol::names::printable(path));
+    let (role, description) = match &request.wish {
+        Wish::Push { destination } => (Role::Receive, format!("{partner} → {}", printable(destination))),
+        Wish::Pull { sources } => {
+            let first = sources.first().map(|source| printable(source)).unwrap_or_default();
+            (Role::Send, format!("{first} → {partner}"))
+        }
+        Wish::Measure { bytes } => {
+            (Role::Receive, format!("{} of measurement from {partner}", counted(*bytes, "byte")))
+        }
+    };
+    let record =
+        TransferRecord::new(request.transfer, role, partner, description, RecordState::Active, created_unix_ms);
+    TransferRecord { attempts: 1, ..record }
+}

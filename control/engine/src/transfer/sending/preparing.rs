@@ -1,0 +1,141 @@
+//! What a chunk needs before a flow can have it: an open file, the proof that the partner has it
+//! already, the hash of a hole.
+
+use std::sync::Arc;
+
+use culvert_link::commands::{FileRange, Source};
+use culvert_objects::fs::sources::SourceTree;
+use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
+use culvert_protocol::tree_hash::hash_of_zeros;
+
+use crate::shares::Kind;
+use crate::transfer::blocking;
+use crate::transfer::sending::files::OpenedFile;
+use crate::transfer::sending::{Done, PREPARING_PER_FLOW, Payload, Sending};
+
+impl Sending {
+    /// Begins the preparation of the next chunks; whether there was any to begin.
+    pub(super) fn prepare_ahead(&mut self) -> bool {
+        let ahead = PREPARING_PER_FLOW * self.flows.len();
+        let mut began = false;
+        while self.preparing + self.prepared.len() < ahead {
+            let chunk = match self.again.pop_front() {
+                Some(chunk) => chunk,
+                // Chunks of open files come before those of others, so these are delivered and
+                // closed whatever waits here.
+                None if self.next_chunk < self.chunk_count && self.has_place_for(self.next_chunk) => {
+                    self.next_chunk += 1;
+                    self.next_chunk - 1
+                }
+                None => break,
+            };
+            self.prepare(chunk);
+            began = true;
+        }
+        began
+    }
+
+    /// Hands prepared chunks to flows that have room; whether any was handed over.
+    pub(super) fn assign_prepared(&mut self) -> bool {
+        let mut assigned = false;
+        while let Some(&(chunk, source)) = self.prepared.front() {
+            let Some(tag) = self.flows.with_room(self.left()) else { break };
+            self.prepared.pop_front();
+            assigned = true;
+            if self.is_given_up(chunk) {
+                self.chunk_settled(chunk);
+                continue;
+            }
+            self.assigned.insert(chunk, tag);
+            self.flows.assign(tag, chunk, self.chunk_bytes(chunk), source);
+        }
+        assigned
+    }
+
+    fn has_place_for(&self, chunk: u32) -> bool {
+        let has_place = |file| {
+            let (in_all, of_partner) = (self.context.plane.files_open(), self.context.share.count(Kind::Files));
+            self.files.has_place_for(file, in_all, of_partner)
+        };
+        self.file_of(chunk).is_none_or(has_place)
+    }
+
+    /// Chunks that are not delivered yet.
+    pub(super) fn left(&self) -> usize {
+        let untouched = (self.chunk_count - self.next_chunk) as usize;
+        untouched + self.again.len() + self.prepared.len() + self.preparing + self.assigned.len()
+    }
+
+    /// Begins whatever a chunk needs before it can be assigned.
+    pub(super) fn prepare(&mut self, chunk: u32) {
+        let Payload::Files { tree, chunks } = &self.payload else {
+            self.prepared.push_back((chunk, Source::Memory));
+            return;
+        };
+        match chunks.content(chunk) {
+            None => {}
+            Some(ChunkContent::Pack { .. }) => self.prepared.push_back((chunk, Source::Fill)),
+            Some(ChunkContent::Range { file, .. }) => {
+                if self.failed.contains(&file) {
+                    return;
+                }
+                let (tree, chunks) = (tree.clone(), chunks.clone());
+                if let Some(opened) = self.files.get(file) {
+                    self.prepare_range(chunk, &opened, &tree, &chunks);
+                } else {
+                    self.preparing += 1;
+                    if self.files.wait_for(file, chunk) {
+                        let done = self.done.clone();
+                        let (plane, earlier) = (self.context.plane.clone(), self.files.version(file));
+                        let place = self.context.share.piece(Kind::Files);
+                        tokio::spawn(async move {
+                            let result =
+                                crate::transfer::sending::files::open(&plane, tree, file, earlier, place).await;
+                            let _ = done.send(Done::Opened { file, result });
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    /// A chunk of an open file: proof, hole, or to be sent.
+    pub(super) fn prepare_range(
+        &mut self,
+        chunk: u32,
+        opened: &Arc<OpenedFile>,
+        tree: &Arc<SourceTree>,
+        chunks: &Arc<ChunkMap>,
+    ) {
+        let Some(ChunkContent::Range { file, offset, bytes, .. }) = chunks.content(chunk) else { return };
+        let file_bytes = tree.manifest.file_bytes(file).unwrap_or(0);
+        let range = FileRange { file: opened.slot(), offset, file_bytes };
+        self.files.begin_use(file);
+        if let Some(theirs) = self.has.proofs.remove(&chunk) {
+            self.preparing += 1;
+            let (plane, done) = (self.context.plane.clone(), self.done.clone());
+            let chunk_bytes = self.context.options.chunk_bytes;
+            let lane = (chunk as usize % plane.lanes().len()) as u16;
+            tokio::spawn(async move {
+                let checked = plane.check(lane, range, bytes, chunk_bytes).await;
+                // What cannot be read here is sent, and fails there by name.
+                let same = matches!(checked, Ok(Ok(ours)) if ours == theirs).then_some(theirs);
+                let _ = done.send(Done::Proved { chunk, same });
+            });
+        } else if opened.is_hole(offset, bytes) {
+            self.preparing += 1;
+            let (done, checksum, chunk_bytes) =
+                (self.done.clone(), self.context.options.checksum, self.context.options.chunk_bytes);
+            tokio::spawn(async move {
+                let hash = if checksum {
+                    blocking(move || hash_of_zeros(file_bytes, offset, bytes, chunk_bytes)).await
+                } else {
+                    [0; 32]
+                };
+                let _ = done.send(Done::Hole { chunk, hash });
+            });
+        } else {
+            self.prepared.push_back((chunk, Source::File(range)));
+        }
+    }
+}

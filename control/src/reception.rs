@@ -1,0 +1,231 @@
+//! What a node answers: incoming connections, who may come in, and what they may ask for.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_engine::connection::{Connection, refuse};
+use culvert_engine::limits::{Limit, SESSIONS_MAX, SESSIONS_PER_PARTNER, SESSIONS_RESERVED};
+use culvert_engine::responder::{self, Introduced, answer};
+use culvert_engine::transfer::blocking;
+use culvert_model::profile::Leaves;
+use culvert_objects::fs::destination::Reach;
+use culvert_protocol::control::{Message, PERMISSIONS_ARE_TOLD_SINCE, Refusal, RefusalCode, Request};
+use culvert_protocol::identity::PublicKey;
+use culvert_protocol::path::{PathMessage, PathRequest};
+use culvert_system::log_limit::{self, About};
+use culvert_system::os_error;
+use tokio::net::TcpListener;
+
+use crate::lobby::{Lobbies, Turned};
+use crate::node::Node;
+use crate::places::{Full, Limits, Place, Places};
+
+/// How long a partner that is introduced may take to ask: a request follows the introduction at
+/// once.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a file server may take to say whether the directories are there that a partner may use.
+const DIRECTORIES_PATIENCE: Duration = Duration::from_secs(3);
+/// Partners that are introduced and have not asked, or are told no. One partner has as many as it
+/// may have transfers: a script may begin all of them within one round trip.
+const ASKING: Limits = Limits { all: 2 * SESSIONS_MAX, each: SESSIONS_PER_PARTNER };
+/// Partners' transfers and path checks that run at once; more are told to come again.
+const SESSIONS: Limits = Limits { all: SESSIONS_MAX, each: SESSIONS_PER_PARTNER };
+
+/// Whom a node lets in, and how far.
+#[derive(Clone, Debug)]
+pub enum Admission {
+    /// Any partner with a profile, as far as it permits.
+    Profiles,
+    /// One key only, whose owner started this node over ssh and may do what they may do there.
+    Owner {
+        /// The key.
+        key: PublicKey,
+        /// What may be reached.
+        reach: Reach,
+    },
+}
+
+/// Where partners are that have introduced themselves.
+struct Hall {
+    lobbies: Lobbies,
+    asking: Arc<Places<PublicKey>>,
+    sessions: Arc<Places<PublicKey>>,
+}
+
+/// A descriptor that is kept for the connection that comes when there is no other.
+#[derive(Debug)]
+pub struct SpareDescriptor(Option<OwnedFd>);
+
+impl SpareDescriptor {
+    /// Takes one.
+    ///
+    /// # Errors
+    /// A sentence: a node that has none could not let in anybody.
+    pub fn take() -> Result<Self, String> {
+        let taken = os_error::duplicate(rustix::stdio::stderr());
+        let none = |error| format!("no connection could be accepted: {error}");
+        taken.map(|spare| Self(Some(spare))).map_err(none)
+    }
+
+    /// Gives it up, so that a connection can have it; whether there was one.
+    fn give_up(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+
+    /// Takes one again if it was given up and there is one.
+    fn renew(&mut self) {
+        if self.0.is_none() {
+            self.0 = os_error::duplicate(rustix::stdio::stderr()).ok();
+        }
+    }
+}
+
+/// Answers connections until the listener fails.
+pub async fn listen(node: Arc<Node>, listener: TcpListener, mut spare: SpareDescriptor, admission: Admission) {
+    let hall = Hall { lobbies: Lobbies::default(), asking: Places::new(ASKING), sessions: Places::new(SESSIONS) };
+    let (hall, admission) = (Arc::new(hall), Arc::new(admission));
+    loop {
+        let (tcp, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            // Out of descriptors: the partner is admitted with the spare one, and gets a message
+            // about what this node lacks.
+            Err(_) if spare.give_up() => continue,
+            // Out of descriptors all the same, or the connection was gone before it was accepted.
+            Err(error) => {
+                if os_error::errno_of(&error).is_some_and(os_error::is_shortage) {
+                    log_limit::say(About::Strangers, || {
+                        os_error::explained(format!("a connection cannot be accepted: {error}"))
+                    });
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        // One that came over an IPv6 socket is shown as the IPv4 address that it is.
+        let address = std::net::SocketAddr::new(address.ip().to_canonical(), address.port());
+        spare.renew();
+        let (node, hall, admission) = (node.clone(), hall.clone(), admission.clone());
+        // The place is taken here and not in the task, so that tasks are as few as places.
+        let place = hall.lobbies.place(&node, address);
+        tokio::spawn(async move {
+            let introduced = match place {
+                Some(place) => hall.lobbies.introduce(&node, place, tcp, &admission).await,
+                None => Err(Turned::Crowded),
+            };
+            match introduced {
+                Ok(introduced) => attend(&node, &hall, introduced).await,
+                Err(reason) => {
+                    node.metrics.note_refused_connection();
+                    node.metrics.note_turned_away("control", reason.word());
+                    log_limit::say(About::Strangers, || format!("a connection from {address} was refused: {reason}"));
+                }
+            }
+        });
+    }
+}
+
+/// Attends to a partner until it has asked and been answered.
+async fn attend(node: &Arc<Node>, hall: &Hall, introduced: Introduced) {
+    // A connection without a request is never busy, so one slot can always be freed.
+    let Ok(mut place) = hall.asking.take(introduced.connection.partner) else { return };
+    let asked = hear_request(node, hall, introduced, &mut place).await;
+    match asked {
+        Ok((asked, _session)) => {
+            drop(place);
+            match asked {
+                Asked::Transfer(introduced, request) => answer(&node.engine, introduced, request).await,
+                Asked::Path(introduced, request) => {
+                    crate::path::answer::answer(node, introduced.connection, request, &introduced.partner).await;
+                }
+            }
+        }
+        Err(Some(unheard)) => {
+            let Unheard { connection, reason, refusal } = *unheard;
+            node.metrics.note_turned_away("asking", reason);
+            tokio::select! {
+                () = refuse(connection, refusal) => {}
+                () = place.lost() => {}
+            }
+        }
+        // Clients that connect and leave, for example to see whether the port is open, are ignored.
+        Err(None) => {}
+    }
+}
+
+/// What a partner asks for.
+enum Asked {
+    Transfer(Introduced, Request),
+    Path(Introduced, PathRequest),
+}
+
+/// A partner that is refused before anything is done for it.
+struct Unheard {
+    connection: Connection,
+    reason: &'static str,
+    refusal: Refusal,
+}
+
+/// Waits for a partner's request, and takes a place for what it asks.
+async fn hear_request(
+    node: &Node,
+    hall: &Hall,
+    mut introduced: Introduced,
+    place: &mut Place<PublicKey>,
+) -> Result<(Asked, Place<PublicKey>), Option<Box<Unheard>>> {
+    let unheard = |introduced: Introduced, reason, refusal| {
+        Err(Some(Box::new(Unheard { connection: introduced.connection, reason, refusal })))
+    };
+    let temporary = |text: &str| Refusal::new(RefusalCode::Temporary, text);
+    let message = tokio::select! {
+        biased;
+        message = introduced.connection.reader.next() => message,
+        () = place.lost() => {
+            let text = "newer connections of this partner without a request needed the slot of this one";
+            return unheard(introduced, "crowded", temporary(text));
+        }
+        () = tokio::time::sleep(REQUEST_TIMEOUT) => {
+            let text = format!("no request came within {} s", REQUEST_TIMEOUT.as_secs());
+            return unheard(introduced, "silent", temporary(&text));
+        }
+    };
+    let key = introduced.connection.partner;
+    let asked = match message {
+        Ok(Message::Request(request)) => match responder::check(&request) {
+            Ok(()) => Asked::Transfer(introduced, request),
+            Err(refusal) => return unheard(introduced, "broken", refusal),
+        },
+        Ok(Message::Path(PathMessage::Ask(request))) => Asked::Path(introduced, request),
+        // A client that only asks whether it is known, is.
+        Ok(Message::Ping(number)) => {
+            if introduced.connection.version >= PERMISSIONS_ARE_TOLD_SINCE {
+                let reach = introduced.reach.clone();
+                let leaves = tokio::time::timeout(DIRECTORIES_PATIENCE, blocking(move || reach.leaves())).await;
+                // Who hears nothing of it knows as little as from an older program.
+                if let Ok(Leaves { store, fetch }) = leaves {
+                    let _ = introduced.connection.writer.send(Message::Permits { store, fetch }).await;
+                }
+            }
+            let _ = introduced.connection.writer.send(Message::Pong(number)).await;
+            introduced.connection.close().await;
+            return Err(None);
+        }
+        Ok(_) => {
+            let refusal = Refusal::new(RefusalCode::Protocol, "a request was expected");
+            return unheard(introduced, "broken", refusal);
+        }
+        Err(_) => return Err(None),
+    };
+    let full = match hall.sessions.take_beside(key, SESSIONS_RESERVED) {
+        Ok(session) if session.settle() => return Ok((asked, session)),
+        Ok(_) => Full::All,
+        Err(full) => full,
+    };
+    let text = match full {
+        Full::Holder => "this node is running as many transfers for this partner as its share permits: try again later",
+        Full::All => "this node is running as many transfers as it can: try again later",
+    };
+    node.metrics.note_limit(Limit::Sessions);
+    let (Asked::Transfer(introduced, _) | Asked::Path(introduced, _)) = asked;
+    unheard(introduced, full.word(), temporary(text))
+}
