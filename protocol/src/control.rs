@@ -21,6 +21,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::chunk_map::CHUNK_BYTES_DEFAULT;
 use crate::foreign_text::foreign_text;
 use crate::manifest::Entry;
 use crate::rate_control::Mode;
@@ -176,6 +177,23 @@ pub struct Options {
     pub rate_bits_per_second: Option<u64>,
     /// Only plan: report what would be sent.
     pub dry_run: bool,
+}
+
+impl Default for Options {
+    /// What a user asks for who asks for nothing in particular.
+    fn default() -> Self {
+        Self {
+            chunk_bytes: CHUNK_BYTES_DEFAULT,
+            checksum: true,
+            cipher: Cipher::default(),
+            overwrite: Overwrite::default(),
+            preserve: false,
+            flows: 0,
+            mode: Mode::default(),
+            rate_bits_per_second: None,
+            dry_run: false,
+        }
+    }
 }
 
 /// What the requester wants.
@@ -680,9 +698,10 @@ pub fn runs(numbers: impl IntoIterator<Item = u32>) -> Vec<Run> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::manifest::{EntryKind, FileTime};
-    use proptest::prelude::*;
 
     fn messages() -> Vec<Message> {
         vec![

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use culvert_control::state::StateDirectory;
 use culvert_engine::tls::TlsConfigs;
+use culvert_node::state::StateDirectory;
 use culvert_protocol::control::{
     FrameReader, Message, Options, Overwrite, PROTOCOL_VERSION, Refusal, Request, TransferId, Wish, encode_entry,
 };

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use clap::CommandFactory as _;
-use culvert_control::cli::args::Cli;
+use culvert_cli::args::Cli;
 use culvert_model::exit_code::ExitCode;
 use culvert_tests::node::{Pair, RunningNode, wait_for};
 use culvert_tests::program::{Ran, command, run};

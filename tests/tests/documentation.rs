@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use culvert_control::settings::Settings;
+use culvert_node::settings::Settings;
 use culvert_tests::documents::{Block, blocks, dead_links};
 use culvert_tests::host_root::{self, HostRoot, Program};
 use culvert_tests::lab::{self, Lab};

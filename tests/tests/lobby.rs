@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use culvert_control::state::StateDirectory;
+use culvert_node::state::StateDirectory;
 use culvert_protocol::control::{Message, PROTOCOL_VERSION, RefusalCode, Wish};
 use culvert_protocol::identity::Identity;
 use culvert_tests::greedy_stranger::Greedy;

@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use culvert_control::settings::Settings;
+use culvert_node::settings::Settings;
 use culvert_tests::documents::dead_links;
 use culvert_tests::node::Pair;
 use culvert_tests::program::{Ran, culvert, is_installed};

@@ -6,14 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use culvert_control::profiles::profile_from_toml;
-use culvert_control::settings::Settings;
 use culvert_engine::journal::{self, Contents, End, Record, records};
 use culvert_link::commands::{ChunkTimes, Command, Event, FileRange, FileSlot, ReceiveSlot, SendSlot, Sink, Source};
 use culvert_link::kernel_bypass::NextHop;
 use culvert_link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, Start, ToDataPlane};
 use culvert_link::ring::{Consumer, RECORD_BYTES_MAX, RING_CONTROL_BYTES, RingPlace};
 use culvert_link::shared_memory::SharedMemory;
+use culvert_node::profiles::profile_from_toml;
+use culvert_node::settings::Settings;
 use culvert_objects::fs::destination::attributes::Refused;
 use culvert_protocol::identity::Identity;
 use culvert_protocol::keys::Secret;

@@ -22,13 +22,20 @@ const MAP: &[(&str, &[&str])] = &[
     ("culvert-plane", &["culvert-protocol", "culvert-link", "culvert-system", "culvert-model", "culvert-tuning"]),
     (
         "culvert-engine",
+        &["culvert-protocol", "culvert-link", "culvert-system", "culvert-model", "culvert-objects", "culvert-plane"],
+    ),
+    (
+        "culvert-node",
         &[
             "culvert-protocol",
             "culvert-link",
             "culvert-system",
             "culvert-model",
             "culvert-objects",
+            "culvert-tuning",
+            "culvert-perfsonar",
             "culvert-plane",
+            "culvert-engine",
         ],
     ),
     (
@@ -44,6 +51,7 @@ const MAP: &[(&str, &[&str])] = &[
             "culvert-perfsonar",
             "culvert-plane",
             "culvert-engine",
+            "culvert-node",
         ],
     ),
 ];

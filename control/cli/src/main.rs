@@ -1,0 +1,50 @@
+//! The `culvert` program: reads the command line, carries it out, and says what went wrong.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, CommandFactory as _, Error, FromArgMatches as _};
+use culvert_cli::args::Cli;
+use culvert_cli::exit::CommandError;
+use culvert_cli::{habits, report, said};
+use culvert_link::say_aside;
+use culvert_protocol::foreign_text::plain_lines;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return not_understood(&habits::advised(error, &Cli::command(), &arguments), &arguments),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => return not_understood(&error, &arguments),
+    };
+    match culvert_cli::run(cli) {
+        Ok(code) => ExitCode::from(code as u8),
+        Err(error) => {
+            say_aside!("culvert: {}", plain_lines(&said::unless_said(&error.to_string())));
+            if asks_for_json(&matches) && !report::has_answered() {
+                // Standard output may be what failed.
+                let _ = report::print_json(&error.answer());
+            }
+            ExitCode::from(error.exit_code)
+        }
+    }
+}
+
+/// Answers a command line that is none, or that asks for help or the version.
+fn not_understood(error: &Error, arguments: &[OsString]) -> ExitCode {
+    // Where it goes may be closed.
+    let _ = error.print();
+    if error.use_stderr() && arguments.iter().take_while(|word| *word != "--").any(|word| word == "--json") {
+        let _ = report::print_json(&CommandError::misspelled(error).answer());
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(culvert_model::exit_code::ExitCode::Usage as u8))
+}
+
+/// Whether the command was given `--json`, which some have and others have not.
+fn asks_for_json(matches: &ArgMatches) -> bool {
+    let here = matches.try_get_one::<bool>("json").ok().flatten().copied().unwrap_or(false);
+    here || matches.subcommand().is_some_and(|(_, matches)| asks_for_json(matches))
+}

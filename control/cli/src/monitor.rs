@@ -1,0 +1,93 @@
+//! `culvert monitor`: the status, redrawn every second on the terminal's alternate screen.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use culvert_model::exit_code::ExitCode;
+use culvert_model::units::show_rate;
+use culvert_node::api::NodeStatus;
+use culvert_node::settings::Settings;
+use culvert_node::state::StateDirectory;
+use culvert_protocol::foreign_text::plain_lines;
+
+use crate::api_client::ApiClient;
+use crate::args::{EngineArgs, GlobalArgs, StatusArgs};
+use crate::exit::CommandError;
+use crate::{report, status};
+
+/// Between two drawings.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Switches to the other screen and hides the cursor; and back (ECMA-48, xterm's control
+/// sequences).
+const ENTER: &str = "\x1b[?1049h\x1b[?25l";
+/// See [`ENTER`].
+const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+/// Goes to the first line and column, and clears what is below.
+const HOME: &str = "\x1b[H\x1b[J";
+
+/// Draws until it is interrupted. Without a terminal it prints the status once, or every second as
+/// JSON Lines.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn run(global: GlobalArgs, args: StatusArgs) -> Result<ExitCode, CommandError> {
+    if !std::io::stdout().is_terminal() && !args.json {
+        return status::run(global, args).await;
+    }
+    let settings = Settings::resolve(&global.flags(&EngineArgs::default()))?;
+    let state = StateDirectory::open(&settings.state.value)?;
+    let api = ApiClient::need(&state).await?;
+    let mut out = std::io::stdout();
+    if !args.json {
+        let _ = write!(out, "{ENTER}");
+    }
+    let drawn = draw_until_interrupted(&api, args.json).await;
+    if !args.json {
+        let _ = write!(out, "{LEAVE}");
+        let _ = out.flush();
+    }
+    drawn
+}
+
+async fn draw_until_interrupted(api: &ApiClient, json: bool) -> Result<ExitCode, CommandError> {
+    let mut interval = tokio::time::interval(INTERVAL);
+    let mut previous: Option<NodeStatus> = None;
+    let interrupted = crate::node::interrupted();
+    tokio::pin!(interrupted);
+    loop {
+        tokio::select! {
+            _ = &mut interrupted => return Ok(ExitCode::Done),
+            _ = interval.tick() => {}
+        }
+        let now = api.status().await?;
+        if json {
+            report::print_json(&now)?;
+        } else {
+            let mut out = std::io::stdout();
+            let text = format!("{}\n\n{}\n\nCtrl-C leaves", status::text(&now), rates(&now, previous.as_ref()));
+            let _ = write!(out, "{HOME}{}", plain_lines(&text).replace('\n', "\r\n"));
+            let _ = out.flush();
+        }
+        previous = Some(now);
+    }
+}
+
+/// What each lane moved within the last second.
+fn rates(now: &NodeStatus, previous: Option<&NodeStatus>) -> String {
+    let lanes = |status: &NodeStatus| status.dataplane.as_ref().map(|plane| plane.lanes.clone()).unwrap_or_default();
+    let before = previous.map(lanes).unwrap_or_default();
+    lanes(now)
+        .iter()
+        .map(|lane| {
+            let earlier = before.iter().find(|earlier| earlier.lane == lane.lane);
+            let since = |now: u64, before: Option<u64>| now.saturating_sub(before.unwrap_or(now)).saturating_mul(8);
+            format!(
+                "lane {}: sending {:>12}, receiving {:>12}",
+                lane.lane,
+                show_rate(since(lane.sent_bytes, earlier.map(|earlier| earlier.sent_bytes))),
+                show_rate(since(lane.received_bytes, earlier.map(|earlier| earlier.received_bytes)))
+            )
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}

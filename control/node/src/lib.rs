@@ -1,0 +1,34 @@
+//! The node: who it is, whom it knows and lets in, what it writes down, counts and answers.
+//!
+//! Everything that speaks to the outside in TCP, TLS, HTTP or JSON is here or in the engine, and
+//! runs without privileges. [`node::Node`] puts it together; what a transfer needs of it is handed
+//! to [`culvert_engine`] piece by piece.
+//!
+//! ```text
+//! partner ──> reception (doorman, lobby, places) ──> engine ──> registry, metrics
+//! user    ──> api ──────────────────────────────────────┘        │
+//!             path: checks, records, responder               state directory
+//! ```
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::print_stderr))]
+
+#[macro_use(say_aside)]
+extern crate culvert_link;
+
+pub mod api;
+pub mod capture;
+pub mod doorman;
+pub mod host;
+pub mod lobby;
+pub mod log_lines;
+pub mod metrics;
+pub mod node;
+pub mod partner_hosts;
+pub mod path;
+pub mod places;
+pub mod profiles;
+pub mod reception;
+pub mod registry;
+pub mod settings;
+pub mod state;
+pub mod tuning;

@@ -1,0 +1,165 @@
+//! What transfers do with the records: the rate to begin with, and a warning when they do worse
+//! than the path did.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use culvert_engine::clock::unix_ms;
+use culvert_engine::partners::PathAdvice;
+use culvert_engine::records::Waiting;
+use culvert_engine::transfer::blocking;
+use culvert_model::request::Target;
+use culvert_model::result::TransferResult;
+use culvert_model::units::show_rate;
+use culvert_perfsonar::probe::ramp::Confidence;
+use culvert_protocol::identity::PublicKey;
+use culvert_protocol::verdict::Limit;
+
+use crate::node::Node;
+use crate::path::PathRoom;
+use crate::path::check::Side;
+use crate::path::grades::{LOSS_WARN, part};
+use crate::path::records::{self, PathRecord};
+use crate::profiles::Profiles;
+use crate::state::StateDirectory;
+
+/// A transfer below this part of the record's rate does worse than the path did.
+const WORSE: f64 = 0.5;
+/// Transfers shorter than this say nothing of the path.
+const SECONDS_MIN: f64 = 2.0;
+
+/// What the records of paths say to transfers.
+#[derive(Debug)]
+pub struct Advice {
+    /// Whom the node knows.
+    pub profiles: Profiles,
+    /// Where the records are.
+    pub state: StateDirectory,
+    /// How long they are fresh.
+    pub path: Arc<PathRoom>,
+}
+
+impl PathAdvice for Advice {
+    fn start_rate(&self, partner: PublicKey) -> Waiting<'_, Option<u64>> {
+        let (profiles, state) = (self.profiles.clone(), self.state.clone());
+        let fresh_ms = self.path.settings().path.fresh_ms();
+        Box::pin(blocking(move || {
+            let (name, _) = profiles.with_key(partner).ok()??;
+            let records = records::read(&state, &name, Side::Send).ok()?;
+            supported(records::fresh(&records, unix_ms(), fresh_ms)?)
+        }))
+    }
+}
+
+/// What a record supports from the first packet on: less than it found, the less sure it was.
+fn supported(record: &PathRecord) -> Option<u64> {
+    let percent = match record.confidence? {
+        Confidence::High => 80,
+        Confidence::Medium => 65,
+        Confidence::Low => 40,
+    };
+    Some(record.rate_bits_per_second? / 100 * percent)
+}
+
+/// What records call a partner; none for far ends over ssh, which have no profile. Reads files.
+#[must_use]
+pub fn name_of(node: &Node, target: &Target) -> Option<String> {
+    match target {
+        Target::Profile(name) => Some(name.clone()),
+        Target::Address { host, port } => Some(match node.profiles.with_address(&format!("{host}:{port}")) {
+            Ok(Some((name, _))) => name,
+            _ => target.to_string(),
+        }),
+        Target::FarEnd { .. } => None,
+    }
+}
+
+/// Keeps a transfer's record, and says whether it did worse than the path's record. Reads and
+/// writes files.
+pub fn after_transfer(node: &Node, partner: &str, side: Side, result: &TransferResult) -> Option<String> {
+    if result.seconds < SECONDS_MIN || result.segments_sent == 0 {
+        return None;
+    }
+    let known = records::read(&node.state, partner, side).unwrap_or_default();
+    let now = unix_ms();
+    let warning = records::fresh(&known, now, node.path.settings().path.fresh_ms())
+        .and_then(|record| compare(result, record, partner));
+    if let Err(error) = records::add(&node.state, partner, side, records::of_transfer(result, now)) {
+        say_aside!("culvert: the path's record could not be written: {error}");
+    }
+    if let Some(table) = &node.path.settings().archive {
+        let document = crate::path::publish::of_transfer(result, &node.engine.name, partner, side, now);
+        let spooled = crate::path::publish::spool(&node.state, table).and_then(|spool| {
+            crate::path::publish::add(&spool, now, &[document])?;
+            node.path.archive.dropped.fetch_add(spool.dropped(), Ordering::Relaxed);
+            Ok(())
+        });
+        if let Err(why) = spooled {
+            say_aside!("culvert: the transfer is not published: {why}");
+        }
+    }
+    warning
+}
+
+/// A sentence if the transfer did worse than the record, and the path is to blame.
+fn compare(result: &TransferResult, record: &PathRecord, partner: &str) -> Option<String> {
+    let expected = record.rate_bits_per_second?;
+    if result.goodput_bps as f64 >= expected as f64 * WORSE || result.verdict.limited_by != Some(Limit::Path) {
+        return None;
+    }
+    let ip_bytes = u32::from(result.segment_bytes) + 100;
+    let suspect = match (record.loss, record.mtu_bytes) {
+        (Some(loss), _) if result.loss > LOSS_WARN * 10.0 && result.loss > loss * 10.0 => {
+            format!("the likely cause is loss: {} now, {} then", part(result.loss), part(loss))
+        }
+        (_, Some(mtu)) if result.segment_bytes > 0 && ip_bytes < mtu.min(9_000) * 9 / 10 => {
+            format!(
+                "the likely cause is the MTU: segments of {} bytes now, packets of {mtu} bytes then",
+                result.segment_bytes
+            )
+        }
+        _ => "the likely cause is the rate: other traffic uses it, or the path has become slower".to_owned(),
+    };
+    Some(format!(
+        "the transfer reached {}, but the path's record has {}; {suspect}. 'culvert path check \
+         {partner}' measures again",
+        show_rate(result.goodput_bps),
+        show_rate(expected)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::records::tests::record;
+
+    fn transfer(goodput_bps: u64, loss: f64, segment_bytes: u16, limited_by: Limit) -> TransferResult {
+        let mut result = TransferResult::empty();
+        result.goodput_bps = goodput_bps;
+        result.loss = loss;
+        result.segment_bytes = segment_bytes;
+        result.segments_sent = 1_000_000;
+        result.seconds = 10.0;
+        result.verdict.limited_by = Some(limited_by);
+        result
+    }
+
+    #[test]
+    fn the_suspect_is_named() {
+        let known = record(1, 10_000_000_000);
+        let warning = |result: TransferResult| compare(&result, &known, "lab");
+        assert_eq!(warning(transfer(9_000_000_000, 0.0, 8_948, Limit::Path)), None);
+        assert_eq!(warning(transfer(1_000_000_000, 0.0, 8_948, Limit::SourceRead)), None);
+        assert!(warning(transfer(1_000_000_000, 0.001, 8_948, Limit::Path)).unwrap().contains("cause is loss"));
+        assert!(warning(transfer(1_000_000_000, 0.0, 1_400, Limit::Path)).unwrap().contains("cause is the MTU"));
+        assert!(warning(transfer(1_000_000_000, 0.0, 8_948, Limit::Path)).unwrap().contains("cause is the rate"));
+    }
+
+    #[test]
+    fn a_surer_record_supports_more() {
+        let high = record(1, 1_000_000_000);
+        let low = PathRecord { confidence: Some(Confidence::Low), ..high.clone() };
+        assert_eq!((supported(&high), supported(&low)), (Some(800_000_000), Some(400_000_000)));
+        assert_eq!(supported(&PathRecord { confidence: None, ..high }), None);
+    }
+}
