@@ -29,6 +29,7 @@ pub mod rule_table;
 pub mod schema;
 pub mod script;
 pub mod sides;
+pub mod sources;
 pub mod ssh_stand_in;
 pub mod state_disk;
 pub mod stranger;

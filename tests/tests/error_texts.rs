@@ -1,10 +1,8 @@
 //! What errors look like: all texts of errors in the sources, and some that the program prints.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use culvert_tests::node::Pair;
 use culvert_tests::program::run;
+use culvert_tests::sources::of_product;
 
 /// Where errors are made, up to the text.
 const MAKERS: [&str; 6] = [
@@ -30,17 +28,6 @@ const BANNED: [&str; 12] = [
     "!!",
     "??",
 ];
-
-fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
-        let path = entry.path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-}
 
 /// The string literal that is the text of an error, if what follows its maker has one before
 /// anything else that may be it.
@@ -105,20 +92,14 @@ fn fault_of(text: &str) -> Option<String> {
 
 #[test]
 fn the_texts_of_errors_have_one_form() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut files = Vec::new();
-    for package in ["control", "protocol", "dataplane", "tuning", "perfsonar"] {
-        sources(&root.join(package).join("src"), &mut files);
-    }
     let (mut count, mut faults) = (0, Vec::new());
-    for file in files {
-        let source = fs::read_to_string(&file).unwrap();
-        let source = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    for file in of_product() {
+        let source = file.code();
         for maker in MAKERS {
             for (at, _) in source.match_indices(maker) {
                 let Some(text) = text_of(&source[at + maker.len()..]) else { continue };
                 count += 1;
-                faults.extend(fault_of(&text).map(|fault| format!("{}: {fault}: {text}", file.display())));
+                faults.extend(fault_of(&text).map(|fault| format!("{}: {fault}: {text}", file.path.display())));
             }
         }
     }

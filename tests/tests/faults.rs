@@ -13,6 +13,7 @@ use culvert_tests::lab::Lab;
 use culvert_tests::node::{Pair, RunningNode, data_plane_of, key_of, kill, resident_kib, signal_process, wait_for};
 use culvert_tests::program::{Ran, command, is_installed, is_root, run};
 use culvert_tests::random::{Random, seeds};
+use culvert_tests::sources::of_product;
 use culvert_tests::tree::{Item, assert_same, contents, is_temporary, make_flat, temporary_files};
 use rustix::process::Signal;
 
@@ -364,49 +365,44 @@ fn a_core_that_is_taken_away_slows_a_transfer_and_no_more() {
 /// but records may ask for it.
 #[test]
 fn the_wall_clock_is_asked_for_records_and_nothing_else() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     // What each of them does with it.
     let permitted = [
         // When a transfer began and ended, for people and receipts; ids sort by it.
-        "control/src/registry.rs",
-        "control/src/transfer/receiving.rs",
+        "control/engine/src/clock.rs",
         // Whether a source changed just now: file systems stamp their inodes with it.
-        "control/src/settling.rs",
+        "control/system/src/settling.rs",
         // How old a finished transfer's journal is, in days.
-        "control/src/journal.rs",
+        "control/engine/src/journal.rs",
         // When a path was measured, and what a schedule says.
-        "control/src/path",
+        "control/node/src/path",
+        "perfsonar/src",
         // What Wireshark shows for a packet.
-        "control/src/capture/pcap.rs",
+        "control/node/src/capture/pcap.rs",
         // When a line of the log was written, where no journal notes it.
-        "control/src/log_limit.rs",
+        "control/node/src/log_lines.rs",
         // How a record's time is shown.
-        "control/src/cli",
-        "control/src/units.rs",
+        "control/cli/src",
+        "control/model/src/units.rs",
+        // When a host was looked at or changed.
+        "tuning/src",
     ];
     let mut found = 0;
-    for crate_name in ["protocol/src", "dataplane/link/src", "dataplane/src", "control/src"] {
-        for (name, item) in contents(&root.join(crate_name)) {
-            let Item::File(bytes) = item else { continue };
-            let text = String::from_utf8_lossy(&bytes).into_owned();
-            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-            let asks = [
-                "SystemTime::now",
-                "Timestamp::now",
-                "Zoned::now",
-                ".elapsed().is_ok",
-                "ClockId::Realtime",
-                "CLOCK_REALTIME",
-            ];
-            if asks.iter().any(|ask| code.contains(ask)) {
-                let path = Path::new(crate_name).join(&name);
-                found += 1;
-                assert!(
-                    permitted.iter().any(|place| path.starts_with(place)),
-                    "{} asks for the wall clock",
-                    path.display()
-                );
-            }
+    for source in of_product() {
+        let asks = [
+            "SystemTime::now",
+            "Timestamp::now",
+            "Zoned::now",
+            ".elapsed().is_ok",
+            "ClockId::Realtime",
+            "CLOCK_REALTIME",
+        ];
+        if asks.iter().any(|ask| source.code().contains(ask)) {
+            found += 1;
+            assert!(
+                permitted.iter().any(|place| source.path.starts_with(place)),
+                "{} asks for the wall clock",
+                source.path.display()
+            );
         }
     }
     assert!(found >= 2, "the search finds nothing any more");

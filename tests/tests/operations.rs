@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use culvert_model::exit_code::ExitCode;
+use culvert_tests::sources::below;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -36,17 +37,6 @@ fn words_after(source: &str, before: &str) -> Vec<String> {
         }
     }
     words
-}
-
-fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
 }
 
 #[test]
@@ -84,12 +74,9 @@ fn every_kind_of_refusal_is_explained() {
 #[test]
 fn every_kind_of_a_files_error_is_explained() {
     let (section, words) = documented();
-    let mut files = Vec::new();
-    sources(&root().join("control/src"), &mut files);
     let mut kinds = BTreeSet::new();
-    for file in files {
-        let text = fs::read_to_string(&file).unwrap();
-        let code = text.split("#[cfg(test)]").next().unwrap();
+    for file in below("control") {
+        let code = file.code();
         kinds.extend(words_after(code, "code: \""));
         // The tables of words and sentences by error number.
         kinds.extend(words_after(code, " => (\""));

@@ -1,7 +1,6 @@
 //! What people read counts in one way: "1 files" stood wherever nobody had thought of one.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use culvert_tests::sources::of_product;
 
 /// What is counted in texts for people. Bytes and times have units, which are the same for one.
 const NOUNS: [&str; 40] = [
@@ -50,17 +49,6 @@ const NOUNS: [&str; 40] = [
 /// Where what comes before the noun is a name.
 const NAMES: [&str; 1] = [r#"Self::Channels { link } => write!(out, "{link} channels"),"#];
 
-fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-}
-
 /// The noun in a format string that follows a number at once, or after an adjective.
 fn counted_by_hand(line: &str) -> Option<&str> {
     line.match_indices("} ").find_map(|(at, _)| {
@@ -80,15 +68,9 @@ fn counted_by_hand(line: &str) -> Option<&str> {
 /// Of each of these there can be one.
 #[test]
 fn every_count_in_a_text_for_people_is_made_by_one_helper() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut files = Vec::new();
-    for part in ["control", "dataplane", "perfsonar", "protocol", "tuning"] {
-        sources(&root.join(part).join("src"), &mut files);
-    }
     let mut by_hand = Vec::new();
-    for file in files {
-        let text = fs::read_to_string(&file).unwrap();
-        let product = text.split("#[cfg(test)]").next().unwrap();
+    for file in of_product() {
+        let product = file.code();
         for (number, line) in (1..).zip(product.lines()) {
             let line = line.trim_start();
             if line.starts_with("//") || line.contains("assert") {
@@ -100,7 +82,7 @@ fn every_count_in_a_text_for_people_is_made_by_one_helper() {
                 continue;
             }
             if let Some(noun) = counted_by_hand(&told) {
-                by_hand.push(format!("{}:{number}: {noun}: {line}", file.display()));
+                by_hand.push(format!("{}:{number}: {noun}: {line}", file.path.display()));
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Partners are approved, but not trusted with everything: none can keep the others out by asking
 //! for all that there is. What is bounded elsewhere is named here too, so that this list is whole:
-//! a lane's buffers ([`culvert_dataplane::lane::shares`]), and memory for messages
+//! a lane's buffers (`dataplane/src/lane/shares.rs`), and memory for messages
 //! ([`culvert_protocol::control`]).
 //!
 //! Each limit has a name ([`Limit`]) under which `culvert_limits_reached_total` counts how often it

@@ -87,7 +87,7 @@ impl Shares {
     }
 
     /// The share of a transfer that a partner asked for. It has a place among the node's sessions
-    /// already ([`culvert_node::reception`]), by which their number is bounded.
+    /// already, by which their number is bounded.
     #[must_use]
     pub fn take(self: &Arc<Self>, partner: PublicKey) -> Share {
         self.share(partner, false)

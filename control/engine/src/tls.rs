@@ -1,9 +1,9 @@
 //! TLS 1.3 with raw Ed25519 keys: what a control connection is wrapped in.
 //!
 //! Both ends prove possession of their key (RFC 7250, RFC 8446 4.4.3); TLS accepts any such key.
-//! Whether the key is one that this node knows is decided right after the handshake by
-//! [`culvert_node::reception`], which can then answer with a reason and keep a stranger's key for approval,
-//! instead of an alert that nobody understands.
+//! Whether the key is one that this node knows is decided right after the handshake by the node's
+//! reception, which can then answer with a reason and keep a stranger's key for approval, instead
+//! of an alert that nobody understands.
 
 use std::sync::Arc;
 

@@ -24,7 +24,7 @@ mod stalling;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use culvert_link::commands::{Command, ReceiveSlot};
 use culvert_link::handles::LentBuffer;
@@ -44,6 +44,7 @@ use culvert_protocol::tree_hash::ChunkHash;
 use culvert_system::processor_time::CpuMeter;
 use tokio::sync::mpsc;
 
+use crate::clock::unix_ms;
 use crate::connection::{MessageReader, SILENCE_TIMEOUT};
 use crate::events::Event;
 use crate::limits::Limit;
@@ -295,10 +296,6 @@ async fn plan_files(
     let planning = blocking(move || planning::plan(&request, manifest, &options, partner));
     let planned = context.connection.writer.keep_alive(planning).await;
     planned.map_err(TransferError::Here)
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 impl Receiving {

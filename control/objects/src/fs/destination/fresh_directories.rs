@@ -7,7 +7,7 @@
 //! a directory is refused unless it is empty, so anything others have put there stays, and the
 //! files are renamed one by one.
 //!
-//! The temporary names belong to the attempt ([`crate::fs::destination::temporary`]), which is journaled before the
+//! The temporary names belong to the attempt ([`super::temporary`]), which is journaled before the
 //! first is created, so the next attempt finds and removes what a crash has left. A directory
 //! created by somebody else after the plan is never replaced: they may have it open.
 

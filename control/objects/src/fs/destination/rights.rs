@@ -3,7 +3,7 @@
 //! Each directory that is there and gets something new is asked about once. Where the destination
 //! itself may not be written to the transfer is refused, and so it is where a directory or a
 //! symlink cannot be made. A file in another directory fails by its name when its turn comes, and a
-//! dry run foretells that. A directory that the transfer may open for itself ([`crate::fs::destination::opened`]) is
+//! dry run foretells that. A directory that the transfer may open for itself ([`super::opened`]) is
 //! no obstacle.
 
 use std::collections::HashMap;
