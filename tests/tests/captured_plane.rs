@@ -101,7 +101,7 @@ fn what_is_moved_is_what_a_sender_lists() {
     let room = tempfile::tempdir().unwrap();
     captured::write_files(room.path());
     let tree = list(vec![local_source(&room.path().join(".")).unwrap()], drop).unwrap();
-    let listed = tree.manifest.entries().map(|(_, entry)| String::from_utf8_lossy(entry.name).into_owned());
+    let listed = tree.listing.manifest.entries().map(|(_, entry)| String::from_utf8_lossy(entry.name).into_owned());
     assert_eq!(captured::names(), listed.collect::<Vec<_>>());
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use culvert_model::result::{ResultError, TransferResult};
 use culvert_model::would::Direction;
-use culvert_objects::fs::sources::SourceTree;
+use culvert_objects::source::SourceTree;
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{Message, RefusalCode};
 use culvert_protocol::dry_run::{Finding, Room};
@@ -29,9 +29,10 @@ pub async fn push(
     sources: Vec<culvert_objects::fs::sources::Source>,
 ) -> Result<Outcome, TransferError> {
     let tree = send_manifest(&context, sources).await?;
-    let has = receive_plan(&mut context, tree.manifest.len() as u32, tree.manifest.total_bytes()).await?;
+    let has =
+        receive_plan(&mut context, tree.listing.manifest.len() as u32, tree.listing.manifest.total_bytes()).await?;
     let is_sent = |file: u32| !has.skipped.contains(&file) && !has.resumed.contains_key(&file);
-    let chunks = ChunkMap::new(&tree.manifest, context.options.chunk_bytes, is_sent)
+    let chunks = ChunkMap::new(&tree.listing.manifest, context.options.chunk_bytes, is_sent)
         .map_err(|error| TransferError::here(RefusalCode::Failed, error.to_string()))?;
     if context.options.dry_run {
         let result = dry_run_of_sender(&context, &tree, &has);
@@ -45,13 +46,13 @@ pub async fn push(
 fn dry_run_of_sender(context: &TransferContext, tree: &SourceTree, has: &PartnerHas) -> TransferResult {
     let found = Found {
         direction: Direction::Send,
-        manifest: &tree.manifest,
-        name: &|file| printable(tree.manifest.entry(file).name),
+        manifest: &tree.listing.manifest,
+        name: &|file| printable(tree.listing.manifest.entry(file).name),
         fates: context.tells_dry_run().then(|| has.fates.as_slice()),
         is_skipped: &|file| has.skipped.contains(&file) || has.resumed.contains_key(&file),
         stored_bytes: has.stored_bytes,
         room: has.room,
-        left_out: (tree.problem_count, tree.problems.iter().map(ResultError::from).collect()),
+        left_out: (tree.listing.problem_count, tree.listing.problems.iter().map(ResultError::from).collect()),
         is_listed: context.share.is_users(),
     };
     found.result(context.id, context.options.cipher)

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use culvert_objects::fs::sources::Held;
+use culvert_objects::source::Held;
 use culvert_protocol::identity::PublicKey;
 use tokio::sync::Semaphore;
 

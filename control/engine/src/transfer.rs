@@ -15,7 +15,6 @@ pub mod packs;
 pub mod patience;
 pub mod receiving;
 pub mod sending;
-pub mod source_version;
 pub mod stored_names;
 pub mod tcp_path;
 pub mod udp_path;

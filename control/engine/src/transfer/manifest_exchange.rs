@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use culvert_model::progress::{Phase, Progress};
 use culvert_objects::fs::destination::plan::NameCheck;
 use culvert_objects::fs::sources::listing::{Readable, list_while};
-use culvert_objects::fs::sources::{Source, SourceError, SourceTree, TOO_MUCH_LISTED};
+use culvert_objects::fs::sources::{Source, SourceError, TOO_MUCH_LISTED};
+use culvert_objects::source::SourceTree;
 use culvert_protocol::control::{
     CONTENTS_HAVE_A_MODE_SINCE, LIST_BYTES, LeftOut, Message, RefusalCode, decode_entries,
 };
@@ -53,24 +54,24 @@ pub async fn send_manifest(context: &TransferContext, sources: Vec<Source>) -> R
         connection.writer.send(Message::ManifestPart(part)).await?;
     }
     let (tree, digest) = connection.writer.keep_alive(listing.end()).await?;
-    if context.tells_dry_run() && tree.problem_count > 0 {
-        let found = Finding::LeftOut { count: tree.problem_count, first: left_out(&tree) };
+    if context.tells_dry_run() && tree.listing.problem_count > 0 {
+        let found = Finding::LeftOut { count: tree.listing.problem_count, first: left_out(&tree) };
         connection.writer.send(Message::DryRun(found)).await?;
     }
-    if let Some(mode) = tree.contents_mode.filter(|_| connection.version >= CONTENTS_HAVE_A_MODE_SINCE) {
+    if let Some(mode) = tree.listing.contents_mode.filter(|_| connection.version >= CONTENTS_HAVE_A_MODE_SINCE) {
         connection.writer.send(Message::ContentsOf { mode }).await?;
     }
     let end = Message::ManifestEnd {
-        entries: u32::try_from(tree.manifest.len()).unwrap_or(u32::MAX),
+        entries: u32::try_from(tree.listing.manifest.len()).unwrap_or(u32::MAX),
         digest,
-        allocated_bytes: tree.allocated_bytes,
-        is_single_file: tree.is_single_file,
+        allocated_bytes: tree.listing.allocated_bytes,
+        is_single_file: tree.listing.is_single_file,
     };
     connection.writer.send(end).await?;
     progress.send_modify(|progress| {
         progress.phase = Phase::Planning;
-        progress.bytes_total = tree.manifest.total_bytes();
-        progress.files_total = tree.manifest.file_count();
+        progress.bytes_total = tree.listing.manifest.total_bytes();
+        progress.files_total = tree.listing.manifest.file_count();
     });
     Ok(Arc::new(tree))
 }
@@ -98,7 +99,7 @@ impl Listing {
             drop(parts);
             let listed = tree.map(|mut tree| {
                 tree.held = Some(Box::new(share));
-                let digest = tree.manifest.digest();
+                let digest = tree.listing.manifest.digest();
                 (tree, digest)
             });
             drop(place);
@@ -170,7 +171,7 @@ pub struct ReceivedManifest {
 #[must_use]
 pub fn left_out(tree: &SourceTree) -> Vec<LeftOut> {
     let mut bytes = 0usize;
-    let told = tree.problems.iter().take_while(|problem| {
+    let told = tree.listing.problems.iter().take_while(|problem| {
         bytes = bytes.saturating_add(problem.name.len()).saturating_add(problem.text.len()).saturating_add(32);
         bytes <= LIST_BYTES
     });

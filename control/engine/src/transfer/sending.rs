@@ -9,6 +9,7 @@ mod delivery;
 mod ending;
 mod events;
 mod files;
+mod filling;
 mod preparing;
 mod standstill;
 mod telling;
@@ -22,7 +23,8 @@ use culvert_link::handles::LentBuffer;
 use culvert_model::progress::Phase;
 use culvert_model::result::TransferResult;
 use culvert_objects::fs::destination::attributes::NotKept;
-use culvert_objects::fs::sources::SourceTree;
+use culvert_objects::fs::sources::version::{changed, unreadable};
+use culvert_objects::source::SourceTree;
 use culvert_plane::dataplane::{EventReceiver, SendEvent, event_queue};
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::{
@@ -127,6 +129,8 @@ enum Done {
     Opened { file: u32, result: Result<OpenedFile, FileError> },
     /// A pack was filled.
     Filled { chunk: u32, pack: FilledPack, buffer: LentBuffer },
+    /// A range was read, or not.
+    RangeFilled { chunk: u32, hash: Result<ChunkHash, FileError>, buffer: LentBuffer },
     /// A hole was hashed.
     Hole { chunk: u32, hash: ChunkHash },
     /// A chunk that the partner says it has was hashed here: the hash, if it is the same.
@@ -241,7 +245,7 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
     let flows = SendingFlows::open(&context, &has.offers, &lane_events).await?;
     let chunk_count = payload.chunk_count(context.options.chunk_bytes);
     let file_count = match &payload {
-        Payload::Files { tree, .. } => tree.manifest.len(),
+        Payload::Files { tree, .. } => tree.listing.manifest.len(),
         Payload::Memory { .. } => 0,
     };
     let resumed = has.resumed.len() as u64;
@@ -378,24 +382,8 @@ impl Sending {
                     Err(error) => self.fail_file_or_end(error)?,
                 }
             }
-            Done::Filled { chunk, pack, buffer } => {
-                self.filling.insert(chunk, false);
-                let is_told = self.context.options.checksum || self.context.connection.version >= PACKS_ARE_TOLD_SINCE;
-                for error in pack.failed {
-                    // An older receiver would store the file as it is in the pack.
-                    if is_told { self.fail_file_or_end(error)? } else { self.fail_file(error) }
-                }
-                self.note_pack_hashes(chunk, &pack.hashes);
-                // The receiver stores a pack when it has heard of it: files of it that failed are
-                // told before.
-                if self.context.options.checksum {
-                    self.outbox.others.push(Message::PackHashes { chunk, hashes: pack.hashes });
-                } else if is_told {
-                    self.outbox.others.push(Message::PackHashes { chunk, hashes: Vec::new() });
-                }
-                // From here on it may go.
-                drop(buffer);
-            }
+            Done::Filled { chunk, pack, buffer } => self.pack_filled(chunk, pack, buffer)?,
+            Done::RangeFilled { chunk, hash, buffer } => self.range_filled(chunk, hash, buffer)?,
             Done::Hole { chunk, hash } => {
                 self.preparing -= 1;
                 self.outbox.holes.push((chunk, hash));
@@ -452,31 +440,7 @@ impl Sending {
             SendEvent::PathClosed { errno } => {
                 return Err(path_closed(&self.context, &self.flows, errno));
             }
-            SendEvent::Fill { chunk, mut buffer } => {
-                let Payload::Files { tree, chunks } = &self.payload else {
-                    return Err(self.context.plane.nonsense("it asks for a measurement to be filled").into());
-                };
-                if !matches!(chunks.content(chunk), Some(ChunkContent::Pack { .. }))
-                    || self.filling.insert(chunk, true).is_some()
-                {
-                    return Err(self
-                        .context
-                        .plane
-                        .nonsense("it asks for something to be filled that is not a pack, or for one twice")
-                        .into());
-                }
-                let (tree, chunks, done) = (tree.clone(), chunks.clone(), self.done.clone());
-                let (checksum, observer) = (self.context.options.checksum, self.context.observer.clone());
-                tokio::task::spawn_blocking(move || {
-                    let began = Instant::now();
-                    let pack = match chunks.content(chunk) {
-                        Some(ChunkContent::Pack { files, .. }) => fill(&tree, files, &mut buffer, checksum),
-                        _ => FilledPack { hashes: Vec::new(), failed: Vec::new() },
-                    };
-                    observer.note(Event::StageTook { stage: Stage::Read, time: began.elapsed() });
-                    let _ = done.send(Done::Filled { chunk, pack, buffer });
-                });
-            }
+            SendEvent::Fill { chunk, buffer } => self.fill(chunk, buffer)?,
             SendEvent::Hashed { chunk, hash } => {
                 self.outbox.chunk_hashes.push((chunk, hash));
                 self.hashed.insert(chunk, hash);
@@ -560,12 +524,10 @@ impl Sending {
             return FileError { file, code: "unreadable".to_owned(), text: error.to_string() };
         };
         match error {
-            culvert_link::commands::DiskError::Short => crate::transfer::source_version::changed(tree, file),
-            culvert_link::commands::DiskError::Os(number) => crate::transfer::source_version::unreadable(
-                tree,
-                file,
-                culvert_system::os_error::errno_of_number(number),
-            ),
+            culvert_link::commands::DiskError::Short => changed(&tree.listing.manifest, file),
+            culvert_link::commands::DiskError::Os(number) => {
+                unreadable(&tree.listing.manifest, file, culvert_system::os_error::errno_of_number(number))
+            }
         }
     }
 
@@ -664,8 +626,7 @@ impl Sending {
                 }
             }
             Message::FileRefused(error) => {
-                let is_file =
-                    matches!(&self.payload, Payload::Files { tree, .. } if (error.file as usize) < tree.manifest.len());
+                let is_file = matches!(&self.payload, Payload::Files { tree, .. } if (error.file as usize) < tree.listing.manifest.len());
                 if is_file && self.failed.insert(error.file) {
                     self.steps += 1;
                     self.take_chunks_back(error.file);
@@ -685,7 +646,7 @@ impl Sending {
     /// What the receiver says that it could not keep, if that can be.
     fn check_not_kept(&self, count: u64, first: Vec<FileError>) -> Result<NotKept, TransferError> {
         let entries = match &self.payload {
-            Payload::Files { tree, .. } => tree.manifest.len(),
+            Payload::Files { tree, .. } => tree.listing.manifest.len(),
             Payload::Memory { .. } => 0,
         };
         let is_possible = count <= entries as u64

@@ -9,6 +9,8 @@
 pub mod bases;
 pub mod listing;
 pub mod named;
+pub mod opening;
+pub mod version;
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -17,7 +19,6 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use culvert_model::result::ResultError;
 use culvert_protocol::control::RefusalCode;
 use culvert_protocol::manifest::Manifest;
 use culvert_system::accounts::may_not;
@@ -99,23 +100,6 @@ impl SourceError {
     }
 }
 
-/// A file below a source that is not sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Its name.
-    pub name: String,
-    /// A word for programs.
-    pub code: &'static str,
-    /// A sentence for people.
-    pub text: String,
-}
-
-impl From<&Problem> for ResultError {
-    fn from(problem: &Problem) -> Self {
-        Self { path: problem.name.clone(), code: problem.code.to_owned(), text: problem.text.clone() }
-    }
-}
-
 /// Where a source lies: the directory that its names are relative to, and what of it is wanted.
 #[derive(Debug)]
 pub struct Source {
@@ -155,42 +139,30 @@ impl Origin {
     }
 }
 
-/// What a tree's owner holds for as long as there is the tree: what its entries take of the memory
-/// that a partner may have, for instance.
-pub trait Held: std::fmt::Debug + Send + Sync {}
-
-/// Everything that is to be sent.
+/// Where the entries of a listing are found.
 #[derive(Debug, Default)]
-pub struct SourceTree {
-    /// The entries.
-    pub manifest: Manifest,
-    /// What could not be listed or may not be sent.
-    pub problems: Vec<Problem>,
-    /// How many such there were, if they are more than the list holds.
-    pub problem_count: u64,
-    /// Bytes that the files take on disk.
-    pub allocated_bytes: u64,
-    /// Whether exactly one source was named and it is a regular file.
-    pub is_single_file: bool,
-    /// The mode of the one directory whose contents these are, if it is one.
-    pub contents_mode: Option<u16>,
-    /// What is held for as long as this is.
-    pub held: Option<Box<dyn Held>>,
-    /// Where the entries of each source are found.
+pub struct Content {
+    /// For each source.
     origins: Vec<Origin>,
     /// For each source the number of its first entry.
     first_entries: Vec<u32>,
 }
 
-impl SourceTree {
+impl Content {
+    /// The entries from `first_entry` on are found there.
+    fn add(&mut self, origin: Origin, first_entry: u32) {
+        self.first_entries.push(first_entry);
+        self.origins.push(origin);
+    }
+
     /// Opens entry `file` for reading, as it was listed: beneath its base, through no symlink.
     ///
     /// # Errors
     /// The operating system's.
-    pub fn open(&self, file: u32, flags: OFlags) -> Result<OwnedFd, Errno> {
+    pub fn open_file(&self, manifest: &Manifest, file: u32, flags: OFlags) -> Result<OwnedFd, Errno> {
         let source = self.first_entries.partition_point(|&first| first <= file) - 1;
         let origin = &self.origins[source];
-        let path = origin.path(self.manifest.entry(file).name);
+        let path = origin.path(manifest.entry(file).name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK | flags;
         open_beneath(origin.base.open()?.as_fd(), Path::new(OsStr::from_bytes(&path)), flags)
     }

@@ -98,7 +98,7 @@ impl Sending {
         let Payload::Files { tree, chunks } = &self.payload else { return };
         match chunks.content(chunk) {
             Some(ChunkContent::Range { file, part, .. }) => {
-                let count = chunks.chunks_of_file(tree.manifest.file_bytes(file).unwrap_or(0));
+                let count = chunks.chunks_of_file(tree.listing.manifest.file_bytes(file).unwrap_or(0));
                 let progress = self.progress_of.entry(file).or_insert_with(|| OutgoingProgress::new(count));
                 if progress.count(part, hash) {
                     if let Some(hash) = progress.tree.finish() {

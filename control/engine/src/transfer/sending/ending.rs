@@ -30,7 +30,7 @@ impl Sending {
         }
         self.said_all_sent = true;
         if let Payload::Files { tree, .. } = &self.payload
-            && !tree.problems.is_empty()
+            && !tree.listing.problems.is_empty()
         {
             self.outbox.others.push(Message::LeftOut(left_out(tree)));
         }
@@ -42,7 +42,7 @@ impl Sending {
     pub(super) fn summary(&self) -> SenderSummary {
         let cpu_us = self.cpu.elapsed_us();
         let problems = match &self.payload {
-            Payload::Files { tree, .. } => tree.problem_count,
+            Payload::Files { tree, .. } => tree.listing.problem_count,
             Payload::Memory { .. } => 0,
         };
         SenderSummary {
@@ -90,12 +90,12 @@ impl Sending {
         let summary = self.summary();
         let (files_total, others_made, errors, warnings) = match &self.payload {
             Payload::Files { tree, .. } => {
-                let name = |file| printable(tree.manifest.entry(file).name);
-                let problems = tree.problems.iter().map(ResultError::from);
-                let others_made = self.has.others_made(&tree.manifest);
+                let name = |file| printable(tree.listing.manifest.entry(file).name);
+                let problems = tree.listing.problems.iter().map(ResultError::from);
+                let others_made = self.has.others_made(&tree.listing.manifest);
                 let errors = bounded(named_errors(&self.errors.listed, name).chain(problems));
                 let warnings = bounded(named_errors(&self.not_kept.first, name));
-                (tree.manifest.file_count(), others_made, errors, warnings)
+                (tree.listing.manifest.file_count(), others_made, errors, warnings)
             }
             Payload::Memory { .. } => (0, 0, Vec::new(), Vec::new()),
         };
@@ -133,7 +133,7 @@ impl Sending {
         let version = self.context.connection.version;
         let computing = tokio::task::spawn_blocking(move || {
             let stored = |file: u32| !skipped.contains(&file) && !failed.contains(&file);
-            tree.map_or_else(String::new, |tree| root_of(&tree.manifest, &hashes, version, stored))
+            tree.map_or_else(String::new, |tree| root_of(&tree.listing.manifest, &hashes, version, stored))
         });
         self.root = Some((failed_count, computing));
     }

@@ -14,9 +14,13 @@
     )
 )]
 
+use std::sync::Arc;
+
+use culvert_objects::source::RangeReader;
 use culvert_plane::dataplane::SendEvent;
 use culvert_protocol::chunk_map::ChunkContent;
 
+use crate::transfer::sending::files::Reading;
 use crate::transfer::sending::{Payload, Sending};
 
 impl Sending {
@@ -46,8 +50,8 @@ impl Sending {
             SendEvent::Delivered { chunk, .. } if self.is_hashed(chunk) && !self.hashed.contains_key(&chunk) => {
                 Some("it delivered a chunk that it has not hashed")
             }
-            SendEvent::Delivered { chunk, .. } if self.is_pack(chunk) && self.filling.get(&chunk) != Some(&false) => {
-                Some("it delivered a pack that is not filled")
+            SendEvent::Delivered { chunk, .. } if self.is_filled(chunk) && self.filling.get(&chunk) != Some(&false) => {
+                Some("it delivered a chunk that is not filled")
             }
             SendEvent::ReadFailed { chunk, .. } if self.file_of(chunk).is_none() => {
                 Some("it reports a failed read that it was not to make")
@@ -61,15 +65,26 @@ impl Sending {
         }
     }
 
-    fn is_pack(&self, chunk: u32) -> bool {
-        match &self.payload {
-            Payload::Files { chunks, .. } => matches!(chunks.content(chunk), Some(ChunkContent::Pack { .. })),
-            Payload::Memory { .. } => false,
+    /// Whether this process fills a chunk: packs, and what only this process can read.
+    pub(super) fn is_filled(&self, chunk: u32) -> bool {
+        let Payload::Files { chunks, .. } = &self.payload else { return false };
+        match chunks.content(chunk) {
+            Some(ChunkContent::Pack { .. }) => true,
+            Some(ChunkContent::Range { file, .. }) => self.reader_of(file).is_some(),
+            None => false,
         }
     }
 
-    /// Whether lanes hash a chunk: files in packs are hashed while they are packed.
+    /// With what this process reads an open object, if lanes do not.
+    pub(super) fn reader_of(&self, file: u32) -> Option<Arc<dyn RangeReader>> {
+        match self.files.get(file)?.reading()? {
+            Reading::Ranges(reader) => Some(reader),
+            Reading::Lanes(_) => None,
+        }
+    }
+
+    /// Whether lanes hash a chunk: what this process fills it hashes too.
     fn is_hashed(&self, chunk: u32) -> bool {
-        self.context.options.checksum && !self.is_pack(chunk)
+        self.context.options.checksum && !self.is_filled(chunk)
     }
 }

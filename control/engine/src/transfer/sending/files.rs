@@ -1,46 +1,55 @@
 //! Files that are being sent: opened once, shared by their chunks, closed after the last.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use culvert_link::commands::FileSlot;
-use culvert_objects::fs::sources::SourceTree;
+use culvert_objects::source::{OpenedSource, RangeReader, SourceContent, SourceTree, Version};
 use culvert_plane::dataplane::{DataPlane, InstalledFile};
 use culvert_protocol::control::FileError;
 use culvert_protocol::tree_hash::ChunkHash;
-use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, fstat, seek};
-use rustix::io::Errno;
 
 use crate::limits::files_per_partner;
 use crate::shares::Piece;
-use crate::transfer::source_version::{SourceVersion, changed, check_listed, unreadable};
 use crate::transfer::{blocking, open_files};
 
-/// A file that is open for sending.
+/// An object that is open for sending.
 #[derive(Clone, Debug)]
 pub struct OpenedFile {
-    installed: Arc<InstalledFile>,
-    /// This process's descriptor, for looking at it again, and what was found at the first look.
-    file: Arc<OwnedFd>,
-    version: SourceVersion,
+    /// Where lanes have its descriptors; none if this process reads it for them.
+    installed: Option<Arc<InstalledFile>>,
+    /// What is open here, for looking at it again, and which version it was at the first look.
+    opened: Arc<OpenedSource>,
     /// Its place among the partner's open files.
     _place: Arc<Piece>,
-    /// The file's holes, as ranges, if it is sparse.
-    holes: Arc<Vec<(u64, u64)>>,
+}
+
+/// How the chunks of an open object are read.
+#[derive(Debug)]
+pub enum Reading {
+    /// By lanes, from this file.
+    Lanes(FileSlot),
+    /// By this process.
+    Ranges(Arc<dyn RangeReader>),
 }
 
 impl OpenedFile {
-    /// Where the data plane has it.
+    /// How its chunks are read.
     #[must_use]
-    pub fn slot(&self) -> FileSlot {
-        self.installed.slot()
+    pub fn reading(&self) -> Option<Reading> {
+        match &self.opened.content {
+            SourceContent::Descriptors { .. } => Some(Reading::Lanes(self.installed.as_ref()?.slot())),
+            SourceContent::Ranges(reader) => Some(Reading::Ranges(reader.clone())),
+        }
     }
 
     /// Whether a whole range is a hole.
     #[must_use]
     pub fn is_hole(&self, offset: u64, bytes: u32) -> bool {
-        is_hole(&self.holes, offset, bytes)
+        match &self.opened.content {
+            SourceContent::Descriptors { holes, .. } => is_hole(holes, offset, bytes),
+            SourceContent::Ranges(_) => false,
+        }
     }
 }
 
@@ -49,72 +58,36 @@ fn is_hole(holes: &[(u64, u64)], offset: u64, bytes: u32) -> bool {
     at > 0 && holes[at - 1].1 >= offset + u64::from(bytes)
 }
 
-/// Opens a file and hands it to the data plane.
+/// Opens an object, and hands it to the data plane if it has descriptors.
 ///
 /// # Errors
-/// What to say of the file.
+/// What to say of the object.
 pub async fn open(
     plane: &Arc<DataPlane>,
     tree: Arc<SourceTree>,
     file: u32,
-    earlier: Option<SourceVersion>,
+    earlier: Option<Version>,
     place: Piece,
 ) -> Result<OpenedFile, FileError> {
-    let (buffered, direct, version, holes) = blocking(move || open_descriptors(&tree, file, earlier)).await?;
-    let installed = plane.install_file(&buffered, direct.as_ref()).await.map_err(|error| FileError {
-        file,
-        code: culvert_system::os_error::SHORTAGE.to_owned(),
-        text: error.to_string(),
-    })?;
-    // Closing may wait for a file server.
-    tokio::task::spawn_blocking(move || drop(direct));
-    let (installed, file, holes) = (Arc::new(installed), Arc::new(buffered), Arc::new(holes));
-    Ok(OpenedFile { installed, file, version, _place: Arc::new(place), holes })
-}
-
-type Descriptors = (OwnedFd, Option<OwnedFd>, SourceVersion, Vec<(u64, u64)>);
-
-fn open_descriptors(tree: &SourceTree, file: u32, earlier: Option<SourceVersion>) -> Result<Descriptors, FileError> {
-    let fail = |error| unreadable(tree, file, error);
-    let buffered = tree.open(file, OFlags::empty()).map_err(fail)?;
-    let version = SourceVersion::begin(tree, file, &buffered)?;
-    // What was sent of it before must be of the file that is read on.
-    if earlier.is_some_and(|earlier| !version.is_of(&earlier)) {
-        return Err(changed(tree, file));
-    }
-    let version = earlier.unwrap_or(version);
-    let stat = version.stat();
-    let direct = tree.open(file, OFlags::DIRECT).ok().filter(|direct| {
-        fstat(direct).is_ok_and(|direct| (direct.st_dev, direct.st_ino) == (stat.st_dev, stat.st_ino))
-    });
-    // Through the cache, the kernel reads ahead.
-    let _ = fadvise(&buffered, 0, None, Advice::Sequential);
-    let bytes = version.bytes();
-    let holes = if (stat.st_blocks as u64) * 512 < bytes { find_holes(&buffered, bytes) } else { Vec::new() };
-    Ok((buffered, direct, version, holes))
-}
-
-/// The file's holes, ascending. None on a file system that cannot report them.
-fn find_holes(file: &OwnedFd, bytes: u64) -> Vec<(u64, u64)> {
-    let mut holes = Vec::new();
-    let mut at = 0;
-    while at < bytes {
-        let Ok(hole) = seek(file, SeekFrom::Hole(at)) else { break };
-        if hole >= bytes {
-            break;
+    let mut opened = blocking(move || tree.open(file, earlier.as_ref())).await?;
+    let installed = match &mut opened.content {
+        SourceContent::Ranges(_) => None,
+        SourceContent::Descriptors { buffered, direct, .. } => {
+            let installed = plane.install_file(&*buffered, direct.as_ref()).await.map_err(|error| FileError {
+                file,
+                code: culvert_system::os_error::SHORTAGE.to_owned(),
+                text: error.to_string(),
+            })?;
+            let direct = direct.take();
+            // Closing may wait for a file server.
+            tokio::task::spawn_blocking(move || drop(direct));
+            Some(Arc::new(installed))
         }
-        at = match seek(file, SeekFrom::Data(hole)) {
-            Ok(data) => data,
-            // No data behind the hole.
-            Err(Errno::NXIO) => bytes,
-            Err(_) => break,
-        };
-        holes.push((hole, at));
-    }
-    holes
+    };
+    Ok(OpenedFile { installed, opened: Arc::new(opened), _place: Arc::new(place) })
 }
 
-/// Looks at a file once more.
+/// Looks at an object once more.
 ///
 /// # Errors
 /// What to say of it if it changed.
@@ -124,13 +97,7 @@ pub fn check(
     opened: Option<&OpenedFile>,
     hash: Option<ChunkHash>,
 ) -> Result<(), FileError> {
-    match opened {
-        Some(opened) => opened.version.check_content(tree, file, &opened.file, hash),
-        None => {
-            let stat = tree.open(file, OFlags::empty()).and_then(fstat);
-            check_listed(tree, file, &stat.map_err(|error| unreadable(tree, file, error))?)
-        }
-    }
+    tree.check(file, opened.map(|opened| &*opened.opened), hash)
 }
 
 #[derive(Debug)]
@@ -146,7 +113,7 @@ enum State {
 pub struct OutgoingFiles {
     files: HashMap<u32, State>,
     /// What files were when they were opened first, until all of them has been sent.
-    versions: HashMap<u32, SourceVersion>,
+    versions: HashMap<u32, Version>,
 }
 
 impl OutgoingFiles {
@@ -184,7 +151,7 @@ impl OutgoingFiles {
             _ => Vec::new(),
         };
         if let Some(opened) = opened {
-            self.versions.entry(file).or_insert(opened.version);
+            self.versions.entry(file).or_insert_with(|| opened.opened.version.clone());
             self.files.insert(file, State::Open { opened: Arc::new(opened), uses: 0, is_over: false });
         }
         waiting
@@ -192,8 +159,8 @@ impl OutgoingFiles {
 
     /// What a file was when it was opened first.
     #[must_use]
-    pub fn version(&self, file: u32) -> Option<SourceVersion> {
-        self.versions.get(&file).copied()
+    pub fn version(&self, file: u32) -> Option<Version> {
+        self.versions.get(&file).cloned()
     }
 
     /// All of a file has been sent, or it was given up.
@@ -236,46 +203,12 @@ impl OutgoingFiles {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt as _;
-
-    use culvert_objects::fs::sources::listing::list;
-    use culvert_objects::fs::sources::named::local_source;
-
     use super::*;
 
     #[test]
-    fn holes_are_found() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(100 << 20).unwrap();
-        file.write_all_at(&[1; 4096], 50 << 20).unwrap();
-        let holes = find_holes(&file.into(), 100 << 20);
-        if holes.is_empty() {
-            eprintln!("skipped: this file system does not tell holes");
-            return;
-        }
-        assert!(is_hole(&holes, 0, 1 << 20));
-        assert!(is_hole(&holes, 96 << 20, 4 << 20));
-        assert!(!is_hole(&holes, 48 << 20, 4 << 20));
-    }
-
-    /// What was sent before would be of one file, and the rest of another.
-    #[test]
-    fn a_file_that_was_replaced_or_changed_is_not_opened_once_more() {
-        let room = tempfile::tempdir().unwrap();
-        let path = room.path().join("f");
-        std::fs::write(&path, "one version").unwrap();
-        let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
-        let tree = list(vec![local_source(&path).unwrap()], drop).unwrap();
-        let (.., version, _) = open_descriptors(&tree, 0, None).unwrap();
-        assert_eq!(open_descriptors(&tree, 0, Some(version)).unwrap().2.stat().st_ino, version.stat().st_ino);
-        let other = room.path().join("other");
-        std::fs::write(&other, "two version").unwrap();
-        std::fs::File::options().write(true).open(&other).unwrap().set_modified(modified).unwrap();
-        std::fs::rename(&other, &path).unwrap();
-        // By size and time it is what was listed.
-        assert!(open_descriptors(&tree, 0, None).is_ok());
-        assert_eq!(open_descriptors(&tree, 0, Some(version)).unwrap_err().code, "changed");
-        std::fs::remove_file(&path).unwrap();
-        assert_eq!(open_descriptors(&tree, 0, Some(version)).unwrap_err().code, "vanished");
+    fn a_range_is_a_hole_if_all_of_it_is() {
+        let holes = [(0, 50 << 20), (51 << 20, 100 << 20)];
+        assert!(is_hole(&holes, 0, 1 << 20) && is_hole(&holes, 96 << 20, 4 << 20));
+        assert!(!is_hole(&holes, 48 << 20, 4 << 20) && !is_hole(&[], 0, 1));
     }
 }

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use culvert_link::commands::{FileRange, Source};
-use culvert_objects::fs::sources::SourceTree;
+use culvert_objects::source::{RangeReader, SourceTree};
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
-use culvert_protocol::tree_hash::hash_of_zeros;
+use culvert_protocol::tree_hash::{ChunkHash, ChunkHasher, hash_of_zeros};
 
 use crate::shares::Kind;
 use crate::transfer::blocking;
-use crate::transfer::sending::files::OpenedFile;
+use crate::transfer::sending::files::{OpenedFile, Reading};
 use crate::transfer::sending::{Done, PREPARING_PER_FLOW, Payload, Sending};
 
 impl Sending {
@@ -108,20 +108,11 @@ impl Sending {
         chunks: &Arc<ChunkMap>,
     ) {
         let Some(ChunkContent::Range { file, offset, bytes, .. }) = chunks.content(chunk) else { return };
-        let file_bytes = tree.manifest.file_bytes(file).unwrap_or(0);
-        let range = FileRange { file: opened.slot(), offset, file_bytes };
+        let Some(reading) = opened.reading() else { return };
+        let file_bytes = tree.listing.manifest.file_bytes(file).unwrap_or(0);
         self.files.begin_use(file);
         if let Some(theirs) = self.has.proofs.remove(&chunk) {
-            self.preparing += 1;
-            let (plane, done) = (self.context.plane.clone(), self.done.clone());
-            let chunk_bytes = self.context.options.chunk_bytes;
-            let lane = (chunk as usize % plane.lanes().len()) as u16;
-            tokio::spawn(async move {
-                let checked = plane.check(lane, range, bytes, chunk_bytes).await;
-                // What cannot be read here is sent, and fails there by name.
-                let same = matches!(checked, Ok(Ok(ours)) if ours == theirs).then_some(theirs);
-                let _ = done.send(Done::Proved { chunk, same });
-            });
+            self.check_proof(chunk, Range { file_bytes, offset, bytes }, reading, theirs);
         } else if opened.is_hole(offset, bytes) {
             self.preparing += 1;
             let (done, checksum, chunk_bytes) =
@@ -135,7 +126,66 @@ impl Sending {
                 let _ = done.send(Done::Hole { chunk, hash });
             });
         } else {
-            self.prepared.push_back((chunk, Source::File(range)));
+            let source = match reading {
+                Reading::Lanes(file) => Source::File(FileRange { file, offset, file_bytes }),
+                Reading::Ranges(_) => Source::Fill,
+            };
+            self.prepared.push_back((chunk, source));
         }
+    }
+
+    /// Hashes a chunk that the partner says it has.
+    fn check_proof(&mut self, chunk: u32, range: Range, reading: Reading, theirs: ChunkHash) {
+        self.preparing += 1;
+        let (plane, done) = (self.context.plane.clone(), self.done.clone());
+        let chunk_bytes = self.context.options.chunk_bytes;
+        let lane = (chunk as usize % plane.lanes().len()) as u16;
+        tokio::spawn(async move {
+            let Range { file_bytes, offset, bytes } = range;
+            // What cannot be read here is sent, and fails there by name.
+            let ours = match reading {
+                Reading::Lanes(file) => {
+                    let range = FileRange { file, offset, file_bytes };
+                    plane.check(lane, range, bytes, chunk_bytes).await.ok().and_then(Result::ok)
+                }
+                Reading::Ranges(reader) => {
+                    let mut place = vec![0; bytes as usize];
+                    blocking(move || range.read(&*reader, &mut place, chunk_bytes, true).ok()).await
+                }
+            };
+            let same = (ours == Some(theirs)).then_some(theirs);
+            let _ = done.send(Done::Proved { chunk, same });
+        });
+    }
+}
+
+/// A chunk's range of an object.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Range {
+    /// The object's size.
+    pub(super) file_bytes: u64,
+    /// Where the chunk begins.
+    pub(super) offset: u64,
+    /// Its size.
+    pub(super) bytes: u32,
+}
+
+impl Range {
+    /// Reads the range, and hashes it if it is to be.
+    pub(super) fn read(
+        self,
+        reader: &dyn RangeReader,
+        place: &mut [u8],
+        chunk_bytes: u32,
+        checksum: bool,
+    ) -> Result<ChunkHash, String> {
+        let place = place.get_mut(..self.bytes as usize).ok_or("the buffer is too small")?;
+        reader.read(self.offset, place)?;
+        if !checksum {
+            return Ok([0; 32]);
+        }
+        let mut hasher = ChunkHasher::new(self.file_bytes, self.offset, chunk_bytes);
+        hasher.update(place);
+        Ok(hasher.finish())
     }
 }

@@ -39,7 +39,7 @@ impl Sending {
         let files = match chunks.content(chunk) {
             Some(ChunkContent::Pack { files, .. }) => files.to_vec(),
             Some(ChunkContent::Range { file, .. }) => {
-                let all = chunks.chunks_of_file(tree.manifest.file_bytes(file).unwrap_or(0));
+                let all = chunks.chunks_of_file(tree.listing.manifest.file_bytes(file).unwrap_or(0));
                 let left = telling.left.entry(file).or_insert(all);
                 *left = left.saturating_sub(1);
                 if *left > 0 {
@@ -60,7 +60,7 @@ impl Sending {
         let Some(ChunkContent::Range { file, .. }) = chunks.content(chunk) else { return };
         let proven = telling.proven.entry(file).or_insert(0);
         *proven = proven.saturating_add(1);
-        if *proven >= chunks.chunks_of_file(tree.manifest.file_bytes(file).unwrap_or(0)) {
+        if *proven >= chunks.chunks_of_file(tree.listing.manifest.file_bytes(file).unwrap_or(0)) {
             telling.told.insert(file);
         }
     }
@@ -73,10 +73,10 @@ impl Sending {
         let Payload::Files { tree, .. } = &self.payload else { return };
         let tree = tree.clone();
         let is_sent = |file: &u32| {
-            let is_file = tree.manifest.file_bytes(*file).is_some();
+            let is_file = tree.listing.manifest.file_bytes(*file).is_some();
             is_file && !self.has.skipped.contains(file) && !self.has.resumed.contains_key(file)
         };
-        let files: Vec<u32> = (0..tree.manifest.len() as u32).filter(is_sent).collect();
+        let files: Vec<u32> = (0..tree.listing.manifest.len() as u32).filter(is_sent).collect();
         files.into_iter().for_each(|file| self.tell_file(file));
     }
 
@@ -84,7 +84,10 @@ impl Sending {
         let (Some(telling), Some(names)) = (&mut self.telling, &self.context.names) else { return };
         let Payload::Files { tree, .. } = &self.payload else { return };
         if !self.failed.contains(&file) && telling.told.insert(file) {
-            names.add(&printable(tree.manifest.entry(file).name), tree.manifest.file_bytes(file).unwrap_or(0));
+            names.add(
+                &printable(tree.listing.manifest.entry(file).name),
+                tree.listing.manifest.file_bytes(file).unwrap_or(0),
+            );
         }
     }
 }

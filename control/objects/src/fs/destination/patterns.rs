@@ -339,7 +339,7 @@ mod tests {
         let sources = sources.unwrap();
         assert_eq!(sources.len(), 4);
         let tree = crate::fs::sources::listing::list(sources, drop).unwrap();
-        assert!(tree.problems.iter().any(|problem| problem.code == "special"), "{:?}", tree.problems);
+        assert!(tree.listing.problems.iter().any(|problem| problem.code == "special"), "{:?}", tree.listing.problems);
     }
 
     #[test]

@@ -563,7 +563,7 @@ mod tests {
     }
 
     fn manifest_of(path: &Path) -> Manifest {
-        list(vec![local_source(path).unwrap()], drop).unwrap().manifest
+        list(vec![local_source(path).unwrap()], drop).unwrap().listing.manifest
     }
 
     fn fixture() -> (tempfile::TempDir, Manifest, Destination) {

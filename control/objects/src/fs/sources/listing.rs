@@ -19,8 +19,9 @@ use rustix::io::Errno;
 
 use crate::fs::sources::bases::open_beneath;
 use crate::fs::sources::{
-    Origin, Problem, Source, SourceError, SourceName, SourceTree, UNSIZED_REMEDY, hash_of, kind_of, reading_words,
+    Content, Origin, Source, SourceError, SourceName, UNSIZED_REMEDY, hash_of, kind_of, reading_words,
 };
+use crate::source::{Problem, SourceListing, SourceTree};
 
 /// Problems that are told by name; the rest are counted.
 const PROBLEMS_MAX: usize = 10_000;
@@ -29,7 +30,7 @@ const PROBLEMS_MAX: usize = 10_000;
 ///
 /// # Errors
 /// [`SourceError`] if a source as such cannot be sent; files below it that cannot are
-/// [`SourceTree::problems`].
+/// [`SourceListing::problems`].
 pub fn list(sources: Vec<Source>, mut on_part: impl FnMut(Vec<u8>)) -> Result<SourceTree, SourceError> {
     let on_part = |part| {
         on_part(part);
@@ -67,7 +68,8 @@ pub fn list_while(
         _ => None,
     };
     let mut listing = Listing {
-        tree: SourceTree::default(),
+        found: SourceListing::default(),
+        content: Content::default(),
         listed: HashMap::new(),
         part: Vec::new(),
         on_part: &mut on_part,
@@ -80,17 +82,17 @@ pub fn list_while(
     for source in sources {
         listing.source(source)?;
     }
-    let Listing { mut tree, part, .. } = listing;
+    let Listing { mut found, content, part, .. } = listing;
     if !part.is_empty() && !on_part(part) {
         return Err(SourceError::NotWanted);
     }
     // The contents of a directory in which there is one file go into a directory, too.
-    tree.is_single_file = is_one_by_name
-        && tree.manifest.len() == 1
-        && matches!(tree.manifest.entry(0).kind, EntryKind::File { .. })
-        && !tree.manifest.entry(0).name.contains(&b'/');
-    tree.contents_mode = contents_mode;
-    Ok(tree)
+    found.is_single_file = is_one_by_name
+        && found.manifest.len() == 1
+        && matches!(found.manifest.entry(0).kind, EntryKind::File { .. })
+        && !found.manifest.entry(0).name.contains(&b'/');
+    found.contents_mode = contents_mode;
+    Ok(SourceTree { listing: found, content: Box::new(content), held: None })
 }
 
 /// The permissions of a directory whose contents are sent. If they cannot be told the destination
@@ -101,7 +103,8 @@ fn mode_of(source: &Source) -> Option<u16> {
 }
 
 struct Listing<'a> {
-    tree: SourceTree,
+    found: SourceListing,
+    content: Content,
     /// What is listed under which hash of a name, if there are several sources that could have one
     /// name.
     listed: HashMap<u128, Listed>,
@@ -148,8 +151,7 @@ impl Listing<'_> {
         self.sources.push(self.written.clone());
         let alias = name.clone().filter(|name| name.stored != name.found);
         let origin = Origin { base: base.clone(), alias };
-        self.tree.first_entries.push(self.tree.manifest.len() as u32);
-        self.tree.origins.push(origin.clone());
+        self.content.add(origin.clone(), self.found.manifest.len() as u32);
         let unreadable = |path: &Path, error| SourceError::Unreadable { path: path.to_owned(), error };
         let opened = base.open().map_err(|error| unreadable(&self.written, error))?;
         let place = SourcePlace { base: opened.as_fd(), origin };
@@ -290,7 +292,7 @@ impl Listing<'_> {
                 }
                 let bytes = stat.st_size as u64;
                 let allocated = stat.st_blocks as u64 * 512;
-                self.tree.allocated_bytes += allocated.min(bytes);
+                self.found.allocated_bytes += allocated.min(bytes);
                 EntryKind::File { bytes, is_sparse: allocated < bytes }
             }
             FileType::Directory => EntryKind::Directory,
@@ -329,7 +331,7 @@ impl Listing<'_> {
         if !(self.may_take)(name.len() + target.len()) {
             return Err(SourceError::TooMuchListed);
         }
-        let pushed = self.tree.manifest.push(&entry);
+        let pushed = self.found.manifest.push(&entry);
         pushed.map_err(|error| SourceError::Entry { path: self.written.clone(), error })?;
         encode_entry(&entry, &mut self.part);
         if self.part.len() >= LIST_BYTES && !(self.on_part)(std::mem::take(&mut self.part)) {
@@ -380,9 +382,9 @@ impl Listing<'_> {
     }
 
     fn problem(&mut self, name: &[u8], code: &'static str, text: String) {
-        self.tree.problem_count += 1;
-        if self.tree.problems.len() < PROBLEMS_MAX {
-            self.tree.problems.push(Problem { name: printable(name), code, text });
+        self.found.problem_count += 1;
+        if self.found.problems.len() < PROBLEMS_MAX {
+            self.found.problems.push(Problem { name: printable(name), code, text });
         }
     }
 }
@@ -390,10 +392,14 @@ impl Listing<'_> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::fd::OwnedFd;
     use std::os::unix::fs::symlink;
+
+    use culvert_protocol::control::FileError;
 
     use super::*;
     use crate::fs::sources::named::SourceOpener;
+    use crate::source::SourceContent;
 
     fn tree_of(sources: &[&Path]) -> Result<SourceTree, SourceError> {
         let mut opener = SourceOpener::default();
@@ -401,8 +407,15 @@ mod tests {
         list(sources, drop)
     }
 
+    fn opened(tree: &SourceTree, file: u32) -> Result<OwnedFd, FileError> {
+        match tree.open(file, None)?.content {
+            SourceContent::Descriptors { buffered, .. } => Ok(buffered),
+            SourceContent::Ranges(_) => panic!("a file has a descriptor"),
+        }
+    }
+
     fn names(tree: &SourceTree) -> Vec<String> {
-        tree.manifest.entries().map(|(_, entry)| printable(entry.name)).collect()
+        tree.listing.manifest.entries().map(|(_, entry)| printable(entry.name)).collect()
     }
 
     #[test]
@@ -415,13 +428,13 @@ mod tests {
         assert_eq!(names(&tree_of(&[&top]).unwrap()), ["top", "top/a", "top/b", "top/b/c", "top/b/c/d"]);
         let contents = tree_of(&[&top.join("")]).unwrap();
         assert_eq!(names(&contents), ["a", "b", "b/c", "b/c/d"]);
-        assert_eq!(contents.manifest.total_bytes(), 3);
-        assert!(contents.open(3, OFlags::empty()).is_ok());
+        assert_eq!(contents.listing.manifest.total_bytes(), 3);
+        assert!(opened(&contents, 3).is_ok());
         let file = tree_of(&[&top.join("a")]).unwrap();
-        assert!(file.is_single_file);
+        assert!(file.listing.is_single_file);
         assert_eq!(names(&file), ["a"]);
         let only = tree_of(&[&top.join("b/c/")]).unwrap();
-        assert!(!only.is_single_file, "the contents of a directory, of which there is one");
+        assert!(!only.listing.is_single_file, "the contents of a directory, of which there is one");
         assert_eq!(names(&only), ["d"]);
     }
 
@@ -437,7 +450,8 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(top.join("socket")).unwrap();
         let tree = tree_of(&[&top.join("")]).unwrap();
         assert_eq!(names(&tree), ["good", "not utf-8 \\xff"]);
-        let problems: Vec<_> = tree.problems.iter().map(|problem| (problem.name.as_str(), problem.code)).collect();
+        let problems: Vec<_> =
+            tree.listing.problems.iter().map(|problem| (problem.name.as_str(), problem.code)).collect();
         assert_eq!(problems, [(".culvert-partial-1", "name"), ("bad", "symlink_leaves"), ("socket", "special")]);
     }
 
@@ -445,12 +459,12 @@ mod tests {
     #[test]
     fn a_file_with_content_and_no_size_is_a_problem_and_an_empty_one_is_none() {
         let tree = tree_of(&[Path::new("/proc/version")]).unwrap();
-        assert_eq!((tree.manifest.len(), tree.problem_count), (0, 1));
-        assert_eq!(tree.problems[0].code, "unsized");
+        assert_eq!((tree.listing.manifest.len(), tree.listing.problem_count), (0, 1));
+        assert_eq!(tree.listing.problems[0].code, "unsized");
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("empty"), "").unwrap();
         let tree = tree_of(&[&directory.path().join("")]).unwrap();
-        assert_eq!((tree.manifest.len(), tree.problem_count), (1, 0));
+        assert_eq!((tree.listing.manifest.len(), tree.listing.problem_count), (1, 0));
     }
 
     #[test]
@@ -462,10 +476,10 @@ mod tests {
         let tree = tree_of(&[&top.join("d")]).unwrap();
         fs::remove_file(top.join("d/a")).unwrap();
         symlink("/etc/passwd", top.join("d/a")).unwrap();
-        assert_eq!(tree.open(1, OFlags::empty()).unwrap_err(), Errno::LOOP);
+        assert_eq!(opened(&tree, 1).unwrap_err().code, "changed");
         fs::rename(top.join("d"), top.join("e")).unwrap();
         symlink("/etc", top.join("d")).unwrap();
-        assert!(tree.open(1, OFlags::empty()).is_err());
+        assert!(opened(&tree, 1).is_err());
     }
 
     #[test]
@@ -484,10 +498,10 @@ mod tests {
         symlink("run-2", top.join("latest")).unwrap();
         for file in [2, 3, 6] {
             let mut content = [0; 5];
-            assert_eq!(rustix::io::read(tree.open(file, OFlags::empty()).unwrap(), &mut content), Ok(5));
+            assert_eq!(rustix::io::read(opened(&tree, file).unwrap(), &mut content), Ok(5));
             assert_eq!(&content, b"first");
         }
-        assert!(tree_of(&[&top.join("f")]).unwrap().is_single_file);
+        assert!(tree_of(&[&top.join("f")]).unwrap().listing.is_single_file);
     }
 
     /// In an order that receivers of all versions accept.
@@ -505,10 +519,10 @@ mod tests {
         let tree = tree_of(&sources).unwrap();
         assert_eq!(names(&tree), ["d", "d/e", "d/r1", "d/e/a", "d/r2", "d/e/b"]);
         let mut check = crate::fs::destination::plan::NameCheck::default();
-        assert!(tree.manifest.entries().all(|(_, entry)| check.add(&entry).is_ok()));
+        assert!(tree.listing.manifest.entries().all(|(_, entry)| check.add(&entry).is_ok()));
         let mut content = [0; 1];
-        assert_eq!(rustix::io::read(tree.open(5, OFlags::empty()).unwrap(), &mut content), Ok(1));
-        assert_eq!((&content, tree.manifest.total_bytes()), (b"b", 2));
+        assert_eq!(rustix::io::read(opened(&tree, 5).unwrap(), &mut content), Ok(1));
+        assert_eq!((&content, tree.listing.manifest.total_bytes()), (b"b", 2));
         fs::remove_dir(top.join("r2/d/r2")).unwrap();
         fs::write(top.join("r2/d/r1"), "").unwrap();
         let error = tree_of(&sources).unwrap_err();
@@ -524,8 +538,11 @@ mod tests {
         fs::create_dir(top.join("other")).unwrap();
         symlink("../a", top.join("other/a")).unwrap();
         let tree = tree_of(&[&top.join("a"), &top.join("a/../a"), &top.join("a"), &top.join("other/a")]).unwrap();
-        assert_eq!((names(&tree), tree.manifest.total_bytes()), (vec!["a".into(), "a/b".into(), "a/b/f".into()], 1));
-        assert!(!tree.is_single_file);
+        assert_eq!(
+            (names(&tree), tree.listing.manifest.total_bytes()),
+            (vec!["a".into(), "a/b".into(), "a/b/f".into()], 1)
+        );
+        assert!(!tree.listing.is_single_file);
     }
 
     #[test]

@@ -10,15 +10,16 @@
 
 use std::os::fd::OwnedFd;
 
-use culvert_objects::fs::sources::{SourceTree, UNSIZED_REMEDY, reading_words};
 use culvert_protocol::control::FileError;
-use culvert_protocol::manifest::EntryKind;
+use culvert_protocol::manifest::{EntryKind, Manifest};
 use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
 use culvert_system::os_error::{SHORTAGE, is_shortage, words};
 use culvert_system::settling::{now_ns, time_to_settle};
 use rustix::fs::{Stat, fstat};
 use rustix::io::Errno;
+
+use crate::fs::sources::{UNSIZED_REMEDY, reading_words};
 
 /// A file that is touched again and again is read so often.
 pub const TRIES_MAX: u32 = 3;
@@ -37,15 +38,15 @@ impl SourceVersion {
     ///
     /// # Errors
     /// What to say of the file if it is not what was listed.
-    pub fn begin(tree: &SourceTree, file: u32, opened: &OwnedFd) -> Result<Self, FileError> {
-        let look = || fstat(opened).map_err(|error| unreadable(tree, file, error));
+    pub fn begin(manifest: &Manifest, file: u32, opened: &OwnedFd) -> Result<Self, FileError> {
+        let look = || fstat(opened).map_err(|error| unreadable(manifest, file, error));
         let mut stat = look()?;
-        check_listed(tree, file, &stat)?;
+        check_listed(manifest, file, &stat)?;
         let wait = time_to_settle(&stat, now_ns());
         if !wait.is_zero() {
             std::thread::sleep(wait);
             stat = look()?;
-            check_listed(tree, file, &stat)?;
+            check_listed(manifest, file, &stat)?;
         }
         Ok(Self { stat })
     }
@@ -54,10 +55,10 @@ impl SourceVersion {
     ///
     /// # Errors
     /// What to say of the file if it is not.
-    pub fn check(&self, tree: &SourceTree, file: u32, opened: &OwnedFd) -> Result<Look, FileError> {
-        let now = fstat(opened).map_err(|error| unreadable(tree, file, error))?;
-        check_listed(tree, file, &now)?;
-        look(&self.stat, &now).ok_or_else(|| changed(tree, file))
+    pub fn check(&self, manifest: &Manifest, file: u32, opened: &OwnedFd) -> Result<Look, FileError> {
+        let now = fstat(opened).map_err(|error| unreadable(manifest, file, error))?;
+        check_listed(manifest, file, &now)?;
+        look(&self.stat, &now).ok_or_else(|| changed(manifest, file))
     }
 
     /// As [`SourceVersion::check`]; a file that was touched is read once more and must have the
@@ -67,20 +68,20 @@ impl SourceVersion {
     /// What to say of the file if it is not.
     pub fn check_content(
         &self,
-        tree: &SourceTree,
+        manifest: &Manifest,
         file: u32,
         opened: &OwnedFd,
         hash: Option<ChunkHash>,
     ) -> Result<(), FileError> {
         let mut tries = 0;
         let mut seen = *self;
-        while seen.check(tree, file, opened)? == Look::Touched {
+        while seen.check(manifest, file, opened)? == Look::Touched {
             tries += 1;
-            let Some(hash) = hash.filter(|_| tries <= TRIES_MAX) else { return Err(changed(tree, file)) };
-            seen = Self::begin(tree, file, opened)?;
-            let found = hash_of_content(opened).map_err(|error| unreadable(tree, file, error))?;
+            let Some(hash) = hash.filter(|_| tries <= TRIES_MAX) else { return Err(changed(manifest, file)) };
+            seen = Self::begin(manifest, file, opened)?;
+            let found = hash_of_content(opened).map_err(|error| unreadable(manifest, file, error))?;
             if found != hash {
-                return Err(changed(tree, file));
+                return Err(changed(manifest, file));
             }
         }
         Ok(())
@@ -96,9 +97,9 @@ impl SourceVersion {
     /// What is said of a file that ended before its size: it changed, or it is one that has no
     /// size.
     #[must_use]
-    pub fn ended_early(&self, tree: &SourceTree, file: u32, opened: &OwnedFd) -> FileError {
-        match self.check(tree, file, opened) {
-            Ok(_) => unsized_file(tree, file),
+    pub fn ended_early(&self, manifest: &Manifest, file: u32, opened: &OwnedFd) -> FileError {
+        match self.check(manifest, file, opened) {
+            Ok(_) => unsized_file(manifest, file),
             Err(error) => error,
         }
     }
@@ -120,11 +121,11 @@ impl SourceVersion {
 ///
 /// # Errors
 /// What to say of it if it is not.
-pub fn check_listed(tree: &SourceTree, file: u32, now: &Stat) -> Result<(), FileError> {
-    let entry = tree.manifest.entry(file);
+pub fn check_listed(manifest: &Manifest, file: u32, now: &Stat) -> Result<(), FileError> {
+    let entry = manifest.entry(file);
     let same_bytes = matches!(entry.kind, EntryKind::File { bytes, .. } if bytes == now.st_size as u64);
     let same_time = now.st_mtime == entry.modified.seconds && now.st_mtime_nsec as u32 == entry.modified.nanoseconds;
-    if same_bytes && same_time { Ok(()) } else { Err(changed(tree, file)) }
+    if same_bytes && same_time { Ok(()) } else { Err(changed(manifest, file)) }
 }
 
 /// What a second look at a file finds that did not change in size or time.
@@ -165,23 +166,23 @@ fn hash_of_content(file: &OwnedFd) -> Result<ChunkHash, Errno> {
 
 /// What is said of a file that changed while it was read.
 #[must_use]
-pub fn changed(tree: &SourceTree, file: u32) -> FileError {
-    let name = printable(tree.manifest.entry(file).name);
+pub fn changed(manifest: &Manifest, file: u32) -> FileError {
+    let name = printable(manifest.entry(file).name);
     let text = format!("'{name}' changed while it was sent; send it again when nothing writes to it");
     FileError { file, code: "changed".to_owned(), text }
 }
 
 /// The message about a file whose size is not that of its content, although it does not change.
-fn unsized_file(tree: &SourceTree, file: u32) -> FileError {
-    let name = printable(tree.manifest.entry(file).name);
+fn unsized_file(manifest: &Manifest, file: u32) -> FileError {
+    let name = printable(manifest.entry(file).name);
     let text = format!("'{name}' ends before its size: {UNSIZED_REMEDY}");
     FileError { file, code: "unsized".to_owned(), text }
 }
 
 /// What is said of a file that cannot be read.
 #[must_use]
-pub fn unreadable(tree: &SourceTree, file: u32, error: Errno) -> FileError {
-    let name = printable(tree.manifest.entry(file).name);
+pub fn unreadable(manifest: &Manifest, file: u32, error: Errno) -> FileError {
+    let name = printable(manifest.entry(file).name);
     let (code, text) = match error {
         Errno::NOENT => ("vanished", format!("'{name}' was removed during the transfer")),
         Errno::LOOP => ("changed", format!("'{name}' became a symlink during the transfer")),
@@ -198,11 +199,12 @@ mod tests {
     use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
     use std::path::{Path, PathBuf};
 
-    use culvert_objects::fs::sources::listing::list;
-    use culvert_objects::fs::sources::named::local_source;
     use rustix::fs::OFlags;
 
     use super::*;
+    use crate::fs::sources::listing::list;
+    use crate::fs::sources::named::local_source;
+    use crate::source::SourceTree;
 
     struct Room {
         _room: tempfile::TempDir,
@@ -216,7 +218,7 @@ mod tests {
         let path = room.path().join("f");
         fs::write(&path, CONTENT).unwrap();
         let tree = list(vec![local_source(&path).unwrap()], drop).unwrap();
-        let opened = tree.open(0, OFlags::empty()).unwrap();
+        let opened = fs::File::open(&path).unwrap().into();
         Room { _room: room, path, tree, opened }
     }
 
@@ -259,13 +261,13 @@ mod tests {
         for (what, change) in changes {
             let room = room();
             let before = fs::metadata(&room.path).unwrap();
-            let version = SourceVersion::begin(&room.tree, 0, &room.opened).unwrap();
-            assert_eq!(version.check(&room.tree, 0, &room.opened).unwrap(), Look::Same);
+            let version = SourceVersion::begin(&room.tree.listing.manifest, 0, &room.opened).unwrap();
+            assert_eq!(version.check(&room.tree.listing.manifest, 0, &room.opened).unwrap(), Look::Same);
             // Right after the beginning: on a file system with coarse times the stamp would be that
             // of the first version.
             change(&room.path, &before);
             for hash in [hash(), None] {
-                let error = version.check_content(&room.tree, 0, &room.opened, hash).unwrap_err();
+                let error = version.check_content(&room.tree.listing.manifest, 0, &room.opened, hash).unwrap_err();
                 assert_eq!(error.code, "changed", "it {what}");
             }
         }
@@ -274,26 +276,26 @@ mod tests {
     #[test]
     fn a_file_that_is_replaced_or_removed_goes_on_as_the_version_that_was_opened() {
         let room = room();
-        let version = SourceVersion::begin(&room.tree, 0, &room.opened).unwrap();
+        let version = SourceVersion::begin(&room.tree.listing.manifest, 0, &room.opened).unwrap();
         let other = room.path.with_extension("other");
         fs::write(&other, "other version").unwrap();
         set_time_back(&other, &fs::metadata(&room.path).unwrap());
         fs::rename(&other, &room.path).unwrap();
-        version.check_content(&room.tree, 0, &room.opened, hash()).unwrap();
+        version.check_content(&room.tree.listing.manifest, 0, &room.opened, hash()).unwrap();
         // But it is not opened once more.
-        let again = room.tree.open(0, OFlags::empty()).unwrap();
-        assert!(!SourceVersion::begin(&room.tree, 0, &again).unwrap().is_of(&version));
+        let again = fs::File::open(&room.path).unwrap().into();
+        assert!(!SourceVersion::begin(&room.tree.listing.manifest, 0, &again).unwrap().is_of(&version));
         fs::remove_file(&room.path).unwrap();
-        version.check_content(&room.tree, 0, &room.opened, hash()).unwrap();
+        version.check_content(&room.tree.listing.manifest, 0, &room.opened, hash()).unwrap();
     }
 
     #[test]
     fn a_new_mode_name_or_link_is_no_new_version_if_the_content_is_the_same() {
         let room = room();
-        let version = SourceVersion::begin(&room.tree, 0, &room.opened).unwrap();
-        let check = |hash| version.check_content(&room.tree, 0, &room.opened, hash);
+        let version = SourceVersion::begin(&room.tree.listing.manifest, 0, &room.opened).unwrap();
+        let check = |hash| version.check_content(&room.tree.listing.manifest, 0, &room.opened, hash);
         fs::set_permissions(&room.path, fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(version.check(&room.tree, 0, &room.opened).unwrap(), Look::Touched);
+        assert_eq!(version.check(&room.tree.listing.manifest, 0, &room.opened).unwrap(), Look::Touched);
         check(hash()).unwrap();
         fs::hard_link(&room.path, room.path.with_extension("link")).unwrap();
         check(hash()).unwrap();
@@ -305,7 +307,7 @@ mod tests {
     #[test]
     fn only_what_changed_just_now_is_waited_for() {
         let room = room();
-        let mut stat = *SourceVersion::begin(&room.tree, 0, &room.opened).unwrap().stat();
+        let mut stat = *SourceVersion::begin(&room.tree.listing.manifest, 0, &room.opened).unwrap().stat();
         let changed = i128::from(fs::metadata(&room.path).unwrap().ctime()) * 1_000_000_000;
         let mut settle = |ctime_nsec: u32, mtime_nsec: u32, age_ms: i128| {
             (stat.st_ctime_nsec, stat.st_mtime_nsec) = (ctime_nsec.into(), mtime_nsec.into());
