@@ -36,6 +36,7 @@ use culvert_engine::transfer::udp_path::{Ends, PortsOption};
 use culvert_link::engine::EngineConfig;
 use culvert_model::progress::Progress;
 use culvert_objects::fs::destination::Reach;
+use culvert_objects::fs::sources::NamedSources;
 use culvert_objects::fs::sources::named::local_source;
 use culvert_plane::dataplane::{DataPlane, Origin};
 use culvert_protocol::control::{Options, Overwrite, TransferId};
@@ -344,7 +345,7 @@ async fn transfer(
     let work = async {
         if is_sender {
             let source = local_source(&room.path("source").join(".")).expect("a source");
-            return push(context, vec![source]).await.map(|outcome| outcome.receipt);
+            return push(context, Box::new(NamedSources(vec![source]))).await.map(|outcome| outcome.receipt);
         }
         let reach = Reach::Owner { directory: room.path("root") };
         let (journals, observer) = (room.path("journals"), Arc::new(Unobserved));

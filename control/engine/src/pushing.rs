@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use culvert_model::result::{ResultError, TransferResult};
 use culvert_model::would::Direction;
-use culvert_objects::source::SourceTree;
+use culvert_objects::source::{SourceTree, Sources};
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{Message, RefusalCode};
 use culvert_protocol::dry_run::{Finding, Room};
@@ -24,10 +24,7 @@ const EARLY_REPORTS_MAX: usize = 1_024;
 ///
 /// # Errors
 /// [`TransferError`].
-pub async fn push(
-    mut context: TransferContext,
-    sources: Vec<culvert_objects::fs::sources::Source>,
-) -> Result<Outcome, TransferError> {
+pub async fn push(mut context: TransferContext, sources: Box<dyn Sources>) -> Result<Outcome, TransferError> {
     let tree = send_manifest(&context, sources).await?;
     let has =
         receive_plan(&mut context, tree.listing.manifest.len() as u32, tree.listing.manifest.total_bytes()).await?;

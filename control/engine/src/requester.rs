@@ -7,6 +7,7 @@ use culvert_model::progress::{Phase, Progress};
 use culvert_model::record::RecordState;
 use culvert_model::request::{Movement, Target, TransferRequest};
 use culvert_objects::fs::destination::Reach;
+use culvert_objects::fs::sources::NamedSources;
 use culvert_objects::fs::sources::named::SourceOpener;
 use culvert_protocol::control::{
     CONTENT_SINCE, FRAME_BYTES_MAX, Message, Overwrite, Refusal, RefusalCode, Request, TransferId, Wish,
@@ -268,7 +269,7 @@ async fn conduct(
                 paths.iter().map(|path| opener.local(path.as_path())).collect::<Result<Vec<_>, _>>()
             });
             let sources = sources.await.map_err(|error| source_refusal(&error))?;
-            push(context, sources).await
+            push(context, Box::new(NamedSources(sources))).await
         }
         Movement::Measure { bytes } => {
             let mut context = context;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use culvert_model::record::{RecordState, Role, TransferRecord};
 use culvert_objects::fs::destination::{NOT_PERMITTED, Reach};
-use culvert_objects::fs::sources::{SOURCES_PER_REQUEST, Source};
+use culvert_objects::fs::sources::{NamedSources, SOURCES_PER_REQUEST, Source};
 use culvert_protocol::chunk_map::{CHUNK_BYTES, CHUNKS_MAX};
 use culvert_protocol::control::{
     Accepted, FLOWS_MAX, Message, NOT_KEPT_IS_TOLD_SINCE, Refusal, RefusalCode, Request, Wish,
@@ -173,7 +173,7 @@ async fn carry_out(
         Wish::Pull { .. } => {
             let OpenedSources { sources, places } = opened;
             connection.writer.send(Message::Accepted(accepted)).await?;
-            let pushed = push(context(connection), sources).await;
+            let pushed = push(context(connection), Box::new(NamedSources(sources))).await;
             drop(places);
             pushed
         }

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use culvert_model::result::ResultError;
-use culvert_protocol::control::FileError;
+use culvert_protocol::control::{FileError, Refusal};
 use culvert_protocol::manifest::Manifest;
 use culvert_protocol::tree_hash::ChunkHash;
 
@@ -174,4 +174,39 @@ pub trait ObjectSource: fmt::Debug + Send + Sync {
     /// # Errors
     /// What to say of the object.
     fn read_whole(&self, manifest: &Manifest, file: u32, place: &mut [u8]) -> Result<(), FileError>;
+}
+
+/// How it is known that a file can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readable {
+    /// When it is opened to be sent.
+    FoundOut,
+    /// The kernel is asked: this is a dry run, and nothing will be opened.
+    Asked,
+}
+
+/// What whoever wants a listing gives to whoever lists.
+pub struct ListingTerms<'a> {
+    /// Takes encoded entries as they are found; false if no more are wanted.
+    pub on_part: &'a mut dyn FnMut(Vec<u8>) -> bool,
+    /// Whether there is memory for another entry, with so many bytes of a name.
+    pub may_take: &'a mut dyn FnMut(usize) -> bool,
+    /// Whether it is asked if files can be read.
+    pub readable: Readable,
+}
+
+impl fmt::Debug for ListingTerms<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListingTerms").field("readable", &self.readable).finish_non_exhaustive()
+    }
+}
+
+/// Sources that can be listed, once.
+pub trait Sources: fmt::Debug + Send {
+    /// Lists everything. May wait for a store.
+    ///
+    /// # Errors
+    /// Why a source as such cannot be sent; what is below it and cannot is among the listing's
+    /// problems.
+    fn list(self: Box<Self>, terms: ListingTerms<'_>) -> Result<SourceTree, Refusal>;
 }

@@ -16,10 +16,9 @@ use std::time::{Duration, Instant};
 
 use culvert_model::progress::{Phase, Progress};
 use culvert_objects::fs::destination::plan::NameCheck;
-use culvert_objects::fs::sources::listing::{Readable, list_while};
-use culvert_objects::fs::sources::{Source, SourceError, TOO_MUCH_LISTED};
-use culvert_objects::source::SourceTree;
-use culvert_protocol::control::{
+use culvert_objects::fs::sources::{SourceError, TOO_MUCH_LISTED};
+use culvert_objects::source::{ListingTerms, Readable, SourceTree, Sources};
+use culvert_protocol::control::{Refusal, 
     CONTENTS_HAVE_A_MODE_SINCE, LIST_BYTES, LeftOut, Message, RefusalCode, decode_entries,
 };
 use culvert_protocol::dry_run::Finding;
@@ -43,7 +42,10 @@ const LISTING_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// [`TransferError`]; a source that does not exist is [`RefusalCode::NotFound`].
-pub async fn send_manifest(context: &TransferContext, sources: Vec<Source>) -> Result<Arc<SourceTree>, TransferError> {
+pub async fn send_manifest(
+    context: &TransferContext,
+    sources: Box<dyn Sources>,
+) -> Result<Arc<SourceTree>, TransferError> {
     let place =
         context.connection.writer.keep_alive(place_for_listing(&context.share, context.observer.as_ref())).await?;
     let (connection, progress) = (&context.connection, &context.progress);
@@ -79,13 +81,13 @@ pub async fn send_manifest(context: &TransferContext, sources: Vec<Source>) -> R
 /// A listing in progress, in its own thread: a slow reader blocks that thread and nothing else.
 struct Listing {
     parts: mpsc::Receiver<Vec<u8>>,
-    end: oneshot::Receiver<Result<(SourceTree, [u8; 32]), SourceError>>,
+    end: oneshot::Receiver<Result<(SourceTree, [u8; 32]), Refusal>>,
 }
 
 impl Listing {
     /// Begins to list. `share` is what the entries are counted in, `place` is kept until the end.
     fn begin(
-        sources: Vec<Source>,
+        sources: Box<dyn Sources>,
         mut share: Share,
         place: Option<Piece>,
         readable: Readable,
@@ -95,7 +97,9 @@ impl Listing {
         let list = move || {
             let mut may_take = |name_bytes| share.is_users() || share.take_entry(name_bytes);
             // If the parts are not taken any more, the rest is not wanted either.
-            let tree = list_while(sources, |part| parts.blocking_send(part).is_ok(), &mut may_take, readable);
+            let mut on_part = |part| parts.blocking_send(part).is_ok();
+            let terms = ListingTerms { on_part: &mut on_part, may_take: &mut may_take, readable };
+            let tree = sources.list(terms);
             drop(parts);
             let listed = tree.map(|mut tree| {
                 tree.held = Some(Box::new(share));
@@ -119,7 +123,7 @@ impl Listing {
     /// What was listed.
     async fn end(self) -> Result<(SourceTree, [u8; 32]), TransferError> {
         let panicked = || TransferError::here(RefusalCode::Failed, "the listing of the sources failed");
-        self.end.await.map_err(|_| panicked())?.map_err(|error| source_refusal(&error))
+        self.end.await.map_err(|_| panicked())?.map_err(TransferError::Here)
     }
 }
 

@@ -16,6 +16,7 @@ mod messages;
 mod old_files;
 mod opened_in_journal;
 mod opening;
+mod parts;
 mod placing;
 mod planning;
 mod report_delay;
@@ -33,6 +34,7 @@ use culvert_model::result::TransferResult;
 use culvert_objects::fs::destination::attributes::NotKept;
 use culvert_objects::fs::destination::plan::Action;
 use culvert_objects::fs::sources::TOO_MUCH_LISTED;
+use culvert_objects::sink::ObjectSink;
 use culvert_plane::dataplane::{EventReceiver, EventSender, ReceiveEvent, event_queue};
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::{
@@ -112,9 +114,13 @@ enum Done {
     /// The partial file of a file that was given up is gone.
     Removed,
     /// A partial file was opened, or not.
-    Opened { file: u32, result: Result<files::OpenPartial, FileError> },
+    Opened { file: u32, result: Result<files::OpenFile, FileError> },
     /// A pack was written; its files go to the committer.
     Unpacked { chunk: u32, pack: culvert_objects::fs::destination::small_files::StagedPack },
+    /// A part of an object was written, or not; its hash, if the transfer has hashes.
+    PartWritten { chunk: u32, written: Result<Option<ChunkHash>, FileError> },
+    /// Small objects are stored, or not.
+    Put(parts::Put),
     /// Files of packs, and empty files, have their names for good.
     Committed(Committed),
     /// A large file has its name for good, or not.
@@ -252,19 +258,14 @@ pub async fn receive(mut context: TransferContext, incoming: Incoming) -> Result
     let mut would_leave_out = (0, Vec::new());
     let intake = match incoming {
         Incoming::Files(request) => {
-            let is_told = context.tells_dry_run();
-            let mut manifest = receive_manifest(
-                &mut context.connection.reader,
-                &context.connection.writer,
-                &context.progress,
-                &mut context.cancel.clone(),
-                &mut context.share,
-                context.observer.as_ref(),
-                is_told,
-            )
-            .await?;
+            let mut manifest = receive_listing(&mut context).await?;
             would_leave_out = std::mem::take(&mut manifest.left_out);
             plan_files(&context, request, manifest).await?
+        }
+        Incoming::Objects(sink) => {
+            let mut manifest = receive_listing(&mut context).await?;
+            would_leave_out = std::mem::take(&mut manifest.left_out);
+            plan_objects(&context, sink, manifest).await?
         }
         Incoming::Memory { bytes } => Intake::memory(bytes, context.options.chunk_bytes),
     };
@@ -284,6 +285,32 @@ pub async fn receive(mut context: TransferContext, incoming: Incoming) -> Result
     // What a transfer that failed has opened, and what a helper of it has opened again.
     blocking(move || intake.close_opened()).await;
     received
+}
+
+async fn receive_listing(context: &mut TransferContext) -> Result<ReceivedManifest, TransferError> {
+    let is_told = context.tells_dry_run();
+    receive_manifest(
+        &mut context.connection.reader,
+        &context.connection.writer,
+        &context.progress,
+        &mut context.cancel.clone(),
+        &mut context.share,
+        context.observer.as_ref(),
+        is_told,
+    )
+    .await
+}
+
+async fn plan_objects(
+    context: &TransferContext,
+    sink: Arc<dyn ObjectSink>,
+    manifest: ReceivedManifest,
+) -> Result<Intake, TransferError> {
+    context.progress.send_modify(|progress| progress.phase = Phase::Planning);
+    let (options, foretells) = (context.options, context.tells_dry_run());
+    let planning = blocking(move || planning::plan_objects(sink, manifest, &options, foretells));
+    let planned = context.connection.writer.keep_alive(planning).await;
+    planned.map_err(TransferError::Here)
 }
 
 async fn plan_files(
@@ -537,6 +564,8 @@ impl Receiving {
                 self.finish_file_if_ready(file);
             }
             Done::Unpacked { chunk, pack } => self.unpacked(chunk, pack).await?,
+            Done::PartWritten { chunk, written } => self.part_written(chunk, written).await?,
+            Done::Put(put) => self.objects_put(put).await?,
             Done::Committed(committed) => {
                 if let Some(error) = committed.fatal {
                     return Err(error);

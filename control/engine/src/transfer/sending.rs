@@ -27,9 +27,7 @@ use culvert_objects::fs::sources::version::{changed, unreadable};
 use culvert_objects::source::SourceTree;
 use culvert_plane::dataplane::{EventReceiver, SendEvent, event_queue};
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
-use culvert_protocol::control::{
-    FileError, FlowOffer, Message, NOT_KEPT_LISTED_MAX, PACKS_ARE_TOLD_SINCE, RefusalCode,
-};
+use culvert_protocol::control::{FileError, FlowOffer, Message, NOT_KEPT_LISTED_MAX, RefusalCode};
 use culvert_protocol::dry_run::{Fates, Room};
 use culvert_protocol::manifest::Manifest;
 use culvert_protocol::receipt::Receipt;
@@ -39,13 +37,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::connection::{MessageReader, SILENCE_TIMEOUT};
-use crate::events::{Event, Stage};
+use crate::events::Event;
 use crate::transfer::bit_set::BitSet;
 use crate::transfer::error::TransferError;
 use crate::transfer::file_errors::ErrorList;
 use crate::transfer::flows::{SendingFlows, path_closed};
 use crate::transfer::manifest_exchange::{canceled, unexpected};
-use crate::transfer::packs::{FilledPack, fill};
+use crate::transfer::packs::FilledPack;
 use crate::transfer::patience::Patience;
 use crate::transfer::sending::delivery::{AskedAgain, OutgoingProgress};
 use crate::transfer::sending::files::{OpenedFile, OutgoingFiles};

@@ -20,7 +20,7 @@ use crate::limits::{Limit, files_per_partner};
 use crate::shares::Kind;
 use crate::transfer::error::TransferError;
 use crate::transfer::open_files;
-use crate::transfer::receiving::files::WaitingChunk;
+use crate::transfer::receiving::files::{WaitingChunk, Writing};
 use crate::transfer::receiving::{Done, Receiving, TRIES_MAX};
 
 impl Receiving {
@@ -66,11 +66,15 @@ impl Receiving {
                     return Err(self
                         .context
                         .plane
-                        .nonsense("it delivered something that is not a complete pack")
+                        .nonsense("it delivered something that is not a complete pack or part")
                         .into());
                 }
-                self.packs.insert(chunk, buffer);
-                self.unpack_if_ready(chunk);
+                if let Some(ChunkContent::Range { file, offset, .. }) = self.chunks.content(chunk) {
+                    self.write_part(chunk, file, offset, buffer);
+                } else {
+                    self.packs.insert(chunk, buffer);
+                    self.unpack_if_ready(chunk);
+                }
             }
             ReceiveEvent::Written { chunk, hash, times } => {
                 // Without its hash it would be taken for verified.
@@ -134,12 +138,17 @@ impl Receiving {
             return true;
         }
         let content = self.chunks.content(chunk);
-        matches!(content, Some(ChunkContent::Range { file, .. }) if self.files.get(file).is_some())
+        matches!(content, Some(ChunkContent::Range { file, .. }) if matches!(self.files.get(file), Some(Writing::Lane(_))))
     }
 
     /// Whether a chunk is handed over when it is whole, and not written by its lane.
     fn is_handed(&self, chunk: u32) -> bool {
-        self.intake.memory_bytes.is_none() && matches!(self.chunks.content(chunk), Some(ChunkContent::Pack { .. }))
+        match self.chunks.content(chunk) {
+            _ if self.intake.memory_bytes.is_some() => false,
+            Some(ChunkContent::Pack { .. }) => true,
+            Some(ChunkContent::Range { file, .. }) => matches!(self.files.get(file), Some(Writing::Here(_))),
+            None => false,
+        }
     }
 
     /// A lane asks where a chunk goes.
@@ -242,9 +251,15 @@ impl Receiving {
 
     pub(super) fn place_in_file(&mut self, tag: usize, chunk: u32) {
         let Some(ChunkContent::Range { file, offset, .. }) = self.chunks.content(chunk) else { return };
-        let Some(slot) = self.files.get(file) else { return };
-        let file_bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
-        self.place(tag, chunk, Sink::File(FileRange { file: slot, offset, file_bytes }));
+        let sink = match self.files.get(file) {
+            None => return,
+            Some(Writing::Here(_)) => Sink::Hand,
+            Some(Writing::Lane(slot)) => {
+                let file_bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
+                Sink::File(FileRange { file: slot, offset, file_bytes })
+            }
+        };
+        self.place(tag, chunk, sink);
     }
 
     pub(super) fn abandon(&self, tag: usize, chunk: u32) {
@@ -274,6 +289,9 @@ impl Receiving {
         let Some(ChunkContent::Pack { files, .. }) = self.chunks.content(chunk) else { return };
         let failed: HashSet<u32> = files.iter().copied().filter(|file| self.failed.contains(file)).collect();
         let observer = self.context.observer.clone();
+        if let Some(sink) = intake.sink.clone() {
+            return self.put_pack(chunk, sink, buffer, hashes, failed);
+        }
         tokio::task::spawn_blocking(move || {
             let began = Instant::now();
             let pack = match (chunks.content(chunk), intake.unpacking(preserve)) {

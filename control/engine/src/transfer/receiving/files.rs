@@ -10,10 +10,12 @@ use culvert_objects::fs::destination::files::{LeftFile, PartialFile};
 use culvert_objects::fs::destination::small_files::{StoredFile, unwritable};
 use culvert_objects::fs::destination::{Destination, split_name};
 use culvert_objects::fs::sources::hash_of;
+use culvert_objects::sink::PartWriter;
 use culvert_plane::dataplane::{DataPlane, InstalledFile};
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{FileError, Refusal};
 use culvert_protocol::manifest::{Entry, EntryKind};
+use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::{ChunkHash, TreeHash};
 use culvert_system::os_error::{self, SHORTAGE, errno_or_io};
 use rustix::fs::fstat;
@@ -66,6 +68,50 @@ impl OpenPartial {
     }
 }
 
+/// An object of a store without descriptors, whose parts this process writes.
+#[derive(Clone, Debug)]
+pub struct OpenParts {
+    writer: Arc<dyn PartWriter>,
+    /// Its place among the partner's open files.
+    _place: Arc<Piece>,
+}
+
+/// What is open to be written to.
+#[derive(Clone, Debug)]
+pub enum OpenFile {
+    /// A partial file of a directory.
+    Partial(OpenPartial),
+    /// An object of a store.
+    Parts(OpenParts),
+}
+
+impl OpenFile {
+    /// Who writes a chunk of it.
+    fn writing(&self) -> Writing {
+        match self {
+            Self::Partial(partial) => Writing::Lane(partial.slot()),
+            Self::Parts(parts) => Writing::Here(parts.writer.clone()),
+        }
+    }
+
+    /// The partial file, if it is one.
+    const fn partial(&self) -> Option<&OpenPartial> {
+        match self {
+            Self::Partial(partial) => Some(partial),
+            Self::Parts(_) => None,
+        }
+    }
+}
+
+/// Who writes the chunks of an open file.
+#[derive(Clone, Debug)]
+pub enum Writing {
+    /// The lane that a chunk comes by, into this file.
+    Lane(FileSlot),
+    /// This process.
+    Here(Arc<dyn PartWriter>),
+}
+
 /// What a partial file begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beginning {
@@ -84,12 +130,30 @@ impl Beginning {
     }
 }
 
+/// Opens what a file is written to.
+///
+/// # Errors
+/// What to say of the file.
+pub async fn open(
+    plane: &Arc<DataPlane>,
+    intake: Arc<Intake>,
+    file: u32,
+    beginning: Beginning,
+    place: Piece,
+) -> Result<OpenFile, FileError> {
+    if let Some(sink) = intake.sink.clone() {
+        let writer = blocking(move || sink.begin(&intake.manifest, file)).await?;
+        return Ok(OpenFile::Parts(OpenParts { writer, _place: Arc::new(place) }));
+    }
+    open_in_directory(plane, intake, file, beginning, place).await.map(OpenFile::Partial)
+}
+
 /// Makes a partial file, or opens the one that an earlier attempt left, and notes it in the
 /// journal.
 ///
 /// # Errors
 /// What to say of the file.
-pub async fn open(
+pub async fn open_in_directory(
     plane: &Arc<DataPlane>,
     intake: Arc<Intake>,
     file: u32,
@@ -160,11 +224,11 @@ fn fill_and_note(intake: &Intake, file: u32, partial: &PartialFile, beginning: B
     Ok(number)
 }
 
-/// The partial file of a file that was given up.
+/// What is there of a file that was given up.
 #[derive(Debug)]
 pub enum Discarded {
     /// It is open.
-    Open(OpenPartial),
+    Open(OpenFile),
     /// It was closed.
     Left(LeftFile),
 }
@@ -172,10 +236,15 @@ pub enum Discarded {
 impl Discarded {
     /// Removes it. May wait for the disk.
     pub fn remove(self, intake: &Intake, file: u32) {
+        let open = match self {
+            Self::Open(OpenFile::Parts(parts)) => return parts.writer.abandon(),
+            Self::Open(OpenFile::Partial(partial)) => Ok(partial),
+            Self::Left(left) => Err(left),
+        };
         let Some(destination) = intake.destination.as_ref() else { return };
-        let left = match self {
-            Self::Open(open) => return open.discard(destination),
-            Self::Left(left) => left,
+        let left = match open {
+            Ok(partial) => return partial.discard(destination),
+            Err(left) => left,
         };
         let name = destination.name(&intake.manifest, file);
         let bytes = intake.manifest.file_bytes(file).unwrap_or(0);
@@ -190,7 +259,7 @@ impl Discarded {
 /// A file whose every chunk is written and verified.
 #[derive(Clone, Debug)]
 pub struct WholeFile {
-    partial: Arc<PartialFile>,
+    open: OpenFile,
     /// Its hash, if the transfer has hashes.
     pub hash: Option<ChunkHash>,
 }
@@ -200,15 +269,21 @@ pub struct WholeFile {
 /// # Errors
 /// What to say of the file.
 pub fn finish(intake: &Intake, file: u32, whole: &WholeFile, preserve: bool) -> Result<(), FileError> {
+    let partial = match &whole.open {
+        OpenFile::Parts(parts) => {
+            return parts.writer.commit(whole.hash).map_err(|why| not_accepted(intake, file, &why));
+        }
+        OpenFile::Partial(open) => &open.partial,
+    };
     let fail = |error| unwritable(&intake.name(file), file, error);
     let destination = intake.destination.as_ref().ok_or_else(|| fail(Errno::INVAL))?;
     let entry = intake.manifest.entry(file);
     let bytes = intake.manifest.file_bytes(file).unwrap_or(0);
     let attributes = Attributes::of(&entry, preserve);
     let action = intake.actions[file as usize];
-    let refused = whole.partial.finish(destination, bytes, &attributes, action).map_err(fail)?;
+    let refused = partial.finish(destination, bytes, &attributes, action).map_err(fail)?;
     // By its descriptor: under its name there may be another transfer's by now.
-    let stat = fstat(&whole.partial.buffered).map_err(fail)?;
+    let stat = fstat(&partial.buffered).map_err(fail)?;
     let records = records_of(&entry, whole.hash.unwrap_or_default(), &StoredFile { file, stat, refused });
     let mut journal = intake.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(journal) = journal.as_mut() {
@@ -217,6 +292,13 @@ pub fn finish(intake: &Intake, file: u32, whole: &WholeFile, preserve: bool) -> 
     }
     intake.note_refused(file, refused);
     Ok(())
+}
+
+/// What is said of an object that a store does not take.
+#[must_use]
+pub fn not_accepted(intake: &Intake, file: u32, why: &str) -> FileError {
+    let text = format!("'{}' cannot be stored: {why}", printable(&intake.name(file)));
+    FileError { file, code: "unwritable".to_owned(), text }
 }
 
 /// The journal's records of a file that is stored: what it could not get, and that it is done.
@@ -257,7 +339,7 @@ pub enum WaitingChunk {
 struct IncomingFile {
     chunks_left: u64,
     tree: Option<TreeHash>,
-    open: Option<OpenPartial>,
+    open: Option<OpenFile>,
     /// Chunks that wait until the file is open. `None` while it is not being opened.
     waiting: Option<Vec<WaitingChunk>>,
     /// How it is opened again, if it was closed to make room.
@@ -319,10 +401,10 @@ impl IncomingFiles {
         self.files.get_mut(&file)
     }
 
-    /// Where the data plane has a file, if it is open.
+    /// Who writes the chunks of a file, if it is open.
     #[must_use]
-    pub fn get(&self, file: u32) -> Option<FileSlot> {
-        self.files.get(&file)?.open.as_ref().map(OpenPartial::slot)
+    pub fn get(&self, file: u32) -> Option<Writing> {
+        self.files.get(&file)?.open.as_ref().map(OpenFile::writing)
     }
 
     /// Lets a chunk wait for its file. The file is opened only once, whoever needs it: opening
@@ -382,11 +464,15 @@ impl IncomingFiles {
     /// where a disk may be waited for.
     pub fn close_idle(&mut self, is_busy: impl Fn(u32) -> bool) -> Option<Arc<PartialFile>> {
         let is_idle = |file: u32, incoming: &IncomingFile| {
-            incoming.open.is_some() && !incoming.is_finishing && incoming.uncommitted.is_empty() && !is_busy(file)
+            incoming.open.as_ref().is_some_and(|open| open.partial().is_some())
+                && !incoming.is_finishing
+                && incoming.uncommitted.is_empty()
+                && !is_busy(file)
         };
         let file = self.files.iter().find(|&(&file, incoming)| is_idle(file, incoming)).map(|(&file, _)| file)?;
         let incoming = self.files.get_mut(&file)?;
-        let open = incoming.open.take()?;
+        let open = incoming.open.take_if(|open| open.partial().is_some())?;
+        let OpenFile::Partial(open) = open else { return None };
         incoming.closed = Some((open.left(), open.number));
         Some(open.give_way())
     }
@@ -400,7 +486,7 @@ impl IncomingFiles {
     ///
     /// # Errors
     /// What was opened, if the file is done with.
-    pub fn insert(&mut self, file: u32, opened: OpenPartial) -> Result<Vec<WaitingChunk>, OpenPartial> {
+    pub fn insert(&mut self, file: u32, opened: OpenFile) -> Result<Vec<WaitingChunk>, OpenFile> {
         let Some(incoming) = self.file(file) else { return Err(opened) };
         incoming.is_opening = false;
         incoming.open.get_or_insert(opened);
@@ -456,7 +542,7 @@ impl IncomingFiles {
         if incoming.chunks_left > 0 || incoming.is_finishing {
             return None;
         }
-        let Some(partial) = incoming.open.as_ref().map(|open| open.partial.clone()) else {
+        let Some(open) = incoming.open.clone() else {
             self.want_open(file);
             return None;
         };
@@ -465,12 +551,12 @@ impl IncomingFiles {
         if hash.is_some_and(|ours| ours != theirs) {
             return Some(Err(()));
         }
-        Some(Ok(WholeFile { partial, hash }))
+        Some(Ok(WholeFile { open, hash }))
     }
 
     /// Forgets a file that has its name; returns its chunks that were not said to be stored yet,
     /// and what is to be closed.
-    pub fn close(&mut self, file: u32) -> (Vec<u32>, Option<OpenPartial>) {
+    pub fn close(&mut self, file: u32) -> (Vec<u32>, Option<OpenFile>) {
         let Some(incoming) = self.files.remove(&file) else { return (Vec::new(), None) };
         (incoming.uncommitted.into_iter().map(|(chunk, ..)| chunk).collect(), incoming.open)
     }
@@ -488,13 +574,13 @@ impl IncomingFiles {
     /// The partial file of a file, if it is open.
     #[must_use]
     pub fn partial(&self, file: u32) -> Option<Arc<PartialFile>> {
-        Some(self.files.get(&file)?.open.as_ref()?.partial.clone())
+        Some(self.files.get(&file)?.open.as_ref()?.partial()?.partial())
     }
 
-    /// A file that is open.
+    /// A partial file that is open.
     #[must_use]
     pub fn opened_file(&self, file: u32) -> Option<OpenPartial> {
-        self.files.get(&file)?.open.clone()
+        self.files.get(&file)?.open.as_ref()?.partial().cloned()
     }
 
     /// Whether a file was closed to make room, and nobody wants it just now.
@@ -513,7 +599,9 @@ impl IncomingFiles {
     pub fn take_uncommitted(&mut self) -> Option<Uncommitted> {
         let mut work = Uncommitted { files: Vec::new() };
         for incoming in self.files.values_mut().filter(|incoming| !incoming.is_finishing) {
-            if let Some(open) = incoming.open.as_ref().filter(|_| !incoming.uncommitted.is_empty()) {
+            // Of an object nothing is durable before all of it is.
+            let open = incoming.open.as_ref().and_then(OpenFile::partial);
+            if let Some(open) = open.filter(|_| !incoming.uncommitted.is_empty()) {
                 work.files.push((open.partial.clone(), open.number, std::mem::take(&mut incoming.uncommitted)));
             }
         }

@@ -27,7 +27,7 @@ use culvert_protocol::tree_hash::{ChunkHash, hash_of_zeros};
 use crate::limits::HOLE_HASHING_REST;
 use crate::transfer::blocking;
 use crate::transfer::error::TransferError;
-use crate::transfer::receiving::files::WaitingChunk;
+use crate::transfer::receiving::files::{WaitingChunk, Writing};
 use crate::transfer::receiving::planning::Intake;
 use crate::transfer::receiving::{Done, Receiving};
 
@@ -165,6 +165,9 @@ impl Receiving {
     /// Makes a hole in a file that is open, unless it was given up.
     pub(super) fn punch(&mut self, chunk: u32, hash: ChunkHash) {
         let Some(ChunkContent::Range { file, offset, bytes, .. }) = self.chunks.content(chunk) else { return };
+        if let Some(Writing::Here(writer)) = self.files.get(file).filter(|_| !self.failed.contains(&file)) {
+            return self.write_zeros(chunk, hash, writer);
+        }
         let partial = self.files.partial(file).filter(|_| !self.failed.contains(&file));
         let Some(partial) = partial else {
             self.holes.under_way.remove(&chunk);

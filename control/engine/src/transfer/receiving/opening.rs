@@ -20,7 +20,7 @@ use crate::limits::{FLOWS_PER_TRANSFER_AND_LANE, Limit};
 use crate::shares::Kind;
 use crate::transfer::error::TransferError;
 use crate::transfer::flows::canonical;
-use crate::transfer::receiving::files::Beginning;
+use crate::transfer::receiving::files::{self, Beginning};
 use crate::transfer::receiving::placing::Place;
 use crate::transfer::receiving::{REPORT_INTERVAL_US, Receiving, ReceivingFlow, random_u32};
 
@@ -133,9 +133,7 @@ impl Receiving {
         for begun in &intake.begun {
             let Some(&first) = first_chunks.get(&begun.file) else { continue };
             let (left, place) = (Beginning::Left(begun.left), self.context.share.piece(Kind::Files));
-            let opened =
-                crate::transfer::receiving::files::open(&self.context.plane, intake.clone(), begun.file, left, place)
-                    .await;
+            let opened = files::open_in_directory(&self.context.plane, intake.clone(), begun.file, left, place).await;
             let Ok(opened) = opened else { continue };
             let chunks: Vec<u32> = begun.chunks.iter().map(|&(part, _)| first + part as u32).collect();
             let then: HashMap<u32, ChunkHash> =
@@ -183,6 +181,9 @@ impl Receiving {
         let empty: Vec<u32> = (0..self.intake.manifest.len() as u32)
             .filter(|&file| self.intake.manifest.file_bytes(file) == Some(0) && self.intake.is_sent(file))
             .collect();
+        if self.intake.sink.is_some() {
+            return self.put_empty(empty);
+        }
         for part in empty.chunks(1_024) {
             self.committer.store_empty(part.to_vec());
         }

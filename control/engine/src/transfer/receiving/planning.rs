@@ -18,6 +18,7 @@ use culvert_objects::fs::destination::small_files::Unpacking;
 use culvert_objects::fs::destination::temporary::temporary_name;
 use culvert_objects::fs::destination::{Destination, Making, Reach, Whereabouts, rights};
 use culvert_objects::fs::sources::hash_of;
+use culvert_objects::sink::ObjectSink;
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::{FileError, Options, Overwrite, Refusal, RefusalCode};
 use culvert_protocol::dry_run::{Fate, Room};
@@ -41,6 +42,8 @@ use crate::transfer::receiving::{is_left_alone, leftovers};
 pub enum Incoming {
     /// Files.
     Files(FileRequest),
+    /// Objects of a store.
+    Objects(Arc<dyn ObjectSink>),
     /// Bytes that are verified and forgotten.
     Memory {
         /// How many.
@@ -101,8 +104,10 @@ pub struct Compared {
 pub struct Intake {
     /// The files.
     pub manifest: Manifest,
-    /// Where to; none for a measurement.
+    /// Where to; none for a measurement, and where a store takes objects.
     pub destination: Option<Destination>,
+    /// The store, where there is no directory.
+    pub sink: Option<Arc<dyn ObjectSink>>,
     /// What happens to each entry.
     pub actions: Vec<Action>,
     /// Files that are not sent and are to get another mode, ascending, and which they are.
@@ -138,9 +143,15 @@ impl Intake {
     /// A measurement.
     #[must_use]
     pub fn memory(bytes: u64, chunk_bytes: u32) -> Self {
+        Self { memory_bytes: Some(bytes), ..Self::without_place(Manifest::default(), chunk_bytes) }
+    }
+
+    /// Entries of which nothing is known yet, with no directory to store them in.
+    fn without_place(manifest: Manifest, chunk_bytes: u32) -> Self {
         Self {
-            manifest: Manifest::default(),
+            manifest,
             destination: None,
+            sink: None,
             actions: Vec::new(),
             other_modes: Vec::new(),
             resumed: Vec::new(),
@@ -150,7 +161,7 @@ impl Intake {
             own_directories: HashSet::new(),
             resumed_bytes: 0,
             chunk_bytes,
-            memory_bytes: Some(bytes),
+            memory_bytes: None,
             fresh: FreshDirectories::default(),
             not_kept: Mutex::default(),
             journal: SharedJournal::default(),
@@ -351,22 +362,11 @@ pub fn plan(
         }
     };
     let mut intake = Intake {
-        manifest,
         destination: Some(destination),
         actions: plan.actions,
         other_modes: plan.other_modes,
-        resumed: Vec::new(),
-        begun: Vec::new(),
-        compared: Vec::new(),
-        failed_others: Vec::new(),
-        own_directories: HashSet::new(),
-        resumed_bytes: 0,
-        chunk_bytes: options.chunk_bytes,
-        memory_bytes: None,
-        fresh: FreshDirectories::default(),
-        not_kept: Mutex::default(),
         journal,
-        foretold: None,
+        ..Intake::without_place(manifest, options.chunk_bytes)
     };
     find_resumed(&mut intake, &past, options);
     if options.checksum {
@@ -411,6 +411,39 @@ pub fn plan(
         intake.own_directories = own_directories(&intake.manifest, &made.directories, &past);
     }
     Ok(intake)
+}
+
+/// Makes the plan of a transfer into a store, as the store sees it.
+///
+/// # Errors
+/// [`Refusal`] before anything was changed.
+pub fn plan_objects(
+    sink: Arc<dyn ObjectSink>,
+    received: ReceivedManifest,
+    options: &Options,
+    foretells: bool,
+) -> Result<Intake, Refusal> {
+    let manifest = received.manifest;
+    let fates = sink.plan(&manifest, options)?;
+    if fates.len() != manifest.len() {
+        let text = "the store does not say what would become of every entry";
+        return Err(Refusal::new(RefusalCode::Failed, text));
+    }
+    let colliding = fates.iter().position(|fate| fate.collides());
+    if let Some(file) = colliding.filter(|_| !foretells) {
+        let name = printable(manifest.entry(file as u32).name);
+        let text = format!("'{name}' exists already and may not be replaced: use another destination or --overwrite");
+        return Err(Refusal::new(RefusalCode::Collision, text));
+    }
+    let action = |fate: &Fate| match fate {
+        Fate::New => Action::Create,
+        fate if fate.is_sent() => Action::Replace,
+        _ => Action::Skip,
+    };
+    let actions = fates.iter().map(action).collect();
+    let room = Room { needed_bytes: received.allocated_bytes, ..Room::default() };
+    let foretold = foretells.then_some(Foretold { fates, room });
+    Ok(Intake { actions, sink: Some(sink), foretold, ..Intake::without_place(manifest, options.chunk_bytes) })
 }
 
 /// What a transfer needs of its destination, where its files take `allocated_bytes` at the sender.

@@ -21,7 +21,7 @@ use crate::fs::sources::bases::open_beneath;
 use crate::fs::sources::{
     Content, Origin, Source, SourceError, SourceName, UNSIZED_REMEDY, hash_of, kind_of, reading_words,
 };
-use crate::source::{Problem, SourceListing, SourceTree};
+use crate::source::{Problem, Readable, SourceListing, SourceTree};
 
 /// Problems that are told by name; the rest are counted.
 const PROBLEMS_MAX: usize = 10_000;
@@ -37,15 +37,6 @@ pub fn list(sources: Vec<Source>, mut on_part: impl FnMut(Vec<u8>)) -> Result<So
         true
     };
     list_while(sources, on_part, &mut |_| true, Readable::FoundOut)
-}
-
-/// How it is known that a file can be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readable {
-    /// When it is opened to be sent.
-    FoundOut,
-    /// The kernel is asked: this is a dry run, and nothing will be opened.
-    Asked,
 }
 
 /// As [`list`], as long as `on_part` wants more. `may_take` is asked for memory for each entry,
