@@ -19,6 +19,8 @@ pub mod hostile_sender;
 pub mod journals;
 pub mod lab;
 pub mod memory;
+pub mod memory_records;
+pub mod memory_store;
 pub mod memory_tree;
 pub mod middlebox;
 pub mod node;

@@ -18,8 +18,8 @@ use culvert_model::progress::{Phase, Progress};
 use culvert_objects::fs::destination::plan::NameCheck;
 use culvert_objects::fs::sources::{SourceError, TOO_MUCH_LISTED};
 use culvert_objects::source::{ListingTerms, Readable, SourceTree, Sources};
-use culvert_protocol::control::{Refusal, 
-    CONTENTS_HAVE_A_MODE_SINCE, LIST_BYTES, LeftOut, Message, RefusalCode, decode_entries,
+use culvert_protocol::control::{
+    CONTENTS_HAVE_A_MODE_SINCE, LIST_BYTES, LeftOut, Message, Refusal, RefusalCode, decode_entries,
 };
 use culvert_protocol::dry_run::Finding;
 use culvert_protocol::manifest::Manifest;

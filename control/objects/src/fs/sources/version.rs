@@ -199,8 +199,6 @@ mod tests {
     use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
     use std::path::{Path, PathBuf};
 
-    use rustix::fs::OFlags;
-
     use super::*;
     use crate::fs::sources::listing::list;
     use crate::fs::sources::named::local_source;
