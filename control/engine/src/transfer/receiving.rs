@@ -6,11 +6,13 @@
 //! gives files their names when the sender says that they did not change and every chunk is
 //! verified.
 
+mod arriving;
 mod chunks;
 mod committer;
 mod ending;
 mod files;
 mod holes;
+mod inbound;
 mod leftovers;
 mod messages;
 mod old_files;
@@ -22,13 +24,13 @@ mod planning;
 mod report_delay;
 mod same_modes;
 mod stalling;
+mod tally;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_link::commands::{Command, ReceiveSlot};
-use culvert_link::handles::LentBuffer;
 use culvert_model::progress::Phase;
 use culvert_model::result::TransferResult;
 use culvert_objects::fs::destination::attributes::NotKept;
@@ -37,11 +39,9 @@ use culvert_objects::fs::sources::TOO_MUCH_LISTED;
 use culvert_objects::sink::ObjectSink;
 use culvert_plane::dataplane::{EventReceiver, EventSender, ReceiveEvent, event_queue};
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
-use culvert_protocol::control::{
-    FileError, LeftOut, Message, ReceiverSummary, Refusal, RefusalCode, Run, SenderSummary, runs,
-};
+use culvert_protocol::control::{FileError, Message, Refusal, RefusalCode, Run, runs};
 use culvert_protocol::names::printable;
-use culvert_protocol::receipt::{Receipt, Statement};
+use culvert_protocol::receipt::Receipt;
 use culvert_protocol::tree_hash::ChunkHash;
 use culvert_system::processor_time::CpuMeter;
 use tokio::sync::mpsc;
@@ -55,9 +55,13 @@ use crate::transfer::error::TransferError;
 use crate::transfer::file_errors::ErrorList;
 use crate::transfer::manifest_exchange::{ReceivedManifest, canceled, receive_manifest};
 use crate::transfer::patience::Patience;
-use crate::transfer::receiving::committer::{Committed, Committer};
+use crate::transfer::receiving::arriving::Arriving;
+use crate::transfer::receiving::committer::{Committed, Committer, Committing};
+use crate::transfer::receiving::ending::{Ending, WeightedMean};
 use crate::transfer::receiving::files::{IncomingFiles, WaitingChunk};
+use crate::transfer::receiving::inbound::Inbound;
 pub use crate::transfer::receiving::planning::{FileRequest, Incoming, Intake};
+use crate::transfer::receiving::tally::{Failures, Tally};
 use crate::transfer::sending::{RateMeter, memory_chunks};
 use crate::transfer::{TransferContext, blocking};
 
@@ -139,109 +143,20 @@ enum Done {
     Concluded(Result<String, Refusal>),
 }
 
+/// The receiving side. Each part of what it knows has one owner.
 struct Receiving {
     context: TransferContext,
     intake: Arc<Intake>,
-    chunks: Arc<ChunkMap>,
-    chunk_count: u32,
-    flows: Vec<ReceivingFlow>,
-    /// When the sender was told of the flows; none before.
-    offered_at: Option<Instant>,
-    /// Whether the sender's own host refuses what it sends.
-    is_refused_there: bool,
-    /// What has come by each flow.
-    opening: Vec<stalling::Opening>,
-    /// Packets on other lanes' queues when flows were last looked at.
-    wrong_queue_seen: u64,
-    /// Of the control connection, as far as it is known.
-    rtt: Duration,
+    inbound: Inbound,
+    arriving: Arriving,
+    tally: Tally,
+    failures: Failures,
+    ending: Ending,
+    committing: Committing,
     files: IncomingFiles,
-    committer: Committer,
-    /// Packs that are whole and wait for their hashes.
-    packs: HashMap<u32, LentBuffer>,
-    /// Packs that came whole, from then until they come again.
-    handed: HashSet<u32>,
-    pack_hashes: HashMap<u32, Vec<ChunkHash>>,
-    /// Hashes of one side that wait for the other's.
-    theirs: HashMap<u32, ChunkHash>,
-    ours: HashMap<u32, ChunkHash>,
-    tries: HashMap<u32, u32>,
-    /// Bytes of chunks that the file to be replaced had, and the sender's has too.
-    reused_bytes: u64,
     old: old_files::OldFiles,
     holes: holes::Holes,
-    /// Which flow a chunk comes by, from its first segment until it is verified. By another flow it
-    /// is not taken.
-    came_by: HashMap<u32, usize>,
-    hashes: Vec<ChunkHash>,
-    failed: HashSet<u32>,
-    /// Files that have their names for good.
-    stored: BitSet,
-    /// Chunks that are verified, whichever way they came. Nothing is written to their places any
-    /// more.
-    verified: BitSet,
-    /// Chunks of which the sender was told that they are here already, with their hashes.
-    offered: HashMap<u32, ChunkHash>,
-    errors: ErrorList,
-    /// What the sender did not send at all, in its own words.
-    left_out: Vec<LeftOut>,
-    /// What it would not send, in a dry run: how much, and the first of it.
-    would_leave_out: (u64, Vec<LeftOut>),
-    /// What is stored without some of its attributes.
-    not_kept: NotKept,
-    /// Files whose fate is not known yet.
-    files_left: u64,
-    /// Partial files that are being opened or removed. The transfer does not end before that:
-    /// nothing else would remove them.
-    partials_in_motion: u32,
-    /// Chunks of a measurement that are not verified yet.
-    memory_left: u32,
-    files_stored: u64,
-    bytes_stored: u64,
-    bytes_arrived: u64,
-    sender: Option<SenderSummary>,
-    /// Whether the end has begun.
-    is_concluding: bool,
-    finish_sent: Option<Statement>,
-    line: String,
-    receiver: Option<ReceiverSummary>,
-    busy: WeightedMean,
-    writing: WeightedMean,
     done: mpsc::UnboundedSender<Done>,
-    cpu: CpuMeter,
-    rate: RateMeter,
-    committed_at: Instant,
-    syncing: bool,
-    patience: Patience,
-    /// Counts what brought the transfer further: chunks that were verified and made durable, files
-    /// whose fate is known.
-    steps: u64,
-    /// Bytes of segments that had not come before, by flow.
-    new_bytes: Vec<u64>,
-    /// How long reports wait here, by flow.
-    report_delays: Vec<report_delay::ReportDelay>,
-    /// How often flows are asked to report.
-    report_interval: Duration,
-    began_unix_ms: u64,
-    began: Instant,
-}
-
-/// A mean of parts per thousand, weighted with the time that each stands for.
-#[derive(Clone, Copy, Debug, Default)]
-struct WeightedMean {
-    sum: f64,
-    weight: f64,
-}
-
-impl WeightedMean {
-    fn add(&mut self, permille: u32, weight_us: u32) {
-        self.sum += f64::from(permille) * f64::from(weight_us);
-        self.weight += f64::from(weight_us);
-    }
-
-    fn part(self) -> f64 {
-        if self.weight > 0.0 { self.sum / self.weight / 1e3 } else { 0.0 }
-    }
 }
 
 /// How long an ended transfer waits for the next of its helpers: a slow disk has its time, but one
@@ -272,7 +187,7 @@ pub async fn receive(mut context: TransferContext, incoming: Incoming) -> Result
     let (lane_events, events) = event_queue();
     let (done, mut finished_work) = mpsc::unbounded_channel();
     let mut receiving = Receiving::new(context, intake, done, began, began_unix_ms)?;
-    receiving.would_leave_out = would_leave_out;
+    receiving.failures.would_leave_out = would_leave_out;
     let intake = receiving.intake.clone();
     let received = receiving.conduct(&lane_events, events, &mut finished_work).await;
     // Files are closed and half-filled directories are removed, which may wait for the disk; and
@@ -370,61 +285,69 @@ impl Receiving {
         });
         Ok(Self {
             files: IncomingFiles::new(&intake, &chunks),
-            cpu: CpuMeter::begin(context.plane.process_id()),
-            memory_left: if intake.memory_bytes.is_some() { chunk_count } else { 0 },
-            files_stored: intake.resumed.len() as u64,
-            bytes_stored: resumed_file_bytes,
-            bytes_arrived: intake.resumed_bytes,
-            committer,
+            tally: Tally {
+                files_left,
+                files_stored: intake.resumed.len() as u64,
+                bytes_stored: resumed_file_bytes,
+                bytes_arrived: intake.resumed_bytes,
+                reused_bytes: 0,
+                memory_left: if intake.memory_bytes.is_some() { chunk_count } else { 0 },
+                partials_in_motion: 0,
+                steps: 0,
+                stored: BitSet::new(files),
+                hashes,
+                rate: RateMeter::new(),
+                patience,
+            },
+            arriving: Arriving {
+                chunks: Arc::new(chunks),
+                chunk_count,
+                came_by: HashMap::new(),
+                handed: HashSet::new(),
+                packs: HashMap::new(),
+                pack_hashes: HashMap::new(),
+                theirs: HashMap::new(),
+                ours: HashMap::new(),
+                tries: HashMap::new(),
+                verified: BitSet::new(chunk_count as usize),
+                offered: HashMap::new(),
+            },
+            inbound: Inbound {
+                flows: Vec::new(),
+                offered_at: None,
+                is_refused_there: false,
+                opening: Vec::new(),
+                wrong_queue_seen: 0,
+                new_bytes: Vec::new(),
+                report_delays: Vec::new(),
+                report_interval: Duration::from_micros(REPORT_INTERVAL_US.into()),
+                rtt: Duration::ZERO,
+            },
+            failures: Failures {
+                errors: ErrorList::default(),
+                failed: HashSet::new(),
+                left_out: Vec::new(),
+                would_leave_out: (0, Vec::new()),
+                not_kept: NotKept::default(),
+            },
+            ending: Ending {
+                sender: None,
+                is_concluding: false,
+                finish_sent: None,
+                line: String::new(),
+                receiver: None,
+                busy: WeightedMean::default(),
+                writing: WeightedMean::default(),
+                cpu: CpuMeter::begin(context.plane.process_id()),
+                began,
+                began_unix_ms,
+            },
+            committing: Committing { committer, committed_at: Instant::now(), syncing: false },
             context,
             intake,
-            chunks: Arc::new(chunks),
-            chunk_count,
-            flows: Vec::new(),
-            offered_at: None,
-            is_refused_there: false,
-            opening: Vec::new(),
-            wrong_queue_seen: 0,
-            rtt: Duration::ZERO,
-            packs: HashMap::new(),
-            handed: HashSet::new(),
-            pack_hashes: HashMap::new(),
-            theirs: HashMap::new(),
-            ours: HashMap::new(),
-            tries: HashMap::new(),
-            reused_bytes: 0,
             old: old_files::OldFiles::default(),
             holes: holes::Holes::default(),
-            came_by: HashMap::new(),
-            hashes,
-            failed: HashSet::new(),
-            stored: BitSet::new(files),
-            verified: BitSet::new(chunk_count as usize),
-            offered: HashMap::new(),
-            errors: ErrorList::default(),
-            left_out: Vec::new(),
-            would_leave_out: (0, Vec::new()),
-            not_kept: NotKept::default(),
-            files_left,
-            partials_in_motion: 0,
-            sender: None,
-            is_concluding: false,
-            finish_sent: None,
-            line: String::new(),
-            receiver: None,
-            busy: WeightedMean::default(),
-            writing: WeightedMean::default(),
             done,
-            rate: RateMeter::new(),
-            committed_at: Instant::now(),
-            syncing: false,
-            patience,
-            steps: 0,
-            new_bytes: Vec::new(),
-            report_delays: Vec::new(),
-            report_interval: Duration::from_micros(REPORT_INTERVAL_US.into()),
-            began_unix_ms,
-            began,
         })
     }
 
@@ -450,7 +373,7 @@ impl Receiving {
         }
         writer.keep_alive(self.open_flows(lane_events)).await?;
         for error in self.intake.failed_others.clone() {
-            self.errors.push(error.clone());
+            self.failures.errors.push(error.clone());
             writer.send(Message::FileRefused(error)).await?;
         }
         self.store_empty_files();
@@ -518,21 +441,21 @@ impl Receiving {
 
     /// Flows report every quarter of a round trip, but not more often than every two milliseconds.
     fn set_interval(&mut self, rtt: Duration) {
-        self.rtt = rtt;
+        self.inbound.rtt = rtt;
         let interval_us = (rtt.as_micros() as u32 / 4).clamp(REPORT_INTERVAL_US, 100_000);
-        self.report_interval = Duration::from_micros(interval_us.into());
-        for flow in &self.flows {
+        self.inbound.report_interval = Duration::from_micros(interval_us.into());
+        for flow in &self.inbound.flows {
             self.context.plane.command(flow.lane, &Command::Interval { flow: flow.slot, interval_us });
         }
     }
 
     async fn work_done(&mut self, done: Done) -> Result<(), TransferError> {
         match done {
-            Done::Removed => self.partials_in_motion -= 1,
+            Done::Removed => self.tally.partials_in_motion -= 1,
             Done::Opened { file, result } => {
-                self.partials_in_motion -= 1;
+                self.tally.partials_in_motion -= 1;
                 let waiting = match result {
-                    Ok(opened) if self.failed.contains(&file) => {
+                    Ok(opened) if self.failures.failed.contains(&file) => {
                         self.remove_beside(file, files::Discarded::Open(opened));
                         self.files.take_waiting(file)
                     }
@@ -553,7 +476,7 @@ impl Receiving {
                 };
                 for chunk in waiting {
                     match chunk {
-                        WaitingChunk::Segments { tag, chunk } if self.failed.contains(&file) => {
+                        WaitingChunk::Segments { tag, chunk } if self.failures.failed.contains(&file) => {
                             self.abandon(tag, chunk);
                         }
                         WaitingChunk::Segments { tag, chunk } => self.place_in_file(tag, chunk),
@@ -580,7 +503,7 @@ impl Receiving {
             }
             Done::Finished { file, result } => match result {
                 // Given up while it got its name.
-                Ok(()) if self.failed.contains(&file) => {}
+                Ok(()) if self.failures.failed.contains(&file) => {}
                 Ok(()) => {
                     let (chunks, closing) = self.files.close(file);
                     // To close a file may wait for its server.
@@ -593,9 +516,9 @@ impl Receiving {
                 Err(error) => self.fail_file_or_end(error)?,
             },
             Done::Synced { chunks, result } => {
-                self.syncing = false;
+                self.committing.syncing = false;
                 result.map_err(TransferError::Here)?;
-                self.steps += chunks.len() as u64;
+                self.tally.steps += chunks.len() as u64;
                 self.open_files();
                 self.say_stored(chunks).await?;
             }
@@ -622,37 +545,37 @@ impl Receiving {
             });
             return self.try_again(chunk).await;
         }
-        self.came_by.remove(&chunk);
-        self.verified.insert(chunk);
-        self.steps += 1;
-        self.bytes_arrived += u64::from(self.chunk_bytes(chunk));
+        self.arriving.came_by.remove(&chunk);
+        self.arriving.verified.insert(chunk);
+        self.tally.steps += 1;
+        self.tally.bytes_arrived += u64::from(self.chunk_bytes(chunk));
         if let Some(full) = pack.failed.iter().find(|error| error.code == "no_space") {
             return Err(TransferError::here(RefusalCode::NoSpace, full.text.clone()));
         }
         for error in pack.failed {
             self.fail_file_or_end(error)?;
         }
-        let hash_of = |file: u32| self.hashes.get(file as usize).copied().unwrap_or_default();
+        let hash_of = |file: u32| self.tally.hashes.get(file as usize).copied().unwrap_or_default();
         let staged = pack.staged.into_iter().map(|staged| (hash_of(staged.file), staged)).collect();
-        self.committer.commit(chunk, staged, pack.settled);
+        self.committing.committer.commit(chunk, staged, pack.settled);
         Ok(())
     }
 
     fn files_stored(&mut self, files: &[u32]) {
-        let before = self.files_stored;
+        let before = self.tally.files_stored;
         for &file in files {
-            if !self.failed.contains(&file) && self.stored.insert(file) {
-                self.files_left -= 1;
-                self.files_stored += 1;
+            if !self.failures.failed.contains(&file) && self.tally.stored.insert(file) {
+                self.tally.files_left -= 1;
+                self.tally.files_stored += 1;
                 let bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
-                self.bytes_stored += bytes;
+                self.tally.bytes_stored += bytes;
                 if let Some(names) = &self.context.names {
                     names.add(&printable(&self.intake.name(file)), bytes);
                 }
             }
         }
-        let stored = self.files_stored - before;
-        self.steps += stored;
+        let stored = self.tally.files_stored - before;
+        self.tally.steps += stored;
         self.context.progress.send_modify(|progress| progress.files_done += stored);
     }
 
@@ -680,12 +603,12 @@ impl Receiving {
     /// Gives up a file. `tell` if the sender does not know yet.
     fn fail_file(&mut self, error: FileError, tell: bool) {
         let file = error.file;
-        if self.stored.contains(file) || !self.failed.insert(file) {
+        if self.tally.stored.contains(file) || !self.failures.failed.insert(file) {
             return;
         }
-        self.files_left -= 1;
-        self.steps += 1;
-        if let Some(place) = self.hashes.get_mut(file as usize) {
+        self.tally.files_left -= 1;
+        self.tally.steps += 1;
+        if let Some(place) = self.tally.hashes.get_mut(file as usize) {
             *place = [0; 32];
         }
         if tell {
@@ -694,15 +617,15 @@ impl Receiving {
             // it is read.
             let _ = self.context.connection.writer.send_urgent(message);
         }
-        self.errors.push(error);
+        self.failures.errors.push(error);
         let of_file: Vec<(u32, usize)> = self
-            .came_by
+            .arriving.came_by
             .iter()
-            .filter(|&(&chunk, _)| matches!(self.chunks.content(chunk), Some(ChunkContent::Range { file: of, .. }) if of == file))
+            .filter(|&(&chunk, _)| matches!(self.arriving.chunks.content(chunk), Some(ChunkContent::Range { file: of, .. }) if of == file))
             .map(|(&chunk, &tag)| (chunk, tag))
             .collect();
         for (chunk, tag) in of_file {
-            self.came_by.remove(&chunk);
+            self.arriving.came_by.remove(&chunk);
             self.abandon(tag, chunk);
         }
         if let Some(discarded) = self.files.discard(file) {
@@ -713,7 +636,7 @@ impl Receiving {
 
     /// Removes a partial file outside the runtime's thread: freeing its blocks may take a while.
     fn remove_beside(&mut self, file: u32, partial: files::Discarded) {
-        self.partials_in_motion += 1;
+        self.tally.partials_in_motion += 1;
         // The journal, which the intake has, keeps the next attempt away until the name is free.
         let (intake, done) = (self.intake.clone(), self.done.clone());
         tokio::task::spawn_blocking(move || {
@@ -724,27 +647,27 @@ impl Receiving {
 
     /// Ends everything of this transfer that touches a disk. May wait for it.
     fn put_away(mut self) {
-        self.committer.end();
+        self.committing.committer.end();
     }
 
     /// Files wait for others to be closed, which they are when what is written is durable.
     fn commit_soon(&mut self) {
-        if !self.syncing {
+        if !self.committing.syncing {
             self.commit();
         }
     }
 
     /// Makes what was written so far durable, and records it in the journal.
     fn commit_written(&mut self) {
-        if !self.syncing && self.committed_at.elapsed() >= COMMIT_INTERVAL {
+        if !self.committing.syncing && self.committing.committed_at.elapsed() >= COMMIT_INTERVAL {
             self.commit();
         }
     }
 
     fn commit(&mut self) {
-        self.committed_at = Instant::now();
+        self.committing.committed_at = Instant::now();
         let Some(work) = self.files.take_uncommitted() else { return };
-        self.syncing = true;
+        self.committing.syncing = true;
         let (intake, done) = (self.intake.clone(), self.done.clone());
         tokio::task::spawn_blocking(move || {
             let chunks = work.chunks();
@@ -754,8 +677,8 @@ impl Receiving {
     }
 
     fn show_progress(&mut self) {
-        let rate = self.rate.update(self.bytes_arrived);
-        let bytes_done = self.bytes_arrived;
+        let rate = self.tally.rate.update(self.tally.bytes_arrived);
+        let bytes_done = self.tally.bytes_arrived;
         self.context.progress.send_modify(|progress| {
             progress.bytes_done = bytes_done;
             progress.rate_bits_per_second = rate;
@@ -765,7 +688,7 @@ impl Receiving {
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        for flow in &self.flows {
+        for flow in &self.inbound.flows {
             self.context.plane.command(flow.lane, &Command::CloseReceive { flow: flow.slot });
         }
     }

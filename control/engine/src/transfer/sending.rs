@@ -10,7 +10,9 @@ mod ending;
 mod events;
 mod files;
 mod filling;
+mod pace;
 mod preparing;
+mod queue;
 mod standstill;
 mod telling;
 
@@ -18,7 +20,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use culvert_link::commands::Source;
 use culvert_link::handles::LentBuffer;
 use culvert_model::progress::Phase;
 use culvert_model::result::TransferResult;
@@ -34,7 +35,6 @@ use culvert_protocol::receipt::Receipt;
 use culvert_protocol::tree_hash::ChunkHash;
 use culvert_system::processor_time::CpuMeter;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use crate::connection::{MessageReader, SILENCE_TIMEOUT};
 use crate::events::Event;
@@ -45,8 +45,9 @@ use crate::transfer::flows::{SendingFlows, path_closed};
 use crate::transfer::manifest_exchange::{canceled, unexpected};
 use crate::transfer::packs::FilledPack;
 use crate::transfer::patience::Patience;
-use crate::transfer::sending::delivery::{AskedAgain, OutgoingProgress};
 use crate::transfer::sending::files::{OpenedFile, OutgoingFiles};
+use crate::transfer::sending::pace::{Failures, Pace};
+use crate::transfer::sending::queue::{Hashing, Queue};
 use crate::transfer::sending::standstill::Standstill;
 use crate::transfer::sending::telling::Telling;
 use crate::transfer::{TransferContext, blocking};
@@ -137,54 +138,21 @@ enum Done {
     Checked { file: u32, result: Result<(), FileError> },
 }
 
+/// The sending side. Each part of what it knows has one owner.
 struct Sending {
     context: TransferContext,
+    queue: Queue,
+    hashing: Hashing,
+    failures: Failures,
+    pace: Pace,
     payload: Payload,
     has: PartnerHas,
     flows: SendingFlows,
     files: OutgoingFiles,
-    progress_of: HashMap<u32, OutgoingProgress>,
-    /// The files' hashes, shared with the helper that computes the root.
-    hashes: Arc<Vec<ChunkHash>>,
-    /// The next chunk that has not been looked at.
-    next_chunk: u32,
-    chunk_count: u32,
-    /// Chunks that the receiver says to have stored.
-    stored: BitSet,
-    /// Chunks to be prepared before `next_chunk`: sent again, or not the same as the partner's.
-    again: VecDeque<u32>,
-    /// Prepared chunks that wait for a flow.
-    prepared: VecDeque<(u32, Source)>,
-    /// Chunks in a flow's hands.
-    assigned: HashMap<u32, usize>,
-    /// Packs whose flows have asked for their content, until they are delivered; true while they
-    /// are being filled.
-    filling: HashMap<u32, bool>,
-    /// Chunks that helpers work on.
-    preparing: usize,
-    /// Files that are looked at once more.
-    checking: usize,
-    hashed: HashMap<u32, ChunkHash>,
     outbox: Outbox,
-    errors: ErrorList,
-    /// What the receiver stores without some of its attributes.
-    not_kept: NotKept,
-    failed: HashSet<u32>,
-    asked_again: HashMap<u32, AskedAgain>,
     /// What was told of files by name; none if nobody reads that.
     telling: Option<Telling>,
-    standstill: Standstill,
-    patience: Patience,
-    /// Counts what brought the transfer further.
-    steps: u64,
-    said_all_sent: bool,
-    /// The root of everything that was sent, as a helper computes it, and how many files had failed
-    /// by then.
-    root: Option<(usize, JoinHandle<String>)>,
-    bytes_delivered: u64,
     done: mpsc::UnboundedSender<Done>,
-    cpu: CpuMeter,
-    rate: RateMeter,
 }
 
 /// Messages that are gathered before they go.
@@ -265,38 +233,37 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
     let patience = Patience::new(context.patience, began);
     let telling = context.names.is_some().then(|| Telling::new(file_count));
     let mut sending = Sending {
-        files: OutgoingFiles::default(),
-        cpu: CpuMeter::begin(context.plane.process_id()),
+        pace: Pace {
+            standstill: Standstill::new(),
+            patience,
+            steps: 0,
+            rate: RateMeter::new(),
+            cpu: CpuMeter::begin(context.plane.process_id()),
+            bytes_delivered: stored_bytes,
+            said_all_sent: false,
+        },
+        queue: Queue {
+            next_chunk: 0,
+            chunk_count,
+            again: VecDeque::new(),
+            prepared: VecDeque::new(),
+            assigned: HashMap::new(),
+            filling: HashMap::new(),
+            preparing: 0,
+            checking: 0,
+            stored: BitSet::new(chunk_count as usize),
+            asked_again: HashMap::new(),
+        },
+        hashing: Hashing { hashes: Arc::new(hashes), hashed: HashMap::new(), progress_of: HashMap::new(), root: None },
+        failures: Failures { errors: ErrorList::default(), failed: HashSet::new(), not_kept: NotKept::default() },
         context,
         payload,
         has,
         flows,
-        progress_of: HashMap::new(),
-        hashes: Arc::new(hashes),
-        next_chunk: 0,
-        chunk_count,
-        stored: BitSet::new(chunk_count as usize),
-        again: VecDeque::new(),
-        prepared: VecDeque::new(),
-        assigned: HashMap::new(),
-        filling: HashMap::new(),
-        preparing: 0,
-        checking: 0,
-        hashed: HashMap::new(),
+        files: OutgoingFiles::default(),
         outbox: Outbox::default(),
-        errors: ErrorList::default(),
-        not_kept: NotKept::default(),
-        failed: HashSet::new(),
-        asked_again: HashMap::new(),
         telling,
-        standstill: Standstill::new(),
-        patience,
-        steps: 0,
-        said_all_sent: false,
-        root: None,
-        bytes_delivered: stored_bytes,
         done,
-        rate: RateMeter::new(),
     };
     for report in std::mem::take(&mut sending.has.early_reports) {
         sending.flows.on_report(&report)?;
@@ -340,7 +307,7 @@ impl Sending {
                     }
                 }
                 Some(done) = finished_work.recv() => {
-                    self.steps += 1;
+                    self.pace.steps += 1;
                     self.work_done(done)?;
                 }
                 _ = tick.tick() => {
@@ -363,7 +330,7 @@ impl Sending {
         while self.prepare_ahead() | self.assign_prepared() {}
         self.say_all_sent();
         self.send_outbox().await?;
-        if self.said_all_sent {
+        if self.pace.said_all_sent {
             // While the receiver stores the rest and computes it too.
             self.update_root();
         }
@@ -374,7 +341,7 @@ impl Sending {
         match done {
             Done::Opened { file, result } => {
                 let waiting = self.files.opened(file, result.as_ref().ok().cloned());
-                self.preparing -= waiting.len();
+                self.queue.preparing -= waiting.len();
                 match result {
                     Ok(_) => waiting.into_iter().for_each(|chunk| self.prepare(chunk)),
                     Err(error) => self.fail_file_or_end(error)?,
@@ -383,32 +350,32 @@ impl Sending {
             Done::Filled { chunk, pack, buffer } => self.pack_filled(chunk, pack, buffer)?,
             Done::RangeFilled { chunk, hash, buffer } => self.range_filled(chunk, hash, buffer)?,
             Done::Hole { chunk, hash } => {
-                self.preparing -= 1;
+                self.queue.preparing -= 1;
                 self.outbox.holes.push((chunk, hash));
-                self.hashed.insert(chunk, hash);
+                self.hashing.hashed.insert(chunk, hash);
                 self.chunk_delivered(chunk);
             }
             Done::Proved { chunk, same: Some(hash) } => {
-                self.preparing -= 1;
+                self.queue.preparing -= 1;
                 self.outbox.proven.push(chunk);
                 self.tell_proven(chunk);
-                self.hashed.insert(chunk, hash);
+                self.hashing.hashed.insert(chunk, hash);
                 // The bytes were counted when the partner's plan came.
-                self.bytes_delivered = self.bytes_delivered.saturating_sub(self.chunk_bytes(chunk).into());
+                self.pace.bytes_delivered = self.pace.bytes_delivered.saturating_sub(self.chunk_bytes(chunk).into());
                 self.chunk_delivered(chunk);
             }
             Done::Proved { chunk, same: None } => {
-                self.preparing -= 1;
-                self.bytes_delivered = self.bytes_delivered.saturating_sub(self.chunk_bytes(chunk).into());
+                self.queue.preparing -= 1;
+                self.pace.bytes_delivered = self.pace.bytes_delivered.saturating_sub(self.chunk_bytes(chunk).into());
                 self.chunk_settled(chunk);
-                self.again.push_back(chunk);
+                self.queue.again.push_back(chunk);
             }
             Done::Checked { file, result } => {
-                self.checking -= 1;
+                self.queue.checking -= 1;
                 self.files.forget(file);
                 match result {
                     Ok(()) => {
-                        let hash = self.hashes.get(file as usize).copied().unwrap_or_default();
+                        let hash = self.hashing.hashes.get(file as usize).copied().unwrap_or_default();
                         self.outbox.complete.push((file, hash));
                         self.context.progress.send_modify(|progress| progress.files_done += 1);
                     }
@@ -421,7 +388,7 @@ impl Sending {
 
     fn event(&mut self, tag: usize, event: SendEvent) -> Result<(), TransferError> {
         // A path may open again and again.
-        self.steps += u64::from(!matches!(event, SendEvent::PathOpen { .. } | SendEvent::OthersWait { .. }));
+        self.pace.steps += u64::from(!matches!(event, SendEvent::PathOpen { .. } | SendEvent::OthersWait { .. }));
         if let Some(what) = self.impossible(tag, &event) {
             return Err(self.context.plane.nonsense(what).into());
         }
@@ -432,7 +399,7 @@ impl Sending {
             | SendEvent::Delivered { chunk, .. }
             | SendEvent::ReadFailed { chunk, .. }
             | SendEvent::Withdrawn { chunk }
-                if self.assigned.get(&chunk) != Some(&tag) => {}
+                if self.queue.assigned.get(&chunk) != Some(&tag) => {}
             SendEvent::OthersWait { held } => self.others_wait(held)?,
             SendEvent::PathOpen { stride, rtt_us } => self.flows.path_open(tag, stride, rtt_us),
             SendEvent::PathClosed { errno } => {
@@ -441,13 +408,13 @@ impl Sending {
             SendEvent::Fill { chunk, buffer } => self.fill(chunk, buffer)?,
             SendEvent::Hashed { chunk, hash } => {
                 self.outbox.chunk_hashes.push((chunk, hash));
-                self.hashed.insert(chunk, hash);
+                self.hashing.hashed.insert(chunk, hash);
             }
             SendEvent::Delivered { chunk, times } => {
                 self.context.observer.note(Event::ChunkMoved { times, is_sender: true });
                 self.note_delivery();
                 self.unassign(tag, chunk);
-                self.filling.remove(&chunk);
+                self.queue.filling.remove(&chunk);
                 self.chunk_delivered(chunk);
                 self.send_again_if_asked(chunk);
             }
@@ -470,7 +437,7 @@ impl Sending {
 
     fn unassign(&mut self, tag: usize, chunk: u32) {
         self.flows.settled(tag);
-        self.assigned.remove(&chunk);
+        self.queue.assigned.remove(&chunk);
     }
 
     fn file_of(&self, chunk: u32) -> Option<u32> {
@@ -494,18 +461,18 @@ impl Sending {
     }
 
     fn is_given_up(&self, chunk: u32) -> bool {
-        self.file_of(chunk).is_some_and(|file| self.failed.contains(&file))
+        self.file_of(chunk).is_some_and(|file| self.failures.failed.contains(&file))
     }
 
     /// Notes a file's hash, if the transfer has hashes.
     fn set_hash(&mut self, file: u32, hash: ChunkHash) {
-        if let Some(place) = Arc::make_mut(&mut self.hashes).get_mut(file as usize) {
+        if let Some(place) = Arc::make_mut(&mut self.hashing.hashes).get_mut(file as usize) {
             *place = hash;
         }
     }
 
     fn note_pack_hashes(&mut self, chunk: u32, hashes: &[ChunkHash]) {
-        if self.hashes.is_empty() {
+        if self.hashing.hashes.is_empty() {
             return;
         }
         let Payload::Files { chunks, .. } = &self.payload else { return };
@@ -543,17 +510,18 @@ impl Sending {
     /// Gives up a file: notifies the receiver, and takes its chunks back.
     fn fail_file(&mut self, error: FileError) {
         let file = error.file;
-        if !self.failed.insert(file) {
+        if !self.failures.failed.insert(file) {
             return;
         }
         self.outbox.others.push(Message::FileFailed(error.clone()));
-        self.errors.push(error);
+        self.failures.errors.push(error);
         self.take_chunks_back(file);
     }
 
     fn take_chunks_back(&mut self, file: u32) {
         self.set_hash(file, [0; 32]);
         let of_file: Vec<(u32, usize)> = self
+            .queue
             .assigned
             .iter()
             .filter(|&(&chunk, _)| self.file_of(chunk) == Some(file))
@@ -562,12 +530,12 @@ impl Sending {
         for (chunk, tag) in of_file {
             self.flows.withdraw(tag, chunk);
         }
-        let prepared = std::mem::take(&mut self.prepared);
+        let prepared = std::mem::take(&mut self.queue.prepared);
         for (chunk, source) in prepared {
             if self.file_of(chunk) == Some(file) {
                 self.chunk_settled(chunk);
             } else {
-                self.prepared.push_back((chunk, source));
+                self.queue.prepared.push_back((chunk, source));
             }
         }
         self.files.close_when_unused(file);
@@ -604,7 +572,7 @@ impl Sending {
         match message {
             Message::Feedback(bytes) => {
                 if self.flows.on_report(&bytes)? {
-                    self.standstill.note_arrival(self.flows.moved());
+                    self.pace.standstill.note_arrival(self.flows.moved());
                     let rtt = Duration::from_micros(self.flows.newest_rtt_us().into());
                     let pacing = self.flows.pacing_bits_per_second();
                     self.context.observer.note(Event::Reported {
@@ -625,13 +593,13 @@ impl Sending {
             }
             Message::FileRefused(error) => {
                 let is_file = matches!(&self.payload, Payload::Files { tree, .. } if (error.file as usize) < tree.listing.manifest.len());
-                if is_file && self.failed.insert(error.file) {
-                    self.steps += 1;
+                if is_file && self.failures.failed.insert(error.file) {
+                    self.pace.steps += 1;
                     self.take_chunks_back(error.file);
-                    self.errors.push(error);
+                    self.failures.errors.push(error);
                 }
             }
-            Message::NotKept { count, first } => self.not_kept = self.check_not_kept(count, first)?,
+            Message::NotKept { count, first } => self.failures.not_kept = self.check_not_kept(count, first)?,
             Message::Finished { line, signature, summary } => {
                 return self.finish(&line, &signature, &summary, began).await.map(Some);
             }
@@ -658,9 +626,9 @@ impl Sending {
     }
 
     fn show_progress(&mut self) {
-        let rate = self.rate.update(self.bytes_delivered);
+        let rate = self.pace.rate.update(self.pace.bytes_delivered);
         let (bytes_done, pacing, rtt_us) =
-            (self.bytes_delivered, self.flows.pacing_bits_per_second(), self.flows.newest_rtt_us());
+            (self.pace.bytes_delivered, self.flows.pacing_bits_per_second(), self.flows.newest_rtt_us());
         self.context.progress.send_modify(|progress| {
             progress.bytes_done = bytes_done;
             progress.rate_bits_per_second = rate;

@@ -38,18 +38,18 @@ impl Receiving {
                     return Err(self.context.plane.nonsense("it sent an invalid report").into());
                 };
                 let summary = report.summary;
-                if let Some(new_bytes) = self.new_bytes.get_mut(tag) {
+                if let Some(new_bytes) = self.inbound.new_bytes.get_mut(tag) {
                     *new_bytes = summary.bytes.saturating_sub(summary.duplicate_bytes);
                 }
-                if let Some(opening) = self.opening.get_mut(tag) {
+                if let Some(opening) = self.inbound.opening.get_mut(tag) {
                     opening.note(&summary, Instant::now());
                 }
-                if let Some(delay) = self.report_delays.get_mut(tag) {
-                    let is_late = delay.is_late(summary.interval_us, self.report_interval, Instant::now());
+                if let Some(delay) = self.inbound.report_delays.get_mut(tag) {
+                    let is_late = delay.is_late(summary.interval_us, self.inbound.report_interval, Instant::now());
                     self.context.observer.note(Event::ReportSent { is_late });
                 }
-                self.busy.add(summary.busy_permille, summary.interval_us);
-                self.writing.add(summary.disk_stall_permille, summary.interval_us);
+                self.ending.busy.add(summary.busy_permille, summary.interval_us);
+                self.ending.writing.add(summary.disk_stall_permille, summary.interval_us);
                 self.context.connection.writer.send_urgent(Message::Feedback(bytes))?;
             }
             ReceiveEvent::Astray => self.astray(tag).await?,
@@ -59,20 +59,20 @@ impl Receiving {
             ReceiveEvent::Hand { chunk, .. }
             | ReceiveEvent::Written { chunk, .. }
             | ReceiveEvent::WriteFailed { chunk, .. }
-                if self.came_by.get(&chunk) != Some(&tag) => {}
+                if self.arriving.came_by.get(&chunk) != Some(&tag) => {}
             ReceiveEvent::Hand { chunk, buffer } => {
                 let is_whole = buffer.bytes().len() == self.chunk_bytes(chunk) as usize;
-                if !self.is_handed(chunk) || !is_whole || !self.handed.insert(chunk) {
+                if !self.is_handed(chunk) || !is_whole || !self.arriving.handed.insert(chunk) {
                     return Err(self
                         .context
                         .plane
                         .nonsense("it delivered something that is not a complete pack or part")
                         .into());
                 }
-                if let Some(ChunkContent::Range { file, offset, .. }) = self.chunks.content(chunk) {
+                if let Some(ChunkContent::Range { file, offset, .. }) = self.arriving.chunks.content(chunk) {
                     self.write_part(chunk, file, offset, buffer);
                 } else {
-                    self.packs.insert(chunk, buffer);
+                    self.arriving.packs.insert(chunk, buffer);
                     self.unpack_if_ready(chunk);
                 }
             }
@@ -80,7 +80,7 @@ impl Receiving {
                 // Without its hash it would be taken for verified.
                 let is_possible = self.is_placed(chunk)
                     && hash.is_some() == self.context.options.checksum
-                    && !self.ours.contains_key(&chunk);
+                    && !self.arriving.ours.contains_key(&chunk);
                 if !is_possible {
                     return Err(self
                         .context
@@ -89,10 +89,10 @@ impl Receiving {
                         .into());
                 }
                 self.context.observer.note(Event::ChunkMoved { times, is_sender: false });
-                self.bytes_arrived += u64::from(self.chunk_bytes(chunk));
+                self.tally.bytes_arrived += u64::from(self.chunk_bytes(chunk));
                 match hash {
                     Some(hash) => {
-                        self.ours.insert(chunk, hash);
+                        self.arriving.ours.insert(chunk, hash);
                         self.compare(chunk).await?;
                     }
                     None => self.chunk_verified(chunk, [0; 32]),
@@ -121,11 +121,11 @@ impl Receiving {
     fn cannot_be_of(&self, event: &ReceiveEvent) -> bool {
         match *event {
             ReceiveEvent::Asks { chunk, chunk_bytes } => {
-                chunk >= self.chunk_count || chunk_bytes > self.context.options.chunk_bytes
+                chunk >= self.arriving.chunk_count || chunk_bytes > self.context.options.chunk_bytes
             }
             ReceiveEvent::Hand { chunk, .. }
             | ReceiveEvent::Written { chunk, .. }
-            | ReceiveEvent::WriteFailed { chunk, .. } => chunk >= self.chunk_count,
+            | ReceiveEvent::WriteFailed { chunk, .. } => chunk >= self.arriving.chunk_count,
             _ => false,
         }
     }
@@ -137,13 +137,13 @@ impl Receiving {
         if self.intake.memory_bytes.is_some() {
             return true;
         }
-        let content = self.chunks.content(chunk);
+        let content = self.arriving.chunks.content(chunk);
         matches!(content, Some(ChunkContent::Range { file, .. }) if matches!(self.files.get(file), Some(Writing::Lane(_))))
     }
 
     /// Whether a chunk is handed over when it is whole, and not written by its lane.
     fn is_handed(&self, chunk: u32) -> bool {
-        match self.chunks.content(chunk) {
+        match self.arriving.chunks.content(chunk) {
             _ if self.intake.memory_bytes.is_some() => false,
             Some(ChunkContent::Pack { .. }) => true,
             Some(ChunkContent::Range { file, .. }) => matches!(self.files.get(file), Some(Writing::Here(_))),
@@ -163,32 +163,35 @@ impl Receiving {
             );
             return Err(TransferError::protocol(text));
         }
-        if self.came_by.get(&chunk) == Some(&tag) {
+        if self.arriving.came_by.get(&chunk) == Some(&tag) {
             return Err(self.context.plane.nonsense("it asks twice where a chunk goes").into());
         }
-        if self.verified.contains(chunk) || self.came_by.contains_key(&chunk) || self.holes.contains(chunk) {
+        if self.arriving.verified.contains(chunk)
+            || self.arriving.came_by.contains_key(&chunk)
+            || self.holes.contains(chunk)
+        {
             // It is there, or comes by another flow: what was verified is not written over.
             self.abandon(tag, chunk);
             return Ok(());
         }
         if self.intake.memory_bytes.is_some() {
-            self.came_by.insert(chunk, tag);
+            self.arriving.came_by.insert(chunk, tag);
             self.place(tag, chunk, Sink::Discard);
             return Ok(());
         }
-        let chunks = self.chunks.clone();
+        let chunks = self.arriving.chunks.clone();
         match chunks.content(chunk) {
             None => {}
             Some(ChunkContent::Pack { .. }) => {
-                self.came_by.insert(chunk, tag);
+                self.arriving.came_by.insert(chunk, tag);
                 self.place(tag, chunk, Sink::Hand);
             }
-            Some(ChunkContent::Range { file, .. }) if self.failed.contains(&file) => self.abandon(tag, chunk),
+            Some(ChunkContent::Range { file, .. }) if self.failures.failed.contains(&file) => self.abandon(tag, chunk),
             Some(ChunkContent::Range { file, .. }) => {
-                self.came_by.insert(chunk, tag);
+                self.arriving.came_by.insert(chunk, tag);
                 // What was found in its place will be overwritten, whatever happens to what
                 // arrives.
-                self.offered.remove(&chunk);
+                self.arriving.offered.remove(&chunk);
                 if self.files.get(file).is_some() {
                     self.place_in_file(tag, chunk);
                 } else {
@@ -213,7 +216,7 @@ impl Receiving {
                 self.make_room_for_files();
             }
             let Some((file, beginning)) = self.files.next_to_open(is_full && self.has_too_many_files()) else { return };
-            self.partials_in_motion += 1;
+            self.tally.partials_in_motion += 1;
             let place = self.context.share.piece(Kind::Files);
             let (plane, intake, done) = (self.context.plane.clone(), self.intake.clone(), self.done.clone());
             tokio::spawn(async move {
@@ -231,11 +234,11 @@ impl Receiving {
     /// Closes a file for which nothing comes just now.
     fn make_room_for_files(&mut self) {
         self.context.observer.note(Event::LimitReached(Limit::Files));
-        let of = |&chunk: &u32| match self.chunks.content(chunk) {
+        let of = |&chunk: &u32| match self.arriving.chunks.content(chunk) {
             Some(ChunkContent::Range { file, .. }) => Some(file),
             _ => None,
         };
-        let busy: HashSet<u32> = self.came_by.keys().chain(self.holes.under_way()).filter_map(of).collect();
+        let busy: HashSet<u32> = self.arriving.came_by.keys().chain(self.holes.under_way()).filter_map(of).collect();
         match self.files.close_idle(|file| busy.contains(&file) || self.old.is_copying(file)) {
             // Closing may wait for a file server.
             Some(closing) => drop(tokio::task::spawn_blocking(move || drop(closing))),
@@ -245,12 +248,12 @@ impl Receiving {
     }
 
     pub(super) fn place(&self, tag: usize, chunk: u32, sink: Sink) {
-        let flow = &self.flows[tag];
+        let flow = &self.inbound.flows[tag];
         self.context.plane.command(flow.lane, &Command::Place { flow: flow.slot, chunk, sink });
     }
 
     pub(super) fn place_in_file(&mut self, tag: usize, chunk: u32) {
-        let Some(ChunkContent::Range { file, offset, .. }) = self.chunks.content(chunk) else { return };
+        let Some(ChunkContent::Range { file, offset, .. }) = self.arriving.chunks.content(chunk) else { return };
         let sink = match self.files.get(file) {
             None => return,
             Some(Writing::Here(_)) => Sink::Hand,
@@ -263,7 +266,7 @@ impl Receiving {
     }
 
     pub(super) fn abandon(&self, tag: usize, chunk: u32) {
-        let flow = &self.flows[tag];
+        let flow = &self.inbound.flows[tag];
         self.context.plane.command(flow.lane, &Command::Abandon { flow: flow.slot, chunk });
     }
 
@@ -272,22 +275,22 @@ impl Receiving {
         let checksum = self.context.options.checksum;
         // Before that files may have failed whose zeros are in the pack.
         let is_told = checksum || self.context.connection.version >= PACKS_ARE_TOLD_SINCE;
-        if !self.packs.contains_key(&chunk) || (is_told && !self.pack_hashes.contains_key(&chunk)) {
+        if !self.arriving.packs.contains_key(&chunk) || (is_told && !self.arriving.pack_hashes.contains_key(&chunk)) {
             return;
         }
-        let Some(buffer) = self.packs.remove(&chunk) else { return };
-        let hashes = self.pack_hashes.remove(&chunk).filter(|_| checksum);
-        if let (Some(hashes), Some(ChunkContent::Pack { files, .. })) = (&hashes, self.chunks.content(chunk)) {
+        let Some(buffer) = self.arriving.packs.remove(&chunk) else { return };
+        let hashes = self.arriving.pack_hashes.remove(&chunk).filter(|_| checksum);
+        if let (Some(hashes), Some(ChunkContent::Pack { files, .. })) = (&hashes, self.arriving.chunks.content(chunk)) {
             for (&file, &hash) in files.iter().zip(hashes) {
-                if let Some(place) = self.hashes.get_mut(file as usize) {
+                if let Some(place) = self.tally.hashes.get_mut(file as usize) {
                     *place = hash;
                 }
             }
         }
-        let (intake, chunks, done) = (self.intake.clone(), self.chunks.clone(), self.done.clone());
+        let (intake, chunks, done) = (self.intake.clone(), self.arriving.chunks.clone(), self.done.clone());
         let preserve = self.context.options.preserve;
-        let Some(ChunkContent::Pack { files, .. }) = self.chunks.content(chunk) else { return };
-        let failed: HashSet<u32> = files.iter().copied().filter(|file| self.failed.contains(file)).collect();
+        let Some(ChunkContent::Pack { files, .. }) = self.arriving.chunks.content(chunk) else { return };
+        let failed: HashSet<u32> = files.iter().copied().filter(|file| self.failures.failed.contains(file)).collect();
         let observer = self.context.observer.clone();
         if let Some(sink) = intake.sink.clone() {
             return self.put_pack(chunk, sink, buffer, hashes, failed);
@@ -308,21 +311,23 @@ impl Receiving {
 
     /// Compares both sides' hashes of a chunk once both are there.
     pub(super) async fn compare(&mut self, chunk: u32) -> Result<(), TransferError> {
-        let (Some(&ours), Some(&theirs)) = (self.ours.get(&chunk), self.theirs.get(&chunk)) else { return Ok(()) };
-        self.ours.remove(&chunk);
+        let (Some(&ours), Some(&theirs)) = (self.arriving.ours.get(&chunk), self.arriving.theirs.get(&chunk)) else {
+            return Ok(());
+        };
+        self.arriving.ours.remove(&chunk);
         if ours == theirs {
-            self.theirs.remove(&chunk);
+            self.arriving.theirs.remove(&chunk);
             self.chunk_verified(chunk, ours);
             return Ok(());
         }
-        self.bytes_arrived = self.bytes_arrived.saturating_sub(self.chunk_bytes(chunk).into());
-        self.theirs.remove(&chunk);
+        self.tally.bytes_arrived = self.tally.bytes_arrived.saturating_sub(self.chunk_bytes(chunk).into());
+        self.arriving.theirs.remove(&chunk);
         self.try_again(chunk).await
     }
 
     /// Asks for a chunk once more, unless that has been done often enough.
     pub(super) async fn try_again(&mut self, chunk: u32) -> Result<(), TransferError> {
-        let tries = self.tries.entry(chunk).or_insert(0);
+        let tries = self.arriving.tries.entry(chunk).or_insert(0);
         *tries += 1;
         if *tries >= TRIES_MAX {
             let text = format!(
@@ -331,9 +336,9 @@ impl Receiving {
             );
             return Err(TransferError::here(RefusalCode::Verification, text));
         }
-        self.handed.remove(&chunk);
+        self.arriving.handed.remove(&chunk);
         // It may come by any flow now.
-        if let Some(flow) = self.came_by.remove(&chunk).and_then(|tag| self.flows.get(tag)) {
+        if let Some(flow) = self.arriving.came_by.remove(&chunk).and_then(|tag| self.inbound.flows.get(tag)) {
             self.context.plane.command(flow.lane, &Command::Reopen { flow: flow.slot, chunk });
         }
         self.context.connection.writer.send(Message::SendAgain(vec![chunk])).await?;
@@ -342,14 +347,14 @@ impl Receiving {
 
     /// A chunk's bytes are written and are the sender's.
     pub(super) fn chunk_verified(&mut self, chunk: u32, hash: ChunkHash) {
-        self.came_by.remove(&chunk);
-        self.verified.insert(chunk);
-        self.steps += 1;
+        self.arriving.came_by.remove(&chunk);
+        self.arriving.verified.insert(chunk);
+        self.tally.steps += 1;
         if self.intake.memory_bytes.is_some() {
-            self.memory_left = self.memory_left.saturating_sub(1);
+            self.tally.memory_left = self.tally.memory_left.saturating_sub(1);
             return;
         }
-        let chunks = self.chunks.clone();
+        let chunks = self.arriving.chunks.clone();
         let Some(ChunkContent::Range { file, part, .. }) = chunks.content(chunk) else { return };
         let hash = self.context.options.checksum.then_some(hash);
         self.files.chunk_verified(file, chunk, part, hash, false);
@@ -357,7 +362,7 @@ impl Receiving {
     }
 
     pub(super) fn finish_file_if_ready(&mut self, file: u32) {
-        if self.failed.contains(&file) {
+        if self.failures.failed.contains(&file) {
             return;
         }
         self.use_old(file);
@@ -369,7 +374,7 @@ impl Receiving {
             self.fail_wrong_whole(file);
             return;
         };
-        if let (Some(place), Some(hash)) = (self.hashes.get_mut(file as usize), whole.hash) {
+        if let (Some(place), Some(hash)) = (self.tally.hashes.get_mut(file as usize), whole.hash) {
             *place = hash;
         }
         let (intake, done) = (self.intake.clone(), self.done.clone());
@@ -398,9 +403,9 @@ impl Receiving {
             let text = format!("{path} is full: make room and start the transfer again; it resumes where it stopped");
             return Err(TransferError::here(RefusalCode::NoSpace, text));
         }
-        let chunks = self.chunks.clone();
+        let chunks = self.arriving.chunks.clone();
         match chunks.content(chunk) {
-            Some(ChunkContent::Range { file, .. }) if !self.failed.contains(&file) => {
+            Some(ChunkContent::Range { file, .. }) if !self.failures.failed.contains(&file) => {
                 self.fail_file_or_end(unwritable(&self.intake.name(file), file, errno.unwrap_or(Errno::IO)))
             }
             _ => Ok(()),

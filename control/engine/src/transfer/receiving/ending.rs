@@ -2,15 +2,16 @@
 //! result.
 
 use std::sync::PoisonError;
+use std::time::Instant;
 
 use culvert_model::result::{ResultError, ResultParts, TransferResult, bounded};
 use culvert_model::would::Direction;
 use culvert_objects::fs::destination::attributes::NotKept;
-use culvert_protocol::control::{Message, NOT_KEPT_IS_TOLD_SINCE, ReceiverSummary, RefusalCode};
+use culvert_protocol::control::{Message, NOT_KEPT_IS_TOLD_SINCE, ReceiverSummary, RefusalCode, SenderSummary};
 use culvert_protocol::names::printable;
 use culvert_protocol::receipt::{Receipt, Statement, sign_line, verify_line};
 use culvert_protocol::verdict::{ReceiverTimes, verdict};
-use culvert_system::processor_time::millicycles_per_byte;
+use culvert_system::processor_time::{CpuMeter, millicycles_per_byte};
 
 use crate::transfer::dry_run::Found;
 use crate::transfer::error::TransferError;
@@ -18,20 +19,54 @@ use crate::transfer::file_errors::named_errors;
 use crate::transfer::receiving::{Done, LeftJournal, Received, Receiving, unix_ms};
 use crate::transfer::root_of;
 
+/// What the statement of a transfer is made of, and how far its end has come.
+#[derive(Debug)]
+pub(super) struct Ending {
+    pub(super) sender: Option<SenderSummary>,
+    /// Whether the end has begun.
+    pub(super) is_concluding: bool,
+    pub(super) finish_sent: Option<Statement>,
+    pub(super) line: String,
+    pub(super) receiver: Option<ReceiverSummary>,
+    pub(super) busy: WeightedMean,
+    pub(super) writing: WeightedMean,
+    pub(super) cpu: CpuMeter,
+    pub(super) began: Instant,
+    pub(super) began_unix_ms: u64,
+}
+
+/// A mean of parts per thousand, weighted with the time that each stands for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct WeightedMean {
+    sum: f64,
+    weight: f64,
+}
+
+impl WeightedMean {
+    pub(super) fn add(&mut self, permille: u32, weight_us: u32) {
+        self.sum += f64::from(permille) * f64::from(weight_us);
+        self.weight += f64::from(weight_us);
+    }
+
+    pub(super) fn part(self) -> f64 {
+        if self.weight > 0.0 { self.sum / self.weight / 1e3 } else { 0.0 }
+    }
+}
+
 impl Receiving {
     /// When everything is stored: makes the last of it durable and computes the root, outside the
     /// runtime's thread.
     pub(super) fn conclude_if_done(&mut self) {
-        let has_work = self.files_left > 0 || self.memory_left > 0 || self.partials_in_motion > 0;
-        if self.sender.is_none() || self.is_concluding || has_work {
+        let has_work = self.tally.files_left > 0 || self.tally.memory_left > 0 || self.tally.partials_in_motion > 0;
+        if self.ending.sender.is_none() || self.ending.is_concluding || has_work {
             return;
         }
-        self.is_concluding = true;
+        self.ending.is_concluding = true;
         let (intake, done) = (self.intake.clone(), self.done.clone());
         let (preserve, overwrite) = (self.context.options.preserve, self.context.options.overwrite);
         let has_root = self.context.options.checksum && self.intake.memory_bytes.is_none();
         // Nothing is stored any more, so nothing needs the hashes but the root.
-        let (hashes, failed) = (std::mem::take(&mut self.hashes), self.failed.clone());
+        let (hashes, failed) = (std::mem::take(&mut self.tally.hashes), self.failures.failed.clone());
         let version = self.context.connection.version;
         tokio::task::spawn_blocking(move || {
             let stored = |file: u32| !intake.is_skipped(file) && !failed.contains(&file);
@@ -46,20 +81,20 @@ impl Receiving {
 
     /// Everything is stored: states it, signs it, and sends it.
     pub(super) async fn state_what_is_stored(&mut self, root: String) -> Result<(), TransferError> {
-        let Some(sender) = self.sender else { return Ok(()) };
-        let bytes_stored = self.intake.memory_bytes.unwrap_or(self.bytes_stored);
-        let times = ReceiverTimes { busy: self.busy.part(), writing: self.writing.part() };
+        let Some(sender) = self.ending.sender else { return Ok(()) };
+        let bytes_stored = self.intake.memory_bytes.unwrap_or(self.tally.bytes_stored);
+        let times = ReceiverTimes { busy: self.ending.busy.part(), writing: self.ending.writing.part() };
         let verdict = verdict(&sender.times, &times, sender.rate_was_asked_for);
         let statement = Statement {
             culvert_receipt: 1,
             transfer: self.context.id.to_string(),
             sender: self.context.connection.partner,
             receiver: self.context.identity.public_key(),
-            began_unix_ms: self.began_unix_ms,
+            began_unix_ms: self.ending.began_unix_ms,
             ended_unix_ms: unix_ms(),
             // What was compared is proved, whoever stored it.
-            files: self.files_stored.saturating_add(self.old.same_count()),
-            files_failed: self.errors.count,
+            files: self.tally.files_stored.saturating_add(self.old.same_count()),
+            files_failed: self.failures.errors.count,
             bytes: bytes_stored.saturating_add(self.old.same_bytes),
             root_blake3: root,
             segments_sent: sender.segments_sent,
@@ -67,62 +102,65 @@ impl Receiving {
             cipher: self.context.options.cipher.name().to_owned(),
             verdict: verdict.text.clone(),
         };
-        let cpu_us = self.cpu.elapsed_us();
-        let resumed_bytes = self.intake.resumed_bytes + self.reused_bytes;
-        let moved = self.bytes_arrived.saturating_sub(resumed_bytes).saturating_sub(self.old.same_bytes);
+        let cpu_us = self.ending.cpu.elapsed_us();
+        let resumed_bytes = self.intake.resumed_bytes + self.tally.reused_bytes;
+        let moved = self.tally.bytes_arrived.saturating_sub(resumed_bytes).saturating_sub(self.old.same_bytes);
         let summary = ReceiverSummary {
-            files_stored: self.files_stored,
+            files_stored: self.tally.files_stored,
             files_skipped: self.intake.skipped_files().saturating_add(self.old.same_count()),
-            files_failed: self.errors.count,
+            files_failed: self.failures.errors.count,
             bytes_stored,
             resumed_bytes,
             cpu_us,
             millicycles_per_byte: millicycles_per_byte(cpu_us, moved),
             verdict,
         };
-        self.not_kept = std::mem::take(&mut *self.intake.not_kept.lock().unwrap_or_else(PoisonError::into_inner));
-        if self.not_kept.count > 0 && self.context.connection.version >= NOT_KEPT_IS_TOLD_SINCE {
-            let NotKept { count, first } = self.not_kept.clone();
+        self.failures.not_kept =
+            std::mem::take(&mut *self.intake.not_kept.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.failures.not_kept.count > 0 && self.context.connection.version >= NOT_KEPT_IS_TOLD_SINCE {
+            let NotKept { count, first } = self.failures.not_kept.clone();
             self.context.connection.writer.send(Message::NotKept { count, first }).await?;
         }
-        self.line = statement.to_line();
-        let signature = sign_line(&self.context.identity, &self.line).to_vec();
-        let message = Message::Finished { line: self.line.clone(), signature, summary: summary.clone() };
+        self.ending.line = statement.to_line();
+        let signature = sign_line(&self.context.identity, &self.ending.line).to_vec();
+        let message = Message::Finished { line: self.ending.line.clone(), signature, summary: summary.clone() };
         self.context.connection.writer.send(message).await?;
-        self.receiver = Some(summary);
-        self.finish_sent = Some(statement);
+        self.ending.receiver = Some(summary);
+        self.ending.finish_sent = Some(statement);
         Ok(())
     }
 
     /// The sender has signed too: the transfer is over.
     pub(super) async fn countersigned(&mut self, signature: &[u8]) -> Result<Received, TransferError> {
-        let (Some(statement), Some(receiver), Some(sender)) = (&self.finish_sent, &self.receiver, &self.sender) else {
+        let (Some(statement), Some(receiver), Some(sender)) =
+            (&self.ending.finish_sent, &self.ending.receiver, &self.ending.sender)
+        else {
             return Err(TransferError::protocol("it signed a receipt that it was not given"));
         };
-        verify_line(self.context.connection.partner, &self.line, signature).map_err(|_| {
+        verify_line(self.context.connection.partner, &self.ending.line, signature).map_err(|_| {
             TransferError::here(RefusalCode::Verification, "the partner's signature does not belong to the receipt")
         })?;
         let receipt = Receipt {
-            line: self.line.clone(),
+            line: self.ending.line.clone(),
             sender_signature: signature.try_into().unwrap_or([0; 64]),
-            receiver_signature: sign_line(&self.context.identity, &self.line),
+            receiver_signature: sign_line(&self.context.identity, &self.ending.line),
         };
         let name = |file| printable(&self.intake.name(file));
-        let left_out = self.left_out.iter().map(ResultError::from);
+        let left_out = self.failures.left_out.iter().map(ResultError::from);
         let result = TransferResult::new(ResultParts {
             id: self.context.id,
             statement,
             sender,
             receiver,
-            seconds: self.began.elapsed().as_secs_f64(),
-            flows: self.flows.len() as u16,
+            seconds: self.ending.began.elapsed().as_secs_f64(),
+            flows: self.inbound.flows.len() as u16,
             cipher: self.context.options.cipher,
             files_total: self.intake.manifest.file_count(),
             others_made: self.intake.others_made(),
-            errors: bounded(named_errors(&self.errors.listed, name).chain(left_out)),
-            error_count: self.errors.count.saturating_add(sender.problems),
-            warnings: bounded(named_errors(&self.not_kept.first, name)),
-            warning_count: self.not_kept.count,
+            errors: bounded(named_errors(&self.failures.errors.listed, name).chain(left_out)),
+            error_count: self.failures.errors.count.saturating_add(sender.problems),
+            warnings: bounded(named_errors(&self.failures.not_kept.first, name)),
+            warning_count: self.failures.not_kept.count,
         });
         let partner = self.context.connection.reader.take();
         Ok(Received { result, receipt: Some(receipt), partner, journal: LeftJournal(self.intake.clone()) })
@@ -132,7 +170,7 @@ impl Receiving {
     pub(super) fn dry_result(&self) -> TransferResult {
         let (intake, foretold) = (&self.intake, self.intake.foretold.as_ref());
         let name = |file| printable(&intake.name(file));
-        let (count, first) = &self.would_leave_out;
+        let (count, first) = &self.failures.would_leave_out;
         let found = Found {
             direction: Direction::Receive,
             manifest: &intake.manifest,

@@ -97,21 +97,21 @@ impl Receiving {
     pub(super) fn take_holes(&mut self, holes: Vec<(u32, ChunkHash)>) -> Result<(), TransferError> {
         for (chunk, hash) in holes {
             self.check_chunk_number(chunk)?;
-            let Some(ChunkContent::Range { file, .. }) = self.chunks.content(chunk) else {
+            let Some(ChunkContent::Range { file, .. }) = self.arriving.chunks.content(chunk) else {
                 return Err(TransferError::protocol("it has a hole in a pack"));
             };
-            if self.failed.contains(&file) {
+            if self.failures.failed.contains(&file) {
                 continue;
             }
             // There can be a hole only where nothing has come, nor come and been found wrong.
-            let has_come = self.verified.contains(chunk) || self.came_by.contains_key(&chunk);
-            if has_come || self.tries.contains_key(&chunk) || !self.holes.under_way.insert(chunk) {
+            let has_come = self.arriving.verified.contains(chunk) || self.arriving.came_by.contains_key(&chunk);
+            if has_come || self.arriving.tries.contains_key(&chunk) || !self.holes.under_way.insert(chunk) {
                 return Err(TransferError::protocol(format!(
                     "it has a hole where it has sent bytes, or a hole already (chunk {chunk})"
                 )));
             }
             // What was found in its place will be zeros.
-            self.offered.remove(&chunk);
+            self.arriving.offered.remove(&chunk);
             self.holes.waiting.push_back(Hole { chunk, hash });
         }
         self.hash_holes();
@@ -126,7 +126,7 @@ impl Receiving {
         self.holes.is_hashing = true;
         let next: Vec<Hole> = self.holes.waiting.drain(..AT_ONCE.min(self.holes.waiting.len())).collect();
         let (checksum, chunk_bytes) = (self.context.options.checksum, self.context.options.chunk_bytes);
-        let (intake, chunks, done) = (self.intake.clone(), self.chunks.clone(), self.done.clone());
+        let (intake, chunks, done) = (self.intake.clone(), self.arriving.chunks.clone(), self.done.clone());
         let helper = self.context.share.hole_helper();
         tokio::spawn(async move {
             // One at a time for each partner, and not all of the time: what a message of a few
@@ -150,8 +150,8 @@ impl Receiving {
             if !is_of_zeros {
                 return Err(TransferError::protocol("its hash of a hole is not that of zeros"));
             }
-            let Some(ChunkContent::Range { file, .. }) = self.chunks.content(chunk) else { continue };
-            if self.failed.contains(&file) {
+            let Some(ChunkContent::Range { file, .. }) = self.arriving.chunks.content(chunk) else { continue };
+            if self.failures.failed.contains(&file) {
                 self.holes.under_way.remove(&chunk);
             } else if self.files.get(file).is_some() {
                 self.punch(chunk, hash);
@@ -164,11 +164,11 @@ impl Receiving {
 
     /// Makes a hole in a file that is open, unless it was given up.
     pub(super) fn punch(&mut self, chunk: u32, hash: ChunkHash) {
-        let Some(ChunkContent::Range { file, offset, bytes, .. }) = self.chunks.content(chunk) else { return };
-        if let Some(Writing::Here(writer)) = self.files.get(file).filter(|_| !self.failed.contains(&file)) {
+        let Some(ChunkContent::Range { file, offset, bytes, .. }) = self.arriving.chunks.content(chunk) else { return };
+        if let Some(Writing::Here(writer)) = self.files.get(file).filter(|_| !self.failures.failed.contains(&file)) {
             return self.write_zeros(chunk, hash, writer);
         }
-        let partial = self.files.partial(file).filter(|_| !self.failed.contains(&file));
+        let partial = self.files.partial(file).filter(|_| !self.failures.failed.contains(&file));
         let Some(partial) = partial else {
             self.holes.under_way.remove(&chunk);
             return;
@@ -189,13 +189,13 @@ impl Receiving {
         result: Result<(), FileError>,
     ) -> Result<(), TransferError> {
         self.holes.under_way.remove(&chunk);
-        let Some(ChunkContent::Range { file, bytes, .. }) = self.chunks.content(chunk) else { return Ok(()) };
-        if self.failed.contains(&file) {
+        let Some(ChunkContent::Range { file, bytes, .. }) = self.arriving.chunks.content(chunk) else { return Ok(()) };
+        if self.failures.failed.contains(&file) {
             return Ok(());
         }
         match result {
             Ok(()) => {
-                self.bytes_arrived = self.bytes_arrived.saturating_add(bytes.into());
+                self.tally.bytes_arrived = self.tally.bytes_arrived.saturating_add(bytes.into());
                 self.chunk_verified(chunk, hash);
                 Ok(())
             }

@@ -27,30 +27,30 @@ impl Receiving {
                 for (chunk, hash) in hashes {
                     self.check_chunk_number(chunk)?;
                     // Files in packs have hashes of their own, and what is verified needs no other.
-                    if self.verified.contains(chunk)
-                        || matches!(self.chunks.content(chunk), Some(ChunkContent::Pack { .. }))
+                    if self.arriving.verified.contains(chunk)
+                        || matches!(self.arriving.chunks.content(chunk), Some(ChunkContent::Pack { .. }))
                     {
                         continue;
                     }
-                    if self.theirs.len() >= WAITING_HASHES_MAX {
+                    if self.arriving.theirs.len() >= WAITING_HASHES_MAX {
                         return Err(TransferError::protocol("it names hashes of far more chunks than it sends"));
                     }
-                    self.theirs.insert(chunk, hash);
+                    self.arriving.theirs.insert(chunk, hash);
                     self.compare(chunk).await?;
                 }
             }
             Message::PackHashes { chunk, hashes } => {
                 let wanted = |files: &[u32]| if self.context.options.checksum { files.len() } else { 0 };
-                let fits = matches!(self.chunks.content(chunk), Some(ChunkContent::Pack { files, .. }) if hashes.len() == wanted(files));
+                let fits = matches!(self.arriving.chunks.content(chunk), Some(ChunkContent::Pack { files, .. }) if hashes.len() == wanted(files));
                 if !fits {
                     return Err(TransferError::protocol(format!(
                         "it names hashes of chunk {chunk}, which is not a pack"
                     )));
                 }
-                if self.verified.contains(chunk) {
+                if self.arriving.verified.contains(chunk) {
                     return Ok(None);
                 }
-                self.pack_hashes.insert(chunk, hashes);
+                self.arriving.pack_hashes.insert(chunk, hashes);
                 self.unpack_if_ready(chunk);
             }
             Message::Holes(holes) => self.take_holes(holes)?,
@@ -73,15 +73,15 @@ impl Receiving {
                 let is_left = (error.file as usize) < self.intake.manifest.len()
                     && self.intake.manifest.file_bytes(error.file).is_some()
                     && self.intake.is_sent(error.file);
-                if !is_left || self.stored.contains(error.file) || self.files.is_finishing(error.file) {
+                if !is_left || self.tally.stored.contains(error.file) || self.files.is_finishing(error.file) {
                     return Err(TransferError::protocol("it gives up a file that it does not send"));
                 }
                 self.fail_file(error, false);
             }
-            Message::RefusedHere => self.is_refused_there = true,
-            Message::LeftOut(left_out) => self.left_out = left_out,
+            Message::RefusedHere => self.inbound.is_refused_there = true,
+            Message::LeftOut(left_out) => self.failures.left_out = left_out,
             Message::AllSent(summary) => {
-                self.sender = Some(summary);
+                self.ending.sender = Some(summary);
                 self.context.progress.send_modify(|progress| progress.phase = Phase::Finishing);
             }
             Message::Countersigned { signature } => return self.countersigned(&signature).await.map(Some),
@@ -92,7 +92,7 @@ impl Receiving {
     }
 
     pub(super) fn check_chunk_number(&self, chunk: u32) -> Result<(), TransferError> {
-        if chunk < self.chunk_count {
+        if chunk < self.arriving.chunk_count {
             return Ok(());
         }
         Err(TransferError::protocol(format!("it names a chunk {chunk} that the transfer does not have")))
@@ -100,19 +100,22 @@ impl Receiving {
 
     /// A chunk that was here already is the sender's.
     pub(super) fn proven(&mut self, chunk: u32) -> Result<(), TransferError> {
-        let chunks = self.chunks.clone();
+        let chunks = self.arriving.chunks.clone();
         let Some(ChunkContent::Range { file, part, .. }) = chunks.content(chunk) else {
             return Err(TransferError::protocol("it proves a pack, which nobody asked for"));
         };
         // Only what was found to be undamaged was offered, and nothing that came meanwhile counts
         // twice.
-        let offered =
-            self.offered.remove(&chunk).filter(|_| !self.came_by.contains_key(&chunk) && !self.holes.contains(chunk));
+        let offered = self
+            .arriving
+            .offered
+            .remove(&chunk)
+            .filter(|_| !self.arriving.came_by.contains_key(&chunk) && !self.holes.contains(chunk));
         let Some(hash) = offered else {
             return Err(TransferError::protocol("it proves a chunk that is not stored"));
         };
-        self.verified.insert(chunk);
-        self.steps = self.steps.saturating_add(1);
+        self.arriving.verified.insert(chunk);
+        self.tally.steps = self.tally.steps.saturating_add(1);
         // What an earlier attempt stored is where it belongs, stands in its journal and counted
         // from the beginning; what the old file has does neither.
         if !self.proved_in_old(file, chunk, part, hash) {
@@ -129,7 +132,7 @@ impl Receiving {
                 let before = u64::from(chunk).saturating_mul(chunk_bytes);
                 u32::try_from(bytes.saturating_sub(before).min(chunk_bytes)).unwrap_or(u32::MAX)
             }
-            None => self.chunks.content(chunk).map_or(0, |content| content.bytes()),
+            None => self.arriving.chunks.content(chunk).map_or(0, |content| content.bytes()),
         }
     }
 }

@@ -110,7 +110,7 @@ impl Receiving {
     /// Returns the bytes that were hashed.
     pub(super) async fn prove_old_files(&mut self) -> Result<u64, TransferError> {
         let intake = self.intake.clone();
-        let first_chunks: HashMap<u32, u32> = self.chunks.files().collect();
+        let first_chunks: HashMap<u32, u32> = self.arriving.chunks.files().collect();
         let mut bytes = 0u64;
         for compared in &intake.compared {
             let Some(&first) = first_chunks.get(&compared.file) else { continue };
@@ -126,12 +126,12 @@ impl Receiving {
             let Ok(installed) = plane.install_file(&old.buffered, old.direct.as_ref()).await else { continue };
             let hashed = self.hash_chunks(installed.slot(), first..first + compared.parts as u32).await?;
             bytes += hashed.iter().map(|&(chunk, _)| u64::from(self.chunk_bytes(chunk))).sum::<u64>();
-            self.offered.extend(hashed);
+            self.arriving.offered.extend(hashed);
             let new_bytes = intake.manifest.file_bytes(file).unwrap_or(0);
             let comparison = Comparison {
                 version: old.version,
                 proved: Vec::new(),
-                chunks: self.chunks.chunks_of_file(new_bytes),
+                chunks: self.arriving.chunks.chunks_of_file(new_bytes),
                 may_be_same: old.version.bytes == new_bytes,
                 is_keeping: false,
                 copying: 0,
@@ -147,15 +147,15 @@ impl Receiving {
         let Some(old) = self.old.files.get_mut(&file) else { return false };
         old.proved.push(ProvedChunk { chunk, part, hash });
         let bytes = u64::from(self.chunk_bytes(chunk));
-        self.reused_bytes = self.reused_bytes.saturating_add(bytes);
-        self.bytes_arrived = self.bytes_arrived.saturating_add(bytes);
+        self.tally.reused_bytes = self.tally.reused_bytes.saturating_add(bytes);
+        self.tally.bytes_arrived = self.tally.bytes_arrived.saturating_add(bytes);
         true
     }
 
     /// Does what can be done with what was proved of a file: keeps it, copies from it, or waits.
     pub(super) fn use_old(&mut self, file: u32) {
         let Some(old) = self.old.files.get(&file) else { return };
-        if old.proved.is_empty() || old.is_keeping || self.failed.contains(&file) {
+        if old.proved.is_empty() || old.is_keeping || self.failures.failed.contains(&file) {
             return;
         }
         let has_all = old.proved.len() as u64 == old.chunks;
@@ -196,13 +196,13 @@ impl Receiving {
         hash: ChunkHash,
         result: Result<Kept, FileError>,
     ) -> Result<(), TransferError> {
-        if self.failed.contains(&file) {
+        if self.failures.failed.contains(&file) {
             return Ok(());
         }
         match result {
             Ok(Kept::Yes) => {
                 self.old.files.remove(&file);
-                if let Some(place) = self.hashes.get_mut(file as usize) {
+                if let Some(place) = self.tally.hashes.get_mut(file as usize) {
                     *place = hash;
                 }
                 let _ = self.files.close(file);
@@ -227,15 +227,15 @@ impl Receiving {
             self.files_stored(&[file]);
             return;
         }
-        if !self.stored.insert(file) {
+        if !self.tally.stored.insert(file) {
             return;
         }
         let bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
         self.old.same.insert(file);
         self.old.same_bytes = self.old.same_bytes.saturating_add(bytes);
-        self.reused_bytes = self.reused_bytes.saturating_sub(bytes);
-        self.files_left = self.files_left.saturating_sub(1);
-        self.steps = self.steps.saturating_add(1);
+        self.tally.reused_bytes = self.tally.reused_bytes.saturating_sub(bytes);
+        self.tally.files_left = self.tally.files_left.saturating_sub(1);
+        self.tally.steps = self.tally.steps.saturating_add(1);
         self.context.progress.send_modify(|progress| progress.files_done += 1);
     }
 
@@ -246,7 +246,7 @@ impl Receiving {
         let proved = std::mem::take(&mut old.proved);
         old.copying = old.copying.saturating_add(1);
         let version = old.version;
-        let range_of = |chunk: u32| match self.chunks.content(chunk) {
+        let range_of = |chunk: u32| match self.arriving.chunks.content(chunk) {
             Some(ChunkContent::Range { offset, bytes, .. }) => Some((offset, bytes)),
             _ => None,
         };
@@ -290,7 +290,7 @@ impl Receiving {
         if let Some(old) = self.old.files.get_mut(&file) {
             old.copying = old.copying.saturating_sub(1);
         }
-        if self.failed.contains(&file) {
+        if self.failures.failed.contains(&file) {
             return Ok(());
         }
         let Copied { right, wrong, error } = copied;
@@ -305,14 +305,14 @@ impl Receiving {
         }
         for &chunk in &wrong {
             let bytes = u64::from(self.chunk_bytes(chunk));
-            self.verified.remove(chunk);
-            self.reused_bytes = self.reused_bytes.saturating_sub(bytes);
-            self.bytes_arrived = self.bytes_arrived.saturating_sub(bytes);
+            self.arriving.verified.remove(chunk);
+            self.tally.reused_bytes = self.tally.reused_bytes.saturating_sub(bytes);
+            self.tally.bytes_arrived = self.tally.bytes_arrived.saturating_sub(bytes);
         }
         for part in wrong.chunks(1_000) {
             self.context.connection.writer.send(Message::SendAgain(part.to_vec())).await?;
         }
-        self.steps = self.steps.saturating_add(1);
+        self.tally.steps = self.tally.steps.saturating_add(1);
         self.finish_file_if_ready(file);
         Ok(())
     }

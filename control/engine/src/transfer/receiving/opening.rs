@@ -61,7 +61,7 @@ impl Receiving {
     pub(super) async fn open_flows(&mut self, events: &EventSender<ReceiveEvent>) -> Result<(), TransferError> {
         self.prove_stored_chunks().await?;
         let offered_bytes = self.prove_old_files().await?;
-        let proofs: Vec<(u32, ChunkHash)> = self.offered.iter().map(|(&chunk, &hash)| (chunk, hash)).collect();
+        let proofs: Vec<(u32, ChunkHash)> = self.arriving.offered.iter().map(|(&chunk, &hash)| (chunk, hash)).collect();
         for part in proofs.chunks(1_000) {
             self.context.connection.writer.send(Message::Proofs(part.to_vec())).await?;
         }
@@ -73,14 +73,16 @@ impl Receiving {
             flows => flows.into(),
         };
         // Each flow keeps a bit for each chunk of the transfer.
-        let affordable = (CHUNK_BITS_MAX / u64::from(self.chunk_count.max(1))).max(1) as usize;
-        let flows =
-            wanted.min(self.chunk_count as usize).min(culvert_protocol::control::FLOWS_MAX.into()).min(affordable);
+        let affordable = (CHUNK_BITS_MAX / u64::from(self.arriving.chunk_count.max(1))).max(1) as usize;
+        let flows = wanted
+            .min(self.arriving.chunk_count as usize)
+            .min(culvert_protocol::control::FLOWS_MAX.into())
+            .min(affordable);
         let permitted = flows.min(FLOWS_PER_TRANSFER_AND_LANE * lanes);
         let mut offers = Vec::new();
         for nth in 0..permitted {
             let (lane, partner_lane) = ((nth % lanes) as u16, nth % partner_lanes);
-            let tag = self.flows.len();
+            let tag = self.inbound.flows.len();
             let wanted = WantedFlow { tag, holder: self.context.share.holder(), has_others: tag > 0 };
             let slot = match plane.take_receive_slot(lane, wanted, events) {
                 Ok(slot) => slot,
@@ -95,10 +97,10 @@ impl Receiving {
             let port = self.context.partner_lane_ports.get(partner_lane).copied().unwrap_or(0);
             let partner = SocketAddr::new(canonical(self.context.connection.address.ip()), port);
             let place = Place::new(partner, plane.lanes()[usize::from(lane)].port, (nth / lanes) as u32);
-            self.flows.push(ReceivingFlow { id, lane, slot, place });
-            self.new_bytes.push(0);
-            self.opening.push(Default::default());
-            self.report_delays.push(Default::default());
+            self.inbound.flows.push(ReceivingFlow { id, lane, slot, place });
+            self.inbound.new_bytes.push(0);
+            self.inbound.opening.push(Default::default());
+            self.inbound.report_delays.push(Default::default());
             let open = OpenReceive {
                 lane,
                 slot,
@@ -107,7 +109,7 @@ impl Receiving {
                 secret: self.context.connection.secret.clone(),
                 cipher: self.context.options.cipher,
                 partner,
-                chunk_count: self.chunk_count,
+                chunk_count: self.arriving.chunk_count,
                 chunk_bytes: self.context.options.chunk_bytes,
                 checksum: self.context.options.checksum,
                 interval_us: REPORT_INTERVAL_US,
@@ -119,7 +121,7 @@ impl Receiving {
             self.context.observer.note(Event::LimitReached(Limit::Flows));
         }
         let stored_bytes = self.intake.resumed_bytes + offered_bytes;
-        self.offered_at = Some(Instant::now());
+        self.inbound.offered_at = Some(Instant::now());
         self.context.connection.writer.send(Message::PlanEnd { flows: offers, stored_bytes }).await?;
         self.place_flows().await?;
         self.context.progress.send_modify(|progress| progress.phase = Phase::Moving);
@@ -129,7 +131,7 @@ impl Receiving {
     /// Reads the chunks that an earlier attempt stored and keeps those that still have their hash.
     async fn prove_stored_chunks(&mut self) -> Result<(), TransferError> {
         let intake = self.intake.clone();
-        let first_chunks: HashMap<u32, u32> = self.chunks.files().collect();
+        let first_chunks: HashMap<u32, u32> = self.arriving.chunks.files().collect();
         for begun in &intake.begun {
             let Some(&first) = first_chunks.get(&begun.file) else { continue };
             let (left, place) = (Beginning::Left(begun.left), self.context.share.piece(Kind::Files));
@@ -139,7 +141,7 @@ impl Receiving {
             let then: HashMap<u32, ChunkHash> =
                 begun.chunks.iter().filter_map(|&(part, hash)| Some((first + part as u32, hash?))).collect();
             let now = self.hash_chunks(opened.slot(), chunks.into_iter()).await?;
-            self.offered.extend(now.into_iter().filter(|(chunk, hash)| then.get(chunk) == Some(hash)));
+            self.arriving.offered.extend(now.into_iter().filter(|(chunk, hash)| then.get(chunk) == Some(hash)));
             self.files.leave(begun.file, opened.left());
             tokio::task::spawn_blocking(move || drop(opened));
         }
@@ -160,7 +162,7 @@ impl Receiving {
             while running.len() < CHECKS_PER_LANE * lanes
                 && let Some(chunk) = chunks.next()
             {
-                let Some(ChunkContent::Range { file, offset, bytes, .. }) = self.chunks.content(chunk) else {
+                let Some(ChunkContent::Range { file, offset, bytes, .. }) = self.arriving.chunks.content(chunk) else {
                     continue;
                 };
                 let file_bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
@@ -185,7 +187,7 @@ impl Receiving {
             return self.put_empty(empty);
         }
         for part in empty.chunks(1_024) {
-            self.committer.store_empty(part.to_vec());
+            self.committing.committer.store_empty(part.to_vec());
         }
     }
 }

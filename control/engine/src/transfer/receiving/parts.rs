@@ -70,19 +70,19 @@ impl Receiving {
         written: Result<Option<ChunkHash>, FileError>,
     ) -> Result<(), TransferError> {
         // Its file was given up meanwhile.
-        if !self.came_by.contains_key(&chunk) {
+        if !self.arriving.came_by.contains_key(&chunk) {
             return Ok(());
         }
-        self.handed.remove(&chunk);
+        self.arriving.handed.remove(&chunk);
         match written {
             Err(error) => self.fail_file_or_end(error),
             Ok(hash) => {
-                self.bytes_arrived = self.bytes_arrived.saturating_add(self.chunk_bytes(chunk).into());
+                self.tally.bytes_arrived = self.tally.bytes_arrived.saturating_add(self.chunk_bytes(chunk).into());
                 let Some(hash) = hash else {
                     self.chunk_verified(chunk, [0; 32]);
                     return Ok(());
                 };
-                self.ours.insert(chunk, hash);
+                self.arriving.ours.insert(chunk, hash);
                 self.compare(chunk).await
             }
         }
@@ -90,7 +90,7 @@ impl Receiving {
 
     /// Writes the zeros of a hole.
     pub(super) fn write_zeros(&self, chunk: u32, hash: ChunkHash, writer: Arc<dyn PartWriter>) {
-        let Some(ChunkContent::Range { file, offset, bytes, .. }) = self.chunks.content(chunk) else { return };
+        let Some(ChunkContent::Range { file, offset, bytes, .. }) = self.arriving.chunks.content(chunk) else { return };
         let (intake, done) = (self.intake.clone(), self.done.clone());
         tokio::task::spawn_blocking(move || {
             let steps = (0..bytes).step_by(ZEROS.len());
@@ -112,7 +112,7 @@ impl Receiving {
         hashes: Option<Vec<ChunkHash>>,
         failed: HashSet<u32>,
     ) {
-        let (intake, chunks, done) = (self.intake.clone(), self.chunks.clone(), self.done.clone());
+        let (intake, chunks, done) = (self.intake.clone(), self.arriving.chunks.clone(), self.done.clone());
         let observer = self.context.observer.clone();
         tokio::task::spawn_blocking(move || {
             let began = Instant::now();
@@ -156,7 +156,7 @@ impl Receiving {
             .filter(|file| !is_file(file) && self.intake.is_sent(*file))
             .collect();
         // The transfer does not end before.
-        self.partials_in_motion += 1;
+        self.tally.partials_in_motion += 1;
         tokio::task::spawn_blocking(move || {
             let mut put = Put::default();
             for file in others.into_iter().chain(files) {
@@ -173,18 +173,18 @@ impl Receiving {
             if is_mismatched {
                 return self.try_again(chunk).await;
             }
-            self.came_by.remove(&chunk);
-            self.verified.insert(chunk);
-            self.steps += 1;
-            self.bytes_arrived = self.bytes_arrived.saturating_add(self.chunk_bytes(chunk).into());
+            self.arriving.came_by.remove(&chunk);
+            self.arriving.verified.insert(chunk);
+            self.tally.steps += 1;
+            self.tally.bytes_arrived = self.tally.bytes_arrived.saturating_add(self.chunk_bytes(chunk).into());
         } else {
-            self.partials_in_motion -= 1;
+            self.tally.partials_in_motion -= 1;
         }
         for error in failed {
             if self.intake.manifest.file_bytes(error.file).is_some() {
                 self.fail_file_or_end(error)?;
             } else {
-                self.errors.push(error.clone());
+                self.failures.errors.push(error.clone());
                 self.context.connection.writer.send(Message::FileRefused(error)).await?;
             }
         }

@@ -43,9 +43,9 @@ impl Receiving {
     /// hash can be computed.
     pub(super) async fn place_flows(&mut self) -> Result<(), TransferError> {
         let Some(hash) = self.movable().and_then(Placement::hash) else { return Ok(()) };
-        for tag in 0..self.flows.len() {
+        for tag in 0..self.inbound.flows.len() {
             let Some(placement) = self.movable() else { break };
-            let flow = &self.flows[tag];
+            let flow = &self.inbound.flows[tag];
             let destination = SocketAddr::new(canonical(self.context.connection.local_address.ip()), flow.place.port);
             let port = placement.better_port(&hash, flow.place.source, destination, flow.lane, flow.place.nth);
             if let Some(port) = port {
@@ -58,8 +58,8 @@ impl Receiving {
     /// Most of a flow arrived through the kernel lately: it is moved if other lanes' queues are the
     /// reason.
     pub(super) async fn astray(&mut self, tag: usize) -> Result<(), TransferError> {
-        let place = self.flows[tag].place;
-        let settling = SETTLING + 2 * self.rtt;
+        let place = self.inbound.flows[tag].place;
+        let settling = SETTLING + 2 * self.inbound.rtt;
         if self.movable().is_none()
             || place.moves >= MOVES_MAX
             || place.moved_at.is_some_and(|at| at.elapsed() < settling)
@@ -69,7 +69,7 @@ impl Receiving {
         // An interface that is down, or a way that does not lead over it, is no reason.
         let Some(census) = self.context.plane.census().await else { return Ok(()) };
         let wrong_queue = census.queues.iter().fold(0u64, |sum, queue| sum.saturating_add(queue.wrong_queue));
-        if std::mem::replace(&mut self.wrong_queue_seen, wrong_queue) == wrong_queue {
+        if std::mem::replace(&mut self.inbound.wrong_queue_seen, wrong_queue) == wrong_queue {
             return Ok(());
         }
         self.move_flow(tag, Placement::guessed_port(random_u32())).await
@@ -82,7 +82,7 @@ impl Receiving {
     }
 
     async fn move_flow(&mut self, tag: usize, source_port: u16) -> Result<(), TransferError> {
-        let flow = &mut self.flows[tag];
+        let flow = &mut self.inbound.flows[tag];
         flow.place.moves += 1;
         flow.place.moved_at = Some(Instant::now());
         let flow_id = flow.id;

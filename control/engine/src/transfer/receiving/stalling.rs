@@ -55,14 +55,14 @@ impl Receiving {
     /// Grows with everything that brings the transfer further, and is bounded by what it moves.
     fn progress(&self) -> u64 {
         // What has come is the lanes' word.
-        self.new_bytes.iter().fold(self.steps, |sum, &bytes| sum.saturating_add(bytes))
+        self.inbound.new_bytes.iter().fold(self.tally.steps, |sum, &bytes| sum.saturating_add(bytes))
     }
 
     /// Looks whether the transfer gets anywhere.
     pub(super) fn check_patience(&mut self) -> Result<(), TransferError> {
-        let mut patience = self.patience;
+        let mut patience = self.tally.patience;
         let checked = patience.check(self.progress(), Instant::now(), || self.outstanding());
-        self.patience = patience;
+        self.tally.patience = patience;
         checked
     }
 
@@ -70,21 +70,22 @@ impl Receiving {
     /// first datagrams are probes, which wait for nothing: if none has come by a flow, none comes
     /// through; if they go on coming and nothing else does, the answers to them do not.
     pub(super) fn closed_path(&self) -> Option<ClosedPath> {
-        self.offered_at.filter(|at| at.elapsed() > UNOPENED_NOTICE)?;
+        self.inbound.offered_at.filter(|at| at.elapsed() > UNOPENED_NOTICE)?;
         let ports: Vec<u16> = self
+            .inbound
             .flows
             .iter()
-            .zip(&self.opening)
+            .zip(&self.inbound.opening)
             .filter(|(_, opening)| opening.packets == 0)
             .filter_map(|(flow, _)| Some(self.context.plane.lanes().get(usize::from(flow.lane))?.port))
             .collect();
         if !ports.is_empty() {
             let closed = ClosedPath::from_partner(&self.context, ports);
             // The sender knows, and what is open here is not to be opened.
-            let met = if self.is_refused_there { Errno::PERM.raw_os_error() } else { 0 };
+            let met = if self.inbound.is_refused_there { Errno::PERM.raw_os_error() } else { 0 };
             return Some(closed.because(met));
         }
-        let is_probed = self.opening.iter().any(|opening| opening.is_probed(Instant::now()));
+        let is_probed = self.inbound.opening.iter().any(|opening| opening.is_probed(Instant::now()));
         is_probed.then(|| ClosedPath::of_answers(&self.context))
     }
 
@@ -106,7 +107,7 @@ impl Receiving {
     }
 
     fn outstanding(&self) -> String {
-        let (files, under_way) = (self.files_left, self.came_by.len());
+        let (files, under_way) = (self.tally.files_left, self.arriving.came_by.len());
         {
             let (files, chunks) = (counted(files, "file"), counted(under_way, "chunk"));
             format!("{files} and {chunks} are outstanding; {}", self.who_owes())
@@ -115,15 +116,20 @@ impl Receiving {
 
     /// Whose turn it is, and for what.
     fn who_owes(&self) -> String {
-        if self.partials_in_motion > 0 || self.syncing || (self.is_concluding && self.finish_sent.is_none()) {
+        if self.tally.partials_in_motion > 0
+            || self.committing.syncing
+            || (self.ending.is_concluding && self.ending.finish_sent.is_none())
+        {
             return "waiting for this host's disks".to_owned();
         }
-        if self.finish_sent.is_some() {
+        if self.ending.finish_sent.is_some() {
             return "waiting for the sender's signature".to_owned();
         }
         let mut owed = Vec::new();
-        let (without_hash, incomplete) =
-            (self.ours.len() + self.packs.len(), self.came_by.len().saturating_sub(self.ours.len() + self.packs.len()));
+        let (without_hash, incomplete) = (
+            self.arriving.ours.len() + self.arriving.packs.len(),
+            self.arriving.came_by.len().saturating_sub(self.arriving.ours.len() + self.arriving.packs.len()),
+        );
         if incomplete > 0 {
             owed.push(format!("the rest of {} that it started", counted(incomplete, "chunk")));
         }
@@ -134,7 +140,7 @@ impl Receiving {
         if whole > 0 {
             owed.push(format!("confirmation that {} did not change", counted(whole, "whole file")));
         }
-        if self.sender.is_none() {
+        if self.ending.sender.is_none() {
             owed.push("confirmation that it sent everything".to_owned());
         }
         if owed.is_empty() {
@@ -150,10 +156,10 @@ impl Receiving {
     /// [`TransferError`] that says what the transfer waits for.
     pub(super) fn others_wait(&mut self, incomplete: u32, whole: u32) -> Result<(), TransferError> {
         self.check_patience()?;
-        let still = self.patience.still_for(Instant::now());
+        let still = self.tally.patience.still_for(Instant::now());
         // Whole chunks wait for a disk, but for packs whose hashes have not come.
-        let is_senders = incomplete > 0 || whole as usize <= self.packs.len();
-        if still < HOLDING_PATIENCE || !is_senders || self.partials_in_motion > 0 {
+        let is_senders = incomplete > 0 || whole as usize <= self.arriving.packs.len();
+        if still < HOLDING_PATIENCE || !is_senders || self.tally.partials_in_motion > 0 {
             return Ok(());
         }
         self.context.observer.note(Event::LimitReached(Limit::Buffers));

@@ -19,16 +19,16 @@ use crate::transfer::sending::{Payload, Sending, Sent};
 impl Sending {
     /// Announces that everything is sent, when it is; again if something had to be sent once more.
     pub(super) fn say_all_sent(&mut self) {
-        let is_idle = self.next_chunk >= self.chunk_count
-            && self.again.is_empty()
-            && self.prepared.is_empty()
-            && self.preparing == 0
-            && self.assigned.is_empty()
-            && self.checking == 0;
-        if !is_idle || self.said_all_sent {
+        let is_idle = self.queue.next_chunk >= self.queue.chunk_count
+            && self.queue.again.is_empty()
+            && self.queue.prepared.is_empty()
+            && self.queue.preparing == 0
+            && self.queue.assigned.is_empty()
+            && self.queue.checking == 0;
+        if !is_idle || self.pace.said_all_sent {
             return;
         }
-        self.said_all_sent = true;
+        self.pace.said_all_sent = true;
         if let Payload::Files { tree, .. } = &self.payload
             && !tree.listing.problems.is_empty()
         {
@@ -40,14 +40,14 @@ impl Sending {
     }
 
     pub(super) fn summary(&self) -> SenderSummary {
-        let cpu_us = self.cpu.elapsed_us();
+        let cpu_us = self.pace.cpu.elapsed_us();
         let problems = match &self.payload {
             Payload::Files { tree, .. } => tree.listing.problem_count,
             Payload::Memory { .. } => 0,
         };
         SenderSummary {
             cpu_us,
-            millicycles_per_byte: millicycles_per_byte(cpu_us, self.bytes_delivered),
+            millicycles_per_byte: millicycles_per_byte(cpu_us, self.pace.bytes_delivered),
             problems,
             ..self.flows.summary()
         }
@@ -74,7 +74,7 @@ impl Sending {
             && statement.sender == identity.public_key()
             && statement.receiver == partner
             && root == statement.root_blake3;
-        if !is_ours || !self.said_all_sent {
+        if !is_ours || !self.pace.said_all_sent {
             let text = "the partner's receipt does not match what this node sent: the data must be checked by hand";
             return Err(TransferError::here(RefusalCode::Verification, text));
         }
@@ -93,8 +93,8 @@ impl Sending {
                 let name = |file| printable(tree.listing.manifest.entry(file).name);
                 let problems = tree.listing.problems.iter().map(ResultError::from);
                 let others_made = self.has.others_made(&tree.listing.manifest);
-                let errors = bounded(named_errors(&self.errors.listed, name).chain(problems));
-                let warnings = bounded(named_errors(&self.not_kept.first, name));
+                let errors = bounded(named_errors(&self.failures.errors.listed, name).chain(problems));
+                let warnings = bounded(named_errors(&self.failures.not_kept.first, name));
                 (tree.listing.manifest.file_count(), others_made, errors, warnings)
             }
             Payload::Memory { .. } => (0, 0, Vec::new(), Vec::new()),
@@ -110,9 +110,9 @@ impl Sending {
             files_total,
             others_made,
             errors,
-            error_count: self.errors.count.saturating_add(summary.problems),
+            error_count: self.failures.errors.count.saturating_add(summary.problems),
             warnings,
-            warning_count: self.not_kept.count,
+            warning_count: self.failures.not_kept.count,
         });
         self.flows.close();
         Ok(Sent { result, receipt: Some(receipt), partner: self.context.connection.reader.take() })
@@ -121,27 +121,28 @@ impl Sending {
     /// Lets a helper compute the root of everything that was stored, as the receiver does too,
     /// unless one has.
     pub(super) fn update_root(&mut self) {
-        let failed_count = self.failed.len();
-        if self.root.as_ref().is_some_and(|(known, _)| *known == failed_count) {
+        let failed_count = self.failures.failed.len();
+        if self.hashing.root.as_ref().is_some_and(|(known, _)| *known == failed_count) {
             return;
         }
         let tree = match &self.payload {
             Payload::Files { tree, .. } if self.context.options.checksum => Some(tree.clone()),
             _ => None,
         };
-        let (skipped, failed, hashes) = (self.has.skipped.clone(), self.failed.clone(), self.hashes.clone());
+        let (skipped, failed, hashes) =
+            (self.has.skipped.clone(), self.failures.failed.clone(), self.hashing.hashes.clone());
         let version = self.context.connection.version;
         let computing = tokio::task::spawn_blocking(move || {
             let stored = |file: u32| !skipped.contains(&file) && !failed.contains(&file);
             tree.map_or_else(String::new, |tree| root_of(&tree.listing.manifest, &hashes, version, stored))
         });
-        self.root = Some((failed_count, computing));
+        self.hashing.root = Some((failed_count, computing));
     }
 
     /// The root of everything that was stored.
     async fn root(&mut self) -> String {
         self.update_root();
-        match self.root.take() {
+        match self.hashing.root.take() {
             Some((_, computing)) => match computing.await {
                 Ok(root) => root,
                 Err(error) => std::panic::resume_unwind(error.into_panic()),

@@ -32,7 +32,7 @@ impl Sending {
             | SendEvent::Delivered { chunk, .. }
             | SendEvent::ReadFailed { chunk, .. }
             | SendEvent::Withdrawn { chunk }
-                if chunk >= self.chunk_count =>
+                if chunk >= self.queue.chunk_count =>
             {
                 Some("it sent an event of a chunk that the transfer does not have")
             }
@@ -41,16 +41,22 @@ impl Sending {
             | SendEvent::Delivered { chunk, .. }
             | SendEvent::ReadFailed { chunk, .. }
             | SendEvent::Withdrawn { chunk }
-                if self.assigned.get(&chunk) != Some(&tag) =>
+                if self.queue.assigned.get(&chunk) != Some(&tag) =>
             {
                 None
             }
             SendEvent::Hashed { chunk, .. } if !self.is_hashed(chunk) => Some("it hashed something it was not to hash"),
-            SendEvent::Hashed { chunk, .. } if self.hashed.contains_key(&chunk) => Some("it hashed a chunk twice"),
-            SendEvent::Delivered { chunk, .. } if self.is_hashed(chunk) && !self.hashed.contains_key(&chunk) => {
+            SendEvent::Hashed { chunk, .. } if self.hashing.hashed.contains_key(&chunk) => {
+                Some("it hashed a chunk twice")
+            }
+            SendEvent::Delivered { chunk, .. }
+                if self.is_hashed(chunk) && !self.hashing.hashed.contains_key(&chunk) =>
+            {
                 Some("it delivered a chunk that it has not hashed")
             }
-            SendEvent::Delivered { chunk, .. } if self.is_filled(chunk) && self.filling.get(&chunk) != Some(&false) => {
+            SendEvent::Delivered { chunk, .. }
+                if self.is_filled(chunk) && self.queue.filling.get(&chunk) != Some(&false) =>
+            {
                 Some("it delivered a chunk that is not filled")
             }
             SendEvent::ReadFailed { chunk, .. } if self.file_of(chunk).is_none() => {

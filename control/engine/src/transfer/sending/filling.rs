@@ -22,7 +22,7 @@ impl Sending {
             return Err(self.context.plane.nonsense("it asks for a measurement to be filled").into());
         };
         let (tree, chunks) = (tree.clone(), chunks.clone());
-        if !self.is_filled(chunk) || self.filling.insert(chunk, true).is_some() {
+        if !self.is_filled(chunk) || self.queue.filling.insert(chunk, true).is_some() {
             return Err(self
                 .context
                 .plane
@@ -64,11 +64,11 @@ impl Sending {
         hash: Result<ChunkHash, FileError>,
         buffer: LentBuffer,
     ) -> Result<(), TransferError> {
-        self.filling.insert(chunk, false);
+        self.queue.filling.insert(chunk, false);
         match hash {
             Ok(hash) if self.context.options.checksum => {
                 self.outbox.chunk_hashes.push((chunk, hash));
-                self.hashed.insert(chunk, hash);
+                self.hashing.hashed.insert(chunk, hash);
             }
             Ok(_) => {}
             // Its chunks are taken back before this one can go.
@@ -86,7 +86,7 @@ impl Sending {
         pack: FilledPack,
         buffer: LentBuffer,
     ) -> Result<(), TransferError> {
-        self.filling.insert(chunk, false);
+        self.queue.filling.insert(chunk, false);
         let is_told = self.context.options.checksum || self.context.connection.version >= PACKS_ARE_TOLD_SINCE;
         for error in pack.failed {
             // An older receiver would store the file as it is in the pack.

@@ -18,14 +18,14 @@ impl Sending {
     pub(super) fn prepare_ahead(&mut self) -> bool {
         let ahead = PREPARING_PER_FLOW * self.flows.len();
         let mut began = false;
-        while self.preparing + self.prepared.len() < ahead {
-            let chunk = match self.again.pop_front() {
+        while self.queue.preparing + self.queue.prepared.len() < ahead {
+            let chunk = match self.queue.again.pop_front() {
                 Some(chunk) => chunk,
                 // Chunks of open files come before those of others, so these are delivered and
                 // closed whatever waits here.
-                None if self.next_chunk < self.chunk_count && self.has_place_for(self.next_chunk) => {
-                    self.next_chunk += 1;
-                    self.next_chunk - 1
+                None if self.queue.next_chunk < self.queue.chunk_count && self.has_place_for(self.queue.next_chunk) => {
+                    self.queue.next_chunk += 1;
+                    self.queue.next_chunk - 1
                 }
                 None => break,
             };
@@ -38,15 +38,15 @@ impl Sending {
     /// Hands prepared chunks to flows that have room; whether any was handed over.
     pub(super) fn assign_prepared(&mut self) -> bool {
         let mut assigned = false;
-        while let Some(&(chunk, source)) = self.prepared.front() {
+        while let Some(&(chunk, source)) = self.queue.prepared.front() {
             let Some(tag) = self.flows.with_room(self.left()) else { break };
-            self.prepared.pop_front();
+            self.queue.prepared.pop_front();
             assigned = true;
             if self.is_given_up(chunk) {
                 self.chunk_settled(chunk);
                 continue;
             }
-            self.assigned.insert(chunk, tag);
+            self.queue.assigned.insert(chunk, tag);
             self.flows.assign(tag, chunk, self.chunk_bytes(chunk), source);
         }
         assigned
@@ -62,28 +62,32 @@ impl Sending {
 
     /// Chunks that are not delivered yet.
     pub(super) fn left(&self) -> usize {
-        let untouched = (self.chunk_count - self.next_chunk) as usize;
-        untouched + self.again.len() + self.prepared.len() + self.preparing + self.assigned.len()
+        let untouched = (self.queue.chunk_count - self.queue.next_chunk) as usize;
+        untouched
+            + self.queue.again.len()
+            + self.queue.prepared.len()
+            + self.queue.preparing
+            + self.queue.assigned.len()
     }
 
     /// Begins whatever a chunk needs before it can be assigned.
     pub(super) fn prepare(&mut self, chunk: u32) {
         let Payload::Files { tree, chunks } = &self.payload else {
-            self.prepared.push_back((chunk, Source::Memory));
+            self.queue.prepared.push_back((chunk, Source::Memory));
             return;
         };
         match chunks.content(chunk) {
             None => {}
-            Some(ChunkContent::Pack { .. }) => self.prepared.push_back((chunk, Source::Fill)),
+            Some(ChunkContent::Pack { .. }) => self.queue.prepared.push_back((chunk, Source::Fill)),
             Some(ChunkContent::Range { file, .. }) => {
-                if self.failed.contains(&file) {
+                if self.failures.failed.contains(&file) {
                     return;
                 }
                 let (tree, chunks) = (tree.clone(), chunks.clone());
                 if let Some(opened) = self.files.get(file) {
                     self.prepare_range(chunk, &opened, &tree, &chunks);
                 } else {
-                    self.preparing += 1;
+                    self.queue.preparing += 1;
                     if self.files.wait_for(file, chunk) {
                         let done = self.done.clone();
                         let (plane, earlier) = (self.context.plane.clone(), self.files.version(file));
@@ -114,7 +118,7 @@ impl Sending {
         if let Some(theirs) = self.has.proofs.remove(&chunk) {
             self.check_proof(chunk, Range { file_bytes, offset, bytes }, reading, theirs);
         } else if opened.is_hole(offset, bytes) {
-            self.preparing += 1;
+            self.queue.preparing += 1;
             let (done, checksum, chunk_bytes) =
                 (self.done.clone(), self.context.options.checksum, self.context.options.chunk_bytes);
             tokio::spawn(async move {
@@ -130,13 +134,13 @@ impl Sending {
                 Reading::Lanes(file) => Source::File(FileRange { file, offset, file_bytes }),
                 Reading::Ranges(_) => Source::Fill,
             };
-            self.prepared.push_back((chunk, source));
+            self.queue.prepared.push_back((chunk, source));
         }
     }
 
     /// Hashes a chunk that the partner says it has.
     fn check_proof(&mut self, chunk: u32, range: Range, reading: Reading, theirs: ChunkHash) {
-        self.preparing += 1;
+        self.queue.preparing += 1;
         let (plane, done) = (self.context.plane.clone(), self.done.clone());
         let chunk_bytes = self.context.options.chunk_bytes;
         let lane = (chunk as usize % plane.lanes().len()) as u16;

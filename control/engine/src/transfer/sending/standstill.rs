@@ -48,16 +48,16 @@ impl Standstill {
 impl Sending {
     /// A chunk was delivered.
     pub(super) fn note_delivery(&mut self) {
-        self.standstill.sent_at_delivery = self.flows.moved().sent_bytes;
+        self.pace.standstill.sent_at_delivery = self.flows.moved().sent_bytes;
     }
 
     /// The receiver says that chunks are stored. Said again they are no news.
     pub(super) fn note_stored(&mut self, stored: &[Run]) {
         for run in stored {
-            let end = run.first.saturating_add(run.count).min(self.chunk_count);
+            let end = run.first.saturating_add(run.count).min(self.queue.chunk_count);
             for chunk in run.first..end {
-                if self.stored.insert(chunk) {
-                    self.steps += 1;
+                if self.queue.stored.insert(chunk) {
+                    self.pace.steps += 1;
                     self.tell_chunk(chunk);
                 }
             }
@@ -71,8 +71,8 @@ impl Sending {
     /// [`TransferError`] that says so.
     pub(super) fn others_wait(&self, held: u32) -> Result<(), TransferError> {
         // What waits for this host's disks is not the receiver's matter.
-        let is_ours = self.preparing > 0 || self.checking > 0;
-        let still = self.patience.still_for(Instant::now());
+        let is_ours = self.queue.preparing > 0 || self.queue.checking > 0;
+        let still = self.pace.patience.still_for(Instant::now());
         if is_ours || held == 0 || still < HOLDING_PATIENCE {
             return Ok(());
         }
@@ -80,7 +80,7 @@ impl Sending {
         let text = format!(
             "the transfer holds buffers that transfers with other partners wait for, and the receiver has taken nothing for {} s              ({} under way): it is ended, and goes on from what is stored when it is asked for again",
             still.as_secs(),
-            counted(self.assigned.len(), "chunk")
+            counted(self.queue.assigned.len(), "chunk")
         );
         Err(TransferError::here(RefusalCode::Temporary, text))
     }
@@ -92,7 +92,7 @@ impl Sending {
     pub(super) fn check_patience(&mut self) -> Result<(), TransferError> {
         // No more can have arrived than was sent, whatever the reports say.
         let arrived = self.flows.arrived_bytes().min(self.flows.moved().sent_bytes);
-        let (assigned, preparing, checking) = (self.assigned.len(), self.preparing, self.checking);
+        let (assigned, preparing, checking) = (self.queue.assigned.len(), self.queue.preparing, self.queue.checking);
         let owes = match (preparing + checking, assigned) {
             (0, 0) => "waiting for the receiver's statement of what is stored",
             (0, _) => "waiting for the receiver to give credit for them or to confirm their arrival",
@@ -109,7 +109,7 @@ impl Sending {
                 agree(checking, "is", "are")
             )
         };
-        self.patience.check(self.steps.saturating_add(arrived), Instant::now(), outstanding)
+        self.pace.patience.check(self.pace.steps.saturating_add(arrived), Instant::now(), outstanding)
     }
 
     /// Tells the transfer's user of a way that has not opened, or that nothing takes any more, long
@@ -119,9 +119,9 @@ impl Sending {
             return;
         }
         let unreached = self.flows.unreached_ports();
-        let notice = if !unreached.is_empty() && self.standstill.began.elapsed() > UNOPENED_NOTICE {
+        let notice = if !unreached.is_empty() && self.pace.standstill.began.elapsed() > UNOPENED_NOTICE {
             Some(path_closed(&self.context, &self.flows, self.flows.probes_met()).text())
-        } else if unreached.is_empty() && self.standstill.arrived.0.elapsed() > OUTAGE_NOTICE {
+        } else if unreached.is_empty() && self.pace.standstill.arrived.0.elapsed() > OUTAGE_NOTICE {
             let address = canonical(self.context.connection.address.ip());
             let seconds = OUTAGE_NOTICE.as_secs();
             Some(format!(
@@ -139,9 +139,9 @@ impl Sending {
         let connection = &self.context.connection;
         let is_refused = self.flows.probes_met() == Errno::PERM.raw_os_error();
         let understands = connection.version >= OWN_FIREWALLS_ARE_TOLD_SINCE;
-        if !self.standstill.has_told && is_refused && understands && !self.flows.unreached_ports().is_empty() {
+        if !self.pace.standstill.has_told && is_refused && understands && !self.flows.unreached_ports().is_empty() {
             connection.writer.send_urgent(Message::RefusedHere)?;
-            self.standstill.has_told = true;
+            self.pace.standstill.has_told = true;
         }
         Ok(())
     }
@@ -152,15 +152,15 @@ impl Sending {
     /// [`TransferError`] that says why it does not.
     pub(super) fn check_standstill(&mut self) -> Result<(), TransferError> {
         let moved = self.flows.moved();
-        if self.assigned.is_empty() {
-            self.standstill.note_arrival(moved);
+        if self.queue.assigned.is_empty() {
+            self.pace.standstill.note_arrival(moved);
             return Ok(());
         }
-        let (since, then) = self.standstill.arrived;
+        let (since, then) = self.pace.standstill.arrived;
         let elapsed = since.elapsed();
         // A disk that is slow on either side is waited for.
         if moved.waited.saturating_sub(then.waited) > elapsed / 2 {
-            self.standstill.note_arrival(moved);
+            self.pace.standstill.note_arrival(moved);
         } else if elapsed > SILENCE_TIMEOUT {
             let address = canonical(self.context.connection.address.ip());
             let text = format!(
@@ -170,8 +170,8 @@ impl Sending {
             );
             return Err(TransferError::here(RefusalCode::Temporary, text));
         }
-        let under_way: u64 = self.assigned.keys().map(|&chunk| u64::from(self.chunk_bytes(chunk))).sum();
-        let sent = moved.sent_bytes.saturating_sub(self.standstill.sent_at_delivery);
+        let under_way: u64 = self.queue.assigned.keys().map(|&chunk| u64::from(self.chunk_bytes(chunk))).sum();
+        let sent = moved.sent_bytes.saturating_sub(self.pace.standstill.sent_at_delivery);
         if sent > REPETITIONS_MAX * (under_way + u64::from(u16::MAX)) {
             // Whether it lies, or one of the two control processes was stalled so that nothing read
             // what the flows received, cannot be seen here.

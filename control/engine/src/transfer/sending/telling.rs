@@ -83,7 +83,7 @@ impl Sending {
     fn tell_file(&mut self, file: u32) {
         let (Some(telling), Some(names)) = (&mut self.telling, &self.context.names) else { return };
         let Payload::Files { tree, .. } = &self.payload else { return };
-        if !self.failed.contains(&file) && telling.told.insert(file) {
+        if !self.failures.failed.contains(&file) && telling.told.insert(file) {
             names.add(
                 &printable(tree.listing.manifest.entry(file).name),
                 tree.listing.manifest.file_bytes(file).unwrap_or(0),
