@@ -4,7 +4,8 @@ use std::io::ErrorKind;
 use std::net::{Ipv6Addr, SocketAddr};
 
 use culvert_model::exit_code::ExitCode;
-use culvert_node::reception::{Admission, SpareDescriptor, listen};
+use culvert_node::admission::Admission;
+use culvert_node::reception::{SpareDescriptor, listen};
 use culvert_node::settings::{Origin, Ports, Settings, SettingsError};
 use culvert_node::state::StateDirectory;
 use culvert_objects::fs::destination::Reach;

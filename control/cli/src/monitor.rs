@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use culvert_model::exit_code::ExitCode;
 use culvert_model::units::show_rate;
-use culvert_node::api::NodeStatus;
+use culvert_node::api::status::NodeStatus;
 use culvert_node::settings::Settings;
 use culvert_node::state::StateDirectory;
 use culvert_protocol::foreign_text::plain_lines;

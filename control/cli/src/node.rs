@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_model::exit_code::ExitCode;
+use culvert_node::admission::Admission;
 use culvert_node::api::Api;
 use culvert_node::node::Node;
-use culvert_node::reception::{Admission, SpareDescriptor, listen};
+use culvert_node::reception::{SpareDescriptor, listen};
 use culvert_node::settings::{Flags, Settings};
 use culvert_node::state::StateDirectory;
 use culvert_node::{log_lines, tuning};
@@ -74,7 +75,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     let spare = SpareDescriptor::take().map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
     let port = listener.local_addr().map_err(CommandError::failed)?.port();
     node.path.configure(settings.paths.clone(), port);
-    culvert_node::path::service::start(&node).await.map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
+    culvert_node::path_services::start(&node).await.map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
     let metrics = match settings.metrics.value {
         Some(address) => Some(bind(address, "metrics", "--metrics").await?),
         None => None,
@@ -106,7 +107,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     if let Some(metrics) = metrics {
         tokio::spawn(api.serve_metrics(metrics));
     }
-    tokio::spawn(culvert_node::partner_hosts::keep_known(node.clone()));
+    tokio::spawn(culvert_node::partner_hosts::keep_known(node.doorman.clone(), node.profiles.clone()));
     tokio::spawn(log_lines::tell_what_was_left_out());
     let listening = tokio::spawn(listen(node.clone(), listener, spare, Admission::Profiles));
     tokio::spawn(tuning::keep(tuning::directory_in(&tuning::state_of_host(&settings))));

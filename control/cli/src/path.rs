@@ -11,8 +11,9 @@ use std::fs::File;
 use culvert_model::exit_code::ExitCode;
 use culvert_model::request::Target;
 use culvert_node::path::check::{PathCheck, Side};
-use culvert_node::path::conduct::{Plan, check};
+use culvert_node::path::conduct::check;
 use culvert_node::path::grades::{Finding, findings};
+use culvert_node::path::plan::Plan;
 use culvert_node::path::{page, records};
 use culvert_node::settings::Settings;
 use culvert_node::state::StateDirectory;
@@ -93,7 +94,7 @@ async fn run_check(global: &GlobalArgs, settings: &Settings, args: CheckArgs) ->
     };
     let busy = transfers_under_way(&state).await;
     let mut found = tokio::select! {
-        found = check(&node, &target, &plan, &mut tell) => found?,
+        found = check(&node.engine, &node.profiles, &target, &plan, &mut tell) => found?,
         code = crate::node::interrupted() => return Err(CommandError::new(code, "interrupted")),
     };
     found.transfers_meanwhile = busy.max(transfers_under_way(&state).await);

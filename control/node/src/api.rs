@@ -4,8 +4,10 @@
 //! The socket belongs to the user who runs the node and to nobody else; whoever may open it may do
 //! what that user may. The metrics' port serves nothing but metrics.
 
+pub mod answers;
 pub mod captures;
 pub mod serving;
+pub mod status;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -19,8 +21,6 @@ use axum::{Json, Router};
 use culvert_engine::clock::unix_ms;
 use culvert_engine::records::LiveTransfer;
 use culvert_engine::transfer::blocking;
-use culvert_link::counters::{LaneCounter, LaneCounters};
-use culvert_link::kernel_bypass::Census;
 use culvert_model::record::{RecordState, TransferRecord};
 use culvert_model::request::{Movement, Target, TransferRequest};
 use culvert_model::typed_path::TypedPath;
@@ -32,11 +32,12 @@ use culvert_system::log_limit::{self, About};
 use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
-use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
+use crate::api::answers::{Submitted, error};
 use crate::api::captures::Captures;
+use crate::api::status::{DataPlaneStatus, NodeStatus};
 use crate::capture::CaptureOptions;
 use crate::node::{Node, carry_out};
 use crate::registry::new_transfer_id;
@@ -70,158 +71,6 @@ pub struct Api {
     captures: Captures,
     /// Metrics are gathered by one at a time, however many ask: it takes files and a helper's time.
     gathering: Arc<Semaphore>,
-}
-
-/// The answer to a submission.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Submitted {
-    /// The new transfer's id.
-    pub transfer: String,
-}
-
-/// An error of the API.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ApiError {
-    /// A word for programs.
-    pub code: String,
-    /// A sentence for people.
-    pub text: String,
-}
-
-/// A lane in the status.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LaneStatus {
-    /// Its number.
-    pub lane: usize,
-    /// Its core, if it is pinned.
-    pub core: Option<usize>,
-    /// Its UDP port.
-    pub port: u16,
-    /// Whether its socket segments.
-    pub gso: bool,
-    /// Whether its socket joins.
-    pub gro: bool,
-    /// Bytes of its socket's receive buffer.
-    pub receive_buffer_bytes: usize,
-    /// Nanoseconds busy, and idle, since it began.
-    pub busy_ns: u64,
-    /// See `busy_ns`.
-    pub idle_ns: u64,
-    /// Payload bytes sent.
-    pub sent_bytes: u64,
-    /// Payload bytes received.
-    pub received_bytes: u64,
-    /// Segments sent again.
-    pub segments_resent: u64,
-    /// Datagrams dropped because a socket buffer was full.
-    pub socket_drops: u64,
-    /// Buffers in use, of how many.
-    pub buffers_in_use: u64,
-    /// See `buffers_in_use`.
-    pub buffers: usize,
-    /// Datagrams that arrived through the rings of AF_XDP, and through the kernel instead of them.
-    #[serde(default)]
-    pub ring_received: u64,
-    /// See `ring_received`.
-    #[serde(default)]
-    pub kernel_received: u64,
-    /// Datagrams that left through the rings of AF_XDP, and through the kernel instead of them.
-    #[serde(default)]
-    pub ring_sent: u64,
-    /// See `ring_sent`.
-    #[serde(default)]
-    pub kernel_sent: u64,
-    /// The packet memory of AF_XDP, when the lane last had no flow.
-    #[serde(default)]
-    pub frames: FrameStatus,
-}
-
-/// Where the frames of a lane's packet memory were when it last had no flow. All zero without
-/// AF_XDP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FrameStatus {
-    /// For packets that arrive: free.
-    pub receive_free: u64,
-    /// In the lane's hands; 0, or frames are lost.
-    pub receive_held: u64,
-    /// Lent to the kernel.
-    pub receive_lent: u64,
-    /// Those of the lent that lie in a ring; the rest is in the NIC's hands.
-    pub receive_in_rings: u64,
-    /// For packets that leave: free.
-    pub transmit_free: u64,
-    /// In the lane's hands; 0, or frames are lost.
-    pub transmit_held: u64,
-    /// Lent to the kernel; 0 once all have left.
-    pub transmit_lent: u64,
-    /// Descriptors from the kernel that made no sense; 0, or the NIC's driver is broken.
-    pub malformed: u64,
-    /// Calls that woke the kernel.
-    pub wakeups: u64,
-}
-
-impl FrameStatus {
-    fn of(counters: &LaneCounters) -> Self {
-        Self {
-            receive_free: counters.get(LaneCounter::ReceiveFramesFree),
-            receive_held: counters.get(LaneCounter::ReceiveFramesHeld),
-            receive_lent: counters.get(LaneCounter::ReceiveFramesLent),
-            receive_in_rings: counters.get(LaneCounter::ReceiveFramesInRings),
-            transmit_free: counters.get(LaneCounter::TransmitFramesFree),
-            transmit_held: counters.get(LaneCounter::TransmitFramesHeld),
-            transmit_lent: counters.get(LaneCounter::TransmitFramesLent),
-            malformed: counters.get(LaneCounter::RingMalformed),
-            wakeups: counters.get(LaneCounter::RingWakeups),
-        }
-    }
-}
-
-/// The data plane in the status.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DataPlaneStatus {
-    /// Its process.
-    pub process_id: u32,
-    /// How packets move.
-    pub datapath: String,
-    /// The mode of AF_XDP.
-    #[serde(default)]
-    pub af_xdp_mode: Option<String>,
-    /// What a better datapath lacks, in words.
-    #[serde(default)]
-    pub refusals: Vec<String>,
-    /// Whether chunk buffers lie on hugepages.
-    pub hugepages: bool,
-    /// What of the sandbox could not be had.
-    pub sandbox_gaps: Vec<String>,
-    /// What the steering program has counted.
-    #[serde(default)]
-    pub steering: Option<Census>,
-    /// How often flows were asked to move to their lanes' queues.
-    #[serde(default)]
-    pub flow_moves: u64,
-    /// Its lanes.
-    pub lanes: Vec<LaneStatus>,
-}
-
-/// The status of a node.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NodeStatus {
-    /// What it calls itself.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// Its key's fingerprint.
-    pub fingerprint: String,
-    /// Its TCP port.
-    pub port: Option<u16>,
-    /// Its data plane, if it runs.
-    pub dataplane: Option<DataPlaneStatus>,
-    /// How often that had to be started again.
-    pub dataplane_restarts: u64,
-    /// Transfers that have not ended.
-    pub transfers: Vec<TransferRecord>,
-    /// Keys that wait for approval.
-    pub pending_keys: usize,
 }
 
 impl Api {
@@ -360,60 +209,24 @@ fn bind_for_owner(path: &std::path::Path) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-fn error(status: StatusCode, code: &str, text: impl Into<String>) -> Response {
-    (status, Json(ApiError { code: code.to_owned(), text: text.into() })).into_response()
-}
-
 async fn metrics(State(api): State<Api>) -> Response {
     // It is never closed.
     let _turn = api.gathering.acquire().await;
-    let text = api.node.metrics.render(&api.node).await;
+    let Node { engine, state, registry, metrics, path, .. } = &*api.node;
+    let text = metrics.render(&registry.counts(), &engine.supervisor).await;
+    let (state, path) = (state.clone(), path.clone());
+    // Those of paths are read from the records' files.
+    let text = text + &blocking(move || crate::path::metrics::render(&state, &path)).await;
     ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 async fn status(State(api): State<Api>) -> Json<NodeStatus> {
     let node = &api.node;
-    let plane = node.engine.supervisor.running().await;
-    let steering = match &plane {
-        Some(plane) => plane.census().await,
+    let supervisor = &node.engine.supervisor;
+    let dataplane = match supervisor.running().await {
+        Some(plane) => Some(DataPlaneStatus::of(&plane, supervisor).await),
         None => None,
     };
-    let dataplane = plane.map(|plane| DataPlaneStatus {
-        steering,
-        flow_moves: plane.moves(),
-        process_id: plane.process_id(),
-        datapath: plane.datapath().to_owned(),
-        af_xdp_mode: plane.af_xdp_mode().map(str::to_owned),
-        refusals: plane.refusals().to_vec(),
-        hugepages: plane.on_hugepages(),
-        sandbox_gaps: plane.sandbox_gaps().to_vec(),
-        lanes: (0..plane.lanes().len())
-            .map(|lane| {
-                let (ready, counters) = (&plane.lanes()[lane], plane.counters(lane));
-                LaneStatus {
-                    lane,
-                    core: node.engine.supervisor.config().cores.get(lane).copied().flatten().filter(|_| ready.pinned),
-                    port: ready.port,
-                    gso: counters.get(LaneCounter::GsoEnabled) == 1 || ready.gso,
-                    gro: ready.gro,
-                    receive_buffer_bytes: ready.receive_buffer_bytes,
-                    busy_ns: counters.get(LaneCounter::BusyNs),
-                    idle_ns: counters.get(LaneCounter::IdleNs),
-                    sent_bytes: counters.get(LaneCounter::PayloadSent),
-                    received_bytes: counters.get(LaneCounter::PayloadReceived),
-                    ring_received: counters.get(LaneCounter::RingReceived),
-                    kernel_received: counters.get(LaneCounter::KernelReceived),
-                    ring_sent: counters.get(LaneCounter::RingSent),
-                    kernel_sent: counters.get(LaneCounter::KernelSent),
-                    frames: FrameStatus::of(&counters),
-                    segments_resent: counters.get(LaneCounter::SegmentsResent),
-                    socket_drops: counters.get(LaneCounter::SocketDrops),
-                    buffers_in_use: counters.get(LaneCounter::BuffersInUse),
-                    buffers: plane.buffers_per_lane(),
-                }
-            })
-            .collect(),
-    });
     let asked = node.clone();
     let pending_keys = blocking(move || {
         look_at_others(&asked);
@@ -426,7 +239,7 @@ async fn status(State(api): State<Api>) -> Json<NodeStatus> {
         fingerprint: node.engine.identity.public_key().fingerprint(),
         port: api.listen,
         dataplane,
-        dataplane_restarts: node.engine.supervisor.restarts(),
+        dataplane_restarts: supervisor.restarts(),
         transfers: node.registry.unfinished(),
         pending_keys,
     })

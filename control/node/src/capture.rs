@@ -13,7 +13,6 @@ mod headers;
 mod pcap;
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -290,13 +289,4 @@ fn lanes_of(count: usize, only: Option<u16>) -> Result<Vec<u16>, CaptureError> {
         Some(lane) => Ok(vec![lane]),
         None => Ok(all.collect()),
     }
-}
-
-/// The address by which this host reaches `partner`, as its routes say.
-fn local_address_towards(partner: std::net::SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = if partner.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-    let socket = std::net::UdpSocket::bind((any, 0))?;
-    // Connecting sends nothing.
-    socket.connect(partner)?;
-    Ok(socket.local_addr()?.ip())
 }

@@ -15,6 +15,7 @@
 #[macro_use(say_aside)]
 extern crate culvert_link;
 
+pub mod admission;
 pub mod api;
 pub mod capture;
 pub mod doorman;
@@ -25,6 +26,7 @@ pub mod metrics;
 pub mod node;
 pub mod partner_hosts;
 pub mod path;
+pub mod path_services;
 pub mod places;
 pub mod profiles;
 pub mod reception;

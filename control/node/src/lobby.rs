@@ -27,11 +27,11 @@ use culvert_system::log_limit::{self, About};
 use culvert_system::os_error;
 use tokio::net::TcpStream;
 
+use crate::admission::Admission;
 use crate::host::Host;
 use crate::node::Node;
 use crate::places::{Limits, Place, Places};
 use crate::profiles::ProfileError;
-use crate::reception::Admission;
 use crate::state::StateError;
 
 /// How long a connection may take to say what it wants: a ClientHello is one flight of packets,

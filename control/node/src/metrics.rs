@@ -2,25 +2,22 @@
 //! contract; nothing here ever carries a file's name, a user or a transfer's id.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use culvert_engine::events::{Event, Observer, Stage};
 use culvert_engine::limits::Limit;
-use culvert_engine::transfer::blocking;
 use culvert_link::commands::ChunkTimes;
 use culvert_link::counters::{LaneCounter, LaneCounters};
 use culvert_link::layout::LANE_WORDS;
 use culvert_model::record::RecordState;
 use culvert_model::result::TransferResult;
-use culvert_plane::dataplane::DataPlane;
+use culvert_plane::dataplane::{DataPlane, Supervisor};
 use culvert_tuning::audit::FindingCounts;
 use prometheus::{
     Counter, CounterVec, Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
-
-use crate::node::Node;
 
 /// Bounds of round trips in seconds: a LAN to the far side of a satellite.
 const RTT_SECONDS: [f64; 14] =
@@ -397,27 +394,24 @@ impl Metrics {
         self.turned_away.with_label_values(&[lobby, reason]).inc();
     }
 
-    /// Everything, as text.
-    pub async fn render(&self, node: &Arc<Node>) -> String {
-        let counts = node.registry.counts();
+    /// Everything but what is known of paths, as text. `counts` says how many transfers are in each
+    /// state.
+    pub async fn render(&self, counts: &HashMap<RecordState, u64>, supervisor: &Supervisor) -> String {
         for state in RecordState::ALL {
             let count = counts.get(&state).copied().unwrap_or(0);
             self.transfers.with_label_values(&[state.word()]).set(count as i64);
         }
         self.up_seconds.set(self.began.elapsed().as_secs_f64());
-        let restarts = node.engine.supervisor.restarts() as f64;
+        let restarts = supervisor.restarts() as f64;
         self.restarts.inc_by((restarts - self.restarts.get()).max(0.0));
-        if let Some(plane) = node.engine.supervisor.running().await {
+        if let Some(plane) = supervisor.running().await {
             self.kernel_bypass.take_over(&plane).await;
             self.take_lanes_over(&plane);
         }
         let mut text = Vec::new();
         // Writing to memory does not fail, and what is gathered is well-formed.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
-        let node = node.clone();
-        // Those of paths are read from the records' files.
-        let of_paths = blocking(move || crate::path::metrics::render(&node)).await;
-        String::from_utf8_lossy(&text).into_owned() + &of_paths
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     /// Adds what the lanes have counted since they were last looked at.

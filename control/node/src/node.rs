@@ -3,7 +3,7 @@
 //!
 //! `culvert node` keeps one running; `culvert send` makes one for the length of its transfer; so
 //! does the far end that ssh starts. They differ in what they listen on and in whom they let in
-//! ([`crate::reception::Admission`]).
+//! ([`crate::admission::Admission`]).
 
 use std::any::Any;
 use std::sync::Arc;
@@ -30,7 +30,8 @@ use culvert_protocol::foreign_text::plain_lines;
 use crate::doorman::Doorman;
 use crate::metrics::Metrics;
 use crate::path::advice::{self, Advice};
-use crate::path::{PathRoom, Side};
+use crate::path::check::Side;
+use crate::path::room::PathRoom;
 use crate::profiles::Profiles;
 use crate::registry::Registry;
 use crate::state::{StateDirectory, StateError};
@@ -54,7 +55,7 @@ pub struct Node {
     /// What it knows about paths, and how it answers measurements.
     pub path: Arc<PathRoom>,
     /// Decides which handshakes may begin.
-    pub doorman: Doorman,
+    pub doorman: Arc<Doorman>,
 }
 
 /// Counts what transfers do, and keeps processors awake while they run.
@@ -115,7 +116,7 @@ impl Node {
             bounds,
         };
         let engine = Arc::new(engine);
-        Ok(Arc::new(Self { engine, state, profiles, registry, metrics, path, doorman: Doorman::default() }))
+        Ok(Arc::new(Self { engine, state, profiles, registry, metrics, path, doorman: Arc::default() }))
     }
 }
 
@@ -139,8 +140,9 @@ async fn note_path(node: &Arc<Node>, request: &TransferRequest, result: &Transfe
     let side = if request.is_sender() { Side::Send } else { Side::Receive };
     let (node, target, result) = (node.clone(), request.target.clone(), result.clone());
     let noted = blocking(move || {
-        let partner = advice::name_of(&node, &target)?;
-        advice::after_transfer(&node, &partner, side, &result)
+        let Node { engine, state, profiles, path, .. } = &*node;
+        let partner = advice::name_of(profiles, &target)?;
+        advice::after_transfer(state, path, &engine.name, (&partner, side), &result)
     });
     let warning = noted.await;
     if let Some(warning) = warning {

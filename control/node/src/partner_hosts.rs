@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use culvert_engine::transfer::blocking;
 use culvert_model::address::split_host_port;
 
-use crate::node::Node;
+use crate::doorman::Doorman;
+use crate::profiles::Profiles;
 
 /// How often the profiles are read and their names looked up: a profile that an admin adds counts
 /// from then on.
@@ -22,12 +23,12 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 const HOSTS_MAX: usize = 512;
 
 /// Keeps the doorman up to date, forever.
-pub async fn keep_known(node: Arc<Node>) {
+pub async fn keep_known(doorman: Arc<Doorman>, profiles: Profiles) {
     let mut tick = tokio::time::interval(INTERVAL);
     loop {
         tick.tick().await;
-        let hosts = hosts_of_profiles(&node).await;
-        let expect = |address: IpAddr| node.doorman.expect_partner(address, EXPECTED_FOR, Instant::now());
+        let hosts = hosts_of_profiles(&profiles).await;
+        let expect = |address: IpAddr| doorman.expect_partner(address, EXPECTED_FOR, Instant::now());
         // Addresses first: they need no lookup.
         hosts.iter().filter_map(|host| host.parse().ok()).for_each(expect);
         for host in hosts.iter().filter(|host| host.parse::<IpAddr>().is_err()) {
@@ -39,8 +40,8 @@ pub async fn keep_known(node: Arc<Node>) {
     }
 }
 
-async fn hosts_of_profiles(node: &Node) -> Vec<String> {
-    let profiles = node.profiles.clone();
+async fn hosts_of_profiles(profiles: &Profiles) -> Vec<String> {
+    let profiles = profiles.clone();
     blocking(move || profiles.hosts(HOSTS_MAX, |address| split_host_port(address).map(|(host, _)| host.to_owned())))
         .await
 }

@@ -9,7 +9,6 @@ use culvert_engine::limits::{Limit, SESSIONS_MAX, SESSIONS_PER_PARTNER, SESSIONS
 use culvert_engine::responder::{self, Introduced, answer};
 use culvert_engine::transfer::blocking;
 use culvert_model::profile::Leaves;
-use culvert_objects::fs::destination::Reach;
 use culvert_protocol::control::{Message, PERMISSIONS_ARE_TOLD_SINCE, Refusal, RefusalCode, Request};
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::path::{PathMessage, PathRequest};
@@ -17,8 +16,10 @@ use culvert_system::log_limit::{self, About};
 use culvert_system::os_error;
 use tokio::net::TcpListener;
 
+use crate::admission::Admission;
 use crate::lobby::{Lobbies, Turned};
 use crate::node::Node;
+use crate::path::answer::answer as answer_check;
 use crate::places::{Full, Limits, Place, Places};
 
 /// How long a partner that is introduced may take to ask: a request follows the introduction at
@@ -31,20 +32,6 @@ const DIRECTORIES_PATIENCE: Duration = Duration::from_secs(3);
 const ASKING: Limits = Limits { all: 2 * SESSIONS_MAX, each: SESSIONS_PER_PARTNER };
 /// Partners' transfers and path checks that run at once; more are told to come again.
 const SESSIONS: Limits = Limits { all: SESSIONS_MAX, each: SESSIONS_PER_PARTNER };
-
-/// Whom a node lets in, and how far.
-#[derive(Clone, Debug)]
-pub enum Admission {
-    /// Any partner with a profile, as far as it permits.
-    Profiles,
-    /// One key only, whose owner started this node over ssh and may do what they may do there.
-    Owner {
-        /// The key.
-        key: PublicKey,
-        /// What may be reached.
-        reach: Reach,
-    },
-}
 
 /// Where partners are that have introduced themselves.
 struct Hall {
@@ -136,7 +123,8 @@ async fn attend(node: &Arc<Node>, hall: &Hall, introduced: Introduced) {
             match asked {
                 Asked::Transfer(introduced, request) => answer(&node.engine, introduced, request).await,
                 Asked::Path(introduced, request) => {
-                    crate::path::answer::answer(node, introduced.connection, request, &introduced.partner).await;
+                    let Introduced { connection, partner, .. } = introduced;
+                    answer_check(&node.engine, &node.path, connection, request, &partner).await;
                 }
             }
         }

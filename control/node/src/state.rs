@@ -21,7 +21,7 @@
 //! Anything other than a file in a file's place (a pipe, a device, a symlink) is not opened, so
 //! nothing blocks on it: [`StateError::Unusable`].
 
-mod writer;
+pub mod writer;
 
 use std::fs;
 use std::io::{self, ErrorKind, Write as _};
@@ -36,8 +36,6 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-
-pub use crate::state::writer::StateWriter;
 
 /// A file or directory of the state that cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,7 @@ use culvert_plane::dataplane::Supervisor;
 use hyper::body::Frame;
 use tokio::sync::mpsc;
 
-use crate::api::error;
+use crate::api::answers::error;
 use crate::capture::{Capture, CaptureError, CaptureOptions, Stop, Summary};
 
 /// The number by which a capture is stopped, in the head of the answer.

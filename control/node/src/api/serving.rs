@@ -24,7 +24,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::api::error;
+use crate::api::answers::error;
 use crate::host::Host;
 use crate::metrics::Metrics;
 use crate::places::{Limits, Place, Places};

@@ -5,6 +5,7 @@
 //! there is `02:00:00:00` and the lane's number, the partner's is zero.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use culvert_link::capture::{Direction, Layer, Packet};
@@ -55,10 +56,19 @@ impl Headers {
         }
         // A partner that is not reached any more: the family is right at least.
         let none: IpAddr = if partner.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-        let local = crate::capture::local_address_towards(partner).unwrap_or(none);
+        let local = local_address_towards(partner).unwrap_or(none);
         self.local.insert(partner.ip(), local);
         local
     }
+}
+
+/// The address by which this host reaches `partner`, as its routes say.
+fn local_address_towards(partner: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = if partner.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let socket = std::net::UdpSocket::bind((any, 0))?;
+    // Connecting sends nothing.
+    socket.connect(partner)?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// Ethernet, IP and UDP of a datagram of `bytes`. Without sums where none are needed: they are the

@@ -15,11 +15,10 @@ use culvert_perfsonar::probe::ramp::Confidence;
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::verdict::Limit;
 
-use crate::node::Node;
-use crate::path::PathRoom;
 use crate::path::check::Side;
 use crate::path::grades::{LOSS_WARN, part};
 use crate::path::records::{self, PathRecord};
+use crate::path::room::PathRoom;
 use crate::profiles::Profiles;
 use crate::state::StateDirectory;
 
@@ -63,10 +62,10 @@ fn supported(record: &PathRecord) -> Option<u64> {
 
 /// What records call a partner; none for far ends over ssh, which have no profile. Reads files.
 #[must_use]
-pub fn name_of(node: &Node, target: &Target) -> Option<String> {
+pub fn name_of(profiles: &Profiles, target: &Target) -> Option<String> {
     match target {
         Target::Profile(name) => Some(name.clone()),
-        Target::Address { host, port } => Some(match node.profiles.with_address(&format!("{host}:{port}")) {
+        Target::Address { host, port } => Some(match profiles.with_address(&format!("{host}:{port}")) {
             Ok(Some((name, _))) => name,
             _ => target.to_string(),
         }),
@@ -74,24 +73,30 @@ pub fn name_of(node: &Node, target: &Target) -> Option<String> {
     }
 }
 
-/// Keeps a transfer's record, and says whether it did worse than the path's record. Reads and
-/// writes files.
-pub fn after_transfer(node: &Node, partner: &str, side: Side, result: &TransferResult) -> Option<String> {
+/// Keeps a transfer's record, and says whether it did worse than the path's record. `here` is what
+/// this node calls itself. Reads and writes files.
+pub fn after_transfer(
+    state: &StateDirectory,
+    room: &PathRoom,
+    here: &str,
+    (partner, side): (&str, Side),
+    result: &TransferResult,
+) -> Option<String> {
     if result.seconds < SECONDS_MIN || result.segments_sent == 0 {
         return None;
     }
-    let known = records::read(&node.state, partner, side).unwrap_or_default();
+    let known = records::read(state, partner, side).unwrap_or_default();
     let now = unix_ms();
-    let warning = records::fresh(&known, now, node.path.settings().path.fresh_ms())
+    let warning = records::fresh(&known, now, room.settings().path.fresh_ms())
         .and_then(|record| compare(result, record, partner));
-    if let Err(error) = records::add(&node.state, partner, side, records::of_transfer(result, now)) {
+    if let Err(error) = records::add(state, partner, side, records::of_transfer(result, now)) {
         say_aside!("culvert: the path's record could not be written: {error}");
     }
-    if let Some(table) = &node.path.settings().archive {
-        let document = crate::path::publish::of_transfer(result, &node.engine.name, partner, side, now);
-        let spooled = crate::path::publish::spool(&node.state, table).and_then(|spool| {
+    if let Some(table) = &room.settings().archive {
+        let document = crate::path::publish::of_transfer(result, here, partner, side, now);
+        let spooled = crate::path::publish::spool(state, table).and_then(|spool| {
             crate::path::publish::add(&spool, now, &[document])?;
-            node.path.archive.dropped.fetch_add(spool.dropped(), Ordering::Relaxed);
+            room.archive.dropped.fetch_add(spool.dropped(), Ordering::Relaxed);
             Ok(())
         });
         if let Err(why) = spooled {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use culvert_engine::connection::{Connection, MessageReader};
+use culvert_engine::engine::Engine;
 use culvert_perfsonar::probe::{self, Stop, reflect, trace, train};
 use culvert_perfsonar::socket::ProbeSocket;
 use culvert_perfsonar::stamp::Authentication;
@@ -20,9 +21,9 @@ use culvert_protocol::path::{
 use culvert_system::os_error;
 use tokio::time::{sleep, timeout};
 
-use crate::node::Node;
 use crate::path::places::{Places, Port, TRAIN_TURN, count};
 use crate::path::probing::probing;
+use crate::path::room::PathRoom;
 
 /// Steps of a check at most.
 const STEPS_MAX: u32 = 1_000;
@@ -57,11 +58,19 @@ enum Ended {
 }
 
 /// Answers a partner's check.
-pub(crate) async fn answer(node: &Arc<Node>, mut connection: Connection, request: PathRequest, partner: &str) {
+pub(crate) async fn answer(
+    engine: &Engine,
+    room: &PathRoom,
+    mut connection: Connection,
+    request: PathRequest,
+    partner: &str,
+) {
     let (writer, farewell) = (connection.writer.clone(), connection.farewell());
-    let counters = &node.path.checks.counters;
-    let refused = match may_ask(node, partner).and_then(|()| node.path.checks.take(connection.partner)) {
-        Ok(_place) => conduct(node, &mut connection, request).await.err().and_then(|ended| note(node, ended, &request)),
+    let counters = &room.checks.counters;
+    let refused = match may_ask(engine, room, partner).and_then(|()| room.checks.take(connection.partner)) {
+        Ok(_place) => {
+            conduct(engine, room, &mut connection, request).await.err().and_then(|ended| note(room, ended, &request))
+        }
         Err(refusal) => {
             count(if refusal.code == RefusalCode::NotPermitted { &counters.not_permitted } else { &counters.busy });
             Some(refusal)
@@ -76,8 +85,8 @@ pub(crate) async fn answer(node: &Arc<Node>, mut connection: Connection, request
 }
 
 /// Counts how a check ended; the message for the partner.
-fn note(node: &Node, ended: Ended, request: &PathRequest) -> Option<Refusal> {
-    let counters = &node.path.checks.counters;
+fn note(room: &PathRoom, ended: Ended, request: &PathRequest) -> Option<Refusal> {
+    let counters = &room.checks.counters;
     let temporary = |text: String| Some(Refusal::new(RefusalCode::Temporary, text));
     match ended {
         Ended::Gone => {
@@ -93,7 +102,7 @@ fn note(node: &Node, ended: Ended, request: &PathRequest) -> Option<Refusal> {
         }
         Ended::Overdue => {
             count(&counters.overdue);
-            let seconds = node.path.settings().path.seconds_max().min(request.seconds_max);
+            let seconds = room.settings().path.seconds_max().min(request.seconds_max);
             temporary(format!(
                 "the check takes longer than the {seconds} s that this node permits, or a train longer than {} s",
                 TRAIN_STEP_MAX.as_secs()
@@ -106,22 +115,27 @@ fn note(node: &Node, ended: Ended, request: &PathRequest) -> Option<Refusal> {
     }
 }
 
-fn may_ask(node: &Node, partner: &str) -> Result<(), Refusal> {
-    let settings = node.path.settings().path;
+fn may_ask(engine: &Engine, room: &PathRoom, partner: &str) -> Result<(), Refusal> {
+    let settings = room.settings().path;
     if settings.answer == Some(false) || settings.refuse.iter().any(|refused| refused == partner) {
         let text = format!(
             "'{}' does not permit path checks to this partner: its admin can permit them in the table [path] of culvert.toml",
-            node.engine.name
+            engine.name
         );
         return Err(Refusal::new(RefusalCode::NotPermitted, text));
     }
     Ok(())
 }
 
-async fn conduct(node: &Arc<Node>, connection: &mut Connection, request: PathRequest) -> Result<(), Ended> {
-    let checks = &node.path.checks;
+async fn conduct(
+    engine: &Engine,
+    room: &PathRoom,
+    connection: &mut Connection,
+    request: PathRequest,
+) -> Result<(), Ended> {
+    let checks = &room.checks;
     let port = Arc::new(unless_gone(&mut connection.reader, checks.port()).await?.map_err(Ended::Refused)?);
-    let (socket, permission) = permit(node, connection, &request).map_err(Ended::Refused)?;
+    let (socket, permission) = permit(engine, room, connection, &request).map_err(Ended::Refused)?;
     let partner = connection.address.ip().to_canonical();
     let (shared, expiring) = (socket.clone(), port.clone());
     tokio::spawn(async move { expiring.expire(&shared, partner).await });
@@ -159,16 +173,17 @@ async fn conduct(node: &Arc<Node>, connection: &mut Connection, request: PathReq
 
 /// The socket for a check's probes, and what the partner may do.
 fn permit(
-    node: &Node,
+    engine: &Engine,
+    room: &PathRoom,
     connection: &Connection,
     request: &PathRequest,
 ) -> Result<(Arc<ProbeSocket>, PathPermission), Refusal> {
-    let settings = node.path.settings().path;
+    let settings = room.settings().path;
     let failed = |error: std::io::Error| {
         os_error::refusal(os_error::errno_or_io(&error), format!("this node cannot probe: {error}"))
     };
     let local = connection.local_address.ip().to_canonical();
-    let socket = ProbeSocket::bind_shared(SocketAddr::new(local, node.path.port()))
+    let socket = ProbeSocket::bind_shared(SocketAddr::new(local, room.port()))
         .or_else(|_| ProbeSocket::bind(SocketAddr::new(local, 0)))
         .map_err(failed)?;
     let _ = socket.ask_buffers(probe::SOCKET_BUFFER_BYTES);
@@ -177,7 +192,7 @@ fn permit(
         udp_port: socket.local_address().map_err(failed)?.port(),
         seconds_max: settings.seconds_max().min(request.seconds_max),
         rate_bits_per_second_max: settings.rate_bits_per_second_max().min(request.rate_bits_per_second_max),
-        datagram_bytes_max: node.engine.datagram_bytes_towards(connection.address),
+        datagram_bytes_max: engine.datagram_bytes_towards(connection.address),
     };
     Ok((Arc::new(socket), permission))
 }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use culvert_engine::clock::unix_ms;
 use culvert_engine::connecting::connect;
 use culvert_engine::connection::{Connection, INTRODUCTION_TIMEOUT};
+use culvert_engine::engine::Engine;
 use culvert_engine::transfer::error::TransferError;
 use culvert_model::request::Target;
 use culvert_perfsonar::clock::ClockQuality;
@@ -36,10 +37,11 @@ use culvert_protocol::path::{
 };
 use culvert_system::os_error::{self, without_numbers};
 
-use crate::node::Node;
 use crate::path::answer::TRAIN_US_MAX;
-use crate::path::check::{PathCheck, Side};
+use crate::path::check::{Direction, PathCheck, Side};
+use crate::path::plan::Plan;
 use crate::path::probing::probing;
+use crate::profiles::Profiles;
 
 /// Trains of the ramp.
 const TRAIN_US: u32 = 100_000;
@@ -49,29 +51,6 @@ const BUFFER_EXCESS: f64 = 1.5;
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 /// How long a hop may take to answer.
 const HOP_WAIT: Duration = Duration::from_millis(500);
-
-/// What is to be checked.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// How long the echoes continue.
-    pub echo_seconds: f64,
-    /// How many echoes in a second.
-    pub echoes_per_second: u32,
-    /// UDP payload of echoes.
-    pub echo_bytes: u16,
-    /// The longest that the whole check may take.
-    pub seconds_max: u32,
-    /// The highest rate.
-    pub rate_bits_per_second_max: u64,
-    /// Whether the available rate is looked for.
-    pub rate: bool,
-    /// Whether the bottleneck's buffer is filled.
-    pub buffer: bool,
-    /// Whether routes are traced.
-    pub trace: bool,
-    /// Whether MTUs are looked for.
-    pub mtu: bool,
-}
 
 /// Told what the check is doing.
 pub type Tell<'a> = &'a mut (dyn FnMut(&str) + Send);
@@ -95,9 +74,15 @@ struct Conductor<'a> {
 ///
 /// # Errors
 /// [`TransferError`]: no connection, no permission.
-pub async fn check(node: &Arc<Node>, target: &Target, plan: &Plan, tell: Tell<'_>) -> Result<PathCheck, TransferError> {
+pub async fn check(
+    engine: &Engine,
+    profiles: &Profiles,
+    target: &Target,
+    plan: &Plan,
+    tell: Tell<'_>,
+) -> Result<PathCheck, TransferError> {
     tell("connecting");
-    let mut connection = connect(&node.engine, target, false).await?;
+    let mut connection = connect(engine, target, false).await?;
     if connection.version < PATH_CHECKS_SINCE {
         let text =
             format!("the partner runs {}, which does not answer path checks: update it", connection.partner_software);
@@ -106,7 +91,7 @@ pub async fn check(node: &Arc<Node>, target: &Target, plan: &Plan, tell: Tell<'_
     let request = PathRequest {
         seconds_max: plan.seconds_max,
         rate_bits_per_second_max: plan.rate_bits_per_second_max,
-        datagram_bytes_max: node.engine.datagram_bytes_towards(connection.address),
+        datagram_bytes_max: engine.datagram_bytes_towards(connection.address),
     };
     connection.writer.send(Message::Path(PathMessage::Ask(request))).await?;
     let answer = tokio::time::timeout(INTRODUCTION_TIMEOUT, connection.reader.next()).await;
@@ -129,7 +114,7 @@ pub async fn check(node: &Arc<Node>, target: &Target, plan: &Plan, tell: Tell<'_
     let farewell = connection.farewell();
     let began = Instant::now();
     let seconds = plan.seconds_max.min(permission.seconds_max);
-    let partner = partner_name(node, target, &connection);
+    let partner = partner_name(profiles, target, &connection);
     let authentication = probe::authentication(connection.secret.expose());
     let mut conductor = Conductor {
         connection,
@@ -156,8 +141,8 @@ pub async fn check(node: &Arc<Node>, target: &Target, plan: &Plan, tell: Tell<'_
             clock: ClockQuality::here(),
             one_way_error_us: None,
             rejected: 0,
-            send: crate::path::Direction::default(),
-            receive: crate::path::Direction::default(),
+            send: Direction::default(),
+            receive: Direction::default(),
         },
         tell,
     };
@@ -176,8 +161,8 @@ pub async fn check(node: &Arc<Node>, target: &Target, plan: &Plan, tell: Tell<'_
 }
 
 /// What records call the partner: its profile's name wherever it has one.
-fn partner_name(node: &Node, target: &Target, connection: &Connection) -> String {
-    match node.profiles.with_key(connection.partner) {
+fn partner_name(profiles: &Profiles, target: &Target, connection: &Connection) -> String {
+    match profiles.with_key(connection.partner) {
         Ok(Some((name, _))) => name,
         _ => target.to_string(),
     }

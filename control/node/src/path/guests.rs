@@ -13,7 +13,6 @@ use culvert_model::address::split_host_port;
 use culvert_perfsonar::sources::Permitted;
 use culvert_protocol::identity::PublicKey;
 
-use crate::node::Node;
 use crate::profiles::Profiles;
 
 /// How often profiles are read and names resolved again. A partner that was added or has moved may
@@ -59,13 +58,18 @@ impl Guests {
     ///
     /// # Errors
     /// In words: there is no thread.
-    pub fn invite(node: &Arc<Node>, permitted: Permitted, others: Vec<String>) -> Result<(), String> {
-        *node.path.guests.permitted.lock().unwrap_or_else(PoisonError::into_inner) = permitted;
-        let node = Arc::downgrade(node);
+    pub fn invite(
+        self: &Arc<Self>,
+        profiles: Profiles,
+        permitted: Permitted,
+        others: Vec<String>,
+    ) -> Result<(), String> {
+        *self.permitted.lock().unwrap_or_else(PoisonError::into_inner) = permitted;
+        let guests = Arc::downgrade(self);
         // Resolvers block, for long if a name's servers are unreachable; a separate thread keeps
         // others from waiting.
         let thread = std::thread::Builder::new().name("culvert-guests".to_owned());
-        let keeping = move || keep(&node, &others);
+        let keeping = move || keep(&guests, &profiles, &others);
         thread.spawn(keeping).map(drop).map_err(|error| format!("the responder's thread cannot start: {error}"))
     }
 
@@ -84,11 +88,10 @@ impl Guests {
 }
 
 /// Looks again and again, until the node is gone.
-fn keep(node: &Weak<Node>, others: &[String]) {
+fn keep(guests: &Weak<Guests>, profiles: &Profiles, others: &[String]) {
     let mut known = HashMap::new();
-    loop {
-        let Some(profiles) = node.upgrade().map(|node| node.profiles.clone()) else { return };
-        let (partners, hosts) = partners_and_hosts(&profiles);
+    while guests.strong_count() > 0 {
+        let (partners, hosts) = partners_and_hosts(profiles);
         let hosts: Vec<String> = hosts.into_iter().chain(others.iter().cloned()).take(NAMES_MAX).collect();
         known.retain(|host, _| hosts.contains(host));
         for host in &hosts {
@@ -98,12 +101,12 @@ fn keep(node: &Weak<Node>, others: &[String]) {
                 known.insert(host.clone(), found);
             }
             // Those that are known by now need not wait for the rest.
-            let Some(node) = node.upgrade() else { return };
-            node.path.guests.update(known.values().flatten().copied().collect(), &partners);
+            let Some(guests) = guests.upgrade() else { return };
+            guests.update(known.values().flatten().copied().collect(), &partners);
         }
         if hosts.is_empty() {
-            let Some(node) = node.upgrade() else { return };
-            node.path.guests.update(HashSet::new(), &partners);
+            let Some(guests) = guests.upgrade() else { return };
+            guests.update(HashSet::new(), &partners);
         }
         std::thread::sleep(LOOK);
     }

@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 
 use prometheus::{Encoder as _, Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
-use crate::node::Node;
+use crate::path::room::PathRoom;
 use crate::path::{publish, records};
+use crate::state::StateDirectory;
 
 /// Partners and directions that are shown at most.
 const SERIES_MAX: usize = 1_000;
@@ -14,7 +15,7 @@ const SERIES_MAX: usize = 1_000;
 /// The metrics as text. They are generated from files at each scrape: a check run on the command
 /// line shows in the node's metrics too.
 #[must_use]
-pub fn render(node: &Node) -> String {
+pub fn render(state: &StateDirectory, room: &PathRoom) -> String {
     let registry = Registry::new();
     let gauge = |name: &str, help: &str, labels: &[&str]| {
         let metric =
@@ -33,8 +34,8 @@ pub fn render(node: &Node) -> String {
     let rate = gauge("culvert_path_rate_bits_per_second", "Rate that the newest path record supports.", &by_side);
     let hops = gauge("culvert_path_hops", "Hops of the route.", &by_side);
     let at = gauge("culvert_path_record_timestamp_seconds", "Time of the newest path record.", &by_side);
-    for (partner, side) in records::partners(&node.state).into_iter().take(SERIES_MAX) {
-        let Ok(all) = records::read(&node.state, &partner, side) else { continue };
+    for (partner, side) in records::partners(state).into_iter().take(SERIES_MAX) {
+        let Ok(all) = records::read(state, &partner, side) else { continue };
         let labels = [partner.as_str(), side.word()];
         // The newest that knows each: a transfer knows no MTU.
         let newest = |value: &dyn Fn(&records::PathRecord) -> Option<f64>| all.iter().rev().find_map(value);
@@ -58,9 +59,9 @@ pub fn render(node: &Node) -> String {
         set(&hops, newest(&|record| record.hops.map(f64::from)));
         set(&at, all.last().map(|record| record.at_unix_ms as f64 / 1e3));
     }
-    responder(node, &registry);
-    checks(node, &registry);
-    archive(node, &registry);
+    responder(room, &registry);
+    checks(room, &registry);
+    archive(state, room, &registry);
     let mut text = Vec::new();
     // Writing to memory does not fail, and what is gathered is well-formed.
     let _ = TextEncoder::new().encode(&registry.gather(), &mut text);
@@ -68,9 +69,9 @@ pub fn render(node: &Node) -> String {
 }
 
 /// What waits for the archive, and what became of the rest; nothing where none is configured.
-fn archive(node: &Node, registry: &Registry) {
-    let settings = node.path.settings();
-    let Some(spool) = settings.archive.and_then(|table| publish::spool(&node.state, &table).ok()) else { return };
+fn archive(state: &StateDirectory, room: &PathRoom, registry: &Registry) {
+    let settings = room.settings();
+    let Some(spool) = settings.archive.and_then(|table| publish::spool(state, &table).ok()) else { return };
     let (documents, bytes) = spool.usage();
     let gauges = [
         ("culvert_path_archive_waiting_documents", "Documents waiting for the archive.", documents as f64),
@@ -82,7 +83,7 @@ fn archive(node: &Node, registry: &Registry) {
             let _ = registry.register(Box::new(gauge));
         }
     }
-    let counters = &node.path.archive;
+    let counters = &room.archive;
     let totals = [
         ("culvert_path_archive_delivered_total", "Documents delivered to the archive.", &counters.delivered),
         (
@@ -101,8 +102,8 @@ fn archive(node: &Node, registry: &Registry) {
 }
 
 /// Path checks that partners asked for, by what became of them.
-fn checks(node: &Node, registry: &Registry) {
-    let counters = &node.path.checks.counters;
+fn checks(room: &PathRoom, registry: &Registry) {
+    let counters = &room.checks.counters;
     let results = IntCounterVec::new(
         Opts::new("culvert_path_checks_total", "Path checks requested by partners, by result."),
         &["result"],
@@ -127,8 +128,8 @@ fn checks(node: &Node, registry: &Registry) {
     }
 }
 
-fn responder(node: &Node, registry: &Registry) {
-    let counters = &node.path.counters;
+fn responder(room: &PathRoom, registry: &Registry) {
+    let counters = &room.counters;
     let answers = IntCounterVec::new(
         Opts::new("culvert_path_responder_packets_total", "STAMP and TWAMP packets, by result."),
         &["result"],

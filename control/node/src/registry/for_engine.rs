@@ -7,7 +7,8 @@ use culvert_model::result::TransferResult;
 use culvert_protocol::control::{Refusal, TransferId};
 use culvert_protocol::receipt::Receipt;
 
-use crate::registry::{Registry, lock};
+use crate::registry::Registry;
+use crate::registry::lock::lock;
 use crate::state::StateError;
 
 impl TransferRecords for Registry {

@@ -5,8 +5,9 @@ use culvert_engine::clock::unix_ms;
 use culvert_engine::transfer::blocking;
 use culvert_protocol::control::TransferId;
 
+use crate::registry::lock::lock;
 use crate::registry::seen::{Seen, look};
-use crate::registry::{Registry, lock, owners};
+use crate::registry::{Registry, owners};
 use crate::state::StateError;
 
 impl Registry {
@@ -162,8 +163,9 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
+    use crate::registry::record_file::file_of;
     use crate::registry::tests::{record, run};
-    use crate::registry::{INTERRUPTED, Registry, file_of};
+    use crate::registry::{INTERRUPTED, Registry};
     use crate::state::StateDirectory;
 
     fn id(number: u64) -> TransferId {

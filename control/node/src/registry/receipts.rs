@@ -16,6 +16,11 @@ use culvert_protocol::receipt::Receipt;
 
 use crate::state::StateDirectory;
 
+/// The file of a transfer's receipt within a state directory.
+pub(super) fn receipt_file_of(id: TransferId) -> String {
+    format!("receipts/{id}.receipt")
+}
+
 /// By partner: when each receipt was written here, and its transfer. What a receipt says of times
 /// is a partner's word.
 #[derive(Debug, Default)]
@@ -79,7 +84,7 @@ impl Receipts {
         std::thread::spawn(move || {
             let names = state.list("receipts", ".receipt").unwrap_or_default();
             for id in names.iter().filter_map(|name| name.parse().ok()).filter(|id| !own.contains(id)) {
-                let file = crate::registry::receipt_file_of(id);
+                let file = receipt_file_of(id);
                 let written = std::fs::metadata(state.path(&file)).and_then(|file| file.modified());
                 let written = written.ok().and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
                 let written_unix_ms = written.map_or(0, |since| since.as_millis() as u64);

@@ -1,10 +1,16 @@
 //! How a transfer's record stands in its file.
 
 use culvert_model::record::TransferRecord;
+use culvert_protocol::control::TransferId;
 use serde::{Deserialize, Serialize};
 
 /// The version of the files in `transfers/`.
 pub(super) const VERSION: u64 = 1;
+
+/// The file of a transfer's record within a state directory.
+pub(super) fn file_of(id: TransferId) -> String {
+    format!("transfers/{id}.json")
+}
 
 /// A record as it stands in its file.
 ///

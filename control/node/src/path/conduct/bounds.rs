@@ -9,7 +9,7 @@ use culvert_perfsonar::statistics::Delivery;
 use culvert_protocol::path::{PathReport, TrainReceived};
 
 use crate::path::answer::ECHOES_PER_SECOND_MAX;
-use crate::path::conduct::Plan;
+use crate::path::plan::Plan;
 
 /// The largest packet of a train: jumbo frames.
 const TRAIN_IP_BYTES_MAX: u32 = 9_000;

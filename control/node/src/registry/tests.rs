@@ -1,0 +1,152 @@
+use culvert_engine::transfer::error::TransferError;
+use culvert_model::record::Role;
+use culvert_protocol::control::RefusalCode;
+
+use super::*;
+
+pub(super) fn record(state: RecordState, partner: &str, ended: u64) -> TransferRecord {
+    TransferRecord {
+        transfer: String::new(),
+        role: Role::Receive,
+        partner: partner.to_owned(),
+        description: String::new(),
+        state,
+        created_unix_ms: 0,
+        ended_unix_ms: Some(ended),
+        attempts: 1,
+        result: None,
+        error: None,
+        request: None,
+        progress: None,
+    }
+}
+
+pub(super) fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+fn registry() -> (tempfile::TempDir, StateDirectory, Registry) {
+    let directory = tempfile::tempdir().unwrap();
+    let state = StateDirectory::open(directory.path().join("state")).unwrap();
+    let registry = Registry::open(state.clone()).unwrap();
+    (directory, state, registry)
+}
+
+#[test]
+fn a_partner_cannot_take_over_the_id_of_anothers_transfer() {
+    let (_directory, _, registry) = registry();
+    run(async {
+        let id = TransferId::new(1, 7);
+        let begin = async |partner| registry.begin_for_partner(id, record(RecordState::Active, partner, 0)).await;
+        let live = begin("a").await.unwrap();
+        assert_eq!(begin("b").await.unwrap_err().code, RefusalCode::Protocol);
+        assert_eq!(begin("a").await.unwrap_err().code, RefusalCode::Temporary);
+        drop(live);
+        registry.fail(id, &TransferError::protocol("a test")).await.unwrap();
+        assert!(begin("a").await.is_ok());
+    });
+}
+
+/// Its record was in memory before it was on the disk, and its id counted as running until the
+/// node was restarted.
+#[test]
+fn a_transfer_that_cannot_be_noted_has_not_begun_and_may_begin_later() {
+    let (_directory, state, registry) = registry();
+    let id = TransferId::new(1, 7);
+    let begin = || registry.begin_for_partner(id, record(RecordState::Active, "a", 0));
+    let take_disk_away = || std::fs::rename(state.path("transfers"), state.path("away")).unwrap();
+    let bring_disk_back = || std::fs::rename(state.path("away"), state.path("transfers")).unwrap();
+    run(async {
+        take_disk_away();
+        assert_eq!(begin().await.map(drop).unwrap_err().code, RefusalCode::Failed);
+        assert!(registry.get(id).is_none() && registry.list().is_empty());
+        assert!(registry.begin(id, record(RecordState::Queued, "a", 0)).await.is_err());
+        bring_disk_back();
+        let live = begin().await.unwrap();
+        drop(live);
+        // One that was there before is what it was.
+        registry.fail(id, &TransferError::protocol("a test")).await.unwrap();
+        let before = registry.get(id).unwrap();
+        take_disk_away();
+        assert!(begin().await.is_err());
+        bring_disk_back();
+        assert_eq!(registry.get(id).unwrap(), before);
+    });
+}
+
+/// The end of a transfer that could not be written left it running forever.
+#[test]
+fn a_transfer_whose_end_cannot_be_written_has_ended_and_is_written_later() {
+    let (_directory, state, registry) = registry();
+    let id = TransferId::new(1, 7);
+    run(async {
+        let begin = || registry.begin_for_partner(id, record(RecordState::Active, "a", 0));
+        drop(begin().await.unwrap());
+        std::fs::rename(state.path("transfers"), state.path("away")).unwrap();
+        assert!(registry.fail(id, &TransferError::protocol("a test")).await.is_err());
+        let ended = registry.get(id).unwrap();
+        assert_eq!((ended.state, ended.progress), (RecordState::Failed, None));
+        std::fs::rename(state.path("away"), state.path("transfers")).unwrap();
+        let is_written = || Registry::open(state.clone()).unwrap().get(id).is_some_and(|now| now.state == ended.state);
+        while !is_written() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        assert!(begin().await.is_ok());
+    });
+}
+
+#[test]
+fn a_record_of_a_newer_program_is_left_as_it_is_and_its_id_is_not_used() {
+    let (_directory, state, _) = registry();
+    let id = TransferId::new(1, 7);
+    let newer = br#"{"version": 2, "what": "is not known yet"}"#;
+    state.write(file_of(id), newer).unwrap();
+    let registry = Registry::open(state.clone()).unwrap();
+    let sentences = registry.left_alone();
+    assert!(
+        matches!(&*sentences, [one] if one.contains("version 2") && one.contains("left as it is")),
+        "{sentences:?}"
+    );
+    run(async {
+        assert!(registry.begin_for_partner(id, record(RecordState::Active, "a", 0)).await.is_err());
+        assert!(registry.begin(id, record(RecordState::Queued, "a", 0)).await.is_err());
+        assert!(!registry.cancel(id).await);
+    });
+    assert_eq!(state.read(file_of(id)).unwrap().unwrap(), newer);
+}
+
+/// A node that died between a receipt and its record had one without the other.
+#[test]
+fn a_receipt_that_a_crash_kept_from_its_file_comes_at_the_next_start() {
+    let (_directory, state, registry) = registry();
+    let id = TransferId::new(1, 7);
+    let bytes = registry.bytes_of(id, &record(RecordState::Succeeded, "a", 5), Some("the receipt")).unwrap();
+    state.write(file_of(id), &bytes).unwrap();
+    let registry = Registry::open(state.clone()).unwrap();
+    let transfer = id.to_string();
+    assert_eq!(registry.get(id).unwrap(), TransferRecord { transfer, ..record(RecordState::Succeeded, "a", 5) });
+    // The writer ends with what it has been given.
+    drop(registry);
+    while state.read(receipt_file_of(id)).unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(state.read(receipt_file_of(id)).unwrap().unwrap(), b"the receipt");
+}
+
+#[test]
+fn a_record_without_a_version_is_of_the_first() {
+    let (_directory, state, _) = registry();
+    let id = TransferId::new(1, 7);
+    let old = serde_json::to_vec(&record(RecordState::Failed, "a", 5)).unwrap();
+    state.write(file_of(id), &old).unwrap();
+    let registry = Registry::open(state.clone()).unwrap();
+    let transfer = id.to_string();
+    assert_eq!(registry.get(id).unwrap(), TransferRecord { transfer, ..record(RecordState::Failed, "a", 5) });
+    drop(
+        run(registry
+            .begin_for_partner(id, TransferRecord { ended_unix_ms: None, ..record(RecordState::Active, "a", 0) }))
+        .unwrap(),
+    );
+    let written: serde_json::Value = serde_json::from_slice(&state.read(file_of(id)).unwrap().unwrap()).unwrap();
+    assert_eq!((&written["version"], &written["state"]), (&1.into(), &"active".into()));
+}
