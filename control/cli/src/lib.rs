@@ -108,7 +108,7 @@ async fn or_interrupted<T>(command: impl Future<Output = Result<T, CommandError>
 /// Runs a command on a runtime of one thread: what it does is wait, and a lane has better use for
 /// the cores.
 pub(crate) fn block_on<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
-    culvert_system::descriptors::require_least().map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
+    culvert_system::least_descriptors::require_least().map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)

@@ -3,19 +3,12 @@
 //! The operating system's messages differ by two words: "Too many open files" is this process's
 //! limit, "Too many open files in system" that of the host. Users should not have to know this.
 
-use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::OnceLock;
 
 use culvert_protocol::counted::noun;
-use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-use crate::os_error::explained;
-
-/// Descriptors without which no command can say what it lacks: those of a runtime, and one or two
-/// for what it is about.
-const LEAST: usize = 8;
 /// Descriptors that sockets, the state directory and the data plane's link need, whatever moves.
 pub const DESCRIPTORS_RESERVED: u64 = 64;
 
@@ -73,17 +66,4 @@ pub fn limit_of_host() -> String {
 pub fn leaves_half(opened: &OwnedFd) -> bool {
     let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     u64::try_from(opened.as_raw_fd()).is_ok_and(|number| number < most / 2)
-}
-
-/// Looks whether a runtime can be made: where there are no descriptors for its signals it panics.
-///
-/// # Errors
-/// A sentence.
-pub fn require_least() -> Result<(), String> {
-    let taken: Result<Vec<_>, Errno> = (0..LEAST).map(|_| rustix::io::dup(rustix::stdio::stderr())).collect();
-    match taken {
-        // Without standard error there is nowhere to report anything.
-        Ok(_) | Err(Errno::BADF) => Ok(()),
-        Err(error) => Err(explained(format!("cannot start: {}", io::Error::from(error)))),
-    }
 }

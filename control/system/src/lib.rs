@@ -11,6 +11,7 @@ extern crate culvert_link;
 pub mod accounts;
 pub mod descriptors;
 pub mod file_lock;
+pub mod least_descriptors;
 pub mod log_limit;
 pub mod os_error;
 pub mod processor_time;

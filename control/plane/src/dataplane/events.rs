@@ -9,7 +9,7 @@ use culvert_link::handles::LentBuffer;
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::mpsc;
 
-use crate::dataplane::DataPlaneError;
+use crate::dataplane::error::DataPlaneError;
 
 /// What a sending flow reports: the events of [`culvert_link::commands::Event`], owned.
 #[derive(Debug)]

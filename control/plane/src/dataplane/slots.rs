@@ -6,7 +6,7 @@
 
 use culvert_link::layout::FLOWS_PER_LANE;
 
-use crate::dataplane::DataPlaneError;
+use crate::dataplane::error::DataPlaneError;
 use crate::dataplane::events::EventSender;
 
 /// Flows of a lane that are kept for partners that have none, when another's next transfer comes.

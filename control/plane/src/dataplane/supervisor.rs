@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use culvert_link::engine::EngineConfig;
 use culvert_model::result::TransferResult;
 
-use crate::dataplane::{DataPlane, DataPlaneError, Origin};
+use crate::dataplane::error::DataPlaneError;
+use crate::dataplane::life::DataPlane;
+use crate::dataplane::process::Origin;
 
 /// Keeps a data plane running.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use culvert_link::messages::ToDataPlane;
 use tokio::sync::oneshot;
 
 use crate::dataplane::followed::FlowSlot;
+use crate::dataplane::life::{DataPlane, lock};
 use crate::dataplane::placement::Placement;
-use crate::dataplane::{DataPlane, lock};
 use crate::next_hop::Tables;
 use crate::next_hop::asking::Asker;
 use crate::next_hop::events::Changes;
