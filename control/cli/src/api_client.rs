@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::exit::CommandError;
-use crate::node::LOCK;
+use crate::running_node::LOCK;
 
 /// Answers longer than this are not looked at.
 const ANSWER_BYTES_MAX: usize = 256 << 20;

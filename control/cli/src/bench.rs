@@ -13,11 +13,12 @@ use culvert_plane::next_hop::Tables;
 use culvert_protocol::counted::counted;
 
 use crate::args::{BenchArgs, BenchWhat, EngineArgs, GlobalArgs, LimitArgs, NetArgs};
-use crate::block_on;
+use crate::embedded_node::{carry_out_here, embedded};
 use crate::exit::CommandError;
 use crate::report::{self, Telling, print_json, say};
+use crate::runtime::block_on;
 use crate::second_node::SecondNode;
-use crate::send::{carry_out_here, embedded, options_of, target_of};
+use crate::typed::{options_of, target_of};
 
 /// Measures.
 ///

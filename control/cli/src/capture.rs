@@ -56,7 +56,7 @@ pub async fn run(global: GlobalArgs, args: CaptureArgs) -> Result<ExitCode, Comm
 /// Writes the capture until it ends. An interrupt ends it in the node, and packets in flight still
 /// arrive; a second one ends this command.
 async fn receive(api: &ApiClient, capture: &mut RunningCapture, file: &mut CaptureFile) -> Result<(), CommandError> {
-    let mut interrupted = Box::pin(crate::node::interrupted());
+    let mut interrupted = Box::pin(crate::interruption::interrupted());
     let mut is_ending = false;
     loop {
         let bytes = tokio::select! {
@@ -66,7 +66,7 @@ async fn receive(api: &ApiClient, capture: &mut RunningCapture, file: &mut Captu
                     return Err(CommandError::new(code, "interrupted before the capture was complete"));
                 }
                 is_ending = true;
-                interrupted = Box::pin(crate::node::interrupted());
+                interrupted = Box::pin(crate::interruption::interrupted());
                 // One that has just ended by itself is not there any more.
                 let _ = api.stop_capture(capture.id).await;
                 continue;

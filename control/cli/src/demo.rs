@@ -22,10 +22,11 @@ use culvert_protocol::identity::to_hex;
 use culvert_system::os_error;
 
 use crate::args::{DemoArgs, EngineArgs, GlobalArgs, TransferOptions};
+use crate::embedded_node::carry_out_here;
 use crate::exit::CommandError;
 use crate::report::{self, say};
 use crate::second_node::SecondNode;
-use crate::send::{carry_out_here, options_of};
+use crate::typed::options_of;
 
 /// Data is made, read and compared in pieces of this size.
 const PIECE_BYTES: usize = 1 << 20;

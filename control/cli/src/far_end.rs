@@ -17,9 +17,11 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::TcpListener;
 
 use crate::args::{FarEndArgs, GlobalArgs};
+use crate::embedded_node::embedded;
 use crate::exit::CommandError;
+use crate::interruption::interrupted;
+use crate::report;
 use crate::ssh::{FAR_END_VERSION, FarEndAnswer, FarEndRequest};
-use crate::{report, send};
 
 /// What names the far end's ports where the transfer is started.
 const PORTS_OPTION: &str = "--remote-ports";
@@ -42,7 +44,7 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     let state = state_beside(StateDirectory::open(&settings.state.value)?, request.key)?;
     // Before anything is made that has to be ended in order.
     settings.engine(false, None).map_err(as_typed)?;
-    let node = send::embedded(&settings, &state, None)?;
+    let node = embedded(&settings, &state, None)?;
     let listener = match &settings.ports.value {
         Ports::These(ports) => bind_first_free(ports).await?,
         Ports::Automatic | Ports::Any => bind(0).await.map_err(|error| cannot_listen(0, &error))?,
@@ -72,7 +74,7 @@ pub async fn run(global: GlobalArgs, args: FarEndArgs) -> Result<ExitCode, Comma
     // Of a host that is shut down, or a login session that ends.
     let code = tokio::select! {
         () = ended => ExitCode::Done,
-        code = crate::node::interrupted() => code,
+        code = interrupted() => code,
     };
     listening.abort();
     // A transfer that is still running is interrupted: its requester is gone, and it resumes from

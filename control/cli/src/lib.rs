@@ -17,19 +17,24 @@ pub mod config;
 pub mod demo;
 pub mod disk_bench;
 pub mod dry_run;
+pub mod embedded_node;
 pub mod exit;
 pub mod far_end;
 pub mod habits;
 pub mod identity;
+pub mod interruption;
 pub mod ledger;
 pub mod man;
 pub mod monitor;
 pub mod node;
 pub mod numbers;
 pub mod path;
+pub mod phase;
 pub mod profile;
 pub mod progress;
 pub mod report;
+pub mod running_node;
+pub mod runtime;
 pub mod said;
 pub mod second_node;
 pub mod send;
@@ -38,10 +43,9 @@ pub mod status;
 pub mod target;
 pub mod transfer;
 pub mod tune;
+pub mod typed;
 pub mod verbose;
 pub mod whose;
-
-use std::future::Future;
 
 use culvert_dataplane::process::StartError;
 use culvert_link::process_name;
@@ -49,10 +53,8 @@ use culvert_model::exit_code::ExitCode;
 
 use args::{Cli, Command};
 use exit::CommandError;
-
-/// Threads that may block on files at once: small files gain from a few, and none helps beyond
-/// that.
-const BLOCKING_THREADS: usize = 8;
+use interruption::or_interrupted;
+use runtime::block_on;
 
 /// Carries a command out.
 ///
@@ -94,31 +96,6 @@ pub fn run(cli: Cli) -> Result<ExitCode, CommandError> {
             ran => ran.map(|()| ExitCode::Done).map_err(CommandError::failed),
         },
     }
-}
-
-/// A command that has nothing to end in order when it is interrupted: it stops where it is, what it
-/// has made for itself goes with it, and it answers as every command that fails.
-async fn or_interrupted<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
-    tokio::select! {
-        answer = command => answer,
-        code = node::interrupted() => Err(CommandError::new(code, "interrupted")),
-    }
-}
-
-/// Runs a command on a runtime of one thread: what it does is wait, and a lane has better use for
-/// the cores.
-pub(crate) fn block_on<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
-    culvert_system::least_descriptors::require_least().map_err(|text| CommandError::new(ExitCode::BadHost, text))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS)
-        .build()
-        .map_err(|error| CommandError::new(ExitCode::BadHost, format!("cannot start: {error}")))?;
-    let result = runtime.block_on(command);
-    culvert_objects::fs::destination::opened::close_all();
-    // A helper that still reads a file does not keep the command.
-    runtime.shutdown_background();
-    result
 }
 
 /// Thousands of small files are open at once: the soft limit is raised as far as the hard one lets.

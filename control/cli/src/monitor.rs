@@ -52,7 +52,7 @@ pub async fn run(global: GlobalArgs, args: StatusArgs) -> Result<ExitCode, Comma
 async fn draw_until_interrupted(api: &ApiClient, json: bool) -> Result<ExitCode, CommandError> {
     let mut interval = tokio::time::interval(INTERVAL);
     let mut previous: Option<NodeStatus> = None;
-    let interrupted = crate::node::interrupted();
+    let interrupted = crate::interruption::interrupted();
     tokio::pin!(interrupted);
     loop {
         tokio::select! {

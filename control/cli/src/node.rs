@@ -16,15 +16,13 @@ use culvert_plane::dataplane::{DataPlaneError, Origin};
 use culvert_protocol::counted::noun;
 use culvert_system::file_lock::{self, FileLock, LockError};
 use culvert_system::os_error;
-use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{GlobalArgs, NodeArgs};
+use crate::embedded_node::program;
 use crate::exit::CommandError;
-
-/// The file whose lock a running node holds.
-pub const LOCK: &str = "node.lock";
+use crate::interruption::interrupted;
+use crate::running_node::{LOCK, RunningNode};
 
 /// How often it is tried, and with which pauses.
 const LOCK_TRIES: u32 = 10;
@@ -32,17 +30,6 @@ const LOCK_TRIES: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// How long transfers may take to end when the node does; what hangs on a disk is cut off.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
-
-/// What a running node leaves in its state directory for others on this host.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RunningNode {
-    /// Its process.
-    pub process_id: u32,
-    /// Its TCP port.
-    pub port: u16,
-    /// The port of its metrics.
-    pub metrics_port: Option<u16>,
-}
 
 /// Runs the node until it is asked to stop.
 ///
@@ -62,7 +49,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     log_lines::stamp_lines();
     let dataplane = match &settings.dataplane_socket.value {
         Some(path) => Origin::Socket(path.clone()),
-        None => Origin::Child(crate::send::program()),
+        None => Origin::Child(program()),
     };
     let node = Node::new(
         state.clone(),
@@ -215,33 +202,4 @@ async fn bind(address: std::net::SocketAddr, what: &str, option: &str) -> Result
         let why = os_error::words_or_hint(&error, &hint);
         CommandError::new(ExitCode::BadHost, format!("cannot listen for {what} on {address}: {why}"))
     })
-}
-
-/// Waits for SIGINT, SIGTERM, or SIGHUP unless it is ignored, as `nohup` has it.
-pub async fn interrupted() -> ExitCode {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    let hung_up = async {
-        // A handler would take the place of what is ignored.
-        let hang_up = if is_hangup_ignored() { None } else { signal(SignalKind::hangup()).ok() };
-        match hang_up {
-            Some(mut hang_up) => hang_up.recv().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        _ = interrupt.recv() => ExitCode::Interrupted,
-        _ = terminate.recv() => ExitCode::Terminated,
-        _ = hung_up => ExitCode::HungUp,
-    }
-}
-
-/// Whether this process was started to outlive its terminal (proc_pid_status(5), `SigIgn`).
-fn is_hangup_ignored() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    // The lowest bit is signal 1, which SIGHUP is.
-    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }

@@ -23,11 +23,13 @@ use serde::Serialize;
 
 use crate::api_client::ApiClient;
 use crate::args::GlobalArgs;
+use crate::embedded_node::embedded;
 use crate::exit::CommandError;
+use crate::interruption::interrupted;
 use crate::path::args::{CheckArgs, PathAction, PathArgs};
 use crate::report::{print_json, say};
-use crate::send::{embedded, target_of};
 use crate::target::{Place, parse};
+use crate::typed::target_of;
 
 /// Runs the command.
 ///
@@ -95,7 +97,7 @@ async fn run_check(global: &GlobalArgs, settings: &Settings, args: CheckArgs) ->
     let busy = transfers_under_way(&state).await;
     let mut found = tokio::select! {
         found = check(&node.engine, &node.profiles, &target, &plan, &mut tell) => found?,
-        code = crate::node::interrupted() => return Err(CommandError::new(code, "interrupted")),
+        code = interrupted() => return Err(CommandError::new(code, "interrupted")),
     };
     found.transfers_meanwhile = busy.max(transfers_under_way(&state).await);
     let history = records::read(&state, &found.partner, Side::Send).unwrap_or_default();

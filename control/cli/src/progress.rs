@@ -9,6 +9,7 @@ use culvert_protocol::counted::counted;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::sync::watch;
 
+use crate::phase::phase_words;
 use crate::{said, verbose};
 
 /// Between two plain lines.
@@ -119,20 +120,6 @@ fn eta(now: &Progress) -> String {
         return String::new();
     }
     format!("{} left", show_seconds(left as f64 * 8.0 / now.rate_bits_per_second as f64))
-}
-
-/// A phase for people.
-#[must_use]
-pub const fn phase_words(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Queued => "queued",
-        Phase::Connecting => "connecting",
-        Phase::Listing => "listing",
-        Phase::Planning => "planning",
-        Phase::Moving => "moving",
-        Phase::Finishing => "finishing",
-        Phase::Waiting => "waiting before the next attempt",
-    }
 }
 
 #[cfg(test)]

@@ -15,9 +15,9 @@ use culvert_node::state::StateDirectory;
 use tokio::process::{Child, Command};
 
 use crate::args::EngineArgs;
+use crate::embedded_node::{embedded, program};
 use crate::exit::CommandError;
-use crate::node::RunningNode;
-use crate::send::{embedded, program};
+use crate::running_node::RunningNode;
 
 /// How long the second node may take to be there.
 const START_PATIENCE: Duration = Duration::from_secs(15);

@@ -1,36 +1,28 @@
 //! `culvert send` and `culvert get`.
 
-use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_engine::clock::unix_ms;
 use culvert_model::address::split_host_port;
 use culvert_model::exit_code::ExitCode;
-use culvert_model::record::{RecordState, TransferRecord};
-use culvert_model::request::{Movement, Target, TransferRequest};
-use culvert_model::typed_path::TypedPath;
-use culvert_node::node::{Node, carry_out};
+use culvert_model::request::{Target, TransferRequest};
+use culvert_node::node::Node;
 use culvert_node::profiles::Profiles;
-use culvert_node::registry::new_transfer_id;
 use culvert_node::settings::{Ports, Settings};
 use culvert_node::state::StateDirectory;
-use culvert_plane::dataplane::Origin;
-use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
-use culvert_protocol::control::{Options, Overwrite};
 
 use crate::api_client::ApiClient;
-use crate::args::{GlobalArgs, REMOTE_PROGRAM_DEFAULT, SSH_DEFAULT, SendArgs, TransferOptions};
+use crate::args::{GlobalArgs, REMOTE_PROGRAM_DEFAULT, SSH_DEFAULT, SendArgs};
 use crate::capture::EmbeddedCapture;
+use crate::embedded_node::{carry_out_here, embedded};
 use crate::exit::CommandError;
-use crate::habits::lacks_colon;
-use crate::progress;
+use crate::interruption::interrupted;
 use crate::report::{self, Telling};
 use crate::ssh::{Ended, FarEnd, SshOptions};
-use crate::target::{Place, SshHost, parse};
-use crate::verbose::{self, FileTeller};
+use crate::target::{Place, SshHost};
+use crate::typed::{has_profile, options_of, read_paths, target_of};
+use crate::verbose;
 
 /// `culvert send`.
 ///
@@ -46,115 +38,6 @@ pub async fn send(global: GlobalArgs, args: SendArgs) -> Result<ExitCode, Comman
 /// [`CommandError`].
 pub async fn get(global: GlobalArgs, args: SendArgs) -> Result<ExitCode, CommandError> {
     run(global, args, true).await
-}
-
-/// A transfer as it was typed: the partner's place, and what moves.
-#[derive(Debug)]
-pub struct Typed {
-    /// Where the partner is; its path is the first or only one.
-    pub partner: Place,
-    /// What moves.
-    pub movement: Movement,
-}
-
-/// How a path on a partner is written.
-const PARTNERS_PATHS: &str = "NAME:PATH, USER@HOST:PATH, ssh://USER@HOST:PORT/PATH or culvert://HOST:PORT/PATH";
-
-/// Reads the paths of a transfer: all sources on one side, the destination on the other.
-///
-/// # Errors
-/// [`CommandError`] that says which path is on the wrong side.
-pub fn read_paths(paths: &[OsString], is_get: bool) -> Result<Typed, CommandError> {
-    let places = paths.iter().map(|path| parse(path)).collect::<Result<Vec<_>, _>>()?;
-    let ([_, .., destination], [sources @ .., _]) = (places.as_slice(), places.as_slice()) else {
-        return Err(CommandError::usage("two paths are needed: a source, and the destination as the last one"));
-    };
-    let is_local = |place: &Place| matches!(place, Place::Local(_));
-    if is_get {
-        if !is_local(destination) {
-            return Err(CommandError::usage("'culvert get' stores on this host: the last path must be a local one"));
-        }
-        let partner = sources.first().cloned().filter(|place| !is_local(place));
-        let Some(partner) = partner else {
-            if let Some(source) = sources.first().filter(|source| lacks_colon(source.path().as_path())) {
-                return Err(without_colon(source.path()));
-            }
-            return Err(CommandError::usage(format!(
-                "'culvert get' fetches from a partner: write its paths as {PARTNERS_PATHS}"
-            )));
-        };
-        if sources.iter().any(|place| place.partner() != partner.partner()) {
-            return Err(CommandError::usage("all sources must be on the same partner"));
-        }
-        let sources = sources.iter().map(|place| place.path().clone()).collect();
-        let movement = Movement::Pull { sources, destination: absolute(destination.path())? };
-        return Ok(Typed { partner, movement });
-    }
-    if let Some(place) = sources.iter().find(|place| !is_local(place)) {
-        return Err(CommandError::usage(format!(
-            "'culvert send' sends from this host, but the source {} is on a partner; to fetch it, use 'culvert get'",
-            place.path()
-        )));
-    }
-    if is_local(destination) {
-        if lacks_colon(destination.path().as_path()) {
-            return Err(without_colon(destination.path()));
-        }
-        return Err(CommandError::usage(format!(
-            "the destination {} is on this host: write a partner's path as {PARTNERS_PATHS}; for copies on this host use cp",
-            destination.path()
-        )));
-    }
-    let sources = sources.iter().map(|place| absolute(place.path())).collect::<Result<_, _>>()?;
-    let movement = Movement::Push { sources, destination: destination.path().clone() };
-    Ok(Typed { partner: destination.clone(), movement })
-}
-
-/// What names a host and has no colon is a path of this host, and seldom meant as one.
-fn without_colon(path: &TypedPath) -> CommandError {
-    CommandError::usage(format!(
-        "{path} has no colon, so it is a path on this host: write {path}: for the home directory there, or {path}:PATH"
-    ))
-}
-
-/// A local path, absolute, with its slash at the end if it had one.
-fn absolute(path: &TypedPath) -> Result<TypedPath, CommandError> {
-    use std::os::unix::ffi::OsStringExt as _;
-    let joined = std::env::current_dir()
-        .map_err(|error| CommandError::failed(format!("cannot determine the current directory: {error}")))?
-        .join(path.as_path());
-    let mut bytes = joined.into_os_string().into_vec();
-    if path.0.ends_with(b"/") && !bytes.ends_with(b"/") {
-        bytes.push(b'/');
-    }
-    Ok(TypedPath(bytes))
-}
-
-/// The options of a transfer.
-///
-/// # Errors
-/// [`CommandError`]: a mode without its rate.
-pub fn options_of(options: &TransferOptions) -> Result<Options, CommandError> {
-    use culvert_protocol::rate_control::Mode;
-    if options.mode == Mode::Fixed && options.rate.is_none() {
-        return Err(CommandError::usage("--mode fixed needs --rate: it sends at exactly that rate"));
-    }
-    if options.overwrite == Overwrite::Content && options.checksum == "none" {
-        return Err(CommandError::usage(
-            "--overwrite content compares hashes, so it cannot be used with --checksum none",
-        ));
-    }
-    Ok(Options {
-        chunk_bytes: CHUNK_BYTES_DEFAULT,
-        checksum: options.checksum == "blake3",
-        cipher: options.cipher,
-        overwrite: options.overwrite,
-        preserve: options.preserve,
-        flows: options.flows.unwrap_or(0),
-        mode: options.mode,
-        rate_bits_per_second: options.rate,
-        dry_run: options.dry_run,
-    })
 }
 
 async fn run(global: GlobalArgs, args: SendArgs, is_get: bool) -> Result<ExitCode, CommandError> {
@@ -234,13 +117,6 @@ fn refuse_ssh_options(args: &SendArgs, partner: &Place) -> Result<(), CommandErr
     }
 }
 
-/// Whether a profile has this name. One that cannot be read has it, too: what is wrong with it is
-/// said when it is used.
-#[must_use]
-pub fn has_profile(state: &StateDirectory, name: &str) -> bool {
-    !matches!(Profiles::new(state.clone()).find(name), Ok(None))
-}
-
 /// Runs a request with a far end started over ssh. A far end that has died is restarted, as often
 /// as the transfer may be retried: nothing else listens on its port.
 async fn over_ssh(
@@ -295,7 +171,7 @@ async fn start_far_end(
     const SILENCE: Duration = Duration::from_secs(10);
     let starting = FarEnd::start(host, ssh, node.engine.identity.public_key());
     let mut both = std::pin::pin!(async { tokio::join!(starting, node.engine.supervisor.get()).0 });
-    let mut interrupted = std::pin::pin!(crate::node::interrupted());
+    let mut interrupted = std::pin::pin!(interrupted());
     let mut silence = std::pin::pin!(tokio::time::sleep(SILENCE));
     let mut is_told = quiet;
     loop {
@@ -314,16 +190,6 @@ async fn start_far_end(
     }
 }
 
-/// A partner's location as a target. Far ends are made from what ssh reports.
-#[must_use]
-pub fn target_of(place: &Place) -> Target {
-    match place {
-        Place::Address { host, port, .. } => Target::Address { host: host.clone(), port: *port },
-        Place::Profile { name, .. } => Target::Profile(name.clone()),
-        Place::Local(_) | Place::Ssh { .. } => Target::Profile(place.partner().unwrap_or_default()),
-    }
-}
-
 /// A partner's first address, if it can be told before the partner is called.
 async fn address_of(place: &Place, state: &StateDirectory) -> Option<IpAddr> {
     let profile;
@@ -337,69 +203,4 @@ async fn address_of(place: &Place, state: &StateDirectory) -> Option<IpAddr> {
         Place::Local(_) => return None,
     };
     tokio::net::lookup_host((host, 0)).await.ok()?.next().map(|address| address.ip())
-}
-
-/// A node for the length of this command. `partner` is the one that it has to do with, as far as it
-/// is known.
-///
-/// # Errors
-/// [`CommandError`].
-pub fn embedded(
-    settings: &Settings,
-    state: &StateDirectory,
-    partner: Option<IpAddr>,
-) -> Result<Arc<Node>, CommandError> {
-    let engine = settings.engine(false, partner)?;
-    let name = settings.name.value.clone();
-    let node = Node::new(state.clone(), name, Origin::Child(program()), engine, settings.transfer_bounds())?;
-    node.path.configure(settings.paths.clone(), 0);
-    Ok(node)
-}
-
-/// This program, for starting the data plane: by what runs, not by a name that an update may have
-/// replaced.
-#[must_use]
-pub fn program() -> PathBuf {
-    PathBuf::from("/proc/self/exe")
-}
-
-/// Carries a request out in this process, showing progress; interrupts cancel it.
-///
-/// # Errors
-/// [`CommandError`].
-pub async fn carry_out_here(
-    node: &Arc<Node>,
-    request: TransferRequest,
-    quiet: bool,
-) -> Result<culvert_model::result::TransferResult, CommandError> {
-    let id = new_transfer_id();
-    let is_get = matches!(request.movement, Movement::Pull { .. });
-    let record = TransferRecord::of_request(id, &request, RecordState::Active, unix_ms());
-    let mut live = node.registry.begin(id, record).await?;
-    let teller = FileTeller::begin(if is_get { "stored" } else { "sent" });
-    live.names = teller.as_ref().map(FileTeller::names);
-    let shown = live.progress.subscribe();
-    let canceler = node.clone();
-    let interrupts = tokio::spawn(async move {
-        let code = crate::node::interrupted().await;
-        canceler.registry.cancel(id).await;
-        code
-    });
-    let outcome =
-        progress::show(quiet, shown.clone(), verbose::beside(shown, carry_out(node, id, &request, live))).await;
-    drop(teller);
-    node.registry.settle().await;
-    if outcome.is_err() && interrupts.is_finished() {
-        let code = interrupts.await.unwrap_or(ExitCode::Interrupted);
-        let text = "interrupted; run the same command again to resume";
-        return Err(CommandError::new(code, text).of_transfer(id));
-    }
-    interrupts.abort();
-    if let Some(plane) = node.engine.supervisor.running().await.filter(|plane| plane.af_xdp_mode().is_none() && !quiet)
-    {
-        for refusal in plane.refusals() {
-            say_aside!("culvert: {refusal}");
-        }
-    }
-    Ok(outcome.map_err(|error| CommandError::from(error).of_transfer(id))?.result)
 }

@@ -26,10 +26,11 @@ use tokio::sync::watch;
 use crate::api_client::ApiClient;
 use crate::args::{EngineArgs, GlobalArgs, TransferAction, TransferArgs};
 use crate::exit::{CommandError, of_path};
+use crate::interruption::{interrupted, or_interrupted};
 use crate::report::{self, Telling, print_json, print_json_line, say};
-use crate::send::{has_profile, options_of, read_paths, target_of};
 use crate::target::Place;
-use crate::{or_interrupted, progress, verbose};
+use crate::typed::{has_profile, options_of, read_paths, target_of};
+use crate::{progress, verbose};
 
 /// Why a node is not asked for a transfer over ssh.
 fn by_a_user_alone(partner: &Place) -> CommandError {
@@ -258,7 +259,7 @@ pub async fn submit_and_follow(
     let following = follow(api, &id, telling, state, &followed);
     tokio::select! {
         code = following => code.map_err(|error| followed.explain(error)),
-        code = crate::node::interrupted() => {
+        code = interrupted() => {
             let _ = api.cancel(&id).await;
             let text = "interrupted; run the same command again to resume";
             Err(CommandError::new(code, text).of_transfer(&id))

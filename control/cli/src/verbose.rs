@@ -10,7 +10,7 @@ use culvert_model::units::show_bytes;
 use culvert_protocol::counted::counted;
 use tokio::sync::watch;
 
-use crate::progress::phase_words;
+use crate::phase::phase_words;
 
 static IS_VERBOSE: AtomicBool = AtomicBool::new(false);
 

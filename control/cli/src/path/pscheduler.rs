@@ -52,7 +52,7 @@ pub async fn run(global: &GlobalArgs, settings: &Settings, args: PschedulerArgs)
     let client = Client::new(&args.host, http);
     let result = tokio::select! {
         result = converse(global, settings, &state, &client, &args) => result,
-        code = crate::node::interrupted() => return Err(CommandError::new(code, "interrupted")),
+        code = crate::interruption::interrupted() => return Err(CommandError::new(code, "interrupted")),
     };
     if args.trust == "pin"
         && result.is_ok()
@@ -116,7 +116,7 @@ async fn converse(
     });
     let run = tokio::select! {
         run = followed => run.map_err(|error| failed(&error))?,
-        code = crate::node::interrupted() => {
+        code = crate::interruption::interrupted() => {
             let _ = client.abort(&task).await;
             return Err(CommandError::new(code, "interrupted; the task was aborted"));
         }

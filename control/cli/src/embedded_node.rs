@@ -1,0 +1,85 @@
+//! A node within a command, for as long as the command runs, and the transfers that it carries out.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use culvert_engine::clock::unix_ms;
+use culvert_model::exit_code::ExitCode;
+use culvert_model::record::{RecordState, TransferRecord};
+use culvert_model::request::{Movement, TransferRequest};
+use culvert_node::node::{Node, carry_out};
+use culvert_node::registry::new_transfer_id;
+use culvert_node::settings::Settings;
+use culvert_node::state::StateDirectory;
+use culvert_plane::dataplane::Origin;
+
+use crate::exit::CommandError;
+use crate::interruption::interrupted;
+use crate::progress;
+use crate::verbose::{self, FileTeller};
+
+/// A node for the length of this command. `partner` is the one that it has to do with, as far as it
+/// is known.
+///
+/// # Errors
+/// [`CommandError`].
+pub fn embedded(
+    settings: &Settings,
+    state: &StateDirectory,
+    partner: Option<IpAddr>,
+) -> Result<Arc<Node>, CommandError> {
+    let engine = settings.engine(false, partner)?;
+    let name = settings.name.value.clone();
+    let node = Node::new(state.clone(), name, Origin::Child(program()), engine, settings.transfer_bounds())?;
+    node.path.configure(settings.paths.clone(), 0);
+    Ok(node)
+}
+
+/// This program, for starting the data plane: by what runs, not by a name that an update may have
+/// replaced.
+#[must_use]
+pub fn program() -> PathBuf {
+    PathBuf::from("/proc/self/exe")
+}
+
+/// Carries a request out in this process, showing progress; interrupts cancel it.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn carry_out_here(
+    node: &Arc<Node>,
+    request: TransferRequest,
+    quiet: bool,
+) -> Result<culvert_model::result::TransferResult, CommandError> {
+    let id = new_transfer_id();
+    let is_get = matches!(request.movement, Movement::Pull { .. });
+    let record = TransferRecord::of_request(id, &request, RecordState::Active, unix_ms());
+    let mut live = node.registry.begin(id, record).await?;
+    let teller = FileTeller::begin(if is_get { "stored" } else { "sent" });
+    live.names = teller.as_ref().map(FileTeller::names);
+    let shown = live.progress.subscribe();
+    let canceler = node.clone();
+    let interrupts = tokio::spawn(async move {
+        let code = interrupted().await;
+        canceler.registry.cancel(id).await;
+        code
+    });
+    let outcome =
+        progress::show(quiet, shown.clone(), verbose::beside(shown, carry_out(node, id, &request, live))).await;
+    drop(teller);
+    node.registry.settle().await;
+    if outcome.is_err() && interrupts.is_finished() {
+        let code = interrupts.await.unwrap_or(ExitCode::Interrupted);
+        let text = "interrupted; run the same command again to resume";
+        return Err(CommandError::new(code, text).of_transfer(id));
+    }
+    interrupts.abort();
+    if let Some(plane) = node.engine.supervisor.running().await.filter(|plane| plane.af_xdp_mode().is_none() && !quiet)
+    {
+        for refusal in plane.refusals() {
+            say_aside!("culvert: {refusal}");
+        }
+    }
+    Ok(outcome.map_err(|error| CommandError::from(error).of_transfer(id))?.result)
+}

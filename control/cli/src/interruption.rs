@@ -1,0 +1,47 @@
+//! Signals that end a command.
+
+use culvert_model::exit_code::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::exit::CommandError;
+
+/// A command that has nothing to end in order when it is interrupted: it stops where it is, what it
+/// has made for itself goes with it, and it answers as every command that fails.
+///
+/// # Errors
+/// [`CommandError`]: the command's, or that it was interrupted.
+pub async fn or_interrupted<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+    tokio::select! {
+        answer = command => answer,
+        code = interrupted() => Err(CommandError::new(code, "interrupted")),
+    }
+}
+
+/// Waits for SIGINT, SIGTERM, or SIGHUP unless it is ignored, as `nohup` has it.
+pub async fn interrupted() -> ExitCode {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    let hung_up = async {
+        // A handler would take the place of what is ignored.
+        let hang_up = if is_hangup_ignored() { None } else { signal(SignalKind::hangup()).ok() };
+        match hang_up {
+            Some(mut hang_up) => hang_up.recv().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = interrupt.recv() => ExitCode::Interrupted,
+        _ = terminate.recv() => ExitCode::Terminated,
+        _ = hung_up => ExitCode::HungUp,
+    }
+}
+
+/// Whether this process was started to outlive its terminal (proc_pid_status(5), `SigIgn`).
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // The lowest bit is signal 1, which SIGHUP is.
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}

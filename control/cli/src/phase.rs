@@ -1,0 +1,17 @@
+//! The phases of a transfer in words.
+
+use culvert_model::progress::Phase;
+
+/// A phase for people.
+#[must_use]
+pub const fn phase_words(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Queued => "queued",
+        Phase::Connecting => "connecting",
+        Phase::Listing => "listing",
+        Phase::Planning => "planning",
+        Phase::Moving => "moving",
+        Phase::Finishing => "finishing",
+        Phase::Waiting => "waiting before the next attempt",
+    }
+}
