@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use culvert_engine::tls::TlsConfigs;
-use culvert_node::state::StateDirectory;
 use culvert_protocol::control::{
     FrameReader, Message, Options, Overwrite, PROTOCOL_VERSION, Refusal, Request, TransferId, Wish, encode_entry,
 };
@@ -15,6 +14,7 @@ use culvert_protocol::identity::Identity;
 use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
 use culvert_protocol::rate_control::Mode;
 use culvert_protocol::seal::Cipher;
+use culvert_state::StateDirectory;
 
 use crate::node::PATIENCE;
 

@@ -374,7 +374,7 @@ fn the_wall_clock_is_asked_for_records_and_nothing_else() {
         // How old a finished transfer's journal is, in days.
         "control/engine/src/journal.rs",
         // When a path was measured, and what a schedule says.
-        "control/node/src/path",
+        "control/path/src",
         "perfsonar/src",
         // What Wireshark shows for a packet.
         "control/node/src/capture/pcap.rs",

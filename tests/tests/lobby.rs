@@ -9,9 +9,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use culvert_node::state::StateDirectory;
 use culvert_protocol::control::{Message, PROTOCOL_VERSION, RefusalCode, Wish};
 use culvert_protocol::identity::Identity;
+use culvert_state::StateDirectory;
 use culvert_tests::greedy_stranger::Greedy;
 use culvert_tests::memory::{IDLE_HEAP_KIB_MAX, IDLE_KIB_MAX, MemoryWatch, heap_kib, own_kib};
 use culvert_tests::node::{Pair, RunningNode, key_of, wait_for};

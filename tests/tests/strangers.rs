@@ -106,7 +106,7 @@ fn unknown_keys_fill_a_table_and_nothing_else() {
     // Keys cost the stranger nothing: a new one with each connection.
     for number in 0..120 {
         let state = pair.path(&format!("stranger-{number}"));
-        culvert_node::state::StateDirectory::open(&state).unwrap().identity().unwrap();
+        culvert_state::StateDirectory::open(&state).unwrap().identity().unwrap();
         let mut stranger = Stranger::connect(&state, node.port);
         stranger.say(&hello(PROTOCOL_VERSION));
         let refusal = loop {

@@ -7,10 +7,11 @@ use culvert_link::kernel_bypass::Mode;
 use culvert_model::exit_code::ExitCode;
 use culvert_model::request::{Movement, Target, TransferRequest};
 use culvert_model::units::show_rate;
-use culvert_node::settings::{SOCKET_BUFFER_BYTES, Settings};
-use culvert_node::state::StateDirectory;
+use culvert_node::settings::Settings;
+use culvert_node::settings::lanes::SOCKET_BUFFER_BYTES;
 use culvert_plane::next_hop::Tables;
 use culvert_protocol::counted::counted;
+use culvert_state::StateDirectory;
 
 use crate::args::{BenchArgs, BenchWhat, EngineArgs, GlobalArgs, LimitArgs, NetArgs};
 use crate::embedded_node::{carry_out_here, embedded};

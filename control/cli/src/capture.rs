@@ -10,8 +10,8 @@ use culvert_model::exit_code::ExitCode;
 use culvert_node::capture::{Capture, CaptureError, CaptureOptions, Stop, Summary};
 use culvert_node::node::Node;
 use culvert_node::settings::Settings;
-use culvert_node::state::StateDirectory;
 use culvert_protocol::counted::counted;
+use culvert_state::StateDirectory;
 use tokio::task::JoinHandle;
 
 use crate::api_client::{ApiClient, RunningCapture};

@@ -5,9 +5,9 @@ use culvert_model::exit_code::ExitCode;
 use culvert_model::record::{Failure, RecordState};
 use culvert_node::profiles::ProfileError;
 use culvert_node::settings::SettingsError;
-use culvert_node::state::StateError;
 use culvert_plane::dataplane::DataPlaneError;
 use culvert_protocol::control::RefusalCode;
+use culvert_state::StateError;
 use culvert_system::os_error::{self, explained, tells_shortage, without_numbers};
 
 /// What a command exits with that could not use a path which was named to it.

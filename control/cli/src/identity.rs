@@ -2,7 +2,7 @@
 
 use culvert_model::exit_code::ExitCode;
 use culvert_node::settings::Settings;
-use culvert_node::state::StateDirectory;
+use culvert_state::StateDirectory;
 use culvert_system::accounts::OwnedState;
 
 use crate::args::{EngineArgs, GlobalArgs, IdentityAction, IdentityArgs};

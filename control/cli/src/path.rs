@@ -10,14 +10,14 @@ use std::fs::File;
 
 use culvert_model::exit_code::ExitCode;
 use culvert_model::request::Target;
-use culvert_node::path::check::{PathCheck, Side};
-use culvert_node::path::conduct::check;
-use culvert_node::path::grades::{Finding, findings};
-use culvert_node::path::plan::Plan;
-use culvert_node::path::{page, records};
 use culvert_node::settings::Settings;
-use culvert_node::state::StateDirectory;
+use culvert_path::check::{PathCheck, Side};
+use culvert_path::conduct::check;
+use culvert_path::grades::{Finding, findings};
+use culvert_path::plan::Plan;
+use culvert_path::{page, records};
 use culvert_protocol::counted::{agree, counted};
+use culvert_state::StateDirectory;
 use culvert_system::file_lock::{self, FileLock, LockError};
 use serde::Serialize;
 
@@ -96,7 +96,7 @@ async fn run_check(global: &GlobalArgs, settings: &Settings, args: CheckArgs) ->
     };
     let busy = transfers_under_way(&state).await;
     let mut found = tokio::select! {
-        found = check(&node.engine, &node.profiles, &target, &plan, &mut tell) => found?,
+        found = check(&node.engine, &target, &plan, &mut tell) => found?,
         code = interrupted() => return Err(CommandError::new(code, "interrupted")),
     };
     found.transfers_meanwhile = busy.max(transfers_under_way(&state).await);
@@ -109,9 +109,9 @@ async fn run_check(global: &GlobalArgs, settings: &Settings, args: CheckArgs) ->
         }
     }
     if let Some(table) = &settings.paths.archive {
-        let documents = culvert_node::path::publish::of_check(&found, &settings.name.value);
-        let spooled = culvert_node::path::publish::spool(&state, table)
-            .and_then(|spool| culvert_node::path::publish::add(&spool, found.at_unix_ms, &documents));
+        let documents = culvert_path::publish::of_check(&found, &settings.name.value);
+        let spooled = culvert_path::publish::spool(&state, table)
+            .and_then(|spool| culvert_path::publish::add(&spool, found.at_unix_ms, &documents));
         if let Err(why) = spooled {
             say_aside!("culvert: the check is not published: {why}");
         }
@@ -165,8 +165,8 @@ async fn publish(settings: &Settings) -> Result<ExitCode, CommandError> {
     };
     let bad = |text: String| CommandError::new(ExitCode::BadHost, text);
     records::make_directory(&state)?;
-    let spool = culvert_node::path::publish::spool(&state, table).map_err(bad)?;
-    let archive = culvert_node::path::publish::archive(&state, table, &settings.name.value).map_err(bad)?;
+    let spool = culvert_path::publish::spool(&state, table).map_err(bad)?;
+    let archive = culvert_path::publish::archive(&state, table, &settings.name.value).map_err(bad)?;
     if spool.is_empty() {
         say("nothing is waiting for the archive")?;
         return Ok(ExitCode::Done);

@@ -11,8 +11,8 @@ use culvert_model::exit_code::ExitCode;
 use culvert_model::profile::{PermittedRoot, Profile};
 use culvert_node::profiles::{ProfileError, Profiles};
 use culvert_node::settings::Settings;
-use culvert_node::state::{StateDirectory, StateError};
 use culvert_protocol::identity::PublicKey;
+use culvert_state::{StateDirectory, StateError};
 use serde::Serialize;
 
 use crate::args::{EngineArgs, GlobalArgs, ProfileAction, ProfileArgs, ProfileChange};

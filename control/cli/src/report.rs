@@ -7,10 +7,10 @@ use culvert_model::exit_code::ExitCode;
 use culvert_model::result::{ResultError, State, TransferResult};
 use culvert_model::units::{show_bytes, show_count, show_rate, show_seconds};
 use culvert_model::would::Would;
-use culvert_node::state::StateDirectory;
 use culvert_protocol::control::TransferId;
 use culvert_protocol::counted::{agree, counted};
 use culvert_protocol::foreign_text::{plain_json, plain_lines};
+use culvert_state::StateDirectory;
 
 use crate::dry_run;
 use crate::exit::CommandError;

@@ -11,7 +11,7 @@ use culvert_model::profile::{Permission, PermittedRoot, Profile};
 use culvert_node::node::Node;
 use culvert_node::profiles::Profiles;
 use culvert_node::settings::{Flags, Settings};
-use culvert_node::state::StateDirectory;
+use culvert_state::StateDirectory;
 use tokio::process::{Child, Command};
 
 use crate::args::EngineArgs;

@@ -10,7 +10,7 @@ use culvert_model::request::{Target, TransferRequest};
 use culvert_node::node::Node;
 use culvert_node::profiles::Profiles;
 use culvert_node::settings::{Ports, Settings};
-use culvert_node::state::StateDirectory;
+use culvert_state::StateDirectory;
 
 use crate::api_client::ApiClient;
 use crate::args::{GlobalArgs, REMOTE_PROGRAM_DEFAULT, SSH_DEFAULT, SendArgs};

@@ -4,8 +4,8 @@ use culvert_model::exit_code::ExitCode;
 use culvert_model::units::show_bytes;
 use culvert_node::api::status::NodeStatus;
 use culvert_node::settings::Settings;
-use culvert_node::state::StateDirectory;
 use culvert_protocol::counted::{agree, counted};
+use culvert_state::StateDirectory;
 
 use crate::api_client::ApiClient;
 use crate::args::{EngineArgs, GlobalArgs, StatusArgs};

@@ -14,12 +14,12 @@ use culvert_model::request::TransferRequest;
 use culvert_model::units::show_bytes;
 use culvert_node::registry::Registry;
 use culvert_node::settings::Settings;
-use culvert_node::state::StateDirectory;
 use culvert_protocol::control::TransferId;
 use culvert_protocol::counted::counted;
 use culvert_protocol::foreign_text::plain_lines;
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::receipt::Receipt;
+use culvert_state::StateDirectory;
 use culvert_system::regular_file::{ReadError, read_named};
 use tokio::sync::watch;
 

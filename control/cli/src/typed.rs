@@ -5,9 +5,9 @@ use std::ffi::OsString;
 use culvert_model::request::{Movement, Target};
 use culvert_model::typed_path::TypedPath;
 use culvert_node::profiles::Profiles;
-use culvert_node::state::StateDirectory;
 use culvert_protocol::chunk_map::CHUNK_BYTES_DEFAULT;
 use culvert_protocol::control::{Options, Overwrite};
+use culvert_state::StateDirectory;
 
 use crate::args::TransferOptions;
 use crate::exit::CommandError;

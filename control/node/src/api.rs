@@ -28,6 +28,7 @@ use culvert_model::units::show_bytes;
 use culvert_objects::fs::sources::named::local_source;
 use culvert_protocol::control::{Refusal, RefusalCode, TransferId};
 use culvert_protocol::counted::{agree, counted};
+use culvert_state::StateError;
 use culvert_system::log_limit::{self, About};
 use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
@@ -41,7 +42,6 @@ use crate::api::status::{DataPlaneStatus, NodeStatus};
 use crate::capture::CaptureOptions;
 use crate::node::{Node, carry_out};
 use crate::registry::new_transfer_id;
-use crate::state::StateError;
 
 /// Transfers of this node's own user that run at once; the rest wait in their order.
 pub const ACTIVE_MAX: usize = 16;
@@ -216,7 +216,7 @@ async fn metrics(State(api): State<Api>) -> Response {
     let text = metrics.render(&registry.counts(), &engine.supervisor).await;
     let (state, path) = (state.clone(), path.clone());
     // Those of paths are read from the records' files.
-    let text = text + &blocking(move || crate::path::metrics::render(&state, &path)).await;
+    let text = text + &blocking(move || culvert_path::metrics::render(&state, &path)).await;
     ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

@@ -7,7 +7,7 @@
 //! ```text
 //! partner ──> reception (doorman, lobby, places) ──> engine ──> registry, metrics
 //! user    ──> api ──────────────────────────────────────┘        │
-//!             path: checks, records, responder               state directory
+//!                                                            state directory
 //! ```
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::print_stderr))]
@@ -25,12 +25,10 @@ pub mod log_lines;
 pub mod metrics;
 pub mod node;
 pub mod partner_hosts;
-pub mod path;
 pub mod path_services;
 pub mod places;
 pub mod profiles;
 pub mod reception;
 pub mod registry;
 pub mod settings;
-pub mod state;
 pub mod tuning;

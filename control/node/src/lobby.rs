@@ -23,6 +23,7 @@ use culvert_model::profile::Profile;
 use culvert_objects::fs::destination::Reach;
 use culvert_protocol::control::{Refusal, RefusalCode};
 use culvert_protocol::identity::PublicKey;
+use culvert_state::StateError;
 use culvert_system::log_limit::{self, About};
 use culvert_system::os_error;
 use tokio::net::TcpStream;
@@ -32,7 +33,6 @@ use crate::host::Host;
 use crate::node::Node;
 use crate::places::{Limits, Place, Places};
 use crate::profiles::ProfileError;
-use crate::state::StateError;
 
 /// How long a connection may take to say what it wants: a ClientHello is one flight of packets,
 /// sent at once.

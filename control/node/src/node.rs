@@ -23,18 +23,18 @@ use culvert_engine::transfer::error::TransferError;
 use culvert_link::engine::EngineConfig;
 use culvert_model::request::TransferRequest;
 use culvert_model::result::TransferResult;
+use culvert_path::advice::{self, Advice};
+use culvert_path::check::Side;
+use culvert_path::room::PathRoom;
 use culvert_plane::dataplane::{Origin, Supervisor};
 use culvert_protocol::control::TransferId;
 use culvert_protocol::foreign_text::plain_lines;
+use culvert_state::{StateDirectory, StateError};
 
 use crate::doorman::Doorman;
 use crate::metrics::Metrics;
-use crate::path::advice::{self, Advice};
-use crate::path::check::Side;
-use crate::path::room::PathRoom;
 use crate::profiles::Profiles;
 use crate::registry::Registry;
-use crate::state::{StateDirectory, StateError};
 use crate::tuning::Wakefulness;
 
 /// Journals of complete transfers whose sender never signed are kept so long for it to come again.
@@ -100,7 +100,8 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         registry.count_in(&metrics);
         let (registry, profiles, path) = (Arc::new(registry), Profiles::new(state.clone()), Arc::<PathRoom>::default());
-        let advice = Advice { profiles: profiles.clone(), state: state.clone(), path: path.clone() };
+        let partners = Arc::new(profiles.clone());
+        let advice = Advice { partners: partners.clone(), state: state.clone(), path: path.clone() };
         let engine = Engine {
             identity,
             name,
@@ -108,7 +109,7 @@ impl Node {
             supervisor: Supervisor::new(dataplane, engine),
             journals: state.path("journals"),
             records: registry.clone(),
-            partners: Arc::new(profiles.clone()),
+            partners,
             advice: Arc::new(advice),
             observer: Arc::new(NodeObserver { metrics: metrics.clone(), wakefulness: Wakefulness::default() }),
             shares: Arc::default(),

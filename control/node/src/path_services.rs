@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use axum::routing::get;
 use axum::{Json, Router};
+use culvert_path::settings::PathSettings;
+use culvert_path::{delivery, responder};
 use culvert_perfsonar::psconfig::Template;
 use culvert_system::os_error;
 use tokio::net::TcpListener;
@@ -12,8 +14,6 @@ use tokio::net::TcpListener;
 use crate::api::serving;
 use crate::metrics::Metrics;
 use crate::node::Node;
-use crate::path::settings::PathSettings;
-use crate::path::{delivery, responder};
 
 /// Where the template is.
 const TEMPLATE_PATH: &str = "/psconfig/culvert.json";
@@ -23,7 +23,8 @@ const TEMPLATE_PATH: &str = "/psconfig/culvert.json";
 /// # Errors
 /// In words: an address that cannot be bound, a file that cannot be read.
 pub async fn start(node: &Node) -> Result<(), String> {
-    responder::start(&node.path, &node.profiles).await?;
+    let profiles = node.profiles.clone();
+    responder::start(&node.path, move || profiles.readable()).await?;
     serve_template(&node.path.settings(), &node.metrics).await?;
     delivery::start(&node.path, &node.state, &node.engine.name)
 }

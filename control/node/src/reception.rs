@@ -9,6 +9,7 @@ use culvert_engine::limits::{Limit, SESSIONS_MAX, SESSIONS_PER_PARTNER, SESSIONS
 use culvert_engine::responder::{self, Introduced, answer};
 use culvert_engine::transfer::blocking;
 use culvert_model::profile::Leaves;
+use culvert_path::answer::answer as answer_check;
 use culvert_protocol::control::{Message, PERMISSIONS_ARE_TOLD_SINCE, Refusal, RefusalCode, Request};
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::path::{PathMessage, PathRequest};
@@ -19,7 +20,6 @@ use tokio::net::TcpListener;
 use crate::admission::Admission;
 use crate::lobby::{Lobbies, Turned};
 use crate::node::Node;
-use crate::path::answer::answer as answer_check;
 use crate::places::{Full, Limits, Place, Places};
 
 /// How long a partner that is introduced may take to ask: a request follows the introduction at

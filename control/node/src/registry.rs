@@ -20,6 +20,8 @@ use culvert_engine::clock::unix_ms;
 use culvert_engine::limits::Limit;
 use culvert_model::record::{RecordState, TransferRecord};
 use culvert_protocol::control::TransferId;
+use culvert_state::writer::StateWriter;
+use culvert_state::{StateDirectory, StateError};
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
@@ -30,8 +32,6 @@ use crate::registry::owners::Owners;
 use crate::registry::receipts::{Receipts, receipt_file_of};
 use crate::registry::record_file::{RecordFile, VERSION, file_of};
 pub use crate::registry::seen::{INTERRUPTED, recently_cut_off};
-use crate::state::writer::StateWriter;
-use crate::state::{StateDirectory, StateError};
 
 /// The transfers of a node.
 ///

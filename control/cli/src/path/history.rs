@@ -2,11 +2,11 @@
 
 use culvert_model::exit_code::ExitCode;
 use culvert_model::units::show_rate;
-use culvert_node::path::check::Side;
-use culvert_node::path::grades::{ms, part};
-use culvert_node::path::records::{self, PathRecord};
-use culvert_node::state::StateDirectory;
+use culvert_path::check::Side;
+use culvert_path::grades::{ms, part};
+use culvert_path::records::{self, PathRecord};
 use culvert_protocol::counted::counted;
+use culvert_state::StateDirectory;
 use serde::Serialize;
 
 use crate::exit::CommandError;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use culvert_model::address::split_host_port;
 use culvert_model::exit_code::ExitCode;
-use culvert_node::path::grades::{ms, part};
-use culvert_node::path::settings::read_secret;
+use culvert_path::grades::{ms, part};
+use culvert_path::settings::read_secret;
 use culvert_perfsonar::stamp::sender::SenderConfig;
 use culvert_perfsonar::stamp::{Authentication, SessionResult};
 use culvert_perfsonar::tester::{Measurement, MeasurementError, measure, measure_twamp};

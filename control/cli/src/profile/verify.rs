@@ -11,10 +11,10 @@ use culvert_model::exit_code::ExitCode;
 use culvert_model::profile::{Leaves, Permission, PermittedRoot, Profile};
 use culvert_node::profiles::Profiles;
 use culvert_node::settings::Settings;
-use culvert_node::state::StateDirectory;
 use culvert_objects::fs::destination::permitted::{Obstacle, leaves_of, obstacle};
 use culvert_protocol::control::{Leave, Message, RefusalCode};
 use culvert_protocol::foreign_text::plain_lines;
+use culvert_state::StateDirectory;
 use culvert_system::accounts::may_not;
 use culvert_system::os_error;
 

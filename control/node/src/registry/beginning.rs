@@ -7,6 +7,7 @@ use culvert_engine::transfer::blocking;
 use culvert_model::progress::Progress;
 use culvert_model::record::{RecordState, TransferRecord};
 use culvert_protocol::control::{Refusal, RefusalCode, TransferId};
+use culvert_state::StateError;
 use culvert_system::log_limit::{self, About};
 use culvert_system::os_error;
 use tokio::sync::watch;
@@ -16,7 +17,6 @@ use crate::registry::live::{Claim, Live, Stop};
 use crate::registry::lock::lock;
 use crate::registry::record_file::file_of;
 use crate::registry::seen::INTERRUPTED;
-use crate::state::StateError;
 
 impl Registry {
     /// A partner's request starts a transfer, or continues one of its own. The partner chose the

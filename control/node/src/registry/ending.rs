@@ -8,13 +8,13 @@ use culvert_model::record::{RecordState, TransferRecord};
 use culvert_model::result::TransferResult;
 use culvert_protocol::control::{RefusalCode, TransferId};
 use culvert_protocol::receipt::Receipt;
+use culvert_state::StateError;
 
 use crate::registry::Registry;
 use crate::registry::live::{Claim, Stop};
 use crate::registry::lock::lock;
 use crate::registry::receipts::receipt_file_of;
 use crate::registry::record_file::file_of;
-use crate::state::StateError;
 
 impl Registry {
     fn changed_record(&self, id: TransferId, change: impl FnOnce(&mut TransferRecord)) -> Option<TransferRecord> {

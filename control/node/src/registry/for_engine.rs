@@ -6,10 +6,10 @@ use culvert_model::record::{RecordState, TransferRecord};
 use culvert_model::result::TransferResult;
 use culvert_protocol::control::{Refusal, TransferId};
 use culvert_protocol::receipt::Receipt;
+use culvert_state::StateError;
 
 use crate::registry::Registry;
 use crate::registry::lock::lock;
-use crate::state::StateError;
 
 impl TransferRecords for Registry {
     fn claim(&self, id: TransferId, record: TransferRecord) -> Waiting<'_, Result<LiveTransfer, Refusal>> {

@@ -4,11 +4,11 @@
 use culvert_engine::clock::unix_ms;
 use culvert_engine::transfer::blocking;
 use culvert_protocol::control::TransferId;
+use culvert_state::StateError;
 
 use crate::registry::lock::lock;
 use crate::registry::seen::{Seen, look};
 use crate::registry::{Registry, owners};
-use crate::state::StateError;
 
 impl Registry {
     /// What is left alone because it cannot be read or a newer program has written it, a sentence
@@ -166,7 +166,7 @@ mod tests {
     use crate::registry::record_file::file_of;
     use crate::registry::tests::{record, run};
     use crate::registry::{INTERRUPTED, Registry};
-    use crate::state::StateDirectory;
+    use culvert_state::StateDirectory;
 
     fn id(number: u64) -> TransferId {
         TransferId::new(1, number.into())

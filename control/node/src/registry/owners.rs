@@ -11,10 +11,9 @@
 
 use std::sync::OnceLock;
 
+use culvert_state::{StateDirectory, StateError, give_to_owner_of, is_locked};
 use culvert_system::file_lock::{self, FileLock, LockError};
 use tempfile::NamedTempFile;
-
-use crate::state::{StateDirectory, StateError, give_to_owner_of, is_locked};
 
 const PREFIX: &str = "owner-";
 const SUFFIX: &str = ".lock";

@@ -13,8 +13,7 @@ use culvert_engine::limits::RECEIPTS_PER_PARTNER;
 use culvert_protocol::control::TransferId;
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::receipt::Receipt;
-
-use crate::state::StateDirectory;
+use culvert_state::StateDirectory;
 
 /// The file of a transfer's receipt within a state directory.
 pub(super) fn receipt_file_of(id: TransferId) -> String {

@@ -3,10 +3,10 @@
 use culvert_engine::clock::unix_ms;
 use culvert_model::record::{Failure, RecordState, TransferRecord};
 use culvert_protocol::control::TransferId;
+use culvert_state::{StateDirectory, StateError};
 
 use crate::registry::owners::Owners;
 use crate::registry::record_file::{ReadRecordFile, VERSION, file_of};
-use crate::state::{StateDirectory, StateError};
 
 /// The word for what was cut off, for programs.
 pub const INTERRUPTED: &str = "interrupted";

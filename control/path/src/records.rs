@@ -8,10 +8,10 @@
 
 use culvert_model::result::TransferResult;
 use culvert_perfsonar::probe::ramp::Confidence;
+use culvert_state::{StateDirectory, StateError};
 use serde::{Deserialize, Serialize};
 
-use super::check::{PathCheck, Side};
-use crate::state::{StateDirectory, StateError};
+use crate::check::{PathCheck, Side};
 
 /// Records that are kept for each partner and direction.
 pub const RECORDS_MAX: usize = 200;

@@ -8,11 +8,12 @@ use culvert_perfsonar::archive::Archive;
 use culvert_perfsonar::archive::document::{self, Measurement};
 use culvert_perfsonar::archive::spool::Spool;
 use culvert_perfsonar::http::{Client, Trust};
+use culvert_state::{StateDirectory, StateError};
 use serde_json::Value;
 
-use crate::path::check::{PathCheck, Side};
-use crate::path::settings::{ArchiveTable, read_secret};
-use crate::state::{StateDirectory, StateError};
+use crate::check::{PathCheck, Side};
+use crate::records;
+use crate::settings::{ArchiveTable, read_secret};
 
 /// How long a delivery may take.
 const DELIVERY: Duration = Duration::from_secs(30);
@@ -86,19 +87,19 @@ pub fn pins(state: &StateDirectory) -> Result<std::collections::BTreeMap<String,
 /// Keeps the pin of a host that had none. Returns it if it is new.
 ///
 /// # Errors
-/// [`crate::state::StateError`].
+/// [`culvert_state::StateError`].
 pub fn keep_pin(
     state: &StateDirectory,
     host: &str,
     seen: Option<String>,
-) -> Result<Option<String>, crate::state::StateError> {
+) -> Result<Option<String>, culvert_state::StateError> {
     let Some(seen) = seen else { return Ok(None) };
     let known: Option<_> = state.read_json_or_set_aside(PINS, PINS_VERSION)?;
     let mut known: std::collections::BTreeMap<String, String> = known.unwrap_or_default();
     if known.contains_key(host) {
         return Ok(None);
     }
-    crate::path::records::make_directory(state)?;
+    records::make_directory(state)?;
     known.insert(host.to_owned(), seen.clone());
     state.write(PINS, &serde_json::to_vec_pretty(&known).unwrap_or_default())?;
     Ok(Some(seen))
@@ -187,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_check_is_published_in_perfsonars_shapes() {
-        let check = crate::path::grades::tests::check();
+        let check = crate::grades::tests::check();
         let documents = of_check(&check, "dtn1");
         let kinds: Vec<_> = documents
             .iter()

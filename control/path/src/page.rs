@@ -3,8 +3,8 @@
 use culvert_model::units::{show_bytes, show_rate};
 use culvert_protocol::path::Route;
 
-use crate::path::check::{Direction, PathCheck, Side};
-use crate::path::grades::{Finding, Grade, ms, part};
+use crate::check::{Direction, PathCheck, Side};
+use crate::grades::{Finding, Grade, ms, part};
 
 /// The page.
 #[must_use]
@@ -117,8 +117,8 @@ mod tests {
     use culvert_protocol::path::Hop;
 
     use super::*;
-    use crate::path::grades::findings;
-    use crate::path::grades::tests::check;
+    use crate::grades::findings;
+    use crate::grades::tests::check;
 
     #[test]
     fn the_page_has_all_that_was_found_and_says_what_is_missing() {

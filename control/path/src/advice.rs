@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use culvert_engine::clock::unix_ms;
-use culvert_engine::partners::PathAdvice;
+use culvert_engine::partners::{Partners, PathAdvice};
 use culvert_engine::records::Waiting;
 use culvert_engine::transfer::blocking;
 use culvert_model::request::Target;
@@ -14,13 +14,13 @@ use culvert_model::units::show_rate;
 use culvert_perfsonar::probe::ramp::Confidence;
 use culvert_protocol::identity::PublicKey;
 use culvert_protocol::verdict::Limit;
+use culvert_state::StateDirectory;
 
-use crate::path::check::Side;
-use crate::path::grades::{LOSS_WARN, part};
-use crate::path::records::{self, PathRecord};
-use crate::path::room::PathRoom;
-use crate::profiles::Profiles;
-use crate::state::StateDirectory;
+use crate::check::Side;
+use crate::grades::{LOSS_WARN, part};
+use crate::publish;
+use crate::records::{self, PathRecord};
+use crate::room::PathRoom;
 
 /// A transfer below this part of the record's rate does worse than the path did.
 const WORSE: f64 = 0.5;
@@ -31,7 +31,7 @@ const SECONDS_MIN: f64 = 2.0;
 #[derive(Debug)]
 pub struct Advice {
     /// Whom the node knows.
-    pub profiles: Profiles,
+    pub partners: Arc<dyn Partners>,
     /// Where the records are.
     pub state: StateDirectory,
     /// How long they are fresh.
@@ -40,10 +40,10 @@ pub struct Advice {
 
 impl PathAdvice for Advice {
     fn start_rate(&self, partner: PublicKey) -> Waiting<'_, Option<u64>> {
-        let (profiles, state) = (self.profiles.clone(), self.state.clone());
+        let (partners, state) = (self.partners.clone(), self.state.clone());
         let fresh_ms = self.path.settings().path.fresh_ms();
         Box::pin(blocking(move || {
-            let (name, _) = profiles.with_key(partner).ok()??;
+            let (name, _) = partners.with_key(partner).ok()??;
             let records = records::read(&state, &name, Side::Send).ok()?;
             supported(records::fresh(&records, unix_ms(), fresh_ms)?)
         }))
@@ -62,10 +62,10 @@ fn supported(record: &PathRecord) -> Option<u64> {
 
 /// What records call a partner; none for far ends over ssh, which have no profile. Reads files.
 #[must_use]
-pub fn name_of(profiles: &Profiles, target: &Target) -> Option<String> {
+pub fn name_of(partners: &dyn Partners, target: &Target) -> Option<String> {
     match target {
         Target::Profile(name) => Some(name.clone()),
-        Target::Address { host, port } => Some(match profiles.with_address(&format!("{host}:{port}")) {
+        Target::Address { host, port } => Some(match partners.with_address(&format!("{host}:{port}")) {
             Ok(Some((name, _))) => name,
             _ => target.to_string(),
         }),
@@ -93,9 +93,9 @@ pub fn after_transfer(
         say_aside!("culvert: the path's record could not be written: {error}");
     }
     if let Some(table) = &room.settings().archive {
-        let document = crate::path::publish::of_transfer(result, here, partner, side, now);
-        let spooled = crate::path::publish::spool(state, table).and_then(|spool| {
-            crate::path::publish::add(&spool, now, &[document])?;
+        let document = publish::of_transfer(result, here, partner, side, now);
+        let spooled = publish::spool(state, table).and_then(|spool| {
+            publish::add(&spool, now, &[document])?;
             room.archive.dropped.fetch_add(spool.dropped(), Ordering::Relaxed);
             Ok(())
         });
@@ -136,7 +136,7 @@ fn compare(result: &TransferResult, record: &PathRecord, partner: &str) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::path::records::tests::record;
+    use crate::records::tests::record;
 
     fn transfer(goodput_bps: u64, loss: f64, segment_bytes: u16, limited_by: Limit) -> TransferResult {
         let mut result = TransferResult::empty();

@@ -3,11 +3,11 @@
 
 use std::sync::atomic::Ordering;
 
+use culvert_state::StateDirectory;
 use prometheus::{Encoder as _, Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
-use crate::path::room::PathRoom;
-use crate::path::{publish, records};
-use crate::state::StateDirectory;
+use crate::room::PathRoom;
+use crate::{publish, records};
 
 /// Partners and directions that are shown at most.
 const SERIES_MAX: usize = 1_000;

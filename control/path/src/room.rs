@@ -5,9 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use culvert_perfsonar::responder::ResponderCounters;
 
-use crate::path::guests::Guests;
-use crate::path::places::Places;
-use crate::path::settings::PathSettings;
+use crate::guests::Guests;
+use crate::places::Places;
+use crate::settings::PathSettings;
 
 /// What a node has for paths: its settings, and places for partners' checks.
 #[derive(Debug, Default)]

@@ -37,11 +37,10 @@ use culvert_protocol::path::{
 };
 use culvert_system::os_error::{self, without_numbers};
 
-use crate::path::answer::TRAIN_US_MAX;
-use crate::path::check::{Direction, PathCheck, Side};
-use crate::path::plan::Plan;
-use crate::path::probing::probing;
-use crate::profiles::Profiles;
+use crate::answer::TRAIN_US_MAX;
+use crate::check::{Direction, PathCheck, Side};
+use crate::plan::Plan;
+use crate::probing::probing;
 
 /// Trains of the ramp.
 const TRAIN_US: u32 = 100_000;
@@ -74,13 +73,7 @@ struct Conductor<'a> {
 ///
 /// # Errors
 /// [`TransferError`]: no connection, no permission.
-pub async fn check(
-    engine: &Engine,
-    profiles: &Profiles,
-    target: &Target,
-    plan: &Plan,
-    tell: Tell<'_>,
-) -> Result<PathCheck, TransferError> {
+pub async fn check(engine: &Engine, target: &Target, plan: &Plan, tell: Tell<'_>) -> Result<PathCheck, TransferError> {
     tell("connecting");
     let mut connection = connect(engine, target, false).await?;
     if connection.version < PATH_CHECKS_SINCE {
@@ -114,7 +107,7 @@ pub async fn check(
     let farewell = connection.farewell();
     let began = Instant::now();
     let seconds = plan.seconds_max.min(permission.seconds_max);
-    let partner = partner_name(profiles, target, &connection);
+    let partner = partner_name(engine, target, &connection);
     let authentication = probe::authentication(connection.secret.expose());
     let mut conductor = Conductor {
         connection,
@@ -161,8 +154,8 @@ pub async fn check(
 }
 
 /// What records call the partner: its profile's name wherever it has one.
-fn partner_name(profiles: &Profiles, target: &Target, connection: &Connection) -> String {
-    match profiles.with_key(connection.partner) {
+fn partner_name(engine: &Engine, target: &Target, connection: &Connection) -> String {
+    match engine.partners.with_key(connection.partner) {
         Ok(Some((name, _))) => name,
         _ => target.to_string(),
     }

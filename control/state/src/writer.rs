@@ -6,6 +6,7 @@
 //! succeed: a full disk will have room again some day.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -13,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::state::{StateDirectory, StateError};
+use crate::directory::StateDirectory;
+use crate::error::StateError;
 
 /// Threads that write, so that one flush of the disk serves several.
 const THREADS: usize = 4;
@@ -124,8 +126,9 @@ impl StateWriter {
     fn send(&self, job: Job) {
         // A transfer's record and receipt have one stem and so one thread: the record is there
         // before the receipt.
-        let hash = culvert_objects::fs::sources::hash_of(stem_of(&job.name).as_bytes());
-        if let Some(thread) = self.threads.get(hash as usize % THREADS) {
+        let mut hasher = DefaultHasher::new();
+        stem_of(&job.name).hash(&mut hasher);
+        if let Some(thread) = self.threads.get(hasher.finish() as usize % THREADS) {
             let _ = thread.get_or_init(|| self.start()).send(Order::CarryOut(job));
         }
     }

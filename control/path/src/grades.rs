@@ -9,8 +9,8 @@ use culvert_perfsonar::probe::ramp::{Confidence, RampLimit};
 use culvert_protocol::counted::{agree, counted};
 use serde::Serialize;
 
-use super::check::{Direction, PathCheck, Side};
-use super::records::PathRecord;
+use crate::check::{Direction, PathCheck, Side};
+use crate::records::PathRecord;
 
 /// Loss from which a direction is bad.
 pub const LOSS_BAD: f64 = 1e-4;
@@ -365,7 +365,7 @@ pub(crate) mod tests {
         let mut queued = check();
         queued.rtt.as_mut().unwrap().p50_us = 95_000.0;
         assert_eq!(grade(&queued, "rtt"), [Grade::Warn]);
-        let record = super::super::records::tests::record(1, 1);
+        let record = crate::records::tests::record(1, 1);
         let found = findings(&check(), &[record]);
         let rtt = found.iter().find(|finding| finding.what == "rtt").unwrap();
         assert!(rtt.grade == Grade::Warn && rtt.text.contains("longer"), "{rtt:?}");

@@ -8,10 +8,10 @@ use culvert_perfsonar::archive::spool::Spool;
 use culvert_perfsonar::archive::{Archive, PAUSE_MAX, PAUSE_MIN};
 use culvert_protocol::counted::{agree, counted};
 use culvert_protocol::foreign_text::foreign_text;
+use culvert_state::StateDirectory;
 
-use crate::path::publish;
-use crate::path::room::{ArchiveCounters, PathRoom};
-use crate::state::StateDirectory;
+use crate::publish;
+use crate::room::{ArchiveCounters, PathRoom};
 
 /// How often the spool is looked at when nothing waits.
 const LOOK: Duration = Duration::from_secs(2);

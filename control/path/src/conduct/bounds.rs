@@ -8,8 +8,8 @@ use culvert_perfsonar::stamp::SessionResult;
 use culvert_perfsonar::statistics::Delivery;
 use culvert_protocol::path::{PathReport, TrainReceived};
 
-use crate::path::answer::ECHOES_PER_SECOND_MAX;
-use crate::path::plan::Plan;
+use crate::answer::ECHOES_PER_SECOND_MAX;
+use crate::plan::Plan;
 
 /// The largest packet of a train: jumbo frames.
 const TRAIN_IP_BYTES_MAX: u32 = 9_000;

@@ -21,9 +21,9 @@ use culvert_protocol::path::{
 use culvert_system::os_error;
 use tokio::time::{sleep, timeout};
 
-use crate::path::places::{Places, Port, TRAIN_TURN, count};
-use crate::path::probing::probing;
-use crate::path::room::PathRoom;
+use crate::places::{Places, Port, TRAIN_TURN, count};
+use crate::probing::probing;
+use crate::room::PathRoom;
 
 /// Steps of a check at most.
 const STEPS_MAX: u32 = 1_000;
@@ -58,13 +58,7 @@ enum Ended {
 }
 
 /// Answers a partner's check.
-pub(crate) async fn answer(
-    engine: &Engine,
-    room: &PathRoom,
-    mut connection: Connection,
-    request: PathRequest,
-    partner: &str,
-) {
+pub async fn answer(engine: &Engine, room: &PathRoom, mut connection: Connection, request: PathRequest, partner: &str) {
     let (writer, farewell) = (connection.writer.clone(), connection.farewell());
     let counters = &room.checks.counters;
     let refused = match may_ask(engine, room, partner).and_then(|()| room.checks.take(connection.partner)) {

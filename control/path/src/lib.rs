@@ -6,6 +6,11 @@
 //!                           │
 //!                           └──> check ──> page, grades      records ──> history, metrics, start rates, warnings
 //! ```
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::print_stderr))]
+
+#[macro_use(say_aside)]
+extern crate culvert_link;
 
 pub mod advice;
 pub mod answer;

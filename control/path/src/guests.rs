@@ -10,10 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use culvert_model::address::split_host_port;
+use culvert_model::profile::NamedProfile;
 use culvert_perfsonar::sources::Permitted;
 use culvert_protocol::identity::PublicKey;
-
-use crate::profiles::Profiles;
 
 /// How often profiles are read and names resolved again. A partner that was added or has moved may
 /// measure so long after at the latest.
@@ -54,13 +53,13 @@ impl Guests {
     }
 
     /// Begins with the networks that the admin permits, and keeps the rest up to date as long as
-    /// the node lives.
+    /// the node lives. `known` reads the profiles.
     ///
     /// # Errors
     /// In words: there is no thread.
     pub fn invite(
         self: &Arc<Self>,
-        profiles: Profiles,
+        known: impl Fn() -> Vec<NamedProfile> + Send + 'static,
         permitted: Permitted,
         others: Vec<String>,
     ) -> Result<(), String> {
@@ -69,7 +68,7 @@ impl Guests {
         // Resolvers block, for long if a name's servers are unreachable; a separate thread keeps
         // others from waiting.
         let thread = std::thread::Builder::new().name("culvert-guests".to_owned());
-        let keeping = move || keep(&guests, &profiles, &others);
+        let keeping = move || keep(&guests, known, &others);
         thread.spawn(keeping).map(drop).map_err(|error| format!("the responder's thread cannot start: {error}"))
     }
 
@@ -88,10 +87,10 @@ impl Guests {
 }
 
 /// Looks again and again, until the node is gone.
-fn keep(guests: &Weak<Guests>, profiles: &Profiles, others: &[String]) {
+fn keep(guests: &Weak<Guests>, profiles: impl Fn() -> Vec<NamedProfile>, others: &[String]) {
     let mut known = HashMap::new();
     while guests.strong_count() > 0 {
-        let (partners, hosts) = partners_and_hosts(profiles);
+        let (partners, hosts) = partners_and_hosts(&profiles());
         let hosts: Vec<String> = hosts.into_iter().chain(others.iter().cloned()).take(NAMES_MAX).collect();
         known.retain(|host, _| hosts.contains(host));
         for host in &hosts {
@@ -114,8 +113,7 @@ fn keep(guests: &Weak<Guests>, profiles: &Profiles, others: &[String]) {
 
 /// The partners' keys and hosts, addresses before names. An unreadable profile does not affect the
 /// others.
-fn partners_and_hosts(profiles: &Profiles) -> (HashSet<PublicKey>, Vec<String>) {
-    let known = profiles.readable();
+fn partners_and_hosts(known: &[NamedProfile]) -> (HashSet<PublicKey>, Vec<String>) {
     let keys = known.iter().map(|(_, profile)| profile.key).collect();
     let hosts = known.iter().flat_map(|(_, profile)| &profile.addresses);
     let mut hosts: Vec<String> =

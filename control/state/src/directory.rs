@@ -1,0 +1,248 @@
+//! The state directory, and its files.
+
+mod identity;
+mod sweeping;
+pub(crate) mod writing;
+
+use std::fs;
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use culvert_system::regular_file::{self, Links, ReadError, sync_directory};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::directory::writing::{begin_writing, give_to_owner_of};
+use crate::error::{DIRECTORIES, StateError, unreadable};
+
+/// What versioned files have at their top level.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u64,
+}
+
+/// No file of the state but a journal is longer. The longest are records whose request names many
+/// sources.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+/// A state directory.
+#[derive(Clone, Debug)]
+pub struct StateDirectory {
+    root: PathBuf,
+}
+
+impl StateDirectory {
+    /// Uses `root`, and makes it with its subdirectories if it is not there. Only its owner may
+    /// look into it.
+    ///
+    /// # Errors
+    /// [`StateError::Os`].
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, StateError> {
+        let state = Self { root: root.into() };
+        for directory in [""].into_iter().chain(DIRECTORIES) {
+            state.make_directory(directory)?;
+        }
+        Ok(state)
+    }
+
+    /// Makes a directory within it, unless it is there.
+    ///
+    /// # Errors
+    /// [`StateError`]; [`StateError::Unusable`] for what has its name and is none.
+    pub fn make_directory(&self, name: &str) -> Result<(), StateError> {
+        // Joining an empty name adds a slash, with which a file of this name is no file.
+        let path = if name.is_empty() { self.root.clone() } else { self.path(name) };
+        match regular_file::make_directory(&path) {
+            Err(ReadError::Os(error)) => Err(StateError::Os { what: "make the directory", path, error }),
+            made => made.map_err(|error| StateError::Unusable { path, reason: error.to_string() }),
+        }
+    }
+
+    /// Opens a file whose lock stands for something, and makes it if it is not there.
+    ///
+    /// # Errors
+    /// [`StateError`]; [`StateError::Unusable`] for what is no file, which is not waited for.
+    pub fn open_lock(&self, name: &str) -> Result<fs::File, StateError> {
+        let path = self.path(name);
+        let mut options = fs::File::options();
+        let opened = regular_file::open_to_write(&path, options.create(true).truncate(false).write(true).mode(0o600));
+        opened.map_err(|error| match error {
+            ReadError::Os(error) => StateError::Os { what: "open", path, error },
+            error => StateError::Unusable { path, reason: error.to_string() },
+        })
+    }
+
+    /// Sets aside what stands in a socket's place and is none; one that a process has left is
+    /// removed.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn clear_for_socket(&self, name: &str) -> Result<(), StateError> {
+        let path = self.path(name);
+        let os = |what| {
+            let path = path.clone();
+            move |error| StateError::Os { what, path, error }
+        };
+        match path.symlink_metadata().map(|found| found.file_type()) {
+            Ok(kind) if kind.is_socket() => fs::remove_file(&path).map_err(os("remove")),
+            Ok(kind) => self.set_aside(&path, &format!("it is {} and not a socket", regular_file::word(kind))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(os("look at")(error)),
+        }
+    }
+
+    /// A state directory that need not be there, and in which nothing is to be made.
+    #[must_use]
+    pub const fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A path within it.
+    #[must_use]
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Writes a file so that it is there either whole or not at all. What root writes belongs to
+    /// the directory's owner: the node, which runs under that account, must be able to read it.
+    ///
+    /// # Errors
+    /// [`StateError::Os`].
+    pub fn write(&self, name: impl AsRef<Path>, bytes: &[u8]) -> Result<(), StateError> {
+        let path = self.path(name);
+        let os = |what| {
+            let path = path.clone();
+            move |error| StateError::Os { what, path, error }
+        };
+        let directory = path.parent().unwrap_or(&self.root);
+        let mut file = begin_writing(directory).map_err(os("write beside"))?;
+        file.write_all(bytes).map_err(os("write"))?;
+        give_to_owner_of(directory, file.as_file()).map_err(os("give to its owner"))?;
+        file.as_file().sync_all().map_err(os("write"))?;
+        if let Err(error) = file.persist(&path) {
+            // A directory is the only thing that a file does not replace.
+            if !path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+                return Err(os("replace")(error.error));
+            }
+            self.set_aside(&path, "it is a directory and not a file")?;
+            error.file.persist(&path).map_err(|error| os("replace")(error.error))?;
+        }
+        sync_directory(directory).map_err(os("write"))
+    }
+
+    /// Reads a file; `None` if it is not there.
+    ///
+    /// # Errors
+    /// [`StateError::Os`]; [`StateError::Unusable`] for what is no file, which is not waited for.
+    pub fn read(&self, name: impl AsRef<Path>) -> Result<Option<Vec<u8>>, StateError> {
+        let path = self.path(name);
+        match regular_file::read(&path, FILE_BYTES_MAX, Links::Refused) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(unreadable(path, error)),
+        }
+    }
+
+    /// Reads a JSON file of version `known` or older; `None` if it is not there.
+    ///
+    /// # Errors
+    /// [`StateError`]; [`StateError::Newer`] and [`StateError::Damaged`] if it must not be written
+    /// over as it is.
+    pub fn read_json<T: DeserializeOwned>(&self, name: impl AsRef<Path>, known: u64) -> Result<Option<T>, StateError> {
+        let Some(bytes) = self.read(&name)? else { return Ok(None) };
+        match serde_json::from_slice::<Versioned>(&bytes) {
+            Ok(Versioned { version: found }) if found > known => {
+                Err(StateError::Newer { path: self.path(name), found, known })
+            }
+            _ => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| StateError::Damaged { path: self.path(name), reason: error.to_string() }),
+        }
+    }
+
+    /// Like [`StateDirectory::read_json`], for a file that will be written again: one that is
+    /// damaged, or is not a file, is set aside as `….damaged` and counts as absent.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn read_json_or_set_aside<T: DeserializeOwned>(
+        &self,
+        name: impl AsRef<Path>,
+        known: u64,
+    ) -> Result<Option<T>, StateError> {
+        match self.read_json(&name, known) {
+            Err(StateError::Damaged { path, reason } | StateError::Unusable { path, reason }) => {
+                self.set_aside(&path, &reason).map(|()| None)
+            }
+            read => read,
+        }
+    }
+
+    /// Renames a useless file, and reports it.
+    ///
+    /// # Errors
+    /// [`StateError::Os`].
+    pub fn set_aside(&self, path: &Path, reason: &str) -> Result<(), StateError> {
+        let os = |error| StateError::Os { what: "set aside", path: path.to_owned(), error };
+        // What was set aside before is replaced, unless it is a directory, or a directory is to
+        // replace it.
+        for suffix in [".damaged", ".damaged-2", ".damaged-3", ".damaged-4"] {
+            let mut aside = path.to_owned().into_os_string();
+            aside.push(suffix);
+            let is_taken = [ErrorKind::DirectoryNotEmpty, ErrorKind::IsADirectory, ErrorKind::NotADirectory];
+            match fs::rename(path, &aside) {
+                Err(error) if is_taken.contains(&error.kind()) => {}
+                renamed => {
+                    renamed.map_err(os)?;
+                    let (path, aside) = (path.display(), Path::new(&aside).display());
+                    say_aside!("culvert: {path} is damaged ({reason}) and was set aside as {aside}");
+                    return Ok(());
+                }
+            }
+        }
+        Err(StateError::Unusable {
+            path: path.to_owned(),
+            reason: format!("{reason}, and there are others that were set aside as ….damaged to ….damaged-4"),
+        })
+    }
+
+    /// The names of the files in a subdirectory with a suffix, without it, sorted.
+    ///
+    /// # Errors
+    /// [`StateError::Os`].
+    pub fn list(&self, directory: &str, suffix: &str) -> Result<Vec<String>, StateError> {
+        let path = self.path(directory);
+        let os = |error| StateError::Os { what: "list", path: path.clone(), error };
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&path).map_err(os)? {
+            let name = entry.map_err(os)?.file_name();
+            if let Some(name) = name.to_str().and_then(|name| name.strip_suffix(suffix)) {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Removes a file; false if it was not there.
+    ///
+    /// # Errors
+    /// [`StateError::Os`].
+    pub fn remove(&self, name: impl AsRef<Path>) -> Result<bool, StateError> {
+        let path = self.path(name);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(StateError::Os { what: "remove", path, error }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
