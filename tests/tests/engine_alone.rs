@@ -154,7 +154,7 @@ async fn moved(sources: Box<dyn Sources>, incoming: Incoming, options: Options) 
 
 fn run<T>(work: impl Future<Output = T>) -> T {
     // To build it may take longer than any transfer.
-    culvert();
+    let _ = culvert();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let patience = std::time::Duration::from_secs(120);
     runtime.block_on(async { tokio::time::timeout(patience, work).await.expect("it hangs") })
