@@ -1,7 +1,7 @@
 //! The command line: what people type, and what they read.
 //!
 //! Results go to standard output, progress and messages to standard error. Every command ends with
-//! one of the contract's exit codes ([`exit`]).
+//! an exit code of one table ([`culvert_model::exit_code`], `docs/operations.md`).
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::print_stderr))]
 

@@ -1,8 +1,7 @@
-//! The words that all rooms of the control process share: what is asked for, how far it is, what it
-//! came to, whom one deals with.
+//! Types shared by the rooms that deal with transfers: request, progress, record, result, profile.
 //!
 //! Values and their words only: nothing here opens a file, waits, or knows who carries it out, so
-//! that a portal that never moves a byte can speak of transfers too.
+//! that a program that never moves a byte can speak of transfers too.
 #![forbid(unsafe_code)]
 
 pub mod address;

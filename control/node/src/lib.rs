@@ -1,7 +1,6 @@
 //! The node: who it is, whom it knows and lets in, what it writes down, counts and answers.
 //!
-//! Everything that speaks to the outside in TCP, TLS, HTTP or JSON is here or in the engine, and
-//! runs without privileges. [`node::Node`] puts it together; what a transfer needs of it is handed
+//! The connections of partners, the API and the metrics are served here, without privileges. [`node::Node`] puts it together; what a transfer needs of it is handed
 //! to [`culvert_engine`] piece by piece.
 //!
 //! ```text

@@ -7,10 +7,11 @@
 //! transfers/       a JSON file for each transfer
 //! receipts/        a text for each completed transfer
 //! journals/        what incoming transfers have stored so far
+//! paths/           what was measured of paths, and documents that wait for the archive
 //! tuning/          what culvert tune has changed, so that it can go back
 //! api.sock         the running node's API
-//! node.lock        the running node's
-//! owner-….lock     of each process that carries transfers out
+//! node.lock        held while a node runs
+//! owner-….lock     held by each process that carries transfers out
 //! ```
 //!
 //! Versions: JSON and TOML files may state theirs under `version` at the top level; those without

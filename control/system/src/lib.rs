@@ -1,7 +1,8 @@
 //! The operating system as Culvert's programs meet it: what its errors mean and what helps, whose
 //! a file is, how a file is read that somebody may have replaced, who holds a lock.
 //!
-//! Every room above has to say the same of the same error, and none of them owns these questions.
+//! All crates that use this one must say the same about the same error, and none of them owns these
+//! questions.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::print_stderr))]
 
