@@ -7,42 +7,48 @@
 //!
 //! ```text
 //!            assigned ── buffer, reads ──> hash ──> seal ──> datapath
-//! sending    (commands)     [`jobs`]     [`sending`]
+//! sending    [`commands`] [`resources`]   [`sending`]
 //! receiving  datapath ──> open ──> hash ──> writes ──> events
-//!                        [`receiving`]      [`jobs`]
+//!            [`routing`]  [`incoming`]      [`resources`]
 //! ```
+//!
+//! Its files, from the ground up: what a buffer is busy with ([`jobs`]) and whose part it is of
+//! ([`shares`]); what all flows have in common ([`resources`]); a flow ([`sending`],
+//! [`receiving`]); all flows of the lane ([`body`]), and what is done with them, a file each.
 
+mod body;
+mod commands;
+mod completions;
+mod credit;
 pub mod flows;
+mod incoming;
 pub mod jobs;
 pub mod lane_link;
 pub mod receiving;
+mod resources;
+mod routing;
 pub mod runner;
 pub mod sending;
 pub mod shares;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use culvert_link::commands::{Command, Event, ReceiveSlot, SendSlot, Sink};
+use culvert_link::commands::Event;
 use culvert_link::counters::LaneCounter;
 use culvert_link::layout::FLOWS_PER_LANE;
-use culvert_protocol::feedback::Report;
-use culvert_protocol::receiver_flow::{BufferId, ChunkMemory as _};
-use culvert_protocol::wire::{Header, SegmentKind};
 
 use crate::buffers::Buffers;
-use crate::datapath::{Arrival, Datapath};
+use crate::datapath::Datapath;
 use crate::disk::Disk;
 use crate::disk::files::FileTable;
-use flows::{Attendance, Delivery, Departure};
-use jobs::{Job, Role};
+use body::Body;
+use flows::{Attendance, Departure};
+use jobs::Job;
 use lane_link::LaneLink;
-use receiving::ReceiveFlow;
-use sending::SendFlow;
+use resources::Resources;
+use routing::{PROBE_REPLIES_PER_TURN, Reply};
 use shares::Shares;
 
-/// Commands taken in one turn.
-const COMMANDS_PER_TURN: usize = 64;
 /// What needs no better than a millisecond (timeouts, keys, counters) is looked at this often.
 const HOUSEKEEPING_NS: u64 = 1_000_000;
 /// Events for which there must be room before a turn begins. Few turns emit more; what there is no
@@ -53,8 +59,6 @@ const REPORTS_PER_TURN: usize = 32;
 /// Sources of flows besides the lane's own port are looked at every so many turns: only answers to
 /// probes come there.
 const TURNS_PER_SOURCE_LOOK: u32 = 4;
-/// Probes answered in one turn; the rest are dropped, and probed again.
-const PROBE_REPLIES_PER_TURN: usize = 16;
 
 /// A lane over the datapath `D`.
 #[derive(Debug)]
@@ -67,36 +71,6 @@ pub struct Lane<D: Datapath> {
     next_housekeeping_ns: u64,
     accounted_ns: u64,
     turns: u32,
-}
-
-/// All of a lane but its datapath, so that the datapath can call back into it.
-#[derive(Debug)]
-struct Body {
-    disk: Disk,
-    buffers: Buffers,
-    shares: Shares,
-    jobs: Box<[Job]>,
-    files: Arc<FileTable>,
-    link: LaneLink,
-    attendance: Arc<Attendance>,
-    sends: Box<[Option<Box<SendFlow>>]>,
-    receives: Box<[Option<Box<ReceiveFlow>>]>,
-    /// Slots in use, so that a turn looks at no empty one.
-    active_sends: Vec<SendSlot>,
-    active_receives: Vec<ReceiveSlot>,
-    /// Nanoseconds in turns that moved something, since the lane began.
-    busy_ns: u64,
-    /// When the turn began.
-    now_ns: u64,
-}
-
-/// A probe to be answered once the datapath is free.
-#[derive(Clone, Copy, Debug)]
-struct Reply {
-    to: SocketAddr,
-    slot: ReceiveSlot,
-    probe: Header,
-    datagram_bytes: usize,
 }
 
 /// What a turn came to.
@@ -125,19 +99,13 @@ impl<D: Datapath> Lane<D> {
         Self {
             datapath,
             body: Body {
-                disk,
-                buffers,
-                shares,
-                jobs,
-                files,
-                link,
+                resources: Resources { disk, buffers, shares, jobs, files, link, now_ns },
                 attendance,
                 sends: (0..FLOWS_PER_LANE).map(|_| None).collect(),
                 receives: (0..FLOWS_PER_LANE).map(|_| None).collect(),
                 active_sends: Vec::with_capacity(FLOWS_PER_LANE.into()),
                 active_receives: Vec::with_capacity(FLOWS_PER_LANE.into()),
                 busy_ns: 0,
-                now_ns,
             },
             replies: Vec::with_capacity(PROBE_REPLIES_PER_TURN),
             next_report: 0,
@@ -152,9 +120,9 @@ impl<D: Datapath> Lane<D> {
         let now_ns = self.datapath.now_ns();
         // The lane slept since its last turn, or looked around in vain.
         self.account(false, now_ns);
-        self.body.now_ns = now_ns;
+        self.body.resources.now_ns = now_ns;
         let mut progress = false;
-        if self.body.link.is_ready_for(EVENTS_PER_TURN) {
+        if self.body.resources.link.is_ready_for(EVENTS_PER_TURN) {
             progress |= self.body.take_deliveries(&mut self.datapath, now_ns);
             progress |= self.body.take_commands(&mut self.datapath, now_ns);
             progress |= self.receive();
@@ -177,7 +145,7 @@ impl<D: Datapath> Lane<D> {
         if self.turns.is_multiple_of(TURNS_PER_SOURCE_LOOK) {
             datagrams += self.receive_at_sources();
         }
-        self.body.link.counters.add(LaneCounter::DatagramsReceived, datagrams as u64);
+        self.body.resources.link.counters.add(LaneCounter::DatagramsReceived, datagrams as u64);
         for Reply { to, slot, probe, datagram_bytes } in self.replies.drain(..) {
             let Some(flow) = self.body.receives[usize::from(slot.0)].as_mut() else { continue };
             let mut seal = |room: &mut [u8], _| Some(flow.protocol.seal_probe_reply(&probe, datagram_bytes, room));
@@ -207,12 +175,10 @@ impl<D: Datapath> Lane<D> {
     fn send(&mut self, now_ns: u64) -> bool {
         let mut progress = false;
         for at in 0..self.body.active_sends.len() {
-            let slot = self.body.active_sends[at];
-            // The flow is taken out of its place so that it and the rest of the lane can be
-            // borrowed at once.
-            let Some(mut flow) = self.body.sends[usize::from(slot.0)].take() else { continue };
-            progress |= flow.turn(&mut self.datapath, &mut self.body, now_ns);
-            self.body.sends[usize::from(slot.0)] = Some(flow);
+            let body = &mut self.body;
+            let slot = body.active_sends[at];
+            let Some(flow) = body.sends[usize::from(slot.0)].as_mut() else { continue };
+            progress |= flow.turn(&mut self.datapath, &mut body.resources, now_ns);
         }
         for at in 0..self.body.active_receives.len() {
             let slot = self.body.active_receives[at];
@@ -235,16 +201,16 @@ impl<D: Datapath> Lane<D> {
             let slot = self.body.active_receives[at];
             let Some(flow) = self.body.receives[usize::from(slot.0)].as_mut() else { continue };
             if flow.is_report_due(now_ns) {
-                if reports == REPORTS_PER_TURN || !self.body.link.has_room_for_report() {
+                if reports == REPORTS_PER_TURN || !self.body.resources.link.has_room_for_report() {
                     self.next_report = at;
                     return;
                 }
                 reports += 1;
                 let queue = self.datapath.queue_condition();
-                self.body.link.counters.set(LaneCounter::SocketDrops, queue.drops);
+                self.body.resources.link.counters.set(LaneCounter::SocketDrops, queue.drops);
                 let busy_ns = self.body.busy_ns;
-                let bytes = flow.write_report(queue, busy_ns, now_ns, self.body.link.report_scratch());
-                self.body.link.emit_report(slot, bytes);
+                let bytes = flow.write_report(queue, busy_ns, now_ns, self.body.resources.link.report_scratch());
+                self.body.resources.link.emit_report(slot, bytes);
             }
         }
     }
@@ -265,17 +231,17 @@ impl<D: Datapath> Lane<D> {
                 body.attendance.depart(Departure::WantsReceiveKey { slot, epoch });
             }
             if flow.is_astray(now_ns) {
-                body.link.emit(&Event::Astray { flow: slot });
+                body.resources.link.emit(&Event::Astray { flow: slot });
             }
         }
-        let in_use = body.buffers.count() - body.buffers.free_count();
-        body.link.counters.set(LaneCounter::BuffersInUse, in_use as u64);
-        body.link.counters.set(LaneCounter::GsoEnabled, u64::from(self.datapath.segments_runs()));
+        let in_use = body.resources.buffers.count() - body.resources.buffers.free_count();
+        body.resources.link.counters.set(LaneCounter::BuffersInUse, in_use as u64);
+        body.resources.link.counters.set(LaneCounter::GsoEnabled, u64::from(self.datapath.segments_runs()));
         let ways = self.datapath.ways();
-        body.link.counters.set(LaneCounter::RingReceived, ways.ring_received);
-        body.link.counters.set(LaneCounter::KernelReceived, ways.kernel_received);
-        body.link.counters.set(LaneCounter::RingSent, ways.ring_sent);
-        body.link.counters.set(LaneCounter::KernelSent, ways.kernel_sent);
+        body.resources.link.counters.set(LaneCounter::RingReceived, ways.ring_received);
+        body.resources.link.counters.set(LaneCounter::KernelReceived, ways.kernel_received);
+        body.resources.link.counters.set(LaneCounter::RingSent, ways.ring_sent);
+        body.resources.link.counters.set(LaneCounter::KernelSent, ways.kernel_sent);
         body.tell_who_holds_too_much();
         body.close_what_is_done();
         if !self.body.has_flows() {
@@ -287,7 +253,7 @@ impl<D: Datapath> Lane<D> {
     /// lost.
     fn count_frames(&mut self) {
         let Some(census) = self.datapath.ring_census() else { return };
-        let counters = &self.body.link.counters;
+        let counters = &self.body.resources.link.counters;
         counters.set(LaneCounter::ReceiveFramesFree, census.receive.pool as u64);
         counters.set(LaneCounter::ReceiveFramesHeld, census.receive.held as u64);
         counters.set(LaneCounter::ReceiveFramesLent, census.receive.kernel as u64);
@@ -307,15 +273,15 @@ impl<D: Datapath> Lane<D> {
         if progress {
             body.busy_ns += spent_ns;
         }
-        body.link.counters.add(if progress { LaneCounter::BusyNs } else { LaneCounter::IdleNs }, spent_ns);
+        body.resources.link.counters.add(if progress { LaneCounter::BusyNs } else { LaneCounter::IdleNs }, spent_ns);
         for &slot in &body.active_sends {
             if let Some(flow) = body.sends[usize::from(slot.0)].as_mut() {
-                flow.account(progress, spent_ns, now_ns, &body.link.counters);
+                flow.account(progress, spent_ns, now_ns, &body.resources.link.counters);
             }
         }
         for &slot in &body.active_receives {
             if let Some(flow) = body.receives[usize::from(slot.0)].as_mut() {
-                flow.account(spent_ns, &body.link.counters);
+                flow.account(spent_ns, &body.resources.link.counters);
             }
         }
     }
@@ -337,7 +303,7 @@ impl<D: Datapath> Lane<D> {
 
     /// The lane's link, for sleeping on its doorbell.
     pub(crate) fn link(&self) -> &LaneLink {
-        &self.body.link
+        &self.body.resources.link
     }
 
     /// Whether the attendant has left something.
@@ -349,230 +315,6 @@ impl<D: Datapath> Lane<D> {
     /// leaked.
     #[must_use]
     pub fn buffer_counts(&self) -> (usize, usize) {
-        (self.body.buffers.free_count(), self.body.buffers.count())
-    }
-}
-
-impl Body {
-    const fn has_flows(&self) -> bool {
-        !(self.active_sends.is_empty() && self.active_receives.is_empty())
-    }
-
-    /// Routes a datagram to its flow.
-    #[inline]
-    fn datagram(&mut self, datagram: &[u8], by: Arrival, replies: &mut Vec<Reply>) {
-        let Ok(header) = Header::parse_datagram(datagram) else {
-            self.link.counters.add(LaneCounter::RejectedMalformed, 1);
-            return;
-        };
-        match header.kind {
-            SegmentKind::Data | SegmentKind::Probe => {
-                let slot = ReceiveSlot((header.flow_id & 0xff) as u16);
-                let known = self.receives[usize::from(slot.0)]
-                    .as_ref()
-                    .is_some_and(|flow| flow.protocol.flow_id() == header.flow_id);
-                if !known {
-                    self.link.counters.add(LaneCounter::RejectedUnknownFlow, 1);
-                    return;
-                }
-                let reply = self.segment(slot, datagram, &header, by);
-                if reply && replies.len() < PROBE_REPLIES_PER_TURN {
-                    replies.push(Reply { to: by.from, slot, probe: header, datagram_bytes: datagram.len() });
-                }
-            }
-            SegmentKind::ProbeReply | SegmentKind::Opening => self.reply_from_receiver(datagram, &header, by),
-        }
-    }
-
-    /// A datagram of the reverse direction. The partner chose the id, so several flows may have the
-    /// same one; the key shows which is meant.
-    fn reply_from_receiver(&mut self, datagram: &[u8], header: &Header, by: Arrival) {
-        let mut is_known = false;
-        for &slot in &self.active_sends {
-            let Some(flow) = self.sends[usize::from(slot.0)].as_mut() else { continue };
-            if flow.protocol.flow_id() == header.flow_id {
-                is_known = true;
-                if flow.reply(datagram, header, by, &mut self.link) {
-                    return;
-                }
-            }
-        }
-        let reason = if is_known { LaneCounter::RejectedNotAuthentic } else { LaneCounter::RejectedUnknownFlow };
-        self.link.counters.add(reason, 1);
-    }
-
-    fn take_commands(&mut self, datapath: &mut impl Datapath, now_ns: u64) -> bool {
-        let mut taken = 0;
-        while taken < COMMANDS_PER_TURN && !self.link.is_backlogged() {
-            let mut scratch = self.link.lend_command_scratch();
-            let record = self.link.next_command(&mut scratch);
-            if let Some(record) = record {
-                // Its flow was delivered before it was sent, but perhaps after this turn looked for
-                // deliveries.
-                self.take_deliveries(datapath, now_ns);
-                match postcard::from_bytes::<Command<'_>>(record) {
-                    Ok(command) => self.command(&command, now_ns),
-                    Err(_) => debug_assert!(false, "the control process sent a malformed command"),
-                }
-                taken += 1;
-                self.link.return_command_scratch(scratch);
-            } else {
-                self.link.return_command_scratch(scratch);
-                break;
-            }
-        }
-        taken > 0
-    }
-
-    /// Commands for flows that are gone are ignored: they crossed with the event that said so.
-    fn command(&mut self, command: &Command<'_>, now_ns: u64) {
-        match *command {
-            Command::Send { flow, chunk, chunk_bytes, source } => {
-                if let Some(flow) = self.sends.get_mut(usize::from(flow.0)).and_then(Option::as_mut) {
-                    flow.assign(chunk, chunk_bytes, source);
-                }
-            }
-            Command::Filled { flow, chunk } => self.with_send(flow, |flow, body| flow.filled(chunk, body)),
-            Command::Withdraw { flow, chunk } => self.with_send(flow, |flow, body| flow.withdraw(chunk, body)),
-            Command::Report { flow, bytes } => {
-                let Ok(report) = Report::parse(bytes) else {
-                    debug_assert!(false, "the control process passes proved reports only");
-                    return;
-                };
-                self.with_send(flow, |flow, body| flow.on_report(&report, body, now_ns));
-            }
-            Command::Place { flow, chunk, sink } => self.place(flow, chunk, sink),
-            Command::Return { flow, buffer } => self.returned(flow, BufferId(buffer)),
-            Command::Abandon { flow, chunk } => self.abandon_chunk(flow, chunk),
-            Command::Reopen { flow, chunk } => self.reopen_chunk(flow, chunk),
-            Command::Interval { flow, interval_us } => {
-                self.with_receive(flow, |flow| flow.set_interval_us(interval_us));
-            }
-            Command::ExpectFrom { flow, port } => self.with_receive(flow, |flow| flow.expect_from(port, now_ns)),
-            Command::Check { token, range, bytes, chunk_bytes } => self.begin_check(token, range, bytes, chunk_bytes),
-            Command::CloseSend { flow } => self.with_send(flow, SendFlow::close),
-            Command::CloseReceive { flow } => self.close_receive(flow),
-        }
-    }
-
-    fn with_send(&mut self, slot: SendSlot, act: impl FnOnce(&mut SendFlow, &mut Self)) {
-        let Some(mut flow) = self.sends.get_mut(usize::from(slot.0)).and_then(Option::take) else { return };
-        act(&mut flow, self);
-        self.sends[usize::from(slot.0)] = Some(flow);
-    }
-
-    fn with_receive(&mut self, slot: ReceiveSlot, act: impl FnOnce(&mut ReceiveFlow)) {
-        if let Some(flow) = self.receives.get_mut(usize::from(slot.0)).and_then(Option::as_mut) {
-            act(flow);
-        }
-    }
-
-    /// Takes over flows and keys from the attendant.
-    fn take_deliveries(&mut self, datapath: &mut impl Datapath, now_ns: u64) -> bool {
-        let mut taken = false;
-        while let Some(delivery) = self.attendance.next_delivery() {
-            taken = true;
-            match delivery {
-                Delivery::Send(mut flow) => {
-                    let slot = flow.slot;
-                    flow.begin(now_ns);
-                    flow.account = self.shares.join(flow.holder);
-                    self.sends[usize::from(slot.0)] = Some(flow);
-                    self.active_sends.push(slot);
-                }
-                Delivery::Receive(mut flow) => {
-                    let slot = flow.slot;
-                    flow.begin(now_ns, self.busy_ns, self.shares.join(flow.holder));
-                    self.receives[usize::from(slot.0)] = Some(flow);
-                    self.active_receives.push(slot);
-                }
-                Delivery::Source { slot, source } => {
-                    datapath.watch(&source);
-                    self.with_send(slot, |flow, _| flow.source = Some(source));
-                }
-                Delivery::NextHop { to, hop } => datapath.set_next_hop(to, hop.as_ref()),
-                Delivery::Tap(mut tap) => {
-                    if let Some(tap) = &mut tap {
-                        tap.begin();
-                    }
-                    if let Some(mut before) = datapath.set_tap(tap) {
-                        before.end();
-                        self.attendance.depart(Departure::Tap(before));
-                    }
-                }
-                Delivery::SendKey { slot, epoch, key } => {
-                    self.with_send(slot, |flow, _| flow.protocol.push_key(epoch, key));
-                }
-                Delivery::ReceiveKey { slot, epoch, key } => {
-                    self.with_receive(slot, |flow| flow.protocol.push_key(epoch, key));
-                }
-            }
-        }
-        taken
-    }
-
-    /// Lets go of flows that were closed and of which nothing is left.
-    fn close_what_is_done(&mut self) {
-        let (sends, receives) = (&mut self.sends, &mut self.receives);
-        let (link, attendance, jobs, shares) = (&mut self.link, &self.attendance, &self.jobs, &mut self.shares);
-        self.active_sends.retain(|&slot| {
-            let place = &mut sends[usize::from(slot.0)];
-            if !place.as_ref().is_some_and(|flow| flow.is_done()) {
-                return true;
-            }
-            debug_assert!(!jobs.iter().any(|job| job.role == Role::Send(slot)), "a closed flow has buffers");
-            if let Some(flow) = place.take() {
-                shares.leave(flow.account);
-                attendance.depart(Departure::Send(flow));
-            }
-            link.emit(&Event::SendClosed { flow: slot });
-            false
-        });
-        self.active_receives.retain(|&slot| {
-            let place = &mut receives[usize::from(slot.0)];
-            let is_closing = place.as_ref().is_some_and(|flow| flow.is_closing());
-            if !is_closing || jobs.iter().any(|job| job.role == Role::Receive(slot)) {
-                return true;
-            }
-            if let Some(flow) = place.take() {
-                debug_assert_eq!(flow.protocol.held(), 0, "a closed flow holds buffers");
-                shares.leave(flow.claim.account);
-                attendance.depart(Departure::Receive(flow));
-            }
-            link.emit(&Event::ReceiveClosed { flow: slot });
-            false
-        });
-    }
-
-    /// Takes a buffer for a job that is not a receiving flow's, of the part of `account`.
-    fn take_buffer(&mut self, role: Role, account: Option<usize>) -> Option<BufferId> {
-        if !self.may_take_buffer(account) {
-            return None;
-        }
-        let buffer = self.buffers.take()?;
-        self.jobs[buffer.0 as usize].begin(role, self.now_ns);
-        Some(buffer)
-    }
-
-    fn free_buffer(&mut self, buffer: BufferId) {
-        if let Some(file) = self.jobs[buffer.0 as usize].file() {
-            self.files.release(file);
-        }
-        self.jobs[buffer.0 as usize].end();
-        self.buffers.give_back(buffer);
-    }
-
-    /// The buffer in which `role` has `chunk`.
-    fn buffer_of(&self, role: Role, chunk: u32) -> Option<BufferId> {
-        let at = self.jobs.iter().position(|job| job.role == role && job.chunk == chunk)?;
-        Some(BufferId(at as u32))
-    }
-
-    /// The destination of a chunk is known.
-    fn place(&mut self, slot: ReceiveSlot, chunk: u32, sink: Sink) {
-        let Some(buffer) = self.buffer_of(Role::Receive(slot), chunk) else { return };
-        if self.jobs[buffer.0 as usize].sink.is_none() {
-            self.set_sink(slot, buffer, sink);
-        }
+        (self.body.resources.buffers.free_count(), self.body.resources.buffers.count())
     }
 }

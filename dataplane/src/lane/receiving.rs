@@ -1,20 +1,16 @@
-//! A receiving flow within its lane: segments to buffers, whole chunks to their sinks, and reports.
+//! A receiving flow within its lane: its way opened, its reports, and the account of its time. What
+//! becomes of its chunks is in [`incoming`](super::incoming).
 
 use std::net::SocketAddr;
 
 use culvert_link::clock::wire_us;
-use culvert_link::commands::{Event, ReceiveSlot, Sink};
+use culvert_link::commands::ReceiveSlot;
 use culvert_link::counters::{LaneCounter, LaneCounters};
 use culvert_protocol::openings::Openings;
-use culvert_protocol::receiver_flow::{
-    Beginning, BufferId, ChunkMemory as _, LaneCondition, Received, ReceiverFlow, Rejected,
-};
-use culvert_protocol::wire::{Header, SegmentKind};
+use culvert_protocol::receiver_flow::{LaneCondition, ReceiverFlow};
 
-use super::Body;
-use super::jobs::{HASH_STEP_BYTES, Role};
-use super::shares::{Claim, FlowMemory};
-use crate::datapath::{Arrival, Datapath, QueueCondition};
+use super::shares::Claim;
+use crate::datapath::{Datapath, QueueCondition};
 
 /// A sender that has used up its credit is told of new credit at once, and also of very many
 /// losses, but not more often than this.
@@ -48,14 +44,14 @@ pub struct ReceiveFlow {
     reported_busy_ns: u64,
     writing_ns: u64,
     /// Buffers with whole chunks, waiting for their destination.
-    whole: u32,
+    pub(super) whole: u32,
     /// The chunk that a segment has come for since the hash was last brought up to date.
-    touched: Option<u32>,
-    openings: Openings,
+    pub(super) touched: Option<u32>,
+    pub(super) openings: Openings,
     /// Segments by the lane's rings, and by the kernel although it has rings, since the last look.
-    arrived: [u64; 2],
+    pub(super) arrived: [u64; 2],
     next_astray_look_ns: u64,
-    is_closing: bool,
+    pub(super) is_closing: bool,
     requested_key: Option<u64>,
 }
 
@@ -200,114 +196,5 @@ impl ReceiveFlow {
     /// Whether it was closed.
     pub(super) fn is_closing(&self) -> bool {
         self.is_closing
-    }
-}
-
-impl Body {
-    /// A datagram of a receiving flow. Returns whether it is a probe to be answered.
-    #[inline]
-    pub(super) fn segment(&mut self, slot: ReceiveSlot, datagram: &[u8], header: &Header, by: Arrival) -> bool {
-        let Some(flow) = self.receives[usize::from(slot.0)].as_mut() else { return false };
-        if flow.is_closing {
-            return false;
-        }
-        let (account, is_awake) = (flow.claim.account, flow.claim.is_awake(self.now_ns));
-        let mut memory = FlowMemory { buffers: &mut self.buffers, shares: &mut self.shares, account, is_awake };
-        let received = flow.protocol.receive(datagram, header, &mut memory, wire_us(by.taken_ns));
-        if let Received::Rejected(reason) = received {
-            self.link.counters.add(rejection(reason), 1);
-            return false;
-        }
-        flow.openings.on_heard(by.taken_ns);
-        flow.arrived[usize::from(by.is_astray)] += 1;
-        if header.kind == SegmentKind::Data {
-            self.link.counters.add(LaneCounter::SegmentsReceived, 1);
-            self.link.counters.add(LaneCounter::PayloadReceived, header.payload_bytes() as u64);
-        }
-        match received {
-            Received::Placed { chunk } => flow.touched = chunk.or(flow.touched),
-            Received::Began { chunk, buffer, chunk_bytes } => self.began(slot, chunk, buffer, chunk_bytes),
-            Received::BeganAnew { buffer, .. } => self.begin_anew(slot, buffer),
-            Received::Completed(done) => {
-                flow.whole += 1;
-                match done.beginning {
-                    Beginning::Earlier => {}
-                    Beginning::Now => self.began(slot, done.chunk, done.buffer, done.chunk_bytes),
-                    Beginning::Anew => self.begin_anew(slot, done.buffer),
-                }
-                self.jobs[done.buffer.0 as usize].note_whole(self.now_ns);
-                self.dispose(slot, done.buffer);
-            }
-            Received::Probe(_) => return true,
-            Received::Rejected(_) => {}
-        }
-        false
-    }
-
-    fn began(&mut self, slot: ReceiveSlot, chunk: u32, buffer: BufferId, chunk_bytes: u32) {
-        let job = &mut self.jobs[buffer.0 as usize];
-        job.begin(Role::Receive(slot), self.now_ns);
-        (job.chunk, job.bytes) = (chunk, chunk_bytes);
-        self.link.emit(&Event::Asks { flow: slot, chunk, chunk_bytes });
-    }
-
-    /// Hashes what has arrived without a gap, while it is in the cache.
-    pub(super) fn hash_arrived(&mut self, slot: ReceiveSlot) {
-        let Some(flow) = self.receives[usize::from(slot.0)].as_mut() else { return };
-        let Some(chunk) = flow.touched.take() else { return };
-        if !flow.checksum {
-            return;
-        }
-        let Some((buffer, bytes)) = flow.protocol.contiguous(chunk) else { return };
-        self.hash_until(buffer, bytes as u32 / HASH_STEP_BYTES * HASH_STEP_BYTES);
-    }
-
-    /// Gives up a chunk that its sender gave up.
-    pub(super) fn abandon_chunk(&mut self, slot: ReceiveSlot, chunk: u32) {
-        let Some(flow) = self.receives.get_mut(usize::from(slot.0)).and_then(Option::as_mut) else { return };
-        if let Some(buffer) = flow.protocol.abandon_chunk(chunk) {
-            self.free_buffer(buffer);
-        } else {
-            self.place(slot, chunk, Sink::Discard);
-        }
-    }
-
-    /// Receives a chunk once more, unless its bytes still are on their way to its destination: two
-    /// would write one range, and the hash of one would be said of the other.
-    pub(super) fn reopen_chunk(&mut self, slot: ReceiveSlot, chunk: u32) {
-        if self.buffer_of(Role::Receive(slot), chunk).is_none() {
-            self.with_receive(slot, |flow| flow.protocol.reopen(chunk));
-        }
-    }
-
-    /// Closes a receiving flow: incomplete chunks are dropped, and so are complete ones whose
-    /// destination is not known; writes in progress are completed.
-    pub(super) fn close_receive(&mut self, slot: ReceiveSlot) {
-        let Some(flow) = self.receives.get_mut(usize::from(slot.0)).and_then(Option::as_mut) else { return };
-        flow.is_closing = true;
-        let (jobs, buffers) = (&mut self.jobs, &mut self.buffers);
-        flow.protocol.abandon(|buffer| {
-            jobs[buffer.0 as usize].end();
-            buffers.give_back(buffer);
-        });
-        for at in 0..jobs.len() {
-            let job = &mut jobs[at];
-            if job.role == Role::Receive(slot) && job.sink.is_none() && !job.is_lent {
-                job.end();
-                buffers.give_back(BufferId(at as u32));
-                flow.release();
-            }
-        }
-    }
-}
-
-const fn rejection(reason: Rejected) -> LaneCounter {
-    match reason {
-        Rejected::Stale => LaneCounter::RejectedStale,
-        Rejected::Epoch => LaneCounter::RejectedEpoch,
-        Rejected::NotAuthentic => LaneCounter::RejectedNotAuthentic,
-        Rejected::ForeignChunk => LaneCounter::RejectedForeignChunk,
-        Rejected::OverCredit => LaneCounter::RejectedOverCredit,
-        Rejected::Direction => LaneCounter::RejectedDirection,
     }
 }

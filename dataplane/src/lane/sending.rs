@@ -1,6 +1,8 @@
 //! A sending flow within its lane: chunks in hand, probing, pacing, and the account of where the
 //! time went.
 
+mod probing;
+
 use std::collections::VecDeque;
 
 use culvert_link::clock::wire_us;
@@ -15,12 +17,13 @@ use culvert_protocol::sender_flow::{Blocked, SenderFlow};
 use culvert_protocol::tree_hash::ChunkHasher;
 use culvert_protocol::wire::{Header, OVERHEAD_BYTES, SegmentKind};
 
-use super::Body;
 use super::jobs::{CACHED_PIECE_BYTES, HASH_STEP_BYTES, Role};
 use super::lane_link::LaneLink;
+use super::resources::Resources;
 use crate::datapath::udp::SUPER_BUFFER_BYTES;
 use crate::datapath::udp::source::SourceSocket;
 use crate::datapath::{Arrival, Datapath, Way};
+use probing::Probing;
 
 /// Super-buffers that one flow sends before the lane looks at its other work. Eight are half a
 /// megabyte, 100 µs at 40 Gb/s.
@@ -34,16 +37,6 @@ const READY_CHUNKS_DIRECT: usize = 8;
 const READY_CHUNKS_FILLED: usize = 4;
 /// Bytes that a read through the page cache runs ahead of sending.
 const CACHED_READ_AHEAD_BYTES: u32 = 2 * CACHED_PIECE_BYTES;
-/// Rounds of probes on a path that was open before come each after twice the time of the last, so
-/// often: at most 2.6 s.
-const PROBE_DOUBLINGS_MAX: u32 = 7;
-/// Time between two rounds of probes.
-const PROBE_ROUND_NS: u64 = 20_000_000;
-/// How long the best size waits for an answer once a smaller one has been answered: more than a
-/// probe's own queueing.
-const PROBE_GRACE_NS: u64 = 60_000_000;
-/// After so long without an answer the path counts as closed.
-const PROBE_PATIENCE_NS: u64 = 6_000_000_000;
 /// Unanswered repetitions after which the path is probed again.
 const BLACK_HOLE_TIMEOUTS: u32 = 3;
 /// Timeouts with silence, and the minimum time, after which a path that is still being sent to is
@@ -74,24 +67,6 @@ enum Waiting {
     Pacer,
     /// Credit, or the fate of packets in flight.
     Credit,
-}
-
-/// The search for the largest datagram that the path delivers.
-#[derive(Clone, Copy, Debug)]
-struct Probing {
-    begun_ns: u64,
-    rounds: u32,
-    next_round_ns: u64,
-    /// The best answer so far, and when the first answer came.
-    best: Option<(u16, u64)>,
-    rtt_us: u32,
-    errno: i32,
-}
-
-impl Probing {
-    const fn beginning(now_ns: u64) -> Self {
-        Self { begun_ns: now_ns, rounds: 0, next_round_ns: now_ns, best: None, rtt_us: 0, errno: 0 }
-    }
 }
 
 /// A sending flow.
@@ -170,8 +145,7 @@ impl SendFlow {
     /// The lane has taken the flow over.
     pub fn begin(&mut self, now_ns: u64) {
         if let Some(probing) = self.probing.as_mut() {
-            probing.begun_ns = now_ns;
-            probing.next_round_ns = now_ns;
+            probing.begin(now_ns);
         }
     }
 
@@ -189,14 +163,14 @@ impl SendFlow {
     }
 
     /// One turn of the flow; whether it moved anything.
-    pub(super) fn turn<D: Datapath>(&mut self, datapath: &mut D, body: &mut Body, now_ns: u64) -> bool {
+    pub(super) fn turn<D: Datapath>(&mut self, datapath: &mut D, resources: &mut Resources, now_ns: u64) -> bool {
         if now_ns >= self.destination.due_ns() {
             self.challenge(datapath, now_ns);
         }
         if self.probing.is_some() {
-            return self.probe(datapath, body, now_ns);
+            return self.probe(datapath, resources, now_ns);
         }
-        let mut progress = self.take_in_hand(body);
+        let mut progress = self.take_in_hand(resources);
         self.pacer.set_rate(self.block.get(FlowWord::RateBitsPerSecond), now_ns);
         if now_ns >= self.search.due_ns() {
             self.search_on(datapath, now_ns);
@@ -211,8 +185,8 @@ impl SendFlow {
             if self.pacer.wait_ns(now_ns) > 0 || datapath.is_blocked() {
                 break;
             }
-            self.prepare_front(body);
-            let (protocol, buffers) = (&mut self.protocol, &body.buffers);
+            self.prepare_front(resources);
+            let (protocol, buffers) = (&mut self.protocol, &resources.buffers);
             let way = Way { to: self.destination.address(), source: self.source.as_ref() };
             let now_us = wire_us(now_ns);
             let outcome = datapath.send_run(way, run_datagrams, |room, bytes_max| {
@@ -225,18 +199,18 @@ impl SendFlow {
             self.pacer.note_sent(outcome.bytes + outcome.datagrams * IP_UDP_BYTES, now_ns);
             self.protocol.note_sent(now_ns);
             if outcome.error.is_some() {
-                body.link.counters.add(LaneCounter::SendErrors, 1);
+                resources.link.counters.add(LaneCounter::SendErrors, 1);
             }
             progress = true;
         }
         if progress {
-            self.publish(&body.link.counters);
+            self.publish(&resources.link.counters);
         }
         progress
     }
 
     /// Gives buffers to assigned chunks and begins to read them.
-    fn take_in_hand(&mut self, body: &mut Body) -> bool {
+    fn take_in_hand(&mut self, resources: &mut Resources) -> bool {
         let mut progress = false;
         while let Some(&Assigned { chunk, chunk_bytes, source }) = self.assigned.front() {
             let ready_max = match source {
@@ -245,34 +219,34 @@ impl SendFlow {
                 Source::Fill => READY_CHUNKS_FILLED,
             };
             let has_enough = self.held >= self.allowance || self.protocol.fresh_count() >= ready_max;
-            if has_enough || self.protocol.room() == 0 || body.link.is_backlogged() {
+            if has_enough || self.protocol.room() == 0 || resources.link.is_backlogged() {
                 break;
             }
-            let Some(buffer) = body.take_buffer(Role::Send(self.slot), Some(self.account)) else { break };
+            let Some(buffer) = resources.take_buffer(Role::Send(self.slot), Some(self.account)) else { break };
             self.assigned.pop_front();
             self.held += 1;
             self.protocol.add_chunk(chunk, chunk_bytes, buffer);
-            let job = &mut body.jobs[buffer.0 as usize];
+            let job = &mut resources.jobs[buffer.0 as usize];
             (job.chunk, job.bytes) = (chunk, chunk_bytes);
             progress = true;
             match source {
                 Source::File(range) => {
                     job.hasher =
                         self.checksum.then(|| ChunkHasher::new(range.file_bytes, range.offset, self.chunk_bytes));
-                    if body.begin_read(buffer, &range) {
-                        self.reads_directly = !body.jobs[buffer.0 as usize].is_cached();
+                    if resources.begin_read(buffer, &range) {
+                        self.reads_directly = !resources.jobs[buffer.0 as usize].is_cached();
                     } else {
-                        self.read_failed(buffer, DiskError::Os(libc::EBADF), body);
+                        self.read_failed(buffer, DiskError::Os(libc::EBADF), resources);
                     }
                 }
                 Source::Fill => {
                     job.is_lent = true;
-                    body.link.emit(&Event::Fill { flow: self.slot, chunk, buffer: buffer.0 });
+                    resources.link.emit(&Event::Fill { flow: self.slot, chunk, buffer: buffer.0 });
                 }
                 Source::Memory => {
                     job.hasher = self.checksum.then(|| ChunkHasher::new(chunk_bytes.into(), 0, self.chunk_bytes));
                     let stamp = (chunk_bytes as usize).min(4);
-                    body.buffers.bytes_mut(buffer, 0..stamp).copy_from_slice(&chunk.to_be_bytes()[..stamp]);
+                    resources.buffers.bytes_mut(buffer, 0..stamp).copy_from_slice(&chunk.to_be_bytes()[..stamp]);
                     self.protocol.set_available(chunk, chunk_bytes);
                 }
             }
@@ -282,32 +256,32 @@ impl SendFlow {
 
     /// Before bytes are sealed: reads the next pieces through the page cache, and hashes what the
     /// next run will take.
-    fn prepare_front(&mut self, body: &mut Body) {
+    fn prepare_front(&mut self, resources: &mut Resources) {
         let Some((chunk, buffer, sent)) = self.protocol.fresh_front() else { return };
-        let job = &body.jobs[buffer.0 as usize];
+        let job = &resources.jobs[buffer.0 as usize];
         if job.is_cached()
             && job.has_pieces_left()
             && !job.is_in_kernel()
             && job.read_prefix() < sent + CACHED_READ_AHEAD_BYTES
         {
-            body.start_piece(buffer);
+            resources.start_piece(buffer);
         }
-        let job = &body.jobs[buffer.0 as usize];
+        let job = &resources.jobs[buffer.0 as usize];
         let (bytes, begun) = (job.bytes, job.hashed);
         let until = job.available().min(sent + SUPER_BUFFER_BYTES as u32);
         // Whole steps keep BLAKE3 at its widest; the chunk's end is hashed as it is.
         let until = if until == bytes { until } else { until / HASH_STEP_BYTES * HASH_STEP_BYTES };
         if job.hasher.is_some() && until > begun {
-            body.hash_until(buffer, until);
+            resources.hash_until(buffer, until);
             if until == bytes {
-                self.emit_hash(chunk, buffer, body);
+                self.emit_hash(chunk, buffer, resources);
             }
         }
     }
 
-    fn emit_hash(&self, chunk: u32, buffer: BufferId, body: &mut Body) {
-        if let Some(hash) = body.finish_hash(buffer) {
-            body.link.emit(&Event::Hashed { flow: self.slot, chunk, hash });
+    fn emit_hash(&self, chunk: u32, buffer: BufferId, resources: &mut Resources) {
+        if let Some(hash) = resources.finish_hash(buffer) {
+            resources.link.emit(&Event::Hashed { flow: self.slot, chunk, hash });
         }
     }
 
@@ -321,33 +295,33 @@ impl SendFlow {
     }
 
     /// More of a chunk has been read, or its reading has failed.
-    pub(super) fn read_on(&mut self, buffer: BufferId, error: Option<DiskError>, body: &mut Body) {
+    pub(super) fn read_on(&mut self, buffer: BufferId, error: Option<DiskError>, resources: &mut Resources) {
         if let Some(error) = error {
-            self.read_failed(buffer, error, body);
+            self.read_failed(buffer, error, resources);
             return;
         }
-        let job = &body.jobs[buffer.0 as usize];
+        let job = &resources.jobs[buffer.0 as usize];
         self.protocol.set_available(job.chunk, job.read_prefix());
     }
 
-    fn read_failed(&mut self, buffer: BufferId, error: DiskError, body: &mut Body) {
-        let chunk = body.jobs[buffer.0 as usize].chunk;
+    fn read_failed(&mut self, buffer: BufferId, error: DiskError, resources: &mut Resources) {
+        let chunk = resources.jobs[buffer.0 as usize].chunk;
         self.protocol.withdraw(chunk);
-        dispose(&mut self.held, buffer, body);
-        body.link.emit(&Event::ReadFailed { flow: self.slot, chunk, error });
+        dispose(&mut self.held, buffer, resources);
+        resources.link.emit(&Event::ReadFailed { flow: self.slot, chunk, error });
     }
 
     /// The control process has filled a buffer, or come back with it after the chunk was given up.
-    pub(super) fn filled(&mut self, chunk: u32, body: &mut Body) {
-        let Some(buffer) = body.buffer_of(Role::Send(self.slot), chunk) else { return };
-        let job = &mut body.jobs[buffer.0 as usize];
+    pub(super) fn filled(&mut self, chunk: u32, resources: &mut Resources) {
+        let Some(buffer) = resources.buffer_of(Role::Send(self.slot), chunk) else { return };
+        let job = &mut resources.jobs[buffer.0 as usize];
         if !std::mem::replace(&mut job.is_lent, false) {
             return;
         }
         let bytes = job.bytes;
-        job.note_whole(body.now_ns);
+        job.note_whole(resources.now_ns);
         if job.is_abandoned {
-            body.free_buffer(buffer);
+            resources.free_buffer(buffer);
             self.held -= 1;
         } else {
             self.protocol.set_available(chunk, bytes);
@@ -355,31 +329,31 @@ impl SendFlow {
     }
 
     /// The control process gives a chunk up.
-    pub(super) fn withdraw(&mut self, chunk: u32, body: &mut Body) {
+    pub(super) fn withdraw(&mut self, chunk: u32, resources: &mut Resources) {
         let waiting = self.assigned.len();
         self.assigned.retain(|assigned| assigned.chunk != chunk);
         let mut had_it = self.assigned.len() < waiting;
         if let Some(buffer) = self.protocol.withdraw(chunk) {
-            dispose(&mut self.held, buffer, body);
+            dispose(&mut self.held, buffer, resources);
             had_it = true;
         }
         if had_it {
-            body.link.emit(&Event::Withdrawn { flow: self.slot, chunk });
+            resources.link.emit(&Event::Withdrawn { flow: self.slot, chunk });
         }
     }
 
     /// A report has come.
-    pub(super) fn on_report(&mut self, report: &Report<'_>, body: &mut Body, now_ns: u64) {
+    pub(super) fn on_report(&mut self, report: &Report<'_>, resources: &mut Resources, now_ns: u64) {
         let (slot, held) = (self.slot, &mut self.held);
         self.protocol.on_report(report, now_ns, |chunk, buffer| {
             // Only a chunk that went out within another's run can come here unhashed.
-            if let Some(hash) = body.finish_hash(buffer) {
-                body.link.emit(&Event::Hashed { flow: slot, chunk, hash });
+            if let Some(hash) = resources.finish_hash(buffer) {
+                resources.link.emit(&Event::Hashed { flow: slot, chunk, hash });
             }
-            let times = body.jobs[buffer.0 as usize].times(now_ns);
-            body.free_buffer(buffer);
+            let times = resources.jobs[buffer.0 as usize].times(now_ns);
+            resources.free_buffer(buffer);
             *held -= 1;
-            body.link.emit(&Event::Delivered { flow: slot, chunk, times });
+            resources.link.emit(&Event::Delivered { flow: slot, chunk, times });
         });
     }
 
@@ -407,18 +381,8 @@ impl SendFlow {
         }
         let delivered = u16::try_from(header.index).unwrap_or(0);
         if let Some(probing) = self.probing.as_mut() {
-            if probing.best.is_none() {
-                probing.rtt_us = taken_us.wrapping_sub(header.sent_us);
-            }
-            let first_ns = probing.best.map_or(0, |(_, first_ns)| first_ns);
-            if PathMtuSearch::stride_of(delivered).is_none() {
-                // Something passes, but nothing that carries data: if no more does, that is why the
-                // path is closed.
-                probing.errno = libc::EMSGSIZE;
+            if !probing.on_answer(delivered, taken_us.wrapping_sub(header.sent_us), self.search.common()) {
                 self.block.set(FlowWord::ProbesMet, libc::EMSGSIZE as u64);
-            } else if probing.best.is_none_or(|(best, _)| delivered > best) && self.search.common().contains(&delivered)
-            {
-                probing.best = Some((delivered, first_ns));
             }
         } else if self.search.on_answer(delivered, by.taken_ns)
             // The search goes upwards from a size that carries data, so every answer that it takes
@@ -437,8 +401,7 @@ impl SendFlow {
     #[cold]
     fn moved(&mut self, now_ns: u64) {
         if let Some(probing) = self.probing.as_mut() {
-            probing.rounds = 0;
-            probing.next_round_ns = now_ns;
+            probing.redirect(now_ns);
         }
     }
 
@@ -465,37 +428,28 @@ impl SendFlow {
     }
 
     /// Sends probes, and ends the search when it has its answer.
-    fn probe<D: Datapath>(&mut self, datapath: &mut D, body: &mut Body, now_ns: u64) -> bool {
+    fn probe<D: Datapath>(&mut self, datapath: &mut D, resources: &mut Resources, now_ns: u64) -> bool {
         let Some(probing) = self.probing.as_mut() else { return false };
-        if let Some((best, first_ns)) = probing.best {
-            let first_ns = if first_ns == 0 { now_ns } else { first_ns };
-            probing.best = Some((best, first_ns));
-            let is_best = self.search.common()[0] == best;
-            if is_best || now_ns.saturating_sub(first_ns) > PROBE_GRACE_NS {
-                let stride = PathMtuSearch::stride_of(best);
-                let Some(stride) = stride.filter(|&stride| self.protocol.set_stride(stride).is_ok()) else {
-                    return false;
-                };
-                self.protocol.forget_silence();
-                self.was_open = true;
-                self.search.opened(best, now_ns);
-                let event = Event::PathOpen { flow: self.slot, stride, rtt_us: probing.rtt_us.max(1) };
-                self.probing = None;
-                body.link.emit(&event);
-                return true;
-            }
-        } else if !self.was_open && now_ns.saturating_sub(probing.begun_ns) > PROBE_PATIENCE_NS {
-            body.link.emit(&Event::PathClosed { flow: self.slot, errno: probing.errno });
-            // Reported once; the control process closes the flow, and until then it keeps trying.
-            probing.begun_ns = now_ns;
+        if let Some(best) = probing.found(self.search.common()[0], now_ns) {
+            let stride = PathMtuSearch::stride_of(best);
+            let Some(stride) = stride.filter(|&stride| self.protocol.set_stride(stride).is_ok()) else {
+                return false;
+            };
+            self.protocol.forget_silence();
+            self.was_open = true;
+            self.search.opened(best, now_ns);
+            let event = Event::PathOpen { flow: self.slot, stride, rtt_us: probing.rtt_us() };
+            self.probing = None;
+            resources.link.emit(&event);
+            return true;
         }
-        if now_ns < probing.next_round_ns {
+        if !probing.is_answered() && !self.was_open && probing.is_given_up(now_ns) {
+            // Reported once; the control process closes the flow, and until then it keeps trying.
+            resources.link.emit(&Event::PathClosed { flow: self.slot, errno: probing.errno() });
+        }
+        if !probing.begin_round(self.was_open, now_ns) {
             return false;
         }
-        // A path that was open may be dark for long.
-        let doublings = if self.was_open { probing.rounds.min(PROBE_DOUBLINGS_MAX) } else { 0 };
-        probing.rounds += 1;
-        probing.next_round_ns = now_ns + (PROBE_ROUND_NS << doublings);
         let now_us = wire_us(now_ns);
         for (token, &bytes) in self.search.common().iter().enumerate() {
             let way = Way { to: self.destination.address(), source: self.source.as_ref() };
@@ -504,7 +458,7 @@ impl SendFlow {
                 .send_run(way, 1, |room, _| protocol.seal_probe(token as u32, usize::from(bytes), now_us, room));
             // Too large for the first link: not the path's refusal of everything.
             if let Some(errno) = outcome.error.filter(|&errno| errno != libc::EMSGSIZE) {
-                probing.errno = errno;
+                probing.on_refused(errno);
                 self.block.set(FlowWord::ProbesMet, u64::try_from(errno).unwrap_or(0));
             }
         }
@@ -581,7 +535,7 @@ impl SendFlow {
     /// When the flow next has something to do by itself.
     pub(super) fn deadline_ns(&self) -> u64 {
         let due_ns = match &self.probing {
-            Some(probing) => probing.next_round_ns,
+            Some(probing) => probing.due_ns(),
             None if self.waiting == Waiting::Pacer => self.pacer.due_ns().min(self.search.due_ns()),
             None => self.search.due_ns(),
         };
@@ -589,13 +543,13 @@ impl SendFlow {
     }
 
     /// Gives everything up.
-    pub(super) fn close(&mut self, body: &mut Body) {
+    pub(super) fn close(&mut self, resources: &mut Resources) {
         self.is_closing = true;
         self.probing = None;
         self.assigned.clear();
         self.waiting = Waiting::Nothing;
         let held = &mut self.held;
-        self.protocol.abandon(|_, buffer| dispose(held, buffer, body));
+        self.protocol.abandon(|_, buffer| dispose(held, buffer, resources));
     }
 
     /// Whether it was closed and nothing of it is left.
@@ -605,12 +559,12 @@ impl SendFlow {
 }
 
 /// Frees a buffer now, or when the kernel or the control process is done with it.
-fn dispose(held: &mut u32, buffer: BufferId, body: &mut Body) {
-    let job = &mut body.jobs[buffer.0 as usize];
+fn dispose(held: &mut u32, buffer: BufferId, resources: &mut Resources) {
+    let job = &mut resources.jobs[buffer.0 as usize];
     if job.is_lent || job.is_in_kernel() {
         job.is_abandoned = true;
     } else {
-        body.free_buffer(buffer);
+        resources.free_buffer(buffer);
         *held -= 1;
     }
 }

@@ -8,16 +8,10 @@
 //! A flow that has had credit for a while and starts nothing is asleep. What was promised to it is
 //! given to others; it wakes up if there is room.
 
-use culvert_link::commands::Event;
 use culvert_protocol::receiver_flow::{BufferId, ChunkMemory};
 
-use super::Body;
 use crate::buffers::Buffers;
 
-/// Credit that was not used for so long is not kept free any more.
-const ASLEEP_AFTER_NS: u64 = 1_000_000_000;
-/// Flows that hold more than their partner's part are told this often that others wait.
-const TELL_INTERVAL_NS: u64 = 1_000_000_000;
 /// Of so many buffers one is kept for the next partner that comes; at least one is.
 const BUFFERS_PER_RESERVED: u32 = 8;
 
@@ -39,12 +33,12 @@ pub struct Shares {
     buffers: u32,
     partners: u32,
     /// Free buffers that are promised to flows with credit.
-    promised: u32,
+    pub(super) promised: u32,
     /// Whether a flow has nothing although its partner has not all of its part.
-    has_waiting: bool,
+    pub(super) has_waiting: bool,
     /// Which of the receiving flows is the first to get something.
-    first: usize,
-    next_telling_ns: u64,
+    pub(super) first: usize,
+    pub(super) next_telling_ns: u64,
 }
 
 impl Shares {
@@ -101,24 +95,29 @@ impl Shares {
         self.part().div_ceil(self.accounts[account].flows.max(1))
     }
 
-    fn begin_round(&mut self) {
+    pub(super) fn begin_round(&mut self) {
         for account in &mut self.accounts {
             account.taken = 0;
         }
         (self.promised, self.has_waiting) = (0, false);
     }
 
-    fn note(&mut self, account: usize, held: u32, promised: u32) {
+    pub(super) fn note(&mut self, account: usize, held: u32, promised: u32) {
         self.accounts[account].taken += held + promised;
         self.promised += promised;
     }
 
-    fn is_below_part(&self, account: usize) -> bool {
+    /// Buffers that the flows of an account hold or were promised.
+    pub(super) fn taken(&self, account: usize) -> u32 {
+        self.accounts[account].taken
+    }
+
+    pub(super) fn is_below_part(&self, account: usize) -> bool {
         self.accounts[account].taken < self.part()
     }
 
     /// Whether a flow of an account may take a free buffer that was not promised to it.
-    fn may_take(&mut self, account: usize, free: usize) -> bool {
+    pub(super) fn may_take(&mut self, account: usize, free: usize) -> bool {
         let may = free > self.promised as usize && self.is_below_part(account);
         self.accounts[account].taken += u32::from(may);
         may
@@ -171,106 +170,14 @@ pub(super) struct Claim {
     /// Whose part it is of.
     pub(super) account: usize,
     /// Chunks begun when it was last looked at.
-    begun: u64,
+    pub(super) begun: u64,
     /// Until when its credit counts as a promise.
-    awake_until_ns: u64,
+    pub(super) awake_until_ns: u64,
 }
 
 impl Claim {
     pub(super) const fn is_awake(&self, now_ns: u64) -> bool {
         now_ns < self.awake_until_ns
-    }
-}
-
-impl Body {
-    /// A buffer for something other than a receiving flow, if there is one that is not promised and
-    /// `account` may have it.
-    pub(super) fn may_take_buffer(&mut self, account: Option<usize>) -> bool {
-        let free = self.buffers.free_count();
-        match account {
-            Some(account) => self.shares.may_take(account, free),
-            None => free > self.shares.promised as usize,
-        }
-    }
-
-    /// Gives every flow as much credit as there are buffers for.
-    pub(super) fn share_out(&mut self) {
-        self.shares.begin_round();
-        for slot in &self.active_sends {
-            let Some(flow) = self.sends[usize::from(slot.0)].as_mut() else { continue };
-            flow.allowance = self.shares.part_of_flow(flow.account);
-            self.shares.note(flow.account, flow.held, 0);
-        }
-        for slot in &self.active_receives {
-            let Some(flow) = self.receives[usize::from(slot.0)].as_mut() else { continue };
-            let (held, unused) = (flow.protocol.held(), flow.protocol.unused_credit());
-            let claim = &mut flow.claim;
-            if std::mem::replace(&mut claim.begun, flow.protocol.begun()) != flow.protocol.begun() {
-                claim.awake_until_ns = self.now_ns + ASLEEP_AFTER_NS;
-            }
-            let promised = if claim.is_awake(self.now_ns) && !flow.is_closing() { unused } else { 0 };
-            self.shares.note(flow.claim.account, held, promised);
-            flow.protocol.set_allowance(held + unused);
-        }
-        let mut room = (self.buffers.free_count() as u32).saturating_sub(self.shares.promised);
-        let flows = self.active_receives.len();
-        self.shares.first = if self.shares.first + 1 < flows { self.shares.first + 1 } else { 0 };
-        // Those that have nothing come first.
-        for is_first_round in [true, false] {
-            let first = self.shares.first;
-            for at in (first..flows).chain(0..first) {
-                self.give_credit(at, is_first_round, &mut room);
-            }
-        }
-        for slot in &self.active_sends {
-            let Some(flow) = self.sends[usize::from(slot.0)].as_ref() else { continue };
-            self.shares.has_waiting |= flow.wants_buffer() && self.shares.is_below_part(flow.account);
-        }
-    }
-
-    fn give_credit(&mut self, at: usize, is_first_round: bool, room: &mut u32) {
-        let slot = self.active_receives[at];
-        let Some(flow) = self.receives[usize::from(slot.0)].as_mut() else { return };
-        if flow.is_closing() {
-            return;
-        }
-        let (account, has) = (flow.claim.account, flow.protocol.allowance());
-        let wanted =
-            if is_first_round { u32::from(has == 0) } else { self.shares.part_of_flow(account).saturating_sub(has) };
-        let left = self.shares.part().saturating_sub(self.shares.accounts[account].taken);
-        let given = wanted.min(left).min(*room);
-        if given > 0 {
-            *room -= given;
-            self.shares.note(account, 0, given);
-            flow.protocol.set_allowance(has + given);
-            flow.claim.awake_until_ns = self.now_ns + ASLEEP_AFTER_NS;
-        } else if wanted > 0 && has == 0 && left > 0 {
-            self.shares.has_waiting = true;
-        }
-    }
-
-    /// Notifies the flows of partners that hold more than their share that others are waiting.
-    /// Their transfers know whether they make progress with what they hold.
-    pub(super) fn tell_who_holds_too_much(&mut self) {
-        if !self.shares.has_waiting || self.now_ns < self.shares.next_telling_ns {
-            return;
-        }
-        self.shares.next_telling_ns = self.now_ns + TELL_INTERVAL_NS;
-        let part = self.shares.part();
-        for &slot in &self.active_sends {
-            let Some(flow) = self.sends[usize::from(slot.0)].as_ref() else { continue };
-            if flow.held > 0 && self.shares.accounts[flow.account].taken > part {
-                self.link.emit(&Event::OthersWaitForSend { flow: slot, held: flow.held });
-            }
-        }
-        for &slot in &self.active_receives {
-            let Some(flow) = self.receives[usize::from(slot.0)].as_ref() else { continue };
-            if flow.protocol.held() > 0 && self.shares.accounts[flow.claim.account].taken > part {
-                let whole = flow.whole();
-                let incomplete = flow.protocol.held().saturating_sub(whole);
-                self.link.emit(&Event::OthersWaitForReceive { flow: slot, incomplete, whole });
-            }
-        }
     }
 }
 

@@ -18,7 +18,8 @@ use crate::random::Random;
 
 /// The receiver's address as the control connection gives it.
 pub const FIRST: ([u8; 4], u16) = ([10, 0, 0, 2], 7_273);
-/// Time between two rounds of probes on a dark path, doubled so often (`lane/sending.rs`).
+/// Time between two rounds of probes on a dark path, doubled so often
+/// (`lane/sending/probing.rs`).
 const PROBE_ROUND_NS: u64 = 20_000_000;
 const PROBE_DOUBLINGS_MAX: u32 = 7;
 /// When the path counts as dark (`lane/sending.rs`).
