@@ -4,9 +4,10 @@ use serde::Serialize;
 
 use crate::facts::Facts;
 use crate::finding::{Finding, Severity, Status};
-use crate::profile::{ProfileName, Targets};
+use crate::profile::ProfileName;
 use crate::rules;
 use crate::site::Site;
+use crate::targets::Targets;
 
 /// What all rules say of a host.
 #[derive(Clone, Debug, Serialize)]

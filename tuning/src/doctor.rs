@@ -10,8 +10,8 @@ use crate::facts::{Facts, Link};
 use crate::finding::{Finding, Severity, Status};
 use crate::kernel_version::KernelVersion;
 use crate::measure::Effect;
-use crate::profile::gigabits;
 use crate::rules;
+use crate::targets::gigabits;
 
 /// From this kernel on AF_XDP has what the data plane uses.
 const AF_XDP_SINCE: KernelVersion = KernelVersion::new(5, 11);

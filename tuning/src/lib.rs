@@ -41,6 +41,8 @@ pub mod report;
 pub mod rules;
 pub mod setting;
 pub mod site;
+pub mod site_file;
+pub mod targets;
 pub mod transaction;
 pub mod watch;
 

@@ -9,9 +9,9 @@ use crate::audit::Audit;
 use crate::finding::{Finding, Status};
 use crate::netlink::QdiscTree;
 use crate::plan::{Plan, PlannedChange};
-use crate::profile::gigabits;
 use crate::rules;
 use crate::setting::{Risk, Setting, Value};
+use crate::targets::gigabits;
 
 /// Of changes that look alike, how many are shown.
 const ALIKE_SHOWN: usize = 3;

@@ -4,10 +4,6 @@
 //! findings for a saved document as on the host. What it would change it names as settings; writing
 //! them is the transaction's job.
 
-use crate::facts::Facts;
-use crate::finding::Finding;
-use crate::profile::Targets;
-
 mod boot;
 mod conflicts;
 mod cpu;
@@ -18,105 +14,19 @@ mod memory;
 mod offloads;
 mod paths;
 mod queueing;
+mod recommended;
+mod rule;
 mod sockets;
 mod storage;
 mod support;
 mod system;
 mod tcp;
 
-/// How much following a rule is worth where it applies, by its sources; measuring
-/// (`culvert tune measure`) beats it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Effect {
-    /// A multiple of the speed.
-    Large,
-    /// Tens of percent.
-    Medium,
-    /// A few percent, or steadiness.
-    Small,
-    /// Safety, correctness or knowledge; no speed by itself.
-    None,
-}
-
-impl Effect {
-    /// The word for it.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Large => "large",
-            Self::Medium => "medium",
-            Self::Small => "small",
-            Self::None => "none",
-        }
-    }
-}
-
-/// Where a recommendation comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// The document.
-    pub document: &'static str,
-    /// The section or page in it.
-    pub section: &'static str,
-}
-
-/// One rule.
-#[derive(Debug)]
-pub struct Rule {
-    /// Its name: `area.thing`.
-    pub id: &'static str,
-    /// What it is about, in a few words.
-    pub title: &'static str,
-    /// What it recommends.
-    pub recommends: &'static str,
-    /// Why.
-    pub reason: &'static str,
-    /// When it applies.
-    pub applies_when: &'static str,
-    /// What works against it.
-    pub conflicts_with: &'static [&'static str],
-    /// How much it is worth.
-    pub effect: Effect,
-    /// Where it comes from.
-    pub sources: &'static [Source],
-    /// Whether `apply` skips it unless it is requested by name.
-    pub on_request: bool,
-    /// Looks at a host.
-    pub(crate) check: fn(&Facts, &Targets) -> Vec<Finding>,
-}
-
-impl Rule {
-    /// What the rule says of a host.
-    #[must_use]
-    pub fn check(&self, facts: &Facts, targets: &Targets) -> Vec<Finding> {
-        let mut findings = (self.check)(facts, targets);
-        for finding in &mut findings {
-            self.id.clone_into(&mut finding.rule);
-        }
-        findings
-    }
-}
+pub use rule::{Effect, Rule, Source};
 
 /// Every rule, in the order in which audits list them.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
-    [
-        sockets::RULES,
-        tcp::RULES,
-        queueing::RULES,
-        links::RULES,
-        offloads::RULES,
-        paths::RULES,
-        interrupts::RULES,
-        datapath::RULES,
-        cpu::RULES,
-        memory::RULES,
-        boot::RULES,
-        storage::RULES,
-        system::RULES,
-        conflicts::RULES,
-    ]
-    .into_iter()
-    .flatten()
+    recommended::rules().chain(conflicts::RULES)
 }
 
 /// The rule of this name.
@@ -140,6 +50,8 @@ pub fn find(id: &str) -> Result<&'static Rule, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::Facts;
+    use crate::targets::Targets;
     use std::collections::BTreeSet;
 
     #[test]

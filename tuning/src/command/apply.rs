@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 use culvert_protocol::counted::{agree, counted};
 use serde_json::{Value as Json, json};
 
-use super::{ApplyArgs, CommandContext, Failure, RollbackArgs, exit, load_site};
+use super::arguments::{ApplyArgs, RollbackArgs};
+use super::context::{CommandContext, Failure, exit};
+use super::source::load_site;
 use crate::audit::Audit;
 use crate::host::{Host, RealHost};
 use crate::persist;

@@ -2,7 +2,9 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{AuditArgs, CommandContext, Examined, FactsArgs, Failure, PlanArgs, exit, load_site};
+use super::arguments::{AuditArgs, FactsArgs, PlanArgs};
+use super::context::{CommandContext, Failure, exit};
+use super::source::{Examined, load_site};
 use crate::audit::Audit;
 use crate::finding::Finding;
 use crate::host::RealHost;

@@ -1,6 +1,8 @@
 //! `doctor`: one page.
 
-use super::{CommandContext, DoctorArgs, Examined, Failure, exit};
+use super::arguments::DoctorArgs;
+use super::context::{CommandContext, Failure, exit};
+use super::source::Examined;
 use crate::doctor::{Doctor, Verdict};
 use crate::measure::EffectLedger;
 

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::{CommandContext, Failure, WatchArgs, exit};
+use super::arguments::WatchArgs;
+use super::context::{CommandContext, Failure, exit};
 use crate::guard::watch_over;
 use crate::host::RealHost;
 use crate::watch::Watcher;

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use super::{CommandContext, Failure, MeasureArgs, exit, load_site};
+use super::arguments::MeasureArgs;
+use super::context::{CommandContext, Failure, exit};
+use super::source::load_site;
 use crate::audit::Audit;
 use crate::host::RealHost;
 use crate::measure::{

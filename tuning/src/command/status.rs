@@ -5,7 +5,7 @@ use std::fmt::Write;
 use culvert_protocol::counted::{agree, counted};
 use serde::Serialize;
 
-use super::{CommandContext, Failure, exit};
+use super::context::{CommandContext, Failure, exit};
 use crate::guard;
 use crate::host::{Host, RealHost};
 use crate::setting::{Setting, Value};

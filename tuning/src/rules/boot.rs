@@ -2,11 +2,11 @@
 
 use culvert_protocol::counted::counted;
 
+use super::rule::{Effect, Rule};
 use super::support::{culvert, fasterdata, kernel};
-use super::{Effect, Rule};
 use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
-use crate::profile::Targets;
+use crate::targets::Targets;
 
 pub(super) const RULES: &[Rule] = &[
     Rule {

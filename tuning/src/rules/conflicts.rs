@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::recommended;
+use super::rule::{Effect, Rule, Source};
 use super::support::{Compare, WantedSysctl, culvert, fasterdata};
-use super::{Effect, Rule, Source, all};
 use crate::facts::Facts;
 use crate::finding::{Change, Finding, Severity};
-use crate::profile::Targets;
 use crate::setting::Setting;
+use crate::targets::Targets;
 
 /// Profiles of tuned that cap TCP buffers at 16 MiB, by their source.
 const TUNED_CAPS: [&str; 2] = ["network-throughput", "throughput-performance"];
@@ -132,10 +133,10 @@ fn power_profiles(facts: &Facts, _: &Targets) -> Vec<Finding> {
     ]
 }
 
-/// What the other rules want sysctls to be.
+/// What the other rules, and the site file, want sysctls to be.
 fn wanted_sysctls(facts: &Facts, targets: &Targets) -> BTreeMap<String, String> {
-    let others = all().filter(|rule| !rule.id.starts_with("conflict.") && !rule.on_request);
-    let changes = others.flat_map(|rule| rule.check(facts, targets)).flat_map(|finding| finding.changes);
+    let others = recommended::rules().filter(|rule| !rule.on_request).flat_map(|rule| rule.check(facts, targets));
+    let changes = others.chain(site_sysctls(facts, targets)).flat_map(|finding| finding.changes);
     let sysctls = changes.filter_map(|change: Change| match change.setting {
         Setting::Sysctl { key } => Some((key, change.to.text().to_owned())),
         _ => None,
@@ -171,9 +172,8 @@ fn sysctl_files(facts: &Facts, targets: &Targets) -> Vec<Finding> {
 }
 
 fn site_sysctls(facts: &Facts, targets: &Targets) -> Vec<Finding> {
-    let handled = super::all().filter(|rule| rule.id != "site.sysctl" && !rule.id.starts_with("conflict."));
-    let handled: Vec<String> =
-        handled.flat_map(|rule| rule.check(facts, targets)).map(|finding| finding.scope).collect();
+    let others = recommended::rules().flat_map(|rule| rule.check(facts, targets));
+    let handled: Vec<String> = others.map(|finding| finding.scope).collect();
     let own = targets.site.sysctl.iter().filter(|(key, _)| !handled.contains(key));
     let findings: Vec<Finding> = own
         .map(|(key, value)| {

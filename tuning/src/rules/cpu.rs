@@ -1,11 +1,11 @@
 //! Clock rate, idle states, threads, memory nodes.
 
+use super::rule::{Effect, Rule, Source};
 use super::support::{Compare, WantedSysctl, each_link, fasterdata, kernel, tuned};
-use super::{Effect, Rule, Source};
 use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
-use crate::profile::{Targets, local_cpus, physical_cores};
 use crate::setting::Setting;
+use crate::targets::{Targets, local_cpus, physical_cores};
 
 /// A CPU that needs longer to wake than this costs a queue tens of packets at 10 Gb/s.
 const WAKE_UP_MAX_US: u64 = 10;

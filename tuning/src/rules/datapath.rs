@@ -2,13 +2,13 @@
 
 use culvert_protocol::counted::{agree, counted};
 
+use super::rule::{Effect, Rule, Source};
 use super::support::{Compare, WantedSysctl, bytes, culvert, each_link, kernel};
-use super::{Effect, Rule, Source};
 use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
 use crate::kernel_version::KernelVersion;
-use crate::profile::Targets;
 use crate::setting::Setting;
+use crate::targets::Targets;
 
 /// AF_XDP with busy polling and the options that the data plane relies on.
 const AF_XDP_SINCE: KernelVersion = KernelVersion::new(5, 11);

@@ -2,14 +2,14 @@
 
 use culvert_protocol::counted::{agree, counted};
 
+use super::rule::{Effect, Rule};
 use super::support::{culvert, each_link, fasterdata, kernel};
-use super::{Effect, Rule};
 use crate::collect::queue_of_name;
 use crate::cpu_set::CpuSet;
 use crate::facts::{Facts, Irq, Link};
 use crate::finding::{Finding, Severity};
-use crate::profile::{Targets, local_cpus, physical_cores};
 use crate::setting::Setting;
+use crate::targets::{Targets, local_cpus, physical_cores};
 
 /// Both addresses and both ports, in ethtool's letters.
 const FOUR_TUPLE: &str = "sdfn";

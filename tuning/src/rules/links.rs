@@ -3,14 +3,15 @@
 
 use culvert_protocol::counted::{agree, counted};
 
+use super::rule::{Effect, Rule, Source};
 use super::support::{each_link, fasterdata, kernel};
-use super::{Effect, Rule, Source};
 use crate::facts::{Facts, Link, PcieLink};
 use crate::finding::{Finding, Severity};
 use crate::kernel_version::KernelVersion;
 use crate::netlink::{CoalesceField, PauseField};
-use crate::profile::{ProfileName, Targets, gigabits, local_cpus, physical_cores};
+use crate::profile::ProfileName;
 use crate::setting::Setting;
+use crate::targets::{Targets, gigabits, local_cpus, physical_cores};
 
 /// From this kernel on larger rings no longer help (fasterdata, "100G Tuning").
 const RINGS_UNTIL: KernelVersion = KernelVersion::new(6, 11);

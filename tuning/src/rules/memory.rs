@@ -2,12 +2,12 @@
 
 use culvert_protocol::counted::{agree, counted, grouped};
 
+use super::rule::{Effect, Rule, Source};
 use super::support::{Compare, WantedSysctl, bytes, culvert, kernel, tuned};
-use super::{Effect, Rule, Source};
 use crate::facts::{Facts, HugepagePool};
 use crate::finding::{Finding, Severity};
-use crate::profile::Targets;
 use crate::setting::Setting;
+use crate::targets::Targets;
 
 /// The hugepage that every x86 and most ARM hosts have.
 const HUGEPAGE_BYTES: u64 = 2 << 20;

@@ -1,12 +1,12 @@
 //! Offloads: what the NIC or the kernel does for whole trains of packets at once.
 
+use super::rule::{Effect, Rule};
 use super::support::{culvert, each_link, fasterdata, kernel};
-use super::{Effect, Rule};
 use crate::facts::{Facts, Link};
 use crate::finding::{Finding, Severity};
 use crate::kernel_version::KernelVersion;
-use crate::profile::Targets;
 use crate::setting::Setting;
+use crate::targets::Targets;
 
 /// Offloads that every transfer wants. A NIC has one kind of checksum offload or the other; those
 /// it lacks are fixed.

@@ -1,11 +1,11 @@
 //! The MTU of links and its agreement with the paths behind them.
 
+use super::rule::{Effect, Rule, Source};
 use super::support::{culvert, each_link, fasterdata};
-use super::{Effect, Rule, Source};
 use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
-use crate::profile::Targets;
 use crate::setting::Setting;
+use crate::targets::Targets;
 
 /// The MTU of research networks.
 const JUMBO_BYTES: u32 = 9000;

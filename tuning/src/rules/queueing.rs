@@ -1,13 +1,13 @@
 //! Queueing disciplines and pacing.
 
+use super::rule::{Effect, Rule};
 use super::support::{Compare, WantedSysctl, culvert, each_link, fasterdata, kernel};
-use super::{Effect, Rule};
 use crate::facts::{Facts, Link};
 use crate::finding::{Finding, Severity};
 use crate::netlink::{QdiscEntry, QdiscTree};
-use crate::profile::{Targets, gigabits};
 use crate::setting::Setting;
 use crate::site::Pacing;
+use crate::targets::{Targets, gigabits};
 
 /// The handle of the mq that is hung at a link with several queues: `cu` in hexadecimal digits as
 /// near as they come.

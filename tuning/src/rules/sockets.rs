@@ -1,10 +1,11 @@
 //! Socket buffers and the queue in front of the protocol layer.
 
+use super::rule::{Effect, Rule, Source};
 use super::support::{Compare, WantedSysctl, bytes, culvert, fasterdata, kernel};
-use super::{Effect, Rule, Source};
 use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
-use crate::profile::{ProfileName, Targets, gigabits};
+use crate::profile::ProfileName;
+use crate::targets::{Targets, gigabits};
 
 /// The kernel's own default of `rmem_default` and `wmem_default`, rounded up; a much higher value
 /// was set by somebody.

@@ -1,11 +1,11 @@
 //! Disks and file systems.
 
+use super::rule::{Effect, Rule, Source};
 use super::support::{fasterdata, kernel, tuned};
-use super::{Effect, Rule, Source};
 use crate::facts::{Block, Facts, Mount};
 use crate::finding::{Finding, Severity};
-use crate::profile::Targets;
 use crate::setting::Setting;
+use crate::targets::Targets;
 
 /// Read-ahead for files that are read from one end to the other, in KiB.
 const READ_AHEAD_KIB: u64 = 4096;

@@ -1,10 +1,10 @@
 //! What several rules do alike.
 
+use super::rule::Source;
 use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
-use crate::profile::Targets;
-use crate::rules::Source;
 use crate::setting::Setting;
+use crate::targets::Targets;
 
 /// fasterdata.es.net, the pages on hosts.
 pub(super) const fn fasterdata(section: &'static str) -> Source {

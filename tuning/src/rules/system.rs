@@ -1,10 +1,11 @@
 //! Limits, time, and what containers and virtual machines cannot change by themselves.
 
+use super::rule::{Effect, Rule, Source};
 use super::support::{culvert, kernel};
-use super::{Effect, Rule, Source};
 use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
-use crate::profile::{ProfileName, Targets};
+use crate::profile::ProfileName;
+use crate::targets::Targets;
 
 /// Below this many files a transfer of many small ones runs out.
 const FILES_MIN: u64 = 65_536;

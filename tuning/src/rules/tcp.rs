@@ -2,11 +2,11 @@
 
 use culvert_protocol::counted::{agree, counted};
 
+use super::rule::{Effect, Rule, Source};
 use super::support::{Compare, WantedSysctl, bytes, culvert, fasterdata, kernel, tuned};
-use super::{Effect, Rule, Source};
 use crate::facts::{Facts, Link};
 use crate::finding::{Finding, Severity};
-use crate::profile::Targets;
+use crate::targets::Targets;
 
 /// The page size that `tcp_mem` counts in.
 const PAGE_BYTES: u64 = 4096;

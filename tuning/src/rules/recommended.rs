@@ -1,0 +1,25 @@
+//! The rules that recommend something, without those on what contradicts them.
+
+use super::rule::Rule;
+use super::{boot, cpu, datapath, interrupts, links, memory, offloads, paths, queueing, sockets, storage, system, tcp};
+
+/// The rules, area by area.
+pub(super) fn rules() -> impl Iterator<Item = &'static Rule> {
+    [
+        sockets::RULES,
+        tcp::RULES,
+        queueing::RULES,
+        links::RULES,
+        offloads::RULES,
+        paths::RULES,
+        interrupts::RULES,
+        datapath::RULES,
+        cpu::RULES,
+        memory::RULES,
+        boot::RULES,
+        storage::RULES,
+        system::RULES,
+    ]
+    .into_iter()
+    .flatten()
+}
