@@ -122,7 +122,8 @@ impl Arrivals {
         self.next
     }
 
-    /// Every packet number below this one is decided: the sender may forget it.
+    /// Every packet number below this one is decided: the sender may forget it (wire.md W-22: "the
+    /// fate of every packet number below this one is known").
     #[must_use]
     pub fn decided_below(&self) -> u64 {
         let ones = u64::from(self.word(self.base_word).trailing_ones());
@@ -135,7 +136,8 @@ impl Arrivals {
         &self.lost
     }
 
-    /// Forgets the first `count` ranges, once they are in a report.
+    /// Forgets the first `count` ranges, once they are in a report (wire.md W-24: "reported exactly
+    /// once").
     pub fn clear_lost(&mut self, count: usize) {
         self.lost.drain(..count.min(self.lost.len()));
         self.gaps = self.lost.len();

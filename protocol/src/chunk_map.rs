@@ -1,5 +1,5 @@
-//! How a manifest's files are split and packed into chunks. Both ends compute this; it is never
-//! sent.
+//! How a manifest's files are split and packed into chunks. Both ends compute this, and it is never
+//! sent (wire.md W-37: "determined by the manifest and the chunk size alone").
 //!
 //! A file larger than [`ChunkMap::pack_file_bytes_max`] has chunks of its own, each a complete
 //! BLAKE3 subtree. Smaller files are packed one after another into chunks of up to the chunk size,

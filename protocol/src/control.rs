@@ -65,7 +65,7 @@ pub const OWN_FIREWALLS_ARE_TOLD_SINCE: u16 = 8;
 pub const SAME_MODES_ARE_TOLD_SINCE: u16 = 8;
 /// The oldest.
 pub const PROTOCOL_VERSION_MIN: u16 = 1;
-/// The longest frame. A list that does not fit is sent in parts.
+/// The longest frame (wire.md W-31: "at most 256 KiB"). A list that does not fit is sent in parts.
 pub const FRAME_BYTES_MAX: usize = 256 << 10;
 /// Senders of lists close a message at this size, well below the frame's limit.
 pub const LIST_BYTES: usize = 48 << 10;
@@ -137,8 +137,9 @@ pub enum Overwrite {
     /// Every file is replaced.
     Always,
     /// Files with chunks of their own are compared by the hashes of these chunks, whatever their
-    /// size and time, and equal chunks are not sent. Other files are treated as in
-    /// [`Overwrite::Changed`]. Only to partners of version [`CONTENT_SINCE`].
+    /// size and time, and equal chunks are not sent (wire.md W-47: "the options may request
+    /// `content` for existing files"). Other files are treated as in [`Overwrite::Changed`]. Only
+    /// to partners of version [`CONTENT_SINCE`].
     Content,
 }
 
@@ -217,7 +218,7 @@ pub enum Wish {
     },
 }
 
-/// Asks for a transfer.
+/// Asks for a transfer (wire.md W-35: "the connecting end sends one `Request`").
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// The transfer. A request repeated with the same id continues where it was interrupted.
@@ -245,7 +246,8 @@ pub struct Accepted {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusalCode {
-    /// The partner does not know this key, or has not approved it yet.
+    /// The partner does not know this key, or has not approved it yet (wire.md W-34: "refuses with
+    /// `unknown_key`").
     UnknownKey,
     /// The partner's profile does not permit this.
     NotPermitted,
@@ -410,9 +412,12 @@ pub struct ReceiverSummary {
 }
 
 /// Everything that two nodes say to each other.
+///
+/// Variants are only ever appended (wire.md W-32: "a change of meaning requires a new protocol
+/// version").
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {
-    /// The first message in both directions.
+    /// The first message in both directions (wire.md W-33: "both ends start with `Hello`").
     Hello {
         /// The oldest protocol version that the speaker can use.
         version_min: u16,
@@ -429,7 +434,8 @@ pub enum Message {
     Request(Request),
     /// Says yes.
     Accepted(Accepted),
-    /// Says no, or that the transfer ends here; nothing follows.
+    /// Says no, or that the transfer ends here; nothing follows (wire.md W-44: "may be sent at any
+    /// time and ends the transfer").
     Refused(Refusal),
     /// Entries of the manifest, see [`encode_entry`].
     ManifestPart(Vec<u8>),
@@ -445,7 +451,9 @@ pub enum Message {
         /// destination's name.
         is_single_file: bool,
     },
-    /// Entries that need not be sent, because the destination has them.
+    /// Entries that need not be sent, because the destination has them (wire.md W-38: "the receiver
+    /// answers with its plan": this, [`Message::Resumed`], [`Message::Proofs`] and
+    /// [`Message::PlanEnd`]).
     PlanPart {
         /// The entries.
         skipped: Vec<Run>,
@@ -464,13 +472,15 @@ pub enum Message {
         stored_bytes: u64,
     },
     /// The sender's source has these chunks with the hashes that [`Message::Proofs`] named; they
-    /// are not sent.
+    /// are not sent (wire.md W-39: "it sends `Proven` instead of the chunk").
     Proven(Vec<u32>),
     /// A report of a flow ([`crate::feedback`]).
     Feedback(Vec<u8>),
     /// Hashes of chunks that are a range of a file.
     ChunkHashes(Vec<(u32, ChunkHash)>),
-    /// Hashes of the files of a pack, in its order.
+    /// Hashes of the files of a pack, in its order; none if the transfer has none, and partners of
+    /// version [`PACKS_ARE_TOLD_SINCE`] get the message then too (wire.md W-55: "for every pack
+    /// after reading it").
     PackHashes {
         /// The chunk.
         chunk: u32,
@@ -481,15 +491,17 @@ pub enum Message {
     Holes(Vec<(u32, ChunkHash)>),
     /// Files with chunks of their own of which every chunk was delivered and which did not change
     /// while they were read, and their hashes (zero if the transfer has none). Only then they may
-    /// get their names.
+    /// get their names (wire.md W-41: "all chunks of a file are delivered and the file has not
+    /// changed since it was listed").
     FilesComplete(Vec<(u32, ChunkHash)>),
     /// The sender gives a file up.
     FileFailed(FileError),
     /// The receiver gives a file up.
     FileRefused(FileError),
-    /// These chunks are on stable storage.
+    /// These chunks are on stable storage (wire.md W-42).
     Stored(Vec<Run>),
-    /// The bytes of these chunks did not have the sender's hash: send them again.
+    /// The bytes of these chunks did not have the sender's hash: send them again (wire.md W-40: "it
+    /// requests a chunk that differs with `SendAgain`").
     SendAgain(Vec<u32>),
     /// Every chunk was delivered or given up, and every hash sent.
     AllSent(SenderSummary),
@@ -514,8 +526,8 @@ pub enum Message {
     /// The first things that the sender left out, for the receiver's user;
     /// [`SenderSummary::problems`] counts all of them.
     LeftOut(Vec<LeftOut>),
-    /// A path check's conversation, instead of a transfer's. Only to partners of version
-    /// [`PATH_CHECKS_SINCE`].
+    /// A path check's conversation, instead of a transfer's (wire.md W-46: "in place of a
+    /// `Request`"). Only to partners of version [`PATH_CHECKS_SINCE`].
     Path(crate::path::PathMessage),
     /// The receiver wants a flow sent from another port, so that its NIC gives it to the right
     /// lane. Only to partners of version [`MOVES_SINCE`].
@@ -608,7 +620,7 @@ impl Message {
         Self::Refused(Refusal::new(RefusalCode::Failed, text)).write_frame(out);
     }
 
-    /// Reads the body of a frame.
+    /// Reads the body of a frame (wire.md W-31: "exactly one message in postcard encoding").
     ///
     /// # Errors
     /// [`FrameError::Malformed`].
@@ -645,6 +657,7 @@ impl FrameReader {
         let rest = self.buffer.get(self.taken..).unwrap_or_default();
         let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_be_bytes(*length);
+        // wire.md W-31: "a longer frame ends the connection before memory is allocated for it".
         if length as usize > FRAME_BYTES_MAX {
             return Err(FrameError::TooLong(length));
         }
@@ -741,6 +754,7 @@ mod tests {
         }
     }
 
+    /// wire.md W-31: "a longer frame ends the connection".
     #[test]
     fn a_message_of_four_gigabytes_is_refused_at_its_length() {
         let mut reader = FrameReader::default();

@@ -130,6 +130,8 @@ const fn varint_bytes(value: u64) -> usize {
     bits.div_ceil(7)
 }
 
+/// The numbers of a report in the order in which they travel (wire.md W-21: "the numbers, in
+/// order"); [`Report::parse`] reads them so.
 fn summary_numbers(s: &Summary) -> [u64; 17] {
     [
         s.flow_id.into(),
@@ -185,6 +187,7 @@ impl<'a> Report<'a> {
         summary.disk_stall_permille = narrow(&mut rest)?;
         summary.backlog_bytes = narrow(&mut rest)?;
         summary.socket_drops = next(&mut rest)?;
+        // wire.md W-22: a fate is known "after a higher one arrived", so of none beyond that.
         if summary.decided_below > summary.next_packet {
             return Err(MalformedReport("it decides packets beyond the highest that arrived"));
         }
@@ -220,7 +223,8 @@ impl<'a> Report<'a> {
         Ok(items.get(..items.len().saturating_sub(rest.len())).unwrap_or_default())
     }
 
-    /// The packets that are lost and were not named before, ascending.
+    /// The packets that are lost and were not named before, ascending (wire.md W-24: "reported
+    /// exactly once").
     pub fn lost(&self) -> impl Iterator<Item = PacketRange> + 'a {
         let (mut rest, mut previous_end) = (self.lost, 0);
         std::iter::from_fn(move || {
@@ -260,6 +264,7 @@ mod tests {
     }
 
     proptest! {
+        /// wire.md W-21: "the numbers, in order".
         #[test]
         fn a_written_report_is_read_back(lengths in proptest::collection::vec((1..1u64 << 40, 1..1u64 << 20), 0..50),
                                          chunks in proptest::collection::vec(any::<u32>(), 0..50)) {

@@ -89,7 +89,8 @@ pub enum EntryError {
 }
 
 impl Entry<'_> {
-    /// Checks everything that can be checked of an entry alone.
+    /// Checks everything that can be checked of an entry alone (wire.md W-36: "the receiver checks
+    /// every entry by itself").
     ///
     /// # Errors
     /// [`EntryError`] names the entry and the rule.

@@ -36,7 +36,8 @@ pub enum NameError {
     Reserved,
 }
 
-/// Checks a name that a partner sent: relative, every component plain.
+/// Checks a name that a partner sent: relative, every component plain (wire.md W-36: "no empty, `.`
+/// or `..` components, no NUL").
 ///
 /// # Errors
 /// [`NameError`] names the first rule that does not hold.
@@ -57,8 +58,8 @@ pub fn check_relative(name: &[u8]) -> Result<(), NameError> {
     })
 }
 
-/// Checks that a symlink at `name` with `target` stays inside the transfer: relative, and climbing
-/// no higher than the top.
+/// Checks that a symlink at `name` with `target` stays inside the transfer (wire.md W-36: "a
+/// symlink's target stays inside the sent tree"): relative, and climbing no higher than the top.
 ///
 /// `..` is accepted only at the target's beginning, where it climbs through directories that the
 /// transfer itself made. Behind another component it could climb out of where a second symlink

@@ -3,10 +3,10 @@
 //! A flow opens with the largest of a few common sizes that the path answers, because data waits
 //! for it. Between that size and the next unanswered one, more may be possible: a tunnel takes 20
 //! to 100 bytes off a common size, and a probe may have been lost by chance. From there on, this
-//! module is packetization-layer path MTU discovery (RFC 8899 section 5.2): one probe at a time,
-//! each size tried three times before it counts as too large, first the common sizes upwards, then
-//! the midpoint between the largest delivered and the smallest undelivered size. Sizes are UDP
-//! payload bytes.
+//! module is packetization-layer path MTU discovery (RFC 8899 section 5.2; wire.md W-12: "while
+//! data moves, the sender keeps searching"): one probe at a time, each size tried three times
+//! before it counts as too large, first the common sizes upwards, then the midpoint between the
+//! largest delivered and the smallest undelivered size. Sizes are UDP payload bytes.
 //!
 //! | RFC 8899 | here |
 //! |---|---|

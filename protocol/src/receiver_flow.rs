@@ -518,6 +518,8 @@ impl ReceiverFlow {
 
     /// Writes the next report into `out` and returns its length.
     pub fn write_report(&mut self, condition: &LaneCondition, now_us: u32, out: &mut [u8]) -> usize {
+        // wire.md W-22: "a number counts as lost when it has been missing for long enough after a
+        // higher one arrived".
         let horizon = self.arrivals.next().saturating_sub(REORDERING_PACKETS).max(self.reported_next);
         self.arrivals.declare_lost(horizon);
         self.credit = self.current_credit();

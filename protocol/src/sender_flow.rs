@@ -419,7 +419,8 @@ impl SenderFlow {
     /// has sent, even if its reports are false.
     ///
     /// A report can only make the flow send again what is in flight, each packet once. Receivers
-    /// report lost packets in order, within one report and from each report to the next (W-23), so
+    /// report lost packets in order, within one report (W-23) and from each report to the next
+    /// (wire.md W-24: "a sender ignores losses below the end of those already reported"), so
     /// repeated ones are not looked up.
     pub fn on_report(&mut self, report: &Report<'_>, now_ns: u64, mut delivered: impl FnMut(u32, BufferId)) -> u64 {
         let mut looked_up = 0;

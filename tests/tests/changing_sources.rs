@@ -96,7 +96,8 @@ fn a_file_that_gets_another_mode_arrives() {
 }
 
 /// Without checksums a pack was stored before its sender said which of its files could not be read:
-/// zeros replaced what was there.
+/// zeros replaced what was there (wire.md W-55: "does not store the data in the place of a failed
+/// file").
 #[test]
 fn small_files_that_change_store_nothing_also_without_checksums() {
     let pair = Pair::new();

@@ -108,7 +108,8 @@ fn the_same_bytes_under_another_time_are_not_sent() {
     pair.send(&source, "file", &[]).exits(0);
 }
 
-/// The room of all of them was asked for, and a copy was made of each.
+/// The room of all of them was asked for, and a copy was made of each (wire.md W-47: "the receiver
+/// may keep the old file").
 #[test]
 fn files_that_are_the_same_need_no_room_and_stay() {
     if !is_root() {

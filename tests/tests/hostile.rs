@@ -28,6 +28,7 @@ fn assert_goes_on(pair: &Pair, node: &mut RunningNode) {
     assert!(resident_kib < 200 << 10, "the control process grew to {resident_kib} KiB");
 }
 
+/// wire.md W-31: "a longer frame ends the connection before memory is allocated for it".
 #[test]
 fn a_control_message_of_four_gibibytes_ends_the_connection() {
     let pair = Pair::new();
@@ -41,6 +42,7 @@ fn a_control_message_of_four_gibibytes_ends_the_connection() {
     assert_goes_on(&pair, &mut node);
 }
 
+/// wire.md W-33: "sends a refusal that names both versions".
 #[test]
 fn another_protocol_version_is_refused_with_both_versions() {
     let pair = Pair::new();
@@ -112,6 +114,7 @@ fn end_manifest(stranger: &mut Stranger, entries: &[Entry<'_>]) {
     });
 }
 
+/// wire.md W-36: "a name is relative and at most 4,096 bytes long".
 #[test]
 fn names_that_leave_the_destination_are_refused() {
     let pair = Pair::new();
@@ -168,6 +171,8 @@ fn a_file_below_its_own_symlink_does_not_follow_it() {
     assert_goes_on(&pair, &mut node);
 }
 
+/// wire.md W-36: "a `ManifestEnd` with count and digest", and entries are checked "against the
+/// earlier ones".
 #[test]
 fn manifests_that_lie_are_refused() {
     let pair = Pair::new();

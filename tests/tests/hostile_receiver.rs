@@ -91,6 +91,8 @@ fn offer(sender_lane: u16, receiver_lane: u16) -> FlowOffer {
     FlowOffer { flow_id: 0x0102_0300, receiver_lane, sender_lane }
 }
 
+/// wire.md W-38: "runs in `PlanPart` ascend and do not overlap … there are no more proofs than
+/// chunks".
 #[test]
 fn plans_that_lie_are_refused() {
     let siege = Siege::begin();
@@ -119,7 +121,7 @@ fn plans_that_lie_are_refused() {
 }
 
 /// The smallest of them made a stride below the least of every path that answered, and the data
-/// plane ended for everybody.
+/// plane ended for everybody (wire.md W-35: "a largest datagram below 560 bytes").
 #[test]
 fn a_datagram_that_cannot_carry_data_is_refused_with_a_sentence() {
     let siege = Siege::begin();
@@ -169,6 +171,7 @@ fn requests_beyond_what_a_node_can_count_are_refused_with_a_sentence() {
     siege.lift();
 }
 
+/// wire.md W-40: "at most three times, and only if the chunk was sent".
 #[test]
 fn wishes_for_more_than_was_sent_are_refused() {
     let siege = Siege::begin();

@@ -108,6 +108,8 @@ fn hear_finished(sender: &mut HostileSender) {
     }
 }
 
+/// wire.md W-40: "segments of it that arrive on another flow, or after it is verified, are
+/// discarded".
 #[test]
 fn a_verified_chunk_is_not_written_over_by_another_flow() {
     let siege = Siege::begin();
@@ -180,6 +182,7 @@ fn a_hole_does_not_erase_what_was_verified() {
     siege.lift();
 }
 
+/// wire.md W-39: "nothing else can be proven".
 #[test]
 fn a_damaged_chunk_cannot_be_proved_by_saying_so() {
     let siege = Siege::begin();
@@ -236,6 +239,7 @@ fn what_was_offered_is_not_proved_once_other_bytes_came_in_its_place() {
     siege.lift();
 }
 
+/// wire.md W-40: "a hole is not accepted where data has arrived".
 #[test]
 fn a_hole_is_not_believed_where_wrong_bytes_came() {
     let siege = Siege::begin();
@@ -298,6 +302,7 @@ fn a_chunk_that_begins_anew_with_other_bytes_is_signed_as_it_is_stored() {
     siege.lift();
 }
 
+/// wire.md W-40: "the receiver compares them with its own".
 #[test]
 fn hashes_that_do_not_match_fail_the_transfer_as_a_verification() {
     let siege = Siege::begin();
@@ -476,6 +481,7 @@ fn a_file_of_a_million_terabytes_opens_no_more_than_it_may() {
     siege.lift();
 }
 
+/// wire.md W-44: "the id in a `Request` must not be that of another partner's transfer".
 #[test]
 fn an_id_of_another_partners_transfer_is_refused() {
     let siege = Siege::begin();
@@ -524,7 +530,7 @@ fn a_slow_loris_with_a_key_leaves_room_for_others() {
 }
 
 /// The refusal quoted the path, in which each byte takes four characters, and did not fit a frame:
-/// the task that writes panicked.
+/// the task that writes panicked (wire.md W-35: "a path longer than 4,096 bytes").
 #[test]
 fn a_path_that_fills_a_frame_is_refused_with_a_sentence() {
     let siege = Siege::begin();

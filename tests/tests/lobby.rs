@@ -213,7 +213,8 @@ fn what_strangers_call_themselves_forges_nothing_in_the_log() {
     assert!(!pending.out.lines().any(|line| line.starts_with("culvert: everything")), "{}", pending.out);
 }
 
-/// Row 16: ten who come from other hosts, while one host brings new keys all the time.
+/// Row 16: ten who come from other hosts, while one host brings new keys all the time (wire.md
+/// W-34: "in a table of fixed size, with a share per host").
 #[test]
 fn new_keys_of_one_host_keep_no_other_key_from_being_noted() {
     let pair = Pair::new();

@@ -204,6 +204,7 @@ fn flushes(run: &Run) -> Vec<usize> {
     (run.begun..run.events.len()).filter(is_flush).collect()
 }
 
+/// wire.md W-42: "chunks that are on stable storage".
 #[test]
 fn a_power_failure_loses_nothing_that_was_called_stored() {
     if let Some(why) = missing() {

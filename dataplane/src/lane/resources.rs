@@ -1,5 +1,5 @@
-//! What the flows of a lane have in common: buffers and what each is busy with, the disk, files, and
-//! the link to the control process. Nothing here knows of flows.
+//! What the flows of a lane have in common: buffers and what each is busy with, the disk, files,
+//! and the link to the control process. Nothing here knows of flows.
 
 use std::sync::Arc;
 

@@ -517,7 +517,7 @@ impl SendFlow {
         self.protocol.on_silence(now_ns, patience_ns);
         // The path is dark, or now drops datagrams of this size (a black hole, RFC 8899 section
         // 4.3): probes show which, and what still passes. Nothing else is sent until one is
-        // answered.
+        // answered (wire.md W-12: "after three unanswered retransmissions, the flow opens again").
         let black_hole_ns = (BLACK_HOLE_PATIENCES * patience_ns).max(BLACK_HOLE_NS_MIN);
         if self.protocol.timeouts() >= BLACK_HOLE_TIMEOUTS || self.protocol.unanswered_ns(now_ns) > black_hole_ns {
             self.probing = Some(Probing::beginning(now_ns));

@@ -1,4 +1,5 @@
-//! The opening of a path: probes of the usual sizes, and the largest that is answered (W-12).
+//! The opening of a path (wire.md W-12: "a sender opens a flow with probes of common sizes … and
+//! starts with the largest size that is answered").
 
 use culvert_protocol::path_mtu::PathMtuSearch;
 
