@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use culvert_link::shared_memory::SharedMemory;
-use culvert_protocol::receiver_flow::{BufferId, ChunkMemory};
+use culvert_protocol::chunk_memory::{BufferId, ChunkMemory};
 
 /// The buffers of one lane, on the lane's side.
 #[derive(Debug)]

@@ -7,14 +7,14 @@
 //!
 //! ```text
 //!            assigned ── buffer, reads ──> hash ──> seal ──> datapath
-//! sending    [`commands`] [`resources`]   [`sending`]
+//! sending    `commands` `resources`   [`sending`]
 //! receiving  datapath ──> open ──> hash ──> writes ──> events
-//!            [`routing`]  [`incoming`]      [`resources`]
+//!            `routing`  `incoming`      `resources`
 //! ```
 //!
 //! Its files, from the ground up: what a buffer is busy with ([`jobs`]) and whose part it is of
-//! ([`shares`]); what all flows have in common ([`resources`]); a flow ([`sending`],
-//! [`receiving`]); all flows of the lane ([`body`]), and what is done with them, a file each.
+//! ([`shares`]); what all flows have in common (`resources`); a flow ([`sending`],
+//! [`receiving`]); all flows of the lane (`body`), and what is done with them, a file each.
 
 mod body;
 mod commands;

@@ -8,10 +8,11 @@
 //!
 //! Counts of two builds can be compared where a clock cannot.
 
+use culvert_protocol::chunk_memory::ChunkMemory;
 use culvert_protocol::feedback::{REPORT_BYTES_MAX, Report};
 use culvert_protocol::heap_buffers::HeapBuffers;
 use culvert_protocol::keys::{Direction, KeySchedule, Secret};
-use culvert_protocol::receiver_flow::{ChunkMemory, LaneCondition, Received, ReceiverConfig, ReceiverFlow};
+use culvert_protocol::receiver_flow::{LaneCondition, Received, ReceiverConfig, ReceiverFlow};
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
 use culvert_protocol::wire::Header;

@@ -6,7 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::{LeftOut, SAME_MODES_ARE_TOLD_SINCE};
+use crate::control::files::LeftOut;
+use crate::control::versions::SAME_MODES_ARE_TOLD_SINCE;
 
 /// The outcome of an entry, and the reason.
 ///

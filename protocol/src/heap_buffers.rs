@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::receiver_flow::{BufferId, ChunkMemory};
+use crate::chunk_memory::{BufferId, ChunkMemory};
 
 /// A fixed number of buffers of one size, which knows which of them are free.
 #[derive(Debug)]

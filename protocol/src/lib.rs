@@ -37,6 +37,8 @@ pub mod arrivals;
 #[cfg(feature = "std")]
 pub mod chunk_map;
 #[cfg(feature = "std")]
+pub mod chunk_memory;
+#[cfg(feature = "std")]
 pub mod control;
 #[cfg(feature = "std")]
 pub mod counted;

@@ -7,6 +7,8 @@
 //! chunk that is whole. These are opened into a scratch buffer first (W-10). A chunk that is new
 //! gets a buffer before its first segment is authenticated, and loses it again if it was forged.
 
+mod outcome;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -16,99 +18,8 @@ use crate::keys::{KeySchedule, KeyWindow};
 use crate::segments::SegmentSet;
 use crate::wire::{HEADER_BYTES, Header, OVERHEAD_BYTES, SegmentKind, TAG_BYTES, segment_count};
 
-/// A chunk buffer's number within its lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BufferId(pub u32);
-
-/// The chunk buffers of a lane, as its flows see them.
-pub trait ChunkMemory {
-    /// Takes a free buffer; `None` when all are in use.
-    fn take(&mut self) -> Option<BufferId>;
-    /// Gives a buffer back that [`ChunkMemory::take`] handed out.
-    fn give_back(&mut self, buffer: BufferId);
-    /// Bytes of every buffer.
-    fn buffer_bytes(&self) -> usize;
-    /// A part of a buffer in use. Only that part is borrowed: a disk may be filling another.
-    fn bytes(&self, buffer: BufferId, part: Range<usize>) -> &[u8];
-    /// A part of a buffer in use, for writing.
-    fn bytes_mut(&mut self, buffer: BufferId, part: Range<usize>) -> &mut [u8];
-}
-
-/// Why a datagram of the flow was dropped. Counted by reason, never answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejected {
-    /// Its packet number was decided before: a replay, a duplicate of the network, or very late.
-    Stale,
-    /// Sealed under an epoch whose key is not held.
-    Epoch,
-    /// Does not authenticate.
-    NotAuthentic,
-    /// Names a chunk that the transfer does not have, or one of another size.
-    ForeignChunk,
-    /// Begins a chunk for which no credit was given, or no buffer is free.
-    OverCredit,
-    /// A kind that does not travel in this direction.
-    Direction,
-}
-
-/// What became of a datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Received {
-    /// The first segment of a chunk, which is not whole yet.
-    Began {
-        /// The chunk.
-        chunk: u32,
-        /// The buffer that it got.
-        buffer: BufferId,
-        /// Bytes of the whole chunk.
-        chunk_bytes: u32,
-    },
-    /// A segment of a chunk that starts over at another stride (W-11) and is not complete yet.
-    /// Nothing received before counts any more: every place in the buffer will be written again,
-    /// and anything computed from its bytes applies to other bytes.
-    BeganAnew {
-        /// The chunk.
-        chunk: u32,
-        /// The buffer that it has, and keeps.
-        buffer: BufferId,
-    },
-    /// Placed, or known already; its chunk is not whole yet.
-    Placed {
-        /// The chunk that it belongs to; `None` for a repeated segment of a complete chunk.
-        chunk: Option<u32>,
-    },
-    /// The last missing segment of a chunk: the buffer now belongs to the caller, who returns it to
-    /// the memory and notifies the flow with [`ReceiverFlow::release`].
-    Completed(CompletedChunk),
-    /// An authentic probe; answer it with [`ReceiverFlow::seal_probe_reply`].
-    Probe(Header),
-    /// Dropped.
-    Rejected(Rejected),
-}
-
-/// When a chunk began whose last missing segment has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beginning {
-    /// With an earlier segment.
-    Earlier,
-    /// With this one: no [`Received::Began`] came before.
-    Now,
-    /// With this one, for which it started over: no [`Received::BeganAnew`] came before.
-    Anew,
-}
-
-/// A chunk of which every segment has arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CompletedChunk {
-    /// The chunk.
-    pub chunk: u32,
-    /// Where its bytes are.
-    pub buffer: BufferId,
-    /// How many they are.
-    pub chunk_bytes: u32,
-    /// When it began.
-    pub beginning: Beginning,
-}
+pub use crate::chunk_memory::{BufferId, ChunkMemory};
+pub use outcome::{Beginning, CompletedChunk, Received, Rejected};
 
 /// What a lane knows at the time of a report and the flow does not.
 #[derive(Clone, Copy, Debug, Default)]

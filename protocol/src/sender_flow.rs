@@ -6,13 +6,21 @@
 //! packet number which segment it carried until the receiver has decided that packet's fate. A lost
 //! segment is sent again under a new packet number, before new data.
 
+mod outgoing;
+mod packet_record;
+mod probes;
+mod silence;
+
 use std::collections::VecDeque;
 
+use crate::chunk_memory::{BufferId, ChunkMemory};
 use crate::feedback::Report;
 use crate::keys::{KeySchedule, KeyWindow};
-use crate::receiver_flow::{BufferId, ChunkMemory};
+
 use crate::segments::SegmentSet;
-use crate::wire::{HEADER_BYTES, Header, OVERHEAD_BYTES, STRIDE_MIN, SegmentKind, TAG_BYTES, segment_count};
+use crate::wire::{HEADER_BYTES, Header, OVERHEAD_BYTES, STRIDE_MIN, SegmentKind, segment_count};
+use outgoing::{Outgoing, Slot};
+use packet_record::PacketRecord;
 
 /// What a sending flow is opened with.
 #[derive(Debug)]
@@ -42,62 +50,9 @@ pub enum Blocked {
     Key,
 }
 
-/// A chunk in the flow's hands.
-#[derive(Debug)]
-struct Outgoing {
-    chunk: u32,
-    chunk_bytes: u32,
-    buffer: BufferId,
-    /// Payload bytes of its segments except the last; the flow's stride when it was started (W-11).
-    stride: u16,
-    /// Bytes from the beginning that have been read.
-    available: u32,
-    /// The next segment to be sent for the first time.
-    next_index: u32,
-    lost: SegmentSet,
-    in_resend_queue: bool,
-    /// Whether its first segment was sent, and so a credit used.
-    begun: bool,
-    /// Whether every segment was sent at least once, at this stride or an earlier one.
-    sent_whole: bool,
-}
-
-/// One slot of the flow. The generation distinguishes records of an earlier chunk in the same slot
-/// from those of the current one.
-#[derive(Debug)]
-struct Slot {
-    generation: u16,
-    outgoing: Option<Outgoing>,
-}
-
-/// The segment that a packet number carried, in 64 bits: slot + 1, generation, index. Zero if it
-/// carried none, or its loss was dealt with; so a fresh window is zeroed memory, which costs
-/// nothing before it is used.
-#[derive(Clone, Copy, Debug, Default)]
-struct PacketRecord(u64);
-
-impl PacketRecord {
-    const NONE: Self = Self(0);
-
-    const fn new(slot: u16, generation: u16, index: u32) -> Self {
-        Self((slot as u64).wrapping_add(1) << 48 | (generation as u64) << 32 | index as u64)
-    }
-
-    /// Slot, generation and index; the slot of no segment is beyond every flow's.
-    #[expect(clippy::cast_possible_truncation, reason = "each takes its bits out of the 64")]
-    const fn parts(self) -> (u16, u16, u32) {
-        ((self.0 >> 48).wrapping_sub(1) as u16, (self.0 >> 32) as u16, self.0 as u32)
-    }
-}
-
 /// The most packets that one flow may have in flight; 8 MiB of records. At 1428-byte segments it is
 /// 1.5 GB, 120 Gb/s over 100 ms.
 const WINDOW_PACKETS_MAX: usize = 1 << 20;
-
-/// The part of the timeout, in eighths, after which the end of a transfer is repeated, and how much
-/// of it.
-const TAIL_EIGHTHS: u64 = 5;
-const TAIL_SEGMENTS: u32 = 16;
 
 /// The sending end of one flow.
 #[derive(Debug)]
@@ -471,61 +426,6 @@ impl SenderFlow {
         }
     }
 
-    /// Called when time passes without a report that decides anything. After `timeout_ns` (doubled
-    /// with each repetition), the last segment in flight is sent again: its arrival shows the
-    /// receiver every gap before it. If there is nothing left to send, the first repetition comes
-    /// earlier, as soon as a report is overdue, and consists of several segments. Returns whether
-    /// something was queued.
-    ///
-    /// `timeout_ns` should be slightly more than two round trips.
-    pub fn on_silence(&mut self, now_ns: u64, timeout_ns: u64) -> bool {
-        let is_tail = self.fresh.is_empty() && self.timeouts == 0;
-        let (since, patience, segments) = if is_tail {
-            // A report comes every quarter of a round trip: 1.3 round trips after the last segment
-            // one should have told of it.
-            (now_ns.saturating_sub(self.last_sent_ns), (timeout_ns / 8).saturating_mul(TAIL_EIGHTHS), TAIL_SEGMENTS)
-        } else {
-            let since = now_ns.saturating_sub(self.last_sent_ns.max(self.last_report_ns));
-            (since, timeout_ns.saturating_mul(1 << self.timeouts.min(6)), 1)
-        };
-        if self.decided_below >= self.next_packet || since < patience || self.choose().is_some() {
-            return false;
-        }
-        let mut queued = 0u32;
-        for packet_number in (self.decided_below..self.next_packet).rev().take(64) {
-            let was_known = self.is_record_in_use(packet_number);
-            self.mark_lost(packet_number);
-            queued = queued.saturating_add(u32::from(was_known && !self.resend.is_empty()));
-            if queued == segments {
-                break;
-            }
-        }
-        if queued > 0 {
-            self.timeouts = self.timeouts.saturating_add(1);
-            self.last_sent_ns = now_ns;
-        }
-        queued > 0
-    }
-
-    /// How many repetitions in a row no report has answered.
-    #[must_use]
-    pub const fn timeouts(&self) -> u32 {
-        self.timeouts
-    }
-
-    /// For how long data have gone out of which the receiver has said nothing: neither that they
-    /// came, nor that they are lost.
-    #[must_use]
-    pub fn unanswered_ns(&self, now_ns: u64) -> u64 {
-        self.unanswered_since_ns.map_or(0, |since_ns| now_ns.saturating_sub(since_ns))
-    }
-
-    /// Restarts both counters: the path was found to be open.
-    pub const fn forget_silence(&mut self) {
-        self.timeouts = 0;
-        self.unanswered_since_ns = None;
-    }
-
     /// Records that encrypted packets were handed to the network.
     #[inline]
     pub fn note_sent(&mut self, now_ns: u64) {
@@ -560,54 +460,6 @@ impl SenderFlow {
             }
         }
         Ok(())
-    }
-
-    /// Encrypts a probe that makes a datagram of `datagram_bytes` (at least [`OVERHEAD_BYTES`])
-    /// into `out`. `None` if it does not fit there, or if so many packets are in flight that a
-    /// record of one of them would be overwritten.
-    pub fn seal_probe(&mut self, token: u32, datagram_bytes: usize, now_us: u32, out: &mut [u8]) -> Option<usize> {
-        static PADDING: [u8; u16::MAX as usize] = [0; u16::MAX as usize];
-        if self.under_way() >= self.records.len() as u64 && self.is_record_in_use(self.next_packet) {
-            return None;
-        }
-        let epoch = self.next_packet >> crate::wire::EPOCH_BITS;
-        let key = self.keys.key(epoch)?;
-        let header = Header {
-            kind: SegmentKind::Probe,
-            stride: 0,
-            flow_id: self.flow_id,
-            packet_number: self.next_packet,
-            chunk: token,
-            chunk_bytes: 0,
-            index: 0,
-            sent_us: now_us,
-        };
-        let datagram = out.get_mut(..datagram_bytes)?;
-        let (clear, sealed) = datagram.split_first_chunk_mut::<HEADER_BYTES>()?;
-        let payload = PADDING.get(..sealed.len().checked_sub(TAG_BYTES)?)?;
-        header.write(clear);
-        key.seal(header.packet_number, clear, payload, sealed);
-        *self.record_mut(self.next_packet)? = PacketRecord::NONE;
-        self.next_packet = self.next_packet.wrapping_add(1);
-        self.keys.advance_to(epoch);
-        Some(datagram_bytes)
-    }
-
-    /// Opens a datagram from the receiver ([`SegmentKind::ProbeReply`] or
-    /// [`SegmentKind::Opening`]); true if it is authentic and newer than those before, so that a
-    /// replayed one cannot lead the flow elsewhere.
-    #[must_use]
-    pub fn open_reply(&mut self, datagram: &[u8], header: &Header) -> bool {
-        let Some((clear, sealed)) = datagram.split_first_chunk::<HEADER_BYTES>() else { return false };
-        let Some(key) = self.reply_keys.key(header.epoch()) else { return false };
-        let is_new = matches!(header.kind, SegmentKind::ProbeReply | SegmentKind::Opening)
-            && header.packet_number >= self.next_reply
-            && sealed.len() == TAG_BYTES
-            && key.open(header.packet_number, clear, sealed, &mut []).is_ok();
-        if is_new {
-            self.next_reply = header.packet_number.saturating_add(1);
-        }
-        is_new
     }
 
     /// Whether chunks are in the flow's hands, sent or not.

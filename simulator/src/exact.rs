@@ -10,14 +10,13 @@ pub(crate) mod moving;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
+use culvert_protocol::chunk_memory::{BufferId, ChunkMemory};
 use culvert_protocol::feedback::{REPORT_BYTES_MAX, Report, Summary};
 use culvert_protocol::heap_buffers::HeapBuffers;
 use culvert_protocol::keys::{Direction, KeySchedule, Secret};
 use culvert_protocol::pacer::Pacer;
 use culvert_protocol::rate_control::{ControllerConfig, Observation, RateController, controller};
-use culvert_protocol::receiver_flow::{
-    Beginning, BufferId, ChunkMemory, LaneCondition, Received, ReceiverConfig, ReceiverFlow,
-};
+use culvert_protocol::receiver_flow::{Beginning, LaneCondition, Received, ReceiverConfig, ReceiverFlow};
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
 use culvert_protocol::tree_hash::ChunkHasher;

@@ -52,7 +52,7 @@ fn every_exit_code_is_explained() {
 #[test]
 fn every_kind_of_refusal_is_explained() {
     let (_, words) = documented();
-    let source = read("protocol/src/control.rs");
+    let source = read("protocol/src/control/refusal.rs");
     let (_, body) = source.split_once("pub enum RefusalCode {").expect("the kinds");
     let variants = body.split("\n}").next().unwrap().lines().map(str::trim);
     let variants = variants.filter_map(|line| line.strip_suffix(',')).filter(|line| !line.starts_with("//"));

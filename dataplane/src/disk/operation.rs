@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use culvert_protocol::receiver_flow::BufferId;
+use culvert_protocol::chunk_memory::BufferId;
 
 /// Which way the bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

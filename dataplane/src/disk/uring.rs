@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use culvert_protocol::receiver_flow::BufferId;
+use culvert_protocol::chunk_memory::BufferId;
 use io_uring::register::Restriction;
 use io_uring::{IoUring, opcode, types};
 
@@ -66,7 +66,7 @@ impl Uring {
     fn is_registered(&mut self, buffer: BufferId, buffers: &Buffers) -> bool {
         let registration = &mut self.registrations[buffer.0 as usize];
         if *registration == Registration::NotYet {
-            use culvert_protocol::receiver_flow::ChunkMemory as _;
+            use culvert_protocol::chunk_memory::ChunkMemory as _;
             let bytes = buffers.buffer_bytes();
             let vector = libc::iovec { iov_base: buffers.address(buffer, 0..bytes).cast(), iov_len: bytes };
             // SAFETY: the buffer lies in memory that stays mapped as long as the lane, and so its
@@ -134,7 +134,7 @@ mod tests {
     use std::os::unix::fs::FileExt as _;
     use std::sync::Arc;
 
-    use culvert_protocol::receiver_flow::ChunkMemory as _;
+    use culvert_protocol::chunk_memory::ChunkMemory as _;
 
     use super::*;
     use crate::disk::COMPLETIONS_PER_TURN;

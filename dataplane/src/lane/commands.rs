@@ -2,8 +2,8 @@
 //! queue.
 
 use culvert_link::commands::Command;
+use culvert_protocol::chunk_memory::BufferId;
 use culvert_protocol::feedback::Report;
-use culvert_protocol::receiver_flow::BufferId;
 
 use super::body::Body;
 use super::flows::{Delivery, Departure};

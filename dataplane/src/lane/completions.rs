@@ -1,7 +1,7 @@
 //! What a lane does when the disk has ended an operation: the flow or the check whose buffer it was
 //! goes on.
 
-use culvert_protocol::receiver_flow::BufferId;
+use culvert_protocol::chunk_memory::BufferId;
 
 use super::body::Body;
 use super::jobs::Role;

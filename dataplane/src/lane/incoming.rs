@@ -3,7 +3,8 @@
 use culvert_link::clock::wire_us;
 use culvert_link::commands::{DiskError, Event, ReceiveSlot, Sink};
 use culvert_link::counters::LaneCounter;
-use culvert_protocol::receiver_flow::{Beginning, BufferId, ChunkMemory as _, Received, Rejected};
+use culvert_protocol::chunk_memory::{BufferId, ChunkMemory as _};
+use culvert_protocol::receiver_flow::{Beginning, Received, Rejected};
 use culvert_protocol::tree_hash::ChunkHasher;
 use culvert_protocol::wire::{Header, SegmentKind};
 

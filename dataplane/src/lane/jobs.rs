@@ -8,7 +8,7 @@
 use std::os::fd::RawFd;
 
 use culvert_link::commands::{ChunkTimes, DiskError, FileRange, FileSlot, ReceiveSlot, SendSlot, Sink};
-use culvert_protocol::receiver_flow::BufferId;
+use culvert_protocol::chunk_memory::BufferId;
 use culvert_protocol::tree_hash::ChunkHasher;
 
 use crate::disk::files::DIRECT_ALIGNMENT;

@@ -1,5 +1,5 @@
 //! A receiving flow within its lane: its way opened, its reports, and the account of its time. What
-//! becomes of its chunks is in [`incoming`](super::incoming).
+//! becomes of its chunks is in `lane/incoming.rs`.
 
 use std::net::SocketAddr;
 

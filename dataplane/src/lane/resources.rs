@@ -6,7 +6,7 @@ use std::sync::Arc;
 use culvert_link::clock::monotonic_ns;
 use culvert_link::commands::{DiskError, Event, FileRange};
 use culvert_link::counters::LaneCounter;
-use culvert_protocol::receiver_flow::{BufferId, ChunkMemory as _};
+use culvert_protocol::chunk_memory::{BufferId, ChunkMemory as _};
 use culvert_protocol::tree_hash::{ChunkHash, ChunkHasher};
 
 use super::jobs::{ChunkIo, HASH_STEP_BYTES, Job, Role};

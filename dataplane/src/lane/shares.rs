@@ -8,7 +8,7 @@
 //! A flow that has had credit for a while and starts nothing is asleep. What was promised to it is
 //! given to others; it wakes up if there is room.
 
-use culvert_protocol::receiver_flow::{BufferId, ChunkMemory};
+use culvert_protocol::chunk_memory::{BufferId, ChunkMemory};
 
 use crate::buffers::Buffers;
 

@@ -7,13 +7,12 @@
 
 use std::collections::HashMap;
 
+use culvert_protocol::chunk_memory::{BufferId, ChunkMemory as _};
 use culvert_protocol::feedback::{REPORT_BYTES_MAX, Report, Summary, write_report};
 use culvert_protocol::heap_buffers::HeapBuffers;
 use culvert_protocol::keys::{Direction, KeySchedule, Secret};
 use culvert_protocol::rate_control::{ControllerConfig, Observation, controller};
-use culvert_protocol::receiver_flow::{
-    Beginning, BufferId, ChunkMemory as _, LaneCondition, Received, ReceiverConfig, ReceiverFlow,
-};
+use culvert_protocol::receiver_flow::{Beginning, LaneCondition, Received, ReceiverConfig, ReceiverFlow};
 use culvert_protocol::seal::{Cipher, PacketKey};
 use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
 use culvert_protocol::wire::{HEADER_BYTES, Header, OVERHEAD_BYTES, SegmentKind};
