@@ -3,6 +3,7 @@
 
 mod certificates;
 mod gridftp;
+mod installed;
 pub mod iperf3;
 mod ssh;
 mod xrootd;
@@ -10,13 +11,3 @@ mod xrootd;
 pub use gridftp::{GridFtp, Security};
 pub use ssh::Ssh;
 pub use xrootd::Xrootd;
-
-use anyhow::ensure;
-
-/// Makes sure that the programs of a peer are installed.
-fn need(programs: &[&str]) -> anyhow::Result<()> {
-    for program in programs {
-        ensure!(culvert_tests::program::is_installed(program), "{program} is not installed");
-    }
-    Ok(())
-}

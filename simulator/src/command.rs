@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use crate::matrix::{Extent, Finding, run_matrix};
+use crate::finding::Finding;
+use crate::matrix::{Extent, run_matrix};
 
 /// Options of `cargo xtask sim`.
 #[derive(Clone, Debug, clap::Args)]

@@ -22,6 +22,7 @@ pub mod cross;
 pub mod cubic;
 pub mod exact;
 pub mod feedback;
+pub mod finding;
 pub mod flow;
 pub mod link;
 pub mod matrix;

@@ -7,14 +7,18 @@
 //! three times the bytes received from it. Once the receiver is heard from at its new address, data
 //! goes there within a few round trips, and the flow becomes as fast as before.
 
+pub(crate) mod scene;
+
 use std::net::{IpAddr, SocketAddr};
 
 use crate::exact::addresses::{FIRST, Forger};
 use crate::exact::moving::run_scene;
+use crate::finding::Finding;
 use crate::flow::FlowOptions;
 use crate::link::Path;
-use crate::matrix::Finding;
 use crate::random::Random;
+use scene::GOODPUT_MIN;
+pub use scene::{Change, Move, PathChanges, PathChangesOutcome};
 
 /// The group of the matrix.
 pub const GROUP: &str = "path changes";
@@ -34,77 +38,11 @@ const HEARD_SECONDS_MAX_HARMED: f64 = 20.1;
 /// Three challenges in a second may be lost, or pushed out by those to the copies' sources; the
 /// next opening is four seconds away.
 const FOLLOW_SECONDS_MAX_HARMED: f64 = 6.0;
-/// Goodput after a move, of the link, when it counts as come back, and from then on: the matrix's
-/// bound for the worst loss here.
-pub(crate) const GOODPUT_MIN: f64 = 0.8;
 /// Round trips and seconds until it has recovered. What was sent to the old address during half a
 /// second of silence counts as lost, so the controller recovers from as low as its minimum.
 const RECOVERY_MAX: (f64, f64) = (200.0, 3.0);
 /// What a user would wish for.
 const RECOVERY_WISH: (f64, f64) = (60.0, 1.0);
-
-/// What happens to the receiver's address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Nothing, for as long as goodput is measured.
-    Stay,
-    /// It changes.
-    To(SocketAddr),
-    /// Nothing passes for some time; in the middle of it the address changes.
-    DarkTo {
-        /// For how long.
-        dark_ns: u64,
-        /// The new address.
-        to: SocketAddr,
-    },
-}
-
-/// A run.
-#[derive(Clone, Debug)]
-pub struct PathChanges {
-    /// What it shows.
-    pub name: String,
-    /// The path.
-    pub path: Path,
-    /// What happens, each when the flow has been measured after the last.
-    pub changes: Vec<Change>,
-    /// The third party that copies datagrams, throughout the run.
-    pub forger: Option<Forger>,
-    /// Where all randomness comes from.
-    pub seed: u64,
-}
-
-/// The result of one change.
-#[derive(Clone, Copy, Debug)]
-pub struct Move {
-    /// What it was.
-    pub change: Change,
-    /// Since when the receiver was there and could be reached.
-    pub begun_ns: u64,
-    /// When the sender learned of it.
-    pub heard_ns: u64,
-    /// When the first data went there.
-    pub followed_ns: u64,
-    /// From the first report of data that arrived there until goodput was as before.
-    pub recovered_ns: u64,
-    /// Goodput in the second after that, of the link's rate.
-    pub goodput: f64,
-}
-
-/// The result of a run.
-#[derive(Clone, Debug)]
-pub struct PathChangesOutcome {
-    /// Each change that was completed.
-    pub moves: Vec<Move>,
-    /// The change that was not, after a virtual minute.
-    pub stuck: Option<Change>,
-    /// Data segments sent to addresses that had not answered a challenge.
-    pub data_to_unproved: u64,
-    /// The most bytes sent to such an address for each that came from there.
-    pub amplification_max: f64,
-    /// Addresses that were challenged in vain.
-    pub challenged_in_vain: usize,
-}
 
 fn host(last: u8, port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::from([10, 0, 0, last]), port)

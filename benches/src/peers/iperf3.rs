@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 
-use super::need;
+use super::installed::need;
 use crate::field::{self, Field, RECEIVER, THERE};
 
 /// The server.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use super::need;
+use super::installed::need;
 use crate::field::{self, Field, RECEIVER, SENDER, THERE};
 
 const CIPHER: &str = "aes128-gcm@openssh.com";

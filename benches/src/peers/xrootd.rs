@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::certificates::Certificates;
-use super::need;
+use super::installed::need;
 use crate::field::{self, Field, RECEIVER};
 
 /// An XRootD server on the receiving side.

@@ -3,9 +3,9 @@
 
 use std::net::SocketAddr;
 
-use super::Transfer;
+use super::ends::Transfer;
 use crate::flow::FlowOptions;
-use crate::path_changes::{Change, GOODPUT_MIN, Move, PathChanges, PathChangesOutcome};
+use crate::path_changes::scene::{Change, GOODPUT_MIN, Move, PathChanges, PathChangesOutcome};
 
 /// More than any run moves.
 const CHUNKS: u32 = 100_000;
