@@ -11,9 +11,11 @@
 //! at for its size and place.
 
 mod falsehoods;
+mod hall;
 pub mod lies;
 mod partner;
 mod plane;
+mod play;
 mod steps;
 pub mod truth;
 
@@ -48,9 +50,11 @@ use culvert_protocol::seal::Cipher;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::sync::watch;
 
+use hall::Hall;
 use lies::Lie;
 use partner::{connected, partner};
-use plane::{Deeds, Play};
+use plane::Deeds;
+use play::Play;
 use truth::{CHUNK_BYTES, Truth};
 
 /// Longer than any script takes on a slow machine: beyond it the control process hangs.
@@ -75,13 +79,6 @@ fn count_panics() {
             before(panic);
         }));
     });
-}
-
-struct Hall {
-    runtime: tokio::runtime::Runtime,
-    here: Arc<Identity>,
-    there: Arc<Identity>,
-    truth: Arc<Truth>,
 }
 
 thread_local! {
@@ -264,7 +261,7 @@ async fn run(hall: &Hall, kind: Kind, play: Play) -> Ended {
     let room = Room::new(&hall.truth, is_sender);
     let (socket, listener) = listen(&room);
     let truth = hall.truth.clone();
-    let captured = tokio::task::spawn_blocking(move || plane::run(&listener, &play, &truth));
+    let captured = tokio::task::spawn_blocking(move || play::run(&listener, &play, &truth));
     let config = EngineConfig {
         cores: vec![None; 2],
         memory_bytes: 8 * CHUNK_BYTES as usize,

@@ -13,6 +13,7 @@
 //! ```
 
 pub mod command;
+mod config;
 pub mod link;
 pub mod router;
 pub mod table;
@@ -23,31 +24,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::lab;
+pub use config::WanConfig;
 use link::{Counters, LinkConfig};
 use router::Router;
-
-/// A path: what happens to packets from the first side to the second, and back.
-#[derive(Clone, Debug)]
-pub struct WanConfig {
-    /// From the first side to the second.
-    pub forward: LinkConfig,
-    /// From the second side to the first.
-    pub reverse: LinkConfig,
-    /// The MTU of both sides' devices.
-    pub mtu: u32,
-    /// Where all randomness comes from.
-    pub seed: u64,
-}
-
-impl WanConfig {
-    /// The same clean link both ways: a round trip of `rtt_ms` and a buffer of one product of
-    /// bandwidth and delay.
-    #[must_use]
-    pub fn clean(rate_bits_per_second: u64, rtt_ms: f64) -> Self {
-        let link = LinkConfig::clean(rate_bits_per_second, rtt_ms);
-        Self { forward: link, reverse: link, mtu: 1_500, seed: 1 }
-    }
-}
 
 /// Two namespaces with an emulated path between them: `10.97.0.1` and `fd97::1` on the first side,
 /// `.2` and `::2` on the second. Dropping it removes them.

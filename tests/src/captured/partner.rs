@@ -14,7 +14,7 @@ use culvert_protocol::receipt::{Statement, sign_line};
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::verdict::{Limit, Verdict};
 
-use super::Hall;
+use super::hall::Hall;
 use super::truth::Truth;
 
 /// Both ends of a control connection: this node's, and its honest partner's.

@@ -1,5 +1,5 @@
-//! The captured data plane: it has the other end of the link, and does what a script says. Between
-//! the script's steps, and after them, it does as an honest one would, so that transfers get far.
+//! The captured data plane: it has the other end of the link. Between a script's steps, and after
+//! them, it does as an honest one would, so that transfers get far.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
@@ -10,36 +10,21 @@ use std::time::Duration;
 
 use culvert_link::commands::{Command, Event, FileSlot, ReceiveSlot, SendSlot, Sink, Source, encode};
 use culvert_link::layout::LaneLayout;
-use culvert_link::messages::{FromDataPlane, LaneReady, Start, ToDataPlane};
+use culvert_link::messages::{FromDataPlane, Start, ToDataPlane};
 use culvert_link::ring::{Consumer, Producer, RECORD_BYTES_MAX};
 use culvert_link::shared_memory::SharedMemory;
 use culvert_link::socket::LinkSocket;
 use culvert_protocol::tree_hash::ChunkHash;
 use serde::Serialize;
 
-use super::lies::Lie;
-use super::steps;
 use super::truth::{Truth, chunk_hash};
-use crate::script::Script;
 
-/// Looks without anything new before it gives the conversation up. After most scripts nothing comes
-/// any more.
-const IDLE_LOOKS_MAX: u32 = 60;
-/// See [`IDLE_LOOKS_MAX`]: the control process flushes a disk when it stores, which takes as long
-/// as it takes, and an honest data plane waits for as long as the link is open.
-const PATIENT_LOOKS_MAX: u32 = 60_000;
-const LOOK_INTERVAL: Duration = Duration::from_millis(1);
-
-/// What it does.
-#[derive(Clone, Debug)]
-pub enum Play {
-    /// What an honest one does, to the end.
-    Honest,
-    /// The same, with one lie.
-    Lie(Lie),
-    /// What a script says.
-    Script(Vec<u8>),
-}
+/// Looks without anything new before an honest one gives the conversation up: the control process
+/// flushes a disk when it stores, which takes as long as it takes, and an honest data plane waits
+/// for as long as the link is open.
+pub(super) const PATIENT_LOOKS_MAX: u32 = 60_000;
+/// From one look to the next.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What it has done that nobody can hold against the control process.
 #[derive(Debug, Default)]
@@ -91,38 +76,13 @@ pub(super) struct Plane {
     pub(super) has_hashes: bool,
     /// The next file is not taken.
     pub(super) refuses_file: bool,
-    idle_looks_max: u32,
+    pub(super) idle_looks_max: u32,
     pub(super) deeds: Deeds,
     pub(super) is_over: bool,
 }
 
-/// Waits for the control process at `listener`, and plays.
-pub fn run(listener: &OwnedFd, play: &Play, truth: &Arc<Truth>) -> Deeds {
-    let (mut script, idle_looks_max) = match play {
-        Play::Honest | Play::Lie(_) => (Script(&[]), PATIENT_LOOKS_MAX),
-        Play::Script(script) => (Script(script), IDLE_LOOKS_MAX),
-    };
-    let Ok(accepted) = rustix::net::accept(listener) else { return Deeds::default() };
-    let socket = LinkSocket::from_fd(accepted);
-    let Ok(Some((ToDataPlane::Start(start), descriptors))) = socket.receive() else { return Deeds::default() };
-    let mut plane = Plane::new(socket, &start, descriptors, truth, idle_looks_max);
-    if plane.greet(&start, &mut script) {
-        plane.wait_for_flows();
-    }
-    while !script.is_over() && !plane.is_over {
-        plane.look();
-        steps::step(&mut plane, &mut script);
-    }
-    if let Play::Lie(lie) = *play {
-        plane.lie(lie);
-    }
-    plane.go_on();
-    plane.socket.close();
-    plane.deeds
-}
-
 impl Plane {
-    fn new(
+    pub(super) fn new(
         socket: LinkSocket,
         start: &Start,
         descriptors: Vec<OwnedFd>,
@@ -175,33 +135,8 @@ impl Plane {
         }
     }
 
-    /// The first message: how many lanes, and what they are called. Whether the script begins with
-    /// the flows.
-    fn greet(&mut self, start: &Start, script: &mut Script<'_>) -> bool {
-        let first = script.byte();
-        let lanes = match first {
-            250 => 0,
-            251 => start.cores.len() + 1,
-            252 => 300,
-            _ => start.cores.len(),
-        };
-        let ready =
-            |lane| LaneReady { port: 7_000 + lane as u16, gso: true, gro: true, receive_buffer_bytes: 1, pinned: true };
-        let text = steps::foreign_text(script.byte());
-        let message = FromDataPlane::Ready {
-            process_id: 1,
-            lanes: (0..lanes).map(ready).collect(),
-            sandbox_gaps: vec![text.clone()],
-            af_xdp: None,
-            has_all_rules: false,
-            refusals: vec![text],
-        };
-        self.say(&message);
-        first < 240
-    }
-
     /// Waits until there is something to speak of.
-    fn wait_for_flows(&mut self) {
+    pub(super) fn wait_for_flows(&mut self) {
         // They come, or the link is closed.
         for _ in 0..PATIENT_LOOKS_MAX {
             while self.look() {}
@@ -435,22 +370,6 @@ impl Plane {
         self.truth.chunk_hashes.get(chunk as usize).copied().flatten().unwrap_or_default()
     }
 
-    /// Does what an honest one does until there is an occasion for the lie, and tells it.
-    fn lie(&mut self, lie: Lie) {
-        let mut idle = 0;
-        while !self.is_over && idle < self.idle_looks_max {
-            let is_new = self.look();
-            if lie.tell(self) {
-                self.deeds.has_lied = true;
-                return;
-            }
-            idle = if is_new | self.work() | self.ask() { 0 } else { idle + 1 };
-            if idle > 0 {
-                std::thread::sleep(LOOK_INTERVAL);
-            }
-        }
-    }
-
     /// Puts content into the lane's next buffer; its number, and how many bytes.
     pub(super) fn fill_buffer(&mut self, lane: usize, content: &[u8]) -> (u32, u32) {
         let lane = &mut self.lanes[lane];
@@ -462,7 +381,7 @@ impl Plane {
     }
 
     /// Does what there is to do until the control process is done, or nothing comes any more.
-    fn go_on(&mut self) {
+    pub(super) fn go_on(&mut self) {
         let mut idle = 0;
         while !self.is_over && idle < self.idle_looks_max {
             let any = self.look() | self.work() | self.ask();

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use rustix::io::Errno;
 
-use super::{Medium, lock};
+use super::medium::{Medium, lock};
 use crate::fuse::{Answer, Fields, init, serve};
 
 /// `FOPEN_DIRECT_IO`: nothing is kept in the page cache, so a write is a write.

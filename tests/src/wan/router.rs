@@ -16,7 +16,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::WanConfig;
+use super::config::WanConfig;
 use super::link::{Counters, Fate, Link, LinkConfig};
 
 /// Packets read before those that are due are looked at again.
