@@ -1,6 +1,8 @@
 //! A sender with its own malice: it says what it wants on the control connection and seals whatever
 //! segments it likes.
 
+pub mod siege;
+
 use std::collections::HashSet;
 use std::net::UdpSocket;
 use std::os::unix::ffi::OsStrExt as _;

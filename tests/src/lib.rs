@@ -27,6 +27,7 @@ pub mod node;
 pub mod packets;
 pub mod program;
 pub mod random;
+pub mod routed;
 pub mod rule_table;
 pub mod schema;
 pub mod script;

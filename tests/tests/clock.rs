@@ -1,4 +1,5 @@
-//! Somebody sets the clock of a host by a day, forwards and back, while a transfer is under way.
+//! Somebody sets the clock of a host by a day, forwards and back, while a transfer is under way;
+//! and who asks for that clock at all.
 //!
 //! `libfaketime` shows the processes of both sides another wall clock, and moves it when a file
 //! says so. The monotonic clock goes on as it does when an admin sets the time.
@@ -11,6 +12,7 @@ use std::time::Duration;
 use culvert_tests::node::{Pair, wait_for};
 use culvert_tests::program::{Ran, command};
 use culvert_tests::random::Random;
+use culvert_tests::sources::of_product;
 use culvert_tests::tree::{assert_same, make_flat, temporary_files};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
@@ -76,4 +78,51 @@ fn clocks_that_jump_by_a_day_under_a_transfer_change_nothing_but_what_is_recorde
         let recorded = time("ended_unix_ms") - time("created_unix_ms");
         assert!((DAY_MS..DAY_MS + 3_600_000).contains(&recorded), "the {who}'s clock did not jump: {recorded} ms");
     }
+}
+
+/// Timers that follow the wall clock would fire, or never fire, when somebody sets it. So nothing
+/// but records may ask for it.
+#[test]
+fn the_wall_clock_is_asked_for_records_and_nothing_else() {
+    // What each of them does with it.
+    let permitted = [
+        // When a transfer began and ended, for people and receipts; ids sort by it.
+        "control/engine/src/clock.rs",
+        // Whether a source changed just now: file systems stamp their inodes with it.
+        "control/system/src/settling.rs",
+        // How old a finished transfer's journal is, in days.
+        "control/engine/src/journal.rs",
+        // When a path was measured, and what a schedule says.
+        "control/path/src",
+        "perfsonar/src",
+        // What Wireshark shows for a packet.
+        "control/node/src/capture/pcap.rs",
+        // When a line of the log was written, where no journal notes it.
+        "control/node/src/log_lines.rs",
+        // How a record's time is shown.
+        "control/cli/src",
+        "control/model/src/units.rs",
+        // When a host was looked at or changed.
+        "tuning/src",
+    ];
+    let mut found = 0;
+    for source in of_product() {
+        let asks = [
+            "SystemTime::now",
+            "Timestamp::now",
+            "Zoned::now",
+            ".elapsed().is_ok",
+            "ClockId::Realtime",
+            "CLOCK_REALTIME",
+        ];
+        if asks.iter().any(|ask| source.code().contains(ask)) {
+            found += 1;
+            assert!(
+                permitted.iter().any(|place| source.path.starts_with(place)),
+                "{} asks for the wall clock",
+                source.path.display()
+            );
+        }
+    }
+    assert!(found >= 2, "the search finds nothing any more");
 }

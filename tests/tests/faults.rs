@@ -13,7 +13,6 @@ use culvert_tests::lab::Lab;
 use culvert_tests::node::{Pair, RunningNode, data_plane_of, key_of, kill, resident_kib, signal_process, wait_for};
 use culvert_tests::program::{Ran, command, is_installed, is_root, run};
 use culvert_tests::random::{Random, seeds};
-use culvert_tests::sources::of_product;
 use culvert_tests::tree::{Item, assert_same, contents, is_temporary, make_flat, temporary_files};
 use rustix::process::Signal;
 
@@ -359,53 +358,6 @@ fn a_core_that_is_taken_away_slows_a_transfer_and_no_more() {
     }
     finish(child).exits(0);
     assert_same(&source, &pair.shared.join("in"));
-}
-
-/// Timers that follow the wall clock would fire, or never fire, when somebody sets it. So nothing
-/// but records may ask for it.
-#[test]
-fn the_wall_clock_is_asked_for_records_and_nothing_else() {
-    // What each of them does with it.
-    let permitted = [
-        // When a transfer began and ended, for people and receipts; ids sort by it.
-        "control/engine/src/clock.rs",
-        // Whether a source changed just now: file systems stamp their inodes with it.
-        "control/system/src/settling.rs",
-        // How old a finished transfer's journal is, in days.
-        "control/engine/src/journal.rs",
-        // When a path was measured, and what a schedule says.
-        "control/path/src",
-        "perfsonar/src",
-        // What Wireshark shows for a packet.
-        "control/node/src/capture/pcap.rs",
-        // When a line of the log was written, where no journal notes it.
-        "control/node/src/log_lines.rs",
-        // How a record's time is shown.
-        "control/cli/src",
-        "control/model/src/units.rs",
-        // When a host was looked at or changed.
-        "tuning/src",
-    ];
-    let mut found = 0;
-    for source in of_product() {
-        let asks = [
-            "SystemTime::now",
-            "Timestamp::now",
-            "Zoned::now",
-            ".elapsed().is_ok",
-            "ClockId::Realtime",
-            "CLOCK_REALTIME",
-        ];
-        if asks.iter().any(|ask| source.code().contains(ask)) {
-            found += 1;
-            assert!(
-                permitted.iter().any(|place| source.path.starts_with(place)),
-                "{} asks for the wall clock",
-                source.path.display()
-            );
-        }
-    }
-    assert!(found >= 2, "the search finds nothing any more");
 }
 
 #[test]

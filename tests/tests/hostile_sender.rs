@@ -5,108 +5,20 @@
 //! transfer, begun before, comes to its end.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
 
 use culvert_protocol::control::{FileError, Message, RefusalCode, SenderSummary, TransferId, Wish, encode_entry};
 use culvert_protocol::manifest::{Entry, EntryKind};
 use culvert_protocol::tree_hash::ChunkHasher;
 use culvert_protocol::wire::{EPOCH_BITS, Header, SegmentKind};
+use culvert_tests::hostile_sender::siege::{Siege, file_of_chunks, hear_finished, say_the_end};
 use culvert_tests::hostile_sender::{
     CHUNK_BYTES, HostileSender, STRIDE, hash_of_part, new_id, part_of, push_request, say_manifest,
 };
-use culvert_tests::node::{Pair, RunningNode, key_of, resident_kib, wait_for};
-use culvert_tests::program::{Ran, command, run};
+use culvert_tests::node::wait_for;
+use culvert_tests::program::Ran;
 use culvert_tests::random::{Random, seeds};
 use culvert_tests::stranger::{Stranger, file, request};
-use culvert_tests::tree::{Item, contents, temporary_files};
-
-/// A node under attack, with an honest partner whose transfer is under way.
-struct Siege {
-    pair: Pair,
-    node: RunningNode,
-    honest: Option<Child>,
-    honest_state: PathBuf,
-    outside: std::collections::BTreeMap<PathBuf, Item>,
-}
-
-/// What the node's processes may take: their buffers (256 MiB at most, if all have been used) and a
-/// little.
-const CONTROL_KIB_MAX: u64 = 200 << 10;
-const DATA_PLANE_KIB_MAX: u64 = 500 << 10;
-
-impl Siege {
-    fn begin() -> Self {
-        let pair = Pair::new();
-        fs::create_dir(pair.path("outside")).unwrap();
-        fs::write(pair.path("outside/precious"), "precious").unwrap();
-        let node = pair.start();
-        let honest_state = pair.path("honest");
-        let permit = format!("{}:both", pair.shared.display());
-        run(&pair.there, ["profile", "add", "honest", "--key", &key_of(&honest_state), "--permit", &permit]).exits(0);
-        let address = format!("127.0.0.1:{}", node.port);
-        run(&honest_state, ["profile", "add", "second", "--key", &key_of(&pair.there), "--address", &address]).exits(0);
-        fs::write(pair.path("honest data"), Random::new(1).bytes(3 << 20)).unwrap();
-        let outside = contents(&pair.path("outside"));
-        let mut siege = Self { pair, node, honest: None, honest_state, outside };
-        siege.honest = Some(siege.start_honest("20M"));
-        siege
-    }
-
-    fn start_honest(&self, rate: &str) -> Child {
-        let destination = format!("second:{}", self.pair.shared.join("honest").display());
-        let mut sending =
-            command(&self.honest_state, ["send", "--overwrite", "always", "--retries", "0", "--rate", rate]);
-        sending.arg(self.pair.path("honest data")).arg(destination);
-        sending.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    }
-
-    fn attack(&self, entries: &[Entry<'_>]) -> HostileSender {
-        HostileSender::begin(&self.pair.here, self.node.port, &self.pair.shared.join("in"), entries)
-    }
-
-    fn stored(&self, name: &str) -> Option<Vec<u8>> {
-        fs::read(self.pair.shared.join("in").join(name)).ok()
-    }
-
-    /// Everything is as it should be.
-    fn lift(mut self) {
-        let honest: Ran = self.honest.take().unwrap().wait_with_output().unwrap().into();
-        honest.exits(0);
-        let again: Ran = self.start_honest("1G").wait_with_output().unwrap().into();
-        again.exits(0);
-        assert!(fs::read(self.pair.path("honest data")).unwrap() == fs::read(self.pair.shared.join("honest")).unwrap());
-        assert!(self.node.is_alive(), "{}", self.node.log());
-        assert!(!self.node.log().contains("panicked"), "{}", self.node.log());
-        assert_eq!(self.node.metric("culvert_dataplane_restarts_total"), 0.0);
-        let (control, data_plane) = (resident_kib(self.node.process_id()), resident_kib(self.node.data_plane()));
-        assert!(control < CONTROL_KIB_MAX, "the control process grew to {control} KiB");
-        assert!(data_plane < DATA_PLANE_KIB_MAX, "the data plane grew to {data_plane} KiB");
-        assert_eq!(contents(&self.pair.path("outside")), self.outside);
-    }
-}
-
-fn file_of_chunks(chunks: usize, seed: u64) -> Vec<u8> {
-    Random::new(seed).bytes(chunks * CHUNK_BYTES as usize - 1_000)
-}
-
-/// Everything is said that there is to say after the last chunk.
-fn say_the_end(sender: &mut HostileSender, complete: &[(u32, &[u8])]) {
-    let complete = complete.iter().map(|&(file, bytes)| (file, *blake3::hash(bytes).as_bytes())).collect();
-    sender.stranger.say(&Message::FilesComplete(complete));
-    sender.stranger.say(&Message::AllSent(SenderSummary::default()));
-}
-
-fn hear_finished(sender: &mut HostileSender) {
-    loop {
-        match sender.stranger.hear() {
-            Some(Message::Finished { .. }) => return,
-            Some(Message::Refused(refusal)) => panic!("the node refuses: {refusal}"),
-            Some(_) => {}
-            None => panic!("the node closed the connection"),
-        }
-    }
-}
+use culvert_tests::tree::temporary_files;
 
 /// wire.md W-40: "segments of it that arrive on another flow, or after it is verified, are
 /// discarded".

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use culvert_tests::lab::missing;
 use culvert_tests::node::{Pair, RunningNode, wait_for};
 use culvert_tests::program::{Ran, command, is_installed, run};
 use culvert_tests::random::Random;
+use culvert_tests::routed::Routed;
 use culvert_tests::wan::WanConfig;
 use culvert_tests::wan::command::describe;
 use culvert_tests::wan::link::LinkConfig;
@@ -143,90 +143,6 @@ fn a_check_that_runs_out_of_time_is_a_partial_result() {
         "{found}"
     );
     assert!(found["rtt"]["count"].as_u64().unwrap() > 50);
-}
-
-/// Two hosts and a router between them, in namespaces: `10.97.1.1` and `fd97:1::1` on the near
-/// side, `10.97.2.2` and `fd97:2::2` on the far one. The near links have MTU 9000, the far ones
-/// 1500.
-struct Routed {
-    names: [String; 3],
-}
-
-fn ip(arguments: &[&str]) {
-    let output = Command::new("ip").args(arguments).output().unwrap();
-    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-impl Routed {
-    fn new() -> Option<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        if let Some(why) = missing() {
-            eprintln!("skipped: {why}");
-            return None;
-        }
-        let unique = format!("{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let names = ["n", "r", "f"].map(|side| format!("cvpath{side}{unique}"));
-        let this = Self { names };
-        let [near, router, far] = &this.names;
-        for name in &this.names {
-            ip(&["netns", "add", name]);
-            ip(&["-n", name, "link", "set", "lo", "up"]);
-        }
-        for (host, subnet, last, mtu, link) in [(near, "1", "1", "9000", "left"), (far, "2", "2", "1500", "right")] {
-            ip(&["-n", router, "link", "add", link, "type", "veth", "peer", "name", "up0", "netns", host]);
-            for (name, device, last) in [(host, "up0", last), (router, link, "9")] {
-                ip(&["-n", name, "addr", "add", &format!("10.97.{subnet}.{last}/24"), "dev", device]);
-                ip(&["-n", name, "-6", "addr", "add", &format!("fd97:{subnet}::{last}/64"), "dev", device, "nodad"]);
-                ip(&["-n", name, "link", "set", device, "mtu", mtu, "up"]);
-            }
-            ip(&["-n", host, "route", "add", "default", "via", &format!("10.97.{subnet}.9")]);
-            ip(&["-n", host, "-6", "route", "add", "default", "via", &format!("fd97:{subnet}::9")]);
-        }
-        this.tool(
-            1,
-            "sysctl",
-            &[
-                "-qw",
-                "net.ipv4.ip_forward=1",
-                "net.ipv6.conf.all.forwarding=1",
-                "net.ipv4.icmp_ratelimit=0",
-                "net.ipv6.icmp.ratelimit=0",
-            ],
-        );
-        Some(this)
-    }
-
-    fn inside(&self, side: usize, command: &Command) -> Command {
-        let mut inside = Command::new("ip");
-        inside.args(["netns", "exec", &self.names[side]]).arg(command.get_program()).args(command.get_args());
-        inside
-    }
-
-    fn tool(&self, side: usize, program: &str, arguments: &[&str]) {
-        let status = self.inside(side, Command::new(program).args(arguments)).status().unwrap();
-        assert!(status.success(), "{program} {arguments:?}");
-    }
-
-    fn start(&self, address: &str) -> (Pair, RunningNode) {
-        let pair = Pair::new();
-        let listen = ["node", "--listen", "[::]:7272", "--metrics", "off"];
-        let node = RunningNode::start(&pair.there, &mut self.inside(2, &command(&pair.there, listen)));
-        pair.meet(node.port);
-        run(&pair.here, ["profile", "edit", "second", "--address", &format!("{address}:7272")]).exits(0);
-        (pair, node)
-    }
-
-    fn check(&self, pair: &Pair, options: &[&str]) -> Ran {
-        self.inside(0, command(&pair.here, ["path", "check", "second"]).args(options)).output().unwrap().into()
-    }
-}
-
-impl Drop for Routed {
-    fn drop(&mut self) {
-        for name in &self.names {
-            let _ = Command::new("ip").args(["netns", "del", name]).status();
-        }
-    }
 }
 
 #[test]
