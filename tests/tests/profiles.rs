@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use culvert_objects::fs::destination::Reach;
+use culvert_objects::fs::reach::Reach;
 use culvert_protocol::control::{Leave, Message, RefusalCode};
 use culvert_tests::node::{Pair, key_of};
 use culvert_tests::program::{Ran, command, run};

@@ -7,7 +7,7 @@ use culvert_model::exit_code::ExitCode;
 use culvert_node::admission::Admission;
 use culvert_node::reception::{SpareDescriptor, listen};
 use culvert_node::settings::{Origin, Ports, Settings, SettingsError};
-use culvert_objects::fs::destination::Reach;
+use culvert_objects::fs::reach::Reach;
 use culvert_plane::dataplane::DataPlaneError;
 use culvert_plane::dataplane::ports::show_ports;
 use culvert_protocol::identity::PublicKey;

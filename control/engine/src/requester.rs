@@ -6,8 +6,8 @@ use std::time::Duration;
 use culvert_model::progress::{Phase, Progress};
 use culvert_model::record::RecordState;
 use culvert_model::request::{Movement, Target, TransferRequest};
-use culvert_objects::fs::destination::Reach;
-use culvert_objects::fs::sources::NamedSources;
+use culvert_objects::fs::reach::Reach;
+use culvert_objects::fs::sources::listing::NamedSources;
 use culvert_objects::fs::sources::named::SourceOpener;
 use culvert_protocol::control::{
     CONTENT_SINCE, FRAME_BYTES_MAX, Message, Overwrite, Refusal, RefusalCode, Request, TransferId, Wish,

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use culvert_model::record::{RecordState, Role, TransferRecord};
-use culvert_objects::fs::destination::{NOT_PERMITTED, Reach};
-use culvert_objects::fs::sources::{NamedSources, SOURCES_PER_REQUEST, Source};
+use culvert_objects::fs::reach::{NOT_PERMITTED, Reach};
+use culvert_objects::fs::sources::listing::NamedSources;
+use culvert_objects::fs::sources::{SOURCES_PER_REQUEST, Source};
 use culvert_protocol::chunk_map::{CHUNK_BYTES, CHUNKS_MAX};
 use culvert_protocol::control::{
     Accepted, FLOWS_MAX, Message, NOT_KEPT_IS_TOLD_SINCE, Refusal, RefusalCode, Request, Wish,

@@ -1,6 +1,6 @@
 //! Whom a node lets in.
 
-use culvert_objects::fs::destination::Reach;
+use culvert_objects::fs::reach::Reach;
 use culvert_protocol::identity::PublicKey;
 
 /// Whom a node lets in, and how far.

@@ -20,7 +20,7 @@ use culvert_engine::connection::{Connection, INTRODUCTION_TIMEOUT, refuse};
 use culvert_engine::responder::Introduced;
 use culvert_engine::transfer::blocking;
 use culvert_model::profile::Profile;
-use culvert_objects::fs::destination::Reach;
+use culvert_objects::fs::reach::Reach;
 use culvert_protocol::control::{Refusal, RefusalCode};
 use culvert_protocol::identity::PublicKey;
 use culvert_state::StateError;

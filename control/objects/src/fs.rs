@@ -2,4 +2,5 @@
 
 pub mod destination;
 mod name_pattern;
+pub mod reach;
 pub mod sources;

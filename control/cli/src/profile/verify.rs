@@ -11,7 +11,7 @@ use culvert_model::exit_code::ExitCode;
 use culvert_model::profile::{Leaves, Permission, PermittedRoot, Profile};
 use culvert_node::profiles::Profiles;
 use culvert_node::settings::Settings;
-use culvert_objects::fs::destination::permitted::{Obstacle, leaves_of, obstacle};
+use culvert_objects::fs::reach::permitted::{Obstacle, leaves_of, obstacle};
 use culvert_protocol::control::{Leave, Message, RefusalCode};
 use culvert_protocol::foreign_text::plain_lines;
 use culvert_state::StateDirectory;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_model::progress::{Phase, Progress};
-use culvert_objects::fs::destination::plan::NameCheck;
+use culvert_objects::fs::destination::name_check::NameCheck;
 use culvert_objects::fs::sources::{SourceError, TOO_MUCH_LISTED};
 use culvert_objects::source::{ListingTerms, Readable, SourceTree, Sources};
 use culvert_protocol::control::{

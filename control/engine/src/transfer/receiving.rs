@@ -33,8 +33,8 @@ use std::time::{Duration, Instant};
 use culvert_link::commands::{Command, ReceiveSlot};
 use culvert_model::progress::Phase;
 use culvert_model::result::TransferResult;
+use culvert_objects::fs::destination::action::Action;
 use culvert_objects::fs::destination::attributes::NotKept;
-use culvert_objects::fs::destination::plan::Action;
 use culvert_objects::fs::sources::TOO_MUCH_LISTED;
 use culvert_objects::sink::ObjectSink;
 use culvert_plane::dataplane::{EventReceiver, EventSender, ReceiveEvent, event_queue};
@@ -120,7 +120,7 @@ enum Done {
     /// A partial file was opened, or not.
     Opened { file: u32, result: Result<files::OpenFile, FileError> },
     /// A pack was written; its files go to the committer.
-    Unpacked { chunk: u32, pack: culvert_objects::fs::destination::small_files::StagedPack },
+    Unpacked { chunk: u32, pack: culvert_objects::fs::destination::small_files::staged::StagedPack },
     /// A part of an object was written, or not; its hash, if the transfer has hashes.
     PartWritten { chunk: u32, written: Result<Option<ChunkHash>, FileError> },
     /// Small objects are stored, or not.
@@ -534,7 +534,7 @@ impl Receiving {
     async fn unpacked(
         &mut self,
         chunk: u32,
-        pack: culvert_objects::fs::destination::small_files::StagedPack,
+        pack: culvert_objects::fs::destination::small_files::staged::StagedPack,
     ) -> Result<(), TransferError> {
         if !pack.mismatched.is_empty() {
             // The files that were right are dropped with it; they come again with the chunk.

@@ -19,7 +19,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use culvert_protocol::control::{Refusal, RefusalCode};
+use culvert_protocol::control::RefusalCode;
 use culvert_protocol::manifest::Manifest;
 use culvert_system::accounts::may_not;
 use culvert_system::os_error::{self, words};
@@ -28,7 +28,6 @@ use rustix::io::Errno;
 
 use crate::fs::sources::bases::Base;
 pub use crate::fs::sources::bases::open_beneath;
-use crate::source::{ListingTerms, SourceTree, Sources};
 
 /// What files without a true size are, and what to do about them.
 pub const UNSIZED_REMEDY: &str =
@@ -137,18 +136,6 @@ impl Origin {
             Some((alias, below)) => Cow::Owned([&alias.found, below].concat()),
             None => Cow::Borrowed(entry),
         }
-    }
-}
-
-/// Sources in directories of this host.
-#[derive(Debug)]
-pub struct NamedSources(pub Vec<Source>);
-
-impl Sources for NamedSources {
-    fn list(self: Box<Self>, terms: ListingTerms<'_>) -> Result<SourceTree, Refusal> {
-        let ListingTerms { on_part, may_take, readable } = terms;
-        let listed = listing::list_while(self.0, on_part, may_take, readable);
-        listed.map_err(|error| Refusal::new(error.code(), error.to_string()))
     }
 }
 

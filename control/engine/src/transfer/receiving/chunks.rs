@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use culvert_link::commands::{Command, DiskError, FileRange, Sink};
-use culvert_objects::fs::destination::small_files::unwritable;
+use culvert_objects::fs::destination::file_errors::unwritable;
 use culvert_plane::dataplane::ReceiveEvent;
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::{FileError, Message, PACKS_ARE_TOLD_SINCE, RefusalCode};

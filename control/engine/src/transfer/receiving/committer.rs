@@ -15,8 +15,9 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use culvert_objects::fs::destination::fresh_directories::FreshDirectory;
-use culvert_objects::fs::destination::small_files::{StagedFile, StoredFile, Unpacking, store_empty};
-use culvert_objects::fs::destination::split_name;
+use culvert_objects::fs::destination::names::split_name;
+use culvert_objects::fs::destination::small_files::staged::{StagedFile, StoredFile};
+use culvert_objects::fs::destination::small_files::{Unpacking, store_empty};
 use culvert_protocol::control::FileError;
 use culvert_protocol::tree_hash::ChunkHash;
 use rustix::io::Errno;
@@ -326,9 +327,10 @@ fn put_in_place(
 
 #[cfg(test)]
 mod tests {
+    use culvert_objects::fs::destination::Making;
+    use culvert_objects::fs::destination::action::Action;
     use culvert_objects::fs::destination::fresh_directories::FreshDirectories;
-    use culvert_objects::fs::destination::plan::Action;
-    use culvert_objects::fs::destination::{Making, Reach};
+    use culvert_objects::fs::reach::Reach;
     use culvert_protocol::manifest::{Entry, EntryKind, Manifest};
 
     use super::*;

@@ -5,10 +5,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use culvert_link::commands::FileSlot;
+use culvert_objects::fs::destination::Destination;
 use culvert_objects::fs::destination::attributes::Attributes;
+use culvert_objects::fs::destination::file_errors::unwritable;
 use culvert_objects::fs::destination::files::{LeftFile, PartialFile};
-use culvert_objects::fs::destination::small_files::{StoredFile, unwritable};
-use culvert_objects::fs::destination::{Destination, split_name};
+use culvert_objects::fs::destination::names::split_name;
+use culvert_objects::fs::destination::small_files::staged::StoredFile;
 use culvert_objects::fs::sources::hash_of;
 use culvert_objects::sink::PartWriter;
 use culvert_plane::dataplane::{DataPlane, InstalledFile};

@@ -19,7 +19,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
 
-use culvert_objects::fs::destination::small_files::unwritable;
+use culvert_objects::fs::destination::file_errors::unwritable;
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::FileError;
 use culvert_protocol::tree_hash::{ChunkHash, hash_of_zeros};

@@ -11,8 +11,8 @@ use std::collections::{HashMap, HashSet};
 
 use culvert_link::commands::FileRange;
 use culvert_objects::fs::destination::attributes::Attributes;
+use culvert_objects::fs::destination::file_errors::unwritable;
 use culvert_objects::fs::destination::old_files::{OldFile, OldVersion, Range, copy_ranges, keep};
-use culvert_objects::fs::destination::small_files::unwritable;
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::{FileError, Message, RefusalCode};
 use culvert_protocol::tree_hash::{ChunkHash, TreeHash};

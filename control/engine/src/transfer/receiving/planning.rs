@@ -7,16 +7,18 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use culvert_objects::fs::destination::action::Action;
 use culvert_objects::fs::destination::attributes::{Attributes, NotKept, Refused, set_directory_attributes};
 use culvert_objects::fs::destination::files::LeftFile;
 use culvert_objects::fs::destination::fresh_directories::FreshDirectories;
-use culvert_objects::fs::destination::plan::{
-    Action, Identity, Made, Policy, decide, foretell, make_directories_and_symlinks,
-};
+use culvert_objects::fs::destination::identity::Identity;
+use culvert_objects::fs::destination::making::{Made, make_directories_and_symlinks};
+use culvert_objects::fs::destination::plan::{Policy, decide, foretell};
 use culvert_objects::fs::destination::room::{self, Free, Needs};
 use culvert_objects::fs::destination::small_files::Unpacking;
 use culvert_objects::fs::destination::temporary::temporary_name;
-use culvert_objects::fs::destination::{Destination, Making, Reach, Whereabouts, rights};
+use culvert_objects::fs::destination::{Destination, Making, Whereabouts, rights};
+use culvert_objects::fs::reach::Reach;
 use culvert_objects::fs::sources::hash_of;
 use culvert_objects::sink::ObjectSink;
 use culvert_protocol::chunk_map::ChunkMap;

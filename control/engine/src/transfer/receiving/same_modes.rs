@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 use culvert_objects::fs::destination::Destination;
 use culvert_objects::fs::destination::attributes::Refused;
 use culvert_objects::fs::destination::old_files::set_mode_of_same;
-use culvert_objects::fs::destination::small_files::StoredFile;
+use culvert_objects::fs::destination::small_files::staged::StoredFile;
 use culvert_protocol::control::Refusal;
 
 use crate::journal::not_journaled;

@@ -12,11 +12,12 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use crate::fs::destination::Destination;
+use crate::fs::destination::action::Action;
 use crate::fs::destination::attributes::{Attributes, Refused, set_attributes};
 use crate::fs::destination::modes::{PRIVATE, mode_to_have, permitted_in, set_mode};
-use crate::fs::destination::plan::Action;
+use crate::fs::destination::names::split_name;
 use crate::fs::destination::temporary::temporary_name;
-use crate::fs::destination::{Destination, split_name};
 
 /// A file that is being received.
 #[derive(Debug)]
@@ -236,7 +237,8 @@ mod tests {
     use rustix::fs::Timespec;
 
     use super::*;
-    use crate::fs::destination::{Making, Reach};
+    use crate::fs::destination::Making;
+    use crate::fs::reach::Reach;
 
     fn destination() -> (tempfile::TempDir, Destination) {
         let directory = tempfile::tempdir().unwrap();

@@ -24,10 +24,12 @@ use culvert_protocol::manifest::{EntryKind, Manifest};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, fchmod, mkdirat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
+use crate::fs::destination::Destination;
+use crate::fs::destination::action::Action;
+use crate::fs::destination::identity::{Identity, identity};
 use crate::fs::destination::modes::permitted_in;
-use crate::fs::destination::plan::{Action, Identity, identity};
+use crate::fs::destination::names::split_name;
 use crate::fs::destination::temporary::temporary_name;
-use crate::fs::destination::{Destination, split_name};
 use crate::fs::sources::hash_of;
 
 /// A directory with fewer files is not worth the calls that it takes itself.
@@ -258,7 +260,8 @@ mod tests {
     use culvert_protocol::manifest::Entry;
 
     use super::*;
-    use crate::fs::destination::{Making, Reach};
+    use crate::fs::destination::Making;
+    use crate::fs::reach::Reach;
 
     const CHUNK_BYTES: u32 = 1 << 20;
 

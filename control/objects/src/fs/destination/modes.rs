@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, chmodat, fgetxattr, fstat, lgetxattr, statat};
 use rustix::io::Errno;
 
-use crate::fs::destination::plan::Action;
+use crate::fs::destination::action::Action;
 
 /// The mode of files being written: accessible only to their owner.
 pub const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);

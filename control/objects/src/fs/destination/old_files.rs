@@ -16,11 +16,12 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::fs::destination::Destination;
 use crate::fs::destination::attributes::{Attributes, PERMISSIONS, Refused, has_other_mode, is_own, set_attributes};
 use crate::fs::destination::files::{PartialFile, open_direct};
+use crate::fs::destination::identity::{Identity, identity};
 use crate::fs::destination::modes::set_mode;
-use crate::fs::destination::plan::{Identity, identity};
-use crate::fs::destination::{Destination, split_name};
+use crate::fs::destination::names::split_name;
 
 /// How a file was when it was hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

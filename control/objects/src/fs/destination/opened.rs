@@ -7,12 +7,12 @@
 //! continues after a crash restores the mode too.
 //!
 //! Nothing is opened in advance: only when the kernel reports that a mode is in the way
-//! ([`Destination::opening`]). If another transfer ends and closes a directory in which this one is
-//! still storing, this one just tries again. Only directories of this user are opened, beneath the
-//! destination, through descriptors found without following a symlink. A mode is restored only on
-//! the directory that had it, if it is still open as this transfer has opened it. The descriptors
-//! are kept, so a directory is found again if it, or one above it, has been moved; if there were no
-//! descriptors left, only its name is known.
+//! ([`super::Destination::opening`]). If another transfer ends and closes a directory in which
+//! this one is still storing, this one just tries again. Only directories of this user are opened,
+//! beneath the destination, through descriptors found without following a symlink. A mode is
+//! restored only on the directory that had it, if it is still open as this transfer has opened it.
+//! The descriptors are kept, so a directory is found again if it, or one above it, has been moved;
+//! if there were no descriptors left, only its name is known.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -27,9 +27,8 @@ use rustix::fs::{Mode, OFlags, Stat, fstat, syncfs};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
 
-use crate::fs::destination::Destination;
+use crate::fs::destination::identity::{Identity, identity};
 use crate::fs::destination::modes::set_mode;
-use crate::fs::destination::plan::{Identity, identity};
 use crate::fs::sources::open_beneath;
 
 /// Others that end close a directory once each; so many at the same time are not expected.
@@ -120,7 +119,7 @@ pub fn close_all() {
 }
 
 impl OpenedDirectories {
-    fn new(base: OwnedFd, notes: Box<dyn Notes>) -> Arc<Self> {
+    pub(super) fn new(base: OwnedFd, notes: Box<dyn Notes>) -> Arc<Self> {
         let directories = Arc::new(Self { base, notes, opened: Mutex::default() });
         let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|directories| directories.strong_count() > 0);
@@ -175,10 +174,38 @@ impl OpenedDirectories {
         Ok((directory, stat))
     }
 
+    /// Does something that a mode of `directory`, or of one on the way to it, may forbid: then they
+    /// are opened, and it is done again.
+    pub(super) fn opening<T>(&self, directory: &[u8], mut act: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+        for _ in 0..OPENED_TRIES {
+            match act() {
+                Err(Errno::ACCESS) if self.open_up(directory) => {}
+                done => return done,
+            }
+        }
+        act()
+    }
+
+    /// An earlier attempt has opened a directory and did not come to closing it: this one will.
+    pub(super) fn adopt(&self, name: &[u8], inode: u64, mode: u32) {
+        let Ok((directory, stat)) = self.look_at(name) else { return };
+        let closed = Closed { identity: (stat.st_dev, inode), mode };
+        if stat.st_uid == geteuid().as_raw() && closed.is_still(&stat) {
+            self.lock().insert(name, closed, directory);
+        }
+    }
+
+    /// A directory has got a mode of its own: it is not closed any more.
+    pub(super) fn forget(&self, name: &[u8]) {
+        if self.lock().directories.remove(name).is_some() {
+            self.notes.closed(&[name.to_vec()]);
+        }
+    }
+
     /// Gives the directories their modes again, what is in a directory before it, and `sync` makes
     /// that durable; names those that could not get them. They stay in the journal, for the next
     /// attempt.
-    fn close(&self, sync: impl FnOnce() -> Result<(), Errno>) -> Vec<(Vec<u8>, Errno)> {
+    pub(super) fn close(&self, sync: impl FnOnce() -> Result<(), Errno>) -> Vec<(Vec<u8>, Errno)> {
         // Locked until the end: a caller that finds nothing to close may rely on everything being
         // closed.
         let mut opened = self.lock();
@@ -214,59 +241,6 @@ impl OpenedDirectories {
     }
 }
 
-impl Destination {
-    /// From now on directories may be opened whose modes forbid to store in them.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub fn may_open(&mut self, notes: Box<dyn Notes>) -> Result<(), Errno> {
-        let base = culvert_system::os_error::duplicate(self.base())?;
-        self.opened = Some(OpenedDirectories::new(base, notes));
-        Ok(())
-    }
-
-    /// Does something that a mode of `directory`, or of one on the way to it, may forbid: then they
-    /// are opened, and it is done again.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub fn opening<T>(&self, directory: &[u8], mut act: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
-        let Some(opened) = &self.opened else { return act() };
-        for _ in 0..OPENED_TRIES {
-            match act() {
-                Err(Errno::ACCESS) if opened.open_up(directory) => {}
-                done => return done,
-            }
-        }
-        act()
-    }
-
-    /// An earlier attempt has opened a directory and did not come to closing it: this one will. Of
-    /// its identity only the inode is known.
-    pub fn adopt_opened(&self, name: &[u8], inode: u64, mode: u32) {
-        let Some(opened) = &self.opened else { return };
-        let Ok((directory, stat)) = opened.look_at(name) else { return };
-        let closed = Closed { identity: (stat.st_dev, inode), mode };
-        if stat.st_uid == geteuid().as_raw() && closed.is_still(&stat) {
-            opened.lock().insert(name, closed, directory);
-        }
-    }
-
-    /// A directory has got a mode of its own: it is not closed any more.
-    pub fn forget_opened(&self, name: &[u8]) {
-        let Some(opened) = &self.opened else { return };
-        if opened.lock().directories.remove(name).is_some() {
-            opened.notes.closed(&[name.to_vec()]);
-        }
-    }
-
-    /// Gives the directories that were opened their modes again; names those that could not get
-    /// them.
-    pub fn close_opened(&self) -> Vec<(Vec<u8>, Errno)> {
-        self.opened.as_ref().map_or_else(Vec::new, |opened| opened.close(|| self.sync()))
-    }
-}
-
 /// Whether this process may open a directory, and give it its mode back.
 pub fn is_openable(stat: &Stat) -> bool {
     stat.st_uid == geteuid().as_raw() && !would_lose_setgid(stat)
@@ -287,7 +261,8 @@ mod tests {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
     use super::*;
-    use crate::fs::destination::{Making, Reach};
+    use crate::fs::destination::{Destination, Making};
+    use crate::fs::reach::Reach;
 
     /// What would be in the journal.
     #[derive(Clone, Debug, Default)]

@@ -1,9 +1,9 @@
 //! What will happen to each entry of a manifest, decided before the first byte moves.
 //!
-//! Names that contradict each other are refused as they come. The plan refuses the whole transfer
-//! if files would be overwritten that may not be, or if there is not enough room; it notes what is
-//! there already and need not be sent. Only when nothing speaks against it does it make directories
-//! and symlinks.
+//! Names that contradict each other were refused as they came ([`super::name_check`]). The plan
+//! refuses the whole transfer if files would be overwritten that may not be; it notes what is there
+//! already and need not be sent. Only when nothing speaks against it are directories and symlinks
+//! made ([`super::making`]).
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -12,36 +12,24 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use culvert_protocol::chunk_map::ChunkMap;
-use culvert_protocol::control::{FileError, Options, Overwrite, Refusal, RefusalCode};
+use culvert_protocol::control::{Options, Overwrite, Refusal, RefusalCode};
 use culvert_protocol::dry_run::Fate;
 use culvert_protocol::manifest::{Entry, EntryKind, Manifest};
 use culvert_protocol::names::printable;
 use culvert_system::os_error;
-use rustix::fs::{AtFlags, FileType, Mode, Stat, mkdirat, readlinkat, renameat, statat, symlinkat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Stat, readlinkat, statat};
 use rustix::io::Errno;
 
+use crate::fs::destination::Destination;
+use crate::fs::destination::action::Action;
 use crate::fs::destination::attributes::{has_other_mode, is_own};
-use crate::fs::destination::small_files::unwritable;
-use crate::fs::destination::temporary::temporary_name;
+use crate::fs::destination::identity::{Identity, identity};
+use crate::fs::destination::names::split_name;
 use crate::fs::destination::times::Granularities;
-use crate::fs::destination::{Destination, split_name};
 use crate::fs::sources::hash_of;
 
 /// Collisions that a refusal names.
 const NAMED_MAX: usize = 5;
-
-/// What happens to an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Nothing is there: it is made.
-    Create,
-    /// A file is there that it replaces, at once and only when it is whole.
-    Replace,
-    /// The same is there: it is not sent.
-    Skip,
-    /// An earlier attempt of this transfer stored it: it is not sent, and counts as stored.
-    Resumed,
-}
 
 /// What an earlier attempt of the transfer did about a file that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +97,8 @@ impl Plan {
     }
 }
 
-/// Decides about a manifest whose names have been checked ([`NameCheck`]). Nothing is changed.
+/// Decides about a manifest whose names have been checked ([`super::name_check`]). Nothing is
+/// changed.
 ///
 /// # Errors
 /// [`Refusal`] with the names in question.
@@ -236,15 +225,6 @@ fn fate_of(entry: &Entry<'_>, there: &Stat, policy: Policy, action: Result<Actio
     }
 }
 
-/// Device and inode.
-pub type Identity = (u64, u64);
-
-/// What a name leads to, whatever it is called.
-#[must_use]
-pub const fn identity(stat: &Stat) -> Identity {
-    (stat.st_dev, stat.st_ino)
-}
-
 /// Whether only one name can lead to what is there: two that do are one to the file system, by case
 /// or by the form of a letter.
 fn has_one_name(stat: &Stat) -> bool {
@@ -301,45 +281,6 @@ fn decide_existing(
             Overwrite::Changed | Overwrite::Content | Overwrite::Always => Ok(Action::Replace),
         },
     }
-}
-
-/// Checks, entry by entry, that names are unique and that every parent is a directory that is
-/// listed before its children.
-#[derive(Debug, Default)]
-pub struct NameCheck {
-    names: HashSet<u128>,
-    directories: HashSet<u128>,
-    /// The parent that was found listed last: files of a directory follow each other.
-    listed_parent: Vec<u8>,
-}
-
-impl NameCheck {
-    /// Looks at the next entry.
-    ///
-    /// # Errors
-    /// [`Refusal`] if it contradicts those before it.
-    pub fn add(&mut self, entry: &Entry<'_>) -> Result<(), Refusal> {
-        let hash = hash_of(entry.name);
-        if !self.names.insert(hash) {
-            return refuse_name(entry.name, "names a file twice");
-        }
-        let (parent, _) = split_name(entry.name);
-        if !parent.is_empty() && parent != self.listed_parent {
-            if !self.directories.contains(&hash_of(parent)) {
-                return refuse_name(entry.name, "lists a file before its directory");
-            }
-            self.listed_parent = parent.to_vec();
-        }
-        if entry.kind == EntryKind::Directory {
-            self.directories.insert(hash);
-        }
-        Ok(())
-    }
-}
-
-fn refuse_name(name: &[u8], what: &str) -> Result<(), Refusal> {
-    let text = format!("the partner's manifest {what} ('{}'): Culvert does not make such manifests", printable(name));
-    Err(Refusal::new(RefusalCode::Protocol, text))
 }
 
 /// Looks at what is there, directory by directory; below a directory that is missing it need not
@@ -438,116 +379,14 @@ impl<'a> Looker<'a> {
     }
 }
 
-/// What was made of a plan before any file.
-#[derive(Debug, Default)]
-pub struct Made {
-    /// The entries of directories that did not exist, and that nobody else has created since the
-    /// plan; and which they are.
-    pub directories: HashMap<u32, Identity>,
-    /// Whether anything was made.
-    pub has_made: bool,
-    /// Symlinks whose names somebody else has taken since the plan.
-    pub failed: Vec<FileError>,
-}
-
-/// Makes the directories and symlinks of the plan, and notes in `made_all` what it has made. A
-/// directory gets the source's mode, as far as the kernel gives it to new ones; its owner has all
-/// rights, because it is filled. If modes are preserved it gets its own at the end.
-///
-/// # Errors
-/// [`Refusal`] with the name in question; files have not been touched, and what came before that
-/// name is made.
-pub fn make_directories_and_symlinks(
-    destination: &Destination,
-    manifest: &Manifest,
-    actions: &[Action],
-    made_all: &mut Made,
-) -> Result<(), Refusal> {
-    let mut made_here = HashSet::new();
-    for (file, entry) in manifest.entries() {
-        let action = actions[file as usize];
-        if action == Action::Skip || matches!(entry.kind, EntryKind::File { .. }) {
-            continue;
-        }
-        made_all.has_made = true;
-        let name = destination.name(manifest, file);
-        let made = destination.in_parent_of(&name, |parent, last| match entry.kind {
-            EntryKind::Directory => {
-                let mode = Mode::from_raw_mode(u32::from(entry.mode) & 0o777) | Mode::RWXU;
-                let made = mkdirat(parent, last, mode);
-                if !matches!(made, Ok(()) | Err(Errno::EXIST)) {
-                    return made;
-                }
-                let there = identity(&statat(parent, last, AtFlags::SYMLINK_NOFOLLOW)?);
-                match made {
-                    // Another transfer may have made it meanwhile; if it is no directory, its files
-                    // will say so. But if this one has made it, it was under another name, and the
-                    // two directories would become one.
-                    Err(Errno::EXIST) if !made_here.contains(&there) => Ok(()),
-                    Err(error) => Err(error),
-                    Ok(()) => {
-                        made_here.insert(there);
-                        made_all.directories.insert(file, there);
-                        Ok(())
-                    }
-                }
-            }
-            _ => make_symlink(destination, parent, last, entry.target, action),
-        });
-        if made == Err(Errno::EXIST) && entry.kind == EntryKind::Symlink {
-            made_all.failed.push(unwritable(&name, file, Errno::EXIST));
-            continue;
-        }
-        made.map_err(|error| {
-            let code = if error == Errno::EXIST { RefusalCode::Collision } else { os_error::code(error) };
-            let (name, path) = (printable(&name), destination.path.display());
-            let reason = match error {
-                Errno::EXIST => {
-                    "it exists by now, or the file system takes its name and another one of the transfer for the same"
-                        .to_owned()
-                }
-                error => os_error::words(error),
-            };
-            Refusal::new(code, format!("cannot make '{name}' in {path}: {reason}"))
-        })?;
-    }
-    Ok(())
-}
-
-/// Makes a symlink; replaces what is there at once, if it may.
-fn make_symlink(
-    destination: &Destination,
-    parent: &OwnedFd,
-    last: &Path,
-    target: &[u8],
-    action: Action,
-) -> Result<(), Errno> {
-    let target = Path::new(OsStr::from_bytes(target));
-    if action != Action::Replace {
-        return match symlinkat(target, parent, last) {
-            // Another transfer was faster with the same.
-            Err(Errno::EXIST)
-                if readlinkat(parent, last, Vec::new())
-                    .is_ok_and(|there| there.as_bytes() == target.as_os_str().as_bytes()) =>
-            {
-                Ok(())
-            }
-            made => made,
-        };
-    }
-    let temporary = temporary_name(destination.attempt.next_token());
-    symlinkat(target, parent, &temporary)?;
-    renameat(parent, &temporary, parent, last).inspect_err(|_| {
-        let _ = unlinkat(parent, &temporary, AtFlags::empty());
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
-    use crate::fs::destination::{Making, Reach};
+    use crate::fs::destination::Making;
+    use crate::fs::destination::making::{Made, make_directories_and_symlinks};
+    use crate::fs::reach::Reach;
     use crate::fs::sources::listing::list;
     use crate::fs::sources::named::local_source;
 
@@ -719,21 +558,5 @@ mod tests {
         fs::create_dir(directory.path().join("destination/d")).unwrap();
         let made = make(&destination, &manifest, &actions).unwrap();
         assert!(made.has_made && made.directories.is_empty());
-    }
-
-    #[test]
-    fn manifests_that_contradict_themselves_are_refused() {
-        let entry =
-            |name: &'static [u8], kind| Entry { name, kind, target: b"", mode: 0o644, modified: Default::default() };
-        let file = EntryKind::File { bytes: 1, is_sparse: false };
-        for entries in [
-            vec![entry(b"a", file), entry(b"a", file)],
-            vec![entry(b"a", file), entry(b"a/b", file)],
-            vec![entry(b"d/a", file), entry(b"d", EntryKind::Directory)],
-        ] {
-            let mut check = NameCheck::default();
-            let refused = entries.iter().find_map(|entry| check.add(entry).err());
-            assert_eq!(refused.unwrap().code, RefusalCode::Protocol);
-        }
     }
 }

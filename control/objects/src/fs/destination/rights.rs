@@ -18,9 +18,11 @@ use culvert_system::os_error;
 use rustix::fs::{Access, AtFlags, accessat, fstat};
 use rustix::io::Errno;
 
+use crate::fs::destination::Destination;
+use crate::fs::destination::action::Action;
+use crate::fs::destination::names::split_name;
 use crate::fs::destination::opened::is_openable;
-use crate::fs::destination::plan::Action;
-use crate::fs::destination::{Destination, refusal, split_name, writing_above};
+use crate::fs::destination::refusals::{refusal, writing_above};
 use crate::fs::sources::hash_of;
 
 /// Looks whether what `actions` say can be done, and notes in `fates` the files that would fail.

@@ -13,7 +13,7 @@ use culvert_protocol::manifest::{Entry, EntryKind};
 use rustix::fs::fstatvfs;
 
 use crate::fs::destination::Destination;
-use crate::fs::destination::plan::Action;
+use crate::fs::destination::action::Action;
 
 /// Blocks beyond this are what a file server likes to be asked for at once, not what a file takes.
 const BLOCK_BYTES_MAX: u64 = 4_096;

@@ -14,102 +14,30 @@
 //! [`FreshDirectories`](crate::fs::destination::fresh_directories).
 
 mod descriptor_places;
+pub mod staged;
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use culvert_protocol::control::FileError;
 use culvert_protocol::manifest::Manifest;
-use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
-use culvert_system::os_error::{SHORTAGE, is_shortage, words};
-use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, RenameFlags, Stat, fstat, linkat, openat, renameat_with, statat, unlinkat,
-};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, openat, unlinkat};
 use rustix::io::Errno;
 
+use crate::fs::destination::Destination;
+use crate::fs::destination::action::Action;
 use crate::fs::destination::attributes::{Attributes, Refused, is_more_open, set_attributes};
-use crate::fs::destination::files::rename_into_place;
+use crate::fs::destination::file_errors::unwritable;
 use crate::fs::destination::fresh_directories::{FreshDirectories, FreshDirectory};
 use crate::fs::destination::modes::{PRIVATE, mode_to_have, permitted_in};
-use crate::fs::destination::plan::Action;
+use crate::fs::destination::names::split_name;
 use crate::fs::destination::small_files::descriptor_places::DescriptorPlaces;
+use crate::fs::destination::small_files::staged::{Nameless, Place, StagedFile, StagedPack, StoredFile};
 use crate::fs::destination::temporary::temporary_name;
-use crate::fs::destination::{Destination, split_name};
-
-/// A small file that is written and does not have its name yet.
-#[derive(Debug)]
-pub struct StagedFile {
-    /// Its entry.
-    pub file: u32,
-    place: Place,
-    action: Action,
-    /// What it could not get.
-    refused: Refused,
-}
-
-/// A small file that has its name.
-#[derive(Clone, Copy, Debug)]
-pub struct StoredFile {
-    /// Its entry.
-    pub file: u32,
-    /// What it is now.
-    pub stat: Stat,
-    /// What it could not get.
-    pub refused: Refused,
-}
-
-/// Where a staged file is.
-#[derive(Debug)]
-enum Place {
-    /// Nowhere: only this process has it.
-    Nameless(Nameless),
-    /// Under a temporary name, in this directory.
-    Partial(PathBuf, Arc<OwnedFd>),
-    /// In a directory that is being filled, under its own name; and what it is.
-    Fresh(Arc<FreshDirectory>, Stat),
-}
-
-impl StagedFile {
-    /// The directory that brings it to its place, and what it is; none for a file that is linked by
-    /// itself.
-    #[must_use]
-    pub fn fresh(&self) -> Option<(&Arc<FreshDirectory>, StoredFile)> {
-        match &self.place {
-            Place::Fresh(directory, stat) => Some((directory, self.stored(*stat))),
-            Place::Nameless(_) | Place::Partial(..) => None,
-        }
-    }
-
-    const fn stored(&self, stat: Stat) -> StoredFile {
-        StoredFile { file: self.file, stat, refused: self.refused }
-    }
-}
-
-/// A file without a name, and where it belongs.
-#[derive(Debug)]
-struct Nameless {
-    file: OwnedFd,
-    parent: Arc<OwnedFd>,
-    _places: DescriptorPlaces,
-}
-
-/// The files of a pack, written.
-#[derive(Debug, Default)]
-pub struct StagedPack {
-    /// Those that can be linked.
-    pub staged: Vec<StagedFile>,
-    /// Those that could not be written.
-    pub failed: Vec<FileError>,
-    /// Those whose bytes do not have the sender's hash.
-    pub mismatched: Vec<u32>,
-    /// Directories that are being filled, and how many of their files came with this pack, whatever
-    /// became of them.
-    pub settled: Vec<(Arc<FreshDirectory>, u32)>,
-}
 
 /// The directory that files are being staged in.
 #[derive(Debug)]
@@ -199,7 +127,7 @@ impl Unpacking<'_> {
         if !result.mismatched.is_empty() {
             // They come again with the others, or fail; nothing of them may be there then.
             for staged in result.staged.drain(..) {
-                self.unstage(&staged);
+                staged.unstage(self.destination, self.name(staged.file));
             }
         }
         result
@@ -344,23 +272,6 @@ impl Unpacking<'_> {
         Ok((openat(parent, &name, flags, PRIVATE)?, StagedPlace::Named(name)))
     }
 
-    /// Takes a staged file out of the directory that would bring it to its place, and from under
-    /// its temporary name.
-    fn unstage(&self, staged: &StagedFile) {
-        match &staged.place {
-            Place::Fresh(directory, _) => {
-                let (_, last) = split_name(self.name(staged.file));
-                let _ = unlinkat(directory.opened(), Path::new(OsStr::from_bytes(last)), AtFlags::empty());
-            }
-            Place::Partial(partial, parent) => {
-                let (directory, _) = split_name(self.name(staged.file));
-                let remove = || unlinkat(&**parent, partial, AtFlags::empty());
-                let _ = self.destination.opening(directory, remove);
-            }
-            Place::Nameless(_) => {}
-        }
-    }
-
     /// Gives a staged and durable file its name.
     ///
     /// # Errors
@@ -371,61 +282,12 @@ impl Unpacking<'_> {
         let (_, last) = split_name(&name);
         let last = Path::new(OsStr::from_bytes(last));
         let file = staged.file;
-        self.link_into_place(&staged, &name, last).map(|stat| staged.stored(stat)).map_err(|error| {
+        staged.link_into_place(self.destination, &name, last).map(|stat| staged.stored(stat)).map_err(|error| {
             // A file that does not get its name keeps no temporary one.
-            self.unstage(&staged);
-            unwritable(&self.destination.name(self.manifest, file), file, error)
+            staged.unstage(self.destination, &name);
+            unwritable(&name, file, error)
         })
     }
-
-    fn link_into_place(&self, staged: &StagedFile, name: &[u8], last: &Path) -> Result<Stat, Errno> {
-        match &staged.place {
-            Place::Nameless(Nameless { file, parent, .. }) => {
-                let link = |parent: &Arc<OwnedFd>, last: &Path| self.link_staged(file, parent, last, staged.action);
-                self.destination.in_directory_of(name, parent.clone(), link)?;
-                fstat(file)
-            }
-            Place::Partial(partial, parent) => {
-                // A directory with a temporary file in it is not empty: nothing takes its place.
-                let ours = statat(&**parent, partial, AtFlags::SYMLINK_NOFOLLOW)?;
-                rename_into_place(parent, partial, last, staged.action)?;
-                stat_of(parent.as_fd(), last, &ours)
-            }
-            Place::Fresh(fresh, ours) => {
-                self.destination.in_parent_of(name, |parent, last| {
-                    match renameat_with(fresh.opened(), last, parent, last, RenameFlags::NOREPLACE) {
-                        // A file system without the flag: a second link fails if the name is taken,
-                        // and the first goes with its directory.
-                        Err(Errno::INVAL | Errno::NOSYS) => {
-                            linkat(fresh.opened(), last, parent, last, AtFlags::empty())?;
-                            unlinkat(fresh.opened(), last, AtFlags::empty())?;
-                        }
-                        renamed => renamed?,
-                    }
-                    stat_of(parent.as_fd(), last, ours)
-                })
-            }
-        }
-    }
-
-    fn link_staged(&self, nameless: &OwnedFd, parent: &OwnedFd, last: &Path, action: Action) -> Result<(), Errno> {
-        if action != Action::Replace {
-            return link_nameless(nameless, parent, last);
-        }
-        // A link cannot replace; a rename can.
-        let partial = temporary_name(self.destination.attempt.next_token());
-        link_nameless(nameless, parent, &partial)?;
-        rename_into_place(parent, &partial, last, Action::Replace).inspect_err(|_| {
-            let _ = unlinkat(parent, &partial, AtFlags::empty());
-        })
-    }
-}
-
-/// The current state of `ours` under its name; if somebody else has replaced it since, its earlier
-/// state: their file is never taken for ours.
-fn stat_of(parent: BorrowedFd<'_>, last: &Path, ours: &Stat) -> Result<Stat, Errno> {
-    let there = statat(parent, last, AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok(if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) { there } else { *ours })
 }
 
 /// Counts a pack's file for its directory.
@@ -453,18 +315,6 @@ enum StagedPlace {
     Named(PathBuf),
 }
 
-fn link_nameless(file: &OwnedFd, parent: &OwnedFd, name: &Path) -> Result<(), Errno> {
-    // From Linux 6.10 on the owner of a file may link it by its descriptor; before, it takes a
-    // capability or the way through /proc.
-    match linkat(file, "", parent, name, AtFlags::EMPTY_PATH) {
-        Err(Errno::NOENT) => {
-            let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-            linkat(CWD, &path, parent, name, AtFlags::SYMLINK_FOLLOW)
-        }
-        linked => linked,
-    }
-}
-
 fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
     while !bytes.is_empty() {
         match rustix::io::write(file, bytes) {
@@ -475,20 +325,6 @@ fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-/// What is said of a file that could not be stored; `name` is what it is called at the destination.
-#[must_use]
-pub fn unwritable(name: &[u8], file: u32, error: Errno) -> FileError {
-    let name = printable(name);
-    let (code, text) = match error {
-        Errno::EXIST => ("collision", format!("'{name}' was created by somebody else and was not overwritten")),
-        Errno::NOSPC | Errno::DQUOT => ("no_space", format!("'{name}' could not be stored: {error}")),
-        Errno::LOOP => ("symlink", format!("'{name}' could not be stored: a symlink appeared in its path")),
-        error if is_shortage(error) => (SHORTAGE, format!("'{name}' could not be stored: {}", words(error))),
-        error => ("unwritable", format!("'{name}' could not be stored: {}", words(error))),
-    };
-    FileError { file, code: code.to_owned(), text }
 }
 
 /// Makes an empty file with its name at once; there is nothing that could be half there.
@@ -513,7 +349,8 @@ mod tests {
     use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
 
     use super::*;
-    use crate::fs::destination::{Making, Reach};
+    use crate::fs::destination::Making;
+    use crate::fs::reach::Reach;
 
     fn manifest() -> Manifest {
         let mut manifest = Manifest::default();
@@ -611,7 +448,7 @@ mod tests {
     fn files_of_a_new_directory_come_with_it_and_one_by_one_if_it_is_not_empty_any_more() {
         let (directory, destination) = destination();
         let (manifest, actions) = (new_directory(), [Action::Create; 17]);
-        let made = crate::fs::destination::plan::identity(&rustix::fs::stat(directory.path().join("d")).unwrap());
+        let made = crate::fs::destination::identity::identity(&rustix::fs::stat(directory.path().join("d")).unwrap());
         let fresh = FreshDirectories::find(&manifest, &actions, 4 << 20, |_| Some(made));
         let unpacking = unpacking(&destination, &manifest, &actions, &fresh);
         let files: Vec<u32> = (1..=16).collect();

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use culvert_protocol::control::{LIST_BYTES, encode_entry};
+use culvert_protocol::control::{LIST_BYTES, Refusal, encode_entry};
 use culvert_protocol::manifest::{Entry, EntryError, EntryKind, FileTime};
 use culvert_protocol::names::{check_relative, printable, symlink_stays_inside};
 use culvert_system::os_error::is_shortage;
@@ -21,10 +21,22 @@ use crate::fs::sources::bases::open_beneath;
 use crate::fs::sources::{
     Content, Origin, Source, SourceError, SourceName, UNSIZED_REMEDY, hash_of, kind_of, reading_words,
 };
-use crate::source::{Problem, Readable, SourceListing, SourceTree};
+use crate::source::{ListingTerms, Problem, Readable, SourceListing, SourceTree, Sources};
 
 /// Problems that are told by name; the rest are counted.
 const PROBLEMS_MAX: usize = 10_000;
+
+/// Sources in directories of this host.
+#[derive(Debug)]
+pub struct NamedSources(pub Vec<Source>);
+
+impl Sources for NamedSources {
+    fn list(self: Box<Self>, terms: ListingTerms<'_>) -> Result<SourceTree, Refusal> {
+        let ListingTerms { on_part, may_take, readable } = terms;
+        let listed = list_while(self.0, on_part, may_take, readable);
+        listed.map_err(|error| Refusal::new(error.code(), error.to_string()))
+    }
+}
 
 /// Lists everything below `sources`. `on_part` gets encoded entries as they are found.
 ///
@@ -509,7 +521,7 @@ mod tests {
         let sources = [paths[0].as_path(), &paths[1]];
         let tree = tree_of(&sources).unwrap();
         assert_eq!(names(&tree), ["d", "d/e", "d/r1", "d/e/a", "d/r2", "d/e/b"]);
-        let mut check = crate::fs::destination::plan::NameCheck::default();
+        let mut check = crate::fs::destination::name_check::NameCheck::default();
         assert!(tree.listing.manifest.entries().all(|(_, entry)| check.add(&entry).is_ok()));
         let mut content = [0; 1];
         assert_eq!(rustix::io::read(opened(&tree, 5).unwrap(), &mut content), Ok(1));

@@ -17,8 +17,10 @@ use culvert_system::os_error::is_shortage;
 use rustix::fs::{AtFlags, Dir, FileType, Stat, statat};
 use rustix::io::Errno;
 
-use crate::fs::destination::{Making, Opener, Reach, open_root, owner_path, permitted_path};
+use crate::fs::destination::Making;
 use crate::fs::name_pattern::NamePattern;
+use crate::fs::reach::opener::Opener;
+use crate::fs::reach::{Reach, open_root, owner_path, permitted_path};
 use crate::fs::sources::named::SourceOpener;
 use crate::fs::sources::{SOURCES_PER_REQUEST, Source, SourceName, kind_of};
 
@@ -27,8 +29,30 @@ const NAMES_MAX: usize = 1_000_000;
 /// Paths that match a pattern's first components, while its others are still to be matched.
 const PATHS_MAX: usize = 65_536;
 
+impl Reach {
+    /// Opens what a requester named as sources: each is one, or, if it is a pattern that is no
+    /// name, all that match. `host` is what this host is called; `may_open` is asked before more
+    /// than one is opened for a pattern, with how many more.
+    ///
+    /// # Errors
+    /// [`Refusal`]: not permitted, not there, nothing that matches or too much.
+    pub fn open_sources(
+        &self,
+        typed: &[Vec<u8>],
+        host: &str,
+        may_open: &mut dyn FnMut(usize) -> Result<(), Refusal>,
+    ) -> Result<Vec<Source>, Refusal> {
+        let mut opener = SourceOpener::default();
+        let mut sources = Vec::with_capacity(typed.len());
+        for typed in typed {
+            open(self, typed, host, &mut opener, may_open, &mut sources)?;
+        }
+        Ok(sources)
+    }
+}
+
 /// Opens what a requester named: one source, or all that match if it is a pattern that is no name.
-pub(super) fn open(
+fn open(
     reach: &Reach,
     typed: &[u8],
     host: &str,

@@ -10,7 +10,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::fs::destination::{Making, refusal, writing_above};
+use crate::fs::destination::Making;
+use crate::fs::destination::refusals::{refusal, writing_above};
 use crate::fs::sources::open_beneath;
 
 /// Opens and makes directories below a root.
