@@ -27,444 +27,37 @@
 )]
 
 mod absorbing;
+mod appending;
 mod bounding;
+mod error;
+mod file;
+mod place;
 mod reading;
 mod record;
-
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Write as _};
-use std::os::fd::AsFd as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use culvert_objects::fs::destination::temporary::Attempt;
-use culvert_objects::fs::sources::hash_of;
-use culvert_protocol::control::{Refusal, RefusalCode};
-use culvert_protocol::identity::{PublicKey, to_hex};
-use culvert_system::file_lock::{self, FileLock, LockError};
-use culvert_system::os_error;
-use culvert_system::regular_file::{self, Links, open_flags, read_opened, sync_directory};
-use rustix::io::Errno;
+mod unused;
 
 pub use crate::journal::absorbing::{absorb_others, glimpse};
+pub use crate::journal::appending::Journal;
 pub use crate::journal::bounding::bound;
+pub use crate::journal::error::{JournalError, not_journaled};
+pub use crate::journal::place::Place;
 pub use crate::journal::reading::{BegunFile, Contents, DoneFile, End, Past, Unknown, change_time, read, records};
 pub use crate::journal::record::{DIRECTORY_BYTES_MAX, Record, TOP_NAMES_MAX, VERSION, encode, encode_v1};
-use crate::limits::MANIFEST_BYTES_PER_PARTNER;
-
-/// No journal is longer: as many bytes as the manifests of a partner's transfers may take.
-const JOURNAL_BYTES_MAX: u64 = MANIFEST_BYTES_PER_PARTNER;
-
-/// A journal that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// Another transfer writes it.
-    #[error(
-        "another transfer of the same files from the same partner to the same destination is \
-         running: wait for it, or cancel it"
-    )]
-    InUse,
-    /// Not all of it is understood.
-    #[error(
-        "the journal of this transfer, {path}, was left as it is: {unknown}. A newer Culvert wrote \
-         it: use that version, or remove the file; incomplete files are then sent from the beginning"
-    )]
-    Unknown {
-        /// Which.
-        path: PathBuf,
-        /// What is not understood.
-        unknown: Unknown,
-    },
-    /// The operating system refuses.
-    #[error("cannot use the journal {path}: {error}{}", remedy(.error))]
-    Os {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        error: io::Error,
-    },
-}
-
-/// What to do about an error of the operating system, if that is known. Only a journal that is at
-/// fault is to be removed.
-fn remedy(error: &io::Error) -> String {
-    let errno = os_error::errno_of(error);
-    match errno.map_or(RefusalCode::Failed, os_error::code) {
-        RefusalCode::NoSpace => {
-            "; make room in the state directory and start the transfer again: it resumes where it stopped".to_owned()
-        }
-        _ if errno.is_none_or(is_of_the_journal) => {
-            "; remove it, or make it writable for Culvert's account: without it, incomplete files \
-             are sent from the beginning"
-                .to_owned()
-        }
-        _ => errno.and_then(os_error::remedy).map_or_else(String::new, |remedy| format!("; {remedy}")),
-    }
-}
-
-/// Whether an error says that something stands in the journal's place that cannot be used as one.
-const fn is_of_the_journal(errno: Errno) -> bool {
-    matches!(errno, Errno::ACCESS | Errno::PERM | Errno::LOOP | Errno::ISDIR | Errno::NXIO)
-}
-
-impl JournalError {
-    /// What a transfer is refused with.
-    #[must_use]
-    pub fn code(&self) -> RefusalCode {
-        match self {
-            Self::InUse => RefusalCode::Temporary,
-            Self::Unknown { .. } => RefusalCode::Failed,
-            Self::Os { error, .. } => code_of(error),
-        }
-    }
-}
-
-/// What a transfer ends with whose journal cannot be written. It is this node's own, so neither is
-/// the partner's path not found nor may the partner not use it.
-fn code_of(error: &io::Error) -> RefusalCode {
-    match os_error::code_of(error) {
-        RefusalCode::NotFound | RefusalCode::NotPermitted => RefusalCode::Failed,
-        code => code,
-    }
-}
-
-/// What a transfer is refused or ended with whose journal cannot be written.
-#[must_use]
-pub fn not_journaled(error: &io::Error) -> Refusal {
-    Refusal::new(code_of(error), format!("the journal of the transfer cannot be written: {error}{}", remedy(error)))
-}
-
-/// An open journal.
-#[derive(Debug)]
-pub struct Journal {
-    file: File,
-    _lock: FileLock,
-    path: PathBuf,
-    begun: u32,
-    /// The length up to which it can be read.
-    good_bytes: u64,
-    /// Whether part of an append that failed may follow that.
-    has_torn_tail: bool,
-    /// Whether its name outlives a power failure.
-    has_durable_name: bool,
-}
-
-/// Where journals of a partner and a destination lie.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    directory: PathBuf,
-    /// What the names of all of them begin with: the partner's digits, then those of both.
-    key: String,
-    /// What they began with before the partner had digits of its own.
-    former_key: String,
-    /// What distinguishes them.
-    names: String,
-    /// Hashes of the least of those names.
-    top_names: Vec<u32>,
-}
-
-/// Digits of a name that are of the partner alone.
-const PARTNER_DIGITS: usize = 8;
-/// Digits of [`Place::names`].
-const NAMES_DIGITS: usize = 16;
-
-impl Place {
-    /// The place for what `partner` stores at `destination`. `top_names` are the first components
-    /// of the names, in any order, repeated or not: as long as they are the same, so is the
-    /// journal.
-    #[must_use]
-    pub fn new<'a>(
-        directory: &Path,
-        partner: PublicKey,
-        destination: &[u8],
-        top_names: impl IntoIterator<Item = &'a [u8]>,
-    ) -> Self {
-        let mut hasher = blake3::Hasher::new_derive_key("culvert 1 journal");
-        hasher.update(&partner.0).update(destination);
-        let former_key = to_hex(&hasher.finalize().as_bytes()[..16]);
-        let mut hasher = blake3::Hasher::new_derive_key("culvert 2 journal partner");
-        hasher.update(&partner.0);
-        let of_partner = to_hex(&hasher.finalize().as_bytes()[..PARTNER_DIGITS / 2]);
-        let key = format!("{of_partner}{}", former_key.get(PARTNER_DIGITS..).unwrap_or_default());
-        let top_names: BTreeSet<&[u8]> = top_names.into_iter().collect();
-        let mut hasher = blake3::Hasher::new_derive_key("culvert 2 journal names");
-        for name in &top_names {
-            // No name contains a NUL byte.
-            hasher.update(name).update(&[0]);
-        }
-        let names = to_hex(&hasher.finalize().as_bytes()[..NAMES_DIGITS / 2]);
-        // The least of the hashes: two long lists with most names in common have most of these in
-        // common too.
-        let hashes: BTreeSet<u32> = top_names.iter().map(|name| top_name_hash(name)).collect();
-        let top_names = hashes.into_iter().take(TOP_NAMES_MAX).collect();
-        Self { directory: directory.to_owned(), key, former_key, names, top_names }
-    }
-
-    /// The journal.
-    #[must_use]
-    pub fn path(&self) -> PathBuf {
-        self.directory.join(format!("{}-{}.journal", self.key, self.names))
-    }
-
-    /// Whether a file is a journal of the same partner and destination. Earlier versions had one
-    /// for both, without names.
-    fn has(&self, file_name: &str) -> bool {
-        let rest = file_name.strip_prefix(&self.key).or_else(|| file_name.strip_prefix(&self.former_key));
-        let rest = rest.and_then(|rest| rest.strip_suffix(".journal"));
-        rest.is_some_and(|rest| rest.is_empty() || rest.len() == 1 + NAMES_DIGITS && rest.starts_with('-'))
-    }
-}
-
-/// What a journal knows a top name by.
-fn top_name_hash(name: &[u8]) -> u32 {
-    u32::try_from(hash_of(name) & u128::from(u32::MAX)).unwrap_or_default()
-}
-
-impl Journal {
-    /// Opens the journal, reads what earlier attempts left, and keeps others out of it.
-    /// `single_name` is what the transfer's only file is called here, if that is another name than
-    /// it has at the sender.
-    ///
-    /// # Errors
-    /// [`JournalError`].
-    pub fn open(path: PathBuf, single_name: Option<&[u8]>) -> Result<(Self, Past), JournalError> {
-        let os = |error| JournalError::Os { path: path.clone(), error };
-        // Neither a pipe without a writer nor a device blocks.
-        let mut options = File::options();
-        options.read(true).append(true).create(true).mode(0o600).custom_flags(open_flags(Links::Refused));
-        let mut file = options.open(&path).map_err(os)?;
-        if !file.metadata().map_err(os)?.is_file() {
-            return Err(os(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")));
-        }
-        let mut lock = file_lock::lock(&file).map_err(|error| match error {
-            LockError::Held => JournalError::InUse,
-            error @ LockError::Os(_) => os(io::Error::other(error)),
-        })?;
-        let bytes = read_opened(&file, JOURNAL_BYTES_MAX).map_err(|error| os(error.into()))?;
-        // The previous holder of the lock may have removed the file between the two calls: then
-        // this is a file without a name.
-        if !is_named(&file, &path).map_err(os)? {
-            return Err(JournalError::InUse);
-        }
-        let unknown = |unknown| JournalError::Unknown { path: path.clone(), unknown };
-        let mut contents = read(&bytes).map_err(unknown)?;
-        let mut good_bytes = contents.good_bytes;
-        if contents.end == End::Damaged {
-            let aside = beside(&path, "damaged");
-            replace(&aside, &aside, &bytes).map_err(os)?;
-            say_aside!(
-                "culvert: the journal {} is damaged at byte {good_bytes}: it was copied to {}, and \
-                 the transfer continues with the part before that",
-                path.display(),
-                aside.display()
-            );
-        }
-        if contents.version != VERSION {
-            let migrated = migrate(&mut contents, &bytes, single_name);
-            (file, lock) = replace(&beside(&path, "migrating"), &path, &migrated).map_err(os)?;
-            good_bytes = migrated.len();
-        } else if good_bytes < bytes.len() {
-            file.set_len(good_bytes as u64).map_err(os)?;
-        }
-        // What nothing was appended to says nothing yet: the first append makes the header and the
-        // name durable too.
-        let header = encode(&Record::Header { version: VERSION });
-        let has_durable_name = good_bytes > header.len();
-        if good_bytes == 0 {
-            good_bytes = header.len();
-            file.write_all(&header).map_err(os)?;
-        }
-        let journal = Self {
-            file,
-            _lock: lock,
-            path,
-            begun: contents.begun,
-            good_bytes: good_bytes as u64,
-            has_torn_tail: false,
-            has_durable_name,
-        };
-        Ok((journal, contents.past))
-    }
-
-    /// Removes the journals in `directory` that have no useful content: those of complete
-    /// transfers, and those that were never written to. Journals younger than `age` stay: a partner
-    /// whose signature is missing may come back.
-    ///
-    /// Journals of started transfers are also removed if nobody has come back for them for
-    /// `age_begun`.
-    pub fn sweep(directory: &Path, age: Duration, age_begun: Duration) {
-        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-            let modified = entry.metadata().and_then(|metadata| metadata.modified());
-            let elapsed = modified.ok().and_then(|modified| modified.elapsed().ok()).unwrap_or_default();
-            let is_old = elapsed >= age;
-            let path = entry.path();
-            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-            if !is_file || !is_old || path.extension().is_none_or(|extension| extension != "journal") {
-                continue;
-            }
-            remove_unused(&path, |bytes| is_over(bytes) || elapsed >= age_begun);
-        }
-    }
-
-    /// Says that an attempt begins, before it makes anything under a temporary name.
-    ///
-    /// # Errors
-    /// [`JournalError::Os`].
-    pub fn begin_attempt(&mut self, attempt: Attempt, place: &Place) -> Result<(), JournalError> {
-        self.append([Record::Attempt { number: attempt.number(), top_names: place.top_names.clone() }])
-            .map_err(|error| JournalError::Os { path: self.path.clone(), error })
-    }
-
-    /// The number that the next [`Record::Begun`] gets.
-    #[must_use]
-    pub const fn next_begun(&self) -> u32 {
-        self.begun
-    }
-
-    /// Appends records. They are durable when this returns.
-    ///
-    /// # Errors
-    /// The operating system's. The journal is as it was before, and what comes next is appended to
-    /// that.
-    pub fn append(&mut self, records: impl IntoIterator<Item = Record>) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        let mut begun = self.begun;
-        for record in records {
-            begun = begun.saturating_add(u32::from(matches!(record, Record::Begun { .. })));
-            bytes.extend(encode(&record));
-        }
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        if self.has_torn_tail {
-            self.cut_tail()?;
-        }
-        let written = self.file.write_all(&bytes).and_then(|()| self.sync());
-        if let Err(error) = written {
-            // Half a record would hide everything that is written after it. If it cannot be cut off
-            // now, it must be before the next.
-            let _ = self.cut_tail();
-            return Err(error);
-        }
-        self.begun = begun;
-        self.good_bytes = self.good_bytes.saturating_add(bytes.len() as u64);
-        Ok(())
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        rustix::fs::fdatasync(self.file.as_fd())?;
-        if !self.has_durable_name {
-            // A journal whose name is lost in a power failure has never been there.
-            sync_directory(directory_of(&self.path))?;
-            self.has_durable_name = true;
-        }
-        Ok(())
-    }
-
-    fn cut_tail(&mut self) -> io::Result<()> {
-        self.has_torn_tail = true;
-        self.file.set_len(self.good_bytes)?;
-        self.has_torn_tail = false;
-        Ok(())
-    }
-
-    /// Removes the journal: the transfer is over.
-    ///
-    /// # Errors
-    /// The operating system's.
-    pub fn remove(self) -> io::Result<()> {
-        std::fs::remove_file(&self.path)
-    }
-}
-
-/// Whether a journal has no useful content: nothing has been started or stored since everything
-/// was, or at all.
-fn is_over(bytes: &[u8]) -> bool {
-    records(bytes).fold(true, |is_over, record| match record {
-        Record::Complete => true,
-        Record::Header { .. } | Record::Attempt { .. } => is_over,
-        Record::Begun { .. } | Record::Chunk { .. } | Record::Done { .. } | Record::Filling { .. } => false,
-    })
-}
-
-/// Removes a journal if `may` permits it, unless a transfer uses it, it cannot be read, or a newer
-/// program has written it.
-fn remove_unused(path: &Path, may: impl FnOnce(&[u8]) -> bool) -> bool {
-    let Ok(file) = regular_file::open(path, Links::Refused) else { return false };
-    let Ok(_lock) = file_lock::lock(&file) else { return false };
-    let may = read_opened(&file, JOURNAL_BYTES_MAX).is_ok_and(|bytes| read(&bytes).is_ok() && may(&bytes));
-    may && is_named(&file, path).is_ok_and(|named| named) && std::fs::remove_file(path).is_ok()
-}
-
-/// Whether a path still names an open file.
-fn is_named(file: &File, path: &Path) -> io::Result<bool> {
-    let file = file.metadata()?;
-    Ok(std::fs::metadata(path).is_ok_and(|named| (named.dev(), named.ino()) == (file.dev(), file.ino())))
-}
-
-fn directory_of(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new("."))
-}
-
-/// A name derived from a journal's.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(suffix);
-    name.into()
-}
-
-/// Makes `path` a file of `bytes` in one step, durably, and locks it; it is written as `temporary`.
-/// The caller keeps others out.
-fn replace(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<(File, FileLock)> {
-    // What a crash left under the temporary name.
-    let _ = std::fs::remove_file(temporary);
-    let written = (|| {
-        let mut file = File::options().read(true).append(true).create_new(true).mode(0o600).open(temporary)?;
-        let lock = file_lock::lock(&file).map_err(io::Error::other)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        if temporary != path {
-            std::fs::rename(temporary, path)?;
-        }
-        sync_directory(directory_of(path))?;
-        Ok((file, lock))
-    })();
-    if written.is_err() {
-        let _ = std::fs::remove_file(temporary);
-    }
-    written
-}
-
-/// A journal of version 1 as the present version has it.
-fn migrate(contents: &mut Contents, bytes: &[u8], single_name: Option<&[u8]>) -> Vec<u8> {
-    // A single file's temporary name followed from its name here. A journal of several files is not
-    // one of a single file.
-    let only = contents.past.only_begun();
-    let token_of = |name: u128| single_name.filter(|_| only == Some(name)).map_or(name, hash_of);
-    contents.past.set_tokens(token_of);
-    let mut migrated = Vec::new();
-    for mut record in records(bytes.get(..contents.good_bytes).unwrap_or_default()) {
-        match &mut record {
-            Record::Header { version } => *version = VERSION,
-            Record::Begun { name, token, .. } => *token = token_of(*name),
-            _ => {}
-        }
-        migrated.extend(encode(&record));
-    }
-    migrated
-}
+pub use crate::journal::unused::sweep;
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::path::{Path, PathBuf};
+    use std::time::Duration;
 
+    use culvert_objects::fs::sources::hash_of;
+    use culvert_protocol::control::RefusalCode;
     use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::journal::file::beside;
 
     const MODIFIED: FileTime = FileTime { seconds: 5, nanoseconds: 6 };
 
@@ -578,7 +171,7 @@ mod tests {
             for part in [path.to_str().unwrap(), "left as it is", "remove the file"] {
                 assert!(text.contains(part), "{text}");
             }
-            Journal::sweep(room.path(), Duration::ZERO, Duration::MAX);
+            sweep(room.path(), Duration::ZERO, Duration::MAX);
             assert_eq!(std::fs::read(&path).unwrap(), bytes);
             assert_eq!(names(&room), ["j.journal"]);
         }
@@ -659,7 +252,7 @@ mod tests {
         write("empty.journal", &[]);
         write("used.journal", &[]);
         let _used = open(&path.with_file_name("used.journal"));
-        Journal::sweep(room.path(), Duration::ZERO, Duration::MAX);
+        sweep(room.path(), Duration::ZERO, Duration::MAX);
         assert_eq!(names(&room), ["begun.journal", "used.journal"]);
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use culvert_engine::clock::SystemClock;
 use culvert_engine::engine::{Engine, TransferBounds};
 use culvert_engine::events::{Event, Observer};
-use culvert_engine::journal::Journal;
+use culvert_engine::journal;
 use culvert_engine::limits::JOURNAL_AGE;
 use culvert_engine::outcome::Outcome;
 use culvert_engine::records::LiveTransfer;
@@ -90,7 +90,7 @@ impl Node {
     ) -> Result<Arc<Self>, StateError> {
         let identity = Arc::new(state.identity()?);
         state.sweep();
-        Journal::sweep(&state.path("journals"), COMPLETE_JOURNAL_AGE, JOURNAL_AGE);
+        journal::sweep(&state.path("journals"), COMPLETE_JOURNAL_AGE, JOURNAL_AGE);
         let registry = Registry::open(state.clone())?;
         registry.sweep();
         for sentence in registry.left_alone() {

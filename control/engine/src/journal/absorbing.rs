@@ -13,7 +13,12 @@ use culvert_protocol::control::RefusalCode;
 use culvert_protocol::manifest::Manifest;
 use culvert_system::regular_file::{self, Links, sync_directory};
 
-use crate::journal::{JOURNAL_BYTES_MAX, Journal, JournalError, Past, Place, VERSION, directory_of, read};
+use crate::journal::appending::Journal;
+use crate::journal::error::JournalError;
+use crate::journal::file::{JOURNAL_BYTES_MAX, directory_of};
+use crate::journal::place::Place;
+use crate::journal::reading::{Past, read};
+use crate::journal::record::VERSION;
 
 /// Journals of one partner and destination that are looked into; more are not left by anything but
 /// malice.

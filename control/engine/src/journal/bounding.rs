@@ -6,7 +6,9 @@ use std::time::SystemTime;
 
 use culvert_system::regular_file::{self, Links};
 
-use crate::journal::{JOURNAL_BYTES_MAX, PARTNER_DIGITS, Place, is_over, remove_unused};
+use crate::journal::file::JOURNAL_BYTES_MAX;
+use crate::journal::place::{PARTNER_DIGITS, Place};
+use crate::journal::unused::{is_over, remove_unused};
 
 /// Removes journals of the partner of `place` until at most `most` are left: first those with no
 /// useful content, then the oldest. Journals in use stay, and so does `place`'s own. If a

@@ -10,9 +10,9 @@ use culvert_protocol::tree_hash::ChunkHash;
 use rustix::fs::Stat;
 
 use crate::journal::record::{
-    ATTRIBUTES, OPENED, Record, TOP_NAMES_MAX, VERSION, VERSION_MIN, beside, decode, encode, version_of, whole,
+    ATTRIBUTES, OPENED, Record, TOP_NAMES_MAX, VERSION, VERSION_MIN, beside, decode, encode, top_name_hash, version_of,
+    whole,
 };
-use crate::journal::top_name_hash;
 
 /// A file that an earlier attempt stored whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

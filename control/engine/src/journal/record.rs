@@ -183,6 +183,11 @@ pub const DIRECTORY_BYTES_MAX: usize = 255;
 /// The most names in a [`Record::Attempt`].
 pub const TOP_NAMES_MAX: usize = 64;
 
+/// What a journal knows a top name by.
+pub(super) fn top_name_hash(name: &[u8]) -> u32 {
+    u32::try_from(hash_of(name) & u128::from(u32::MAX)).unwrap_or_default()
+}
+
 /// A record of version 1. The numbers of the variants are those of [`Record`].
 #[derive(Serialize, Deserialize)]
 enum RecordV1 {
