@@ -22,11 +22,11 @@ use crate::events::Event;
 use crate::outcome::{Ended, Outcome, conclude, tell_partner};
 use crate::pushing::{push, receive_plan};
 use crate::records::{LiveTransfer, Transition};
+use crate::transfer::ends::{Ends, PortsOption};
 use crate::transfer::error::{TransferError, failure};
 use crate::transfer::manifest_exchange::{source_refusal, unexpected};
 use crate::transfer::receiving::{FileRequest, Incoming, receive};
 use crate::transfer::sending::{Payload, send};
-use crate::transfer::udp_path::{Ends, PortsOption};
 use crate::transfer::{TransferContext, blocking};
 
 /// The first pause before another try; each further one is twice as long, up to [`PAUSE_MAX`].

@@ -23,9 +23,9 @@ use crate::outcome::{Ended, Outcome, conclude, tell_partner};
 use crate::pushing::push;
 use crate::records::LiveTransfer;
 use crate::shares::{Kind, Piece, Share};
+use crate::transfer::ends::{Ends, PortsOption};
 use crate::transfer::error::TransferError;
 use crate::transfer::receiving::{FileRequest, Incoming, receive};
-use crate::transfer::udp_path::{Ends, PortsOption};
 use crate::transfer::{TransferContext, blocking};
 
 /// A partner that may ask.

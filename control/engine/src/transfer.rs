@@ -4,19 +4,24 @@
 //! from, [`receiving`] where it goes to; it does not matter to either who requested it. Any failure
 //! ends the task; after a temporary one, the requester retries it from the journal.
 
+mod addresses;
 pub mod bit_set;
 pub mod dry_run;
+pub mod ends;
 pub mod error;
 pub mod file_errors;
 pub mod flows;
 pub mod manifest_exchange;
+pub mod measurement;
 pub mod open_files;
 pub mod packs;
 pub mod patience;
+mod rate_meter;
 pub mod receiving;
 pub mod sending;
 pub mod stored_names;
 pub mod tcp_path;
+mod tries;
 pub mod udp_path;
 
 use std::sync::Arc;
@@ -32,8 +37,8 @@ use tokio::sync::watch;
 use crate::connection::Connection;
 use crate::events::Observer;
 use crate::shares::Share;
+use crate::transfer::ends::Ends;
 use crate::transfer::stored_names::StoredNames;
-use crate::transfer::udp_path::Ends;
 
 /// What both directions of a transfer need.
 #[derive(Debug)]

@@ -22,6 +22,7 @@ use hdrhistogram::Histogram;
 use crate::events::Event;
 use crate::limits::{FLOWS_PER_TRANSFER_AND_LANE, Limit};
 use crate::transfer::TransferContext;
+use crate::transfer::addresses::canonical;
 use crate::transfer::error::TransferError;
 use crate::transfer::udp_path::ClosedPath;
 
@@ -428,12 +429,6 @@ fn probe_sizes(datagram_bytes_max: u16) -> Vec<u16> {
     let mut sizes = vec![datagram_bytes_max];
     sizes.extend(PROBED_DATAGRAM_BYTES.into_iter().filter(|&size| size < datagram_bytes_max));
     sizes
-}
-
-/// An IPv4 address that came over an IPv6 socket as the IPv4 address that it is.
-#[must_use]
-pub fn canonical(address: IpAddr) -> IpAddr {
-    address.to_canonical()
 }
 
 /// Refuses a link that no segment gets through.

@@ -54,7 +54,9 @@ use crate::transfer::bit_set::BitSet;
 use crate::transfer::error::TransferError;
 use crate::transfer::file_errors::ErrorList;
 use crate::transfer::manifest_exchange::{ReceivedManifest, canceled, receive_manifest};
+use crate::transfer::measurement::memory_chunks;
 use crate::transfer::patience::Patience;
+use crate::transfer::rate_meter::RateMeter;
 use crate::transfer::receiving::arriving::Arriving;
 use crate::transfer::receiving::committer::{Committed, Committer, Committing};
 use crate::transfer::receiving::ending::{Ending, WeightedMean};
@@ -62,7 +64,6 @@ use crate::transfer::receiving::files::{IncomingFiles, WaitingChunk};
 use crate::transfer::receiving::inbound::Inbound;
 pub use crate::transfer::receiving::planning::{FileRequest, Incoming, Intake};
 use crate::transfer::receiving::tally::{Failures, Tally};
-use crate::transfer::sending::{RateMeter, memory_chunks};
 use crate::transfer::{TransferContext, blocking};
 
 /// How often progress is measured and written chunks are made durable.
@@ -72,8 +73,6 @@ const TICK: Duration = Duration::from_millis(250);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest time between two reports of a flow; the round trip's quarter if that is longer.
 const REPORT_INTERVAL_US: u32 = 2_000;
-/// A chunk whose bytes were wrong so often is not asked for again.
-pub(super) const TRIES_MAX: u32 = 3;
 /// Hashes of the sender's that may wait for their chunks. An honest sender hashes what it is about
 /// to send, and sends what the receiver has buffers for.
 const WAITING_HASHES_MAX: usize = 1 << 16;

@@ -43,8 +43,10 @@ use crate::transfer::error::TransferError;
 use crate::transfer::file_errors::ErrorList;
 use crate::transfer::flows::{SendingFlows, path_closed};
 use crate::transfer::manifest_exchange::{canceled, unexpected};
+use crate::transfer::measurement::memory_chunks;
 use crate::transfer::packs::FilledPack;
 use crate::transfer::patience::Patience;
+use crate::transfer::rate_meter::RateMeter;
 use crate::transfer::sending::files::{OpenedFile, OutgoingFiles};
 use crate::transfer::sending::pace::{Failures, Pace};
 use crate::transfer::sending::queue::{Hashing, Queue};
@@ -83,12 +85,6 @@ impl Payload {
             Self::Memory { bytes } => memory_chunks(*bytes, chunk_bytes),
         }
     }
-}
-
-/// Chunks of a measurement of `bytes`.
-#[must_use]
-pub fn memory_chunks(bytes: u64, chunk_bytes: u32) -> u32 {
-    u32::try_from(bytes.div_ceil(chunk_bytes.into())).unwrap_or(u32::MAX)
 }
 
 /// What the partner already has, from its plan.
@@ -163,30 +159,6 @@ struct Outbox {
     proven: Vec<u32>,
     complete: Vec<(u32, ChunkHash)>,
     others: Vec<Message>,
-}
-
-/// Bytes per second over about the last second.
-#[derive(Debug)]
-pub(super) struct RateMeter {
-    since: Instant,
-    bytes: u64,
-    rate: u64,
-}
-
-impl RateMeter {
-    pub(super) fn new() -> Self {
-        Self { since: Instant::now(), bytes: 0, rate: 0 }
-    }
-
-    /// The rate in bits per second, given the bytes so far.
-    pub(super) fn update(&mut self, bytes: u64) -> u64 {
-        let elapsed = self.since.elapsed();
-        if elapsed >= Duration::from_millis(900) {
-            self.rate = (bytes.saturating_sub(self.bytes) as f64 * 8.0 / elapsed.as_secs_f64()) as u64;
-            (self.since, self.bytes) = (Instant::now(), bytes);
-        }
-        self.rate
-    }
 }
 
 /// What comes out of sending.

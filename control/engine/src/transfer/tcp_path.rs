@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use culvert_model::address::DEFAULT_PORT;
 
 use crate::connection::{ConnectionError, INTRODUCTION_TIMEOUT, UNANSWERED_NOTICE};
-use crate::transfer::flows::canonical;
+use crate::transfer::addresses::canonical;
 use crate::transfer::udp_path::{RANDOM_PORTS_BEGIN, firewalld, nftables};
 
 /// Where the sentence goes over to what opens the way ([`crate::transfer::udp_path::REMEDY`]).

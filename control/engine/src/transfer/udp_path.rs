@@ -11,7 +11,8 @@ use culvert_protocol::counted::noun;
 use culvert_system::os_error;
 
 use crate::transfer::TransferContext;
-use crate::transfer::flows::canonical;
+use crate::transfer::addresses::canonical;
+use crate::transfer::ends::PortsOption;
 
 /// The first port that the operating system assigns by itself (net.ipv4.ip_local_port_range):
 /// nobody opens one of those in a firewall.
@@ -22,28 +23,6 @@ pub(super) const RANDOM_PORTS_BEGIN: u16 = 32_768;
 pub const UNOPENED_NOTICE: Duration = Duration::from_secs(3);
 /// A path that was open and has delivered nothing for this long is reported.
 pub const OUTAGE_NOTICE: Duration = Duration::from_secs(5);
-
-/// What names the UDP ports of the end that receives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PortsOption {
-    /// `--remote-ports` of the command that has started a far end.
-    RemotePorts,
-    /// `--ports` of the command, or of the node, that has asked for the transfer.
-    Ports,
-    /// `--ports` of the node that was asked.
-    PortsOfNode,
-}
-
-/// The two ends of a transfer, as its user knows them.
-#[derive(Clone, Debug)]
-pub struct Ends {
-    /// What this host is called.
-    pub here: String,
-    /// What names the receiver's ports.
-    pub option: PortsOption,
-    /// What names the sender's ports.
-    pub senders_option: PortsOption,
-}
 
 /// A way that UDP does not take.
 #[derive(Debug)]

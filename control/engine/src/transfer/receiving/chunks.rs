@@ -21,7 +21,8 @@ use crate::shares::Kind;
 use crate::transfer::error::TransferError;
 use crate::transfer::open_files;
 use crate::transfer::receiving::files::{WaitingChunk, Writing};
-use crate::transfer::receiving::{Done, Receiving, TRIES_MAX};
+use crate::transfer::receiving::{Done, Receiving};
+use crate::transfer::tries::TRIES_MAX;
 
 impl Receiving {
     pub(super) async fn event(&mut self, tag: usize, event: ReceiveEvent) -> Result<(), TransferError> {

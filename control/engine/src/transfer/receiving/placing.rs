@@ -8,8 +8,8 @@ use culvert_link::commands::Command;
 use culvert_plane::dataplane::placement::Placement;
 use culvert_protocol::control::{MOVES_SINCE, Message};
 
+use crate::transfer::addresses::canonical;
 use crate::transfer::error::TransferError;
-use crate::transfer::flows::canonical;
 use crate::transfer::receiving::{Receiving, random_u32};
 
 /// A flow is asked to move so often at most. Guesses are right once in as many times as there are

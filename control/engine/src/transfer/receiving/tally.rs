@@ -9,7 +9,7 @@ use culvert_protocol::tree_hash::ChunkHash;
 use crate::transfer::bit_set::BitSet;
 use crate::transfer::file_errors::ErrorList;
 use crate::transfer::patience::Patience;
-use crate::transfer::sending::RateMeter;
+use crate::transfer::rate_meter::RateMeter;
 
 /// How far a transfer is, and whether it gets any further.
 #[derive(Debug)]

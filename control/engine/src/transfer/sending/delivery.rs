@@ -9,8 +9,8 @@ use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::tree_hash::{ChunkHash, TreeHash};
 
 use crate::transfer::error::TransferError;
-use crate::transfer::receiving::TRIES_MAX;
 use crate::transfer::sending::{Done, Payload, Sending, files};
+use crate::transfer::tries::TRIES_MAX;
 
 /// A file with chunks of its own, on its way.
 #[derive(Debug)]

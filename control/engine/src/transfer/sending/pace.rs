@@ -7,7 +7,7 @@ use culvert_system::processor_time::CpuMeter;
 
 use crate::transfer::file_errors::ErrorList;
 use crate::transfer::patience::Patience;
-use crate::transfer::sending::RateMeter;
+use crate::transfer::rate_meter::RateMeter;
 use crate::transfer::sending::standstill::Standstill;
 
 /// How far a transfer is, and whether it gets any further.

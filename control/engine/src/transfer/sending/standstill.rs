@@ -10,8 +10,9 @@ use rustix::io::Errno;
 use crate::connection::SILENCE_TIMEOUT;
 use crate::events::Event;
 use crate::limits::{HOLDING_PATIENCE, Limit};
+use crate::transfer::addresses::canonical;
 use crate::transfer::error::TransferError;
-use crate::transfer::flows::{Moved, canonical, path_closed};
+use crate::transfer::flows::{Moved, path_closed};
 use crate::transfer::sending::Sending;
 use crate::transfer::udp_path::{ClosedPath, OUTAGE_NOTICE, UNOPENED_NOTICE};
 
