@@ -13,17 +13,21 @@ mod ending;
 mod files;
 mod holes;
 mod inbound;
+mod incoming;
+mod intake;
+mod last_modes;
 mod leftovers;
 mod messages;
 mod old_files;
+mod open_file;
 mod opened_in_journal;
 mod opening;
 mod parts;
 mod placing;
 mod planning;
 mod report_delay;
-mod same_modes;
 mod stalling;
+mod stored_records;
 mod tally;
 
 use std::collections::{HashMap, HashSet};
@@ -33,7 +37,6 @@ use std::time::{Duration, Instant};
 use culvert_link::commands::{Command, ReceiveSlot};
 use culvert_model::progress::Phase;
 use culvert_model::result::TransferResult;
-use culvert_objects::fs::destination::action::Action;
 use culvert_objects::fs::destination::attributes::NotKept;
 use culvert_objects::fs::sources::TOO_MUCH_LISTED;
 use culvert_objects::sink::ObjectSink;
@@ -62,7 +65,8 @@ use crate::transfer::receiving::committer::{Committed, Committer, Committing};
 use crate::transfer::receiving::ending::{Ending, WeightedMean};
 use crate::transfer::receiving::files::{IncomingFiles, WaitingChunk};
 use crate::transfer::receiving::inbound::Inbound;
-pub use crate::transfer::receiving::planning::{FileRequest, Incoming, Intake};
+pub use crate::transfer::receiving::incoming::{FileRequest, Incoming};
+use crate::transfer::receiving::intake::Intake;
 use crate::transfer::receiving::tally::{Failures, Tally};
 use crate::transfer::{TransferContext, blocking};
 
@@ -117,7 +121,7 @@ enum Done {
     /// The partial file of a file that was given up is gone.
     Removed,
     /// A partial file was opened, or not.
-    Opened { file: u32, result: Result<files::OpenFile, FileError> },
+    Opened { file: u32, result: Result<open_file::OpenFile, FileError> },
     /// A pack was written; its files go to the committer.
     Unpacked { chunk: u32, pack: culvert_objects::fs::destination::small_files::staged::StagedPack },
     /// A part of an object was written, or not; its hash, if the transfer has hashes.
@@ -455,13 +459,13 @@ impl Receiving {
                 self.tally.partials_in_motion -= 1;
                 let waiting = match result {
                     Ok(opened) if self.failures.failed.contains(&file) => {
-                        self.remove_beside(file, files::Discarded::Open(opened));
+                        self.remove_beside(file, open_file::Discarded::Open(opened));
                         self.files.take_waiting(file)
                     }
                     Ok(opened) => match self.files.insert(file, opened) {
                         Ok(waiting) => waiting,
                         Err(opened) => {
-                            self.remove_beside(file, files::Discarded::Open(opened));
+                            self.remove_beside(file, open_file::Discarded::Open(opened));
                             Vec::new()
                         }
                     },
@@ -634,7 +638,7 @@ impl Receiving {
     }
 
     /// Removes a partial file outside the runtime's thread: freeing its blocks may take a while.
-    fn remove_beside(&mut self, file: u32, partial: files::Discarded) {
+    fn remove_beside(&mut self, file: u32, partial: open_file::Discarded) {
         self.tally.partials_in_motion += 1;
         // The journal, which the intake has, keeps the next attempt away until the name is free.
         let (intake, done) = (self.intake.clone(), self.done.clone());
@@ -698,9 +702,4 @@ fn random_u32() -> u32 {
     let mut bytes = [0; 4];
     aws_lc_rs::rand::fill(&mut bytes).expect("the operating system gives random bytes");
     u32::from_be_bytes(bytes)
-}
-
-/// Whether an action leaves an entry as it is.
-const fn is_left_alone(action: Action) -> bool {
-    matches!(action, Action::Skip | Action::Resumed)
 }

@@ -20,7 +20,8 @@ use crate::limits::{Limit, files_per_partner};
 use crate::shares::Kind;
 use crate::transfer::error::TransferError;
 use crate::transfer::open_files;
-use crate::transfer::receiving::files::{WaitingChunk, Writing};
+use crate::transfer::receiving::files::WaitingChunk;
+use crate::transfer::receiving::open_file::Writing;
 use crate::transfer::receiving::{Done, Receiving};
 use crate::transfer::tries::TRIES_MAX;
 
@@ -221,7 +222,7 @@ impl Receiving {
             let place = self.context.share.piece(Kind::Files);
             let (plane, intake, done) = (self.context.plane.clone(), self.intake.clone(), self.done.clone());
             tokio::spawn(async move {
-                let result = crate::transfer::receiving::files::open(&plane, intake, file, beginning, place).await;
+                let result = crate::transfer::receiving::open_file::open(&plane, intake, file, beginning, place).await;
                 let _ = done.send(Done::Opened { file, result });
             });
         }
@@ -381,7 +382,7 @@ impl Receiving {
         let (intake, done) = (self.intake.clone(), self.done.clone());
         let preserve = self.context.options.preserve;
         tokio::task::spawn_blocking(move || {
-            let result = crate::transfer::receiving::files::finish(&intake, file, &whole, preserve);
+            let result = crate::transfer::receiving::open_file::finish(&intake, file, &whole, preserve);
             let _ = done.send(Done::Finished { file, result });
         });
     }

@@ -24,8 +24,8 @@ use rustix::io::Errno;
 
 use crate::journal::{Record, not_journaled};
 use crate::transfer::error::TransferError;
-use crate::transfer::receiving::files::records_of;
-use crate::transfer::receiving::planning::Intake;
+use crate::transfer::receiving::intake::Intake;
+use crate::transfer::receiving::stored_records::records_of;
 
 /// Work for the committer.
 #[derive(Debug)]

@@ -27,8 +27,9 @@ use culvert_protocol::tree_hash::{ChunkHash, hash_of_zeros};
 use crate::limits::HOLE_HASHING_REST;
 use crate::transfer::blocking;
 use crate::transfer::error::TransferError;
-use crate::transfer::receiving::files::{WaitingChunk, Writing};
-use crate::transfer::receiving::planning::Intake;
+use crate::transfer::receiving::files::WaitingChunk;
+use crate::transfer::receiving::intake::Intake;
+use crate::transfer::receiving::open_file::Writing;
 use crate::transfer::receiving::{Done, Receiving};
 
 /// Holes that may wait before the partner has to.

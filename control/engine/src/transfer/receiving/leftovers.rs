@@ -21,7 +21,7 @@ use rustix::fs::{AtFlags, Dir, FileType, unlinkat};
 use rustix::io::Errno;
 
 use crate::journal::Past;
-use crate::transfer::receiving::planning::Intake;
+use crate::transfer::receiving::intake::Intake;
 
 /// Directories that are looked into although this attempt does not name them. In those beyond it
 /// what was left stays, under names that no result shows as stored.

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use crate::shares::Kind;
 use crate::transfer::blocking;
 use crate::transfer::error::TransferError;
-use crate::transfer::receiving::planning::Intake;
+use crate::transfer::receiving::intake::Intake;
 use crate::transfer::receiving::{Done, Receiving};
 
 /// A chunk that the sender has proved to be in the old file, and that is nowhere else yet.

@@ -20,7 +20,7 @@ use crate::limits::{FLOWS_PER_TRANSFER_AND_LANE, Limit};
 use crate::shares::Kind;
 use crate::transfer::addresses::canonical;
 use crate::transfer::error::TransferError;
-use crate::transfer::receiving::files::{self, Beginning};
+use crate::transfer::receiving::open_file::{self, Beginning};
 use crate::transfer::receiving::placing::Place;
 use crate::transfer::receiving::{REPORT_INTERVAL_US, Receiving, ReceivingFlow, random_u32};
 
@@ -135,7 +135,8 @@ impl Receiving {
         for begun in &intake.begun {
             let Some(&first) = first_chunks.get(&begun.file) else { continue };
             let (left, place) = (Beginning::Left(begun.left), self.context.share.piece(Kind::Files));
-            let opened = files::open_in_directory(&self.context.plane, intake.clone(), begun.file, left, place).await;
+            let opened =
+                open_file::open_in_directory(&self.context.plane, intake.clone(), begun.file, left, place).await;
             let Ok(opened) = opened else { continue };
             let chunks: Vec<u32> = begun.chunks.iter().map(|&(part, _)| first + part as u32).collect();
             let then: HashMap<u32, ChunkHash> =

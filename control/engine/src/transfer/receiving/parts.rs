@@ -13,8 +13,8 @@ use culvert_protocol::tree_hash::{ChunkHash, ChunkHasher};
 
 use crate::events::{Event, Stage};
 use crate::transfer::error::TransferError;
-use crate::transfer::receiving::files::{Writing, not_accepted};
-use crate::transfer::receiving::planning::Intake;
+use crate::transfer::receiving::intake::Intake;
+use crate::transfer::receiving::open_file::{Writing, not_accepted};
 use crate::transfer::receiving::{Done, Receiving};
 
 /// Zeros that are written at once for a hole.
