@@ -44,11 +44,13 @@ pub mod control;
 pub mod counted;
 #[cfg(feature = "std")]
 pub mod destination;
+#[cfg(feature = "std")]
 pub mod dry_run;
 #[cfg(feature = "std")]
 pub mod feedback;
 #[cfg(feature = "std")]
 pub mod fingerprint_words;
+#[cfg(feature = "std")]
 pub mod foreign_text;
 #[cfg(feature = "std")]
 pub mod heap_buffers;
