@@ -1,7 +1,8 @@
 //! The node: who it is, whom it knows and lets in, what it writes down, counts and answers.
 //!
-//! The connections of partners, the API and the metrics are served here, without privileges. [`node::Node`] puts it together; what a transfer needs of it is handed
-//! to [`culvert_engine`] piece by piece.
+//! The connections of partners, the API and the metrics are served here, without privileges.
+//! [`node::Node`] puts it together; what a transfer needs of it is handed to [`culvert_engine`]
+//! piece by piece.
 //!
 //! ```text
 //! partner ──> reception (doorman, lobby, places) ──> engine ──> registry, metrics

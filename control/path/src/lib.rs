@@ -1,5 +1,5 @@
-//! What a node knows about the path to a partner: checks before transfers, records of what was found,
-//! and what transfers do with it.
+//! What a node knows about the path to a partner: checks before transfers, records of what was
+//! found, and what transfers do with it.
 //!
 //! ```text
 //! culvert path check ──> conduct ═══ control connection, UDP probes ═══ answer <── reception of the partner's node

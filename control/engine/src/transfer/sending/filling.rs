@@ -1,5 +1,5 @@
-//! Chunks that this process fills: a lane lends a buffer, a helper reads into it, and the chunk goes
-//! when the buffer is given back.
+//! Chunks that this process fills: a lane lends a buffer, a helper reads into it, and the chunk
+//! goes when the buffer is given back.
 
 use std::time::Instant;
 
