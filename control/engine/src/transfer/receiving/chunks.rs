@@ -4,25 +4,22 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use culvert_link::commands::{Command, DiskError, FileRange, Sink};
-use culvert_objects::fs::destination::file_errors::unwritable;
+use culvert_link::commands::{Command, FileRange, Sink};
 use culvert_plane::dataplane::ReceiveEvent;
 use culvert_protocol::chunk_map::ChunkContent;
-use culvert_protocol::control::{FileError, Message, PACKS_ARE_TOLD_SINCE, RefusalCode};
+use culvert_protocol::control::{Message, PACKS_ARE_TOLD_SINCE, RefusalCode};
 use culvert_protocol::feedback::Report;
-use culvert_protocol::names::printable;
 use culvert_protocol::tree_hash::ChunkHash;
-use culvert_system::os_error;
-use rustix::io::Errno;
 
 use crate::events::{Event, Stage};
 use crate::limits::{Limit, files_per_partner};
 use crate::shares::Kind;
 use crate::transfer::error::TransferError;
 use crate::transfer::open_files;
+use crate::transfer::receiving::done::Done;
 use crate::transfer::receiving::files::WaitingChunk;
 use crate::transfer::receiving::open_file::Writing;
-use crate::transfer::receiving::{Done, Receiving};
+use crate::transfer::receiving::state::Receiving;
 use crate::transfer::tries::TRIES_MAX;
 
 impl Receiving {
@@ -54,7 +51,7 @@ impl Receiving {
                 self.ending.writing.add(summary.disk_stall_permille, summary.interval_us);
                 self.context.connection.writer.send_urgent(Message::Feedback(bytes))?;
             }
-            ReceiveEvent::Astray => self.astray(tag).await?,
+            ReceiveEvent::Astray => self.inbound.astray(&self.context, tag).await?,
             ReceiveEvent::OthersWait { incomplete, whole } => self.others_wait(incomplete, whole)?,
             ReceiveEvent::Asks { chunk, chunk_bytes } => self.asks(tag, chunk, chunk_bytes)?,
             // Of a chunk that was given up, or comes by two flows, nothing is taken.
@@ -173,12 +170,12 @@ impl Receiving {
             || self.holes.contains(chunk)
         {
             // It is there, or comes by another flow: what was verified is not written over.
-            self.abandon(tag, chunk);
+            self.inbound.abandon(&self.context.plane, tag, chunk);
             return Ok(());
         }
         if self.intake.memory_bytes.is_some() {
             self.arriving.came_by.insert(chunk, tag);
-            self.place(tag, chunk, Sink::Discard);
+            self.inbound.place(&self.context.plane, tag, chunk, Sink::Discard);
             return Ok(());
         }
         let chunks = self.arriving.chunks.clone();
@@ -186,9 +183,11 @@ impl Receiving {
             None => {}
             Some(ChunkContent::Pack { .. }) => {
                 self.arriving.came_by.insert(chunk, tag);
-                self.place(tag, chunk, Sink::Hand);
+                self.inbound.place(&self.context.plane, tag, chunk, Sink::Hand);
             }
-            Some(ChunkContent::Range { file, .. }) if self.failures.failed.contains(&file) => self.abandon(tag, chunk),
+            Some(ChunkContent::Range { file, .. }) if self.failures.failed.contains(&file) => {
+                self.inbound.abandon(&self.context.plane, tag, chunk);
+            }
             Some(ChunkContent::Range { file, .. }) => {
                 self.arriving.came_by.insert(chunk, tag);
                 // What was found in its place will be overwritten, whatever happens to what
@@ -245,13 +244,8 @@ impl Receiving {
             // Closing may wait for a file server.
             Some(closing) => drop(tokio::task::spawn_blocking(move || drop(closing))),
             // What is written so far is made durable first.
-            None => self.commit_soon(),
+            None => self.committing.commit_soon(&mut self.files, &self.intake, &self.done),
         }
-    }
-
-    pub(super) fn place(&self, tag: usize, chunk: u32, sink: Sink) {
-        let flow = &self.inbound.flows[tag];
-        self.context.plane.command(flow.lane, &Command::Place { flow: flow.slot, chunk, sink });
     }
 
     pub(super) fn place_in_file(&mut self, tag: usize, chunk: u32) {
@@ -264,12 +258,7 @@ impl Receiving {
                 Sink::File(FileRange { file: slot, offset, file_bytes })
             }
         };
-        self.place(tag, chunk, sink);
-    }
-
-    pub(super) fn abandon(&self, tag: usize, chunk: u32) {
-        let flow = &self.inbound.flows[tag];
-        self.context.plane.command(flow.lane, &Command::Abandon { flow: flow.slot, chunk });
+        self.inbound.place(&self.context.plane, tag, chunk, sink);
     }
 
     /// A pack is unpacked when it and its hashes are there.
@@ -385,32 +374,5 @@ impl Receiving {
             let result = crate::transfer::receiving::open_file::finish(&intake, file, &whole, preserve);
             let _ = done.send(Done::Finished { file, result });
         });
-    }
-
-    /// Gives a file up whose chunks are right and which is not.
-    pub(super) fn fail_wrong_whole(&mut self, file: u32) {
-        let name = printable(&self.intake.name(file));
-        let text = format!("'{name}' does not match the sender's hash although all its chunks do");
-        self.fail_file(FileError { file, code: "verification".to_owned(), text }, true);
-    }
-
-    pub(super) fn write_failed(&mut self, chunk: u32, error: DiskError) -> Result<(), TransferError> {
-        let path = self.intake.destination.as_ref().map(|destination| destination.path.display().to_string());
-        let path = path.unwrap_or_default();
-        let errno = match error {
-            DiskError::Os(number) => Some(os_error::errno_of_number(number)),
-            DiskError::Short => None,
-        };
-        if errno.is_some_and(|errno| os_error::code(errno) == RefusalCode::NoSpace) {
-            let text = format!("{path} is full: make room and start the transfer again; it resumes where it stopped");
-            return Err(TransferError::here(RefusalCode::NoSpace, text));
-        }
-        let chunks = self.arriving.chunks.clone();
-        match chunks.content(chunk) {
-            Some(ChunkContent::Range { file, .. }) if !self.failures.failed.contains(&file) => {
-                self.fail_file_or_end(unwritable(&self.intake.name(file), file, errno.unwrap_or(Errno::IO)))
-            }
-            _ => Ok(()),
-        }
     }
 }

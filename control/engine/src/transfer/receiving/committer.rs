@@ -12,7 +12,6 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use culvert_objects::fs::destination::fresh_directories::FreshDirectory;
 use culvert_objects::fs::destination::names::split_name;
@@ -47,14 +46,6 @@ pub struct Committed {
     pub chunks: Vec<u32>,
     /// The end of the transfer: nothing can be made durable.
     pub fatal: Option<TransferError>,
-}
-
-/// What makes durable what was written, and when it did so last.
-#[derive(Debug)]
-pub(super) struct Committing {
-    pub(super) committer: Committer,
-    pub(super) committed_at: Instant,
-    pub(super) syncing: bool,
 }
 
 /// A thread that commits.

@@ -2,56 +2,24 @@
 //! result.
 
 use std::sync::PoisonError;
-use std::time::Instant;
 
 use culvert_model::result::{ResultError, ResultParts, TransferResult, bounded};
 use culvert_model::would::Direction;
 use culvert_objects::fs::destination::attributes::NotKept;
-use culvert_protocol::control::{Message, NOT_KEPT_IS_TOLD_SINCE, ReceiverSummary, RefusalCode, SenderSummary};
+use culvert_protocol::control::{Message, NOT_KEPT_IS_TOLD_SINCE, ReceiverSummary, RefusalCode};
 use culvert_protocol::names::printable;
 use culvert_protocol::receipt::{Receipt, Statement, sign_line, verify_line};
 use culvert_protocol::verdict::{ReceiverTimes, verdict};
-use culvert_system::processor_time::{CpuMeter, millicycles_per_byte};
+use culvert_system::processor_time::millicycles_per_byte;
 
+use crate::clock::unix_ms;
 use crate::transfer::dry_run::Found;
 use crate::transfer::error::TransferError;
 use crate::transfer::file_errors::named_errors;
-use crate::transfer::receiving::{Done, LeftJournal, Received, Receiving, unix_ms};
+use crate::transfer::receiving::done::Done;
+use crate::transfer::receiving::received::{LeftJournal, Received};
+use crate::transfer::receiving::state::Receiving;
 use crate::transfer::root_of;
-
-/// What the statement of a transfer is made of, and how far its end has come.
-#[derive(Debug)]
-pub(super) struct Ending {
-    pub(super) sender: Option<SenderSummary>,
-    /// Whether the end has begun.
-    pub(super) is_concluding: bool,
-    pub(super) finish_sent: Option<Statement>,
-    pub(super) line: String,
-    pub(super) receiver: Option<ReceiverSummary>,
-    pub(super) busy: WeightedMean,
-    pub(super) writing: WeightedMean,
-    pub(super) cpu: CpuMeter,
-    pub(super) began: Instant,
-    pub(super) began_unix_ms: u64,
-}
-
-/// A mean of parts per thousand, weighted with the time that each stands for.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct WeightedMean {
-    sum: f64,
-    weight: f64,
-}
-
-impl WeightedMean {
-    pub(super) fn add(&mut self, permille: u32, weight_us: u32) {
-        self.sum += f64::from(permille) * f64::from(weight_us);
-        self.weight += f64::from(weight_us);
-    }
-
-    pub(super) fn part(self) -> f64 {
-        if self.weight > 0.0 { self.sum / self.weight / 1e3 } else { 0.0 }
-    }
-}
 
 impl Receiving {
     /// When everything is stored: makes the last of it durable and computes the root, outside the

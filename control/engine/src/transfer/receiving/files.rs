@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use culvert_objects::fs::destination::files::{LeftFile, PartialFile};
-use culvert_objects::sink::PartWriter;
 use culvert_protocol::chunk_map::ChunkMap;
 use culvert_protocol::control::Refusal;
 use culvert_protocol::tree_hash::{ChunkHash, TreeHash};

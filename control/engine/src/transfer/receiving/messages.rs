@@ -17,7 +17,12 @@ use culvert_protocol::control::Message;
 
 use crate::transfer::error::TransferError;
 use crate::transfer::manifest_exchange::unexpected;
-use crate::transfer::receiving::{Received, Receiving, WAITING_HASHES_MAX};
+use crate::transfer::receiving::received::Received;
+use crate::transfer::receiving::state::Receiving;
+
+/// Hashes of the sender's that may wait for their chunks. An honest sender hashes what it is about
+/// to send, and sends what the receiver has buffers for.
+const WAITING_HASHES_MAX: usize = 1 << 16;
 
 impl Receiving {
     /// A message. By itself it is not progress: only its effect is.
@@ -85,7 +90,7 @@ impl Receiving {
                 self.context.progress.send_modify(|progress| progress.phase = Phase::Finishing);
             }
             Message::Countersigned { signature } => return self.countersigned(&signature).await.map(Some),
-            Message::Refused(refusal) => return Err(self.refused(refusal)),
+            Message::Refused(refusal) => return Err(self.inbound.refused(&self.context, refusal)),
             other => return Err(unexpected(&other, "hashes")),
         }
         Ok(None)

@@ -20,9 +20,11 @@ use crate::limits::{FLOWS_PER_TRANSFER_AND_LANE, Limit};
 use crate::shares::Kind;
 use crate::transfer::addresses::canonical;
 use crate::transfer::error::TransferError;
+use crate::transfer::receiving::flow_place::Place;
+use crate::transfer::receiving::inbound::{REPORT_INTERVAL_US, ReceivingFlow};
 use crate::transfer::receiving::open_file::{self, Beginning};
-use crate::transfer::receiving::placing::Place;
-use crate::transfer::receiving::{REPORT_INTERVAL_US, Receiving, ReceivingFlow, random_u32};
+use crate::transfer::receiving::random::random_u32;
+use crate::transfer::receiving::state::Receiving;
 
 /// Bits that all flows of a transfer together may keep of its chunks: 64 MiB, which is sixteen
 /// flows of 128 TiB in chunks of 4 MiB.
@@ -123,7 +125,7 @@ impl Receiving {
         let stored_bytes = self.intake.resumed_bytes + offered_bytes;
         self.inbound.offered_at = Some(Instant::now());
         self.context.connection.writer.send(Message::PlanEnd { flows: offers, stored_bytes }).await?;
-        self.place_flows().await?;
+        self.inbound.place_flows(&self.context).await?;
         self.context.progress.send_modify(|progress| progress.phase = Phase::Moving);
         Ok(())
     }

@@ -13,34 +13,13 @@ use culvert_protocol::tree_hash::{ChunkHash, ChunkHasher};
 
 use crate::events::{Event, Stage};
 use crate::transfer::error::TransferError;
-use crate::transfer::receiving::intake::Intake;
+use crate::transfer::receiving::done::Done;
 use crate::transfer::receiving::open_file::{Writing, not_accepted};
-use crate::transfer::receiving::{Done, Receiving};
+use crate::transfer::receiving::put_objects::Put;
+use crate::transfer::receiving::state::Receiving;
 
 /// Zeros that are written at once for a hole.
 static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
-
-/// Small objects that were given to a store.
-#[derive(Debug, Default)]
-pub(super) struct Put {
-    /// The pack that they came with; none if they came with none, being empty.
-    pack: Option<u32>,
-    /// Whether bytes were not those that the sender hashed: then nothing was stored.
-    is_mismatched: bool,
-    /// Those that are stored.
-    stored: Vec<u32>,
-    /// Those that are not.
-    failed: Vec<FileError>,
-}
-
-impl Put {
-    fn one(&mut self, sink: &dyn ObjectSink, intake: &Intake, file: u32, bytes: &[u8]) {
-        match sink.put(&intake.manifest, file, bytes) {
-            Ok(()) => self.stored.push(file),
-            Err(error) => self.failed.push(error),
-        }
-    }
-}
 
 impl Receiving {
     /// A part of an object is whole: it is hashed, and given to the store.

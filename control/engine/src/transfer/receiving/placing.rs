@@ -8,9 +8,11 @@ use culvert_link::commands::Command;
 use culvert_plane::dataplane::placement::Placement;
 use culvert_protocol::control::{MOVES_SINCE, Message};
 
+use crate::transfer::TransferContext;
 use crate::transfer::addresses::canonical;
 use crate::transfer::error::TransferError;
-use crate::transfer::receiving::{Receiving, random_u32};
+use crate::transfer::receiving::inbound::Inbound;
+use crate::transfer::receiving::random::random_u32;
 
 /// A flow is asked to move so often at most. Guesses are right once in as many times as there are
 /// lanes; a flow that arrives by another interface will never be.
@@ -19,37 +21,18 @@ const MOVES_MAX: u32 = 32;
 /// second: judged earlier, a flow would be judged by its past.
 const SETTLING: Duration = Duration::from_millis(250);
 
-/// What is known of a flow's place.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    /// Where it was sent from when the transfer began.
-    source: SocketAddr,
-    /// The port of its lane here.
-    port: u16,
-    /// Which flow of its lane it is.
-    nth: u32,
-    moves: u32,
-    moved_at: Option<Instant>,
-}
-
-impl Place {
-    pub(super) const fn new(source: SocketAddr, port: u16, nth: u32) -> Self {
-        Self { source, port, nth, moves: 0, moved_at: None }
-    }
-}
-
-impl Receiving {
+impl Inbound {
     /// Asks for source ports by which the flows will arrive on their lanes' queues, where the NIC's
     /// hash can be computed.
-    pub(super) async fn place_flows(&mut self) -> Result<(), TransferError> {
-        let Some(hash) = self.movable().and_then(Placement::hash) else { return Ok(()) };
-        for tag in 0..self.inbound.flows.len() {
-            let Some(placement) = self.movable() else { break };
-            let flow = &self.inbound.flows[tag];
-            let destination = SocketAddr::new(canonical(self.context.connection.local_address.ip()), flow.place.port);
+    pub(super) async fn place_flows(&mut self, context: &TransferContext) -> Result<(), TransferError> {
+        let Some(hash) = movable(context).and_then(Placement::hash) else { return Ok(()) };
+        for tag in 0..self.flows.len() {
+            let Some(placement) = movable(context) else { break };
+            let flow = &self.flows[tag];
+            let destination = SocketAddr::new(canonical(context.connection.local_address.ip()), flow.place.port);
             let port = placement.better_port(&hash, flow.place.source, destination, flow.lane, flow.place.nth);
             if let Some(port) = port {
-                self.move_flow(tag, port).await?;
+                self.move_flow(context, tag, port).await?;
             }
         }
         Ok(())
@@ -57,38 +40,43 @@ impl Receiving {
 
     /// Most of a flow arrived through the kernel lately: it is moved if other lanes' queues are the
     /// reason.
-    pub(super) async fn astray(&mut self, tag: usize) -> Result<(), TransferError> {
-        let place = self.inbound.flows[tag].place;
-        let settling = SETTLING + 2 * self.inbound.rtt;
-        if self.movable().is_none()
+    pub(super) async fn astray(&mut self, context: &TransferContext, tag: usize) -> Result<(), TransferError> {
+        let place = self.flows[tag].place;
+        let settling = SETTLING + 2 * self.rtt;
+        if movable(context).is_none()
             || place.moves >= MOVES_MAX
             || place.moved_at.is_some_and(|at| at.elapsed() < settling)
         {
             return Ok(());
         }
         // An interface that is down, or a way that does not lead over it, is no reason.
-        let Some(census) = self.context.plane.census().await else { return Ok(()) };
+        let Some(census) = context.plane.census().await else { return Ok(()) };
         let wrong_queue = census.queues.iter().fold(0u64, |sum, queue| sum.saturating_add(queue.wrong_queue));
-        if std::mem::replace(&mut self.inbound.wrong_queue_seen, wrong_queue) == wrong_queue {
+        if std::mem::replace(&mut self.wrong_queue_seen, wrong_queue) == wrong_queue {
             return Ok(());
         }
-        self.move_flow(tag, Placement::guessed_port(random_u32())).await
+        self.move_flow(context, tag, Placement::guessed_port(random_u32())).await
     }
 
-    /// The queues, if there are several to choose from and the sender knows how to move.
-    fn movable(&self) -> Option<&Placement> {
-        let knows = self.context.connection.version >= MOVES_SINCE;
-        self.context.plane.placement().filter(|placement| knows && placement.is_choice())
-    }
-
-    async fn move_flow(&mut self, tag: usize, source_port: u16) -> Result<(), TransferError> {
-        let flow = &mut self.inbound.flows[tag];
+    async fn move_flow(
+        &mut self,
+        context: &TransferContext,
+        tag: usize,
+        source_port: u16,
+    ) -> Result<(), TransferError> {
+        let flow = &mut self.flows[tag];
         flow.place.moves += 1;
         flow.place.moved_at = Some(Instant::now());
         let flow_id = flow.id;
-        self.context.plane.command(flow.lane, &Command::ExpectFrom { flow: flow.slot, port: source_port });
-        self.context.plane.note_move();
-        self.context.connection.writer.send(Message::MoveFlow { flow_id, source_port }).await?;
+        context.plane.command(flow.lane, &Command::ExpectFrom { flow: flow.slot, port: source_port });
+        context.plane.note_move();
+        context.connection.writer.send(Message::MoveFlow { flow_id, source_port }).await?;
         Ok(())
     }
+}
+
+/// The queues, if there are several to choose from and the sender knows how to move.
+fn movable(context: &TransferContext) -> Option<&Placement> {
+    let knows = context.connection.version >= MOVES_SINCE;
+    context.plane.placement().filter(|placement| knows && placement.is_choice())
 }
