@@ -6,44 +6,14 @@
 use std::sync::Arc;
 
 use culvert_protocol::chunk_map::ChunkContent;
-use culvert_protocol::tree_hash::{ChunkHash, TreeHash};
 
 use crate::transfer::error::TransferError;
-use crate::transfer::sending::{Done, Payload, Sending, files};
+use crate::transfer::sending::delivered::{AskedAgain, OutgoingProgress};
+use crate::transfer::sending::done::Done;
+use crate::transfer::sending::files;
+use crate::transfer::sending::payload::Payload;
+use crate::transfer::sending::state::Sending;
 use crate::transfer::tries::TRIES_MAX;
-
-/// A file with chunks of its own, on its way.
-#[derive(Debug)]
-pub struct OutgoingProgress {
-    left: u64,
-    tree: TreeHash,
-}
-
-impl OutgoingProgress {
-    fn new(chunks: u64) -> Self {
-        Self { left: chunks, tree: TreeHash::new(chunks) }
-    }
-
-    /// Counts a chunk; whether it was the last.
-    fn count(&mut self, part: u64, hash: Option<ChunkHash>) -> bool {
-        let Some(left) = self.left.checked_sub(1) else { return false };
-        self.left = left;
-        if let Some(hash) = hash {
-            self.tree.add(part, hash);
-        }
-        left == 0
-    }
-}
-
-/// A chunk that the receiver wanted again.
-#[derive(Clone, Copy, Debug)]
-pub struct AskedAgain {
-    times: u32,
-    /// It is still on its way for the time before.
-    waits: bool,
-    /// It was delivered before.
-    is_counted: bool,
-}
 
 impl Sending {
     /// The receiver found a chunk's data damaged. It gives up after a few attempts, so an honest
@@ -89,7 +59,7 @@ impl Sending {
         self.pace.bytes_delivered += u64::from(self.chunk_bytes(chunk));
         let hash = self.hashing.hashed.remove(&chunk);
         // Settling may close it, and it is to be looked at once more as it was opened.
-        let opened = self.file_of(chunk).and_then(|file| self.files.get(file));
+        let opened = self.payload.file_of(chunk).and_then(|file| self.files.get(file));
         self.chunk_settled(chunk);
         let counted_before = |asked: &mut AskedAgain| std::mem::replace(&mut asked.is_counted, true);
         if self.queue.asked_again.get_mut(&chunk).is_some_and(counted_before) {
@@ -102,7 +72,7 @@ impl Sending {
                 let progress = self.hashing.progress_of.entry(file).or_insert_with(|| OutgoingProgress::new(count));
                 if progress.count(part, hash) {
                     if let Some(hash) = progress.tree.finish() {
-                        self.set_hash(file, *hash.as_bytes());
+                        self.hashing.set(file, *hash.as_bytes());
                     }
                     self.check_once_more(file, opened);
                 }
@@ -132,10 +102,10 @@ impl Sending {
 
     /// A chunk needs its file no longer.
     pub(super) fn chunk_settled(&mut self, chunk: u32) {
-        if let Some(file) = self.file_of(chunk) {
+        if let Some(file) = self.payload.file_of(chunk) {
             // Chunks are prepared in order, so a file is done with once the next chunk is another
             // file's.
-            let is_over = self.file_of(self.queue.next_chunk) != Some(file);
+            let is_over = self.payload.file_of(self.queue.next_chunk) != Some(file);
             self.files.end_use(file, is_over);
         }
     }

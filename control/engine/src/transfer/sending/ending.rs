@@ -14,7 +14,9 @@ use crate::transfer::error::TransferError;
 use crate::transfer::file_errors::named_errors;
 use crate::transfer::manifest_exchange::left_out;
 use crate::transfer::root_of;
-use crate::transfer::sending::{Payload, Sending, Sent};
+use crate::transfer::sending::payload::Payload;
+use crate::transfer::sending::sent::Sent;
+use crate::transfer::sending::state::Sending;
 
 impl Sending {
     /// Announces that everything is sent, when it is; again if something had to be sent once more.

@@ -21,7 +21,8 @@ use culvert_plane::dataplane::SendEvent;
 use culvert_protocol::chunk_map::ChunkContent;
 
 use crate::transfer::sending::files::Reading;
-use crate::transfer::sending::{Payload, Sending};
+use crate::transfer::sending::payload::Payload;
+use crate::transfer::sending::state::Sending;
 
 impl Sending {
     /// Why an event cannot be, if it cannot.
@@ -59,7 +60,7 @@ impl Sending {
             {
                 Some("it delivered a chunk that is not filled")
             }
-            SendEvent::ReadFailed { chunk, .. } if self.file_of(chunk).is_none() => {
+            SendEvent::ReadFailed { chunk, .. } if self.payload.file_of(chunk).is_none() => {
                 Some("it reports a failed read that it was not to make")
             }
             // Chunks are taken back of files that were given up, and of no others.

@@ -12,8 +12,10 @@ use culvert_protocol::tree_hash::ChunkHash;
 use crate::events::{Event, Stage};
 use crate::transfer::error::TransferError;
 use crate::transfer::packs::{FilledPack, fill};
+use crate::transfer::sending::done::Done;
+use crate::transfer::sending::payload::Payload;
 use crate::transfer::sending::preparing::Range;
-use crate::transfer::sending::{Done, Payload, Sending};
+use crate::transfer::sending::state::Sending;
 
 impl Sending {
     /// A lane has a buffer for a chunk that is read here.
@@ -29,7 +31,7 @@ impl Sending {
                 .nonsense("it asks for something to be filled that lanes read, or for one twice")
                 .into());
         }
-        let reader = self.file_of(chunk).and_then(|file| self.reader_of(file));
+        let reader = self.payload.file_of(chunk).and_then(|file| self.reader_of(file));
         let (done, chunk_bytes) = (self.done.clone(), self.context.options.chunk_bytes);
         let (checksum, observer) = (self.context.options.checksum, self.context.observer.clone());
         tokio::task::spawn_blocking(move || {

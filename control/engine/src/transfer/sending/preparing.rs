@@ -10,8 +10,13 @@ use culvert_protocol::tree_hash::{ChunkHash, ChunkHasher, hash_of_zeros};
 
 use crate::shares::Kind;
 use crate::transfer::blocking;
+use crate::transfer::sending::done::Done;
 use crate::transfer::sending::files::{OpenedFile, Reading};
-use crate::transfer::sending::{Done, PREPARING_PER_FLOW, Payload, Sending};
+use crate::transfer::sending::payload::Payload;
+use crate::transfer::sending::state::Sending;
+
+/// Chunks that are being prepared at once, a flow: enough to hide the opening of files.
+const PREPARING_PER_FLOW: usize = 8;
 
 impl Sending {
     /// Begins the preparation of the next chunks; whether there was any to begin.
@@ -57,7 +62,7 @@ impl Sending {
             let (in_all, of_partner) = (self.context.plane.files_open(), self.context.share.count(Kind::Files));
             self.files.has_place_for(file, in_all, of_partner)
         };
-        self.file_of(chunk).is_none_or(has_place)
+        self.payload.file_of(chunk).is_none_or(has_place)
     }
 
     /// Chunks that are not delivered yet.

@@ -8,7 +8,7 @@ use culvert_protocol::tree_hash::ChunkHash;
 use tokio::task::JoinHandle;
 
 use crate::transfer::bit_set::BitSet;
-use crate::transfer::sending::delivery::{AskedAgain, OutgoingProgress};
+use crate::transfer::sending::delivered::{AskedAgain, OutgoingProgress};
 
 /// The chunks of a transfer, from the first look at them until they are delivered.
 #[derive(Debug)]
@@ -44,4 +44,13 @@ pub(super) struct Hashing {
     /// The root of everything that was sent, as a helper computes it, and how many files had failed
     /// by then.
     pub(super) root: Option<(usize, JoinHandle<String>)>,
+}
+
+impl Hashing {
+    /// Notes a file's hash, if the transfer has hashes.
+    pub(super) fn set(&mut self, file: u32, hash: ChunkHash) {
+        if let Some(place) = Arc::make_mut(&mut self.hashes).get_mut(file as usize) {
+            *place = hash;
+        }
+    }
 }

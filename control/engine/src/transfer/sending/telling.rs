@@ -5,31 +5,11 @@
 //! receipt. Files of which nothing is acknowledged (empty ones, and those of which an earlier
 //! attempt had stored a part) are told then.
 
-use std::collections::HashMap;
-
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::names::printable;
 
-use crate::transfer::bit_set::BitSet;
-use crate::transfer::sending::{Payload, Sending};
-
-/// What has been told.
-#[derive(Debug)]
-pub struct Telling {
-    told: BitSet,
-    /// Chunks of files with some of their own that are not acknowledged yet, by file.
-    left: HashMap<u32, u64>,
-    /// Chunks that the receiver had already, by file.
-    proven: HashMap<u32, u64>,
-}
-
-impl Telling {
-    /// Nothing yet, of so many files.
-    #[must_use]
-    pub fn new(files: usize) -> Self {
-        Self { told: BitSet::new(files), left: HashMap::new(), proven: HashMap::new() }
-    }
-}
+use crate::transfer::sending::payload::Payload;
+use crate::transfer::sending::state::Sending;
 
 impl Sending {
     /// The receiver says for the first time that it has stored a chunk.

@@ -1,0 +1,80 @@
+//! What is to be sent, and what of it the partner has.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use culvert_objects::source::SourceTree;
+use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
+use culvert_protocol::control::FlowOffer;
+use culvert_protocol::dry_run::{Fates, Room};
+use culvert_protocol::manifest::Manifest;
+use culvert_protocol::tree_hash::ChunkHash;
+
+use crate::transfer::measurement::memory_chunks;
+
+/// What a transfer sends.
+#[derive(Debug)]
+pub enum Payload {
+    /// Files.
+    Files {
+        /// The files.
+        tree: Arc<SourceTree>,
+        /// Their chunks.
+        chunks: Arc<ChunkMap>,
+    },
+    /// So many bytes from memory.
+    Memory {
+        /// How many.
+        bytes: u64,
+    },
+}
+
+impl Payload {
+    pub(super) fn chunk_count(&self, chunk_bytes: u32) -> u32 {
+        match self {
+            Self::Files { chunks, .. } => chunks.chunk_count(),
+            Self::Memory { bytes } => memory_chunks(*bytes, chunk_bytes),
+        }
+    }
+
+    /// The file with chunks of its own that a chunk is a part of, if it is one.
+    pub(super) fn file_of(&self, chunk: u32) -> Option<u32> {
+        match self {
+            Self::Files { chunks, .. } => match chunks.content(chunk) {
+                Some(ChunkContent::Range { file, .. }) => Some(file),
+                _ => None,
+            },
+            Self::Memory { .. } => None,
+        }
+    }
+}
+
+/// What the partner already has, from its plan.
+#[derive(Debug, Default)]
+pub struct PartnerHas {
+    /// Entries that need not be sent.
+    pub skipped: Arc<HashSet<u32>>,
+    /// Files that an earlier attempt stored, with their hashes.
+    pub resumed: HashMap<u32, ChunkHash>,
+    /// Chunks that an earlier attempt stored.
+    pub proofs: HashMap<u32, ChunkHash>,
+    /// The flows.
+    pub offers: Vec<FlowOffer>,
+    /// Bytes of chunks and files that earlier attempts stored.
+    pub stored_bytes: u64,
+    /// In a dry run: the outcome for each entry.
+    pub fates: Fates,
+    /// In a dry run: what is needed at the destination, and is free.
+    pub room: Option<Room>,
+    /// Reports that overtook the plan's end, as urgent messages may.
+    pub early_reports: Vec<Vec<u8>>,
+}
+
+impl PartnerHas {
+    /// Directories and symlinks that the partner makes or replaces.
+    #[must_use]
+    pub fn others_made(&self, manifest: &Manifest) -> u64 {
+        let is_file = |file: u32| manifest.file_bytes(file).is_some();
+        (0..manifest.len() as u32).filter(|&file| !is_file(file) && !self.skipped.contains(&file)).count() as u64
+    }
+}
