@@ -1,5 +1,5 @@
 //! What of this host's files a request may reach, and how a path as a user or a partner typed it
-//! leads there: to a directory that is stored in, or to sources ([`patterns`]).
+//! leads there: to a directory that is stored in, or to sources.
 
 mod opener;
 mod patterns;
