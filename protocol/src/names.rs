@@ -29,7 +29,7 @@ pub enum NameError {
     #[error("it contains a NUL byte")]
     Nul,
     /// Longer than [`NAME_BYTES_MAX`], or with a component longer than [`COMPONENT_BYTES_MAX`].
-    #[error("it is longer than 4096 bytes, or has a component longer than 255 bytes bytes")]
+    #[error("it is longer than 4096 bytes, or has a component longer than 255 bytes")]
     TooLong,
     /// Begins like Culvert's own temporary files.
     #[error("it has a component that starts like Culvert's temporary files (.culvert-partial-)")]

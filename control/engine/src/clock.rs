@@ -1,4 +1,4 @@
-//! The time of day, for what is written down. What waits goes by the runtime's clock.
+//! The time of day, for records. Timeouts go by tokio's clock.
 
 use std::time::SystemTime;
 

@@ -51,7 +51,7 @@ const SIGN_OF_LIFE_INTERVAL: Duration = Duration::from_secs(2);
 pub const SILENCE_TIMEOUT: Duration = Duration::from_millis(SILENCE_MS as u64);
 const SILENCE_MS: u32 = 30_000;
 
-/// What a node calls itself and its software is not longer: it stands in lists, one line for each.
+/// The longest name of a node or of its software: each stands on one line of a list.
 const NAME_CHARACTERS_MAX: usize = 64;
 
 /// How long the end that asked for a transfer waits for the other's record of it. Longer than a
@@ -167,8 +167,8 @@ pub struct MessageReader {
 }
 
 impl MessageReader {
-    /// The next message of a partner that has to say something within [`SILENCE_TIMEOUT`], and be
-    /// it that it lives. Cancelling the future loses nothing.
+    /// The next message of a partner that must send at least a ping within [`SILENCE_TIMEOUT`].
+    /// Cancelling the future loses nothing.
     ///
     /// # Errors
     /// [`ConnectionError`]; the connection is then of no use.

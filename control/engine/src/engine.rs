@@ -22,7 +22,7 @@ use crate::tls::TlsConfigs;
 /// probes decide.
 const DATAGRAM_BYTES_UNKNOWN: u16 = 1_472;
 
-/// How far a user limits transfers.
+/// Limits set by the user.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TransferBounds {
     /// The largest datagram that is sent.
@@ -52,11 +52,11 @@ pub struct Engine {
     pub advice: Arc<dyn PathAdvice>,
     /// Who watches.
     pub observer: Arc<dyn Observer>,
-    /// What partners take of its memory.
+    /// Each partner's share of what this node has.
     pub shares: Arc<Shares>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
-    /// How far its user limits transfers.
+    /// Limits set by its user.
     pub bounds: TransferBounds,
 }
 

@@ -1,6 +1,6 @@
 //! What the engine tells whoever watches it: metrics, records of paths, a portal's status.
 //!
-//! The engine counts nothing itself and knows none of its observers. An observer is called from
+//! The engine keeps no metrics and knows none of its observers. An observer is called from
 //! the tasks of transfers, a few times for each chunk, and must not wait.
 
 use std::any::Any;
@@ -68,7 +68,8 @@ pub enum Event<'a> {
         /// Whether it waited in this process for more than two of its intervals.
         is_late: bool,
     },
-    /// A lane has done with a chunk.
+    /// A lane has delivered a chunk, or written one to a file. Of chunks that helpers store there is
+    /// [`Event::StageTook`] only.
     ChunkMoved {
         /// How long it had it, on each part of its way.
         times: ChunkTimes,

@@ -1,9 +1,9 @@
 //! What an incoming transfer has stored so far: an append-only file from which an interrupted
 //! transfer resumes.
 //!
-//! A journal belongs to a partner, a destination and the names stored there ([`Place`]). Entries
-//! are written only when what they record is durable, and read when the same partner repeats the
-//! request. Several transfers of one partner can thus fill one directory at the same time, each
+//! A journal belongs to a partner, a destination and the names stored there ([`Place`]). What is
+//! stored is recorded when it is durable; what is about to be made (an attempt, a directory) is
+//! announced before. Both are read when the same partner repeats the request. Several transfers of one partner can thus fill one directory at the same time, each
 //! with its own journal; the remains of another journal of the same files are taken over
 //! ([`absorb_others`]). When a transfer has stored everything, the journal is removed.
 //!

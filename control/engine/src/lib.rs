@@ -1,15 +1,15 @@
 //! A transfer between two nodes, from the request to the receipt.
 //!
 //! ```text
-//! requester ──> connecting ──> connection ═══ TLS ═══> responder
-//!     │                                                   │
-//!     └──> pushing, transfer::sending <═══> transfer::receiving ──> journal
-//!                         └──── data plane ────┘
-//!                 both ends: outcome ──> records, events
+//! who asks:   requester ──> connecting ──> connection ═══ TLS ═══ responder
+//! who sends:  pushing ──> transfer::sending   ═══ UDP, TCP ═══>   transfer::receiving ──> journal
+//!             its data plane                                      its data plane
+//! both ends:  outcome ──> records, events
 //! ```
 //!
-//! The engine knows no node: what it needs of one is in [`engine::Engine`]: records, partners,
-//! advice, observers, a clock. It keeps what it is told in no files of its own but its journals.
+//! Either end may ask, and either may send. The engine knows no node: what it needs of one is in
+//! [`engine::Engine`]: records, partners, advice, observers, a clock. Apart from what it stores it
+//! writes only journals.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::print_stderr))]
 

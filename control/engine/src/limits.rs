@@ -1,12 +1,9 @@
-//! What a partner may take of this node, all in one place: by partner first, then by transfer.
+//! What transfers of a partner may take of this node: by partner first, then by transfer.
 //!
 //! Partners are approved, but not trusted with everything: none can keep the others out by asking
-//! for all that there is. What is bounded elsewhere is named here too, so that this list is whole:
-//! a lane's buffers (`dataplane/src/lane/shares.rs`), and memory for messages
-//! ([`culvert_protocol::control`]).
+//! for all that there is. Where the other limits are, `docs/security.md` says ("Limits").
 //!
-//! Each limit has a name ([`Limit`]) under which `culvert_limits_reached_total` counts how often it
-//! was reached.
+//! Each limit has a name ([`Limit`]), under which a node counts how often it was reached.
 
 use std::time::Duration;
 

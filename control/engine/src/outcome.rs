@@ -84,10 +84,9 @@ pub struct Ended<'a> {
     pub is_sender: bool,
 }
 
-/// Concludes a transfer at this end, whoever asked for it: its record is written, its journal goes,
-/// and who watches is told. `goodbye` is said when this end will not forget what came of it: until
-/// then the partner waits (W-56), for it may come again with the same transfer at once, or have
-/// this node stopped.
+/// Concludes a transfer at this end, whoever asked for it: its record is written, its journal
+/// removed, and the observer told. `goodbye` runs once the outcome is durable here. Until then the
+/// partner waits (W-56), because afterwards it may repeat the transfer or stop this node.
 ///
 /// # Errors
 /// [`NotWritten`].

@@ -1,4 +1,5 @@
-//! Where transfers are written down: what the engine asks of it, whatever keeps it.
+//! Where transfers are written down, whatever keeps it: what running transfers ask of it, and the
+//! list for whoever shows them.
 
 use std::fmt;
 use std::future::Future;

@@ -2,8 +2,8 @@
 //!
 //! Directories of this host are stored into by descriptors that lanes write to, with all that file
 //! systems can do ([`crate::fs::destination`]). A store that has no descriptors takes the buffers
-//! that lanes lend: parts of large objects, and small objects whole. What it has accepted it has
-//! for good: a partner is told of nothing else that it is stored.
+//! that lanes lend: parts of large objects, and small objects whole. `put` and `commit` return only
+//! when the object is durable; only then is the partner told that it is stored.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use culvert_protocol::tree_hash::ChunkHash;
 /// at once.
 pub trait ObjectSink: fmt::Debug + Send + Sync {
     /// What would happen to each entry, in the manifest's order. Nothing is changed yet. An entry
-    /// that is not sent (a directory, something that is there already) needs nothing more of the
-    /// store.
+    /// whose fate is not to be sent is passed to neither [`ObjectSink::put`] nor
+    /// [`ObjectSink::begin`]: a store without directories answers [`Fate::Same`] for them.
     ///
     /// # Errors
     /// Why the transfer cannot be stored here at all.

@@ -185,13 +185,13 @@ pub enum Readable {
     Asked,
 }
 
-/// What whoever wants a listing gives to whoever lists.
+/// The terms of a listing, set by the caller.
 pub struct ListingTerms<'a> {
     /// Takes encoded entries as they are found; false if no more are wanted.
     pub on_part: &'a mut dyn FnMut(Vec<u8>) -> bool,
     /// Whether there is memory for another entry, with so many bytes of a name.
     pub may_take: &'a mut dyn FnMut(usize) -> bool,
-    /// Whether it is asked if files can be read.
+    /// Whether readability is checked now.
     pub readable: Readable,
 }
 

@@ -71,8 +71,8 @@ impl Journal {
                 aside.display()
             );
         }
-        if contents.version != VERSION {
-            let migrated = migrate(&mut contents, &bytes, single_name);
+        if contents.version == 1 {
+            let migrated = from_version_1(&mut contents, &bytes, single_name);
             (file, lock) = replace(&beside(&path, "migrating"), &path, &migrated).map_err(os)?;
             good_bytes = migrated.len();
         } else if good_bytes < bytes.len() {
@@ -170,7 +170,7 @@ impl Journal {
 }
 
 /// A journal of version 1 as the present version has it.
-fn migrate(contents: &mut Contents, bytes: &[u8], single_name: Option<&[u8]>) -> Vec<u8> {
+fn from_version_1(contents: &mut Contents, bytes: &[u8], single_name: Option<&[u8]>) -> Vec<u8> {
     // A single file's temporary name followed from its name here. A journal of several files is not
     // one of a single file.
     let only = contents.past.only_begun();
