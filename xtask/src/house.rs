@@ -2,10 +2,9 @@
 //! files, no long comment line, no file that has grown without a reason, no wire rule without code.
 //!
 //! Each rule reads the tree by itself and returns what it found as [`finding::Finding`]s.
-//! [`check_kept`] has the rules that the whole tree keeps, and is part of `cargo xtask check`;
-//! [`check`] has all of them, and lists what is still to be done. What stands against a rule for a
-//! reason is named in `house/exceptions.rs`; an exception that nothing needs any more is a finding
-//! too.
+//! [`check`] is part of `cargo xtask check`, and `cargo xtask house` is it alone. What stands
+//! against a rule for a reason is named in `house/exceptions.rs`; an exception that nothing needs
+//! any more is a finding too.
 
 mod arrows;
 mod circles;
@@ -21,21 +20,10 @@ use std::path::Path;
 use anyhow::bail;
 use finding::Finding;
 
-/// Checks the rules that the whole tree keeps: arrows between crates, and comment lines.
-///
-/// # Errors
-/// If a rule is broken, after everything that was found has been printed; if a file cannot be read.
-pub fn check_kept() -> anyhow::Result<()> {
-    let tree = tree()?;
-    let mut findings = arrows::check(&tree)?;
-    findings.extend(sizes::check_comments(&tree));
-    report(findings)
-}
-
 /// Checks every rule.
 ///
 /// # Errors
-/// As [`check_kept`].
+/// If one is broken, or a source cannot be read.
 pub fn check() -> anyhow::Result<()> {
     let tree = tree()?;
     let mut findings = arrows::check(&tree)?;

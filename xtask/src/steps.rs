@@ -15,7 +15,7 @@ const CARGO_DENY_VERSION: &str = "0.20.2";
 /// Formatting, lints, documentation, licenses.
 pub fn check() -> anyhow::Result<()> {
     cargo(&["fmt", "--all", "--check"], &[])?;
-    crate::house::check_kept()?;
+    crate::house::check()?;
     crate::ebpf::build(true)?;
     cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])?;
     cargo(

@@ -68,8 +68,8 @@ pub enum Event<'a> {
         /// Whether it waited in this process for more than two of its intervals.
         is_late: bool,
     },
-    /// A lane has delivered a chunk, or written one to a file. Of chunks that helpers store there is
-    /// [`Event::StageTook`] only.
+    /// A lane has delivered a chunk, or written one to a file. Of chunks that helpers store there
+    /// is [`Event::StageTook`] only.
     ChunkMoved {
         /// How long it had it, on each part of its way.
         times: ChunkTimes,

@@ -3,9 +3,10 @@
 //!
 //! A journal belongs to a partner, a destination and the names stored there ([`Place`]). What is
 //! stored is recorded when it is durable; what is about to be made (an attempt, a directory) is
-//! announced before. Both are read when the same partner repeats the request. Several transfers of one partner can thus fill one directory at the same time, each
-//! with its own journal; the remains of another journal of the same files are taken over
-//! ([`absorb_others`]). When a transfer has stored everything, the journal is removed.
+//! announced before. Both are read when the same partner repeats the request. Several transfers of
+//! one partner can thus fill one directory at the same time, each with its own journal; the remains
+//! of another journal of the same files are taken over ([`absorb_others`]). When a transfer has
+//! stored everything, the journal is removed.
 //!
 //! What may be found when a journal is opened, and what is done:
 //!

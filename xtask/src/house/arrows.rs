@@ -8,8 +8,8 @@ use super::sources::{Crate, Tree};
 
 /// A crate, and the crates of the workspace that it may know.
 ///
-/// In the order of dependencies, from the ground up: a crate knows some of those in the lines before
-/// its own, and none after.
+/// In the order of dependencies, from the ground up: a crate knows some of those in the lines
+/// before its own, and none after.
 const MAP: &[(&str, &[&str])] = &[
     ("culvert-protocol", &[]),
     ("culvert-link", &["culvert-protocol"]),
