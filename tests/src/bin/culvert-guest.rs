@@ -122,14 +122,10 @@ fn flows_on_their_lanes_queues() {
     // A chunk for each flow.
     let source = sides.large_source(32 << 20);
     let more = ["--memory", "64M", "--interface", sender, "--flows", "8"];
-    let mut sent = sides.send(&source, &more);
-    // Four lanes that never sleep on two emulated processors: once in a while none of them answers
-    // for the three seconds after which a path counts as closed.
-    if sent.code == 5 && sent.err.contains("does not get through") {
-        say("two queues: nothing got through for three seconds; once more");
-        sent = sides.send(&source, &more);
-    }
-    let result = sent.exits(0).json();
+    let sent = sides.send(&source, &more);
+    // What the receiver's lanes saw says where packets were lost.
+    assert_eq!(sent.code, 0, "{sent:?}, the receiver: {}", sides.status()["dataplane"]);
+    let result = sent.json();
     assert_eq!(result["flows"], 8, "{result}");
     assert!(fs::read(&source).unwrap() == fs::read(sides.pair.shared.join("in")).unwrap());
     let plane = sides.status()["dataplane"].clone();
