@@ -7,5 +7,5 @@ mod interface;
 pub mod sim;
 pub mod udp;
 
-pub use interface::{Arrival, Datapath, RingCensus, SendOutcome, Way, Ways};
+pub use interface::{Arrival, DatagramCounts, Datapath, Endpoints, RingCensus, SendOutcome};
 pub use udp::socket::QueueCondition;

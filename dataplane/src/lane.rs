@@ -16,11 +16,11 @@
 //! ([`shares`]); what all flows have in common (`resources`); a flow ([`sending`],
 //! [`receiving`]); all flows of the lane (`body`), and what is done with them, a file each.
 
-mod body;
 mod commands;
 mod completions;
 mod credit;
-pub mod flows;
+mod flow_table;
+pub mod handoff;
 mod incoming;
 pub mod jobs;
 pub mod lane_link;
@@ -41,8 +41,8 @@ use crate::buffers::Buffers;
 use crate::datapath::Datapath;
 use crate::disk::Disk;
 use crate::disk::files::FileTable;
-use body::Body;
-use flows::{Attendance, Departure};
+use flow_table::FlowTable;
+use handoff::{FromLane, Handoff};
 use jobs::Job;
 use lane_link::LaneLink;
 use resources::Resources;
@@ -64,7 +64,7 @@ const TURNS_PER_SOURCE_LOOK: u32 = 4;
 #[derive(Debug)]
 pub struct Lane<D: Datapath> {
     datapath: D,
-    body: Body,
+    body: FlowTable,
     replies: Vec<Reply>,
     /// Which of the receiving flows is the first to report in the next turn.
     next_report: usize,
@@ -91,16 +91,16 @@ impl<D: Datapath> Lane<D> {
         buffers: Buffers,
         files: Arc<FileTable>,
         link: LaneLink,
-        attendance: Arc<Attendance>,
+        handoff: Arc<Handoff>,
     ) -> Self {
         let jobs = (0..buffers.count()).map(|_| Job::default()).collect();
         let shares = Shares::new(buffers.count(), 2 * usize::from(FLOWS_PER_LANE));
         let now_ns = datapath.now_ns();
         Self {
             datapath,
-            body: Body {
+            body: FlowTable {
                 resources: Resources { disk, buffers, shares, jobs, files, link, now_ns },
-                attendance,
+                handoff,
                 sends: (0..FLOWS_PER_LANE).map(|_| None).collect(),
                 receives: (0..FLOWS_PER_LANE).map(|_| None).collect(),
                 active_sends: Vec::with_capacity(FLOWS_PER_LANE.into()),
@@ -222,13 +222,13 @@ impl<D: Datapath> Lane<D> {
             let Some(flow) = body.sends[usize::from(slot.0)].as_mut() else { continue };
             flow.housekeeping(now_ns);
             if let Some(epoch) = flow.missing_key() {
-                body.attendance.depart(Departure::WantsSendKey { slot, epoch });
+                body.handoff.depart(FromLane::WantsSendKey { slot, epoch });
             }
         }
         for &slot in &body.active_receives {
             let Some(flow) = body.receives[usize::from(slot.0)].as_mut() else { continue };
             if let Some(epoch) = flow.missing_key() {
-                body.attendance.depart(Departure::WantsReceiveKey { slot, epoch });
+                body.handoff.depart(FromLane::WantsReceiveKey { slot, epoch });
             }
             if flow.is_astray(now_ns) {
                 body.resources.link.emit(&Event::Astray { flow: slot });
@@ -306,9 +306,9 @@ impl<D: Datapath> Lane<D> {
         &self.body.resources.link
     }
 
-    /// Whether the attendant has left something.
+    /// Whether the coordinator has left something.
     pub(crate) fn has_deliveries(&self) -> bool {
-        self.body.attendance.has_deliveries()
+        self.body.handoff.has_deliveries()
     }
 
     /// How many buffers are free and how many there are: equal when no flow is open, or one has

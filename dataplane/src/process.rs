@@ -1,6 +1,6 @@
 //! The data plane process: sets lanes up, locks itself in, and attends to them.
 //!
-//! The main thread is the *attendant*. It receives what needs a descriptor, a secret or an
+//! The main thread is the *coordinator*. It receives what needs a descriptor, a secret or an
 //! allocation, prepares it, and hands it to the lane; it makes keys ahead of time; it frees what
 //! lanes are done with. When the control process is gone, so is this one.
 
@@ -15,8 +15,8 @@ use culvert_link::clock::{monotonic_ns, wire_us};
 use culvert_link::commands::{ReceiveSlot, SendSlot};
 use culvert_link::counters::FlowBlock;
 use culvert_link::doorbell::{doorbell, silence};
-use culvert_link::kernel_bypass::Census;
 use culvert_link::kernel_bypass::Mode;
+use culvert_link::kernel_bypass::ProgramCounters;
 use culvert_link::layout::LaneLayout;
 use culvert_link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, Start, ToDataPlane};
 use culvert_link::process_name;
@@ -36,14 +36,14 @@ use crate::buffers::Buffers;
 use crate::datapath::Datapath;
 use crate::datapath::af_xdp::ladder::{self, LaneDatapath, Opened};
 use crate::datapath::af_xdp::rules::Rules;
-use crate::datapath::af_xdp::rules::kept::KeptRules;
+use crate::datapath::af_xdp::rules::kept::RuleGuard;
 use crate::datapath::af_xdp::steering::Steering;
 use crate::datapath::udp::source::SourceSocket;
 use crate::datapath::udp::{OpenError, UdpDatapath};
 use crate::disk::Disk;
 use crate::disk::files::FileTable;
 pub use crate::kernel_calls::{ignore_file_size_signal, start_beyond_terminal};
-use crate::lane::flows::{Attendance, Delivery, Departure};
+use crate::lane::handoff::{FromLane, Handoff, ToLane};
 use crate::lane::lane_link::LaneLink;
 use crate::lane::receiving::ReceiveFlow;
 use crate::lane::sending::SendFlow;
@@ -133,7 +133,7 @@ pub fn run() -> Result<(), StartError> {
     Ok(())
 }
 
-fn start(link: &LinkSocket) -> Result<Attendant, StartError> {
+fn start(link: &LinkSocket) -> Result<Coordinator, StartError> {
     let no_start = |what: &str| StartError::NoStart(what.to_owned());
     let (message, descriptors) = match link.receive::<ToDataPlane>() {
         Ok(Some(received)) => received,
@@ -141,18 +141,18 @@ fn start(link: &LinkSocket) -> Result<Attendant, StartError> {
         Err(error) => return Err(no_start(&error.to_string())),
     };
     let ToDataPlane::Start(start) = message else { return Err(no_start("the first message is not a start")) };
-    let mut attendant = Attendant::new(&start, descriptors)?;
-    let lanes = attendant.start_lanes(&start)?;
+    let mut coordinator = Coordinator::new(&start, descriptors)?;
+    let lanes = coordinator.start_lanes(&start)?;
 
-    let (af_xdp, refusals) = (attendant.mode(), std::mem::take(&mut attendant.refusals));
-    let mut sandbox_gaps = attendant.kept.sandbox_gaps().to_vec();
+    let (af_xdp, refusals) = (coordinator.mode(), std::mem::take(&mut coordinator.refusals));
+    let mut sandbox_gaps = coordinator.kept.sandbox_gaps().to_vec();
     sandbox_gaps.extend(sandbox::drop_capabilities().err());
     sandbox_gaps.extend(sandbox::confine_system_calls().err());
     let process_id = std::process::id();
-    let has_all_rules = attendant.kept.rules.is_complete();
+    let has_all_rules = coordinator.kept.rules.is_complete();
     link.send(&FromDataPlane::Ready { process_id, lanes, sandbox_gaps, af_xdp, has_all_rules, refusals }, &[])
         .map_err(|error| StartError::Os { what: "answer the control process", error })?;
-    Ok(attendant)
+    Ok(coordinator)
 }
 
 /// What a lane's thread is made of.
@@ -163,15 +163,15 @@ struct LaneParts {
     buffers: Buffers,
     files: Arc<FileTable>,
     link: LaneLink,
-    attendance: Arc<Attendance>,
+    handoff: Arc<Handoff>,
 }
 
 /// The main thread's state.
-struct Attendant {
+struct Coordinator {
     link_memory: Arc<SharedMemory>,
     files: Arc<FileTable>,
     bell: OwnedFd,
-    attendances: Vec<Arc<Attendance>>,
+    attendances: Vec<Arc<Handoff>>,
     parts: Vec<LaneParts>,
     piece_bytes: usize,
     buffers_per_lane: usize,
@@ -181,7 +181,7 @@ struct Attendant {
     /// The program that leads packets to the lanes, for as long as this process lives.
     steering: Option<(Steering, Mode)>,
     /// The NIC's rules, and the process that removes them.
-    kept: KeptRules,
+    kept: RuleGuard,
     refusals: Vec<String>,
 }
 
@@ -209,7 +209,7 @@ fn open_sockets(start: &Start) -> Result<Vec<UdpDatapath>, StartError> {
     Ok(sockets)
 }
 
-impl Attendant {
+impl Coordinator {
     /// Maps the memory and opens the sockets, while the process still may.
     fn new(start: &Start, descriptors: Vec<OwnedFd>) -> Result<Self, StartError> {
         let os = |what| move |error| StartError::Os { what, error };
@@ -235,13 +235,13 @@ impl Attendant {
             None => Opened::udp(sockets),
         };
         let kept = match (&start.af_xdp, &steering) {
-            (Some(af_xdp), Some(_)) => KeptRules::set(af_xdp, start.bind, &lanes),
-            _ => KeptRules::default(),
+            (Some(af_xdp), Some(_)) => RuleGuard::set(af_xdp, start.bind, &lanes),
+            _ => RuleGuard::default(),
         };
         for (((number, &core), datapath), buffer_memory) in start.cores.iter().enumerate().zip(lanes).zip(buffer_memory)
         {
             let lane_bell = next()?;
-            let attendance = Arc::new(Attendance::new(clone(&lane_bell)?, clone(&bell)?));
+            let handoff = Arc::new(Handoff::new(clone(&lane_bell)?, clone(&bell)?));
             let layout = LaneLayout::of(number);
             parts.push(LaneParts {
                 number,
@@ -250,9 +250,9 @@ impl Attendant {
                 buffers: Buffers::new(Arc::new(buffer_memory), start.buffer_bytes),
                 files: files.clone(),
                 link: LaneLink::new(link_memory.clone(), &layout, lane_bell, clone(&control_bell)?),
-                attendance: attendance.clone(),
+                handoff: handoff.clone(),
             });
-            attendances.push(attendance);
+            attendances.push(handoff);
         }
         Ok(Self {
             link_memory,
@@ -359,19 +359,19 @@ impl Attendant {
             ToDataPlane::OpenSend(open) => self.open_send(open),
             ToDataPlane::OpenReceive(open) => self.open_receive(&open),
             ToDataPlane::SetSource { lane, slot, port, is_v6 } => {
-                if let (Some(attendance), Some(fd)) =
+                if let (Some(handoff), Some(fd)) =
                     (self.attendances.get(usize::from(lane)), descriptors.into_iter().next())
                 {
                     // A full queue means that a lane hangs; the flow continues from where it was.
                     let source = SourceSocket::new(UdpPort::from_fd(fd, is_v6), port);
-                    let _ = attendance.deliver(Delivery::Source { slot, source });
+                    let _ = handoff.deliver(ToLane::Source { slot, source });
                 }
                 None
             }
             ToDataPlane::SetNextHop { lane, to, hop } => {
-                if let Some(attendance) = self.attendances.get(usize::from(lane)) {
+                if let Some(handoff) = self.attendances.get(usize::from(lane)) {
                     // A full queue means that a lane hangs; it continues on its UDP socket.
-                    let _ = attendance.deliver(Delivery::NextHop { to, hop });
+                    let _ = handoff.deliver(ToLane::NextHop { to, hop });
                 }
                 None
             }
@@ -386,7 +386,7 @@ impl Attendant {
             ToDataPlane::TakeCensus => {
                 let counted = self.steering.as_ref().map(|(steering, _)| steering.census()).unwrap_or_default();
                 let Rules { set, missing } = self.kept.rules.clone();
-                Some(FromDataPlane::Census(Census { rules: set, rules_missing: missing, ..counted }))
+                Some(FromDataPlane::ProgramCounters(ProgramCounters { rules: set, rules_missing: missing, ..counted }))
             }
         };
         if let Some(answer) = answer {
@@ -404,15 +404,15 @@ impl Attendant {
     }
 
     fn deliver_tap(&self, lane: u16, tap: Option<Box<Tap>>) {
-        if let Some(attendance) = self.attendances.get(usize::from(lane)) {
+        if let Some(handoff) = self.attendances.get(usize::from(lane)) {
             // A full queue is a lane that hangs; it shows no packets either.
-            let _ = attendance.deliver(Delivery::Tap(tap));
+            let _ = handoff.deliver(ToLane::Tap(tap));
         }
     }
 
     fn open_send(&mut self, open: OpenSend) -> Option<FromDataPlane> {
         self.steer_flow(open.lane, open.flow_id);
-        let attendance = self.attendances.get(usize::from(open.lane))?;
+        let handoff = self.attendances.get(usize::from(open.lane))?;
         let schedule = |direction| KeySchedule::new(open.cipher, &open.secret, open.flow_id, direction);
         let (mut forward, mut reverse) = (schedule(Direction::Forward), schedule(Direction::Reverse));
         // The window is sized for what all but the most unusual paths carry; on those, fewer
@@ -433,14 +433,14 @@ impl Attendant {
         let mut flow = SendFlow::new(open.slot, protocol, destination, block, probes, open.checksum, open.chunk_bytes);
         flow.holder = open.holder;
         self.send_schedules.insert((open.lane, open.slot), forward);
-        attendance
-            .deliver(Delivery::Send(Box::new(flow)))
+        handoff
+            .deliver(ToLane::Send(Box::new(flow)))
             .then_some(FromDataPlane::SendOpened { lane: open.lane, slot: open.slot })
     }
 
     fn open_receive(&mut self, open: &OpenReceive) -> Option<FromDataPlane> {
         self.steer_flow(open.lane, open.flow_id);
-        let attendance = self.attendances.get(usize::from(open.lane))?;
+        let handoff = self.attendances.get(usize::from(open.lane))?;
         let schedule = |direction| KeySchedule::new(open.cipher, &open.secret, open.flow_id, direction);
         let (mut forward, mut reverse) = (schedule(Direction::Forward), schedule(Direction::Reverse));
         let buffers = self.buffers_per_lane.min(CHUNKS_PER_FLOW_MAX) as u32;
@@ -458,37 +458,37 @@ impl Attendant {
             ReceiveFlow::new(open.slot, protocol, open.partner, open.interval_us, open.checksum, open.chunk_bytes);
         flow.holder = open.holder;
         self.receive_schedules.insert((open.lane, open.slot), forward);
-        attendance
-            .deliver(Delivery::Receive(Box::new(flow)))
+        handoff
+            .deliver(ToLane::Receive(Box::new(flow)))
             .then_some(FromDataPlane::ReceiveOpened { lane: open.lane, slot: open.slot })
     }
 
     /// Makes the keys that lanes want and frees the flows that they are done with.
     fn see_to_departures(&mut self) {
-        for (lane, attendance) in (0u16..).zip(&self.attendances) {
-            while let Some(departure) = attendance.next_departure() {
+        for (lane, handoff) in (0u16..).zip(&self.attendances) {
+            while let Some(departure) = handoff.next_departure() {
                 match departure {
-                    Departure::Send(flow) => {
+                    FromLane::Send(flow) => {
                         Self::unsteer_flow(&mut self.steering, lane, flow.protocol.flow_id());
                         self.send_schedules.remove(&(lane, flow.slot));
                     }
-                    Departure::Receive(flow) => {
+                    FromLane::Receive(flow) => {
                         Self::unsteer_flow(&mut self.steering, lane, flow.protocol.flow_id());
                         self.receive_schedules.remove(&(lane, flow.slot));
                     }
-                    Departure::Tap(tap) => drop(tap),
-                    Departure::WantsSendKey { slot, epoch } => {
+                    FromLane::Tap(tap) => drop(tap),
+                    FromLane::WantsSendKey { slot, epoch } => {
                         if let Some(key) =
                             self.send_schedules.get_mut(&(lane, slot)).and_then(|keys| keys.key_of(epoch))
                         {
-                            let _ = attendance.deliver(Delivery::SendKey { slot, epoch, key });
+                            let _ = handoff.deliver(ToLane::SendKey { slot, epoch, key });
                         }
                     }
-                    Departure::WantsReceiveKey { slot, epoch } => {
+                    FromLane::WantsReceiveKey { slot, epoch } => {
                         if let Some(key) =
                             self.receive_schedules.get_mut(&(lane, slot)).and_then(|keys| keys.key_of(epoch))
                         {
-                            let _ = attendance.deliver(Delivery::ReceiveKey { slot, epoch, key });
+                            let _ = handoff.deliver(ToLane::ReceiveKey { slot, epoch, key });
                         }
                     }
                 }
@@ -516,7 +516,7 @@ type Ready = mpsc::Sender<Result<(usize, LaneReady), StartError>>;
 
 /// A lane's thread: pins itself, makes what must be made here, and runs.
 fn lane_thread(parts: LaneParts, ready: &Ready) {
-    let LaneParts { number, core, datapath, buffers, files, link, attendance } = parts;
+    let LaneParts { number, core, datapath, buffers, files, link, handoff } = parts;
     let pinned = core.is_some_and(|id| core_affinity::set_for_current(core_affinity::CoreId { id }));
     // Sleeps end when they should: the default slack of 50 µs is a super-buffer at 10 Gb/s.
     let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
@@ -540,8 +540,8 @@ fn lane_thread(parts: LaneParts, ready: &Ready) {
     let _ = sandbox::drop_capabilities();
     let is_ready = || drop(ready.send(Ok((number, lane_ready))));
     match datapath {
-        LaneDatapath::Udp(udp) => run_lane(Lane::new(udp, disk, buffers, files, link, attendance), is_ready),
-        LaneDatapath::AfXdp(rings) => run_lane(Lane::new(*rings, disk, buffers, files, link, attendance), is_ready),
+        LaneDatapath::Udp(udp) => run_lane(Lane::new(udp, disk, buffers, files, link, handoff), is_ready),
+        LaneDatapath::AfXdp(rings) => run_lane(Lane::new(*rings, disk, buffers, files, link, handoff), is_ready),
     }
 }
 

@@ -2,7 +2,7 @@
 //! unless configured, and bounded.
 
 mod control;
-mod places;
+mod slots;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,7 +21,7 @@ use crate::stamp::Authentication;
 use crate::stamp::limits::{PACKETS_PER_SECOND, Rates, ReflectorLimits, ReflectorPorts, Refused, SharedRates};
 use crate::stamp::reflector::{REQUEST_BYTES_MAX, Reflector};
 
-use places::{Full, Place, Places};
+use slots::{Full, Slot, SlotPool};
 
 /// Maximum number of concurrent control connections.
 const CONNECTIONS_MAX: usize = 64;
@@ -126,8 +126,8 @@ pub struct Responder {
     config: ResponderConfig,
     counters: Arc<ResponderCounters>,
     rates: Arc<SharedRates>,
-    connections: Arc<Places>,
-    sessions: Arc<Places>,
+    connections: Arc<SlotPool>,
+    sessions: Arc<SlotPool>,
 }
 
 impl Responder {
@@ -136,8 +136,8 @@ impl Responder {
     pub fn new(config: ResponderConfig, counters: Arc<ResponderCounters>) -> Arc<Self> {
         Arc::new(Self {
             rates: Rates::shared(config.packets_per_second),
-            connections: Places::new(CONNECTIONS_MAX, CONNECTIONS_OF_HOST),
-            sessions: Places::new(config.sessions, config.sessions / SESSIONS_PART),
+            connections: SlotPool::new(CONNECTIONS_MAX, CONNECTIONS_OF_HOST),
+            sessions: SlotPool::new(config.sessions, config.sessions / SESSIONS_PART),
             config,
             counters,
         })
@@ -166,7 +166,7 @@ impl Responder {
     }
 
     /// A place among the control connections.
-    fn connection_place(&self, client: IpAddr) -> Result<Place, TurnedAway> {
+    fn connection_place(&self, client: IpAddr) -> Result<Slot, TurnedAway> {
         if !self.config.permitted.contains(client) {
             return Err(TurnedAway::Source);
         }
@@ -177,7 +177,7 @@ impl Responder {
     }
 
     /// A place among the sessions.
-    fn session_place(&self, client: IpAddr) -> Result<Place, TurnedAway> {
+    fn session_place(&self, client: IpAddr) -> Result<Slot, TurnedAway> {
         self.sessions.take(client).map_err(|full| match full {
             Full::OfHost => TurnedAway::SessionsOfHost,
             Full::All => TurnedAway::Sessions,

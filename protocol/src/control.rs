@@ -34,10 +34,10 @@ mod tests;
 
 pub use files::{FileError, LeftOut, NOT_KEPT_LISTED_MAX};
 pub use frames::{FRAME_BYTES_MAX, FrameError, FrameReader, LIST_BYTES, decode_entries, encode_entry};
-pub use message::{Leave, Message};
+pub use message::{Message, PermissionAnswer};
 pub use plan::{FlowOffer, Run, runs};
 pub use refusal::{Refusal, RefusalCode};
-pub use request::{Accepted, FLOWS_MAX, Options, Overwrite, Request, Wish};
+pub use request::{Accepted, FLOWS_MAX, Options, Overwrite, Request, RequestedAction};
 pub use summaries::{ReceiverSummary, SenderSummary};
 pub use transfer_id::TransferId;
 pub use versions::{

@@ -28,7 +28,7 @@ mod controller;
 mod history;
 mod share;
 
-use adaptive::{AdaptiveRate, Patience};
+use adaptive::{AdaptiveRate, Tolerance};
 pub use controller::{ControllerConfig, Mode, Observation, RATE_MAX, RATE_MIN, RateController, RateLimit};
 
 /// The controller of a mode.
@@ -36,8 +36,8 @@ pub use controller::{ControllerConfig, Mode, Observation, RATE_MAX, RATE_MIN, Ra
 pub fn controller(config: &ControllerConfig) -> Box<dyn RateController> {
     match (config.mode, config.cap_bits_per_second) {
         (Mode::Fixed, Some(rate)) => Box::new(FixedRate { rate }),
-        (Mode::Fixed | Mode::Fair, _) => Box::new(AdaptiveRate::new(Patience::FAIR, config)),
-        (Mode::Background, _) => Box::new(AdaptiveRate::new(Patience::BACKGROUND, config)),
+        (Mode::Fixed | Mode::Fair, _) => Box::new(AdaptiveRate::new(Tolerance::FAIR, config)),
+        (Mode::Background, _) => Box::new(AdaptiveRate::new(Tolerance::BACKGROUND, config)),
     }
 }
 

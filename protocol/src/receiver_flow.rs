@@ -19,7 +19,7 @@ use crate::segments::SegmentSet;
 use crate::wire::{HEADER_BYTES, Header, OVERHEAD_BYTES, SegmentKind, TAG_BYTES, segment_count};
 
 pub use crate::chunk_memory::{BufferId, ChunkMemory};
-pub use outcome::{Beginning, CompletedChunk, Received, Rejected};
+pub use outcome::{ChunkStart, CompletedChunk, Received, Rejected};
 
 /// What a lane knows at the time of a report and the flow does not.
 #[derive(Clone, Copy, Debug, Default)]
@@ -235,7 +235,7 @@ impl ReceiverFlow {
         self.recent = self.active.len().saturating_sub(1);
         let chunk_bytes = header.chunk_bytes;
         Ok(match self.mark(self.recent, header) {
-            Received::Completed(done) => Received::Completed(CompletedChunk { beginning: Beginning::Now, ..done }),
+            Received::Completed(done) => Received::Completed(CompletedChunk { beginning: ChunkStart::Now, ..done }),
             _ => Received::Began { chunk: header.chunk, buffer, chunk_bytes },
         })
     }
@@ -266,7 +266,7 @@ impl ReceiverFlow {
         let payload = self.scratch.get(..header.payload_bytes()).ok_or(Rejected::NotAuthentic)?;
         memory.bytes_mut(buffer, place_of(header)).copy_from_slice(payload);
         Ok(match self.mark(at, header) {
-            Received::Completed(done) => Received::Completed(CompletedChunk { beginning: Beginning::Anew, ..done }),
+            Received::Completed(done) => Received::Completed(CompletedChunk { beginning: ChunkStart::Anew, ..done }),
             _ => Received::BeganAnew { chunk, buffer },
         })
     }
@@ -287,7 +287,7 @@ impl ReceiverFlow {
         self.set_whole(chunk);
         self.completed.push_back(chunk);
         self.has_news = true;
-        Received::Completed(CompletedChunk { chunk, buffer, chunk_bytes, beginning: Beginning::Earlier })
+        Received::Completed(CompletedChunk { chunk, buffer, chunk_bytes, beginning: ChunkStart::Earlier })
     }
 
     fn open_to_scratch(&mut self, datagram: &[u8], header: &Header) -> Result<(), Rejected> {

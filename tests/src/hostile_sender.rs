@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use culvert_protocol::control::{FlowOffer, Message, Options, Request, TransferId, Wish, encode_entry};
+use culvert_protocol::control::{FlowOffer, Message, Options, Request, RequestedAction, TransferId, encode_entry};
 use culvert_protocol::feedback::Report;
 use culvert_protocol::keys::{Direction, KeySchedule};
 use culvert_protocol::manifest::{Entry, Manifest};
@@ -40,7 +40,8 @@ pub struct HostileSender {
 /// A push of small chunks over two flows.
 #[must_use]
 pub fn push_request(destination: &Path, transfer: TransferId) -> Request {
-    let Message::Request(ordinary) = request(Wish::Push { destination: destination.as_os_str().as_bytes().to_vec() })
+    let Message::Request(ordinary) =
+        request(RequestedAction::Push { destination: destination.as_os_str().as_bytes().to_vec() })
     else {
         unreachable!("request() makes a request")
     };
@@ -74,7 +75,7 @@ impl HostileSender {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket can be bound");
         let mut stranger = Stranger::introduced(state, port);
         asked.lane_ports = vec![socket.local_addr().expect("a socket has an address").port()];
-        let is_push = matches!(asked.wish, Wish::Push { .. });
+        let is_push = matches!(asked.wish, RequestedAction::Push { .. });
         stranger.say(&Message::Request(asked));
         let receiver_ports = match stranger.hear() {
             Some(Message::Accepted(accepted)) => accepted.lane_ports,

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use culvert_engine::tls::TlsConfigs;
 use culvert_protocol::control::{
-    FrameReader, Message, Options, Overwrite, PROTOCOL_VERSION, Refusal, Request, TransferId, Wish, encode_entry,
+    FrameReader, Message, Options, Overwrite, PROTOCOL_VERSION, Refusal, Request, RequestedAction, TransferId,
+    encode_entry,
 };
 use culvert_protocol::identity::Identity;
 use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
@@ -230,7 +231,7 @@ pub fn hello(version: u16) -> Message {
 
 /// A request with ordinary options.
 #[must_use]
-pub fn request(wish: Wish) -> Message {
+pub fn request(wish: RequestedAction) -> Message {
     let options = Options {
         chunk_bytes: 4 << 20,
         checksum: true,
@@ -256,7 +257,7 @@ pub fn request(wish: Wish) -> Message {
 /// If the node does not accept the request.
 pub fn push_manifest(stranger: &mut Stranger, destination: &Path, entries: &[Entry<'_>]) {
     use std::os::unix::ffi::OsStrExt as _;
-    stranger.say(&request(Wish::Push { destination: destination.as_os_str().as_bytes().to_vec() }));
+    stranger.say(&request(RequestedAction::Push { destination: destination.as_os_str().as_bytes().to_vec() }));
     let answer = stranger.hear();
     assert!(matches!(answer, Some(Message::Accepted(_))), "{answer:?}");
     let mut part = Vec::new();

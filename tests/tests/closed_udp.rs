@@ -21,13 +21,13 @@ const NOTICE_WITHIN: Duration = Duration::from_secs(5);
 const LOAD: Duration = Duration::from_secs(20);
 
 /// Two namespaces of which one, or both, refuse UDP that nobody asked for, as firewalls do.
-struct Walled {
+struct FirewalledHosts {
     lab: Lab,
     pair: Pair,
     source: PathBuf,
 }
 
-impl Walled {
+impl FirewalledHosts {
     fn new() -> Option<Self> {
         if !is_installed("nft") {
             eprintln!("skipped: nft (nftables) is not installed");
@@ -159,7 +159,7 @@ enum Dropped {
 /// The host that receives the data, or the answers, takes no UDP: reads what is said, does what it
 /// says, and sees it work.
 fn assert_told_and_mended(verb: &str, is_over_ssh: bool, dropped: Dropped) {
-    let Some(walled) = Walled::new() else { return };
+    let Some(walled) = FirewalledHosts::new() else { return };
     let _node = (!is_over_ssh).then(|| walled.node(&["--ports", "7273"]));
     let receiver = usize::from(verb == "send");
     let closed = if dropped == Dropped::Data { receiver } else { 1 - receiver };
@@ -244,7 +244,7 @@ fn who_sends_to_a_node_and_gets_no_answers_is_told_how_to_open_their_way_too() {
 /// The same cause had 1 over ssh and 5 between nodes.
 #[test]
 fn a_closed_tcp_port_ends_with_5_over_ssh_and_between_nodes() {
-    let Some(walled) = Walled::new() else { return };
+    let Some(walled) = FirewalledHosts::new() else { return };
     let _node = walled.node(&[]);
     walled.drop_at(1, "tcp flags syn reject with tcp reset");
     for is_over_ssh in [true, false] {
@@ -261,7 +261,7 @@ fn a_closed_tcp_port_ends_with_5_over_ssh_and_between_nodes() {
 #[test]
 fn what_a_senders_own_host_refuses_is_told_with_what_opens_it() {
     for (verb, sender) in [("send", 0), ("get", 1)] {
-        let Some(walled) = Walled::new() else { return };
+        let Some(walled) = FirewalledHosts::new() else { return };
         walled.refuse(sender, "output", "meta l4proto udp drop");
         let Told { first, within, rest, code, .. } = told(walled.transfer(verb, true, &[]));
         eprintln!("{verb}, after {within:?}:\n{first}{rest}");
@@ -281,7 +281,7 @@ fn what_a_senders_own_host_refuses_is_told_with_what_opens_it() {
 /// Nothing was said for ten seconds, and then to look for a node, which is none over ssh.
 #[test]
 fn a_far_ends_closed_tcp_port_is_told_in_time_with_what_opens_it() {
-    let Some(walled) = Walled::new() else { return };
+    let Some(walled) = FirewalledHosts::new() else { return };
     walled.drop_at(1, "meta l4proto tcp drop");
     let Told { first, within, rest, code, .. } = told(walled.transfer("send", true, &[]));
     eprintln!("after {within:?}:\n{first}{rest}");
@@ -299,7 +299,7 @@ fn a_far_ends_closed_tcp_port_is_told_in_time_with_what_opens_it() {
 /// Where no notice is shown the error has all of it; a document always has.
 #[test]
 fn an_error_has_what_was_not_said_before() {
-    let Some(walled) = Walled::new() else { return };
+    let Some(walled) = FirewalledHosts::new() else { return };
     walled.close(1);
     let quiet = told(walled.transfer("send", true, &["--quiet"]));
     assert_eq!((quiet.code, rules(&quiet.first).len()), (5, 1), "{}", quiet.first);

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use culvert_protocol::control::{DRY_RUNS_ARE_TOLD_SINCE, Message, Overwrite, RefusalCode, Wish};
+use culvert_protocol::control::{DRY_RUNS_ARE_TOLD_SINCE, Message, Overwrite, RefusalCode, RequestedAction};
 use culvert_protocol::manifest::{Entry, EntryKind};
 use culvert_tests::hostile_sender::{new_id, say_manifest};
 use culvert_tests::node::{Pair, wait_for};
@@ -243,7 +243,7 @@ fn a_partner_of_an_older_version_hears_numbers_and_refusals_as_before() {
     for version in [DRY_RUNS_ARE_TOLD_SINCE - 1, DRY_RUNS_ARE_TOLD_SINCE] {
         for overwrite in [Overwrite::Never, Overwrite::Changed] {
             let mut stranger = Stranger::introduced_as(&pair.here, node.port, version);
-            let wish = Wish::Push { destination: pair.shared.join("in").as_os_str().as_bytes().to_vec() };
+            let wish = RequestedAction::Push { destination: pair.shared.join("in").as_os_str().as_bytes().to_vec() };
             let Message::Request(mut asked) = request(wish) else { unreachable!() };
             asked.transfer = new_id();
             (asked.options.dry_run, asked.options.overwrite) = (true, overwrite);

@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use culvert_engine::clock::Clock;
 use culvert_engine::connection::Connection;
-use culvert_engine::connection::incoming::Greeted;
+use culvert_engine::connection::incoming::ClientHelloReceived;
 use culvert_engine::engine::{Engine, TransferBounds};
 use culvert_engine::events::{Event, Observer, Unobserved};
 use culvert_engine::partners::{NoAdvice, Partners};
 use culvert_engine::pushing::push;
 use culvert_engine::records::TransferRecords;
 use culvert_engine::requester;
-use culvert_engine::responder::{Introduced, answer};
+use culvert_engine::responder::{IdentifiedPartner, answer};
 use culvert_engine::shares::Shares;
 use culvert_engine::tls::TlsConfigs;
 use culvert_engine::transfer::TransferContext;
@@ -94,7 +94,7 @@ async fn connected() -> (Connection, Connection, Arc<Identity>, Arc<Identity>) {
     let (client, server) = (TlsConfigs::new(&one), TlsConfigs::new(&other));
     let accept = async {
         let (tcp, from) = listener.accept().await.unwrap();
-        Greeted::hear(tcp, from).await.unwrap().accept(&server, "other").await
+        ClientHelloReceived::hear(tcp, from).await.unwrap().accept(&server, "other").await
     };
     let (ours, theirs) = tokio::join!(Connection::connect(&client, address, "one"), accept);
     (ours.unwrap(), theirs.unwrap(), one, other)
@@ -302,9 +302,9 @@ impl Observer for Counter {
 
 /// A clock that stands still.
 #[derive(Debug)]
-struct Noon;
+struct FixedClock;
 
-impl Clock for Noon {
+impl Clock for FixedClock {
     fn unix_ms(&self) -> u64 {
         43_200_000
     }
@@ -329,7 +329,7 @@ fn alone(identity: &Arc<Identity>, partner: PublicKey, at: SocketAddr, room: &Pa
         advice: Arc::new(NoAdvice),
         observer: counter.clone(),
         shares: Arc::default(),
-        clock: Arc::new(Noon),
+        clock: Arc::new(FixedClock),
         bounds: TransferBounds::default(),
     });
     Alone { engine, records, counter }
@@ -363,11 +363,11 @@ fn two_engines_need_no_node_no_metrics_and_no_files_for_their_records() {
         here.records.insert(id, TransferRecord::of_request(id, &request, RecordState::Active, 0));
         let answering = async {
             let (tcp, from) = listener.accept().await.unwrap();
-            let greeted = Greeted::hear(tcp, from).await.unwrap();
+            let greeted = ClientHelloReceived::hear(tcp, from).await.unwrap();
             let mut connection = greeted.accept(&there.engine.tls, "other").await.unwrap();
             let Message::Request(request) = connection.reader.next().await.unwrap() else { panic!("no request") };
             let reach = Reach::Owner { directory: "/".into() };
-            answer(&there.engine, Introduced { connection, reach, partner: "one".to_owned() }, request).await;
+            answer(&there.engine, IdentifiedPartner { connection, reach, partner: "one".to_owned() }, request).await;
         };
         let (live, _cancels) = unwatched();
         let (outcome, ()) = tokio::join!(requester::carry_out(&here.engine, id, &request, live), answering);

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use culvert_protocol::control::{FileError, LeftOut, Message, Refusal, RefusalCode, Request, Wish};
+use culvert_protocol::control::{FileError, LeftOut, Message, Refusal, RefusalCode, Request, RequestedAction};
 use culvert_protocol::feedback::Summary;
 use culvert_protocol::manifest::{Entry, EntryKind};
 use culvert_protocol::tree_hash::{ChunkHash, hash_of_zeros};
@@ -152,7 +152,8 @@ fn row_7_what_is_fetched_and_never_acknowledged_leaves_buffers_for_others() {
     let pull = |_| {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let mut stranger = Stranger::introduced(&neighbours.pair.here, neighbours.node.port);
-        let Message::Request(request) = request(Wish::Pull { sources: vec![large.display().to_string().into_bytes()] })
+        let Message::Request(request) =
+            request(RequestedAction::Pull { sources: vec![large.display().to_string().into_bytes()] })
         else {
             unreachable!()
         };
@@ -306,7 +307,11 @@ fn row_9_listings_that_nobody_reads_hold_nobody_else_up() {
         let mut stranger = Stranger::introduced(&neighbours.pair.here, neighbours.node.port);
         let request = neighbours.greedy_request(1);
         let sources = vec![tree.display().to_string().into_bytes()];
-        stranger.say(&Message::Request(Request { transfer: new_id(), wish: Wish::Pull { sources }, ..request }));
+        stranger.say(&Message::Request(Request {
+            transfer: new_id(),
+            wish: RequestedAction::Pull { sources },
+            ..request
+        }));
         stranger
     };
     let _pulls: Vec<Stranger> = (0..10).map(|_| pull()).collect();
@@ -330,7 +335,11 @@ fn row_10_requests_with_many_sources_are_refused_with_a_sentence() {
         let mut stranger = Stranger::introduced(&neighbours.pair.here, neighbours.node.port);
         let sources = vec![neighbours.pair.shared.join("a").display().to_string().into_bytes(); count];
         let request = neighbours.greedy_request(1);
-        stranger.say(&Message::Request(Request { transfer: new_id(), wish: Wish::Pull { sources }, ..request }));
+        stranger.say(&Message::Request(Request {
+            transfer: new_id(),
+            wish: RequestedAction::Pull { sources },
+            ..request
+        }));
         stranger
     };
     let refusal = ask(2_500).hear_refusal();
@@ -378,7 +387,9 @@ fn two_partners_that_take_all_sessions_leave_some_to_a_third() {
     let source = pair.shared.join("small").display().to_string().into_bytes();
     // Asks for something, hears that it comes, and says nothing more.
     let take_one = |state: &Path| -> Result<Stranger, Refusal> {
-        let Message::Request(request) = request(Wish::Pull { sources: vec![source.clone()] }) else { unreachable!() };
+        let Message::Request(request) = request(RequestedAction::Pull { sources: vec![source.clone()] }) else {
+            unreachable!()
+        };
         let mut stranger = Stranger::introduced(state, port);
         stranger.say(&Message::Request(Request { transfer: new_id(), ..request }));
         loop {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use culvert_protocol::control::{Message, PROTOCOL_VERSION, RefusalCode, Wish};
+use culvert_protocol::control::{Message, PROTOCOL_VERSION, RefusalCode, RequestedAction};
 use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
 use culvert_tests::node::{Pair, RunningNode};
 use culvert_tests::random::Random;
@@ -213,7 +213,7 @@ fn manifests_that_lie_are_refused() {
 fn requests_that_no_honest_node_makes_are_refused() {
     let pair = Pair::new();
     let mut node = pair.start();
-    let push = || Wish::Push { destination: pair.shared.join("in").display().to_string().into_bytes() };
+    let push = || RequestedAction::Push { destination: pair.shared.join("in").display().to_string().into_bytes() };
     let change = |change: &dyn Fn(&mut culvert_protocol::control::Request)| {
         let Message::Request(mut request) = request(push()) else { unreachable!("request() makes a request") };
         change(&mut request);
@@ -225,9 +225,9 @@ fn requests_that_no_honest_node_makes_are_refused() {
         change(&|request| request.options.chunk_bytes = 3 << 20),
         change(&|request| request.lane_ports.clear()),
         change(&|request| request.lane_ports = vec![1; 5_000]),
-        request(Wish::Pull { sources: Vec::new() }),
-        request(Wish::Measure { bytes: 0 }),
-        request(Wish::Measure { bytes: u64::MAX }),
+        request(RequestedAction::Pull { sources: Vec::new() }),
+        request(RequestedAction::Measure { bytes: 0 }),
+        request(RequestedAction::Measure { bytes: u64::MAX }),
     ] {
         let mut stranger = Stranger::introduced(&pair.here, node.port);
         stranger.say(&message);
@@ -242,7 +242,7 @@ fn every_byte_of_a_request_turned_does_no_harm() {
     let pair = Pair::new();
     let mut node = pair.start();
     let mut frame = Vec::new();
-    request(Wish::Push { destination: pair.shared.join("in").display().to_string().into_bytes() })
+    request(RequestedAction::Push { destination: pair.shared.join("in").display().to_string().into_bytes() })
         .write_frame(&mut frame);
     for at in 0..frame.len() {
         let mut turned = frame.clone();

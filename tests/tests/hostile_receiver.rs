@@ -9,7 +9,7 @@ use std::net::UdpSocket;
 use std::os::unix::ffi::OsStrExt as _;
 
 use culvert_protocol::arrivals::PacketRange;
-use culvert_protocol::control::{FileError, FlowOffer, Message, Options, RefusalCode, Request, Run, Wish};
+use culvert_protocol::control::{FileError, FlowOffer, Message, Options, RefusalCode, Request, RequestedAction, Run};
 use culvert_protocol::dry_run::{Fate, FateRun, Finding};
 use culvert_protocol::feedback::{Summary, write_report};
 use culvert_protocol::rate_control::Mode;
@@ -20,12 +20,12 @@ use culvert_tests::program::{Ran, command};
 use culvert_tests::random::Random;
 use culvert_tests::stranger::{Stranger, request};
 
-struct Siege {
+struct AttackedNode {
     pair: Pair,
     node: RunningNode,
 }
 
-impl Siege {
+impl AttackedNode {
     fn begin() -> Self {
         let pair = Pair::new();
         let node = pair.start();
@@ -55,7 +55,9 @@ impl Siege {
     fn pull_with(&self, lane_port: u16, change: impl FnOnce(&mut Options)) -> Stranger {
         let mut stranger = Stranger::introduced(&self.pair.here, self.node.port);
         let source = self.pair.shared.join("data/").as_os_str().as_bytes().to_vec();
-        let Message::Request(mut asked) = request(Wish::Pull { sources: vec![source] }) else { unreachable!() };
+        let Message::Request(mut asked) = request(RequestedAction::Pull { sources: vec![source] }) else {
+            unreachable!()
+        };
         asked.transfer = new_id();
         asked.options.chunk_bytes = 64 << 10;
         asked.lane_ports = vec![lane_port];
@@ -95,7 +97,7 @@ fn offer(sender_lane: u16, receiver_lane: u16) -> FlowOffer {
 /// chunks".
 #[test]
 fn plans_that_lie_are_refused() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let run = |first, count| Run { first, count };
     let lies = [
         // Files that there are not, and files named again and again, which would cost more each
@@ -124,11 +126,13 @@ fn plans_that_lie_are_refused() {
 /// plane ended for everybody (wire.md W-35: "a largest datagram below 560 bytes").
 #[test]
 fn a_datagram_that_cannot_carry_data_is_refused_with_a_sentence() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     for bytes in [0, 47, 100, 559] {
         let mut stranger = Stranger::introduced(&siege.pair.here, siege.node.port);
         let source = siege.pair.shared.join("data/").as_os_str().as_bytes().to_vec();
-        let Message::Request(mut asked) = request(Wish::Pull { sources: vec![source] }) else { unreachable!() };
+        let Message::Request(mut asked) = request(RequestedAction::Pull { sources: vec![source] }) else {
+            unreachable!()
+        };
         (asked.transfer, asked.datagram_bytes_max) = (new_id(), bytes);
         stranger.say(&Message::Request(asked));
         let refusal = stranger.hear_refusal();
@@ -141,7 +145,7 @@ fn a_datagram_that_cannot_carry_data_is_refused_with_a_sentence() {
 
 #[test]
 fn requests_beyond_what_a_node_can_count_are_refused_with_a_sentence() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let most = 45_000_000_000_000;
     type Change = fn(&mut Request);
     let larger: Change = |asked| asked.options.chunk_bytes = 16 << 20;
@@ -160,7 +164,7 @@ fn requests_beyond_what_a_node_can_count_are_refused_with_a_sentence() {
     ];
     for (bytes, change, said) in cases {
         let mut stranger = Stranger::introduced(&siege.pair.here, siege.node.port);
-        let Message::Request(mut asked) = request(Wish::Measure { bytes }) else { unreachable!() };
+        let Message::Request(mut asked) = request(RequestedAction::Measure { bytes }) else { unreachable!() };
         asked.transfer = new_id();
         change(&mut asked);
         stranger.say(&Message::Request(asked));
@@ -174,7 +178,7 @@ fn requests_beyond_what_a_node_can_count_are_refused_with_a_sentence() {
 /// wire.md W-40: "at most three times, and only if the chunk was sent".
 #[test]
 fn wishes_for_more_than_was_sent_are_refused() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     for wish in [
         Message::SendAgain(vec![u32::MAX]),
@@ -198,7 +202,7 @@ fn wishes_for_more_than_was_sent_are_refused() {
 
 #[test]
 fn fates_of_files_that_there_are_not_are_refused_and_so_are_too_few() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let run = |count| FateRun { count, fate: Fate::New };
     let end = || Message::PlanEnd { flows: Vec::new(), stored_bytes: 0 };
     for (is_dry, runs) in [
@@ -224,7 +228,7 @@ fn fates_of_files_that_there_are_not_are_refused_and_so_are_too_few() {
 
 #[test]
 fn attributes_of_files_that_there_are_not_were_not_kept() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let entry = |file| FileError { file, code: "time".to_owned(), text: "utimensat: no".to_owned() };
     // There are twenty files, and sixteen may be named.
@@ -248,7 +252,7 @@ fn attributes_of_files_that_there_are_not_were_not_kept() {
 
 #[test]
 fn reports_from_the_future_and_of_other_flows_change_nothing() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     // A port that answers no probe.
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut stranger = siege.pull(socket.local_addr().unwrap().port());
@@ -285,7 +289,7 @@ fn reports_from_the_future_and_of_other_flows_change_nothing() {
 
 #[test]
 fn a_receiver_that_calls_everything_lost_for_ever_is_given_up() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     // Somebody else's transfer is under way all the while.
     let copy = siege.pair.path("honest");
     let source = format!("second:{}", siege.pair.shared.join("data/").display());
@@ -316,7 +320,7 @@ fn a_receiver_that_calls_everything_lost_for_ever_is_given_up() {
 
 #[test]
 fn a_flow_moves_to_the_port_that_its_receiver_asks_for_and_not_for_ever() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
     let mut stranger = siege.pull(socket.local_addr().unwrap().port());
@@ -348,7 +352,7 @@ fn a_flow_moves_to_the_port_that_its_receiver_asks_for_and_not_for_ever() {
 /// It waited for ever: for all that the sender knew, the receiver's disk was slow.
 #[test]
 fn a_receiver_that_never_gives_credit_is_given_up() {
-    let siege = Siege::begin_impatient();
+    let siege = AttackedNode::begin_impatient();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let stranger = siege.pull(socket.local_addr().unwrap().port());
     let refusal = HostileReceiver::begin(stranger, socket)
@@ -362,7 +366,7 @@ fn a_receiver_that_never_gives_credit_is_given_up() {
 /// hash was said too early, and was none.
 #[test]
 fn a_chunk_that_is_wanted_twice_counts_once() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let of_data = |number| fs::read(siege.pair.shared.join(format!("data/file-{number}"))).unwrap();
     let hashes: HashSet<[u8; 32]> = (0..20).map(|number| *blake3::hash(&of_data(number)).as_bytes()).collect();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();

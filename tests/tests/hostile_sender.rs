@@ -6,11 +6,13 @@
 
 use std::fs;
 
-use culvert_protocol::control::{FileError, Message, RefusalCode, SenderSummary, TransferId, Wish, encode_entry};
+use culvert_protocol::control::{
+    FileError, Message, RefusalCode, RequestedAction, SenderSummary, TransferId, encode_entry,
+};
 use culvert_protocol::manifest::{Entry, EntryKind};
 use culvert_protocol::tree_hash::ChunkHasher;
 use culvert_protocol::wire::{EPOCH_BITS, Header, SegmentKind};
-use culvert_tests::hostile_sender::siege::{Siege, file_of_chunks, hear_finished, say_the_end};
+use culvert_tests::hostile_sender::siege::{AttackedNode, file_of_chunks, hear_finished, say_the_end};
 use culvert_tests::hostile_sender::{
     CHUNK_BYTES, HostileSender, STRIDE, hash_of_part, new_id, part_of, push_request, say_manifest,
 };
@@ -24,7 +26,7 @@ use culvert_tests::tree::temporary_files;
 /// discarded".
 #[test]
 fn a_verified_chunk_is_not_written_over_by_another_flow() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let (good, evil) = (file_of_chunks(2, 1), file_of_chunks(2, 2));
     let mut sender = siege.attack(&[file(b"file", good.len() as u64)]);
     assert_eq!(sender.flows.len(), 2);
@@ -42,7 +44,7 @@ fn a_verified_chunk_is_not_written_over_by_another_flow() {
 
 #[test]
 fn a_pack_that_comes_by_two_flows_is_stored_once() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let content = Random::new(3).bytes(9_000);
     let large = file_of_chunks(2, 4);
     let mut sender = siege.attack(&[file(b"large", large.len() as u64), file(b"small", 9_000)]);
@@ -64,7 +66,7 @@ fn a_pack_that_comes_by_two_flows_is_stored_once() {
 
 #[test]
 fn giving_up_a_file_that_is_stored_is_refused() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let content = Random::new(3).bytes(9_000);
     let mut sender = siege.attack(&[file(b"other", 10), file(b"small", 9_000)]);
     let hash = |bytes: &[u8]| *blake3::hash(bytes).as_bytes();
@@ -82,7 +84,7 @@ fn giving_up_a_file_that_is_stored_is_refused() {
 
 #[test]
 fn a_hole_does_not_erase_what_was_verified() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let good = file_of_chunks(2, 5);
     let sparse = Entry { kind: EntryKind::File { bytes: good.len() as u64, is_sparse: true }, ..file(b"file", 0) };
     let mut sender = siege.attack(&[sparse]);
@@ -97,7 +99,7 @@ fn a_hole_does_not_erase_what_was_verified() {
 /// wire.md W-39: "nothing else can be proven".
 #[test]
 fn a_damaged_chunk_cannot_be_proved_by_saying_so() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let good = file_of_chunks(3, 6);
     let entries = [file(b"file", good.len() as u64)];
     let mut sender = siege.attack(&entries);
@@ -121,7 +123,7 @@ fn a_damaged_chunk_cannot_be_proved_by_saying_so() {
 }
 
 /// A partial file with two of three chunks that are there, and the transfer begun anew.
-fn with_two_chunks_offered(siege: &Siege, entries: &[Entry<'_>], good: &[u8]) -> HostileSender {
+fn with_two_chunks_offered(siege: &AttackedNode, entries: &[Entry<'_>], good: &[u8]) -> HostileSender {
     let mut sender = siege.attack(entries);
     sender.send_part(0, 0, good, 0);
     sender.send_part(1, 1, good, 1);
@@ -137,7 +139,7 @@ fn with_two_chunks_offered(siege: &Siege, entries: &[Entry<'_>], good: &[u8]) ->
 /// with bytes of another hash.
 #[test]
 fn what_was_offered_is_not_proved_once_other_bytes_came_in_its_place() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let (good, evil) = (file_of_chunks(3, 11), file_of_chunks(3, 12));
     let mut sender = with_two_chunks_offered(&siege, &[file(b"file", good.len() as u64)], &good);
     sender.stranger.say(&Message::ChunkHashes(vec![(0, hash_of_part(&good, 0))]));
@@ -154,7 +156,7 @@ fn what_was_offered_is_not_proved_once_other_bytes_came_in_its_place() {
 /// wire.md W-40: "a hole is not accepted where data has arrived".
 #[test]
 fn a_hole_is_not_believed_where_wrong_bytes_came() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let good = file_of_chunks(2, 13);
     let sparse = Entry { kind: EntryKind::File { bytes: good.len() as u64, is_sparse: true }, ..file(b"file", 0) };
     let mut sender = siege.attack(&[sparse]);
@@ -170,7 +172,7 @@ fn a_hole_is_not_believed_where_wrong_bytes_came() {
 /// stride and with other bytes (W-11).
 #[test]
 fn a_chunk_that_begins_anew_with_other_bytes_is_signed_as_it_is_stored() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let chunk_bytes: usize = 256 << 10;
     let bytes = |seed| Random::new(seed).bytes(chunk_bytes + 100_000);
     let (first, second) = (bytes(14), bytes(15));
@@ -217,7 +219,7 @@ fn a_chunk_that_begins_anew_with_other_bytes_is_signed_as_it_is_stored() {
 /// wire.md W-40: "the receiver compares them with its own".
 #[test]
 fn hashes_that_do_not_match_fail_the_transfer_as_a_verification() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let good = file_of_chunks(2, 7);
     let mut sender = siege.attack(&[file(b"file", good.len() as u64)]);
     for _ in 0..3 {
@@ -232,7 +234,7 @@ fn hashes_that_do_not_match_fail_the_transfer_as_a_verification() {
 
 #[test]
 fn segments_that_cannot_be_are_counted_and_the_transfer_goes_on() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let good = file_of_chunks(2, 8);
     let mut sender = siege.attack(&[file(b"file", good.len() as u64)]);
     let flow_id = sender.flows[0].flow_id;
@@ -289,7 +291,7 @@ fn segments_that_cannot_be_are_counted_and_the_transfer_goes_on() {
 
 #[test]
 fn segments_under_an_old_epoch_are_dropped() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let (good, evil) = (file_of_chunks(2, 8), file_of_chunks(2, 9));
     let mut sender = siege.attack(&[file(b"file", good.len() as u64)]);
     let old = sender.segment(0, 0, part_of(&evil, 0), 5);
@@ -317,7 +319,7 @@ fn segments_under_an_old_epoch_are_dropped() {
 /// They stayed lent to a transfer that was gone, and its flow was never closed.
 #[test]
 fn packs_whose_sender_goes_before_their_hashes_leave_their_buffers() {
-    let mut siege = Siege::begin();
+    let mut siege = AttackedNode::begin();
     let in_use = || -> f64 {
         let metrics = siege.node.metrics();
         let lines = metrics.lines().filter(|line| line.starts_with("culvert_lane_buffers_in_use{"));
@@ -339,7 +341,7 @@ fn packs_whose_sender_goes_before_their_hashes_leave_their_buffers() {
 
 #[test]
 fn more_chunks_than_there_is_credit_for_take_no_more_buffers() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let chunks = 5_000u32;
     let bytes = u64::from(chunks) * u64::from(CHUNK_BYTES);
     let sparse = Entry { kind: EntryKind::File { bytes, is_sparse: true }, ..file(b"file", 0) };
@@ -357,9 +359,9 @@ fn more_chunks_than_there_is_credit_for_take_no_more_buffers() {
 
 #[test]
 fn hashes_of_chunks_that_never_come_do_not_fill_the_memory() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let measure = culvert_protocol::control::Request {
-        wish: Wish::Measure { bytes: 45_000_000_000_000 >> 10 },
+        wish: RequestedAction::Measure { bytes: 45_000_000_000_000 >> 10 },
         ..push_request("/".as_ref(), new_id())
     };
     let mut sender = HostileSender::begin_request(&siege.pair.here, siege.node.port, measure, &[]);
@@ -376,7 +378,7 @@ fn hashes_of_chunks_that_never_come_do_not_fill_the_memory() {
 
 #[test]
 fn a_file_of_a_million_terabytes_opens_no_more_than_it_may() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let sparse = |bytes| Entry { kind: EntryKind::File { bytes, is_sparse: true }, ..file(b"file", 0) };
     // More chunks than a transfer may have.
     let mut stranger = Stranger::introduced(&siege.pair.here, siege.node.port);
@@ -396,7 +398,7 @@ fn a_file_of_a_million_terabytes_opens_no_more_than_it_may() {
 /// wire.md W-44: "the id in a `Request` must not be that of another partner's transfer".
 #[test]
 fn an_id_of_another_partners_transfer_is_refused() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let id = wait_for("the honest transfer's record", || {
         let names = fs::read_dir(siege.pair.there.join("transfers")).ok()?;
         names.flatten().find_map(|name| name.file_name().to_str()?.strip_suffix(".json")?.parse::<TransferId>().ok())
@@ -411,7 +413,7 @@ fn an_id_of_another_partners_transfer_is_refused() {
 
 #[test]
 fn a_slow_loris_with_a_key_leaves_room_for_others() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let mut frame = Vec::new();
     let mut part = Vec::new();
     encode_entry(&file(b"never ends", 1), &mut part);
@@ -445,10 +447,10 @@ fn a_slow_loris_with_a_key_leaves_room_for_others() {
 /// the task that writes panicked (wire.md W-35: "a path longer than 4,096 bytes").
 #[test]
 fn a_path_that_fills_a_frame_is_refused_with_a_sentence() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let path: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(&[0xff; 250_000]);
     for wish in [
-        Wish::Pull { sources: vec![std::os::unix::ffi::OsStrExt::as_bytes(path).to_vec()] },
+        RequestedAction::Pull { sources: vec![std::os::unix::ffi::OsStrExt::as_bytes(path).to_vec()] },
         push_request(path.as_ref(), new_id()).wish,
     ] {
         let mut stranger = Stranger::introduced(&siege.pair.here, siege.node.port);
@@ -465,7 +467,7 @@ fn a_path_that_fills_a_frame_is_refused_with_a_sentence() {
 
 #[test]
 fn names_that_differ_by_case_or_by_form_only_are_stored_as_they_are_or_fail_by_name() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let names: [&[u8]; 4] = [b"File", b"file", "caf\u{e9}".as_bytes(), "cafe\u{301}".as_bytes()];
     let entries: Vec<_> = names.iter().map(|name| file(name, 3)).collect();
     let mut sender = siege.attack(&entries);
@@ -489,7 +491,7 @@ fn names_that_differ_by_case_or_by_form_only_are_stored_as_they_are_or_fail_by_n
 
 #[test]
 fn device_files_and_pipes_in_the_way_are_not_opened() {
-    let siege = Siege::begin();
+    let siege = AttackedNode::begin();
     let shared = siege.pair.shared.join("in");
     fs::create_dir(&shared).unwrap();
     let good = file_of_chunks(2, 9);
@@ -523,7 +525,7 @@ fn turned_bits_in_any_message_of_any_length_do_no_harm() {
     for seed in seeds(1) {
         eprintln!("seed {seed}");
         let mut random = Random::new(seed);
-        let siege = Siege::begin();
+        let siege = AttackedNode::begin();
         let good = file_of_chunks(2, 10);
         let entries = [file(b"file", good.len() as u64), file(b"small", 9)];
         let messages = [
@@ -535,7 +537,7 @@ fn turned_bits_in_any_message_of_any_length_do_no_harm() {
             Message::AllSent(SenderSummary::default()),
             Message::Proven(vec![1, 0]),
             Message::Ping(7),
-            request(Wish::Measure { bytes: 5 }),
+            request(RequestedAction::Measure { bytes: 5 }),
         ];
         for round in 0..60 {
             let destination = siege.pair.shared.join(format!("in-{round}"));

@@ -6,7 +6,7 @@
 //! rate that this host has many times over: other work on the host can make a run slower and none
 //! faster, so a transfer that can have its rate beside the greedy one shows it in one of them.
 
-use culvert_protocol::control::{Message, Request, Wish};
+use culvert_protocol::control::{Message, Request, RequestedAction};
 use culvert_tests::greedy::Neighbours;
 use culvert_tests::hostile_sender::{CHUNK_BYTES, new_id};
 use culvert_tests::stranger::{Stranger, file, request};
@@ -41,7 +41,7 @@ fn assert_keeps_its_pace(what: &str, neighbours: &Neighbours, alone: f64) {
 fn pull(neighbours: &Neighbours, sources: Vec<Vec<u8>>) -> Stranger {
     let mut stranger = Stranger::introduced(&neighbours.pair.here, neighbours.node.port);
     let request = neighbours.greedy_request(1);
-    stranger.say(&Message::Request(Request { transfer: new_id(), wish: Wish::Pull { sources }, ..request }));
+    stranger.say(&Message::Request(Request { transfer: new_id(), wish: RequestedAction::Pull { sources }, ..request }));
     stranger
 }
 
@@ -67,7 +67,9 @@ fn sessions_and_connections() {
     let source = neighbours.pair.shared.join("small").display().to_string().into_bytes();
     let mut held = Vec::new();
     loop {
-        let Message::Request(request) = request(Wish::Pull { sources: vec![source.clone()] }) else { unreachable!() };
+        let Message::Request(request) = request(RequestedAction::Pull { sources: vec![source.clone()] }) else {
+            unreachable!()
+        };
         let mut stranger = Stranger::introduced(&neighbours.pair.here, neighbours.node.port);
         stranger.say(&Message::Request(Request { transfer: new_id(), ..request }));
         let is_refused = loop {

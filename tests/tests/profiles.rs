@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use culvert_objects::fs::reach::Reach;
-use culvert_protocol::control::{Leave, Message, RefusalCode};
+use culvert_protocol::control::{Message, PermissionAnswer, RefusalCode};
 use culvert_tests::node::{Pair, key_of};
 use culvert_tests::program::{Ran, command, run};
 use culvert_tests::schema::assert_valid;
@@ -162,11 +162,11 @@ fn what_is_permitted_is_told_to_those_who_understand_it() {
     }
     let mut new = Stranger::introduced(&pair.here, node.port);
     new.say(&Message::Ping(5));
-    assert_eq!(new.hear(), Some(Message::Permits { store: Leave::Yes, fetch: Leave::Yes }));
+    assert_eq!(new.hear(), Some(Message::Permits { store: PermissionAnswer::Yes, fetch: PermissionAnswer::Yes }));
     assert_eq!(new.hear(), Some(Message::Pong(5)));
     // Nobody asked for it.
     let mut liar = Stranger::introduced(&pair.here, node.port);
-    liar.say(&Message::Permits { store: Leave::Yes, fetch: Leave::Yes });
+    liar.say(&Message::Permits { store: PermissionAnswer::Yes, fetch: PermissionAnswer::Yes });
     assert_eq!(liar.hear_refusal().code, RefusalCode::Protocol);
 }
 

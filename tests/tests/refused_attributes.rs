@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use culvert_protocol::control::{Message, NOT_KEPT_IS_TOLD_SINCE, SenderSummary, Wish};
+use culvert_protocol::control::{Message, NOT_KEPT_IS_TOLD_SINCE, RequestedAction, SenderSummary};
 use culvert_protocol::manifest::{Entry, EntryKind};
 use culvert_tests::hostile_sender::{new_id, say_manifest};
 use culvert_tests::node::{Pair, RunningNode, kill, wait_for};
@@ -191,7 +191,7 @@ fn a_partner_of_an_older_version_is_not_told_and_the_log_is() {
     for version in [NOT_KEPT_IS_TOLD_SINCE - 1, NOT_KEPT_IS_TOLD_SINCE] {
         let mut stranger = Stranger::introduced_as(&pair.here, node.port, version);
         let destination = pair.shared.join(format!("version-{version}"));
-        let wish = Wish::Push { destination: destination.as_os_str().as_bytes().to_vec() };
+        let wish = RequestedAction::Push { destination: destination.as_os_str().as_bytes().to_vec() };
         let Message::Request(mut asked) = request(wish) else { unreachable!() };
         asked.transfer = new_id();
         stranger.say(&Message::Request(asked));

@@ -94,7 +94,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     if let Some(metrics) = metrics {
         tokio::spawn(api.serve_metrics(metrics));
     }
-    tokio::spawn(culvert_node::partner_hosts::keep_known(node.doorman.clone(), node.profiles.clone()));
+    tokio::spawn(culvert_node::partner_hosts::keep_known(node.connection_limiter.clone(), node.profiles.clone()));
     tokio::spawn(log_lines::tell_what_was_left_out());
     let listening = tokio::spawn(listen(node.clone(), listener, spare, Admission::Profiles));
     tokio::spawn(tuning::keep(tuning::directory_in(&tuning::state_of_host(&settings))));

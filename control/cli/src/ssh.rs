@@ -95,7 +95,7 @@ pub enum Ended {
 pub struct FarEnd {
     child: Child,
     stdin: ChildStdin,
-    messages: JoinHandle<Said>,
+    messages: JoinHandle<SshStderr>,
     target: Target,
 }
 
@@ -154,7 +154,7 @@ impl FarEnd {
                 let said = tokio::time::timeout(MESSAGES_WAIT, messages).await;
                 return Err(Self::explain(host, options, status, said.ok().and_then(Result::ok).unwrap_or_default()));
             }
-            Err(TooMuch) => {
+            Err(OutputTooLong) => {
                 return Err(CommandError::failed(format!(
                     "'{}' on {host} printed more than {} KiB, and none of it is a far end's answer: \
                      is it culvert, and do the login shell's startup files print too much?",
@@ -177,7 +177,7 @@ impl FarEnd {
         Ok(Self { child, stdin, messages, target })
     }
 
-    fn explain(host: &SshHost, options: &SshOptions, status: Option<i32>, mut said: Said) -> CommandError {
+    fn explain(host: &SshHost, options: &SshOptions, status: Option<i32>, mut said: SshStderr) -> CommandError {
         if matches!(status, Some(127 | 255)) {
             said.show();
         }
@@ -274,14 +274,14 @@ fn cannot_start(program: &str, error: &std::io::Error) -> String {
 
 /// More came than a far end says.
 #[derive(Debug)]
-struct TooMuch;
+struct OutputTooLong;
 
 /// What the far end's line begins with: its first field.
 const ANSWER_BEGINS: &[u8] = br#"{"culvert_far_end""#;
 
 /// The far end's line; login shells may print others before it, and what they print need not end
 /// its line.
-async fn first_answer(stdout: impl AsyncRead + Unpin) -> Result<Option<FarEndAnswer>, TooMuch> {
+async fn first_answer(stdout: impl AsyncRead + Unpin) -> Result<Option<FarEndAnswer>, OutputTooLong> {
     let mut lines = BufReader::new(stdout.take(ANSWER_BYTES_MAX));
     let mut line = Vec::new();
     loop {
@@ -292,7 +292,7 @@ async fn first_answer(stdout: impl AsyncRead + Unpin) -> Result<Option<FarEndAns
             return Ok(Some(answer));
         }
         if lines.get_ref().limit() == 0 && lines.buffer().is_empty() {
-            return Err(TooMuch);
+            return Err(OutputTooLong);
         }
         if !read.is_ok_and(|bytes| bytes > 0) {
             return Ok(None);
@@ -302,13 +302,13 @@ async fn first_answer(stdout: impl AsyncRead + Unpin) -> Result<Option<FarEndAns
 
 /// Output on ssh's standard error.
 #[derive(Debug, Default)]
-struct Said {
+struct SshStderr {
     failure: SshFailure,
     /// The last line, if it is not shown yet.
     last: String,
 }
 
-impl Said {
+impl SshStderr {
     fn show(&mut self) {
         let last = std::mem::take(&mut self.last);
         if !last.is_empty() {
@@ -384,10 +384,10 @@ impl SshFailure {
 ///
 /// A line of the far end's own is held back for a moment: if it is the last, and the far end has
 /// ended before it answered, it is the reason, which is said with the error and not before it.
-async fn pass_on(stderr: impl AsyncRead + Unpin) -> Said {
+async fn pass_on(stderr: impl AsyncRead + Unpin) -> SshStderr {
     /// Longer than a process takes to end that has said why.
     const HELD: Duration = Duration::from_millis(500);
-    let mut said = Said::default();
+    let mut said = SshStderr::default();
     let mut lines = BufReader::new(stderr);
     let mut line = Vec::new();
     let mut count = 0usize;

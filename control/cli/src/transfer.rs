@@ -55,16 +55,16 @@ const POLL: Duration = Duration::from_millis(150);
 /// # Errors
 /// [`CommandError`].
 pub async fn run(global: GlobalArgs, args: TransferArgs) -> Result<ExitCode, CommandError> {
-    let followed = Followed::default();
+    let followed = FollowedTransfer::default();
     let done = or_interrupted(act(global, args, &followed)).await;
     done.map_err(|error| followed.explain(error))
 }
 
 /// A transfer that is waited for, as it was last seen: the command may end before it does.
 #[derive(Debug, Default)]
-struct Followed(RefCell<Option<(String, RecordState)>>);
+struct FollowedTransfer(RefCell<Option<(String, RecordState)>>);
 
-impl Followed {
+impl FollowedTransfer {
     fn note(&self, record: &TransferRecord) {
         self.0.replace(Some((record.transfer.clone(), record.state)));
     }
@@ -83,7 +83,7 @@ impl Followed {
     }
 }
 
-async fn act(global: GlobalArgs, args: TransferArgs, followed: &Followed) -> Result<ExitCode, CommandError> {
+async fn act(global: GlobalArgs, args: TransferArgs, followed: &FollowedTransfer) -> Result<ExitCode, CommandError> {
     let settings = Settings::resolve(&global.flags(&EngineArgs::default()))?;
     let state = StateDirectory::open(&settings.state.value)?;
     let json = args.json;
@@ -215,7 +215,7 @@ async fn pause(api: &ApiClient, id: &str, json: bool) -> Result<ExitCode, Comman
 }
 
 /// Prints a line of JSON for each change of a transfer, and its result or its record at last.
-async fn watch_json(api: &ApiClient, id: &str, followed: &Followed) -> Result<ExitCode, CommandError> {
+async fn watch_json(api: &ApiClient, id: &str, followed: &FollowedTransfer) -> Result<ExitCode, CommandError> {
     let mut shown = None;
     loop {
         let record = api.transfer(id).await?;
@@ -255,7 +255,7 @@ pub async fn submit_and_follow(
     if !telling.quiet {
         say_aside!("culvert: the node running with {} runs this as transfer {id}", state.root().display());
     }
-    let followed = Followed::default();
+    let followed = FollowedTransfer::default();
     let following = follow(api, &id, telling, state, &followed);
     tokio::select! {
         code = following => code.map_err(|error| followed.explain(error)),
@@ -272,7 +272,7 @@ async fn follow(
     id: &str,
     telling: Telling,
     state: &StateDirectory,
-    followed: &Followed,
+    followed: &FollowedTransfer,
 ) -> Result<ExitCode, CommandError> {
     let (shown, receiver) = watch::channel(Progress::default());
     let waiting = verbose::beside(receiver.clone(), wait(api, id, None, Some(&shown), followed));
@@ -289,7 +289,7 @@ async fn wait(
     id: &str,
     timeout: Option<Duration>,
     shown: Option<&watch::Sender<Progress>>,
-    followed: &Followed,
+    followed: &FollowedTransfer,
 ) -> Result<TransferRecord, CommandError> {
     let began = Instant::now();
     loop {

@@ -55,7 +55,7 @@ fn with_context(
             Some(named) => format!("culvert --state {named} tune"),
             None => "culvert tune".to_owned(),
         },
-        out: &mut Answering(io::stdout()),
+        out: &mut AnswerTracking(io::stdout()),
         err: &mut io::stderr(),
         versions: if probe { vec![("culvert".to_owned(), crate::completion::version_text())] } else { Vec::new() },
         readiness: if probe { readiness(bind_address(global), &state) } else { Vec::new() },
@@ -75,9 +75,9 @@ fn with_context(
 }
 
 /// Standard output, of which it is noted that the answer is there.
-struct Answering(io::Stdout);
+struct AnswerTracking(io::Stdout);
 
-impl io::Write for Answering {
+impl io::Write for AnswerTracking {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         note_answer();
         self.0.write(bytes)

@@ -16,7 +16,7 @@ use crate::target::{Place, parse};
 
 /// A transfer as it was typed: the partner's place, and what moves.
 #[derive(Debug)]
-pub struct Typed {
+pub struct TypedTransfer {
     /// Where the partner is; its path is the first or only one.
     pub partner: Place,
     /// What moves.
@@ -30,7 +30,7 @@ const PARTNERS_PATHS: &str = "NAME:PATH, USER@HOST:PATH, ssh://USER@HOST:PORT/PA
 ///
 /// # Errors
 /// [`CommandError`] that says which path is on the wrong side.
-pub fn read_paths(paths: &[OsString], is_get: bool) -> Result<Typed, CommandError> {
+pub fn read_paths(paths: &[OsString], is_get: bool) -> Result<TypedTransfer, CommandError> {
     let places = paths.iter().map(|path| parse(path)).collect::<Result<Vec<_>, _>>()?;
     let ([_, .., destination], [sources @ .., _]) = (places.as_slice(), places.as_slice()) else {
         return Err(CommandError::usage("two paths are needed: a source, and the destination as the last one"));
@@ -54,7 +54,7 @@ pub fn read_paths(paths: &[OsString], is_get: bool) -> Result<Typed, CommandErro
         }
         let sources = sources.iter().map(|place| place.path().clone()).collect();
         let movement = Movement::Pull { sources, destination: absolute(destination.path())? };
-        return Ok(Typed { partner, movement });
+        return Ok(TypedTransfer { partner, movement });
     }
     if let Some(place) = sources.iter().find(|place| !is_local(place)) {
         return Err(CommandError::usage(format!(
@@ -73,7 +73,7 @@ pub fn read_paths(paths: &[OsString], is_get: bool) -> Result<Typed, CommandErro
     }
     let sources = sources.iter().map(|place| absolute(place.path())).collect::<Result<_, _>>()?;
     let movement = Movement::Push { sources, destination: destination.path().clone() };
-    Ok(Typed { partner: destination.clone(), movement })
+    Ok(TypedTransfer { partner: destination.clone(), movement })
 }
 
 /// What names a host and has no colon is a path of this host, and seldom meant as one.

@@ -311,11 +311,11 @@ pub struct Connection {
 /// What is left to do when a connection is not needed any more: to wait until its last messages are
 /// written.
 #[derive(Debug)]
-pub struct Farewell {
+pub struct PendingClose {
     writing: Option<tokio::task::JoinHandle<()>>,
 }
 
-impl Farewell {
+impl PendingClose {
     /// Waits until everything is written, after the last [`MessageWriter`] is gone. A partner that
     /// reads nothing any more does not keep this node.
     pub async fn wait(self) {
@@ -424,8 +424,8 @@ impl Connection {
     }
 
     /// What to wait for when the connection has been dropped.
-    pub fn farewell(&mut self) -> Farewell {
-        Farewell { writing: self.writing.take() }
+    pub fn farewell(&mut self) -> PendingClose {
+        PendingClose { writing: self.writing.take() }
     }
 
     /// Writes what waits, and closes.

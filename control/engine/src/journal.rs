@@ -42,7 +42,9 @@ pub use crate::journal::appending::Journal;
 pub use crate::journal::bounding::bound;
 pub use crate::journal::error::{JournalError, not_journaled};
 pub use crate::journal::place::Place;
-pub use crate::journal::reading::{BegunFile, Contents, DoneFile, End, Past, Unknown, change_time, read, records};
+pub use crate::journal::reading::{
+    BegunFile, Contents, DoneFile, EarlierAttempts, End, Unknown, change_time, read, records,
+};
 pub use crate::journal::record::{DIRECTORY_BYTES_MAX, Record, TOP_NAMES_MAX, VERSION, encode, encode_v1};
 pub use crate::journal::unused::sweep;
 
@@ -114,7 +116,7 @@ mod tests {
         names
     }
 
-    fn open(path: &Path) -> (Journal, Past) {
+    fn open(path: &Path) -> (Journal, EarlierAttempts) {
         Journal::open(path.to_owned(), None).unwrap()
     }
 
@@ -348,12 +350,12 @@ mod tests {
     /// On a file system with whole seconds, the change time is the same for everything within one.
     #[test]
     fn what_whole_seconds_cannot_show_does_not_count_as_stored() {
-        use culvert_objects::fs::destination::plan::{Before, StoredBefore as _};
+        use culvert_objects::fs::destination::plan::{EarlierResult, StoredBefore as _};
         let (room, path) = room();
         let stored = room.path().join("stored");
         std::fs::write(&stored, [7; 20]).unwrap();
         let mut stat = rustix::fs::stat(&stored).unwrap();
-        for (nanoseconds, expected) in [(1, Before::Stored), (0, Before::Nothing)] {
+        for (nanoseconds, expected) in [(1, EarlierResult::Stored), (0, EarlierResult::Nothing)] {
             stat.st_ctime_nsec = nanoseconds;
             let _ = std::fs::remove_file(&path);
             let (mut journal, _) = open(&path);
@@ -374,7 +376,7 @@ mod tests {
     #[test]
     fn what_was_opened_and_what_was_not_kept_stands_in_the_journal() {
         use culvert_objects::fs::destination::attributes::Refused;
-        use culvert_objects::fs::destination::plan::{Before, StoredBefore as _};
+        use culvert_objects::fs::destination::plan::{EarlierResult, StoredBefore as _};
         use rustix::io::Errno;
         let (room, path) = room();
         let stored = room.path().join("stored");
@@ -399,9 +401,9 @@ mod tests {
         // A refused mode is only told; a file that could not get its time is known without it.
         let file = entry(b"stored", 20);
         for (refused, before) in [
-            (Refused { mode: Some(Errno::PERM), time: None }, Before::Stored),
-            (Refused { mode: None, time: Some(Errno::OPNOTSUPP) }, Before::StoredAtAnotherTime),
-            (Refused { mode: Some(Errno::INVAL), time: Some(Errno::NOSYS) }, Before::StoredAtAnotherTime),
+            (Refused { mode: Some(Errno::PERM), time: None }, EarlierResult::Stored),
+            (Refused { mode: None, time: Some(Errno::OPNOTSUPP) }, EarlierResult::StoredAtAnotherTime),
+            (Refused { mode: Some(Errno::INVAL), time: Some(Errno::NOSYS) }, EarlierResult::StoredAtAnotherTime),
         ] {
             append(vec![Record::not_kept(b"stored", inode, refused)]);
             let past = open(&path).1;

@@ -75,7 +75,7 @@ impl From<Received> for Outcome {
 
 /// A transfer that has ended.
 #[derive(Debug)]
-pub struct Ended<'a> {
+pub struct EndedTransfer<'a> {
     /// The transfer.
     pub id: TransferId,
     /// The partner's name.
@@ -92,11 +92,11 @@ pub struct Ended<'a> {
 /// [`NotWritten`].
 pub async fn conclude(
     engine: &Engine,
-    ended: &Ended<'_>,
+    ended: &EndedTransfer<'_>,
     outcome: &mut Result<Outcome, TransferError>,
     goodbye: impl FnOnce() + Send,
 ) -> Result<(), NotWritten> {
-    let &Ended { id, partner, is_sender } = ended;
+    let &EndedTransfer { id, partner, is_sender } = ended;
     match outcome {
         Ok(outcome) => {
             engine.supervisor.note_datapath(&mut outcome.result).await;

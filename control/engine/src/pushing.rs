@@ -12,7 +12,7 @@ use culvert_protocol::names::printable;
 
 use crate::outcome::Outcome;
 use crate::transfer::TransferContext;
-use crate::transfer::dry_run::Found;
+use crate::transfer::dry_run::DryRunFindings;
 use crate::transfer::error::TransferError;
 use crate::transfer::manifest_exchange::{canceled, send_manifest, unexpected};
 use crate::transfer::sending::{PartnerHas, Payload, send};
@@ -41,7 +41,7 @@ pub async fn push(mut context: TransferContext, sources: Box<dyn Sources>) -> Re
 
 /// What a dry run comes to where the data would come from.
 fn dry_run_of_sender(context: &TransferContext, tree: &SourceTree, has: &PartnerHas) -> TransferResult {
-    let found = Found {
+    let found = DryRunFindings {
         direction: Direction::Send,
         manifest: &tree.listing.manifest,
         name: &|file| printable(tree.listing.manifest.entry(file).name),

@@ -10,7 +10,7 @@ use culvert_objects::fs::reach::Reach;
 use culvert_objects::fs::sources::listing::NamedSources;
 use culvert_objects::fs::sources::named::SourceOpener;
 use culvert_protocol::control::{
-    CONTENT_SINCE, FRAME_BYTES_MAX, Message, Overwrite, Refusal, RefusalCode, Request, TransferId, Wish,
+    CONTENT_SINCE, FRAME_BYTES_MAX, Message, Overwrite, Refusal, RefusalCode, Request, RequestedAction, TransferId,
 };
 use culvert_protocol::counted::counted;
 use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
@@ -19,7 +19,7 @@ use crate::connecting::connect_and_tell;
 use crate::connection::INTRODUCTION_TIMEOUT;
 use crate::engine::Engine;
 use crate::events::Event;
-use crate::outcome::{Ended, Outcome, conclude, tell_partner};
+use crate::outcome::{EndedTransfer, Outcome, conclude, tell_partner};
 use crate::pushing::{push, receive_plan};
 use crate::records::{LiveTransfer, Transition};
 use crate::transfer::ends::{Ends, PortsOption};
@@ -48,7 +48,7 @@ pub async fn carry_out(
 ) -> Result<Outcome, TransferError> {
     let mut outcome = try_repeatedly(engine, id, request, &live).await;
     let partner = request.target.to_string();
-    let ended = Ended { id, partner: &partner, is_sender: request.is_sender() };
+    let ended = EndedTransfer { id, partner: &partner, is_sender: request.is_sender() };
     if let Err(error) = conclude(engine, &ended, &mut outcome, || ()).await {
         say_aside!("culvert: the record of transfer {id} has not been written yet: {error}; retrying");
     }
@@ -148,9 +148,11 @@ async fn try_once(
     let datagram_bytes = engine.datagram_bytes_towards(connection.address);
     let start_bits_per_second = engine.advice.start_rate(connection.partner).await;
     let wish = match &request.movement {
-        Movement::Push { destination, .. } => Wish::Push { destination: destination.0.clone() },
-        Movement::Pull { sources, .. } => Wish::Pull { sources: sources.iter().map(|path| path.0.clone()).collect() },
-        Movement::Measure { bytes } => Wish::Measure { bytes: *bytes },
+        Movement::Push { destination, .. } => RequestedAction::Push { destination: destination.0.clone() },
+        Movement::Pull { sources, .. } => {
+            RequestedAction::Pull { sources: sources.iter().map(|path| path.0.clone()).collect() }
+        }
+        Movement::Measure { bytes } => RequestedAction::Measure { bytes: *bytes },
     };
     require_short(&wish).map_err(TransferError::Here)?;
     let ask = Request {
@@ -228,11 +230,11 @@ fn check_datagram_bytes(bytes: u16) -> Result<(), TransferError> {
 }
 
 /// Refuses to ask for more than a message can name.
-fn require_short(wish: &Wish) -> Result<(), Refusal> {
+fn require_short(wish: &RequestedAction) -> Result<(), Refusal> {
     /// Room for the length of a name, and for the rest of the request.
     const LENGTH_BYTES: usize = 3;
     const REST_BYTES: usize = 8 << 10;
-    let Wish::Pull { sources } = wish else { return Ok(()) };
+    let RequestedAction::Pull { sources } = wish else { return Ok(()) };
     let bytes: usize = sources.iter().map(|source| source.len() + LENGTH_BYTES).sum();
     if bytes + REST_BYTES <= FRAME_BYTES_MAX {
         return Ok(());

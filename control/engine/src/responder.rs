@@ -8,7 +8,7 @@ use culvert_objects::fs::sources::listing::NamedSources;
 use culvert_objects::fs::sources::{SOURCES_PER_REQUEST, Source};
 use culvert_protocol::chunk_map::{CHUNK_BYTES, CHUNKS_MAX};
 use culvert_protocol::control::{
-    Accepted, FLOWS_MAX, Message, NOT_KEPT_IS_TOLD_SINCE, Refusal, RefusalCode, Request, Wish,
+    Accepted, FLOWS_MAX, Message, NOT_KEPT_IS_TOLD_SINCE, Refusal, RefusalCode, Request, RequestedAction,
 };
 use culvert_protocol::counted::{counted, grouped};
 use culvert_protocol::foreign_text::foreign_text;
@@ -19,7 +19,7 @@ use crate::connection::{Connection, refuse};
 use crate::engine::Engine;
 use crate::events::Event;
 use crate::limits::{Limit, MEASURE_BYTES_MAX, sources_per_partner};
-use crate::outcome::{Ended, Outcome, conclude, tell_partner};
+use crate::outcome::{EndedTransfer, Outcome, conclude, tell_partner};
 use crate::pushing::push;
 use crate::records::LiveTransfer;
 use crate::shares::{Kind, Piece, Share};
@@ -30,7 +30,7 @@ use crate::transfer::{TransferContext, blocking};
 
 /// A partner that may ask.
 #[derive(Debug)]
-pub struct Introduced {
+pub struct IdentifiedPartner {
     /// The connection.
     pub connection: Connection,
     /// What it may reach.
@@ -40,14 +40,14 @@ pub struct Introduced {
 }
 
 /// What a transfer has at this node.
-struct Begun {
+struct StartedTransfer {
     live: LiveTransfer,
     share: Share,
 }
 
 /// Answers one request.
-pub async fn answer(engine: &Arc<Engine>, introduced: Introduced, request: Request) {
-    let Introduced { mut connection, reach, partner } = introduced;
+pub async fn answer(engine: &Arc<Engine>, introduced: IdentifiedPartner, request: Request) {
+    let IdentifiedPartner { mut connection, reach, partner } = introduced;
     let introduced_over_ssh = matches!(reach, Reach::Owner { .. });
     let id = request.transfer;
     let share = engine.shares.take(connection.partner);
@@ -58,15 +58,15 @@ pub async fn answer(engine: &Arc<Engine>, introduced: Introduced, request: Reque
     let (writer, farewell) = (connection.writer.clone(), connection.farewell());
     let version = connection.version;
     let is_told = version >= NOT_KEPT_IS_TOLD_SINCE;
-    let is_sender = matches!(request.wish, Wish::Pull { .. });
-    let mut outcome = carry_out(engine, connection, request, reach, Begun { live, share }, &partner).await;
+    let is_sender = matches!(request.wish, RequestedAction::Pull { .. });
+    let mut outcome = carry_out(engine, connection, request, reach, StartedTransfer { live, share }, &partner).await;
     if let Err(error) = &outcome
         && let Some(refusal) = tell_partner(engine, id, error, &writer, version).await
         && refusal.code == RefusalCode::Temporary
     {
         outcome = Err(TransferError::Here(refusal));
     }
-    let ended = Ended { id, partner: &partner, is_sender };
+    let ended = EndedTransfer { id, partner: &partner, is_sender };
     let written = conclude(engine, &ended, &mut outcome, || drop(writer)).await;
     if let Err(error) = written {
         log_limit::say(About::Records, || {
@@ -108,10 +108,10 @@ async fn carry_out(
     connection: Connection,
     request: Request,
     reach: Reach,
-    begun: Begun,
+    begun: StartedTransfer,
     partner: &str,
 ) -> Result<Outcome, TransferError> {
-    let Begun { live, share } = begun;
+    let StartedTransfer { live, share } = begun;
     let plane = engine.supervisor.get().await?;
     let _held = engine.observer.hold_for_transfer();
     if request.options.chunk_bytes as usize > plane.buffer_bytes() {
@@ -129,8 +129,8 @@ async fn carry_out(
     };
     let start_bits_per_second = engine.advice.start_rate(connection.partner).await;
     let opened = match &request.wish {
-        Wish::Pull { sources } => open_sources(engine, &share, reach.clone(), sources.clone()).await?,
-        Wish::Push { .. } | Wish::Measure { .. } => OpenedSources::default(),
+        RequestedAction::Pull { sources } => open_sources(engine, &share, reach.clone(), sources.clone()).await?,
+        RequestedAction::Push { .. } | RequestedAction::Measure { .. } => OpenedSources::default(),
     };
     let is_owners = matches!(reach, Reach::Owner { .. });
     let context = |connection| TransferContext {
@@ -157,7 +157,7 @@ async fn carry_out(
         share,
     };
     match request.wish {
-        Wish::Push { destination } => {
+        RequestedAction::Push { destination } => {
             connection.writer.send(Message::Accepted(accepted)).await?;
             let journals = engine.journals.clone();
             let context = context(connection);
@@ -166,12 +166,12 @@ async fn carry_out(
             let received = receive(context, incoming).await?;
             Ok(received.into())
         }
-        Wish::Measure { bytes } => {
+        RequestedAction::Measure { bytes } => {
             connection.writer.send(Message::Accepted(accepted)).await?;
             let received = receive(context(connection), Incoming::Memory { bytes }).await?;
             Ok(received.into())
         }
-        Wish::Pull { .. } => {
+        RequestedAction::Pull { .. } => {
             let OpenedSources { sources, places } = opened;
             connection.writer.send(Message::Accepted(accepted)).await?;
             let pushed = push(context(connection), Box::new(NamedSources(sources))).await;
@@ -256,9 +256,9 @@ pub fn check(request: &Request) -> Result<(), Refusal> {
         return refuse("the request names no lanes, or too many");
     }
     let paths = match &request.wish {
-        Wish::Push { destination } => std::slice::from_ref(destination),
-        Wish::Pull { sources } => sources,
-        Wish::Measure { .. } => &[],
+        RequestedAction::Push { destination } => std::slice::from_ref(destination),
+        RequestedAction::Pull { sources } => sources,
+        RequestedAction::Measure { .. } => &[],
     };
     if paths.iter().any(|path| path.len() > NAME_BYTES_MAX) {
         return refuse(&format!("the request names a path of more than {NAME_BYTES_MAX} bytes"));
@@ -271,11 +271,11 @@ pub fn check(request: &Request) -> Result<(), Refusal> {
         ));
     }
     match &request.wish {
-        Wish::Pull { sources } if sources.is_empty() => refuse("the request names no source"),
-        Wish::Measure { bytes } if *bytes == 0 || *bytes > MEASURE_BYTES_MAX => {
+        RequestedAction::Pull { sources } if sources.is_empty() => refuse("the request names no source"),
+        RequestedAction::Measure { bytes } if *bytes == 0 || *bytes > MEASURE_BYTES_MAX => {
             refuse("a measurement must be between 1 byte and 45 TB")
         }
-        Wish::Measure { bytes } if bytes.div_ceil(chunk_bytes.into()) > CHUNKS_MAX.into() => {
+        RequestedAction::Measure { bytes } if bytes.div_ceil(chunk_bytes.into()) > CHUNKS_MAX.into() => {
             refuse("a measurement of this size needs larger chunks")
         }
         _ => Ok(()),
@@ -285,12 +285,12 @@ pub fn check(request: &Request) -> Result<(), Refusal> {
 fn record(request: &Request, partner: &str, created_unix_ms: u64) -> TransferRecord {
     let printable = |path: &[u8]| foreign_text(&culvert_protocol::names::printable(path));
     let (role, description) = match &request.wish {
-        Wish::Push { destination } => (Role::Receive, format!("{partner} → {}", printable(destination))),
-        Wish::Pull { sources } => {
+        RequestedAction::Push { destination } => (Role::Receive, format!("{partner} → {}", printable(destination))),
+        RequestedAction::Pull { sources } => {
             let first = sources.first().map(|source| printable(source)).unwrap_or_default();
             (Role::Send, format!("{first} → {partner}"))
         }
-        Wish::Measure { bytes } => {
+        RequestedAction::Measure { bytes } => {
             (Role::Receive, format!("{} of measurement from {partner}", counted(*bytes, "byte")))
         }
     };

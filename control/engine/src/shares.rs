@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use culvert_objects::source::Held;
+use culvert_objects::source::Retained;
 use culvert_protocol::identity::PublicKey;
 use tokio::sync::Semaphore;
 
@@ -191,7 +191,7 @@ impl Share {
     }
 }
 
-impl Held for Share {}
+impl Retained for Share {}
 
 impl Drop for Share {
     fn drop(&mut self) {

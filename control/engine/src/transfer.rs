@@ -15,7 +15,7 @@ pub mod manifest_exchange;
 pub mod measurement;
 pub mod open_files;
 pub mod packs;
-pub mod patience;
+pub mod progress_watchdog;
 mod rate_meter;
 pub mod receiving;
 pub mod sending;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use culvert_protocol::control::Leave;
+use culvert_protocol::control::PermissionAnswer;
 use culvert_protocol::identity::PublicKey;
 use serde::{Deserialize, Serialize};
 
@@ -60,11 +60,11 @@ pub struct PermittedRoot {
 
 /// What a partner may do here, without the directories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Leaves {
+pub struct PermissionSummary {
     /// Whether it may store files.
-    pub store: Leave,
+    pub store: PermissionAnswer,
     /// Whether it may fetch files.
-    pub fetch: Leave,
+    pub fetch: PermissionAnswer,
 }
 
 /// A partner.

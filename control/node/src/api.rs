@@ -66,7 +66,7 @@ pub fn too_many_names() -> String {
 #[derive(Clone, Debug)]
 pub struct Api {
     node: Arc<Node>,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     listen: Option<u16>,
     captures: Captures,
     /// Metrics are gathered by one at a time, however many ask: it takes files and a helper's time.
@@ -79,7 +79,7 @@ impl Api {
     pub fn new(node: Arc<Node>, listen: Option<u16>) -> Self {
         Self {
             node,
-            places: Arc::new(Semaphore::new(ACTIVE_MAX)),
+            slots: Arc::new(Semaphore::new(ACTIVE_MAX)),
             listen,
             captures: Captures::default(),
             gathering: Arc::new(Semaphore::new(1)),
@@ -131,11 +131,11 @@ impl Api {
     }
 
     fn carry_out(&self, id: TransferId, request: TransferRequest, live: LiveTransfer) {
-        let (node, places) = (self.node.clone(), self.places.clone());
+        let (node, slots) = (self.node.clone(), self.slots.clone());
         tokio::spawn(async move {
             let mut cancel = live.cancel.clone();
             let place = tokio::select! {
-                place = places.acquire_owned() => place,
+                place = slots.acquire_owned() => place,
                 () = culvert_engine::transfer::TransferContext::canceled(&mut cancel) => {
                     let canceled = culvert_engine::transfer::manifest_exchange::canceled();
                     if let Err(error) = node.registry.fail(id, &canceled).await {

@@ -5,7 +5,7 @@
 //! piece by piece.
 //!
 //! ```text
-//! partner ──> reception (doorman, lobby, places) ──> engine ──> registry, metrics
+//! partner ──> reception (connection limiter, handshakes, slots) ──> engine ──> registry, metrics
 //! user    ──> api ──────────────────────────────────────┘        │
 //!                                                            state directory
 //! ```
@@ -18,17 +18,17 @@ extern crate culvert_link;
 pub mod admission;
 pub mod api;
 pub mod capture;
-pub mod doorman;
+pub mod connection_limiter;
+pub mod handshakes;
 pub mod host;
-pub mod lobby;
 pub mod log_lines;
 pub mod metrics;
 pub mod node;
 pub mod partner_hosts;
 pub mod path_services;
-pub mod places;
 pub mod profiles;
 pub mod reception;
 pub mod registry;
 pub mod settings;
+pub mod slots;
 pub mod tuning;

@@ -306,7 +306,7 @@ impl Metrics {
                     Opts::new(
                         "culvert_turned_away_total",
                         "Connections, requests and keys turned away because no slot was free or \
-                         time ran out, by lobby and reason.",
+                         time ran out, by handshakes and reason.",
                     ),
                     &["lobby", "reason"]
                 )
@@ -317,9 +317,9 @@ impl Metrics {
             registry,
         };
         // Series that exist from the beginning let alert rules tell "none" from "not scraped".
-        for (lobby, reasons) in TURNED_AWAY {
+        for (handshakes, reasons) in TURNED_AWAY {
             for reason in *reasons {
-                metrics.turned_away.with_label_values(&[*lobby, *reason]);
+                metrics.turned_away.with_label_values(&[*handshakes, *reason]);
             }
         }
         for state in RecordState::ALL {
@@ -386,12 +386,12 @@ impl Metrics {
     }
 
     /// A connection or request found no free slot, or timed out.
-    pub fn note_turned_away(&self, lobby: &str, reason: &str) {
+    pub fn note_turned_away(&self, stage: &str, reason: &str) {
         debug_assert!(
-            TURNED_AWAY.iter().any(|(known, reasons)| *known == lobby && reasons.contains(&reason)),
-            "{lobby} has a series for {reason} from the beginning"
+            TURNED_AWAY.iter().any(|(known, reasons)| *known == stage && reasons.contains(&reason)),
+            "{stage} has a series for {reason} from the beginning"
         );
-        self.turned_away.with_label_values(&[lobby, reason]).inc();
+        self.turned_away.with_label_values(&[stage, reason]).inc();
     }
 
     /// Everything but what is known of paths, as text. `counts` says how many transfers are in each

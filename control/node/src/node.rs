@@ -25,17 +25,17 @@ use culvert_model::request::TransferRequest;
 use culvert_model::result::TransferResult;
 use culvert_path::advice::{self, Advice};
 use culvert_path::check::Side;
-use culvert_path::room::PathRoom;
+use culvert_path::service::PathService;
 use culvert_plane::dataplane::{Origin, Supervisor};
 use culvert_protocol::control::TransferId;
 use culvert_protocol::foreign_text::plain_lines;
 use culvert_state::{StateDirectory, StateError};
 
-use crate::doorman::Doorman;
+use crate::connection_limiter::ConnectionLimiter;
 use crate::metrics::Metrics;
 use crate::profiles::Profiles;
 use crate::registry::Registry;
-use crate::tuning::Wakefulness;
+use crate::tuning::IdleStateHold;
 
 /// Journals of complete transfers whose sender never signed are kept so long for it to come again.
 const COMPLETE_JOURNAL_AGE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -53,16 +53,16 @@ pub struct Node {
     /// What it counts.
     pub metrics: Arc<Metrics>,
     /// What it knows about paths, and how it answers measurements.
-    pub path: Arc<PathRoom>,
+    pub path: Arc<PathService>,
     /// Decides which handshakes may begin.
-    pub doorman: Arc<Doorman>,
+    pub connection_limiter: Arc<ConnectionLimiter>,
 }
 
 /// Counts what transfers do, and keeps processors awake while they run.
 #[derive(Debug)]
 struct NodeObserver {
     metrics: Arc<Metrics>,
-    wakefulness: Wakefulness,
+    wakefulness: IdleStateHold,
 }
 
 impl Observer for NodeObserver {
@@ -99,7 +99,8 @@ impl Node {
         let tls = Arc::new(TlsConfigs::new(&identity));
         let metrics = Arc::new(Metrics::new());
         registry.count_in(&metrics);
-        let (registry, profiles, path) = (Arc::new(registry), Profiles::new(state.clone()), Arc::<PathRoom>::default());
+        let (registry, profiles, path) =
+            (Arc::new(registry), Profiles::new(state.clone()), Arc::<PathService>::default());
         let partners = Arc::new(profiles.clone());
         let advice = Advice { partners: partners.clone(), state: state.clone(), path: path.clone() };
         let engine = Engine {
@@ -111,13 +112,13 @@ impl Node {
             records: registry.clone(),
             partners,
             advice: Arc::new(advice),
-            observer: Arc::new(NodeObserver { metrics: metrics.clone(), wakefulness: Wakefulness::default() }),
+            observer: Arc::new(NodeObserver { metrics: metrics.clone(), wakefulness: IdleStateHold::default() }),
             shares: Arc::default(),
             clock: Arc::new(SystemClock),
             bounds,
         };
         let engine = Arc::new(engine);
-        Ok(Arc::new(Self { engine, state, profiles, registry, metrics, path, doorman: Arc::default() }))
+        Ok(Arc::new(Self { engine, state, profiles, registry, metrics, path, connection_limiter: Arc::default() }))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use culvert_engine::transfer::blocking;
 use culvert_model::address::split_host_port;
 
-use crate::doorman::Doorman;
+use crate::connection_limiter::ConnectionLimiter;
 use crate::profiles::Profiles;
 
 /// How often the profiles are read and their names looked up: a profile that an admin adds counts
@@ -22,13 +22,13 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Hosts that are looked up each time; those beyond wait among strangers until they have been here.
 const HOSTS_MAX: usize = 512;
 
-/// Keeps the doorman up to date, forever.
-pub async fn keep_known(doorman: Arc<Doorman>, profiles: Profiles) {
+/// Keeps the connection limiter up to date, forever.
+pub async fn keep_known(connection_limiter: Arc<ConnectionLimiter>, profiles: Profiles) {
     let mut tick = tokio::time::interval(INTERVAL);
     loop {
         tick.tick().await;
         let hosts = hosts_of_profiles(&profiles).await;
-        let expect = |address: IpAddr| doorman.expect_partner(address, EXPECTED_FOR, Instant::now());
+        let expect = |address: IpAddr| connection_limiter.expect_partner(address, EXPECTED_FOR, Instant::now());
         // Addresses first: they need no lookup.
         hosts.iter().filter_map(|host| host.parse().ok()).for_each(expect);
         for host in hosts.iter().filter(|host| host.parse::<IpAddr>().is_err()) {

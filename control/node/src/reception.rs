@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use culvert_engine::connection::{Connection, refuse};
 use culvert_engine::limits::{Limit, SESSIONS_MAX, SESSIONS_PER_PARTNER, SESSIONS_RESERVED};
-use culvert_engine::responder::{self, Introduced, answer};
+use culvert_engine::responder::{self, IdentifiedPartner, answer};
 use culvert_engine::transfer::blocking;
-use culvert_model::profile::Leaves;
+use culvert_model::profile::PermissionSummary;
 use culvert_path::answer::answer as answer_check;
 use culvert_protocol::control::{Message, PERMISSIONS_ARE_TOLD_SINCE, Refusal, RefusalCode, Request};
 use culvert_protocol::identity::PublicKey;
@@ -18,9 +18,9 @@ use culvert_system::os_error;
 use tokio::net::TcpListener;
 
 use crate::admission::Admission;
-use crate::lobby::{Lobbies, Turned};
+use crate::handshakes::{HandshakeFailure, HandshakePools};
 use crate::node::Node;
-use crate::places::{Full, Limits, Place, Places};
+use crate::slots::{Full, Limits, Slot, SlotPool};
 
 /// How long a partner that is introduced may take to ask: a request follows the introduction at
 /// once.
@@ -34,10 +34,10 @@ const ASKING: Limits = Limits { all: 2 * SESSIONS_MAX, each: SESSIONS_PER_PARTNE
 const SESSIONS: Limits = Limits { all: SESSIONS_MAX, each: SESSIONS_PER_PARTNER };
 
 /// Where partners are that have introduced themselves.
-struct Hall {
-    lobbies: Lobbies,
-    asking: Arc<Places<PublicKey>>,
-    sessions: Arc<Places<PublicKey>>,
+struct Capacity {
+    handshakes: HandshakePools,
+    asking: Arc<SlotPool<PublicKey>>,
+    sessions: Arc<SlotPool<PublicKey>>,
 }
 
 /// A descriptor that is kept for the connection that comes when there is no other.
@@ -70,8 +70,12 @@ impl SpareDescriptor {
 
 /// Answers connections until the listener fails.
 pub async fn listen(node: Arc<Node>, listener: TcpListener, mut spare: SpareDescriptor, admission: Admission) {
-    let hall = Hall { lobbies: Lobbies::default(), asking: Places::new(ASKING), sessions: Places::new(SESSIONS) };
-    let (hall, admission) = (Arc::new(hall), Arc::new(admission));
+    let capacity = Capacity {
+        handshakes: HandshakePools::default(),
+        asking: SlotPool::new(ASKING),
+        sessions: SlotPool::new(SESSIONS),
+    };
+    let (capacity, admission) = (Arc::new(capacity), Arc::new(admission));
     loop {
         let (tcp, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -92,16 +96,16 @@ pub async fn listen(node: Arc<Node>, listener: TcpListener, mut spare: SpareDesc
         // One that came over an IPv6 socket is shown as the IPv4 address that it is.
         let address = std::net::SocketAddr::new(address.ip().to_canonical(), address.port());
         spare.renew();
-        let (node, hall, admission) = (node.clone(), hall.clone(), admission.clone());
+        let (node, capacity, admission) = (node.clone(), capacity.clone(), admission.clone());
         // The place is taken here and not in the task, so that tasks are as few as places.
-        let place = hall.lobbies.place(&node, address);
+        let place = capacity.handshakes.place(&node, address);
         tokio::spawn(async move {
             let introduced = match place {
-                Some(place) => hall.lobbies.introduce(&node, place, tcp, &admission).await,
-                None => Err(Turned::Crowded),
+                Some(place) => capacity.handshakes.introduce(&node, place, tcp, &admission).await,
+                None => Err(HandshakeFailure::Crowded),
             };
             match introduced {
-                Ok(introduced) => attend(&node, &hall, introduced).await,
+                Ok(introduced) => attend(&node, &capacity, introduced).await,
                 Err(reason) => {
                     node.metrics.note_refused_connection();
                     node.metrics.note_turned_away("control", reason.word());
@@ -113,23 +117,23 @@ pub async fn listen(node: Arc<Node>, listener: TcpListener, mut spare: SpareDesc
 }
 
 /// Attends to a partner until it has asked and been answered.
-async fn attend(node: &Arc<Node>, hall: &Hall, introduced: Introduced) {
+async fn attend(node: &Arc<Node>, capacity: &Capacity, introduced: IdentifiedPartner) {
     // A connection without a request is never busy, so one slot can always be freed.
-    let Ok(mut place) = hall.asking.take(introduced.connection.partner) else { return };
-    let asked = hear_request(node, hall, introduced, &mut place).await;
+    let Ok(mut place) = capacity.asking.take(introduced.connection.partner) else { return };
+    let asked = hear_request(node, capacity, introduced, &mut place).await;
     match asked {
         Ok((asked, _session)) => {
             drop(place);
             match asked {
-                Asked::Transfer(introduced, request) => answer(&node.engine, introduced, request).await,
-                Asked::Path(introduced, request) => {
-                    let Introduced { connection, partner, .. } = introduced;
+                PartnerRequest::Transfer(introduced, request) => answer(&node.engine, introduced, request).await,
+                PartnerRequest::Path(introduced, request) => {
+                    let IdentifiedPartner { connection, partner, .. } = introduced;
                     answer_check(&node.engine, &node.path, connection, request, &partner).await;
                 }
             }
         }
         Err(Some(unheard)) => {
-            let Unheard { connection, reason, refusal } = *unheard;
+            let EarlyRefusal { connection, reason, refusal } = *unheard;
             node.metrics.note_turned_away("asking", reason);
             tokio::select! {
                 () = refuse(connection, refusal) => {}
@@ -142,13 +146,13 @@ async fn attend(node: &Arc<Node>, hall: &Hall, introduced: Introduced) {
 }
 
 /// What a partner asks for.
-enum Asked {
-    Transfer(Introduced, Request),
-    Path(Introduced, PathRequest),
+enum PartnerRequest {
+    Transfer(IdentifiedPartner, Request),
+    Path(IdentifiedPartner, PathRequest),
 }
 
 /// A partner that is refused before anything is done for it.
-struct Unheard {
+struct EarlyRefusal {
     connection: Connection,
     reason: &'static str,
     refusal: Refusal,
@@ -157,12 +161,12 @@ struct Unheard {
 /// Waits for a partner's request, and takes a place for what it asks.
 async fn hear_request(
     node: &Node,
-    hall: &Hall,
-    mut introduced: Introduced,
-    place: &mut Place<PublicKey>,
-) -> Result<(Asked, Place<PublicKey>), Option<Box<Unheard>>> {
-    let unheard = |introduced: Introduced, reason, refusal| {
-        Err(Some(Box::new(Unheard { connection: introduced.connection, reason, refusal })))
+    capacity: &Capacity,
+    mut introduced: IdentifiedPartner,
+    place: &mut Slot<PublicKey>,
+) -> Result<(PartnerRequest, Slot<PublicKey>), Option<Box<EarlyRefusal>>> {
+    let unheard = |introduced: IdentifiedPartner, reason, refusal| {
+        Err(Some(Box::new(EarlyRefusal { connection: introduced.connection, reason, refusal })))
     };
     let temporary = |text: &str| Refusal::new(RefusalCode::Temporary, text);
     let message = tokio::select! {
@@ -180,17 +184,17 @@ async fn hear_request(
     let key = introduced.connection.partner;
     let asked = match message {
         Ok(Message::Request(request)) => match responder::check(&request) {
-            Ok(()) => Asked::Transfer(introduced, request),
+            Ok(()) => PartnerRequest::Transfer(introduced, request),
             Err(refusal) => return unheard(introduced, "broken", refusal),
         },
-        Ok(Message::Path(PathMessage::Ask(request))) => Asked::Path(introduced, request),
+        Ok(Message::Path(PathMessage::Ask(request))) => PartnerRequest::Path(introduced, request),
         // A client that only asks whether it is known, is.
         Ok(Message::Ping(number)) => {
             if introduced.connection.version >= PERMISSIONS_ARE_TOLD_SINCE {
                 let reach = introduced.reach.clone();
                 let leaves = tokio::time::timeout(DIRECTORIES_PATIENCE, blocking(move || reach.leaves())).await;
                 // Who hears nothing of it knows as little as from an older program.
-                if let Ok(Leaves { store, fetch }) = leaves {
+                if let Ok(PermissionSummary { store, fetch }) = leaves {
                     let _ = introduced.connection.writer.send(Message::Permits { store, fetch }).await;
                 }
             }
@@ -204,7 +208,7 @@ async fn hear_request(
         }
         Err(_) => return Err(None),
     };
-    let full = match hall.sessions.take_beside(key, SESSIONS_RESERVED) {
+    let full = match capacity.sessions.take_beside(key, SESSIONS_RESERVED) {
         Ok(session) if session.settle() => return Ok((asked, session)),
         Ok(_) => Full::All,
         Err(full) => full,
@@ -214,6 +218,6 @@ async fn hear_request(
         Full::All => "this node is running as many transfers as it can: try again later",
     };
     node.metrics.note_limit(Limit::Sessions);
-    let (Asked::Transfer(introduced, _) | Asked::Path(introduced, _)) = asked;
+    let (PartnerRequest::Transfer(introduced, _) | PartnerRequest::Path(introduced, _)) = asked;
     unheard(introduced, full.word(), temporary(text))
 }

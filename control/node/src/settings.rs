@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use culvert_engine::engine::TransferBounds;
-use culvert_engine::transfer::patience::PATIENCE_DEFAULT;
+use culvert_engine::transfer::progress_watchdog::PATIENCE_DEFAULT;
 use culvert_link::kernel_bypass::Mode;
 use culvert_model::address::DEFAULT_PORT;
 use culvert_model::units::{parse_bytes, show_bytes};

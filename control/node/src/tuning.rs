@@ -31,9 +31,9 @@ const WAKE_UP_US: u32 = 10;
 /// root's, or whom the admin gives `/dev/cpu_dma_latency` to; without it transfers run all the
 /// same.
 #[derive(Debug, Default)]
-pub struct Wakefulness(Mutex<Weak<LatencyHold>>);
+pub struct IdleStateHold(Mutex<Weak<LatencyHold>>);
 
-impl Wakefulness {
+impl IdleStateHold {
     /// Holds the limit until the last holder lets go; `None` without the right.
     #[must_use]
     pub fn hold(&self) -> Option<Arc<LatencyHold>> {
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn transfers_share_one_hold() {
-        let wakefulness = Wakefulness::default();
+        let wakefulness = IdleStateHold::default();
         let Some(first) = wakefulness.hold() else {
             eprintln!("skipped: /dev/cpu_dma_latency may not be opened here");
             return;

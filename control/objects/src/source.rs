@@ -34,7 +34,7 @@ impl From<&Problem> for ResultError {
 
 /// What a tree's owner holds for as long as there is the tree: what its entries take of the memory
 /// that a partner may have, for instance.
-pub trait Held: std::fmt::Debug + Send + Sync {}
+pub trait Retained: std::fmt::Debug + Send + Sync {}
 
 /// Everything that is to be sent.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub struct SourceTree {
     /// Where it is read.
     pub content: Box<dyn ObjectSource>,
     /// What is held for as long as this is.
-    pub held: Option<Box<dyn Held>>,
+    pub held: Option<Box<dyn Retained>>,
 }
 
 /// What there is to send.

@@ -20,7 +20,7 @@ use crate::check::Side;
 use crate::grades::{LOSS_WARN, part};
 use crate::publish;
 use crate::records::{self, PathRecord};
-use crate::room::PathRoom;
+use crate::service::PathService;
 
 /// A transfer below this part of the record's rate does worse than the path did.
 const WORSE: f64 = 0.5;
@@ -35,7 +35,7 @@ pub struct Advice {
     /// Where the records are.
     pub state: StateDirectory,
     /// How long they are fresh.
-    pub path: Arc<PathRoom>,
+    pub path: Arc<PathService>,
 }
 
 impl PathAdvice for Advice {
@@ -77,7 +77,7 @@ pub fn name_of(partners: &dyn Partners, target: &Target) -> Option<String> {
 /// this node calls itself. Reads and writes files.
 pub fn after_transfer(
     state: &StateDirectory,
-    room: &PathRoom,
+    room: &PathService,
     here: &str,
     (partner, side): (&str, Side),
     result: &TransferResult,

@@ -21,9 +21,9 @@ use culvert_protocol::path::{
 use culvert_system::os_error;
 use tokio::time::{sleep, timeout};
 
-use crate::places::{Places, Port, TRAIN_TURN, count};
 use crate::probing::probing;
-use crate::room::PathRoom;
+use crate::service::PathService;
+use crate::slots::{Port, SlotPool, TRAIN_TURN, count};
 
 /// Steps of a check at most.
 const STEPS_MAX: u32 = 1_000;
@@ -58,7 +58,13 @@ enum Ended {
 }
 
 /// Answers a partner's check.
-pub async fn answer(engine: &Engine, room: &PathRoom, mut connection: Connection, request: PathRequest, partner: &str) {
+pub async fn answer(
+    engine: &Engine,
+    room: &PathService,
+    mut connection: Connection,
+    request: PathRequest,
+    partner: &str,
+) {
     let (writer, farewell) = (connection.writer.clone(), connection.farewell());
     let counters = &room.checks.counters;
     let refused = match may_ask(engine, room, partner).and_then(|()| room.checks.take(connection.partner)) {
@@ -79,7 +85,7 @@ pub async fn answer(engine: &Engine, room: &PathRoom, mut connection: Connection
 }
 
 /// Counts how a check ended; the message for the partner.
-fn note(room: &PathRoom, ended: Ended, request: &PathRequest) -> Option<Refusal> {
+fn note(room: &PathService, ended: Ended, request: &PathRequest) -> Option<Refusal> {
     let counters = &room.checks.counters;
     let temporary = |text: String| Some(Refusal::new(RefusalCode::Temporary, text));
     match ended {
@@ -109,7 +115,7 @@ fn note(room: &PathRoom, ended: Ended, request: &PathRequest) -> Option<Refusal>
     }
 }
 
-fn may_ask(engine: &Engine, room: &PathRoom, partner: &str) -> Result<(), Refusal> {
+fn may_ask(engine: &Engine, room: &PathService, partner: &str) -> Result<(), Refusal> {
     let settings = room.settings().path;
     if settings.answer == Some(false) || settings.refuse.iter().any(|refused| refused == partner) {
         let text = format!(
@@ -123,7 +129,7 @@ fn may_ask(engine: &Engine, room: &PathRoom, partner: &str) -> Result<(), Refusa
 
 async fn conduct(
     engine: &Engine,
-    room: &PathRoom,
+    room: &PathService,
     connection: &mut Connection,
     request: PathRequest,
 ) -> Result<(), Ended> {
@@ -168,7 +174,7 @@ async fn conduct(
 /// The socket for a check's probes, and what the partner may do.
 fn permit(
     engine: &Engine,
-    room: &PathRoom,
+    room: &PathService,
     connection: &Connection,
     request: &PathRequest,
 ) -> Result<(Arc<ProbeSocket>, PathPermission), Refusal> {
@@ -215,7 +221,7 @@ async fn unless_gone<T>(reader: &mut MessageReader, work: impl Future<Output = T
 }
 
 struct Answerer {
-    checks: Arc<Places>,
+    checks: Arc<SlotPool>,
     port: Arc<Port>,
     socket: Arc<ProbeSocket>,
     authentication: Authentication,

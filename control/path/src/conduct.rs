@@ -52,7 +52,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 const HOP_WAIT: Duration = Duration::from_millis(500);
 
 /// Told what the check is doing.
-pub type Tell<'a> = &'a mut (dyn FnMut(&str) + Send);
+pub type CheckObserver<'a> = &'a mut (dyn FnMut(&str) + Send);
 
 struct Conductor<'a> {
     connection: Connection,
@@ -66,14 +66,19 @@ struct Conductor<'a> {
     step: u16,
     rtt: Duration,
     check: PathCheck,
-    tell: Tell<'a>,
+    tell: CheckObserver<'a>,
 }
 
 /// Checks the path to a partner. A check that was cut short is a partial result, not an error.
 ///
 /// # Errors
 /// [`TransferError`]: no connection, no permission.
-pub async fn check(engine: &Engine, target: &Target, plan: &Plan, tell: Tell<'_>) -> Result<PathCheck, TransferError> {
+pub async fn check(
+    engine: &Engine,
+    target: &Target,
+    plan: &Plan,
+    tell: CheckObserver<'_>,
+) -> Result<PathCheck, TransferError> {
     tell("connecting");
     let mut connection = connect(engine, target, false).await?;
     if connection.version < PATH_CHECKS_SINCE {

@@ -11,7 +11,7 @@ use culvert_protocol::foreign_text::foreign_text;
 use culvert_state::StateDirectory;
 
 use crate::publish;
-use crate::room::{ArchiveCounters, PathRoom};
+use crate::service::{ArchiveCounters, PathService};
 
 /// How often the spool is looked at when nothing waits.
 const LOOK: Duration = Duration::from_secs(2);
@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// In words: a spool, or a file with a secret, that cannot be used.
-pub fn start(room: &Arc<PathRoom>, state: &StateDirectory, here: &str) -> Result<(), String> {
+pub fn start(room: &Arc<PathService>, state: &StateDirectory, here: &str) -> Result<(), String> {
     let Some(table) = room.settings().archive else { return Ok(()) };
     let spool = publish::spool(state, &table)?;
     let archive = publish::archive(state, &table, here)?;

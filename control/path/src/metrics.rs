@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use culvert_state::StateDirectory;
 use prometheus::{Encoder as _, Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
-use crate::room::PathRoom;
+use crate::service::PathService;
 use crate::{publish, records};
 
 /// Partners and directions that are shown at most.
@@ -15,7 +15,7 @@ const SERIES_MAX: usize = 1_000;
 /// The metrics as text. They are generated from files at each scrape: a check run on the command
 /// line shows in the node's metrics too.
 #[must_use]
-pub fn render(state: &StateDirectory, room: &PathRoom) -> String {
+pub fn render(state: &StateDirectory, room: &PathService) -> String {
     let registry = Registry::new();
     let gauge = |name: &str, help: &str, labels: &[&str]| {
         let metric =
@@ -69,7 +69,7 @@ pub fn render(state: &StateDirectory, room: &PathRoom) -> String {
 }
 
 /// What waits for the archive, and what became of the rest; nothing where none is configured.
-fn archive(state: &StateDirectory, room: &PathRoom, registry: &Registry) {
+fn archive(state: &StateDirectory, room: &PathService, registry: &Registry) {
     let settings = room.settings();
     let Some(spool) = settings.archive.and_then(|table| publish::spool(state, &table).ok()) else { return };
     let (documents, bytes) = spool.usage();
@@ -102,7 +102,7 @@ fn archive(state: &StateDirectory, room: &PathRoom, registry: &Registry) {
 }
 
 /// Path checks that partners asked for, by what became of them.
-fn checks(room: &PathRoom, registry: &Registry) {
+fn checks(room: &PathService, registry: &Registry) {
     let counters = &room.checks.counters;
     let results = IntCounterVec::new(
         Opts::new("culvert_path_checks_total", "Path checks requested by partners, by result."),
@@ -128,7 +128,7 @@ fn checks(room: &PathRoom, registry: &Registry) {
     }
 }
 
-fn responder(room: &PathRoom, registry: &Registry) {
+fn responder(room: &PathService, registry: &Registry) {
     let counters = &room.counters;
     let answers = IntCounterVec::new(
         Opts::new("culvert_path_responder_packets_total", "STAMP and TWAMP packets, by result."),

@@ -8,19 +8,19 @@ use culvert_perfsonar::socket::ProbeSocket;
 use culvert_system::os_error;
 use tokio::net::TcpListener;
 
-use crate::room::PathRoom;
+use crate::service::PathService;
 
 /// Starts what `[responder]` asks for; it answers the partners of the profiles that `known` reads,
 /// and the hosts of `[psconfig]`.
 ///
 /// # Errors
 /// In words: an address that cannot be bound, a file that cannot be read.
-pub async fn start(room: &PathRoom, known: impl Fn() -> Vec<NamedProfile> + Send + 'static) -> Result<(), String> {
+pub async fn start(room: &PathService, known: impl Fn() -> Vec<NamedProfile> + Send + 'static) -> Result<(), String> {
     let settings = room.settings();
     let Some(table) = &settings.responder else { return Ok(()) };
     let config = table.config(room.port())?;
     let hosts = settings.psconfig.as_ref().map(|psconfig| psconfig.hosts.clone());
-    room.guests.invite(known, config.permitted.clone(), hosts.unwrap_or_default())?;
+    room.measurement_peers.invite(known, config.permitted.clone(), hosts.unwrap_or_default())?;
     let responder = Responder::new(config, room.counters.clone());
     if let Some(address) = table.stamp {
         let socket = ProbeSocket::bind(address)

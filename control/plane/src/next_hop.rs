@@ -47,7 +47,7 @@ pub struct Tables {
 
 /// The way to a partner through an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Way {
+pub struct NextHopRoute {
     /// The next hop, if the way leads through the interface and the neighbour is known.
     pub hop: Option<NextHop>,
     /// Whether the route leads through the interface and the kernel should be made to resolve the
@@ -118,12 +118,12 @@ impl Tables {
     ///
     /// # Errors
     /// The operating system's; no route is no error.
-    pub fn way(&self, to: IpAddr, interface: u32) -> io::Result<Way> {
-        let Some(route) = self.route(to)? else { return Ok(Way::default()) };
-        let Some(link) = self.links(Some(route.interface))?.pop() else { return Ok(Way::default()) };
+    pub fn way(&self, to: IpAddr, interface: u32) -> io::Result<NextHopRoute> {
+        let Some(route) = self.route(to)? else { return Ok(NextHopRoute::default()) };
+        let Some(link) = self.links(Some(route.interface))?.pop() else { return Ok(NextHopRoute::default()) };
         let (below, vlan) = link.vlan.map_or((link.index, None), |(below, tag)| (below, Some(tag)));
         if below != interface || link.flags & IFF_UP == 0 {
-            return Ok(Way::default());
+            return Ok(NextHopRoute::default());
         }
         let neighbour = self.neighbour(route.gateway.unwrap_or(to), route.interface)?;
         let hop = match (route.source, link.mac, neighbour.usable_mac()) {
@@ -132,7 +132,7 @@ impl Tables {
             }
             _ => None,
         };
-        Ok(Way { hop, wants_asking: neighbour.wants_asking() })
+        Ok(NextHopRoute { hop, wants_asking: neighbour.wants_asking() })
     }
 
     fn route(&self, to: IpAddr) -> io::Result<Option<Route>> {
@@ -266,7 +266,7 @@ mod tests {
         assert!(loopback.mtu >= 1_280);
         assert_eq!(tables.links(Some(loopback.index)).unwrap(), std::slice::from_ref(loopback));
         // A local route is none that a packet could leave by.
-        assert_eq!(tables.way("127.0.0.1".parse().unwrap(), loopback.index).unwrap(), Way::default());
+        assert_eq!(tables.way("127.0.0.1".parse().unwrap(), loopback.index).unwrap(), NextHopRoute::default());
     }
 
     #[test]

@@ -46,7 +46,7 @@ struct Job {
 
 /// What a thread is told.
 #[derive(Debug)]
-enum Order {
+enum WriteCommand {
     CarryOut(Job),
     /// Try once more what could not be written, and say so when that is done.
     Settle(oneshot::Sender<()>),
@@ -58,7 +58,7 @@ pub struct StateWriter {
     state: StateDirectory,
     /// Each is started when it first has something to write: a command that sends one file needs
     /// one.
-    threads: [OnceLock<Sender<Order>>; THREADS],
+    threads: [OnceLock<Sender<WriteCommand>>; THREADS],
 }
 
 impl StateWriter {
@@ -68,7 +68,7 @@ impl StateWriter {
         Self { state: state.clone(), threads: Default::default() }
     }
 
-    fn start(&self) -> Sender<Order> {
+    fn start(&self) -> Sender<WriteCommand> {
         let (orders, waiting) = channel();
         let mut writing = Writing { state: self.state.clone(), kept: VecDeque::new() };
         std::thread::spawn(move || writing.run(&waiting));
@@ -108,7 +108,7 @@ impl StateWriter {
         let settle = async {
             for thread in self.threads.iter().filter_map(OnceLock::get) {
                 let (told, done) = oneshot::channel();
-                if thread.send(Order::Settle(told)).is_ok() {
+                if thread.send(WriteCommand::Settle(told)).is_ok() {
                     let _ = done.await;
                 }
             }
@@ -129,7 +129,7 @@ impl StateWriter {
         let mut hasher = DefaultHasher::new();
         stem_of(&job.name).hash(&mut hasher);
         if let Some(thread) = self.threads.get(hasher.finish() as usize % THREADS) {
-            let _ = thread.get_or_init(|| self.start()).send(Order::CarryOut(job));
+            let _ = thread.get_or_init(|| self.start()).send(WriteCommand::CarryOut(job));
         }
     }
 }
@@ -147,7 +147,7 @@ struct Writing {
 }
 
 impl Writing {
-    fn run(&mut self, waiting: &Receiver<Order>) {
+    fn run(&mut self, waiting: &Receiver<WriteCommand>) {
         let mut retry_at = Instant::now() + RETRY_INTERVAL;
         loop {
             let next = if self.kept.is_empty() {
@@ -156,11 +156,11 @@ impl Writing {
                 waiting.recv_timeout(retry_at.saturating_duration_since(Instant::now()))
             };
             match next {
-                Ok(Order::Settle(told)) => {
+                Ok(WriteCommand::Settle(told)) => {
                     self.try_again();
                     let _ = told.send(());
                 }
-                Ok(Order::CarryOut(job)) => {
+                Ok(WriteCommand::CarryOut(job)) => {
                     if self.kept.is_empty() {
                         retry_at = Instant::now() + RETRY_INTERVAL;
                     }

@@ -83,8 +83,8 @@ pub enum Source {
 pub enum Sink {
     /// Into a file.
     File(FileRange),
-    /// To the control process, which takes the buffer over ([`Event::Hand`]).
-    Hand,
+    /// To the control process, which takes the buffer over ([`Event::Lend`]).
+    Lend,
     /// Nowhere. For measuring, and for chunks of files that were given up.
     Discard,
 }
@@ -124,7 +124,7 @@ pub enum Command<'a> {
         /// [`culvert_protocol::feedback`].
         bytes: &'a [u8],
     },
-    /// Where a chunk goes, in answer to [`Event::Asks`].
+    /// Where a chunk goes, in answer to [`Event::PlacementNeeded`].
     Place {
         /// The flow.
         flow: ReceiveSlot,
@@ -133,7 +133,7 @@ pub enum Command<'a> {
         /// Where to.
         sink: Sink,
     },
-    /// The buffer of [`Event::Hand`] is free again.
+    /// The buffer of [`Event::Lend`] is free again.
     Return {
         /// The flow.
         flow: ReceiveSlot,
@@ -285,7 +285,7 @@ pub enum Event<'a> {
         chunk: u32,
     },
     /// A chunk's first segment has come: where shall it go?
-    Asks {
+    PlacementNeeded {
         /// The flow.
         flow: ReceiveSlot,
         /// The chunk.
@@ -293,8 +293,8 @@ pub enum Event<'a> {
         /// Its bytes, as its segments announce them.
         chunk_bytes: u32,
     },
-    /// A chunk whose sink is [`Sink::Hand`] is whole.
-    Hand {
+    /// A chunk whose sink is [`Sink::Lend`] is whole.
+    Lend {
         /// The flow.
         flow: ReceiveSlot,
         /// The chunk.
@@ -385,8 +385,8 @@ impl Event<'_> {
             | Self::Withdrawn { flow, .. }
             | Self::SendClosed { flow }
             | Self::OthersWaitForSend { flow, .. } => flow.0 < FLOWS_PER_LANE,
-            Self::Asks { flow, .. }
-            | Self::Hand { flow, .. }
+            Self::PlacementNeeded { flow, .. }
+            | Self::Lend { flow, .. }
             | Self::Written { flow, .. }
             | Self::WriteFailed { flow, .. }
             | Self::Astray { flow }

@@ -203,7 +203,7 @@ impl Events {
                     Event::Fill { flow, chunk, buffer } => {
                         Some(lend(buffer, buffer_bytes, Command::Filled { flow, chunk })?)
                     }
-                    Event::Hand { flow, buffer, chunk_bytes, .. } => {
+                    Event::Lend { flow, buffer, chunk_bytes, .. } => {
                         Some(lend(buffer, chunk_bytes, Command::Return { flow, buffer })?)
                     }
                     _ => None,
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn a_lent_buffer_goes_back_when_it_is_dropped() {
         let (mut engine, mut commands, mut events, _theirs) = engine_and_lane();
-        emit(&mut events, &Event::Hand { flow: ReceiveSlot(3), chunk: 7, buffer: 2, chunk_bytes: 100 });
+        emit(&mut events, &Event::Lend { flow: ReceiveSlot(3), chunk: 7, buffer: 2, chunk_bytes: 100 });
         emit(&mut events, &Event::Fill { flow: SendSlot(4), chunk: 8, buffer: 1 });
         let mut lent = Vec::new();
         engine.events.drain(10, |_, _, buffer| lent.extend(buffer)).unwrap();

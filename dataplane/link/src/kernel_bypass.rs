@@ -176,7 +176,7 @@ impl Verdicts {
 
 /// What the program has counted since it was loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Census {
+pub struct ProgramCounters {
     /// Of each queue of the interface, in their order.
     pub queues: Vec<Verdicts>,
     /// The sources of most dropped packets, as far as they were attributed.

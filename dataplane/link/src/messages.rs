@@ -17,9 +17,9 @@ use culvert_protocol::seal::Cipher;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel_bypass::AfXdpStart;
-use crate::kernel_bypass::Census;
 use crate::kernel_bypass::Mode;
 use crate::kernel_bypass::NextHop;
+use crate::kernel_bypass::ProgramCounters;
 
 use crate::commands::{FileSlot, ReceiveSlot, SendSlot};
 
@@ -226,5 +226,5 @@ pub enum FromDataPlane {
         slot: ReceiveSlot,
     },
     /// What the steering program has counted; empty without one.
-    Census(Census),
+    ProgramCounters(ProgramCounters),
 }

@@ -35,7 +35,7 @@ use culvert_link::capture::{Direction, Tap};
 use culvert_link::kernel_bypass::{Mode, NextHop};
 use rustix::event::epoll;
 
-use super::interface::{Arrival, Datapath, RingCensus, SendOutcome, Way, Ways};
+use super::interface::{Arrival, DatagramCounts, Datapath, Endpoints, RingCensus, SendOutcome};
 use super::udp::UdpDatapath;
 use super::udp::socket::QueueCondition;
 use super::udp::source::SourceSocket;
@@ -71,7 +71,7 @@ pub struct AfXdpDatapath {
     readiness: OwnedFd,
     turns: u32,
     retries: u32,
-    ways: Ways,
+    ways: DatagramCounts,
 }
 
 impl AfXdpDatapath {
@@ -100,7 +100,7 @@ impl AfXdpDatapath {
             readiness,
             turns: 0,
             retries: 0,
-            ways: Ways::default(),
+            ways: DatagramCounts::default(),
         })
     }
 
@@ -140,7 +140,7 @@ impl AfXdpDatapath {
 
     /// The headers of packets that go this way.
     #[inline]
-    fn template(&mut self, way: Way<'_>) -> Option<Template> {
+    fn template(&mut self, way: Endpoints<'_>) -> Option<Template> {
         let (to, port) = (way.to, way.source.map_or(self.port, SourceSocket::port));
         if let Some(&(.., template)) = self.templates.iter().find(|(at, from, _)| *at == to && *from == port) {
             return Some(template);
@@ -178,7 +178,7 @@ impl AfXdpDatapath {
 
     fn send_by_kernel(
         &mut self,
-        way: Way<'_>,
+        way: Endpoints<'_>,
         datagrams_max: usize,
         seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome {
@@ -248,7 +248,7 @@ impl Datapath for AfXdpDatapath {
     #[inline]
     fn send_run(
         &mut self,
-        way: Way<'_>,
+        way: Endpoints<'_>,
         datagrams_max: usize,
         mut seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome {
@@ -342,7 +342,7 @@ impl Datapath for AfXdpDatapath {
         false
     }
 
-    fn ways(&self) -> Ways {
+    fn ways(&self) -> DatagramCounts {
         self.ways
     }
 

@@ -12,14 +12,14 @@ use super::udp::source::SourceSocket;
 
 /// Between which ends a run of datagrams goes.
 #[derive(Clone, Copy, Debug)]
-pub struct Way<'a> {
+pub struct Endpoints<'a> {
     /// To whom.
     pub to: SocketAddr,
     /// From which port; `None` is the lane's own.
     pub source: Option<&'a SourceSocket>,
 }
 
-impl From<SocketAddr> for Way<'_> {
+impl From<SocketAddr> for Endpoints<'_> {
     fn from(to: SocketAddr) -> Self {
         Self { to, source: None }
     }
@@ -53,7 +53,7 @@ pub struct SendOutcome {
 
 /// Datagrams of a datapath that goes around the kernel, and of its way through it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ways {
+pub struct DatagramCounts {
     /// Datagrams that came through the rings.
     pub ring_received: u64,
     /// Datagrams that came through the kernel.
@@ -103,7 +103,7 @@ pub trait Datapath {
     /// the run. Within a run every datagram but the last has the same length.
     fn send_run(
         &mut self,
-        way: Way<'_>,
+        way: Endpoints<'_>,
         datagrams_max: usize,
         seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome;
@@ -124,8 +124,8 @@ pub trait Datapath {
     fn segments_runs(&self) -> bool;
 
     /// What went through rings and what through the kernel, where a datapath has both.
-    fn ways(&self) -> Ways {
-        Ways::default()
+    fn ways(&self) -> DatagramCounts {
+        DatagramCounts::default()
     }
 
     /// Counts the frames of packet memory, where a datapath has such.

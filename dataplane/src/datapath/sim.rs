@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use culvert_protocol::wire::{Header, SegmentKind};
 
-use super::interface::{Arrival, Datapath, SendOutcome, Way};
+use super::interface::{Arrival, Datapath, Endpoints, SendOutcome};
 use super::udp::socket::QueueCondition;
 
 /// What the network does to a datagram.
@@ -283,7 +283,7 @@ impl Datapath for SimDatapath {
 
     fn send_run(
         &mut self,
-        way: Way<'_>,
+        way: Endpoints<'_>,
         datagrams_max: usize,
         mut seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome {

@@ -18,7 +18,7 @@ use culvert_link::path_mtu::DATAGRAM_BYTES_MAX;
 use culvert_link::udp_port::UdpPort;
 use rustix::event::epoll;
 
-use super::interface::{Arrival, Datapath, SendOutcome, Way};
+use super::interface::{Arrival, Datapath, Endpoints, SendOutcome};
 use socket::{Incoming, QueueCondition, UdpSocket};
 use source::SourceSocket;
 
@@ -141,7 +141,7 @@ impl UdpDatapath {
     }
 
     /// As [`Self::transmit`], and shows what has left.
-    fn transmit_in_sight(&mut self, way: Way<'_>, bytes: usize, datagram_bytes: usize) -> Result<(), io::Error> {
+    fn transmit_in_sight(&mut self, way: Endpoints<'_>, bytes: usize, datagram_bytes: usize) -> Result<(), io::Error> {
         let done = self.transmit(way, bytes, datagram_bytes);
         if let Some(tap) = &mut self.tap
             && done.is_ok()
@@ -155,7 +155,7 @@ impl UdpDatapath {
     }
 
     /// Hands `bytes` of the outgoing super-buffer to the kernel.
-    fn transmit(&mut self, way: Way<'_>, bytes: usize, datagram_bytes: usize) -> Result<(), io::Error> {
+    fn transmit(&mut self, way: Endpoints<'_>, bytes: usize, datagram_bytes: usize) -> Result<(), io::Error> {
         let socket = way.source.map_or(&self.socket, |source| &source.socket);
         let to = way.to;
         if bytes <= datagram_bytes {
@@ -200,7 +200,7 @@ impl Datapath for UdpDatapath {
     #[inline]
     fn send_run(
         &mut self,
-        way: Way<'_>,
+        way: Endpoints<'_>,
         datagrams_max: usize,
         mut seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome {
@@ -382,7 +382,7 @@ mod tests {
             room[..600].fill(7);
             Some(600)
         };
-        let way = Way { to, source: Some(&source) };
+        let way = Endpoints { to, source: Some(&source) };
         assert_eq!(sender.send_run(way, 3, run).error, None);
         let (mut datagrams, mut from) = (0, None);
         for _ in 0..1_000 {

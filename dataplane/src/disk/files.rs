@@ -2,8 +2,8 @@
 //! read.
 //!
 //! The data plane opens nothing by name. The control process opens each file, twice where the file
-//! system has direct I/O, and passes the descriptors; the attendant puts them here; lanes read them
-//! without a lock.
+//! system has direct I/O, and passes the descriptors; the coordinator puts them here; lanes read
+//! them without a lock.
 //!
 //! A lane hands descriptors to the kernel by number, piece by piece, so a number may not come to
 //! mean another file while a chunk is being read or written. Lanes therefore say what they use
@@ -39,7 +39,7 @@ struct Slot {
     /// Chunks that are read from or written to a file of this slot, the one that is there or one
     /// that was.
     uses: AtomicU32,
-    /// Keeps the descriptors open. Only the attendant locks it, never a lane.
+    /// Keeps the descriptors open. Only the coordinator locks it, never a lane.
     owned: Mutex<Option<Owned>>,
 }
 

@@ -1,56 +1,56 @@
-//! What a lane is told: by the control process through its ring, and by the attendant through its
+//! What a lane is told: by the control process through its ring, and by the coordinator through its
 //! queue.
 
 use culvert_link::commands::Command;
 use culvert_protocol::chunk_memory::BufferId;
 use culvert_protocol::feedback::Report;
 
-use super::body::Body;
-use super::flows::{Delivery, Departure};
+use super::flow_table::FlowTable;
+use super::handoff::{FromLane, ToLane};
 use super::sending::SendFlow;
 use crate::datapath::Datapath;
 
 /// Commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 64;
 
-impl Body {
-    /// Takes over flows and keys from the attendant.
+impl FlowTable {
+    /// Takes over flows and keys from the coordinator.
     pub(super) fn take_deliveries(&mut self, datapath: &mut impl Datapath, now_ns: u64) -> bool {
         let mut taken = false;
-        while let Some(delivery) = self.attendance.next_delivery() {
+        while let Some(delivery) = self.handoff.next_delivery() {
             taken = true;
             match delivery {
-                Delivery::Send(mut flow) => {
+                ToLane::Send(mut flow) => {
                     let slot = flow.slot;
                     flow.begin(now_ns);
                     flow.account = self.resources.shares.join(flow.holder);
                     self.sends[usize::from(slot.0)] = Some(flow);
                     self.active_sends.push(slot);
                 }
-                Delivery::Receive(mut flow) => {
+                ToLane::Receive(mut flow) => {
                     let slot = flow.slot;
                     flow.begin(now_ns, self.busy_ns, self.resources.shares.join(flow.holder));
                     self.receives[usize::from(slot.0)] = Some(flow);
                     self.active_receives.push(slot);
                 }
-                Delivery::Source { slot, source } => {
+                ToLane::Source { slot, source } => {
                     datapath.watch(&source);
                     self.with_send(slot, |flow, _| flow.source = Some(source));
                 }
-                Delivery::NextHop { to, hop } => datapath.set_next_hop(to, hop.as_ref()),
-                Delivery::Tap(mut tap) => {
+                ToLane::NextHop { to, hop } => datapath.set_next_hop(to, hop.as_ref()),
+                ToLane::Tap(mut tap) => {
                     if let Some(tap) = &mut tap {
                         tap.begin();
                     }
                     if let Some(mut before) = datapath.set_tap(tap) {
                         before.end();
-                        self.attendance.depart(Departure::Tap(before));
+                        self.handoff.depart(FromLane::Tap(before));
                     }
                 }
-                Delivery::SendKey { slot, epoch, key } => {
+                ToLane::SendKey { slot, epoch, key } => {
                     self.with_send(slot, |flow, _| flow.protocol.push_key(epoch, key));
                 }
-                Delivery::ReceiveKey { slot, epoch, key } => {
+                ToLane::ReceiveKey { slot, epoch, key } => {
                     self.with_receive(slot, |flow| flow.protocol.push_key(epoch, key));
                 }
             }

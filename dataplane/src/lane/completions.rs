@@ -3,12 +3,12 @@
 
 use culvert_protocol::chunk_memory::BufferId;
 
-use super::body::Body;
+use super::flow_table::FlowTable;
 use super::jobs::Role;
 use super::receiving::ReceiveFlow;
 use crate::disk::{COMPLETIONS_PER_TURN, Transfer};
 
-impl Body {
+impl FlowTable {
     /// Advances the disk and handles completed operations.
     pub(super) fn disk_turn(&mut self) -> bool {
         self.resources.start_cached_piece();

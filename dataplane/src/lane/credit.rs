@@ -2,14 +2,14 @@
 
 use culvert_link::commands::Event;
 
-use super::body::Body;
+use super::flow_table::FlowTable;
 
 /// Credit that was not used for so long is not kept free any more.
 const ASLEEP_AFTER_NS: u64 = 1_000_000_000;
 /// Flows that hold more than their partner's part are told this often that others wait.
 const TELL_INTERVAL_NS: u64 = 1_000_000_000;
 
-impl Body {
+impl FlowTable {
     /// Gives every flow as much credit as there are buffers for.
     pub(super) fn share_out(&mut self) {
         self.resources.shares.begin_round();

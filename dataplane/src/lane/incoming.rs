@@ -4,17 +4,17 @@ use culvert_link::clock::wire_us;
 use culvert_link::commands::{DiskError, Event, ReceiveSlot, Sink};
 use culvert_link::counters::LaneCounter;
 use culvert_protocol::chunk_memory::{BufferId, ChunkMemory as _};
-use culvert_protocol::receiver_flow::{Beginning, Received, Rejected};
+use culvert_protocol::receiver_flow::{ChunkStart, Received, Rejected};
 use culvert_protocol::tree_hash::ChunkHasher;
 use culvert_protocol::wire::{Header, SegmentKind};
 
-use super::body::Body;
+use super::flow_table::FlowTable;
 use super::jobs::{HASH_STEP_BYTES, Job, Role};
 use super::receiving::ReceiveFlow;
 use super::shares::FlowMemory;
 use crate::datapath::Arrival;
 
-impl Body {
+impl FlowTable {
     /// A datagram of a receiving flow. Returns whether it is a probe to be answered.
     #[inline]
     pub(super) fn segment(&mut self, slot: ReceiveSlot, datagram: &[u8], header: &Header, by: Arrival) -> bool {
@@ -43,9 +43,9 @@ impl Body {
             Received::Completed(done) => {
                 flow.whole += 1;
                 match done.beginning {
-                    Beginning::Earlier => {}
-                    Beginning::Now => self.began(slot, done.chunk, done.buffer, done.chunk_bytes),
-                    Beginning::Anew => self.begin_anew(slot, done.buffer),
+                    ChunkStart::Earlier => {}
+                    ChunkStart::Now => self.began(slot, done.chunk, done.buffer, done.chunk_bytes),
+                    ChunkStart::Anew => self.begin_anew(slot, done.buffer),
                 }
                 self.resources.jobs[done.buffer.0 as usize].note_whole(self.resources.now_ns);
                 self.dispose(slot, done.buffer);
@@ -60,7 +60,7 @@ impl Body {
         let job = &mut self.resources.jobs[buffer.0 as usize];
         job.begin(Role::Receive(slot), self.resources.now_ns);
         (job.chunk, job.bytes) = (chunk, chunk_bytes);
-        self.resources.link.emit(&Event::Asks { flow: slot, chunk, chunk_bytes });
+        self.resources.link.emit(&Event::PlacementNeeded { flow: slot, chunk, chunk_bytes });
     }
 
     /// The chunk in `buffer` starts over (W-11): its bytes will change, and so will their hash. Its
@@ -109,7 +109,7 @@ impl Body {
         match sink {
             Sink::File(range) => Some(ChunkHasher::new(range.file_bytes, range.offset, flow.chunk_bytes)),
             Sink::Discard => Some(ChunkHasher::new(bytes.into(), 0, flow.chunk_bytes)),
-            Sink::Hand => None,
+            Sink::Lend => None,
         }
     }
 
@@ -125,9 +125,9 @@ impl Body {
                     self.write_ended(slot, buffer, Some(DiskError::Os(libc::EBADF)));
                 }
             }
-            Some(Sink::Hand) => {
+            Some(Sink::Lend) => {
                 job.is_lent = true;
-                self.resources.link.emit(&Event::Hand { flow: slot, chunk, buffer: buffer.0, chunk_bytes });
+                self.resources.link.emit(&Event::Lend { flow: slot, chunk, buffer: buffer.0, chunk_bytes });
             }
             Some(Sink::Discard) => self.write_ended(slot, buffer, None),
         }

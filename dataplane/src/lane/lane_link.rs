@@ -39,7 +39,7 @@ const REPORT_EVENT_BYTES_MAX: usize = REPORT_BYTES_MAX + 16;
 pub struct LaneLink {
     commands: Consumer,
     events: Producer,
-    /// Rung by the control process and the attendant.
+    /// Rung by the control process and the coordinator.
     own_bell: OwnedFd,
     /// Rung for the control process.
     control_bell: OwnedFd,

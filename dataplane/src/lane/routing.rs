@@ -6,7 +6,7 @@ use culvert_link::commands::ReceiveSlot;
 use culvert_link::counters::LaneCounter;
 use culvert_protocol::wire::{Header, SegmentKind};
 
-use super::body::Body;
+use super::flow_table::FlowTable;
 use crate::datapath::Arrival;
 
 /// Probes answered in one turn; the rest are dropped, and probed again.
@@ -21,7 +21,7 @@ pub(super) struct Reply {
     pub(super) datagram_bytes: usize,
 }
 
-impl Body {
+impl FlowTable {
     /// Routes a datagram to its flow.
     #[inline]
     pub(super) fn datagram(&mut self, datagram: &[u8], by: Arrival, replies: &mut Vec<Reply>) {

@@ -22,7 +22,7 @@ use super::lane_link::LaneLink;
 use super::resources::Resources;
 use crate::datapath::udp::SUPER_BUFFER_BYTES;
 use crate::datapath::udp::source::SourceSocket;
-use crate::datapath::{Arrival, Datapath, Way};
+use crate::datapath::{Arrival, Datapath, Endpoints};
 use probing::Probing;
 
 /// Super-buffers that one flow sends before the lane looks at its other work. Eight are half a
@@ -187,7 +187,7 @@ impl SendFlow {
             }
             self.prepare_front(resources);
             let (protocol, buffers) = (&mut self.protocol, &resources.buffers);
-            let way = Way { to: self.destination.address(), source: self.source.as_ref() };
+            let way = Endpoints { to: self.destination.address(), source: self.source.as_ref() };
             let now_us = wire_us(now_ns);
             let outcome = datapath.send_run(way, run_datagrams, |room, bytes_max| {
                 protocol.seal_next(buffers, bytes_max, now_us, room).map(|sealed| sealed.datagram_bytes)
@@ -412,7 +412,7 @@ impl SendFlow {
             return;
         }
         let Some((to, token)) = self.destination.due(OVERHEAD_BYTES, self.patience_ns(), now_ns) else { return };
-        let way = Way { to, source: self.source.as_ref() };
+        let way = Endpoints { to, source: self.source.as_ref() };
         let protocol = &mut self.protocol;
         // What the network refuses is lost like any datagram; it comes again as long as the address
         // may have more.
@@ -452,7 +452,7 @@ impl SendFlow {
         }
         let now_us = wire_us(now_ns);
         for (token, &bytes) in self.search.common().iter().enumerate() {
-            let way = Way { to: self.destination.address(), source: self.source.as_ref() };
+            let way = Endpoints { to: self.destination.address(), source: self.source.as_ref() };
             let protocol = &mut self.protocol;
             let outcome = datapath
                 .send_run(way, 1, |room, _| protocol.seal_probe(token as u32, usize::from(bytes), now_us, room));
@@ -473,7 +473,7 @@ impl SendFlow {
             return;
         }
         let Some(bytes) = self.search.due(now_ns, self.block.get(FlowWord::SilenceNs)) else { return };
-        let way = Way { to: self.destination.address(), source: self.source.as_ref() };
+        let way = Endpoints { to: self.destination.address(), source: self.source.as_ref() };
         let outcome = datapath.send_run(way, 1, |room, _| {
             protocol.seal_probe(u32::from(bytes), usize::from(bytes), wire_us(now_ns), room)
         });

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
 use culvert_dataplane::datapath::sim::SimDatapath;
-use culvert_dataplane::datapath::{Arrival, Datapath, QueueCondition, SendOutcome, Way};
+use culvert_dataplane::datapath::{Arrival, Datapath, Endpoints, QueueCondition, SendOutcome};
 use culvert_link::capture::{Direction, Tap};
 
 thread_local! {
@@ -112,7 +112,7 @@ impl Datapath for Uncounted {
 
     fn send_run(
         &mut self,
-        way: Way<'_>,
+        way: Endpoints<'_>,
         datagrams_max: usize,
         mut seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome {

@@ -22,11 +22,11 @@ use culvert_dataplane::datapath::sim::{SimNetwork, SimPath, SimRandom};
 use culvert_dataplane::disk::Disk;
 use culvert_dataplane::disk::files::FileTable;
 use culvert_dataplane::lane::Lane;
-use culvert_dataplane::lane::flows::{Attendance, Delivery, Departure};
+use culvert_dataplane::lane::handoff::{FromLane, Handoff, ToLane};
 use culvert_dataplane::lane::lane_link::LaneLink;
 use culvert_dataplane::lane::receiving::ReceiveFlow;
 use culvert_dataplane::lane::sending::SendFlow;
-use culvert_link::capture::{CAPTURE_BYTES, Direction as Way, Reader, State, Tap};
+use culvert_link::capture::{CAPTURE_BYTES, Direction as Endpoints, Reader, State, Tap};
 use culvert_link::clock::wire_us;
 use culvert_link::commands::{ASSIGNED_MAX, Command, Event, ReceiveSlot, SendSlot, Sink, Source, encode};
 use culvert_link::counters::{FlowBlock, FlowWord, LaneCounter, LaneCounters};
@@ -58,7 +58,7 @@ struct Side {
     link: Arc<SharedMemory>,
     commands: Producer,
     events: Consumer,
-    attendance: Arc<Attendance>,
+    handoff: Arc<Handoff>,
     files: Arc<FileTable>,
 }
 
@@ -70,7 +70,7 @@ impl Side {
         let buffers = Buffers::new(Arc::new(memory), CHUNK_BYTES as usize);
         let (bell, control_bell) = (doorbell().unwrap(), doorbell().unwrap());
         let clone = |fd: &OwnedFd| fd.as_fd().try_clone_to_owned().unwrap();
-        let attendance = Arc::new(Attendance::new(clone(&bell), doorbell().unwrap()));
+        let handoff = Arc::new(Handoff::new(clone(&bell), doorbell().unwrap()));
         let lane_link = LaneLink::new(link.clone(), &layout, clone(&bell), control_bell);
         let disk = Disk::new(&buffers, 1_024, None).unwrap();
         let files = Arc::new(FileTable::default());
@@ -80,11 +80,11 @@ impl Side {
             buffers,
             files.clone(),
             lane_link,
-            attendance.clone(),
+            handoff.clone(),
         );
         let commands = Producer::new(link.clone(), layout.commands);
         let events = Consumer::new(link.clone(), layout.events);
-        Self { lane, link, commands, events, attendance, files }
+        Self { lane, link, commands, events, handoff, files }
     }
 
     fn command(&mut self, command: &Command<'_>) {
@@ -99,7 +99,7 @@ impl Side {
     /// Shows the lane's packets from now on.
     fn begin_capture(&self, snap_bytes: usize) -> Reader {
         let memory = Arc::new(SharedMemory::create("capture", CAPTURE_BYTES, false).unwrap());
-        assert!(self.attendance.deliver(Delivery::Tap(Some(Box::new(Tap::new(memory.clone(), snap_bytes))))));
+        assert!(self.handoff.deliver(ToLane::Tap(Some(Box::new(Tap::new(memory.clone(), snap_bytes))))));
         Reader::new(memory)
     }
 
@@ -157,7 +157,7 @@ impl World {
         let sizes = vec![8972, 4000, 1472, 1252];
         let destination = Destination::new(there, challenge_key(seed));
         let flow = SendFlow::new(SEND, protocol, destination, block.clone(), sizes, true, CHUNK_BYTES);
-        assert!(sender.attendance.deliver(Delivery::Send(Box::new(flow))));
+        assert!(sender.handoff.deliver(ToLane::Send(Box::new(flow))));
         block.set(FlowWord::RateBitsPerSecond, rate);
         block.set(FlowWord::SilenceNs, 4 * path.delay_ns + 10_000_000);
 
@@ -172,7 +172,7 @@ impl World {
         let now_us = wire_us(network.now_ns());
         let protocol = ReceiverFlow::new(&config, &mut receiver_schedule, &mut schedule(Direction::Reverse), now_us);
         let flow = ReceiveFlow::new(RECEIVE, protocol, here, 2_000, true, CHUNK_BYTES);
-        assert!(receiver.attendance.deliver(Delivery::Receive(Box::new(flow))));
+        assert!(receiver.handoff.deliver(ToLane::Receive(Box::new(flow))));
         Self {
             network,
             sender,
@@ -208,7 +208,7 @@ impl World {
     fn receiver_events(&mut self) {
         for bytes in self.receiver.take_events() {
             match postcard::from_bytes::<Event<'_>>(&bytes).unwrap() {
-                Event::Asks { flow, chunk, .. } => {
+                Event::PlacementNeeded { flow, chunk, .. } => {
                     self.receiver.command(&Command::Place { flow, chunk, sink: Sink::Discard });
                 }
                 Event::Written { chunk, hash, .. } => {
@@ -226,20 +226,20 @@ impl World {
         }
     }
 
-    /// What the attendants do: keys.
+    /// What the coordinators do: keys.
     fn attend(&mut self) {
-        while let Some(departure) = self.sender.attendance.next_departure() {
-            if let Departure::WantsSendKey { slot, epoch } = departure
+        while let Some(departure) = self.sender.handoff.next_departure() {
+            if let FromLane::WantsSendKey { slot, epoch } = departure
                 && let Some(key) = self.sender_schedule.key_of(epoch)
             {
-                assert!(self.sender.attendance.deliver(Delivery::SendKey { slot, epoch, key }));
+                assert!(self.sender.handoff.deliver(ToLane::SendKey { slot, epoch, key }));
             }
         }
-        while let Some(departure) = self.receiver.attendance.next_departure() {
-            if let Departure::WantsReceiveKey { slot, epoch } = departure
+        while let Some(departure) = self.receiver.handoff.next_departure() {
+            if let FromLane::WantsReceiveKey { slot, epoch } = departure
                 && let Some(key) = self.receiver_schedule.key_of(epoch)
             {
-                assert!(self.receiver.attendance.deliver(Delivery::ReceiveKey { slot, epoch, key }));
+                assert!(self.receiver.handoff.deliver(ToLane::ReceiveKey { slot, epoch, key }));
             }
         }
     }
@@ -346,7 +346,7 @@ fn a_capture_shows_every_datagram_and_asks_for_no_memory() {
     world.transfer(30);
     world.close_and_check(30);
     for side in [&world.sender, &world.receiver] {
-        assert!(side.attendance.deliver(Delivery::Tap(None)));
+        assert!(side.handoff.deliver(ToLane::Tap(None)));
     }
     assert!(captures.iter().all(|capture| capture.state() == State::Running));
     world.step();
@@ -361,13 +361,14 @@ fn a_capture_shows_every_datagram_and_asks_for_no_memory() {
         while capture.drain(1, &mut each).unwrap() > 0 {}
         seen
     });
-    let count = |seen: &[(Way, Header)], way| seen.iter().filter(|(direction, _)| *direction == way).count() as u64;
-    assert_eq!(count(&received, Way::Received), world.receiver.lane_counter(LaneCounter::DatagramsReceived));
-    assert_eq!(count(&sent, Way::Received), world.sender.lane_counter(LaneCounter::DatagramsReceived));
+    let count =
+        |seen: &[(Endpoints, Header)], way| seen.iter().filter(|(direction, _)| *direction == way).count() as u64;
+    assert_eq!(count(&received, Endpoints::Received), world.receiver.lane_counter(LaneCounter::DatagramsReceived));
+    assert_eq!(count(&sent, Endpoints::Received), world.sender.lane_counter(LaneCounter::DatagramsReceived));
     let data: Vec<_> = sent.iter().filter(|(_, header)| header.kind == SegmentKind::Data).collect();
     assert_eq!(data.len() as u64, world.sender.lane_counter(LaneCounter::SegmentsSent));
-    assert!(data.iter().all(|(direction, header)| *direction == Way::Sent && header.flow_id == FLOW));
-    assert!(count(&received, Way::Sent) > 0, "the receiver answers probes");
+    assert!(data.iter().all(|(direction, header)| *direction == Endpoints::Sent && header.flow_id == FLOW));
+    assert!(count(&received, Endpoints::Sent) > 0, "the receiver answers probes");
 }
 
 #[test]
@@ -545,8 +546,8 @@ fn keys_change_in_the_middle_of_a_transfer() {
     let block = FlowBlock::new(world.sender.link.clone(), &LaneLayout::of(0), SEND.0);
     let destination = Destination::new(THERE.parse().unwrap(), challenge_key(7));
     let flow = SendFlow::new(SEND, flow, destination, block.clone(), vec![8972], true, CHUNK_BYTES);
-    while world.sender.attendance.next_delivery().is_some() {}
-    assert!(world.sender.attendance.deliver(Delivery::Send(Box::new(flow))));
+    while world.sender.handoff.next_delivery().is_some() {}
+    assert!(world.sender.handoff.deliver(ToLane::Send(Box::new(flow))));
     block.set(FlowWord::RateBitsPerSecond, 4_000_000_000);
     block.set(FlowWord::SilenceNs, 10_000_000);
     world.sender_schedule = flow_schedule;

@@ -68,7 +68,7 @@ fn reports_of_all_flows_go_in_turn_however_late_they_are_read() {
     let mut side = Side::new(&network, "10.0.0.2:2".parse().unwrap(), 8);
     for slot in 0..FLOWS_PER_LANE {
         let flow = flow_with_long_report(slot, partner, network.now_ns());
-        assert!(side.attendance.deliver(Delivery::Receive(flow)));
+        assert!(side.handoff.deliver(ToLane::Receive(flow)));
     }
     side.lane.turn();
     network.advance(1_000_000);

@@ -191,7 +191,7 @@ impl Receiver {
             let protocol = ReceiverFlow::new(&config, &mut forward, &mut reverse, now_us);
             let slot = ReceiveSlot((flow_id & 0xff) as u16);
             let flow = ReceiveFlow::new(slot, protocol, partner_address(), 500, true, CHUNK_BYTES);
-            assert!(side.attendance.deliver(Delivery::Receive(Box::new(flow))));
+            assert!(side.handoff.deliver(ToLane::Receive(Box::new(flow))));
         }
         let files = side.files.clone();
         let (file, buffered, direct) = new_file(is_direct);
@@ -251,7 +251,7 @@ impl Receiver {
         self.side.lane.turn();
         for bytes in self.side.take_events() {
             match postcard::from_bytes::<Event<'_>>(&bytes).unwrap() {
-                Event::Asks { flow, chunk, chunk_bytes } => {
+                Event::PlacementNeeded { flow, chunk, chunk_bytes } => {
                     assert_eq!(chunk_bytes, chunk_len(chunk));
                     let by = FLOWS.iter().position(|id| id & 0xff == u32::from(flow.0)).unwrap();
                     if self.verified.contains_key(&chunk) || self.came_by.contains_key(&chunk) {

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::places::Place;
+use super::slots::Slot;
 use super::{Client, Responder, ResponderCounters, TurnedAway, canonical, reflect_on};
 use crate::clock::now_ns;
 use crate::socket::ProbeSocket;
@@ -96,11 +96,11 @@ struct Control {
 /// A session, counted while it is open.
 struct OpenSession {
     counters: Arc<ResponderCounters>,
-    _place: Place,
+    _place: Slot,
 }
 
 impl OpenSession {
-    fn new(counters: Arc<ResponderCounters>, place: Place) -> Self {
+    fn new(counters: Arc<ResponderCounters>, place: Slot) -> Self {
         counters.sessions.fetch_add(1, Ordering::Relaxed);
         Self { counters, _place: place }
     }

@@ -40,7 +40,7 @@ pub enum Step {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Greeted,
+    ClientHelloReceived,
     Setup { sessions: u32 },
     Running,
 }
@@ -60,14 +60,20 @@ impl ServerConnection {
     /// `reflector_ports`.
     #[must_use]
     pub fn new(client: IpAddr, reflector_ports: ReflectorPorts, sessions_max: u32, packet_bytes_max: u32) -> Self {
-        Self { state: State::Greeted, client: client.to_canonical(), reflector_ports, sessions_max, packet_bytes_max }
+        Self {
+            state: State::ClientHelloReceived,
+            client: client.to_canonical(),
+            reflector_ports,
+            sessions_max,
+            packet_bytes_max,
+        }
     }
 
     /// Bytes of the message that begins with `first`; none if there is no such message now.
     #[must_use]
     pub const fn message_bytes(&self, first: u8) -> Option<usize> {
         match (self.state, first) {
-            (State::Greeted, _) => Some(SET_UP_BYTES),
+            (State::ClientHelloReceived, _) => Some(SET_UP_BYTES),
             (State::Setup { .. }, REQUEST_TW_SESSION) => Some(REQUEST_BYTES),
             (State::Setup { .. }, START_SESSIONS) | (State::Running, STOP_SESSIONS) => Some(SHORT_BYTES),
             _ => None,
@@ -83,7 +89,7 @@ impl ServerConnection {
     /// Takes a message of [`Self::message_bytes`].
     pub fn on_message(&mut self, message: &[u8]) -> Step {
         match (self.state, message.first()) {
-            (State::Greeted, _) => {
+            (State::ClientHelloReceived, _) => {
                 let Ok(message) = message.try_into() else { return Step::Close("a short Set-Up-Response") };
                 match chosen_mode(message) {
                     1 => {

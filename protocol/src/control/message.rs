@@ -178,9 +178,9 @@ pub enum Message {
     /// [`PERMISSIONS_ARE_TOLD_SINCE`]: super::PERMISSIONS_ARE_TOLD_SINCE
     Permits {
         /// Whether it may store files.
-        store: Leave,
+        store: PermissionAnswer,
         /// Whether it may fetch files.
-        fetch: Leave,
+        fetch: PermissionAnswer,
     },
     /// The sender's own host refuses to send its datagrams (W-61): no flow of the transfer has
     /// reached the receiver, and the receiver's firewall is not the reason. Only to partners of
@@ -195,7 +195,7 @@ pub enum Message {
 /// Variants are only ever appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Leave {
+pub enum PermissionAnswer {
     /// It may not.
     No,
     /// It may, in one directory or more.

@@ -87,7 +87,7 @@ impl Default for Options {
 
 /// What the requester wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Wish {
+pub enum RequestedAction {
     /// The requester sends; the answerer stores below `destination`.
     Push {
         /// A path on the answerer's host, as the user typed it.
@@ -112,7 +112,7 @@ pub struct Request {
     /// The transfer. A request repeated with the same id continues where it was interrupted.
     pub transfer: TransferId,
     /// What for.
-    pub wish: Wish,
+    pub wish: RequestedAction,
     /// How.
     pub options: Options,
     /// UDP ports of the requester's lanes.

@@ -83,7 +83,7 @@ const RTT_NS_MAX: u64 = 600_000_000_000;
 
 /// How much queue and loss a mode bears before it gives way.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct Tolerance {
     /// Target queue for each factor of e between the rate and [`RATE_OF_NO_QUEUE`], in parts of the
     /// round trip.
     slope: f64,
@@ -101,7 +101,7 @@ pub(super) struct Patience {
     shares: bool,
 }
 
-impl Patience {
+impl Tolerance {
     pub(super) const FAIR: Self = Self {
         slope: 0.023,
         target_ns_min: 300_000.0,
@@ -137,7 +137,7 @@ enum Phase {
 /// See the module's description in [`super`].
 #[derive(Debug)]
 pub(super) struct AdaptiveRate {
-    patience: Patience,
+    patience: Tolerance,
     cap: u64,
     packet_bytes: u64,
     rate: u64,
@@ -178,7 +178,7 @@ pub(super) struct AdaptiveRate {
     reason = "times are this host's clock and some rounds of at most RTT_NS_MAX; floats that become integers saturate"
 )]
 impl AdaptiveRate {
-    pub(super) fn new(patience: Patience, config: &ControllerConfig) -> Self {
+    pub(super) fn new(patience: Tolerance, config: &ControllerConfig) -> Self {
         let rtt_ns = config.rtt_ns.clamp(1_000, RTT_NS_MAX);
         let first = INITIAL_SEGMENTS * u64::from(config.stride) * 8 * 1_000_000_000 / rtt_ns;
         let first = first.clamp(RATE_MIN, INITIAL_RATE_MAX);

@@ -58,7 +58,7 @@ pub enum Received {
 
 /// When a chunk began whose last missing segment has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beginning {
+pub enum ChunkStart {
     /// With an earlier segment.
     Earlier,
     /// With this one: no [`Received::Began`] came before.
@@ -77,5 +77,5 @@ pub struct CompletedChunk {
     /// How many they are.
     pub chunk_bytes: u32,
     /// When it began.
-    pub beginning: Beginning,
+    pub beginning: ChunkStart,
 }

@@ -3,7 +3,7 @@
 use culvert_protocol::chunk_memory::{BufferId, ChunkMemory};
 use culvert_protocol::feedback::{REPORT_BYTES_MAX, Report, Summary};
 use culvert_protocol::rate_control::Observation;
-use culvert_protocol::receiver_flow::{Beginning, LaneCondition, Received};
+use culvert_protocol::receiver_flow::{ChunkStart, LaneCondition, Received};
 use culvert_protocol::wire::{Header, OVERHEAD_BYTES};
 
 use super::ends::{CHUNK_BYTES, ExactOutcome, FLOW, IP_UDP_BYTES, Transfer, hasher};
@@ -120,7 +120,7 @@ impl Transfer {
                 }
             }
             Received::Completed(done) => {
-                if done.beginning != Beginning::Earlier {
+                if done.beginning != ChunkStart::Earlier {
                     restarts.begin(done.chunk);
                 }
                 let bytes = done.chunk_bytes as usize;

@@ -146,7 +146,7 @@ impl Lie {
             let &(lane, flow, _) = plane.receives.first()?;
             let chunk_bytes = plane.truth.chunk_contents[0].len() as u32;
             plane.asked.insert(0);
-            plane.emit(lane, &Event::Asks { flow, chunk: 0, chunk_bytes });
+            plane.emit(lane, &Event::PlacementNeeded { flow, chunk: 0, chunk_bytes });
             let hash = plane.has_hashes.then(|| plane.hash_of(0));
             plane.emit(lane, &Event::Written { flow, chunk: 0, hash, times: Default::default() });
             return Some(());
@@ -174,7 +174,7 @@ impl Lie {
     }
 
     fn tell_handed(self, plane: &mut Plane) -> Option<()> {
-        let Receiving { lane, flow, chunk } = received(plane, |sink| sink == Sink::Hand)?;
+        let Receiving { lane, flow, chunk } = received(plane, |sink| sink == Sink::Lend)?;
         let mut content = plane.truth.chunk_contents[chunk as usize].clone();
         match self {
             Self::PackWritten => {
@@ -188,16 +188,16 @@ impl Lie {
                 plane.take_task(chunk);
                 content[0] ^= 1;
                 let (buffer, chunk_bytes) = plane.fill_buffer(lane, &content);
-                plane.emit(lane, &Event::Hand { flow, chunk, buffer, chunk_bytes });
+                plane.emit(lane, &Event::Lend { flow, chunk, buffer, chunk_bytes });
             }
             Self::HandedTwice => {
                 plane.work_on(chunk);
                 let (buffer, chunk_bytes) = plane.fill_buffer(lane, &content);
-                plane.emit(lane, &Event::Hand { flow, chunk, buffer, chunk_bytes });
+                plane.emit(lane, &Event::Lend { flow, chunk, buffer, chunk_bytes });
             }
             Self::Handed(buffer, more) => {
                 let chunk_bytes = (content.len() as u32).saturating_add_signed(more);
-                plane.emit(lane, &Event::Hand { flow, chunk, buffer, chunk_bytes });
+                plane.emit(lane, &Event::Lend { flow, chunk, buffer, chunk_bytes });
             }
             _ => return None,
         }
@@ -210,17 +210,19 @@ impl Lie {
         let count = plane.truth.chunk_count();
         match self {
             Self::AskedByFlow(flow) => {
-                plane.emit(lane, &Event::Asks { flow: ReceiveSlot(flow), chunk: 0, chunk_bytes: right });
+                plane.emit(lane, &Event::PlacementNeeded { flow: ReceiveSlot(flow), chunk: 0, chunk_bytes: right });
             }
             Self::AskedBeyond(further) => {
                 let chunk = count.saturating_add(further);
                 // As many bytes as a chunk has that there is not.
-                plane.emit(lane, &Event::Asks { flow, chunk, chunk_bytes: 0 });
+                plane.emit(lane, &Event::PlacementNeeded { flow, chunk, chunk_bytes: 0 });
             }
-            Self::AskedWithBytes(chunk_bytes) => plane.emit(lane, &Event::Asks { flow, chunk: 0, chunk_bytes }),
+            Self::AskedWithBytes(chunk_bytes) => {
+                plane.emit(lane, &Event::PlacementNeeded { flow, chunk: 0, chunk_bytes });
+            }
             Self::AskedTwice => {
                 plane.ask();
-                plane.emit(lane, &Event::Asks { flow, chunk: 0, chunk_bytes: right });
+                plane.emit(lane, &Event::PlacementNeeded { flow, chunk: 0, chunk_bytes: right });
             }
             _ => {
                 // Before the last chunk is there, so that somebody looks how far the transfer is.
@@ -239,7 +241,7 @@ impl Lie {
             Self::OtherEnd => match (send, receive) {
                 (Some((lane, ..)), _) => {
                     let chunk_bytes = CHUNK_BYTES;
-                    plane.emit(lane, &Event::Asks { flow: ReceiveSlot(0), chunk: 0, chunk_bytes });
+                    plane.emit(lane, &Event::PlacementNeeded { flow: ReceiveSlot(0), chunk: 0, chunk_bytes });
                 }
                 (None, Some((lane, ..))) => {
                     plane.emit(lane, &Event::Delivered { flow: SendSlot(0), chunk: 0, times: Default::default() });

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use culvert_engine::connection::incoming::Greeted;
+use culvert_engine::connection::incoming::ClientHelloReceived;
 use culvert_engine::connection::{Closed, Connection, MessageWriter};
 use culvert_engine::tls::TlsConfigs;
 use culvert_protocol::control::{
@@ -24,7 +24,7 @@ pub(super) async fn connected(hall: &Hall) -> (Connection, Connection) {
     let (client, server) = (TlsConfigs::new(&hall.there), TlsConfigs::new(&hall.here));
     let accept = async {
         let (tcp, from) = listener.accept().await.expect("a connection");
-        Greeted::hear(tcp, from).await.expect("a hello").accept(&server, "here").await
+        ClientHelloReceived::hear(tcp, from).await.expect("a hello").accept(&server, "here").await
     };
     let (theirs, ours) = tokio::join!(Connection::connect(&client, address, "there"), accept);
     (ours.expect("an introduction"), theirs.expect("an introduction"))

@@ -304,7 +304,7 @@ impl Plane {
         let Some(chunk) = (0..self.truth.chunk_count()).find(|chunk| !self.asked.contains(chunk)) else { return false };
         self.asked.insert(chunk);
         let chunk_bytes = self.truth.chunk_contents[chunk as usize].len() as u32;
-        self.emit(lane, &Event::Asks { flow, chunk, chunk_bytes });
+        self.emit(lane, &Event::PlacementNeeded { flow, chunk, chunk_bytes });
         true
     }
 
@@ -340,9 +340,9 @@ impl Plane {
                         let hash = self.has_hashes.then(|| chunk_hash(range.file_bytes, range.offset, &content));
                         self.emit(lane, &Event::Written { flow, chunk, hash, times });
                     }
-                    Sink::Hand => {
+                    Sink::Lend => {
                         let (buffer, chunk_bytes) = self.fill_buffer(lane, &content);
-                        self.emit(lane, &Event::Hand { flow, chunk, buffer, chunk_bytes });
+                        self.emit(lane, &Event::Lend { flow, chunk, buffer, chunk_bytes });
                     }
                     Sink::Discard => self.emit(lane, &Event::Written { flow, chunk, hash: None, times }),
                 }

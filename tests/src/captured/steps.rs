@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use culvert_link::commands::{ChunkTimes, DiskError, Event, FileSlot, ReceiveSlot, SendSlot};
-use culvert_link::kernel_bypass::Census;
+use culvert_link::kernel_bypass::ProgramCounters;
 use culvert_link::messages::FromDataPlane;
 use culvert_protocol::tree_hash::ChunkHash;
 
@@ -181,13 +181,17 @@ fn event(plane: &mut Plane, mut lane: usize, script: &mut Script<'_>) {
             _ => (flow, chunk),
         };
         match (kind >> 1) % 8 {
-            0 => Event::Asks { flow, chunk, chunk_bytes: if kind & 128 == 0 { bytes as u32 } else { number(script) } },
+            0 => Event::PlacementNeeded {
+                flow,
+                chunk,
+                chunk_bytes: if kind & 128 == 0 { bytes as u32 } else { number(script) },
+            },
             1 => {
                 let content = plane.truth.chunk_contents.get(chunk as usize).cloned().unwrap_or_default();
                 let (buffer, chunk_bytes) = plane.fill_buffer(lane, &content);
                 let buffer = if kind & 128 == 0 { buffer } else { number_below(4, script) as u32 };
                 let chunk_bytes = if script.byte() & 1 == 0 { chunk_bytes } else { number(script) };
-                Event::Hand { flow, chunk, buffer, chunk_bytes }
+                Event::Lend { flow, chunk, buffer, chunk_bytes }
             }
             2 | 3 => Event::Written { flow, chunk, hash: hash(plane, chunk, script), times: times(script) },
             4 => Event::WriteFailed { flow, chunk, error: disk_error(script) },
@@ -234,7 +238,7 @@ fn message(plane: &mut Plane, script: &mut Script<'_>) {
         2 => FromDataPlane::FileNotInstalled { slot: file_slot(plane, script) },
         3 => FromDataPlane::SendOpened { lane, slot: SendSlot(slot as u16) },
         4 => FromDataPlane::ReceiveOpened { lane, slot: ReceiveSlot(slot as u16) },
-        5 => FromDataPlane::Census(Census::default()),
+        5 => FromDataPlane::ProgramCounters(ProgramCounters::default()),
         _ => FromDataPlane::Ready {
             process_id: slot as u32,
             lanes: Vec::new(),

@@ -1,8 +1,8 @@
 //! What a partner says on the control connection, and the receipts that stay.
 
 use culvert_protocol::control::{
-    Accepted, FileError, FlowOffer, FrameReader, Leave, LeftOut, Message, Options, Overwrite, Refusal, RefusalCode,
-    Request, Run, TransferId, Wish, decode_entries, encode_entry,
+    Accepted, FileError, FlowOffer, FrameReader, LeftOut, Message, Options, Overwrite, PermissionAnswer, Refusal,
+    RefusalCode, Request, RequestedAction, Run, TransferId, decode_entries, encode_entry,
 };
 use culvert_protocol::dry_run::{Fate, FateRun, Finding};
 use culvert_protocol::identity::Identity;
@@ -27,7 +27,7 @@ fn transfer_messages() -> Vec<Message> {
         rate_bits_per_second: Some(10_000_000_000),
         dry_run: false,
     };
-    let wish = Wish::Pull { sources: vec![b"/data/x".to_vec(), b"/data/y".to_vec()] };
+    let wish = RequestedAction::Pull { sources: vec![b"/data/x".to_vec(), b"/data/y".to_vec()] };
     vec![
         Message::Hello { version_min: 1, version_max: 1, software: "culvert 0.1.0".into(), name: "dtn".into() },
         Message::Request(Request {
@@ -103,7 +103,7 @@ pub(super) fn message_samples() -> Vec<Vec<u8>> {
         Message::DryRun(Finding::Room { free_bytes: Some(1 << 40), needed_bytes: 77 }),
     ];
     let since_8 = [
-        Message::Permits { store: Leave::Yes, fetch: Leave::Unusable },
+        Message::Permits { store: PermissionAnswer::Yes, fetch: PermissionAnswer::Unusable },
         Message::DryRun(Finding::Fates(vec![FateRun { count: 3, fate: Fate::SameButMode }])),
         Message::DryRun(Finding::Inodes { free: None, needed: 7 }),
         Message::RefusedHere,

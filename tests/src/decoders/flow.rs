@@ -12,7 +12,7 @@ use culvert_protocol::feedback::{REPORT_BYTES_MAX, Report, Summary, write_report
 use culvert_protocol::heap_buffers::HeapBuffers;
 use culvert_protocol::keys::{Direction, KeySchedule, Secret};
 use culvert_protocol::rate_control::{ControllerConfig, Observation, controller};
-use culvert_protocol::receiver_flow::{Beginning, LaneCondition, Received, ReceiverConfig, ReceiverFlow};
+use culvert_protocol::receiver_flow::{ChunkStart, LaneCondition, Received, ReceiverConfig, ReceiverFlow};
 use culvert_protocol::seal::{Cipher, PacketKey};
 use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
 use culvert_protocol::wire::{HEADER_BYTES, Header, OVERHEAD_BYTES, SegmentKind};
@@ -105,7 +105,7 @@ impl Ends {
                 }
             }
             Received::Completed(done) => {
-                if done.beginning != Beginning::Earlier {
+                if done.beginning != ChunkStart::Earlier {
                     self.hashed.insert(done.chunk, (blake3::Hasher::new(), 0));
                 }
                 self.hash_until(done.chunk, done.buffer, done.chunk_bytes as usize);

@@ -16,7 +16,7 @@ use crate::tree::{Item, contents};
 
 /// A node under attack, with an honest partner whose transfer is under way.
 #[derive(Debug)]
-pub struct Siege {
+pub struct AttackedNode {
     /// The node, and the partner that attacks it.
     pub pair: Pair,
     /// The node while it runs.
@@ -32,7 +32,7 @@ pub struct Siege {
 const CONTROL_KIB_MAX: u64 = 200 << 10;
 const DATA_PLANE_KIB_MAX: u64 = 500 << 10;
 
-impl Siege {
+impl AttackedNode {
     /// Starts the node, and the honest transfer.
     ///
     /// # Panics

@@ -8,11 +8,11 @@ use culvert_engine::tls::TlsConfigs;
 use culvert_engine::transfer::error::TransferError;
 use culvert_model::address::split_host_port;
 use culvert_model::exit_code::ExitCode;
-use culvert_model::profile::{Leaves, Permission, PermittedRoot, Profile};
+use culvert_model::profile::{Permission, PermissionSummary, PermittedRoot, Profile};
 use culvert_node::profiles::Profiles;
 use culvert_node::settings::Settings;
 use culvert_objects::fs::reach::permitted::{Obstacle, leaves_of, obstacle};
-use culvert_protocol::control::{Leave, Message, RefusalCode};
+use culvert_protocol::control::{Message, PermissionAnswer, RefusalCode};
 use culvert_protocol::foreign_text::plain_lines;
 use culvert_state::StateDirectory;
 use culvert_system::accounts::may_not;
@@ -81,15 +81,15 @@ pub async fn run(
 }
 
 /// No directory is permitted.
-const NOTHING: Leaves = Leaves { store: Leave::No, fetch: Leave::No };
+const NOTHING: PermissionSummary = PermissionSummary { store: PermissionAnswer::No, fetch: PermissionAnswer::No };
 
 /// What each side lets the other do.
 struct BothSides<'a> {
     name: &'a str,
     /// What this node may do there; none if the partner does not say.
-    there: Option<Leaves>,
+    there: Option<PermissionSummary>,
     /// What the partner may do here.
-    here: Leaves,
+    here: PermissionSummary,
 }
 
 impl BothSides<'_> {
@@ -126,7 +126,7 @@ impl BothSides<'_> {
                 }
             }
             for (verb, leave) in [("store in", there.store), ("fetch from", there.fetch)] {
-                if leave == Leave::Unusable {
+                if leave == PermissionAnswer::Unusable {
                     remedies.push(format!(
                         "on the host of '{name}': no directory that this node is permitted to {verb} there can be \
                          used by the node's account: 'culvert profile show NAME' there names them"
@@ -160,8 +160,8 @@ fn remedy_of(root: &PermittedRoot, obstacle: Obstacle, name: &str) -> String {
 }
 
 /// What can be done: a permission that is of no use is among the remedies.
-fn words(leaves: Leaves) -> &'static str {
-    let may = |leave| leave == Leave::Yes;
+fn words(leaves: PermissionSummary) -> &'static str {
+    let may = |leave| leave == PermissionAnswer::Yes;
     match (may(leaves.store), may(leaves.fetch)) {
         (true, true) => "store and fetch files",
         (true, false) => "store files but not fetch any",
@@ -173,7 +173,7 @@ fn words(leaves: Leaves) -> &'static str {
 /// Asks for the smallest of answers. A partner refuses whom it does not know before it looks at
 /// what they say, and answers others, be it that this is nothing to ask for (versions of before
 /// answer so). What it permits comes before, if it says so.
-async fn ask(connection: &mut Connection) -> Result<Option<Leaves>, CommandError> {
+async fn ask(connection: &mut Connection) -> Result<Option<PermissionSummary>, CommandError> {
     // Whoever refuses may have closed the connection already: what it said is still there to be
     // read.
     let _ = connection.writer.send(Message::Ping(1)).await;
@@ -181,7 +181,9 @@ async fn ask(connection: &mut Connection) -> Result<Option<Leaves>, CommandError
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, async {
         loop {
             match connection.reader.next().await {
-                Ok(Message::Permits { store, fetch }) if permits.is_none() => permits = Some(Leaves { store, fetch }),
+                Ok(Message::Permits { store, fetch }) if permits.is_none() => {
+                    permits = Some(PermissionSummary { store, fetch });
+                }
                 answer => return answer,
             }
         }

@@ -11,18 +11,18 @@ use crate::connection::{Connection, ConnectionError, INTRODUCTION_TIMEOUT, hands
 use crate::tls::{TlsConfigs, keys_of};
 
 /// A connection whose ClientHello has come whole.
-pub struct Greeted {
+pub struct ClientHelloReceived {
     start: StartHandshake<TcpStream>,
     address: SocketAddr,
 }
 
-impl std::fmt::Debug for Greeted {
+impl std::fmt::Debug for ClientHelloReceived {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Greeted").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
-impl Greeted {
+impl ClientHelloReceived {
     /// Waits for the ClientHello. For how long is the caller's to say.
     ///
     /// # Errors

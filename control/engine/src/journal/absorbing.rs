@@ -17,7 +17,7 @@ use crate::journal::appending::Journal;
 use crate::journal::error::JournalError;
 use crate::journal::file::{JOURNAL_BYTES_MAX, directory_of};
 use crate::journal::place::Place;
-use crate::journal::reading::{Past, read};
+use crate::journal::reading::{EarlierAttempts, read};
 use crate::journal::record::VERSION;
 
 /// Journals of one partner and destination that are looked into; more are not left by anything but
@@ -35,7 +35,7 @@ pub fn absorb_others(
     manifest: &Manifest,
     single_name: Option<&[u8]>,
     journal: &mut Journal,
-    past: &mut Past,
+    past: &mut EarlierAttempts,
 ) -> Result<(), JournalError> {
     for path in others(place) {
         // One that is in use, cannot be read, or is of a newer version is left alone.
@@ -64,7 +64,7 @@ pub fn absorb_others(
 /// changing any: for a dry run, which may run during the transfer itself. Unreadable journals are
 /// skipped.
 #[must_use]
-pub fn glimpse(place: &Place, manifest: &Manifest) -> Past {
+pub fn glimpse(place: &Place, manifest: &Manifest) -> EarlierAttempts {
     let past_of = |path: &Path| {
         let bytes = regular_file::read(path, JOURNAL_BYTES_MAX, Links::Refused).ok()?;
         read(&bytes).ok().filter(|contents| contents.version == VERSION).map(|contents| contents.past)

@@ -14,7 +14,7 @@ use culvert_system::regular_file::{Links, open_flags, read_opened, sync_director
 use crate::journal::error::JournalError;
 use crate::journal::file::{JOURNAL_BYTES_MAX, beside, directory_of, is_named, replace};
 use crate::journal::place::Place;
-use crate::journal::reading::{Contents, End, Past, read, records};
+use crate::journal::reading::{Contents, EarlierAttempts, End, read, records};
 use crate::journal::record::{Record, VERSION, encode};
 
 /// An open journal.
@@ -39,7 +39,7 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`].
-    pub fn open(path: PathBuf, single_name: Option<&[u8]>) -> Result<(Self, Past), JournalError> {
+    pub fn open(path: PathBuf, single_name: Option<&[u8]>) -> Result<(Self, EarlierAttempts), JournalError> {
         let os = |error| JournalError::Os { path: path.clone(), error };
         // Neither a pipe without a writer nor a device blocks.
         let mut options = File::options();

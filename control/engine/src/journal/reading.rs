@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use culvert_objects::fs::destination::attributes::Refused;
-use culvert_objects::fs::destination::plan::{Before, StoredBefore};
+use culvert_objects::fs::destination::plan::{EarlierResult, StoredBefore};
 use culvert_objects::fs::sources::hash_of;
 use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
 use culvert_protocol::tree_hash::ChunkHash;
@@ -51,7 +51,7 @@ pub struct BegunFile {
 
 /// What earlier attempts left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Past {
+pub struct EarlierAttempts {
     done: HashMap<u128, DoneFile>,
     begun: HashMap<u128, BegunFile>,
     filling: HashSet<u128>,
@@ -61,7 +61,7 @@ pub struct Past {
     needs_hashes: bool,
 }
 
-impl Past {
+impl EarlierAttempts {
     /// What an earlier attempt stored of `entry` in a partial file, if the source is still the
     /// same.
     #[must_use]
@@ -207,8 +207,8 @@ pub fn change_time(stat: &Stat) -> FileTime {
     FileTime { seconds: stat.st_ctime, nanoseconds }
 }
 
-impl StoredBefore for Past {
-    fn before(&self, entry: &Entry<'_>, stat: &Stat) -> Before {
+impl StoredBefore for EarlierAttempts {
+    fn before(&self, entry: &Entry<'_>, stat: &Stat) -> EarlierResult {
         let done = self.done.get(&hash_of(entry.name)).filter(|done| {
             is_same_source(entry, done.bytes, done.modified)
                 && stat.st_size as u64 == done.bytes
@@ -218,10 +218,12 @@ impl StoredBefore for Past {
                 && done.changed.nanoseconds != 0
         });
         match done {
-            None => Before::Nothing,
-            Some(done) if self.needs_hashes && !done.has_hash() => Before::StoredWithoutHash,
-            Some(_) if self.refused(entry).is_some_and(|refused| refused.time.is_some()) => Before::StoredAtAnotherTime,
-            Some(_) => Before::Stored,
+            None => EarlierResult::Nothing,
+            Some(done) if self.needs_hashes && !done.has_hash() => EarlierResult::StoredWithoutHash,
+            Some(_) if self.refused(entry).is_some_and(|refused| refused.time.is_some()) => {
+                EarlierResult::StoredAtAnotherTime
+            }
+            Some(_) => EarlierResult::Stored,
         }
     }
 }
@@ -245,7 +247,7 @@ pub struct Contents {
     /// The version that wrote it; the present one if it is empty.
     pub version: u32,
     /// What earlier attempts left.
-    pub past: Past,
+    pub past: EarlierAttempts,
     /// How many files were begun.
     pub begun: u32,
     /// How many of its bytes are whole records, from the first on.
@@ -271,7 +273,7 @@ pub enum Unknown {
 /// # Errors
 /// [`Unknown`].
 pub fn read(bytes: &[u8]) -> Result<Contents, Unknown> {
-    let mut past = Past::default();
+    let mut past = EarlierAttempts::default();
     let mut begun = Vec::new();
     let mut rest = bytes;
     let mut version = None;
@@ -302,7 +304,7 @@ pub fn read(bytes: &[u8]) -> Result<Contents, Unknown> {
     Ok(Contents { version: version.unwrap_or(VERSION), past, begun, good_bytes, end })
 }
 
-fn note(record: Record, past: &mut Past, begun: &mut Vec<u128>) {
+fn note(record: Record, past: &mut EarlierAttempts, begun: &mut Vec<u128>) {
     match record {
         Record::Header { .. } | Record::Complete => {}
         Record::Begun { name, bytes, modified, chunk_bytes, token, inode, directory } => {

@@ -12,7 +12,7 @@ use culvert_protocol::manifest::{EntryKind, Manifest};
 use culvert_protocol::seal::Cipher;
 
 /// What both ends found.
-pub struct Found<'a> {
+pub struct DryRunFindings<'a> {
     /// Which way data would go.
     pub direction: Direction,
     /// The files.
@@ -33,7 +33,7 @@ pub struct Found<'a> {
     pub is_listed: bool,
 }
 
-impl Found<'_> {
+impl DryRunFindings<'_> {
     /// The dry run's result.
     #[must_use]
     pub fn result(self, id: TransferId, cipher: Cipher) -> TransferResult {

@@ -58,7 +58,7 @@ pub struct SendingFlow {
 
 /// How far flows are.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Moved {
+pub struct FlowProgress {
     /// Payload bytes sent, the repeated ones too.
     pub sent_bytes: u64,
     /// Time that they waited for a disk, the source's or the receiver's.
@@ -342,9 +342,9 @@ impl SendingFlows {
 
     /// How far the flows are: little enough to be asked for with every report.
     #[must_use]
-    pub fn moved(&self) -> Moved {
+    pub fn moved(&self) -> FlowProgress {
         let stride = self.flows.iter().map(|flow| flow.stride).max().unwrap_or(0);
-        Moved {
+        FlowProgress {
             sent_bytes: self.sum(FlowWord::SegmentsSent).saturating_mul(stride.into()),
             waited: Duration::from_nanos(self.sum(FlowWord::ReadingNs).saturating_add(self.sum(FlowWord::CreditNs))),
         }

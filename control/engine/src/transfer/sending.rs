@@ -5,6 +5,8 @@
 //! (its file opened, its hole found, its proof checked) before it is assigned; its result comes
 //! back as an event.
 
+mod announcements;
+mod announcing;
 mod delivered;
 mod delivery;
 mod done;
@@ -25,8 +27,6 @@ mod sent;
 mod stalling;
 mod standstill;
 mod state;
-mod telling;
-mod told;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -45,8 +45,9 @@ use crate::transfer::error::TransferError;
 use crate::transfer::file_errors::ErrorList;
 use crate::transfer::flows::SendingFlows;
 use crate::transfer::manifest_exchange::canceled;
-use crate::transfer::patience::Patience;
+use crate::transfer::progress_watchdog::ProgressWatchdog;
 use crate::transfer::rate_meter::RateMeter;
+use crate::transfer::sending::announcements::Announcements;
 use crate::transfer::sending::done::Done;
 use crate::transfer::sending::files::OutgoingFiles;
 use crate::transfer::sending::outbox::Outbox;
@@ -56,7 +57,6 @@ use crate::transfer::sending::queue::{Hashing, Queue};
 pub use crate::transfer::sending::sent::Sent;
 use crate::transfer::sending::standstill::Standstill;
 use crate::transfer::sending::state::Sending;
-use crate::transfer::sending::told::Telling;
 use crate::transfer::{TransferContext, blocking};
 
 /// How often the partner is asked for a sign of life, and progress is measured.
@@ -92,8 +92,8 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
             *place = hash;
         }
     }
-    let patience = Patience::new(context.patience, began);
-    let telling = context.names.is_some().then(|| Telling::new(file_count));
+    let patience = ProgressWatchdog::new(context.patience, began);
+    let announcements = context.names.is_some().then(|| Announcements::new(file_count));
     let mut sending = Sending {
         pace: Pace {
             standstill: Standstill::new(),
@@ -124,7 +124,7 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
         flows,
         files: OutgoingFiles::default(),
         outbox: Outbox::default(),
-        telling,
+        announcements,
         done,
     };
     for report in std::mem::take(&mut sending.has.early_reports) {

@@ -27,7 +27,7 @@ pub const OUTAGE_NOTICE: Duration = Duration::from_secs(5);
 /// A way that UDP does not take.
 #[derive(Debug)]
 pub struct ClosedPath {
-    way: Way,
+    way: PathDirection,
     reason: Option<String>,
     /// Whether the host that sends refuses it itself.
     is_refused_here: bool,
@@ -36,7 +36,7 @@ pub struct ClosedPath {
 
 /// From one host to ports of another.
 #[derive(Clone, Debug)]
-struct Way {
+struct PathDirection {
     from: (String, IpAddr),
     to: (String, IpAddr),
     ports: Vec<u16>,
@@ -51,7 +51,7 @@ enum Known {
     /// It is open.
     Open,
     /// Nothing has come on it: it may be closed, too, or this one way only.
-    Silent(Way),
+    Silent(PathDirection),
 }
 
 /// Where a sentence of a closed way goes over to what opens it: what was said already need not be
@@ -63,10 +63,10 @@ impl ClosedPath {
     /// anything comes from there: the receiver sends the first datagrams and waits for nothing.
     #[must_use]
     pub fn to_partner(context: &TransferContext, ports: Vec<u16>, was_heard: bool) -> Self {
-        let way = Way { from: here(context), to: partner(context), ports, option: context.ends.option };
+        let way = PathDirection { from: here(context), to: partner(context), ports, option: context.ends.option };
         let back = || {
             let ports = context.plane.lanes().iter().map(|lane| lane.port).collect();
-            Way { from: partner(context), to: here(context), ports, option: context.ends.senders_option }
+            PathDirection { from: partner(context), to: here(context), ports, option: context.ends.senders_option }
         };
         let known = if was_heard { Known::Open } else { Known::Silent(back()) };
         Self { way, reason: None, is_refused_here: false, known }
@@ -76,14 +76,14 @@ impl ClosedPath {
     #[must_use]
     pub fn closed_since(context: &TransferContext) -> Self {
         let (ports, option) = (context.partner_lane_ports.clone(), context.ends.option);
-        let way = Way { from: here(context), to: partner(context), ports, option };
+        let way = PathDirection { from: here(context), to: partner(context), ports, option };
         Self { way, reason: None, is_refused_here: false, known: Known::Nothing }
     }
 
     /// From the partner, which sends, to this host's lanes.
     #[must_use]
     pub fn from_partner(context: &TransferContext, ports: Vec<u16>) -> Self {
-        let way = Way { from: partner(context), to: here(context), ports, option: context.ends.option };
+        let way = PathDirection { from: partner(context), to: here(context), ports, option: context.ends.option };
         Self { way, reason: None, is_refused_here: false, known: Known::Nothing }
     }
 
@@ -91,7 +91,7 @@ impl ClosedPath {
     #[must_use]
     pub fn of_answers(context: &TransferContext) -> Self {
         let (ports, option) = (context.partner_lane_ports.clone(), context.ends.senders_option);
-        let way = Way { from: here(context), to: partner(context), ports, option };
+        let way = PathDirection { from: here(context), to: partner(context), ports, option };
         Self { way, reason: None, is_refused_here: false, known: Known::Open }
     }
 
@@ -113,7 +113,7 @@ fn partner(context: &TransferContext) -> (String, IpAddr) {
     (context.connection.partner_name.clone(), canonical(context.connection.address.ip()))
 }
 
-impl Way {
+impl PathDirection {
     /// The ports to open: the same every time, so that a firewall can know them.
     fn lasting_ports(&self) -> Vec<u16> {
         if !self.are_random() {
@@ -183,7 +183,7 @@ impl Way {
 
 impl fmt::Display for ClosedPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Way { from: (from_name, from), to: (to_name, to), ports, .. } = &self.way;
+        let PathDirection { from: (from_name, from), to: (to_name, to), ports, .. } = &self.way;
         let port = noun(ports.len(), "port");
         write!(f, "UDP from {from_name} ({from}) to {to_name} ({to}), {port} {}, ", show_ports(ports))?;
         if self.is_refused_here {
@@ -245,9 +245,9 @@ fn rich_rules(protocol: &str, (end, address): (&str, IpAddr), ports: &str) -> St
 mod tests {
     use super::*;
 
-    fn way(from: &str, ports: &[u16], option: PortsOption) -> Way {
+    fn way(from: &str, ports: &[u16], option: PortsOption) -> PathDirection {
         let end = |name: &str, address: &str| (name.to_owned(), address.parse().unwrap());
-        Way { from: end("dtn1", from), to: end("dtn2", "192.0.2.2"), ports: ports.to_vec(), option }
+        PathDirection { from: end("dtn1", from), to: end("dtn2", "192.0.2.2"), ports: ports.to_vec(), option }
     }
 
     fn closed(from: &str, ports: &[u16], option: PortsOption) -> String {
@@ -282,7 +282,7 @@ mod tests {
     /// The way of the answers was the closed one, and the other was to be opened.
     #[test]
     fn where_nothing_comes_back_both_ways_are_to_be_opened() {
-        let back = Way {
+        let back = PathDirection {
             from: ("dtn2".to_owned(), "192.0.2.2".parse().unwrap()),
             to: ("dtn1".to_owned(), "192.0.2.1".parse().unwrap()),
             ports: vec![7_280],

@@ -1,8 +1,8 @@
 //! Serving HTTP to any client that can reach a socket: how many connections there may be, and how
 //! long each may take.
 //!
-//! A connection carries one request. Until it arrives, the connection waits in a lobby, where newer
-//! connections of the same host take its place ([`crate::places`]). Silent connections therefore
+//! A connection carries one request. Until it arrives, the connection waits in a pool, where newer
+//! connections of the same host take its place ([`crate::slots`]). Silent connections therefore
 //! lock nobody out, however many there are.
 
 use std::convert::Infallible;
@@ -27,7 +27,7 @@ use tokio::time::Sleep;
 use crate::api::answers::error;
 use crate::host::Host;
 use crate::metrics::Metrics;
-use crate::places::{Limits, Place, Places};
+use crate::slots::{Limits, Slot, SlotPool};
 
 /// How long a request's head may take, from the connection on.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -81,10 +81,10 @@ where
     L: Listener,
     L::Addr: Caller,
 {
-    let places = Places::new(entrance.limits);
+    let slots = SlotPool::new(entrance.limits);
     loop {
         let (mut io, address) = listener.accept().await;
-        match places.take(address.host()) {
+        match slots.take(address.host()) {
             Ok(place) => {
                 let (router, metrics) = (router.clone(), metrics.clone());
                 tokio::spawn(async move {
@@ -112,7 +112,7 @@ async fn attend(
     io: impl AsyncRead + AsyncWrite + Unpin,
     router: Router,
     entrance: Entrance,
-    mut place: Place<Option<Host>>,
+    mut place: Slot<Option<Host>>,
 ) -> Option<&'static str> {
     let (service, worker) = (TowerToHyperService::new(router), place.worker());
     let service = service_fn(move |request: axum::http::Request<Incoming>| {
@@ -242,23 +242,23 @@ mod tests {
     #[test]
     fn an_answer_that_nobody_reads_is_given_up() {
         run(async {
-            let places = Places::new(API.limits);
+            let slots = SlotPool::new(API.limits);
             let (mut client, server) = tokio::io::duplex(4 << 10);
-            let attending = tokio::spawn(attend(server, router(), API, places.take(None).unwrap()));
+            let attending = tokio::spawn(attend(server, router(), API, slots.take(None).unwrap()));
             client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
             let ended = tokio::time::timeout(3 * WRITE_TIMEOUT, attending).await;
             assert!(ended.is_ok(), "an answer that nobody reads is written for ever");
-            assert_eq!(places.count(), 0);
+            assert_eq!(slots.count(), 0);
         });
     }
 
     #[test]
     fn who_asks_keeps_its_place_and_who_does_not_makes_room() {
         run(async {
-            let places = Places::new(Limits { all: 2, each: 2 });
+            let slots = SlotPool::new(Limits { all: 2, each: 2 });
             let attend_another = || {
                 let (client, server) = tokio::io::duplex(4 << 10);
-                (client, tokio::spawn(attend(server, router(), METRICS, places.take(None).unwrap())))
+                (client, tokio::spawn(attend(server, router(), METRICS, slots.take(None).unwrap())))
             };
             let (mut asking, _asked) = attend_another();
             asking.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();

@@ -1,7 +1,7 @@
 //! The status of a node, as the API tells it.
 
 use culvert_link::counters::{LaneCounter, LaneCounters};
-use culvert_link::kernel_bypass::Census;
+use culvert_link::kernel_bypass::ProgramCounters;
 use culvert_model::record::TransferRecord;
 use culvert_plane::dataplane::{DataPlane, Supervisor};
 use serde::{Deserialize, Serialize};
@@ -140,7 +140,7 @@ pub struct DataPlaneStatus {
     pub sandbox_gaps: Vec<String>,
     /// What the steering program has counted.
     #[serde(default)]
-    pub steering: Option<Census>,
+    pub steering: Option<ProgramCounters>,
     /// How often flows were asked to move to their lanes' queues.
     #[serde(default)]
     pub flow_moves: u64,

@@ -43,13 +43,13 @@ use rustix::io::Errno;
 
 use crate::fs::destination::identity::identity;
 use crate::fs::destination::names::split_name;
-use crate::fs::destination::opened::{Notes, OpenedDirectories};
+use crate::fs::destination::opened::{OpenedDirectories, OpenedLog};
 use crate::fs::destination::temporary::Attempt;
 use crate::fs::sources::open_beneath;
 
 /// What is made of a destination that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Making {
+pub enum MissingDestination {
     /// Nothing: this is a dry run.
     Nothing,
     /// Its directories. The last one gets this mode, as far as the umask permits, if the transfer
@@ -59,7 +59,7 @@ pub enum Making {
 
 /// What has happened to a destination since it was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whereabouts {
+pub enum DestinationState {
     /// Its path leads to it.
     InPlace,
     /// Its path leads to nothing, or to something else.
@@ -107,16 +107,16 @@ impl Destination {
 
     /// Whether the path under which this was opened still leads to it.
     #[must_use]
-    pub fn whereabouts(&self) -> Whereabouts {
-        let Ok(stat) = fstat(&self.base) else { return Whereabouts::InPlace };
+    pub fn whereabouts(&self) -> DestinationState {
+        let Ok(stat) = fstat(&self.base) else { return DestinationState::InPlace };
         if stat.st_nlink == 0 {
-            return Whereabouts::Removed;
+            return DestinationState::Removed;
         }
         match rustix::fs::stat(&self.path) {
-            Ok(there) if identity(&there) == identity(&stat) => Whereabouts::InPlace,
-            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Whereabouts::Moved,
+            Ok(there) if identity(&there) == identity(&stat) => DestinationState::InPlace,
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => DestinationState::Moved,
             // A directory above it may not be looked into any more: that moves nothing.
-            Err(_) => Whereabouts::InPlace,
+            Err(_) => DestinationState::InPlace,
         }
     }
 
@@ -212,7 +212,7 @@ impl Destination {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn may_open(&mut self, notes: Box<dyn Notes>) -> Result<(), Errno> {
+    pub fn may_open(&mut self, notes: Box<dyn OpenedLog>) -> Result<(), Errno> {
         self.opened = Some(OpenedDirectories::new(duplicate(&self.base)?, notes));
         Ok(())
     }

@@ -10,14 +10,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 
-use culvert_model::profile::{Leaves, PermittedRoot};
-use culvert_protocol::control::{Leave, Refusal, RefusalCode};
+use culvert_model::profile::{PermissionSummary, PermittedRoot};
+use culvert_protocol::control::{PermissionAnswer, Refusal, RefusalCode};
 use culvert_system::os_error;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::fs::destination::refusals::refusal;
-use crate::fs::destination::{Destination, Making};
+use crate::fs::destination::{Destination, MissingDestination};
 use crate::fs::reach::opener::Opener;
 use crate::fs::sources::Source;
 use crate::fs::sources::named::{SourceOpener, wants_contents};
@@ -38,9 +38,9 @@ pub enum Reach {
 impl Reach {
     /// Whether files may be stored here, and whether they may be fetched. May wait for a disk.
     #[must_use]
-    pub fn leaves(&self) -> Leaves {
+    pub fn leaves(&self) -> PermissionSummary {
         match self {
-            Self::Owner { .. } => Leaves { store: Leave::Yes, fetch: Leave::Yes },
+            Self::Owner { .. } => PermissionSummary { store: PermissionAnswer::Yes, fetch: PermissionAnswer::Yes },
             Self::Permitted(roots) => permitted::leaves_of(roots),
         }
     }
@@ -52,7 +52,12 @@ impl Reach {
     ///
     /// # Errors
     /// [`Refusal`]: not permitted, a symlink on the way, not a directory.
-    pub fn open_destination(&self, typed: &[u8], is_single_file: bool, making: Making) -> Result<Destination, Refusal> {
+    pub fn open_destination(
+        &self,
+        typed: &[u8],
+        is_single_file: bool,
+        making: MissingDestination,
+    ) -> Result<Destination, Refusal> {
         let typed_path = Path::new(OsStr::from_bytes(typed));
         let (root, below) = match self {
             Self::Owner { directory } => (PathBuf::from("/"), owner_path(directory, typed_path)?),
@@ -223,7 +228,7 @@ mod tests {
     }
 
     fn refused(reach: &Reach, typed: &[u8]) -> Refusal {
-        reach.open_destination(typed, false, Making::WithMode(None)).unwrap_err()
+        reach.open_destination(typed, false, MissingDestination::WithMode(None)).unwrap_err()
     }
 
     #[test]
@@ -256,11 +261,14 @@ mod tests {
         fs::create_dir(directory.path().join("outside")).unwrap();
         symlink("../outside", root.join("link")).unwrap();
         let reach = permitted(&root, Permission::Both);
-        let inside = reach.open_destination(b"in/new/deep", false, Making::WithMode(None)).unwrap();
+        let inside = reach.open_destination(b"in/new/deep", false, MissingDestination::WithMode(None)).unwrap();
         assert!(inside.is_fresh && root.join("in/new/deep").is_dir());
         let absolute = root.join("in/new");
         assert!(
-            !reach.open_destination(absolute.as_os_str().as_bytes(), false, Making::WithMode(None)).unwrap().is_fresh
+            !reach
+                .open_destination(absolute.as_os_str().as_bytes(), false, MissingDestination::WithMode(None))
+                .unwrap()
+                .is_fresh
         );
         for typed in [b"../outside".as_slice(), b"in/../../outside", b"/etc", b"/", b"link", b"link/x", b"a\0b"] {
             assert_eq!(refused(&reach, typed).code, RefusalCode::NotPermitted, "{typed:?}");
@@ -277,7 +285,7 @@ mod tests {
         let open = |reach: &Reach, name: &str| reach.open_source(name.as_bytes(), &mut SourceOpener::default());
         assert!(open(&reads, "file").is_ok());
         assert_eq!(open(&writes, "file").unwrap_err().code, RefusalCode::NotPermitted);
-        assert!(writes.open_destination(b"", false, Making::WithMode(None)).is_ok());
+        assert!(writes.open_destination(b"", false, MissingDestination::WithMode(None)).is_ok());
         assert_eq!(refused(&reads, b"").code, RefusalCode::NotPermitted);
         assert_eq!(open(&reads, "missing").unwrap_err().code, RefusalCode::NotFound);
     }
@@ -286,11 +294,17 @@ mod tests {
     fn a_single_file_may_take_the_destinations_name() {
         let directory = tempfile::tempdir().unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
-        let named = reach.open_destination(b"made/copy", true, Making::WithMode(None)).unwrap();
+        let named = reach.open_destination(b"made/copy", true, MissingDestination::WithMode(None)).unwrap();
         assert_eq!(named.single_name.as_deref(), Some(b"copy".as_slice()));
         assert!(directory.path().join("made").is_dir() && !directory.path().join("made/copy").exists());
-        assert_eq!(reach.open_destination(b"made", true, Making::WithMode(None)).unwrap().single_name, None);
-        assert_eq!(reach.open_destination(b"made/copy/", true, Making::WithMode(None)).unwrap().single_name, None);
+        assert_eq!(
+            reach.open_destination(b"made", true, MissingDestination::WithMode(None)).unwrap().single_name,
+            None
+        );
+        assert_eq!(
+            reach.open_destination(b"made/copy/", true, MissingDestination::WithMode(None)).unwrap().single_name,
+            None
+        );
         assert!(directory.path().join("made/copy").is_dir());
     }
 
@@ -300,7 +314,7 @@ mod tests {
         fs::create_dir(directory.path().join("real")).unwrap();
         symlink(directory.path().join("real"), directory.path().join("link")).unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
-        reach.open_destination(b"link/new", false, Making::WithMode(None)).unwrap();
+        reach.open_destination(b"link/new", false, MissingDestination::WithMode(None)).unwrap();
         assert!(directory.path().join("real/new").is_dir());
     }
 }

@@ -72,14 +72,14 @@ pub enum SendEvent {
 #[derive(Debug)]
 pub enum ReceiveEvent {
     /// Where shall this chunk go?
-    Asks {
+    PlacementNeeded {
         /// The chunk.
         chunk: u32,
         /// Its bytes.
         chunk_bytes: u32,
     },
     /// A pack, whole.
-    Hand {
+    Lend {
         /// The chunk.
         chunk: u32,
         /// Its bytes.

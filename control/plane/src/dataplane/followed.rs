@@ -20,19 +20,19 @@ pub enum FlowSlot {
 }
 
 #[derive(Debug)]
-struct Way {
+struct TrackedRoute {
     hop: Option<NextHop>,
     flows: u32,
 }
 
 /// The ways of all lanes.
 #[derive(Debug, Default)]
-pub struct Followed {
-    ways: HashMap<(u16, IpAddr), Way>,
+pub struct TrackedRoutes {
+    ways: HashMap<(u16, IpAddr), TrackedRoute>,
     flows: HashMap<(u16, FlowSlot), IpAddr>,
 }
 
-impl Followed {
+impl TrackedRoutes {
     /// A lane's flow needs the way to a partner. Returns whether that is followed: not if there are
     /// too many.
     pub fn begin(&mut self, lane: u16, flow: FlowSlot, to: IpAddr) -> bool {
@@ -40,7 +40,7 @@ impl Followed {
             return false;
         }
         self.flows.insert((lane, flow), to);
-        self.ways.entry((lane, to)).or_insert(Way { hop: None, flows: 0 }).flows += 1;
+        self.ways.entry((lane, to)).or_insert(TrackedRoute { hop: None, flows: 0 }).flows += 1;
         true
     }
 
@@ -88,7 +88,7 @@ mod tests {
         Some(NextHop { source_mac: [2; 6], destination_mac: mac, vlan: None, source: partner(1), mtu: 1_500 })
     }
 
-    fn told(followed: &mut Followed, to: IpAddr, hop: Option<NextHop>) -> Vec<u16> {
+    fn told(followed: &mut TrackedRoutes, to: IpAddr, hop: Option<NextHop>) -> Vec<u16> {
         let mut lanes = Vec::new();
         followed.update(to, hop, |lane| lanes.push(lane));
         lanes.sort_unstable();
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn lanes_are_told_what_is_new_to_them() {
-        let mut followed = Followed::default();
+        let mut followed = TrackedRoutes::default();
         for (lane, slot, to) in [(0, 0, 2), (1, 0, 2), (1, 1, 3)] {
             assert!(followed.begin(lane, sending(slot), partner(to)));
         }
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_way_is_followed_until_its_last_flow_ends() {
-        let mut followed = Followed::default();
+        let mut followed = TrackedRoutes::default();
         let receiving = FlowSlot::Receive(ReceiveSlot(0));
         assert!(followed.begin(0, sending(0), partner(2)) && followed.begin(0, receiving, partner(2)));
         assert_eq!(followed.end(0, sending(0)), None);
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn there_are_at_most_so_many_ways() {
-        let mut followed = Followed::default();
+        let mut followed = TrackedRoutes::default();
         let to = |number: usize| IpAddr::from((0x0a00_0000 + number as u32).to_be_bytes());
         let lane = |number: usize| (number / 256) as u16;
         let begun = (0..2_000).filter(|&number| followed.begin(lane(number), sending(number as u16), to(number)));

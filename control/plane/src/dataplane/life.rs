@@ -18,7 +18,7 @@ use std::time::Duration;
 use culvert_link::command_rings::Commands;
 use culvert_link::commands::{self, DiskError, FileSlot, ReceiveSlot, SendSlot};
 use culvert_link::counters::{FlowBlock, LaneCounters};
-use culvert_link::kernel_bypass::{Census, Mode};
+use culvert_link::kernel_bypass::{Mode, ProgramCounters};
 use culvert_link::messages::{LaneReady, ToDataPlane};
 use culvert_link::socket::LinkSocket;
 use culvert_protocol::tree_hash::ChunkHash;
@@ -26,7 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::dataplane::error::DataPlaneError;
 use crate::dataplane::events::{ReceiveEvent, SendEvent};
-use crate::dataplane::followed::Followed;
+use crate::dataplane::followed::TrackedRoutes;
 use crate::dataplane::placement::Placement;
 use crate::dataplane::process::LINK_CLOSED;
 use crate::dataplane::slots::Route;
@@ -48,7 +48,7 @@ struct Waiters {
     receive_opened: HashMap<(u16, ReceiveSlot), oneshot::Sender<()>>,
     checks: HashMap<u32, oneshot::Sender<Result<ChunkHash, DiskError>>>,
     next_check: u32,
-    censuses: Vec<oneshot::Sender<Census>>,
+    censuses: Vec<oneshot::Sender<ProgramCounters>>,
 }
 
 /// One life of the data plane process.
@@ -62,7 +62,7 @@ pub struct DataPlane {
     af_xdp: Option<(Mode, u32)>,
     refusals: Vec<String>,
     /// What the lanes were told of the ways to their partners.
-    followed: Mutex<Followed>,
+    followed: Mutex<TrackedRoutes>,
     /// Of AF_XDP: the interface's queues.
     placement: Option<Placement>,
     /// How often flows were asked to move to their lanes' queues.

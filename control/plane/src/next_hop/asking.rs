@@ -21,7 +21,7 @@ const REFILL: Duration = Duration::from_millis(100);
 
 /// Asks after neighbours, at a bounded rate.
 #[derive(Debug)]
-pub struct Asker {
+pub struct NeighborProber {
     port: u16,
     /// Free questions, and since when they have been so many.
     tokens: u32,
@@ -29,7 +29,7 @@ pub struct Asker {
     last: HashMap<IpAddr, Instant>,
 }
 
-impl Asker {
+impl NeighborProber {
     /// An asker whose questions are all free.
     #[must_use]
     pub fn new(now: Instant) -> Self {
@@ -93,7 +93,7 @@ mod tests {
             };
             partner.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
             let now = Instant::now();
-            let mut asker = Asker { port: partner.local_addr().unwrap().port(), ..Asker::new(now) };
+            let mut asker = NeighborProber { port: partner.local_addr().unwrap().port(), ..NeighborProber::new(now) };
             assert!(asker.ask(address, now));
             let (bytes, from) = partner.recv_from(&mut [0; 16]).unwrap();
             assert_eq!((bytes, from.ip()), (0, address));
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn many_partners_are_asked_after_at_a_bounded_rate() {
         let began = Instant::now();
-        let mut asker = Asker::new(began);
+        let mut asker = NeighborProber::new(began);
         let mut ask = |number: u32, now| asker.ask(IpAddr::from((0x7f00_0000u32 + number).to_be_bytes()), now);
         assert_eq!((1..=100).filter(|&number| ask(number, began)).count(), BURST as usize);
         assert_eq!((101..=200).filter(|&number| ask(number, began + REFILL * 3 / 2)).count(), 1);

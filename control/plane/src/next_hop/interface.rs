@@ -29,7 +29,7 @@ pub enum InterfaceError {
 
 /// What is known when an interface is chosen.
 #[derive(Debug, Default)]
-struct Situation {
+struct InterfaceCandidates {
     links: Vec<Link>,
     /// Addresses, each with its interface.
     addresses: Vec<(u32, IpAddr)>,
@@ -44,7 +44,8 @@ impl Tables {
     /// # Errors
     /// [`InterfaceError`].
     pub fn interface(&self, name: Option<&str>, partner: Option<IpAddr>) -> Result<AfXdpStart, InterfaceError> {
-        let mut situation = Situation { links: self.links(None)?, addresses: self.addresses()?, ssh: Vec::new() };
+        let mut situation =
+            InterfaceCandidates { links: self.links(None)?, addresses: self.addresses()?, ssh: Vec::new() };
         let link = match (name, partner) {
             (Some(name), _) => situation.named(name)?,
             (None, partner) => {
@@ -81,7 +82,7 @@ impl Tables {
     }
 }
 
-impl Situation {
+impl InterfaceCandidates {
     fn named(&self, name: &str) -> Result<&Link, InterfaceError> {
         self.links.iter().find(|link| link.name == name).ok_or_else(|| InterfaceError::Unknown(name.to_owned()))
     }
@@ -166,7 +167,7 @@ mod tests {
     #[test]
     fn without_a_partner_the_interface_must_be_clear() {
         let links = vec![link(1, IFF_UP | IFF_LOOPBACK), link(2, IFF_UP), link(3, IFF_UP), link(4, 0)];
-        let with = |addresses: &[(u32, IpAddr)], ssh: &[u32]| Situation {
+        let with = |addresses: &[(u32, IpAddr)], ssh: &[u32]| InterfaceCandidates {
             links: links.clone(),
             addresses: addresses.to_vec(),
             ssh: ssh.to_vec(),
@@ -185,7 +186,7 @@ mod tests {
         let vlan = Link { vlan: Some((2, 7)), ..link(5, IFF_UP) };
         let port = Link { master: Some(6), ..link(3, IFF_UP) };
         let links = vec![link(2, IFF_UP), port, link(4, IFF_UP), vlan, link(6, IFF_UP)];
-        let with = |ssh: &[u32]| Situation { links: links.clone(), addresses: Vec::new(), ssh: ssh.to_vec() };
+        let with = |ssh: &[u32]| InterfaceCandidates { links: links.clone(), addresses: Vec::new(), ssh: ssh.to_vec() };
         assert_eq!(with(&[]).towards(partner(), Some(4)).unwrap().index, 4);
         assert_eq!(with(&[2]).towards(partner(), Some(4)).unwrap().index, 4);
         assert_eq!(with(&[]).towards(partner(), Some(5)).unwrap().index, 2, "of a VLAN the link below");

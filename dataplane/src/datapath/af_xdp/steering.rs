@@ -19,7 +19,7 @@ use aya::maps::{Array, MapData, MapError, XskMap};
 use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfError};
-use culvert_link::kernel_bypass::{Census, Verdicts};
+use culvert_link::kernel_bypass::{ProgramCounters, Verdicts};
 
 /// The object, compiled from `ebpf/`.
 pub const OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/steering.o");
@@ -248,11 +248,11 @@ impl Steering {
 
     /// All that was counted. The rules are not this program's, and left empty.
     #[must_use]
-    pub fn census(&self) -> Census {
+    pub fn census(&self) -> ProgramCounters {
         let mut sources = self.sources();
         sources.truncate(SOURCES_TOLD);
         let queues = (0..self.queues).map(|queue| self.queue_verdicts(queue)).collect();
-        Census { queues, sources, ..Census::default() }
+        ProgramCounters { queues, sources, ..ProgramCounters::default() }
     }
 
     /// The sources of dropped packets, as far as they were attributed; those with most first.

@@ -101,7 +101,7 @@ pub struct Account {
 /// The kernel returned an address that was not lent to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the kernel returned the address {0:#x}, which it was not given: the NIC's driver is broken")]
-pub struct NotLent(pub u64);
+pub struct FrameNotLent(pub u64);
 
 /// The memory, and which parts are in use.
 #[derive(Debug)]
@@ -271,10 +271,10 @@ impl Umem {
     /// back.
     ///
     /// # Errors
-    /// [`NotLent`]: nothing changes.
+    /// [`FrameNotLent`]: nothing changes.
     #[inline]
-    pub fn reclaim(&mut self, address: u64) -> Result<Option<Frame>, NotLent> {
-        let not_lent = NotLent(address);
+    pub fn reclaim(&mut self, address: u64) -> Result<Option<Frame>, FrameNotLent> {
+        let not_lent = FrameNotLent(address);
         let Some(number) = self.number_at(address) else {
             self.foreign_returns += 1;
             return Err(not_lent);
@@ -448,12 +448,12 @@ mod tests {
         let mut umem = small();
         let end = umem.bytes() as u64;
         for address in [0, end - 1, end, u64::MAX] {
-            assert_eq!(umem.reclaim(address), Err(NotLent(address)));
+            assert_eq!(umem.reclaim(address), Err(FrameNotLent(address)));
         }
         let frame = umem.take(Purpose::Receive).unwrap();
         let address = umem.lend(frame, 1);
         let frame = umem.reclaim(address + 256).unwrap().unwrap();
-        assert_eq!(umem.reclaim(address), Err(NotLent(address)), "returned twice");
+        assert_eq!(umem.reclaim(address), Err(FrameNotLent(address)), "returned twice");
         umem.give_back(frame);
         assert_eq!(umem.foreign_returns(), 5);
         assert_eq!(umem.account(Purpose::Receive).pool, 4);

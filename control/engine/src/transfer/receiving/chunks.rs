@@ -53,13 +53,13 @@ impl Receiving {
             }
             ReceiveEvent::Astray => self.inbound.astray(&self.context, tag).await?,
             ReceiveEvent::OthersWait { incomplete, whole } => self.others_wait(incomplete, whole)?,
-            ReceiveEvent::Asks { chunk, chunk_bytes } => self.asks(tag, chunk, chunk_bytes)?,
+            ReceiveEvent::PlacementNeeded { chunk, chunk_bytes } => self.asks(tag, chunk, chunk_bytes)?,
             // Of a chunk that was given up, or comes by two flows, nothing is taken.
-            ReceiveEvent::Hand { chunk, .. }
+            ReceiveEvent::Lend { chunk, .. }
             | ReceiveEvent::Written { chunk, .. }
             | ReceiveEvent::WriteFailed { chunk, .. }
                 if self.arriving.came_by.get(&chunk) != Some(&tag) => {}
-            ReceiveEvent::Hand { chunk, buffer } => {
+            ReceiveEvent::Lend { chunk, buffer } => {
                 let is_whole = buffer.bytes().len() == self.chunk_bytes(chunk) as usize;
                 if !self.is_handed(chunk) || !is_whole || !self.arriving.handed.insert(chunk) {
                     return Err(self
@@ -119,10 +119,10 @@ impl Receiving {
     /// has, and their maximum size, and pass on nothing about others, whatever the sender sends.
     fn cannot_be_of(&self, event: &ReceiveEvent) -> bool {
         match *event {
-            ReceiveEvent::Asks { chunk, chunk_bytes } => {
+            ReceiveEvent::PlacementNeeded { chunk, chunk_bytes } => {
                 chunk >= self.arriving.chunk_count || chunk_bytes > self.context.options.chunk_bytes
             }
-            ReceiveEvent::Hand { chunk, .. }
+            ReceiveEvent::Lend { chunk, .. }
             | ReceiveEvent::Written { chunk, .. }
             | ReceiveEvent::WriteFailed { chunk, .. } => chunk >= self.arriving.chunk_count,
             _ => false,
@@ -183,7 +183,7 @@ impl Receiving {
             None => {}
             Some(ChunkContent::Pack { .. }) => {
                 self.arriving.came_by.insert(chunk, tag);
-                self.inbound.place(&self.context.plane, tag, chunk, Sink::Hand);
+                self.inbound.place(&self.context.plane, tag, chunk, Sink::Lend);
             }
             Some(ChunkContent::Range { file, .. }) if self.failures.failed.contains(&file) => {
                 self.inbound.abandon(&self.context.plane, tag, chunk);
@@ -252,7 +252,7 @@ impl Receiving {
         let Some(ChunkContent::Range { file, offset, .. }) = self.arriving.chunks.content(chunk) else { return };
         let sink = match self.files.get(file) {
             None => return,
-            Some(Writing::Here(_)) => Sink::Hand,
+            Some(Writing::Here(_)) => Sink::Lend,
             Some(Writing::Lane(slot)) => {
                 let file_bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
                 Sink::File(FileRange { file: slot, offset, file_bytes })

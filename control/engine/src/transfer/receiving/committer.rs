@@ -318,7 +318,7 @@ fn put_in_place(
 
 #[cfg(test)]
 mod tests {
-    use culvert_objects::fs::destination::Making;
+    use culvert_objects::fs::destination::MissingDestination;
     use culvert_objects::fs::destination::action::Action;
     use culvert_objects::fs::destination::fresh_directories::FreshDirectories;
     use culvert_objects::fs::reach::Reach;
@@ -344,7 +344,7 @@ mod tests {
             }
         }
         let reach = Reach::Owner { directory: room.path().to_owned() };
-        let destination = reach.open_destination(b"", false, Making::WithMode(None)).unwrap();
+        let destination = reach.open_destination(b"", false, MissingDestination::WithMode(None)).unwrap();
         let fresh = FreshDirectories::find(&manifest, &[Action::Create; 34], 1 << 20, |_| Some((0, 0)));
         let [a, b] = [b"a", b"b"].map(|name| fresh.enter(&destination, name).unwrap());
         let mut filling = FillingList::default();

@@ -22,7 +22,7 @@ use crate::shares::Kind;
 use crate::transfer::blocking;
 use crate::transfer::error::TransferError;
 use crate::transfer::receiving::done::Done;
-use crate::transfer::receiving::old_files::{Comparison, Copied, Kept, ProvedChunk, keep_old};
+use crate::transfer::receiving::old_files::{Comparison, Copied, OldFileRetention, ProvedChunk, keep_old};
 use crate::transfer::receiving::state::Receiving;
 
 impl Receiving {
@@ -114,13 +114,13 @@ impl Receiving {
         &mut self,
         file: u32,
         hash: ChunkHash,
-        result: Result<Kept, FileError>,
+        result: Result<OldFileRetention, FileError>,
     ) -> Result<(), TransferError> {
         if self.failures.failed.contains(&file) {
             return Ok(());
         }
         match result {
-            Ok(Kept::Yes) => {
+            Ok(OldFileRetention::Yes) => {
                 self.old.files.remove(&file);
                 if let Some(place) = self.tally.hashes.get_mut(file as usize) {
                     *place = hash;
@@ -128,7 +128,7 @@ impl Receiving {
                 let _ = self.files.close(file);
                 self.note_same(file);
             }
-            Ok(Kept::Changed) => {
+            Ok(OldFileRetention::Changed) => {
                 if let Some(old) = self.old.files.get_mut(&file) {
                     (old.is_keeping, old.may_be_same) = (false, false);
                 }

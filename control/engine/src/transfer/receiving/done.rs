@@ -6,7 +6,7 @@ use culvert_protocol::tree_hash::ChunkHash;
 
 use crate::transfer::receiving::committer::Committed;
 use crate::transfer::receiving::holes::HashedHole;
-use crate::transfer::receiving::old_files::{Copied, Kept};
+use crate::transfer::receiving::old_files::{Copied, OldFileRetention};
 use crate::transfer::receiving::open_file::OpenFile;
 use crate::transfer::receiving::put_objects::Put;
 
@@ -30,7 +30,7 @@ pub(super) enum Done {
     /// What was written of some files so far is durable.
     Synced { chunks: Vec<u32>, result: Result<(), Refusal> },
     /// The file that is there has the sender's bytes, and stays or not.
-    Kept { file: u32, hash: ChunkHash, result: Result<Kept, FileError> },
+    Kept { file: u32, hash: ChunkHash, result: Result<OldFileRetention, FileError> },
     /// Chunks of the file that is there were copied, or not.
     Copied { file: u32, copied: Copied },
     /// Holes were hashed; those of which the sender says otherwise are not the same.

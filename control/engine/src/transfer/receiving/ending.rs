@@ -13,7 +13,7 @@ use culvert_protocol::verdict::{ReceiverTimes, verdict};
 use culvert_system::processor_time::millicycles_per_byte;
 
 use crate::clock::unix_ms;
-use crate::transfer::dry_run::Found;
+use crate::transfer::dry_run::DryRunFindings;
 use crate::transfer::error::TransferError;
 use crate::transfer::file_errors::named_errors;
 use crate::transfer::receiving::done::Done;
@@ -139,7 +139,7 @@ impl Receiving {
         let (intake, foretold) = (&self.intake, self.intake.foretold.as_ref());
         let name = |file| printable(&intake.name(file));
         let (count, first) = &self.failures.would_leave_out;
-        let found = Found {
+        let found = DryRunFindings {
             direction: Direction::Receive,
             manifest: &intake.manifest,
             name: &name,

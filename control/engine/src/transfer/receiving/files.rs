@@ -12,7 +12,7 @@ use culvert_system::os_error::{self};
 
 use crate::journal::{Record, not_journaled};
 use crate::transfer::receiving::intake::Intake;
-use crate::transfer::receiving::open_file::{Beginning, Discarded, OpenFile, OpenPartial, WholeFile, Writing};
+use crate::transfer::receiving::open_file::{Discarded, InitialContent, OpenFile, OpenPartial, WholeFile, Writing};
 
 /// A chunk that waits until its file is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +130,7 @@ impl IncomingFiles {
     /// partner has as many open as permitted. Then the transfer waits for one that is about to get
     /// its name, or closes an idle one ([`IncomingFiles::close_idle`]). A transfer without any open
     /// file opens one all the same: otherwise two could wait for each other.
-    pub fn next_to_open(&mut self, is_full: bool) -> Option<(u32, Beginning)> {
+    pub fn next_to_open(&mut self, is_full: bool) -> Option<(u32, InitialContent)> {
         if is_full && self.opened() > 0 {
             return None;
         }
@@ -139,9 +139,9 @@ impl IncomingFiles {
             // Given up meanwhile.
             let Some(incoming) = self.files.get_mut(&file) else { continue };
             incoming.is_opening = true;
-            let left = self.left.get(&file).map(|&left| Beginning::Left(left));
-            let closed = incoming.closed.map(|(left, number)| Beginning::Closed(left, number));
-            return Some((file, closed.or(left).unwrap_or(Beginning::Empty)));
+            let left = self.left.get(&file).map(|&left| InitialContent::Left(left));
+            let closed = incoming.closed.map(|(left, number)| InitialContent::Closed(left, number));
+            return Some((file, closed.or(left).unwrap_or(InitialContent::Empty)));
         }
     }
 
@@ -363,7 +363,7 @@ mod tests {
         files.wait_for(7, hole);
         // A file that the transfer does not have is not opened at all.
         files.wait_for(8, hole);
-        assert_eq!(files.next_to_open(false), Some((7, Beginning::Empty)));
+        assert_eq!(files.next_to_open(false), Some((7, InitialContent::Empty)));
         assert_eq!(files.next_to_open(false), None);
         assert_eq!(files.take_waiting(7), [segments, hole]);
     }
@@ -378,11 +378,11 @@ mod tests {
             deferred: VecDeque::new(),
         };
         files.wait_for(1, chunk);
-        assert_eq!(files.next_to_open(true), Some((1, Beginning::Empty)), "it has none");
+        assert_eq!(files.next_to_open(true), Some((1, InitialContent::Empty)), "it has none");
         files.wait_for(2, chunk);
         assert_eq!(files.next_to_open(true), None, "it has one, which will be idle some time");
         assert!(files.wants_room());
-        assert_eq!(files.next_to_open(false), Some((2, Beginning::Left(LeftFile { token: 5, inode: 6 }))));
+        assert_eq!(files.next_to_open(false), Some((2, InitialContent::Left(LeftFile { token: 5, inode: 6 }))));
         files.wait_for(3, chunk);
         assert!(files.discard(3).is_none());
         assert_eq!(files.next_to_open(false), None, "it was given up");

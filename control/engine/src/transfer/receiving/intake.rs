@@ -10,7 +10,7 @@ use culvert_objects::fs::destination::files::LeftFile;
 use culvert_objects::fs::destination::fresh_directories::FreshDirectories;
 use culvert_objects::fs::destination::identity::Identity;
 use culvert_objects::fs::destination::small_files::Unpacking;
-use culvert_objects::fs::destination::{Destination, Whereabouts};
+use culvert_objects::fs::destination::{Destination, DestinationState};
 use culvert_objects::sink::ObjectSink;
 use culvert_protocol::control::{FileError, Refusal, RefusalCode};
 use culvert_protocol::dry_run::{Fate, Room};
@@ -23,7 +23,7 @@ use crate::transfer::receiving::opened_in_journal::SharedJournal;
 
 /// What a dry run found of the destination.
 #[derive(Debug)]
-pub struct Foretold {
+pub struct DestinationForecast {
     /// The outcome for each entry.
     pub fates: Vec<Fate>,
     /// What would be needed, and is free.
@@ -32,7 +32,7 @@ pub struct Foretold {
 
 /// A file that an earlier attempt began.
 #[derive(Debug)]
-pub struct Begun {
+pub struct ResumableFile {
     /// Its entry.
     pub file: u32,
     /// Where it is.
@@ -43,7 +43,7 @@ pub struct Begun {
 
 /// A file whose chunks may be the same in the file that it replaces.
 #[derive(Clone, Copy, Debug)]
-pub struct Compared {
+pub struct DeltaCandidate {
     /// Its entry.
     pub file: u32,
     /// Chunks that the old file has whole.
@@ -70,9 +70,9 @@ pub struct Intake {
     /// Files that an earlier attempt stored, with their hashes, ascending.
     pub resumed: Vec<(u32, ChunkHash)>,
     /// Files that an earlier attempt began, ascending.
-    pub begun: Vec<Begun>,
+    pub begun: Vec<ResumableFile>,
     /// Files to be compared with those that they replace, ascending.
-    pub compared: Vec<Compared>,
+    pub compared: Vec<DeltaCandidate>,
     /// Symlinks that could not be made.
     pub failed_others: Vec<FileError>,
     /// Directories that this transfer has made, in this attempt or an earlier one.
@@ -91,7 +91,7 @@ pub struct Intake {
     /// The journal; none for a measurement and a dry run.
     pub journal: SharedJournal,
     /// The findings of a dry run, if the requester understands them.
-    pub foretold: Option<Foretold>,
+    pub foretold: Option<DestinationForecast>,
 }
 
 impl Intake {
@@ -199,15 +199,15 @@ impl Intake {
         let Some(destination) = &self.destination else { return Ok(()) };
         let path = destination.path.display();
         match destination.whereabouts() {
-            Whereabouts::InPlace => Ok(()),
-            Whereabouts::Moved => Err(Refusal::new(
+            DestinationState::InPlace => Ok(()),
+            DestinationState::Moved => Err(Refusal::new(
                 RefusalCode::Failed,
                 format!(
                     "{path} was moved or removed while this transfer stored files in it: they are \
                      in the original directory, wherever that is now; move it back, or send again"
                 ),
             )),
-            Whereabouts::Removed => Err(Refusal::new(
+            DestinationState::Removed => Err(Refusal::new(
                 RefusalCode::Temporary,
                 format!("{path} was removed or replaced while this transfer stored files in it, and the files with it"),
             )),

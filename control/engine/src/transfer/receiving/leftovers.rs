@@ -20,7 +20,7 @@ use culvert_protocol::names::{TEMPORARY_PREFIX, check_relative};
 use rustix::fs::{AtFlags, Dir, FileType, unlinkat};
 use rustix::io::Errno;
 
-use crate::journal::Past;
+use crate::journal::EarlierAttempts;
 use crate::transfer::receiving::intake::Intake;
 
 /// Directories that are looked into although this attempt does not name them. In those beyond it
@@ -28,7 +28,7 @@ use crate::transfer::receiving::intake::Intake;
 const UNNAMED_MAX: usize = 100_000;
 
 /// Removes what is left.
-pub(super) fn remove(intake: &Intake, past: &Past) {
+pub(super) fn remove(intake: &Intake, past: &EarlierAttempts) {
     let Some(destination) = intake.destination.as_ref().filter(|_| !past.is_empty()) else { return };
     let leftovers = Leftovers::of(intake, past);
     let listed = intake.manifest.entries().filter(|(_, entry)| entry.kind == EntryKind::Directory);
@@ -73,7 +73,7 @@ struct Leftovers {
 }
 
 impl Leftovers {
-    fn of(intake: &Intake, past: &Past) -> Self {
+    fn of(intake: &Intake, past: &EarlierAttempts) -> Self {
         let kept: HashSet<u128> = intake.begun.iter().map(|begun| begun.left.token).collect();
         let begun = past.begun_files().map(|(_, begun)| begun.token).filter(|token| !kept.contains(token));
         let named = begun.chain(past.filling().iter().copied()).map(temporary_name).collect();

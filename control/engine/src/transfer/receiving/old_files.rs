@@ -71,14 +71,19 @@ pub struct Copied {
 
 /// Whether an old file stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub enum OldFileRetention {
     /// It does.
     Yes,
     /// It is not what was hashed any more.
     Changed,
 }
 
-pub(super) fn keep_old(intake: &Intake, file: u32, version: OldVersion, preserve: bool) -> Result<Kept, FileError> {
+pub(super) fn keep_old(
+    intake: &Intake,
+    file: u32,
+    version: OldVersion,
+    preserve: bool,
+) -> Result<OldFileRetention, FileError> {
     let fail = |error| unwritable(&intake.name(file), file, error);
     let destination = intake.destination.as_ref().ok_or_else(|| fail(Errno::INVAL))?;
     let name = destination.name(&intake.manifest, file);
@@ -86,8 +91,8 @@ pub(super) fn keep_old(intake: &Intake, file: u32, version: OldVersion, preserve
     match keep(destination, &name, version, &attributes).map_err(fail)? {
         Some(refused) => {
             intake.note_refused(file, refused);
-            Ok(Kept::Yes)
+            Ok(OldFileRetention::Yes)
         }
-        None => Ok(Kept::Changed),
+        None => Ok(OldFileRetention::Changed),
     }
 }

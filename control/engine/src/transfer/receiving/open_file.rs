@@ -115,7 +115,7 @@ pub enum Writing {
 
 /// What a partial file begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beginning {
+pub enum InitialContent {
     /// Nothing.
     Empty,
     /// What an earlier attempt left.
@@ -124,7 +124,7 @@ pub enum Beginning {
     Closed(LeftFile, u32),
 }
 
-impl Beginning {
+impl InitialContent {
     /// Whether there are bytes in it that the next attempt can use.
     const fn is_of_use(self) -> bool {
         matches!(self, Self::Left(_) | Self::Closed(..))
@@ -139,7 +139,7 @@ pub async fn open(
     plane: &Arc<DataPlane>,
     intake: Arc<Intake>,
     file: u32,
-    beginning: Beginning,
+    beginning: InitialContent,
     place: Piece,
 ) -> Result<OpenFile, FileError> {
     if let Some(sink) = intake.sink.clone() {
@@ -158,7 +158,7 @@ pub async fn open_in_directory(
     plane: &Arc<DataPlane>,
     intake: Arc<Intake>,
     file: u32,
-    beginning: Beginning,
+    beginning: InitialContent,
     place: Piece,
 ) -> Result<OpenPartial, FileError> {
     let opening = intake.clone();
@@ -177,17 +177,17 @@ pub async fn open_in_directory(
     Ok(OpenPartial { installed: Arc::new(installed), partial: Arc::new(partial), number, _place: Arc::new(place) })
 }
 
-fn open_partial(intake: &Intake, file: u32, beginning: Beginning) -> Result<(PartialFile, u32), FileError> {
+fn open_partial(intake: &Intake, file: u32, beginning: InitialContent) -> Result<(PartialFile, u32), FileError> {
     let fail = |error| unwritable(&intake.name(file), file, error);
     let destination = intake.destination.as_ref().ok_or_else(|| fail(Errno::INVAL))?;
     let entry = intake.manifest.entry(file);
     let EntryKind::File { bytes, is_sparse } = entry.kind else { return Err(fail(Errno::INVAL)) };
     let name = destination.name(&intake.manifest, file);
     let partial = match beginning {
-        Beginning::Left(left) | Beginning::Closed(left, _) => {
+        InitialContent::Left(left) | InitialContent::Closed(left, _) => {
             PartialFile::reopen(destination, &name, left, bytes, is_sparse)
         }
-        Beginning::Empty => PartialFile::create(destination, &name, bytes, is_sparse),
+        InitialContent::Empty => PartialFile::create(destination, &name, bytes, is_sparse),
     };
     let partial = partial.map_err(fail)?;
     let begun = fill_and_note(intake, file, &partial, beginning);
@@ -201,8 +201,8 @@ fn open_partial(intake: &Intake, file: u32, beginning: Beginning) -> Result<(Par
 }
 
 /// Fills a partial file with what it begins with, and notes it in the journal; its number there.
-fn fill_and_note(intake: &Intake, file: u32, partial: &PartialFile, beginning: Beginning) -> Result<u32, Errno> {
-    if let Beginning::Closed(_, number) = beginning {
+fn fill_and_note(intake: &Intake, file: u32, partial: &PartialFile, beginning: InitialContent) -> Result<u32, Errno> {
+    if let InitialContent::Closed(_, number) = beginning {
         return Ok(number);
     }
     let entry = intake.manifest.entry(file);

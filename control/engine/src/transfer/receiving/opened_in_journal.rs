@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use culvert_objects::fs::destination::opened::{Closed, Notes};
+use culvert_objects::fs::destination::opened::{Closed, OpenedLog};
 use rustix::io::Errno;
 
 use crate::journal::{Journal, Record};
@@ -20,7 +20,7 @@ pub fn lock(journal: &SharedJournal) -> MutexGuard<'_, Option<Journal>> {
 #[derive(Debug)]
 pub struct OpenedInJournal(pub SharedJournal);
 
-impl Notes for OpenedInJournal {
+impl OpenedLog for OpenedInJournal {
     fn opens(&self, name: &[u8], closed: Closed) -> Result<(), Errno> {
         let (_, inode) = closed.identity;
         let mut journal = lock(&self.0);

@@ -22,7 +22,7 @@ use crate::transfer::addresses::canonical;
 use crate::transfer::error::TransferError;
 use crate::transfer::receiving::flow_place::Place;
 use crate::transfer::receiving::inbound::{REPORT_INTERVAL_US, ReceivingFlow};
-use crate::transfer::receiving::open_file::{self, Beginning};
+use crate::transfer::receiving::open_file::{self, InitialContent};
 use crate::transfer::receiving::random::random_u32;
 use crate::transfer::receiving::state::Receiving;
 
@@ -136,7 +136,7 @@ impl Receiving {
         let first_chunks: HashMap<u32, u32> = self.arriving.chunks.files().collect();
         for begun in &intake.begun {
             let Some(&first) = first_chunks.get(&begun.file) else { continue };
-            let (left, place) = (Beginning::Left(begun.left), self.context.share.piece(Kind::Files));
+            let (left, place) = (InitialContent::Left(begun.left), self.context.share.piece(Kind::Files));
             let opened =
                 open_file::open_in_directory(&self.context.plane, intake.clone(), begun.file, left, place).await;
             let Ok(opened) = opened else { continue };

@@ -14,7 +14,7 @@ use culvert_objects::fs::destination::making::{Made, make_directories_and_symlin
 use culvert_objects::fs::destination::plan::{Policy, decide, foretell};
 use culvert_objects::fs::destination::room::{self, Free, Needs};
 use culvert_objects::fs::destination::temporary::temporary_name;
-use culvert_objects::fs::destination::{Destination, Making, rights};
+use culvert_objects::fs::destination::{Destination, MissingDestination, rights};
 use culvert_objects::fs::sources::hash_of;
 use culvert_objects::sink::ObjectSink;
 use culvert_protocol::chunk_map::ChunkMap;
@@ -27,11 +27,13 @@ use culvert_system::os_error;
 use rustix::fs::{AtFlags, FileType, statat};
 
 use crate::events::Event;
-use crate::journal::{Journal, JournalError, Past, Place, Record, absorb_others, bound, glimpse, not_journaled};
+use crate::journal::{
+    EarlierAttempts, Journal, JournalError, Place, Record, absorb_others, bound, glimpse, not_journaled,
+};
 use crate::limits::{JOURNALS_PER_PARTNER, Limit};
 use crate::transfer::manifest_exchange::ReceivedManifest;
 use crate::transfer::receiving::incoming::FileRequest;
-use crate::transfer::receiving::intake::{Begun, Compared, Foretold, Intake};
+use crate::transfer::receiving::intake::{DeltaCandidate, DestinationForecast, Intake, ResumableFile};
 use crate::transfer::receiving::leftovers;
 use crate::transfer::receiving::opened_in_journal::{OpenedInJournal, SharedJournal, lock};
 
@@ -47,7 +49,8 @@ pub fn plan(
     partner: PublicKey,
 ) -> Result<Intake, Refusal> {
     let ReceivedManifest { manifest, allocated_bytes, is_single_file, contents_mode, .. } = received;
-    let making = if options.dry_run { Making::Nothing } else { Making::WithMode(contents_mode) };
+    let making =
+        if options.dry_run { MissingDestination::Nothing } else { MissingDestination::WithMode(contents_mode) };
     let mut destination = request.reach.open_destination(&request.destination, is_single_file, making)?;
     let (journal, past) = open_journal(request, &destination, &manifest, options, partner)?;
     let journal = SharedJournal::new(Mutex::new(journal));
@@ -100,7 +103,7 @@ pub fn plan(
     let Some(destination) = &intake.destination else { return Ok(intake) };
     let room = room_for(&intake, destination, allocated_bytes);
     if let Some(fates) = fates {
-        intake.foretold = Some(Foretold { fates: begun_fates(fates, &intake), room });
+        intake.foretold = Some(DestinationForecast { fates: begun_fates(fates, &intake), room });
         return Ok(intake);
     }
     room::check(&room, &destination.path.display().to_string()).inspect_err(|_| {
@@ -164,7 +167,7 @@ pub fn plan_objects(
     };
     let actions = fates.iter().map(action).collect();
     let room = Room { needed_bytes: received.allocated_bytes, ..Room::default() };
-    let foretold = foretells.then_some(Foretold { fates, room });
+    let foretold = foretells.then_some(DestinationForecast { fates, room });
     Ok(Intake { actions, sink: Some(sink), foretold, ..Intake::without_place(manifest, options.chunk_bytes) })
 }
 
@@ -200,7 +203,7 @@ fn begun_fates(mut fates: Vec<Fate>, intake: &Intake) -> Vec<Fate> {
 }
 
 /// Goes on with the directories that an earlier attempt has opened.
-fn adopt_opened(destination: &Destination, manifest: &Manifest, past: &Past) {
+fn adopt_opened(destination: &Destination, manifest: &Manifest, past: &EarlierAttempts) {
     if !past.has_opened() {
         return;
     }
@@ -212,7 +215,7 @@ fn adopt_opened(destination: &Destination, manifest: &Manifest, past: &Past) {
 }
 
 /// The directories that this attempt or an earlier one has made.
-fn own_directories(manifest: &Manifest, made: &HashMap<u32, Identity>, past: &Past) -> HashSet<u32> {
+fn own_directories(manifest: &Manifest, made: &HashMap<u32, Identity>, past: &EarlierAttempts) -> HashSet<u32> {
     let directories = manifest.entries().filter(|(_, entry)| entry.kind == EntryKind::Directory);
     let own = directories.filter(|(file, entry)| made.contains_key(file) || past.has_made(entry));
     own.map(|(file, _)| file).collect()
@@ -251,14 +254,14 @@ fn open_journal(
     manifest: &Manifest,
     options: &Options,
     partner: PublicKey,
-) -> Result<(Option<Journal>, Past), Refusal> {
+) -> Result<(Option<Journal>, EarlierAttempts), Refusal> {
     let top_name = |name: &'_ [u8]| name.iter().position(|&byte| byte == b'/').unwrap_or(name.len());
     let (path, single_name) = (destination.path.as_os_str().as_bytes(), destination.single_name.as_deref());
     // A single file may get another name than it has: two names are two places.
     let top_names = manifest.entries().map(|(_, entry)| single_name.unwrap_or(&entry.name[..top_name(entry.name)]));
     let place = Place::new(&request.journals, partner, path, top_names);
     if options.dry_run {
-        let mut past = if request.foretells { glimpse(&place, manifest) } else { Past::default() };
+        let mut past = if request.foretells { glimpse(&place, manifest) } else { EarlierAttempts::default() };
         if options.checksum {
             past.need_hashes();
         }
@@ -278,7 +281,7 @@ fn open_journal(
 }
 
 /// Finds what an earlier attempt left of the files that are wanted.
-fn find_resumed(intake: &mut Intake, past: &Past, options: &Options) {
+fn find_resumed(intake: &mut Intake, past: &EarlierAttempts, options: &Options) {
     if past.is_empty() {
         return;
     }
@@ -314,7 +317,7 @@ fn find_resumed(intake: &mut Intake, past: &Past, options: &Options) {
                     chunks.retain(|&(part, hash)| hash.is_some() && part * chunk_bytes < bytes);
                     intake.resumed_bytes +=
                         chunks.iter().map(|&(part, _)| (bytes - part * chunk_bytes).min(chunk_bytes)).sum::<u64>();
-                    intake.begun.push(Begun { file, left, chunks });
+                    intake.begun.push(ResumableFile { file, left, chunks });
                 }
             }
             Action::Skip => {}
@@ -324,7 +327,7 @@ fn find_resumed(intake: &mut Intake, past: &Past, options: &Options) {
 
 /// Finds files with chunks of their own that replace a regular file, and of which no earlier
 /// attempt left anything.
-fn find_compared(intake: &mut Intake, past: &Past, options: &Options) {
+fn find_compared(intake: &mut Intake, past: &EarlierAttempts, options: &Options) {
     let Some(destination) = &intake.destination else { return };
     let (chunk_bytes, packed_bytes) =
         (u64::from(options.chunk_bytes), ChunkMap::pack_file_bytes_max(options.chunk_bytes));
@@ -354,7 +357,7 @@ fn find_compared(intake: &mut Intake, past: &Past, options: &Options) {
         let parts = if old_bytes >= bytes { bytes.div_ceil(chunk_bytes) } else { old_bytes / chunk_bytes };
         if parts > 0 {
             let (may_be_same, was_stored) = (old_bytes == bytes, past.done(&entry).is_some());
-            intake.compared.push(Compared { file, parts, may_be_same, was_stored });
+            intake.compared.push(DeltaCandidate { file, parts, may_be_same, was_stored });
         }
     }
 }

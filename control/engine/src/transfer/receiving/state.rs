@@ -18,7 +18,7 @@ use crate::transfer::bit_set::BitSet;
 use crate::transfer::error::TransferError;
 use crate::transfer::file_errors::ErrorList;
 use crate::transfer::measurement::memory_chunks;
-use crate::transfer::patience::Patience;
+use crate::transfer::progress_watchdog::ProgressWatchdog;
 use crate::transfer::rate_meter::RateMeter;
 use crate::transfer::receiving::arriving::Arriving;
 use crate::transfer::receiving::committer::Committer;
@@ -76,7 +76,7 @@ impl Receiving {
             }
         }
         let intake = Arc::new(intake);
-        let patience = Patience::new(context.patience, Instant::now());
+        let patience = ProgressWatchdog::new(context.patience, Instant::now());
         let files = intake.manifest.len();
         let files_left = (0..intake.manifest.len() as u32)
             .filter(|&file| intake.manifest.file_bytes(file).is_some() && intake.is_sent(file))

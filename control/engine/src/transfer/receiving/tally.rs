@@ -8,7 +8,7 @@ use culvert_protocol::tree_hash::ChunkHash;
 
 use crate::transfer::bit_set::BitSet;
 use crate::transfer::file_errors::ErrorList;
-use crate::transfer::patience::Patience;
+use crate::transfer::progress_watchdog::ProgressWatchdog;
 use crate::transfer::rate_meter::RateMeter;
 
 /// How far a transfer is, and whether it gets any further.
@@ -33,7 +33,7 @@ pub(super) struct Tally {
     pub(super) stored: BitSet,
     pub(super) hashes: Vec<ChunkHash>,
     pub(super) rate: RateMeter,
-    pub(super) patience: Patience,
+    pub(super) patience: ProgressWatchdog,
 }
 
 /// What is not stored, or not as it was.

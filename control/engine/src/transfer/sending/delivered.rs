@@ -27,7 +27,7 @@ impl OutgoingProgress {
 
 /// A chunk that the receiver wanted again.
 #[derive(Clone, Copy, Debug)]
-pub struct AskedAgain {
+pub struct ResendRequest {
     pub(super) times: u32,
     /// It is still on its way for the time before.
     pub(super) waits: bool,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use culvert_protocol::chunk_map::ChunkContent;
 
 use crate::transfer::error::TransferError;
-use crate::transfer::sending::delivered::{AskedAgain, OutgoingProgress};
+use crate::transfer::sending::delivered::{OutgoingProgress, ResendRequest};
 use crate::transfer::sending::done::Done;
 use crate::transfer::sending::files;
 use crate::transfer::sending::payload::Payload;
@@ -22,7 +22,7 @@ impl Sending {
         // The request may overtake the report that the chunk arrived: then it goes again after
         // that.
         let is_under_way = self.queue.assigned.contains_key(&chunk);
-        let first = AskedAgain { times: 0, waits: false, is_counted: !is_under_way };
+        let first = ResendRequest { times: 0, waits: false, is_counted: !is_under_way };
         let asked = self.queue.asked_again.entry(chunk).or_insert(first);
         if chunk >= self.queue.next_chunk || asked.waits || asked.times >= TRIES_MAX {
             let text = format!("it asks for chunk {chunk} again, which was not sent or was sent often enough");
@@ -61,7 +61,7 @@ impl Sending {
         // Settling may close it, and it is to be looked at once more as it was opened.
         let opened = self.payload.file_of(chunk).and_then(|file| self.files.get(file));
         self.chunk_settled(chunk);
-        let counted_before = |asked: &mut AskedAgain| std::mem::replace(&mut asked.is_counted, true);
+        let counted_before = |asked: &mut ResendRequest| std::mem::replace(&mut asked.is_counted, true);
         if self.queue.asked_again.get_mut(&chunk).is_some_and(counted_before) {
             return;
         }

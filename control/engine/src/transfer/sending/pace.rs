@@ -6,7 +6,7 @@ use culvert_objects::fs::destination::attributes::NotKept;
 use culvert_system::processor_time::CpuMeter;
 
 use crate::transfer::file_errors::ErrorList;
-use crate::transfer::patience::Patience;
+use crate::transfer::progress_watchdog::ProgressWatchdog;
 use crate::transfer::rate_meter::RateMeter;
 use crate::transfer::sending::standstill::Standstill;
 
@@ -14,7 +14,7 @@ use crate::transfer::sending::standstill::Standstill;
 #[derive(Debug)]
 pub(super) struct Pace {
     pub(super) standstill: Standstill,
-    pub(super) patience: Patience,
+    pub(super) patience: ProgressWatchdog,
     /// Counts what brought the transfer further.
     pub(super) steps: u64,
     pub(super) rate: RateMeter,

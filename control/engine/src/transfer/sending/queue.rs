@@ -8,7 +8,7 @@ use culvert_protocol::tree_hash::ChunkHash;
 use tokio::task::JoinHandle;
 
 use crate::transfer::bit_set::BitSet;
-use crate::transfer::sending::delivered::{AskedAgain, OutgoingProgress};
+use crate::transfer::sending::delivered::{OutgoingProgress, ResendRequest};
 
 /// The chunks of a transfer, from the first look at them until they are delivered.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Queue {
     pub(super) checking: usize,
     /// Chunks that the receiver says to have stored.
     pub(super) stored: BitSet,
-    pub(super) asked_again: HashMap<u32, AskedAgain>,
+    pub(super) asked_again: HashMap<u32, ResendRequest>,
 }
 
 /// The hashes of chunks and of files.

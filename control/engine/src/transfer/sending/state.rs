@@ -4,13 +4,13 @@ use tokio::sync::mpsc;
 
 use crate::transfer::TransferContext;
 use crate::transfer::flows::SendingFlows;
+use crate::transfer::sending::announcements::Announcements;
 use crate::transfer::sending::done::Done;
 use crate::transfer::sending::files::OutgoingFiles;
 use crate::transfer::sending::outbox::Outbox;
 use crate::transfer::sending::pace::{Failures, Pace};
 use crate::transfer::sending::payload::{PartnerHas, Payload};
 use crate::transfer::sending::queue::{Hashing, Queue};
-use crate::transfer::sending::told::Telling;
 
 /// The sending side. Each part of what it knows has one owner.
 pub(super) struct Sending {
@@ -25,7 +25,7 @@ pub(super) struct Sending {
     pub(super) files: OutgoingFiles,
     pub(super) outbox: Outbox,
     /// What was told of files by name; none if nobody reads that.
-    pub(super) telling: Option<Telling>,
+    pub(super) announcements: Option<Announcements>,
     pub(super) done: mpsc::UnboundedSender<Done>,
 }
 

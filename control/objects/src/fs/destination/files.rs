@@ -237,13 +237,13 @@ mod tests {
     use rustix::fs::Timespec;
 
     use super::*;
-    use crate::fs::destination::Making;
+    use crate::fs::destination::MissingDestination;
     use crate::fs::reach::Reach;
 
     fn destination() -> (tempfile::TempDir, Destination) {
         let directory = tempfile::tempdir().unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
-        let destination = reach.open_destination(b"", false, Making::WithMode(None)).unwrap();
+        let destination = reach.open_destination(b"", false, MissingDestination::WithMode(None)).unwrap();
         (directory, destination)
     }
 

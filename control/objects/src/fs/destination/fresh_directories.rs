@@ -48,7 +48,7 @@ const FILLED_AT_ONCE_MAX: usize = 64;
 pub struct FreshDirectories {
     /// By the hash of their names: how many files each gets.
     files: HashMap<u128, ToFill>,
-    begun: Mutex<Begun>,
+    begun: Mutex<PendingDirectories>,
 }
 
 /// A directory that can be filled under a temporary name.
@@ -62,7 +62,7 @@ struct ToFill {
 
 /// Directories that have been asked for.
 #[derive(Debug, Default)]
-struct Begun {
+struct PendingDirectories {
     filled: HashMap<u128, Arc<FreshDirectory>>,
     /// Those that are in their places, and those that are stored file by file.
     over: HashSet<u128>,
@@ -260,7 +260,7 @@ mod tests {
     use culvert_protocol::manifest::Entry;
 
     use super::*;
-    use crate::fs::destination::Making;
+    use crate::fs::destination::MissingDestination;
     use crate::fs::reach::Reach;
 
     const CHUNK_BYTES: u32 = 1 << 20;
@@ -312,7 +312,7 @@ mod tests {
     fn destination() -> (tempfile::TempDir, Destination, FreshDirectories) {
         let directory = tempfile::tempdir().unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
-        let destination = reach.open_destination(b"", false, Making::WithMode(None)).unwrap();
+        let destination = reach.open_destination(b"", false, MissingDestination::WithMode(None)).unwrap();
         fs::create_dir(directory.path().join("d")).unwrap();
         let manifest = manifest(&[("d", 16, 1)]);
         let made = identity(&rustix::fs::stat(directory.path().join("d")).unwrap());

@@ -59,7 +59,7 @@ impl Closed {
 }
 
 /// Where it is written down what was opened.
-pub trait Notes: Debug + Send + Sync {
+pub trait OpenedLog: Debug + Send + Sync {
     /// A directory is about to be opened. Durable when this returns.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ pub trait Notes: Debug + Send + Sync {
 pub struct OpenedDirectories {
     /// What names are relative to.
     base: OwnedFd,
-    notes: Box<dyn Notes>,
+    notes: Box<dyn OpenedLog>,
     opened: Mutex<Opened>,
 }
 
@@ -119,7 +119,7 @@ pub fn close_all() {
 }
 
 impl OpenedDirectories {
-    pub(super) fn new(base: OwnedFd, notes: Box<dyn Notes>) -> Arc<Self> {
+    pub(super) fn new(base: OwnedFd, notes: Box<dyn OpenedLog>) -> Arc<Self> {
         let directories = Arc::new(Self { base, notes, opened: Mutex::default() });
         let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|directories| directories.strong_count() > 0);
@@ -261,14 +261,14 @@ mod tests {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
     use super::*;
-    use crate::fs::destination::{Destination, Making};
+    use crate::fs::destination::{Destination, MissingDestination};
     use crate::fs::reach::Reach;
 
     /// What would be in the journal.
     #[derive(Clone, Debug, Default)]
     struct Noted(Arc<Mutex<Vec<String>>>);
 
-    impl Notes for Noted {
+    impl OpenedLog for Noted {
         fn opens(&self, name: &[u8], closed: Closed) -> Result<(), Errno> {
             self.0.lock().unwrap().push(format!("{} {:o}", String::from_utf8_lossy(name), closed.mode));
             Ok(())
@@ -291,7 +291,7 @@ mod tests {
             fixture.set("d/in", 0o2500);
             fixture.set("d", 0o555);
             let reach = Reach::Owner { directory: fixture.room.path().to_owned() };
-            let mut destination = reach.open_destination(b"", false, Making::WithMode(None)).unwrap();
+            let mut destination = reach.open_destination(b"", false, MissingDestination::WithMode(None)).unwrap();
             destination.may_open(Box::new(fixture.noted.clone())).unwrap();
             (fixture, destination)
         }
@@ -385,7 +385,7 @@ mod tests {
             assert_eq!(forbidden(&destination, b"d", 100), Err(Errno::ACCESS));
         }
         let reach = Reach::Owner { directory: fixture.room.path().to_owned() };
-        let without_preserve = reach.open_destination(b"", false, Making::WithMode(None)).unwrap();
+        let without_preserve = reach.open_destination(b"", false, MissingDestination::WithMode(None)).unwrap();
         assert_eq!(forbidden(&without_preserve, b"d", 100), Err(Errno::ACCESS));
         assert_eq!(fixture.modes(), [0o555, 0o2500]);
         assert!(fixture.noted().is_empty());

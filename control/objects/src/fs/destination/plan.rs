@@ -33,7 +33,7 @@ const NAMED_MAX: usize = 5;
 
 /// What an earlier attempt of the transfer did about a file that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Before {
+pub enum EarlierResult {
     /// Nothing, or somebody has touched it since.
     Nothing,
     /// It stored it whole.
@@ -47,7 +47,7 @@ pub enum Before {
 /// What is known of destination files from earlier attempts.
 pub trait StoredBefore {
     /// What an earlier attempt did about `entry`, of which `stat` is there.
-    fn before(&self, entry: &Entry<'_>, stat: &Stat) -> Before;
+    fn before(&self, entry: &Entry<'_>, stat: &Stat) -> EarlierResult;
 }
 
 /// What is to happen to files that exist.
@@ -171,7 +171,7 @@ fn decide_each(
     earlier: &dyn StoredBefore,
     mut decided: impl FnMut(&[u8], Decided),
 ) -> Result<(), Refusal> {
-    let mut looker = Looker::new(destination);
+    let mut looker = ExistingEntries::new(destination);
     let mut taken: HashMap<Identity, u32> = HashMap::new();
     for (file, entry) in manifest.entries() {
         let name = destination.name(manifest, file);
@@ -238,7 +238,7 @@ fn decide_existing(
     entry: &Entry<'_>,
     there: &Stat,
     policy: Policy,
-    before: Before,
+    before: EarlierResult,
     is_same: bool,
 ) -> Result<Action, &'static str> {
     let kind = FileType::from_raw_mode(there.st_mode);
@@ -258,13 +258,13 @@ fn decide_existing(
             match before {
                 // A file system of whole seconds shows no change within one by the change time
                 // alone.
-                Before::Stored if is_proved && is_same => return Ok(Action::Resumed),
+                EarlierResult::Stored if is_proved && is_same => return Ok(Action::Resumed),
                 // Its size and the time of its last change are what they were.
-                Before::StoredAtAnotherTime if is_proved => return Ok(Action::Resumed),
+                EarlierResult::StoredAtAnotherTime if is_proved => return Ok(Action::Resumed),
                 // It is this transfer's own, so no policy protects it: what can be compared is
                 // hashed, the rest is sent again.
-                Before::StoredWithoutHash => return Ok(Action::Replace),
-                Before::Stored | Before::StoredAtAnotherTime | Before::Nothing => {}
+                EarlierResult::StoredWithoutHash => return Ok(Action::Replace),
+                EarlierResult::Stored | EarlierResult::StoredAtAnotherTime | EarlierResult::Nothing => {}
             }
             match overwrite {
                 Overwrite::Never | Overwrite::Changed if is_same => Ok(Action::Skip),
@@ -285,7 +285,7 @@ fn decide_existing(
 
 /// Looks at what is there, directory by directory; below a directory that is missing it need not
 /// look.
-struct Looker<'a> {
+struct ExistingEntries<'a> {
     destination: &'a Destination,
     parent: Option<(Vec<u8>, OwnedFd)>,
     missing: HashSet<u128>,
@@ -294,7 +294,7 @@ struct Looker<'a> {
     granularities: Granularities,
 }
 
-impl<'a> Looker<'a> {
+impl<'a> ExistingEntries<'a> {
     fn new(destination: &'a Destination) -> Self {
         let (missing, missing_parent) = (HashSet::new(), Vec::new());
         Self { destination, parent: None, missing, missing_parent, granularities: Granularities::default() }
@@ -384,16 +384,16 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::fs::destination::Making;
+    use crate::fs::destination::MissingDestination;
     use crate::fs::destination::making::{Made, make_directories_and_symlinks};
     use crate::fs::reach::Reach;
     use crate::fs::sources::listing::list;
     use crate::fs::sources::named::local_source;
 
-    struct NothingBefore;
-    impl StoredBefore for NothingBefore {
-        fn before(&self, _: &Entry<'_>, _: &Stat) -> Before {
-            Before::Nothing
+    struct NoEarlierAttempt;
+    impl StoredBefore for NoEarlierAttempt {
+        fn before(&self, _: &Entry<'_>, _: &Stat) -> EarlierResult {
+            EarlierResult::Nothing
         }
     }
 
@@ -414,7 +414,7 @@ mod tests {
         std::os::unix::fs::symlink("a", source.join("l")).unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
         fs::create_dir(directory.path().join("destination")).unwrap();
-        let destination = reach.open_destination(b"destination", false, Making::WithMode(None)).unwrap();
+        let destination = reach.open_destination(b"destination", false, MissingDestination::WithMode(None)).unwrap();
         (directory, manifest_of(&source.join("")), destination)
     }
 
@@ -426,7 +426,7 @@ mod tests {
     #[test]
     fn an_empty_destination_gets_everything() {
         let (directory, manifest, destination) = fixture();
-        let plan = decide(&destination, &manifest, policy(Overwrite::Never), &NothingBefore).unwrap();
+        let plan = decide(&destination, &manifest, policy(Overwrite::Never), &NoEarlierAttempt).unwrap();
         assert!(plan.actions.iter().all(|&action| action == Action::Create));
         make(&destination, &manifest, &plan.actions).unwrap();
         assert!(directory.path().join("destination/d").is_dir());
@@ -437,10 +437,10 @@ mod tests {
     fn a_different_file_refuses_the_transfer_unless_it_may_be_replaced() {
         let (directory, manifest, destination) = fixture();
         fs::write(directory.path().join("destination/a"), "other").unwrap();
-        let refusal = decide(&destination, &manifest, policy(Overwrite::Never), &NothingBefore).unwrap_err();
+        let refusal = decide(&destination, &manifest, policy(Overwrite::Never), &NoEarlierAttempt).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::Collision);
         assert!(refusal.text.contains("'a'"), "{refusal}");
-        let plan = decide(&destination, &manifest, policy(Overwrite::Changed), &NothingBefore).unwrap();
+        let plan = decide(&destination, &manifest, policy(Overwrite::Changed), &NoEarlierAttempt).unwrap();
         assert_eq!(plan.actions[0], Action::Replace);
     }
 
@@ -458,14 +458,17 @@ mod tests {
             (Overwrite::Content, Action::Replace),
             (Overwrite::Always, Action::Replace),
         ] {
-            assert_eq!(decide(&destination, &manifest, policy(overwrite), &NothingBefore).unwrap().actions[0], action);
+            assert_eq!(
+                decide(&destination, &manifest, policy(overwrite), &NoEarlierAttempt).unwrap().actions[0],
+                action
+            );
         }
     }
 
     struct AtAnotherTime;
     impl StoredBefore for AtAnotherTime {
-        fn before(&self, _: &Entry<'_>, _: &Stat) -> Before {
-            Before::StoredAtAnotherTime
+        fn before(&self, _: &Entry<'_>, _: &Stat) -> EarlierResult {
+            EarlierResult::StoredAtAnotherTime
         }
     }
 
@@ -489,7 +492,7 @@ mod tests {
     fn kinds_that_contradict_each_other_are_refused_even_if_everything_may_be_replaced() {
         let (directory, manifest, destination) = fixture();
         fs::write(directory.path().join("destination/d"), "a file").unwrap();
-        let refusal = decide(&destination, &manifest, policy(Overwrite::Always), &NothingBefore).unwrap_err();
+        let refusal = decide(&destination, &manifest, policy(Overwrite::Always), &NoEarlierAttempt).unwrap_err();
         assert!(refusal.text.contains("not a directory"), "{refusal}");
     }
 
@@ -497,7 +500,7 @@ mod tests {
     fn a_symlink_on_the_way_is_refused() {
         let (directory, manifest, destination) = fixture();
         std::os::unix::fs::symlink("/tmp", directory.path().join("destination/d")).unwrap();
-        let refusal = decide(&destination, &manifest, policy(Overwrite::Always), &NothingBefore).unwrap_err();
+        let refusal = decide(&destination, &manifest, policy(Overwrite::Always), &NoEarlierAttempt).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::Collision, "{refusal}");
     }
 
@@ -507,7 +510,7 @@ mod tests {
         let (directory, manifest, destination) = fixture();
         let place = directory.path().join("destination/l");
         let link = manifest.entries().find(|(_, entry)| entry.kind == EntryKind::Symlink).unwrap().0 as usize;
-        let decided = |overwrite| decide(&destination, &manifest, policy(overwrite), &NothingBefore);
+        let decided = |overwrite| decide(&destination, &manifest, policy(overwrite), &NoEarlierAttempt);
         std::os::unix::fs::symlink("a", &place).unwrap();
         for overwrite in [Overwrite::Never, Overwrite::Changed, Overwrite::Content, Overwrite::Always] {
             assert_eq!(decided(overwrite).unwrap().actions[link], Action::Skip, "{overwrite:?}");
@@ -541,7 +544,7 @@ mod tests {
     #[test]
     fn a_symlink_whose_name_was_taken_after_the_plan_fails_by_name() {
         let (directory, manifest, destination) = fixture();
-        let actions = decide(&destination, &manifest, policy(Overwrite::Never), &NothingBefore).unwrap().actions;
+        let actions = decide(&destination, &manifest, policy(Overwrite::Never), &NoEarlierAttempt).unwrap().actions;
         let place = directory.path().join("destination/l");
         std::os::unix::fs::symlink("theirs", &place).unwrap();
         let made = make(&destination, &manifest, &actions).unwrap();
@@ -554,7 +557,7 @@ mod tests {
     #[test]
     fn a_directory_that_somebody_else_made_is_not_counted_as_made() {
         let (directory, manifest, destination) = fixture();
-        let actions = decide(&destination, &manifest, policy(Overwrite::Never), &NothingBefore).unwrap().actions;
+        let actions = decide(&destination, &manifest, policy(Overwrite::Never), &NoEarlierAttempt).unwrap().actions;
         fs::create_dir(directory.path().join("destination/d")).unwrap();
         let made = make(&destination, &manifest, &actions).unwrap();
         assert!(made.has_made && made.directories.is_empty());

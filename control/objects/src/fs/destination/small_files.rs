@@ -36,7 +36,7 @@ use crate::fs::destination::fresh_directories::{FreshDirectories, FreshDirectory
 use crate::fs::destination::modes::{PRIVATE, mode_to_have, permitted_in};
 use crate::fs::destination::names::split_name;
 use crate::fs::destination::small_files::descriptor_places::DescriptorPlaces;
-use crate::fs::destination::small_files::staged::{Nameless, Place, StagedFile, StagedPack, StoredFile};
+use crate::fs::destination::small_files::staged::{Place, StagedFile, StagedPack, StoredFile, UnnamedFile};
 use crate::fs::destination::temporary::temporary_name;
 
 /// The directory that files are being staged in.
@@ -180,7 +180,7 @@ impl Unpacking<'_> {
             }
             OpenPlace::There { directory, permitted } => {
                 let stage = |parent: &Arc<OwnedFd>, last: &Path| {
-                    let beside = Beside { parent, last, permitted, action };
+                    let beside = UnpackTarget { parent, last, permitted, action };
                     self.stage_beside(&beside, content, &attributes)
                 };
                 self.destination.in_directory_of(self.name(file), directory, stage)?
@@ -224,11 +224,11 @@ impl Unpacking<'_> {
     /// Makes a file that gets its name by itself.
     fn stage_beside(
         &self,
-        beside: &Beside<'_>,
+        beside: &UnpackTarget<'_>,
         content: &[u8],
         attributes: &Attributes,
     ) -> Result<(Place, Refused), Errno> {
-        let &Beside { parent, last, permitted, action } = beside;
+        let &UnpackTarget { parent, last, permitted, action } = beside;
         let new = (!attributes.is_mode_preserved && action != Action::Replace)
             .then(|| Mode::from_raw_mode(attributes.mode.into()) & permitted);
         let (written, place) = self.open_staged(parent, new.unwrap_or(PRIVATE))?;
@@ -237,18 +237,18 @@ impl Unpacking<'_> {
             let mode = match (attributes.preserved_mode(), &place) {
                 (Some(mode), _) => Some(mode),
                 // It was made with it.
-                (None, StagedPlace::Nameless(_)) if new.is_some() => None,
+                (None, StagedPlace::UnnamedFile(_)) if new.is_some() => None,
                 (None, _) => Some(mode_to_have(attributes.mode, &written, (&**parent, last), permitted, action)?),
             };
             set_attributes(&written, mode, attributes)
         };
         match (fill(), place) {
-            (Ok(refused), StagedPlace::Nameless(places)) => {
-                let nameless = Nameless { file: written, parent: parent.clone(), _places: places };
-                Ok((Place::Nameless(nameless), refused))
+            (Ok(refused), StagedPlace::UnnamedFile(places)) => {
+                let nameless = UnnamedFile { file: written, parent: parent.clone(), _places: places };
+                Ok((Place::UnnamedFile(nameless), refused))
             }
             (Ok(refused), StagedPlace::Named(name)) => Ok((Place::Partial(name, parent.clone()), refused)),
-            (Err(error), StagedPlace::Nameless(_)) => Err(error),
+            (Err(error), StagedPlace::UnnamedFile(_)) => Err(error),
             (Err(error), StagedPlace::Named(name)) => {
                 let _ = unlinkat(&**parent, &name, AtFlags::empty());
                 Err(error)
@@ -262,7 +262,7 @@ impl Unpacking<'_> {
     fn open_staged(&self, parent: &OwnedFd, mode: Mode) -> Result<(OwnedFd, StagedPlace), Errno> {
         if let Some(places) = DescriptorPlaces::take() {
             match openat(parent, ".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode) {
-                Ok(nameless) => return Ok((nameless, StagedPlace::Nameless(places))),
+                Ok(nameless) => return Ok((nameless, StagedPlace::UnnamedFile(places))),
                 Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
                 Err(error) => return Err(error),
             }
@@ -300,7 +300,7 @@ fn note_settled(settled: &mut Vec<(Arc<FreshDirectory>, u32)>, directory: &Arc<F
 
 /// Where a file will be that gets its name by itself.
 #[derive(Clone, Copy, Debug)]
-struct Beside<'a> {
+struct UnpackTarget<'a> {
     parent: &'a Arc<OwnedFd>,
     last: &'a Path,
     /// What new files in there may be permitted.
@@ -311,7 +311,7 @@ struct Beside<'a> {
 /// Where a file is that is being staged.
 #[derive(Debug)]
 enum StagedPlace {
-    Nameless(DescriptorPlaces),
+    UnnamedFile(DescriptorPlaces),
     Named(PathBuf),
 }
 
@@ -349,7 +349,7 @@ mod tests {
     use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
 
     use super::*;
-    use crate::fs::destination::Making;
+    use crate::fs::destination::MissingDestination;
     use crate::fs::reach::Reach;
 
     fn manifest() -> Manifest {
@@ -372,7 +372,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("d")).unwrap();
         let reach = Reach::Owner { directory: directory.path().to_owned() };
-        let destination = reach.open_destination(b"", false, Making::WithMode(None)).unwrap();
+        let destination = reach.open_destination(b"", false, MissingDestination::WithMode(None)).unwrap();
         (directory, destination)
     }
 

@@ -10,7 +10,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::fs::destination::Making;
+use crate::fs::destination::MissingDestination;
 use crate::fs::destination::refusals::{refusal, writing_above};
 use crate::fs::sources::open_beneath;
 
@@ -20,7 +20,7 @@ pub(super) struct Opener {
     pub(super) shown: PathBuf,
     /// The owner's own symlinks are followed on the way to the destination, a partner's never.
     pub(super) follows_symlinks: bool,
-    pub(super) making: Making,
+    pub(super) making: MissingDestination,
 }
 
 impl Opener {
@@ -45,7 +45,7 @@ impl Opener {
 
     /// Makes what is missing of `below`; the second value says whether the last directory was made.
     pub(super) fn make_directories(&self, below: &Path) -> Result<(OwnedFd, bool), Refusal> {
-        let Making::WithMode(mode) = self.making else {
+        let MissingDestination::WithMode(mode) = self.making else {
             // The deepest of those that are there: it says how much room there is.
             for (missing, directory) in below.ancestors().enumerate() {
                 let opened =

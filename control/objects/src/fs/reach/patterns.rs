@@ -17,7 +17,7 @@ use culvert_system::os_error::is_shortage;
 use rustix::fs::{AtFlags, Dir, FileType, Stat, statat};
 use rustix::io::Errno;
 
-use crate::fs::destination::Making;
+use crate::fs::destination::MissingDestination;
 use crate::fs::name_pattern::NamePattern;
 use crate::fs::reach::opener::Opener;
 use crate::fs::reach::{Reach, open_root, owner_path, permitted_path};
@@ -96,7 +96,8 @@ impl<'a> Search<'a> {
         };
         let is_owner = matches!(reach, Reach::Owner { .. });
         let shown = root.join(&below);
-        let opener = Opener { root: open_root(&root)?, shown, follows_symlinks: is_owner, making: Making::Nothing };
+        let opener =
+            Opener { root: open_root(&root)?, shown, follows_symlinks: is_owner, making: MissingDestination::Nothing };
         Ok(Self { reach, typed, host, opener, root, below, names_left: NAMES_MAX, unreadable: None })
     }
 

@@ -1,7 +1,7 @@
 //! Whether the directories that a partner may use can be used.
 
-use culvert_model::profile::{Leaves, Permission, PermittedRoot};
-use culvert_protocol::control::Leave;
+use culvert_model::profile::{Permission, PermissionSummary, PermittedRoot};
+use culvert_protocol::control::PermissionAnswer;
 use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat};
 use rustix::io::Errno;
 
@@ -40,14 +40,14 @@ pub fn obstacle(root: &PermittedRoot, writes: bool) -> Option<Obstacle> {
 
 /// What these directories come to. May wait for a disk.
 #[must_use]
-pub fn leaves_of(roots: &[PermittedRoot]) -> Leaves {
+pub fn leaves_of(roots: &[PermittedRoot]) -> PermissionSummary {
     let leave = |may: fn(Permission) -> bool, writes: bool| {
         let permitted = || roots.iter().filter(|root| may(root.permission));
         match permitted().next() {
-            None => Leave::No,
-            Some(_) if permitted().any(|root| obstacle(root, writes).is_none()) => Leave::Yes,
-            Some(_) => Leave::Unusable,
+            None => PermissionAnswer::No,
+            Some(_) if permitted().any(|root| obstacle(root, writes).is_none()) => PermissionAnswer::Yes,
+            Some(_) => PermissionAnswer::Unusable,
         }
     };
-    Leaves { store: leave(Permission::writes, true), fetch: leave(Permission::reads, false) }
+    PermissionSummary { store: leave(Permission::writes, true), fetch: leave(Permission::reads, false) }
 }

@@ -138,7 +138,7 @@ enum Seen {
     /// It is a directory, as what another source has under it, and has other things in it.
     Merged,
     /// It has been listed.
-    Before,
+    EarlierResult,
 }
 
 /// The source that is being listed.
@@ -218,7 +218,7 @@ impl Listing<'_> {
     fn look_up(&self, name: &[u8], stat: &Stat) -> Result<Seen, SourceError> {
         let Some(listed) = self.listed.get(&hash_of(name)).filter(|_| self.is_several) else { return Ok(Seen::New) };
         if listed.identity == (stat.st_dev, stat.st_ino) {
-            return Ok(Seen::Before);
+            return Ok(Seen::EarlierResult);
         }
         if listed.is_directory && kind_of(stat) == FileType::Directory {
             return Ok(Seen::Merged);
@@ -281,7 +281,7 @@ impl Listing<'_> {
         match self.look_up(name, stat)? {
             Seen::New => {}
             Seen::Merged => return Ok(true),
-            Seen::Before => return Ok(false),
+            Seen::EarlierResult => return Ok(false),
         }
         let path = place.origin.path(name);
         let mut target = Vec::new();

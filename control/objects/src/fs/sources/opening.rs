@@ -9,7 +9,7 @@ use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, fstat, seek};
 use rustix::io::Errno;
 
 use super::Content;
-use super::version::{Look, SourceVersion, TRIES_MAX, changed, check_listed, unreadable};
+use super::version::{Recheck, SourceVersion, TRIES_MAX, changed, check_listed, unreadable};
 use crate::source::{ObjectSource, OpenedSource, SourceContent, Version};
 
 impl ObjectSource for Content {
@@ -55,7 +55,7 @@ impl ObjectSource for Content {
         let opened = self.open_file(manifest, file, OFlags::empty());
         let opened = opened.map_err(|error| unreadable(manifest, file, error))?;
         for _ in 0..TRIES_MAX {
-            if read_version(manifest, file, &opened, place)? == Look::Same {
+            if read_version(manifest, file, &opened, place)? == Recheck::Same {
                 return Ok(());
             }
         }
@@ -64,7 +64,7 @@ impl ObjectSource for Content {
 }
 
 /// Reads a file, and looks whether it was of one version.
-fn read_version(manifest: &Manifest, file: u32, opened: &OwnedFd, place: &mut [u8]) -> Result<Look, FileError> {
+fn read_version(manifest: &Manifest, file: u32, opened: &OwnedFd, place: &mut [u8]) -> Result<Recheck, FileError> {
     let version = SourceVersion::begin(manifest, file, opened)?;
     let mut read = 0;
     while read < place.len() {

@@ -55,7 +55,7 @@ impl SourceVersion {
     ///
     /// # Errors
     /// What to say of the file if it is not.
-    pub fn check(&self, manifest: &Manifest, file: u32, opened: &OwnedFd) -> Result<Look, FileError> {
+    pub fn check(&self, manifest: &Manifest, file: u32, opened: &OwnedFd) -> Result<Recheck, FileError> {
         let now = fstat(opened).map_err(|error| unreadable(manifest, file, error))?;
         check_listed(manifest, file, &now)?;
         look(&self.stat, &now).ok_or_else(|| changed(manifest, file))
@@ -75,7 +75,7 @@ impl SourceVersion {
     ) -> Result<(), FileError> {
         let mut tries = 0;
         let mut seen = *self;
-        while seen.check(manifest, file, opened)? == Look::Touched {
+        while seen.check(manifest, file, opened)? == Recheck::Touched {
             tries += 1;
             let Some(hash) = hash.filter(|_| tries <= TRIES_MAX) else { return Err(changed(manifest, file)) };
             seen = Self::begin(manifest, file, opened)?;
@@ -130,7 +130,7 @@ pub fn check_listed(manifest: &Manifest, file: u32, now: &Stat) -> Result<(), Fi
 
 /// What a second look at a file finds that did not change in size or time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub enum Recheck {
     /// The same version.
     Same,
     /// Its inode has changed: its mode, owner, name or links; or its content, whose time was set
@@ -139,11 +139,11 @@ pub enum Look {
 }
 
 /// Compares two looks; `None` if there are two versions.
-fn look(before: &Stat, after: &Stat) -> Option<Look> {
+fn look(before: &Stat, after: &Stat) -> Option<Recheck> {
     let content = |stat: &Stat| (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
     let inode = |stat: &Stat| (stat.st_ctime, stat.st_ctime_nsec);
     let is_same_content = content(before) == content(after);
-    is_same_content.then(|| if inode(before) == inode(after) { Look::Same } else { Look::Touched })
+    is_same_content.then(|| if inode(before) == inode(after) { Recheck::Same } else { Recheck::Touched })
 }
 
 /// The hash of all that an open file holds.
@@ -260,7 +260,7 @@ mod tests {
             let room = room();
             let before = fs::metadata(&room.path).unwrap();
             let version = SourceVersion::begin(&room.tree.listing.manifest, 0, &room.opened).unwrap();
-            assert_eq!(version.check(&room.tree.listing.manifest, 0, &room.opened).unwrap(), Look::Same);
+            assert_eq!(version.check(&room.tree.listing.manifest, 0, &room.opened).unwrap(), Recheck::Same);
             // Right after the beginning: on a file system with coarse times the stamp would be that
             // of the first version.
             change(&room.path, &before);
@@ -293,7 +293,7 @@ mod tests {
         let version = SourceVersion::begin(&room.tree.listing.manifest, 0, &room.opened).unwrap();
         let check = |hash| version.check_content(&room.tree.listing.manifest, 0, &room.opened, hash);
         fs::set_permissions(&room.path, fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(version.check(&room.tree.listing.manifest, 0, &room.opened).unwrap(), Look::Touched);
+        assert_eq!(version.check(&room.tree.listing.manifest, 0, &room.opened).unwrap(), Recheck::Touched);
         check(hash()).unwrap();
         fs::hard_link(&room.path, room.path.with_extension("link")).unwrap();
         check(hash()).unwrap();

@@ -7,7 +7,7 @@ use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use culvert_link::kernel_bypass::{Census, NextHop};
+use culvert_link::kernel_bypass::{NextHop, ProgramCounters};
 use culvert_link::messages::ToDataPlane;
 use tokio::sync::oneshot;
 
@@ -15,7 +15,7 @@ use crate::dataplane::followed::FlowSlot;
 use crate::dataplane::life::{DataPlane, lock};
 use crate::dataplane::placement::Placement;
 use crate::next_hop::Tables;
-use crate::next_hop::asking::Asker;
+use crate::next_hop::asking::NeighborProber;
 use crate::next_hop::events::Changes;
 
 /// Changes come in groups (an address, its routes, its neighbours): so long is waited for the rest.
@@ -65,7 +65,7 @@ impl DataPlane {
 
     /// What the steering program has counted; `None` without AF_XDP, or if the process does not
     /// answer.
-    pub async fn census(&self) -> Option<Census> {
+    pub async fn census(&self) -> Option<ProgramCounters> {
         self.af_xdp?;
         let (answer, answered) = oneshot::channel();
         lock(&self.waiters).censuses.push(answer);
@@ -103,7 +103,7 @@ impl DataPlane {
 
     /// Looks up all next hops again, tells the lanes what changed, and triggers resolution of
     /// neighbors that have been silent.
-    fn refresh_next_hops(&self, asker: &mut Asker) {
+    fn refresh_next_hops(&self, asker: &mut NeighborProber) {
         let Some((_, interface)) = self.af_xdp else { return };
         let partners = lock(&self.followed).partners();
         if partners.is_empty() {
@@ -124,7 +124,7 @@ impl DataPlane {
 /// Follows the kernel's tables for as long as the data plane lives: a gateway that changes, a
 /// neighbour that is found or lost, a link that goes down.
 pub(super) async fn follow_next_hops(plane: Weak<DataPlane>) {
-    let mut asker = Asker::new(Instant::now());
+    let mut asker = NeighborProber::new(Instant::now());
     let mut changes = Changes::subscribe().ok();
     loop {
         let change = async {

@@ -39,10 +39,10 @@ impl DataPlane {
             (Event::Delivered { flow, chunk, times }, _) => to_send(flow, SendEvent::Delivered { chunk, times }),
             (Event::ReadFailed { flow, chunk, error }, _) => to_send(flow, SendEvent::ReadFailed { chunk, error }),
             (Event::Withdrawn { flow, chunk }, _) => to_send(flow, SendEvent::Withdrawn { chunk }),
-            (Event::Asks { flow, chunk, chunk_bytes }, _) => {
-                to_receive(flow, ReceiveEvent::Asks { chunk, chunk_bytes });
+            (Event::PlacementNeeded { flow, chunk, chunk_bytes }, _) => {
+                to_receive(flow, ReceiveEvent::PlacementNeeded { chunk, chunk_bytes });
             }
-            (Event::Hand { flow, chunk, .. }, Some(buffer)) => to_receive(flow, ReceiveEvent::Hand { chunk, buffer }),
+            (Event::Lend { flow, chunk, .. }, Some(buffer)) => to_receive(flow, ReceiveEvent::Lend { chunk, buffer }),
             (Event::Written { flow, chunk, hash, times }, _) => {
                 to_receive(flow, ReceiveEvent::Written { chunk, hash, times });
             }
@@ -68,7 +68,7 @@ impl DataPlane {
             (Event::OthersWaitForReceive { flow, incomplete, whole }, _) => {
                 to_receive(flow, ReceiveEvent::OthersWait { incomplete, whole });
             }
-            (Event::Fill { .. } | Event::Hand { .. }, None) => {}
+            (Event::Fill { .. } | Event::Lend { .. }, None) => {}
         }
     }
 }

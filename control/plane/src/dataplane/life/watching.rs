@@ -21,7 +21,7 @@ impl DataPlane {
             }
             FromDataPlane::SendOpened { lane, slot } => waiters.send_opened.remove(&(*lane, *slot)),
             FromDataPlane::ReceiveOpened { lane, slot } => waiters.receive_opened.remove(&(*lane, *slot)),
-            FromDataPlane::Census(census) => {
+            FromDataPlane::ProgramCounters(census) => {
                 // One count answers all who have asked so far.
                 for waiter in waiters.censuses.drain(..) {
                     let _ = waiter.send(census.clone());

@@ -21,13 +21,13 @@ const KEEPER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Rules, and the process that removes them when this is gone.
 #[derive(Debug, Default)]
-pub struct KeptRules {
+pub struct RuleGuard {
     /// The installed rules.
     pub rules: Rules,
     keeper: Option<Keeper>,
 }
 
-impl KeptRules {
+impl RuleGuard {
     /// Sets the rules of lanes that are bound to `bind`, as far as the NIC takes them, and starts a
     /// keeper for them.
     #[must_use]

@@ -46,7 +46,7 @@ pub struct StoredFile {
 #[derive(Debug)]
 pub(super) enum Place {
     /// Nowhere: only this process has it.
-    Nameless(Nameless),
+    UnnamedFile(UnnamedFile),
     /// Under a temporary name, in this directory.
     Partial(PathBuf, Arc<OwnedFd>),
     /// In a directory that is being filled, under its own name; and what it is.
@@ -60,7 +60,7 @@ impl StagedFile {
     pub fn fresh(&self) -> Option<(&Arc<FreshDirectory>, StoredFile)> {
         match &self.place {
             Place::Fresh(directory, stat) => Some((directory, self.stored(*stat))),
-            Place::Nameless(_) | Place::Partial(..) => None,
+            Place::UnnamedFile(_) | Place::Partial(..) => None,
         }
     }
 
@@ -81,14 +81,14 @@ impl StagedFile {
                 let remove = || unlinkat(&**parent, partial, AtFlags::empty());
                 let _ = destination.opening(directory, remove);
             }
-            Place::Nameless(_) => {}
+            Place::UnnamedFile(_) => {}
         }
     }
 
     /// Gives the file its name, and says what it is then.
     pub(super) fn link_into_place(&self, destination: &Destination, name: &[u8], last: &Path) -> Result<Stat, Errno> {
         match &self.place {
-            Place::Nameless(Nameless { file, parent, .. }) => {
+            Place::UnnamedFile(UnnamedFile { file, parent, .. }) => {
                 let link = |parent: &Arc<OwnedFd>, last: &Path| self.link_nameless(destination, file, parent, last);
                 destination.in_directory_of(name, parent.clone(), link)?;
                 fstat(file)
@@ -137,7 +137,7 @@ impl StagedFile {
 
 /// A file without a name, and where it belongs.
 #[derive(Debug)]
-pub(super) struct Nameless {
+pub(super) struct UnnamedFile {
     pub(super) file: OwnedFd,
     pub(super) parent: Arc<OwnedFd>,
     pub(super) _places: DescriptorPlaces,

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use culvert_protocol::control::{Message, PROTOCOL_VERSION, RefusalCode, Wish};
+use culvert_protocol::control::{Message, PROTOCOL_VERSION, RefusalCode, RequestedAction};
 use culvert_protocol::identity::Identity;
 use culvert_state::StateDirectory;
 use culvert_tests::greedy_stranger::Greedy;
@@ -27,7 +27,7 @@ const SERVED: Duration = Duration::from_secs(6);
 fn introduction(state: &Path, port: u16) -> Duration {
     let began = Instant::now();
     let mut partner = Stranger::introduced(state, port);
-    partner.say(&request(Wish::Pull { sources: vec![b"/nowhere".to_vec()] }));
+    partner.say(&request(RequestedAction::Pull { sources: vec![b"/nowhere".to_vec()] }));
     assert_eq!(partner.hear_refusal().code, RefusalCode::NotPermitted);
     began.elapsed()
 }
@@ -262,7 +262,7 @@ fn paths_of_partners_are_bounded_in_refusals_records_and_the_log() {
     let before = own_kib(node.process_id());
     let ask = |path: Vec<u8>| {
         let mut partner = Stranger::introduced(&pair.here, node.port);
-        partner.say(&request(Wish::Pull { sources: vec![path] }));
+        partner.say(&request(RequestedAction::Pull { sources: vec![path] }));
         let refusal = partner.hear_refusal();
         assert!(refusal.text.len() <= 1 << 10, "{} bytes", refusal.text.len());
         refusal

@@ -1,5 +1,5 @@
-//! What a lane and the attendant (the data plane's main thread) pass to each other: flows and keys,
-//! which are allocated and freed where it does not matter.
+//! What a lane and the coordinator (the data plane's main thread) pass to each other: flows and
+//! keys, which are allocated and freed where it does not matter.
 
 use crossbeam::queue::ArrayQueue;
 use culvert_link::capture::Tap;
@@ -17,9 +17,9 @@ use crate::datapath::udp::source::SourceSocket;
 /// Enough for every flow of a lane to come, go and request a key at the same time.
 const QUEUE_LENGTH: usize = 2_048;
 
-/// From the attendant to the lane.
+/// From the coordinator to the lane.
 #[derive(Debug)]
-pub enum Delivery {
+pub enum ToLane {
     /// A sending flow, ready to go.
     Send(Box<SendFlow>),
     /// A receiving flow, ready to go.
@@ -60,9 +60,9 @@ pub enum Delivery {
     },
 }
 
-/// From the lane to the attendant.
+/// From the lane to the coordinator.
 #[derive(Debug)]
-pub enum Departure {
+pub enum FromLane {
     /// A flow to be freed.
     Send(Box<SendFlow>),
     /// A flow to be freed.
@@ -85,61 +85,61 @@ pub enum Departure {
     },
 }
 
-/// The two queues between a lane and the attendant.
+/// The two queues between a lane and the coordinator.
 #[derive(Debug)]
-pub struct Attendance {
-    deliveries: ArrayQueue<Delivery>,
-    departures: ArrayQueue<Departure>,
+pub struct Handoff {
+    to_lane: ArrayQueue<ToLane>,
+    from_lane: ArrayQueue<FromLane>,
     lane_bell: OwnedFd,
-    attendant_bell: OwnedFd,
+    coordinator_bell: OwnedFd,
 }
 
-impl Attendance {
-    /// The queues of a lane. `lane_bell` wakes the lane; `attendant_bell`, an eventfd, the
-    /// attendant.
+impl Handoff {
+    /// The queues of a lane. `lane_bell` wakes the lane; `coordinator_bell`, an eventfd, the
+    /// coordinator.
     #[must_use]
-    pub fn new(lane_bell: OwnedFd, attendant_bell: OwnedFd) -> Self {
+    pub fn new(lane_bell: OwnedFd, coordinator_bell: OwnedFd) -> Self {
         Self {
-            deliveries: ArrayQueue::new(QUEUE_LENGTH),
-            departures: ArrayQueue::new(QUEUE_LENGTH),
+            to_lane: ArrayQueue::new(QUEUE_LENGTH),
+            from_lane: ArrayQueue::new(QUEUE_LENGTH),
             lane_bell,
-            attendant_bell,
+            coordinator_bell,
         }
     }
 
     /// Hands something to the lane; false if its queue is full, which a lane that takes turns never
     /// lets happen.
     #[must_use]
-    pub fn deliver(&self, delivery: Delivery) -> bool {
-        let delivered = self.deliveries.push(delivery).is_ok();
+    pub fn deliver(&self, delivery: ToLane) -> bool {
+        let delivered = self.to_lane.push(delivery).is_ok();
         ring(self.lane_bell.as_fd());
         delivered
     }
 
-    /// Takes what the attendant delivered.
+    /// Takes what the coordinator delivered.
     #[inline]
     #[must_use]
-    pub fn next_delivery(&self) -> Option<Delivery> {
-        self.deliveries.pop()
+    pub fn next_delivery(&self) -> Option<ToLane> {
+        self.to_lane.pop()
     }
 
     /// Whether something was delivered.
     #[must_use]
     pub fn has_deliveries(&self) -> bool {
-        !self.deliveries.is_empty()
+        !self.to_lane.is_empty()
     }
 
-    /// Hands something to the attendant.
-    pub fn depart(&self, departure: Departure) {
-        // A full queue means that the attendant hangs; what is lost then is freed here or requested
-        // again.
-        let _ = self.departures.push(departure);
-        ring(self.attendant_bell.as_fd());
+    /// Hands something to the coordinator.
+    pub fn depart(&self, departure: FromLane) {
+        // A full queue means that the coordinator hangs; what is lost then is freed here or
+        // requested again.
+        let _ = self.from_lane.push(departure);
+        ring(self.coordinator_bell.as_fd());
     }
 
     /// Takes what the lane handed over.
     #[must_use]
-    pub fn next_departure(&self) -> Option<Departure> {
-        self.departures.pop()
+    pub fn next_departure(&self) -> Option<FromLane> {
+        self.from_lane.pop()
     }
 }

@@ -1,10 +1,10 @@
 //! Slots held by hosts or partners, so that none of them can take everybody's.
 //!
-//! A connection that waits in a lobby costs little, and only its next step shows whether it is
+//! A connection that waits in a pool costs little, and only its next step shows whether it is
 //! honest. Newcomers are therefore never refused there: the oldest waiting connection makes room,
 //! first among the same holder's, then among those of the holder with the most. An honest
 //! connection moves on within one or two round trips; one that just waits loses its slot to the
-//! next. A busy one ([`Place::settle`]) keeps its slot; if all are busy, the newcomer gets an
+//! next. A busy one ([`Slot::settle`]) keeps its slot; if all are busy, the newcomer gets an
 //! error.
 
 use std::collections::{BTreeMap, HashMap};
@@ -50,7 +50,7 @@ struct Taken<K> {
 }
 
 #[derive(Debug)]
-struct Book<K> {
+struct SlotTable<K> {
     next: u64,
     /// In the order in which they were taken.
     taken: BTreeMap<u64, Taken<K>>,
@@ -58,60 +58,60 @@ struct Book<K> {
 
 /// Places for holders of one kind.
 #[derive(Debug)]
-pub struct Places<K> {
+pub struct SlotPool<K> {
     limits: Limits,
-    book: Mutex<Book<K>>,
+    table: Mutex<SlotTable<K>>,
 }
 
-impl<K: Copy + Eq + Hash> Places<K> {
+impl<K: Copy + Eq + Hash> SlotPool<K> {
     /// Empty places.
     #[must_use]
     pub fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, book: Mutex::new(Book { next: 0, taken: BTreeMap::new() }) })
+        Arc::new(Self { limits, table: Mutex::new(SlotTable { next: 0, taken: BTreeMap::new() }) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Book<K>> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, SlotTable<K>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a slot, evicting the oldest waiting holder if none is free.
     ///
     /// # Errors
     /// [`Full`] if all candidates for eviction are busy.
-    pub fn take(self: &Arc<Self>, holder: K) -> Result<Place<K>, Full> {
+    pub fn take(self: &Arc<Self>, holder: K) -> Result<Slot<K>, Full> {
         self.take_from(self.lock(), holder)
     }
 
-    /// Like [`Places::take`], for slots whose busy holders stay as long as they like, so that
+    /// Like [`SlotPool::take`], for slots whose busy holders stay as long as they like, so that
     /// several holders together could lock out all others. A holder gets at most as many slots as
     /// remain free, so each leaves at least half of what it found, and the last `reserved` are for
     /// holders that have none.
     ///
     /// # Errors
     /// [`Full`].
-    pub fn take_beside(self: &Arc<Self>, holder: K, reserved: usize) -> Result<Place<K>, Full> {
-        let book = self.lock();
-        let (own, free) = (book.count_of(holder), self.limits.all.saturating_sub(book.taken.len()));
+    pub fn take_beside(self: &Arc<Self>, holder: K, reserved: usize) -> Result<Slot<K>, Full> {
+        let table = self.lock();
+        let (own, free) = (table.count_of(holder), self.limits.all.saturating_sub(table.taken.len()));
         if own > 0 && (own >= free || free <= reserved) {
             return Err(Full::Holder);
         }
-        self.take_from(book, holder)
+        self.take_from(table, holder)
     }
 
-    fn take_from(self: &Arc<Self>, mut book: MutexGuard<'_, Book<K>>, holder: K) -> Result<Place<K>, Full> {
-        let own = book.count_of(holder);
+    fn take_from(self: &Arc<Self>, mut table: MutexGuard<'_, SlotTable<K>>, holder: K) -> Result<Slot<K>, Full> {
+        let own = table.count_of(holder);
         if own >= self.limits.each {
-            book.make_room(|taken| *taken == holder).ok_or(Full::Holder)?;
-        } else if book.taken.len() >= self.limits.all {
-            let largest = book.largest().ok_or(Full::All)?;
-            book.make_room(|taken| *taken == largest).ok_or(Full::All)?;
+            table.make_room(|taken| *taken == holder).ok_or(Full::Holder)?;
+        } else if table.taken.len() >= self.limits.all {
+            let largest = table.largest().ok_or(Full::All)?;
+            table.make_room(|taken| *taken == largest).ok_or(Full::All)?;
         }
         let (leave, asked) = oneshot::channel();
-        let id = book.next;
-        book.next += 1;
-        book.taken.insert(id, Taken { holder, leave: Some(leave) });
-        drop(book);
-        Ok(Place { places: self.clone(), id, asked: Some(asked) })
+        let id = table.next;
+        table.next += 1;
+        table.taken.insert(id, Taken { holder, leave: Some(leave) });
+        drop(table);
+        Ok(Slot { slots: self.clone(), id, asked: Some(asked) })
     }
 
     /// How many are taken.
@@ -121,7 +121,7 @@ impl<K: Copy + Eq + Hash> Places<K> {
     }
 }
 
-impl<K: Copy + Eq + Hash> Book<K> {
+impl<K: Copy + Eq + Hash> SlotTable<K> {
     fn count_of(&self, holder: K) -> usize {
         self.taken.values().filter(|taken| taken.holder == holder).count()
     }
@@ -147,13 +147,13 @@ impl<K: Copy + Eq + Hash> Book<K> {
 
 /// A place; free again when it is dropped.
 #[derive(Debug)]
-pub struct Place<K: Copy + Eq + Hash> {
-    places: Arc<Places<K>>,
+pub struct Slot<K: Copy + Eq + Hash> {
+    slots: Arc<SlotPool<K>>,
     id: u64,
     asked: Option<oneshot::Receiver<()>>,
 }
 
-impl<K: Copy + Eq + Hash> Place<K> {
+impl<K: Copy + Eq + Hash> Slot<K> {
     /// Waits until somebody else needs the place. It is lost then.
     pub async fn lost(&mut self) {
         if let Some(asked) = &mut self.asked {
@@ -176,22 +176,22 @@ impl<K: Copy + Eq + Hash> Place<K> {
     /// What settles while somebody else waits whether the place is lost.
     #[must_use]
     pub fn worker(&self) -> Worker<K> {
-        Worker { places: self.places.clone(), id: self.id }
+        Worker { slots: self.slots.clone(), id: self.id }
     }
 }
 
-/// See [`Place::worker`].
+/// See [`Slot::worker`].
 #[derive(Clone, Debug)]
 pub struct Worker<K> {
-    places: Arc<Places<K>>,
+    slots: Arc<SlotPool<K>>,
     id: u64,
 }
 
 impl<K: Copy + Eq + Hash> Worker<K> {
-    /// See [`Place::settle`].
+    /// See [`Slot::settle`].
     #[must_use]
     pub fn settle(&self) -> bool {
-        match self.places.lock().taken.get_mut(&self.id) {
+        match self.slots.lock().taken.get_mut(&self.id) {
             Some(taken) => {
                 taken.leave = None;
                 true
@@ -201,9 +201,9 @@ impl<K: Copy + Eq + Hash> Worker<K> {
     }
 }
 
-impl<K: Copy + Eq + Hash> Drop for Place<K> {
+impl<K: Copy + Eq + Hash> Drop for Slot<K> {
     fn drop(&mut self) {
-        self.places.lock().taken.remove(&self.id);
+        self.slots.lock().taken.remove(&self.id);
     }
 }
 
@@ -211,7 +211,7 @@ impl<K: Copy + Eq + Hash> Drop for Place<K> {
 mod tests {
     use super::*;
 
-    fn is_lost(place: &mut Place<u32>) -> bool {
+    fn is_lost(place: &mut Slot<u32>) -> bool {
         use std::future::Future as _;
         let lost = std::pin::pin!(place.lost());
         lost.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
@@ -219,22 +219,22 @@ mod tests {
 
     #[test]
     fn who_has_sat_longest_among_the_same_holders_makes_room() {
-        let places = Places::new(Limits { all: 10, each: 2 });
-        let (mut first, mut second) = (places.take(1).unwrap(), places.take(1).unwrap());
-        let mut other = places.take(2).unwrap();
-        let mut third = places.take(1).unwrap();
+        let slots = SlotPool::new(Limits { all: 10, each: 2 });
+        let (mut first, mut second) = (slots.take(1).unwrap(), slots.take(1).unwrap());
+        let mut other = slots.take(2).unwrap();
+        let mut third = slots.take(1).unwrap();
         assert!(is_lost(&mut first) && !is_lost(&mut second) && !is_lost(&mut other) && !is_lost(&mut third));
-        assert_eq!(places.count(), 3);
+        assert_eq!(slots.count(), 3);
         drop(first);
-        assert_eq!(places.count(), 3, "a place was given back twice");
+        assert_eq!(slots.count(), 3, "a place was given back twice");
     }
 
     #[test]
     fn the_holder_with_most_makes_room_for_another() {
-        let places = Places::new(Limits { all: 6, each: 5 });
-        let mut greedy: Vec<_> = (0..5).map(|_| places.take(1).unwrap()).collect();
-        let mut modest = places.take(2).unwrap();
-        let mut fresh: Vec<_> = (3..6).map(|holder| places.take(holder).unwrap()).collect();
+        let slots = SlotPool::new(Limits { all: 6, each: 5 });
+        let mut greedy: Vec<_> = (0..5).map(|_| slots.take(1).unwrap()).collect();
+        let mut modest = slots.take(2).unwrap();
+        let mut fresh: Vec<_> = (3..6).map(|holder| slots.take(holder).unwrap()).collect();
         let lost = greedy.iter_mut().filter_map(|place| is_lost(place).then_some(())).count();
         assert_eq!(lost, 3);
         assert!(!is_lost(&mut modest) && !fresh.iter_mut().any(is_lost));
@@ -242,25 +242,25 @@ mod tests {
 
     #[test]
     fn who_is_at_work_stays_and_who_comes_is_told() {
-        let places = Places::new(Limits { all: 3, each: 2 });
-        let (mut one, two) = (places.take(1).unwrap(), places.take(1).unwrap());
+        let slots = SlotPool::new(Limits { all: 3, each: 2 });
+        let (mut one, two) = (slots.take(1).unwrap(), slots.take(1).unwrap());
         assert!(one.settle() && two.settle());
-        assert_eq!(places.take(1).err(), Some(Full::Holder));
-        let third = places.take(2).unwrap();
+        assert_eq!(slots.take(1).err(), Some(Full::Holder));
+        let third = slots.take(2).unwrap();
         assert!(third.settle());
-        assert_eq!(places.take(3).err(), Some(Full::All));
+        assert_eq!(slots.take(3).err(), Some(Full::All));
         assert!(!is_lost(&mut one));
         drop(two);
-        assert!(places.take(3).is_ok());
+        assert!(slots.take(3).is_ok());
     }
 
     #[test]
     fn holders_at_work_leave_places_to_those_that_have_none() {
-        let places = Places::new(Limits { all: 64, each: 32 });
+        let slots = SlotPool::new(Limits { all: 64, each: 32 });
         let mut held = Vec::new();
         let mut take_all = |holder: u32| {
             let before = held.len();
-            while let Ok(place) = places.take_beside(holder, 4) {
+            while let Ok(place) = slots.take_beside(holder, 4) {
                 assert!(place.settle());
                 held.push(place);
             }
@@ -271,10 +271,10 @@ mod tests {
         // Four are left: one for each that has none.
         assert_eq!((4..9).map(&mut take_all).collect::<Vec<_>>(), [1, 1, 1, 1, 0]);
         assert_eq!(take_all(0), 0);
-        assert_eq!(places.take_beside(9, 4).err(), Some(Full::All));
+        assert_eq!(slots.take_beside(9, 4).err(), Some(Full::All));
         held.truncate(24);
-        let place = places.take_beside(9, 4).unwrap();
-        assert!(places.take_beside(9, 4).is_ok(), "there is room again");
+        let place = slots.take_beside(9, 4).unwrap();
+        assert!(slots.take_beside(9, 4).is_ok(), "there is room again");
         drop(place);
     }
 }

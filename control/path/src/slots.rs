@@ -33,7 +33,7 @@ const NOWHERE: u16 = 9;
 
 /// The slots, and the results of requests.
 #[derive(Debug)]
-pub struct Places {
+pub struct SlotPool {
     partners: Mutex<HashSet<PublicKey>>,
     port: Arc<Semaphore>,
     path: Arc<Semaphore>,
@@ -62,7 +62,7 @@ pub struct CheckCounters {
     pub suppressed_probes: AtomicU64,
 }
 
-impl Default for Places {
+impl Default for SlotPool {
     fn default() -> Self {
         Self {
             partners: Mutex::default(),
@@ -77,12 +77,12 @@ fn busy(text: &str) -> Refusal {
     Refusal::new(RefusalCode::Temporary, text)
 }
 
-impl Places {
+impl SlotPool {
     /// A slot for a partner's check.
     ///
     /// # Errors
     /// The message for the partner.
-    pub fn take(self: &Arc<Self>, partner: PublicKey) -> Result<Place, Refusal> {
+    pub fn take(self: &Arc<Self>, partner: PublicKey) -> Result<Slot, Refusal> {
         let mut partners = self.partners.lock().unwrap_or_else(PoisonError::into_inner);
         if partners.contains(&partner) {
             return Err(busy(
@@ -93,7 +93,7 @@ impl Places {
             return Err(busy("this node is answering as many path checks as it can: try again in a minute"));
         }
         partners.insert(partner);
-        Ok(Place { places: self.clone(), partner })
+        Ok(Slot { slots: self.clone(), partner })
     }
 
     /// The probes' port, in the order of the requests.
@@ -115,14 +115,14 @@ impl Places {
 
 /// A partner's place, until it is dropped.
 #[derive(Debug)]
-pub struct Place {
-    places: Arc<Places>,
+pub struct Slot {
+    slots: Arc<SlotPool>,
     partner: PublicKey,
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.places.partners.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.partner);
+        self.slots.partners.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.partner);
     }
 }
 
@@ -162,15 +162,15 @@ mod tests {
 
     #[test]
     fn a_partner_has_one_place_and_leaves_the_others_theirs() {
-        let places = Arc::new(Places::default());
+        let slots = Arc::new(SlotPool::default());
         let partner = |number: usize| PublicKey([number as u8; 32]);
-        let first = places.take(partner(0)).unwrap();
-        assert!(places.take(partner(0)).unwrap_err().to_string().contains("a path check of this partner"));
-        let others: Vec<_> = (1..CHECKS_MAX).map(|number| places.take(partner(number)).unwrap()).collect();
-        assert!(places.take(partner(99)).unwrap_err().to_string().contains("as many path checks as it can"));
+        let first = slots.take(partner(0)).unwrap();
+        assert!(slots.take(partner(0)).unwrap_err().to_string().contains("a path check of this partner"));
+        let others: Vec<_> = (1..CHECKS_MAX).map(|number| slots.take(partner(number)).unwrap()).collect();
+        assert!(slots.take(partner(99)).unwrap_err().to_string().contains("as many path checks as it can"));
         drop(first);
-        assert!(places.take(partner(99)).is_ok());
+        assert!(slots.take(partner(99)).is_ok());
         drop(others);
-        assert!(places.partners.lock().unwrap().is_empty());
+        assert!(slots.partners.lock().unwrap().is_empty());
     }
 }

@@ -18,7 +18,7 @@ pub const PATIENCE_DEFAULT: Duration = Duration::from_secs(600);
 
 /// Watches whether a transfer gets anywhere.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct ProgressWatchdog {
     /// How long it may make no progress; no limit if none.
     limit: Option<Duration>,
     /// The most that there was so far. What is lost and comes again is no progress.
@@ -26,7 +26,7 @@ pub struct Patience {
     since: Instant,
 }
 
-impl Patience {
+impl ProgressWatchdog {
     /// A transfer that begins now.
     #[must_use]
     pub const fn new(limit: Option<Duration>, now: Instant) -> Self {
@@ -77,7 +77,7 @@ mod tests {
     fn patience_ends_when_nothing_changes_and_begins_anew_when_something_does() {
         let began = Instant::now();
         let at = |seconds| began + Duration::from_secs(seconds);
-        let mut patience = Patience::new(Some(Duration::from_secs(10)), began);
+        let mut patience = ProgressWatchdog::new(Some(Duration::from_secs(10)), began);
         let what = || "a chunk".to_owned();
         assert!(patience.check(0, at(9), what).is_ok());
         assert!(patience.check(1, at(9), what).is_ok());
@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(patience.still_for(at(18)), Duration::from_secs(9));
         let error = patience.check(1, at(19), what).unwrap_err();
         assert!(error.is_worth_another_try() && error.to_string().contains("a chunk"), "{error}");
-        let mut endless = Patience::new(None, began);
+        let mut endless = ProgressWatchdog::new(None, began);
         assert!(endless.check(0, at(1 << 30), what).is_ok());
     }
 }

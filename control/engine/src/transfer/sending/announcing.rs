@@ -14,7 +14,7 @@ use crate::transfer::sending::state::Sending;
 impl Sending {
     /// The receiver says for the first time that it has stored a chunk.
     pub(super) fn tell_chunk(&mut self, chunk: u32) {
-        let Some(telling) = &mut self.telling else { return };
+        let Some(telling) = &mut self.announcements else { return };
         let Payload::Files { tree, chunks } = &self.payload else { return };
         let files = match chunks.content(chunk) {
             Some(ChunkContent::Pack { files, .. }) => files.to_vec(),
@@ -35,7 +35,7 @@ impl Sending {
 
     /// The receiver had a chunk already. A file of which it had all is not sent, and not told.
     pub(super) fn tell_proven(&mut self, chunk: u32) {
-        let Some(telling) = &mut self.telling else { return };
+        let Some(telling) = &mut self.announcements else { return };
         let Payload::Files { tree, chunks } = &self.payload else { return };
         let Some(ChunkContent::Range { file, .. }) = chunks.content(chunk) else { return };
         let proven = telling.proven.entry(file).or_insert(0);
@@ -47,7 +47,7 @@ impl Sending {
 
     /// Everything is stored: what was not told yet is told now.
     pub(super) fn tell_rest(&mut self) {
-        if self.telling.is_none() {
+        if self.announcements.is_none() {
             return;
         }
         let Payload::Files { tree, .. } = &self.payload else { return };
@@ -61,7 +61,7 @@ impl Sending {
     }
 
     fn tell_file(&mut self, file: u32) {
-        let (Some(telling), Some(names)) = (&mut self.telling, &self.context.names) else { return };
+        let (Some(telling), Some(names)) = (&mut self.announcements, &self.context.names) else { return };
         let Payload::Files { tree, .. } = &self.payload else { return };
         if !self.failures.failed.contains(&file) && telling.told.insert(file) {
             names.add(

@@ -5,20 +5,20 @@ use std::sync::{Arc, OnceLock};
 
 use culvert_perfsonar::responder::ResponderCounters;
 
-use crate::guests::Guests;
-use crate::places::Places;
+use crate::measurement_peers::MeasurementPeers;
 use crate::settings::PathSettings;
+use crate::slots::SlotPool;
 
 /// What a node has for paths: its settings, and places for partners' checks.
 #[derive(Debug, Default)]
-pub struct PathRoom {
+pub struct PathService {
     settings: OnceLock<(PathSettings, u16)>,
     /// Whose checks are answered.
-    pub checks: Arc<Places>,
+    pub checks: Arc<SlotPool>,
     /// What the responder counted.
     pub counters: Arc<ResponderCounters>,
     /// Addresses that the responder answers in addition to those in its settings.
-    pub guests: Arc<Guests>,
+    pub measurement_peers: Arc<MeasurementPeers>,
     /// What became of documents for the archive.
     pub archive: ArchiveCounters,
 }
@@ -34,7 +34,7 @@ pub struct ArchiveCounters {
     pub failures: AtomicU64,
 }
 
-impl PathRoom {
+impl PathService {
     /// Takes the settings over, once. `port` is the control connection's: probes use the same
     /// number over UDP.
     pub fn configure(&self, settings: PathSettings, port: u16) {

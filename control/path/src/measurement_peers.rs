@@ -24,9 +24,9 @@ const CAME_MAX: usize = 1_024;
 /// seconds.
 const NAMES_MAX: usize = 1_024;
 
-/// The guests of a node's responder.
+/// The hosts that may measure to a node's responder.
 #[derive(Debug, Default)]
-pub struct Guests {
+pub struct MeasurementPeers {
     /// What responders ask. Its networks are set with the settings.
     permitted: Mutex<Permitted>,
     /// Where partners came from, and when last.
@@ -35,7 +35,7 @@ pub struct Guests {
     resolved: Mutex<HashSet<IpAddr>>,
 }
 
-impl Guests {
+impl MeasurementPeers {
     /// A partner's node came from an address.
     pub fn note_partner(&self, partner: PublicKey, address: IpAddr) {
         let is_new = {
@@ -64,11 +64,11 @@ impl Guests {
         others: Vec<String>,
     ) -> Result<(), String> {
         *self.permitted.lock().unwrap_or_else(PoisonError::into_inner) = permitted;
-        let guests = Arc::downgrade(self);
+        let measurement_peers = Arc::downgrade(self);
         // Resolvers block, for long if a name's servers are unreachable; a separate thread keeps
         // others from waiting.
-        let thread = std::thread::Builder::new().name("culvert-guests".to_owned());
-        let keeping = move || keep(&guests, known, &others);
+        let thread = std::thread::Builder::new().name("culvert-peers".to_owned());
+        let keeping = move || keep(&measurement_peers, known, &others);
         thread.spawn(keeping).map(drop).map_err(|error| format!("the responder's thread cannot start: {error}"))
     }
 
@@ -87,9 +87,9 @@ impl Guests {
 }
 
 /// Looks again and again, until the node is gone.
-fn keep(guests: &Weak<Guests>, profiles: impl Fn() -> Vec<NamedProfile>, others: &[String]) {
+fn keep(measurement_peers: &Weak<MeasurementPeers>, profiles: impl Fn() -> Vec<NamedProfile>, others: &[String]) {
     let mut known = HashMap::new();
-    while guests.strong_count() > 0 {
+    while measurement_peers.strong_count() > 0 {
         let (partners, hosts) = partners_and_hosts(&profiles());
         let hosts: Vec<String> = hosts.into_iter().chain(others.iter().cloned()).take(NAMES_MAX).collect();
         known.retain(|host, _| hosts.contains(host));
@@ -100,12 +100,12 @@ fn keep(guests: &Weak<Guests>, profiles: impl Fn() -> Vec<NamedProfile>, others:
                 known.insert(host.clone(), found);
             }
             // Those that are known by now need not wait for the rest.
-            let Some(guests) = guests.upgrade() else { return };
-            guests.update(known.values().flatten().copied().collect(), &partners);
+            let Some(measurement_peers) = measurement_peers.upgrade() else { return };
+            measurement_peers.update(known.values().flatten().copied().collect(), &partners);
         }
         if hosts.is_empty() {
-            let Some(guests) = guests.upgrade() else { return };
-            guests.update(HashSet::new(), &partners);
+            let Some(measurement_peers) = measurement_peers.upgrade() else { return };
+            measurement_peers.update(HashSet::new(), &partners);
         }
         std::thread::sleep(LOOK);
     }
@@ -139,24 +139,24 @@ mod tests {
 
     #[test]
     fn who_came_is_permitted_while_it_has_a_profile() {
-        let (guests, permitted) = (Guests::default(), Permitted::default());
-        *guests.permitted.lock().unwrap() = permitted.clone();
+        let (measurement_peers, permitted) = (MeasurementPeers::default(), Permitted::default());
+        *measurement_peers.permitted.lock().unwrap() = permitted.clone();
         let (partner, former) = (PublicKey([1; 32]), PublicKey([2; 32]));
         let [home, away, other] = ["192.0.2.1", "198.51.100.1", "203.0.113.1"].map(|text| text.parse().unwrap());
-        guests.note_partner(partner, away);
-        guests.note_partner(former, other);
+        measurement_peers.note_partner(partner, away);
+        measurement_peers.note_partner(former, other);
         assert!(permitted.contains(away) && permitted.contains(other) && !permitted.contains(home));
-        guests.update(HashSet::from([home]), &HashSet::from([partner]));
+        measurement_peers.update(HashSet::from([home]), &HashSet::from([partner]));
         assert!(permitted.contains(home) && permitted.contains(away) && !permitted.contains(other));
     }
 
     #[test]
     fn addresses_are_bounded_and_names_resolved() {
-        let guests = Guests::default();
+        let measurement_peers = MeasurementPeers::default();
         for number in 0..2 * CAME_MAX as u32 {
-            guests.note_partner(PublicKey([1; 32]), IpAddr::V4(number.into()));
+            measurement_peers.note_partner(PublicKey([1; 32]), IpAddr::V4(number.into()));
         }
-        assert_eq!(guests.came.lock().unwrap().len(), CAME_MAX);
+        assert_eq!(measurement_peers.came.lock().unwrap().len(), CAME_MAX);
         assert!(addresses_of("localhost").iter().all(IpAddr::is_loopback) && !addresses_of("localhost").is_empty());
         assert_eq!(addresses_of("::ffff:192.0.2.1"), HashSet::from(["192.0.2.1".parse().unwrap()]));
         assert!(addresses_of("no-such-host.invalid").is_empty());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use culvert_link::commands::{Event, ReceiveSlot, SendSlot};
 
-use super::flows::{Attendance, Departure};
+use super::handoff::{FromLane, Handoff};
 use super::jobs::Role;
 use super::receiving::ReceiveFlow;
 use super::resources::Resources;
@@ -12,9 +12,9 @@ use super::sending::SendFlow;
 
 /// The flows of a lane, and what they have in common.
 #[derive(Debug)]
-pub(super) struct Body {
+pub(super) struct FlowTable {
     pub(super) resources: Resources,
-    pub(super) attendance: Arc<Attendance>,
+    pub(super) handoff: Arc<Handoff>,
     pub(super) sends: Box<[Option<Box<SendFlow>>]>,
     pub(super) receives: Box<[Option<Box<ReceiveFlow>>]>,
     /// Slots in use, so that a turn looks at no empty one.
@@ -24,7 +24,7 @@ pub(super) struct Body {
     pub(super) busy_ns: u64,
 }
 
-impl Body {
+impl FlowTable {
     pub(super) const fn has_flows(&self) -> bool {
         !(self.active_sends.is_empty() && self.active_receives.is_empty())
     }
@@ -45,7 +45,7 @@ impl Body {
     pub(super) fn close_what_is_done(&mut self) {
         let (sends, receives) = (&mut self.sends, &mut self.receives);
         let Resources { link, jobs, shares, .. } = &mut self.resources;
-        let attendance = &self.attendance;
+        let handoff = &self.handoff;
         self.active_sends.retain(|&slot| {
             let place = &mut sends[usize::from(slot.0)];
             if !place.as_ref().is_some_and(|flow| flow.is_done()) {
@@ -54,7 +54,7 @@ impl Body {
             debug_assert!(!jobs.iter().any(|job| job.role == Role::Send(slot)), "a closed flow has buffers");
             if let Some(flow) = place.take() {
                 shares.leave(flow.account);
-                attendance.depart(Departure::Send(flow));
+                handoff.depart(FromLane::Send(flow));
             }
             link.emit(&Event::SendClosed { flow: slot });
             false
@@ -68,7 +68,7 @@ impl Body {
             if let Some(flow) = place.take() {
                 debug_assert_eq!(flow.protocol.held(), 0, "a closed flow holds buffers");
                 shares.leave(flow.claim.account);
-                attendance.depart(Departure::Receive(flow));
+                handoff.depart(FromLane::Receive(flow));
             }
             link.emit(&Event::ReceiveClosed { flow: slot });
             false

@@ -6,8 +6,8 @@
 //!            places per host                      places per host, rate per host              places per partner
 //! ```
 //!
-//! Strangers' hosts and partners' hosts have separate lobbies. In each, the oldest waiting
-//! connection makes room ([`crate::places`]), so silence never locks anybody out, not even behind
+//! Strangers' hosts and partners' hosts have separate pools. In each, the oldest waiting
+//! connection makes room ([`crate::slots`]), so silence never locks anybody out, not even behind
 //! the same address.
 
 use std::net::SocketAddr;
@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_engine::clock::unix_ms;
-use culvert_engine::connection::incoming::Greeted;
+use culvert_engine::connection::incoming::ClientHelloReceived;
 use culvert_engine::connection::{Connection, INTRODUCTION_TIMEOUT, refuse};
-use culvert_engine::responder::Introduced;
+use culvert_engine::responder::IdentifiedPartner;
 use culvert_engine::transfer::blocking;
 use culvert_model::profile::Profile;
 use culvert_objects::fs::reach::Reach;
@@ -31,8 +31,8 @@ use tokio::net::TcpStream;
 use crate::admission::Admission;
 use crate::host::Host;
 use crate::node::Node;
-use crate::places::{Limits, Place, Places};
 use crate::profiles::ProfileError;
+use crate::slots::{Limits, Slot, SlotPool};
 
 /// How long a connection may take to say what it wants: a ClientHello is one flight of packets,
 /// sent at once.
@@ -42,8 +42,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 /// anyway.
 const WAITING: Limits = Limits { all: 256, each: 64 };
 /// Strangers' hosts that shake hands or are told no. One host may begin 20 handshakes a second
-/// ([`crate::doorman`]), so each keeps its place for more than a second, longer than a handshake by
-/// way of a satellite takes; and so many may come within one round trip.
+/// ([`crate::connection_limiter`]), so each keeps its place for more than a second, longer than a
+/// handshake by way of a satellite takes; and so many may come within one round trip.
 const INTRODUCING_STRANGERS: Limits = Limits { all: 128, each: 32 };
 /// The same for partners' hosts, behind each of which may be others' accounts. A script may begin
 /// many transfers at once.
@@ -51,28 +51,29 @@ const INTRODUCING_PARTNERS: Limits = Limits { all: 256, each: 96 };
 
 /// Where hosts of one kind wait.
 #[derive(Debug)]
-struct Lobby {
-    waiting: Arc<Places<Host>>,
-    introducing: Arc<Places<Host>>,
+struct HandshakePool {
+    waiting: Arc<SlotPool<Host>>,
+    introducing: Arc<SlotPool<Host>>,
 }
 
 /// Where connections wait until they are introduced.
 #[derive(Debug)]
-pub struct Lobbies {
-    strangers: Lobby,
-    partners: Lobby,
+pub struct HandshakePools {
+    strangers: HandshakePool,
+    partners: HandshakePool,
 }
 
-impl Default for Lobbies {
+impl Default for HandshakePools {
     fn default() -> Self {
-        let lobby = |introducing| Lobby { waiting: Places::new(WAITING), introducing: Places::new(introducing) };
-        Self { strangers: lobby(INTRODUCING_STRANGERS), partners: lobby(INTRODUCING_PARTNERS) }
+        let handshakes =
+            |introducing| HandshakePool { waiting: SlotPool::new(WAITING), introducing: SlotPool::new(introducing) };
+        Self { strangers: handshakes(INTRODUCING_STRANGERS), partners: handshakes(INTRODUCING_PARTNERS) }
     }
 }
 
 /// Why a connection is turned away.
 #[derive(Debug, thiserror::Error)]
-pub enum Turned {
+pub enum HandshakeFailure {
     /// No ClientHello.
     #[error("it sent nothing for {} s", HELLO_TIMEOUT.as_secs())]
     Silent,
@@ -96,7 +97,7 @@ pub enum Turned {
     Profiles(#[from] ProfileError),
 }
 
-impl Turned {
+impl HandshakeFailure {
     /// The word for it in metrics.
     #[must_use]
     pub const fn word(&self) -> &'static str {
@@ -114,82 +115,88 @@ impl Turned {
 
 /// A slot for a waiting connection.
 #[derive(Debug)]
-pub struct Seat {
+pub struct HandshakeSlot {
     address: SocketAddr,
     is_partners: bool,
-    place: Place<Host>,
+    place: Slot<Host>,
 }
 
-impl Lobbies {
-    const fn of(&self, is_partners: bool) -> &Lobby {
+impl HandshakePools {
+    const fn of(&self, is_partners: bool) -> &HandshakePool {
         if is_partners { &self.partners } else { &self.strangers }
     }
 
     /// A place for a connection that was just accepted.
     #[must_use]
-    pub fn place(&self, node: &Node, address: SocketAddr) -> Option<Seat> {
-        let is_partners = node.doorman.knows(address.ip(), Instant::now());
+    pub fn place(&self, node: &Node, address: SocketAddr) -> Option<HandshakeSlot> {
+        let is_partners = node.connection_limiter.knows(address.ip(), Instant::now());
         // A waiting connection is never busy, so one slot can always be freed.
         let place = self.of(is_partners).waiting.take(address.ip().into()).ok()?;
-        Some(Seat { address, is_partners, place })
+        Some(HandshakeSlot { address, is_partners, place })
     }
 
     /// Waits for a connection's first message, and authenticates its peer.
     ///
     /// # Errors
-    /// [`Turned`]; a peer that could receive a reason has received it.
+    /// [`HandshakeFailure`]; a peer that could receive a reason has received it.
     pub async fn introduce(
         &self,
         node: &Node,
-        seat: Seat,
+        seat: HandshakeSlot,
         tcp: TcpStream,
         admission: &Admission,
-    ) -> Result<Introduced, Turned> {
-        let Seat { address, is_partners, mut place } = seat;
+    ) -> Result<IdentifiedPartner, HandshakeFailure> {
+        let HandshakeSlot { address, is_partners, mut place } = seat;
         let greeted = tokio::select! {
             biased;
-            greeted = Greeted::hear(tcp, address) => greeted.map_err(|error| Turned::Broken(error.to_string()))?,
-            () = place.lost() => return Err(Turned::Crowded),
-            () = tokio::time::sleep(HELLO_TIMEOUT) => return Err(Turned::Silent),
+            greeted = ClientHelloReceived::hear(tcp, address) => greeted.map_err(|error| HandshakeFailure::Broken(error.to_string()))?,
+            () = place.lost() => return Err(HandshakeFailure::Crowded),
+            () = tokio::time::sleep(HELLO_TIMEOUT) => return Err(HandshakeFailure::Silent),
         };
-        if !node.doorman.admits(address.ip(), Instant::now()) {
-            return Err(Turned::TooMany);
+        if !node.connection_limiter.admits(address.ip(), Instant::now()) {
+            return Err(HandshakeFailure::TooMany);
         }
         let introducing = self.of(is_partners).introducing.take(address.ip().into());
-        drop(std::mem::replace(&mut place, introducing.map_err(|_| Turned::Crowded)?));
+        drop(std::mem::replace(&mut place, introducing.map_err(|_| HandshakeFailure::Crowded)?));
         tokio::select! {
             biased;
             introduced = find_out(node, greeted, admission) => introduced,
-            () = place.lost() => Err(Turned::Crowded),
-            () = tokio::time::sleep(INTRODUCTION_TIMEOUT) => Err(Turned::Slow),
+            () = place.lost() => Err(HandshakeFailure::Crowded),
+            () = tokio::time::sleep(INTRODUCTION_TIMEOUT) => Err(HandshakeFailure::Slow),
         }
     }
 }
 
 /// Performs the handshake, authenticates the peer, and turns strangers away with a reason.
-async fn find_out(node: &Node, greeted: Greeted, admission: &Admission) -> Result<Introduced, Turned> {
-    let connection =
-        greeted.accept(&node.engine.tls, &node.engine.name).await.map_err(|error| Turned::Broken(error.to_string()))?;
+async fn find_out(
+    node: &Node,
+    greeted: ClientHelloReceived,
+    admission: &Admission,
+) -> Result<IdentifiedPartner, HandshakeFailure> {
+    let connection = greeted
+        .accept(&node.engine.tls, &node.engine.name)
+        .await
+        .map_err(|error| HandshakeFailure::Broken(error.to_string()))?;
     let key = connection.partner;
     match admission {
         Admission::Owner { key: owner, reach } if key == *owner => {
-            Ok(Introduced { connection, reach: reach.clone(), partner: "ssh".to_owned() })
+            Ok(IdentifiedPartner { connection, reach: reach.clone(), partner: "ssh".to_owned() })
         }
         Admission::Owner { .. } => {
             let text = "this far end serves only the command that started it";
             refuse(connection, Refusal::new(RefusalCode::UnknownKey, text)).await;
-            Err(Turned::Unknown(text.to_owned()))
+            Err(HandshakeFailure::Unknown(text.to_owned()))
         }
         Admission::Profiles => match profile_with(node, key).await {
             Ok(Some((partner, profile))) => {
-                node.doorman.note_partner(connection.address.ip(), Instant::now());
-                node.path.guests.note_partner(key, connection.address.ip());
-                Ok(Introduced { connection, reach: Reach::Permitted(profile.permit), partner })
+                node.connection_limiter.note_partner(connection.address.ip(), Instant::now());
+                node.path.measurement_peers.note_partner(key, connection.address.ip());
+                Ok(IdentifiedPartner { connection, reach: Reach::Permitted(profile.permit), partner })
             }
             Ok(None) => {
                 let is_noted = note_key(node, &connection).await;
                 refuse(connection, unknown_key(node, key, is_noted)).await;
-                Err(Turned::Unknown(format!("unknown key {}", key.fingerprint())))
+                Err(HandshakeFailure::Unknown(format!("unknown key {}", key.fingerprint())))
             }
             Err(error) => {
                 refuse(connection, unread_profiles(&error)).await;
@@ -209,7 +216,7 @@ async fn profile_with(node: &Node, key: PublicKey) -> Result<Option<(String, Pro
 /// written must not open the door either.
 async fn note_key(node: &Node, connection: &Connection) -> bool {
     let (key, address) = (connection.partner, connection.address);
-    if !node.doorman.may_note_key(address.ip(), Instant::now()) {
+    if !node.connection_limiter.may_note_key(address.ip(), Instant::now()) {
         node.metrics.note_turned_away("pending_keys", "too_many");
         let profiles = node.profiles.clone();
         return blocking(move || profiles.pending().is_ok_and(|keys| keys.iter().any(|known| known.key == key))).await;

@@ -18,13 +18,13 @@ pub enum Full {
 /// So many places in all, and so many of them for one host: an IPv4 address, or an IPv6 network of
 /// 64 bits.
 #[derive(Debug)]
-pub struct Places {
+pub struct SlotPool {
     all: usize,
     of_host: usize,
     taken: Mutex<HashMap<IpAddr, usize>>,
 }
 
-impl Places {
+impl SlotPool {
     /// Free places. A host gets at least one of them.
     #[must_use]
     pub fn new(all: usize, of_host: usize) -> Arc<Self> {
@@ -35,7 +35,7 @@ impl Places {
     ///
     /// # Errors
     /// [`Full`].
-    pub fn take(self: &Arc<Self>, client: IpAddr) -> Result<Place, Full> {
+    pub fn take(self: &Arc<Self>, client: IpAddr) -> Result<Slot, Full> {
         let host = host_of(client);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.get(&host).is_some_and(|&of_host| of_host >= self.of_host) {
@@ -45,20 +45,20 @@ impl Places {
             return Err(Full::All);
         }
         *taken.entry(host).or_insert(0) += 1;
-        Ok(Place { places: self.clone(), host })
+        Ok(Slot { slots: self.clone(), host })
     }
 }
 
 /// A place that is taken until this is dropped.
 #[derive(Debug)]
-pub struct Place {
-    places: Arc<Places>,
+pub struct Slot {
+    slots: Arc<SlotPool>,
     host: IpAddr,
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.slots.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(of_host) = taken.get_mut(&self.host) {
             *of_host -= 1;
             if *of_host == 0 {
@@ -74,16 +74,16 @@ mod tests {
 
     #[test]
     fn one_host_gets_its_part_and_leaves_the_others_theirs() {
-        let places = Places::new(5, 2);
+        let slots = SlotPool::new(5, 2);
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let ours = [places.take(address("2001:db8::1")).unwrap(), places.take(address("2001:db8::2")).unwrap()];
-        assert_eq!(places.take(address("2001:db8::3")).unwrap_err(), Full::OfHost);
+        let ours = [slots.take(address("2001:db8::1")).unwrap(), slots.take(address("2001:db8::2")).unwrap()];
+        assert_eq!(slots.take(address("2001:db8::3")).unwrap_err(), Full::OfHost);
         let others: Vec<_> =
-            ["192.0.2.1", "192.0.2.1", "192.0.2.2"].map(|host| places.take(address(host)).unwrap()).into();
-        assert_eq!(places.take(address("192.0.2.3")).unwrap_err(), Full::All);
+            ["192.0.2.1", "192.0.2.1", "192.0.2.2"].map(|host| slots.take(address(host)).unwrap()).into();
+        assert_eq!(slots.take(address("192.0.2.3")).unwrap_err(), Full::All);
         drop(ours);
-        assert!(places.take(address("2001:db8::3")).is_ok());
+        assert!(slots.take(address("2001:db8::3")).is_ok());
         drop(others);
-        assert!(places.taken.lock().unwrap().is_empty());
+        assert!(slots.taken.lock().unwrap().is_empty());
     }
 }

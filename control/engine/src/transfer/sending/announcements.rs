@@ -6,7 +6,7 @@ use crate::transfer::bit_set::BitSet;
 
 /// What has been told.
 #[derive(Debug)]
-pub struct Telling {
+pub struct Announcements {
     pub(super) told: BitSet,
     /// Chunks of files with some of their own that are not acknowledged yet, by file.
     pub(super) left: HashMap<u32, u64>,
@@ -14,7 +14,7 @@ pub struct Telling {
     pub(super) proven: HashMap<u32, u64>,
 }
 
-impl Telling {
+impl Announcements {
     /// Nothing yet, of so many files.
     #[must_use]
     pub fn new(files: usize) -> Self {

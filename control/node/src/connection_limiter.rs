@@ -67,7 +67,7 @@ impl Bucket {
 }
 
 #[derive(Debug)]
-struct Known {
+struct HostState {
     handshakes: Bucket,
     /// What is left of [`NEWCOMER`].
     first: Bucket,
@@ -77,7 +77,7 @@ struct Known {
     seen: Instant,
 }
 
-impl Known {
+impl HostState {
     const fn new(now: Instant) -> Self {
         Self {
             handshakes: Bucket::full(STRANGER, now),
@@ -97,8 +97,8 @@ impl Known {
 }
 
 #[derive(Debug)]
-struct Door {
-    hosts: HashMap<Host, Known>,
+struct LimiterState {
+    hosts: HashMap<Host, HostState>,
     strangers: Bucket,
     newcomers: Bucket,
     notes: Bucket,
@@ -106,34 +106,34 @@ struct Door {
 
 /// Decides whether a handshake may begin.
 #[derive(Debug)]
-pub struct Doorman {
-    door: Mutex<Door>,
+pub struct ConnectionLimiter {
+    state: Mutex<LimiterState>,
 }
 
-impl Default for Doorman {
+impl Default for ConnectionLimiter {
     fn default() -> Self {
         let now = Instant::now();
-        let door = Door {
+        let state = LimiterState {
             hosts: HashMap::new(),
             strangers: Bucket::full(STRANGERS, now),
             newcomers: Bucket::full(NEWCOMERS, now),
             notes: Bucket::full(NOTES, now),
         };
-        Self { door: Mutex::new(door) }
+        Self { state: Mutex::new(state) }
     }
 }
 
-impl Doorman {
-    fn with<T>(&self, act: impl FnOnce(&mut Door) -> T) -> T {
-        act(&mut self.door.lock().unwrap_or_else(PoisonError::into_inner))
+impl ConnectionLimiter {
+    fn with<T>(&self, act: impl FnOnce(&mut LimiterState) -> T) -> T {
+        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether a connection from `address` may begin its handshake.
     #[must_use]
     pub fn admits(&self, address: IpAddr, now: Instant) -> bool {
-        self.with(|door| {
+        self.with(|state| {
             let mut is_newcomer = false;
-            if let Some(known) = door.host(address.into(), now) {
+            if let Some(known) = state.host(address.into(), now) {
                 if known.is_partners(now) {
                     return known.handshakes.take(PARTNER, now);
                 }
@@ -142,14 +142,14 @@ impl Doorman {
                 }
                 is_newcomer = known.first.take(NEWCOMER, now);
             }
-            (is_newcomer && door.newcomers.take(NEWCOMERS, now)) || door.strangers.take(STRANGERS, now)
+            (is_newcomer && state.newcomers.take(NEWCOMERS, now)) || state.strangers.take(STRANGERS, now)
         })
     }
 
     /// Whether `address` is a partner's.
     #[must_use]
     pub fn knows(&self, address: IpAddr, now: Instant) -> bool {
-        self.with(|door| door.hosts.get(&address.into()).is_some_and(|known| known.is_partners(now)))
+        self.with(|state| state.hosts.get(&address.into()).is_some_and(|known| known.is_partners(now)))
     }
 
     /// An approved key came from `address`.
@@ -159,14 +159,14 @@ impl Doorman {
 
     /// A partner may come from `address` within the next time.
     pub fn expect_partner(&self, address: IpAddr, within: Duration, now: Instant) {
-        self.with(|door| {
-            door.make_room(now);
-            if door.hosts.len() >= HOSTS_MAX && !door.hosts.contains_key(&address.into()) {
+        self.with(|state| {
+            state.make_room(now);
+            if state.hosts.len() >= HOSTS_MAX && !state.hosts.contains_key(&address.into()) {
                 // A partner is worth more than a stranger.
-                let stranger = door.hosts.iter().find(|(_, known)| !known.is_partners(now)).map(|(&host, _)| host);
-                stranger.map(|host| door.hosts.remove(&host));
+                let stranger = state.hosts.iter().find(|(_, known)| !known.is_partners(now)).map(|(&host, _)| host);
+                stranger.map(|host| state.hosts.remove(&host));
             }
-            if let Some(known) = door.host(address.into(), now) {
+            if let Some(known) = state.host(address.into(), now) {
                 if !known.is_partners(now) {
                     known.handshakes = Bucket::full(PARTNER, now);
                 }
@@ -179,21 +179,21 @@ impl Doorman {
     /// nothing of what is left for all.
     #[must_use]
     pub fn may_note_key(&self, address: IpAddr, now: Instant) -> bool {
-        self.with(|door| {
-            let of_host = door.host(address.into(), now).is_none_or(|known| known.notes.take(NOTES_OF_HOST, now));
-            of_host && door.notes.take(NOTES, now)
+        self.with(|state| {
+            let of_host = state.host(address.into(), now).is_none_or(|known| known.notes.take(NOTES_OF_HOST, now));
+            of_host && state.notes.take(NOTES, now)
         })
     }
 }
 
-impl Door {
+impl LimiterState {
     /// A host's entry; none if the table is full.
-    fn host(&mut self, host: Host, now: Instant) -> Option<&mut Known> {
+    fn host(&mut self, host: Host, now: Instant) -> Option<&mut HostState> {
         self.make_room(now);
         if self.hosts.len() >= HOSTS_MAX && !self.hosts.contains_key(&host) {
             return None;
         }
-        let known = self.hosts.entry(host).or_insert_with(|| Known::new(now));
+        let known = self.hosts.entry(host).or_insert_with(|| HostState::new(now));
         known.seen = now;
         Some(known)
     }
@@ -203,7 +203,7 @@ impl Door {
     fn make_room(&mut self, now: Instant) {
         if self.hosts.len() >= HOSTS_MAX {
             self.hosts.retain(|_, known| {
-                known.is_partners(now) || now.saturating_duration_since(known.seen) < Known::FORGET_AFTER
+                known.is_partners(now) || now.saturating_duration_since(known.seen) < HostState::FORGET_AFTER
             });
         }
     }
@@ -217,81 +217,87 @@ mod tests {
         std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).into()
     }
 
-    fn admitted(doorman: &Doorman, address: IpAddr, tries: usize, now: Instant) -> usize {
-        (0..tries).filter(|_| doorman.admits(address, now)).count()
+    fn admitted(connection_limiter: &ConnectionLimiter, address: IpAddr, tries: usize, now: Instant) -> usize {
+        (0..tries).filter(|_| connection_limiter.admits(address, now)).count()
     }
 
     #[test]
     fn strangers_have_a_rate_each_and_together_and_partners_their_own() {
-        let (doorman, now) = (Doorman::default(), Instant::now());
-        doorman.note_partner(address(1), now);
-        assert_eq!(admitted(&doorman, address(2), 1_000, now), STRANGER.burst as usize);
-        let all: usize = (3..300).map(|number| admitted(&doorman, address(number), 100, now)).sum();
+        let (connection_limiter, now) = (ConnectionLimiter::default(), Instant::now());
+        connection_limiter.note_partner(address(1), now);
+        assert_eq!(admitted(&connection_limiter, address(2), 1_000, now), STRANGER.burst as usize);
+        let all: usize = (3..300).map(|number| admitted(&connection_limiter, address(number), 100, now)).sum();
         assert_eq!(all + STRANGER.burst as usize, (STRANGERS.burst + NEWCOMERS.burst) as usize);
-        assert_eq!(admitted(&doorman, address(1), 500, now), 500, "a partner is kept out by strangers");
+        assert_eq!(admitted(&connection_limiter, address(1), 500, now), 500, "a partner is kept out by strangers");
         let later = now + Duration::from_secs(1);
-        assert_eq!(admitted(&doorman, address(2), 1_000, later), STRANGER.per_second as usize);
+        assert_eq!(admitted(&connection_limiter, address(2), 1_000, later), STRANGER.per_second as usize);
     }
 
     #[test]
     fn the_table_has_a_limit_and_keeps_partners() {
-        let (doorman, now) = (Doorman::default(), Instant::now());
+        let (connection_limiter, now) = (ConnectionLimiter::default(), Instant::now());
         for number in 0..10_000 {
-            let _ = doorman.admits(address(number), now);
+            let _ = connection_limiter.admits(address(number), now);
         }
-        doorman.note_partner(address(1 << 20), now);
-        assert_eq!(doorman.with(|door| door.hosts.len()), HOSTS_MAX);
-        assert!(doorman.admits(address(1 << 20), now));
+        connection_limiter.note_partner(address(1 << 20), now);
+        assert_eq!(connection_limiter.with(|state| state.hosts.len()), HOSTS_MAX);
+        assert!(connection_limiter.admits(address(1 << 20), now));
         let later = now + Duration::from_secs(600);
-        let _ = doorman.admits(address(77_777), later);
-        assert!(doorman.with(|door| door.hosts.len()) <= 2, "strangers are remembered for ever");
-        assert!(doorman.knows(address(1 << 20), later));
+        let _ = connection_limiter.admits(address(77_777), later);
+        assert!(connection_limiter.with(|state| state.hosts.len()) <= 2, "strangers are remembered for ever");
+        assert!(connection_limiter.knows(address(1 << 20), later));
     }
 
     #[test]
     fn an_ipv6_host_is_known_by_its_network() {
-        let (doorman, now) = (Doorman::default(), Instant::now());
+        let (connection_limiter, now) = (ConnectionLimiter::default(), Instant::now());
         let addresses = (0..1_000u16).map(|last| std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, last).into());
-        assert_eq!(addresses.filter(|&address| doorman.admits(address, now)).count(), STRANGER.burst as usize);
+        assert_eq!(
+            addresses.filter(|&address| connection_limiter.admits(address, now)).count(),
+            STRANGER.burst as usize
+        );
     }
 
     #[test]
     fn hosts_that_use_up_what_strangers_share_do_not_keep_out_one_that_comes_for_the_first_time() {
-        let (doorman, begin) = (Doorman::default(), Instant::now());
+        let (connection_limiter, begin) = (ConnectionLimiter::default(), Instant::now());
         for second in 0..60 {
             let now = begin + Duration::from_secs(second);
-            let busy: usize = (2..10).map(|number| admitted(&doorman, address(number), 50, now)).sum();
+            let busy: usize = (2..10).map(|number| admitted(&connection_limiter, address(number), 50, now)).sum();
             assert!(busy > 0 || second > 0);
-            assert!(doorman.admits(address(1_000 + second as u32), now), "after {second} s");
+            assert!(connection_limiter.admits(address(1_000 + second as u32), now), "after {second} s");
         }
     }
 
     #[test]
     fn a_host_that_a_profile_names_is_a_partners_as_long_as_it_does() {
-        let (doorman, now) = (Doorman::default(), Instant::now());
-        doorman.expect_partner(address(1), Duration::from_secs(300), now);
-        assert!(doorman.knows(address(1), now) && !doorman.knows(address(2), now));
+        let (connection_limiter, now) = (ConnectionLimiter::default(), Instant::now());
+        connection_limiter.expect_partner(address(1), Duration::from_secs(300), now);
+        assert!(connection_limiter.knows(address(1), now) && !connection_limiter.knows(address(2), now));
         let later = now + Duration::from_secs(301);
-        assert!(!doorman.knows(address(1), later));
-        doorman.note_partner(address(1), later);
-        doorman.expect_partner(address(1), Duration::from_secs(300), later);
-        assert!(doorman.knows(address(1), later + Duration::from_secs(3_600)), "a shorter time took a longer one away");
+        assert!(!connection_limiter.knows(address(1), later));
+        connection_limiter.note_partner(address(1), later);
+        connection_limiter.expect_partner(address(1), Duration::from_secs(300), later);
+        assert!(
+            connection_limiter.knows(address(1), later + Duration::from_secs(3_600)),
+            "a shorter time took a longer one away"
+        );
     }
 
     /// Row 16: one host used up what all had, and no newcomer was noted.
     #[test]
     fn keys_of_one_host_take_nothing_from_those_of_others() {
-        let (doorman, begin) = (Doorman::default(), Instant::now());
+        let (connection_limiter, begin) = (ConnectionLimiter::default(), Instant::now());
         let mut noted = 0;
         for second in 0..600 {
             let now = begin + Duration::from_secs(second);
-            noted += (0..12).filter(|_| doorman.may_note_key(address(1), now)).count();
+            noted += (0..12).filter(|_| connection_limiter.may_note_key(address(1), now)).count();
             if second % 60 == 0 {
-                assert!(doorman.may_note_key(address(1_000 + second as u32), now), "after {second} s");
+                assert!(connection_limiter.may_note_key(address(1_000 + second as u32), now), "after {second} s");
             }
         }
         assert!((8..=18).contains(&noted), "{noted} keys of one host");
-        let many = (2_000..3_000).filter(|&number| doorman.may_note_key(address(number), begin)).count();
+        let many = (2_000..3_000).filter(|&number| connection_limiter.may_note_key(address(number), begin)).count();
         assert!(many <= NOTES.burst as usize, "{many} keys of many hosts at once");
     }
 }
