@@ -35,12 +35,6 @@ impl Score {
     }
 }
 
-fn ascending(numbers: &[f64]) -> Vec<f64> {
-    let mut ascending = numbers.to_vec();
-    ascending.sort_unstable_by(f64::total_cmp);
-    ascending
-}
-
 /// The median; none of nothing.
 #[must_use]
 pub fn median(numbers: &[f64]) -> Option<f64> {
@@ -102,6 +96,12 @@ pub fn hold(mut contenders: Vec<Contender<'_>>, rounds: usize) -> Vec<Score> {
         }
     }
     scores
+}
+
+fn ascending(numbers: &[f64]) -> Vec<f64> {
+    let mut ascending = numbers.to_vec();
+    ascending.sort_unstable_by(f64::total_cmp);
+    ascending
 }
 
 #[cfg(test)]

@@ -111,6 +111,31 @@ impl Keeper {
     }
 }
 
+/// The keeper's process: standard input is the pipe.
+///
+/// # Errors
+/// [`KeeperError`].
+pub fn run() -> Result<(), KeeperError> {
+    process_name::set(process_name::RULE_KEEPER);
+    ignore_requests_to_end();
+    // Not a member of the caller's terminal session: what ends that does not end this.
+    let _ = rustix::process::setsid();
+    let os = |what| move |error| KeeperError::Os { what, error };
+    let mut pipe = io::stdin().lock();
+    let list = read_list(&mut pipe)?;
+    let mut table = EthtoolTable::open(list.interface).map_err(os("open a socket"))?;
+    let mut gaps = Vec::new();
+    gaps.extend(sandbox::keep_network_administration().err());
+    gaps.extend(sandbox::confine_keeper().err());
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{READY} {}", gaps.join("; ")).and_then(|()| stdout.flush()).map_err(os("answer"))?;
+    // Nothing more is said: this is the wait for the pipe's end.
+    let mut rest = [0; 64];
+    while pipe.read(&mut rest).map_err(os("wait"))? > 0 {}
+    let left = rules::remove(&mut table, &list.rules);
+    if left.is_empty() { Ok(()) } else { Err(KeeperError::Left(left)) }
+}
+
 /// Spawns with the right to change interfaces passed on to a program that has none by its file, and
 /// takes that back.
 fn with_inherited_right<T>(spawn: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
@@ -148,31 +173,6 @@ fn answer_of(stdout: Option<ChildStdout>) -> io::Result<Vec<String>> {
     let line = String::from_utf8_lossy(&line);
     let gaps = line.trim_end().strip_prefix(READY).ok_or_else(no_answer)?;
     Ok(gaps.split(';').map(str::trim).filter(|gap| !gap.is_empty()).map(str::to_owned).collect())
-}
-
-/// The keeper's process: standard input is the pipe.
-///
-/// # Errors
-/// [`KeeperError`].
-pub fn run() -> Result<(), KeeperError> {
-    process_name::set(process_name::RULE_KEEPER);
-    ignore_requests_to_end();
-    // Not a member of the caller's terminal session: what ends that does not end this.
-    let _ = rustix::process::setsid();
-    let os = |what| move |error| KeeperError::Os { what, error };
-    let mut pipe = io::stdin().lock();
-    let list = read_list(&mut pipe)?;
-    let mut table = EthtoolTable::open(list.interface).map_err(os("open a socket"))?;
-    let mut gaps = Vec::new();
-    gaps.extend(sandbox::keep_network_administration().err());
-    gaps.extend(sandbox::confine_keeper().err());
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{READY} {}", gaps.join("; ")).and_then(|()| stdout.flush()).map_err(os("answer"))?;
-    // Nothing more is said: this is the wait for the pipe's end.
-    let mut rest = [0; 64];
-    while pipe.read(&mut rest).map_err(os("wait"))? > 0 {}
-    let left = rules::remove(&mut table, &list.rules);
-    if left.is_empty() { Ok(()) } else { Err(KeeperError::Left(left)) }
 }
 
 fn read_list(pipe: &mut impl io::Read) -> Result<List, KeeperError> {

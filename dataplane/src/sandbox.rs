@@ -55,6 +55,25 @@ pub fn keep_network_administration() -> Result<(), String> {
     Ok(())
 }
 
+/// Confines the keeper, which has one thread.
+///
+/// # Errors
+/// As [`confine_system_calls`].
+pub fn confine_keeper() -> Result<(), String> {
+    seccompiler::apply_filter(&keeper_filter()?)
+        .map_err(|error| format!("the keeper's system calls could not be confined: {error}"))
+}
+
+/// Confines all threads of the process to the system calls that remain. Any other ends the process.
+///
+/// # Errors
+/// What the kernel lacks, in words; the process then runs unconfined.
+pub fn confine_system_calls() -> Result<(), String> {
+    let program = data_plane_filter()?;
+    seccompiler::apply_filter_all_threads(&program)
+        .map_err(|error| format!("system calls could not be confined: {error}"))
+}
+
 /// The system calls that remain.
 fn allowed_system_calls() -> Vec<libc::c_long> {
     let mut calls = vec![
@@ -163,25 +182,6 @@ fn data_plane_filter() -> Result<BpfProgram, String> {
 /// The keeper's: of ioctls only those that look at an interface's rules and change them.
 fn keeper_filter() -> Result<BpfProgram, String> {
     filter(allowed_to_keeper(), (libc::SYS_ioctl, 1, &IOCTLS))
-}
-
-/// Confines the keeper, which has one thread.
-///
-/// # Errors
-/// As [`confine_system_calls`].
-pub fn confine_keeper() -> Result<(), String> {
-    seccompiler::apply_filter(&keeper_filter()?)
-        .map_err(|error| format!("the keeper's system calls could not be confined: {error}"))
-}
-
-/// Confines all threads of the process to the system calls that remain. Any other ends the process.
-///
-/// # Errors
-/// What the kernel lacks, in words; the process then runs unconfined.
-pub fn confine_system_calls() -> Result<(), String> {
-    let program = data_plane_filter()?;
-    seccompiler::apply_filter_all_threads(&program)
-        .map_err(|error| format!("system calls could not be confined: {error}"))
 }
 
 #[cfg(test)]

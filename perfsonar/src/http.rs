@@ -251,6 +251,16 @@ impl Client {
     }
 }
 
+/// The pin of a certificate: SHA-256 of its public key, so that a renewed certificate of the same
+/// key keeps it.
+#[must_use]
+pub fn pin_of(certificate: &CertificateDer<'_>) -> String {
+    use base64::Engine as _;
+    let key = ParsedCertificate::try_from(certificate).map(|parsed| parsed.subject_public_key_info().to_vec());
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_deref().unwrap_or(certificate));
+    format!("sha256/{}", base64::engine::general_purpose::STANDARD.encode(digest))
+}
+
 /// Host and port of an address, without what may be secret.
 fn authority(url: &str) -> String {
     let uri = url.parse::<Uri>().ok();
@@ -309,16 +319,6 @@ fn roots(file: Option<&std::path::Path>) -> Result<RootCertStore, HttpError> {
         }
     }
     if store.is_empty() { Err(fail("it has no certificate".to_owned())) } else { Ok(store) }
-}
-
-/// The pin of a certificate: SHA-256 of its public key, so that a renewed certificate of the same
-/// key keeps it.
-#[must_use]
-pub fn pin_of(certificate: &CertificateDer<'_>) -> String {
-    use base64::Engine as _;
-    let key = ParsedCertificate::try_from(certificate).map(|parsed| parsed.subject_public_key_info().to_vec());
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.as_deref().unwrap_or(certificate));
-    format!("sha256/{}", base64::engine::general_purpose::STANDARD.encode(digest))
 }
 
 /// Believes a pinned key, or any.

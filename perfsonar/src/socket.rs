@@ -408,17 +408,6 @@ pub fn receive_error(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Op
     Ok(Some(found))
 }
 
-fn nanoseconds(at: &nix::sys::time::TimeSpec) -> i64 {
-    at.tv_sec().saturating_mul(1_000_000_000).saturating_add(at.tv_nsec())
-}
-
-fn address_of(address: &SockaddrStorage) -> Option<SocketAddr> {
-    if let Some(v4) = address.as_sockaddr_in() {
-        return Some(SocketAddr::new(v4.ip().into(), v4.port()));
-    }
-    address.as_sockaddr_in6().map(|v6| SocketAddr::new(v6.ip().into(), v6.port()))
-}
-
 /// The address that stands for all of a family.
 #[must_use]
 pub fn any_address(is_ipv6: bool, port: u16) -> SocketAddr {
@@ -430,6 +419,17 @@ pub fn any_address(is_ipv6: bool, port: u16) -> SocketAddr {
 #[must_use]
 pub const fn header_bytes(is_ipv6: bool) -> u16 {
     if is_ipv6 { 48 } else { 28 }
+}
+
+fn nanoseconds(at: &nix::sys::time::TimeSpec) -> i64 {
+    at.tv_sec().saturating_mul(1_000_000_000).saturating_add(at.tv_nsec())
+}
+
+fn address_of(address: &SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(SocketAddr::new(v4.ip().into(), v4.port()));
+    }
+    address.as_sockaddr_in6().map(|v6| SocketAddr::new(v6.ip().into(), v6.port()))
 }
 
 #[cfg(test)]

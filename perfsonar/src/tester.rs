@@ -67,14 +67,6 @@ pub enum MeasurementError {
     },
 }
 
-fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "; the port is closed: nothing listens there, or a firewall rejects it",
-        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => "; there is no route to it",
-        _ => "",
-    }
-}
-
 /// Measures to a STAMP or TWAMP-Light reflector.
 ///
 /// # Errors
@@ -128,6 +120,14 @@ pub async fn measure_twamp(
     let result = run(socket, SenderConfig::twamp(padding_bytes as usize), how).await.map_err(os);
     let _ = control.write_all(&stop_sessions(1)).await;
     result
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "; the port is closed: nothing listens there, or a firewall rejects it",
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable => "; there is no route to it",
+        _ => "",
+    }
 }
 
 async fn read<const N: usize>(control: &mut TcpStream, to: SocketAddr) -> Result<[u8; N], MeasurementError> {

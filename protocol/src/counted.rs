@@ -2,12 +2,6 @@
 //! `2,000 files are`. Every count in a text that people read is made here, so that one of a kind is
 //! not called several.
 
-/// A count, whatever number it comes as.
-fn number(count: impl TryInto<u64>) -> u64 {
-    // No count is negative.
-    count.try_into().unwrap_or(u64::MAX)
-}
-
 /// A number of things with a separator every three digits.
 #[must_use]
 pub fn grouped(count: u64) -> String {
@@ -46,6 +40,12 @@ pub fn noun(count: impl TryInto<u64>, one: &str) -> String {
 pub fn counted(count: impl TryInto<u64>, one: &str) -> String {
     let count = number(count);
     format!("{} {}", grouped(count), noun(count, one))
+}
+
+/// A count, whatever number it comes as.
+fn number(count: impl TryInto<u64>) -> u64 {
+    // No count is negative.
+    count.try_into().unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -94,6 +94,22 @@ pub fn plain_json(json: &str) -> std::borrow::Cow<'_, str> {
     plain.into()
 }
 
+/// Reads a text as [`foreign_text`]; for `#[serde(deserialize_with = …)]`.
+///
+/// # Errors
+/// The decoder's.
+pub fn deserialize<'de, D: Deserializer<'de>>(decoder: D) -> Result<String, D::Error> {
+    String::deserialize(decoder).map(|text| foreign_text(&text))
+}
+
+/// Reads a text as [`foreign_name`].
+///
+/// # Errors
+/// The decoder's.
+pub fn deserialize_name<'de, D: Deserializer<'de>>(decoder: D) -> Result<String, D::Error> {
+    String::deserialize(decoder).map(|name| foreign_name(&name))
+}
+
 fn bounded(text: &str, bytes_max: usize) -> String {
     let mut whole = String::with_capacity(text.len().min(bytes_max));
     for character in text.chars() {
@@ -134,22 +150,6 @@ fn without_middle(text: &str, bytes_max: usize) -> String {
     head.push_str(&format!(" …[{} bytes left out]… ", text.len().saturating_sub(taken)));
     tail.iter().rev().for_each(|piece| head.push_str(piece));
     head
-}
-
-/// Reads a text as [`foreign_text`]; for `#[serde(deserialize_with = …)]`.
-///
-/// # Errors
-/// The decoder's.
-pub fn deserialize<'de, D: Deserializer<'de>>(decoder: D) -> Result<String, D::Error> {
-    String::deserialize(decoder).map(|text| foreign_text(&text))
-}
-
-/// Reads a text as [`foreign_name`].
-///
-/// # Errors
-/// The decoder's.
-pub fn deserialize_name<'de, D: Deserializer<'de>>(decoder: D) -> Result<String, D::Error> {
-    String::deserialize(decoder).map(|name| foreign_name(&name))
 }
 
 #[cfg(test)]

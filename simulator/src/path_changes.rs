@@ -44,24 +44,6 @@ const RECOVERY_MAX: (f64, f64) = (200.0, 3.0);
 /// What a user would wish for.
 const RECOVERY_WISH: (f64, f64) = (60.0, 1.0);
 
-fn host(last: u8, port: u16) -> SocketAddr {
-    SocketAddr::new(IpAddr::from([10, 0, 0, last]), port)
-}
-
-/// A third party, and another port of the receiver's own host.
-fn racers(wins: f64, wins_in_a_row_max: u32) -> Forger {
-    let sources = vec![SocketAddr::from(([192, 0, 2, 9], 53)), host(2, 5_353)];
-    Forger { sources, copies: 1, wins, wins_in_a_row_max }
-}
-
-/// Thousands of sources, twenty copies of each datagram.
-fn flood(wins: f64, wins_in_a_row_max: u32, random: &mut Random) -> Forger {
-    let sources = (0..5_000u32)
-        .map(|number| SocketAddr::new(IpAddr::from((0xc000_0200 + number).to_be_bytes()), random.below(65_535) as u16))
-        .collect();
-    Forger { sources, copies: 20, wins, wins_in_a_row_max }
-}
-
 /// The runs that each show one thing.
 #[must_use]
 pub fn named(seed: u64) -> Vec<PathChanges> {
@@ -173,4 +155,22 @@ pub fn judge(scene: &PathChanges) -> Vec<Finding> {
         findings.push(finding("goodput afterwards", done.goodput, GOODPUT_MIN, true));
     }
     findings
+}
+
+fn host(last: u8, port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::from([10, 0, 0, last]), port)
+}
+
+/// A third party, and another port of the receiver's own host.
+fn racers(wins: f64, wins_in_a_row_max: u32) -> Forger {
+    let sources = vec![SocketAddr::from(([192, 0, 2, 9], 53)), host(2, 5_353)];
+    Forger { sources, copies: 1, wins, wins_in_a_row_max }
+}
+
+/// Thousands of sources, twenty copies of each datagram.
+fn flood(wins: f64, wins_in_a_row_max: u32, random: &mut Random) -> Forger {
+    let sources = (0..5_000u32)
+        .map(|number| SocketAddr::new(IpAddr::from((0xc000_0200 + number).to_be_bytes()), random.below(65_535) as u16))
+        .collect();
+    Forger { sources, copies: 20, wins, wins_in_a_row_max }
 }

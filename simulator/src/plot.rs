@@ -65,6 +65,22 @@ pub fn draw(title: &str, panels: &[Panel]) -> String {
     svg
 }
 
+/// Draws the plots of the documentation into a directory.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn draw_all(directory: &FilePath, seed: u64) -> io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    for (name, title, scene, names) in plots(seed) {
+        let outcome = run(&scene);
+        std::fs::write(
+            directory.join(format!("{name}.svg")),
+            draw(&format!("{title} (seed {seed})"), &panels(&outcome, &names)),
+        )?;
+    }
+    Ok(())
+}
+
 fn draw_panel(svg: &mut String, panel: &Panel, top: f64, last: f64) {
     let width = WIDTH - LEFT - RIGHT;
     let most = panel.lines.iter().flat_map(|line| &line.points).map(|point| point.1).fold(0.0, f64::max);
@@ -206,22 +222,6 @@ fn plots(seed: u64) -> Vec<(&'static str, &'static str, Scene, Vec<&'static str>
             vec!["background", "fair"],
         ),
     ]
-}
-
-/// Draws the plots of the documentation into a directory.
-///
-/// # Errors
-/// If a file cannot be written.
-pub fn draw_all(directory: &FilePath, seed: u64) -> io::Result<()> {
-    std::fs::create_dir_all(directory)?;
-    for (name, title, scene, names) in plots(seed) {
-        let outcome = run(&scene);
-        std::fs::write(
-            directory.join(format!("{name}.svg")),
-            draw(&format!("{title} (seed {seed})"), &panels(&outcome, &names)),
-        )?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -68,19 +68,6 @@ thread_local! {
     static IS_BETWEEN_PLAYS: Cell<bool> = const { Cell::new(false) };
 }
 
-fn count_panics() {
-    static HOOKED: Once = Once::new();
-    HOOKED.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !IS_BETWEEN_PLAYS.try_with(Cell::get).unwrap_or(false) {
-                PANICS.fetch_add(1, Ordering::SeqCst);
-            }
-            before(panic);
-        }));
-    });
-}
-
 thread_local! {
     static HALL: RefCell<Hall> = RefCell::new(Hall {
         runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime"),
@@ -92,23 +79,6 @@ thread_local! {
 
 /// What is there, and what it was when.
 type Snapshot = BTreeMap<PathBuf, (u64, i64, i64, u32)>;
-
-fn snapshot(directory: &Path, into: &mut Snapshot) {
-    for entry in std::fs::read_dir(directory).expect("a directory") {
-        let path = entry.expect("an entry").path();
-        let meta = std::fs::symlink_metadata(&path).expect("what it is");
-        into.insert(path.clone(), (meta.size(), meta.mtime(), meta.mtime_nsec(), meta.mode()));
-        if meta.is_dir() {
-            snapshot(&path, into);
-        }
-    }
-}
-
-fn snapshot_of(directory: &Path) -> Snapshot {
-    let mut into = Snapshot::new();
-    snapshot(directory, &mut into);
-    into
-}
 
 /// How a transfer ended.
 #[derive(Debug)]
@@ -177,19 +147,6 @@ pub fn with_lie(kind: Kind, lie: Lie) -> Ended {
     outcome(kind, Play::Lie(lie))
 }
 
-fn outcome(kind: Kind, play: Play) -> Ended {
-    // Panics are the whole process's: what another play does is not to be taken for this one's.
-    static PLAYS: Mutex<()> = Mutex::new(());
-    let _alone = PLAYS.lock().unwrap_or_else(PoisonError::into_inner);
-    count_panics();
-    let panics = PANICS.load(Ordering::SeqCst);
-    IS_BETWEEN_PLAYS.set(false);
-    let ended = HALL.with_borrow(|hall| hall.runtime.block_on(run(hall, kind, play)));
-    IS_BETWEEN_PLAYS.set(true);
-    assert_eq!(PANICS.load(Ordering::SeqCst), panics, "a task of the control process panicked");
-    ended
-}
-
 /// The names of what a transfer moves, in its order.
 #[must_use]
 pub fn names() -> Vec<String> {
@@ -219,6 +176,49 @@ pub fn samples() -> Vec<Vec<u8>> {
     // Lanes that there are not.
     samples.extend([250, 251, 252].map(|lanes| vec![0, lanes]));
     samples
+}
+
+fn count_panics() {
+    static HOOKED: Once = Once::new();
+    HOOKED.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !IS_BETWEEN_PLAYS.try_with(Cell::get).unwrap_or(false) {
+                PANICS.fetch_add(1, Ordering::SeqCst);
+            }
+            before(panic);
+        }));
+    });
+}
+
+fn snapshot(directory: &Path, into: &mut Snapshot) {
+    for entry in std::fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let meta = std::fs::symlink_metadata(&path).expect("what it is");
+        into.insert(path.clone(), (meta.size(), meta.mtime(), meta.mtime_nsec(), meta.mode()));
+        if meta.is_dir() {
+            snapshot(&path, into);
+        }
+    }
+}
+
+fn snapshot_of(directory: &Path) -> Snapshot {
+    let mut into = Snapshot::new();
+    snapshot(directory, &mut into);
+    into
+}
+
+fn outcome(kind: Kind, play: Play) -> Ended {
+    // Panics are the whole process's: what another play does is not to be taken for this one's.
+    static PLAYS: Mutex<()> = Mutex::new(());
+    let _alone = PLAYS.lock().unwrap_or_else(PoisonError::into_inner);
+    count_panics();
+    let panics = PANICS.load(Ordering::SeqCst);
+    IS_BETWEEN_PLAYS.set(false);
+    let ended = HALL.with_borrow(|hall| hall.runtime.block_on(run(hall, kind, play)));
+    IS_BETWEEN_PLAYS.set(true);
+    assert_eq!(PANICS.load(Ordering::SeqCst), panics, "a task of the control process panicked");
+    ended
 }
 
 struct Room {

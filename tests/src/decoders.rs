@@ -42,10 +42,6 @@ pub const DECODERS: [Decoder; 12] = [
     Decoder { name: "captured", samples: captured::samples, check: captured::check, mutations: 1_000 },
 ];
 
-const fn decoder(name: &'static str, samples: fn() -> Vec<Vec<u8>>, check: fn(&[u8])) -> Decoder {
-    Decoder { name, samples, check, mutations: 50_000 }
-}
-
 /// Gives bytes to the decoder of that name.
 ///
 /// # Panics
@@ -53,4 +49,8 @@ const fn decoder(name: &'static str, samples: fn() -> Vec<Vec<u8>>, check: fn(&[
 pub fn check(name: &str, bytes: &[u8]) {
     let decoder = DECODERS.iter().find(|decoder| decoder.name == name);
     (decoder.unwrap_or_else(|| panic!("there is no decoder '{name}'")).check)(bytes);
+}
+
+const fn decoder(name: &'static str, samples: fn() -> Vec<Vec<u8>>, check: fn(&[u8])) -> Decoder {
+    Decoder { name, samples, check, mutations: 50_000 }
 }

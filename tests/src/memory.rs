@@ -30,12 +30,6 @@ pub fn heap_kib(process: u32) -> u64 {
     status_kib(process, "RssAnon:")
 }
 
-fn status_kib(process: u32, name: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    line.and_then(|rest| rest.trim().trim_end_matches(" kB").trim().parse().ok()).unwrap_or(0)
-}
-
 /// The most memory that a node's processes have while it is watched.
 #[derive(Debug)]
 pub struct MemoryWatch {
@@ -96,4 +90,10 @@ impl Drop for MemoryWatch {
             let _ = thread.join();
         }
     }
+}
+
+fn status_kib(process: u32, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.trim().trim_end_matches(" kB").trim().parse().ok()).unwrap_or(0)
 }

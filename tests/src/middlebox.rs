@@ -168,43 +168,6 @@ impl Drop for Middlebox {
     }
 }
 
-fn forward(devices: &[OwnedFd; 2], shared: &Shared, rule: &Mutex<Rule>) {
-    let mut late: Vec<(Instant, usize, Vec<u8>)> = Vec::new();
-    let mut buffer = vec![0; 1 << 16];
-    while !shared.ends.load(Ordering::Relaxed) {
-        let (mut fate, mut count) = (Fate::default(), 0);
-        for (side, device) in devices.iter().enumerate() {
-            for _ in 0..BATCH {
-                let Ok(bytes) = rustix::io::read(device, &mut buffer) else { break };
-                count += 1;
-                // What is none of both families' is the kernel's own business.
-                let Some(packet) = Packet::parse(&buffer[..bytes]) else { continue };
-                (rule.lock().expect("rules do not panic"))(side, packet, &buffer[..bytes], &mut fate);
-            }
-        }
-        let injected = shared.injected.lock().map(|mut injected| std::mem::take(&mut *injected)).unwrap_or_default();
-        let now = Instant::now();
-        late.extend(fate.later.into_iter().map(|(wait, side, bytes)| (now + wait, side, bytes)));
-        let (due, kept): (Vec<_>, Vec<_>) = late.into_iter().partition(|&(at, ..)| at <= now);
-        late = kept;
-        for (side, bytes) in
-            injected.into_iter().chain(due.into_iter().map(|(_, side, bytes)| (side, bytes))).chain(fate.now)
-        {
-            // What a device does not take is lost, as on any path.
-            let _ = rustix::io::write(&devices[side], &bytes);
-        }
-        if count == 0 {
-            let mut fds = devices.each_ref().map(|device| PollFd::from_borrowed_fd(device.as_fd(), PollFlags::IN));
-            let _ = poll(&mut fds, Some(&NAP));
-        }
-    }
-}
-
-fn ip(arguments: &[&str]) {
-    let output = Command::new("ip").args(arguments).output().expect("ip runs");
-    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
 /// Two partners at the ends of a middlebox, the second with a node.
 #[derive(Debug)]
 pub struct MiddlePair {
@@ -257,4 +220,41 @@ impl MiddlePair {
     pub fn moved(&self, verb: &str, from: &std::path::Path, to: &std::path::Path, options: &[&str]) -> Ran {
         self.moving(verb, from, to, options).output().expect("the program starts").into()
     }
+}
+
+fn forward(devices: &[OwnedFd; 2], shared: &Shared, rule: &Mutex<Rule>) {
+    let mut late: Vec<(Instant, usize, Vec<u8>)> = Vec::new();
+    let mut buffer = vec![0; 1 << 16];
+    while !shared.ends.load(Ordering::Relaxed) {
+        let (mut fate, mut count) = (Fate::default(), 0);
+        for (side, device) in devices.iter().enumerate() {
+            for _ in 0..BATCH {
+                let Ok(bytes) = rustix::io::read(device, &mut buffer) else { break };
+                count += 1;
+                // What is none of both families' is the kernel's own business.
+                let Some(packet) = Packet::parse(&buffer[..bytes]) else { continue };
+                (rule.lock().expect("rules do not panic"))(side, packet, &buffer[..bytes], &mut fate);
+            }
+        }
+        let injected = shared.injected.lock().map(|mut injected| std::mem::take(&mut *injected)).unwrap_or_default();
+        let now = Instant::now();
+        late.extend(fate.later.into_iter().map(|(wait, side, bytes)| (now + wait, side, bytes)));
+        let (due, kept): (Vec<_>, Vec<_>) = late.into_iter().partition(|&(at, ..)| at <= now);
+        late = kept;
+        for (side, bytes) in
+            injected.into_iter().chain(due.into_iter().map(|(_, side, bytes)| (side, bytes))).chain(fate.now)
+        {
+            // What a device does not take is lost, as on any path.
+            let _ = rustix::io::write(&devices[side], &bytes);
+        }
+        if count == 0 {
+            let mut fds = devices.each_ref().map(|device| PollFd::from_borrowed_fd(device.as_fd(), PollFlags::IN));
+            let _ = poll(&mut fds, Some(&NAP));
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let output = Command::new("ip").args(arguments).output().expect("ip runs");
+    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -200,11 +200,6 @@ pub fn key_of(state: &Path) -> String {
 /// Makes an identity, and shows it.
 const SHOW_KEY: [&str; 3] = ["identity", "--json", "init"];
 
-fn key_in(shown: Ran) -> String {
-    let shown = shown.exits(0).json();
-    shown["key"].as_str().expect("an identity has a key").to_owned()
-}
-
 /// A node that runs.
 #[derive(Debug)]
 pub struct RunningNode {
@@ -312,28 +307,6 @@ pub fn metrics_of(state: &Path) -> String {
     metrics_from(std::os::unix::net::UnixStream::connect(socket).expect("a node serves its API"))
 }
 
-fn metrics_from(mut stream: impl std::io::Read + std::io::Write) -> String {
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("a request can be sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer can be read");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    if head.to_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_owned() }
-}
-
-fn unchunk(mut body: &str) -> String {
-    let mut text = String::new();
-    while let Some((size, rest)) = body.split_once("\r\n") {
-        let Ok(bytes) = usize::from_str_radix(size.trim(), 16) else { break };
-        if bytes == 0 {
-            break;
-        }
-        text.push_str(&rest[..bytes]);
-        body = &rest[bytes + 2..];
-    }
-    text
-}
-
 impl Drop for RunningNode {
     fn drop(&mut self) {
         if self.is_alive() {
@@ -346,10 +319,6 @@ impl Drop for RunningNode {
             let _ = self.child.wait();
         }
     }
-}
-
-fn pid(process: u32) -> Pid {
-    Pid::from_raw(process as i32).expect("a process's id is above zero")
 }
 
 /// Kills a process at once.
@@ -408,4 +377,35 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 #[must_use]
 pub fn program_path() -> String {
     culvert().display().to_string()
+}
+
+fn key_in(shown: Ran) -> String {
+    let shown = shown.exits(0).json();
+    shown["key"].as_str().expect("an identity has a key").to_owned()
+}
+
+fn metrics_from(mut stream: impl std::io::Read + std::io::Write) -> String {
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("a request can be sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer can be read");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    if head.to_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_owned() }
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut text = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let Ok(bytes) = usize::from_str_radix(size.trim(), 16) else { break };
+        if bytes == 0 {
+            break;
+        }
+        text.push_str(&rest[..bytes]);
+        body = &rest[bytes + 2..];
+    }
+    text
+}
+
+fn pid(process: u32) -> Pid {
+    Pid::from_raw(process as i32).expect("a process's id is above zero")
 }

@@ -172,11 +172,6 @@ impl Sides {
     }
 }
 
-/// AF_XDP, unless the options say otherwise.
-fn datapath_unless_in(options: &[&str]) -> &'static [&'static str] {
-    if options.contains(&"--datapath") { &[] } else { &["--datapath", "af_xdp"] }
-}
-
 /// What `ip` says of the interface of a lab's side.
 ///
 /// # Panics
@@ -185,6 +180,11 @@ fn datapath_unless_in(options: &[&str]) -> &'static [&'static str] {
 pub fn link_of(lab: &Lab, side: usize) -> String {
     let output = lab.inside(side, Command::new("ip").args(["-d", "link", "show", "dev", lab.link(side)])).output();
     String::from_utf8_lossy(&output.expect("ip runs").stdout).into_owned()
+}
+
+/// AF_XDP, unless the options say otherwise.
+fn datapath_unless_in(options: &[&str]) -> &'static [&'static str] {
+    if options.contains(&"--datapath") { &[] } else { &["--datapath", "af_xdp"] }
 }
 
 /// Whether all frames of a lane are in the pool, or for packets to come at the kernel.

@@ -45,6 +45,18 @@ pub fn below(folder: &str) -> Vec<Source> {
     found
 }
 
+/// The product's own sources: what is in `src` of its crates.
+#[must_use]
+pub fn of_product() -> Vec<Source> {
+    let is_product = |source: &Source| {
+        let parts: Vec<_> = source.path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        parts.iter().any(|part| part == "src") && !WORKSHOP.contains(&parts[0].as_str())
+    };
+    let found: Vec<Source> = below("").into_iter().filter(is_product).collect();
+    assert!(found.len() > 250, "only {} sources of the product were found", found.len());
+    found
+}
+
 fn add(root: &Path, folder: &Path, found: &mut Vec<Source>) {
     for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
         let path = entry.expect("an entry").path();
@@ -56,16 +68,4 @@ fn add(root: &Path, folder: &Path, found: &mut Vec<Source>) {
             found.push(Source { path: path.strip_prefix(root).expect("it is below the root").to_owned(), text });
         }
     }
-}
-
-/// The product's own sources: what is in `src` of its crates.
-#[must_use]
-pub fn of_product() -> Vec<Source> {
-    let is_product = |source: &Source| {
-        let parts: Vec<_> = source.path.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-        parts.iter().any(|part| part == "src") && !WORKSHOP.contains(&parts[0].as_str())
-    };
-    let found: Vec<Source> = below("").into_iter().filter(is_product).collect();
-    assert!(found.len() > 250, "only {} sources of the product were found", found.len());
-    found
 }

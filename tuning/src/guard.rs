@@ -72,10 +72,6 @@ impl GuardLauncher {
     }
 }
 
-fn lock_path(state_directory: &Path, id: &str) -> PathBuf {
-    state_directory.join(format!("guard-{id}"))
-}
-
 /// Whether the guard of a transaction lives.
 #[must_use]
 pub fn lives(state_directory: &Path, id: &str) -> bool {
@@ -113,6 +109,10 @@ pub fn watch_over(
     let done = wait_and_act(&mut store, id, host);
     let _ = fs::remove_file(&path);
     done
+}
+
+fn lock_path(state_directory: &Path, id: &str) -> PathBuf {
+    state_directory.join(format!("guard-{id}"))
 }
 
 fn wait_and_act(store: &mut Store, id: &str, host: &mut dyn Host) -> Result<String, TransactionError> {

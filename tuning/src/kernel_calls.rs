@@ -51,44 +51,6 @@ pub(crate) struct ClockState {
     pub(crate) error_estimated_us: u64,
 }
 
-/// The type of a flow in the hash calls: `udp4` or `udp6`.
-fn flow_type(flow: &str) -> io::Result<u32> {
-    match flow {
-        "udp4" => Ok(UDP_V4_FLOW),
-        "udp6" => Ok(UDP_V6_FLOW),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("unknown flow type '{flow}'"))),
-    }
-}
-
-/// Runs one `SIOCETHTOOL` with a buffer of native words that starts with the command. The buffer
-/// has room for the largest structure of the commands used here.
-fn ethtool(link: &str, buffer: &mut [u64]) -> io::Result<()> {
-    let name = link.as_bytes();
-    // SAFETY: `ifreq` is plain data; all zeroes is a valid value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if name.len() >= request.ifr_name.len() || name.contains(&0) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("'{link}' is not an interface name")));
-    }
-    for (slot, byte) in request.ifr_name.iter_mut().zip(name) {
-        *slot = byte.cast_signed();
-    }
-    request.ifr_ifru.ifru_data = buffer.as_mut_ptr().cast::<c_char>();
-    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
-    // SAFETY: the request points to `buffer`, which outlives the call and is longer than the
-    // structures of the commands that this module sends; the kernel writes no further than those.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// A buffer that starts with two 32-bit words, with room for `bytes` in all.
-fn buffer(first: u32, second: u32, bytes: usize) -> Vec<u64> {
-    let mut words = vec![0_u64; bytes.max(512).div_ceil(8)];
-    let [a, b, c, d] = first.to_ne_bytes();
-    let [e, f, g, h] = second.to_ne_bytes();
-    words[0] = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-    words
-}
-
 /// The firmware version of a NIC, if the driver gives one.
 pub(crate) fn firmware_version(link: &str) -> io::Result<Option<String>> {
     let mut info = buffer(ETHTOOL_GDRVINFO, 0, 0);
@@ -173,6 +135,44 @@ pub(crate) fn clock_state() -> io::Result<ClockState> {
         error_max_us: u64::try_from(state.maxerror).unwrap_or(0),
         error_estimated_us: u64::try_from(state.esterror).unwrap_or(0),
     })
+}
+
+/// The type of a flow in the hash calls: `udp4` or `udp6`.
+fn flow_type(flow: &str) -> io::Result<u32> {
+    match flow {
+        "udp4" => Ok(UDP_V4_FLOW),
+        "udp6" => Ok(UDP_V6_FLOW),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("unknown flow type '{flow}'"))),
+    }
+}
+
+/// Runs one `SIOCETHTOOL` with a buffer of native words that starts with the command. The buffer
+/// has room for the largest structure of the commands used here.
+fn ethtool(link: &str, buffer: &mut [u64]) -> io::Result<()> {
+    let name = link.as_bytes();
+    // SAFETY: `ifreq` is plain data; all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() || name.contains(&0) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("'{link}' is not an interface name")));
+    }
+    for (slot, byte) in request.ifr_name.iter_mut().zip(name) {
+        *slot = byte.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = buffer.as_mut_ptr().cast::<c_char>();
+    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    // SAFETY: the request points to `buffer`, which outlives the call and is longer than the
+    // structures of the commands that this module sends; the kernel writes no further than those.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A buffer that starts with two 32-bit words, with room for `bytes` in all.
+fn buffer(first: u32, second: u32, bytes: usize) -> Vec<u64> {
+    let mut words = vec![0_u64; bytes.max(512).div_ceil(8)];
+    let [a, b, c, d] = first.to_ne_bytes();
+    let [e, f, g, h] = second.to_ne_bytes();
+    words[0] = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    words
 }
 
 #[cfg(test)]

@@ -56,85 +56,6 @@ pub fn audit_text(audit: &Audit, detail: Detail) -> String {
     out
 }
 
-fn finding_text(out: &mut String, finding: &Finding) {
-    let mark = match finding.status {
-        Status::Ok => "ok",
-        Status::NotApplicable => "-",
-        Status::Unknown => "unknown",
-        Status::Differs | Status::Conflict => finding.severity.word(),
-    };
-    let scope = if finding.scope.is_empty() { String::new() } else { format!(" [{}]", finding.scope) };
-    let _ = write!(out, "{mark:<9}{}{scope}", finding.rule);
-    match finding.status {
-        Status::Ok => {
-            let _ = writeln!(out, ": {}", shorten(&finding.current));
-        }
-        Status::Unknown | Status::NotApplicable => {
-            let _ = writeln!(out, ": {}", finding.why);
-        }
-        Status::Differs | Status::Conflict => {
-            let against = if finding.status == Status::Conflict { "conflict: " } else { "" };
-            let _ = writeln!(
-                out,
-                ": {against}{}, recommended: {}",
-                shorten(&finding.current),
-                shorten(&finding.recommended)
-            );
-            let _ = writeln!(out, "{:9}{}", "", finding.why);
-        }
-    }
-    for step in &finding.steps {
-        let _ = writeln!(out, "{:9}do: {step}", "");
-    }
-}
-
-/// Long lists of options and addresses end where a line does.
-fn shorten(text: &str) -> String {
-    const LENGTH_MAX: usize = 100;
-    if text.chars().count() <= LENGTH_MAX {
-        return text.to_owned();
-    }
-    let kept: String = text.chars().take(LENGTH_MAX).collect();
-    format!("{kept}…")
-}
-
-/// A value in a line: a tree of queueing disciplines in words.
-fn value_text(setting: &Setting, value: &Value) -> String {
-    if let (Setting::Qdisc { .. }, Ok(tree)) = (setting, serde_json::from_str::<QdiscTree>(value.text())) {
-        let mut counts: Vec<(String, usize)> = Vec::new();
-        for entry in &tree.0 {
-            let rate = entry.max_rate_bits_per_second().map(|rate| format!(" {}", gigabits(rate))).unwrap_or_default();
-            let name = format!("{}{rate}", entry.kind);
-            match counts.last_mut() {
-                Some((last, count)) if *last == name => *count += 1,
-                _ => counts.push((name, 1)),
-            }
-        }
-        let words =
-            counts.iter().map(|(name, count)| if *count > 1 { format!("{count} × {name}") } else { name.clone() });
-        let words: Vec<String> = words.collect();
-        return if words.is_empty() { "none".to_owned() } else { words.join(" + ") };
-    }
-    if let Setting::OwnedFile { .. } = setting {
-        return value.0.as_ref().map_or("(absent)".to_owned(), |text| counted(text.lines().count(), "line"));
-    }
-    shorten(value.text())
-}
-
-/// Changes of one rule that differ only in numbers count as alike.
-fn likeness(change: &PlannedChange) -> (String, String) {
-    let name = change.setting.to_string();
-    let mut pattern = String::new();
-    let mut in_digits = false;
-    for c in name.chars() {
-        if !(c.is_ascii_digit() && in_digits) {
-            pattern.push(if c.is_ascii_digit() { '#' } else { c });
-        }
-        in_digits = c.is_ascii_digit();
-    }
-    (change.rule.clone(), pattern)
-}
-
 /// The plan as text: a difference with a line for each setting.
 #[must_use]
 pub fn plan_text(plan: &Plan, detail: Detail) -> String {
@@ -232,4 +153,83 @@ pub fn rules_markdown() -> String {
         );
     }
     out
+}
+
+fn finding_text(out: &mut String, finding: &Finding) {
+    let mark = match finding.status {
+        Status::Ok => "ok",
+        Status::NotApplicable => "-",
+        Status::Unknown => "unknown",
+        Status::Differs | Status::Conflict => finding.severity.word(),
+    };
+    let scope = if finding.scope.is_empty() { String::new() } else { format!(" [{}]", finding.scope) };
+    let _ = write!(out, "{mark:<9}{}{scope}", finding.rule);
+    match finding.status {
+        Status::Ok => {
+            let _ = writeln!(out, ": {}", shorten(&finding.current));
+        }
+        Status::Unknown | Status::NotApplicable => {
+            let _ = writeln!(out, ": {}", finding.why);
+        }
+        Status::Differs | Status::Conflict => {
+            let against = if finding.status == Status::Conflict { "conflict: " } else { "" };
+            let _ = writeln!(
+                out,
+                ": {against}{}, recommended: {}",
+                shorten(&finding.current),
+                shorten(&finding.recommended)
+            );
+            let _ = writeln!(out, "{:9}{}", "", finding.why);
+        }
+    }
+    for step in &finding.steps {
+        let _ = writeln!(out, "{:9}do: {step}", "");
+    }
+}
+
+/// Long lists of options and addresses end where a line does.
+fn shorten(text: &str) -> String {
+    const LENGTH_MAX: usize = 100;
+    if text.chars().count() <= LENGTH_MAX {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(LENGTH_MAX).collect();
+    format!("{kept}…")
+}
+
+/// A value in a line: a tree of queueing disciplines in words.
+fn value_text(setting: &Setting, value: &Value) -> String {
+    if let (Setting::Qdisc { .. }, Ok(tree)) = (setting, serde_json::from_str::<QdiscTree>(value.text())) {
+        let mut counts: Vec<(String, usize)> = Vec::new();
+        for entry in &tree.0 {
+            let rate = entry.max_rate_bits_per_second().map(|rate| format!(" {}", gigabits(rate))).unwrap_or_default();
+            let name = format!("{}{rate}", entry.kind);
+            match counts.last_mut() {
+                Some((last, count)) if *last == name => *count += 1,
+                _ => counts.push((name, 1)),
+            }
+        }
+        let words =
+            counts.iter().map(|(name, count)| if *count > 1 { format!("{count} × {name}") } else { name.clone() });
+        let words: Vec<String> = words.collect();
+        return if words.is_empty() { "none".to_owned() } else { words.join(" + ") };
+    }
+    if let Setting::OwnedFile { .. } = setting {
+        return value.0.as_ref().map_or("(absent)".to_owned(), |text| counted(text.lines().count(), "line"));
+    }
+    shorten(value.text())
+}
+
+/// Changes of one rule that differ only in numbers count as alike.
+fn likeness(change: &PlannedChange) -> (String, String) {
+    let name = change.setting.to_string();
+    let mut pattern = String::new();
+    let mut in_digits = false;
+    for c in name.chars() {
+        if !(c.is_ascii_digit() && in_digits) {
+            pattern.push(if c.is_ascii_digit() { '#' } else { c });
+        }
+        in_digits = c.is_ascii_digit();
+    }
+    (change.rule.clone(), pattern)
 }

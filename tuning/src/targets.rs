@@ -137,6 +137,20 @@ pub fn gigabits(bits_per_second: u64) -> String {
     if gigabits.fract() == 0.0 { format!("{gigabits:.0} Gb/s") } else { format!("{gigabits:.2} Gb/s") }
 }
 
+/// The CPUs of the link's node that run; all that run if the node is not known.
+#[must_use]
+pub fn local_cpus(facts: &Facts, link: &Link) -> CpuSet {
+    let node = link.numa_node.and_then(|node| facts.node(node));
+    node.map_or_else(|| facts.cpu.online.clone(), |node| node.cpus.intersection(&facts.cpu.online))
+}
+
+/// One CPU of each core: the first half of the node's CPUs where two share a core, as kernels
+/// number them.
+#[must_use]
+pub fn physical_cores(facts: &Facts, cpus: &CpuSet) -> CpuSet {
+    if facts.cpu.smt_active == Some(true) { cpus.iter().take(cpus.len().div_ceil(2)).collect() } else { cpus.clone() }
+}
+
 /// Physical links that are up and fast; if there is none, all physical links that are up. The site
 /// file overrides both.
 fn data_links(facts: &Facts, site: &Site) -> Vec<String> {
@@ -173,20 +187,6 @@ fn lanes(facts: &Facts, site: &Site, data_links: &[String], column: ProfileName)
     let link = data_links.iter().find_map(|name| facts.link(name));
     let cores = link.map_or(facts.cpu.cores, |link| Some(count(&physical_cores(facts, &local_cpus(facts, link)))));
     cores.map_or(wished, |cores| wished.min((cores / 2).max(1)))
-}
-
-/// The CPUs of the link's node that run; all that run if the node is not known.
-#[must_use]
-pub fn local_cpus(facts: &Facts, link: &Link) -> CpuSet {
-    let node = link.numa_node.and_then(|node| facts.node(node));
-    node.map_or_else(|| facts.cpu.online.clone(), |node| node.cpus.intersection(&facts.cpu.online))
-}
-
-/// One CPU of each core: the first half of the node's CPUs where two share a core, as kernels
-/// number them.
-#[must_use]
-pub fn physical_cores(facts: &Facts, cpus: &CpuSet) -> CpuSet {
-    if facts.cpu.smt_active == Some(true) { cpus.iter().take(cpus.len().div_ceil(2)).collect() } else { cpus.clone() }
 }
 
 /// Socket buffer maximum, TCP buffer maximum, and whether memory limited the latter.

@@ -84,6 +84,14 @@ pub fn install_missing(wanted: &[(&str, &str)]) {
     }
 }
 
+/// Whether a program is installed, for users or for root.
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|directory| directory.join(program).is_file())
+}
+
 fn missing<'a>(wanted: &[(&str, &'a str)]) -> Vec<&'a str> {
     wanted.iter().filter(|(program, _)| !is_installed(program)).map(|&(_, package)| package).collect()
 }
@@ -100,12 +108,4 @@ fn apt_get(arguments: &[&str]) {
     if !status.is_ok_and(|status| status.success()) {
         println!("apt-get {} failed", arguments.join(" "));
     }
-}
-
-/// Whether a program is installed, for users or for root.
-pub fn is_installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|directory| directory.join(program).is_file())
 }

@@ -25,36 +25,6 @@ pub fn check() -> anyhow::Result<()> {
     deny()
 }
 
-/// Licenses, advisories, sources and duplicates of all dependencies.
-fn deny() -> anyhow::Result<()> {
-    if !is_installed("cargo-deny") && !cargo_bin("cargo-deny").is_some_and(|path| path.is_file()) {
-        let install = cargo(&["install", "--quiet", "--locked", "cargo-deny", "--version", CARGO_DENY_VERSION], &[]);
-        if let Err(error) = install {
-            println!("skipped: cargo deny: {error:#}");
-            return Ok(());
-        }
-    }
-    // Advisories come from a repository that not every machine can reach; licenses and sources need
-    // no network.
-    cargo(&["deny", "check", "bans", "licenses", "sources"], &[])?;
-    let advisories = Command::new("cargo").args(["deny", "check", "advisories"]).output().context("cargo deny")?;
-    let said = String::from_utf8_lossy(&advisories.stderr);
-    if advisories.status.success() {
-        println!("cargo deny check advisories: ok");
-    } else if said.contains("failed to fetch advisory database") || said.contains("failed to clone") {
-        println!("skipped: cargo deny check advisories: the advisory database cannot be fetched from here");
-    } else {
-        bail!("cargo deny check advisories: {said}");
-    }
-    Ok(())
-}
-
-fn cargo_bin(program: &str) -> Option<PathBuf> {
-    let home =
-        std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".cargo")))?;
-    Some(home.join("bin").join(program))
-}
-
 /// Every test of every crate.
 pub fn test(arguments: &[String]) -> anyhow::Result<()> {
     install_missing(OF_TESTS);
@@ -80,29 +50,6 @@ pub fn test(arguments: &[String]) -> anyhow::Result<()> {
     }
     let names: Vec<&str> = output.failures.iter().map(|failure| failure.name.as_str()).collect();
     result.with_context(|| format!("{} tests failed: {}", names.len(), names.join(", ")))
-}
-
-/// Runs cargo and passes on relevant output; returns what it collected, and how it ended.
-fn run_tests(arguments: &[&str]) -> anyhow::Result<(TestOutput, anyhow::Result<()>)> {
-    use std::io::{BufRead as _, BufReader};
-    println!("cargo {}", arguments.join(" "));
-    let began = Instant::now();
-    let mut child = Command::new("cargo")
-        .args(arguments)
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .context("cargo does not run")?;
-    let mut output = TestOutput::default();
-    for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {
-        let line = String::from_utf8_lossy(&line?).into_owned();
-        if output.take(&line) {
-            println!("{line}");
-        }
-    }
-    let status = child.wait()?;
-    println!("cargo {} took {:.0} s", arguments[0], began.elapsed().as_secs_f64());
-    let ended = if status.success() { Ok(()) } else { Err(anyhow!("cargo {} failed", arguments.join(" "))) };
-    Ok((output, ended))
 }
 
 /// The Debian package.
@@ -146,14 +93,6 @@ pub fn emulate(command: &str, arguments: &[String]) -> anyhow::Result<()> {
     run_release(&["--package", "culvert-tests", "--bin", "culvert-lab"], &words)
 }
 
-fn run_release(what: &[&str], arguments: &[String]) -> anyhow::Result<()> {
-    let mut run = vec!["run", "--quiet", "--release", "--locked"];
-    run.extend(what);
-    run.push("--");
-    run.extend(arguments.iter().map(String::as_str));
-    cargo(&run, &[])
-}
-
 /// Runs cargo, and reports how long it took.
 pub fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<()> {
     println!("cargo {}", arguments.join(" "));
@@ -165,4 +104,65 @@ pub fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<(
         bail!("cargo {} failed", arguments.join(" "));
     }
     Ok(())
+}
+
+/// Licenses, advisories, sources and duplicates of all dependencies.
+fn deny() -> anyhow::Result<()> {
+    if !is_installed("cargo-deny") && !cargo_bin("cargo-deny").is_some_and(|path| path.is_file()) {
+        let install = cargo(&["install", "--quiet", "--locked", "cargo-deny", "--version", CARGO_DENY_VERSION], &[]);
+        if let Err(error) = install {
+            println!("skipped: cargo deny: {error:#}");
+            return Ok(());
+        }
+    }
+    // Advisories come from a repository that not every machine can reach; licenses and sources need
+    // no network.
+    cargo(&["deny", "check", "bans", "licenses", "sources"], &[])?;
+    let advisories = Command::new("cargo").args(["deny", "check", "advisories"]).output().context("cargo deny")?;
+    let said = String::from_utf8_lossy(&advisories.stderr);
+    if advisories.status.success() {
+        println!("cargo deny check advisories: ok");
+    } else if said.contains("failed to fetch advisory database") || said.contains("failed to clone") {
+        println!("skipped: cargo deny check advisories: the advisory database cannot be fetched from here");
+    } else {
+        bail!("cargo deny check advisories: {said}");
+    }
+    Ok(())
+}
+
+fn cargo_bin(program: &str) -> Option<PathBuf> {
+    let home =
+        std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".cargo")))?;
+    Some(home.join("bin").join(program))
+}
+
+/// Runs cargo and passes on relevant output; returns what it collected, and how it ended.
+fn run_tests(arguments: &[&str]) -> anyhow::Result<(TestOutput, anyhow::Result<()>)> {
+    use std::io::{BufRead as _, BufReader};
+    println!("cargo {}", arguments.join(" "));
+    let began = Instant::now();
+    let mut child = Command::new("cargo")
+        .args(arguments)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .context("cargo does not run")?;
+    let mut output = TestOutput::default();
+    for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        if output.take(&line) {
+            println!("{line}");
+        }
+    }
+    let status = child.wait()?;
+    println!("cargo {} took {:.0} s", arguments[0], began.elapsed().as_secs_f64());
+    let ended = if status.success() { Ok(()) } else { Err(anyhow!("cargo {} failed", arguments.join(" "))) };
+    Ok((output, ended))
+}
+
+fn run_release(what: &[&str], arguments: &[String]) -> anyhow::Result<()> {
+    let mut run = vec!["run", "--quiet", "--release", "--locked"];
+    run.extend(what);
+    run.push("--");
+    run.extend(arguments.iter().map(String::as_str));
+    cargo(&run, &[])
 }

@@ -231,28 +231,6 @@ impl ApiClient {
     }
 }
 
-fn is_refused(error: &std::io::Error) -> bool {
-    os_error::code_of(error) == RefusalCode::NotPermitted
-}
-
-/// A node may be running there: without permission to look, its absence cannot be claimed.
-fn forbidden(state: &StateDirectory, error: &std::io::Error) -> CommandError {
-    let socket = state.path("api.sock");
-    let remedy =
-        accounts::remedy(&socket, state.root()).unwrap_or_else(|| "check its owner and permissions".to_owned());
-    let text = format!("cannot reach the node of {}: {error}; {remedy}", state.root().display());
-    CommandError::new(ExitCode::NotPermitted, text)
-}
-
-fn broken(error: &dyn std::fmt::Display) -> CommandError {
-    CommandError::new(ExitCode::Temporary, format!("the node does not answer: {error}"))
-}
-
-async fn whole(body: Incoming) -> Result<Bytes, CommandError> {
-    let body = http_body_util::Limited::new(body, ANSWER_BYTES_MAX);
-    Ok(body.collect().await.map_err(|error| broken(&error))?.to_bytes())
-}
-
 /// A capture that the node sends.
 #[derive(Debug)]
 pub struct RunningCapture {
@@ -284,4 +262,26 @@ impl RunningCapture {
     pub fn summary(self) -> Option<Summary> {
         self.summary
     }
+}
+
+fn is_refused(error: &std::io::Error) -> bool {
+    os_error::code_of(error) == RefusalCode::NotPermitted
+}
+
+/// A node may be running there: without permission to look, its absence cannot be claimed.
+fn forbidden(state: &StateDirectory, error: &std::io::Error) -> CommandError {
+    let socket = state.path("api.sock");
+    let remedy =
+        accounts::remedy(&socket, state.root()).unwrap_or_else(|| "check its owner and permissions".to_owned());
+    let text = format!("cannot reach the node of {}: {error}; {remedy}", state.root().display());
+    CommandError::new(ExitCode::NotPermitted, text)
+}
+
+fn broken(error: &dyn std::fmt::Display) -> CommandError {
+    CommandError::new(ExitCode::Temporary, format!("the node does not answer: {error}"))
+}
+
+async fn whole(body: Incoming) -> Result<Bytes, CommandError> {
+    let body = http_body_util::Limited::new(body, ANSWER_BYTES_MAX);
+    Ok(body.collect().await.map_err(|error| broken(&error))?.to_bytes())
 }

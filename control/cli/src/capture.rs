@@ -53,34 +53,6 @@ pub async fn run(global: GlobalArgs, args: CaptureArgs) -> Result<ExitCode, Comm
     conclude(&summary, &name, global.quiet)
 }
 
-/// Writes the capture until it ends. An interrupt ends it in the node, and packets in flight still
-/// arrive; a second one ends this command.
-async fn receive(api: &ApiClient, capture: &mut RunningCapture, file: &mut CaptureFile) -> Result<(), CommandError> {
-    let mut interrupted = Box::pin(crate::interruption::interrupted());
-    let mut is_ending = false;
-    loop {
-        let bytes = tokio::select! {
-            bytes = capture.next() => bytes,
-            code = &mut interrupted => {
-                if is_ending {
-                    return Err(CommandError::new(code, "interrupted before the capture was complete"));
-                }
-                is_ending = true;
-                interrupted = Box::pin(crate::interruption::interrupted());
-                // One that has just ended by itself is not there any more.
-                let _ = api.stop_capture(capture.id).await;
-                continue;
-            }
-        };
-        let Some(bytes) = bytes else { return Ok(()) };
-        if !file.append(&bytes)? && !is_ending {
-            // The reader of the capture has enough.
-            is_ending = true;
-            let _ = api.stop_capture(capture.id).await;
-        }
-    }
-}
-
 /// A capture of the lanes of this process.
 #[derive(Debug)]
 pub struct EmbeddedCapture {
@@ -126,6 +98,34 @@ impl EmbeddedCapture {
         };
         if let Err(error) = concluded {
             say_aside!("culvert: {error}");
+        }
+    }
+}
+
+/// Writes the capture until it ends. An interrupt ends it in the node, and packets in flight still
+/// arrive; a second one ends this command.
+async fn receive(api: &ApiClient, capture: &mut RunningCapture, file: &mut CaptureFile) -> Result<(), CommandError> {
+    let mut interrupted = Box::pin(crate::interruption::interrupted());
+    let mut is_ending = false;
+    loop {
+        let bytes = tokio::select! {
+            bytes = capture.next() => bytes,
+            code = &mut interrupted => {
+                if is_ending {
+                    return Err(CommandError::new(code, "interrupted before the capture was complete"));
+                }
+                is_ending = true;
+                interrupted = Box::pin(crate::interruption::interrupted());
+                // One that has just ended by itself is not there any more.
+                let _ = api.stop_capture(capture.id).await;
+                continue;
+            }
+        };
+        let Some(bytes) = bytes else { return Ok(()) };
+        if !file.append(&bytes)? && !is_ending {
+            // The reader of the capture has enough.
+            is_ending = true;
+            let _ = api.stop_capture(capture.id).await;
         }
     }
 }

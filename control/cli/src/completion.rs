@@ -35,13 +35,6 @@ pub fn run(args: &CompletionArgs) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::Done)
 }
 
-/// The program without the commands that it has for itself, which shells would offer.
-fn without_hidden(full: &Command) -> Command {
-    let visible: Vec<Command> = full.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
-    let command = Command::new("culvert").version(env!("CARGO_PKG_VERSION")).propagate_version(true);
-    command.args(full.get_arguments().cloned().collect::<Vec<_>>()).subcommands(visible)
-}
-
 /// Prints versions.
 ///
 /// # Errors
@@ -62,4 +55,11 @@ pub fn version(args: &VersionArgs) -> Result<ExitCode, CommandError> {
 pub fn version_text() -> String {
     let (version, protocol) = (env!("CARGO_PKG_VERSION"), culvert_protocol::control::PROTOCOL_VERSION);
     format!("{version} (control protocol {protocol}, wire format {})", culvert_protocol::wire::VERSION)
+}
+
+/// The program without the commands that it has for itself, which shells would offer.
+fn without_hidden(full: &Command) -> Command {
+    let visible: Vec<Command> = full.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
+    let command = Command::new("culvert").version(env!("CARGO_PKG_VERSION")).propagate_version(true);
+    command.args(full.get_arguments().cloned().collect::<Vec<_>>()).subcommands(visible)
 }

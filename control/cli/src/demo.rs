@@ -92,12 +92,6 @@ pub async fn run(global: GlobalArgs, args: DemoArgs) -> Result<ExitCode, Command
     Ok(ExitCode::Done)
 }
 
-fn tell(quiet: bool, text: &str) {
-    if !quiet {
-        say_aside!("culvert: {text}");
-    }
-}
-
 /// Options for a transfer between empty directories.
 #[must_use]
 pub fn demo_options() -> TransferOptions {
@@ -110,6 +104,12 @@ pub fn demo_options() -> TransferOptions {
         overwrite: Overwrite::Never,
         preserve: true,
         dry_run: false,
+    }
+}
+
+fn tell(quiet: bool, text: &str) {
+    if !quiet {
+        say_aside!("culvert: {text}");
     }
 }
 

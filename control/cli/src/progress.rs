@@ -60,6 +60,25 @@ pub async fn show<T>(quiet: bool, mut progress: watch::Receiver<Progress>, until
     }
 }
 
+/// Progress as one line. Before anything is known there are no numbers.
+#[must_use]
+pub fn line(now: &Progress) -> String {
+    let phase = phase_words(now.phase);
+    if now.bytes_total == 0 && now.files_total == 0 && now.bytes_done == 0 {
+        return phase.to_owned();
+    }
+    let percent = if now.bytes_total > 0 { now.bytes_done as f64 * 100.0 / now.bytes_total as f64 } else { 0.0 };
+    let mut line = format!("{phase} {percent:.0} %: {} of {}", show_bytes(now.bytes_done), show_bytes(now.bytes_total));
+    if now.files_total > 0 {
+        line += &format!(", {} of {}", show_count(now.files_done), counted(now.files_total, "file"));
+    }
+    line += &format!(", {}", show_rate(now.rate_bits_per_second));
+    match eta(now) {
+        eta if eta.is_empty() => line,
+        eta => format!("{line}, {eta}"),
+    }
+}
+
 /// Says something above the bar, if there is one.
 fn beside(bar: Option<&ProgressBar>, say: impl FnOnce()) {
     match bar {
@@ -93,25 +112,6 @@ fn draw(bar: &ProgressBar, now: &Progress) {
     };
     bar.set_message(format!("{files}{}  {}", show_rate(now.rate_bits_per_second), eta(now)));
     bar.tick();
-}
-
-/// Progress as one line. Before anything is known there are no numbers.
-#[must_use]
-pub fn line(now: &Progress) -> String {
-    let phase = phase_words(now.phase);
-    if now.bytes_total == 0 && now.files_total == 0 && now.bytes_done == 0 {
-        return phase.to_owned();
-    }
-    let percent = if now.bytes_total > 0 { now.bytes_done as f64 * 100.0 / now.bytes_total as f64 } else { 0.0 };
-    let mut line = format!("{phase} {percent:.0} %: {} of {}", show_bytes(now.bytes_done), show_bytes(now.bytes_total));
-    if now.files_total > 0 {
-        line += &format!(", {} of {}", show_count(now.files_done), counted(now.files_total, "file"));
-    }
-    line += &format!(", {}", show_rate(now.rate_bits_per_second));
-    match eta(now) {
-        eta if eta.is_empty() => line,
-        eta => format!("{line}, {eta}"),
-    }
 }
 
 fn eta(now: &Progress) -> String {

@@ -67,24 +67,6 @@ pub fn print(result: &TransferResult, telling: Telling, state: &StateDirectory) 
     Ok(exit_code(result, error_on_no_transfer))
 }
 
-/// What is said of a file: its name once.
-fn sentence(error: &ResultError) -> String {
-    let ResultError { path, text, .. } = error;
-    if text.starts_with(&format!("'{path}'")) { text.clone() } else { format!("{path}: {text}") }
-}
-
-/// Prints a line for each entry of a dry run.
-fn say_dry_run(would: &Would) -> Result<(), CommandError> {
-    for file in &would.files {
-        say(&dry_run::line(file))?;
-    }
-    let more = would.file_count.saturating_sub(would.files.len() as u64);
-    if more > 0 && would.counts.new.is_some() {
-        say(&format!("… and {} more", show_count(more)))?;
-    }
-    Ok(())
-}
-
 /// The exit code for a result. Left-out files keep their code even if there was nothing else to do:
 /// whoever uses the copy must know that it is incomplete.
 #[must_use]
@@ -96,42 +78,6 @@ pub fn exit_code(result: &TransferResult, error_on_no_transfer: bool) -> ExitCod
         State::Succeeded if error_on_no_transfer && is_nothing(result) => ExitCode::NothingToDo,
         State::Succeeded => ExitCode::Done,
     }
-}
-
-/// Whether everything was there already.
-fn is_nothing(result: &TransferResult) -> bool {
-    let would_send = result.would.as_ref().is_some_and(|would| would.counts.sent > 0);
-    result.files.total > 0
-        && result.files.stored == 0
-        && result.others_made == 0
-        && !would_send
-        && result.files.skipped == result.files.total
-}
-
-/// What is said of a transfer that stored nothing.
-fn text_of_nothing(result: &TransferResult) -> Option<String> {
-    let (total, failed) = (result.files.total, result.files.failed);
-    if is_nothing(result) {
-        let are_there = match total {
-            1 => "the file is there already".to_owned(),
-            total => format!("all {} are there already", counted(total, "file")),
-        };
-        return Some(match failed {
-            0 => format!("nothing to do: {are_there}"),
-            failed => {
-                let left_out = format!("{} {} left out", counted(failed, "other"), agree(failed, "was", "were"));
-                format!("nothing was sent: {are_there}, and {left_out}")
-            }
-        });
-    }
-    let has_nothing = failed > 0 && result.files.stored == 0 && result.others_made == 0;
-    has_nothing.then(|| {
-        let skipped = match result.files.skipped {
-            0 => String::new(),
-            skipped => format!(", {} {} there already", show_count(skipped), agree(skipped, "is", "are")),
-        };
-        format!("nothing was stored: {} failed{skipped}", counted(failed, "file"))
-    })
 }
 
 /// Whether this process has printed what its user asked for with `--json`.
@@ -230,6 +176,60 @@ pub fn text(result: &TransferResult, receipt: &str) -> String {
         lines.push(format!("  verdict    {}", result.verdict.text));
     }
     lines.join("\n")
+}
+
+/// What is said of a file: its name once.
+fn sentence(error: &ResultError) -> String {
+    let ResultError { path, text, .. } = error;
+    if text.starts_with(&format!("'{path}'")) { text.clone() } else { format!("{path}: {text}") }
+}
+
+/// Prints a line for each entry of a dry run.
+fn say_dry_run(would: &Would) -> Result<(), CommandError> {
+    for file in &would.files {
+        say(&dry_run::line(file))?;
+    }
+    let more = would.file_count.saturating_sub(would.files.len() as u64);
+    if more > 0 && would.counts.new.is_some() {
+        say(&format!("… and {} more", show_count(more)))?;
+    }
+    Ok(())
+}
+
+/// Whether everything was there already.
+fn is_nothing(result: &TransferResult) -> bool {
+    let would_send = result.would.as_ref().is_some_and(|would| would.counts.sent > 0);
+    result.files.total > 0
+        && result.files.stored == 0
+        && result.others_made == 0
+        && !would_send
+        && result.files.skipped == result.files.total
+}
+
+/// What is said of a transfer that stored nothing.
+fn text_of_nothing(result: &TransferResult) -> Option<String> {
+    let (total, failed) = (result.files.total, result.files.failed);
+    if is_nothing(result) {
+        let are_there = match total {
+            1 => "the file is there already".to_owned(),
+            total => format!("all {} are there already", counted(total, "file")),
+        };
+        return Some(match failed {
+            0 => format!("nothing to do: {are_there}"),
+            failed => {
+                let left_out = format!("{} {} left out", counted(failed, "other"), agree(failed, "was", "were"));
+                format!("nothing was sent: {are_there}, and {left_out}")
+            }
+        });
+    }
+    let has_nothing = failed > 0 && result.files.stored == 0 && result.others_made == 0;
+    has_nothing.then(|| {
+        let skipped = match result.files.skipped {
+            0 => String::new(),
+            skipped => format!(", {} {} there already", show_count(skipped), agree(skipped, "is", "are")),
+        };
+        format!("nothing was stored: {} failed{skipped}", counted(failed, "file"))
+    })
 }
 
 /// What a transfer moved through.

@@ -129,11 +129,6 @@ impl Place {
     }
 }
 
-/// An IPv6 address as it stands before a port.
-fn in_brackets(host: &str) -> std::borrow::Cow<'_, str> {
-    if host.contains(':') { format!("[{host}]").into() } else { host.into() }
-}
-
 /// Reads a path. What has a colon before its first slash is on a partner; `./a:b` is local.
 ///
 /// # Errors
@@ -167,6 +162,11 @@ pub fn parse(text: &OsStr) -> Result<Place, CommandError> {
         return Ok(Place::Ssh { host: SshHost::new(name), path });
     }
     Ok(Place::Profile { name: name.to_owned(), path })
+}
+
+/// An IPv6 address as it stands before a port.
+fn in_brackets(host: &str) -> std::borrow::Cow<'_, str> {
+    if host.contains(':') { format!("[{host}]").into() } else { host.into() }
 }
 
 /// What follows a scheme, whose letters may be of either case (RFC 3986, section 3.1).

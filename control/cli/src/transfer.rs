@@ -32,19 +32,6 @@ use crate::target::Place;
 use crate::typed::{has_profile, options_of, read_paths, target_of};
 use crate::{progress, verbose};
 
-/// Why a node is not asked for a transfer over ssh.
-fn by_a_user_alone(partner: &Place) -> CommandError {
-    let why = "a node cannot ask for ssh passwords: use 'culvert send' or 'culvert get'";
-    match partner {
-        Place::Profile { name, .. } => {
-            let text =
-                format!("there is no profile '{name}' ('culvert profile list' lists all); if it is an ssh host, {why}");
-            CommandError::new(ExitCode::NotFound, text)
-        }
-        _ => CommandError::usage(format!("{why} for USER@HOST:PATH")),
-    }
-}
-
 /// No receipt is longer: it is a line and two signatures.
 const RECEIPT_BYTES_MAX: u64 = 1 << 20;
 /// How often the node is asked about a transfer that is followed.
@@ -80,6 +67,58 @@ impl FollowedTransfer {
             error
         };
         error.of_followed(id, state)
+    }
+}
+
+/// Where a transfer stands after an order.
+#[derive(serde::Serialize)]
+struct StateOf<'a> {
+    transfer: &'a str,
+    state: RecordState,
+}
+
+impl<'a> StateOf<'a> {
+    fn of(record: &'a TransferRecord) -> Self {
+        Self { transfer: &record.transfer, state: record.state }
+    }
+}
+
+/// Submits a request to a running node and follows it to its end.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn submit_and_follow(
+    api: &ApiClient,
+    request: &TransferRequest,
+    telling: Telling,
+    state: &StateDirectory,
+) -> Result<ExitCode, CommandError> {
+    let id = api.submit(request).await?;
+    if !telling.quiet {
+        say_aside!("culvert: the node running with {} runs this as transfer {id}", state.root().display());
+    }
+    let followed = FollowedTransfer::default();
+    let following = follow(api, &id, telling, state, &followed);
+    tokio::select! {
+        code = following => code.map_err(|error| followed.explain(error)),
+        code = interrupted() => {
+            let _ = api.cancel(&id).await;
+            let text = "interrupted; run the same command again to resume";
+            Err(CommandError::new(code, text).of_transfer(&id))
+        }
+    }
+}
+
+/// Why a node is not asked for a transfer over ssh.
+fn by_a_user_alone(partner: &Place) -> CommandError {
+    let why = "a node cannot ask for ssh passwords: use 'culvert send' or 'culvert get'";
+    match partner {
+        Place::Profile { name, .. } => {
+            let text =
+                format!("there is no profile '{name}' ('culvert profile list' lists all); if it is an ssh host, {why}");
+            CommandError::new(ExitCode::NotFound, text)
+        }
+        _ => CommandError::usage(format!("{why} for USER@HOST:PATH")),
     }
 }
 
@@ -178,19 +217,6 @@ async fn order(state: &StateDirectory, id: &str, what: &str, json: bool) -> Resu
     Ok(ExitCode::Done)
 }
 
-/// Where a transfer stands after an order.
-#[derive(serde::Serialize)]
-struct StateOf<'a> {
-    transfer: &'a str,
-    state: RecordState,
-}
-
-impl<'a> StateOf<'a> {
-    fn of(record: &'a TransferRecord) -> Self {
-        Self { transfer: &record.transfer, state: record.state }
-    }
-}
-
 /// Pauses a transfer and waits until it has stopped: from then on it stays so.
 async fn pause(api: &ApiClient, id: &str, json: bool) -> Result<ExitCode, CommandError> {
     api.order(id, "pause").await?;
@@ -238,32 +264,6 @@ async fn watch_json(api: &ApiClient, id: &str, followed: &FollowedTransfer) -> R
             shown = now;
         }
         tokio::time::sleep(POLL).await;
-    }
-}
-
-/// Submits a request to a running node and follows it to its end.
-///
-/// # Errors
-/// [`CommandError`].
-pub async fn submit_and_follow(
-    api: &ApiClient,
-    request: &TransferRequest,
-    telling: Telling,
-    state: &StateDirectory,
-) -> Result<ExitCode, CommandError> {
-    let id = api.submit(request).await?;
-    if !telling.quiet {
-        say_aside!("culvert: the node running with {} runs this as transfer {id}", state.root().display());
-    }
-    let followed = FollowedTransfer::default();
-    let following = follow(api, &id, telling, state, &followed);
-    tokio::select! {
-        code = following => code.map_err(|error| followed.explain(error)),
-        code = interrupted() => {
-            let _ = api.cancel(&id).await;
-            let text = "interrupted; run the same command again to resume";
-            Err(CommandError::new(code, text).of_transfer(&id))
-        }
     }
 }
 

@@ -76,26 +76,6 @@ pub fn read_paths(paths: &[OsString], is_get: bool) -> Result<TypedTransfer, Com
     Ok(TypedTransfer { partner: destination.clone(), movement })
 }
 
-/// What names a host and has no colon is a path of this host, and seldom meant as one.
-fn without_colon(path: &TypedPath) -> CommandError {
-    CommandError::usage(format!(
-        "{path} has no colon, so it is a path on this host: write {path}: for the home directory there, or {path}:PATH"
-    ))
-}
-
-/// A local path, absolute, with its slash at the end if it had one.
-fn absolute(path: &TypedPath) -> Result<TypedPath, CommandError> {
-    use std::os::unix::ffi::OsStringExt as _;
-    let joined = std::env::current_dir()
-        .map_err(|error| CommandError::failed(format!("cannot determine the current directory: {error}")))?
-        .join(path.as_path());
-    let mut bytes = joined.into_os_string().into_vec();
-    if path.0.ends_with(b"/") && !bytes.ends_with(b"/") {
-        bytes.push(b'/');
-    }
-    Ok(TypedPath(bytes))
-}
-
 /// The options of a transfer.
 ///
 /// # Errors
@@ -138,4 +118,24 @@ pub fn target_of(place: &Place) -> Target {
 #[must_use]
 pub fn has_profile(state: &StateDirectory, name: &str) -> bool {
     !matches!(Profiles::new(state.clone()).find(name), Ok(None))
+}
+
+/// What names a host and has no colon is a path of this host, and seldom meant as one.
+fn without_colon(path: &TypedPath) -> CommandError {
+    CommandError::usage(format!(
+        "{path} has no colon, so it is a path on this host: write {path}: for the home directory there, or {path}:PATH"
+    ))
+}
+
+/// A local path, absolute, with its slash at the end if it had one.
+fn absolute(path: &TypedPath) -> Result<TypedPath, CommandError> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let joined = std::env::current_dir()
+        .map_err(|error| CommandError::failed(format!("cannot determine the current directory: {error}")))?
+        .join(path.as_path());
+    let mut bytes = joined.into_os_string().into_vec();
+    if path.0.ends_with(b"/") && !bytes.ends_with(b"/") {
+        bytes.push(b'/');
+    }
+    Ok(TypedPath(bytes))
 }

@@ -69,15 +69,6 @@ impl Drop for FileTeller {
     }
 }
 
-fn file_line(verb: &str, told: &Told) -> String {
-    match told {
-        Told::File { name, bytes } => format!("{verb} {name} ({})", show_bytes(*bytes)),
-        Told::More(count) => {
-            format!("{verb} {}, faster than their names could be written", counted(*count, "more file"))
-        }
-    }
-}
-
 /// Tells the phases of a transfer, if they are to be told, until `until` resolves, and returns what
 /// that resolves to.
 pub async fn beside<T>(mut progress: watch::Receiver<Progress>, until: impl Future<Output = T>) -> T {
@@ -103,6 +94,15 @@ pub async fn beside<T>(mut progress: watch::Receiver<Progress>, until: impl Futu
                     say_aside!("culvert: {}", line(&now));
                 }
             }
+        }
+    }
+}
+
+fn file_line(verb: &str, told: &Told) -> String {
+    match told {
+        Told::File { name, bytes } => format!("{verb} {name} ({})", show_bytes(*bytes)),
+        Told::More(count) => {
+            format!("{verb} {}, faster than their names could be written", counted(*count, "more file"))
         }
     }
 }

@@ -25,23 +25,6 @@ enum Use {
     None,
 }
 
-fn use_of(command: &Command) -> Use {
-    match command {
-        Command::Identity(_) | Command::Profile(_) | Command::Status(_) | Command::Monitor(_) => Use::Files,
-        // A receipt may be a file of the user who runs the command.
-        Command::Transfer(args) => match &args.action {
-            TransferAction::Receipt { what, .. } if Path::new(what).exists() => Use::None,
-            _ => Use::Files,
-        },
-        Command::Path(args) => match args.action {
-            PathAction::Check(_) | PathAction::History(_) | PathAction::Publish => Use::Files,
-            PathAction::Pscheduler(_) | PathAction::Stamp(_) | PathAction::Twamp(_) => Use::None,
-        },
-        Command::Capture(_) => Use::Socket,
-        _ => Use::None,
-    }
-}
-
 /// Has root's command go to the system's node, unless a state directory is named, and becomes the
 /// directory's owner. To be called before there is a second thread.
 ///
@@ -79,6 +62,23 @@ pub fn settle(global: &mut GlobalArgs, command: &Command) -> Result<(), CommandE
         })?;
     }
     Ok(())
+}
+
+fn use_of(command: &Command) -> Use {
+    match command {
+        Command::Identity(_) | Command::Profile(_) | Command::Status(_) | Command::Monitor(_) => Use::Files,
+        // A receipt may be a file of the user who runs the command.
+        Command::Transfer(args) => match &args.action {
+            TransferAction::Receipt { what, .. } if Path::new(what).exists() => Use::None,
+            _ => Use::Files,
+        },
+        Command::Path(args) => match args.action {
+            PathAction::Check(_) | PathAction::History(_) | PathAction::Publish => Use::Files,
+            PathAction::Pscheduler(_) | PathAction::Stamp(_) | PathAction::Twamp(_) => Use::None,
+        },
+        Command::Capture(_) => Use::Socket,
+        _ => Use::None,
+    }
 }
 
 /// Refuses a second node of root's next to the system's, unless its state directory is named: it

@@ -67,21 +67,6 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How much is read of it: more than one message in each direction of every buffer between the two.
 const LINGER_BYTES: u64 = 8 << 20;
 
-/// What to do about a connection that cannot be made.
-fn connect_remedy(error: &std::io::Error) -> String {
-    if let Some(remedy) = os_error::errno_of(error).and_then(os_error::remedy) {
-        return remedy;
-    }
-    let text = match error.kind() {
-        std::io::ErrorKind::ConnectionRefused => "is 'culvert node' running there, and does it listen on this port?",
-        std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable => {
-            "check the address, this host's routes, and the partner's network"
-        }
-        _ => "check the address, and the network between the hosts",
-    };
-    text.to_owned()
-}
-
 /// Why a connection is of no use.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
@@ -436,6 +421,64 @@ impl Connection {
     }
 }
 
+/// Resolves the first address of `host` that can be connected to, trying one after the other.
+///
+/// # Errors
+/// The last address's error, or that the name has none.
+pub async fn connect_to_host(
+    configs: &Arc<TlsConfigs>,
+    host: &str,
+    port: u16,
+    name: &str,
+) -> Result<Connection, ConnectionError> {
+    connect_to_host_telling(configs, host, port, name, &|_| ()).await
+}
+
+/// As [`connect_to_host`]; `unanswered` is told of each address that does not answer, long before
+/// it is given up.
+///
+/// # Errors
+/// As [`connect_to_host`].
+pub async fn connect_to_host_telling(
+    configs: &Arc<TlsConfigs>,
+    host: &str,
+    port: u16,
+    name: &str,
+    unanswered: &Unanswered<'_>,
+) -> Result<Connection, ConnectionError> {
+    let looked_up = tokio::net::lookup_host((host, port)).await;
+    let addresses: Vec<SocketAddr> = looked_up.map_err(|error| lookup_error(host, error))?.collect();
+    let mut last = None;
+    for address in addresses {
+        match Connection::connect_telling(configs, address, name, unanswered).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| ConnectionError::UnknownHost { host: host.to_owned() }))
+}
+
+/// Says no, and waits until it is said.
+pub async fn refuse(connection: Connection, refusal: Refusal) {
+    let _ = connection.writer.send(Message::Refused(refusal)).await;
+    connection.close().await;
+}
+
+/// What to do about a connection that cannot be made.
+fn connect_remedy(error: &std::io::Error) -> String {
+    if let Some(remedy) = os_error::errno_of(error).and_then(os_error::remedy) {
+        return remedy;
+    }
+    let text = match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "is 'culvert node' running there, and does it listen on this port?",
+        std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable => {
+            "check the address, this host's routes, and the partner's network"
+        }
+        _ => "check the address, and the network between the hosts",
+    };
+    text.to_owned()
+}
+
 /// Connects, and retries if the attempt fails at once with an error that a single ICMP message can
 /// cause. A host that does not exist fails every time.
 async fn connect_in_spite_of_icmp(address: SocketAddr) -> std::io::Result<TcpStream> {
@@ -533,43 +576,6 @@ async fn write_messages<S: AsyncRead + AsyncWrite>(
     let _ = stream.shutdown().await;
 }
 
-/// Resolves the first address of `host` that can be connected to, trying one after the other.
-///
-/// # Errors
-/// The last address's error, or that the name has none.
-pub async fn connect_to_host(
-    configs: &Arc<TlsConfigs>,
-    host: &str,
-    port: u16,
-    name: &str,
-) -> Result<Connection, ConnectionError> {
-    connect_to_host_telling(configs, host, port, name, &|_| ()).await
-}
-
-/// As [`connect_to_host`]; `unanswered` is told of each address that does not answer, long before
-/// it is given up.
-///
-/// # Errors
-/// As [`connect_to_host`].
-pub async fn connect_to_host_telling(
-    configs: &Arc<TlsConfigs>,
-    host: &str,
-    port: u16,
-    name: &str,
-    unanswered: &Unanswered<'_>,
-) -> Result<Connection, ConnectionError> {
-    let looked_up = tokio::net::lookup_host((host, port)).await;
-    let addresses: Vec<SocketAddr> = looked_up.map_err(|error| lookup_error(host, error))?.collect();
-    let mut last = None;
-    for address in addresses {
-        match Connection::connect_telling(configs, address, name, unanswered).await {
-            Ok(connection) => return Ok(connection),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.unwrap_or_else(|| ConnectionError::UnknownHost { host: host.to_owned() }))
-}
-
 /// Why a name has no address. The resolver's reasons reach this program as words only; they are in
 /// English, since it sets no locale. What is not known to be final is taken for temporary.
 fn lookup_error(host: &str, error: std::io::Error) -> ConnectionError {
@@ -586,10 +592,4 @@ fn lookup_error(host: &str, error: std::io::Error) -> ConnectionError {
         return ConnectionError::UnknownHost { host };
     }
     ConnectionError::Lookup { host, error }
-}
-
-/// Says no, and waits until it is said.
-pub async fn refuse(connection: Connection, refusal: Refusal) {
-    let _ = connection.writer.send(Message::Refused(refusal)).await;
-    connection.close().await;
 }

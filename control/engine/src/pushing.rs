@@ -39,22 +39,6 @@ pub async fn push(mut context: TransferContext, sources: Box<dyn Sources>) -> Re
     Ok(sent.into())
 }
 
-/// What a dry run comes to where the data would come from.
-fn dry_run_of_sender(context: &TransferContext, tree: &SourceTree, has: &PartnerHas) -> TransferResult {
-    let found = DryRunFindings {
-        direction: Direction::Send,
-        manifest: &tree.listing.manifest,
-        name: &|file| printable(tree.listing.manifest.entry(file).name),
-        fates: context.tells_dry_run().then(|| has.fates.as_slice()),
-        is_skipped: &|file| has.skipped.contains(&file) || has.resumed.contains_key(&file),
-        stored_bytes: has.stored_bytes,
-        room: has.room,
-        left_out: (tree.listing.problem_count, tree.listing.problems.iter().map(ResultError::from).collect()),
-        is_listed: context.share.is_users(),
-    };
-    found.result(context.id, context.options.cipher)
-}
-
 /// Gathers the receiver's plan.
 ///
 /// # Errors
@@ -124,4 +108,20 @@ pub async fn receive_plan(
             other => return Err(unexpected(&other, "the plan")),
         }
     }
+}
+
+/// What a dry run comes to where the data would come from.
+fn dry_run_of_sender(context: &TransferContext, tree: &SourceTree, has: &PartnerHas) -> TransferResult {
+    let found = DryRunFindings {
+        direction: Direction::Send,
+        manifest: &tree.listing.manifest,
+        name: &|file| printable(tree.listing.manifest.entry(file).name),
+        fates: context.tells_dry_run().then(|| has.fates.as_slice()),
+        is_skipped: &|file| has.skipped.contains(&file) || has.resumed.contains_key(&file),
+        stored_bytes: has.stored_bytes,
+        room: has.room,
+        left_out: (tree.listing.problem_count, tree.listing.problems.iter().map(ResultError::from).collect()),
+        is_listed: context.share.is_users(),
+    };
+    found.result(context.id, context.options.cipher)
 }

@@ -103,6 +103,53 @@ pub async fn answer(engine: &Arc<Engine>, introduced: IdentifiedPartner, request
     }
 }
 
+/// The sources of a request, and the places that they take.
+#[derive(Default)]
+struct OpenedSources {
+    sources: Vec<Source>,
+    places: Vec<Piece>,
+}
+
+/// Refuses requests that no honest node makes.
+///
+/// # Errors
+/// The refusal.
+pub fn check(request: &Request) -> Result<(), Refusal> {
+    let refuse = |text: &str| Err(Refusal::new(RefusalCode::Protocol, text));
+    let chunk_bytes = request.options.chunk_bytes;
+    if !chunk_bytes.is_power_of_two() || !CHUNK_BYTES.contains(&chunk_bytes) {
+        return refuse("the chunk size is not a power of two between 64 KiB and 16 MiB");
+    }
+    if request.lane_ports.is_empty() || request.lane_ports.len() > usize::from(FLOWS_MAX) {
+        return refuse("the request names no lanes, or too many");
+    }
+    let paths = match &request.wish {
+        RequestedAction::Push { destination } => std::slice::from_ref(destination),
+        RequestedAction::Pull { sources } => sources,
+        RequestedAction::Measure { .. } => &[],
+    };
+    if paths.iter().any(|path| path.len() > NAME_BYTES_MAX) {
+        return refuse(&format!("the request names a path of more than {NAME_BYTES_MAX} bytes"));
+    }
+    let least = culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
+    if request.datagram_bytes_max < least {
+        let bytes = request.datagram_bytes_max;
+        return refuse(&format!(
+            "the requester's interface carries datagrams of {bytes} bytes, but data needs {least}: give it a larger MTU"
+        ));
+    }
+    match &request.wish {
+        RequestedAction::Pull { sources } if sources.is_empty() => refuse("the request names no source"),
+        RequestedAction::Measure { bytes } if *bytes == 0 || *bytes > MEASURE_BYTES_MAX => {
+            refuse("a measurement must be between 1 byte and 45 TB")
+        }
+        RequestedAction::Measure { bytes } if bytes.div_ceil(chunk_bytes.into()) > CHUNKS_MAX.into() => {
+            refuse("a measurement of this size needs larger chunks")
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn carry_out(
     engine: &Arc<Engine>,
     connection: Connection,
@@ -181,13 +228,6 @@ async fn carry_out(
     }
 }
 
-/// The sources of a request, and the places that they take.
-#[derive(Default)]
-struct OpenedSources {
-    sources: Vec<Source>,
-    places: Vec<Piece>,
-}
-
 /// Opens the sources of a request. Each takes a place before it is opened, and so does each further
 /// match of a pattern.
 async fn open_sources(
@@ -240,46 +280,6 @@ fn places_for_sources(engine: &Engine, share: &Share, more: usize, already: usiz
         engine.observer.note(Event::LimitReached(Limit::Sources));
         Refusal::new(code, text)
     })
-}
-
-/// Refuses requests that no honest node makes.
-///
-/// # Errors
-/// The refusal.
-pub fn check(request: &Request) -> Result<(), Refusal> {
-    let refuse = |text: &str| Err(Refusal::new(RefusalCode::Protocol, text));
-    let chunk_bytes = request.options.chunk_bytes;
-    if !chunk_bytes.is_power_of_two() || !CHUNK_BYTES.contains(&chunk_bytes) {
-        return refuse("the chunk size is not a power of two between 64 KiB and 16 MiB");
-    }
-    if request.lane_ports.is_empty() || request.lane_ports.len() > usize::from(FLOWS_MAX) {
-        return refuse("the request names no lanes, or too many");
-    }
-    let paths = match &request.wish {
-        RequestedAction::Push { destination } => std::slice::from_ref(destination),
-        RequestedAction::Pull { sources } => sources,
-        RequestedAction::Measure { .. } => &[],
-    };
-    if paths.iter().any(|path| path.len() > NAME_BYTES_MAX) {
-        return refuse(&format!("the request names a path of more than {NAME_BYTES_MAX} bytes"));
-    }
-    let least = culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
-    if request.datagram_bytes_max < least {
-        let bytes = request.datagram_bytes_max;
-        return refuse(&format!(
-            "the requester's interface carries datagrams of {bytes} bytes, but data needs {least}: give it a larger MTU"
-        ));
-    }
-    match &request.wish {
-        RequestedAction::Pull { sources } if sources.is_empty() => refuse("the request names no source"),
-        RequestedAction::Measure { bytes } if *bytes == 0 || *bytes > MEASURE_BYTES_MAX => {
-            refuse("a measurement must be between 1 byte and 45 TB")
-        }
-        RequestedAction::Measure { bytes } if bytes.div_ceil(chunk_bytes.into()) > CHUNKS_MAX.into() => {
-            refuse("a measurement of this size needs larger chunks")
-        }
-        _ => Ok(()),
-    }
 }
 
 fn record(request: &Request, partner: &str, created_unix_ms: u64) -> TransferRecord {

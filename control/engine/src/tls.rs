@@ -41,11 +41,6 @@ impl AnyEd25519Key {
     }
 }
 
-/// The answer to any question about TLS 1.2, which this program does not speak.
-fn only_tls13() -> Result<HandshakeSignatureValid, Error> {
-    Err(Error::General("only TLS 1.3 is spoken here".to_owned()))
-}
-
 impl ServerCertVerifier for AnyEd25519Key {
     fn verify_server_cert(
         &self,
@@ -205,4 +200,9 @@ impl ExportKeys for rustls::ServerConnection {
     fn export(&self, secret: &mut [u8; SECRET_BYTES]) -> Result<(), Error> {
         self.export_keying_material(secret, EXPORTER_LABEL, None).map(drop)
     }
+}
+
+/// The answer to any question about TLS 1.2, which this program does not speak.
+fn only_tls13() -> Result<HandshakeSignatureValid, Error> {
+    Err(Error::General("only TLS 1.3 is spoken here".to_owned()))
 }

@@ -138,6 +138,14 @@ pub fn root_of(manifest: &Manifest, hashes: &[ChunkHash], version: u16, is_store
     listing.update(&lines).finalize().to_hex().to_string()
 }
 
+/// Runs something that blocks (files, hashes) outside the runtime's thread.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
 /// A name as `b3sum` writes it behind a line's mark, if it has to.
 fn escaped(name: &[u8]) -> Option<Vec<u8>> {
     let escape = |byte: u8| -> Option<&'static [u8]> {
@@ -158,14 +166,6 @@ fn hash_of_file(manifest: &Manifest, hashes: &[ChunkHash], file: u32) -> ChunkHa
     match manifest.file_bytes(file) {
         Some(0) => *blake3::hash(&[]).as_bytes(),
         _ => hashes[file as usize],
-    }
-}
-
-/// Runs something that blocks (files, hashes) outside the runtime's thread.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 

@@ -48,18 +48,6 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
     }
 }
 
-fn split_number(text: &str) -> Option<(f64, &str)> {
-    let text = text.trim();
-    let end = text.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(text.len());
-    let number: f64 = text[..end].parse().ok()?;
-    Some((number, text[end..].trim()))
-}
-
-fn scale(number: f64, factor: f64) -> Option<u64> {
-    let value = number * factor;
-    (value.is_finite() && (0.0..9e18).contains(&value)).then_some(value as u64)
-}
-
 /// Writes a size: `1.50 GiB`.
 #[must_use]
 pub fn show_bytes(bytes: u64) -> String {
@@ -93,6 +81,18 @@ pub fn show_seconds(seconds: f64) -> String {
         100..3_600 => format!("{} min {:02} s", whole / 60, whole % 60),
         _ => format!("{} h {:02} min", whole / 3_600, whole / 60 % 60),
     }
+}
+
+fn split_number(text: &str) -> Option<(f64, &str)> {
+    let text = text.trim();
+    let end = text.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(text.len());
+    let number: f64 = text[..end].parse().ok()?;
+    Some((number, text[end..].trim()))
+}
+
+fn scale(number: f64, factor: f64) -> Option<u64> {
+    let value = number * factor;
+    (value.is_finite() && (0.0..9e18).contains(&value)).then_some(value as u64)
 }
 
 #[cfg(test)]

@@ -11,13 +11,6 @@ pub fn stamp_lines() {
     }
 }
 
-/// Whether standard error is the journal: systemd says which device and inode that is
-/// (systemd.exec(5), `JOURNAL_STREAM`).
-fn is_journal() -> bool {
-    let Some(told) = std::env::var("JOURNAL_STREAM").ok() else { return false };
-    rustix::fs::fstat(rustix::stdio::stderr()).is_ok_and(|stat| told == format!("{}:{}", stat.st_dev, stat.st_ino))
-}
-
 /// Tells from time to time what was left out, also when nothing more comes.
 pub async fn tell_what_was_left_out() {
     let mut tick = tokio::time::interval(log_limit::TELL_EVERY);
@@ -25,4 +18,11 @@ pub async fn tell_what_was_left_out() {
         tick.tick().await;
         log_limit::tell_what_was_left_out();
     }
+}
+
+/// Whether standard error is the journal: systemd says which device and inode that is
+/// (systemd.exec(5), `JOURNAL_STREAM`).
+fn is_journal() -> bool {
+    let Some(told) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    rustix::fs::fstat(rustix::stdio::stderr()).is_ok_and(|stat| told == format!("{}:{}", stat.st_dev, stat.st_ino))
 }

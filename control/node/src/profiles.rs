@@ -37,12 +37,6 @@ pub fn profile_from_toml(text: &str) -> Result<Profile, String> {
     profile.map_err(|error| error.to_string())
 }
 
-/// The version that a profile's file says it has.
-fn version_of(text: &str) -> Option<u64> {
-    let table: toml::Table = toml::from_str(text).ok()?;
-    table.get("version")?.as_integer()?.try_into().ok()
-}
-
 /// The profiles of a node.
 #[derive(Clone, Debug)]
 pub struct Profiles {
@@ -53,6 +47,12 @@ pub struct Profiles {
 #[must_use]
 pub fn is_name(name: &str) -> bool {
     check_name(name).is_ok()
+}
+
+/// The version that a profile's file says it has.
+fn version_of(text: &str) -> Option<u64> {
+    let table: toml::Table = toml::from_str(text).ok()?;
+    table.get("version")?.as_integer()?.try_into().ok()
 }
 
 fn check_name(name: &str) -> Result<(), ProfileError> {

@@ -99,15 +99,6 @@ pub async fn keep(directory: PathBuf) {
     }
 }
 
-fn tell(kept: &Kept) {
-    for one in &kept.recovered {
-        say_aside!("culvert: tuning: {}: {}", one.id, one.text);
-    }
-    for drift in &kept.news {
-        say_aside!("culvert: tuning: {drift}");
-    }
-}
-
 /// Counts findings now and every hour, for the metric.
 pub async fn count_findings(metrics: Arc<Metrics>) {
     let mut last_error = None;
@@ -122,6 +113,15 @@ pub async fn count_findings(metrics: Arc<Metrics>) {
         }
         last_error = error;
         tokio::time::sleep(COUNT_INTERVAL).await;
+    }
+}
+
+fn tell(kept: &Kept) {
+    for one in &kept.recovered {
+        say_aside!("culvert: tuning: {}: {}", one.id, one.text);
+    }
+    for drift in &kept.news {
+        say_aside!("culvert: tuning: {drift}");
     }
 }
 

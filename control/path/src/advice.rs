@@ -50,16 +50,6 @@ impl PathAdvice for Advice {
     }
 }
 
-/// What a record supports from the first packet on: less than it found, the less sure it was.
-fn supported(record: &PathRecord) -> Option<u64> {
-    let percent = match record.confidence? {
-        Confidence::High => 80,
-        Confidence::Medium => 65,
-        Confidence::Low => 40,
-    };
-    Some(record.rate_bits_per_second? / 100 * percent)
-}
-
 /// What records call a partner; none for far ends over ssh, which have no profile. Reads files.
 #[must_use]
 pub fn name_of(partners: &dyn Partners, target: &Target) -> Option<String> {
@@ -104,6 +94,16 @@ pub fn after_transfer(
         }
     }
     warning
+}
+
+/// What a record supports from the first packet on: less than it found, the less sure it was.
+fn supported(record: &PathRecord) -> Option<u64> {
+    let percent = match record.confidence? {
+        Confidence::High => 80,
+        Confidence::Medium => 65,
+        Confidence::Low => 40,
+    };
+    Some(record.rate_bits_per_second? / 100 * percent)
 }
 
 /// A sentence if the transfer did worse than the record, and the path is to blame.

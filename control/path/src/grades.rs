@@ -82,6 +82,24 @@ pub fn findings(check: &PathCheck, history: &[PathRecord]) -> Vec<Finding> {
     found
 }
 
+/// A part of a whole as people read it: percent, or a power of ten.
+#[must_use]
+pub fn part(part: f64) -> String {
+    if part == 0.0 {
+        "0 %".to_owned()
+    } else if part >= 0.001 {
+        format!("{:.2} %", part * 100.0)
+    } else {
+        format!("{part:.1e}")
+    }
+}
+
+/// Microseconds as milliseconds.
+#[must_use]
+pub fn ms(us: f64) -> String {
+    format!("{:.3} ms", us / 1e3)
+}
+
 fn finding(what: &'static str, grade: Grade, text: String, remedy: &str) -> Finding {
     Finding { what, direction: None, grade, text, remedy: remedy.to_owned() }
 }
@@ -243,24 +261,6 @@ fn rate(direction: &Direction) -> Option<Finding> {
             "raise --limit",
         ),
     })
-}
-
-/// A part of a whole as people read it: percent, or a power of ten.
-#[must_use]
-pub fn part(part: f64) -> String {
-    if part == 0.0 {
-        "0 %".to_owned()
-    } else if part >= 0.001 {
-        format!("{:.2} %", part * 100.0)
-    } else {
-        format!("{part:.1e}")
-    }
-}
-
-/// Microseconds as milliseconds.
-#[must_use]
-pub fn ms(us: f64) -> String {
-    format!("{:.3} ms", us / 1e3)
 }
 
 #[cfg(test)]

@@ -134,19 +134,6 @@ pub fn of_transfer(result: &TransferResult, now_unix_ms: u64) -> PathRecord {
     }
 }
 
-/// A partner's name as a file's: what is not plain is written as its number.
-fn file_of(partner: &str, side: Side) -> String {
-    let mut name = String::new();
-    for byte in partner.bytes().take(100) {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(byte)),
-            b'.' if !name.is_empty() => name.push('.'),
-            _ => name.push_str(&format!("%{byte:02x}")),
-        }
-    }
-    format!("{DIRECTORY}/{name}.{}.json", side.word())
-}
-
 /// The records of a partner's direction, the oldest first.
 ///
 /// # Errors
@@ -193,6 +180,29 @@ pub fn partners(state: &StateDirectory) -> Vec<(String, Side)> {
     names.into_iter().filter_map(parse).collect()
 }
 
+/// The newest record that says a rate and is fresh.
+#[must_use]
+pub fn fresh(records: &[PathRecord], now_unix_ms: u64, fresh_ms: u64) -> Option<&PathRecord> {
+    let newest = records
+        .iter()
+        .rev()
+        .find(|record| record.source != RecordSource::Transfer && record.rate_bits_per_second.is_some())?;
+    (now_unix_ms.saturating_sub(newest.at_unix_ms) <= fresh_ms).then_some(newest)
+}
+
+/// A partner's name as a file's: what is not plain is written as its number.
+fn file_of(partner: &str, side: Side) -> String {
+    let mut name = String::new();
+    for byte in partner.bytes().take(100) {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(byte)),
+            b'.' if !name.is_empty() => name.push('.'),
+            _ => name.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    format!("{DIRECTORY}/{name}.{}.json", side.word())
+}
+
 fn unescape(name: &str) -> Option<String> {
     let mut bytes = Vec::new();
     let mut rest = name.bytes();
@@ -205,16 +215,6 @@ fn unescape(name: &str) -> Option<String> {
         }
     }
     String::from_utf8(bytes).ok()
-}
-
-/// The newest record that says a rate and is fresh.
-#[must_use]
-pub fn fresh(records: &[PathRecord], now_unix_ms: u64, fresh_ms: u64) -> Option<&PathRecord> {
-    let newest = records
-        .iter()
-        .rev()
-        .find(|record| record.source != RecordSource::Transfer && record.rate_bits_per_second.is_some())?;
-    (now_unix_ms.saturating_sub(newest.at_unix_ms) <= fresh_ms).then_some(newest)
 }
 
 #[cfg(test)]

@@ -73,10 +73,6 @@ impl Default for SlotPool {
     }
 }
 
-fn busy(text: &str) -> Refusal {
-    Refusal::new(RefusalCode::Temporary, text)
-}
-
 impl SlotPool {
     /// A slot for a partner's check.
     ///
@@ -154,6 +150,10 @@ impl Port {
 /// Counts one.
 pub fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+fn busy(text: &str) -> Refusal {
+    Refusal::new(RefusalCode::Temporary, text)
 }
 
 #[cfg(test)]

@@ -90,30 +90,6 @@ pub enum StateError {
     },
 }
 
-/// What to do about an error of the operating system.
-fn remedy(path: &Path, error: &io::Error) -> String {
-    let errno = os_error::errno_of(error);
-    let own = || match errno.map_or(RefusalCode::Failed, os_error::code) {
-        RefusalCode::NoSpace => "make room there, or name another directory with --state".to_owned(),
-        RefusalCode::NotPermitted if let Some(remedy) = accounts::remedy(path, root_of(path)) => remedy,
-        _ => "check its owner and permissions, or name another directory with --state".to_owned(),
-    };
-    errno.and_then(os_error::remedy).unwrap_or_else(own)
-}
-
-/// The state directory that a path is of, or is.
-fn root_of(path: &Path) -> &Path {
-    let parent = path.parent().unwrap_or(path);
-    let is_one_of = |path: &Path, names: &[&str]| path.file_name().is_some_and(|name| names.iter().any(|n| name == *n));
-    match parent.parent() {
-        Some(root) if is_one_of(parent, &DIRECTORIES) => root,
-        _ if is_one_of(path, &DIRECTORIES) || path.extension().is_some_and(|end| ENDINGS.iter().any(|e| end == *e)) => {
-            parent
-        }
-        _ => path,
-    }
-}
-
 impl StateError {
     /// Whether the account of this process lacks the right.
     #[must_use]
@@ -148,5 +124,29 @@ pub(crate) fn unreadable(path: PathBuf, error: ReadError) -> StateError {
     match error {
         ReadError::Os(error) => StateError::Os { what: "read", path, error },
         error => StateError::Unusable { path, reason: error.to_string() },
+    }
+}
+
+/// What to do about an error of the operating system.
+fn remedy(path: &Path, error: &io::Error) -> String {
+    let errno = os_error::errno_of(error);
+    let own = || match errno.map_or(RefusalCode::Failed, os_error::code) {
+        RefusalCode::NoSpace => "make room there, or name another directory with --state".to_owned(),
+        RefusalCode::NotPermitted if let Some(remedy) = accounts::remedy(path, root_of(path)) => remedy,
+        _ => "check its owner and permissions, or name another directory with --state".to_owned(),
+    };
+    errno.and_then(os_error::remedy).unwrap_or_else(own)
+}
+
+/// The state directory that a path is of, or is.
+fn root_of(path: &Path) -> &Path {
+    let parent = path.parent().unwrap_or(path);
+    let is_one_of = |path: &Path, names: &[&str]| path.file_name().is_some_and(|name| names.iter().any(|n| name == *n));
+    match parent.parent() {
+        Some(root) if is_one_of(parent, &DIRECTORIES) => root,
+        _ if is_one_of(path, &DIRECTORIES) || path.extension().is_some_and(|end| ENDINGS.iter().any(|e| end == *e)) => {
+            parent
+        }
+        _ => path,
     }
 }

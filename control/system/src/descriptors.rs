@@ -40,16 +40,6 @@ pub fn limit_of_process(process: u32) -> String {
     limit_of(process, most.unwrap_or("only so many"))
 }
 
-fn limit_of(process: u32, most: &str) -> String {
-    format!(
-        "culvert's process {process} on {} may have {most} {} open, too few for this: raise 'ulimit \
-         -n' there, or LimitNOFILE= in its systemd unit",
-        host_name(),
-        // Without a limit it is many.
-        noun(most.parse().unwrap_or(u64::MAX), "file")
-    )
-}
-
 /// What to do about a host that has as many files open as it may.
 #[must_use]
 pub fn limit_of_host() -> String {
@@ -66,4 +56,14 @@ pub fn limit_of_host() -> String {
 pub fn leaves_half(opened: &OwnedFd) -> bool {
     let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     u64::try_from(opened.as_raw_fd()).is_ok_and(|number| number < most / 2)
+}
+
+fn limit_of(process: u32, most: &str) -> String {
+    format!(
+        "culvert's process {process} on {} may have {most} {} open, too few for this: raise 'ulimit \
+         -n' there, or LimitNOFILE= in its systemd unit",
+        host_name(),
+        // Without a limit it is many.
+        noun(most.parse().unwrap_or(u64::MAX), "file")
+    )
 }

@@ -132,12 +132,6 @@ pub fn tells_shortage(text: &str) -> bool {
     errno_in(text).is_some_and(is_shortage)
 }
 
-/// The last of the causes is the operating system's, whichever layer wrapped it.
-fn errno_in(text: &str) -> Option<Errno> {
-    let (_, rest) = text.rsplit_once("(os error ")?;
-    rest.split(')').next()?.parse().ok().map(errno_of_number)
-}
-
 /// What a transfer is refused or ended with; the text ends with the error's words.
 #[must_use]
 pub fn refusal(errno: Errno, text: String) -> Refusal {
@@ -150,6 +144,12 @@ pub fn refusal(errno: Errno, text: String) -> Refusal {
 /// The operating system's.
 pub fn duplicate(descriptor: impl AsFd) -> Result<OwnedFd, Errno> {
     rustix::io::fcntl_dupfd_cloexec(descriptor, 0)
+}
+
+/// The last of the causes is the operating system's, whichever layer wrapped it.
+fn errno_in(text: &str) -> Option<Errno> {
+    let (_, rest) = text.rsplit_once("(os error ")?;
+    rest.split(')').next()?.parse().ok().map(errno_of_number)
 }
 
 #[cfg(test)]

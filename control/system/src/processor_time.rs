@@ -23,6 +23,20 @@ impl CpuMeter {
     }
 }
 
+/// The processors' nominal clock in hertz, from `/proc/cpuinfo`; 0 if it is not told.
+#[must_use]
+pub fn nominal_hertz() -> f64 {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let megahertz = info.lines().find_map(|line| line.strip_prefix("cpu MHz")?.split(':').nth(1)?.trim().parse().ok());
+    megahertz.unwrap_or(0.0) * 1e6
+}
+
+/// Thousandths of a cycle for each byte.
+#[must_use]
+pub fn millicycles_per_byte(cpu_us: u64, bytes: u64) -> u64 {
+    if bytes == 0 { 0 } else { (cpu_us as f64 / 1e6 * nominal_hertz() * 1e3 / bytes as f64) as u64 }
+}
+
 fn cpu_us(data_plane: u32) -> u64 {
     let own = std::process::id();
     process_cpu_us(own) + process_cpu_us(data_plane)
@@ -38,20 +52,6 @@ fn process_cpu_us(process: u32) -> u64 {
     let Some((_, fields)) = stat.rsplit_once(')') else { return 0 };
     let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     ticks * 1_000_000 / rustix::param::clock_ticks_per_second()
-}
-
-/// The processors' nominal clock in hertz, from `/proc/cpuinfo`; 0 if it is not told.
-#[must_use]
-pub fn nominal_hertz() -> f64 {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let megahertz = info.lines().find_map(|line| line.strip_prefix("cpu MHz")?.split(':').nth(1)?.trim().parse().ok());
-    megahertz.unwrap_or(0.0) * 1e6
-}
-
-/// Thousandths of a cycle for each byte.
-#[must_use]
-pub fn millicycles_per_byte(cpu_us: u64, bytes: u64) -> u64 {
-    if bytes == 0 { 0 } else { (cpu_us as f64 / 1e6 * nominal_hertz() * 1e3 / bytes as f64) as u64 }
 }
 
 #[cfg(test)]

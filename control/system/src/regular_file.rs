@@ -111,10 +111,6 @@ pub fn make_directory(path: &Path) -> Result<(), ReadError> {
     })
 }
 
-fn check(metadata: &Metadata) -> Result<(), ReadError> {
-    if metadata.is_file() { Ok(()) } else { Err(ReadError::NotAFile(word(metadata.file_type()))) }
-}
-
 /// What something is, for people.
 #[must_use]
 pub fn word(kind: FileType) -> &'static str {
@@ -181,6 +177,10 @@ pub fn read_named(path: &Path, most: u64, say: impl FnOnce(&str)) -> Result<Stri
 /// The operating system's.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
+}
+
+fn check(metadata: &Metadata) -> Result<(), ReadError> {
+    if metadata.is_file() { Ok(()) } else { Err(ReadError::NotAFile(word(metadata.file_type()))) }
 }
 
 #[cfg(test)]

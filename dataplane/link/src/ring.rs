@@ -145,10 +145,6 @@ impl<M: RingMemory> Shared<M> {
     }
 }
 
-const fn padded(bytes: usize) -> usize {
-    8 + bytes.next_multiple_of(8)
-}
-
 /// The writing end.
 #[derive(Debug)]
 pub struct Producer<M = SharedMemory> {
@@ -309,6 +305,10 @@ impl<M: RingMemory> Consumer<M> {
     pub fn awake(&self) {
         self.shared.store(SLEEPING, 0, Ordering::Relaxed);
     }
+}
+
+const fn padded(bytes: usize) -> usize {
+    8 + bytes.next_multiple_of(8)
 }
 
 #[cfg(test)]

@@ -41,14 +41,6 @@ pub fn piece_bytes() -> usize {
     limit.map_or(usize::MAX, |limit| piece_bytes_at(usize::try_from(limit).unwrap_or(usize::MAX)))
 }
 
-/// As [`piece_bytes`], with this limit on file sizes: whole hugepages, or whole pages if it is
-/// smaller than one.
-const fn piece_bytes_at(limit_bytes: usize) -> usize {
-    let page = if limit_bytes >= HUGEPAGE_BYTES { HUGEPAGE_BYTES } else { PAGE_BYTES };
-    let bytes = limit_bytes / page * page;
-    if bytes == 0 { PAGE_BYTES } else { bytes }
-}
-
 /// The number of pieces that make up this much memory.
 #[must_use]
 pub fn piece_count(bytes: usize) -> usize {
@@ -241,6 +233,14 @@ impl Drop for SharedMemory {
         // impossible for a valid mapping and could not be acted upon.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
+}
+
+/// As [`piece_bytes`], with this limit on file sizes: whole hugepages, or whole pages if it is
+/// smaller than one.
+const fn piece_bytes_at(limit_bytes: usize) -> usize {
+    let page = if limit_bytes >= HUGEPAGE_BYTES { HUGEPAGE_BYTES } else { PAGE_BYTES };
+    let bytes = limit_bytes / page * page;
+    if bytes == 0 { PAGE_BYTES } else { bytes }
 }
 
 #[cfg(test)]

@@ -45,10 +45,6 @@ struct Slot {
 
 type Owned = (OwnedFd, Option<OwnedFd>);
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// All slots.
 #[derive(Debug)]
 pub struct FileTable {
@@ -136,6 +132,10 @@ impl FileTable {
             place.uses.fetch_sub(1, Ordering::SeqCst);
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -92,23 +92,6 @@ pub enum LimitError {
     },
 }
 
-/// A key for measuring: nothing is secret here.
-fn key(direction: Direction) -> PacketKey {
-    KeySchedule::new(Cipher::Aes256Gcm, &Secret::new(&[0; 32]), 0, direction).next_key().1
-}
-
-fn thread_cpu_seconds() -> f64 {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
-}
-
-fn wait(datapath: &impl Datapath, ns: u64) {
-    if let Some(fd) = datapath.poll_fd() {
-        let timeout = Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 };
-        let _ = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timeout));
-    }
-}
-
 /// Receives one run over `datapath`.
 pub(super) fn receive_over<D: Datapath>(datapath: &mut D, hops: &mut Hops) -> LimitResult {
     let key = key(Direction::Forward);
@@ -288,6 +271,23 @@ pub(super) fn send_over<D: Datapath>(
         });
     }
     Ok(LimitResult { bytes: arrived, datagrams: packet_number, seconds: elapsed, cpu_seconds, frames_missing: 0 })
+}
+
+/// A key for measuring: nothing is secret here.
+fn key(direction: Direction) -> PacketKey {
+    KeySchedule::new(Cipher::Aes256Gcm, &Secret::new(&[0; 32]), 0, direction).next_key().1
+}
+
+fn thread_cpu_seconds() -> f64 {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
+}
+
+fn wait(datapath: &impl Datapath, ns: u64) {
+    if let Some(fd) = datapath.poll_fd() {
+        let timeout = Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 };
+        let _ = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timeout));
+    }
 }
 
 /// How many bytes have arrived, as a segment: the steering program lets nothing else through.

@@ -22,15 +22,6 @@ struct Counting;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-fn note() {
-    // A thread that ends has no such variables any more, and runs no lane.
-    let _ = IN_LANE.try_with(|in_lane| {
-        if in_lane.get() {
-            let _ = COUNT.try_with(|count| count.set(count.get() + 1));
-        }
-    });
-}
-
 // SAFETY: everything is passed on to the system's allocator as it came.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Counting {
@@ -60,13 +51,6 @@ pub fn in_lane<T>(work: impl FnOnce() -> T) -> (T, u64) {
     (result, COUNT.get() - before)
 }
 
-fn switched<T>(in_lane: bool, work: impl FnOnce() -> T) -> T {
-    let before = IN_LANE.replace(in_lane);
-    let result = work();
-    IN_LANE.set(before);
-    result
-}
-
 /// A simulated datapath whose own allocations do not count, and which shows its datagrams, as the
 /// real ones do, in what counts.
 #[derive(Debug)]
@@ -80,6 +64,22 @@ impl Uncounted {
     pub fn new(datapath: SimDatapath) -> Self {
         Self { datapath, tap: None }
     }
+}
+
+fn note() {
+    // A thread that ends has no such variables any more, and runs no lane.
+    let _ = IN_LANE.try_with(|in_lane| {
+        if in_lane.get() {
+            let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+        }
+    });
+}
+
+fn switched<T>(in_lane: bool, work: impl FnOnce() -> T) -> T {
+    let before = IN_LANE.replace(in_lane);
+    let result = work();
+    IN_LANE.set(before);
+    result
 }
 
 /// The lane's port in its captures.

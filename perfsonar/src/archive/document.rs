@@ -52,11 +52,6 @@ pub fn iso_duration(seconds: f64) -> String {
     format!("PT{}S", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
-fn iso_time(unix_ms: u64) -> String {
-    let at = jiff::Timestamp::from_millisecond(i64::try_from(unix_ms).unwrap_or(0)).unwrap_or_default();
-    at.strftime("%Y-%m-%dT%H:%M:%S+00:00").to_string()
-}
-
 impl Measurement<'_> {
     /// The document.
     #[must_use]
@@ -154,6 +149,11 @@ pub fn trace(route: &Route) -> Value {
 #[must_use]
 pub fn mtu(bytes: u32) -> Value {
     json!({ "schema": 1, "succeeded": true, "mtu": bytes })
+}
+
+fn iso_time(unix_ms: u64) -> String {
+    let at = jiff::Timestamp::from_millisecond(i64::try_from(unix_ms).unwrap_or(0)).unwrap_or_default();
+    at.strftime("%Y-%m-%dT%H:%M:%S+00:00").to_string()
 }
 
 #[cfg(test)]

@@ -51,52 +51,6 @@ enum Met {
     Nobody,
 }
 
-/// What every path of a family carries.
-const fn mtu_least(far_end: IpAddr) -> u32 {
-    if far_end.is_ipv6() { MTU_MIN } else { MTU_SMALLEST }
-}
-
-fn follow(far_end: IpAddr, stop: &Stop, mut probe: impl FnMut(u8) -> io::Result<Met>) -> io::Result<Route> {
-    let mut route = Route::default();
-    let mut silent = 0;
-    for ttl in 1..=HOPS_MAX {
-        let mut hop = Hop { ttl, address: None, rtt_us: None, icmp: None, mtu: None };
-        for _ in 0..TRIES {
-            match probe(ttl)? {
-                Met::FarEnd(rtt_us) => {
-                    (hop.address, hop.rtt_us) = (Some(far_end), Some(rtt_us));
-                    route.reached = true;
-                }
-                Met::Somebody { error, rtt_us, is_proved } => {
-                    (hop.address, hop.rtt_us) = (error.from, Some(rtt_us));
-                    // 11.0 and 3.0 (IPv6) say that the TTL expired, which was the intention.
-                    let used_up =
-                        matches!((far_end.is_ipv4(), error.icmp), (true, Some((11, _))) | (false, Some((3, _))));
-                    hop.icmp = error.icmp.filter(|_| !used_up && is_proved);
-                    // A claim, and told as one; below what every path carries it is none.
-                    hop.mtu = (error.errno == libc::EMSGSIZE && error.mtu >= mtu_least(far_end)).then_some(error.mtu);
-                    // The far host without a listener says that its port is closed: it is reached
-                    // all the same.
-                    route.reached = error.from == Some(far_end) && !used_up && is_proved;
-                }
-                Met::Nobody => continue,
-            }
-            break;
-        }
-        silent = if hop.address.is_some() { 0 } else { u32::saturating_add(silent, 1) };
-        let is_last = route.reached || hop.icmp.is_some();
-        route.hops.push(hop);
-        if is_last || silent >= SILENT_MAX || stop.is_stopped() {
-            break;
-        }
-    }
-    // Silent hops at the end say nothing.
-    while !route.reached && route.hops.last().is_some_and(|hop| hop.address.is_none()) && route.hops.len() > 1 {
-        route.hops.pop();
-    }
-    Ok(route)
-}
-
 /// Traces with the probes' own ports, so that routers that share load by ports choose the same way
 /// (Paris traceroute). The far end reflects.
 ///
@@ -229,6 +183,52 @@ pub fn icmp(far_end: IpAddr, timeout: Duration, stop: &Stop) -> io::Result<Route
         }
         Ok(Met::Nobody)
     })
+}
+
+/// What every path of a family carries.
+const fn mtu_least(far_end: IpAddr) -> u32 {
+    if far_end.is_ipv6() { MTU_MIN } else { MTU_SMALLEST }
+}
+
+fn follow(far_end: IpAddr, stop: &Stop, mut probe: impl FnMut(u8) -> io::Result<Met>) -> io::Result<Route> {
+    let mut route = Route::default();
+    let mut silent = 0;
+    for ttl in 1..=HOPS_MAX {
+        let mut hop = Hop { ttl, address: None, rtt_us: None, icmp: None, mtu: None };
+        for _ in 0..TRIES {
+            match probe(ttl)? {
+                Met::FarEnd(rtt_us) => {
+                    (hop.address, hop.rtt_us) = (Some(far_end), Some(rtt_us));
+                    route.reached = true;
+                }
+                Met::Somebody { error, rtt_us, is_proved } => {
+                    (hop.address, hop.rtt_us) = (error.from, Some(rtt_us));
+                    // 11.0 and 3.0 (IPv6) say that the TTL expired, which was the intention.
+                    let used_up =
+                        matches!((far_end.is_ipv4(), error.icmp), (true, Some((11, _))) | (false, Some((3, _))));
+                    hop.icmp = error.icmp.filter(|_| !used_up && is_proved);
+                    // A claim, and told as one; below what every path carries it is none.
+                    hop.mtu = (error.errno == libc::EMSGSIZE && error.mtu >= mtu_least(far_end)).then_some(error.mtu);
+                    // The far host without a listener says that its port is closed: it is reached
+                    // all the same.
+                    route.reached = error.from == Some(far_end) && !used_up && is_proved;
+                }
+                Met::Nobody => continue,
+            }
+            break;
+        }
+        silent = if hop.address.is_some() { 0 } else { u32::saturating_add(silent, 1) };
+        let is_last = route.reached || hop.icmp.is_some();
+        route.hops.push(hop);
+        if is_last || silent >= SILENT_MAX || stop.is_stopped() {
+            break;
+        }
+    }
+    // Silent hops at the end say nothing.
+    while !route.reached && route.hops.last().is_some_and(|hop| hop.address.is_none()) && route.hops.len() > 1 {
+        route.hops.pop();
+    }
+    Ok(route)
 }
 
 /// The Internet checksum (RFC 1071). The kernel fills ICMPv6's in itself.

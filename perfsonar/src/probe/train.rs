@@ -43,28 +43,6 @@ const BURST_SEGMENTS_MAX: u32 = 60;
 /// What waits in the socket when the time is up is taken for so long.
 const LATE_MAX: Duration = Duration::from_secs(1);
 
-/// How many packets a train has, and from one to the next.
-#[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates, and is clamped")]
-fn shape(train: &Train, is_ipv6: bool) -> (u32, f64) {
-    let bits = (f64::from(train.packet_bytes) + f64::from(header_bytes(is_ipv6))) * 8.0;
-    let interval_ns = bits * 1e9 / train.rate_bits_per_second.max(1) as f64;
-    let packets = (f64::from(train.duration_us) * 1e3 / interval_ns).ceil();
-    ((packets as u32).clamp(PACKETS_MIN, PACKETS_MAX), interval_ns)
-}
-
-/// Packets passed to the kernel in one call, and the nanoseconds from one call to the next.
-#[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates, and is clamped")]
-fn at_once(packet_bytes: u16, interval_ns: f64) -> u32 {
-    let in_burst = (BURST.as_nanos() as f64 / interval_ns) as u32;
-    let in_buffer = BURST_BYTES_MAX.checked_div(packet_bytes.into()).unwrap_or(0);
-    in_burst.min(in_buffer).clamp(1, BURST_SEGMENTS_MAX)
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates")]
-const fn nanoseconds(count: f64) -> Duration {
-    Duration::from_nanos(count as u64)
-}
-
 /// Sends a train on a connected socket.
 ///
 /// # Errors
@@ -115,19 +93,6 @@ pub fn send(
     let duration = last.saturating_add(nanoseconds(f64::from(at_once) * interval_ns));
     sent.duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     Ok(sent)
-}
-
-/// Sleeps while there is time, and spins for the rest. False if it is over before.
-fn wait_until(begin: Instant, due: Duration, stop: &Stop) -> bool {
-    const SPIN: Duration = Duration::from_micros(80);
-    while !stop.is_stopped() {
-        let Some(left) = due.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) else { return true };
-        match left.checked_sub(SPIN).filter(|left| !left.is_zero()) {
-            Some(most) => std::thread::sleep(most.min(LOOK)),
-            None => std::hint::spin_loop(),
-        }
-    }
-    false
 }
 
 /// One packet of a train as it arrived.
@@ -193,6 +158,41 @@ pub fn receive(
         });
     }
     Ok(TrainReceived { duplicates, reordered, ..digest(&arrived) })
+}
+
+/// How many packets a train has, and from one to the next.
+#[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates, and is clamped")]
+fn shape(train: &Train, is_ipv6: bool) -> (u32, f64) {
+    let bits = (f64::from(train.packet_bytes) + f64::from(header_bytes(is_ipv6))) * 8.0;
+    let interval_ns = bits * 1e9 / train.rate_bits_per_second.max(1) as f64;
+    let packets = (f64::from(train.duration_us) * 1e3 / interval_ns).ceil();
+    ((packets as u32).clamp(PACKETS_MIN, PACKETS_MAX), interval_ns)
+}
+
+/// Packets passed to the kernel in one call, and the nanoseconds from one call to the next.
+#[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates, and is clamped")]
+fn at_once(packet_bytes: u16, interval_ns: f64) -> u32 {
+    let in_burst = (BURST.as_nanos() as f64 / interval_ns) as u32;
+    let in_buffer = BURST_BYTES_MAX.checked_div(packet_bytes.into()).unwrap_or(0);
+    in_burst.min(in_buffer).clamp(1, BURST_SEGMENTS_MAX)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates")]
+const fn nanoseconds(count: f64) -> Duration {
+    Duration::from_nanos(count as u64)
+}
+
+/// Sleeps while there is time, and spins for the rest. False if it is over before.
+fn wait_until(begin: Instant, due: Duration, stop: &Stop) -> bool {
+    const SPIN: Duration = Duration::from_micros(80);
+    while !stop.is_stopped() {
+        let Some(left) = due.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) else { return true };
+        match left.checked_sub(SPIN).filter(|left| !left.is_zero()) {
+            Some(most) => std::thread::sleep(most.min(LOOK)),
+            None => std::hint::spin_loop(),
+        }
+    }
+    false
 }
 
 /// What a train's packets say.

@@ -79,17 +79,6 @@ pub enum SchedulerError {
     },
 }
 
-fn hint(status: StatusCode) -> &'static str {
-    match status.as_u16() {
-        403 => "; its limits do not permit it for this host: ask its admin, or request less",
-        404 => "; it does not exist there (or no longer does)",
-        422 => "; no tool there can run this test, or the participants have no tool in common",
-        501 => "; its pScheduler is too old for this request",
-        500..=599 => "; it is in trouble: try again later",
-        _ => "",
-    }
-}
-
 /// What a server offers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Discovery {
@@ -356,5 +345,16 @@ impl Client {
             status: answer.status,
             text: answer.text(),
         })
+    }
+}
+
+fn hint(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        403 => "; its limits do not permit it for this host: ask its admin, or request less",
+        404 => "; it does not exist there (or no longer does)",
+        422 => "; no tool there can run this test, or the participants have no tool in common",
+        501 => "; its pScheduler is too old for this request",
+        500..=599 => "; it is in trouble: try again later",
+        _ => "",
     }
 }

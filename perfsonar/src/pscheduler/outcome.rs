@@ -109,6 +109,16 @@ impl Outcome {
     }
 }
 
+/// An ISO 8601 duration in microseconds.
+#[must_use]
+pub fn microseconds(text: &str) -> Option<f64> {
+    // The library also reads durations as people write them.
+    let span: jiff::Span = text.starts_with('P').then(|| text.parse().ok())??;
+    // Days of clocks, not of calendars.
+    let seconds = span.total((jiff::Unit::Nanosecond, jiff::SpanRelativeTo::days_are_24_hours())).ok()?;
+    Some(seconds / 1e3).filter(|us| us.is_finite())
+}
+
 fn number(value: &Value, name: &str) -> Option<f64> {
     value.get(name)?.as_f64().filter(|number| number.is_finite() && *number >= 0.0)
 }
@@ -128,16 +138,6 @@ fn histogram(value: Option<&Value>) -> Result<Option<[f64; 3]>, OutcomeError> {
         all += count;
     }
     Ok((all > 0.0).then(|| [least, sum / all, greatest]))
-}
-
-/// An ISO 8601 duration in microseconds.
-#[must_use]
-pub fn microseconds(text: &str) -> Option<f64> {
-    // The library also reads durations as people write them.
-    let span: jiff::Span = text.starts_with('P').then(|| text.parse().ok())??;
-    // Days of clocks, not of calendars.
-    let seconds = span.total((jiff::Unit::Nanosecond, jiff::SpanRelativeTo::days_are_24_hours())).ok()?;
-    Some(seconds / 1e3).filter(|us| us.is_finite())
 }
 
 #[cfg(test)]

@@ -116,15 +116,6 @@ pub fn append_hmac(packet: &mut Vec<u8>, base_bytes: usize, key: &hmac::Key) {
     append(packet, Type::Hmac, &tag);
 }
 
-fn tlv_hmac(key: &hmac::Key, sequence: &[u8], tlvs: &[u8]) -> [u8; HMAC_BYTES] {
-    let mut context = hmac::Context::with_key(key);
-    context.update(sequence);
-    context.update(tlvs);
-    let mut tag = [0; HMAC_BYTES];
-    tag.iter_mut().zip(context.sign().as_ref()).for_each(|(place, &byte)| *place = byte);
-    tag
-}
-
 /// What a reflector knows for the values that it fills in.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
@@ -187,6 +178,28 @@ pub fn reflect(sequence: [u8; 4], new_sequence: [u8; 4], tlvs: &mut [u8], facts:
     }
 }
 
+enum Filled {
+    Done,
+    Unknown,
+    Malformed,
+}
+
+/// The traffic class that a sender wants its answers to have: DSCP1 of the class-of-service TLV.
+#[must_use]
+pub fn wanted_traffic_class(tlvs: &[u8]) -> Option<u8> {
+    let tlv = read(tlvs).map_while(Result::ok).find(|tlv| tlv.kind == Type::ClassOfService as u8)?;
+    tlv.value.first().map(|first| first & 0xfc)
+}
+
+fn tlv_hmac(key: &hmac::Key, sequence: &[u8], tlvs: &[u8]) -> [u8; HMAC_BYTES] {
+    let mut context = hmac::Context::with_key(key);
+    context.update(sequence);
+    context.update(tlvs);
+    let mut tag = [0; HMAC_BYTES];
+    tag.iter_mut().zip(context.sign().as_ref()).for_each(|(place, &byte)| *place = byte);
+    tag
+}
+
 /// Whether the HMAC TLV is right; none if there is no such TLV or no key.
 fn check_integrity(sequence: &[u8; 4], tlvs: &[u8], key: Option<&hmac::Key>) -> Option<bool> {
     let key = key?;
@@ -200,12 +213,6 @@ fn check_integrity(sequence: &[u8; 4], tlvs: &[u8], key: Option<&hmac::Key>) -> 
         at = at.saturating_add(HEADER_BYTES).saturating_add(tlv.value.len());
     }
     None
-}
-
-enum Filled {
-    Done,
-    Unknown,
-    Malformed,
 }
 
 /// Fills a value in as RFC 8972 4.1 … 4.7 say.
@@ -260,13 +267,6 @@ fn fill(kind: u8, value: &mut [u8], facts: &Facts<'_>) -> Filled {
         },
         _ => Filled::Unknown,
     }
-}
-
-/// The traffic class that a sender wants its answers to have: DSCP1 of the class-of-service TLV.
-#[must_use]
-pub fn wanted_traffic_class(tlvs: &[u8]) -> Option<u8> {
-    let tlv = read(tlvs).map_while(Result::ok).find(|tlv| tlv.kind == Type::ClassOfService as u8)?;
-    tlv.value.first().map(|first| first & 0xfc)
 }
 
 #[cfg(test)]

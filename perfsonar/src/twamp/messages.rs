@@ -86,35 +86,6 @@ pub enum ControlError {
     },
 }
 
-const fn why(accept: Accept) -> &'static str {
-    match accept {
-        Accept::Ok => "no reason",
-        Accept::Rejected => "it gives no reason; it may not permit this host, or have no room for more clients",
-        Accept::Internal => "it has an internal error",
-        Accept::Unsupported => "part of the request is not supported there",
-        Accept::PermanentLimit => "its limits do not permit it",
-        Accept::TemporaryLimit => "it has too many sessions at present; try again later",
-    }
-}
-
-/// Writes as far as there is room: messages have fixed lengths, and places within them.
-fn put(message: &mut [u8], at: usize, bytes: &[u8]) {
-    message.get_mut(at..).unwrap_or_default().iter_mut().zip(bytes).for_each(|(place, &byte)| *place = byte);
-}
-
-/// The bytes at a place; zeros beyond the message's end.
-fn array_at<const N: usize>(message: &[u8], at: usize) -> [u8; N] {
-    message.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
-}
-
-fn u32_at(message: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes(array_at(message, at))
-}
-
-fn u16_at(message: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes(array_at(message, at))
-}
-
 /// The greeting of a server that offers the unauthenticated mode. Challenge and salt are for the
 /// other modes, and still random.
 #[must_use]
@@ -183,13 +154,6 @@ pub fn check_start_ack(message: &[u8; SHORT_BYTES]) -> Result<(), ControlError> 
     accepted("to start the session", message[0])
 }
 
-fn accepted(what: &'static str, code: u8) -> Result<(), ControlError> {
-    match Accept::of(code) {
-        Accept::Ok => Ok(()),
-        accept => Err(ControlError::Refused { what, accept }),
-    }
-}
-
 /// What a client wants (Request-TW-Session).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionRequest {
@@ -209,21 +173,6 @@ pub struct SessionRequest {
     pub timeout: [u8; 8],
     /// The DSCP of test packets.
     pub dscp: u8,
-}
-
-fn address_bytes(address: IpAddr) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    match address {
-        IpAddr::V4(address) => put(&mut bytes, 0, &address.octets()),
-        IpAddr::V6(address) => bytes = address.octets(),
-    }
-    bytes
-}
-
-fn address_at(message: &[u8], at: usize, is_ipv6: bool) -> IpAddr {
-    let bytes: [u8; 16] = array_at(message, at);
-    let [a, b, c, d, ..] = bytes;
-    if is_ipv6 { Ipv6Addr::from(bytes).into() } else { Ipv4Addr::new(a, b, c, d).into() }
 }
 
 impl SessionRequest {
@@ -331,6 +280,57 @@ pub fn stop_sessions(sessions: u32) -> [u8; SHORT_BYTES] {
     message[0] = STOP_SESSIONS;
     put(&mut message, 4, &sessions.to_be_bytes());
     message
+}
+
+const fn why(accept: Accept) -> &'static str {
+    match accept {
+        Accept::Ok => "no reason",
+        Accept::Rejected => "it gives no reason; it may not permit this host, or have no room for more clients",
+        Accept::Internal => "it has an internal error",
+        Accept::Unsupported => "part of the request is not supported there",
+        Accept::PermanentLimit => "its limits do not permit it",
+        Accept::TemporaryLimit => "it has too many sessions at present; try again later",
+    }
+}
+
+/// Writes as far as there is room: messages have fixed lengths, and places within them.
+fn put(message: &mut [u8], at: usize, bytes: &[u8]) {
+    message.get_mut(at..).unwrap_or_default().iter_mut().zip(bytes).for_each(|(place, &byte)| *place = byte);
+}
+
+/// The bytes at a place; zeros beyond the message's end.
+fn array_at<const N: usize>(message: &[u8], at: usize) -> [u8; N] {
+    message.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
+}
+
+fn u32_at(message: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(array_at(message, at))
+}
+
+fn u16_at(message: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes(array_at(message, at))
+}
+
+fn accepted(what: &'static str, code: u8) -> Result<(), ControlError> {
+    match Accept::of(code) {
+        Accept::Ok => Ok(()),
+        accept => Err(ControlError::Refused { what, accept }),
+    }
+}
+
+fn address_bytes(address: IpAddr) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    match address {
+        IpAddr::V4(address) => put(&mut bytes, 0, &address.octets()),
+        IpAddr::V6(address) => bytes = address.octets(),
+    }
+    bytes
+}
+
+fn address_at(message: &[u8], at: usize, is_ipv6: bool) -> IpAddr {
+    let bytes: [u8; 16] = array_at(message, at);
+    let [a, b, c, d, ..] = bytes;
+    if is_ipv6 { Ipv6Addr::from(bytes).into() } else { Ipv4Addr::new(a, b, c, d).into() }
 }
 
 #[cfg(test)]

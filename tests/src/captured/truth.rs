@@ -41,10 +41,6 @@ pub struct Truth {
     pub file_hashes: Vec<ChunkHash>,
 }
 
-fn content(name: &str, bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|at| (at / 7 + 3 * at + name.len()) as u8).collect()
-}
-
 impl Truth {
     /// Puts it together.
     ///
@@ -159,4 +155,8 @@ pub fn chunk_hash(file_bytes: u64, offset: u64, content: &[u8]) -> ChunkHash {
     let mut hasher = ChunkHasher::new(file_bytes, offset, CHUNK_BYTES);
     hasher.update(content);
     hasher.finish()
+}
+
+fn content(name: &str, bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|at| (at / 7 + 3 * at + name.len()) as u8).collect()
 }

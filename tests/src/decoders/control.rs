@@ -15,6 +15,111 @@ use culvert_protocol::rate_control::Mode;
 use culvert_protocol::receipt::{Receipt, Statement, sign_line};
 use culvert_protocol::seal::Cipher;
 
+pub(super) fn message_samples() -> Vec<Vec<u8>> {
+    let framed = |message: &Message| {
+        let mut frame = Vec::new();
+        message.write_frame(&mut frame);
+        frame
+    };
+    let entry = FileError { file: 3, code: "time".into(), text: "utimensat: Operation not permitted".into() };
+    let since_6 = [Message::NotKept { count: 9, first: vec![entry] }];
+    let left = LeftOut { name: "a/pipe".into(), code: "special".into(), text: "a pipe".into() };
+    let since_7 = [
+        Message::DryRun(Finding::LeftOut { count: 3, first: vec![left] }),
+        Message::DryRun(Finding::Fates(vec![
+            FateRun { count: 9, fate: Fate::New },
+            FateRun { count: 1, fate: Fate::CollidesByName },
+            FateRun { count: 2, fate: Fate::NotPermitted },
+        ])),
+        Message::DryRun(Finding::Room { free_bytes: Some(1 << 40), needed_bytes: 77 }),
+    ];
+    let since_8 = [
+        Message::Permits { store: PermissionAnswer::Yes, fetch: PermissionAnswer::Unusable },
+        Message::DryRun(Finding::Fates(vec![FateRun { count: 3, fate: Fate::SameButMode }])),
+        Message::DryRun(Finding::Inodes { free: None, needed: 7 }),
+        Message::RefusedHere,
+    ];
+    // A sample's number is its file's name in the corpus.
+    transfer_messages()
+        .iter()
+        .chain(&path_messages())
+        .chain(&since_6)
+        .chain(&since_7)
+        .chain(&since_8)
+        .map(framed)
+        .collect()
+}
+
+/// A control connection's bytes: transfers' messages and path checks'.
+pub(super) fn message(bytes: &[u8]) {
+    let mut reader = FrameReader::default();
+    reader.push(bytes);
+    // Messages until there are no more, or the connection is of no use.
+    for _ in 0..=bytes.len() {
+        let Ok(Some(message)) = reader.next_message() else { return };
+        let mut again = Vec::new();
+        message.write_frame(&mut again);
+        let mut twice = Vec::new();
+        Message::parse(&again[4..]).expect("what was accepted is accepted again").write_frame(&mut twice);
+        // Bytes, not values: a number that is no number (NaN) is not equal to itself.
+        assert_eq!(again, twice);
+    }
+    panic!("more messages than bytes");
+}
+
+pub(super) fn entries_samples() -> Vec<Vec<u8>> {
+    vec![entries_sample()]
+}
+
+/// A part of a manifest.
+pub(super) fn entries(bytes: &[u8]) {
+    let mut manifest = Manifest::default();
+    for entry in decode_entries(bytes) {
+        let Ok(entry) = entry else { return };
+        let is_valid = entry.check().is_ok();
+        if manifest.push(&entry).is_ok() {
+            assert!(is_valid, "the manifest takes {entry:?}");
+            assert!(!entry.name.starts_with(b"/") && !entry.name.contains(&0));
+            let mut parts = entry.name.split(|&byte| byte == b'/');
+            assert!(parts.all(|part| !part.is_empty() && part != b"." && part != b".."), "{entry:?}");
+        }
+    }
+    let _ = manifest.digest();
+}
+
+pub(super) fn receipt_samples() -> Vec<Vec<u8>> {
+    let (sender, receiver) = (Identity::generate(), Identity::generate());
+    let statement = Statement {
+        culvert_receipt: 1,
+        transfer: TransferId::new(1, 2).to_string(),
+        sender: sender.public_key(),
+        receiver: receiver.public_key(),
+        began_unix_ms: 1,
+        ended_unix_ms: 2,
+        files: 3,
+        files_failed: 0,
+        bytes: 4,
+        root_blake3: "00".repeat(32),
+        segments_sent: 5,
+        segments_resent: 6,
+        cipher: "aes-256-gcm".into(),
+        verdict: "limited by path (90 %)".into(),
+    };
+    let line = statement.to_line();
+    let receipt =
+        Receipt { sender_signature: sign_line(&sender, &line), receiver_signature: sign_line(&receiver, &line), line };
+    vec![receipt.to_text().into_bytes()]
+}
+
+/// A receipt's file. Whatever verifies is what both signed: it says the same when it is written
+/// again.
+pub(super) fn receipt(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok((receipt, _)) = Receipt::verify(text) {
+        assert!(Receipt::verify(&receipt.to_text()).is_ok());
+    }
+}
+
 fn transfer_messages() -> Vec<Message> {
     let options = Options {
         chunk_bytes: 4 << 20,
@@ -84,58 +189,6 @@ fn path_messages() -> Vec<Message> {
     said.into_iter().map(Message::Path).collect()
 }
 
-pub(super) fn message_samples() -> Vec<Vec<u8>> {
-    let framed = |message: &Message| {
-        let mut frame = Vec::new();
-        message.write_frame(&mut frame);
-        frame
-    };
-    let entry = FileError { file: 3, code: "time".into(), text: "utimensat: Operation not permitted".into() };
-    let since_6 = [Message::NotKept { count: 9, first: vec![entry] }];
-    let left = LeftOut { name: "a/pipe".into(), code: "special".into(), text: "a pipe".into() };
-    let since_7 = [
-        Message::DryRun(Finding::LeftOut { count: 3, first: vec![left] }),
-        Message::DryRun(Finding::Fates(vec![
-            FateRun { count: 9, fate: Fate::New },
-            FateRun { count: 1, fate: Fate::CollidesByName },
-            FateRun { count: 2, fate: Fate::NotPermitted },
-        ])),
-        Message::DryRun(Finding::Room { free_bytes: Some(1 << 40), needed_bytes: 77 }),
-    ];
-    let since_8 = [
-        Message::Permits { store: PermissionAnswer::Yes, fetch: PermissionAnswer::Unusable },
-        Message::DryRun(Finding::Fates(vec![FateRun { count: 3, fate: Fate::SameButMode }])),
-        Message::DryRun(Finding::Inodes { free: None, needed: 7 }),
-        Message::RefusedHere,
-    ];
-    // A sample's number is its file's name in the corpus.
-    transfer_messages()
-        .iter()
-        .chain(&path_messages())
-        .chain(&since_6)
-        .chain(&since_7)
-        .chain(&since_8)
-        .map(framed)
-        .collect()
-}
-
-/// A control connection's bytes: transfers' messages and path checks'.
-pub(super) fn message(bytes: &[u8]) {
-    let mut reader = FrameReader::default();
-    reader.push(bytes);
-    // Messages until there are no more, or the connection is of no use.
-    for _ in 0..=bytes.len() {
-        let Ok(Some(message)) = reader.next_message() else { return };
-        let mut again = Vec::new();
-        message.write_frame(&mut again);
-        let mut twice = Vec::new();
-        Message::parse(&again[4..]).expect("what was accepted is accepted again").write_frame(&mut twice);
-        // Bytes, not values: a number that is no number (NaN) is not equal to itself.
-        assert_eq!(again, twice);
-    }
-    panic!("more messages than bytes");
-}
-
 fn entries_sample() -> Vec<u8> {
     let modified = FileTime { seconds: 1_700_000_000, nanoseconds: 5 };
     let file = Entry {
@@ -150,57 +203,4 @@ fn entries_sample() -> Vec<u8> {
     encode_entry(&file, &mut part);
     encode_entry(&Entry { name: b"a/link", kind: EntryKind::Symlink, target: b"file", ..file }, &mut part);
     part
-}
-
-pub(super) fn entries_samples() -> Vec<Vec<u8>> {
-    vec![entries_sample()]
-}
-
-/// A part of a manifest.
-pub(super) fn entries(bytes: &[u8]) {
-    let mut manifest = Manifest::default();
-    for entry in decode_entries(bytes) {
-        let Ok(entry) = entry else { return };
-        let is_valid = entry.check().is_ok();
-        if manifest.push(&entry).is_ok() {
-            assert!(is_valid, "the manifest takes {entry:?}");
-            assert!(!entry.name.starts_with(b"/") && !entry.name.contains(&0));
-            let mut parts = entry.name.split(|&byte| byte == b'/');
-            assert!(parts.all(|part| !part.is_empty() && part != b"." && part != b".."), "{entry:?}");
-        }
-    }
-    let _ = manifest.digest();
-}
-
-pub(super) fn receipt_samples() -> Vec<Vec<u8>> {
-    let (sender, receiver) = (Identity::generate(), Identity::generate());
-    let statement = Statement {
-        culvert_receipt: 1,
-        transfer: TransferId::new(1, 2).to_string(),
-        sender: sender.public_key(),
-        receiver: receiver.public_key(),
-        began_unix_ms: 1,
-        ended_unix_ms: 2,
-        files: 3,
-        files_failed: 0,
-        bytes: 4,
-        root_blake3: "00".repeat(32),
-        segments_sent: 5,
-        segments_resent: 6,
-        cipher: "aes-256-gcm".into(),
-        verdict: "limited by path (90 %)".into(),
-    };
-    let line = statement.to_line();
-    let receipt =
-        Receipt { sender_signature: sign_line(&sender, &line), receiver_signature: sign_line(&receiver, &line), line };
-    vec![receipt.to_text().into_bytes()]
-}
-
-/// A receipt's file. Whatever verifies is what both signed: it says the same when it is written
-/// again.
-pub(super) fn receipt(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
-    if let Ok((receipt, _)) = Receipt::verify(text) {
-        assert!(Receipt::verify(&receipt.to_text()).is_ok());
-    }
 }

@@ -210,32 +210,6 @@ impl Ends {
     }
 }
 
-/// What a rate controller makes of numbers that nobody measured.
-fn steer(script: &mut Script<'_>) {
-    let mut control = controller(&ControllerConfig {
-        rtt_ns: script.number(),
-        stride: u16::from_le_bytes([script.byte(), script.byte()]),
-        start_bits_per_second: Some(script.number()),
-        ..ControllerConfig::default()
-    });
-    let mut now_ns = 1;
-    for _ in 0..script.byte() % 40 {
-        now_ns += u64::from(script.byte()) * 10_000_000;
-        control.observe(&Observation {
-            now_ns,
-            rtt_ns: script.number(),
-            delay_min_us: script.number() as u32,
-            interval_us: script.number() as u32,
-            delivered_bytes: script.number(),
-            delivered_packets: script.number(),
-            lost_packets: script.number(),
-            busy_permille: script.number() as u32,
-            paced_permille: script.number() as u32,
-        });
-        assert!(control.rate_bits_per_second() > 0);
-    }
-}
-
 pub(super) fn check(bytes: &[u8]) {
     let (mut ends, mut script) = (Ends::new(), Script(bytes));
     // Each step takes a byte at least; the shortest of them cost the most.
@@ -274,4 +248,30 @@ pub(super) fn samples() -> Vec<Vec<u8>> {
     let steer = std::iter::once(b'v').chain(numbers).collect();
     let control = b"s\x10\x00\x01\x00a\x00o\x00s\x10\x00\x01\x00w\x01p\xff".to_vec();
     vec![whole, anew, twice, transfer, narrower, report, steer, control]
+}
+
+/// What a rate controller makes of numbers that nobody measured.
+fn steer(script: &mut Script<'_>) {
+    let mut control = controller(&ControllerConfig {
+        rtt_ns: script.number(),
+        stride: u16::from_le_bytes([script.byte(), script.byte()]),
+        start_bits_per_second: Some(script.number()),
+        ..ControllerConfig::default()
+    });
+    let mut now_ns = 1;
+    for _ in 0..script.byte() % 40 {
+        now_ns += u64::from(script.byte()) * 10_000_000;
+        control.observe(&Observation {
+            now_ns,
+            rtt_ns: script.number(),
+            delay_min_us: script.number() as u32,
+            interval_us: script.number() as u32,
+            delivered_bytes: script.number(),
+            delivered_packets: script.number(),
+            lost_packets: script.number(),
+            busy_permille: script.number() as u32,
+            paced_permille: script.number() as u32,
+        });
+        assert!(control.rate_bits_per_second() > 0);
+    }
 }

@@ -64,10 +64,6 @@ pub(super) fn journal_samples() -> Vec<Vec<u8>> {
     ]
 }
 
-fn encode(value: &impl Serialize) -> Vec<u8> {
-    postcard::to_stdvec(value).expect("it has a postcard form")
-}
-
 /// A journal's bytes as they are, and with right checksums written in.
 pub(super) fn journal(bytes: &[u8]) {
     read(bytes);
@@ -81,36 +77,6 @@ pub(super) fn journal(bytes: &[u8]) {
         rest = after;
     }
     read(&sealed);
-}
-
-fn read(bytes: &[u8]) {
-    let contents = match journal::read(bytes) {
-        Ok(contents) => contents,
-        // Refused: nothing is done to it.
-        Err(unknown) => return assert!(!unknown.to_string().is_empty()),
-    };
-    if let Some((_, mode)) = contents.past.opened(b"d") {
-        assert!(contents.past.has_opened() && mode <= 0o7777);
-    }
-    let good = &bytes[..contents.good_bytes];
-    assert!(contents.begun as usize <= good.len());
-    assert_eq!(contents.end == End::Whole, good.len() == bytes.len());
-    // What is kept is read the same again.
-    assert_eq!(journal::read(good), Ok(Contents { end: End::Whole, ..contents.clone() }));
-    // As the present version has it, it says the same; what version 1 did not know follows from
-    // what it did.
-    let migrated: Vec<u8> = records(good)
-        .map(|record| match record {
-            Record::Header { .. } => Record::Header { version: journal::VERSION },
-            record => record,
-        })
-        .flat_map(|record| journal::encode(&record))
-        .collect();
-    let version = journal::VERSION;
-    assert_eq!(
-        journal::read(&migrated),
-        Ok(Contents { version, good_bytes: migrated.len(), end: End::Whole, ..contents })
-    );
 }
 
 pub(super) fn configuration_samples() -> Vec<Vec<u8>> {
@@ -229,6 +195,40 @@ pub(super) fn link(bytes: &[u8]) {
         3 => message::<Event<'_>>(rest),
         _ => ring(rest),
     }
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("it has a postcard form")
+}
+
+fn read(bytes: &[u8]) {
+    let contents = match journal::read(bytes) {
+        Ok(contents) => contents,
+        // Refused: nothing is done to it.
+        Err(unknown) => return assert!(!unknown.to_string().is_empty()),
+    };
+    if let Some((_, mode)) = contents.past.opened(b"d") {
+        assert!(contents.past.has_opened() && mode <= 0o7777);
+    }
+    let good = &bytes[..contents.good_bytes];
+    assert!(contents.begun as usize <= good.len());
+    assert_eq!(contents.end == End::Whole, good.len() == bytes.len());
+    // What is kept is read the same again.
+    assert_eq!(journal::read(good), Ok(Contents { end: End::Whole, ..contents.clone() }));
+    // As the present version has it, it says the same; what version 1 did not know follows from
+    // what it did.
+    let migrated: Vec<u8> = records(good)
+        .map(|record| match record {
+            Record::Header { .. } => Record::Header { version: journal::VERSION },
+            record => record,
+        })
+        .flat_map(|record| journal::encode(&record))
+        .collect();
+    let version = journal::VERSION;
+    assert_eq!(
+        journal::read(&migrated),
+        Ok(Contents { version, good_bytes: migrated.len(), end: End::Whole, ..contents })
+    );
 }
 
 fn message<'a, M: Deserialize<'a> + Serialize>(bytes: &'a [u8]) {

@@ -180,6 +180,14 @@ pub(crate) fn irq_vectors(files: &FileTree, link: &str) -> BTreeMap<u32, String>
     named.collect()
 }
 
+/// The queue that a vector's name ends in or contains after its kind: `mlx5_comp12@pci…` and
+/// `ice-eth0-TxRx-12` are 12.
+pub(crate) fn queue_of_name(vector: &str) -> Option<u32> {
+    let name = vector.split('@').next().unwrap_or(vector);
+    let digits = name.rfind(|c: char| !c.is_ascii_digit()).map_or(name, |at| &name[at + 1..]);
+    digits.parse().ok()
+}
+
 /// Whether a vector's name identifies a queue, for kernels that do not say which interrupt serves
 /// which NAPI instance.
 fn is_queue_vector(vector: &str) -> bool {
@@ -188,14 +196,6 @@ fn is_queue_vector(vector: &str) -> bool {
         ["async", "ctrl", "control", "config", "misc", "mgmt", "cmd", "page", "fdir", "event", "adminq", "-oicr"];
     let queue = ["comp", "rx", "tx", "input", "output", "queue", "ring"];
     !other.iter().any(|word| vector.contains(word)) && queue.iter().any(|word| vector.contains(word))
-}
-
-/// The queue that a vector's name ends in or contains after its kind: `mlx5_comp12@pci…` and
-/// `ice-eth0-TxRx-12` are 12.
-pub(crate) fn queue_of_name(vector: &str) -> Option<u32> {
-    let name = vector.split('@').next().unwrap_or(vector);
-    let digits = name.rfind(|c: char| !c.is_ascii_digit()).map_or(name, |at| &name[at + 1..]);
-    digits.parse().ok()
 }
 
 fn irqs(files: &FileTree, link: &Link) -> Vec<Irq> {

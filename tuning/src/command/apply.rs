@@ -70,6 +70,70 @@ pub(super) fn apply(arguments: &ApplyArgs, context: &mut CommandContext<'_>) -> 
     Ok(exit::DONE)
 }
 
+pub(super) fn confirm(as_json: bool, context: &mut CommandContext<'_>) -> Result<u8, Failure> {
+    let mut host = RealHost::open();
+    let mut store = context.store();
+    let _lock = store.lock(true)?;
+    context.recover(&mut store, &mut host, true)?;
+    let done = match confirm_transaction(&mut store, &mut host) {
+        // What timed out is said, and a failure: it is not in force.
+        Err(TransactionError::NothingPending(why)) if why.is_empty() => {
+            let document = json!({"transaction": null, "state": null, "persistent": false});
+            return context.nothing_to_do("nothing waits to be confirmed", as_json.then_some(&document));
+        }
+        done => done?,
+    };
+    after_confirming(&done, context);
+    if as_json {
+        context.json(&json!({"transaction": done.id, "state": done.state, "persistent": done.persistent}))?;
+    } else {
+        let until = if done.persistent { "" } else { " until the host restarts (--persist keeps them longer)" };
+        context.text(&{
+            let kept = done.wanted().len();
+            format!("{}: {} {} kept{until}\n", done.id, counted(kept, "setting"), agree(kept, "is", "are"))
+        })?;
+    }
+    Ok(exit::DONE)
+}
+
+pub(super) fn roll_back(arguments: &RollbackArgs, context: &mut CommandContext<'_>) -> Result<u8, Failure> {
+    let mut host = RealHost::open();
+    let mut store = context.store();
+    let _lock = store.lock(true)?;
+    if let (true, Some(id)) = (arguments.forget, &arguments.transaction) {
+        forget(&mut store, id)?;
+        context.say(&format!("{id}: closed; nothing was restored"));
+        if arguments.json {
+            context.json(&json!({"rolled_back": [], "forgotten": id}))?;
+        }
+        return Ok(exit::DONE);
+    }
+    let reason = "rollback was requested";
+    let rolled_back = if arguments.all {
+        roll_back_all(&mut store, &mut host, reason)
+    } else {
+        let named = arguments.transaction.as_deref();
+        roll_back_transaction(&mut store, &mut host, named, reason).map(|one| vec![one])
+    };
+    let done: Vec<Recovered> = match rolled_back {
+        Err(TransactionError::NothingToRollBack) => {
+            let document = json!({"rolled_back": []});
+            return context
+                .nothing_to_do("nothing is in force that could be rolled back", arguments.json.then_some(&document));
+        }
+        done => done?,
+    };
+    reload_systemd(&["daemon-reload"], context);
+    if arguments.json {
+        context.json(&json!({"rolled_back": done}))?;
+    } else {
+        for one in &done {
+            context.text(&format!("{}: {}\n", one.id, one.text))?;
+        }
+    }
+    Ok(if done.iter().any(|one| one.incomplete) { exit::FAILED } else { exit::DONE })
+}
+
 /// A key of the site file that does not exist is a mistake of the file, so nothing is changed.
 fn refuse_mistakes(blocked: &[BlockedChange]) -> Result<(), Failure> {
     let mistakes: Vec<String> = blocked
@@ -145,70 +209,6 @@ fn files(
     let command: Vec<&str> =
         [program.as_str()].into_iter().chain(context.arguments.iter().map(String::as_str)).chain(["watch"]).collect();
     persist::intents(&wanted, &command, host).map_err(|error| Failure::new(exit::BAD_HOST, error.to_string()))
-}
-
-pub(super) fn confirm(as_json: bool, context: &mut CommandContext<'_>) -> Result<u8, Failure> {
-    let mut host = RealHost::open();
-    let mut store = context.store();
-    let _lock = store.lock(true)?;
-    context.recover(&mut store, &mut host, true)?;
-    let done = match confirm_transaction(&mut store, &mut host) {
-        // What timed out is said, and a failure: it is not in force.
-        Err(TransactionError::NothingPending(why)) if why.is_empty() => {
-            let document = json!({"transaction": null, "state": null, "persistent": false});
-            return context.nothing_to_do("nothing waits to be confirmed", as_json.then_some(&document));
-        }
-        done => done?,
-    };
-    after_confirming(&done, context);
-    if as_json {
-        context.json(&json!({"transaction": done.id, "state": done.state, "persistent": done.persistent}))?;
-    } else {
-        let until = if done.persistent { "" } else { " until the host restarts (--persist keeps them longer)" };
-        context.text(&{
-            let kept = done.wanted().len();
-            format!("{}: {} {} kept{until}\n", done.id, counted(kept, "setting"), agree(kept, "is", "are"))
-        })?;
-    }
-    Ok(exit::DONE)
-}
-
-pub(super) fn roll_back(arguments: &RollbackArgs, context: &mut CommandContext<'_>) -> Result<u8, Failure> {
-    let mut host = RealHost::open();
-    let mut store = context.store();
-    let _lock = store.lock(true)?;
-    if let (true, Some(id)) = (arguments.forget, &arguments.transaction) {
-        forget(&mut store, id)?;
-        context.say(&format!("{id}: closed; nothing was restored"));
-        if arguments.json {
-            context.json(&json!({"rolled_back": [], "forgotten": id}))?;
-        }
-        return Ok(exit::DONE);
-    }
-    let reason = "rollback was requested";
-    let rolled_back = if arguments.all {
-        roll_back_all(&mut store, &mut host, reason)
-    } else {
-        let named = arguments.transaction.as_deref();
-        roll_back_transaction(&mut store, &mut host, named, reason).map(|one| vec![one])
-    };
-    let done: Vec<Recovered> = match rolled_back {
-        Err(TransactionError::NothingToRollBack) => {
-            let document = json!({"rolled_back": []});
-            return context
-                .nothing_to_do("nothing is in force that could be rolled back", arguments.json.then_some(&document));
-        }
-        done => done?,
-    };
-    reload_systemd(&["daemon-reload"], context);
-    if arguments.json {
-        context.json(&json!({"rolled_back": done}))?;
-    } else {
-        for one in &done {
-            context.text(&format!("{}: {}\n", one.id, one.text))?;
-        }
-    }
-    Ok(if done.iter().any(|one| one.incomplete) { exit::FAILED } else { exit::DONE })
 }
 
 /// systemd learns of the new files, and the service that keeps settings starts.

@@ -24,13 +24,6 @@ pub(super) fn audit(arguments: &AuditArgs, context: &mut CommandContext<'_>) -> 
     Ok(if failed { exit::BAD_HOST } else { exit::DONE })
 }
 
-/// The audit with each rule's description beside its finding.
-fn audit_json(audit: &Audit) -> Json {
-    let mut value = json!(audit);
-    value["findings"] = audit.findings.iter().map(finding_json).collect();
-    value
-}
-
 /// A finding with its rule's title, sources and so on.
 pub(super) fn finding_json(finding: &Finding) -> Json {
     let mut value = json!(finding);
@@ -91,4 +84,11 @@ pub(super) fn explain(rule: Option<&str>, context: &mut CommandContext<'_>) -> R
         }
     }
     Ok(exit::DONE)
+}
+
+/// The audit with each rule's description beside its finding.
+fn audit_json(audit: &Audit) -> Json {
+    let mut value = json!(audit);
+    value["findings"] = audit.findings.iter().map(finding_json).collect();
+    value
 }

@@ -77,17 +77,6 @@ impl Workload for CommandWorkload {
     }
 }
 
-/// The rate in an output.
-fn rate_of(text: &str) -> Option<f64> {
-    let last = text.lines().rev().find(|line| !line.trim().is_empty())?;
-    let of_json = |text: &str| {
-        let value: serde_json::Value = serde_json::from_str(text).ok()?;
-        RATE_FIELDS.iter().find_map(|field| value.pointer(field)?.as_f64())
-    };
-    let rate = last.trim().parse().ok().or_else(|| of_json(last)).or_else(|| of_json(text))?;
-    Some(rate).filter(|rate: &f64| rate.is_finite() && *rate > 0.0)
-}
-
 /// TCP streams from memory to memory over loopback. It shows what sysctls and the CPU's settings
 /// do, and nothing of NICs.
 #[derive(Clone, Debug)]
@@ -140,6 +129,17 @@ impl Workload for LoopbackWorkload {
         }
         Ok(bytes as f64 * 8.0 / took.as_secs_f64())
     }
+}
+
+/// The rate in an output.
+fn rate_of(text: &str) -> Option<f64> {
+    let last = text.lines().rev().find(|line| !line.trim().is_empty())?;
+    let of_json = |text: &str| {
+        let value: serde_json::Value = serde_json::from_str(text).ok()?;
+        RATE_FIELDS.iter().find_map(|field| value.pointer(field)?.as_f64())
+    };
+    let rate = last.trim().parse().ok().or_else(|| of_json(last)).or_else(|| of_json(text))?;
+    Some(rate).filter(|rate: &f64| rate.is_finite() && *rate > 0.0)
 }
 
 #[cfg(test)]

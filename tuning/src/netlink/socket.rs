@@ -134,24 +134,6 @@ impl Connection {
     }
 }
 
-/// The errno at the start of an error or done message, with the kernel's words behind `skip` bytes
-/// if there are any.
-fn check_code(body: &[u8], flags: u16, skip: usize, request: &str) -> Result<(), NetlinkError> {
-    let code = body.get(..4).map_or(0, |code| i32::from_ne_bytes(code.try_into().expect("four bytes")));
-    if code >= 0 {
-        return Ok(());
-    }
-    // Without `NLM_F_CAPPED` the words would stand behind a copy of the request; capped answers
-    // were asked for.
-    let words = (flags & NLM_F_ACK_TLVS != 0 && (flags & NLM_F_CAPPED != 0 || skip == 4))
-        .then(|| body.get(skip..))
-        .flatten()
-        .and_then(|rest| Attributes(rest).text(NLMSGERR_ATTR_MSG));
-    let plain = io::Error::from_raw_os_error(-code).to_string();
-    let reason = words.map_or_else(|| plain.clone(), |words| format!("{words} ({plain})"));
-    Err(NetlinkError { request: request.to_owned(), errno: Some(-code), reason })
-}
-
 /// rtnetlink.
 #[derive(Debug)]
 pub(super) struct RouteSocket(Connection);
@@ -221,6 +203,24 @@ impl GenericSocket {
     ) -> Result<Vec<Vec<u8>>, NetlinkError> {
         self.0.dump(family, &with_command(command, body), request).map(without_command)
     }
+}
+
+/// The errno at the start of an error or done message, with the kernel's words behind `skip` bytes
+/// if there are any.
+fn check_code(body: &[u8], flags: u16, skip: usize, request: &str) -> Result<(), NetlinkError> {
+    let code = body.get(..4).map_or(0, |code| i32::from_ne_bytes(code.try_into().expect("four bytes")));
+    if code >= 0 {
+        return Ok(());
+    }
+    // Without `NLM_F_CAPPED` the words would stand behind a copy of the request; capped answers
+    // were asked for.
+    let words = (flags & NLM_F_ACK_TLVS != 0 && (flags & NLM_F_CAPPED != 0 || skip == 4))
+        .then(|| body.get(skip..))
+        .flatten()
+        .and_then(|rest| Attributes(rest).text(NLMSGERR_ATTR_MSG));
+    let plain = io::Error::from_raw_os_error(-code).to_string();
+    let reason = words.map_or_else(|| plain.clone(), |words| format!("{words} ({plain})"));
+    Err(NetlinkError { request: request.to_owned(), errno: Some(-code), reason })
 }
 
 fn with_command(command: u8, body: &Body) -> Vec<u8> {

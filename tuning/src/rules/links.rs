@@ -115,6 +115,20 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
+/// How many channels the link should have; `None` if it is fine or cannot be set.
+pub(super) fn wanted_channels(facts: &Facts, targets: &Targets, link: &Link) -> Option<u32> {
+    let channels = link.channels.filter(|channels| channels.combined_max > 1)?;
+    if link.xdp.as_ref().and_then(|xdp| xdp.program_attached) == Some(true) {
+        return None;
+    }
+    let cores = u32::try_from(physical_cores(facts, &local_cpus(facts, link)).len()).ok().filter(|cores| *cores > 0)?;
+    let (fewest, most) = channel_range(targets);
+    let most = most.min(cores).min(channels.combined_max);
+    let fewest = fewest.max(targets.lanes).min(most);
+    let wanted = channels.combined.clamp(fewest, most);
+    (wanted != channels.combined).then_some(wanted)
+}
+
 fn rings(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     each_link(facts, targets, |link| {
         let Some(rings) = link.rings.filter(|rings| rings.rx_max > 0) else {
@@ -147,20 +161,6 @@ fn channel_range(targets: &Targets) -> (u32, u32) {
         ProfileName::Measurement if targets.is_at_least(100) => (8, 16),
         _ => (1, u32::MAX),
     }
-}
-
-/// How many channels the link should have; `None` if it is fine or cannot be set.
-pub(super) fn wanted_channels(facts: &Facts, targets: &Targets, link: &Link) -> Option<u32> {
-    let channels = link.channels.filter(|channels| channels.combined_max > 1)?;
-    if link.xdp.as_ref().and_then(|xdp| xdp.program_attached) == Some(true) {
-        return None;
-    }
-    let cores = u32::try_from(physical_cores(facts, &local_cpus(facts, link)).len()).ok().filter(|cores| *cores > 0)?;
-    let (fewest, most) = channel_range(targets);
-    let most = most.min(cores).min(channels.combined_max);
-    let fewest = fewest.max(targets.lanes).min(most);
-    let wanted = channels.combined.clamp(fewest, most);
-    (wanted != channels.combined).then_some(wanted)
 }
 
 fn channels(facts: &Facts, targets: &Targets) -> Vec<Finding> {

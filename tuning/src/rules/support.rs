@@ -71,24 +71,6 @@ impl WantedSysctl<'_> {
     }
 }
 
-/// The value to write; `None` if the current one will do.
-fn better_value(current: &str, wanted: &str, compare: Compare) -> Option<String> {
-    let numbers = |text: &str| text.split_whitespace().map(str::parse::<u64>).collect::<Result<Vec<_>, _>>().ok();
-    let (Some(now), Some(goal)) = (numbers(current), numbers(wanted)) else {
-        return (current != wanted).then(|| wanted.to_owned());
-    };
-    if now.len() != goal.len() {
-        return Some(wanted.to_owned());
-    }
-    let pick = |(now, goal): (&u64, &u64)| match compare {
-        Compare::Equal => *goal,
-        Compare::AtLeast => *now.max(goal),
-        Compare::AtMost => *now.min(goal),
-    };
-    let best: Vec<u64> = now.iter().zip(&goal).map(pick).collect();
-    (best != now).then(|| best.iter().map(u64::to_string).collect::<Vec<_>>().join(" "))
-}
-
 /// A size for people.
 pub(super) fn bytes(size: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -114,6 +96,24 @@ pub(super) fn each_link(
 ) -> Vec<Finding> {
     let findings: Vec<Finding> = targets.links(facts).map(check).collect();
     if findings.is_empty() { no_links() } else { findings }
+}
+
+/// The value to write; `None` if the current one will do.
+fn better_value(current: &str, wanted: &str, compare: Compare) -> Option<String> {
+    let numbers = |text: &str| text.split_whitespace().map(str::parse::<u64>).collect::<Result<Vec<_>, _>>().ok();
+    let (Some(now), Some(goal)) = (numbers(current), numbers(wanted)) else {
+        return (current != wanted).then(|| wanted.to_owned());
+    };
+    if now.len() != goal.len() {
+        return Some(wanted.to_owned());
+    }
+    let pick = |(now, goal): (&u64, &u64)| match compare {
+        Compare::Equal => *goal,
+        Compare::AtLeast => *now.max(goal),
+        Compare::AtMost => *now.min(goal),
+    };
+    let best: Vec<u64> = now.iter().zip(&goal).map(pick).collect();
+    (best != now).then(|| best.iter().map(u64::to_string).collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(test)]

@@ -67,6 +67,48 @@ pub fn refuse_if_waiting(store: &Store) -> Result<(), TransactionError> {
     }
 }
 
+/// Keeps what was applied: writes the files that survive a reboot, and stops the timer.
+///
+/// The caller holds the store's lock.
+///
+/// # Errors
+/// [`TransactionError::NothingPending`], also if the time was up; [`TransactionError::Failed`] if a
+/// file could not be written, and then everything is rolled back.
+pub fn confirm(store: &mut Store, host: &mut dyn Host) -> Result<Transaction, TransactionError> {
+    let transactions = store.transactions()?;
+    let Some(mut transaction) = transactions.iter().rfind(|one| one.state == State::Pending).cloned() else {
+        let last = transactions.iter().rfind(|one| one.state == State::RolledBack);
+        let hint = last.and_then(|last| Some(format!("; {} was rolled back: {}", last.id, last.reason.as_ref()?)));
+        return Err(TransactionError::NothingPending(hint.unwrap_or_default()));
+    };
+    check_place(host, &transaction)?;
+    let files: Vec<Intent> =
+        transaction.intents.iter().filter(|intent| !intent.setting.ends_with_the_boot()).cloned().collect();
+    for file in &files {
+        if let Err(error) = write_and_compare(host, &file.setting, &file.to) {
+            return Err(undo(store, host, &mut transaction, &file.rule, &error.to_string()));
+        }
+    }
+    store.append(&mut transaction, &Record::Confirmed)?;
+    Ok(transaction)
+}
+
+/// Intents of a plan's changes.
+impl From<&crate::plan::PlannedChange> for Intent {
+    fn from(change: &crate::plan::PlannedChange) -> Self {
+        Self { rule: change.rule.clone(), setting: change.setting.clone(), to: change.to.clone() }
+    }
+}
+
+/// A file that Culvert owns, as an intent.
+impl Intent {
+    /// Wants a file with this content, or none.
+    #[must_use]
+    pub fn file(path: &str, content: Option<String>) -> Self {
+        Self { rule: "persist".to_owned(), setting: Setting::OwnedFile { path: path.to_owned() }, to: Value(content) }
+    }
+}
+
 /// Everything that is written and everything that a write may disturb, with its value.
 fn take_snapshot(host: &mut dyn Host, intents: &[Intent]) -> Result<Vec<SnapshotEntry>, HostError> {
     let mut entries = Vec::new();
@@ -166,46 +208,4 @@ fn undo(
     };
     let rule = if rule.is_empty() { "none" } else { rule }.to_owned();
     TransactionError::Failed { rule, reason: reason.to_owned(), outcome }
-}
-
-/// Keeps what was applied: writes the files that survive a reboot, and stops the timer.
-///
-/// The caller holds the store's lock.
-///
-/// # Errors
-/// [`TransactionError::NothingPending`], also if the time was up; [`TransactionError::Failed`] if a
-/// file could not be written, and then everything is rolled back.
-pub fn confirm(store: &mut Store, host: &mut dyn Host) -> Result<Transaction, TransactionError> {
-    let transactions = store.transactions()?;
-    let Some(mut transaction) = transactions.iter().rfind(|one| one.state == State::Pending).cloned() else {
-        let last = transactions.iter().rfind(|one| one.state == State::RolledBack);
-        let hint = last.and_then(|last| Some(format!("; {} was rolled back: {}", last.id, last.reason.as_ref()?)));
-        return Err(TransactionError::NothingPending(hint.unwrap_or_default()));
-    };
-    check_place(host, &transaction)?;
-    let files: Vec<Intent> =
-        transaction.intents.iter().filter(|intent| !intent.setting.ends_with_the_boot()).cloned().collect();
-    for file in &files {
-        if let Err(error) = write_and_compare(host, &file.setting, &file.to) {
-            return Err(undo(store, host, &mut transaction, &file.rule, &error.to_string()));
-        }
-    }
-    store.append(&mut transaction, &Record::Confirmed)?;
-    Ok(transaction)
-}
-
-/// Intents of a plan's changes.
-impl From<&crate::plan::PlannedChange> for Intent {
-    fn from(change: &crate::plan::PlannedChange) -> Self {
-        Self { rule: change.rule.clone(), setting: change.setting.clone(), to: change.to.clone() }
-    }
-}
-
-/// A file that Culvert owns, as an intent.
-impl Intent {
-    /// Wants a file with this content, or none.
-    #[must_use]
-    pub fn file(path: &str, content: Option<String>) -> Self {
-        Self { rule: "persist".to_owned(), setting: Setting::OwnedFile { path: path.to_owned() }, to: Value(content) }
-    }
 }

@@ -21,35 +21,6 @@ pub struct Recovered {
     pub incomplete: bool,
 }
 
-/// Puts a transaction's snapshot back.
-fn put_back(
-    store: &mut Store,
-    host: &mut dyn Host,
-    transaction: &mut Transaction,
-    reason: &str,
-) -> Result<Recovered, TransactionError> {
-    check_place(host, transaction)?;
-    let noted = store.append(transaction, &Record::RollingBack { reason: reason.to_owned() });
-    let here = host.place();
-    let wanted = transaction.wanted();
-    let left = if here.boot_id == transaction.place.boot_id {
-        restore(host, &transaction.snapshot, None)
-    } else if transaction.place.network_namespace == INITIAL && here.network_namespace == INITIAL {
-        restore(host, &transaction.snapshot, Some(&wanted))
-    } else {
-        // Only files can be left of a namespace that ended with its boot.
-        restore(host, &transaction.snapshot, Some(&std::collections::BTreeMap::new()))
-    };
-    let recovered = Recovered {
-        id: transaction.id.clone(),
-        text: format!("{reason}: {}", describe(&left)),
-        incomplete: !left.is_empty(),
-    };
-    noted?;
-    store.append(transaction, &Record::RolledBack { left })?;
-    Ok(recovered)
-}
-
 /// Repairs what a crash, a reboot or a dead guard left behind. Every command and the node call this
 /// first.
 ///
@@ -155,4 +126,33 @@ pub fn forget(store: &mut Store, id: &str) -> Result<(), TransactionError> {
     let mut transaction = found.ok_or_else(|| TransactionError::NoSuchTransaction(id.to_owned()))?;
     store.append(&mut transaction, &Record::Ended)?;
     Ok(())
+}
+
+/// Puts a transaction's snapshot back.
+fn put_back(
+    store: &mut Store,
+    host: &mut dyn Host,
+    transaction: &mut Transaction,
+    reason: &str,
+) -> Result<Recovered, TransactionError> {
+    check_place(host, transaction)?;
+    let noted = store.append(transaction, &Record::RollingBack { reason: reason.to_owned() });
+    let here = host.place();
+    let wanted = transaction.wanted();
+    let left = if here.boot_id == transaction.place.boot_id {
+        restore(host, &transaction.snapshot, None)
+    } else if transaction.place.network_namespace == INITIAL && here.network_namespace == INITIAL {
+        restore(host, &transaction.snapshot, Some(&wanted))
+    } else {
+        // Only files can be left of a namespace that ended with its boot.
+        restore(host, &transaction.snapshot, Some(&std::collections::BTreeMap::new()))
+    };
+    let recovered = Recovered {
+        id: transaction.id.clone(),
+        text: format!("{reason}: {}", describe(&left)),
+        incomplete: !left.is_empty(),
+    };
+    noted?;
+    store.append(transaction, &Record::RolledBack { left })?;
+    Ok(recovered)
 }

@@ -42,6 +42,35 @@ pub(super) fn restore(
     left
 }
 
+/// Writes a setting and makes sure that it holds.
+pub(crate) fn write_and_compare(host: &mut dyn Host, setting: &Setting, value: &Value) -> Result<(), HostError> {
+    host.write(setting, value)?;
+    let found = host.read(setting)?;
+    if setting.same(value, &found) {
+        return Ok(());
+    }
+    Err(HostError::Refused {
+        setting: setting.to_string(),
+        value: value.to_string(),
+        reason: format!("it was accepted without an error, but reads '{found}'"),
+    })
+}
+
+/// Whether this is the network namespace in which the transaction's settings live. Those of another
+/// boot live nowhere but in files, except in the initial one, where the files put them at the
+/// start.
+pub(super) fn check_place(host: &dyn Host, transaction: &Transaction) -> Result<(), TransactionError> {
+    let here = host.place();
+    let same_boot = here.boot_id == transaction.place.boot_id;
+    if same_boot && here.network_namespace != transaction.place.network_namespace {
+        return Err(TransactionError::WrongPlace {
+            id: transaction.id.clone(),
+            namespace: transaction.place.network_namespace.clone(),
+        });
+    }
+    Ok(())
+}
+
 fn rounds(host: &mut dyn Host, entries: &[&SnapshotEntry]) -> Vec<Left> {
     let mut left = Vec::new();
     for _ in 0..ROUNDS_MAX {
@@ -82,33 +111,4 @@ fn still_different(host: &mut dyn Host, entry: &SnapshotEntry) -> Option<Left> {
         Err(error) => error.to_string(),
     };
     Some(Left { setting: entry.setting.clone(), value: entry.value.clone(), reason })
-}
-
-/// Writes a setting and makes sure that it holds.
-pub(crate) fn write_and_compare(host: &mut dyn Host, setting: &Setting, value: &Value) -> Result<(), HostError> {
-    host.write(setting, value)?;
-    let found = host.read(setting)?;
-    if setting.same(value, &found) {
-        return Ok(());
-    }
-    Err(HostError::Refused {
-        setting: setting.to_string(),
-        value: value.to_string(),
-        reason: format!("it was accepted without an error, but reads '{found}'"),
-    })
-}
-
-/// Whether this is the network namespace in which the transaction's settings live. Those of another
-/// boot live nowhere but in files, except in the initial one, where the files put them at the
-/// start.
-pub(super) fn check_place(host: &dyn Host, transaction: &Transaction) -> Result<(), TransactionError> {
-    let here = host.place();
-    let same_boot = here.boot_id == transaction.place.boot_id;
-    if same_boot && here.network_namespace != transaction.place.network_namespace {
-        return Err(TransactionError::WrongPlace {
-            id: transaction.id.clone(),
-            namespace: transaction.place.network_namespace.clone(),
-        });
-    }
-    Ok(())
 }

@@ -56,6 +56,18 @@ impl Kernel {
     }
 }
 
+/// A module's bytes as the kernel loads them.
+pub fn unpacked(module: &Path) -> anyhow::Result<Vec<u8>> {
+    if module.extension().is_none_or(|end| end != "xz") {
+        return Ok(std::fs::read(module)?);
+    }
+    let unpacked = Command::new("xz").args(["--decompress", "--stdout"]).arg(module).output().context("xz")?;
+    if !unpacked.status.success() {
+        bail!("xz: {}", String::from_utf8_lossy(&unpacked.stderr));
+    }
+    Ok(unpacked.stdout)
+}
+
 fn download(folder: &Path) -> anyhow::Result<()> {
     let apt = folder.join("apt");
     for part in ["lists/partial", "cache/archives/partial"] {
@@ -98,18 +110,6 @@ fn newest(listing: &str) -> Option<String> {
     };
     let names = listing.lines().filter_map(|line| line.split(' ').next());
     names.filter(|name| name.starts_with("linux-binary-")).max_by_key(|name| version(name)).map(str::to_owned)
-}
-
-/// A module's bytes as the kernel loads them.
-pub fn unpacked(module: &Path) -> anyhow::Result<Vec<u8>> {
-    if module.extension().is_none_or(|end| end != "xz") {
-        return Ok(std::fs::read(module)?);
-    }
-    let unpacked = Command::new("xz").args(["--decompress", "--stdout"]).arg(module).output().context("xz")?;
-    if !unpacked.status.success() {
-        bail!("xz: {}", String::from_utf8_lossy(&unpacked.stderr));
-    }
-    Ok(unpacked.stdout)
 }
 
 fn output(command: &mut Command) -> anyhow::Result<String> {

@@ -35,23 +35,6 @@ pub fn pending(profiles: &Profiles, json: bool) -> Result<(), CommandError> {
     pending.iter().try_for_each(|key| say(&text(key)))
 }
 
-fn text(pending: &PendingKey) -> String {
-    let PendingKey { key, name, address, first_seen_unix, last_seen_unix } = pending;
-    let how = if pending.is_guest() { "asked from" } else { "was found at" };
-    format!(
-        "{}\n  words  {}\n  name   calls itself '{name}', {how} {address}\n  times  first {}, last {}",
-        key.fingerprint(),
-        key.words(),
-        when(*first_seen_unix),
-        when(*last_seen_unix)
-    )
-}
-
-fn when(unix: u64) -> String {
-    let time = i64::try_from(unix).ok().and_then(|unix| jiff::Timestamp::from_second(unix).ok());
-    time.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
-}
-
 /// A key that connected to this node does not reveal where its own node listens.
 pub fn say_address_is_a_guess(name: &str, address: &str) {
     say_aside!(
@@ -98,6 +81,23 @@ pub fn invite(
         say_aside!("culvert: the partner runs this command; it must print the fingerprint {fingerprint}, {words}");
     }
     Ok(())
+}
+
+fn text(pending: &PendingKey) -> String {
+    let PendingKey { key, name, address, first_seen_unix, last_seen_unix } = pending;
+    let how = if pending.is_guest() { "asked from" } else { "was found at" };
+    format!(
+        "{}\n  words  {}\n  name   calls itself '{name}', {how} {address}\n  times  first {}, last {}",
+        key.fingerprint(),
+        key.words(),
+        when(*first_seen_unix),
+        when(*last_seen_unix)
+    )
+}
+
+fn when(unix: u64) -> String {
+    let time = i64::try_from(unix).ok().and_then(|unix| jiff::Timestamp::from_second(unix).ok());
+    time.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
 /// The host's name, with the port that the node listens at.

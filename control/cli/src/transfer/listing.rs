@@ -55,12 +55,6 @@ pub fn time(unix_ms: u64) -> String {
     jiff::Timestamp::from_second(seconds).map_or_else(|_| "unknown".to_owned(), |time| time.to_string())
 }
 
-/// As [`time`], for terminals: without the year.
-fn short_time(unix_ms: u64) -> String {
-    let time = time(unix_ms);
-    time.get(5..19).map_or(time.clone(), |time| time.replace('T', " "))
-}
-
 /// The table. On a terminal of so many columns ids are as short as they may be, and lines are cut.
 #[must_use]
 pub fn table(records: &[TransferRecord], columns: Option<usize>) -> String {
@@ -88,6 +82,12 @@ pub fn table(records: &[TransferRecord], columns: Option<usize>) -> String {
         cut(cells.join("  ").trim_end(), columns.unwrap_or(usize::MAX))
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// As [`time`], for terminals: without the year.
+fn short_time(unix_ms: u64) -> String {
+    let time = time(unix_ms);
+    time.get(5..19).map_or(time.clone(), |time| time.replace('T', " "))
 }
 
 fn row(record: &TransferRecord, characters: usize, is_short: bool) -> [String; 6] {

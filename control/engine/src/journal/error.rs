@@ -39,6 +39,24 @@ pub enum JournalError {
     },
 }
 
+impl JournalError {
+    /// What a transfer is refused with.
+    #[must_use]
+    pub fn code(&self) -> RefusalCode {
+        match self {
+            Self::InUse => RefusalCode::Temporary,
+            Self::Unknown { .. } => RefusalCode::Failed,
+            Self::Os { error, .. } => code_of(error),
+        }
+    }
+}
+
+/// What a transfer is refused or ended with whose journal cannot be written.
+#[must_use]
+pub fn not_journaled(error: &io::Error) -> Refusal {
+    Refusal::new(code_of(error), format!("the journal of the transfer cannot be written: {error}{}", remedy(error)))
+}
+
 /// What to do about an error of the operating system, if that is known. Only a journal that is at
 /// fault is to be removed.
 fn remedy(error: &io::Error) -> String {
@@ -61,18 +79,6 @@ const fn is_of_the_journal(errno: Errno) -> bool {
     matches!(errno, Errno::ACCESS | Errno::PERM | Errno::LOOP | Errno::ISDIR | Errno::NXIO)
 }
 
-impl JournalError {
-    /// What a transfer is refused with.
-    #[must_use]
-    pub fn code(&self) -> RefusalCode {
-        match self {
-            Self::InUse => RefusalCode::Temporary,
-            Self::Unknown { .. } => RefusalCode::Failed,
-            Self::Os { error, .. } => code_of(error),
-        }
-    }
-}
-
 /// What a transfer ends with whose journal cannot be written. It is this node's own, so neither is
 /// the partner's path not found nor may the partner not use it.
 fn code_of(error: &io::Error) -> RefusalCode {
@@ -80,10 +86,4 @@ fn code_of(error: &io::Error) -> RefusalCode {
         RefusalCode::NotFound | RefusalCode::NotPermitted => RefusalCode::Failed,
         code => code,
     }
-}
-
-/// What a transfer is refused or ended with whose journal cannot be written.
-#[must_use]
-pub fn not_journaled(error: &io::Error) -> Refusal {
-    Refusal::new(code_of(error), format!("the journal of the transfer cannot be written: {error}{}", remedy(error)))
 }

@@ -196,10 +196,6 @@ impl EarlierAttempts {
     }
 }
 
-fn is_same_source(entry: &Entry<'_>, bytes: u64, modified: FileTime) -> bool {
-    matches!(entry.kind, EntryKind::File { bytes: now, .. } if now == bytes) && entry.modified == modified
-}
-
 /// When a file was last changed in any way.
 #[must_use]
 pub fn change_time(stat: &Stat) -> FileTime {
@@ -304,6 +300,28 @@ pub fn read(bytes: &[u8]) -> Result<Contents, Unknown> {
     Ok(Contents { version: version.unwrap_or(VERSION), past, begun, good_bytes, end })
 }
 
+/// Bytes after the last whole record that are looked through for another. An append that is longer
+/// and of which nothing arrived is taken for damage, which costs nothing but the room for a copy.
+const LOOKED_THROUGH_MAX: usize = 1 << 20;
+/// No record has been longer in any version; so few bytes are hashed for each place at which one
+/// may begin.
+const BODY_BYTES_MAX: u16 = 512;
+
+/// The intact records of a journal, in order and in the current format, for tools that inspect one.
+pub fn records(bytes: &[u8]) -> impl Iterator<Item = Record> + '_ {
+    let mut rest = bytes;
+    let version = whole(bytes).and_then(|(body, _)| version_of(body)).unwrap_or(VERSION);
+    std::iter::from_fn(move || {
+        let (body, after) = whole(rest)?;
+        rest = after;
+        decode(body, version)
+    })
+}
+
+fn is_same_source(entry: &Entry<'_>, bytes: u64, modified: FileTime) -> bool {
+    matches!(entry.kind, EntryKind::File { bytes: now, .. } if now == bytes) && entry.modified == modified
+}
+
 fn note(record: Record, past: &mut EarlierAttempts, begun: &mut Vec<u128>) {
     match record {
         Record::Header { .. } | Record::Complete => {}
@@ -331,13 +349,6 @@ fn note(record: Record, past: &mut EarlierAttempts, begun: &mut Vec<u128>) {
     }
 }
 
-/// Bytes after the last whole record that are looked through for another. An append that is longer
-/// and of which nothing arrived is taken for damage, which costs nothing but the room for a copy.
-const LOOKED_THROUGH_MAX: usize = 1 << 20;
-/// No record has been longer in any version; so few bytes are hashed for each place at which one
-/// may begin.
-const BODY_BYTES_MAX: u16 = 512;
-
 /// What the bytes are that no record begins with.
 fn end_of(rest: &[u8], version: Option<u32>) -> End {
     if rest.is_empty() {
@@ -352,15 +363,4 @@ fn end_of(rest: &[u8], version: Option<u32>) -> End {
     };
     let has_record = || (0..rest.len()).any(|at| rest.get(at..).is_some_and(begins_record));
     if rest.len() > longest || has_record() { End::Damaged } else { End::Torn }
-}
-
-/// The intact records of a journal, in order and in the current format, for tools that inspect one.
-pub fn records(bytes: &[u8]) -> impl Iterator<Item = Record> + '_ {
-    let mut rest = bytes;
-    let version = whole(bytes).and_then(|(body, _)| version_of(body)).unwrap_or(VERSION);
-    std::iter::from_fn(move || {
-        let (body, after) = whole(rest)?;
-        rest = after;
-        decode(body, version)
-    })
 }

@@ -234,12 +234,6 @@ pub fn encode(record: &Record) -> Vec<u8> {
     bytes
 }
 
-fn check_of(body: &[u8]) -> [u8; 4] {
-    let hash = blake3::hash(body);
-    let [first, second, third, fourth, ..] = *hash.as_bytes();
-    [first, second, third, fourth]
-}
-
 /// The body of the record that `bytes` begin with, and what follows it; `None` if that is no whole
 /// record.
 #[must_use]
@@ -297,4 +291,10 @@ pub fn encode_v1(record: &Record) -> Vec<u8> {
     let body = postcard::to_stdvec(&old).expect("records have a postcard form");
     let length = u16::try_from(body.len()).expect("records are shorter than 64 KiB");
     [length.to_be_bytes().as_slice(), &check_of(&body), &body].concat()
+}
+
+fn check_of(body: &[u8]) -> [u8; 4] {
+    let hash = blake3::hash(body);
+    let [first, second, third, fourth, ..] = *hash.as_bytes();
+    [first, second, third, fourth]
 }

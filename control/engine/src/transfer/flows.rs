@@ -418,6 +418,17 @@ pub fn observe(now: &Summary, before: &Summary, lost: u64, now_ns: u64, paced_pe
     }
 }
 
+/// Refuses a path that nothing gets through, or nothing that carries data.
+#[must_use]
+pub fn path_closed(context: &TransferContext, flows: &SendingFlows, errno: i32) -> TransferError {
+    if errno == rustix::io::Errno::MSGSIZE.raw_os_error() {
+        return path_too_narrow(canonical(context.connection.address.ip()));
+    }
+    TransferError::Closed(
+        ClosedPath::to_partner(context, flows.unreached_ports(), flows.were_heard()).because(errno).to_string(),
+    )
+}
+
 /// After how much silence the last segment goes again: reports come at least every quarter of a
 /// round trip or 2 ms, so twice the round trip and a little is silence.
 const fn silence_ns(rtt_ns: u64) -> u64 {
@@ -441,17 +452,6 @@ fn link_too_narrow(partner: IpAddr, datagram_bytes: u16) -> TransferError {
             mtu_min(partner),
             if partner.is_ipv6() { 1_280 } else { 1_500 },
         ),
-    )
-}
-
-/// Refuses a path that nothing gets through, or nothing that carries data.
-#[must_use]
-pub fn path_closed(context: &TransferContext, flows: &SendingFlows, errno: i32) -> TransferError {
-    if errno == rustix::io::Errno::MSGSIZE.raw_os_error() {
-        return path_too_narrow(canonical(context.connection.address.ip()));
-    }
-    TransferError::Closed(
-        ClosedPath::to_partner(context, flows.unreached_ports(), flows.were_heard()).because(errno).to_string(),
     )
 }
 

@@ -127,29 +127,6 @@ impl Listing {
     }
 }
 
-/// Waits until the partner may have another listing. This node's user does not wait.
-async fn place_for_listing(share: &Share, observer: &dyn Observer) -> Result<Option<Piece>, TransferError> {
-    if share.is_users() {
-        return Ok(None);
-    }
-    let began = Instant::now();
-    loop {
-        let place = share.try_pieces(Kind::Listings, 1, LISTINGS_PER_PARTNER, LISTINGS_MAX);
-        if place.is_some() {
-            return Ok(place);
-        }
-        if began.elapsed() >= LISTING_WAIT {
-            observer.note(Event::LimitReached(Limit::Listings));
-            let text = format!(
-                "this node is already listing the sources of {LISTINGS_PER_PARTNER} of the \
-                 partner's transfers, which is taking long: try again"
-            );
-            return Err(TransferError::here(RefusalCode::Temporary, text));
-        }
-        tokio::time::sleep(LISTING_LOOK_INTERVAL).await;
-    }
-}
-
 /// A source's error as a refusal.
 #[must_use]
 pub fn source_refusal(error: &SourceError) -> TransferError {
@@ -281,4 +258,27 @@ pub fn unexpected(message: &Message, expected: &str) -> TransferError {
     // The error is how it ends.
     let _ = std::fmt::Write::write_fmt(&mut name, format_args!("{message:?}"));
     TransferError::protocol(format!("a message '{}' came instead of {expected}", name.0))
+}
+
+/// Waits until the partner may have another listing. This node's user does not wait.
+async fn place_for_listing(share: &Share, observer: &dyn Observer) -> Result<Option<Piece>, TransferError> {
+    if share.is_users() {
+        return Ok(None);
+    }
+    let began = Instant::now();
+    loop {
+        let place = share.try_pieces(Kind::Listings, 1, LISTINGS_PER_PARTNER, LISTINGS_MAX);
+        if place.is_some() {
+            return Ok(place);
+        }
+        if began.elapsed() >= LISTING_WAIT {
+            observer.note(Event::LimitReached(Limit::Listings));
+            let text = format!(
+                "this node is already listing the sources of {LISTINGS_PER_PARTNER} of the \
+                 partner's transfers, which is taking long: try again"
+            );
+            return Err(TransferError::here(RefusalCode::Temporary, text));
+        }
+        tokio::time::sleep(LISTING_LOOK_INTERVAL).await;
+    }
 }

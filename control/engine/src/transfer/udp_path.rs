@@ -105,14 +105,6 @@ impl ClosedPath {
     }
 }
 
-fn here(context: &TransferContext) -> (String, IpAddr) {
-    (context.ends.here.clone(), canonical(context.connection.local_address.ip()))
-}
-
-fn partner(context: &TransferContext) -> (String, IpAddr) {
-    (context.connection.partner_name.clone(), canonical(context.connection.address.ip()))
-}
-
 impl PathDirection {
     /// The ports to open: the same every time, so that a firewall can know them.
     fn lasting_ports(&self) -> Vec<u16> {
@@ -212,6 +204,19 @@ pub(super) fn nftables(protocol: &str, from: IpAddr, ports: &str) -> String {
     format!("nftables: nft insert rule inet filter input {family} saddr {from} {protocol} dport {ports} accept")
 }
 
+/// What [`nftables`] says, for firewalld.
+pub(super) fn firewalld(protocol: &str, from: IpAddr, ports: &str) -> String {
+    format!("firewalld: firewall-cmd {}", rich_rules(protocol, ("source", from), ports))
+}
+
+fn here(context: &TransferContext) -> (String, IpAddr) {
+    (context.ends.here.clone(), canonical(context.connection.local_address.ip()))
+}
+
+fn partner(context: &TransferContext) -> (String, IpAddr) {
+    (context.connection.partner_name.clone(), canonical(context.connection.address.ip()))
+}
+
 const fn family_of(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "ip6" } else { "ip" }
 }
@@ -219,11 +224,6 @@ const fn family_of(address: IpAddr) -> &'static str {
 /// Ports as nft(8) reads them.
 fn set_of(ports: &str) -> String {
     if ports.contains(',') { format!("{{ {} }}", ports.replace(',', ", ")) } else { ports.to_owned() }
-}
-
-/// What [`nftables`] says, for firewalld.
-pub(super) fn firewalld(protocol: &str, from: IpAddr, ports: &str) -> String {
-    format!("firewalld: firewall-cmd {}", rich_rules(protocol, ("source", from), ports))
 }
 
 /// Rules for firewall-cmd(1): one for each range. An end is `source` or `destination`, and its

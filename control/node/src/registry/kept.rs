@@ -23,19 +23,6 @@ struct Tally {
     bytes: usize,
 }
 
-/// Whose a record is: a partner's by name, or this node's user's.
-fn owner(record: &TransferRecord) -> Option<&str> {
-    if record.request.is_some() { None } else { Some(&record.partner) }
-}
-
-/// The memory that a record takes, near enough.
-fn bytes_of(record: &TransferRecord) -> usize {
-    let errors = record.result.iter().flat_map(|result| &result.errors);
-    let errors: usize = errors.map(|error| error.path.len() + error.code.len() + error.text.len() + 72).sum();
-    let failure = record.error.as_ref().map_or(0, |error| error.text.len());
-    size_of::<TransferRecord>() + record.partner.len() + record.description.len() + failure + errors
-}
-
 /// Records by id.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
@@ -103,6 +90,19 @@ impl Kept {
             }
         }
     }
+}
+
+/// Whose a record is: a partner's by name, or this node's user's.
+fn owner(record: &TransferRecord) -> Option<&str> {
+    if record.request.is_some() { None } else { Some(&record.partner) }
+}
+
+/// The memory that a record takes, near enough.
+fn bytes_of(record: &TransferRecord) -> usize {
+    let errors = record.result.iter().flat_map(|result| &result.errors);
+    let errors: usize = errors.map(|error| error.path.len() + error.code.len() + error.text.len() + 72).sum();
+    let failure = record.error.as_ref().map_or(0, |error| error.text.len());
+    size_of::<TransferRecord>() + record.partner.len() + record.description.len() + failure + errors
 }
 
 #[cfg(test)]

@@ -55,21 +55,6 @@ pub(super) fn look(state: &StateDirectory, owners: &Owners, id: TransferId) -> R
     }
 }
 
-/// A record whose process is gone, as it is shown.
-fn cut_off(record: TransferRecord) -> TransferRecord {
-    let failure = |text: &str| Failure { code: INTERRUPTED.to_owned(), text: text.to_owned(), exit_code: 5 };
-    if record.request.is_some() {
-        // A node resumes it when it starts.
-        let error = failure("interrupted: the node that ran it is gone; 'culvert node' resumes it");
-        return TransferRecord { state: RecordState::Queued, error: Some(error), ..record };
-    }
-    let error = failure(
-        "interrupted: the process that ran it was killed or its host went down; when requested \
-         again, it resumes where it stopped",
-    );
-    TransferRecord { state: RecordState::Failed, error: Some(error), ..record }
-}
-
 /// Transfers of the last days that were interrupted and that nothing resumes by itself. Changes
 /// nothing.
 #[must_use]
@@ -85,4 +70,19 @@ pub(super) fn cut_off_since(state: &StateDirectory, since: u64) -> Vec<TransferI
     };
     let ids = state.list("transfers", ".json").unwrap_or_default();
     ids.iter().filter_map(|name| name.parse().ok()).filter(is_cut_off).collect()
+}
+
+/// A record whose process is gone, as it is shown.
+fn cut_off(record: TransferRecord) -> TransferRecord {
+    let failure = |text: &str| Failure { code: INTERRUPTED.to_owned(), text: text.to_owned(), exit_code: 5 };
+    if record.request.is_some() {
+        // A node resumes it when it starts.
+        let error = failure("interrupted: the node that ran it is gone; 'culvert node' resumes it");
+        return TransferRecord { state: RecordState::Queued, error: Some(error), ..record };
+    }
+    let error = failure(
+        "interrupted: the process that ran it was killed or its host went down; when requested \
+         again, it resumes where it stopped",
+    );
+    TransferRecord { state: RecordState::Failed, error: Some(error), ..record }
 }

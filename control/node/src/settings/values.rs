@@ -64,28 +64,6 @@ pub fn parse_ports(text: &str) -> Result<Ports, String> {
     ports.into_iter().map(port).collect::<Result<_, _>>().map(Ports::These)
 }
 
-/// What is said of a list with a range whose first number is above its last, if it is one.
-fn backwards(text: &str) -> Option<String> {
-    let ranges = text.split(',').filter_map(|part| part.trim().split_once('-'));
-    let mut ranges = ranges.filter_map(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
-    let (first, last): (u32, u32) = ranges.find(|(first, last)| first > last)?;
-    Some(format!("the range {first}-{last} has its first number above its last: write {last}-{first}"))
-}
-
-/// `2,4-6` as numbers.
-fn parse_ranges(text: &str) -> Option<Vec<u32>> {
-    let mut numbers = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
-        let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-        if last < first || last - first > 1_024 {
-            return None;
-        }
-        numbers.extend(first..=last);
-    }
-    Some(numbers)
-}
-
 pub(super) fn parse_mtu(text: &str) -> Result<Option<u16>, String> {
     match text.parse() {
         Ok(mtu @ 1_280..=65_500) => Ok(Some(mtu)),
@@ -118,4 +96,26 @@ pub(super) fn parse_af_xdp_mode(text: &str) -> Result<Option<Mode>, String> {
 pub(super) fn parse_busy_poll(text: &str) -> Result<u32, String> {
     let us = text.parse().ok().filter(|&us| us <= BUSY_POLL_US_MAX);
     us.ok_or_else(|| format!("'{text}' is not a time to poll: write microseconds from 0 (off) to {BUSY_POLL_US_MAX}"))
+}
+
+/// What is said of a list with a range whose first number is above its last, if it is one.
+fn backwards(text: &str) -> Option<String> {
+    let ranges = text.split(',').filter_map(|part| part.trim().split_once('-'));
+    let mut ranges = ranges.filter_map(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
+    let (first, last): (u32, u32) = ranges.find(|(first, last)| first > last)?;
+    Some(format!("the range {first}-{last} has its first number above its last: write {last}-{first}"))
+}
+
+/// `2,4-6` as numbers.
+fn parse_ranges(text: &str) -> Option<Vec<u32>> {
+    let mut numbers = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
+        let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        if last < first || last - first > 1_024 {
+            return None;
+        }
+        numbers.extend(first..=last);
+    }
+    Some(numbers)
 }

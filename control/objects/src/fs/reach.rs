@@ -119,38 +119,8 @@ pub(super) fn owner_path(directory: &Path, typed: &Path) -> Result<PathBuf, Refu
     Ok(joined.strip_prefix("/").unwrap_or(&joined).to_owned())
 }
 
-/// A path of the owner's in full. No shell has looked at it, so a leading `~` is read here, as
-/// scp's far end does.
-fn owners(directory: &Path, typed: &Path) -> Result<PathBuf, Refusal> {
-    let mut below = typed.components();
-    match below.next() {
-        Some(Component::Normal(first)) if first == "~" => match below.as_path() {
-            path if path.as_os_str().is_empty() => Ok(directory.to_owned()),
-            path => Ok(directory.join(path)),
-        },
-        Some(Component::Normal(first)) if first.as_bytes().starts_with(b"~") => Err(Refusal::new(
-            RefusalCode::NotFound,
-            format!(
-                "'{}' is in another user's home directory, which Culvert does not look up: write \
-                 the full path, or put ./ in front of a name that starts with ~",
-                typed.display()
-            ),
-        )),
-        _ => Ok(directory.join(typed)),
-    }
-}
-
-/// Whether a path begins as those do that a shell looks up.
-fn is_in_a_home(typed: &Path) -> bool {
-    matches!(typed.components().next(), Some(Component::Normal(first)) if first.as_bytes().starts_with(b"~"))
-}
-
 /// What a partner is told first that may not do what it asks.
 pub const NOT_PERMITTED: &str = "the partner does not permit this node";
-
-fn not_permitted(text: String) -> Refusal {
-    Refusal::new(RefusalCode::NotPermitted, text)
-}
 
 /// Splits a partner's path into the permitted root that holds it and the rest.
 pub(super) fn permitted_path(
@@ -212,6 +182,36 @@ pub(super) fn open_root(root: &Path) -> Result<OwnedFd, Refusal> {
         let text = format!("the permitted directory {} cannot be opened: {error}", root.display());
         os_error::refusal(error, text)
     })
+}
+
+/// A path of the owner's in full. No shell has looked at it, so a leading `~` is read here, as
+/// scp's far end does.
+fn owners(directory: &Path, typed: &Path) -> Result<PathBuf, Refusal> {
+    let mut below = typed.components();
+    match below.next() {
+        Some(Component::Normal(first)) if first == "~" => match below.as_path() {
+            path if path.as_os_str().is_empty() => Ok(directory.to_owned()),
+            path => Ok(directory.join(path)),
+        },
+        Some(Component::Normal(first)) if first.as_bytes().starts_with(b"~") => Err(Refusal::new(
+            RefusalCode::NotFound,
+            format!(
+                "'{}' is in another user's home directory, which Culvert does not look up: write \
+                 the full path, or put ./ in front of a name that starts with ~",
+                typed.display()
+            ),
+        )),
+        _ => Ok(directory.join(typed)),
+    }
+}
+
+/// Whether a path begins as those do that a shell looks up.
+fn is_in_a_home(typed: &Path) -> bool {
+    matches!(typed.components().next(), Some(Component::Normal(first)) if first.as_bytes().starts_with(b"~"))
+}
+
+fn not_permitted(text: String) -> Refusal {
+    Refusal::new(RefusalCode::NotPermitted, text)
 }
 
 #[cfg(test)]

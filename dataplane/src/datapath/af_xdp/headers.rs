@@ -138,26 +138,6 @@ impl Template {
     }
 }
 
-/// The sum of the 16-bit words of `bytes` in memory's own order, which folds to the same checksum
-/// (RFC 1071, 2 (B)). An odd last byte is followed by a zero.
-#[inline]
-fn sum(bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<4>();
-    // 2^32 of them cannot overflow, and no packet has as many.
-    let total: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    let mut last = [0; 4];
-    last.iter_mut().zip(rest).for_each(|(place, &byte)| *place = byte);
-    total.wrapping_add(u32::from_ne_bytes(last).into())
-}
-
-#[inline]
-fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff).wrapping_add(sum >> 16);
-    }
-    !u16::try_from(sum).unwrap_or(u16::MAX)
-}
-
 /// A UDP datagram in a received packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<'a> {
@@ -208,6 +188,26 @@ pub fn parse(packet: &[u8]) -> Option<Datagram<'_>> {
     }
     let from = SocketAddr::new(source, u16::from_be_bytes([source_high, source_low]));
     Some(Datagram { from, port: u16::from_be_bytes([port_high, port_low]), payload })
+}
+
+/// The sum of the 16-bit words of `bytes` in memory's own order, which folds to the same checksum
+/// (RFC 1071, 2 (B)). An odd last byte is followed by a zero.
+#[inline]
+fn sum(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<4>();
+    // 2^32 of them cannot overflow, and no packet has as many.
+    let total: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    let mut last = [0; 4];
+    last.iter_mut().zip(rest).for_each(|(place, &byte)| *place = byte);
+    total.wrapping_add(u32::from_ne_bytes(last).into())
+}
+
+#[inline]
+fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff).wrapping_add(sum >> 16);
+    }
+    !u16::try_from(sum).unwrap_or(u16::MAX)
 }
 
 #[inline]

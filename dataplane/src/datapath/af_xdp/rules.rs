@@ -150,6 +150,22 @@ pub fn are_left(table: &mut impl RuleTable, wanted: &[Rule]) -> bool {
     locations.into_iter().any(|location| table.get(location).is_ok_and(is_left))
 }
 
+/// Removes the rules that were set, unless they were changed since. Returns what could not be
+/// removed, in words.
+pub fn remove(table: &mut impl RuleTable, rules: &[SetRule]) -> Vec<String> {
+    let mut left = Vec::new();
+    for set in rules {
+        let is_as_set = table.get(set.location).is_ok_and(|spec| spec.rule() == Some(set.rule()));
+        if is_as_set && let Err(error) = table.delete(set.location) {
+            left.push(format!(
+                "the receive rule at {} for UDP port {} cannot be removed: {error}",
+                set.location, set.port
+            ));
+        }
+    }
+    left
+}
+
 /// Sets one rule in place of those of its form that stand on its port.
 fn set_one(
     table: &mut impl RuleTable,
@@ -208,22 +224,6 @@ fn refused(error: &io::Error, family: Family, interface: &str) -> String {
         Some(libc::EPERM | libc::EACCES) => "CAP_NET_ADMIN is missing for receive rules".to_owned(),
         _ => format!("{interface} refuses a receive rule for {}: {error}", family.name()),
     }
-}
-
-/// Removes the rules that were set, unless they were changed since. Returns what could not be
-/// removed, in words.
-pub fn remove(table: &mut impl RuleTable, rules: &[SetRule]) -> Vec<String> {
-    let mut left = Vec::new();
-    for set in rules {
-        let is_as_set = table.get(set.location).is_ok_and(|spec| spec.rule() == Some(set.rule()));
-        if is_as_set && let Err(error) = table.delete(set.location) {
-            left.push(format!(
-                "the receive rule at {} for UDP port {} cannot be removed: {error}",
-                set.location, set.port
-            ));
-        }
-    }
-    left
 }
 
 #[cfg(test)]

@@ -202,6 +202,20 @@ impl UdpSocket {
     }
 }
 
+/// Room for the probe's segments, of whatever size the kernel takes them for.
+const PROBE_BUFFER_BYTES: usize = 1 << 20;
+
+/// How many segments the kernel takes in one call: 128 from about Linux 6.9 on, 64 before, 1
+/// without the offload. Asked of the kernel by sending to ourselves.
+pub(super) fn probe_segments_max() -> usize {
+    let Ok(bound) = UdpPort::bind(Ipv4Addr::LOCALHOST.into(), 0, PROBE_BUFFER_BYTES) else { return 1 };
+    let Ok(port) = bound.number() else { return 1 };
+    let socket = UdpSocket::new(bound);
+    let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+    let bytes = [0; 128 * 32];
+    [128, 64].into_iter().find(|&segments| socket.send(to, &bytes[..segments * 32], Some(32)).is_ok()).unwrap_or(1)
+}
+
 /// Whether an error may be an ICMP error about an earlier datagram. On a connected socket, or one
 /// that asks for errors, the kernel reports it once instead of performing the requested operation.
 /// The lanes' sockets are neither; this keeps a change of that from losing datagrams.
@@ -255,20 +269,6 @@ fn set_int_option(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, val
         )
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Room for the probe's segments, of whatever size the kernel takes them for.
-const PROBE_BUFFER_BYTES: usize = 1 << 20;
-
-/// How many segments the kernel takes in one call: 128 from about Linux 6.9 on, 64 before, 1
-/// without the offload. Asked of the kernel by sending to ourselves.
-pub(super) fn probe_segments_max() -> usize {
-    let Ok(bound) = UdpPort::bind(Ipv4Addr::LOCALHOST.into(), 0, PROBE_BUFFER_BYTES) else { return 1 };
-    let Ok(port) = bound.number() else { return 1 };
-    let socket = UdpSocket::new(bound);
-    let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
-    let bytes = [0; 128 * 32];
-    [128, 64].into_iter().find(|&segments| socket.send(to, &bytes[..segments * 32], Some(32)).is_ok()).unwrap_or(1)
 }
 
 #[cfg(test)]

@@ -177,54 +177,6 @@ pub async fn open_in_directory(
     Ok(OpenPartial { installed: Arc::new(installed), partial: Arc::new(partial), number, _place: Arc::new(place) })
 }
 
-fn open_partial(intake: &Intake, file: u32, beginning: InitialContent) -> Result<(PartialFile, u32), FileError> {
-    let fail = |error| unwritable(&intake.name(file), file, error);
-    let destination = intake.destination.as_ref().ok_or_else(|| fail(Errno::INVAL))?;
-    let entry = intake.manifest.entry(file);
-    let EntryKind::File { bytes, is_sparse } = entry.kind else { return Err(fail(Errno::INVAL)) };
-    let name = destination.name(&intake.manifest, file);
-    let partial = match beginning {
-        InitialContent::Left(left) | InitialContent::Closed(left, _) => {
-            PartialFile::reopen(destination, &name, left, bytes, is_sparse)
-        }
-        InitialContent::Empty => PartialFile::create(destination, &name, bytes, is_sparse),
-    };
-    let partial = partial.map_err(fail)?;
-    let begun = fill_and_note(intake, file, &partial, beginning);
-    // What was left before may be of use to the next attempt; what was made just now is not.
-    let number = begun.inspect_err(|_| {
-        if !beginning.is_of_use() {
-            partial.discard(destination);
-        }
-    });
-    Ok((partial, number.map_err(fail)?))
-}
-
-/// Fills a partial file with what it begins with, and notes it in the journal; its number there.
-fn fill_and_note(intake: &Intake, file: u32, partial: &PartialFile, beginning: InitialContent) -> Result<u32, Errno> {
-    if let InitialContent::Closed(_, number) = beginning {
-        return Ok(number);
-    }
-    let entry = intake.manifest.entry(file);
-    let bytes = intake.manifest.file_bytes(file).unwrap_or(0);
-    let mut journal = intake.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let mut number = 0;
-    if let Some(journal) = journal.as_mut() {
-        number = journal.next_begun();
-        let LeftFile { token, inode } = partial.left;
-        let (name, modified, chunk_bytes) = (hash_of(entry.name), entry.modified, intake.chunk_bytes);
-        let (directory, _) = split_name(entry.name);
-        let directory = if directory.len() <= DIRECTORY_BYTES_MAX { directory.to_vec() } else { Vec::new() };
-        let begun = Record::Begun { name, bytes, modified, chunk_bytes, token, inode, directory };
-        // What the journal says of chunks belongs to the beginning before them.
-        let known = intake.begun.iter().find(|begun| begun.file == file && begun.left.token == token);
-        let chunks = known.into_iter().flat_map(|begun| &begun.chunks);
-        let chunks = chunks.map(|&(part, hash)| Record::Chunk { file: number, part, hash });
-        journal.append(std::iter::once(begun).chain(chunks)).map_err(|error| errno_or_io(&error))?;
-    }
-    Ok(number)
-}
-
 /// What is there of a file that was given up.
 #[derive(Debug)]
 pub enum Discarded {
@@ -300,4 +252,52 @@ pub fn finish(intake: &Intake, file: u32, whole: &WholeFile, preserve: bool) -> 
 pub fn not_accepted(intake: &Intake, file: u32, why: &str) -> FileError {
     let text = format!("'{}' cannot be stored: {why}", printable(&intake.name(file)));
     FileError { file, code: "unwritable".to_owned(), text }
+}
+
+fn open_partial(intake: &Intake, file: u32, beginning: InitialContent) -> Result<(PartialFile, u32), FileError> {
+    let fail = |error| unwritable(&intake.name(file), file, error);
+    let destination = intake.destination.as_ref().ok_or_else(|| fail(Errno::INVAL))?;
+    let entry = intake.manifest.entry(file);
+    let EntryKind::File { bytes, is_sparse } = entry.kind else { return Err(fail(Errno::INVAL)) };
+    let name = destination.name(&intake.manifest, file);
+    let partial = match beginning {
+        InitialContent::Left(left) | InitialContent::Closed(left, _) => {
+            PartialFile::reopen(destination, &name, left, bytes, is_sparse)
+        }
+        InitialContent::Empty => PartialFile::create(destination, &name, bytes, is_sparse),
+    };
+    let partial = partial.map_err(fail)?;
+    let begun = fill_and_note(intake, file, &partial, beginning);
+    // What was left before may be of use to the next attempt; what was made just now is not.
+    let number = begun.inspect_err(|_| {
+        if !beginning.is_of_use() {
+            partial.discard(destination);
+        }
+    });
+    Ok((partial, number.map_err(fail)?))
+}
+
+/// Fills a partial file with what it begins with, and notes it in the journal; its number there.
+fn fill_and_note(intake: &Intake, file: u32, partial: &PartialFile, beginning: InitialContent) -> Result<u32, Errno> {
+    if let InitialContent::Closed(_, number) = beginning {
+        return Ok(number);
+    }
+    let entry = intake.manifest.entry(file);
+    let bytes = intake.manifest.file_bytes(file).unwrap_or(0);
+    let mut journal = intake.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut number = 0;
+    if let Some(journal) = journal.as_mut() {
+        number = journal.next_begun();
+        let LeftFile { token, inode } = partial.left;
+        let (name, modified, chunk_bytes) = (hash_of(entry.name), entry.modified, intake.chunk_bytes);
+        let (directory, _) = split_name(entry.name);
+        let directory = if directory.len() <= DIRECTORY_BYTES_MAX { directory.to_vec() } else { Vec::new() };
+        let begun = Record::Begun { name, bytes, modified, chunk_bytes, token, inode, directory };
+        // What the journal says of chunks belongs to the beginning before them.
+        let known = intake.begun.iter().find(|begun| begun.file == file && begun.left.token == token);
+        let chunks = known.into_iter().flat_map(|begun| &begun.chunks);
+        let chunks = chunks.map(|&(part, hash)| Record::Chunk { file: number, part, hash });
+        journal.append(std::iter::once(begun).chain(chunks)).map_err(|error| errno_or_io(&error))?;
+    }
+    Ok(number)
 }

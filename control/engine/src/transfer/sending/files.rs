@@ -53,11 +53,6 @@ impl OpenedFile {
     }
 }
 
-fn is_hole(holes: &[(u64, u64)], offset: u64, bytes: u32) -> bool {
-    let at = holes.partition_point(|&(begin, _)| begin <= offset);
-    at > 0 && holes[at - 1].1 >= offset + u64::from(bytes)
-}
-
 /// Opens an object, and hands it to the data plane if it has descriptors.
 ///
 /// # Errors
@@ -199,6 +194,11 @@ impl OutgoingFiles {
             tokio::task::spawn_blocking(move || drop(closing));
         }
     }
+}
+
+fn is_hole(holes: &[(u64, u64)], offset: u64, bytes: u32) -> bool {
+    let at = holes.partition_point(|&(begin, _)| begin <= offset);
+    at > 0 && holes[at - 1].1 >= offset + u64::from(bytes)
 }
 
 #[cfg(test)]

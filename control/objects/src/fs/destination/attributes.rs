@@ -142,14 +142,6 @@ pub(super) const fn is_more_open(file: &Stat, mode: Mode) -> bool {
     file.st_mode & !mode.as_raw_mode() & OTHERS_READ_AND_WRITE != 0
 }
 
-fn unless_refused(set: Result<(), Errno>) -> Result<Option<Errno>, Errno> {
-    match set {
-        Ok(()) => Ok(None),
-        Err(error) if is_refusal(error) => Ok(Some(error)),
-        Err(error) => Err(error),
-    }
-}
-
 /// Permissions, without the setuid, setgid and sticky bits.
 pub(super) const PERMISSIONS: u32 = 0o777;
 
@@ -190,6 +182,14 @@ pub fn set_directory_attributes(
         destination.forget_opened(name);
     }
     Ok(refused)
+}
+
+fn unless_refused(set: Result<(), Errno>) -> Result<Option<Errno>, Errno> {
+    match set {
+        Ok(()) => Ok(None),
+        Err(error) if is_refusal(error) => Ok(Some(error)),
+        Err(error) => Err(error),
+    }
 }
 
 fn mode_of_directory(directory: BorrowedFd<'_>, wanted: u16, is_own: bool) -> Result<Mode, Errno> {

@@ -189,22 +189,6 @@ impl PartialFile {
     }
 }
 
-/// Gives a partial file its final size, and room for it unless it has holes.
-fn reserve(file: &OwnedFd, bytes: u64, is_sparse: bool) -> Result<(), Errno> {
-    // What an attempt has left may be longer: direct writes come in whole blocks.
-    if fstat(file)?.st_size as u64 != bytes {
-        ftruncate(file, bytes)?;
-    }
-    if is_sparse {
-        return Ok(());
-    }
-    match fallocate(file, FallocateFlags::empty(), 0, bytes) {
-        // A file system that cannot reserve room finds out when it is written.
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-        reserved => reserved,
-    }
-}
-
 /// The same file once more, for direct access; `None` where the file system has none.
 pub(super) fn open_direct(parent: &OwnedFd, name: &Path, file: &Stat, flags: OFlags) -> Option<OwnedFd> {
     let flags = flags | OFlags::DIRECT | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -226,6 +210,22 @@ pub(super) fn rename_into_place(parent: &OwnedFd, from: &Path, to: &Path, action
             unlinkat(parent, from, AtFlags::empty())
         }
         renamed => renamed,
+    }
+}
+
+/// Gives a partial file its final size, and room for it unless it has holes.
+fn reserve(file: &OwnedFd, bytes: u64, is_sparse: bool) -> Result<(), Errno> {
+    // What an attempt has left may be longer: direct writes come in whole blocks.
+    if fstat(file)?.st_size as u64 != bytes {
+        ftruncate(file, bytes)?;
+    }
+    if is_sparse {
+        return Ok(());
+    }
+    match fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        // A file system that cannot reserve room finds out when it is written.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        reserved => reserved,
     }
 }
 

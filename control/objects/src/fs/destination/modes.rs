@@ -33,20 +33,6 @@ pub fn process_umask() -> Mode {
     }))
 }
 
-/// The umask in a process's status (proc_pid_status(5)).
-fn umask_in(status: &str) -> Option<u32> {
-    let digits = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
-    u32::from_str_radix(digits.trim(), 8).ok()
-}
-
-/// As read with the system call, which changes it for a moment: files created in that moment are
-/// accessible only to their owner.
-fn asked_umask() -> u32 {
-    let mask = rustix::process::umask(Mode::from_raw_mode(0o077));
-    rustix::process::umask(mask);
-    mask.as_raw_mode()
-}
-
 /// The permissions that a file may have that is made in a directory.
 #[must_use]
 pub fn permitted_in(directory: impl AsFd) -> Mode {
@@ -58,25 +44,6 @@ pub fn permitted_in(directory: impl AsFd) -> Mode {
         Err(_) => None,
     };
     default.unwrap_or_else(|| Mode::from_raw_mode(PERMISSIONS) & !process_umask())
-}
-
-/// What an ACL permits the owner, the others, and at most the groups and users that it names.
-fn mode_of_acl(acl: &[u8]) -> Option<Mode> {
-    const OWNER: u16 = 0x01;
-    const GROUP: u16 = 0x04;
-    const MASK: u16 = 0x10;
-    const OTHERS: u16 = 0x20;
-    let (version, entries) = acl.split_first_chunk()?;
-    if u32::from_le_bytes(*version) != 2 {
-        return None;
-    }
-    let (entries, _) = entries.as_chunks::<8>();
-    let permissions = |wanted: u16| {
-        let is_it = |&&[low, high, ..]: &&[u8; 8]| u16::from_le_bytes([low, high]) == wanted;
-        entries.iter().find(is_it).map(|&[_, _, low, high, ..]| u32::from(u16::from_le_bytes([low, high])) & 7)
-    };
-    let group = permissions(MASK).or_else(|| permissions(GROUP))?;
-    Some(Mode::from_raw_mode(permissions(OWNER)? << 6 | group << 3 | permissions(OTHERS)?))
 }
 
 /// The mode of a file without one to be preserved. `source` is that of the sender's, `file` is open
@@ -109,14 +76,6 @@ pub fn mode_to_have(
     Ok(if is_of_same && !has_acl(parent, last) { had } else { new & had })
 }
 
-/// Whether more is said of a file's permissions than its mode.
-fn has_acl(parent: impl AsFd, last: &Path) -> bool {
-    let directory = format!("/proc/self/fd/{}/", parent.as_fd().as_raw_fd());
-    let path = [directory.as_bytes(), last.as_os_str().as_bytes()].concat();
-    let length = lgetxattr(path.as_slice(), "system.posix_acl_access", &mut [0u8; 0][..]);
-    length.is_ok_and(|length| length > 0)
-}
-
 /// Sets the mode by a descriptor, which may be one for looking only: that is what `fchmod` refuses.
 ///
 /// # Errors
@@ -124,6 +83,47 @@ fn has_acl(parent: impl AsFd, last: &Path) -> bool {
 pub fn set_mode(file: &OwnedFd, mode: Mode) -> Result<(), Errno> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     chmodat(CWD, path, mode, AtFlags::empty())
+}
+
+/// The umask in a process's status (proc_pid_status(5)).
+fn umask_in(status: &str) -> Option<u32> {
+    let digits = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+    u32::from_str_radix(digits.trim(), 8).ok()
+}
+
+/// As read with the system call, which changes it for a moment: files created in that moment are
+/// accessible only to their owner.
+fn asked_umask() -> u32 {
+    let mask = rustix::process::umask(Mode::from_raw_mode(0o077));
+    rustix::process::umask(mask);
+    mask.as_raw_mode()
+}
+
+/// What an ACL permits the owner, the others, and at most the groups and users that it names.
+fn mode_of_acl(acl: &[u8]) -> Option<Mode> {
+    const OWNER: u16 = 0x01;
+    const GROUP: u16 = 0x04;
+    const MASK: u16 = 0x10;
+    const OTHERS: u16 = 0x20;
+    let (version, entries) = acl.split_first_chunk()?;
+    if u32::from_le_bytes(*version) != 2 {
+        return None;
+    }
+    let (entries, _) = entries.as_chunks::<8>();
+    let permissions = |wanted: u16| {
+        let is_it = |&&[low, high, ..]: &&[u8; 8]| u16::from_le_bytes([low, high]) == wanted;
+        entries.iter().find(is_it).map(|&[_, _, low, high, ..]| u32::from(u16::from_le_bytes([low, high])) & 7)
+    };
+    let group = permissions(MASK).or_else(|| permissions(GROUP))?;
+    Some(Mode::from_raw_mode(permissions(OWNER)? << 6 | group << 3 | permissions(OTHERS)?))
+}
+
+/// Whether more is said of a file's permissions than its mode.
+fn has_acl(parent: impl AsFd, last: &Path) -> bool {
+    let directory = format!("/proc/self/fd/{}/", parent.as_fd().as_raw_fd());
+    let path = [directory.as_bytes(), last.as_os_str().as_bytes()].concat();
+    let length = lgetxattr(path.as_slice(), "system.posix_acl_access", &mut [0u8; 0][..]);
+    length.is_ok_and(|length| length > 0)
 }
 
 #[cfg(test)]

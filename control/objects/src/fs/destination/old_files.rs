@@ -111,65 +111,6 @@ pub fn copy_ranges(
     is_unchanged()
 }
 
-/// Copies a range of a file to the same place in another, holes as holes. False if the file has
-/// become shorter.
-fn copy_range(old: &OwnedFd, range: std::ops::Range<u64>, new: &OwnedFd) -> Result<bool, Errno> {
-    let mut from = range.start;
-    while from < range.end {
-        let data = next_extent(old, from, range.end)?;
-        make_hole(new, from, data.start, old)?;
-        from = data.end;
-        if !copy_extent(old, data, new)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// The next part of a file that is no hole, from one offset to another; empty, at the end, if there
-/// is none. A file system that does not tell has no holes.
-fn next_extent(file: &OwnedFd, from: u64, end: u64) -> Result<std::ops::Range<u64>, Errno> {
-    let start = match seek(file, SeekFrom::Data(from)) {
-        Ok(start) => start.clamp(from, end),
-        Err(Errno::NXIO) => end,
-        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(from..end),
-        Err(error) => return Err(error),
-    };
-    if start == end {
-        return Ok(end..end);
-    }
-    // There is a hole behind every file's end.
-    let hole = seek(file, SeekFrom::Hole(start)).unwrap_or(end).clamp(start, end);
-    Ok(start..hole)
-}
-
-/// Makes a part of a file a hole: an earlier attempt may have left something there. Where holes
-/// cannot be made the old file's zeros are copied.
-fn make_hole(file: &OwnedFd, from: u64, end: u64, old: &OwnedFd) -> Result<(), Errno> {
-    if from >= end {
-        return Ok(());
-    }
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    match fallocate(file, flags, from, end - from) {
-        Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => copy_extent(old, from..end, file).map(drop),
-        made => made,
-    }
-}
-
-/// Copies a part of a file to the same place in another. False if the file has become shorter.
-fn copy_extent(old: &OwnedFd, part: std::ops::Range<u64>, new: &OwnedFd) -> Result<bool, Errno> {
-    let (mut from, mut to) = (part.start, part.start);
-    while from < part.end {
-        let most = usize::try_from(part.end - from).unwrap_or(usize::MAX);
-        match copy_file_range(old, Some(&mut from), new, Some(&mut to), most) {
-            Ok(0) => return Ok(false),
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(true)
-}
-
 /// The file that has a name has the sender's bytes: it stays, gets the sender's time (and its mode,
 /// if modes are preserved), and all of it is durable when this returns. Tells which attributes it
 /// could not get; none if it is not what was hashed any more.
@@ -236,6 +177,65 @@ pub fn set_mode_of_same(
         Err(Errno::NOENT) => (Refused::default(), None),
         Err(error) => (Refused { mode: Some(error), time: None }, None),
     }
+}
+
+/// Copies a range of a file to the same place in another, holes as holes. False if the file has
+/// become shorter.
+fn copy_range(old: &OwnedFd, range: std::ops::Range<u64>, new: &OwnedFd) -> Result<bool, Errno> {
+    let mut from = range.start;
+    while from < range.end {
+        let data = next_extent(old, from, range.end)?;
+        make_hole(new, from, data.start, old)?;
+        from = data.end;
+        if !copy_extent(old, data, new)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The next part of a file that is no hole, from one offset to another; empty, at the end, if there
+/// is none. A file system that does not tell has no holes.
+fn next_extent(file: &OwnedFd, from: u64, end: u64) -> Result<std::ops::Range<u64>, Errno> {
+    let start = match seek(file, SeekFrom::Data(from)) {
+        Ok(start) => start.clamp(from, end),
+        Err(Errno::NXIO) => end,
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(from..end),
+        Err(error) => return Err(error),
+    };
+    if start == end {
+        return Ok(end..end);
+    }
+    // There is a hole behind every file's end.
+    let hole = seek(file, SeekFrom::Hole(start)).unwrap_or(end).clamp(start, end);
+    Ok(start..hole)
+}
+
+/// Makes a part of a file a hole: an earlier attempt may have left something there. Where holes
+/// cannot be made the old file's zeros are copied.
+fn make_hole(file: &OwnedFd, from: u64, end: u64, old: &OwnedFd) -> Result<(), Errno> {
+    if from >= end {
+        return Ok(());
+    }
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match fallocate(file, flags, from, end - from) {
+        Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => copy_extent(old, from..end, file).map(drop),
+        made => made,
+    }
+}
+
+/// Copies a part of a file to the same place in another. False if the file has become shorter.
+fn copy_extent(old: &OwnedFd, part: std::ops::Range<u64>, new: &OwnedFd) -> Result<bool, Errno> {
+    let (mut from, mut to) = (part.start, part.start);
+    while from < part.end {
+        let most = usize::try_from(part.end - from).unwrap_or(usize::MAX);
+        match copy_file_range(old, Some(&mut from), new, Some(&mut to), most) {
+            Ok(0) => return Ok(false),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }
 
 #[cfg(test)]

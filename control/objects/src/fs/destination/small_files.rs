@@ -290,14 +290,6 @@ impl Unpacking<'_> {
     }
 }
 
-/// Counts a pack's file for its directory.
-fn note_settled(settled: &mut Vec<(Arc<FreshDirectory>, u32)>, directory: &Arc<FreshDirectory>) {
-    match settled.last_mut().filter(|(last, _)| Arc::ptr_eq(last, directory)) {
-        Some((_, files)) => *files += 1,
-        None => settled.push((directory.clone(), 1)),
-    }
-}
-
 /// Where a file will be that gets its name by itself.
 #[derive(Clone, Copy, Debug)]
 struct UnpackTarget<'a> {
@@ -315,18 +307,6 @@ enum StagedPlace {
     Named(PathBuf),
 }
 
-fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        match rustix::io::write(file, bytes) {
-            Ok(0) => return Err(Errno::NOSPC),
-            Ok(written) => bytes = &bytes[written..],
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 /// Makes an empty file with its name at once; there is nothing that could be half there.
 ///
 /// # Errors
@@ -339,6 +319,26 @@ pub fn store_empty(unpacking: &Unpacking<'_>, file: u32) -> Result<StoredFile, F
         (None, Some(failed)) => Err(failed),
         (None, None) => Err(unwritable(&unpacking.destination.name(unpacking.manifest, file), file, Errno::IO)),
     }
+}
+
+/// Counts a pack's file for its directory.
+fn note_settled(settled: &mut Vec<(Arc<FreshDirectory>, u32)>, directory: &Arc<FreshDirectory>) {
+    match settled.last_mut().filter(|(last, _)| Arc::ptr_eq(last, directory)) {
+        Some((_, files)) => *files += 1,
+        None => settled.push((directory.clone(), 1)),
+    }
+}
+
+fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::write(file, bytes) {
+            Ok(0) => return Err(Errno::NOSPC),
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -95,10 +95,6 @@ impl Base {
     }
 }
 
-fn identity_of(directory: &OwnedFd) -> Result<(u64, u64), Errno> {
-    fstat(directory).map(|stat| (stat.st_dev, stat.st_ino))
-}
-
 /// Opens bases.
 #[derive(Debug, Default)]
 pub struct Bases {
@@ -167,6 +163,10 @@ pub struct PermittedRoot {
     path: PathBuf,
     /// The directory.
     pub opened: Arc<OwnedFd>,
+}
+
+fn identity_of(directory: &OwnedFd) -> Result<(u64, u64), Errno> {
+    fstat(directory).map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 #[cfg(test)]

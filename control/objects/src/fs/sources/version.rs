@@ -138,6 +138,27 @@ pub enum Recheck {
     Touched,
 }
 
+/// What is said of a file that changed while it was read.
+#[must_use]
+pub fn changed(manifest: &Manifest, file: u32) -> FileError {
+    let name = printable(manifest.entry(file).name);
+    let text = format!("'{name}' changed while it was sent; send it again when nothing writes to it");
+    FileError { file, code: "changed".to_owned(), text }
+}
+
+/// What is said of a file that cannot be read.
+#[must_use]
+pub fn unreadable(manifest: &Manifest, file: u32, error: Errno) -> FileError {
+    let name = printable(manifest.entry(file).name);
+    let (code, text) = match error {
+        Errno::NOENT => ("vanished", format!("'{name}' was removed during the transfer")),
+        Errno::LOOP => ("changed", format!("'{name}' became a symlink during the transfer")),
+        error if is_shortage(error) => (SHORTAGE, format!("'{name}' cannot be read: {}", words(error))),
+        error => ("unreadable", format!("'{name}' cannot be read: {}", reading_words(error))),
+    };
+    FileError { file, code: code.to_owned(), text }
+}
+
 /// Compares two looks; `None` if there are two versions.
 fn look(before: &Stat, after: &Stat) -> Option<Recheck> {
     let content = |stat: &Stat| (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
@@ -164,32 +185,11 @@ fn hash_of_content(file: &OwnedFd) -> Result<ChunkHash, Errno> {
     }
 }
 
-/// What is said of a file that changed while it was read.
-#[must_use]
-pub fn changed(manifest: &Manifest, file: u32) -> FileError {
-    let name = printable(manifest.entry(file).name);
-    let text = format!("'{name}' changed while it was sent; send it again when nothing writes to it");
-    FileError { file, code: "changed".to_owned(), text }
-}
-
 /// The message about a file whose size is not that of its content, although it does not change.
 fn unsized_file(manifest: &Manifest, file: u32) -> FileError {
     let name = printable(manifest.entry(file).name);
     let text = format!("'{name}' ends before its size: {UNSIZED_REMEDY}");
     FileError { file, code: "unsized".to_owned(), text }
-}
-
-/// What is said of a file that cannot be read.
-#[must_use]
-pub fn unreadable(manifest: &Manifest, file: u32, error: Errno) -> FileError {
-    let name = printable(manifest.entry(file).name);
-    let (code, text) = match error {
-        Errno::NOENT => ("vanished", format!("'{name}' was removed during the transfer")),
-        Errno::LOOP => ("changed", format!("'{name}' became a symlink during the transfer")),
-        error if is_shortage(error) => (SHORTAGE, format!("'{name}' cannot be read: {}", words(error))),
-        error => ("unreadable", format!("'{name}' cannot be read: {}", reading_words(error))),
-    };
-    FileError { file, code: code.to_owned(), text }
 }
 
 #[cfg(test)]

@@ -23,21 +23,6 @@ const UDP_V6_FLOW: u32 = 0x06;
 /// Flow types carry flags in their upper bits (`FLOW_EXT`, `FLOW_MAC_EXT`, `FLOW_RSS`).
 const FLOW_TYPE_MASK: u32 = 0x00ff_ffff;
 
-const fn flow_type_of(family: Family) -> u32 {
-    match family {
-        Family::Udp4 => UDP_V4_FLOW,
-        Family::Udp6 => UDP_V6_FLOW,
-    }
-}
-
-/// Where the destination port stands in a header.
-const fn port_offset(family: Family) -> usize {
-    match family {
-        Family::Udp4 => 4 + 4 + 2,
-        Family::Udp6 => 16 + 16 + 2,
-    }
-}
-
 /// A rule's bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Spec(pub [u8; SPEC_BYTES]);
@@ -106,5 +91,20 @@ impl Spec {
 
     fn u32(&self, offset: usize) -> u32 {
         self.0[offset..].first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+    }
+}
+
+const fn flow_type_of(family: Family) -> u32 {
+    match family {
+        Family::Udp4 => UDP_V4_FLOW,
+        Family::Udp6 => UDP_V6_FLOW,
+    }
+}
+
+/// Where the destination port stands in a header.
+const fn port_offset(family: Family) -> usize {
+    match family {
+        Family::Udp4 => 4 + 4 + 2,
+        Family::Udp6 => 16 + 16 + 2,
     }
 }
