@@ -2,8 +2,9 @@
 //!
 //! A check takes any bytes, gives them to a decoder as the program does, and panics if the decoder
 //! panics, does not end, or accepts what means something else when it is written again. The fuzz
-//! targets (`fuzz/`) and the replay of the corpora in every test run (`tests/tests/decoders.rs`)
-//! call the same checks, so a finding of one is a test of the other.
+//! targets (`fuzz/`) and the replay of the corpora in every test run
+//! (`tests/tests/hostile/decoders.rs`) call the same checks, so a finding of one is a test of the
+//! other.
 
 mod control;
 mod flow;

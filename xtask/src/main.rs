@@ -7,13 +7,14 @@ mod ebpf;
 mod house;
 mod packages;
 mod steps;
-mod test_output;
+mod testing;
 mod vmtest;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use testing::Selection;
 
 /// Tasks of the Culvert repository.
 #[derive(Debug, Parser)]
@@ -25,11 +26,21 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Run every test; as root, install the programs that some of them use first
+    /// Run every test, or those named; as root, install the programs that some of them use first
     Test {
-        /// Passed on to cargo test, for example a test's name
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
+        /// Groups (transfers, faults, hostile, network, commands), modules, packages, or parts of
+        /// tests' names
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// Optimized programs
+        #[arg(long)]
+        release: bool,
+        /// How many test programs run at a time [default: the number of cores and one more]
+        #[arg(long, value_name = "NUMBER")]
+        workers: Option<usize>,
+        /// Passed on to each test program, for example --ignored --nocapture
+        #[arg(last = true, value_name = "LIBTEST OPTIONS")]
+        libtest: Vec<String>,
     },
     /// Formatting, house rules, lints, documentation, licenses and advisories
     Check,
@@ -109,12 +120,12 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> anyhow::Result<()> {
     match task {
-        Task::Test { arguments } => steps::test(&arguments),
+        Task::Test { names, release, workers, libtest } => steps::test(&Selection { names, libtest, release, workers }),
         Task::Check => steps::check(),
         Task::House => house::check(),
         Task::Ci => {
             steps::check()?;
-            steps::test(&[])?;
+            steps::test(&Selection::default())?;
             vmtest::run(false)
         }
         Task::Vmtest { release } => vmtest::run(release),

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 
 use crate::packages::{OF_BENCHMARKS, OF_PACKAGING, OF_TESTS, install_missing, is_installed};
-use crate::test_output::TestOutput;
+use crate::testing::Selection;
 
 /// The version of cargo-deny to install if there is none: the newest that builds with Rust 1.95.
 const CARGO_DENY_VERSION: &str = "0.20.2";
@@ -25,31 +25,10 @@ pub fn check() -> anyhow::Result<()> {
     deny()
 }
 
-/// Every test of every crate.
-pub fn test(arguments: &[String]) -> anyhow::Result<()> {
+/// The tests that are selected, after the programs that they use are installed.
+pub fn test(selection: &Selection) -> anyhow::Result<()> {
     install_missing(OF_TESTS);
-    // The whole-system tests run the program as users have it, and must not build it while a test
-    // is being timed.
-    cargo(&["build", "--locked", "--package", "culvert"], &[])?;
-    // A failing test must not hide the results of the programs after it.
-    let mut test = vec!["test", "--workspace", "--locked", "--no-fail-fast"];
-    test.extend(arguments.iter().map(String::as_str));
-    // `skipped: why` must be seen.
-    if !arguments.iter().any(|argument| argument == "--") {
-        test.push("--");
-    }
-    test.push("--show-output");
-    let (output, result) = run_tests(&test)?;
-    if output.skipped.is_empty() {
-        println!("no test was skipped");
-    } else {
-        println!("{}", output.skipped.join("\n"));
-    }
-    for failure in &output.failures {
-        println!("\n{failure}");
-    }
-    let names: Vec<&str> = output.failures.iter().map(|failure| failure.name.as_str()).collect();
-    result.with_context(|| format!("{} tests failed: {}", names.len(), names.join(", ")))
+    crate::testing::run(selection)
 }
 
 /// The Debian package.
@@ -134,29 +113,6 @@ fn cargo_bin(program: &str) -> Option<PathBuf> {
     let home =
         std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".cargo")))?;
     Some(home.join("bin").join(program))
-}
-
-/// Runs cargo and passes on relevant output; returns what it collected, and how it ended.
-fn run_tests(arguments: &[&str]) -> anyhow::Result<(TestOutput, anyhow::Result<()>)> {
-    use std::io::{BufRead as _, BufReader};
-    println!("cargo {}", arguments.join(" "));
-    let began = Instant::now();
-    let mut child = Command::new("cargo")
-        .args(arguments)
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .context("cargo does not run")?;
-    let mut output = TestOutput::default();
-    for line in BufReader::new(child.stdout.take().context("no output")?).split(b'\n') {
-        let line = String::from_utf8_lossy(&line?).into_owned();
-        if output.take(&line) {
-            println!("{line}");
-        }
-    }
-    let status = child.wait()?;
-    println!("cargo {} took {:.0} s", arguments[0], began.elapsed().as_secs_f64());
-    let ended = if status.success() { Ok(()) } else { Err(anyhow!("cargo {} failed", arguments.join(" "))) };
-    Ok((output, ended))
 }
 
 fn run_release(what: &[&str], arguments: &[String]) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@
 //! is killed when. `CULVERT_SEED=n` repeats one. The long run has 200 rounds:
 //!
 //! ```text
-//! cargo test -p culvert-tests --test shared_names -- --ignored --nocapture
+//! cargo xtask test shared_names -- --ignored --nocapture
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -272,7 +272,7 @@ fn six_rounds_of_transfers_share_no_file() {
 }
 
 #[test]
-#[ignore = "takes ten minutes: cargo test -p culvert-tests --test shared_names -- --ignored --nocapture"]
+#[ignore = "takes ten minutes: cargo xtask test shared_names -- --ignored --nocapture"]
 fn two_hundred_rounds_of_transfers_share_no_file() {
     seeds(200).into_iter().for_each(run_round);
 }

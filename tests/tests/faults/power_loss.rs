@@ -10,7 +10,7 @@
 //! The default run looks at a sample of cuts; this looks at every flush and every fourth write:
 //!
 //! ```text
-//! cargo test -p culvert-tests --test power_loss -- --ignored --nocapture
+//! cargo xtask test power_loss -- --ignored --nocapture
 //! ```
 
 use std::collections::HashMap;
@@ -234,7 +234,7 @@ fn a_power_failure_loses_nothing_that_was_called_stored() {
 }
 
 #[test]
-#[ignore = "looks at every cut: cargo test -p culvert-tests --test power_loss -- --ignored --nocapture"]
+#[ignore = "looks at every cut: cargo xtask test power_loss -- --ignored --nocapture"]
 fn a_power_failure_at_every_point_loses_nothing_that_was_called_stored() {
     for seed in seeds(1) {
         eprintln!("seed {seed}");

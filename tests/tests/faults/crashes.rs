@@ -6,7 +6,7 @@
 //! tests that run side by side; the long run has 200:
 //!
 //! ```text
-//! cargo test -p culvert-tests --test crashes -- --ignored --nocapture
+//! cargo xtask test crashes -- --ignored --nocapture
 //! ```
 //!
 //! While a round runs a watcher looks at the destination all the time: what has its final name must
@@ -349,7 +349,7 @@ fn ten_more_rounds_of_deaths_lose_nothing_and_repeat_nothing() {
 }
 
 #[test]
-#[ignore = "takes five minutes: cargo test -p culvert-tests --test crashes -- --ignored --nocapture"]
+#[ignore = "takes five minutes: cargo xtask test crashes -- --ignored --nocapture"]
 fn two_hundred_rounds_of_deaths_lose_nothing_and_repeat_nothing() {
     seeds(200).into_iter().for_each(run_round);
 }

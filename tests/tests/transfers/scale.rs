@@ -5,7 +5,7 @@
 //! tree, and is best run in release:
 //!
 //! ```text
-//! cargo test --release -p culvert-tests --test scale -- --ignored --nocapture
+//! cargo xtask test --release scale -- --ignored --nocapture
 //! ```
 //!
 //! `CULVERT_FILES=n` changes the number; the files go below `TMPDIR`.
@@ -157,7 +157,7 @@ fn twenty_thousand_files_are_resumed_in_bounded_memory() {
 }
 
 #[test]
-#[ignore = "a million files: cargo test --release -p culvert-tests --test scale -- --ignored --nocapture"]
+#[ignore = "a million files: cargo xtask test --release scale -- --ignored --nocapture"]
 fn a_million_files_are_resumed_in_bounded_memory() {
     let files = std::env::var("CULVERT_FILES").ok().and_then(|files| files.parse().ok()).unwrap_or(1_000_000);
     transfer_of(files, None);

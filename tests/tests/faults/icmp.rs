@@ -2,7 +2,7 @@
 //! before and during transfers.
 //!
 //! ```text
-//! cargo test -p culvert-tests --test icmp -- --nocapture            prints the goodput with and without
+//! cargo xtask test icmp -- --nocapture            prints the goodput with and without
 //! ```
 
 use std::fs;

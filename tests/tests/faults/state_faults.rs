@@ -9,7 +9,7 @@
 //! changes; the long one takes all of them:
 //!
 //! ```text
-//! cargo test -p culvert-tests --test state_faults -- --ignored --nocapture
+//! cargo xtask test state_faults -- --ignored --nocapture
 //! ```
 
 use std::collections::BTreeMap;

@@ -167,7 +167,7 @@ fn answer(stranger: &mut Stranger) -> Option<Refusal> {
 }
 
 #[test]
-#[ignore = "takes 3 GiB of memory: cargo test --release -p culvert-tests --test hostile_manifests -- --ignored"]
+#[ignore = "takes 3 GiB of memory: cargo xtask test --release hostile_manifests -- --ignored"]
 fn long_names_of_several_manifests_are_refused_at_the_partners_share() {
     let pair = Pair::new();
     let node = pair.start();

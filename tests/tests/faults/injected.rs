@@ -306,7 +306,7 @@ fn a_partner_that_stalls_for_a_while_is_waited_for() {
 }
 
 #[test]
-#[ignore = "stalls for minutes: cargo test -p culvert-tests --test faults -- --ignored"]
+#[ignore = "stalls for minutes: cargo xtask test injected -- --ignored"]
 fn a_partner_that_stalls_for_a_minute_is_given_up_and_tried_again() {
     stall(60, "20");
 }

@@ -1,0 +1,16 @@
+//! Processes, disks, clocks and paths fail in the middle: nothing is lost, nothing is said to be
+//! stored that is not.
+
+mod clock;
+mod closed_udp;
+mod control_thread;
+mod crashes;
+mod cut_off;
+mod icmp;
+mod injected;
+mod leftovers;
+mod path_changes;
+mod patience;
+mod power_loss;
+mod state_faults;
+mod state_places;
