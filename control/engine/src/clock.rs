@@ -1,4 +1,4 @@
-//! The time of day, for records. Timeouts go by tokio's clock.
+//! The time of day, for records. Timeouts use tokio's clock.
 
 use std::time::SystemTime;
 

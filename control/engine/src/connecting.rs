@@ -1,4 +1,4 @@
-//! Connects to a partner, and makes sure that it is the one that is meant.
+//! Connects to the target of a request, and verifies that the partner has the expected key.
 
 use culvert_model::address::{join_host_port, split_host_port};
 use culvert_model::request::Target;
@@ -12,8 +12,8 @@ use crate::transfer::blocking;
 use crate::transfer::error::TransferError;
 use crate::transfer::tcp_path::ClosedTcp;
 
-/// Connects, and tells the transfer's user of a far end that TCP does not reach before it is given
-/// up.
+/// As [`connect`]. If TCP gets no answer from a far end, the transfer's progress says so while
+/// connecting goes on.
 ///
 /// # Errors
 /// [`TransferError`].
@@ -25,7 +25,8 @@ pub async fn connect_and_tell(
 ) -> Result<Connection, TransferError> {
     let Target::FarEnd { .. } = target else { return connect(engine, target, was_reached).await };
     let unanswered = |address| {
-        // One that was there a moment ago has been stopped, or its network is interrupted.
+        // A far end that answered before has been stopped, or its network is interrupted: no
+        // firewall is to blame.
         let closed = if was_reached { None } else { ClosedTcp::unanswered(&engine.name, address) };
         if let Some(closed) = closed {
             live.progress.send_modify(|progress| progress.notice = Some(closed.to_string()));
@@ -34,8 +35,8 @@ pub async fn connect_and_tell(
     connect_telling(engine, target, was_reached, &unanswered).await
 }
 
-/// Connects to the partner and makes sure that it is the one that is meant. `was_reached` says that
-/// an earlier attempt of the same transfer has had a connection.
+/// Connects to the partner and verifies its key. `was_reached` says that an earlier attempt of the
+/// same transfer had a connection.
 ///
 /// # Errors
 /// [`TransferError`].
@@ -43,7 +44,7 @@ pub async fn connect(engine: &Engine, target: &Target, was_reached: bool) -> Res
     connect_telling(engine, target, was_reached, &|_| ()).await
 }
 
-/// As [`connect`]; `unanswered` is told of each of a far end's addresses that does not answer.
+/// As [`connect`]; calls `unanswered` for each of a far end's addresses that does not answer.
 async fn connect_telling(
     engine: &Engine,
     target: &Target,
@@ -85,7 +86,7 @@ async fn connect_telling(
                 (None, false) => {}
             }
             let fingerprint = connection.partner.fingerprint();
-            // The table may be full or unwritable; the refusal says all that matters.
+            // If the table is full or cannot be written, the refusal below still says what to do.
             let (partners, name, at) = (engine.partners.clone(), connection.partner_name.clone(), address.clone());
             blocking(move || partners.note_stranger(partner, &name, &at)).await;
             Err(TransferError::here(
@@ -102,7 +103,7 @@ async fn connect_telling(
             for host in hosts {
                 match connect_to_host_telling(&engine.tls, host, *port, &engine.name, unanswered).await {
                     Ok(connection) => return check_key(connection, *key, host),
-                    // No other address helps.
+                    // A shortage on this host affects every address.
                     Err(error) if error.is_shortage() => return Err(error.into()),
                     Err(error) => last = Some(error),
                 }
@@ -115,19 +116,19 @@ async fn connect_telling(
     }
 }
 
-/// Why there is no connection to a far end that ssh has started.
+/// The error of a far end, started over ssh, that cannot be connected to.
 fn unreachable_far_end(here: &str, error: &ConnectionError, port: u16, was_reached: bool) -> TransferError {
     match error {
         ConnectionError::Silent { .. } => {
             TransferError::here(RefusalCode::Temporary, format!("the far end at {error}"))
         }
-        // It was there a moment ago, and nobody was connected since: what is in the way stays in
-        // the way.
+        // ssh has just started it, and no attempt has reached it: whatever blocks the port will
+        // keep blocking it.
         _ if !was_reached => TransferError::Closed(ClosedTcp::because(here, error).map_or_else(
             || format!("{error}; ssh reaches the host, and data need TCP port {port} to be open between the hosts"),
             |closed| closed.to_string(),
         )),
-        // Nobody else listens on its port, so the next attempt would find nobody either.
+        // Only that far end would listen on its port, so another attempt is useless.
         ConnectionError::Connect { address, error } if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             TransferError::here(RefusalCode::Failed, format!("the far end at {address} no longer listens"))
         }

@@ -1,7 +1,7 @@
-//! What a transfer needs of the node that runs it, and nothing more.
+//! What a transfer needs of the program that runs it, and nothing more.
 //!
-//! Whoever has these can move files: a node with all its rooms, a command that lives as long as its
-//! transfer, a test that keeps its records in memory.
+//! Any program that has these can move files: a node, a command that lives as long as its transfer,
+//! a test that keeps its records in memory.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,8 +18,8 @@ use crate::records::TransferRecords;
 use crate::shares::Shares;
 use crate::tls::TlsConfigs;
 
-/// If the kernel does not report the interface's MTU, the flow starts with Ethernet's and lets
-/// probes decide.
+/// The largest datagram if the kernel does not report the interface's MTU: Ethernet's. Probes find
+/// the real size.
 const DATAGRAM_BYTES_UNKNOWN: u16 = 1_472;
 
 /// Limits set by the user.
@@ -27,42 +27,42 @@ const DATAGRAM_BYTES_UNKNOWN: u16 = 1_472;
 pub struct TransferBounds {
     /// The largest datagram that is sent.
     pub datagram_bytes: Option<u16>,
-    /// How long a transfer may make no progress; no limit if none.
+    /// How long a transfer may make no progress; `None` for no limit.
     pub patience: Option<Duration>,
 }
 
-/// What transfers are carried out with.
+/// The means of every transfer.
 #[derive(Debug)]
 pub struct Engine {
     /// This end's key.
     pub identity: Arc<Identity>,
-    /// What it calls itself.
+    /// This end's name.
     pub name: String,
-    /// Its TLS configurations.
+    /// This end's TLS configurations.
     pub tls: Arc<TlsConfigs>,
-    /// Its data plane.
+    /// Starts and watches the data plane.
     pub supervisor: Supervisor,
-    /// Where journals of received transfers are.
+    /// The directory of incoming transfers' journals.
     pub journals: PathBuf,
-    /// Where transfers are written down.
+    /// The records of transfers.
     pub records: Arc<dyn TransferRecords>,
-    /// Whom it knows.
+    /// The profiles of partners.
     pub partners: Arc<dyn Partners>,
-    /// What it knows of paths.
+    /// Measurements of paths.
     pub advice: Arc<dyn PathAdvice>,
-    /// Who watches.
+    /// Receives events, for metrics.
     pub observer: Arc<dyn Observer>,
-    /// Each partner's share of what this node has.
+    /// Each partner's share of this node's resources.
     pub shares: Arc<Shares>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
-    /// Limits set by its user.
+    /// Limits set by the user.
     pub bounds: TransferBounds,
 }
 
 impl Engine {
-    /// The largest datagram towards a partner: what the first link carries, or less if the user
-    /// says so.
+    /// The largest datagram toward a partner, in bytes: what the first link carries, or less if the
+    /// user says so.
     #[must_use]
     pub fn datagram_bytes_towards(&self, partner: SocketAddr) -> u16 {
         let partner = SocketAddr::new(partner.ip().to_canonical(), partner.port());

@@ -1,7 +1,8 @@
-//! What the engine tells whoever watches it: metrics, records of paths, a portal's status.
+//! Events that the engine reports to its observer: for metrics, records of paths, a portal's
+//! status.
 //!
-//! The engine keeps no metrics and knows none of its observers. An observer is called from
-//! the tasks of transfers, a few times for each chunk, and must not wait.
+//! The engine keeps no metrics and does not know who observes it. An observer is called from the
+//! tasks of transfers, a few times per chunk, and must not wait.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use culvert_model::result::TransferResult;
 
 use crate::limits::Limit;
 
-/// The stages of a chunk's way.
+/// The stages through which a chunk passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// From the source into a buffer.
@@ -47,38 +48,38 @@ impl Stage {
     }
 }
 
-/// Something that has happened.
+/// An event.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A partner has reached a limit of this node.
     LimitReached(Limit),
     /// An attempt failed, and another will be made.
     AttemptFailed,
-    /// A report of the receiver has come, and the flow's rate follows from it.
+    /// A report of the receiver has arrived and set the flow's rate.
     Reported {
         /// The partner's name.
         partner: &'a str,
-        /// The flow's round trip.
+        /// The flow's round-trip time.
         round_trip: Duration,
         /// The pacing rate of all flows, in bits per second.
         pacing_bits_per_second: u64,
     },
     /// A report of a receiving flow goes to the partner.
     ReportSent {
-        /// Whether it waited in this process for more than two of its intervals.
+        /// Whether it waited in this process for more than two report intervals.
         is_late: bool,
     },
-    /// A lane has delivered a chunk, or written one to a file. Of chunks that helpers store there
-    /// is [`Event::StageTook`] only.
+    /// A lane has delivered a chunk, or written one to a file. Chunks that helper threads store
+    /// cause only [`Event::StageTook`].
     ChunkMoved {
-        /// How long it had it, on each part of its way.
+        /// How long the lane spent on each stage.
         times: ChunkTimes,
         /// Whether it was sent.
         is_sender: bool,
     },
-    /// A part of a chunk's way, which this process went.
+    /// This process has completed one stage of a chunk.
     StageTook {
-        /// Which.
+        /// The stage.
         stage: Stage,
         /// How long it took.
         time: Duration,
@@ -96,19 +97,19 @@ pub enum Event<'a> {
     Failed,
 }
 
-/// Somebody who watches.
+/// A receiver of events.
 pub trait Observer: std::fmt::Debug + Send + Sync {
-    /// Takes notice. Must not wait: transfers do in the meantime.
+    /// Takes an event. Must not wait: the transfer would wait with it.
     fn note(&self, event: Event<'_>);
 
-    /// What is to be held for as long as a transfer runs: what keeps processors awake, for
-    /// instance.
+    /// A guard that the engine holds while a transfer runs, for instance one that keeps processors
+    /// out of deep sleep states.
     fn hold_for_transfer(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         None
     }
 }
 
-/// Nobody watches.
+/// An observer that ignores all events.
 #[derive(Clone, Copy, Debug)]
 pub struct Unobserved;
 

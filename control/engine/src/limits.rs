@@ -1,7 +1,8 @@
-//! What transfers of a partner may take of this node: by partner first, then by transfer.
+//! Limits on what one partner's transfers take of this node, and one transfer of its partner's
+//! share.
 //!
-//! Partners are approved, but not trusted with everything: none can keep the others out by asking
-//! for all that there is. Where the other limits are, `docs/security.md` says ("Limits").
+//! Partners are approved, but not trusted with everything: none can exclude the others by asking
+//! for everything at once. `docs/security.md` ("Limits") lists the limits of other crates.
 //!
 //! Each limit has a name ([`Limit`]), under which a node counts how often it was reached.
 
@@ -13,59 +14,63 @@ use culvert_system::descriptors::descriptors_to_share;
 
 use crate::transfer::open_files;
 
-/// Bytes of a measurement that a partner may ask for: an hour at 100 Gb/s.
+/// The largest measurement that a partner may request, in bytes: an hour at 100 Gb/s.
 pub const MEASURE_BYTES_MAX: u64 = 45_000_000_000_000;
-/// Transfers and path checks of all partners that run at once.
+/// Concurrent transfers and path checks of all partners.
 pub const SESSIONS_MAX: usize = 256;
-/// Sessions of one partner. It may also have at most as many as are free besides, so each partner
-/// leaves half of what it found.
+/// Concurrent sessions of one partner. A partner may also hold at most as many as are still free,
+/// so each leaves at least half of what it found.
 pub const SESSIONS_PER_PARTNER: usize = SESSIONS_MAX / 2;
-/// The last of them are for partners that have none.
+/// The last sessions, reserved for partners that have none.
 pub const SESSIONS_RESERVED: usize = SESSIONS_MAX / 16;
-/// Bytes that manifests and chunk maps of one partner's transfers may take together: several
-/// transfers of a million files. What is listed for a partner counts too.
+/// Bytes that the manifests and chunk maps of one partner's transfers may take together: enough for
+/// several transfers of a million files. Listings made for the partner count too.
 pub const MANIFEST_BYTES_PER_PARTNER: u64 = 2 << 30;
+const _: () = assert!(
+    culvert_journal::JOURNAL_BYTES_MAX >= MANIFEST_BYTES_PER_PARTNER,
+    "a journal holds what the manifests of a partner's transfers name"
+);
 
-/// Flows of one transfer in a lane, of the lane's 256. Beside it a partner has at most as many as
-/// are free, so each partner leaves at least half of what it found.
+/// Flows of one transfer in a lane, of the lane's 256. A partner also holds at most as many as are
+/// still free, so each leaves at least half of what it found.
 pub const FLOWS_PER_TRANSFER_AND_LANE: usize = FLOWS_PER_LANE as usize / 4;
 
-/// A transfer whose partner has more than its share of a lane's buffers, while another partner
-/// waits for one, is ended if it makes no progress for this long.
+/// How long a transfer may make no progress while its partner holds more than its share of a lane's
+/// buffers and another partner waits for one. Then it is ended.
 pub const HOLDING_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Listings for one partner that run at once, each on a thread of its own.
+/// Concurrent listings for one partner, each on a thread of its own.
 pub const LISTINGS_PER_PARTNER: usize = 2;
-/// Listings for all partners that run at once.
+/// Concurrent listings for all partners.
 pub const LISTINGS_MAX: usize = 32;
-/// How long a transfer waits for its listing to begin.
+/// How long a transfer waits for its listing to start.
 pub const LISTING_WAIT: Duration = Duration::from_secs(60);
 
-/// Records of ended transfers that one partner asked for; the oldest go first.
+/// Records of ended transfers that one partner requested; the oldest are removed first.
 pub const RECORDS_PER_PARTNER: usize = 2_000;
-/// Bytes of those records; the oldest go first.
+/// Bytes of those records; the oldest are removed first.
 pub const RECORD_BYTES_PER_PARTNER: usize = 16 << 20;
 
-/// Receipts of transfers with one partner; the oldest go first. 80 MB on most file systems, and
-/// more than most pairs of nodes exchange in their life.
+/// Receipts of transfers with one partner; the oldest are removed first. They take 80 MB on most
+/// file systems, and few pairs of nodes ever exchange as many.
 pub const RECEIPTS_PER_PARTNER: usize = 20_000;
-/// Journals of one partner's transfers, those that run and those that were given up; of the latter
-/// those that say least go first.
+/// Journals of one partner's running and abandoned transfers; of the latter, those without useful
+/// content are removed first, then the oldest.
 pub const JOURNALS_PER_PARTNER: usize = 2 * SESSIONS_PER_PARTNER;
-/// A journal whose partner does not come back is kept this long.
+/// How long a journal is kept whose partner does not return.
 pub const JOURNAL_AGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
-/// Holes of one partner's transfers are hashed by one helper, which then rests for this many times
+/// One helper thread hashes the holes of one partner's transfers; it then rests for this many times
 /// as long as it hashed.
 pub const HOLE_HASHING_REST: u32 = 1;
 
-/// Files with chunks of their own that are open for one partner's transfers.
+/// Open files with chunks of their own, for one partner's transfers.
 #[must_use]
 pub fn files_per_partner() -> usize {
     (open_files::at_once_max() / 4).max(4)
 }
 
-/// Sources that are open for one partner's transfers.
+/// Open sources, for one partner's transfers.
 #[must_use]
 pub fn sources_per_partner() -> usize {
     let descriptors = usize::try_from(descriptors_to_share()).unwrap_or(usize::MAX);
@@ -75,14 +80,14 @@ pub fn sources_per_partner() -> usize {
 /// A limit that a partner has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// [`SESSIONS_PER_PARTNER`], [`SESSIONS_MAX`], [`SESSIONS_RESERVED`]: somebody was told to come
-    /// again.
+    /// [`SESSIONS_PER_PARTNER`], [`SESSIONS_MAX`], [`SESSIONS_RESERVED`]: a partner was told to try
+    /// again later.
     Sessions,
     /// [`MANIFEST_BYTES_PER_PARTNER`].
     ManifestBytes,
-    /// [`FLOWS_PER_TRANSFER_AND_LANE`] and what goes with it: fewer flows, or none.
+    /// [`FLOWS_PER_TRANSFER_AND_LANE`] and the free half: a transfer got fewer flows, or none.
     Flows,
-    /// [`HOLDING_PATIENCE`]: a transfer was ended for the buffers that it held.
+    /// [`HOLDING_PATIENCE`]: a transfer was ended because of the buffers it held.
     Buffers,
     /// [`files_per_partner`]: a file waited, or was closed for another.
     Files,
@@ -90,7 +95,7 @@ pub enum Limit {
     Listings,
     /// [`SOURCES_PER_REQUEST`], [`sources_per_partner`].
     Sources,
-    /// [`RECORDS_PER_PARTNER`], [`RECORD_BYTES_PER_PARTNER`]: a record was forgotten.
+    /// [`RECORDS_PER_PARTNER`], [`RECORD_BYTES_PER_PARTNER`]: a record was removed.
     Records,
     /// [`RECEIPTS_PER_PARTNER`]: a receipt was removed.
     Receipts,

@@ -1,4 +1,4 @@
-//! What a transfer comes to, and how both sides conclude it.
+//! The outcome of a transfer, and how both ends conclude it: record, journal, event, close.
 
 use culvert_model::record::RecordState;
 use culvert_model::result::TransferResult;
@@ -14,26 +14,29 @@ use crate::transfer::error::TransferError;
 use crate::transfer::receiving::{LeftJournal, Received};
 use crate::transfer::sending::Sent;
 
-/// What a request comes to.
+/// The outcome of a transfer that succeeded.
 #[derive(Debug)]
 pub struct Outcome {
     /// The result.
     pub result: TransferResult,
-    /// The receipt; none for a dry run.
+    /// The receipt; `None` for a dry run.
     pub receipt: Option<Receipt>,
-    /// The record whose completion at the partner is awaited; none for a dry run.
+    /// The connection on which the partner's record is awaited; `None` for a dry run.
     pub partner: Option<MessageReader>,
-    /// The journal, where this end received.
+    /// The journal, if this end received.
     pub journal: Option<LeftJournal>,
 }
 
 impl Outcome {
-    /// Waits until the partner has recorded the transfer's result: a user who is told of success
-    /// finds the receipt at both ends, whatever happens to either afterwards (W-56).
+    /// Waits until the partner has recorded the transfer's result.
     ///
     /// # Errors
-    /// [`TransferError`] if it was gone before.
+    /// [`TransferError`] if the connection was cut before that.
     pub async fn wait_for_partner(&mut self) -> Result<(), TransferError> {
+        //= W-56
+        //# If the connection is cut without the close, the other end may have lost everything except
+        //# its journal, and the transfer is retried, as after any cut. Whoever is told of success
+        //# therefore finds the receipt at both ends.
         let Some(partner) = self.partner.take() else { return Ok(()) };
         if partner.wait_for_goodbye().await {
             return Ok(());
@@ -42,8 +45,9 @@ impl Outcome {
         Err(TransferError::here(RefusalCode::Temporary, text))
     }
 
-    /// The outcome that both ends have written down. `signed` is that of an attempt after which the
-    /// partner was gone: if it had written it down all the same, nothing was left to do this time.
+    /// The outcome that both ends have recorded. `signed` is the outcome of an earlier attempt
+    /// after which the connection was cut. If the partner had recorded it nevertheless, this
+    /// attempt had nothing to store, and the earlier outcome stands.
     #[must_use]
     pub fn or_earlier(self, signed: Option<Self>) -> Self {
         match signed {
@@ -52,7 +56,7 @@ impl Outcome {
         }
     }
 
-    /// Removes the journal, if there is one: the transfer's record is written.
+    /// Removes the journal, if there is one, once the transfer's record is written.
     pub async fn forget_journal(journal: Option<LeftJournal>) {
         if let Some(journal) = journal {
             blocking(move || journal.forget()).await;
@@ -84,9 +88,8 @@ pub struct EndedTransfer<'a> {
     pub is_sender: bool,
 }
 
-/// Concludes a transfer at this end, whoever asked for it: its record is written, its journal
-/// removed, and the observer told. `goodbye` runs once the outcome is durable here. Until then the
-/// partner waits (W-56), because afterwards it may repeat the transfer or stop this node.
+/// Concludes a transfer at either end: writes its record, removes its journal, and notifies the
+/// observer. `goodbye` runs once the outcome is durable here; until then the partner waits.
 ///
 /// # Errors
 /// [`NotWritten`].
@@ -101,6 +104,9 @@ pub async fn conclude(
         Ok(outcome) => {
             engine.supervisor.note_datapath(&mut outcome.result).await;
             let journal = outcome.journal.take();
+            //= W-56
+            //# the answering end closes the connection with TLS `close_notify` once its record of the
+            //# transfer, with the receipt, is on disk; it keeps its journal until then.
             let recorded = Box::pin(async {
                 Outcome::forget_journal(journal).await;
                 goodbye();
@@ -122,8 +128,8 @@ pub async fn conclude(
     }
 }
 
-/// Tells the partner why this end ends the transfer, and returns what it was told; nothing if
-/// the partner knows, or cannot be told.
+/// Sends the partner the reason why this end ends the transfer, and returns it; `None` if the
+/// partner gave that reason itself.
 pub async fn tell_partner(
     engine: &Engine,
     id: TransferId,
@@ -131,8 +137,10 @@ pub async fn tell_partner(
     writer: &MessageWriter,
     version: u16,
 ) -> Option<Refusal> {
+    //= W-44
+    //# `Refused` may be sent at any time and ends the transfer with a code and an explanation.
     let refusal = engine.records.told(id, error.told()?, version);
-    // If the partner is gone it does not need to know.
+    // A partner that is gone does not need the reason.
     let _ = writer.send(Message::Refused(refusal.clone())).await;
     Some(refusal)
 }

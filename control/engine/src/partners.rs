@@ -1,4 +1,4 @@
-//! Whom this node knows: what the engine asks of its profiles, and of what is known of paths.
+//! What the engine asks about partners: their profiles, and what was measured of their paths.
 
 use std::fmt;
 
@@ -8,39 +8,39 @@ use culvert_protocol::identity::PublicKey;
 
 use crate::records::Waiting;
 
-/// The partners that a node knows. All of it may wait for a disk and is asked outside of the
-/// runtime's thread.
+/// The partners that a node knows. Every method may wait for a disk, so the engine calls them
+/// outside the runtime's thread.
 pub trait Partners: fmt::Debug + Send + Sync {
-    /// The profile of a name.
+    /// The profile with this name.
     ///
     /// # Errors
     /// Why there is none.
     fn named(&self, name: &str) -> Result<Profile, Refusal>;
 
-    /// The profile that has an address, `host:port`.
+    /// The profile with this address, `host:port`.
     ///
     /// # Errors
-    /// Why nobody can tell.
+    /// Why the profiles cannot be read.
     fn with_address(&self, address: &str) -> Result<Option<NamedProfile>, Refusal>;
 
-    /// The profile that has a key.
+    /// The profile with this key.
     ///
     /// # Errors
-    /// Why nobody can tell.
+    /// Why the profiles cannot be read.
     fn with_key(&self, key: PublicKey) -> Result<Option<NamedProfile>, Refusal>;
 
-    /// Notes a key that this node met and does not know, for its admin to approve.
+    /// Notes an unknown key, for the admin to approve.
     fn note_stranger(&self, key: PublicKey, name: &str, address: &str);
 }
 
 /// What is known of the paths to partners.
 pub trait PathAdvice: fmt::Debug + Send + Sync {
-    /// The rate at which a transfer to a partner may begin, in bits per second; none if nothing
-    /// is known.
+    /// The rate at which a transfer to a partner may begin, in bits per second; `None` if nothing
+    /// is known of the path.
     fn start_rate(&self, partner: PublicKey) -> Waiting<'_, Option<u64>>;
 }
 
-/// Nothing is known of any path.
+/// Advice of a program that knows no paths.
 #[derive(Clone, Copy, Debug)]
 pub struct NoAdvice;
 

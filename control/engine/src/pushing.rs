@@ -1,4 +1,4 @@
-//! The sending side from the listing on, whoever asked for it.
+//! The sending side from the listing on, for requests of either end.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use crate::transfer::error::TransferError;
 use crate::transfer::manifest_exchange::{canceled, send_manifest, unexpected};
 use crate::transfer::sending::{PartnerHas, Payload, send};
 
-/// Reports that may overtake the end of the plan: a few for each flow.
+/// Reports that may arrive before the end of the plan: a few per flow.
 const EARLY_REPORTS_MAX: usize = 1_024;
 
-/// The sending side from the listing on, for requests and for answers.
+/// Sends `sources`: manifest, plan, data.
 ///
 /// # Errors
 /// [`TransferError`].
@@ -39,7 +39,7 @@ pub async fn push(mut context: TransferContext, sources: Box<dyn Sources>) -> Re
     Ok(sent.into())
 }
 
-/// Gathers the receiver's plan.
+/// Receives the receiver's plan for a manifest of `entries` entries and `total_bytes` bytes.
 ///
 /// # Errors
 /// [`TransferError`].
@@ -61,7 +61,8 @@ pub async fn receive_plan(
         match message {
             Message::PlanPart { skipped } => {
                 for run in skipped {
-                    // In order, so that nothing is named twice.
+                    //= W-38
+                    //# Runs in `PlanPart` ascend and do not overlap, including across messages.
                     let end =
                         run.first.checked_add(run.count).filter(|&end| run.first >= next_skipped && end <= entries);
                     let Some(end) = end else { return beyond() };
@@ -76,12 +77,16 @@ pub async fn receive_plan(
                 has.resumed.extend(files);
             }
             Message::Proofs(proofs) => {
+                //= W-38
+                //# There are no more proofs than chunks.
                 has.proofs.extend(proofs);
                 if has.proofs.len() as u64 > chunks_max {
                     return Err(TransferError::protocol("it reports more stored chunks than the transfer has"));
                 }
             }
             Message::PlanEnd { flows, stored_bytes } => {
+                //= W-58
+                //# More or fewer outcomes than entries violate the protocol
                 if context.tells_dry_run() && has.fates.as_slice().len() != entries as usize {
                     return Err(TransferError::protocol("it does not report an outcome for every file"));
                 }
@@ -110,7 +115,7 @@ pub async fn receive_plan(
     }
 }
 
-/// What a dry run comes to where the data would come from.
+/// The result of a dry run at the sending end.
 fn dry_run_of_sender(context: &TransferContext, tree: &SourceTree, has: &PartnerHas) -> TransferResult {
     let found = DryRunFindings {
         direction: Direction::Send,

@@ -1,5 +1,5 @@
-//! Where transfers are written down, whatever keeps it: what running transfers ask of it, and the
-//! list for whoever shows them.
+//! The records of transfers, independent of what stores them: the changes that running transfers
+//! make, and the list for programs that show them.
 
 use std::fmt;
 use std::future::Future;
@@ -16,55 +16,54 @@ use tokio::sync::watch;
 use crate::transfer::error::TransferError;
 use crate::transfer::stored_names::StoredNames;
 
-/// Something that is waited for.
+/// A boxed future.
 pub type Waiting<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A live transfer's handles for whoever carries it out.
+/// The handles of a running transfer, for the task that carries it out.
 #[derive(Debug)]
 pub struct LiveTransfer {
-    /// Where progress goes.
+    /// Receives progress.
     pub progress: watch::Sender<Progress>,
-    /// Becomes true when somebody cancels.
+    /// Becomes true when the transfer is canceled.
     pub cancel: watch::Receiver<bool>,
-    /// Where the names of stored files go, if somebody reads them.
+    /// Receives the names of stored files, if anything reads them.
     pub names: Option<Arc<StoredNames>>,
 }
 
 /// How the record of a running transfer changes.
 #[derive(Clone, Debug)]
 pub enum Transition {
-    /// An attempt begins: this one's first, second, …
+    /// An attempt begins; the first is number 1.
     Attempt(u32),
-    /// An attempt has failed, and the transfer waits for the next.
+    /// An attempt has failed, and the transfer waits for the next one.
     Wait(Failure),
 }
 
-/// A record that is not written down yet: it is in force, and will be written when the disk takes
-/// it.
+/// A record is not on disk yet. It is in force, and is written as soon as the disk permits.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NotWritten(pub String);
 
 /// The records of transfers.
 ///
-/// Changes are compare-and-set: a transfer that is in none of the states that a change begins with
-/// stays as it is.
+/// Changes are compare-and-set: a transfer that is in none of the states named by a change stays as
+/// it is.
 pub trait TransferRecords: fmt::Debug + Send + Sync {
-    /// A partner's request begins a transfer, or continues one of its own. The partner chose the
-    /// id, so it may be anybody's.
+    /// Begins the transfer that a partner requests, or continues one of its own. The partner chose
+    /// the id, so the id may belong to another partner's transfer.
     ///
     /// # Errors
-    /// A refusal if the id is another's, the transfer is running, or it cannot be recorded.
+    /// A refusal if it does, if the transfer is running, or if it cannot be recorded.
     fn claim(&self, id: TransferId, record: TransferRecord) -> Waiting<'_, Result<LiveTransfer, Refusal>>;
 
     /// Changes the record of a running transfer. It is written in the background.
     ///
     /// # Errors
-    /// The state in which the transfer is instead, if it is known at all.
+    /// The transfer's actual state; `None` if there is no such transfer.
     fn transition(&self, id: TransferId, from: &[RecordState], to: Transition) -> Result<(), Option<RecordState>>;
 
     /// A transfer has ended with a result, and with a receipt unless it was a dry run. `recorded`
-    /// is done when this node will not forget it.
+    /// runs once the record is on disk.
     ///
     /// # Errors
     /// [`NotWritten`].
@@ -82,14 +81,14 @@ pub trait TransferRecords: fmt::Debug + Send + Sync {
     /// [`NotWritten`].
     fn fail<'a>(&'a self, id: TransferId, error: &'a TransferError) -> Waiting<'a, Result<(), NotWritten>>;
 
-    /// What a transfer's partner is told instead of this refusal, if the transfer stops to go on
-    /// later. `version` is what the partner speaks.
+    /// The refusal that a transfer's partner gets in place of this one, if the transfer is only
+    /// paused. `version` is the partner's protocol version.
     fn told(&self, id: TransferId, refusal: Refusal, version: u16) -> Refusal;
 
     /// A transfer, with its progress if it is running.
     fn get(&self, id: TransferId) -> Option<TransferRecord>;
 
-    /// At most `count` transfers, the newest first, of those that are older than `before` if it is
-    /// given: the last one's id is where the next page begins.
+    /// At most `count` transfers older than `before` (of all if `None`), newest first. The id of
+    /// the last one is the next page's `before`.
     fn list(&self, before: Option<TransferId>, count: usize) -> Vec<TransferRecord>;
 }

@@ -1,5 +1,5 @@
-//! A transfer that this node's user asks for: reaching the partner, asking, sending or receiving,
-//! and trying again.
+//! A transfer that this node's user requests: connect, request, send or receive, and retry after
+//! temporary failures.
 
 use std::time::Duration;
 
@@ -29,17 +29,17 @@ use crate::transfer::receiving::{FileRequest, Incoming, receive};
 use crate::transfer::sending::{Payload, send};
 use crate::transfer::{TransferContext, blocking};
 
-/// The first pause before another try; each further one is twice as long, up to [`PAUSE_MAX`].
+/// The pause before the first retry. Each further pause is twice as long, up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(500);
-/// See [`PAUSE_MIN`].
+/// The longest pause before a retry.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// The states of a transfer that is being carried out.
 const UNDER_WAY: &[RecordState] = &[RecordState::Queued, RecordState::Active];
 
-/// Carries a request out, again and again while its failures are temporary, and keeps its record.
+/// Carries a request out, retrying after temporary failures, and keeps its record.
 ///
 /// # Errors
-/// [`TransferError`] of the last try.
+/// [`TransferError`] of the last attempt.
 pub async fn carry_out(
     engine: &Engine,
     id: TransferId,
@@ -55,7 +55,7 @@ pub async fn carry_out(
     outcome
 }
 
-/// The two ends, and what names the UDP ports of each.
+/// The two ends, each with the option that sets its UDP ports, for error messages.
 fn ends(engine: &Engine, request: &TransferRequest) -> Ends {
     let there = match &request.target {
         Target::FarEnd { .. } => PortsOption::RemotePorts,
@@ -66,6 +66,7 @@ fn ends(engine: &Engine, request: &TransferRequest) -> Ends {
     Ends { here: engine.name.clone(), option, senders_option }
 }
 
+/// Tries until an attempt succeeds, fails for good, or the retries are used up.
 async fn try_repeatedly(
     engine: &Engine,
     id: TransferId,
@@ -80,7 +81,7 @@ async fn try_repeatedly(
         attempt += 1;
         note_attempt(engine, id, attempt);
         live.progress.send_modify(|progress| {
-            // What the last try ended with stands until this one moves data.
+            // The last attempt's error remains until this attempt moves data.
             let notice = progress.notice.take();
             *progress = Progress { phase: Phase::Connecting, notice, ..Progress::default() };
         });
@@ -101,7 +102,7 @@ async fn try_repeatedly(
             return Err(error);
         }
         engine.observer.note(Event::AttemptFailed);
-        // A transfer that is unknown or has ended meanwhile stays so.
+        // Fails only if the record is gone or has ended meanwhile, and then it must stay so.
         let _ = engine.records.transition(id, UNDER_WAY, Transition::Wait(failure(&error)));
         live.progress.send_modify(|progress| {
             progress.phase = Phase::Waiting;
@@ -117,10 +118,11 @@ async fn try_repeatedly(
 }
 
 fn note_attempt(engine: &Engine, id: TransferId, attempt: u32) {
-    // As above.
+    // Fails only if the record is gone or has ended meanwhile, and then it must stay so.
     let _ = engine.records.transition(id, UNDER_WAY, Transition::Attempt(attempt));
 }
 
+/// Makes one attempt: connect, request, send or receive. Sets `was_reached` once connected.
 async fn try_once(
     engine: &Engine,
     id: TransferId,
@@ -128,8 +130,7 @@ async fn try_once(
     live: &LiveTransfer,
     was_reached: &mut bool,
 ) -> Result<Outcome, TransferError> {
-    // Started before anything is said to the partner: without a data plane there is nothing to ask
-    // for.
+    // Before connecting: without a data plane there is nothing to request.
     let plane = engine.supervisor.get().await?;
     let _held = engine.observer.hold_for_transfer();
     let mut cancel = live.cancel.clone();
@@ -138,6 +139,8 @@ async fn try_once(
         () = TransferContext::canceled(&mut cancel) => return Err(crate::transfer::manifest_exchange::canceled()),
     };
     *was_reached = true;
+    //= W-47
+    //# The request is not sent to partners of older versions.
     if request.options.overwrite == Overwrite::Content && connection.version < CONTENT_SINCE {
         let text = format!(
             "the partner speaks version {} of the protocol and cannot compare files by content: update it, or use --overwrite changed",
@@ -162,7 +165,7 @@ async fn try_once(
         lane_ports: plane.lanes().iter().map(|lane| lane.port).collect(),
         datagram_bytes_max: datagram_bytes,
     };
-    let (writer, farewell, version) = (connection.writer.clone(), connection.farewell(), connection.version);
+    let (writer, pending_close, version) = (connection.writer.clone(), connection.pending_close(), connection.version);
     writer.send(Message::Request(ask)).await?;
     let mut context = TransferContext {
         share: engine.shares.take_for_user(connection.partner),
@@ -193,9 +196,9 @@ async fn try_once(
         tell_partner(engine, id, error, &writer, version).await;
     }
     drop(writer);
-    farewell.wait().await;
+    pending_close.wait().await;
     outcome.map_err(|error| match error {
-        // The refusing host is named: the message is about that host.
+        // Name the refusing host, which the message is about.
         TransferError::Partner(Refusal { code, text }) => {
             TransferError::Partner(Refusal::new(code, format!("{}: {text}", request.target)))
         }
@@ -203,7 +206,7 @@ async fn try_once(
     })
 }
 
-/// Waits for the partner's yes.
+/// Waits for the partner's `Accepted`.
 async fn accepted(context: &mut TransferContext) -> Result<(), TransferError> {
     let answer = tokio::time::timeout(INTRODUCTION_TIMEOUT, context.connection.reader.next()).await;
     let answer =
@@ -220,8 +223,11 @@ async fn accepted(context: &mut TransferContext) -> Result<(), TransferError> {
     }
 }
 
-/// Refuses a partner whose datagrams carry no data.
+/// Refuses a partner whose largest datagram cannot carry data.
 fn check_datagram_bytes(bytes: u16) -> Result<(), TransferError> {
+    //= W-35
+    //# A largest datagram below 560 bytes (W-4 plus overhead) and a path longer than 4,096 bytes are
+    //# refused.
     if bytes >= DATAGRAM_BYTES_MIN {
         return Ok(());
     }
@@ -229,7 +235,7 @@ fn check_datagram_bytes(bytes: u16) -> Result<(), TransferError> {
     Err(TransferError::protocol(text))
 }
 
-/// Refuses to ask for more than a message can name.
+/// Refuses a request that would not fit into one message.
 fn require_short(wish: &RequestedAction) -> Result<(), Refusal> {
     /// Room for the length of a name, and for the rest of the request.
     const LENGTH_BYTES: usize = 3;
@@ -247,6 +253,7 @@ fn require_short(wish: &RequestedAction) -> Result<(), Refusal> {
     Err(Refusal::new(RefusalCode::Failed, text))
 }
 
+/// Sends or receives once the partner has accepted.
 async fn conduct(
     engine: &Engine,
     context: TransferContext,
@@ -288,6 +295,9 @@ mod tests {
 
     #[test]
     fn a_partner_whose_datagrams_carry_no_data_is_refused_with_a_sentence() {
+        //= W-35
+        //# A largest datagram below 560 bytes (W-4 plus overhead) and a path longer than 4,096 bytes
+        //# are refused.
         for bytes in [0, 47, 100, 559] {
             let error = check_datagram_bytes(bytes).unwrap_err().to_string();
             assert!(error.contains(&format!("datagrams of {bytes} bytes, but data needs 560")), "{error}");

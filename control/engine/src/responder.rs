@@ -1,4 +1,5 @@
-//! A transfer that a partner asks for: whether it may, what it gets, and what is written down.
+//! A transfer that a partner requests: check the request, open what it names, send or receive, and
+//! record the outcome.
 
 use std::sync::Arc;
 
@@ -28,18 +29,18 @@ use crate::transfer::error::TransferError;
 use crate::transfer::receiving::{FileRequest, Incoming, receive};
 use crate::transfer::{TransferContext, blocking};
 
-/// A partner that may ask.
+/// A partner that may request transfers.
 #[derive(Debug)]
 pub struct IdentifiedPartner {
     /// The connection.
     pub connection: Connection,
-    /// What it may reach.
+    /// The files that it may use.
     pub reach: Reach,
     /// Its profile's name.
     pub partner: String,
 }
 
-/// What a transfer has at this node.
+/// A transfer that is recorded and has its share.
 struct StartedTransfer {
     live: LiveTransfer,
     share: Share,
@@ -55,7 +56,7 @@ pub async fn answer(engine: &Arc<Engine>, introduced: IdentifiedPartner, request
         Ok(live) => live,
         Err(refusal) => return refuse(connection, refusal).await,
     };
-    let (writer, farewell) = (connection.writer.clone(), connection.farewell());
+    let (writer, pending_close) = (connection.writer.clone(), connection.pending_close());
     let version = connection.version;
     let is_told = version >= NOT_KEPT_IS_TOLD_SINCE;
     let is_sender = matches!(request.wish, RequestedAction::Pull { .. });
@@ -73,7 +74,7 @@ pub async fn answer(engine: &Arc<Engine>, introduced: IdentifiedPartner, request
             format!("the record of transfer {id} has not been written yet: {error}; retrying")
         });
     }
-    farewell.wait().await;
+    pending_close.wait().await;
     match &outcome {
         Ok(outcome) => {
             if !introduced_over_ssh {
@@ -82,7 +83,8 @@ pub async fn answer(engine: &Arc<Engine>, introduced: IdentifiedPartner, request
                     format!("transfer {id} {way} {partner}: {}", outcome.result.line())
                 });
             }
-            // As below, unless it is reported elsewhere.
+            // The user behind an ssh session reads warnings from their own end, if its version gets
+            // them.
             if let Some(warning) = outcome.result.warning().filter(|_| !introduced_over_ssh || !is_told) {
                 log_limit::say(About::Transfers, || format!("warning: transfer {id} with {partner}: {warning}"));
             }
@@ -91,7 +93,7 @@ pub async fn answer(engine: &Arc<Engine>, introduced: IdentifiedPartner, request
             // The user who started a far end over ssh reads the reason from their own end.
             if !introduced_over_ssh {
                 log_limit::say(About::Transfers, || match error.told() {
-                    // The sentence is written for whoever asked.
+                    // The sentence addresses the partner; the log's reader is this node's admin.
                     Some(refusal) => {
                         let why = refusal.text.replace(NOT_PERMITTED, &format!("this node does not permit {partner}"));
                         format!("transfer {id} with {partner} was refused or ended by this node: {why}")
@@ -103,14 +105,14 @@ pub async fn answer(engine: &Arc<Engine>, introduced: IdentifiedPartner, request
     }
 }
 
-/// The sources of a request, and the places that they take.
+/// The opened sources of a request, and the pieces of the partner's share that they take.
 #[derive(Default)]
 struct OpenedSources {
     sources: Vec<Source>,
     places: Vec<Piece>,
 }
 
-/// Refuses requests that no honest node makes.
+/// Refuses requests that no honest node sends.
 ///
 /// # Errors
 /// The refusal.
@@ -128,6 +130,9 @@ pub fn check(request: &Request) -> Result<(), Refusal> {
         RequestedAction::Pull { sources } => sources,
         RequestedAction::Measure { .. } => &[],
     };
+    //= W-35
+    //# A largest datagram below 560 bytes (W-4 plus overhead) and a path longer than 4,096 bytes are
+    //# refused.
     if paths.iter().any(|path| path.len() > NAME_BYTES_MAX) {
         return refuse(&format!("the request names a path of more than {NAME_BYTES_MAX} bytes"));
     }
@@ -150,6 +155,7 @@ pub fn check(request: &Request) -> Result<(), Refusal> {
     }
 }
 
+/// Accepts the request, and sends or receives.
 async fn carry_out(
     engine: &Arc<Engine>,
     connection: Connection,
@@ -195,7 +201,7 @@ async fn carry_out(
         observer: engine.observer.clone(),
         patience: engine.bounds.patience,
         peer: partner.to_owned(),
-        // Where this end sends, the other has asked for it, and reads what this end says.
+        // If this end sends, the requester reads this end's messages: they name its options.
         ends: Ends {
             here: engine.name.clone(),
             option: PortsOption::Ports,
@@ -228,8 +234,8 @@ async fn carry_out(
     }
 }
 
-/// Opens the sources of a request. Each takes a place before it is opened, and so does each further
-/// match of a pattern.
+/// Opens the sources of a request. Each source, and each further match of a pattern, takes a piece
+/// of the partner's share before it is opened.
 async fn open_sources(
     engine: &Arc<Engine>,
     share: &Share,
@@ -237,7 +243,7 @@ async fn open_sources(
     asked: Vec<Vec<u8>>,
 ) -> Result<OpenedSources, TransferError> {
     let (engine, share) = (engine.clone(), share.branch());
-    // A user's own far end has all that a request can name.
+    // The far end of the user's own ssh session has no limit.
     let is_limited = matches!(reach, Reach::Permitted(_));
     let opened = blocking(move || {
         let (mut places, mut count) = (Vec::new(), 0);
@@ -255,8 +261,8 @@ async fn open_sources(
     opened.await.map_err(TransferError::Here)
 }
 
-/// Places for sources of a request that has some already; each may be a directory that stays open
-/// while the transfer runs.
+/// Takes pieces for `more` sources of a request that has `already` some. Each source may be a
+/// directory that stays open while the transfer runs.
 fn places_for_sources(engine: &Engine, share: &Share, more: usize, already: usize) -> Result<Piece, Refusal> {
     let sources = already.saturating_add(more);
     let (most, code, text) = if sources > SOURCES_PER_REQUEST {

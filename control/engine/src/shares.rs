@@ -1,8 +1,8 @@
-//! What each partner takes of this node: transfers at once, memory for what it says before it
-//! sends, open files, listings.
+//! Each partner's share of this node: concurrent transfers, memory for manifests, open files,
+//! listings.
 //!
-//! Partners are approved, but not trusted with everything: none can keep the others out by asking
-//! for all that there is ([`crate::limits`]).
+//! A transfer takes a [`Share`], and [`Piece`]s on it; dropping them gives everything back. The
+//! limits are in [`crate::limits`].
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,31 +13,32 @@ use tokio::sync::Semaphore;
 
 use crate::limits::MANIFEST_BYTES_PER_PARTNER;
 
-/// Bytes that an entry takes in addition to its name: its record, its place in the plan, its hash,
-/// and the planning's own tables.
+/// Memory that a manifest entry takes in addition to its name, in bytes: its record, its place in
+/// the plan, its hash, and the tables of planning.
 const ENTRY_BYTES: u64 = 256;
 
-/// What is counted piece by piece.
+/// A resource that is counted by pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Files that are open.
+    /// Open files.
     Files,
-    /// Listings that run.
+    /// Running listings.
     Listings,
-    /// Sources that are open.
+    /// Open sources.
     Sources,
 }
 
+/// What one partner has taken.
 #[derive(Debug)]
 struct Taken {
-    /// What the data plane calls the partner.
+    /// The partner's number in the data plane, the same for all of its concurrent transfers.
     holder: u32,
-    /// Its transfers: as long as there are some it is known by the same number.
+    /// Running transfers.
     sessions: usize,
     manifest_bytes: u64,
     /// By [`Kind`].
     pieces: [usize; 3],
-    /// One helper hashes a partner's holes at a time.
+    /// Permits one helper at a time to hash the partner's holes.
     hole_helper: Arc<Semaphore>,
 }
 
@@ -86,14 +87,14 @@ impl Shares {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The share of a transfer that a partner asked for. It has a place among the node's sessions
-    /// already, by which their number is bounded.
+    /// The share of a transfer that a partner requested. The caller has bounded the number of
+    /// sessions already.
     #[must_use]
     pub fn take(self: &Arc<Self>, partner: PublicKey) -> Share {
         self.share(partner, false)
     }
 
-    /// As [`Shares::take`], for a transfer that this node's user asked for.
+    /// As [`Shares::take`], for a transfer that this node's user requested.
     #[must_use]
     pub fn take_for_user(self: &Arc<Self>, partner: PublicKey) -> Share {
         self.share(partner, true)
@@ -107,7 +108,7 @@ impl Shares {
     }
 }
 
-/// What one transfer has taken; given back when it is dropped.
+/// What one transfer has taken; dropping it gives it back.
 #[derive(Debug)]
 pub struct Share {
     shares: Arc<Shares>,
@@ -119,26 +120,26 @@ pub struct Share {
 }
 
 impl Share {
-    /// What the data plane calls the partner.
+    /// The partner's number in the data plane.
     #[must_use]
     pub const fn holder(&self) -> u32 {
         self.holder
     }
 
-    /// Whether this node's user asked for the transfer.
+    /// Whether this node's user requested the transfer.
     #[must_use]
     pub const fn is_users(&self) -> bool {
         self.is_users
     }
 
-    /// Takes memory for another entry of the manifest; false if the partner has taken all that it
-    /// may.
+    /// Takes memory for another entry of the manifest; false if that would exceed the partner's
+    /// limit.
     #[must_use]
     pub fn take_entry(&mut self, name_bytes: usize) -> bool {
         self.take_bytes(ENTRY_BYTES + name_bytes as u64)
     }
 
-    /// Takes memory; false if the partner has taken all that it may.
+    /// Takes memory; false if that would exceed the partner's limit.
     #[must_use]
     pub fn take_bytes(&mut self, bytes: u64) -> bool {
         let mut taken = self.shares.lock();
@@ -148,10 +149,16 @@ impl Share {
         }
         of_partner.manifest_bytes += bytes;
         self.manifest_bytes += bytes;
+        // Invariant I-shares-memory: a partner's transfers hold no more manifest memory than its
+        // limit, and a transfer's share is part of its partner's.
+        assert!(
+            self.manifest_bytes <= of_partner.manifest_bytes && of_partner.manifest_bytes <= MANIFEST_BYTES_PER_PARTNER,
+            "a partner's manifest memory stays within its limit"
+        );
         true
     }
 
-    /// A share of the same transfer for a thread of its own.
+    /// A share of the same transfer, for another thread. It counts as no session.
     #[must_use]
     pub fn branch(&self) -> Self {
         Self { shares: self.shares.clone(), sessions: 0, manifest_bytes: 0, ..*self }
@@ -163,15 +170,15 @@ impl Share {
         self.shares.lock().of(self.partner).pieces[kind as usize]
     }
 
-    /// Takes pieces, however many the partner has.
+    /// Takes a piece without a limit.
     #[must_use]
     pub fn piece(&self, kind: Kind) -> Piece {
         self.shares.lock().of(self.partner).pieces[kind as usize] += 1;
         Piece { shares: self.shares.clone(), partner: self.partner, kind, count: 1 }
     }
 
-    /// Takes `count` pieces, if the partner has no more than `partner_max` then, and all partners
-    /// no more than `all_max`.
+    /// Takes `count` pieces, unless the partner would then have more than `partner_max`, or all
+    /// partners together more than `all_max`.
     #[must_use]
     pub fn try_pieces(&self, kind: Kind, count: usize, partner_max: usize, all_max: usize) -> Option<Piece> {
         let mut taken = self.shares.lock();
@@ -184,7 +191,7 @@ impl Share {
         Some(Piece { shares: self.shares.clone(), partner: self.partner, kind, count })
     }
 
-    /// The holder of the permit hashes the partner's holes.
+    /// The permit to hash the partner's holes.
     #[must_use]
     pub fn hole_helper(&self) -> Arc<Semaphore> {
         self.shares.lock().of(self.partner).hole_helper.clone()
@@ -197,13 +204,18 @@ impl Drop for Share {
     fn drop(&mut self) {
         let mut taken = self.shares.lock();
         let of_partner = taken.of(self.partner);
+        // Invariant I-shares-return: no share gives back more than its partner has taken.
+        assert!(
+            of_partner.sessions >= self.sessions && of_partner.manifest_bytes >= self.manifest_bytes,
+            "no share gives back more than its partner has taken"
+        );
         of_partner.sessions -= self.sessions;
         of_partner.manifest_bytes -= self.manifest_bytes;
         taken.forget_if_nothing(self.partner);
     }
 }
 
-/// Something that a partner has; given back when it is dropped.
+/// Pieces of a resource; dropping them gives them back.
 #[derive(Debug)]
 pub struct Piece {
     shares: Arc<Shares>,
@@ -215,7 +227,10 @@ pub struct Piece {
 impl Drop for Piece {
     fn drop(&mut self) {
         let mut taken = self.shares.lock();
-        taken.of(self.partner).pieces[self.kind as usize] -= self.count;
+        let pieces = &mut taken.of(self.partner).pieces[self.kind as usize];
+        // Invariant I-shares-pieces: no piece is given back twice.
+        assert!(*pieces >= self.count, "no piece is given back twice");
+        *pieces -= self.count;
         taken.forget_if_nothing(self.partner);
     }
 }

@@ -1,4 +1,4 @@
-//! Where nodes listen, as people write it: `host:port`, and the port of one that has no other.
+//! Addresses of nodes as users write them, `host:port`, and the default port.
 
 /// The TCP port of a node unless another is set; its lanes' UDP ports follow it.
 pub const DEFAULT_PORT: u16 = 7_272;

@@ -1,7 +1,6 @@
-//! What programs exit with, in one table: the command, its manual pages and
-//! `docs/operations.md` have it from here.
+//! Exit codes, in one table: the source of the command, its manual pages and `docs/operations.md`.
 
-/// Makes the codes and their table from one list, so that neither has what the other lacks.
+/// Makes the enumeration and its table from one list, so that neither can lack an entry.
 macro_rules! exit_codes {
     ($($name:ident = $number:literal, $word:literal, $meaning:literal, $remedy:literal;)*) => {
         /// The contract's exit codes.
@@ -15,19 +14,19 @@ macro_rules! exit_codes {
             /// All of them. The manual pages and `docs/operations.md` have the same list.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// A word for programs: the `code` of `--json`'s error.
+            /// The word for programs: the `code` of an error with `--json`.
             #[must_use]
             pub const fn word(self) -> &'static str {
                 match self { $(Self::$name => $word,)* }
             }
 
-            /// What it means.
+            /// The meaning, for users.
             #[must_use]
             pub const fn meaning(self) -> &'static str {
                 match self { $(Self::$name => $meaning,)* }
             }
 
-            /// What there is to do about it; empty if there is nothing to do.
+            /// The remedy; empty if there is nothing to do.
             #[must_use]
             pub const fn remedy(self) -> &'static str {
                 match self { $(Self::$name => $remedy,)* }
@@ -75,7 +74,7 @@ exit_codes! {
 }
 
 impl ExitCode {
-    /// Whether somebody ended the command with a signal.
+    /// Whether a signal ended the command.
     #[must_use]
     pub const fn is_interrupt(self) -> bool {
         matches!(self, Self::HungUp | Self::Interrupted | Self::Terminated)

@@ -1,7 +1,7 @@
-//! Types shared by the rooms that deal with transfers: request, progress, record, result, profile.
+//! Types shared by all crates that deal with transfers: request, progress, record, result, profile.
 //!
-//! Values and their words only: nothing here opens a file, waits, or knows who carries it out, so
-//! that a program that never moves a byte can speak of transfers too.
+//! Plain values and their text only: nothing here opens a file or waits. Programs that only show or
+//! request transfers need no more than this.
 #![forbid(unsafe_code)]
 
 pub mod address;

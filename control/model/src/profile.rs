@@ -1,4 +1,4 @@
-//! What a node knows of a partner, and of a key that would like to become one.
+//! Profiles of partners, and keys that are pending approval.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -54,11 +54,11 @@ impl std::str::FromStr for Permission {
 pub struct PermittedRoot {
     /// The directory, absolute.
     pub path: PathBuf,
-    /// How.
+    /// The permitted directions.
     pub permission: Permission,
 }
 
-/// What a partner may do here, without the directories.
+/// A partner's permissions without naming directories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct PermissionSummary {
     /// Whether it may store files.
@@ -73,25 +73,25 @@ pub struct PermissionSummary {
 pub struct Profile {
     /// The partner's key.
     pub key: PublicKey,
-    /// Where its node listens, `host:port`, in the order in which they are tried; empty if it only
-    /// comes to us.
+    /// The addresses of its node, `host:port`, in the order in which they are tried; empty if only
+    /// the partner connects.
     #[serde(default)]
     pub addresses: Vec<String>,
-    /// What it may use here.
+    /// The directories that it may use here.
     #[serde(default)]
     pub permit: Vec<PermittedRoot>,
 }
 
-/// A key that asked and has no profile.
+/// A key that asked for access and has no profile.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingKey {
     /// The key.
     pub key: PublicKey,
-    /// What its node calls itself. Anybody can call themselves anything.
+    /// The name that its node gave itself; nothing vouches for it.
     #[serde(deserialize_with = "culvert_protocol::foreign_text::deserialize")]
     pub name: String,
-    /// The host it came from, without a port; or where this node's user found it, with the port of
-    /// the node there.
+    /// The host it connected from, without a port; or the address with port at which this node's
+    /// user met it.
     #[serde(deserialize_with = "culvert_protocol::foreign_text::deserialize")]
     pub address: String,
     /// When it first asked, in seconds since 1970.
@@ -101,15 +101,14 @@ pub struct PendingKey {
 }
 
 impl PendingKey {
-    /// Whether it connected to this node, so that the address where its own node listens is
-    /// unknown.
+    /// Whether it connected to this node, so that its own node's port is unknown.
     #[must_use]
     pub fn is_guest(&self) -> bool {
         self.address.parse::<IpAddr>().is_ok()
     }
 
-    /// Where its node listens, as profiles have it. One that came to this node is taken to listen
-    /// at the port of all nodes.
+    /// The address of its node, as in a profile. For one that connected to this node, the default
+    /// port is assumed.
     #[must_use]
     pub fn node_address(&self) -> String {
         match self.address.parse::<IpAddr>() {
@@ -119,5 +118,5 @@ impl PendingKey {
     }
 }
 
-/// A profile by its name.
+/// A profile with its name.
 pub type NamedProfile = (String, Profile);

@@ -1,4 +1,4 @@
-//! How far a transfer is, for whoever watches it.
+//! The progress of a transfer.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,36 +13,36 @@ pub enum Phase {
     Connecting,
     /// Listing the sources.
     Listing,
-    /// The receiver plans.
+    /// Waiting for the receiver's plan, or making it.
     Planning,
-    /// Data moves.
+    /// Moving data.
     Moving,
-    /// The last files get their names, the receipt is signed.
+    /// Giving the last files their names, and signing the receipt.
     Finishing,
-    /// Waiting before another try.
+    /// Waiting before the next attempt.
     Waiting,
 }
 
-/// How far a transfer is.
+/// The progress of a transfer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// What it is doing.
     pub phase: Phase,
-    /// Bytes moved or found to be there.
+    /// Bytes moved, or found at the destination.
     pub bytes_done: u64,
     /// Bytes in all, as far as they are known.
     pub bytes_total: u64,
-    /// Files stored or found to be there.
+    /// Files stored, or found at the destination.
     pub files_done: u64,
     /// Files in all, as far as they are known.
     pub files_total: u64,
-    /// Payload per second over the last second, in bits.
+    /// Payload moved in the last second, in bits per second.
     pub rate_bits_per_second: u64,
     /// The pacing rate of all flows, in bits per second; 0 on the receiving side.
     pub pacing_bits_per_second: u64,
     /// The newest round trip, in microseconds.
     pub rtt_us: u32,
-    /// Why it does not continue, if it does not: a blocked path, or the last attempt's error.
+    /// What holds the transfer up, if anything: a blocked path, or the last attempt's error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<String>,
 }

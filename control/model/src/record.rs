@@ -1,4 +1,4 @@
-//! What is kept of a transfer.
+//! The record of a transfer.
 
 use culvert_protocol::control::TransferId;
 use serde::{Deserialize, Serialize};
@@ -7,25 +7,25 @@ use crate::progress::Progress;
 use crate::request::TransferRequest;
 use crate::result::{State, TransferResult};
 
-/// Which way this node's part of a transfer goes.
+/// This node's part in a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// It sends.
+    /// Sender.
     Send,
-    /// It receives.
+    /// Receiver.
     Receive,
 }
 
-/// Where a transfer stands.
+/// The state of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordState {
-    /// Waiting for its turn or for the next try.
+    /// Waiting for its turn or for the next attempt.
     Queued,
     /// Under way.
     Active,
-    /// Stopped by this node's user until they resume it; also after a restart of the node.
+    /// Stopped by this node's user until they resume it, across restarts of the node.
     Paused,
     /// See [`State`].
     Succeeded,
@@ -38,13 +38,13 @@ pub enum RecordState {
 }
 
 impl RecordState {
-    /// Whether nothing more will happen.
+    /// Whether the transfer has ended for good.
     #[must_use]
     pub const fn is_final(self) -> bool {
         !matches!(self, Self::Queued | Self::Active | Self::Paused)
     }
 
-    /// Whether some process carries it out.
+    /// Whether some process is carrying it out.
     #[must_use]
     pub const fn is_under_way(self) -> bool {
         matches!(self, Self::Queued | Self::Active)
@@ -61,7 +61,7 @@ impl RecordState {
         Self::Canceled,
     ];
 
-    /// What is the matter with a transfer of this state: a verb with what belongs to it.
+    /// The predicate of a sentence about a transfer in this state.
     #[must_use]
     pub const fn predicate(self) -> &'static str {
         match self {
@@ -104,15 +104,15 @@ impl From<State> for RecordState {
 /// Why a transfer failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// A word for programs.
+    /// The word for programs.
     pub code: String,
-    /// A sentence for people.
+    /// The sentence for users.
     pub text: String,
-    /// What `culvert send` exits with.
+    /// The exit code of `culvert send`.
     pub exit_code: u8,
 }
 
-/// What is kept of a transfer.
+/// The record of a transfer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TransferRecord {
     /// Its id.
@@ -121,30 +121,29 @@ pub struct TransferRecord {
     pub role: Role,
     /// The partner, by profile name, address or fingerprint.
     pub partner: String,
-    /// From where to where.
+    /// Source and destination, for users.
     pub description: String,
-    /// Where it stands.
+    /// Its state.
     pub state: RecordState,
-    /// When it was asked for, in milliseconds since 1970.
+    /// When it was requested, in milliseconds since 1970.
     pub created_unix_ms: u64,
-    /// When it ended.
+    /// When it ended, in milliseconds since 1970.
     pub ended_unix_ms: Option<u64>,
-    /// Tries so far.
+    /// Attempts so far.
     pub attempts: u32,
     /// Its result, if it has one.
     pub result: Option<TransferResult>,
-    /// Why it failed, or waits for the next try.
+    /// Why it failed, or why it waits for the next attempt.
     pub error: Option<Failure>,
-    /// What this node's user asked for; none if the partner did.
+    /// The request of this node's user; `None` if the partner requested the transfer.
     pub request: Option<TransferRequest>,
-    /// How far it is; only in answers of a running node.
+    /// Its progress; only in answers of a running node.
     #[serde(default)]
     pub progress: Option<Progress>,
 }
 
 impl TransferRecord {
-    /// A transfer that somebody has asked for and of which nothing has happened yet. Whose user
-    /// asked, says `request`; until it is set the partner's did.
+    /// The record of a new transfer. It counts as the partner's until its `request` is set.
     #[must_use]
     pub fn new(
         transfer: TransferId,
@@ -183,7 +182,7 @@ impl TransferRecord {
         Self::new(transfer, role, &partner, request.description(), state, created_unix_ms)
     }
 
-    /// As it is when its transfer is asked for again.
+    /// The record when its transfer is requested again.
     #[must_use]
     pub fn again(self) -> Self {
         Self { ended_unix_ms: None, result: None, error: None, progress: None, ..self }

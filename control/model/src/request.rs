@@ -1,4 +1,4 @@
-//! What a user asks for: with whom, what, how, and how often it is tried again.
+//! A user's request: partner, files, options, retries.
 
 use culvert_protocol::control::Options;
 use culvert_protocol::counted::counted;
@@ -21,7 +21,7 @@ pub enum Target {
         /// The TCP port.
         port: u16,
     },
-    /// A far end that was started over ssh for this transfer, and its key, which ssh vouches for.
+    /// A far end started over ssh for this transfer, and its key, which ssh vouches for.
     FarEnd {
         /// Addresses and names to try.
         hosts: Vec<String>,
@@ -33,7 +33,7 @@ pub enum Target {
 }
 
 impl Target {
-    /// A path there, as it is typed.
+    /// A path at the partner, in the form in which users type it.
     fn place(&self, path: &str) -> String {
         match self {
             Self::Address { .. } if path.starts_with('/') => format!("{self}{path}"),
@@ -53,27 +53,27 @@ impl std::fmt::Display for Target {
     }
 }
 
-/// What is to be moved.
+/// What to move, and in which direction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Movement {
     /// Files of this host to the partner.
     Push {
-        /// What, absolute.
+        /// Absolute paths.
         sources: Vec<TypedPath>,
-        /// Where to, on the partner's host.
+        /// A path on the partner's host.
         destination: TypedPath,
     },
     /// The partner's files to this host.
     Pull {
-        /// What, on the partner's host.
+        /// Paths on the partner's host.
         sources: Vec<TypedPath>,
-        /// Where to, absolute.
+        /// An absolute path.
         destination: TypedPath,
     },
     /// Bytes from memory to the partner's memory.
     Measure {
-        /// How many.
+        /// The number of bytes.
         bytes: u64,
     },
 }
@@ -81,13 +81,13 @@ pub enum Movement {
 /// A user's request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransferRequest {
-    /// With whom.
+    /// The partner.
     pub target: Target,
-    /// What.
+    /// The files and the direction.
     pub movement: Movement,
-    /// How.
+    /// The options of the protocol.
     pub options: Options,
-    /// How often it is tried again after a temporary failure; none for until it is canceled.
+    /// Retries after temporary failures; `None` for no limit.
     pub retries: Option<u32>,
 }
 
@@ -98,7 +98,7 @@ impl TransferRequest {
         !matches!(self.movement, Movement::Pull { .. })
     }
 
-    /// From where to where, for people.
+    /// Source and destination, for users.
     #[must_use]
     pub fn description(&self) -> String {
         let join = |paths: &[TypedPath]| match paths {

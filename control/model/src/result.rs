@@ -1,4 +1,4 @@
-//! The result of a transfer, as `--json` prints it (the contract's fields) and as it is kept.
+//! The result of a transfer: the fields that `--json` prints and records keep.
 
 use culvert_protocol::control::{LeftOut, ReceiverSummary, SenderSummary, TransferId};
 use culvert_protocol::counted::counted;
@@ -17,31 +17,31 @@ use crate::would::Would;
 pub enum State {
     /// Everything is stored and verified.
     Succeeded,
-    /// All but some files.
+    /// All files but some are stored and verified.
     SucceededWithErrors,
-    /// Nothing can be said of what is not in `errors`.
+    /// Ended by an error; files may be stored or not.
     Failed,
-    /// Somebody canceled it.
+    /// Canceled by a user.
     Canceled,
 }
 
 /// Numbers of files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileCounts {
-    /// All.
+    /// Files in the manifest.
     pub total: u64,
     /// Stored by this transfer.
     pub stored: u64,
-    /// There already.
+    /// Already at the destination.
     pub skipped: u64,
     /// Failed.
     pub failed: u64,
 }
 
-/// Round trips in milliseconds.
+/// Round-trip times in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RttSummary {
-    /// The least.
+    /// The smallest.
     pub min: f64,
     /// The median.
     pub p50: f64,
@@ -63,9 +63,9 @@ pub struct BothSides {
 pub struct ResultError {
     /// Its name.
     pub path: String,
-    /// A word for programs.
+    /// The word for programs.
     pub code: String,
-    /// A sentence for people.
+    /// The sentence for users.
     pub text: String,
 }
 
@@ -76,28 +76,30 @@ impl From<&LeftOut> for ResultError {
 }
 
 /// The result of a transfer.
+///
+/// It has many fields because it is the flat object that `--json` prints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TransferResult {
     /// The transfer's id.
     pub transfer: String,
     /// How it ended.
     pub state: State,
-    /// Files.
+    /// Numbers of files.
     pub files: FileCounts,
-    /// Directories and symlinks that were made or replaced.
+    /// Directories and symlinks that were created or replaced.
     #[serde(default)]
     pub others_made: u64,
     /// Bytes of the files stored.
     pub bytes: u64,
     /// Seconds from the request to the receipt.
     pub seconds: f64,
-    /// `bytes` less what earlier attempts had stored, in bits per second.
+    /// `bytes` less `resumed_bytes`, over `seconds`, in bits per second.
     pub goodput_bps: u64,
-    /// How packets moved.
+    /// The datapath: `udp` or `af_xdp`.
     pub datapath: String,
-    /// How AF_XDP was bound, if it was.
+    /// The mode in which AF_XDP was bound, if it was.
     pub af_xdp_mode: Option<String>,
-    /// Flows.
+    /// The number of flows.
     pub flows: u16,
     /// Payload bytes of a full segment.
     pub segment_bytes: u16,
@@ -105,34 +107,34 @@ pub struct TransferResult {
     pub cipher: String,
     /// Segments sent.
     pub segments_sent: u64,
-    /// Those among them sent again.
+    /// Retransmissions among them.
     pub segments_resent: u64,
-    /// Segments sent again, as a part of all.
+    /// The share of retransmissions, 0 to 1.
     pub loss: f64,
-    /// Round trips.
+    /// Round-trip times.
     pub rtt_ms: RttSummary,
     /// Processor time.
     pub cpu_seconds: BothSides,
-    /// Processor time in cycles of the nominal clock, for each byte moved.
+    /// Processor time per byte moved, in cycles of the nominal clock.
     pub cycles_per_byte: BothSides,
     /// See [`Statement::root_blake3`].
     pub root_blake3: String,
-    /// Bytes that were at the destination already: stored by an earlier attempt, or the same in the
+    /// Bytes that were already at the destination: stored by an earlier attempt, or equal in the
     /// file that was replaced.
     pub resumed_bytes: u64,
-    /// What limited it.
+    /// What limited the rate.
     pub verdict: ShownVerdict,
     /// Files that failed.
     pub errors: Vec<ResultError>,
-    /// How many failed, if they are more than `errors` lists.
+    /// The number of files that failed, listed in `errors` or not.
     pub error_count: u64,
-    /// The first of the files and directories that are stored without some of their attributes.
+    /// The first files and directories that were stored without some of their attributes.
     #[serde(default)]
     pub warnings: Vec<ResultError>,
-    /// How many there are.
+    /// The number of such files and directories.
     #[serde(default)]
     pub warning_count: u64,
-    /// Whether nothing was to be moved.
+    /// Whether this was a dry run, which moves nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
     /// What a dry run found.
@@ -140,20 +142,20 @@ pub struct TransferResult {
     pub would: Option<Would>,
 }
 
-/// A verdict as results have it: what nothing can be said of is not named.
+/// A verdict in a result: it names no cause if none is known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShownVerdict {
-    /// The cause; none if nothing can be said of it.
+    /// The cause; `None` if it is not known.
     pub limited_by: Option<Limit>,
-    /// Its part of the time, 0 to 1.
+    /// Its share of the time, 0 to 1.
     pub share: f64,
-    /// The line that users read.
+    /// The sentence for users.
     #[serde(deserialize_with = "culvert_protocol::foreign_text::deserialize")]
     pub text: String,
 }
 
 impl ShownVerdict {
-    /// No verdict, and why there is none.
+    /// No verdict, and the reason.
     #[must_use]
     pub fn none(text: &str) -> Self {
         Self { limited_by: None, share: 0.0, text: text.to_owned() }
@@ -167,39 +169,40 @@ impl From<Verdict> for ShownVerdict {
     }
 }
 
-/// What a result is made of.
+/// The parts of a result. Each field is a fact from one end, which only [`TransferResult::new`]
+/// combines.
 #[derive(Debug)]
 pub struct ResultParts<'a> {
     /// The transfer.
     pub id: TransferId,
-    /// What was signed.
+    /// The statement that was signed.
     pub statement: &'a Statement,
-    /// The sender's part.
+    /// The sender's summary.
     pub sender: &'a SenderSummary,
-    /// The receiver's part.
+    /// The receiver's summary.
     pub receiver: &'a ReceiverSummary,
-    /// Seconds that it took.
+    /// Seconds from the request to the receipt.
     pub seconds: f64,
-    /// Flows.
+    /// The number of flows.
     pub flows: u16,
     /// The cipher.
     pub cipher: Cipher,
     /// Files in the manifest.
     pub files_total: u64,
-    /// Directories and symlinks that were made or replaced.
+    /// Directories and symlinks that were created or replaced.
     pub others_made: u64,
     /// Errors of files, with their names.
     pub errors: Vec<ResultError>,
-    /// How many there were.
+    /// The number of such errors.
     pub error_count: u64,
-    /// What is stored without some of its attributes, with names.
+    /// Entries stored without some of their attributes, with their names.
     pub warnings: Vec<ResultError>,
-    /// How much there is of it.
+    /// The number of such entries.
     pub warning_count: u64,
 }
 
 impl TransferResult {
-    /// Puts a result together.
+    /// Combines the parts.
     #[must_use]
     pub fn new(parts: ResultParts<'_>) -> Self {
         let ResultParts { id, statement, sender, receiver, seconds, flows, cipher, .. } = parts;
@@ -284,7 +287,7 @@ impl TransferResult {
         }
     }
 
-    /// As a line of a log.
+    /// The result as a log line.
     #[must_use]
     pub fn line(&self) -> String {
         if self.dry_run {
@@ -301,7 +304,7 @@ impl TransferResult {
         )
     }
 
-    /// As it is kept in a record.
+    /// The result as a record keeps it.
     #[must_use]
     pub fn kept(&self) -> Self {
         let mut kept = self.clone();
@@ -311,10 +314,10 @@ impl TransferResult {
         kept
     }
 
-    /// What is to be said of attributes that were not kept; none if all were.
+    /// The warning about attributes that were not kept; `None` if all were.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
-        /// Files that the sentence names; JSON has all that are kept.
+        /// Files that the sentence names; `warnings` lists more.
         const NAMED: usize = 3;
         let count = self.warning_count;
         let first = self.warnings.first().filter(|_| count > 0)?;
@@ -335,7 +338,7 @@ impl TransferResult {
     }
 }
 
-/// The first of the errors, as many as fit into a record: one is kept for every transfer, and a
+/// The first errors, as many as fit into a record: a node keeps a record of every transfer, and a
 /// partner decides how many files fail and with which names.
 #[must_use]
 pub fn bounded(errors: impl Iterator<Item = ResultError>) -> Vec<ResultError> {
@@ -368,7 +371,7 @@ mod tests {
         let said = result.warning().unwrap();
         assert!(said.starts_with("attributes of 1,000 files were not kept: first: a: fchmod: Operation"), "{said}");
         assert!(said.ends_with("; c: fchmod: Operation not permitted; and 997 more"), "{said}");
-        // Of a record of before there were warnings.
+        // A record from before there were warnings.
         let mut old = serde_json::to_value(&result).unwrap();
         let fields = old.as_object_mut().unwrap();
         fields.remove("warnings");

@@ -1,4 +1,5 @@
-//! A path as somebody typed it: bytes, which JSON cannot hold, kept as text where they are text.
+//! A path as a user typed it. Paths are bytes, which JSON cannot hold: UTF-8 is kept as text, other
+//! bytes as hexadecimal digits.
 #![cfg_attr(
     not(test),
     deny(
@@ -18,7 +19,7 @@ use culvert_protocol::identity::to_hex;
 use culvert_protocol::names::printable;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What stands before the hexadecimal digits of a path that is not UTF-8.
+/// The mark before the hexadecimal digits of a path that is not UTF-8.
 const HEX_MARK: &str = "\u{0}hex:";
 
 /// A path's bytes.

@@ -1,10 +1,12 @@
-//! Sizes and rates, as people write and read them.
+//! Sizes, rates and durations as users write and read them.
+
+pub use culvert_protocol::counted::grouped as show_count;
 
 /// Reads a size in bytes: `4096`, `10G`, `64MiB`, `1.5k`. Decimal suffixes are powers of 1000, `Ki`
 /// … `Ti` powers of 1024.
 ///
 /// # Errors
-/// In words.
+/// A description.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let explain = || format!("'{text}' is not a size: write for instance 4096, 10G or 64MiB");
     let (number, suffix) = split_number(text).ok_or_else(explain)?;
@@ -27,7 +29,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 /// Reads a rate in bits per second: `10G`, `40Gbit`, `2.5Gb/s`, `800Mbps`.
 ///
 /// # Errors
-/// In words.
+/// A description.
 pub fn parse_rate(text: &str) -> Result<u64, String> {
     let explain = || format!("'{text}' is not a rate: write for instance 10G, 40Gbit or 2.5Gb/s (bits per second)");
     let (number, suffix) = split_number(text).ok_or_else(explain)?;
@@ -69,8 +71,6 @@ pub fn show_rate(bits_per_second: u64) -> String {
         .find(|(factor, _)| value >= *factor)
         .map_or_else(|| format!("{bits_per_second} b/s"), |(factor, unit)| format!("{:.2} {unit}", value / factor))
 }
-
-pub use culvert_protocol::counted::grouped as show_count;
 
 /// Writes a duration: `0.42 s`, `3 min 12 s`, `2 h 05 min`.
 #[must_use]

@@ -1,11 +1,12 @@
-//! What a dry run found: the outcome for every file, what it would need, and what prevents it.
+//! The findings of a dry run: the outcome of every file, the space needed, and what would prevent
+//! the transfer.
 
 use culvert_protocol::control::RefusalCode;
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::ERROR_BYTES_PER_TRANSFER;
 
-/// Which way data would go.
+/// The direction in which data would move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
@@ -15,22 +16,22 @@ pub enum Direction {
     Receive,
 }
 
-/// Numbers of files. Those that only partners of newer versions report are absent otherwise.
+/// Numbers of files. Numbers that only newer versions report are `None` for older partners.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WouldCounts {
-    /// Files of which bytes would be sent.
+    /// Files with bytes to send.
     pub sent: u64,
-    /// Those of which nothing is there.
+    /// Files that do not exist at the destination.
     pub new: Option<u64>,
-    /// Those that would replace what is there.
+    /// Files that would replace existing ones.
     pub replaced: Option<u64>,
-    /// Files that an earlier attempt stored, or began.
+    /// Files that an earlier attempt stored or began.
     pub resumed: Option<u64>,
-    /// Files of which the same is there.
+    /// Files whose equal exists at the destination.
     pub skipped: u64,
-    /// Entries that may not replace what is there: the transfer would be refused.
+    /// Entries that may not replace what exists: the transfer would be refused.
     pub collisions: Option<u64>,
-    /// What would be left out.
+    /// Entries that would be left out.
     pub left_out: u64,
 }
 
@@ -41,27 +42,27 @@ pub struct WouldFile {
     pub path: String,
     /// `new`, `replaced`, `resumed`, `skipped`, `collision` or `left_out`.
     pub action: String,
-    /// A word for programs.
+    /// The reason as a word for programs.
     pub reason: String,
-    /// The reason for people; empty where there is nothing to explain.
+    /// The reason for users; empty if there is nothing to explain.
     pub text: String,
 }
 
 /// Why the transfer would be refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WouldRefuse {
-    /// A word for programs.
+    /// The word for programs.
     pub code: RefusalCode,
-    /// A sentence for people.
+    /// The sentence for users.
     pub text: String,
 }
 
 /// What a transfer would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Would {
-    /// Which way.
+    /// The direction.
     pub direction: Direction,
-    /// How many files.
+    /// Numbers of files.
     pub counts: WouldCounts,
     /// Bytes that would be sent.
     pub bytes: u64,
@@ -69,28 +70,28 @@ pub struct Would {
     pub needed_bytes: Option<u64>,
     /// Bytes that the destination's file system has free, as the receiver sees it.
     pub free_bytes: Option<u64>,
-    /// Files, directories and symlinks that would be made there.
+    /// Files, directories and symlinks that would be created there.
     #[serde(default)]
     pub needed_inodes: Option<u64>,
     /// Inodes that the destination's file system has free, if it counts them.
     #[serde(default)]
     pub free_inodes: Option<u64>,
-    /// Why the transfer would be refused; none if nothing speaks against it.
+    /// Why the transfer would be refused; `None` if it would not be.
     pub refused: Option<WouldRefuse>,
-    /// The first of the entries; directories and symlinks that are there are not among them.
+    /// The first entries, without directories and symlinks that exist already.
     pub files: Vec<WouldFile>,
-    /// How many entries there are to list.
+    /// The number of entries, listed or not.
     pub file_count: u64,
 }
 
 impl Would {
-    /// As it is kept in a record, of which there are many.
+    /// Shortens the list for a record, of which a node keeps many.
     pub fn shorten(&mut self) {
         self.files = bounded(std::mem::take(&mut self.files).into_iter(), ERROR_BYTES_PER_TRANSFER);
     }
 }
 
-/// The first of the entries, as many as have room.
+/// The first entries, as many as fit into `bytes_max`.
 #[must_use]
 pub fn bounded(files: impl Iterator<Item = WouldFile>, bytes_max: usize) -> Vec<WouldFile> {
     let mut bytes = 0usize;

@@ -65,7 +65,7 @@ pub async fn answer(
     request: PathRequest,
     partner: &str,
 ) {
-    let (writer, farewell) = (connection.writer.clone(), connection.farewell());
+    let (writer, farewell) = (connection.writer.clone(), connection.pending_close());
     let counters = &room.checks.counters;
     let refused = match may_ask(engine, room, partner).and_then(|()| room.checks.take(connection.partner)) {
         Ok(_place) => {

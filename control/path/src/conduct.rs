@@ -109,7 +109,7 @@ pub async fn check(
     let socket = ProbeSocket::towards(far_end).map_err(failed)?;
     let _ = socket.ask_buffers(probe::SOCKET_BUFFER_BYTES);
     socket.probe_mtu().and_then(|()| socket.keep_errors()).map_err(failed)?;
-    let farewell = connection.farewell();
+    let farewell = connection.pending_close();
     let began = Instant::now();
     let seconds = plan.seconds_max.min(permission.seconds_max);
     let partner = partner_name(engine, target, &connection);

@@ -1,4 +1,4 @@
-//! The state directory, and its files.
+//! The state directory and its files.
 
 mod identity;
 mod sweeping;
@@ -16,15 +16,16 @@ use serde::de::DeserializeOwned;
 use crate::directory::writing::{begin_writing, give_to_owner_of};
 use crate::error::{DIRECTORIES, StateError, unreadable};
 
-/// What versioned files have at their top level.
+/// The version at the top level of a file.
 #[derive(Deserialize)]
 struct Versioned {
     version: u64,
 }
 
-/// No file of the state but a journal is longer. The longest are records whose request names many
-/// sources.
+/// The longest file of the state except journals, in bytes. The longest are records whose request
+/// names many sources.
 const FILE_BYTES_MAX: u64 = 16 << 20;
+
 /// A state directory.
 #[derive(Clone, Debug)]
 pub struct StateDirectory {
@@ -32,8 +33,8 @@ pub struct StateDirectory {
 }
 
 impl StateDirectory {
-    /// Uses `root`, and makes it with its subdirectories if it is not there. Only its owner may
-    /// look into it.
+    /// Uses `root`, and makes it with its subdirectories if it does not exist. Only its owner may
+    /// use it.
     ///
     /// # Errors
     /// [`StateError::Os`].
@@ -45,12 +46,12 @@ impl StateDirectory {
         Ok(state)
     }
 
-    /// Makes a directory within it, unless it is there.
+    /// Makes a subdirectory, unless it exists.
     ///
     /// # Errors
-    /// [`StateError`]; [`StateError::Unusable`] for what has its name and is none.
+    /// [`StateError`]; [`StateError::Unusable`] if something else has the name.
     pub fn make_directory(&self, name: &str) -> Result<(), StateError> {
-        // Joining an empty name adds a slash, with which a file of this name is no file.
+        // Joining an empty name would add a slash, which changes the error for a file.
         let path = if name.is_empty() { self.root.clone() } else { self.path(name) };
         match regular_file::make_directory(&path) {
             Err(ReadError::Os(error)) => Err(StateError::Os { what: "make the directory", path, error }),
@@ -58,10 +59,10 @@ impl StateDirectory {
         }
     }
 
-    /// Opens a file whose lock stands for something, and makes it if it is not there.
+    /// Opens a file to lock it, and creates it if it does not exist.
     ///
     /// # Errors
-    /// [`StateError`]; [`StateError::Unusable`] for what is no file, which is not waited for.
+    /// [`StateError`]; [`StateError::Unusable`] if something else has the name. Never blocks on it.
     pub fn open_lock(&self, name: &str) -> Result<fs::File, StateError> {
         let path = self.path(name);
         let mut options = fs::File::options();
@@ -72,8 +73,8 @@ impl StateDirectory {
         })
     }
 
-    /// Sets aside what stands in a socket's place and is none; one that a process has left is
-    /// removed.
+    /// Makes a name free for a socket: removes a socket that a process has left, and sets anything
+    /// else aside.
     ///
     /// # Errors
     /// [`StateError`].
@@ -91,13 +92,13 @@ impl StateDirectory {
         }
     }
 
-    /// A state directory that need not be there, and in which nothing is to be made.
+    /// A state directory that may not exist, and in which nothing is made.
     #[must_use]
     pub const fn at(root: PathBuf) -> Self {
         Self { root }
     }
 
-    /// Where it is.
+    /// Its path.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
@@ -109,8 +110,9 @@ impl StateDirectory {
         self.root.join(name)
     }
 
-    /// Writes a file so that it is there either whole or not at all. What root writes belongs to
-    /// the directory's owner: the node, which runs under that account, must be able to read it.
+    /// Replaces a file in one step, durably: after a crash, it is old or new, never in between. A
+    /// file written by root gets the directory's owner, so that the node, which runs under that
+    /// account, can read it.
     ///
     /// # Errors
     /// [`StateError::Os`].
@@ -126,7 +128,7 @@ impl StateDirectory {
         give_to_owner_of(directory, file.as_file()).map_err(os("give to its owner"))?;
         file.as_file().sync_all().map_err(os("write"))?;
         if let Err(error) = file.persist(&path) {
-            // A directory is the only thing that a file does not replace.
+            // A file can replace anything but a directory.
             if !path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
                 return Err(os("replace")(error.error));
             }
@@ -136,10 +138,11 @@ impl StateDirectory {
         sync_directory(directory).map_err(os("write"))
     }
 
-    /// Reads a file; `None` if it is not there.
+    /// Reads a file; `None` if it does not exist.
     ///
     /// # Errors
-    /// [`StateError::Os`]; [`StateError::Unusable`] for what is no file, which is not waited for.
+    /// [`StateError::Os`]; [`StateError::Unusable`] if something else has the name. Never blocks on
+    /// it.
     pub fn read(&self, name: impl AsRef<Path>) -> Result<Option<Vec<u8>>, StateError> {
         let path = self.path(name);
         match regular_file::read(&path, FILE_BYTES_MAX, Links::Refused) {
@@ -149,11 +152,11 @@ impl StateDirectory {
         }
     }
 
-    /// Reads a JSON file of version `known` or older; `None` if it is not there.
+    /// Reads a JSON file of version `known` or older; `None` if it does not exist.
     ///
     /// # Errors
-    /// [`StateError`]; [`StateError::Newer`] and [`StateError::Damaged`] if it must not be written
-    /// over as it is.
+    /// [`StateError`]; after [`StateError::Newer`] and [`StateError::Damaged`], the file must not
+    /// be overwritten.
     pub fn read_json<T: DeserializeOwned>(&self, name: impl AsRef<Path>, known: u64) -> Result<Option<T>, StateError> {
         let Some(bytes) = self.read(&name)? else { return Ok(None) };
         match serde_json::from_slice::<Versioned>(&bytes) {
@@ -166,8 +169,8 @@ impl StateDirectory {
         }
     }
 
-    /// Like [`StateDirectory::read_json`], for a file that will be written again: one that is
-    /// damaged, or is not a file, is set aside as `….damaged` and counts as absent.
+    /// As [`StateDirectory::read_json`], for a file that will be written again: if it is damaged,
+    /// or is not a file, it is set aside as `….damaged` and counts as absent.
     ///
     /// # Errors
     /// [`StateError`].
@@ -184,14 +187,13 @@ impl StateDirectory {
         }
     }
 
-    /// Renames a useless file, and reports it.
+    /// Renames a file that cannot be used, and reports it.
     ///
     /// # Errors
     /// [`StateError::Os`].
     pub fn set_aside(&self, path: &Path, reason: &str) -> Result<(), StateError> {
         let os = |error| StateError::Os { what: "set aside", path: path.to_owned(), error };
-        // What was set aside before is replaced, unless it is a directory, or a directory is to
-        // replace it.
+        // Replaces a file that was set aside before, but neither a directory nor by a directory.
         for suffix in [".damaged", ".damaged-2", ".damaged-3", ".damaged-4"] {
             let mut aside = path.to_owned().into_os_string();
             aside.push(suffix);
@@ -212,7 +214,7 @@ impl StateDirectory {
         })
     }
 
-    /// The names of the files in a subdirectory with a suffix, without it, sorted.
+    /// The names of a subdirectory's files that have a suffix: without it, sorted.
     ///
     /// # Errors
     /// [`StateError::Os`].
@@ -230,7 +232,7 @@ impl StateDirectory {
         Ok(names)
     }
 
-    /// Removes a file; false if it was not there.
+    /// Removes a file; false if it did not exist.
     ///
     /// # Errors
     /// [`StateError::Os`].

@@ -1,4 +1,4 @@
-//! What is wrong with a file or directory of the state, and what to do about it.
+//! Errors of the state directory, each with its remedy.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,66 +8,67 @@ use culvert_system::regular_file::ReadError;
 use culvert_system::{accounts, os_error};
 use rustix::io::Errno;
 
-/// The directories in it that every command makes.
+/// The subdirectories that every command makes.
 pub(crate) const DIRECTORIES: [&str; 4] = ["profiles", "transfers", "receipts", "journals"];
-/// How the names of files end that are in it, and in no directory of it.
+/// The extensions of files directly in the state directory.
 const ENDINGS: [&str; 4] = ["pk8", "json", "sock", "lock"];
 
 /// A file or directory of the state that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The operating system refuses.
+    /// An operation failed.
     #[error("cannot {what} {path}: {error}; {}", remedy(.path, .error))]
     Os {
-        /// What was tried.
+        /// The operation: a verb.
         what: &'static str,
-        /// On what.
+        /// Its object.
         path: PathBuf,
-        /// Why not.
+        /// Its error.
         error: io::Error,
     },
     /// A file has been damaged or edited wrongly.
     #[error("{path} is damaged: {reason}; restore it from a backup, or move it away")]
     Damaged {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// In what way.
+        /// The damage.
         reason: String,
     },
-    /// Something that is no file or no directory, or longer than any of its kind.
+    /// A name refers to something that is not a file or not a directory, or to a file longer than
+    /// any of its kind.
     #[error("{path} cannot be used: {reason}; replace it with what belongs there, or move it away")]
     Unusable {
-        /// What.
+        /// The path.
         path: PathBuf,
-        /// Why not.
+        /// Why it cannot be used.
         reason: String,
     },
-    /// A file that a newer program has written.
+    /// A newer program has written the file.
     #[error(
         "{path} has version {found}, but this program reads version {known} and older: it was left \
          as it is. A newer Culvert wrote it: use that version, or move the file away"
     )]
     Newer {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// Its version.
         found: u64,
         /// The newest version that this program reads.
         known: u64,
     },
-    /// A transfer that has begun already.
+    /// The transfer has begun already.
     #[error("the transfer of {path} is already running")]
     UnderWay {
         /// Its record.
         path: PathBuf,
     },
-    /// A file whose turn has not come.
+    /// A file cannot be written before another one that could not be written yet.
     #[error("{path} could not be written yet, and later writes are waiting for it")]
     Waits {
-        /// The file that comes before.
+        /// The file that must be written first.
         path: PathBuf,
     },
-    /// There is no private key, and partners know this node by one.
+    /// The private key is missing, and partners know this node by it.
     #[error(
         "{path} is missing, but there are profiles: partners know this node by the key in that \
          file. Restore it from a backup, or create a new key with 'culvert identity init', after \
@@ -77,7 +78,7 @@ pub enum StateError {
         /// The key file.
         path: PathBuf,
     },
-    /// The private key could be read by others.
+    /// Other accounts may read the private key.
     #[error(
         "{path} can be read by others (mode {mode:o}): run 'chmod 600 {path}', and create a new key \
          if somebody may have read it"
@@ -91,22 +92,21 @@ pub enum StateError {
 }
 
 impl StateError {
-    /// Whether the account of this process lacks the right.
+    /// Whether the account of this process lacks a permission.
     #[must_use]
     pub fn is_not_permitted(&self) -> bool {
         let errno = if let Self::Os { error, .. } = self { os_error::errno_of(error) } else { None };
         matches!(errno, Some(Errno::ACCESS | Errno::PERM))
     }
 
-    /// Whether only descriptors or memory lacked: nothing is wrong with what is there.
+    /// Whether the process merely lacked descriptors or memory: nothing is wrong with the files.
     #[must_use]
     pub fn is_shortage(&self) -> bool {
         matches!(self, Self::Os { error, .. } if os_error::errno_of(error).is_some_and(os_error::is_shortage))
     }
 
-    /// The kind that a transfer ends with because of it. The directory is this node's own: that
-    /// something of it is not there, or may not be used, is nothing that a partner's path is to
-    /// blame for.
+    /// The code with which the error ends a transfer. The directory is this node's own, so a
+    /// partner must not read "not found" or "not permitted" as being about its path.
     #[must_use]
     pub fn code(&self) -> RefusalCode {
         match self {
@@ -127,7 +127,7 @@ pub(crate) fn unreadable(path: PathBuf, error: ReadError) -> StateError {
     }
 }
 
-/// What to do about an error of the operating system.
+/// The remedy for an error of the operating system.
 fn remedy(path: &Path, error: &io::Error) -> String {
     let errno = os_error::errno_of(error);
     let own = || match errno.map_or(RefusalCode::Failed, os_error::code) {
@@ -138,7 +138,7 @@ fn remedy(path: &Path, error: &io::Error) -> String {
     errno.and_then(os_error::remedy).unwrap_or_else(own)
 }
 
-/// The state directory that a path is of, or is.
+/// The state directory that contains a path, or is it.
 fn root_of(path: &Path) -> &Path {
     let parent = path.parent().unwrap_or(path);
     let is_one_of = |path: &Path, names: &[&str]| path.file_name().is_some_and(|name| names.iter().any(|n| name == *n));

@@ -1,9 +1,13 @@
-//! Writes state files outside the runtime's thread, those of one name in the order in which they
-//! were submitted.
+//! Writes state files outside the runtime's thread: each name's writes in the order of submission.
+//!
+//! ```text
+//! write, write_surely, write_later ──> Job ──> the stem's thread ──> StateDirectory::write
+//!                                                   └── failed and must succeed: kept, retried
+//! ```
 //!
 //! Each write flushes the disk twice, which can take arbitrarily long, and the thread that carries
-//! feedback must not wait for it. Writes that must not be lost are kept and retried until they
-//! succeed: a full disk will have room again some day.
+//! feedback must not wait for that. Writes that must not be lost are kept and retried until they
+//! succeed, for instance once a full disk has space again.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -17,17 +21,17 @@ use tokio::sync::oneshot;
 use crate::directory::StateDirectory;
 use crate::error::StateError;
 
-/// Threads that write, so that one flush of the disk serves several.
+/// Threads that write, so that one flush of the disk can serve several files.
 const THREADS: usize = 4;
-/// How often what could not be written is tried again.
+/// The interval of retries.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Writes that each thread keeps for later. Beyond them the oldest get lost, and it is said which.
+/// Failed writes that each thread keeps. Beyond them, the oldest is reported and dropped.
 const KEPT_MAX: usize = 4_096;
 
-/// How long a process that ends waits for its disk.
+/// How long a process that is about to end waits for its disk.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is to be done with a file.
+/// A change of a file.
 #[derive(Debug)]
 enum Change {
     Write(Vec<u8>),
@@ -38,31 +42,30 @@ enum Change {
 struct Job {
     name: String,
     change: Change,
-    /// Whether it is tried until it succeeds.
+    /// Whether it is retried until it succeeds.
     must_succeed: bool,
-    /// Who waits for the first try.
+    /// Gets the outcome of the first attempt.
     told: Option<oneshot::Sender<Result<(), StateError>>>,
 }
 
-/// What a thread is told.
+/// A command to a thread.
 #[derive(Debug)]
 enum WriteCommand {
     CarryOut(Job),
-    /// Try once more what could not be written, and say so when that is done.
+    /// Retry all kept jobs once, then report.
     Settle(oneshot::Sender<()>),
 }
 
-/// The threads that write. When it is dropped they end with what they have been given.
+/// The threads that write. When this is dropped, they finish their jobs and end.
 #[derive(Debug)]
 pub struct StateWriter {
     state: StateDirectory,
-    /// Each is started when it first has something to write: a command that sends one file needs
-    /// one.
+    /// Each starts with its first job: a command that moves one file needs only one.
     threads: [OnceLock<Sender<WriteCommand>>; THREADS],
 }
 
 impl StateWriter {
-    /// What writes in this state directory.
+    /// The writer of a state directory.
     #[must_use]
     pub fn new(state: &StateDirectory) -> Self {
         Self { state: state.clone(), threads: Default::default() }
@@ -75,7 +78,8 @@ impl StateWriter {
         orders
     }
 
-    /// Writes a file; if that fails it stays as it was, or may be either if only the flush failed.
+    /// Writes a file. If that fails, the file is unchanged; if only the flush failed, it may be
+    /// either.
     ///
     /// # Errors
     /// [`StateError`].
@@ -83,27 +87,26 @@ impl StateWriter {
         self.wait(name, Change::Write(bytes), false).await
     }
 
-    /// Writes a file; if that fails it is tried again until it succeeds or something newer is to be
-    /// written.
+    /// Writes a file; a failed write is retried until it succeeds or a newer one replaces it.
     ///
     /// # Errors
-    /// [`StateError`] of the first try.
+    /// [`StateError`] of the first attempt.
     pub async fn write_surely(&self, name: String, bytes: Vec<u8>) -> Result<(), StateError> {
         self.wait(name, Change::Write(bytes), true).await
     }
 
-    /// As [`StateWriter::write_surely`], without waiting for the first try.
+    /// As [`StateWriter::write_surely`], without waiting for the first attempt.
     pub fn write_later(&self, name: String, bytes: Vec<u8>) {
         self.send(Job { name, change: Change::Write(bytes), must_succeed: true, told: None });
     }
 
-    /// Removes a file, after everything that was to be written to it.
+    /// Removes a file, after all earlier writes to it.
     pub fn remove_later(&self, name: String) {
         self.send(Job { name, change: Change::Remove, must_succeed: true, told: None });
     }
 
-    /// Waits until everything that was given before has been tried, once more if it failed: the
-    /// process is about to end. A disk that does not answer keeps it for ten seconds at most.
+    /// Waits until every earlier job has been tried, and failed ones once more. For a process that
+    /// is about to end; waits at most ten seconds for a disk that does not respond.
     pub async fn settle(&self) {
         let settle = async {
             for thread in self.threads.iter().filter_map(OnceLock::get) {
@@ -119,12 +122,12 @@ impl StateWriter {
     async fn wait(&self, name: String, change: Change, must_succeed: bool) -> Result<(), StateError> {
         let (told, done) = oneshot::channel();
         self.send(Job { name, change, must_succeed, told: Some(told) });
-        // The threads end after this.
+        // A thread ends only after this writer: an answer is missing only if it panicked.
         done.await.unwrap_or(Ok(()))
     }
 
     fn send(&self, job: Job) {
-        // A transfer's record and receipt have one stem and so one thread: the record is there
+        // A transfer's record and receipt share a stem and so a thread: the record is written
         // before the receipt.
         let mut hasher = DefaultHasher::new();
         stem_of(&job.name).hash(&mut hasher);
@@ -138,11 +141,11 @@ fn stem_of(name: &str) -> &str {
     Path::new(name).file_stem().and_then(|stem| stem.to_str()).unwrap_or(name)
 }
 
-/// A thread's work.
+/// The state of one thread.
 #[derive(Debug)]
 struct Writing {
     state: StateDirectory,
-    /// What is tried again, in order.
+    /// Failed jobs to retry, in order.
     kept: VecDeque<Job>,
 }
 
@@ -170,14 +173,14 @@ impl Writing {
                     self.try_again();
                     retry_at = Instant::now() + RETRY_INTERVAL;
                 }
-                // A last try: the process is about to end.
+                // A last attempt: the process is about to end.
                 Err(RecvTimeoutError::Disconnected) => return self.try_again(),
             }
         }
     }
 
     fn first_try(&mut self, mut job: Job) {
-        // What was to be written under this name before is out of date.
+        // Earlier failed writes to this name are out of date.
         self.kept.retain(|kept| kept.name != job.name);
         let done = match self.kept.iter().find(|kept| stem_of(&kept.name) == stem_of(&job.name)) {
             Some(before) if job.must_succeed => Err(StateError::Waits { path: self.state.path(&before.name) }),
@@ -191,6 +194,9 @@ impl Writing {
             let _ = told.send(done);
         }
         if keeps {
+            // Invariant I-state-order: of each file, at most the newest failed write is kept, so a
+            // retry never overwrites newer contents.
+            assert!(self.kept.iter().all(|kept| kept.name != job.name), "of each file, one write is kept");
             self.kept.push_back(job);
         }
         if self.kept.len() > KEPT_MAX
@@ -241,7 +247,7 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
     }
 
-    /// Stands for a disk that is full: nothing can be made in there.
+    /// Simulates a full disk: nothing can be created in the directory.
     fn fill(state: &StateDirectory, directory: &str) {
         fs::rename(state.path(directory), state.path("away")).unwrap();
     }
@@ -275,7 +281,7 @@ mod tests {
         fill(&state, "transfers");
         let record = run(writer.write_surely("transfers/a.json".into(), vec![1]));
         assert!(matches!(record, Err(StateError::Os { .. })), "{record:?}");
-        // The receipt could be written, and its record would not tell of it.
+        // The receipt could be written, but must not be before its record.
         let receipt = run(writer.write_surely("receipts/a.receipt".into(), vec![2]));
         assert!(receipt.unwrap_err().to_string().contains("a.json"));
         assert_eq!(state.read("receipts/a.receipt").unwrap(), None);
@@ -306,7 +312,7 @@ mod tests {
         fill(&state, "transfers");
         run(writer.write("transfers/a.json".into(), vec![1])).unwrap_err();
         run(writer.write_surely("transfers/a.json".into(), vec![2])).unwrap_err();
-        // Something newer takes its place, whatever becomes of it.
+        // A newer write replaces it, even one that fails.
         run(writer.write("transfers/a.json".into(), vec![3])).unwrap_err();
         make_room(&state, "transfers");
         drop(writer);

@@ -1,4 +1,4 @@
-//! Accounts of this host: who owns a state directory, and how a process becomes that account.
+//! Accounts of this host: who owns a state directory, and how a process becomes its owner.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -15,22 +15,22 @@ pub const SYSTEM_STATE: &str = "/var/lib/culvert";
 pub struct Account {
     uid: u32,
     gid: u32,
-    /// Its name; `'#UID'`, as a shell and sudo take it, where the host's own list has none.
+    /// Its name, or `'#UID'`, which a shell and sudo accept, if `/etc/passwd` does not have it.
     pub name: String,
 }
 
 impl Account {
-    /// The owner of what a path leads to.
+    /// The owner of the file or directory at a path.
     fn owner_of(path: &Path) -> io::Result<Self> {
         let found = fs::metadata(path)?;
         Ok(Self { uid: found.uid(), gid: found.gid(), name: name_of(found.uid()) })
     }
 
-    /// Becomes the account, with its groups and without a way back. Only for a process of one
-    /// thread: the kernel keeps credentials by thread.
+    /// Becomes the account, with its groups, for good. Only for a process with one thread: the
+    /// kernel keeps credentials per thread.
     ///
     /// # Errors
-    /// The operating system's; the process is then of no use.
+    /// Those of the operating system; the process must then end.
     pub fn assume(&self) -> io::Result<()> {
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         let groups = groups_of(&fs::read_to_string("/etc/group").unwrap_or_default(), &self.name);
@@ -41,18 +41,18 @@ impl Account {
     }
 }
 
-/// The state directory of a node that has an account of its own: neither root's nor this process's.
+/// A state directory that belongs to another account, which is neither root nor this process's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedState {
-    /// Where it is.
+    /// The directory.
     pub path: PathBuf,
-    /// Whose it is.
+    /// Its owner.
     pub owner: Account,
 }
 
 impl OwnedState {
-    /// A state directory, if it exists and belongs to another account. A directory that belongs to
-    /// root is not considered to be anybody's in particular: `culvert tune` creates it.
+    /// The state directory at `path`, if it exists and belongs to another account. One that belongs
+    /// to root does not count: `culvert tune` creates it.
     #[must_use]
     pub fn at(path: &Path) -> Option<Self> {
         let owner = Account::owner_of(path).ok()?;
@@ -60,20 +60,20 @@ impl OwnedState {
         (path.is_dir() && is_anothers).then(|| Self { path: path.to_owned(), owner })
     }
 
-    /// The system's node's.
+    /// The state directory of the system's node.
     #[must_use]
     pub fn of_system() -> Option<Self> {
         Self::at(Path::new(SYSTEM_STATE))
     }
 
-    /// What to type to run a command on it.
+    /// The command line that runs a command on it as its owner.
     #[must_use]
     pub fn command(&self, command: &str) -> String {
         format!("sudo -u {} culvert --state {} {command}", self.owner.name, self.path.display())
     }
 
-    /// Where to find the system's node, for a caller that asks about another state directory;
-    /// nothing if there is none, or if it is the same one.
+    /// A hint at the system's node, for a caller that asked about another state directory; empty if
+    /// there is no such node or it is the one asked about.
     #[must_use]
     pub fn hint(asked: &Path, command: &str) -> String {
         Self::of_system().filter(|system| system.path != asked).map_or_else(String::new, |system| {
@@ -89,11 +89,11 @@ pub fn is_systems() -> bool {
     !own.is_root() && fs::metadata(SYSTEM_STATE).is_ok_and(|found| found.is_dir() && found.uid() == own.as_raw())
 }
 
-/// What to do about a path in a state directory that this account may not use: whose directory is
-/// in the way, and how to become them.
+/// The remedy for a path in a state directory that this account may not use: which directory
+/// belongs to another account, and how to run the command as that account.
 #[must_use]
 pub fn remedy(path: &Path, state: &Path) -> Option<String> {
-    // Behind what may not be entered nothing can be looked at.
+    // Nothing below a directory without search permission can be examined.
     let seen = path.ancestors().find(|path| path.metadata().is_ok())?;
     let owner = Account::owner_of(seen).ok().filter(|owner| owner.uid != geteuid().as_raw())?;
     let (seen, state, name) = (seen.display(), state.display(), owner.name);
@@ -103,8 +103,7 @@ pub fn remedy(path: &Path, state: &Path) -> Option<String> {
     ))
 }
 
-/// What is said of what the account of this process has no right to: `what` is a verb and its
-/// object.
+/// Says that the account of this process lacks a right; `what` is a verb and its object.
 #[must_use]
 pub fn may_not(what: &str) -> String {
     format!("the account {} may not {what}", name_of(geteuid().as_raw()))
@@ -120,7 +119,7 @@ fn name_of(uid: u32) -> String {
     name.unwrap_or_else(|| format!("'#{uid}'"))
 }
 
-/// The groups that have a member, in the words of group(5).
+/// The groups, in a list in the format of group(5), that have this member.
 fn groups_of(list: &str, member: &str) -> Vec<u32> {
     let of_member = |line: &str| {
         let mut fields = line.split(':').skip(2);

@@ -1,9 +1,9 @@
-//! Locks on files of the state directory: held by one process, given back when it ends, however it
-//! ends.
+//! Locks on files of the state directory: one process holds a lock, and the kernel releases it when
+//! that process ends, however it ends.
 //!
-//! `flock(2)` is that, where the file system has it. Lustre without `-o flock` and some FUSE file
-//! systems do not; there the name of an abstract socket stands for the file, which only one process
-//! of this host can bind. It keeps processes of this host apart, not those of several hosts that
+//! The lock is `flock(2)` if the file system has it. Lustre without `-o flock` and some FUSE file
+//! systems do not. There, the lock is an abstract socket named after the file, which only one
+//! process of this host can bind. It excludes processes of this host, but not of other hosts that
 //! share the directory.
 
 use std::fs::File;
@@ -16,24 +16,24 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-/// A lock, until it is dropped; with `flock` it is the file's, until that is closed.
+/// A lock. A socket releases it when it is dropped; `flock` releases it when the file is closed.
 #[derive(Debug)]
 pub struct FileLock {
     _socket: Option<UnixDatagram>,
 }
 
-/// Why a lock cannot be had.
+/// Why a lock cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another process has it.
+    /// Another process holds it.
     #[error("another process holds the lock")]
     Held,
-    /// The host has no locks at all, or not now.
+    /// Neither kind of lock works.
     #[error("neither the file system (flock) nor the host can lock it: {0}")]
     Os(#[from] io::Error),
 }
 
-/// Takes the lock of a file, without waiting for it.
+/// Takes the lock of a file without waiting.
 ///
 /// # Errors
 /// [`LockError`].
@@ -46,10 +46,10 @@ pub fn lock(file: &File) -> Result<FileLock, LockError> {
     }
 }
 
-/// Whether a process holds the lock of a file. Asking does not keep others from asking.
+/// Whether a process holds the lock of a file. Any number of processes may ask at the same time.
 ///
 /// # Errors
-/// The host has no locks.
+/// Those of the operating system, if neither kind of lock works.
 pub fn is_held(file: &File) -> io::Result<bool> {
     match flock(file.as_fd(), FlockOperation::NonBlockingLockShared) {
         Ok(()) => flock(file.as_fd(), FlockOperation::Unlock).map(|()| false).map_err(Into::into),
@@ -63,7 +63,7 @@ pub fn is_held(file: &File) -> io::Result<bool> {
     }
 }
 
-/// The lock of a file whose file system has none.
+/// The lock of a file on a file system without `flock`.
 fn lock_by_name(file: &File) -> Result<FileLock, LockError> {
     let metadata = file.metadata()?;
     let user = rustix::process::geteuid().as_raw();
@@ -90,7 +90,7 @@ mod tests {
             let held = take(&first).unwrap();
             assert!(matches!(take(&second), Err(LockError::Held)));
             assert!(take(&File::create(&other).unwrap()).is_ok(), "another file has another lock");
-            // Whether `flock` or the socket name is used, one of them shows it.
+            // One of the two kinds shows it.
             assert!(is_held(&second).unwrap() || matches!(lock_by_name(&second), Err(LockError::Held)));
             drop((held, first));
             assert!(!is_held(&second).unwrap());

@@ -1,4 +1,4 @@
-//! The descriptors without which no command starts.
+//! The descriptors that every command needs to start.
 
 use std::io;
 
@@ -6,18 +6,18 @@ use rustix::io::Errno;
 
 use crate::os_error::explained;
 
-/// Descriptors without which no command can say what it lacks: those of a runtime, and one or two
-/// for what it is about.
+/// Descriptors for a runtime, and for one or two files: with fewer, a command cannot even report
+/// the shortage.
 const LEAST: usize = 8;
 
-/// Looks whether a runtime can be made: where there are no descriptors for its signals it panics.
+/// Checks that a runtime can be made, which would panic without descriptors for its signals.
 ///
 /// # Errors
-/// A sentence.
+/// A sentence for users.
 pub fn require_least() -> Result<(), String> {
     let taken: Result<Vec<_>, Errno> = (0..LEAST).map(|_| rustix::io::dup(rustix::stdio::stderr())).collect();
     match taken {
-        // Without standard error there is nowhere to report anything.
+        // Without standard error, there is nowhere to report a shortage.
         Ok(_) | Err(Errno::BADF) => Ok(()),
         Err(error) => Err(explained(format!("cannot start: {}", io::Error::from(error)))),
     }

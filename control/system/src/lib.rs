@@ -1,8 +1,7 @@
-//! The operating system as Culvert's programs meet it: what its errors mean and what helps, whose
-//! a file is, how a file is read that somebody may have replaced, who holds a lock.
+//! The operating system for all of Culvert's programs: errors and their remedies, accounts, locks,
+//! descriptors, and reading files that somebody may have replaced.
 //!
-//! All crates that use this one must say the same about the same error, and none of them owns these
-//! questions.
+//! One crate has these so that all programs say the same about the same error.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::print_stderr))]
 

@@ -1,5 +1,5 @@
-//! Log lines about strangers and partners. Their number is controlled by others, so each kind has a
-//! limit per minute, and omitted lines are counted.
+//! Log lines about strangers and partners, who determine the number of these lines. Each kind has a
+//! limit per minute; omitted lines are counted.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use culvert_protocol::foreign_text::is_plain;
 
-/// What a line is about.
+/// The kind of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum About {
     /// Connections that did not authenticate, or whose key is unknown.
     Strangers,
     /// Strangers' keys that cannot be noted.
     Keys,
-    /// Transfers that partners asked for.
+    /// Transfers that partners requested.
     Transfers,
-    /// Records of them that cannot be written yet.
+    /// Records of those transfers that cannot be written yet.
     Records,
-    /// Transfers that have stored what they were to store.
+    /// Transfers that succeeded.
     Stored,
 }
 
@@ -26,14 +26,14 @@ impl About {
     const ALL: [Self; 5] = [Self::Strangers, Self::Keys, Self::Transfers, Self::Records, Self::Stored];
 }
 
-/// The time over which lines are counted.
+/// The period over which lines are counted.
 const WINDOW: Duration = Duration::from_secs(60);
-/// See [`tell_what_was_left_out`].
+/// The interval of [`tell_what_was_left_out`].
 pub const TELL_EVERY: Duration = Duration::from_secs(WINDOW.as_secs() / 4);
-/// Lines of a kind in that time: enough to see what is going on, and at most about 100 MB a year
-/// for each kind.
+/// Lines of one kind per period: enough to see what happens, and at most about 100 MB per kind and
+/// year.
 const LINES_MAX: u32 = 20;
-/// The longest line: two foreign texts and what is said around them.
+/// The longest line, in bytes: two foreign texts in a sentence.
 const LINE_BYTES_MAX: usize = 4 << 10;
 
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ struct Window {
     lines: u32,
 }
 
-/// Counts lines.
+/// Counts the lines of each kind.
 #[derive(Debug)]
 struct LogLimit {
     windows: Mutex<[Window; About::ALL.len()]>,
@@ -55,8 +55,8 @@ impl LogLimit {
         Self { windows: Mutex::new([Window { began: None, lines: 0 }; About::ALL.len()]) }
     }
 
-    /// What may be printed now: what was left out of the window before, and whether there is room
-    /// for another line.
+    /// Counts a line: the report on omitted lines, if a window has just ended, and whether the line
+    /// may be printed.
     fn another(&self, about: About, now: Instant) -> (Option<String>, bool) {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         let window = &mut windows[about as usize];
@@ -66,7 +66,7 @@ impl LogLimit {
         (left_out, window.lines <= LINES_MAX)
     }
 
-    /// What was left out of windows that are over.
+    /// The reports on omitted lines of all windows that have ended.
     fn over(&self, now: Instant) -> Vec<String> {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         windows.iter_mut().filter_map(|window| window.close_if_over(now)).collect()
@@ -85,7 +85,7 @@ impl Window {
     }
 }
 
-/// Logs a line, unless its kind has had enough of them in this minute.
+/// Logs a line, unless its kind has reached its limit.
 pub fn say(about: About, line: impl FnOnce() -> String) {
     let (left_out, may) = LOG.another(about, Instant::now());
     if let Some(left_out) = left_out {
@@ -96,8 +96,8 @@ pub fn say(about: About, line: impl FnOnce() -> String) {
     }
 }
 
-/// Tells what was left out of windows that are over. To be called every [`TELL_EVERY`], so that it
-/// is told also when nothing more comes.
+/// Reports omitted lines of windows that have ended. Call it every [`TELL_EVERY`]: otherwise the
+/// report would wait for the next line of its kind.
 pub fn tell_what_was_left_out() {
     for left_out in LOG.over(Instant::now()) {
         say_aside!("culvert: {left_out}");
@@ -106,19 +106,19 @@ pub fn tell_what_was_left_out() {
 
 static IS_QUIET: AtomicBool = AtomicBool::new(false);
 
-/// Whether lines about what went well are left out.
+/// Sets whether [`inform`] omits its lines.
 pub fn set_quiet(is_quiet: bool) {
     IS_QUIET.store(is_quiet, Ordering::Relaxed);
 }
 
-/// As [`say`], of something that went well.
+/// As [`say`], for lines about success, which [`set_quiet`] omits.
 pub fn inform(about: About, line: impl FnOnce() -> String) {
     if !IS_QUIET.load(Ordering::Relaxed) {
         say(about, line);
     }
 }
 
-/// Whatever went into it: one line of a log is one line.
+/// Makes one bounded line of a text that may contain foreign text.
 fn one_line(line: &str) -> String {
     let end = line.floor_char_boundary(LINE_BYTES_MAX);
     let cut = if end < line.len() { "…" } else { "" };

@@ -1,9 +1,9 @@
-//! The meaning of an operating system error: which kind a transfer ends with because of it, and
-//! what to do about it.
+//! The meaning of an operating system error: the refusal code with which it ends a transfer, and
+//! its remedy.
 //!
-//! All code that turns one into a [`RefusalCode`], an exit code or a remedy uses this module.
-//! Something that does not exist, something that may not be used, and something that this process
-//! merely lacks the means to look at are three different things for the user.
+//! All code that turns such an error into a [`RefusalCode`], an exit code or a remedy uses this
+//! module. For users, a file that does not exist, a file that may not be used, and a file that this
+//! process merely lacks the means to open are three different things.
 
 use std::error::Error;
 use std::io;
@@ -16,19 +16,17 @@ pub use culvert_link::aside::without_numbers;
 
 use crate::descriptors;
 
-/// The code of a file's error that is not about the file: the host or this process lacks the
-/// resources to continue. It ends the transfer, which resumes where it stopped, and no partner gets
-/// it as the error of a file.
+/// The code of a file's error that is not about the file: this process or its host lacks resources.
+/// It ends the transfer, which resumes later, and is never sent as the error of a file.
 pub const SHORTAGE: &str = "temporary";
 
-/// Whether an error says that this process or its host has too little of something, whatever it was
-/// needed for.
+/// Whether an error means that this process or its host lacks descriptors or memory.
 #[must_use]
 pub const fn is_shortage(errno: Errno) -> bool {
     matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)
 }
 
-/// The kind that a transfer ends with.
+/// The code with which the error ends a transfer.
 #[must_use]
 pub const fn code(errno: Errno) -> RefusalCode {
     match errno {
@@ -41,14 +39,14 @@ pub const fn code(errno: Errno) -> RefusalCode {
     }
 }
 
-/// As [`code`], of an error that others may have wrapped.
+/// As [`code`], for an error that may be wrapped.
 #[must_use]
 pub fn code_of(error: &io::Error) -> RefusalCode {
     errno_of(error).map_or(RefusalCode::Failed, code)
 }
 
 /// The error for a number from the data plane or from a text. A number that no kernel returns
-/// becomes an I/O error: the type cannot represent it.
+/// becomes an I/O error, because [`Errno`] cannot represent it.
 #[must_use]
 pub fn errno_of_number(number: i32) -> Errno {
     /// The largest that a system call returns (include/linux/err.h, `MAX_ERRNO`).
@@ -56,8 +54,8 @@ pub fn errno_of_number(number: i32) -> Errno {
     if (1..=ERRNO_MAX).contains(&number) { Errno::from_raw_os_error(number) } else { Errno::IO }
 }
 
-/// The operating system's number of an error that may have been wrapped, for example by the crate
-/// for temporary files.
+/// The operating system's error in an error that may be wrapped, for example by the crate
+/// `tempfile`.
 #[must_use]
 pub fn errno_of(error: &io::Error) -> Option<Errno> {
     if let Some(number) = error.raw_os_error() {
@@ -73,18 +71,18 @@ pub fn errno_of(error: &io::Error) -> Option<Errno> {
         }
         cause = inner.source();
     }
-    // The crate for temporary files keeps only the text.
+    // `tempfile` keeps only the text.
     errno_in(&error.to_string())
 }
 
-/// As [`errno_of`]; an error of something else is one of input and output.
+/// As [`errno_of`]; an error of another origin counts as an I/O error.
 #[must_use]
 pub fn errno_or_io(error: &io::Error) -> Errno {
     errno_of(error).unwrap_or(Errno::IO)
 }
 
-/// What to do about an error, whatever failed. It concerns this process and this host, and names
-/// both, because the reader may be at another host.
+/// The remedy for an error, independent of what failed. It names this process and this host,
+/// because the reader may be at another host.
 #[must_use]
 pub fn remedy(errno: Errno) -> Option<String> {
     let text = match errno {
@@ -102,22 +100,21 @@ pub fn remedy(errno: Errno) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// The words of an error, with what there is to do about it.
+/// The text of an error, with its remedy.
 #[must_use]
 pub fn words(errno: Errno) -> String {
     without_numbers(&explained(errno.to_string()))
 }
 
-/// As [`words`], with a hint of the caller's where there is nothing to do that helps whatever
-/// failed.
+/// As [`words`], with the caller's hint for errors without a general remedy.
 #[must_use]
 pub fn words_or_hint(error: &io::Error, hint: &str) -> String {
     let remedy = errno_of(error).and_then(remedy);
     format!("{error}; {}", remedy.as_deref().unwrap_or(hint))
 }
 
-/// A sentence of this process that ends with the words of an error, with what there is to do about
-/// it. Never one of a partner: its limits are not this process's.
+/// Adds the remedy to a sentence of this process that ends with the text of an error. Never use it
+/// for a partner's sentence, which is about the partner's limits.
 #[must_use]
 pub fn explained(text: String) -> String {
     match errno_in(&text).and_then(remedy) {
@@ -126,27 +123,27 @@ pub fn explained(text: String) -> String {
     }
 }
 
-/// Whether a sentence of this process ends with the words of a shortage.
+/// Whether a sentence of this process ends with the text of a shortage.
 #[must_use]
 pub fn tells_shortage(text: &str) -> bool {
     errno_in(text).is_some_and(is_shortage)
 }
 
-/// What a transfer is refused or ended with; the text ends with the error's words.
+/// The refusal for an error; `text` ends with the error's text.
 #[must_use]
 pub fn refusal(errno: Errno, text: String) -> Refusal {
     Refusal::new(code(errno), without_numbers(&explained(text)))
 }
 
-/// A second descriptor of what is open.
+/// A second descriptor of an open file.
 ///
 /// # Errors
-/// The operating system's.
+/// Those of the operating system.
 pub fn duplicate(descriptor: impl AsFd) -> Result<OwnedFd, Errno> {
     rustix::io::fcntl_dupfd_cloexec(descriptor, 0)
 }
 
-/// The last of the causes is the operating system's, whichever layer wrapped it.
+/// The last error number in a text: the innermost cause, whatever wrapped it.
 fn errno_in(text: &str) -> Option<Errno> {
     let (_, rest) = text.rsplit_once("(os error ")?;
     rest.split(')').next()?.parse().ok().map(errno_of_number)
@@ -156,9 +153,9 @@ fn errno_in(text: &str) -> Option<Errno> {
 mod tests {
     use super::*;
 
-    /// A data plane that was taken over told one, and the control process fell over it.
+    /// A compromised data plane sent one, and the control process panicked.
     #[test]
-    fn numbers_that_no_kernel_says_are_errors_of_input_and_output() {
+    fn numbers_that_no_kernel_returns_are_io_errors() {
         for number in [i32::MIN, -1, 0, 4_096, i32::MAX] {
             assert_eq!(errno_of_number(number), Errno::IO, "{number}");
             assert_eq!(errno_of(&io::Error::from_raw_os_error(number)), Some(Errno::IO), "{number}");
@@ -181,7 +178,7 @@ mod tests {
         assert!(once.contains(&format!("process {} on {}", std::process::id(), descriptors::host_name())), "{once}");
     }
 
-    /// Each was "not found", or a plain failure, at one place or another.
+    /// Each had the code "not found", or a plain failure, in one place or another.
     #[test]
     fn the_kind_follows_from_the_error() {
         let kinds = [

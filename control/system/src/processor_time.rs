@@ -2,7 +2,7 @@
 
 use rustix::process::Pid;
 
-/// Processor time at some moment.
+/// Measures processor time from a starting point.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuMeter {
     data_plane: u32,
@@ -10,20 +10,21 @@ pub struct CpuMeter {
 }
 
 impl CpuMeter {
-    /// Begins to count.
+    /// Starts the measurement; `data_plane` is the data plane's process ID.
     #[must_use]
     pub fn begin(data_plane: u32) -> Self {
         Self { data_plane, begun_us: cpu_us(data_plane) }
     }
 
-    /// Microseconds of both processes since then. Transfers that run at the same time share them.
+    /// Processor time of both processes since the start, in microseconds. Concurrent transfers
+    /// share it.
     #[must_use]
     pub fn elapsed_us(&self) -> u64 {
         cpu_us(self.data_plane).saturating_sub(self.begun_us)
     }
 }
 
-/// The processors' nominal clock in hertz, from `/proc/cpuinfo`; 0 if it is not told.
+/// The processors' clock in hertz, from `/proc/cpuinfo`; 0 if it is not there.
 #[must_use]
 pub fn nominal_hertz() -> f64 {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -31,7 +32,7 @@ pub fn nominal_hertz() -> f64 {
     megahertz.unwrap_or(0.0) * 1e6
 }
 
-/// Thousandths of a cycle for each byte.
+/// Thousandths of a clock cycle per byte.
 #[must_use]
 pub fn millicycles_per_byte(cpu_us: u64, bytes: u64) -> u64 {
     if bytes == 0 { 0 } else { (cpu_us as f64 / 1e6 * nominal_hertz() * 1e3 / bytes as f64) as u64 }

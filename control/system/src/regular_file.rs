@@ -1,9 +1,9 @@
 //! Reads whole files without blocking and without unbounded memory.
 //!
-//! What a file name refers to need not be a file. Opening a pipe without a writer blocks forever, a
-//! device may never end, and a symlink may lead to somebody else's file. Culvert's own files are
-//! read with [`Links::Refused`]: it creates no symlinks there, so an existing one was planted.
-//! Files named by an admin are read with [`Links::Followed`].
+//! A name may refer to something other than a file. Opening a pipe without a writer blocks forever,
+//! a device may never end, and a symlink may lead to somebody else's file. Culvert's own files are
+//! read with [`Links::Refused`]: Culvert creates no symlinks there, so an existing one was planted.
+//! Files that an admin names are read with [`Links::Followed`].
 
 use std::fs::{DirBuilder, File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -12,37 +12,37 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// How to treat a symlink in the place of the file. Symlinks in its path are followed.
+/// How to treat a symlink as the last component of a path. Earlier components are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Links {
-    /// It leads to the file.
+    /// Follow it.
     Followed,
-    /// It is not a file.
+    /// Treat it as something that is not a file.
     Refused,
 }
 
-/// Why a file is not read.
+/// Why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The operating system refuses.
+    /// The operating system's error.
     #[error(transparent)]
     Os(#[from] io::Error),
-    /// It is something else.
+    /// The name refers to something else.
     #[error("it is {0} and not a file")]
     NotAFile(&'static str),
-    /// What should be a directory is something else.
+    /// The directory's name refers to something else.
     #[error("it is {0} and not a directory")]
     NotADirectory(&'static str),
-    /// It is longer than any file of its kind.
+    /// It is longer than any file of its kind may be.
     #[error("it has more than {most} bytes, which is too large for a file of its kind")]
     TooLarge {
-        /// What it may have.
+        /// The limit, in bytes.
         most: u64,
     },
 }
 
 impl ReadError {
-    /// Whether nothing stands under the name. A symlink that leads nowhere is something.
+    /// Whether nothing has the name. A dangling symlink does not count as nothing.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Os(error) if error.kind() == io::ErrorKind::NotFound)
@@ -65,7 +65,7 @@ pub fn open_flags(links: Links) -> i32 {
     (OFlags::NONBLOCK | links).bits().cast_signed()
 }
 
-/// Opens a file for reading; nothing but a file.
+/// Opens a file for reading; fails for anything but a file.
 ///
 /// # Errors
 /// [`ReadError`].
@@ -74,15 +74,16 @@ pub fn open(path: &Path, links: Links) -> Result<File, ReadError> {
         Links::Followed => path.metadata(),
         Links::Refused => path.symlink_metadata(),
     };
-    // Before it is opened, which some devices take for an order; and after, for it may have
-    // changed.
+    // Checked before opening, which alone makes some devices act, and after, because the name may
+    // refer to something else by then.
     check(&looked_at?)?;
     let file = File::options().read(true).custom_flags(open_flags(links)).open(path)?;
     check(&file.metadata()?)?;
     Ok(file)
 }
 
-/// Opens a file of Culvert's own as `options` say, which may make it; nothing but a file.
+/// Opens one of Culvert's own files with `options`, which may create it; fails for anything but a
+/// file.
 ///
 /// # Errors
 /// [`ReadError`].
@@ -97,7 +98,7 @@ pub fn open_to_write(path: &Path, options: &mut OpenOptions) -> Result<File, Rea
     Ok(file)
 }
 
-/// Makes a directory of Culvert's own, and those on the way to it. One that is there is as good.
+/// Makes one of Culvert's own directories, with its parents, unless it exists.
 ///
 /// # Errors
 /// [`ReadError`]; [`ReadError::NotADirectory`] if something else has its name.
@@ -111,7 +112,7 @@ pub fn make_directory(path: &Path) -> Result<(), ReadError> {
     })
 }
 
-/// What something is, for people.
+/// The noun for a kind of file, with its article.
 #[must_use]
 pub fn word(kind: FileType) -> &'static str {
     match kind {
@@ -135,18 +136,18 @@ pub fn read(path: &Path, most: u64, links: Links) -> Result<Vec<u8>, ReadError> 
 /// As [`read`], as text.
 ///
 /// # Errors
-/// [`ReadError`]; what is not UTF-8 is an error of the operating system's kind `InvalidData`.
+/// [`ReadError`]; text that is not UTF-8 gives [`ReadError::Os`] of kind `InvalidData`.
 pub fn read_text(path: &Path, most: u64, links: Links) -> Result<String, ReadError> {
     let text = String::from_utf8(read(path, most, links)?);
     text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not valid UTF-8").into())
 }
 
-/// The rest of a file that is open already, of at most `most` bytes.
+/// The rest of an open file, of at most `most` bytes.
 ///
 /// # Errors
 /// [`ReadError`].
 pub fn read_opened(file: &File, most: u64) -> Result<Vec<u8>, ReadError> {
-    // A length that can be known is judged before anything is read.
+    // A regular file that is too long is refused before anything is read.
     let known = file.metadata()?;
     if known.is_file() && known.len() > most {
         return Err(ReadError::TooLarge { most });
@@ -156,8 +157,8 @@ pub fn read_opened(file: &File, most: u64) -> Result<Vec<u8>, ReadError> {
     if bytes.len() as u64 > most { Err(ReadError::TooLarge { most }) } else { Ok(bytes) }
 }
 
-/// The text of a file named on the command line. It may come from a pipe or a terminal, as in a
-/// shell's `<(…)`: then `say` is told what is being waited for, and it is read to its end.
+/// The text of a file named on the command line. The name may be a pipe's or a terminal's, as with
+/// a shell's `<(…)`: the text is then read to its end, after `say` got a line about the wait.
 ///
 /// # Errors
 /// [`ReadError`].

@@ -1,7 +1,7 @@
-//! When a file's times would show another change.
+//! Waits until any further change of a file shows in its timestamps.
 //!
-//! A change leaves no trace if it comes within the tick of the file system's clock in which the
-//! last one came.
+//! Two changes within one tick of the file system's clock leave the same timestamp, so the second
+//! is invisible to whoever looked between them.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use rustix::fs::{Stat, fstat};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
-/// Two ticks of the slowest clock that the kernel stamps inodes with (100 Hz).
+/// Two ticks of the slowest clock with which the kernel stamps inodes (100 Hz).
 const TICK: Duration = Duration::from_millis(20);
-/// The same for file systems that keep whole seconds, or every second one.
+/// The same for file systems with timestamps of one or two seconds.
 const COARSE_TICK: Duration = Duration::from_secs(2);
 
-/// How long to wait until a change will show, `now_ns` nanoseconds after the epoch. A time far
-/// ahead is another clock's or was set: the next change will have another.
+/// How long to wait at `now_ns` (nanoseconds since 1970) until a further change will show. A
+/// timestamp far in the future was set, or comes from another clock: the next change will differ.
 #[must_use]
 pub fn time_to_settle(stat: &Stat, now_ns: i128) -> Duration {
     let changed_ns = i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec);
@@ -29,10 +29,11 @@ pub fn time_to_settle(stat: &Stat, now_ns: i128) -> Duration {
     Duration::from_nanos((tick_ns - age_ns) as u64)
 }
 
-/// How an open file is, once no further change can look like the last. Blocks for that long.
+/// The status of an open file, once no further change can look like the last. Blocks until then, at
+/// most two seconds.
 ///
 /// # Errors
-/// The operating system's.
+/// Those of the operating system.
 pub fn settle(opened: &OwnedFd) -> Result<Stat, Errno> {
     let stat = fstat(opened)?;
     let wait = time_to_settle(&stat, now_ns());
@@ -43,7 +44,7 @@ pub fn settle(opened: &OwnedFd) -> Result<Stat, Errno> {
     fstat(opened)
 }
 
-/// Now, in nanoseconds after the epoch.
+/// The current time, in nanoseconds since 1970.
 #[must_use]
 pub fn now_ns() -> i128 {
     let now = clock_gettime(ClockId::Realtime);

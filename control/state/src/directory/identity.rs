@@ -13,11 +13,11 @@ use crate::directory::{FILE_BYTES_MAX, StateDirectory};
 use crate::error::{StateError, unreadable};
 
 impl StateDirectory {
-    /// The node's key; makes one where there are neither key nor profiles.
+    /// The node's key; makes one if there are neither key nor profiles.
     ///
     /// # Errors
-    /// [`StateError`]; [`StateError::LostKey`] if there are profiles: to their partners a new key
-    /// is another node's.
+    /// [`StateError`]; [`StateError::LostKey`] if there are profiles but no key: to those partners,
+    /// a new key would be another node.
     pub fn identity(&self) -> Result<Identity, StateError> {
         match self.identity_unless_lost()? {
             Some(identity) => Ok(identity),
@@ -25,7 +25,7 @@ impl StateDirectory {
         }
     }
 
-    /// The node's key; `None` where there are neither key nor profiles.
+    /// The node's key; `None` if there are neither key nor profiles.
     ///
     /// # Errors
     /// As [`StateDirectory::identity`].
@@ -36,7 +36,7 @@ impl StateDirectory {
         if !self.has_profiles()? {
             return Ok(None);
         }
-        // Another process may have made the key and a profile since.
+        // Another process may have made both the key and a profile since.
         let lost = || StateError::LostKey { path: self.path("identity.pk8") };
         self.existing_identity()?.ok_or_else(lost).map(Some)
     }
@@ -44,7 +44,7 @@ impl StateDirectory {
     fn has_profiles(&self) -> Result<bool, StateError> {
         let path = self.path("profiles");
         match fs::read_dir(&path) {
-            // One that cannot be read is a partner's too.
+            // An unreadable profile counts too.
             Ok(mut entries) => Ok(entries.any(|entry| {
                 entry.is_ok_and(|entry| Path::new(&entry.file_name()).extension().is_some_and(|end| end == "toml"))
             })),
@@ -53,7 +53,7 @@ impl StateDirectory {
         }
     }
 
-    /// The node's key; makes one if there is none, whoever knew this node by another.
+    /// The node's key; makes one if there is none, even if partners know this node by another.
     ///
     /// # Errors
     /// [`StateError`].
@@ -64,7 +64,7 @@ impl StateDirectory {
         let identity = Identity::generate();
         let path = self.path("identity.pk8");
         let os = |error| StateError::Os { what: "make", path: path.clone(), error };
-        // The file is there whole or not at all, also after a crash; it is made with mode 0600.
+        // Created with mode 0600. After a crash, the file is whole or does not exist.
         let mut file = begin_writing(&self.root).map_err(os)?;
         file.write_all(identity.to_pkcs8()).map_err(os)?;
         give_to_owner_of(&self.root, file.as_file()).and_then(|()| file.as_file().sync_all()).map_err(os)?;
@@ -73,7 +73,7 @@ impl StateDirectory {
                 sync_directory(&self.root).map_err(os)?;
                 Ok(identity)
             }
-            // Another process was faster: its key is the node's.
+            // Another process made a key first, which is the node's.
             Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => self.make_identity(),
             Err(error) => Err(os(error.error)),
         }

@@ -1,4 +1,4 @@
-//! The file that a journal is: under its name, replaced in one step, and not longer than it may be.
+//! A journal's file: its name, its largest size, its replacement in one step.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -8,33 +8,32 @@ use std::path::{Path, PathBuf};
 use culvert_system::file_lock::{self, FileLock};
 use culvert_system::regular_file::sync_directory;
 
-use crate::limits::MANIFEST_BYTES_PER_PARTNER;
-
-/// No journal is longer: as many bytes as the manifests of a partner's transfers may take.
-pub(super) const JOURNAL_BYTES_MAX: u64 = MANIFEST_BYTES_PER_PARTNER;
+/// The most that is read of a journal, in bytes: as much as the manifests of one partner's
+/// transfers may take.
+pub const JOURNAL_BYTES_MAX: u64 = 2 << 30;
 
 /// Whether a path still names an open file.
-pub(super) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+pub(crate) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
     let file = file.metadata()?;
     Ok(std::fs::metadata(path).is_ok_and(|named| (named.dev(), named.ino()) == (file.dev(), file.ino())))
 }
 
-pub(super) fn directory_of(path: &Path) -> &Path {
+pub(crate) fn directory_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("."))
 }
 
 /// A name derived from a journal's.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(suffix);
     name.into()
 }
 
-/// Makes `path` a file of `bytes` in one step, durably, and locks it; it is written as `temporary`.
-/// The caller keeps others out.
-pub(super) fn replace(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<(File, FileLock)> {
-    // What a crash left under the temporary name.
+/// Replaces `path` by a file of `bytes` in one step, durably and locked from the start. The file is
+/// written as `temporary`. The caller holds the lock of the file that is replaced.
+pub(crate) fn replace(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<(File, FileLock)> {
+    // A crash may have left the temporary name.
     let _ = std::fs::remove_file(temporary);
     let written = (|| {
         let mut file = File::options().read(true).append(true).create_new(true).mode(0o600).open(temporary)?;

@@ -1,4 +1,4 @@
-//! Journals that nobody needs any more: found, and removed.
+//! Finds and removes journals that nobody needs anymore.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,16 +6,15 @@ use std::time::Duration;
 use culvert_system::file_lock;
 use culvert_system::regular_file::{self, Links, read_opened};
 
-use crate::journal::file::{JOURNAL_BYTES_MAX, is_named};
-use crate::journal::reading::{read, records};
-use crate::journal::record::Record;
+use crate::file::{JOURNAL_BYTES_MAX, is_named};
+use crate::reading::{read, records};
+use crate::record::Record;
 
 /// Removes the journals in `directory` that have no useful content: those of complete
-/// transfers, and those that were never written to. Journals younger than `age` stay: a partner
-/// whose signature is missing may come back.
+/// transfers, and those without records. Journals younger than `age` stay: a partner whose
+/// signature is missing may return.
 ///
-/// Journals of started transfers are also removed if nobody has come back for them for
-/// `age_begun`.
+/// Journals of interrupted transfers are also removed once they are `age_begun` old.
 pub fn sweep(directory: &Path, age: Duration, age_begun: Duration) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let modified = entry.metadata().and_then(|metadata| metadata.modified());
@@ -30,9 +29,9 @@ pub fn sweep(directory: &Path, age: Duration, age_begun: Duration) {
     }
 }
 
-/// Whether a journal has no useful content: nothing has been started or stored since everything
-/// was, or at all.
-pub(super) fn is_over(bytes: &[u8]) -> bool {
+/// Whether a journal has no useful content: nothing was begun or stored since the last
+/// [`Record::Complete`], or at all.
+pub(crate) fn is_over(bytes: &[u8]) -> bool {
     records(bytes).fold(true, |is_over, record| match record {
         Record::Complete => true,
         Record::Header { .. } | Record::Attempt { .. } => is_over,
@@ -41,8 +40,8 @@ pub(super) fn is_over(bytes: &[u8]) -> bool {
 }
 
 /// Removes a journal if `may` permits it, unless a transfer uses it, it cannot be read, or a newer
-/// program has written it.
-pub(super) fn remove_unused(path: &Path, may: impl FnOnce(&[u8]) -> bool) -> bool {
+/// version wrote it. Returns whether it was removed.
+pub(crate) fn remove_unused(path: &Path, may: impl FnOnce(&[u8]) -> bool) -> bool {
     let Ok(file) = regular_file::open(path, Links::Refused) else { return false };
     let Ok(_lock) = file_lock::lock(&file) else { return false };
     let may = read_opened(&file, JOURNAL_BYTES_MAX).is_ok_and(|bytes| read(&bytes).is_ok() && may(&bytes));

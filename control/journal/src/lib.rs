@@ -1,21 +1,27 @@
-//! What an incoming transfer has stored so far: an append-only file from which an interrupted
-//! transfer resumes.
+//! The journal of an incoming transfer: an append-only file that says what is stored, so that an
+//! interrupted transfer resumes.
 //!
-//! A journal belongs to a partner, a destination and the names stored there ([`Place`]). What is
-//! stored is recorded when it is durable; what is about to be made (an attempt, a directory) is
-//! announced before. Both are read when the same partner repeats the request. Several transfers of
-//! one partner can thus fill one directory at the same time, each with its own journal; the remains
-//! of another journal of the same files are taken over ([`absorb_others`]). When a transfer has
-//! stored everything, the journal is removed.
+//! ```text
+//! Place ──> path ──> Journal::open ──> EarlierAttempts (read once)
+//!                          └──> append, … ──> remove, once the transfer's record is written
+//! ```
 //!
-//! What may be found when a journal is opened, and what is done:
+//! A journal belongs to a partner, a destination and the names stored there ([`Place`]). Stored
+//! data is recorded after it is durable; an attempt or a directory is announced before it is made.
+//! Both are read when the same partner repeats the request. Several transfers of one partner can
+//! therefore fill one directory at the same time, each with its own journal. A journal takes over
+//! what interrupted transfers of the same files have left in others ([`absorb_others`]).
 //!
-//! | found | done |
+//! What opening a journal may find, and what happens:
+//!
+//! | found | action |
 //! |---|---|
-//! | version 1 | rewritten as the present version, in one step, with every record |
-//! | a version, or a whole record, that this program does not know | refused; not a byte is changed |
-//! | the rest of an append that a crash cut off | cut off: nobody was told that it was stored |
-//! | bytes that are no record, and records after them | set aside as `….journal.damaged`; what comes before them goes on |
+//! | version 1 | rewritten in one step as the current version, with every record |
+//! | a version, or an intact record, that this program does not know | refused; no byte is changed |
+//! | an append that a crash cut short | removed: nothing in it was reported as stored |
+//! | bytes that are no record, and records after them | the whole is copied to `….journal.damaged`; the part before the damage continues |
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), warn(clippy::print_stderr))]
 #![cfg_attr(
     not(test),
     deny(
@@ -27,6 +33,9 @@
     )
 )]
 
+#[macro_use(say_aside)]
+extern crate culvert_link;
+
 mod absorbing;
 mod appending;
 mod bounding;
@@ -37,16 +46,15 @@ mod reading;
 mod record;
 mod unused;
 
-pub use crate::journal::absorbing::{absorb_others, glimpse};
-pub use crate::journal::appending::Journal;
-pub use crate::journal::bounding::bound;
-pub use crate::journal::error::{JournalError, not_journaled};
-pub use crate::journal::place::Place;
-pub use crate::journal::reading::{
-    BegunFile, Contents, DoneFile, EarlierAttempts, End, Unknown, change_time, read, records,
-};
-pub use crate::journal::record::{DIRECTORY_BYTES_MAX, Record, TOP_NAMES_MAX, VERSION, encode, encode_v1};
-pub use crate::journal::unused::sweep;
+pub use crate::absorbing::{absorb_others, glimpse};
+pub use crate::appending::Journal;
+pub use crate::bounding::bound;
+pub use crate::error::{JournalError, not_journaled};
+pub use crate::file::JOURNAL_BYTES_MAX;
+pub use crate::place::Place;
+pub use crate::reading::{BegunFile, Contents, DoneFile, EarlierAttempts, End, Unknown, change_time, read, records};
+pub use crate::record::{DIRECTORY_BYTES_MAX, Record, TOP_NAMES_MAX, VERSION, encode, encode_v1};
+pub use crate::unused::sweep;
 
 #[cfg(test)]
 mod tests {
@@ -60,7 +68,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::journal::file::beside;
+    use crate::file::beside;
 
     const MODIFIED: FileTime = FileTime { seconds: 5, nanoseconds: 6 };
 

@@ -1,4 +1,4 @@
-//! Why a journal cannot be used, and what a transfer is refused or ended with then.
+//! Why a journal cannot be used, and the refusal that the transfer gets.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use culvert_protocol::control::{Refusal, RefusalCode};
 use culvert_system::os_error;
 use rustix::io::Errno;
 
-use crate::journal::reading::Unknown;
+use crate::reading::Unknown;
 
 /// A journal that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +18,7 @@ pub enum JournalError {
          running: wait for it, or cancel it"
     )]
     InUse,
-    /// Not all of it is understood.
+    /// A newer version wrote it.
     #[error(
         "the journal of this transfer, {path}, was left as it is: {unknown}. A newer Culvert wrote \
          it: use that version, or remove the file; incomplete files are then sent from the beginning"
@@ -26,10 +26,10 @@ pub enum JournalError {
     Unknown {
         /// Which.
         path: PathBuf,
-        /// What is not understood.
+        /// The version or record that this program does not know.
         unknown: Unknown,
     },
-    /// The operating system refuses.
+    /// An operation on it failed.
     #[error("cannot use the journal {path}: {error}{}", remedy(.error))]
     Os {
         /// Which.
@@ -40,7 +40,7 @@ pub enum JournalError {
 }
 
 impl JournalError {
-    /// What a transfer is refused with.
+    /// The code with which the transfer is refused.
     #[must_use]
     pub fn code(&self) -> RefusalCode {
         match self {
@@ -51,14 +51,14 @@ impl JournalError {
     }
 }
 
-/// What a transfer is refused or ended with whose journal cannot be written.
+/// The refusal that ends a transfer whose journal cannot be written.
 #[must_use]
 pub fn not_journaled(error: &io::Error) -> Refusal {
     Refusal::new(code_of(error), format!("the journal of the transfer cannot be written: {error}{}", remedy(error)))
 }
 
-/// What to do about an error of the operating system, if that is known. Only a journal that is at
-/// fault is to be removed.
+/// The remedy for an error of the operating system, if there is one. It suggests removing the
+/// journal only if the journal is at fault.
 fn remedy(error: &io::Error) -> String {
     let errno = os_error::errno_of(error);
     match errno.map_or(RefusalCode::Failed, os_error::code) {
@@ -74,13 +74,13 @@ fn remedy(error: &io::Error) -> String {
     }
 }
 
-/// Whether an error says that something stands in the journal's place that cannot be used as one.
+/// Whether an error means that whatever has the journal's name cannot be used as one.
 const fn is_of_the_journal(errno: Errno) -> bool {
     matches!(errno, Errno::ACCESS | Errno::PERM | Errno::LOOP | Errno::ISDIR | Errno::NXIO)
 }
 
-/// What a transfer ends with whose journal cannot be written. It is this node's own, so neither is
-/// the partner's path not found nor may the partner not use it.
+/// The code for a journal that cannot be used. The journal is this node's own, so the partner must
+/// not read "not found" or "not permitted" as being about its path.
 fn code_of(error: &io::Error) -> RefusalCode {
     match os_error::code_of(error) {
         RefusalCode::NotFound | RefusalCode::NotPermitted => RefusalCode::Failed,

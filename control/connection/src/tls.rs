@@ -1,9 +1,8 @@
-//! TLS 1.3 with raw Ed25519 keys: what a control connection is wrapped in.
+//! TLS 1.3 with raw Ed25519 keys, which carries every control connection.
 //!
 //! Both ends prove possession of their key (RFC 7250, RFC 8446 4.4.3); TLS accepts any such key.
-//! Whether the key is one that this node knows is decided right after the handshake by the node's
-//! reception, which can then answer with a reason and keep a stranger's key for approval, instead
-//! of an alert that nobody understands.
+//! The node decides right after the handshake whether it knows the key. It can then answer a
+//! stranger with a reason and keep the key for approval; a TLS alert could say neither.
 
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
 
-/// The application protocol: keeps other users of TLS on the same port from being misunderstood.
+/// The application protocol: other TLS clients on the same port fail in the handshake.
 const ALPN: &[u8] = b"culvert/1";
 
 /// Accepts any Ed25519 key whose owner signs the handshake.
@@ -121,7 +120,7 @@ impl ClientCertVerifier for AnyEd25519Key {
     }
 }
 
-/// Both sides' configuration for one identity.
+/// One identity's configuration as TLS client and server.
 #[derive(Clone, Debug)]
 pub struct TlsConfigs {
     /// For connections that this node makes.
@@ -131,15 +130,18 @@ pub struct TlsConfigs {
 }
 
 impl TlsConfigs {
-    /// Makes the configurations. AWS-LC does the cryptography, and X25519MLKEM768 is offered first,
-    /// so that what is recorded today stays closed to tomorrow's computers.
+    /// Makes the configurations. AWS-LC does the cryptography. X25519MLKEM768 is offered first, so
+    /// that a recorded connection stays closed to quantum computers.
     ///
     /// # Panics
     /// If rustls and AWS-LC disagree about what they support, which their tests exclude.
     #[must_use]
+    #[expect(clippy::expect_used, reason = "what rustls and AWS-LC support is no input")]
     pub fn new(identity: &Identity) -> Self {
+        //= W-30
+        //# TLS 1.3 only. Both ends present a raw Ed25519 public key (RFC 7250).
         let provider: Arc<CryptoProvider> = Arc::new(aws_lc_rs::default_provider());
-        // Borrowed: a copy would stay in memory when it is dropped.
+        // Borrowed: a copy would not be erased from memory when it is dropped.
         let key = PrivatePkcs8KeyDer::from(identity.to_pkcs8());
         let key = aws_lc_rs::sign::any_eddsa_type(&key).expect("an identity is an Ed25519 key");
         let public = CertificateDer::from(identity.public_key().to_spki().to_vec());
@@ -155,7 +157,7 @@ impl TlsConfigs {
                 certified.clone(),
             )));
         client.alpn_protocols = vec![ALPN.to_vec()];
-        // A resumed session would not prove the keys anew.
+        // A resumed session would not prove the keys again.
         client.resumption = rustls::client::Resumption::disabled();
 
         let mut server = ServerConfig::builder_with_provider(provider)
@@ -172,7 +174,7 @@ impl TlsConfigs {
 /// The partner's key, and the secret that only the two ends of this connection know.
 ///
 /// # Errors
-/// In words, if the handshake left either out.
+/// A description, if the handshake yielded no key or no secret.
 pub fn keys_of(connection: &rustls::CommonState, exporter: &impl ExportKeys) -> Result<(PublicKey, Secret), String> {
     let key = connection.peer_certificates().and_then(|chain| chain.first()).ok_or("the partner presented no key")?;
     let key = PublicKey::from_spki(key).map_err(|error| error.to_string())?;
@@ -180,8 +182,8 @@ pub fn keys_of(connection: &rustls::CommonState, exporter: &impl ExportKeys) -> 
     Ok((key, secret))
 }
 
-/// A connection that exports key material (RFC 8446 7.5); client and server connections do, as
-/// different types.
+/// A connection that exports key material (RFC 8446 7.5): rustls has one type for clients and one
+/// for servers.
 pub trait ExportKeys {
     /// Fills `secret`.
     ///
@@ -202,7 +204,7 @@ impl ExportKeys for rustls::ServerConnection {
     }
 }
 
-/// The answer to any question about TLS 1.2, which this program does not speak.
+/// The answer to every TLS 1.2 callback.
 fn only_tls13() -> Result<HandshakeSignatureValid, Error> {
     Err(Error::General("only TLS 1.3 is spoken here".to_owned()))
 }

@@ -6,8 +6,8 @@
 //! body                      the record in postcard's form
 //! ```
 //!
-//! The form has been the same in all versions. So a program knows of any record whether it is
-//! whole, and of any journal, by its first record, which version wrote it.
+//! This form is the same in all versions. Every program can therefore tell whether a record is
+//! intact, and, from the first record, which version wrote the journal.
 
 use culvert_objects::fs::destination::attributes::Refused;
 use culvert_objects::fs::sources::hash_of;
@@ -16,11 +16,11 @@ use culvert_protocol::tree_hash::ChunkHash;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-/// The version that is written.
+/// The version that this program writes.
 pub const VERSION: u32 = 2;
-/// The oldest version that is read.
+/// The oldest version that this program reads.
 pub const VERSION_MIN: u32 = 1;
-/// Length and check before each record.
+/// The length and the check in front of each body.
 const RECORD_HEADER_BYTES: usize = 6;
 
 /// One record.
@@ -31,23 +31,23 @@ pub enum Record {
         /// The journal's version.
         version: u32,
     },
-    /// A file with chunks of its own has been begun; following [`Record::Chunk`]s name it by its
-    /// number, which counts from 0.
+    /// A file with chunks of its own has been begun. [`Record::Chunk`]s refer to it by its number,
+    /// counted from 0.
     Begun {
         /// [`hash_of`] its name.
         name: u128,
         /// Its size.
         bytes: u64,
-        /// The source's time of modification.
+        /// The source's modification time.
         modified: FileTime,
         /// The chunk size.
         chunk_bytes: u32,
-        /// What the partial file's temporary name is made of
+        /// The number from which the partial file's temporary name is derived
         /// ([`temporary_name`](culvert_objects::fs::destination::temporary::temporary_name)).
         token: u128,
         /// The partial file's inode; 0 if it is not known.
         inode: u64,
-        /// The directory that it is in; empty for the destination itself, and if it is longer than
+        /// Its directory; empty for the destination itself, and for names longer than
         /// [`DIRECTORY_BYTES_MAX`].
         directory: Vec<u8>,
     },
@@ -55,7 +55,7 @@ pub enum Record {
     Chunk {
         /// The file's number.
         file: u32,
-        /// Which of its chunks.
+        /// The index of the chunk within the file.
         part: u64,
         /// Its hash, if the transfer has hashes.
         hash: Option<ChunkHash>,
@@ -66,72 +66,71 @@ pub enum Record {
         name: u128,
         /// Its size.
         bytes: u64,
-        /// The source's time of modification.
+        /// The source's modification time.
         modified: FileTime,
         /// Its hash; zero if the transfer has none.
         hash: ChunkHash,
         /// The stored file's inode.
         inode: u64,
-        /// When the stored file was last changed in any way.
+        /// The stored file's change time (`ctime`).
         changed: FileTime,
     },
-    /// Everything is stored, and the sender was told: only its signature may be missing.
+    /// Everything is stored and the sender knows; only its signature may be missing.
     Complete,
-    /// A directory may be filled under a temporary name. Only version 1 has this; its successor is
-    /// [`Record::Attempt`].
+    /// A directory may have been filled under a temporary name. Only version 1 writes this; its
+    /// successor is [`Record::Attempt`].
     Filling {
-        /// What its temporary name is made of.
+        /// The number from which its temporary name is derived.
         staging: u128,
     },
-    /// An attempt begins: what it makes under temporary names can be told by this number
+    /// An attempt begins. This number identifies what it makes under temporary names
     /// ([`Attempt`](culvert_objects::fs::destination::temporary::Attempt)).
     Attempt {
         /// The number.
         number: u64,
-        /// Hashes of first components of its files' names, the least of them: whether another
-        /// transfer is about the same files.
+        /// The smallest hashes of its files' top names, which tell whether another transfer is
+        /// about the same files.
         top_names: Vec<u32>,
     },
 }
 
-/// What stands in the place of a hash where a [`Record::Done`] is about a directory that the
-/// transfer has made: no file has it.
+/// The "hash" of a [`Record::Done`] that is about a directory made by the transfer. No file has it.
 const MADE_DIRECTORY: ChunkHash = [0xd1; 32];
-/// As [`MADE_DIRECTORY`], of a directory that was opened.
+/// As [`MADE_DIRECTORY`], for a directory whose mode was widened.
 const OPENED_DIRECTORY: ChunkHash = [0xd2; 32];
-/// As [`MADE_DIRECTORY`], of an entry that is stored without some of its attributes.
+/// As [`MADE_DIRECTORY`], for an entry that is stored without some of its attributes.
 const NOT_KEPT: ChunkHash = [0xd3; 32];
 
-/// Additional information about an entry. It has the form of a [`Record::Done`], which all programs
-/// of version 2 can read and which has no effect on them: no entry has such a name, or no file such
-/// a hash.
+/// Additional information about an entry, in the form of a [`Record::Done`]: all programs of
+/// version 2 can read it, and it has no effect on those that do not know it, because no entry has
+/// such a name or no file such a hash.
 impl Record {
-    /// That a directory, given by the hash of its name, is not there and the transfer makes it:
-    /// what is there later is its own.
+    /// The directory with this name hash does not exist, and the transfer is about to make it: a
+    /// directory found there later is the transfer's own.
     #[must_use]
     pub const fn made_directory(name: u128) -> Self {
         Self::aside(name, MADE_DIRECTORY, 0, 0)
     }
 
-    /// That the directory was not made after all, or somebody else was faster.
+    /// The directory was not made after all, or somebody else made it first.
     #[must_use]
     pub fn not_made_directory(name: u128) -> Self {
         Self::aside(name, ChunkHash::default(), 0, 0)
     }
 
-    /// That a directory is about to be opened, and the mode that it has.
+    /// The mode of a directory is about to be widened, and was this.
     #[must_use]
     pub fn opened_directory(name: &[u8], inode: u64, mode: u32) -> Self {
         Self::aside(beside(name, OPENED), OPENED_DIRECTORY, mode.into(), inode)
     }
 
-    /// That a directory has a mode of its own again.
+    /// A directory has its own mode again.
     #[must_use]
     pub fn closed_directory(name: &[u8]) -> Self {
         Self::aside(beside(name, OPENED), ChunkHash::default(), 0, 0)
     }
 
-    /// That an entry is stored without some of its attributes.
+    /// An entry is stored without these attributes.
     #[must_use]
     pub fn not_kept(name: &[u8], inode: u64, refused: Refused) -> Self {
         let number = |error: Option<Errno>| error.map_or(0, |error| u64::from(error.raw_os_error().unsigned_abs()));
@@ -143,19 +142,19 @@ impl Record {
         Self::Done { name, bytes, modified: never, hash, inode, changed: never }
     }
 
-    /// Whether a hash says that a directory was made.
+    /// Whether a hash marks a directory that was made.
     #[must_use]
     pub fn is_made_directory(hash: &ChunkHash) -> bool {
         *hash == MADE_DIRECTORY
     }
 
-    /// Whether a hash says that a directory was opened.
+    /// Whether a hash marks a directory whose mode was widened.
     #[must_use]
     pub fn is_opened_directory(hash: &ChunkHash) -> bool {
         *hash == OPENED_DIRECTORY
     }
 
-    /// What was refused of an entry, if that is what a hash and a number are about.
+    /// The attributes that were refused, if the hash marks such a record; `number` is its size.
     #[must_use]
     pub fn refused(hash: &ChunkHash, number: u64) -> Option<Refused> {
         let error = |number: u64| {
@@ -166,15 +165,15 @@ impl Record {
     }
 }
 
-/// The subject of a [`beside`] record.
-pub(super) const OPENED: u8 = b'o';
-/// See [`OPENED`].
-pub(super) const ATTRIBUTES: u8 = b'a';
+/// The subject of a [`beside`] record: a directory's former mode.
+pub(crate) const OPENED: u8 = b'o';
+/// The subject of a [`beside`] record: refused attributes.
+pub(crate) const ATTRIBUTES: u8 = b'a';
 
-/// A name's hash for additional information about it. No name has a NUL byte, so it belongs to no
-/// other entry.
+/// The key of additional information about a name. No name contains a NUL byte, so no other entry
+/// has this key.
 #[must_use]
-pub(super) fn beside(name: &[u8], what: u8) -> u128 {
+pub(crate) fn beside(name: &[u8], what: u8) -> u128 {
     hash_of(&[name, &[0, what]].concat())
 }
 
@@ -183,12 +182,12 @@ pub const DIRECTORY_BYTES_MAX: usize = 255;
 /// The most names in a [`Record::Attempt`].
 pub const TOP_NAMES_MAX: usize = 64;
 
-/// What a journal knows a top name by.
-pub(super) fn top_name_hash(name: &[u8]) -> u32 {
+/// The hash under which a journal keeps a top name.
+pub(crate) fn top_name_hash(name: &[u8]) -> u32 {
     u32::try_from(hash_of(name) & u128::from(u32::MAX)).unwrap_or_default()
 }
 
-/// A record of version 1. The numbers of the variants are those of [`Record`].
+/// A record of version 1. The variants have the same numbers as those of [`Record`].
 #[derive(Serialize, Deserialize)]
 enum RecordV1 {
     Header { version: u32 },
@@ -203,7 +202,7 @@ impl From<RecordV1> for Record {
     fn from(record: RecordV1) -> Self {
         match record {
             RecordV1::Header { version } => Self::Header { version },
-            // The temporary name followed from the name, and the inode was not kept.
+            // Version 1 derived the temporary name from the name, and did not keep the inode.
             RecordV1::Begun { name, bytes, modified, chunk_bytes } => {
                 let (token, inode, directory) = (name, 0, Vec::new());
                 Self::Begun { name, bytes, modified, chunk_bytes, token, inode, directory }
@@ -234,8 +233,8 @@ pub fn encode(record: &Record) -> Vec<u8> {
     bytes
 }
 
-/// The body of the record that `bytes` begin with, and what follows it; `None` if that is no whole
-/// record.
+/// The body of the record at the start of `bytes`, and what follows it; `None` if there is no
+/// intact record.
 #[must_use]
 pub fn whole(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<2>()?;
@@ -244,18 +243,17 @@ pub fn whole(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     (check_of(body) == *check).then_some((body, rest))
 }
 
-/// The version that a journal's first record names; `None` if that is no header.
+/// The version in a journal's first record; `None` if that is no header.
 #[must_use]
 pub fn version_of(body: &[u8]) -> Option<u32> {
-    // A later version may say more in its header; the number comes first in all of them.
+    // A later version may extend its header; the number comes first in all of them.
     match postcard::take_from_bytes(body) {
         Ok((RecordV1::Header { version }, _)) => Some(version),
         _ => None,
     }
 }
 
-/// What a body means in a journal of a version; `None` if it is a record that this program does not
-/// know.
+/// Decodes a body of a journal of `version`; `None` if this program does not know the record.
 #[must_use]
 pub fn decode(body: &[u8], version: u32) -> Option<Record> {
     match version {
@@ -270,8 +268,8 @@ pub fn decode(body: &[u8], version: u32) -> Option<Record> {
     }
 }
 
-/// A record as version 1 had it, for tests of the migration. What version 1 did not have is left
-/// out.
+/// A record in the form of version 1, for tests of the migration; empty for records that version 1
+/// did not have.
 #[must_use]
 #[expect(clippy::expect_used, reason = "no record is longer than a few hundred bytes, whatever is in it")]
 pub fn encode_v1(record: &Record) -> Vec<u8> {

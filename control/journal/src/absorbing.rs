@@ -1,10 +1,9 @@
-//! What other journals of the same partner and destination say of the same files.
+//! Takes over other journals of the same partner and destination.
 //!
-//! The sources of a transfer may be named differently the next time: one more, one less, a
-//! directory's contents instead of the directory. Then its journal is another one, and what the
-//! first has stored is found here: a journal that knows one of the files is taken over as a whole
-//! and removed. One that is in use is left to its transfer, and one of other files to its next
-//! attempt.
+//! The next attempt may name its sources differently: one more, one less, a directory's contents
+//! instead of the directory. It then has another journal. A journal that knows one of the same
+//! files is taken over as a whole and removed. A journal in use is left to its transfer, and one of
+//! other files to its own next attempt.
 
 use std::path::{Path, PathBuf};
 
@@ -13,23 +12,22 @@ use culvert_protocol::control::RefusalCode;
 use culvert_protocol::manifest::Manifest;
 use culvert_system::regular_file::{self, Links, sync_directory};
 
-use crate::journal::appending::Journal;
-use crate::journal::error::JournalError;
-use crate::journal::file::{JOURNAL_BYTES_MAX, directory_of};
-use crate::journal::place::Place;
-use crate::journal::reading::{EarlierAttempts, read};
-use crate::journal::record::VERSION;
+use crate::appending::Journal;
+use crate::error::JournalError;
+use crate::file::{JOURNAL_BYTES_MAX, directory_of};
+use crate::place::Place;
+use crate::reading::{EarlierAttempts, read};
+use crate::record::VERSION;
 
-/// Journals of one partner and destination that are looked into; more are not left by anything but
-/// malice.
+/// Journals of one partner and destination that are examined; only malice leaves more.
 const OTHERS_MAX: usize = 1_024;
 
-/// Takes over what other journals say of `manifest`'s files, into `journal` and `past`.
-/// `single_name` as for [`Journal::open`]. Their records are durable in `journal` before theirs are
-/// removed.
+/// Takes over, into `journal` and `past`, what other journals say of `manifest`'s files.
+/// `single_name` is as for [`Journal::open`]. Each other journal is removed only after its records
+/// are durable in `journal`.
 ///
 /// # Errors
-/// [`JournalError::Os`] if `journal` cannot be written; nothing is removed then.
+/// [`JournalError::Os`] if `journal` cannot be written; the journal then read is not removed.
 pub fn absorb_others(
     place: &Place,
     manifest: &Manifest,
@@ -38,10 +36,10 @@ pub fn absorb_others(
     past: &mut EarlierAttempts,
 ) -> Result<(), JournalError> {
     for path in others(place) {
-        // One that is in use, cannot be read, or is of a newer version is left alone.
+        // A journal that is in use, unreadable, or of a newer version is left alone.
         let (other, theirs) = match Journal::open(path, single_name) {
             Ok(opened) => opened,
-            // What only could not be looked at now would be sent once more.
+            // Skipping a journal that is merely unreadable now would send its files again.
             Err(error) if error.code() == RefusalCode::Temporary && !matches!(error, JournalError::InUse) => {
                 return Err(error);
             }
@@ -50,19 +48,20 @@ pub fn absorb_others(
         if !theirs.is_about(&place.top_names, manifest.entries().map(|(_, entry)| hash_of(entry.name))) {
             continue;
         }
+        // Invariant I-journal-absorb: a journal is never taken over into itself.
+        assert_ne!(other.path, journal.path, "a journal is never taken over into itself");
         let records = theirs.to_records(journal.next_begun());
         journal.append(records).map_err(|error| JournalError::Os { path: journal.path.clone(), error })?;
         past.absorb(theirs);
         let path = other.path.clone();
-        // If it stays, the next attempt finds the same once more.
+        // If it cannot be removed, the next attempt takes the same records over again.
         let _ = other.remove().and_then(|()| sync_directory(directory_of(&path)));
     }
     Ok(())
 }
 
-/// What the journals contain that [`absorb_others`] would find, without opening, locking or
-/// changing any: for a dry run, which may run during the transfer itself. Unreadable journals are
-/// skipped.
+/// What the journal and those that [`absorb_others`] would take over contain, read without locking
+/// or changing any: a dry run may run during the transfer itself. Unreadable journals are skipped.
 #[must_use]
 pub fn glimpse(place: &Place, manifest: &Manifest) -> EarlierAttempts {
     let past_of = |path: &Path| {

@@ -1,19 +1,19 @@
-//! How many journals of one partner lie about: those of transfers that were given up stay for their
-//! next attempt, but a partner that begins without end may not fill the disk with them.
+//! Bounds the number of one partner's journals. Journals of abandoned transfers stay for the next
+//! attempt, but a partner that keeps beginning transfers must not fill the disk with them.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use culvert_system::regular_file::{self, Links};
 
-use crate::journal::file::JOURNAL_BYTES_MAX;
-use crate::journal::place::{PARTNER_DIGITS, Place};
-use crate::journal::unused::{is_over, remove_unused};
+use crate::file::JOURNAL_BYTES_MAX;
+use crate::place::{PARTNER_DIGITS, Place};
+use crate::unused::{is_over, remove_unused};
 
-/// Removes journals of the partner of `place` until at most `most` are left: first those with no
-/// useful content, then the oldest. Journals in use stay, and so does `place`'s own. If a
-/// transfer's journal was removed, its incomplete files are sent again, and its partial files stay
-/// under their temporary names. Returns how many were removed.
+/// Removes journals of the partner of `place` until at most `most` are left: first those without
+/// useful content, then the oldest. Journals in use stay, and so does `place`'s own. A transfer
+/// whose journal was removed sends its incomplete files again; its partial files stay under their
+/// temporary names. Returns the number removed.
 pub fn bound(place: &Place, most: usize) -> usize {
     let of_partner = place.key.get(..PARTNER_DIGITS).unwrap_or_default();
     let own = place.path();
@@ -24,7 +24,7 @@ pub fn bound(place: &Place, most: usize) -> usize {
     let entries = std::fs::read_dir(&place.directory).into_iter().flatten().flatten();
     let files = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
     let paths: Vec<PathBuf> = files.map(|entry| entry.path()).filter(|path| is_of_partner(path)).collect();
-    // One more is `place`'s.
+    // The one more is `place`'s own.
     let excess = paths.len().saturating_add(1).saturating_sub(most);
     if excess == 0 {
         return 0;
@@ -34,8 +34,8 @@ pub fn bound(place: &Place, most: usize) -> usize {
         .map(|path| {
             let modified = std::fs::metadata(&path).and_then(|metadata| metadata.modified());
             let bytes = regular_file::read(&path, JOURNAL_BYTES_MAX, Links::Refused);
-            let says_something = bytes.map_or(true, |bytes| !is_over(&bytes));
-            (says_something, modified.unwrap_or(SystemTime::UNIX_EPOCH), path)
+            let is_useful = bytes.map_or(true, |bytes| !is_over(&bytes));
+            (is_useful, modified.unwrap_or(SystemTime::UNIX_EPOCH), path)
         })
         .collect();
     candidates.sort_unstable();
@@ -48,11 +48,11 @@ mod tests {
     use culvert_protocol::identity::PublicKey;
 
     use super::*;
-    use crate::journal::{Journal, Record};
+    use crate::{Journal, Record};
 
-    /// "Degraded": each push that was given up left a journal.
+    /// Each abandoned push left a journal, without bound.
     #[test]
-    fn journals_of_one_partner_are_bounded_and_those_that_say_least_go_first() {
+    fn journals_of_one_partner_are_bounded_and_the_least_useful_go_first() {
         let room = tempfile::tempdir().unwrap();
         let place = |partner: u8, destination: &str| {
             Place::new(room.path(), PublicKey([partner; 32]), destination.as_bytes(), [b"a".as_slice()])
@@ -75,8 +75,7 @@ mod tests {
         drop(leave(&newest));
         assert_eq!(bound(&newest, 13), 0);
         assert_eq!(bound(&newest, 5), 8);
-        for (place, why) in [(&other, "another's"), (&begun, "it says something"), (&used, "in use"), (&newest, "own")]
-        {
+        for (place, why) in [(&other, "another's"), (&begun, "it is useful"), (&used, "in use"), (&newest, "own")] {
             assert!(place.path().exists(), "{why}");
         }
         assert_eq!(bound(&newest, 1), 3, "all that is not in use");
@@ -84,7 +83,7 @@ mod tests {
         drop(in_use);
     }
 
-    /// What stands in a journal whose name was made by an earlier version is found.
+    /// Journals that an earlier version named are found.
     #[test]
     fn journals_of_former_names_are_those_of_the_same_partner_and_destination() {
         let place = Place::new(Path::new("/"), PublicKey([1; 32]), b"d", [b"a".as_slice()]);

@@ -1,4 +1,4 @@
-//! What a journal's bytes say, and how far they can be believed.
+//! Reads a journal: what its records say, and where its intact part ends.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -9,7 +9,7 @@ use culvert_protocol::manifest::{Entry, EntryKind, FileTime};
 use culvert_protocol::tree_hash::ChunkHash;
 use rustix::fs::Stat;
 
-use crate::journal::record::{
+use crate::record::{
     ATTRIBUTES, OPENED, Record, TOP_NAMES_MAX, VERSION, VERSION_MIN, beside, decode, encode, top_name_hash, version_of,
     whole,
 };
@@ -26,7 +26,7 @@ pub struct DoneFile {
 }
 
 impl DoneFile {
-    /// Whether it was stored by a transfer with hashes.
+    /// Whether the transfer that stored it had hashes.
     #[must_use]
     pub fn has_hash(&self) -> bool {
         self.hash != ChunkHash::default()
@@ -39,11 +39,11 @@ pub struct BegunFile {
     bytes: u64,
     modified: FileTime,
     chunk_bytes: u32,
-    /// What the partial file's temporary name is made of.
+    /// The number from which the partial file's temporary name is derived.
     pub token: u128,
     /// The partial file's inode; 0 if it is not known.
     pub inode: u64,
-    /// The directory that it is in, as [`Record::Begun`] has it.
+    /// Its directory, as in [`Record::Begun`].
     pub directory: Vec<u8>,
     /// Its durable chunks with their hashes.
     pub chunks: HashMap<u64, Option<ChunkHash>>,
@@ -57,13 +57,12 @@ pub struct EarlierAttempts {
     filling: HashSet<u128>,
     attempts: HashSet<u64>,
     top_names: BTreeSet<u32>,
-    /// Whether files without a hash are of less use.
+    /// Whether the transfer signs hashes, so that a file stored without one is not enough.
     needs_hashes: bool,
 }
 
 impl EarlierAttempts {
-    /// What an earlier attempt stored of `entry` in a partial file, if the source is still the
-    /// same.
+    /// The partial file of `entry` that an earlier attempt left, if the source has not changed.
     #[must_use]
     pub fn begun(&self, entry: &Entry<'_>, chunk_bytes: u32) -> Option<&BegunFile> {
         let begun = self.begun.get(&hash_of(entry.name))?;
@@ -83,8 +82,8 @@ impl EarlierAttempts {
         self.done(entry).is_some_and(|done| Record::is_made_directory(&done.hash))
     }
 
-    /// A directory that an earlier attempt has opened and not closed: its inode, and the mode that
-    /// it had.
+    /// The inode and former mode of a directory whose mode an earlier attempt widened and has not
+    /// restored.
     #[must_use]
     pub fn opened(&self, name: &[u8]) -> Option<(u64, u32)> {
         let opened = self.done.get(&beside(name, OPENED)).filter(|done| Record::is_opened_directory(&done.hash))?;
@@ -97,7 +96,7 @@ impl EarlierAttempts {
         self.done.values().any(|done| Record::is_opened_directory(&done.hash))
     }
 
-    /// What an earlier attempt could not keep of `entry`, which it stored.
+    /// The attributes that the destination refused when an earlier attempt stored `entry`.
     #[must_use]
     pub fn refused(&self, entry: &Entry<'_>) -> Option<Refused> {
         let done = self.done(entry)?;
@@ -105,64 +104,64 @@ impl EarlierAttempts {
         Record::refused(&noted.hash, noted.bytes)
     }
 
-    /// The files that an earlier attempt began and did not end, by the hashes of their names.
+    /// The files that an earlier attempt began and did not finish, by the hashes of their names.
     pub fn begun_files(&self) -> impl Iterator<Item = (u128, &BegunFile)> + '_ {
         self.begun.iter().map(|(&name, begun)| (name, begun))
     }
 
-    /// The name of the only file that was begun and not ended; `None` if there are several or none.
-    pub(super) fn only_begun(&self) -> Option<u128> {
+    /// The hash of the name of the only unfinished file; `None` if there are several or none.
+    pub(crate) fn only_begun(&self) -> Option<u128> {
         let mut names = self.begun.keys().copied();
         names.next().filter(|_| names.next().is_none())
     }
 
-    /// Sets what partial files' temporary names are made of, by the hashes of the files' names.
-    pub(super) fn set_tokens(&mut self, token_of: impl Fn(u128) -> u128) {
+    /// Sets the numbers of partial files' temporary names, by the hashes of the files' names.
+    pub(crate) fn set_tokens(&mut self, token_of: impl Fn(u128) -> u128) {
         for (&name, begun) in &mut self.begun {
             begun.token = token_of(name);
         }
     }
 
-    /// The transfer is to sign hashes: files that were stored without one are not enough.
+    /// Says that the transfer signs hashes: files stored without one are not enough.
     pub const fn need_hashes(&mut self) {
         self.needs_hashes = true;
     }
 
-    /// Whether an earlier attempt may have had this top name; it has if there are few of them.
+    /// Whether an earlier attempt may have had this top name. A journal keeps [`TOP_NAMES_MAX`] of
+    /// them; with as many, any name may have been among the rest.
     #[must_use]
     pub fn may_have_top_name(&self, name: &[u8]) -> bool {
         self.top_names.len() >= TOP_NAMES_MAX || self.top_names.contains(&top_name_hash(name))
     }
 
-    /// What the temporary names of directories are made of that an attempt of version 1 may have
-    /// left.
+    /// The numbers of temporary directory names that an attempt of version 1 may have left.
     #[must_use]
     pub const fn filling(&self) -> &HashSet<u128> {
         &self.filling
     }
 
-    /// The attempts that may have left something under temporary names, by their numbers.
+    /// The numbers of attempts that may have left temporary names.
     #[must_use]
     pub const fn attempts(&self) -> &HashSet<u64> {
         &self.attempts
     }
 
-    /// Whether it is about some of the same files: one of this name, given by its hash, was begun
-    /// or stored, or an attempt had one of these top names.
+    /// Whether an attempt had one of these top names, or a file whose name has one of these hashes
+    /// was begun or stored.
     #[must_use]
     pub fn is_about(&self, top_names: &[u32], mut names: impl Iterator<Item = u128>) -> bool {
         top_names.iter().any(|name| self.top_names.contains(name))
             || names.any(|name| self.begun.contains_key(&name) || self.done.contains_key(&name))
     }
 
-    /// Whether there is nothing.
+    /// Whether earlier attempts left nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.done.is_empty() && self.begun.is_empty() && self.filling.is_empty() && self.attempts.is_empty()
     }
 
-    /// Takes over what another journal says, where this one says nothing.
-    pub(super) fn absorb(&mut self, other: Self) {
+    /// Takes over what another journal says about files that this one does not know.
+    pub(crate) fn absorb(&mut self, other: Self) {
         let Self { done, begun, filling, attempts, top_names, needs_hashes: _ } = other;
         for (name, file) in begun {
             self.begun.entry(name).or_insert(file);
@@ -176,8 +175,8 @@ impl EarlierAttempts {
         self.top_names.extend(top_names);
     }
 
-    /// The records that say all this, in a journal that has begun `begun_before` files.
-    pub(super) fn to_records(&self, begun_before: u32) -> Vec<Record> {
+    /// The same as records, for a journal that has begun `begun_before` files.
+    pub(crate) fn to_records(&self, begun_before: u32) -> Vec<Record> {
         let mut records: Vec<Record> = Vec::new();
         let top_names: Vec<u32> = self.top_names.iter().copied().take(TOP_NAMES_MAX).collect();
         records.extend(self.attempts.iter().map(|&number| Record::Attempt { number, top_names: top_names.clone() }));
@@ -196,7 +195,7 @@ impl EarlierAttempts {
     }
 }
 
-/// When a file was last changed in any way.
+/// A file's change time (`ctime`).
 #[must_use]
 pub fn change_time(stat: &Stat) -> FileTime {
     let nanoseconds = u32::try_from(stat.st_ctime_nsec).unwrap_or_default();
@@ -210,7 +209,7 @@ impl StoredBefore for EarlierAttempts {
                 && stat.st_size as u64 == done.bytes
                 && stat.st_ino == done.inode
                 && change_time(stat) == done.changed
-                // A file system of whole seconds does not show what happened within one.
+                // A file system with timestamps of whole seconds hides changes within one.
                 && done.changed.nanoseconds != 0
         });
         match done {
@@ -229,37 +228,36 @@ impl StoredBefore for EarlierAttempts {
 pub enum End {
     /// With its last record.
     Whole,
-    /// With what a crash in the middle of an append left: nothing in it was ever said to be
-    /// durable.
+    /// With an append that a crash cut short: nothing in it was ever reported as durable.
     Torn,
-    /// With bytes that are none of a record, and records after them: a disk has lost or altered
-    /// what was durable.
+    /// With bytes that are no record, and records after them: a disk has lost or altered durable
+    /// data.
     Damaged,
 }
 
-/// What a journal says.
+/// A journal's contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contents {
-    /// The version that wrote it; the present one if it is empty.
+    /// The version that wrote it; the current one if it is empty.
     pub version: u32,
     /// What earlier attempts left.
     pub past: EarlierAttempts,
     /// How many files were begun.
     pub begun: u32,
-    /// How many of its bytes are whole records, from the first on.
+    /// The length in bytes of its whole records, from the first on.
     pub good_bytes: usize,
-    /// What follows those.
+    /// What follows them.
     pub end: End,
 }
 
-/// A journal that this program does not fully understand. It must be left as it is: the program
-/// that wrote it understands it.
+/// What this program does not understand in a journal. The journal must be left as it is, for the
+/// program that wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unknown {
-    /// Its version is none of those that this program reads.
+    /// Its version is not one that this program reads.
     #[error("it has version {0}, but this program reads versions {VERSION_MIN} to {VERSION}")]
     Version(u32),
-    /// A record that is whole, and that this program does not know.
+    /// The record at this byte is intact, but of an unknown kind.
     #[error("the record at byte {0} is intact but of a kind that this program does not know")]
     Record(usize),
 }
@@ -279,14 +277,14 @@ pub fn read(bytes: &[u8]) -> Result<Contents, Unknown> {
             if !(VERSION_MIN..=VERSION).contains(&found) {
                 return Err(Unknown::Version(found));
             }
-            // A header of these versions says nothing else.
+            // In these versions, a header contains nothing else.
             decode(body, found).ok_or(Unknown::Record(0))?;
             (version, rest) = (Some(found), after);
             continue;
         };
         let at = bytes.len().saturating_sub(rest.len());
         let record = decode(body, version).ok_or(Unknown::Record(at))?;
-        // A second beginning is none of ours.
+        // Nothing appends a second header: what follows is damage.
         if matches!(record, Record::Header { .. }) {
             break;
         }
@@ -294,17 +292,16 @@ pub fn read(bytes: &[u8]) -> Result<Contents, Unknown> {
         rest = after;
     }
     let good_bytes = bytes.len().saturating_sub(rest.len());
-    // A journal of so many files would have no room on any disk.
+    // JOURNAL_BYTES_MAX allows far fewer.
     let begun = u32::try_from(begun.len()).unwrap_or(u32::MAX);
     let end = end_of(rest, version);
     Ok(Contents { version: version.unwrap_or(VERSION), past, begun, good_bytes, end })
 }
 
-/// Bytes after the last whole record that are looked through for another. An append that is longer
-/// and of which nothing arrived is taken for damage, which costs nothing but the room for a copy.
+/// Bytes after the last whole record that are searched for another. A longer torn append counts as
+/// damage, which costs only the space for a copy.
 const LOOKED_THROUGH_MAX: usize = 1 << 20;
-/// No record has been longer in any version; so few bytes are hashed for each place at which one
-/// may begin.
+/// The longest record of any version, and so the most that is hashed at each byte of that search.
 const BODY_BYTES_MAX: u16 = 512;
 
 /// The intact records of a journal, in order and in the current format, for tools that inspect one.
@@ -349,7 +346,7 @@ fn note(record: Record, past: &mut EarlierAttempts, begun: &mut Vec<u128>) {
     }
 }
 
-/// What the bytes are that no record begins with.
+/// Judges the bytes after the last whole record.
 fn end_of(rest: &[u8], version: Option<u32>) -> End {
     if rest.is_empty() {
         return End::Whole;

@@ -1,5 +1,5 @@
-//! Connections that come to this node: first they say hello, which costs this node nothing but a
-//! descriptor, then both ends shake hands, which costs a millisecond of cryptography.
+//! Incoming connections, in two steps: waiting for the ClientHello costs this node only a
+//! descriptor; the handshake costs a millisecond of cryptography. A node limits the two apart.
 
 use std::net::SocketAddr;
 
@@ -7,10 +7,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::StartHandshake;
 use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
-use crate::connection::{Connection, ConnectionError, INTRODUCTION_TIMEOUT, handshake_error};
+use crate::connection::{Connection, INTRODUCTION_TIMEOUT};
+use crate::error::{ConnectionError, handshake_error};
 use crate::tls::{TlsConfigs, keys_of};
 
-/// A connection whose ClientHello has come whole.
+/// A connection whose ClientHello has arrived whole.
 pub struct ClientHelloReceived {
     start: StartHandshake<TcpStream>,
     address: SocketAddr,
@@ -18,22 +19,22 @@ pub struct ClientHelloReceived {
 
 impl std::fmt::Debug for ClientHelloReceived {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Greeted").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("ClientHelloReceived").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
 impl ClientHelloReceived {
-    /// Waits for the ClientHello. For how long is the caller's to say.
+    /// Waits for the ClientHello. The caller limits the time.
     ///
     /// # Errors
-    /// [`ConnectionError`] if something else comes.
+    /// [`ConnectionError`] if something else arrives.
     pub async fn hear(tcp: TcpStream, address: SocketAddr) -> Result<Self, ConnectionError> {
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp).await;
         let start = hello.map_err(|error| handshake_error(address, &error))?;
         Ok(Self { start, address })
     }
 
-    /// Shakes hands and introduces this node as `name`.
+    /// Completes the TLS handshake and introduces this node as `name`.
     ///
     /// # Errors
     /// [`ConnectionError`].

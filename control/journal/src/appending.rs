@@ -1,4 +1,4 @@
-//! An open journal: read once, and then appended to.
+//! An open journal: read once, then appended to.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -11,31 +11,31 @@ use culvert_objects::fs::sources::hash_of;
 use culvert_system::file_lock::{self, FileLock, LockError};
 use culvert_system::regular_file::{Links, open_flags, read_opened, sync_directory};
 
-use crate::journal::error::JournalError;
-use crate::journal::file::{JOURNAL_BYTES_MAX, beside, directory_of, is_named, replace};
-use crate::journal::place::Place;
-use crate::journal::reading::{Contents, EarlierAttempts, End, read, records};
-use crate::journal::record::{Record, VERSION, encode};
+use crate::error::JournalError;
+use crate::file::{JOURNAL_BYTES_MAX, beside, directory_of, is_named, replace};
+use crate::place::Place;
+use crate::reading::{Contents, EarlierAttempts, End, read, records};
+use crate::record::{Record, VERSION, encode};
 
 /// An open journal.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
     _lock: FileLock,
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
+    /// How many [`Record::Begun`]s it has.
     begun: u32,
-    /// The length up to which it can be read.
+    /// The length of its whole, durable records.
     good_bytes: u64,
-    /// Whether part of an append that failed may follow that.
+    /// Whether part of a failed append may follow them.
     has_torn_tail: bool,
-    /// Whether its name outlives a power failure.
+    /// Whether its name survives a power failure.
     has_durable_name: bool,
 }
 
 impl Journal {
-    /// Opens the journal, reads what earlier attempts left, and keeps others out of it.
-    /// `single_name` is what the transfer's only file is called here, if that is another name than
-    /// it has at the sender.
+    /// Opens and locks the journal, and reads what earlier attempts left. `single_name` is the
+    /// name here of the transfer's only file, if the sender has it under another.
     ///
     /// # Errors
     /// [`JournalError`].
@@ -53,8 +53,8 @@ impl Journal {
             error @ LockError::Os(_) => os(io::Error::other(error)),
         })?;
         let bytes = read_opened(&file, JOURNAL_BYTES_MAX).map_err(|error| os(error.into()))?;
-        // The previous holder of the lock may have removed the file between the two calls: then
-        // this is a file without a name.
+        // The previous holder of the lock may have removed the file between open and lock: then
+        // this file has no name.
         if !is_named(&file, &path).map_err(os)? {
             return Err(JournalError::InUse);
         }
@@ -78,8 +78,8 @@ impl Journal {
         } else if good_bytes < bytes.len() {
             file.set_len(good_bytes as u64).map_err(os)?;
         }
-        // What nothing was appended to says nothing yet: the first append makes the header and the
-        // name durable too.
+        // A journal without records has nothing to lose yet: the first append also makes the header
+        // and the name durable.
         let header = encode(&Record::Header { version: VERSION });
         let has_durable_name = good_bytes > header.len();
         if good_bytes == 0 {
@@ -98,7 +98,7 @@ impl Journal {
         Ok((journal, contents.past))
     }
 
-    /// Says that an attempt begins, before it makes anything under a temporary name.
+    /// Records that an attempt begins; call it before anything is made under a temporary name.
     ///
     /// # Errors
     /// [`JournalError::Os`].
@@ -116,13 +116,16 @@ impl Journal {
     /// Appends records. They are durable when this returns.
     ///
     /// # Errors
-    /// The operating system's. The journal is as it was before, and what comes next is appended to
-    /// that.
+    /// Those of the operating system. None of the records then counts; the next append replaces
+    /// whatever arrived of them.
+    ///
+    /// # Panics
+    /// If the caller breaks the order of records.
     pub fn append(&mut self, records: impl IntoIterator<Item = Record>) -> io::Result<()> {
         let mut bytes = Vec::new();
         let mut begun = self.begun;
         for record in records {
-            begun = begun.saturating_add(u32::from(matches!(record, Record::Begun { .. })));
+            begun = begun_after(begun, &record);
             bytes.extend(encode(&record));
         }
         if bytes.is_empty() {
@@ -131,13 +134,18 @@ impl Journal {
         if self.has_torn_tail {
             self.cut_tail()?;
         }
+        // Invariant I-journal-tail: no record follows the rest of a failed append, which would hide
+        // it from every reader.
+        assert!(!self.has_torn_tail, "no record follows the rest of a failed append");
         let written = self.file.write_all(&bytes).and_then(|()| self.sync());
         if let Err(error) = written {
-            // Half a record would hide everything that is written after it. If it cannot be cut off
-            // now, it must be before the next.
+            // If the tail cannot be cut off now, the next append tries again first.
             let _ = self.cut_tail();
             return Err(error);
         }
+        // Invariant I-journal-durable: a journal's records are reported durable only after its name
+        // is.
+        assert!(self.has_durable_name, "a durable record needs a durable name");
         self.begun = begun;
         self.good_bytes = self.good_bytes.saturating_add(bytes.len() as u64);
         Ok(())
@@ -146,7 +154,7 @@ impl Journal {
     fn sync(&mut self) -> io::Result<()> {
         rustix::fs::fdatasync(self.file.as_fd())?;
         if !self.has_durable_name {
-            // A journal whose name is lost in a power failure has never been there.
+            // Without this, a power failure could lose the file's name and with it the records.
             sync_directory(directory_of(&self.path))?;
             self.has_durable_name = true;
         }
@@ -160,19 +168,30 @@ impl Journal {
         Ok(())
     }
 
-    /// Removes the journal: the transfer is over.
+    /// Removes the journal of a transfer that is over.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn remove(self) -> io::Result<()> {
         std::fs::remove_file(&self.path)
     }
 }
 
-/// A journal of version 1 as the present version has it.
+/// How many files a journal has begun once `record` is appended.
+fn begun_after(begun: u32, record: &Record) -> u32 {
+    // Invariant I-journal-header: a journal has one header, its first record.
+    assert!(!matches!(record, Record::Header { .. }), "a journal has one header, its first record");
+    if let Record::Chunk { file, .. } = record {
+        // Invariant I-journal-order: a file is recorded as begun before any of its chunks.
+        assert!(*file < begun, "a file is recorded as begun before any of its chunks");
+    }
+    begun.saturating_add(u32::from(matches!(record, Record::Begun { .. })))
+}
+
+/// The bytes of a version 1 journal in the current version.
 fn from_version_1(contents: &mut Contents, bytes: &[u8], single_name: Option<&[u8]>) -> Vec<u8> {
-    // A single file's temporary name followed from its name here. A journal of several files is not
-    // one of a single file.
+    // In version 1, the temporary name of a transfer's only file was derived from its name here. A
+    // journal of several files is not that of a single file.
     let only = contents.past.only_begun();
     let token_of = |name: u128| single_name.filter(|_| only == Some(name)).map_or(name, hash_of);
     contents.past.set_tokens(token_of);

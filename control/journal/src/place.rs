@@ -1,35 +1,35 @@
-//! Where the journal of a partner, a destination and the names stored there lies.
+//! The path of the journal of a partner, a destination and the names stored there.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use culvert_protocol::identity::{PublicKey, to_hex};
 
-use crate::journal::record::{TOP_NAMES_MAX, top_name_hash};
+use crate::record::{TOP_NAMES_MAX, top_name_hash};
 
-/// Where journals of a partner and a destination lie.
+/// The place of a transfer's journal, among those of the same partner and destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    pub(super) directory: PathBuf,
-    /// What the names of all of them begin with: the partner's digits, then those of both.
-    pub(super) key: String,
-    /// What they began with before the partner had digits of its own.
-    pub(super) former_key: String,
-    /// What distinguishes them.
-    pub(super) names: String,
-    /// Hashes of the least of those names.
-    pub(super) top_names: Vec<u32>,
+    pub(crate) directory: PathBuf,
+    /// The prefix of all of those journals' names: the partner's digits, then digits of partner and
+    /// destination.
+    pub(crate) key: String,
+    /// The prefix that earlier versions used, without the partner's digits.
+    pub(crate) former_key: String,
+    /// The digits that distinguish them: a hash of the top names.
+    pub(crate) names: String,
+    /// The smallest hashes of those names.
+    pub(crate) top_names: Vec<u32>,
 }
 
-/// Digits of a name that are of the partner alone.
-pub(super) const PARTNER_DIGITS: usize = 8;
+/// Digits of a journal's name that depend on the partner alone.
+pub(crate) const PARTNER_DIGITS: usize = 8;
 /// Digits of [`Place::names`].
 const NAMES_DIGITS: usize = 16;
 
 impl Place {
     /// The place for what `partner` stores at `destination`. `top_names` are the first components
-    /// of the names, in any order, repeated or not: as long as they are the same, so is the
-    /// journal.
+    /// of the names, in any order and with any repetition: the same set names the same journal.
     #[must_use]
     pub fn new<'a>(
         directory: &Path,
@@ -51,22 +51,21 @@ impl Place {
             hasher.update(name).update(&[0]);
         }
         let names = to_hex(&hasher.finalize().as_bytes()[..NAMES_DIGITS / 2]);
-        // The least of the hashes: two long lists with most names in common have most of these in
-        // common too.
+        // The smallest hashes: two long lists that share most names also share most of these.
         let hashes: BTreeSet<u32> = top_names.iter().map(|name| top_name_hash(name)).collect();
         let top_names = hashes.into_iter().take(TOP_NAMES_MAX).collect();
         Self { directory: directory.to_owned(), key, former_key, names, top_names }
     }
 
-    /// The journal.
+    /// The journal's path.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.directory.join(format!("{}-{}.journal", self.key, self.names))
     }
 
-    /// Whether a file is a journal of the same partner and destination. Earlier versions had one
-    /// for both, without names.
-    pub(super) fn has(&self, file_name: &str) -> bool {
+    /// Whether a file is a journal of the same partner and destination. The earliest versions had
+    /// one journal for both, whatever the names.
+    pub(crate) fn has(&self, file_name: &str) -> bool {
         let rest = file_name.strip_prefix(&self.key).or_else(|| file_name.strip_prefix(&self.former_key));
         let rest = rest.and_then(|rest| rest.strip_suffix(".journal"));
         rest.is_some_and(|rest| rest.is_empty() || rest.len() == 1 + NAMES_DIGITS && rest.starts_with('-'))
