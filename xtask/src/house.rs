@@ -1,19 +1,23 @@
-//! The house rules that a compiler does not know: which crate may know which, no circle between
-//! files, no long comment line, no file that has grown without a reason, no wire rule without code.
+//! The house rules that a compiler does not know: which crate may use which, no circle between
+//! files, no long comment line, no file that has grown without a reason, public items first, every
+//! protocol rule quoted in code and tests, an index of the invariants.
 //!
-//! Each rule reads the tree by itself and returns what it found as [`finding::Finding`]s.
-//! [`check`] is part of `cargo xtask check`, and `cargo xtask house` is it alone. What stands
-//! against a rule for a reason is named in `house/exceptions.rs`; an exception that nothing needs
-//! any more is a finding too.
+//! Each rule reads the tree by itself and returns [`finding::Finding`]s. [`check`] is part of
+//! `cargo xtask check`; `cargo xtask house` runs it alone. Exceptions, with their reasons, are in
+//! `house/exceptions.rs`; an exception that nothing needs is a finding too.
 
 mod arrows;
 mod circles;
 mod exceptions;
 mod finding;
+mod invariants;
 mod module_paths;
+mod order;
+mod quotes;
 mod rules;
 mod sizes;
 mod sources;
+mod test_code;
 
 use std::path::Path;
 
@@ -30,8 +34,18 @@ pub fn check() -> anyhow::Result<()> {
     findings.extend(circles::check(&tree, exceptions::CIRCLES)?);
     findings.extend(sizes::check_comments(&tree));
     findings.extend(sizes::check_files(&tree, exceptions::LARGE_FILES));
-    findings.extend(rules::check(&tree)?);
+    findings.extend(order::check(&tree)?);
+    findings.extend(rules::check(&tree, &exceptions::UNQUOTED)?);
+    findings.extend(invariants::check(&tree)?);
     report(findings)
+}
+
+/// Writes what is made from the sources: the index of invariants.
+///
+/// # Errors
+/// If a source cannot be read, or the index cannot be written.
+pub fn write() -> anyhow::Result<()> {
+    invariants::write(&tree()?)
 }
 
 fn tree() -> anyhow::Result<sources::Tree> {

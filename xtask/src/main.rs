@@ -44,9 +44,13 @@ enum Task {
     },
     /// Formatting, house rules, lints, documentation, licenses and advisories
     Check,
-    /// Only the house rules: dependencies between crates, cycles of files, sizes, rules of the wire
-    /// protocol
-    House,
+    /// Only the house rules: dependencies between crates, cycles of files, sizes, reading order,
+    /// quotes of protocol rules, invariants
+    House {
+        /// Write docs/invariants.md from the sources first
+        #[arg(long)]
+        write: bool,
+    },
     /// Everything that CI runs: check, then test, then the virtual machine
     Ci,
     /// AF_XDP in zero-copy mode on a real driver, in a virtual machine; needs QEMU, and downloads a
@@ -122,7 +126,12 @@ fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Test { names, release, workers, libtest } => steps::test(&Selection { names, libtest, release, workers }),
         Task::Check => steps::check(),
-        Task::House => house::check(),
+        Task::House { write } => {
+            if write {
+                house::write()?;
+            }
+            house::check()
+        }
         Task::Ci => {
             steps::check()?;
             steps::test(&Selection::default())?;

@@ -17,6 +17,8 @@ pub fn check() -> anyhow::Result<()> {
     cargo(&["fmt", "--all", "--check"], &[])?;
     crate::house::check()?;
     crate::ebpf::build(true)?;
+    // The XDP program uses the wire format without the standard library.
+    cargo(&["check", "--package", "culvert-protocol", "--no-default-features", "--locked"], &[])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &[])?;
     cargo(
         &["doc", "--workspace", "--no-deps", "--locked", "--document-private-items"],
