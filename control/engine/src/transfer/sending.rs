@@ -6,56 +6,40 @@
 //! back as an event.
 
 mod announcements;
-mod announcing;
-mod delivered;
-mod delivery;
+mod checking;
+mod dispatch;
 mod done;
 mod ending;
-mod events;
+mod failures;
 mod files;
 mod filling;
-mod giving_up;
-mod lane_events;
-mod messages;
+mod hashing;
+mod impossible_events;
+mod job;
 mod outbox;
-mod outcomes;
 mod pace;
 mod payload;
-mod preparing;
+mod pipeline;
 mod queue;
+mod range;
 mod sent;
-mod stalling;
 mod standstill;
 mod state;
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_model::progress::Phase;
-use culvert_objects::fs::destination::attributes::NotKept;
 use culvert_plane::dataplane::{EventReceiver, SendEvent, event_queue};
 use culvert_protocol::control::{Message, RefusalCode};
-use culvert_system::processor_time::CpuMeter;
 use tokio::sync::mpsc;
 
 use crate::connection::SILENCE_TIMEOUT;
-use crate::transfer::bit_set::BitSet;
 use crate::transfer::error::TransferError;
-use crate::transfer::file_errors::ErrorList;
 use crate::transfer::flows::SendingFlows;
-use crate::transfer::manifest_exchange::canceled;
-use crate::transfer::progress_watchdog::ProgressWatchdog;
-use crate::transfer::rate_meter::RateMeter;
-use crate::transfer::sending::announcements::Announcements;
+use crate::transfer::manifest_exchange::{canceled, left_out};
 use crate::transfer::sending::done::Done;
-use crate::transfer::sending::files::OutgoingFiles;
-use crate::transfer::sending::outbox::Outbox;
-use crate::transfer::sending::pace::{Failures, Pace};
 pub use crate::transfer::sending::payload::{PartnerHas, Payload};
-use crate::transfer::sending::queue::{Hashing, Queue};
 pub use crate::transfer::sending::sent::Sent;
-use crate::transfer::sending::standstill::Standstill;
 use crate::transfer::sending::state::Sending;
 use crate::transfer::{TransferContext, blocking};
 
@@ -71,69 +55,24 @@ pub async fn send(context: TransferContext, payload: Payload, has: PartnerHas) -
     let (lane_events, events) = event_queue();
     let (done, finished_work) = mpsc::unbounded_channel();
     let flows = SendingFlows::open(&context, &has.offers, &lane_events).await?;
-    let chunk_count = payload.chunk_count(context.options.chunk_bytes);
-    let file_count = match &payload {
-        Payload::Files { tree, .. } => tree.listing.manifest.len(),
-        Payload::Memory { .. } => 0,
-    };
-    let resumed = has.resumed.len() as u64;
-    let stored_bytes = has.stored_bytes;
-    context.progress.send_modify(|progress| {
-        progress.phase = Phase::Moving;
-        progress.files_done += has.skipped.len() as u64 + resumed;
-        progress.bytes_done += stored_bytes;
-        if let Payload::Memory { bytes } = &payload {
-            progress.bytes_total = *bytes;
-        }
-    });
-    let mut hashes = vec![[0; 32]; if context.options.checksum { file_count } else { 0 }];
-    for (&file, &hash) in &has.resumed {
-        if let Some(place) = hashes.get_mut(file as usize) {
-            *place = hash;
-        }
-    }
-    let patience = ProgressWatchdog::new(context.patience, began);
-    let announcements = context.names.is_some().then(|| Announcements::new(file_count));
-    let mut sending = Sending {
-        pace: Pace {
-            standstill: Standstill::new(),
-            patience,
-            steps: 0,
-            rate: RateMeter::new(),
-            cpu: CpuMeter::begin(context.plane.process_id()),
-            bytes_delivered: stored_bytes,
-            said_all_sent: false,
-        },
-        queue: Queue {
-            next_chunk: 0,
-            chunk_count,
-            again: VecDeque::new(),
-            prepared: VecDeque::new(),
-            assigned: HashMap::new(),
-            filling: HashMap::new(),
-            preparing: 0,
-            checking: 0,
-            stored: BitSet::new(chunk_count as usize),
-            asked_again: HashMap::new(),
-        },
-        hashing: Hashing { hashes: Arc::new(hashes), hashed: HashMap::new(), progress_of: HashMap::new(), root: None },
-        failures: Failures { errors: ErrorList::default(), failed: HashSet::new(), not_kept: NotKept::default() },
-        context,
-        payload,
-        has,
-        flows,
-        files: OutgoingFiles::default(),
-        outbox: Outbox::default(),
-        announcements,
-        done,
-    };
-    for report in std::mem::take(&mut sending.has.early_reports) {
-        sending.flows.on_report(&report)?;
-    }
-    let sent = sending.run(events, finished_work, began).await;
+    show_beginning(&context, &payload, &has);
+    let mut sending = Sending::new(context, payload, has, flows, done, began)?;
+    let sent = sending.run(events, finished_work).await;
     // Open files are closed, and a large manifest freed, outside the runtime's thread.
     blocking(move || drop(sending)).await;
     sent
+}
+
+/// Shows what the receiver has already.
+fn show_beginning(context: &TransferContext, payload: &Payload, has: &PartnerHas) {
+    context.progress.send_modify(|progress| {
+        progress.phase = Phase::Moving;
+        progress.files_done += has.skipped.len() as u64 + has.resumed.len() as u64;
+        progress.bytes_done += has.stored_bytes;
+        if let Payload::Memory { bytes } = payload {
+            progress.bytes_total = *bytes;
+        }
+    });
 }
 
 impl Sending {
@@ -141,22 +80,21 @@ impl Sending {
         &mut self,
         mut events: EventReceiver<SendEvent>,
         mut finished_work: mpsc::UnboundedReceiver<Done>,
-        began: Instant,
     ) -> Result<Sent, TransferError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut heard = Instant::now();
-        let mut cancel = self.context.cancel.clone();
-        let plane = self.context.plane.clone();
+        let mut cancel = self.job.context.cancel.clone();
+        let plane = self.job.context.plane.clone();
         loop {
             self.pump().await?;
             tokio::select! {
                 biased;
                 () = TransferContext::canceled(&mut cancel) => return Err(canceled()),
                 error = plane.lost() => return Err(error.into()),
-                message = self.context.connection.reader.next() => {
+                message = self.job.context.connection.reader.next() => {
                     heard = Instant::now();
-                    if let Some(sent) = self.message(message?, began).await? {
+                    if let Some(sent) = self.message(message?).await? {
                         return Ok(sent);
                     }
                 }
@@ -168,46 +106,57 @@ impl Sending {
                         self.event(tag, event)?;
                     }
                 }
-                Some(done) = finished_work.recv() => {
-                    self.pace.steps += 1;
-                    self.work_done(done)?;
-                }
-                _ = tick.tick() => {
-                    self.check_patience()?;
-                    if heard.elapsed() > SILENCE_TIMEOUT {
-                        return Err(TransferError::here(RefusalCode::Temporary, "nothing was received from the partner for 30 s"));
-                    }
-                    self.check_standstill()?;
-                    self.notice_closed_path();
-                    self.tell_what_is_refused_here()?;
-                    self.show_progress();
-                    self.context.connection.writer.send_urgent(Message::Ping(0))?;
-                }
+                Some(done) = finished_work.recv() => self.work_done(done)?,
+                _ = tick.tick() => self.look_around(heard)?,
             }
         }
     }
 
     /// Prepares and assigns chunks as far as there is room, and sends what was gathered.
     async fn pump(&mut self) -> Result<(), TransferError> {
-        while self.prepare_ahead() | self.assign_prepared() {}
+        self.pipeline.advance(&self.job, &self.failures.failed);
         self.say_all_sent();
-        self.outbox.send(&self.context.connection.writer).await?;
+        self.outbox.send(&self.job.context.connection.writer).await?;
         if self.pace.said_all_sent {
             // While the receiver stores the rest and computes it too.
-            self.update_root();
+            self.hashing.begin_root(&self.job, &self.has, &self.failures);
         }
         Ok(())
     }
 
-    fn show_progress(&mut self) {
-        let rate = self.pace.rate.update(self.pace.bytes_delivered);
-        let (bytes_done, pacing, rtt_us) =
-            (self.pace.bytes_delivered, self.flows.pacing_bits_per_second(), self.flows.newest_rtt_us());
-        self.context.progress.send_modify(|progress| {
-            progress.bytes_done = bytes_done;
-            progress.rate_bits_per_second = rate;
-            progress.pacing_bits_per_second = pacing;
-            progress.rtt_us = rtt_us;
-        });
+    /// Announces that everything is sent, when it is; again if something had to be sent once more.
+    fn say_all_sent(&mut self) {
+        if !self.pipeline.queue.is_idle() || self.pace.said_all_sent {
+            return;
+        }
+        self.pace.said_all_sent = true;
+        if let Payload::Files { tree, .. } = &self.job.payload
+            && !tree.listing.problems.is_empty()
+        {
+            self.outbox.others.push(Message::LeftOut(left_out(tree)));
+        }
+        let summary = self.pace.summary(&self.pipeline.flows, self.job.payload.problem_count());
+        self.outbox.others.push(Message::AllSent(summary));
+        self.job.context.progress.send_modify(|progress| progress.phase = Phase::Finishing);
+    }
+
+    /// Checks whether the transfer still moves, shows its progress, and lets the partner, which was
+    /// `heard` last then, give a sign of life.
+    fn look_around(&mut self, heard: Instant) -> Result<(), TransferError> {
+        let (context, flows, queue) = (&self.job.context, &self.pipeline.flows, &self.pipeline.queue);
+        self.pace.check(flows, queue)?;
+        //= W-45
+        //# An end that receives nothing for 30 s closes the connection.
+        if heard.elapsed() > SILENCE_TIMEOUT {
+            return Err(TransferError::here(RefusalCode::Temporary, "nothing was received from the partner for 30 s"));
+        }
+        let in_flight = || queue.assigned().map(|(chunk, _)| u64::from(self.job.chunk_bytes(chunk))).sum();
+        let in_flight = (queue.assigned().len() > 0).then(in_flight);
+        self.standstill.check(context, flows, in_flight)?;
+        self.standstill.notice_closed_path(context, flows);
+        self.standstill.tell_what_is_refused_here(context, flows)?;
+        self.pace.show(context, flows);
+        context.connection.writer.send_urgent(Message::Ping(0))?;
+        Ok(())
     }
 }

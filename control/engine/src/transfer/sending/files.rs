@@ -82,7 +82,7 @@ pub async fn open(
     Ok(OpenedFile { installed, opened: Arc::new(opened), _place: Arc::new(place) })
 }
 
-/// Looks at an object once more.
+/// Looks at an object once more, which was read as `opened` and has `hash`.
 ///
 /// # Errors
 /// What to say of it if it changed.

@@ -37,14 +37,54 @@ impl Payload {
         }
     }
 
+    /// What a chunk consists of; nothing if it is one of a measurement.
+    pub(super) fn content(&self, chunk: u32) -> Option<ChunkContent<'_>> {
+        match self {
+            Self::Files { chunks, .. } => chunks.content(chunk),
+            Self::Memory { .. } => None,
+        }
+    }
+
     /// The file with chunks of its own that a chunk is a part of, if it is one.
     pub(super) fn file_of(&self, chunk: u32) -> Option<u32> {
+        match self.content(chunk) {
+            Some(ChunkContent::Range { file, .. }) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// The size of a chunk.
+    pub(super) fn chunk_bytes(&self, chunk: u32, chunk_bytes: u32) -> u32 {
         match self {
-            Self::Files { chunks, .. } => match chunks.content(chunk) {
-                Some(ChunkContent::Range { file, .. }) => Some(file),
-                _ => None,
-            },
-            Self::Memory { .. } => None,
+            Self::Files { chunks, .. } => chunks.content(chunk).map_or(0, |content| content.bytes()),
+            Self::Memory { bytes } => {
+                let chunk_bytes = u64::from(chunk_bytes);
+                (bytes - u64::from(chunk) * chunk_bytes).min(chunk_bytes) as u32
+            }
+        }
+    }
+
+    /// How many chunks of its own a file has.
+    pub(super) fn chunks_of_file(&self, file: u32) -> u64 {
+        match self {
+            Self::Files { tree, chunks } => chunks.chunks_of_file(tree.listing.manifest.file_bytes(file).unwrap_or(0)),
+            Self::Memory { .. } => 0,
+        }
+    }
+
+    /// How many entries the manifest has.
+    pub(super) fn entry_count(&self) -> usize {
+        match self {
+            Self::Files { tree, .. } => tree.listing.manifest.len(),
+            Self::Memory { .. } => 0,
+        }
+    }
+
+    /// How many sources could not be listed.
+    pub(super) fn problem_count(&self) -> u64 {
+        match self {
+            Self::Files { tree, .. } => tree.listing.problem_count,
+            Self::Memory { .. } => 0,
         }
     }
 }

@@ -1,48 +1,68 @@
 //! The sending side of a transfer: each part of what it knows has one owner.
 
-use tokio::sync::mpsc;
+use std::time::Instant;
+
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::transfer::TransferContext;
+use crate::transfer::error::TransferError;
 use crate::transfer::flows::SendingFlows;
 use crate::transfer::sending::announcements::Announcements;
 use crate::transfer::sending::done::Done;
-use crate::transfer::sending::files::OutgoingFiles;
+use crate::transfer::sending::failures::Failures;
+use crate::transfer::sending::hashing::Hashing;
+use crate::transfer::sending::job::Job;
 use crate::transfer::sending::outbox::Outbox;
-use crate::transfer::sending::pace::{Failures, Pace};
+use crate::transfer::sending::pace::Pace;
 use crate::transfer::sending::payload::{PartnerHas, Payload};
-use crate::transfer::sending::queue::{Hashing, Queue};
+use crate::transfer::sending::pipeline::Pipeline;
+use crate::transfer::sending::standstill::Standstill;
 
 /// The sending side. Each part of what it knows has one owner.
 pub(super) struct Sending {
-    pub(super) context: TransferContext,
-    pub(super) queue: Queue,
+    pub(super) job: Job,
+    pub(super) has: PartnerHas,
+    pub(super) pipeline: Pipeline,
     pub(super) hashing: Hashing,
     pub(super) failures: Failures,
     pub(super) pace: Pace,
-    pub(super) payload: Payload,
-    pub(super) has: PartnerHas,
-    pub(super) flows: SendingFlows,
-    pub(super) files: OutgoingFiles,
+    pub(super) standstill: Standstill,
     pub(super) outbox: Outbox,
-    /// What was told of files by name; none if nobody reads that.
+    /// Which files the user was told of by name; none if nobody reads that.
     pub(super) announcements: Option<Announcements>,
-    pub(super) done: mpsc::UnboundedSender<Done>,
+    pub(super) began: Instant,
 }
 
 impl Sending {
-    /// The size of a chunk.
-    pub(super) fn chunk_bytes(&self, chunk: u32) -> u32 {
-        match &self.payload {
-            Payload::Files { chunks, .. } => chunks.content(chunk).map_or(0, |content| content.bytes()),
-            Payload::Memory { bytes } => {
-                let chunk_bytes = u64::from(self.context.options.chunk_bytes);
-                (bytes - u64::from(chunk) * chunk_bytes).min(chunk_bytes) as u32
-            }
+    /// Nothing sent yet.
+    ///
+    /// # Errors
+    /// [`TransferError`] for malformed reports that came with the receiver's plan.
+    pub(super) fn new(
+        context: TransferContext,
+        payload: Payload,
+        mut has: PartnerHas,
+        flows: SendingFlows,
+        done: UnboundedSender<Done>,
+        began: Instant,
+    ) -> Result<Self, TransferError> {
+        let file_count = payload.entry_count();
+        let chunk_count = payload.chunk_count(context.options.chunk_bytes);
+        let mut pipeline = Pipeline::new(chunk_count, flows, std::mem::take(&mut has.proofs));
+        for report in std::mem::take(&mut has.early_reports) {
+            pipeline.flows.on_report(&report)?;
         }
-    }
-
-    /// Whether a chunk is of a file that was given up.
-    pub(super) fn is_given_up(&self, chunk: u32) -> bool {
-        self.payload.file_of(chunk).is_some_and(|file| self.failures.failed.contains(&file))
+        Ok(Self {
+            pipeline,
+            hashing: Hashing::new(if context.options.checksum { file_count } else { 0 }, &has.resumed),
+            failures: Failures::default(),
+            pace: Pace::new(&context, began, has.stored_bytes),
+            standstill: Standstill::new(),
+            outbox: Outbox::default(),
+            announcements: context.names.clone().map(|names| Announcements::new(names, file_count)),
+            job: Job::new(context, payload, done),
+            has,
+            began,
+        })
     }
 }
