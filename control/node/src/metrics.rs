@@ -69,6 +69,7 @@ pub struct Metrics {
     lane_busy: GaugeVec,
     lane_stall: CounterVec,
     lane_buffers: GaugeVec,
+    lane_broken_invariants: IntCounterVec,
     disk_bytes: IntCounterVec,
     kernel_bypass: kernel_bypass::KernelBypassMetrics,
     restarts: Counter,
@@ -240,6 +241,16 @@ impl Metrics {
                 r,
                 GaugeVec::new(
                     Opts::new("culvert_lane_buffers_in_use", "Chunk buffers of a lane that are in use."),
+                    &["lane"]
+                )
+            ),
+            lane_broken_invariants: register!(
+                r,
+                IntCounterVec::new(
+                    Opts::new(
+                        "culvert_lane_broken_invariants_total",
+                        "Internal checks of a lane that failed; anything but 0 is a defect of Culvert."
+                    ),
                     &["lane"]
                 )
             ),
@@ -445,6 +456,8 @@ impl Metrics {
         }
         self.disk_bytes.with_label_values(&["read"]).inc_by(since(LaneCounter::DiskRead));
         self.disk_bytes.with_label_values(&["write"]).inc_by(since(LaneCounter::DiskWritten));
+        let broken = since(LaneCounter::BrokenInvariants);
+        self.lane_broken_invariants.with_label_values(&[&name]).inc_by(broken);
         let (busy, idle) = (since(LaneCounter::BusyNs), since(LaneCounter::IdleNs));
         self.lane_busy.with_label_values(&[&name]).set(busy as f64 / busy.saturating_add(idle).max(1) as f64);
         self.lane_buffers.with_label_values(&[&name]).set(counters.get(LaneCounter::BuffersInUse) as f64);

@@ -95,6 +95,9 @@ pub enum LaneCounter {
     RingMalformed,
     /// Calls that woke the kernel for the rings.
     RingWakeups,
+    /// Invariants of the lane that did not hold: defects of this program. See
+    /// [`invariant`](crate::invariant).
+    BrokenInvariants,
 }
 
 /// The counters of one lane.

@@ -41,6 +41,7 @@ pub mod counters;
 pub mod doorbell;
 pub mod engine;
 pub mod handles;
+pub mod invariant;
 pub mod kernel_bypass;
 pub mod layout;
 pub mod messages;

@@ -120,6 +120,7 @@ fn metrics_have_the_contracts_names_and_pass_promtool() {
         "culvert_chunk_seconds",
         "culvert_lane_busy_ratio",
         "culvert_lane_stall_seconds_total",
+        "culvert_lane_broken_invariants_total",
         "culvert_disk_bytes_total",
         "culvert_dataplane_restarts_total",
     ] {
