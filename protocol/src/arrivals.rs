@@ -69,6 +69,9 @@ impl Arrivals {
     /// [`Stale`] if it was decided before.
     #[inline]
     pub fn check(&self, packet_number: u64) -> Result<(), Stale> {
+        //= W-8
+        //# The receiver keeps a window of packet numbers. A number that was already accepted, or
+        //# that lies below the window, is never accepted again.
         let word = packet_number / 64;
         if word < self.base_word {
             return Err(Stale::TooOld);
@@ -122,10 +125,11 @@ impl Arrivals {
         self.next
     }
 
-    /// Every packet number below this one is decided: the sender may forget it (wire.md W-22: "the
-    /// fate of every packet number below this one is known").
+    /// Every packet number below this one is decided: the sender may forget it.
     #[must_use]
     pub fn decided_below(&self) -> u64 {
+        //= W-22
+        //# `decided below`: the fate of every packet number below this one is known.
         let ones = u64::from(self.word(self.base_word).trailing_ones());
         self.base_word.saturating_mul(64).saturating_add(ones).min(self.next)
     }
@@ -136,9 +140,11 @@ impl Arrivals {
         &self.lost
     }
 
-    /// Forgets the first `count` ranges, once they are in a report (wire.md W-24: "reported exactly
-    /// once").
+    /// Forgets the first `count` ranges, which are in a report.
     pub fn clear_lost(&mut self, count: usize) {
+        //= W-24
+        //# A lost packet and a completed chunk are reported exactly once, because TCP does not lose
+        //# reports.
         self.lost.drain(..count.min(self.lost.len()));
         self.gaps = self.lost.len();
     }
@@ -241,6 +247,9 @@ mod tests {
 
     #[test]
     fn a_gap_is_reported_once_and_its_packets_are_stale_afterwards() {
+        //= W-24
+        //# A lost packet and a completed chunk are reported exactly once, because TCP does not lose
+        //# reports.
         let mut arrivals = Arrivals::default();
         for number in [0, 1, 4, 5, 9] {
             arrivals.record(number);
@@ -258,6 +267,9 @@ mod tests {
 
     #[test]
     fn a_leap_beyond_the_window_loses_what_it_skips() {
+        //= W-8
+        //# A number that was already accepted, or that lies below the window, is never accepted
+        //# again.
         let mut arrivals = Arrivals::default();
         arrivals.record(5);
         arrivals.record(5 * WINDOW_PACKETS);
@@ -293,6 +305,11 @@ mod tests {
         #[test]
         fn behaves_like_the_set_of_decided_numbers(steps in proptest::collection::vec(
             prop_oneof![8 => (0..300u64).prop_map(Some), 1 => Just(None)], 1..300), stretch in 1..400u64) {
+            //= W-8
+            //# A number that was already accepted, or that lies below the window, is never accepted
+            //# again.
+            //= W-22
+            //# `decided below`: the fate of every packet number below this one is known.
             let mut arrivals = Arrivals::default();
             let (mut arrived, mut lost) = (BTreeSet::new(), BTreeSet::new());
             for step in steps {

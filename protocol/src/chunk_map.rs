@@ -1,5 +1,5 @@
 //! How a manifest's files are split and packed into chunks. Both ends compute this, and it is never
-//! sent (wire.md W-37: "determined by the manifest and the chunk size alone").
+//! sent (W-37).
 //!
 //! A file larger than [`ChunkMap::pack_file_bytes_max`] has chunks of its own, each a complete
 //! BLAKE3 subtree. Smaller files are packed one after another into chunks of up to the chunk size,
@@ -93,6 +93,10 @@ impl ChunkMap {
     pub fn new(manifest: &Manifest, chunk_bytes: u32, is_sent: impl Fn(u32) -> bool) -> Result<Self, TooManyChunks> {
         assert!(chunk_bytes.is_power_of_two() && CHUNK_BYTES.contains(&chunk_bytes), "chunks of {chunk_bytes} bytes");
         let mut map = Self { chunk_bytes, runs: Vec::new(), pack_files: Vec::new(), chunk_count: 0 };
+        //= W-37
+        //# Chunks are determined by the manifest and the chunk size alone, so both ends derive the
+        //# same ones. A file larger than a quarter of a chunk has chunks of its own; smaller files
+        //# are packed in order.
         let mut pack = OpenPack::default();
         for (file, _) in manifest.entries() {
             let Some(bytes) = manifest.file_bytes(file).filter(|&bytes| bytes > 0 && is_sent(file)) else { continue };
@@ -216,6 +220,9 @@ mod tests {
         #[test]
         fn every_byte_is_in_exactly_one_chunk(sizes in proptest::collection::vec(
             prop_oneof![0..20_000u64, 0..1_000_000u64], 0..80)) {
+            //= W-37
+            //# A file larger than a quarter of a chunk has chunks of its own; smaller files are
+            //# packed in order.
             let chunk_bytes = 64 << 10;
             let manifest = manifest_of(&sizes);
             let map = ChunkMap::new(&manifest, chunk_bytes, |_| true).unwrap();

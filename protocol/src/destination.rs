@@ -84,6 +84,9 @@ impl Destination {
     /// bytes.
     #[must_use]
     pub const fn new(first: SocketAddr, key: [u8; 32]) -> Self {
+        //= W-49
+        //# A flow's initial destination is the address of the control connection's peer, which the
+        //# TCP handshake has proved, with the UDP port that the peer named.
         let challenges = [None; PEER_CHALLENGES + OTHER_CHALLENGES];
         Self {
             proved: first,
@@ -117,6 +120,10 @@ impl Destination {
         if from == self.proved || self.wrong_answers >= WRONG_ANSWERS_MAX {
             return;
         }
+        //= W-50
+        //# An authentic datagram of the reverse direction that is newer than all earlier ones and
+        //# comes from another address or port (even of the control connection's peer) does not
+        //# change the destination.
         let known = self.challenges.iter_mut().flatten().find(|challenge| challenge.address == from);
         if let Some(challenge) = known {
             challenge.received_bytes = challenge.received_bytes.saturating_add(bytes as u64);
@@ -124,6 +131,9 @@ impl Destination {
             let token = self.next_token(from);
             let (peers, others) = self.challenges.split_at_mut(PEER_CHALLENGES);
             let places = if from.ip() == self.peer { peers } else { others };
+            //= W-52
+            //# At most four are outstanding: two to addresses of the control connection's peer, two
+            //# to others. The oldest is dropped first.
             // An empty place is older than any.
             let oldest = places.iter_mut().min_by_key(|place| place.map_or(0, |challenge| challenge.begun_ns));
             if let Some(place) = oldest {
@@ -148,6 +158,9 @@ impl Destination {
         if now_ns < self.due_ns {
             return None;
         }
+        //= W-52
+        //# A challenge is repeated after one round trip, but no sooner than a third of a second and
+        //# no later than one second, and dropped after three such intervals.
         let patience_ns = round_trip_ns.clamp(PATIENCE_MIN_NS, PATIENCE_MAX_NS);
         let mut due = None;
         for place in &mut self.challenges {
@@ -160,6 +173,9 @@ impl Destination {
                 continue;
             }
             challenge.next_ns = now_ns.saturating_add(patience_ns);
+            //= W-52
+            //# An address that has not answered is sent only challenges, with at most three times
+            //# the bytes received from it in authentic datagrams.
             let sent_bytes = challenge.sent_bytes.saturating_add(bytes as u64);
             if sent_bytes <= challenge.received_bytes.saturating_mul(AMPLIFICATION_MAX) {
                 challenge.sent_bytes = sent_bytes;
@@ -182,12 +198,18 @@ impl Destination {
                 return Answer::Late;
             }
             self.wrong_answers = self.wrong_answers.saturating_add(1);
+            //= W-53
+            //# After 32 replies with tokens that match no outstanding challenge, a flow keeps its
+            //# destination for good.
             if self.wrong_answers >= WRONG_ANSWERS_MAX {
                 self.challenges = Default::default();
             }
             self.find_due();
             return Answer::Late;
         };
+        //= W-51
+        //# When the token returns in an authentic reply, from any address, the challenged address
+        //# becomes the destination.
         (self.proved, self.settled_token) = (challenge.address, token);
         self.find_due();
         Answer::Moved
@@ -195,6 +217,10 @@ impl Destination {
 
     /// Bound to the address, and another one each time.
     fn next_token(&mut self, address: SocketAddr) -> u32 {
+        //= W-50
+        //# The probe's token (chunk) is at least 2¹⁶ and unguessable: it is computed with BLAKE3
+        //# from the address and a counter, under a key of 32 random bytes with which the flow is
+        //# opened.
         let mut input = [0; 8 + 16 + 2];
         let (number, place) = input.split_at_mut(8);
         number.copy_from_slice(&self.challenges_made.to_be_bytes());
@@ -233,9 +259,15 @@ mod tests {
         Destination::new(address("10.0.0.2:7273"), [7; 32])
     }
 
-    /// W-50, W-51.
     #[test]
     fn data_follow_an_address_only_after_its_challenge_is_answered() {
+        //= W-50
+        //# An authentic datagram of the reverse direction that is newer than all earlier ones and
+        //# comes from another address or port (even of the control connection's peer) does not
+        //# change the destination. The sender challenges its source with a 48-byte probe.
+        //= W-51
+        //# When the token returns in an authentic reply, from any address, the challenged address
+        //# becomes the destination.
         for elsewhere in ["10.0.0.2:40000", "10.9.9.9:7273", "[fd00::9]:1"].map(address) {
             let mut destination = destination();
             destination.on_authentic(elsewhere, BYTES, 10);
@@ -254,6 +286,9 @@ mod tests {
 
     #[test]
     fn a_challenge_that_nobody_answers_is_forgotten() {
+        //= W-52
+        //# A challenge is repeated after one round trip, but no sooner than a third of a second and
+        //# no later than one second, and dropped after three such intervals.
         let mut destination = destination();
         destination.on_authentic(address("10.9.9.9:1"), BYTES, 0);
         let (mut now_ns, mut sent) = (0, Vec::new());
@@ -282,9 +317,11 @@ mod tests {
         }
     }
 
-    /// W-52: a table of fixed size in which forged sources do not displace the peer.
     #[test]
     fn forged_sources_do_not_keep_the_peer_from_being_challenged() {
+        //= W-52
+        //# At most four are outstanding: two to addresses of the control connection's peer, two to
+        //# others. The oldest is dropped first.
         let mut destination = destination();
         destination.on_authentic(address("10.0.0.2:40000"), BYTES, 5);
         let (_, token) = destination.due(BYTES, ROUND_TRIP_NS, 5).unwrap();
@@ -296,9 +333,11 @@ mod tests {
         assert_eq!(destination.address(), address("10.0.0.2:40000"));
     }
 
-    /// W-53.
     #[test]
     fn who_guesses_tokens_is_not_followed_any_more() {
+        //= W-53
+        //# After 32 replies with tokens that match no outstanding challenge, a flow keeps its
+        //# destination for good.
         let mut destination = destination();
         destination.on_authentic(address("10.9.9.9:1"), BYTES, 0);
         let (_, token) = destination.due(BYTES, ROUND_TRIP_NS, 0).unwrap();
@@ -348,9 +387,12 @@ mod tests {
     }
 
     proptest! {
-        /// W-51 and W-52, however datagrams, time and answers follow each other.
+        /// However datagrams, time and answers follow each other.
         #[test]
         fn an_unproved_address_gets_at_most_three_times_what_came_from_it(steps in proptest::collection::vec(step(), 1..200)) {
+            //= W-52
+            //# An address that has not answered is sent only challenges, with at most three times
+            //# the bytes received from it in authentic datagrams.
             let at = |number: u8| SocketAddr::new(IpAddr::from([10, 0, 0, number % 6]), 7_273 + u16::from(number / 6));
             let mut destination = Destination::new(at(2), [9; 32]);
             let (mut now_ns, mut sent) = (0u64, Vec::<(SocketAddr, u32)>::new());

@@ -204,6 +204,9 @@ pub struct Fates(Vec<Fate>);
 impl Fates {
     /// Adds runs. False if there would be more fates than `entries`, or a run of none.
     pub fn add(&mut self, runs: &[FateRun], entries: u32) -> bool {
+        //= W-58
+        //# Before `PlanEnd`, the receiver reports the outcome of each entry and its reason, in runs
+        //# that cover the manifest exactly and in order
         for run in runs {
             let left = (entries as usize).saturating_sub(self.0.len());
             if run.count == 0 || run.count as usize > left {
@@ -233,6 +236,8 @@ mod tests {
 
     #[test]
     fn runs_come_back_and_never_beyond_the_manifest() {
+        //= W-58
+        //# More or fewer outcomes than entries violate the protocol
         let fates = vec![Fate::New, Fate::New, Fate::Same, Fate::CollidesInSize, Fate::New];
         let told = runs(fates.iter().copied());
         assert_eq!(told.len(), 4);
@@ -249,6 +254,9 @@ mod tests {
     /// What it does not know would end the conversation.
     #[test]
     fn a_partner_hears_no_fate_that_its_version_does_not_have() {
+        //= W-58
+        //# Since version 8, an outcome may say that an identical file gets another mode
+        //# (`SameButMode`; older partners receive `Same`)
         assert_eq!(Fate::SameButMode.known_to(SAME_MODES_ARE_TOLD_SINCE), Fate::SameButMode);
         assert_eq!(Fate::SameButMode.known_to(SAME_MODES_ARE_TOLD_SINCE - 1), Fate::Same);
         assert_eq!(Fate::New.known_to(SAME_MODES_ARE_TOLD_SINCE - 1), Fate::New);

@@ -130,10 +130,14 @@ const fn varint_bytes(value: u64) -> usize {
     bits.div_ceil(7)
 }
 
-/// The numbers of a report in the order in which they travel (wire.md W-21: "the numbers, in
-/// order"); [`Report::parse`] reads them so.
+/// The numbers of a report in the order in which [`Report::parse`] reads them.
 fn summary_numbers(s: &Summary) -> [u64; 17] {
     [
+        //= W-21
+        //# The numbers, in order: flow id; report sequence; one past the highest packet number that
+        //# arrived; decided below; packets; bytes; duplicate bytes; echoed timestamp; hold time;
+        //# delay; minimum delay; interval; credit; busy and disk stall in parts per thousand;
+        //# backlog bytes; socket drops.
         s.flow_id.into(),
         s.sequence,
         s.next_packet,
@@ -161,6 +165,11 @@ impl<'a> Report<'a> {
     /// [`MalformedReport`] if a number is truncated or out of its field's range, a list is not in
     /// order or does not have its announced length, or bytes are left over.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, MalformedReport> {
+        //= W-20
+        //# A report is a sequence of LEB128 numbers, at most 8,192 bytes long: 17 numbers, the lost
+        //# ranges, the completed chunks.
+        //= W-26
+        //# A report that breaks a rule ends the transfer; no part of the report is used.
         if bytes.len() > REPORT_BYTES_MAX {
             return Err(MalformedReport("longer than a report may be"));
         }
@@ -187,12 +196,18 @@ impl<'a> Report<'a> {
         summary.disk_stall_permille = narrow(&mut rest)?;
         summary.backlog_bytes = narrow(&mut rest)?;
         summary.socket_drops = next(&mut rest)?;
-        // wire.md W-22: a fate is known "after a higher one arrived", so of none beyond that.
+        //= W-22
+        //# A number counts as lost when it has been missing for long enough after a higher one
+        //# arrived.
         if summary.decided_below > summary.next_packet {
             return Err(MalformedReport("it decides packets beyond the highest that arrived"));
         }
 
         let lost = Self::list(&mut rest, |rest, previous_end| {
+            //= W-23
+            //# Lost ranges ascend and do not overlap. Each is the distance from the end of the
+            //# previous range and a count of at least 1. No range extends beyond the highest packet
+            //# that arrived.
             let first = next(rest)?.checked_add(previous_end).ok_or(MalformedReport("a lost range overflows"))?;
             let count = next(rest)?;
             let end = first.checked_add(count).ok_or(MalformedReport("a lost range overflows"))?;
@@ -223,8 +238,7 @@ impl<'a> Report<'a> {
         Ok(items.get(..items.len().saturating_sub(rest.len())).unwrap_or_default())
     }
 
-    /// The packets that are lost and were not named before, ascending (wire.md W-24: "reported
-    /// exactly once").
+    /// The lost packets that no earlier report named, ascending (W-24).
     pub fn lost(&self) -> impl Iterator<Item = PacketRange> + 'a {
         let (mut rest, mut previous_end) = (self.lost, 0);
         std::iter::from_fn(move || {
@@ -264,10 +278,17 @@ mod tests {
     }
 
     proptest! {
-        /// wire.md W-21: "the numbers, in order".
         #[test]
         fn a_written_report_is_read_back(lengths in proptest::collection::vec((1..1u64 << 40, 1..1u64 << 20), 0..50),
                                          chunks in proptest::collection::vec(any::<u32>(), 0..50)) {
+            //= W-20
+            //# A report is a sequence of LEB128 numbers, at most 8,192 bytes long: 17 numbers, the
+            //# lost ranges, the completed chunks.
+            //= W-21
+            //# The numbers, in order: flow id; report sequence; one past the highest packet number
+            //# that arrived; decided below; packets; bytes; duplicate bytes; echoed timestamp; hold
+            //# time; delay; minimum delay; interval; credit; busy and disk stall in parts per
+            //# thousand; backlog bytes; socket drops.
             let lost = ranges_from(&lengths);
             let summary = summary(lost.last().map_or(0, |range| range.end()));
             let mut out = [0; REPORT_BYTES_MAX];
@@ -302,6 +323,8 @@ mod tests {
 
         #[test]
         fn a_damaged_report_never_names_packets_beyond_the_highest(at: prop::sample::Index, byte: u8) {
+            //= W-23
+            //# No range extends beyond the highest packet that arrived.
             let lost = ranges_from(&[(3, 2), (10, 1)]);
             let mut out = [0; 512];
             let (len, ..) = write_report(&mut out, &summary(16), &lost, [1, 2, 3].into_iter());
@@ -316,6 +339,8 @@ mod tests {
 
     #[test]
     fn a_lying_count_is_refused() {
+        //= W-26
+        //# A report that breaks a rule ends the transfer; no part of the report is used.
         let mut out = [0; 512];
         let (len, ..) = write_report(&mut out, &summary(0), &[], std::iter::empty::<u32>());
         out[len - 1] = 9;

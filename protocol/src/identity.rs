@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 /// The DER that goes before an Ed25519 key's 32 bytes in a SubjectPublicKeyInfo (RFC 8410).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
+//= W-30
+//# Both ends present a raw Ed25519 public key (RFC 7250).
 /// A node's public key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PublicKey(pub [u8; 32]);

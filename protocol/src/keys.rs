@@ -147,6 +147,9 @@ impl KeySchedule {
 
     /// The key of the next epoch, and that epoch.
     pub fn next_key(&mut self) -> (u64, PacketKey) {
+        //= W-7
+        //# Each epoch has its own key, so no key encrypts more than 2²² packets: half of what RFC
+        //# 9001, appendix B.1 allows for packets above 2 KiB.
         let mut room = Zeroizing::new([0; 32]);
         let key = room.get_mut(..self.cipher.key_bytes()).unwrap_or_default();
         self.secret.expand(b"key", &[], key);
@@ -194,6 +197,9 @@ impl KeyWindow {
     #[inline]
     #[must_use]
     pub fn key(&self, epoch: u64) -> Option<&PacketKey> {
+        //= W-7
+        //# The receiver accepts the current epoch, the previous one while its packets may still be
+        //# in flight, and the next.
         match epoch.wrapping_sub(self.epoch) {
             0 => Some(&self.current),
             1 => self.next.as_ref(),
@@ -246,6 +252,8 @@ mod tests {
 
     #[test]
     fn flows_directions_and_epochs_have_different_keys() {
+        //= W-7
+        //# Each epoch has its own key
         let mut seen = std::collections::HashSet::new();
         for flow_id in [1, 2, 256] {
             for direction in [Direction::Forward, Direction::Reverse] {
@@ -269,6 +277,9 @@ mod tests {
 
     #[test]
     fn the_window_holds_the_neighbouring_epochs_only() {
+        //= W-7
+        //# The receiver accepts the current epoch, the previous one while its packets may still be
+        //# in flight, and the next.
         let mut schedule = schedule(1, Direction::Forward);
         let mut window = KeyWindow::new(&mut schedule);
         assert!(window.key(0).is_some() && window.key(1).is_some() && window.key(2).is_none());

@@ -89,15 +89,18 @@ pub enum EntryError {
 }
 
 impl Entry<'_> {
-    /// Checks everything that can be checked of an entry alone (wire.md W-36: "the receiver checks
-    /// every entry by itself").
+    /// Checks everything that can be checked of an entry alone.
     ///
     /// # Errors
     /// [`EntryError`] names the entry and the rule.
     pub fn check(&self) -> Result<(), EntryError> {
+        //= W-36
+        //# The receiver checks every entry by itself and against the earlier ones.
         let name = || printable(self.name);
         check_relative(self.name).map_err(|reason| EntryError::Name { name: name(), reason })?;
         let out_of_range = |what| Err(EntryError::OutOfRange { name: name(), what });
+        //= W-36
+        //# Modes have nine bits.
         if self.mode > 0o777 {
             return out_of_range("a mode");
         }
@@ -355,6 +358,8 @@ mod tests {
 
     #[test]
     fn lies_are_refused_by_name() {
+        //= W-36
+        //# The receiver checks every entry by itself
         let mut manifest = Manifest::default();
         let refused = |manifest: &mut Manifest, entry: Entry<'_>| manifest.push(&entry).unwrap_err().to_string();
         assert!(refused(&mut manifest, file(b"../x", 1)).contains("'../x'"));

@@ -36,12 +36,14 @@ pub enum NameError {
     Reserved,
 }
 
-/// Checks a name that a partner sent: relative, every component plain (wire.md W-36: "no empty, `.`
-/// or `..` components, no NUL").
+/// Checks a name that a partner sent: relative, every component plain.
 ///
 /// # Errors
 /// [`NameError`] names the first rule that does not hold.
 pub fn check_relative(name: &[u8]) -> Result<(), NameError> {
+    //= W-36
+    //# A name is relative and at most 4,096 bytes long. It has no empty, `.` or `..` components, no
+    //# NUL, and no component longer than 255 bytes, and it is not one of Culvert's temporary names.
     if name.first() == Some(&b'/') {
         return Err(NameError::Absolute);
     }
@@ -58,14 +60,16 @@ pub fn check_relative(name: &[u8]) -> Result<(), NameError> {
     })
 }
 
-/// Checks that a symlink at `name` with `target` stays inside the transfer (wire.md W-36: "a
-/// symlink's target stays inside the sent tree"): relative, and climbing no higher than the top.
+/// Checks that a symlink at `name` with `target` stays inside the transfer: relative, and climbing
+/// no higher than the top.
 ///
 /// `..` is accepted only at the target's beginning, where it climbs through directories that the
 /// transfer itself made. Behind another component it could climb out of where a second symlink
 /// leads.
 #[must_use]
 pub fn symlink_stays_inside(name: &[u8], target: &[u8]) -> bool {
+    //= W-36
+    //# A symlink's target stays inside the sent tree.
     if target.is_empty() || target.len() > NAME_BYTES_MAX || target.starts_with(b"/") || target.contains(&0) {
         return false;
     }
@@ -106,6 +110,10 @@ mod tests {
 
     #[test]
     fn each_trick_has_its_error() {
+        //= W-36
+        //# A name is relative and at most 4,096 bytes long. It has no empty, `.` or `..`
+        //# components, no NUL, and no component longer than 255 bytes, and it is not one of
+        //# Culvert's temporary names.
         for (name, error) in [
             (b"".as_slice(), NameError::Empty),
             (b"a//b", NameError::Empty),
@@ -132,6 +140,8 @@ mod tests {
 
     #[test]
     fn symlinks_that_leave_are_noticed() {
+        //= W-36
+        //# A symlink's target stays inside the sent tree.
         assert!(symlink_stays_inside(b"a/b/link", b"../other"));
         assert!(symlink_stays_inside(b"a/b/link", b"../../x/./y"));
         assert!(!symlink_stays_inside(b"link", b"a/../b"), "a may be a symlink to '.'");

@@ -45,6 +45,11 @@ impl Openings {
     #[inline]
     #[must_use]
     pub fn due_ns(&self) -> u64 {
+        //= W-54
+        //# A receiver sends openings only to the control connection's peer: every 50 ms, at most
+        //# 120, until the first authentic datagram has arrived. If none arrives for half a second,
+        //# it sends them again, then after one, two, four and every further four seconds, as long
+        //# as the flow is open.
         if !self.has_heard {
             return if self.sent < OPENINGS_MAX { self.next_ns } else { u64::MAX };
         }
@@ -81,9 +86,12 @@ mod tests {
         times
     }
 
-    /// W-54.
     #[test]
     fn the_way_is_opened_at_the_beginning_and_in_silence() {
+        //= W-54
+        //# every 50 ms, at most 120, until the first authentic datagram has arrived. If none
+        //# arrives for half a second, it sends them again, then after one, two, four and every
+        //# further four seconds, as long as the flow is open.
         let mut openings = Openings::default();
         openings.begin(1_000_000_000);
         let first = in_silence(&mut openings, 1_000);

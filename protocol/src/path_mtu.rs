@@ -3,9 +3,8 @@
 //! A flow opens with the largest of a few common sizes that the path answers, because data waits
 //! for it. Between that size and the next unanswered one, more may be possible: a tunnel takes 20
 //! to 100 bytes off a common size, and a probe may have been lost by chance. From there on, this
-//! module is packetization-layer path MTU discovery (RFC 8899 section 5.2; wire.md W-12: "while
-//! data moves, the sender keeps searching"): one probe at a time, each size tried three times
-//! before it counts as too large, first the common sizes upwards, then the midpoint between the
+//! module is packetization-layer path MTU discovery (RFC 8899 section 5.2; W-12): one probe at a
+//! time, each size tried three times before it counts as too large, first the common sizes upwards, then the midpoint between the
 //! largest delivered and the smallest undelivered size. Sizes are UDP payload bytes.
 //!
 //! | RFC 8899 | here |
@@ -102,6 +101,9 @@ impl PathMtuSearch {
     /// Chooses the next size, or ends the search.
     fn choose(&mut self, now_ns: u64) {
         self.tries = 0;
+        //= W-12
+        //# While data moves, the sender keeps searching between that size and the next (RFC 8899,
+        //# section 5.2): one probe at a time, three tries per size, to within eight bytes.
         let above = self.common.iter().rev().copied().find(|&size| size > self.delivered && size < self.refused);
         let middle = || self.delivered.midpoint(self.refused);
         self.candidate = match above {
@@ -112,6 +114,8 @@ impl PathMtuSearch {
         self.due_ns = match self.candidate {
             // The interface itself does not carry more.
             0 if self.largest() == self.delivered => u64::MAX,
+            //= W-12
+            //# A completed search is repeated after ten minutes.
             0 => now_ns.saturating_add(RAISE_NS),
             _ => now_ns,
         };
@@ -209,6 +213,9 @@ mod tests {
 
     #[test]
     fn a_tunnel_is_used_to_within_eight_bytes() {
+        //= W-12
+        //# While data moves, the sender keeps searching between that size and the next (RFC 8899,
+        //# section 5.2): one probe at a time, three tries per size, to within eight bytes.
         // IPsec in tunnel mode leaves 1,438 bytes or so of 1,500: 1,410 of UDP payload.
         let (found, probes, _) = run(1_232, 1_410, || false);
         assert!((1_402..=1_410).contains(&found), "{found}");
@@ -223,6 +230,8 @@ mod tests {
 
     #[test]
     fn a_finished_search_looks_again_after_ten_minutes() {
+        //= W-12
+        //# A completed search is repeated after ten minutes.
         let mut search = PathMtuSearch::new([1_472, 1_232].into());
         search.opened(1_232, 0);
         let mut now_ns = 0;

@@ -147,6 +147,9 @@ impl ReceiverFlow {
         now_us: u32,
     ) -> Received {
         debug_assert_eq!(header.flow_id, self.flow_id, "the lane routes by flow id");
+        //= W-9
+        //# Before the tag is verified, the header is used only to find the flow; nothing else in it
+        //# is trusted.
         match self.arrivals.check(header.packet_number) {
             Ok(()) => {}
             Err(Stale::TooOld | Stale::Decided) => return Received::Rejected(Rejected::Stale),
@@ -157,6 +160,9 @@ impl ReceiverFlow {
         let outcome = match header.kind {
             SegmentKind::Data => self.receive_segment(datagram, header, memory),
             SegmentKind::Probe => self.open_to_scratch(datagram, header).map(|()| Received::Probe(*header)),
+            //= W-3
+            //# Data and probes travel from the data's sender to its receiver; probe replies and
+            //# openings travel the other way.
             SegmentKind::ProbeReply | SegmentKind::Opening => Err(Rejected::Direction),
         };
         match outcome {
@@ -191,6 +197,10 @@ impl ReceiverFlow {
         if assembly.chunk_bytes != header.chunk_bytes {
             return Err(Rejected::ForeignChunk);
         }
+        //= W-10
+        //# A segment is decrypted directly into its place in the chunk buffer only if that place is
+        //# empty. If the place is taken, the segment is decrypted elsewhere or not at all. Verified
+        //# bytes are never overwritten.
         if assembly.stride != header.stride || assembly.segments.contains(header.index) {
             return self.receive_unusual(at, datagram, header, memory);
         }
@@ -221,6 +231,8 @@ impl ReceiverFlow {
             memory.give_back(buffer);
             return Err(Rejected::OverCredit);
         };
+        //= W-11
+        //# The first segment of a chunk to arrive fixes its stride.
         segments.reset(segment_count(header.chunk_bytes, header.stride));
         self.begun = self.begun.saturating_add(1);
         self.held = self.held.saturating_add(1);
@@ -256,7 +268,12 @@ impl ReceiverFlow {
             self.note_duplicate(header);
             return Ok(Received::Placed { chunk: Some(header.chunk) });
         }
-        // What came before is no use any more: it counts as if it had come twice.
+        //= W-11
+        //# A chunk that starts over starts completely over: segments that arrived before do not
+        //# count, and their bytes are not part of any hash.
+        //= W-21
+        //# Duplicate bytes are those of segments that contain nothing new, and those discarded when
+        //# a chunk starts over (W-11).
         let discarded = u64::from(assembly.segments.len()).saturating_mul(assembly.stride.into());
         let discarded = discarded.min(assembly.chunk_bytes.into());
         self.totals.duplicate_bytes = self.totals.duplicate_bytes.wrapping_add(discarded);
@@ -423,14 +440,18 @@ impl ReceiverFlow {
     }
 
     fn current_credit(&self) -> u64 {
+        //= W-25
+        //# It never decreases. It grows only when the receiver has a free buffer, which it reserves
+        //# for the chunk started on that credit.
         let free = self.allowance.saturating_sub(self.held);
         self.credit.max(self.begun.saturating_add(free.into()))
     }
 
     /// Writes the next report into `out` and returns its length.
     pub fn write_report(&mut self, condition: &LaneCondition, now_us: u32, out: &mut [u8]) -> usize {
-        // wire.md W-22: "a number counts as lost when it has been missing for long enough after a
-        // higher one arrived".
+        //= W-22
+        //# A number counts as lost when it has been missing for long enough after a higher one
+        //# arrived.
         let horizon = self.arrivals.next().saturating_sub(REORDERING_PACKETS).max(self.reported_next);
         self.arrivals.declare_lost(horizon);
         self.credit = self.current_credit();
@@ -463,6 +484,9 @@ impl ReceiverFlow {
 
     /// Seals the answer to a probe of `datagram_bytes` into `out`; returns its length.
     pub fn seal_probe_reply(&mut self, probe: &Header, datagram_bytes: usize, out: &mut [u8]) -> usize {
+        //= W-3
+        //# Its reply repeats the probe's token (chunk), its timestamp (sent) and the number of
+        //# bytes that arrived (segment index).
         let reply = Header {
             kind: SegmentKind::ProbeReply,
             stride: 0,
@@ -479,6 +503,8 @@ impl ReceiverFlow {
     /// Seals a datagram that opens the way from the sender to here through what stands before this
     /// host.
     pub fn seal_opening(&mut self, now_us: u32, out: &mut [u8]) -> usize {
+        //= W-3
+        //# An opening is empty; it opens NATs and stateful firewalls on the receiver's side.
         let opening = Header {
             kind: SegmentKind::Opening,
             stride: 0,
@@ -500,6 +526,8 @@ impl ReceiverFlow {
         header.write(clear);
         // 2^22 replies to probes never come about; if they do, the flow stops answering rather than
         // reuse a key.
+        //= W-6
+        //# A packet number is never used twice under a direction's secret
         if let Some(key) = self.reply_keys.key(header.epoch()) {
             key.seal(header.packet_number, clear, &[], sealed);
         }

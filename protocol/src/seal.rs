@@ -84,9 +84,11 @@ impl PacketKey {
         Self { key: LessSafeKey::new(key), iv }
     }
 
-    /// The nonce is the flow's IV xor the packet number (W-6; RFC 9001 5.3).
     #[inline]
     fn nonce(&self, packet_number: u64) -> Nonce {
+        //= W-6
+        //# The nonce is the direction's 12-byte IV XORed with the packet number (RFC 9001, section
+        //# 5.3).
         let mut nonce = self.iv;
         for (byte, number) in nonce[NONCE_LEN - 8..].iter_mut().zip(packet_number.to_be_bytes()) {
             *byte ^= number;
@@ -101,6 +103,8 @@ impl PacketKey {
     #[inline]
     #[expect(clippy::expect_used, reason = "what is sealed is this node's own, and of a segment's size")]
     pub fn seal(&self, packet_number: u64, header: &[u8; HEADER_BYTES], payload: &[u8], sealed: &mut [u8]) {
+        //= W-6
+        //# The header is the additional authenticated data.
         let (ciphertext, tag) = sealed.split_at_mut(payload.len());
         self.key
             .seal_out_of_place_scatter(self.nonce(packet_number), Aad::from(header), payload, ciphertext, &[], tag)
@@ -156,6 +160,9 @@ mod tests {
         #[test]
         fn both_implementations_seal_the_same_bytes(cipher in any_cipher(), key: [u8; 32], iv: [u8; 12], number: u64,
                                                    header: [u8; 32], payload in proptest::collection::vec(any::<u8>(), 0..9000)) {
+            //= W-6
+            //# The header is the additional authenticated data. The nonce is the direction's
+            //# 12-byte IV XORed with the packet number (RFC 9001, section 5.3).
             let key = &key[..cipher.key_bytes()];
             let ours = PacketKey::new(cipher, key, iv);
             let mut sealed = vec![0; payload.len() + TAG_BYTES];

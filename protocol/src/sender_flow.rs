@@ -295,6 +295,9 @@ impl SenderFlow {
         if let Some(record) = self.record_mut(self.next_packet) {
             *record = PacketRecord::new(slot, generation, index);
         }
+        //= W-6
+        //# A packet number is never used twice under a direction's secret; a retransmission gets a
+        //# new one.
         self.next_packet = self.next_packet.wrapping_add(1);
         self.data_end = self.next_packet;
         self.keys.advance_to(epoch);
@@ -374,12 +377,13 @@ impl SenderFlow {
     /// has sent, even if its reports are false.
     ///
     /// A report can only make the flow send again what is in flight, each packet once. Receivers
-    /// report lost packets in order, within one report (W-23) and from each report to the next
-    /// (wire.md W-24: "a sender ignores losses below the end of those already reported"), so
+    /// report lost packets in order, within one report (W-23) and from one to the next (W-24), so
     /// repeated ones are not looked up.
     pub fn on_report(&mut self, report: &Report<'_>, now_ns: u64, mut delivered: impl FnMut(u32, BufferId)) -> u64 {
         let mut looked_up = 0;
         for range in report.lost() {
+            //= W-24
+            //# a sender ignores losses below the end of those already reported.
             let first = range.first.max(self.decided_below).max(self.named_below);
             let end = range.end().min(self.next_packet);
             for packet_number in first..end {
@@ -397,6 +401,9 @@ impl SenderFlow {
                 delivered(chunk, outgoing.buffer);
             }
         }
+        //= W-25
+        //# Credit is the total number of chunks that the sender may have started on this flow. It
+        //# never decreases.
         self.credit = self.credit.max(report.summary.credit);
         let decided = report.summary.decided_below.min(self.next_packet);
         if decided > self.decided_below {
@@ -443,6 +450,9 @@ impl SenderFlow {
         if stride < STRIDE_MIN {
             return Err(PathTooNarrow(stride));
         }
+        //= W-11
+        //# If the path turns out to carry more, chunks started later use a larger stride. If it
+        //# carries less than a chunk's stride needs, the chunk starts over with a smaller one.
         self.stride = stride;
         for (at, slot) in (0u16..).zip(&mut self.slots) {
             let Some(outgoing) = slot.outgoing.as_mut() else { continue };

@@ -124,6 +124,8 @@ impl Header {
         };
         let [version, kind, s0, s1, f0, f1, f2, f3, p0, p1, p2, p3, p4, p5, p6, p7, rest @ ..] = *bytes;
         let [c0, c1, c2, c3, b0, b1, b2, b3, i0, i1, i2, i3, t0, t1, t2, t3] = rest;
+        //= W-2
+        //# The version is 1. Datagrams of another version are counted and dropped.
         if version != VERSION {
             return Err(HeaderError::Version);
         }
@@ -163,6 +165,9 @@ impl Header {
     #[inline]
     #[must_use]
     pub fn announces(&self, datagram_bytes: usize) -> bool {
+        //= W-5
+        //# A data datagram is exactly as long as its fields say: 48 bytes plus min(stride, chunk
+        //# bytes − index × stride). Replies and openings are 48 bytes.
         match self.kind {
             SegmentKind::Data => datagram_bytes.checked_sub(OVERHEAD_BYTES) == Some(self.payload_bytes()),
             SegmentKind::Probe => datagram_bytes >= OVERHEAD_BYTES,
@@ -188,7 +193,10 @@ impl Header {
     #[inline]
     #[must_use]
     pub fn offset(&self) -> usize {
-        // A parsed header's is below its chunk's end.
+        //= W-1
+        //# A datagram is self-contained: its header says where its payload belongs, independent of
+        //# any other datagram.
+        // Cannot wrap: in a parsed header, the offset is below the chunk's size.
         (self.index as usize).wrapping_mul(self.stride as usize)
     }
 
@@ -203,12 +211,16 @@ impl Header {
     #[inline]
     #[must_use]
     pub const fn epoch(&self) -> u64 {
+        //= W-7
+        //# The key epoch is packet number >> 22.
         self.packet_number >> EPOCH_BITS
     }
 
     #[inline]
     fn is_segment_of_a_chunk(&self) -> bool {
-        // u64 because index * stride can exceed 32 bits in a forged header.
+        //= W-4
+        //# A data header is valid if the stride is at least 512, the chunk is at most 16 MiB, and
+        //# the segment starts inside the chunk.
         let offset = u64::from(self.index).wrapping_mul(u64::from(self.stride));
         self.stride >= STRIDE_MIN && self.chunk_bytes <= CHUNK_BYTES_MAX && offset < u64::from(self.chunk_bytes)
     }
@@ -241,6 +253,9 @@ mod tests {
 
     #[test]
     fn a_written_header_is_read_back() {
+        //= W-1
+        //# A datagram is self-contained: its header says where its payload belongs, independent of
+        //# any other datagram.
         let header = data_header();
         let mut datagram = vec![0; OVERHEAD_BYTES + header.payload_bytes()];
         header.write(datagram.first_chunk_mut().unwrap());
@@ -257,6 +272,14 @@ mod tests {
 
     #[test]
     fn each_rule_has_its_error() {
+        //= W-2
+        //# The version is 1. Datagrams of another version are counted and dropped.
+        //= W-4
+        //# A data header is valid if the stride is at least 512, the chunk is at most 16 MiB, and
+        //# the segment starts inside the chunk.
+        //= W-5
+        //# A data datagram is exactly as long as its fields say: 48 bytes plus min(stride, chunk
+        //# bytes − index × stride). Replies and openings are 48 bytes.
         let mut datagram = vec![0; OVERHEAD_BYTES + 1424];
         data_header().write(datagram.first_chunk_mut().unwrap());
         let error = |change: &dyn Fn(&mut Vec<u8>)| {

@@ -263,6 +263,9 @@ fn corruption_is_rejected_and_never_placed() {
 
 #[test]
 fn the_segment_size_may_change_at_any_time() {
+    //= W-11
+    //# A chunk that starts over starts completely over: segments that arrived before do not count,
+    //# and their bytes are not part of any hash.
     for seed in seeds(20) {
         let harm = Harm { loss: 0.02, reordering: 0.1, ..Harm::default() };
         let mut world = World::new(seed, harm, 20, 6);
@@ -292,6 +295,14 @@ fn the_segment_size_may_change_at_any_time() {
 
 #[test]
 fn a_replayed_datagram_is_stale_and_a_forged_one_destroys_nothing() {
+    //= W-8
+    //# A number that was already accepted, or that lies below the window, is never accepted again.
+    //= W-9
+    //# Before the tag is verified, the header is used only to find the flow; nothing else in it is
+    //# trusted.
+    //= W-10
+    //# If the place is taken, the segment is decrypted elsewhere or not at all. Verified bytes are
+    //# never overwritten.
     let mut world = World::new(1, Harm::default(), 1, 2);
     world.add_chunk(0);
     world.report();
@@ -325,6 +336,8 @@ fn a_replayed_datagram_is_stale_and_a_forged_one_destroys_nothing() {
 
 #[test]
 fn chunks_beyond_credit_are_refused() {
+    //= W-25
+    //# Credit is the total number of chunks that the sender may have started on this flow.
     let mut receiver = receiver(10, 2);
     let mut receiver_memory = HeapBuffers::new(10, CHUNK_BYTES);
     let mut sender = sender(1424, 10);
@@ -382,6 +395,8 @@ fn a_report_that_loses_everything_forever_makes_each_packet_go_again_once() {
 /// Whatever a report contains, over a flow's life no more packets are looked up than were sent.
 #[test]
 fn reports_that_lie_cost_no_more_than_what_was_sent() {
+    //= W-24
+    //# a sender ignores losses below the end of those already reported.
     for seed in seeds(20) {
         let mut random = Random::new(seed);
         let mut sender = sender(1424, 64);

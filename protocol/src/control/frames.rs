@@ -4,7 +4,9 @@ use super::message::Message;
 use super::refusal::{Refusal, RefusalCode};
 use crate::manifest::Entry;
 
-/// The longest frame (wire.md W-31: "at most 256 KiB"). A list that does not fit is sent in parts.
+//= W-31
+//# A frame is a 32-bit big-endian length followed by that many bytes, at most 256 KiB.
+/// The longest frame. A list that does not fit is sent in parts.
 pub const FRAME_BYTES_MAX: usize = 256 << 10;
 /// Senders of lists close a message at this size, well below the frame's limit.
 pub const LIST_BYTES: usize = 48 << 10;
@@ -42,11 +44,13 @@ impl Message {
         Self::Refused(Refusal::new(RefusalCode::Failed, text)).write_frame(out);
     }
 
-    /// Reads the body of a frame (wire.md W-31: "exactly one message in postcard encoding").
+    /// Reads the body of a frame.
     ///
     /// # Errors
     /// [`FrameError::Malformed`].
     pub fn parse(body: &[u8]) -> Result<Self, FrameError> {
+        //= W-31
+        //# It contains exactly one message in postcard encoding.
         match postcard::take_from_bytes(body) {
             Ok((message, [])) => Ok(message),
             _ => Err(FrameError::Malformed),
@@ -79,7 +83,8 @@ impl FrameReader {
         let rest = self.buffer.get(self.taken..).unwrap_or_default();
         let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_be_bytes(*length);
-        // wire.md W-31: "a longer frame ends the connection before memory is allocated for it".
+        //= W-31
+        //# A longer frame ends the connection before memory is allocated for it.
         if length as usize > FRAME_BYTES_MAX {
             return Err(FrameError::TooLong(length));
         }

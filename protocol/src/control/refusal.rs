@@ -8,8 +8,10 @@ use crate::foreign_text::foreign_text;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusalCode {
-    /// The partner does not know this key, or has not approved it yet (wire.md W-34: "refuses with
-    /// `unknown_key`").
+    //= W-34
+    //# If a node receives a `Hello` under an unknown key, it records the key as pending (in a table
+    //# of fixed size, with a share per host) and refuses with `unknown_key`.
+    /// The partner does not know this key, or has not approved it yet.
     UnknownKey,
     /// The partner's profile does not permit this.
     NotPermitted,

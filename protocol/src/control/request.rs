@@ -22,10 +22,11 @@ pub enum Overwrite {
     Changed,
     /// Every file is replaced.
     Always,
+    //= W-47
+    //# Since version 3, the options may request `content` for existing files.
     /// Files with chunks of their own are compared by the hashes of these chunks, whatever their
-    /// size and time, and equal chunks are not sent (wire.md W-47: "the options may request
-    /// `content` for existing files"). Other files are treated as in [`Overwrite::Changed`]. Only
-    /// to partners of version [`CONTENT_SINCE`].
+    /// size and time, and equal chunks are not sent. Other files are treated as in
+    /// [`Overwrite::Changed`]. Only to partners of version [`CONTENT_SINCE`].
     ///
     /// [`CONTENT_SINCE`]: super::CONTENT_SINCE
     Content,
@@ -106,7 +107,10 @@ pub enum RequestedAction {
     },
 }
 
-/// Asks for a transfer (wire.md W-35: "the connecting end sends one `Request`").
+//= W-35
+//# The connecting end sends one `Request`: transfer id, operation (push, pull or measure), options,
+//# the UDP ports of its lanes, its largest datagram.
+/// Asks for a transfer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// The transfer. A request repeated with the same id continues where it was interrupted.

@@ -38,9 +38,10 @@ fn messages_survive_any_cut_of_the_stream() {
     }
 }
 
-/// wire.md W-31: "a longer frame ends the connection".
 #[test]
 fn a_message_of_four_gigabytes_is_refused_at_its_length() {
+    //= W-31
+    //# A longer frame ends the connection before memory is allocated for it.
     let mut reader = FrameReader::default();
     reader.push(&u32::MAX.to_be_bytes());
     assert_eq!(reader.next_message(), Err(FrameError::TooLong(u32::MAX)));

@@ -79,8 +79,9 @@ pub struct ControllerConfig {
     pub mode: Mode,
     /// The flow's share of the user's rate, if one was asked for.
     pub cap_bits_per_second: Option<u64>,
-    /// The flow's share of a rate that a path check or an earlier transfer measured, if there is
-    /// one: start-up begins there.
+    /// The flow's share of the rate, in bits per second, that a fresh path check supports, if there
+    /// is one. Start-up begins at half of it, but no lower than without it. Rates of earlier
+    /// transfers do not count: they are no measurement of the path.
     pub start_bits_per_second: Option<u64>,
     /// The round trip that the probes measured.
     pub rtt_ns: u64,
