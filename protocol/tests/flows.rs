@@ -12,7 +12,7 @@ use culvert_protocol::keys::{Direction, KeySchedule, Secret};
 use culvert_protocol::receiver_flow::{LaneCondition, Received, ReceiverConfig, ReceiverFlow, Rejected};
 use culvert_protocol::seal::Cipher;
 use culvert_protocol::sender_flow::{SenderConfig, SenderFlow};
-use culvert_protocol::wire::Header;
+use culvert_protocol::wire::{Header, SegmentKind};
 
 #[path = "shared/random.rs"]
 mod random;
@@ -430,6 +430,28 @@ fn reports_that_lie_cost_no_more_than_what_was_sent() {
         }
         assert!(sent > 1_000 && looked_up > sent / 2, "seed {seed}: {looked_up} of {sent}");
     }
+}
+
+#[test]
+fn a_probe_is_answered_with_what_arrived_and_a_reply_is_no_probe() {
+    //= W-3
+    //# Data and probes travel from the data's sender to its receiver; probe replies and openings travel
+    //# the other way. A probe is padded to the size it tests. Its reply repeats the probe's token
+    //# (chunk), its timestamp (sent) and the number of bytes that arrived (segment index).
+    let (mut sender, mut receiver) = (sender(1424, 2), receiver(1, 2));
+    let mut memory = HeapBuffers::new(2, CHUNK_BYTES);
+    let (mut probe, mut reply) = ([0; 1_472], [0; 48]);
+    assert_eq!(sender.seal_probe(7, 1_472, 99, &mut probe), Some(1_472));
+    let header = Header::parse_datagram(&probe).unwrap();
+    let Received::Probe(seen) = receiver.receive(&probe, &header, &mut memory, 100) else { panic!("not a probe") };
+    assert_eq!(receiver.seal_probe_reply(&seen, probe.len(), &mut reply), 48);
+    let answer = Header::parse_datagram(&reply).unwrap();
+    assert_eq!((answer.kind, answer.chunk, answer.sent_us, answer.index), (SegmentKind::ProbeReply, 7, 99, 1_472));
+    assert!(sender.open_reply(&reply, &answer));
+    let header = Header { packet_number: header.packet_number + 1, ..answer };
+    assert_eq!(receiver.receive(&reply, &header, &mut memory, 101), Received::Rejected(Rejected::Direction));
+    let header = Header::parse_datagram(&probe).unwrap();
+    assert!(!sender.open_reply(&probe, &header), "a probe is no reply");
 }
 
 #[test]

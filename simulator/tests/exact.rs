@@ -43,6 +43,9 @@ fn feedback_is_a_thousandth_of_the_data_at_most() {
 /// each change.
 #[test]
 fn what_is_hashed_is_what_arrived_however_often_a_chunk_begins_anew() {
+    //= W-11
+    //# A chunk that starts over starts completely over: segments that arrived before do not count,
+    //# and their bytes are not part of any hash.
     let mut begun_anew = 0;
     for seed in 1..=12 {
         let path = Path { reordering: 0.05, reordering_ns: 2_000_000, duplication: 0.02, ..Path::clean(1e9, 10.0) };

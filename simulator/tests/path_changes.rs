@@ -12,6 +12,12 @@ fn assert_holds(scene: &PathChanges) {
 
 #[test]
 fn data_go_only_where_a_challenge_was_answered_and_follow_a_real_move() {
+    //= W-49
+    //# A flow's initial destination is the address of the control connection's peer, which the TCP
+    //# handshake has proved, with the UDP port that the peer named.
+    //= W-51
+    //# When the token returns in an authentic reply, from any address, the challenged address
+    //# becomes the destination.
     for scene in named(1) {
         eprintln!("{}, seed {}", scene.name, scene.seed);
         assert_holds(&scene);
@@ -20,6 +26,9 @@ fn data_go_only_where_a_challenge_was_answered_and_follow_a_real_move() {
 
 #[test]
 fn moves_darkness_and_copies_at_random() {
+    //= W-52
+    //# An address that has not answered is sent only challenges, with at most three times the bytes
+    //# received from it in authentic datagrams.
     let seeds = match std::env::var("CULVERT_SEED") {
         Ok(seed) => vec![seed.parse().expect("CULVERT_SEED is a number")],
         Err(_) => (10_001..10_013).collect(),

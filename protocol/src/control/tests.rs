@@ -21,6 +21,9 @@ fn messages() -> Vec<Message> {
 
 #[test]
 fn messages_survive_any_cut_of_the_stream() {
+    //= W-31
+    //# A frame is a 32-bit big-endian length followed by that many bytes, at most 256 KiB. It
+    //# contains exactly one message in postcard encoding.
     let mut stream = Vec::new();
     for message in messages() {
         message.write_frame(&mut stream);
@@ -45,6 +48,34 @@ fn a_message_of_four_gigabytes_is_refused_at_its_length() {
     let mut reader = FrameReader::default();
     reader.push(&u32::MAX.to_be_bytes());
     assert_eq!(reader.next_message(), Err(FrameError::TooLong(u32::MAX)));
+}
+
+#[test]
+fn messages_keep_their_numbers() {
+    //= W-32
+    //# Messages are variants of one enumeration. Variants are only ever appended
+    let permits = Message::Permits { store: PermissionAnswer::Yes, fetch: PermissionAnswer::No };
+    for (message, number) in [
+        (Message::Hello { version_min: 1, version_max: 8, software: String::new(), name: String::new() }, 0),
+        (Message::Refused(Refusal::new(RefusalCode::Failed, "no")), 3),
+        (Message::ManifestPart(Vec::new()), 4),
+        (Message::PlanPart { skipped: Vec::new() }, 6),
+        (Message::Proven(Vec::new()), 10),
+        (Message::Feedback(Vec::new()), 11),
+        (Message::Stored(Vec::new()), 18),
+        (Message::SendAgain(Vec::new()), 19),
+        (Message::AllSent(SenderSummary::default()), 20),
+        (Message::Ping(1), 23),
+        (Message::Path(crate::path::PathMessage::End), 26),
+        (Message::MoveFlow { flow_id: 1, source_port: 50_000 }, 27),
+        (Message::NotKept { count: 0, first: Vec::new() }, 28),
+        (Message::DryRun(crate::dry_run::Finding::Fates(Vec::new())), 29),
+        (Message::ContentsOf { mode: 0o755 }, 30),
+        (permits, 31),
+        (Message::RefusedHere, 32),
+    ] {
+        assert_eq!(postcard::to_allocvec(&message).unwrap()[0], number, "{message:?}");
+    }
 }
 
 #[test]

@@ -92,6 +92,8 @@ fn a_far_end_that_is_stopped_for_a_while_is_waited_for() {
 
 #[test]
 fn a_far_end_that_stays_stopped_is_a_temporary_failure() {
+    //= W-45
+    //# An end that receives nothing for 30 s closes the connection.
     let transfer = Transfer::begin(&["--retries", "1"]);
     transfer.signal(Signal::STOP);
     let far_ends = transfer.far_ends.clone();

@@ -153,6 +153,9 @@ fn what_is_permitted_is_a_directory() {
 /// W-60.
 #[test]
 fn what_is_permitted_is_told_to_those_who_understand_it() {
+    //= W-60
+    //# Since version 8, an end that receives `Ping` in place of a `Request` (W-35) sends `Permits`
+    //# before its `Pong`.
     let pair = Pair::new();
     let node = pair.start();
     for version in [1, 7] {

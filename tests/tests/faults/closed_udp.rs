@@ -260,6 +260,11 @@ fn a_closed_tcp_port_ends_with_5_over_ssh_and_between_nodes() {
 /// to open its own host's input, which was open.
 #[test]
 fn what_a_senders_own_host_refuses_is_told_with_what_opens_it() {
+    //= W-61
+    //# Since version 8, a sender whose own host refuses to send its first datagrams (`EPERM`: a
+    //# rule of the host's output chain) says so with `RefusedHere`, at most once, after `PlanEnd`.
+    //# The receiver, which cannot see the reason why nothing arrives, then tells its user which
+    //# host's firewall to open.
     for (verb, sender) in [("send", 0), ("get", 1)] {
         let Some(walled) = FirewalledHosts::new() else { return };
         walled.refuse(sender, "output", "meta l4proto udp drop");

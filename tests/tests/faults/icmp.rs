@@ -185,6 +185,8 @@ fn blind(is_v6: bool) {
 
 #[test]
 fn what_strangers_say_of_the_path_before_a_transfer_changes_nothing() {
+    //= W-12
+    //# Information from ICMP is ignored: both the kernel's cached path MTU and socket errors.
     blind(false);
     blind(true);
 }
@@ -211,6 +213,8 @@ fn the_least_mtu_that_a_kernel_can_be_made_to_believe_changes_nothing() {
 
 #[test]
 fn what_is_said_of_the_transfers_own_packets_changes_nothing() {
+    //= W-12
+    //# Information from ICMP is ignored: both the kernel's cached path MTU and socket errors.
     for is_v6 in [false, true] {
         let Some(mut scene) = Scene::new(is_v6) else { return };
         let told = Arc::new(AtomicU64::new(0));

@@ -78,6 +78,11 @@ fn translator(is_v6: bool, places: Vec<SocketAddr>, seen: Arc<Mutex<Vec<u64>>>) 
 
 #[test]
 fn a_receiver_behind_a_translator_that_forgets_it_is_followed() {
+    //= W-51
+    //# When the token returns in an authentic reply, from any address, the challenged address
+    //# becomes the destination.
+    //= W-54
+    //# This is how a sender learns of a changed address.
     for is_v6 in [false, true] {
         let other = |text: &str| text.parse::<SocketAddr>().unwrap();
         // Another port of the host from the beginning; a third one; another host; its own again.
@@ -138,6 +143,13 @@ fn a_receiver_whose_host_moves_is_followed() {
 /// Somebody on the path sends each answer on from elsewhere, before the answer itself arrives.
 #[test]
 fn copies_of_answers_from_elsewhere_lead_no_data_there() {
+    //= W-50
+    //# An authentic datagram of the reverse direction that is newer than all earlier ones and comes
+    //# from another address or port (even of the control connection's peer) does not change the
+    //# destination.
+    //= W-52
+    //# An address that has not answered is sent only challenges, with at most three times the bytes
+    //# received from it in authentic datagrams.
     for is_v6 in [false, true] {
         let third = if is_v6 { "[fd97::77]:53" } else { "10.97.77.77:53" }.parse::<SocketAddr>().unwrap();
         let neighbour = Middlebox::address(1, is_v6, 5_353);

@@ -207,6 +207,8 @@ fn flushes(run: &Run) -> Vec<usize> {
 /// wire.md W-42: "chunks that are on stable storage".
 #[test]
 fn a_power_failure_loses_nothing_that_was_called_stored() {
+    //= W-42
+    //# `Stored` lists chunks that are on stable storage.
     if let Some(why) = missing() {
         eprintln!("skipped: {why}");
         return;

@@ -208,6 +208,8 @@ fn run_round(side: Side, kind: Kind, at: u64, seed: u64) -> bool {
     assert_eq!(states(&before), states(&after), "{round}");
     assert_eq!(stage.journals(), [] as [PathBuf; 0], "{round}");
     if first.code == 0 && stage.side == Side::Asked {
+        //= W-56
+        //# Whoever is told of success therefore finds the receipt at both ends.
         // Who was told of success finds the same receipt on both ends (W-56).
         let id = first.json()["transfer"].as_str().unwrap().to_owned();
         let of = |state: &Path| fs::read_to_string(state.join(format!("receipts/{id}.receipt"))).unwrap_or_default();

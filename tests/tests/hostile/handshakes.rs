@@ -217,6 +217,9 @@ fn what_strangers_call_themselves_forges_nothing_in_the_log() {
 /// W-34: "in a table of fixed size, with a share per host").
 #[test]
 fn new_keys_of_one_host_keep_no_other_key_from_being_noted() {
+    //= W-34
+    //# If a node receives a `Hello` under an unknown key, it records the key as pending (in a table
+    //# of fixed size, with a share per host) and refuses with `unknown_key`.
     let pair = Pair::new();
     let node = pair.start();
     let port = node.port;

@@ -97,6 +97,9 @@ fn offer(sender_lane: u16, receiver_lane: u16) -> FlowOffer {
 /// chunks".
 #[test]
 fn plans_that_lie_are_refused() {
+    //= W-38
+    //# Runs in `PlanPart` ascend and do not overlap, including across messages. There are no more
+    //# proofs than chunks.
     let siege = AttackedNode::begin();
     let run = |first, count| Run { first, count };
     let lies = [
@@ -126,6 +129,9 @@ fn plans_that_lie_are_refused() {
 /// plane ended for everybody (wire.md W-35: "a largest datagram below 560 bytes").
 #[test]
 fn a_datagram_that_cannot_carry_data_is_refused_with_a_sentence() {
+    //= W-35
+    //# A largest datagram below 560 bytes (W-4 plus overhead) and a path longer than 4,096 bytes
+    //# are refused.
     let siege = AttackedNode::begin();
     for bytes in [0, 47, 100, 559] {
         let mut stranger = Stranger::introduced(&siege.pair.here, siege.node.port);
@@ -178,6 +184,10 @@ fn requests_beyond_what_a_node_can_count_are_refused_with_a_sentence() {
 /// wire.md W-40: "at most three times, and only if the chunk was sent".
 #[test]
 fn wishes_for_more_than_was_sent_are_refused() {
+    //= W-40
+    //# at most three times, and only if the chunk was sent.
+    //= W-26
+    //# A report that breaks a rule ends the transfer; no part of the report is used.
     let siege = AttackedNode::begin();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     for wish in [
@@ -202,6 +212,8 @@ fn wishes_for_more_than_was_sent_are_refused() {
 
 #[test]
 fn fates_of_files_that_there_are_not_are_refused_and_so_are_too_few() {
+    //= W-58
+    //# More or fewer outcomes than entries violate the protocol
     let siege = AttackedNode::begin();
     let run = |count| FateRun { count, fate: Fate::New };
     let end = || Message::PlanEnd { flows: Vec::new(), stored_bytes: 0 };
@@ -228,6 +240,8 @@ fn fates_of_files_that_there_are_not_are_refused_and_so_are_too_few() {
 
 #[test]
 fn attributes_of_files_that_there_are_not_were_not_kept() {
+    //= W-57
+    //# Numbers beyond the manifest's, or entries that are not in it, violate the protocol.
     let siege = AttackedNode::begin();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let entry = |file| FileError { file, code: "time".to_owned(), text: "utimensat: no".to_owned() };
@@ -320,6 +334,9 @@ fn a_receiver_that_calls_everything_lost_for_ever_is_given_up() {
 
 #[test]
 fn a_flow_moves_to_the_port_that_its_receiver_asks_for_and_not_for_ever() {
+    //= W-48
+    //# A sender that cannot get the port, or has been asked more than 64 times, continues on its
+    //# current port.
     let siege = AttackedNode::begin();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();

@@ -26,6 +26,9 @@ use culvert_tests::tree::temporary_files;
 /// discarded".
 #[test]
 fn a_verified_chunk_is_not_written_over_by_another_flow() {
+    //= W-40
+    //# A chunk belongs to the flow its first segment arrived on. Segments of it that arrive on
+    //# another flow, or after it is verified, are discarded.
     let siege = AttackedNode::begin();
     let (good, evil) = (file_of_chunks(2, 1), file_of_chunks(2, 2));
     let mut sender = siege.attack(&[file(b"file", good.len() as u64)]);
@@ -99,6 +102,9 @@ fn a_hole_does_not_erase_what_was_verified() {
 /// wire.md W-39: "nothing else can be proven".
 #[test]
 fn a_damaged_chunk_cannot_be_proved_by_saying_so() {
+    //= W-39
+    //# If a sender's source has a chunk listed in `Proofs` with the same hash, it sends `Proven`
+    //# instead of the chunk. Nothing else can be proven.
     let siege = AttackedNode::begin();
     let good = file_of_chunks(3, 6);
     let entries = [file(b"file", good.len() as u64)];
@@ -156,6 +162,8 @@ fn what_was_offered_is_not_proved_once_other_bytes_came_in_its_place() {
 /// wire.md W-40: "a hole is not accepted where data has arrived".
 #[test]
 fn a_hole_is_not_believed_where_wrong_bytes_came() {
+    //= W-40
+    //# A hole is not accepted where data has arrived.
     let siege = AttackedNode::begin();
     let good = file_of_chunks(2, 13);
     let sparse = Entry { kind: EntryKind::File { bytes: good.len() as u64, is_sparse: true }, ..file(b"file", 0) };
@@ -172,6 +180,9 @@ fn a_hole_is_not_believed_where_wrong_bytes_came() {
 /// stride and with other bytes (W-11).
 #[test]
 fn a_chunk_that_begins_anew_with_other_bytes_is_signed_as_it_is_stored() {
+    //= W-11
+    //# A chunk that starts over starts completely over: segments that arrived before do not count,
+    //# and their bytes are not part of any hash.
     let siege = AttackedNode::begin();
     let chunk_bytes: usize = 256 << 10;
     let bytes = |seed| Random::new(seed).bytes(chunk_bytes + 100_000);
@@ -219,6 +230,10 @@ fn a_chunk_that_begins_anew_with_other_bytes_is_signed_as_it_is_stored() {
 /// wire.md W-40: "the receiver compares them with its own".
 #[test]
 fn hashes_that_do_not_match_fail_the_transfer_as_a_verification() {
+    //= W-40
+    //# The sender sends `ChunkHashes`, `PackHashes` and `Holes` as it reads; the receiver compares
+    //# them with its own. It requests a chunk that differs with `SendAgain`, at most three times,
+    //# and only if the chunk was sent.
     let siege = AttackedNode::begin();
     let good = file_of_chunks(2, 7);
     let mut sender = siege.attack(&[file(b"file", good.len() as u64)]);
@@ -341,6 +356,9 @@ fn packs_whose_sender_goes_before_their_hashes_leave_their_buffers() {
 
 #[test]
 fn more_chunks_than_there_is_credit_for_take_no_more_buffers() {
+    //= W-25
+    //# It grows only when the receiver has a free buffer, which it reserves for the chunk started
+    //# on that credit.
     let siege = AttackedNode::begin();
     let chunks = 5_000u32;
     let bytes = u64::from(chunks) * u64::from(CHUNK_BYTES);
@@ -398,6 +416,8 @@ fn a_file_of_a_million_terabytes_opens_no_more_than_it_may() {
 /// wire.md W-44: "the id in a `Request` must not be that of another partner's transfer".
 #[test]
 fn an_id_of_another_partners_transfer_is_refused() {
+    //= W-44
+    //# The id in a `Request` must not be that of another partner's transfer or of a running one.
     let siege = AttackedNode::begin();
     let id = wait_for("the honest transfer's record", || {
         let names = fs::read_dir(siege.pair.there.join("transfers")).ok()?;
@@ -447,6 +467,9 @@ fn a_slow_loris_with_a_key_leaves_room_for_others() {
 /// the task that writes panicked (wire.md W-35: "a path longer than 4,096 bytes").
 #[test]
 fn a_path_that_fills_a_frame_is_refused_with_a_sentence() {
+    //= W-35
+    //# A largest datagram below 560 bytes (W-4 plus overhead) and a path longer than 4,096 bytes
+    //# are refused.
     let siege = AttackedNode::begin();
     let path: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(&[0xff; 250_000]);
     for wish in [

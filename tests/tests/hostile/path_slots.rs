@@ -97,6 +97,10 @@ impl Asker {
 /// as it was watched.
 #[test]
 fn a_check_is_over_when_its_time_is_and_when_its_partner_is_silent() {
+    //= P-5
+    //# The responder ends the check when the permitted time is up, plus at most 5 s to finish the
+    //# last step; when it has received neither a message nor a probe for 10 s; or immediately when
+    //# the connection is closed.
     let pair = Pair::new();
     let node = pair.start();
     let mut asker = Asker::permitted(&pair, &node, 1);
@@ -121,6 +125,13 @@ fn a_check_is_over_when_its_time_is_and_when_its_partner_is_silent() {
 /// Row 15: whoever does what it likes with its own check, another partner's is answered.
 #[test]
 fn a_greedy_partner_keeps_nobody_elses_check_waiting() {
+    //= P-3
+    //# It runs one check per partner at a time, and eight in total.
+    //= P-4
+    //# Trains below 100 kb/s are refused.
+    //= P-7
+    //# A check owns the port until its first authentic probe arrives, for at most 4 s, and its
+    //# socket is then connected to the address that probe came from.
     let pair = Pair::new();
     let node = pair.start();
     let honest = third(&pair, &node);
@@ -169,6 +180,8 @@ fn again(pair: &Pair, node: &RunningNode) -> Asker {
 /// Row 15: a train at one bit in a second held its place for 66 hours after its partner had gone.
 #[test]
 fn a_partner_that_has_gone_has_no_place() {
+    //= P-5
+    //# or immediately when the connection is closed.
     let pair = Pair::new();
     let node = pair.start();
     let honest = third(&pair, &node);
@@ -184,6 +197,8 @@ fn a_partner_that_has_gone_has_no_place() {
 
 #[test]
 fn two_partners_are_answered_at_the_same_port_at_the_same_time() {
+    //= P-7
+    //# All checks share one UDP port.
     let pair = Pair::new();
     let node = pair.start();
     let other = third(&pair, &node);

@@ -31,6 +31,8 @@ fn assert_goes_on(pair: &Pair, node: &mut RunningNode) {
 /// wire.md W-31: "a longer frame ends the connection before memory is allocated for it".
 #[test]
 fn a_control_message_of_four_gibibytes_ends_the_connection() {
+    //= W-31
+    //# A longer frame ends the connection before memory is allocated for it.
     let pair = Pair::new();
     let mut node = pair.start();
     for announced in [u32::MAX, 256 << 20, (256 << 10) + 1] {
@@ -45,6 +47,9 @@ fn a_control_message_of_four_gibibytes_ends_the_connection() {
 /// wire.md W-33: "sends a refusal that names both versions".
 #[test]
 fn another_protocol_version_is_refused_with_both_versions() {
+    //= W-33
+    //# If there is no common version, the end with the newer version sends a refusal that names
+    //# both versions, and closes.
     let pair = Pair::new();
     let mut node = pair.start();
     let mut stranger = Stranger::connect(&pair.here, node.port);
@@ -87,6 +92,9 @@ fn messages_out_of_turn_are_refused() {
 /// W-59: nine bits, once.
 #[test]
 fn a_mode_of_what_is_sent_that_cannot_be_is_refused() {
+    //= W-59
+    //# Since version 7, a sender whose manifest is the contents of one directory sends that
+    //# directory's mode (nine bits) with `ContentsOf`, before `ManifestEnd` and at most once.
     let pair = Pair::new();
     let mut node = pair.start();
     for modes in [vec![0o4755], vec![u16::MAX], vec![0o700, 0o700]] {
@@ -117,6 +125,9 @@ fn end_manifest(stranger: &mut Stranger, entries: &[Entry<'_>]) {
 /// wire.md W-36: "a name is relative and at most 4,096 bytes long".
 #[test]
 fn names_that_leave_the_destination_are_refused() {
+    //= W-36
+    //# A name is relative and at most 4,096 bytes long. It has no empty, `.` or `..` components, no
+    //# NUL, and no component longer than 255 bytes, and it is not one of Culvert's temporary names.
     let pair = Pair::new();
     let mut node = pair.start();
     let outside = pair.path("outside");
@@ -175,6 +186,9 @@ fn a_file_below_its_own_symlink_does_not_follow_it() {
 /// earlier ones".
 #[test]
 fn manifests_that_lie_are_refused() {
+    //= W-36
+    //# The data's sender sends the manifest: `ManifestPart`s and a `ManifestEnd` with count and
+    //# digest. The receiver checks every entry by itself and against the earlier ones.
     let pair = Pair::new();
     let mut node = pair.start();
     let entries = [file(b"a", 1), file(b"b", 2)];

@@ -24,6 +24,10 @@ fn assert_goes_on(pair: &Pair) {
 
 #[test]
 fn an_unknown_key_waits_until_it_is_approved() {
+    //= W-34
+    //# If a node receives a `Hello` under an unknown key, it records the key as pending
+    //= W-30
+    //# A node identifies its partners by these keys and nothing else.
     let pair = Pair::new();
     let node = pair.start();
     let stranger = pair.path("stranger");
@@ -390,6 +394,8 @@ fn waiting_ends_in_time_and_canceling_ends_a_transfer() {
 
 #[test]
 fn foreign_packets_are_counted_and_change_nothing() {
+    //= W-9
+    //# Datagrams of unknown flows are counted and dropped.
     let pair = Pair::new();
     let node = pair.start();
     let status = run(&pair.there, ["status", "--json"]).exits(0).json();

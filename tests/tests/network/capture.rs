@@ -348,6 +348,8 @@ fn frame(ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn damaged_datagrams_are_marked_and_foreign_ones_left_alone() {
+    //= W-5
+    //# A data datagram is exactly as long as its fields say
     if !has_tshark() {
         return;
     }

@@ -41,6 +41,9 @@ fn start_with_config(pair: &Pair, text: &str) -> RunningNode {
 
 #[test]
 fn loopback_is_measured_without_privileges_and_remembered() {
+    //= W-46
+    //# Since version 2, the connecting end may send `Path(Ask)` in place of a `Request`. A path
+    //# check follows instead of a transfer
     let pair = Pair::new();
     let node = pair.start();
     let found = check(&pair, &QUICK).exits(0).json();
@@ -91,6 +94,8 @@ fn loopback_is_measured_without_privileges_and_remembered() {
 
 #[test]
 fn the_partners_permission_is_needed() {
+    //= P-6
+    //# Trains of both sides keep to the lower of the two permitted rates.
     let pair = Pair::new();
     let node = start_with_config(&pair, "[path]\nanswer = false\n");
     check(&pair, &QUICK).exits(4).says("does not permit path checks");

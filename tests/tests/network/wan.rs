@@ -52,6 +52,8 @@ fn loss_does_not_make_a_long_path_slow() {
 
 #[test]
 fn segments_are_as_large_as_the_path_delivers_them() {
+    //= W-12
+    //# to within eight bytes.
     // The devices say 9000, but larger packets than these vanish.
     // Below the common sizes' next the search takes a second or two, while data move.
     for (packet_bytes_max, segment_bytes, megabytes) in
@@ -74,6 +76,10 @@ fn segments_are_as_large_as_the_path_delivers_them() {
 
 #[test]
 fn a_path_that_becomes_narrow_in_the_middle_is_found_out() {
+    //= W-12
+    //# After three unanswered retransmissions, the flow opens again (section 4.3 there).
+    //= W-11
+    //# If it carries less than a chunk's stride needs, the chunk starts over with a smaller one.
     let config = WanConfig { mtu: 9_000, ..WanConfig::clean(200_000_000, 10.0) };
     let Some(pair) = WanPair::new(&config) else { return };
     for (side, other) in [(0, "10.97.0.2"), (1, "10.97.0.1")] {

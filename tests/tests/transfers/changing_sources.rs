@@ -55,6 +55,9 @@ fn fails_by_name(pair: &Pair, ran: Ran) {
 
 #[test]
 fn a_file_that_grows_fails_by_name() {
+    //= W-41
+    //# `FilesComplete` follows when all chunks of a file are delivered and the file has not changed
+    //# since it was listed. Only then may the file get its name.
     let (pair, ran) = send_and_change(|large| {
         File::options().append(true).open(large).unwrap().write_all(b"more").unwrap();
     });
@@ -100,6 +103,9 @@ fn a_file_that_gets_another_mode_arrives() {
 /// file").
 #[test]
 fn small_files_that_change_store_nothing_also_without_checksums() {
+    //= W-55
+    //# The receiver stores a pack only after that message, and does not store the data in the place
+    //# of a failed file.
     let pair = Pair::new();
     let _node = pair.start();
     let source = pair.path("source");

@@ -39,6 +39,9 @@ fn assert_stored(pair: &Pair, source: &Path) {
 
 #[test]
 fn one_percent_that_changed_costs_little_more_than_that() {
+    //= W-47
+    //# In `Proofs` it lists the hashes of those of the new file's chunks for which the old file has
+    //# bytes.
     let seed = seeds(1)[0];
     eprintln!("CULVERT_SEED={seed}");
     let mut random = Random::new(seed);
@@ -112,6 +115,8 @@ fn the_same_bytes_under_another_time_are_not_sent() {
 /// may keep the old file").
 #[test]
 fn files_that_are_the_same_need_no_room_and_stay() {
+    //= W-47
+    //# If all chunks of a file of the same size are proven, the receiver may keep the old file
     if !is_root() {
         eprintln!("skipped: this needs root, to mount a small file system");
         return;

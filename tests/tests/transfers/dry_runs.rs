@@ -236,6 +236,9 @@ fn what_an_interrupted_transfer_stored_would_be_resumed() {
 /// A message that the partner's version does not have would end the conversation.
 #[test]
 fn a_partner_of_an_older_version_hears_numbers_and_refusals_as_before() {
+    //= W-58
+    //# With partners of older versions, a dry run has only the plan's numbers and is refused if the
+    //# transfer would be.
     let pair = Pair::new();
     let node = pair.start();
     fs::create_dir(pair.shared.join("in")).unwrap();

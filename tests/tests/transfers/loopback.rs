@@ -253,6 +253,10 @@ fn a_dry_run_tells_and_changes_nothing() {
 
 #[test]
 fn a_receipt_is_signed_by_both_and_verifies_offline() {
+    //= W-43
+    //# `Finished` carries the receiver's signed statement of what it stored. The sender checks it
+    //# against what it sent and answers with its own signature over the same text
+    //# (`Countersigned`). Both keep the receipt.
     let pair = Pair::new();
     let node = pair.start();
     let file = pair.path("file");

@@ -186,6 +186,8 @@ fn a_node_says_it_to_its_partner_and_in_its_log() {
 /// A message that the partner's version does not have would end the transfer.
 #[test]
 fn a_partner_of_an_older_version_is_not_told_and_the_log_is() {
+    //= W-57
+    //# Since version 6, the receiver sends `NotKept` before `Finished`.
     let pair = Pair::new();
     let node = start_refusing(&pair, "utimensat=EPERM");
     for version in [NOT_KEPT_IS_TOLD_SINCE - 1, NOT_KEPT_IS_TOLD_SINCE] {

@@ -95,6 +95,9 @@ fn make_tree(root: &Path) {
 /// What a private directory hid was shown by the copy of its contents.
 #[test]
 fn a_destination_that_is_made_for_the_contents_of_a_directory_gets_its_mode() {
+    //= W-59
+    //# A receiver that creates the destination gives it this mode, limited by its umask, plus `rwx`
+    //# for the owner. An existing destination keeps its own.
     let room = Room::new();
     let source = room.path("source");
     fs::create_dir(&source).unwrap();
