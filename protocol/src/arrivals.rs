@@ -7,8 +7,8 @@
 //! is declared by the caller, who knows time and reordering ([`Arrivals::declare_lost`]), or by
 //! force when a packet arrives so far ahead that the window must move.
 
-/// Packet numbers that the window spans. At 4 million packets a second this is 16 ms of reordering,
-/// far more than any path shows within one flow; it costs 8 KiB a flow.
+/// Packet numbers that the window spans. At 4 million packets per second this is 16 ms of
+/// reordering, far more than any path shows within one flow; it costs 8 KiB per flow.
 pub const WINDOW_PACKETS: u64 = 65_536;
 const WORDS: usize = (WINDOW_PACKETS / 64) as usize;
 /// Ranges of lost packets that wait for the next report. A range costs the report about four bytes.
@@ -49,8 +49,8 @@ pub struct Arrivals {
     base_word: u64,
     /// One past the highest packet number that arrived.
     next: u64,
-    /// How often a packet number was skipped since the last [`Arrivals::clear_lost`]: the list of
-    /// lost ranges is no longer than this.
+    /// How many times packet numbers were skipped since the last [`Arrivals::clear_lost`]: the list
+    /// of lost ranges is no longer than this.
     gaps: usize,
     lost: Vec<PacketRange>,
 }
@@ -86,7 +86,8 @@ impl Arrivals {
     #[inline]
     pub fn record(&mut self, packet_number: u64) {
         let word = packet_number / 64;
-        debug_assert!(self.check(packet_number).is_ok(), "a packet is checked before it is recorded");
+        // Invariant I-arrivals-undecided: Only an undecided packet number is recorded.
+        debug_assert!(self.check(packet_number).is_ok(), "packet {packet_number} was decided before");
         if word.wrapping_sub(self.base_word) >= WORDS as u64 {
             self.make_room_for(word);
         }
@@ -194,11 +195,14 @@ impl Arrivals {
         self.declare_lost(new_base.min(old_end) * 64);
         self.next = saved_next;
         if new_base > old_end {
-            debug_assert_eq!(self.base_word, old_end, "the whole old window was decided");
+            // Invariant I-arrivals-leap: Before the window leaps, every packet number in it is
+            // decided.
+            debug_assert_eq!(self.base_word, old_end, "the old window has undecided packet numbers");
             push_range(&mut self.lost, PacketRange { first: old_end * 64, count: (new_base - old_end) * 64 });
             self.base_word = new_base;
         }
-        debug_assert!(self.base_word >= new_base, "the window has moved far enough");
+        // Invariant I-arrivals-room: The window has room for a packet number before it is recorded.
+        debug_assert!(self.base_word >= new_base, "the window ends below the new packet number");
     }
 }
 

@@ -91,6 +91,8 @@ impl ChunkMap {
     /// # Panics
     /// If `chunk_bytes` is not a power of two within [`CHUNK_BYTES`].
     pub fn new(manifest: &Manifest, chunk_bytes: u32, is_sent: impl Fn(u32) -> bool) -> Result<Self, TooManyChunks> {
+        // Invariant I-chunk-size: A chunk size is a power of two, so that each chunk is a subtree
+        // of its file's BLAKE3 hash.
         assert!(chunk_bytes.is_power_of_two() && CHUNK_BYTES.contains(&chunk_bytes), "chunks of {chunk_bytes} bytes");
         let mut map = Self { chunk_bytes, runs: Vec::new(), pack_files: Vec::new(), chunk_count: 0 };
         //= W-37
@@ -130,6 +132,8 @@ impl ChunkMap {
         if pack.files.is_empty() {
             return Ok(());
         }
+        // Invariant I-chunk-pack: A pack has at least one byte and no more than a chunk.
+        assert!(pack.bytes > 0 && pack.bytes <= self.chunk_bytes, "a pack of {} bytes", pack.bytes);
         let too_many = TooManyChunks { chunk_bytes: self.chunk_bytes };
         let run = Run::Pack {
             files_at: u32::try_from(self.pack_files.len()).map_err(|_| too_many)?,

@@ -1,25 +1,25 @@
 //! Where a flow's datagrams go, and how that changes: path validation as in RFC 9000, section 8.2
 //! (`docs/wire.md` W-49 … W-53).
 //!
-//! The address from which an authentic datagram comes is not itself authentic: whoever sees the
-//! datagram can send a copy of it from any address, and be faster. So data never follow an address
-//! that merely appeared. A flow sends a challenge there, an ordinary probe of the least size whose
-//! token nobody can guess, and goes on to the address that it has; when the token comes back,
-//! somebody with the flow's keys receives what is sent to the new address, and the flow moves.
+//! The source address of an authentic datagram is not itself authentic: anybody on the path can
+//! send a copy from another address, and the copy may arrive first. So data never follow an address
+//! that merely appeared. The flow sends a challenge there, a minimum-size probe with an unguessable
+//! token, and continues to its current address. When the token returns, a holder of the flow's keys
+//! receives what is sent to the new address, and the flow moves.
 //!
 //! ```text
-//!                 authentic, from elsewhere            its token is answered
+//!                 authentic, from elsewhere            its token returns
 //!  proved address ─────────────────────────> challenge ─────────────────────> proved address
 //!                                                │ 1 s or three round trips
-//!                                                └──> forgotten
+//!                                                └──> dropped
 //! ```
 //!
-//! The lane seals the challenges, watches the time, and tells this module what came.
+//! The lane seals the challenges, keeps the time, and reports what arrived.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// What an unproved address is sent is at most so many times what came from it (RFC 9000, section
-/// 8).
+/// An unproved address is sent at most this many times the bytes that came from it (RFC 9000,
+/// section 8).
 const AMPLIFICATION_MAX: u64 = 3;
 /// Outstanding challenges to addresses of the control connection's peer, which the TCP handshake
 /// has proved except for the port …
@@ -27,12 +27,12 @@ const PEER_CHALLENGES: usize = 2;
 /// … and to others. The oldest is dropped first. Forged sources cannot keep the peer's own
 /// addresses from being challenged.
 const OTHER_CHALLENGES: usize = 2;
-/// A challenge is repeated no sooner, and given up no sooner than after three such times.
+/// A challenge is repeated no sooner than this, and given up no sooner than after three times this.
 const PATIENCE_MIN_NS: u64 = 333_000_000;
-/// And no later than this. The newest round trip may be that of a report which waited for the
-/// control connection in a time of darkness; an answer that takes longer still finds its challenge.
+/// … and no later than this. The newest round trip may be that of a report that waited for the
+/// control connection during an outage; a later answer still finds its challenge.
 const PATIENCE_MAX_NS: u64 = 1_000_000_000;
-/// Tokens of challenges are above those of the probes for sizes, which are sizes and small numbers.
+/// Tokens of challenges are above those of path MTU probes, which are sizes and small numbers.
 const TOKEN_MIN: u32 = 1 << 16;
 /// Answers that match no challenge sent. An honest receiver sends only late ones. A dishonest one
 /// that guesses tokens has this many guesses in a flow's life, each with a chance of one in four

@@ -85,6 +85,7 @@ pub fn write_report(
     // The lists' counts are written before the lists, so decide first what fits: a range costs at
     // most two full integers, a chunk five bytes, and the ranges leave room for some chunks.
     const NUMBERS_BYTES_MAX: usize = 19 * VARINT_BYTES_MAX;
+    // Invariant I-report-room: A report is written into at least 256 bytes, which hold all numbers.
     assert!(bytes >= 256, "a report needs more room than {bytes} bytes");
     let room = bytes.saturating_sub(NUMBERS_BYTES_MAX);
     let chunk_count = completed.len().min(room / 4 / 5);

@@ -123,7 +123,7 @@ impl Identity {
     /// Makes a new key from the operating system's randomness.
     ///
     /// # Panics
-    /// If the operating system has none to give.
+    /// If the operating system provides none.
     #[must_use]
     #[expect(
         clippy::expect_used,

@@ -32,8 +32,8 @@ pub enum Direction {
     Reverse,
 }
 
-/// A secret of the schedule. It stands in one place of the heap, so that nothing is left behind
-/// when it is handed on; wiped when dropped, never printed.
+/// A secret of the schedule. It stays in one place on the heap, so that moving it leaves no copies;
+/// wiped when dropped, never printed.
 #[derive(Clone)]
 pub struct Secret(Box<[u8; SECRET_BYTES]>);
 
@@ -189,7 +189,8 @@ impl KeyWindow {
     /// A window at epoch 0, with the first two keys of `schedule`.
     pub fn new(schedule: &mut KeySchedule) -> Self {
         let (epoch, current) = schedule.next_key();
-        debug_assert_eq!(epoch, 0, "a window begins with its schedule");
+        // Invariant I-keys-start: A key window begins at epoch 0 of its schedule.
+        assert_eq!(epoch, 0, "the key schedule was used before its window");
         Self { epoch, previous: None, current, next: Some(schedule.next_key().1) }
     }
 
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_holds_the_neighbouring_epochs_only() {
+    fn the_window_holds_the_neighboring_epochs_only() {
         //= W-7
         //# The receiver accepts the current epoch, the previous one while its packets may still be
         //# in flight, and the next.

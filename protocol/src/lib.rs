@@ -1,11 +1,11 @@
-//! What two Culvert nodes say to each other, and what each keeps in mind while they talk.
+//! The protocol between two Culvert nodes: wire formats, and the state that each end keeps.
 //!
 //! This crate is the sans-IO core: it opens no socket or file, reads no clock, starts no thread and
 //! contains no unsafe code. Packets, reports and the time come in as values; segments, reports and
 //! rates go out as values. The lanes of the data plane, the control process, the simulator and the
 //! tests all run this same code.
 //!
-//! The way of the data through it:
+//! How data passes through it:
 //!
 //! ```text
 //! manifest ── chunk_map ──> sender_flow ── seal ──> wire ═══ datagrams ═══> wire ── seal ──> receiver_flow
@@ -13,8 +13,7 @@
 //!                   rate_control, pacer  <═══════════════ feedback (over TCP) ═══════════════ arrivals
 //! ```
 //!
-//! `docs/wire.md` numbers the rules of the format; code cites the rule it implements as
-//! `wire.md W-n`.
+//! `docs/wire.md` numbers the rules of the protocol; code quotes each rule where it implements it.
 #![forbid(unsafe_code)]
 // Most values here come from a partner, a stranger or a path, and none of them may end the process.
 // Every exemption explains why it cannot.

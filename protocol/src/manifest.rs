@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{NameError, check_relative, printable, symlink_stays_inside};
 
-/// The most entries that a manifest may have: what half a gigabyte of memory holds.
+/// The most entries that a manifest may have: they take half a gigabyte of memory.
 pub const ENTRIES_MAX: usize = 4_000_000;
 /// The largest file: beyond it, offsets no longer fit the kernel's signed 64 bits with room for a
 /// chunk.
@@ -75,7 +75,7 @@ pub enum EntryError {
         /// The target, printable.
         target: String,
     },
-    /// A size, mode or time beyond what a file system has.
+    /// A size, mode or time that no file system has.
     #[error("'{name}' has {what} beyond what file systems support")]
     OutOfRange {
         /// The name, printable.
@@ -184,6 +184,9 @@ impl Manifest {
         let out_of_range = || EntryError::OutOfRange { name: printable(entry.name), what: "a size" };
         self.total_bytes = total.ok_or_else(out_of_range)?;
         self.file_count = self.file_count.saturating_add(u64::from(matches!(entry.kind, EntryKind::File { .. })));
+        // Invariant I-manifest-names: The names and targets in a manifest were checked, so their
+        // lengths fit 16 bits.
+        assert!(entry.name.len().max(entry.target.len()) <= usize::from(u16::MAX), "an unchecked name");
         let name_at = self.names.len() as u64;
         self.names.extend_from_slice(entry.name);
         self.names.extend_from_slice(entry.target);

@@ -1,9 +1,9 @@
 //! When a receiver announces its address: openings, from which a sender learns of an address that
 //! it does not know (`docs/wire.md` W-54).
 //!
-//! The lane encrypts the openings, watches the time, and tells this module what arrived.
+//! The lane encrypts the openings, keeps the time, and reports what arrived.
 
-/// Until the first datagram has come, the way for it is opened this often …
+/// Until the first datagram has arrived, openings are sent at this interval …
 const OPENING_NS: u64 = 50_000_000;
 /// … but not for longer than the sender probes.
 const OPENINGS_MAX: u32 = 120;
@@ -11,8 +11,8 @@ const OPENINGS_MAX: u32 = 120;
 /// NAT on the path may have forgotten this end or given it another address, which the sender learns
 /// only from this datagram.
 const REOPENING_NS: u64 = 500_000_000;
-/// Each opening in silence comes after twice the time of the last, so often: at last every four
-/// seconds, for as long as the flow is open.
+/// While nothing arrives, the interval between openings doubles this many times: at last to four
+/// seconds.
 const REOPENING_DOUBLINGS_MAX: u32 = 3;
 
 /// The openings of one flow.
@@ -29,13 +29,12 @@ pub struct Openings {
 }
 
 impl Openings {
-    /// The flow begins, or its sender will send from elsewhere: the way from there has to be
-    /// opened.
+    /// The flow begins, or its sender moves to another port: the path from there must be opened.
     pub const fn begin(&mut self, now_ns: u64) {
         (self.has_heard, self.sent, self.next_ns) = (false, 0, now_ns);
     }
 
-    /// An authentic datagram came.
+    /// An authentic datagram arrived.
     #[inline]
     pub const fn on_heard(&mut self, now_ns: u64) {
         (self.has_heard, self.heard_ns) = (true, now_ns);

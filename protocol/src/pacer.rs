@@ -4,9 +4,9 @@
 //! catch up, but by at most [`BURST_NS`]. Any further lost time stays lost, so no burst exceeds a
 //! millisecond of the rate.
 
-/// The most time that a late lane may make up for. A millisecond is what switches and receivers
-/// with small buffers bear (`reference: "QUIC Steps", CoNEXT 2025`, Linux TCP's pacing has the same
-/// bound).
+/// The most lost time, in nanoseconds, that a late lane may make up for. Switches and receivers
+/// with small buffers absorb a millisecond ("QUIC Steps", CoNEXT 2025; Linux TCP's pacing has the
+/// same bound).
 pub const BURST_NS: u64 = 1_000_000;
 
 /// Paces one flow.
@@ -72,9 +72,8 @@ impl Pacer {
         self.due_ns.saturating_sub(now_ns)
     }
 
-    /// How much of a wait of `waited_ns` that ends now the pacer is the reason for. A lane that
-    /// comes later than it may make up for was kept from its core, and that says nothing of the
-    /// rate.
+    /// The part of a wait of `waited_ns` that ends now and that the pacer caused. A lane that is
+    /// later than it may make up for did not get its core, which says nothing about the rate.
     #[inline]
     #[must_use]
     pub const fn held_back_ns(&self, waited_ns: u64, now_ns: u64) -> u64 {
@@ -84,7 +83,9 @@ impl Pacer {
     /// Notes that `bytes` leave now.
     #[inline]
     pub fn note_sent(&mut self, bytes: usize, now_ns: u64) {
-        debug_assert!(bytes <= 1 << 20, "one run at a time");
+        // Invariant I-pacer-run: At most a mebibyte is paced at once, so that its time fits 64
+        // bits.
+        debug_assert!(bytes <= 1 << 20, "a run of {bytes} bytes");
         let femtoseconds = (bytes as u64).saturating_mul(self.byte_fs).saturating_add(self.rest_fs);
         let earliest_ns = self.due_ns.max(now_ns.saturating_sub(BURST_NS));
         self.due_ns = earliest_ns.saturating_add(femtoseconds / 1_000_000);
@@ -176,7 +177,7 @@ mod tests {
         assert_eq!(pacer.held_back_ns(10_000_000, 48_000_000), 0);
     }
 
-    /// A rate is a user's or a partner's wish.
+    /// Users and partners choose the rate.
     #[test]
     fn rates_sizes_and_times_at_the_ends_of_their_types_do_not_overflow() {
         let ends = [0, 1, 1_000, u64::MAX - 1, u64::MAX];

@@ -1,4 +1,4 @@
-//! The conversation of a path check, over the control connection.
+//! The messages of a path check on the control connection.
 //!
 //! ```text
 //! requester                      answerer
@@ -17,10 +17,10 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Hops of a trace at most.
+/// The most hops of a trace.
 pub const HOPS_MAX: u8 = 30;
 
-/// What the requester would like.
+/// What the requester asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathRequest {
     /// The longest that the check may take.
@@ -31,8 +31,7 @@ pub struct PathRequest {
     pub datagram_bytes_max: u16,
 }
 
-/// What the answerer permits: the requester keeps to the lower of both, and the answerer sees to
-/// it.
+/// What the answerer permits. The lower of both values applies, and the answerer enforces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathPermission {
     /// Where probes go.
@@ -50,9 +49,9 @@ pub struct PathPermission {
 pub enum ReplySize {
     /// As long as the request.
     Same,
-    /// As short as can be: the request's way is measured.
+    /// As short as possible: the request's direction is measured.
     Short,
-    /// This many bytes of UDP payload: the way back is measured.
+    /// This many bytes of UDP payload: the return direction is measured.
     Bytes(u16),
 }
 
@@ -60,7 +59,7 @@ pub enum ReplySize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TraceKind {
-    /// With the probes' own ports, so that routers choose the same way.
+    /// With the probes' own ports, so that load balancers choose the same path.
     Udp,
     /// With ICMP echoes.
     Icmp,
@@ -82,7 +81,7 @@ pub struct Train {
 pub enum StepKind {
     /// Reflects.
     Reflect(ReplySize),
-    /// Takes a train of the requester.
+    /// Receives a train from the requester.
     TakeTrain,
     /// Sends a train; the report follows without a `Done`.
     SendTrain(Train),
@@ -99,7 +98,7 @@ pub struct PathStep {
     pub kind: StepKind,
 }
 
-/// What a train looked like when it left.
+/// A train as it was sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainSent {
     /// Packets.
@@ -112,14 +111,14 @@ pub struct TrainSent {
     pub failed: u32,
 }
 
-/// What a train looked like when it arrived.
+/// A train as it arrived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainReceived {
     /// Packets, each once.
     pub packets: u32,
     /// Copies.
     pub duplicates: u32,
-    /// Packets that were overtaken.
+    /// Packets that arrived after a later one.
     pub reordered: u32,
     /// Bytes, IP and UDP headers included.
     pub bytes: u64,
@@ -136,15 +135,15 @@ pub struct TrainReceived {
 /// One hop of a route.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hop {
-    /// How far.
+    /// The TTL that the probe was sent with.
     pub ttl: u8,
     /// The address that answered; none if there was no answer.
     pub address: Option<std::net::IpAddr>,
     /// The round trip.
     pub rtt_us: Option<f64>,
-    /// Why it answers, if not because the TTL was used up: the ICMP type and code.
+    /// The ICMP type and code of its answer, unless that is "time exceeded".
     pub icmp: Option<(u8, u8)>,
-    /// The MTU that a packet-too-big names.
+    /// The MTU in a packet-too-big message.
     pub mtu: Option<u32>,
 }
 
@@ -157,34 +156,33 @@ pub struct Route {
     pub reached: bool,
 }
 
-/// What a step came to on the answerer's side.
+/// The result of a step on the answerer's side.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum PathReport {
-    /// Requests that arrived, each counted once; copies; overtaken ones; reflections too large for
-    /// this host to send, and the MTU that a host on the way back named.
+    /// Requests were reflected.
     Reflected {
         /// Requests, each once.
         received: u64,
         /// Copies.
         duplicates: u64,
-        /// Overtaken ones.
+        /// Requests that arrived after a later one.
         reordered: u64,
-        /// Answers that were too big for this host's interface or the path.
+        /// Reflections that were too big for this host's interface or the path.
         too_big: u64,
-        /// What ICMP says fits, 0 if it says nothing.
+        /// The MTU that a router on the return path named; 0 if none did.
         mtu: u32,
     },
     /// A train arrived.
     TrainReceived(TrainReceived),
     /// A train left.
     TrainSent(TrainSent),
-    /// The route back.
+    /// The return route.
     Route(Route),
     /// The step failed; the check continues with the next.
     Failed(#[serde(deserialize_with = "crate::foreign_text::deserialize")] String),
 }
 
-/// Everything that is said in a path check.
+/// A message of a path check.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum PathMessage {
     /// Asks for a check.
@@ -197,7 +195,7 @@ pub enum PathMessage {
     Ready,
     /// The step's probes are sent.
     Done,
-    /// What came of it.
+    /// The step's result.
     Report(PathReport),
     /// The check is over.
     End,

@@ -4,8 +4,9 @@
 //! for it. Between that size and the next unanswered one, more may be possible: a tunnel takes 20
 //! to 100 bytes off a common size, and a probe may have been lost by chance. From there on, this
 //! module is packetization-layer path MTU discovery (RFC 8899 section 5.2; W-12): one probe at a
-//! time, each size tried three times before it counts as too large, first the common sizes upwards, then the midpoint between the
-//! largest delivered and the smallest undelivered size. Sizes are UDP payload bytes.
+//! time, each size tried three times before it counts as too large, first the common sizes upwards,
+//! then the midpoint between the largest delivered and the smallest undelivered size. Sizes are UDP
+//! payload bytes.
 //!
 //! | RFC 8899 | here |
 //! |---|---|
@@ -14,7 +15,7 @@
 //! | Search complete | nothing is due until [`RAISE_NS`] have passed |
 //! | Error, black hole | the flow opens anew, then [`PathMtuSearch::opened`] |
 //!
-//! The lane encrypts the probes, watches the time, and tells this module which were answered.
+//! The lane encrypts the probes, keeps the time, and reports which were answered.
 
 use crate::wire::{OVERHEAD_BYTES, STRIDE_MIN};
 
@@ -26,12 +27,11 @@ pub const DATAGRAM_BYTES_MIN: u16 = OVERHEAD + STRIDE_MIN;
 const OVERHEAD: u16 = OVERHEAD_BYTES as u16;
 /// Tries of one size before it counts as too large (MAX_PROBES of RFC 8899 section 5.1.2).
 const TRIES_MAX: u32 = 3;
-/// A search ends when so many bytes, or fewer, are in doubt: below a tenth of a per cent of a
-/// standard frame's worth of goodput for each further probe, three of which have to be lost to
-/// know.
+/// A search ends when at most this many bytes are in doubt. Each further probe would gain little,
+/// and three of them have to be lost to rule a size out.
 const DOUBT_BYTES: u16 = 8;
-/// After so long a finished search looks again whether the path carries more (PMTU_RAISE_TIMER of
-/// RFC 8899 section 5.1.1).
+/// After this time, a finished search looks again whether the path carries more (PMTU_RAISE_TIMER
+/// of RFC 8899 section 5.1.1).
 pub const RAISE_NS: u64 = 600_000_000_000;
 /// A probe counts as lost no sooner than this; RFC 8899 section 5.1.1 wants patience well beyond a
 /// round trip.
@@ -44,7 +44,7 @@ pub struct PathMtuSearch {
     common: Box<[u16]>,
     /// The largest size that was delivered; 0 before the flow has opened.
     delivered: u16,
-    /// The smallest size that was tried in vain.
+    /// The smallest size whose probes were not answered.
     refused: u16,
     candidate: u16,
     tries: u32,
@@ -52,12 +52,13 @@ pub struct PathMtuSearch {
 }
 
 impl PathMtuSearch {
-    /// A search among datagrams up to the first of `common`, which descend.
+    /// A search for datagrams of up to the first of `common`, which descend.
     ///
     /// # Panics
     /// If `common` is empty or does not descend.
     #[must_use]
     pub fn new(common: Box<[u16]>) -> Self {
+        // Invariant I-mtu-sizes: The common sizes of a search for the path MTU descend.
         assert!(!common.is_empty() && common.is_sorted_by(|a, b| a > b), "sizes descend: {common:?}");
         Self { common, delivered: 0, refused: u16::MAX, candidate: 0, tries: 0, due_ns: u64::MAX }
     }
@@ -111,6 +112,15 @@ impl PathMtuSearch {
             None if self.refused == u16::MAX || self.refused.saturating_sub(self.delivered) <= DOUBT_BYTES => 0,
             None => middle(),
         };
+        // Invariant I-mtu-candidate: A search tries only sizes between the largest delivered and
+        // the smallest refused one.
+        assert!(
+            self.candidate == 0 || (self.candidate > self.delivered && self.candidate < self.refused),
+            "{} bytes are tried between {} and {}",
+            self.candidate,
+            self.delivered,
+            self.refused
+        );
         self.due_ns = match self.candidate {
             // The interface itself does not carry more.
             0 if self.largest() == self.delivered => u64::MAX,
@@ -154,7 +164,7 @@ impl PathMtuSearch {
             return false;
         }
         self.delivered = bytes;
-        // An answer that comes after its size was given up says that the path was slow, not narrow.
+        // An answer to a size that was given up shows that the path was slow, not narrow.
         if self.refused <= bytes {
             self.refused = u16::MAX;
         }

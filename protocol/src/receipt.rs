@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::{Identity, IdentityError, PublicKey, from_hex, to_hex};
 
-/// The longest receipt text that is looked at.
+/// The longest receipt that is read, in bytes.
 pub const RECEIPT_BYTES_MAX: usize = 64 << 10;
 
 /// What both nodes sign.

@@ -1,5 +1,4 @@
-//! The receiving end of a flow: opens segments, puts them where they belong, and knows what to
-//! report.
+//! The receiving end of a flow: decrypts segments into their places and collects what to report.
 //!
 //! A segment is decrypted straight from the packet into its place in a chunk buffer. Three cases
 //! may not do that, because a forged packet would then destroy what authentic ones brought: a
@@ -8,6 +7,7 @@
 //! gets a buffer before its first segment is authenticated, and loses it again if it was forged.
 
 mod outcome;
+mod replies;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -16,12 +16,12 @@ use crate::arrivals::{Arrivals, Stale};
 use crate::feedback::{Summary, write_report};
 use crate::keys::{KeySchedule, KeyWindow};
 use crate::segments::SegmentSet;
-use crate::wire::{HEADER_BYTES, Header, OVERHEAD_BYTES, SegmentKind, TAG_BYTES, segment_count};
+use crate::wire::{HEADER_BYTES, Header, SegmentKind, TAG_BYTES, segment_count};
 
 pub use crate::chunk_memory::{BufferId, ChunkMemory};
 pub use outcome::{ChunkStart, CompletedChunk, Received, Rejected};
 
-/// What a lane knows at the time of a report and the flow does not.
+/// What only the lane knows at the time of a report.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LaneCondition {
     /// Parts per thousand of the time since the last report that the lane was busy.
@@ -146,7 +146,8 @@ impl ReceiverFlow {
         memory: &mut M,
         now_us: u32,
     ) -> Received {
-        debug_assert_eq!(header.flow_id, self.flow_id, "the lane routes by flow id");
+        // Invariant I-flow-route: A lane hands a flow only datagrams that name it.
+        debug_assert_eq!(header.flow_id, self.flow_id, "a datagram of another flow");
         //= W-9
         //# Before the tag is verified, the header is used only to find the flow; nothing else in it
         //# is trusted.
@@ -293,7 +294,8 @@ impl ReceiverFlow {
     fn mark(&mut self, at: usize, header: &Header) -> Received {
         let Some(assembly) = self.active.get_mut(at) else { return Received::Rejected(Rejected::ForeignChunk) };
         let new = assembly.segments.insert(header.index);
-        debug_assert!(new, "a segment that is there already takes the unusual way");
+        // Invariant I-flow-once: A segment is placed in its chunk once.
+        debug_assert!(new, "segment {} of chunk {} was there already", header.index, header.chunk);
         assembly.newest_packet = assembly.newest_packet.max(header.packet_number);
         if !assembly.segments.is_whole() {
             return Received::Placed { chunk: Some(header.chunk) };
@@ -372,7 +374,8 @@ impl ReceiverFlow {
 
     /// Tells the flow that the buffer of a completed chunk is free again.
     pub fn release(&mut self) {
-        debug_assert!(self.held > 0, "more buffers released than were held");
+        // Invariant I-flow-held: A flow releases only buffers that it holds.
+        debug_assert!(self.held > 0, "more buffers are released than the flow holds");
         self.held = self.held.saturating_sub(1);
     }
 
@@ -454,7 +457,10 @@ impl ReceiverFlow {
         //# arrived.
         let horizon = self.arrivals.next().saturating_sub(REORDERING_PACKETS).max(self.reported_next);
         self.arrivals.declare_lost(horizon);
-        self.credit = self.current_credit();
+        let credit = self.current_credit();
+        // Invariant I-flow-credit: The credit that a flow reports never decreases.
+        assert!(credit >= self.credit, "credit falls from {} to {credit}", self.credit);
+        self.credit = credit;
         let summary = Summary {
             next_packet: self.arrivals.next(),
             decided_below: self.arrivals.decided_below(),
@@ -467,6 +473,9 @@ impl ReceiverFlow {
             socket_drops: condition.socket_drops,
             ..self.totals
         };
+        // Invariant I-flow-decided: A flow decides no packet number beyond the highest that
+        // arrived.
+        assert!(summary.decided_below <= summary.next_packet, "{summary:?}");
         let (len, lost, chunks) = write_report(out, &summary, self.arrivals.lost(), self.completed.iter().copied());
         self.arrivals.clear_lost(lost);
         self.completed.drain(..chunks);
@@ -480,58 +489,6 @@ impl ReceiverFlow {
         self.reported_next = self.arrivals.next();
         self.reported_credit = self.credit;
         len
-    }
-
-    /// Seals the answer to a probe of `datagram_bytes` into `out`; returns its length.
-    pub fn seal_probe_reply(&mut self, probe: &Header, datagram_bytes: usize, out: &mut [u8]) -> usize {
-        //= W-3
-        //# Its reply repeats the probe's token (chunk), its timestamp (sent) and the number of
-        //# bytes that arrived (segment index).
-        let reply = Header {
-            kind: SegmentKind::ProbeReply,
-            stride: 0,
-            flow_id: self.flow_id,
-            packet_number: 0,
-            chunk: probe.chunk,
-            chunk_bytes: 0,
-            index: u32::try_from(datagram_bytes).unwrap_or(u32::MAX),
-            sent_us: probe.sent_us,
-        };
-        self.seal_reverse(reply, out)
-    }
-
-    /// Seals a datagram that opens the way from the sender to here through what stands before this
-    /// host.
-    pub fn seal_opening(&mut self, now_us: u32, out: &mut [u8]) -> usize {
-        //= W-3
-        //# An opening is empty; it opens NATs and stateful firewalls on the receiver's side.
-        let opening = Header {
-            kind: SegmentKind::Opening,
-            stride: 0,
-            flow_id: self.flow_id,
-            packet_number: 0,
-            chunk: 0,
-            chunk_bytes: 0,
-            index: 0,
-            sent_us: now_us,
-        };
-        self.seal_reverse(opening, out)
-    }
-
-    fn seal_reverse(&mut self, mut header: Header, out: &mut [u8]) -> usize {
-        header.packet_number = self.next_reply;
-        self.next_reply = self.next_reply.saturating_add(1);
-        let out = out.get_mut(..OVERHEAD_BYTES).unwrap_or_default();
-        let Some((clear, sealed)) = out.split_first_chunk_mut::<HEADER_BYTES>() else { return 0 };
-        header.write(clear);
-        // 2^22 replies to probes never come about; if they do, the flow stops answering rather than
-        // reuse a key.
-        //= W-6
-        //# A packet number is never used twice under a direction's secret
-        if let Some(key) = self.reply_keys.key(header.epoch()) {
-            key.seal(header.packet_number, clear, &[], sealed);
-        }
-        OVERHEAD_BYTES
     }
 
     /// The epoch whose forward key is missing, see [`KeyWindow::wants`].

@@ -32,6 +32,7 @@ impl SegmentSet {
     /// If the set has no memory for so many.
     pub fn reset(&mut self, segments: u32) {
         let words = self.words.get_mut(..segments.div_ceil(64) as usize);
+        // Invariant I-segments-room: A set of segments has memory for every segment of its chunk.
         assert!(words.is_some(), "{segments} segments exceed the set's memory");
         words.unwrap_or_default().fill(0);
         (self.segments, self.members, self.prefix) = (segments, 0, 0);

@@ -1,5 +1,5 @@
-//! The sending end of a flow: which segment goes next, what is in flight, and what must be sent
-//! again.
+//! The sending end of a flow: which segment goes next, what is in flight, and what must be
+//! retransmitted.
 //!
 //! The flow does not hold data. It knows which bytes of which buffers are to be sent, encrypts
 //! segment after segment from there into the packet that the lane offers, and remembers for each
@@ -38,7 +38,7 @@ pub struct SenderConfig {
 /// Why a flow sends nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocked {
-    /// Every chunk that it was given is sent; some may wait for the receiver's word.
+    /// Every chunk that it was given is sent; some may wait for the receiver's report.
     NoChunk,
     /// The next bytes are still being read.
     Reading,
@@ -94,8 +94,8 @@ pub struct SenderFlow {
     last_report_ns: u64,
     /// When the first packet went that the receiver has not answered with any decision since.
     unanswered_since_ns: Option<u64>,
-    /// Behind the newest packet that carried data. A lost probe of an idle flow, which no later
-    /// packet shows to be lost, is no silence.
+    /// One past the newest packet that carried data. The loss of an idle flow's probe, which no
+    /// later packet reveals, does not count as silence.
     data_end: u64,
     timeouts: u32,
 }
@@ -119,6 +119,7 @@ impl SenderFlow {
     /// # Panics
     /// If the stride is below [`STRIDE_MIN`] or the flow has no room for a chunk.
     pub fn new(config: &SenderConfig, forward: &mut KeySchedule, reverse: &mut KeySchedule, now_ns: u64) -> Self {
+        // Invariant I-sender-stride: A flow is opened only over a path that carries full segments.
         assert!(config.stride >= STRIDE_MIN, "a stride of {} is below the minimum", config.stride);
         assert!(config.chunks_max > 0 && config.chunks_max < u32::from(u16::MAX), "{} chunks", config.chunks_max);
         let chunks = config.chunks_max as usize;
@@ -203,6 +204,7 @@ impl SenderFlow {
         let at = self.chunks.partition_point(|&(other, _)| other < chunk);
         self.chunks.insert(at, (chunk, slot));
         self.fresh.push_back(slot);
+        self.assert_slots();
     }
 
     /// Says that the first `bytes` bytes of the chunk have been read. False if the flow no longer
@@ -274,7 +276,9 @@ impl SenderFlow {
         if again {
             if !self.owes_twin {
                 let popped = outgoing.lost.pop_first();
-                debug_assert_eq!(popped, Some(index), "the segment chosen is the one taken off");
+                // Invariant I-sender-resend: The segment that is sent again is the first of the
+                // lost ones.
+                debug_assert_eq!(popped, Some(index), "another segment was sent than the first lost one");
             }
             if outgoing.lost.is_empty() {
                 outgoing.in_resend_queue = false;
@@ -346,7 +350,7 @@ impl SenderFlow {
         Some((outgoing.chunk, outgoing.buffer, outgoing.next_index.wrapping_mul(outgoing.stride.into())))
     }
 
-    /// How many chunks have segments that never went.
+    /// How many chunks have segments that were never sent.
     #[must_use]
     pub fn fresh_count(&self) -> usize {
         self.fresh.len()
@@ -542,7 +546,18 @@ impl SenderFlow {
         self.idle_sets.push(std::mem::replace(&mut outgoing.lost, empty));
         self.fresh.retain(|&other| other != slot);
         self.resend.retain(|&other| other != slot);
+        self.assert_slots();
         Some(outgoing)
+    }
+
+    fn assert_slots(&self) {
+        let (used, free) = (self.chunks.len(), self.free_slots.len());
+        // Invariant I-sender-slots: Every slot of a sending flow either holds a chunk or is free
+        // and has a set of segments in reserve.
+        assert!(
+            used.saturating_add(free) == self.slots.len() && self.idle_sets.len() == free,
+            "{used} slots in use, {free} free"
+        );
     }
 
     #[inline]

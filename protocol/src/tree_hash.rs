@@ -89,7 +89,7 @@ impl TreeHash {
         debug_assert!(at < self.chunks, "chunk {at} of {}", self.chunks);
         self.added += 1;
         let (mut first, mut count, mut value) = (at, 1, hash);
-        // A subtree of 2^k chunks has its sibling at the neighbouring multiple of 2^k. The last
+        // A subtree of 2^k chunks has its sibling at the neighboring multiple of 2^k. The last
         // join is the root's, which `finish` makes.
         while count * 2 < self.chunks {
             let is_left = (first / count).is_multiple_of(2);

@@ -1,9 +1,9 @@
-//! What limited a transfer, from where its lanes spent their time.
+//! What limited a transfer, judged by where its lanes spent their time.
 //!
 //! Each lane measures how long it was busy and how long it waited for what. The verdict is
 //! arithmetic on these measurements: the cause with the greatest share of the transfer's time. The
-//! sender sees first whether it was itself the brake; only when it waited for credit or for the
-//! controller does the receiver's side of the story decide.
+//! sender's own time is examined first; the receiver's measurements decide only if the sender
+//! waited for credit or for the controller.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 pub enum Limit {
     /// The sender waited for its source to be read.
     SourceRead,
-    /// The sender's lanes had no cycle to spare.
+    /// The sender's lanes were fully busy.
     SenderCpu,
     /// The rate that the user asked for.
     Pacing,
     /// The network between the nodes.
     Path,
-    /// The receiver's lanes had no cycle to spare.
+    /// The receiver's lanes were fully busy.
     ReceiverCpu,
     /// The receiver waited for its destination to be written.
     DestinationWrite,
@@ -28,7 +28,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// How a sentence names it.
+    /// Its name in a sentence.
     #[must_use]
     pub const fn words(self) -> &'static str {
         match self {

@@ -2,7 +2,7 @@
 
 use crate::link::Batch;
 
-/// What an acknowledgement tells a sender.
+/// An acknowledgment.
 #[derive(Clone, Copy, Debug)]
 pub struct Acknowledgement {
     /// When the packets that it acknowledges were sent.
@@ -13,9 +13,9 @@ pub struct Acknowledgement {
     pub lost: f64,
 }
 
-/// A sender that is clocked by acknowledgements.
+/// A sender that is clocked by acknowledgments.
 pub trait CrossFlow: std::fmt::Debug {
-    /// An acknowledgement has come.
+    /// An acknowledgment has arrived.
     fn on_acknowledgement(&mut self, acknowledgement: &Acknowledgement, now_ns: u64);
     /// How many packets it sends in the step that begins now.
     fn send(&mut self, now_ns: u64, step_ns: u64) -> f64;
@@ -23,7 +23,7 @@ pub trait CrossFlow: std::fmt::Debug {
     fn rate_bits_per_second(&self) -> f64;
 }
 
-/// A batch as the acknowledgement that it leads to.
+/// The acknowledgment of a batch.
 #[must_use]
 pub const fn acknowledgement_of(batch: &Batch) -> Acknowledgement {
     Acknowledgement { sent_ns: batch.sent_ns, packets: batch.packets, lost: batch.lost }

@@ -1,8 +1,8 @@
 //! One flow, segment by segment: the real sender and receiver flows, sealing, pacer, reports and
 //! controller on a virtual network.
 //!
-//! What the batch simulator takes for granted is real here: packet numbers, lost ranges, decided
-//! packets, the repetition of segments, the size of reports, the end of a transfer.
+//! What the batch simulator abstracts from is real here: packet numbers, lost ranges, decided
+//! packets, retransmission, the size of reports, the end of a transfer.
 
 pub mod addresses;
 mod advancing;

@@ -1,15 +1,14 @@
 //! The feedback channel: reports over a TCP connection, in order and never lost, but late.
 //!
-//! A report whose packet is lost is repaired by TCP: after three later segments have told (fast
-//! retransmit) or after a timeout of a round trip and 200 ms, whichever is first, and all reports
-//! behind it wait for it (head-of-line delay). That is the only way in which loss shows on this
-//! channel.
+//! TCP retransmits a lost report after three later segments (fast retransmit) or after a timeout of
+//! a round trip and 200 ms, whichever comes first. All later reports wait for it (head-of-line
+//! blocking). Loss has no other effect on this channel.
 
 use std::collections::VecDeque;
 
 use crate::random::Random;
 
-/// The least retransmission timeout of Linux.
+/// The minimum retransmission timeout of Linux.
 const TIMEOUT_NS_MIN: u64 = 200_000_000;
 
 /// A channel that carries reports `R` one way.
@@ -18,7 +17,7 @@ pub struct FeedbackChannel<R> {
     random: Random,
     /// Delay of the channel's own direction.
     pub delay_ns: u64,
-    /// Round trip of the connection, for repairs.
+    /// Round trip of the connection, for retransmissions.
     pub rtt_ns: u64,
     /// Chance that a report's packet is lost.
     pub loss: f64,
@@ -71,9 +70,9 @@ impl<R> FeedbackChannel<R> {
         self.under_way.push_back((self.last_ns, report));
     }
 
-    /// Opens or closes the path. After darkness TCP finds out through its doubled timeouts: what
-    /// was waiting is delivered with the first timeout after the path opens, at the latest after as
-    /// long again as it was dark.
+    /// Opens or closes the path. After an outage TCP recovers through its doubled timeouts: what
+    /// was waiting is delivered with the first timeout after the path opens, at the latest after
+    /// the length of the outage.
     pub fn set_dark(&mut self, is_dark: bool, now_ns: u64, dark_since_ns: u64) {
         if self.is_dark && !is_dark {
             let mut retry_ns = dark_since_ns;

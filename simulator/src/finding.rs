@@ -1,4 +1,4 @@
-//! What a run showed, and what it should.
+//! The measured values of a run, and their bounds.
 
 /// One measured value and its bound.
 #[derive(Clone, Debug)]
@@ -13,9 +13,9 @@ pub struct Finding {
     pub measured: f64,
     /// The bound.
     pub bound: f64,
-    /// Whether the bound is the least (else the most).
+    /// Whether the bound is a minimum (else a maximum).
     pub is_least: bool,
-    /// Whether it is a requirement. Otherwise it is a wish of users, reported but not judged.
+    /// Whether it is required. Otherwise it is only desirable: reported but not judged.
     pub is_required: bool,
 }
 

@@ -2,8 +2,8 @@
 //! to counts.
 //!
 //! The sender releases whole packets at the controller's rate, as the pacer does. Lost packets go
-//! again before new data, so every arrival is new data as long as nothing is called lost that is
-//! only late; goodput is then the payload of what arrives. The receiver reports as the real one
+//! again before new data, so every arrival is new data as long as no late packet is declared lost;
+//! goodput is then the payload of what arrives. The receiver reports as the real one
 //! does: at each interval of max(RTT/4, 2 ms) if there is news, every 100 ms otherwise. What it
 //! reports is put together as `control` does it from two reports.
 
@@ -21,7 +21,7 @@ pub const JUMBO_STRIDE: u16 = 8_924;
 const INTERVAL_NS_MIN: u64 = 2_000_000;
 const INTERVAL_NS_MAX: u64 = 100_000_000;
 const KEEPALIVE_NS: u64 = 100_000_000;
-/// Packets that may be under way without their fate being known, as `sender_flow` has it.
+/// Packets in flight whose fate may be unknown, as in `sender_flow`.
 const WINDOW_PACKETS: f64 = 1_048_576.0;
 
 /// What a flow is opened with.
@@ -57,7 +57,7 @@ impl Default for FlowOptions {
     }
 }
 
-/// A report under way.
+/// A report in flight.
 #[derive(Clone, Copy, Debug)]
 struct Report {
     echo_ns: u64,
@@ -142,7 +142,7 @@ impl CulvertFlow {
         self.controller.rate_bits_per_second()
     }
 
-    /// The controller, for a look at its state.
+    /// The controller, to inspect its state.
     #[must_use]
     pub fn controller(&self) -> &dyn RateController {
         &*self.controller

@@ -3,11 +3,11 @@
 //! Two simulators share the controllers, the feedback channel and the random numbers:
 //!
 //! - [`world`] moves *batches* of segments over one bottleneck in steps of a fraction of the round
-//!   trip. It runs the real [`culvert_protocol::rate_control`] beside models of CUBIC and BBR
-//!   flows, and is good for minutes of 400 Gb/s × 200 ms.
+//!   trip. It runs the real [`culvert_protocol::rate_control`] next to models of CUBIC and BBR
+//!   flows, and is fast enough for minutes of 400 Gb/s × 200 ms.
 //! - [`exact`] moves every single segment of one flow: the real sender and receiver flows with
-//!   their sealing, the real pacer, the real reports. It is what the batches are checked against,
-//!   and what shows the end of a transfer.
+//!   their sealing, the real pacer, the real reports. It validates the batches and shows the end of a
+//!   transfer.
 //!
 //! [`path_changes`] lets the receiver of such a flow move, and somebody copy its datagrams from
 //! elsewhere.

@@ -1,5 +1,5 @@
-//! The bottleneck: a queue of batches, served at a rate, with what a path does to packets behind
-//! it.
+//! The bottleneck: a queue of batches that is served at a rate, and the path behind it, which
+//! loses, delays, duplicates and damages packets.
 //!
 //! A batch is what one flow sends in one step of the virtual clock: a count of equal packets. The
 //! queue is first in, first out between steps; what arrives within one step shares the room that is
@@ -22,20 +22,20 @@ pub struct BurstLoss {
     pub loss_in_bad: f64,
 }
 
-/// What a path is like.
+/// The properties of a path.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Path {
     /// Bits per second of whole IP packets.
     pub rate_bits_per_second: f64,
     /// Round trip without a queue; half of it in each direction.
     pub rtt_ns: u64,
-    /// Bytes that wait for the bottleneck at most.
+    /// The bottleneck's buffer, in bytes.
     pub buffer_bytes: f64,
-    /// Chance that a packet is lost behind the bottleneck, each for itself.
+    /// Chance that a packet is lost behind the bottleneck, independent of others.
     pub loss: f64,
-    /// Loss in bursts, besides.
+    /// Loss in bursts, in addition.
     pub burst_loss: Option<BurstLoss>,
-    /// Part that arrives later than its followers by up to [`Path::reordering_ns`].
+    /// Fraction that arrives later than its successors by up to [`Path::reordering_ns`].
     pub reordering: f64,
     /// How much later.
     pub reordering_ns: u64,
@@ -93,10 +93,10 @@ pub struct Batch {
     pub packet_bytes: f64,
 }
 
-/// The bottleneck and the way behind it.
+/// The bottleneck and the path behind it.
 #[derive(Debug)]
 pub struct Link {
-    /// What it is like at present.
+    /// The path's present properties.
     pub path: Path,
     random: Random,
     queue: VecDeque<Batch>,
@@ -109,7 +109,7 @@ pub struct Link {
     pub dropped: f64,
     /// Packets that the path lost or damaged.
     pub harmed: f64,
-    /// Packets that arrived twice, or too late for their receiver to want them.
+    /// Packets that arrived twice, or too late to be of use.
     pub superfluous: f64,
 }
 
@@ -137,13 +137,13 @@ impl Link {
         self.queued_bytes * 8e9 / self.path.rate_bits_per_second
     }
 
-    /// Takes what all flows send in one step of `step_ns`.
+    /// Queues what all flows send in one step of `step_ns`.
     pub fn offer(&mut self, batches: &[Batch], step_ns: u64) {
         let offered: f64 = batches.iter().map(|batch| batch.packets * batch.packet_bytes).sum();
         if offered <= 0.0 {
             return;
         }
-        // What is served within the step makes room, too.
+        // Packets served within the step make room, too.
         let served = self.path.rate_bits_per_second * step_ns as f64 / 8e9;
         let room = (self.path.buffer_bytes + served - self.queued_bytes).max(0.0);
         let part = (room / offered).min(1.0);

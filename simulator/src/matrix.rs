@@ -1,8 +1,8 @@
-//! What the controller must show, as a table of findings.
+//! The controller's requirements, as a table of findings.
 //!
 //! Goodput is payload over the rate of the link, which carries whole IP packets of 9000 bytes:
-//! 99.15 % is all that there is. Bounds are those of the requirements and are not to be moved; what
-//! fails is recorded as failing.
+//! 99.15 % is the maximum. Bounds are those of the requirements and must not be moved; what fails is
+//! recorded as failing.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -286,7 +286,7 @@ fn coexistence(group: &'static str, other: Kind, rate: f64, rtt_ms: f64, others:
     vec![
         finding("left to each, at least", least, 0.5),
         finding("left to all", mean, 0.5),
-        // Not required; but a flow that gets less than TCP would is of no use next to TCP.
+        // Not required; but a flow that gets less than TCP would get is useless next to TCP.
         Finding {
             is_required: false,
             ..finding("Culvert's own, of what CUBIC would have had", with_culvert[others] / with_cubic[others], 0.5)

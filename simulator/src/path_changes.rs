@@ -41,7 +41,7 @@ const FOLLOW_SECONDS_MAX_HARMED: f64 = 6.0;
 /// Round trips and seconds until it has recovered. What was sent to the old address during half a
 /// second of silence counts as lost, so the controller recovers from as low as its minimum.
 const RECOVERY_MAX: (f64, f64) = (200.0, 3.0);
-/// What a user would wish for.
+/// Desirable, but not required.
 const RECOVERY_WISH: (f64, f64) = (60.0, 1.0);
 
 /// The runs that each show one thing.

@@ -1,4 +1,4 @@
-//! What a run produces: samples over time, and the judged values.
+//! The output of a run: samples over time, and the judged values.
 
 /// One sample.
 #[derive(Clone, Debug)]

@@ -1,9 +1,9 @@
-//! The batch simulator: flows, one bottleneck, a virtual clock that goes in steps.
+//! The batch simulator: flows, one bottleneck, a virtual clock that advances in steps.
 //!
 //! A step is a 64th of the round trip, between 20 µs and 500 µs: short against every time constant
-//! of a controller, which hears four reports a round trip, and long enough that a minute of 400
-//! Gb/s takes a second. In a step each flow sends one batch, the bottleneck serves its queue, and
-//! receivers and senders hear what has arrived.
+//! of a controller, which receives four reports per round trip, and long enough that a minute of
+//! 400 Gb/s takes a second. In a step each flow sends one batch, the bottleneck serves its queue,
+//! and receivers and senders process what has arrived.
 
 use crate::bbr::Bbr;
 use crate::cross::{Acknowledgement, CrossFlow, acknowledgement_of};
@@ -57,13 +57,13 @@ impl Entry {
 pub struct Scene {
     /// The path at first.
     pub path: Path,
-    /// What it becomes, after how many seconds; in order.
+    /// Its changes: after how many seconds, and to what; in order.
     pub changes: Vec<(f64, Path)>,
     /// The flows.
     pub flows: Vec<Entry>,
     /// Virtual seconds.
     pub seconds: f64,
-    /// From this time on delivery and queue are judged.
+    /// Delivery and queue are judged from this time on, in seconds.
     pub judged_from_seconds: f64,
     /// Where all randomness comes from.
     pub seed: u64,

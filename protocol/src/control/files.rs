@@ -1,4 +1,4 @@
-//! What an end says of single files: what went wrong, and what was left out.
+//! Reports about single files: what failed, and what was left out.
 
 use serde::{Deserialize, Serialize};
 

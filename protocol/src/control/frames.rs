@@ -1,4 +1,4 @@
-//! How messages are framed: cut out of a stream of bytes, and written into one.
+//! Framing: messages are written to a byte stream and read back from one.
 
 use super::message::Message;
 use super::refusal::{Refusal, RefusalCode};
@@ -10,7 +10,7 @@ use crate::manifest::Entry;
 pub const FRAME_BYTES_MAX: usize = 256 << 10;
 /// Senders of lists close a message at this size, well below the frame's limit.
 pub const LIST_BYTES: usize = 48 << 10;
-/// Bytes that are not a message of this protocol. The connection is of no use any more.
+/// Bytes that are not a message of this protocol. The connection cannot be used further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// A length beyond the limit; most often something else than Culvert speaks.
@@ -75,10 +75,10 @@ impl FrameReader {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole message; `None` until more bytes are there.
+    /// The next complete message; `None` until more bytes arrive.
     ///
     /// # Errors
-    /// [`FrameError`]; the reader is of no use afterwards.
+    /// [`FrameError`]; the reader cannot be used afterwards.
     pub fn next_message(&mut self) -> Result<Option<Message>, FrameError> {
         let rest = self.buffer.get(self.taken..).unwrap_or_default();
         let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };

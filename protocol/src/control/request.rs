@@ -70,7 +70,7 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// What a user asks for who asks for nothing in particular.
+    /// What applies unless the user says otherwise.
     fn default() -> Self {
         Self {
             chunk_bytes: CHUNK_BYTES_DEFAULT,

@@ -1,4 +1,4 @@
-//! What each end knows of a transfer when it is over.
+//! What each end reports when a transfer is over.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub struct SenderSummary {
     pub times: SenderTimes,
     /// Whether the user's cap set the rate.
     pub rate_was_asked_for: bool,
-    /// Least, median and 99th percentile of the round trips, in microseconds.
+    /// Minimum, median and 99th percentile of the round trips, in microseconds.
     pub rtt_us: [u32; 3],
     /// Processor time that the sending node spent, in microseconds.
     pub cpu_us: u64,

@@ -1,4 +1,4 @@
-//! The versions of the control protocol, and what partners know since which.
+//! The versions of the control protocol, and what each added.
 
 /// The newest version of the control protocol that this program speaks.
 pub const PROTOCOL_VERSION: u16 = 8;
@@ -14,8 +14,8 @@ pub const CONTENT_SINCE: u16 = 3;
 ///
 /// [`Message::MoveFlow`]: super::Message::MoveFlow
 pub const MOVES_SINCE: u16 = 4;
-/// The version since which senders say of every pack that it was read ([`Message::PackHashes`]),
-/// also without checksums.
+/// The version since which senders report every pack that they have read ([`Message::PackHashes`]),
+/// even without checksums.
 ///
 /// [`Message::PackHashes`]: super::Message::PackHashes
 pub const PACKS_ARE_TOLD_SINCE: u16 = 5;
@@ -37,7 +37,7 @@ pub const PAUSES_ARE_TOLD_SINCE: u16 = 7;
 ///
 /// [`Message::ContentsOf`]: super::Message::ContentsOf
 pub const CONTENTS_HAVE_A_MODE_SINCE: u16 = 7;
-/// The version since which who asks whether it is known hears what it may do
+/// The version since which a node that asks whether it is known also learns what it may do
 /// ([`Message::Permits`]).
 ///
 /// [`Message::Permits`]: super::Message::Permits
@@ -47,10 +47,10 @@ pub const PERMISSIONS_ARE_TOLD_SINCE: u16 = 8;
 ///
 /// [`Message::RefusedHere`]: super::Message::RefusedHere
 pub const OWN_FIREWALLS_ARE_TOLD_SINCE: u16 = 8;
-/// The version since which a dry run tells files that get another mode and no bytes
+/// The version since which a dry run reports files that get another mode and no bytes
 /// ([`Fate::SameButMode`]), and inodes.
 ///
 /// [`Fate::SameButMode`]: crate::dry_run::Fate::SameButMode
 pub const SAME_MODES_ARE_TOLD_SINCE: u16 = 8;
-/// The oldest.
+/// The oldest version that this program speaks.
 pub const PROTOCOL_VERSION_MIN: u16 = 1;

@@ -34,17 +34,17 @@ const RECENT_NS_MIN: u64 = 5_000_000;
 /// Queues are judged in parts of the round trip, of at least this: below, the receiver's scheduler
 /// makes queues as long.
 const SCALE_NS_MIN: u64 = 14_000_000;
-/// The part of the time that the pacer must have been the brake for, before a delivery rate says
-/// what the path can do.
+/// The part of the time, in thousandths, in which the pacer must have held the flow back before a
+/// delivery rate shows what the path can carry.
 const PACED_PERMILLE: u64 = 300;
 /// The best delivery rate is that of the last rounds, and of at least this time.
 const BEST_NS_MIN: u64 = 30_000_000;
 const BEST_ROUNDS: u64 = 2;
-/// The rate at which the target queue would be (nearly) nothing.
+/// The rate at which the target queue would be (nearly) empty.
 const RATE_OF_NO_QUEUE: f64 = 150e9;
-/// What part of the distance between queue and target a round trip makes up for.
+/// The part of the distance between queue and target that a round trip makes up for.
 const GAIN: f64 = 1.4;
-/// Rounds without a queue after which the rate grows faster than the law has it …
+/// Rounds without a queue after which the rate grows faster than the control law says …
 const EMPTY_ROUNDS: f64 = 4.0;
 /// … growing by this much each round.
 const EMPTY_GROWTH: f64 = 1.5;
@@ -57,9 +57,9 @@ const DRAIN_DIVISOR: u64 = 2;
 const NOISE_MAX: f64 = 0.10;
 /// The weight of older noise measurements at each new one.
 const NOISE_MEMORY: f64 = 0.85;
-/// Packets that a part of them lost must be taken from to mean anything.
+/// Packets from which a loss rate is meaningful.
 const SAMPLE_PACKETS: u64 = 100;
-/// Time for which a queue that made loss is not built again.
+/// Time for which a queue that caused loss is not built again.
 const CLIP_ROUNDS: u64 = 100;
 /// Rounds that a queue must persist against a falling rate to be attributed to other traffic.
 const FOREIGN_ROUNDS: u64 = 10;
@@ -68,20 +68,20 @@ const FOREIGN_ROUNDS: u64 = 10;
 const YIELD_ROUNDS: u64 = 10;
 const YIELD_TARGETS: f64 = 3.0;
 const YIELD_PART: f64 = 0.03;
-/// Rounds without a queue after which the others are taken to be gone.
+/// Rounds without a queue after which other traffic is assumed to be gone.
 const EMPTY_SHARE_ROUNDS: u64 = 8;
 /// Time after which a flow that shares finds out whether it is alone, and rounds that it takes.
 const LONELY_ROUNDS: u64 = 100;
 const LONELY_NS_MIN: u64 = 10_000_000_000;
 const LONELY_TEST_ROUNDS: u64 = 3;
-/// Silence after which the path may have become another.
+/// Silence after which the path may have changed.
 const SILENCE_ROUNDS: u64 = 8;
 const SILENCE_NS_MIN: u64 = 1_000_000_000;
 
 /// A round trip is taken for no longer than this, whatever a receiver says: ten minutes.
 const RTT_NS_MAX: u64 = 600_000_000_000;
 
-/// How much queue and loss a mode bears before it gives way.
+/// How much queue and loss a mode tolerates before it slows down.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tolerance {
     /// Target queue for each factor of e between the rate and [`RATE_OF_NO_QUEUE`], in parts of the
@@ -95,7 +95,7 @@ pub(super) struct Tolerance {
     decrease_max: f64,
     /// The most that a round adds.
     growth_max: f64,
-    /// Loss beyond noise that is borne.
+    /// Loss beyond noise that is tolerated.
     loss: f64,
     /// Whether it takes a TCP flow's share alongside others that fill the buffer, or yields.
     shares: bool,
@@ -154,7 +154,7 @@ pub(super) struct AdaptiveRate {
     short_since_ns: Option<u64>,
     /// The rate of start-up while a hint of a queue holds it back.
     held_back: Option<u64>,
-    /// Since when there has been no queue to speak of.
+    /// Since when there has been no significant queue.
     empty_since_ns: Option<u64>,
     /// Since when the queue has stood above the target, and the best rate then; and since when far
     /// above.
@@ -242,14 +242,14 @@ impl AdaptiveRate {
     fn learn_noise(&mut self, lost: u64, delivered: u64) {
         let all = lost.saturating_add(delivered) as f64;
         if all > 0.0 {
-            // A loss beyond what noise can be says nothing of noise.
+            // Loss beyond the limit of noise says nothing about noise.
             let lost = (lost as f64).min(all * NOISE_MAX);
             self.noise = (NOISE_MEMORY * self.noise.0 + lost, NOISE_MEMORY * self.noise.1 + all);
         }
     }
 
-    /// Notes the best delivery rate of late. A flow that was not held back by its pacer says
-    /// nothing of what the path could do, unless it did more than ever.
+    /// Notes the best recent delivery rate. A flow that its pacer did not hold back shows nothing
+    /// about the path's capacity, unless it was faster than ever.
     fn update_best(&mut self, span_ns: u64) {
         let span_us = span_ns / 1_000;
         let most = self.history.within(span_us).map(|entry| entry.delivered_rate).max().unwrap_or(0);
@@ -482,7 +482,7 @@ impl AdaptiveRate {
         self.phase = Phase::Share { share, test_ns };
     }
 
-    /// After silence nothing that was known is sure: half the rate, and start-up from there.
+    /// After silence, old measurements may be wrong: halves the rate and starts up from there.
     fn resume(&mut self) {
         self.history.clear();
         self.delay.restart();
@@ -548,6 +548,8 @@ impl RateController for AdaptiveRate {
             Phase::Cruise => self.cruise(seen, &round),
             Phase::Share { share, test_ns } => self.share(share, test_ns, now_ns, &round),
         }
+        // Invariant I-rate-cap: The cap of a flow's rate is at least the lowest rate.
+        assert!(self.cap >= RATE_MIN, "a cap of {} b/s", self.cap);
         self.rate = self.rate.clamp(RATE_MIN, self.cap);
     }
 

@@ -3,7 +3,7 @@
 //! Delays are differences of two clocks, in microseconds that wrap, so only their distances mean
 //! anything. The least one is kept for two windows, because routes change and clocks drift; the
 //! flow empties the queue itself more often than a window lasts (LEDBAT, RFC 6817, keeps ten
-//! one-minute minima; a DTN's path changes its mind faster and its drains are deliberate).
+//! one-minute minima; here routes change faster, and drains are deliberate).
 
 /// A window is at least this long: drift of 50 ppm is then half a millisecond at most.
 const WINDOW_NS_MIN: u64 = 5_000_000_000;
@@ -37,7 +37,7 @@ impl LeastDelay {
         self.current_us.map_or(0, |current_us| earlier(self.previous_us, current_us))
     }
 
-    /// Forgets the past: the path is another one.
+    /// Forgets the past: the path has changed.
     pub(super) fn restart(&mut self) {
         *self = Self::default();
     }

@@ -1,4 +1,4 @@
-//! What every controller is: what it is made with, what it observes, what it answers.
+//! The interface of rate controllers: configuration, observations, rate.
 
 use serde::{Deserialize, Serialize};
 
@@ -53,7 +53,7 @@ pub struct Observation {
     pub paced_permille: u32,
 }
 
-/// What sets the rate at present, for the verdict and the curious.
+/// What limits the rate at present, for the verdict and for status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateLimit {
     /// The cap that the user gave.
@@ -68,7 +68,7 @@ pub trait RateController: Send + std::fmt::Debug {
     fn observe(&mut self, observation: &Observation);
     /// The pacing rate, in bits per second of payload.
     fn rate_bits_per_second(&self) -> u64;
-    /// What sets it.
+    /// What limits it.
     fn limit(&self) -> RateLimit;
 }
 
@@ -89,8 +89,8 @@ pub struct ControllerConfig {
     pub stride: u16,
 }
 
-/// The lowest rate: a segment every few milliseconds, so that a dark path is noticed when it is
-/// light again.
+/// The lowest rate, in bits per second: a segment every few milliseconds, so that a path that
+/// recovers is noticed soon.
 pub const RATE_MIN: u64 = 2_000_000;
-/// The highest rate of one flow: beyond any lane.
+/// The highest rate of one flow, in bits per second: more than any lane can send.
 pub const RATE_MAX: u64 = 400_000_000_000;

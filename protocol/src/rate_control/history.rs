@@ -3,8 +3,8 @@
 //! Spans are counted in the receiver's time: reports that TCP held up come in a bunch, but what
 //! each says about its own interval stays true.
 
-/// Entries kept. A round has four reports, and the longest window that anybody asks for is a few
-/// rounds, or 60 ms of reports 2 ms apart.
+/// Entries kept. A round has four reports; the longest window in use is a few rounds, or 60 ms of
+/// reports 2 ms apart.
 const ENTRIES: usize = 64;
 
 /// The contents of one report, and the state when it was made.
@@ -22,7 +22,7 @@ pub(super) struct Entry {
     pub lost_packets: u64,
     /// The least queue of the interval; `None` if nothing arrived.
     pub queue_ns: Option<u64>,
-    /// The part of the interval in which the pacer was the brake.
+    /// The part of the interval in which the pacer held the flow back.
     pub paced_us: u64,
     /// The rate in force when it came.
     pub rate: u64,
@@ -60,7 +60,7 @@ impl Sums {
         if packets == 0 { 0.0 } else { self.lost_packets as f64 / packets as f64 }
     }
 
-    /// Part of the time, in thousandths, in which the pacer was the brake.
+    /// The part of the time, in thousandths, in which the pacer held the flow back.
     pub(super) fn paced_permille(&self) -> u64 {
         self.paced_us.saturating_mul(1_000).checked_div(self.interval_us).unwrap_or(0)
     }

@@ -33,7 +33,7 @@ pub enum Received {
         chunk_bytes: u32,
     },
     /// A segment of a chunk that starts over at another stride (W-11) and is not complete yet.
-    /// Nothing received before counts any more: every place in the buffer will be written again,
+    /// Nothing received before counts: every place in the buffer will be written again,
     /// and anything computed from its bytes applies to other bytes.
     BeganAnew {
         /// The chunk.
@@ -56,7 +56,7 @@ pub enum Received {
     Rejected(Rejected),
 }
 
-/// When a chunk began whose last missing segment has come.
+/// When a chunk began whose last missing segment has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChunkStart {
     /// With an earlier segment.

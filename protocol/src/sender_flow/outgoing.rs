@@ -1,9 +1,9 @@
-//! Chunks in a sending flow's hands.
+//! The chunks that a sending flow is sending.
 
 use crate::chunk_memory::BufferId;
 use crate::segments::SegmentSet;
 
-/// A chunk in the flow's hands.
+/// A chunk that the flow is sending.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) chunk: u32,

@@ -1,8 +1,8 @@
 //! What a sending flow remembers of a packet.
 
 /// The segment that a packet number carried, in 64 bits: slot + 1, generation, index. Zero if it
-/// carried none, or its loss was dealt with; so a fresh window is zeroed memory, which costs
-/// nothing before it is used.
+/// carried none, or its loss was handled. A new window is thus zeroed memory, which costs nothing
+/// before it is used.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct PacketRecord(u64);
 

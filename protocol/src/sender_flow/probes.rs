@@ -1,4 +1,4 @@
-//! A sending flow's probes, and what its receiver answers.
+//! A sending flow's probes, and its receiver's replies.
 
 use super::SenderFlow;
 use super::packet_record::PacketRecord;

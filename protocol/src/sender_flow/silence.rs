@@ -1,4 +1,4 @@
-//! What a sending flow does when its receiver reports nothing: it repeats, and counts.
+//! What a sending flow does when its receiver reports nothing: it sends again, and counts.
 
 use super::SenderFlow;
 
@@ -18,8 +18,8 @@ impl SenderFlow {
     pub fn on_silence(&mut self, now_ns: u64, timeout_ns: u64) -> bool {
         let is_tail = self.fresh.is_empty() && self.timeouts == 0;
         let (since, patience, segments) = if is_tail {
-            // A report comes every quarter of a round trip: 1.3 round trips after the last segment
-            // one should have told of it.
+            // Reports come every quarter of a round trip: 1.3 round trips after the last segment,
+            // one should have reported it.
             (now_ns.saturating_sub(self.last_sent_ns), (timeout_ns / 8).saturating_mul(TAIL_EIGHTHS), TAIL_SEGMENTS)
         } else {
             let since = now_ns.saturating_sub(self.last_sent_ns.max(self.last_report_ns));
@@ -50,8 +50,8 @@ impl SenderFlow {
         self.timeouts
     }
 
-    /// For how long data have gone out of which the receiver has said nothing: neither that they
-    /// came, nor that they are lost.
+    /// How long data have been in flight that the receiver reported neither as arrived nor as lost,
+    /// in nanoseconds.
     #[must_use]
     pub fn unanswered_ns(&self, now_ns: u64) -> u64 {
         self.unanswered_since_ns.map_or(0, |since_ns| now_ns.saturating_sub(since_ns))

@@ -3,7 +3,7 @@
 //! (`docs/wire.md` W-49 … W-54).
 //!
 //! Destination and openings are the protocol's own. A ledger judges what goes where, independently
-//! of the code that decides it. What both ends do with all that is in `exact/following.rs`.
+//! of the code that decides it. `exact/following.rs` has what both ends do with it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::random::Random;
 
 /// The receiver's address as the control connection gives it.
 pub const FIRST: ([u8; 4], u16) = ([10, 0, 0, 2], 7_273);
-/// Tokens of probes for sizes are below, those of challenges not (W-50).
+/// Tokens of path MTU probes are below this; those of challenges are not (W-50).
 const CHALLENGE_TOKEN_MIN: u32 = 1 << 16;
 
 /// An observer who sees what the receiver sends to the sender, and sends copies of it from other
@@ -101,7 +101,7 @@ impl Ledger {
         self.unproved.entry(from).or_default().received_bytes += bytes as u64;
     }
 
-    /// How many addresses were challenged in vain.
+    /// How many addresses did not answer their challenges.
     #[must_use]
     pub fn challenged_in_vain(&self) -> usize {
         self.unproved

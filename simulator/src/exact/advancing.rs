@@ -1,4 +1,4 @@
-//! The course of a transfer: what both ends do as time goes on.
+//! The course of a transfer: what both ends do as time passes.
 
 use culvert_protocol::chunk_memory::{BufferId, ChunkMemory};
 use culvert_protocol::feedback::{REPORT_BYTES_MAX, Report, Summary};
@@ -105,7 +105,7 @@ impl Transfer {
         }
     }
 
-    /// Hashes as a lane does: what is there without a gap, while it arrives.
+    /// Hashes contiguous data while it arrives, as a lane does.
     fn hash(&mut self, received: &Received) {
         let Some(restarts) = self.restarts.as_mut() else { return };
         match *received {

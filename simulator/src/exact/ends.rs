@@ -1,4 +1,4 @@
-//! Both ends of a transfer and the path between them: what they have, and a datagram on its way.
+//! Both ends of a transfer and the path between them: their state, and datagrams in flight.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -40,7 +40,7 @@ pub struct ExactOutcome {
     pub segments: (u64, u64),
     /// Bytes of reports with their headers, and of data with its headers.
     pub traffic_bytes: (u64, u64),
-    /// Segments that the receiver had already.
+    /// Segments that the receiver already had.
     pub duplicate_bytes: u64,
 }
 
@@ -74,8 +74,8 @@ pub(super) struct Transfer {
     pub(super) outcome: ExactOutcome,
 }
 
-/// A path whose MTU changes all the time, and a sender that sends other bytes after each change:
-/// chunks that start over start with the new bytes.
+/// A path whose MTU keeps changing, and a sender that sends other bytes after each change: chunks
+/// that start over start with the new bytes.
 #[derive(Debug)]
 pub(super) struct Restarts {
     pub(super) strides: Vec<u16>,

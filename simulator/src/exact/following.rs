@@ -1,6 +1,5 @@
-//! What both ends do so that data follow a receiver that moves (`docs/wire.md` W-49 … W-54): what a
-//! lane does, that it stops and probes when its path is dark, as far as a path of one size needs
-//! it.
+//! How both ends make data follow a receiver that moves (`docs/wire.md` W-49 … W-54), as the lanes
+//! do it: they stop and probe when the path is dark. All probes have one size.
 
 use std::net::SocketAddr;
 
@@ -44,7 +43,7 @@ impl Transfer {
         self.probe();
     }
 
-    /// After how much silence something is wrong, as `control` sets it.
+    /// The silence after which a flow retransmits, as `control` sets it.
     pub(super) const fn patience_ns(&self) -> u64 {
         2 * self.rtt_ns + 10_000_000
     }
@@ -83,7 +82,7 @@ impl Transfer {
         }
     }
 
-    /// What a lane does with datagrams from the receiver.
+    /// Handles datagrams from the receiver as a lane does.
     fn read_replies(&mut self) {
         while let Some(entry) = self.addresses.reverse.first_entry().filter(|entry| entry.key().0 <= self.now_ns) {
             let (from, datagram) = entry.remove();

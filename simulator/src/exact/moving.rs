@@ -1,5 +1,5 @@
-//! A transfer whose receiver moves: one change after the other, each measured until the flow is as
-//! fast as before.
+//! A transfer whose receiver moves: one change after another, each measured until the flow has
+//! recovered.
 
 use std::net::SocketAddr;
 
@@ -9,11 +9,11 @@ use crate::path_changes::scene::{Change, GOODPUT_MIN, Move, PathChanges, PathCha
 
 /// More than any run moves.
 const CHUNKS: u32 = 100_000;
-/// A change that is not over by then is stuck.
+/// A change that takes longer is stuck.
 const STUCK_NS: u64 = 60_000_000_000;
 /// How often goodput is looked at while it recovers: a queue that empties fills less.
 const RECOVERY_WINDOW_ROUNDS: u64 = 10;
-/// For how long it is measured afterwards: so many round trips, and this time.
+/// How long it is measured afterwards: this many round trips, and this time.
 const WINDOW_ROUNDS: u64 = 40;
 const WINDOW_NS_MIN: u64 = 1_000_000_000;
 
@@ -68,8 +68,8 @@ impl Transfer {
         let heard_ns = self.now_ns;
         self.wait_until(begun_ns, |transfer| transfer.data_sent_to(to) > data_before)?;
         let followed_ns = self.now_ns;
-        // After darkness the control connection's own retransmission comes late, and nothing tells
-        // the sender what arrived.
+        // After an outage the control connection's own retransmission is late, and nothing reports
+        // to the sender what arrived.
         let packets = self.previous.packets;
         self.wait_until(begun_ns, |transfer| transfer.previous.packets > packets)?;
         let told_ns = self.now_ns;

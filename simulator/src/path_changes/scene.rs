@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use crate::exact::addresses::Forger;
 use crate::link::Path;
 
-/// Goodput after a move, of the link, when it counts as come back, and from then on: the matrix's
+/// The part of the link's rate at which goodput counts as recovered after a move: the matrix's
 /// bound for the worst loss here.
 pub(crate) const GOODPUT_MIN: f64 = 0.8;
 /// What happens to the receiver's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing, for as long as goodput is measured.
+    /// None, while goodput is measured.
     Stay,
     /// It changes.
     To(SocketAddr),
@@ -44,7 +44,7 @@ pub struct PathChanges {
 pub struct Move {
     /// What it was.
     pub change: Change,
-    /// Since when the receiver was there and could be reached.
+    /// When the receiver was there and could be reached.
     pub begun_ns: u64,
     /// When the sender learned of it.
     pub heard_ns: u64,

@@ -181,8 +181,11 @@ mod tests {
     const PATH: &str = "| rule | |\n|---|---|\n| P-1 | A probe has 112 bytes. |\n";
     const NONE: Unquoted = Unquoted { in_code: &[], in_tests: &[] };
     /// Quotes of all rules.
-    const QUOTES: &str = "//= W-1\n//# A datagram has a `kind`:\n  //#  one of four.\n//= W-2\n//# It is never sent twice\n\
-                          //= P-1\n//# A probe has 112 bytes.\n";
+    const QUOTES: &str = concat!(
+        "//= W-1\n//# A datagram has a `kind`:\n  //#  one of four.\n",
+        "//= W-2\n//# It is never sent twice\n",
+        "//= P-1\n//# A probe has 112 bytes.\n",
+    );
 
     fn found(code: &str, tests: &str, unquoted: &Unquoted) -> Vec<String> {
         let source = |path: &str, text: &str| Source { path: PathBuf::from(path), text: text.to_owned() };
