@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::cross::{Acknowledgement, CrossFlow};
+use crate::cross::{Acknowledgment, CrossFlow};
 
 const HIGH_GAIN: f64 = 2.885;
 const CYCLE: [f64; 8] = [1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
@@ -150,7 +150,7 @@ impl Bbr {
 }
 
 impl CrossFlow for Bbr {
-    fn on_acknowledgement(&mut self, seen: &Acknowledgement, now_ns: u64) {
+    fn on_acknowledgment(&mut self, seen: &Acknowledgment, now_ns: u64) {
         let rtt_ns = now_ns - seen.sent_ns;
         self.heard_ns = now_ns;
         self.in_flight = (self.in_flight - seen.packets - seen.lost).max(0.0);

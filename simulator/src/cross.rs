@@ -4,7 +4,7 @@ use crate::link::Batch;
 
 /// An acknowledgment.
 #[derive(Clone, Copy, Debug)]
-pub struct Acknowledgement {
+pub struct Acknowledgment {
     /// When the packets that it acknowledges were sent.
     pub sent_ns: u64,
     /// How many arrived.
@@ -16,7 +16,7 @@ pub struct Acknowledgement {
 /// A sender that is clocked by acknowledgments.
 pub trait CrossFlow: std::fmt::Debug {
     /// An acknowledgment has arrived.
-    fn on_acknowledgement(&mut self, acknowledgement: &Acknowledgement, now_ns: u64);
+    fn on_acknowledgment(&mut self, acknowledgment: &Acknowledgment, now_ns: u64);
     /// How many packets it sends in the step that begins now.
     fn send(&mut self, now_ns: u64, step_ns: u64) -> f64;
     /// Bits per second at which it would send, for plots.
@@ -25,6 +25,6 @@ pub trait CrossFlow: std::fmt::Debug {
 
 /// The acknowledgment of a batch.
 #[must_use]
-pub const fn acknowledgement_of(batch: &Batch) -> Acknowledgement {
-    Acknowledgement { sent_ns: batch.sent_ns, packets: batch.packets, lost: batch.lost }
+pub const fn acknowledgment_of(batch: &Batch) -> Acknowledgment {
+    Acknowledgment { sent_ns: batch.sent_ns, packets: batch.packets, lost: batch.lost }
 }

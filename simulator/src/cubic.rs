@@ -1,6 +1,6 @@
 //! A model of a TCP CUBIC flow (RFC 9438) with HyStart's delay exit (RFC 9406), as Linux has it.
 
-use crate::cross::{Acknowledgement, CrossFlow};
+use crate::cross::{Acknowledgment, CrossFlow};
 
 /// RFC 9438 section 5: the scaling constant in packets per second cubed.
 const C: f64 = 0.4;
@@ -86,7 +86,7 @@ impl Cubic {
 }
 
 impl CrossFlow for Cubic {
-    fn on_acknowledgement(&mut self, seen: &Acknowledgement, now_ns: u64) {
+    fn on_acknowledgment(&mut self, seen: &Acknowledgment, now_ns: u64) {
         self.heard_ns = now_ns;
         self.rtt_ns = now_ns - seen.sent_ns;
         self.rtt_min_ns = self.rtt_min_ns.min(self.rtt_ns);

@@ -23,8 +23,8 @@ pub struct FeedbackChannel<R> {
     pub loss: f64,
     /// Whether nothing passes.
     pub is_dark: bool,
-    dark_until_told: VecDeque<R>,
-    under_way: VecDeque<(u64, R)>,
+    held_until_open: VecDeque<R>,
+    in_flight: VecDeque<(u64, R)>,
     last_ns: u64,
     previous_sent_ns: u64,
 }
@@ -39,8 +39,8 @@ impl<R> FeedbackChannel<R> {
             rtt_ns,
             loss,
             is_dark: false,
-            dark_until_told: VecDeque::new(),
-            under_way: VecDeque::new(),
+            held_until_open: VecDeque::new(),
+            in_flight: VecDeque::new(),
             last_ns: 0,
             previous_sent_ns: 0,
         }
@@ -50,8 +50,8 @@ impl<R> FeedbackChannel<R> {
     pub fn send(&mut self, report: R, now_ns: u64) {
         let interval_ns = now_ns.saturating_sub(self.previous_sent_ns).max(1);
         self.previous_sent_ns = now_ns;
-        if self.is_dark || !self.dark_until_told.is_empty() {
-            self.dark_until_told.push_back(report);
+        if self.is_dark || !self.held_until_open.is_empty() {
+            self.held_until_open.push_back(report);
             return;
         }
         let mut delay_ns = self.delay_ns;
@@ -66,8 +66,9 @@ impl<R> FeedbackChannel<R> {
     }
 
     fn deliver_at(&mut self, at_ns: u64, report: R) {
+        // TCP delivers in order: a report that waits for a retransmission holds up those behind it.
         self.last_ns = self.last_ns.max(at_ns);
-        self.under_way.push_back((self.last_ns, report));
+        self.in_flight.push_back((self.last_ns, report));
     }
 
     /// Opens or closes the path. After an outage TCP recovers through its doubled timeouts: what
@@ -81,7 +82,7 @@ impl<R> FeedbackChannel<R> {
                 retry_ns += timeout_ns;
                 timeout_ns *= 2;
             }
-            for report in std::mem::take(&mut self.dark_until_told) {
+            for report in std::mem::take(&mut self.held_until_open) {
                 self.deliver_at(retry_ns + self.delay_ns, report);
             }
         }
@@ -90,16 +91,16 @@ impl<R> FeedbackChannel<R> {
 
     /// The next report that has arrived.
     pub fn receive(&mut self, now_ns: u64) -> Option<R> {
-        if self.under_way.front()?.0 > now_ns {
+        if self.in_flight.front()?.0 > now_ns {
             return None;
         }
-        self.under_way.pop_front().map(|(_, report)| report)
+        self.in_flight.pop_front().map(|(_, report)| report)
     }
 
     /// When the next report arrives.
     #[must_use]
     pub fn next_arrival_ns(&self) -> Option<u64> {
-        self.under_way.front().map(|&(at_ns, _)| at_ns)
+        self.in_flight.front().map(|&(at_ns, _)| at_ns)
     }
 }
 

@@ -171,6 +171,8 @@ impl CulvertFlow {
             self.budget_bytes = 0.0;
         }
         self.in_flight += packets;
+        // Invariant I-sim-window: A simulated flow has no more packets in flight than a real one.
+        assert!(self.in_flight <= WINDOW_PACKETS, "{} packets are in flight", self.in_flight);
         self.sent_packets += packets;
         packets
     }
@@ -180,6 +182,8 @@ impl CulvertFlow {
         self.packets += batch.packets;
         self.lost += batch.lost;
         self.delivered_bytes += batch.packets * f64::from(self.options.stride);
+        // Invariant I-sim-causality: No simulated packet arrives before it was sent.
+        assert!(arrival_ns >= batch.sent_ns, "sent at {} ns, arrived at {arrival_ns} ns", batch.sent_ns);
         let delay_ns = arrival_ns - batch.sent_ns;
         self.delay_min_ns = self.delay_min_ns.min(delay_ns);
         if batch.sent_ns >= self.echo_ns {

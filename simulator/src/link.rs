@@ -201,6 +201,8 @@ impl Link {
         self.harmed += lost;
         batch.packets -= lost;
         batch.lost += lost;
+        // Invariant I-sim-packets: A simulated path loses no more packets than it was given.
+        assert!(batch.packets >= 0.0, "{} packets are left", batch.packets);
         self.superfluous += batch.packets * path.duplication;
         if batch.packets <= 0.0 {
             self.lost_pending[batch.flow] += batch.lost;

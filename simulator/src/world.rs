@@ -6,7 +6,7 @@
 //! and receivers and senders process what has arrived.
 
 use crate::bbr::Bbr;
-use crate::cross::{Acknowledgement, CrossFlow, acknowledgement_of};
+use crate::cross::{Acknowledgment, CrossFlow, acknowledgment_of};
 use crate::cubic::Cubic;
 use crate::flow::{CulvertFlow, FlowOptions};
 use crate::link::{Batch, Link, Path};
@@ -89,7 +89,7 @@ pub struct Outcome {
 enum Agent {
     Waiting,
     Culvert(Box<CulvertFlow>),
-    Cross { sender: Box<dyn CrossFlow>, acknowledgements: VecDeque<(u64, Acknowledgement)>, delivered_bytes: f64 },
+    Cross { sender: Box<dyn CrossFlow>, acknowledgments: VecDeque<(u64, Acknowledgment)>, delivered_bytes: f64 },
     Gone { delivered_bytes: f64 },
 }
 
@@ -179,7 +179,7 @@ impl World<'_> {
         let seconds = now_ns as f64 / 1e9;
         for (at, (agent, entry)) in self.agents.iter_mut().zip(&self.scene.flows).enumerate() {
             if matches!(agent, Agent::Waiting) && seconds >= entry.from_seconds {
-                let cross = |sender| Agent::Cross { sender, acknowledgements: VecDeque::new(), delivered_bytes: 0.0 };
+                let cross = |sender| Agent::Cross { sender, acknowledgments: VecDeque::new(), delivered_bytes: 0.0 };
                 *agent = match entry.kind {
                     Kind::Culvert(options) => {
                         let seed = self.scene.seed ^ ((at as u64 + 1) << 32);
@@ -212,9 +212,9 @@ impl World<'_> {
         while let Some((arrival_ns, batch)) = self.link.arrival(now_ns) {
             match &mut self.agents[batch.flow] {
                 Agent::Culvert(flow) => flow.receive(&batch, arrival_ns),
-                Agent::Cross { acknowledgements, delivered_bytes, .. } => {
+                Agent::Cross { acknowledgments, delivered_bytes, .. } => {
                     *delivered_bytes += batch.packets * batch.packet_bytes;
-                    acknowledgements.push_back((arrival_ns + back_ns, acknowledgement_of(&batch)));
+                    acknowledgments.push_back((arrival_ns + back_ns, acknowledgment_of(&batch)));
                 }
                 Agent::Waiting | Agent::Gone { .. } => {}
             }
@@ -225,10 +225,10 @@ impl World<'_> {
                     flow.report(now_ns);
                     flow.observe(now_ns);
                 }
-                Agent::Cross { sender, acknowledgements, .. } => {
-                    while let Some(&(at_ns, seen)) = acknowledgements.front().filter(|(at_ns, _)| *at_ns <= now_ns) {
-                        acknowledgements.pop_front();
-                        sender.on_acknowledgement(&seen, at_ns);
+                Agent::Cross { sender, acknowledgments, .. } => {
+                    while let Some(&(at_ns, seen)) = acknowledgments.front().filter(|(at_ns, _)| *at_ns <= now_ns) {
+                        acknowledgments.pop_front();
+                        sender.on_acknowledgment(&seen, at_ns);
                     }
                 }
                 Agent::Waiting | Agent::Gone { .. } => {}
