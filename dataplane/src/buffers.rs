@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use culvert_link::invariant;
 use culvert_link::shared_memory::SharedMemory;
 use culvert_protocol::chunk_memory::{BufferId, ChunkMemory};
 
@@ -21,11 +22,15 @@ pub struct Buffers {
 
 impl Buffers {
     /// Cuts `memory` into buffers of `buffer_bytes`.
+    ///
+    /// # Panics
+    /// If `buffer_bytes` is 0.
     #[must_use]
     pub fn new(memory: Arc<SharedMemory>, buffer_bytes: usize) -> Self {
+        assert!(buffer_bytes > 0, "a buffer has bytes");
         let count = memory.bytes() / buffer_bytes;
-        // Lowest on top: a transfer that needs few buffers touches the beginning of the memory
-        // only.
+        // Lowest on top: a transfer that needs few buffers touches only the beginning of the
+        // memory.
         let free = (0..count as u32).rev().map(BufferId).collect();
         Self { memory, buffer_bytes, free, in_use: vec![false; count].into_boxed_slice() }
     }
@@ -53,6 +58,8 @@ impl Buffers {
 
     fn place(&self, buffer: BufferId, part: Range<usize>) -> Range<usize> {
         assert!(part.start <= part.end && part.end <= self.buffer_bytes, "{part:?} is outside of a buffer");
+        // Invariant I-buffers-in-use: only buffers that were taken and not given back are read or
+        // written.
         debug_assert!(self.in_use[buffer.0 as usize], "{buffer:?} is not in use");
         let begin = buffer.0 as usize * self.buffer_bytes;
         begin + part.start..begin + part.end
@@ -63,7 +70,8 @@ impl ChunkMemory for Buffers {
     #[inline]
     fn take(&mut self) -> Option<BufferId> {
         let buffer = self.free.pop()?;
-        debug_assert!(!self.in_use[buffer.0 as usize], "{buffer:?} was free and in use");
+        // Invariant I-buffers-one-place: a buffer is either free or in use, never both.
+        invariant!(!self.in_use[buffer.0 as usize], "a buffer is either free or in use");
         self.in_use[buffer.0 as usize] = true;
         Some(buffer)
     }
@@ -71,6 +79,7 @@ impl ChunkMemory for Buffers {
     #[inline]
     fn give_back(&mut self, buffer: BufferId) {
         let in_use = &mut self.in_use[buffer.0 as usize];
+        // Invariant I-buffers-once: a buffer is given back once.
         assert!(std::mem::replace(in_use, false), "{buffer:?} is given back twice");
         self.free.push(buffer);
     }

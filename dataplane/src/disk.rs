@@ -1,10 +1,9 @@
 //! A lane's disk: one io_uring, made on the lane's thread, polled once a turn, never waited for.
 //!
-//! The ring is born restricted: the kernel accepts reads and writes on it and nothing else, so the
-//! seccomp filter, which does not see what a ring is asked to do, has no hole here. Chunk buffers
-//! are registered with the ring as they are first used, as far as the host's memory-lock limit lets
-//! an unprivileged process; a buffer that could not be registered is used all the same, a little
-//! slower.
+//! The ring is restricted before its first use: the kernel accepts reads and writes on it and nothing else, so it
+//! does not circumvent the seccomp filter, which does not see a ring's operations. Chunk buffers
+//! are registered with the ring as they are first used, as far as the host's memory-lock limit
+//! allows; a buffer that could not be registered is used nevertheless, a little slower.
 //!
 //! Which descriptor an operation uses, the one for direct or the one for buffered access, is
 //! decided per chunk ([`files`]); what a chunk's pieces are, in [`crate::lane`].
@@ -18,6 +17,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use culvert_link::invariant;
+
 use crate::buffers::Buffers;
 pub use operation::{Completion, Operation, Transfer};
 use uring::Uring;
@@ -26,7 +27,7 @@ use uring::Uring;
 /// than any disk queue is deep.
 const IN_FLIGHT_MAX: u32 = 128;
 
-/// Operations whose end is looked after in one turn; the ring keeps the rest for the next.
+/// Completions handled in one turn; the ring keeps the rest for the next.
 pub const COMPLETIONS_PER_TURN: usize = 32;
 
 /// Tries to make a lane's ring and throws it away, for `culvert doctor`.
@@ -64,7 +65,9 @@ impl Disk {
 
     /// Takes an operation on. It is the kernel's after the next [`Disk::turn`].
     pub fn start(&mut self, operation: Operation) {
-        debug_assert!(self.backlog.len() < self.backlog.capacity(), "more operations than pieces of all buffers");
+        // Invariant I-disk-backlog: there are never more operations than pieces of all buffers, so
+        // the backlog never grows.
+        invariant!(self.backlog.len() < self.backlog.capacity(), "no more operations than pieces of all buffers");
         self.backlog.push_back(operation);
     }
 
@@ -85,7 +88,9 @@ impl Disk {
         }
         self.ring.enter(started > 0);
         let completed = self.ring.completions(ended);
-        self.in_flight -= completed;
+        // Invariant I-disk-completions: no more operations end than the kernel was given.
+        invariant!(completed <= self.in_flight, "no more operations end than were started");
+        self.in_flight = self.in_flight.saturating_sub(completed);
         started > 0 || completed > 0
     }
 

@@ -5,18 +5,20 @@
 //! over a unix socket, and talks to each lane through two rings in shared memory:
 //!
 //! ```text
-//!  control process                                data plane process
-//!  Engine ── unix socket (files, flows, keys) ──> Attendant (main thread) ── boxed flows ──> lane
-//!     │                                                                                        │
-//!     ├── command ring: send this chunk, place that one ──────────────────────────────────────>│
-//!     │<── event ring: delivered, written, hashed, reports ─────────────────────────────────── │
-//!     └── flow blocks: pacing rate, times, counters ─────────────────────────────────────────  │
+//!  control process                                     data plane process
+//!  PlaneHandle ── unix socket (files, flows, keys) ──> coordinator (main thread) ── boxed flows ──> lane
+//!     │                                                                                              │
+//!     ├── command ring: send this chunk, place that one ────────────────────────────────────────────>│
+//!     │<── event ring: delivered, written, hashed, reports ───────────────────────────────────────── │
+//!     └── flow blocks: pacing rate, times, counters ───────────────────────────────────────────────  │
 //! ```
 //!
 //! While data moves a lane does not allocate, lock, log or block; what allocates (opening flows,
-//! deriving keys) happens on the main thread, which hands the results over. `unsafe` is confined to
-//! the modules that name why they need it: [`buffers`], [`disk`]'s ring, the UDP socket, the
-//! residency probe and [`kernel_calls`].
+//! deriving keys) happens on the main thread, which hands the results over. What a lane assumes
+//! about itself is checked with [`invariant!`](culvert_link::invariant!); messages of the control
+//! process, datagrams and the kernel's answers get errors instead. `unsafe` is confined to the
+//! modules that say why they need it: [`buffers`], [`disk`]'s ring, the UDP socket, the residency
+//! probe and [`kernel_calls`].
 #![deny(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::print_stderr))]
 

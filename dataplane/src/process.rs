@@ -17,7 +17,7 @@ use culvert_link::counters::FlowBlock;
 use culvert_link::doorbell::{doorbell, silence};
 use culvert_link::kernel_bypass::Mode;
 use culvert_link::kernel_bypass::ProgramCounters;
-use culvert_link::layout::LaneLayout;
+use culvert_link::layout::{FLOWS_PER_LANE, LaneLayout};
 use culvert_link::messages::{FromDataPlane, LaneReady, OpenReceive, OpenSend, Start, ToDataPlane};
 use culvert_link::process_name;
 use culvert_link::say_aside;
@@ -410,7 +410,21 @@ impl Coordinator {
         }
     }
 
+    /// Whether a slot can take a flow. The control process names it, so that is checked.
+    fn is_free(slot: u16, is_in_use: bool) -> bool {
+        let is_free = slot < FLOWS_PER_LANE && !is_in_use;
+        if !is_free {
+            say_aside!("culvert dataplane: the control process opened a flow in slot {slot}, which is not free");
+        }
+        is_free
+    }
+
     fn open_send(&mut self, open: OpenSend) -> Option<FromDataPlane> {
+        // Flows that lanes are done with free their slots.
+        self.see_to_departures();
+        if !Self::is_free(open.slot.0, self.send_schedules.contains_key(&(open.lane, open.slot))) {
+            return None;
+        }
         self.steer_flow(open.lane, open.flow_id);
         let handoff = self.attendances.get(usize::from(open.lane))?;
         let schedule = |direction| KeySchedule::new(open.cipher, &open.secret, open.flow_id, direction);
@@ -430,8 +444,8 @@ impl Coordinator {
         let block = FlowBlock::new(self.link_memory.clone(), &layout, open.slot.0);
         let probes = open.probe_datagram_bytes;
         let destination = Destination::new(open.partner, challenge_key()?);
-        let mut flow = SendFlow::new(open.slot, protocol, destination, block, probes, open.checksum, open.chunk_bytes);
-        flow.holder = open.holder;
+        let flow = SendFlow::new(open.slot, protocol, destination, block, probes, open.checksum, open.chunk_bytes)
+            .of_holder(open.holder);
         self.send_schedules.insert((open.lane, open.slot), forward);
         handoff
             .deliver(ToLane::Send(Box::new(flow)))
@@ -439,6 +453,10 @@ impl Coordinator {
     }
 
     fn open_receive(&mut self, open: &OpenReceive) -> Option<FromDataPlane> {
+        self.see_to_departures();
+        if !Self::is_free(open.slot.0, self.receive_schedules.contains_key(&(open.lane, open.slot))) {
+            return None;
+        }
         self.steer_flow(open.lane, open.flow_id);
         let handoff = self.attendances.get(usize::from(open.lane))?;
         let schedule = |direction| KeySchedule::new(open.cipher, &open.secret, open.flow_id, direction);
@@ -454,9 +472,9 @@ impl Coordinator {
             assemblies_max: buffers,
         };
         let protocol = ReceiverFlow::new(&config, &mut forward, &mut reverse, wire_us(monotonic_ns()));
-        let mut flow =
-            ReceiveFlow::new(open.slot, protocol, open.partner, open.interval_us, open.checksum, open.chunk_bytes);
-        flow.holder = open.holder;
+        let flow =
+            ReceiveFlow::new(open.slot, protocol, open.partner, open.interval_us, open.checksum, open.chunk_bytes)
+                .of_holder(open.holder);
         self.receive_schedules.insert((open.lane, open.slot), forward);
         handoff
             .deliver(ToLane::Receive(Box::new(flow)))

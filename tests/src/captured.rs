@@ -35,7 +35,7 @@ use culvert_engine::transfer::TransferContext;
 use culvert_engine::transfer::ends::{Ends, PortsOption};
 use culvert_engine::transfer::error::TransferError;
 use culvert_engine::transfer::receiving::{FileRequest, Incoming, receive};
-use culvert_link::engine::EngineConfig;
+use culvert_link::plane_handle::PlaneConfig;
 use culvert_model::progress::Progress;
 use culvert_objects::fs::reach::Reach;
 use culvert_objects::fs::sources::listing::NamedSources;
@@ -262,7 +262,7 @@ async fn run(hall: &Hall, kind: Kind, play: Play) -> Ended {
     let (socket, listener) = listen(&room);
     let truth = hall.truth.clone();
     let captured = tokio::task::spawn_blocking(move || play::run(&listener, &play, &truth));
-    let config = EngineConfig {
+    let config = PlaneConfig {
         cores: vec![None; 2],
         memory_bytes: 8 * CHUNK_BYTES as usize,
         buffer_bytes: CHUNK_BYTES as usize,

@@ -20,7 +20,7 @@ use culvert_engine::requester;
 use culvert_engine::tls::TlsConfigs;
 use culvert_engine::transfer::blocking;
 use culvert_engine::transfer::error::TransferError;
-use culvert_link::engine::EngineConfig;
+use culvert_link::plane_handle::PlaneConfig;
 use culvert_model::request::TransferRequest;
 use culvert_model::result::TransferResult;
 use culvert_path::advice::{self, Advice};
@@ -85,7 +85,7 @@ impl Node {
         state: StateDirectory,
         name: String,
         dataplane: Origin,
-        engine: EngineConfig,
+        engine: PlaneConfig,
         bounds: TransferBounds,
     ) -> Result<Arc<Self>, StateError> {
         let identity = Arc::new(state.identity()?);

@@ -100,6 +100,10 @@ pub enum LaneCounter {
     BrokenInvariants,
 }
 
+// Invariant I-link-words: the counters of a lane and of a flow fit into the words laid out for them.
+const _: () = assert!((LaneCounter::BrokenInvariants as usize) < LANE_WORDS);
+const _: () = assert!((FlowWord::Heard as usize) < FLOW_WORDS);
+
 /// The counters of one lane.
 #[derive(Clone, Debug)]
 pub struct LaneCounters {

@@ -50,7 +50,7 @@ impl LentBuffer {
     /// The buffer that an event of `lane` lends, to be given back with `back`. `None` if the lane
     /// has no such buffer, or has lent it already: it has gone mad.
     ///
-    /// Only [`crate::engine::Events`] calls this, once an event.
+    /// Only [`crate::plane_handle::Events`] calls this, once an event.
     pub(crate) fn new(
         memory: &Arc<SharedMemory>,
         place: Place,

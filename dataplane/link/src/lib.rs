@@ -8,7 +8,7 @@
 //!   from it ([`commands`], [`ring`]);
 //! * words in shared memory carry rates and counters ([`counters`]).
 //!
-//! [`engine`] is the control process's end; the other is in the data plane's crate, which the
+//! [`plane_handle`] is the control process's end; the other is in the data plane's crate, which the
 //! control process does not know. Beside the ways stands what both ends must do alike: read the
 //! clock, find the largest datagram of a link ([`path_mtu`]), bind a port as a lane's
 //! ([`udp_port`]), carry captured packets ([`capture`]).
@@ -39,13 +39,14 @@ pub mod command_rings;
 pub mod commands;
 pub mod counters;
 pub mod doorbell;
-pub mod engine;
+
 pub mod handles;
 pub mod invariant;
 pub mod kernel_bypass;
 pub mod layout;
 pub mod messages;
 pub mod path_mtu;
+pub mod plane_handle;
 pub mod process_name;
 pub mod ring;
 pub mod rtnetlink;

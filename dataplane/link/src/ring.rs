@@ -16,6 +16,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use crate::invariant;
 use crate::shared_memory::SharedMemory;
 
 /// Bytes before the ring's data: three cache lines.
@@ -208,6 +209,12 @@ impl<M: RingMemory> Producer<M> {
         self.shared.memory.copy_in(at, &(record.len() as u64).to_le_bytes());
         self.shared.memory.copy_in(at + 8, record);
         self.written += needed as u64;
+        // Invariant I-link-ring: a ring's producer is never ahead of its consumer by more than the
+        // ring holds.
+        invariant!(
+            self.written.wrapping_sub(self.read) <= self.shared.place.data_bytes as u64,
+            "a ring holds no more than its size"
+        );
         self.shared.store(WRITTEN, self.written, Ordering::Release);
         // Pairs with the fence in prepare_to_sleep: either we see the sleeper or it sees the
         // record.

@@ -71,7 +71,7 @@ pub struct AfXdpDatapath {
     readiness: OwnedFd,
     turns: u32,
     retries: u32,
-    ways: DatagramCounts,
+    counts: DatagramCounts,
 }
 
 impl AfXdpDatapath {
@@ -100,7 +100,7 @@ impl AfXdpDatapath {
             readiness,
             turns: 0,
             retries: 0,
-            ways: DatagramCounts::default(),
+            counts: DatagramCounts::default(),
         })
     }
 
@@ -140,8 +140,8 @@ impl AfXdpDatapath {
 
     /// The headers of packets that go this way.
     #[inline]
-    fn template(&mut self, way: Endpoints<'_>) -> Option<Template> {
-        let (to, port) = (way.to, way.source.map_or(self.port, SourceSocket::port));
+    fn template(&mut self, endpoints: Endpoints<'_>) -> Option<Template> {
+        let (to, port) = (endpoints.to, endpoints.source.map_or(self.port, SourceSocket::port));
         if let Some(&(.., template)) = self.templates.iter().find(|(at, from, _)| *at == to && *from == port) {
             return Some(template);
         }
@@ -178,12 +178,12 @@ impl AfXdpDatapath {
 
     fn send_by_kernel(
         &mut self,
-        way: Endpoints<'_>,
+        endpoints: Endpoints<'_>,
         datagrams_max: usize,
         seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome {
-        let outcome = self.udp.send_run(way, datagrams_max, seal);
-        self.ways.kernel_sent += outcome.datagrams as u64;
+        let outcome = self.udp.send_run(endpoints, datagrams_max, seal);
+        self.counts.kernel_sent += outcome.datagrams as u64;
         outcome
     }
 }
@@ -222,11 +222,11 @@ impl Datapath for AfXdpDatapath {
                 }
             };
         }
-        self.ways.ring_received += datagrams as u64;
+        self.counts.ring_received += datagrams as u64;
         self.turns = self.turns.wrapping_add(1);
         if datagrams == 0 || self.turns.is_multiple_of(TURNS_PER_KERNEL_LOOK) {
             let by_kernel = self.udp.receive(|datagram, by| each(datagram, Arrival { is_astray: true, ..by }));
-            self.ways.kernel_received += by_kernel as u64;
+            self.counts.kernel_received += by_kernel as u64;
             datagrams += by_kernel;
         }
         datagrams
@@ -235,7 +235,7 @@ impl Datapath for AfXdpDatapath {
     fn receive_at(&mut self, source: &SourceSocket, each: impl FnMut(&[u8], Arrival)) -> usize {
         // The program knows the lane's own port only.
         let datagrams = self.udp.receive_at(source, each);
-        self.ways.kernel_received += datagrams as u64;
+        self.counts.kernel_received += datagrams as u64;
         datagrams
     }
 
@@ -248,12 +248,12 @@ impl Datapath for AfXdpDatapath {
     #[inline]
     fn send_run(
         &mut self,
-        way: Endpoints<'_>,
+        endpoints: Endpoints<'_>,
         datagrams_max: usize,
         mut seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome {
-        let Some(template) = self.template(way).filter(|_| self.rings_send()) else {
-            return self.send_by_kernel(way, datagrams_max, seal);
+        let Some(template) = self.template(endpoints).filter(|_| self.rings_send()) else {
+            return self.send_by_kernel(endpoints, datagrams_max, seal);
         };
         let mut outcome = SendOutcome::default();
         let mut datagram_bytes = usize::MAX;
@@ -267,7 +267,7 @@ impl Datapath for AfXdpDatapath {
                 self.umem.give_back(frame);
                 // Nothing to send, or too much for a frame: the MTU was raised after the start.
                 if outcome.datagrams == 0 {
-                    return self.send_by_kernel(way, datagrams_max, seal);
+                    return self.send_by_kernel(endpoints, datagrams_max, seal);
                 }
                 break;
             };
@@ -298,7 +298,7 @@ impl Datapath for AfXdpDatapath {
                 tap.flush();
             }
             self.queues[0].flush(&mut self.umem);
-            self.ways.ring_sent += outcome.datagrams as u64;
+            self.counts.ring_sent += outcome.datagrams as u64;
         }
         outcome
     }
@@ -342,8 +342,8 @@ impl Datapath for AfXdpDatapath {
         false
     }
 
-    fn ways(&self) -> DatagramCounts {
-        self.ways
+    fn counts(&self) -> DatagramCounts {
+        self.counts
     }
 
     fn ring_census(&mut self) -> Option<RingCensus> {

@@ -103,7 +103,7 @@ pub trait Datapath {
     /// the run. Within a run every datagram but the last has the same length.
     fn send_run(
         &mut self,
-        way: Endpoints<'_>,
+        endpoints: Endpoints<'_>,
         datagrams_max: usize,
         seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome;
@@ -124,7 +124,7 @@ pub trait Datapath {
     fn segments_runs(&self) -> bool;
 
     /// What went through rings and what through the kernel, where a datapath has both.
-    fn ways(&self) -> DatagramCounts {
+    fn counts(&self) -> DatagramCounts {
         DatagramCounts::default()
     }
 

@@ -283,7 +283,7 @@ impl Datapath for SimDatapath {
 
     fn send_run(
         &mut self,
-        way: Endpoints<'_>,
+        endpoints: Endpoints<'_>,
         datagrams_max: usize,
         mut seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome {
@@ -292,7 +292,7 @@ impl Datapath for SimDatapath {
         let mut datagram_bytes = usize::MAX;
         while outcome.datagrams < datagrams_max.min(16) {
             let Some(bytes) = seal(&mut packet, datagram_bytes) else { break };
-            self.network.launch(self.address, way.to, &packet[..bytes]);
+            self.network.launch(self.address, endpoints.to, &packet[..bytes]);
             outcome.datagrams += 1;
             outcome.bytes += bytes;
             if datagram_bytes != usize::MAX && bytes < datagram_bytes {

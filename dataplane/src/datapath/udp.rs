@@ -141,23 +141,28 @@ impl UdpDatapath {
     }
 
     /// As [`Self::transmit`], and shows what has left.
-    fn transmit_in_sight(&mut self, way: Endpoints<'_>, bytes: usize, datagram_bytes: usize) -> Result<(), io::Error> {
-        let done = self.transmit(way, bytes, datagram_bytes);
+    fn transmit_in_sight(
+        &mut self,
+        endpoints: Endpoints<'_>,
+        bytes: usize,
+        datagram_bytes: usize,
+    ) -> Result<(), io::Error> {
+        let done = self.transmit(endpoints, bytes, datagram_bytes);
         if let Some(tap) = &mut self.tap
             && done.is_ok()
         {
-            let port = way.source.map_or(self.port, SourceSocket::port);
+            let port = endpoints.source.map_or(self.port, SourceSocket::port);
             tap.stamp();
-            tap.datagrams(Direction::Sent, port, way.to, &self.outgoing[..bytes], datagram_bytes);
+            tap.datagrams(Direction::Sent, port, endpoints.to, &self.outgoing[..bytes], datagram_bytes);
             tap.flush();
         }
         done
     }
 
     /// Hands `bytes` of the outgoing super-buffer to the kernel.
-    fn transmit(&mut self, way: Endpoints<'_>, bytes: usize, datagram_bytes: usize) -> Result<(), io::Error> {
-        let socket = way.source.map_or(&self.socket, |source| &source.socket);
-        let to = way.to;
+    fn transmit(&mut self, endpoints: Endpoints<'_>, bytes: usize, datagram_bytes: usize) -> Result<(), io::Error> {
+        let socket = endpoints.source.map_or(&self.socket, |source| &source.socket);
+        let to = endpoints.to;
         if bytes <= datagram_bytes {
             return socket.send(to, &self.outgoing[..bytes], None);
         }
@@ -200,7 +205,7 @@ impl Datapath for UdpDatapath {
     #[inline]
     fn send_run(
         &mut self,
-        way: Endpoints<'_>,
+        endpoints: Endpoints<'_>,
         datagrams_max: usize,
         mut seal: impl FnMut(&mut [u8], usize) -> Option<usize>,
     ) -> SendOutcome {
@@ -227,9 +232,9 @@ impl Datapath for UdpDatapath {
         if outcome.datagrams == 0 {
             return outcome;
         }
-        if let Err(error) = self.transmit_in_sight(way, outcome.bytes, datagram_bytes) {
+        if let Err(error) = self.transmit_in_sight(endpoints, outcome.bytes, datagram_bytes) {
             if error.kind() == io::ErrorKind::WouldBlock {
-                self.waiting = Some((way.to, outcome.bytes, datagram_bytes));
+                self.waiting = Some((endpoints.to, outcome.bytes, datagram_bytes));
                 outcome.is_blocked = true;
             } else {
                 outcome.error = error.raw_os_error();
@@ -382,8 +387,8 @@ mod tests {
             room[..600].fill(7);
             Some(600)
         };
-        let way = Endpoints { to, source: Some(&source) };
-        assert_eq!(sender.send_run(way, 3, run).error, None);
+        let endpoints = Endpoints { to, source: Some(&source) };
+        assert_eq!(sender.send_run(endpoints, 3, run).error, None);
         let (mut datagrams, mut from) = (0, None);
         for _ in 0..1_000 {
             datagrams += receiver.receive(|_, by| from = Some(by.from));

@@ -1,17 +1,21 @@
-//! What a lane is told: by the control process through its ring, and by the coordinator through its
-//! queue.
+//! What a lane receives from its own side: commands of the control process from its ring, and
+//! deliveries of the coordinator from its queue.
 
 use culvert_link::commands::Command;
-use culvert_protocol::chunk_memory::BufferId;
+use culvert_protocol::chunk_memory::{BufferId, ChunkMemory as _};
 use culvert_protocol::feedback::Report;
 
 use super::flow_table::FlowTable;
 use super::handoff::{FromLane, ToLane};
+use super::receiving::ReceiveFlow;
 use super::sending::SendFlow;
 use crate::datapath::Datapath;
 
 /// Commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 64;
+
+/// A command that the control process never sends.
+struct Nonsense;
 
 impl FlowTable {
     /// Takes over flows and keys from the coordinator.
@@ -20,22 +24,11 @@ impl FlowTable {
         while let Some(delivery) = self.handoff.next_delivery() {
             taken = true;
             match delivery {
-                ToLane::Send(mut flow) => {
-                    let slot = flow.slot;
-                    flow.begin(now_ns);
-                    flow.account = self.resources.shares.join(flow.holder);
-                    self.sends[usize::from(slot.0)] = Some(flow);
-                    self.active_sends.push(slot);
-                }
-                ToLane::Receive(mut flow) => {
-                    let slot = flow.slot;
-                    flow.begin(now_ns, self.busy_ns, self.resources.shares.join(flow.holder));
-                    self.receives[usize::from(slot.0)] = Some(flow);
-                    self.active_receives.push(slot);
-                }
+                ToLane::Send(flow) => self.add_send(flow, now_ns),
+                ToLane::Receive(flow) => self.add_receive(flow, now_ns),
                 ToLane::Source { slot, source } => {
                     datapath.watch(&source);
-                    self.with_send(slot, |flow, _| flow.source = Some(source));
+                    self.with_send(slot, |flow, _| flow.set_source(source));
                 }
                 ToLane::NextHop { to, hop } => datapath.set_next_hop(to, hop.as_ref()),
                 ToLane::Tap(mut tap) => {
@@ -51,42 +44,65 @@ impl FlowTable {
                     self.with_send(slot, |flow, _| flow.protocol.push_key(epoch, key));
                 }
                 ToLane::ReceiveKey { slot, epoch, key } => {
-                    self.with_receive(slot, |flow| flow.protocol.push_key(epoch, key));
+                    self.with_receive(slot, |flow, _| flow.protocol.push_key(epoch, key));
                 }
             }
         }
         taken
     }
 
+    fn add_send(&mut self, mut flow: Box<SendFlow>, now_ns: u64) {
+        let account = self.resources.shares.join(flow.holder());
+        flow.begin(now_ns, account);
+        if let Err(flow) = self.sends.insert(flow.slot.0, flow) {
+            self.resources.shares.leave(account);
+            self.handoff.depart(FromLane::Send(flow));
+        }
+    }
+
+    fn add_receive(&mut self, mut flow: Box<ReceiveFlow>, now_ns: u64) {
+        let account = self.resources.shares.join(flow.claim.holder);
+        flow.begin(now_ns, self.busy_ns, account);
+        if let Err(flow) = self.receives.insert(flow.slot.0, flow) {
+            self.resources.shares.leave(account);
+            self.handoff.depart(FromLane::Receive(flow));
+        }
+    }
+
+    /// Takes commands of the control process. A malformed one is the last.
     pub(super) fn take_commands(&mut self, datapath: &mut impl Datapath, now_ns: u64) -> bool {
         let mut taken = 0;
         while taken < COMMANDS_PER_TURN && !self.resources.link.is_backlogged() {
             let mut scratch = self.resources.link.lend_command_scratch();
             let record = self.resources.link.next_command(&mut scratch);
+            let is_taken = record.is_some();
             if let Some(record) = record {
                 // Its flow was delivered before it was sent, but perhaps after this turn looked for
                 // deliveries.
                 self.take_deliveries(datapath, now_ns);
-                match postcard::from_bytes::<Command<'_>>(record) {
-                    Ok(command) => self.command(&command, now_ns),
-                    Err(_) => debug_assert!(false, "the control process sent a malformed command"),
+                let command = postcard::from_bytes::<Command<'_>>(record).map_err(|_| Nonsense);
+                if command.and_then(|command| self.command(&command, now_ns)).is_err() {
+                    self.resources.link.give_up_commands();
                 }
-                taken += 1;
-                self.resources.link.return_command_scratch(scratch);
-            } else {
-                self.resources.link.return_command_scratch(scratch);
+            }
+            self.resources.link.return_command_scratch(scratch);
+            if !is_taken {
                 break;
             }
+            taken += 1;
         }
         taken > 0
     }
 
     /// Commands for flows that are gone are ignored: they crossed with the event that said so.
-    fn command(&mut self, command: &Command<'_>, now_ns: u64) {
+    fn command(&mut self, command: &Command<'_>, now_ns: u64) -> Result<(), Nonsense> {
         match *command {
             Command::Send { flow, chunk, chunk_bytes, source } => {
-                if let Some(flow) = self.sends.get_mut(usize::from(flow.0)).and_then(Option::as_mut) {
-                    flow.assign(chunk, chunk_bytes, source);
+                self.check_bytes(chunk_bytes)?;
+                if let Some(flow) = self.sends.get_mut(flow.0)
+                    && !flow.assign(chunk, chunk_bytes, source)
+                {
+                    return Err(Nonsense);
                 }
             }
             Command::Filled { flow, chunk } => self.with_send(flow, |flow, resources| flow.filled(chunk, resources)),
@@ -94,25 +110,37 @@ impl FlowTable {
                 self.with_send(flow, |flow, resources| flow.withdraw(chunk, resources));
             }
             Command::Report { flow, bytes } => {
-                let Ok(report) = Report::parse(bytes) else {
-                    debug_assert!(false, "the control process passes proved reports only");
-                    return;
-                };
+                let report = Report::parse(bytes).map_err(|_| Nonsense)?;
                 self.with_send(flow, |flow, resources| flow.on_report(&report, resources, now_ns));
             }
-            Command::Place { flow, chunk, sink } => self.place(flow, chunk, sink),
-            Command::Return { flow, buffer } => self.returned(flow, BufferId(buffer)),
-            Command::Abandon { flow, chunk } => self.abandon_chunk(flow, chunk),
-            Command::Reopen { flow, chunk } => self.reopen_chunk(flow, chunk),
-            Command::Interval { flow, interval_us } => {
-                self.with_receive(flow, |flow| flow.set_interval_us(interval_us));
+            Command::Place { flow, chunk, sink } => {
+                self.with_receive(flow, |flow, resources| flow.place(chunk, sink, resources));
             }
-            Command::ExpectFrom { flow, port } => self.with_receive(flow, |flow| flow.expect_from(port, now_ns)),
+            Command::Return { flow, buffer } => {
+                self.with_receive(flow, |flow, resources| flow.returned(BufferId(buffer), resources));
+            }
+            Command::Abandon { flow, chunk } => {
+                self.with_receive(flow, |flow, resources| flow.abandon_chunk(chunk, resources));
+            }
+            Command::Reopen { flow, chunk } => {
+                self.with_receive(flow, |flow, resources| flow.reopen_chunk(chunk, resources));
+            }
+            Command::Interval { flow, interval_us } => {
+                self.with_receive(flow, |flow, _| flow.set_interval_us(interval_us));
+            }
+            Command::ExpectFrom { flow, port } => self.with_receive(flow, |flow, _| flow.expect_from(port, now_ns)),
             Command::Check { token, range, bytes, chunk_bytes } => {
+                self.check_bytes(bytes)?;
                 self.resources.begin_check(token, range, bytes, chunk_bytes);
             }
             Command::CloseSend { flow } => self.with_send(flow, SendFlow::close),
-            Command::CloseReceive { flow } => self.close_receive(flow),
+            Command::CloseReceive { flow } => self.with_receive(flow, ReceiveFlow::close),
         }
+        Ok(())
+    }
+
+    /// A chunk fits into a buffer.
+    fn check_bytes(&self, chunk_bytes: u32) -> Result<(), Nonsense> {
+        if chunk_bytes as usize <= self.resources.buffers.buffer_bytes() { Ok(()) } else { Err(Nonsense) }
     }
 }

@@ -1,15 +1,17 @@
-//! What each buffer is busy with: pieces to be read or written, and the hash that goes with them.
+//! What each buffer is in use for: pieces to read or write, and the hash of the chunk.
 //!
-//! A chunk travels between file and buffer in pieces. With direct I/O all pieces are the kernel's
-//! at once, for the disk's queue; through the page cache, where "reading" is a copy made on the
-//! spot, a piece is taken only when it is needed, so that it is still in the cache when it is
-//! hashed and sealed, and so that no turn is held up by a whole chunk.
+//! A chunk travels between file and buffer in pieces. With direct I/O the kernel gets all pieces at
+//! once, to fill the disk's queue. Through the page cache, where reading is a copy made at once, a
+//! piece is read only when it is needed: it is then still in the cache when it is hashed and sealed,
+//! and no turn takes as long as a whole chunk.
 
 use std::os::fd::RawFd;
 
 use culvert_link::commands::{ChunkTimes, DiskError, FileRange, FileSlot, ReceiveSlot, SendSlot, Sink};
+use culvert_link::invariant;
 use culvert_protocol::chunk_memory::BufferId;
 use culvert_protocol::tree_hash::ChunkHasher;
+use culvert_protocol::wire::CHUNK_BYTES_MAX;
 
 use crate::disk::files::DIRECT_ALIGNMENT;
 use crate::disk::{Operation, Transfer};
@@ -22,24 +24,51 @@ pub const DIRECT_PIECE_BYTES: u32 = 1 << 20;
 /// until it is sealed.
 pub const HASH_STEP_BYTES: u32 = 64 << 10;
 
-/// Whose a buffer is.
+// Invariant I-lane-pieces: every piece of the largest chunk has a bit of its own in `ChunkIo::done`.
+const _: () = assert!(CHUNK_BYTES_MAX.div_ceil(CACHED_PIECE_BYTES) <= u64::BITS);
+const _: () = assert!(CHUNK_BYTES_MAX.div_ceil(DIRECT_PIECE_BYTES) <= u64::BITS);
+
+/// What a buffer is in use for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
     /// Not in use.
     #[default]
     Free,
-    /// A sending flow's.
+    /// A sending flow.
     Send(SendSlot),
-    /// A receiving flow's.
+    /// A receiving flow.
     Receive(ReceiveSlot),
-    /// A check's, with its token.
+    /// The check with this token.
     Check(u32),
 }
 
-/// A buffer's business.
+/// How a flow hashes its chunks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hashing {
+    is_wanted: bool,
+    /// The transfer's chunk size.
+    chunk_bytes: u32,
+}
+
+impl Hashing {
+    pub(super) const fn new(is_wanted: bool, chunk_bytes: u32) -> Self {
+        Self { is_wanted, chunk_bytes }
+    }
+
+    pub(super) const fn is_wanted(self) -> bool {
+        self.is_wanted
+    }
+
+    /// The hasher of the chunk at `offset` of a file of `file_bytes`, if chunks are hashed.
+    pub(super) fn hasher(self, file_bytes: u64, offset: u64) -> Option<ChunkHasher> {
+        self.is_wanted.then(|| ChunkHasher::new(file_bytes, offset, self.chunk_bytes))
+    }
+}
+
+/// What a buffer is in use for, and how far that is.
 #[derive(Debug, Default)]
 pub struct Job {
-    /// Whose it is.
+    /// For whom.
     pub role: Role,
     /// The chunk in it.
     pub chunk: u32,
@@ -49,11 +78,12 @@ pub struct Job {
     pub hasher: Option<ChunkHasher>,
     /// Bytes hashed.
     pub hashed: u32,
-    /// Where the chunk goes, on the receiving side, once that is known.
+    /// The destination of a chunk that is received, once it is known.
     pub sink: Option<Sink>,
     /// Whether all of the chunk has arrived, on the receiving side.
     pub is_whole: bool,
-    /// Whether the result is no longer wanted: the buffer is freed when the kernel is done with it.
+    /// Whether the result is no longer wanted: the buffer is freed when the kernel or the control
+    /// process is done with it.
     pub is_abandoned: bool,
     /// Whether the control process has the buffer.
     pub is_lent: bool,
@@ -69,7 +99,7 @@ pub struct Job {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ChunkIo {
     pub(super) transfer: Transfer,
-    /// Whose descriptor this is; given back with the buffer.
+    /// The file of the descriptor; released with the buffer.
     file: FileSlot,
     fd: RawFd,
     pub(super) is_direct: bool,
@@ -93,7 +123,8 @@ impl ChunkIo {
 impl Job {
     /// The buffer is taken for a role.
     pub fn begin(&mut self, role: Role, now_ns: u64) {
-        debug_assert_eq!(self.role, Role::Free, "a buffer has one job at a time");
+        // Invariant I-lane-one-job: a buffer has one job at a time.
+        invariant!(self.role == Role::Free, "a buffer has one job at a time");
         *self = Self { role, begun_ns: now_ns, ..Self::default() };
     }
 
@@ -103,8 +134,8 @@ impl Job {
         self.whole_ns = now_ns;
     }
 
-    /// How long the chunk took until now. Sending, it was read first and is delivered now;
-    /// receiving, it came first and is written now.
+    /// How long the chunk took until now. A chunk that is sent was read before it was whole, and is
+    /// delivered now; one that is received arrived before, and is written now.
     #[must_use]
     pub fn times(&self, now_ns: u64) -> ChunkTimes {
         let us = |ns: u64| (ns / 1_000).min(u32::MAX.into()) as u32;
@@ -118,8 +149,14 @@ impl Job {
     }
 
     /// The buffer is given back.
+    ///
+    /// # Panics
+    /// If the kernel or the control process still uses its memory. The next chunk in it would be
+    /// corrupted, so this ends the process in every build.
     pub fn end(&mut self) {
-        debug_assert!(!self.is_in_kernel(), "a buffer is given back while the kernel has it");
+        // Invariant I-lane-buffer-free: a buffer is given back only when neither the kernel nor the
+        // control process uses it.
+        assert!(!self.is_in_kernel() && !self.is_lent, "a buffer is given back only when nobody else uses it");
         *self = Self::default();
     }
 
@@ -202,15 +239,8 @@ impl ChunkIo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use culvert_protocol::wire::CHUNK_BYTES_MAX;
 
     const RANGE: FileRange = FileRange { file: FileSlot(0), offset: 0, file_bytes: 1 << 30 };
-
-    #[test]
-    fn the_pieces_of_the_largest_chunk_have_a_bit_each() {
-        assert!(CHUNK_BYTES_MAX.div_ceil(CACHED_PIECE_BYTES) <= u64::BITS);
-        assert!(CHUNK_BYTES_MAX.div_ceil(DIRECT_PIECE_BYTES) <= u64::BITS);
-    }
 
     #[test]
     fn pieces_that_end_out_of_order_count_from_the_beginning() {

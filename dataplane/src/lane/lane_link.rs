@@ -1,19 +1,18 @@
 //! A lane's end of its two rings.
 //!
-//! What a turn emits has no bound that the event ring could always hold: a report of a partner may
-//! say that all chunks of a flow have arrived, files may be closed under all that is assigned. So
-//! an event for which the ring has no room waits here, in order, and no turn begins before it is
-//! gone; there are never more than one turn makes. Reports are larger, and can wait where they come
-//! from: the lane asks for room before it writes one.
-
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+//! A turn can emit more events than the event ring has room for: one report of a partner may say
+//! that all chunks of a flow have arrived. An event without room waits here, in order, and the next
+//! turn begins only when all have gone, so that no more wait than one turn emits. Reports are
+//! larger and wait in their flow: the lane asks for room before it writes one.
 
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use culvert_link::commands::{EVENT_BYTES_MAX, Event, ReceiveSlot, encode};
 use culvert_link::counters::LaneCounters;
 use culvert_link::doorbell::{ring, silence};
+use culvert_link::invariant;
 use culvert_link::layout::LaneLayout;
 use culvert_link::ring::{Consumer, Producer, RECORD_BYTES_MAX};
 use culvert_link::shared_memory::SharedMemory;
@@ -21,17 +20,10 @@ use culvert_protocol::feedback::REPORT_BYTES_MAX;
 
 type Scratch = Box<[u8; RECORD_BYTES_MAX]>;
 
-/// An event that waits for room in the ring.
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    bytes: u16,
-    record: [u8; EVENT_BYTES_MAX],
-}
-
 /// Events that can wait without an allocation: as many as a turn of a lane with very many flows and
-/// buffers makes.
+/// buffers emits.
 const BACKLOG: usize = 4_096;
-/// A report with what an event has around it.
+/// A report, encoded as an event.
 const REPORT_EVENT_BYTES_MAX: usize = REPORT_BYTES_MAX + 16;
 
 /// The rings, the doorbells and the counters of a lane.
@@ -50,8 +42,15 @@ pub struct LaneLink {
     /// Events for which the ring had no room.
     backlog: VecDeque<Waiting>,
     report: Box<[u8; REPORT_BYTES_MAX]>,
-    /// Set when the control process has written nonsense: it takes no more commands.
+    /// Set when the control process has written nonsense: the lane takes no more commands.
     is_broken: bool,
+}
+
+/// An event that waits for room in the ring.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    bytes: u16,
+    record: [u8; EVENT_BYTES_MAX],
 }
 
 impl LaneLink {
@@ -72,8 +71,8 @@ impl LaneLink {
         }
     }
 
-    /// Hands over what waits. Whether nothing waits any more, and there is room for `events` of a
-    /// turn.
+    /// Hands over the events that wait. True if none waits any more and the ring has room for
+    /// `events` more.
     #[inline]
     pub fn is_ready_for(&mut self, events: usize) -> bool {
         while let Some(waiting) = self.backlog.front() {
@@ -105,11 +104,12 @@ impl LaneLink {
             return;
         }
         let mut waiting = Waiting { bytes: 0, record: [0; EVENT_BYTES_MAX] };
-        match waiting.record.get_mut(..record.len()) {
-            Some(place) => place.copy_from_slice(record),
-            None => debug_assert!(false, "an event of {} bytes", record.len()),
-        }
-        waiting.bytes = record.len().min(EVENT_BYTES_MAX) as u16;
+        let place = waiting.record.get_mut(..record.len());
+        // Invariant I-lane-event-bytes: no event but a report is longer than EVENT_BYTES_MAX.
+        invariant!(place.is_some(), "an event is no longer than EVENT_BYTES_MAX");
+        let Some(place) = place else { return };
+        place.copy_from_slice(record);
+        waiting.bytes = record.len() as u16;
         self.backlog.push_back(waiting);
     }
 
@@ -124,13 +124,15 @@ impl LaneLink {
         &mut self.report[..]
     }
 
-    /// Emits the first `bytes` of the report scratch as a report, for which there is room. Without,
-    /// it is dropped.
+    /// Emits the first `bytes` of the report scratch as a report. Ask for room first
+    /// ([`LaneLink::has_room_for_report`]).
     pub fn emit_report(&mut self, flow: ReceiveSlot, bytes: usize) {
         let event = Event::Report { flow, bytes: &self.report[..bytes] };
         let record = encode(&event, &mut self.event_scratch);
         let pushed = self.events.push(record);
-        debug_assert!(pushed.is_ok(), "the lane asks for room first");
+        // Invariant I-lane-report-room: a report is written only when the event ring has room for
+        // it.
+        invariant!(pushed.is_ok(), "a report is written only when the ring has room for it");
         if pushed == Ok(true) {
             ring(self.control_bell.as_fd());
         }
@@ -148,6 +150,13 @@ impl LaneLink {
     /// Takes the scratch back.
     pub fn return_command_scratch(&mut self, scratch: Scratch) {
         self.command_scratch = Some(scratch);
+    }
+
+    /// The control process has sent a command that it never sends: takes no more from it. It finds
+    /// its commands unanswered and gives this process up.
+    #[cold]
+    pub fn give_up_commands(&mut self) {
+        self.is_broken = true;
     }
 
     /// The next command's bytes, in `scratch`.

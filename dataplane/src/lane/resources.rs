@@ -1,11 +1,12 @@
-//! What the flows of a lane have in common: buffers and what each is busy with, the disk, files,
-//! and the link to the control process. Nothing here knows of flows.
+//! What the flows of a lane share: buffers and what each is in use for, the disk, files, and the
+//! link to the control process. Nothing here knows of flows.
 
 use std::sync::Arc;
 
 use culvert_link::clock::monotonic_ns;
 use culvert_link::commands::{DiskError, Event, FileRange};
 use culvert_link::counters::LaneCounter;
+use culvert_link::invariant;
 use culvert_protocol::chunk_memory::{BufferId, ChunkMemory as _};
 use culvert_protocol::tree_hash::{ChunkHash, ChunkHasher};
 
@@ -17,7 +18,7 @@ use crate::disk::files::{DIRECT_ALIGNMENT, FileTable};
 use crate::disk::residency::is_resident;
 use crate::disk::{Completion, Disk, Transfer};
 
-/// What the flows of a lane have in common.
+/// What the flows of a lane share.
 #[derive(Debug)]
 pub(super) struct Resources {
     pub(super) disk: Disk,
@@ -31,16 +32,6 @@ pub(super) struct Resources {
 }
 
 impl Resources {
-    /// A buffer for something other than a receiving flow, if there is one that is not promised and
-    /// `account` may have it.
-    fn may_take_buffer(&mut self, account: Option<usize>) -> bool {
-        let free = self.buffers.free_count();
-        match account {
-            Some(account) => self.shares.may_take(account, free),
-            None => free > self.shares.promised as usize,
-        }
-    }
-
     /// Takes a buffer for a job that is not a receiving flow's, of the part of `account`.
     pub(super) fn take_buffer(&mut self, role: Role, account: Option<usize>) -> Option<BufferId> {
         if !self.may_take_buffer(account) {
@@ -51,7 +42,17 @@ impl Resources {
         Some(buffer)
     }
 
-    /// Gives a buffer back, and the descriptor that its chunk came from or went to.
+    /// Whether a buffer that is not promised is free for something other than a receiving flow, and
+    /// `account` may have it.
+    fn may_take_buffer(&mut self, account: Option<usize>) -> bool {
+        let free = self.buffers.free_count();
+        match account {
+            Some(account) => self.shares.may_take(account, free),
+            None => free > self.shares.promised as usize,
+        }
+    }
+
+    /// Gives a buffer back, and releases the file of its chunk.
     pub(super) fn free_buffer(&mut self, buffer: BufferId) {
         if let Some(file) = self.jobs[buffer.0 as usize].file() {
             self.files.release(file);
@@ -64,6 +65,23 @@ impl Resources {
     pub(super) fn buffer_of(&self, role: Role, chunk: u32) -> Option<BufferId> {
         let at = self.jobs.iter().position(|job| job.role == role && job.chunk == chunk)?;
         Some(BufferId(at as u32))
+    }
+
+    /// Whether any buffer is in use for `role`.
+    pub(super) fn has_buffers(&self, role: Role) -> bool {
+        self.jobs.iter().any(|job| job.role == role)
+    }
+
+    /// Checks that every buffer is either in the pool or has a job; looks at all of them.
+    pub(super) fn check_buffers(&self, has_flows: bool) {
+        let in_use = self.buffers.count() - self.buffers.free_count();
+        let with_job = self.jobs.iter().filter(|job| job.role != Role::Free).count();
+        // Invariant I-lane-buffers: between turns, every chunk buffer is either in the pool or has
+        // a job.
+        invariant!(in_use == with_job, "every buffer is in the pool or has a job");
+        let is_check = |job: &Job| matches!(job.role, Role::Free | Role::Check(_));
+        // Invariant I-lane-idle: a lane without flows uses buffers only for checks.
+        invariant!(has_flows || self.jobs.iter().all(is_check), "without flows, only checks have buffers");
     }
 
     /// Prepares the reading of a chunk. False if the control process has closed the file: it has
@@ -84,8 +102,8 @@ impl Resources {
         let Some(files) = self.files.acquire(range.file) else { return false };
         let bytes = self.jobs[buffer.0 as usize].bytes;
         if files.direct.is_some() {
-            // Direct writes come in whole blocks. What stands behind the chunk's end must not be
-            // another chunk's data, though the file is cut to its size before anybody sees it.
+            // Direct writes are whole blocks. The rest of the last block must not be another
+            // chunk's data, although the file is cut to its size before anybody sees it.
             let padded = bytes.next_multiple_of(DIRECT_ALIGNMENT);
             self.buffers.bytes_mut(buffer, bytes as usize..padded as usize).fill(0);
         }
@@ -111,15 +129,16 @@ impl Resources {
         true
     }
 
-    /// Notes what a piece came to, and continues one that stopped in the middle.
+    /// Notes the result of an operation, and continues a piece of which only a part was moved.
     pub(super) fn piece_ended(&mut self, completion: Completion) {
         let buffer = completion.buffer;
         let job = &mut self.jobs[buffer.0 as usize];
         let job_bytes = job.bytes;
-        let Some(io) = job.io.as_mut() else {
-            debug_assert!(false, "a completion for a buffer without operations");
-            return;
-        };
+        let io = job.io.as_mut().filter(|io| io.in_flight > 0);
+        // Invariant I-lane-completion: a completion belongs to an operation on its buffer that was
+        // started and has not ended.
+        invariant!(io.is_some(), "a completion belongs to an operation that was started and has not ended");
+        let Some(io) = io else { return };
         io.in_flight -= 1;
         let piece = completion.buffer_offset / io.piece_bytes();
         let piece_end = ((piece + 1) * io.piece_bytes()).min(job_bytes);
@@ -150,8 +169,8 @@ impl Resources {
         }
     }
 
-    /// Hands the disk what is moved through the page cache: one piece of one write or check a turn.
-    /// What is sent is read when it is needed.
+    /// Hands the disk what goes through the page cache: one piece of one write or check a turn.
+    /// Chunks to be sent are read when they are needed.
     pub(super) fn start_cached_piece(&mut self) {
         let next = self.jobs.iter().position(|job| job.has_pieces_left() && !matches!(job.role, Role::Send(_)));
         if let Some(at) = next
@@ -165,7 +184,7 @@ impl Resources {
     pub(super) fn hash_until(&mut self, buffer: BufferId, until: u32) {
         let job = &mut self.jobs[buffer.0 as usize];
         let Some(hasher) = job.hasher.as_mut().filter(|_| job.hashed < until) else { return };
-        // The real clock, whatever the lane lives by: this is a measurement and decides nothing.
+        // The real clock, not the datapath's: this is a measurement and decides nothing.
         let begun_ns = monotonic_ns();
         while job.hashed < until {
             let end = (job.hashed + HASH_STEP_BYTES).min(until);
@@ -177,11 +196,15 @@ impl Resources {
         self.link.counters.add(LaneCounter::HashNs, spent_ns);
     }
 
-    /// The chunk's hash, all of whose bytes are in `buffer`; `None` if chunks are not hashed.
+    /// The hash of the chunk in `buffer`, all bytes of which are there; `None` if it is not hashed.
     pub(super) fn finish_hash(&mut self, buffer: BufferId) -> Option<ChunkHash> {
         let bytes = self.jobs[buffer.0 as usize].bytes;
         self.hash_until(buffer, bytes);
-        self.jobs[buffer.0 as usize].hasher.take().map(|hasher| hasher.finish())
+        let job = &mut self.jobs[buffer.0 as usize];
+        let hasher = job.hasher.take()?;
+        // Invariant I-lane-hash: a chunk's hash covers every byte of the chunk.
+        invariant!(job.hashed == bytes, "a chunk's hash covers the whole chunk");
+        Some(hasher.finish())
     }
 
     /// Begins to read and hash a range, for a resume. Without a free buffer the answer is "try
@@ -201,7 +224,7 @@ impl Resources {
         }
     }
 
-    /// A range has been read, or could not be: tells its hash.
+    /// A range has been read, or could not be: reports its hash.
     pub(super) fn check_ended(&mut self, token: u32, buffer: BufferId, error: Option<DiskError>) {
         let result = match error {
             Some(error) => Err(error),

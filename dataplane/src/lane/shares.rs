@@ -1,26 +1,28 @@
 //! Allocation of a lane's buffers: they are shared by partner first, then by flow.
 //!
-//! Credit cannot be revoked (W-25), and an honest sender whose segments find no buffer takes them
-//! for lost. Credit is therefore a promise: the buffers for it are kept free, and no more is
-//! promised than exists. A partner gets its share of the buffers and no more, however many flows it
-//! has; a few are reserved for the next partner.
+//! Credit cannot be revoked (W-25), and an honest sender takes segments that find no buffer for
+//! lost. Credit is therefore a promise: the buffers for it are kept free, and no more is promised
+//! than exists. A partner gets its share of the buffers and no more, however many flows it has; a
+//! few are reserved for the next partner.
 //!
-//! A flow that has had credit for a while and starts nothing is asleep. What was promised to it is
-//! given to others; it wakes up if there is room.
+//! A flow that has had credit for a while and starts no chunk is asleep: what was promised to it is
+//! given to others. When it starts a chunk after all, it gets a buffer if one is free and not
+//! promised.
 
+use culvert_link::invariant;
 use culvert_protocol::chunk_memory::{BufferId, ChunkMemory};
 
 use crate::buffers::Buffers;
 
-/// Of so many buffers one is kept for the next partner that comes; at least one is.
+/// One of so many buffers is kept for the next partner that comes, and at least one.
 const BUFFERS_PER_RESERVED: u32 = 8;
 
-/// What a partner's flows have.
+/// The buffers of a partner's flows.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     /// The number that the control process gave the partner.
     holder: u32,
-    /// Its flows; an account without is free for another partner.
+    /// Its flows; an account without flows is free for another partner.
     flows: u32,
     /// Buffers that its flows hold or were promised.
     taken: u32,
@@ -34,15 +36,16 @@ pub struct Shares {
     partners: u32,
     /// Free buffers that are promised to flows with credit.
     pub(super) promised: u32,
-    /// Whether a flow has nothing although its partner has not all of its part.
+    /// Whether a flow has nothing although its partner has less than its part.
     pub(super) has_waiting: bool,
-    /// Which of the receiving flows is the first to get something.
+    /// Position of the receiving flow that gets credit first in this round.
     pub(super) first: usize,
+    /// When flows may next be told that others wait.
     pub(super) next_telling_ns: u64,
 }
 
 impl Shares {
-    /// Of `buffers` buffers, for `flows_max` flows.
+    /// The shares of `buffers` buffers, for at most `flows_max` flows.
     #[must_use]
     pub fn new(buffers: usize, flows_max: usize) -> Self {
         Self {
@@ -56,7 +59,7 @@ impl Shares {
         }
     }
 
-    /// A flow of `holder` has come; its account.
+    /// Adds a flow of `holder`; returns its account.
     pub fn join(&mut self, holder: u32) -> usize {
         let of_holder = self.accounts.iter().position(|account| account.flows > 0 && account.holder == holder);
         let at = of_holder.or_else(|| self.accounts.iter().position(|account| account.flows == 0));
@@ -73,12 +76,14 @@ impl Shares {
         at
     }
 
-    /// A flow of an account has gone.
+    /// Removes a flow of an account.
     pub fn leave(&mut self, account: usize) {
         let account = &mut self.accounts[account];
-        account.flows -= 1;
+        // Invariant I-shares-flows: an account has as many flows as have joined and not left it.
+        invariant!(account.flows > 0, "a flow leaves an account once");
+        account.flows = account.flows.saturating_sub(1);
         if account.flows == 0 {
-            self.partners -= 1;
+            self.partners = self.partners.saturating_sub(1);
         }
     }
 
@@ -164,10 +169,12 @@ impl ChunkMemory for FlowMemory<'_> {
     }
 }
 
-/// What a receiving flow has of the buffers.
+/// A receiving flow's claim to buffers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Claim {
-    /// Whose part it is of.
+    /// The control process's number of the partner whose part it takes.
+    pub(super) holder: u32,
+    /// That partner's account in this lane.
     pub(super) account: usize,
     /// Chunks begun when it was last looked at.
     pub(super) begun: u64,

@@ -6,6 +6,7 @@
 //! each case a lane that allocates while data move fails the test ([`allocations`]).
 
 mod allocations;
+mod broken_rules;
 mod many_flows;
 mod openings;
 mod path_changes;
@@ -244,6 +245,16 @@ impl World {
         }
     }
 
+    /// Lets time pass in which the sending lane gets no core.
+    fn stall_sender(&mut self, ns: u64) {
+        let end_ns = self.network.now_ns() + ns;
+        while self.network.now_ns() < end_ns {
+            self.receiver.lane.turn();
+            self.receiver_events();
+            self.network.advance(1_000_000);
+        }
+    }
+
     fn step(&mut self) {
         let (sent, sender_allocations) = in_lane(|| self.sender.lane.turn());
         let (received, receiver_allocations) = in_lane(|| self.receiver.lane.turn());
@@ -399,6 +410,9 @@ fn the_segment_fits_a_narrow_path() {
     let mut world = World::new(5, path, 20, 8, 1_000_000_000);
     world.transfer(20);
     world.close_and_check(20);
+    //= W-12
+    //# While data moves, the sender keeps searching between that size and the next (RFC 8899,
+    //# section 5.2): one probe at a time, three tries per size, to within eight bytes.
     let stride = world.path_stride.expect("the path is open");
     assert!((1_472 - 48..=1_480 - 48).contains(&stride), "{stride}");
 }
@@ -460,6 +474,10 @@ fn a_path_that_becomes_narrow_is_found_out() {
             assert!(world.network.now_ns() < 60_000_000_000, "seed {seed}: {} delivered", world.delivered.len());
         }
         world.close_and_check(200);
+        //= W-12
+        //# After three unanswered retransmissions, the flow opens again (section 4.3 there).
+        //= W-11
+        //# If it carries less than a chunk's stride needs, the chunk starts over with a smaller one.
         let common = [8_972, 4_000, 1_472, 1_252].into_iter().find(|&bytes| bytes <= narrow).unwrap();
         let stride = usize::from(world.path_stride.expect("the path is open"));
         assert!((common - 48..=narrow - 48).contains(&stride), "seed {seed}: {stride}");
@@ -518,10 +536,16 @@ fn darkness_is_survived() {
 fn a_path_that_is_closed_is_said_to_be() {
     let path = SimPath { datagram_bytes_max: 100, ..SimPath::default() };
     let mut world = World::new(6, path, 1, 8, 1_000_000_000);
+    let begun_ns = world.network.now_ns();
+    //= W-12
+    //# A path that answers no datagram of 560 bytes or more cannot carry data and is closed with an
+    //# error message.
     for _ in 0..20_000_000 {
         world.sender.lane.turn();
         world.network.advance(100_000);
         if let Some(bytes) = world.sender.take_events().first() {
+            let took_ms = (world.network.now_ns() - begun_ns) / 1_000_000;
+            assert!((6_000..6_200).contains(&took_ms), "reported after {took_ms} ms");
             match postcard::from_bytes::<Event<'_>>(bytes).unwrap() {
                 Event::PathClosed { flow, .. } => return assert_eq!(flow, SEND),
                 other => panic!("an event that nobody expected: {other:?}"),

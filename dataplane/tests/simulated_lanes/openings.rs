@@ -48,6 +48,26 @@ fn data_go_as_soon_as_a_path_that_is_narrower_than_the_interface_is_open() {
     }
 }
 
+/// A lane that got no core for six seconds reported its path as closed, although it had sent one
+/// round of probes. In a slow virtual machine a transfer ended so.
+#[test]
+fn a_path_opens_although_its_lane_got_no_core_for_longer_than_a_closed_path_takes() {
+    for seed in seeds(4) {
+        let path = SimPath { delay_ns: DELAY_NS, ..SimPath::default() };
+        let mut world = World::new(seed, SimPath { loss: 1.0, ..path }, CHUNKS, 8, 1_000_000_000);
+        // Each round is lost: the receiver's lane is not there yet, or gets no core either.
+        for _ in 0..5 {
+            world.sender.lane.turn();
+            world.stall_sender(7_000_000_000);
+            // An event that the path is closed ends the test.
+            world.sender_events();
+        }
+        world.network.set_path(path);
+        world.transfer(CHUNKS);
+        world.close_and_check(CHUNKS);
+    }
+}
+
 /// Nothing follows the probe of an idle flow that shows it to be lost, and so each was taken for a
 /// black hole.
 #[test]

@@ -28,6 +28,9 @@ fn sent_to(world: &World, to: SocketAddr) -> culvert_dataplane::datapath::sim::S
 /// No address that did not answer a challenge got data, or more than three times what came from it.
 fn assert_unproved(world: &World, addresses: &[SocketAddr], seed: u64) {
     let traffic = world.network.traffic();
+    //= W-52
+    //# An address that has not answered is sent only challenges, with at most three times the bytes
+    //# received from it in authentic datagrams.
     for &unproved in addresses {
         let sent = sent_to(world, unproved);
         let came = traffic.get(&(unproved, address(HERE))).copied().unwrap_or_default();
@@ -78,7 +81,10 @@ fn a_receiver_that_is_elsewhere_is_followed_within_about_a_round_trip() {
                 (came - moved_ns) / 1_000_000,
                 (followed - came) / 1_000_000
             );
-            // The datagram's way, the challenge, its answer; if the flow found the old path dark in
+            //= W-51
+            //# When the token returns in an authentic reply, from any address, the challenged address
+            //# becomes the destination.
+            // The datagram, the challenge, its answer; if the flow found the old path dark in
             // between, also the probes for the size.
             if path.loss == 0.0 {
                 assert!(followed - came <= 6 * DELAY_NS, "seed {seed}: move {at} took {} ns", followed - came);
@@ -100,6 +106,10 @@ fn a_copy_that_is_faster_leads_data_nowhere() {
         world.network.set_forger(Some(SimForger { to: address(HERE), sources: sources.clone(), copies: 1 }));
         world.transfer(CHUNKS);
         world.close_and_check(CHUNKS);
+        //= W-50
+        //# An authentic datagram of the reverse direction that is newer than all earlier ones and
+        //# comes from another address or port (even of the control connection's peer) does not
+        //# change the destination.
         assert_unproved(&world, &sources, seed);
         let challenged = sources.iter().filter(|&&source| sent_to(&world, source).datagrams > 0).count();
         assert!(challenged > 0, "seed {seed}: no copy was taken, so nothing was shown");

@@ -24,7 +24,7 @@ use culvert_engine::transfer::TransferContext;
 use culvert_engine::transfer::ends::{Ends, PortsOption};
 use culvert_engine::transfer::error::TransferError;
 use culvert_engine::transfer::receiving::{FileRequest, Incoming, receive};
-use culvert_link::engine::EngineConfig;
+use culvert_link::plane_handle::PlaneConfig;
 use culvert_model::profile::{NamedProfile, Profile};
 use culvert_model::record::{RecordState, TransferRecord};
 use culvert_model::request::{Movement, Target, TransferRequest};
@@ -50,7 +50,7 @@ fn options() -> Options {
 }
 
 fn supervisor() -> Supervisor {
-    let config = EngineConfig {
+    let config = PlaneConfig {
         cores: vec![None; 2],
         memory_bytes: 8 * CHUNK_BYTES as usize,
         buffer_bytes: CHUNK_BYTES as usize,

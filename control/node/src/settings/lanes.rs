@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use culvert_link::engine::{BUFFERS_PER_LANE_MIN, EngineConfig};
 use culvert_link::kernel_bypass::AfXdpStart;
+use culvert_link::plane_handle::{BUFFERS_PER_LANE_MIN, PlaneConfig};
 use culvert_model::units::show_bytes;
 use culvert_plane::next_hop::Tables;
 use culvert_plane::next_hop::interface::InterfaceError;
@@ -30,7 +30,7 @@ impl Settings {
     ///
     /// # Errors
     /// [`SettingsError`]: cores that this process may not use.
-    pub fn engine(&self, is_node: bool, partner: Option<IpAddr>) -> Result<EngineConfig, SettingsError> {
+    pub fn engine(&self, is_node: bool, partner: Option<IpAddr>) -> Result<PlaneConfig, SettingsError> {
         let cores = self.lane_cores()?;
         let memory_bytes = match self.memory.value as usize {
             0 => cores.len() * LANE_MEMORY_BYTES,
@@ -71,7 +71,7 @@ impl Settings {
             });
         }
         let (af_xdp, refusals) = self.af_xdp(partner)?;
-        Ok(EngineConfig {
+        Ok(PlaneConfig {
             cores: cores.into_iter().map(Some).collect(),
             memory_bytes,
             buffer_bytes: CHUNK_BYTES_DEFAULT as usize,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use culvert_link::engine::PrepareError;
+use culvert_link::plane_handle::PrepareError;
 use culvert_system::os_error;
 
 use crate::dataplane::ports::PortsInUse;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use culvert_link::engine::EngineConfig;
+use culvert_link::plane_handle::PlaneConfig;
 use culvert_protocol::counted::{agree, counted};
 use culvert_system::descriptors::host_name;
 
@@ -19,7 +19,7 @@ pub struct PortsInUse {
 }
 
 impl PortsInUse {
-    pub(super) fn new(config: &EngineConfig, free: usize, text: String) -> Self {
+    pub(super) fn new(config: &PlaneConfig, free: usize, text: String) -> Self {
         Self { ports: config.ports.clone(), lanes: config.cores.len(), free, text, option: "--ports" }
     }
 

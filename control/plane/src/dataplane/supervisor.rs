@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use culvert_link::engine::EngineConfig;
+use culvert_link::plane_handle::PlaneConfig;
 use culvert_model::result::TransferResult;
 
 use crate::dataplane::error::DataPlaneError;
@@ -14,7 +14,7 @@ use crate::dataplane::process::Origin;
 #[derive(Debug)]
 pub struct Supervisor {
     origin: Origin,
-    config: EngineConfig,
+    config: PlaneConfig,
     current: tokio::sync::Mutex<Option<Arc<DataPlane>>>,
     starts: AtomicU64,
 }
@@ -22,7 +22,7 @@ pub struct Supervisor {
 impl Supervisor {
     /// A supervisor that gets a data plane from `origin` when one is first wanted.
     #[must_use]
-    pub fn new(origin: Origin, config: EngineConfig) -> Self {
+    pub fn new(origin: Origin, config: PlaneConfig) -> Self {
         Self { origin, config, current: tokio::sync::Mutex::new(None), starts: AtomicU64::new(0) }
     }
 
@@ -62,7 +62,7 @@ impl Supervisor {
 
     /// How it is set up.
     #[must_use]
-    pub const fn config(&self) -> &EngineConfig {
+    pub const fn config(&self) -> &PlaneConfig {
         &self.config
     }
 }
@@ -95,7 +95,7 @@ mod tests {
         script.push_str("exec sleep 600\n");
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let config = EngineConfig {
+        let config = PlaneConfig {
             cores: vec![None],
             memory_bytes: 4 << 20,
             buffer_bytes: 1 << 20,

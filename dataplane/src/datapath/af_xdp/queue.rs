@@ -10,6 +10,7 @@
 //! in one piece; a batch may end in the middle of one, so the gathering outlives the batch.
 
 use culvert_link::clock::monotonic_ns;
+use culvert_link::invariant;
 use rustix::io::Errno;
 
 use super::rings::{CONTINUES, Consumer, Descriptor, Producer};
@@ -220,7 +221,8 @@ impl<W: Wake> Queue<W> {
                     continue;
                 }
             };
-            self.filled -= 1;
+            // A broken driver may return a transmit frame here.
+            self.filled = self.filled.saturating_sub(1);
             let begin = Umem::offset_in_chunk(descriptor.address);
             let piece = umem.frame(&frame).get(begin..begin.saturating_add(descriptor.bytes as usize));
             let continues = descriptor.options & CONTINUES != 0;
@@ -250,7 +252,8 @@ impl<W: Wake> Queue<W> {
             let Some(frame) = umem.take(Purpose::Receive) else { break };
             let address = umem.lend(frame, 1);
             let has_room = self.rings.fill.push(address);
-            debug_assert!(has_room, "room was asked for");
+            // Invariant I-ring-room: an entry is written into FILL or TX only if there is room.
+            invariant!(has_room, "an entry is written into FILL only if there is room");
             self.filled += 1;
         }
         let has_news = self.rings.fill.publish() > 0;
@@ -287,7 +290,7 @@ impl<W: Wake> Queue<W> {
                 bytes: (bytes - at).min(CHUNK_BYTES) as u32,
                 options: if piece + 1 < pieces { CONTINUES } else { 0 },
             });
-            debug_assert!(has_room, "room was asked for");
+            invariant!(has_room, "an entry is written into TX only if there is room");
         }
         self.counters.sent += 1;
         Ok(())

@@ -16,6 +16,7 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use culvert_link::invariant;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 /// Bytes of a chunk. The kernel takes 2048 to 4096 (`xdp_umem_reg`; 8192 is refused even on
@@ -195,8 +196,9 @@ impl Umem {
             Purpose::Receive => self.receive_pool.pop()?,
             Purpose::Transmit => self.transmit_pool.pop()?,
         };
-        debug_assert_eq!(self.places[number as usize], Place::Pool);
-        self.places[number as usize] = Place::Held;
+        let place = std::mem::replace(&mut self.places[number as usize], Place::Held);
+        // Invariant I-umem-pool: a frame that is taken was in the pool and nowhere else.
+        invariant!(place == Place::Pool, "a frame that is taken was in the pool");
         Some(Frame { umem: self.identity, number })
     }
 
@@ -218,7 +220,9 @@ impl Umem {
     #[expect(clippy::needless_pass_by_value, reason = "the token is given away")]
     pub fn give_back(&mut self, frame: Frame) {
         let number = self.number_of(&frame);
-        self.places[number as usize] = Place::Pool;
+        let place = std::mem::replace(&mut self.places[number as usize], Place::Pool);
+        // Invariant I-umem-held: a frame is given back or lent only by the holder of its token.
+        invariant!(place == Place::Held, "a frame is given back by the holder of its token");
         if number < self.layout.receive_frames {
             self.receive_pool.push(number);
         } else {
@@ -262,7 +266,8 @@ impl Umem {
         let number = self.number_of(&frame);
         let (offset, bytes) = self.range_of(number);
         assert!((1..=bytes / CHUNK_BYTES).contains(&pieces), "a frame of {bytes} bytes is not {pieces} chunks");
-        self.places[number as usize] = Place::Kernel(pieces as u8);
+        let place = std::mem::replace(&mut self.places[number as usize], Place::Kernel(pieces as u8));
+        invariant!(place == Place::Held, "a frame is lent by the holder of its token");
         *self.lent_of(number) += 1;
         offset as u64
     }
@@ -333,14 +338,19 @@ impl Umem {
             Purpose::Receive => &self.places[..split],
             Purpose::Transmit => &self.places[split..],
         };
-        places.iter().fold(Account::default(), |mut account, place| {
+        let account = places.iter().fold(Account::default(), |mut account, place| {
             match place {
                 Place::Pool => account.pool += 1,
                 Place::Held => account.held += 1,
                 Place::Kernel(_) => account.kernel += 1,
             }
             account
-        })
+        });
+        // Invariant I-umem-account: every frame is in exactly one place: in the pool, held, or lent
+        // to the kernel.
+        invariant!(account.pool == self.free(purpose), "the frames in the pool are those that are free");
+        invariant!(account.kernel == self.lent(purpose), "the frames at the kernel are those that were lent");
+        account
     }
 
     /// Takes back all that was lent, when the socket that had it is closed and its rings are
@@ -348,6 +358,7 @@ impl Umem {
     pub(super) fn reclaim_all(&mut self) {
         for number in 0..self.places.len() as u32 {
             if let Place::Kernel(_) = self.places[number as usize] {
+                self.places[number as usize] = Place::Held;
                 *self.lent_of(number) -= 1;
                 self.give_back(Frame { umem: self.identity, number });
             }

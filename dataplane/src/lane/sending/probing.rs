@@ -1,25 +1,30 @@
-//! The opening of a path (wire.md W-12: "a sender opens a flow with probes of common sizes … and
-//! starts with the largest size that is answered").
+//! The search for the largest of the common sizes that a path delivers, by which it is opened
+//! (W-12).
 
 use culvert_protocol::path_mtu::PathMtuSearch;
 
-/// Rounds of probes on a path that was open before come each after twice the time of the last, so
-/// often: at most 2.6 s.
+/// On a path that was open before, the time between rounds of probes doubles so often: up to 2.6 s.
 const PROBE_DOUBLINGS_MAX: u32 = 7;
 /// Time between two rounds of probes.
 const PROBE_ROUND_NS: u64 = 20_000_000;
 /// How long the best size waits for an answer once a smaller one has been answered: more than a
 /// probe's own queueing.
 const PROBE_GRACE_NS: u64 = 60_000_000;
-/// After so long without an answer the path counts as closed.
+/// After so long without an answer the path counts as closed …
 const PROBE_PATIENCE_NS: u64 = 6_000_000_000;
+/// … if all rounds of that time were sent. A lane that was kept from its core has sent fewer: its
+/// silence says nothing about the path.
+const PROBE_ROUNDS_PATIENCE: u32 = (PROBE_PATIENCE_NS / PROBE_ROUND_NS) as u32;
 
-/// The search for the largest of the usual sizes that the path delivers.
+/// The search for the largest of the common sizes that the path delivers.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Probing {
+    /// When the current patience began, and the rounds sent since.
     begun_ns: u64,
-    rounds: u32,
+    rounds_unanswered: u32,
     next_round_ns: u64,
+    /// How often the time between rounds has doubled.
+    doublings: u32,
     /// The best answer so far, and when the first answer came.
     best: Option<(u16, u64)>,
     rtt_us: u32,
@@ -28,18 +33,20 @@ pub(super) struct Probing {
 
 impl Probing {
     pub(super) const fn beginning(now_ns: u64) -> Self {
-        Self { begun_ns: now_ns, rounds: 0, next_round_ns: now_ns, best: None, rtt_us: 0, errno: 0 }
-    }
-
-    /// The search begins only now: its flow has waited to be taken over.
-    pub(super) const fn begin(&mut self, now_ns: u64) {
-        self.begun_ns = now_ns;
-        self.next_round_ns = now_ns;
+        Self {
+            begun_ns: now_ns,
+            rounds_unanswered: 0,
+            next_round_ns: now_ns,
+            doublings: 0,
+            best: None,
+            rtt_us: 0,
+            errno: 0,
+        }
     }
 
     /// The probes go to another address from now on, at once.
     pub(super) const fn redirect(&mut self, now_ns: u64) {
-        self.rounds = 0;
+        self.doublings = 0;
         self.next_round_ns = now_ns;
     }
 
@@ -70,7 +77,7 @@ impl Probing {
         self.best.is_some()
     }
 
-    /// The size to begin with, once there is no point in waiting for more than was answered.
+    /// The size to begin with, once waiting for a larger one is pointless.
     pub(super) fn found(&mut self, largest: u16, now_ns: u64) -> Option<u16> {
         let (best, first_ns) = self.best?;
         let first_ns = if first_ns == 0 { now_ns } else { first_ns };
@@ -78,13 +85,15 @@ impl Probing {
         (best == largest || now_ns.saturating_sub(first_ns) > PROBE_GRACE_NS).then_some(best)
     }
 
-    /// Whether nothing was answered for so long that the path counts as closed; true once in that
-    /// time, for the search goes on.
+    /// Whether the path counts as closed: neither for the time of patience nor to the rounds that
+    /// belong to it has there been an answer. True once in that time, for the search goes on.
     pub(super) const fn is_given_up(&mut self, now_ns: u64) -> bool {
-        if now_ns.saturating_sub(self.begun_ns) <= PROBE_PATIENCE_NS {
+        let is_long = now_ns.saturating_sub(self.begun_ns) > PROBE_PATIENCE_NS;
+        if !is_long || self.rounds_unanswered < PROBE_ROUNDS_PATIENCE {
             return false;
         }
         self.begun_ns = now_ns;
+        self.rounds_unanswered = 0;
         true
     }
 
@@ -93,10 +102,12 @@ impl Probing {
         if now_ns < self.next_round_ns {
             return false;
         }
+        self.rounds_unanswered = self.rounds_unanswered.saturating_add(1);
+        self.next_round_ns = now_ns + (PROBE_ROUND_NS << self.doublings);
         // A path that was open may be dark for long.
-        let doublings = if was_open { self.rounds.min(PROBE_DOUBLINGS_MAX) } else { 0 };
-        self.rounds += 1;
-        self.next_round_ns = now_ns + (PROBE_ROUND_NS << doublings);
+        if was_open {
+            self.doublings = (self.doublings + 1).min(PROBE_DOUBLINGS_MAX);
+        }
         true
     }
 
@@ -141,6 +152,30 @@ mod tests {
         assert_eq!(probing.errno(), libc::EMSGSIZE);
         assert!(probing.on_answer(8_000, 7, &COMMON));
         assert!(!probing.is_answered());
+    }
+
+    #[test]
+    fn a_path_is_given_up_after_the_time_and_the_rounds_that_belong_to_it() {
+        let mut probing = Probing::beginning(0);
+        let mut now_ns = 0;
+        while now_ns <= PROBE_PATIENCE_NS {
+            assert!(!probing.is_given_up(now_ns), "{now_ns} ns");
+            assert!(probing.begin_round(false, now_ns));
+            now_ns += PROBE_ROUND_NS;
+        }
+        assert!(probing.is_given_up(now_ns));
+        assert!(!probing.is_given_up(now_ns), "once in that time");
+    }
+
+    #[test]
+    fn a_path_is_not_given_up_while_rounds_are_missing() {
+        let mut probing = Probing::beginning(0);
+        for round in 1..=u64::from(PROBE_ROUNDS_PATIENCE) {
+            // The lane gets its core only now and then.
+            assert!(!probing.is_given_up(round * PROBE_PATIENCE_NS), "after {round} rounds");
+            assert!(probing.begin_round(false, round * PROBE_PATIENCE_NS));
+        }
+        assert!(probing.is_given_up(u64::from(PROBE_ROUNDS_PATIENCE) * PROBE_PATIENCE_NS + 1));
     }
 
     #[test]

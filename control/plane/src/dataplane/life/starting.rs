@@ -4,9 +4,9 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use culvert_link::commands::FileSlot;
-use culvert_link::engine::{Engine, EngineConfig, PrepareError, prepare};
 use culvert_link::layout::{FILES_MAX, FLOWS_PER_LANE};
 use culvert_link::messages::FromDataPlane;
+use culvert_link::plane_handle::{PlaneConfig, PlaneHandle, PrepareError, prepare};
 use culvert_link::socket::LinkSocket;
 use culvert_protocol::foreign_text::foreign_text;
 use tokio::net::UnixStream;
@@ -33,8 +33,8 @@ impl DataPlane {
     ///
     /// # Errors
     /// [`DataPlaneError`].
-    pub async fn start(origin: &Origin, config: &EngineConfig) -> Result<Arc<Self>, DataPlaneError> {
-        let (engine, mut child) = match origin {
+    pub async fn start(origin: &Origin, config: &PlaneConfig) -> Result<Arc<Self>, DataPlaneError> {
+        let (handle, mut child) = match origin {
             Origin::Child(program) => {
                 let (ours, theirs) = LinkSocket::pair().map_err(PrepareError::from)?;
                 (prepare(config, ours)?, Some(spawn(program, theirs)?))
@@ -46,7 +46,7 @@ impl DataPlane {
             }
         };
         let os = |error: std::io::Error| DataPlaneError::Prepare(error.into());
-        let Engine { socket, commands, events, bell, on_hugepages, buffers_per_lane } = engine;
+        let PlaneHandle { socket, commands, events, bell, on_hugepages, buffers_per_lane } = handle;
         let bell = UnixStream::from_std(bell).map_err(os)?;
         // Full, it lets the other end wait.
         let (messages, mut incoming) = mpsc::channel(MESSAGES_WAITING_MAX);

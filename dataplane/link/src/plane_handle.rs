@@ -33,7 +33,7 @@ use crate::socket::{DESCRIPTORS_MAX, LinkSocket};
 
 /// How the data plane shall be.
 #[derive(Clone, Debug)]
-pub struct EngineConfig {
+pub struct PlaneConfig {
     /// For each lane its core; `None` leaves it to the scheduler.
     pub cores: Vec<Option<usize>>,
     /// Bytes of chunk buffers of all lanes together.
@@ -87,7 +87,7 @@ pub enum PrepareError {
 
 /// The control process's end of the link.
 #[derive(Debug)]
-pub struct Engine {
+pub struct PlaneHandle {
     /// Messages to the data plane, and from it.
     pub socket: LinkSocket,
     /// Commands to the lanes.
@@ -108,7 +108,7 @@ pub struct Engine {
 ///
 /// # Errors
 /// [`PrepareError`].
-pub fn prepare(config: &EngineConfig, socket: LinkSocket) -> Result<Engine, PrepareError> {
+pub fn prepare(config: &PlaneConfig, socket: LinkSocket) -> Result<PlaneHandle, PrepareError> {
     let lanes = config.cores.len();
     let buffers_per_lane =
         config.memory_bytes.checked_div(lanes).and_then(|bytes| bytes.checked_div(config.buffer_bytes)).unwrap_or(0);
@@ -160,7 +160,7 @@ pub fn prepare(config: &EngineConfig, socket: LinkSocket) -> Result<Engine, Prep
         buffer_bytes: config.buffer_bytes,
         scratch: Box::new([0; RECORD_BYTES_MAX]),
     };
-    Ok(Engine { socket, commands, events, bell, on_hugepages, buffers_per_lane })
+    Ok(PlaneHandle { socket, commands, events, bell, on_hugepages, buffers_per_lane })
 }
 
 /// Reads the lanes' events.
@@ -215,7 +215,7 @@ impl Events {
         Ok(count)
     }
 
-    /// Announces that the reader is about to sleep on [`Engine::bell`]; false if an event has
+    /// Announces that the reader is about to sleep on [`PlaneHandle::bell`]; false if an event has
     /// arrived meanwhile.
     #[must_use]
     pub fn prepare_to_sleep(&self) -> bool {
@@ -236,9 +236,9 @@ mod tests {
     use crate::commands::{SendSlot, encode};
     use crate::ring::Producer;
 
-    /// An engine of one lane, and the lane's ends of its rings.
-    fn engine_and_lane() -> (Engine, Consumer, Producer, LinkSocket) {
-        let config = EngineConfig {
+    /// The handle of a data plane of one lane, and the lane's ends of its rings.
+    fn handle_and_lane() -> (PlaneHandle, Consumer, Producer, LinkSocket) {
+        let config = PlaneConfig {
             cores: vec![None],
             memory_bytes: 4 << 20,
             buffer_bytes: 1 << 20,
@@ -249,10 +249,10 @@ mod tests {
             refusals: Vec::new(),
         };
         let (ours, theirs) = LinkSocket::pair().unwrap();
-        let engine = prepare(&config, ours).unwrap();
-        let (link, layout) = (engine.commands.link.clone(), LaneLayout::of(0));
+        let handle = prepare(&config, ours).unwrap();
+        let (link, layout) = (handle.commands.link.clone(), LaneLayout::of(0));
         let (commands, events) = (Consumer::new(link.clone(), layout.commands), Producer::new(link, layout.events));
-        (engine, commands, events, theirs)
+        (handle, commands, events, theirs)
     }
 
     fn next_command(commands: &mut Consumer) -> Option<String> {
@@ -270,11 +270,11 @@ mod tests {
     /// forever, and its flow was never closed.
     #[test]
     fn a_lent_buffer_goes_back_when_it_is_dropped() {
-        let (mut engine, mut commands, mut events, _theirs) = engine_and_lane();
+        let (mut handle, mut commands, mut events, _theirs) = handle_and_lane();
         emit(&mut events, &Event::Lend { flow: ReceiveSlot(3), chunk: 7, buffer: 2, chunk_bytes: 100 });
         emit(&mut events, &Event::Fill { flow: SendSlot(4), chunk: 8, buffer: 1 });
         let mut lent = Vec::new();
-        engine.events.drain(10, |_, _, buffer| lent.extend(buffer)).unwrap();
+        handle.events.drain(10, |_, _, buffer| lent.extend(buffer)).unwrap();
         assert_eq!((lent.len(), next_command(&mut commands)), (2, None));
         drop(lent);
         let back = Command::Return { flow: ReceiveSlot(3), buffer: 2 };
@@ -286,17 +286,17 @@ mod tests {
     /// Two would fill it at once, each with the files of another pack.
     #[test]
     fn a_buffer_that_is_lent_is_not_lent_again_before_it_is_back() {
-        let (mut engine, _commands, mut events, _theirs) = engine_and_lane();
+        let (mut handle, _commands, mut events, _theirs) = handle_and_lane();
         let fill = |chunk, buffer| Event::Fill { flow: SendSlot(4), chunk, buffer };
         let mut lent = Vec::new();
-        let mut next = |engine: &mut Engine, lent: &mut Vec<LentBuffer>, event| {
+        let mut next = |handle: &mut PlaneHandle, lent: &mut Vec<LentBuffer>, event| {
             emit(&mut events, &event);
-            engine.events.drain(10, |_, _, buffer| lent.extend(buffer)).is_ok()
+            handle.events.drain(10, |_, _, buffer| lent.extend(buffer)).is_ok()
         };
-        assert!(next(&mut engine, &mut lent, fill(1, 0)) && next(&mut engine, &mut lent, fill(2, 1)));
+        assert!(next(&mut handle, &mut lent, fill(1, 0)) && next(&mut handle, &mut lent, fill(2, 1)));
         lent.remove(0);
-        assert!(next(&mut engine, &mut lent, fill(3, 0)), "it is back");
-        assert!(!next(&mut engine, &mut lent, fill(4, 1)), "it is not");
+        assert!(next(&mut handle, &mut lent, fill(3, 0)), "it is back");
+        assert!(!next(&mut handle, &mut lent, fill(4, 1)), "it is not");
         assert_eq!(lent.len(), 2);
     }
 
@@ -304,27 +304,27 @@ mod tests {
     fn flows_that_cannot_be_break_the_link() {
         let (flow, is_send) = (crate::layout::FLOWS_PER_LANE, [true, false]);
         for is_send in is_send {
-            let (mut engine, _commands, mut events, _theirs) = engine_and_lane();
+            let (mut handle, _commands, mut events, _theirs) = handle_and_lane();
             let event = |flow| match is_send {
                 true => Event::SendClosed { flow: SendSlot(flow) },
                 false => Event::ReceiveClosed { flow: ReceiveSlot(flow) },
             };
             emit(&mut events, &event(flow - 1));
-            assert_eq!(engine.events.drain(10, |_, _, _| {}), Ok(1));
+            assert_eq!(handle.events.drain(10, |_, _, _| {}), Ok(1));
             emit(&mut events, &event(flow));
-            assert_eq!(engine.events.drain(10, |_, _, _| {}), Err(Broken));
+            assert_eq!(handle.events.drain(10, |_, _, _| {}), Err(Broken));
         }
     }
 
     /// They went on only with the lane's next event, which may depend on one of them.
     #[test]
     fn commands_that_wait_for_room_go_with_the_next_command() {
-        let (engine, mut commands, _events, _theirs) = engine_and_lane();
+        let (handle, mut commands, _events, _theirs) = handle_and_lane();
         let report = [7; 8_000];
         let command = |slot| Command::Report { flow: SendSlot(slot), bytes: &report };
         let mut sent = 0;
-        while engine.commands.waiting(0) < 3 {
-            assert!(engine.commands.send(0, &command(sent)));
+        while handle.commands.waiting(0) < 3 {
+            assert!(handle.commands.send(0, &command(sent)));
             sent += 1;
         }
         let mut taken = 0;
@@ -333,7 +333,7 @@ mod tests {
             taken += 1;
         }
         assert_eq!(taken, sent - 3);
-        assert!(engine.commands.send(0, &command(sent)));
+        assert!(handle.commands.send(0, &command(sent)));
         for number in taken..=sent {
             assert_eq!(next_command(&mut commands), Some(format!("{:?}", command(number))));
         }
@@ -342,9 +342,9 @@ mod tests {
 
     #[test]
     fn a_command_that_is_lost_is_told() {
-        let (engine, _commands, _events, _theirs) = engine_and_lane();
+        let (handle, _commands, _events, _theirs) = handle_and_lane();
         let command = Command::Filled { flow: SendSlot(0), chunk: 0 };
-        let sent = (0..2 * OVERFLOW_MAX).take_while(|_| engine.commands.send(0, &command)).count();
+        let sent = (0..2 * OVERFLOW_MAX).take_while(|_| handle.commands.send(0, &command)).count();
         assert!((OVERFLOW_MAX..2 * OVERFLOW_MAX).contains(&sent), "{sent} commands");
     }
 }
