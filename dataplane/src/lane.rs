@@ -52,15 +52,15 @@ use resources::Resources;
 use sending::SendFlow;
 use shares::Shares;
 
-/// How often timeouts, keys and counters are looked at.
+/// How often timeouts are checked, keys requested and counters published.
 const HOUSEKEEPING_NS: u64 = 1_000_000;
 /// Events for which there must be room before a turn begins. Few turns emit more; those wait
 /// ([`LaneLink::emit`]).
 const EVENTS_PER_TURN: usize = 1_024;
 /// Reports written in one turn; the next turn begins with the flow after the last.
 const REPORTS_PER_TURN: usize = 32;
-/// Ports that flows have for themselves are looked at every so many turns: only answers to probes
-/// arrive there.
+/// Ports that flows have for themselves are read every so many turns: only answers to probes arrive
+/// there.
 const TURNS_PER_SOURCE_LOOK: u32 = 4;
 
 /// A lane over the datapath `D`.

@@ -50,7 +50,7 @@ use crate::lane::sending::SendFlow;
 use crate::lane::{Lane, runner};
 use crate::sandbox;
 
-/// What every IPv6 path carries.
+/// Payload that every IPv6 path carries in one datagram.
 const DATAGRAM_BYTES_ORDINARY: u16 = 1_232;
 /// Pieces of all operations that a lane's buffers can have at once: 16 MiB chunks in 256 KiB
 /// pieces.
@@ -59,7 +59,7 @@ const PIECES_PER_BUFFER: usize = 64;
 /// any lane so far.
 const CHUNKS_PER_FLOW_MAX: usize = 256;
 
-/// How often files that were removed while they were in use are looked at.
+/// How often to check whether files that were removed while in use can be closed.
 const RETIRED_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// Why the data plane could not start.
@@ -71,7 +71,7 @@ pub enum StartError {
     /// A lane has no socket.
     #[error(transparent)]
     Socket(#[from] OpenError),
-    /// Too few of the ports are free.
+    /// Fewer ports are free than there are lanes.
     #[error("{error}")]
     Ports {
         /// How many are.
@@ -155,7 +155,7 @@ fn start(link: &LinkSocket) -> Result<Coordinator, StartError> {
     Ok(coordinator)
 }
 
-/// What a lane's thread is made of.
+/// What a lane's thread needs.
 struct LaneParts {
     number: usize,
     core: Option<usize>,
@@ -178,7 +178,7 @@ struct Coordinator {
     buffer_bytes: usize,
     send_schedules: HashMap<(u16, SendSlot), KeySchedule>,
     receive_schedules: HashMap<(u16, ReceiveSlot), KeySchedule>,
-    /// The program that leads packets to the lanes, for as long as this process lives.
+    /// The program that directs packets to the lanes, for as long as this process lives.
     steering: Option<(Steering, Mode)>,
     /// The NIC's rules, and the process that removes them.
     kept: RuleGuard,
@@ -194,7 +194,6 @@ fn open_sockets(start: &Start) -> Result<Vec<UdpDatapath>, StartError> {
         let port = match ports.next() {
             Some(&port) => port,
             None if start.ports.is_empty() => 0,
-            // Given fewer ports than it has lanes, it was given none that is wrong.
             None => {
                 let error = in_use.unwrap_or(OpenError::TooFewPorts { lanes: start.cores.len() });
                 return Err(StartError::Ports { free: sockets.len(), error });
@@ -276,8 +275,8 @@ impl Coordinator {
         self.steering.as_ref().map(|&(_, mode)| mode)
     }
 
-    /// Leads a flow's packets to its lane. What cannot be led is dropped before the lane, and the
-    /// flow's probes stay unanswered.
+    /// Directs a flow's packets to its lane. If that fails, they are dropped before the lane, and
+    /// the flow's probes stay unanswered.
     fn steer_flow(&mut self, lane: u16, flow_id: u32) {
         if let Some((steering, _)) = &mut self.steering
             && let Err(error) = steering.add_flow(lane, flow_id)
@@ -316,7 +315,7 @@ impl Coordinator {
         loop {
             let (bell, socket) = (self.bell.as_fd(), link.as_fd());
             let mut fds = [bell, socket].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-            // Files that lanes still use are looked at again soon.
+            // Removed files that lanes still use are checked again soon.
             let patience = self.files.close_retired().then_some(&RETIRED_INTERVAL);
             if poll(&mut fds, patience).is_err() {
                 continue;
@@ -337,8 +336,7 @@ impl Coordinator {
 
     fn obey(&mut self, message: ToDataPlane, descriptors: Vec<OwnedFd>, link: &LinkSocket) {
         let answer = match message {
-            // A second start is a control process gone mad; its link breaks below when nothing
-            // fits.
+            // A control process starts this one once; a second start is ignored.
             ToDataPlane::Start(_) => None,
             ToDataPlane::InstallFile { slot, direct } => {
                 let mut descriptors = descriptors.into_iter();
@@ -515,8 +513,8 @@ impl Coordinator {
     }
 }
 
-/// What the tokens of a flow's challenges are made from. The kernel gives it; once it has begun to,
-/// it always does.
+/// The key from which the tokens of a flow's challenges are computed, from the kernel's random
+/// number generator. Once that is initialized, it does not fail.
 fn challenge_key() -> Option<[u8; 32]> {
     let mut key = [0; 32];
     match rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty()) {
@@ -532,7 +530,7 @@ fn challenge_key() -> Option<[u8; 32]> {
 
 type Ready = mpsc::Sender<Result<(usize, LaneReady), StartError>>;
 
-/// A lane's thread: pins itself, makes what must be made here, and runs.
+/// A lane's thread: pins itself, makes the disk ring, which belongs to the thread, and runs.
 fn lane_thread(parts: LaneParts, ready: &Ready) {
     let LaneParts { number, core, datapath, buffers, files, link, handoff } = parts;
     let pinned = core.is_some_and(|id| core_affinity::set_for_current(core_affinity::CoreId { id }));

@@ -1,5 +1,5 @@
 //! The XDP program that stands at a NIC's queue: segments of known flows go to the lane's AF_XDP socket, rubbish on the lanes' ports is dropped
-//! here, and everything else takes its way through the kernel untouched.
+//! here, and everything else goes through the kernel untouched.
 //!
 //! ```text
 //! Ethernet (one 802.1Q tag) ── IPv4 without options and fragments, or IPv6 ── UDP ── to a registered port? ── no ──> PASS
@@ -45,7 +45,7 @@ static ADDRESSES: HashMap<[u8; 16], u8> = HashMap::with_max_entries(256, 0);
 #[map]
 static FLOWS: HashMap<u64, u8> = HashMap::with_max_entries(65_536, 0);
 
-/// Who sent what was dropped: source address → packets. The least recent gives way.
+/// Who sent what was dropped: source address → packets. The least recent is evicted.
 #[map]
 static SOURCES: LruHashMap<[u8; 16], u64> = LruHashMap::with_max_entries(1_024, 0);
 
@@ -253,7 +253,7 @@ fn read<const N: usize>(ctx: &XdpContext, offset: usize) -> Option<[u8; N]> {
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // A way here that survives the optimizer is an endless loop, which the verifier refuses to load.
+    // A path to here that survives the optimizer is an endless loop, which the verifier refuses to load.
     loop {}
 }
 

@@ -1,5 +1,5 @@
-//! What stands before each line on standard error: nothing, or the time where the lines are a log
-//! and nobody else notes it.
+//! The prefix of each line on standard error: nothing, or the time if the lines are a log that has
+//! no timestamps of its own.
 
 use std::sync::OnceLock;
 

@@ -108,8 +108,8 @@ impl Tap {
         self.add(direction, Layer::Frame, frame);
     }
 
-    /// Takes the datagrams of `datagram_bytes` that `bytes` are, the last of which may be shorter.
-    /// What the kernel puts before them, the reader makes up from the addresses.
+    /// Takes datagrams that follow each other in `bytes`: each of `datagram_bytes`, the last
+    /// perhaps shorter. What the kernel puts before them, the reader makes up from the addresses.
     #[inline]
     pub fn datagrams(
         &mut self,

@@ -39,7 +39,7 @@ pub enum LaneCounter {
     RejectedForeignChunk,
     /// Segments beyond credit.
     RejectedOverCredit,
-    /// Segments that travel the wrong way.
+    /// Segments of the wrong direction.
     RejectedDirection,
     /// Datagrams that the socket dropped because its buffer was full.
     SocketDrops,
@@ -100,7 +100,8 @@ pub enum LaneCounter {
     BrokenInvariants,
 }
 
-// Invariant I-link-words: the counters of a lane and of a flow fit into the words laid out for them.
+// Invariant I-link-words: the counters of a lane and of a flow fit into the words laid out for
+// them.
 const _: () = assert!((LaneCounter::BrokenInvariants as usize) < LANE_WORDS);
 const _: () = assert!((FlowWord::Heard as usize) < FLOW_WORDS);
 

@@ -48,7 +48,7 @@ pub(crate) struct Place {
 
 impl LentBuffer {
     /// The buffer that an event of `lane` lends, to be given back with `back`. `None` if the lane
-    /// has no such buffer, or has lent it already: it has gone mad.
+    /// has no such buffer, or has lent it already: it is defective.
     ///
     /// Only [`crate::plane_handle::Events`] calls this, once an event.
     pub(crate) fn new(

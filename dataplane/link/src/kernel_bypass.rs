@@ -51,7 +51,7 @@ pub struct AfXdpStart {
     pub busy_poll_us: Option<u32>,
 }
 
-/// The next hop of a way: what the kernel's routes, neighbours and links say.
+/// The next hop of a route: what the kernel's routes, neighbors and links say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextHop {
     /// The interface's own.

@@ -1,24 +1,24 @@
 //! The link between the control process and the data plane: everything that either knows of the
 //! other.
 //!
-//! Three ways, each for what it does best:
-//! * a unix socket (`SOCK_SEQPACKET`) carries descriptors and secrets, and what is rare: start,
+//! It has three parts:
+//! * a unix socket (`SOCK_SEQPACKET`) carries descriptors and secrets, and rare messages: start,
 //!   files, flows ([`messages`]);
-//! * two rings a lane in shared memory carry what follows the data: commands to the lane, events
+//! * two rings per lane in shared memory carry what each chunk needs: commands to the lane, events
 //!   from it ([`commands`], [`ring`]);
 //! * words in shared memory carry rates and counters ([`counters`]).
 //!
-//! [`plane_handle`] is the control process's end; the other is in the data plane's crate, which the
-//! control process does not know. Beside the ways stands what both ends must do alike: read the
-//! clock, find the largest datagram of a link ([`path_mtu`]), bind a port as a lane's
+//! [`plane_handle`] is the control process's end; the other end is in the data plane's crate, on
+//! which the control process does not depend. This crate also has what both ends must do alike:
+//! read the clock, find the largest datagram of a link ([`path_mtu`]), bind a lane's port
 //! ([`udp_port`]), carry captured packets ([`capture`]).
 //!
 //! `unsafe` is confined to [`shared_memory`] and [`handles`].
 #![deny(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::print_stderr))]
 
-/// Says a line on standard error. `eprintln!` panics when the line cannot be written: a reader who
-/// is gone, or a full disk, would end what is under way.
+/// Prints a line on standard error. `eprintln!` panics if the line cannot be written: a reader that
+/// is gone, or a full disk, would end running transfers.
 #[macro_export]
 macro_rules! say_aside {
     ($($line:tt)*) => {{

@@ -68,7 +68,7 @@ pub enum PrepareError {
         memory_bytes: usize,
         /// For how many lanes.
         lanes: usize,
-        /// Of which chunks.
+        /// The size of a chunk.
         buffer_bytes: usize,
     },
     /// The limit on file sizes cuts the memory into more pieces than a message holds descriptors.

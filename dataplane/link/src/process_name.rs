@@ -8,7 +8,7 @@ use std::ffi::CStr;
 
 /// What Culvert's processes are started as, whatever file they are started from.
 pub const PROGRAM: &str = "culvert";
-/// What the kernel calls a process that was started by way of `/proc/self/exe`.
+/// What the kernel calls a process that was started through `/proc/self/exe`.
 const NAMELESS: &[u8] = b"exe";
 
 /// The data plane's. The kernel keeps 15 bytes.

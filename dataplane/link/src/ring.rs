@@ -51,7 +51,7 @@ impl RingPlace {
 #[error("the ring is full")]
 pub struct Full;
 
-/// The ring's indices or lengths make no sense: the other process has gone mad.
+/// The ring's indices or lengths are impossible: the other process is defective.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a ring between the processes is broken")]
 pub struct Broken;
@@ -151,7 +151,7 @@ impl<M: RingMemory> Shared<M> {
 pub struct Producer<M = SharedMemory> {
     shared: Shared<M>,
     written: u64,
-    /// The consumer's index when it was last looked at.
+    /// The consumer's index when it was last loaded.
     read: u64,
 }
 
@@ -295,7 +295,7 @@ impl<M: RingMemory> Consumer<M> {
     /// has arrived meanwhile: then it must not sleep.
     #[must_use]
     pub fn prepare_to_sleep(&self) -> bool {
-        // Exchanged rather than stored: so it stands in one order with the producer's exchange,
+        // Exchanged rather than stored, so that it has one order with the producer's exchange,
         // whatever else is reordered.
         let sleeping = self.shared.place.offset + SLEEPING * 8;
         self.shared.memory.swap(sleeping, 1, Ordering::AcqRel);

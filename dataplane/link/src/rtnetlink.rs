@@ -28,7 +28,7 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// The kind of a question for links (include/uapi/linux/rtnetlink.h).
 pub const RTM_GETLINK: u16 = 18;
-/// Bytes of `struct ifinfomsg`, which stands before a link's attributes.
+/// Bytes of `struct ifinfomsg`, which precedes a link's attributes.
 pub const LINK_BYTES: usize = 16;
 
 const HEADER_BYTES: usize = 16;

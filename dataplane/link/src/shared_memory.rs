@@ -3,7 +3,7 @@
 //!
 //! Both processes are one program and trust each other with the data, but a partner's packets end
 //! up here, and a process may die at any instruction. So the shared words are atomics, records are
-//! copied out before they are looked at, and chunk buffers are handed out only to the one that owns
+//! copied out before they are examined, and chunk buffers are handed out only to the one that owns
 //! them at the time.
 //!
 //! To the kernel such memory is a file, and the limit on file sizes (`ulimit -f`) holds for it too.
@@ -181,7 +181,7 @@ impl SharedMemory {
     /// If they are not within the memory.
     pub fn copy_out(&self, offset: usize, out: &mut [u8]) {
         assert!(offset + out.len() <= self.bytes, "bytes outside of shared memory");
-        // SAFETY: as in copy_in, the other way round.
+        // SAFETY: as in copy_in, with source and destination exchanged.
         unsafe { std::ptr::copy_nonoverlapping(self.base.as_ptr().add(offset), out.as_mut_ptr(), out.len()) };
     }
 

@@ -56,7 +56,7 @@ impl UdpPort {
         Ok(Self { fd, is_v6 })
     }
 
-    /// What another process has bound; `is_v6` says of which family.
+    /// A socket that another process has bound; `is_v6` names its family.
     #[must_use]
     pub const fn from_fd(fd: OwnedFd, is_v6: bool) -> Self {
         Self { fd, is_v6 }

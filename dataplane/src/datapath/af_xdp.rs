@@ -48,7 +48,7 @@ use umem::{Account, CHUNK_BYTES, Frame, Purpose, Umem};
 const RECEIVE_BATCH: usize = 64;
 /// Packets of one run: the most that is sealed before the kernel is woken.
 const RUN_DATAGRAMS_MAX: usize = 64;
-/// While packets come through the rings, the UDP socket is looked at every so many turns.
+/// While packets arrive through the rings, the UDP socket is read every so many turns.
 const TURNS_PER_KERNEL_LOOK: u32 = 16;
 /// While the interface is down, the kernel is asked every so many runs whether it still is.
 const RUNS_PER_RETRY: u32 = 64;
@@ -138,7 +138,7 @@ impl AfXdpDatapath {
         self.accounts()
     }
 
-    /// The headers of packets that go this way.
+    /// The headers of packets between these endpoints.
     #[inline]
     fn template(&mut self, endpoints: Endpoints<'_>) -> Option<Template> {
         let (to, port) = (endpoints.to, endpoints.source.map_or(self.port, SourceSocket::port));
@@ -241,7 +241,7 @@ impl Datapath for AfXdpDatapath {
 
     fn watch(&mut self, source: &SourceSocket) {
         let data = epoll::EventData::new_u64(0);
-        // What cannot be watched is looked at when the lane is awake.
+        // What cannot be watched is read when the lane is awake.
         let _ = epoll::add(&self.readiness, source.as_fd(), data, epoll::EventFlags::IN);
     }
 
@@ -377,7 +377,7 @@ impl Datapath for AfXdpDatapath {
     }
 
     fn set_tap(&mut self, tap: Option<Box<Tap>>) -> Option<Box<Tap>> {
-        // One tap for both ways: the UDP socket's datagrams are this lane's too.
+        // One tap for rings and socket: the UDP socket's datagrams are this lane's too.
         self.udp.set_tap(tap)
     }
 }

@@ -30,11 +30,11 @@ impl From<SocketAddr> for Endpoints<'_> {
 pub struct Arrival {
     /// Who sent it.
     pub from: SocketAddr,
-    /// It came through the kernel, and the lane has rings.
+    /// Whether it came through the kernel although the lane has rings.
     pub is_astray: bool,
-    /// When it was taken: never earlier than it came, or a lane that was kept from its core
-    /// meanwhile would make a delay of less than the path has, by which all later ones are
-    /// measured.
+    /// When it was taken, which is never before it came: if a lane that was kept from its core
+    /// used an earlier time, the measured delay would be below the path's, and all later delays
+    /// are compared with the minimum.
     pub taken_ns: u64,
 }
 
@@ -51,7 +51,7 @@ pub struct SendOutcome {
     pub error: Option<i32>,
 }
 
-/// Datagrams of a datapath that goes around the kernel, and of its way through it.
+/// Datagrams of a datapath with rings, through the rings and through the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DatagramCounts {
     /// Datagrams that came through the rings.
@@ -80,7 +80,7 @@ pub struct RingCensus {
     pub wakeups: u64,
 }
 
-/// A lane's way to the network.
+/// How a lane sends and receives.
 pub trait Datapath {
     /// The time by which the lane lives, in nanoseconds.
     fn now_ns(&self) -> u64;
@@ -138,8 +138,8 @@ pub trait Datapath {
         false
     }
 
-    /// Tells the next hop of packets to `to`, or that it is not known (any more). A datapath whose
-    /// kernel finds the way needs none.
+    /// Sets the next hop of packets to `to`; `None` if it is not known. A datapath through the
+    /// kernel's stack needs none.
     fn set_next_hop(&mut self, _to: IpAddr, _hop: Option<&NextHop>) {}
 
     /// Takes the tap to which packets are shown from now on, or `None`. Returns the one before; a

@@ -85,7 +85,7 @@ impl SimRandom {
 /// When, and a number that keeps keys apart.
 type ArrivalKey = (u64, u64);
 
-/// An observer who sees datagrams on their way to an address and sends copies of them from
+/// An observer who sees datagrams in flight to an address and sends copies of them from
 /// elsewhere, which arrive first.
 #[derive(Clone, Debug)]
 pub struct SimForger {
@@ -111,7 +111,7 @@ pub struct SimTraffic {
 /// What is in flight to one address: the source, and the bytes.
 type Wire = BTreeMap<ArrivalKey, (SocketAddr, Vec<u8>)>;
 
-/// The network: a clock, and the datagrams on their way.
+/// The network: a clock, and the datagrams in flight.
 #[derive(Debug)]
 pub struct SimNetwork {
     now_ns: Cell<u64>,
@@ -163,7 +163,7 @@ impl SimNetwork {
         self.traffic.borrow().clone()
     }
 
-    /// A lane's way into the network.
+    /// A lane's datapath into the network.
     #[must_use]
     pub fn datapath(self: &Rc<Self>, address: SocketAddr) -> SimDatapath {
         SimDatapath { network: self.clone(), address }

@@ -2,7 +2,7 @@
 //!
 //! A run of datagrams of one size is sealed into a super-buffer of up to [`SUPER_BUFFER_BYTES`] and
 //! handed to the kernel in one call, which cuts it (GSO) as late as it can; on receive the kernel
-//! joins what belongs together (GRO), and one call brings up to 64 KiB. Where a path cannot segment
+//! joins datagrams of a flow (GRO), and one call returns up to 64 KiB. Where a path cannot segment
 //! (`EIO`), the run goes out datagram by datagram from then on.
 
 pub(super) mod socket;
@@ -26,8 +26,8 @@ use source::SourceSocket;
 /// measured; one more and the kernel cuts it before the device, and nothing is joined on the other
 /// side).
 pub const SUPER_BUFFER_BYTES: usize = DATAGRAM_BYTES_MAX as usize;
-/// Super-buffers taken in one turn. More hold the other work of a turn up; fewer pay for the turn
-/// too often.
+/// Super-buffers taken in one turn. More would delay the other work of a turn; with fewer, its
+/// fixed cost weighs more.
 const RECEIVE_BATCH: usize = 8;
 
 /// A lane's UDP socket and its two super-buffers.
@@ -40,15 +40,15 @@ pub struct UdpDatapath {
     gso: bool,
     gro: bool,
     /// A sealed run for which the socket had no room: where to, its bytes, and the size of its
-    /// datagrams. It goes out from the lane's own port, whichever it was meant for: receivers do
-    /// not look at it.
+    /// datagrams. It goes out from the lane's own port even if the flow has another: receivers
+    /// accept any.
     waiting: Option<(SocketAddr, usize, usize)>,
     /// The lane's own address, for captures.
     port: u16,
     pub(super) tap: Option<Box<Tap>>,
-    /// Ready when any of several sockets is. Made while the process still may.
+    /// Ready when any of several sockets is. Made before the sandbox.
     readiness: OwnedFd,
-    /// Whether there are others than the lane's own.
+    /// Whether there are sockets besides the lane's own.
     has_sources: bool,
 }
 
@@ -195,7 +195,7 @@ impl Datapath for UdpDatapath {
 
     fn watch(&mut self, source: &SourceSocket) {
         let add = |fd| epoll::add(&self.readiness, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN);
-        // What cannot be watched is looked at when the lane is awake.
+        // What cannot be watched is read when the lane is awake.
         if !self.has_sources {
             self.has_sources = add(self.socket.fd()).is_ok();
         }

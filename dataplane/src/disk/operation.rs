@@ -1,10 +1,10 @@
-//! What a ring is asked to do, and what comes of it.
+//! Operations of a ring, and their results.
 
 use std::os::fd::RawFd;
 
 use culvert_protocol::chunk_memory::BufferId;
 
-/// Which way the bytes go.
+/// The direction of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transfer {
     /// From the file to the buffer.
@@ -16,7 +16,7 @@ pub enum Transfer {
 /// One operation: a piece of a chunk.
 #[derive(Clone, Copy, Debug)]
 pub struct Operation {
-    /// Which way.
+    /// Its direction.
     pub transfer: Transfer,
     /// The file.
     pub fd: RawFd,
@@ -30,7 +30,7 @@ pub struct Operation {
     pub file_offset: u64,
 }
 
-/// The end of an operation.
+/// The result of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completion {
     /// The chunk's buffer.

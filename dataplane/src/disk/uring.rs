@@ -101,7 +101,7 @@ impl Uring {
         let mut submission = self.ring.submission();
         submission.sync();
         // What the kernel did not take last time still waits in the queue, and nothing else would
-        // ever bring it there.
+        // submit it.
         if has_submissions || !submission.is_empty() || submission.taskrun() || submission.cq_overflow() {
             drop(submission);
             // EBUSY and EAGAIN leave the entries in the queue for the next turn; no other error is
@@ -159,9 +159,9 @@ mod tests {
         Operation { transfer: Transfer::Read, fd, buffer, buffer_offset: at, bytes, file_offset }
     }
 
-    /// The 33rd was lost, and the chunk that it was a piece of never came to its end: a transfer
-    /// hung when more operations had ended at once than a turn looks after, as with a sparse file
-    /// whose holes were read back for a resume.
+    /// The 33rd was lost, and its chunk was never finished: a transfer hung when more operations
+    /// ended at once than a turn handles, as with a sparse file whose holes were read back for a
+    /// resume.
     #[test]
     fn completions_beyond_those_of_one_turn_wait_for_the_next() {
         let Some((mut ring, buffers, buffer, file)) = fixture(64, &[7; 40]) else { return };

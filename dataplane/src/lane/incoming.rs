@@ -167,8 +167,8 @@ impl ReceiveFlow {
         }
     }
 
-    /// Receives a chunk once more, unless its bytes still are on their way to its destination: both
-    /// would be written to one range, and the hash of one would be reported for the other.
+    /// Receives a chunk once more, unless the earlier bytes are still being written: both would be
+    /// written to one range, and the hash of one would be reported for the other.
     pub(super) fn reopen_chunk(&mut self, chunk: u32, resources: &Resources) {
         if resources.buffer_of(Role::Receive(self.slot), chunk).is_none() {
             self.protocol.reopen(chunk);

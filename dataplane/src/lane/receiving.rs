@@ -39,7 +39,7 @@ pub struct ReceiveFlow {
     openings: Openings,
     reporting: Reporting,
     astray: AstrayLook,
-    /// Buffers with whole chunks, waiting for their destination or on their way there.
+    /// Buffers with whole chunks, waiting for their destination or being written.
     pub(super) whole: u32,
     /// The chunk that a segment has come for since the hash was last brought up to date.
     pub(super) touched: Option<u32>,

@@ -176,7 +176,7 @@ pub(super) struct Claim {
     pub(super) holder: u32,
     /// That partner's account in this lane.
     pub(super) account: usize,
-    /// Chunks begun when it was last looked at.
+    /// Chunks begun by the last round.
     pub(super) begun: u64,
     /// Until when its credit counts as a promise.
     pub(super) awake_until_ns: u64,

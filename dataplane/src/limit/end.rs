@@ -15,7 +15,7 @@ use crate::datapath::udp::UdpDatapath;
 
 /// What a UDP sender's socket holds.
 const SEND_BUFFER_BYTES: usize = 4 << 20;
-/// For how long frames that are under way are waited for at the end.
+/// How long to wait at the end for frames that the kernel has.
 const SETTLE_NS: u64 = 1_000_000_000;
 
 /// One end of a measurement, open and not running yet.

@@ -27,8 +27,8 @@ impl fmt::Debug for Hops {
 }
 
 impl Hops {
-    /// Tells the datapath the way to the partner, once it is known. Until then its datagrams go
-    /// through the kernel, which finds it.
+    /// Gives the datapath the next hop to the partner, once it is known. Until then its datagrams
+    /// go through the kernel, which finds it.
     pub(super) fn look(&mut self, datapath: &mut impl Datapath, to: IpAddr) {
         let Some(find) = &mut self.find else { return };
         let now_ns = monotonic_ns();

@@ -18,7 +18,7 @@ use crate::datapath::udp::{OpenError, SUPER_BUFFER_BYTES};
 const MEMORY_BYTES: usize = 512 << 10;
 /// What a UDP receiver's socket holds: several windows.
 pub(super) const RECEIVE_BUFFER_BYTES: usize = 16 << 20;
-/// Bytes under way, unless the receiver's socket holds less. Measured on veth: 1 MiB keeps both
+/// Bytes in flight, unless the receiver's socket holds less. Measured on veth: 1 MiB keeps both
 /// cores busy, more only lengthens the queue.
 const WINDOW_BYTES: u64 = 1 << 20;
 /// The receiver acknowledges after so many bytes: an eighth of the window.
@@ -62,7 +62,7 @@ pub struct Work {
     pub seconds: f64,
     /// Sealed, or bare: with a header and whatever else the memory held.
     pub sealed: bool,
-    /// With a window of bytes under way. Without it packets are sent as fast as the datapath takes
+    /// With a window of bytes in flight. Without it packets are sent as fast as the datapath takes
     /// them, and lost beyond what the receiver takes.
     pub windowed: bool,
 }
@@ -236,7 +236,7 @@ pub(super) fn send_over<D: Datapath>(
             continue;
         }
         if is_full {
-            // Something was lost after all: what is under way counts as sent, and the window begins
+            // Something was lost after all: what is in flight counts as sent, and the window begins
             // anew.
             sent = acknowledged;
         }

@@ -18,7 +18,7 @@ pub(super) const HEAD_BYTES: usize = 40;
 const SENT: u8 = 1;
 const FRAME: u8 = 2;
 
-/// Which way a packet went.
+/// The direction of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// To this host.
@@ -46,7 +46,7 @@ pub enum Layer {
 pub struct Packet<'a> {
     /// When the lane moved its batch, in nanoseconds of the monotonic clock.
     pub time_ns: u64,
-    /// Which way it went.
+    /// Its direction.
     pub direction: Direction,
     /// Where `bytes` begin.
     pub layer: Layer,

@@ -1,8 +1,8 @@
 //! Ethernet, IP and UDP: written from a template in front of what a lane sends, and read off what
 //! it receives.
 //!
-//! A [`Template`] is made once for a way to a partner, from what the kernel's tables say of the
-//! next hop; a packet then costs a copy of 42 to 66 bytes and its lengths. IPv4 sends the UDP
+//! A [`Template`] is made once for a next hop to a partner, from what the kernel's tables say of
+//! the next hop; a packet then costs a copy of 42 to 66 bytes and its lengths. IPv4 sends the UDP
 //! checksum 0, which it may: the segment authenticates itself. IPv6 may not (RFC 8200, 8.1), so
 //! there it is computed. Neither is checked on receipt: the cipher's tag is the better check.
 

@@ -5,7 +5,7 @@
 //! and free-running: they wrap, and only their difference means anything
 //! (Documentation/networking/af_xdp.rst). Each end caches both indices and writes its own back once
 //! a batch. The producer publishes with a release store, the consumer reads with an acquire load,
-//! and the other way round for entries that are free again; the flags word, through which the
+//! and vice versa for entries that are free again; the flags word, through which the
 //! kernel asks to be woken, is read as an atomic too.
 //!
 //! Whatever the other end writes into the indices, an access stays within the ring's memory:
@@ -39,7 +39,7 @@ pub const CONTINUES: u32 = 1;
 /// `XDP_RING_NEED_WAKEUP`.
 const NEED_WAKEUP: u32 = 1;
 
-/// What may lie in a ring: plain old data of which every bit pattern is a value.
+/// Entries of a ring: plain old data, every bit pattern of which is a value.
 pub trait Entry: Copy + Default + private::Sealed {}
 impl Entry for u64 {}
 impl Entry for Descriptor {}

@@ -166,7 +166,7 @@ pub fn remove(table: &mut impl RuleTable, rules: &[SetRule]) -> Vec<String> {
     left
 }
 
-/// Sets one rule in place of those of its form that stand on its port.
+/// Sets one rule in place of those of its form for the same port.
 fn set_one(
     table: &mut impl RuleTable,
     state: &TableState,

@@ -53,7 +53,7 @@ pub enum SteeringError {
          a kernel whose driver supports multi-buffer packets"
     )]
     MtuTooLarge,
-    /// Receive merging or channels are in the way.
+    /// Receive merging, or the number of channels, prevents it.
     #[error(
         "the driver refuses XDP ({0}): some drivers need receive merging turned off (ethtool -K \
          DEVICE lro off gro-hw off), or half of their channels free (ethtool -L)"

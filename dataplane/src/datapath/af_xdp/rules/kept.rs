@@ -83,7 +83,7 @@ impl RuleGuard {
     }
 }
 
-/// For each lane the way from its port to its first queue.
+/// For each lane the rule that directs its port to its first queue.
 fn wanted(bind: IpAddr, lanes: &[LaneDatapath]) -> Vec<Rule> {
     let ports = (0u32..).zip(lanes).filter_map(|(queue, lane)| Some((queue, lane.udp().port().ok()?)));
     let families = Family::served_by(bind);

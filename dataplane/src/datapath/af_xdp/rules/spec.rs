@@ -101,7 +101,7 @@ const fn flow_type_of(family: Family) -> u32 {
     }
 }
 
-/// Where the destination port stands in a header.
+/// Offset of the destination port in a header.
 const fn port_offset(family: Family) -> usize {
     match family {
         Family::Udp4 => 4 + 4 + 2,

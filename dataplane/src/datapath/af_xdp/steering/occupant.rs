@@ -55,7 +55,7 @@ mod tests {
     fn programs_are_named_with_their_modes() {
         let name_of = |id| (id == 7).then(|| "steer".to_owned());
         let link = |inner: &[Vec<u8>]| [vec![0; LINK_BYTES], attribute(IFLA_XDP, &inner.concat())].concat();
-        // Attached in which way, and the id once more, as the kernel says for a single program.
+        // The mode of attachment, and the id again, as the kernel reports a single program.
         let (mode, id) = (attribute(2, &[1]), attribute(4, &7u32.to_ne_bytes()));
         let driver = attribute(IFLA_XDP_DRV_PROG_ID, &7u32.to_ne_bytes());
         let single = link(&[mode.clone(), id, driver.clone()]);
