@@ -129,7 +129,7 @@ pub fn run() -> Result<(), StartError> {
             return Err(StartError::Told);
         }
     }
-    started?.attend(&link);
+    started?.serve(&link);
     Ok(())
 }
 
@@ -171,18 +171,24 @@ struct Coordinator {
     link_memory: Arc<SharedMemory>,
     files: Arc<FileTable>,
     bell: OwnedFd,
-    attendances: Vec<Arc<Handoff>>,
+    handoffs: Vec<Arc<Handoff>>,
     parts: Vec<LaneParts>,
     piece_bytes: usize,
     buffers_per_lane: usize,
     buffer_bytes: usize,
-    send_schedules: HashMap<(u16, SendSlot), KeySchedule>,
-    receive_schedules: HashMap<(u16, ReceiveSlot), KeySchedule>,
+    schedules: Schedules,
     /// The program that directs packets to the lanes, for as long as this process lives.
     steering: Option<(Steering, Mode)>,
     /// The NIC's rules, and the process that removes them.
     kept: RuleGuard,
     refusals: Vec<String>,
+}
+
+/// The key schedules of open flows, by lane and slot.
+#[derive(Default)]
+struct Schedules {
+    sends: HashMap<(u16, SendSlot), KeySchedule>,
+    receives: HashMap<(u16, ReceiveSlot), KeySchedule>,
 }
 
 /// A socket for each lane, on the ports that are free of those given.
@@ -227,7 +233,7 @@ impl Coordinator {
         let bell = doorbell().map_err(os("make an eventfd"))?;
         let clone = |fd: &OwnedFd| fd.try_clone().map_err(os("duplicate a descriptor"));
         let files = Arc::new(FileTable::default());
-        let (mut attendances, mut parts) = (Vec::new(), Vec::new());
+        let (mut handoffs, mut parts) = (Vec::new(), Vec::new());
         let sockets = open_sockets(start)?;
         let Opened { lanes, steering, refusals } = match &start.af_xdp {
             Some(af_xdp) => ladder::open(af_xdp, sockets).map_err(os("wait for sockets"))?,
@@ -251,19 +257,18 @@ impl Coordinator {
                 link: LaneLink::new(link_memory.clone(), &layout, lane_bell, clone(&control_bell)?),
                 handoff: handoff.clone(),
             });
-            attendances.push(handoff);
+            handoffs.push(handoff);
         }
         Ok(Self {
             link_memory,
             files,
             bell,
-            attendances,
+            handoffs,
             parts,
             piece_bytes: start.piece_bytes,
             buffers_per_lane: start.buffer_memory_bytes / start.buffer_bytes,
             buffer_bytes: start.buffer_bytes,
-            send_schedules: HashMap::new(),
-            receive_schedules: HashMap::new(),
+            schedules: Schedules::default(),
             steering,
             kept,
             refusals,
@@ -311,7 +316,7 @@ impl Coordinator {
     }
 
     /// Serves the control process and the lanes until the control process is gone.
-    fn attend(&mut self, link: &LinkSocket) {
+    fn serve(&mut self, link: &LinkSocket) {
         loop {
             let (bell, socket) = (self.bell.as_fd(), link.as_fd());
             let mut fds = [bell, socket].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
@@ -323,18 +328,18 @@ impl Coordinator {
             let (has_departures, has_message) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
             if has_departures {
                 silence(self.bell.as_fd());
-                self.see_to_departures();
+                self.take_departures();
             }
             if has_message {
                 match link.receive::<ToDataPlane>() {
-                    Ok(Some((message, descriptors))) => self.obey(message, descriptors, link),
+                    Ok(Some((message, descriptors))) => self.handle(message, descriptors, link),
                     Ok(None) | Err(_) => return,
                 }
             }
         }
     }
 
-    fn obey(&mut self, message: ToDataPlane, descriptors: Vec<OwnedFd>, link: &LinkSocket) {
+    fn handle(&mut self, message: ToDataPlane, descriptors: Vec<OwnedFd>, link: &LinkSocket) {
         let answer = match message {
             // A control process starts this one once; a second start is ignored.
             ToDataPlane::Start(_) => None,
@@ -358,7 +363,7 @@ impl Coordinator {
             ToDataPlane::OpenReceive(open) => self.open_receive(&open),
             ToDataPlane::SetSource { lane, slot, port, is_v6 } => {
                 if let (Some(handoff), Some(fd)) =
-                    (self.attendances.get(usize::from(lane)), descriptors.into_iter().next())
+                    (self.handoffs.get(usize::from(lane)), descriptors.into_iter().next())
                 {
                     // A full queue means that a lane hangs; the flow continues from where it was.
                     let source = SourceSocket::new(UdpPort::from_fd(fd, is_v6), port);
@@ -367,7 +372,7 @@ impl Coordinator {
                 None
             }
             ToDataPlane::SetNextHop { lane, to, hop } => {
-                if let Some(handoff) = self.attendances.get(usize::from(lane)) {
+                if let Some(handoff) = self.handoffs.get(usize::from(lane)) {
                     // A full queue means that a lane hangs; it continues on its UDP socket.
                     let _ = handoff.deliver(ToLane::NextHop { to, hop });
                 }
@@ -402,7 +407,7 @@ impl Coordinator {
     }
 
     fn deliver_tap(&self, lane: u16, tap: Option<Box<Tap>>) {
-        if let Some(handoff) = self.attendances.get(usize::from(lane)) {
+        if let Some(handoff) = self.handoffs.get(usize::from(lane)) {
             // A full queue is a lane that hangs; it shows no packets either.
             let _ = handoff.deliver(ToLane::Tap(tap));
         }
@@ -419,12 +424,12 @@ impl Coordinator {
 
     fn open_send(&mut self, open: OpenSend) -> Option<FromDataPlane> {
         // Flows that lanes are done with free their slots.
-        self.see_to_departures();
-        if !Self::is_free(open.slot.0, self.send_schedules.contains_key(&(open.lane, open.slot))) {
+        self.take_departures();
+        if !Self::is_free(open.slot.0, self.schedules.sends.contains_key(&(open.lane, open.slot))) {
             return None;
         }
         self.steer_flow(open.lane, open.flow_id);
-        let handoff = self.attendances.get(usize::from(open.lane))?;
+        let handoff = self.handoffs.get(usize::from(open.lane))?;
         let schedule = |direction| KeySchedule::new(open.cipher, &open.secret, open.flow_id, direction);
         let (mut forward, mut reverse) = (schedule(Direction::Forward), schedule(Direction::Reverse));
         // The window is sized for what all but the most unusual paths carry; on those, fewer
@@ -444,19 +449,19 @@ impl Coordinator {
         let destination = Destination::new(open.partner, challenge_key()?);
         let flow = SendFlow::new(open.slot, protocol, destination, block, probes, open.checksum, open.chunk_bytes)
             .of_holder(open.holder);
-        self.send_schedules.insert((open.lane, open.slot), forward);
+        self.schedules.sends.insert((open.lane, open.slot), forward);
         handoff
             .deliver(ToLane::Send(Box::new(flow)))
             .then_some(FromDataPlane::SendOpened { lane: open.lane, slot: open.slot })
     }
 
     fn open_receive(&mut self, open: &OpenReceive) -> Option<FromDataPlane> {
-        self.see_to_departures();
-        if !Self::is_free(open.slot.0, self.receive_schedules.contains_key(&(open.lane, open.slot))) {
+        self.take_departures();
+        if !Self::is_free(open.slot.0, self.schedules.receives.contains_key(&(open.lane, open.slot))) {
             return None;
         }
         self.steer_flow(open.lane, open.flow_id);
-        let handoff = self.attendances.get(usize::from(open.lane))?;
+        let handoff = self.handoffs.get(usize::from(open.lane))?;
         let schedule = |direction| KeySchedule::new(open.cipher, &open.secret, open.flow_id, direction);
         let (mut forward, mut reverse) = (schedule(Direction::Forward), schedule(Direction::Reverse));
         let buffers = self.buffers_per_lane.min(CHUNKS_PER_FLOW_MAX) as u32;
@@ -473,36 +478,36 @@ impl Coordinator {
         let flow =
             ReceiveFlow::new(open.slot, protocol, open.partner, open.interval_us, open.checksum, open.chunk_bytes)
                 .of_holder(open.holder);
-        self.receive_schedules.insert((open.lane, open.slot), forward);
+        self.schedules.receives.insert((open.lane, open.slot), forward);
         handoff
             .deliver(ToLane::Receive(Box::new(flow)))
             .then_some(FromDataPlane::ReceiveOpened { lane: open.lane, slot: open.slot })
     }
 
     /// Makes the keys that lanes want and frees the flows that they are done with.
-    fn see_to_departures(&mut self) {
-        for (lane, handoff) in (0u16..).zip(&self.attendances) {
+    fn take_departures(&mut self) {
+        for (lane, handoff) in (0u16..).zip(&self.handoffs) {
             while let Some(departure) = handoff.next_departure() {
                 match departure {
                     FromLane::Send(flow) => {
                         Self::unsteer_flow(&mut self.steering, lane, flow.protocol.flow_id());
-                        self.send_schedules.remove(&(lane, flow.slot));
+                        self.schedules.sends.remove(&(lane, flow.slot));
                     }
                     FromLane::Receive(flow) => {
                         Self::unsteer_flow(&mut self.steering, lane, flow.protocol.flow_id());
-                        self.receive_schedules.remove(&(lane, flow.slot));
+                        self.schedules.receives.remove(&(lane, flow.slot));
                     }
                     FromLane::Tap(tap) => drop(tap),
                     FromLane::WantsSendKey { slot, epoch } => {
                         if let Some(key) =
-                            self.send_schedules.get_mut(&(lane, slot)).and_then(|keys| keys.key_of(epoch))
+                            self.schedules.sends.get_mut(&(lane, slot)).and_then(|keys| keys.key_of(epoch))
                         {
                             let _ = handoff.deliver(ToLane::SendKey { slot, epoch, key });
                         }
                     }
                     FromLane::WantsReceiveKey { slot, epoch } => {
                         if let Some(key) =
-                            self.receive_schedules.get_mut(&(lane, slot)).and_then(|keys| keys.key_of(epoch))
+                            self.schedules.receives.get_mut(&(lane, slot)).and_then(|keys| keys.key_of(epoch))
                         {
                             let _ = handoff.deliver(ToLane::ReceiveKey { slot, epoch, key });
                         }

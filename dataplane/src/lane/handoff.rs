@@ -1,5 +1,5 @@
 //! What a lane and the coordinator (the data plane's main thread) pass to each other: flows and
-//! keys, which are allocated and freed where it does not matter.
+//! keys, which the coordinator allocates and frees so that the lane does not.
 
 use crossbeam::queue::ArrayQueue;
 use culvert_link::capture::Tap;
@@ -31,16 +31,16 @@ pub enum ToLane {
         /// The port.
         source: SourceSocket,
     },
-    /// The headers of packets to a partner, or that they are not known any more.
+    /// The next hop to a partner, or that it is no longer known.
     NextHop {
         /// The partner.
         to: IpAddr,
-        /// What goes before the datagram.
+        /// The link-layer headers; `None` if not known.
         hop: Option<NextHop>,
     },
-    /// To what packets are shown from now on; the tap before departs.
+    /// The tap that packets are copied to from now on; the previous one departs.
     Tap(Option<Box<Tap>>),
-    /// A key that the lane wanted.
+    /// A key that the lane asked for.
     SendKey {
         /// The flow.
         slot: SendSlot,
@@ -49,7 +49,7 @@ pub enum ToLane {
         /// The key.
         key: PacketKey,
     },
-    /// A key that the lane wanted.
+    /// A key that the lane asked for.
     ReceiveKey {
         /// The flow.
         slot: ReceiveSlot,
@@ -67,16 +67,16 @@ pub enum FromLane {
     Send(Box<SendFlow>),
     /// A flow to be freed.
     Receive(Box<ReceiveFlow>),
-    /// A tap that shows nothing any more.
+    /// A tap that is no longer in use.
     Tap(Box<Tap>),
-    /// The key of the epoch after next.
+    /// Asks for the key of the epoch after next.
     WantsSendKey {
         /// The flow.
         slot: SendSlot,
         /// The epoch.
         epoch: u64,
     },
-    /// The key of the epoch after next.
+    /// Asks for the key of the epoch after next.
     WantsReceiveKey {
         /// The flow.
         slot: ReceiveSlot,
@@ -107,8 +107,8 @@ impl Handoff {
         }
     }
 
-    /// Hands something to the lane; false if its queue is full, which a lane that takes turns never
-    /// lets happen.
+    /// Hands something to the lane; false if its queue is full, which happens only if the lane
+    /// hangs.
     #[must_use]
     pub fn deliver(&self, delivery: ToLane) -> bool {
         let delivered = self.to_lane.push(delivery).is_ok();
@@ -131,8 +131,8 @@ impl Handoff {
 
     /// Hands something to the coordinator.
     pub fn depart(&self, departure: FromLane) {
-        // A full queue means that the coordinator hangs; what is lost then is freed here or
-        // requested again.
+        // A full queue means that the coordinator hangs. A flow that does not fit is freed here; a
+        // key is requested again.
         let _ = self.from_lane.push(departure);
         ring(self.coordinator_bell.as_fd());
     }

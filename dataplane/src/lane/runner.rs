@@ -1,4 +1,4 @@
-//! The thread around a lane: turn after turn, and sleep when there is nothing to do.
+//! The loop of a lane's thread: turn after turn, and sleep when there is nothing to do.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,9 +12,9 @@ use crate::datapath::Datapath;
 /// being woken costs about 5 µs of its core, and at 40 Gb/s the next super-buffer is 12 µs away.
 const SPIN_NS: u64 = 15_000;
 
-/// How long to look again before the next sleep. Looking pays only if the wait is short: each sleep
-/// that was longer halves it, one that was not brings it back. A slow stream leaves the core to
-/// others so, with whom the lane may share it.
+/// How long to spin before the next sleep. Spinning pays only if the wait is short: each longer
+/// sleep halves the time, a short one restores it. With a slow stream the lane thus leaves its core
+/// to others.
 #[derive(Clone, Copy, Debug)]
 struct Spin {
     ns: u64,
@@ -53,8 +53,8 @@ pub fn run<D: Datapath>(lane: &mut Lane<D>, stop: &AtomicBool) {
     }
 }
 
-/// Sleeps until a datagram comes, or `wait_ns` are over, or the bell rings: for a command, a
-/// delivery, the end of a disk operation.
+/// Sleeps until a datagram arrives, `wait_ns` have passed, or the bell rings for a command, a
+/// delivery or the end of a disk operation.
 fn sleep<D: Datapath>(lane: &Lane<D>, wait_ns: u64) {
     let link = lane.link();
     if lane.has_deliveries() || !link.prepare_to_sleep() {
@@ -67,7 +67,7 @@ fn sleep<D: Datapath>(lane: &Lane<D>, wait_ns: u64) {
         .then_some(Timespec { tv_sec: (wait_ns / 1_000_000_000) as i64, tv_nsec: (wait_ns % 1_000_000_000) as i64 });
     let waiting_for = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
     let mut fds = [waiting_for(bell), waiting_for(socket.unwrap_or(bell))];
-    // An interrupted poll is a turn too early, nothing worse.
+    // If the poll is interrupted, the next turn merely comes early.
     let _ = poll(&mut fds, timeout.as_ref());
     link.awake();
 }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lane_stops_looking_again_where_that_does_not_pay_and_begins_where_it_does() {
+    fn a_lane_stops_spinning_when_waits_are_long_and_begins_again_when_they_are_short() {
         let mut spin = Spin::new();
         for _ in 0..20 {
             spin.note_sleep(10 * SPIN_NS);

@@ -22,7 +22,7 @@ const SETTLE_NS: u64 = 1_000_000_000;
 #[derive(Debug)]
 pub struct LimitEnd {
     datapath: LaneDatapath,
-    /// Leads packets to the rings for as long as it lives.
+    /// Directs packets to the rings as long as it lives.
     steering: Option<(Steering, Mode)>,
     hops: Hops,
 }

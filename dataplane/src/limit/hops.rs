@@ -1,4 +1,5 @@
-//! Next hops for a datapath that needs them: what a control process would otherwise tell.
+//! Next hops for a datapath that needs them; without a measurement the control process supplies
+//! them.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,7 +9,7 @@ use culvert_link::kernel_bypass::NextHop;
 
 use crate::datapath::Datapath;
 
-/// How often a next hop is looked for that is not known yet.
+/// How often to look for a next hop that is not known yet.
 const LOOK_NS: u64 = 10_000_000;
 
 /// Finds the next hop towards an address, if it is known by now.

@@ -23,11 +23,11 @@ pub(super) const RECEIVE_BUFFER_BYTES: usize = 16 << 20;
 const WINDOW_BYTES: u64 = 1 << 20;
 /// The receiver acknowledges after so many bytes: an eighth of the window.
 const ACKNOWLEDGE_BYTES: u64 = WINDOW_BYTES / 8;
-/// Without a datagram for so long, one side gives the other up.
+/// A side that receives no datagram for so long gives up.
 const PATIENCE_NS: u64 = 3_000_000_000;
-/// How often the sender repeats itself while nothing comes back.
+/// How often the sender repeats its last datagram while nothing is acknowledged.
 const REPEAT_NS: u64 = 20_000_000;
-/// The packet number that says that the run is over.
+/// The packet number that ends the run.
 const END: u64 = u64::MAX;
 
 /// What one side measured.
@@ -73,13 +73,13 @@ pub enum LimitError {
     /// The socket.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// AF_XDP was asked for and cannot be had.
+    /// AF_XDP was requested and is not available.
     #[error("there is no AF_XDP to measure: {}", .0.join("; "))]
     NoAfXdp(Vec<String>),
     /// Nobody answers.
     #[error("{0} does not answer: is 'culvert bench limit --receive' running there, and its UDP port open?")]
     NoAnswer(SocketAddr),
-    /// Datagrams of a size that cannot be.
+    /// An impossible datagram size.
     #[error("datagrams of {0} bytes cannot be measured: choose between {min} and {SUPER_BUFFER_BYTES}", min = STRIDE_MIN as usize + OVERHEAD_BYTES)]
     Size(usize),
     /// The network refuses.
@@ -162,7 +162,7 @@ impl Run {
 
     fn acknowledge(&mut self, datapath: &mut impl Datapath, to: SocketAddr) {
         self.last_ns = monotonic_ns();
-        // Whoever repeats itself has not heard the last acknowledgement.
+        // A sender that repeats itself has not received the last acknowledgement.
         let is_due = self.bytes - self.acknowledged >= ACKNOWLEDGE_BYTES || self.bytes == self.acknowledged;
         if is_due || self.ended {
             self.acknowledged = self.bytes;
@@ -227,7 +227,7 @@ pub(super) fn send_over<D: Datapath>(
             return Err(LimitError::NoAnswer(to));
         }
         let acknowledged = if windowed { arrived } else { sent };
-        // What had been given up for lost may still be acknowledged.
+        // Datagrams that were counted as lost may still be acknowledged.
         sent = sent.max(acknowledged);
         let is_full = sent - acknowledged >= WINDOW_BYTES;
         if is_full && now_ns - sent_ns < REPEAT_NS {

@@ -1,8 +1,8 @@
 //! AF_XDP for all lanes of a data plane, in the best mode that the host has.
 //!
 //! The rungs: zero copy, copy in the driver, copy behind the driver, and the UDP sockets that the
-//! lanes have anyway. Each refusal is kept as a sentence with its remedy. A rung holds for all
-//! lanes or for none, so that a host's numbers mean one thing.
+//! lanes have anyway. Each refusal is kept as a sentence with its remedy. A rung is used for
+//! all lanes or for none, so that a host's measurements are of one mode.
 
 use std::io;
 
@@ -25,7 +25,7 @@ const RING_ENTRIES: u32 = 2_048;
 /// Ethernet, a VLAN tag, and what a NIC may leave of the check sequence.
 const LINK_BYTES: u32 = 14 + 4 + 4;
 
-/// Why a rung does not hold.
+/// Why a rung cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RungError {
     /// The program.
@@ -49,7 +49,7 @@ pub enum RungError {
     Memory(io::Error),
 }
 
-/// A lane's datapath, of the one kind or the other.
+/// A lane's datapath, of either kind.
 #[derive(Debug)]
 pub enum LaneDatapath {
     /// A UDP socket.
@@ -69,12 +69,12 @@ impl LaneDatapath {
     }
 }
 
-/// What came of it.
+/// The result of opening.
 #[derive(Debug)]
 pub struct Opened {
     /// The lanes' datapaths, in their order.
     pub lanes: Vec<LaneDatapath>,
-    /// The program, to be kept for as long as traffic shall flow, and the rung; `None` for UDP.
+    /// The program, attached as long as this value lives, and the rung; `None` for UDP.
     pub steering: Option<(Steering, Mode)>,
     /// What each better rung lacks, in words.
     pub refusals: Vec<String>,
@@ -137,7 +137,7 @@ fn rung(start: &AfXdpStart, mode: Mode, lanes: &[UdpDatapath]) -> Result<(Steeri
     let mut all_parts = Vec::with_capacity(lanes.len());
     for (number, lane) in (0u16..).zip(lanes) {
         let parts = lane_parts(start, mode, number, lanes.len() as u32)?;
-        // A queue's number follows from its place: the lane has every so-manieth of them.
+        // A lane's queues are spaced by the number of lanes, so an index determines the queue.
         for (queue, at) in queues_of(start, number, lanes.len() as u32).zip(&parts.0) {
             steering.register_queue(queue, number, at.wake())?;
         }

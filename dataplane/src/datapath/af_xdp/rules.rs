@@ -9,7 +9,7 @@
 //!
 //! A rule of exactly our form on a lane's port was left by a killed data plane and its killed rule
 //! keeper: it is replaced, and removed in the end. Rules of any other form are somebody else's and
-//! stay. If rules are not possible, the hash decides, as without them.
+//! stay. If rules are not possible, the hash decides.
 
 pub mod ethtool;
 pub mod kept;
@@ -40,7 +40,7 @@ impl Rules {
         Self { set: Vec::new(), missing: vec![why.into()] }
     }
 
-    /// Whether all that were wanted are in place.
+    /// Whether all wanted rules are in place.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         !self.set.is_empty() && self.missing.is_empty()

@@ -1,9 +1,9 @@
-//! The steering program seen from the data plane: loaded, attached, and told of queues, ports and
-//! flows.
+//! The steering program seen from the data plane: loads it, attaches it, and enters queues, ports
+//! and flows into its maps.
 //!
 //! The program (`ebpf/src/main.rs`) is committed as an object; `cargo xtask build-ebpf` makes it.
 //! It is loaded and attached while the process has its capabilities. Its maps are changed later
-//! through their descriptors, which takes none (Linux 5.19). The attachment is a BPF link: it ends
+//! through their descriptors, which needs no capability (Linux 5.19). The attachment is a BPF link: it ends
 //! with the process, however that ends.
 
 pub mod cost;
@@ -97,8 +97,8 @@ pub struct Steering {
     flows: aya::maps::HashMap<MapData, u64, u8>,
     sources: aya::maps::HashMap<MapData, [u8; 16], u64>,
     verdicts: Array<MapData, [u64; 8]>,
-    /// How many flows bear an id on a lane: ids of sending flows are chosen by partners, so two may
-    /// be the same.
+    /// How many flows of a lane have an id: partners choose the ids of sending flows, so two may be
+    /// the same.
     bearers: HashMap<u64, u32>,
     lines: u32,
     /// Queues that are counted: those of the interface.
@@ -168,7 +168,7 @@ impl Steering {
         self.links.clear();
     }
 
-    /// A lane has a port.
+    /// Registers a lane's port.
     ///
     /// # Errors
     /// [`SteeringError::Map`].
@@ -176,7 +176,7 @@ impl Steering {
         self.ports.insert(port, u32::from(lane) + 1, 0).map_err(map_error("ports"))
     }
 
-    /// A lane has a socket on a queue.
+    /// Registers a lane's socket on a queue.
     ///
     /// # Errors
     /// [`SteeringError::Map`].
@@ -185,7 +185,7 @@ impl Steering {
         self.queue_lanes.set(queue, u32::from(lane) + 1, 0).map_err(map_error("queues"))
     }
 
-    /// This host has an address.
+    /// Registers an address of this host.
     ///
     /// # Errors
     /// [`SteeringError::Map`].
@@ -193,7 +193,7 @@ impl Steering {
         self.addresses.insert(octets(address), 1, 0).map_err(map_error("addresses"))
     }
 
-    /// A lane has a flow.
+    /// Registers a flow of a lane.
     ///
     /// # Errors
     /// [`SteeringError::Map`].
@@ -204,7 +204,7 @@ impl Steering {
         Ok(())
     }
 
-    /// A lane has a flow no more.
+    /// Removes a flow of a lane.
     pub fn remove_flow(&mut self, lane: u16, flow_id: u32) {
         let key = flow_key(lane, flow_id);
         let Some(bearers) = self.bearers.get_mut(&key) else { return };
@@ -217,7 +217,7 @@ impl Steering {
         }
     }
 
-    /// The interface has so many queues: what happens on each is counted.
+    /// Sets how many queues the interface has; packets are counted for each.
     pub const fn count_queues(&mut self, queues: u32) {
         self.queues = if queues == 0 { 1 } else { queues };
     }
@@ -246,7 +246,7 @@ impl Steering {
         })
     }
 
-    /// All that was counted. The rules are not this program's, and left empty.
+    /// All counters. The rules are not this program's and are left empty.
     #[must_use]
     pub fn census(&self) -> ProgramCounters {
         let mut sources = self.sources();
@@ -255,7 +255,7 @@ impl Steering {
         ProgramCounters { queues, sources, ..ProgramCounters::default() }
     }
 
-    /// The sources of dropped packets, as far as they were attributed; those with most first.
+    /// The sources of dropped packets, as far as they were attributed, most packets first.
     #[must_use]
     pub fn sources(&self) -> Vec<(IpAddr, u64)> {
         let mut sources: Vec<(IpAddr, u64)> = self

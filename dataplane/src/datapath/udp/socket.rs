@@ -16,12 +16,12 @@ const SK_MEMINFO_RMEM_ALLOC: usize = 0;
 const SK_MEMINFO_DROPS: usize = 8;
 const SK_MEMINFO_VARS: usize = 9;
 
-/// What a datapath knows of its own receive queue.
+/// The state of a datapath's receive queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueCondition {
     /// Bytes that wait, as the kernel accounts them.
     pub backlog_bytes: u32,
-    /// Datagrams dropped for want of room since the datapath was opened.
+    /// Datagrams dropped because the queue was full, since the datapath was opened.
     pub drops: u64,
 }
 
@@ -29,7 +29,7 @@ pub struct QueueCondition {
 #[repr(C, align(8))]
 struct ControlSpace([u8; 64]);
 
-/// What one call brought.
+/// The datagrams that one call returned.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Incoming {
     pub(super) bytes: usize,

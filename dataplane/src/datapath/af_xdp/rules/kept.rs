@@ -12,7 +12,7 @@ use super::{RuleTable as _, Rules, are_left, remove, set};
 use crate::datapath::af_xdp::ladder::LaneDatapath;
 use crate::keeper::Keeper;
 
-/// The program that runs, by what runs: an update may have replaced the file.
+/// The running program itself: an update may have replaced the file.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// A rule keeper acts at once. One that has not acted by then was killed too, and its rules are
@@ -33,7 +33,7 @@ impl RuleGuard {
     #[must_use]
     pub fn set(start: &AfXdpStart, bind: IpAddr, lanes: &[LaneDatapath]) -> Self {
         match lanes.len() {
-            // All queues are the one lane's.
+            // All queues belong to the only lane.
             0 | 1 => Self::none(format!("one lane has all queues of {}: no receive rule is needed", start.name)),
             _ => Self::set_in(start, &wanted(bind, lanes)),
         }
@@ -51,7 +51,7 @@ impl RuleGuard {
             std::thread::sleep(KEEPER_PATIENCE / 100);
         }
         let rules = set(&mut table, wanted, &start.name);
-        // A NIC that has none is nothing to be told at each start; the status says it.
+        // That a NIC has no rules is not worth a message at each start; the status shows it.
         if table.state().is_ok() {
             for why in &rules.missing {
                 say_aside!("culvert dataplane: {why}");

@@ -14,7 +14,7 @@ use crate::kernel_calls::{LOCATION_OFFSET, SPEC_BYTES};
 
 const HEADER_OFFSET: usize = 4;
 const MASK_OFFSET: usize = 76;
-/// Bytes of a header with what more there is of it, and of such a mask.
+/// Bytes of a header with its extension, and of its mask.
 const MATCH_BYTES: usize = 72;
 const ACTION_OFFSET: usize = 152;
 const ACTION_BYTES: usize = 8;
