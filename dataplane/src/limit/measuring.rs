@@ -25,7 +25,7 @@ const WINDOW_BYTES: u64 = 1 << 20;
 const ACKNOWLEDGE_BYTES: u64 = WINDOW_BYTES / 8;
 /// A side that receives no datagram for so long gives up.
 const PATIENCE_NS: u64 = 3_000_000_000;
-/// How often the sender repeats its last datagram while nothing is acknowledged.
+/// How often a side sends again while it receives nothing.
 const REPEAT_NS: u64 = 20_000_000;
 /// The packet number that ends the run.
 const END: u64 = u64::MAX;
@@ -162,7 +162,7 @@ impl Run {
 
     fn acknowledge(&mut self, datapath: &mut impl Datapath, to: SocketAddr) {
         self.last_ns = monotonic_ns();
-        // A sender that repeats itself has not received the last acknowledgement.
+        // A sender that sends again has not received the last acknowledgement.
         let is_due = self.bytes - self.acknowledged >= ACKNOWLEDGE_BYTES || self.bytes == self.acknowledged;
         if is_due || self.ended {
             self.acknowledged = self.bytes;
