@@ -7,30 +7,30 @@
 //! verified.
 
 mod arriving;
-mod chunks;
+mod chunk_hashes;
 mod closed_path;
 mod committer;
 mod committing;
 mod comparing;
+mod dispatch;
 mod done;
 mod ending;
+mod failures;
 mod files;
 mod flow_place;
-mod giving_up;
 mod hole_making;
 mod holes;
 mod inbound;
 mod incoming;
 mod intake;
+mod job;
 mod last_modes;
 mod leftovers;
-mod messages;
 mod old_files;
 mod open_file;
 mod opened_in_journal;
 mod opening;
 mod opening_flow;
-mod outcomes;
 mod parts;
 mod placing;
 mod planning;
@@ -42,7 +42,9 @@ mod stalling;
 mod state;
 mod statement;
 mod stored_records;
+mod storing;
 mod tally;
+mod unpacking;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,8 +60,10 @@ use crate::connection::SILENCE_TIMEOUT;
 use crate::transfer::error::TransferError;
 use crate::transfer::manifest_exchange::{ReceivedManifest, canceled, receive_manifest};
 use crate::transfer::receiving::done::Done;
+use crate::transfer::receiving::ending::dry_result;
 pub use crate::transfer::receiving::incoming::{FileRequest, Incoming};
 use crate::transfer::receiving::intake::Intake;
+use crate::transfer::receiving::opening::{open_flows, tell_plan};
 use crate::transfer::receiving::random::random_u32;
 pub use crate::transfer::receiving::received::{LeftJournal, Received};
 use crate::transfer::receiving::state::Receiving;
@@ -95,9 +99,8 @@ pub async fn receive(mut context: TransferContext, incoming: Incoming) -> Result
     };
     let (lane_events, events) = event_queue();
     let (done, mut finished_work) = mpsc::unbounded_channel();
-    let mut receiving = Receiving::new(context, intake, done, began, began_unix_ms)?;
-    receiving.failures.would_leave_out = would_leave_out;
-    let intake = receiving.intake.clone();
+    let mut receiving = Receiving::new(context, intake, would_leave_out, done, began, began_unix_ms)?;
+    let intake = receiving.job.intake.clone();
     let received = receiving.conduct(&lane_events, events, &mut finished_work).await;
     // Files are closed and half-filled directories are removed, which may wait for the disk; and
     // the journal is free before the partner learns that it may come back.
@@ -157,26 +160,30 @@ impl Receiving {
         events: EventReceiver<ReceiveEvent>,
         finished_work: &mut mpsc::UnboundedReceiver<Done>,
     ) -> Result<Received, TransferError> {
-        self.tell_plan().await?;
-        let writer = self.context.connection.writer.clone();
-        if self.context.options.dry_run {
-            let stored_bytes = self.intake.resumed_bytes;
-            writer.send(Message::PlanEnd { flows: Vec::new(), stored_bytes }).await?;
-            let partner = self.context.connection.reader.take();
-            return Ok(Received {
-                result: self.dry_result(),
-                receipt: None,
-                partner,
-                journal: LeftJournal(self.intake.clone()),
-            });
+        tell_plan(&self.job).await?;
+        if self.job.context.options.dry_run {
+            return self.end_dry_run().await;
         }
-        writer.keep_alive(self.open_flows(lane_events)).await?;
-        for error in self.intake.failed_others.clone() {
+        let writer = self.job.writer().clone();
+        let Self { job, inbound, arriving, storing, .. } = self;
+        writer.keep_alive(open_flows(job, inbound, arriving, storing, lane_events)).await?;
+        for error in self.job.intake.failed_others.clone() {
             self.failures.errors.push(error.clone());
             writer.send(Message::FileRefused(error)).await?;
         }
         self.store_empty_files();
         self.run(events, finished_work).await
+    }
+
+    async fn end_dry_run(&mut self) -> Result<Received, TransferError> {
+        let stored_bytes = self.job.intake.resumed_bytes;
+        self.job.writer().send(Message::PlanEnd { flows: Vec::new(), stored_bytes }).await?;
+        Ok(Received {
+            result: dry_result(&self.job, &self.failures),
+            receipt: None,
+            partner: self.job.context.connection.reader.take(),
+            journal: LeftJournal(self.job.intake.clone()),
+        })
     }
 
     async fn run(
@@ -188,9 +195,9 @@ impl Receiving {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut heard = Instant::now();
         let mut ping_sent = Some((1, Instant::now()));
-        self.context.connection.writer.send_urgent(Message::Ping(1))?;
-        let mut cancel = self.context.cancel.clone();
-        let plane = self.context.plane.clone();
+        self.job.writer().send_urgent(Message::Ping(1))?;
+        let mut cancel = self.job.context.cancel.clone();
+        let plane = self.job.plane().clone();
         loop {
             self.conclude_if_done();
             tokio::select! {
@@ -204,7 +211,7 @@ impl Receiving {
                         self.event(tag, event).await?;
                     }
                 }
-                message = self.context.connection.reader.next(), if self.holes.may_grow() => {
+                message = self.job.context.connection.reader.next(), if self.arriving.holes.may_grow() => {
                     heard = Instant::now();
                     match message? {
                         Message::Pong(number) => {
@@ -212,7 +219,7 @@ impl Receiving {
                                 self.inbound.set_interval(&plane, sent.elapsed());
                             }
                         }
-                        Message::Ping(number) => self.context.connection.writer.send_urgent(Message::Pong(number))?,
+                        Message::Ping(number) => self.job.writer().send_urgent(Message::Pong(number))?,
                         message => if let Some(received) = self.message(message).await? {
                             return Ok(received);
                         }
@@ -220,35 +227,33 @@ impl Receiving {
                 }
                 Some(done) = finished_work.recv() => self.work_done(done).await?,
                 _ = tick.tick() => {
-                    self.check_patience()?;
-                    if heard.elapsed() > SILENCE_TIMEOUT {
-                        return Err(TransferError::here(RefusalCode::Temporary, "nothing was received from the partner for 30 s"));
-                    }
-                    self.inbound.notice_closed_path(&self.context);
-                    self.show_progress();
-                    self.committing.commit_written(&mut self.files, &self.intake, &self.done);
-                    self.open_files();
+                    self.look_around(heard)?;
                     if ping_sent.is_none() {
                         let number = u64::from(random_u32());
                         ping_sent = Some((number, Instant::now()));
-                        self.context.connection.writer.send_urgent(Message::Ping(number))?;
+                        self.job.writer().send_urgent(Message::Ping(number))?;
                     }
                 }
             }
         }
     }
 
-    /// Ends everything of this transfer that touches a disk. May wait for it.
-    fn put_away(mut self) {
-        self.committing.committer.end();
+    /// Checks whether the transfer still moves, shows its progress, and begins what is due. The
+    /// partner was `heard` last then.
+    fn look_around(&mut self, heard: Instant) -> Result<(), TransferError> {
+        self.check_patience()?;
+        if heard.elapsed() > SILENCE_TIMEOUT {
+            return Err(TransferError::here(RefusalCode::Temporary, "nothing was received from the partner for 30 s"));
+        }
+        self.inbound.notice_closed_path(&self.job.context);
+        self.tally.show(&self.job);
+        self.storing.committing.commit_written(&self.job, &mut self.storing.files);
+        self.storing.open_wanted(&self.job, &self.arriving);
+        Ok(())
     }
 
-    fn show_progress(&mut self) {
-        let rate = self.tally.rate.update(self.tally.bytes_arrived);
-        let bytes_done = self.tally.bytes_arrived;
-        self.context.progress.send_modify(|progress| {
-            progress.bytes_done = bytes_done;
-            progress.rate_bits_per_second = rate;
-        });
+    /// Ends everything of this transfer that touches a disk. May wait for it.
+    fn put_away(mut self) {
+        self.storing.committing.committer.end();
     }
 }

@@ -19,9 +19,8 @@ impl Inbound {
         let ports: Vec<u16> = self
             .flows
             .iter()
-            .zip(&self.opening)
-            .filter(|(_, opening)| opening.packets == 0)
-            .filter_map(|(flow, _)| Some(context.plane.lanes().get(usize::from(flow.lane))?.port))
+            .filter(|flow| flow.opening.packets == 0)
+            .filter_map(|flow| Some(context.plane.lanes().get(usize::from(flow.lane))?.port))
             .collect();
         if !ports.is_empty() {
             let closed = ClosedPath::from_partner(context, ports);
@@ -29,7 +28,7 @@ impl Inbound {
             let met = if self.is_refused_there { Errno::PERM.raw_os_error() } else { 0 };
             return Some(closed.because(met));
         }
-        let is_probed = self.opening.iter().any(|opening| opening.is_probed(Instant::now()));
+        let is_probed = self.flows.iter().any(|flow| flow.opening.is_probed(Instant::now()));
         is_probed.then(|| ClosedPath::of_answers(context))
     }
 

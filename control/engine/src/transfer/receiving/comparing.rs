@@ -7,233 +7,150 @@
 //! and what is not right is asked for: so whatever is written to the old file meanwhile, what is
 //! stored is the sender's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use culvert_link::commands::FileRange;
 use culvert_objects::fs::destination::file_errors::unwritable;
 use culvert_objects::fs::destination::old_files::{OldFile, Range, copy_ranges};
-use culvert_protocol::chunk_map::ChunkContent;
-use culvert_protocol::control::{FileError, Message, RefusalCode};
-use culvert_protocol::tree_hash::{ChunkHash, TreeHash};
+use culvert_protocol::control::RefusalCode;
+use culvert_protocol::tree_hash::ChunkHash;
 use culvert_system::os_error;
 use rustix::io::Errno;
 
 use crate::shares::Kind;
 use crate::transfer::blocking;
 use crate::transfer::error::TransferError;
+use crate::transfer::receiving::arriving::Arriving;
+use crate::transfer::receiving::chunk_hashes::hash_chunks;
 use crate::transfer::receiving::done::Done;
-use crate::transfer::receiving::old_files::{Comparison, Copied, OldFileRetention, ProvedChunk, keep_old};
-use crate::transfer::receiving::state::Receiving;
+use crate::transfer::receiving::job::Job;
+use crate::transfer::receiving::old_files::{Comparison, Copied, OldFiles, keep_old};
+use crate::transfer::receiving::open_file::OpenPartial;
+use crate::transfer::receiving::storing::Storing;
 
-impl Receiving {
-    /// Hashes files that would be replaced: what the sender's file has too need not be sent.
-    /// Returns the bytes that were hashed.
-    pub(super) async fn prove_old_files(&mut self) -> Result<u64, TransferError> {
-        let intake = self.intake.clone();
-        let first_chunks: HashMap<u32, u32> = self.arriving.chunks.files().collect();
-        let mut bytes = 0u64;
-        for compared in &intake.compared {
-            let Some(&first) = first_chunks.get(&compared.file) else { continue };
-            let (opening, file) = (intake.clone(), compared.file);
-            let opened = blocking(move || {
-                let destination = opening.destination.as_ref().ok_or(Errno::INVAL)?;
-                OldFile::open(destination, &destination.name(&opening.manifest, file))
-            });
-            let _place = self.context.share.piece(Kind::Files);
-            // What cannot be read is replaced by what is sent.
-            let Ok(old) = opened.await else { continue };
-            let plane = self.context.plane.clone();
-            let Ok(installed) = plane.install_file(&old.buffered, old.direct.as_ref()).await else { continue };
-            let hashed = self.hash_chunks(installed.slot(), first..first + compared.parts as u32).await?;
-            bytes += hashed.iter().map(|&(chunk, _)| u64::from(self.chunk_bytes(chunk))).sum::<u64>();
-            self.arriving.offered.extend(hashed);
-            let new_bytes = intake.manifest.file_bytes(file).unwrap_or(0);
-            let comparison = Comparison {
-                version: old.version,
-                proved: Vec::new(),
-                chunks: self.arriving.chunks.chunks_of_file(new_bytes),
-                may_be_same: old.version.bytes == new_bytes,
-                is_keeping: false,
-                copying: 0,
-            };
-            self.old.files.insert(file, comparison);
-            tokio::task::spawn_blocking(move || drop((installed, old)));
-        }
-        Ok(bytes)
+/// A file whose chunks are all proved, and whose hash is not what the sender says.
+#[derive(Debug)]
+pub(super) struct WrongWhole;
+
+/// Hashes files that would be replaced, and offers their chunks to the sender: what its file has
+/// too need not be sent. Returns the bytes that were hashed.
+///
+/// # Errors
+/// [`TransferError`] if the data plane died.
+pub(super) async fn prove_old_files(
+    job: &Job,
+    arriving: &mut Arriving,
+    old_files: &mut OldFiles,
+) -> Result<u64, TransferError> {
+    //= W-47
+    //# For each regular file that is replaced by a file with chunks of its own (W-37), the receiver
+    //# hashes the old file. In `Proofs` it lists the hashes of those of the new file's chunks for
+    //# which the old file has bytes.
+    let first_chunks: HashMap<u32, u32> = job.chunks.files().collect();
+    let mut bytes = 0u64;
+    for compared in &job.intake.compared {
+        let Some(&first) = first_chunks.get(&compared.file) else { continue };
+        let (opening, file) = (job.intake.clone(), compared.file);
+        let opened = blocking(move || {
+            let destination = opening.destination.as_ref().ok_or(Errno::INVAL)?;
+            OldFile::open(destination, &destination.name(&opening.manifest, file))
+        });
+        let _place = job.context.share.piece(Kind::Files);
+        // What cannot be read is replaced by what is sent.
+        let Ok(old) = opened.await else { continue };
+        let Ok(installed) = job.plane().install_file(&old.buffered, old.direct.as_ref()).await else { continue };
+        let hashed = hash_chunks(job, installed.slot(), first..first + compared.parts as u32).await?;
+        bytes += hashed.iter().map(|&(chunk, _)| u64::from(job.chunk_bytes(chunk))).sum::<u64>();
+        arriving.offer(hashed);
+        let new_bytes = job.file_bytes(file);
+        let (chunks, may_be_same) = (job.chunks.chunks_of_file(new_bytes), old.version.bytes == new_bytes);
+        old_files.files.insert(file, Comparison::new(old.version, chunks, may_be_same));
+        tokio::task::spawn_blocking(move || drop((installed, old)));
     }
+    Ok(bytes)
+}
 
-    /// The sender has proved a chunk, if it is one of an old file.
-    pub(super) fn proved_in_old(&mut self, file: u32, chunk: u32, part: u64, hash: ChunkHash) -> bool {
-        let Some(old) = self.old.files.get_mut(&file) else { return false };
-        old.proved.push(ProvedChunk { chunk, part, hash });
-        let bytes = u64::from(self.chunk_bytes(chunk));
-        self.tally.reused_bytes = self.tally.reused_bytes.saturating_add(bytes);
-        self.tally.bytes_arrived = self.tally.bytes_arrived.saturating_add(bytes);
-        true
-    }
-
+impl Storing {
     /// Does what can be done with what was proved of a file: keeps it, copies from it, or waits.
-    pub(super) fn use_old(&mut self, file: u32) {
-        let Some(old) = self.old.files.get(&file) else { return };
-        if old.proved.is_empty() || old.is_keeping || self.failures.failed.contains(&file) {
-            return;
+    ///
+    /// # Errors
+    /// [`WrongWhole`] if it is not what the sender says that it sends.
+    pub(super) fn use_old(
+        &mut self,
+        job: &Job,
+        arriving: &Arriving,
+        failed: &HashSet<u32>,
+        file: u32,
+    ) -> Result<(), WrongWhole> {
+        let Some(old) = self.old.files.get_mut(&file) else { return Ok(()) };
+        if old.proved.is_empty() || old.is_keeping || failed.contains(&file) {
+            return Ok(());
         }
-        let has_all = old.proved.len() as u64 == old.chunks;
+        let has_all = old.has_all();
         if has_all && old.may_be_same {
             if let Some(theirs) = self.files.complete(file) {
-                self.keep_if_same(file, theirs);
+                keep_if_same(job, file, old, theirs)?;
             }
         } else if self.files.get(file).is_some() {
-            self.copy_from_old(file);
+            if let Some(opened) = self.files.opened_file(file) {
+                copy_from_old(job, file, old, opened);
+            }
         } else if has_all || self.files.is_closed(file) {
             // Nothing else would open it.
             self.files.want_open(file);
-            self.open_files();
-        }
-    }
-
-    fn keep_if_same(&mut self, file: u32, theirs: ChunkHash) {
-        let Some(old) = self.old.files.get_mut(&file) else { return };
-        let mut tree = TreeHash::new(old.chunks);
-        old.proved.iter().for_each(|proved| tree.add(proved.part, proved.hash));
-        if tree.finish().is_none_or(|hash| *hash.as_bytes() != theirs) {
-            self.fail_wrong_whole(file);
-            return;
-        }
-        old.is_keeping = true;
-        let (version, preserve) = (old.version, self.context.options.preserve);
-        let (intake, done) = (self.intake.clone(), self.done.clone());
-        tokio::task::spawn_blocking(move || {
-            let result = keep_old(&intake, file, version, preserve);
-            let _ = done.send(Done::Kept { file, hash: theirs, result });
-        });
-    }
-
-    /// A file that has the sender's bytes stays, or not.
-    pub(super) fn kept(
-        &mut self,
-        file: u32,
-        hash: ChunkHash,
-        result: Result<OldFileRetention, FileError>,
-    ) -> Result<(), TransferError> {
-        if self.failures.failed.contains(&file) {
-            return Ok(());
-        }
-        match result {
-            Ok(OldFileRetention::Yes) => {
-                self.old.files.remove(&file);
-                if let Some(place) = self.tally.hashes.get_mut(file as usize) {
-                    *place = hash;
-                }
-                let _ = self.files.close(file);
-                self.note_same(file);
-            }
-            Ok(OldFileRetention::Changed) => {
-                if let Some(old) = self.old.files.get_mut(&file) {
-                    (old.is_keeping, old.may_be_same) = (false, false);
-                }
-                self.use_old(file);
-            }
-            Err(error) => self.fail_file_or_end(error)?,
+            self.open_wanted(job, arriving);
         }
         Ok(())
     }
+}
 
-    /// Counts a file that was there with the sender's bytes: as stored, if this transfer has stored
-    /// it in an earlier attempt, else as there already.
-    fn note_same(&mut self, file: u32) {
-        let is_own = self.intake.compared.iter().any(|compared| compared.file == file && compared.was_stored);
-        if is_own {
-            self.files_stored(&[file]);
-            return;
-        }
-        if !self.tally.stored.insert(file) {
-            return;
-        }
-        let bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
-        self.old.same.insert(file);
-        self.old.same_bytes = self.old.same_bytes.saturating_add(bytes);
-        self.tally.reused_bytes = self.tally.reused_bytes.saturating_sub(bytes);
-        self.tally.files_left = self.tally.files_left.saturating_sub(1);
-        self.tally.steps = self.tally.steps.saturating_add(1);
-        self.context.progress.send_modify(|progress| progress.files_done += 1);
+/// Lets a helper keep an old file if all of it is what the sender has.
+fn keep_if_same(job: &Job, file: u32, old: &mut Comparison, theirs: ChunkHash) -> Result<(), WrongWhole> {
+    if old.hash() != Some(theirs) {
+        return Err(WrongWhole);
     }
+    old.is_keeping = true;
+    let (intake, version, preserve) = (job.intake.clone(), old.version, job.context.options.preserve);
+    job.help_blocking(move || {
+        let result = keep_old(&intake, file, version, preserve);
+        Done::Kept { file, hash: theirs, result }
+    });
+    Ok(())
+}
 
-    /// Copies what was proved into the file, which is open.
-    fn copy_from_old(&mut self, file: u32) {
-        let Some(opened) = self.files.opened_file(file) else { return };
-        let Some(old) = self.old.files.get_mut(&file) else { return };
-        let proved = std::mem::take(&mut old.proved);
-        old.copying = old.copying.saturating_add(1);
-        let version = old.version;
-        let range_of = |chunk: u32| match self.arriving.chunks.content(chunk) {
-            Some(ChunkContent::Range { offset, bytes, .. }) => Some((offset, bytes)),
-            _ => None,
-        };
-        let ranges: Vec<Range> = proved.iter().filter_map(|proved| range_of(proved.chunk)).collect();
-        let (intake, done, plane) = (self.intake.clone(), self.done.clone(), self.context.plane.clone());
-        let chunk_bytes = self.context.options.chunk_bytes;
-        let file_bytes = self.intake.manifest.file_bytes(file).unwrap_or(0);
-        tokio::spawn(async move {
-            let (to, wanted) = (opened.partial(), ranges.clone());
-            let copied = blocking(move || {
-                let destination = intake.destination.as_ref().ok_or(Errno::INVAL);
-                let copied = destination.and_then(|destination| {
-                    let name = destination.name(&intake.manifest, file);
-                    copy_ranges(destination, &name, version, &to, &wanted)
-                });
-                copied.map_err(|error| (error, unwritable(&intake.name(file), file, error)))
+/// Copies what was proved into the file, which is open.
+fn copy_from_old(job: &Job, file: u32, old: &mut Comparison, opened: OpenPartial) {
+    let (proved, version) = (old.begin_copying(), old.version);
+    let ranges: Vec<(FileRange, u32)> =
+        proved.iter().filter_map(|proved| job.range_of(proved.chunk, opened.slot())).collect();
+    let (intake, plane, chunk_bytes) = (job.intake.clone(), job.plane().clone(), job.context.options.chunk_bytes);
+    job.help(async move {
+        let to = opened.partial();
+        let wanted: Vec<Range> = ranges.iter().map(|&(range, bytes)| (range.offset, bytes)).collect();
+        let copied = blocking(move || {
+            let destination = intake.destination.as_ref().ok_or(Errno::INVAL);
+            let copied = destination.and_then(|destination| {
+                let name = destination.name(&intake.manifest, file);
+                copy_ranges(destination, &name, version, &to, &wanted)
             });
-            let mut result = Copied::default();
-            match copied.await {
-                Ok(true) => result.right = proved,
-                Err((error, text)) if os_error::code(error) == RefusalCode::NoSpace => result.error = Some(text),
-                // Some of it may be right all the same.
-                Ok(false) | Err(_) => {
-                    for (proved, &(offset, bytes)) in proved.into_iter().zip(&ranges) {
-                        let range = FileRange { file: opened.slot(), offset, file_bytes };
-                        let lane = (proved.chunk as usize % plane.lanes().len()) as u16;
-                        match plane.check(lane, range, bytes, chunk_bytes).await {
-                            Ok(Ok(hash)) if hash == proved.hash => result.right.push(proved),
-                            _ => result.wrong.push(proved.chunk),
-                        }
+            copied.map_err(|error| (error, unwritable(&intake.name(file), file, error)))
+        });
+        let mut result = Copied::default();
+        match copied.await {
+            Ok(true) => result.right = proved,
+            Err((error, text)) if os_error::code(error) == RefusalCode::NoSpace => result.error = Some(text),
+            // Some of it may be right all the same.
+            Ok(false) | Err(_) => {
+                for (proved, &(range, bytes)) in proved.into_iter().zip(&ranges) {
+                    let lane = (proved.chunk as usize % plane.lanes().len()) as u16;
+                    match plane.check(lane, range, bytes, chunk_bytes).await {
+                        Ok(Ok(hash)) if hash == proved.hash => result.right.push(proved),
+                        _ => result.wrong.push(proved.chunk),
                     }
                 }
             }
-            tokio::task::spawn_blocking(move || drop(opened));
-            let _ = done.send(Done::Copied { file, copied: result });
-        });
-    }
-
-    /// Chunks were copied, or not.
-    pub(super) async fn copied(&mut self, file: u32, copied: Copied) -> Result<(), TransferError> {
-        if let Some(old) = self.old.files.get_mut(&file) {
-            old.copying = old.copying.saturating_sub(1);
         }
-        if self.failures.failed.contains(&file) {
-            return Ok(());
-        }
-        let Copied { right, wrong, error } = copied;
-        if let Some(error) = error {
-            if error.code == "no_space" {
-                return Err(TransferError::here(RefusalCode::NoSpace, error.text));
-            }
-            return self.fail_file_or_end(error);
-        }
-        for ProvedChunk { chunk, part, hash } in right {
-            self.files.chunk_verified(file, chunk, part, Some(hash), false);
-        }
-        for &chunk in &wrong {
-            let bytes = u64::from(self.chunk_bytes(chunk));
-            self.arriving.verified.remove(chunk);
-            self.tally.reused_bytes = self.tally.reused_bytes.saturating_sub(bytes);
-            self.tally.bytes_arrived = self.tally.bytes_arrived.saturating_sub(bytes);
-        }
-        for part in wrong.chunks(1_000) {
-            self.context.connection.writer.send(Message::SendAgain(part.to_vec())).await?;
-        }
-        self.tally.steps = self.tally.steps.saturating_add(1);
-        self.finish_file_if_ready(file);
-        Ok(())
-    }
+        tokio::task::spawn_blocking(move || drop(opened));
+        Done::Copied { file, copied: result }
+    });
 }

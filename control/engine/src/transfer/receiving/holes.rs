@@ -24,6 +24,8 @@ use crate::transfer::receiving::intake::Intake;
 
 /// Holes that may wait before the partner has to.
 const WAITING_MAX: usize = 2_048;
+/// Holes that a helper hashes before it reports.
+const AT_ONCE: usize = 16;
 
 /// A hole that the sender named.
 #[derive(Clone, Copy, Debug)]
@@ -44,10 +46,10 @@ pub struct HashedHole {
 /// Holes that were named and are not made yet.
 #[derive(Debug, Default)]
 pub struct Holes {
-    pub(super) waiting: VecDeque<Hole>,
-    pub(super) is_hashing: bool,
+    waiting: VecDeque<Hole>,
+    is_hashing: bool,
     /// Those of all that are not made yet. By a flow they are not taken.
-    pub(super) under_way: HashSet<u32>,
+    under_way: HashSet<u32>,
 }
 
 impl Holes {
@@ -55,6 +57,35 @@ impl Holes {
     #[must_use]
     pub fn may_grow(&self) -> bool {
         self.waiting.len() < WAITING_MAX
+    }
+
+    /// The sender names a hole; false if it has before.
+    pub(super) fn name(&mut self, hole: Hole) -> bool {
+        let is_new = self.under_way.insert(hole.chunk);
+        if is_new {
+            self.waiting.push_back(hole);
+        }
+        is_new
+    }
+
+    /// Takes the next holes to hash; none while others are being hashed.
+    pub(super) fn begin_hashing(&mut self) -> Vec<Hole> {
+        if self.is_hashing {
+            return Vec::new();
+        }
+        let next: Vec<Hole> = self.waiting.drain(..AT_ONCE.min(self.waiting.len())).collect();
+        self.is_hashing = !next.is_empty();
+        next
+    }
+
+    /// Holes were hashed.
+    pub(super) const fn end_hashing(&mut self) {
+        self.is_hashing = false;
+    }
+
+    /// A hole is made, or not wanted any more.
+    pub(super) fn end(&mut self, chunk: u32) {
+        self.under_way.remove(&chunk);
     }
 
     /// The chunks that are becoming holes.

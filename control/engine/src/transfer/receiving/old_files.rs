@@ -7,7 +7,7 @@ use culvert_objects::fs::destination::attributes::Attributes;
 use culvert_objects::fs::destination::file_errors::unwritable;
 use culvert_objects::fs::destination::old_files::{OldVersion, keep};
 use culvert_protocol::control::FileError;
-use culvert_protocol::tree_hash::ChunkHash;
+use culvert_protocol::tree_hash::{ChunkHash, TreeHash};
 use rustix::io::Errno;
 
 use crate::transfer::receiving::intake::Intake;
@@ -31,7 +31,32 @@ pub(super) struct Comparison {
     pub(super) may_be_same: bool,
     pub(super) is_keeping: bool,
     /// Copies that are under way.
-    pub(super) copying: u32,
+    copying: u32,
+}
+
+impl Comparison {
+    /// An old file of `version`, of whose `chunks` chunks none is proved yet.
+    pub(super) const fn new(version: OldVersion, chunks: u64, may_be_same: bool) -> Self {
+        Self { version, proved: Vec::new(), chunks, may_be_same, is_keeping: false, copying: 0 }
+    }
+
+    /// Whether the sender has proved all chunks of its file.
+    pub(super) fn has_all(&self) -> bool {
+        self.proved.len() as u64 == self.chunks
+    }
+
+    /// The hash of the sender's file, if all of its chunks are proved.
+    pub(super) fn hash(&self) -> Option<ChunkHash> {
+        let mut tree = TreeHash::new(self.chunks);
+        self.proved.iter().for_each(|proved| tree.add(proved.part, proved.hash));
+        tree.finish().map(|hash| *hash.as_bytes())
+    }
+
+    /// Takes the proved chunks to copy them.
+    pub(super) fn begin_copying(&mut self) -> Vec<ProvedChunk> {
+        self.copying = self.copying.saturating_add(1);
+        std::mem::take(&mut self.proved)
+    }
 }
 
 /// The files of a transfer that are being compared.
@@ -39,7 +64,7 @@ pub(super) struct Comparison {
 pub struct OldFiles {
     pub(super) files: HashMap<u32, Comparison>,
     /// Files that were there with the sender's bytes.
-    pub(super) same: HashSet<u32>,
+    same: HashSet<u32>,
     /// Their bytes.
     pub same_bytes: u64,
 }
@@ -51,10 +76,37 @@ impl OldFiles {
         self.same.len() as u64
     }
 
+    /// A file was there with the sender's bytes.
+    pub fn note_same(&mut self, file: u32, bytes: u64) {
+        self.same.insert(file);
+        self.same_bytes = self.same_bytes.saturating_add(bytes);
+    }
+
+    /// The sender has proved a chunk; false if it is not one of an old file.
+    pub(super) fn note_proved(&mut self, file: u32, proved: ProvedChunk) -> bool {
+        let Some(old) = self.files.get_mut(&file) else { return false };
+        old.proved.push(proved);
+        true
+    }
+
+    /// A copy has ended.
+    pub(super) fn end_copying(&mut self, file: u32) {
+        if let Some(old) = self.files.get_mut(&file) {
+            old.copying = old.copying.saturating_sub(1);
+        }
+    }
+
     /// Whether chunks of a file are being copied.
     #[must_use]
     pub fn is_copying(&self, file: u32) -> bool {
         self.files.get(&file).is_some_and(|old| old.copying > 0)
+    }
+
+    /// An old file has changed since it was hashed, or cannot stay for another reason.
+    pub(super) fn cannot_stay(&mut self, file: u32) {
+        if let Some(old) = self.files.get_mut(&file) {
+            (old.is_keeping, old.may_be_same) = (false, false);
+        }
     }
 }
 
