@@ -26,6 +26,7 @@ pub const SESSIONS_RESERVED: usize = SESSIONS_MAX / 16;
 /// Bytes that the manifests and chunk maps of one partner's transfers may take together: enough for
 /// several transfers of a million files. Listings made for the partner count too.
 pub const MANIFEST_BYTES_PER_PARTNER: u64 = 2 << 30;
+// Invariant I-journal-room: a journal may be as long as the manifests of one partner's transfers.
 const _: () = assert!(
     culvert_journal::JOURNAL_BYTES_MAX >= MANIFEST_BYTES_PER_PARTNER,
     "a journal holds what the manifests of a partner's transfers name"

@@ -34,9 +34,9 @@ impl Outcome {
     /// [`TransferError`] if the connection was cut before that.
     pub async fn wait_for_partner(&mut self) -> Result<(), TransferError> {
         //= W-56
-        //# If the connection is cut without the close, the other end may have lost everything except
-        //# its journal, and the transfer is retried, as after any cut. Whoever is told of success
-        //# therefore finds the receipt at both ends.
+        //# If the connection is cut without the close, the other end may have lost everything
+        //# except its journal, and the transfer is retried, as after any cut. Whoever is told of
+        //# success therefore finds the receipt at both ends.
         let Some(partner) = self.partner.take() else { return Ok(()) };
         if partner.wait_for_goodbye().await {
             return Ok(());
@@ -105,8 +105,8 @@ pub async fn conclude(
             engine.supervisor.note_datapath(&mut outcome.result).await;
             let journal = outcome.journal.take();
             //= W-56
-            //# the answering end closes the connection with TLS `close_notify` once its record of the
-            //# transfer, with the receipt, is on disk; it keeps its journal until then.
+            //# the answering end closes the connection with TLS `close_notify` once its record of
+            //# the transfer, with the receipt, is on disk; it keeps its journal until then.
             let recorded = Box::pin(async {
                 Outcome::forget_journal(journal).await;
                 goodbye();

@@ -226,8 +226,8 @@ async fn accepted(context: &mut TransferContext) -> Result<(), TransferError> {
 /// Refuses a partner whose largest datagram cannot carry data.
 fn check_datagram_bytes(bytes: u16) -> Result<(), TransferError> {
     //= W-35
-    //# A largest datagram below 560 bytes (W-4 plus overhead) and a path longer than 4,096 bytes are
-    //# refused.
+    //# A largest datagram below 560 bytes (W-4 plus overhead) and a path longer than 4,096 bytes
+    //# are refused.
     if bytes >= DATAGRAM_BYTES_MIN {
         return Ok(());
     }
@@ -296,8 +296,8 @@ mod tests {
     #[test]
     fn a_partner_whose_datagrams_carry_no_data_is_refused_with_a_sentence() {
         //= W-35
-        //# A largest datagram below 560 bytes (W-4 plus overhead) and a path longer than 4,096 bytes
-        //# are refused.
+        //# A largest datagram below 560 bytes (W-4 plus overhead) and a path longer than 4,096
+        //# bytes are refused.
         for bytes in [0, 47, 100, 559] {
             let error = check_datagram_bytes(bytes).unwrap_err().to_string();
             assert!(error.contains(&format!("datagrams of {bytes} bytes, but data needs 560")), "{error}");

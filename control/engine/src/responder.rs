@@ -131,8 +131,8 @@ pub fn check(request: &Request) -> Result<(), Refusal> {
         RequestedAction::Measure { .. } => &[],
     };
     //= W-35
-    //# A largest datagram below 560 bytes (W-4 plus overhead) and a path longer than 4,096 bytes are
-    //# refused.
+    //# A largest datagram below 560 bytes (W-4 plus overhead) and a path longer than 4,096 bytes
+    //# are refused.
     if paths.iter().any(|path| path.len() > NAME_BYTES_MAX) {
         return refuse(&format!("the request names a path of more than {NAME_BYTES_MAX} bytes"));
     }
@@ -303,4 +303,30 @@ fn record(request: &Request, partner: &str, created_unix_ms: u64) -> TransferRec
     let record =
         TransferRecord::new(request.transfer, role, partner, description, RecordState::Active, created_unix_ms);
     TransferRecord { attempts: 1, ..record }
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_protocol::control::{Options, TransferId};
+    use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;
+
+    use super::*;
+
+    #[test]
+    fn a_request_with_too_small_datagrams_or_too_long_a_path_is_refused() {
+        //= W-35
+        //# A largest datagram below 560 bytes (W-4 plus overhead) and a path longer than 4,096
+        //# bytes are refused.
+        let request = |datagram_bytes_max, path_bytes| Request {
+            transfer: TransferId(1),
+            wish: RequestedAction::Push { destination: vec![b'x'; path_bytes] },
+            options: Options::default(),
+            lane_ports: vec![7_272],
+            datagram_bytes_max,
+        };
+        assert_eq!((DATAGRAM_BYTES_MIN, NAME_BYTES_MAX), (560, 4_096));
+        assert!(check(&request(560, 4_096)).is_ok());
+        assert!(check(&request(559, 4_096)).is_err());
+        assert!(check(&request(560, 4_097)).is_err());
+    }
 }

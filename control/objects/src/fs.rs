@@ -1,4 +1,4 @@
-//! Directories of this host: what is listed and read from them, and what is stored into them.
+//! Directories of this host: listing and reading sources, and storing into destinations.
 
 pub mod destination;
 mod name_pattern;

@@ -1,8 +1,8 @@
-//! What a transfer reads from and writes to.
+//! The stores that transfers read from and write to.
 //!
-//! [`source`] says what a transfer asks of anything that it reads from, [`sink`] of a store that it
-//! writes to. [`fs`] is the directories of this host, and decides what of them a request may reach
-//! before anything is opened.
+//! [`source`] has the interface of every store to read from, [`sink`] that of a store without
+//! descriptors to write to. [`fs`] implements the directories of this host; it decides which of
+//! them a request may use before it opens anything.
 #![forbid(unsafe_code)]
 
 pub mod fs;

@@ -1,9 +1,9 @@
-//! What a transfer writes to, where it has no directory: a store that takes objects part by part.
+//! The interface of a store without directories, which takes objects part by part.
 //!
-//! Directories of this host are stored into by descriptors that lanes write to, with all that file
-//! systems can do ([`crate::fs::destination`]). A store that has no descriptors takes the buffers
-//! that lanes lend: parts of large objects, and small objects whole. `put` and `commit` return only
-//! when the object is durable; only then is the partner told that it is stored.
+//! For directories of this host, lanes write to descriptors, with everything that file systems
+//! offer ([`crate::fs::destination`]). A store without descriptors takes the buffers that lanes
+//! lend: parts of large objects, and small objects whole. `put` and `commit` return only when the
+//! object is durable; only then does the partner learn that it is stored.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,46 +13,45 @@ use culvert_protocol::dry_run::Fate;
 use culvert_protocol::manifest::Manifest;
 use culvert_protocol::tree_hash::ChunkHash;
 
-/// A store that a transfer writes to. All of it may wait for the store; several threads may store
-/// at once.
+/// A store that a transfer writes to. Every method may wait for the store; several threads may
+/// store concurrently.
 pub trait ObjectSink: fmt::Debug + Send + Sync {
-    /// What would happen to each entry, in the manifest's order. Nothing is changed yet. An entry
-    /// whose fate is not to be sent is passed to neither [`ObjectSink::put`] nor
-    /// [`ObjectSink::begin`]: a store without directories answers [`Fate::Same`] for them.
+    /// Decides what happens to each entry, in the manifest's order, and changes nothing. Entries
+    /// that need not be sent are passed to neither [`ObjectSink::put`] nor [`ObjectSink::begin`]: a
+    /// store without directories answers [`Fate::Same`] for directories.
     ///
     /// # Errors
-    /// Why the transfer cannot be stored here at all.
+    /// Why the store cannot take the transfer at all.
     fn plan(&self, manifest: &Manifest, options: &Options) -> Result<Vec<Fate>, Refusal>;
 
-    /// Begins an object that comes in parts.
+    /// Begins an object that arrives in parts.
     ///
     /// # Errors
-    /// What to say of it.
+    /// The error of this file.
     fn begin(&self, manifest: &Manifest, file: u32) -> Result<Arc<dyn PartWriter>, FileError>;
 
-    /// Stores a small object, or makes what is no file (a symlink, a directory) from its entry
-    /// alone.
+    /// Stores a small object, or makes a symlink or directory from its entry alone.
     ///
     /// # Errors
-    /// What to say of it.
+    /// The error of this file.
     fn put(&self, manifest: &Manifest, file: u32, bytes: &[u8]) -> Result<(), FileError>;
 }
 
-/// An object that comes in parts. Nobody sees it before it is committed.
+/// An object that arrives in parts. It is invisible until it is committed.
 pub trait PartWriter: fmt::Debug + Send + Sync {
-    /// Takes a part, which may come in any order and, if its bytes were wrong, again.
+    /// Takes a part. Parts arrive in any order; one whose bytes were wrong arrives again.
     ///
     /// # Errors
-    /// In words, what is the matter.
+    /// A description.
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), String>;
 
-    /// All parts are there, and right: the object gets its name. `hash` is that of all of its
+    /// Gives the object its name, after all parts have arrived intact. `hash` is the hash of all
     /// bytes, if the transfer has hashes.
     ///
     /// # Errors
-    /// In words, what is the matter.
+    /// A description.
     fn commit(&self, hash: Option<ChunkHash>) -> Result<(), String>;
 
-    /// Nothing becomes of the object: its parts go.
+    /// Abandons the object and discards its parts.
     fn abandon(&self);
 }

@@ -1,9 +1,9 @@
-//! What a transfer reads: a listing, and the content of what is listed.
+//! The interface of a store to read from: a listing, and the content of the listed objects.
 //!
-//! A store that has descriptors gives them to the lanes, which read by themselves; any other gives
-//! a reader of ranges, with which the buffers are filled that lanes lend. In either case whoever
-//! opens an object learns which version of it is open, and can ask later whether all of what was
-//! read is of that version.
+//! A store with descriptors gives them to the lanes, which read by themselves. Any other store
+//! gives a reader of ranges, which fills the buffers that lanes lend. Either way, opening an object
+//! also returns its version, and a later check tells whether everything that was read belongs to
+//! that version.
 
 use std::any::Any;
 use std::fmt;
@@ -15,14 +15,14 @@ use culvert_protocol::control::{FileError, Refusal};
 use culvert_protocol::manifest::Manifest;
 use culvert_protocol::tree_hash::ChunkHash;
 
-/// A file below a source that is not sent.
+/// A file below a source that cannot be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Its name.
     pub name: String,
-    /// A word for programs.
+    /// The word for programs.
     pub code: &'static str,
-    /// A sentence for people.
+    /// The sentence for users.
     pub text: String,
 }
 
@@ -32,66 +32,66 @@ impl From<&Problem> for ResultError {
     }
 }
 
-/// What a tree's owner holds for as long as there is the tree: what its entries take of the memory
-/// that a partner may have, for instance.
+/// A guard held for as long as the tree exists, for instance the memory that its entries take of a
+/// partner's share.
 pub trait Retained: std::fmt::Debug + Send + Sync {}
 
-/// Everything that is to be sent.
+/// Everything to be sent.
 #[derive(Debug)]
 pub struct SourceTree {
-    /// What there is.
+    /// The list.
     pub listing: SourceListing,
-    /// Where it is read.
+    /// The store that reads it.
     pub content: Box<dyn ObjectSource>,
-    /// What is held for as long as this is.
+    /// A guard held with the tree.
     pub held: Option<Box<dyn Retained>>,
 }
 
-/// What there is to send.
+/// A listing of sources.
 #[derive(Debug, Default)]
 pub struct SourceListing {
     /// The entries.
     pub manifest: Manifest,
-    /// What could not be listed or may not be sent.
+    /// The first files that cannot be listed or sent.
     pub problems: Vec<Problem>,
-    /// How many such there were, if they are more than the list holds.
+    /// The number of such files, listed or not.
     pub problem_count: u64,
     /// Bytes that the files take on disk.
     pub allocated_bytes: u64,
-    /// Whether exactly one source was named and it is a regular file.
+    /// Whether the only source is a regular file.
     pub is_single_file: bool,
-    /// The mode of the one directory whose contents these are, if it is one.
+    /// The directory's mode, if the manifest is the contents of one directory.
     pub contents_mode: Option<u16>,
 }
 
 impl SourceTree {
-    /// Opens an object, as it was listed. `earlier` is its version when this transfer opened it
-    /// first: what was sent of it before must be of the object that is read on.
+    /// Opens an object as it was listed. `earlier` is the version that this transfer opened before:
+    /// everything sent must be of one version.
     ///
     /// # Errors
-    /// What to say of it.
+    /// The error of this file.
     pub fn open(&self, file: u32, earlier: Option<&Version>) -> Result<OpenedSource, FileError> {
         self.content.open(&self.listing.manifest, file, earlier)
     }
 
-    /// Looks at an object once more, after its last byte was read.
+    /// Checks an object again after its last byte was read.
     ///
     /// # Errors
-    /// What to say of it if it changed.
+    /// The error of this file if it changed.
     pub fn check(&self, file: u32, opened: Option<&OpenedSource>, hash: Option<ChunkHash>) -> Result<(), FileError> {
         self.content.check(&self.listing.manifest, file, opened, hash)
     }
 
-    /// Reads the whole of a small object, of one version.
+    /// Reads a small object whole, from one version.
     ///
     /// # Errors
-    /// What to say of it.
+    /// The error of this file.
     pub fn read_whole(&self, file: u32, place: &mut [u8]) -> Result<(), FileError> {
         self.content.read_whole(&self.listing.manifest, file, place)
     }
 }
 
-/// Which version of an object it is: what only its store understands.
+/// A version of an object, opaque to all but its store.
 #[derive(Clone)]
 pub struct Version(Arc<dyn Any + Send + Sync>);
 
@@ -115,52 +115,52 @@ impl fmt::Debug for Version {
     }
 }
 
-/// An object that is open to be read.
+/// An object opened for reading.
 #[derive(Debug)]
 pub struct OpenedSource {
-    /// How it is read.
+    /// The way to read it.
     pub content: SourceContent,
-    /// Which version of it is open.
+    /// The version that is open.
     pub version: Version,
 }
 
-/// How an object is read.
+/// The way to read an object.
 #[derive(Debug)]
 pub enum SourceContent {
     /// By lanes, from descriptors.
     Descriptors {
         /// Reads through the page cache.
         buffered: OwnedFd,
-        /// Reads past it, where the file system can.
+        /// Bypasses it, if the file system supports that.
         direct: Option<OwnedFd>,
-        /// The file's holes, as ranges, ascending, if it is sparse.
+        /// The holes of a sparse file, as ascending ranges (begin, end).
         holes: Vec<(u64, u64)>,
     },
     /// By this process, range by range.
     Ranges(Arc<dyn RangeReader>),
 }
 
-/// Reads ranges of an object. May wait for a store; several threads may read at once.
+/// Reads ranges of an object. May wait for a store; several threads may read concurrently.
 pub trait RangeReader: fmt::Debug + Send + Sync {
     /// Fills `place` with the object's bytes from `offset` on.
     ///
     /// # Errors
-    /// In words, what is the matter: the object has ended, or its store does not answer.
+    /// A description: for instance, the object has ended, or its store does not respond.
     fn read(&self, offset: u64, place: &mut [u8]) -> Result<(), String>;
 }
 
-/// A store of objects that a transfer reads. All of it may wait for the store.
+/// A store of objects to read. Every method may wait for the store.
 pub trait ObjectSource: fmt::Debug + Send + Sync {
     /// As [`SourceTree::open`].
     ///
     /// # Errors
-    /// What to say of the object.
+    /// The error of this file.
     fn open(&self, manifest: &Manifest, file: u32, earlier: Option<&Version>) -> Result<OpenedSource, FileError>;
 
     /// As [`SourceTree::check`].
     ///
     /// # Errors
-    /// What to say of the object.
+    /// The error of this file.
     fn check(
         &self,
         manifest: &Manifest,
@@ -172,26 +172,26 @@ pub trait ObjectSource: fmt::Debug + Send + Sync {
     /// As [`SourceTree::read_whole`].
     ///
     /// # Errors
-    /// What to say of the object.
+    /// The error of this file.
     fn read_whole(&self, manifest: &Manifest, file: u32, place: &mut [u8]) -> Result<(), FileError>;
 }
 
-/// How it is known that a file can be read.
+/// When it is checked that a file can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readable {
-    /// When it is opened to be sent.
+    /// When it is opened for sending.
     FoundOut,
-    /// The kernel is asked: this is a dry run, and nothing will be opened.
+    /// While listing, by asking the kernel: a dry run opens nothing later.
     Asked,
 }
 
-/// The terms of a listing, set by the caller.
+/// The caller's terms for a listing.
 pub struct ListingTerms<'a> {
-    /// Takes encoded entries as they are found; false if no more are wanted.
+    /// Takes encoded entries as they are found; returns false to stop the listing.
     pub on_part: &'a mut dyn FnMut(Vec<u8>) -> bool,
-    /// Whether there is memory for another entry, with so many bytes of a name.
+    /// Takes memory for another entry, given the bytes of its name; returns false if there is none.
     pub may_take: &'a mut dyn FnMut(usize) -> bool,
-    /// Whether readability is checked now.
+    /// When readability is checked.
     pub readable: Readable,
 }
 
@@ -201,12 +201,12 @@ impl fmt::Debug for ListingTerms<'_> {
     }
 }
 
-/// Sources that can be listed, once.
+/// Sources that can be listed once.
 pub trait Sources: fmt::Debug + Send {
     /// Lists everything. May wait for a store.
     ///
     /// # Errors
-    /// Why a source as such cannot be sent; what is below it and cannot is among the listing's
-    /// problems.
+    /// Why a source cannot be sent at all. Files below it that cannot be sent are among the
+    /// listing's problems instead.
     fn list(self: Box<Self>, terms: ListingTerms<'_>) -> Result<SourceTree, Refusal>;
 }

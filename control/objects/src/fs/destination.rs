@@ -1,10 +1,14 @@
-//! Where an incoming transfer is stored: a directory that is open, and nothing that is not beneath
-//! it.
+//! The destination of an incoming transfer: an open directory, and only what is beneath it.
+//!
+//! ```text
+//! manifest ──> name_check ──> plan ──> rights, room ──> making ──> files (large), small_files
+//!                             (one action per entry)   (directories, symlinks)
+//! ```
 //!
 //! Names come from a partner. Each was checked when it was parsed ([`culvert_protocol::names`]);
 //! here it is opened with `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)`, so that even a name
-//! that changes its meaning between two calls cannot lead outside. [`plan`] decides what will
-//! happen to each entry before the first byte moves; [`files`] carries it out.
+//! that changes its meaning between two calls cannot lead outside. [`plan`] decides what happens to
+//! each entry before the first byte moves; [`files`] and [`small_files`] carry it out.
 
 pub mod action;
 pub mod attributes;
@@ -47,52 +51,52 @@ use crate::fs::destination::opened::{OpenedDirectories, OpenedLog};
 use crate::fs::destination::temporary::Attempt;
 use crate::fs::sources::open_beneath;
 
-/// What is made of a destination that is not there.
+/// What happens to a destination that does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissingDestination {
-    /// Nothing: this is a dry run.
+    /// Nothing is made: this is a dry run.
     Nothing,
-    /// Its directories. The last one gets this mode, as far as the umask permits, if the transfer
-    /// knows one.
+    /// Its directories are made. The last one gets this mode, less the umask, if there is one.
     WithMode(Option<u16>),
 }
 
-/// What has happened to a destination since it was opened.
+/// What has become of a destination since it was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DestinationState {
-    /// Its path leads to it.
+    /// Its path still leads to it.
     InPlace,
     /// Its path leads to nothing, or to something else.
     Moved,
-    /// It is gone, and what was stored in it too. Another transfer may have put a filled directory
-    /// into its place.
+    /// It was removed with its contents. Another transfer may have put a filled directory in its
+    /// place.
     Removed,
 }
 
 /// An open destination.
 #[derive(Debug)]
 pub struct Destination {
-    /// The directory that the manifest's names are relative to.
+    /// The directory to which the manifest's names are relative.
     base: OwnedFd,
-    /// The base's file system, and a directory of each other one that is mounted below it and was
-    /// come by.
+    /// The device of the base's file system.
     device: u64,
+    /// A directory of each other file system mounted below the base, as far as they were used.
     others: Mutex<HashMap<u64, OwnedFd>>,
-    /// How it is shown.
+    /// Its path, for messages.
     pub path: PathBuf,
     /// The name that a single file gets instead of its own.
     pub single_name: Option<Vec<u8>>,
-    /// Whether the directory was made just now, so that nothing can be in it.
+    /// Whether the directory was made just now, so that it is empty.
     pub is_fresh: bool,
-    /// What the temporary names of this transfer have in common.
+    /// The common part of this transfer's temporary names.
     pub attempt: Attempt,
-    /// Directories that are open for as long as this is; none if none may be opened ([`opened`]).
+    /// Directories whose modes are widened meanwhile; `None` if that is not permitted ([`opened`]).
     opened: Option<Arc<OpenedDirectories>>,
 }
 
 impl Destination {
     pub(super) fn new(base: OwnedFd, path: PathBuf, single_name: Option<Vec<u8>>, is_fresh: bool) -> Self {
-        // A base that cannot be looked at has no other file systems below it that matter.
+        // If the base cannot be examined, every directory counts as on another file system, and is
+        // synced too.
         let device = fstat(&base).map_or(0, |stat| stat.st_dev);
         let attempt = Attempt::begin();
         let others = Mutex::default();
@@ -115,7 +119,7 @@ impl Destination {
         match rustix::fs::stat(&self.path) {
             Ok(there) if identity(&there) == identity(&stat) => DestinationState::InPlace,
             Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => DestinationState::Moved,
-            // A directory above it may not be looked into any more: that moves nothing.
+            // A directory above it can no longer be searched, which does not mean that it moved.
             Err(_) => DestinationState::InPlace,
         }
     }
@@ -132,18 +136,17 @@ impl Destination {
     /// Opens the directory that holds `name`, and returns the last component.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn parent_of<'a>(&self, name: &'a [u8]) -> Result<(OwnedFd, &'a Path), Errno> {
         let (parent, last) = split_name(name);
         Ok((self.open_directory(parent)?, Path::new(OsStr::from_bytes(last))))
     }
 
-    /// Does something in the directory that holds `name`, with the name's last component. Another
-    /// transfer may put a directory that it has filled into the place of an empty one while that is
-    /// open here; then it is done in the one that is there now.
+    /// Runs `act` in the directory that holds `name`, with the name's last component. If another
+    /// transfer replaces that directory by one that it has filled, runs `act` again in the new one.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn in_parent_of<T>(
         &self,
         name: &[u8],
@@ -153,10 +156,10 @@ impl Destination {
         self.in_directory_of(name, Arc::new(self.open_directory(directory)?), act)
     }
 
-    /// As [`Destination::in_parent_of`], beginning with `parent`, which was opened before.
+    /// As [`Destination::in_parent_of`], starting with `parent`, which is open already.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn in_directory_of<T>(
         &self,
         name: &[u8],
@@ -180,7 +183,7 @@ impl Destination {
     /// Opens a directory by its name below the base; the base itself for an empty name.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn open_directory(&self, name: &[u8]) -> Result<OwnedFd, Errno> {
         if name.is_empty() {
             return duplicate(&self.base);
@@ -198,30 +201,30 @@ impl Destination {
         Ok(directory)
     }
 
-    /// Makes everything durable that was written, made and named so far: the base's file system,
-    /// and those that are mounted below it.
+    /// Makes everything durable that was written, made and named so far, on the base's file system
+    /// and those mounted below it.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn sync(&self) -> Result<(), Errno> {
         syncfs(&self.base)?;
         self.others.lock().unwrap_or_else(PoisonError::into_inner).values().try_for_each(syncfs)
     }
 
-    /// From now on directories may be opened whose modes forbid to store in them.
+    /// Permits from now on to widen the modes of directories that forbid storing in them.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn may_open(&mut self, notes: Box<dyn OpenedLog>) -> Result<(), Errno> {
         self.opened = Some(OpenedDirectories::new(duplicate(&self.base)?, notes));
         Ok(())
     }
 
-    /// Does something that a mode of `directory`, or of one on the way to it, may forbid: then they
-    /// are opened, and it is done again.
+    /// Runs `act`. If the mode of `directory`, or of one above it, forbids that, widens the modes
+    /// and runs it again.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn opening<T>(&self, directory: &[u8], mut act: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
         match &self.opened {
             Some(opened) => opened.opening(directory, act),
@@ -229,23 +232,22 @@ impl Destination {
         }
     }
 
-    /// An earlier attempt has opened a directory and did not come to closing it: this one will. Of
-    /// its identity only the inode is known.
+    /// Takes over a directory whose mode an earlier attempt widened and did not restore. Only its
+    /// inode is known.
     pub fn adopt_opened(&self, name: &[u8], inode: u64, mode: u32) {
         if let Some(opened) = &self.opened {
             opened.adopt(name, inode, mode);
         }
     }
 
-    /// A directory has got a mode of its own: it is not closed any more.
+    /// Forgets a directory that has got its final mode, which must stay.
     pub fn forget_opened(&self, name: &[u8]) {
         if let Some(opened) = &self.opened {
             opened.forget(name);
         }
     }
 
-    /// Gives the directories that were opened their modes again; names those that could not get
-    /// them.
+    /// Restores the modes of all widened directories; returns those for which that failed.
     pub fn close_opened(&self) -> Vec<(Vec<u8>, Errno)> {
         self.opened.as_ref().map_or_else(Vec::new, |opened| opened.close(|| self.sync()))
     }
@@ -253,18 +255,17 @@ impl Destination {
 
 impl Drop for Destination {
     fn drop(&mut self) {
-        // A transfer that has stored everything has done it before, and knows what could not be
-        // closed.
+        // A transfer that succeeded has done this already, and has reported failures.
         let _ = self.close_opened();
     }
 }
 
-/// A directory can be replaced once by the transfer that has made it; a rename takes no longer than
-/// this together.
+/// Attempts, and the pause between them, after a directory was replaced. Only the transfer that
+/// made a directory replaces it, once; that rename takes less than all pauses together.
 const REPLACED_TRIES: usize = 10;
 const REPLACED_PAUSE: Duration = Duration::from_millis(2);
 
-/// Whether an open directory is in no other any more.
+/// Whether an open directory has been removed.
 fn is_removed(directory: BorrowedFd<'_>) -> bool {
     fstat(directory).is_ok_and(|stat| stat.st_nlink == 0)
 }

@@ -1,8 +1,8 @@
-//! Patterns of file names, as shells have them: `*`, `?` and `[…]` in one component of a path.
+//! Shell patterns of file names: `*`, `?` and `[…]` in one component of a path.
 //!
-//! Names are bytes. What of them is UTF-8 is matched character by character, the rest byte by byte,
-//! so that a name that no text can express can still be matched. Matching takes no more steps than
-//! the product of both lengths, whatever a partner sends as a pattern.
+//! Names are bytes. UTF-8 is matched by characters, everything else by bytes, so that names that
+//! are not text can be matched too. Matching takes at most as many steps as the product of both
+//! lengths, whatever pattern a partner sends.
 #![cfg_attr(
     not(test),
     deny(
@@ -14,13 +14,13 @@
     )
 )]
 
-/// A character's code point, or a byte that is part of none, above all code points.
+/// A character's code point; or, above all code points, a byte that is part of no character.
 type Unit = u32;
 
-/// Above all code points.
+/// The first unit above all code points.
 const BYTES_BEGIN: Unit = 0x11_0000;
 
-/// One component of a path in which `*`, `?`, `[…]` or a backslash stands.
+/// A component of a path with `*`, `?`, `[…]` or a backslash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamePattern {
     parts: Vec<Part>,
@@ -34,12 +34,12 @@ enum Part {
     AnyOne,
     /// `[a-z]`, `[!a-z]` or `[^a-z]`
     OneOf { ranges: Vec<(Unit, Unit)>, is_negated: bool },
-    /// Itself; after a backslash whatever it is.
+    /// A literal, including any unit after a backslash.
     This(Unit),
 }
 
 impl NamePattern {
-    /// Reads a component; none if it can match nothing but itself.
+    /// Parses a component; `None` if it can match only itself.
     #[must_use]
     pub fn new(component: &[u8]) -> Option<Self> {
         let units = units_of(component);
@@ -66,7 +66,7 @@ impl NamePattern {
                 _ => Part::This(*unit),
             };
             is_pattern |= !matches!(part, Part::This(_));
-            // Several stars are one.
+            // Adjacent stars equal one.
             if part != Part::AnyNumber || parts.last() != Some(&Part::AnyNumber) {
                 parts.push(part);
             }
@@ -74,7 +74,7 @@ impl NamePattern {
         is_pattern.then_some(Self { parts })
     }
 
-    /// Whether a name matches. As in shells, a dot at its beginning must be written.
+    /// Whether a name matches. As in shells, a leading dot must be written.
     #[must_use]
     pub fn matches(&self, name: &[u8]) -> bool {
         if name.starts_with(b".") && self.parts.first() != Some(&Part::This(u32::from(b'.'))) {
@@ -82,8 +82,8 @@ impl NamePattern {
         }
         let (name, parts) = (units_of(name), self.parts.as_slice());
         let (mut name, mut parts) = (name.as_slice(), parts);
-        // Where the last star stands, and what it is tried with next: a later star makes earlier
-        // ones settled.
+        // The pattern after the last star, and the name from where it is tried. Earlier stars need
+        // no further attempts once a later one is reached.
         let mut star: Option<(&[Part], &[Unit])> = None;
         loop {
             match (parts.split_first(), name.split_first()) {
@@ -99,7 +99,7 @@ impl NamePattern {
                 }
                 _ => {}
             }
-            // One more for the star.
+            // The star takes one more unit.
             let Some((after, [_, rest @ ..])) = star else { return false };
             star = Some((after, rest));
             (parts, name) = (after, rest);
@@ -120,7 +120,7 @@ impl Part {
     }
 }
 
-/// The class that begins after a `[`, and what follows it; none if no `]` ends it.
+/// The class that begins after a `[`, and what follows it; `None` if no `]` ends it.
 fn class(units: &[Unit]) -> Option<(Part, &[Unit])> {
     let is = |unit: Unit, character: char| unit == u32::from(character);
     let (is_negated, mut rest) = match units.split_first() {
@@ -130,7 +130,7 @@ fn class(units: &[Unit]) -> Option<(Part, &[Unit])> {
     let mut ranges = Vec::new();
     loop {
         let (&first, after) = rest.split_first()?;
-        // A `]` that comes first is one of the class.
+        // A `]` in the first place belongs to the class.
         if is(first, ']') && !ranges.is_empty() {
             return Some((Part::OneOf { ranges, is_negated }, after));
         }
@@ -222,14 +222,14 @@ mod tests {
         assert!(pattern.matches(b"a\xfe\xff") && !pattern.matches(b"a\xff\xfe"));
     }
 
-    /// With backtracking over every star this takes longer than anybody waits.
+    /// Backtracking over every star would take exponential time.
     #[test]
     fn many_stars_take_no_longer() {
         let pattern = NamePattern::new(&b"*a".repeat(120)).unwrap();
         assert!(!pattern.matches(&[b'a'; 119]) && pattern.matches(&[b'a'; 255]));
     }
 
-    /// All that a star stands for is tried.
+    /// The reference: tries everything that a star may match.
     fn matches_slowly(parts: &[Part], name: &[Unit]) -> bool {
         match parts.split_first() {
             None => name.is_empty(),

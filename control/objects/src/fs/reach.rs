@@ -1,5 +1,5 @@
-//! What of this host's files a request may reach, and how a path as a user or a partner typed it
-//! leads there: to a directory that is stored in, or to sources.
+//! The files of this host that a request may use, and how a path typed by a user or a partner leads
+//! to a destination or to sources.
 
 mod opener;
 mod patterns;
@@ -22,21 +22,20 @@ use crate::fs::reach::opener::Opener;
 use crate::fs::sources::Source;
 use crate::fs::sources::named::{SourceOpener, wants_contents};
 
-/// Which part of this host's files a request may reach.
+/// The files of this host that a request may use.
 #[derive(Clone, Debug)]
 pub enum Reach {
-    /// Everything that the user who runs this process may reach: for that user's own requests.
-    /// Relative paths start in the directory.
+    /// Everything that the user running this process may use: for that user's own requests.
     Owner {
-        /// Where relative paths begin.
+        /// The start of relative paths.
         directory: PathBuf,
     },
-    /// What a profile permits a partner.
+    /// The directories that a profile permits a partner.
     Permitted(Vec<PermittedRoot>),
 }
 
 impl Reach {
-    /// Whether files may be stored here, and whether they may be fetched. May wait for a disk.
+    /// Whether files may be stored here, and whether any may be fetched. May wait for a disk.
     #[must_use]
     pub fn leaves(&self) -> PermissionSummary {
         match self {
@@ -45,13 +44,13 @@ impl Reach {
         }
     }
 
-    /// Opens the directory that a transfer is stored in, and makes it if it is not there. `typed`
-    /// is the path as the user wrote it; a single file takes its last component as its name, unless
-    /// a directory of that name exists or a slash ends it. In a dry run nothing is made, and a
-    /// missing directory counts as an empty one.
+    /// Opens the directory in which a transfer is stored, and makes it if it does not exist.
+    /// `typed` is the path as the user wrote it. A single file takes its last component as its
+    /// name, unless a directory of that name exists or the path ends with a slash. In a dry run,
+    /// nothing is made, and a missing directory counts as empty.
     ///
     /// # Errors
-    /// [`Refusal`]: not permitted, a symlink on the way, not a directory.
+    /// [`Refusal`]: not permitted, a symlink in the path, not a directory.
     pub fn open_destination(
         &self,
         typed: &[u8],
@@ -84,13 +83,13 @@ impl Reach {
         Ok(Destination::new(base, shown, None, is_fresh))
     }
 
-    /// Opens what one typed path names.
+    /// Opens the source that one typed path names.
     pub(super) fn open_source(&self, typed: &[u8], sources: &mut SourceOpener) -> Result<Source, Refusal> {
         let typed_path = Path::new(OsStr::from_bytes(typed));
         let roots = match self {
             Self::Owner { directory } => {
                 let path = owners(directory, typed_path)?;
-                // Joining drops nothing but must keep the slash that asks for the contents.
+                // Joining must keep the final slash, which asks for the contents.
                 let mut bytes = path.into_os_string().into_vec();
                 if typed.ends_with(b"/") && !bytes.ends_with(b"/") {
                     bytes.push(b'/');
@@ -110,7 +109,7 @@ impl Reach {
     }
 }
 
-/// A path of the owner's, relative to `/`.
+/// A path typed by the owner, relative to `/`.
 pub(super) fn owner_path(directory: &Path, typed: &Path) -> Result<PathBuf, Refusal> {
     if typed.as_os_str().as_bytes().contains(&0) {
         return Err(Refusal::new(RefusalCode::Protocol, "the destination's path contains a NUL byte"));
@@ -119,7 +118,7 @@ pub(super) fn owner_path(directory: &Path, typed: &Path) -> Result<PathBuf, Refu
     Ok(joined.strip_prefix("/").unwrap_or(&joined).to_owned())
 }
 
-/// What a partner is told first that may not do what it asks.
+/// The beginning of the refusal for a partner that lacks a permission.
 pub const NOT_PERMITTED: &str = "the partner does not permit this node";
 
 /// Splits a partner's path into the permitted root that holds it and the rest.
@@ -154,7 +153,7 @@ pub(super) fn permitted_path(
     found.ok_or_else(|| {
         let right = if writes { "write" } else { "read" };
         let edit = "culvert profile edit NAME --permit";
-        // Whether it is a directory is not revealed to partners without permission.
+        // Partners without permission must not learn whether it is a directory.
         let above = typed.parent().filter(|above| typed.is_absolute() && above.parent().is_some());
         not_permitted(if let Some(above) = above.filter(|_| !writes && !wants_contents(typed)) {
             format!(
@@ -184,8 +183,8 @@ pub(super) fn open_root(root: &Path) -> Result<OwnedFd, Refusal> {
     })
 }
 
-/// A path of the owner's in full. No shell has looked at it, so a leading `~` is read here, as
-/// scp's far end does.
+/// The full form of a path typed by the owner. No shell has expanded it, so a leading `~` is
+/// expanded here, as scp's far end does.
 fn owners(directory: &Path, typed: &Path) -> Result<PathBuf, Refusal> {
     let mut below = typed.components();
     match below.next() {
@@ -205,7 +204,7 @@ fn owners(directory: &Path, typed: &Path) -> Result<PathBuf, Refusal> {
     }
 }
 
-/// Whether a path begins as those do that a shell looks up.
+/// Whether a path begins with `~`, which a shell would expand.
 fn is_in_a_home(typed: &Path) -> bool {
     matches!(typed.components().next(), Some(Component::Normal(first)) if first.as_bytes().starts_with(b"~"))
 }

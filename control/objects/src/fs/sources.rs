@@ -1,10 +1,14 @@
-//! What is to be sent.
+//! Sources: the files and directories to be sent.
 //!
-//! A source without a trailing slash is sent under its own name, one with a trailing slash as its
-//! contents, as people know it from rsync ([`named`]). A symlink that is named as a source is
-//! followed; symlinks within are sent as symlinks if they stay inside ([`listing`]). Every file is
-//! later opened relative to the directory that was open when it was listed ([`bases`]), never
-//! through a symlink.
+//! ```text
+//! typed path ──> named, bases (open) ──> listing ──> manifest, Content ──> opening, version (per file)
+//! ```
+//!
+//! As with rsync, a source without a trailing slash is sent under its own name, and one with a
+//! trailing slash as its contents ([`named`]). A symlink that is named as a source is followed;
+//! symlinks within are sent as symlinks if they stay inside ([`listing`]). Every file is later
+//! opened relative to the directory that was open when it was listed ([`bases`]), never through a
+//! symlink.
 
 pub mod bases;
 pub mod listing;
@@ -29,7 +33,7 @@ use rustix::io::Errno;
 use crate::fs::sources::bases::Base;
 pub use crate::fs::sources::bases::open_beneath;
 
-/// What files without a true size are, and what to do about them.
+/// What a file without a true size is, and the remedy.
 pub const UNSIZED_REMEDY: &str =
     "the kernel generates it when it is read, or its file system does not know sizes; copy it to a file and send that";
 
@@ -37,22 +41,22 @@ pub const UNSIZED_REMEDY: &str =
 pub const TOO_MUCH_LISTED: &str =
     "the partner's transfers together list more than this node keeps in memory for one partner: split them";
 
-/// Sources of one request. Each may be in a directory that stays open while the transfer runs, of
-/// which there are at most [`HELD_MAX`](bases::HELD_MAX).
+/// The most sources of one request. Each may be in another directory, of which at most
+/// [`HELD_MAX`](bases::HELD_MAX) stay open while the transfer runs.
 pub const SOURCES_PER_REQUEST: usize = 1_024;
 
-/// A source that cannot be sent at all.
+/// Why a source cannot be sent at all.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// It is not there.
+    /// It does not exist.
     #[error("the source {0} does not exist")]
     NotFound(PathBuf),
     /// It cannot be opened.
     #[error("the source {path} cannot be read: {}", reading_words(*.error))]
     Unreadable {
-        /// Which.
+        /// The source.
         path: PathBuf,
-        /// Why not.
+        /// The error.
         error: Errno,
     },
     /// It is a device, a pipe or a socket.
@@ -65,12 +69,12 @@ pub enum SourceError {
     Collision {
         /// The name.
         name: String,
-        /// The source that has it already.
+        /// The source that has it first.
         first: PathBuf,
-        /// The source that has it too.
+        /// The other source.
         second: PathBuf,
     },
-    /// The partner's transfers list more than this node keeps for one.
+    /// The partner's transfers list more than this node keeps in memory for one partner.
     #[error("{}", TOO_MUCH_LISTED)]
     TooMuchListed,
     /// The listing is no longer wanted.
@@ -79,15 +83,15 @@ pub enum SourceError {
     /// The manifest refuses an entry.
     #[error("{path}: {error}")]
     Entry {
-        /// Which.
+        /// The source.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         error: culvert_protocol::manifest::EntryError,
     },
 }
 
 impl SourceError {
-    /// The kind that a transfer ends with.
+    /// The code with which it ends the transfer.
     #[must_use]
     pub const fn code(&self) -> RefusalCode {
         match self {
@@ -100,23 +104,23 @@ impl SourceError {
     }
 }
 
-/// Where a source lies: the directory that its names are relative to, and what of it is wanted.
+/// An opened source.
 #[derive(Debug)]
 pub struct Source {
-    /// The directory.
+    /// The directory to which its names are relative.
     pub base: Arc<Base>,
-    /// What is wanted of it; `None` for the directory's contents.
+    /// Its name in that directory; `None` for the directory's contents.
     pub name: Option<SourceName>,
-    /// How the user wrote it.
+    /// The path as the user wrote it.
     pub written: PathBuf,
 }
 
-/// What a source is called. The two names differ for a symlink that was followed.
+/// The names of a source. They differ for a symlink that was followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceName {
-    /// Where it is stored.
+    /// The name under which it is stored.
     pub stored: Vec<u8>,
-    /// Where it is found.
+    /// The name under which it is found.
     pub found: Vec<u8>,
 }
 
@@ -124,12 +128,12 @@ pub struct SourceName {
 #[derive(Clone, Debug)]
 struct Origin {
     base: Arc<Base>,
-    /// What it is called, if it is stored under another name than it is found.
+    /// The source's names, if they differ.
     alias: Option<SourceName>,
 }
 
 impl Origin {
-    /// Where an entry is found in the base.
+    /// The path of an entry, relative to the base.
     fn path<'a>(&self, entry: &'a [u8]) -> Cow<'a, [u8]> {
         let below = self.alias.as_ref().and_then(|alias| Some((alias, entry.strip_prefix(alias.stored.as_slice())?)));
         match below {
@@ -142,15 +146,21 @@ impl Origin {
 /// Where the entries of a listing are found.
 #[derive(Debug, Default)]
 pub struct Content {
-    /// For each source.
+    /// By source.
     origins: Vec<Origin>,
-    /// For each source the number of its first entry.
+    /// By source: the number of its first entry.
     first_entries: Vec<u32>,
 }
 
 impl Content {
-    /// The entries from `first_entry` on are found there.
+    /// Adds a source, whose entries start at `first_entry`.
     fn add(&mut self, origin: Origin, first_entry: u32) {
+        // Invariant I-source-origin: sources are listed one after the other, the first from entry 0
+        // on, so every entry has exactly one origin.
+        assert!(
+            self.first_entries.last().map_or(first_entry == 0, |&last| last <= first_entry),
+            "sources are listed in order, from entry 0 on"
+        );
         self.first_entries.push(first_entry);
         self.origins.push(origin);
     }
@@ -158,7 +168,7 @@ impl Content {
     /// Opens entry `file` for reading, as it was listed: beneath its base, through no symlink.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn open_file(&self, manifest: &Manifest, file: u32, flags: OFlags) -> Result<OwnedFd, Errno> {
         let source = self.first_entries.partition_point(|&first| first <= file) - 1;
         let origin = &self.origins[source];
@@ -177,14 +187,14 @@ pub fn reading_words(error: Errno) -> String {
     }
 }
 
-/// What kind of thing was looked at.
+/// The file type in a status.
 #[must_use]
 pub const fn kind_of(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
-/// A name's hash, for sets of millions of names. 128 bits of BLAKE3 do not collide by accident or
-/// by intent.
+/// The hash of a name, for sets of millions of names: 128 bits of BLAKE3, which collide neither by
+/// accident nor by intent.
 #[must_use]
 pub fn hash_of(name: &[u8]) -> u128 {
     let hash = blake3::hash(name);

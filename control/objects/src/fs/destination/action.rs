@@ -1,13 +1,13 @@
-//! What happens to an entry.
+//! The actions of a plan.
 
 /// What happens to an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing is there: it is made.
+    /// Nothing has its name: it is created.
     Create,
-    /// A file is there that it replaces, at once and only when it is whole.
+    /// It replaces an existing file, in one step, once it is whole.
     Replace,
-    /// The same is there: it is not sent.
+    /// Its equal exists: it is not sent.
     Skip,
     /// An earlier attempt of this transfer stored it: it is not sent, and counts as stored.
     Resumed,

@@ -1,10 +1,10 @@
-//! What a stored file gets beside its bytes: its mode and its times.
+//! The attributes of a stored file: its mode and its times.
 //!
-//! A file system may take bytes and refuse these (CIFS, exFAT, object stores under FUSE, files of
-//! another owner). What is whole and verified is not thrown away for that: it gets its name, and
-//! what was refused is noted and said ([decision
-//! 0069](../../../docs/decisions/0069-refused-attributes.md)). Any other error, of a disk that
-//! fails or is full, fails the file as it always did.
+//! A file system may take the bytes and refuse the attributes (CIFS, exFAT, object stores under
+//! FUSE, files of another owner). A whole and verified file is not discarded for that: it gets its
+//! name, and the refusal is reported ([decision
+//! 0069](../../../docs/decisions/0069-refused-attributes.md)). Any other error, such as that of a
+//! failing or full disk, fails the file.
 
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,31 +17,32 @@ use rustix::process::geteuid;
 
 use crate::fs::destination::Destination;
 
-/// Whether an error says that an attribute cannot be had here, and nothing about the bytes.
+/// Whether an error only means that the attribute cannot be set here, and says nothing about the
+/// bytes.
 ///
-/// `INVAL` and `OVERFLOW` are what a file system says of a time that it has no form for, `ACCESS`
-/// what a file server says for `PERM`.
+/// File systems return `INVAL` and `OVERFLOW` for a time that they cannot represent; some file
+/// servers return `ACCESS` for `PERM`.
 #[must_use]
 pub fn is_refusal(error: Errno) -> bool {
-    // `NOTSUP` and `OPNOTSUPP` are one number on Linux.
+    // `NOTSUP` is the same number as `OPNOTSUPP` on Linux.
     let refusals = [Errno::PERM, Errno::ACCESS, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL, Errno::OVERFLOW];
     refusals.contains(&error)
 }
 
-/// What a stored file gets in addition to its data.
+/// The attributes that a stored file gets.
 #[derive(Clone, Copy, Debug)]
 pub struct Attributes {
     /// The sender's mode.
     pub mode: u16,
-    /// Whether it gets exactly that.
+    /// Whether the file gets exactly that mode.
     pub is_mode_preserved: bool,
-    /// The sender's time of modification.
+    /// The sender's modification time.
     pub modified: Option<Timespec>,
 }
 
 impl Attributes {
-    /// What `entry` gets. Files always keep their time, because by size and time the same file is
-    /// recognised next time; modes, and the times of directories, are kept on request.
+    /// The attributes of `entry`. Files always keep their time, because size and time identify the
+    /// same file next time; modes, and the times of directories, are kept on request.
     #[must_use]
     pub fn of(entry: &Entry<'_>, preserve: bool) -> Self {
         let modified = Timespec { tv_sec: entry.modified.seconds, tv_nsec: i64::from(entry.modified.nanoseconds) };
@@ -54,12 +55,12 @@ impl Attributes {
     }
 }
 
-/// What was refused of a file's attributes.
+/// The attributes that were refused for a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
-    /// Why its mode is another.
+    /// Why its mode differs.
     pub mode: Option<Errno>,
-    /// Why its time is another.
+    /// Why its time differs.
     pub time: Option<Errno>,
 }
 
@@ -70,7 +71,7 @@ impl Refused {
         self.mode.is_none() && self.time.is_none()
     }
 
-    /// A word for programs, and what people are told.
+    /// The word for programs, and the sentence for users.
     fn words(&self) -> (&'static str, String) {
         let code = match (self.mode, self.time) {
             (Some(_), Some(_)) => "mode_and_time",
@@ -93,18 +94,21 @@ impl Refused {
 /// Files and directories that are stored without some of their attributes.
 #[derive(Clone, Debug, Default)]
 pub struct NotKept {
-    /// How many there are.
+    /// Their number.
     pub count: u64,
     /// The first of them.
     pub first: Vec<FileError>,
 }
 
 impl NotKept {
-    /// Notes what was refused of an entry, if anything was.
+    /// Notes the refused attributes of an entry, if there are any.
     pub fn note(&mut self, file: u32, refused: Refused) {
         if refused.is_nothing() {
             return;
         }
+        //= W-57
+        //# It lists at most the first 16, each with a word (`mode`, `time`, `mode_and_time`) and an
+        //# explanation.
         self.count = self.count.saturating_add(1);
         if self.first.len() < NOT_KEPT_LISTED_MAX {
             let (code, text) = refused.words();
@@ -113,11 +117,12 @@ impl NotKept {
     }
 }
 
-/// Sets mode and times. The second is tried whatever the result of the first. A mode that was not
-/// requested counts as refused only if others may then read or write the file who should not.
+/// Sets mode and times; tries the times even if the mode was refused. A mode that the user did not
+/// ask to preserve counts as refused only if the file is then readable or writable by users whom it
+/// should exclude.
 ///
 /// # Errors
-/// The operating system's, unless it is a refusal.
+/// Those of the operating system, unless it is a refusal.
 pub(super) fn set_attributes(file: impl AsFd, mode: Option<Mode>, attributes: &Attributes) -> Result<Refused, Errno> {
     let file = file.as_fd();
     let mut refused = Refused::default();
@@ -126,7 +131,7 @@ pub(super) fn set_attributes(file: impl AsFd, mode: Option<Mode>, attributes: &A
             true => Mode::from_raw_mode(stat.st_mode & 0o7777) != mode,
             false => is_more_open(stat, mode),
         };
-        // Where all files have one mode, that may be the one.
+        // On a file system where all files have one mode, it may be the wanted one.
         refused.mode = unless_refused(fchmod(file, mode))?.filter(|_| fstat(file).as_ref().map_or(true, is_other));
     }
     if let Some(modified) = attributes.modified {
@@ -136,7 +141,7 @@ pub(super) fn set_attributes(file: impl AsFd, mode: Option<Mode>, attributes: &A
     Ok(refused)
 }
 
-/// Whether users other than the owner may read or write a file beyond what a mode permits.
+/// Whether users other than the owner may read or write a file although `mode` forbids it.
 pub(super) const fn is_more_open(file: &Stat, mode: Mode) -> bool {
     const OTHERS_READ_AND_WRITE: u32 = 0o066;
     file.st_mode & !mode.as_raw_mode() & OTHERS_READ_AND_WRITE != 0
@@ -145,26 +150,26 @@ pub(super) const fn is_more_open(file: &Stat, mode: Mode) -> bool {
 /// Permissions, without the setuid, setgid and sticky bits.
 pub(super) const PERMISSIONS: u32 = 0o777;
 
-/// Whether a file that is there has other permissions than the sender's.
+/// Whether an existing file has other permissions than the sender's.
 #[must_use]
 pub const fn has_other_mode(there: &Stat, wanted: u16) -> bool {
     (there.st_mode ^ wanted as u32) & PERMISSIONS != 0
 }
 
-/// Whether this account may be asked to change the mode of a file that it did not write just now:
-/// root could change anybody's.
+/// Whether an existing file belongs to this account, which may then change its mode. Root could,
+/// but must not, change everybody's.
 #[must_use]
 pub fn is_own(there: &Stat) -> bool {
     there.st_uid == geteuid().as_raw()
 }
 
 /// Sets a directory's mode and time, after everything in it has been stored. A directory that the
-/// transfer created keeps the setgid bit that it inherited from its parent, as with `mkdir -p` and
-/// `cp -a`. One that the transfer did not create keeps its setuid, setgid and sticky bits: they
-/// determine not who reads and writes, but who owns the files in it.
+/// transfer created keeps the setgid bit inherited from its parent, as with `mkdir -p` and `cp -a`.
+/// Any other keeps its setuid, setgid and sticky bits, which determine who owns the files in it,
+/// not who may read or write them.
 ///
 /// # Errors
-/// The operating system's, unless it is a refusal.
+/// Those of the operating system, unless it is a refusal.
 pub fn set_directory_attributes(
     destination: &Destination,
     name: &[u8],
@@ -172,7 +177,7 @@ pub fn set_directory_attributes(
     is_own: bool,
 ) -> Result<Refused, Errno> {
     let directory = match destination.open_directory(name) {
-        // Another user's, which this one may not look into.
+        // Another user's directory, which this account may not open.
         Err(Errno::ACCESS) => return Ok(Refused { mode: Some(Errno::ACCESS), time: Some(Errno::ACCESS) }),
         opened => opened?,
     };
@@ -226,7 +231,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_many_is_a_count_and_the_first() {
+    fn many_refusals_are_a_count_and_the_first_of_them() {
+        //= W-57
+        //# It lists at most the first 16, each with a word (`mode`, `time`, `mode_and_time`) and an
+        //# explanation.
         let mut not_kept = NotKept::default();
         not_kept.note(0, Refused::default());
         for file in 0..1_000 {

@@ -1,11 +1,11 @@
-//! What is said of a file that could not be stored.
+//! The errors of files that could not be stored.
 
 use culvert_protocol::control::FileError;
 use culvert_protocol::names::printable;
 use culvert_system::os_error::{SHORTAGE, is_shortage, words};
 use rustix::io::Errno;
 
-/// What is said of a file that could not be stored; `name` is what it is called at the destination.
+/// The error of a file that could not be stored; `name` is its name at the destination.
 #[must_use]
 pub fn unwritable(name: &[u8], file: u32, error: Errno) -> FileError {
     let name = printable(name);

@@ -1,5 +1,5 @@
-//! Large files: made under a temporary name, written by the data plane, and renamed when they are
-//! whole and durable.
+//! Large files: created under a temporary name, written by the data plane, and renamed once they
+//! are whole and durable.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -22,34 +22,34 @@ use crate::fs::destination::temporary::temporary_name;
 /// A file that is being received.
 #[derive(Debug)]
 pub struct PartialFile {
-    /// The directory that holds it.
+    /// Its directory.
     parent: Arc<OwnedFd>,
-    /// That one's name.
+    /// The directory's name.
     directory: Vec<u8>,
-    /// Its final name in there.
+    /// Its final name in that directory.
     last: PathBuf,
     /// Its temporary name.
     partial: PathBuf,
-    /// What the journal finds it by.
+    /// What the journal keeps to find it again.
     pub left: LeftFile,
     /// For access through the page cache.
     pub buffered: OwnedFd,
-    /// For direct access, where the file system has it.
+    /// For direct access, if the file system supports it.
     pub direct: Option<OwnedFd>,
 }
 
-/// How a partial file is found again that an attempt has left.
+/// How the next attempt finds a partial file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeftFile {
-    /// What its temporary name is made of.
+    /// The number from which its temporary name is derived.
     pub token: u128,
-    /// Its inode; zero if an earlier version left it, which did not say.
+    /// Its inode; zero if an earlier version of Culvert left it, which did not record one.
     pub inode: u64,
 }
 
 impl LeftFile {
-    /// Whether the file under the name is the one that was left: ours, and not somebody else's
-    /// under a name they have seen.
+    /// Whether the file with that name is the one that was left, and not one that somebody else
+    /// put there after seeing the name.
     #[must_use]
     pub fn is_this(&self, stat: &Stat) -> bool {
         FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
@@ -58,7 +58,7 @@ impl LeftFile {
             && (self.inode == 0 || self.inode == stat.st_ino)
     }
 
-    /// Gives its owner the permissions to continue with it, and others none.
+    /// Gives the owner the permissions to continue with it, and others none.
     fn make_private(&self, parent: &OwnedFd, partial: &Path) -> Result<(), Errno> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(parent, partial, flags, Mode::empty())?;
@@ -67,17 +67,17 @@ impl LeftFile {
 }
 
 impl PartialFile {
-    /// Makes the partial file of `name`, of its final size. Room is reserved unless the file has
+    /// Creates the partial file of `name`, with its final size. Reserves space unless the file has
     /// holes.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn create(destination: &Destination, name: &[u8], bytes: u64, is_sparse: bool) -> Result<Self, Errno> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         destination.in_parent_of(name, |parent, last| {
             let token = destination.attempt.next_token();
             let partial = temporary_name(token);
-            // Nobody else may read what may be private before it has its name and mode.
+            // The contents may be private: others may read nothing before the file has its mode.
             let buffered = openat(parent, &partial, flags, PRIVATE)?;
             let reserved = reserve(&buffered, bytes, is_sparse).and_then(|()| fstat(&buffered));
             let stat = reserved.inspect_err(|_| {
@@ -94,7 +94,7 @@ impl PartialFile {
     /// Opens the partial file of `name` that an earlier attempt has left.
     ///
     /// # Errors
-    /// The operating system's; `EXIST` if what is there now is not that file.
+    /// Those of the operating system; `EXIST` if what is there now is not that file.
     pub fn reopen(
         destination: &Destination,
         name: &[u8],
@@ -107,7 +107,7 @@ impl PartialFile {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let open = || openat(&parent, &partial, flags, Mode::empty());
         let buffered = match open() {
-            // It was about to get its name, and had its mode already.
+            // The last attempt had set its final mode already, which denies access.
             Err(Errno::ACCESS) => left.make_private(&parent, &partial).and_then(|()| open())?,
             opened => opened?,
         };
@@ -116,7 +116,7 @@ impl PartialFile {
             return Err(Errno::EXIST);
         }
         if stat.st_mode & 0o7777 != PRIVATE.as_raw_mode() {
-            // Where modes are refused it has the one that all files have.
+            // A file system that refuses modes has one for all files.
             let _ = fchmod(&buffered, PRIVATE);
         }
         reserve(&buffered, bytes, is_sparse)?;
@@ -127,10 +127,10 @@ impl PartialFile {
         Ok(Self { parent, directory, last, partial, left, buffered, direct })
     }
 
-    /// Makes a range a hole, so that what an earlier attempt wrote there reads as zeros.
+    /// Makes a range a hole, which removes what an earlier attempt wrote there.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn punch(&self, offset: u64, bytes: u64) -> Result<(), Errno> {
         let stat = fstat(&self.buffered)?;
         if stat.st_blocks == 0 {
@@ -139,19 +139,20 @@ impl PartialFile {
         fallocate(&self.buffered, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, bytes)
     }
 
-    /// Makes what is written so far durable.
+    /// Makes everything written so far durable.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn sync(&self) -> Result<(), Errno> {
         rustix::fs::fdatasync(&self.buffered)
     }
 
-    /// Gives the whole file its size, attributes and name, all of it durable when this returns.
-    /// Tells which attributes it could not get.
+    /// Gives the whole file its size, attributes and name, all durable when this returns. Returns
+    /// the attributes that were refused.
     ///
     /// # Errors
-    /// The operating system's; `EXIST` if the name was taken meanwhile and may not be replaced.
+    /// Those of the operating system; `EXIST` if the name was taken meanwhile and may not be
+    /// replaced; `NODATA` if somebody has cut the file.
     pub fn finish(
         &self,
         destination: &Destination,
@@ -159,11 +160,11 @@ impl PartialFile {
         attributes: &Attributes,
         action: Action,
     ) -> Result<Refused, Errno> {
-        // It had its size from the beginning. What somebody cut off it was not written.
+        // It had its full size from the start: if it is shorter, somebody has cut it.
         if (fstat(&self.buffered)?.st_size as u64) < bytes {
             return Err(Errno::NODATA);
         }
-        // Direct writes come in whole blocks, so the last one may reach beyond the end.
+        // Direct writes are whole blocks, so the last one may extend beyond the end.
         ftruncate(&self.buffered, bytes)?;
         let mode = match attributes.preserved_mode() {
             Some(mode) => mode,
@@ -183,13 +184,13 @@ impl PartialFile {
     /// Removes the file.
     pub fn discard(&self, destination: &Destination) {
         let remove = || unlinkat(&self.parent, &self.partial, AtFlags::empty());
-        // If it cannot be removed it stays under its temporary name, which no result shows as
-        // stored.
+        // If it cannot be removed, it stays under its temporary name, and no result counts it.
         let _ = destination.opening(&self.directory, remove);
     }
 }
 
-/// The same file once more, for direct access; `None` where the file system has none.
+/// A second descriptor of the same file, for direct access; `None` if the file system does not
+/// support it.
 pub(super) fn open_direct(parent: &OwnedFd, name: &Path, file: &Stat, flags: OFlags) -> Option<OwnedFd> {
     let flags = flags | OFlags::DIRECT | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let direct = openat(parent, name, flags, Mode::empty()).ok()?;
@@ -197,14 +198,13 @@ pub(super) fn open_direct(parent: &OwnedFd, name: &Path, file: &Stat, flags: OFl
     ((stat.st_dev, stat.st_ino) == (file.st_dev, file.st_ino)).then_some(direct)
 }
 
-/// Renames within a directory; replaces only what may be replaced.
+/// Renames within a directory; replaces a file only if the plan says so.
 pub(super) fn rename_into_place(parent: &OwnedFd, from: &Path, to: &Path, action: Action) -> Result<(), Errno> {
     if action == Action::Replace {
         return renameat(parent, from, parent, to);
     }
     match renameat_with(parent, from, parent, to, RenameFlags::NOREPLACE) {
-        // A file system without the flag (NFS): a second link fails if the name is taken, as it
-        // should.
+        // A file system without the flag (NFS): a second link also fails if the name is taken.
         Err(Errno::INVAL | Errno::NOSYS) => {
             rustix::fs::linkat(parent, from, parent, to, AtFlags::empty())?;
             unlinkat(parent, from, AtFlags::empty())
@@ -213,9 +213,9 @@ pub(super) fn rename_into_place(parent: &OwnedFd, from: &Path, to: &Path, action
     }
 }
 
-/// Gives a partial file its final size, and room for it unless it has holes.
+/// Gives a partial file its final size, and reserves space unless it has holes.
 fn reserve(file: &OwnedFd, bytes: u64, is_sparse: bool) -> Result<(), Errno> {
-    // What an attempt has left may be longer: direct writes come in whole blocks.
+    // A file that an attempt has left may be longer: direct writes are whole blocks.
     if fstat(file)?.st_size as u64 != bytes {
         ftruncate(file, bytes)?;
     }
@@ -223,7 +223,7 @@ fn reserve(file: &OwnedFd, bytes: u64, is_sparse: bool) -> Result<(), Errno> {
         return Ok(());
     }
     match fallocate(file, FallocateFlags::empty(), 0, bytes) {
-        // A file system that cannot reserve room finds out when it is written.
+        // Without reservation, a lack of space shows when the file is written.
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         reserved => reserved,
     }
@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file remains");
     }
 
-    /// The cut part was made up with zeros.
+    /// The missing part was filled with zeros.
     #[test]
     fn a_file_that_was_cut_gets_no_name() {
         let (directory, destination) = destination();

@@ -1,15 +1,15 @@
 //! New directories that receive only small files: filled under a temporary name, and put in place
 //! with one rename.
 //!
-//! Giving each small file its name costs as much as writing it. If a whole directory of them is
-//! new, its files are created under their own names in a directory with a temporary name. When all
-//! are durable, that directory replaces the empty one that was created with the plan. Renaming over
-//! a directory is refused unless it is empty, so anything others have put there stays, and the
-//! files are renamed one by one.
+//! Giving each small file its name costs as much as writing it. If a whole directory of small files
+//! is new, they are created under their own names in a directory with a temporary name. Once all
+//! are durable, that directory replaces the empty one that was made with the plan. The kernel
+//! refuses to rename over a directory that is not empty: whatever others have put there stays, and
+//! the files are renamed one by one.
 //!
 //! The temporary names belong to the attempt ([`super::temporary`]), which is journaled before the
 //! first is created, so the next attempt finds and removes what a crash has left. A directory
-//! created by somebody else after the plan is never replaced: they may have it open.
+//! created by somebody else after the plan is never replaced, because it may be in use.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -32,21 +32,21 @@ use crate::fs::destination::names::split_name;
 use crate::fs::destination::temporary::temporary_name;
 use crate::fs::sources::hash_of;
 
-/// A directory with fewer files is not worth the calls that it takes itself.
+/// A directory with fewer files is not worth the extra system calls.
 const FILES_MIN: u32 = 16;
-/// A directory with more files or bytes would keep too many of them from view, and lose too many to
-/// a crash.
+/// A directory with more files or bytes would hide too many of them for too long, and lose too many
+/// in a crash.
 const FILES_MAX: u32 = 4 * PACK_FILES_MAX as u32;
 /// As [`FILES_MAX`], in chunks.
 const CHUNKS_MAX: u64 = 4;
-/// Directories filled at the same time. A sender that keeps to the manifest's order needs one or
-/// two for each pack in progress; what another sender starts beyond this is stored file by file.
+/// Directories filled at the same time. A sender that follows the manifest's order needs one or two
+/// for each pack in progress; beyond this number, files are stored one by one.
 const FILLED_AT_ONCE_MAX: usize = 64;
 
 /// The directories of a transfer that can be filled under a temporary name.
 #[derive(Debug, Default)]
 pub struct FreshDirectories {
-    /// By the hash of their names: how many files each gets.
+    /// By the hash of the directory's name.
     files: HashMap<u128, ToFill>,
     begun: Mutex<PendingDirectories>,
 }
@@ -54,23 +54,23 @@ pub struct FreshDirectories {
 /// A directory that can be filled under a temporary name.
 #[derive(Clone, Copy, Debug)]
 struct ToFill {
-    /// How many files it gets.
+    /// The number of its files.
     files: u32,
-    /// The empty one that has its name.
+    /// The empty directory that has its name.
     made: Identity,
 }
 
-/// Directories that have been asked for.
+/// Directories that have been entered.
 #[derive(Debug, Default)]
 struct PendingDirectories {
     filled: HashMap<u128, Arc<FreshDirectory>>,
-    /// Those that are in their places, and those that are stored file by file.
+    /// Directories that are in place, and those whose files are stored one by one.
     over: HashSet<u128>,
 }
 
 impl FreshDirectories {
-    /// Finds those of `manifest`'s directories that are made by this transfer (`made` says
-    /// which they are), and of which every entry is a file that comes in a pack.
+    /// Finds the directories of `manifest` that this transfer has made (`made` gives their
+    /// identities) and in which every entry is a file that arrives in a pack.
     #[must_use]
     pub fn find(
         manifest: &Manifest,
@@ -91,8 +91,8 @@ impl FreshDirectories {
         let (mut listed, mut place): (&[u8], Option<usize>) = (b"", None);
         for (file, entry) in manifest.entries() {
             let (parent, _) = split_name(entry.name);
-            // Files of a directory follow each other, unless several sources have it. Then the
-            // first would wait for the last, which may come at the transfer's end.
+            // Files of a directory follow each other, unless several sources share it. Then the
+            // first files would wait for the last, which may arrive at the end of the transfer.
             if parent != listed {
                 (listed, place) = (parent, places.get(parent).copied());
                 if let Some(again) = place.map(|place| &mut found[place]) {
@@ -130,7 +130,7 @@ impl FreshDirectories {
         Self { files, begun: Mutex::default() }
     }
 
-    /// The directory to make the files of `name` in; `None` if they are to be stored one by one.
+    /// The directory in which to create the files of `name`; `None` if they are stored one by one.
     #[must_use]
     pub fn enter(&self, destination: &Destination, name: &[u8]) -> Option<Arc<FreshDirectory>> {
         if self.files.is_empty() {
@@ -152,7 +152,7 @@ impl FreshDirectories {
                 begun.filled.insert(hash, directory.clone());
                 Some(directory)
             }
-            // Whatever is in the way of the directory may be none of the files.
+            // The obstacle may affect only the directory: storing one by one may still succeed.
             None => {
                 begun.over.insert(hash);
                 None
@@ -160,7 +160,7 @@ impl FreshDirectories {
         }
     }
 
-    /// A directory is in its place, or its files were given up.
+    /// Notes that a directory is in place, or that its files were given up.
     pub fn leave(&self, directory: &FreshDirectory) {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         begun.filled.remove(&directory.hash);
@@ -174,16 +174,16 @@ impl FreshDirectories {
 pub struct FreshDirectory {
     hash: u128,
     parent: OwnedFd,
-    /// Its final name in there.
+    /// Its final name in the parent.
     last: PathBuf,
-    /// The empty one that has that name.
+    /// The empty directory that has that name.
     made: Identity,
     /// Its temporary name.
     staging: PathBuf,
     opened: OwnedFd,
-    /// What the files in it may be permitted.
+    /// The permissions that new files in it may have.
     pub permitted: Mode,
-    /// How many files it gets.
+    /// The number of its files.
     pub files: u32,
     is_in_place: AtomicBool,
 }
@@ -192,7 +192,7 @@ impl FreshDirectory {
     fn make(destination: &Destination, name: &[u8], hash: u128, to_fill: ToFill) -> Result<Self, Errno> {
         let (parent, last) = destination.parent_of(name)?;
         let staging = temporary_name(destination.attempt.next_token());
-        // Nobody looks into it before it has its name, which brings the mode with it.
+        // Nobody else uses it before it gets its name, and with it the final mode.
         mkdirat(&parent, &staging, Mode::RWXU)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = openat(&parent, &staging, flags, Mode::empty()).inspect_err(|_| {
@@ -203,7 +203,7 @@ impl FreshDirectory {
         Ok(Self { hash, parent, last, made, staging, opened, permitted, files, is_in_place: AtomicBool::new(false) })
     }
 
-    /// Where its files are made.
+    /// The open directory.
     #[must_use]
     pub fn opened(&self) -> BorrowedFd<'_> {
         self.opened.as_fd()
@@ -212,8 +212,8 @@ impl FreshDirectory {
     /// Gives the directory the mode and the place of the empty one that has its name.
     ///
     /// # Errors
-    /// The operating system's; `NOTEMPTY` if something is in there, `EXIST` if it is somebody
-    /// else's. Its files are still there then, to be renamed one by one.
+    /// Those of the operating system; `NOTEMPTY` if that directory is not empty, `EXIST` if
+    /// somebody else has made another in its place. The files remain, to be renamed one by one.
     pub fn put_in_place(&self) -> Result<(), Errno> {
         let there = statat(&self.parent, &self.last, AtFlags::SYMLINK_NOFOLLOW)?;
         if identity(&there) != self.made {
@@ -229,7 +229,7 @@ impl FreshDirectory {
 impl Drop for FreshDirectory {
     fn drop(&mut self) {
         if !self.is_in_place.load(Ordering::Relaxed) {
-            // What cannot be removed is removed by the next attempt.
+            // If that fails, the next attempt removes it.
             let _ = remove(self.parent.as_fd(), &self.staging);
         }
     }
@@ -238,7 +238,7 @@ impl Drop for FreshDirectory {
 /// Removes a directory that was being filled, and the files in it.
 ///
 /// # Errors
-/// The operating system's.
+/// Those of the operating system.
 pub fn remove(parent: BorrowedFd<'_>, staging: &Path) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = openat(parent, staging, flags, Mode::empty())?;
@@ -265,7 +265,7 @@ mod tests {
 
     const CHUNK_BYTES: u32 = 1 << 20;
 
-    /// Directories with so many files of so many bytes each.
+    /// Directories: name, number of files, bytes of each.
     fn manifest(directories: &[(&str, u32, u64)]) -> Manifest {
         let mut manifest = Manifest::default();
         let mut push = |name: &str, kind| {

@@ -1,4 +1,4 @@
-//! The directories and symlinks of a plan, made before any file.
+//! Makes the directories and symlinks of a plan, before any file.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -19,11 +19,11 @@ use crate::fs::destination::file_errors::unwritable;
 use crate::fs::destination::identity::{Identity, identity};
 use crate::fs::destination::temporary::temporary_name;
 
-/// What was made of a plan before any file.
+/// What was made before any file.
 #[derive(Debug, Default)]
 pub struct Made {
-    /// The entries of directories that did not exist, and that nobody else has created since the
-    /// plan; and which they are.
+    /// Directories that this transfer made, by entry, with their identities. One that somebody else
+    /// made since the plan is not among them.
     pub directories: HashMap<u32, Identity>,
     /// Whether anything was made.
     pub has_made: bool,
@@ -31,19 +31,20 @@ pub struct Made {
     pub failed: Vec<FileError>,
 }
 
-/// Makes the directories and symlinks of the plan, and notes in `made_all` what it has made. A
-/// directory gets the source's mode, as far as the kernel gives it to new ones; its owner has all
-/// rights, because it is filled. If modes are preserved it gets its own at the end.
+/// Makes the directories and symlinks of the plan, and notes them in `made_all`. A directory gets
+/// the source's mode, less the umask, plus all permissions for its owner, because it will be
+/// filled. If modes are preserved, it gets its own at the end.
 ///
 /// # Errors
-/// [`Refusal`] with the name in question; files have not been touched, and what came before that
-/// name is made.
+/// [`Refusal`] with the name that failed; earlier names are made, and no file is touched.
 pub fn make_directories_and_symlinks(
     destination: &Destination,
     manifest: &Manifest,
     actions: &[Action],
     made_all: &mut Made,
 ) -> Result<(), Refusal> {
+    // Invariant I-plan-cover: a plan has exactly one action for each entry of its manifest.
+    assert_eq!(actions.len(), manifest.len(), "a plan has one action for each entry");
     let mut made_here = HashSet::new();
     for (file, entry) in manifest.entries() {
         let action = actions[file as usize];
@@ -61,9 +62,10 @@ pub fn make_directories_and_symlinks(
                 }
                 let there = identity(&statat(parent, last, AtFlags::SYMLINK_NOFOLLOW)?);
                 match made {
-                    // Another transfer may have made it meanwhile; if it is no directory, its files
-                    // will say so. But if this one has made it, it was under another name, and the
-                    // two directories would become one.
+                    // Another transfer may have made it meanwhile; if it is not a directory, its
+                    // files will fail. If this transfer made it, it did so under another name,
+                    // which the file system folds into this one: the two directories would become
+                    // one.
                     Err(Errno::EXIST) if !made_here.contains(&there) => Ok(()),
                     Err(error) => Err(error),
                     Ok(()) => {
@@ -95,7 +97,7 @@ pub fn make_directories_and_symlinks(
     Ok(())
 }
 
-/// Makes a symlink; replaces what is there at once, if it may.
+/// Makes a symlink; if the plan says so, replaces what exists in one step.
 fn make_symlink(
     destination: &Destination,
     parent: &OwnedFd,
@@ -106,7 +108,7 @@ fn make_symlink(
     let target = Path::new(OsStr::from_bytes(target));
     if action != Action::Replace {
         return match symlinkat(target, parent, last) {
-            // Another transfer was faster with the same.
+            // Another transfer has made the same symlink meanwhile.
             Err(Errno::EXIST)
                 if readlinkat(parent, last, Vec::new())
                     .is_ok_and(|there| there.as_bytes() == target.as_os_str().as_bytes()) =>

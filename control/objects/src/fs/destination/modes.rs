@@ -1,10 +1,10 @@
-//! The modes of files that are stored without `--preserve`, as `cp`, `scp` and `rsync` have it:
-//! those of the source, and of these what a file that is made in that directory may have ([decision
+//! The modes of files that are stored without `--preserve`, the same as with `cp`, `scp` and
+//! `rsync`: the source's mode, limited to what a new file in that directory may have ([decision
 //! 0071](../../../docs/decisions/0071-modes.md)).
 //!
-//! What a new file may have is what the directory's default ACL says, or else this process's umask;
-//! the kernel applies the same to what it makes. Under a name that others can find a file is the
-//! owner's alone until it is whole, so its mode has to be told again then.
+//! That limit is the directory's default ACL or, without one, this process's umask; the kernel
+//! applies the same limit to files that it creates. Under a name that others can find, a file is
+//! private until it is whole, so its final mode has to be set here.
 
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -20,10 +20,10 @@ use crate::fs::destination::action::Action;
 pub const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// Permissions, without the setuid, setgid and sticky bits.
 const PERMISSIONS: u32 = 0o777;
-/// Room for an ACL of a hundred entries; a longer one is none of which a mode can be told.
+/// Space for an ACL of a hundred entries. A longer one is not evaluated.
 const ACL_BYTES_MAX: usize = 4 + 8 * 100;
 
-/// The mode that this user's new files are masked with.
+/// This process's umask.
 #[must_use]
 pub fn process_umask() -> Mode {
     static UMASK: OnceLock<u32> = OnceLock::new();
@@ -33,26 +33,26 @@ pub fn process_umask() -> Mode {
     }))
 }
 
-/// The permissions that a file may have that is made in a directory.
+/// The permissions that a new file in a directory may have.
 #[must_use]
 pub fn permitted_in(directory: impl AsFd) -> Mode {
     let mut acl = [0; ACL_BYTES_MAX];
     let default = match fgetxattr(directory, "system.posix_acl_default", &mut acl) {
         Ok(bytes) => acl.get(..bytes).and_then(mode_of_acl),
-        // The owner's alone is never too much.
+        // An ACL too long to evaluate: the owner's permissions alone are safe.
         Err(Errno::RANGE) => Some(Mode::RWXU),
         Err(_) => None,
     };
     default.unwrap_or_else(|| Mode::from_raw_mode(PERMISSIONS) & !process_umask())
 }
 
-/// The mode of a file without one to be preserved. `source` is that of the sender's, `file` is open
-/// and will be `last` in `parent`, and `permitted` what a new one may have there. One that is
-/// replaced hands its mode on, if it is of the same owner and group and has no ACL: what it said of
-/// these it would say of others. Else the file gets what both modes permit.
+/// The mode of a file whose mode is not preserved. `source` is the sender's mode; `file` is open
+/// and will be `last` in `parent`; `permitted` is the limit for new files there. A replaced file
+/// passes its mode on if it has the same owner and group and no ACL: otherwise its permissions
+/// would apply to other users. Then the file gets what both modes permit.
 ///
 /// # Errors
-/// The operating system's.
+/// Those of the operating system.
 pub fn mode_to_have(
     source: u16,
     file: impl AsFd,
@@ -66,7 +66,7 @@ pub fn mode_to_have(
     }
     let old = match statat(&parent, last, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(old) if FileType::from_raw_mode(old.st_mode) == FileType::RegularFile => old,
-        // A symlink is replaced by a file, and has no mode.
+        // A symlink, which has no mode, is replaced by a file.
         Ok(_) | Err(Errno::NOENT) => return Ok(new),
         Err(error) => return Err(error),
     };
@@ -76,10 +76,10 @@ pub fn mode_to_have(
     Ok(if is_of_same && !has_acl(parent, last) { had } else { new & had })
 }
 
-/// Sets the mode by a descriptor, which may be one for looking only: that is what `fchmod` refuses.
+/// Sets the mode through a descriptor that may be `O_PATH`, which `fchmod` refuses.
 ///
 /// # Errors
-/// The operating system's.
+/// Those of the operating system.
 pub fn set_mode(file: &OwnedFd, mode: Mode) -> Result<(), Errno> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     chmodat(CWD, path, mode, AtFlags::empty())
@@ -91,15 +91,16 @@ fn umask_in(status: &str) -> Option<u32> {
     u32::from_str_radix(digits.trim(), 8).ok()
 }
 
-/// As read with the system call, which changes it for a moment: files created in that moment are
-/// accessible only to their owner.
+/// The umask, read with the system call that also changes it. For a moment it is 077: files created
+/// then are private.
 fn asked_umask() -> u32 {
     let mask = rustix::process::umask(Mode::from_raw_mode(0o077));
     rustix::process::umask(mask);
     mask.as_raw_mode()
 }
 
-/// What an ACL permits the owner, the others, and at most the groups and users that it names.
+/// The permissions of an ACL as a mode: the owner's, at most those of named users and groups, and
+/// those of others.
 fn mode_of_acl(acl: &[u8]) -> Option<Mode> {
     const OWNER: u16 = 0x01;
     const GROUP: u16 = 0x04;
@@ -118,7 +119,7 @@ fn mode_of_acl(acl: &[u8]) -> Option<Mode> {
     Some(Mode::from_raw_mode(permissions(OWNER)? << 6 | group << 3 | permissions(OTHERS)?))
 }
 
-/// Whether more is said of a file's permissions than its mode.
+/// Whether a file has an ACL beyond its mode.
 fn has_acl(parent: impl AsFd, last: &Path) -> bool {
     let directory = format!("/proc/self/fd/{}/", parent.as_fd().as_raw_fd());
     let path = [directory.as_bytes(), last.as_os_str().as_bytes()].concat();

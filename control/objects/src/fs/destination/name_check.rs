@@ -1,4 +1,4 @@
-//! Names of a manifest that contradict each other, refused as they come.
+//! Refuses names of a manifest that contradict each other, as they arrive.
 
 use std::collections::HashSet;
 
@@ -15,16 +15,18 @@ use crate::fs::sources::hash_of;
 pub struct NameCheck {
     names: HashSet<u128>,
     directories: HashSet<u128>,
-    /// The parent that was found listed last: files of a directory follow each other.
+    /// The parent that was found last, a cache: files of a directory follow each other.
     listed_parent: Vec<u8>,
 }
 
 impl NameCheck {
-    /// Looks at the next entry.
+    /// Checks the next entry.
     ///
     /// # Errors
-    /// [`Refusal`] if it contradicts those before it.
+    /// [`Refusal`] if it contradicts the earlier ones.
     pub fn add(&mut self, entry: &Entry<'_>) -> Result<(), Refusal> {
+        //= W-36
+        //# The receiver checks every entry by itself and against the earlier ones.
         let hash = hash_of(entry.name);
         if !self.names.insert(hash) {
             return refuse_name(entry.name, "names a file twice");
@@ -54,6 +56,8 @@ mod tests {
 
     #[test]
     fn manifests_that_contradict_themselves_are_refused() {
+        //= W-36
+        //# The receiver checks every entry by itself and against the earlier ones.
         let entry =
             |name: &'static [u8], kind| Entry { name, kind, target: b"", mode: 0o644, modified: Default::default() };
         let file = EntryKind::File { bytes: 1, is_sparse: false };

@@ -1,9 +1,9 @@
-//! Files that are there: compared with those that would replace them, or the same already.
+//! Existing files, compared by content with those that would replace them.
 //!
-//! Their bytes are only read. One that turns out to have the sender's bytes stays the file that it
-//! is, with the sender's time; of one that has some of them these are copied. What says that a file
-//! is still what was hashed is the same as with sources: who it is, its size, the time of its
-//! content and the time of its inode.
+//! Existing files are only read. One that turns out to have the sender's bytes stays, and gets the
+//! sender's time. If one has some of them, those are copied to the new file. As with sources, a
+//! file is still the one that was hashed if its identity, size, modification time and change time
+//! are the same.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -23,7 +23,7 @@ use crate::fs::destination::identity::{Identity, identity};
 use crate::fs::destination::modes::set_mode;
 use crate::fs::destination::names::split_name;
 
-/// How a file was when it was hashed.
+/// The version of a file that was hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OldVersion {
     identity: Identity,
@@ -44,28 +44,28 @@ impl OldVersion {
     }
 }
 
-/// A file that is open to be hashed.
+/// An existing file, opened to be hashed.
 #[derive(Debug)]
 pub struct OldFile {
     /// For access through the page cache.
     pub buffered: OwnedFd,
-    /// For direct access, where the file system has it.
+    /// For direct access, if the file system supports it.
     pub direct: Option<OwnedFd>,
-    /// How it is now.
+    /// The version that was opened.
     pub version: OldVersion,
 }
 
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
 
 impl OldFile {
-    /// Opens the file that has a name, once no further change can look like the last.
+    /// Opens the file that has this name, once no further change can look like the last.
     ///
-    /// What a program wrote through a memory mapping is written back first: a store to a page that
-    /// is dirty already changes neither of the file's times, one to a clean page does. On file
-    /// systems without pages to write back (tmpfs) such stores remain unseen.
+    /// Pages written through a memory mapping are written back first: a store to a page that is
+    /// already dirty changes neither timestamp, one to a clean page does. On file systems without
+    /// writeback (tmpfs), such stores remain unseen.
     ///
     /// # Errors
-    /// The operating system's; `INVAL` if it is no regular file.
+    /// Those of the operating system; `INVAL` if it is not a regular file.
     pub fn open(destination: &Destination, name: &[u8]) -> Result<Self, Errno> {
         destination.in_parent_of(name, |parent, last| {
             let buffered = openat(parent, last, READ, Mode::empty())?;
@@ -80,15 +80,15 @@ impl OldFile {
     }
 }
 
-/// A part of a file: where it begins, and its bytes.
+/// A part of a file: offset and length in bytes.
 pub type Range = (u64, u32);
 
-/// Copies ranges of the file that has a name to its partial file: shares blocks where the file
-/// system can, so that nothing is read or written. Whether the old file was what it had been all
-/// the while: if not, nobody knows what was copied.
+/// Copies ranges of the existing file to the partial file; if the file system can, the two share
+/// blocks, and nothing is read or written. False if the existing file is no longer `version`: it is
+/// then unknown what was copied.
 ///
 /// # Errors
-/// The operating system's.
+/// Those of the operating system.
 pub fn copy_ranges(
     destination: &Destination,
     name: &[u8],
@@ -111,12 +111,12 @@ pub fn copy_ranges(
     is_unchanged()
 }
 
-/// The file that has a name has the sender's bytes: it stays, gets the sender's time (and its mode,
-/// if modes are preserved), and all of it is durable when this returns. Tells which attributes it
-/// could not get; none if it is not what was hashed any more.
+/// Keeps an existing file that has the sender's bytes, and gives it the sender's time (and mode, if
+/// modes are preserved), all durable when this returns. Returns the refused attributes; `None` if
+/// the file is no longer the version that was hashed.
 ///
 /// # Errors
-/// The operating system's.
+/// Those of the operating system.
 pub fn keep(
     destination: &Destination,
     name: &[u8],
@@ -129,7 +129,7 @@ pub fn keep(
         Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
         opened => opened?,
     };
-    // Bytes that somebody wrote a moment ago are as durable as those that were sent.
+    // Somebody may have written the bytes a moment ago: they must be as durable as sent ones.
     fsync(&file)?;
     let stat = fstat(&file)?;
     if OldVersion::of(&stat) != version {
@@ -149,9 +149,9 @@ pub fn keep(
     Ok(Some(refused))
 }
 
-/// Gives a file that is the same as the sender's the sender's mode, as a new one would get it, and
-/// returns how it is then. `there` is which file that was; what has its name by now is left alone.
-/// Its bytes are not at stake, so whatever is in the way is refused.
+/// Gives the sender's mode to an existing file that equals the sender's, and returns its status
+/// then. `there` is the file's identity: another file that has the name by now is left alone. Any
+/// error counts as a refusal, because the bytes are not affected.
 pub fn set_mode_of_same(
     destination: &Destination,
     name: &[u8],
@@ -159,7 +159,7 @@ pub fn set_mode_of_same(
     wanted: u16,
 ) -> (Refused, Option<Stat>) {
     let set = destination.in_parent_of(name, |parent, last| {
-        // Its owner need not be permitted to read it.
+        // O_PATH: even the owner may lack permission to read it.
         let file = openat(parent, last, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let stat = fstat(&file)?;
         if identity(&stat) != there {
@@ -172,14 +172,14 @@ pub fn set_mode_of_same(
         fstat(&file)
     });
     match set {
-        // A file system that has one mode for all files may say yes.
+        // The call may succeed and change nothing where all files have one mode: hence the status.
         Ok(stat) => (Refused::default(), Some(stat)),
         Err(Errno::NOENT) => (Refused::default(), None),
         Err(error) => (Refused { mode: Some(error), time: None }, None),
     }
 }
 
-/// Copies a range of a file to the same place in another, holes as holes. False if the file has
+/// Copies a range of a file to the same offset in another, holes as holes. False if the file has
 /// become shorter.
 fn copy_range(old: &OwnedFd, range: std::ops::Range<u64>, new: &OwnedFd) -> Result<bool, Errno> {
     let mut from = range.start;
@@ -194,8 +194,8 @@ fn copy_range(old: &OwnedFd, range: std::ops::Range<u64>, new: &OwnedFd) -> Resu
     Ok(true)
 }
 
-/// The next part of a file that is no hole, from one offset to another; empty, at the end, if there
-/// is none. A file system that does not tell has no holes.
+/// The next part of a file between two offsets that is not a hole; empty, at `end`, if there is
+/// none. On a file system that does not report holes, everything is data.
 fn next_extent(file: &OwnedFd, from: u64, end: u64) -> Result<std::ops::Range<u64>, Errno> {
     let start = match seek(file, SeekFrom::Data(from)) {
         Ok(start) => start.clamp(from, end),
@@ -206,13 +206,13 @@ fn next_extent(file: &OwnedFd, from: u64, end: u64) -> Result<std::ops::Range<u6
     if start == end {
         return Ok(end..end);
     }
-    // There is a hole behind every file's end.
+    // A virtual hole follows the end of every file.
     let hole = seek(file, SeekFrom::Hole(start)).unwrap_or(end).clamp(start, end);
     Ok(start..hole)
 }
 
-/// Makes a part of a file a hole: an earlier attempt may have left something there. Where holes
-/// cannot be made the old file's zeros are copied.
+/// Makes a part of a file a hole, because an earlier attempt may have left data there. If holes are
+/// not supported, copies the old file's zeros.
 fn make_hole(file: &OwnedFd, from: u64, end: u64, old: &OwnedFd) -> Result<(), Errno> {
     if from >= end {
         return Ok(());
@@ -224,7 +224,7 @@ fn make_hole(file: &OwnedFd, from: u64, end: u64, old: &OwnedFd) -> Result<(), E
     }
 }
 
-/// Copies a part of a file to the same place in another. False if the file has become shorter.
+/// Copies a part of a file to the same offset in another. False if the file has become shorter.
 fn copy_extent(old: &OwnedFd, part: std::ops::Range<u64>, new: &OwnedFd) -> Result<bool, Errno> {
     let (mut from, mut to) = (part.start, part.start);
     while from < part.end {
@@ -245,7 +245,7 @@ mod tests {
 
     use super::*;
 
-    /// Holes were filled: a sparse file that fitted did not any more.
+    /// Holes were filled, so a sparse file that had fitted no longer did.
     #[test]
     fn holes_are_copied_as_holes_over_whatever_was_there() {
         const BYTES: usize = 8 << 20;

@@ -1,18 +1,18 @@
-//! Directories of the destination that their owner may not write to: made writable for as long as
-//! storing in them takes.
+//! Directories of the destination whose modes forbid their owner to write: opened (made writable)
+//! while the transfer stores in them, and closed (given their modes again) at its end.
 //!
 //! A transfer with `--preserve` leaves directories with the source's modes, which may be read-only.
 //! The next transfer that stores something there gives the owner all permissions and restores the
 //! mode at its end, as rsync does. A directory is journaled before it is opened, so an attempt that
 //! continues after a crash restores the mode too.
 //!
-//! Nothing is opened in advance: only when the kernel reports that a mode is in the way
-//! ([`super::Destination::opening`]). If another transfer ends and closes a directory in which
-//! this one is still storing, this one just tries again. Only directories of this user are opened,
-//! beneath the destination, through descriptors found without following a symlink. A mode is
-//! restored only on the directory that had it, if it is still open as this transfer has opened it.
-//! The descriptors are kept, so a directory is found again if it, or one above it, has been moved;
-//! if there were no descriptors left, only its name is known.
+//! A directory is opened only once the kernel has reported that its mode is in the way
+//! ([`super::Destination::opening`]). If another transfer ends and closes a directory in which this
+//! one is still storing, this one opens it again. Only directories of this user are opened, beneath
+//! the destination, through descriptors found without following a symlink. A mode is restored only
+//! on the directory that had it, and only if nobody else has changed it meanwhile. The descriptors
+//! are kept, so a directory is found even if it, or one above it, has been moved; without free
+//! descriptors, it is found only by its name.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -31,17 +31,17 @@ use crate::fs::destination::identity::{Identity, identity};
 use crate::fs::destination::modes::set_mode;
 use crate::fs::sources::open_beneath;
 
-/// Others that end close a directory once each; so many at the same time are not expected.
+/// Attempts to open a directory. Each other transfer that ends may close it once.
 const OPENED_TRIES: usize = 10;
-/// As many directories stay in the hand; the next ones are found by name.
+/// Directories whose descriptors are kept; further ones are found by name.
 const KEPT_MAX: usize = 64;
 const OWNER_ALL: u32 = 0o700;
 const SETGID: u32 = 0o2000;
 
-/// A directory that is open, and the mode that it had.
+/// A directory and the mode that it had before it was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed {
-    /// Which it is.
+    /// The directory.
     pub identity: Identity,
     /// Its permissions, and the setuid, setgid and sticky bits.
     pub mode: u32,
@@ -58,22 +58,22 @@ impl Closed {
     }
 }
 
-/// Where it is written down what was opened.
+/// The log of opened directories.
 pub trait OpenedLog: Debug + Send + Sync {
-    /// A directory is about to be opened. Durable when this returns.
+    /// Records that a directory is about to be opened; durable when this returns.
     ///
     /// # Errors
-    /// The operating system's; it is not opened then.
+    /// Those of the operating system; the directory is then not opened.
     fn opens(&self, name: &[u8], closed: Closed) -> Result<(), Errno>;
 
-    /// These have other modes again, durably.
+    /// Records that these directories are closed, durably.
     fn closed(&self, names: &[Vec<u8>]);
 }
 
 /// The directories that a transfer has opened.
 #[derive(Debug)]
 pub struct OpenedDirectories {
-    /// What names are relative to.
+    /// The directory to which names are relative.
     base: OwnedFd,
     notes: Box<dyn OpenedLog>,
     opened: Mutex<Opened>,
@@ -87,11 +87,11 @@ struct OpenedDirectory {
 
 #[derive(Debug, Default)]
 struct Opened {
-    /// By name: a directory comes before what is in it.
+    /// By name, which sorts a directory before those in it.
     directories: BTreeMap<Vec<u8>, OpenedDirectory>,
-    /// Those whose names lead to others by now, which were opened too.
+    /// Directories whose names now belong to others, which were opened too.
     moved: Vec<(Vec<u8>, OpenedDirectory)>,
-    /// Whether nothing is opened any more.
+    /// Whether no directory may be opened anymore.
     is_over: bool,
 }
 
@@ -100,16 +100,16 @@ impl Opened {
         let kept = self.directories.values().filter(|opened| opened.kept.is_some()).count() + self.moved.len();
         let kept = (kept < KEPT_MAX && leaves_half(&directory)).then_some(directory);
         let before = self.directories.insert(name.to_vec(), OpenedDirectory { was, kept });
-        // One that is known by its name alone is lost with it.
+        // One without a descriptor cannot be found once its name is another's.
         self.moved.extend(before.filter(|before| before.kept.is_some()).map(|before| (name.to_vec(), before)));
     }
 }
 
-/// Those of all transfers of this process.
+/// The opened directories of all transfers of this process.
 static ALL: Mutex<Vec<Weak<OpenedDirectories>>> = Mutex::new(Vec::new());
 
-/// Closes what the transfers of this process have opened, for good: the process ends, and waits for
-/// none of their helpers.
+/// Closes all directories that transfers of this process have opened, and lets none be opened
+/// again: the process is about to end without waiting for its helper threads.
 pub fn close_all() {
     let all = std::mem::take(&mut *ALL.lock().unwrap_or_else(PoisonError::into_inner));
     for directories in all.iter().filter_map(Weak::upgrade) {
@@ -131,8 +131,8 @@ impl OpenedDirectories {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a directory and those above it as far as this user may; returns whether it is open
-    /// now, whoever opened it.
+    /// Opens a directory and those above it as far as this user may. Returns whether it is open
+    /// now, whether by this call or not.
     fn open_up(&self, directory: &[u8]) -> bool {
         let mut opened = self.lock();
         if directory.is_empty() || opened.is_over {
@@ -153,8 +153,8 @@ impl OpenedDirectories {
             return Ok(false);
         }
         let closed = Closed { identity: identity(&stat), mode };
-        // One that was opened before and that somebody else has closed stands there with the mode
-        // that it had at first.
+        // A directory that this transfer opened and somebody else closed has its first mode again,
+        // and is in the log already.
         let is_known = opened.directories.get(name).is_some_and(|opened| opened.was == closed);
         if !is_known {
             self.notes.opens(name, closed)?;
@@ -166,7 +166,7 @@ impl OpenedDirectories {
         Ok(true)
     }
 
-    /// A directory that may be neither read nor searched, and what it is.
+    /// Finds a directory, which may be neither readable nor searchable.
     fn look_at(&self, name: &[u8]) -> Result<(OwnedFd, Stat), Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = open_beneath(self.base.as_fd(), Path::new(OsStr::from_bytes(name)), flags)?;
@@ -174,8 +174,8 @@ impl OpenedDirectories {
         Ok((directory, stat))
     }
 
-    /// Does something that a mode of `directory`, or of one on the way to it, may forbid: then they
-    /// are opened, and it is done again.
+    /// Runs `act`. If the mode of `directory`, or of one above it, forbids that, opens them and
+    /// runs it again.
     pub(super) fn opening<T>(&self, directory: &[u8], mut act: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
         for _ in 0..OPENED_TRIES {
             match act() {
@@ -186,7 +186,7 @@ impl OpenedDirectories {
         act()
     }
 
-    /// An earlier attempt has opened a directory and did not come to closing it: this one will.
+    /// Takes over a directory that an earlier attempt has opened and not closed.
     pub(super) fn adopt(&self, name: &[u8], inode: u64, mode: u32) {
         let Ok((directory, stat)) = self.look_at(name) else { return };
         let closed = Closed { identity: (stat.st_dev, inode), mode };
@@ -195,18 +195,17 @@ impl OpenedDirectories {
         }
     }
 
-    /// A directory has got a mode of its own: it is not closed any more.
+    /// Forgets a directory that has got its final mode, which must stay.
     pub(super) fn forget(&self, name: &[u8]) {
         if self.lock().directories.remove(name).is_some() {
             self.notes.closed(&[name.to_vec()]);
         }
     }
 
-    /// Gives the directories their modes again, what is in a directory before it, and `sync` makes
-    /// that durable; names those that could not get them. They stay in the journal, for the next
-    /// attempt.
+    /// Closes the directories, those within a directory before it; `sync` makes the modes durable.
+    /// Returns those for which that failed, which stay in the journal for the next attempt.
     pub(super) fn close(&self, sync: impl FnOnce() -> Result<(), Errno>) -> Vec<(Vec<u8>, Errno)> {
-        // Locked until the end: a caller that finds nothing to close may rely on everything being
+        // Locked until the end: when another call finds nothing to close, everything must be
         // closed.
         let mut opened = self.lock();
         if opened.directories.is_empty() {
@@ -232,7 +231,7 @@ impl OpenedDirectories {
                 let stat = fstat(&directory)?;
                 (directory, stat)
             }
-            // If the name leads to nothing, or to something else, the directory cannot be found.
+            // If the name leads to nothing or to another directory, this one cannot be found.
             None => self
                 .look_at(name)
                 .and_then(|found| if identity(&found.1) == was.identity { Ok(found) } else { Err(Errno::NOENT) })?,
@@ -241,12 +240,12 @@ impl OpenedDirectories {
     }
 }
 
-/// Whether this process may open a directory, and give it its mode back.
+/// Whether this process may open a directory and restore its mode.
 pub fn is_openable(stat: &Stat) -> bool {
     stat.st_uid == geteuid().as_raw() && !would_lose_setgid(stat)
 }
 
-/// Whether the kernel would take the setgid bit away with any change of the mode (chmod(2)).
+/// Whether the kernel would clear the setgid bit with any change of the mode (chmod(2)).
 fn would_lose_setgid(stat: &Stat) -> bool {
     let is_ours = || {
         stat.st_gid == getegid().as_raw()

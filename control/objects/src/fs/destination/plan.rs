@@ -1,9 +1,9 @@
-//! What will happen to each entry of a manifest, decided before the first byte moves.
+//! The plan: what happens to each entry of a manifest, decided before the first byte moves.
 //!
-//! Names that contradict each other were refused as they came ([`super::name_check`]). The plan
-//! refuses the whole transfer if files would be overwritten that may not be; it notes what is there
-//! already and need not be sent. Only when nothing speaks against it are directories and symlinks
-//! made ([`super::making`]).
+//! Names that contradict each other were refused as they arrived ([`super::name_check`]). The plan
+//! refuses the whole transfer if it would overwrite files that it may not, and notes entries that
+//! exist already and need not be sent. Directories and symlinks are made afterwards
+//! ([`super::making`]).
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -28,36 +28,36 @@ use crate::fs::destination::names::split_name;
 use crate::fs::destination::times::Granularities;
 use crate::fs::sources::hash_of;
 
-/// Collisions that a refusal names.
+/// Collisions that a refusal lists.
 const NAMED_MAX: usize = 5;
 
-/// What an earlier attempt of the transfer did about a file that is there.
+/// What an earlier attempt of the transfer did to an existing file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EarlierResult {
-    /// Nothing, or somebody has touched it since.
+    /// Nothing, or the file has changed since.
     Nothing,
-    /// It stored it whole.
+    /// Stored it whole.
     Stored,
-    /// It stored it whole, but could not give it its time.
+    /// Stored it whole, but could not set its time.
     StoredAtAnotherTime,
-    /// It stored it whole and without the hash that this attempt is to sign.
+    /// Stored it whole, but without the hash that this attempt must sign.
     StoredWithoutHash,
 }
 
-/// What is known of destination files from earlier attempts.
+/// Knows what earlier attempts stored.
 pub trait StoredBefore {
-    /// What an earlier attempt did about `entry`, of which `stat` is there.
+    /// What an earlier attempt did to `entry`; `stat` is the existing file's status.
     fn before(&self, entry: &Entry<'_>, stat: &Stat) -> EarlierResult;
 }
 
-/// What is to happen to files that exist.
+/// The rules for existing files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// What the user said.
+    /// The user's choice.
     pub overwrite: Overwrite,
-    /// Larger files can be compared by their chunks' hashes.
+    /// Files larger than this, in bytes, can be compared by the hashes of their chunks.
     pub compared_above_bytes: u64,
-    /// Files get the sender's mode, also those that need not be sent.
+    /// Whether files get the sender's mode, even those that need not be sent.
     pub preserve: bool,
 }
 
@@ -75,21 +75,21 @@ impl Policy {
 pub struct Plan {
     /// By entry.
     pub actions: Vec<Action>,
-    /// Files that are not sent and are to get another mode, ascending, and which they are.
+    /// Files that are not sent but get another mode, ascending, with their identities.
     pub other_modes: Vec<(u32, Identity)>,
 }
 
-/// What was decided about an entry.
+/// The decision about an entry.
 struct Decided {
-    /// What becomes of it, or why nothing may.
+    /// The action, or the reason why there can be none.
     action: Result<Action, String>,
     fate: Fate,
-    /// The file that is there, if it only gets another mode.
+    /// The existing file, if it only gets another mode.
     other_mode: Option<Identity>,
 }
 
 impl Plan {
-    /// Adds the next entry. One that collides is not sent.
+    /// Adds the next entry.
     fn push(&mut self, action: Action, other_mode: Option<Identity>) {
         let file = self.actions.len() as u32;
         self.other_modes.extend(other_mode.map(|there| (file, there)));
@@ -97,11 +97,11 @@ impl Plan {
     }
 }
 
-/// Decides about a manifest whose names have been checked ([`super::name_check`]). Nothing is
-/// changed.
+/// Decides about a manifest whose names have been checked ([`super::name_check`]), and changes
+/// nothing.
 ///
 /// # Errors
-/// [`Refusal`] with the names in question.
+/// [`Refusal`] with the names that collide.
 pub fn decide(
     destination: &Destination,
     manifest: &Manifest,
@@ -121,6 +121,7 @@ pub fn decide(
         });
         plan.push(action, decided.other_mode);
     })?;
+    assert_eq!(plan.actions.len(), manifest.len(), "a plan has one action for each entry");
     if collision_count > 0 {
         let more = collision_count - collisions.len() as u64;
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -143,11 +144,11 @@ pub fn decide(
     Ok(plan)
 }
 
-/// As [`decide`], for a dry run: what may not be replaced refuses nothing, and everything has a
-/// reason. A file that collides is one that is not sent.
+/// As [`decide`], for a dry run: collisions refuse nothing, and every entry gets a fate. A file
+/// that collides counts as not sent.
 ///
 /// # Errors
-/// [`Refusal`] if the destination cannot be looked at.
+/// [`Refusal`] if the destination cannot be examined.
 pub fn foretell(
     destination: &Destination,
     manifest: &Manifest,
@@ -160,10 +161,17 @@ pub fn foretell(
         plan.push(decided.action.unwrap_or(Action::Skip), decided.other_mode);
         fates.push(decided.fate);
     })?;
+    //= W-58
+    //# Before `PlanEnd`, the receiver reports the outcome of each entry and its reason, in runs
+    //# that cover the manifest exactly and in order
+    //
+    // Invariant I-plan-fates: a dry run has exactly one action and one fate for each entry.
+    assert_eq!((plan.actions.len(), fates.len()), (manifest.len(), manifest.len()), "each entry has one fate");
     Ok((plan, fates))
 }
 
-/// Decides about every entry, and hands the decision over with its name at the destination.
+/// Decides about every entry, in order; `decided` gets the name at the destination and the
+/// decision.
 fn decide_each(
     destination: &Destination,
     manifest: &Manifest,
@@ -200,10 +208,10 @@ fn decide_each(
     Ok(())
 }
 
-/// Why an entry whose name is taken has its action, or may not have one.
+/// The fate of an entry whose name is taken: the reason for its action, or for its collision.
 fn fate_of(entry: &Entry<'_>, there: &Stat, policy: Policy, action: Result<Action, &'static str>) -> Fate {
     let is_file = FileType::from_raw_mode(there.st_mode) == FileType::RegularFile;
-    // None where the two are of different kinds.
+    // None if the two are of different kinds.
     let has_same_size = match entry.kind {
         EntryKind::File { bytes, .. } if is_file => Some(there.st_size as u64 == bytes),
         _ => None,
@@ -225,15 +233,15 @@ fn fate_of(entry: &Entry<'_>, there: &Stat, policy: Policy, action: Result<Actio
     }
 }
 
-/// Whether only one name can lead to what is there: two that do are one to the file system, by case
-/// or by the form of a letter.
+/// Whether only one name can lead to this file. If two entries lead to it nevertheless, the file
+/// system folds their names (case, Unicode forms).
 fn has_one_name(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory || stat.st_nlink == 1
 }
 
-/// What happens to an entry whose name is taken; the error says by what. `is_same` says whether the
-/// existing object looks like the entry: a file of its size and time, a symlink with the same
-/// target.
+/// The action for an entry whose name is taken, or what it collides with. `is_same` says whether
+/// the existing object looks like the entry: a file of its size and time, or a symlink with the
+/// same target.
 fn decide_existing(
     entry: &Entry<'_>,
     there: &Stat,
@@ -248,21 +256,21 @@ fn decide_existing(
         EntryKind::Directory => Err("is there and is not a directory"),
         _ if kind == FileType::Directory => Err("is there and is a directory"),
         EntryKind::File { bytes, .. } => {
-            // A user who wants every file sent, or compared by content, does not rely on the
-            // source's size and time: what is stored is proved by its hashes.
+            // A user who wants every file sent, or compared by content, does not trust size and
+            // time: only hashes prove what is stored.
             let is_proved = match overwrite {
                 Overwrite::Never | Overwrite::Changed => true,
                 Overwrite::Content => bytes <= policy.compared_above_bytes,
                 Overwrite::Always => false,
             };
             match before {
-                // A file system of whole seconds shows no change within one by the change time
-                // alone.
+                // On a file system with timestamps of whole seconds, the change time alone does not
+                // show a change within one second.
                 EarlierResult::Stored if is_proved && is_same => return Ok(Action::Resumed),
-                // Its size and the time of its last change are what they were.
+                // Its size and change time are unchanged.
                 EarlierResult::StoredAtAnotherTime if is_proved => return Ok(Action::Resumed),
-                // It is this transfer's own, so no policy protects it: what can be compared is
-                // hashed, the rest is sent again.
+                // It is this transfer's own, so no policy protects it: it is hashed if it can be
+                // compared, otherwise sent again.
                 EarlierResult::StoredWithoutHash => return Ok(Action::Replace),
                 EarlierResult::Stored | EarlierResult::StoredAtAnotherTime | EarlierResult::Nothing => {}
             }
@@ -283,13 +291,12 @@ fn decide_existing(
     }
 }
 
-/// Looks at what is there, directory by directory; below a directory that is missing it need not
-/// look.
+/// Looks up existing entries, directory by directory, and skips everything below a missing one.
 struct ExistingEntries<'a> {
     destination: &'a Destination,
     parent: Option<(Vec<u8>, OwnedFd)>,
     missing: HashSet<u128>,
-    /// The parent that was found missing last: files of a directory follow each other.
+    /// The parent that was found missing last, a cache: files of a directory follow each other.
     missing_parent: Vec<u8>,
     granularities: Granularities,
 }
@@ -300,7 +307,7 @@ impl<'a> ExistingEntries<'a> {
         Self { destination, parent: None, missing, missing_parent, granularities: Granularities::default() }
     }
 
-    /// Whether what was found as `last` in the directory that was looked into looks like `entry`.
+    /// Whether the object found as `last` in the current directory looks like `entry`.
     fn is_same(&mut self, entry: &Entry<'_>, last: &[u8], there: &Stat) -> bool {
         let Some((_, directory)) = &self.parent else { return false };
         match (entry.kind, FileType::from_raw_mode(there.st_mode)) {
@@ -346,14 +353,14 @@ impl<'a> ExistingEntries<'a> {
         if self.parent.as_ref().is_none_or(|(open, _)| open != parent) {
             let directory = match self.destination.open_directory(parent) {
                 Ok(directory) => directory,
-                // Something else is there; the directory's own entry has been found to collide.
+                // Not a directory: its own entry collides already.
                 Err(Errno::NOTDIR | Errno::NOENT) => return Ok(None),
                 Err(error) => return Err(error),
             };
             self.parent = Some((parent.to_vec(), directory));
         }
         let Some((_, directory)) = &self.parent else { return Ok(None) };
-        // A directory that may be read need not be one that may be searched.
+        // A directory that may be read cannot always be searched.
         let look = || statat(directory, Path::new(OsStr::from_bytes(last)), AtFlags::SYMLINK_NOFOLLOW);
         match self.destination.opening(parent, look) {
             Ok(stat) => Ok(Some(stat)),

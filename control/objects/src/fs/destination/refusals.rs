@@ -1,4 +1,4 @@
-//! What is said of a path that cannot be used.
+//! Refusals because of a path that cannot be used.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use culvert_system::accounts::may_not;
 use culvert_system::os_error::{self, words};
 use rustix::io::Errno;
 
-/// What is said of a path that cannot be used; `wanted` is what the account would have had to be
-/// permitted.
+/// The refusal because of a path that cannot be used; `wanted` is the right that the account lacks,
+/// in words.
 pub(in crate::fs) fn refusal(path: &Path, follows_symlinks: bool, wanted: &str, error: Errno) -> Refusal {
     let shown = path.display();
     let (code, reason) = match error {
@@ -26,13 +26,13 @@ pub(in crate::fs) fn refusal(path: &Path, follows_symlinks: bool, wanted: &str, 
     Refusal::new(code, format!("cannot use {shown}: {reason}"))
 }
 
-/// What it takes to make what a path leads to.
+/// The right that is needed to create a path, in words.
 pub(in crate::fs) fn writing_above(path: &Path) -> String {
     let above = path.ancestors().find(|part| part.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
     format!("write to {}", above.display())
 }
 
-/// Which part of a path is none of the directories that it is taken for.
+/// Names the part of a path that should be a directory and is not.
 fn no_directory(path: &Path) -> String {
     let found = path.ancestors().find_map(|part| Some((part, part.metadata().ok()?)));
     let Some((part, found)) = found.filter(|(_, found)| !found.is_dir()) else {

@@ -1,10 +1,10 @@
-//! Whether the account may make what a plan says, asked of the kernel before the first byte moves.
+//! Whether the account may create what a plan says: the kernel is asked before the first byte
+//! moves.
 //!
-//! Each directory that is there and gets something new is asked about once. Where the destination
-//! itself may not be written to the transfer is refused, and so it is where a directory or a
-//! symlink cannot be made. A file in another directory fails by its name when its turn comes, and a
-//! dry run foretells that. A directory that the transfer may open for itself ([`super::opened`]) is
-//! no obstacle.
+//! It is asked once about each existing directory that gets something new. If the destination
+//! itself is not writable, or a directory or symlink cannot be made, the transfer is refused. A
+//! file in another directory fails by name later, and a dry run predicts that. A directory whose
+//! mode the transfer may widen ([`super::opened`]) is no obstacle.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -25,11 +25,11 @@ use crate::fs::destination::opened::is_openable;
 use crate::fs::destination::refusals::{refusal, writing_above};
 use crate::fs::sources::hash_of;
 
-/// Looks whether what `actions` say can be done, and notes in `fates` the files that would fail.
-/// `opens` says that the transfer may open directories of this account for as long as it takes.
+/// Checks whether this account may carry out `actions`, and notes in `fates` the files that would
+/// fail. `opens` says that the transfer may widen the modes of this account's directories.
 ///
 /// # Errors
-/// [`Refusal`] that names what cannot be made, and why.
+/// [`Refusal`] with the entry that cannot be made, and why.
 pub fn check(
     destination: &Destination,
     manifest: &Manifest,
@@ -37,12 +37,12 @@ pub fn check(
     opens: bool,
     mut fates: Option<&mut [Fate]>,
 ) -> Result<(), Refusal> {
-    // In a dry run that is the directory in which the first one that is missing would be made.
+    // In a dry run, the base of a missing destination is its deepest existing parent.
     if destination.is_fresh {
         let path = &destination.path;
         return may_store(destination.base()).map_err(|error| refusal(path, true, &writing_above(path), error));
     }
-    // By directory: what keeps this account from storing in it.
+    // By the hash of the directory's name.
     let mut obstacles: HashMap<u128, Option<Obstacle>> = HashMap::new();
     for (file, entry) in manifest.entries() {
         if matches!(actions[file as usize], Action::Skip | Action::Resumed) {
@@ -52,7 +52,7 @@ pub fn check(
         let (parent, _) = split_name(&name);
         let obstacle = *obstacles.entry(hash_of(parent)).or_insert_with(|| Obstacle::find(destination, parent, opens));
         if entry.kind == EntryKind::Directory {
-            // It will be this account's own.
+            // This account will own it.
             obstacles.insert(hash_of(&name), None);
         }
         let Some(obstacle) = obstacle else { continue };
@@ -67,17 +67,17 @@ pub fn check(
     Ok(())
 }
 
-/// What keeps this account from making something in a directory.
+/// The reason why this account cannot create something in a directory.
 #[derive(Clone, Copy, Debug)]
 struct Obstacle {
     error: Errno,
-    /// What it may not do with the directory.
+    /// What the account may not do, in words.
     action: &'static str,
 }
 
 impl Obstacle {
     fn find(destination: &Destination, directory: &[u8], opens: bool) -> Option<Self> {
-        // What cannot be checked now is reported when something is stored in it.
+        // A directory that cannot be opened shows its error when something is stored in it.
         let opened = destination.open_directory(directory).ok()?;
         let error = may_store(opened.as_fd()).err()?;
         let is_modes = error == Errno::ACCESS && opens && !directory.is_empty();
@@ -102,11 +102,11 @@ impl Obstacle {
     }
 }
 
-/// Whether something can be made in a directory.
+/// Whether this account may create entries in a directory.
 fn may_store(directory: BorrowedFd<'_>) -> Result<(), Errno> {
     match may(directory, Access::WRITE_OK | Access::EXEC_OK) {
         Err(error @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => Err(error),
-        // What cannot be asked is not in the way.
+        // Any other error does not mean that storing fails.
         _ => Ok(()),
     }
 }

@@ -1,9 +1,9 @@
-//! Whether there is room for a transfer at its destination: bytes, and files.
+//! Whether the destination has space for a transfer: bytes and inodes.
 //!
-//! Files take whole blocks, so a million small ones take more than their bytes. File systems have
-//! their own ways to need less (compression, tails, holes) or more (their own tables), so this is
-//! what can be told beforehand, not what will be taken. Files that may turn out to be there already
-//! ask for no room here: if they differ, room is reserved when each is begun.
+//! Files take whole blocks, so a million small ones take more than their bytes. File systems may
+//! need less (compression, tail packing, holes) or more (their own metadata), so this is an
+//! estimate. Files that may turn out to exist already count nothing here: if they differ, space is
+//! reserved when each is begun.
 
 use culvert_model::units::show_bytes;
 use culvert_protocol::control::{Refusal, RefusalCode};
@@ -15,30 +15,30 @@ use rustix::fs::fstatvfs;
 use crate::fs::destination::Destination;
 use crate::fs::destination::action::Action;
 
-/// Blocks beyond this are what a file server likes to be asked for at once, not what a file takes.
+/// A larger block size is a file server's preferred request size, not the unit of allocation.
 const BLOCK_BYTES_MAX: u64 = 4_096;
 
-/// Small files that are under way to their names at once, at most: the files of a new directory
-/// that appears as a whole. Of those that replace others each has two inodes meanwhile.
+/// The most files that replace others at the same time, each of which has two inodes meanwhile: as
+/// many as a directory that is put in place as a whole.
 const REPLACED_AT_ONCE_MAX: u64 = 8_192;
 
-/// What a file system has for this process, as far as it says.
+/// The free space of a file system, as far as it reports it.
 #[derive(Clone, Copy, Debug)]
 pub struct Free {
     bytes: Option<u64>,
     inodes: Option<u64>,
-    /// What a file's size is rounded up to.
+    /// The unit of allocation.
     block_bytes: u64,
 }
 
 impl Free {
-    /// That of a destination.
+    /// The free space at a destination.
     #[must_use]
     pub fn at(destination: &Destination) -> Self {
         let Ok(stat) = fstatvfs(destination.base()) else { return Self { bytes: None, inodes: None, block_bytes: 1 } };
         Self {
             bytes: Some(stat.f_bavail.saturating_mul(stat.f_frsize)),
-            // Those that make inodes as they need them count none.
+            // File systems that allocate inodes dynamically report none.
             inodes: (stat.f_files > 0).then_some(stat.f_favail),
             block_bytes: stat.f_frsize.clamp(1, BLOCK_BYTES_MAX),
         }
@@ -57,13 +57,13 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Nothing yet, of a file system that has so much.
+    /// No needs yet, on a file system with this free space.
     #[must_use]
     pub const fn of(free: Free) -> Self {
         Self { free, rounded_bytes: 0, files: 0, inodes: 0, replaced: 0, other_bytes: 0 }
     }
 
-    /// Counts an entry that is made, or replaces what is there.
+    /// Counts an entry that is created, or replaces an existing one.
     pub fn add(&mut self, entry: &Entry<'_>, action: Action) {
         let block_bytes = self.free.block_bytes;
         self.inodes += u64::from(action == Action::Create);
@@ -79,11 +79,11 @@ impl Needs {
         }
     }
 
-    /// All of it. The files take `allocated_bytes` where they come from; `stored_bytes` of them are
-    /// here.
+    /// The total. The files take `allocated_bytes` at the source; `stored_bytes` are at the
+    /// destination already.
     #[must_use]
     pub fn room(&self, allocated_bytes: u64, stored_bytes: u64) -> Room {
-        // Holes are not filled; what is left of a block is lost once a file.
+        // Holes are kept, and each file loses at most one partial block.
         let last_blocks = self.files.saturating_mul(self.free.block_bytes);
         let bytes = self.rounded_bytes.min(allocated_bytes.saturating_add(last_blocks));
         Room {
@@ -95,17 +95,17 @@ impl Needs {
     }
 }
 
-/// Refuses if there is too little, with the numbers.
+/// Checks that the space suffices; `what` names the destination.
 ///
 /// # Errors
-/// [`Refusal`] of the transfer to the place that is shown as `what`.
+/// [`Refusal`] with the numbers if it does not.
 pub fn check(room: &Room, what: &str) -> Result<(), Refusal> {
     let remedy = "make room or choose another destination";
     let refuse = |text: String| Err(Refusal::new(RefusalCode::NoSpace, text));
     if let Some(free) = room.free_bytes.filter(|&free| room.needed_bytes > free) {
         let (mut shown_free, mut needed) = (show_bytes(free), show_bytes(room.needed_bytes));
         if shown_free == needed {
-            // Nobody believes that so much is too little for as much.
+            // Two equal rounded numbers would look wrong.
             (shown_free, needed) = (counted(free, "byte"), counted(room.needed_bytes, "byte"));
         }
         let free = shown_free;

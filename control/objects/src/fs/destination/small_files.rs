@@ -1,16 +1,16 @@
 //! Small files: unpacked from a chunk, written without a name, made durable together, and linked
 //! into place.
 //!
-//! A file without a name (`O_TMPFILE`) leaves nothing behind when its process dies. Where a file
-//! system has no such files they get a temporary name. One `syncfs` makes all files of a pack
-//! durable before the first gets its name, because an `fsync` for each would cost a journal commit
-//! for each.
+//! A file without a name (`O_TMPFILE`) leaves nothing behind when its process dies. On a file
+//! system without such files, they get temporary names. One `syncfs` makes all files of a pack
+//! durable before the first gets its name; an `fsync` for each would cost one journal commit of the
+//! file system per file.
 //!
-//! A nameless file lives by its descriptor, and descriptors are scarce: half of what this process
-//! may have are for staged files (`DescriptorPlaces`). A pack waits for its share; one that would
-//! need more than there can be is staged under temporary names instead, which needs none.
+//! A nameless file exists only as long as its descriptor, and descriptors are scarce: half of this
+//! process's are for staged files (`DescriptorPlaces`). A pack waits for its share; one that needs
+//! more than all of them is staged under temporary names, which need no descriptors.
 //!
-//! Where a whole directory is new its files need neither: see
+//! Files of a directory that is wholly new need neither: see
 //! [`FreshDirectories`](crate::fs::destination::fresh_directories).
 
 mod descriptor_places;
@@ -39,7 +39,7 @@ use crate::fs::destination::small_files::descriptor_places::DescriptorPlaces;
 use crate::fs::destination::small_files::staged::{Place, StagedFile, StagedPack, StoredFile, UnnamedFile};
 use crate::fs::destination::temporary::temporary_name;
 
-/// The directory that files are being staged in.
+/// The directory in which files are being staged.
 #[derive(Debug)]
 struct OpenDirectory<'a> {
     name: &'a [u8],
@@ -48,35 +48,35 @@ struct OpenDirectory<'a> {
 
 #[derive(Clone, Debug)]
 enum OpenPlace {
-    /// Its files are linked one by one.
+    /// The directory itself: its files are linked one by one.
     There {
         directory: Arc<OwnedFd>,
-        /// What new files in it may be permitted.
+        /// The permissions that new files in it may have.
         permitted: Mode,
     },
-    /// It comes to its place with all its files.
+    /// A directory that is put in place with all its files.
     Fresh(Arc<FreshDirectory>),
 }
 
-/// What unpacking needs to know.
+/// The context of unpacking.
 #[derive(Clone, Copy, Debug)]
 pub struct Unpacking<'a> {
-    /// Where to.
+    /// The destination.
     pub destination: &'a Destination,
     /// The transfer's files.
     pub manifest: &'a Manifest,
-    /// The outcome of each.
+    /// The action for each.
     pub actions: &'a [Action],
     /// Whether modes and times are kept.
     pub preserve: bool,
-    /// Directories that are filled under a temporary name.
+    /// The directories that are filled under temporary names.
     pub fresh: &'a FreshDirectories,
 }
 
 impl Unpacking<'_> {
-    /// Writes the files of a pack. The pack lies where the data plane may still write: what is
-    /// hashed and what is stored is one copy of each file. `hashes` are the sender's, if the
-    /// transfer has hashes; `skip` says which files the sender gave up.
+    /// Writes the files of a pack. The data plane may still write to the pack's buffer, so each
+    /// file is copied first, and the copy is both hashed and stored. `hashes` are the sender's, if
+    /// the transfer has hashes; `skip` says which files the sender gave up.
     #[must_use]
     pub fn stage(
         &self,
@@ -88,7 +88,7 @@ impl Unpacking<'_> {
         self.stage_when(false, files, pack, hashes, skip)
     }
 
-    /// As [`Unpacking::stage`]; one that `has_waited` for descriptors does not wait for them.
+    /// As [`Unpacking::stage`]; waits for descriptors only if it has not `has_waited` already.
     fn stage_when(
         &self,
         mut has_waited: bool,
@@ -125,7 +125,7 @@ impl Unpacking<'_> {
             }
         }
         if !result.mismatched.is_empty() {
-            // They come again with the others, or fail; nothing of them may be there then.
+            // The whole pack is sent again, or fails: nothing of it may remain.
             for staged in result.staged.drain(..) {
                 staged.unstage(self.destination, self.name(staged.file));
             }
@@ -133,8 +133,8 @@ impl Unpacking<'_> {
         result
     }
 
-    /// Opens the directory of a file, unless the file before was of the same: `left` files may
-    /// follow.
+    /// Opens the directory of a file, unless the previous file was in the same one. `left` is the
+    /// number of files from this one on.
     fn enter<'m>(
         &'m self,
         file: u32,
@@ -149,7 +149,7 @@ impl Unpacking<'_> {
         let place = match self.fresh.enter(self.destination, directory) {
             Some(fresh) => OpenPlace::Fresh(fresh),
             None => {
-                // Once per pack: a task that holds some of the room and waits for more could wait
+                // Once per pack: a task that holds some descriptors and waits for more could wait
                 // for itself.
                 if !std::mem::replace(has_waited, true) {
                     DescriptorPlaces::wait_for(left);
@@ -189,7 +189,7 @@ impl Unpacking<'_> {
         Ok(StagedFile { file, place, action, refused })
     }
 
-    /// Makes a file under its own name in a directory that is being filled.
+    /// Creates a file under its own name in a directory that is being filled.
     fn stage_in(
         &self,
         directory: &FreshDirectory,
@@ -200,7 +200,7 @@ impl Unpacking<'_> {
         let (_, last) = split_name(self.name(file));
         let last = Path::new(OsStr::from_bytes(last));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // Nobody else looks into this directory before it has its name.
+        // Nobody else uses this directory before it has its name, so files can have their modes.
         let (begun, mode) = match attributes.preserved_mode() {
             Some(mode) => (PRIVATE, Some(mode)),
             None => (Mode::from_raw_mode(attributes.mode.into()) & directory.permitted, None),
@@ -221,7 +221,7 @@ impl Unpacking<'_> {
         })
     }
 
-    /// Makes a file that gets its name by itself.
+    /// Creates a file that is linked into place by itself.
     fn stage_beside(
         &self,
         beside: &UnpackTarget<'_>,
@@ -236,7 +236,7 @@ impl Unpacking<'_> {
             write_all(&written, content)?;
             let mode = match (attributes.preserved_mode(), &place) {
                 (Some(mode), _) => Some(mode),
-                // It was made with it.
+                // It was created with its final mode.
                 (None, StagedPlace::UnnamedFile(_)) if new.is_some() => None,
                 (None, _) => Some(mode_to_have(attributes.mode, &written, (&**parent, last), permitted, action)?),
             };
@@ -256,9 +256,8 @@ impl Unpacking<'_> {
         }
     }
 
-    /// Opens a file to be staged: without a name if there are descriptors to keep it open, and if
-    /// the file system has such files; else under a temporary name, and then it is the owner's
-    /// alone.
+    /// Creates a file to be staged: without a name if the file system supports that and there are
+    /// descriptors to keep it open; otherwise private, under a temporary name.
     fn open_staged(&self, parent: &OwnedFd, mode: Mode) -> Result<(OwnedFd, StagedPlace), Errno> {
         if let Some(places) = DescriptorPlaces::take() {
             match openat(parent, ".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode) {
@@ -275,7 +274,7 @@ impl Unpacking<'_> {
     /// Gives a staged and durable file its name.
     ///
     /// # Errors
-    /// What became of it instead.
+    /// The error of this file; the staged file is removed.
     #[expect(clippy::needless_pass_by_value, reason = "the file is closed when it has its name")]
     pub fn link(&self, staged: StagedFile) -> Result<StoredFile, FileError> {
         let name = self.destination.name(self.manifest, staged.file);
@@ -283,36 +282,36 @@ impl Unpacking<'_> {
         let last = Path::new(OsStr::from_bytes(last));
         let file = staged.file;
         staged.link_into_place(self.destination, &name, last).map(|stat| staged.stored(stat)).map_err(|error| {
-            // A file that does not get its name keeps no temporary one.
+            // Its temporary name must not remain.
             staged.unstage(self.destination, &name);
             unwritable(&name, file, error)
         })
     }
 }
 
-/// Where a file will be that gets its name by itself.
+/// The place of a file that is linked by itself.
 #[derive(Clone, Copy, Debug)]
 struct UnpackTarget<'a> {
     parent: &'a Arc<OwnedFd>,
     last: &'a Path,
-    /// What new files in there may be permitted.
+    /// The permissions that new files there may have.
     permitted: Mode,
     action: Action,
 }
 
-/// Where a file is that is being staged.
+/// Where a staged file is meanwhile.
 #[derive(Debug)]
 enum StagedPlace {
     UnnamedFile(DescriptorPlaces),
     Named(PathBuf),
 }
 
-/// Makes an empty file with its name at once; there is nothing that could be half there.
+/// Creates an empty file under its name at once: it has no content that could be incomplete.
 ///
 /// # Errors
-/// What became of it instead.
+/// The error of this file.
 pub fn store_empty(unpacking: &Unpacking<'_>, file: u32) -> Result<StoredFile, FileError> {
-    // The committer does this, and it is what makes room: it would wait for itself.
+    // The committer calls this. It also frees descriptors, so it would wait for itself.
     let staged = unpacking.stage_when(true, &[file], &[], None, |_| false);
     match (staged.staged.into_iter().next(), staged.failed.into_iter().next()) {
         (Some(staged), _) => unpacking.link(staged),
@@ -321,7 +320,7 @@ pub fn store_empty(unpacking: &Unpacking<'_>, file: u32) -> Result<StoredFile, F
     }
 }
 
-/// Counts a pack's file for its directory.
+/// Counts one of the pack's files for its directory.
 fn note_settled(settled: &mut Vec<(Arc<FreshDirectory>, u32)>, directory: &Arc<FreshDirectory>) {
     match settled.last_mut().filter(|(last, _)| Arc::ptr_eq(last, directory)) {
         Some((_, files)) => *files += 1,

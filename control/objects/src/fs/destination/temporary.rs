@@ -1,10 +1,10 @@
-//! Names of files and directories until they are complete.
+//! Temporary names of files and directories, until they are complete.
 //!
 //! They are unpredictable: each is chosen at random when it is needed, and created with `O_EXCL`.
 //! Two transfers therefore never share a temporary file, and nobody can plant one in advance. The
-//! first half of a name is common to the attempt and is journaled before the first use, so that the
-//! next attempt can find and remove what a crash has left. Files that the next attempt continues
-//! with are journaled with their full names.
+//! first half of a name is common to the attempt and is journaled before its first use, so that the
+//! next attempt can find and remove what a crash has left. Files that the next attempt can continue
+//! are journaled with their full names.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -13,42 +13,41 @@ use std::path::{Path, PathBuf};
 use culvert_protocol::identity::to_hex;
 use culvert_protocol::names::TEMPORARY_PREFIX;
 
-/// Bytes of a name that all of an attempt have in common.
+/// Bytes that all names of an attempt have in common.
 const ATTEMPT_BYTES: usize = 6;
-/// Bytes of a name behind the prefix, written as twice as many digits.
+/// Random bytes of a name, written after the prefix as twice as many digits.
 const TOKEN_BYTES: usize = 12;
 
-/// What the temporary names of one attempt have in common.
+/// The common part of one attempt's temporary names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Attempt(u64);
 
 impl Attempt {
-    /// A new one.
+    /// A new attempt.
     #[must_use]
     pub fn begin() -> Self {
         Self::from_number(random())
     }
 
-    /// The one that a journal names.
+    /// The attempt with this number in a journal.
     #[must_use]
     pub const fn from_number(number: u64) -> Self {
         Self(number & ((1 << (8 * ATTEMPT_BYTES)) - 1))
     }
 
-    /// What a journal names it by.
+    /// Its number in a journal.
     #[must_use]
     pub const fn number(self) -> u64 {
         self.0
     }
 
-    /// An unused name. Whatever is created under it must be created such that it fails if the name
-    /// exists.
+    /// The token of a new name. Create files under it with `O_EXCL` or its equivalent.
     #[must_use]
     pub fn next_token(self) -> u128 {
         u128::from(self.0) | u128::from(random() >> 16) << (8 * ATTEMPT_BYTES)
     }
 
-    /// Whether a name in a directory is one of this attempt's.
+    /// Whether a file name is one of this attempt's.
     #[must_use]
     pub fn has(self, name: &Path) -> bool {
         let digits = to_hex(&self.0.to_le_bytes()[..ATTEMPT_BYTES]);
@@ -57,7 +56,7 @@ impl Attempt {
     }
 }
 
-/// The temporary name that a token stands for.
+/// The temporary name with this token.
 #[must_use]
 pub fn temporary_name(token: u128) -> PathBuf {
     let mut name = TEMPORARY_PREFIX.to_vec();
@@ -76,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_an_attempt_are_told_from_all_others() {
+    fn names_of_an_attempt_differ_from_all_others() {
         let (ours, theirs) = (Attempt::begin(), Attempt::begin());
         assert_ne!(ours, theirs);
         let names: Vec<PathBuf> = (0..100).map(|_| temporary_name(ours.next_token())).collect();

@@ -1,6 +1,5 @@
-//! The resolution at which a file system stores times. Some store whole seconds, FAT every second
-//! one: a file stored there never has exactly the time that it was given, and would forever be
-//! taken for a changed one.
+//! The resolution of a file system's timestamps. Some store whole seconds, FAT units of two: a file
+//! stored there never has exactly the time that it was given, and would count as changed forever.
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
@@ -10,14 +9,14 @@ use rustix::fs::{Mode, OFlags, Stat, Timespec, Timestamps, fstat, fstatfs, futim
 
 use crate::fs::destination::attributes::is_refusal;
 
-/// A time that each granularity in use cuts in its own way: an odd second, and nanoseconds of nine
-/// different digits.
+/// A time that every known granularity truncates differently: an odd second, and nanoseconds of
+/// nine different digits.
 const PROBE: Timespec = Timespec { tv_sec: 1_000_000_001, tv_nsec: 123_456_789 };
 const SECOND_NS: i128 = 1_000_000_000;
-/// `MSDOS_SUPER_MAGIC` (linux/magic.h): FAT keeps every second second.
+/// `MSDOS_SUPER_MAGIC` (linux/magic.h): FAT stores units of two seconds.
 const FAT: i64 = 0x4d44;
 
-/// What is known of the file systems of a destination.
+/// The granularities of a destination's file systems.
 #[derive(Debug, Default)]
 pub struct Granularities {
     /// By device, in nanoseconds.
@@ -30,8 +29,7 @@ impl Granularities {
     pub fn has_time(&mut self, directory: BorrowedFd<'_>, there: &Stat, wanted: FileTime) -> bool {
         let wanted = i128::from(wanted.seconds) * SECOND_NS + i128::from(wanted.nanoseconds);
         let stored = i128::from(there.st_mtime) * SECOND_NS + i128::from(there.st_mtime_nsec);
-        // Whatever is kept, it is kept to a tenth of a microsecond at least, and lost to two
-        // seconds at most.
+        // Known granularities are multiples of 100 ns, and at most 2 s.
         let may_be_cut = there.st_mtime_nsec.is_multiple_of(100) && (wanted - stored).abs() < 2 * SECOND_NS;
         if stored == wanted || !may_be_cut {
             return stored == wanted;
@@ -41,8 +39,7 @@ impl Granularities {
     }
 }
 
-/// The granularity of a directory's file system, in nanoseconds: found out with a file that has no
-/// name.
+/// The granularity of a directory's file system, in nanoseconds, measured with a nameless file.
 fn measure(directory: BorrowedFd<'_>) -> i128 {
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
     let stored = openat(directory, ".", flags, Mode::from_raw_mode(0o600)).and_then(|file| {
@@ -50,17 +47,18 @@ fn measure(directory: BorrowedFd<'_>) -> i128 {
         set.and_then(|()| fstat(&file)).map(Some).or_else(|error| if is_refusal(error) { Ok(None) } else { Err(error) })
     });
     match stored {
-        // Where no time can be set none is cut: a file has the time of its storing.
+        // If times cannot be set, they are not truncated either: files have the time of their
+        // storing.
         Ok(None) => 1,
         Ok(Some(stat)) => granularity_of(stat.st_mtime, i64::from(stat.st_mtime_nsec as i32)),
-        // Without such files a time of whole seconds is what an old file system keeps; by chance it
-        // is one in a thousand million.
+        // Without nameless files, a timestamp of whole seconds suggests an old file system; by
+        // chance it occurs once in a billion.
         Err(_) if fstatfs(directory).is_ok_and(|fs| fs.f_type == FAT) => 2 * SECOND_NS,
         Err(_) => SECOND_NS,
     }
 }
 
-/// The granularity that makes [`PROBE`] this time.
+/// The granularity that truncates [`PROBE`] to this time.
 fn granularity_of(seconds: i64, nanoseconds: i64) -> i128 {
     let finest = [1, 100, 1_000, 1_000_000, 10_000_000];
     let keeps = |unit: &&i64| seconds == PROBE.tv_sec && nanoseconds == PROBE.tv_nsec / **unit * **unit;
@@ -80,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_granularity_is_recognised_by_what_it_makes_of_a_time() {
+    fn each_granularity_is_recognized_by_the_time_it_stores() {
         let odd = PROBE.tv_sec;
         for (seconds, nanoseconds, granularity) in [
             (odd, 123_456_789, 1),

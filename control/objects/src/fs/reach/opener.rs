@@ -1,4 +1,4 @@
-//! The way to a destination: opened, and made where it is not there.
+//! Opens the path to a destination, and makes the directories that are missing.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Component, Path, PathBuf};
@@ -18,18 +18,18 @@ use crate::fs::sources::open_beneath;
 pub(super) struct Opener {
     pub(super) root: OwnedFd,
     pub(super) shown: PathBuf,
-    /// The owner's own symlinks are followed on the way to the destination, a partner's never.
+    /// Whether symlinks in the path are followed: for the owner, never for a partner.
     pub(super) follows_symlinks: bool,
     pub(super) making: MissingDestination,
 }
 
 impl Opener {
-    /// Opens a directory that something is stored in: it is read, and made durable.
+    /// Opens a directory to store in: readable, so that it can be listed and synced.
     pub(super) fn open_directory(&self, below: &Path) -> Result<OwnedFd, Errno> {
         self.open(below, OFlags::RDONLY)
     }
 
-    /// Opens a directory on the way, which need not be readable: mkdir(2) asks for no more.
+    /// Opens a directory in the path, which need not be readable for mkdir(2).
     fn open_on_the_way(&self, below: &Path) -> Result<OwnedFd, Errno> {
         self.open(below, OFlags::PATH)
     }
@@ -43,10 +43,11 @@ impl Opener {
         open_beneath(self.root.as_fd(), below, flags)
     }
 
-    /// Makes what is missing of `below`; the second value says whether the last directory was made.
+    /// Makes the missing directories of `below`, and opens the last; the flag says whether that one
+    /// was made.
     pub(super) fn make_directories(&self, below: &Path) -> Result<(OwnedFd, bool), Refusal> {
         let MissingDestination::WithMode(mode) = self.making else {
-            // The deepest of those that are there: it says how much room there is.
+            // The deepest existing directory, whose file system has the free space.
             for (missing, directory) in below.ancestors().enumerate() {
                 let opened =
                     if missing == 0 { self.open_directory(directory) } else { self.open_on_the_way(directory) };
@@ -63,7 +64,9 @@ impl Opener {
             }
             return Ok((duplicate(&self.root).map_err(|error| self.refusal(error))?, true));
         };
-        // Its owner fills it.
+        //= W-59
+        //# A receiver that creates the destination gives it this mode, limited by its umask, plus
+        //# `rwx` for the owner. An existing destination keeps its own.
         let mode = mode.map_or(0o777, |mode| u32::from(mode) & 0o777 | 0o700);
         let mut made = PathBuf::new();
         let mut is_fresh = false;
@@ -78,7 +81,7 @@ impl Opener {
             let mode = if made == below { mode } else { 0o777 };
             is_fresh = match mkdirat(&parent, name, Mode::from_raw_mode(mode)) {
                 Ok(()) => {
-                    // What will be stored below is not durable before its directory is.
+                    // Nothing stored below is durable before this directory is.
                     self.sync(&parent, &made).map_err(|error| self.refusal(error))?;
                     true
                 }
@@ -89,26 +92,26 @@ impl Opener {
             };
         }
         let directory = self.open_directory(below).map_err(|error| match error {
-            // It was made just now, or something has its name that leads to nothing.
+            // The name exists, but leads to nothing: a dangling symlink.
             Errno::NOENT if !is_fresh => self.leads_nowhere(below),
             error => self.refusal(error),
         })?;
         Ok((directory, is_fresh))
     }
 
-    /// Makes durable that `parent` has the directory `made`.
+    /// Makes the entry of `made` in `parent` durable.
     fn sync(&self, parent: &OwnedFd, made: &Path) -> Result<(), Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match openat(parent, ".", flags, Mode::empty()) {
             Ok(parent) => fsync(&parent),
-            // One that may not be read cannot be synced by itself; what it has got is on the same
-            // file system.
+            // A directory without read permission cannot be opened for fsync; syncing the file
+            // system of its new subdirectory includes it.
             Err(Errno::ACCESS) => syncfs(self.open_directory(made)?),
             Err(error) => Err(error),
         }
     }
 
-    /// In a dry run: makes sure that the name of a directory that is to be made is free for it.
+    /// In a dry run: checks that nothing has the name of a directory that would be made.
     fn require_nothing(&self, parent: &OwnedFd, missing: &Path) -> Result<(), Refusal> {
         let Some(name) = missing.file_name() else { return Ok(()) };
         match statat(parent, Path::new(name), AtFlags::SYMLINK_NOFOLLOW) {
@@ -117,7 +120,7 @@ impl Opener {
         }
     }
 
-    /// A symlink takes the name of a directory, and leads to nothing.
+    /// The refusal because a dangling symlink has the name of a directory.
     fn leads_nowhere(&self, below: &Path) -> Refusal {
         let name = below.file_name().unwrap_or_default();
         let text = format!(
@@ -133,7 +136,8 @@ impl Opener {
     }
 }
 
-/// What it takes to come to a directory and to store in it: names the one that does not permit it.
+/// The right that is missing on the way to a directory, in words that name the directory lacking
+/// it.
 fn entering(path: &Path) -> String {
     let permits = |part: &Path, access| !matches!(accessat(CWD, part, access, AtFlags::EACCESS), Err(Errno::ACCESS));
     let mut from_the_root: Vec<&Path> = path.ancestors().collect();
@@ -141,7 +145,7 @@ fn entering(path: &Path) -> String {
     if let Some(closed) = from_the_root.iter().find(|part| part.is_dir() && !permits(part, Access::EXEC_OK)) {
         return format!("enter {}", closed.display());
     }
-    // What is not there yet is stored in the last one that is.
+    // A missing directory would be made in the deepest existing one.
     match path.ancestors().find(|part| part.is_dir()) {
         Some(last) if !permits(last, Access::READ_OK) => format!("read {}", last.display()),
         _ => "enter and read it".to_owned(),

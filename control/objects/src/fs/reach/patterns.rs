@@ -1,9 +1,9 @@
-//! Sources that a requester names by a pattern: `/data/*.fits`.
+//! Sources that a requester names with a pattern: `/data/*.fits`.
 //!
-//! No shell sees a pattern. Each directory on its way is opened as a source is, beneath the same
-//! roots and under the same rules about symlinks, and its names are matched here; each match is
-//! then opened as if it had been named. A source that has exactly the name that was written is that
-//! source, whatever is in it: names with `*` need no other spelling.
+//! No shell expands the pattern. Each directory in its path is opened like a source, beneath the
+//! same roots and under the same rules about symlinks, and its names are matched here. Each match
+//! is then opened as if it had been named. If a source has exactly the written name, it is that
+//! source: names with `*` need no escaping.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -24,18 +24,18 @@ use crate::fs::reach::{Reach, open_root, owner_path, permitted_path};
 use crate::fs::sources::named::SourceOpener;
 use crate::fs::sources::{SOURCES_PER_REQUEST, Source, SourceName, kind_of};
 
-/// Names that are looked at for one pattern.
+/// Names that are examined for one pattern.
 const NAMES_MAX: usize = 1_000_000;
-/// Paths that match a pattern's first components, while its others are still to be matched.
+/// Paths that match the first components of a pattern, before its other components are matched.
 const PATHS_MAX: usize = 65_536;
 
 impl Reach {
-    /// Opens what a requester named as sources: each is one, or, if it is a pattern that is no
-    /// name, all that match. `host` is what this host is called; `may_open` is asked before more
-    /// than one is opened for a pattern, with how many more.
+    /// Opens the sources of a request. Each path is one source, or all matches if no source has
+    /// that name and it is a pattern. `host` is this host's name. `may_open` is asked before a
+    /// pattern opens more than one source, with the number of further ones.
     ///
     /// # Errors
-    /// [`Refusal`]: not permitted, not there, nothing that matches or too much.
+    /// [`Refusal`]: not permitted, not found, no match, or too many.
     pub fn open_sources(
         &self,
         typed: &[Vec<u8>],
@@ -51,7 +51,7 @@ impl Reach {
     }
 }
 
-/// Opens what a requester named: one source, or all that match if it is a pattern that is no name.
+/// Opens one path of a request: one source, or all matches of a pattern.
 fn open(
     reach: &Reach,
     typed: &[u8],
@@ -74,7 +74,7 @@ fn open(
     Search::begin(reach, typed, host)?.open_all(opener, may_open, sources)
 }
 
-/// A pattern, and where its matches are looked for.
+/// The search for a pattern's matches.
 struct Search<'a> {
     reach: &'a Reach,
     typed: &'a [u8],
@@ -83,7 +83,7 @@ struct Search<'a> {
     root: PathBuf,
     below: PathBuf,
     names_left: usize,
-    /// Why the first of what could not be read was not.
+    /// The refusal for the first directory or match that could not be read.
     unreadable: Option<Refusal>,
 }
 
@@ -135,8 +135,8 @@ impl<'a> Search<'a> {
         }))
     }
 
-    /// The paths below the root that match, as far as that can be said without a look at what the
-    /// last components name.
+    /// The paths below the root that match. The last components of a path without a pattern are not
+    /// checked yet.
     fn paths(&mut self) -> Result<Vec<PathBuf>, Refusal> {
         let mut paths = vec![PathBuf::new()];
         let below = self.below.clone();
@@ -153,7 +153,7 @@ impl<'a> Search<'a> {
         Ok(paths)
     }
 
-    /// The names in `directories` that match, in the order of their bytes.
+    /// The matching names in `directories`, sorted by bytes.
     fn matches(&mut self, directories: &[PathBuf], pattern: &NamePattern) -> Result<Vec<PathBuf>, Refusal> {
         let mut matches = Vec::new();
         for directory in directories {
@@ -177,7 +177,7 @@ impl<'a> Search<'a> {
         Ok(matches)
     }
 
-    /// A directory on the way; none for what is no directory, or none on this way.
+    /// Opens a directory in the path; `None` if there is no directory that may be reached this way.
     fn open_directory(&mut self, below: &Path) -> Result<Option<OwnedFd>, Refusal> {
         match self.opener.open_directory(below) {
             Ok(directory) => Ok(Some(directory)),
@@ -195,16 +195,16 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// What has the name that a path ends in, if anything does.
+    /// The status of the object at a path, if it exists.
     fn look(&mut self, below: &Path) -> Result<Option<Stat>, Refusal> {
         let Some(parent) = self.open_directory(below.parent().unwrap_or(Path::new("")))? else { return Ok(None) };
         let name = Path::new(below.file_name().unwrap_or(OsStr::new(".")));
         Ok(statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).ok())
     }
 
-    /// Opens a match as a source, and says whether it can be sent. One that has disappeared
-    /// meanwhile is left out; one that cannot be sent is reported by the listing, as when found in
-    /// a directory; so is a symlink that leads nowhere.
+    /// Opens a match as a source, and returns whether it can be sent. A match that has disappeared
+    /// meanwhile is left out. One that cannot be sent, such as a dangling symlink, is reported by
+    /// the listing, as if found in a directory.
     fn open(&mut self, below: &Path, opener: &mut SourceOpener) -> Result<Option<(Source, bool)>, Refusal> {
         let written = self.root.join(below);
         let mut typed = written.as_os_str().as_bytes().to_vec();

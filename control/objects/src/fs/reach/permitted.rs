@@ -1,14 +1,14 @@
-//! Whether the directories that a partner may use can be used.
+//! Whether this account can use the directories that it permits to partners.
 
 use culvert_model::profile::{Permission, PermissionSummary, PermittedRoot};
 use culvert_protocol::control::PermissionAnswer;
 use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat};
 use rustix::io::Errno;
 
-/// What keeps an account from using a directory that it permits others to use.
+/// The reason why this account cannot use a directory that it permits to partners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// It cannot be opened: it is not there, is no directory, or is mounted so.
+    /// It cannot be opened or used: it does not exist, is not a directory, or is mounted read-only.
     Opening(Errno),
     /// The account may not enter it.
     Entering,
@@ -16,8 +16,8 @@ pub enum Obstacle {
     Writing,
 }
 
-/// What keeps the account of this process from storing in it, or from entering it, if anything
-/// does. A name in a directory that cannot be listed can be fetched.
+/// The reason why this account cannot store in a directory, or cannot enter it, if there is one. A
+/// directory that cannot be listed can still be fetched from, by name.
 #[must_use]
 pub fn obstacle(root: &PermittedRoot, writes: bool) -> Option<Obstacle> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -33,14 +33,17 @@ pub fn obstacle(root: &PermittedRoot, writes: bool) -> Option<Obstacle> {
             Errno::ACCESS => Obstacle::Writing,
             error => Obstacle::Opening(error),
         }),
-        // What cannot be asked is not in the way.
+        // Any other error does not mean that using it fails.
         _ => None,
     }
 }
 
-/// What these directories come to. May wait for a disk.
+/// The permissions that these directories give. May wait for a disk.
 #[must_use]
 pub fn leaves_of(roots: &[PermittedRoot]) -> PermissionSummary {
+    //= W-60
+    //# It says whether the asking end may store files with it and whether it may fetch any: `no`,
+    //# `yes`, or `unusable` if it may but the node's account cannot use any of the directories.
     let leave = |may: fn(Permission) -> bool, writes: bool| {
         let permitted = || roots.iter().filter(|root| may(root.permission));
         match permitted().next() {

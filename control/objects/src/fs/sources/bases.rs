@@ -1,10 +1,10 @@
-//! The directories that sources are in: each is opened once, however many sources it has, and only
-//! so many stay open.
+//! The base directories of sources: each is opened once, however many sources it has, and only a
+//! bounded number stays open.
 //!
-//! What was listed is later opened beneath the directory that was open when it was listed. Of the
-//! first [`HELD_MAX`] the descriptor is held. The others are opened again by their paths, and are
-//! the same if device and inode are: else somebody has put another directory there, and nothing of
-//! it is sent.
+//! Listed files are later opened beneath the directory that was open when they were listed. The
+//! descriptors of the first [`HELD_MAX`] directories are held. The others are opened again by their
+//! paths, and count as the same if device and inode are. Otherwise somebody has put another
+//! directory there, and nothing in it is sent.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,17 +15,17 @@ use culvert_system::descriptors::leaves_half;
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, open, openat2};
 use rustix::io::Errno;
 
-/// As many directories of a transfer's sources stay open.
+/// The most directories of a transfer's sources that stay open.
 pub const HELD_MAX: usize = 64;
 const FLAGS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Opens `name` beneath `base`, through no symlink.
 ///
 /// # Errors
-/// The operating system's; `LOOP` for a symlink on the way.
+/// Those of the operating system; `LOOP` for a symlink on the way.
 pub fn open_beneath(base: BorrowedFd<'_>, name: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    // EAGAIN: a rename raced with the resolution (openat2(2)); it is worth a few more tries.
+    // EAGAIN: a rename raced with the resolution (openat2(2)), so try again.
     for _ in 0..8 {
         match openat2(base, name, flags, Mode::empty(), resolve) {
             Err(Errno::AGAIN) => {}
@@ -35,12 +35,12 @@ pub fn open_beneath(base: BorrowedFd<'_>, name: &Path, flags: OFlags) -> Result<
     Err(Errno::AGAIN)
 }
 
-/// What a path is relative to.
+/// The start of a path.
 #[derive(Clone, Debug)]
 enum Start {
     /// This process's working directory and root; symlinks are followed.
     Anywhere,
-    /// A permitted directory, which it does not leave; no symlink is followed.
+    /// A permitted directory, which the path must not leave; no symlink is followed.
     Beneath(Arc<OwnedFd>),
 }
 
@@ -54,7 +54,7 @@ impl Start {
     }
 }
 
-/// A directory that sources are in.
+/// A base directory of sources.
 #[derive(Debug)]
 pub struct Base {
     start: Start,
@@ -63,12 +63,12 @@ pub struct Base {
     held: Option<OwnedFd>,
 }
 
-/// A base while it is used.
+/// A base in use.
 #[derive(Debug)]
 pub enum Opened<'a> {
-    /// It is open in any case.
+    /// Its descriptor is held.
     Held(BorrowedFd<'a>),
-    /// It is open for this use.
+    /// It was opened again for this use.
     Again(OwnedFd),
 }
 
@@ -82,10 +82,10 @@ impl AsFd for Opened<'_> {
 }
 
 impl Base {
-    /// The directory, for looking up what is in it.
+    /// The open directory.
     ///
     /// # Errors
-    /// The operating system's; `NOENT` too if its path leads to another by now.
+    /// Those of the operating system; `NOENT` also if its path leads to another directory by now.
     pub fn open(&self) -> Result<Opened<'_>, Errno> {
         if let Some(held) = &self.held {
             return Ok(Opened::Held(held.as_fd()));
@@ -95,33 +95,33 @@ impl Base {
     }
 }
 
-/// Opens bases.
+/// Opens bases, each only once.
 #[derive(Debug, Default)]
 pub struct Bases {
-    /// By the paths that they were opened by, in full.
+    /// By full path.
     by_path: HashMap<PathBuf, Arc<Base>>,
     by_identity: HashMap<(u64, u64), Arc<Base>>,
     roots: HashMap<PathBuf, Arc<OwnedFd>>,
 }
 
 impl Bases {
-    /// The directory at a path of this user's.
+    /// The directory at any path of this user.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn anywhere(&mut self, path: &Path) -> Result<Arc<Base>, Errno> {
         self.get(Start::Anywhere, path, path.to_owned())
     }
 
-    /// The directory at `below` beneath a permitted one.
+    /// The directory at `below`, beneath a permitted directory.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Those of the operating system.
     pub fn beneath(&mut self, root: &PermittedRoot, below: &Path) -> Result<Arc<Base>, Errno> {
         self.get(Start::Beneath(root.opened.clone()), below, root.path.join(below))
     }
 
-    /// A permitted directory; `open` opens it if none has been opened at that path.
+    /// A permitted directory; `open` opens it on the first use.
     ///
     /// # Errors
     /// Those of `open`.

@@ -1,7 +1,8 @@
-//! Listing what is below the sources.
+//! Lists everything below the sources.
 //!
-//! Directories of one name are merged; the first has its mode and time. Anything else of one name
-//! is a collision, unless it is the same file: what was named twice is sent once.
+//! Directories of the same name are merged and get the mode and time of the first. Anything else of
+//! the same name is a collision, unless it is the same file: a file that was named twice is sent
+//! once.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -23,7 +24,7 @@ use crate::fs::sources::{
 };
 use crate::source::{ListingTerms, Problem, Readable, SourceListing, SourceTree, Sources};
 
-/// Problems that are told by name; the rest are counted.
+/// Problems that are listed by name; the rest are only counted.
 const PROBLEMS_MAX: usize = 10_000;
 
 /// Sources in directories of this host.
@@ -41,8 +42,8 @@ impl Sources for NamedSources {
 /// Lists everything below `sources`. `on_part` gets encoded entries as they are found.
 ///
 /// # Errors
-/// [`SourceError`] if a source as such cannot be sent; files below it that cannot are
-/// [`SourceListing::problems`].
+/// [`SourceError`] if a source cannot be sent at all. Files below it that cannot be sent are
+/// [`SourceListing::problems`] instead.
 pub fn list(sources: Vec<Source>, mut on_part: impl FnMut(Vec<u8>)) -> Result<SourceTree, SourceError> {
     let on_part = |part| {
         on_part(part);
@@ -51,8 +52,8 @@ pub fn list(sources: Vec<Source>, mut on_part: impl FnMut(Vec<u8>)) -> Result<So
     list_while(sources, on_part, &mut |_| true, Readable::FoundOut)
 }
 
-/// As [`list`], as long as `on_part` wants more. `may_take` is asked for memory for each entry,
-/// with the bytes of its name.
+/// As [`list`], until `on_part` returns false. `may_take` is asked for memory for each entry, given
+/// the bytes of its name.
 ///
 /// # Errors
 /// As [`list`].
@@ -89,7 +90,7 @@ pub fn list_while(
     if !part.is_empty() && !on_part(part) {
         return Err(SourceError::NotWanted);
     }
-    // The contents of a directory in which there is one file go into a directory, too.
+    // A directory's contents are stored in a directory, even if they are one file.
     found.is_single_file = is_one_by_name
         && found.manifest.len() == 1
         && matches!(found.manifest.entry(0).kind, EntryKind::File { .. })
@@ -98,8 +99,7 @@ pub fn list_while(
     Ok(SourceTree { listing: found, content: Box::new(content), held: None })
 }
 
-/// The permissions of a directory whose contents are sent. If they cannot be told the destination
-/// is made as others are.
+/// The mode of a directory whose contents are sent; `None` if it cannot be determined.
 fn mode_of(source: &Source) -> Option<u16> {
     let stat = source.base.open().and_then(|directory| fstat(&directory)).ok()?;
     u16::try_from(stat.st_mode & 0o777).ok()
@@ -108,8 +108,7 @@ fn mode_of(source: &Source) -> Option<u16> {
 struct Listing<'a> {
     found: SourceListing,
     content: Content,
-    /// What is listed under which hash of a name, if there are several sources that could have one
-    /// name.
+    /// Listed entries by the hash of their names; only kept if several sources could share a name.
     listed: HashMap<u128, Listed>,
     sources: Vec<PathBuf>,
     part: Vec<u8>,
@@ -120,28 +119,28 @@ struct Listing<'a> {
     readable: Readable,
 }
 
-/// What a name stands for.
+/// A listed entry.
 #[derive(Clone, Copy, Debug)]
 struct Listed {
-    /// The source that has it first.
+    /// The first source that has it.
     source: u32,
     is_directory: bool,
     /// Device and inode.
     identity: (u64, u64),
 }
 
-/// What a name that is come by means.
+/// Whether a found name has been listed before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Seen {
     /// It is new.
     New,
-    /// It is a directory, as what another source has under it, and has other things in it.
+    /// Another source has a directory of this name: the two are merged.
     Merged,
-    /// It has been listed.
-    EarlierResult,
+    /// The same file or directory has been listed.
+    Listed,
 }
 
-/// The source that is being listed.
+/// The source being listed.
 struct SourcePlace<'a> {
     base: BorrowedFd<'a>,
     origin: Origin,
@@ -167,11 +166,12 @@ impl Listing<'_> {
                     let error = EntryError::Name { name: printable(&stored), reason };
                     return Err(SourceError::Entry { path: self.written.clone(), error });
                 }
-                // Where it is the only one nothing would be sent; of several the others are.
+                // If the only source is unusable, nothing would be sent; of several, the others
+                // are.
                 if !self.is_several {
                     self.require_usable(place.base, &found, &stat)?;
                 }
-                // What is named, or matched by a pattern, is followed; this leads nowhere.
+                // Usable symlinks have been followed already; this one leads to nothing.
                 if kind_of(&stat) == FileType::Symlink {
                     self.symlink_to_nothing(place.base, &stored, &found);
                     Vec::new()
@@ -182,7 +182,7 @@ impl Listing<'_> {
                 }
             }
         };
-        // Depth first, in the order of names: the same tree gives the same manifest.
+        // Depth first, sorted by name: the same tree always gives the same manifest.
         while let Some(directory) = directories.pop() {
             let mut below = self.directory(&place, &directory)?;
             below.reverse();
@@ -191,7 +191,7 @@ impl Listing<'_> {
         Ok(())
     }
 
-    /// Makes sure that the only source can be sent.
+    /// Checks that the only source can be sent.
     fn require_usable(&self, base: BorrowedFd<'_>, found: &[u8], stat: &Stat) -> Result<(), SourceError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         match kind_of(stat) {
@@ -200,13 +200,13 @@ impl Listing<'_> {
                     .map(drop)
                     .map_err(|error| SourceError::Unreadable { path: self.written.clone(), error })
             }
-            // It did not lead to itself a moment ago.
+            // It is dangling, or was replaced after it was followed.
             FileType::Symlink => Err(SourceError::NotFound(self.written.clone())),
             _ => Err(SourceError::Special(self.written.clone())),
         }
     }
 
-    /// Leaves a symlink out that a pattern has matched, and that cannot be followed.
+    /// Reports a symlink that a pattern matched and that cannot be followed.
     fn symlink_to_nothing(&mut self, base: BorrowedFd<'_>, stored: &[u8], found: &[u8]) {
         let target = readlinkat(base, Path::new(OsStr::from_bytes(found)), Vec::new()).unwrap_or_default();
         let target = printable(target.as_bytes());
@@ -214,11 +214,11 @@ impl Listing<'_> {
         self.problem(stored, "symlink_unusable", text);
     }
 
-    /// Whether what is found under a name is new.
+    /// Whether the object with this name is new.
     fn look_up(&self, name: &[u8], stat: &Stat) -> Result<Seen, SourceError> {
         let Some(listed) = self.listed.get(&hash_of(name)).filter(|_| self.is_several) else { return Ok(Seen::New) };
         if listed.identity == (stat.st_dev, stat.st_ino) {
-            return Ok(Seen::EarlierResult);
+            return Ok(Seen::Listed);
         }
         if listed.is_directory && kind_of(stat) == FileType::Directory {
             return Ok(Seen::Merged);
@@ -281,7 +281,7 @@ impl Listing<'_> {
         match self.look_up(name, stat)? {
             Seen::New => {}
             Seen::Merged => return Ok(true),
-            Seen::EarlierResult => return Ok(false),
+            Seen::Listed => return Ok(false),
         }
         let path = place.origin.path(name);
         let mut target = Vec::new();
@@ -307,6 +307,8 @@ impl Listing<'_> {
                         return Ok(false);
                     }
                 };
+                //= W-36
+                //# A symlink's target stays inside the sent tree.
                 if !symlink_stays_inside(name, &target) {
                     let text = format!("the symlink leads outside what is sent (to '{}')", printable(&target));
                     self.problem(name, "symlink_leaves", text);
@@ -360,9 +362,9 @@ impl Listing<'_> {
         }
     }
 
-    /// Whether a file of size zero has no content. Files that the kernel generates on read report
-    /// no size, and so do all files of some file systems; it must not go unreported that nothing of
-    /// them was sent.
+    /// Whether a file of size zero really has no content. Files that the kernel generates on read
+    /// report no size, nor do the files of some file systems: sending nothing of them must not go
+    /// unreported.
     fn is_empty(&mut self, base: BorrowedFd<'_>, path: &[u8], name: &[u8]) -> Result<bool, SourceError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         let opened = open_beneath(base, Path::new(OsStr::from_bytes(path)), flags);
@@ -374,8 +376,8 @@ impl Listing<'_> {
         Ok(false)
     }
 
-    /// Notes what cannot be listed. What this process only lacks the means to look at is not left
-    /// out: that ends the listing.
+    /// Notes an entry that cannot be listed. If this process merely lacks descriptors or memory,
+    /// the listing fails instead: the entry must not be left out.
     fn trouble(&mut self, name: &[u8], code: &'static str, what: &str, error: Errno) -> Result<(), SourceError> {
         if is_shortage(error) {
             return Err(SourceError::Unreadable { path: self.written.join(OsStr::from_bytes(name)), error });
@@ -455,6 +457,8 @@ mod tests {
         assert_eq!(names(&tree), ["good", "not utf-8 \\xff"]);
         let problems: Vec<_> =
             tree.listing.problems.iter().map(|problem| (problem.name.as_str(), problem.code)).collect();
+        //= W-36
+        //# A symlink's target stays inside the sent tree.
         assert_eq!(problems, [(".culvert-partial-1", "name"), ("bad", "symlink_leaves"), ("socket", "special")]);
     }
 

@@ -1,7 +1,7 @@
-//! Sources as the user named them: where they are, and what they are called.
+//! Opens sources as the user named them.
 //!
 //! A source without a trailing slash is stored under the name that was written; one with a trailing
-//! slash (and `.`, `..` and `/`, which are not names) stands for its contents. A named symlink is
+//! slash (and `.`, `..` and `/`, which are not names) means its contents. A named symlink is
 //! followed to its current target, and that target is sent, whatever happens to the symlink later.
 
 use std::ffi::OsStr;
@@ -16,17 +16,17 @@ use rustix::io::Errno;
 use crate::fs::sources::bases::{Base, Bases, PermittedRoot, open_beneath};
 use crate::fs::sources::{Source, SourceError, SourceName, kind_of};
 
-/// Symlinks that lead to each other, of which a partner's source may be the first.
+/// The longest chain of symlinks that is followed for a partner's source.
 const SYMLINKS_MAX: usize = 8;
 
-/// Whether a path asks for what is in a directory.
+/// Whether a path asks for the contents of a directory.
 #[must_use]
 pub fn wants_contents(written: &Path) -> bool {
     let bytes = written.as_os_str().as_bytes();
     bytes.ends_with(b"/") || bytes.ends_with(b"/.") || written.file_name().is_none()
 }
 
-/// The source that a user of this host named: any path, symlinks on the way followed.
+/// Opens a source named by a user of this host: any path; symlinks in it are followed.
 ///
 /// # Errors
 /// [`SourceError`].
@@ -34,7 +34,7 @@ pub fn local_source(written: &Path) -> Result<Source, SourceError> {
     SourceOpener::default().local(written)
 }
 
-/// Opens the sources of a transfer; those of one directory share it.
+/// Opens the sources of a transfer; sources in the same directory share its descriptor.
 #[derive(Debug, Default)]
 pub struct SourceOpener {
     /// The directories.
@@ -56,7 +56,7 @@ impl SourceOpener {
             return Ok(Source { base, name: None, written: written.to_owned() });
         }
         let stat = rustix::fs::lstat(written).map_err(unreadable)?;
-        // What is neither a file nor a directory is told of by the listing.
+        // The listing reports anything that is neither a file nor a directory.
         let found = if kind_of(&stat) == FileType::Symlink {
             std::fs::canonicalize(written).map_err(|error| unreadable(os_error::errno_or_io(&error)))?
         } else {
@@ -69,12 +69,11 @@ impl SourceOpener {
         Ok(Source { base, name: Some(name), written: written.to_owned() })
     }
 
-    /// The source at `below` beneath a permitted directory. Symlinks on the way to it are not
-    /// followed; one that it is itself is, as long as what it leads to is beneath that directory
-    /// too.
+    /// Opens the source at `below`, beneath a permitted directory. Symlinks in the path are not
+    /// followed, except as its last component if they lead to something beneath that directory.
     ///
     /// # Errors
-    /// The operating system's; `XDEV` for a symlink that leads elsewhere.
+    /// Those of the operating system; `XDEV` for a symlink that leads elsewhere.
     pub fn beneath(
         &mut self,
         root: &PermittedRoot,
@@ -84,8 +83,7 @@ impl SourceOpener {
     ) -> Result<Source, Errno> {
         let followed = follow(root, below)?;
         if contents {
-            // Looked at here, so that one that cannot be read is refused in words before anything
-            // is listed.
+            // Opened here, so that an unreadable directory is refused before anything is listed.
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let path = if followed.as_os_str().is_empty() { Path::new(".") } else { followed.as_path() };
             open_beneath(root.opened.as_fd(), path, flags)?;
@@ -100,8 +98,8 @@ impl SourceOpener {
 }
 
 impl Source {
-    /// Makes sure that it is a file or a directory: where it is the only source nothing else would
-    /// be sent.
+    /// Checks that the source is a file or a directory: as the only source, anything else would
+    /// send nothing.
     ///
     /// # Errors
     /// [`SourceError::Special`].
@@ -110,14 +108,14 @@ impl Source {
         let found = Path::new(OsStr::from_bytes(&name.found));
         let stat = self.base.open().and_then(|base| statat(base.as_fd(), found, AtFlags::SYMLINK_NOFOLLOW));
         match stat.map(|stat| kind_of(&stat)) {
-            // What cannot be looked at is told when it is listed.
+            // The listing reports errors.
             Err(_) | Ok(FileType::RegularFile | FileType::Directory) => Ok(()),
             Ok(_) => Err(SourceError::Special(self.written.clone())),
         }
     }
 }
 
-/// Looks whether there is something of that name.
+/// Checks that a name exists.
 fn require(base: &Base, name: &[u8]) -> Result<(), Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     open_beneath(base.open()?.as_fd(), Path::new(OsStr::from_bytes(name)), flags).map(drop)
@@ -127,7 +125,7 @@ fn last_of(path: &Path) -> Vec<u8> {
     path.file_name().unwrap_or_default().as_bytes().to_vec()
 }
 
-/// Where something lies and what it is called there: the root of all lies in itself, as `.`.
+/// The parent and the last component of a path; the root is `.` in itself.
 fn parent_and_last(path: &Path) -> (&Path, Vec<u8>) {
     match (path.parent(), path.file_name()) {
         (Some(parent), Some(last)) => (parent, last.as_bytes().to_vec()),
@@ -144,7 +142,7 @@ fn follow(root: &PermittedRoot, below: &Path) -> Result<PathBuf, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = open_beneath(root.opened.as_fd(), directory, flags)?;
         let target = match readlinkat(&directory, last, Vec::new()) {
-            // It is none.
+            // Not a symlink.
             Err(Errno::INVAL) => return Ok(below),
             target => target?,
         };
@@ -153,8 +151,9 @@ fn follow(root: &PermittedRoot, below: &Path) -> Result<PathBuf, Errno> {
     Err(Errno::LOOP)
 }
 
-/// Where a symlink in `parent` leads, on the way to which there is no other: so `..` at its
-/// beginning is what stands before the last slash. Behind a name nobody knows what it is.
+/// The target of a symlink in `parent`, relative to the root; `None` if it leads outside. The path
+/// to `parent` contains no symlink, so a leading `..` simply removes its last component. After a
+/// name, which may be a symlink, `..` cannot be resolved here.
 fn target_beneath(parent: &Path, target: &Path) -> Option<PathBuf> {
     let mut path = parent.to_owned();
     let mut has_name = false;

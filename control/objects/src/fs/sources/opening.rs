@@ -1,4 +1,4 @@
-//! Opening listed files to be read, and looking at them again when they were.
+//! Opens listed files for reading, and checks them again after they were read.
 
 use std::os::fd::OwnedFd;
 
@@ -18,7 +18,7 @@ impl ObjectSource for Content {
         let buffered = self.open_file(manifest, file, OFlags::empty()).map_err(fail)?;
         let version = SourceVersion::begin(manifest, file, &buffered)?;
         let earlier = earlier.and_then(Version::mark::<SourceVersion>);
-        // What was sent of it before must be of the file that is read on.
+        // Everything sent must be of one version.
         if earlier.is_some_and(|earlier| !version.is_of(earlier)) {
             return Err(changed(manifest, file));
         }
@@ -27,7 +27,7 @@ impl ObjectSource for Content {
         let direct = self.open_file(manifest, file, OFlags::DIRECT).ok().filter(|direct| {
             fstat(direct).is_ok_and(|direct| (direct.st_dev, direct.st_ino) == (stat.st_dev, stat.st_ino))
         });
-        // Through the cache, the kernel reads ahead.
+        // Lets the kernel read ahead through the page cache.
         let _ = fadvise(&buffered, 0, None, Advice::Sequential);
         let bytes = version.bytes();
         let holes = if (stat.st_blocks as u64) * 512 < bytes { find_holes(&buffered, bytes) } else { Vec::new() };
@@ -63,7 +63,7 @@ impl ObjectSource for Content {
     }
 }
 
-/// Reads a file, and looks whether it was of one version.
+/// Reads a file, and checks whether everything was of one version.
 fn read_version(manifest: &Manifest, file: u32, opened: &OwnedFd, place: &mut [u8]) -> Result<Recheck, FileError> {
     let version = SourceVersion::begin(manifest, file, opened)?;
     let mut read = 0;
@@ -89,7 +89,7 @@ fn find_holes(file: &OwnedFd, bytes: u64) -> Vec<(u64, u64)> {
         }
         at = match seek(file, SeekFrom::Data(hole)) {
             Ok(data) => data,
-            // No data behind the hole.
+            // No data follows the hole.
             Err(Errno::NXIO) => bytes,
             Err(_) => break,
         };
@@ -123,7 +123,7 @@ mod tests {
         assert!(!is_hole(48 << 20, 4 << 20));
     }
 
-    /// What was sent before would be of one file, and the rest of another.
+    /// One part of the transfer would be of one file, and the rest of another.
     #[test]
     fn a_file_that_was_replaced_or_changed_is_not_opened_once_more() {
         let room = tempfile::tempdir().unwrap();

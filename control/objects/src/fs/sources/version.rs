@@ -1,12 +1,12 @@
 //! Whether everything read from a source belongs to a single version of it.
 //!
 //! A file is checked when it is opened and again after its last byte was read. Changes show in its
-//! size, its modification time, and its inode change time, which cannot be set back. A change
-//! leaves no trace if it falls within the same tick of the file system's clock as the previous one.
-//! A file that was changed just now is therefore not read before that tick is over.
+//! size, its modification time, and its change time (`ctime`), which cannot be set back. A change
+//! is invisible if it falls within the same tick of the file system's clock as the previous one. A
+//! file that was changed just now is therefore not read before that tick is over.
 //!
-//! The inode change time also changes with the mode, the owner, a name or a link. Then the file is
-//! read again, and counts as unchanged if its content is ([`SourceVersion::check_content`]).
+//! The change time also changes with the mode, the owner, a name or a link. The file is then read
+//! again, and counts as unchanged if its content is ([`SourceVersion::check_content`]).
 
 use std::os::fd::OwnedFd;
 
@@ -21,9 +21,9 @@ use rustix::io::Errno;
 
 use crate::fs::sources::{UNSIZED_REMEDY, reading_words};
 
-/// A file that is touched again and again is read so often.
+/// How often a file is read again whose inode keeps changing.
 pub const TRIES_MAX: u32 = 3;
-/// Bytes that are read at once to be hashed.
+/// Bytes that are read at a time for hashing.
 const READ_BYTES: usize = 1 << 20;
 
 /// The version of a source that is being read.
@@ -33,11 +33,10 @@ pub struct SourceVersion {
 }
 
 impl SourceVersion {
-    /// The version that is open, once no further change can look like the last. Blocks for that
-    /// long.
+    /// The version that is open, once no further change can look like the last. Blocks until then.
     ///
     /// # Errors
-    /// What to say of the file if it is not what was listed.
+    /// The error of this file if it is not the one that was listed.
     pub fn begin(manifest: &Manifest, file: u32, opened: &OwnedFd) -> Result<Self, FileError> {
         let look = || fstat(opened).map_err(|error| unreadable(manifest, file, error));
         let mut stat = look()?;
@@ -51,21 +50,21 @@ impl SourceVersion {
         Ok(Self { stat })
     }
 
-    /// Looks whether it is still the same.
+    /// Checks whether the file is still this version.
     ///
     /// # Errors
-    /// What to say of the file if it is not.
+    /// The error of this file if it is not.
     pub fn check(&self, manifest: &Manifest, file: u32, opened: &OwnedFd) -> Result<Recheck, FileError> {
         let now = fstat(opened).map_err(|error| unreadable(manifest, file, error))?;
         check_listed(manifest, file, &now)?;
         look(&self.stat, &now).ok_or_else(|| changed(manifest, file))
     }
 
-    /// As [`SourceVersion::check`]; a file that was touched is read once more and must have the
-    /// hash of what was sent. Without one it has changed.
+    /// As [`SourceVersion::check`]. A file whose inode has changed is read again and must have
+    /// `hash`, that of the bytes sent; without a hash it counts as changed.
     ///
     /// # Errors
-    /// What to say of the file if it is not.
+    /// The error of this file if it is not.
     pub fn check_content(
         &self,
         manifest: &Manifest,
@@ -87,15 +86,13 @@ impl SourceVersion {
         Ok(())
     }
 
-    /// Whether a file that is opened again is the one that was open before, as far as its
-    /// attributes show.
+    /// Whether a file that was opened again is the same version, judging by its attributes.
     #[must_use]
     pub fn is_of(&self, earlier: &Self) -> bool {
         look(&earlier.stat, &self.stat).is_some()
     }
 
-    /// What is said of a file that ended before its size: it changed, or it is one that has no
-    /// size.
+    /// The error of a file that ended before its size: it has changed, or it has no true size.
     #[must_use]
     pub fn ended_early(&self, manifest: &Manifest, file: u32, opened: &OwnedFd) -> FileError {
         match self.check(manifest, file, opened) {
@@ -104,23 +101,23 @@ impl SourceVersion {
         }
     }
 
-    /// Bytes of the file.
+    /// The file's size in bytes.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.stat.st_size as u64
     }
 
-    /// What was found when it was opened.
+    /// The status when it was opened.
     #[must_use]
     pub const fn stat(&self) -> &Stat {
         &self.stat
     }
 }
 
-/// Whether a file is what was listed, by size and time.
+/// Checks that a file is the one that was listed, by size and time.
 ///
 /// # Errors
-/// What to say of it if it is not.
+/// The error of this file if it is not.
 pub fn check_listed(manifest: &Manifest, file: u32, now: &Stat) -> Result<(), FileError> {
     let entry = manifest.entry(file);
     let same_bytes = matches!(entry.kind, EntryKind::File { bytes, .. } if bytes == now.st_size as u64);
@@ -128,7 +125,7 @@ pub fn check_listed(manifest: &Manifest, file: u32, now: &Stat) -> Result<(), Fi
     if same_bytes && same_time { Ok(()) } else { Err(changed(manifest, file)) }
 }
 
-/// What a second look at a file finds that did not change in size or time.
+/// The result of checking a file whose size and modification time have not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recheck {
     /// The same version.
@@ -138,7 +135,7 @@ pub enum Recheck {
     Touched,
 }
 
-/// What is said of a file that changed while it was read.
+/// The error of a file that changed while it was read.
 #[must_use]
 pub fn changed(manifest: &Manifest, file: u32) -> FileError {
     let name = printable(manifest.entry(file).name);
@@ -146,7 +143,7 @@ pub fn changed(manifest: &Manifest, file: u32) -> FileError {
     FileError { file, code: "changed".to_owned(), text }
 }
 
-/// What is said of a file that cannot be read.
+/// The error of a file that cannot be read.
 #[must_use]
 pub fn unreadable(manifest: &Manifest, file: u32, error: Errno) -> FileError {
     let name = printable(manifest.entry(file).name);
@@ -159,7 +156,7 @@ pub fn unreadable(manifest: &Manifest, file: u32, error: Errno) -> FileError {
     FileError { file, code: code.to_owned(), text }
 }
 
-/// Compares two looks; `None` if there are two versions.
+/// Compares two statuses of a file; `None` if they are of different versions.
 fn look(before: &Stat, after: &Stat) -> Option<Recheck> {
     let content = |stat: &Stat| (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
     let inode = |stat: &Stat| (stat.st_ctime, stat.st_ctime_nsec);
@@ -167,7 +164,7 @@ fn look(before: &Stat, after: &Stat) -> Option<Recheck> {
     is_same_content.then(|| if inode(before) == inode(after) { Recheck::Same } else { Recheck::Touched })
 }
 
-/// The hash of all that an open file holds.
+/// The hash of an open file's content.
 fn hash_of_content(file: &OwnedFd) -> Result<ChunkHash, Errno> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; READ_BYTES];
@@ -185,7 +182,7 @@ fn hash_of_content(file: &OwnedFd) -> Result<ChunkHash, Errno> {
     }
 }
 
-/// The message about a file whose size is not that of its content, although it does not change.
+/// The error of a file whose content is shorter than its size, although it does not change.
 fn unsized_file(manifest: &Manifest, file: u32) -> FileError {
     let name = printable(manifest.entry(file).name);
     let text = format!("'{name}' ends before its size: {UNSIZED_REMEDY}");

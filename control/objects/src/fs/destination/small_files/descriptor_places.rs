@@ -1,4 +1,4 @@
-//! Room for the descriptors of nameless files, so that a slow disk does not take those that
+//! Limits the descriptors of nameless files, so that a slow disk does not use up those that
 //! everything else needs.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use culvert_system::descriptors::descriptors_to_share;
 
-/// Descriptors of staged files, of all transfers together; told when some are given back.
+/// Descriptors of all transfers' staged files; the condition is notified when some are returned.
 static DESCRIPTORS_STAGED: (Mutex<u64>, Condvar) = (Mutex::new(0), Condvar::new());
-/// A pack waits no longer than this for descriptors: a disk that is so slow gets temporary names.
+/// How long a pack waits for descriptors. On a slower disk, temporary names are used.
 const PLACES_PATIENCE: Duration = Duration::from_secs(5);
-/// Of one staged file: its own, and its directory's, which is another file's too in most cases.
+/// Descriptors of one staged file: its own, and its directory's, which files usually share.
 const DESCRIPTORS_PER_FILE: u64 = 2;
 
 /// The right to keep a nameless file open until it has its name.
@@ -26,8 +26,8 @@ impl DescriptorPlaces {
         DESCRIPTORS_STAGED.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `files` more can be staged. The committer, which never waits for this, makes
-    /// room.
+    /// Waits until `files` more can be staged. The committer, which never waits here, frees
+    /// descriptors.
     pub(super) fn wait_for(files: usize) {
         let wanted = files as u64 * DESCRIPTORS_PER_FILE;
         if wanted <= Self::limit() {
@@ -36,13 +36,16 @@ impl DescriptorPlaces {
         }
     }
 
-    /// None if staged files have all descriptors that they may have.
+    /// `None` if staged files have reached the limit.
     pub(super) fn take() -> Option<Self> {
         let mut staged = Self::staged();
         if *staged + DESCRIPTORS_PER_FILE > Self::limit() {
             return None;
         }
         *staged += DESCRIPTORS_PER_FILE;
+        // Invariant I-descriptors-staged: staged files never hold more descriptors than their half
+        // of this process's limit.
+        assert!(*staged <= Self::limit(), "staged files stay within their half of the descriptors");
         Some(Self)
     }
 }
@@ -51,7 +54,7 @@ impl Drop for DescriptorPlaces {
     fn drop(&mut self) {
         let mut staged = Self::staged();
         *staged -= DESCRIPTORS_PER_FILE;
-        // The waiters need room for a pack, not for a file.
+        // Waiters need descriptors for a whole pack, so not every file wakes them.
         if *staged == 0 || staged.is_multiple_of(32) {
             DESCRIPTORS_STAGED.1.notify_all();
         }

@@ -1,5 +1,5 @@
-//! A small file between being written and having its name: where it is meanwhile, and how it comes
-//! to its place.
+//! A small file that is written but does not have its name yet: where it is meanwhile, and how it
+//! gets its name.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -20,14 +20,14 @@ use crate::fs::destination::names::split_name;
 use crate::fs::destination::small_files::descriptor_places::DescriptorPlaces;
 use crate::fs::destination::temporary::temporary_name;
 
-/// A small file that is written and does not have its name yet.
+/// A small file that is written but does not have its name yet.
 #[derive(Debug)]
 pub struct StagedFile {
     /// Its entry.
     pub file: u32,
     pub(super) place: Place,
     pub(super) action: Action,
-    /// What it could not get.
+    /// The attributes that were refused.
     pub(super) refused: Refused,
 }
 
@@ -38,24 +38,24 @@ pub struct StoredFile {
     pub file: u32,
     /// What it is now.
     pub stat: Stat,
-    /// What it could not get.
+    /// The attributes that were refused.
     pub refused: Refused,
 }
 
-/// Where a staged file is.
+/// The place of a staged file.
 #[derive(Debug)]
 pub(super) enum Place {
-    /// Nowhere: only this process has it.
+    /// No name: it exists only through its descriptor.
     UnnamedFile(UnnamedFile),
-    /// Under a temporary name, in this directory.
+    /// A temporary name in this directory.
     Partial(PathBuf, Arc<OwnedFd>),
-    /// In a directory that is being filled, under its own name; and what it is.
+    /// Its own name in a directory that is being filled, and its status.
     Fresh(Arc<FreshDirectory>, Stat),
 }
 
 impl StagedFile {
-    /// The directory that brings it to its place, and what it is; none for a file that is linked by
-    /// itself.
+    /// The directory with which it is put in place, and the file as stored; `None` for a file that
+    /// is linked by itself.
     #[must_use]
     pub fn fresh(&self) -> Option<(&Arc<FreshDirectory>, StoredFile)> {
         match &self.place {
@@ -68,8 +68,7 @@ impl StagedFile {
         StoredFile { file: self.file, stat, refused: self.refused }
     }
 
-    /// Takes a staged file out of the directory that would bring it to its place, and from under
-    /// its temporary name.
+    /// Removes a staged file from its directory or from under its temporary name.
     pub(super) fn unstage(&self, destination: &Destination, name: &[u8]) {
         match &self.place {
             Place::Fresh(directory, _) => {
@@ -85,7 +84,7 @@ impl StagedFile {
         }
     }
 
-    /// Gives the file its name, and says what it is then.
+    /// Gives the file its name, and returns its status then.
     pub(super) fn link_into_place(&self, destination: &Destination, name: &[u8], last: &Path) -> Result<Stat, Errno> {
         match &self.place {
             Place::UnnamedFile(UnnamedFile { file, parent, .. }) => {
@@ -94,7 +93,8 @@ impl StagedFile {
                 fstat(file)
             }
             Place::Partial(partial, parent) => {
-                // A directory with a temporary file in it is not empty: nothing takes its place.
+                // The temporary file keeps the directory from being empty, so that no other
+                // transfer can replace the directory.
                 let ours = statat(&**parent, partial, AtFlags::SYMLINK_NOFOLLOW)?;
                 rename_into_place(parent, partial, last, self.action)?;
                 stat_of(parent.as_fd(), last, &ours)
@@ -102,8 +102,8 @@ impl StagedFile {
             Place::Fresh(fresh, ours) => {
                 destination.in_parent_of(name, |parent, last| {
                     match renameat_with(fresh.opened(), last, parent, last, RenameFlags::NOREPLACE) {
-                        // A file system without the flag: a second link fails if the name is taken,
-                        // and the first goes with its directory.
+                        // A file system without the flag: a second link also fails if the name is
+                        // taken.
                         Err(Errno::INVAL | Errno::NOSYS) => {
                             linkat(fresh.opened(), last, parent, last, AtFlags::empty())?;
                             unlinkat(fresh.opened(), last, AtFlags::empty())?;
@@ -126,7 +126,7 @@ impl StagedFile {
         if self.action != Action::Replace {
             return link_nameless(nameless, parent, last);
         }
-        // A link cannot replace; a rename can.
+        // Only a rename can replace a file.
         let partial = temporary_name(destination.attempt.next_token());
         link_nameless(nameless, parent, &partial)?;
         rename_into_place(parent, &partial, last, Action::Replace).inspect_err(|_| {
@@ -135,7 +135,7 @@ impl StagedFile {
     }
 }
 
-/// A file without a name, and where it belongs.
+/// A file without a name, and its directory.
 #[derive(Debug)]
 pub(super) struct UnnamedFile {
     pub(super) file: OwnedFd,
@@ -143,30 +143,30 @@ pub(super) struct UnnamedFile {
     pub(super) _places: DescriptorPlaces,
 }
 
-/// The files of a pack, written.
+/// The written files of a pack.
 #[derive(Debug, Default)]
 pub struct StagedPack {
-    /// Those that can be linked.
+    /// Files that can be linked.
     pub staged: Vec<StagedFile>,
-    /// Those that could not be written.
+    /// Files that could not be written.
     pub failed: Vec<FileError>,
-    /// Those whose bytes do not have the sender's hash.
+    /// Files whose bytes do not have the sender's hash.
     pub mismatched: Vec<u32>,
-    /// Directories that are being filled, and how many of their files came with this pack, whatever
-    /// became of them.
+    /// Directories that are being filled, with the number of their files in this pack, stored or
+    /// not.
     pub settled: Vec<(Arc<FreshDirectory>, u32)>,
 }
 
-/// The current state of `ours` under its name; if somebody else has replaced it since, its earlier
-/// state: their file is never taken for ours.
+/// The current status of `ours` under its name, or its earlier one if somebody else has replaced
+/// the file since: another's file is never taken for ours.
 fn stat_of(parent: BorrowedFd<'_>, last: &Path, ours: &Stat) -> Result<Stat, Errno> {
     let there = statat(parent, last, AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino) { there } else { *ours })
 }
 
 fn link_nameless(file: &OwnedFd, parent: &OwnedFd, name: &Path) -> Result<(), Errno> {
-    // From Linux 6.10 on the owner of a file may link it by its descriptor; before, it takes a
-    // capability or the way through /proc.
+    // Since Linux 6.10, the owner of a file may link it by its descriptor. Before, that takes a
+    // capability, or the path below /proc.
     match linkat(file, "", parent, name, AtFlags::EMPTY_PATH) {
         Err(Errno::NOENT) => {
             let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
