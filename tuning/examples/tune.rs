@@ -1,5 +1,5 @@
-//! `culvert tune` and `culvert doctor` by themselves: what the tests of this crate start, so that
-//! they need no other. People use the `culvert` binary, which mounts the same.
+//! `culvert tune` and `culvert doctor` alone, for the tests of this crate, so that they do not need
+//! the `culvert` binary, which runs the same code.
 //!
 //! ```text
 //! cargo run -p culvert-tuning --example tune -- doctor
@@ -29,7 +29,7 @@ struct Cli {
 enum Command {
     /// Host tuning: audit, plan, apply, confirm, roll back
     Tune(TuneArgs),
-    /// Can this host run at full speed, and what to do
+    /// Show whether this host can run at full speed, and what to do
     Doctor(DoctorArgs),
 }
 

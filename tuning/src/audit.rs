@@ -1,15 +1,15 @@
-//! All rules over one facts document.
+//! Runs all rules over one facts document.
 
+use culvert_host::facts::Facts;
 use serde::Serialize;
 
-use crate::facts::Facts;
 use crate::finding::{Finding, Severity, Status};
 use crate::profile::ProfileName;
 use crate::rules;
 use crate::site::Site;
 use crate::targets::Targets;
 
-/// What all rules say of a host.
+/// The findings of all rules about a host.
 #[derive(Clone, Debug, Serialize)]
 pub struct Audit {
     /// The host's name.
@@ -27,15 +27,15 @@ pub struct Audit {
 /// Open findings by severity, for the metric `culvert_tuning_findings{severity}`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FindingCounts {
-    /// Full speed cannot be had.
+    /// Full speed is out of reach.
     pub critical: u32,
     /// A large part is lost.
     pub high: u32,
     /// Some is lost.
     pub warning: u32,
-    /// Good to know.
+    /// For information.
     pub info: u32,
-    /// Facts that are not known.
+    /// Checks whose facts could not be read.
     pub unknown: u32,
 }
 
@@ -57,8 +57,8 @@ impl FindingCounts {
         counts
     }
 
-    /// The values of the label `severity` with their counts, all of them, so that a series never
-    /// vanishes.
+    /// Every value of the label `severity` with its count, zeros included, so that no series
+    /// disappears.
     #[must_use]
     pub fn labels(&self) -> [(&'static str, u32); 5] {
         [
@@ -72,8 +72,8 @@ impl FindingCounts {
 }
 
 impl Audit {
-    /// Runs every rule. `named` beats the site file's profile, which beats the one that the facts
-    /// suggest.
+    /// Runs every rule. `named` takes precedence over the site file's profile, which takes
+    /// precedence over the one that the facts suggest.
     #[must_use]
     pub fn run(facts: &Facts, site: &Site, named: Option<ProfileName>) -> Self {
         let targets = Targets::choose(facts, site, named);
@@ -95,7 +95,7 @@ impl Audit {
         self.findings.iter().filter(|finding| finding.is_open()).map(|finding| finding.severity).min()
     }
 
-    /// Open findings, the most effective first: by severity, then by what the rule is worth.
+    /// Open findings, the most effective first: by severity, then by the rule's expected effect.
     #[must_use]
     pub fn most_effective_first(&self) -> Vec<&Finding> {
         let mut open: Vec<&Finding> = self.findings.iter().filter(|finding| finding.is_open()).collect();

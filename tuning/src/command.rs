@@ -1,7 +1,8 @@
-//! `culvert tune …` and `culvert doctor`: the arguments, and what they do.
+//! `culvert tune …` and `culvert doctor`: arguments and execution.
 //!
-//! The `culvert` binary mounts [`TuneArgs`] and [`DoctorArgs`] and gives them a [`CommandContext`].
-//! Results go to its `out`, messages to its `err`; the answer is the exit code of the command.
+//! The `culvert` binary parses [`TuneArgs`] and [`DoctorArgs`] and runs them with a
+//! [`CommandContext`]. Results go to its `out`, messages to its `err`; the returned value is the
+//! exit code.
 
 mod apply;
 mod arguments;
@@ -20,7 +21,7 @@ pub use arguments::{
 pub use context::{CommandContext, Failure, exit};
 
 impl TuneArgs {
-    /// Runs the command; gives its exit code.
+    /// Runs the command and returns its exit code.
     ///
     /// # Errors
     /// [`Failure`], which the caller prints.
@@ -42,7 +43,7 @@ impl TuneArgs {
 }
 
 impl DoctorArgs {
-    /// Runs the command; gives its exit code.
+    /// Runs the command and returns its exit code.
     ///
     /// # Errors
     /// [`Failure`], which the caller prints.

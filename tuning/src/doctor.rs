@@ -1,34 +1,34 @@
-//! One page: can this host run at full speed, what is in the way, and what to do first.
+//! One page: whether this host can run at full speed, what prevents it, and what to do first.
 
 use std::fmt::Write;
 
+use culvert_host::facts::{Facts, Link};
+use culvert_host::kernel_version::KernelVersion;
 use culvert_protocol::counted::{agree, counted};
 use serde::Serialize;
 
 use crate::audit::{Audit, FindingCounts};
-use crate::facts::{Facts, Link};
 use crate::finding::{Finding, Severity, Status};
-use crate::kernel_version::KernelVersion;
 use crate::measure::Effect;
 use crate::rules;
 use crate::targets::gigabits;
 
-/// From this kernel on AF_XDP has what the data plane uses.
+/// The first kernel whose AF_XDP has everything that the data plane uses.
 const AF_XDP_SINCE: KernelVersion = KernelVersion::new(5, 11);
-/// What the page shows of what to do.
+/// The most entries of the to-do list that the page shows.
 const SHOWN_MAX: usize = 12;
 
-/// The answer.
+/// Whether the host can run at full speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Nothing is known to be in the way.
+    /// Nothing known prevents it.
     Yes,
-    /// Some speed or steadiness is lost.
+    /// Some speed or stability is lost.
     Nearly,
     /// A large part of the speed is lost.
     No,
-    /// Too little is known of the host.
+    /// Too few facts about the host are known.
     Unknown,
 }
 
@@ -36,52 +36,52 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReadinessState {
-    /// It works at its best.
+    /// It works at full speed.
     Ready,
     /// It works in a slower way.
     Fallback,
     /// It does not work.
     Missing,
-    /// It cannot be told from here.
+    /// It cannot be determined here.
     Unknown,
 }
 
 /// One part of the data plane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Readiness {
-    /// What: `af_xdp eth0`, `io_uring`.
+    /// Its name: `af_xdp eth0`, `io_uring`.
     pub name: String,
-    /// How ready.
+    /// How ready it is.
     pub state: ReadinessState,
-    /// Why, in a sentence.
+    /// The reason in words.
     pub why: String,
 }
 
-/// Something to do.
+/// An entry of the to-do list.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ToDo {
-    /// What it costs to leave it.
+    /// The cost of leaving it.
     pub severity: Severity,
     /// The rule.
     pub rule: String,
-    /// What it is about: the names of links, sysctls, disks that the sentence holds for.
+    /// The names of the links, sysctls or disks that it concerns.
     pub scope: String,
-    /// What is wrong, in a sentence.
+    /// What is wrong, in words.
     pub what: String,
     /// How to do it.
     pub how: String,
-    /// What following the rule is expected to bring: `large`, `medium`, `small`, `none`.
+    /// The rule's expected effect: `large`, `medium`, `small`, `none`.
     pub effect: String,
-    /// What was measured here, if it was.
+    /// The effect measured on this host, if any.
     pub measured: Option<String>,
 }
 
 /// The page.
 #[derive(Clone, Debug, Serialize)]
 pub struct Doctor {
-    /// Can this host run at full speed?
+    /// Whether this host can run at full speed.
     pub verdict: Verdict,
-    /// The answer in a sentence.
+    /// The verdict in a sentence.
     pub text: String,
     /// Host, kernel, CPU, memory, links.
     pub host: Vec<(String, String)>,
@@ -91,14 +91,14 @@ pub struct Doctor {
     pub readiness: Vec<Readiness>,
     /// Open findings by severity.
     pub counts: FindingCounts,
-    /// What to do, the most effective first.
+    /// The to-do list, the most effective entry first.
     pub todo: Vec<ToDo>,
 }
 
 impl Doctor {
-    /// Joins everything. `readiness` is what the caller has probed; it takes precedence over facts
-    /// about the same part. `has_af_xdp` says whether the program's data plane has AF_XDP.
-    /// `measured` gives the latest measured effect of a rule.
+    /// Composes the page. `readiness` is what the caller has probed; it takes precedence over facts
+    /// about the same part. `has_af_xdp` is whether the program's data plane has AF_XDP. `measured`
+    /// returns the latest measured effect of a rule.
     #[must_use]
     pub fn examine(
         facts: &Facts,
@@ -109,8 +109,8 @@ impl Doctor {
         measured: &dyn Fn(&str) -> Option<Effect>,
     ) -> Self {
         let mut all: Vec<Readiness> = readiness_of(facts, audit, has_af_xdp);
-        // What was probed stands first.
-        all.retain(|told| readiness.iter().all(|probed| probed.name != told.name));
+        // Probed parts come first and replace facts about the same part.
+        all.retain(|from_facts| readiness.iter().all(|probed| probed.name != from_facts.name));
         all.splice(..0, readiness.iter().cloned());
         let todo = join_alike(audit.most_effective_first().into_iter().map(|finding| to_do(finding, measured)));
         let verdict = match audit.worst() {
@@ -220,7 +220,7 @@ fn host_lines(facts: &Facts, audit: &Audit) -> Vec<(String, String)> {
     lines
 }
 
-/// What is said of several things in the same words is said once.
+/// Joins entries that differ only in their scope.
 fn join_alike(todo: impl Iterator<Item = ToDo>) -> Vec<ToDo> {
     let mut joined: Vec<ToDo> = Vec::new();
     for one in todo {
@@ -252,7 +252,7 @@ fn to_do(finding: &Finding, measured: &dyn Fn(&str) -> Option<Effect>) -> ToDo {
     }
 }
 
-/// What the facts say about the data plane.
+/// The readiness of the data plane's parts, from the facts.
 fn readiness_of(facts: &Facts, audit: &Audit, has_af_xdp: bool) -> Vec<Readiness> {
     let one = |name: &str, state, why: &str| Readiness { name: name.to_owned(), state, why: why.to_owned() };
     let mut all = Vec::new();
@@ -339,7 +339,7 @@ fn af_xdp(facts: &Facts, link: &Link, has_af_xdp: bool) -> (ReadinessState, &'st
     }
 }
 
-/// How packets find the queue of their lane, where a link has several.
+/// How packets reach their lane's queue, for links with several queues.
 fn queue_choice(link: &Link) -> Option<Readiness> {
     let channels = link.channels?;
     if channels.combined.max(channels.rx) < 2 {
@@ -408,7 +408,7 @@ mod tests {
 
     #[test]
     fn queues_are_found_by_rules_or_by_the_hash() {
-        use crate::facts::{Channels, Feature};
+        use culvert_host::facts::{Channels, Feature};
         let link = |rules: Option<(bool, bool)>, hash: &str| {
             let features = rules.map(|(active, fixed)| ("rx-ntuple-filter".to_owned(), Feature { active, fixed }));
             Link {

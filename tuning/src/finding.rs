@@ -1,30 +1,29 @@
-//! What a rule says of a host: one finding for each thing that it looked at.
+//! The result of a rule: one finding for each link, disk or other object that it checked.
 
 use std::fmt;
 
+use culvert_host::setting::{Risk, Setting, Value};
 use serde::{Deserialize, Serialize};
 
-use crate::setting::{Risk, Setting, Value};
-
-/// How much a finding costs this host. The names are the values of the metric's label.
+/// The cost of a finding for this host. The names are the values of the metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// Full speed cannot be had, or transfers fail.
+    /// Full speed is out of reach, or transfers fail.
     Critical,
     /// A large part of the speed is lost.
     High,
-    /// Some of the speed, or its steadiness, is lost.
+    /// Some of the speed or its stability is lost.
     Warning,
-    /// Good to know.
+    /// For information.
     Info,
 }
 
 impl Severity {
-    /// All of them, the worst first.
+    /// All severities, the worst first.
     pub const ALL: [Self; 4] = [Self::Critical, Self::High, Self::Warning, Self::Info];
 
-    /// The word for it.
+    /// Its name.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -51,19 +50,19 @@ impl std::str::FromStr for Severity {
     }
 }
 
-/// What came out of looking.
+/// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// As it should be.
+    /// The current value is the recommended one.
     Ok,
-    /// Something else would be better.
+    /// Another value would be better.
     Differs,
-    /// Something on this host works against the recommendation.
+    /// Something on this host counteracts the recommendation.
     Conflict,
-    /// The fact is not known; never taken for good.
+    /// The fact is unknown, which never counts as ok.
     Unknown,
-    /// The rule says nothing of this host.
+    /// The rule does not apply to this host.
     NotApplicable,
 }
 
@@ -73,31 +72,31 @@ pub enum Status {
 pub struct Change {
     /// The setting.
     pub setting: Setting,
-    /// The value to give it.
+    /// The recommended value.
     pub to: Value,
 }
 
-/// One thing that a rule looked at.
+/// The outcome of a rule for one object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Finding {
     /// The rule.
     pub rule: String,
-    /// What was looked at: a link, a disk, a mount point; empty for the host as a whole.
+    /// The checked object: a link, a disk, a mount point; empty for the host as a whole.
     pub scope: String,
-    /// What came out.
+    /// The outcome.
     pub status: Status,
-    /// What it costs; of findings that are ok or not applicable it means nothing.
+    /// The cost; without meaning if the status is ok or not applicable.
     pub severity: Severity,
-    /// What is there.
+    /// The current value.
     pub current: String,
-    /// What would be better.
+    /// The recommended value.
     pub recommended: String,
-    /// Why, with the numbers of this host.
+    /// The reason, with this host's numbers.
     pub why: String,
     /// What `apply` would change.
     pub changes: Vec<Change>,
-    /// What only a person can do: commands, boot parameters, firmware settings.
+    /// Steps for the admin: commands, boot parameters, firmware settings.
     pub steps: Vec<String>,
 }
 
@@ -116,13 +115,13 @@ impl Finding {
         }
     }
 
-    /// As it should be.
+    /// A finding whose current value is the recommended one.
     #[must_use]
     pub fn ok(scope: &str, current: impl Into<String>) -> Self {
         Self { current: current.into(), ..Self::new(scope, Status::Ok, Severity::Info) }
     }
 
-    /// Something else would be better.
+    /// A finding for which another value would be better.
     #[must_use]
     pub fn differs(
         scope: &str,
@@ -139,7 +138,7 @@ impl Finding {
         }
     }
 
-    /// Something works against the recommendation.
+    /// A finding that something counteracts the recommendation.
     #[must_use]
     pub fn conflict(
         scope: &str,
@@ -151,26 +150,26 @@ impl Finding {
         Self { status: Status::Conflict, ..Self::differs(scope, severity, current, recommended, why) }
     }
 
-    /// The fact is not known.
+    /// A finding that the fact is unknown.
     #[must_use]
     pub fn unknown(scope: &str, why: impl Into<String>) -> Self {
         Self { current: "unknown".to_owned(), why: why.into(), ..Self::new(scope, Status::Unknown, Severity::Info) }
     }
 
-    /// The rule says nothing here.
+    /// A finding that the rule does not apply.
     #[must_use]
     pub fn not_applicable(scope: &str, why: impl Into<String>) -> Self {
         Self { why: why.into(), ..Self::new(scope, Status::NotApplicable, Severity::Info) }
     }
 
-    /// With a change that `apply` would make.
+    /// Adds a change that `apply` would make.
     #[must_use]
     pub fn change(mut self, setting: Setting, to: impl Into<String>) -> Self {
         self.changes.push(Change { setting, to: Value::new(to) });
         self
     }
 
-    /// With something that only a person can do.
+    /// Adds a step for the admin.
     #[must_use]
     pub fn step(mut self, step: impl Into<String>) -> Self {
         self.steps.push(step.into());
@@ -183,7 +182,7 @@ impl Finding {
         matches!(self.status, Status::Differs | Status::Conflict)
     }
 
-    /// The worst that any of its changes can cost while it is made.
+    /// The highest risk among its changes.
     #[must_use]
     pub fn risk(&self) -> Risk {
         self.changes.iter().map(|change| change.setting.risk()).max().unwrap_or_default()

@@ -2,8 +2,8 @@
 //!
 //! `apply` starts it before the first write, so that nothing depends on the terminal, the ssh
 //! connection, the node, or the applying process. If that process dies midway, the guard restores
-//! everything at once. The guard leaves its parent's session and holds a lock on its own file as
-//! long as it lives, which shows others that it is alive.
+//! everything at once. The guard leaves its parent's session and holds a lock on its own file, by
+//! which other processes see that it is alive.
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -12,37 +12,37 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use culvert_host::Host;
 use culvert_system::regular_file::{self, Links, open_flags};
 use rustix::fs::{FlockOperation, flock};
 
-use crate::host::Host;
 use crate::transaction::{State, Store, StoreError, TransactionError, roll_back};
 
-/// What the guard says on its standard output when it is ready.
+/// The line that the guard prints when it is ready.
 const READY: &str = "ready";
-/// How often it looks.
+/// How often the guard checks the transaction.
 const PERIOD: Duration = Duration::from_millis(200);
-/// How often it tries to roll back when that fails, a second apart.
+/// Attempts at a failing rollback, one second apart.
 const TRIES_MAX: u32 = 600;
-/// Why it rolls back.
+/// The reason of a rollback when the time is up.
 const TIME_IS_UP: &str = "it was not confirmed in time";
 
-/// How a guard is started: this program again, with arguments that lead to [`watch_over`].
+/// How to start a guard: this program with arguments that lead to [`watch_over`].
 #[derive(Clone, Debug)]
 pub struct GuardLauncher {
     /// The program.
     pub program: PathBuf,
-    /// What comes before `guard ID`.
+    /// The arguments before `guard ID`.
     pub arguments: Vec<String>,
     /// The state directory.
     pub state_directory: PathBuf,
 }
 
 impl GuardLauncher {
-    /// Starts the guard of a transaction and waits until it says that it is ready.
+    /// Starts the guard of a transaction and waits until it reports that it is ready.
     ///
     /// # Errors
-    /// Why it did not start, for people.
+    /// A message with the reason why it did not start.
     pub fn start(&self, id: &str) -> Result<(), String> {
         let failed = |why: &dyn std::fmt::Display| format!("{}: {why}", self.program.display());
         let log_path = self.state_directory.join("guard.log");
@@ -60,7 +60,7 @@ impl GuardLauncher {
             .map_err(|why| failed(&why))?;
         let mut line = String::new();
         if let Some(out) = child.stdout.take() {
-            // It says one line, or ends; either way this returns.
+            // Returns when the guard prints its line or exits.
             BufReader::new(out).read_line(&mut line).map_err(|why| failed(&why))?;
         }
         if line.trim() == READY {
@@ -72,11 +72,11 @@ impl GuardLauncher {
     }
 }
 
-/// Whether the guard of a transaction lives.
+/// Whether the guard of a transaction is alive.
 #[must_use]
 pub fn lives(state_directory: &Path, id: &str) -> bool {
     let Ok(file) = regular_file::open(&lock_path(state_directory, id), Links::Refused) else { return false };
-    // A file system without locks reveals nothing.
+    // On a file system without locks, the guard counts as dead.
     flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
@@ -99,8 +99,8 @@ pub fn watch_over(
     options.create(true).truncate(false).write(true).mode(0o600);
     let file = regular_file::open_to_write(&path, &mut options).map_err(|source| error(source.into()))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|why| error(why.into()))?;
-    // A new session: the end of the terminal or of ssh does not reach it. Fails for a process that
-    // already leads one.
+    // In a new session, the end of the terminal or of ssh does not send it a signal. This fails for
+    // a process that already leads a session.
     let _ = rustix::process::setsid();
     let _ = std::env::set_current_dir("/");
     writeln!(out, "{READY}").and_then(|()| out.flush()).map_err(error)?;
@@ -131,7 +131,7 @@ fn wait_and_act(store: &mut Store, id: &str, host: &mut dyn Host) -> Result<Stri
     }
 }
 
-/// One look; `Some` when there is nothing left to do.
+/// Checks the transaction once; `Some` when the guard has nothing left to do.
 fn look(store: &mut Store, id: &str, host: &mut dyn Host) -> Result<Option<String>, TransactionError> {
     let Some(transaction) = store.transaction(id)? else { return Ok(Some(format!("{id} is gone"))) };
     let due = |deadline: Option<u64>| deadline.is_some_and(|deadline| host.now_boot_ms() >= deadline);
@@ -143,12 +143,12 @@ fn look(store: &mut Store, id: &str, host: &mut dyn Host) -> Result<Option<Strin
         State::Applying => (false, "the process that applied it died before it had finished"),
         State::RollingBack => (false, "rolling back was interrupted"),
     };
-    // A process that applies, confirms or rolls back holds the lock meanwhile.
+    // A process that applies, confirms or rolls back holds the lock.
     let _lock = match store.lock(wait_for_lock) {
         Err(StoreError::Locked { .. }) => return Ok(None),
         other => other?,
     };
-    // It may have moved on while the lock was waited for.
+    // The transaction may have changed while this waited for the lock.
     match store.transaction(id)? {
         Some(now) if now.state == transaction.state => {}
         _ => return Ok(None),
@@ -159,9 +159,10 @@ fn look(store: &mut Store, id: &str, host: &mut dyn Host) -> Result<Option<Strin
 
 #[cfg(test)]
 mod tests {
+    use culvert_host::fake::FakeHost;
+    use culvert_host::setting::{Setting, Value};
+
     use super::*;
-    use crate::host::fake::FakeHost;
-    use crate::setting::{Setting, Value};
     use crate::transaction::{ApplyOptions, Intent, apply, confirm};
 
     fn applied(state: &Path, host: &mut FakeHost, within: Duration) -> String {

@@ -1,13 +1,14 @@
-//! What a rule is worth on this host: an interleaved benchmark with and without it.
+//! Measures the effect of a rule on this host, in interleaved runs with and without it.
 //!
-//! Rules come with an expected effect; this measures the real one. Runs are paired and their order
-//! alternates (before, after, after, before, …), so that a drift of the machine falls on both
-//! sides. "No effect" is an answer. The rule is in force only while it is measured: each change is
-//! a transaction with its guard, and the last thing is a rollback.
+//! Rules state an expected effect; this measures the real one. Runs are paired and their order
+//! alternates (without, with, with, without, …), so that drift of the machine affects both sides
+//! equally. "No effect" is a valid result. The rule is in force only during the measurement: each
+//! change is a transaction with a guard, and the measurement ends with a rollback.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::host::Host;
+use culvert_host::Host;
+
 use crate::transaction::{ApplyOptions, Intent, Store, TransactionError, apply, roll_back};
 
 mod answer;
@@ -22,14 +23,14 @@ pub use ledger::{EffectLedger, LedgerError};
 pub use statistics::Estimate;
 pub use workload::{CommandWorkload, LoopbackWorkload, Workload, WorkloadError};
 
-/// Fewer pairs say nothing.
+/// Fewer pairs prove nothing.
 pub const PAIRS_MIN: usize = 5;
-/// How much longer than expected a measurement may take before the guard undoes the change.
+/// The multiple of the expected duration after which the guard undoes the change.
 const PATIENCE: u32 = 4;
-/// Added to that, for changes that reset links.
+/// Added to that for changes that reset links.
 const PATIENCE_MORE: Duration = Duration::from_secs(120);
 
-/// Why a measurement did not come about.
+/// Why a measurement failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MeasureError {
     /// The change could not be made or undone.
@@ -40,7 +41,7 @@ pub enum MeasureError {
     Workload(#[from] WorkloadError),
 }
 
-/// What is measured and how.
+/// What to measure and how.
 #[derive(Clone, Debug)]
 pub struct MeasureOptions {
     /// The rule.
@@ -53,13 +54,13 @@ pub struct MeasureOptions {
     pub kernel: String,
 }
 
-/// Runs the workload in pairs with and without `intents`, and leaves the host as it was. `progress`
-/// is called for each run.
+/// Runs the workload in pairs with and without `intents`, and restores the host. Calls `progress`
+/// for each run.
 ///
 /// The caller holds the store's lock and has called [`crate::transaction::recover`].
 ///
 /// # Errors
-/// [`MeasureError`]; the host is then as it was, or the error says what is left.
+/// [`MeasureError`]; the host is then restored, or the error names what is not.
 pub fn measure(
     store: &mut Store,
     host: &mut dyn Host,
@@ -72,37 +73,33 @@ pub fn measure(
     let pairs_wanted = options.pairs.max(PAIRS_MIN);
     let apply_options = ApplyOptions {
         profile: format!("measuring {}", options.rule),
-        // The guard is for a crash in between; every run of this side may fall into one stretch.
+        // The guard is for a crash meanwhile; consecutive runs of this side may share one
+        // transaction.
         confirm_within: Some(options.run * PATIENCE * 2 + PATIENCE_MORE),
         persistent: false,
         attended: true,
     };
     let mut applied = false;
     let mut pairs = Vec::new();
-    // The first run warms up and does not count.
+    // The first run is a warm-up and not counted.
     let mut outcome = workload.run(options.run).map(|_| ()).map_err(MeasureError::from);
-    'pairs: while outcome.is_ok() && pairs.len() < pairs_wanted {
-        let after_first = pairs.len() % 2 == 1;
-        let mut measured = [0.0; 2];
-        for with in [after_first, !after_first] {
-            match switch(store, host, intents, &apply_options, start_guard, &mut applied, with) {
-                Ok(()) => {}
+    while outcome.is_ok() && pairs.len() < pairs_wanted {
+        let with_first = pairs.len() % 2 == 1;
+        let mut rates = [0.0; 2];
+        for with in [with_first, !with_first] {
+            let switched = switch(store, host, intents, &apply_options, start_guard, &mut applied, with);
+            let run = switched.map_err(MeasureError::from).and_then(|()| Ok(workload.run(options.run)?));
+            match run {
+                Ok(rate) => rates[usize::from(with)] = rate,
                 Err(error) => {
-                    outcome = Err(error.into());
-                    break 'pairs;
-                }
-            }
-            match workload.run(options.run) {
-                Ok(rate) => measured[usize::from(with)] = rate,
-                Err(error) => {
-                    outcome = Err(error.into());
-                    break 'pairs;
+                    outcome = Err(error);
+                    break;
                 }
             }
             let side = if with { "with" } else { "without" };
-            progress(&format!("pair {}: {side} {:.3} Gb/s", pairs.len() + 1, measured[usize::from(with)] / 1e9));
+            progress(&format!("pair {}: {side} {:.3} Gb/s", pairs.len() + 1, rates[usize::from(with)] / 1e9));
         }
-        pairs.push((measured[0], measured[1]));
+        pairs.push((rates[0], rates[1]));
     }
     if applied {
         roll_back(store, host, None, "the measurement is over")?;
@@ -121,7 +118,7 @@ pub fn measure(
     })
 }
 
-/// Puts the rule in force or takes it away, if it is not so already.
+/// Applies the rule or rolls it back, unless that is already the case.
 fn switch(
     store: &mut Store,
     host: &mut dyn Host,
@@ -145,11 +142,12 @@ fn switch(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::host::fake::FakeHost;
-    use crate::setting::{Setting, Value};
+    use culvert_host::fake::FakeHost;
+    use culvert_host::setting::{Setting, Value};
 
-    /// A machine that is faster with the setting, or not, with noise.
+    use super::*;
+
+    /// A machine with noise that is faster with the setting, or not.
     struct Modelled<'a> {
         host: &'a std::cell::RefCell<FakeHost>,
         gain: f64,
@@ -168,7 +166,7 @@ mod tests {
                 return Err(WorkloadError("the far end hung up".to_owned()));
             }
             let with = self.host.borrow().settings()[&Setting::sysctl("a.b")].text() == "2";
-            // A slow drift and noise that no seed of a test can help.
+            // A slow drift, and noise that follows a fixed pattern.
             let noise = f64::from(self.runs * 7919 % 13) / 1300.0;
             let drift = 1.0 - f64::from(self.runs) * 0.002;
             Ok(10e9 * drift * (1.0 + noise) * if with { self.gain } else { 1.0 })
@@ -179,19 +177,19 @@ mod tests {
     struct Shared<'a>(&'a std::cell::RefCell<FakeHost>);
 
     impl Host for Shared<'_> {
-        fn read(&mut self, setting: &Setting) -> Result<Value, crate::host::HostError> {
+        fn read(&mut self, setting: &Setting) -> Result<Value, culvert_host::HostError> {
             self.0.borrow_mut().read(setting)
         }
-        fn write(&mut self, setting: &Setting, value: &Value) -> Result<(), crate::host::HostError> {
+        fn write(&mut self, setting: &Setting, value: &Value) -> Result<(), culvert_host::HostError> {
             self.0.borrow_mut().write(setting, value)
         }
-        fn may_write(&mut self, setting: &Setting) -> Result<(), crate::host::HostError> {
+        fn may_write(&mut self, setting: &Setting) -> Result<(), culvert_host::HostError> {
             self.0.borrow_mut().may_write(setting)
         }
-        fn settings_of_link(&mut self, link: &str) -> Result<Vec<Setting>, crate::host::HostError> {
+        fn settings_of_link(&mut self, link: &str) -> Result<Vec<Setting>, culvert_host::HostError> {
             self.0.borrow_mut().settings_of_link(link)
         }
-        fn place(&self) -> crate::host::Place {
+        fn place(&self) -> culvert_host::Place {
             self.0.borrow().place()
         }
         fn now_boot_ms(&self) -> u64 {

@@ -1,26 +1,27 @@
 //! Files that preserve held settings across a reboot.
 //!
-//! sysctl.d and udev rules set what they can early in the boot; the rest (interrupts, queueing
-//! disciplines, rings) is set by a service that runs the watcher. There is no `.link` file: the
-//! first one that matches a NIC hides all others, and with them the distribution's names
+//! sysctl.d and udev rules set what they can early in the boot. A service that runs the watcher
+//! sets the rest (interrupts, queueing disciplines, rings). No `.link` file is written: the first
+//! one that matches a NIC hides all others, and with them the distribution's names
 //! (`docs/decisions/0012-persistence.md`). Every file starts with a line that marks it as
 //! Culvert's.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use crate::host::{Host, HostError, OWNED_FILE_FIRST_LINE};
-use crate::setting::{Setting, Value};
+use culvert_host::setting::{Setting, Value};
+use culvert_host::{Host, HostError, OWNED_FILE_FIRST_LINE};
+
 use crate::transaction::Intent;
 
-/// Sysctls.
+/// The file for sysctls.
 pub const SYSCTL_FILE: &str = "/etc/sysctl.d/90-culvert.conf";
-/// Attributes of disks.
+/// The file for disk attributes.
 pub const UDEV_FILE: &str = "/etc/udev/rules.d/90-culvert.rules";
 /// The service that runs the watcher.
 pub const SERVICE_FILE: &str = "/etc/systemd/system/culvert-tune.service";
-/// Makes the system start the service: a drop-in, because a link created by `systemctl enable`
-/// cannot be marked as Culvert's.
+/// The drop-in that starts the service at boot. A link created by `systemctl enable` could not
+/// carry the mark of Culvert's files.
 pub const WANTS_FILE: &str = "/etc/systemd/system/multi-user.target.d/90-culvert-tune.conf";
 /// The service's name.
 pub const SERVICE: &str = "culvert-tune.service";
@@ -31,7 +32,7 @@ pub const SERVICE: &str = "culvert-tune.service";
 /// `watch_command` is the program that runs the watcher, with an absolute path, and its arguments.
 ///
 /// # Errors
-/// [`HostError`] if a file of that name belongs to somebody else, or cannot be read.
+/// [`HostError`] if a file of that name is not Culvert's, or cannot be read.
 pub fn intents(
     wanted: &BTreeMap<Setting, Value>,
     watch_command: &[&str],
@@ -114,8 +115,9 @@ fn wants_file() -> String {
 
 #[cfg(test)]
 mod tests {
+    use culvert_host::fake::FakeHost;
+
     use super::*;
-    use crate::host::fake::FakeHost;
 
     const WATCH: [&str; 5] = ["/usr/bin/culvert", "--state", "/srv/a state/100%", "tune", "watch"];
 

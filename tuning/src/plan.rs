@@ -1,72 +1,70 @@
-//! From findings to what would be written: the difference between what the host has and what it
-//! should have.
+//! Turns findings into a plan: the settings whose current values differ from the recommended ones.
 //!
-//! Making a plan reads settings and writes none.
+//! Making a plan only reads settings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use culvert_host::setting::{Risk, Setting, Value};
+use culvert_host::{Host, HostError};
 use serde::Serialize;
 
 use crate::audit::Audit;
 use crate::finding::Finding;
-use crate::host::{Host, HostError};
 use crate::rules;
-use crate::setting::{Risk, Setting, Value};
 
-/// Which findings the plan takes.
+/// Which findings the plan covers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Only these rules, if any is named. A rule that is named is taken even if it only applies on
-    /// request.
+    /// Only these rules, unless empty. A named rule is covered even if it applies on request only.
     pub only: Vec<String>,
-    /// Not these.
+    /// Rules to leave out.
     pub skip: Vec<String>,
-    /// Nothing that may cost more than this while it is changed.
+    /// The highest risk of a change.
     pub risk_max: Option<Risk>,
 }
 
 /// One setting that would be written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PlannedChange {
-    /// The rule that wants it.
+    /// The rule that requires it.
     pub rule: String,
     /// The setting.
     pub setting: Setting,
-    /// What it is.
+    /// The current value.
     pub from: Value,
-    /// What it would be.
+    /// The new value.
     pub to: Value,
-    /// What it may cost while it is changed.
+    /// The risk while the change takes effect.
     pub risk: Risk,
 }
 
 /// One setting that cannot be written from here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BlockedChange {
-    /// The rule that wants it.
+    /// The rule that requires it.
     pub rule: String,
     /// The setting.
     pub setting: Setting,
-    /// What it would be.
+    /// The new value.
     pub to: Value,
-    /// Why not.
+    /// The reason.
     pub reason: String,
-    /// What the host's admin types instead.
+    /// The command for the host's admin.
     pub command: Option<String>,
-    /// Whether it is not there at all, a mistake rather than a matter of permission.
+    /// Whether the setting does not exist, which is a mistake rather than a lack of permission.
     pub missing: bool,
 }
 
-/// What would be changed, what cannot be, and what only a person can do.
+/// Settings that would be changed, settings that cannot be, and steps for the admin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Plan {
-    /// Settings that would be written, in that order.
+    /// Settings that would be written, in the order of writing.
     pub changes: Vec<PlannedChange>,
     /// Settings that cannot be written from here.
     pub blocked: Vec<BlockedChange>,
-    /// Open findings that need a person.
+    /// Open findings that need the admin.
     pub advice: Vec<Finding>,
-    /// Rules that have something to change and wait to be asked for.
+    /// Rules with changes that apply on request only.
     pub on_request: Vec<String>,
 }
 
@@ -85,7 +83,7 @@ impl Selection {
 }
 
 impl Plan {
-    /// Works out what would be written on a host.
+    /// Makes the plan for a host.
     #[must_use]
     pub fn make(audit: &Audit, selection: &Selection, host: &mut dyn Host) -> Self {
         let mut plan = Self::default();
@@ -114,6 +112,9 @@ impl Plan {
             }
         }
         plan.changes.sort_by_key(|change| change.setting.stage());
+        let distinct: BTreeSet<&Setting> = plan.changes.iter().map(|change| &change.setting).collect();
+        // Invariant I-tuning-plan-once: A plan writes each setting at most once.
+        assert_eq!(distinct.len(), plan.changes.len(), "two rules would write the same setting");
         plan
     }
 
@@ -149,7 +150,7 @@ impl Plan {
         self.changes.is_empty()
     }
 
-    /// The worst that the changes may cost while they are made.
+    /// The highest risk among the changes.
     #[must_use]
     pub fn risk(&self) -> Risk {
         self.changes.iter().map(|change| change.risk).max().unwrap_or_default()
@@ -168,9 +169,10 @@ fn reason_of(error: &HostError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use culvert_host::facts::Facts;
+    use culvert_host::fake::{FakeHost, Fault};
+
     use super::*;
-    use crate::facts::Facts;
-    use crate::host::fake::{FakeHost, Fault};
     use crate::site::Site;
 
     fn facts() -> Facts {

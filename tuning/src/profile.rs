@@ -1,4 +1,4 @@
-//! Profiles: the kinds of hosts that recommendations are made for.
+//! Profiles: the kinds of hosts for which recommendations exist.
 
 use std::fmt;
 use std::str::FromStr;
@@ -29,7 +29,7 @@ pub enum ProfileName {
 }
 
 impl ProfileName {
-    /// All of them.
+    /// All profiles.
     pub const ALL: [Self; 5] = [Self::Dtn10g, Self::Dtn40g, Self::Dtn100g, Self::Dtn400g, Self::Measurement];
 
     /// Its name.
@@ -44,7 +44,7 @@ impl ProfileName {
         }
     }
 
-    /// The rate that it is named after; measurement hosts have that of their link.
+    /// The rate in its name; measurement hosts take the rate of their link.
     pub(crate) fn nominal_bits_per_second(self) -> Option<u64> {
         match self {
             Self::Dtn10g => Some(10 * GIGABIT),

@@ -1,27 +1,27 @@
-//! Audits and plans as text, for people and for golden files.
+//! Audits and plans as text, for people and for golden audits.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use culvert_host::netlink::QdiscTree;
+use culvert_host::setting::{Risk, Setting, Value};
 use culvert_protocol::counted::counted;
 
 use crate::audit::Audit;
 use crate::finding::{Finding, Status};
-use crate::netlink::QdiscTree;
 use crate::plan::{Plan, PlannedChange};
 use crate::rules;
-use crate::setting::{Risk, Setting, Value};
 use crate::targets::gigabits;
 
-/// Of changes that look alike, how many are shown.
+/// The most changes shown of those that look alike.
 const ALIKE_SHOWN: usize = 3;
 
-/// How much of an audit is shown.
+/// How much of an audit to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detail {
     /// Findings that call for action.
     Open,
-    /// Everything that was looked at.
+    /// All findings.
     All,
 }
 
@@ -56,7 +56,7 @@ pub fn audit_text(audit: &Audit, detail: Detail) -> String {
     out
 }
 
-/// The plan as text: a difference with a line for each setting.
+/// The plan as text: old and new value of each setting.
 #[must_use]
 pub fn plan_text(plan: &Plan, detail: Detail) -> String {
     let mut out = String::new();
@@ -111,7 +111,7 @@ pub fn plan_text(plan: &Plan, detail: Detail) -> String {
     out
 }
 
-/// One rule, explained.
+/// The explanation of one rule.
 #[must_use]
 pub fn rule_text(rule: &rules::Rule) -> String {
     let mut out = String::new();
@@ -187,7 +187,7 @@ fn finding_text(out: &mut String, finding: &Finding) {
     }
 }
 
-/// Long lists of options and addresses end where a line does.
+/// Shortens long lists of options and addresses to a line.
 fn shorten(text: &str) -> String {
     const LENGTH_MAX: usize = 100;
     if text.chars().count() <= LENGTH_MAX {
@@ -197,7 +197,7 @@ fn shorten(text: &str) -> String {
     format!("{kept}…")
 }
 
-/// A value in a line: a tree of queueing disciplines in words.
+/// A value in one line; a tree of queueing disciplines in words.
 fn value_text(setting: &Setting, value: &Value) -> String {
     if let (Setting::Qdisc { .. }, Ok(tree)) = (setting, serde_json::from_str::<QdiscTree>(value.text())) {
         let mut counts: Vec<(String, usize)> = Vec::new();
@@ -220,7 +220,7 @@ fn value_text(setting: &Setting, value: &Value) -> String {
     shorten(value.text())
 }
 
-/// Changes of one rule that differ only in numbers count as alike.
+/// The key by which changes look alike: those of one rule that differ only in numbers.
 fn likeness(change: &PlannedChange) -> (String, String) {
     let name = change.setting.to_string();
     let mut pattern = String::new();

@@ -1,8 +1,8 @@
-//! The rules: each a pure function of facts and targets, with its reason and its source.
+//! The rules: each is a pure function of facts and targets, with a reason and a source.
 //!
-//! A rule reads nothing but the facts document and the targets of the profile, so it gives the same
-//! findings for a saved document as on the host. What it would change it names as settings; writing
-//! them is the transaction's job.
+//! A rule reads only the facts document and the targets of the profile, so a saved document gives
+//! the same findings as the host. A finding names the settings to change; the transaction writes
+//! them.
 
 mod boot;
 mod conflicts;
@@ -32,7 +32,7 @@ pub fn all() -> impl Iterator<Item = &'static Rule> {
 /// The rule of this name.
 ///
 /// # Errors
-/// A message with the names that are meant most likely.
+/// A message with the most similar names.
 pub fn find(id: &str) -> Result<&'static Rule, String> {
     if let Some(rule) = all().find(|rule| rule.id == id) {
         return Ok(rule);
@@ -49,8 +49,9 @@ pub fn find(id: &str) -> Result<&'static Rule, String> {
 
 #[cfg(test)]
 mod tests {
+    use culvert_host::facts::Facts;
+
     use super::*;
-    use crate::facts::Facts;
     use crate::targets::Targets;
     use std::collections::BTreeSet;
 

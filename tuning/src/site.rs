@@ -1,15 +1,15 @@
-//! The site: what an admin knows about the host and its network that facts cannot show, and what
-//! they want changed. It comes from the site file ([`site_file`](crate::site_file)).
+//! The site: what the admin knows about the host and its network that facts cannot show, and the
+//! admin's own values. It comes from the site file ([`site_file`](crate::site_file)).
 
 use std::collections::BTreeMap;
 
+use culvert_host::collect::Partner;
+use culvert_host::cpu_set::CpuSet;
 use serde::{Deserialize, Serialize};
 
-use crate::collect::Partner;
-use crate::cpu_set::CpuSet;
 use crate::profile::ProfileName;
 
-/// How transfers are kept below the rate of the link.
+/// How transfers stay below the rate of the link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pacing {
@@ -20,13 +20,13 @@ pub enum Pacing {
     Qdisc,
 }
 
-/// What the site file says of one link.
+/// One link in the site file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SiteLink {
-    /// Whether the link carries transfers; without this, speed decides.
+    /// Whether the link carries transfers; if absent, its speed decides.
     pub data: Option<bool>,
-    /// The MTU that the network behind the link has; only with this is the link's MTU raised.
+    /// The MTU of the network behind the link; without it, the link's MTU is never raised.
     pub mtu: Option<u32>,
 }
 
@@ -38,18 +38,18 @@ pub struct SitePartner {
     pub name: String,
     /// A host name or address.
     pub address: String,
-    /// The round trip time to it, if it is not to be measured.
+    /// The round trip time to it, in place of a measured one.
     pub rtt_ms: Option<f64>,
 }
 
-/// The contents of the site file; everything is absent if there is none.
+/// The contents of the site file; empty if the file does not exist.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Site {
-    /// Where it came from.
+    /// The file's path.
     pub path: Option<String>,
     /// The profile.
     pub profile: Option<ProfileName>,
-    /// The longest round trip time that transfers have.
+    /// The longest round trip time of transfers.
     pub rtt_ms: Option<f64>,
     /// Streams of one transfer.
     pub streams: Option<u32>,
@@ -57,7 +57,7 @@ pub struct Site {
     pub lanes: Option<u32>,
     /// The CPUs that lanes run on.
     pub lane_cores: Option<CpuSet>,
-    /// What the storage writes, in bytes per second.
+    /// The write rate of the storage in bytes per second.
     pub storage_bytes_per_second: Option<u64>,
     /// How transfers are paced.
     pub pacing: Pacing,
@@ -67,14 +67,14 @@ pub struct Site {
     pub enable: Vec<String>,
     /// Links.
     pub links: BTreeMap<String, SiteLink>,
-    /// Sysctls with the values wanted here.
+    /// The admin's own values of sysctls.
     pub sysctl: BTreeMap<String, String>,
     /// Partners.
     pub partners: Vec<SitePartner>,
 }
 
 impl Site {
-    /// The partners whose paths are looked at.
+    /// The partners whose paths are examined.
     #[must_use]
     pub fn partners_to_ask(&self) -> Vec<Partner> {
         let partner = |partner: &SitePartner| Partner { name: partner.name.clone(), address: partner.address.clone() };

@@ -1,4 +1,4 @@
-//! The site file as it is written: read, and checked against what there is.
+//! The site file on disk: parsing, and checks of its values.
 //!
 //! `docs/tuning.md` describes the format. Every mistake is an error that names the file, the line
 //! and the remedy.
@@ -7,28 +7,28 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use culvert_host::collect::normal_value;
+use culvert_host::cpu_set::CpuSet;
 use culvert_system::regular_file::{self, Links};
 use serde::{Deserialize, Serialize};
 
-use crate::collect::normal_value;
-use crate::cpu_set::CpuSet;
 use crate::profile::ProfileName;
 use crate::rules;
 use crate::site::{Pacing, Site, SiteLink, SitePartner};
 
-/// The site file that is read if none is named.
+/// The default site file.
 pub const SITE_FILE: &str = "/etc/culvert/tuning.toml";
 
 /// The largest site file that is read.
 const SITE_BYTES_MAX: u64 = 1 << 20;
-/// MTUs that make sense: IPv6's least to the largest that IP has.
+/// Accepted MTUs: from IPv6's minimum to the largest IP packet.
 const MTU_BYTES: RangeInclusive<u32> = 1280..=65_535;
-/// Streams that make sense.
+/// Accepted numbers of streams.
 const STREAMS: RangeInclusive<u32> = 1..=1024;
-/// Round trip times that make sense on Earth, by satellite too.
+/// Accepted round trip times; they cover all paths on Earth, by satellite too.
 const RTT_MS: RangeInclusive<f64> = 0.01..=10_000.0;
 
-/// A value of a sysctl: text or a number.
+/// The value of a sysctl: text or a number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "the value of a sysctl is a text or a number; write its dotted name in quotes")]
 enum SysctlValue {
@@ -36,7 +36,7 @@ enum SysctlValue {
     Text(String),
 }
 
-/// The file as it is written.
+/// The file's structure.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct SiteText {
@@ -54,7 +54,7 @@ struct SiteText {
     partners: Vec<SitePartner>,
 }
 
-/// A site file that is not accepted.
+/// Why a site file is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {reason}")]
 pub struct SiteError {
@@ -160,7 +160,7 @@ fn within<T: PartialOrd + std::fmt::Display>(
     }
 }
 
-/// A key becomes a path below `/proc/sys`, so it must not lead out of there.
+/// A key becomes a path below `/proc/sys`, so it must not lead outside.
 fn check_key(key: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/');
     if key.is_empty() || !key.chars().all(plain) || key.split(['.', '/']).any(str::is_empty) {

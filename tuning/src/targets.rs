@@ -1,38 +1,38 @@
-//! Targets: which values a host of this kind should have, from its fastest link, the round trip
-//! time and its memory.
+//! Targets: the values that a host should have, derived from its fastest link, the round trip time
+//! and its memory.
 //!
-//! The numbers are those of fasterdata.es.net ("Host Tuning", "100G Tuning", "Test/Measurement Host
-//! Tuning"); section 6 of `docs/tuning.md` lists them with their sources. 400G has no row there: it
-//! says "100G and above".
+//! The numbers come from fasterdata.es.net ("Host Tuning", "100G Tuning", "Test/Measurement Host
+//! Tuning"); section 6 of `docs/tuning.md` lists them with their sources. fasterdata has no row for
+//! 400G: it says "100G and above".
 
+use culvert_host::cpu_set::CpuSet;
+use culvert_host::facts::{Facts, Link};
 use serde::Serialize;
 
-use crate::cpu_set::CpuSet;
-use crate::facts::{Facts, Link};
 use crate::profile::{GIGABIT, ProfileName};
 use crate::site::{Pacing, Site};
 
 const MIB: u64 = 1 << 20;
-/// The slowest link that counts as one for transfers, where the site file does not say.
+/// The slowest link that counts as a data link unless the site file names them.
 const DATA_LINK_BITS_PER_SECOND: u64 = 10 * GIGABIT;
-/// A TCP window tops at 65535 · 2^14 (RFC 7323), so no larger buffer is of use to one stream.
+/// A TCP window is at most 65535 · 2^14 (RFC 7323), so one stream cannot use a larger buffer.
 const TCP_BUFFER_MAX: u64 = 1 << 30;
-/// Streams of one transfer where the site file does not say: with these, the formula gives
+/// Streams of one transfer unless the site file gives a number: with these, the formula yields
 /// fasterdata's values.
 const STREAMS: u32 = 8;
 /// Memory of one lane's packet buffers: 16 Ki frames of 4 KiB.
 const UMEM_BYTES_PER_LANE: u64 = 64 * MIB;
 
-/// What the rules compare the facts with.
+/// The values with which the rules compare the facts.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Targets {
     /// The profile.
     pub profile: ProfileName,
-    /// Why this one.
+    /// Why this profile was chosen.
     pub chosen_because: String,
     /// The rate that the host should reach.
     pub rate_bits_per_second: u64,
-    /// The round trip time that buffers are made for.
+    /// The round trip time for which buffers are sized.
     pub rtt_ms: f64,
     /// Streams that share the path.
     pub streams: u32,
@@ -44,17 +44,17 @@ pub struct Targets {
     pub socket_buffer_max_bytes: u64,
     /// The third number of `tcp_rmem` and `tcp_wmem`.
     pub tcp_buffer_max_bytes: u64,
-    /// Whether memory, not the path, set that number.
+    /// Whether memory rather than the path limits `tcp_buffer_max_bytes`.
     pub limited_by_memory: bool,
     /// Memory for packet buffers of all lanes.
     pub umem_bytes: u64,
-    /// What the admin wants.
+    /// The contents of the site file.
     pub site: Site,
 }
 
 impl Targets {
-    /// Chooses the profile and works out its values. `named` beats the site file, which beats the
-    /// facts.
+    /// Chooses the profile and derives its values. `named` takes precedence over the site file,
+    /// which takes precedence over the facts.
     #[must_use]
     pub fn choose(facts: &Facts, site: &Site, named: Option<ProfileName>) -> Self {
         let data_links = data_links(facts, site);
@@ -107,13 +107,13 @@ impl Targets {
         self.rate_bits_per_second >= gigabits * GIGABIT
     }
 
-    /// Whether a rule that needs asking for was asked for.
+    /// Whether a rule that applies on request only was requested.
     #[must_use]
     pub fn enables(&self, rule: &str) -> bool {
         self.site.enable.iter().any(|id| id == rule)
     }
 
-    /// The rate for each stream when fq paces: 85 % of the link in all (fasterdata, "Packet
+    /// The rate of each stream when fq paces: together 85 % of the link (fasterdata, "Packet
     /// Pacing": 80 to 90 %).
     #[must_use]
     pub fn qdisc_rate_bits_per_second(&self, link: &Link) -> Option<u64> {
@@ -123,35 +123,35 @@ impl Targets {
         Some(self.paced_rate_bits_per_second(link.speed_bits_per_second?))
     }
 
-    /// That rate for a link of this speed.
+    /// The rate of each stream when fq paces a link of this speed.
     #[must_use]
     pub fn paced_rate_bits_per_second(&self, speed_bits_per_second: u64) -> u64 {
         speed_bits_per_second / 100 * 85 / u64::from(self.streams)
     }
 }
 
-/// A rate for people.
+/// A rate as text.
 #[must_use]
 pub fn gigabits(bits_per_second: u64) -> String {
     let gigabits = bits_per_second as f64 / 1e9;
     if gigabits.fract() == 0.0 { format!("{gigabits:.0} Gb/s") } else { format!("{gigabits:.2} Gb/s") }
 }
 
-/// The CPUs of the link's node that run; all that run if the node is not known.
+/// The online CPUs of the link's node; all online CPUs if the node is unknown.
 #[must_use]
 pub fn local_cpus(facts: &Facts, link: &Link) -> CpuSet {
     let node = link.numa_node.and_then(|node| facts.node(node));
     node.map_or_else(|| facts.cpu.online.clone(), |node| node.cpus.intersection(&facts.cpu.online))
 }
 
-/// One CPU of each core: the first half of the node's CPUs where two share a core, as kernels
-/// number them.
+/// One CPU of each core: where two CPUs share a core, kernels number the first of each core before
+/// the second ones, so the first half of the node's CPUs.
 #[must_use]
 pub fn physical_cores(facts: &Facts, cpus: &CpuSet) -> CpuSet {
     if facts.cpu.smt_active == Some(true) { cpus.iter().take(cpus.len().div_ceil(2)).collect() } else { cpus.clone() }
 }
 
-/// Physical links that are up and fast; if there is none, all physical links that are up. The site
+/// Physical links that are up and fast; if none is fast, all physical links that are up. The site
 /// file overrides both.
 fn data_links(facts: &Facts, site: &Site) -> Vec<String> {
     let said = |link: &Link| site.links.get(&link.name).and_then(|site| site.data);
@@ -168,8 +168,8 @@ fn data_links(facts: &Facts, site: &Site) -> Vec<String> {
     chosen
 }
 
-/// One lane for each 12.5 Gb/s or so, on physical cores of the NIC's node, half of them left for
-/// interrupts and disks.
+/// About one lane for each 12.5 Gb/s, on at most half of the physical cores of the NIC's node,
+/// which leaves the others to interrupts and disks.
 fn lanes(facts: &Facts, site: &Site, data_links: &[String], column: ProfileName) -> u32 {
     if let Some(lanes) = site.lanes {
         return lanes;
@@ -207,15 +207,19 @@ fn buffers(
         (_, _) if long => (128 * MIB, 64 * MIB),
         (_, _) => (64 * MIB, 32 * MIB),
     };
-    // Measurements use one stream; transfers share the path.
+    // Measurements use one stream; the streams of a transfer share the path.
     let sharing = if profile == ProfileName::Measurement { 1 } else { streams };
     let bdp_bytes = rate_bits_per_second as f64 / 8.0 / f64::from(sharing) * rtt_ms / 1e3;
-    // A float of a size in bytes that is far below 2^53.
-    let wished = ((2.0 * bdp_bytes) as u64).next_power_of_two().clamp(floor, TCP_BUFFER_MAX);
+    // Exact: the size in bytes is far below 2^53.
+    let wished = ((2.0 * bdp_bytes) as u64).min(TCP_BUFFER_MAX).next_power_of_two().clamp(floor, TCP_BUFFER_MAX);
     let ceiling = if memory_bytes == 0 { TCP_BUFFER_MAX } else { memory_bytes / (4 * u64::from(streams)) };
-    // Rounded down to a power of two, so that a few bytes of memory more or less change nothing.
+    // Rounded down to a power of two, so that small differences in memory change nothing.
     let ceiling = 1_u64 << ceiling.max(MIB).ilog2();
-    (socket.max(wished.min(ceiling)), wished.min(ceiling), ceiling < wished)
+    let tcp = wished.min(ceiling);
+    // Invariant I-tuning-tcp-buffer: A recommended TCP buffer is a power of two from 1 MiB to 1
+    // GiB.
+    assert!(tcp.is_power_of_two() && (MIB..=TCP_BUFFER_MAX).contains(&tcp), "a TCP buffer of {tcp} bytes");
+    (socket.max(tcp), tcp, ceiling < wished)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! Transactions: change many settings of a host so that either all of them hold and are confirmed,
-//! or all are as they were.
+//! or all are restored.
 //!
 //! ```text
 //! begin, snapshot ──> guard starts ──> write, read back, compare ──> applied ──> confirmed ──> held by the watcher
@@ -8,11 +8,10 @@
 //! ```
 //!
 //! The snapshot holds everything that is written and everything that a write may disturb
-//! ([`Setting::disturbs`]). It is on disk before the first write, so that restoring needs nothing
-//! else, whatever happens afterwards. Restoring is idempotent: after a crash midway, it starts
-//! over.
+//! ([`Setting::disturbs`]). It is on disk before the first write, so restoring needs nothing else
+//! after a crash. Restoring is idempotent: after a crash midway, it starts again.
 //!
-//! [`Setting::disturbs`]: crate::setting::Setting::disturbs
+//! [`Setting::disturbs`]: culvert_host::setting::Setting::disturbs
 
 mod apply;
 mod error;

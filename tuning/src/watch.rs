@@ -1,38 +1,39 @@
-//! The watcher: keeps confirmed settings in force when drivers or other programs undo them, and
+//! The watcher: sets confirmed settings again when drivers or other programs change them, and
 //! reports it.
 //!
-//! It has no thread and no clock of its own: the caller's loop (the node, `culvert tune watch`)
-//! calls [`Watcher::keep`] every [`Watcher::interval`].
+//! It has no thread or clock: the caller's loop (the node, `culvert tune watch`) calls
+//! [`Watcher::keep`] every [`Watcher::interval`].
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use culvert_host::setting::{Setting, Value};
+use culvert_host::{Host, HostError};
 use serde::Serialize;
 
 use crate::guard;
-use crate::host::{Host, HostError};
-use crate::setting::{Setting, Value};
 use crate::transaction::{
     Recovered, State, Store, StoreError, Transaction, TransactionError, held_settings, recover, write_and_compare,
 };
 
-/// How often it looks, unless told otherwise: as often as irqbalance moves interrupts.
+/// The default interval between checks: irqbalance moves interrupts as often.
 pub const INTERVAL: Duration = Duration::from_secs(10);
-/// How often a setting is set again before the watcher concludes that another program insists.
+/// How often the watcher sets a setting again before it concludes that another program keeps
+/// changing it.
 const TIMES_MAX: u32 = 5;
-/// After this long without setting it again, counting starts over.
+/// After this time without setting it again, counting restarts.
 const COUNTED_FOR: Duration = Duration::from_secs(600);
 
-/// Keeps held settings.
+/// Keeps held settings in force.
 #[derive(Debug)]
 pub struct Watcher {
     interval: Duration,
     strikes: BTreeMap<Setting, Strikes>,
-    /// The result of the last look, so that a missing setting is reported once, not every ten
+    /// The drifts of the last check, so that a missing setting is reported once, not every ten
     /// seconds.
-    told: Vec<Drift>,
+    reported: Vec<Drift>,
 }
 
 #[derive(Debug)]
@@ -41,32 +42,32 @@ struct Strikes {
     last: Instant,
 }
 
-/// What one look found.
+/// The result of one check.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct WatchReport {
-    /// How many settings are held here.
+    /// The number of settings held here.
     pub held: usize,
-    /// Whether it did not look, because a transaction is in progress.
+    /// Whether the check was skipped because a transaction is in progress.
     pub paused: bool,
     /// Settings that had another value.
     pub drifted: Vec<Drift>,
 }
 
-/// What one round of [`Watcher::keep`] did.
+/// The result of one round of [`Watcher::keep`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// What a crash or a dead guard had left behind, and was repaired.
+    /// Transactions that a crash or a dead guard had left open, and that were repaired.
     pub recovered: Vec<Recovered>,
-    /// How many settings are held here.
+    /// The number of settings held here.
     pub held: usize,
-    /// Whether it did not look, because a transaction is in progress.
+    /// Whether the check was skipped because a transaction is in progress.
     pub paused: bool,
-    /// Settings that had another value, without those that the last round told in the same words.
+    /// Settings that had another value, without those that the last round reported identically.
     pub news: Vec<Drift>,
 }
 
 impl Kept {
-    /// Whether there is nothing to keep, now or in a moment.
+    /// Whether the watcher has nothing to keep, now or after a transaction in progress.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.held == 0 && !self.paused
@@ -82,23 +83,23 @@ pub struct Drift {
     pub wanted: Value,
     /// The value that was found; `None` if it could not be read.
     pub found: Option<Value>,
-    /// What was done.
+    /// The watcher's reaction.
     pub outcome: DriftOutcome,
     /// Running programs that are known to change such settings.
     pub suspects: Vec<String>,
 }
 
-/// What was done about a drift.
+/// The watcher's reaction to a drift.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "outcome", content = "reason", rename_all = "snake_case")]
 pub enum DriftOutcome {
-    /// It has its value again.
+    /// The setting has its value again.
     SetAgain,
-    /// The link, disk or interrupt is not there at present.
+    /// The link, disk or interrupt does not exist at present.
     NotThere(String),
-    /// It could not be set.
+    /// The setting could not be set.
     Failed(String),
-    /// Somebody else insists; it is left alone for ten minutes.
+    /// Another program keeps changing it; the watcher leaves it alone for ten minutes.
     GivenUp,
 }
 
@@ -139,22 +140,22 @@ impl Default for Watcher {
 }
 
 impl Watcher {
-    /// A watcher that is to be called every `interval`.
+    /// A watcher for a caller that calls it every `interval`.
     #[must_use]
     pub fn new(interval: Duration) -> Self {
-        Self { interval, strikes: BTreeMap::new(), told: Vec::new() }
+        Self { interval, strikes: BTreeMap::new(), reported: Vec::new() }
     }
 
-    /// How long to wait between two looks.
+    /// The time between two checks.
     #[must_use]
     pub fn interval(&self) -> Duration {
         self.interval
     }
 
-    /// One round for callers with a loop: repairs what a crash left behind, then looks
+    /// One round of the caller's loop: repairs what a crash left behind, then checks
     /// ([`Watcher::check_once`]).
     ///
-    /// If nothing was ever applied, it creates no file and touches nothing.
+    /// If nothing was ever applied, it creates no file and reads no setting.
     ///
     /// # Errors
     /// [`TransactionError`] if the state directory cannot be used, or something could not be
@@ -175,17 +176,17 @@ impl Watcher {
             Err(error) => return Err(error.into()),
         };
         let report = self.check_once(&store, host, now)?;
-        let is_news = |drift: &&Drift| drift.outcome == DriftOutcome::SetAgain || !self.told.contains(drift);
+        let is_news = |drift: &&Drift| drift.outcome == DriftOutcome::SetAgain || !self.reported.contains(drift);
         let news = report.drifted.iter().filter(is_news).cloned().collect();
-        // Without a look there is nothing new to report either.
+        // A skipped check reports nothing new.
         if !report.paused {
-            self.told = report.drifted;
+            self.reported = report.drifted;
         }
         Ok(Kept { recovered, held: report.held, paused: report.paused, news })
     }
 
-    /// Checks every held setting and sets those again whose value differs. While a transaction is
-    /// in progress, it only reports that it waits.
+    /// Checks every held setting and sets those whose value differs again. While a transaction is
+    /// in progress, it checks nothing and returns a report that is marked as paused.
     ///
     /// # Errors
     /// [`TransactionError::Store`] if the state directory cannot be read.
@@ -239,6 +240,9 @@ impl Watcher {
         }
         strikes.count += 1;
         strikes.last = now;
+        // Invariant I-tuning-watch-limit: The watcher sets a setting again at most five times in a
+        // row before it leaves the setting alone for ten minutes.
+        assert!(strikes.count <= TIMES_MAX, "{setting} was set again too often");
         match write_and_compare(host, setting, wanted) {
             Ok(()) => drift(found, DriftOutcome::SetAgain),
             Err(error) => drift(found, DriftOutcome::Failed(error.to_string())),
@@ -246,8 +250,8 @@ impl Watcher {
     }
 }
 
-/// What is held in this network namespace, in the order in which it is written. Files are left to
-/// the owner of the host.
+/// The settings held in this network namespace, in the order of writing. Files are left out: the
+/// watcher does not undo an admin's edits of them.
 #[must_use]
 pub fn held_here(transactions: &[Transaction], host: &dyn Host) -> Vec<(Setting, Value)> {
     let here = host.place();
@@ -263,7 +267,7 @@ pub fn held_here(transactions: &[Transaction], host: &dyn Host) -> Vec<(Setting,
     held
 }
 
-/// Programs that run and are known to change such a setting.
+/// Running programs that are known to change such a setting.
 fn suspects(host: &mut dyn Host, setting: &Setting) -> Vec<String> {
     let known: &[&str] = match setting {
         Setting::IrqAffinity { .. } => &["irqbalance"],
@@ -281,8 +285,9 @@ fn suspects(host: &mut dyn Host, setting: &Setting) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use culvert_host::fake::{FakeHost, Fault};
+
     use super::*;
-    use crate::host::fake::{FakeHost, Fault};
     use crate::transaction::{ApplyOptions, Intent, apply, recover};
 
     fn interrupt() -> Setting {

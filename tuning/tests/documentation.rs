@@ -1,8 +1,7 @@
-//! `docs/tuning.md` against the program: the table of all rules, and the sections that rules name
-//! as their source.
+//! Compares `docs/tuning.md` with the program: the table of all rules, and the sections that rules
+//! cite as their source.
 //!
-//! `CULVERT_UPDATE_GOLDEN=1 cargo test -p culvert-tuning --test documentation` writes the table
-//! anew.
+//! `CULVERT_UPDATE_GOLDEN=1 cargo test -p culvert-tuning --test documentation` updates the table.
 
 use std::fs;
 use std::path::{Path, PathBuf};

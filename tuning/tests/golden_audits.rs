@@ -1,15 +1,15 @@
-//! Audits and plans of recorded hosts against files that people have read.
+//! Compares audits and plans of recorded hosts with reviewed files.
 //!
-//! `CULVERT_UPDATE_GOLDEN=1 cargo test -p culvert-tuning --test golden_audits` writes the files
-//! anew; the change is then reviewed as any other. The facts were constructed from public
-//! documents, which each document names.
+//! `CULVERT_UPDATE_GOLDEN=1 cargo test -p culvert-tuning --test golden_audits` updates the files; the
+//! difference then needs a review. The facts were constructed from public documents, which each facts
+//! document lists.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use culvert_host::facts::Facts;
+use culvert_host::fake::FakeHost;
 use culvert_tuning::audit::Audit;
-use culvert_tuning::facts::Facts;
-use culvert_tuning::host::fake::FakeHost;
 use culvert_tuning::plan::{Plan, Selection};
 use culvert_tuning::report::{Detail, audit_text, plan_text};
 use culvert_tuning::site::Site;

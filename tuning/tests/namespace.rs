@@ -1,8 +1,8 @@
-//! The real thing, as root in a network namespace: what a veth pair has of links, queues and
-//! offloads, the sysctls of the namespace, the command with its guard, and kill -9.
+//! Tests on a real kernel, as root in a network namespace: the links, queues and offloads of a veth
+//! pair, the namespace's sysctls, the command with its guard, and kill -9.
 //!
-//! Each test makes namespaces of its own, whose names begin with `tuning-`, and removes them. The
-//! command is the example `tune`.
+//! Each test creates and removes its own namespaces, whose names begin with `tuning-`. The command is
+//! the example `tune`.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,15 +11,15 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use culvert_tuning::host::{Host, HostError, RealHost};
-use culvert_tuning::netlink::{LinkBytes, QdiscEntry, QdiscTree};
-use culvert_tuning::setting::{Setting, Value};
+use culvert_host::netlink::{LinkBytes, QdiscEntry, QdiscTree};
+use culvert_host::setting::{Setting, Value};
+use culvert_host::{Host, HostError, RealHost};
 use culvert_tuning::transaction::{ApplyOptions, Intent, Store, apply, roll_back};
 use rustix::fd::AsFd;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// How long something that must happen may take before the test fails; nothing is asserted about
-/// how fast it is.
+/// How long an expected event may take before the test fails. It is generous, because no test is
+/// about speed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A network namespace with the veth pair tunv0 and tunv1.
@@ -29,7 +29,7 @@ struct Namespace {
 }
 
 impl Namespace {
-    /// Makes one; `None`, with the reason on stderr, where that is not possible.
+    /// Creates one; `None`, with the reason on stderr, if that is not possible.
     fn new() -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() {
@@ -70,7 +70,7 @@ impl Namespace {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Runs something on a thread that is in the namespace.
+    /// Runs a closure on a thread in the namespace.
     fn inside<T: Send>(&self, run: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(format!("/run/netns/{}", self.name)).unwrap();
         let joined = std::thread::scope(|scope| {
@@ -109,7 +109,7 @@ impl Namespace {
         Some(self.command(arguments)?.stdin(Stdio::null()).output().unwrap())
     }
 
-    /// What tuning can see of the namespace, without what changes by itself.
+    /// The namespace as tuning sees it, without values that change on their own.
     fn picture(&self) -> Option<serde_json::Value> {
         let output = self.tune(&["facts"])?;
         let mut facts: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -118,7 +118,7 @@ impl Namespace {
         }
         for link in facts["links"].as_array_mut().unwrap() {
             link.as_object_mut().unwrap().remove("counters");
-            // Duplicate address detection adds them in its own time.
+            // Duplicate address detection adds addresses later.
             link.as_object_mut().unwrap().remove("addresses");
         }
         Some(facts)
@@ -127,7 +127,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // A leftover guard would not disturb anybody, but it has nothing left to do.
+        // A leftover guard would be harmless, but it has nothing left to do.
         let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
     }
 }
@@ -159,7 +159,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Waits until something is so.
+/// Waits until the condition holds.
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
@@ -168,7 +168,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// The rules that touch only the namespace and its links; others would change this whole machine.
+/// The rules that change only the namespace and its links; others would change the whole machine.
 const RULES: [&str; 7] = [
     "nic.mtu",
     "nic.offloads",
@@ -188,7 +188,7 @@ fn with_rules<'a>(arguments: &[&'a str], site: &'a str) -> Vec<&'a str> {
     all
 }
 
-/// A site file that makes tunv0 a link for transfers with another MTU.
+/// A site file that makes tunv0 a data link with another MTU.
 fn site(namespace: &Namespace) -> String {
     let path = namespace.path("site.toml");
     std::fs::write(&path, "[links.tunv0]\ndata = true\nmtu = 4000\n").unwrap();
@@ -244,7 +244,7 @@ fn settings_change_and_come_back_exactly() {
         (size(LinkBytes::GsoIpv4Max), Value::new("20000")),
         (feature("rx-gro"), Value::new("on")),
         (feature("tx-tcp-segmentation"), Value::new("off")),
-        // Others need this one, so the kernel takes them away with it.
+        // Other offloads depend on this one, so the kernel turns them off with it.
         (feature("tx-scatter-gather"), Value::new("off")),
         (Setting::Qdisc { link: link() }, tree(&[("pfifo", "root", "7:", "2c010000")])),
     ];
@@ -276,8 +276,8 @@ fn settings_change_and_come_back_exactly() {
     });
 }
 
-/// sysfs shows the links of the namespace in which it was mounted. `ip netns exec` mounts it again,
-/// so this test restarts itself in there.
+/// sysfs shows the links of the namespace in which it was mounted. `ip netns exec` mounts it again, so
+/// this test runs itself there.
 #[test]
 fn files_of_a_link_such_as_threaded_napi_change_and_come_back() {
     const INSIDE: &str = "CULVERT_TEST_INSIDE";
@@ -345,7 +345,7 @@ fn a_shaper_with_its_options_comes_back() {
     });
     assert_eq!(before, tc(&["-d", "qdisc", "show", "dev", "tunv0"]));
 
-    // One with classes could not be put back, so it is not even read.
+    // A tree with classes could not be restored, so reading it fails.
     tc(&["qdisc", "replace", "dev", "tunv0", "root", "handle", "6:", "htb", "default", "1"]);
     namespace.inside(|| {
         let error = RealHost::open().read(&Setting::Qdisc { link: "tunv0".to_owned() }).unwrap_err().to_string();
@@ -375,7 +375,7 @@ fn what_is_wrong_is_said_and_nothing_is_changed() {
         let (text, error) =
             refused(Setting::Qdisc { link: "tunv0".to_owned() }, &tree(&[("nonesuch", "root", "", "")]).0.unwrap());
         assert!(matches!(error, HostError::Refused { .. }) && text.contains("nonesuch"), "{text}");
-        // sysfs, which shows the other namespace here, is not taken for this one.
+        // sysfs shows the other namespace here, and the host notices.
         let (text, error) = refused(Setting::link_file("tunv0", "threaded"), "1");
         assert!(matches!(error, HostError::Unsupported { .. }) && text.contains("another network namespace"), "{text}");
         assert_eq!(host.read(&Setting::mtu("tunv0")).unwrap().text(), "1500");
@@ -434,7 +434,7 @@ fn what_is_not_confirmed_undoes_itself() {
     let Some(before) = namespace.picture() else { return };
     let applied = namespace.tune(&with_rules(&["apply", "--timeout", "1"], &site)).unwrap();
     assert_eq!(code(&applied), 0, "{}", text(&applied.stderr));
-    // Nobody types anything: only the guard is there.
+    // Nobody confirms, so only the guard can act.
     until("the rollback by the guard", || journal(&namespace).contains("rolled_back"));
     assert_eq!(namespace.picture().unwrap(), before);
     let confirmed = namespace.tune(&["confirm"]).unwrap();
@@ -476,8 +476,8 @@ fn kill_at_any_moment_leaves_the_host_as_it_was() {
     for round in 0..16_u64 {
         let mut apply = namespace.command(&with_rules(&["apply", "--timeout", "1"], &site)).unwrap();
         let mut child = apply.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // From right after the snapshot to after the last write, which is a matter of milliseconds,
-        // so the journal is watched without a pause; in the first rounds before.
+        // The kills range from right after the snapshot to after the last write. That takes only
+        // milliseconds, so this polls the journal without a pause. The first rounds kill earlier.
         let began = Instant::now();
         while round >= 3 && !journal(&namespace).contains("snapshot") {
             assert!(began.elapsed() < Duration::from_secs(30), "no snapshot was taken");
@@ -487,7 +487,7 @@ fn kill_at_any_moment_leaves_the_host_as_it_was() {
         if round % 3 == 0
             && let Some(guard) = guard_pid(&namespace)
         {
-            // The guard dies too: the next command is all that is left.
+            // The guard dies too, so only the next command can repair the host.
             rustix::process::kill_process(guard, rustix::process::Signal::KILL).unwrap();
         }
         let journal = journal(&namespace);

@@ -1,9 +1,9 @@
-//! Applying and rolling back leaves a host as it was: for every subset of rules, every crash of the
-//! process, every torn write to the journal, and every setting that refuses.
+//! Applying and rolling back restores a host: for every subset of rules, every crash of the process,
+//! every torn write to the journal, and every setting that refuses a write.
 //!
-//! The hosts are fakes with the manners of real drivers, made from the recorded facts. A crash is a
-//! panic that unwinds out of the engine; what is left are the host's settings and the bytes on the
-//! disk, as after `kill -9`.
+//! The hosts are fakes that behave like real drivers, made from the recorded facts. A crash is a panic
+//! that unwinds out of the transaction; only the host's settings and the bytes on the disk remain, as
+//! after `kill -9`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,13 +12,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use culvert_host::facts::Facts;
+use culvert_host::fake::{Crash, FakeHost, Fault};
+use culvert_host::setting::{Setting, Value};
 use culvert_tuning::audit::Audit;
-use culvert_tuning::facts::Facts;
-use culvert_tuning::host::fake::{Crash, FakeHost, Fault};
 use culvert_tuning::persist;
 use culvert_tuning::plan::{Plan, Selection};
 use culvert_tuning::rules;
-use culvert_tuning::setting::{Setting, Value};
 use culvert_tuning::site::Site;
 use culvert_tuning::transaction::{
     ApplyOptions, Disk, Intent, State, Store, TransactionError, apply, confirm, recover, roll_back,
@@ -87,7 +87,7 @@ impl MemoryDisk {
         Store::on(Box::new(self.clone()))
     }
 
-    /// After a crash: the same bytes, and no more trouble.
+    /// The disk after a crash: the same bytes, without further faults.
     fn survivor(&self) -> Self {
         Self { files: self.files.clone(), writes: Arc::default() }
     }
@@ -103,7 +103,7 @@ fn facts(name: &str) -> Facts {
 
 const HOSTS: [&str; 5] = ["dtn-10g-ixgbe", "dtn-100g-mlx5", "dtn-100g-ice", "dtn-400g-mlx5", "vm-virtio"];
 
-/// A host that may do everything, with its facts.
+/// A host without permission limits, with its facts.
 fn host(name: &str) -> (Facts, FakeHost) {
     let facts = facts(name);
     let mut host = FakeHost::from_facts(&facts);
@@ -111,7 +111,7 @@ fn host(name: &str) -> (Facts, FakeHost) {
     (facts, host)
 }
 
-/// Everything that rules on request would do as well, and an MTU.
+/// A site with all rules on request enabled, and an MTU.
 fn site(facts: &Facts) -> Site {
     let on_request: Vec<String> =
         rules::all().filter(|rule| rule.on_request).map(|rule| format!("\"{}\"", rule.id)).collect();
@@ -176,7 +176,7 @@ fn no_guard(_: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs something that may crash; says whether it did.
+/// Runs a closure and returns whether it crashed.
 fn crashes(run: impl FnOnce()) -> bool {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(()) => false,
@@ -185,7 +185,7 @@ fn crashes(run: impl FnOnce()) -> bool {
     }
 }
 
-/// Panics with a crash are what these tests are about; they need no backtrace.
+/// Simulated crashes are expected panics, so they print no backtrace.
 fn quiet_crashes() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
@@ -329,7 +329,7 @@ fn a_setting_that_refuses_or_lies_undoes_the_others() {
                 assert!(error.contains(&format!("--skip {}", change.rule)), "{error}");
                 host.heal();
                 let difference = difference(&before, host.settings());
-                // What refuses to be written refuses to be put back; it may have been disturbed
+                // A setting that refuses writes cannot be restored either, and may have been disturbed
                 // before.
                 let excused = |line: &String| line.starts_with(&change.setting.to_string());
                 assert!(difference.iter().all(excused), "{name}, {}: {difference:#?}", change.setting);
@@ -368,25 +368,25 @@ fn a_link_that_vanishes_undoes_the_others() {
     assert_same!(&expected, shared.borrow());
 }
 
-/// A host from which a link can disappear at any time.
+/// A host whose link can disappear at any time.
 struct Unplugging<'a> {
     host: &'a std::cell::RefCell<FakeHost>,
 }
 
-impl culvert_tuning::host::Host for Unplugging<'_> {
-    fn read(&mut self, setting: &Setting) -> Result<Value, culvert_tuning::host::HostError> {
+impl culvert_host::Host for Unplugging<'_> {
+    fn read(&mut self, setting: &Setting) -> Result<Value, culvert_host::HostError> {
         self.host.borrow_mut().read(setting)
     }
-    fn write(&mut self, setting: &Setting, value: &Value) -> Result<(), culvert_tuning::host::HostError> {
+    fn write(&mut self, setting: &Setting, value: &Value) -> Result<(), culvert_host::HostError> {
         self.host.borrow_mut().write(setting, value)
     }
-    fn may_write(&mut self, setting: &Setting) -> Result<(), culvert_tuning::host::HostError> {
+    fn may_write(&mut self, setting: &Setting) -> Result<(), culvert_host::HostError> {
         self.host.borrow_mut().may_write(setting)
     }
-    fn settings_of_link(&mut self, link: &str) -> Result<Vec<Setting>, culvert_tuning::host::HostError> {
+    fn settings_of_link(&mut self, link: &str) -> Result<Vec<Setting>, culvert_host::HostError> {
         self.host.borrow_mut().settings_of_link(link)
     }
-    fn place(&self) -> culvert_tuning::host::Place {
+    fn place(&self) -> culvert_host::Place {
         self.host.borrow().place()
     }
     fn now_boot_ms(&self) -> u64 {
@@ -394,7 +394,7 @@ impl culvert_tuning::host::Host for Unplugging<'_> {
     }
 }
 
-/// A host with changes that wait to be confirmed.
+/// A host with changes that wait for confirmation.
 fn pending(persist: bool) -> (FakeHost, BTreeMap<Setting, Value>, MemoryDisk) {
     let (facts, mut host) = host("vm-virtio");
     let before = settings(&host);
@@ -467,7 +467,7 @@ fn a_guard_that_does_not_start_prevents_everything() {
 fn unconfirmed_changes_do_not_outlive_a_restart() {
     let (mut host, before, disk) = pending(true);
     assert!(host.settings().keys().all(Setting::ends_with_the_boot), "a file was written too early");
-    // The restart itself takes the settings away.
+    // The restart itself resets the settings.
     let mut restarted = FakeHost::from_facts(&facts("vm-virtio"));
     restarted.heal();
     restarted.restart();
@@ -483,15 +483,15 @@ fn after_a_restart_only_what_is_ours_is_put_back() {
     confirm(&mut disk.store(), &mut host).unwrap();
     assert!(host.settings().keys().any(|setting| !setting.ends_with_the_boot()));
     host.restart();
-    // The files gave the host some of its settings again; another one the admin has changed since.
+    // The files set some settings again at boot, and the admin has since changed another one.
     let changed = Setting::sysctl("vm.swappiness");
     host.put(changed.clone(), "33");
     assert!(recover(&mut disk.store(), &mut host, &|_| false).unwrap().is_empty());
     roll_back(&mut disk.store(), &mut host, None, "the test asks").unwrap();
     let mut expected = before;
     expected.insert(changed, Value::new("33"));
-    // Settings that were only disturbed are not known to be ours; this host has none that a restart
-    // keeps.
+    // A setting that was only disturbed does not count as Culvert's; no such setting survives a
+    // restart of this host.
     let difference = difference(&expected, host.settings());
     let only_disturbed =
         |line: &String| line.contains("coalescing") || line.contains("interrupt") || line.contains("_cpus");

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use culvert_host::RealHost;
+use culvert_host::latency_hold::LatencyHold;
 use culvert_system::accounts::SYSTEM_STATE;
 use culvert_tuning::audit::{Audit, FindingCounts};
-use culvert_tuning::host::RealHost;
-use culvert_tuning::latency_hold::LatencyHold;
 use culvert_tuning::site::Site;
 use culvert_tuning::watch::{Kept, Watcher};
 use tokio::task::spawn_blocking;

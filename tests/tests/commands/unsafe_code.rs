@@ -21,7 +21,7 @@ const MODULES: [(&str, &str); 14] = [
     ("dataplane/tests/simulated_lanes/allocations.rs", "an allocator that counts"),
     ("perfsonar/src/kernel_calls.rs", "adjtimex and socket options"),
     ("tests/src/wan/tun.rs", "the emulator's tun devices"),
-    ("tuning/src/kernel_calls.rs", "ethtool's and other ioctls"),
+    ("tuning/host/src/kernel_calls.rs", "ethtool's and other ioctls"),
 ];
 /// Workspaces of their own: the XDP program, whose every access to a map or packet is the
 /// verifier's to judge, and the fuzz targets, of which there is one line each.

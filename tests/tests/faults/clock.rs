@@ -97,7 +97,7 @@ fn the_wall_clock_is_asked_for_records_and_nothing_else() {
         // When a line of the log was written, where no journal notes it.
         "control/node/src/log_lines.rs",
         // When a host was looked at or changed.
-        "tuning/src/collect.rs",
+        "tuning/host/src/collect.rs",
         "tuning/src/measure.rs",
         "tuning/src/transaction/apply.rs",
     ];

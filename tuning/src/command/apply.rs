@@ -1,8 +1,9 @@
-//! `apply`, `confirm`, `rollback`: commands that change the host.
+//! `apply`, `confirm`, `rollback`: the commands that change the host.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use culvert_host::{Host, RealHost};
 use culvert_protocol::counted::{agree, counted};
 use serde_json::{Value as Json, json};
 
@@ -10,7 +11,6 @@ use super::arguments::{ApplyArgs, RollbackArgs};
 use super::context::{CommandContext, Failure, exit};
 use super::source::load_site;
 use crate::audit::Audit;
-use crate::host::{Host, RealHost};
 use crate::persist;
 use crate::plan::{BlockedChange, Plan};
 use crate::report::{Detail, plan_text};
@@ -76,7 +76,7 @@ pub(super) fn confirm(as_json: bool, context: &mut CommandContext<'_>) -> Result
     let _lock = store.lock(true)?;
     context.recover(&mut store, &mut host, true)?;
     let done = match confirm_transaction(&mut store, &mut host) {
-        // What timed out is said, and a failure: it is not in force.
+        // A transaction that timed out is a failure: its changes are not in force.
         Err(TransactionError::NothingPending(why)) if why.is_empty() => {
             let document = json!({"transaction": null, "state": null, "persistent": false});
             return context.nothing_to_do("nothing waits to be confirmed", as_json.then_some(&document));
@@ -134,7 +134,7 @@ pub(super) fn roll_back(arguments: &RollbackArgs, context: &mut CommandContext<'
     Ok(if done.iter().any(|one| one.incomplete) { exit::FAILED } else { exit::DONE })
 }
 
-/// A key of the site file that does not exist is a mistake of the file, so nothing is changed.
+/// A sysctl in the site file that does not exist is a mistake in the file, so nothing is changed.
 fn refuse_mistakes(blocked: &[BlockedChange]) -> Result<(), Failure> {
     let mistakes: Vec<String> = blocked
         .iter()
@@ -151,7 +151,7 @@ fn refuse_mistakes(blocked: &[BlockedChange]) -> Result<(), Failure> {
     Err(Failure::new(exit::BAD_HOST, format!("{text}; correct it under [sysctl]")))
 }
 
-/// The plan and what became of it; without a transaction nothing was changed.
+/// The plan and its result; without a transaction, nothing was changed.
 fn applied_json(plan: &Plan, audit: &Audit, done: Option<&Transaction>, within_s: Option<u64>) -> Json {
     let mut value = super::audit::plan_json(plan, audit);
     value["transaction"] = json!(done.map(|done| &done.id));
@@ -179,7 +179,7 @@ fn nothing_to_change(
     Ok(exit::BAD_HOST)
 }
 
-/// The files that make these and all held settings outlive a restart.
+/// The files that preserve these and all held settings across a restart.
 fn files(
     store: &Store,
     intents: &[Intent],
@@ -190,8 +190,7 @@ fn files(
         store.transactions()?.into_iter().partition(|one| one.persistent);
     let passing = held_settings(&passing).len();
     if passing > 0 {
-        // Their snapshots say what was there before; a second transaction on top of them could not
-        // go back to that.
+        // Their snapshots have the earlier state; a second transaction on top could not restore it.
         context.warn(&format!(
             "{} applied without --persist, until the next reboot; to keep the changes longer: {} \
              rollback --all, then {} apply --persist",
@@ -211,7 +210,7 @@ fn files(
     persist::intents(&wanted, &command, host).map_err(|error| Failure::new(exit::BAD_HOST, error.to_string()))
 }
 
-/// systemd learns of the new files, and the service that keeps settings starts.
+/// Reloads systemd and starts the service that keeps settings.
 fn after_confirming(done: &Transaction, context: &mut CommandContext<'_>) {
     if done.persistent {
         reload_systemd(&["daemon-reload"], context);
@@ -219,8 +218,8 @@ fn after_confirming(done: &Transaction, context: &mut CommandContext<'_>) {
     }
 }
 
-/// Runs systemctl where there is systemd. What it does is also done at the next start of the host,
-/// so a failure is only told.
+/// Runs systemctl if systemd runs. The next boot has the same effect, so a failure is only a
+/// warning.
 fn reload_systemd(arguments: &[&str], context: &mut CommandContext<'_>) {
     if !Path::new("/run/systemd/system").exists() {
         return;

@@ -1,19 +1,19 @@
-//! What people type.
+//! The arguments of `culvert tune` and `culvert doctor`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use culvert_host::setting::Risk;
 
 use crate::finding::Severity;
 use crate::plan::Selection;
 use crate::profile::ProfileName;
 use crate::rules;
-use crate::setting::Risk;
 
-/// How long confirming may take, unless told otherwise.
+/// The default time for the confirmation, in seconds.
 const CONFIRM_WITHIN_S: &str = "60";
-/// The longest time that can be asked for: a day.
+/// The longest time that an option accepts: a day.
 const SECONDS_MAX: u64 = 86_400;
 
 /// `culvert tune`: bring this host to what the fastest hosts have, and always be able to go back.
@@ -67,7 +67,7 @@ pub enum TuneAction {
     },
 }
 
-/// Which host, profile and site file.
+/// Host, profile and site file.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SourceArgs {
     /// Profile: dtn-10g, dtn-40g, dtn-100g, dtn-400g or measurement [default: the site file's, or
@@ -85,7 +85,7 @@ pub struct SourceArgs {
     pub probe: bool,
 }
 
-/// Which rules.
+/// The selection of rules.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SelectionArgs {
     /// Only this rule, even if it normally applies on request only; may be repeated
@@ -261,7 +261,7 @@ fn risk(word: &str) -> Result<Risk, String> {
     }
 }
 
-/// `90`, `90s`, `5m`.
+/// Parses `90`, `90s`, `5m`.
 fn seconds(text: &str) -> Result<Duration, String> {
     let wrong = || format!("'{text}' is not a time between 1s and 24h: write seconds, or 90s, 5m, 1h");
     let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {

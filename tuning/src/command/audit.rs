@@ -1,5 +1,6 @@
-//! `audit`, `plan`, `facts`, `explain`: commands that look.
+//! `audit`, `plan`, `facts`, `explain`: commands that only read.
 
+use culvert_host::RealHost;
 use serde_json::{Value as Json, json};
 
 use super::arguments::{AuditArgs, FactsArgs, PlanArgs};
@@ -7,7 +8,6 @@ use super::context::{CommandContext, Failure, exit};
 use super::source::{Examined, load_site};
 use crate::audit::Audit;
 use crate::finding::Finding;
-use crate::host::RealHost;
 use crate::plan::Plan;
 use crate::report::{Detail, audit_text, plan_text, rule_text};
 use crate::rules;
@@ -63,7 +63,7 @@ pub(super) fn plan_json(plan: &Plan, audit: &Audit) -> Json {
 }
 
 pub(super) fn facts(arguments: &FactsArgs, context: &mut CommandContext<'_>) -> Result<u8, Failure> {
-    // There is only one form; the switch is there because every other command has it.
+    // Facts are always JSON; the option exists because every other command has it.
     let _ = arguments.json;
     let site = load_site(arguments.site.as_deref())?;
     let facts = RealHost::open().facts(&site.partners_to_ask(), arguments.probe);

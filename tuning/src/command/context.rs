@@ -1,16 +1,16 @@
-//! What every command works with: where its results go, the state on the host, and how it fails.
+//! The context of every command: outputs, state directory and failures.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use culvert_host::Host;
 use serde::Serialize;
 
 use crate::doctor::Readiness;
 use crate::guard::{self, GuardLauncher};
-use crate::host::Host;
 use crate::transaction::{Recovered, State, Store, StoreError, Transaction, TransactionError, recover};
 
-/// Exit codes, those of every `culvert` command.
+/// Exit codes, the same as those of every `culvert` command.
 pub mod exit {
     /// Done.
     pub const DONE: u8 = 0;
@@ -24,16 +24,15 @@ pub mod exit {
     pub const BAD_HOST: u8 = 7;
 }
 
-/// What a command works with.
+/// The context in which a command runs.
 pub struct CommandContext<'a> {
     /// Where journals and the effect ledger are (`/var/lib/culvert/tuning` for root).
     pub state_directory: PathBuf,
-    /// This program, which is started again as guard.
+    /// This program, which is also started as guard.
     pub program: PathBuf,
-    /// The arguments that lead to the `tune` command again: `["--state", "DIR", "tune"]`, as the
-    /// program wants them.
+    /// The program's arguments up to the `tune` command: `["--state", "DIR", "tune"]`.
     pub arguments: Vec<String>,
-    /// What people type for `tune`: `culvert tune`, or with the state directory if that was named.
+    /// The `tune` command for messages: `culvert tune`, with the state directory if one was given.
     pub tune: String,
     /// Results.
     pub out: &'a mut dyn Write,
@@ -41,12 +40,12 @@ pub struct CommandContext<'a> {
     pub err: &'a mut dyn Write,
     /// Programs with their versions, for `doctor`.
     pub versions: Vec<(String, String)>,
-    /// What the caller has probed of the data plane, for `doctor`. Takes precedence over facts
-    /// about the same part.
+    /// The parts of the data plane that the caller has probed, for `doctor`. They take precedence
+    /// over facts about the same part.
     pub readiness: Vec<Readiness>,
     /// Whether the program's data plane has AF_XDP, for `doctor`.
     pub has_af_xdp: bool,
-    /// Whether messages that are no errors are left out.
+    /// Whether to suppress messages that are not errors.
     pub quiet: bool,
 }
 
@@ -54,9 +53,9 @@ pub struct CommandContext<'a> {
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct Failure {
-    /// What to exit with, one of [`exit`].
+    /// The exit code, one of [`exit`].
     pub code: u8,
-    /// What to say.
+    /// The message.
     pub text: String,
 }
 
@@ -96,26 +95,26 @@ impl From<TransactionError> for Failure {
 }
 
 impl CommandContext<'_> {
-    /// A message for people.
+    /// Prints a message.
     pub(super) fn say(&mut self, text: &str) {
         if !self.quiet {
             let _ = writeln!(self.err, "{text}");
         }
     }
 
-    /// Something that went wrong without keeping the command from its result.
+    /// Prints a warning about a problem that does not fail the command.
     pub(super) fn warn(&mut self, text: &str) {
         let _ = writeln!(self.err, "culvert: {text}");
     }
 
-    /// A result as JSON, indented.
+    /// Prints a result as indented JSON.
     pub(super) fn json(&mut self, value: &impl Serialize) -> Result<(), Failure> {
         let text =
             serde_json::to_string_pretty(value).map_err(|error| Failure::new(exit::FAILED, error.to_string()))?;
         self.text(&format!("{text}\n"))
     }
 
-    /// A result as text. A reader that has gone (`| head`) is no error.
+    /// Prints a result as text. A closed pipe (`| head`) is no error.
     pub(super) fn text(&mut self, text: &str) -> Result<(), Failure> {
         match self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -123,7 +122,8 @@ impl CommandContext<'_> {
         }
     }
 
-    /// There is nothing to do, which is no failure: `why` for people, `document` for programs.
+    /// Reports that nothing is to be done, which is no failure: `why` for people, `document` for
+    /// programs.
     pub(super) fn nothing_to_do(&mut self, why: &str, document: Option<&impl Serialize>) -> Result<u8, Failure> {
         match document {
             Some(document) => self.json(document)?,
@@ -144,9 +144,9 @@ impl CommandContext<'_> {
         }
     }
 
-    /// Repairs what a crash left behind, for commands that change something and hold the lock.
-    /// `confirming` leaves transactions that wait for confirmation alone, even if their guard has
-    /// died: a user who can type the command can still reach the host.
+    /// Repairs what a crash left behind, for commands that change settings and hold the lock. With
+    /// `confirming`, transactions that wait for confirmation stay, even if their guard has died: a
+    /// user who can type the command can still reach the host.
     pub(super) fn recover(&mut self, store: &mut Store, host: &mut dyn Host, confirming: bool) -> Result<(), Failure> {
         let state = self.state_directory.clone();
         let recovered = recover(store, host, &|id| confirming || guard::lives(&state, id))?;
@@ -154,7 +154,7 @@ impl CommandContext<'_> {
         Ok(())
     }
 
-    /// The same for commands that only look: it must not keep them from looking.
+    /// The same for commands that only read, which must succeed even if the repair fails.
     pub(super) fn recover_if_possible(&mut self, host: &mut dyn Host) {
         let mut store = self.store();
         let Ok(transactions) = store.transactions() else { return };
@@ -163,7 +163,7 @@ impl CommandContext<'_> {
             return;
         }
         let result = match store.lock(false) {
-            // Whoever has the lock is at it.
+            // The holder of the lock repairs them itself.
             Err(StoreError::Locked { .. }) => return,
             Err(error) => Err(error.into()),
             Ok(_lock) => self.recover(&mut store, host, false),

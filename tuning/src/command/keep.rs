@@ -1,13 +1,13 @@
-//! `watch` and `guard`: processes that stay.
+//! `watch` and `guard`: long-running processes.
 
 use std::time::Instant;
 
+use culvert_host::RealHost;
 use serde_json::json;
 
 use super::arguments::WatchArgs;
 use super::context::{CommandContext, Failure, exit};
 use crate::guard::watch_over;
-use crate::host::RealHost;
 use crate::watch::Watcher;
 
 pub(super) fn watch(arguments: &WatchArgs, context: &mut CommandContext<'_>) -> Result<u8, Failure> {
@@ -39,7 +39,7 @@ pub(super) fn guard(transaction: &str, context: &mut CommandContext<'_>) -> Resu
     let mut host = RealHost::open();
     let state = context.state_directory.clone();
     let done = watch_over(&state, transaction, &mut host, &mut context.out)?;
-    // The log of the guard is its standard error.
+    // The guard's standard error is its log.
     context.say(&done);
     Ok(exit::DONE)
 }

@@ -1,12 +1,12 @@
-//! `measure`: what a rule is worth here.
+//! `measure`: the effect of a rule on this host.
 
+use culvert_host::RealHost;
 use serde_json::json;
 
 use super::arguments::MeasureArgs;
 use super::context::{CommandContext, Failure, exit};
 use super::source::load_site;
 use crate::audit::Audit;
-use crate::host::RealHost;
 use crate::measure::{
     CommandWorkload, EffectLedger, LoopbackWorkload, MeasureError, MeasureOptions, Workload, WorkloadError,
     measure as run_measurement,

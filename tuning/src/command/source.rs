@@ -1,17 +1,18 @@
-//! What a command looks at: this host or a saved one, with the site file that goes with it.
+//! The host that a command examines: this one or a saved one, with its site file.
 
 use std::path::Path;
+
+use culvert_host::facts::Facts;
+use culvert_host::fake::FakeHost;
+use culvert_host::{Host, RealHost};
 
 use super::arguments::SourceArgs;
 use super::context::{CommandContext, Failure, exit};
 use crate::audit::Audit;
-use crate::facts::Facts;
-use crate::host::fake::FakeHost;
-use crate::host::{Host, RealHost};
 use crate::site::Site;
 use crate::site_file::SiteError;
 
-/// The site file that was named, or the one that every host may have.
+/// The named site file, or the default one.
 pub(super) fn load_site(named: Option<&Path>) -> Result<Site, Failure> {
     let bad = |error: SiteError| Failure::new(exit::BAD_HOST, error.to_string());
     match named {
@@ -20,7 +21,7 @@ pub(super) fn load_site(named: Option<&Path>) -> Result<Site, Failure> {
     }
 }
 
-/// Facts, site and audit, and the host that they are of: this one, or a saved one.
+/// An examined host, this one or a saved one: its facts, site and audit.
 pub(super) struct Examined {
     pub(super) facts: Facts,
     pub(super) audit: Audit,
@@ -28,7 +29,7 @@ pub(super) struct Examined {
 }
 
 impl SourceArgs {
-    /// Looks at the host that was named.
+    /// Examines the selected host.
     pub(super) fn examine(&self, context: &mut CommandContext<'_>) -> Result<Examined, Failure> {
         let site = load_site(self.site.as_deref())?;
         let (facts, host): (Facts, Box<dyn Host>) = match &self.facts {

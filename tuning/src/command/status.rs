@@ -1,18 +1,18 @@
-//! `status`: what is in force, what waits for confirmation, what was rolled back.
+//! `status`: settings in force, transactions that wait for confirmation or were rolled back.
 
 use std::fmt::Write;
 
+use culvert_host::setting::{Setting, Value};
+use culvert_host::{Host, RealHost};
 use culvert_protocol::counted::{agree, counted};
 use serde::Serialize;
 
 use super::context::{CommandContext, Failure, exit};
 use crate::guard;
-use crate::host::{Host, RealHost};
-use crate::setting::{Setting, Value};
 use crate::transaction::{Left, State, Transaction};
 use crate::watch::held_here;
 
-/// How many of the transactions that are over are shown.
+/// The number of finished transactions to show.
 const OVER_SHOWN: usize = 5;
 
 #[derive(Serialize)]

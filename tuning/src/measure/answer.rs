@@ -1,8 +1,8 @@
-//! What a measurement says of a setting's effect.
+//! The result of a measurement of a rule's effect.
 
 use serde::{Deserialize, Serialize};
 
-/// What a measurement answered.
+/// The result of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
@@ -10,6 +10,6 @@ pub enum Answer {
     Faster,
     /// Slower with the rule.
     Slower,
-    /// The interval of confidence holds both.
+    /// The confidence interval includes both.
     NoEffect,
 }

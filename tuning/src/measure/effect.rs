@@ -1,4 +1,4 @@
-//! A setting's measured effect, as the ledger keeps it.
+//! The measured effect of a rule, as the ledger stores it.
 
 use culvert_protocol::counted::counted;
 use serde::{Deserialize, Serialize};
@@ -6,33 +6,33 @@ use serde::{Deserialize, Serialize};
 use super::answer::Answer;
 use super::statistics::Estimate;
 
-/// A wider interval would hide relevant effects.
+/// A wider confidence interval would hide relevant effects.
 const SCATTER_MAX: f64 = 0.1;
 
-/// One measured effect, as the ledger keeps it.
+/// One measured effect, as the ledger stores it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Effect {
     /// The rule.
     pub rule: String,
-    /// When, in seconds since 1970.
+    /// The time of the measurement in seconds since 1970.
     pub at_unix_s: u64,
-    /// The kernel, since a newer one may answer otherwise.
+    /// The kernel's release: another one may give another result.
     pub kernel: String,
-    /// What was run.
+    /// The workload.
     pub workload: String,
-    /// What was changed, in words.
+    /// The changed settings.
     pub changes: Vec<String>,
     /// Bits per second without and with the rule, pair by pair.
     pub pairs: Vec<(f64, f64)>,
-    /// With over without: the median of the pairs, and its 95 % interval by bootstrap.
+    /// The ratio of with to without: the median of the pairs and its 95 % bootstrap interval.
     pub ratio: Estimate,
-    /// The answer.
+    /// The result.
     pub answer: Answer,
 }
 
 impl Effect {
-    /// The answer in a sentence.
+    /// The result in a sentence.
     #[must_use]
     pub fn text(&self) -> String {
         let percent = |ratio: f64| format!("{:+.1} %", (ratio - 1.0) * 100.0);

@@ -1,4 +1,4 @@
-//! The effect ledger: every measured effect, one JSON object a line.
+//! The effect ledger: every measured effect, one JSON object per line.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ use super::effect::Effect;
 
 /// The ledger's name in the state directory.
 const FILE: &str = "effects.jsonl";
-/// No ledger is longer: an effect takes a kilobyte, and is measured by hand.
+/// The largest ledger that is read. An effect takes about a kilobyte and is measured by hand.
 const LEDGER_BYTES_MAX: u64 = 64 << 20;
 
 /// The ledger could not be read or written.
@@ -59,8 +59,8 @@ impl EffectLedger {
         write().map_err(|error| self.error(&error))
     }
 
-    /// All effects, the oldest first; empty if nothing was measured yet. A torn last line is left
-    /// out.
+    /// All effects, the oldest first; empty if nothing was measured yet. An incomplete last line is
+    /// ignored.
     ///
     /// # Errors
     /// [`LedgerError`].
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(ledger.all().unwrap().len(), 2);
         fs::write(&path, "nonsense\n").unwrap();
         assert!(ledger.all().unwrap_err().to_string().contains("line 1"));
-        // Neither the reader nor the writer blocks on a pipe.
+        // Neither reading nor writing blocks on a pipe.
         fs::remove_file(&path).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
         assert!(ledger.all().unwrap_err().to_string().contains("a pipe"));

@@ -1,4 +1,4 @@
-//! Paired comparison: the median of the ratios, and how far to trust it.
+//! Paired comparison: the median of the ratios and its confidence interval.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use super::answer::Answer;
 const RESAMPLES: usize = 4_000;
 /// The seed of the resampling: the same pairs always give the same interval.
 const SEED: u64 = 0x00c0_1fee_7a11_5eed;
-/// Differences below this are no effect, however sure they are.
+/// Smaller differences count as no effect, even if they are significant.
 const RELEVANT: f64 = 0.005;
 
 /// A ratio with its 95 % interval (percentile bootstrap of the median; Efron and Tibshirani 1993,
@@ -25,10 +25,10 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// Of pairs of positive rates: second over first.
+    /// The ratio of second to first of pairs of positive rates.
     #[must_use]
     pub fn of_pairs(pairs: &[(f64, f64)]) -> Self {
-        // Logarithms make halving and doubling equally far.
+        // On a logarithmic scale, half and double are equally far from one.
         let logarithms: Vec<f64> = pairs
             .iter()
             .filter(|(without, with)| *without > 0.0 && *with > 0.0)
@@ -49,7 +49,7 @@ impl Estimate {
         Self { median: median(logarithms).exp(), low: at(0.025), high: at(0.975) }
     }
 
-    /// What the interval says.
+    /// The result that the interval supports.
     #[must_use]
     pub fn answer(&self) -> Answer {
         if self.low > 1.0 && self.median > 1.0 + RELEVANT {
@@ -68,7 +68,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
 }
 
-/// xorshift64* (Marsaglia 2003, Vigna 2016); good enough to draw with, and the same everywhere.
+/// xorshift64* (Marsaglia 2003, Vigna 2016): good enough for resampling, and reproducible.
 fn next(state: &mut u64) -> usize {
     *state ^= *state >> 12;
     *state ^= *state << 25;

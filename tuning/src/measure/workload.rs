@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// What one write of the loopback workload hands over.
+/// The size of one write of the loopback workload.
 const WRITE_BYTES: usize = 128 << 10;
-/// The longest output of a command that is looked at.
+/// The longest output of a command that is parsed.
 const OUTPUT_BYTES_MAX: usize = 16 << 20;
-/// Fields in which tools report their rate: Culvert's own result, and iperf3's report (`iperf3
-/// -J`).
+/// JSON fields with the rate: those of Culvert's result and of iperf3's report (`iperf3 -J`).
 const RATE_FIELDS: [&str; 4] =
     ["/goodput_bps", "/end/sum_received/bits_per_second", "/end/sum/bits_per_second", "/bits_per_second"];
 
@@ -21,20 +20,20 @@ const RATE_FIELDS: [&str; 4] =
 #[error("{0}")]
 pub struct WorkloadError(pub String);
 
-/// Something that moves data and reports how fast.
+/// A program that moves data and reports its rate.
 pub trait Workload {
-    /// What it is, for the ledger.
+    /// Its name, for the ledger.
     fn name(&self) -> String;
 
-    /// Runs for about `duration`; gives bits per second.
+    /// Runs for about `duration` and returns bits per second.
     ///
     /// # Errors
-    /// [`WorkloadError`] says what failed.
+    /// [`WorkloadError`], with what failed.
     fn run(&mut self, duration: Duration) -> Result<f64, WorkloadError>;
 }
 
-/// A command. Its last line of output, or all of it, is JSON with a rate in a field that Culvert or
-/// iperf3 use, or a plain number of bits per second.
+/// A command whose output, or last line of it, is JSON with a rate in a field of Culvert or iperf3,
+/// or a plain number of bits per second.
 #[derive(Clone, Debug)]
 pub struct CommandWorkload {
     words: Vec<String>,
@@ -44,7 +43,7 @@ impl CommandWorkload {
     /// A program with its arguments.
     ///
     /// # Errors
-    /// [`WorkloadError`] if there is no program.
+    /// [`WorkloadError`] if `words` is empty.
     pub fn new(words: Vec<String>) -> Result<Self, WorkloadError> {
         if words.is_empty() {
             return Err(WorkloadError("the command is empty: write a program after --".to_owned()));
@@ -77,8 +76,8 @@ impl Workload for CommandWorkload {
     }
 }
 
-/// TCP streams from memory to memory over loopback. It shows what sysctls and the CPU's settings
-/// do, and nothing of NICs.
+/// TCP streams from memory to memory over loopback. They show the effect of sysctls and CPU
+/// settings, but not of NICs.
 #[derive(Clone, Debug)]
 pub struct LoopbackWorkload {
     streams: usize,
@@ -131,7 +130,7 @@ impl Workload for LoopbackWorkload {
     }
 }
 
-/// The rate in an output.
+/// The rate in a command's output.
 fn rate_of(text: &str) -> Option<f64> {
     let last = text.lines().rev().find(|line| !line.trim().is_empty())?;
     let of_json = |text: &str| {

@@ -1,10 +1,10 @@
-//! What is decided when the host starts: kernel parameters and firmware. Only ever advised.
+//! Kernel parameters and firmware settings, which take effect at boot. These rules only advise.
 
+use culvert_host::facts::Facts;
 use culvert_protocol::counted::counted;
 
 use super::rule::{Effect, Rule};
 use super::support::{culvert, fasterdata, kernel};
-use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
 use crate::targets::Targets;
 
@@ -36,7 +36,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "boot.idle_parameters",
         title: "idle states off by boot parameters",
-        recommends: "no limit on idle states or clocks by old parameters",
+        recommends: "no boot parameters that limit idle states or the clock",
         reason: "idle=poll, processor.max_cstate and intel_idle.max_cstate waste power all day; the \
             node holds its limit only while transfers run",
         applies_when: "one of them is set",
@@ -116,7 +116,7 @@ fn idle_parameters(facts: &Facts, _: &Targets) -> Vec<Finding> {
         .map(String::as_str)
         .collect();
     if found.is_empty() {
-        return vec![Finding::not_applicable("", "none is there")];
+        return vec![Finding::not_applicable("", "none is set")];
     }
     let why = "the host never enters deep idle states, even without transfers";
     let finding = Finding::differs("", Severity::Info, found.join(" "), "none of them", why);

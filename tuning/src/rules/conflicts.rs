@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use culvert_host::facts::Facts;
+use culvert_host::setting::Setting;
+
 use super::recommended;
 use super::rule::{Effect, Rule, Source};
 use super::support::{Compare, WantedSysctl, culvert, fasterdata};
-use crate::facts::Facts;
 use crate::finding::{Change, Finding, Severity};
-use crate::setting::Setting;
 use crate::targets::Targets;
 
-/// Profiles of tuned that cap TCP buffers at 16 MiB, by their source.
+/// Profiles of tuned that cap TCP buffers at 16 MiB, according to their source.
 const TUNED_CAPS: [&str; 2] = ["network-throughput", "throughput-performance"];
-/// Where Culvert keeps its own sysctls.
+/// The file with Culvert's own sysctls.
 const OWN_FILE: &str = "/etc/sysctl.d/90-culvert.conf";
 
 pub(super) const RULES: &[Rule] = &[
@@ -73,8 +74,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "site.sysctl",
         title: "sysctls of the site file",
-        recommends: "what the site file says",
-        reason: "the admin knows better",
+        recommends: "the values in the site file",
+        reason: "the admin's values take precedence over every recommendation",
         applies_when: "a key under [sysctl] in the site file that no other rule handles",
         conflicts_with: &[],
         effect: Effect::None,
@@ -133,7 +134,7 @@ fn power_profiles(facts: &Facts, _: &Targets) -> Vec<Finding> {
     ]
 }
 
-/// What the other rules, and the site file, want sysctls to be.
+/// The values of sysctls that the other rules and the site file recommend.
 fn wanted_sysctls(facts: &Facts, targets: &Targets) -> BTreeMap<String, String> {
     let others = recommended::rules().filter(|rule| !rule.on_request).flat_map(|rule| rule.check(facts, targets));
     let changes = others.chain(site_sysctls(facts, targets)).flat_map(|finding| finding.changes);
@@ -156,7 +157,7 @@ fn sysctl_files(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             (*value).clone_into(current);
         }
     }
-    // What the rules would find at the next boot shows which files set lower values.
+    // The rules' findings for the state after the next boot show which files set lower values.
     let wanted = wanted_sysctls(&facts_at_boot, targets);
     let findings: Vec<Finding> = wanted
         .iter()
@@ -183,7 +184,7 @@ fn site_sysctls(facts: &Facts, targets: &Targets) -> Vec<Finding> {
                 return WantedSysctl { key, wanted, compare: Compare::Equal, severity: Severity::Warning, why }
                     .check(facts, targets);
             }
-            // Not among the keys that facts hold: the plan reads it from the host.
+            // Facts do not contain this key, so the plan reads it from the host.
             Finding::differs(key, Severity::Warning, "not in the facts", value, why).change(Setting::sysctl(key), value)
         })
         .collect();

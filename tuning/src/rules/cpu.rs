@@ -1,13 +1,14 @@
-//! Clock rate, idle states, threads, memory nodes.
+//! Clock rate, idle states, SMT, memory nodes.
+
+use culvert_host::facts::Facts;
+use culvert_host::setting::Setting;
 
 use super::rule::{Effect, Rule, Source};
 use super::support::{Compare, WantedSysctl, each_link, fasterdata, kernel, tuned};
-use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
-use crate::setting::Setting;
 use crate::targets::{Targets, local_cpus, physical_cores};
 
-/// A CPU that needs longer to wake than this costs a queue tens of packets at 10 Gb/s.
+/// During a longer wake-up of a CPU, tens of packets arrive at 10 Gb/s.
 const WAKE_UP_MAX_US: u64 = 10;
 
 pub(super) const RULES: &[Rule] = &[
@@ -28,7 +29,7 @@ pub(super) const RULES: &[Rule] = &[
         title: "turbo clock",
         recommends: "on",
         reason: "the cores that carry flows may run above the base rate while others idle",
-        applies_when: "the kernel tells",
+        applies_when: "the kernel reports it",
         conflicts_with: &["BIOS settings"],
         effect: Effect::Medium,
         sources: &[
@@ -116,8 +117,8 @@ fn governor(facts: &Facts, _: &Targets) -> Vec<Finding> {
                 finding.steps.push(format!("{}: its driver offers no governor 'performance'", policy.policy));
             }
         } else if policy.energy_preference.is_some() && !performance(&policy.energy_preference) {
-            // The drivers move the preference with the governor; where they do not, it holds the
-            // clock back.
+            // Drivers usually change the preference with the governor. Where they do not, it keeps
+            // the clock low.
             let setting = Setting::kernel_file(format!("{folder}/energy_performance_preference"));
             finding = finding.change(setting, "performance");
         }
@@ -207,7 +208,7 @@ fn numa_placement(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             .collect();
         let reachable = facts.cpu.allowed.is_empty() || !facts.cpu.allowed.intersection(&near).is_empty();
         let suggestion: Vec<u32> = physical_cores(facts, &near).iter().collect();
-        let suggestion: crate::cpu_set::CpuSet =
+        let suggestion: culvert_host::cpu_set::CpuSet =
             suggestion.iter().rev().take(targets.lanes as usize).copied().collect();
         let current = format!("node {node}");
         if !reachable {

@@ -1,20 +1,20 @@
-//! What Culvert's data plane needs: AF_XDP, busy polling, io_uring, ciphers.
+//! Requirements of Culvert's data plane: AF_XDP, busy polling, io_uring, ciphers.
 
+use culvert_host::facts::Facts;
+use culvert_host::kernel_version::KernelVersion;
+use culvert_host::setting::Setting;
 use culvert_protocol::counted::{agree, counted};
 
 use super::rule::{Effect, Rule, Source};
 use super::support::{Compare, WantedSysctl, bytes, culvert, each_link, kernel};
-use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
-use crate::kernel_version::KernelVersion;
-use crate::setting::Setting;
 use crate::targets::Targets;
 
-/// AF_XDP with busy polling and the options that the data plane relies on.
+/// The first kernel whose AF_XDP has busy polling and the other options that the data plane uses.
 const AF_XDP_SINCE: KernelVersion = KernelVersion::new(5, 11);
-/// Since this version, the kernel reports XDP features through netlink.
+/// The first kernel that reports XDP features through netlink.
 const XDP_FEATURES_SINCE: KernelVersion = KernelVersion::new(6, 3);
-/// Zero-copy takes packets of several buffers from here on.
+/// The first kernel whose zero-copy mode supports packets of several buffers.
 const MULTI_BUFFER_SINCE: KernelVersion = KernelVersion::new(6, 6);
 /// The largest MTU whose packet fits one page with the driver's headroom (measured on veth: 3506;
 /// ena: 3498).
@@ -103,7 +103,7 @@ pub(super) const RULES: &[Rule] = &[
         title: "memory that may be locked",
         recommends: "LimitMEMLOCK=infinity for the data plane, or CAP_IPC_LOCK",
         reason: "packet buffers are locked; registering them fails with ENOBUFS beyond the limit",
-        applies_when: "always; the limit shown is that of the process that looked, and a service may have another",
+        applies_when: "always; the limit shown is that of this process, and a service may have another",
         conflicts_with: &[],
         effect: Effect::Large,
         sources: &[kernel("networking/af_xdp"), Source { document: "systemd.exec(5)", section: "Process Properties" }],

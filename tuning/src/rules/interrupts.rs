@@ -1,14 +1,14 @@
-//! Which core serves which queue: interrupts, receive side scaling, steering.
+//! The assignment of queues to cores: interrupts, receive side scaling, steering.
 
+use culvert_host::collect::queue_of_name;
+use culvert_host::cpu_set::CpuSet;
+use culvert_host::facts::{Facts, Irq, Link};
+use culvert_host::setting::Setting;
 use culvert_protocol::counted::{agree, counted};
 
 use super::rule::{Effect, Rule};
 use super::support::{culvert, each_link, fasterdata, kernel};
-use crate::collect::queue_of_name;
-use crate::cpu_set::CpuSet;
-use crate::facts::{Facts, Irq, Link};
 use crate::finding::{Finding, Severity};
-use crate::setting::Setting;
 use crate::targets::{Targets, local_cpus, physical_cores};
 
 /// Both addresses and both ports, in ethtool's letters.
@@ -21,7 +21,7 @@ pub(super) const RULES: &[Rule] = &[
         recommends: "each queue's interrupt on its own core, on the NIC's node and not on a lane's core",
         reason: "the right socket is up to twice as fast as the wrong one",
         applies_when: "the host has more than one CPU and the driver lets interrupts be moved",
-        conflicts_with: &["irqbalance rewrites them every ten seconds", "drivers forget them when the link is reset"],
+        conflicts_with: &["irqbalance rewrites them every ten seconds", "drivers lose them when the link is reset"],
         effect: Effect::Large,
         sources: &[fasterdata("100G Tuning, Interrupt Binding"), kernel("core-api/irq/irq-affinity")],
         on_request: false,
@@ -77,8 +77,8 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
-/// The cores for the link's interrupts: near, physical, and not the lanes' as far as there are
-/// enough others.
+/// The cores for the link's interrupts: physical cores of its node, without those of the lanes if
+/// enough others remain.
 fn interrupt_cores(facts: &Facts, targets: &Targets, link: &Link) -> CpuSet {
     let near = physical_cores(facts, &local_cpus(facts, link));
     let lanes = targets.site.lane_cores.clone().unwrap_or_default();
@@ -87,7 +87,7 @@ fn interrupt_cores(facts: &Facts, targets: &Targets, link: &Link) -> CpuSet {
     if free.is_empty() { near } else { free }
 }
 
-/// The core for each interrupt: queue n on the n-th core, round and round. Receive and transmit
+/// The core for each interrupt: queues are assigned to cores round-robin. Receive and transmit
 /// interrupts of the same queue share a core.
 fn placement<'a>(irqs: &[&'a Irq], cores: &CpuSet) -> Vec<(&'a Irq, u32)> {
     let cores: Vec<u32> = cores.iter().collect();
@@ -100,8 +100,8 @@ fn placement<'a>(irqs: &[&'a Irq], cores: &CpuSet) -> Vec<(&'a Irq, u32)> {
 
 fn irq_affinity(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     each_link(facts, targets, |link| {
-        // Interrupts of queues that nic.channels takes away are not moved first; new ones come with
-        // the next audit.
+        // Interrupts of queues that nic.channels removes stay where they are; the next audit covers
+        // new ones.
         let queues = super::links::wanted_channels(facts, targets, link).unwrap_or(u32::MAX);
         let stays = |irq: &&Irq| queue_of_name(&irq.vector).is_none_or(|queue| queue < queues);
         let irqs: Vec<&Irq> = link.queue_irqs().filter(stays).collect();
@@ -114,8 +114,8 @@ fn irq_affinity(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         }
         let near = local_cpus(facts, link);
         let lanes = targets.site.lane_cores.clone().unwrap_or_default();
-        // An affinity of several CPUs still has one that takes the interrupt; it may be any of them
-        // tomorrow.
+        // With an affinity of several CPUs the kernel picks one of them, and may pick another
+        // later.
         let loose = irqs.iter().filter(|irq| irq.affinity.len() != 1).count();
         let far = irqs.iter().filter(|irq| irq.affinity.intersection(&near).is_empty()).count();
         let on_lanes = irqs.iter().filter(|irq| irq.affinity.len() == 1 && irq.affinity.is_subset(&lanes)).count();
@@ -184,8 +184,8 @@ fn rss_spread(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             counted(now, "queue"),
             counted(rss.indirection.len(), "bucket")
         );
-        // Buckets that do not divide evenly differ by one; drivers round them to twice the fair
-        // share at most.
+        // Bucket counts differ by one if they do not divide evenly, and drivers round them to at
+        // most twice the fair share.
         let fair = rss.indirection.len() / now as usize;
         if *least > 0 && *most <= (fair * 2).max(1) {
             return Finding::ok(&link.name, current);
@@ -195,7 +195,7 @@ fn rss_spread(facts: &Facts, targets: &Targets) -> Vec<Finding> {
                 format!("nic.channels changes the queues to {wanted} first; the driver then spreads the buckets again");
             return Finding { current, ..Finding::unknown(&link.name, why) };
         }
-        // Some NICs have room for fewer queues in the table than they have queues (ixgbe: 16).
+        // The table of some NICs holds fewer queues than the NIC has (ixgbe: 16).
         let served = buckets.iter().take_while(|count| **count > 0).count();
         let evenly = buckets[..served].iter().all(|count| *count <= (rss.indirection.len() / served.max(1) * 2).max(1));
         if served > 1 && evenly && buckets[served..].iter().all(|count| *count == 0) {

@@ -1,23 +1,22 @@
-//! Parameters of NICs: rings, channels, coalescing, flow control, the driver's own switches, the
-//! slot.
+//! Parameters of NICs: rings, channels, coalescing, flow control, driver flags, the PCIe slot.
 
+use culvert_host::facts::{Facts, Link, PcieLink};
+use culvert_host::kernel_version::KernelVersion;
+use culvert_host::netlink::{CoalesceField, PauseField};
+use culvert_host::setting::Setting;
 use culvert_protocol::counted::{agree, counted};
 
 use super::rule::{Effect, Rule, Source};
 use super::support::{each_link, fasterdata, kernel};
-use crate::facts::{Facts, Link, PcieLink};
 use crate::finding::{Finding, Severity};
-use crate::kernel_version::KernelVersion;
-use crate::netlink::{CoalesceField, PauseField};
 use crate::profile::ProfileName;
-use crate::setting::Setting;
 use crate::targets::{Targets, gigabits, local_cpus, physical_cores};
 
-/// From this kernel on larger rings no longer help (fasterdata, "100G Tuning").
+/// The first kernel on which larger rings no longer help (fasterdata, "100G Tuning").
 const RINGS_UNTIL: KernelVersion = KernelVersion::new(6, 11);
-/// The largest ring that fasterdata names.
+/// The largest ring that fasterdata recommends.
 const RING_MAX: u32 = 8192;
-/// Beyond this share of lost packets a NIC ran out of descriptors more than by accident.
+/// A larger share of missed packets counts as a lack of descriptors rather than an accident.
 const MISSED_PER_PACKET: f64 = 1e-6;
 /// Drivers of Mellanox and NVIDIA.
 const MELLANOX: &str = "mlx5_core";
@@ -37,7 +36,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         id: "nic.channels",
-        title: "channels against cores and lanes",
+        title: "channels, cores and lanes",
         recommends: "no more than the cores of the NIC's node; 8 to 16 at 100G, 16 to 32 at 400G; at least one for each lane",
         reason: "a queue served by a core of the other socket costs more for every packet; a lane \
             without its own queue cannot use AF_XDP",
@@ -115,7 +114,7 @@ pub(super) const RULES: &[Rule] = &[
     },
 ];
 
-/// How many channels the link should have; `None` if it is fine or cannot be set.
+/// The recommended number of channels; `None` if the current one is fine or cannot be changed.
 pub(super) fn wanted_channels(facts: &Facts, targets: &Targets, link: &Link) -> Option<u32> {
     let channels = link.channels.filter(|channels| channels.combined_max > 1)?;
     if link.xdp.as_ref().and_then(|xdp| xdp.program_attached) == Some(true) {
@@ -201,8 +200,8 @@ fn coalescing(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         };
         let word = |on: Option<bool>| on.map_or("not available", |on| if on { "on" } else { "off" });
         let current = format!("adaptive-rx {}, adaptive-tx {}", word(coalesce.adaptive_rx), word(coalesce.adaptive_tx));
-        // virtio and others report `off` for what they do not have; there is a delay to adapt only
-        // if one is set.
+        // virtio and others report `off` for parameters that they lack; a delay that could be
+        // adapted exists only if one is set.
         if link.driver.as_deref() == Some("virtio_net") {
             return Finding { current, ..Finding::not_applicable(&link.name, "virtio_net: the hypervisor coalesces") };
         }
@@ -344,7 +343,7 @@ fn losses(facts: &Facts, targets: &Targets) -> Vec<Finding> {
                 Severity::Warning,
                 current,
                 "none",
-                "the host was too slow to give the NIC memory",
+                "the host refilled the NIC's receive ring too slowly",
             )
             .step("first look at nic.rings, nic.irq_affinity, cpu.governor and cpu.c_states in this audit"),
             _ => Finding::ok(&link.name, current),

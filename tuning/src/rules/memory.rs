@@ -1,17 +1,17 @@
 //! Memory: hugepages for packet buffers, the page cache, reserves.
 
+use culvert_host::facts::{Facts, HugepagePool};
+use culvert_host::setting::Setting;
 use culvert_protocol::counted::{agree, counted, grouped};
 
 use super::rule::{Effect, Rule, Source};
 use super::support::{Compare, WantedSysctl, bytes, culvert, kernel, tuned};
-use crate::facts::{Facts, HugepagePool};
 use crate::finding::{Finding, Severity};
-use crate::setting::Setting;
 use crate::targets::Targets;
 
-/// The hugepage that every x86 and most ARM hosts have.
+/// The hugepage size of every x86 and most ARM hosts.
 const HUGEPAGE_BYTES: u64 = 2 << 20;
-/// The most that is kept free for interrupts, in KiB.
+/// The upper limit of memory kept free for interrupts, in KiB.
 const MIN_FREE_MAX_KIB: u64 = 4 << 20;
 
 pub(super) const RULES: &[Rule] = &[
@@ -154,7 +154,7 @@ fn swappiness(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     vec![WantedSysctl { key, wanted, compare: Compare::AtMost, severity: Severity::Info, why }.check(facts, targets)]
 }
 
-/// The bytes of unwritten data at which the kernel acts.
+/// The threshold of unwritten data in bytes.
 fn dirty_bytes(facts: &Facts, name: &str) -> Option<u64> {
     let number = |suffix: &str| facts.sysctl_number(&format!("vm.{name}_{suffix}"));
     match number("bytes") {

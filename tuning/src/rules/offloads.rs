@@ -1,15 +1,16 @@
-//! Offloads: what the NIC or the kernel does for whole trains of packets at once.
+//! Offloads: processing of packet trains by the NIC, or by the kernel at once.
+
+use culvert_host::facts::{Facts, Link};
+use culvert_host::kernel_version::KernelVersion;
+use culvert_host::setting::Setting;
 
 use super::rule::{Effect, Rule};
 use super::support::{culvert, each_link, fasterdata, kernel};
-use crate::facts::{Facts, Link};
 use crate::finding::{Finding, Severity};
-use crate::kernel_version::KernelVersion;
-use crate::setting::Setting;
 use crate::targets::Targets;
 
-/// Offloads that every transfer wants. A NIC has one kind of checksum offload or the other; those
-/// it lacks are fixed.
+/// Offloads that help every transfer. A NIC has one of the two kinds of checksum offload; the
+/// kernel reports those that it lacks as fixed.
 const WANTED: [&str; 10] = [
     "rx-checksum",
     "tx-checksum-ip-generic",
@@ -22,12 +23,11 @@ const WANTED: [&str; 10] = [
     "rx-gro",
     "rx-vlan-hw-parse",
 ];
-/// The UDP segmentation that the socket datapath sends with; the kernel does it in software where
-/// this is off.
+/// UDP segmentation, which the udp datapath uses; the kernel segments in software if it is off.
 const UDP_SEGMENTATION: &str = "tx-udp-segmentation";
-/// BIG TCP for IPv4 came with this kernel.
+/// The first kernel with BIG TCP for IPv4.
 const BIG_TCP_SINCE: KernelVersion = KernelVersion::new(6, 3);
-/// The size that the tests at SC24 used.
+/// The size used in the tests at SC24.
 const BIG_TCP_BYTES: u32 = 185_000;
 
 pub(super) const RULES: &[Rule] = &[
@@ -113,8 +113,8 @@ fn is_other_checksum(link: &Link, name: &str) -> bool {
     }
 }
 
-/// Whether the link has, or can have, what an offload needs; without it the kernel takes the switch
-/// and leaves the offload off (`netdev_fix_features` in `net/core/dev.c`).
+/// Whether the offloads that an offload depends on are on or can be. Otherwise the kernel accepts
+/// the request and leaves the offload off (`netdev_fix_features` in `net/core/dev.c`).
 fn has_what_it_needs(link: &Link, name: &str) -> bool {
     let can = |name: &str| link.features.get(name).is_some_and(|feature| feature.active || !feature.fixed);
     let generic = can("tx-checksum-ip-generic");
@@ -168,7 +168,7 @@ fn lro(facts: &Facts, targets: &Targets) -> Vec<Finding> {
 }
 
 fn big_tcp(facts: &Facts, targets: &Targets) -> Vec<Finding> {
-    use crate::netlink::LinkBytes;
+    use culvert_host::netlink::LinkBytes;
     each_link(facts, targets, |link| {
         let recent = facts.system.kernel_version().is_some_and(|kernel| kernel >= BIG_TCP_SINCE);
         let sizes = [
@@ -198,8 +198,9 @@ fn big_tcp(facts: &Facts, targets: &Targets) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use culvert_host::facts::Feature;
+
     use super::*;
-    use crate::facts::Feature;
     use crate::site::Site;
 
     /// virtio_net behind a hypervisor that offers no checksums: scatter-gather is fixed off, and

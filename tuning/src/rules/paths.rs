@@ -1,13 +1,14 @@
-//! The MTU of links and its agreement with the paths behind them.
+//! The MTU of links, and whether the paths behind them carry packets of that size.
+
+use culvert_host::facts::Facts;
+use culvert_host::setting::Setting;
 
 use super::rule::{Effect, Rule, Source};
 use super::support::{culvert, each_link, fasterdata};
-use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
-use crate::setting::Setting;
 use crate::targets::Targets;
 
-/// The MTU of research networks.
+/// The usual MTU of research networks.
 const JUMBO_BYTES: u32 = 9000;
 
 pub(super) const RULES: &[Rule] = &[
@@ -112,7 +113,7 @@ fn path_mtu(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         .map(|path| {
             let link = path.link.as_ref().and_then(|name| facts.link(name));
             let Some(link) = link else {
-                return Finding::unknown(&path.partner, "the link that leads there is not known");
+                return Finding::unknown(&path.partner, "the link of this path is not known");
             };
             let step = "find the device that drops large packets: culvert path check, or tracepath with the full size";
             match (path.proven_mtu_bytes, path.kernel_mtu_bytes) {

@@ -1,20 +1,20 @@
 //! Queueing disciplines and pacing.
 
+use culvert_host::facts::{Facts, Link};
+use culvert_host::netlink::{QdiscEntry, QdiscTree};
+use culvert_host::setting::Setting;
+
 use super::rule::{Effect, Rule};
 use super::support::{Compare, WantedSysctl, culvert, each_link, fasterdata, kernel};
-use crate::facts::{Facts, Link};
 use crate::finding::{Finding, Severity};
-use crate::netlink::{QdiscEntry, QdiscTree};
-use crate::setting::Setting;
 use crate::site::Pacing;
 use crate::targets::{Targets, gigabits};
 
-/// The handle of the mq that is hung at a link with several queues: `cu` in hexadecimal digits as
-/// near as they come.
+/// The handle of the mq that a link with several queues gets.
 const MQ_HANDLE: &str = "c001:";
-/// Roots that neither pace nor shape: these are replaced. Others were chosen by somebody.
+/// Roots that may be replaced because they neither pace nor shape. An admin chose any other.
 const REPLACEABLE: [&str; 5] = ["pfifo_fast", "fq_codel", "fq", "mq", "pfifo"];
-/// The most that fq's rate of a flow can say: 32 bits of bytes per second.
+/// The largest rate that fq's attribute can express: 32 bits of bytes per second.
 const FQ_RATE_MAX_BITS_PER_SECOND: u64 = 8 * (u32::MAX as u64 - 1);
 
 pub(super) const RULES: &[Rule] = &[
@@ -36,7 +36,7 @@ pub(super) const RULES: &[Rule] = &[
         recommends: "fq; under mq where the link has several queues",
         reason: "a burst at line rate overruns shallow buffers on the path; pacing gains a factor \
             of 2 to 4 on paths of 50 to 80 ms",
-        applies_when: "the kernel has fq and the link's root was not chosen by somebody",
+        applies_when: "the kernel has fq and the link's root was not attached on purpose",
         conflicts_with: &[
             "shaping by htb or tbf, which is left alone",
             "tuned network-throughput does not set fq, though OSG's text says so",
@@ -74,7 +74,7 @@ fn default_qdisc(facts: &Facts, targets: &Targets) -> Vec<Finding> {
             Severity::Info,
             facts.sysctl(key).unwrap_or("unknown"),
             "fq",
-            "this kernel has no fq (CONFIG_NET_SCH_FQ); TCP then paces by timers of its own, which cost CPU",
+            "this kernel has no fq (CONFIG_NET_SCH_FQ); TCP then paces with its own timers, which cost CPU",
         );
         return vec![finding.step("install the kernel's extra modules, or a kernel with sch_fq")];
     }
@@ -95,12 +95,12 @@ fn paces(link: &Link) -> bool {
     }
 }
 
-/// The rate that every flow of the link is held to, if fq holds them to one.
+/// The rate to which fq limits every flow of the link, if it does.
 fn flow_rate(link: &Link) -> Option<u64> {
     link.qdiscs.iter().filter(|qdisc| qdisc.kind == "fq").filter_map(|qdisc| qdisc.max_rate_bits_per_second).min()
 }
 
-/// The transmit queues that the link will have when other rules have changed its channels.
+/// The number of transmit queues after other rules have changed the link's channels.
 fn queues(link: &Link, targets: &Targets, facts: &Facts) -> u32 {
     let now = link.channels.map_or(link.tx_queues.unwrap_or(1), |channels| channels.tx + channels.combined);
     let wanted = super::links::wanted_channels(facts, targets, link);
@@ -137,7 +137,7 @@ fn link_qdisc(facts: &Facts, targets: &Targets) -> Vec<Finding> {
     each_link(facts, targets, |link| {
         let current = describe(link);
         let wanted_rate = targets.qdisc_rate_bits_per_second(link).map(|rate| rate.min(FQ_RATE_MAX_BITS_PER_SECOND));
-        // The attribute counts whole bytes.
+        // The attribute has whole bytes per second.
         let same_rate = wanted_rate.map(|rate| rate / 8) == flow_rate(link).map(|rate| rate / 8);
         if paces(link) && (targets.site.pacing == Pacing::Sockets || same_rate) {
             return Finding::ok(&link.name, current);

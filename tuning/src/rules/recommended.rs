@@ -1,9 +1,9 @@
-//! The rules that recommend something, without those on what contradicts them.
+//! The rules that recommend values. The rules on conflicts evaluate these.
 
 use super::rule::Rule;
 use super::{boot, cpu, datapath, interrupts, links, memory, offloads, paths, queueing, sockets, storage, system, tcp};
 
-/// The rules, area by area.
+/// The rules, by area.
 pub(super) fn rules() -> impl Iterator<Item = &'static Rule> {
     [
         sockets::RULES,

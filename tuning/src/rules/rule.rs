@@ -1,25 +1,26 @@
-//! What a rule is.
+//! The definition of a rule.
 
-use crate::facts::Facts;
+use culvert_host::facts::Facts;
+
 use crate::finding::Finding;
 use crate::targets::Targets;
 
-/// How much following a rule is worth where it applies, by its sources; measuring
-/// (`culvert tune measure`) beats it.
+/// The expected effect of following a rule, according to its sources. `culvert tune measure` gives
+/// the real one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Effect {
     /// A multiple of the speed.
     Large,
     /// Tens of percent.
     Medium,
-    /// A few percent, or steadiness.
+    /// A few percent, or stability.
     Small,
-    /// Safety, correctness or knowledge; no speed by itself.
+    /// Safety, correctness or knowledge, but no speed.
     None,
 }
 
 impl Effect {
-    /// The word for it.
+    /// Its name.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -45,28 +46,28 @@ pub struct Source {
 pub struct Rule {
     /// Its name: `area.thing`.
     pub id: &'static str,
-    /// What it is about, in a few words.
+    /// Its subject in a few words.
     pub title: &'static str,
-    /// What it recommends.
+    /// The recommendation.
     pub recommends: &'static str,
-    /// Why.
+    /// The reason.
     pub reason: &'static str,
     /// When it applies.
     pub applies_when: &'static str,
-    /// What works against it.
+    /// What contradicts it.
     pub conflicts_with: &'static [&'static str],
-    /// How much it is worth.
+    /// The expected effect.
     pub effect: Effect,
     /// Where it comes from.
     pub sources: &'static [Source],
     /// Whether `apply` skips it unless it is requested by name.
     pub on_request: bool,
-    /// Looks at a host.
+    /// Checks a host.
     pub(crate) check: fn(&Facts, &Targets) -> Vec<Finding>,
 }
 
 impl Rule {
-    /// What the rule says of a host.
+    /// The rule's findings about a host.
     #[must_use]
     pub fn check(&self, facts: &Facts, targets: &Targets) -> Vec<Finding> {
         let mut findings = (self.check)(facts, targets);

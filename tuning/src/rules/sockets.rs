@@ -1,18 +1,19 @@
 //! Socket buffers and the queue in front of the protocol layer.
 
+use culvert_host::facts::Facts;
+
 use super::rule::{Effect, Rule, Source};
 use super::support::{Compare, WantedSysctl, bytes, culvert, fasterdata, kernel};
-use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
 use crate::profile::ProfileName;
 use crate::targets::{Targets, gigabits};
 
-/// The kernel's own default of `rmem_default` and `wmem_default`, rounded up; a much higher value
-/// was set by somebody.
+/// A `rmem_default` or `wmem_default` above this is far above the kernel's own, so something raised
+/// it.
 const SANE_DEFAULT_BYTES: i64 = 4 << 20;
-/// One drop in a million packets is no accident.
+/// More drops than one in a million packets are no accident.
 const DROPS_PER_PACKET: f64 = 1e-6;
-/// One round in a thousand that ends with work left means that the budget is too small.
+/// The budget is too small if more polling rounds than one per thousand packets end with work left.
 const SQUEEZES_PER_PACKET: f64 = 1e-3;
 
 pub(super) const RULES: &[Rule] = &[

@@ -1,13 +1,14 @@
 //! Disks and file systems.
 
+use culvert_host::facts::{Block, Facts, Mount};
+use culvert_host::setting::Setting;
+
 use super::rule::{Effect, Rule, Source};
 use super::support::{fasterdata, kernel, tuned};
-use crate::facts::{Block, Facts, Mount};
 use crate::finding::{Finding, Severity};
-use crate::setting::Setting;
 use crate::targets::Targets;
 
-/// Read-ahead for files that are read from one end to the other, in KiB.
+/// Read-ahead for sequential reads, in KiB.
 const READ_AHEAD_KIB: u64 = 4096;
 
 pub(super) const RULES: &[Rule] = &[
@@ -102,7 +103,7 @@ fn scheduler(facts: &Facts, _: &Targets) -> Vec<Finding> {
 }
 
 fn read_ahead(facts: &Facts, _: &Targets) -> Vec<Finding> {
-    // What lies below a volume is read through the volume.
+    // Members of a volume are read through the volume.
     let member = |name: &String| facts.blocks.iter().any(|block| block.members.contains(name));
     let findings = facts.blocks.iter().filter(|block| !member(&block.name)).map(|block| match block.read_ahead_kib {
         None => Finding::unknown(&block.name, "sysfs does not show it"),

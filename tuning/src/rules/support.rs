@@ -1,12 +1,13 @@
-//! What several rules do alike.
+//! Helpers that several rules share.
+
+use culvert_host::facts::Facts;
+use culvert_host::setting::Setting;
 
 use super::rule::Source;
-use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
-use crate::setting::Setting;
 use crate::targets::Targets;
 
-/// fasterdata.es.net, the pages on hosts.
+/// fasterdata.es.net, the pages on host tuning.
 pub(super) const fn fasterdata(section: &'static str) -> Source {
     Source { document: "fasterdata.es.net", section }
 }
@@ -16,12 +17,12 @@ pub(super) const fn kernel(section: &'static str) -> Source {
     Source { document: "Linux kernel documentation", section }
 }
 
-/// A profile of tuned, by its source.
+/// A profile of tuned, according to its source.
 pub(super) const fn tuned(section: &'static str) -> Source {
     Source { document: "tuned 2.28, profiles", section }
 }
 
-/// The measurements and source readings behind this project.
+/// This project's own measurements and studies of sources.
 pub(super) const fn culvert(section: &'static str) -> Source {
     Source { document: "Culvert, docs/tuning.md", section }
 }
@@ -29,11 +30,11 @@ pub(super) const fn culvert(section: &'static str) -> Source {
 /// How a sysctl is compared.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Compare {
-    /// It must be this.
+    /// The value must equal this one.
     Equal,
-    /// Every number must be at least this; larger ones stay.
+    /// Every number must be at least this one; larger ones stay.
     AtLeast,
-    /// It must not exceed this.
+    /// The value must not exceed this one.
     AtMost,
 }
 
@@ -47,7 +48,7 @@ pub(super) struct WantedSysctl<'a> {
 }
 
 impl WantedSysctl<'_> {
-    /// Compares with the facts. What the site file says of the key beats the recommendation.
+    /// Compares with the facts. The site file's value takes precedence over the recommendation.
     pub(super) fn check(&self, facts: &Facts, targets: &Targets) -> Finding {
         let (wanted, compare, why) = match targets.site.sysctl.get(self.key) {
             Some(site) => (site.clone(), Compare::Equal, "the site file asks for it".to_owned()),
@@ -71,7 +72,7 @@ impl WantedSysctl<'_> {
     }
 }
 
-/// A size for people.
+/// A size as text.
 pub(super) fn bytes(size: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = size as f64;
@@ -83,7 +84,7 @@ pub(super) fn bytes(size: u64) -> String {
     if value.fract() == 0.0 { format!("{value:.0} {}", UNITS[unit]) } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-/// One finding that there is nothing to look at.
+/// One finding that no link exists to check.
 pub(super) fn no_links() -> Vec<Finding> {
     vec![Finding::not_applicable("", "no link for transfers was found: name one in the site file under [links]")]
 }
@@ -92,13 +93,13 @@ pub(super) fn no_links() -> Vec<Finding> {
 pub(super) fn each_link(
     facts: &Facts,
     targets: &Targets,
-    check: impl Fn(&crate::facts::Link) -> Finding,
+    check: impl Fn(&culvert_host::facts::Link) -> Finding,
 ) -> Vec<Finding> {
     let findings: Vec<Finding> = targets.links(facts).map(check).collect();
     if findings.is_empty() { no_links() } else { findings }
 }
 
-/// The value to write; `None` if the current one will do.
+/// The value to write; `None` if the current one suffices.
 fn better_value(current: &str, wanted: &str, compare: Compare) -> Option<String> {
     let numbers = |text: &str| text.split_whitespace().map(str::parse::<u64>).collect::<Result<Vec<_>, _>>().ok();
     let (Some(now), Some(goal)) = (numbers(current), numbers(wanted)) else {

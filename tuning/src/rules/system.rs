@@ -1,19 +1,20 @@
-//! Limits, time, and what containers and virtual machines cannot change by themselves.
+//! Limits, the clock, and what containers and virtual machines cannot change themselves.
+
+use culvert_host::facts::Facts;
 
 use super::rule::{Effect, Rule, Source};
 use super::support::{culvert, kernel};
-use crate::facts::Facts;
 use crate::finding::{Finding, Severity};
 use crate::profile::ProfileName;
 use crate::targets::Targets;
 
-/// Below this many files a transfer of many small ones runs out.
+/// With fewer open files, a transfer of many small files may run out.
 const FILES_MIN: u64 = 65_536;
-/// What services should have.
+/// The recommended limit for services.
 const FILES_WANTED: u64 = 1_048_576;
-/// One-way delays cannot be compared with a clock that may be wrong by more, in microseconds.
+/// With a larger clock error, one-way delays cannot be compared; in microseconds.
 const CLOCK_ERROR_MAX_US: u64 = 10_000;
-/// Measurements want more.
+/// The limit of the clock error for measurement hosts, in microseconds.
 const MEASUREMENT_CLOCK_ERROR_MAX_US: u64 = 1_000;
 
 pub(super) const RULES: &[Rule] = &[
@@ -22,7 +23,7 @@ pub(super) const RULES: &[Rule] = &[
         title: "open files",
         recommends: "LimitNOFILE=1048576",
         reason: "many flows and many files at once",
-        applies_when: "always; the limit shown is that of the process that looked, and a service may have another",
+        applies_when: "always; the limit shown is that of this process, and a service may have another",
         conflicts_with: &[],
         effect: Effect::None,
         sources: &[Source { document: "systemd.exec(5)", section: "Process Properties" }],
@@ -32,7 +33,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         id: "time.sync",
         title: "clock",
-        recommends: "kept by chrony, ntpd or ptp4l",
+        recommends: "synchronized by chrony, ntpd or ptp4l",
         reason: "one-way delays, receipts and logs of two hosts are compared",
         applies_when: "always",
         conflicts_with: &[],
@@ -102,7 +103,7 @@ fn nofile(facts: &Facts, _: &Targets) -> Vec<Finding> {
     if limit.allows(FILES_MIN) {
         return vec![Finding::ok("", current)];
     }
-    // A program may raise the soft limit to the hard one by itself.
+    // A program may raise the soft limit up to the hard one.
     let severity = if limit.hard.is_none_or(|hard| hard >= FILES_MIN) { Severity::Info } else { Severity::Warning };
     let why = "transfers of many small files open many at once";
     vec![
@@ -194,7 +195,7 @@ fn unreadable(facts: &Facts, _: &Targets) -> Vec<Finding> {
     if facts.unreadable.is_empty() {
         return vec![Finding::not_applicable("", "everything could be read")];
     }
-    // Without the operating system's numbers, which say nothing more.
+    // Without the error numbers of the operating system, which add nothing.
     let words = |why: &str| why.split(" (os error").next().unwrap_or_default().to_owned();
     let findings = facts.unreadable.iter().map(|missing| Finding::unknown(&missing.what, words(&missing.why)));
     findings.collect()

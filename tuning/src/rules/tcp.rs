@@ -1,14 +1,14 @@
-//! TCP: what other tools on the host use, and Culvert's control connection.
+//! TCP, which other tools on the host and Culvert's control connection use.
 
+use culvert_host::facts::{Facts, Link};
 use culvert_protocol::counted::{agree, counted};
 
 use super::rule::{Effect, Rule, Source};
 use super::support::{Compare, WantedSysctl, bytes, culvert, fasterdata, kernel, tuned};
-use crate::facts::{Facts, Link};
 use crate::finding::{Finding, Severity};
 use crate::targets::Targets;
 
-/// The page size that `tcp_mem` counts in.
+/// The page size, the unit of `tcp_mem`.
 const PAGE_BYTES: u64 = 4096;
 /// Congestion controls that suit long fast paths.
 const GOOD_CONTROLS: [&str; 4] = ["cubic", "bbr", "htcp", "bbr2"];
@@ -138,8 +138,8 @@ fn tcp_buffers(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         .into_iter()
         .map(|(key, default)| {
             let wanted = format!("4096 {default} {max}");
-            // A larger start value than ours is the admin's; a smaller one matters little, so only
-            // the end is compared.
+            // Only the maximum is compared: a larger start value is the admin's choice, and a
+            // smaller one matters little.
             let current = facts.sysctl(key).unwrap_or_default();
             let wanted = keep_first_two(current, &wanted);
             let now = current.split_whitespace().nth(2).and_then(|last| last.parse::<u64>().ok()).unwrap_or(0);
@@ -156,7 +156,7 @@ fn tcp_buffers(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         .collect()
 }
 
-/// The wanted triple with the first two numbers of the current one, if that is a triple.
+/// The wanted triple, but with the first two numbers of the current one if that is a triple.
 fn keep_first_two(current: &str, wanted: &str) -> String {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     match (words(current).as_slice(), words(wanted).as_slice()) {
@@ -209,7 +209,7 @@ fn tcp_options(facts: &Facts, targets: &Targets) -> Vec<Finding> {
         .into_iter()
         .map(|name| {
             let key = format!("net.ipv4.{name}");
-            // Timestamps have a value 2 with the same meaning and another offset.
+            // For timestamps, 2 means the same as 1, without random offsets.
             if facts.sysctl_number(&key).is_some_and(|value| value >= 1) {
                 return Finding::ok(&key, facts.sysctl(&key).unwrap_or_default());
             }

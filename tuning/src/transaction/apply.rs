@@ -3,26 +3,26 @@
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use culvert_host::netlink::LinkBytes;
+use culvert_host::setting::{Setting, Value};
+use culvert_host::{Host, HostError, disturbed_by};
+
 use super::error::TransactionError;
 use super::journal::Record;
 use super::restore::{check_place, restore, write_and_compare};
 use super::state::{ApplyOptions, Intent, SnapshotEntry, State, Transaction, describe};
 use super::store::Store;
-use crate::host::{Host, HostError, disturbed_by};
-use crate::netlink::LinkBytes;
-use crate::setting::{Setting, Value};
 
-/// Writes what is intended, or nothing.
+/// Writes all intents, or none.
 ///
-/// `intents` come in the order in which they are written; files that Culvert owns among them are
-/// written when the transaction is confirmed, so that nothing unconfirmed outlives a restart of the
-/// host. `start_guard` is called with the transaction's name once the snapshot is on disk and
-/// before the first write; if it fails, nothing is written.
+/// Files that Culvert owns are written when the transaction is confirmed, so that nothing
+/// unconfirmed outlives a restart of the host. `start_guard` is called with the transaction's name
+/// once the snapshot is on disk and before the first write; if it fails, nothing is written.
 ///
 /// The caller holds the store's lock and has called [`super::recover`].
 ///
 /// # Errors
-/// [`TransactionError`]; the host is then as it was, or the error says what is left.
+/// [`TransactionError`]; the host is then restored, or the error names what is not.
 pub fn apply(
     store: &mut Store,
     host: &mut dyn Host,
@@ -56,10 +56,10 @@ pub fn apply(
     Ok(transaction)
 }
 
-/// There is one decision at a time: while changes wait to be confirmed, no others are made.
+/// Refuses further changes while a transaction waits for confirmation.
 ///
 /// # Errors
-/// [`TransactionError::Waiting`] names the ones that wait.
+/// [`TransactionError::Waiting`] names the transaction.
 pub fn refuse_if_waiting(store: &Store) -> Result<(), TransactionError> {
     match store.transactions()?.into_iter().find(|other| other.state == State::Pending) {
         Some(waiting) => Err(TransactionError::Waiting { id: waiting.id }),
@@ -67,13 +67,13 @@ pub fn refuse_if_waiting(store: &Store) -> Result<(), TransactionError> {
     }
 }
 
-/// Keeps what was applied: writes the files that survive a reboot, and stops the timer.
+/// Keeps the applied settings: writes the files that survive a reboot, and stops the timer.
 ///
 /// The caller holds the store's lock.
 ///
 /// # Errors
 /// [`TransactionError::NothingPending`], also if the time was up; [`TransactionError::Failed`] if a
-/// file could not be written, and then everything is rolled back.
+/// file could not be written, in which case everything is rolled back.
 pub fn confirm(store: &mut Store, host: &mut dyn Host) -> Result<Transaction, TransactionError> {
     let transactions = store.transactions()?;
     let Some(mut transaction) = transactions.iter().rfind(|one| one.state == State::Pending).cloned() else {
@@ -93,23 +93,23 @@ pub fn confirm(store: &mut Store, host: &mut dyn Host) -> Result<Transaction, Tr
     Ok(transaction)
 }
 
-/// Intents of a plan's changes.
+/// The intent of a plan's change.
 impl From<&crate::plan::PlannedChange> for Intent {
     fn from(change: &crate::plan::PlannedChange) -> Self {
         Self { rule: change.rule.clone(), setting: change.setting.clone(), to: change.to.clone() }
     }
 }
 
-/// A file that Culvert owns, as an intent.
+/// Intents for files that Culvert owns.
 impl Intent {
-    /// Wants a file with this content, or none.
+    /// An intent for a file with this content, or for its absence.
     #[must_use]
     pub fn file(path: &str, content: Option<String>) -> Self {
         Self { rule: "persist".to_owned(), setting: Setting::OwnedFile { path: path.to_owned() }, to: Value(content) }
     }
 }
 
-/// Everything that is written and everything that a write may disturb, with its value.
+/// Every setting to be written and every setting that a write may disturb, with its value.
 fn take_snapshot(host: &mut dyn Host, intents: &[Intent]) -> Result<Vec<SnapshotEntry>, HostError> {
     let mut entries = Vec::new();
     let wanted: BTreeSet<&Setting> = intents.iter().map(|intent| &intent.setting).collect();
@@ -123,7 +123,7 @@ fn take_snapshot(host: &mut dyn Host, intents: &[Intent]) -> Result<Vec<Snapshot
     for setting in disturbed.iter().filter(|setting| !wanted.contains(setting)) {
         match host.read(setting) {
             Ok(value) => entries.push(SnapshotEntry { setting: setting.clone(), value }),
-            // It may be one that this host lacks, such as a preference that accompanies a governor.
+            // This host may lack it, such as a preference that accompanies a governor.
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(error),
         }
@@ -131,16 +131,23 @@ fn take_snapshot(host: &mut dyn Host, intents: &[Intent]) -> Result<Vec<Snapshot
     Ok(entries)
 }
 
-/// Writes every intent but the files, and makes sure that all of them hold at the end.
+/// Writes every intent except files, and checks at the end that all of them hold.
 fn write_all(host: &mut dyn Host, transaction: &Transaction) -> Result<(), (String, HostError)> {
+    let saved: BTreeSet<&Setting> = transaction.snapshot.iter().map(|entry| &entry.setting).collect();
+    // Invariant I-tuning-snapshot-first: The former value of every setting that a transaction
+    // writes is in its journal on disk before the transaction writes its first setting.
+    assert!(
+        transaction.intents.iter().all(|intent| saved.contains(&intent.setting)),
+        "a setting without a snapshot would be written"
+    );
     let mut intents: Vec<&Intent> =
         transaction.intents.iter().filter(|intent| intent.setting.ends_with_the_boot()).collect();
     intents.sort_by_key(|intent| intent.setting.stage());
     for intent in &intents {
         write_and_compare(host, &intent.setting, &intent.to).map_err(|error| (intent.rule.clone(), error))?;
     }
-    put_back_disturbed(host, transaction, &intents);
-    // A later write may have disturbed an earlier one in an unknown way.
+    restore_disturbed(host, transaction, &intents);
+    // A later write may have disturbed an earlier setting in an unknown way.
     for intent in &intents {
         let holds = host.read(&intent.setting).map(|found| intent.setting.same(&intent.to, &found));
         if holds != Ok(true) {
@@ -150,11 +157,10 @@ fn write_all(host: &mut dyn Host, transaction: &Transaction) -> Result<(), (Stri
     Ok(())
 }
 
-/// Restores, as far as possible, what a link reset made the driver lose although nobody asked to
-/// change it.
-///
-/// Not if the number of queues changed: then the old values belong to other queues.
-fn put_back_disturbed(host: &mut dyn Host, transaction: &Transaction, intents: &[&Intent]) {
+/// Restores, as far as possible, settings that the driver lost in a link reset and that no intent
+/// changes. If the number of queues changed, the old values belong to other queues and are not
+/// restored.
+fn restore_disturbed(host: &mut dyn Host, transaction: &Transaction, intents: &[&Intent]) {
     let resets = |link: &str, setting: &Setting| {
         setting.link() == Some(link)
             && matches!(
@@ -173,17 +179,17 @@ fn put_back_disturbed(host: &mut dyn Host, transaction: &Transaction, intents: &
                 | Setting::IrqAffinity { .. }
                 | Setting::LinkFile { .. }
         );
-        let asked = |intent: &&Intent| {
+        let changes = |intent: &&Intent| {
             intent.setting == entry.setting
                 || matches!((&intent.setting, &entry.setting), (Setting::Coalesce { link: a, .. }, Setting::Coalesce { link: b, .. }) if a == b)
         };
         if of_queues
             && intents.iter().any(|intent| resets(link, &intent.setting))
             && !intents.iter().any(|intent| queues_change(link, &intent.setting))
-            && !intents.iter().any(asked)
+            && !intents.iter().any(changes)
             && host.read(&entry.setting).is_ok_and(|found| !entry.setting.same(&entry.value, &found))
         {
-            // A driver that refuses keeps its own value; the snapshot still has the old one.
+            // If the driver refuses, its own value stays; the snapshot still has the old one.
             let _ = host.write(&entry.setting, &entry.value);
         }
     }
@@ -197,7 +203,7 @@ fn undo(
     rule: &str,
     reason: &str,
 ) -> TransactionError {
-    // Putting back comes first: a full disk must not keep it from happening.
+    // A full disk must not prevent the restore, so the journal's error is handled after it.
     let noted = store.append(transaction, &Record::RollingBack { reason: reason.to_owned() });
     let left = restore(host, &transaction.snapshot, None);
     let outcome = describe(&left);

@@ -1,55 +1,55 @@
-//! Why a transaction did not come about, or could not be ended.
+//! Errors of transactions and of their state directory.
 
 use std::io;
 
-use crate::host::HostError;
+use culvert_host::HostError;
 
-/// Why a transaction did not come about, or could not be ended.
+/// Why a transaction could not be made, confirmed or rolled back.
 #[derive(Debug, thiserror::Error)]
 pub enum TransactionError {
-    /// The state directory.
+    /// The state directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Another one waits to be confirmed.
+    /// Another transaction waits for confirmation.
     #[error(
         "the changes of {id} are waiting to be confirmed: first run `culvert tune confirm` to keep \
          them or `culvert tune rollback` to undo them"
     )]
     Waiting {
-        /// The other one.
+        /// The waiting transaction.
         id: String,
     },
-    /// A setting that is to be changed cannot be read, so nothing was changed.
+    /// A setting to be changed cannot be read, so nothing was changed.
     #[error("nothing was changed: {0}")]
     Unreadable(HostError),
-    /// Nothing was changed because undoing it could not be prepared.
+    /// The guard did not start, so nothing was changed.
     #[error("nothing was changed: the guard that would undo it did not start: {0}")]
     Guard(String),
-    /// A write failed; everything was put back.
+    /// A write failed; everything was restored.
     #[error("{reason} (rule {rule}; leave it out with --skip {rule}); {outcome}")]
     Failed {
-        /// The rule that wanted it.
+        /// The rule that required it.
         rule: String,
         /// What failed.
         reason: String,
-        /// What the host is like now.
+        /// The state of the host now.
         outcome: String,
     },
-    /// There is nothing to confirm.
+    /// No transaction waits for confirmation.
     #[error("no changes are waiting to be confirmed{0}")]
     NothingPending(String),
-    /// There is nothing to roll back.
+    /// No transaction can be rolled back.
     #[error("there is nothing to roll back")]
     NothingToRollBack,
-    /// No transaction of that name.
+    /// No transaction has that name.
     #[error("there is no transaction '{0}'; `culvert tune status` lists them")]
     NoSuchTransaction(String),
-    /// A newer one stands on it.
+    /// A newer transaction was made on top of it.
     #[error("{newer} was made after {id}: roll that one back first, or all with --all")]
     NotNewest {
-        /// The one that was named.
+        /// The named transaction.
         id: String,
-        /// A newer one.
+        /// The newer transaction.
         newer: String,
     },
     /// It belongs to another network namespace.
@@ -59,12 +59,12 @@ pub enum TransactionError {
     WrongPlace {
         /// The transaction.
         id: String,
-        /// Where it was made.
+        /// The namespace in which it was made.
         namespace: String,
     },
 }
 
-/// Why the state directory does not serve.
+/// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A file in it could not be read or written.
@@ -75,13 +75,13 @@ pub enum StoreError {
         /// The reason.
         source: io::Error,
     },
-    /// Another process is at work.
+    /// Another process holds the lock.
     #[error("{path}: another culvert process is changing settings; try again when it has finished")]
     Locked {
         /// The lock.
         path: String,
     },
-    /// A journal makes no sense.
+    /// A journal is malformed.
     #[error(
         "{path}: line {line}: {reason}; the file was damaged or not written by culvert: its \
          settings must be restored by hand; its snapshot lists them"
@@ -96,7 +96,7 @@ pub enum StoreError {
     },
 }
 
-/// What to do about an error: an admin's rights help only where rights lack.
+/// The remedy for an error; root is suggested only if permission is lacking.
 pub(super) fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "; run as root, or name another directory with --state",

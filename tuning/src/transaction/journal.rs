@@ -1,11 +1,11 @@
-//! The journal of one transaction: one JSON record per line, each on disk before what it announces
-//! is done.
+//! The journal of one transaction: one JSON record per line, each on disk before the action that it
+//! announces.
 
+use culvert_host::Place;
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
 use super::state::{ApplyOptions, Intent, Left, SnapshotEntry, State, Transaction};
-use crate::host::Place;
 
 /// The version of the journal.
 const JOURNAL_VERSION: u32 = 1;
@@ -14,46 +14,46 @@ const JOURNAL_VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "record", rename_all = "snake_case")]
 pub enum Record {
-    /// The first line: what is wanted.
+    /// The first line: the intents and their circumstances.
     Begin {
         /// The version of the journal.
         version: u32,
-        /// When, in seconds since 1970.
+        /// The time of the beginning in seconds since 1970.
         at_unix_s: u64,
-        /// Which boot and network namespace.
+        /// The boot and network namespace.
         place: Place,
         /// The profile.
         profile: String,
-        /// Whether it is to be there again after a restart of the host.
+        /// Whether it is applied again after a restart of the host.
         persistent: bool,
-        /// Whether the process that applies stays until it is rolled back.
+        /// Whether the applying process stays until the rollback.
         attended: bool,
-        /// What will be written.
+        /// The settings to write.
         intents: Vec<Intent>,
     },
-    /// What was there. Nothing is written before this line is on disk.
+    /// The former values. No setting is written before this line is on disk.
     Snapshot {
         /// Each setting with its value.
         entries: Vec<SnapshotEntry>,
     },
-    /// Everything is written and was read back.
+    /// Everything was written and read back.
     Applied {
-        /// When it is rolled back unless confirmed.
+        /// The deadline of the confirmation, in milliseconds since the boot.
         deadline_boot_ms: u64,
     },
-    /// Somebody confirmed it.
+    /// The transaction is confirmed.
     Confirmed,
-    /// It is being put back.
+    /// The rollback begins.
     RollingBack {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// It is put back.
+    /// The rollback is complete.
     RolledBack {
-        /// What could not be.
+        /// Settings that could not be restored.
         left: Vec<Left>,
     },
-    /// The host restarted and forgot it.
+    /// The transaction ended with a restart of the host, or was forgotten on request.
     Ended,
 }
 
@@ -71,7 +71,7 @@ impl Record {
         }
     }
 
-    /// The line with its end.
+    /// The record as a line with its newline.
     pub(super) fn to_line(&self) -> Vec<u8> {
         let mut line = serde_json::to_vec(self).expect("every record has a JSON form");
         line.push(b'\n');
@@ -79,8 +79,8 @@ impl Record {
     }
 }
 
-/// Reads a journal. A last line without an end is what a crash left of a write. It never counted,
-/// because what it announces is done only when the whole line is on disk.
+/// Reads a journal. A last line without a newline is a write that a crash interrupted. It is
+/// ignored: the action that it announces happens only once the whole line is on disk.
 pub(super) fn read(id: &str, path: &str, bytes: &[u8]) -> Result<Option<Transaction>, StoreError> {
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     let mut transaction: Option<Transaction> = None;
@@ -119,8 +119,7 @@ pub(super) fn read(id: &str, path: &str, bytes: &[u8]) -> Result<Option<Transact
 
 fn take(transaction: &mut Transaction, record: Record) {
     match record {
-        // A journal has one beginning; another would be the same program's fault and changes
-        // nothing.
+        // A journal has one beginning; another one is ignored.
         Record::Begin { .. } => {}
         Record::Snapshot { entries } => transaction.snapshot = entries,
         Record::Applied { deadline_boot_ms } => {
@@ -142,8 +141,9 @@ fn take(transaction: &mut Transaction, record: Record) {
 
 #[cfg(test)]
 mod tests {
+    use culvert_host::setting::{Setting, Value};
+
     use super::*;
-    use crate::setting::{Setting, Value};
 
     fn place() -> Place {
         Place { boot_id: "b".to_owned(), network_namespace: "initial".to_owned() }

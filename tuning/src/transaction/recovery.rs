@@ -1,31 +1,32 @@
-//! Rolling back: on request, in time, and after a crash.
+//! Rollback: on request, after the deadline, and after a crash.
+
+use culvert_host::Host;
 
 use super::error::TransactionError;
 use super::journal::Record;
 use super::restore::{check_place, restore};
 use super::state::{State, Transaction, describe};
 use super::store::Store;
-use crate::host::Host;
 
-/// The namespace that a host starts with.
+/// The name of the initial network namespace.
 const INITIAL: &str = "initial";
 
-/// What recovery did with a transaction.
+/// The result of a transaction's rollback or recovery.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Recovered {
     /// The transaction.
     pub id: String,
-    /// What was found and done, for people.
+    /// What was found and done, as text.
     pub text: String,
-    /// Whether something could not be put back.
+    /// Whether a setting could not be restored.
     pub incomplete: bool,
 }
 
 /// Repairs what a crash, a reboot or a dead guard left behind. Every command and the node call this
 /// first.
 ///
-/// `guard_lives` says whether the guard of a transaction is alive. The caller holds the store's
-/// lock, so a transaction that is being applied now is not among those found.
+/// `guard_lives` returns whether the guard of a transaction is alive. The caller holds the store's
+/// lock, so no other process is applying a transaction now.
 ///
 /// # Errors
 /// [`TransactionError`] if a transaction cannot be repaired here; the others are repaired first.
@@ -37,7 +38,7 @@ pub fn recover(
     let mut done = Vec::new();
     let mut first_error = None;
     let here = host.place();
-    // The newest first: its snapshot was taken on top of the others.
+    // The newest first, because its snapshot was taken on top of the others.
     for mut transaction in store.transactions()?.into_iter().rev() {
         let same_boot = here.boot_id == transaction.place.boot_id;
         let reason = match transaction.state {
@@ -47,7 +48,7 @@ pub fn recover(
                 store.append(&mut transaction, &Record::Ended)?;
                 continue;
             }
-            // Without a snapshot nothing was written.
+            // Without a snapshot, nothing was written.
             State::Applying if transaction.snapshot.is_empty() => {
                 store.append(&mut transaction, &Record::RolledBack { left: Vec::new() })?;
                 continue;
@@ -61,12 +62,12 @@ pub fn recover(
             State::Pending if transaction.deadline_boot_ms.is_none_or(|deadline| host.now_boot_ms() >= deadline) => {
                 "it was not confirmed in time".to_owned()
             }
-            // Its process would hold the lock.
+            // If its process were alive, it would hold the lock.
             State::Pending if transaction.attended => "the process that watched over it died".to_owned(),
             State::Pending if guard_lives(&transaction.id) => continue,
             State::Pending => "the guard that would undo it has died".to_owned(),
         };
-        match put_back(store, host, &mut transaction, &reason) {
+        match restore_snapshot(store, host, &mut transaction, &reason) {
             Ok(recovered) => done.push(recovered),
             Err(error) => first_error = first_error.or(Some(error)),
         }
@@ -74,7 +75,7 @@ pub fn recover(
     first_error.map_or(Ok(done), Err)
 }
 
-/// Rolls back one transaction: the newest that is not over, or the one that is named.
+/// Rolls back one transaction: the newest that is not over, or the named one.
 ///
 /// The caller holds the store's lock.
 ///
@@ -98,13 +99,13 @@ pub fn roll_back(
     if let Some(newer) = newest.filter(|newest| newest.id != chosen.id) {
         return Err(TransactionError::NotNewest { id: chosen.id, newer: newer.id });
     }
-    put_back(store, host, &mut chosen, reason)
+    restore_snapshot(store, host, &mut chosen, reason)
 }
 
 /// Rolls back everything, the newest first.
 ///
 /// # Errors
-/// [`TransactionError`]; those before the one that failed are rolled back.
+/// [`TransactionError`]; transactions newer than the one that failed are rolled back.
 pub fn roll_back_all(store: &mut Store, host: &mut dyn Host, reason: &str) -> Result<Vec<Recovered>, TransactionError> {
     let mut done = Vec::new();
     loop {
@@ -116,7 +117,7 @@ pub fn roll_back_all(store: &mut Store, host: &mut dyn Host, reason: &str) -> Re
     }
 }
 
-/// Closes a transaction without putting anything back, for settings of a network namespace that no
+/// Closes a transaction without restoring anything, for settings of a network namespace that no
 /// longer exists.
 ///
 /// # Errors
@@ -128,8 +129,8 @@ pub fn forget(store: &mut Store, id: &str) -> Result<(), TransactionError> {
     Ok(())
 }
 
-/// Puts a transaction's snapshot back.
-fn put_back(
+/// Restores a transaction's snapshot.
+fn restore_snapshot(
     store: &mut Store,
     host: &mut dyn Host,
     transaction: &mut Transaction,
@@ -144,7 +145,7 @@ fn put_back(
     } else if transaction.place.network_namespace == INITIAL && here.network_namespace == INITIAL {
         restore(host, &transaction.snapshot, Some(&wanted))
     } else {
-        // Only files can be left of a namespace that ended with its boot.
+        // Of a namespace that ended with its boot, only files can remain.
         restore(host, &transaction.snapshot, Some(&std::collections::BTreeMap::new()))
     };
     let recovered = Recovered {

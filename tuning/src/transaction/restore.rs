@@ -1,23 +1,24 @@
-//! Putting a snapshot back.
+//! Restoring a snapshot.
 
 use std::collections::BTreeMap;
 
+use culvert_host::setting::{Setting, Value};
+use culvert_host::{Host, HostError};
+
 use super::error::TransactionError;
 use super::state::{Left, SnapshotEntry, Transaction};
-use crate::host::{Host, HostError};
-use crate::setting::{Setting, Value};
 
-/// Rounds over the snapshot: one write may disturb another, and what disturbs comes first in each
-/// round.
+/// The most rounds over the snapshot. One write may disturb another setting; in each round,
+/// settings that disturb others come first.
 const ROUNDS_MAX: usize = 6;
 
-/// Puts every setting of a snapshot back, until a whole round finds nothing that differs.
+/// Restores every setting of a snapshot, until a whole round finds no difference.
 ///
-/// With `ours`, only settings that still have the value in it are put back (files always): after a
-/// restart of the host, whatever else is there was not made by the transaction.
+/// With `ours`, restores only settings that still have the value in it, and files: after a restart
+/// of the host, the transaction made no other value.
 ///
-/// What cannot be put back is returned. A setting that is gone with its device, or whose interrupt
-/// the driver no longer has, is not: there is nothing to put back.
+/// Returns the settings that could not be restored. A setting that disappeared with its device or
+/// interrupt is not among them: nothing is left to restore.
 pub(super) fn restore(
     host: &mut dyn Host,
     snapshot: &[SnapshotEntry],
@@ -33,8 +34,7 @@ pub(super) fn restore(
         });
     }
     entries.sort_by_key(|entry| entry.setting.stage());
-    // A service such as irqbalance changes settings when it starts again, so it starts when all is
-    // in place.
+    // A service such as irqbalance changes settings when it starts, so services start last.
     let (services, others): (Vec<_>, Vec<_>) =
         entries.into_iter().partition(|entry| matches!(entry.setting, Setting::Service { .. }));
     let mut left = rounds(host, &others);
@@ -42,7 +42,7 @@ pub(super) fn restore(
     left
 }
 
-/// Writes a setting and makes sure that it holds.
+/// Writes a setting and reads it back.
 pub(crate) fn write_and_compare(host: &mut dyn Host, setting: &Setting, value: &Value) -> Result<(), HostError> {
     host.write(setting, value)?;
     let found = host.read(setting)?;
@@ -56,9 +56,8 @@ pub(crate) fn write_and_compare(host: &mut dyn Host, setting: &Setting, value: &
     })
 }
 
-/// Whether this is the network namespace in which the transaction's settings live. Those of another
-/// boot live nowhere but in files, except in the initial one, where the files put them at the
-/// start.
+/// Checks that a transaction of this boot was made in this network namespace. Of a transaction of
+/// an earlier boot, only files remain, and what they set in the initial namespace.
 pub(super) fn check_place(host: &dyn Host, transaction: &Transaction) -> Result<(), TransactionError> {
     let here = host.place();
     let same_boot = here.boot_id == transaction.place.boot_id;
@@ -98,7 +97,7 @@ fn rounds(host: &mut dyn Host, entries: &[&SnapshotEntry]) -> Vec<Left> {
             return left;
         }
     }
-    // Something is still changing; what differs now cannot be restored.
+    // Something keeps changing settings; those that differ now cannot be restored.
     left = entries.iter().filter_map(|entry| still_different(host, entry)).collect();
     left
 }

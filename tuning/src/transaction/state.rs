@@ -1,85 +1,83 @@
-//! A transaction as it is recorded: what it wants, what was there, and where it stands.
+//! A transaction as its journal records it: intents, snapshot and state.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use culvert_host::Place;
+use culvert_host::setting::{Setting, Value};
 use serde::{Deserialize, Serialize};
 
-use crate::host::Place;
-use crate::setting::{Setting, Value};
-
-/// Where a transaction stands.
+/// The state of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Nothing was written yet, or not all; the process that applies it holds the lock, or has
-    /// died.
+    /// Not everything is written yet. The applying process holds the lock, or has died.
     Applying,
-    /// Everything is written and waits to be confirmed.
+    /// Everything is written and waits for confirmation.
     Pending,
-    /// Confirmed: the watcher keeps it.
+    /// Confirmed; the watcher keeps its settings.
     Held,
-    /// Being put back, or interrupted while it was.
+    /// A rollback is in progress, or was interrupted.
     RollingBack,
-    /// Everything is as it was.
+    /// The rollback is complete.
     RolledBack,
-    /// The host restarted and forgot it; nothing of it was to stay.
+    /// Ended with a restart of the host, or forgotten on request.
     Ended,
 }
 
 /// A transaction, as recorded in its journal.
 #[derive(Clone, Debug)]
 pub struct Transaction {
-    /// Its name: a number that rises, and the time at which it began.
+    /// Its name: a rising number, and the time of its beginning.
     pub id: String,
     /// When it began, in seconds since 1970.
     pub began_unix_s: u64,
-    /// Where its settings live.
+    /// The boot and network namespace of its settings.
     pub place: Place,
     /// The profile.
     pub profile: String,
-    /// Whether it is to be there again after a restart of the host.
+    /// Whether it is applied again after a restart of the host.
     pub persistent: bool,
-    /// Whether the process that applied it stays until it is rolled back.
+    /// Whether the applying process stays until the rollback.
     pub attended: bool,
-    /// What it wants.
+    /// The settings to write.
     pub intents: Vec<Intent>,
-    /// What was there; empty until the snapshot is on disk.
+    /// The former values; empty until the snapshot is on disk.
     pub snapshot: Vec<SnapshotEntry>,
-    /// Where it stands.
+    /// Its state.
     pub state: State,
-    /// When it is rolled back unless confirmed, in milliseconds since the boot.
+    /// The deadline of the confirmation, in milliseconds since the boot.
     pub deadline_boot_ms: Option<u64>,
     /// Why it was rolled back.
     pub reason: Option<String>,
-    /// What could not be put back.
+    /// Settings that could not be restored.
     pub left: Vec<Left>,
-    /// Bytes of its journal that are whole.
+    /// Length of its journal's complete lines in bytes.
     pub(super) journal_bytes: u64,
 }
 
 impl Transaction {
-    /// What it wrote, by setting.
+    /// The wanted values by setting.
     #[must_use]
     pub fn wanted(&self) -> BTreeMap<Setting, Value> {
         self.intents.iter().map(|intent| (intent.setting.clone(), intent.to.clone())).collect()
     }
 
-    /// Whether it is over: nothing of it is on the host.
+    /// Whether it has ended, so that none of its settings are in force.
     #[must_use]
     pub fn is_over(&self) -> bool {
         matches!(self.state, State::RolledBack | State::Ended)
     }
 }
 
-/// What all held transactions together want, the newest last.
+/// The wanted values of all held transactions; the newest takes precedence.
 #[must_use]
 pub fn held_settings(transactions: &[Transaction]) -> BTreeMap<Setting, Value> {
     let held = transactions.iter().filter(|transaction| transaction.state == State::Held);
     held.flat_map(Transaction::wanted).collect()
 }
 
-/// One setting with the value that it is to have, and the rule that wants it.
+/// One setting with its wanted value and the rule that requires it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Intent {
@@ -91,7 +89,7 @@ pub struct Intent {
     pub to: Value,
 }
 
-/// One setting with the value that it had.
+/// One setting with its former value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotEntry {
@@ -101,34 +99,34 @@ pub struct SnapshotEntry {
     pub value: Value,
 }
 
-/// A setting that could not be put back.
+/// A setting that could not be restored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Left {
     /// The setting.
     pub setting: Setting,
-    /// The value that it should have.
+    /// The former value.
     pub value: Value,
-    /// Why not.
+    /// The reason.
     pub reason: String,
 }
 
-/// How a plan is applied.
+/// How to apply a plan.
 #[derive(Clone, Debug, Default)]
 pub struct ApplyOptions {
-    /// The profile, for the record.
+    /// The profile, for the journal.
     pub profile: String,
-    /// How long the confirmation may take; without it, the changes are confirmed at once.
+    /// The time for the confirmation; if `None`, the changes are confirmed at once.
     pub confirm_within: Option<Duration>,
-    /// Whether it is to be there again after a restart of the host: the files for that are among
-    /// the intents, and the watcher sets the rest.
+    /// Whether it is applied again after a restart of the host: by files among the intents, and by
+    /// the watcher for the rest.
     pub persistent: bool,
-    /// Whether the process stays, holding the store's lock, and rolls back itself, as a measurement
-    /// does: then a free lock means that it has died.
+    /// Whether the process keeps the store's lock and rolls back itself, as a measurement does. A
+    /// free lock then means that the process has died.
     pub attended: bool,
 }
 
-/// What the host is like after putting back.
+/// The state of the host after a restore, as text.
 pub(super) fn describe(left: &[Left]) -> String {
     if left.is_empty() {
         return "the host is as it was".to_owned();

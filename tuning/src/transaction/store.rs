@@ -1,4 +1,4 @@
-//! The state directory: journals, the lock, and what holds them.
+//! The state directory: the journals and the lock.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,14 +14,14 @@ use super::state::Transaction;
 
 /// The folder of the journals.
 const JOURNALS: &str = "transactions";
-/// How a journal's name ends.
+/// The suffix of a journal's name.
 const EXTENSION: &str = ".jsonl";
-/// The longest journal that is read; a host with thousands of interrupts stays far below.
+/// The largest journal that is read; a host with thousands of interrupts stays far below.
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
-/// Journals of transactions that are over, beyond which the oldest are removed.
+/// The number of finished transactions whose journals are kept.
 const FINISHED_KEPT: usize = 32;
 
-/// Where journals are kept. The one for folders is [`FolderDisk`]; tests have one that crashes.
+/// Storage of journals: [`FolderDisk`], or in tests one that crashes.
 pub trait Disk: std::fmt::Debug + Send {
     /// The names of all files, sorted.
     ///
@@ -35,8 +35,8 @@ pub trait Disk: std::fmt::Debug + Send {
     /// The disk's.
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
 
-    /// Cuts a file to `offset` bytes, appends, and returns when it is durable. Makes the file if
-    /// there is none.
+    /// Truncates a file to `offset` bytes, appends, and returns once the data is durable. Creates
+    /// the file if it does not exist.
     ///
     /// # Errors
     /// The disk's; the file then has its first `offset` bytes and perhaps some of the others.
@@ -48,7 +48,7 @@ pub trait Disk: std::fmt::Debug + Send {
     /// The disk's.
     fn remove(&mut self, name: &str) -> io::Result<()>;
 
-    /// Where a file lies, for messages.
+    /// The path of a file, for messages.
     fn place(&self, name: &str) -> String;
 }
 
@@ -116,7 +116,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// The state directory at a path; it is made when something is first written.
+    /// The state directory at a path; the first write creates it.
     #[must_use]
     pub fn at(folder: &Path) -> Self {
         let disk = Box::new(FolderDisk { folder: folder.join(JOURNALS) });
@@ -135,11 +135,11 @@ impl Store {
         self.folder.as_deref()
     }
 
-    /// Takes the lock, which the caller holds while it changes settings. `wait` waits for another
-    /// process to finish.
+    /// Takes the lock, which the caller holds while it changes settings. With `wait`, waits for
+    /// another process to finish.
     ///
     /// # Errors
-    /// [`StoreError::Locked`], or [`StoreError::File`] if the directory cannot be made.
+    /// [`StoreError::Locked`], or [`StoreError::File`] if the directory cannot be created.
     pub fn lock(&self, wait: bool) -> Result<Option<Lock>, StoreError> {
         let Some(folder) = &self.folder else { return Ok(None) };
         let path = folder.join("lock");
@@ -163,13 +163,15 @@ impl Store {
         StoreError::File { path: self.disk.place(name), source }
     }
 
-    /// Every transaction, the oldest first. Journals that do not have their first line yet are left
-    /// out.
+    /// Every transaction, the oldest first, without journals that lack a complete first line.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn transactions(&self) -> Result<Vec<Transaction>, StoreError> {
         let names = self.disk.names().map_err(|error| self.error("", error))?;
+        // Invariant I-tuning-newest-first: Transactions are listed in the order in which they were
+        // made, so the reverse of the list rolls back the newest first.
+        assert!(names.is_sorted(), "the disk lists journals out of order");
         let ids = names.iter().filter_map(|name| name.strip_suffix(EXTENSION));
         let transactions = ids.map(|id| self.transaction(id));
         transactions.filter_map(Result::transpose).collect()
@@ -191,8 +193,7 @@ impl Store {
     /// Begins a journal under a new name.
     pub(super) fn begin(&mut self, record: &Record, began_unix_s: u64) -> Result<Transaction, TransactionError> {
         self.remove_oldest_finished()?;
-        // A number orders the journals, since clocks are set back now and then; the time is for
-        // people.
+        // The number orders the journals, since clocks may be set back; the time is for people.
         let names = self.disk.names().map_err(|error| self.error("", error))?;
         let last = names.iter().filter_map(|name| name.split('-').next()?.parse::<u64>().ok()).max().unwrap_or(0);
         let id = format!("{:06}-{}", last + 1, utc_stamp(began_unix_s));
@@ -202,14 +203,16 @@ impl Store {
         begun.ok_or(TransactionError::NoSuchTransaction(id))
     }
 
-    /// Appends a record and takes it into the transaction.
+    /// Appends a record to the journal and updates the transaction.
     pub(super) fn append(&mut self, transaction: &mut Transaction, record: &Record) -> Result<(), StoreError> {
+        // Invariant I-tuning-over-is-final: Nothing is appended to the journal of a transaction
+        // that has been rolled back or has ended.
+        assert!(!transaction.is_over(), "{} is over, but its journal would be continued", transaction.id);
         let name = format!("{}{EXTENSION}", transaction.id);
         let write = self.disk.write_at(&name, transaction.journal_bytes, &record.to_line());
         write.map_err(|error| self.error(&name, error))?;
-        if let Some(read) = self.transaction(&transaction.id)? {
-            *transaction = read;
-        }
+        let read = self.transaction(&transaction.id)?;
+        *transaction = read.ok_or_else(|| self.error(&name, io::ErrorKind::NotFound.into()))?;
         Ok(())
     }
 
@@ -227,10 +230,10 @@ impl Store {
     }
 }
 
-/// A time as `20261121T021900Z`, which sorts as it reads.
+/// A time as `20261121T021900Z`, which sorts by time.
 pub(super) fn utc_stamp(unix_s: u64) -> String {
     let (days, second) = (unix_s / 86_400, unix_s % 86_400);
-    // Days to a date in the Gregorian calendar, with years that begin in March.
+    // Converts days to a date in the Gregorian calendar, in years that begin in March.
     let days = days + 719_468;
     let era = days / 146_097;
     let day_of_era = days % 146_097;

@@ -20,9 +20,10 @@ const MAP: &[(&str, &[&str])] = &[
     ("culvert-state", &["culvert-protocol", "culvert-link", "culvert-system"]),
     ("culvert-connection", &["culvert-protocol", "culvert-system"]),
     ("culvert-journal", &["culvert-protocol", "culvert-link", "culvert-system", "culvert-objects"]),
-    ("culvert-tuning", &["culvert-protocol", "culvert-system"]),
+    ("culvert-host", &["culvert-system"]),
+    ("culvert-tuning", &["culvert-protocol", "culvert-system", "culvert-host"]),
     ("culvert-perfsonar", &["culvert-protocol"]),
-    ("culvert-plane", &["culvert-protocol", "culvert-link", "culvert-system", "culvert-model", "culvert-tuning"]),
+    ("culvert-plane", &["culvert-protocol", "culvert-link", "culvert-system", "culvert-model", "culvert-host"]),
     (
         "culvert-engine",
         &[
@@ -57,6 +58,7 @@ const MAP: &[(&str, &[&str])] = &[
             "culvert-model",
             "culvert-objects",
             "culvert-state",
+            "culvert-host",
             "culvert-tuning",
             "culvert-perfsonar",
             "culvert-plane",
@@ -74,6 +76,7 @@ const MAP: &[(&str, &[&str])] = &[
             "culvert-model",
             "culvert-objects",
             "culvert-state",
+            "culvert-host",
             "culvert-tuning",
             "culvert-perfsonar",
             "culvert-plane",

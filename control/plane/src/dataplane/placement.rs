@@ -8,7 +8,7 @@
 
 use std::net::SocketAddr;
 
-use culvert_tuning::receive_hash::ReceiveHash;
+use culvert_host::receive_hash::ReceiveHash;
 
 /// Ports that a receiver may request: the dynamic range (RFC 6335, 6).
 pub const SOURCE_PORTS: std::ops::RangeInclusive<u16> = 49_152..=u16::MAX;
