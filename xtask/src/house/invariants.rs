@@ -100,7 +100,8 @@ fn read(lines: &[&str]) -> Option<(String, String, usize)> {
 }
 
 fn asserts(line: &str) -> bool {
-    ["assert", "unreachable!", "panic!", ".expect("].iter().any(|word| line.contains(word)) && !line.starts_with("//")
+    ["assert", "invariant!", "unreachable!", "panic!", ".expect("].iter().any(|word| line.contains(word))
+        && !line.starts_with("//")
 }
 
 fn path_of(source: &Source) -> String {
