@@ -1,9 +1,10 @@
 //! A lane's disk: one io_uring, made on the lane's thread, polled once a turn, never waited for.
 //!
-//! The ring is restricted before its first use: the kernel accepts reads and writes on it and nothing else, so it
-//! does not circumvent the seccomp filter, which does not see a ring's operations. Chunk buffers
-//! are registered with the ring as they are first used, as far as the host's memory-lock limit
-//! allows; a buffer that could not be registered is used nevertheless, a little slower.
+//! The ring is restricted before its first use: the kernel accepts reads and writes on it and
+//! nothing else, so it does not circumvent the seccomp filter, which does not see a ring's
+//! operations. Chunk buffers are registered with the ring as they are first used, as far as the
+//! host's memory-lock limit allows; a buffer that could not be registered is used nevertheless, a
+//! little slower.
 //!
 //! Which descriptor an operation uses, the one for direct or the one for buffered access, is
 //! decided per chunk ([`files`]); what a chunk's pieces are, in [`crate::lane`].

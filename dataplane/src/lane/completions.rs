@@ -40,7 +40,8 @@ impl FlowTable {
             job.note_whole(now_ns);
         }
         let role = job.role;
-        // Invariant I-lane-buffer-flow: as long as a buffer is in use for a flow, the flow is there.
+        // Invariant I-lane-buffer-flow: as long as a buffer is in use for a flow, the flow is
+        // there.
         invariant!(self.is_there(role), "a buffer in use for a flow has its flow");
         match role {
             Role::Send(slot) => self.with_send(slot, |flow, resources| flow.read_on(buffer, io.error, resources)),

@@ -1,4 +1,5 @@
-//! Credit: how many of the lane's buffers each flow gets, by the rules of [`shares`](super::shares).
+//! Credit: how many of the lane's buffers each flow gets, by the rules of
+//! [`shares`](super::shares).
 
 use culvert_link::commands::Event;
 use culvert_link::invariant;

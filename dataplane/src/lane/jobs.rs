@@ -2,8 +2,8 @@
 //!
 //! A chunk travels between file and buffer in pieces. With direct I/O the kernel gets all pieces at
 //! once, to fill the disk's queue. Through the page cache, where reading is a copy made at once, a
-//! piece is read only when it is needed: it is then still in the cache when it is hashed and sealed,
-//! and no turn takes as long as a whole chunk.
+//! piece is read only when it is needed: it is then still in the cache when it is hashed and
+//! sealed, and no turn takes as long as a whole chunk.
 
 use std::os::fd::RawFd;
 
@@ -24,7 +24,8 @@ pub const DIRECT_PIECE_BYTES: u32 = 1 << 20;
 /// until it is sealed.
 pub const HASH_STEP_BYTES: u32 = 64 << 10;
 
-// Invariant I-lane-pieces: every piece of the largest chunk has a bit of its own in `ChunkIo::done`.
+// Invariant I-lane-pieces: every piece of the largest chunk has a bit of its own in
+// `ChunkIo::done`.
 const _: () = assert!(CHUNK_BYTES_MAX.div_ceil(CACHED_PIECE_BYTES) <= u64::BITS);
 const _: () = assert!(CHUNK_BYTES_MAX.div_ceil(DIRECT_PIECE_BYTES) <= u64::BITS);
 

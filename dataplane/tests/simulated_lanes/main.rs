@@ -477,7 +477,8 @@ fn a_path_that_becomes_narrow_is_found_out() {
         //= W-12
         //# After three unanswered retransmissions, the flow opens again (section 4.3 there).
         //= W-11
-        //# If it carries less than a chunk's stride needs, the chunk starts over with a smaller one.
+        //# If it carries less than a chunk's stride needs, the chunk starts over with a smaller
+        //# one.
         let common = [8_972, 4_000, 1_472, 1_252].into_iter().find(|&bytes| bytes <= narrow).unwrap();
         let stride = usize::from(world.path_stride.expect("the path is open"));
         assert!((common - 48..=narrow - 48).contains(&stride), "seed {seed}: {stride}");

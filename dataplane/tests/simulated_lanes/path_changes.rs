@@ -82,8 +82,8 @@ fn a_receiver_that_is_elsewhere_is_followed_within_about_a_round_trip() {
                 (followed - came) / 1_000_000
             );
             //= W-51
-            //# When the token returns in an authentic reply, from any address, the challenged address
-            //# becomes the destination.
+            //# When the token returns in an authentic reply, from any address, the challenged
+            //# address becomes the destination.
             // The datagram, the challenge, its answer; if the flow found the old path dark in
             // between, also the probes for the size.
             if path.loss == 0.0 {

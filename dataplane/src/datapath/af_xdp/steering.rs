@@ -3,8 +3,8 @@
 //!
 //! The program (`ebpf/src/main.rs`) is committed as an object; `cargo xtask build-ebpf` makes it.
 //! It is loaded and attached while the process has its capabilities. Its maps are changed later
-//! through their descriptors, which needs no capability (Linux 5.19). The attachment is a BPF link: it ends
-//! with the process, however that ends.
+//! through their descriptors, which needs no capability (Linux 5.19). The attachment is a BPF link:
+//! it ends with the process, however that ends.
 
 pub mod cost;
 mod occupant;

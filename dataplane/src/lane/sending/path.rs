@@ -189,8 +189,8 @@ impl Path {
         }
         let endpoints = Endpoints { to: self.destination.address(), source: self.source.as_ref() };
         //= W-12
-        //# A sender opens a flow with probes of common sizes, up to the MTU of its interface towards
-        //# the receiver, and starts with the largest size that is answered.
+        //# A sender opens a flow with probes of common sizes, up to the MTU of its interface
+        //# towards the receiver, and starts with the largest size that is answered.
         for (token, &bytes) in self.search.common().iter().enumerate() {
             let outcome = datapath.send_run(endpoints, 1, |room, _| {
                 flow.protocol.seal_probe(token as u32, usize::from(bytes), wire_us(now_ns), room)
