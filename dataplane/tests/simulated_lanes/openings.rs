@@ -62,6 +62,10 @@ fn a_path_opens_although_its_lane_got_no_core_for_longer_than_a_closed_path_take
             // An event that the path is closed ends the test.
             world.sender_events();
         }
+        //= W-49
+        //# Nothing but probes is sent there until one has been answered.
+        let sent = world.network.traffic()[&(HERE.parse().unwrap(), THERE.parse().unwrap())];
+        assert!(sent.datagrams > 0 && sent.data == 0, "seed {seed}: {sent:?}");
         world.network.set_path(path);
         world.transfer(CHUNKS);
         world.close_and_check(CHUNKS);
