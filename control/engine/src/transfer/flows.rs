@@ -250,11 +250,14 @@ impl SendingFlows {
         self.plane.command(flow.lane, &Command::Send { flow: flow.slot, chunk, chunk_bytes, source });
     }
 
-    /// The receiver wants a flow sent from another port (`docs/wire.md` W-48).
+    /// The receiver wants a flow sent from another port.
     ///
     /// # Errors
     /// [`TransferError`] for a port that it may not ask for. A flow that is not there is ignored.
     pub fn move_flow(&mut self, flow_id: u32, source_port: u16) -> Result<(), TransferError> {
+        //= W-48
+        //# A sender that cannot get the port, or has been asked more than 64 times, continues on its
+        //# current port.
         if !SOURCE_PORTS.contains(&source_port) {
             return Err(TransferError::protocol(format!("it wants a flow sent from port {source_port}")));
         }
@@ -288,6 +291,8 @@ impl SendingFlows {
     /// # Errors
     /// [`TransferError`] if it is malformed. One for a flow that is not there is ignored.
     pub fn on_report(&mut self, bytes: &[u8]) -> Result<bool, TransferError> {
+        //= W-26
+        //# A report that breaks a rule ends the transfer; no part of the report is used.
         let report = Report::parse(bytes).map_err(|error| TransferError::protocol(error.to_string()))?;
         let Some(flow) = self.flows.iter_mut().find(|flow| flow.id == report.summary.flow_id) else { return Ok(false) };
         self.plane.command(flow.lane, &Command::Report { flow: flow.slot, bytes });

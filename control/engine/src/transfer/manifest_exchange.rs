@@ -56,10 +56,16 @@ pub async fn send_manifest(
         connection.writer.send(Message::ManifestPart(part)).await?;
     }
     let (tree, digest) = connection.writer.keep_alive(listing.end()).await?;
+    //= W-58
+    //# Before `ManifestEnd`, at most once, the sender reports how much it would leave out, and lists
+    //# the first of it, as many as `LeftOut` would.
     if context.tells_dry_run() && tree.listing.problem_count > 0 {
         let found = Finding::LeftOut { count: tree.listing.problem_count, first: left_out(&tree) };
         connection.writer.send(Message::DryRun(found)).await?;
     }
+    //= W-59
+    //# Since version 7, a sender whose manifest is the contents of one directory sends that
+    //# directory's mode (nine bits) with `ContentsOf`, before `ManifestEnd` and at most once.
     if let Some(mode) = tree.listing.contents_mode.filter(|_| connection.version >= CONTENTS_HAVE_A_MODE_SINCE) {
         connection.writer.send(Message::ContentsOf { mode }).await?;
     }
@@ -195,6 +201,8 @@ pub async fn receive_manifest(
                         observer.note(Event::LimitReached(Limit::ManifestBytes));
                         return Err(TransferError::here(RefusalCode::Temporary, TOO_MUCH_LISTED));
                     }
+                    //= W-36
+                    //# The receiver checks every entry by itself and against the earlier ones.
                     manifest
                         .push(&entry)
                         .map_err(|error| TransferError::here(RefusalCode::Protocol, error.to_string()))?;

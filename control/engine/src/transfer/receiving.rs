@@ -31,6 +31,7 @@ mod open_file;
 mod opened_in_journal;
 mod opening;
 mod opening_flow;
+mod outcomes;
 mod parts;
 mod placing;
 mod planning;
@@ -101,10 +102,10 @@ pub async fn receive(mut context: TransferContext, incoming: Incoming) -> Result
     let (done, mut finished_work) = mpsc::unbounded_channel();
     let mut receiving = Receiving::new(context, intake, would_leave_out, done, began, began_unix_ms)?;
     let intake = receiving.job.intake.clone();
-    let received = receiving.conduct(&lane_events, events, &mut finished_work).await;
+    let received = conduct(&mut receiving, &lane_events, events, &mut finished_work).await;
     // Files are closed and half-filled directories are removed, which may wait for the disk; and
     // the journal is free before the partner learns that it may come back.
-    blocking(move || receiving.put_away()).await;
+    blocking(move || put_away(receiving)).await;
     // What helpers have not removed yet stays forever if this process ends first.
     while let Ok(Some(done)) = tokio::time::timeout(HELPERS_PATIENCE, finished_work.recv()).await {
         blocking(move || drop(done)).await;
@@ -152,108 +153,106 @@ async fn plan_files(
     planned.map_err(TransferError::Here)
 }
 
-impl Receiving {
-    /// All of it: sends the plan, opens the flows, receives.
-    async fn conduct(
-        &mut self,
-        lane_events: &EventSender<ReceiveEvent>,
-        events: EventReceiver<ReceiveEvent>,
-        finished_work: &mut mpsc::UnboundedReceiver<Done>,
-    ) -> Result<Received, TransferError> {
-        tell_plan(&self.job).await?;
-        if self.job.context.options.dry_run {
-            return self.end_dry_run().await;
-        }
-        let writer = self.job.writer().clone();
-        let Self { job, inbound, arriving, storing, .. } = self;
-        writer.keep_alive(open_flows(job, inbound, arriving, storing, lane_events)).await?;
-        for error in self.job.intake.failed_others.clone() {
-            self.failures.errors.push(error.clone());
-            writer.send(Message::FileRefused(error)).await?;
-        }
-        self.store_empty_files();
-        self.run(events, finished_work).await
+/// All of it: sends the plan, opens the flows, receives.
+async fn conduct(
+    receiving: &mut Receiving,
+    lane_events: &EventSender<ReceiveEvent>,
+    events: EventReceiver<ReceiveEvent>,
+    finished_work: &mut mpsc::UnboundedReceiver<Done>,
+) -> Result<Received, TransferError> {
+    tell_plan(&receiving.job).await?;
+    if receiving.job.context.options.dry_run {
+        return end_dry_run(receiving).await;
     }
-
-    async fn end_dry_run(&mut self) -> Result<Received, TransferError> {
-        let stored_bytes = self.job.intake.resumed_bytes;
-        self.job.writer().send(Message::PlanEnd { flows: Vec::new(), stored_bytes }).await?;
-        Ok(Received {
-            result: dry_result(&self.job, &self.failures),
-            receipt: None,
-            partner: self.job.context.connection.reader.take(),
-            journal: LeftJournal(self.job.intake.clone()),
-        })
+    let writer = receiving.job.writer().clone();
+    let Receiving { job, inbound, arriving, storing, .. } = receiving;
+    writer.keep_alive(open_flows(job, inbound, arriving, storing, lane_events)).await?;
+    for error in receiving.job.intake.failed_others.clone() {
+        receiving.failures.errors.push(error.clone());
+        writer.send(Message::FileRefused(error)).await?;
     }
+    receiving.store_empty_files();
+    run(receiving, events, finished_work).await
+}
 
-    async fn run(
-        &mut self,
-        mut events: EventReceiver<ReceiveEvent>,
-        finished_work: &mut mpsc::UnboundedReceiver<Done>,
-    ) -> Result<Received, TransferError> {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut heard = Instant::now();
-        let mut ping_sent = Some((1, Instant::now()));
-        self.job.writer().send_urgent(Message::Ping(1))?;
-        let mut cancel = self.job.context.cancel.clone();
-        let plane = self.job.plane().clone();
-        loop {
-            self.conclude_if_done();
-            tokio::select! {
-                biased;
-                () = TransferContext::canceled(&mut cancel) => return Err(canceled()),
-                error = plane.lost() => return Err(error.into()),
-                next = events.next() => {
-                    let (tag, event) = next?;
-                    self.event(tag, event).await?;
-                    while let Some((tag, event)) = events.next_waiting()? {
-                        self.event(tag, event).await?;
-                    }
+async fn end_dry_run(receiving: &mut Receiving) -> Result<Received, TransferError> {
+    let stored_bytes = receiving.job.intake.resumed_bytes;
+    receiving.job.writer().send(Message::PlanEnd { flows: Vec::new(), stored_bytes }).await?;
+    Ok(Received {
+        result: dry_result(&receiving.job, &receiving.failures),
+        receipt: None,
+        partner: receiving.job.context.connection.reader.take(),
+        journal: LeftJournal(receiving.job.intake.clone()),
+    })
+}
+
+async fn run(
+    receiving: &mut Receiving,
+    mut events: EventReceiver<ReceiveEvent>,
+    finished_work: &mut mpsc::UnboundedReceiver<Done>,
+) -> Result<Received, TransferError> {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut heard = Instant::now();
+    let mut ping_sent = Some((1, Instant::now()));
+    receiving.job.writer().send_urgent(Message::Ping(1))?;
+    let mut cancel = receiving.job.context.cancel.clone();
+    let plane = receiving.job.plane().clone();
+    loop {
+        receiving.conclude_if_done();
+        tokio::select! {
+            biased;
+            () = TransferContext::canceled(&mut cancel) => return Err(canceled()),
+            error = plane.lost() => return Err(error.into()),
+            next = events.next() => {
+                let (tag, event) = next?;
+                receiving.event(tag, event).await?;
+                while let Some((tag, event)) = events.next_waiting()? {
+                    receiving.event(tag, event).await?;
                 }
-                message = self.job.context.connection.reader.next(), if self.arriving.holes.may_grow() => {
-                    heard = Instant::now();
-                    match message? {
-                        Message::Pong(number) => {
-                            if let Some((_, sent)) = ping_sent.take_if(|&mut (expected, _)| expected == number) {
-                                self.inbound.set_interval(&plane, sent.elapsed());
-                            }
-                        }
-                        Message::Ping(number) => self.job.writer().send_urgent(Message::Pong(number))?,
-                        message => if let Some(received) = self.message(message).await? {
-                            return Ok(received);
+            }
+            message = receiving.job.context.connection.reader.next(), if receiving.arriving.holes.may_grow() => {
+                heard = Instant::now();
+                match message? {
+                    Message::Pong(number) => {
+                        if let Some((_, sent)) = ping_sent.take_if(|&mut (expected, _)| expected == number) {
+                            receiving.inbound.set_interval(&plane, sent.elapsed());
                         }
                     }
-                }
-                Some(done) = finished_work.recv() => self.work_done(done).await?,
-                _ = tick.tick() => {
-                    self.look_around(heard)?;
-                    if ping_sent.is_none() {
-                        let number = u64::from(random_u32());
-                        ping_sent = Some((number, Instant::now()));
-                        self.job.writer().send_urgent(Message::Ping(number))?;
+                    Message::Ping(number) => receiving.job.writer().send_urgent(Message::Pong(number))?,
+                    message => if let Some(received) = receiving.message(message).await? {
+                        return Ok(received);
                     }
+                }
+            }
+            Some(done) = finished_work.recv() => receiving.work_done(done).await?,
+            _ = tick.tick() => {
+                look_around(receiving, heard)?;
+                if ping_sent.is_none() {
+                    let number = u64::from(random_u32());
+                    ping_sent = Some((number, Instant::now()));
+                    receiving.job.writer().send_urgent(Message::Ping(number))?;
                 }
             }
         }
     }
+}
 
-    /// Checks whether the transfer still moves, shows its progress, and begins what is due. The
-    /// partner was `heard` last then.
-    fn look_around(&mut self, heard: Instant) -> Result<(), TransferError> {
-        self.check_patience()?;
-        if heard.elapsed() > SILENCE_TIMEOUT {
-            return Err(TransferError::here(RefusalCode::Temporary, "nothing was received from the partner for 30 s"));
-        }
-        self.inbound.notice_closed_path(&self.job.context);
-        self.tally.show(&self.job);
-        self.storing.committing.commit_written(&self.job, &mut self.storing.files);
-        self.storing.open_wanted(&self.job, &self.arriving);
-        Ok(())
+/// Checks whether the transfer still moves, shows its progress, and begins what is due. The
+/// partner was `heard` last then.
+fn look_around(receiving: &mut Receiving, heard: Instant) -> Result<(), TransferError> {
+    receiving.check_patience()?;
+    if heard.elapsed() > SILENCE_TIMEOUT {
+        return Err(TransferError::here(RefusalCode::Temporary, "nothing was received from the partner for 30 s"));
     }
+    receiving.inbound.notice_closed_path(&receiving.job.context);
+    receiving.tally.show(&receiving.job);
+    receiving.storing.committing.commit_written(&receiving.job, &mut receiving.storing.files);
+    receiving.storing.open_wanted(&receiving.job, &receiving.arriving);
+    Ok(())
+}
 
-    /// Ends everything of this transfer that touches a disk. May wait for it.
-    fn put_away(mut self) {
-        self.storing.committing.committer.end();
-    }
+/// Ends everything of this transfer that touches a disk. May wait for it.
+fn put_away(mut receiving: Receiving) {
+    receiving.storing.committing.committer.end();
 }

@@ -127,8 +127,8 @@ impl Arriving {
         assert!(earlier.is_none(), "a chunk was taken from two flows at once");
     }
 
-    /// Whether nothing more is taken of a chunk that comes by another flow: what was verified is not
-    /// written over.
+    /// Whether nothing more is taken of a chunk that comes by another flow: what was verified is
+    /// not written over.
     pub(super) fn is_closed(&self, chunk: u32) -> bool {
         //= W-40
         //# A chunk belongs to the flow its first segment arrived on. Segments of it that arrive on

@@ -41,8 +41,8 @@ pub(super) struct Job {
 
 impl Job {
     /// # Errors
-    /// [`TransferError`] if the transfer has more chunks than can be numbered, or than the partner's
-    /// share permits.
+    /// [`TransferError`] if the transfer has more chunks than can be numbered, or than the
+    /// partner's share permits.
     pub(super) fn new(
         mut context: TransferContext,
         intake: Intake,

@@ -2,21 +2,28 @@
 
 use std::time::Instant;
 
-use culvert_protocol::control::LeftOut;
+use culvert_protocol::chunk_map::ChunkContent;
+use culvert_protocol::control::{FileError, LeftOut, Message};
+use culvert_protocol::tree_hash::ChunkHash;
 use culvert_system::processor_time::CpuMeter;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::transfer::TransferContext;
 use crate::transfer::error::TransferError;
 use crate::transfer::progress_watchdog::ProgressWatchdog;
-use crate::transfer::receiving::arriving::Arriving;
+use crate::transfer::receiving::arriving::{Arriving, Compared};
+use crate::transfer::receiving::comparing::WrongWhole;
 use crate::transfer::receiving::done::Done;
-use crate::transfer::receiving::failures::Failures;
+use crate::transfer::receiving::ending::begin_to_conclude;
+use crate::transfer::receiving::failures::{Failures, wrong_whole};
 use crate::transfer::receiving::inbound::Inbound;
 use crate::transfer::receiving::intake::Intake;
 use crate::transfer::receiving::job::Job;
+use crate::transfer::receiving::opening::empty_files;
+use crate::transfer::receiving::parts::put_empty;
+use crate::transfer::receiving::stalling::outstanding;
 use crate::transfer::receiving::statement::Ending;
-use crate::transfer::receiving::storing::Storing;
+use crate::transfer::receiving::storing::{Storing, begin_to_finish};
 use crate::transfer::receiving::tally::Tally;
 
 /// The receiving side. Each part of what it knows has one owner.
@@ -53,6 +60,156 @@ impl Receiving {
             ending: Ending::new(cpu, began, began_unix_ms),
             job,
         })
+    }
+
+    /// Files without bytes, which have no chunk, are stored at once.
+    pub(super) fn store_empty_files(&mut self) {
+        let empty = empty_files(&self.job);
+        if let Some(sink) = self.job.intake.sink.clone() {
+            // The transfer does not end before.
+            self.storing.begin_motion();
+            return put_empty(&self.job, sink, empty);
+        }
+        for part in empty.chunks(1_024) {
+            self.storing.committing.committer.store_empty(part.to_vec());
+        }
+    }
+
+    /// When everything is stored: begins to make the last of it durable.
+    pub(super) fn conclude_if_done(&mut self) {
+        let has_work = !self.tally.is_complete() || self.storing.is_in_motion();
+        if !has_work && self.ending.begin() {
+            // Nothing is stored any more, so nothing needs the hashes but the root.
+            begin_to_conclude(&self.job, self.tally.take_hashes(), self.failures.failed.clone());
+        }
+    }
+
+    /// Checks whether the transfer gets anywhere.
+    pub(super) fn check_patience(&mut self) -> Result<(), TransferError> {
+        // What has come is the lanes' word.
+        let progress = self.tally.steps().saturating_add(self.inbound.new_bytes());
+        let outstanding = || outstanding(&self.tally, &self.arriving, &self.storing, &self.ending);
+        self.patience.check(progress, Instant::now(), outstanding)
+    }
+
+    /// A chunk's bytes are written, and have this hash.
+    pub(super) async fn chunk_written(&mut self, chunk: u32, hash: Option<ChunkHash>) -> Result<(), TransferError> {
+        self.tally.add_arrived(self.job.chunk_bytes(chunk));
+        match hash {
+            Some(hash) => {
+                self.arriving.note_ours(chunk, hash);
+                self.compare(chunk).await
+            }
+            None => {
+                self.chunk_verified(chunk, [0; 32]);
+                Ok(())
+            }
+        }
+    }
+
+    /// Compares both sides' hashes of a chunk once both are there.
+    pub(super) async fn compare(&mut self, chunk: u32) -> Result<(), TransferError> {
+        match self.arriving.compare(chunk) {
+            Compared::Incomplete => Ok(()),
+            Compared::Same(hash) => {
+                self.chunk_verified(chunk, hash);
+                Ok(())
+            }
+            Compared::Different => {
+                self.tally.discount_arrived(self.job.chunk_bytes(chunk));
+                self.try_again(chunk).await
+            }
+        }
+    }
+
+    /// Asks for a chunk once more, unless that has been done often enough.
+    pub(super) async fn try_again(&mut self, chunk: u32) -> Result<(), TransferError> {
+        if let Some(tag) = self.arriving.reopen(chunk)? {
+            self.inbound.reopen(self.job.plane(), tag, chunk);
+        }
+        self.job.writer().send(Message::SendAgain(vec![chunk])).await?;
+        Ok(())
+    }
+
+    /// A chunk's bytes are written and are the sender's.
+    pub(super) fn chunk_verified(&mut self, chunk: u32, hash: ChunkHash) {
+        self.arriving.verify(chunk);
+        self.tally.step();
+        if self.job.is_measurement() {
+            self.tally.note_memory();
+            return;
+        }
+        let Some(ChunkContent::Range { file, part, .. }) = self.job.chunks.content(chunk) else { return };
+        let hash = self.job.context.options.checksum.then_some(hash);
+        self.storing.files.chunk_verified(file, chunk, part, hash, false);
+        self.finish_file_if_ready(file);
+    }
+
+    /// Gives a file its name if all of it is there and the sender says that it did not change.
+    pub(super) fn finish_file_if_ready(&mut self, file: u32) {
+        if self.failures.failed.contains(&file) {
+            return;
+        }
+        self.use_old(file);
+        //= W-41
+        //# Only then may the file get its name.
+        match self.storing.files.take_if_ready(file) {
+            None => self.storing.open_wanted(&self.job, &self.arriving),
+            Some(Err(())) => self.fail_file(wrong_whole(&self.job.intake, file), true),
+            Some(Ok(whole)) => {
+                if let Some(hash) = whole.hash {
+                    self.tally.set_hash(file, hash);
+                }
+                begin_to_finish(&self.job, file, whole);
+            }
+        }
+    }
+
+    /// Does what can be done with what was proved of a file that would be replaced.
+    pub(super) fn use_old(&mut self, file: u32) {
+        let used = self.storing.use_old(&self.job, &self.arriving, &self.failures.failed, file);
+        if let Err(WrongWhole) = used {
+            self.fail_file(wrong_whole(&self.job.intake, file), true);
+        }
+    }
+
+    /// Files have their names for good.
+    pub(super) fn files_stored(&mut self, files: &[u32]) {
+        self.tally.note_stored(&self.job, &self.failures.failed, files);
+    }
+
+    /// Gives up a file because of an error of this side, unless it merely lacks the resources to
+    /// continue with any: then what was started stays for the next attempt.
+    pub(super) fn fail_file_or_end(&mut self, error: FileError) -> Result<(), TransferError> {
+        match TransferError::of_shortage(&error) {
+            Some(end) => Err(end),
+            None => {
+                self.fail_file(error, true);
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives up a file. `tell` if the sender does not know yet.
+    pub(super) fn fail_file(&mut self, error: FileError, tell: bool) {
+        let (job, file) = (&self.job, error.file);
+        if self.tally.is_stored(file) || !self.failures.failed.insert(file) {
+            return;
+        }
+        self.tally.note_failed(file);
+        if tell {
+            // The order against other messages does not matter, and a closed connection shows when
+            // it is read.
+            let _ = job.writer().send_urgent(Message::FileRefused(error.clone()));
+        }
+        self.failures.errors.push(error);
+        for (chunk, tag) in self.arriving.give_up(|chunk| job.file_of(chunk) == Some(file)) {
+            self.inbound.abandon(job.plane(), tag, chunk);
+        }
+        if let Some(discarded) = self.storing.files.discard(file) {
+            self.storing.remove_beside(job, file, discarded);
+        }
+        self.storing.open_wanted(job, &self.arriving);
     }
 }
 

@@ -182,8 +182,8 @@ impl Sending {
 
     /// The receiver has a chunk, however it got it.
     ///
-    /// A chunk counts once, however often it is sent. When all of a file's chunks count, the file is
-    /// checked for changes, and its hash is announced.
+    /// A chunk counts once, however often it is sent. When all of a file's chunks count, the file
+    /// is checked for changes, and its hash is announced.
     fn chunk_delivered(&mut self, chunk: u32) {
         self.pace.add_delivered(self.job.chunk_bytes(chunk));
         let hash = self.hashing.take_chunk(chunk);

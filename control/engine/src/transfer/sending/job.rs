@@ -1,4 +1,5 @@
-//! What stays as it is while a transfer is sent: its terms, what it sends, and where helpers report.
+//! What stays as it is while a transfer is sent: its terms, what it sends, and where its helpers
+//! report.
 
 use std::future::Future;
 

@@ -107,8 +107,8 @@ impl Pace {
         self.patience.check(self.steps.saturating_add(arrived), Instant::now(), outstanding)
     }
 
-    /// The flows hold `held` buffers more than the partner's share, and others wait: the transfer is
-    /// ended if the receiver accepts nothing of what they hold.
+    /// The flows hold `held` buffers more than the partner's share, and others wait: the transfer
+    /// is ended if the receiver accepts nothing of what they hold.
     ///
     /// # Errors
     /// [`TransferError`] that says so.

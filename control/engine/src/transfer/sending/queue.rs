@@ -1,7 +1,7 @@
 //! The chunks of a transfer that is being sent, from the first look at them until they are
 //! delivered.
 //!
-//! `next_chunk` and `again` ──> helpers prepare ──> `prepared` ──> `assigned` to a flow ──> delivered.
+//! `next_chunk`, `again` ──> helpers prepare ──> `prepared` ──> `assigned` to a flow ──> delivered
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
