@@ -48,12 +48,46 @@ pub struct SendingFlow {
     /// Chunks assigned and not delivered.
     pub outstanding: usize,
     stride: u16,
-    previous: Summary,
-    previous_pacing_ns: u64,
-    previous_ns: u64,
-    lost_packets: u64,
+    last: LastReport,
     moves: u32,
     is_closed: bool,
+}
+
+/// What a flow's last report said, and what its lane had done by then.
+#[derive(Debug)]
+struct LastReport {
+    summary: Summary,
+    pacing_ns: u64,
+    at_ns: u64,
+}
+
+impl LastReport {
+    /// A report comes at `now_ns`, when the lane has paced for `pacing_ns` in all: how much of the
+    /// time since the last one it has paced, in parts per thousand.
+    fn paced_permille(&mut self, pacing_ns: u64, now_ns: u64) -> u32 {
+        let elapsed_ns = now_ns.saturating_sub(self.at_ns).max(1);
+        let paced_ns = pacing_ns.saturating_sub(self.pacing_ns).min(elapsed_ns);
+        (self.pacing_ns, self.at_ns) = (pacing_ns, now_ns);
+        (paced_ns * 1_000 / elapsed_ns) as u32
+    }
+}
+
+impl SendingFlow {
+    fn new(id: u32, lane: u16, port: u16, slot: SendSlot, block: FlowBlock) -> Self {
+        Self {
+            id,
+            lane,
+            port,
+            slot,
+            block,
+            controller: None,
+            outstanding: 0,
+            stride: 0,
+            last: LastReport { summary: Summary::default(), pacing_ns: 0, at_ns: monotonic_ns() },
+            moves: 0,
+            is_closed: false,
+        }
+    }
 }
 
 /// How far flows are.
@@ -88,9 +122,8 @@ impl SendingFlows {
         offers: &[FlowOffer],
         events: &EventSender<SendEvent>,
     ) -> Result<Self, TransferError> {
-        let plane = context.plane.clone();
         let mut opened = Self {
-            plane: plane.clone(),
+            plane: context.plane.clone(),
             flows: Vec::new(),
             options: context.options,
             start_bits_per_second: context.start_bits_per_second,
@@ -103,63 +136,18 @@ impl SendingFlows {
         if offers.len() > usize::from(FLOWS_MAX) {
             return Err(TransferError::protocol("it offers more flows than a transfer may have"));
         }
-        let mut refused = None;
-        let partner = canonical(context.connection.address.ip());
         if context.datagram_bytes_max < DATAGRAM_BYTES_MIN {
+            let partner = canonical(context.connection.address.ip());
             return Err(link_too_narrow(partner, context.datagram_bytes_max));
         }
+        let mut refused = None;
         for offer in offers {
-            let port = context.partner_lane_ports.get(usize::from(offer.receiver_lane)).copied();
-            let (Some(port), true) = (port, usize::from(offer.sender_lane) < plane.lanes().len()) else {
-                return Err(TransferError::protocol("it offers a flow on a lane that does not exist"));
-            };
-            let lane = offer.sender_lane;
-            let tag = opened.flows.len();
-            let of_lane = opened.flows.iter().filter(|flow| flow.lane == lane).count();
-            let wanted = WantedFlow { tag, holder: context.share.holder(), has_others: tag > 0 };
-            let taken = if of_lane < FLOWS_PER_TRANSFER_AND_LANE {
-                plane.take_send_slot(lane, wanted, events)
-            } else {
-                Err(DataPlaneError::NoRoom("flow of this transfer"))
-            };
-            // An offer that is not taken up stays unused: the receiver needs no segment of each
-            // flow.
-            let slot = match taken {
-                Ok(slot) => slot,
-                Err(error) => {
-                    refused = Some(error);
-                    continue;
-                }
-            };
-            opened.flows.push(SendingFlow {
-                id: offer.flow_id,
-                lane,
-                port,
-                slot,
-                block: plane.flow_block(lane, slot),
-                controller: None,
-                outstanding: 0,
-                stride: 0,
-                previous: Summary::default(),
-                previous_pacing_ns: 0,
-                previous_ns: monotonic_ns(),
-                lost_packets: 0,
-                moves: 0,
-                is_closed: false,
-            });
-            let open = OpenSend {
-                lane,
-                slot,
-                flow_id: offer.flow_id,
-                holder: wanted.holder,
-                secret: context.connection.secret.clone(),
-                cipher: context.options.cipher,
-                partner: SocketAddr::new(partner, port),
-                probe_datagram_bytes: probe_sizes(context.datagram_bytes_max),
-                chunk_bytes: context.options.chunk_bytes,
-                checksum: context.options.checksum,
-            };
-            plane.open_send(open).await?;
+            match opened.take_up(context, offer, events)? {
+                Ok(open) => context.plane.open_send(open).await?,
+                // An offer that is not taken up stays unused: the receiver needs no segment of each
+                // flow.
+                Err(error) => refused = Some(error),
+            }
         }
         match refused {
             Some(error) => {
@@ -299,22 +287,16 @@ impl SendingFlows {
         let Some(controller) = flow.controller.as_mut() else { return Ok(false) };
         let now_ns = monotonic_ns();
         let lost = report.lost().fold(0u64, |sum, range| sum.saturating_add(range.count));
-        flow.lost_packets = flow.lost_packets.saturating_add(lost);
         let summary = report.summary;
-        let observation = observe(&summary, &flow.previous, lost, now_ns, {
-            let pacing_ns = flow.block.get(FlowWord::PacingNs);
-            let elapsed_ns = now_ns.saturating_sub(flow.previous_ns).max(1);
-            let paced = (pacing_ns.saturating_sub(flow.previous_pacing_ns)).min(elapsed_ns);
-            (flow.previous_pacing_ns, flow.previous_ns) = (pacing_ns, now_ns);
-            (paced * 1_000 / elapsed_ns) as u32
-        });
+        let paced_permille = flow.last.paced_permille(flow.block.get(FlowWord::PacingNs), now_ns);
+        let observation = observe(&summary, &flow.last.summary, lost, now_ns, paced_permille);
         if observation.delivered_packets > 0 {
             let rtt_us = (observation.rtt_ns / 1_000).clamp(1, 600_000_000);
             self.rtt_us.saturating_record(rtt_us);
             self.newest_rtt_us = rtt_us as u32;
             flow.block.set(FlowWord::SilenceNs, silence_ns(observation.rtt_ns));
         }
-        flow.previous = summary;
+        flow.last.summary = summary;
         controller.observe(&observation);
         flow.block.set(FlowWord::RateBitsPerSecond, controller.rate_bits_per_second());
         self.reports += 1;
@@ -342,7 +324,7 @@ impl SendingFlows {
     #[must_use]
     pub fn arrived_bytes(&self) -> u64 {
         let of = |summary: &Summary| summary.bytes.saturating_sub(summary.duplicate_bytes);
-        self.flows.iter().fold(0, |sum, flow| sum.saturating_add(of(&flow.previous)))
+        self.flows.iter().fold(0, |sum, flow| sum.saturating_add(of(&flow.last.summary)))
     }
 
     /// How far the flows are: little enough to be asked for with every report.
@@ -353,6 +335,51 @@ impl SendingFlows {
             sent_bytes: self.sum(FlowWord::SegmentsSent).saturating_mul(stride.into()),
             waited: Duration::from_nanos(self.sum(FlowWord::ReadingNs).saturating_add(self.sum(FlowWord::CreditNs))),
         }
+    }
+
+    /// Takes a slot for a flow that is offered, if there is one: what its lane opens it with.
+    ///
+    /// # Errors
+    /// [`TransferError`]: an offer that cannot be.
+    fn take_up(
+        &mut self,
+        context: &TransferContext,
+        offer: &FlowOffer,
+        events: &EventSender<SendEvent>,
+    ) -> Result<Result<OpenSend, DataPlaneError>, TransferError> {
+        let lane = offer.sender_lane;
+        let port = context.partner_lane_ports.get(usize::from(offer.receiver_lane)).copied();
+        let (Some(port), true) = (port, usize::from(lane) < self.plane.lanes().len()) else {
+            return Err(TransferError::protocol("it offers a flow on a lane that does not exist"));
+        };
+        let tag = self.flows.len();
+        let of_lane = self.flows.iter().filter(|flow| flow.lane == lane).count();
+        let wanted = WantedFlow { tag, holder: context.share.holder(), has_others: tag > 0 };
+        if of_lane >= FLOWS_PER_TRANSFER_AND_LANE {
+            return Ok(Err(DataPlaneError::NoRoom("flow of this transfer")));
+        }
+        let slot = match self.plane.take_send_slot(lane, wanted, events) {
+            Ok(slot) => slot,
+            Err(error) => return Ok(Err(error)),
+        };
+        let block = self.plane.flow_block(lane, slot);
+        self.flows.push(SendingFlow::new(offer.flow_id, lane, port, slot, block));
+        //= W-49
+        //# A flow's initial destination is the address of the control connection's peer, which the
+        //# TCP handshake has proved, with the UDP port that the peer named.
+        let partner = SocketAddr::new(canonical(context.connection.address.ip()), port);
+        Ok(Ok(OpenSend {
+            lane,
+            slot,
+            flow_id: offer.flow_id,
+            holder: wanted.holder,
+            secret: context.connection.secret.clone(),
+            cipher: context.options.cipher,
+            partner,
+            probe_datagram_bytes: probe_sizes(context.datagram_bytes_max),
+            chunk_bytes: context.options.chunk_bytes,
+            checksum: context.options.checksum,
+        }))
     }
 
     /// What lanes count of all flows together. They write it into memory of their own.

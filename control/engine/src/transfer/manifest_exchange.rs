@@ -195,20 +195,7 @@ pub async fn receive_manifest(
         };
         match message {
             Message::ManifestPart(part) => {
-                for entry in decode_entries(&part) {
-                    let entry = entry.map_err(|error| TransferError::protocol(error.to_string()))?;
-                    if !share.take_entry(entry.name.len().saturating_add(entry.target.len())) {
-                        observer.note(Event::LimitReached(Limit::ManifestBytes));
-                        return Err(TransferError::here(RefusalCode::Temporary, TOO_MUCH_LISTED));
-                    }
-                    //= W-36
-                    //# The receiver checks every entry by itself and against the earlier ones.
-                    manifest
-                        .push(&entry)
-                        .map_err(|error| TransferError::here(RefusalCode::Protocol, error.to_string()))?;
-                    // Here and not when all have come: while the partner lists, this side has time.
-                    names.add(&entry).map_err(TransferError::Here)?;
-                }
+                take_part(&part, &mut manifest, &mut names, share, observer)?;
                 progress.send_modify(|progress| {
                     progress.bytes_total = manifest.total_bytes();
                     progress.files_total = manifest.file_count();
@@ -266,6 +253,29 @@ pub fn unexpected(message: &Message, expected: &str) -> TransferError {
     // The error is how it ends.
     let _ = std::fmt::Write::write_fmt(&mut name, format_args!("{message:?}"));
     TransferError::protocol(format!("a message '{}' came instead of {expected}", name.0))
+}
+
+/// Adds a part to a manifest, entry by entry. Not when all have come: while the partner lists, this
+/// side has time.
+fn take_part(
+    part: &[u8],
+    manifest: &mut Manifest,
+    names: &mut NameCheck,
+    share: &mut Share,
+    observer: &dyn Observer,
+) -> Result<(), TransferError> {
+    //= W-36
+    //# The receiver checks every entry by itself and against the earlier ones.
+    for entry in decode_entries(part) {
+        let entry = entry.map_err(|error| TransferError::protocol(error.to_string()))?;
+        if !share.take_entry(entry.name.len().saturating_add(entry.target.len())) {
+            observer.note(Event::LimitReached(Limit::ManifestBytes));
+            return Err(TransferError::here(RefusalCode::Temporary, TOO_MUCH_LISTED));
+        }
+        manifest.push(&entry).map_err(|error| TransferError::here(RefusalCode::Protocol, error.to_string()))?;
+        names.add(&entry).map_err(TransferError::Here)?;
+    }
+    Ok(())
 }
 
 /// Waits until the partner may have another listing. This node's user does not wait.

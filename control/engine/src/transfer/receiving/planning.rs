@@ -11,7 +11,7 @@ use culvert_objects::fs::destination::files::LeftFile;
 use culvert_objects::fs::destination::fresh_directories::FreshDirectories;
 use culvert_objects::fs::destination::identity::Identity;
 use culvert_objects::fs::destination::making::{Made, make_directories_and_symlinks};
-use culvert_objects::fs::destination::plan::{Policy, decide, foretell};
+use culvert_objects::fs::destination::plan::{Plan, Policy, decide, foretell};
 use culvert_objects::fs::destination::room::{self, Free, Needs};
 use culvert_objects::fs::destination::temporary::temporary_name;
 use culvert_objects::fs::destination::{Destination, MissingDestination, rights};
@@ -63,18 +63,7 @@ pub fn plan(
         })?;
         adopt_opened(&destination, &manifest, &past);
     }
-    let decided = if request.foretells {
-        foretell(&destination, &manifest, Policy::of(options), &past).map(|(plan, fates)| (plan, Some(fates)))
-    } else {
-        decide(&destination, &manifest, Policy::of(options), &past).map(|plan| (plan, None))
-    };
-    // A dry run reports collisions first, as the transfer does.
-    let decided = decided.and_then(|(plan, mut fates)| {
-        if !fates.as_ref().is_some_and(|fates| fates.iter().any(|fate| fate.collides())) {
-            rights::check(&destination, &manifest, &plan.actions, options.preserve, fates.as_deref_mut())?;
-        }
-        Ok((plan, fates))
-    });
+    let decided = decide_fates(request, &destination, &manifest, options, &past);
     let (plan, fates) = match decided {
         Ok(decided) => decided,
         Err(refusal) => {
@@ -114,27 +103,7 @@ pub fn plan(
     if options.dry_run {
         return Ok(intake);
     }
-    let wanted = if options.preserve { wanted_directories(&intake) } else { Vec::new() };
-    // Before they are made: a process that dies in between must not leave directories of which the
-    // attempt after it does not know whose they are.
-    note_directories(&intake, &wanted, Record::made_directory)?;
-    let mut made = Made::default();
-    let making = make_directories_and_symlinks(destination, &intake.manifest, &intake.actions, &mut made);
-    let others: Vec<u32> = wanted.into_iter().filter(|file| !made.directories.contains_key(file)).collect();
-    note_directories(&intake, &others, Record::not_made_directory)?;
-    making?;
-    if made.has_made {
-        // What the journal calls stored lies in them.
-        destination.sync().map_err(|error| {
-            let path = destination.path.display();
-            os_error::refusal(error, format!("the directories in {path} cannot be made durable: {error}"))
-        })?;
-        intake.fresh = find_fresh(&intake, options, &made);
-    }
-    intake.failed_others = made.failed;
-    if options.preserve {
-        intake.own_directories = own_directories(&intake.manifest, &made.directories, &past);
-    }
+    make_places(&mut intake, options, &past)?;
     Ok(intake)
 }
 
@@ -169,6 +138,55 @@ pub fn plan_objects(
     let room = Room { needed_bytes: received.allocated_bytes, ..Room::default() };
     let foretold = foretells.then_some(DestinationForecast { fates, room });
     Ok(Intake { actions, sink: Some(sink), foretold, ..Intake::without_place(manifest, options.chunk_bytes) })
+}
+
+/// Decides what happens to each entry; in a dry run whose requester understands it, what would.
+fn decide_fates(
+    request: &FileRequest,
+    destination: &Destination,
+    manifest: &Manifest,
+    options: &Options,
+    past: &EarlierAttempts,
+) -> Result<(Plan, Option<Vec<Fate>>), Refusal> {
+    let policy = Policy::of(options);
+    let (plan, mut fates) = if request.foretells {
+        let (plan, fates) = foretell(destination, manifest, policy, past)?;
+        (plan, Some(fates))
+    } else {
+        (decide(destination, manifest, policy, past)?, None)
+    };
+    // A dry run reports collisions first, as the transfer does.
+    if !fates.as_ref().is_some_and(|fates| fates.iter().any(|fate| fate.collides())) {
+        rights::check(destination, manifest, &plan.actions, options.preserve, fates.as_deref_mut())?;
+    }
+    Ok((plan, fates))
+}
+
+/// Makes the directories and symlinks of a plan.
+fn make_places(intake: &mut Intake, options: &Options, past: &EarlierAttempts) -> Result<(), Refusal> {
+    let Some(destination) = &intake.destination else { return Ok(()) };
+    let wanted = if options.preserve { wanted_directories(intake) } else { Vec::new() };
+    // Before they are made: a process that dies in between must not leave directories of which the
+    // attempt after it does not know whose they are.
+    note_directories(intake, &wanted, Record::made_directory)?;
+    let mut made = Made::default();
+    let making = make_directories_and_symlinks(destination, &intake.manifest, &intake.actions, &mut made);
+    let others: Vec<u32> = wanted.into_iter().filter(|file| !made.directories.contains_key(file)).collect();
+    note_directories(intake, &others, Record::not_made_directory)?;
+    making?;
+    if made.has_made {
+        // What the journal calls stored lies in them.
+        destination.sync().map_err(|error| {
+            let path = destination.path.display();
+            os_error::refusal(error, format!("the directories in {path} cannot be made durable: {error}"))
+        })?;
+        intake.fresh = find_fresh(intake, options, &made);
+    }
+    intake.failed_others = made.failed;
+    if options.preserve {
+        intake.own_directories = own_directories(&intake.manifest, &made.directories, past);
+    }
+    Ok(())
 }
 
 /// What a transfer needs of its destination, where its files take `allocated_bytes` at the sender.
