@@ -1,4 +1,4 @@
-//! Transfers: what both directions have in common, and what comes out of them.
+//! Transfers: what both directions have in common.
 //!
 //! A transfer is one task over one control connection. [`sending`] drives it where the data comes
 //! from, [`receiving`] where it goes to; it does not matter to either who requested it. Any failure

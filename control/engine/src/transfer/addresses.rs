@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-/// An IPv4 address that came over an IPv6 socket as the IPv4 address that it is.
+/// Turns an IPv4-mapped IPv6 address into the IPv4 address; others stay as they are.
 #[must_use]
 pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()

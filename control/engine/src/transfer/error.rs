@@ -17,8 +17,8 @@ pub enum TransferError {
     /// This side refuses or gives up; the partner is notified.
     #[error("{0}")]
     Here(Refusal),
-    /// Nothing passes between the two hosts where something else does: somebody can open the way,
-    /// but another try at once would find it as it is. The partner is told.
+    /// One protocol does not pass between the two hosts where another does: somebody has to open a
+    /// firewall, so that a retry at once is useless. The partner is notified.
     #[error("{0}")]
     Closed(String),
     /// The partner's key is not the one that its profile names.
@@ -46,13 +46,14 @@ impl TransferError {
         Self::Here(os_error::refusal(errno, text))
     }
 
-    /// What ends the transfer, if an error that this side had with a file is none of the file's.
+    /// What ends the transfer, if an error with a file is a shortage of this host and not the
+    /// file's.
     #[must_use]
     pub fn of_shortage(error: &FileError) -> Option<Self> {
         (error.code == SHORTAGE).then(|| Self::here(RefusalCode::Temporary, error.text.clone()))
     }
 
-    /// What the partner is told, if this side ends the transfer.
+    /// The refusal for the partner, if this side ends the transfer.
     #[must_use]
     pub fn told(&self) -> Option<Refusal> {
         match self {
@@ -62,8 +63,8 @@ impl TransferError {
         }
     }
 
-    /// What is said of it. Words of the partner stay as they are: what there is to do about them is
-    /// to be done there.
+    /// The message for the user. The partner's words stay as they are: whatever they ask for has to
+    /// be done there.
     #[must_use]
     pub fn text(&self) -> String {
         match self {

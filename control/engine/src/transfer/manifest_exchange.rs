@@ -1,5 +1,5 @@
-//! The manifest on its way: listed and sent part by part on one side, checked and gathered on the
-//! other.
+//! The exchange of the manifest: one side lists the sources and sends it part by part, the other
+//! checks it entry by entry.
 #![cfg_attr(
     not(test),
     deny(
@@ -102,7 +102,7 @@ impl Listing {
         let (told, end) = oneshot::channel();
         let list = move || {
             let mut may_take = |name_bytes| share.is_users() || share.take_entry(name_bytes);
-            // If the parts are not taken any more, the rest is not wanted either.
+            // If nobody takes the parts, the transfer has ended: the listing stops.
             let mut on_part = |part| parts.blocking_send(part).is_ok();
             let terms = ListingTerms { on_part: &mut on_part, may_take: &mut may_take, readable };
             let tree = sources.list(terms);
@@ -113,7 +113,7 @@ impl Listing {
                 (tree, digest)
             });
             drop(place);
-            // Nothing waits any more if the transfer has ended.
+            // If the transfer has ended, nobody waits for it.
             let _ = told.send(listed);
         };
         let thread = std::thread::Builder::new().name("listing".to_owned()).spawn(list);
@@ -170,7 +170,7 @@ pub fn left_out(tree: &SourceTree) -> Vec<LeftOut> {
     .collect()
 }
 
-/// Gathers a manifest. `is_told` says that it is a dry run's, and that the partner says what it
+/// Receives a manifest. `is_told` says that it belongs to a dry run whose sender reports what it
 /// would leave out.
 ///
 /// # Errors

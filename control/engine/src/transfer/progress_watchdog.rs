@@ -12,16 +12,15 @@ use culvert_protocol::control::RefusalCode;
 
 use crate::transfer::error::TransferError;
 
-/// How long a transfer may get nowhere unless another time is set: longer than a file server is
-/// away for a restart.
+/// How long a transfer may make no progress by default: longer than a file server takes to restart.
 pub const PATIENCE_DEFAULT: Duration = Duration::from_secs(600);
 
-/// Watches whether a transfer gets anywhere.
+/// Watches that a transfer makes progress.
 #[derive(Clone, Copy, Debug)]
 pub struct ProgressWatchdog {
     /// How long it may make no progress; no limit if none.
     limit: Option<Duration>,
-    /// The most that there was so far. What is lost and comes again is no progress.
+    /// The most so far. Data that is lost and comes again is no progress.
     progress: u64,
     since: Instant,
 }

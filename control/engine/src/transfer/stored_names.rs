@@ -1,4 +1,4 @@
-//! Names of files that are stored, on their way to a user who wants to read them as it happens.
+//! Names of stored files, on their way to a user who follows the transfer.
 //!
 //! The transfer never waits for the reader: names that have no room are counted instead, and the
 //! reader hears how many. Nothing is gathered for a transfer whose user does not ask.
@@ -52,7 +52,7 @@ impl StoredNames {
     pub fn add(&self, name: &str, bytes: u64) {
         let mut queue = self.queue();
         let takes = name.len().saturating_add(ENTRY_BYTES);
-        // In order: what has no room is told before what comes later.
+        // In order: names without room are reported before later ones.
         if queue.untold > 0 || queue.bytes.saturating_add(takes) > WAITING_BYTES_MAX {
             queue.untold = queue.untold.saturating_add(1);
         } else {
@@ -69,7 +69,7 @@ impl StoredNames {
         self.news.notify_one();
     }
 
-    /// Waits for what is to be told next; none when it is over and everything is told.
+    /// Waits for the next names; none when the transfer is over and everything was read.
     pub fn next(&self) -> Option<Vec<Told>> {
         let mut queue = self.queue();
         loop {

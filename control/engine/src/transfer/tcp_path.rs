@@ -1,5 +1,5 @@
-//! What is said when ssh reaches a host and TCP to the far end that it has started there does not:
-//! from where to where, and what opens the way.
+//! The message for a far end that ssh has started and TCP does not reach: which path is blocked,
+//! and how to open it.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -11,7 +11,7 @@ use crate::connection::{ConnectionError, INTRODUCTION_TIMEOUT, UNANSWERED_NOTICE
 use crate::transfer::addresses::canonical;
 use crate::transfer::udp_path::{RANDOM_PORTS_BEGIN, firewalld, nftables};
 
-/// Where the sentence goes over to what opens the way ([`crate::transfer::udp_path::REMEDY`]).
+/// Separates the diagnosis from the remedy, as [`crate::transfer::udp_path::REMEDY`] does.
 pub const REMEDY: &str = ": open TCP ";
 
 /// A far end's port that TCP does not reach.
@@ -51,7 +51,7 @@ impl ClosedTcp {
     }
 }
 
-/// The address that this host speaks to another from. Nothing is sent.
+/// The source address that this host uses towards another. Nothing is sent.
 fn source_towards(to: SocketAddr) -> Option<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).ok()?;
@@ -63,7 +63,7 @@ impl fmt::Display for ClosedTcp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { from: (here, from), to, what } = self;
         let (host, port) = (to.ip(), to.port());
-        // Nobody opens a port in a firewall that is another one the next time.
+        // A random port changes with every transfer: no firewall rule can name it.
         let is_random = port >= RANDOM_PORTS_BEGIN;
         let lasting = if is_random { DEFAULT_PORT.saturating_add(1) } else { port };
         let ports = lasting.to_string();

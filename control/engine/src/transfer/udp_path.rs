@@ -1,5 +1,5 @@
-//! What is said when TCP passes between two hosts and UDP does not: from where to where, which
-//! ports, and how to open them.
+//! The message for two hosts between which TCP passes and UDP does not: which direction is blocked,
+//! which ports, and how to open them.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ pub const UNOPENED_NOTICE: Duration = Duration::from_secs(3);
 /// A path that was open and has delivered nothing for this long is reported.
 pub const OUTAGE_NOTICE: Duration = Duration::from_secs(5);
 
-/// A way that UDP does not take.
+/// A direction that UDP does not pass.
 #[derive(Debug)]
 pub struct ClosedPath {
     way: PathDirection,
@@ -43,19 +43,18 @@ struct PathDirection {
     option: PortsOption,
 }
 
-/// What is known of the other way, on which the answers come.
+/// What is known of the reverse direction, which carries the answers.
 #[derive(Debug)]
 enum Known {
     /// Nothing, and nothing depends on it.
     Nothing,
     /// It is open.
     Open,
-    /// Nothing has come on it: it may be closed, too, or this one way only.
+    /// Nothing has arrived on it: both directions may be closed, or only the forward one.
     Silent(PathDirection),
 }
 
-/// Where a sentence of a closed way goes over to what opens it: what was said already need not be
-/// said again.
+/// Separates the diagnosis from the remedy. A message that contains it says everything already.
 pub const REMEDY: &str = ": open UDP ";
 
 impl ClosedPath {
@@ -95,10 +94,10 @@ impl ClosedPath {
         Self { way, reason: None, is_refused_here: false, known: Known::Open }
     }
 
-    /// With what the operating system says of it.
+    /// Adds the error with which the operating system answers.
     #[must_use]
     pub fn because(self, errno: i32) -> Self {
-        // What sendmsg(2) says where the host's own output chain drops or rejects.
+        // The error of sendmsg(2) if the host's own output chain drops or rejects.
         let is_refused_here = errno == rustix::io::Errno::PERM.raw_os_error();
         let reason = (errno != 0).then(|| os_error::words(os_error::errno_of_number(errno)));
         Self { reason, is_refused_here, ..self }
@@ -125,7 +124,7 @@ impl PathDirection {
         format!("{} {}", noun(ports.len(), "port"), show_ports(&ports))
     }
 
-    /// What names its ports, and has to where they are other ones every time.
+    /// The option that selects its ports. Random ports change with every transfer, so they need it.
     fn naming(&self) -> String {
         let lasting = show_ports(&self.lasting_ports());
         let port = noun(self.ports.len(), "port");
@@ -145,7 +144,7 @@ impl PathDirection {
         }
     }
 
-    /// What opens it where it ends, and the option that names its ports.
+    /// How to open it on the host where it ends, and the option that selects its ports.
     fn opening(&self) -> String {
         let ((_, from), (to_name, _)) = (&self.from, &self.to);
         let lasting = show_ports(&self.lasting_ports());
@@ -158,7 +157,7 @@ impl PathDirection {
         )
     }
 
-    /// What opens it where it begins, and the option that names its ports.
+    /// How to open it on the host where it begins, and the option that selects its ports.
     fn opening_output(&self) -> String {
         let (_, to) = &self.to;
         let (ports, family) = (show_ports(&self.lasting_ports()), family_of(*to));
@@ -198,13 +197,13 @@ impl fmt::Display for ClosedPath {
     }
 }
 
-/// A rule for nft(8), which goes before those that are there.
+/// A rule for nft(8), to be inserted before the existing ones.
 pub(super) fn nftables(protocol: &str, from: IpAddr, ports: &str) -> String {
     let (family, ports) = (family_of(from), set_of(ports));
     format!("nftables: nft insert rule inet filter input {family} saddr {from} {protocol} dport {ports} accept")
 }
 
-/// What [`nftables`] says, for firewalld.
+/// As [`nftables`], for firewalld.
 pub(super) fn firewalld(protocol: &str, from: IpAddr, ports: &str) -> String {
     format!("firewalld: firewall-cmd {}", rich_rules(protocol, ("source", from), ports))
 }

@@ -1,9 +1,9 @@
 //! The chunks of a transfer that is being received, from their first segment until they are
 //! verified.
 //!
-//! A chunk of which earlier attempts or old files have bytes is *offered* to the sender as proved.
-//! What comes by a flow is written by its lane, or *handed* to this process; it is verified when
-//! both sides' hashes are there and the same, and comes again if they are not.
+//! Chunks that earlier attempts or old files contain are *offered* to the sender, which may prove
+//! them. A chunk that arrives by a flow is written by its lane, or *handed over* to this process.
+//! It is verified when both sides' hashes are known and equal, and comes again if they differ.
 #![cfg_attr(
     not(test),
     deny(

@@ -35,7 +35,7 @@ enum Work {
     Empty(Vec<u32>),
 }
 
-/// What a round of the committer came to.
+/// The outcome of a round of the committer.
 #[derive(Debug, Default)]
 pub struct Committed {
     /// Files that have their names, durably.
@@ -296,8 +296,8 @@ fn link_one(
     }
 }
 
-/// Brings a directory to its place; if that is not empty any more, its files one by one. Returns
-/// the packs that they came with.
+/// Moves a directory to its place; if something is there by now, its files one by one. Returns the
+/// packs that they came with.
 fn put_in_place(
     intake: &Intake,
     unpacking: &Unpacking<'_>,

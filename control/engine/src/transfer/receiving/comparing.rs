@@ -33,7 +33,7 @@ use crate::transfer::receiving::storing::Storing;
 pub(super) struct WrongWhole;
 
 /// Hashes files that would be replaced, and offers their chunks to the sender: what its file has
-/// too need not be sent. Returns the bytes that were hashed.
+/// too is not sent. Returns the bytes that were hashed.
 ///
 /// # Errors
 /// [`TransferError`] if the data plane died.
@@ -74,7 +74,7 @@ impl Storing {
     /// Does what can be done with what was proved of a file: keeps it, copies from it, or waits.
     ///
     /// # Errors
-    /// [`WrongWhole`] if it is not what the sender says that it sends.
+    /// [`WrongWhole`] if its hash is not the one that the sender states.
     pub(super) fn use_old(
         &mut self,
         job: &Job,
@@ -139,7 +139,7 @@ fn copy_from_old(job: &Job, file: u32, old: &mut Comparison, opened: OpenPartial
         match copied.await {
             Ok(true) => result.right = proved,
             Err((error, text)) if os_error::code(error) == RefusalCode::NoSpace => result.error = Some(text),
-            // Some of it may be right all the same.
+            // Some of it may still be right.
             Ok(false) | Err(_) => {
                 for (proved, &(range, bytes)) in proved.into_iter().zip(&ranges) {
                     let lane = (proved.chunk as usize % plane.lanes().len()) as u16;

@@ -1,6 +1,6 @@
-//! What becomes of whatever the receiving side hears from outside: from the sender, and from lanes.
-//! Each is passed to the parts that it concerns. Nothing that the sender names is believed to exist
-//! before it was looked up.
+//! Handles what arrives from outside, messages of the sender and events of the lanes, by passing it
+//! to the parts concerned. Nothing that the sender names is assumed to exist before it is looked
+//! up.
 #![cfg_attr(
     not(test),
     deny(
@@ -40,8 +40,8 @@ use crate::transfer::receiving::state::Receiving;
 use crate::transfer::receiving::unpacking::unpack_if_ready;
 
 impl Receiving {
-    /// A message of the sender's; what was received, if it was the last. By itself it is no
-    /// progress: only its effect is.
+    /// Handles a message of the sender; returns the outcome if it was the last. A message is not
+    /// progress by itself: only its effect is.
     pub(super) async fn message(&mut self, message: Message) -> Result<Option<Received>, TransferError> {
         let Self { job, arriving, tally, failures, .. } = self;
         match message {
@@ -99,7 +99,7 @@ impl Receiving {
         Ok(None)
     }
 
-    /// An event of a flow's lane.
+    /// Handles an event of a flow's lane.
     pub(super) async fn event(&mut self, tag: usize, event: ReceiveEvent) -> Result<(), TransferError> {
         self.require_possible(&event)?;
         let (job, arriving) = (&self.job, &mut self.arriving);
@@ -108,7 +108,7 @@ impl Receiving {
             ReceiveEvent::Astray => self.inbound.astray(&job.context, tag).await?,
             ReceiveEvent::OthersWait { incomplete, whole } => self.others_wait(incomplete, whole)?,
             ReceiveEvent::PlacementNeeded { chunk, chunk_bytes } => self.place(tag, chunk, chunk_bytes)?,
-            // Of a chunk that was given up, or comes by two flows, nothing is taken.
+            // Nothing is accepted for a chunk that was given up, or belongs to another flow.
             ReceiveEvent::Lend { chunk, .. }
             | ReceiveEvent::Written { chunk, .. }
             | ReceiveEvent::WriteFailed { chunk, .. }
@@ -126,7 +126,7 @@ impl Receiving {
                 self.chunk_written(chunk, hash).await?;
             }
             ReceiveEvent::WriteFailed { chunk, error } => self.write_failed(chunk, error)?,
-            // Flows are closed when they have no listener any more.
+            // Flows are closed only after their listener is gone.
             ReceiveEvent::Closed => return Err(job.nonsense("it closed a flow of its own accord")),
         }
         Ok(())

@@ -23,20 +23,20 @@ pub(super) enum Done {
     PartWritten { chunk: u32, written: Result<Option<ChunkHash>, FileError> },
     /// Small objects are stored, or not.
     Put(Put),
-    /// Files of packs, and empty files, have their names for good.
+    /// Files of packs, and empty files, have their final names, durably.
     Committed(Committed),
-    /// A large file has its name for good, or not.
+    /// A large file has its final name, durably, or does not.
     Finished { file: u32, result: Result<(), FileError> },
     /// What was written of some files so far is durable.
     Synced { chunks: Vec<u32>, result: Result<(), Refusal> },
-    /// The file that is there has the sender's bytes, and stays or not.
+    /// The old file has the sender's bytes, and stays or does not.
     Kept { file: u32, hash: ChunkHash, result: Result<OldFileRetention, FileError> },
-    /// Chunks of the file that is there were copied, or not.
+    /// Chunks of the old file were copied, or not.
     Copied { file: u32, copied: Copied },
-    /// Holes were hashed; those of which the sender says otherwise are not the same.
+    /// Holes were hashed, and compared with the sender's hashes.
     HolesHashed(Vec<HashedHole>),
     /// A chunk of a file was made a hole, or not.
     Punched { chunk: u32, hash: ChunkHash, result: Result<(), FileError> },
-    /// Everything is stored for good; what the statement says of it.
+    /// Everything is durable; the root for the statement.
     Concluded(Result<String, Refusal>),
 }

@@ -116,7 +116,7 @@ impl IncomingFiles {
     }
 
     /// A file is to be opened, if it is not: for a chunk, or for its name. False if there is no
-    /// such file any more.
+    /// such file any longer.
     pub fn want_open(&mut self, file: u32) -> bool {
         let Some(incoming) = self.file(file) else { return false };
         if incoming.open.is_none() && incoming.waiting.is_none() {
@@ -196,8 +196,7 @@ impl IncomingFiles {
         self.files.get_mut(&file).and_then(|incoming| incoming.waiting.take()).unwrap_or_default()
     }
 
-    /// Files whose chunks are all verified, and of which the sender has not said that they did not
-    /// change.
+    /// Files whose chunks are all verified, and which the sender has not confirmed as unchanged.
     #[must_use]
     pub fn without_word(&self) -> usize {
         self.files.values().filter(|incoming| incoming.chunks_left == 0 && incoming.complete.is_none()).count()

@@ -83,7 +83,7 @@ impl Holes {
         self.is_hashing = false;
     }
 
-    /// A hole is made, or not wanted any more.
+    /// A hole is made, or no longer wanted.
     pub(super) fn end(&mut self, chunk: u32) {
         self.under_way.remove(&chunk);
     }

@@ -1,5 +1,5 @@
-//! What stays as it is while a transfer is received: its terms, its plan, its chunks, and where
-//! helpers report.
+//! What does not change while a transfer is received: its terms, its plan, its chunks, and the
+//! channel on which its helpers report.
 #![cfg_attr(
     not(test),
     deny(
@@ -30,7 +30,7 @@ use crate::transfer::measurement::memory_chunks;
 use crate::transfer::receiving::done::Done;
 use crate::transfer::receiving::intake::Intake;
 
-/// A transfer's terms, its plan and chunks, and where its helpers report.
+/// A transfer's terms, its plan and chunks, and the channel on which its helpers report.
 pub(super) struct Job {
     pub(super) context: TransferContext,
     pub(super) intake: Arc<Intake>,
@@ -127,13 +127,12 @@ impl Job {
         Err(TransferError::protocol(format!("it names a chunk {chunk} that the transfer does not have")))
     }
 
-    /// The data plane said what it never says: `what` ends it.
+    /// The data plane reported something impossible, which ends it.
     pub(super) fn nonsense(&self, what: &'static str) -> TransferError {
         self.context.plane.nonsense(what).into()
     }
 
-    /// Lets a helper work that waits for no disk in its own thread. Its outcome comes back as an
-    /// event of the transfer.
+    /// Starts a helper that does not block. Its outcome comes back as an event of the transfer.
     pub(super) fn help(&self, work: impl Future<Output = Done> + Send + 'static) {
         let done = self.done.clone();
         tokio::spawn(async move {
@@ -142,7 +141,7 @@ impl Job {
         });
     }
 
-    /// As [`Job::help`], for work that blocks its thread: files and hashes.
+    /// Starts a helper that blocks its thread: files and hashes.
     pub(super) fn help_blocking(&self, work: impl FnOnce() -> Done + Send + 'static) {
         let done = self.done.clone();
         tokio::task::spawn_blocking(move || {

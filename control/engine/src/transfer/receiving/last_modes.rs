@@ -1,8 +1,8 @@
 //! The modes and times that are set after the last file.
 //!
-//! Files that are there with the source's bytes and another mode get it then, when the directories
-//! get theirs: a directory may be one that nobody enters any more. No bytes of them move, and they
-//! count as what they are, there already.
+//! Files that exist with the source's bytes and another mode get the source's mode together with
+//! the directories, whose new modes may forbid to enter them. No bytes of such files move, and they
+//! count as skipped.
 
 use std::sync::PoisonError;
 
@@ -23,7 +23,7 @@ use crate::transfer::receiving::stored_records::records_of;
 const AT_ONCE: usize = 4_096;
 
 impl Intake {
-    /// After the last file: files that need not be sent get their modes; directories get their
+    /// After the last file: files that were not sent get their modes; directories get their
     /// modes and times, deepest first. Those that were there before keep theirs, unless what is
     /// there may be replaced; those that were opened get back what they had.
     ///

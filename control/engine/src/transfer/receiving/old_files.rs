@@ -115,7 +115,7 @@ impl OldFiles {
 pub struct Copied {
     /// They are in the file.
     pub(super) right: Vec<ProvedChunk>,
-    /// The old file does not have them any more.
+    /// The old file no longer has them.
     pub(super) wrong: Vec<u32>,
     /// They cannot be written.
     pub(super) error: Option<FileError>,
@@ -126,7 +126,7 @@ pub struct Copied {
 pub enum OldFileRetention {
     /// It does.
     Yes,
-    /// It is not what was hashed any more.
+    /// It has changed since it was hashed.
     Changed,
 }
 

@@ -177,7 +177,7 @@ pub async fn open_in_directory(
     Ok(OpenPartial { installed: Arc::new(installed), partial: Arc::new(partial), number, _place: Arc::new(place) })
 }
 
-/// What is there of a file that was given up.
+/// The remains of a file that was given up.
 #[derive(Debug)]
 pub enum Discarded {
     /// It is open.

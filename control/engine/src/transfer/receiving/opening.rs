@@ -1,5 +1,5 @@
-//! How a receiving transfer begins: the sender learns what need not be sent, what an earlier
-//! attempt stored is proved, and the flows are opened.
+//! The beginning of a receiving transfer: tells the sender what not to send, proves what an earlier
+//! attempt stored, and opens the flows.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -27,7 +27,7 @@ use crate::transfer::receiving::storing::Storing;
 /// flows of 128 TiB in chunks of 4 MiB.
 const CHUNK_BITS_MAX: u64 = 64 << 23;
 
-/// Tells the sender what need not be sent.
+/// Tells the sender what not to send.
 ///
 /// # Errors
 /// [`TransferError`] if the connection is closed.

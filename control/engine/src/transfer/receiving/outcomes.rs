@@ -1,4 +1,4 @@
-//! What becomes of the work of helpers: each outcome is passed to the parts that it concerns.
+//! Handles the outcomes of helpers by passing them to the parts concerned.
 #![cfg_attr(
     not(test),
     deny(
@@ -29,7 +29,7 @@ use crate::transfer::receiving::put_objects::Put;
 use crate::transfer::receiving::state::Receiving;
 
 impl Receiving {
-    /// A helper has ended its work.
+    /// Handles the outcome of a helper.
     pub(super) async fn work_done(&mut self, done: Done) -> Result<(), TransferError> {
         match done {
             Done::Removed => self.storing.end_motion(),
@@ -181,7 +181,7 @@ impl Receiving {
         self.say_stored(committed.chunks).await
     }
 
-    /// A large file has its name for good, or not.
+    /// A large file has its final name, durably, or does not.
     async fn file_finished(&mut self, file: u32, result: Result<(), FileError>) -> Result<(), TransferError> {
         match result {
             // Given up while it got its name.

@@ -68,7 +68,7 @@ pub fn plan(
         Ok(decided) => decided,
         Err(refusal) => {
             drop(destination);
-            // A journal of which nothing came need not stay.
+            // A journal without content is of no use.
             if let Some(journal) = lock(&journal).take().filter(|_| past.is_empty()) {
                 let _ = journal.remove();
             }
@@ -353,7 +353,7 @@ fn find_compared(intake: &mut Intake, past: &EarlierAttempts, options: &Options)
         let EntryKind::File { bytes, .. } = entry.kind else { continue };
         let is_compared = match options.overwrite {
             Overwrite::Content => true,
-            // What an earlier attempt stored need not be sent again if the source still has it.
+            // A file that an earlier attempt stored is not sent again if the source still has it.
             Overwrite::Always => past.done(&entry).is_some(),
             // Those that an earlier attempt stored without a hash.
             Overwrite::Never | Overwrite::Changed => past.done(&entry).is_some_and(|done| !done.has_hash()),

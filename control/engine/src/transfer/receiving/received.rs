@@ -1,4 +1,4 @@
-//! What comes out of receiving.
+//! The outcome of receiving.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use culvert_protocol::receipt::Receipt;
 use crate::connection::MessageReader;
 use crate::transfer::receiving::intake::Intake;
 
-/// What comes out of receiving.
+/// The outcome of receiving.
 #[derive(Debug)]
 pub struct Received {
     /// The result.

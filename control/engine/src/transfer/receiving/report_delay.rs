@@ -1,5 +1,5 @@
-//! How long reports wait in this process before they go to the partner: for finding out whether
-//! anything holds its thread up.
+//! How long reports wait in this process before they go to the partner: shows whether anything
+//! delays its thread.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ impl ReportDelay {
         };
         self.written = self.written.saturating_add(Duration::from_micros(interval_us.into()));
         let in_us = |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
-        // The intervals are the lanes' word.
+        // The intervals are the lanes' claim.
         let waited_us = in_us(now.saturating_duration_since(first)).saturating_sub(in_us(self.written));
         self.least_us = self.least_us.min(waited_us);
         waited_us.saturating_sub(self.least_us) > in_us(asked.saturating_mul(WAIT_INTERVALS_MAX))
@@ -70,7 +70,7 @@ mod tests {
         }
     }
 
-    /// They are the lanes' word.
+    /// They are the lanes' claim.
     #[test]
     fn intervals_of_any_size_are_summed_up() {
         let began = Instant::now();

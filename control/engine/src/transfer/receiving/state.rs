@@ -1,4 +1,5 @@
-//! The receiving side of a transfer: each part of what it knows has one owner.
+//! The state of the receiving side: each part has one owner. The steps that several events lead to
+//! are here too.
 
 use std::time::Instant;
 
@@ -26,7 +27,7 @@ use crate::transfer::receiving::statement::Ending;
 use crate::transfer::receiving::storing::{Storing, begin_to_finish};
 use crate::transfer::receiving::tally::Tally;
 
-/// The receiving side. Each part of what it knows has one owner.
+/// The state of the receiving side. Each part has one owner.
 pub(super) struct Receiving {
     pub(super) job: Job,
     pub(super) inbound: Inbound,
@@ -79,14 +80,14 @@ impl Receiving {
     pub(super) fn conclude_if_done(&mut self) {
         let has_work = !self.tally.is_complete() || self.storing.is_in_motion();
         if !has_work && self.ending.begin() {
-            // Nothing is stored any more, so nothing needs the hashes but the root.
+            // Nothing else will be stored: only the root still needs the hashes.
             begin_to_conclude(&self.job, self.tally.take_hashes(), self.failures.failed.clone());
         }
     }
 
-    /// Checks whether the transfer gets anywhere.
+    /// Checks that the transfer makes progress.
     pub(super) fn check_patience(&mut self) -> Result<(), TransferError> {
-        // What has come is the lanes' word.
+        // How much has arrived is the lanes' claim.
         let progress = self.tally.steps().saturating_add(self.inbound.new_bytes());
         let outstanding = || outstanding(&self.tally, &self.arriving, &self.storing, &self.ending);
         self.patience.check(progress, Instant::now(), outstanding)
@@ -145,7 +146,7 @@ impl Receiving {
         self.finish_file_if_ready(file);
     }
 
-    /// Gives a file its name if all of it is there and the sender says that it did not change.
+    /// Gives a file its name if it is complete and the sender has confirmed that it did not change.
     pub(super) fn finish_file_if_ready(&mut self, file: u32) {
         if self.failures.failed.contains(&file) {
             return;
@@ -173,7 +174,7 @@ impl Receiving {
         }
     }
 
-    /// Files have their names for good.
+    /// Files have their final names, durably.
     pub(super) fn files_stored(&mut self, files: &[u32]) {
         self.tally.note_stored(&self.job, &self.failures.failed, files);
     }

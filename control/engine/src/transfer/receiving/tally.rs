@@ -1,4 +1,4 @@
-//! How far a transfer is that is being received.
+//! The progress of a transfer that is being received.
 
 use std::collections::HashSet;
 
@@ -24,7 +24,7 @@ pub(super) struct Tally {
     /// Counts what brought the transfer further: chunks that were verified and made durable, files
     /// that are stored or given up.
     steps: u64,
-    /// Files that have their names for good.
+    /// Files that have their final names, durably.
     stored: BitSet,
     /// The files' hashes; none without checksums.
     hashes: Vec<ChunkHash>,
@@ -119,17 +119,17 @@ impl Tally {
         self.hashes.get(file as usize).copied().unwrap_or_default()
     }
 
-    /// Takes the files' hashes, when nothing needs them any more but the root.
+    /// Takes the files' hashes, which only the root still needs.
     pub(super) fn take_hashes(&mut self) -> Vec<ChunkHash> {
         std::mem::take(&mut self.hashes)
     }
 
-    /// Whether a file has its name for good.
+    /// Whether a file has its final name, durably.
     pub(super) fn is_stored(&self, file: u32) -> bool {
         self.stored.contains(file)
     }
 
-    /// Files have their names for good, except those that are given up.
+    /// Files have their final names, durably, except those that are given up.
     pub(super) fn note_stored(&mut self, job: &Job, failed: &HashSet<u32>, files: &[u32]) {
         let before = self.files_stored;
         for &file in files {

@@ -53,8 +53,8 @@ impl Announcements {
         }
     }
 
-    /// The receiver had a chunk already. A file of which it had all is not announced: nothing of it
-    /// is sent.
+    /// The receiver had a chunk already. A file that it had completely is not announced: nothing of
+    /// it is sent.
     pub(super) fn chunk_proven(&mut self, payload: &Payload, chunk: u32) {
         let Some(file) = payload.file_of(chunk) else { return };
         let proven = self.proven.entry(file).or_insert(0);

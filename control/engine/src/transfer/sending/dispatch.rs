@@ -1,5 +1,5 @@
-//! What becomes of whatever the sending side hears: from the receiver, from lanes, from helpers.
-//! Each is passed to the parts that it concerns.
+//! Handles messages of the receiver, events of the lanes and outcomes of helpers by passing them to
+//! the parts concerned.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::transfer::sending::sent::Sent;
 use crate::transfer::sending::state::Sending;
 
 impl Sending {
-    /// A message of the receiver's; what was sent, if it was the last.
+    /// Handles a message of the receiver; returns the outcome if it was the last.
     pub(super) async fn message(&mut self, message: Message) -> Result<Option<Sent>, TransferError> {
         let context = &self.job.context;
         match message {
@@ -58,7 +58,7 @@ impl Sending {
         Ok(None)
     }
 
-    /// An event of a flow's lane.
+    /// Handles an event of a flow's lane.
     pub(super) fn event(&mut self, tag: usize, event: SendEvent) -> Result<(), TransferError> {
         // A path may open again and again.
         if !matches!(event, SendEvent::PathOpen { .. } | SendEvent::OthersWait { .. }) {
@@ -108,7 +108,7 @@ impl Sending {
         Ok(())
     }
 
-    /// A helper has ended its work.
+    /// Handles the outcome of a helper.
     pub(super) fn work_done(&mut self, done: Done) -> Result<(), TransferError> {
         self.pace.step();
         match done {
@@ -150,7 +150,7 @@ impl Sending {
         Ok(())
     }
 
-    /// The receiver acknowledges chunks as stored. Acknowledged again they are no news.
+    /// The receiver acknowledges chunks as stored. Repeated acknowledgements have no effect.
     fn note_stored(&mut self, stored: &[Run]) {
         for run in stored {
             for chunk in self.pipeline.queue.chunks_of(run) {

@@ -18,7 +18,7 @@ use crate::transfer::{blocking, open_files};
 pub struct OpenedFile {
     /// Where lanes have its descriptors; none if this process reads it for them.
     installed: Option<Arc<InstalledFile>>,
-    /// What is open here, for looking at it again, and which version it was at the first look.
+    /// The open object, for the check after its last chunk, and its version when it was opened.
     opened: Arc<OpenedSource>,
     /// Its place among the partner's open files.
     _place: Arc<Piece>,

@@ -1,8 +1,8 @@
-//! What a sending flow's lane cannot say: it is another process, and may have been taken over.
+//! Events that a sending flow's lane cannot report: it is another process, and may be compromised.
 //!
-//! An event of a chunk that the flow does not have (any more) is passed over. What no lane ever
-//! says ends the data plane: else the transfer would wait for what does not come, or the receiver
-//! would be blamed for what this host's data plane did.
+//! An event for a chunk that the flow does not have, or no longer has, is ignored. An event that no
+//! lane ever reports ends the data plane: otherwise the transfer would wait forever, or the
+//! receiver would be blamed for what this host's data plane did.
 #![cfg_attr(
     not(test),
     deny(
@@ -34,7 +34,7 @@ pub(super) const fn chunk_of(event: &SendEvent) -> Option<u32> {
     }
 }
 
-/// Why an event cannot be, if it cannot.
+/// Why an event is impossible, if it is.
 pub(super) fn impossible(
     job: &Job,
     pipeline: &Pipeline,
@@ -70,7 +70,7 @@ pub(super) fn impossible(
             Some("it gave up a chunk of its own accord")
         }
         SendEvent::PathClosed { .. } if pipeline.flows.was_open(tag) => Some("it reports an open path as closed"),
-        // Flows are closed when they have no listener any more.
+        // Flows are closed only after their listener is gone.
         SendEvent::Closed => Some("it closed a flow of its own accord"),
         _ => None,
     }

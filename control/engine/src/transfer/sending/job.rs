@@ -1,5 +1,5 @@
-//! What stays as it is while a transfer is sent: its terms, what it sends, and where its helpers
-//! report.
+//! What does not change while a transfer is sent: its terms, its payload, and the channel on which
+//! its helpers report.
 
 use std::future::Future;
 
@@ -9,7 +9,7 @@ use crate::transfer::TransferContext;
 use crate::transfer::sending::done::Done;
 use crate::transfer::sending::payload::Payload;
 
-/// A transfer's terms, what it sends, and where its helpers report.
+/// A transfer's terms, its payload, and the channel on which its helpers report.
 pub(super) struct Job {
     pub(super) context: TransferContext,
     pub(super) payload: Payload,
@@ -26,8 +26,7 @@ impl Job {
         self.payload.chunk_bytes(chunk, self.context.options.chunk_bytes)
     }
 
-    /// Lets a helper work that waits for no disk in its own thread. Its outcome comes back as an
-    /// event of the transfer.
+    /// Starts a helper that does not block. Its outcome comes back as an event of the transfer.
     pub(super) fn help(&self, work: impl Future<Output = Done> + Send + 'static) {
         let done = self.done.clone();
         tokio::spawn(async move {
@@ -36,7 +35,7 @@ impl Job {
         });
     }
 
-    /// As [`Job::help`], for work that blocks its thread: files and hashes.
+    /// Starts a helper that blocks its thread: files and hashes.
     pub(super) fn help_blocking(&self, work: impl FnOnce() -> Done + Send + 'static) {
         let done = self.done.clone();
         tokio::task::spawn_blocking(move || {

@@ -1,4 +1,4 @@
-//! How far a transfer is that is being sent, and whether it gets any further.
+//! The progress of a transfer that is being sent.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use crate::transfer::progress_watchdog::ProgressWatchdog;
 use crate::transfer::rate_meter::RateMeter;
 use crate::transfer::sending::queue::Queue;
 
-/// How far a transfer is, and whether it gets any further.
+/// The progress of a transfer, and the watchdog over it.
 #[derive(Debug)]
 pub(super) struct Pace {
     patience: ProgressWatchdog,
@@ -80,7 +80,7 @@ impl Pace {
         });
     }
 
-    /// Checks whether the transfer gets anywhere.
+    /// Checks that the transfer makes progress.
     ///
     /// # Errors
     /// [`TransferError`] that says what is outstanding.

@@ -92,7 +92,7 @@ impl Payload {
 /// What the partner already has, from its plan.
 #[derive(Debug, Default)]
 pub struct PartnerHas {
-    /// Entries that need not be sent.
+    /// Entries that are not sent.
     pub skipped: Arc<HashSet<u32>>,
     /// Files that an earlier attempt stored, with their hashes.
     pub resumed: HashMap<u32, ChunkHash>,

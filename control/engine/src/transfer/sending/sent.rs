@@ -1,11 +1,11 @@
-//! What comes out of sending.
+//! The outcome of sending.
 
 use culvert_model::result::TransferResult;
 use culvert_protocol::receipt::Receipt;
 
 use crate::connection::MessageReader;
 
-/// What comes out of sending.
+/// The outcome of sending.
 #[derive(Debug)]
 pub struct Sent {
     /// The result.

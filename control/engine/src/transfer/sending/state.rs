@@ -1,4 +1,4 @@
-//! The sending side of a transfer: each part of what it knows has one owner.
+//! The state of the sending side: each part has one owner.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ use crate::transfer::sending::payload::{PartnerHas, Payload};
 use crate::transfer::sending::pipeline::Pipeline;
 use crate::transfer::sending::standstill::Standstill;
 
-/// The sending side. Each part of what it knows has one owner.
+/// The state of the sending side. Each part has one owner.
 pub(super) struct Sending {
     pub(super) job: Job,
     pub(super) has: PartnerHas,
