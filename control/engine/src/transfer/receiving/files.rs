@@ -214,6 +214,8 @@ impl IncomingFiles {
         if !incoming.verified.insert(part) {
             return;
         }
+        // Invariant I-receiving-chunks-left: each chunk of a file is counted once as verified.
+        assert!(incoming.chunks_left > 0, "more chunks of a file were verified than it has");
         incoming.chunks_left -= 1;
         match (hash, incoming.tree.as_mut()) {
             (Some(hash), Some(tree)) => tree.add(part, hash),

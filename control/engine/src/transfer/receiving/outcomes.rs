@@ -313,6 +313,8 @@ impl Receiving {
     /// Everything is stored: states it, signs it, and sends it.
     async fn state_what_is_stored(&mut self, root: String) -> Result<(), TransferError> {
         let Some(sender) = self.ending.sender else { return Ok(()) };
+        // Invariant I-receiving-statement: nothing is stated before every file is stored or given up.
+        assert!(self.tally.is_complete(), "the statement is made before every file is stored or given up");
         let failed_count = self.failures.errors.count;
         let stored = Stored { job: &self.job, tally: &self.tally, old: &self.storing.old, failed_count };
         let stated = stored.state(&self.ending, &sender, root);
@@ -326,6 +328,8 @@ impl Receiving {
     async fn say_stored(&self, mut chunks: Vec<u32>) -> Result<(), TransferError> {
         //= W-42
         //# `Stored` lists chunks that are on stable storage.
+        // Invariant I-receiving-stored: only verified chunks are reported as stored.
+        assert!(chunks.iter().all(|&chunk| self.arriving.is_verified(chunk)), "a chunk is stored and not verified");
         chunks.sort_unstable();
         for part in runs(chunks).chunks(2_048) {
             self.job.writer().send(Message::Stored(part.to_vec())).await?;
