@@ -1,8 +1,8 @@
 //! Compares audits and plans of recorded hosts with reviewed files.
 //!
-//! `CULVERT_UPDATE_GOLDEN=1 cargo test -p culvert-tuning --test golden_audits` updates the files; the
-//! difference then needs a review. The facts were constructed from public documents, which each facts
-//! document lists.
+//! `CULVERT_UPDATE_GOLDEN=1 cargo test -p culvert-tuning --test golden_audits` updates the files;
+//! the difference then needs a review. The facts were constructed from public documents, which each
+//! facts document lists.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
 //! Tests on a real kernel, as root in a network namespace: the links, queues and offloads of a veth
 //! pair, the namespace's sysctls, the command with its guard, and kill -9.
 //!
-//! Each test creates and removes its own namespaces, whose names begin with `tuning-`. The command is
-//! the example `tune`.
+//! Each test creates and removes its own namespaces, whose names begin with `tuning-`. The command
+//! is the example `tune`.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -276,8 +276,8 @@ fn settings_change_and_come_back_exactly() {
     });
 }
 
-/// sysfs shows the links of the namespace in which it was mounted. `ip netns exec` mounts it again, so
-/// this test runs itself there.
+/// sysfs shows the links of the namespace in which it was mounted. `ip netns exec` mounts it again,
+/// so this test runs itself there.
 #[test]
 fn files_of_a_link_such_as_threaded_napi_change_and_come_back() {
     const INSIDE: &str = "CULVERT_TEST_INSIDE";

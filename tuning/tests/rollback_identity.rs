@@ -1,9 +1,9 @@
-//! Applying and rolling back restores a host: for every subset of rules, every crash of the process,
-//! every torn write to the journal, and every setting that refuses a write.
+//! Applying and rolling back restores a host: for every subset of rules, every crash of the
+//! process, every torn write to the journal, and every setting that refuses a write.
 //!
-//! The hosts are fakes that behave like real drivers, made from the recorded facts. A crash is a panic
-//! that unwinds out of the transaction; only the host's settings and the bytes on the disk remain, as
-//! after `kill -9`.
+//! The hosts are fakes that behave like real drivers, made from the recorded facts. A crash is a
+//! panic that unwinds out of the transaction; only the host's settings and the bytes on the disk
+//! remain, as after `kill -9`.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -329,8 +329,8 @@ fn a_setting_that_refuses_or_lies_undoes_the_others() {
                 assert!(error.contains(&format!("--skip {}", change.rule)), "{error}");
                 host.heal();
                 let difference = difference(&before, host.settings());
-                // A setting that refuses writes cannot be restored either, and may have been disturbed
-                // before.
+                // A setting that refuses writes cannot be restored either, and may have been
+                // disturbed before.
                 let excused = |line: &String| line.starts_with(&change.setting.to_string());
                 assert!(difference.iter().all(excused), "{name}, {}: {difference:#?}", change.setting);
                 if !difference.is_empty() {

@@ -103,7 +103,7 @@ pub(super) const RULES: &[Rule] = &[
         title: "memory that may be locked",
         recommends: "LimitMEMLOCK=infinity for the data plane, or CAP_IPC_LOCK",
         reason: "packet buffers are locked; registering them fails with ENOBUFS beyond the limit",
-        applies_when: "always; the limit shown is that of this process, and a service may have another",
+        applies_when: "always; the limit shown is that of the process that collected the facts, and a service may have another",
         conflicts_with: &[],
         effect: Effect::Large,
         sources: &[kernel("networking/af_xdp"), Source { document: "systemd.exec(5)", section: "Process Properties" }],

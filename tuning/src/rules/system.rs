@@ -23,7 +23,7 @@ pub(super) const RULES: &[Rule] = &[
         title: "open files",
         recommends: "LimitNOFILE=1048576",
         reason: "many flows and many files at once",
-        applies_when: "always; the limit shown is that of this process, and a service may have another",
+        applies_when: "always; the limit shown is that of the process that collected the facts, and a service may have another",
         conflicts_with: &[],
         effect: Effect::None,
         sources: &[Source { document: "systemd.exec(5)", section: "Process Properties" }],
