@@ -1,5 +1,5 @@
-//! AF_XDP in copy mode on a veth pair with one queue: the engine against the raw rings with the
-//! cipher, those against rings without, the steering program's cost, and a transfer during a flood.
+//! AF_XDP in copy mode on a veth pair with one queue: the engine against raw rings with and without
+//! the cipher, the steering program's cost, and a transfer during a flood.
 
 use std::process::{Child, Stdio};
 use std::time::Instant;
@@ -15,16 +15,16 @@ use crate::table::{Bound, print};
 
 /// Headers of IPv4 and UDP.
 const HEADERS: u32 = 28;
-/// Payloads of datagrams: what Ethernet carries, one page with XDP's headroom, jumbo frames in
+/// Payloads of datagrams: a full Ethernet frame, one page with XDP's headroom, jumbo frames in
 /// three pieces.
 const DATAGRAM_BYTES: [u32; 3] = [1_472, 3_400, 8_900];
-/// Runs of the program for each fate.
+/// Runs of the program for each kind of packet.
 const REPEAT: u32 = 1_000_000;
 
 const ON_RINGS: [&str; 2] = ["--datapath", "af_xdp"];
 const RAW: &str = "raw limit, AF_XDP";
 
-/// The tables.
+/// Prints the tables.
 pub fn run(gigabytes: u64, rounds: usize) -> anyhow::Result<()> {
     for datagram in DATAGRAM_BYTES {
         engine_and_limits(datagram, gigabytes, rounds)?;
@@ -62,7 +62,7 @@ fn engine_and_limits(datagram: u32, gigabytes: u64, rounds: usize) -> anyhow::Re
     Ok(())
 }
 
-/// The program by itself.
+/// The cost of the steering program alone.
 fn steering() -> anyhow::Result<()> {
     println!("\n### The steering program, {REPEAT} runs of each kind of packet\n");
     let measured = match cost::measure(REPEAT) {
@@ -86,20 +86,20 @@ fn beside_junk(gigabytes: u64, rounds: usize) -> anyhow::Result<()> {
     let udp = ["--datapath", "udp"];
     let contenders = vec![
         Contender {
-            name: "AF_XDP beside junk".to_owned(),
+            name: "AF_XDP during a flood".to_owned(),
             run: Box::new(|| transfer(&field, gigabytes, &ON_RINGS, Some(&mut junk_rates))),
         },
         Contender {
-            name: "UDP sockets in peace".to_owned(),
+            name: "UDP sockets without a flood".to_owned(),
             run: Box::new(|| transfer(&field, gigabytes, &udp, None)),
         },
         Contender {
-            name: "AF_XDP in peace".to_owned(),
+            name: "AF_XDP without a flood".to_owned(),
             run: Box::new(|| transfer(&field, gigabytes, &ON_RINGS, None)),
         },
     ];
     let scores = hold(contenders, rounds);
-    let bound = Bound { against: "UDP sockets in peace", at_least: 0.8 };
+    let bound = Bound { against: "UDP sockets without a flood", at_least: 0.8 };
     print(&format!("A flood of junk on the data port, MTU 1500, {gigabytes} GB a run"), "Gb/s", &scores, &[bound]);
     let mean = junk_rates.iter().sum::<f64>() / junk_rates.len().max(1) as f64;
     println!(
@@ -110,7 +110,7 @@ fn beside_junk(gigabytes: u64, rounds: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One transfer over a new node, during a flood if there is a variable for its rate.
+/// One transfer to a new node, during a flood if `flood_rates` takes its rate.
 fn transfer(
     field: &Field,
     gigabytes: u64,
@@ -145,7 +145,7 @@ impl<'a> Flood<'a> {
         Ok(Self { child, began: Instant::now(), engine, field, before: dropped(&status) })
     }
 
-    /// What the program dropped of it.
+    /// Datagrams per second that the steering program dropped.
     fn per_second(&self) -> anyhow::Result<f64> {
         let after = dropped(&status(self.field, self.engine)?);
         if after <= self.before {

@@ -1,10 +1,10 @@
-//! Contenders that take turns.
+//! Runs contenders in turns and collects their results.
 
 use anyhow::Context as _;
 
-/// A contender.
+/// A program to measure.
 pub struct Contender<'a> {
-    /// What it is called in the table.
+    /// Its name in the table.
     pub name: String,
     /// One run: the result, in the table's unit.
     pub run: Box<dyn FnMut() -> anyhow::Result<f64> + 'a>,
@@ -16,14 +16,14 @@ impl std::fmt::Debug for Contender<'_> {
     }
 }
 
-/// A contender's runs.
+/// A contender's results.
 #[derive(Clone, Debug)]
 pub struct Score {
-    /// Its name.
+    /// The contender's name.
     pub name: String,
-    /// What it reached, round by round; empty if it could not run.
+    /// The result of each round; empty if it could not run.
     pub reached: Vec<f64>,
-    /// Why not.
+    /// Why it could not run.
     pub failure: Option<String>,
 }
 
@@ -35,7 +35,7 @@ impl Score {
     }
 }
 
-/// The median; none of nothing.
+/// The median; none without numbers.
 #[must_use]
 pub fn median(numbers: &[f64]) -> Option<f64> {
     let ascending = ascending(numbers);
@@ -47,13 +47,13 @@ pub fn median(numbers: &[f64]) -> Option<f64> {
     }
 }
 
-/// Between which two of the numbers the median of their distribution lies with this confidence,
-/// whatever the distribution (the interval of the sign test); none if there are too few.
+/// The confidence interval of the median, valid for any distribution (the interval of the sign
+/// test); none if there are too few numbers.
 #[must_use]
 pub fn median_interval(numbers: &[f64], confidence: f64) -> Option<(f64, f64)> {
     let ascending = ascending(numbers);
     let count = ascending.len();
-    // Each number is below or above the median like a coin toss: how many are below is binomial.
+    // Each number lies below the median with probability 1/2, so their count is binomial.
     let mut probability = 0.5f64.powi(i32::try_from(count).ok()?);
     let (mut outside, mut cut) = (0.0, 0);
     while cut < count {
@@ -75,8 +75,8 @@ pub fn range(numbers: &[f64]) -> (f64, f64) {
 }
 
 /// Lets every contender run once in each round, after a warm-up round. Every other round runs in
-/// reverse order, so that nobody always follows the same contender and changes over time affect all
-/// alike. A contender that fails once is out, with the reason.
+/// reverse order, so that no contender always follows the same one and changes over time affect all
+/// alike. A contender that fails is not run again.
 pub fn hold(mut contenders: Vec<Contender<'_>>, rounds: usize) -> Vec<Score> {
     let empty = |contender: &Contender<'_>| Score { name: contender.name.clone(), reached: Vec::new(), failure: None };
     let mut scores: Vec<Score> = contenders.iter().map(empty).collect();

@@ -1,5 +1,4 @@
-//! The engine as a contender: its own node on the receiving side, its own command on the sending
-//! side.
+//! The engine as a contender: a node on the receiving side, a command on the sending side.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use crate::field::{Field, RECEIVER, SENDER, THERE};
 /// The port of a node's first lane.
 const DATA_PORT: u16 = 7273;
 
-/// What the machine is.
+/// Processor and kernel of this machine.
 pub fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let processors = read("/proc/cpuinfo");
@@ -48,7 +47,7 @@ impl<'a> Engine<'a> {
         Self::start_of(field, culvert(), options)
     }
 
-    /// Starts the receiving node of a build; its commands on the sending side use the same build.
+    /// Starts the receiving node of a build. Commands on the sending side use the same build.
     pub fn start_of(field: &'a Field, program: &Path, options: &[&str]) -> Self {
         let pair = Pair::of(program);
         field.wait_for_free_port(DATA_PORT);
@@ -61,7 +60,7 @@ impl<'a> Engine<'a> {
         Self { field, pair, node }
     }
 
-    /// Lets the receiver store below a directory.
+    /// Permits the receiver to store below a directory.
     pub fn permit(&self, directory: &std::path::Path) {
         let permit = format!("{}:both", directory.display());
         self.pair.run(&self.pair.there, ["profile", "edit", "first", "--permit", &permit]).exits(0);
@@ -89,12 +88,12 @@ impl<'a> Engine<'a> {
         Ok(bits / 1e9)
     }
 
-    /// Sends to a place that the receiver may write; the JSON and how long the whole command took.
+    /// Sends a file or directory; the JSON and how long the whole command took.
     pub fn send(&self, source: &Path, destination: &Path) -> anyhow::Result<(Value, Duration)> {
         self.run(&["send", &source.display().to_string(), &self.destination(destination)])
     }
 
-    /// A directory of the room that the receiver may write.
+    /// A directory of the receiving side as a command names it.
     pub fn destination(&self, directory: &std::path::Path) -> String {
         format!("second:{}", directory.display())
     }
@@ -127,7 +126,7 @@ pub fn limit_with(field: &Field, datagram: u32, options: &[&str]) -> anyhow::Res
 
 /// Prints the ledger.
 pub fn ledger() -> anyhow::Result<()> {
-    let room = tempfile::tempdir()?;
-    println!("\n### Ledger: cycles for each byte\n\n```\n{}```", run(room.path(), ["bench", "ledger"]).exits(0).out);
+    let state = tempfile::tempdir()?;
+    println!("\n### Ledger: cycles for each byte\n\n```\n{}```", run(state.path(), ["bench", "ledger"]).exits(0).out);
     Ok(())
 }

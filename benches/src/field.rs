@@ -1,4 +1,4 @@
-//! Where the contests run: the lab, its cores, and temporary directories.
+//! The environment of the measurements: the lab, its cores, and temporary directories.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,13 +19,12 @@ pub const RECEIVER: usize = 1;
 pub struct Field {
     /// The namespaces.
     pub lab: Lab,
-    /// Removed with the field.
-    pub room: tempfile::TempDir,
+    directory: tempfile::TempDir,
     _hosts: HostsFiles,
 }
 
-/// Names for the lab's addresses: some peers' servers do not start where their address has none.
-/// `ip netns exec` shows these files as the namespaces' `/etc/hosts`.
+/// Names for the lab's addresses: some peers' servers do not start if their address has no name.
+/// `ip netns exec` mounts these files as the namespaces' `/etc/hosts`.
 #[derive(Debug)]
 struct HostsFiles([PathBuf; 2]);
 
@@ -55,11 +54,11 @@ impl Field {
     /// A field whose directory lies below `parent`.
     pub fn new(mtu: u32, parent: &Path) -> anyhow::Result<Self> {
         let lab = Lab::new(mtu).context("there is no lab")?;
-        let room = tempfile::Builder::new().prefix("culvert-bench-").tempdir_in(parent)?;
+        let directory = tempfile::Builder::new().prefix("culvert-bench-").tempdir_in(parent)?;
         // Servers of peers run as other users.
-        std::fs::set_permissions(room.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let hosts = HostsFiles::make(lab.names())?;
-        let field = Self { lab, room, _hosts: hosts };
+        let field = Self { lab, directory, _hosts: hosts };
         for side in [SENDER, RECEIVER] {
             // Peers are measured with CUBIC, the usual default. If the kernel does not permit it in
             // namespaces, they run with what is available.
@@ -71,30 +70,30 @@ impl Field {
         Ok(field)
     }
 
-    /// What TCP runs with here.
+    /// TCP's congestion control in the lab.
     pub fn congestion_control(&self) -> String {
         let output = self.command(SENDER, "sysctl", &["-n", "net.ipv4.tcp_congestion_control"]).output();
         output.map_or_else(|_| "?".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    /// A path in the room.
+    /// A path in the field's directory.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.room.path().join(name)
+        self.directory.path().join(name)
     }
 
-    /// A program on a side and its core.
+    /// A program on a side, pinned to the side's core.
     pub fn command(&self, side: usize, program: &str, arguments: &[&str]) -> Command {
         let mut pinned = Command::new("taskset");
         pinned.args(["-c", &side.to_string(), program]).args(arguments);
         self.lab.inside(side, &pinned)
     }
 
-    /// Runs a program on the sending side; its standard output, and how long it took.
+    /// Runs a program on the sending side; returns its standard output and how long it took.
     pub fn run(&self, program: &str, arguments: &[&str]) -> anyhow::Result<(String, Duration)> {
         self.run_with(program, arguments, &[])
     }
 
-    /// As [`Field::run`], with variables.
+    /// As [`Field::run`], with environment variables.
     pub fn run_with(
         &self,
         program: &str,
@@ -114,8 +113,8 @@ impl Field {
         Ok((String::from_utf8_lossy(&output.stdout).into_owned(), took))
     }
 
-    /// Waits until no UDP port is in use on the receiving side: a data plane ends a moment after
-    /// the node that was killed. Not forever: the next step reports it if the port is in use.
+    /// Waits until a UDP port of the receiving side is free: a data plane ends a moment after its
+    /// node was killed. The wait is bounded; if the port stays in use the next step reports it.
     pub fn wait_for_free_port(&self, port: u16) {
         for _ in 0..100 {
             let bound = self.command(RECEIVER, "ss", &["-Huan", &format!("sport = :{port}")]).output();
@@ -160,8 +159,8 @@ impl Drop for Server {
     }
 }
 
-/// CUBIC for the peers' namespaces, as long as this lives: kernels with another default permit a
-/// namespace only what the host's list contains.
+/// Permits CUBIC in the peers' namespaces as long as this lives: kernels with another default
+/// permit a namespace only what the host's list contains.
 #[derive(Debug)]
 pub struct CubicAllowed(Option<String>);
 
@@ -193,7 +192,7 @@ pub fn gigabits(bytes: u64, took: Duration) -> f64 {
     bytes as f64 * 8.0 / took.as_secs_f64() / 1e9
 }
 
-/// Writes `bytes` bytes that do not compress, at gigabytes a second.
+/// Writes `bytes` incompressible bytes.
 pub fn write_random(path: &Path, bytes: u64) -> anyhow::Result<()> {
     use std::io::Write as _;
     let mut source = blake3::Hasher::new().update(b"culvert benches").finalize_xof();

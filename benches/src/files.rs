@@ -1,5 +1,5 @@
-//! A file in the page cache to a file on disk: hashed, synced, and named only when it is whole. The
-//! peers do less: they sync nothing, and none but the engine verifies what it stored.
+//! A file in the page cache to a file on disk. The engine hashes and syncs it, and gives it its
+//! name when it is complete. The peers do less: none syncs, and none verifies what it stored.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::memory::again;
 use crate::peers::{GridFtp, Security, Ssh, Xrootd};
 use crate::table::{Bound, print};
 
-/// The table.
+/// Prints the table.
 pub fn run(gigabytes: u64, rounds: usize) -> anyhow::Result<()> {
     let _cubic = CubicAllowed::new();
     let field = Field::new(9_000, &disk()?)?;
@@ -90,7 +90,7 @@ pub fn run(gigabytes: u64, rounds: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A directory on disk wherever the sources are: that of this program, the target folder's.
+/// A directory on disk: that of this program, in the target folder.
 ///
 /// # Errors
 /// If this program does not know its file.
@@ -99,7 +99,7 @@ pub fn disk() -> anyhow::Result<PathBuf> {
     Ok(this.parent().context("a program lies in a directory")?.to_owned())
 }
 
-/// A file in the page cache, and where its copy goes.
+/// A file in the page cache, and the path of its copy.
 #[derive(Debug)]
 pub struct LargeFile {
     source: PathBuf,
@@ -109,11 +109,11 @@ pub struct LargeFile {
 }
 
 impl LargeFile {
-    /// Makes it in a field.
+    /// Makes the file in a field.
     pub fn new(field: &Field, bytes: u64) -> anyhow::Result<Self> {
         let [source, target] = ["source", "target"].map(|name| field.path(name));
         write_random(&source, bytes)?;
-        // In the page cache, and nothing left to be written back while others are measured.
+        // Reads it into the page cache. Nothing may be left to write back during measurements.
         rustix::fs::fsync(std::fs::File::open(&source)?)?;
         std::io::copy(&mut std::fs::File::open(&source)?, &mut std::io::sink())?;
         std::fs::create_dir(&target)?;
@@ -127,13 +127,13 @@ impl LargeFile {
         &self.target
     }
 
-    /// Removes the copy, and waits until the disk has nothing left to do.
+    /// Removes the copy, and waits until the disk is idle.
     fn forget_copy(&self) {
         let _ = std::fs::remove_file(&self.copy);
         rustix::fs::sync();
     }
 
-    /// Sends it with the engine, and makes sure of the copy; Gb/s.
+    /// Sends the file with the engine and verifies the copy; Gb/s.
     pub fn send(&self, engine: &Engine<'_>) -> anyhow::Result<f64> {
         self.forget_copy();
         let (result, _) = engine.send(&self.source, &self.copy)?;

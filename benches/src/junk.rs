@@ -8,7 +8,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 /// Datagrams of one call, segmented by the kernel (`UDP_MAX_SEGMENTS` of older kernels).
 const DATAGRAMS: usize = 64;
 const DATAGRAM_BYTES: usize = 64;
-/// What is aimed at.
+/// The target rate.
 const PER_SECOND: f64 = 1e6;
 
 /// Sends until it is killed; prints its rate on standard error every second.

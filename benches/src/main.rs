@@ -1,10 +1,10 @@
-//! `cargo xtask bench`: how fast the engine is, told in ratios.
+//! `cargo xtask bench`: the engine's speed, as ratios to other programs.
 //!
-//! Absolute rates mean little on a machine that others share, so every table is made in one run:
-//! its contenders take turns ([`contest`]), each gets its median, and the engine's is divided by
-//! theirs. The contenders are the path's raw limit and the peers that are installed ([`peers`]), in
-//! the lab of two network namespaces, one core for each side. With `--against` another build of the
-//! engine is a contender ([`versions`]): whether a change made it slower.
+//! Absolute rates mean little on a shared machine, so every table is measured in one run: its
+//! contenders take turns ([`contest`]), and the engine's median is divided by theirs. The
+//! contenders are the path's raw limit and the installed peers ([`peers`]), in a lab of two network
+//! namespaces with one core for each side. With `--against` another build of the engine is a
+//! contender ([`versions`]), which shows whether a change made the engine slower.
 #![forbid(unsafe_code)]
 // A benchmark's result is what it prints.
 #![allow(clippy::print_stdout)]

@@ -24,7 +24,7 @@ const XRDCP: &str = "xrdcp -r, TLS, 4 at once";
 const GRIDFTP: &str = "GridFTP encrypted, pipelined, 8 at once";
 const GRIDFTP_PLAIN: &str = "GridFTP plain, pipelined, 8 at once";
 
-/// The table.
+/// Prints the table.
 pub fn run(rounds: usize) -> anyhow::Result<()> {
     let _cubic = CubicAllowed::new();
     let field = Field::new(9_000, Path::new("/dev/shm"))?;
@@ -56,7 +56,7 @@ pub fn run(rounds: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The files, and where their copies go.
+/// The files, and the directory of their copies.
 #[derive(Debug)]
 pub struct Tree {
     source: PathBuf,
@@ -64,7 +64,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Makes them in a field.
+    /// Makes the files in a field.
     pub fn new(field: &Field) -> anyhow::Result<Self> {
         let tree = Self { source: field.path("source"), target: field.path("target") };
         make_tree(&tree.source)?;
@@ -72,12 +72,12 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Where the copies go.
+    /// The directory of the copies.
     pub fn target(&self) -> &Path {
         &self.target
     }
 
-    /// Sends all with the engine; how long the whole command took.
+    /// Sends all files with the engine; how long the whole command took.
     pub fn send(&self, engine: &Engine<'_>) -> anyhow::Result<Duration> {
         Ok(engine.send(&self.source.join(""), &self.target)?.1)
     }
@@ -88,7 +88,7 @@ impl Tree {
         make_target(&self.target)?;
         let took = copy()?;
         let count = files_below(&self.target)?;
-        ensure!(count == FILES, "{count} files came");
+        ensure!(count == FILES, "{count} of {FILES} files arrived");
         Ok(FILES as f64 / took.as_secs_f64())
     }
 }
@@ -99,7 +99,7 @@ fn make_target(target: &Path) -> anyhow::Result<()> {
     Ok(std::fs::set_permissions(target, std::os::unix::fs::PermissionsExt::from_mode(0o777))?)
 }
 
-/// How many files lie below a directory.
+/// The number of files below a directory.
 fn files_below(root: &Path) -> anyhow::Result<u64> {
     let (mut count, mut directories) = (0, vec![root.to_owned()]);
     while let Some(directory) = directories.pop() {

@@ -10,7 +10,7 @@ use crate::table::{Bound, print};
 /// Headers of IPv4 and UDP.
 const HEADERS: u32 = 28;
 
-/// The table for one MTU.
+/// Prints the table for one MTU.
 pub fn run(mtu: u32, gigabytes: u64, rounds: usize) -> anyhow::Result<()> {
     let _cubic = CubicAllowed::new();
     let field = Field::new(mtu, std::path::Path::new("/dev/shm"))?;
@@ -56,7 +56,7 @@ pub fn run(mtu: u32, gigabytes: u64, rounds: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A peer that could not be set up reports it each time it is asked.
+/// The error of a peer that could not be set up, for each of its runs.
 pub fn again(error: &anyhow::Error) -> anyhow::Error {
     anyhow::anyhow!("{error:#}")
 }

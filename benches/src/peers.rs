@@ -1,5 +1,5 @@
-//! Tools that people move data with today, as contenders. Each comes from the distribution; one
-//! that is not installed is skipped by name.
+//! Other tools for moving data, as contenders. They come from the distribution; a tool that is not
+//! installed is skipped by name.
 
 mod certificates;
 mod gridftp;

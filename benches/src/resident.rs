@@ -1,4 +1,4 @@
-//! Resident memory of every process: it must not grow with the file, the rate or the manifest.
+//! Resident memory of every process, which must not grow with the file, the rate or the manifest.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,11 +8,11 @@ use culvert_tests::node::{children_of, data_plane_of};
 use crate::engine::Engine;
 use crate::field::{Field, write_random};
 
-/// The bound for each process.
+/// The bound for each process, in MiB.
 const LIMIT_MIB: u64 = 512;
 const ENTRIES: usize = 1_000_000;
 
-/// The table.
+/// Prints the table.
 pub fn run() -> anyhow::Result<()> {
     println!("\n### Resident memory, the highest of each process (wanted: ≤ {LIMIT_MIB} MiB)\n");
     println!("| what | sender control | sender data plane | receiver control | receiver data plane | |");
@@ -68,7 +68,7 @@ fn row(what: &str, work: impl FnOnce(&Field, &Engine<'_>) -> anyhow::Result<()>)
     Ok(())
 }
 
-/// The highest of the sender's control process and data plane, which come and go with its command.
+/// The peaks of the sender's control process and data plane, which live as long as its command.
 fn watch_sender(is_over: &AtomicBool) -> (u64, u64) {
     let ours = std::process::id();
     let (mut control, mut data_plane) = (0, 0);

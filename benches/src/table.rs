@@ -1,8 +1,8 @@
-//! What a contest came to, in Markdown, as it goes into a note.
+//! Prints results as Markdown tables.
 
 use crate::contest::{Score, range};
 
-/// A bound: against whom, and at least which ratio.
+/// A required ratio to a contender.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
     /// The contender's name.
@@ -37,7 +37,7 @@ pub fn print(title: &str, unit: &str, scores: &[Score], bounds: &[Bound]) {
     }
 }
 
-/// A number with as many digits as it is worth.
+/// A number with its significant digits.
 pub fn show(value: f64) -> String {
     if value >= 1_000.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }

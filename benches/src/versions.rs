@@ -52,17 +52,17 @@ impl Build {
     }
 }
 
-/// What both are measured in.
+/// A measurement, in the row's unit.
 type Measure<'a> = &'a dyn Fn(&Engine<'_>) -> anyhow::Result<f64>;
 
-/// The two builds, and what they came to so far.
+/// The two builds, and the number of rows that failed so far.
 struct Comparison {
     builds: [Build; 2],
     rounds: usize,
     failures: usize,
 }
 
-/// The table.
+/// Prints the table.
 ///
 /// # Errors
 /// If one of the builds could not be measured somewhere.
@@ -144,8 +144,8 @@ impl Comparison {
         Ok(())
     }
 
-    /// Lets both take turns, each with its own node that runs only for its turn: they share the
-    /// core and the ports.
+    /// Measures both builds in turns. Each has a node of its own, which runs only for its turn,
+    /// because they share the core and the ports.
     fn row(&mut self, what: &str, unit: &str, field: &Field, measure: Measure<'_>) {
         let contender = |build| Contender {
             name: what.to_owned(),
@@ -163,8 +163,8 @@ impl Comparison {
     }
 }
 
-/// The cells of a row: both medians, the median of the rounds' ratios and where it surely lies, the
-/// verdict.
+/// The cells of a row: both medians, the median of the rounds' ratios with its confidence interval,
+/// and the verdict.
 fn line(scores: &[Score], unit: &str) -> anyhow::Result<String> {
     for (name, score) in ["this", "other"].iter().zip(scores) {
         if let Some(failure) = &score.failure {
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn slower_is_who_surely_is() {
+    fn a_build_is_slower_if_its_confidence_interval_says_so() {
         let compared = |ratio: f64, spread: f64| {
             let of_round = |round: usize| 100.0 * (ratio + spread * (round as f64 / 20.0 - 0.5));
             let this: Vec<f64> = (0..21).map(of_round).collect();
@@ -214,14 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn who_failed_is_named_and_has_no_ratio() {
+    fn a_failed_build_is_named_and_has_no_ratio() {
         let failed = Score { failure: Some("no way".to_owned()), ..score(&[1.0]) };
         assert_eq!(line(&[score(&[1.0]), failed], "").unwrap_err().to_string(), "other: no way");
         assert!(line(&[score(&[]), score(&[])], "").unwrap_err().to_string().contains("--rounds"));
     }
 
     #[test]
-    fn what_is_no_culvert_is_refused_with_what_it_said() {
+    fn a_program_that_is_not_culvert_is_refused_with_its_output() {
         for (path, says) in [
             ("/nowhere/culvert", "give the path of a culvert program"),
             ("/bin/echo", "answers 'version' with 'version'"),

@@ -1,5 +1,5 @@
-//! Publishing: documents of the shape that perfSONAR's Logstash pipeline takes apart, a bounded
-//! spool on disk, and delivery in order.
+//! Publishes to a perfSONAR archive: documents in the form that its Logstash pipeline parses, a
+//! bounded spool on disk, and delivery in order.
 
 pub mod document;
 pub mod spool;
@@ -20,36 +20,36 @@ pub const PAUSE_MAX: Duration = Duration::from_secs(300);
 /// An archive.
 #[derive(Clone, Debug)]
 pub struct Archive {
-    /// Where documents are put.
+    /// The URL that documents are put to.
     pub url: String,
     /// User and password.
     pub login: Option<(String, String)>,
-    /// Who observes, for the pipeline.
+    /// This node's name, for the pipeline (`x-ps-observer`).
     pub observer: String,
-    /// How it is reached.
+    /// The client that reaches it.
     pub http: Client,
 }
 
-/// A document that was not taken.
+/// Why a document was not delivered.
 #[derive(Debug, thiserror::Error)]
 pub enum DeliveryError {
     /// HTTP.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// The archive refuses this one; another try would not help.
+    /// The archive rejects this document; another attempt would not help.
     #[error("the archive rejects the document ({status}): {text}")]
     Refused {
-        /// How.
+        /// The HTTP status.
         status: u16,
-        /// In its words.
+        /// The archive's message.
         text: String,
     },
     /// The archive refuses at present, or refuses this node.
     #[error("the archive accepts nothing at present ({status}): {text}")]
     Unavailable {
-        /// How.
+        /// The HTTP status.
         status: u16,
-        /// In its words.
+        /// The archive's message.
         text: String,
     },
 }
@@ -70,15 +70,15 @@ impl Archive {
         let (status, text) = (answer.status.as_u16(), answer.text());
         match status {
             200..300 => Ok(()),
-            // Of these the document itself is the cause.
+            // These statuses blame the document itself.
             400 | 413 | 415 | 422 => Err(DeliveryError::Refused { status, text }),
             _ => Err(DeliveryError::Unavailable { status, text }),
         }
     }
 
-    /// Delivers waiting documents, the oldest first, until none is left or something fails. Returns
-    /// how many were accepted, and what failed. A document that the archive rejects permanently is
-    /// dropped and counted, so that it does not block the others.
+    /// Delivers waiting documents, the oldest first, until none is left or one fails. Returns the
+    /// number delivered, and the error. A document that the archive rejects permanently is dropped
+    /// and counted, so that it does not block the others.
     pub async fn drain(&self, spool: &Spool) -> (u64, Option<DeliveryError>) {
         let mut delivered = 0;
         loop {

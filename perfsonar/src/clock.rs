@@ -1,4 +1,4 @@
-//! This host's clock, and how far it can be believed.
+//! This host's clock and its error.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,27 +11,27 @@ pub fn now_ns() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// How far a clock can be believed.
+/// The quality of a clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClockQuality {
-    /// Whether something (NTP, PTP) disciplines it.
+    /// Whether NTP or PTP disciplines it.
     pub synchronized: bool,
-    /// Its greatest error in microseconds, as the kernel knows it.
+    /// The kernel's bound for its error, in microseconds.
     pub error_us: u64,
 }
 
 impl ClockQuality {
-    /// A clock that nothing is known of.
+    /// A clock of which nothing is known.
     pub const UNKNOWN: Self = Self { synchronized: false, error_us: 16_000_000 };
 
-    /// This host's, from `adjtimex(2)`.
+    /// The quality of this host's clock, from `adjtimex(2)`.
     #[must_use]
     pub fn here() -> Self {
         crate::kernel_calls::clock_state()
             .map_or(Self::UNKNOWN, |(synchronized, error_us)| Self { synchronized, error_us })
     }
 
-    /// The greatest error of a one-way delay between two clocks; none if one of them is not
+    /// The largest error of a one-way delay between two clocks; none if one of them is not
     /// synchronized.
     #[must_use]
     pub fn one_way_error_us(self, other: Self) -> Option<u64> {

@@ -21,80 +21,80 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// Bytes of an answer that are read at most.
+/// The longest answer, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Where distributions keep their CA certificates.
 const CA_FILES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// How a server's certificate is believed.
+/// When a server's certificate is accepted.
 #[derive(Clone, Debug)]
 pub enum Trust {
-    /// If a CA of this PEM file signed it; without a file, one of the host's own.
+    /// If a CA of this PEM file signed it; without a file, a CA that the host trusts.
     Ca(Option<std::path::PathBuf>),
-    /// If its key has this pin; without one, whatever it is, which the caller then keeps
-    /// ([`Client::seen_pin`]).
+    /// If its key has this pin. Without a pin any key is accepted, and the caller then keeps its
+    /// pin ([`Client::seen_pin`]).
     Pin(Option<String>),
     /// Always.
     Insecure,
 }
 
-/// A request that has no answer.
+/// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// The address is none.
+    /// The URL is not valid.
     #[error("'{0}' is not an address: write for instance https://host.example.org")]
     Url(String),
     /// CA certificates cannot be read.
     #[error("the CA certificates cannot be used: {0}")]
     Ca(String),
-    /// Nobody is there.
+    /// No TCP connection.
     #[error("cannot connect to {to}: {reason}")]
     Connect {
-        /// To whom.
+        /// The server.
         to: String,
         /// Why not.
         reason: String,
     },
-    /// The certificate is not believed.
+    /// The certificate is not trusted.
     #[error("{to} presents a certificate that is not trusted: {reason}")]
     Certificate {
-        /// Who.
+        /// The server.
         to: String,
         /// Why not.
         reason: String,
     },
-    /// The pin is another.
+    /// The server's key is not the pinned one.
     #[error(
         "the key of {to} has CHANGED: {expected} was pinned, but it presents {found}; either it was \
          reinstalled, or somebody is impersonating it"
     )]
     PinChanged {
-        /// Whose.
+        /// The server.
         to: String,
-        /// What was pinned.
+        /// The pin that was kept.
         expected: String,
-        /// What is shown.
+        /// The pin of the presented key.
         found: String,
     },
-    /// It takes too long.
+    /// No answer in time.
     #[error("{to} does not answer within {seconds} s")]
     TimeOut {
-        /// Who.
+        /// The server.
         to: String,
-        /// How long was waited.
+        /// The time limit.
         seconds: u64,
     },
     /// The answer is too long.
     #[error("the answer of {to} has more than {} MiB: it is not what was requested", ANSWER_BYTES_MAX >> 20)]
     TooLong {
-        /// Whose.
+        /// The server.
         to: String,
     },
-    /// The conversation broke.
+    /// TLS or HTTP failed.
     #[error("the connection to {to} broke: {reason}")]
     Broken {
-        /// With whom.
+        /// The server.
         to: String,
         /// How.
         reason: String,
@@ -102,7 +102,7 @@ pub enum HttpError {
 }
 
 impl HttpError {
-    /// Whether another try may succeed.
+    /// Whether another attempt may succeed.
     #[must_use]
     pub const fn is_temporary(&self) -> bool {
         matches!(self, Self::Connect { .. } | Self::TimeOut { .. } | Self::Broken { .. })
@@ -164,16 +164,17 @@ impl Client {
         Ok(Self { tls: Arc::new(config), expected_pin, seen_pin, timeout })
     }
 
-    /// The pin of the key that was last shown.
+    /// The pin of the key that a server presented last.
     #[must_use]
     pub fn seen_pin(&self) -> Option<String> {
         self.seen_pin.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Makes a request and reads the whole answer.
+    /// Makes a request and reads the whole answer. `wait` is added to the client's time limit, for
+    /// requests that the server answers late on purpose.
     ///
     /// # Errors
-    /// [`HttpError`]. A status that says no is an answer, not an error.
+    /// [`HttpError`]. An HTTP error status is an answer, not an error.
     pub async fn request(
         &self,
         method: Method,
@@ -261,7 +262,7 @@ pub fn pin_of(certificate: &CertificateDer<'_>) -> String {
     format!("sha256/{}", base64::engine::general_purpose::STANDARD.encode(digest))
 }
 
-/// Host and port of an address, without what may be secret.
+/// Host and port of a URL, without its login.
 fn authority(url: &str) -> String {
     let uri = url.parse::<Uri>().ok();
     let authority = uri.as_ref().and_then(Uri::authority).map(hyper::http::uri::Authority::as_str);
@@ -310,8 +311,8 @@ fn roots(file: Option<&std::path::Path>) -> Result<RootCertStore, HttpError> {
     let mut store = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(&path).map_err(|error| fail(error.to_string()))? {
         let certificate = certificate.map_err(|error| fail(error.to_string()))?;
-        // A host's bundle may have one that webpki does not understand; a named file must be
-        // usable.
+        // A host's bundle may contain a certificate that webpki does not understand; a file that
+        // the user names must be usable as a whole.
         if let Err(error) = store.add(certificate)
             && file.is_some()
         {
@@ -321,7 +322,7 @@ fn roots(file: Option<&std::path::Path>) -> Result<RootCertStore, HttpError> {
     if store.is_empty() { Err(fail("it has no certificate".to_owned())) } else { Ok(store) }
 }
 
-/// Believes a pinned key, or any.
+/// Accepts the pinned key, or any key without a pin.
 #[derive(Debug)]
 struct PinVerifier {
     provider: Arc<CryptoProvider>,

@@ -1,4 +1,4 @@
-//! The calls that no safe library offers: `adjtimex`, and socket options that nix does not name.
+//! System calls that no safe library offers: `adjtimex`, and socket options that nix does not name.
 //!
 //! This is the only module with unsafe code. Each call owns the memory that it hands to the kernel.
 #![allow(unsafe_code)]
@@ -6,8 +6,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// The kernel's view of its clock: whether something disciplines it, and its greatest error in
-/// microseconds.
+/// Whether the kernel's clock is disciplined, and the bound of its error in microseconds.
 pub(crate) fn clock_state() -> io::Result<(bool, u64)> {
     // SAFETY: `timex` is plain data; all zeroes asks to change nothing.
     let mut state: libc::timex = unsafe { std::mem::zeroed() };

@@ -1,4 +1,4 @@
-//! Knowing the path: probes, TWAMP and STAMP, and perfSONAR's pScheduler and archives.
+//! Measures paths: probes between two nodes, TWAMP and STAMP, perfSONAR's pScheduler and archives.
 //!
 //! ```text
 //! statistics <── stamp, twamp (pure: packets and times come in as values) <── responder, tester (tokio sockets)
@@ -8,7 +8,7 @@
 //! pscheduler ──> http <── archive          psconfig: what a site's mesh needs to include this node
 //! ```
 //!
-//! The codecs and engines do no I/O and read no clock. What drives them does, and is thin.
+//! The codecs and state machines do no I/O and read no clock; thin drivers around them do.
 
 pub mod archive;
 pub mod clock;

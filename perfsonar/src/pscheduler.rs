@@ -1,12 +1,12 @@
-//! A client of perfSONAR's pScheduler: tests between a perfSONAR host and this one, submitted,
-//! followed, fetched and aborted.
+//! A client of perfSONAR's pScheduler: submits tests between a perfSONAR host and this one, follows
+//! and aborts them, and fetches their results.
 //!
 //! ```text
 //! TestRequest ──task──> POST /tasks ──> GET task?detail ──> GET run?wait-merged … ──result──> Outcome
 //! ```
 //!
-//! Facts of the API are from perfSONAR 5.2's sources; where peers differ by age, the lowest schema
-//! that expresses a request is sent.
+//! The API is that of perfSONAR 5.2's sources. For older servers, the lowest schema that expresses
+//! a request is sent.
 
 pub mod client;
 pub mod outcome;

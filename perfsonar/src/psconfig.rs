@@ -2,22 +2,22 @@
 
 use serde_json::{Map, Value, json};
 
-/// What the template says.
+/// The contents of the template.
 #[derive(Clone, Debug)]
 pub struct Template<'a> {
-    /// How others reach this node.
+    /// The address under which other hosts reach this node.
     pub address: &'a str,
-    /// perfSONAR hosts that shall measure to it.
+    /// perfSONAR hosts that are to measure to it.
     pub hosts: &'a [String],
-    /// Whether TWAMP is answered here, so that latency can be measured.
+    /// Whether this node answers TWAMP, so that latency can be measured.
     pub answers_twamp: bool,
-    /// Where results go: an archive's address.
+    /// The URL of the archive that receives the results.
     pub archive: Option<&'a str>,
 }
 
 impl Template<'_> {
-    /// The template as pSConfig agents read it. Without perfSONAR hosts it has addresses and tests,
-    /// and no task.
+    /// The template as pSConfig agents read it. Without perfSONAR hosts it has addresses and tests
+    /// but no tasks.
     #[must_use]
     pub fn to_json(&self) -> Value {
         let mut addresses = Map::new();

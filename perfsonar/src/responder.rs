@@ -1,5 +1,5 @@
-//! Answers measurements: STAMP and TWAMP-Light on a UDP port, TWAMP-Control on a TCP port. Off
-//! unless configured, and bounded.
+//! Answers measurements of other hosts: STAMP and TWAMP-Light on a UDP port, TWAMP-Control on a TCP
+//! port. All limits hold for the node as a whole.
 
 mod control;
 mod slots;
@@ -23,27 +23,27 @@ use crate::stamp::reflector::{REQUEST_BYTES_MAX, Reflector};
 
 use slots::{Full, Slot, SlotPool};
 
-/// Maximum number of concurrent control connections.
+/// The most control connections at once.
 const CONNECTIONS_MAX: usize = 64;
-/// Control connections of one host: twice what perfSONAR's tests of one host to another have at the
-/// same time.
+/// The most control connections of one host: twice what perfSONAR's tests from one host to another
+/// have at once.
 const CONNECTIONS_OF_HOST: usize = 16;
-/// One host has no more than this part of the sessions.
+/// One host has at most one in this many of the sessions.
 const SESSIONS_PART: usize = 4;
 
-/// What a responder bears.
+/// The configuration of a responder.
 #[derive(Clone, Debug)]
 pub struct ResponderConfig {
-    /// Who may measure.
+    /// The hosts that may measure.
     pub permitted: Permitted,
-    /// Maximum number of concurrent sessions, of all clients.
+    /// The most sessions at once, of all clients.
     pub sessions: usize,
-    /// Packets of one source in a second.
+    /// The most packets answered to one host in a second.
     pub packets_per_second: u32,
     /// UDP ports of TWAMP-Test; none for any.
     pub test_ports: Option<(u16, u16)>,
-    /// Other ports where this node answers something over UDP, and its partners' nodes probably
-    /// too: no request may come from them.
+    /// Other UDP ports on which this node, and probably its partners' nodes, answer: no request may
+    /// come from them.
     pub reflector_ports: Vec<u16>,
     /// The key of authenticated STAMP; none for unauthenticated STAMP and TWAMP-Light.
     pub stamp_key: Option<Vec<u8>>,
@@ -66,27 +66,27 @@ impl Default for ResponderConfig {
 /// Why a client of TWAMP-Control was turned away, or left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum TurnedAway {
-    /// It is not among those that may measure.
+    /// The host may not measure.
     #[error("source_not_allowed")]
     Source,
-    /// Its host has its part of the connections.
+    /// The host is at its limit of connections.
     #[error("connections_of_host")]
     ConnectionsOfHost,
     /// All connections are taken.
     #[error("connections")]
     Connections,
-    /// Its host has its part of the sessions.
+    /// The host is at its limit of sessions.
     #[error("sessions_of_host")]
     SessionsOfHost,
     /// All sessions are taken.
     #[error("sessions")]
     Sessions,
-    /// It said nothing, or took nothing, for too long.
+    /// The client sent nothing, or read nothing, for too long.
     #[error("silent")]
     Silent,
 }
 
-/// What responders counted.
+/// The counters of a responder.
 #[derive(Debug, Default)]
 pub struct ResponderCounters {
     /// Packets answered.
@@ -119,8 +119,7 @@ impl ResponderCounters {
     }
 }
 
-/// A node's responder: all that it answers over whatever port, within limits that hold for all of
-/// it together.
+/// A node's responder. Its limits hold for all ports together.
 #[derive(Debug)]
 pub struct Responder {
     config: ResponderConfig,
@@ -131,7 +130,7 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// A responder that answers nothing yet.
+    /// A responder that serves no port yet.
     #[must_use]
     pub fn new(config: ResponderConfig, counters: Arc<ResponderCounters>) -> Arc<Self> {
         Arc::new(Self {
@@ -165,8 +164,8 @@ impl Responder {
         reflect_on(socket, reflector, &self.counters, None).await
     }
 
-    /// A place among the control connections.
-    fn connection_place(&self, client: IpAddr) -> Result<Slot, TurnedAway> {
+    /// A slot for a control connection.
+    fn connection_slot(&self, client: IpAddr) -> Result<Slot, TurnedAway> {
         if !self.config.permitted.contains(client) {
             return Err(TurnedAway::Source);
         }
@@ -176,8 +175,8 @@ impl Responder {
         })
     }
 
-    /// A place among the sessions.
-    fn session_place(&self, client: IpAddr) -> Result<Slot, TurnedAway> {
+    /// A slot for a session.
+    fn session_slot(&self, client: IpAddr) -> Result<Slot, TurnedAway> {
         self.sessions.take(client).map_err(|full| match full {
             Full::OfHost => TurnedAway::SessionsOfHost,
             Full::All => TurnedAway::Sessions,
@@ -185,11 +184,11 @@ impl Responder {
     }
 
     /// The reflector of a TWAMP session. Clients may send from the range of test ports, because
-    /// they use the same range: reflections are recognized by their content.
+    /// they use the same range; reflections are recognized by their content.
     fn session_reflector(&self) -> Reflector {
         let networks = ["0.0.0.0/0", "::/0"].into_iter().filter_map(|network| network.parse().ok());
         let limits = ReflectorLimits {
-            // Only this client is permitted; packets from others are ignored.
+            // `reflect_on` ignores packets of all but the session's client.
             permitted: Permitted::networks(networks.collect()),
             ports: self.session_ports(),
             sessions: 1,
@@ -206,15 +205,16 @@ impl Responder {
     }
 }
 
-/// Only this client is answered, and not for longer than it sends.
+/// The client of a TWAMP session, the only one that the session's reflector answers.
 #[derive(Clone, Copy, Debug)]
 struct Client {
     address: SocketAddr,
-    /// How long it may send nothing.
-    patience: Duration,
+    /// How long it may be silent.
+    silence_max: Duration,
 }
 
-/// Reflects what comes to a socket, only from `client` if one is named, and until it is silent.
+/// Reflects packets that arrive at a socket. If `client` is given, answers only that client, and
+/// returns when it is silent.
 async fn reflect_on(
     socket: ProbeSocket,
     mut reflector: Reflector,
@@ -231,12 +231,12 @@ async fn reflect_on(
     loop {
         let received = match client {
             None => socket.receive(&mut buffer).await,
-            Some(client) => match timeout_at(heard + client.patience, socket.receive(&mut buffer)).await {
+            Some(client) => match timeout_at(heard + client.silence_max, socket.receive(&mut buffer)).await {
                 Ok(received) => received,
                 Err(_) => return Ok(()),
             },
         };
-        // ICMP reports an error about an earlier answer; the socket keeps working.
+        // An error is an ICMP report about an earlier answer; the socket keeps working.
         let Ok(received) = received else { continue };
         if client.is_some_and(|client| client.address != canonical(received.from)) {
             counters.note_refused(Refused::Source);
@@ -254,7 +254,7 @@ async fn reflect_on(
                 if wanted != class && socket.set_traffic_class(wanted).is_ok() {
                     class = wanted;
                 }
-                // An answer that the kernel has no room for is lost like any other.
+                // If the kernel has no room, the answer is lost, as it may be on the path.
                 let _ = socket.send_to(&packet, received.from);
                 counters.reflected.fetch_add(1, Ordering::Relaxed);
             }

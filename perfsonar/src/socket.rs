@@ -1,5 +1,5 @@
-//! UDP sockets that report when, with which TTL and from where a packet came, and what ICMP says
-//! about packets that did not arrive.
+//! UDP sockets that report arrival time, TTL and source of packets, and ICMP errors about packets
+//! that did not arrive.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -12,25 +12,24 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::kernel_calls::set_option;
 
-/// The TTL of measurement packets, so that the far end sees how many hops there were (RFC 5357
-/// 4.2.1).
+/// The TTL of measurement packets, from which the far end sees the number of hops (RFC 5357 4.2.1).
 pub const MEASUREMENT_TTL: u32 = 255;
 /// Room for all control messages of a packet.
 const CONTROL_BYTES: usize = 512;
-/// A packet is handed to the kernel so often if errors of earlier ones are in the way.
+/// How often a packet is passed to the kernel if the calls return errors about earlier packets.
 const SEND_TRIES: u32 = 4;
 /// Never fragment, ignore the kernel's cached path MTU, and report packets that are too big
 /// (`ip(7)`, `ipv6(7)`).
 const PMTUDISC_PROBE: i32 = 3;
 
-/// What came with a packet.
+/// A received packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// Its bytes, at the beginning of the buffer.
+    /// Its length; its bytes are at the beginning of the buffer.
     pub bytes: usize,
-    /// Who sent it.
+    /// Its source.
     pub from: SocketAddr,
-    /// When the kernel took it, in nanoseconds since 1970.
+    /// When the kernel received it, in nanoseconds since 1970.
     pub at_ns: i64,
     /// Its TTL or hop limit.
     pub ttl: Option<u8>,
@@ -38,20 +37,20 @@ pub struct Received {
     pub traffic_class: Option<u8>,
 }
 
-/// What came back about a packet that was sent.
+/// An error about a packet that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathError {
-    /// Bytes of the packet that it concerns, at the beginning of the buffer.
+    /// Bytes quoted of the packet, at the beginning of the buffer.
     pub bytes: usize,
-    /// Who reports it; none if this host does.
+    /// The host that reports it; none if this host does.
     pub from: Option<IpAddr>,
     /// The ICMP or ICMPv6 type and code; none if this host reports it.
     pub icmp: Option<(u8, u8)>,
     /// The error as an errno.
     pub errno: i32,
-    /// For packets that are too big: the MTU that fits.
+    /// For packets that are too big: the MTU.
     pub mtu: u32,
-    /// When it came.
+    /// When it arrived, in nanoseconds since 1970.
     pub at_ns: i64,
 }
 
@@ -60,7 +59,7 @@ pub struct PathError {
 pub struct ProbeSocket {
     socket: UdpSocket,
     is_ipv6: bool,
-    /// Whether ICMP said that the partner's port is closed.
+    /// Whether ICMP reported that the partner's port is closed.
     is_refused: AtomicBool,
 }
 
@@ -77,8 +76,8 @@ impl AsRawFd for ProbeSocket {
 }
 
 impl ProbeSocket {
-    /// Binds a UDP socket: kernel timestamps, TTLs and traffic classes of what comes in, TTL 255 on
-    /// what goes out.
+    /// Binds a UDP socket that reports kernel timestamps, TTLs and traffic classes of received
+    /// packets, and sends with TTL 255.
     ///
     /// # Errors
     /// The operating system's.
@@ -86,8 +85,8 @@ impl ProbeSocket {
         Self::bind_as(address, false)
     }
 
-    /// As [`Self::bind`], also where other sockets of this user have the port in the same way. What
-    /// comes from where one of them is connected to is that one's.
+    /// As [`Self::bind`], but other sockets of this user may share the port. Packets from an
+    /// address that one of them is connected to go to that socket.
     ///
     /// # Errors
     /// The operating system's.
@@ -141,7 +140,7 @@ impl ProbeSocket {
         if self.is_ipv6 { self.option(libc::IPPROTO_IPV6, v6, value) } else { self.option(libc::IPPROTO_IP, v4, value) }
     }
 
-    /// Takes packets only of `partner` from now on.
+    /// Connects to `partner`: from now on only its packets are received.
     ///
     /// # Errors
     /// The operating system's, for instance that there is no route.
@@ -149,7 +148,7 @@ impl ProbeSocket {
         self.socket.connect(partner)
     }
 
-    /// The TTL or hop limit of outgoing packets.
+    /// Sets the TTL or hop limit of outgoing packets.
     ///
     /// # Errors
     /// The operating system's.
@@ -157,7 +156,7 @@ impl ProbeSocket {
         self.ip_option(libc::IP_TTL, libc::IPV6_UNICAST_HOPS, ttl as i32)
     }
 
-    /// The traffic class of outgoing packets.
+    /// Sets the traffic class of outgoing packets.
     ///
     /// # Errors
     /// The operating system's.
@@ -165,7 +164,7 @@ impl ProbeSocket {
         self.ip_option(libc::IP_TOS, libc::IPV6_TCLASS, class.into())
     }
 
-    /// Packets are not fragmented from now on, whatever the kernel believes of the path.
+    /// Sends packets unfragmented from now on, and ignores the kernel's cached path MTU.
     ///
     /// # Errors
     /// The operating system's.
@@ -173,7 +172,7 @@ impl ProbeSocket {
         self.ip_option(libc::IP_MTU_DISCOVER, libc::IPV6_MTU_DISCOVER, PMTUDISC_PROBE)
     }
 
-    /// Errors that ICMP reports are kept for [`Self::receive_error`].
+    /// Makes the kernel queue ICMP errors for [`Self::receive_error`].
     ///
     /// # Errors
     /// The operating system's.
@@ -181,7 +180,7 @@ impl ProbeSocket {
         self.ip_option(libc::IP_RECVERR, libc::IPV6_RECVERR, 1)
     }
 
-    /// Asks for socket buffers of so many bytes; hosts grant what `net.core.rmem_max` allows.
+    /// Asks for socket buffers of `bytes`; the host grants what `net.core.rmem_max` allows.
     ///
     /// # Errors
     /// The operating system's.
@@ -191,16 +190,16 @@ impl ProbeSocket {
         socket.set_send_buffer_size(bytes)
     }
 
-    /// How long [`Self::receive`] blocks; `None` for no limit.
+    /// Sets how long [`Self::receive`] blocks; `None` for no limit.
     ///
     /// # Errors
     /// The operating system's.
     pub fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        // Zero means no limit to the kernel.
+        // For the kernel zero means no limit.
         self.socket.set_read_timeout(timeout.map(|timeout| timeout.max(Duration::from_micros(1))))
     }
 
-    /// Puts the socket under the runtime's care.
+    /// Makes the socket asynchronous.
     ///
     /// # Errors
     /// The operating system's.
@@ -211,7 +210,7 @@ impl ProbeSocket {
         Ok(AsyncProbeSocket { socket: self, readiness })
     }
 
-    /// Where it is bound.
+    /// The address that it is bound to.
     ///
     /// # Errors
     /// The operating system's.
@@ -219,7 +218,7 @@ impl ProbeSocket {
         self.socket.local_addr()
     }
 
-    /// Whether its family is IPv6.
+    /// Whether its address family is IPv6.
     #[must_use]
     pub const fn is_ipv6(&self) -> bool {
         self.is_ipv6
@@ -233,7 +232,7 @@ impl ProbeSocket {
         self.in_spite_of_icmp(|| self.socket.send(bytes))
     }
 
-    /// Sends to anybody.
+    /// Sends to an address.
     ///
     /// # Errors
     /// The operating system's.
@@ -257,9 +256,9 @@ impl ProbeSocket {
         })
     }
 
-    /// Sends, and sends again if the call only returned an ICMP error about an earlier packet: the
-    /// kernel reports each such error once, instead of sending. Otherwise the packet would be
-    /// missing, and the path blamed for it.
+    /// Sends, and sends again if the call returned an ICMP error about an earlier packet. The
+    /// kernel reports each such error once, instead of sending; without the repetition the packet
+    /// would count as lost on the path.
     fn in_spite_of_icmp(&self, mut send: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
         let mut tries = SEND_TRIES;
         loop {
@@ -277,14 +276,13 @@ impl ProbeSocket {
         }
     }
 
-    /// Whether ICMP said, since this was asked last, that the partner's port is closed. Anybody can
-    /// say so: it explains why nothing was answered, and ends nothing.
+    /// Whether ICMP has reported, since the last call, that the partner's port is closed. Anybody
+    /// can send such a report, so it may explain silence but must not end a measurement.
     pub fn take_refusal(&self) -> bool {
         self.is_refused.swap(false, Ordering::Relaxed)
     }
 
-    /// Receives a packet with what came with it. Of a packet that exceeds the buffer the rest is
-    /// lost.
+    /// Receives a packet. The part that exceeds the buffer is lost.
     ///
     /// # Errors
     /// The operating system's; `WouldBlock` when nothing came in time.
@@ -327,8 +325,8 @@ impl ProbeSocket {
     }
 }
 
-/// Whether an errno may be what the kernel makes of an ICMP message (`icmp_err_convert` of
-/// net/ipv4/icmp.c, `tab_unreach` of net/ipv6/icmp.c).
+/// Whether the kernel may report an ICMP message with this errno (`icmp_err_convert` in
+/// net/ipv4/icmp.c, `tab_unreach` in net/ipv6/icmp.c).
 #[must_use]
 pub const fn is_of_icmp(errno: i32) -> bool {
     matches!(
@@ -346,7 +344,7 @@ pub const fn is_of_icmp(errno: i32) -> bool {
     )
 }
 
-/// A socket whose packets the runtime waits for.
+/// A [`ProbeSocket`] for asynchronous code.
 #[derive(Debug)]
 pub struct AsyncProbeSocket {
     socket: ProbeSocket,
@@ -360,7 +358,7 @@ impl AsyncProbeSocket {
         &self.socket
     }
 
-    /// As [`ProbeSocket::receive`]. Cancelling the future loses nothing.
+    /// As [`ProbeSocket::receive`]. Canceling the future loses nothing.
     ///
     /// # Errors
     /// The operating system's.
@@ -408,7 +406,7 @@ pub fn receive_error(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Op
     Ok(Some(found))
 }
 
-/// The address that stands for all of a family.
+/// The unspecified address of a family.
 #[must_use]
 pub fn any_address(is_ipv6: bool, port: u16) -> SocketAddr {
     let any: IpAddr = if is_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };

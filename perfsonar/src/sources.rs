@@ -1,4 +1,5 @@
-//! Who may ask, and how often: networks, and a budget of packets for each source.
+//! Which sources may measure, and how often: networks and addresses, and a packet budget per
+//! source.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -6,8 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::Deserialize;
 
-/// Hosts whose budget is remembered: some 300 kB. Beyond them, those that come newly share one
-/// budget.
+/// The number of hosts with budgets of their own: some 300 kB. Further hosts share one budget.
 const HOSTS_MAX: usize = 4_096;
 const SECOND_NS: i64 = 1_000_000_000;
 
@@ -65,8 +65,8 @@ impl Network {
     }
 }
 
-/// What is one host to limits: an IPv4 address, or the /64 that an IPv6 host can choose its
-/// addresses from.
+/// The unit of limits per host: an IPv4 address, or the /64 from which an IPv6 host can choose
+/// addresses.
 #[must_use]
 pub fn host_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -75,8 +75,8 @@ pub fn host_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Who may ask: networks that an admin names, and addresses that come and go, as partners' do.
-/// Nobody else.
+/// The sources that may measure: networks that an admin names, and addresses that change, such as
+/// partners'.
 #[derive(Clone, Debug, Default)]
 pub struct Permitted {
     networks: Vec<Network>,
@@ -84,13 +84,13 @@ pub struct Permitted {
 }
 
 impl Permitted {
-    /// Networks, without additional addresses so far.
+    /// Networks, without additional addresses.
     #[must_use]
     pub fn networks(networks: Vec<Network>) -> Self {
         Self { networks, addresses: Arc::default() }
     }
 
-    /// Whether an address may ask.
+    /// Whether an address may measure.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -114,13 +114,13 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// A full one.
+    /// A full bucket.
     #[must_use]
     pub const fn full(per_second: u64, now_ns: i64) -> Self {
         Self { per_second, thousandths: per_second.saturating_mul(1_000), at_ns: now_ns }
     }
 
-    /// Whether it holds this much, which is then taken out.
+    /// Takes `amount` from the bucket. Returns false, and takes nothing, if it holds less.
     pub fn take(&mut self, amount: u64, now_ns: i64) -> bool {
         let passed_us = now_ns.saturating_sub(self.at_ns).max(0).unsigned_abs() / 1_000;
         let gained = passed_us.saturating_mul(self.per_second) / 1_000;
@@ -130,6 +130,8 @@ impl Bucket {
             self.thousandths = self.thousandths.saturating_add(gained).min(most);
             self.at_ns = now_ns;
         }
+        // Invariant I-stamp-bucket: A token bucket never holds more than one second's worth.
+        assert!(self.thousandths <= self.per_second.saturating_mul(1_000), "a bucket overflows: {self:?}");
         let wanted = amount.saturating_mul(1_000);
         let has = self.thousandths >= wanted;
         if has {
@@ -138,7 +140,7 @@ impl Bucket {
         has
     }
 
-    /// Whether it is full again by `now_ns`, whatever was taken: forgetting it changes nothing.
+    /// Whether the bucket is full again by `now_ns`, whatever was taken, and can be forgotten.
     const fn is_full_by(&self, now_ns: i64) -> bool {
         now_ns.saturating_sub(self.at_ns).saturating_abs() >= SECOND_NS
     }
@@ -149,13 +151,13 @@ impl Bucket {
 pub struct Budgets {
     per_second: u32,
     hosts: HashMap<IpAddr, Bucket>,
-    /// What hosts share that find the table full.
+    /// The budget that hosts share for which the table has no room.
     others: Bucket,
     swept_ns: i64,
 }
 
 impl Budgets {
-    /// Budgets of so many packets in a second.
+    /// Budgets of `per_second` packets in a second.
     #[must_use]
     pub fn new(per_second: u32) -> Self {
         let others = Bucket::full(per_second.into(), 0);
@@ -172,11 +174,14 @@ impl Budgets {
             }
         }
         let fresh = || Bucket::full(self.per_second.into(), now_ns);
-        self.hosts.entry(host).or_insert_with(fresh).take(1, now_ns)
+        let may = self.hosts.entry(host).or_insert_with(fresh).take(1, now_ns);
+        // Invariant I-stamp-hosts: At most 4,096 hosts have budgets of their own.
+        assert!(self.hosts.len() <= HOSTS_MAX, "{} hosts have budgets", self.hosts.len());
+        may
     }
 
-    /// Forgets hosts whose buckets are full again. Once a second: the table is walked for it, and
-    /// strangers can ask for that with every packet.
+    /// Forgets hosts whose buckets are full again, at most once a second: it walks the whole table,
+    /// and strangers can cause that with every packet.
     fn sweep(&mut self, now_ns: i64) {
         if now_ns.saturating_sub(self.swept_ns).saturating_abs() >= SECOND_NS {
             self.swept_ns = now_ns;
@@ -224,18 +229,18 @@ mod tests {
         let strangers = |budgets: &mut Budgets, now| {
             (0..2 * HOSTS_MAX as u32).filter(|&number| budgets.take(IpAddr::V4(number.into()), now)).count()
         };
-        // Each that finds a place has its own, the rest share one.
+        // Hosts in the table have budgets of their own, the rest share one.
         assert_eq!(strangers(&mut budgets, 1), HOSTS_MAX - 1 + 2);
         assert_eq!(budgets.hosts.len(), HOSTS_MAX);
         assert!(budgets.take(known, 2), "strangers have taken it");
         assert!(!budgets.take("2001:db8::2".parse().unwrap(), 3), "an IPv6 host chooses another address");
-        // Those that were silent for a second make room.
+        // Hosts that were silent for a second are forgotten.
         assert!(budgets.take("192.0.2.1".parse().unwrap(), 2 * SECOND_NS));
         assert_eq!(budgets.hosts.len(), 1);
     }
 
     #[test]
-    fn who_is_permitted_comes_and_goes() {
+    fn additional_addresses_can_be_replaced() {
         let permitted = Permitted::networks(vec!["192.0.2.0/24".parse().unwrap()]);
         let asked = permitted.clone();
         let [named, partner] = ["192.0.2.9", "::ffff:198.51.100.1"].map(|address| address.parse().unwrap());

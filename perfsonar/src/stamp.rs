@@ -1,5 +1,5 @@
-//! STAMP (RFC 8762) with the extensions of RFC 8972: packets, a session's sender and its reflector.
-//! Pure: no socket, no clock.
+//! STAMP (RFC 8762) with the extensions of RFC 8972: packets, session senders and reflectors. Pure:
+//! no socket, no clock.
 //!
 //! TWAMP-Light and TWAMP-Test in unauthenticated mode have the same base packets, so the reflector
 //! answers them too (RFC 8762 4.6).

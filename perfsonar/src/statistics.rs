@@ -1,4 +1,4 @@
-//! What probes say about a path: delays, loss, order and duplication.
+//! Statistics of probes: delays, loss, reordering and duplication.
 
 pub mod delays;
 mod delivery;

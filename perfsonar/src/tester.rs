@@ -1,4 +1,4 @@
-//! Measures to others: a STAMP or TWAMP-Light reflector, or a TWAMP server.
+//! Measures to other hosts: to a STAMP or TWAMP-Light reflector, or to a TWAMP server.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,21 +17,21 @@ use crate::twamp::messages::{
     stop_sessions,
 };
 
-/// How long each step of a conversation may take.
-const STEP: Duration = Duration::from_secs(10);
-/// Packets of a measurement at most.
+/// The time limit of each step on the control connection.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most packets of a measurement.
 pub const PACKETS_MAX: u32 = 100_000_000;
 /// The shortest interval between packets.
 pub const INTERVAL_MIN: Duration = Duration::from_micros(20);
 
-/// How a measurement is made.
+/// The parameters of a measurement.
 #[derive(Clone, Debug)]
 pub struct Measurement {
-    /// How many packets.
+    /// The number of packets.
     pub packets: u32,
-    /// From one to the next.
+    /// The time from one packet to the next.
     pub interval: Duration,
-    /// How long the last answer is waited for.
+    /// How long to wait for the last answer.
     pub wait: Duration,
     /// DSCP of the packets.
     pub dscp: u8,
@@ -43,26 +43,26 @@ impl Default for Measurement {
     }
 }
 
-/// A measurement that gave nothing.
+/// Why a measurement has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum MeasurementError {
     /// The operating system, or the network.
     #[error("cannot measure to {to}: {error}{}", hint(.error))]
     Os {
-        /// To whom.
+        /// The host measured to.
         to: SocketAddr,
-        /// Why not.
+        /// The error.
         error: io::Error,
     },
-    /// Nobody answers the control connection.
+    /// No answer on the control connection.
     #[error("{0} does not answer: is a TWAMP server running there, and is its TCP port open?")]
     NoAnswer(SocketAddr),
-    /// The server refuses, or is none.
+    /// The server refuses, or does not speak TWAMP-Control.
     #[error("{to}: {error}")]
     Control {
-        /// Who.
+        /// The server.
         to: SocketAddr,
-        /// Why.
+        /// The reason.
         error: ControlError,
     },
 }
@@ -81,7 +81,7 @@ pub async fn measure(
     run(socket, config, how).await.map_err(os)
 }
 
-/// Measures to a TWAMP server, with `padding_bytes` behind the 14 of a sender's packet.
+/// Measures to a TWAMP server, with `padding_bytes` after the 14 of a sender's packet.
 ///
 /// # Errors
 /// [`MeasurementError`].
@@ -91,21 +91,22 @@ pub async fn measure_twamp(
     how: &Measurement,
 ) -> Result<SessionResult, MeasurementError> {
     let os = |error| MeasurementError::Os { to, error };
-    let connecting = timeout(STEP, TcpStream::connect(to)).await;
+    let connecting = timeout(STEP_TIMEOUT, TcpStream::connect(to)).await;
     let mut control = connecting.map_err(|_| MeasurementError::NoAnswer(to))?.map_err(os)?;
     let answer =
         set_up_response(&read(&mut control, to).await?).map_err(|error| MeasurementError::Control { to, error })?;
     let refused = |error| MeasurementError::Control { to, error };
     control.write_all(&answer).await.map_err(os)?;
     check_server_start(&read(&mut control, to).await?).map_err(refused)?;
-    // Test packets leave from where the control connection does, so the server knows them.
+    // Test packets must leave from the control connection's address, by which the server knows
+    // them.
     let local = control.local_addr().map_err(os)?;
     let socket = ProbeSocket::bind(SocketAddr::new(local.ip(), 0)).map_err(os)?;
     let request = SessionRequest {
         is_ipv6: to.is_ipv6(),
         sender_port: socket.local_address().map_err(os)?.port(),
         receiver_port: 0,
-        // Zero: those of the control connection, also behind address translation.
+        // Zero stands for the control connection's addresses, also behind address translation.
         sender_address: crate::socket::any_address(to.is_ipv6(), 0).ip(),
         receiver_address: crate::socket::any_address(to.is_ipv6(), 0).ip(),
         padding_bytes,
@@ -132,7 +133,7 @@ fn hint(error: &io::Error) -> &'static str {
 
 async fn read<const N: usize>(control: &mut TcpStream, to: SocketAddr) -> Result<[u8; N], MeasurementError> {
     let mut message = [0; N];
-    match timeout(STEP, control.read_exact(&mut message)).await {
+    match timeout(STEP_TIMEOUT, control.read_exact(&mut message)).await {
         Ok(Ok(_)) => Ok(message),
         Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
             let error = ControlError::Malformed("it closed the connection without a usable answer");
@@ -156,23 +157,24 @@ async fn run(socket: ProbeSocket, config: SenderConfig, how: &Measurement) -> io
         sleep_until(due).await;
         session.next_request(now_ns(), &mut packet);
         match socket.get().send(&packet) {
-            // No room in the socket: the packet counts as lost, which is what it is.
+            // The socket has no room: the packet counts as lost.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // What ICMP says of a packet; it counts as lost, too, unless it is answered.
+            // An ICMP error about an earlier packet; the packet counts as lost unless it is
+            // answered.
             Err(error) if error.raw_os_error().is_some_and(is_of_icmp) => {}
             sent => drop(sent?),
         }
     }
     let last = Instant::now() + how.wait;
     while session.result().round_trip.lost() > 0 && receive(&socket, &mut session, &mut buffer, last).await? {}
-    // A refusal explains why nothing was answered; anybody can send one, so it ends nothing before.
+    // Anybody can send an ICMP refusal, so one counts only if nothing was answered.
     if session.result().round_trip.received == 0 && socket.get().take_refusal() {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
     Ok(session.result())
 }
 
-/// Takes one answer; false when none came in time.
+/// Receives one answer. Returns false if none came in time.
 async fn receive(
     socket: &AsyncProbeSocket,
     session: &mut SenderSession,
@@ -182,7 +184,7 @@ async fn receive(
     let Ok(received) = timeout_at(until, socket.receive(buffer)).await else { return Ok(false) };
     match received {
         Ok(received) => {
-            // Answers that do not count are counted.
+            // The session counts rejected answers.
             let _ = session.receive(buffer.get(..received.bytes).unwrap_or_default(), received.at_ns);
             Ok(true)
         }

@@ -19,7 +19,7 @@ const NTP_TO_UNIX_SECONDS: u64 = 2_208_988_800;
 const NTP_ERA_SECONDS: i64 = 1 << 32;
 const SECOND_NS: i64 = 1_000_000_000;
 
-/// A timestamp that names no usable time.
+/// Why a timestamp is not usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TimestampError {
     /// It lies before 1970: the clock was never set.
@@ -30,7 +30,7 @@ pub enum TimestampError {
     Nanoseconds(u32),
 }
 
-/// How a timestamp is written: the Z flag of the error estimate (RFC 8186).
+/// The format of a timestamp, from the Z flag of the error estimate (RFC 8186).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TimestampFormat {
     /// Seconds since 1900 and binary fraction.
@@ -77,7 +77,7 @@ pub fn decode(bytes: [u8; 8], format: TimestampFormat, now_ns: i64) -> Result<i6
     match format {
         TimestampFormat::Ntp => {
             let era_1_begins = NTP_ERA_SECONDS - NTP_TO_UNIX_SECONDS as i64;
-            // A year before the wrap, others' clocks may be ahead.
+            // From a year before the wrap on, another host's clock may be ahead of it.
             let may_be_era_1 = now_ns / SECOND_NS > era_1_begins - 365 * 86_400;
             let mut seconds = i64::from(high) - NTP_TO_UNIX_SECONDS as i64;
             if high < 1 << 31 && may_be_era_1 {
@@ -93,13 +93,14 @@ pub fn decode(bytes: [u8; 8], format: TimestampFormat, now_ns: i64) -> Result<i6
     }
 }
 
-/// How far a timestamp can be believed: `S Z Scale(6) Multiplier(8)`, error = multiplier · 2^scale
-/// · 2^-32 s.
+/// The error estimate of a timestamp: `S Z Scale(6) Multiplier(8)`, error = multiplier · 2^scale ·
+/// 2^-32 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorEstimate(pub u16);
 
 impl ErrorEstimate {
-    /// The estimate of a clock. A multiplier is never zero, which would mean an invalid timestamp.
+    /// The estimate of a clock. The multiplier is never zero, which would mark the timestamp
+    /// invalid.
     #[must_use]
     pub fn new(quality: ClockQuality, format: TimestampFormat) -> Self {
         let units = u128::from(quality.error_us.max(1)) * (1 << 32) / 1_000_000;
@@ -115,7 +116,7 @@ impl ErrorEstimate {
         self.0 & 0x8000 != 0
     }
 
-    /// How the timestamp beside it is written.
+    /// The format of the timestamp beside it.
     #[must_use]
     pub const fn format(self) -> TimestampFormat {
         if self.0 & 0x4000 == 0 { TimestampFormat::Ntp } else { TimestampFormat::Ptp }
@@ -181,7 +182,7 @@ mod tests {
             }
         }
 
-        /// Anybody's bytes, and a clock that shows anything.
+        /// Any bytes, and any clock.
         #[test]
         fn whatever_a_packet_says_its_time_is_read_or_refused(bytes: [u8; 8], error: u16, now_ns: i64) {
             for format in [TimestampFormat::Ntp, TimestampFormat::Ptp] {

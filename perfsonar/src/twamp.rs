@@ -1,5 +1,5 @@
-//! TWAMP (RFC 5357), unauthenticated: the messages of TWAMP-Control, and both ends as pure state
-//! machines. TWAMP-Test's packets are those of [`crate::stamp`].
+//! TWAMP (RFC 5357), unauthenticated: the messages of TWAMP-Control, and the server as a pure state
+//! machine. The packets of TWAMP-Test are those of [`crate::stamp`].
 //!
 //! ```text
 //! client                       server

@@ -40,7 +40,7 @@ use culvert_model::progress::Progress;
 use culvert_objects::fs::reach::Reach;
 use culvert_objects::fs::sources::listing::NamedSources;
 use culvert_objects::fs::sources::named::local_source;
-use culvert_plane::dataplane::{DataPlane, Origin};
+use culvert_plane::{DataPlane, Origin};
 use culvert_protocol::control::{Options, Overwrite, TransferId};
 use culvert_protocol::identity::Identity;
 use culvert_protocol::names::TEMPORARY_PREFIX;
@@ -272,7 +272,7 @@ async fn run(hall: &Hall, kind: Kind, play: Play) -> Ended {
         af_xdp: None,
         refusals: Vec::new(),
     };
-    let started = tokio::time::timeout(PATIENCE, DataPlane::start(&Origin::Socket(socket), &config)).await;
+    let started = tokio::time::timeout(PATIENCE, culvert_plane::start(&Origin::Socket(socket), &config)).await;
     let ended = match started.expect("the start hangs") {
         Ok(plane) => transfer(hall, &room, plane, is_sender, checksum).await,
         Err(error) => Err(error.into()),

@@ -1,4 +1,4 @@
-//! A certificate authority and what it signs, for peers that want certificates.
+//! A certificate authority and certificates for the peers that need them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,12 +10,12 @@ use crate::field::THERE;
 /// A host's and a user's certificate, below one directory.
 #[derive(Debug)]
 pub struct Certificates {
-    /// Where everything lies.
+    /// The directory of all files.
     pub directory: PathBuf,
 }
 
 impl Certificates {
-    /// Makes them.
+    /// Makes the certificates, unless the directory has them.
     pub fn make(directory: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(directory.join("ca"))?;
         let certificates = Self { directory: directory.to_owned() };
@@ -56,7 +56,7 @@ impl Certificates {
         Ok(certificates)
     }
 
-    /// A file among them.
+    /// A file in the directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }

@@ -1,4 +1,4 @@
-//! GridFTP (the Grid Community Toolkit's): a file in four streams, or many files, pipelined.
+//! GridFTP of the Grid Community Toolkit: one file in four streams, or many files, pipelined.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::certificates::Certificates;
 use super::installed::need;
 use crate::field::{self, Field, RECEIVER, THERE};
 
-/// What of GridFTP is encrypted.
+/// What GridFTP encrypts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Security {
     /// Nothing.
@@ -66,8 +66,7 @@ impl<'a> GridFtp<'a> {
         self.copy(&["-fast", "-p", "4"], &source.display().to_string(), destination)
     }
 
-    /// Stores a directory's contents in another: commands sent ahead of their answers, eight files
-    /// at once.
+    /// Stores a directory's contents in another, with pipelined commands and eight files at once.
     pub fn put_all(&self, source: &Path, target: &Path) -> anyhow::Result<Duration> {
         let (from, to) = (format!("{}/", source.display()), format!("{}/", target.display()));
         self.copy(&["-r", "-cd", "-pp", "-fast", "-cc", "8"], &from, &to)

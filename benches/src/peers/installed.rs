@@ -1,4 +1,4 @@
-//! Whether the programs of a peer are there.
+//! Checks whether the programs of a peer are installed.
 
 use anyhow::ensure;
 

@@ -1,4 +1,4 @@
-//! iperf3: TCP in plain text, what a path and its kernel give without a cipher.
+//! iperf3: plain TCP, the rate of path and kernel without a cipher.
 
 use anyhow::Context as _;
 
@@ -20,7 +20,7 @@ impl<'a> Server<'a> {
         Ok(Self { field, _server: server })
     }
 
-    /// One stream, in Gb/s of what arrived.
+    /// One stream; the receiving rate in Gb/s.
     pub fn run(&self, congestion_control: &str) -> anyhow::Result<f64> {
         let (out, _) = self.field.run("iperf3", &["-c", THERE, "-J", "-t", "4", "-C", congestion_control])?;
         let result: serde_json::Value = serde_json::from_str(&out)?;

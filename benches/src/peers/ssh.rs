@@ -1,5 +1,4 @@
-//! scp, rsync and tar over OpenSSH with its fastest cipher, and rclone, which speaks to the same
-//! server.
+//! scp, rsync and tar over OpenSSH with its fastest cipher, and rclone over the same server's SFTP.
 
 use std::path::Path;
 use std::process::Command;
@@ -46,7 +45,7 @@ impl<'a> Ssh<'a> {
         Ok(Self { field, config, _server: field.serve(sshd, 2222)? })
     }
 
-    /// Copies a file with scp's own protocol, its fastest.
+    /// Copies a file with scp's original protocol, which is its fastest.
     pub fn scp(&self, from: &str, to: &str) -> anyhow::Result<Duration> {
         need(&["scp"])?;
         Ok(self.field.run("scp", &["-O", "-q", "-F", &self.config, from, &format!("{THERE}:{to}")])?.1)
@@ -60,8 +59,8 @@ impl<'a> Ssh<'a> {
         Ok(self.field.run("rsync", &[&["-e", &shell], options_and_sources, &[destination.as_str()]].concat())?.1)
     }
 
-    /// rclone to the server's SFTP, a directory's contents, files side by side. It compares no
-    /// hashes, which would cost it a command at the server for each file.
+    /// Copies a directory's contents with rclone over SFTP, eight files at once. Hash comparison is
+    /// off: it would cost one command at the server per file.
     pub fn rclone(&self, source: &Path, target: &Path) -> anyhow::Result<Duration> {
         need(&["rclone"])?;
         let key = self.field.path("ssh-user").display().to_string();

@@ -22,7 +22,7 @@ impl<'a> Xrootd<'a> {
         let certificates = Certificates::make(&field.path("certificates"))?;
         let admin = field.path("xrootd");
         std::fs::create_dir_all(&admin)?;
-        // It insists on another user than root, and on a key that only this user reads.
+        // The server refuses to run as root, and requires a key that only its user can read.
         let (host, key) = (admin.join("host.pem"), admin.join("host.key"));
         std::fs::copy(certificates.path("host.pem"), &host)?;
         std::fs::copy(certificates.path("host.key"), &key)?;

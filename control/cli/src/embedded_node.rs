@@ -11,7 +11,7 @@ use culvert_model::request::{Movement, TransferRequest};
 use culvert_node::node::{Node, carry_out};
 use culvert_node::registry::new_transfer_id;
 use culvert_node::settings::Settings;
-use culvert_plane::dataplane::Origin;
+use culvert_plane::Origin;
 use culvert_state::StateDirectory;
 
 use crate::exit::CommandError;

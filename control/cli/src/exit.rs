@@ -5,7 +5,7 @@ use culvert_model::exit_code::ExitCode;
 use culvert_model::record::{Failure, RecordState};
 use culvert_node::profiles::ProfileError;
 use culvert_node::settings::SettingsError;
-use culvert_plane::dataplane::DataPlaneError;
+use culvert_plane::DataPlaneError;
 use culvert_protocol::control::RefusalCode;
 use culvert_state::StateError;
 use culvert_system::os_error::{self, explained, tells_shortage, without_numbers};

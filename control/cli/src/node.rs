@@ -11,7 +11,7 @@ use culvert_node::node::Node;
 use culvert_node::reception::{SpareDescriptor, listen};
 use culvert_node::settings::{Flags, Settings};
 use culvert_node::{log_lines, tuning};
-use culvert_plane::dataplane::{DataPlaneError, Origin};
+use culvert_plane::{DataPlaneError, Origin};
 use culvert_protocol::counted::noun;
 use culvert_state::StateDirectory;
 use culvert_system::file_lock::{self, FileLock, LockError};
@@ -123,7 +123,7 @@ pub async fn run(global: GlobalArgs, args: NodeArgs) -> Result<ExitCode, Command
     Ok(if code == ExitCode::Terminated { ExitCode::Done } else { code })
 }
 
-fn greet(node: &Node, settings: &Settings, running: &RunningNode, plane: &culvert_plane::dataplane::DataPlane) {
+fn greet(node: &Node, settings: &Settings, running: &RunningNode, plane: &culvert_plane::DataPlane) {
     let ports: Vec<String> = plane.lanes().iter().map(|lane| lane.port.to_string()).collect();
     say_aside!("culvert: node '{}', key {}", node.engine.name, node.engine.identity.public_key().fingerprint());
     say_aside!(

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_plane::dataplane::Supervisor;
+use culvert_plane::Supervisor;
 use culvert_protocol::identity::Identity;
 
 use crate::clock::Clock;

@@ -27,7 +27,7 @@ pub mod udp_path;
 use std::sync::Arc;
 
 use culvert_model::progress::Progress;
-use culvert_plane::dataplane::DataPlane;
+use culvert_plane::DataPlane;
 use culvert_protocol::control::{DRY_RUNS_ARE_TOLD_SINCE, NAMES_ARE_ESCAPED_SINCE, Options, TransferId};
 use culvert_protocol::identity::{Identity, to_hex};
 use culvert_protocol::manifest::{EntryKind, Manifest};

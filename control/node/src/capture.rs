@@ -19,7 +19,7 @@ use std::time::Duration;
 use culvert_link::capture::{CAPTURE_BYTES, Packet, Reader, SNAP_BYTES_MAX, State};
 use culvert_link::messages::ToDataPlane;
 use culvert_link::shared_memory::SharedMemory;
-use culvert_plane::dataplane::{DataPlane, DataPlaneError};
+use culvert_plane::{DataPlane, DataPlaneError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;

@@ -12,7 +12,7 @@ use culvert_link::counters::{LaneCounter, LaneCounters};
 use culvert_link::layout::LANE_WORDS;
 use culvert_model::record::RecordState;
 use culvert_model::result::TransferResult;
-use culvert_plane::dataplane::{DataPlane, Supervisor};
+use culvert_plane::{DataPlane, Supervisor};
 use culvert_tuning::audit::FindingCounts;
 use prometheus::{
     Counter, CounterVec, Encoder as _, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,

@@ -26,7 +26,7 @@ use culvert_model::result::TransferResult;
 use culvert_path::advice::{self, Advice};
 use culvert_path::check::Side;
 use culvert_path::service::PathService;
-use culvert_plane::dataplane::{Origin, Supervisor};
+use culvert_plane::{Origin, Supervisor};
 use culvert_protocol::control::TransferId;
 use culvert_protocol::foreign_text::plain_lines;
 use culvert_state::{StateDirectory, StateError};

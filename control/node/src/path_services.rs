@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::routing::get;
 use axum::{Json, Router};
 use culvert_path::settings::PathSettings;
-use culvert_path::{delivery, responder};
+use culvert_path::{delivery, measurement_responder};
 use culvert_perfsonar::psconfig::Template;
 use culvert_system::os_error;
 use tokio::net::TcpListener;
@@ -24,7 +24,7 @@ const TEMPLATE_PATH: &str = "/psconfig/culvert.json";
 /// In words: an address that cannot be bound, a file that cannot be read.
 pub async fn start(node: &Node) -> Result<(), String> {
     let profiles = node.profiles.clone();
-    responder::start(&node.path, move || profiles.readable()).await?;
+    measurement_responder::start(&node.path, move || profiles.readable()).await?;
     serve_template(&node.path.settings(), &node.metrics).await?;
     delivery::start(&node.path, &node.state, &node.engine.name)
 }

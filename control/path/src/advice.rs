@@ -1,5 +1,5 @@
-//! What transfers do with the records: the rate to begin with, and a warning when they do worse
-//! than the path did.
+//! How transfers use path records: as a start rate, and for a warning if a transfer stays far below
+//! the recorded rate.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,19 +22,19 @@ use crate::publish;
 use crate::records::{self, PathRecord};
 use crate::service::PathService;
 
-/// A transfer below this part of the record's rate does worse than the path did.
-const WORSE: f64 = 0.5;
-/// Transfers shorter than this say nothing of the path.
+/// A transfer below this fraction of the recorded rate gets a warning.
+const WARN_BELOW: f64 = 0.5;
+/// Shorter transfers spend too much of their time ramping up to say anything about the path.
 const SECONDS_MIN: f64 = 2.0;
 
-/// What the records of paths say to transfers.
+/// Answers the engine's questions about paths from the records.
 #[derive(Debug)]
 pub struct Advice {
-    /// Whom the node knows.
+    /// The node's partners.
     pub partners: Arc<dyn Partners>,
-    /// Where the records are.
+    /// The directory of the records.
     pub state: StateDirectory,
-    /// How long they are fresh.
+    /// The settings, which say how long a record is fresh.
     pub path: Arc<PathService>,
 }
 
@@ -50,7 +50,8 @@ impl PathAdvice for Advice {
     }
 }
 
-/// What records call a partner; none for far ends over ssh, which have no profile. Reads files.
+/// The name under which records keep a partner; none for far ends over ssh, which have no profile.
+/// Reads files.
 #[must_use]
 pub fn name_of(partners: &dyn Partners, target: &Target) -> Option<String> {
     match target {
@@ -63,11 +64,11 @@ pub fn name_of(partners: &dyn Partners, target: &Target) -> Option<String> {
     }
 }
 
-/// Keeps a transfer's record, and says whether it did worse than the path's record. `here` is what
-/// this node calls itself. Reads and writes files.
+/// Records a transfer, publishes it if an archive is configured, and returns a warning if it stayed
+/// far below the recorded rate. `here` is this node's name. Reads and writes files.
 pub fn after_transfer(
     state: &StateDirectory,
-    room: &PathService,
+    service: &PathService,
     here: &str,
     (partner, side): (&str, Side),
     result: &TransferResult,
@@ -77,16 +78,16 @@ pub fn after_transfer(
     }
     let known = records::read(state, partner, side).unwrap_or_default();
     let now = unix_ms();
-    let warning = records::fresh(&known, now, room.settings().path.fresh_ms())
+    let warning = records::fresh(&known, now, service.settings().path.fresh_ms())
         .and_then(|record| compare(result, record, partner));
     if let Err(error) = records::add(state, partner, side, records::of_transfer(result, now)) {
         say_aside!("culvert: the path's record could not be written: {error}");
     }
-    if let Some(table) = &room.settings().archive {
+    if let Some(table) = &service.settings().archive {
         let document = publish::of_transfer(result, here, partner, side, now);
         let spooled = publish::spool(state, table).and_then(|spool| {
             publish::add(&spool, now, &[document])?;
-            room.archive.dropped.fetch_add(spool.dropped(), Ordering::Relaxed);
+            service.archive.dropped.fetch_add(spool.dropped(), Ordering::Relaxed);
             Ok(())
         });
         if let Err(why) = spooled {
@@ -96,7 +97,8 @@ pub fn after_transfer(
     warning
 }
 
-/// What a record supports from the first packet on: less than it found, the less sure it was.
+/// The rate that a record supports from the first packet on: a smaller part of the measured rate
+/// the lower the confidence.
 fn supported(record: &PathRecord) -> Option<u64> {
     let percent = match record.confidence? {
         Confidence::High => 80,
@@ -106,10 +108,10 @@ fn supported(record: &PathRecord) -> Option<u64> {
     Some(record.rate_bits_per_second? / 100 * percent)
 }
 
-/// A sentence if the transfer did worse than the record, and the path is to blame.
+/// A warning if the path limited the transfer to far less than the recorded rate.
 fn compare(result: &TransferResult, record: &PathRecord, partner: &str) -> Option<String> {
     let expected = record.rate_bits_per_second?;
-    if result.goodput_bps as f64 >= expected as f64 * WORSE || result.verdict.limited_by != Some(Limit::Path) {
+    if result.goodput_bps as f64 >= expected as f64 * WARN_BELOW || result.verdict.limited_by != Some(Limit::Path) {
         return None;
     }
     let ip_bytes = u32::from(result.segment_bytes) + 100;
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_surer_record_supports_more() {
+    fn a_record_of_higher_confidence_supports_more() {
         let high = record(1, 1_000_000_000);
         let low = PathRecord { confidence: Some(Confidence::Low), ..high.clone() };
         assert_eq!((supported(&high), supported(&low)), (Some(800_000_000), Some(400_000_000)));

@@ -1,4 +1,4 @@
-//! Delivery of what waits in the spool to the archive, where one is configured.
+//! Delivers the spool's documents to the archive, if one is configured.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,26 +13,27 @@ use culvert_state::StateDirectory;
 use crate::publish;
 use crate::service::{ArchiveCounters, PathService};
 
-/// How often the spool is looked at when nothing waits.
-const LOOK: Duration = Duration::from_secs(2);
+/// How often the spool is read while it is empty.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Starts what delivers to the archive of `[archive]`; `here` is what this node calls itself.
+/// Starts delivery to the archive of `[archive]`. `here` is this node's name.
 ///
 /// # Errors
 /// In words: a spool, or a file with a secret, that cannot be used.
-pub fn start(room: &Arc<PathService>, state: &StateDirectory, here: &str) -> Result<(), String> {
-    let Some(table) = room.settings().archive else { return Ok(()) };
+pub fn start(service: &Arc<PathService>, state: &StateDirectory, here: &str) -> Result<(), String> {
+    let Some(table) = service.settings().archive else { return Ok(()) };
     let spool = publish::spool(state, &table)?;
     let archive = publish::archive(state, &table, here)?;
-    let (room, state) = (Arc::clone(room), state.clone());
-    // Spool and pin are files: in a separate thread, only the archive waits for them.
+    let (service, state) = (Arc::clone(service), state.clone());
+    // Spool and pins are files, whose calls block: in a thread of its own, delivery delays nothing
+    // else.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("the archive's thread cannot start: {error}"))?;
-    std::thread::spawn(move || runtime.block_on(deliver(&room.archive, &state, &spool, &archive)));
+    std::thread::spawn(move || runtime.block_on(deliver(&service.archive, &state, &spool, &archive)));
     Ok(())
 }
 
-/// Delivers what waits, forever.
+/// Delivers documents forever.
 async fn deliver(counters: &ArchiveCounters, state: &StateDirectory, spool: &Spool, archive: &Archive) {
     let mut pause = PAUSE_MIN;
     let mut dropped_before = 0;
@@ -52,7 +53,7 @@ async fn deliver(counters: &ArchiveCounters, state: &StateDirectory, spool: &Spo
             }
         }
         match error {
-            None => tokio::time::sleep(LOOK).await,
+            None => tokio::time::sleep(POLL_INTERVAL).await,
             Some(error) => {
                 say_aside!(
                     "culvert: {}; {} {}, next attempt in {} s",

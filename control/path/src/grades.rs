@@ -1,6 +1,6 @@
-//! What a check means: each finding with a grade, the reason, and what to do.
+//! Grades a check's results: each finding has a grade, the reason, and a remedy.
 //!
-//! Thresholds are those of data transfer nodes: a loss that a web page does not notice ruins a TCP
+//! The thresholds are those of data transfer nodes: loss that nobody notices on the web ruins a TCP
 //! flow over 80 ms.
 
 use culvert_model::units::show_rate;
@@ -12,45 +12,45 @@ use serde::Serialize;
 use crate::check::{Direction, PathCheck, Side};
 use crate::records::PathRecord;
 
-/// Loss from which a direction is bad.
+/// The loss ratio from which a direction is bad.
 pub const LOSS_BAD: f64 = 1e-4;
-/// Loss from which it is worth a look.
+/// The loss ratio from which a direction gets a warning.
 pub const LOSS_WARN: f64 = 1e-5;
-/// What jumbo frames carry.
+/// The MTU of jumbo frames.
 pub const MTU_JUMBO: u32 = 9_000;
-/// What Ethernet carries.
+/// The MTU of Ethernet.
 const MTU_ETHERNET: u32 = 1_500;
-/// Reordering from which TCP suffers.
+/// The reordering ratio from which TCP suffers.
 const REORDERING_WARN: f64 = 1e-3;
 /// See [`REORDERING_WARN`].
 const REORDERING_BAD: f64 = 1e-2;
 
-/// How good something is.
+/// The grade of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Grade {
     /// As it should be.
     Good,
-    /// Worth knowing; nothing to do.
+    /// Worth knowing, but needs no action.
     Note,
-    /// It costs rate.
+    /// Reduces the rate of transfers.
     Warn,
-    /// It ruins transfers.
+    /// Ruins transfers.
     Bad,
 }
 
-/// A finding.
+/// A graded statement about the path.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Finding {
-    /// What it is about: `loss`, `mtu`, `rtt`, `reordering`, `duplication`, `rate`, `clock`.
+    /// Its subject: `loss`, `mtu`, `rtt`, `reordering`, `duplication`, `rate`, `clock`.
     pub what: &'static str,
-    /// Which direction; none for both.
+    /// The direction; none for both.
     pub direction: Option<Side>,
-    /// How good.
+    /// The grade.
     pub grade: Grade,
-    /// What was found, and what it means.
+    /// The result and its meaning.
     pub text: String,
-    /// What to do; empty if there is nothing to do.
+    /// What an admin can do about it; empty if nothing is to be done.
     pub remedy: String,
 }
 
@@ -82,7 +82,7 @@ pub fn findings(check: &PathCheck, history: &[PathRecord]) -> Vec<Finding> {
     found
 }
 
-/// A part of a whole as people read it: percent, or a power of ten.
+/// A ratio for people: percent, or a power of ten.
 #[must_use]
 pub fn part(part: f64) -> String {
     if part == 0.0 {
@@ -201,7 +201,7 @@ fn mtu(direction: &Direction) -> Option<Finding> {
 fn rtt(check: &PathCheck, history: &[PathRecord]) -> Option<Finding> {
     let rtt = check.rtt?;
     let floor = history.iter().filter_map(|record| record.rtt_min_us).fold(rtt.min_us, f64::min);
-    // What a host's scheduler adds is no queue.
+    // Less than this may be the delay of a host's scheduler rather than a queue.
     let allowed = (floor * 0.1).max(1_000.0);
     if rtt.min_us - floor > allowed {
         let text = format!(

@@ -1,5 +1,7 @@
-//! What a node knows about the path to a partner: checks before transfers, records of what was
-//! found, and what transfers do with it.
+//! Measures the path to a partner, keeps records of the results, and gives them to transfers.
+//!
+//! A check has two ends: [`conduct`] asks, step by step over the control connection, and [`answer`]
+//! permits and does what each step asks for. The probes themselves are in `culvert-perfsonar`.
 //!
 //! ```text
 //! culvert path check ──> conduct ═══ control connection, UDP probes ═══ answer <── reception of the partner's node
@@ -19,13 +21,14 @@ pub mod conduct;
 pub mod delivery;
 pub mod grades;
 pub mod measurement_peers;
+pub mod measurement_responder;
 pub mod metrics;
 pub mod page;
 pub mod plan;
 mod probing;
 pub mod publish;
 pub mod records;
-pub mod responder;
+
 pub mod service;
 pub mod settings;
 pub mod slots;

@@ -1,8 +1,8 @@
-//! Who may measure to this node without being named in `[responder] allow`: partners, and the
+//! The hosts that may measure to this node in addition to `[responder] allow`: partners, and the
 //! perfSONAR hosts in `[psconfig]`.
 //!
-//! Their addresses are those in their profiles, with names resolved, and those that their nodes
-//! have connected from.
+//! Partners may use the addresses in their profiles, with names resolved, and the addresses that
+//! their nodes have connected from.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, ToSocketAddrs as _};
@@ -15,91 +15,97 @@ use culvert_perfsonar::sources::Permitted;
 use culvert_protocol::identity::PublicKey;
 
 /// How often profiles are read and names resolved again. A partner that was added or has moved may
-/// measure so long after at the latest.
-const LOOK: Duration = Duration::from_secs(60);
-/// Addresses that partners have connected from; the one that has been silent longest is dropped
-/// first.
-const CAME_MAX: usize = 1_024;
-/// Names that are resolved at most, in the order of the profiles: each may take the resolver ten
-/// seconds.
-const NAMES_MAX: usize = 1_024;
+/// measure after this time at the latest.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+/// The most addresses that partners have connected from; the one that has been silent longest is
+/// dropped first.
+const CONNECTED_FROM_MAX: usize = 1_024;
+/// The most hosts that are resolved: a name may take the resolver ten seconds.
+const HOSTS_MAX: usize = 1_024;
 
 /// The hosts that may measure to a node's responder.
 #[derive(Debug, Default)]
 pub struct MeasurementPeers {
-    /// What responders ask. Its networks are set with the settings.
+    /// The set that responders ask. Its networks come from the settings.
     permitted: Mutex<Permitted>,
-    /// Where partners came from, and when last.
-    came: Mutex<HashMap<IpAddr, (PublicKey, Instant)>>,
-    /// What profiles and settings say, as it was resolved last.
+    /// The addresses that partners connected from, and when last.
+    connected_from: Mutex<HashMap<IpAddr, (PublicKey, Instant)>>,
+    /// The addresses of profiles and settings, as last resolved.
     resolved: Mutex<HashSet<IpAddr>>,
 }
 
 impl MeasurementPeers {
-    /// A partner's node came from an address.
+    /// Takes the address that a partner's node has connected from.
     pub fn note_partner(&self, partner: PublicKey, address: IpAddr) {
         let is_new = {
-            let mut came = self.came.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.connected_from.lock().unwrap_or_else(PoisonError::into_inner);
             let address = address.to_canonical();
-            if came.len() >= CAME_MAX && !came.contains_key(&address) {
-                let oldest = came.iter().min_by_key(|(_, (_, at))| *at).map(|(&address, _)| address);
-                oldest.map(|oldest| came.remove(&oldest));
+            if known.len() >= CONNECTED_FROM_MAX && !known.contains_key(&address) {
+                let oldest = known.iter().min_by_key(|(_, (_, at))| *at).map(|(&address, _)| address);
+                oldest.map(|oldest| known.remove(&oldest));
             }
-            came.insert(address, (partner, Instant::now())).is_none()
+            let is_new = known.insert(address, (partner, Instant::now())).is_none();
+            // Invariant I-path-addresses: At most 1,024 addresses that partners connected from are
+            // remembered.
+            assert!(known.len() <= CONNECTED_FROM_MAX, "{} addresses are remembered", known.len());
+            is_new
         };
         if is_new {
             self.publish();
         }
     }
 
-    /// Begins with the networks that the admin permits, and keeps the rest up to date as long as
-    /// the node lives. `known` reads the profiles.
+    /// Sets the networks that the admin permits, and starts a thread that keeps the other addresses
+    /// up to date as long as the node lives. `profiles` reads the partners' profiles.
     ///
     /// # Errors
     /// In words: there is no thread.
-    pub fn invite(
+    pub fn start(
         self: &Arc<Self>,
-        known: impl Fn() -> Vec<NamedProfile> + Send + 'static,
+        profiles: impl Fn() -> Vec<NamedProfile> + Send + 'static,
         permitted: Permitted,
         others: Vec<String>,
     ) -> Result<(), String> {
         *self.permitted.lock().unwrap_or_else(PoisonError::into_inner) = permitted;
         let measurement_peers = Arc::downgrade(self);
-        // Resolvers block, for long if a name's servers are unreachable; a separate thread keeps
-        // others from waiting.
+        // The resolver blocks, for long if a name's servers are unreachable.
         let thread = std::thread::Builder::new().name("culvert-peers".to_owned());
-        let keeping = move || keep(&measurement_peers, known, &others);
+        let keeping = move || keep_resolved(&measurement_peers, profiles, &others);
         thread.spawn(keeping).map(drop).map_err(|error| format!("the responder's thread cannot start: {error}"))
     }
 
     fn publish(&self) {
         let mut addresses = self.resolved.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        addresses.extend(self.came.lock().unwrap_or_else(PoisonError::into_inner).keys());
+        addresses.extend(self.connected_from.lock().unwrap_or_else(PoisonError::into_inner).keys());
         self.permitted.lock().unwrap_or_else(PoisonError::into_inner).set_addresses(addresses);
     }
 
-    /// Takes what was found: the addresses, and which keys still have a profile.
+    /// Takes newly resolved addresses, and the keys that still have a profile.
     fn update(&self, resolved: HashSet<IpAddr>, partners: &HashSet<PublicKey>) {
         *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = resolved;
-        self.came.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, (key, _)| partners.contains(key));
+        self.connected_from.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, (key, _)| partners.contains(key));
         self.publish();
     }
 }
 
-/// Looks again and again, until the node is gone.
-fn keep(measurement_peers: &Weak<MeasurementPeers>, profiles: impl Fn() -> Vec<NamedProfile>, others: &[String]) {
+/// Reads profiles and resolves names periodically until the node is gone.
+fn keep_resolved(
+    measurement_peers: &Weak<MeasurementPeers>,
+    profiles: impl Fn() -> Vec<NamedProfile>,
+    others: &[String],
+) {
     let mut known = HashMap::new();
     while measurement_peers.strong_count() > 0 {
         let (partners, hosts) = partners_and_hosts(&profiles());
-        let hosts: Vec<String> = hosts.into_iter().chain(others.iter().cloned()).take(NAMES_MAX).collect();
+        let hosts: Vec<String> = hosts.into_iter().chain(others.iter().cloned()).take(HOSTS_MAX).collect();
         known.retain(|host, _| hosts.contains(host));
         for host in &hosts {
             let found = addresses_of(host);
-            // A resolver that is temporarily unreachable does not revoke anybody's permission.
+            // While the resolver is unreachable, earlier addresses stay permitted.
             if !found.is_empty() || !known.contains_key(host) {
                 known.insert(host.clone(), found);
             }
-            // Those that are known by now need not wait for the rest.
+            // Published after each host: those already resolved do not wait for slow names.
             let Some(measurement_peers) = measurement_peers.upgrade() else { return };
             measurement_peers.update(known.values().flatten().copied().collect(), &partners);
         }
@@ -107,12 +113,11 @@ fn keep(measurement_peers: &Weak<MeasurementPeers>, profiles: impl Fn() -> Vec<N
             let Some(measurement_peers) = measurement_peers.upgrade() else { return };
             measurement_peers.update(HashSet::new(), &partners);
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(REFRESH_INTERVAL);
     }
 }
 
-/// The partners' keys and hosts, addresses before names. An unreadable profile does not affect the
-/// others.
+/// The partners' keys and hosts, addresses before names.
 fn partners_and_hosts(known: &[NamedProfile]) -> (HashSet<PublicKey>, Vec<String>) {
     let keys = known.iter().map(|(_, profile)| profile.key).collect();
     let hosts = known.iter().flat_map(|(_, profile)| &profile.addresses);
@@ -138,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_came_is_permitted_while_it_has_a_profile() {
+    fn an_address_that_a_partner_connected_from_is_permitted_while_the_partner_has_a_profile() {
         let (measurement_peers, permitted) = (MeasurementPeers::default(), Permitted::default());
         *measurement_peers.permitted.lock().unwrap() = permitted.clone();
         let (partner, former) = (PublicKey([1; 32]), PublicKey([2; 32]));
@@ -153,10 +158,10 @@ mod tests {
     #[test]
     fn addresses_are_bounded_and_names_resolved() {
         let measurement_peers = MeasurementPeers::default();
-        for number in 0..2 * CAME_MAX as u32 {
+        for number in 0..2 * CONNECTED_FROM_MAX as u32 {
             measurement_peers.note_partner(PublicKey([1; 32]), IpAddr::V4(number.into()));
         }
-        assert_eq!(measurement_peers.came.lock().unwrap().len(), CAME_MAX);
+        assert_eq!(measurement_peers.connected_from.lock().unwrap().len(), CONNECTED_FROM_MAX);
         assert!(addresses_of("localhost").iter().all(IpAddr::is_loopback) && !addresses_of("localhost").is_empty());
         assert_eq!(addresses_of("::ffff:192.0.2.1"), HashSet::from(["192.0.2.1".parse().unwrap()]));
         assert!(addresses_of("no-such-host.invalid").is_empty());

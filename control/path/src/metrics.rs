@@ -9,13 +9,13 @@ use prometheus::{Encoder as _, Gauge, GaugeVec, IntCounter, IntCounterVec, IntGa
 use crate::service::PathService;
 use crate::{publish, records};
 
-/// Partners and directions that are shown at most.
+/// The most pairs of partner and direction that are shown.
 const SERIES_MAX: usize = 1_000;
 
-/// The metrics as text. They are generated from files at each scrape: a check run on the command
-/// line shows in the node's metrics too.
+/// The metrics as text. They are generated from the records' files at each scrape, so that checks
+/// run on the command line show in the node's metrics too.
 #[must_use]
-pub fn render(state: &StateDirectory, room: &PathService) -> String {
+pub fn render(state: &StateDirectory, service: &PathService) -> String {
     let registry = Registry::new();
     let gauge = |name: &str, help: &str, labels: &[&str]| {
         let metric =
@@ -37,7 +37,7 @@ pub fn render(state: &StateDirectory, room: &PathService) -> String {
     for (partner, side) in records::partners(state).into_iter().take(SERIES_MAX) {
         let Ok(all) = records::read(state, &partner, side) else { continue };
         let labels = [partner.as_str(), side.word()];
-        // The newest that knows each: a transfer knows no MTU.
+        // For each value the newest record that has it: a transfer's record has no MTU.
         let newest = |value: &dyn Fn(&records::PathRecord) -> Option<f64>| all.iter().rev().find_map(value);
         let set = |metric: &GaugeVec, value: Option<f64>| {
             if let Some(value) = value {
@@ -59,18 +59,18 @@ pub fn render(state: &StateDirectory, room: &PathService) -> String {
         set(&hops, newest(&|record| record.hops.map(f64::from)));
         set(&at, all.last().map(|record| record.at_unix_ms as f64 / 1e3));
     }
-    responder(room, &registry);
-    checks(room, &registry);
-    archive(state, room, &registry);
+    responder(service, &registry);
+    checks(service, &registry);
+    archive(state, service, &registry);
     let mut text = Vec::new();
-    // Writing to memory does not fail, and what is gathered is well-formed.
+    // Writing to memory does not fail, and gathered metrics are well-formed.
     let _ = TextEncoder::new().encode(&registry.gather(), &mut text);
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// What waits for the archive, and what became of the rest; nothing where none is configured.
-fn archive(state: &StateDirectory, room: &PathService, registry: &Registry) {
-    let settings = room.settings();
+/// The spool and the deliveries to the archive; nothing if none is configured.
+fn archive(state: &StateDirectory, service: &PathService, registry: &Registry) {
+    let settings = service.settings();
     let Some(spool) = settings.archive.and_then(|table| publish::spool(state, &table).ok()) else { return };
     let (documents, bytes) = spool.usage();
     let gauges = [
@@ -83,7 +83,7 @@ fn archive(state: &StateDirectory, room: &PathService, registry: &Registry) {
             let _ = registry.register(Box::new(gauge));
         }
     }
-    let counters = &room.archive;
+    let counters = &service.archive;
     let totals = [
         ("culvert_path_archive_delivered_total", "Documents delivered to the archive.", &counters.delivered),
         (
@@ -101,9 +101,9 @@ fn archive(state: &StateDirectory, room: &PathService, registry: &Registry) {
     }
 }
 
-/// Path checks that partners asked for, by what became of them.
-fn checks(room: &PathService, registry: &Registry) {
-    let counters = &room.checks.counters;
+/// Path checks requested by partners, by result.
+fn checks(service: &PathService, registry: &Registry) {
+    let counters = &service.checks.counters;
     let results = IntCounterVec::new(
         Opts::new("culvert_path_checks_total", "Path checks requested by partners, by result."),
         &["result"],
@@ -128,8 +128,8 @@ fn checks(room: &PathService, registry: &Registry) {
     }
 }
 
-fn responder(room: &PathService, registry: &Registry) {
-    let counters = &room.counters;
+fn responder(service: &PathService, registry: &Registry) {
+    let counters = &service.counters;
     let answers = IntCounterVec::new(
         Opts::new("culvert_path_responder_packets_total", "STAMP and TWAMP packets, by result."),
         &["result"],

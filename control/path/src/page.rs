@@ -1,4 +1,4 @@
-//! A check as people read it.
+//! A check's results as text for a terminal.
 
 use culvert_model::units::{show_bytes, show_rate};
 use culvert_protocol::path::Route;
@@ -63,12 +63,12 @@ pub fn page(check: &PathCheck, findings: &[Finding]) -> String {
             Grade::Warn => "WARN",
             Grade::Bad => "BAD ",
         };
-        let way = match finding.direction {
+        let direction = match finding.direction {
             Some(Side::Send) => " to the partner",
             Some(Side::Receive) => " from the partner",
             None => "",
         };
-        lines.push(format!("  {mark}  {}{way}: {}", finding.what, finding.text));
+        lines.push(format!("  {mark}  {}{direction}: {}", finding.what, finding.text));
         if !finding.remedy.is_empty() && finding.grade > Grade::Good {
             lines.push(format!("        {}", finding.remedy));
         }
@@ -121,7 +121,7 @@ mod tests {
     use crate::grades::tests::check;
 
     #[test]
-    fn the_page_has_all_that_was_found_and_says_what_is_missing() {
+    fn the_page_shows_all_findings_and_what_is_missing() {
         let mut check = check();
         check.send.route_udp = Some(Route {
             reached: true,

@@ -1,16 +1,16 @@
-//! Probes block for seconds. Each has its own thread: the runtime's threads for files are few, and
-//! listings would have to wait for probes too.
+//! Runs probes, which block for seconds, on threads of their own: the runtime has few blocking
+//! threads, and directory listings would wait behind probes.
 
 use std::io;
 
-/// Runs a probe on a thread of its own.
+/// Runs a probe on a new thread.
 ///
 /// # Errors
-/// The probe's, or that there is no thread.
+/// The probe's, or the error of starting the thread.
 pub async fn probing<T: Send + 'static>(probe: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     let (said, result) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("culvert-probe".to_owned());
-    // Nothing waits any more if the check has ended; the thread ends by itself.
+    // If the check has ended nobody receives the result; the thread ends by itself.
     thread.spawn(move || drop(said.send(probe())))?;
     result.await.map_err(|_| io::Error::other("the probe's thread has ended"))?
 }

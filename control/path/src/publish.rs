@@ -1,4 +1,4 @@
-//! What is published of checks and transfers, and the spool where it waits.
+//! Makes perfSONAR documents of checks and transfers, and puts them into the spool.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +23,7 @@ const DELIVERY: Duration = Duration::from_secs(30);
 /// # Errors
 /// In words.
 pub fn spool(state: &StateDirectory, table: &ArchiveTable) -> Result<Spool, String> {
-    // Here, so that it is said what stands in its place.
+    // Made here for an error that names whatever stands in the directory's place.
     for directory in ["paths", "paths/spool"] {
         state.make_directory(directory).map_err(|error| error.to_string())?;
     }
@@ -32,7 +32,7 @@ pub fn spool(state: &StateDirectory, table: &ArchiveTable) -> Result<Spool, Stri
     opened.map_err(|error| format!("the spool {} cannot be used: {error}", directory.display()))
 }
 
-/// How a server is trusted, as the settings and options say it.
+/// The trust that the word of a setting or option names.
 ///
 /// # Errors
 /// In words.
@@ -72,19 +72,18 @@ pub fn archive(state: &StateDirectory, table: &ArchiveTable, name: &str) -> Resu
 
 /// The pins of perfSONAR hosts.
 const PINS: &str = "paths/pins.json";
-/// The version of that file. One without a version is of version 1.
+/// The version of that file. A file without a version has version 1.
 const PINS_VERSION: u64 = 1;
 
 /// Keys of perfSONAR hosts that were accepted on first use: host and port, and the pin.
 ///
 /// # Errors
-/// [`StateError`]. Treating unreadable pins as none would mean trusting whatever key is presented
-/// next.
+/// [`StateError`]. If unreadable pins counted as none, the next key presented would be trusted.
 pub fn pins(state: &StateDirectory) -> Result<std::collections::BTreeMap<String, String>, StateError> {
     Ok(state.read_json(PINS, PINS_VERSION)?.unwrap_or_default())
 }
 
-/// Keeps the pin of a host that had none. Returns it if it is new.
+/// Stores the pin of a host that had none. Returns the pin if it is new.
 ///
 /// # Errors
 /// [`culvert_state::StateError`].
@@ -167,12 +166,12 @@ pub fn of_transfer(
     measurement.document()
 }
 
-/// Puts documents into the spool; the running node delivers them.
+/// Puts documents into the spool. The running node delivers them.
 ///
 /// # Errors
 /// In words.
 pub fn add(spool: &Spool, at_unix_ms: u64, documents: &[(String, Value)]) -> Result<(), String> {
-    // One after the other, in the order in which they are delivered.
+    // The number keeps the order of delivery.
     for (number, (id, document)) in documents.iter().enumerate() {
         let json = serde_json::to_vec(document).map_err(|error| error.to_string())?;
         spool

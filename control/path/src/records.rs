@@ -1,5 +1,5 @@
-//! What was found of the paths to partners: kept per partner and direction in the state directory,
-//! the newest last.
+//! Records of the paths to partners, kept per partner and direction in the state directory, the
+//! newest last.
 //!
 //! ```text
 //! paths/NAME.send.json      a JSON array of records
@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::{PathCheck, Side};
 
-/// Records that are kept for each partner and direction.
+/// The most records kept for each partner and direction.
 pub const RECORDS_MAX: usize = 200;
 const DIRECTORY: &str = "paths";
-/// The version of these files. A list without a version is of version 1.
+/// The version of these files. A list without a version has version 1.
 const VERSION: u64 = 1;
 
 /// Where a record comes from.
@@ -32,7 +32,7 @@ pub enum RecordSource {
 }
 
 impl RecordSource {
-    /// The word.
+    /// The word in JSON and on pages.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -43,36 +43,36 @@ impl RecordSource {
     }
 }
 
-/// What was known of a direction at a time.
+/// What a check, a transfer or a perfSONAR test found about one direction.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PathRecord {
-    /// When, in milliseconds since 1970.
+    /// When it was found, in milliseconds since 1970.
     pub at_unix_ms: u64,
-    /// From what.
+    /// How it was found.
     pub source: RecordSource,
-    /// Least and median round trip, in microseconds.
+    /// Minimum and median round-trip time, in microseconds.
     pub rtt_min_us: Option<f64>,
     /// See `rtt_min_us`.
     pub rtt_p50_us: Option<f64>,
-    /// The part of packets that was lost, of how many.
+    /// The fraction of packets that was lost.
     pub loss: Option<f64>,
-    /// See `loss`.
+    /// The number of packets from which `loss` is known.
     pub packets: u64,
-    /// The part that was overtaken.
+    /// The fraction that arrived out of order.
     pub reordering: Option<f64>,
-    /// The part that came more than once.
+    /// The fraction that arrived more than once.
     pub duplication: Option<f64>,
     /// The largest IP packet.
     pub mtu_bytes: Option<u32>,
     /// The rate, in bits per second.
     pub rate_bits_per_second: Option<u64>,
-    /// How sure the rate is.
+    /// The confidence in the rate.
     pub confidence: Option<Confidence>,
-    /// Hops of the route, and what distinguishes it from others.
+    /// Hops of the route.
     pub hops: Option<u32>,
-    /// See `hops`.
+    /// A hash over the route's hops, by which a change of route shows.
     pub route: Option<String>,
-    /// The path limited the rate, rather than a host or a cap.
+    /// Whether the path limited the rate, rather than a host or a cap.
     pub limited_by_path: bool,
     /// Transfers that ran meanwhile.
     #[serde(default)]
@@ -150,17 +150,19 @@ pub fn read(state: &StateDirectory, partner: &str, side: Side) -> Result<Vec<Pat
 pub fn add(state: &StateDirectory, partner: &str, side: Side, record: PathRecord) -> Result<(), StateError> {
     make_directory(state)?;
     let name = file_of(partner, side);
-    // A damaged history must not stand in the way of a new one.
+    // A damaged history is set aside: it must not prevent new records.
     let mut records: Vec<PathRecord> = state.read_json_or_set_aside(&name, VERSION)?.unwrap_or_default();
     records.push(record);
     let excess = records.len().saturating_sub(RECORDS_MAX);
     records.drain(..excess);
+    // Invariant I-path-records: At most 200 records are kept for each partner and direction.
+    assert!(records.len() <= RECORDS_MAX, "{} records are kept", records.len());
     let json = serde_json::to_vec(&records)
         .map_err(|error| StateError::Damaged { path: state.path(&name), reason: error.to_string() })?;
     state.write(&name, &json)
 }
 
-/// Makes the directory of the records.
+/// Makes the records' directory.
 ///
 /// # Errors
 /// [`StateError`].
@@ -168,7 +170,7 @@ pub fn make_directory(state: &StateDirectory) -> Result<(), StateError> {
     state.make_directory(DIRECTORY)
 }
 
-/// The partners that have records, and which directions.
+/// The partners and directions that have records.
 #[must_use]
 pub fn partners(state: &StateDirectory) -> Vec<(String, Side)> {
     let Ok(names) = state.list(DIRECTORY, ".json") else { return Vec::new() };
@@ -180,7 +182,8 @@ pub fn partners(state: &StateDirectory) -> Vec<(String, Side)> {
     names.into_iter().filter_map(parse).collect()
 }
 
-/// The newest record that says a rate and is fresh.
+/// The newest record of a measured rate, if it is fresh. A transfer's rate does not count: the
+/// path may carry more.
 #[must_use]
 pub fn fresh(records: &[PathRecord], now_unix_ms: u64, fresh_ms: u64) -> Option<&PathRecord> {
     let newest = records
@@ -190,7 +193,7 @@ pub fn fresh(records: &[PathRecord], now_unix_ms: u64, fresh_ms: u64) -> Option<
     (now_unix_ms.saturating_sub(newest.at_unix_ms) <= fresh_ms).then_some(newest)
 }
 
-/// A partner's name as a file's: what is not plain is written as its number.
+/// The file of a partner and direction. Bytes of the name that are not plain are written as `%xx`.
 fn file_of(partner: &str, side: Side) -> String {
     let mut name = String::new();
     for byte in partner.bytes().take(100) {

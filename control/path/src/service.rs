@@ -1,4 +1,4 @@
-//! What a node has for paths: its settings, the checks of partners, and what is counted.
+//! The path measurement state of a node: settings, slots for partners' checks, counters.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -9,34 +9,34 @@ use crate::measurement_peers::MeasurementPeers;
 use crate::settings::PathSettings;
 use crate::slots::SlotPool;
 
-/// What a node has for paths: its settings, and places for partners' checks.
+/// The path measurement state of a node.
 #[derive(Debug, Default)]
 pub struct PathService {
     settings: OnceLock<(PathSettings, u16)>,
-    /// Whose checks are answered.
+    /// Slots for the checks of partners that this node answers.
     pub checks: Arc<SlotPool>,
-    /// What the responder counted.
+    /// Counters of the STAMP and TWAMP responder.
     pub counters: Arc<ResponderCounters>,
-    /// Addresses that the responder answers in addition to those in its settings.
+    /// Hosts that the responder answers in addition to those in its settings.
     pub measurement_peers: Arc<MeasurementPeers>,
-    /// What became of documents for the archive.
+    /// Counters of deliveries to the archive.
     pub archive: ArchiveCounters,
 }
 
 /// Counts of a running node's deliveries to the archive.
 #[derive(Debug, Default)]
 pub struct ArchiveCounters {
-    /// Documents that the archive took.
+    /// Documents delivered.
     pub delivered: AtomicU64,
-    /// Documents given up: the spool was full, or the archive refused them for good.
+    /// Documents dropped: the spool was full, or the archive refused them permanently.
     pub dropped: AtomicU64,
-    /// Deliveries that failed and are tried again.
+    /// Deliveries that failed and are retried.
     pub failures: AtomicU64,
 }
 
 impl PathService {
-    /// Takes the settings over, once. `port` is the control connection's: probes use the same
-    /// number over UDP.
+    /// Sets the settings, once. `port` is the control connection's TCP port: unless the settings
+    /// name another, probes use the same number over UDP.
     pub fn configure(&self, settings: PathSettings, port: u16) {
         let _ = self.settings.set((settings, port));
     }

@@ -1,5 +1,5 @@
-//! The tables `[path]`, `[responder]`, `[archive]` and `[psconfig]` of the configuration file. All
-//! but `[path]` are off unless they are there.
+//! The tables `[path]`, `[responder]`, `[archive]` and `[psconfig]` of the configuration file. What
+//! the last three configure is off unless the table is present.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,33 +10,33 @@ use culvert_perfsonar::sources::{Network, Permitted};
 use culvert_system::regular_file::{self, Links};
 use serde::Deserialize;
 
-/// The highest rate of a check's probes unless another is set.
+/// Default of `[path] rate`, in bits per second.
 pub const RATE_DEFAULT: u64 = 10_000_000_000;
-/// The longest check that is answered unless another is set.
+/// Default of `[path] seconds`.
 pub const SECONDS_DEFAULT: u32 = 600;
-/// Documents that wait for the archive at most, unless another number is set.
+/// Default of `[archive] spool_documents`.
 pub const SPOOL_DOCUMENTS_DEFAULT: usize = 10_000;
-/// Bytes that wait for the archive at most, unless another number is set.
+/// Default of `[archive] spool_bytes`.
 pub const SPOOL_BYTES_DEFAULT: u64 = 256 << 20;
-/// How long a record is believed unless another time is set.
+/// Default of `[path] fresh_hours`.
 pub const FRESH_HOURS_DEFAULT: u32 = 24;
 
-/// Everything about paths.
+/// All tables about paths.
 #[derive(Clone, Debug, Default)]
 pub struct PathSettings {
     /// Path checks and records.
     pub path: PathTable,
-    /// Answers to STAMP and TWAMP; none for none.
+    /// The STAMP and TWAMP responder; none if it is off.
     pub responder: Option<ResponderTable>,
-    /// Where results are published; none for nowhere.
+    /// The archive to which results are published; none if nothing is published.
     pub archive: Option<ArchiveTable>,
-    /// The pSConfig template; none for none.
+    /// The pSConfig template; none if none is served.
     pub psconfig: Option<PsconfigTable>,
 }
 
 impl PathSettings {
-    /// Every setting as name and text, and whether the file sets it, for `culvert config show`. The
-    /// secrets' files are named, never read.
+    /// Every setting as name and text, and whether the file sets it, for `culvert config show`.
+    /// Files with secrets are named, never read.
     #[must_use]
     pub fn table(&self) -> Vec<(String, String, bool)> {
         let mut rows = Rows { table: "path", rows: Vec::new() };
@@ -70,7 +70,7 @@ impl PathSettings {
     }
 }
 
-/// Rows of `culvert config show` as they are gathered.
+/// Collects rows for `culvert config show`.
 struct Rows {
     table: &'static str,
     rows: Vec<(String, String, bool)>,
@@ -81,7 +81,7 @@ impl Rows {
         self.rows.push((format!("{}.{name}", self.table), value, is_set));
     }
 
-    /// The whole table is missing, and what it is about is off.
+    /// The table is missing, so what it configures is off.
     fn off(&mut self) {
         self.rows.push((self.table.to_owned(), "off".to_owned(), false));
     }
@@ -108,22 +108,22 @@ impl Rows {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PathTable {
-    /// Whether partners' checks are answered; yes unless set.
+    /// Whether partners' checks are answered; yes by default.
     pub answer: Option<bool>,
     /// Partners whose checks are not answered.
     #[serde(default)]
     pub refuse: Vec<String>,
-    /// The highest rate of probes, both ways.
+    /// The highest rate of probes, in both directions.
     pub rate: Option<Rate>,
     /// The longest check that is answered.
     pub seconds: Option<u32>,
-    /// The UDP port of probes; the control connection's number unless set.
+    /// The UDP port of probes; by default the number of the control connection's TCP port.
     pub port: Option<u16>,
-    /// How long a record is believed.
+    /// How long transfers rely on a record.
     pub fresh_hours: Option<u32>,
 }
 
-/// A rate as people write it.
+/// A rate in bits per second, written like `10G`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Rate(pub u64);
@@ -137,19 +137,19 @@ impl TryFrom<String> for Rate {
 }
 
 impl PathTable {
-    /// The highest rate of probes.
+    /// The highest rate of probes, in bits per second.
     #[must_use]
     pub fn rate_bits_per_second_max(&self) -> u64 {
         self.rate.map_or(RATE_DEFAULT, |rate| rate.0)
     }
 
-    /// The longest check.
+    /// The longest check, in seconds.
     #[must_use]
     pub fn seconds_max(&self) -> u32 {
         self.seconds.unwrap_or(SECONDS_DEFAULT)
     }
 
-    /// How long a record is believed, in milliseconds.
+    /// How long transfers rely on a record, in milliseconds.
     #[must_use]
     pub fn fresh_ms(&self) -> u64 {
         u64::from(self.fresh_hours.unwrap_or(FRESH_HOURS_DEFAULT)) * 3_600_000
@@ -164,12 +164,12 @@ pub struct ResponderTable {
     pub stamp: Option<SocketAddr>,
     /// Address and TCP port of TWAMP-Control.
     pub twamp: Option<SocketAddr>,
-    /// Who may measure in addition to partners and the hosts of `[psconfig]`.
+    /// Networks that may measure in addition to partners and the hosts of `[psconfig]`.
     #[serde(default)]
     pub allow: Vec<Network>,
-    /// Sessions at once.
+    /// The most sessions at once.
     pub sessions: Option<usize>,
-    /// Packets of one source in a second.
+    /// The most packets answered to one host in a second.
     pub packets_per_second: Option<u32>,
     /// First and last UDP port of TWAMP-Test.
     pub test_ports: Option<(u16, u16)>,
@@ -191,7 +191,7 @@ impl ResponderTable {
         rows.file("stamp_key_file", self.stamp_key_file.as_ref());
     }
 
-    /// As the responder takes it. `probes` is the UDP port where this node answers path checks.
+    /// The responder's configuration. `probes` is the UDP port where this node answers path checks.
     ///
     /// # Errors
     /// In words: a key file that cannot be read.
@@ -217,10 +217,10 @@ impl ResponderTable {
     }
 }
 
-/// No secret is longer.
+/// The longest secret.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
 
-/// A secret from a file, without the line's end.
+/// Reads a secret from a file, without trailing white space.
 ///
 /// # Errors
 /// In words.
@@ -235,7 +235,7 @@ pub fn read_secret(path: &std::path::Path) -> Result<Vec<u8>, String> {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArchiveTable {
-    /// Where documents are put: `https://HOST/logstash`.
+    /// The URL that documents are put to: `https://HOST/logstash`.
     pub url: String,
     /// The user of basic authentication.
     pub user: Option<String>,
@@ -243,24 +243,24 @@ pub struct ArchiveTable {
     pub password_file: Option<PathBuf>,
     /// `ca`, `pin` or `insecure`.
     pub trust: Option<String>,
-    /// A file of CA certificates in PEM; the host's own unless set.
+    /// A file of CA certificates in PEM; by default the host's own.
     pub ca_file: Option<PathBuf>,
-    /// What this node calls itself there (`x-ps-observer`); its name unless set.
+    /// This node's name there (`x-ps-observer`); by default its own name.
     pub observer: Option<String>,
-    /// Documents that may wait.
+    /// The most documents that wait.
     pub spool_documents: Option<usize>,
-    /// Bytes that may wait.
+    /// The most bytes of documents that wait.
     pub spool_bytes: Option<u64>,
 }
 
 impl ArchiveTable {
-    /// Documents that may wait.
+    /// The most documents that wait.
     #[must_use]
     pub fn spool_documents_max(&self) -> usize {
         self.spool_documents.unwrap_or(SPOOL_DOCUMENTS_DEFAULT)
     }
 
-    /// Bytes that may wait.
+    /// The most bytes of documents that wait.
     #[must_use]
     pub fn spool_bytes_max(&self) -> u64 {
         self.spool_bytes.unwrap_or(SPOOL_BYTES_DEFAULT)
@@ -284,9 +284,9 @@ impl ArchiveTable {
 pub struct PsconfigTable {
     /// Address and TCP port where the template is served.
     pub listen: SocketAddr,
-    /// How others reach this host.
+    /// The address under which other hosts reach this one.
     pub address: String,
-    /// perfSONAR hosts that shall measure to this one.
+    /// perfSONAR hosts that are to measure to this one.
     #[serde(default)]
     pub hosts: Vec<String>,
 }

@@ -1,9 +1,9 @@
-//! The places of path checks that this node answers: one for each partner, so that none keeps the
+//! Slots for the path checks that this node answers: one per partner, so that no partner keeps
 //! others waiting.
 //!
-//! What two checks cannot have at the same time is shared in turns, each of a few seconds at most:
-//! the probes' port until a check's first probe has shown where its probes come from, and the path
-//! while a train crosses it.
+//! Two checks cannot use the probes' port at the same time until a check's first probe has shown
+//! where its probes come from, and their trains would disturb each other. Checks share both in
+//! turns of a few seconds.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -17,8 +17,7 @@ use culvert_protocol::identity::PublicKey;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// Checks that are answered at once, of different partners. Each has a socket, its buffers, and a
-/// thread.
+/// The most checks answered at once. Each has a socket with its buffers, and a thread.
 pub const CHECKS_MAX: usize = 8;
 /// How long a check waits for the probes' port. The initiator waits for ten seconds.
 const PORT_WAIT: Duration = Duration::from_secs(9);
@@ -27,38 +26,38 @@ const PORT_WAIT: Duration = Duration::from_secs(9);
 const FIRST_PROBE: Duration = Duration::from_secs(4);
 /// How long a train has the path for itself: a second, its tail, and the messages around it.
 pub const TRAIN_TURN: Duration = Duration::from_secs(3);
-/// The port that a socket whose first probe has not come in time is connected to, so that it takes
-/// nothing of others: discard.
-const NOWHERE: u16 = 9;
+/// The discard port. A socket whose first probe has not come in time is connected to it and no
+/// longer takes other checks' probes.
+const DISCARD_PORT: u16 = 9;
 
-/// The slots, and the results of requests.
+/// The slots, the two turns, and the results of requests.
 #[derive(Debug)]
 pub struct SlotPool {
     partners: Mutex<HashSet<PublicKey>>,
     port: Arc<Semaphore>,
     path: Arc<Semaphore>,
-    /// What was counted.
+    /// The results of requests.
     pub counters: CheckCounters,
 }
 
-/// What became of checks.
+/// Counts of checks by result.
 #[derive(Debug, Default)]
 pub struct CheckCounters {
     /// Answered to their end.
     pub answered: AtomicU64,
-    /// Refused: the partner has a check already, all places are taken, or the port did not become
+    /// Refused: the partner already has a check, all slots are taken, or the port did not become
     /// free.
     pub busy: AtomicU64,
     /// Refused: the settings do not permit it.
     pub not_permitted: AtomicU64,
-    /// Ended: the partner said nothing any more.
+    /// Ended: the partner was silent for too long.
     pub silent: AtomicU64,
-    /// Ended: the time that was permitted, or that a step may take, was up.
+    /// Ended: the time of the check or of a step was up.
     pub overdue: AtomicU64,
-    /// Ended otherwise: the connection was cut, the protocol broken.
+    /// Ended: the connection was cut, or the partner broke the protocol.
     pub broken: AtomicU64,
-    /// Probes that were not answered: beyond the permitted rate, from a reflector's port, or
-    /// reflections.
+    /// Authentic probes that were not answered: beyond the permitted rate, from a reflector's port,
+    /// or reflections.
     pub suppressed_probes: AtomicU64,
 }
 
@@ -79,6 +78,8 @@ impl SlotPool {
     /// # Errors
     /// The message for the partner.
     pub fn take(self: &Arc<Self>, partner: PublicKey) -> Result<Slot, Refusal> {
+        //= P-3
+        //# It runs one check per partner at a time, and eight in total.
         let mut partners = self.partners.lock().unwrap_or_else(PoisonError::into_inner);
         if partners.contains(&partner) {
             return Err(busy(
@@ -89,6 +90,8 @@ impl SlotPool {
             return Err(busy("this node is answering as many path checks as it can: try again in a minute"));
         }
         partners.insert(partner);
+        // Invariant I-path-slots: A node answers at most eight path checks at once.
+        assert!(partners.len() <= CHECKS_MAX, "{} checks are answered at once", partners.len());
         Ok(Slot { slots: self.clone(), partner })
     }
 
@@ -96,6 +99,10 @@ impl SlotPool {
     ///
     /// # Errors
     /// The message for the partner.
+    //= P-7
+    //# All checks share one UDP port. A check owns the port until its first authentic probe
+    //# arrives, for at most 4 s, and its socket is then connected to the address that probe came
+    //# from. Other checks wait for their turn, for at most 9 s.
     pub async fn port(&self) -> Result<Port, Refusal> {
         match timeout(PORT_WAIT, self.port.clone().acquire_owned()).await {
             Ok(Ok(turn)) => Ok(Port { turn: Mutex::new(Some(turn)) }),
@@ -103,13 +110,13 @@ impl SlotPool {
         }
     }
 
-    /// The path, in the order in which it was asked for.
+    /// The path's turn, in the order of the requests.
     pub async fn path(&self) -> Option<OwnedSemaphorePermit> {
         self.path.clone().acquire_owned().await.ok()
     }
 }
 
-/// A partner's place, until it is dropped.
+/// A partner's slot, until it is dropped.
 #[derive(Debug)]
 pub struct Slot {
     slots: Arc<SlotPool>,
@@ -122,27 +129,29 @@ impl Drop for Slot {
     }
 }
 
-/// The turn at the probes' port: packets from anywhere reach the socket that has it.
+/// The turn at the probes' port. Until it ends, the socket that has it receives packets from
+/// anywhere.
 #[derive(Debug)]
 pub struct Port {
     turn: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Port {
-    /// Connects the socket to where the partner's probes come from, and gives the turn back.
+    /// Connects the socket to the address that the partner's probes come from, and ends the turn.
     pub fn settle(&self, socket: &ProbeSocket, source: SocketAddr) {
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        // Where that fails the socket takes others' packets too, which do not authenticate.
+        // If this fails, the socket also receives packets of other checks, which do not
+        // authenticate.
         let _ = socket.connect(source);
         *turn = None;
     }
 
-    /// Gives the turn back after a while, whether or not a probe has come.
+    /// Ends the turn after four seconds, even if no probe has come.
     pub async fn expire(&self, socket: &ProbeSocket, partner: std::net::IpAddr) {
         tokio::time::sleep(FIRST_PROBE).await;
         let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if turn.take().is_some() {
-            let _ = socket.connect(SocketAddr::new(partner, NOWHERE));
+            let _ = socket.connect(SocketAddr::new(partner, DISCARD_PORT));
         }
     }
 }
@@ -161,7 +170,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_partner_has_one_place_and_leaves_the_others_theirs() {
+    fn a_partner_has_one_slot_and_leaves_the_others_theirs() {
+        //= P-3
+        //# It runs one check per partner at a time, and eight in total.
         let slots = Arc::new(SlotPool::default());
         let partner = |number: usize| PublicKey([number as u8; 32]);
         let first = slots.take(partner(0)).unwrap();
@@ -172,5 +183,40 @@ mod tests {
         assert!(slots.take(partner(99)).is_ok());
         drop(others);
         assert!(slots.partners.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_waits_for_the_port_until_the_first_probe_of_the_one_before() {
+        //= P-7
+        //# All checks share one UDP port. A check owns the port until its first authentic probe
+        //# arrives, for at most 4 s, and its socket is then connected to the address that probe
+        //# came from. Other checks wait for their turn, for at most 9 s.
+        let slots = SlotPool::default();
+        let socket = ProbeSocket::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let began = tokio::time::Instant::now();
+        let first = slots.port().await.unwrap();
+        assert!(slots.port().await.unwrap_err().to_string().contains("starting other path checks"));
+        assert_eq!(began.elapsed().as_secs(), 9);
+        first.settle(&socket, "127.0.0.1:5000".parse().unwrap());
+        let second = slots.port().await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), 9, "the first has settled");
+        second.expire(&socket, [127, 0, 0, 1].into()).await;
+        assert_eq!(began.elapsed().as_secs(), 13);
+        assert!(slots.port().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn trains_take_turns() {
+        //= P-8
+        //# Trains of different checks take turns of at most 3 s.
+        let slots = SlotPool::default();
+        let turn = slots.path().await;
+        assert!(turn.is_some());
+        let next = slots.path();
+        tokio::pin!(next);
+        assert!(timeout(Duration::from_millis(10), &mut next).await.is_err(), "two trains at once");
+        drop(turn);
+        assert!(next.await.is_some());
+        assert_eq!(TRAIN_TURN, Duration::from_secs(3));
     }
 }

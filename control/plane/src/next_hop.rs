@@ -1,10 +1,10 @@
-//! Next hops, interfaces and addresses from the kernel's tables, by rtnetlink.
+//! Next hops, interfaces and addresses from the kernel's tables, over rtnetlink.
 //!
-//! AF_XDP packets carry their own link headers, so somebody has to ask the kernel what it would
-//! write there: the route's interface and gateway, the gateway's address on the link, a VLAN's tag.
-//! This process does; the lanes get the answer. It asks again when the tables have changed
-//! ([`events`]), and makes the kernel look for neighbours that it has lost or not seen for long
-//! ([`asking`]). None of this takes privilege.
+//! AF_XDP packets carry their own link headers, which the kernel would otherwise write: the route's
+//! interface and gateway give the gateway's address on the link and a VLAN's tag. This process asks
+//! the kernel for them and tells the lanes. It asks again when the tables have changed
+//! ([`table_changes`]), and makes the kernel resolve neighbors that it has lost or not heard for
+//! long ([`neighbor_prober`]). None of this needs privileges.
 #![cfg_attr(
     not(test),
     deny(
@@ -16,10 +16,10 @@
     )
 )]
 
-pub mod asking;
-pub mod events;
+mod constants;
 pub mod interface;
-mod number;
+pub mod neighbor_prober;
+pub mod table_changes;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -28,31 +28,31 @@ use std::time::Duration;
 use culvert_link::kernel_bypass::NextHop;
 use culvert_link::rtnetlink::{LINK_BYTES, NLM_F_DUMP, RouteSocket, attributes, text_of, u32_of};
 
-use crate::next_hop::number::*;
+use crate::next_hop::constants::*;
 
 const ADDRESS_BYTES: usize = 8;
 const ROUTE_BYTES: usize = 12;
-const NEIGHBOUR_BYTES: usize = 12;
-/// What the kernel counts times to user space in: 100 a second, on every architecture that Culvert
-/// runs on.
+const NEIGHBOR_BYTES: usize = 12;
+/// The unit in which the kernel reports times to user space (USER_HZ): 100 per second on every
+/// architecture that Culvert runs on.
 const TICK: Duration = Duration::from_millis(10);
 /// A neighbor that has been silent this long is resolved again while it is in use.
 const STALE_FOR_LONG: Duration = Duration::from_secs(30);
 
-/// A socket for questions to the kernel's tables.
+/// A socket for requests to the kernel's tables.
 #[derive(Debug)]
 pub struct Tables {
     socket: RouteSocket,
 }
 
-/// The way to a partner through an interface.
+/// The route to a partner through an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextHopRoute {
-    /// The next hop, if the way leads through the interface and the neighbour is known.
+    /// The next hop, if the route leads through the interface and the neighbor is known.
     pub hop: Option<NextHop>,
     /// Whether the route leads through the interface and the kernel should be made to resolve the
     /// neighbor: it is unknown, or has been silent for a long time.
-    pub wants_asking: bool,
+    pub needs_probe: bool,
 }
 
 /// A link.
@@ -77,20 +77,20 @@ struct Route {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Neighbour {
+struct Neighbor {
     state: u16,
     mac: Option<[u8; 6]>,
-    /// How long ago it was known to be right.
+    /// How long ago the kernel last had a confirmation of its address.
     confirmed: Duration,
 }
 
-impl Neighbour {
+impl Neighbor {
     fn usable_mac(&self) -> Option<[u8; 6]> {
         self.mac.filter(|_| self.state & NUD_USABLE != 0)
     }
 
-    /// Whether the kernel should be made to look for it. While it looks already, it need not.
-    fn wants_asking(&self) -> bool {
+    /// Whether the kernel should be made to resolve it; not while the kernel already does.
+    fn needs_probe(&self) -> bool {
         let is_old = self.state & NUD_STALE != 0 && self.confirmed >= STALE_FOR_LONG;
         is_old || self.state & (NUD_USABLE | NUD_INCOMPLETE) == 0
     }
@@ -105,34 +105,34 @@ impl Tables {
         Ok(Self { socket: RouteSocket::open()? })
     }
 
-    /// The next hop of packets to `to`, if they leave through `interface` (a VLAN on it included)
-    /// and it is known by now.
+    /// The next hop of packets to `to`, if they leave through `interface` or a VLAN on it, and the
+    /// neighbor is known.
     ///
     /// # Errors
     /// The operating system's; no route is no error.
     pub fn next_hop(&self, to: IpAddr, interface: u32) -> io::Result<Option<NextHop>> {
-        Ok(self.way(to, interface)?.hop)
+        Ok(self.next_hop_route(to, interface)?.hop)
     }
 
-    /// The way of packets to `to` through `interface`, or a VLAN on it.
+    /// The route of packets to `to` through `interface`, or a VLAN on it.
     ///
     /// # Errors
     /// The operating system's; no route is no error.
-    pub fn way(&self, to: IpAddr, interface: u32) -> io::Result<NextHopRoute> {
+    pub fn next_hop_route(&self, to: IpAddr, interface: u32) -> io::Result<NextHopRoute> {
         let Some(route) = self.route(to)? else { return Ok(NextHopRoute::default()) };
         let Some(link) = self.links(Some(route.interface))?.pop() else { return Ok(NextHopRoute::default()) };
         let (below, vlan) = link.vlan.map_or((link.index, None), |(below, tag)| (below, Some(tag)));
         if below != interface || link.flags & IFF_UP == 0 {
             return Ok(NextHopRoute::default());
         }
-        let neighbour = self.neighbour(route.gateway.unwrap_or(to), route.interface)?;
-        let hop = match (route.source, link.mac, neighbour.usable_mac()) {
+        let neighbor = self.neighbor(route.gateway.unwrap_or(to), route.interface)?;
+        let hop = match (route.source, link.mac, neighbor.usable_mac()) {
             (Some(source), Some(source_mac), Some(destination_mac)) => {
                 Some(NextHop { source_mac, destination_mac, vlan, source, mtu: link.mtu })
             }
             _ => None,
         };
-        Ok(NextHopRoute { hop, wants_asking: neighbour.wants_asking() })
+        Ok(NextHopRoute { hop, needs_probe: neighbor.needs_probe() })
     }
 
     fn route(&self, to: IpAddr) -> io::Result<Option<Route>> {
@@ -142,7 +142,7 @@ impl Tables {
         request[1] = if to.is_ipv4() { 32 } else { 128 };
         let answers = match self.socket.ask(RTM_GETROUTE, 0, &request, &[(RTA_DST, &octets)]) {
             Ok(answers) => answers,
-            // Unreachable, prohibited: no route.
+            // Unreachable or prohibited: there is no route.
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -155,7 +155,7 @@ impl Tables {
             match kind {
                 RTA_OIF => route.interface = u32_of(value).unwrap_or(0),
                 RTA_GATEWAY => route.gateway = address_of(value),
-                // A gateway of the other family: two bytes say which.
+                // A gateway of the other address family, which the first two bytes name.
                 RTA_VIA => route.gateway = value.get(2..).and_then(address_of),
                 RTA_PREFSRC => route.source = address_of(value),
                 _ => {}
@@ -164,15 +164,15 @@ impl Tables {
         Ok(Some(route))
     }
 
-    /// What is known about a neighbor; nothing, if it was never resolved.
-    fn neighbour(&self, address: IpAddr, interface: u32) -> io::Result<Neighbour> {
+    /// The kernel's entry of a neighbor; the default if it was never resolved.
+    fn neighbor(&self, address: IpAddr, interface: u32) -> io::Result<Neighbor> {
         let (family, octets) = family_and_octets(address);
-        let mut request = [0u8; NEIGHBOUR_BYTES];
+        let mut request = [0u8; NEIGHBOR_BYTES];
         request[0] = family;
         request[4..8].copy_from_slice(&interface.to_ne_bytes());
         match self.socket.ask(RTM_GETNEIGH, 0, &request, &[(NDA_DST, &octets)]) {
-            Ok(answers) => Ok(answers.first().map(|answer| neighbour_of(answer)).unwrap_or_default()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Neighbour::default()),
+            Ok(answers) => Ok(answers.first().map(|answer| neighbor_of(answer)).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Neighbor::default()),
             Err(error) => Err(error),
         }
     }
@@ -188,7 +188,7 @@ impl Tables {
         let address = |answer: &Vec<u8>| {
             let interface = u32_of(answer.get(4..8)?)?;
             let all: Vec<_> = attributes(answer.get(ADDRESS_BYTES..)?).collect();
-            // Of a point-to-point link `IFA_ADDRESS` is the other end.
+            // On a point-to-point link `IFA_ADDRESS` is the other end's.
             let of = |wanted| all.iter().find(|&&(kind, _)| kind == wanted).and_then(|(_, value)| address_of(value));
             Some((interface, of(IFA_LOCAL).or_else(|| of(IFA_ADDRESS))?))
         };
@@ -196,20 +196,20 @@ impl Tables {
     }
 }
 
-fn neighbour_of(body: &[u8]) -> Neighbour {
+fn neighbor_of(body: &[u8]) -> Neighbor {
     let state = body.get(8..).and_then(<[u8]>::first_chunk).map_or(0, |state| u16::from_ne_bytes(*state));
-    let mut neighbour = Neighbour { state, ..Neighbour::default() };
-    for (kind, value) in attributes(body.get(NEIGHBOUR_BYTES..).unwrap_or_default()) {
+    let mut neighbor = Neighbor { state, ..Neighbor::default() };
+    for (kind, value) in attributes(body.get(NEIGHBOR_BYTES..).unwrap_or_default()) {
         match kind {
-            NDA_LLADDR => neighbour.mac = value.try_into().ok(),
-            // `struct nda_cacheinfo` begins with it.
+            NDA_LLADDR => neighbor.mac = value.try_into().ok(),
+            // `ndm_confirmed` is the first field of `struct nda_cacheinfo`.
             NDA_CACHEINFO => {
-                neighbour.confirmed = TICK.saturating_mul(value.get(..4).and_then(u32_of).unwrap_or(0));
+                neighbor.confirmed = TICK.saturating_mul(value.get(..4).and_then(u32_of).unwrap_or(0));
             }
             _ => {}
         }
     }
-    neighbour
+    neighbor
 }
 
 fn link_of(body: &[u8]) -> Option<Link> {
@@ -258,23 +258,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_is_a_link_and_no_way_out() {
+    fn loopback_is_a_link_without_next_hops() {
         let tables = Tables::open().unwrap();
         let links = tables.links(None).unwrap();
         let loopback = links.iter().find(|link| link.flags & IFF_LOOPBACK != 0).unwrap();
         assert_eq!(loopback.name, "lo");
         assert!(loopback.mtu >= 1_280);
         assert_eq!(tables.links(Some(loopback.index)).unwrap(), std::slice::from_ref(loopback));
-        // A local route is none that a packet could leave by.
-        assert_eq!(tables.way("127.0.0.1".parse().unwrap(), loopback.index).unwrap(), NextHopRoute::default());
+        // Packets of a local route leave through no link.
+        let route = tables.next_hop_route("127.0.0.1".parse().unwrap(), loopback.index).unwrap();
+        assert_eq!(route, NextHopRoute::default());
     }
 
     #[test]
-    fn neighbours_are_asked_after_when_nobody_knows_them_any_more() {
-        let neighbour =
-            |state, seconds| Neighbour { state, confirmed: Duration::from_secs(seconds), mac: Some([2; 6]) };
+    fn neighbors_that_are_unknown_or_long_stale_need_a_probe() {
+        let neighbor = |state, seconds| Neighbor { state, confirmed: Duration::from_secs(seconds), mac: Some([2; 6]) };
         let (reachable, failed, permanent) = (0x02, 0x20, 0x80);
-        for (state, seconds, wants_asking, is_usable) in [
+        for (state, seconds, needs_probe, is_usable) in [
             (0, 0, true, false),
             (NUD_INCOMPLETE, 100, false, false),
             (reachable, 100, false, true),
@@ -283,18 +283,15 @@ mod tests {
             (failed, 0, true, false),
             (permanent, 10_000, false, true),
         ] {
-            let neighbour = neighbour(state, seconds);
-            assert_eq!(
-                (neighbour.wants_asking(), neighbour.usable_mac().is_some()),
-                (wants_asking, is_usable),
-                "{neighbour:?}"
-            );
+            let neighbor = neighbor(state, seconds);
+            let found = (neighbor.needs_probe(), neighbor.usable_mac().is_some());
+            assert_eq!(found, (needs_probe, is_usable), "{neighbor:?}");
         }
     }
 
     #[test]
-    fn a_neighbours_age_and_address_are_read() {
-        let mut body = vec![0u8; NEIGHBOUR_BYTES];
+    fn a_neighbors_age_and_address_are_read() {
+        let mut body = vec![0u8; NEIGHBOR_BYTES];
         body[8..10].copy_from_slice(&NUD_STALE.to_ne_bytes());
         let mut add = |kind: u16, value: &[u8]| {
             body.extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
@@ -305,7 +302,7 @@ mod tests {
         add(NDA_LLADDR, &[2, 0, 0, 0, 0, 9]);
         add(NDA_CACHEINFO, &[3_100u32, 1, 2, 3].map(u32::to_ne_bytes).concat());
         let mac = Some([2, 0, 0, 0, 0, 9]);
-        assert_eq!(neighbour_of(&body), Neighbour { state: NUD_STALE, mac, confirmed: Duration::from_secs(31) });
-        assert_eq!(neighbour_of(&[]), Neighbour::default());
+        assert_eq!(neighbor_of(&body), Neighbor { state: NUD_STALE, mac, confirmed: Duration::from_secs(31) });
+        assert_eq!(neighbor_of(&[]), Neighbor::default());
     }
 }

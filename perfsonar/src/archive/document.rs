@@ -1,7 +1,7 @@
-//! Documents in pScheduler's shapes, as its archiver would send them.
+//! Documents in the form in which pScheduler's archiver sends them.
 //!
-//! The pipeline makes a series of what has the same test, tool and observer, so these stay the same
-//! from one document to the next.
+//! The pipeline joins documents of the same test, tool and observer into a series, so these three
+//! never vary between documents of one kind.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub struct Measurement<'a> {
     pub seconds: f64,
     /// The result, from one of this module's functions.
     pub result: Value,
-    /// A transfer's id, if it was one.
+    /// The transfer's id, if the measurement was a transfer.
     pub transfer: Option<&'a str>,
 }
 
@@ -36,7 +36,7 @@ pub struct Measurement<'a> {
 #[must_use]
 pub fn uuid() -> String {
     let mut bytes = [0; 16];
-    // Without randomness two documents would share an id, which the archive bears.
+    // Without randomness documents share an id, which the archive tolerates.
     let _ = rand::fill(&mut bytes);
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
@@ -44,8 +44,8 @@ pub fn uuid() -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
-/// Seconds as an ISO 8601 duration without weeks, months and years, the only one that perfSONAR
-/// takes.
+/// Seconds as an ISO 8601 duration without weeks, months and years, the only form that perfSONAR
+/// accepts.
 #[must_use]
 pub fn iso_duration(seconds: f64) -> String {
     let text = format!("{:.6}", seconds.max(0.0));
@@ -53,7 +53,7 @@ pub fn iso_duration(seconds: f64) -> String {
 }
 
 impl Measurement<'_> {
-    /// The document.
+    /// The document and its id.
     #[must_use]
     pub fn document(&self) -> (String, Value) {
         let (task, run) = (uuid(), uuid());
@@ -85,7 +85,7 @@ impl Measurement<'_> {
     }
 }
 
-/// Round trips.
+/// The result of an `rtt` test.
 #[must_use]
 pub fn rtt(delivery: Delivery, rtt: Option<DelaySummary>) -> Value {
     let mut result = json!({
@@ -100,7 +100,7 @@ pub fn rtt(delivery: Delivery, rtt: Option<DelaySummary>) -> Value {
     result
 }
 
-/// One-way latency. `histogram_ms` has milliseconds with two decimals as keys.
+/// The result of a `latency` test. `histogram_ms` has milliseconds with two decimals as keys.
 #[must_use]
 pub fn latency(delivery: Delivery, histogram_ms: &BTreeMap<String, u64>, clock_error_us: Option<u64>) -> Value {
     json!({
@@ -110,7 +110,7 @@ pub fn latency(delivery: Delivery, histogram_ms: &BTreeMap<String, u64>, clock_e
     })
 }
 
-/// Throughput of `bytes` in `seconds`.
+/// The result of a `throughput` test: `bytes` in `seconds`.
 #[must_use]
 pub fn throughput(bytes: u64, seconds: f64, retransmits: u64) -> Value {
     let rate = if seconds > 0.0 { bytes as f64 * 8.0 / seconds } else { 0.0 };
@@ -122,7 +122,7 @@ pub fn throughput(bytes: u64, seconds: f64, retransmits: u64) -> Value {
     json!({ "schema": 1, "succeeded": true, "intervals": [part], "summary": part })
 }
 
-/// A route.
+/// The result of a `trace` test.
 #[must_use]
 pub fn trace(route: &Route) -> Value {
     let hops: Vec<Value> = route
@@ -145,7 +145,7 @@ pub fn trace(route: &Route) -> Value {
     json!({ "schema": 1, "succeeded": true, "paths": [hops] })
 }
 
-/// An MTU.
+/// The result of an `mtu` test.
 #[must_use]
 pub fn mtu(bytes: u32) -> Value {
     json!({ "schema": 1, "succeeded": true, "mtu": bytes })

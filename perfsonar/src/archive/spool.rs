@@ -1,5 +1,5 @@
-//! Documents that wait for the archive: files in a directory, delivered in their order, bounded in
-//! number and bytes. When it is full the oldest make room.
+//! The spool of documents that wait for the archive: files in a directory, delivered in the order
+//! of their names, bounded in number and bytes. When the spool is full the oldest are dropped.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -17,7 +17,7 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// A spool in `directory`, which is made.
+    /// A spool in `directory`, which is created if it is missing.
     ///
     /// # Errors
     /// The operating system's.
@@ -26,12 +26,12 @@ impl Spool {
         Ok(Self { directory, documents_max: documents_max.max(1), bytes_max, dropped: AtomicU64::new(0) })
     }
 
-    /// Names of the documents that wait, the oldest first, with their bytes.
+    /// Names of the waiting documents, the oldest first, with their bytes.
     fn waiting(&self) -> io::Result<Vec<(String, u64)>> {
         let mut waiting = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
-            // What is no file was not put there by this program, and is not waited for.
+            // This program puts only files there: anything else is ignored.
             let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
             if let Some(name) = entry.file_name().to_str().filter(|name| is_file && name.ends_with(".json")) {
                 waiting.push((name.to_owned(), entry.metadata().map_or(0, |metadata| metadata.len())));
@@ -41,32 +41,32 @@ impl Spool {
         Ok(waiting)
     }
 
-    /// How many wait, and their bytes.
+    /// The number of waiting documents, and their bytes.
     #[must_use]
     pub fn usage(&self) -> (usize, u64) {
         let waiting = self.waiting().unwrap_or_default();
         (waiting.len(), waiting.iter().map(|(_, bytes)| bytes).sum())
     }
 
-    /// How many wait.
+    /// The number of waiting documents.
     #[must_use]
     pub fn len(&self) -> usize {
         self.waiting().map_or(0, |waiting| waiting.len())
     }
 
-    /// Whether none waits.
+    /// Whether no document waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many were dropped since this was opened.
+    /// The number of documents dropped since the spool was opened.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Adds a document; the oldest make room.
+    /// Adds a document, and drops the oldest if there is no room.
     ///
     /// # Errors
     /// The operating system's, or that the document alone exceeds the spool.
@@ -87,9 +87,16 @@ impl Spool {
             bytes -= size;
             self.drop_document(&name);
         }
+        // Invariant I-archive-spool: A document is added to the spool only if the spool then holds
+        // no more documents and bytes than it may.
+        assert!(
+            waiting.len() < self.documents_max && bytes + document.len() as u64 <= self.bytes_max,
+            "{} documents of {bytes} bytes leave no room",
+            waiting.len()
+        );
         let path = self.directory.join(format!("{at_unix_ms:015}-{id}.json"));
         let temporary = path.with_extension("part");
-        // Left by a crash, or placed there by somebody.
+        // A crash may have left one, or somebody may have placed a link there.
         let _ = fs::remove_file(&temporary);
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(document).and_then(|()| file.sync_all())?;
@@ -117,7 +124,7 @@ impl Spool {
         let _ = fs::remove_file(self.directory.join(name));
     }
 
-    /// Gives a document up.
+    /// Removes and counts a document that cannot be delivered.
     pub fn drop_document(&self, name: &str) {
         self.dropped.fetch_add(1, Ordering::Relaxed);
         self.remove(name);
@@ -129,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_come_out_in_their_order_and_the_oldest_make_room() {
+    fn documents_are_delivered_in_order_and_the_oldest_are_dropped() {
         let directory = tempfile::tempdir().unwrap();
         let spool = Spool::open(directory.path().join("spool"), 3, 1_000).unwrap();
         for (at, text) in [(2, "two"), (1, "one"), (10, "ten")] {
@@ -146,9 +153,9 @@ mod tests {
         assert!(spool.is_empty());
     }
 
-    /// It was opened first of all, and nothing was delivered any more.
+    /// Regression: a socket that sorts before the documents was opened first, and blocked delivery.
     #[test]
-    fn what_is_no_file_among_the_documents_is_left_out() {
+    fn anything_but_files_among_the_documents_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let spool = Spool::open(directory.path().to_owned(), 3, 1_000).unwrap();
         let names = ["000000000000001-socket.json", "000000000000002-id.part"];

@@ -1,9 +1,9 @@
-//! Path MTU discovery as in RFC 8899: unfragmentable probes of growing size, each tried three
-//! times. The search itself is pure; the probes are echoes.
+//! Path MTU discovery as in RFC 8899: unfragmentable probes, each size tried three times. The
+//! search itself is pure; the probes are echoes.
 //!
-//! ICMP is only a hint for the next size and for the reason reported with the result; it never
-//! rules out a size. Anybody can send ICMP, so a claim that is impossible or refuted by probes is
-//! reported as a claim.
+//! ICMP only suggests the next size and the reason reported with the result; it never rules out a
+//! size. Anybody can send ICMP, so a claim that is impossible or refuted by probes is reported as a
+//! claim.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -15,47 +15,47 @@ use crate::socket::{ProbeSocket, header_bytes};
 use crate::stamp::sender::SenderConfig;
 use crate::stamp::{Authentication, SenderSession};
 
-/// What every IPv6 path carries, and RFC 8899's BASE_PLPMTU with room.
+/// The MTU that every IPv6 path has, and RFC 8899's BASE_PLPMTU with room.
 pub const MTU_MIN: u32 = 1_280;
-/// What every IPv4 host takes; a path that does not carry even this carries nothing.
+/// The packet that every IPv4 host accepts; the search tries nothing smaller.
 pub(super) const MTU_SMALLEST: u32 = 576;
-/// Sizes that networks have, as whole IP packets.
+/// Common MTUs.
 const LADDER: [u32; 11] = [1_400, 1_420, 1_452, 1_472, 1_492, 1_500, 4_470, 8_000, 8_900, 9_000, 9_216];
 /// RFC 8899 5.1.2: MAX_PROBES.
 const TRIES: u32 = 3;
 
-/// What keeps packets from being larger.
+/// What limits the size of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MtuLimit {
-    /// The first link: the whole path carries as much as it does.
+    /// The first link: the path carries its full MTU.
     Interface,
-    /// A router reports it with ICMP, as it should.
+    /// A router, which reports it with ICMP as it should.
     PacketTooBig,
     /// Larger packets vanish without a report: a black hole for TCP.
     BlackHole,
 }
 
-/// The MTU of a direction.
+/// The MTU of one direction of the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathMtu {
     /// The largest IP packet that arrived.
     pub bytes: u32,
-    /// What the sending interface carries.
+    /// The MTU of the sending interface.
     pub interface_bytes: u32,
-    /// What limits it.
+    /// The reason for the limit.
     pub limit: MtuLimit,
-    /// What ICMP claimed although it cannot be, or was found to be wrong: no IP packet is limited
-    /// to less than 576 bytes (IPv6: 1,280), to more than was sent, or to less than what passed.
+    /// An MTU claimed by ICMP that is impossible or refuted: below 576 bytes (IPv6: 1,280), not
+    /// below the size that was sent, or below a size that passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claimed_bytes: Option<u32>,
 }
 
-/// A search.
+/// A search for the MTU: all sizes up to `good` pass, and none from `bad` on.
 #[derive(Clone, Debug)]
 pub struct MtuSearch {
     ceiling: u32,
-    /// The least that anybody may claim.
+    /// The smallest MTU that a claim may have.
     least: u32,
     good: u32,
     bad: u32,
@@ -65,21 +65,29 @@ pub struct MtuSearch {
 }
 
 impl MtuSearch {
-    /// A search up to what the interface carries.
+    /// A search up to the interface's MTU.
     #[must_use]
     pub const fn new(ceiling: u32, is_ipv6: bool) -> Self {
         let least = if is_ipv6 { MTU_MIN } else { MTU_SMALLEST };
         Self { ceiling, least, good: 0, bad: ceiling + 1, says_too_big: false, hint: None, claimed: None }
     }
 
-    /// The next size to try, as a whole IP packet; none when it is found.
+    /// The next size to try, as a whole IP packet; none when the search is over.
     #[must_use]
     pub fn next_size(&self) -> Option<u32> {
+        let size = self.choose()?;
+        // Invariant I-path-mtu: The MTU search tries only sizes above the largest that passed and
+        // below the smallest that failed.
+        assert!(self.good < size && size < self.bad, "{size} is decided: {self:?}");
+        Some(size)
+    }
+
+    fn choose(&self) -> Option<u32> {
         if self.good + 1 >= self.bad {
             return None;
         }
         if self.bad > self.ceiling {
-            // The whole interface first: on most paths that is all there is to know.
+            // The interface's full MTU first: most paths carry it, and the search is over.
             return Some(self.ceiling);
         }
         if let Some(hint) = self.hint.filter(|&hint| hint > self.good && hint < self.bad) {
@@ -89,14 +97,14 @@ impl MtuSearch {
             return [MTU_MIN, MTU_SMALLEST].into_iter().find(|&size| size < self.bad);
         }
         let rungs: Vec<u32> = LADDER.into_iter().filter(|&size| size > self.good && size < self.bad).collect();
-        // If a common size passed, it is most often the limit itself; one more byte shows it.
+        // A common size that passed is most often the limit: one more byte proves it.
         if Some(self.good) == self.hint || (rungs.is_empty() && LADDER.contains(&self.good)) {
             return Some(self.good + 1);
         }
         Some(rungs.get(rungs.len() / 2).copied().unwrap_or(self.good + (self.bad - self.good) / 2))
     }
 
-    /// Whether a size passed.
+    /// Takes into account whether a size passed.
     pub fn note(&mut self, size: u32, passed: bool) {
         if passed {
             self.good = self.good.max(size);
@@ -105,7 +113,7 @@ impl MtuSearch {
         }
     }
 
-    /// Somebody says that a packet of `size` is too big; `mtu` is what would fit, 0 if unknown.
+    /// Takes a claim that a packet of `size` is too big; `mtu` would fit, 0 if unknown.
     pub fn too_big(&mut self, size: u32, mtu: u32) {
         if mtu != 0 && (mtu < self.least || mtu >= size || mtu < self.good) {
             self.claimed = Some(mtu);
@@ -118,12 +126,12 @@ impl MtuSearch {
         }
     }
 
-    /// A claim that was believed until a larger packet passed.
+    /// A claim that was followed until a larger packet passed.
     fn refuted_hint(&self) -> Option<u32> {
         self.hint.filter(|&hint| hint < self.good)
     }
 
-    /// What was found; none if nothing passed.
+    /// The MTU; none if nothing passed.
     #[must_use]
     pub fn result(&self) -> Option<PathMtu> {
         let limit = match () {
@@ -136,16 +144,16 @@ impl MtuSearch {
     }
 }
 
-/// What became of a size.
+/// The result of trying a size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SizeFate {
+pub struct SizeResult {
     /// Whether a probe was answered.
     pub passed: bool,
-    /// The size that would fit according to ICMP or the host; none if there was no such report.
+    /// The size that would fit according to ICMP or this host; none without such a report.
     pub too_big: Option<u32>,
 }
 
-/// Sends probes of one size on a connected socket that probes the MTU; the far end answers short,
+/// Sends probes of one size on a connected socket in MTU-probing mode. The far end answers short,
 /// or as its step says.
 ///
 /// # Errors
@@ -156,7 +164,7 @@ pub fn try_size(
     number: u16,
     ip_bytes: u32,
     timeout: Duration,
-) -> io::Result<SizeFate> {
+) -> io::Result<SizeResult> {
     let payload = ip_bytes.saturating_sub(u32::from(header_bytes(socket.is_ipv6())));
     let config = SenderConfig {
         authentication: authentication.clone(),
@@ -174,9 +182,9 @@ pub fn try_size(
         }
         session.next_request(now_ns(), &mut packet);
         match socket.send(&packet) {
-            // The interface itself does not take it.
+            // This host's own interface refuses the size.
             Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                return Ok(SizeFate { passed: false, too_big: too_big.or(Some(0)) });
+                return Ok(SizeResult { passed: false, too_big: too_big.or(Some(0)) });
             }
             Err(error) if super::echo::is_passing(&error) => {}
             sent => drop(sent?),
@@ -188,7 +196,7 @@ pub fn try_size(
                 Ok(received)
                     if session.receive(buffer.get(..received.bytes).unwrap_or_default(), received.at_ns).is_ok() =>
                 {
-                    return Ok(SizeFate { passed: true, too_big });
+                    return Ok(SizeResult { passed: true, too_big });
                 }
                 Ok(_) => {}
                 Err(error) if super::echo::is_passing(&error) => {}
@@ -201,7 +209,7 @@ pub fn try_size(
             }
         }
     }
-    Ok(SizeFate { passed: false, too_big })
+    Ok(SizeResult { passed: false, too_big })
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! Looks for the available rate with short trains: doubles until the path objects, then halves the
-//! distance. Pure.
+//! Searches for the available rate with short trains: doubles the rate until the path objects, then
+//! searches between the bounds. Pure.
 //!
-//! A path objects by losing packets, by delivering them slower than they left, or by a queue that
-//! grows during the train. Trains are long against interrupt coalescing and GRO, which destroy the
-//! dispersion of pairs of packets above 10 Gb/s.
+//! A path objects if it loses packets, delivers them slower than they left, or builds a queue
+//! during the train. Trains are long compared with interrupt coalescing and GRO, which destroy the
+//! dispersion of packet pairs above 10 Gb/s.
 #![cfg_attr(
     not(test),
     deny(
@@ -20,26 +20,26 @@ use serde::{Deserialize, Serialize};
 
 /// The first rate, unless the cap is lower.
 const START: u64 = 10_000_000;
-/// Trains of a ramp at most.
+/// The most trains of a ramp.
 const TRAINS_MAX: u32 = 24;
-/// The bounds are close enough when the upper one is below this part of the lower.
+/// The bounds are close enough when their ratio is below this.
 const CLOSE: f64 = 1.08;
 /// How often the found rate must pass again.
 const CONFIRMATIONS: u32 = 2;
-/// How often it may fail then before it counts as luck: one train of 100 ms meets a busy host's
-/// scheduler now and then.
+/// How often it may fail then before its first success counts as luck: now and then a train of
+/// 100 ms meets a busy host's scheduler.
 const CONTRADICTIONS_MAX: u32 = 1;
-/// Loss that a train may have.
+/// The loss ratio that a train may have.
 const LOSS_MAX: f64 = 0.005;
-/// A train that arrives slower than this part of its rate met its limit.
+/// A train that arrives slower than this fraction of its sending rate met the path's limit.
 const DELIVERED_MIN: f64 = 0.93;
 /// A sender slower than this fraction of the requested rate is the limit itself.
 const SENT_MIN: f64 = 0.9;
-/// A queue that grows by less is noise, in microseconds, and as part of the train's length.
+/// A queue that grows by less is noise, in microseconds and as a fraction of the train's length.
 const QUEUE_US_MIN: u64 = 1_500;
 const QUEUE_PART: f64 = 0.02;
 
-/// What keeps the rate from being higher.
+/// What limits the rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RampLimit {
@@ -47,13 +47,13 @@ pub enum RampLimit {
     Path,
     /// The sending host: the path may carry more.
     Sender,
-    /// The rate that was permitted: the path may carry more.
+    /// The permitted rate: the path may carry more.
     Cap,
-    /// The time that was permitted.
+    /// The permitted time: the path may carry more.
     Time,
 }
 
-/// How sure a rate is.
+/// The confidence in a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Confidence {
@@ -68,26 +68,26 @@ pub enum Confidence {
 /// The available rate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AvailableRate {
-    /// The highest rate that was carried without objection, in bits per second of IP packets.
+    /// The highest rate without objection, in bits per second of IP packets.
     pub bits_per_second: u64,
     /// The lowest rate at which the path objected; none if it never did.
     pub upper_bits_per_second: Option<u64>,
-    /// What an overdriven path delivered: the bottleneck's rate less cross traffic; none if it was
-    /// never overdriven.
+    /// The rate at which an overdriven path delivered: the bottleneck's rate less cross traffic;
+    /// none if the path was never overdriven.
     pub delivered_bits_per_second: Option<u64>,
-    /// What limits.
+    /// What limits the rate.
     pub limit: RampLimit,
-    /// How sure.
+    /// The confidence in it.
     pub confidence: Confidence,
-    /// Trains that were sent.
+    /// Trains sent.
     pub trains: u32,
-    /// Packets of all trains, and those that were lost, copied, overtaken.
+    /// Packets of all trains.
     pub packets: u64,
-    /// See `packets`.
+    /// Packets lost of these.
     pub lost: u64,
 }
 
-/// What one train says.
+/// Who objected to a train.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Objection {
     None,
@@ -135,10 +135,14 @@ impl Ramp {
     /// The rate of the next train; none when the ramp is over.
     #[must_use]
     pub fn next_rate(&self) -> Option<u64> {
-        self.next.filter(|_| self.trains < TRAINS_MAX)
+        let rate = self.next.filter(|_| self.trains < TRAINS_MAX)?;
+        // Invariant I-path-ramp: A ramp asks for no train above its cap, and for no more than 24
+        // trains.
+        assert!(rate <= self.cap, "{rate} b/s exceeds the cap of {} b/s", self.cap);
+        Some(rate)
     }
 
-    /// Takes a train's fate into account.
+    /// Takes a train's result into account. `rate` is the one that [`Ramp::next_rate`] asked for.
     pub fn note(&mut self, rate: u64, sent: &TrainSent, received: &TrainReceived) {
         self.trains = self.trains.saturating_add(1);
         self.packets = self.packets.saturating_add(sent.packets.into());
@@ -155,7 +159,7 @@ impl Ramp {
             }
             let is_luck = self.contradictions > CONTRADICTIONS_MAX;
             if is_luck {
-                // Less is safe.
+                // A tenth less is safe.
                 self.high = Some(self.low);
                 self.low = self.low.saturating_sub(self.low.div_ceil(10));
             }
@@ -167,7 +171,7 @@ impl Ramp {
             Objection::Sender => {
                 self.sender_limit = true;
                 let really = rate_of(sent.bytes, sent.duration_us);
-                // Whatever it says that it sent, no more was asked for.
+                // The sender's report is a claim: no more was asked for than `rate`.
                 self.low = self.low.max(really.min(delivered.max(1)).min(rate));
             }
             Objection::Path => self.high = Some(self.high.map_or(rate, |high| high.min(rate))),
@@ -186,13 +190,14 @@ impl Ramp {
         match self.high {
             None => Some(self.low.saturating_mul(2).clamp(START.min(self.cap), self.cap)),
             Some(high) if self.low == 0 => {
-                // Not even the first rate passes: what came through is a hint.
+                // Not even the first rate passes: the rate that arrived is a hint.
                 let hint = self.delivered.last().copied().unwrap_or(high / 4);
                 Some(hint.min(high / 2)).filter(|&rate| rate >= 100_000)
             }
             Some(high) if (high as f64) < self.low as f64 * CLOSE => confirm(self),
             Some(high) => {
-                // What an overdriven path delivers is a good guess, if it lies between the bounds.
+                // The rate that an overdriven path delivered is a good guess if it lies between the
+                // bounds.
                 let between =
                     |rate: u64| rate > self.low.saturating_add(self.low / 50) && rate < high.saturating_sub(high / 50);
                 let guess =
@@ -203,14 +208,14 @@ impl Ramp {
         }
     }
 
-    /// What was found so far; none if no train passed.
+    /// The rate found so far; none if no train passed.
     #[must_use]
     pub fn result(&self, ran_out_of_time: bool) -> Option<AvailableRate> {
         let mut delivered = self.delivered.clone();
         delivered.sort_unstable();
         let delivered_bits_per_second = delivered.get(delivered.len() / 2).copied();
-        // What an overdriven path delivers is all that it can: a queue that one train fills hides a
-        // few percent.
+        // An overdriven path delivers all that it can. A queue that one train fills hides a few
+        // percent of the excess.
         let delivered_when_over = delivered_bits_per_second.filter(|_| self.high.is_some());
         let bits_per_second = if self.low > 0 {
             delivered_when_over.map_or(self.low, |most| self.low.min(most))
@@ -349,18 +354,20 @@ mod tests {
         assert!(trains < 10 && ramp.result(false).is_none(), "{trains} trains");
     }
 
-    /// Numbers of any size, those at the ends of their types often.
+    /// Numbers of any size, often the extremes.
     fn any_number() -> impl Strategy<Value = u64> {
         prop_oneof![any::<u64>(), Just(0), Just(1), Just(u64::MAX), 0..1_000_000u64]
     }
 
     proptest! {
-        /// What arrived is the partner's claim, and so is what it sent.
+        /// The partner's reports are claims.
         #[test]
         fn whatever_a_partner_reports_the_ramp_ends_and_stays_below_its_cap(
             cap in any_number(),
             reports in proptest::collection::vec(proptest::collection::vec(any_number(), 8), 1..30),
         ) {
+            //= P-6
+            //# Trains of both sides keep to the lower of the two permitted rates.
             let mut ramp = Ramp::new(cap);
             let mut trains = 0;
             for report in reports.iter().cycle() {

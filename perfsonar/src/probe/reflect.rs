@@ -1,4 +1,4 @@
-//! The answering end of echoes and MTU probes.
+//! Reflects echoes and MTU probes.
 #![cfg_attr(
     not(test),
     deny(
@@ -26,35 +26,35 @@ use crate::stamp::{Authentication, tlv};
 use crate::statistics::SequenceTracker;
 use crate::timestamp::{ErrorEstimate, encode};
 
-/// How often a reflector looks whether it is over.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often the reflector checks whether it is stopped.
+const STOP_CHECK: Duration = Duration::from_millis(20);
 
-/// What a reflector does in a step.
+/// The parameters of a step of reflecting.
 #[derive(Clone, Copy, Debug)]
 pub struct ReflectPlan {
-    /// The step.
+    /// The step's number.
     pub number: u16,
-    /// How long answers are.
+    /// The size of answers.
     pub reply: ReplySize,
-    /// Only this host is answered: the control connection's other end.
+    /// The only host that is answered: the control connection's other end.
     pub partner: IpAddr,
-    /// Packets in a second that are answered at most.
+    /// The most packets answered in a second.
     pub packets_per_second_max: u32,
-    /// Bits in a second that answers have at most, with their headers.
+    /// The most bits of answers in a second, headers included.
     pub bits_per_second_max: u64,
-    /// The port of a socket that is not connected: what comes from the same port, or a service's,
-    /// is another reflector's.
+    /// The socket's port if it is not connected: packets from the same port, or from a service's,
+    /// come from another reflector.
     pub own_port: Option<u16>,
-    /// When it ends, whatever happens.
+    /// When reflecting ends at the latest.
     pub until: Instant,
 }
 
-/// What a step of reflecting came to.
+/// The result of a step of reflecting.
 #[derive(Debug)]
 pub struct Seen {
-    /// For the partner.
+    /// The report for the partner.
     pub report: PathReport,
-    /// Where its requests came from.
+    /// The address that the partner's requests came from.
     pub source: Option<SocketAddr>,
     /// Authentic packets that were not answered: beyond the rate, from a reflector's port, or
     /// reflections.
@@ -83,9 +83,15 @@ impl<'a> Gate<'a> {
         }
     }
 
-    /// The request in a packet of the partner, if it is one of this step.
+    /// The partner's request in a packet; none if it is not to be answered.
     fn read(&mut self, packet: &[u8], from: SocketAddr) -> Option<Request> {
+        //= P-2
+        //# Packets that fail authentication are ignored.
         let request = Request::read(self.authentication, packet).ok()?;
+        //= P-3
+        //# The responder answers only the peer address of the control connection, at no more than
+        //# 50,000 packets a second and no more than the permitted rate. It does not answer requests
+        //# from a port below 1024 or from its own port, and it does not answer reflections.
         if request.ssid != self.plan.number || from.ip().to_canonical() != self.plan.partner {
             return None;
         }
@@ -120,7 +126,7 @@ pub fn run(
     stop: &Stop,
     mut on_request: impl FnMut(SocketAddr),
 ) -> io::Result<Seen> {
-    socket.set_timeout(Some(LOOK))?;
+    socket.set_timeout(Some(STOP_CHECK))?;
     let quality = ClockQuality::here();
     let mut gate = Gate::new(authentication, plan);
     let mut requests = SequenceTracker::default();
@@ -184,4 +190,81 @@ pub fn run(
         mtu,
     };
     Ok(Seen { report, source, suppressed: gate.suppressed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::timestamp::TimestampFormat;
+
+    const NOW_NS: i64 = 1_800_000_000_000_000_000;
+
+    fn plan(partner: IpAddr) -> ReflectPlan {
+        ReflectPlan {
+            number: 4,
+            reply: ReplySize::Same,
+            partner,
+            packets_per_second_max: 3,
+            bits_per_second_max: 1_000_000_000,
+            own_port: Some(7_272),
+            until: Instant::now(),
+        }
+    }
+
+    fn request(number: u16) -> Request {
+        let error = ErrorEstimate::new(ClockQuality::UNKNOWN, TimestampFormat::Ntp);
+        Request { sequence: 0, sent: encode(NOW_NS, TimestampFormat::Ntp), error, ssid: number }
+    }
+
+    fn written(key: &Authentication, request: Request) -> Vec<u8> {
+        let mut packet = vec![0; PROBE_BYTES_MIN.into()];
+        request.write(key, &mut packet);
+        packet
+    }
+
+    #[test]
+    fn only_authentic_requests_of_the_partner_are_answered() {
+        //= P-2
+        //# Packets that fail authentication are ignored.
+        //= P-3
+        //# The responder answers only the peer address of the control connection, at no more than
+        //# 50,000 packets a second and no more than the permitted rate. It does not answer requests
+        //# from a port below 1024 or from its own port, and it does not answer reflections.
+        let (key, other_key) = (super::super::authentication(b"secret"), super::super::authentication(b"other"));
+        let partner: SocketAddr = "192.0.2.1:5000".parse().unwrap();
+        let plan = plan(partner.ip());
+        let mut gate = Gate::new(&key, &plan);
+        let packet = written(&key, request(4));
+        assert_eq!(gate.read(&packet, partner), Some(request(4)));
+        assert_eq!(gate.read(&written(&other_key, request(4)), partner), None, "another check's key");
+        assert_eq!(gate.read(&written(&key, request(5)), partner), None, "another step");
+        assert_eq!(gate.read(&packet, "192.0.2.2:5000".parse().unwrap()), None, "another host");
+        assert_eq!(gate.suppressed, 0);
+        for port in [1, 862, 1_023, 7_272] {
+            assert_eq!(gate.read(&packet, SocketAddr::new(partner.ip(), port)), None, "port {port}");
+        }
+        let mut reflection = packet;
+        let received = encode(NOW_NS, TimestampFormat::Ntp);
+        let request = request(4);
+        Reflected { sequence: 0, sent: received, error: request.error, ssid: 4, received, request, request_ttl: 255 }
+            .write(&key, &mut reflection);
+        assert_eq!(gate.read(&reflection, partner), None, "a reflection");
+        assert_eq!(gate.suppressed, 5);
+    }
+
+    #[test]
+    fn answers_keep_to_the_permitted_rates() {
+        //= P-3
+        //# The responder answers only the peer address of the control connection, at no more than
+        //# 50,000 packets a second and no more than the permitted rate.
+        let key = super::super::authentication(b"secret");
+        let partner: SocketAddr = "192.0.2.1:5000".parse().unwrap();
+        let plan = plan(partner.ip());
+        let mut gate = Gate::new(&key, &plan);
+        assert_eq!((0..10).filter(|_| gate.admits(partner, 140, NOW_NS)).count(), 3);
+        let slow = ReflectPlan { packets_per_second_max: 50_000, bits_per_second_max: 140 * 8 * 2, ..plan };
+        let mut gate = Gate::new(&key, &slow);
+        assert_eq!((0..10).filter(|_| gate.admits(partner, 140, NOW_NS)).count(), 2);
+        assert_eq!(gate.suppressed, 8);
+    }
 }

@@ -1,5 +1,5 @@
-//! Routes: probes whose TTL expires on the way, and who reports it. Needs no privileges: errors are
-//! read from the socket (`IP_RECVERR`).
+//! Traces routes: sends probes whose TTL expires on the way, and reads the routers' ICMP errors
+//! from the socket (`IP_RECVERR`), which needs no privileges.
 #![cfg_attr(
     not(test),
     deny(
@@ -29,30 +29,26 @@ use crate::stamp::{Authentication, SenderSession};
 
 /// Tries for each hop.
 const TRIES: u32 = 2;
-/// After so many silent hops in a row the rest is silent too, or the far end does not answer.
+/// The most silent hops in a row. After these the far end is unlikely to answer.
 const SILENT_MAX: u32 = 6;
-/// How often the far end hears from this one while hops are silent.
+/// How often the far end gets a sign of life while hops are silent.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 /// Bytes of an ICMP probe.
 const ICMP_BYTES: usize = 40;
 
-/// What one probe met.
-enum Met {
-    /// A router, or the far host with an error, after this many microseconds. Also whether the
-    /// error quotes enough of the probe to prove that its sender has seen it; only then does it end
-    /// the trace.
-    Somebody {
-        error: PathError,
-        rtt_us: f64,
-        is_proved: bool,
-    },
-    /// The far end itself, after so many microseconds.
+/// The answer to one probe.
+enum ProbeAnswer {
+    /// A router's error, or the far host's, after this many microseconds. Only an error that quotes
+    /// enough of the probe to prove that its sender has seen it ends the trace.
+    Error { error: PathError, rtt_us: f64, is_proved: bool },
+    /// The far end's reflection, after this many microseconds.
     FarEnd(f64),
-    Nobody,
+    /// No answer in time.
+    None,
 }
 
-/// Traces with the probes' own ports, so that routers that share load by ports choose the same way
-/// (Paris traceroute). The far end reflects.
+/// Traces with the probes' own ports, so that routers that balance load by ports choose the same
+/// path (Paris traceroute). The far end reflects.
 ///
 /// # Errors
 /// The operating system's.
@@ -68,12 +64,12 @@ pub fn udp(
     let config = SenderConfig { authentication: authentication.clone(), ..SenderConfig::stamp(number) };
     let mut session = SenderSession::new(config, ClockQuality::here());
     let (mut packet, mut buffer) = (Vec::new(), vec![0; 4_096]);
-    // What is left of earlier steps.
+    // Discards errors of earlier steps.
     while socket.receive_error(&mut buffer)?.is_some() {}
     let mut signed = Instant::now();
     let route = follow(far_end.ip(), stop, |ttl| {
         if signed.elapsed() > SIGN_OF_LIFE {
-            // Packets that expire on the way do not tell the far end that this one is still alive.
+            // Packets that expire on the way do not show the far end that this one is alive.
             signed = Instant::now();
             socket.set_ttl(MEASUREMENT_TTL)?;
             super::echo::sign_of_life(socket, authentication, number)?;
@@ -88,11 +84,11 @@ pub fn udp(
         let began = Instant::now();
         while let Some(left) = timeout.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) {
             if let Some(error) = socket.receive_error(&mut buffer)? {
-                // Of an earlier probe, if the quoted packet shows it.
+                // An error that quotes an earlier probe is skipped.
                 let is_other = error.bytes >= 4 && buffer.get(..4) != packet.get(..4);
                 if !is_other {
                     let (is_proved, after_ns) = (error.bytes >= 4, error.at_ns.saturating_sub(sent_ns));
-                    return Ok(Met::Somebody { error, rtt_us: after_ns as f64 / 1e3, is_proved });
+                    return Ok(ProbeAnswer::Error { error, rtt_us: after_ns as f64 / 1e3, is_proved });
                 }
             }
             // In pieces: an error does not always wake the receiver.
@@ -102,14 +98,14 @@ pub fn udp(
                     if let Ok(trip) = session.receive(buffer.get(..received.bytes).unwrap_or_default(), received.at_ns)
                         && trip.sequence.wrapping_add(1) == session.sent()
                     {
-                        return Ok(Met::FarEnd(trip.rtt_ns as f64 / 1e3));
+                        return Ok(ProbeAnswer::FarEnd(trip.rtt_ns as f64 / 1e3));
                     }
                 }
                 Err(error) if super::echo::is_passing(&error) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(Met::Nobody)
+        Ok(ProbeAnswer::None)
     });
     socket.set_ttl(MEASUREMENT_TTL)?;
     route
@@ -160,7 +156,7 @@ pub fn icmp(far_end: IpAddr, timeout: Duration, stop: &Stop) -> io::Result<Route
         while sent.elapsed() < timeout {
             if let Some(error) = receive_error(socket.as_fd(), &mut buffer)? {
                 // The kernel has compared the identifier, which is in every quotation.
-                return Ok(Met::Somebody { error, rtt_us: sent.elapsed().as_secs_f64() * 1e6, is_proved: true });
+                return Ok(ProbeAnswer::Error { error, rtt_us: sent.elapsed().as_secs_f64() * 1e6, is_proved: true });
             }
             socket.set_read_timeout(Some(Duration::from_millis(5)))?;
             match io::Read::read(&mut &socket, &mut buffer) {
@@ -174,46 +170,46 @@ pub fn icmp(far_end: IpAddr, timeout: Duration, stop: &Stop) -> io::Result<Route
                     let answer = buffer.get(begin..bytes).unwrap_or(&[]);
                     let is_ours = !is_raw || answer.get(4..6) == Some(&identifier);
                     if answer.first() == Some(&reply) && answer.get(6..8) == Some(&sequence.to_be_bytes()) && is_ours {
-                        return Ok(Met::FarEnd(sent.elapsed().as_secs_f64() * 1e6));
+                        return Ok(ProbeAnswer::FarEnd(sent.elapsed().as_secs_f64() * 1e6));
                     }
                 }
                 Err(error) if super::echo::is_passing(&error) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(Met::Nobody)
+        Ok(ProbeAnswer::None)
     })
 }
 
-/// What every path of a family carries.
+/// The smallest MTU of an address family's paths.
 const fn mtu_least(far_end: IpAddr) -> u32 {
     if far_end.is_ipv6() { MTU_MIN } else { MTU_SMALLEST }
 }
 
-fn follow(far_end: IpAddr, stop: &Stop, mut probe: impl FnMut(u8) -> io::Result<Met>) -> io::Result<Route> {
+fn follow(far_end: IpAddr, stop: &Stop, mut probe: impl FnMut(u8) -> io::Result<ProbeAnswer>) -> io::Result<Route> {
     let mut route = Route::default();
     let mut silent = 0;
     for ttl in 1..=HOPS_MAX {
         let mut hop = Hop { ttl, address: None, rtt_us: None, icmp: None, mtu: None };
         for _ in 0..TRIES {
             match probe(ttl)? {
-                Met::FarEnd(rtt_us) => {
+                ProbeAnswer::FarEnd(rtt_us) => {
                     (hop.address, hop.rtt_us) = (Some(far_end), Some(rtt_us));
                     route.reached = true;
                 }
-                Met::Somebody { error, rtt_us, is_proved } => {
+                ProbeAnswer::Error { error, rtt_us, is_proved } => {
                     (hop.address, hop.rtt_us) = (error.from, Some(rtt_us));
-                    // 11.0 and 3.0 (IPv6) say that the TTL expired, which was the intention.
+                    // 11.0, or 3.0 in ICMPv6, say that the TTL expired, as intended.
                     let used_up =
                         matches!((far_end.is_ipv4(), error.icmp), (true, Some((11, _))) | (false, Some((3, _))));
                     hop.icmp = error.icmp.filter(|_| !used_up && is_proved);
-                    // A claim, and told as one; below what every path carries it is none.
+                    // An MTU is reported as the router's claim, unless it is impossible.
                     hop.mtu = (error.errno == libc::EMSGSIZE && error.mtu >= mtu_least(far_end)).then_some(error.mtu);
-                    // The far host without a listener says that its port is closed: it is reached
-                    // all the same.
+                    // A far host without a listener reports a closed port: it is reached all the
+                    // same.
                     route.reached = error.from == Some(far_end) && !used_up && is_proved;
                 }
-                Met::Nobody => continue,
+                ProbeAnswer::None => continue,
             }
             break;
         }
@@ -224,7 +220,7 @@ fn follow(far_end: IpAddr, stop: &Stop, mut probe: impl FnMut(u8) -> io::Result<
             break;
         }
     }
-    // Silent hops at the end say nothing.
+    // Silent hops at the end carry no information.
     while !route.reached && route.hops.last().is_some_and(|hop| hop.address.is_none()) && route.hops.len() > 1 {
         route.hops.pop();
     }
@@ -237,7 +233,7 @@ fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u16::from_be_bytes([byte(pair, 0), byte(pair, 1)]));
     let sum = words.fold(0u16, |sum, word| {
         let (sum, carries) = sum.overflowing_add(word);
-        // What is carried out at the top comes in at the bottom.
+        // End-around carry.
         sum.wrapping_add(carries.into())
     });
     !sum
@@ -294,7 +290,7 @@ mod tests {
         }
     }
 
-    /// Everything that an ICMP message says is said by anybody.
+    /// Anybody can send any ICMP message.
     #[test]
     fn whatever_icmp_says_a_trace_ends_and_tells_no_mtu_that_cannot_be() {
         for far_end in ["192.0.2.1", "2001:db8::1"].map(|address| address.parse::<IpAddr>().unwrap()) {
@@ -309,7 +305,7 @@ mod tests {
                 let mut probes = 0;
                 let route = follow(far_end, &Stop::default(), |_| {
                     probes += 1;
-                    Ok(Met::Somebody { error, rtt_us: f64::MAX, is_proved })
+                    Ok(ProbeAnswer::Error { error, rtt_us: f64::MAX, is_proved })
                 });
                 let route = route.unwrap();
                 assert!(route.hops.len() <= usize::from(HOPS_MAX) && probes <= u32::from(HOPS_MAX) * TRIES);
@@ -329,7 +325,7 @@ mod tests {
         let mut probes = 0;
         let nobody = |_| {
             probes += 1;
-            Ok(Met::Nobody)
+            Ok(ProbeAnswer::None)
         };
         let route = follow([192, 0, 2, 1].into(), &Stop::default(), nobody).unwrap();
         assert_eq!((route.reached, route.hops.len(), probes), (false, 1, SILENT_MAX * TRIES));

@@ -1,4 +1,4 @@
-//! Trains of packets at an even rate, and how even they still are on arrival.
+//! Trains of packets at an even rate: sends them, and measures delays and rate on arrival.
 #![cfg_attr(
     not(test),
     deny(
@@ -23,24 +23,26 @@ use crate::stamp::{Authentication, tlv};
 use crate::statistics::{Arrival, SequenceTracker};
 use crate::timestamp::{ErrorEstimate, TimestampFormat, decode, encode};
 
-/// Packets of a train at most: 100 ms at 100 Gb/s in jumbo frames.
+/// The most packets of a train: 100 ms at 100 Gb/s in jumbo frames.
 pub const PACKETS_MAX: u32 = 200_000;
-/// Packets of a train at least: fewer say nothing.
+/// The fewest packets of a train from which anything follows.
 const PACKETS_MIN: u32 = 20;
-/// The slowest meaningful train. A path that is slower is known to be bad without one.
+/// The slowest meaningful train, in bits per second. A slower path needs no train to be bad.
 pub const RATE_MIN: u64 = 100_000;
-/// No train takes longer, however few of its packets have left: twenty of 1,500 bytes at the
+/// The longest time of a train, however few of its packets have left: twenty of 1,500 bytes at the
 /// slowest rate take half of it.
+//= P-4
+//# No train takes longer than 5 s, and a check has at most 64 trains.
 pub const TIME_MAX: Duration = Duration::from_secs(5);
-/// How often a train that waits for its next packet looks whether it is over.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often a train that waits for its next packet checks whether it is stopped.
+const STOP_CHECK: Duration = Duration::from_millis(20);
 /// Segments passed to the kernel in one call cover at most this much time, so that bursts stay
 /// small.
 const BURST: Duration = Duration::from_micros(500);
-/// Most bytes passed to the kernel in one call (a UDP GSO super-buffer).
+/// The most bytes passed to the kernel in one call (a UDP GSO super-buffer).
 const BURST_BYTES_MAX: u32 = 60_000;
 const BURST_SEGMENTS_MAX: u32 = 60;
-/// What waits in the socket when the time is up is taken for so long.
+/// How long packets that wait in the socket are still received when the time is up.
 const LATE_MAX: Duration = Duration::from_secs(1);
 
 /// Sends a train on a connected socket.
@@ -89,7 +91,7 @@ pub fn send(
             Err(error) => return Err(error),
         }
     }
-    // The last burst takes its time too.
+    // The last burst's own time counts too.
     let duration = last.saturating_add(nanoseconds(f64::from(at_once) * interval_ns));
     sent.duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     Ok(sent)
@@ -104,7 +106,7 @@ struct Arrived {
     bytes: u32,
 }
 
-/// Takes a train until it is stopped, or `until`.
+/// Receives a train until it is stopped, or `until`.
 ///
 /// # Errors
 /// The operating system's.
@@ -160,7 +162,7 @@ pub fn receive(
     Ok(TrainReceived { duplicates, reordered, ..digest(&arrived) })
 }
 
-/// How many packets a train has, and from one to the next.
+/// The number of a train's packets, and the nanoseconds from one to the next.
 #[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates, and is clamped")]
 fn shape(train: &Train, is_ipv6: bool) -> (u32, f64) {
     let bits = (f64::from(train.packet_bytes) + f64::from(header_bytes(is_ipv6))) * 8.0;
@@ -169,7 +171,7 @@ fn shape(train: &Train, is_ipv6: bool) -> (u32, f64) {
     ((packets as u32).clamp(PACKETS_MIN, PACKETS_MAX), interval_ns)
 }
 
-/// Packets passed to the kernel in one call, and the nanoseconds from one call to the next.
+/// The number of packets passed to the kernel in one call.
 #[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates, and is clamped")]
 fn at_once(packet_bytes: u16, interval_ns: f64) -> u32 {
     let in_burst = (BURST.as_nanos() as f64 / interval_ns) as u32;
@@ -182,20 +184,20 @@ const fn nanoseconds(count: f64) -> Duration {
     Duration::from_nanos(count as u64)
 }
 
-/// Sleeps while there is time, and spins for the rest. False if it is over before.
+/// Sleeps, and spins for the last microseconds. Returns false if the train is stopped before.
 fn wait_until(begin: Instant, due: Duration, stop: &Stop) -> bool {
     const SPIN: Duration = Duration::from_micros(80);
     while !stop.is_stopped() {
         let Some(left) = due.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) else { return true };
         match left.checked_sub(SPIN).filter(|left| !left.is_zero()) {
-            Some(most) => std::thread::sleep(most.min(LOOK)),
+            Some(most) => std::thread::sleep(most.min(STOP_CHECK)),
             None => std::hint::spin_loop(),
         }
     }
     false
 }
 
-/// What a train's packets say.
+/// Summarizes a train's packets.
 fn digest(arrived: &[Arrived]) -> TrainReceived {
     let Some(least_ns) = arrived.iter().map(|packet| packet.delay_ns).min() else { return TrainReceived::default() };
     let relative_us = |ns: i64| u32::try_from(ns.saturating_sub(least_ns) / 1_000).unwrap_or(u32::MAX);
@@ -207,7 +209,7 @@ fn digest(arrived: &[Arrived]) -> TrainReceived {
     let quarter = arrived.len().div_ceil(4);
     let first = arrived.iter().map(|packet| packet.at_ns).min().unwrap_or(0);
     let last = arrived.iter().map(|packet| packet.at_ns).max().unwrap_or(0);
-    // A gap that a late packet does not fill.
+    // The first gap that no late packet fills is the first loss.
     let mut sequences: Vec<u32> = arrived.iter().map(|packet| packet.sequence).collect();
     sequences.sort_unstable();
     let gap = (0u32..).zip(&sequences).find(|&(at, &sequence)| sequence != at).map(|(at, _)| at);
@@ -254,9 +256,12 @@ mod tests {
         assert_eq!((one.packets, one.duration_us, one.early_delay_us), (1, 0, 0));
     }
 
-    /// Row 15: at one bit in a second a train of twenty packets takes 66 hours, and heeded no stop.
+    /// Regression: at one bit per second a train of twenty packets took 66 hours and ignored a
+    /// stop.
     #[test]
     fn no_train_is_longer_than_its_time_and_each_heeds_a_stop() {
+        //= P-4
+        //# No train takes longer than 5 s, and a check has at most 64 trains.
         let sender = ProbeSocket::towards("127.0.0.1:9".parse().unwrap()).unwrap();
         let key = super::super::authentication(b"secret");
         let train = Train { rate_bits_per_second: 1, duration_us: u32::MAX, packet_bytes: 1_400 };
@@ -295,7 +300,7 @@ mod tests {
         assert_eq!((received.duplicates, received.reordered, received.delay_at_loss_us), (0, 0, 0));
     }
 
-    /// A partner asks for a train of any shape.
+    /// A partner may ask for a train of any shape.
     #[test]
     fn whatever_train_is_asked_for_it_has_few_enough_packets_and_bursts_fit_the_kernel() {
         for rate_bits_per_second in [0, 1, 1_000, 1_000_000_000, u64::MAX] {

@@ -1,4 +1,4 @@
-//! The conversation with a pScheduler server.
+//! Requests to a pScheduler server.
 
 use std::time::{Duration, Instant};
 
@@ -10,69 +10,69 @@ use super::outcome::{Outcome, OutcomeError};
 use super::task::{TestKind, TestRequest};
 use crate::http::{self, Answer, HttpError};
 
-/// Tries of a request that may be repeated.
+/// Attempts of a request that may be repeated.
 const TRIES: u32 = 4;
-/// The first pause before another try; each further one is twice as long.
+/// The first pause before another attempt; each further one is twice as long.
 const PAUSE: Duration = Duration::from_millis(250);
-/// How long one question waits on the server's side.
+/// How long the server may hold one request until the run ends.
 const WAIT: Duration = Duration::from_secs(30);
-/// Pause between requests that the server answered at once.
+/// The pause between requests that the server answers at once.
 const POLL: Duration = Duration::from_millis(500);
-/// Hits that make sense of a list.
+/// The most entries read from a list.
 const LIST_MAX: usize = 1_000;
 
-/// A conversation that came to nothing.
+/// Why a request or a run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SchedulerError {
     /// HTTP.
     #[error(transparent)]
     Http(#[from] HttpError),
-    /// The server says no.
+    /// An HTTP error status.
     #[error("{host} answers {status} to {what}: {text}{}", hint(*.status))]
     Status {
-        /// Who.
+        /// The server.
         host: String,
-        /// What was asked.
+        /// What was requested.
         what: &'static str,
-        /// How it says no.
+        /// The status.
         status: StatusCode,
-        /// In its words.
+        /// The server's message.
         text: String,
     },
-    /// The answer is not JSON, or another JSON than documented.
+    /// The answer is not JSON, or not in the documented form.
     #[error("{host} does not answer as a pScheduler server: {what}: {reason}")]
     Shape {
-        /// Who.
+        /// The server.
         host: String,
-        /// Where.
+        /// What was requested.
         what: &'static str,
         /// What is wrong.
         reason: String,
     },
-    /// The run was never scheduled, or ended badly.
+    /// The run was never scheduled, or failed.
     #[error("the run on {host} ended as '{state}': {text}")]
     Run {
-        /// Where.
+        /// The server.
         host: String,
-        /// Its last state.
+        /// The run's last state.
         state: String,
-        /// Why.
+        /// Why it failed.
         text: String,
     },
     /// The run does not end.
     #[error("the run on {host} has not ended within {seconds} s (its state is '{state}'); it was aborted")]
     NeverEnds {
-        /// Where.
+        /// The server.
         host: String,
-        /// How long was waited.
+        /// The time limit.
         seconds: u64,
-        /// Its last state.
+        /// The run's last state.
         state: String,
     },
-    /// The result.
+    /// The result is unusable.
     #[error("{host}: {error}")]
     Outcome {
-        /// Whose.
+        /// The server.
         host: String,
         /// What is wrong with it.
         error: OutcomeError,
@@ -84,7 +84,7 @@ pub enum SchedulerError {
 pub struct Discovery {
     /// Its API's level.
     pub api: u64,
-    /// What it calls itself.
+    /// Its own name.
     pub hostname: String,
     /// Tests.
     pub tests: Vec<String>,
@@ -92,11 +92,11 @@ pub struct Discovery {
     pub tools: Vec<String>,
 }
 
-/// A run.
+/// A run of a task.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Run {
-    /// Where it is.
+    /// Its URL.
     pub href: String,
     /// Its state.
     pub state: String,
@@ -104,9 +104,9 @@ pub struct Run {
     pub start_time: Option<String>,
     /// When it ends.
     pub end_time: Option<String>,
-    /// Who takes part.
+    /// The participating hosts.
     pub participants: Vec<Option<String>>,
-    /// What went wrong.
+    /// Errors of the run.
     pub errors: Option<Value>,
     /// The merged result.
     pub result_merged: Option<Value>,
@@ -127,7 +127,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of `host`: a name, `name:port`, or an address such as `http://localhost:29285`.
+    /// A client of `host`: a name, `name:port`, or a URL such as `http://localhost:29285`.
     #[must_use]
     pub fn new(host: &str, http: http::Client) -> Self {
         let with_scheme = if host.contains("://") { host.to_owned() } else { format!("https://{host}") };
@@ -153,7 +153,7 @@ impl Client {
         self.http.request(method, &format!("{}{path}", self.base), &headers, body, wait).await
     }
 
-    /// A question that may be repeated: network errors and 5xx are tried again.
+    /// A request that may be repeated: it is after network errors and 5xx.
     async fn get(&self, path: &str, what: &'static str, wait: Duration) -> Result<Value, SchedulerError> {
         let mut pause = PAUSE;
         for attempt in 1..=TRIES {
@@ -189,7 +189,7 @@ impl Client {
     fn names(&self, list: &Value, what: &'static str) -> Result<Vec<String>, SchedulerError> {
         let list = list.as_array().ok_or_else(|| self.shape(what, "not a list"))?;
         let name = |entry: &Value| {
-            // Names are at the end of an address, in `name`, or since API 6 within `tool` next to
+            // A name is the end of a URL, or in `name`, or since API 6 within `tool` next to
             // `can-run`.
             let can_run = entry.pointer("/can-run/can-run").and_then(Value::as_bool).unwrap_or(true);
             let text = entry
@@ -218,8 +218,8 @@ impl Client {
     /// Submits a task; returns its path on the server.
     ///
     /// # Errors
-    /// [`SchedulerError`]. A task is submitted once: a broken connection is not tried again, for
-    /// the task may have arrived.
+    /// [`SchedulerError`]. A task is submitted once: after a broken connection there is no second
+    /// attempt, because the task may have arrived.
     pub async fn submit(&self, request: &TestRequest) -> Result<String, SchedulerError> {
         let body = serde_json::to_vec(&request.task()).map_err(|error| self.shape("the task", error.to_string()))?;
         let answer = self.once(Method::POST, "/tasks", body, Duration::from_secs(30)).await?;
@@ -228,8 +228,8 @@ impl Client {
         self.path_of(task, "the task")
     }
 
-    /// The path of an address on this server. Servers write their own name, which may not be the
-    /// one that reaches them; nothing is ever fetched from elsewhere.
+    /// The path of a URL on this server. Servers write their own name, under which they may not be
+    /// reachable; only the path is used, so nothing is ever fetched from another host.
     fn path_of(&self, address: &str, what: &'static str) -> Result<String, SchedulerError> {
         let path = address.split_once("/pscheduler/").map(|(_, path)| path);
         let is_plain = |path: &&str| {
@@ -252,7 +252,7 @@ impl Client {
         let until = Instant::now() + limit;
         let ended = self.follow_until(task, until, limit, &mut tell).await;
         if ended.is_err() {
-            // Whatever went wrong, none of our tasks keeps running there.
+            // Whatever the error, none of our tasks keeps running there.
             let _ = self.abort(task).await;
         }
         ended
@@ -285,7 +285,7 @@ impl Client {
             let asked = Instant::now();
             let question = format!("{run_path}?wait-merged=1&wait={}", wait.as_secs().max(1));
             let run = match self.get(&question, "the run", wait).await {
-                // Not scheduled yet: slots are found within seconds.
+                // Not scheduled yet: the server finds a slot within seconds.
                 Err(SchedulerError::Status { status: StatusCode::NOT_FOUND, .. }) if state.is_empty() => None,
                 Err(error) => return Err(error),
                 Ok(value) => Some(
@@ -297,7 +297,7 @@ impl Client {
                     tell(&run);
                     state.clone_from(&run.state);
                 }
-                // "first" stands for a run whose own address is known now.
+                // The task names its first run "first"; from here on the run's own URL is known.
                 if let Ok(own) = self.path_of(&run.href, "the run") {
                     run_path = own;
                 }
@@ -330,7 +330,7 @@ impl Client {
         Outcome::read(kind, result).map_err(|error| SchedulerError::Outcome { host: self.host.clone(), error })
     }
 
-    /// Ends a task.
+    /// Aborts a task.
     ///
     /// # Errors
     /// [`SchedulerError`].

@@ -6,16 +6,17 @@ use serde_json::Value;
 use super::task::TestKind;
 use crate::statistics::Delivery;
 
-/// What a run found.
+/// The result of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// Bits per second.
     pub rate_bits_per_second: Option<u64>,
     /// TCP retransmissions.
     pub retransmits: Option<u64>,
-    /// Packets.
+    /// Delivery of packets.
     pub delivery: Option<Delivery>,
-    /// Least, mean and greatest delay in microseconds: round trips of rtt, one way of latency.
+    /// Minimum, mean and maximum delay in microseconds: round-trip for `rtt`, one-way for
+    /// `latency`.
     pub delay_us: Option<[f64; 3]>,
     /// The MTU.
     pub mtu_bytes: Option<u32>,
@@ -23,7 +24,7 @@ pub struct Outcome {
     pub hops: Vec<Option<String>>,
 }
 
-/// A result that is not what the API documents.
+/// Why a result is not usable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OutcomeError {
     /// The test failed there.
@@ -112,9 +113,9 @@ impl Outcome {
 /// An ISO 8601 duration in microseconds.
 #[must_use]
 pub fn microseconds(text: &str) -> Option<f64> {
-    // The library also reads durations as people write them.
+    // The library also accepts forms that are not ISO 8601.
     let span: jiff::Span = text.starts_with('P').then(|| text.parse().ok())??;
-    // Days of clocks, not of calendars.
+    // A day is 24 hours here, not a calendar day.
     let seconds = span.total((jiff::Unit::Nanosecond, jiff::SpanRelativeTo::days_are_24_hours())).ok()?;
     Some(seconds / 1e3).filter(|us| us.is_finite())
 }
@@ -123,7 +124,7 @@ fn number(value: &Value, name: &str) -> Option<f64> {
     value.get(name)?.as_f64().filter(|number| number.is_finite() && *number >= 0.0)
 }
 
-/// Least, mean and greatest of a histogram whose keys are milliseconds.
+/// Minimum, mean and maximum of a histogram whose keys are milliseconds, in microseconds.
 fn histogram(value: Option<&Value>) -> Result<Option<[f64; 3]>, OutcomeError> {
     let shape = || OutcomeError::Shape("histogram-latency");
     let Some(buckets) = value.and_then(Value::as_object) else {
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_documented_is_named() {
+    fn an_undocumented_form_is_named_in_the_error() {
         let read = |kind, result: Value| Outcome::read(kind, &result).unwrap_err().to_string();
         assert!(read(TestKind::Rtt, json!("x")).contains("result-merged"));
         assert!(read(TestKind::Rtt, json!({})).contains("succeeded"));

@@ -1,9 +1,9 @@
-//! Tasks: what a perfSONAR host shall do, as its API takes it.
+//! Tasks for a perfSONAR host, in the form of its API.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// Which test.
+/// The kind of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TestKind {
@@ -11,7 +11,7 @@ pub enum TestKind {
     Throughput,
     /// One-way latency and loss, through TWAMP to this host's responder.
     Latency,
-    /// Round trips.
+    /// Round-trip time.
     Rtt,
     /// The route.
     Trace,
@@ -35,7 +35,7 @@ impl std::str::FromStr for TestKind {
 }
 
 impl TestKind {
-    /// pScheduler's word.
+    /// pScheduler's name for it.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -48,14 +48,14 @@ impl TestKind {
     }
 }
 
-/// A test that a perfSONAR host shall run towards another.
+/// A test that a perfSONAR host is to run towards another host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TestRequest {
-    /// Which.
+    /// The kind of test.
     pub kind: TestKind,
-    /// From where; the perfSONAR host itself if none.
+    /// The sending host; none for the perfSONAR host itself.
     pub source: Option<String>,
-    /// Where to.
+    /// The receiving host.
     pub dest: String,
     /// Whether the far end is a plain iperf3 server without perfSONAR.
     pub single_ended: bool,
@@ -67,14 +67,14 @@ pub struct TestRequest {
     pub packets: u32,
     /// Latency's protocol: `twamp` towards a node without perfSONAR.
     pub twamp: bool,
-    /// A tool that must be used.
+    /// The tool that must be used, if any.
     pub tool: Option<String>,
-    /// What ties the task to this node's own doings.
+    /// This node's id for the task, kept by the server.
     pub reference: Option<String>,
 }
 
 impl TestRequest {
-    /// A test with plain settings, within what perfSONAR hosts permit strangers: 20 s, 4 streams.
+    /// A test with default settings, within what perfSONAR hosts permit strangers: 20 s, 4 streams.
     #[must_use]
     pub fn new(kind: TestKind, dest: impl Into<String>) -> Self {
         Self {

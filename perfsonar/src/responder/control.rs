@@ -1,4 +1,4 @@
-//! The server of TWAMP-Control over TCP.
+//! Serves TWAMP-Control over TCP.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +25,7 @@ use crate::twamp::server::{ServerConnection, Step};
 
 /// How long a client may take for its first message, for the rest of each message, and to read an
 /// answer: a few round trips around the world, plus retransmissions.
-const STEP: Duration = Duration::from_secs(5);
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client without running sessions may be silent (SERVWAIT; RFC 5357 3.1 proposes 900
 /// s). Programs make their requests immediately.
 const SERVER_WAIT: Duration = Duration::from_secs(60);
@@ -33,9 +33,9 @@ const SERVER_WAIT: Duration = Duration::from_secs(60);
 const REFLECTOR_WAIT: Duration = Duration::from_secs(900);
 /// How long a session may last, whatever its client does.
 const SESSION_MAX: Duration = Duration::from_secs(7 * 86_400);
-/// How long reflectors run after Stop-Sessions at most.
+/// The longest time that reflectors run after Stop-Sessions.
 const STOP_TIMEOUT_MAX: Duration = Duration::from_secs(10);
-/// Sessions of one control connection.
+/// The most sessions of one control connection.
 const SESSIONS_PER_CONNECTION: u32 = 16;
 /// Bytes of the longest test packet.
 const PACKET_BYTES_MAX: u32 = 65_000;
@@ -54,12 +54,12 @@ impl Responder {
                     continue;
                 }
             };
-            let place = match self.connection_place(client.ip()) {
-                Ok(place) => place,
+            let slot = match self.connection_slot(client.ip()) {
+                Ok(slot) => slot,
                 Err(why) => {
                     self.counters.note_turned_away(why);
-                    // Offering no mode means "not now" (RFC 4656 3.1). It fits into the socket's
-                    // buffer, so nothing blocks.
+                    // A greeting without modes means "not now" (RFC 4656 3.1). It fits into the
+                    // socket's buffer, so writing does not block.
                     if why != TurnedAway::Source {
                         let _ = timeout(Duration::ZERO, stream.write_all(&closed_greeting())).await;
                     }
@@ -74,10 +74,9 @@ impl Responder {
                 stop: watch::channel(None).0,
             };
             tokio::spawn(async move {
-                // A client that is gone, or breaks the protocol, ends its sessions and nothing
-                // else.
+                // An error of one client ends its own sessions and nothing else.
                 let _ = control.run().await;
-                drop(place);
+                drop(slot);
             });
         }
     }
@@ -87,22 +86,22 @@ struct Control {
     stream: TcpStream,
     client: SocketAddr,
     responder: Arc<Responder>,
-    /// They end with this connection.
+    /// The sessions' reflectors, which end with this connection.
     reflectors: JoinSet<()>,
-    /// Becomes the time-out when the sessions are stopped.
+    /// Set when the sessions are stopped.
     stop: watch::Sender<Option<Duration>>,
 }
 
 /// A session, counted while it is open.
 struct OpenSession {
     counters: Arc<ResponderCounters>,
-    _place: Slot,
+    _slot: Slot,
 }
 
 impl OpenSession {
-    fn new(counters: Arc<ResponderCounters>, place: Slot) -> Self {
+    fn new(counters: Arc<ResponderCounters>, slot: Slot) -> Self {
         counters.sessions.fetch_add(1, Ordering::Relaxed);
-        Self { counters, _place: place }
+        Self { counters, _slot: slot }
     }
 }
 
@@ -114,7 +113,7 @@ impl Drop for OpenSession {
 
 fn random() -> [u8; 16] {
     let mut bytes = [0; 16];
-    // Without randomness the values are zero, which the unauthenticated mode does not mind.
+    // Without randomness the values are zero, which is harmless in the unauthenticated mode.
     let _ = rand::fill(&mut bytes);
     bytes
 }
@@ -129,10 +128,10 @@ impl Control {
             SESSIONS_PER_CONNECTION,
             PACKET_BYTES_MAX,
         );
-        let mut patience = STEP;
+        let mut silence_max = STEP_TIMEOUT;
         loop {
-            let Some(message) = self.next_message(&server, patience).await? else { return Ok(()) };
-            patience = SERVER_WAIT;
+            let Some(message) = self.next_message(&server, silence_max).await? else { return Ok(()) };
+            silence_max = SERVER_WAIT;
             match server.on_message(&message) {
                 Step::Welcome => {
                     let started = encode(now_ns(), TimestampFormat::Ntp);
@@ -160,9 +159,9 @@ impl Control {
         }
     }
 
-    /// Writes a message; a client that reads nothing is left.
+    /// Writes a message. The connection is closed if the client does not read it.
     async fn say(&mut self, message: &[u8]) -> io::Result<()> {
-        match timeout(STEP, self.stream.write_all(message)).await {
+        match timeout(STEP_TIMEOUT, self.stream.write_all(message)).await {
             Ok(written) => written,
             Err(_) => {
                 self.responder.counters.note_turned_away(TurnedAway::Silent);
@@ -171,23 +170,23 @@ impl Control {
         }
     }
 
-    /// The next whole message; none if the client says nothing for too long, or something that is
-    /// no message.
-    async fn next_message(&mut self, server: &ServerConnection, patience: Duration) -> io::Result<Option<Vec<u8>>> {
-        // While reflectors answer, silence is what clients do; the end of the last session, or of
-        // the connection, ends it.
+    /// The next whole message; none if the client is silent for too long, or sends an unknown
+    /// command.
+    async fn next_message(&mut self, server: &ServerConnection, silence_max: Duration) -> io::Result<Option<Vec<u8>>> {
+        // While reflectors answer, clients are silent on this connection. Then only the end of the
+        // last session, or of the connection, ends the wait.
         let is_running = server.is_running();
         let reflectors = &mut self.reflectors;
-        let patience_ends = async {
+        let silence_ends = async {
             if is_running {
                 while reflectors.join_next().await.is_some() {}
             } else {
-                tokio::time::sleep(patience).await;
+                tokio::time::sleep(silence_max).await;
             }
         };
         let first = tokio::select! {
             first = self.stream.read_u8() => first?,
-            () = patience_ends => {
+            () = silence_ends => {
                 self.responder.counters.note_turned_away(TurnedAway::Silent);
                 return Ok(None);
             }
@@ -196,7 +195,7 @@ impl Control {
         let mut message = vec![0; bytes];
         let Some((place, rest)) = message.split_first_mut() else { return Ok(None) };
         *place = first;
-        match timeout(STEP, self.stream.read_exact(rest)).await {
+        match timeout(STEP_TIMEOUT, self.stream.read_exact(rest)).await {
             Ok(read) => read.map(|_| Some(message)),
             Err(_) => {
                 self.responder.counters.note_turned_away(TurnedAway::Silent);
@@ -207,10 +206,10 @@ impl Control {
 
     /// Opens a reflector; returns its port.
     fn open(&mut self, request: &SessionRequest) -> Result<u16, Accept> {
-        // Those that have ended are forgotten, whatever else the client does.
+        // Results of ended reflectors are collected here, so that they do not accumulate.
         while self.reflectors.try_join_next().is_some() {}
         let counters = self.responder.counters.clone();
-        let place = self.responder.session_place(self.client.ip()).map_err(|why| {
+        let slot = self.responder.session_slot(self.client.ip()).map_err(|why| {
             counters.note_turned_away(why);
             Accept::TemporaryLimit
         })?;
@@ -220,10 +219,10 @@ impl Control {
         let _ = socket.set_traffic_class(request.dscp << 2);
         let reflector = self.responder.session_reflector();
         let address = SocketAddr::new(self.client.ip(), request.sender_port);
-        let client = Client { address, patience: REFLECTOR_WAIT };
+        let client = Client { address, silence_max: REFLECTOR_WAIT };
         let mut stop = self.stop.subscribe();
         let stop_timeout = request.timeout().min(STOP_TIMEOUT_MAX);
-        let open = OpenSession::new(counters.clone(), place);
+        let open = OpenSession::new(counters.clone(), slot);
         self.reflectors.spawn(async move {
             let stopped = async {
                 // Packets in flight when the client stops are still answered.
@@ -241,7 +240,7 @@ impl Control {
         Ok(port)
     }
 
-    /// Binds the port that the client suggests if it is in the range, or any of the range.
+    /// Binds the port that the client suggests if it is in the range and free, or any of the range.
     fn bind(&self, address: IpAddr, suggested: u16) -> Result<ProbeSocket, Accept> {
         let bind = |port| ProbeSocket::bind(SocketAddr::new(address, port));
         let Some((first, last)) = self.responder.config.test_ports else {

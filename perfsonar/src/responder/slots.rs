@@ -1,4 +1,4 @@
-//! Slots of one kind, with a limit per host.
+//! Bounded slots, in all and per host.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,17 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::sources::host_of;
 
-/// Why there is no place.
+/// Why no slot is available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// The host has its part.
+    /// The host is at its limit.
     OfHost,
-    /// All are taken.
+    /// All slots are taken.
     All,
 }
 
-/// So many places in all, and so many of them for one host: an IPv4 address, or an IPv6 network of
-/// 64 bits.
+/// `all` slots, and at most `of_host` of them for one host: an IPv4 address, or an IPv6 /64.
 #[derive(Debug)]
 pub struct SlotPool {
     all: usize,
@@ -25,13 +24,13 @@ pub struct SlotPool {
 }
 
 impl SlotPool {
-    /// Free places. A host gets at least one of them.
+    /// Free slots. A host may always have one.
     #[must_use]
     pub fn new(all: usize, of_host: usize) -> Arc<Self> {
         Arc::new(Self { all, of_host: of_host.max(1), taken: Mutex::default() })
     }
 
-    /// A place for a client.
+    /// A slot for a client.
     ///
     /// # Errors
     /// [`Full`].
@@ -45,11 +44,13 @@ impl SlotPool {
             return Err(Full::All);
         }
         *taken.entry(host).or_insert(0) += 1;
+        // Invariant I-responder-slots: A responder never hands out more slots than it has.
+        assert!(taken.values().sum::<usize>() <= self.all, "more than {} slots are taken", self.all);
         Ok(Slot { slots: self.clone(), host })
     }
 }
 
-/// A place that is taken until this is dropped.
+/// A slot that is taken until this is dropped.
 #[derive(Debug)]
 pub struct Slot {
     slots: Arc<SlotPool>,
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_host_gets_its_part_and_leaves_the_others_theirs() {
+    fn one_host_gets_its_share_and_leaves_the_others_theirs() {
         let slots = SlotPool::new(5, 2);
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let ours = [slots.take(address("2001:db8::1")).unwrap(), slots.take(address("2001:db8::2")).unwrap()];

@@ -1,4 +1,5 @@
-//! What a reflector bears: whom it answers, from which ports, how much of it, and why it does not.
+//! The limits of a reflector: which hosts and ports it answers, at which rates, and the reasons for
+//! not answering.
 #![cfg_attr(
     not(test),
     deny(
@@ -15,20 +16,20 @@ use std::sync::{Arc, Mutex};
 
 use crate::sources::{Bucket, Budgets, Permitted};
 
-/// Requests from ports below are not answered: they are services, among them the reflectors' own
-/// 862, and two that answer each other never stop.
+/// The lowest source port that is answered. Ports below belong to services, among them other
+/// reflectors on 862, and two services that answer each other never stop.
 pub const SOURCE_PORT_MIN: u16 = 1_024;
-/// Packets that one host gets answered in a second, unless the settings say otherwise: ten times
-/// what the densest tests of perfSONAR send.
+/// Default of the packets per second answered to one host: ten times what the densest perfSONAR
+/// tests send.
 pub const PACKETS_PER_SECOND: u32 = 10_000;
-/// Packets that all hosts together get answered in a second: this part of one core's, so that a
-/// flood of requests leaves the transfers theirs.
+/// Packets per second answered to all hosts together: a fraction of what one core can answer, so
+/// that a flood of requests leaves the rest to transfers.
 const PACKETS_PER_SECOND_OF_ALL: u64 = 50_000;
-/// Bytes that all hosts together get answered in a second: 1 Gb/s. Measurements are small packets;
-/// what fills a link is none.
+/// Bytes per second answered to all hosts together: 1 Gb/s. Measurements are small packets; traffic
+/// that fills a link is not a measurement.
 const BYTES_PER_SECOND_OF_ALL: u64 = 125_000_000;
 
-/// Ports that no request may come from, since reflectors have them.
+/// Ports that no request may come from, because reflectors have them.
 #[derive(Clone, Debug, Default)]
 pub struct ReflectorPorts {
     ports: Vec<u16>,
@@ -36,7 +37,7 @@ pub struct ReflectorPorts {
 }
 
 impl ReflectorPorts {
-    /// Single ports and a range, in addition to the services'.
+    /// Single ports and a range, in addition to those below [`SOURCE_PORT_MIN`].
     #[must_use]
     pub const fn new(ports: Vec<u16>, range: Option<(u16, u16)>) -> Self {
         Self { ports, range }
@@ -51,22 +52,22 @@ impl ReflectorPorts {
     }
 }
 
-/// What a reflector bears.
+/// The limits of one reflector.
 #[derive(Clone, Debug)]
 pub struct ReflectorLimits {
-    /// Who may ask.
+    /// The hosts that are answered.
     pub permitted: Permitted,
     /// Ports from which requests are never answered.
     pub ports: ReflectorPorts,
-    /// Sessions with state. A silent one is evicted for another; a host at its limit evicts its
-    /// own.
+    /// The most sessions with state. A silent session is evicted for a new one; a host at its limit
+    /// evicts its own.
     pub sessions: usize,
-    /// Packets of one host in a second.
+    /// The most packets answered to one host in a second.
     pub packets_per_second: u32,
-    /// Whether requests that are shorter than their answers are answered. Only where the source is
-    /// known not to be forged.
+    /// Whether requests shorter than their answers are answered. Only safe where the source address
+    /// is known not to be forged.
     pub answers_short_requests: bool,
-    /// Whether what follows a request's 14 bytes is TWAMP's padding, whatever it looks like.
+    /// Whether the bytes after a request's first 14 are always TWAMP padding.
     pub is_twamp: bool,
 }
 
@@ -86,10 +87,10 @@ impl Default for ReflectorLimits {
 /// Why a request is not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum Refused {
-    /// The source is not among those that may ask.
+    /// The source address is not permitted.
     #[error("source_not_allowed")]
     Source,
-    /// The source's port is a service's, or a reflector's.
+    /// The source port is a service's, or a reflector's.
     #[error("source_port")]
     SourcePort,
     /// It is a reflection itself.
@@ -98,10 +99,10 @@ pub enum Refused {
     /// The source has used up its budget.
     #[error("rate")]
     Rate,
-    /// The session has used up its part of the source's budget.
+    /// The session has used up its share of the source's budget.
     #[error("session_rate")]
     SessionRate,
-    /// All sources together have used up theirs.
+    /// All sources together have used up their budget.
     #[error("rate_of_all")]
     RateOfAll,
     /// The answer would be longer than the request.
@@ -116,17 +117,17 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// A word for metrics.
+    /// The label value in metrics.
     #[must_use]
     pub fn word(self) -> String {
         self.to_string()
     }
 }
 
-/// Rates that several reflectors keep together.
+/// Rates that several reflectors share.
 pub type SharedRates = Mutex<Rates>;
 
-/// How much is answered: of each host, and of all.
+/// The budgets of each host, and of all together.
 #[derive(Debug)]
 pub struct Rates {
     hosts: Budgets,
@@ -135,7 +136,7 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// So many packets of each host in a second.
+    /// Budgets of `packets_per_second` for each host.
     #[must_use]
     pub fn shared(packets_per_second: u32) -> Arc<SharedRates> {
         let of_all = PACKETS_PER_SECOND_OF_ALL.max(packets_per_second.into());
@@ -146,11 +147,11 @@ impl Rates {
         }))
     }
 
-    /// Takes an answer of so many bytes out of the budgets. The host's comes first: what one asks
-    /// too much is not taken from all.
+    /// Takes an answer of `bytes` from the budgets. The host's budget comes first, so that a greedy
+    /// host does not use up the common one.
     ///
     /// # Errors
-    /// Which budget is used up.
+    /// The budget that is used up.
     pub fn take(&mut self, source: IpAddr, bytes: usize, now_ns: i64) -> Result<(), Refused> {
         if !self.hosts.take(source, now_ns) {
             return Err(Refused::Rate);
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn one_host_does_not_use_up_what_all_have() {
+    fn one_host_does_not_use_up_the_common_budget() {
         let rates = Rates::shared(10);
         let mut rates = rates.lock().unwrap();
         let [greedy, other] = ["192.0.2.1", "192.0.2.2"].map(|host| host.parse().unwrap());

@@ -26,31 +26,31 @@ use crate::timestamp::ErrorEstimate;
 pub const OPEN_BYTES: usize = 44;
 /// Bytes of an authenticated packet, in both directions.
 pub const SEALED_BYTES: usize = 112;
-/// The least bytes of a sender's packet: TWAMP's has no more.
+/// Bytes of the shortest sender packet, TWAMP's.
 pub const REQUEST_BYTES_MIN: usize = 14;
-/// The least bytes of a reflected packet: TWAMP's has no more.
+/// Bytes of the shortest reflected packet, TWAMP's.
 pub const REFLECTED_BYTES_MIN: usize = 41;
-/// Where an unauthenticated reflection has zeros between the copied error estimate and the TTL.
+/// The place of the zeros between the copied error estimate and the TTL of an open reflection.
 const OPEN_MBZ_AT: usize = 38;
 /// HMAC-SHA-256 is truncated to this (RFC 8762 4.4).
 const HMAC_BYTES: usize = 16;
 const HMAC_AT: usize = SEALED_BYTES - HMAC_BYTES;
 
-/// Bytes that are no packet of the protocol.
+/// Why bytes are not a packet of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PacketError {
     /// Too short.
     #[error("a packet of {0} bytes is too short to be one of STAMP or TWAMP")]
     TooShort(usize),
-    /// The HMAC is not right.
+    /// The HMAC is wrong.
     #[error("the packet is not authentic")]
     NotAuthentic,
 }
 
-/// Whether packets are authenticated, and with which key.
+/// The mode of packets: unauthenticated, or authenticated with a key.
 #[derive(Clone, Debug, Default)]
 pub enum Authentication {
-    /// They are not.
+    /// Unauthenticated.
     #[default]
     Open,
     /// HMAC-SHA-256 over the first 96 bytes.
@@ -92,33 +92,33 @@ impl Authentication {
     }
 }
 
-/// What a sender says.
+/// A sender's packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Its sequence number.
+    /// The sender's sequence number.
     pub sequence: u32,
     /// T1, as on the wire.
     pub sent: [u8; 8],
-    /// How far that can be believed.
+    /// The error estimate of T1.
     pub error: ErrorEstimate,
     /// The session's id (RFC 8972 3); 0 for none.
     pub ssid: u16,
 }
 
-/// What a reflector says.
+/// A reflector's packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reflected {
     /// The reflector's own sequence number, or the sender's if it keeps no state.
     pub sequence: u32,
     /// T3, as on the wire.
     pub sent: [u8; 8],
-    /// How far T2 and T3 can be believed.
+    /// The error estimate of T2 and T3.
     pub error: ErrorEstimate,
     /// The session's id.
     pub ssid: u16,
     /// T2, as on the wire.
     pub received: [u8; 8],
-    /// What was answered.
+    /// The request that is answered.
     pub request: Request,
     /// The TTL with which the request arrived.
     pub request_ttl: u8,
@@ -139,7 +139,7 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes(array(bytes, at))
 }
 
-/// Writes as far as there is room: writers see to it that there is.
+/// Writes a field. The callers make the packet long enough.
 fn put(packet: &mut [u8], at: usize, bytes: &[u8]) {
     packet.get_mut(at..).unwrap_or_default().iter_mut().zip(bytes).for_each(|(place, &byte)| *place = byte);
 }
@@ -148,7 +148,7 @@ fn truncated(tag: &hmac::Tag) -> &[u8] {
     tag.as_ref().get(..HMAC_BYTES).unwrap_or_default()
 }
 
-/// Where the fields stand.
+/// The offsets of the fields.
 struct Layout {
     sent: usize,
     error: usize,
@@ -276,18 +276,18 @@ fn seconds([a, b, c, d, ..]: [u8; 8]) -> u32 {
     u32::from_be_bytes([a, b, c, d])
 }
 
-/// Whether two times on the wire are as close as those of one reflection. Zero is no time.
+/// Whether two times on the wire are as close as those of one reflection. Zero is not a time.
 fn are_close(one: [u8; 8], other: [u8; 8]) -> bool {
     let apart = seconds(one).wrapping_sub(seconds(other));
     one != [0; 8] && other != [0; 8] && apart.min(apart.wrapping_neg()) <= HELD_SECONDS_MAX
 }
 
 impl Reflected {
-    /// Whether a packet that came to a reflector is itself what reflectors send. Requests have no
-    /// type, so it shows by what only a reflector fills in: an authenticated one has T2 where
-    /// requests have zeros; an open one T2 right before T3 and zeros behind the copied error
-    /// estimate, where a request has zeros or, as TWAMP-Light does, random padding. That such
-    /// padding looks like it by chance happens once in 10^12 packets.
+    /// Whether a packet that a reflector received is itself a reflection. Packets have no type, so
+    /// this is decided by fields that only reflectors fill in. An authenticated reflection has T2
+    /// where requests have zeros. An open one has T2 shortly before T3, and zeros after the copied
+    /// error estimate, where a request has zeros or, in TWAMP-Light, random padding; random padding
+    /// matches by chance once in 10^12 packets.
     #[must_use]
     pub fn is_one(authentication: &Authentication, packet: &[u8]) -> bool {
         let at = layout(authentication);
@@ -302,9 +302,9 @@ impl Reflected {
         }
     }
 
-    /// Whether a packet received by a reflector answers one that this reflector has sent: it
-    /// carries one of its sequence numbers below `next` and a time of the last minute, where
-    /// reflections copy those of what they answer. Detects reflectors that do not know the time.
+    /// Whether a packet received by a reflector answers one that this reflector has sent: where
+    /// reflections copy the request's fields, it has one of this reflector's sequence numbers,
+    /// below `next`, and a time of the last minute. Detects reflectors without a clock.
     #[must_use]
     pub fn answers_us(authentication: &Authentication, packet: &[u8], next: u32, now: [u8; 8]) -> bool {
         let at = layout(authentication);
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_stand_where_the_rfc_puts_them() {
+    fn fields_have_the_offsets_of_the_rfc() {
         let mut packet = [0xff; OPEN_BYTES];
         request().write(&Authentication::Open, &mut packet);
         assert_eq!(packet[..16], [0, 0, 0, 7, 1, 2, 3, 4, 5, 6, 7, 8, 0x8f, 0x84, 0xab, 0xcd]);
@@ -351,6 +351,8 @@ mod tests {
 
     #[test]
     fn authenticated_packets_come_back_and_damaged_ones_do_not() {
+        //= P-2
+        //# Packets that fail authentication are ignored.
         let key = Authentication::with_secret(b"secret");
         let mut packet = [0; SEALED_BYTES];
         request().write(&key, &mut packet);
@@ -378,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn reflections_are_told_from_requests() {
+    fn reflections_are_distinguished_from_requests() {
         for authentication in [Authentication::Open, Authentication::with_secret(b"secret")] {
             let mut packet = vec![0; authentication.base_bytes()];
             request().write(&authentication, &mut packet);

@@ -1,4 +1,4 @@
-//! The reflecting end: answers requests within limits, with its own sequence numbers for each
+//! Session reflector: answers requests within limits, with its own sequence numbers for each
 //! session (RFC 8762 4.3).
 #![cfg_attr(
     not(test),
@@ -27,13 +27,13 @@ use crate::timestamp::{ErrorEstimate, encode};
 
 /// Bytes of the longest request that is answered.
 pub const REQUEST_BYTES_MAX: usize = 65_535;
-/// A session that was silent for so long makes room for others'. Senders that pause longer begin at
-/// 0 again then, if anybody else needs their place.
+/// A session that was silent for this long may be evicted for another. If it was, its numbers begin
+/// at 0 again.
 const SESSION_IDLE_NS: i64 = 60_000_000_000;
-/// One host has no more than this part of all sessions.
+/// One host has at most one in this many of all sessions.
 const HOST_PART: usize = 4;
-/// What one session has of its host's packets in a second. Measurements send ten in a second, or a
-/// hundred; what sends more over one pair of ports may be a loop.
+/// One session has one in this many of its host's packets per second. Measurements send ten or a
+/// hundred packets a second; more on one pair of ports may be a loop.
 const SESSION_PART: u32 = 10;
 
 #[derive(Debug)]
@@ -45,13 +45,13 @@ struct Session {
     rate: Bucket,
 }
 
-/// What a request is, beside its fields.
+/// The protocol of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// STAMP, with what TLVs it has.
+    /// STAMP, possibly with TLVs.
     Stamp,
-    /// TWAMP-Test or TWAMP-Light: behind its 14 bytes is padding that goes back as it came, and it
-    /// has no SSID.
+    /// TWAMP-Test or TWAMP-Light: padding after the 14 bytes, which is returned unchanged, and no
+    /// SSID.
     Padded,
 }
 
@@ -66,8 +66,8 @@ pub struct Reflector {
 }
 
 impl Reflector {
-    /// A reflector without sessions, within rates that it may share with others. `tlv_key` is the
-    /// HMAC TLV's.
+    /// A reflector without sessions. It may share `rates` with others. `tlv_key` is the key of the
+    /// HMAC TLV.
     #[must_use]
     pub fn new(
         authentication: Authentication,
@@ -78,18 +78,18 @@ impl Reflector {
         Self { authentication, tlv_key, limits, rates, sessions: HashMap::new() }
     }
 
-    /// Sessions that are remembered.
+    /// The number of sessions with state.
     #[must_use]
     pub fn session_count(&self) -> usize {
         self.sessions.len()
     }
 
-    /// Turns a request into its answer, in place. `packet` holds the request; it is never made
-    /// longer, unless short requests are answered. `now_ns` becomes T3, so the answer must be sent
-    /// at once. Returns the traffic class that the answer should have.
+    /// Turns the request in `packet` into its answer, in place. The answer is not longer than the
+    /// request, unless short requests are answered. `now_ns` becomes T3, so the answer must be sent
+    /// at once. Returns the traffic class of the answer.
     ///
     /// # Errors
-    /// [`Refused`]: nothing is to be sent.
+    /// [`Refused`]: no answer is to be sent.
     pub fn reflect(
         &mut self,
         packet: &mut Vec<u8>,
@@ -99,14 +99,15 @@ impl Reflector {
         now_ns: i64,
     ) -> Result<u8, Refused> {
         let base_bytes = self.authentication.base_bytes();
-        let answer_bytes = packet.len().max(self.answer_bytes_min());
+        let request_bytes = packet.len();
+        let answer_bytes = request_bytes.max(self.answer_bytes_min());
         self.admit(packet, received, answer_bytes)?;
         let (request, kind) = self.read(packet)?;
         let padding: [u8; OPEN_BYTES - REFLECTED_BYTES_MIN] = copy_at(packet, REFLECTED_BYTES_MIN);
         let format = request.error.format();
         let session = self.session((received.from, request.ssid), packet, now_ns)?;
-        // Without a session of its own a sender is answered as RFC 8762 4.3 permits without state:
-        // with its own numbers.
+        // If no session can be kept, the sender gets its own numbers back, as RFC 8762 4.3 permits
+        // for stateless reflectors.
         let sequence = if session.is_kept { session.next } else { request.sequence };
         let reflected = Reflected {
             sequence,
@@ -141,10 +142,17 @@ impl Reflector {
             packet.iter_mut().skip(REFLECTED_BYTES_MIN).zip(padding).for_each(|(place, byte)| *place = byte);
         }
         packet.truncate(answer_bytes);
+        // Invariant I-stamp-amplification: An answer is never longer than its request, unless the
+        // client has proved its address over TCP.
+        assert!(
+            packet.len() <= request_bytes || self.limits.answers_short_requests,
+            "an answer of {} bytes to a request of {request_bytes}",
+            packet.len()
+        );
         Ok(wanted)
     }
 
-    /// Reads a request, and what it is. What a reflector has sent is none.
+    /// Reads a request and its kind. Reflections are refused.
     fn read(&self, packet: &[u8]) -> Result<(Request, Kind), Refused> {
         let mut request = Request::read(&self.authentication, packet).map_err(|error| match error {
             PacketError::TooShort(_) => Refused::Malformed,
@@ -160,7 +168,7 @@ impl Reflector {
         Ok((request, kind))
     }
 
-    /// What an answer has at least: TWAMP's 41 bytes, or an authenticated packet.
+    /// Bytes of the shortest answer: TWAMP's 41, or an authenticated packet's.
     const fn answer_bytes_min(&self) -> usize {
         match &self.authentication {
             Authentication::Open => REFLECTED_BYTES_MIN,
@@ -168,9 +176,9 @@ impl Reflector {
         }
     }
 
-    /// STAMP's requests have zeros where TWAMP's may have random padding, which must not be taken
-    /// for an SSID and TLVs. Where TWAMP's padding is zeros, there is no TLV either: none has the
-    /// type 0.
+    /// Distinguishes STAMP from TWAMP: STAMP requests have zeros where TWAMP may have random
+    /// padding, which must not be taken for an SSID and TLVs. Padding of zeros contains no TLVs
+    /// either: no TLV has the type 0.
     fn kind(&self, packet: &[u8]) -> Kind {
         if matches!(self.authentication, Authentication::Hmac(_)) {
             return Kind::Stamp;
@@ -196,11 +204,17 @@ impl Reflector {
         rates.take(source, answer_bytes, received.at_ns)
     }
 
-    /// The session of a request, which is counted in it.
+    /// Counts a request in its session, which is created if there is room.
     fn session(&mut self, key: (SocketAddr, u16), packet: &[u8], now_ns: i64) -> Result<Counted, Refused> {
         if !self.sessions.contains_key(&key) && !self.make_room(key.0.ip(), now_ns) {
             return Ok(Counted { is_kept: false, next: 0, received: 0, previous: None });
         }
+        // Invariant I-stamp-sessions: A reflector keeps no more sessions than its limit.
+        assert!(
+            self.sessions.len() < self.limits.sessions.max(1) || self.sessions.contains_key(&key),
+            "{} sessions are kept",
+            self.sessions.len()
+        );
         let per_second = (self.limits.packets_per_second / SESSION_PART).max(1);
         let session = self.sessions.entry(key).or_insert_with(|| Session {
             next: 0,
@@ -230,8 +244,8 @@ impl Reflector {
         }
     }
 
-    /// Makes room for a session: a host that has its part gives one of its own up, and among all
-    /// others only one that is silent makes room. False if there is none.
+    /// Makes room for a session. A host at its limit loses its own oldest session; otherwise only a
+    /// silent session is evicted. Returns false if there is none.
     fn make_room(&mut self, source: IpAddr, now_ns: i64) -> bool {
         let host = host_of(source);
         let all = self.limits.sessions.max(1);
@@ -256,10 +270,10 @@ impl Reflector {
     }
 }
 
-/// A session as it is when a request has been counted.
+/// A session's state after a request has been counted.
 #[derive(Clone, Copy, Debug)]
 struct Counted {
-    /// Whether it is remembered.
+    /// Whether the session is kept.
     is_kept: bool,
     next: u32,
     received: u32,
@@ -327,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_outside_of_the_limits_is_not_answered() {
+    fn requests_beyond_the_limits_are_not_answered() {
         let limits = ReflectorLimits {
             permitted: Permitted::networks(vec!["192.0.2.0/24".parse().unwrap()]),
             ports: ReflectorPorts::new(vec![8_620], Some((18_760, 19_960))),
@@ -343,7 +357,7 @@ mod tests {
         assert_eq!(ask(40, "192.0.2.1:5000"), Err(Refused::Short));
         let answered = (0..10).filter(|&port| ask(44, &format!("192.0.2.1:{}", 5000 + port)).is_ok());
         assert_eq!(answered.count(), 3);
-        // Nobody is permitted unless somebody says so.
+        // By default nobody is permitted.
         let mut closed = self::reflector(ReflectorLimits::default());
         assert_eq!(reflect(&mut closed, &mut request(0, 44), "192.0.2.1:5000"), Err(Refused::Source));
         let key = Authentication::with_secret(b"key");
@@ -362,7 +376,7 @@ mod tests {
         assert!(reflect(&mut reflector, &mut request(0, 44), "192.0.2.1:5001").is_ok());
     }
 
-    /// Row 22 and F1b: 150 packets of one stranger made a session that runs begin at 0 again.
+    /// Regression: 150 packets of one stranger made a running session begin at 0 again.
     #[test]
     fn strangers_evict_no_session() {
         let mut reflector = reflector(ReflectorLimits { sessions: 8, ..anybody() });
@@ -382,7 +396,7 @@ mod tests {
         }
         assert_eq!(reflector.session_count(), 8);
         assert_eq!(sequence(&mut reflector, 71, "192.0.2.1:5000"), 1);
-        // Who finds no room is answered all the same, with its own numbers.
+        // A sender without room is answered all the same, with its own numbers.
         assert_eq!(sequence(&mut reflector, 77, "203.0.113.1:5000"), 77);
         // Silent ones make room.
         reflector.sessions.values_mut().for_each(|session| session.at_ns -= 2 * SESSION_IDLE_NS);
@@ -390,7 +404,6 @@ mod tests {
         assert_eq!(reflector.session_count(), 8);
     }
 
-    /// Findings F1 and F1b.
     #[test]
     fn random_padding_is_neither_an_ssid_nor_tlvs() {
         let mut random = 0x9e37_79b9_7f4a_7c15u64;
@@ -416,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_of_zeros_goes_back_as_zeros() {
+    fn padding_of_zeros_is_returned_as_zeros() {
         let mut reflector = reflector(anybody());
         for bytes in 44..100 {
             let mut packet = request(0, bytes);
@@ -427,9 +440,8 @@ mod tests {
         assert_eq!(reflector.session_count(), 1);
     }
 
-    /// Row 13: two reflectors that hear each other.
     #[test]
-    fn two_reflectors_do_not_talk_to_each_other() {
+    fn two_reflectors_do_not_answer_each_other() {
         let addresses = ["192.0.2.1:5000", "192.0.2.2:6000"];
         for (authentication, is_twamp, format) in [
             (Authentication::Open, false, 0x8001),
@@ -454,9 +466,9 @@ mod tests {
         }
     }
 
-    /// Row 13: a reflector that knows no time is known by what it copies.
+    /// A reflector without a clock is recognized by the fields that it copies.
     #[test]
-    fn a_reflector_without_a_clock_does_not_keep_the_node_talking() {
+    fn a_loop_with_a_reflector_without_a_clock_ends() {
         let mut ours = reflector(anybody());
         let mut packet = request(0, 44);
         reflect(&mut ours, &mut packet, "192.0.2.1:5000").unwrap();
@@ -464,7 +476,7 @@ mod tests {
         let request = Request { sequence: 0, sent: ours_read.sent, error: ours_read.error, ssid: 5 };
         let theirs = Reflected { sequence: 9, sent: [0; 8], received: [0; 8], request, ..ours_read };
         theirs.write(&Authentication::Open, &mut packet);
-        // It sends no SSID back, or ours, so the session is another or the same: both end.
+        // With or without an SSID in its answers, the loop must end.
         let ended = (0..4).position(|_| {
             let mut answer = packet.clone();
             if reflect(&mut ours, &mut answer, "192.0.2.1:5000").is_err() {

@@ -1,5 +1,5 @@
-//! The sending end of a session: makes requests, proves answers, and keeps the statistics.
-//! TWAMP-Test senders use it too.
+//! Session sender: makes requests, verifies answers, and keeps the statistics. TWAMP-Test uses it
+//! too.
 #![cfg_attr(
     not(test),
     deny(
@@ -21,24 +21,23 @@ use crate::clock::ClockQuality;
 use crate::statistics::{Arrival, DelaySummary, Delays, Delivery, SequenceTracker};
 use crate::timestamp::{ErrorEstimate, TimestampError, TimestampFormat, decode, encode};
 
-/// Requests whose times are remembered; answers to older ones are not believed.
+/// The number of requests whose times are remembered; answers to older ones are rejected.
 const REMEMBERED: usize = 1 << 16;
 
-/// What the packets of a session look like.
+/// The form of a session's packets.
 #[derive(Clone, Debug)]
 pub struct SenderConfig {
-    /// Whether they are authenticated.
+    /// The mode, and the key if packets are authenticated.
     pub authentication: Authentication,
     /// The session's id; 0 for TWAMP.
     pub ssid: u16,
-    /// How times are written.
+    /// The format of timestamps.
     pub format: TimestampFormat,
-    /// UDP payload of each packet. Less than the base packet is brought up to it, or for TWAMP to
-    /// 41 bytes.
+    /// UDP payload of each packet, at least the base packet, or 41 bytes for TWAMP.
     pub packet_bytes: usize,
-    /// TLVs behind the base packet, as [`tlv::append`] makes them.
+    /// TLVs after the base packet, as [`tlv::append`] makes them.
     pub tlvs: Vec<u8>,
-    /// Whether this is TWAMP: padding is just bytes, and packets may be shorter.
+    /// Whether this is TWAMP, whose padding has no TLV header and whose packets may be shorter.
     pub is_twamp: bool,
 }
 
@@ -56,14 +55,14 @@ impl SenderConfig {
         }
     }
 
-    /// TWAMP with so many bytes of padding behind the 14 of a sender's packet.
+    /// TWAMP with `padding_bytes` after the 14 of a sender's packet.
     #[must_use]
     pub fn twamp(padding_bytes: usize) -> Self {
         Self { is_twamp: true, packet_bytes: padding_bytes.saturating_add(14), ..Self::stamp(0) }
     }
 }
 
-/// Why an answer does not count.
+/// Why an answer is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum Rejection {
@@ -73,13 +72,13 @@ pub enum Rejection {
     /// Its HMAC is wrong.
     #[error("not authentic")]
     NotAuthentic,
-    /// It answers something that was never sent: another number, time or session.
+    /// It answers a request that was never sent: another number, time or session.
     #[error("answers to packets that were never sent")]
     Foreign,
     /// The reflector's own sequence number jumps.
-    #[error("sequence numbers of the reflector that jumpeded")]
+    #[error("sequence numbers of the reflector that jumped")]
     SequenceJump,
-    /// The reflector's time is before 1970, or is no time.
+    /// The reflector's time is before 1970 or invalid.
     #[error("timestamps that are invalid or before 1970: the reflector's clock was never set")]
     Clock,
 }
@@ -89,58 +88,53 @@ pub enum Rejection {
 pub struct RoundTrip {
     /// The request's number.
     pub sequence: u32,
-    /// From T1 to T4 without the time that the reflector took.
+    /// T4 − T1 without the time from T2 to T3 that the reflector took.
     pub rtt_ns: i64,
-    /// T2 − T1: with the difference of the clocks.
+    /// T2 − T1, which includes the difference of the clocks.
     pub forward_ns: i64,
-    /// T4 − T3: with the difference of the clocks.
+    /// T4 − T3, which includes the difference of the clocks.
     pub reverse_ns: i64,
     /// New, late or a copy.
     pub arrival: Arrival,
 }
 
-/// What a session showed.
+/// The results of a session.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SessionResult {
-    /// There and back.
+    /// Delivery of round trips.
     pub round_trip: Delivery,
-    /// There; none if packets were lost and the reflector keeps no numbers of its own.
+    /// Delivery to the reflector; none if packets were lost and the reflector keeps no numbers of
+    /// its own.
     pub forward: Option<Delivery>,
-    /// Back; see `forward`.
+    /// Delivery from the reflector; see `forward`.
     pub reverse: Option<Delivery>,
-    /// Round trips.
+    /// Round-trip times.
     pub rtt: Option<DelaySummary>,
-    /// One-way delays there; without synchronized clocks relative to the least.
+    /// One-way delays to the reflector; relative to the minimum without synchronized clocks.
     pub forward_delay: Option<DelaySummary>,
-    /// One-way delays back; without synchronized clocks relative to the least.
+    /// One-way delays from the reflector; relative to the minimum without synchronized clocks.
     pub reverse_delay: Option<DelaySummary>,
-    /// The greatest error of the one-way delays; none: the clocks are not synchronized, and the
+    /// The largest error of the one-way delays; none if the clocks are not synchronized and the
     /// delays are relative.
     pub one_way_error_us: Option<u64>,
-    /// Answers that do not count, by reason.
+    /// Rejected answers, by reason.
     pub rejected: BTreeMap<Rejection, u64>,
-    /// TTLs with which requests arrived, and how many had each.
+    /// TTLs with which requests arrived, and the number of requests with each.
     pub request_ttl: BTreeMap<u8, u64>,
-    /// Round trips in milliseconds and how many had each.
+    /// Round-trip times in milliseconds and the number of answers with each.
     pub histogram_ms: BTreeMap<String, u64>,
-    /// One-way delays there and back in milliseconds; empty without synchronized clocks.
+    /// One-way delays to and from the reflector in milliseconds; empty without synchronized clocks.
     pub one_way_histograms_ms: [BTreeMap<String, u64>; 2],
 }
 
-/// A session.
+/// A session as its sender sees it.
 #[derive(Debug)]
 pub struct SenderSession {
     config: SenderConfig,
     quality: ClockQuality,
     next: u32,
     times: Vec<i64>,
-    answers: SequenceTracker,
-    reflections: SequenceTracker,
-    is_stateful: bool,
-    highest: Option<(u32, u32)>,
-    forward_reordered: u64,
-    forward_duplicates: u64,
-    reverse_duplicates: u64,
+    counts: DirectionCounts,
     rtt: Delays,
     forward_delays: Delays,
     reverse_delays: Delays,
@@ -149,8 +143,20 @@ pub struct SenderSession {
     request_ttl: BTreeMap<u8, u64>,
 }
 
-fn count(counter: &mut u64) {
-    *counter = counter.saturating_add(1);
+/// Counts answers, and from the reflector's numbers each direction.
+#[derive(Debug)]
+struct DirectionCounts {
+    /// Numbers of the requests that were answered.
+    answers: SequenceTracker,
+    /// The reflector's own numbers.
+    reflections: SequenceTracker,
+    /// Whether the reflector numbers its packets itself.
+    is_stateful: bool,
+    /// The highest number of the reflector, and the highest request number up to it.
+    highest: Option<(u32, u32)>,
+    forward_reordered: u64,
+    forward_duplicates: u64,
+    reverse_duplicates: u64,
 }
 
 impl SenderSession {
@@ -158,19 +164,13 @@ impl SenderSession {
     #[must_use]
     pub fn new(config: SenderConfig, quality: ClockQuality) -> Self {
         Self {
-            // TWAMP's reflectors number what they send (RFC 5357 4.2.1); STAMP's may not, which
-            // shows.
-            is_stateful: config.is_twamp,
+            // TWAMP reflectors number their packets (RFC 5357 4.2.1). Whether a STAMP reflector
+            // does shows as soon as its numbers differ from the requests'.
+            counts: DirectionCounts::new(config.is_twamp),
             config,
             quality,
             next: 0,
             times: Vec::new(),
-            answers: SequenceTracker::default(),
-            reflections: SequenceTracker::default(),
-            highest: None,
-            forward_reordered: 0,
-            forward_duplicates: 0,
-            reverse_duplicates: 0,
             rtt: Delays::default(),
             forward_delays: Delays::default(),
             reverse_delays: Delays::default(),
@@ -234,7 +234,7 @@ impl SenderSession {
         }
         let sent_ns = *self.times.get(sequence as usize % REMEMBERED).ok_or(Rejection::Foreign)?;
         let is_ours = reflected.request.sent == encode(sent_ns, self.config.format);
-        // Old reflectors leave the SSID zero.
+        // Reflectors without RFC 8972 leave the SSID zero.
         if !is_ours || (reflected.ssid != self.config.ssid && reflected.ssid != 0) {
             return Err(Rejection::Foreign);
         }
@@ -242,30 +242,7 @@ impl SenderSession {
         let format = reflected.error.format();
         let received_ns = decode(reflected.received, format, at_ns).map_err(clock)?;
         let reflected_ns = decode(reflected.sent, format, at_ns).map_err(clock)?;
-        // Duplicates made on the way there have numbers of their own, those made on the way back
-        // have not.
-        let reflection = self.reflections.note(reflected.sequence);
-        if reflection == Arrival::Jump {
-            return Err(Rejection::SequenceJump);
-        }
-        self.is_stateful |= reflected.sequence != sequence;
-        let arrival = self.answers.note(sequence);
-        match (arrival, reflection) {
-            (Arrival::Duplicate, Arrival::Duplicate) => count(&mut self.reverse_duplicates),
-            (Arrival::Duplicate, _) => count(&mut self.forward_duplicates),
-            _ => {}
-        }
-        if let Some((reflection, request)) = self.highest
-            && reflected.sequence > reflection
-            && sequence < request
-            && arrival != Arrival::Duplicate
-        {
-            count(&mut self.forward_reordered);
-        }
-        if self.highest.is_none_or(|(reflection, _)| reflected.sequence > reflection) {
-            let request = self.highest.map_or(sequence, |(_, request)| request.max(sequence));
-            self.highest = Some((reflected.sequence, request));
-        }
+        let arrival = self.counts.note(sequence, reflected.sequence)?;
         let round_trip = RoundTrip {
             sequence,
             rtt_ns: at_ns.saturating_sub(sent_ns).saturating_sub(reflected_ns.saturating_sub(received_ns)),
@@ -274,7 +251,7 @@ impl SenderSession {
             arrival,
         };
         if arrival != Arrival::Duplicate {
-            // A reflector whose clock steps between T2 and T3 would make round trips negative.
+            // A reflector's clock that steps between T2 and T3 can make the round trip negative.
             self.rtt.record(round_trip.rtt_ns.max(0));
             self.forward_delays.record(round_trip.forward_ns);
             self.reverse_delays.record(round_trip.reverse_ns);
@@ -284,11 +261,11 @@ impl SenderSession {
         Ok(round_trip)
     }
 
-    /// What the session showed so far.
+    /// The results so far.
     #[must_use]
     pub fn result(&self) -> SessionResult {
-        let round_trip = self.answers.delivery(u64::from(self.next));
-        let (forward, reverse) = self.split(&round_trip);
+        let round_trip = self.counts.answers.delivery(u64::from(self.next));
+        let (forward, reverse) = self.counts.split(&round_trip);
         let one_way_error_us = self.far_quality.and_then(|far| self.quality.one_way_error_us(far));
         let one_way = |delays: &Delays| {
             let summary = delays.summary();
@@ -309,9 +286,53 @@ impl SenderSession {
                 .map(|delays| if one_way_error_us.is_some() { delays.histogram_ms() } else { BTreeMap::new() }),
         }
     }
+}
 
-    /// Which direction lost what. The reflector's numbers tell how many requests it had; of those
-    /// behind the last answer nothing is known, so they count as lost on the way there.
+impl DirectionCounts {
+    fn new(is_stateful: bool) -> Self {
+        Self {
+            answers: SequenceTracker::default(),
+            reflections: SequenceTracker::default(),
+            is_stateful,
+            highest: None,
+            forward_reordered: 0,
+            forward_duplicates: 0,
+            reverse_duplicates: 0,
+        }
+    }
+
+    /// Counts the answer with the reflector's number `reflected` to the request `sequence`.
+    fn note(&mut self, sequence: u32, reflected: u32) -> Result<Arrival, Rejection> {
+        let reflection = self.reflections.note(reflected);
+        if reflection == Arrival::Jump {
+            return Err(Rejection::SequenceJump);
+        }
+        self.is_stateful |= reflected != sequence;
+        let arrival = self.answers.note(sequence);
+        // A reflector numbers duplicates made on the way to it; duplicates made on the way back
+        // have the same number.
+        match (arrival, reflection) {
+            (Arrival::Duplicate, Arrival::Duplicate) => count(&mut self.reverse_duplicates),
+            (Arrival::Duplicate, _) => count(&mut self.forward_duplicates),
+            _ => {}
+        }
+        if let Some((highest, request)) = self.highest
+            && reflected > highest
+            && sequence < request
+            && arrival != Arrival::Duplicate
+        {
+            count(&mut self.forward_reordered);
+        }
+        if self.highest.is_none_or(|(highest, _)| reflected > highest) {
+            let request = self.highest.map_or(sequence, |(_, request)| request.max(sequence));
+            self.highest = Some((reflected, request));
+        }
+        Ok(arrival)
+    }
+
+    /// Delivery in each direction. The reflector's numbers tell how many requests it received.
+    /// Requests after the last answer count as lost on the way to it, since nothing is known of
+    /// them.
     fn split(&self, round_trip: &Delivery) -> (Option<Delivery>, Option<Delivery>) {
         if !self.is_stateful && round_trip.lost() > 0 {
             return (None, None);
@@ -329,6 +350,10 @@ impl SenderSession {
         let reverse = Delivery { duplicates: self.reverse_duplicates, ..back };
         (Some(forward), Some(reverse))
     }
+}
+
+fn count(counter: &mut u64) {
+    *counter = counter.saturating_add(1);
 }
 
 #[cfg(test)]
@@ -377,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn delays_of_both_directions_come_out() {
+    fn delays_of_both_directions_are_measured() {
         for authentication in [Authentication::Open, Authentication::with_secret(b"secret")] {
             let mut lab = Lab::new(authentication);
             for number in 0..100 {
@@ -399,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn loss_duplication_and_order_are_told_by_direction() {
+    fn loss_duplication_and_order_are_attributed_to_a_direction() {
         let mut lab = Lab::new(Authentication::Open);
         let requests: Vec<_> = (0..10).map(|number| lab.request(START + number)).collect();
         let at = START + 10 * MS;
@@ -433,9 +458,9 @@ mod tests {
         assert_eq!((result.round_trip.lost(), result.forward, result.reverse), (1, None, None));
     }
 
-    /// Finding F7: with loss only on the way back the numbers are those of the requests.
+    /// Regression: with loss only on the way back, the reflector's numbers equal the requests'.
     #[test]
-    fn a_twamp_reflector_has_numbers_of_its_own_also_where_they_are_the_requests() {
+    fn a_twamp_reflector_is_stateful_even_if_its_numbers_equal_the_requests() {
         let mut lab = Lab::new(Authentication::Open);
         lab.sender = SenderSession::new(SenderConfig::twamp(27), GOOD);
         for number in 0..4 {
@@ -450,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_cannot_be_are_rejected_and_counted() {
+    fn impossible_answers_are_rejected_and_counted() {
         let mut lab = Lab::new(Authentication::Open);
         let request = lab.request(START);
         let answer = lab.reflect(request, START + MS);

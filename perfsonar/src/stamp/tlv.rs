@@ -1,8 +1,8 @@
-//! The TLVs behind STAMP's base packets (RFC 8972 4): `flags 1 · type 1 · length 2 · value`.
+//! The TLVs after STAMP's base packets (RFC 8972 4): `flags 1 · type 1 · length 2 · value`.
 //!
-//! A sender sets the U flag on every TLV; a reflector clears it on those that it understands, sets
-//! M on the first that is malformed and stops there, and sets I on all if the HMAC TLV is wrong
-//! (RFC 8972 4, 4.8). Nothing is dropped for a TLV's sake.
+//! A sender sets the U flag on every TLV. A reflector clears it on those that it understands, sets
+//! M on the first malformed one and stops there, and sets I on all if the HMAC TLV is wrong (RFC
+//! 8972 4, 4.8). No packet is dropped because of a TLV.
 #![cfg_attr(
     not(test),
     deny(
@@ -31,19 +31,19 @@ const HMAC_BYTES: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Type {
-    /// Bytes that only make the packet longer.
+    /// Bytes that only lengthen the packet.
     ExtraPadding = 1,
     /// Addresses and ports, as each end sees them.
     Location = 2,
-    /// How the ends' clocks are synchronized and where times are taken.
+    /// How the ends' clocks are synchronized, and where timestamps are taken.
     TimestampInformation = 3,
-    /// DSCP and ECN, as sent and as arrived.
+    /// DSCP and ECN, as sent and as received.
     ClassOfService = 4,
     /// Counters of packets in both directions.
     DirectMeasurement = 5,
     /// Access network.
     AccessReport = 6,
-    /// When the previous reflected packet really left.
+    /// When the previous reflected packet left.
     FollowUpTelemetry = 7,
     /// An HMAC over the TLVs.
     Hmac = 8,
@@ -60,12 +60,12 @@ pub struct Tlv<'a> {
     pub value: &'a [u8],
 }
 
-/// TLVs that end before they should.
+/// A TLV that is longer than its packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the TLV at byte {0} is longer than its packet")]
 pub struct TlvError(pub usize);
 
-/// Reads the TLVs of a packet, from behind its base.
+/// Reads the TLVs of a packet; `bytes` begins after the base packet.
 pub fn read(mut bytes: &[u8]) -> impl Iterator<Item = Result<Tlv<'_>, TlvError>> {
     let mut at = 0usize;
     std::iter::from_fn(move || {
@@ -90,9 +90,7 @@ pub fn read(mut bytes: &[u8]) -> impl Iterator<Item = Result<Tlv<'_>, TlvError>>
     })
 }
 
-/// Appends a TLV as a sender writes it.
-///
-/// A value of more than 65 535 bytes is cut.
+/// Appends a TLV as a sender writes it. A value of more than 65,535 bytes is truncated.
 pub fn append(packet: &mut Vec<u8>, kind: Type, value: &[u8]) {
     let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
     let value = value.get(..length.into()).unwrap_or(value);
@@ -101,8 +99,8 @@ pub fn append(packet: &mut Vec<u8>, kind: Type, value: &[u8]) {
     packet.extend_from_slice(value);
 }
 
-/// Appends padding so that the packet has `bytes` in all. Four bytes are the least that can be
-/// added; less adds nothing.
+/// Appends padding so that the packet has `bytes` in all. If less than a TLV's four header bytes
+/// are missing, nothing is added.
 pub fn pad_to(packet: &mut Vec<u8>, bytes: usize) {
     if let Some(value_bytes) = bytes.checked_sub(packet.len().saturating_add(HEADER_BYTES)) {
         append(packet, Type::ExtraPadding, &vec![0; value_bytes.min(usize::from(u16::MAX))]);
@@ -116,7 +114,7 @@ pub fn append_hmac(packet: &mut Vec<u8>, base_bytes: usize, key: &hmac::Key) {
     append(packet, Type::Hmac, &tag);
 }
 
-/// What a reflector knows for the values that it fills in.
+/// The facts from which a reflector fills in values.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     /// The request's traffic class as it arrived.
@@ -137,15 +135,15 @@ pub struct Facts<'a> {
     pub key: Option<&'a hmac::Key>,
 }
 
-/// Turns a request's TLVs into a reflection's, in place: flags are set, values filled in, no byte
-/// added.
+/// Turns a request's TLVs into a reflection's, in place: sets flags and fills in values. The length
+/// stays the same.
 pub fn reflect(sequence: [u8; 4], new_sequence: [u8; 4], tlvs: &mut [u8], facts: &Facts<'_>) {
     let integrity = check_integrity(&sequence, tlvs, facts.key);
     let mut at = 0usize;
     let mut hmac_at = None;
     while let Some((flags, after)) = tlvs.get_mut(at..).and_then(<[u8]>::split_first_mut) {
         let Some((&mut [kind, high, low], after)) = after.split_first_chunk_mut::<3>() else {
-            // Fewer than four bytes cannot even carry a flag beside the type.
+            // Fewer than four bytes are not a TLV header.
             *flags |= MALFORMED;
             break;
         };
@@ -200,7 +198,7 @@ fn tlv_hmac(key: &hmac::Key, sequence: &[u8], tlvs: &[u8]) -> [u8; HMAC_BYTES] {
     tag
 }
 
-/// Whether the HMAC TLV is right; none if there is no such TLV or no key.
+/// Whether the HMAC TLV is correct; none if there is no such TLV or no key.
 fn check_integrity(sequence: &[u8; 4], tlvs: &[u8], key: Option<&hmac::Key>) -> Option<bool> {
     let key = key?;
     let mut at = 0usize;
@@ -215,12 +213,13 @@ fn check_integrity(sequence: &[u8; 4], tlvs: &[u8], key: Option<&hmac::Key>) -> 
     None
 }
 
-/// Fills a value in as RFC 8972 4.1 … 4.7 say.
+/// Fills in a value as RFC 8972 4.1 to 4.7 say.
 fn fill(kind: u8, value: &mut [u8], facts: &Facts<'_>) -> Filled {
     match kind {
         kind if kind == Type::ExtraPadding as u8 => Filled::Done,
         kind if kind == Type::Location as u8 => {
-            // Sub-TLVs would need the link layer; they go back as they came, with their own U flag.
+            // Sub-TLVs would need the link layer; they are returned unchanged, with their own U
+            // flag.
             let [destination_high, destination_low, source_high, source_low, ..] = value else {
                 return Filled::Malformed;
             };
@@ -230,15 +229,15 @@ fn fill(kind: u8, value: &mut [u8], facts: &Facts<'_>) -> Filled {
         }
         kind if kind == Type::TimestampInformation as u8 => {
             let [sync_in, method_in, sync_out, method_out, ..] = value else { return Filled::Malformed };
-            // 1: NTP, 5: a clock that runs freely; 2: software timestamps (RFC 8972 tables 10, 11).
+            // 1: NTP, 5: a free-running clock; 2: software timestamps (RFC 8972 tables 10, 11).
             let source = if facts.is_synchronized { 1 } else { 5 };
             (*sync_in, *method_in, *sync_out, *method_out) = (source, 2, source, 2);
             Filled::Done
         }
         kind if kind == Type::ClassOfService as u8 => {
             let [first, second, third, ..] = value else { return Filled::Malformed };
-            // DSCP1 6 · DSCP2 6 · ECN 2 · RP 2 · reserved: DSCP2 and ECN as they arrived, RP 0
-            // because DSCP1 is used back.
+            // DSCP1 6 · DSCP2 6 · ECN 2 · RP 2 · reserved: DSCP2 and ECN as received, RP 0 because
+            // the answer has DSCP1.
             let (dscp, ecn) = (facts.traffic_class >> 2, facts.traffic_class & 3);
             *first = *first & 0xfc | dscp >> 4;
             *second = (dscp & 0x0f) << 4 | ecn << 2;
@@ -320,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hmac_tlv_is_checked_and_made_anew() {
+    fn the_hmac_tlv_is_checked_and_recomputed() {
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"tlv");
         let mut packet = vec![0, 0, 0, 1];
         packet.resize(44, 0);
@@ -330,7 +329,7 @@ mod tests {
         reflect([0, 0, 0, 1], [0, 0, 0, 8], &mut tlvs, &facts(Some(&key)));
         assert!(read(&tlvs).all(|tlv| tlv.unwrap().flags == 0));
         assert_eq!(check_integrity(&[0, 0, 0, 8], &tlvs, Some(&key)), Some(true));
-        // A wrong one is echoed with I everywhere.
+        // With a wrong one, all TLVs come back with the I flag.
         let mut tlvs = packet[44..].to_vec();
         tlvs[4] ^= 1;
         reflect([0, 0, 0, 1], [0, 0, 0, 8], &mut tlvs, &facts(Some(&key)));

@@ -13,10 +13,10 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// Delays are kept up to ten minutes; what is beyond counts as ten minutes.
+/// The largest distance from the first delay; a larger one counts as ten minutes.
 const DELAY_NS_MAX: u64 = 600_000_000_000;
 
-/// Delays in nanoseconds. Kept as distances from the first one, so that a clock's offset of hours
+/// Delays in nanoseconds, kept as distances from the first one, so that a clock's offset of hours
 /// costs no precision.
 #[derive(Clone, Debug)]
 pub struct Delays {
@@ -31,20 +31,20 @@ pub struct Delays {
     jitter_ns: f64,
 }
 
-/// A distribution in a few numbers, in microseconds.
+/// Summary of a distribution of delays, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DelaySummary {
-    /// How many.
+    /// The number of delays.
     pub count: u64,
-    /// The least.
+    /// The minimum.
     pub min_us: f64,
     /// The median.
     pub p50_us: f64,
-    /// 95 % are not above.
+    /// The 95th percentile.
     pub p95_us: f64,
-    /// 99 % are not above.
+    /// The 99th percentile.
     pub p99_us: f64,
-    /// The greatest.
+    /// The maximum.
     pub max_us: f64,
     /// The mean.
     pub mean_us: f64,
@@ -73,7 +73,7 @@ impl Default for Delays {
 }
 
 impl Delays {
-    /// Takes a delay into account.
+    /// Adds a delay.
     pub fn record(&mut self, delay_ns: i64) {
         let first = *self.first_ns.get_or_insert(delay_ns);
         let distance = delay_ns.saturating_sub(first);
@@ -93,19 +93,19 @@ impl Delays {
         self.sum_squares_ns += (distance as f64).powi(2);
     }
 
-    /// How many there are.
+    /// The number of delays.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.above.len().saturating_add(self.below.len())
     }
 
-    /// The least delay; none if there is no delay.
+    /// The minimum; none without delays.
     #[must_use]
     pub fn min_ns(&self) -> Option<i64> {
         (self.count() > 0).then_some(self.least_ns)
     }
 
-    /// The delay that a part of the packets does not exceed. 0 without delays.
+    /// The quantile; 0 without delays.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates, and is clamped")]
     pub fn quantile_ns(&self, quantile: f64) -> i64 {
@@ -113,7 +113,7 @@ impl Delays {
         let rank = ((quantile * self.count() as f64).ceil() as u64).clamp(1, self.count());
         let below = self.below.len();
         let value = if rank <= below {
-            // The first in order is the farthest below.
+            // Ascending delays below the first one are descending distances from it.
             let from_top = below.saturating_sub(rank).saturating_add(1);
             first.saturating_sub_unsigned(self.below.value_at_quantile((from_top as f64 - 0.5) / below as f64))
         } else {
@@ -124,7 +124,7 @@ impl Delays {
         value.clamp(self.least_ns, self.greatest_ns)
     }
 
-    /// The distribution in numbers; none if there is no delay.
+    /// The summary; none without delays.
     #[must_use]
     pub fn summary(&self) -> Option<DelaySummary> {
         let first = self.first_ns?;
@@ -145,7 +145,7 @@ impl Delays {
         })
     }
 
-    /// Delays in milliseconds with two decimals, and how many had each: pScheduler's
+    /// Delays in milliseconds with two decimals, and the number of packets with each: pScheduler's
     /// `histogram-latency`.
     #[must_use]
     pub fn histogram_ms(&self) -> std::collections::BTreeMap<String, u64> {
@@ -166,8 +166,7 @@ impl Delays {
 }
 
 impl DelaySummary {
-    /// The same distribution with its least delay as zero: what is left when the clocks are not
-    /// synchronized.
+    /// The same distribution relative to its minimum, for clocks that are not synchronized.
     #[must_use]
     pub fn relative(self) -> Self {
         let least = self.min_us;

@@ -1,8 +1,8 @@
-//! How many packets of a measurement arrived, and in which order.
+//! Loss, reordering and duplication of a measurement's packets.
 
 use serde::{Deserialize, Serialize};
 
-/// Packets of one direction.
+/// Packet counts of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Delivery {
     /// Packets sent.
@@ -22,25 +22,25 @@ impl Delivery {
         self.sent.saturating_sub(self.received)
     }
 
-    /// The part that did not arrive; 0 if nothing was sent.
+    /// The fraction that did not arrive; 0 if nothing was sent.
     #[must_use]
     pub fn loss(&self) -> f64 {
         ratio(self.lost(), self.sent)
     }
 
-    /// The part that arrived late.
+    /// The fraction that arrived out of order.
     #[must_use]
     pub fn reordering(&self) -> f64 {
         ratio(self.reordered, self.received)
     }
 
-    /// The part that arrived more than once.
+    /// The fraction that arrived more than once.
     #[must_use]
     pub fn duplication(&self) -> f64 {
         ratio(self.duplicates, self.received)
     }
 
-    /// The least loss that so many packets can show with 95 % confidence when none was lost: the
+    /// The loss ratio that is excluded with 95 % confidence if none of the packets was lost: the
     /// rule of three.
     #[must_use]
     pub fn loss_resolution(&self) -> f64 {

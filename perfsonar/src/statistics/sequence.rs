@@ -1,4 +1,4 @@
-//! Sequence numbers as they arrive: which are new, late, copies, or not believable.
+//! Classifies sequence numbers as they arrive: in order, late, duplicate, or implausible.
 #![cfg_attr(
     not(test),
     deny(
@@ -12,25 +12,25 @@
 
 use super::delivery::Delivery;
 
-/// Sequence numbers that are remembered, to tell copies from late packets.
+/// The number of sequence numbers that are remembered, to distinguish copies from late packets.
 const WINDOW: u32 = 1 << 16;
-/// Sequence numbers do not skip further than this; what does comes from somewhere else.
+/// The largest plausible gap; a packet beyond it belongs to something else.
 const JUMP_MAX: u32 = 1 << 24;
 
-/// What an arrival is.
+/// The class of an arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// The expected one, or one after a gap.
+    /// The expected number, or one after a gap.
     InOrder,
-    /// A new one that was overtaken.
+    /// A new number below the highest.
     Late,
-    /// A copy, or too old to tell.
+    /// A copy, or a number too old to tell.
     Duplicate,
-    /// A number that skips too far.
+    /// A number beyond the largest plausible gap.
     Jump,
 }
 
-/// Follows the sequence numbers of one direction, beginning with 0.
+/// Tracks the sequence numbers of one direction, beginning with 0.
 #[derive(Clone, Debug)]
 pub struct SequenceTracker {
     next: u32,
@@ -49,7 +49,7 @@ impl Default for SequenceTracker {
 }
 
 impl SequenceTracker {
-    /// Takes an arrival into account.
+    /// Adds an arrival.
     pub fn note(&mut self, sequence: u32) -> Arrival {
         if sequence >= self.next {
             let skipped = sequence.wrapping_sub(self.next);
@@ -77,19 +77,19 @@ impl SequenceTracker {
         Arrival::Late
     }
 
-    /// One more than the greatest number seen.
+    /// One more than the highest number seen.
     #[must_use]
     pub const fn expected_next(&self) -> u32 {
         self.next
     }
 
-    /// Numbers that skipped too far.
+    /// Arrivals beyond the largest plausible gap.
     #[must_use]
     pub const fn jumps(&self) -> u64 {
         self.jumps
     }
 
-    /// The counts, of `sent` packets.
+    /// The counts, for `sent` packets.
     #[must_use]
     pub fn delivery(&self, sent: u64) -> Delivery {
         Delivery { sent, received: self.received, duplicates: self.duplicates, reordered: self.reordered }
@@ -127,7 +127,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn late_packets_copies_and_jumps_are_told_apart() {
+    fn late_packets_copies_and_jumps_are_distinguished() {
         let mut tracker = SequenceTracker::default();
         let arrivals: Vec<_> = [0, 1, 3, 2, 2, 3, 4, 4_000_000_000].map(|number| tracker.note(number)).into();
         use Arrival::{Duplicate, InOrder, Jump, Late};

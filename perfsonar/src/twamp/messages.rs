@@ -34,21 +34,21 @@ pub const START_SESSIONS: u8 = 2;
 /// See [`REQUEST_TW_SESSION`].
 pub const STOP_SESSIONS: u8 = 3;
 
-/// What a server answers to a request (RFC 4656 3.3).
+/// A server's answer to a request (RFC 4656 3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Accept {
-    /// Yes.
+    /// Accepted.
     Ok = 0,
-    /// No.
+    /// Rejected, without a reason.
     Rejected = 1,
-    /// Something is wrong with the server.
+    /// Internal error of the server.
     Internal = 2,
-    /// Something of the request is not supported.
+    /// Some aspect of the request is not supported.
     Unsupported = 3,
-    /// More than the server ever permits.
+    /// Exceeds a permanent limit of the server.
     PermanentLimit = 4,
-    /// More than the server permits at present.
+    /// Exceeds what the server can offer at present.
     TemporaryLimit = 5,
 }
 
@@ -65,7 +65,7 @@ impl Accept {
     }
 }
 
-/// A conversation that cannot go on.
+/// Why a control connection cannot continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ControlError {
     /// The other end does not speak TWAMP-Control.
@@ -76,18 +76,18 @@ pub enum ControlError {
         "the TWAMP server offers no unauthenticated mode (its modes are {0:#x}): its admin would have to permit it"
     )]
     NoCommonMode(u32),
-    /// The server says no.
+    /// The server refuses.
     #[error("the TWAMP server refuses {what}: {}", why(*.accept))]
     Refused {
-        /// What.
+        /// What it refuses.
         what: &'static str,
-        /// How.
+        /// Its answer.
         accept: Accept,
     },
 }
 
-/// The greeting of a server that offers the unauthenticated mode. Challenge and salt are for the
-/// other modes, and still random.
+/// The greeting of a server that offers the unauthenticated mode. Challenge and salt belong to the
+/// other modes, but are random all the same.
 #[must_use]
 pub fn greeting(challenge: [u8; 16], salt: [u8; 16]) -> [u8; GREETING_BYTES] {
     let mut message = [0; GREETING_BYTES];
@@ -98,13 +98,13 @@ pub fn greeting(challenge: [u8; 16], salt: [u8; 16]) -> [u8; GREETING_BYTES] {
     message
 }
 
-/// The greeting of a server that offers no mode: it takes no more clients at present.
+/// The greeting of a server that offers no mode because it accepts no clients at present.
 #[must_use]
 pub const fn closed_greeting() -> [u8; GREETING_BYTES] {
     [0; GREETING_BYTES]
 }
 
-/// Reads a greeting and answers it: the unauthenticated mode.
+/// Reads a greeting and answers it with the unauthenticated mode.
 ///
 /// # Errors
 /// [`ControlError`] if the server does not offer it.
@@ -128,7 +128,7 @@ pub fn chosen_mode(set_up: &[u8; SET_UP_BYTES]) -> u32 {
     u32_at(set_up, 0)
 }
 
-/// The server's start.
+/// Server-Start.
 #[must_use]
 pub fn server_start(accept: Accept, initialization: [u8; 16], started: [u8; 8]) -> [u8; SERVER_START_BYTES] {
     let mut message = [0; SERVER_START_BYTES];
@@ -138,7 +138,7 @@ pub fn server_start(accept: Accept, initialization: [u8; 16], started: [u8; 8]) 
     message
 }
 
-/// Whether the server let the client in.
+/// Checks that the server accepts the connection.
 ///
 /// # Errors
 /// [`ControlError::Refused`].
@@ -146,7 +146,7 @@ pub fn check_server_start(message: &[u8; SERVER_START_BYTES]) -> Result<(), Cont
     accepted("the connection", message[15])
 }
 
-/// Whether a Start-Ack says yes.
+/// Checks that the server starts the sessions.
 ///
 /// # Errors
 /// [`ControlError::Refused`].
@@ -154,22 +154,22 @@ pub fn check_start_ack(message: &[u8; SHORT_BYTES]) -> Result<(), ControlError> 
     accepted("to start the session", message[0])
 }
 
-/// What a client wants (Request-TW-Session).
+/// Request-TW-Session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionRequest {
     /// Whether addresses are IPv6.
     pub is_ipv6: bool,
-    /// Port that test packets come from.
+    /// The port that test packets come from.
     pub sender_port: u16,
-    /// Port that they should go to: a suggestion.
+    /// The port that they should go to, as a suggestion.
     pub receiver_port: u16,
-    /// Where they come from; unspecified for the control connection's address.
+    /// The address that they come from; unspecified for the control connection's.
     pub sender_address: IpAddr,
-    /// Where they go to; unspecified for the control connection's address.
+    /// The address that they go to; unspecified for the control connection's.
     pub receiver_address: IpAddr,
-    /// Bytes behind the 14 of a test packet.
+    /// Bytes after the first 14 of a test packet.
     pub padding_bytes: u32,
-    /// How long the reflector goes on after Stop-Sessions, as on the wire.
+    /// How long the reflector runs after Stop-Sessions, as on the wire.
     pub timeout: [u8; 8],
     /// The DSCP of test packets.
     pub dscp: u8,
@@ -196,7 +196,7 @@ impl SessionRequest {
     /// Reads a request.
     ///
     /// # Errors
-    /// What a server answers to one that it does not support.
+    /// The server's answer to a request that it does not support.
     pub fn read(message: &[u8; REQUEST_BYTES]) -> Result<Self, Accept> {
         let is_ipv6 = match message[1] & 0x0f {
             4 => false,
@@ -227,7 +227,7 @@ impl SessionRequest {
         })
     }
 
-    /// How long the reflector goes on after Stop-Sessions.
+    /// How long the reflector runs after Stop-Sessions.
     #[must_use]
     pub fn timeout(&self) -> std::time::Duration {
         let [a, b, c, d, ..] = self.timeout;
@@ -235,7 +235,7 @@ impl SessionRequest {
     }
 }
 
-/// The answer to a request.
+/// Accept-Session.
 #[must_use]
 pub fn accept_session(accept: Accept, port: u16, session_id: [u8; 16]) -> [u8; ACCEPT_BYTES] {
     let mut message = [0; ACCEPT_BYTES];
@@ -273,7 +273,7 @@ pub const fn start_ack(accept: Accept) -> [u8; SHORT_BYTES] {
     message
 }
 
-/// Stop-Sessions for so many sessions.
+/// Stop-Sessions for a number of sessions.
 #[must_use]
 pub fn stop_sessions(sessions: u32) -> [u8; SHORT_BYTES] {
     let mut message = [0; SHORT_BYTES];
@@ -293,12 +293,12 @@ const fn why(accept: Accept) -> &'static str {
     }
 }
 
-/// Writes as far as there is room: messages have fixed lengths, and places within them.
+/// Writes a field. Messages have fixed lengths, and all fields lie within them.
 fn put(message: &mut [u8], at: usize, bytes: &[u8]) {
     message.get_mut(at..).unwrap_or_default().iter_mut().zip(bytes).for_each(|(place, &byte)| *place = byte);
 }
 
-/// The bytes at a place; zeros beyond the message's end.
+/// A field's bytes; zeros beyond the message's end.
 fn array_at<const N: usize>(message: &[u8], at: usize) -> [u8; N] {
     message.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
 }
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_owamp_would_ask_is_not_supported() {
+    fn requests_of_owamp_are_not_supported() {
         for (at, byte) in [(1, 5), (2, 1), (3, 1), (7, 1), (11, 1), (84, 0x80)] {
             let mut message = request().write();
             message[at] = byte;

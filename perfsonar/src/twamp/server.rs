@@ -1,5 +1,5 @@
-//! The server's end of a control connection: what to read next, and what to do with it. No socket,
-//! no clock.
+//! The server's end of a control connection as a state machine: which message to read next, and
+//! what follows from it. No socket, no clock.
 #![cfg_attr(
     not(test),
     deny(
@@ -19,10 +19,10 @@ use super::messages::{
 };
 use crate::stamp::limits::ReflectorPorts;
 
-/// What a server does next.
+/// The server's next action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Let the client in: send Server-Start.
+    /// Accept the client: send Server-Start.
     Welcome,
     /// Send Server-Start with a refusal and close.
     TurnAway(Accept),
@@ -56,7 +56,7 @@ pub struct ServerConnection {
 }
 
 impl ServerConnection {
-    /// A connection of a client that has been greeted. Its test packets come from none of the
+    /// The connection of a client that has been greeted. Its test packets must not come from
     /// `reflector_ports`.
     #[must_use]
     pub fn new(client: IpAddr, reflector_ports: ReflectorPorts, sessions_max: u32, packet_bytes_max: u32) -> Self {
@@ -69,7 +69,7 @@ impl ServerConnection {
         }
     }
 
-    /// Bytes of the message that begins with `first`; none if there is no such message now.
+    /// Bytes of the message that begins with `first`; none if no such message is permitted now.
     #[must_use]
     pub const fn message_bytes(&self, first: u8) -> Option<usize> {
         match (self.state, first) {
@@ -126,7 +126,7 @@ impl ServerConnection {
             Ok(request) => request,
             Err(accept) => return Step::Refuse(accept),
         };
-        // Test packets go only to who asked: nobody can have a third host flooded.
+        // Test packets go only to the client itself: nobody can have a third host flooded.
         let is_client = request.sender_address.is_unspecified() || request.sender_address.to_canonical() == self.client;
         if !is_client || self.reflector_ports.contains(request.sender_port) {
             return Step::Refuse(Accept::Rejected);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_conversation_runs_its_course() {
+    fn a_session_is_set_up_started_and_stopped() {
         let mut server = connection();
         assert_eq!(server.message_bytes(9), Some(SET_UP_BYTES));
         assert_eq!(server.on_message(&set_up(1)), Step::Welcome);

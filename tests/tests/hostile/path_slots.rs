@@ -156,9 +156,12 @@ fn a_greedy_partner_keeps_nobody_elses_check_waiting() {
     served("sends no train", &WITH_TRAINS);
     drop(silent);
     let mut slow = again(&pair, &node);
-    // One for each partner.
+    //= P-3
+    //# It runs one check per partner at a time, and eight in total.
     check(&pair.here).exits(5).says("is already answering a path check of this partner");
     slow.show_itself();
+    //= P-4
+    //# Trains below 100 kb/s are refused.
     let train = Train { rate_bits_per_second: 1, duration_us: u32::MAX, packet_bytes: 1_400 };
     let heard = slow.step(StepKind::SendTrain(train));
     let Some(Message::Path(PathMessage::Report(PathReport::Failed(why)))) = heard else { panic!("{heard:?}") };

@@ -34,7 +34,7 @@ use culvert_objects::fs::reach::Reach;
 use culvert_objects::fs::sources::listing::NamedSources;
 use culvert_objects::fs::sources::named::local_source;
 use culvert_objects::source::Sources;
-use culvert_plane::dataplane::{Origin, Supervisor};
+use culvert_plane::{Origin, Supervisor};
 use culvert_protocol::control::{Message, Options, Overwrite, Refusal, RefusalCode, TransferId};
 use culvert_protocol::identity::{Identity, PublicKey};
 use culvert_tests::memory_records::{MemoryRecords, unwatched};
@@ -107,7 +107,7 @@ async fn moved(sources: Box<dyn Sources>, incoming: Incoming, options: Options) 
     let (ours, theirs, one, other) = connected().await;
     let (here, there) = (supervisor(), supervisor());
     let (sending, receiving) = (here.get().await.unwrap(), there.get().await.unwrap());
-    let ports = |plane: &culvert_plane::dataplane::DataPlane| plane.lanes().iter().map(|lane| lane.port).collect();
+    let ports = |plane: &culvert_plane::DataPlane| plane.lanes().iter().map(|lane| lane.port).collect();
     let (ports_here, ports_there): (Vec<u16>, Vec<u16>) = (ports(&sending), ports(&receiving));
     let context = |plane, connection: Connection, identity, partner_lane_ports| {
         let (live, cancels) = unwatched();

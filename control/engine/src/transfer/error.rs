@@ -1,7 +1,7 @@
 //! Why a transfer ended without a result, and what follows from it.
 
 use culvert_model::record::Failure;
-use culvert_plane::dataplane::DataPlaneError;
+use culvert_plane::DataPlaneError;
 use culvert_protocol::control::{FileError, Refusal, RefusalCode};
 use culvert_protocol::foreign_text::foreign_text;
 use culvert_system::os_error::{self, SHORTAGE, explained, without_numbers};

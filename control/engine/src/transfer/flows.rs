@@ -9,8 +9,8 @@ use culvert_link::commands::{ASSIGNED_MAX, Command, IP_UDP_BYTES, SendSlot, Sour
 use culvert_link::counters::{FlowBlock, FlowWord};
 use culvert_link::messages::OpenSend;
 use culvert_link::path_mtu::mtu_min;
-use culvert_plane::dataplane::placement::SOURCE_PORTS;
-use culvert_plane::dataplane::{DataPlane, DataPlaneError, EventSender, SendEvent, WantedFlow};
+use culvert_plane::placement::SOURCE_PORTS;
+use culvert_plane::{DataPlane, DataPlaneError, EventSender, SendEvent, WantedFlow};
 use culvert_protocol::control::{FLOWS_MAX, FlowOffer, RefusalCode, SenderSummary};
 use culvert_protocol::feedback::{Report, Summary};
 use culvert_protocol::path_mtu::DATAGRAM_BYTES_MIN;

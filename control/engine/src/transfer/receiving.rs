@@ -52,7 +52,7 @@ use std::time::{Duration, Instant};
 
 use culvert_model::progress::Phase;
 use culvert_objects::sink::ObjectSink;
-use culvert_plane::dataplane::{EventReceiver, EventSender, ReceiveEvent, event_queue};
+use culvert_plane::{EventReceiver, EventSender, ReceiveEvent, event_queue};
 use culvert_protocol::control::{Message, RefusalCode};
 use tokio::sync::mpsc;
 

@@ -29,7 +29,7 @@ mod state;
 use std::time::{Duration, Instant};
 
 use culvert_model::progress::Phase;
-use culvert_plane::dataplane::{EventReceiver, SendEvent, event_queue};
+use culvert_plane::{EventReceiver, SendEvent, event_queue};
 use culvert_protocol::control::{Message, RefusalCode};
 use tokio::sync::mpsc;
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert_model::address::DEFAULT_PORT;
-use culvert_plane::dataplane::ports::show_ports;
+use culvert_plane::ports::show_ports;
 use culvert_protocol::counted::noun;
 use culvert_system::os_error;
 

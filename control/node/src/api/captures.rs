@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
-use culvert_plane::dataplane::Supervisor;
+use culvert_plane::Supervisor;
 use hyper::body::Frame;
 use tokio::sync::mpsc;
 

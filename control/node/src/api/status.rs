@@ -3,7 +3,7 @@
 use culvert_link::counters::{LaneCounter, LaneCounters};
 use culvert_link::kernel_bypass::ProgramCounters;
 use culvert_model::record::TransferRecord;
-use culvert_plane::dataplane::{DataPlane, Supervisor};
+use culvert_plane::{DataPlane, Supervisor};
 use serde::{Deserialize, Serialize};
 
 /// A lane in the status.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use culvert_link::counters::LaneCounter;
 use culvert_link::kernel_bypass::Mode;
-use culvert_plane::dataplane::DataPlane;
+use culvert_plane::DataPlane;
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 /// Datagrams by way and direction.

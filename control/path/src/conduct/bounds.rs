@@ -1,5 +1,5 @@
-//! Bounds for the numbers that the partner sends in a check: whatever they are, what is sent and
-//! reported stays within limits.
+//! Bounds for the numbers that the partner sends in a check: whatever they are, probes and results
+//! stay within limits.
 
 use std::time::Duration;
 
@@ -11,30 +11,31 @@ use culvert_protocol::path::{PathReport, TrainReceived};
 use crate::answer::ECHOES_PER_SECOND_MAX;
 use crate::plan::Plan;
 
-/// The largest packet of a train: jumbo frames.
+/// The largest packet of a train: a jumbo frame.
 const TRAIN_IP_BYTES_MAX: u32 = 9_000;
-/// The largest packet of a train if the MTU was not looked for.
+/// The largest packet of a train if the MTU was not measured.
 const TRAIN_IP_BYTES: u32 = 1_500;
 /// Headers of IPv6 and UDP.
 const HEADER_BYTES_MAX: f64 = 48.0;
 
-/// The largest IP packets of both directions, of the largest datagrams that both interfaces carry.
+/// The largest IP packets of both directions, from the largest UDP payloads that the interfaces of
+/// both ends carry.
 pub(super) fn ceilings(datagram_bytes: [u16; 2], headers: u32) -> [u32; 2] {
     datagram_bytes.map(|bytes| u32::from(bytes).saturating_add(headers))
 }
 
-/// UDP payload of an IP packet. One that is larger than a packet can be holds the largest.
+/// The UDP payload of an IP packet, at most the largest possible.
 pub(super) fn datagram_bytes(ip_bytes: u32, headers: u32) -> u16 {
     u16::try_from(ip_bytes.saturating_sub(headers)).unwrap_or(u16::MAX)
 }
 
-/// UDP payload of a train's packets.
+/// The UDP payload of a train's packets.
 pub(super) fn train_packet_bytes(ceiling: u32, mtu_bytes: Option<u32>, headers: u32) -> u16 {
     let ip_bytes = mtu_bytes.unwrap_or(ceiling.min(TRAIN_IP_BYTES)).min(TRAIN_IP_BYTES_MAX);
     datagram_bytes(ip_bytes, headers)
 }
 
-/// How the path is echoed on, within what the partner permits and what is left of the time.
+/// The rate and number of echoes, within the permitted rate and the time that is left.
 #[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates")]
 pub(super) fn echo_plan(plan: &Plan, rate_bits_per_second_max: u64, left: Duration, number: u16) -> EchoPlan {
     let bits = (f64::from(plan.echo_bytes) + HEADER_BYTES_MAX) * 8.0;
@@ -50,8 +51,8 @@ pub(super) fn echo_plan(plan: &Plan, rate_bits_per_second_max: u64, left: Durati
     }
 }
 
-/// What became of echoes there and of answers back. The partner counted what arrived, which is
-/// better than what its answers let one guess; no more can have arrived than was sent.
+/// Delivery of the echoes to the partner and of the answers back. The partner's count of arrivals
+/// separates the two directions, but no more is believed than was sent.
 pub(super) fn deliveries(result: &SessionResult, report: &PathReport) -> [Option<Delivery>; 2] {
     let &PathReport::Reflected { received, duplicates, reordered, .. } = report else {
         return [result.forward, result.reverse];
@@ -61,18 +62,20 @@ pub(super) fn deliveries(result: &SessionResult, report: &PathReport) -> [Option
     let reflected = received.saturating_add(duplicates);
     let copies = result.forward.map_or(0, |forward| forward.duplicates);
     let arrived = result.round_trip.received.saturating_add(copies);
-    let back = result.reverse.unwrap_or_default();
-    [Some(there), Some(Delivery { sent: reflected, received: arrived.min(reflected), ..back })]
+    let back = Delivery { sent: reflected, received: arrived.min(reflected), ..result.reverse.unwrap_or_default() };
+    // Invariant I-path-delivery: No direction of a check has more packets received than sent.
+    assert!(there.received <= there.sent && back.received <= back.sent, "{there:?}, {back:?}");
+    [Some(there), Some(back)]
 }
 
-/// The bottleneck's buffer, by how long the last packet before the first loss waited in it; none if
-/// none was lost.
+/// The bottleneck's buffer, from the queueing delay of the last packets before the first loss; none
+/// if nothing was lost.
 pub(super) fn buffer_bytes(bottleneck_bits_per_second: u64, received: &TrainReceived) -> Option<u64> {
     let delay_us = u64::from(received.delay_at_loss_us);
     (delay_us > 0).then(|| (bottleneck_bits_per_second / 8).saturating_mul(delay_us) / 1_000_000)
 }
 
-/// What is whole of a number; none is beyond the greatest.
+/// A number's integer part, saturating.
 #[expect(clippy::cast_possible_truncation, reason = "a float that becomes an integer saturates")]
 pub(super) const fn whole(value: f64) -> u64 {
     value as u64
@@ -104,7 +107,6 @@ mod tests {
         }
     }
 
-    /// From none to all that the field can say.
     #[test]
     fn whatever_largest_datagram_a_partner_names_the_search_ends_and_probes_fit_a_datagram() {
         for headers in HEADERS {
@@ -125,14 +127,14 @@ mod tests {
                 }
                 assert!(u32::from(train_packet_bytes(theirs, None, headers)) <= 1_500 - headers);
             }
-            // What cannot be is the largest that can.
+            // Impossible sizes become the largest possible.
             assert_eq!(datagram_bytes(u32::MAX, headers), u16::MAX);
             assert_eq!(datagram_bytes(0, headers), 0);
         }
     }
 
     #[test]
-    fn a_partner_that_counts_more_than_was_sent_is_believed_up_to_that() {
+    fn a_partners_count_is_believed_only_up_to_what_was_sent() {
         let session = SenderSession::new(SenderConfig::stamp(1), ClockQuality::here());
         let mut result = session.result();
         (result.round_trip.sent, result.round_trip.received) = (100, 90);
@@ -168,7 +170,7 @@ mod tests {
             prop_assert!(echoes.interval >= Duration::from_secs(1) / ECHOES_PER_SECOND_MAX);
             let bits = (f64::from(bytes) + HEADER_BYTES_MAX) * 8.0;
             let rate = bits / echoes.interval.as_secs_f64();
-            // One a second goes whatever is permitted; an interval is cut to a nanosecond.
+            // One echo a second is always sent; intervals are rounded down to a nanosecond.
             prop_assert!(rate <= (permitted as f64).max(bits) * 1.001, "{rate} of {permitted}");
             let lasts = echoes.interval.as_secs_f64() * f64::from(echoes.packets);
             prop_assert!(lasts <= (left.as_secs_f64() * 0.8).max(10.0 * echoes.interval.as_secs_f64()) + 1.0);

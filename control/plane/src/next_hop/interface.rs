@@ -1,5 +1,5 @@
-//! Which interface AF_XDP may use: the named one, or the one that leads to the partner, or the only
-//! candidate. An interface that carries the caller's own ssh connection must be named, so that
+//! Chooses the interface for AF_XDP: the named one, or the one that leads to the partner, or the
+//! only candidate. An interface that carries the caller's own ssh connection must be named, so that
 //! nobody locks themselves out by experimenting.
 
 use std::io;
@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use culvert_link::kernel_bypass::AfXdpStart;
 
-use crate::next_hop::number::{IFF_LOOPBACK, IFF_UP};
+use crate::next_hop::constants::{IFF_LOOPBACK, IFF_UP};
 use crate::next_hop::{Link, Tables};
 
 /// Why no interface can be used for AF_XDP.
@@ -19,7 +19,7 @@ pub enum InterfaceError {
     /// No such interface.
     #[error("there is no interface '{0}': 'ip link' lists all")]
     Unknown(String),
-    /// Which one?
+    /// None or several are candidates.
     #[error("AF_XDP needs an interface, but {found}: name one with --interface")]
     Unclear {
         /// What was found, in words.
@@ -27,32 +27,32 @@ pub enum InterfaceError {
     },
 }
 
-/// What is known when an interface is chosen.
+/// The facts from which an interface is chosen.
 #[derive(Debug, Default)]
 struct InterfaceCandidates {
     links: Vec<Link>,
     /// Addresses, each with its interface.
     addresses: Vec<(u32, IpAddr)>,
-    /// Interfaces that have the address of the caller's ssh connection, or lead to its other end.
+    /// Interfaces with the local address of the caller's ssh connection, or leading to its client.
     ssh: Vec<u32>,
 }
 
 impl Tables {
-    /// What the data plane needs to know of an interface: the named one; or else the one that leads
-    /// to `partner`; or, if no partner is known either, the only one that can be meant.
+    /// The parameters of AF_XDP on an interface: the named one; or else the one that leads to
+    /// `partner`; or, if no partner is known either, the only candidate.
     ///
     /// # Errors
     /// [`InterfaceError`].
     pub fn interface(&self, name: Option<&str>, partner: Option<IpAddr>) -> Result<AfXdpStart, InterfaceError> {
-        let mut situation =
+        let mut candidates =
             InterfaceCandidates { links: self.links(None)?, addresses: self.addresses()?, ssh: Vec::new() };
         let link = match (name, partner) {
-            (Some(name), _) => situation.named(name)?,
+            (Some(name), _) => candidates.named(name)?,
             (None, partner) => {
-                situation.ssh = self.ssh_interfaces(&situation.addresses)?;
+                candidates.ssh = self.ssh_interfaces(&candidates.addresses)?;
                 match partner.map(|partner| partner.to_canonical()) {
-                    Some(partner) => situation.towards(partner, self.route(partner)?.map(|route| route.interface))?,
-                    None => situation.only_candidate()?,
+                    Some(partner) => candidates.towards(partner, self.route(partner)?.map(|route| route.interface))?,
+                    None => candidates.only_candidate()?,
                 }
             }
         };
@@ -61,14 +61,14 @@ impl Tables {
             name: link.name.clone(),
             queues: receive_queues(&link.name),
             mtu: link.mtu,
-            addresses: situation.addresses.iter().map(|&(_, address)| address).collect(),
+            addresses: candidates.addresses.iter().map(|&(_, address)| address).collect(),
             only: None,
             busy_poll_us: None,
         })
     }
 
-    /// Interfaces that the caller's ssh connection needs: `SSH_CONNECTION` is its four ends, client
-    /// first.
+    /// Interfaces that the caller's ssh connection needs. `SSH_CONNECTION` is the client's address
+    /// and port, then the server's.
     fn ssh_interfaces(&self, addresses: &[(u32, IpAddr)]) -> io::Result<Vec<u32>> {
         let Ok(connection) = std::env::var("SSH_CONNECTION") else { return Ok(Vec::new()) };
         let mut words = connection.split(' ').map(|word| word.parse::<IpAddr>().ok());
@@ -91,8 +91,8 @@ impl InterfaceCandidates {
         self.links.iter().find(|link| link.index == index)
     }
 
-    /// Whether the caller's ssh connection goes through a link: itself, a VLAN on it, or the bridge
-    /// or bond that it belongs to.
+    /// Whether the caller's ssh connection uses a link, a VLAN on it, or the bridge or bond that it
+    /// belongs to.
     fn carries_ssh(&self, link: &Link) -> bool {
         self.ssh.iter().filter_map(|&index| self.with_index(index)).any(|on| {
             let below = on.vlan.map(|(below, _)| below);
@@ -100,29 +100,29 @@ impl InterfaceCandidates {
         })
     }
 
-    /// The interface that packets to the partner leave by.
+    /// The interface through which packets to the partner leave.
     fn towards(&self, partner: IpAddr, leaves_by: Option<u32>) -> Result<&Link, InterfaceError> {
         let unclear = |found: String| InterfaceError::Unclear { found };
-        let no_way = || unclear(format!("no interface leads to {partner}"));
-        let link = leaves_by.and_then(|index| self.with_index(index)).ok_or_else(no_way)?;
-        // A VLAN's packets leave by the link below it.
-        let link = link.vlan.map_or(Some(link), |(below, _)| self.with_index(below)).ok_or_else(no_way)?;
+        let unreachable = || unclear(format!("no interface leads to {partner}"));
+        let link = leaves_by.and_then(|index| self.with_index(index)).ok_or_else(unreachable)?;
+        // A VLAN's packets leave through the link below it.
+        let link = link.vlan.map_or(Some(link), |(below, _)| self.with_index(below)).ok_or_else(unreachable)?;
         if self.carries_ssh(link) {
             return Err(unclear(format!("{}, which leads to {partner}, carries this ssh connection", link.name)));
         }
         Ok(link)
     }
 
-    /// The only interface that can be meant: up, with an address, neither loopback nor one that the
-    /// caller's ssh connection needs.
+    /// The only candidate: up, with an address, neither loopback nor needed by the caller's ssh
+    /// connection.
     fn only_candidate(&self) -> Result<&Link, InterfaceError> {
-        let can_be_meant = |link: &&Link| {
+        let is_candidate = |link: &&Link| {
             link.flags & (IFF_UP | IFF_LOOPBACK) == IFF_UP
                 && link.vlan.is_none()
                 && self.addresses.iter().any(|&(index, _)| index == link.index)
                 && !self.carries_ssh(link)
         };
-        let candidates: Vec<&Link> = self.links.iter().filter(can_be_meant).collect();
+        let candidates: Vec<&Link> = self.links.iter().filter(is_candidate).collect();
         let found = match candidates[..] {
             [link] => return Ok(link),
             [] => "no interface is up that does not carry this ssh connection".to_owned(),
@@ -135,7 +135,7 @@ impl InterfaceCandidates {
     }
 }
 
-/// The receive queues in use; 0 if there is no saying.
+/// The number of receive queues; 0 if it is unknown.
 fn receive_queues(name: &str) -> u32 {
     let Ok(queues) = std::fs::read_dir(format!("/sys/class/net/{name}/queues")) else { return 0 };
     let queues = queues.flatten().filter(|queue| queue.file_name().to_string_lossy().starts_with("rx-")).count();
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_that_is_not_there_is_named() {
+    fn an_unknown_interface_is_named_in_the_error() {
         let error = Tables::open().unwrap().interface(Some("nosuch0"), None).unwrap_err();
         assert!(error.to_string().contains("nosuch0"), "{error}");
     }
@@ -189,7 +189,7 @@ mod tests {
         let with = |ssh: &[u32]| InterfaceCandidates { links: links.clone(), addresses: Vec::new(), ssh: ssh.to_vec() };
         assert_eq!(with(&[]).towards(partner(), Some(4)).unwrap().index, 4);
         assert_eq!(with(&[2]).towards(partner(), Some(4)).unwrap().index, 4);
-        assert_eq!(with(&[]).towards(partner(), Some(5)).unwrap().index, 2, "of a VLAN the link below");
+        assert_eq!(with(&[]).towards(partner(), Some(5)).unwrap().index, 2, "the link below a VLAN");
         for (leaves_by, ssh) in [(4, 4), (5, 2), (2, 5), (5, 5), (3, 6)] {
             let error = with(&[ssh]).towards(partner(), Some(leaves_by)).unwrap_err().to_string();
             assert!(error.contains("ssh") && error.contains("10.9.9.9"), "{leaves_by}, ssh on {ssh}: {error}");

@@ -17,7 +17,7 @@ use std::time::Instant;
 use culvert_link::commands::{DiskError, Sink};
 use culvert_link::handles::LentBuffer;
 use culvert_model::progress::Phase;
-use culvert_plane::dataplane::ReceiveEvent;
+use culvert_plane::ReceiveEvent;
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::{Message, RefusalCode};
 use culvert_protocol::feedback::Report;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use culvert_link::commands::{Command, ReceiveSlot, Sink};
-use culvert_plane::dataplane::DataPlane;
+use culvert_plane::DataPlane;
 use culvert_protocol::feedback::Summary;
 
 use crate::transfer::receiving::flow_place::Place;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use culvert_link::commands::{FileRange, FileSlot};
 use culvert_objects::fs::sources::TOO_MUCH_LISTED;
-use culvert_plane::dataplane::DataPlane;
+use culvert_plane::DataPlane;
 use culvert_protocol::chunk_map::{ChunkContent, ChunkMap};
 use culvert_protocol::control::RefusalCode;
 use tokio::sync::mpsc::UnboundedSender;

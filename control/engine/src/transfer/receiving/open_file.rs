@@ -12,7 +12,7 @@ use culvert_objects::fs::destination::names::split_name;
 use culvert_objects::fs::destination::small_files::staged::StoredFile;
 use culvert_objects::fs::sources::hash_of;
 use culvert_objects::sink::PartWriter;
-use culvert_plane::dataplane::{DataPlane, InstalledFile};
+use culvert_plane::{DataPlane, InstalledFile};
 use culvert_protocol::control::FileError;
 use culvert_protocol::manifest::EntryKind;
 use culvert_protocol::names::printable;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use culvert_link::messages::OpenReceive;
 use culvert_model::progress::Phase;
-use culvert_plane::dataplane::{EventSender, ReceiveEvent, WantedFlow};
+use culvert_plane::{EventSender, ReceiveEvent, WantedFlow};
 use culvert_protocol::control::{FLOWS_MAX, FlowOffer, Message, SAME_MODES_ARE_TOLD_SINCE, runs};
 use culvert_protocol::dry_run::{self, Finding, Room};
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use culvert_link::commands::Command;
-use culvert_plane::dataplane::placement::Placement;
+use culvert_plane::placement::Placement;
 use culvert_protocol::control::{MOVES_SINCE, Message};
 
 use crate::transfer::TransferContext;

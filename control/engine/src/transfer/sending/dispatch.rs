@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use culvert_link::handles::LentBuffer;
-use culvert_plane::dataplane::SendEvent;
+use culvert_plane::SendEvent;
 use culvert_protocol::chunk_map::ChunkContent;
 use culvert_protocol::control::{FileError, Message, PACKS_ARE_TOLD_SINCE, ReceiverSummary, Run};
 use culvert_protocol::tree_hash::ChunkHash;

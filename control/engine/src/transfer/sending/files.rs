@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use culvert_link::commands::FileSlot;
 use culvert_objects::source::{OpenedSource, RangeReader, SourceContent, SourceTree, Version};
-use culvert_plane::dataplane::{DataPlane, InstalledFile};
+use culvert_plane::{DataPlane, InstalledFile};
 use culvert_protocol::control::FileError;
 use culvert_protocol::tree_hash::ChunkHash;
 

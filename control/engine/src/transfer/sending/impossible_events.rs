@@ -16,7 +16,7 @@
 
 use std::collections::HashSet;
 
-use culvert_plane::dataplane::SendEvent;
+use culvert_plane::SendEvent;
 
 use crate::transfer::sending::hashing::Hashing;
 use crate::transfer::sending::job::Job;

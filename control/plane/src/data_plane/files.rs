@@ -1,4 +1,4 @@
-//! Files that are open in a data plane, and what of them is read and hashed there.
+//! Files that are open in a data plane, and ranges of them that it reads and hashes.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use culvert_link::messages::ToDataPlane;
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::oneshot;
 
-use crate::dataplane::error::DataPlaneError;
-use crate::dataplane::life::{DataPlane, lock};
+use crate::data_plane::{DataPlane, lock};
+use crate::error::DataPlaneError;
 
 /// A file that is open in the data plane. When it is dropped it is closed there, after the last
 /// operation on it has ended.
@@ -22,7 +22,7 @@ pub struct InstalledFile {
 }
 
 impl InstalledFile {
-    /// Where the data plane has it.
+    /// The file's slot in the data plane.
     #[must_use]
     pub const fn slot(&self) -> FileSlot {
         self.slot
@@ -46,8 +46,8 @@ impl DataPlane {
         direct: Option<&OwnedFd>,
     ) -> Result<InstalledFile, DataPlaneError> {
         let slot = lock(&self.free_files).pop().ok_or(DataPlaneError::NoRoom("file"))?;
-        // From here on, the slot is returned whatever happens, even if nothing waits for the
-        // confirmation any more.
+        // From here on the slot is returned whatever happens, even if the transfer is canceled
+        // before the confirmation comes.
         let installed = InstalledFile { plane: self.clone(), slot };
         let (done, confirmation) = oneshot::channel();
         lock(&self.waiters).installed.insert(slot, done);
@@ -56,20 +56,25 @@ impl DataPlane {
         self.tell(&message, &descriptors)?;
         match self.confirmed(confirmation).await? {
             true => Ok(installed),
-            false => Err(DataPlaneError::NoDescriptor { process: self.process_id }),
+            false => Err(DataPlaneError::NoDescriptor { process: self.process_id() }),
         }
     }
 
     /// Files that are open in the data plane, of all transfers.
     #[must_use]
     pub fn files_open(&self) -> usize {
-        FILES_MAX as usize - lock(&self.free_files).len()
+        let free = lock(&self.free_files).len();
+        // Invariant I-plane-files: A data plane has never more free file slots than it has file
+        // slots.
+        assert!(free <= FILES_MAX as usize, "{free} of {FILES_MAX} file slots are free");
+        FILES_MAX as usize - free
     }
 
     fn remove_file(&self, slot: FileSlot) {
         // If the process is gone, so is the file.
         if self.tell(&ToDataPlane::RemoveFile { slot }, &[]).is_ok() {
-            // Lanes may learn of it after the slot's next file has been opened.
+            // A lane may learn of the removal after the slot's next file has been opened: the next
+            // generation of the slot tells the two apart.
             lock(&self.free_files).push(slot.next());
         }
     }
@@ -77,7 +82,7 @@ impl DataPlane {
     /// Reads and hashes a range of a file.
     ///
     /// # Errors
-    /// [`DataPlaneError::Died`]; what the disk says is in the value.
+    /// [`DataPlaneError::Died`]; the disk's errors are in the value.
     pub async fn check(
         &self,
         lane: u16,
@@ -96,7 +101,7 @@ impl DataPlane {
             };
             self.command(lane, &commands::Command::Check { token, range, bytes, chunk_bytes });
             match self.confirmed(answer).await? {
-                // All buffers are in use: the lane has better things to do just now.
+                // All of the lane's buffers are in use.
                 Err(DiskError::Os(errno)) if errno == rustix::io::Errno::AGAIN.raw_os_error() => {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }

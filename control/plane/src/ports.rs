@@ -1,4 +1,4 @@
-//! The UDP ports that a user names for the lanes, and what is said if too few of them are free.
+//! The UDP ports that a user names for the lanes, and the message if too few of them are free.
 
 use std::fmt;
 
@@ -12,9 +12,9 @@ pub struct PortsInUse {
     ports: Vec<u16>,
     lanes: usize,
     free: usize,
-    /// What the data plane says of the first that is not.
+    /// The data plane's message about the first that is not.
     text: String,
-    /// The option that names others.
+    /// The option with which the user names ports.
     option: &'static str,
 }
 
@@ -29,8 +29,8 @@ impl PortsInUse {
         Self { option, ..self }
     }
 
-    /// What the data plane says of the first port that is not free: all that there is to say where
-    /// each lane has one of its own.
+    /// The data plane's message about the first port that is not free. It suffices if the user
+    /// names one port per lane.
     #[must_use]
     pub fn of_first(&self) -> &str {
         &self.text

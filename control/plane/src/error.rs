@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use culvert_link::plane_handle::PrepareError;
 use culvert_system::os_error;
 
-use crate::dataplane::ports::PortsInUse;
+use crate::ports::PortsInUse;
 
 /// Why there is no data plane.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +21,7 @@ pub enum DataPlaneError {
         /// Why it failed.
         error: std::io::Error,
     },
-    /// There is nothing that starts one for us.
+    /// The socket of the listener that starts data planes cannot be reached.
     #[error(
         "cannot reach the data plane at {path}: {}",
         os_error::words_or_hint(
@@ -31,12 +31,12 @@ pub enum DataPlaneError {
         )
     )]
     Attach {
-        /// Where it should be.
+        /// The listener's socket.
         path: PathBuf,
-        /// Why it is not.
+        /// Why it cannot be reached.
         error: std::io::Error,
     },
-    /// It says why.
+    /// It reported why it cannot start.
     #[error("the data plane cannot start: {0}")]
     CannotStart(String),
     /// Too few of the UDP ports that were named for its lanes are free.
@@ -48,7 +48,7 @@ pub enum DataPlaneError {
     /// All slots of a kind are taken.
     #[error("the data plane has no room for another {0}; try again when a transfer has ended")]
     NoRoom(&'static str),
-    /// Its process may not have another file open.
+    /// Its process has reached its limit of open files.
     #[error("the data plane cannot open another file: {}", culvert_system::descriptors::limit_of_process(*process))]
     NoDescriptor {
         /// The process.
@@ -60,7 +60,7 @@ pub enum DataPlaneError {
          what it is sent, or the data plane sends far too many"
     )]
     Overrun,
-    /// It says what cannot be.
+    /// It sent an impossible message.
     #[error("the data plane sent an impossible message ({0}): it was terminated and is restarted when it is needed")]
     Nonsense(&'static str),
 }

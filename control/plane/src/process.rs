@@ -1,4 +1,4 @@
-//! The process of a data plane: where it comes from, how it is started, and how it ends.
+//! The data plane's process: where it comes from, how it is started, and how it ends.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ use culvert_link::process_name;
 use culvert_link::socket::LinkSocket;
 use tokio::process::{Child, Command};
 
-use crate::dataplane::error::DataPlaneError;
+use crate::error::DataPlaneError;
 
-/// How long a data plane may take to end when its link has.
-const END_PATIENCE: Duration = Duration::from_secs(5);
-/// How a data plane ends that is no child of this process.
+/// How long a child may take to end after its link has closed.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How a data plane that is not a child of this process ends.
 pub(super) const LINK_CLOSED: &str = "it closed the link";
 
 /// Where data planes come from.
@@ -38,7 +38,7 @@ pub(super) fn spawn(program: &Path, theirs: LinkSocket) -> Result<Child, DataPla
     command.spawn().map_err(|error| DataPlaneError::Spawn { program: program.display().to_string(), error })
 }
 
-/// The conversation with a data plane, which ends when this is dropped; then so does the process.
+/// The link to a data plane. Dropping it closes the link, and with it ends the process.
 pub(super) struct Link(pub(super) LinkSocket);
 
 impl Drop for Link {
@@ -47,7 +47,8 @@ impl Drop for Link {
     }
 }
 
-/// Waits for the end of a child and says how it ended. Others' ends only show in the link.
+/// Waits for the end of a child and says how it ended. Of a process that is not a child only the
+/// link shows the end.
 pub(super) async fn ended(child: Option<&mut Child>) -> String {
     match child {
         Some(child) => child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string()),
@@ -55,14 +56,14 @@ pub(super) async fn ended(child: Option<&mut Child>) -> String {
     }
 }
 
-/// The link is closed, or nothing that comes by it can be read: a child closes it a moment before
-/// it is gone, and one that stays is ended.
+/// Says how a process ended whose link is closed or unreadable. A child closes its link a moment
+/// before it exits; one that stays is killed.
 pub(super) async fn link_ended(child: Option<&mut Child>) -> String {
     let Some(child) = child else { return ended(None).await };
-    if let Ok(how) = tokio::time::timeout(END_PATIENCE, ended(Some(child))).await {
+    if let Ok(how) = tokio::time::timeout(END_TIMEOUT, ended(Some(child))).await {
         return how;
     }
-    // It may be gone by now.
+    // This fails only if it has exited by now.
     let _ = child.start_kill();
     format!("it closed the link or sent an unreadable message: {}", ended(Some(child)).await)
 }

@@ -1,4 +1,4 @@
-//! Starts the responder of STAMP and TWAMP where it is configured.
+//! Starts the STAMP and TWAMP responder if `[responder]` configures it.
 
 use std::net::SocketAddr;
 
@@ -10,18 +10,21 @@ use tokio::net::TcpListener;
 
 use crate::service::PathService;
 
-/// Starts what `[responder]` asks for; it answers the partners of the profiles that `known` reads,
-/// and the hosts of `[psconfig]`.
+/// Starts the reflectors that `[responder]` names. They answer the partners whose profiles
+/// `profiles` reads, and the hosts of `[psconfig]`.
 ///
 /// # Errors
 /// In words: an address that cannot be bound, a file that cannot be read.
-pub async fn start(room: &PathService, known: impl Fn() -> Vec<NamedProfile> + Send + 'static) -> Result<(), String> {
-    let settings = room.settings();
+pub async fn start(
+    service: &PathService,
+    profiles: impl Fn() -> Vec<NamedProfile> + Send + 'static,
+) -> Result<(), String> {
+    let settings = service.settings();
     let Some(table) = &settings.responder else { return Ok(()) };
-    let config = table.config(room.port())?;
+    let config = table.config(service.port())?;
     let hosts = settings.psconfig.as_ref().map(|psconfig| psconfig.hosts.clone());
-    room.measurement_peers.invite(known, config.permitted.clone(), hosts.unwrap_or_default())?;
-    let responder = Responder::new(config, room.counters.clone());
+    service.measurement_peers.start(profiles, config.permitted.clone(), hosts.unwrap_or_default())?;
+    let responder = Responder::new(config, service.counters.clone());
     if let Some(address) = table.stamp {
         let socket = ProbeSocket::bind(address)
             .map_err(|error| cannot_listen("STAMP and TWAMP-Light", "stamp", address, &error))?;

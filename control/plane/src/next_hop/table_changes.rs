@@ -1,6 +1,7 @@
-//! That the kernel's tables have changed. What has changed is not read out of the messages: a route
-//! or a neighbour decides the way to a partner together with rules, links and addresses, and asking
-//! the kernel again gives its own answer.
+//! Notices that the kernel's tables have changed.
+//!
+//! The messages themselves are not parsed: routes, rules, links, addresses and neighbors together
+//! decide the next hop to a partner, and only another request to the kernel gives its own answer.
 
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixDatagram as StdDatagram;
@@ -11,21 +12,21 @@ use rustix::net::SocketFlags;
 use rustix::net::netlink::SocketAddrNetlink;
 use tokio::net::UnixDatagram;
 
-use crate::next_hop::number::RTNLGRPS;
+use crate::next_hop::constants::RTNLGRPS;
 
-/// Messages taken at once: in a storm of routes others get their turn too.
+/// Messages taken at once: during a storm of route changes other tasks must get their turn.
 const DRAIN_MAX: usize = 4_096;
 
-/// A subscription to changes.
+/// A subscription to changes of the kernel's tables.
 #[derive(Debug)]
-pub struct Changes {
-    /// A netlink socket in the dress of another kind of datagram socket: what the runtime offers
-    /// for bare descriptors takes unsafe code, and this does the same, which is to wait for a
+pub struct TableChanges {
+    /// A netlink socket wrapped as a Unix datagram socket. The runtime's wrapper for bare
+    /// descriptors would need unsafe code; this one does the same, which is to wait for the
     /// descriptor and to call `recv` on it.
     socket: UnixDatagram,
 }
 
-impl Changes {
+impl TableChanges {
     /// Subscribes.
     ///
     /// # Errors
@@ -50,15 +51,15 @@ impl Changes {
         }
     }
 
-    /// Takes all pending events. Returns whether there were any, or some were lost because the
-    /// buffer was full: then something has changed too.
+    /// Takes all pending messages. Returns whether there were any, or some were lost because the
+    /// buffer was full, which also means a change.
     ///
     /// # Errors
-    /// As [`Changes::next`].
+    /// As [`TableChanges::next`].
     pub fn take(&self) -> io::Result<bool> {
         let mut has_changed = false;
         for _ in 0..DRAIN_MAX {
-            // The rest of a longer message is dropped.
+            // The kernel drops the rest of a longer message.
             match self.socket.try_recv(&mut [0; 16]) {
                 Ok(_) => has_changed = true,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -78,7 +79,7 @@ mod tests {
     #[tokio::test]
     async fn many_changes_are_one() {
         let (kernel, socket) = UnixDatagram::pair().unwrap();
-        let changes = Changes { socket };
+        let changes = TableChanges { socket };
         assert!(!changes.take().unwrap());
         for _ in 0..3 {
             kernel.send(&[0; 100]).await.unwrap();
@@ -91,7 +92,7 @@ mod tests {
 
     #[tokio::test]
     async fn anybody_may_subscribe() {
-        // Something may have changed since; that it can be asked is what counts.
-        Changes::subscribe().unwrap().take().unwrap();
+        // Whether something has changed since does not matter here.
+        TableChanges::subscribe().unwrap().take().unwrap();
     }
 }

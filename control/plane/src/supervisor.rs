@@ -1,4 +1,4 @@
-//! One data plane after the other: the next life is started when it is wanted.
+//! Starts a data plane when one is needed and none runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use culvert_link::plane_handle::PlaneConfig;
 use culvert_model::result::TransferResult;
 
-use crate::dataplane::error::DataPlaneError;
-use crate::dataplane::life::DataPlane;
-use crate::dataplane::process::Origin;
+use crate::data_plane::DataPlane;
+use crate::data_plane::starting;
+use crate::error::DataPlaneError;
+use crate::process::Origin;
 
 /// Keeps a data plane running.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// A supervisor that gets a data plane from `origin` when one is first wanted.
+    /// A supervisor that starts a data plane from `origin` when one is first needed.
     #[must_use]
     pub fn new(origin: Origin, config: PlaneConfig) -> Self {
         Self { origin, config, current: tokio::sync::Mutex::new(None), starts: AtomicU64::new(0) }
@@ -35,7 +36,7 @@ impl Supervisor {
         if let Some(plane) = current.as_ref().filter(|plane| plane.is_alive()) {
             return Ok(plane.clone());
         }
-        let plane = DataPlane::start(&self.origin, &self.config).await?;
+        let plane = starting::start(&self.origin, &self.config).await?;
         self.starts.fetch_add(1, Ordering::Relaxed);
         *current = Some(plane.clone());
         Ok(plane)
@@ -54,13 +55,13 @@ impl Supervisor {
         }
     }
 
-    /// How often it had to be started again.
+    /// How often the data plane was started after the first time.
     #[must_use]
     pub fn restarts(&self) -> u64 {
         self.starts.load(Ordering::Relaxed).saturating_sub(1)
     }
 
-    /// How it is set up.
+    /// The configuration that each data plane is started with.
     #[must_use]
     pub const fn config(&self) -> &PlaneConfig {
         &self.config
@@ -80,10 +81,10 @@ mod tests {
     /// Longer than a loaded host takes to end a process.
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// A data plane that sends `messages` and then stays alive forever.
+    /// Starts a data plane that sends `messages` and then stays alive.
     async fn start(messages: &[Vec<u8>]) -> Result<Arc<DataPlane>, DataPlaneError> {
-        let room = tempfile::tempdir().unwrap();
-        let program = room.path().join("plane");
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("plane");
         let mut script = "#!/bin/sh\n".to_owned();
         for message in messages {
             let octal = message.iter().fold(String::new(), |mut octal, byte| {
@@ -107,9 +108,9 @@ mod tests {
         };
         let origin = Origin::Child(program);
         loop {
-            let started = DataPlane::start(&origin, &config);
-            match tokio::time::timeout(PATIENCE, started).await.expect("it is waited for without end") {
-                // Another test's child has not let go of the script yet.
+            let started = starting::start(&origin, &config);
+            match tokio::time::timeout(PATIENCE, started).await.expect("the start hangs") {
+                // A child that another test forks holds the script open for writing until it execs.
                 Err(DataPlaneError::Spawn { error, .. }) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {}
                 started => return started,
             }
@@ -129,14 +130,15 @@ mod tests {
         postcard::to_allocvec(&message).unwrap()
     }
 
-    /// Its messages were read no more, and it was taken to be alive for as long as it liked.
+    /// Regression: its messages were no longer read, but the process counted as alive until it
+    /// ended by itself.
     #[tokio::test]
-    async fn a_data_plane_that_talks_nonsense_and_stays_is_ended() {
+    async fn a_data_plane_that_sends_nonsense_and_stays_is_ended() {
         let nonsense = b"nonsense".to_vec();
         assert!(matches!(start(std::slice::from_ref(&nonsense)).await, Err(DataPlaneError::Died(_))));
         let plane = start(&[ready(1), nonsense]).await.expect("it has started");
         assert_eq!(plane.sandbox_gaps(), ["\\u{1b}[2J"]);
-        let how = tokio::time::timeout(PATIENCE, plane.died()).await.expect("it is taken to be alive");
+        let how = tokio::time::timeout(PATIENCE, plane.died()).await.expect("it counts as alive");
         assert!(how.contains("sent an unreadable message"), "{how}");
     }
 

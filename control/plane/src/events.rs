@@ -1,5 +1,7 @@
-//! Events of the lanes about flows, as transfers receive them: the events of the link, owned, in a
-//! bounded queue.
+//! The queues through which transfers receive the lanes' events about their flows.
+//!
+//! The task that drains the lanes' rings must never wait for a transfer, so sending does not block.
+//! The queue is bounded by bytes instead: an event without room is lost, and the transfer ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,7 +11,7 @@ use culvert_link::handles::LentBuffer;
 use culvert_protocol::tree_hash::ChunkHash;
 use tokio::sync::mpsc;
 
-use crate::dataplane::error::DataPlaneError;
+use crate::error::DataPlaneError;
 
 /// What a sending flow reports: the events of [`culvert_link::commands::Event`], owned.
 #[derive(Debug)]
@@ -71,14 +73,14 @@ pub enum SendEvent {
 /// What a receiving flow reports.
 #[derive(Debug)]
 pub enum ReceiveEvent {
-    /// Where shall this chunk go?
+    /// The lane asks where a chunk is to be written.
     PlacementNeeded {
         /// The chunk.
         chunk: u32,
         /// Its bytes.
         chunk_bytes: u32,
     },
-    /// A pack, whole.
+    /// A whole pack, lent for reading.
     Lend {
         /// The chunk.
         chunk: u32,
@@ -119,24 +121,23 @@ pub enum ReceiveEvent {
 /// An event with the number that its transfer gave the flow.
 pub type Tagged<E> = (usize, E);
 
-/// Bytes of events that may wait for a transfer. It takes them as they come, but for the moments in
-/// which its partner does not read what it is sent; reports of a hundred flows take a minute to
-/// come to so many.
+/// Bytes of events that may wait for a transfer. A transfer takes events as they come, except while
+/// its partner does not read; the reports of a hundred flows take a minute to add up to this.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
-/// What an event takes while it waits.
-pub trait Waits {
-    /// In bytes.
+/// An event whose memory is counted while it waits.
+pub trait Queued {
+    /// Bytes that the event occupies in the queue.
     fn waiting_bytes(&self) -> usize;
 }
 
-impl Waits for SendEvent {
+impl Queued for SendEvent {
     fn waiting_bytes(&self) -> usize {
         size_of::<Tagged<Self>>()
     }
 }
 
-impl Waits for ReceiveEvent {
+impl Queued for ReceiveEvent {
     fn waiting_bytes(&self) -> usize {
         let report = if let Self::Report(bytes) = self { bytes.len() } else { 0 };
         size_of::<Tagged<Self>>() + report
@@ -149,7 +150,7 @@ struct Waiting {
     has_lost: AtomicBool,
 }
 
-/// The end of a transfer's queue that lanes' events go into; clones go into the same.
+/// The sending end of a transfer's queue. Clones send into the same queue.
 #[derive(Debug)]
 pub struct EventSender<E> {
     queue: mpsc::UnboundedSender<Tagged<E>>,
@@ -162,7 +163,7 @@ impl<E> Clone for EventSender<E> {
     }
 }
 
-/// The end that the transfer takes them from.
+/// The receiving end, which the transfer has.
 #[derive(Debug)]
 pub struct EventReceiver<E> {
     queue: mpsc::UnboundedReceiver<Tagged<E>>,
@@ -171,14 +172,15 @@ pub struct EventReceiver<E> {
 
 /// A transfer's queue.
 #[must_use]
-pub fn event_queue<E: Waits>() -> (EventSender<E>, EventReceiver<E>) {
+pub fn event_queue<E: Queued>() -> (EventSender<E>, EventReceiver<E>) {
     let (sender, queue) = mpsc::unbounded_channel();
     let waiting = Arc::<Waiting>::default();
     (EventSender { queue: sender, waiting: waiting.clone() }, EventReceiver { queue, waiting })
 }
 
-impl<E: Waits> EventSender<E> {
-    /// Adds an event. One for which there is no room is lost, and the transfer ends when it looks.
+impl<E: Queued> EventSender<E> {
+    /// Adds an event. If there is no room the event is lost, and the transfer ends when it takes
+    /// its next one.
     pub(super) fn send(&self, event: Tagged<E>) {
         let bytes = event.1.waiting_bytes();
         if self.waiting.bytes.load(Ordering::Acquire) + bytes > WAITING_BYTES_MAX {
@@ -186,13 +188,13 @@ impl<E: Waits> EventSender<E> {
             return;
         }
         self.waiting.bytes.fetch_add(bytes, Ordering::AcqRel);
-        // It is not taken if the transfer has ended.
+        // This fails only if the transfer has ended.
         let _ = self.queue.send(event);
     }
 }
 
-impl<E: Waits> EventReceiver<E> {
-    /// Waits for the next event. Cancelling the future loses nothing.
+impl<E: Queued> EventReceiver<E> {
+    /// Waits for the next event. Canceling the future loses nothing.
     ///
     /// # Errors
     /// [`DataPlaneError::Overrun`] if events were lost.
@@ -212,7 +214,11 @@ impl<E: Waits> EventReceiver<E> {
     }
 
     fn taken(&self, event: Tagged<E>) -> Result<Tagged<E>, DataPlaneError> {
-        self.waiting.bytes.fetch_sub(event.1.waiting_bytes(), Ordering::AcqRel);
+        let bytes = event.1.waiting_bytes();
+        let waiting = self.waiting.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        // Invariant I-plane-event-bytes: The byte count of a transfer's event queue covers every
+        // event in it.
+        assert!(waiting >= bytes, "an event of {bytes} bytes was taken from a queue of {waiting}");
         if self.waiting.has_lost.load(Ordering::Acquire) { Err(DataPlaneError::Overrun) } else { Ok(event) }
     }
 }
@@ -221,10 +227,10 @@ impl<E: Waits> EventReceiver<E> {
 mod tests {
     use super::*;
 
-    /// A lane that repeats itself endlessly, or a transfer that waits for a partner that does not
-    /// read, used up all memory.
+    /// Regression: a lane that repeats an event endlessly, or a transfer that waits for a partner
+    /// that does not read, used up all memory.
     #[test]
-    fn events_that_wait_are_bounded_and_what_was_lost_ends_the_transfer() {
+    fn waiting_events_are_bounded_and_a_lost_event_ends_the_transfer() {
         let report = || (0, ReceiveEvent::Report(vec![0; 8_000]));
         let (sender, mut receiver) = event_queue();
         let fits = WAITING_BYTES_MAX / report().1.waiting_bytes();

@@ -1,20 +1,21 @@
-//! The slots of a lane: which flow has which, and which partner may have another.
+//! Decides which partner may have another of a lane's flow slots.
 //!
-//! A partner gets at most half of the free slots, so each leaves as much for the next. A transfer
-//! of a partner that already has some gets its first flow only while enough are left for partners
-//! that have none.
+//! A partner gets a slot only while it has fewer than are free, so each partner leaves as many as
+//! it has for the next. A further transfer of a partner that already has flows gets its first one
+//! only while enough slots are left for partners that have none.
 
 use culvert_link::layout::FLOWS_PER_LANE;
 
-use crate::dataplane::error::DataPlaneError;
-use crate::dataplane::events::EventSender;
+use crate::error::DataPlaneError;
+use crate::events::EventSender;
 
-/// Flows of a lane that are kept for partners that have none, when another's next transfer comes.
+/// Flow slots of a lane kept for partners that have none when another partner begins a further
+/// transfer.
 pub const FLOWS_RESERVED_PER_LANE: usize = FLOWS_PER_LANE as usize / 4;
 
-/// Whose a slot of a lane is.
+/// The owner of a lane's slot, and where its events go.
 #[derive(Debug)]
-pub(super) enum Route<E> {
+pub(super) enum SlotOwner<E> {
     Free,
     Taken { tag: usize, holder: u32, events: EventSender<E> },
 }
@@ -22,24 +23,23 @@ pub(super) enum Route<E> {
 /// A flow that a transfer wants.
 #[derive(Clone, Copy, Debug)]
 pub struct WantedFlow {
-    /// What its events are told by.
+    /// The transfer's number for the flow, which comes with each of its events.
     pub tag: usize,
-    /// Whose it is.
+    /// The partner.
     pub holder: u32,
-    /// Whether the transfer has flows already, so that it can do without this one.
+    /// Whether the transfer already has flows and can do without this one.
     pub has_others: bool,
 }
 
-/// Takes a free slot of a lane: by partner first, then by transfer, so that each leaves room for
-/// the next.
+/// Takes a free slot of a lane.
 pub(super) fn take_slot<E>(
-    slots: &mut [Route<E>],
+    slots: &mut [SlotOwner<E>],
     wanted: WantedFlow,
     events: &EventSender<E>,
 ) -> Result<u16, DataPlaneError> {
     let WantedFlow { tag, holder, has_others } = wanted;
-    let free = slots.iter().filter(|route| matches!(route, Route::Free)).count();
-    let is_own = |route: &&Route<E>| matches!(route, Route::Taken { holder: of, .. } if *of == holder);
+    let free = slots.iter().filter(|slot| matches!(slot, SlotOwner::Free)).count();
+    let is_own = |slot: &&SlotOwner<E>| matches!(slot, SlotOwner::Taken { holder: of, .. } if *of == holder);
     let own = slots.iter().filter(is_own).count();
     let may_have = match (has_others, own) {
         (_, 0) => true,
@@ -49,8 +49,8 @@ pub(super) fn take_slot<E>(
     if !may_have {
         return Err(DataPlaneError::NoRoom("flow of this partner"));
     }
-    let at = slots.iter().position(|route| matches!(route, Route::Free)).ok_or(DataPlaneError::NoRoom("flow"))?;
-    slots[at] = Route::Taken { tag, holder, events: events.clone() };
+    let at = slots.iter().position(|slot| matches!(slot, SlotOwner::Free)).ok_or(DataPlaneError::NoRoom("flow"))?;
+    slots[at] = SlotOwner::Taken { tag, holder, events: events.clone() };
     Ok(at as u16)
 }
 
@@ -59,9 +59,9 @@ mod tests {
     use culvert_link::layout::FLOWS_PER_LANE;
 
     use super::*;
-    use crate::dataplane::events::{SendEvent, event_queue};
+    use crate::events::{SendEvent, event_queue};
 
-    fn take(slots: &mut [Route<SendEvent>], holder: u32, flows: usize) -> usize {
+    fn take(slots: &mut [SlotOwner<SendEvent>], holder: u32, flows: usize) -> usize {
         let events = event_queue().0;
         let wanted = |at: usize| WantedFlow { tag: at, holder, has_others: at > 0 };
         (0..flows).take_while(|&at| take_slot(slots, wanted(at), &events).is_ok()).count()
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn each_partner_leaves_half_of_the_free_flows_and_every_partner_gets_one() {
-        let mut slots: Vec<Route<SendEvent>> = (0..FLOWS_PER_LANE).map(|_| Route::Free).collect();
+        let mut slots: Vec<SlotOwner<SendEvent>> = (0..FLOWS_PER_LANE).map(|_| SlotOwner::Free).collect();
         assert_eq!(take(&mut slots, 1, 256), 128);
         assert_eq!(take(&mut slots, 1, 256), 1, "its next transfer has one");
         assert_eq!((2..6).map(|holder| take(&mut slots, holder, 256)).collect::<Vec<_>>(), [64, 32, 16, 8]);

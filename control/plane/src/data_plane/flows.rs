@@ -1,4 +1,4 @@
-//! Flows of a data plane: their slots, and how they are opened and moved.
+//! Flows of a data plane: takes slots for them, opens and moves them.
 
 use std::os::fd::AsFd as _;
 
@@ -7,11 +7,12 @@ use culvert_link::messages::{OpenReceive, OpenSend, ToDataPlane};
 use culvert_link::udp_port::UdpPort;
 use tokio::sync::oneshot;
 
-use crate::dataplane::error::DataPlaneError;
-use crate::dataplane::events::{EventSender, ReceiveEvent, SendEvent};
-use crate::dataplane::followed::FlowSlot;
-use crate::dataplane::life::{DataPlane, lock};
-use crate::dataplane::slots::{Route, WantedFlow, take_slot};
+use crate::data_plane::next_hop_updates::{track, untrack};
+use crate::data_plane::{DataPlane, lock};
+use crate::error::DataPlaneError;
+use crate::events::{EventSender, ReceiveEvent, SendEvent};
+use crate::slots::{SlotOwner, WantedFlow, take_slot};
+use crate::tracked_routes::FlowSlot;
 
 impl DataPlane {
     /// Takes a free sending slot of `lane`, if the partner may have another; its events go to
@@ -25,8 +26,8 @@ impl DataPlane {
         wanted: WantedFlow,
         events: &EventSender<SendEvent>,
     ) -> Result<SendSlot, DataPlaneError> {
-        let mut routes = lock(&self.routes);
-        take_slot(&mut routes[usize::from(lane)].sends, wanted, events).map(SendSlot)
+        let mut slots = lock(&self.slots);
+        take_slot(&mut slots[usize::from(lane)].sends, wanted, events).map(SendSlot)
     }
 
     /// Takes a free receiving slot of `lane`, if the partner may have another; its events go to
@@ -40,20 +41,20 @@ impl DataPlane {
         wanted: WantedFlow,
         events: &EventSender<ReceiveEvent>,
     ) -> Result<ReceiveSlot, DataPlaneError> {
-        let mut routes = lock(&self.routes);
-        take_slot(&mut routes[usize::from(lane)].receives, wanted, events).map(ReceiveSlot)
+        let mut slots = lock(&self.slots);
+        take_slot(&mut slots[usize::from(lane)].receives, wanted, events).map(ReceiveSlot)
     }
 
-    /// Gives a sending slot back that was never opened.
+    /// Gives back a sending slot whose flow is closed or was never opened.
     pub fn give_send_slot_back(&self, lane: u16, slot: SendSlot) {
-        self.unfollow(lane, FlowSlot::Send(slot));
-        lock(&self.routes)[usize::from(lane)].sends[usize::from(slot.0)] = Route::Free;
+        untrack(self, lane, FlowSlot::Send(slot));
+        lock(&self.slots)[usize::from(lane)].sends[usize::from(slot.0)] = SlotOwner::Free;
     }
 
-    /// Gives a receiving slot back that was never opened.
+    /// Gives back a receiving slot whose flow is closed or was never opened.
     pub fn give_receive_slot_back(&self, lane: u16, slot: ReceiveSlot) {
-        self.unfollow(lane, FlowSlot::Receive(slot));
-        lock(&self.routes)[usize::from(lane)].receives[usize::from(slot.0)] = Route::Free;
+        untrack(self, lane, FlowSlot::Receive(slot));
+        lock(&self.slots)[usize::from(lane)].receives[usize::from(slot.0)] = SlotOwner::Free;
     }
 
     /// Opens a sending flow.
@@ -61,7 +62,7 @@ impl DataPlane {
     /// # Errors
     /// [`DataPlaneError::Died`].
     pub async fn open_send(&self, open: OpenSend) -> Result<(), DataPlaneError> {
-        self.follow(open.lane, FlowSlot::Send(open.slot), open.partner.ip());
+        track(self, open.lane, FlowSlot::Send(open.slot), open.partner.ip());
         let (done, confirmation) = oneshot::channel();
         lock(&self.waiters).send_opened.insert((open.lane, open.slot), done);
         self.tell(&ToDataPlane::OpenSend(open), &[])?;
@@ -73,20 +74,23 @@ impl DataPlane {
     /// # Errors
     /// [`DataPlaneError::Died`].
     pub async fn open_receive(&self, open: OpenReceive) -> Result<(), DataPlaneError> {
-        self.follow(open.lane, FlowSlot::Receive(open.slot), open.partner.ip());
+        track(self, open.lane, FlowSlot::Receive(open.slot), open.partner.ip());
         let (done, confirmation) = oneshot::channel();
         lock(&self.waiters).receive_opened.insert((open.lane, open.slot), done);
         self.tell(&ToDataPlane::OpenReceive(open), &[])?;
         self.confirmed(confirmation).await
     }
 
-    /// Sends a flow from `source_port` from now on. A port that cannot be had leaves it where it
-    /// is.
+    /// Sends a flow from `source_port` from now on. If the port cannot be bound, the flow stays on
+    /// its current one.
     ///
     /// # Errors
     /// [`DataPlaneError::Died`].
     pub fn move_send(&self, lane: u16, slot: SendSlot, source_port: u16) -> Result<(), DataPlaneError> {
-        let (address, buffer_bytes) = self.bind;
+        //= W-48
+        //# A sender that cannot get the port, or has been asked more than 64 times, continues on
+        //# its current port.
+        let (address, buffer_bytes) = self.setup.bind;
         let Ok(source) = UdpPort::bind(address, source_port, buffer_bytes) else { return Ok(()) };
         let message = ToDataPlane::SetSource { lane, slot, port: source_port, is_v6: source.is_v6() };
         self.tell(&message, &[source.into_fd().as_fd()])
